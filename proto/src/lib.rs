@@ -1,0 +1,11 @@
+//! Evenkeel's gRPC API, compiled from the `.proto` files beside this crate's manifest. Every message and
+//! field is documented there; the generated documentation carries the same comments.
+
+/// Package `evenkeel.v1`: what gateways call (`Gateway`) and what operators look at (`Inspect`).
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/evenkeel.v1.rs"));
+}
+
+/// Encoded `FileDescriptorSet` of `evenkeel.v1`, for gRPC server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/evenkeel.v1.bin"));
