@@ -1,0 +1,231 @@
+//! Describing and starting a lab.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    CLUSTER, Envoy, Lab, LabError, PICK_HEADER, Policy, Redis, Sidecar,
+    envoy_config::{EnvoyConfig, Plugin},
+    paths,
+};
+use crate::{
+    engine::EngineParams,
+    mock::{Fleet, FleetConfig},
+};
+
+/// Description of a lab; see [`Lab::builder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LabBuilder {
+    hosts: usize,
+    envoys: usize,
+    sidecars: usize,
+    redis: bool,
+    plugin: bool,
+    engine: EngineParams,
+    time_scale: f64,
+    token_batch: u32,
+    concurrency: usize,
+    keep_alive_ms: u64,
+    pool_yaml: String,
+    sidecar_yaml: String,
+    plugin_config: Value,
+    dir: Option<PathBuf>,
+}
+
+impl Default for LabBuilder {
+    fn default() -> Self {
+        Self {
+            hosts: 2,
+            envoys: 1,
+            sidecars: 0,
+            redis: false,
+            plugin: true,
+            engine: EngineParams::default(),
+            time_scale: 1.0,
+            token_batch: 1,
+            concurrency: 1,
+            keep_alive_ms: 1000,
+            pool_yaml: String::new(),
+            sidecar_yaml: String::new(),
+            plugin_config: json!({
+                "sidecar": {"cluster": "evenkeel"},
+                "deadline_ms": 50,
+                "on_error": "open",
+                "apply": {"mode": "override_host", "header": PICK_HEADER},
+            }),
+            dir: None,
+        }
+    }
+}
+
+impl LabBuilder {
+    /// Mock hosts (2).
+    pub fn hosts(mut self, hosts: usize) -> Self {
+        self.hosts = hosts;
+        self
+    }
+
+    /// Gateways (1).
+    pub fn envoys(mut self, envoys: usize) -> Self {
+        self.envoys = envoys;
+        self
+    }
+
+    /// Sidecars (none). Gateway `i` asks sidecar `i % sidecars`. Without any there is no
+    /// [`Policy::Evenkeel`] listener.
+    pub fn sidecars(mut self, sidecars: usize) -> Self {
+        self.sidecars = sidecars;
+        self
+    }
+
+    /// With a Redis as the sidecars' store; without, each has a memory store of its own.
+    pub fn redis(mut self) -> Self {
+        self.redis = true;
+        self
+    }
+
+    /// Leaves the plugin out of the gateways: for tests that call the sidecars themselves.
+    pub fn without_plugin(mut self) -> Self {
+        self.plugin = false;
+        self
+    }
+
+    /// Engine of every mock host.
+    pub fn engine(mut self, engine: EngineParams) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Virtual seconds of the mock hosts per wall second (1).
+    pub fn time_scale(mut self, time_scale: f64) -> Self {
+        self.time_scale = time_scale;
+        self
+    }
+
+    /// Tokens in one SSE event (1).
+    pub fn token_batch(mut self, token_batch: u32) -> Self {
+        self.token_batch = token_batch;
+        self
+    }
+
+    /// Worker threads of each Envoy (1). Each worker is a gateway of its own to Envoy's least request.
+    pub fn envoy_concurrency(mut self, workers: usize) -> Self {
+        self.concurrency = workers;
+        self
+    }
+
+    /// The sidecars' `keep_alive_interval` (1 s).
+    pub fn keep_alive_interval(mut self, interval: Duration) -> Self {
+        self.keep_alive_ms = interval.as_millis() as u64;
+        self
+    }
+
+    /// More lines for the sidecars' pool, each as `key: value`.
+    pub fn pool_yaml(mut self, yaml: &str) -> Self {
+        self.pool_yaml = yaml.into();
+        self
+    }
+
+    /// More top-level lines for the sidecars' configuration.
+    pub fn sidecar_yaml(mut self, yaml: &str) -> Self {
+        self.sidecar_yaml = yaml.into();
+        self
+    }
+
+    /// Alters the plugin's configuration.
+    pub fn plugin_config(mut self, alter: impl FnOnce(&mut Value)) -> Self {
+        alter(&mut self.plugin_config);
+        self
+    }
+
+    /// Keeps logs and configurations in `dir` rather than in a temporary directory.
+    pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.dir = Some(dir.into());
+        self
+    }
+
+    /// Starts everything and waits until it serves.
+    pub async fn start(self) -> Result<Lab, LabError> {
+        if self.hosts == 0 {
+            return Err(LabError::Builder("a lab needs at least one host"));
+        }
+        let temp = tempfile::Builder::new()
+            .prefix("evenkeel-lab-")
+            .tempdir()
+            .map_err(LabError::io("creating a temporary directory"))?;
+        let dir = self.dir.clone().unwrap_or_else(|| temp.path().to_owned());
+        fs::create_dir_all(&dir).map_err(LabError::io(format!("creating {}", dir.display())))?;
+        let dir = dir.canonicalize().map_err(LabError::io(format!("finding {}", dir.display())))?;
+
+        let fleet = FleetConfig::local(self.hosts, self.engine.clone(), self.time_scale, self.token_batch);
+        let fleet = Fleet::start(&fleet).map_err(LabError::io("starting the mock hosts"))?;
+        let hosts = fleet.addresses();
+        let redis = if self.redis { Some(Redis::start(&dir).await?) } else { None };
+        let mut sidecars = Vec::new();
+        for index in 0..self.sidecars {
+            let config = |listen: &str| self.sidecar_config(listen, &hosts, redis.as_ref());
+            sidecars.push(Sidecar::start(index, &dir, temp.path(), config).await?);
+        }
+        let envoys = self.start_envoys(&dir, &hosts, &sidecars).await?;
+        Ok(Lab { envoys, sidecars, redis, fleet, dir, _temp: temp })
+    }
+
+    async fn start_envoys(
+        &self,
+        dir: &Path,
+        hosts: &[SocketAddr],
+        sidecars: &[Sidecar],
+    ) -> Result<Vec<Envoy>, LabError> {
+        let with_plugin = self.plugin && !sidecars.is_empty() && self.envoys > 0;
+        let module = if with_plugin { Some(paths::plugin()?) } else { None };
+        let policies: Vec<Policy> =
+            Policy::ALL.into_iter().filter(|policy| with_plugin || *policy != Policy::Evenkeel).collect();
+        let mut envoys = Vec::new();
+        for index in 0..self.envoys {
+            let plugin = module.clone().map(|module| Plugin {
+                module,
+                config: self.plugin_config.clone(),
+                sidecar: sidecars[index % sidecars.len()].socket().to_owned(),
+            });
+            let describe = |admin_port, listeners: &_| EnvoyConfig {
+                admin_port,
+                listeners: Clone::clone(listeners),
+                hosts: hosts.to_vec(),
+                plugin,
+            };
+            envoys.push(Envoy::start(index, dir, self.concurrency, &policies, describe).await?);
+        }
+        // They start side by side; only the wait is one after the other.
+        for envoy in &mut envoys {
+            envoy.wait_ready().await?;
+        }
+        Ok(envoys)
+    }
+
+    fn sidecar_config(&self, listen: &str, hosts: &[SocketAddr], redis: Option<&Redis>) -> String {
+        let store = redis.map_or("{type: memory}".to_owned(), |redis| {
+            format!("{{type: redis, url: \"{}\"}}", redis.url())
+        });
+        let mut yaml = format!("{listen}\nkeep_alive_interval: {}ms\nstore: {store}\n", self.keep_alive_ms);
+        if !self.sidecar_yaml.is_empty() {
+            yaml.push_str(self.sidecar_yaml.trim_end());
+            yaml.push('\n');
+        }
+        yaml.push_str(&format!("pools:\n  - cluster: {CLUSTER}\n"));
+        for line in self.pool_yaml.lines() {
+            yaml.push_str(&format!("    {line}\n"));
+        }
+        yaml.push_str("    endpoints:\n");
+        for host in hosts {
+            yaml.push_str(&format!("      - {{address: \"{host}\"}}\n"));
+        }
+        yaml
+    }
+}

@@ -1,0 +1,112 @@
+//! An Envoy, as a process.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{LabError, Policy, Process, envoy_config::EnvoyConfig, paths, ports, wait};
+
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// One gateway, with a listener per policy.
+#[derive(Debug)]
+pub struct Envoy {
+    process: Process,
+    config: PathBuf,
+    admin_port: u16,
+    listeners: BTreeMap<Policy, u16>,
+}
+
+impl Envoy {
+    /// Starts one. `describe` is given the ports and answers the whole configuration.
+    pub(crate) async fn start(
+        index: usize,
+        dir: &Path,
+        concurrency: usize,
+        policies: &[Policy],
+        describe: impl FnOnce(u16, &BTreeMap<Policy, u16>) -> EnvoyConfig,
+    ) -> Result<Self, LabError> {
+        let name = format!("envoy-{index}");
+        let admin_port = ports::free_port()?;
+        let mut listeners = BTreeMap::new();
+        for policy in policies {
+            listeners.insert(*policy, ports::free_port()?);
+        }
+        let config = dir.join(format!("{name}.json"));
+        let text = describe(admin_port, &listeners).to_json();
+        fs::write(&config, text).map_err(LabError::io(format!("writing {}", config.display())))?;
+        let process = Process::new(name, paths::envoy()?, dir)
+            .args(["--config-path".as_ref(), config.as_os_str()])
+            .args(["--concurrency", &concurrency.to_string()])
+            .args(["--disable-hot-restart", "--log-level", "warning"]);
+        let mut envoy = Self { process, config, admin_port, listeners };
+        envoy.process.spawn()?;
+        Ok(envoy)
+    }
+
+    /// Waits until it serves.
+    pub async fn wait_ready(&mut self) -> Result<(), LabError> {
+        let url = format!("{}/ready", self.admin_url());
+        self.process
+            .wait_ready(READY_WITHIN, async || wait::get(&url).await.is_some_and(|(s, _)| s.is_success()))
+            .await
+    }
+
+    /// Base URL of its listener for `policy`.
+    ///
+    /// # Panics
+    /// When the lab was built without what that policy needs (the plugin and sidecars).
+    #[allow(clippy::expect_used)]
+    pub fn url(&self, policy: Policy) -> String {
+        let port = self.listeners.get(&policy).expect("the lab has no listener for this policy");
+        format!("http://127.0.0.1:{port}")
+    }
+
+    /// Base URL of its admin interface.
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin_port)
+    }
+
+    /// Its statistics whose name matches `filter`, in Envoy's text format.
+    pub async fn stats(&self, filter: &str) -> Result<String, LabError> {
+        let url = format!("{}/stats?filter={filter}", self.admin_url());
+        match wait::get(&url).await {
+            Some((status, body)) if status.is_success() => Ok(body),
+            _ => Err(LabError::Answer { what: format!("{url}: no answer") }),
+        }
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Kills it with SIGKILL.
+    pub fn kill9(&mut self) -> Result<(), LabError> {
+        self.process.kill9()
+    }
+
+    /// Starts it again on the same ports.
+    pub async fn restart(&mut self) -> Result<(), LabError> {
+        self.process.spawn()?;
+        self.wait_ready().await
+    }
+
+    /// Stops it in its tracks.
+    pub fn pause(&mut self) -> Result<(), LabError> {
+        self.process.pause()
+    }
+
+    /// Lets it go on.
+    pub fn resume(&mut self) -> Result<(), LabError> {
+        self.process.resume()
+    }
+}

@@ -1,0 +1,87 @@
+//! Where the programs under test are.
+
+use std::path::{Path, PathBuf};
+
+use super::LabError;
+
+/// Environment variable naming Envoy's binary.
+pub const ENVOY: &str = "EVENKEEL_ENVOY";
+/// Environment variable naming the sidecar's binary.
+pub const SIDECAR: &str = "EVENKEEL_BIN";
+/// Environment variable naming the plugin's module.
+pub const PLUGIN: &str = "EVENKEEL_PLUGIN_WASM";
+/// Environment variable naming Redis's binary.
+pub const REDIS: &str = "EVENKEEL_REDIS_SERVER";
+
+/// Root of the workspace this crate was built in.
+pub fn workspace() -> PathBuf {
+    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    crate_dir.parent().unwrap_or(crate_dir).to_owned()
+}
+
+fn find(
+    variable: &str,
+    candidates: Vec<PathBuf>,
+    what: &'static str,
+    hint: &'static str,
+) -> Result<PathBuf, LabError> {
+    if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(LabError::Missing { what, hint, looked: vec![path] })
+        };
+    }
+    candidates
+        .iter()
+        .find(|path| path.is_file())
+        .and_then(|path| path.canonicalize().ok())
+        .ok_or(LabError::Missing { what, hint, looked: candidates })
+}
+
+/// Envoy.
+pub fn envoy() -> Result<PathBuf, LabError> {
+    let mut candidates = vec![workspace().join(".tools/envoy/envoy/_bin/envoy")];
+    candidates.extend(on_path("envoy"));
+    find(ENVOY, candidates, "Envoy", "fetch it with `make tools` or set EVENKEEL_ENVOY")
+}
+
+/// The sidecar: beside this program, or one directory up (test binaries live in `deps/`).
+pub fn sidecar() -> Result<PathBuf, LabError> {
+    let mut candidates = Vec::new();
+    if let Ok(exe) = std::env::current_exe() {
+        candidates.extend(exe.ancestors().skip(1).take(2).map(|dir| dir.join("evenkeel")));
+    }
+    for profile in ["release", "debug"] {
+        candidates.extend(target_dirs().into_iter().map(|dir| dir.join(profile).join("evenkeel")));
+    }
+    find(SIDECAR, candidates, "the sidecar", "build it with `cargo build -p evenkeel` or set EVENKEEL_BIN")
+}
+
+/// The plugin.
+pub fn plugin() -> Result<PathBuf, LabError> {
+    let candidates =
+        target_dirs().into_iter().map(|dir| dir.join("wasm32-wasip1/plugin/evenkeel_plugin.wasm")).collect();
+    find(PLUGIN, candidates, "the plugin", "build it with `make plugin` or set EVENKEEL_PLUGIN_WASM")
+}
+
+/// Redis.
+pub fn redis_server() -> Result<PathBuf, LabError> {
+    find(REDIS, on_path("redis-server"), "redis-server", "install Redis or set EVENKEEL_REDIS_SERVER")
+}
+
+fn on_path(program: &str) -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|dir| dir.join(program)).collect()
+}
+
+/// The target directory this program lies in, the one cargo is told to use, and the workspace's own.
+fn target_dirs() -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    if let Ok(exe) = std::env::current_exe() {
+        dirs.extend(exe.ancestors().skip(2).take(2).map(Path::to_owned));
+    }
+    dirs.extend(std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from));
+    dirs.push(workspace().join("target"));
+    dirs
+}
