@@ -1,1 +1,5 @@
-//! Stub.
+//! The Evenkeel sidecar.
+
+pub mod domain;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,52 @@
+-- audit: checks that a pool's counts are the sum of its leases, and counts anew where they are not (a key was
+-- evicted or deleted by hand). For tables that are ours alone.
+--
+-- KEYS  1       hash    endpoint -> requests in flight
+--       2       zset    holder -> deadline, ms of the Unix epoch
+--       3..     hash    leases of one holder; one key a holder, of all holders
+-- ARGV  1       expiry of the pool's keys, ms
+--       2..     one holder id for each of KEYS 3..
+-- RETURNS       { now in ms, endpoints whose count was mended }
+--               { now in ms, -1 } when the holders are no longer those given; to be tried again
+-- ERRORS        none of its own
+-- COST          O(holders + endpoints in use) when the sums agree, else O(leases)
+-- LAYOUT        ek1; see docs/redis-layout.md
+
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+if redis.call('ZCARD', KEYS[2]) ~= #KEYS - 2 then return { now_ms, -1 } end
+local leases = 0
+for h = 3, #KEYS do
+  if not redis.call('ZSCORE', KEYS[2], ARGV[h - 1]) then return { now_ms, -1 } end
+  leases = leases + redis.call('HLEN', KEYS[h])
+end
+
+local flat = redis.call('HGETALL', KEYS[1])
+local counted, sum = {}, 0
+for at = 1, #flat, 2 do
+  counted[flat[at]] = tonumber(flat[at + 1])
+  sum = sum + counted[flat[at]]
+end
+if sum == leases then return { now_ms, 0 } end
+
+local truth, mended = {}, 0
+for h = 3, #KEYS do
+  for _, value in ipairs(redis.call('HVALS', KEYS[h])) do
+    local endpoint = string.sub(value, 15)
+    truth[endpoint] = (truth[endpoint] or 0) + 1
+  end
+end
+for endpoint, count in pairs(counted) do
+  if not truth[endpoint] then
+    redis.call('HDEL', KEYS[1], endpoint)
+    mended = mended + 1
+  elseif truth[endpoint] == count then
+    truth[endpoint] = nil
+  end
+end
+for endpoint, count in pairs(truth) do
+  redis.call('HSET', KEYS[1], endpoint, count)
+  mended = mended + 1
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return { now_ms, mended }

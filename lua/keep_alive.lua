@@ -1,0 +1,83 @@
+-- keep_alive: keeps a holder alive in one pool and makes the table equal to the holder's own list.
+--
+-- KEYS  1       hash    endpoint -> requests in flight
+--       2       zset    holder -> deadline, ms of the Unix epoch
+--       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
+-- ARGV  1       holder TTL, ms
+--       2       expiry of the pool's keys, ms
+--       3       "1" where this table is ours alone, "0" where Higress writes KEYS[1] too
+--       4       holder id
+--       5       largest lease the holder had issued when it drew up the list
+--       6       E, number of addresses the list refers to
+--       then    E addresses
+--       then    the list: lease, index of its address from 1 (0: the holder does not know it yet)
+-- RETURNS       { now in ms, restored, dropped, moved }
+-- ERRORS        none of its own
+-- COST          O(leases held + leases listed)
+-- LAYOUT        ek1; see docs/redis-layout.md
+
+local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
+local holder, issued_through, addresses = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local stamp = string.format('%013.0f:', now_ms)
+
+local listed = {}
+for at = 7 + addresses, #ARGV, 2 do
+  local i = tonumber(ARGV[at + 1])
+  listed[ARGV[at]] = i > 0 and ARGV[6 + i] or ''
+end
+
+local delta = {}
+local function change(endpoint, by)
+  delta[endpoint] = (delta[endpoint] or 0) + by
+end
+
+local restored, dropped, moved = 0, 0, 0
+local flat = redis.call('HGETALL', KEYS[3])
+local set, del = {}, {}
+for at = 1, #flat, 2 do
+  local lease, value = flat[at], flat[at + 1]
+  local endpoint, truth = string.sub(value, 15), listed[lease]
+  if truth == nil then
+    if tonumber(lease) <= issued_through then
+      del[#del + 1] = lease
+      change(endpoint, -1)
+      dropped = dropped + 1
+    end
+  else
+    if truth ~= '' and truth ~= endpoint then
+      set[#set + 1], set[#set + 2] = lease, string.sub(value, 1, 14) .. truth
+      change(endpoint, -1)
+      change(truth, 1)
+      moved = moved + 1
+    end
+    listed[lease] = nil
+  end
+end
+for lease, endpoint in pairs(listed) do
+  if endpoint ~= '' then
+    set[#set + 1], set[#set + 2] = lease, stamp .. endpoint
+    change(endpoint, 1)
+    restored = restored + 1
+  end
+end
+
+-- unpack has a limit of some thousand values.
+for from = 1, #del, 1000 do
+  redis.call('HDEL', KEYS[3], unpack(del, from, math.min(from + 999, #del)))
+end
+for from = 1, #set, 1000 do
+  redis.call('HSET', KEYS[3], unpack(set, from, math.min(from + 999, #set)))
+end
+for endpoint, by in pairs(delta) do
+  if by ~= 0 and redis.call('HINCRBY', KEYS[1], endpoint, by) <= 0 then
+    redis.call('HDEL', KEYS[1], endpoint)
+  end
+end
+
+redis.call('ZADD', KEYS[2], now_ms + ttl_ms, holder)
+redis.call('PEXPIRE', KEYS[2], expiry_ms)
+redis.call('PEXPIRE', KEYS[3], expiry_ms)
+if ours then redis.call('PEXPIRE', KEYS[1], expiry_ms) end
+return { now_ms, restored, dropped, moved }

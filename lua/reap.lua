@@ -1,0 +1,35 @@
+-- reap: gives back some of the leases of a holder that is past its deadline; nothing while it is alive.
+--
+-- KEYS  1       hash    endpoint -> requests in flight
+--       2       zset    holder -> deadline, ms of the Unix epoch
+--       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
+-- ARGV  1       holder id
+--       2       about how many leases to give back at most (a small hash is given back whole)
+-- RETURNS       { now in ms, leases given back, 1 when the holder has more, else 0 }
+-- ERRORS        none of its own
+-- COST          O(leases given back)
+-- LAYOUT        ek1; see docs/redis-layout.md
+
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local deadline_ms = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if not deadline_ms or tonumber(deadline_ms) > now_ms then return { now_ms, 0, 0 } end
+
+local leases = redis.call('HSCAN', KEYS[3], 0, 'COUNT', ARGV[2])[2]
+local delta, fields = {}, {}
+for at = 1, #leases, 2 do
+  local endpoint = string.sub(leases[at + 1], 15)
+  -- HSCAN may name a field twice; only what is really removed counts.
+  if redis.call('HDEL', KEYS[3], leases[at]) == 1 then
+    delta[endpoint] = (delta[endpoint] or 0) - 1
+    fields[#fields + 1] = leases[at]
+  end
+end
+for endpoint, by in pairs(delta) do
+  if redis.call('HINCRBY', KEYS[1], endpoint, by) <= 0 then
+    redis.call('HDEL', KEYS[1], endpoint)
+  end
+end
+if redis.call('EXISTS', KEYS[3]) == 1 then return { now_ms, #fields, 1 } end
+redis.call('ZREM', KEYS[2], ARGV[1])
+return { now_ms, #fields, 0 }

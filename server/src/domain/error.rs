@@ -1,0 +1,48 @@
+//! Errors of the domain, free of any transport.
+
+use crate::store::StoreError;
+
+/// Why a call could not be answered. Being over a limit or cap is an answer, not one of these.
+#[derive(Debug, thiserror::Error)]
+pub enum DomainError {
+    /// The caller's input is wrong.
+    #[error("{field}: must be {expected}, got {got}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it was.
+        got: String,
+    },
+    /// What was asked for does not exist.
+    #[error("{what} not found: {hint}")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+        /// What the caller can do.
+        hint: &'static str,
+    },
+    /// The store failed.
+    #[error("{operation}")]
+    Store {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it failed.
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl DomainError {
+    /// A wrong field, with what was expected.
+    #[must_use]
+    pub fn invalid(field: &'static str, expected: &'static str, got: &str) -> Self {
+        Self::Invalid { field, expected, got: got.to_owned() }
+    }
+
+    /// Adds what was being done to a store's error.
+    pub fn store(operation: &'static str) -> impl FnOnce(StoreError) -> Self {
+        move |source| Self::Store { operation, source }
+    }
+}

@@ -1,0 +1,145 @@
+//! Identities: pools, holders and leases.
+
+use std::{fmt, sync::Arc};
+
+use super::DomainError;
+
+/// Largest lease number: the largest integer that Lua and JSON hold exactly.
+pub const LEASE_MAX: u64 = (1 << 53) - 1;
+/// Longest route, cluster or endpoint name, in bytes.
+pub const NAME_BYTES_MAX: usize = 256;
+/// Longest holder id, in bytes.
+const HOLDER_BYTES_MAX: usize = 64;
+
+/// One (route, cluster): the endpoints that share a table of requests in flight.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId {
+    // Cluster first, so that the derived order is the one operators expect in lists.
+    cluster: Arc<str>,
+    route: Arc<str>,
+}
+
+impl PoolId {
+    /// Validates both names: at most 256 bytes without control characters, the cluster not empty.
+    pub fn new(route: &str, cluster: &str) -> Result<Self, DomainError> {
+        if cluster.is_empty() {
+            return Err(DomainError::invalid("pool.cluster", "a name of 1..256 bytes", "an empty one"));
+        }
+        for (field, name) in [("pool.route", route), ("pool.cluster", cluster)] {
+            check_name(field, name)?;
+        }
+        Ok(Self { cluster: cluster.into(), route: route.into() })
+    }
+
+    /// Name of the gateway's route; empty where all routes of a cluster share one table.
+    #[must_use]
+    pub fn route(&self) -> &str {
+        &self.route
+    }
+
+    /// Name of the gateway's upstream cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.route.is_empty() {
+            write!(f, "{}", self.cluster)
+        } else {
+            write!(f, "{}:{}", self.route, self.cluster)
+        }
+    }
+}
+
+impl fmt::Debug for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PoolId({self})")
+    }
+}
+
+/// Checks a name that comes from outside: at most 256 bytes, no control characters.
+pub fn check_name(field: &'static str, name: &str) -> Result<(), DomainError> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(DomainError::invalid(field, "at most 256 bytes", &format!("{} bytes", name.len())));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(DomainError::invalid(field, "no control characters", &format!("{name:?}")));
+    }
+    Ok(())
+}
+
+/// One gateway worker: a random id that a Wasm VM gives itself when it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HolderId(Arc<str>);
+
+impl HolderId {
+    /// 1 to 64 bytes of `[A-Za-z0-9_.-]`.
+    pub fn new(id: &str) -> Result<Self, DomainError> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if id.is_empty() || id.len() > HOLDER_BYTES_MAX || !id.bytes().all(plain) {
+            return Err(DomainError::invalid("holder", "1..64 bytes of [A-Za-z0-9_.-]", &format!("{id:?}")));
+        }
+        Ok(Self(id.into()))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for HolderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Number of a lease, unique and rising within its holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LeaseId(u64);
+
+impl LeaseId {
+    /// From 1 to 2^53-1.
+    pub fn new(number: u64) -> Result<Self, DomainError> {
+        if (1..=LEASE_MAX).contains(&number) {
+            Ok(Self(number))
+        } else {
+            Err(DomainError::invalid("lease", "1..2^53-1", &number.to_string()))
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identities_are_checked() {
+        assert!(PoolId::new("", "llm").is_ok());
+        assert!(PoolId::new("r", "").is_err());
+        assert!(PoolId::new("r\n", "c").is_err());
+        assert!(PoolId::new("r", &"c".repeat(257)).is_err());
+        assert!(HolderId::new("aZ09_.-").is_ok());
+        assert!(HolderId::new("").is_err());
+        assert!(HolderId::new("a{b}").is_err());
+        assert!(LeaseId::new(0).is_err());
+        assert!(LeaseId::new(LEASE_MAX).is_ok());
+        assert!(LeaseId::new(LEASE_MAX + 1).is_err());
+    }
+}

@@ -1,0 +1,9 @@
+//! The words of the field: pools, endpoints, holders, leases, and the rule for choosing. No I/O types.
+
+mod error;
+mod ids;
+mod roster;
+
+pub use error::DomainError;
+pub use ids::{HolderId, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name};
+pub use roster::{ENDPOINTS_MAX, Endpoint, Roster, choose};

@@ -1,0 +1,140 @@
+//! Every Redis key is built here. All keys of one pool carry its hash tag, so that Redis Cluster keeps
+//! them in one slot; docs/redis-layout.md shows the layout.
+
+use std::fmt::Write as _;
+
+use crate::{
+    domain::{HolderId, PoolId},
+    store::Pool,
+};
+
+/// Version of the layout; a changed layout takes a new one, so that two releases can run side by side.
+pub(crate) const LAYOUT: &str = "ek1";
+
+/// Builds keys under a configured prefix.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    prefix: String,
+}
+
+/// The keys of one pool.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolKeys {
+    tagged: String,
+    /// Hash: endpoint → requests in flight.
+    pub(crate) in_flight: String,
+    /// Sorted set: holder → deadline.
+    pub(crate) holders: String,
+}
+
+impl Keys {
+    /// `prefix` sets deployments that share one Redis apart; empty for none.
+    pub(crate) fn new(prefix: &str) -> Self {
+        let prefix = if prefix.is_empty() { LAYOUT.to_owned() } else { format!("{prefix}:{LAYOUT}") };
+        Self { prefix }
+    }
+
+    /// Sorted set: pool → time it was last registered, in ms.
+    pub(crate) fn pools(&self) -> String {
+        format!("{}:pools", self.prefix)
+    }
+
+    /// String: written to find out whether Redis can be.
+    pub(crate) fn probe(&self) -> String {
+        format!("{}:probe", self.prefix)
+    }
+
+    pub(crate) fn pool(&self, pool: &Pool) -> PoolKeys {
+        let tagged = format!("{}:{{{}}}", self.prefix, encode_pool(&pool.id));
+        let in_flight = if pool.higress_table {
+            format!("higress:global_least_request_table:{}:{}", pool.id.route(), pool.id.cluster())
+        } else {
+            format!("{tagged}:in-flight")
+        };
+        PoolKeys { in_flight, holders: format!("{tagged}:holders"), tagged }
+    }
+}
+
+impl PoolKeys {
+    /// Hash: lease → "ms:endpoint", of one holder.
+    pub(crate) fn leases(&self, holder: &HolderId) -> String {
+        format!("{}:leases:{holder}", self.tagged)
+    }
+}
+
+/// `route|cluster` with everything percent-encoded that could end a hash tag or be taken for the separator.
+pub(crate) fn encode_pool(pool: &PoolId) -> String {
+    let mut out = String::with_capacity(pool.route().len() + pool.cluster().len() + 1);
+    encode(pool.route(), &mut out);
+    out.push('|');
+    encode(pool.cluster(), &mut out);
+    out
+}
+
+/// The inverse of [`encode_pool`]; `None` where the text is not of its making.
+pub(crate) fn decode_pool(text: &str) -> Option<PoolId> {
+    let (route, cluster) = text.split_once('|')?;
+    PoolId::new(&decode(route)?, &decode(cluster)?).ok()
+}
+
+fn encode(name: &str, out: &mut String) {
+    for c in name.chars() {
+        if matches!(c, '%' | '|' | '{' | '}') || c.is_whitespace() {
+            for byte in c.to_string().bytes() {
+                let _ = write!(out, "%{byte:02X}");
+            }
+        } else {
+            out.push(c);
+        }
+    }
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let hex = [bytes.next()?, bytes.next()?];
+            out.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
+        } else {
+            out.push(byte);
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pool_names_survive_encoding_and_stay_apart() {
+        let names = [
+            ("", "llm"),
+            ("r", "outbound|80||svc.ns.svc.cluster.local"),
+            ("r|outbound", "80"),
+            ("a{b}", "c%7C"),
+            ("ü x", "{}"),
+        ];
+        let mut seen = std::collections::HashSet::new();
+        for (route, cluster) in names {
+            let pool = PoolId::new(route, cluster).unwrap();
+            let text = encode_pool(&pool);
+            assert!(!text.contains(['{', '}', ' ']), "{text}");
+            assert_eq!(decode_pool(&text), Some(pool));
+            assert!(seen.insert(text));
+        }
+        assert_eq!(decode_pool("no-separator"), None);
+        assert_eq!(decode_pool("a|%zz"), None);
+    }
+
+    #[test]
+    fn keys_of_a_pool_share_its_tag() {
+        let pool = |higress_table| Pool { id: PoolId::new("r", "c").unwrap(), higress_table };
+        let keys = Keys::new("prod").pool(&pool(false));
+        assert_eq!(keys.in_flight, "prod:ek1:{r|c}:in-flight");
+        assert_eq!(keys.holders, "prod:ek1:{r|c}:holders");
+        assert_eq!(keys.leases(&HolderId::new("h").unwrap()), "prod:ek1:{r|c}:leases:h");
+        assert_eq!(Keys::new("").pool(&pool(true)).in_flight, "higress:global_least_request_table:r:c");
+    }
+}

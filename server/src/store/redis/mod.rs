@@ -1,0 +1,286 @@
+//! The shared store: Lua scripts on Redis or Redis Cluster. The only user of the redis crate.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use parking_lot::RwLock;
+use redis::Value;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table};
+use crate::{
+    domain::{HolderId, LeaseId, PoolId},
+    telemetry::Metrics,
+};
+use keys::Keys;
+use lane::{Kind, Lane, Op};
+use link::Link;
+use script::{AUDIT, Call, KEEP_ALIVE, REAP, TABLE};
+
+mod keys;
+mod lane;
+mod link;
+mod script;
+
+/// Expiry of a pool's keys, renewed by every use: what is left when all sidecars are gone for good.
+const KEY_EXPIRY_MS: u64 = 3_600_000;
+/// About how many leases one reap gives back at most: bounds how long Redis is busy with it.
+const REAP_MAX: usize = 1000;
+/// How long a pool stays listed after it was last registered.
+const POOL_LISTED_MS: u64 = 86_400_000;
+/// Most pools listed.
+const POOLS_MAX: isize = 10_000;
+
+/// How to reach Redis.
+#[derive(Clone, Debug)]
+pub struct RedisOptions {
+    /// `redis://` or `rediss://` URLs: one server, or some nodes of a cluster.
+    pub urls: Vec<String>,
+    /// Whether the URLs are nodes of a Redis Cluster.
+    pub cluster: bool,
+    /// Put in front of every key; empty for none.
+    pub key_prefix: String,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+}
+
+/// Tables shared by all sidecars.
+pub struct RedisStore {
+    keys: Keys,
+    shared: Arc<Shared>,
+    lanes: RwLock<HashMap<Arc<Pool>, Arc<Lane>>>,
+}
+
+/// What all lanes use.
+struct Shared {
+    link: Link,
+    holder_ttl_ms: u64,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+}
+
+impl Shared {
+    fn observe(&self, operation: &'static str, started: Instant, error: Option<&StoreError>) {
+        let metrics = &self.metrics;
+        metrics.store_duration.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
+        if let Some(error) = error {
+            metrics.store_errors.with_label_values(&[operation, error.kind()]).inc();
+        }
+    }
+}
+
+impl RedisStore {
+    /// Prepares the store; the first call connects. A holder not heard of for `holder_ttl` counts as dead.
+    ///
+    /// # Errors
+    /// Where a URL cannot be understood.
+    pub fn new(
+        options: &RedisOptions,
+        holder_ttl: Duration,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+    ) -> Result<Self, StoreError> {
+        let link = Link::new(options).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let shared = Shared { link, holder_ttl_ms: holder_ttl.as_millis() as u64, metrics, tasks };
+        Ok(Self { keys: Keys::new(&options.key_prefix), shared: Arc::new(shared), lanes: RwLock::default() })
+    }
+
+    fn lane(&self, pool: &Arc<Pool>) -> Arc<Lane> {
+        if let Some(lane) = self.lanes.read().get(pool) {
+            return Arc::clone(lane);
+        }
+        let mut lanes = self.lanes.write();
+        let lane = lanes.entry(Arc::clone(pool)).or_insert_with(|| {
+            Lane::new(Arc::clone(pool), self.keys.pool(pool), Arc::clone(&self.shared))
+        });
+        Arc::clone(lane)
+    }
+
+    async fn run(&self, call: Call) -> Result<script::Reply, StoreError> {
+        let started = Instant::now();
+        let reply = call.run(&self.shared.link).await;
+        self.shared.observe(call.name(), started, reply.as_ref().err());
+        reply
+    }
+
+    async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
+        let started = Instant::now();
+        let answer = match self.shared.link.query(cmd).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(StoreError::Script { script: operation, detail: error.to_string() }),
+            Err(error) => Err(error),
+        };
+        self.shared.observe(operation, started, answer.as_ref().err());
+        answer
+    }
+
+    /// What Redis says of itself that an operator should know at start: `maxmemory_policy`, where it may evict.
+    ///
+    /// # Errors
+    /// Where Redis cannot be asked.
+    pub async fn evicting_policy(&self) -> Result<Option<String>, StoreError> {
+        let value = self.command("info", redis::cmd("INFO").arg("memory")).await?;
+        let text: String = redis::from_redis_value(value).unwrap_or_default();
+        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        Ok(policy.filter(|policy| *policy != "noeviction").map(str::to_owned))
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn admit(&self, admit: Admit) -> Result<Choice, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let kind = Kind::Admit { roster: admit.roster, tie: admit.tie, answer };
+        self.lane(&admit.pool).submit(Op { holder: admit.holder, lease: admit.lease, kind });
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.lane(pool).submit(Op { holder: holder.clone(), lease, kind: Kind::Settle { answer } });
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn keep_alive(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        held: &Held,
+    ) -> Result<Repairs, StoreError> {
+        let lane = self.lane(pool);
+        let keys = lane.keys();
+        let mut call = Call::new(&KEEP_ALIVE, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
+        call.number(self.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
+        call.arg(if pool.higress_table { "0" } else { "1" }).arg(holder.as_str()).number(held.issued_through);
+
+        let mut addresses: Vec<&str> = Vec::new();
+        let mut index_of: HashMap<&str, usize> = HashMap::new();
+        for address in held.leases.iter().filter_map(|(_, endpoint)| endpoint.as_deref()) {
+            index_of.entry(address).or_insert_with(|| {
+                addresses.push(address);
+                addresses.len()
+            });
+        }
+        call.number(addresses.len());
+        for address in addresses {
+            call.arg(address);
+        }
+        for (lease, endpoint) in &held.leases {
+            call.number(lease).number(endpoint.as_deref().map_or(0, |address| index_of[address]));
+        }
+        let mut reply = self.run(call).await?;
+        reply.integer()?;
+        Ok(Repairs { restored: reply.count()?, dropped: reply.count()?, moved: reply.count()? })
+    }
+
+    async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
+        let lane = self.lane(pool);
+        let keys = lane.keys();
+        let mut call = Call::new(&REAP, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
+        call.arg(holder.as_str()).number(REAP_MAX);
+        let mut reply = self.run(call).await?;
+        reply.integer()?;
+        Ok(Reaped { leases: reply.count()?, more: reply.count()? == 1 })
+    }
+
+    async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
+        let lane = self.lane(pool);
+        let call = Call::new(&TABLE, &[&lane.keys().in_flight, &lane.keys().holders]);
+        let mut reply = self.run(call).await?;
+        let now_ms = reply.count()?;
+        // Another writer of a Higress table may leave counts below 0.
+        let in_flight = reply.pairs()?.into_iter().filter(|(_, n)| *n > 0.0);
+        let in_flight = in_flight.map(|(endpoint, n)| (endpoint.into(), n as u64)).collect();
+        let holders = reply.pairs()?.into_iter();
+        let holders =
+            holders.filter_map(|(id, at)| Some((HolderId::new(&id).ok()?, at as u64))).collect();
+        Ok(Table { now_ms, in_flight, holders })
+    }
+
+    async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
+        if pool.higress_table {
+            return Ok(0); // The counts include requests of other gateways, of which there are no leases.
+        }
+        let table = self.table(pool).await?;
+        let lane = self.lane(pool);
+        let keys = lane.keys();
+        let leases: Vec<String> = table.holders.keys().map(|holder| keys.leases(holder)).collect();
+        let all: Vec<&str> = [keys.in_flight.as_str(), keys.holders.as_str()]
+            .into_iter()
+            .chain(leases.iter().map(String::as_str))
+            .collect();
+        let mut call = Call::new(&AUDIT, &all);
+        call.number(KEY_EXPIRY_MS);
+        for holder in table.holders.keys() {
+            call.arg(holder.as_str());
+        }
+        let mut reply = self.run(call).await?;
+        reply.integer()?;
+        Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went; the next audit will do.
+    }
+
+    async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
+        let key = self.lane(pool).keys().leases(holder);
+        let value = self.command("leases", redis::cmd("HGETALL").arg(key)).await?;
+        let pairs: HashMap<String, String> = redis::from_redis_value(value)
+            .map_err(|e| StoreError::Corrupt { script: "leases", detail: e.to_string() })?;
+        let parse = |(lease, value): (String, String)| {
+            let (ms, endpoint) = value.split_once(':')?;
+            let id = LeaseId::new(lease.parse().ok()?).ok()?;
+            Some(Lease { id, endpoint: endpoint.into(), since_ms: ms.parse().ok()? })
+        };
+        let mut leases = pairs.into_iter().map(parse).collect::<Option<Vec<Lease>>>().ok_or_else(|| {
+            StoreError::Corrupt { script: "leases", detail: "a lease of another layout".to_owned() }
+        })?;
+        leases.sort_by_key(|lease| lease.id);
+        Ok(leases)
+    }
+
+    async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
+        let (key, now_ms) = (self.keys.pools(), unix_ms());
+        let mut add = redis::cmd("ZADD");
+        add.arg(&key).arg(now_ms).arg(keys::encode_pool(&pool.id));
+        self.command("register", &add).await?;
+        let mut expire = redis::cmd("PEXPIRE");
+        expire.arg(&key).arg(POOL_LISTED_MS);
+        self.command("register", &expire).await.map(drop)
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
+        let key = self.keys.pools();
+        let mut trim = redis::cmd("ZREMRANGEBYSCORE");
+        trim.arg(&key).arg("-inf").arg(unix_ms().saturating_sub(POOL_LISTED_MS));
+        self.command("pools", &trim).await?;
+        let mut list = redis::cmd("ZREVRANGE");
+        list.arg(&key).arg(0).arg(POOLS_MAX - 1);
+        let value = self.command("pools", &list).await?;
+        let names: Vec<String> = redis::from_redis_value(value)
+            .map_err(|e| StoreError::Corrupt { script: "pools", detail: e.to_string() })?;
+        let mut pools: Vec<PoolId> = names.iter().filter_map(|name| keys::decode_pool(name)).collect();
+        pools.sort();
+        Ok(pools)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.shared.link.connect().await?;
+        let mut write = redis::cmd("SET");
+        write.arg(self.keys.probe()).arg(1).arg("PX").arg(1000);
+        self.command("ping", &write).await.map(drop)
+    }
+}
+
+fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis() as u64
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("the sidecar is stopping".to_owned())
+}

@@ -1,0 +1,174 @@
+//! The scripts of lua/, and how they are called and their answers read.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, RedisError, Value};
+
+use super::link::Link;
+use crate::store::StoreError;
+
+/// One Lua script.
+pub(crate) struct Script {
+    /// Its file's name without ending: the `operation` in metrics and errors.
+    pub(crate) name: &'static str,
+    source: &'static str,
+    sha1: String,
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $id:ident = $name:literal;)*) => {$(
+        $(#[$doc])*
+        pub(crate) static $id: LazyLock<Script> = LazyLock::new(|| {
+            let source = include_str!(concat!("../../../../lua/", $name, ".lua"));
+            Script { name: $name, source, sha1: redis::Script::new(source).get_hash().to_owned() }
+        });
+    )*};
+}
+
+scripts! {
+    /// A batch of admissions and settlements.
+    COMMIT = "commit";
+    /// A holder's sign of life and its list.
+    KEEP_ALIVE = "keep_alive";
+    /// Giving back a dead holder's leases.
+    REAP = "reap";
+    /// Reading a pool's table.
+    TABLE = "table";
+    /// Counting a pool's table anew.
+    AUDIT = "audit";
+}
+
+/// A call under construction: keys first, then arguments.
+pub(crate) struct Call {
+    script: &'static Script,
+    keys: usize,
+    arguments: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Call {
+    pub(crate) fn new(script: &'static Script, keys: &[&str]) -> Self {
+        let mut call = Self { script, keys: keys.len(), arguments: Vec::new(), ends: Vec::new() };
+        for key in keys {
+            call.arg(key);
+        }
+        call
+    }
+
+    /// The script's name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.script.name
+    }
+
+    /// Appends an argument.
+    pub(crate) fn arg(&mut self, text: &str) -> &mut Self {
+        self.arguments.extend_from_slice(text.as_bytes());
+        self.ends.push(self.arguments.len());
+        self
+    }
+
+    /// Appends a number as an argument.
+    pub(crate) fn number(&mut self, value: impl std::fmt::Display) -> &mut Self {
+        use std::io::Write as _;
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.arguments, "{value}");
+        self.ends.push(self.arguments.len());
+        self
+    }
+
+    fn command(&self, by_hash: bool) -> Cmd {
+        let mut cmd = Cmd::with_capacity(self.ends.len() + 3, self.arguments.len() + 64);
+        if by_hash {
+            cmd.arg("EVALSHA").arg(&self.script.sha1);
+        } else {
+            cmd.arg("EVAL").arg(self.script.source);
+        }
+        cmd.arg(self.keys);
+        let mut from = 0;
+        for &end in &self.ends {
+            cmd.arg(&self.arguments[from..end]);
+            from = end;
+        }
+        cmd
+    }
+
+    /// Runs the script; sends its source along where Redis does not have it (yet, or any more).
+    pub(crate) async fn run(&self, link: &Link) -> Result<Reply, StoreError> {
+        let mut answer = link.query(&self.command(true)).await?;
+        if matches!(&answer, Err(error) if is_noscript(error)) {
+            answer = link.query(&self.command(false)).await?;
+        }
+        match answer {
+            Ok(Value::Array(values)) => Ok(Reply { script: self.script.name, values: values.into_iter() }),
+            Ok(other) => Err(corrupt(self.script.name, &other)),
+            Err(error) => Err(StoreError::Script { script: self.script.name, detail: error.to_string() }),
+        }
+    }
+}
+
+fn is_noscript(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
+}
+
+fn corrupt(script: &'static str, value: &Value) -> StoreError {
+    let mut detail = format!("{value:?}");
+    detail.truncate(detail.floor_char_boundary(200));
+    StoreError::Corrupt { script, detail }
+}
+
+/// A script's answer, read from the front.
+pub(crate) struct Reply {
+    script: &'static str,
+    values: std::vec::IntoIter<Value>,
+}
+
+impl Reply {
+    /// The next value, whatever it is.
+    pub(crate) fn value(&mut self) -> Result<Value, StoreError> {
+        self.values.next().ok_or_else(|| StoreError::Corrupt {
+            script: self.script,
+            detail: "fewer values than expected".to_owned(),
+        })
+    }
+
+    /// The next value as an integer.
+    pub(crate) fn integer(&mut self) -> Result<i64, StoreError> {
+        match self.value()? {
+            Value::Int(n) => Ok(n),
+            other => Err(corrupt(self.script, &other)),
+        }
+    }
+
+    /// The next value as a count: negative ones are as wrong as text.
+    pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
+        let n = self.integer()?;
+        u64::try_from(n).map_err(|_| corrupt(self.script, &Value::Int(n)))
+    }
+
+    /// The next value as pairs of name and number.
+    pub(crate) fn pairs(&mut self) -> Result<Vec<(String, f64)>, StoreError> {
+        let values = match self.value()? {
+            Value::Array(values) => values,
+            other => return Err(corrupt(self.script, &other)),
+        };
+        let mut texts = values.iter().map(|value| match value {
+            Value::BulkString(bytes) => {
+                String::from_utf8(bytes.clone()).map_err(|_| corrupt(self.script, value))
+            }
+            other => Err(corrupt(self.script, other)),
+        });
+        let mut pairs = Vec::with_capacity(values.len() / 2);
+        while let (Some(name), Some(number)) = (texts.next(), texts.next()) {
+            let (name, number) = (name?, number?);
+            let number =
+                number.parse().map_err(|_| corrupt(self.script, &Value::SimpleString(number.clone())))?;
+            pairs.push((name, number));
+        }
+        Ok(pairs)
+    }
+
+    /// An error about a value of this reply.
+    pub(crate) fn corrupt(&self, value: &Value) -> StoreError {
+        corrupt(self.script, value)
+    }
+}

@@ -1,0 +1,247 @@
+//! Every metric, declared once. Labels come from enums or from configured names; docs/metrics.md lists them.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+/// Latency buckets in seconds, from a loopback round trip to a gateway's patience.
+const LATENCY_BUCKETS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// The sidecar's metrics and their registry.
+pub struct Metrics {
+    registry: Registry,
+    /// Admissions by `result`.
+    pub admits: Admits,
+    /// Time to answer an Admit, in seconds.
+    pub admit_duration: Histogram,
+    /// Settlements by `result`.
+    pub settles: Settles,
+    /// KeepAlives by `result`.
+    pub keep_alives_ok: IntCounter,
+    /// KeepAlives that could not be applied to the store.
+    pub keep_alives_error: IntCounter,
+    /// Store calls by `operation`, in seconds.
+    pub store_duration: HistogramVec,
+    /// Failed store calls by `operation` and `kind`.
+    pub store_errors: IntCounterVec,
+    /// Operations in one commit.
+    pub store_batch: Histogram,
+    /// 1 while the store answers.
+    pub store_up: IntGauge,
+    /// Leases given back for dead holders.
+    pub leases_reaped: IntCounter,
+    /// What was mended, by `kind`.
+    pub repairs: Repairs,
+    /// Failed look-ups of endpoints.
+    pub discovery_errors: IntCounter,
+    /// Requests in flight by endpoint.
+    pub in_flight: GaugeVec,
+    /// Cap by endpoint; 0 when unlimited.
+    pub endpoint_cap: GaugeVec,
+    /// Weight by endpoint.
+    pub endpoint_weight: GaugeVec,
+    /// Holders alive by pool.
+    pub holders: GaugeVec,
+    /// Seconds since the pool tables were last read.
+    pub table_age: Gauge,
+}
+
+/// Children of `evenkeel_admits_total`.
+pub struct Admits {
+    /// Admitted from the shared table.
+    pub shared: IntCounter,
+    /// Admitted from local knowledge while the store was unavailable.
+    pub local: IntCounter,
+    /// Admitted without a choice while the store was unavailable.
+    pub open: IntCounter,
+    /// Denied: every endpoint at its cap.
+    pub pool_full: IntCounter,
+    /// Denied: no endpoints.
+    pub no_endpoints: IntCounter,
+    /// Denied: store unavailable, policy closed.
+    pub store_unavailable: IntCounter,
+    /// Refused: the call itself was wrong.
+    pub invalid: IntCounter,
+}
+
+/// Children of `evenkeel_settles_total`.
+pub struct Settles {
+    /// Gave a lease back.
+    pub released: IntCounter,
+    /// Met no lease.
+    pub unknown: IntCounter,
+    /// Could not reach the store.
+    pub error: IntCounter,
+}
+
+/// Children of `evenkeel_repairs_total`.
+pub struct Repairs {
+    /// Leases put back from a holder's list.
+    pub restored: IntCounter,
+    /// Leases a holder no longer had.
+    pub dropped: IntCounter,
+    /// Leases moved to the endpoint they are really on.
+    pub moved: IntCounter,
+    /// Settlements that met a count of 0.
+    pub clamped: IntCounter,
+    /// Counts that were not the sum of their leases.
+    pub recounted: IntCounter,
+}
+
+impl Metrics {
+    /// Declares and registers everything.
+    ///
+    /// # Errors
+    /// Never in practice: only where two metrics share a name.
+    pub fn new() -> prometheus::Result<Arc<Self>> {
+        let r = Registry::new();
+        let admits =
+            counters(&r, "evenkeel_admits_total", "Answers to Admit by result.", &["result"])?;
+        let settles = counters(&r, "evenkeel_settles_total", "Settlements by result.", &["result"])?;
+        let keep_alives = counters(&r, "evenkeel_keep_alives_total", "KeepAlives by result.", &["result"])?;
+        let repairs = counters(
+            &r,
+            "evenkeel_repairs_total",
+            "Leases and counts mended, by kind: how far the table had drifted from the gateways.",
+            &["kind"],
+        )?;
+        let metrics = Self {
+            admits: Admits {
+                shared: admits.with_label_values(&["admitted"]),
+                local: admits.with_label_values(&["admitted_local"]),
+                open: admits.with_label_values(&["admitted_open"]),
+                pool_full: admits.with_label_values(&["pool_full"]),
+                no_endpoints: admits.with_label_values(&["no_endpoints"]),
+                store_unavailable: admits.with_label_values(&["store_unavailable"]),
+                invalid: admits.with_label_values(&["invalid"]),
+            },
+            admit_duration: histogram(
+                &r,
+                "evenkeel_admit_duration_seconds",
+                "Time to answer an Admit, without transport.",
+                LATENCY_BUCKETS,
+            )?,
+            settles: Settles {
+                released: settles.with_label_values(&["released"]),
+                unknown: settles.with_label_values(&["unknown"]),
+                error: settles.with_label_values(&["error"]),
+            },
+            keep_alives_ok: keep_alives.with_label_values(&["ok"]),
+            keep_alives_error: keep_alives.with_label_values(&["error"]),
+            store_duration: register(
+                &r,
+                HistogramVec::new(
+                    HistogramOpts::new(
+                        "evenkeel_store_call_duration_seconds",
+                        "Time of one call to the store, by operation.",
+                    )
+                    .buckets(LATENCY_BUCKETS.to_vec()),
+                    &["operation"],
+                )?,
+            )?,
+            store_errors: counters(
+                &r,
+                "evenkeel_store_errors_total",
+                "Failed calls to the store, by operation and kind.",
+                &["operation", "kind"],
+            )?,
+            store_batch: histogram(
+                &r,
+                "evenkeel_store_batch_operations",
+                "Admissions and settlements sent to the store in one call.",
+                BATCH_BUCKETS,
+            )?,
+            store_up: register(
+                &r,
+                IntGauge::new("evenkeel_store_up", "1 while the store answers, 0 while local rules apply.")?,
+            )?,
+            leases_reaped: register(
+                &r,
+                IntCounter::new("evenkeel_leases_reaped_total", "Leases given back for dead holders.")?,
+            )?,
+            repairs: Repairs {
+                restored: repairs.with_label_values(&["restored"]),
+                dropped: repairs.with_label_values(&["dropped"]),
+                moved: repairs.with_label_values(&["moved"]),
+                clamped: repairs.with_label_values(&["clamped"]),
+                recounted: repairs.with_label_values(&["recounted"]),
+            },
+            discovery_errors: register(
+                &r,
+                IntCounter::new(
+                    "evenkeel_discovery_errors_total",
+                    "Failed DNS look-ups of endpoints; the last good answer stays in use.",
+                )?,
+            )?,
+            in_flight: gauges(
+                &r,
+                "evenkeel_in_flight",
+                "Requests in flight on an endpoint, over all gateways.",
+                &["route", "cluster", "endpoint"],
+            )?,
+            endpoint_cap: gauges(
+                &r,
+                "evenkeel_endpoint_cap",
+                "Largest number of requests in flight on an endpoint; 0 when unlimited.",
+                &["route", "cluster", "endpoint"],
+            )?,
+            endpoint_weight: gauges(
+                &r,
+                "evenkeel_endpoint_weight",
+                "Relative capacity of an endpoint.",
+                &["route", "cluster", "endpoint"],
+            )?,
+            holders: gauges(
+                &r,
+                "evenkeel_holders",
+                "Gateway workers alive in a pool.",
+                &["route", "cluster"],
+            )?,
+            table_age: register(
+                &r,
+                Gauge::new(
+                    "evenkeel_table_age_seconds",
+                    "Age of the oldest pool table behind evenkeel_in_flight.",
+                )?,
+            )?,
+            registry: r,
+        };
+        let build = gauges(&metrics.registry, "evenkeel_build_info", "Always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
+        #[cfg(target_os = "linux")]
+        metrics
+            .registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Arc::new(metrics))
+    }
+
+    /// All metrics in Prometheus's text format.
+    ///
+    /// # Errors
+    /// Where the encoder fails.
+    pub fn encode(&self) -> prometheus::Result<String> {
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+    register(r, GaugeVec::new(Opts::new(name, help), labels)?)
+}
+
+fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+    register(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+}
