@@ -1,0 +1,261 @@
+//! Plugin configuration. Every fault is named by its field together with what was expected.
+
+mod fields;
+#[cfg(test)]
+mod tests;
+
+use fields::Fields;
+use serde_json::Value;
+
+/// Header read by Envoy's `override_host` policy unless configured otherwise.
+pub const ENDPOINT_HEADER: &str = "x-gateway-destination-endpoint";
+
+/// Header read by Envoy's original-destination clusters.
+pub const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
+
+/// Most candidates of one configuration.
+const CANDIDATES_MAX: usize = 1024;
+
+/// Most headers passed on with Admit.
+const PASS_HEADERS_MAX: usize = 32;
+
+/// A validated plugin configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The gateway's cluster through which the sidecar is reached.
+    pub sidecar_cluster: String,
+    /// How long a request waits for Admit.
+    pub deadline_ms: u64,
+    /// What happens to a request that got no answer.
+    pub on_error: OnError,
+    /// How the chosen endpoint is applied.
+    pub apply: Apply,
+    /// Endpoints sent with every Admit.
+    pub candidates: Vec<Candidate>,
+    /// Name of the pool's route instead of the gateway's.
+    pub pool_route: Option<String>,
+    /// Name of the pool's cluster instead of the gateway's.
+    pub pool_cluster: Option<String>,
+    /// Header that carries the authenticated consumer.
+    pub consumer_header: String,
+    /// Headers passed on with Admit, in lower case.
+    pub pass_headers: Vec<String>,
+    /// Whether to read model and prompt size from the body.
+    pub read_body: bool,
+    /// Largest body that is gathered to be read.
+    pub body_bytes_max: usize,
+    /// How long to wait for a body to be complete.
+    pub body_wait_ms: u64,
+    /// Interval of KeepAlive until the sidecar names its own.
+    pub keep_alive_ms: u64,
+    /// Response header that tells how the request was placed.
+    pub report_header: Option<String>,
+}
+
+/// What happens to a request for which the sidecar gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// It goes on, and the gateway chooses the endpoint.
+    Open,
+    /// It is refused with 503.
+    Closed,
+}
+
+/// How the chosen endpoint is applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Apply {
+    /// In a header that the cluster's `override_host` policy reads.
+    OverrideHost {
+        /// The header.
+        header: String,
+    },
+    /// In `x-envoy-original-dst-host`.
+    OriginalDst,
+    /// It is the name of a cluster or provider, written in a header the gateway routes by.
+    Name {
+        /// The header.
+        header: String,
+    },
+    /// By Higress's host call.
+    Higress,
+}
+
+impl Apply {
+    /// The header that carries the endpoint; clients must not be able to set it.
+    pub fn header(&self) -> Option<&str> {
+        match self {
+            Apply::OverrideHost { header } | Apply::Name { header } => Some(header),
+            Apply::OriginalDst => Some(ORIGINAL_DST_HEADER),
+            Apply::Higress => None,
+        }
+    }
+
+    /// Whether endpoints are addresses, to be compared with the upstream's.
+    pub fn by_address(&self) -> bool {
+        !matches!(self, Apply::Name { .. })
+    }
+}
+
+/// An endpoint to choose from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// `host:port`, or a name in mode `name`.
+    pub address: String,
+    /// Relative capacity; 0 means the pool's default.
+    pub weight: f64,
+    /// Most requests in flight; 0 means the pool's default.
+    pub cap: u32,
+}
+
+impl Config {
+    /// Reads a configuration; an empty one is all defaults. On failure, every fault.
+    pub fn parse(text: &[u8]) -> Result<Config, Vec<String>> {
+        let empty = text.iter().all(u8::is_ascii_whitespace);
+        let value: Value = match serde_json::from_slice(if empty { b"{}" } else { text }) {
+            Ok(value) => value,
+            Err(error) => return Err(vec![format!("configuration: must be JSON: {error}")]),
+        };
+        let mut faults = Vec::new();
+        let config = read(&value, &mut faults);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+}
+
+fn read(value: &Value, faults: &mut Vec<String>) -> Config {
+    let mut top = Fields::of(value, String::new(), faults);
+    let sidecar_cluster = sidecar(&mut top, faults);
+    let apply = apply(&mut top, faults);
+    let (pool_route, pool_cluster) = pool(&mut top, faults);
+    if !apply.by_address() && pool_cluster.is_none() {
+        faults.push(
+            "pool.cluster: must be set in apply.mode \"name\", where the cluster is not chosen yet".into(),
+        );
+    }
+    let on_error =
+        match top.text("on_error", "\"open\" or \"closed\"", |t| matches!(t, "open" | "closed"), faults) {
+            Some(text) if text == "closed" => OnError::Closed,
+            _ => OnError::Open,
+        };
+    let header = "an HTTP header name";
+    let config = Config {
+        sidecar_cluster,
+        deadline_ms: top.whole("deadline_ms", 1, 10_000, faults).unwrap_or(50),
+        on_error,
+        apply,
+        candidates: candidates(&mut top, faults),
+        pool_route,
+        pool_cluster,
+        consumer_header: top
+            .text("consumer_header", header, header_name, faults)
+            .map_or_else(|| "x-mse-consumer".to_owned(), |name| name.to_ascii_lowercase()),
+        pass_headers: pass_headers(&mut top, faults),
+        read_body: top.flag("read_body", faults).unwrap_or(false),
+        body_bytes_max: top.whole("body_bytes_max", 1, 16 << 20, faults).unwrap_or(64 << 10) as usize,
+        body_wait_ms: top.whole("body_wait_ms", 100, 60_000, faults).unwrap_or(1000),
+        keep_alive_ms: top.whole("keep_alive_ms", 100, 60_000, faults).unwrap_or(1000),
+        report_header: top
+            .text("report_header", header, header_name, faults)
+            .map(|name| name.to_ascii_lowercase()),
+    };
+    top.finish(faults);
+    config
+}
+
+fn sidecar(top: &mut Fields<'_>, faults: &mut Vec<String>) -> String {
+    let mut cluster = None;
+    if let Some(value) = top.get("sidecar") {
+        let mut fields = Fields::of(value, top.name("sidecar"), faults);
+        cluster = fields.text("cluster", "a cluster name of 1 to 256 bytes", name_1_to_256, faults);
+        fields.finish(faults);
+    }
+    cluster.unwrap_or_else(|| "evenkeel".to_owned())
+}
+
+fn apply(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Apply {
+    let default = Apply::OverrideHost { header: ENDPOINT_HEADER.to_owned() };
+    let Some(value) = top.get("apply") else { return default };
+    let mut fields = Fields::of(value, top.name("apply"), faults);
+    let expected = "\"override_host\", \"original_dst\", \"name\" or \"higress\"";
+    let known = |mode: &str| matches!(mode, "override_host" | "original_dst" | "name" | "higress");
+    let mode = match fields.text("mode", expected, known, faults) {
+        Some(mode) => mode,
+        None if fields.get("mode").is_some() => return default,
+        None => "override_host".to_owned(),
+    };
+    let header = match mode.as_str() {
+        "override_host" | "name" => fields
+            .text("header", "an HTTP header name", header_name, faults)
+            .map(|name| name.to_ascii_lowercase()),
+        _ => None,
+    };
+    let apply = match mode.as_str() {
+        "original_dst" => Apply::OriginalDst,
+        "higress" => Apply::Higress,
+        "name" => {
+            if fields.get("header").is_none() {
+                faults.push("apply.header: must be set in apply.mode \"name\"".into());
+            }
+            Apply::Name { header: header.unwrap_or_default() }
+        }
+        _ => Apply::OverrideHost { header: header.unwrap_or_else(|| ENDPOINT_HEADER.to_owned()) },
+    };
+    if apply == Apply::Higress && !cfg!(feature = "higress") {
+        faults.push(
+            "apply.mode: \"higress\" needs the Higress build of the plugin; this is the general one".into(),
+        );
+    }
+    fields.finish(faults);
+    apply
+}
+
+fn pool(top: &mut Fields<'_>, faults: &mut Vec<String>) -> (Option<String>, Option<String>) {
+    let Some(value) = top.get("pool") else { return (None, None) };
+    let mut fields = Fields::of(value, top.name("pool"), faults);
+    let route = fields.text("route", "a route name of at most 256 bytes", |t| t.len() <= 256, faults);
+    let cluster = fields.text("cluster", "a cluster name of 1 to 256 bytes", name_1_to_256, faults);
+    fields.finish(faults);
+    (route, cluster)
+}
+
+fn candidates(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<Candidate> {
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for (name, value) in top.list("candidates", CANDIDATES_MAX, faults) {
+        let mut fields = Fields::of(value, name, faults);
+        let address = fields.text("address", "an address or name of 1 to 256 bytes", name_1_to_256, faults);
+        let weight = fields.number("weight", 0.0, 1e6, faults).unwrap_or(0.0);
+        let cap = fields.whole("cap", 0, u64::from(u32::MAX), faults).unwrap_or(0) as u32;
+        match address {
+            Some(address) if candidates.iter().any(|c| c.address == address) => {
+                faults.push(format!("{}: {address:?} is listed twice", fields.name("address")));
+            }
+            Some(address) => candidates.push(Candidate { address, weight, cap }),
+            None if value.is_object() && value.get("address").is_none() => {
+                faults.push(format!("{}: must be set", fields.name("address")));
+            }
+            None => {}
+        }
+        fields.finish(faults);
+    }
+    candidates
+}
+
+fn pass_headers(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
+    let mut names = Vec::new();
+    for (name, value) in top.list("pass_headers", PASS_HEADERS_MAX, faults) {
+        match value.as_str() {
+            Some(text) if header_name(text) => names.push(text.to_ascii_lowercase()),
+            _ => faults.push(format!("{name}: must be an HTTP header name, got {value}")),
+        }
+    }
+    names
+}
+
+fn name_1_to_256(text: &str) -> bool {
+    (1..=256).contains(&text.len())
+}
+
+/// Whether a text is a header name: a token of at most 128 bytes, no pseudo-header.
+pub(crate) fn header_name(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}

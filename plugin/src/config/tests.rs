@@ -1,0 +1,129 @@
+use super::*;
+
+fn ok(text: &str) -> Config {
+    Config::parse(text.as_bytes()).unwrap()
+}
+
+fn faults(text: &str) -> Vec<String> {
+    Config::parse(text.as_bytes()).unwrap_err()
+}
+
+#[test]
+fn nothing_configured_is_all_defaults() {
+    for text in ["", "  \n", "{}", "{\"sidecar\":null}"] {
+        let config = ok(text);
+        assert_eq!(config.sidecar_cluster, "evenkeel");
+        assert_eq!(config.deadline_ms, 50);
+        assert_eq!(config.on_error, OnError::Open);
+        assert_eq!(config.apply, Apply::OverrideHost { header: ENDPOINT_HEADER.into() });
+        assert_eq!(config.consumer_header, "x-mse-consumer");
+        assert!(!config.read_body);
+        assert_eq!((config.body_bytes_max, config.body_wait_ms, config.keep_alive_ms), (65536, 1000, 1000));
+        assert_eq!(config.report_header, None);
+    }
+}
+
+#[test]
+fn every_option_is_read() {
+    let config = ok(r#"{
+        "sidecar": {"cluster": "side"}, "deadline_ms": 20.0, "on_error": "closed",
+        "apply": {"mode": "name", "header": "X-Provider"},
+        "candidates": [{"address": "a", "weight": 2, "cap": 3}, {"address": "b"}],
+        "pool": {"route": "r", "cluster": "c"}, "consumer_header": "X-Who",
+        "pass_headers": ["X-Tenant"], "read_body": true, "body_bytes_max": 10,
+        "body_wait_ms": 100, "keep_alive_ms": 500, "report_header": "X-Placed"}"#);
+    assert_eq!(
+        config,
+        Config {
+            sidecar_cluster: "side".into(),
+            deadline_ms: 20,
+            on_error: OnError::Closed,
+            apply: Apply::Name { header: "x-provider".into() },
+            candidates: vec![
+                Candidate { address: "a".into(), weight: 2.0, cap: 3 },
+                Candidate { address: "b".into(), weight: 0.0, cap: 0 },
+            ],
+            pool_route: Some("r".into()),
+            pool_cluster: Some("c".into()),
+            consumer_header: "x-who".into(),
+            pass_headers: vec!["x-tenant".into()],
+            read_body: true,
+            body_bytes_max: 10,
+            body_wait_ms: 100,
+            keep_alive_ms: 500,
+            report_header: Some("x-placed".into()),
+        }
+    );
+}
+
+#[test]
+fn one_fault_each() {
+    let cases = [
+        ("[]", "configuration: must be an object, got a list"),
+        (r#"{"sidecar":"x"}"#, "sidecar: must be an object, got a string"),
+        (
+            r#"{"sidecar":{"cluster":""}}"#,
+            "sidecar.cluster: must be a cluster name of 1 to 256 bytes, got \"\"",
+        ),
+        (r#"{"sidecar":{"adress":"x"}}"#, "sidecar.adress: unknown field, expected one of cluster"),
+        (r#"{"deadline_ms":0}"#, "deadline_ms: must be a whole number from 1 to 10000, got 0"),
+        (r#"{"deadline_ms":1.5}"#, "deadline_ms: must be a whole number from 1 to 10000, got 1.5"),
+        (r#"{"deadline_ms":"5ms"}"#, "deadline_ms: must be a whole number from 1 to 10000, got \"5ms\""),
+        (r#"{"on_error":"maybe"}"#, "on_error: must be \"open\" or \"closed\", got \"maybe\""),
+        (
+            r#"{"apply":{"mode":"x"}}"#,
+            "apply.mode: must be \"override_host\", \"original_dst\", \"name\" or \"higress\", got \"x\"",
+        ),
+        (r#"{"apply":{"header":"a b"}}"#, "apply.header: must be an HTTP header name, got \"a b\""),
+        (
+            r#"{"apply":{"mode":"original_dst","header":"h"}}"#,
+            "apply.header: unknown field, expected one of mode",
+        ),
+        (
+            r#"{"apply":{"mode":"name"},"pool":{"cluster":"c"}}"#,
+            "apply.header: must be set in apply.mode \"name\"",
+        ),
+        (
+            r#"{"apply":{"mode":"name","header":"h"}}"#,
+            "pool.cluster: must be set in apply.mode \"name\", where the cluster is not chosen yet",
+        ),
+        (r#"{"candidates":{}}"#, "candidates: must be a list, got an object"),
+        (r#"{"candidates":[{}]}"#, "candidates[0].address: must be set"),
+        (
+            r#"{"candidates":[{"address":"a"},{"address":"a"}]}"#,
+            "candidates[1].address: \"a\" is listed twice",
+        ),
+        (
+            r#"{"candidates":[{"address":"a","weight":-1}]}"#,
+            "candidates[0].weight: must be a number from 0 to 1000000, got -1",
+        ),
+        (r#"{"pass_headers":[":path"]}"#, "pass_headers[0]: must be an HTTP header name, got \":path\""),
+        (r#"{"read_body":"yes"}"#, "read_body: must be true or false, got a string"),
+        (r#"{"keep_alive_ms":1}"#, "keep_alive_ms: must be a whole number from 100 to 60000, got 1"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(faults(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn every_fault_is_reported_at_once() {
+    let faults = faults(r#"{"deadline_ms":0,"on_error":1,"typo":true,"candidates":[7]}"#);
+    assert_eq!(faults.len(), 4, "{faults:?}");
+    assert!(faults[3].starts_with("typo: unknown field, expected one of sidecar, apply, "), "{faults:?}");
+}
+
+#[test]
+fn broken_json_is_said_to_be() {
+    assert!(faults("{")[0].starts_with("configuration: must be JSON: "));
+}
+
+#[test]
+fn mode_higress_is_only_in_the_higress_build() {
+    let result = Config::parse(br#"{"apply":{"mode":"higress"}}"#);
+    if cfg!(feature = "higress") {
+        assert_eq!(result.unwrap().apply, Apply::Higress);
+    } else {
+        assert!(result.unwrap_err()[0].starts_with("apply.mode: \"higress\" needs the Higress build"));
+    }
+}

@@ -1,0 +1,262 @@
+//! The module's entry: proxy-wasm callbacks in, host calls out. Nothing is decided here.
+//!
+//! A callback borrows the worker for its whole duration. That is safe: gateways defer what a host call
+//! sets off (resuming, answering, a call that fails at once) until the callback has returned.
+
+use crate::{
+    host::{Host, Level, Method, SERVICE},
+    metrics::Counter,
+    worker::{Flow, Worker},
+};
+use proxy_wasm::{
+    hostcalls,
+    traits::{Context, HttpContext, RootContext},
+    types::{Action, BufferType, ContextType, LogLevel, MapType, MetricType},
+};
+use std::{
+    cell::{OnceCell, RefCell},
+    hash::{BuildHasher, RandomState},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+proxy_wasm::main! {{
+    proxy_wasm::set_log_level(LogLevel::Info);
+    proxy_wasm::set_root_context(|id| Box::new(Root::new(id)));
+}}
+
+/// The gateway, through proxy-wasm.
+struct Gateway {
+    started: Instant,
+    /// Ids of the metrics, in the order of [`Counter::ALL`].
+    metrics: OnceCell<Vec<u32>>,
+}
+
+/// A plugin instance.
+struct Root {
+    host: Rc<Gateway>,
+    worker: Rc<RefCell<Worker>>,
+}
+
+/// A stream; its state is the worker's.
+struct Stream {
+    context: u32,
+    host: Rc<Gateway>,
+    worker: Rc<RefCell<Worker>>,
+    request_body_bytes: usize,
+}
+
+impl Root {
+    fn new(context: u32) -> Root {
+        let host = Rc::new(Gateway { started: Instant::now(), metrics: OnceCell::new() });
+        let worker = Rc::new(RefCell::new(Worker::new(context, holder_id(context))));
+        Root { host, worker }
+    }
+}
+
+impl Context for Root {
+    fn on_grpc_call_response(&mut self, token_id: u32, status_code: u32, response_size: usize) {
+        let body = answer(response_size);
+        self.worker.borrow_mut().on_answer(&*self.host, token_id, status_code, &body);
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, _size: usize) -> bool {
+        let text = self.get_plugin_configuration().unwrap_or_default();
+        self.worker.borrow_mut().configure(&*self.host, &text)
+    }
+
+    fn on_tick(&mut self) {
+        self.worker.borrow_mut().on_tick(&*self.host);
+    }
+
+    fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
+        Some(Box::new(Stream {
+            context: context_id,
+            host: Rc::clone(&self.host),
+            worker: Rc::clone(&self.worker),
+            request_body_bytes: 0,
+        }))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        Some(ContextType::HttpContext)
+    }
+}
+
+impl Context for Stream {
+    fn on_grpc_call_response(&mut self, token_id: u32, status_code: u32, response_size: usize) {
+        let body = answer(response_size);
+        self.worker.borrow_mut().on_answer(&*self.host, token_id, status_code, &body);
+    }
+}
+
+impl HttpContext for Stream {
+    fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
+        action(self.worker.borrow_mut().on_request_headers(&*self.host, self.context, end_of_stream))
+    }
+
+    fn on_http_request_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
+        // While a body is held the gateway counts all that is held.
+        self.request_body_bytes = self.request_body_bytes.max(bytes);
+        let bytes = self.request_body_bytes;
+        action(self.worker.borrow_mut().on_request_body(&*self.host, self.context, bytes, end_of_stream))
+    }
+
+    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
+        action(self.worker.borrow_mut().on_request_trailers(&*self.host, self.context))
+    }
+
+    fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
+        self.worker.borrow_mut().on_response_headers(&*self.host, self.context);
+        Action::Continue
+    }
+
+    fn on_http_response_body(&mut self, bytes: usize, _end_of_stream: bool) -> Action {
+        self.worker.borrow_mut().on_response_body(&*self.host, self.context, bytes);
+        Action::Continue
+    }
+
+    fn on_log(&mut self) {
+        self.worker.borrow_mut().on_end(&*self.host, self.context);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // After on_log this does nothing; it is for a stream the gateway dropped without logging it.
+        if let Ok(mut worker) = self.worker.try_borrow_mut() {
+            worker.on_end(&*self.host, self.context);
+        }
+    }
+}
+
+impl Host for Gateway {
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn log(&self, level: Level, message: &str) {
+        let level = match level {
+            Level::Info => LogLevel::Info,
+            Level::Warn => LogLevel::Warn,
+            Level::Error => LogLevel::Error,
+        };
+        let _ = hostcalls::log(level, message);
+    }
+
+    fn enter(&self, context: u32) -> bool {
+        hostcalls::set_effective_context(context).is_ok()
+    }
+
+    fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
+        hostcalls::get_property(path.to_vec()).ok().flatten().filter(|value| !value.is_empty())
+    }
+
+    fn request_header(&self, name: &str) -> Option<String> {
+        let value = hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()?;
+        Some(String::from_utf8_lossy(&value).into_owned())
+    }
+
+    fn set_request_header(&self, name: &str, value: &str) {
+        let _ = hostcalls::set_map_value(MapType::HttpRequestHeaders, name, Some(value));
+    }
+
+    fn remove_request_header(&self, name: &str) {
+        let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
+    }
+
+    fn set_response_header(&self, name: &str, value: &str) {
+        let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
+    }
+
+    fn request_body(&self, bytes_max: usize) -> Vec<u8> {
+        hostcalls::get_buffer(BufferType::HttpRequestBody, 0, bytes_max).ok().flatten().unwrap_or_default()
+    }
+
+    fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32> {
+        let timeout = Duration::from_millis(timeout_ms);
+        let service = grpc_service(cluster);
+        hostcalls::dispatch_grpc_call(&service, SERVICE, method.name(), vec![], Some(message), timeout).ok()
+    }
+
+    fn resume_request(&self) {
+        let _ = hostcalls::resume_http_request();
+    }
+
+    fn respond(&self, status: u32, headers: &[(String, String)], body: &[u8]) {
+        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let _ = hostcalls::send_http_response(status, headers, Some(body));
+    }
+
+    fn set_tick_ms(&self, period_ms: u64) {
+        let _ = hostcalls::set_tick_period(Duration::from_millis(period_ms));
+    }
+
+    fn count(&self, counter: Counter, by: u64) {
+        if by == 0 {
+            return;
+        }
+        let ids = self.metrics.get_or_init(|| {
+            let define = |counter: &Counter| hostcalls::define_metric(MetricType::Counter, counter.name());
+            Counter::ALL.iter().map(|counter| define(counter).unwrap_or(u32::MAX)).collect()
+        });
+        let _ = hostcalls::increment_metric(ids[counter as usize], by as i64);
+    }
+
+    #[cfg(feature = "higress")]
+    fn upstream_hosts(&self) -> Vec<(String, String)> {
+        crate::higress::upstream_hosts()
+    }
+
+    #[cfg(feature = "higress")]
+    fn override_host(&self, address: &str) -> bool {
+        crate::higress::override_host(address)
+    }
+
+    #[cfg(feature = "higress")]
+    fn keep_route(&self) {
+        let _ = hostcalls::set_property(vec!["clear_route_cache"], Some(b"off"));
+    }
+}
+
+fn action(flow: Flow) -> Action {
+    match flow {
+        Flow::Continue => Action::Continue,
+        Flow::Pause => Action::Pause,
+    }
+}
+
+fn answer(bytes: usize) -> Vec<u8> {
+    if bytes == 0 {
+        return Vec::new();
+    }
+    hostcalls::get_buffer(BufferType::GrpcReceiveBuffer, 0, bytes).ok().flatten().unwrap_or_default()
+}
+
+/// The `envoy.config.core.v3.GrpcService` message naming a cluster. Gateways also take a bare cluster name,
+/// but only if it happens not to parse as that message, so the message it is; a name too long for a
+/// one-byte length (which the SDK's text argument cannot carry) is passed bare.
+fn grpc_service(cluster: &str) -> String {
+    match u8::try_from(cluster.len()) {
+        Ok(len @ 1..=125) => format!("\n{}\n{}{cluster}", char::from(len + 2), char::from(len)),
+        _ => cluster.to_owned(),
+    }
+}
+
+/// A random id: 132 bits as 22 characters. The standard library's hash keys are random, from the gateway.
+fn holder_id(context: u32) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let time = hostcalls::get_current_time().ok();
+    let mut word = 0;
+    (0..22_u32)
+        .map(|i| {
+            if i % 10 == 0 {
+                word = RandomState::new().hash_one((time, context, i));
+            }
+            let index = (word >> (6 * (i % 10))) & 63;
+            char::from(ALPHABET[index as usize])
+        })
+        .collect()
+}

@@ -1,0 +1,71 @@
+//! Every counter of the plugin, declared once. The gateway exports them with its own statistics.
+
+/// Declares the counters: variant, name, meaning.
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Counter { $($(#[$doc])* $variant,)* }
+
+        impl Counter {
+            /// All of them, in the order of their index.
+            pub const ALL: &[Counter] = &[$(Counter::$variant,)*];
+
+            /// Name in the gateway's statistics.
+            pub fn name(self) -> &'static str {
+                match self { $(Counter::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Admit answered: endpoint chosen from the shared table.
+    AdmitsShared = "evenkeel_admits_shared",
+    /// Admit answered: endpoint chosen by the sidecar alone, its store being unavailable.
+    AdmitsLocal = "evenkeel_admits_local",
+    /// Admit answered: the gateway is to choose by itself.
+    AdmitsOpen = "evenkeel_admits_open",
+    /// Admit answered: denied.
+    AdmitsDenied = "evenkeel_admits_denied",
+    /// Admit not answered within its deadline.
+    AdmitsTimeout = "evenkeel_admits_timeout",
+    /// Admit failed otherwise: sidecar unreachable, error status, unreadable answer.
+    AdmitsFailed = "evenkeel_admits_failed",
+    /// Requests let through without an answer (`on_error` open).
+    FailOpen = "evenkeel_fail_open",
+    /// Requests refused for want of an answer (`on_error` closed).
+    FailClosed = "evenkeel_fail_closed",
+    /// Requests that went to another endpoint than the sidecar chose.
+    EndpointMismatches = "evenkeel_endpoint_mismatches",
+    /// Requests admitted without waiting further for their body.
+    BodyGivenUp = "evenkeel_body_given_up",
+    /// Settles sent.
+    SettlesSent = "evenkeel_settles_sent",
+    /// Settles that could not be sent; the next KeepAlive makes up for them.
+    SettlesFailed = "evenkeel_settles_failed",
+    /// KeepAlives answered.
+    KeepAlivesOk = "evenkeel_keepalives_ok",
+    /// KeepAlives that failed.
+    KeepAlivesFailed = "evenkeel_keepalives_failed",
+    /// Leases the store had lost and this worker's KeepAlive put back.
+    LeasesRestored = "evenkeel_leases_restored",
+    /// Leases this worker no longer had and its KeepAlive gave back.
+    LeasesDropped = "evenkeel_leases_dropped",
+    /// Leases its KeepAlive moved to the endpoint really used.
+    LeasesMoved = "evenkeel_leases_moved",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Counter;
+
+    #[test]
+    fn names_are_unique_and_indexed_by_their_order() {
+        let mut names: Vec<_> = Counter::ALL.iter().map(|c| c.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Counter::ALL.len());
+        assert!(Counter::ALL.iter().enumerate().all(|(i, c)| *c as usize == i));
+    }
+}

@@ -1,0 +1,350 @@
+//! The way of a request: gather, ask, apply, go on; and what is noted of its response.
+
+use super::{Flow, Phase, Stream, Usage, Worker};
+use crate::{
+    body::{self, BodyFacts},
+    book::Place,
+    config::{Apply, OnError, header_name},
+    facts,
+    host::{Host, Method},
+    metrics::Counter,
+};
+use evenkeel_proto::v1::{AdmitResponse, Admitted, Basis, Denied, Header, admit_response::Answer};
+use prost::Message as _;
+
+/// gRPC status of a call that took too long.
+const DEADLINE_EXCEEDED: u32 = 4;
+
+/// What became of a request that was to be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The answer is awaited.
+    Wait,
+    /// It may go on.
+    GoOn,
+    /// It was answered locally.
+    Answered,
+}
+
+impl Worker {
+    /// Headers of a request.
+    pub fn on_request_headers(&mut self, host: &dyn Host, context: u32, end_of_stream: bool) -> Flow {
+        if self.streams.contains_key(&context) {
+            return Flow::Continue;
+        }
+        if self.config.apply.by_address() {
+            host.keep_route();
+        }
+        let mut stream = Stream::new(host.now_ms());
+        if self.config.apply.by_address() {
+            // Before the header is taken off: gateways match the route again when headers change.
+            stream.pool = facts::pool(host, &self.config);
+            self.strip(host);
+        } else {
+            // After it: the route must not be one the client chose.
+            self.strip(host);
+            stream.pool = facts::pool(host, &self.config);
+        }
+        let json = is_json(host);
+        let length = host.request_header("content-length").and_then(|l| l.parse::<u64>().ok());
+        let fits = length.is_none_or(|length| length <= self.config.body_bytes_max as u64);
+        let gather = self.config.read_body && !end_of_stream && json && fits;
+        if gather {
+            stream.phase = Phase::Gathering { since_ms: host.now_ms() };
+            self.streams.insert(context, stream);
+            return Flow::Pause;
+        }
+        self.streams.insert(context, stream);
+        let prompt_bytes = length.filter(|_| json).unwrap_or(0);
+        let step = self.ask(host, context, BodyFacts { prompt_bytes, ..BodyFacts::default() });
+        step.flow()
+    }
+
+    /// More of a request's body; `buffered` bytes of it are held.
+    pub fn on_request_body(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        buffered: usize,
+        end_of_stream: bool,
+    ) -> Flow {
+        match self.streams.get(&context).map(|stream| &stream.phase) {
+            Some(Phase::Gathering { .. }) if end_of_stream || buffered > self.config.body_bytes_max => {
+                self.ask_with_body(host, context, buffered).flow()
+            }
+            Some(Phase::Gathering { .. } | Phase::Asking { .. }) => Flow::Pause,
+            _ => Flow::Continue,
+        }
+    }
+
+    /// Trailers of a request: the body is complete.
+    pub fn on_request_trailers(&mut self, host: &dyn Host, context: u32) -> Flow {
+        match self.streams.get(&context).map(|stream| &stream.phase) {
+            Some(Phase::Gathering { .. }) => self.ask_with_body(host, context, 0).flow(),
+            Some(Phase::Asking { .. }) => Flow::Pause,
+            _ => Flow::Continue,
+        }
+    }
+
+    /// Headers of the response, the gateway's own answers included.
+    pub fn on_response_headers(&mut self, host: &dyn Host, context: u32) {
+        self.note_address(host, context);
+        let Some(stream) = self.streams.get_mut(&context) else { return };
+        stream.responding = true;
+        for header in stream.response_headers.drain(..) {
+            host.set_response_header(&header.name, &header.value);
+        }
+    }
+
+    /// More of the response's body.
+    pub fn on_response_body(&mut self, host: &dyn Host, context: u32, bytes: usize) {
+        if let Some(stream) = self.streams.get_mut(&context)
+            && bytes > 0
+            && stream.first_token_ms.is_none()
+        {
+            // Never 0, which would mean there was none.
+            stream.first_token_ms = Some(host.now_ms().saturating_sub(stream.asked_ms).max(1));
+        }
+    }
+
+    /// Admits without its body every request that has waited too long for it.
+    pub(super) fn give_up_bodies(&mut self, host: &dyn Host, now_ms: u64) {
+        if !self.config.read_body {
+            return;
+        }
+        let late = |s: &Stream| matches!(s.phase, Phase::Gathering { since_ms } if now_ms >= since_ms + self.config.body_wait_ms);
+        let contexts: Vec<u32> = self.streams.iter().filter(|(_, s)| late(s)).map(|(c, _)| *c).collect();
+        for context in contexts {
+            if host.enter(context) {
+                host.count(Counter::BodyGivenUp, 1);
+                if self.ask(host, context, BodyFacts::default()) == Step::GoOn {
+                    host.resume_request();
+                }
+            }
+        }
+    }
+
+    /// The answer to Admit.
+    pub(super) fn on_admit_answer(&mut self, host: &dyn Host, context: u32, status: u32, body: &[u8]) {
+        let response = if status == 0 { AdmitResponse::decode(body).ok() } else { None };
+        let step = match response.and_then(|response| response.answer) {
+            Some(Answer::Admitted(admitted)) => {
+                self.reach.up(host, &self.config);
+                self.on_admitted(host, context, admitted)
+            }
+            Some(Answer::Denied(denied)) => {
+                self.reach.up(host, &self.config);
+                self.on_denied(host, context, denied)
+            }
+            None => {
+                let late = status == DEADLINE_EXCEEDED;
+                host.count(if late { Counter::AdmitsTimeout } else { Counter::AdmitsFailed }, 1);
+                self.reach.down(host, &self.config, || match status {
+                    0 => "Admit: unreadable answer".into(),
+                    DEADLINE_EXCEEDED => "Admit: deadline exceeded".into(),
+                    _ => format!("Admit: gRPC status {status}"),
+                });
+                self.unanswered(host, context)
+            }
+        };
+        if step == Step::GoOn {
+            host.resume_request();
+        }
+    }
+
+    fn ask_with_body(&mut self, host: &dyn Host, context: u32, buffered: usize) -> Step {
+        let facts = if buffered > self.config.body_bytes_max {
+            BodyFacts { prompt_bytes: buffered as u64, ..BodyFacts::default() }
+        } else {
+            body::read(&host.request_body(self.config.body_bytes_max))
+        };
+        self.ask(host, context, facts)
+    }
+
+    /// Issues a lease and asks the sidecar.
+    fn ask(&mut self, host: &dyn Host, context: u32, body: BodyFacts) -> Step {
+        let Some(stream) = self.streams.get_mut(&context) else { return Step::GoOn };
+        stream.asked_ms = host.now_ms();
+        let pool = stream.pool.take();
+        let Some((pool, lease)) = pool.and_then(|p| Some((p.clone(), self.book.issue(p, context)?))) else {
+            // No cluster to ask for, e.g. a route that redirects: nothing to place.
+            stream.phase = Phase::Decided;
+            return Step::GoOn;
+        };
+        stream.lease = Some(lease);
+        let request = facts::admit(host, &self.config, &self.holder, &pool, lease, body);
+        let cluster = &self.config.sidecar_cluster;
+        match host.call(cluster, Method::Admit, &request.encode_to_vec(), self.config.deadline_ms) {
+            Some(token) => {
+                stream.phase = Phase::Asking { token };
+                self.asked.insert(token, context);
+                Step::Wait
+            }
+            None => {
+                host.count(Counter::AdmitsFailed, 1);
+                self.reach.down(host, &self.config, || "Admit could not be sent".into());
+                self.unanswered(host, context)
+            }
+        }
+    }
+
+    fn on_admitted(&mut self, host: &dyn Host, context: u32, admitted: Admitted) -> Step {
+        let basis = admitted.basis();
+        host.count(
+            match basis {
+                Basis::Local => Counter::AdmitsLocal,
+                Basis::Open => Counter::AdmitsOpen,
+                Basis::Shared | Basis::Unspecified => Counter::AdmitsShared,
+            },
+            1,
+        );
+        for header in admitted.request_headers.iter().filter(|header| sound(header)) {
+            host.set_request_header(&header.name, &header.value);
+        }
+        if let Some(stream) = self.streams.get_mut(&context) {
+            stream.response_headers = admitted.response_headers;
+            stream.response_headers.retain(sound);
+        }
+        if admitted.endpoint.is_empty() || basis == Basis::Open {
+            self.place_openly(host, context);
+            self.report(context, "open");
+        } else {
+            let basis = if basis == Basis::Local { "local" } else { "shared" };
+            self.report(context, &format!("{basis} {}", admitted.endpoint));
+            self.place(host, context, &admitted.endpoint);
+        }
+        Step::GoOn
+    }
+
+    fn on_denied(&mut self, host: &dyn Host, context: u32, denied: Denied) -> Step {
+        host.count(Counter::AdmitsDenied, 1);
+        if let Some(stream) = self.streams.get_mut(&context) {
+            stream.phase = Phase::Decided;
+            if let Some(lease) = stream.lease.take() {
+                self.book.remove(lease, host.now_ms());
+            }
+        }
+        let status = if (200..600).contains(&denied.status) { denied.status } else { 503 };
+        let headers: Vec<_> =
+            denied.headers.into_iter().filter(sound).map(|header| (header.name, header.value)).collect();
+        self.report(context, "denied");
+        host.respond(status, &headers, &denied.body);
+        Step::Answered
+    }
+
+    /// The sidecar gave no answer. The lease stays in the book: the sidecar may have granted it, and if the
+    /// request goes on it is counted by the next KeepAlive.
+    fn unanswered(&mut self, host: &dyn Host, context: u32) -> Step {
+        match self.config.on_error {
+            OnError::Open => {
+                host.count(Counter::FailOpen, 1);
+                self.place_openly(host, context);
+                self.report(context, "error");
+                Step::GoOn
+            }
+            OnError::Closed => {
+                host.count(Counter::FailClosed, 1);
+                if let Some(stream) = self.streams.get_mut(&context) {
+                    stream.phase = Phase::Decided;
+                    if let Some(lease) = stream.lease {
+                        self.book.place(lease, Place::Unknown);
+                    }
+                }
+                self.report(context, "error");
+                let headers = [("content-type", "application/json"), ("retry-after", "1")];
+                let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+                let body = br#"{"error":{"type":"admission_unavailable","message":"The admission service did not answer. Try again."}}"#;
+                host.respond(503, &headers, body);
+                Step::Answered
+            }
+        }
+    }
+
+    /// Lets a request go where the gateway sends it. Where only a header can place it, the configured
+    /// candidates are taken in turn.
+    fn place_openly(&mut self, host: &dyn Host, context: u32) {
+        let Some(stream) = self.streams.get_mut(&context) else { return };
+        stream.phase = Phase::Decided;
+        let Some(lease) = stream.lease else { return };
+        let candidates = &self.config.candidates;
+        let needed = matches!(self.config.apply, Apply::OriginalDst | Apply::Name { .. });
+        if needed && !candidates.is_empty() {
+            let next = candidates[(lease % candidates.len() as u64) as usize].address.clone();
+            self.place(host, context, &next);
+        } else {
+            self.book.place(lease, Place::Unknown);
+        }
+    }
+
+    /// Sends a request to an endpoint.
+    fn place(&mut self, host: &dyn Host, context: u32, endpoint: &str) {
+        let applied = match (&self.config.apply, self.config.apply.header()) {
+            (_, Some(header)) => {
+                host.set_request_header(header, endpoint);
+                true
+            }
+            (_, None) => host.override_host(endpoint),
+        };
+        let Some(stream) = self.streams.get_mut(&context) else { return };
+        stream.phase = Phase::Decided;
+        stream.chosen = Some(endpoint.into());
+        if let Some(lease) = stream.lease {
+            let place = if applied { Place::On(endpoint.into()) } else { Place::Unknown };
+            self.book.place(lease, place);
+        }
+    }
+
+    /// Tells in a response header how the request was placed, if so configured.
+    fn report(&mut self, context: u32, how: &str) {
+        if let (Some(name), Some(stream)) = (&self.config.report_header, self.streams.get_mut(&context)) {
+            stream.response_headers.push(Header { name: name.clone(), value: how.to_owned() });
+        }
+    }
+
+    /// Takes off the header that names the endpoint: a client must not choose it.
+    fn strip(&self, host: &dyn Host) {
+        if let Some(header) = self.config.apply.header()
+            && host.request_header(header).is_some()
+        {
+            host.remove_request_header(header);
+        }
+    }
+}
+
+impl Stream {
+    fn new(now_ms: u64) -> Stream {
+        Stream {
+            phase: Phase::Decided,
+            pool: None,
+            lease: None,
+            chosen: None,
+            strayed: false,
+            asked_ms: now_ms,
+            first_token_ms: None,
+            responding: false,
+            response_headers: Vec::new(),
+            usage: Usage::default(),
+        }
+    }
+}
+
+impl Step {
+    fn flow(self) -> Flow {
+        match self {
+            Step::GoOn => Flow::Continue,
+            Step::Wait | Step::Answered => Flow::Pause,
+        }
+    }
+}
+
+/// Whether a header of the sidecar's answer can be written as it is.
+fn sound(header: &Header) -> bool {
+    header_name(&header.name) && header.value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
+}
+
+/// Whether the request is a POST of JSON.
+fn is_json(host: &dyn Host) -> bool {
+    let json = |kind: String| kind.trim_start().to_ascii_lowercase().starts_with("application/json");
+    host.request_header(":method").as_deref() == Some("POST")
+        && host.request_header("content-type").is_some_and(json)
+}

@@ -1,0 +1,107 @@
+//! The worker against a mock gateway.
+
+mod properties;
+mod request;
+mod settle;
+mod tick;
+
+use super::{Flow, Worker};
+use crate::{
+    host::Method,
+    mock::{Mock, ROOT},
+};
+use evenkeel_proto::v1::{
+    AdmitResponse, Admitted, Basis, Denied, Header, Outcome, Reason, admit_response::Answer,
+};
+use prost::Message;
+
+/// A gateway with one plugin instance.
+struct Rig {
+    host: Mock,
+    worker: Worker,
+}
+
+impl Rig {
+    fn new(config: &str) -> Rig {
+        let host = Mock::new();
+        let mut worker = Worker::new(ROOT, "holder".into());
+        assert!(worker.configure(&host, config.as_bytes()), "{:?}", host.logs.borrow());
+        Rig { host, worker }
+    }
+
+    /// A request arrives, without a body to wait for.
+    fn arrive(&mut self, context: u32) -> Flow {
+        self.host.open(context);
+        self.worker.on_request_headers(&self.host, context, true)
+    }
+
+    /// The sidecar answers a stream's Admit.
+    fn answer(&mut self, context: u32, status: u32, answer: Option<Answer>) {
+        let calls = self.host.calls_of(Method::Admit);
+        let token = calls.iter().rev().find(|call| call.context == context).unwrap().token;
+        let body = answer.map(|answer| AdmitResponse { answer: Some(answer) }.encode_to_vec());
+        self.worker.on_answer(&self.host, token, status, &body.unwrap_or_default());
+    }
+
+    fn admit(&mut self, context: u32, endpoint: &str) {
+        self.answer(context, 0, Some(admitted(endpoint, Basis::Shared)));
+    }
+
+    /// The response begins, from an upstream address.
+    fn respond(&mut self, context: u32, address: &str, status: u64) {
+        self.host.effective.set(context);
+        self.host.set(context, "upstream.address", address.as_bytes());
+        self.host.set(context, "response.code", &status.to_le_bytes());
+        self.worker.on_response_headers(&self.host, context);
+    }
+
+    /// The stream ends and is gone.
+    fn end(&mut self, context: u32) {
+        self.host.effective.set(context);
+        self.worker.on_end(&self.host, context);
+        assert_eq!(self.host.effective.get(), context, "the effective context is left as it was");
+        self.host.gone.borrow_mut().insert(context);
+    }
+
+    fn tick(&mut self) {
+        self.host.effective.set(ROOT);
+        self.worker.on_tick(&self.host);
+    }
+
+    /// A KeepAlive as it would be sent now.
+    fn list(&mut self) -> evenkeel_proto::v1::KeepAliveRequest {
+        self.host.pass(60_000);
+        self.tick();
+        self.host.last(Method::KeepAlive).keep_alive()
+    }
+
+    fn outcome(&self) -> Outcome {
+        self.host.last(Method::Settle).settle().outcome()
+    }
+
+    fn header(&self, context: u32, name: &str) -> Option<String> {
+        self.host.with(context, |s| s.request_headers.get(name).cloned())
+    }
+
+    fn resumed(&self, context: u32) -> u32 {
+        self.host.with(context, |s| s.resumed)
+    }
+}
+
+fn admitted(endpoint: &str, basis: Basis) -> Answer {
+    Answer::Admitted(Admitted { endpoint: endpoint.into(), basis: basis.into(), ..Admitted::default() })
+}
+
+fn denied() -> Answer {
+    Answer::Denied(Denied {
+        status: 429,
+        reason: Reason::Limit.into(),
+        retry_after_ms: 2000,
+        headers: vec![header("retry-after", "2"), header("content-type", "application/json")],
+        body: b"{}".to_vec(),
+    })
+}
+
+fn header(name: &str, value: &str) -> Header {
+    Header { name: name.into(), value: value.into() }
+}

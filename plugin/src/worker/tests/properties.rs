@@ -1,0 +1,147 @@
+//! Any interleaving of events.
+
+use super::*;
+use proptest::{collection::vec, prelude::*};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Something that happens to the gateway. A number picks a stream.
+#[derive(Clone, Debug)]
+enum Event {
+    Arrive { refused: bool },
+    Admit(usize),
+    Open(usize),
+    Deny(usize),
+    Fail(usize, u32),
+    Upstream(usize, u8),
+    Response(usize),
+    End(usize),
+    Tick,
+    KeptAlive,
+    Pass(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let stream = 0..8_usize;
+    prop_oneof![
+        4 => any::<bool>().prop_map(|refused| Event::Arrive { refused }),
+        4 => stream.clone().prop_map(Event::Admit),
+        1 => stream.clone().prop_map(Event::Open),
+        2 => stream.clone().prop_map(Event::Deny),
+        2 => (stream.clone(), prop_oneof![Just(4_u32), Just(14)]).prop_map(|(s, c)| Event::Fail(s, c)),
+        2 => (stream.clone(), 0..3_u8).prop_map(|(s, host)| Event::Upstream(s, host)),
+        3 => stream.clone().prop_map(Event::Response),
+        4 => stream.prop_map(Event::End),
+        2 => Just(Event::Tick),
+        1 => Just(Event::KeptAlive),
+        2 => (1..3000_u64).prop_map(Event::Pass),
+    ]
+}
+
+/// Streams by arrival, and what the sidecar answered; answers may come after the end.
+#[derive(Default)]
+struct Seen {
+    live: Vec<u32>,
+    ended: Vec<u32>,
+    answered: HashSet<u32>,
+    denied: HashSet<u32>,
+}
+
+fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
+    let pick = |list: &[u32], i: usize| (!list.is_empty()).then(|| list[i % list.len()]);
+    let all = |seen: &Seen| [seen.live.clone(), seen.ended.clone()].concat();
+    match *event {
+        Event::Arrive { refused } => {
+            let context = 10 + (seen.live.len() + seen.ended.len()) as u32;
+            rig.host.refuse_calls.set(refused);
+            rig.arrive(context);
+            rig.host.refuse_calls.set(false);
+            seen.live.push(context);
+            if refused {
+                seen.answered.insert(context);
+            }
+        }
+        Event::Admit(i) | Event::Open(i) | Event::Deny(i) | Event::Fail(i, _) => {
+            let Some(context) = pick(&all(seen), i) else { return };
+            if !seen.answered.insert(context) {
+                return;
+            }
+            match *event {
+                Event::Admit(_) => rig.admit(context, "h0"),
+                Event::Open(_) => rig.answer(context, 0, Some(admitted("", Basis::Open))),
+                Event::Fail(_, status) => rig.answer(context, status, None),
+                _ => {
+                    rig.answer(context, 0, Some(denied()));
+                    if seen.live.contains(&context) {
+                        seen.denied.insert(context);
+                    }
+                }
+            }
+        }
+        Event::Upstream(i, host) => {
+            if let Some(context) = pick(&seen.live, i) {
+                rig.host.set(context, "upstream.address", format!("h{host}").as_bytes());
+            }
+        }
+        Event::Response(i) => {
+            if let Some(context) = pick(&seen.live, i) {
+                rig.respond(context, "h1", 200);
+            }
+        }
+        Event::End(i) => {
+            if let Some(context) = pick(&seen.live, i) {
+                seen.live.retain(|c| *c != context);
+                seen.ended.push(context);
+                rig.end(context);
+            }
+        }
+        Event::Tick => rig.tick(),
+        Event::KeptAlive => {
+            if let Some(call) = rig.host.calls_of(Method::KeepAlive).pop() {
+                rig.worker.on_answer(&rig.host, call.token, 0, &[]);
+            }
+        }
+        Event::Pass(ms) => rig.host.pass(ms),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever happens in whatever order: once all streams have ended the book is empty, each lease but the
+    /// denied ones was settled exactly once, no request was let go on twice, and every KeepAlive listed
+    /// exactly the leases then held.
+    #[test]
+    fn every_lease_is_settled_once(events in vec(event(), 0..120)) {
+        let mut rig = Rig::new("");
+        let mut seen = Seen::default();
+        for event in &events {
+            let listed = rig.host.calls_of(Method::KeepAlive).len();
+            run(&mut rig, &mut seen, event);
+            prop_assert_eq!(rig.worker.book().len(), seen.live.len() - seen.live.iter().filter(|c| seen.denied.contains(c)).count());
+            if let Some(call) = rig.host.calls_of(Method::KeepAlive).get(listed) {
+                let leases: usize = call.keep_alive().pools.iter().map(|p| p.leases.len()).sum();
+                prop_assert_eq!(leases, rig.worker.book().len());
+            }
+        }
+        for context in seen.live.clone() {
+            rig.end(context);
+        }
+        prop_assert!(rig.worker.book().is_empty());
+
+        let mut settled: BTreeMap<u64, u32> = BTreeMap::new();
+        for call in rig.host.calls_of(Method::Settle) {
+            *settled.entry(call.settle().lease).or_default() += 1;
+        }
+        let leases: HashMap<u32, u64> = rig.host.calls_of(Method::Admit).iter().map(|c| (c.context, c.admit().lease)).collect();
+        prop_assert!(settled.values().all(|times| *times == 1), "{:?}", settled);
+        for (context, lease) in leases {
+            prop_assert_eq!(settled.contains_key(&lease), !seen.denied.contains(&context));
+        }
+        let issued = rig.worker.book().issued_through() as usize;
+        prop_assert_eq!(settled.len() + seen.denied.len(), issued);
+        for (context, stream) in rig.host.streams.borrow().iter() {
+            prop_assert!(stream.resumed <= 1, "stream {} resumed {} times", context, stream.resumed);
+            prop_assert!(stream.resumed == 0 || stream.response.is_none());
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! The way of a request.
+
+use super::*;
+use crate::{config::ENDPOINT_HEADER, host::Level, metrics::Counter};
+
+#[test]
+fn admit_carries_what_the_gateway_knows() {
+    let mut rig = Rig::new(
+        r#"{"pass_headers":["X-Tenant","x-none"],"candidates":[{"address":"a:1","weight":2,"cap":3}],
+            "sidecar":{"cluster":"side"},"deadline_ms":30}"#,
+    );
+    rig.host.open(5);
+    rig.host.with(5, |s| {
+        s.request_headers.insert("x-tenant".into(), "t1".into());
+        s.request_headers.insert("x-mse-consumer".into(), "alice".into());
+        s.request_headers.insert("content-type".into(), "application/json; charset=utf-8".into());
+        s.request_headers.insert("content-length".into(), "321".into());
+    });
+    assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+    let call = rig.host.last(Method::Admit);
+    assert_eq!((call.cluster.as_str(), call.timeout_ms, call.context), ("side", 30, 5));
+    let admit = call.admit();
+    let pool = admit.pool.unwrap();
+    assert_eq!((pool.route.as_str(), pool.cluster.as_str()), ("chat", "llm"));
+    assert_eq!((admit.holder.as_str(), admit.lease, admit.prompt_bytes), ("holder", 1, 321));
+    let subject = admit.subject.unwrap();
+    assert_eq!(subject.consumer, "alice");
+    assert_eq!(subject.source_ip, "192.0.2.7");
+    assert_eq!(subject.path, "/v1/chat/completions?a=b");
+    assert_eq!(subject.headers.into_iter().collect::<Vec<_>>(), [("x-tenant".into(), "t1".into())]);
+    let candidate = &admit.candidates[0];
+    assert_eq!((candidate.address.as_str(), candidate.weight, candidate.cap), ("a:1", 2.0, 3));
+}
+
+#[test]
+fn route_and_cluster_are_also_found_where_older_gateways_put_them() {
+    let mut rig = Rig::new("");
+    rig.host.open(5);
+    rig.host.with(5, |s| s.properties.retain(|name, _| !name.starts_with("xds.")));
+    rig.host.set(5, "route_name", b"old-route");
+    rig.host.set(5, "cluster_name", b"old-cluster");
+    rig.worker.on_request_headers(&rig.host, 5, true);
+    let pool = rig.host.last(Method::Admit).admit().pool.unwrap();
+    assert_eq!((pool.route.as_str(), pool.cluster.as_str()), ("old-route", "old-cluster"));
+}
+
+#[test]
+fn a_configured_pool_wins() {
+    let mut rig = Rig::new(r#"{"pool":{"route":"","cluster":"shared"}}"#);
+    rig.arrive(5);
+    let pool = rig.host.last(Method::Admit).admit().pool.unwrap();
+    assert_eq!((pool.route.as_str(), pool.cluster.as_str()), ("", "shared"));
+}
+
+#[test]
+fn a_request_without_a_cluster_goes_on_unasked() {
+    let mut rig = Rig::new("");
+    rig.host.open(5);
+    rig.host.with(5, |s| s.properties.clear());
+    assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Continue);
+    rig.end(5);
+    assert!(rig.host.calls.borrow().is_empty());
+}
+
+#[test]
+fn the_endpoint_is_applied_in_each_mode() {
+    let name = r#"{"apply":{"mode":"name","header":"x-provider"},"pool":{"cluster":"c"}}"#;
+    let cases = [
+        ("", ENDPOINT_HEADER),
+        (r#"{"apply":{"header":"x-other"}}"#, "x-other"),
+        (r#"{"apply":{"mode":"original_dst"}}"#, "x-envoy-original-dst-host"),
+        (name, "x-provider"),
+    ];
+    for (config, header) in cases {
+        let mut rig = Rig::new(config);
+        assert_eq!(rig.arrive(5), Flow::Pause);
+        rig.admit(5, "10.0.0.1:80");
+        assert_eq!(rig.header(5, header).as_deref(), Some("10.0.0.1:80"), "{config}");
+        assert_eq!(rig.resumed(5), 1);
+        assert_eq!(rig.host.counted(Counter::AdmitsShared), 1);
+    }
+}
+
+#[test]
+fn a_client_cannot_choose_the_endpoint() {
+    let cases = [
+        ("", ENDPOINT_HEADER),
+        (r#"{"apply":{"mode":"original_dst"}}"#, "x-envoy-original-dst-host"),
+        (r#"{"apply":{"mode":"name","header":"x-provider"},"pool":{"cluster":"c"}}"#, "x-provider"),
+    ];
+    for (config, header) in cases {
+        let mut rig = Rig::new(config);
+        rig.host.open(5);
+        rig.host.with(5, |s| s.request_headers.insert(header.into(), "10.6.6.6:80".into()));
+        rig.host.refuse_calls.set(true);
+        assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Continue);
+        assert_eq!(rig.header(5, header), None, "{config}");
+    }
+}
+
+#[test]
+fn headers_of_the_answer_are_added_and_unsound_ones_left_out() {
+    let mut rig = Rig::new(r#"{"report_header":"x-placed"}"#);
+    rig.arrive(5);
+    let answer = Answer::Admitted(Admitted {
+        endpoint: "a:1".into(),
+        basis: Basis::Local.into(),
+        request_headers: vec![header("x-up", "1"), header(":path", "/"), header("x-bad", "a\r\nb: c")],
+        response_headers: vec![header("x-left", "7"), header("bad name", "1")],
+    });
+    rig.answer(5, 0, Some(answer));
+    assert_eq!(rig.header(5, "x-up").as_deref(), Some("1"));
+    assert_eq!(rig.header(5, "x-bad"), None);
+    assert_eq!(rig.header(5, ":path").as_deref(), Some("/v1/chat/completions?a=b"));
+    rig.respond(5, "a:1", 200);
+    let headers = rig.host.with(5, |s| s.response_headers.clone());
+    let expected = [("x-left", "7"), ("x-placed", "local a:1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    assert_eq!(headers.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_denied_request_is_answered_as_told_and_holds_nothing() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.answer(5, 0, Some(denied()));
+    let response = rig.host.with(5, |s| s.response.clone()).unwrap();
+    assert_eq!((response.status, response.body.as_slice()), (429, b"{}".as_slice()));
+    assert_eq!(response.headers[0], ("retry-after".into(), "2".into()));
+    assert_eq!(rig.resumed(5), 0);
+    assert!(rig.worker.book().is_empty());
+    rig.end(5);
+    assert!(rig.host.calls_of(Method::Settle).is_empty());
+    assert_eq!(rig.host.counted(Counter::AdmitsDenied), 1);
+}
+
+#[test]
+fn a_denial_without_a_sound_status_is_a_503() {
+    for status in [0, 100, 999] {
+        let mut rig = Rig::new("");
+        rig.arrive(5);
+        rig.answer(5, 0, Some(Answer::Denied(Denied { status, ..Denied::default() })));
+        assert_eq!(rig.host.with(5, |s| s.response.clone()).unwrap().status, 503);
+    }
+}
+
+#[test]
+fn without_an_answer_a_request_goes_on_with_its_endpoint_unknown() {
+    for (status, counter) in
+        [(4, Counter::AdmitsTimeout), (14, Counter::AdmitsFailed), (0, Counter::AdmitsFailed)]
+    {
+        let mut rig = Rig::new("");
+        assert_eq!(rig.arrive(5), Flow::Pause);
+        rig.answer(5, status, None);
+        assert_eq!((rig.resumed(5), rig.header(5, ENDPOINT_HEADER)), (1, None));
+        assert_eq!((rig.host.counted(counter), rig.host.counted(Counter::FailOpen)), (1, 1));
+        let list = rig.list();
+        assert_eq!((&list.pools[0].leases[..], &list.pools[0].endpoint_of[..]), (&[1][..], &[0][..]));
+    }
+}
+
+#[test]
+fn a_call_that_cannot_be_made_lets_the_request_go_on_at_once() {
+    let mut rig = Rig::new("");
+    rig.host.refuse_calls.set(true);
+    assert_eq!(rig.arrive(5), Flow::Continue);
+    assert_eq!(rig.resumed(5), 0);
+    assert_eq!(rig.worker.book().len(), 1);
+    assert_eq!(rig.host.counted(Counter::FailOpen), 1);
+}
+
+#[test]
+fn closed_means_503_with_retry_after_and_json() {
+    for refuse in [true, false] {
+        let mut rig = Rig::new(r#"{"on_error":"closed"}"#);
+        rig.host.refuse_calls.set(refuse);
+        assert_eq!(rig.arrive(5), Flow::Pause);
+        if !refuse {
+            rig.answer(5, 4, None);
+        }
+        let response = rig.host.with(5, |s| s.response.clone()).unwrap();
+        assert_eq!(response.status, 503);
+        assert!(response.headers.contains(&("retry-after".into(), "1".into())));
+        assert!(serde_json::from_slice::<serde_json::Value>(&response.body).is_ok());
+        assert_eq!(rig.resumed(5), 0);
+        assert_eq!(rig.host.counted(Counter::FailClosed), 1);
+        rig.host.refuse_calls.set(false);
+        rig.end(5);
+        // The sidecar may have granted the lease after all.
+        assert_eq!(rig.outcome(), Outcome::NotSent);
+    }
+}
+
+#[test]
+fn an_open_answer_leaves_the_choice_to_the_gateway() {
+    let mut rig = Rig::new(r#"{"report_header":"x-placed"}"#);
+    rig.arrive(5);
+    rig.answer(5, 0, Some(admitted("", Basis::Open)));
+    assert_eq!((rig.resumed(5), rig.header(5, ENDPOINT_HEADER)), (1, None));
+    assert_eq!(rig.host.counted(Counter::AdmitsOpen), 1);
+    assert_eq!(rig.host.counted(Counter::FailOpen), 0);
+    rig.respond(5, "b:1", 200);
+    assert_eq!(rig.host.with(5, |s| s.response_headers["x-placed"].clone()), "open");
+    assert_eq!(rig.list().pools[0].endpoints, ["b:1"]);
+}
+
+#[test]
+fn where_only_a_header_places_a_request_candidates_are_taken_in_turn() {
+    let mut rig = Rig::new(
+        r#"{"apply":{"mode":"name","header":"x-provider"},"pool":{"cluster":"c"},
+            "candidates":[{"address":"p0"},{"address":"p1"}]}"#,
+    );
+    rig.host.refuse_calls.set(true);
+    rig.arrive(5);
+    rig.arrive(6);
+    assert_eq!(rig.header(5, "x-provider").as_deref(), Some("p1"));
+    assert_eq!(rig.header(6, "x-provider").as_deref(), Some("p0"));
+}
+
+#[test]
+fn a_body_is_gathered_only_when_asked_for() {
+    let body = br#"{"model":"m1","messages":[{"content":"hello"}],"max_tokens":9}"#;
+    let json = |rig: &Rig| {
+        rig.host.open(5);
+        rig.host.with(5, |s| {
+            s.request_headers.insert("content-type".into(), "application/json".into());
+            s.body = body.to_vec();
+        });
+    };
+    let mut rig = Rig::new("");
+    json(&rig);
+    rig.worker.on_request_headers(&rig.host, 5, false);
+    assert_eq!(rig.host.last(Method::Admit).admit().model, "");
+
+    let mut rig = Rig::new(r#"{"read_body":true}"#);
+    json(&rig);
+    assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+    assert_eq!(rig.worker.on_request_body(&rig.host, 5, 10, false), Flow::Pause);
+    assert!(rig.host.calls.borrow().is_empty());
+    assert_eq!(rig.worker.on_request_body(&rig.host, 5, body.len(), true), Flow::Pause);
+    let admit = rig.host.last(Method::Admit).admit();
+    assert_eq!((admit.model.as_str(), admit.prompt_bytes, admit.max_output_tokens), ("m1", 5, 9));
+    rig.admit(5, "a:1");
+    assert_eq!(rig.resumed(5), 1);
+    assert_eq!(rig.worker.on_request_body(&rig.host, 5, 0, true), Flow::Continue);
+}
+
+#[test]
+fn a_body_over_the_bound_is_not_waited_for() {
+    let mut rig = Rig::new(r#"{"read_body":true,"body_bytes_max":20}"#);
+    for (length, chunk) in [(Some("21"), None), (None, Some(21))] {
+        rig.host.open(5);
+        rig.host.with(5, |s| {
+            s.request_headers.insert("content-type".into(), "application/json".into());
+            length.map(|l| s.request_headers.insert("content-length".into(), l.into()));
+        });
+        assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+        if let Some(bytes) = chunk {
+            assert_eq!(rig.worker.on_request_body(&rig.host, 5, bytes, false), Flow::Pause);
+        }
+        let admit = rig.host.last(Method::Admit).admit();
+        assert_eq!((admit.model.as_str(), admit.prompt_bytes), ("", 21));
+        rig.admit(5, "a:1");
+        rig.end(5);
+        rig.host.gone.borrow_mut().clear();
+    }
+}
+
+#[test]
+fn trailers_complete_a_body() {
+    let mut rig = Rig::new(r#"{"read_body":true}"#);
+    rig.host.open(5);
+    rig.host.with(5, |s| {
+        s.request_headers.insert("content-type".into(), "application/json".into());
+        s.body = br#"{"model":"m1"}"#.to_vec();
+    });
+    rig.worker.on_request_headers(&rig.host, 5, false);
+    rig.worker.on_request_body(&rig.host, 5, 14, false);
+    assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause);
+    assert_eq!(rig.host.last(Method::Admit).admit().model, "m1");
+    assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause);
+    rig.admit(5, "a:1");
+    assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Continue);
+}
+
+#[test]
+fn a_body_that_does_not_come_is_given_up() {
+    let mut rig = Rig::new(r#"{"read_body":true,"body_wait_ms":200}"#);
+    rig.tick();
+    assert_eq!(rig.host.tick_ms.get(), 200);
+    for (refuse, resumed) in [(false, 0), (true, 1)] {
+        rig.host.open(5);
+        rig.host.with(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
+        assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+        rig.host.pass(199);
+        rig.tick();
+        assert!(rig.worker.book().is_empty());
+        rig.host.refuse_calls.set(refuse);
+        rig.host.pass(1);
+        rig.tick();
+        assert_eq!((rig.worker.book().len(), rig.resumed(5)), (1, resumed));
+        rig.end(5);
+        rig.host.gone.borrow_mut().clear();
+    }
+    assert_eq!(rig.host.counted(Counter::BodyGivenUp), 2);
+}
+
+#[test]
+fn a_bad_configuration_fails_with_every_fault_in_the_log() {
+    let host = Mock::new();
+    let mut worker = Worker::new(ROOT, "holder".into());
+    assert!(!worker.configure(&host, br#"{"deadline_ms":0,"typo":1}"#));
+    let logs = host.logs.borrow();
+    assert_eq!(logs.len(), 2);
+    assert!(
+        logs.iter()
+            .all(|(level, line)| *level == Level::Error
+                && line.starts_with("evenkeel: configuration refused: "))
+    );
+    assert_eq!(host.tick_ms.get(), 0);
+}
+
+#[test]
+fn the_sidecar_being_down_is_said_once_per_change() {
+    let mut rig = Rig::new("");
+    for context in 5..9 {
+        rig.arrive(context);
+        rig.answer(context, 14, None);
+    }
+    assert_eq!(rig.host.logs.borrow().len(), 1);
+    assert!(
+        rig.host.logs.borrow()[0]
+            .1
+            .contains("no answer from the sidecar (cluster \"evenkeel\": Admit: gRPC status 14)")
+    );
+    for context in 9..12 {
+        rig.arrive(context);
+        rig.admit(context, "a:1");
+    }
+    assert_eq!(rig.host.logs.borrow().len(), 1, "not more than one line in a while");
+    rig.host.pass(5000);
+    rig.tick();
+    assert_eq!(rig.host.logs.borrow().len(), 2);
+    assert!(rig.host.logs.borrow()[1].1.contains("answers again"));
+}
+
+#[cfg(feature = "higress")]
+#[test]
+fn higress_is_given_the_host_and_asked_for_the_healthy_ones() {
+    let mut rig = Rig::new(r#"{"apply":{"mode":"higress"},"candidates":[{"address":"a:1","weight":3}]}"#);
+    let about = |health: &str| format!(r#"{{"health_status":"{health}"}}"#);
+    *rig.host.hosts.borrow_mut() = vec![
+        ("a:1".into(), about("Healthy")),
+        ("b:1".into(), about("Unhealthy")),
+        ("c:1".into(), about("Healthy")),
+    ];
+    rig.arrive(5);
+    let candidates = rig.host.last(Method::Admit).admit().candidates;
+    let offered: Vec<_> = candidates.iter().map(|c| (c.address.as_str(), c.weight)).collect();
+    assert_eq!(offered, [("a:1", 3.0), ("c:1", 0.0)]);
+    rig.admit(5, "c:1");
+    assert_eq!(*rig.host.overridden.borrow(), [(5, "c:1".to_owned())]);
+}

@@ -1,0 +1,144 @@
+//! Every ending.
+
+use super::*;
+use crate::metrics::Counter;
+
+#[test]
+fn every_ending_is_settled_with_its_outcome() {
+    const UF: u64 = 1 << 5;
+    const UC: u64 = 1 << 6;
+    const UT: u64 = 1 << 2;
+    const DC: u64 = 1 << 14;
+    let cases = [
+        ("complete", 200, 0, Outcome::Success),
+        ("not found", 404, 0, Outcome::ClientError),
+        ("failed", 500, 0, Outcome::ServerError),
+        ("connection refused", 503, UF, Outcome::UpstreamReset),
+        ("cut by the upstream", 200, UC, Outcome::UpstreamReset),
+        ("client gone", 200, DC, Outcome::ClientAbort),
+        ("route timeout", 504, UT, Outcome::Timeout),
+    ];
+    for (what, status, flags, outcome) in cases {
+        let mut rig = Rig::new("");
+        rig.arrive(5);
+        rig.host.pass(7);
+        rig.admit(5, "a:1");
+        rig.respond(5, "a:1", status);
+        rig.host.set(5, "response.flags", &u64::to_le_bytes(flags));
+        rig.host.pass(3);
+        rig.end(5);
+        let call = rig.host.last(Method::Settle);
+        assert_eq!(call.context, ROOT, "a call of the stream would be cancelled with it");
+        let settle = call.settle();
+        assert_eq!(settle.outcome(), outcome, "{what}");
+        assert_eq!((settle.lease, settle.status, settle.total_ms), (1, status as u32, 10), "{what}");
+        assert_eq!(settle.pool.unwrap().cluster, "llm");
+        assert!(rig.worker.book().is_empty());
+    }
+}
+
+#[test]
+fn the_first_byte_of_the_body_is_timed_from_admit() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.host.pass(7);
+    rig.admit(5, "a:1");
+    rig.respond(5, "a:1", 200);
+    rig.worker.on_response_body(&rig.host, 5, 0);
+    rig.host.pass(5);
+    rig.worker.on_response_body(&rig.host, 5, 10);
+    rig.host.pass(20);
+    rig.worker.on_response_body(&rig.host, 5, 10);
+    rig.end(5);
+    let settle = rig.host.last(Method::Settle).settle();
+    assert_eq!((settle.first_token_ms, settle.total_ms), (12, 32));
+}
+
+#[test]
+fn a_response_without_body_has_no_first_token() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.respond(5, "a:1", 404);
+    rig.end(5);
+    assert_eq!(rig.host.last(Method::Settle).settle().first_token_ms, 0);
+}
+
+#[test]
+fn a_request_denied_by_a_later_filter_was_not_sent() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.host.effective.set(5);
+    rig.host.set(5, "response.code", &403_u64.to_le_bytes());
+    rig.worker.on_response_headers(&rig.host, 5);
+    rig.end(5);
+    assert_eq!(rig.outcome(), Outcome::NotSent);
+}
+
+#[test]
+fn a_stream_that_ends_before_the_answer_settles_its_lease() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.end(5);
+    assert_eq!(rig.outcome(), Outcome::NotSent);
+    assert!(rig.worker.book().is_empty());
+    // The answer comes after all, and finds no stream.
+    rig.admit(5, "a:1");
+    assert_eq!(rig.resumed(5), 0);
+    assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
+}
+
+#[test]
+fn a_lease_whose_admit_timed_out_is_settled_at_the_end() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.answer(5, 4, None);
+    rig.respond(5, "b:1", 200);
+    rig.end(5);
+    assert_eq!(rig.outcome(), Outcome::Success);
+}
+
+#[test]
+fn a_late_second_answer_changes_nothing() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.answer(5, 4, None);
+    rig.admit(5, "a:1");
+    assert_eq!(rig.resumed(5), 1);
+}
+
+#[test]
+fn ending_twice_settles_once() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.end(5);
+    rig.end(5);
+    assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
+}
+
+#[test]
+fn a_settle_that_cannot_be_sent_is_not_kept() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.host.refuse_calls.set(true);
+    rig.end(5);
+    assert_eq!(rig.host.counted(Counter::SettlesFailed), 1);
+    rig.host.refuse_calls.set(false);
+    // The next KeepAlive does not list the lease although it was issued: so it is given back.
+    let list = rig.list();
+    assert_eq!(list.issued_through, 1);
+    assert!(list.pools[0].leases.is_empty());
+}
+
+#[test]
+fn a_stream_whose_body_was_still_gathered_has_nothing_to_settle() {
+    let mut rig = Rig::new(r#"{"read_body":true}"#);
+    rig.host.open(5);
+    rig.host.with(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
+    rig.worker.on_request_headers(&rig.host, 5, false);
+    rig.end(5);
+    assert!(rig.host.calls.borrow().is_empty());
+}

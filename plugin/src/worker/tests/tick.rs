@@ -1,0 +1,209 @@
+//! The tick: KeepAlive, and where requests really are.
+
+use super::*;
+use crate::{book::POOL_KEPT_MS, metrics::Counter};
+use evenkeel_proto::v1::KeepAliveResponse;
+
+fn kept_alive(rig: &mut Rig, interval_ms: u32) {
+    let token = rig.host.last(Method::KeepAlive).token;
+    let response = KeepAliveResponse { interval_ms, restored: 1, dropped: 2, moved: 3 };
+    rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
+}
+
+fn sent(rig: &Rig) -> usize {
+    rig.host.calls_of(Method::KeepAlive).len()
+}
+
+#[test]
+fn the_first_one_is_prompt_and_empty() {
+    let mut rig = Rig::new("");
+    assert_eq!(rig.host.tick_ms.get(), 20);
+    rig.tick();
+    let call = rig.host.last(Method::KeepAlive);
+    assert_eq!((call.context, call.timeout_ms), (ROOT, 1000));
+    let request = call.keep_alive();
+    assert_eq!((request.holder.as_str(), request.issued_through, request.pools.len()), ("holder", 0, 0));
+    assert_eq!(rig.host.tick_ms.get(), 1000);
+}
+
+#[test]
+fn the_interval_is_the_sidecars() {
+    let mut rig = Rig::new("");
+    rig.tick();
+    kept_alive(&mut rig, 3000);
+    assert_eq!(rig.host.tick_ms.get(), 3000);
+    rig.host.pass(1000);
+    rig.tick();
+    assert_eq!(sent(&rig), 1);
+    rig.host.pass(1999); // a tick a little early
+    rig.tick();
+    assert_eq!((sent(&rig), rig.host.last(Method::KeepAlive).timeout_ms), (2, 3000));
+    kept_alive(&mut rig, 0);
+    assert_eq!(rig.host.tick_ms.get(), 3000, "0 is no interval");
+    assert_eq!(rig.host.counted(Counter::KeepAlivesOk), 2);
+    assert_eq!(rig.host.counted(Counter::LeasesMoved), 6);
+}
+
+#[test]
+fn an_interval_out_of_bounds_is_bounded() {
+    for (interval_ms, tick_ms) in [(1, 100), (u32::MAX, 60_000)] {
+        let mut rig = Rig::new("");
+        rig.tick();
+        kept_alive(&mut rig, interval_ms);
+        assert_eq!(rig.host.tick_ms.get(), tick_ms);
+    }
+}
+
+#[test]
+fn there_is_one_at_a_time() {
+    let mut rig = Rig::new("");
+    rig.tick();
+    rig.host.pass(1000);
+    rig.tick();
+    assert_eq!(sent(&rig), 1);
+    kept_alive(&mut rig, 1000);
+    rig.tick();
+    assert_eq!(sent(&rig), 2);
+}
+
+#[test]
+fn one_that_is_never_answered_does_not_stop_them_for_good() {
+    let mut rig = Rig::new("");
+    rig.tick();
+    rig.host.pass(2001);
+    rig.tick();
+    assert_eq!(sent(&rig), 2);
+}
+
+#[test]
+fn a_failed_one_is_counted_and_tried_again() {
+    let mut rig = Rig::new("");
+    rig.tick();
+    let token = rig.host.last(Method::KeepAlive).token;
+    rig.worker.on_answer(&rig.host, token, 14, &[]);
+    rig.host.pass(1000);
+    rig.host.refuse_calls.set(true);
+    rig.tick();
+    rig.host.pass(1000);
+    rig.host.refuse_calls.set(false);
+    rig.tick();
+    assert_eq!((sent(&rig), rig.host.counted(Counter::KeepAlivesFailed)), (2, 2));
+    assert_eq!(rig.host.logs.borrow().len(), 1);
+}
+
+#[test]
+fn the_list_has_pending_leases_without_endpoint() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.arrive(6);
+    rig.admit(6, "a:1");
+    let list = rig.list();
+    assert_eq!(list.issued_through, 2);
+    assert_eq!(list.pools[0].endpoints, ["a:1"]);
+    assert_eq!(list.pools[0].leases, [1, 2]);
+    assert_eq!(list.pools[0].endpoint_of, [0, 1]);
+}
+
+#[test]
+fn an_unknown_endpoint_is_found_in_the_tick() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.answer(5, 14, None);
+    rig.host.set(5, "upstream.address", b"b:1");
+    assert_eq!(rig.list().pools[0].endpoints, ["b:1"]);
+    assert_eq!(rig.host.effective.get(), ROOT);
+    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 0);
+}
+
+#[test]
+fn a_request_that_went_elsewhere_is_listed_where_it_is() {
+    for at_response in [true, false] {
+        let mut rig = Rig::new("");
+        rig.arrive(5);
+        rig.admit(5, "a:1");
+        if at_response {
+            rig.respond(5, "b:1", 200);
+        } else {
+            rig.host.set(5, "upstream.address", b"b:1");
+        }
+        let list = rig.list();
+        assert_eq!(
+            (&list.pools[0].endpoints[..], &list.pools[0].endpoint_of[..]),
+            (&["b:1".to_owned()][..], &[1][..])
+        );
+        rig.list();
+        assert_eq!(rig.host.counted(Counter::EndpointMismatches), 1);
+    }
+}
+
+#[test]
+fn a_retry_is_followed_from_host_to_host() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    for host in ["a:1", "b:1", "c:1"] {
+        rig.host.set(5, "upstream.address", host.as_bytes());
+        assert_eq!(rig.list().pools[0].endpoints, [host]);
+    }
+    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 1, "once a request");
+}
+
+#[test]
+fn a_name_is_not_compared_with_an_address() {
+    let mut rig = Rig::new(r#"{"apply":{"mode":"name","header":"x-p"},"pool":{"cluster":"c"}}"#);
+    rig.arrive(5);
+    rig.admit(5, "openai");
+    rig.respond(5, "203.0.113.9:443", 200);
+    assert_eq!(rig.list().pools[0].endpoints, ["openai"]);
+    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 0);
+}
+
+#[test]
+fn a_stream_gone_without_a_word_does_not_stop_the_tick() {
+    let mut rig = Rig::new("");
+    for context in [5, 6] {
+        rig.arrive(context);
+        rig.answer(context, 14, None);
+        rig.host.set(context, "upstream.address", b"b:1");
+    }
+    rig.host.gone.borrow_mut().insert(5);
+    assert_eq!(rig.list().pools[0].endpoint_of, [0, 1]);
+}
+
+#[test]
+fn more_requests_than_one_tick_looks_at_are_found_over_several() {
+    let mut rig = Rig::new("");
+    rig.host.refuse_calls.set(true);
+    let count = super::super::LOOKS_MAX as u32 + 10;
+    for context in 2..count + 2 {
+        rig.arrive(context);
+        rig.host.set(context, "upstream.address", b"b:1");
+    }
+    rig.host.refuse_calls.set(false);
+    let unknown = |rig: &mut Rig| rig.list().pools[0].endpoint_of.iter().filter(|i| **i == 0).count();
+    assert_eq!(unknown(&mut rig), 10);
+    assert_eq!(unknown(&mut rig), 0);
+}
+
+#[test]
+fn an_empty_pool_is_listed_for_a_while() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.end(5);
+    assert_eq!(rig.list().pools.len(), 1);
+    rig.host.pass(POOL_KEPT_MS);
+    assert_eq!(rig.list().pools.len(), 0);
+}
+
+#[test]
+fn instances_in_one_vm_speak_only_for_themselves() {
+    let mut rig = Rig::new("");
+    let mut other = Worker::new(2, "other".into());
+    assert!(other.configure(&rig.host, b""));
+    rig.arrive(5);
+    other.on_tick(&rig.host);
+    let request = rig.host.last(Method::KeepAlive).keep_alive();
+    assert_eq!((request.holder.as_str(), request.issued_through), ("other", 0));
+    assert_eq!(rig.list().pools[0].leases, [1]);
+}
