@@ -1,0 +1,81 @@
+//! When requests go out, and to which gateway.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tokio::task::JoinHandle;
+
+use super::Spread;
+
+/// Starts `send(index, due)` for each of `due` (times since now, rising) when it is due, and waits for all of them. A slow
+/// `send` delays nobody: each runs in a task of its own.
+pub async fn open_loop<F, T>(due: &[Duration], mut send: impl FnMut(usize, Instant) -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    let start = tokio::time::Instant::now();
+    let mut tasks: Vec<JoinHandle<T>> = Vec::with_capacity(due.len());
+    for (index, after) in due.iter().enumerate() {
+        let at = start + *after;
+        if at > tokio::time::Instant::now() {
+            tokio::time::sleep_until(at).await;
+        }
+        tasks.push(tokio::spawn(send(index, at.into_std())));
+    }
+    let mut results = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        match task.await {
+            Ok(result) => results.push(result),
+            Err(fault) => std::panic::resume_unwind(fault.into_panic()),
+        }
+    }
+    results
+}
+
+/// Index of a gateway for each of `requests` requests.
+pub(crate) fn spread(requests: usize, gateways: usize, spread: Spread, seed: u64) -> Vec<usize> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    (0..requests)
+        .map(|i| match spread {
+            Spread::RoundRobin => i % gateways,
+            Spread::Random => rng.random_range(0..gateways),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_answers_do_not_delay_those_who_come_later() {
+        let due: Vec<_> = (0..50).map(|i| Duration::from_millis(10 * i)).collect();
+        let start = tokio::time::Instant::now();
+        let sent = open_loop(&due, |_, _| async move {
+            let sent = start.elapsed();
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            sent
+        })
+        .await;
+        for (sent, due) in sent.iter().zip(&due) {
+            assert!(sent.abs_diff(*due) <= Duration::from_millis(1), "due {due:?}, sent {sent:?}");
+        }
+        // All 50 waited side by side.
+        assert!(start.elapsed() < Duration::from_secs(61));
+    }
+
+    #[test]
+    fn a_seed_fixes_the_spread() {
+        assert_eq!(spread(6, 3, Spread::RoundRobin, 1), [0, 1, 2, 0, 1, 2]);
+        let random = spread(8000, 8, Spread::Random, 1);
+        assert_eq!(random, spread(8000, 8, Spread::Random, 1));
+        for gateway in 0..8 {
+            let n = random.iter().filter(|g| **g == gateway).count();
+            assert!((850..1150).contains(&n), "{n}");
+        }
+    }
+}
