@@ -1,5 +1,22 @@
-//! The Evenkeel sidecar.
+//! The Evenkeel sidecar: global least-request routing for AI gateways.
+//!
+//! Dependencies point one way: `transport` → `balancer` → `store` → Redis or memory. `domain` holds the words
+//! all of them use, and no I/O types. Wire types stop in `transport`, Redis types in `store::redis`.
+//!
+//! | module | room for |
+//! |---|---|
+//! | [`app`] | wiring, task tracking, ordered drain |
+//! | [`config`] | raw file shapes → validated `Config`, every fault collected |
+//! | [`domain`] | pools, endpoints, holders, leases, the rule for choosing |
+//! | [`store`] | the table of requests in flight: trait, memory, Redis, and what to do when Redis is away |
+//! | [`balancer`] | Admit, Settle, KeepAlive; pool directory, DNS discovery, the sweep |
+//! | [`transport`] | gRPC and HTTP |
+//! | [`telemetry`] | metrics and logs |
 
+pub mod app;
+pub mod balancer;
+pub mod config;
 pub mod domain;
 pub mod store;
 pub mod telemetry;
+pub mod transport;

@@ -150,8 +150,12 @@ pub trait Store: Send + Sync + 'static {
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError>;
 
     /// Keeps a holder alive and makes the table equal to its list.
-    async fn keep_alive(&self, pool: &Arc<Pool>, holder: &HolderId, held: &Held)
-    -> Result<Repairs, StoreError>;
+    async fn keep_alive(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        held: &Held,
+    ) -> Result<Repairs, StoreError>;
 
     /// Gives back up to a bounded number of leases of a holder past its deadline; nothing while it is alive.
     async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError>;

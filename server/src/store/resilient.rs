@@ -21,7 +21,9 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table, memory::MemoryStore};
+use super::{
+    Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table, memory::MemoryStore,
+};
 use crate::{
     domain::{HolderId, LeaseId, PoolId},
     telemetry::Metrics,
@@ -161,7 +163,12 @@ impl ResilientStore {
     }
 
     /// Gives a lease back; see [`Store::settle`].
-    pub async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
+    pub async fn settle(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<bool, StoreError> {
         let answer = self.attempt(self.primary.settle(pool, holder, lease)).await;
         // A lease granted locally, or that the store will learn of from a KeepAlive, is settled here too.
         match (&self.local, answer) {

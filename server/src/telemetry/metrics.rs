@@ -100,8 +100,7 @@ impl Metrics {
     /// Never in practice: only where two metrics share a name.
     pub fn new() -> prometheus::Result<Arc<Self>> {
         let r = Registry::new();
-        let admits =
-            counters(&r, "evenkeel_admits_total", "Answers to Admit by result.", &["result"])?;
+        let admits = counters(&r, "evenkeel_admits_total", "Answers to Admit by result.", &["result"])?;
         let settles = counters(&r, "evenkeel_settles_total", "Settlements by result.", &["result"])?;
         let keep_alives = counters(&r, "evenkeel_keep_alives_total", "KeepAlives by result.", &["result"])?;
         let repairs = counters(
@@ -214,9 +213,7 @@ impl Metrics {
         let build = gauges(&metrics.registry, "evenkeel_build_info", "Always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         #[cfg(target_os = "linux")]
-        metrics
-            .registry
-            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Arc::new(metrics))
     }
 

@@ -123,9 +123,11 @@ impl Lane {
             .collect();
 
         let mut call = Call::new(&COMMIT, &keys);
-        call.number(self.shared.holder_ttl_ms)
-            .number(super::KEY_EXPIRY_MS)
-            .arg(if self.pool.higress_table { "0" } else { "1" });
+        call.number(self.shared.holder_ttl_ms).number(super::KEY_EXPIRY_MS).arg(if self.pool.higress_table {
+            "0"
+        } else {
+            "1"
+        });
         let endpoints = batch_roster(batch).map_or(&[][..], |roster| roster.endpoints());
         call.number(endpoints.len());
         for endpoint in endpoints {

@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use deadpool::managed::{self, Metrics as PoolMetrics, RecycleError, RecycleResult};
 use parking_lot::Mutex;
 use redis::{
-    AsyncConnectionConfig, Cmd, ErrorKind, RedisError, Value, aio::ConnectionLike,
-    cluster::ClusterClient, cluster_async::ClusterConnection,
+    AsyncConnectionConfig, Cmd, ErrorKind, RedisError, Value, aio::ConnectionLike, cluster::ClusterClient,
+    cluster_async::ClusterConnection,
 };
 
 use super::RedisOptions;

@@ -97,9 +97,9 @@ impl RedisStore {
             return Arc::clone(lane);
         }
         let mut lanes = self.lanes.write();
-        let lane = lanes.entry(Arc::clone(pool)).or_insert_with(|| {
-            Lane::new(Arc::clone(pool), self.keys.pool(pool), Arc::clone(&self.shared))
-        });
+        let lane = lanes
+            .entry(Arc::clone(pool))
+            .or_insert_with(|| Lane::new(Arc::clone(pool), self.keys.pool(pool), Arc::clone(&self.shared)));
         Arc::clone(lane)
     }
 
@@ -199,8 +199,7 @@ impl Store for RedisStore {
         let in_flight = reply.pairs()?.into_iter().filter(|(_, n)| *n > 0.0);
         let in_flight = in_flight.map(|(endpoint, n)| (endpoint.into(), n as u64)).collect();
         let holders = reply.pairs()?.into_iter();
-        let holders =
-            holders.filter_map(|(id, at)| Some((HolderId::new(&id).ok()?, at as u64))).collect();
+        let holders = holders.filter_map(|(id, at)| Some((HolderId::new(&id).ok()?, at as u64))).collect();
         Ok(Table { now_ms, in_flight, holders })
     }
 
@@ -283,4 +282,10 @@ fn unix_ms() -> u64 {
 
 fn stopped() -> StoreError {
     StoreError::Unavailable("the sidecar is stopping".to_owned())
+}
+
+/// Whether a text is a URL that the Redis client understands.
+#[must_use]
+pub fn is_url(text: &str) -> bool {
+    redis::parse_redis_url(text).is_some()
 }

@@ -1,0 +1,241 @@
+//! Commands that ask a running sidecar.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use evenkeel_proto::v1::{
+    self as pb, admit_response::Answer, gateway_client::GatewayClient, inspect_client::InspectClient,
+};
+use tonic::transport::{Channel, Endpoint};
+
+/// Which sidecar to ask.
+#[derive(Args)]
+struct Server {
+    /// The sidecar's gRPC address: http://host:port, or unix:/path
+    #[arg(
+        long = "server",
+        env = "EVENKEEL_SERVER",
+        default_value = "http://127.0.0.1:9190",
+        value_name = "URL"
+    )]
+    url: String,
+}
+
+/// Which pool.
+#[derive(Args)]
+struct PoolArgs {
+    /// The gateway's cluster
+    #[arg(long)]
+    cluster: String,
+    /// The gateway's route; leave out where the cluster's routes share one table
+    #[arg(long, default_value = "")]
+    route: String,
+}
+
+/// Show pools.
+#[derive(Args)]
+pub(crate) struct Pools {
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Show leases.
+#[derive(Args)]
+pub(crate) struct Leases {
+    #[command(flatten)]
+    server: Server,
+    #[command(flatten)]
+    pool: PoolArgs,
+    /// Only this holder's
+    #[arg(long, default_value = "")]
+    holder: String,
+}
+
+/// Ask for an endpoint.
+#[derive(Args)]
+pub(crate) struct Admit {
+    #[command(flatten)]
+    server: Server,
+    #[command(flatten)]
+    pool: PoolArgs,
+    /// Offer this endpoint (host:port); repeat for more. Without any, the sidecar's own are used
+    #[arg(long = "candidate", value_name = "ADDRESS")]
+    candidates: Vec<String>,
+    /// Hold the lease this long before giving it back
+    #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "TIME")]
+    hold: Duration,
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let number: u64 = number.parse().map_err(|_| "expected a time such as 500ms, 30s or 2m")?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number * 60)),
+        _ => Err("expected a time such as 500ms, 30s or 2m".to_owned()),
+    }
+}
+
+/// Runs a command's future.
+pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+impl Server {
+    async fn connect(&self) -> anyhow::Result<Channel> {
+        let endpoint = Endpoint::from_shared(self.url.clone()).with_context(|| {
+            format!("--server: must be http://host:port or unix:/path, got {:?}", self.url)
+        })?;
+        let endpoint = endpoint.connect_timeout(Duration::from_secs(3)).timeout(Duration::from_secs(10));
+        endpoint.connect().await.with_context(|| format!("no sidecar answers at {}", self.url))
+    }
+}
+
+impl PoolArgs {
+    fn encode(&self) -> pb::Pool {
+        pb::Pool { route: self.route.clone(), cluster: self.cluster.clone() }
+    }
+}
+
+impl Pools {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut client = InspectClient::new(self.server.connect().await?);
+        let mut page_token = String::new();
+        println!(
+            "{:<28} {:<24} {:<28} {:>9} {:>6} {:>7}",
+            "CLUSTER", "ROUTE", "ENDPOINT", "IN-FLIGHT", "CAP", "WEIGHT"
+        );
+        loop {
+            let request = pb::ListPoolsRequest { page_size: 0, page_token };
+            let page = client.list_pools(request).await?.into_inner();
+            page.pools.iter().for_each(print_pool);
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn print_pool(state: &pb::PoolState) {
+    let pool = state.pool.clone().unwrap_or_default();
+    let route = if pool.route.is_empty() { "(all)" } else { &pool.route };
+    if state.endpoints.is_empty() {
+        println!("{:<28} {route:<24} (no endpoints known)", pool.cluster);
+    }
+    for endpoint in &state.endpoints {
+        let cap = if endpoint.cap == 0 { "-".to_owned() } else { endpoint.cap.to_string() };
+        let gone = if endpoint.listed { "" } else { "  (left the pool)" };
+        println!(
+            "{:<28} {route:<24} {:<28} {:>9} {cap:>6} {:>7}{gone}",
+            pool.cluster, endpoint.address, endpoint.in_flight, endpoint.weight
+        );
+    }
+    if !state.current {
+        println!("{:<28} {route:<24} (store unavailable: last figures seen)", pool.cluster);
+    }
+}
+
+impl Leases {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut client = InspectClient::new(self.server.connect().await?);
+        let mut page_token = String::new();
+        println!("{:<24} {:>12} {:<28} {:>10}", "HOLDER", "LEASE", "ENDPOINT", "AGE");
+        loop {
+            let request = pb::ListLeasesRequest {
+                pool: Some(self.pool.encode()),
+                holder: self.holder.clone(),
+                page_size: 1000,
+                page_token,
+            };
+            let page = client.list_leases(request).await?.into_inner();
+            for lease in &page.leases {
+                let age = format!("{:.1}s", lease.age_ms as f64 / 1000.0);
+                println!("{:<24} {:>12} {:<28} {age:>10}", lease.holder, lease.lease, lease.endpoint);
+            }
+            page_token = page.next_page_token;
+            if page_token.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Admit {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        let mut client = GatewayClient::new(self.server.connect().await?);
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).context("no randomness")?;
+        let holder = format!("cli-{:016x}", u64::from_be_bytes(random));
+        let candidate = |address: &String| pb::Candidate { address: address.clone(), weight: 0.0, cap: 0 };
+        let request = pb::AdmitRequest {
+            pool: Some(self.pool.encode()),
+            holder: holder.clone(),
+            lease: 1,
+            candidates: self.candidates.iter().map(candidate).collect(),
+            ..pb::AdmitRequest::default()
+        };
+        let endpoint = match client.admit(request).await?.into_inner().answer {
+            Some(Answer::Admitted(admitted)) => {
+                let basis = admitted.basis().as_str_name();
+                println!("admitted to {:?} ({basis}), holder {holder}, lease 1", admitted.endpoint);
+                admitted.endpoint
+            }
+            Some(Answer::Denied(denied)) => {
+                let (status, reason) = (denied.status, denied.reason().as_str_name());
+                anyhow::bail!("denied: {status} {reason}, retry after {} ms", denied.retry_after_ms)
+            }
+            None => anyhow::bail!("the sidecar gave no answer that this version understands"),
+        };
+        self.hold(&mut client, &holder, endpoint).await?;
+        let settle = pb::SettleRequest {
+            pool: Some(self.pool.encode()),
+            holder,
+            lease: 1,
+            outcome: pb::Outcome::Success.into(),
+            ..pb::SettleRequest::default()
+        };
+        let released = client.settle(settle).await?.into_inner().released;
+        println!("given back{}", if released { "" } else { ": it was no longer there" });
+        Ok(())
+    }
+
+    /// Keeps the lease alive as a gateway does.
+    async fn hold(
+        &self,
+        client: &mut GatewayClient<Channel>,
+        holder: &str,
+        endpoint: String,
+    ) -> anyhow::Result<()> {
+        let until = tokio::time::Instant::now() + self.hold;
+        while tokio::time::Instant::now() < until {
+            let held = pb::HeldPool {
+                pool: Some(self.pool.encode()),
+                endpoints: vec![endpoint.clone()],
+                leases: vec![1],
+                endpoint_of: vec![1],
+            };
+            let request =
+                pb::KeepAliveRequest { holder: holder.to_owned(), issued_through: 1, pools: vec![held] };
+            let answer = client.keep_alive(request).await?.into_inner();
+            let next = Duration::from_millis(u64::from(answer.interval_ms.max(1)));
+            tokio::time::sleep_until(until.min(tokio::time::Instant::now() + next)).await;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        assert!(parse_duration("5").is_err());
+        assert!(parse_duration("s").is_err());
+    }
+}

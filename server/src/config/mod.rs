@@ -1,0 +1,149 @@
+//! Configuration: the file's raw shapes are validated into [`Config`], and every fault is reported at once.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use crate::{
+    domain::Endpoint,
+    store::{redis::RedisOptions, resilient::OnStoreFailure},
+};
+
+mod raw;
+mod validate;
+
+/// A validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// How often gateways are to send KeepAlive.
+    pub keep_alive_interval: Duration,
+    /// Log lines.
+    pub log: Log,
+    /// Threads that serve.
+    pub worker_threads: usize,
+    /// Where the tables live.
+    pub store: StoreConfig,
+    /// Pool rules; the first that matches a request applies.
+    pub pools: Vec<PoolRule>,
+    /// For requests no rule matches; `None` refuses them.
+    pub unlisted: Option<PoolRule>,
+}
+
+/// Listening addresses.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// gRPC over TCP.
+    pub grpc: Option<SocketAddr>,
+    /// gRPC over a Unix socket.
+    pub grpc_socket: Option<PathBuf>,
+    /// Mode of the Unix socket's file.
+    pub grpc_socket_mode: u32,
+    /// Metrics, health, JSON and the page.
+    pub http: SocketAddr,
+}
+
+/// Logging.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// One JSON object a line.
+    pub json: bool,
+    /// A `tracing` filter such as `info` or `evenkeel=debug`.
+    pub level: String,
+}
+
+/// Where the tables live.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// In this process.
+    Memory,
+    /// In Redis.
+    Redis(RedisOptions),
+}
+
+/// What applies to the pools of a cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolRule {
+    /// Cluster it applies to; `None` for any.
+    pub cluster: Option<String>,
+    /// Route it applies to; `None` for any.
+    pub route: Option<String>,
+    /// Each route has a table of its own.
+    pub per_route: bool,
+    /// Where the endpoints come from.
+    pub source: Source,
+    /// Weight of endpoints that name none.
+    pub weight: f64,
+    /// Cap of endpoints that name none; 0 when unlimited.
+    pub cap: u32,
+    /// What to do while the store is unavailable.
+    pub on_store_failure: OnStoreFailure,
+    /// Retry-After when every endpoint is at its cap.
+    pub full_retry_after: Duration,
+    /// Share Higress's own table.
+    pub higress_table: bool,
+}
+
+/// Where a pool's endpoints come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Source {
+    /// With each request.
+    Request,
+    /// From the file.
+    Static(Vec<Endpoint>),
+    /// From DNS: every address of a name, asked again when its time to live has passed.
+    Dns {
+        /// The name, such as a headless service's.
+        name: String,
+        /// Port of every address.
+        port: u16,
+        /// Longest time between two look-ups.
+        refresh: Duration,
+        /// The server to ask; `None` for the system's.
+        nameserver: Option<SocketAddr>,
+    },
+}
+
+/// Everything wrong with a configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Faults(pub Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} fault{} in the configuration:", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl Config {
+    /// Reads YAML.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn parse(yaml: &str) -> Result<Self, Faults> {
+        let raw = if yaml.trim().is_empty() {
+            raw::RawConfig::default()
+        } else {
+            serde_saphyr::from_str(yaml).map_err(|e| Faults(vec![e.to_string()]))?
+        };
+        validate::validate(raw)
+    }
+
+    /// A holder not heard of for this long counts as dead. One KeepAlive may come half an interval late; and
+    /// with a sweep each quarter of an interval, a dead holder's leases are back within two intervals.
+    #[must_use]
+    pub fn holder_ttl(&self) -> Duration {
+        self.keep_alive_interval * 3 / 2
+    }
+
+    /// How often each table is read, for views, metrics and reaping.
+    #[must_use]
+    pub fn sweep_interval(&self) -> Duration {
+        self.keep_alive_interval / 4
+    }
+}
+
+#[cfg(test)]
+mod tests;

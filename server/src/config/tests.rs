@@ -1,0 +1,75 @@
+use super::*;
+
+fn faults(yaml: &str) -> Vec<String> {
+    Config::parse(yaml).expect_err("accepted").0
+}
+
+#[test]
+fn nothing_is_a_configuration() {
+    let config = Config::parse("").unwrap();
+    assert_eq!(config.listen.grpc.unwrap().to_string(), "127.0.0.1:9190");
+    assert_eq!(config.listen.http.to_string(), "127.0.0.1:9191");
+    assert!(matches!(config.store, StoreConfig::Memory));
+    assert!(config.unlisted.is_some());
+    assert_eq!(config.holder_ttl(), Duration::from_secs(3));
+}
+
+#[test]
+fn the_documented_example_is_accepted() {
+    let config = Config::parse(include_str!("../../../docs/evenkeel.example.yaml")).unwrap();
+    assert_eq!(config.pools.len(), 3);
+}
+
+#[test]
+fn endpoints_inherit_the_pools_defaults() {
+    let config = Config::parse(
+        "pools: [{cluster: llm, weight: 2, cap: 8, endpoints: [{address: 'a:1'}, {address: 'b:1', weight: 4, cap: 0}]}]",
+    )
+    .unwrap();
+    let Source::Static(endpoints) = &config.pools[0].source else { panic!("{:?}", config.pools[0].source) };
+    assert_eq!((endpoints[0].weight, endpoints[0].cap), (2.0, 8));
+    assert_eq!((endpoints[1].weight, endpoints[1].cap), (4.0, 0));
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    let found = faults(
+        "keep_alive_interval: 10ms\n\
+         listen: {grpc: here, grpc_socket_mode: '999'}\n\
+         store: {type: redis, cluster: true, url: 'http://x', key_prefix: 'a{'}\n\
+         pools:\n\
+         - {cluster: llm, weight: 0, endpoints: [{address: 'a:1'}, {address: 'a:1'}]}\n\
+         - {cluster: '', higress_table: true, full_retry_after: 0s}\n\
+         - {cluster: llm, dns: {name: x, port: 0}}\n",
+    );
+    let expected = [
+        "keep_alive_interval: must be 100ms..60s, got 10ms",
+        "store.url: must be a redis:// or rediss:// URL, got something else",
+        "store.key_prefix: must be at most 64 bytes without { and }, got \"a{\"",
+        "pools[0].weight: must be 0.001..1000, got 0",
+        "pools[0].endpoints[0].weight: must be 0.001..1000, got 0",
+        "pools[0].endpoints[1].address: must be named once, got \"a:1\" again",
+        "pools[0].endpoints[1].weight: must be 0.001..1000, got 0",
+        "pools[1].cluster: must be a name of 1..256 bytes without control characters, got \"\"",
+        "pools[1].higress_table: must be false on Redis Cluster: Higress's key has no hash tag, got true",
+        "pools[1].per_route: must be true where higress_table is: Higress keeps a table for each route, got false",
+        "pools[1].full_retry_after: must be 1s..3600s, got 0ns",
+        "pools[2].dns.port: must be 1..65535, got 0",
+        "pools[2]: must name a cluster and route of its own, got those of pools[0]",
+        "listen.grpc: must be an IP address and port such as 127.0.0.1:9190, got \"here\"",
+        "listen.grpc_socket_mode: must be an octal file mode such as \"0660\", got \"999\"",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn unknown_fields_are_named() {
+    let found = faults("pools: [{cluster: llm, capp: 3}]");
+    assert!(found[0].contains("capp"), "{found:?}");
+}
+
+#[test]
+fn secrets_stay_out_of_faults() {
+    let found = faults("store: {type: redis, url: 'rediz://u:hunter2@h'}");
+    assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
+}

@@ -1,0 +1,41 @@
+//! gRPC: `evenkeel.v1`, health and reflection, over TCP and a Unix socket.
+
+use std::sync::Arc;
+
+use evenkeel_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{gateway_server::GatewayServer, inspect_server::InspectServer},
+};
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+
+use crate::balancer::{Balancer, sweep::Views};
+
+mod gateway;
+mod inspect;
+
+/// Largest message taken: a KeepAlive of several hundred thousand leases.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// All services, and the handle that turns health off when draining.
+///
+/// # Errors
+/// Where the embedded descriptors are damaged.
+pub async fn routes(
+    balancer: Arc<Balancer>,
+    views: Arc<Views>,
+    keep_alive_interval: std::time::Duration,
+) -> anyhow::Result<(Routes, HealthReporter)> {
+    let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval);
+    let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let inspect = InspectServer::new(inspect::InspectService::new(balancer, views));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let mut routes = Routes::builder();
+    routes.add_service(gateway).add_service(inspect).add_service(health).add_service(reflection);
+    Ok((routes.routes(), reporter))
+}

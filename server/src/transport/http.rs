@@ -1,0 +1,91 @@
+//! HTTP: metrics, health, the JSON of pools, and the page.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+
+use crate::{
+    balancer::{Balancer, sweep::Views},
+    telemetry::Metrics,
+};
+
+/// What the handlers need.
+pub struct Http {
+    /// For the store's state.
+    pub balancer: Arc<Balancer>,
+    /// For pools.
+    pub views: Arc<Views>,
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Set when the sidecar no longer takes new work.
+    pub draining: AtomicBool,
+}
+
+/// All paths.
+pub fn router(http: Arc<Http>) -> Router {
+    Router::new()
+        .route("/", get(|| async { Html(include_str!("page.html")) }))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/api/v1/pools", get(pools))
+        .with_state(http)
+}
+
+/// Ready also while the store is away: the sidecar then answers by its stated policy, and a gateway that
+/// stopped asking would be worse off.
+async fn readyz(State(http): State<Arc<Http>>) -> Response {
+    let draining = http.draining.load(Ordering::Relaxed);
+    let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(json!({"ready": !draining, "store_up": http.balancer.store.is_up()}))).into_response()
+}
+
+async fn pools(State(http): State<Arc<Http>>) -> Response {
+    let views = http.views.all();
+    let pools: Vec<_> = views.values().map(|view| &**view).collect();
+    let body = json!({
+        "store_up": http.balancer.store.is_up(),
+        "age_ms": http.views.age().as_millis() as u64,
+        "pools": pools,
+    });
+    Json(body).into_response()
+}
+
+async fn metrics(State(http): State<Arc<Http>>) -> Response {
+    set_pool_gauges(&http);
+    match http.metrics.encode() {
+        Ok(text) => {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Sets the gauges from the last sweep at each scrape, so that nothing gone lingers.
+fn set_pool_gauges(http: &Http) {
+    let m = &http.metrics;
+    for gauge in [&m.in_flight, &m.endpoint_cap, &m.endpoint_weight, &m.holders] {
+        gauge.reset();
+    }
+    m.table_age.set(http.views.age().as_secs_f64());
+    for view in http.views.all().values() {
+        let pool = [view.route.as_str(), view.cluster.as_str()];
+        m.holders.with_label_values(&pool).set(view.holders as f64);
+        for endpoint in &view.endpoints {
+            let labels = [pool[0], pool[1], &endpoint.address];
+            m.in_flight.with_label_values(&labels).set(endpoint.in_flight as f64);
+            m.endpoint_cap.with_label_values(&labels).set(f64::from(endpoint.cap));
+            m.endpoint_weight.with_label_values(&labels).set(endpoint.weight);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Doors: decode, call, encode. Wire types stop here.
+
+pub mod grpc;
+pub mod http;
+mod status;
