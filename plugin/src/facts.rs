@@ -21,7 +21,11 @@ pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
         None => text(host, &["xds", property]).or_else(|| text(host, &[property])).unwrap_or_default(),
     };
     let cluster = name(&config.pool_cluster, "cluster_name");
-    let route = name(&config.pool_route, "route_name");
+    // Where the endpoint's name decides the route, the route found now may be one the client asked for.
+    let route = match &config.pool_route {
+        None if !config.apply.by_address() => String::new(),
+        route => name(route, "route_name"),
+    };
     (!cluster.is_empty()).then(|| PoolKey {
         route: cut(&route, NAME_BYTES_MAX).to_owned(),
         cluster: cut(&cluster, NAME_BYTES_MAX).to_owned(),
@@ -53,6 +57,12 @@ pub fn admit(
 /// The upstream address of the effective stream; none before one was chosen.
 pub fn upstream_address(host: &dyn Host) -> Option<String> {
     text(host, &["upstream", "address"]).map(|address| cut(&address, NAME_BYTES_MAX).to_owned())
+}
+
+/// Whether the response came from upstream, and is not the gateway's own. Gateways that do not tell are
+/// taken to pass on what came.
+pub fn is_via_upstream(host: &dyn Host) -> bool {
+    text(host, &["response", "code_details"]).is_none_or(|details| details == "via_upstream")
 }
 
 /// A whole-number property; gateways give them as 64 bits, least significant byte first.

@@ -69,6 +69,8 @@ struct Stream {
     first_token_ms: Option<u64>,
     /// Its response has begun: the upstream address is final.
     responding: bool,
+    /// The response is the gateway's own: its body is no token.
+    by_gateway: bool,
     /// Headers to add to its response.
     response_headers: Vec<Header>,
     usage: Usage,

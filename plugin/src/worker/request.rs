@@ -15,6 +15,9 @@ use prost::Message as _;
 /// gRPC status of a call that took too long.
 const DEADLINE_EXCEEDED: u32 = 4;
 
+/// gRPC status of a call that did not reach the sidecar.
+const UNAVAILABLE: u32 = 14;
+
 /// What became of a request that was to be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -36,15 +39,9 @@ impl Worker {
             host.keep_route();
         }
         let mut stream = Stream::new(host.now_ms());
-        if self.config.apply.by_address() {
-            // Before the header is taken off: gateways match the route again when headers change.
-            stream.pool = facts::pool(host, &self.config);
-            self.strip(host);
-        } else {
-            // After it: the route must not be one the client chose.
-            self.strip(host);
-            stream.pool = facts::pool(host, &self.config);
-        }
+        // Before headers change: gateways then match the route again.
+        stream.pool = facts::pool(host, &self.config);
+        self.strip(host);
         let json = is_json(host);
         let length = host.request_header("content-length").and_then(|l| l.parse::<u64>().ok());
         let fits = length.is_none_or(|length| length <= self.config.body_bytes_max as u64);
@@ -91,6 +88,7 @@ impl Worker {
         self.note_address(host, context);
         let Some(stream) = self.streams.get_mut(&context) else { return };
         stream.responding = true;
+        stream.by_gateway = !facts::is_via_upstream(host);
         for header in stream.response_headers.drain(..) {
             host.set_response_header(&header.name, &header.value);
         }
@@ -100,6 +98,7 @@ impl Worker {
     pub fn on_response_body(&mut self, host: &dyn Host, context: u32, bytes: usize) {
         if let Some(stream) = self.streams.get_mut(&context)
             && bytes > 0
+            && !stream.by_gateway
             && stream.first_token_ms.is_none()
         {
             // Never 0, which would mean there was none.
@@ -137,11 +136,14 @@ impl Worker {
                 self.on_denied(host, context, denied)
             }
             None => {
-                let late = status == DEADLINE_EXCEEDED;
+                let asked_ms = self.streams.get(&context).map_or(0, |stream| stream.asked_ms);
+                // Envoy may call a deadline of its own UNAVAILABLE.
+                let late = status == DEADLINE_EXCEEDED
+                    || (status == UNAVAILABLE && host.now_ms() >= asked_ms + self.config.deadline_ms);
                 host.count(if late { Counter::AdmitsTimeout } else { Counter::AdmitsFailed }, 1);
                 self.reach.down(host, &self.config, || match status {
+                    _ if late => format!("Admit: no answer within {} ms", self.config.deadline_ms),
                     0 => "Admit: unreadable answer".into(),
-                    DEADLINE_EXCEEDED => "Admit: deadline exceeded".into(),
                     _ => format!("Admit: gRPC status {status}"),
                 });
                 self.unanswered(host, context)
@@ -322,6 +324,7 @@ impl Stream {
             asked_ms: now_ms,
             first_token_ms: None,
             responding: false,
+            by_gateway: false,
             response_headers: Vec::new(),
             usage: Usage::default(),
         }

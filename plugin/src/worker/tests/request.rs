@@ -53,6 +53,24 @@ fn a_configured_pool_wins() {
 }
 
 #[test]
+fn a_route_the_client_may_have_asked_for_names_no_pool() {
+    let mut rig = Rig::new(r#"{"apply":{"mode":"name","header":"x-p"},"pool":{"cluster":"c"}}"#);
+    rig.arrive(5);
+    assert_eq!(rig.host.last(Method::Admit).admit().pool.unwrap().route, "");
+}
+
+#[test]
+fn a_deadline_is_told_from_an_unreachable_sidecar_by_the_time_it_took() {
+    for (waited_ms, counter) in [(49, Counter::AdmitsFailed), (50, Counter::AdmitsTimeout)] {
+        let mut rig = Rig::new("");
+        rig.arrive(5);
+        rig.host.pass(waited_ms);
+        rig.answer(5, 14, None);
+        assert_eq!(rig.host.counted(counter), 1);
+    }
+}
+
+#[test]
 fn a_request_without_a_cluster_goes_on_unasked() {
     let mut rig = Rig::new("");
     rig.host.open(5);

@@ -55,6 +55,18 @@ fn the_first_byte_of_the_body_is_timed_from_admit() {
 }
 
 #[test]
+fn the_gateways_own_body_is_no_token() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.host.set(5, "response.code_details", b"upstream_reset_before_response_started{connection_failure}");
+    rig.respond(5, "a:1", 503);
+    rig.worker.on_response_body(&rig.host, 5, 10);
+    rig.end(5);
+    assert_eq!(rig.host.last(Method::Settle).settle().first_token_ms, 0);
+}
+
+#[test]
 fn a_response_without_body_has_no_first_token() {
     let mut rig = Rig::new("");
     rig.arrive(5);

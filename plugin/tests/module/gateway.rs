@@ -1,0 +1,266 @@
+//! A gateway that runs the module: the part of the proxy-wasm 0.2.1 interface the plugin uses, with
+//! Higress's host calls, over an interpreter.
+
+use std::collections::HashMap;
+use wasmi::{Caller, Engine, Error, Extern, Func, Instance, Linker, Memory, Module, Store, Val};
+
+/// Statuses of host calls.
+const OK: i32 = 0;
+const NOT_FOUND: i32 = 1;
+
+/// A call to the sidecar.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) token: u32,
+    pub(crate) context: u32,
+    pub(crate) target: Vec<u8>,
+    pub(crate) service: String,
+    pub(crate) method: String,
+    pub(crate) message: Vec<u8>,
+    pub(crate) timeout_ms: u32,
+}
+
+/// What the gateway has and what the module did to it.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) configuration: Vec<u8>,
+    pub(crate) properties: HashMap<String, Vec<u8>>,
+    pub(crate) request_headers: HashMap<String, String>,
+    pub(crate) upstream_hosts: Vec<(String, String)>,
+    pub(crate) answer: Vec<u8>,
+    pub(crate) now_ns: u64,
+    pub(crate) effective: u32,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) overridden: Vec<(u32, String)>,
+    pub(crate) resumed: Vec<u32>,
+    pub(crate) tick_ms: u32,
+    pub(crate) logs: Vec<String>,
+    pub(crate) metrics: Vec<(String, i64)>,
+}
+
+/// The running module.
+pub(crate) struct Gateway {
+    pub(crate) store: Store<State>,
+    instance: Instance,
+}
+
+impl Gateway {
+    /// Instantiates a module and initialises it.
+    pub(crate) fn start(module: &[u8], state: State) -> Gateway {
+        let engine = Engine::default();
+        let module = Module::new(&engine, module).expect("a valid module");
+        let mut linker = <Linker<State>>::new(&engine);
+        for import in module.imports() {
+            let ty = import.ty().func().expect("only functions are imported").clone();
+            let name = import.name().to_owned();
+            let call = move |caller: Caller<'_, State>, arguments: &[Val], results: &mut [Val]| {
+                let status = Host { caller, arguments }.call(&name)?;
+                if let Some(result) = results.first_mut() {
+                    *result = Val::I32(status);
+                }
+                Ok(())
+            };
+            linker.func_new(import.module(), import.name(), ty, call).expect("imported once");
+        }
+        let mut store = Store::new(&engine, state);
+        let instance = linker.instantiate_and_start(&mut store, &module).expect("instantiates");
+        let mut gateway = Gateway { store, instance };
+        gateway.call("_initialize", &[]);
+        gateway
+    }
+
+    /// Calls an exported function; its result, 0 where it has none.
+    pub(crate) fn call(&mut self, name: &str, arguments: &[u32]) -> i32 {
+        let function: Func = self.instance.get_func(&self.store, name).unwrap_or_else(|| panic!("no {name}"));
+        let arguments: Vec<Val> = arguments.iter().map(|value| Val::I32(*value as i32)).collect();
+        let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
+        if let Err(error) = function.call(&mut self.store, &arguments, &mut results) {
+            panic!("{name}: {error}; log: {:?}", self.store.data().logs);
+        }
+        results.first().and_then(Val::i32).unwrap_or(0)
+    }
+
+    /// As [`Gateway::call`], for a callback of a stream or root context.
+    pub(crate) fn callback(&mut self, name: &str, context: u32, arguments: &[u32]) -> i32 {
+        self.store.data_mut().effective = context;
+        self.call(name, &[&[context], arguments].concat())
+    }
+
+    /// What the module did.
+    pub(crate) fn state(&self) -> &State {
+        self.store.data()
+    }
+
+    /// The last call of a method.
+    pub(crate) fn last(&self, method: &str) -> Call {
+        let calls = &self.state().calls;
+        calls.iter().rev().find(|call| call.method == method).unwrap_or_else(|| panic!("no {method}")).clone()
+    }
+
+    /// Delivers the sidecar's answer to a call.
+    pub(crate) fn answer(&mut self, call: &Call, answer: Vec<u8>) {
+        let bytes = answer.len() as u32;
+        self.store.data_mut().answer = answer;
+        self.callback("proxy_on_grpc_receive", call.context, &[call.token, bytes]);
+    }
+}
+
+/// One call by the module.
+struct Host<'a> {
+    caller: Caller<'a, State>,
+    arguments: &'a [Val],
+}
+
+impl Host<'_> {
+    fn call(&mut self, name: &str) -> Result<i32, Error> {
+        match name {
+            "proxy_log" => {
+                let line = self.text(1);
+                self.state().logs.push(line);
+            }
+            "proxy_get_buffer_bytes" => {
+                let bytes = match self.int(0) {
+                    5 => self.state().answer.clone(),
+                    7 => self.state().configuration.clone(),
+                    other => panic!("buffer {other}"),
+                };
+                self.give(3, &bytes)?;
+            }
+            "proxy_get_property" => {
+                let path = self.text(0).replace('\0', ".");
+                let Some(value) = self.state().properties.get(&path).cloned() else { return Ok(NOT_FOUND) };
+                self.give(2, &value)?;
+            }
+            "proxy_set_property" => {
+                let (path, value) = (self.text(0).replace('\0', "."), self.bytes(2));
+                self.state().properties.insert(path, value);
+            }
+            "proxy_get_header_map_value" => {
+                let name = self.text(1);
+                let Some(value) = self.state().request_headers.get(&name).cloned() else {
+                    return Ok(NOT_FOUND);
+                };
+                self.give(3, value.as_bytes())?;
+            }
+            "proxy_replace_header_map_value" => {
+                let (name, value) = (self.text(1), self.text(3));
+                self.state().request_headers.insert(name, value);
+            }
+            "proxy_remove_header_map_value" => {
+                let name = self.text(1);
+                self.state().request_headers.remove(&name);
+            }
+            "proxy_grpc_call" => {
+                let state = self.state();
+                let call = Call {
+                    token: 2 * state.calls.len() as u32 + 1,
+                    context: state.effective,
+                    target: self.bytes(0),
+                    service: self.text(2),
+                    method: self.text(4),
+                    message: self.bytes(8),
+                    timeout_ms: self.int(10),
+                };
+                self.put(11, &call.token.to_le_bytes());
+                self.state().calls.push(call);
+            }
+            "proxy_continue_stream" => {
+                let state = self.state();
+                state.resumed.push(state.effective);
+            }
+            "proxy_set_effective_context" => self.state().effective = self.int(0),
+            "proxy_set_tick_period_milliseconds" => self.state().tick_ms = self.int(0),
+            "proxy_define_metric" => {
+                let name = self.text(1);
+                self.state().metrics.push((name, 0));
+                let id = self.state().metrics.len() as u32 - 1;
+                self.put(3, &id.to_le_bytes());
+            }
+            "proxy_increment_metric" => {
+                let (id, by) = (self.int(0) as usize, self.arguments[1].i64().unwrap());
+                self.state().metrics[id].1 += by;
+            }
+            "proxy_get_current_time_nanoseconds" => {
+                let now_ns = self.state().now_ns;
+                self.put(0, &now_ns.to_le_bytes());
+            }
+            "proxy_get_upstream_hosts" => {
+                let map = encode_pairs(&self.state().upstream_hosts);
+                self.give(0, &map)?;
+            }
+            "proxy_set_upstream_override_host" => {
+                let address = self.text(0);
+                let state = self.state();
+                state.overridden.push((state.effective, address));
+            }
+            "clock_time_get" => {
+                let now_ns = self.state().now_ns;
+                self.put(2, &now_ns.to_le_bytes());
+            }
+            "random_get" => {
+                let bytes: Vec<u8> = (0..self.int(1)).map(|i| (i * 37 + 11) as u8).collect();
+                self.put(0, &bytes);
+            }
+            "environ_sizes_get" => {
+                self.put(0, &[0; 4]);
+                self.put(1, &[0; 4]);
+            }
+            "environ_get" => {}
+            other => return Err(Error::new(format!("{other} is not expected to be called"))),
+        }
+        Ok(OK)
+    }
+
+    fn state(&mut self) -> &mut State {
+        self.caller.data_mut()
+    }
+
+    fn int(&self, index: usize) -> u32 {
+        self.arguments[index].i32().unwrap() as u32
+    }
+
+    fn memory(&self) -> Memory {
+        self.caller.get_export("memory").and_then(Extern::into_memory).unwrap()
+    }
+
+    /// Bytes that two arguments, pointer and length, point to.
+    fn bytes(&self, index: usize) -> Vec<u8> {
+        let (at, len) = (self.int(index) as usize, self.int(index + 1) as usize);
+        self.memory().data(&self.caller)[at..at + len].to_vec()
+    }
+
+    fn text(&self, index: usize) -> String {
+        String::from_utf8(self.bytes(index)).unwrap()
+    }
+
+    /// Writes where an argument points to.
+    fn put(&mut self, index: usize, bytes: &[u8]) {
+        let at = self.int(index) as usize;
+        self.memory().write(&mut self.caller, at, bytes).unwrap();
+    }
+
+    /// Gives bytes in memory the module allocates; two arguments say where to put pointer and length.
+    fn give(&mut self, index: usize, bytes: &[u8]) -> Result<(), Error> {
+        let allocate =
+            self.caller.get_export("proxy_on_memory_allocate").and_then(Extern::into_func).unwrap();
+        let mut at = [Val::I32(0)];
+        allocate.call(&mut self.caller, &[Val::I32(bytes.len() as i32)], &mut at)?;
+        let at = at[0].i32().unwrap();
+        self.memory().write(&mut self.caller, at as usize, bytes).unwrap();
+        self.put(index, &at.to_le_bytes());
+        self.put(index + 1, &(bytes.len() as u32).to_le_bytes());
+        Ok(())
+    }
+}
+
+fn encode_pairs(pairs: &[(String, String)]) -> Vec<u8> {
+    let mut map = (pairs.len() as u32).to_le_bytes().to_vec();
+    for (name, value) in pairs {
+        map.extend((name.len() as u32).to_le_bytes());
+        map.extend((value.len() as u32).to_le_bytes());
+    }
+    for (name, value) in pairs {
+        map.extend(name.bytes().chain([0]).chain(value.bytes()).chain([0]));
+    }
+    map
+}

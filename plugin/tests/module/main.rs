@@ -1,0 +1,160 @@
+//! The built modules: what they import, how large they are, and a request through the one for Higress.
+
+mod build;
+mod gateway;
+
+use evenkeel_proto::v1::{
+    AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, Outcome,
+    SettleRequest, admit_response::Answer,
+};
+use gateway::{Gateway, State};
+use prost::Message;
+use std::collections::BTreeSet;
+use wasmi::{Engine, Module};
+
+/// Largest module that is accepted. Gateways keep one compiled copy a worker.
+const BYTES_MAX: usize = 400 * 1024;
+
+/// Host calls of proxy-wasm 0.2.1, which every gateway offers.
+const PROXY_WASM: &str = "
+    add_header_map_value call_foreign_function clear_route_cache close_stream continue_stream define_metric
+    dequeue_shared_queue done enqueue_shared_queue get_buffer_bytes get_buffer_status get_configuration
+    get_current_time_nanoseconds get_header_map_pairs get_header_map_size get_header_map_value get_log_level
+    get_metric get_property get_shared_data get_status grpc_call grpc_cancel grpc_close grpc_send grpc_stream
+    http_call increment_metric log record_metric register_shared_queue remove_header_map_value
+    replace_header_map_value resolve_shared_queue send_local_response set_buffer_bytes set_effective_context
+    set_header_map_pairs set_property set_shared_data set_tick_period_milliseconds";
+
+/// The part of WASI that Envoy offers.
+const WASI: &str = "
+    args_get args_sizes_get clock_time_get environ_get environ_sizes_get fd_close fd_fdstat_get fd_read fd_seek
+    fd_write proc_exit random_get sched_yield";
+
+/// Host calls only Higress has.
+const HIGRESS: [&str; 2] = ["env.proxy_get_upstream_hosts", "env.proxy_set_upstream_override_host"];
+
+const ROOT: u32 = 1;
+const STREAM: u32 = 2;
+
+fn imports(module: &[u8]) -> BTreeSet<String> {
+    let module = Module::new(&Engine::default(), module).unwrap();
+    module.imports().map(|import| format!("{}.{}", import.module(), import.name())).collect()
+}
+
+fn known() -> BTreeSet<String> {
+    let proxy_wasm = PROXY_WASM.split_whitespace().map(|name| format!("env.proxy_{name}"));
+    let wasi = WASI.split_whitespace().map(|name| format!("wasi_snapshot_preview1.{name}"));
+    proxy_wasm.chain(wasi).collect()
+}
+
+#[test]
+fn the_general_module_is_small_and_imports_only_what_every_gateway_has() {
+    let module = build::general();
+    let unknown: Vec<_> = imports(&module).difference(&known()).cloned().collect();
+    assert!(unknown.is_empty(), "unknown to Envoy: {unknown:?}");
+    assert!(module.len() < BYTES_MAX, "{} bytes", module.len());
+}
+
+#[test]
+fn the_higress_module_is_small_and_imports_only_higresss_calls_besides() {
+    let module = build::higress();
+    let more: Vec<_> = imports(&module).difference(&known()).cloned().collect();
+    assert_eq!(more, HIGRESS);
+    assert!(module.len() < BYTES_MAX, "{} bytes", module.len());
+}
+
+#[test]
+fn a_request_through_the_higress_module() {
+    let mut gateway = Gateway::start(&build::higress(), higress());
+    gateway.callback("proxy_on_context_create", ROOT, &[0]);
+    assert_eq!(gateway.callback("proxy_on_vm_start", ROOT, &[0]), 1);
+    let bytes = gateway.state().configuration.len() as u32;
+    assert_eq!(gateway.callback("proxy_on_configure", ROOT, &[bytes]), 1, "{:?}", gateway.state().logs);
+    assert_ne!(gateway.state().tick_ms, 0);
+
+    gateway.callback("proxy_on_context_create", STREAM, &[ROOT]);
+    assert_eq!(gateway.callback("proxy_on_request_headers", STREAM, &[3, 1]), 1, "paused");
+    let call = gateway.last("Admit");
+    assert_eq!(call.target, b"\n\x06\n\x04side", "a GrpcService message naming the cluster");
+    assert_eq!((call.service.as_str(), call.timeout_ms, call.context), ("evenkeel.v1.Gateway", 25, STREAM));
+    let admit = AdmitRequest::decode(&*call.message).unwrap();
+    let candidates: Vec<_> = admit.candidates.iter().map(|c| c.address.as_str()).collect();
+    assert_eq!(candidates, ["10.0.0.1:80", "10.0.0.3:80"], "the healthy ones");
+    assert_eq!(admit.pool.unwrap().cluster, "outbound|80||llm.dns");
+    assert_eq!(admit.subject.unwrap().consumer, "alice");
+    assert!(
+        admit.holder.len() == 22
+            && admit.holder.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    );
+
+    let admitted =
+        Admitted { endpoint: "10.0.0.3:80".into(), basis: Basis::Shared.into(), ..Admitted::default() };
+    let answer = AdmitResponse { answer: Some(Answer::Admitted(admitted)) };
+    gateway.answer(&call, answer.encode_to_vec());
+    assert_eq!(gateway.state().overridden, [(STREAM, "10.0.0.3:80".to_owned())]);
+    assert_eq!(gateway.state().resumed, [STREAM]);
+    assert_eq!(gateway.state().properties["clear_route_cache"], b"off", "the route is kept");
+
+    gateway.callback("proxy_on_tick", ROOT, &[]);
+    let call = gateway.last("KeepAlive");
+    assert_eq!(call.context, ROOT);
+    let list = KeepAliveRequest::decode(&*call.message).unwrap();
+    assert_eq!((list.holder.as_str(), list.issued_through), (admit.holder.as_str(), 1));
+    assert_eq!(
+        (&list.pools[0].leases[..], &list.pools[0].endpoints[..]),
+        (&[1][..], &["10.0.0.3:80".to_owned()][..])
+    );
+    gateway.answer(
+        &call,
+        KeepAliveResponse { interval_ms: 2000, ..KeepAliveResponse::default() }.encode_to_vec(),
+    );
+    assert_eq!(gateway.state().tick_ms, 2000);
+
+    let state = gateway.store.data_mut();
+    state.now_ns += 9_000_000;
+    state.properties.insert("upstream.address".into(), b"10.0.0.3:80".to_vec());
+    state.properties.insert("response.code".into(), 404_u64.to_le_bytes().to_vec());
+    gateway.callback("proxy_on_response_headers", STREAM, &[1, 1]);
+    gateway.callback("proxy_on_log", STREAM, &[]);
+    let call = gateway.last("Settle");
+    assert_eq!(call.context, ROOT, "a call of the stream would be cancelled with it");
+    let settle = SettleRequest::decode(&*call.message).unwrap();
+    assert_eq!((settle.lease, settle.status, settle.total_ms), (1, 404, 9));
+    assert_eq!(settle.outcome(), Outcome::ClientError);
+
+    gateway.callback("proxy_on_done", STREAM, &[]);
+    gateway.callback("proxy_on_delete", STREAM, &[]);
+    assert_eq!(gateway.state().calls.iter().filter(|call| call.method == "Settle").count(), 1);
+    assert!(gateway.state().metrics.contains(&("evenkeel_admits_shared".into(), 1)));
+}
+
+#[test]
+fn a_bad_configuration_is_refused_with_every_fault() {
+    let state = State { configuration: br#"{"deadline_ms":0,"typo":1}"#.to_vec(), ..higress() };
+    let mut gateway = Gateway::start(&build::higress(), state);
+    gateway.callback("proxy_on_context_create", ROOT, &[0]);
+    assert_eq!(gateway.callback("proxy_on_configure", ROOT, &[1]), 0);
+    let logs = gateway.state().logs.join("\n");
+    assert!(logs.contains("deadline_ms: must be") && logs.contains("typo: unknown field"), "{logs}");
+}
+
+/// A Higress gateway with three hosts, one of them ill.
+fn higress() -> State {
+    let about = |health: &str| format!(r#"{{"health_status":"{health}"}}"#);
+    let hosts = [("10.0.0.1:80", "Healthy"), ("10.0.0.2:80", "Unhealthy"), ("10.0.0.3:80", "Healthy")];
+    let headers = [(":method", "GET"), (":path", "/v1/models"), ("x-mse-consumer", "alice")];
+    let properties: [(&str, &[u8]); 3] = [
+        ("route_name", b"chat"),
+        ("cluster_name", b"outbound|80||llm.dns"),
+        ("source.address", b"192.0.2.7:1"),
+    ];
+    State {
+        configuration: br#"{"sidecar":{"cluster":"side"},"deadline_ms":25,"apply":{"mode":"higress"}}"#
+            .to_vec(),
+        properties: properties.map(|(path, value)| (path.into(), value.to_vec())).into(),
+        request_headers: headers.map(|(name, value)| (name.into(), value.into())).into(),
+        upstream_hosts: hosts.map(|(address, health)| (address.into(), about(health))).into(),
+        now_ns: 1_000_000_000,
+        ..State::default()
+    }
+}
