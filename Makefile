@@ -1,0 +1,63 @@
+# Evenkeel: try it, test it, measure it. Each target sets up what it needs and the machine lacks (.ci/setup).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help run demo test lint bench plugin clean
+
+TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+CONFIG ?= docs/run.yaml
+TRACE  ?=
+
+# What the tests and the load tester run; each can be set from outside.
+export EVENKEEL_ENVOY ?= $(abspath .tools/envoy/envoy/_bin/envoy)
+export EVENKEEL_PLUGIN_WASM ?= $(abspath out/plugin/evenkeel_plugin.wasm)
+export EVENKEEL_PLUGIN_HIGRESS_WASM ?= $(abspath out/plugin/evenkeel_plugin_higress.wasm)
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+run: ## Build the sidecar and run it; CONFIG=file for a configuration of your own
+	@.ci/setup compiler
+	cargo build --locked --release -p evenkeel --bin evenkeel
+	@printf '\n  In another terminal:  %s\n' '$(TARGET)/release/evenkeel admit --cluster llm --hold 30s'
+	@exec $(TARGET)/release/evenkeel serve --config $(CONFIG)
+
+demo: loadtest ## Compare balancing policies on real gateways, report in out/demo/; TRACE=file for another trace
+	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
+	$(TARGET)/release/evenkeel-loadtest demo --out out/demo $(if $(TRACE),--trace $(TRACE))
+
+bench: loadtest ## Measure what one sidecar can do; figures in out/bench/
+	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
+	$(TARGET)/release/evenkeel-loadtest bench --out out/bench
+
+.PHONY: loadtest
+loadtest: plugin
+	@.ci/setup redis envoy
+	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
+
+# The last command ends in cargo test's own summary. evenkeel-proto is generated code: its tests are documentation.
+test: plugin ## Run every test, end-to-end ones with real Redis and Envoy included
+	@.ci/setup redis envoy
+	cargo build --locked --workspace --bins
+	cargo test --locked --workspace --doc
+	EVENKEEL_BIN=$(TARGET)/debug/evenkeel EVENKEEL_IT_REQUIRED=1 \
+	cargo test --locked --workspace --exclude evenkeel-proto --lib --bins --tests
+
+lint: ## Formatting, clippy, Lua, dependencies, whitespace
+	@.ci/setup compiler luacheck wasm
+	cargo fmt --all --check
+	@.ci/check-text
+	luacheck --quiet lua
+	.ci/check-dependencies
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p evenkeel-plugin --target wasm32-wasip1 -- -D warnings
+	cargo clippy --locked -p evenkeel-plugin --target wasm32-wasip1 --features higress -- -D warnings
+
+plugin: ## Build the Wasm plugin, for Envoy and Istio and for Higress, into out/plugin/
+	@.ci/setup compiler wasm
+	.ci/build-plugin
+
+clean: ## Remove everything make has built or fetched
+	cargo clean
+	rm -rf out .tools
