@@ -134,7 +134,8 @@ pub async fn run(
         background.clone(),
     ));
     let (routes, health) =
-        grpc::routes(Arc::clone(&balancer), Arc::clone(&views), config.keep_alive_interval).await?;
+        grpc::routes(Arc::clone(&balancer), Arc::clone(&views), config.keep_alive_interval, shutdown.clone())
+            .await?;
     let http = Arc::new(http::Http { balancer, views, metrics, draining: AtomicBool::new(false) });
 
     let servers = TaskTracker::new();

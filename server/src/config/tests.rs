@@ -73,3 +73,9 @@ fn secrets_stay_out_of_faults() {
     let found = faults("store: {type: redis, url: 'rediz://u:hunter2@h'}");
     assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
 }
+
+#[test]
+fn secrets_stay_out_of_debug() {
+    let config = Config::parse("store: {type: redis, url: 'redis://u:hunter2@h'}").unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+}

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -37,7 +38,7 @@ const POOL_LISTED_MS: u64 = 86_400_000;
 const POOLS_MAX: isize = 10_000;
 
 /// How to reach Redis.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RedisOptions {
     /// `redis://` or `rediss://` URLs: one server, or some nodes of a cluster.
     pub urls: Vec<String>,
@@ -49,6 +50,19 @@ pub struct RedisOptions {
     pub timeout: Duration,
     /// Longest wait for a connection.
     pub connect_timeout: Duration,
+}
+
+impl fmt::Debug for RedisOptions {
+    /// Without the URLs: they may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("urls", &format_args!("{} redacted", self.urls.len()))
+            .field("cluster", &self.cluster)
+            .field("key_prefix", &self.key_prefix)
+            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish()
+    }
 }
 
 /// Tables shared by all sidecars.

@@ -10,6 +10,7 @@ use evenkeel_proto::v1::{
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -29,11 +30,13 @@ const WATCH_BUFFER: usize = 64;
 pub(super) struct InspectService {
     balancer: Arc<Balancer>,
     views: Arc<Views>,
+    /// Ends the watches, which would otherwise hold up a drain.
+    shutdown: CancellationToken,
 }
 
 impl InspectService {
-    pub(super) fn new(balancer: Arc<Balancer>, views: Arc<Views>) -> Self {
-        Self { balancer, views }
+    pub(super) fn new(balancer: Arc<Balancer>, views: Arc<Views>, shutdown: CancellationToken) -> Self {
+        Self { balancer, views, shutdown }
     }
 
     fn entry(&self, pool: Option<Pool>) -> Result<Arc<PoolEntry>, Status> {
@@ -91,7 +94,8 @@ impl Inspect for InspectService {
         }
         let (send, receive) = mpsc::channel(WATCH_BUFFER);
         let (views, mut swept) = (Arc::clone(&self.views), self.views.subscribe());
-        // Ends when the watcher goes away, or the sweep does.
+        let shutdown = self.shutdown.clone();
+        // Ends when the watcher goes away, or the sidecar drains.
         tokio::spawn(async move {
             let mut told: HashMap<PoolId, Arc<PoolView>> = HashMap::new();
             loop {
@@ -107,6 +111,7 @@ impl Inspect for InspectService {
                 tokio::select! {
                     changed = swept.changed() => if changed.is_err() { return },
                     () = send.closed() => return,
+                    () = shutdown.cancelled() => return,
                 }
             }
         });

@@ -25,10 +25,11 @@ pub async fn routes(
     balancer: Arc<Balancer>,
     views: Arc<Views>,
     keep_alive_interval: std::time::Duration,
+    shutdown: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
     let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let inspect = InspectServer::new(inspect::InspectService::new(balancer, views));
+    let inspect = InspectServer::new(inspect::InspectService::new(balancer, views, shutdown));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

@@ -1,0 +1,166 @@
+//! Redis slow, cut off, killed, emptied: requests keep being answered by the stated policy, and the table
+//! equals the gateways' lists after their next KeepAlive.
+
+use std::time::Duration;
+
+use evenkeel_proto::v1::{self as pb, Basis, Reason, admit_response::Answer};
+
+use crate::support::{
+    eventually,
+    proxy::{Mode, Proxy},
+    redis::Redis,
+    sidecar::{Sidecar, pool},
+};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn yaml(url: &str, policy: &str) -> String {
+    format!(
+        "store: {{type: redis, url: '{url}', timeout: 200ms, connect_timeout: 500ms}}\n\
+         keep_alive_interval: 500ms\n\
+         pools: [{{cluster: llm, on_store_failure: {policy}, endpoints: [{{address: a, cap: 50}}, {{address: b, cap: 50}}]}}]"
+    )
+}
+
+fn admitted(answer: Answer) -> pb::Admitted {
+    match answer {
+        Answer::Admitted(admitted) => admitted,
+        Answer::Denied(denied) => panic!("denied: {denied:?}"),
+    }
+}
+
+/// Admits until the answer has this basis; every answer on the way must be an admission. The lease number
+/// stays one: admissions are idempotent.
+async fn until_basis(s: &Sidecar, basis: Basis, lease: u64) {
+    eventually(LIMIT, basis.as_str_name(), || async {
+        let got = admitted(s.admit("llm", "g", lease).await).basis();
+        if got == basis { Ok(()) } else { Err(got.as_str_name().to_owned()) }
+    })
+    .await;
+}
+
+async fn store_is(s: &Sidecar, up: bool) {
+    let line = format!("evenkeel_store_up {}", u8::from(up));
+    eventually(LIMIT, &line, || async {
+        let (_, text) = s.get("/metrics").await;
+        if text.lines().any(|l| l == line) { Ok(()) } else { Err("the other".to_owned()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_killed_redis_is_bridged_locally_and_healed_by_keep_alive() {
+    let mut redis = Redis::start();
+    let s = Sidecar::start(&yaml(&redis.url(), "local")).await;
+    let first = s.lease("llm", "g", 1).await;
+    let (a, b) = ("a", "b");
+    s.keep_alive("llm", "g", 1, &[(1, Some(&first))]).await;
+    redis.kill();
+    until_basis(&s, Basis::Local, 2).await;
+    let second = s.lease("llm", "g", 2).await;
+    assert_ne!(first, second, "local knowledge holds the lease of the last KeepAlive");
+    // Settling while it is away is kept locally; the KeepAlive after recovery tells the store.
+    s.settle("llm", "g", 1).await;
+    assert!(!s.pool("llm").await.current);
+    redis.restart();
+    store_is(&s, true).await;
+    let third = s.lease("llm", "g", 3).await;
+    let answer = s.keep_alive("llm", "g", 3, &[(2, Some(&second)), (3, Some(&third))]).await;
+    assert_eq!((answer.restored, answer.dropped), (1, 0));
+    let state = s.pool("llm").await;
+    assert!(state.current);
+    let expected = |name: &str| u64::from(&*second == name) + u64::from(&*third == name);
+    let counts: Vec<_> = state.endpoints.iter().map(|e| (e.address.as_str(), e.in_flight)).collect();
+    assert_eq!(counts, [(a, expected(a)), (b, expected(b))]);
+}
+
+#[tokio::test]
+async fn flushall_is_healed_by_the_next_keep_alive() {
+    let redis = Redis::start();
+    let s = Sidecar::start(&yaml(&redis.url(), "local")).await;
+    let endpoints = [s.lease("llm", "g", 1).await, s.lease("llm", "g", 2).await];
+    redis.command(&["FLUSHALL"]);
+    assert_eq!(s.pool("llm").await.in_flight, 0);
+    let answer = s.keep_alive("llm", "g", 2, &[(1, Some(&endpoints[0])), (2, Some(&endpoints[1]))]).await;
+    assert_eq!(answer.restored, 2);
+    assert_eq!(s.pool("llm").await.in_flight, 2);
+    let (_, metrics) = s.get("/metrics").await;
+    assert!(metrics.contains("evenkeel_repairs_total{kind=\"restored\"} 2"), "drift is seen");
+}
+
+#[tokio::test]
+async fn the_policy_says_what_happens_without_redis() {
+    let mut redis = Redis::start();
+    let url = redis.url();
+    let (open, closed) =
+        (Sidecar::start(&yaml(&url, "open")).await, Sidecar::start(&yaml(&url, "closed")).await);
+    redis.kill();
+    until_basis(&open, Basis::Open, 1).await;
+    assert_eq!(admitted(open.admit("llm", "g", 2).await).endpoint, "");
+    let Answer::Denied(denied) = closed.admit("llm", "g", 1).await else { panic!("admitted") };
+    assert_eq!((denied.status, denied.reason()), (503, Reason::StoreUnavailable));
+    let (_, metrics) = closed.get("/metrics").await;
+    assert!(metrics.contains("evenkeel_admits_total{result=\"store_unavailable\"}"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_sidecar_starts_without_redis_and_finds_it_later() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let s = Sidecar::start(&yaml(&redis.url(), "local")).await;
+    assert_eq!(admitted(s.admit("llm", "g", 1).await).basis(), Basis::Local);
+    redis.restart();
+    until_basis(&s, Basis::Shared, 2).await;
+}
+
+/// A Redis that hangs costs a few callers its timeout, then nobody.
+#[tokio::test]
+async fn a_hanging_redis_is_not_waited_for() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port).await;
+    let s = Sidecar::start(&yaml(&proxy.url(), "local")).await;
+    s.lease("llm", "g", 1).await;
+    proxy.set(Mode::Stall);
+    until_basis(&s, Basis::Local, 2).await;
+    store_is(&s, false).await;
+    let since = tokio::time::Instant::now();
+    for lease in 3..=22 {
+        assert_eq!(admitted(s.admit("llm", "g", lease).await).basis(), Basis::Local);
+    }
+    assert!(since.elapsed() < Duration::from_millis(200), "20 admissions took {:?}", since.elapsed());
+    proxy.set(Mode::Pass);
+    until_basis(&s, Basis::Shared, 30).await;
+}
+
+#[tokio::test]
+async fn a_refused_and_a_cut_connection_recover() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port).await;
+    let s = Sidecar::start(&yaml(&proxy.url(), "local")).await;
+    s.lease("llm", "g", 1).await;
+    proxy.set(Mode::Refuse);
+    until_basis(&s, Basis::Local, 2).await;
+    proxy.set(Mode::Pass);
+    until_basis(&s, Basis::Shared, 3).await;
+    // The answer to an applied script is lost half way: the lease exists, and the KeepAlive tells where.
+    proxy.set(Mode::CutReply);
+    let fourth = s.lease("llm", "g", 4).await;
+    proxy.set(Mode::Pass);
+    store_is(&s, true).await;
+    s.keep_alive("llm", "g", 4, &[(4, Some(&fourth))]).await;
+    let request = pb::ListLeasesRequest { pool: Some(pool("llm")), ..Default::default() };
+    let leases = s.inspect.clone().list_leases(request).await.unwrap().into_inner().leases;
+    let leases: Vec<_> = leases.iter().map(|l| (l.lease, l.endpoint.as_str())).collect();
+    assert_eq!(leases, [(4, &*fourth)]);
+}
+
+#[tokio::test]
+async fn a_killed_client_connection_is_replaced() {
+    let redis = Redis::start();
+    let s = Sidecar::start(&yaml(&redis.url(), "local")).await;
+    s.lease("llm", "g", 1).await;
+    redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    until_basis(&s, Basis::Shared, 2).await;
+    redis.command(&["SCRIPT", "FLUSH"]);
+    assert_eq!(admitted(s.admit("llm", "g", 3).await).basis(), Basis::Shared);
+}

@@ -1,0 +1,12 @@
+//! The sidecar's integration tests: one binary, real Redis servers, no fixed ports, no sleeps for
+//! synchronisation.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod contract;
+mod discovery;
+mod faults;
+mod properties;
+mod redis_layout;
+mod sidecar;
+mod support;

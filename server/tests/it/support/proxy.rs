@@ -1,0 +1,97 @@
+//! A TCP proxy that misbehaves on command: what a network does to a sidecar's Redis.
+
+use std::sync::Arc;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// What happens to connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Bytes pass.
+    Pass,
+    /// Bytes wait; connections stay open.
+    Stall,
+    /// Connections are closed, new ones at once.
+    Refuse,
+    /// The first answer after this is cut after its first byte, and its connection closed.
+    CutReply,
+}
+
+/// The proxy; ends when dropped.
+pub(crate) struct Proxy {
+    pub(crate) port: u16,
+    mode: Arc<watch::Sender<Mode>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Proxy {
+    pub(crate) async fn start(to: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mode = Arc::new(watch::Sender::new(Mode::Pass));
+        let modes = Arc::clone(&mode);
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            loop {
+                let Ok((client, _)) = listener.accept().await else { return };
+                if *modes.borrow() == Mode::Refuse {
+                    continue;
+                }
+                let mode = modes.subscribe();
+                connections.spawn(async move {
+                    if let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await {
+                        carry(client, server, mode).await;
+                    }
+                });
+            }
+        });
+        Self { port, mode, task }
+    }
+
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn carry(mut client: TcpStream, mut server: TcpStream, mut mode: watch::Receiver<Mode>) {
+    let (mut up, mut down) = ([0; 16_384], [0; 16_384]);
+    loop {
+        let now = *mode.borrow_and_update();
+        if now == Mode::Refuse {
+            return;
+        }
+        tokio::select! {
+            changed = mode.changed() => if changed.is_err() { return },
+            read = client.read(&mut up), if now != Mode::Stall => match read {
+                Ok(n) if n > 0 && server.write_all(&up[..n]).await.is_ok() => {}
+                _ => return,
+            },
+            read = server.read(&mut down), if now != Mode::Stall => match read {
+                Ok(n) if n > 0 => {
+                    if now == Mode::CutReply {
+                        let _ = client.write_all(&down[..1]).await;
+                        return;
+                    }
+                    if client.write_all(&down[..n]).await.is_err() {
+                        return;
+                    }
+                }
+                _ => return,
+            },
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Real redis-server processes on free ports of 127.0.0.1, stopped by their own pid.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use super::free_port;
+
+/// One Redis server that keeps nothing on disk.
+pub(crate) struct Redis {
+    child: Child,
+    pub(crate) port: u16,
+    arguments: Vec<String>,
+    dir: tempfile::TempDir,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(arguments: &[String]) -> Self {
+        // Another process may take the free port first: try again with another.
+        for _ in 0..5 {
+            let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+            let mut child = spawn(port, arguments, dir.path());
+            if answers(&mut child, port) {
+                return Self { child, port, arguments: arguments.to_vec(), dir };
+            }
+        }
+        panic!("redis-server did not start: is it installed?");
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    pub(crate) fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+    }
+
+    /// Sends one command; the tests' own view, beside the store's.
+    pub(crate) fn command(&self, words: &[&str]) -> redis::Value {
+        let mut cmd = redis::cmd(words[0]);
+        cmd.arg(&words[1..]);
+        cmd.query(&mut self.connection()).unwrap()
+    }
+
+    /// Stops it as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on its port, empty.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.port, &self.arguments, self.dir.path());
+        assert!(answers(&mut self.child, self.port), "redis-server did not start again");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, arguments: &[String], dir: &std::path::Path) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .arg("--dir")
+        .arg(dir)
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed")
+}
+
+fn answers(child: &mut Child, port: u16) -> bool {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        let pong = client.get_connection().and_then(|mut c| redis::cmd("PING").query::<String>(&mut c));
+        if pong.is_ok() {
+            return true;
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    false
+}
+
+/// A cluster of three masters.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let node = || {
+            let arguments = ["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()];
+            Redis::start_with(&arguments.map(str::to_owned))
+        };
+        let nodes: Vec<Redis> = (0..3).map(|_| node()).collect();
+        let addresses: Vec<String> = nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
+        let made = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(&addresses)
+            .arg("--cluster-yes")
+            .output()
+            .expect("redis-cli is installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for node in &nodes {
+            let ready = || {
+                let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connection()).unwrap();
+                info.contains("cluster_state:ok")
+            };
+            while !ready() {
+                assert!(Instant::now() < deadline, "the cluster did not become ready");
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+        Self { nodes }
+    }
+
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Redis::url).collect()
+    }
+}
