@@ -13,10 +13,14 @@
 //! | [`replay`] | the open-loop generator |
 //! | [`figures`] | percentiles |
 
+pub mod compare;
+pub mod cpu;
+pub mod demo;
 pub mod engine;
 pub mod figures;
 pub mod lab;
 pub mod mock;
 pub mod replay;
+pub mod report;
 pub mod simulate;
 pub mod workload;

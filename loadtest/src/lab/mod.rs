@@ -52,12 +52,12 @@ pub const CLUSTER: &str = "llm";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Policy {
-    /// Envoy's `LEAST_REQUEST` over its own requests: two random hosts, the one with fewer.
-    EnvoyLeastRequest,
     /// Envoy's `ROUND_ROBIN`.
     EnvoyRoundRobin,
     /// Envoy's `RANDOM`.
     EnvoyRandom,
+    /// Envoy's `LEAST_REQUEST` over its own requests: two random hosts, the one with fewer.
+    EnvoyLeastRequest,
     /// The plugin asks its sidecar.
     Evenkeel,
     /// The client knows every request in flight and names the host itself.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{figures::Percentiles, workload::Workload};
 pub use client::{Answer, Sender};
-pub use picker::Picker;
+pub use picker::{Pick, Picker};
 pub use progress::Progress;
 pub use schedule::open_loop;
 
@@ -144,7 +144,7 @@ pub async fn run(workload: &Workload, config: &ReplayConfig, progress: Progress)
             let late = due_at.elapsed();
             // Held until the answer ended: that is what "in flight" means to the ideal policy.
             let pick = picker.as_ref().map(Picker::pick);
-            let answer = sender.send(&gateway, request, pick.as_ref().map(|p| p.host())).await;
+            let answer = sender.send(&gateway, request, pick.as_ref().map(Pick::host)).await;
             drop(pick);
             progress.one(answer.error.is_some());
             answer.into_sample(due, due_at, late)

@@ -1,0 +1,78 @@
+//! `simulate`.
+
+use std::time::Duration;
+
+use clap::Args;
+use evenkeel_loadtest::simulate::{Choice, System, run as simulate};
+
+use super::{EngineArgs, TraceArgs};
+
+/// Arguments of `simulate`.
+#[derive(Debug, Args)]
+pub(crate) struct SimulateArgs {
+    /// Model servers
+    #[arg(long, default_value_t = 8)]
+    hosts: usize,
+    /// Gateways
+    #[arg(long, default_value_t = 8)]
+    gateways: usize,
+    /// Load to reach by letting requests arrive faster or slower; 1 is what the hosts do with all slots taken
+    #[arg(long, default_value_t = 0.85)]
+    load: f64,
+    /// Runs of each policy, with different seeds
+    #[arg(long, default_value_t = 5)]
+    seeds: u64,
+    #[command(flatten)]
+    trace: TraceArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
+    let (trace, _) = args.trace.load()?;
+    let engine = args.engine.params();
+    let slice =
+        trace.slice(Duration::from_secs_f64(args.trace.start), Duration::from_secs_f64(args.trace.duration));
+    let (workload, factor) = slice.at_load(args.load, &engine, args.hosts);
+    let s = workload.summary();
+    println!(
+        "{}: {} requests, {:.0} prompt and {:.0} output tokens on average, {factor:.2} times as fast as recorded:\n\
+         {:.1} requests/s over {:.0} s, load {:.2} on {} hosts of {:.2} requests/s; {} gateways",
+        workload.source,
+        s.requests,
+        s.prompt_mean,
+        s.output_mean,
+        s.rate_rps,
+        s.duration_s,
+        args.load,
+        args.hosts,
+        engine.capacity_rps(s.prompt_mean, s.output_mean),
+        args.gateways
+    );
+    println!(
+        "\n{:<34} {:>8} {:>8} {:>8} {:>8} {:>9} {:>6}   p99 over {} seeds",
+        "policy", "ttft p50", "p90", "p99", "p99.9", "e2e p99", "util", args.seeds
+    );
+    let system = System { hosts: args.hosts, gateways: args.gateways, engine };
+    for choice in Choice::ALL {
+        let runs: Vec<_> =
+            (0..args.seeds.max(1)).map(|seed| simulate(&workload, &system, choice, seed)).collect();
+        let mean = |f: fn(&evenkeel_loadtest::simulate::Outcome) -> f64| {
+            runs.iter().map(f).sum::<f64>() / runs.len() as f64
+        };
+        let p99 = || runs.iter().map(|r| r.ttft_ms.p99);
+        println!(
+            "{:<34} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>9.0} {:>5.0}%   {:.0} to {:.0}",
+            choice.name(),
+            mean(|r| r.ttft_ms.p50),
+            mean(|r| r.ttft_ms.p90),
+            mean(|r| r.ttft_ms.p99),
+            mean(|r| r.ttft_ms.p999),
+            mean(|r| r.e2e_ms.p99),
+            mean(|r| r.utilisation) * 100.0,
+            p99().fold(f64::INFINITY, f64::min),
+            p99().fold(0.0, f64::max)
+        );
+    }
+    Ok(())
+}

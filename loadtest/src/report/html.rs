@@ -1,0 +1,302 @@
+//! The comparison as one page that needs nothing else: styles and charts are in it.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use super::{Noise, PolicyReport, Report, Series, plots};
+use crate::lab::Policy;
+
+const STYLE: &str = include_str!("style.css");
+
+/// The page.
+pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
+    let mut out = String::with_capacity(1 << 19);
+    let _ = write!(
+        out,
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>Evenkeel: balancing policies on a real trace</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
+    );
+    out.push_str(&head(report));
+    out.push_str(&bars(report));
+    let _ = writeln!(
+        out,
+        "<section><h2>How long a user waits for the first token</h2>\
+         <p class=\"note\">Share of requests served within a time. Each step up leaves a tenth of the requests, so the right end \
+         of a curve is its slow tail. Further left is better.</p>{}{}</section>",
+        legend(series),
+        plots::ttft_cdf(series)
+    );
+    out.push_str(&multiples(report, series));
+    let _ = writeln!(
+        out,
+        "<section><h2>Imbalance over time</h2><p class=\"note\">Requests in flight on the busiest host above \
+         the mean of all hosts. Lower is better; 0 is perfectly level.</p>{}{}</section>",
+        legend(series),
+        plots::imbalance(series)
+    );
+    out.push_str(&table(report));
+    out.push_str(&method(report));
+    out.push_str(&noise(&report.noise, report.setup.time_scale));
+    out.push_str("</main>\n</body>\n</html>\n");
+    out
+}
+
+fn title(policy: Policy) -> &'static str {
+    match policy {
+        Policy::EnvoyLeastRequest => "Envoy least request",
+        Policy::EnvoyRoundRobin => "Envoy round robin",
+        Policy::EnvoyRandom => "Envoy random",
+        Policy::Evenkeel => "Evenkeel",
+        Policy::Ideal => "Ideal",
+    }
+}
+
+fn head(report: &Report) -> String {
+    let setup = &report.setup;
+    let headline = report.headline();
+    let heading = match headline.and_then(|h| h.times_better) {
+        Some(times) if times > 1.0 => {
+            format!(
+                "The slowest first tokens come <em>{times:.1} times sooner</em> than with Envoy’s least request"
+            )
+        }
+        _ => "Balancing policies on a trace of LLM requests".to_owned(),
+    };
+    let mut out = format!(
+        "<h1>{heading}</h1>\n<p class=\"lead\">{} requests of {} through {} real Envoys to {} model servers at {:.0} % load, \
+         once under each policy.</p>\n",
+        thousands(setup.requests),
+        escape(&setup.trace),
+        setup.gateways,
+        setup.hosts,
+        setup.load * 100.0
+    );
+    if setup.synthetic {
+        out.push_str("<p class=\"note\">This trace is made up, with the statistics of the Azure conversation trace.</p>\n");
+    }
+    let Some(headline) = headline else { return out };
+    let errors: usize = report.policies.values().map(|p| p.errors).sum();
+    let mut figure = |value: String, what: &str| {
+        let _ = write!(out, "<div class=\"figure\"><b>{value}</b><span>{what}</span></div>");
+    };
+    figure(plots::duration(headline.evenkeel_p99_ms), "p99 time to first token with Evenkeel");
+    if let Some(p) = report.policies.get(&Policy::EnvoyLeastRequest) {
+        figure(plots::duration(p.ttft_ms.p99), "the same with Envoy’s least request");
+    }
+    if let Some(above) = headline.above_ideal {
+        figure(format!("{:+.1} %", above * 100.0), "against the ideal, which knows every request at once");
+    }
+    figure(errors.to_string(), "errors over all runs");
+    let at = out.find("<div class=\"figure\">").unwrap_or(out.len());
+    out.insert_str(at, "<div class=\"figures\">");
+    out.push_str("</div>\n");
+    out
+}
+
+fn bars(report: &Report) -> String {
+    let longest = report.policies.values().map(|p| p.ttft_ms.p99).fold(1.0, f64::max);
+    let mut out = String::from("<section><h2>p99 time to first token</h2><div class=\"bars\">");
+    for (policy, p) in &report.policies {
+        let _ = write!(
+            out,
+            "<div class=\"name\">{}</div><div class=\"bar\"><i style=\"width:{:.1}%;background:var(--{policy})\"></i>{}</div>",
+            title(*policy),
+            p.ttft_ms.p99 / longest * 85.0,
+            plots::duration(p.ttft_ms.p99)
+        );
+    }
+    out.push_str("</div></section>\n");
+    out
+}
+
+fn legend(series: &BTreeMap<Policy, Series>) -> String {
+    let mut out = String::from("<div class=\"legend\">");
+    for policy in series.keys() {
+        let _ = write!(out, "<span><i style=\"background:var(--{policy})\"></i>{}</span>", title(*policy));
+    }
+    out.push_str("</div>");
+    out
+}
+
+fn multiples(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
+    let slots = report.setup.engine.slots;
+    let highest = series.values().flat_map(|s| &s.in_flight).flat_map(|s| &s.hosts).max().copied();
+    let max = (highest.unwrap_or_default() as f64).max(slots as f64) * 1.05;
+    let mut out = format!(
+        "<section><h2>Requests in flight on each host</h2><p class=\"note\">One line a host; the dashed line is its {slots} \
+         slots, and whatever is above it waits in the host’s queue. Lines that run together are a level \
+         load.</p><div class=\"multiples\">"
+    );
+    for (policy, s) in series {
+        let imbalance = report.policies.get(policy).map_or(0.0, |p| p.imbalance.mean);
+        let _ = write!(
+            out,
+            "<div><h3>{}<small>busiest host {imbalance:.1} above the mean</small></h3>{}</div>",
+            title(*policy),
+            plots::in_flight(*policy, s, max, slots)
+        );
+    }
+    out.push_str("</div></section>\n");
+    out
+}
+
+fn table(report: &Report) -> String {
+    let mut out = String::from(
+        "<section><h2>All figures</h2><p class=\"note\">Milliseconds on the model servers’ clock.</p><div class=\"scroll\"><table>\
+         <tr><th>policy</th><th>TTFT p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>whole answer p50</th><th>p99</th>\
+         <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots taken</th></tr>",
+    );
+    for (policy, p) in &report.policies {
+        let ours = if *policy == Policy::Evenkeel { " class=\"ours\"" } else { "" };
+        let _ =
+            write!(out, "<tr{ours}><td><i style=\"background:var(--{policy})\"></i>{}</td>", title(*policy));
+        let PolicyReport { ttft_ms: first, e2e_ms: last, .. } = p;
+        for value in
+            [first.p50, first.p90, first.p99, first.p999, last.p50, last.p99, p.simulated_ttft_p99_ms]
+        {
+            let _ = write!(out, "<td>{}</td>", thousands(value.round() as usize));
+        }
+        let _ = write!(
+            out,
+            "<td>{}</td><td>{}</td><td>{:.0} %</td></tr>",
+            thousands(p.requests),
+            p.errors,
+            p.utilisation * 100.0
+        );
+    }
+    out.push_str("</table></div></section>\n");
+    out
+}
+
+fn method(report: &Report) -> String {
+    let s = &report.setup;
+    let e = &s.engine;
+    let mut out = String::from("<section><h2>Method</h2><dl>");
+    let mut item = |name: &str, text: String| {
+        let _ = write!(out, "<dt>{name}</dt><dd>{text}</dd>");
+    };
+    item(
+        "Trace",
+        format!(
+            "{}, {:.0} s from {:.0} s on: {} requests, {:.0} prompt and {:.0} output tokens on average. Arrivals are {:.2} times \
+             as fast as recorded, which makes the load.",
+            escape(&s.trace),
+            s.slice_duration_s,
+            s.slice_start_s,
+            thousands(s.requests),
+            s.prompt_mean,
+            s.output_mean,
+            s.arrival_factor
+        ),
+    );
+    item(
+        "Load",
+        format!(
+            "{:.2} of what the hosts complete when every slot is always taken. Open loop: a request is sent when the trace says, \
+             however slow the answers are, and its time counts from then.",
+            s.load
+        ),
+    );
+    item(
+        "Model servers",
+        format!(
+            "{} mock hosts with continuous batching: {} slots; a step takes {} ms, plus {} ms for each sequence that decodes, plus \
+             {} ms for each prompt token it reads (at most {}). The rest waits, first in first out.",
+            s.hosts, e.slots, e.base_ms, e.per_seq_ms, e.per_prefill_token_ms, e.prefill_budget
+        ),
+    );
+    item(
+        "Gateways",
+        format!(
+            "{} Envoy processes of {} worker each; requests are spread over them {}. Envoy’s least request is its default: of two \
+             random hosts the one with fewer of this gateway’s own requests.",
+            s.gateways,
+            s.envoy_concurrency,
+            match s.spread {
+                crate::replay::Spread::Random => "at random",
+                crate::replay::Spread::RoundRobin => "in turn",
+            }
+        ),
+    );
+    item(
+        "Evenkeel",
+        format!("{} sidecars, one Redis; the plugin in Envoy asks its sidecar for each request.", s.sidecars),
+    );
+    item(
+        "Ideal",
+        "The load generator picks the host with the fewest requests in flight from one exact table.".into(),
+    );
+    item(
+        "Time",
+        format!(
+            "Time runs {} times as fast as on a real server: one wall millisecond is {} ms here.",
+            s.time_scale, s.time_scale
+        ),
+    );
+    out.push_str("</dl></section>\n");
+    out
+}
+
+fn noise(noise: &Noise, scale: f64) -> String {
+    let mut out = format!(
+        "<section><h2>Noise</h2><p class=\"note\">Single small requests on the idle system, whose first token is due after {:.1} ms. \
+         What comes on top is the machine, the network stack and the gateway, and is in every figure above ({scale} ms here are \
+         1 ms of wall time).</p><div class=\"scroll\"><table><tr><th>path</th><th>requests</th><th>p50, wall</th><th>p99, wall</th>\
+         <th>p50</th><th>p99</th></tr>",
+        noise.expected_ttft_ms
+    );
+    for (path, n) in &noise.paths {
+        let _ = write!(
+            out,
+            "<tr><td>{}</td><td>{}</td><td>{:.2} ms</td><td>{:.2} ms</td><td>{:.0} ms</td><td>{:.0} ms</td></tr>",
+            escape(path),
+            n.requests,
+            n.overhead_wall_ms.p50,
+            n.overhead_wall_ms.p99,
+            n.overhead_ms.p50,
+            n.overhead_ms.p99
+        );
+    }
+    out.push_str("</table></div></section>\n");
+    out
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::sample;
+
+    #[test]
+    fn the_page_shows_each_policy_and_loads_nothing() {
+        let (report, series) = sample();
+        let html = page(&report, &series);
+        for policy in Policy::ALL {
+            assert!(html.contains(title(policy)) && html.contains(&format!("var(--{policy})")));
+        }
+        assert!(html.contains("a &lt;trace&gt;.csv") && !html.contains("<trace>"));
+        // Nothing from elsewhere; the only address is the name of SVG's namespace.
+        assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("http"));
+        assert_eq!(html.matches("<svg").count(), 7);
+    }
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!([thousands(7), thousands(1234), thousands(1_234_567)], ["7", "1,234", "1,234,567"]);
+    }
+}
