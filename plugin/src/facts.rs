@@ -68,7 +68,7 @@ pub fn is_via_upstream(host: &dyn Host) -> bool {
 /// A whole-number property; gateways give them as 64 bits, least significant byte first.
 pub fn number(host: &dyn Host, path: &[&str]) -> u64 {
     let bytes = host.property(path).unwrap_or_default();
-    bytes.try_into().map(u64::from_le_bytes).unwrap_or(0)
+    bytes.try_into().map_or(0, u64::from_le_bytes)
 }
 
 /// The longest prefix of at most `bytes_max` bytes that is whole characters.
