@@ -60,6 +60,7 @@ impl EnvoyConfig {
         let mut filters = Vec::new();
         if policy == Policy::Evenkeel {
             filters.extend(self.plugin.as_ref().map(wasm_filter));
+            filters.push(later_filter());
         }
         filters.push(json!({
             "name": "envoy.filters.http.router",
@@ -70,6 +71,10 @@ impl EnvoyConfig {
             "match": {"prefix": "/"},
             "route": {"cluster": cluster_name(policy), "timeout": "0s", "idle_timeout": "0s"},
         });
+        let mut routes = vec![route];
+        if policy == Policy::Evenkeel {
+            routes.splice(0..0, special_routes());
+        }
         json!({
             "name": policy.name(),
             "address": socket_address("127.0.0.1", port),
@@ -83,7 +88,7 @@ impl EnvoyConfig {
                     "stream_idle_timeout": "0s",
                     "route_config": {
                         "name": policy.name(),
-                        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}],
+                        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
                     },
                     "http_filters": filters,
                 },
@@ -115,6 +120,35 @@ impl EnvoyConfig {
         }
         cluster
     }
+}
+
+/// A filter behind the plugin: it lets everything pass but where a route says otherwise.
+fn later_filter() -> Value {
+    json!({
+        "name": "envoy.filters.http.rbac",
+        "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"},
+    })
+}
+
+/// Routes whose requests end in special ways: `/timeout` by the route's timeout, `/denied` by the filter behind the
+/// plugin.
+fn special_routes() -> [Value; 2] {
+    let route = |name: &str, timeout: &str| {
+        json!({
+            "name": name,
+            "match": {"prefix": format!("/{name}/")},
+            "route": {"cluster": CLUSTER, "timeout": timeout, "prefix_rewrite": "/"},
+        })
+    };
+    let mut denied = route("denied", "0s");
+    denied["typed_per_filter_config"] = json!({"envoy.filters.http.rbac": {
+        "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
+        "rbac": {"rules": {"action": "DENY", "policies": {"all": {
+            "permissions": [{"any": true}],
+            "principals": [{"any": true}],
+        }}}},
+    }});
+    [route("timeout", "0.3s"), denied]
 }
 
 fn cluster_name(policy: Policy) -> &'static str {
@@ -213,10 +247,11 @@ mod tests {
             resources["clusters"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
         for listener in resources["listeners"].as_array().unwrap() {
             let manager = &listener["filter_chains"][0]["filters"][0]["typed_config"];
-            let route = &manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
-            assert!(clusters.contains(&route["cluster"].as_str().unwrap()));
+            for route in manager["route_config"]["virtual_hosts"][0]["routes"].as_array().unwrap() {
+                assert!(clusters.contains(&route["route"]["cluster"].as_str().unwrap()));
+            }
             let filters = manager["http_filters"].as_array().unwrap().len();
-            assert_eq!(filters, if listener["name"] == "evenkeel" { 2 } else { 1 });
+            assert_eq!(filters, if listener["name"] == "evenkeel" { 3 } else { 1 });
         }
         assert!(clusters.contains(&"evenkeel"));
     }
