@@ -19,14 +19,19 @@ const TIMEOUT_MS_MAX: u64 = 5000;
 pub(super) struct KeepAlive {
     interval_ms: u64,
     /// When the last one was sent.
-    sent_ms: Option<u64>,
+    sent_ms: u64,
+    /// When the next one is due.
+    due_ms: u64,
     /// Token of the one under way.
     token: Option<u32>,
+    /// The tick is faster than usual, for the next one is due early.
+    hurried: bool,
 }
 
 impl KeepAlive {
+    /// The first one is due at once.
     pub(super) fn new(interval_ms: u64) -> KeepAlive {
-        KeepAlive { interval_ms, sent_ms: None, token: None }
+        KeepAlive { interval_ms, sent_ms: 0, due_ms: 0, token: None, hurried: true }
     }
 
     /// Whether a token is that of the one under way.
@@ -34,28 +39,35 @@ impl KeepAlive {
         self.token == Some(token)
     }
 
+    /// Half the interval: one that is lost can be repeated before the holder is taken for dead.
     fn timeout_ms(&self) -> u64 {
-        self.interval_ms.min(TIMEOUT_MS_MAX)
+        (self.interval_ms / 2).min(TIMEOUT_MS_MAX)
     }
 
-    /// Whether it is time. A tick is never late by much, but may be early by a little.
-    fn due(&self, now_ms: u64, tick_ms: u64) -> bool {
-        let Some(sent_ms) = self.sent_ms else { return true };
-        let late = now_ms > sent_ms + 2 * self.timeout_ms();
-        (self.token.is_none() || late) && now_ms + tick_ms / 2 >= sent_ms + self.interval_ms
+    /// Time after which one that failed is repeated.
+    fn retry_ms(&self) -> u64 {
+        self.interval_ms / 4
+    }
+
+    /// Whether it is time. A tick may be early by a little.
+    fn due(&self, now_ms: u64) -> bool {
+        let lost = now_ms > self.sent_ms + 2 * self.timeout_ms();
+        (self.token.is_none() || lost) && now_ms + self.retry_ms() / 2 >= self.due_ms
     }
 }
 
 impl Worker {
     /// Sends it when it is time; one at a time.
     pub(super) fn tick_keep_alive(&mut self, host: &dyn Host, now_ms: u64) {
-        if !self.keep_alive.due(now_ms, self.tick_ms()) {
+        if !self.keep_alive.due(now_ms) {
             return;
         }
-        if self.keep_alive.sent_ms.is_none() {
+        if self.keep_alive.hurried {
+            self.keep_alive.hurried = false;
             host.set_tick_ms(self.tick_ms());
         }
-        self.keep_alive.sent_ms = Some(now_ms);
+        self.keep_alive.sent_ms = now_ms;
+        self.keep_alive.due_ms = now_ms + self.keep_alive.interval_ms;
         let request = KeepAliveRequest {
             holder: self.holder.clone(),
             issued_through: self.book.issued_through(),
@@ -65,8 +77,7 @@ impl Worker {
         self.keep_alive.token =
             host.call(cluster, Method::KeepAlive, &request.encode_to_vec(), self.keep_alive.timeout_ms());
         if self.keep_alive.token.is_none() {
-            host.count(Counter::KeepAlivesFailed, 1);
-            self.reach.down(host, &self.config, || "KeepAlive could not be sent".into());
+            self.keep_alive_failed(host, || "KeepAlive could not be sent".into());
         }
     }
 
@@ -75,10 +86,7 @@ impl Worker {
         self.keep_alive.token = None;
         let response = match KeepAliveResponse::decode(body) {
             Ok(response) if status == 0 => response,
-            _ => {
-                host.count(Counter::KeepAlivesFailed, 1);
-                return self.reach.down(host, &self.config, || format!("KeepAlive: gRPC status {status}"));
-            }
+            _ => return self.keep_alive_failed(host, || format!("KeepAlive: gRPC status {status}")),
         };
         host.count(Counter::KeepAlivesOk, 1);
         host.count(Counter::LeasesRestored, response.restored.into());
@@ -88,8 +96,18 @@ impl Worker {
         let interval_ms = u64::from(response.interval_ms).clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
         if response.interval_ms != 0 && interval_ms != self.keep_alive.interval_ms {
             self.keep_alive.interval_ms = interval_ms;
+            self.keep_alive.due_ms = self.keep_alive.sent_ms + interval_ms;
             host.set_tick_ms(self.tick_ms());
         }
+    }
+
+    /// It failed: the next one comes early.
+    fn keep_alive_failed(&mut self, host: &dyn Host, why: impl FnOnce() -> String) {
+        host.count(Counter::KeepAlivesFailed, 1);
+        self.reach.down(host, &self.config, why);
+        self.keep_alive.due_ms = host.now_ms() + self.keep_alive.retry_ms();
+        self.keep_alive.hurried = true;
+        host.set_tick_ms(self.tick_ms().min(self.keep_alive.retry_ms()));
     }
 
     /// The tick's period: the interval, or less where bodies are waited for.

@@ -87,6 +87,11 @@ impl Worker {
     pub fn on_response_headers(&mut self, host: &dyn Host, context: u32) {
         self.note_address(host, context);
         let Some(stream) = self.streams.get_mut(&context) else { return };
+        if let Phase::Asking { token } = stream.phase {
+            // Answered by the gateway while held, e.g. its own timeout: what the sidecar says comes too late.
+            self.asked.remove(&token);
+        }
+        stream.phase = Phase::Decided;
         stream.responding = true;
         stream.by_gateway = !facts::is_via_upstream(host);
         for header in stream.response_headers.drain(..) {

@@ -44,6 +44,8 @@ struct Seen {
     ended: Vec<u32>,
     answered: HashSet<u32>,
     denied: HashSet<u32>,
+    /// Answered by the gateway itself before the sidecar did.
+    preempted: HashSet<u32>,
 }
 
 fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
@@ -71,7 +73,7 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
                 Event::Fail(_, status) => rig.answer(context, status, None),
                 _ => {
                     rig.answer(context, 0, Some(denied()));
-                    if seen.live.contains(&context) {
+                    if seen.live.contains(&context) && !seen.preempted.contains(&context) {
                         seen.denied.insert(context);
                     }
                 }
@@ -85,6 +87,9 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
         Event::Response(i) => {
             if let Some(context) = pick(&seen.live, i) {
                 rig.respond(context, "h1", 200);
+                if !seen.answered.contains(&context) {
+                    seen.preempted.insert(context);
+                }
             }
         }
         Event::End(i) => {

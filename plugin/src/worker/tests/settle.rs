@@ -102,6 +102,17 @@ fn a_stream_that_ends_before_the_answer_settles_its_lease() {
 }
 
 #[test]
+fn an_answer_after_the_gateways_own_response_is_not_applied() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.worker.on_response_headers(&rig.host, 5);
+    rig.admit(5, "a:1");
+    assert_eq!((rig.resumed(5), rig.header(5, crate::config::ENDPOINT_HEADER)), (0, None));
+    rig.end(5);
+    assert_eq!(rig.outcome(), Outcome::NotSent);
+}
+
+#[test]
 fn a_lease_whose_admit_timed_out_is_settled_at_the_end() {
     let mut rig = Rig::new("");
     rig.arrive(5);

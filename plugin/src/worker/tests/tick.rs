@@ -20,7 +20,7 @@ fn the_first_one_is_prompt_and_empty() {
     assert_eq!(rig.host.tick_ms.get(), 20);
     rig.tick();
     let call = rig.host.last(Method::KeepAlive);
-    assert_eq!((call.context, call.timeout_ms), (ROOT, 1000));
+    assert_eq!((call.context, call.timeout_ms), (ROOT, 500));
     let request = call.keep_alive();
     assert_eq!((request.holder.as_str(), request.issued_through, request.pools.len()), ("holder", 0, 0));
     assert_eq!(rig.host.tick_ms.get(), 1000);
@@ -37,7 +37,7 @@ fn the_interval_is_the_sidecars() {
     assert_eq!(sent(&rig), 1);
     rig.host.pass(1999); // a tick a little early
     rig.tick();
-    assert_eq!((sent(&rig), rig.host.last(Method::KeepAlive).timeout_ms), (2, 3000));
+    assert_eq!((sent(&rig), rig.host.last(Method::KeepAlive).timeout_ms), (2, 1500));
     kept_alive(&mut rig, 0);
     assert_eq!(rig.host.tick_ms.get(), 3000, "0 is no interval");
     assert_eq!(rig.host.counted(Counter::KeepAlivesOk), 2);
@@ -70,24 +70,31 @@ fn there_is_one_at_a_time() {
 fn one_that_is_never_answered_does_not_stop_them_for_good() {
     let mut rig = Rig::new("");
     rig.tick();
-    rig.host.pass(2001);
+    rig.host.pass(1001);
     rig.tick();
     assert_eq!(sent(&rig), 2);
 }
 
 #[test]
-fn a_failed_one_is_counted_and_tried_again() {
+fn a_failed_one_is_counted_and_repeated_early() {
     let mut rig = Rig::new("");
     rig.tick();
+    assert_eq!(rig.host.tick_ms.get(), 1000);
+    rig.host.pass(500);
     let token = rig.host.last(Method::KeepAlive).token;
     rig.worker.on_answer(&rig.host, token, 14, &[]);
-    rig.host.pass(1000);
+    assert_eq!(rig.host.tick_ms.get(), 250);
     rig.host.refuse_calls.set(true);
+    rig.host.pass(250);
     rig.tick();
-    rig.host.pass(1000);
+    assert_eq!(
+        (sent(&rig), rig.host.counted(Counter::KeepAlivesFailed), rig.host.tick_ms.get()),
+        (1, 2, 250)
+    );
     rig.host.refuse_calls.set(false);
+    rig.host.pass(250);
     rig.tick();
-    assert_eq!((sent(&rig), rig.host.counted(Counter::KeepAlivesFailed)), (2, 2));
+    assert_eq!((sent(&rig), rig.host.tick_ms.get()), (2, 1000));
     assert_eq!(rig.host.logs.borrow().len(), 1);
 }
 
