@@ -13,6 +13,7 @@
 //! | [`replay`] | the open-loop generator |
 //! | [`figures`] | percentiles |
 
+pub mod bench;
 pub mod compare;
 pub mod cpu;
 pub mod demo;

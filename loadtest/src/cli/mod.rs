@@ -1,5 +1,6 @@
 //! The command line.
 
+mod bench;
 mod compare;
 mod replay;
 mod simulate;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Demo(compare::DemoArgs),
     /// Compare policies with parameters of your own
     Compare(compare::CompareArgs),
+    /// Measure one sidecar: decisions per second beside a bare gRPC server, a naive Redis script and a round trip
+    Bench(bench::BenchArgs),
     /// Compute what a comparison should show, on virtual time
     Simulate(simulate::SimulateArgs),
     /// Send a trace to gateways that are already running
@@ -48,6 +51,9 @@ pub(crate) enum Command {
     Mock(MockArgs),
     /// Write a made-up trace with the statistics of the Azure conversation trace
     Synth(trace::SynthArgs),
+    /// The bare gRPC server that `bench` compares with
+    #[command(hide = true)]
+    Echo(bench::EchoArgs),
 }
 
 /// Runs one subcommand.
@@ -55,6 +61,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => compare::demo(args).await,
         Command::Compare(args) => compare::compare(args).await,
+        Command::Bench(args) => bench::run(args).await,
+        Command::Echo(args) => bench::echo(args).await,
         Command::Simulate(args) => simulate::run(&args),
         Command::Replay(args) => replay::run(args).await,
         Command::Mock(args) => mock(&args).await,

@@ -43,6 +43,7 @@ pub use envoy_config::PICK_HEADER;
 pub use error::LabError;
 pub use process::Process;
 pub use redis::Redis;
+pub(crate) use redis::connect as connect_redis;
 pub use sidecar::{Ready, Sidecar};
 
 /// Name of the upstream cluster, and of the sidecars' pool.

@@ -35,7 +35,8 @@ fn find(
     candidates
         .iter()
         .find(|path| path.is_file())
-        .and_then(|path| path.canonicalize().ok())
+        // Not canonicalized: Debian's redis-server is a link to a program that goes by the name it was called by.
+        .and_then(|path| std::path::absolute(path).ok())
         .ok_or(LabError::Missing { what, hint, looked: candidates })
 }
 

@@ -218,10 +218,15 @@ fn method(report: &Report) -> String {
             }
         ),
     );
-    item(
-        "Evenkeel",
-        format!("{} sidecars, one Redis; the plugin in Envoy asks its sidecar for each request.", s.sidecars),
-    );
+    if report.policies.contains_key(&Policy::Evenkeel) {
+        item(
+            "Evenkeel",
+            format!(
+                "{} sidecars, one Redis; the plugin in Envoy asks its sidecar for each request.",
+                s.sidecars
+            ),
+        );
+    }
     item(
         "Ideal",
         "The load generator picks the host with the fewest requests in flight from one exact table.".into(),

@@ -115,6 +115,7 @@ pub(super) fn ttft_cdf(series: &BTreeMap<Policy, Series>) -> String {
         let (from, to) = (min.log10(), (max * 1.05).log10());
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_right(28)
             .x_label_area_size(48)
             .y_label_area_size(74)
             .build_cartesian_2d(
@@ -129,8 +130,8 @@ pub(super) fn ttft_cdf(series: &BTreeMap<Policy, Series>) -> String {
                 .light_line_style(TRANSPARENT)
                 .bold_line_style(GRID)
                 .axis_style(GRID)
-                .label_style((FONT, 14).into_font().color(&TEXT))
-                .axis_desc_style((FONT, 14).into_font().color(&TEXT))
+                .label_style((FONT, 15).into_font().color(&TEXT))
+                .axis_desc_style((FONT, 15).into_font().color(&TEXT))
                 .x_desc("time to first token")
                 .y_desc("requests served")
                 .x_label_formatter(&x)
@@ -159,10 +160,11 @@ pub(super) fn in_flight(policy: Policy, series: &Series, max: f64, slots: usize)
     draw(540, 230, &format!("Requests in flight on each host under {policy}"), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
+            .margin_right(24)
             .x_label_area_size(26)
             .y_label_area_size(36)
             .build_cartesian_2d(0.0..end, 0.0..max)?;
-        mesh(&mut chart, "", "", &|t| format!("{t:.0} s"), &|n| format!("{n:.0}"), (6, 5), 13)?;
+        mesh(&mut chart, "", "", &|t| format!("{t:.0} s"), &|n| format!("{n:.0}"), (6, 5), 14)?;
         let hosts = series.in_flight.first().map_or(0, |s| s.hosts.len());
         for host in 0..hosts {
             let points = series.in_flight.iter().map(|s| (s.at_s, s.hosts[host] as f64)).collect();
@@ -189,6 +191,7 @@ pub(super) fn imbalance(series: &BTreeMap<Policy, Series>) -> String {
     draw(1100, 320, "Requests on the busiest host above the mean, over time", |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
+            .margin_right(28)
             .x_label_area_size(44)
             .y_label_area_size(60)
             .build_cartesian_2d(0.0..end, 0.0..max)?;
@@ -199,7 +202,7 @@ pub(super) fn imbalance(series: &BTreeMap<Policy, Series>) -> String {
             &|t| format!("{t:.0} s"),
             &|n| format!("{n:.0}"),
             (10, 6),
-            14,
+            15,
         )?;
         for (policy, points) in smooth {
             let width = if policy == Policy::Evenkeel { 3 } else { 2 };

@@ -1,0 +1,63 @@
+//! A gRPC server that does nothing: the bound of what a sidecar can reach over the same transport. It speaks
+//! `evenkeel.v1.Gateway`, so that the same client with the same messages calls both.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use evenkeel_proto::v1::{
+    AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, SettleRequest,
+    SettleResponse,
+    admit_response::Answer,
+    gateway_server::{Gateway, GatewayServer},
+};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{
+    Request, Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
+
+#[derive(Clone, Copy, Debug)]
+struct Echo;
+
+#[tonic::async_trait]
+impl Gateway for Echo {
+    async fn admit(&self, _: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
+        let admitted = Admitted {
+            endpoint: "127.0.0.1:10000".into(),
+            basis: Basis::Shared.into(),
+            ..Admitted::default()
+        };
+        Ok(Response::new(AdmitResponse { answer: Some(Answer::Admitted(admitted)) }))
+    }
+
+    async fn settle(&self, _: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+        Ok(Response::new(SettleResponse { released: true }))
+    }
+
+    async fn keep_alive(&self, _: Request<KeepAliveRequest>) -> Result<Response<KeepAliveResponse>, Status> {
+        Ok(Response::new(KeepAliveResponse { interval_ms: 1000, ..KeepAliveResponse::default() }))
+    }
+}
+
+/// Serves on a free port of 127.0.0.1 and on `socket`, and says so in `ready_file`, until dropped.
+pub async fn serve(socket: PathBuf, ready_file: &Path) -> io::Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let address = listener.local_addr()?;
+    let unix = UnixListener::bind(&socket)?;
+    let ready = serde_json::json!({"grpc": address.to_string(), "grpc_socket": socket}).to_string();
+    let written = ready_file.with_extension("tmp");
+    std::fs::write(&written, ready)?;
+    std::fs::rename(&written, ready_file)?;
+
+    let tcp = Server::builder()
+        .add_service(GatewayServer::new(Echo))
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
+    let unix = Server::builder()
+        .add_service(GatewayServer::new(Echo))
+        .serve_with_incoming(UnixListenerStream::new(unix));
+    tokio::try_join!(tcp, unix).map(|_| ()).map_err(io::Error::other)
+}
