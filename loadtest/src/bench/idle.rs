@@ -44,27 +44,35 @@ impl Timed {
     }
 }
 
-/// Times Admit (over TCP and over the Unix socket), PING and the bare script in turn.
+/// Times Admit (over TCP and over the Unix socket), the same at the bare server, PING and the bare script, in turn.
 pub(super) async fn run(
-    ready: &Ready,
+    sidecar: &Ready,
+    echo: &Ready,
     redis_url: &str,
     config: &BenchConfig,
 ) -> Result<Vec<BenchRun>, LabError> {
-    let (ready, url, config) = (ready.clone(), redis_url.to_owned(), config.clone());
+    let (sidecar, echo, url, config) = (sidecar.clone(), echo.clone(), redis_url.to_owned(), config.clone());
     tokio::task::spawn_blocking(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(LabError::io("starting a runtime"))?;
-        runtime.block_on(measure(&ready, &url, &config))
+        runtime.block_on(measure(&sidecar, &echo, &url, &config))
     })
     .await
     .map_err(|fault| LabError::Answer { what: format!("the idle calls: {fault}") })?
 }
 
-async fn measure(ready: &Ready, url: &str, config: &BenchConfig) -> Result<Vec<BenchRun>, LabError> {
+async fn measure(
+    sidecar: &Ready,
+    echo: &Ready,
+    url: &str,
+    config: &BenchConfig,
+) -> Result<Vec<BenchRun>, LabError> {
     let mut gateways = Vec::new();
-    for (name, unix) in [("idle_admit", false), ("idle_admit_unix", true)] {
+    for (name, ready, unix) in
+        [("idle_admit", sidecar, false), ("idle_admit_unix", sidecar, true), ("idle_echo", echo, false)]
+    {
         if let Some(target) = Target::gateway(ready, unix) {
             gateways.push((name, target.connect().await?, Timed::default()));
         }
@@ -75,7 +83,7 @@ async fn measure(ready: &Ready, url: &str, config: &BenchConfig) -> Result<Vec<B
     let holder = format!("bench-idle-{}", std::process::id());
     for i in 0..config.idle_calls + WARM_UP {
         for (lane, (_, client, timed)) in (0u64..).zip(&mut gateways) {
-            let lease = 2 * i as u64 + lane + 1;
+            let lease = 3 * i as u64 + lane + 1;
             let start = Instant::now();
             let answer = client.admit(admit_request(&holder, lease)).await;
             timed.add(start, answer.is_ok());

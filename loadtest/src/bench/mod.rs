@@ -148,7 +148,7 @@ pub async fn run(
     }
     let mut runs: Vec<BenchRun> = measured.into_iter().filter_map(median).collect();
     say("single calls on the idle system");
-    runs.extend(idle::run(&sidecar_ready, &redis_url, config).await?);
+    runs.extend(idle::run(&sidecar_ready, &echo_ready, &redis_url, config).await?);
     let checks = checks(&runs);
     Ok(BenchReport {
         endpoints: config.endpoints,

@@ -246,7 +246,7 @@ fn noise(noise: &Noise, scale: f64) -> String {
     let mut out = format!(
         "<section><h2>Noise</h2><p class=\"note\">Single small requests on the idle system, whose first token is due after {:.1} ms. \
          What comes on top is the machine, the network stack and the gateway, and is in every figure above ({scale} ms here are \
-         1 ms of wall time).</p><div class=\"scroll\"><table><tr><th>path</th><th>requests</th><th>p50, wall</th><th>p99, wall</th>\
+         1 ms of wall time). Differences between policies smaller than this mean nothing.</p><div class=\"scroll\"><table><tr><th>path</th><th>requests</th><th>p50, wall</th><th>p99, wall</th>\
          <th>p50</th><th>p99</th></tr>",
         noise.expected_ttft_ms
     );
