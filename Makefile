@@ -45,14 +45,13 @@ test: plugin ## Run every test, end-to-end ones with real Redis and Envoy includ
 	cargo test --locked --workspace --exclude evenkeel-proto --lib --bins --tests
 
 lint: ## Formatting, clippy, Lua, dependencies, whitespace
-	@.ci/setup compiler luacheck wasm
+	@.ci/setup compiler linters wasm
 	cargo fmt --all --check
 	@.ci/check-text
 	luacheck --quiet lua
 	.ci/check-dependencies
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p evenkeel-plugin --target wasm32-wasip1 -- -D warnings
-	cargo clippy --locked -p evenkeel-plugin --target wasm32-wasip1 --features higress -- -D warnings
+	.ci/clippy-plugin
 
 plugin: ## Build the Wasm plugin, for Envoy and Istio and for Higress, into out/plugin/
 	@.ci/setup compiler wasm
