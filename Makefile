@@ -31,14 +31,15 @@ bench: loadtest ## Measure what one sidecar can do; figures in out/bench/
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
 	$(TARGET)/release/evenkeel-loadtest bench --out out/bench
 
-.PHONY: loadtest
-loadtest: plugin
-	@.ci/setup redis envoy
+.PHONY: tools loadtest
+tools:
+	@.ci/setup compiler redis envoy wasm
+
+loadtest: tools plugin
 	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
 
 # The last command ends in cargo test's own summary. evenkeel-proto is generated code: its tests are documentation.
-test: plugin ## Run every test, end-to-end ones with real Redis and Envoy included
-	@.ci/setup redis envoy
+test: tools plugin ## Run every test, end-to-end ones with real Redis and Envoy included
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --doc
 	EVENKEEL_BIN=$(TARGET)/debug/evenkeel EVENKEEL_IT_REQUIRED=1 \
