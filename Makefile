@@ -45,10 +45,11 @@ test: tools plugin ## Run every test, end-to-end ones with real Redis and Envoy 
 	EVENKEEL_BIN=$(TARGET)/debug/evenkeel EVENKEEL_IT_REQUIRED=1 \
 	cargo test --locked --workspace --exclude evenkeel-proto --lib --bins --tests
 
-lint: ## Formatting, clippy, Lua, dependencies, whitespace
+lint: ## Formatting, clippy, Lua, dependencies, documentation
 	@.ci/setup compiler linters wasm
 	cargo fmt --all --check
 	@.ci/check-text
+	@.ci/check-docs
 	luacheck --quiet lua
 	.ci/check-dependencies
 	cargo clippy --locked --workspace --all-targets -- -D warnings
