@@ -9,6 +9,7 @@
 -- RETURNS       { now in ms, endpoints whose count was mended }
 --               { now in ms, -1 } when the holders are no longer those given; to be tried again
 -- ERRORS        none of its own
+-- The field '' of a hash is no endpoint and no lease: it keeps the hash a hash table (see commit).
 -- COST          O(holders + endpoints in use) when the sums agree, else O(leases)
 -- LAYOUT        ek1; see docs/redis-layout.md
 
@@ -18,22 +19,27 @@ if redis.call('ZCARD', KEYS[2]) ~= #KEYS - 2 then return { now_ms, -1 } end
 local leases = 0
 for h = 3, #KEYS do
   if not redis.call('ZSCORE', KEYS[2], ARGV[h - 1]) then return { now_ms, -1 } end
-  leases = leases + redis.call('HLEN', KEYS[h])
+  leases = leases + redis.call('HLEN', KEYS[h]) - redis.call('HEXISTS', KEYS[h], '')
 end
 
 local flat = redis.call('HGETALL', KEYS[1])
 local counted, sum = {}, 0
 for at = 1, #flat, 2 do
-  counted[flat[at]] = tonumber(flat[at + 1])
-  sum = sum + counted[flat[at]]
+  if flat[at] ~= '' then
+    counted[flat[at]] = tonumber(flat[at + 1])
+    sum = sum + counted[flat[at]]
+  end
 end
 if sum == leases then return { now_ms, 0 } end
 
 local truth, mended = {}, 0
 for h = 3, #KEYS do
-  for _, value in ipairs(redis.call('HVALS', KEYS[h])) do
-    local endpoint = string.sub(value, 15)
-    truth[endpoint] = (truth[endpoint] or 0) + 1
+  local held = redis.call('HGETALL', KEYS[h])
+  for at = 1, #held, 2 do
+    if held[at] ~= '' then
+      local endpoint = string.sub(held[at + 1], 15)
+      truth[endpoint] = (truth[endpoint] or 0) + 1
+    end
   end
 end
 for endpoint, count in pairs(counted) do

@@ -16,6 +16,9 @@
 -- COST          O(leases held + leases listed)
 -- LAYOUT        ek1; see docs/redis-layout.md
 
+-- As in commit: keeps the hash a hash table.
+local FILLER = { '', 'this field keeps the hash a hash table rather than a list: see docs/redis-layout.md' }
+
 local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
 local holder, issued_through, addresses = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
 local time = redis.call('TIME')
@@ -40,7 +43,7 @@ for at = 1, #flat, 2 do
   local lease, value = flat[at], flat[at + 1]
   local endpoint, truth = string.sub(value, 15), listed[lease]
   if truth == nil then
-    if tonumber(lease) <= issued_through then
+    if lease ~= FILLER[1] and tonumber(lease) <= issued_through then
       del[#del + 1] = lease
       change(endpoint, -1)
       dropped = dropped + 1
@@ -62,6 +65,8 @@ for lease, endpoint in pairs(listed) do
     restored = restored + 1
   end
 end
+
+if #set > 0 then set[#set + 1], set[#set + 2] = FILLER[1], FILLER[2] end
 
 -- unpack has a limit of some thousand values.
 for from = 1, #del, 1000 do

@@ -19,8 +19,8 @@ local leases = redis.call('HSCAN', KEYS[3], 0, 'COUNT', ARGV[2])[2]
 local delta, fields = {}, {}
 for at = 1, #leases, 2 do
   local endpoint = string.sub(leases[at + 1], 15)
-  -- HSCAN may name a field twice; only what is really removed counts.
-  if redis.call('HDEL', KEYS[3], leases[at]) == 1 then
+  -- HSCAN may name a field twice; only what is really removed counts. The field '' is no lease.
+  if leases[at] ~= '' and redis.call('HDEL', KEYS[3], leases[at]) == 1 then
     delta[endpoint] = (delta[endpoint] or 0) - 1
     fields[#fields + 1] = leases[at]
   end
@@ -30,6 +30,7 @@ for endpoint, by in pairs(delta) do
     redis.call('HDEL', KEYS[1], endpoint)
   end
 end
-if redis.call('EXISTS', KEYS[3]) == 1 then return { now_ms, #fields, 1 } end
+if redis.call('HLEN', KEYS[3]) > redis.call('HEXISTS', KEYS[3], '') then return { now_ms, #fields, 1 } end
+redis.call('DEL', KEYS[3])
 redis.call('ZREM', KEYS[2], ARGV[1])
 return { now_ms, #fields, 0 }

@@ -203,11 +203,11 @@ impl Watch {
                     continue;
                 };
                 let key = format!("ek1:{{|{CLUSTER}}}:in-flight");
-                let counts = redis::cmd("HGETALL").arg(key).query_async::<BTreeMap<String, i64>>(c).await;
+                let counts = redis::cmd("HGETALL").arg(key).query_async::<BTreeMap<String, String>>(c).await;
                 match counts {
                     Ok(counts) => {
                         looks += 1;
-                        if counts.values().any(|n| *n < 0) {
+                        if counts.values().any(|n| n.starts_with('-')) {
                             return (looks, Some(format!("{counts:?}")));
                         }
                     }

@@ -63,7 +63,7 @@ async fn becomes(s: &Sidecar, expected: &[&str]) {
 async fn a_headless_service_is_followed() {
     let (server, zone) = name_server().await;
     let ip = |last| Ipv4Addr::new(10, 0, 0, last);
-    zone.send_replace(Ok(vec![ip(2), ip(1)]));
+    let _ = zone.send_replace(Ok(vec![ip(2), ip(1)]));
     let s = Sidecar::start(&format!(
         "pools: [{{cluster: llm, cap: 1, dns: {{name: llm.models.test., port: 8000, refresh: 100ms, nameserver: '{server}'}}}}]"
     ))
@@ -71,7 +71,7 @@ async fn a_headless_service_is_followed() {
     becomes(&s, &["10.0.0.1:8000", "10.0.0.2:8000"]).await;
     let first = s.lease("llm", "h", 1).await;
 
-    zone.send_replace(Ok(vec![ip(3)]));
+    let _ = zone.send_replace(Ok(vec![ip(3)]));
     becomes(&s, &["10.0.0.3:8000"]).await;
     // What has left the pool stays visible until its last request is done.
     let gone = s.pool("llm").await.endpoints.into_iter().find(|e| !e.listed).unwrap();
@@ -80,7 +80,7 @@ async fn a_headless_service_is_followed() {
     assert!(s.pool("llm").await.endpoints.iter().all(|e| e.listed));
 
     // A name server in trouble changes nothing; it is counted.
-    zone.send_replace(Err(ResponseCode::ServFail));
+    let _ = zone.send_replace(Err(ResponseCode::ServFail));
     eventually(Duration::from_secs(10), "the failure is counted", || async {
         let (_, text) = s.get("/metrics").await;
         if text.contains("evenkeel_discovery_errors_total 0") { Err("not yet".to_owned()) } else { Ok(()) }
@@ -89,7 +89,7 @@ async fn a_headless_service_is_followed() {
     assert_eq!(endpoints(&s).await, ["10.0.0.3:8000"]);
 
     // A service scaled to nothing has no endpoints.
-    zone.send_replace(Ok(Vec::new()));
+    let _ = zone.send_replace(Ok(Vec::new()));
     becomes(&s, &[]).await;
     let Answer::Denied(denied) = s.admit("llm", "h", 2).await else { panic!("admitted") };
     assert_eq!(denied.reason(), Reason::NoEndpoints);

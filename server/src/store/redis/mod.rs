@@ -23,6 +23,7 @@ use lane::{Kind, Lane, Op};
 use link::Link;
 use script::{AUDIT, Call, KEEP_ALIVE, REAP, TABLE};
 
+mod batch;
 mod keys;
 mod lane;
 mod link;
@@ -249,7 +250,9 @@ impl Store for RedisStore {
             let id = LeaseId::new(lease.parse().ok()?).ok()?;
             Some(Lease { id, endpoint: endpoint.into(), since_ms: ms.parse().ok()? })
         };
-        let mut leases = pairs.into_iter().map(parse).collect::<Option<Vec<Lease>>>().ok_or_else(|| {
+        // The field '' is filler: it keeps the hash a hash table.
+        let leases = pairs.into_iter().filter(|(lease, _)| !lease.is_empty());
+        let mut leases = leases.map(parse).collect::<Option<Vec<Lease>>>().ok_or_else(|| {
             StoreError::Corrupt { script: "leases", detail: "a lease of another layout".to_owned() }
         })?;
         leases.sort_by_key(|lease| lease.id);

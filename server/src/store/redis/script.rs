@@ -62,7 +62,12 @@ impl Call {
 
     /// Appends an argument.
     pub(crate) fn arg(&mut self, text: &str) -> &mut Self {
-        self.arguments.extend_from_slice(text.as_bytes());
+        self.bytes(text.as_bytes())
+    }
+
+    /// Appends an argument of any bytes.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.arguments.extend_from_slice(bytes);
         self.ends.push(self.arguments.len());
         self
     }
@@ -145,24 +150,25 @@ impl Reply {
         u64::try_from(n).map_err(|_| corrupt(self.script, &Value::Int(n)))
     }
 
-    /// The next value as pairs of name and number.
+    /// The next value as pairs of name and number. The name '' is filler and passed over.
     pub(crate) fn pairs(&mut self) -> Result<Vec<(String, f64)>, StoreError> {
         let values = match self.value()? {
             Value::Array(values) => values,
             other => return Err(corrupt(self.script, &other)),
         };
-        let mut texts = values.iter().map(|value| match value {
+        let text = |value: &Value| match value {
             Value::BulkString(bytes) => {
                 String::from_utf8(bytes.clone()).map_err(|_| corrupt(self.script, value))
             }
             other => Err(corrupt(self.script, other)),
-        });
+        };
         let mut pairs = Vec::with_capacity(values.len() / 2);
-        while let (Some(name), Some(number)) = (texts.next(), texts.next()) {
-            let (name, number) = (name?, number?);
-            let number =
-                number.parse().map_err(|_| corrupt(self.script, &Value::SimpleString(number.clone())))?;
-            pairs.push((name, number));
+        for pair in values.chunks_exact(2) {
+            let name = text(&pair[0])?;
+            if !name.is_empty() {
+                let number = text(&pair[1])?.parse().map_err(|_| corrupt(self.script, &pair[1]))?;
+                pairs.push((name, number));
+            }
         }
         Ok(pairs)
     }
