@@ -40,6 +40,8 @@ counters! {
     EndpointMismatches = "evenkeel_endpoint_mismatches",
     /// Requests admitted without waiting further for their body.
     BodyGivenUp = "evenkeel_body_given_up",
+    /// Tickets too large to be kept for the Settle.
+    TicketsDropped = "evenkeel_tickets_dropped",
     /// Settles sent.
     SettlesSent = "evenkeel_settles_sent",
     /// Settles that could not be sent; the next KeepAlive makes up for them.

@@ -71,6 +71,8 @@ struct Stream {
     responding: bool,
     /// The response is the gateway's own: its body is no token.
     by_gateway: bool,
+    /// What the sidecar wants to see again in the Settle.
+    ticket: Vec<u8>,
     /// Headers to add to its response.
     response_headers: Vec<Header>,
     usage: Usage,

@@ -15,6 +15,9 @@ use prost::Message as _;
 /// gRPC status of a call that took too long.
 const DEADLINE_EXCEEDED: u32 = 4;
 
+/// Longest ticket that is kept, in bytes.
+pub(super) const TICKET_BYTES_MAX: usize = 1024;
+
 /// gRPC status of a call that did not reach the sidecar.
 const UNAVAILABLE: u32 = 14;
 
@@ -211,6 +214,11 @@ impl Worker {
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.response_headers = admitted.response_headers;
             stream.response_headers.retain(sound);
+            if admitted.ticket.len() <= TICKET_BYTES_MAX {
+                stream.ticket = admitted.ticket;
+            } else {
+                host.count(Counter::TicketsDropped, 1);
+            }
         }
         if admitted.endpoint.is_empty() || basis == Basis::Open {
             self.place_openly(host, context);
@@ -330,6 +338,7 @@ impl Stream {
             first_token_ms: None,
             responding: false,
             by_gateway: false,
+            ticket: Vec::new(),
             response_headers: Vec::new(),
             usage: Usage::default(),
         }

@@ -45,6 +45,7 @@ impl Worker {
             first_token_ms: stream.first_token_ms.unwrap_or(0),
             total_ms: now_ms.saturating_sub(stream.asked_ms),
             model: stream.usage.model,
+            ticket: stream.ticket,
         };
         // A gateway cancels the calls of a stream when the stream is gone: this one belongs to the root.
         host.enter(self.root);

@@ -1,5 +1,6 @@
 //! Every ending.
 
+use super::super::request::TICKET_BYTES_MAX;
 use super::*;
 use crate::metrics::Counter;
 
@@ -139,6 +140,30 @@ fn ending_twice_settles_once() {
     rig.end(5);
     rig.end(5);
     assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
+}
+
+#[test]
+fn the_ticket_comes_back_with_the_settle() {
+    for (bytes, kept) in [(0, true), (TICKET_BYTES_MAX, true), (TICKET_BYTES_MAX + 1, false)] {
+        let mut rig = Rig::new("");
+        rig.arrive(5);
+        let ticket = vec![0xfe; bytes];
+        let admitted = Admitted { endpoint: "a:1".into(), ticket: ticket.clone(), ..Admitted::default() };
+        rig.answer(5, 0, Some(Answer::Admitted(admitted)));
+        assert_eq!(rig.resumed(5), 1);
+        rig.end(5);
+        let settle = rig.host.last(Method::Settle).settle();
+        assert_eq!(settle.ticket, if kept { ticket } else { Vec::new() }, "{bytes} bytes");
+        assert_eq!(rig.host.counted(Counter::TicketsDropped), u64::from(!kept));
+    }
+}
+
+#[test]
+fn without_an_answer_there_is_no_ticket() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.end(5);
+    assert!(rig.host.last(Method::Settle).settle().ticket.is_empty());
 }
 
 #[test]

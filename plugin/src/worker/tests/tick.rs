@@ -6,7 +6,8 @@ use evenkeel_proto::v1::KeepAliveResponse;
 
 fn kept_alive(rig: &mut Rig, interval_ms: u32) {
     let token = rig.host.last(Method::KeepAlive).token;
-    let response = KeepAliveResponse { interval_ms, restored: 1, dropped: 2, moved: 3 };
+    let response =
+        KeepAliveResponse { interval_ms, restored: 1, dropped: 2, moved: 3, ..KeepAliveResponse::default() };
     rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
 }
 
