@@ -110,9 +110,14 @@ impl Worker {
         host.set_tick_ms(self.tick_ms().min(self.keep_alive.retry_ms()));
     }
 
-    /// The tick's period: the interval, or less where bodies are waited for.
+    /// The tick's period: the interval, or a whole part of it where bodies are waited for. KeepAlives leave only
+    /// on ticks: a period that did not divide the interval would stretch it, beyond what a holder may be silent.
     fn tick_ms(&self) -> u64 {
         let interval_ms = self.keep_alive.interval_ms;
-        if self.config.read_body { interval_ms.min(self.config.body_wait_ms) } else { interval_ms }
+        if self.config.read_body {
+            interval_ms / interval_ms.div_ceil(self.config.body_wait_ms)
+        } else {
+            interval_ms
+        }
     }
 }

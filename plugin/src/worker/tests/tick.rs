@@ -1,7 +1,7 @@
 //! The tick: KeepAlive, and where requests really are.
 
 use super::*;
-use crate::{book::POOL_KEPT_MS, metrics::Counter};
+use crate::{book::POOL_KEPT_MS, host::Host as _, metrics::Counter};
 use evenkeel_proto::v1::KeepAliveResponse;
 
 fn kept_alive(rig: &mut Rig, interval_ms: u32) {
@@ -43,6 +43,48 @@ fn the_interval_is_the_sidecars() {
     assert_eq!(rig.host.tick_ms.get(), 3000, "0 is no interval");
     assert_eq!(rig.host.counted(Counter::KeepAlivesOk), 2);
     assert_eq!(rig.host.counted(Counter::LeasesMoved), 6);
+}
+
+/// Guards against ticks that do not divide the interval: with 1600 in 2000 every second tick was used, and the
+/// holder was silent for 3200 ms, longer than the 3000 after which it is taken for dead.
+#[test]
+fn waiting_for_bodies_does_not_stretch_the_interval() {
+    let pairs = [
+        (2000, 1600),
+        (2000, 1999),
+        (2000, 1001),
+        (2000, 2000),
+        (2000, 60_000),
+        (1000, 100),
+        (1000, 700),
+        (3000, 1000),
+        (60_000, 100),
+        (60_000, 59_999),
+        (100, 100),
+        (333, 110),
+    ];
+    for (interval_ms, body_wait_ms) in pairs {
+        let mut rig = Rig::new(&format!(
+            r#"{{"read_body":true,"body_wait_ms":{body_wait_ms},"keep_alive_ms":{interval_ms}}}"#
+        ));
+        rig.tick();
+        kept_alive(&mut rig, interval_ms as u32);
+        let (mut last_ms, mut gaps) = (rig.host.now_ms(), 0);
+        while gaps < 20 {
+            rig.host.pass(rig.host.tick_ms.get());
+            let before = sent(&rig);
+            rig.tick();
+            if sent(&rig) > before {
+                kept_alive(&mut rig, interval_ms as u32);
+                let gap_ms = rig.host.now_ms() - last_ms;
+                // It is due from an eighth of the interval before its time.
+                let expected = interval_ms - interval_ms / 8..=interval_ms;
+                assert!(expected.contains(&gap_ms), "{interval_ms}, {body_wait_ms}: after {gap_ms} ms");
+                (last_ms, gaps) = (rig.host.now_ms(), gaps + 1);
+            }
+        }
+        assert!(rig.host.tick_ms.get() <= body_wait_ms.min(interval_ms));
+    }
 }
 
 #[test]
