@@ -1,6 +1,7 @@
 //! Reads a JSON object field by field, collecting every fault instead of stopping at the first.
 
 use serde_json::{Map, Value};
+use std::ops::RangeInclusive;
 
 /// A JSON object being read. Fields never asked for are faults, reported by [`Fields::finish`].
 pub(super) struct Fields<'a> {
@@ -79,20 +80,20 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number within bounds.
-    pub(super) fn number(
+    /// A number within bounds, or 0.
+    pub(super) fn number_or_0(
         &mut self,
         field: &'static str,
-        min: f64,
-        max: f64,
+        bounds: RangeInclusive<f64>,
         faults: &mut Vec<String>,
     ) -> Option<f64> {
         let value = self.get(field)?;
         match value.as_f64() {
-            Some(number) if (min..=max).contains(&number) => Some(number),
+            Some(number) if number == 0.0 || bounds.contains(&number) => Some(number),
             _ => {
-                faults
-                    .push(format!("{}: must be a number from {min} to {max}, got {value}", self.name(field)));
+                let (min, max) = bounds.into_inner();
+                let name = self.name(field);
+                faults.push(format!("{name}: must be 0 or a number from {min} to {max}, got {value}"));
                 None
             }
         }

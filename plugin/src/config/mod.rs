@@ -6,6 +6,7 @@ mod tests;
 
 use fields::Fields;
 use serde_json::Value;
+use std::ops::RangeInclusive;
 
 /// Header read by Envoy's `override_host` policy unless configured otherwise.
 pub const ENDPOINT_HEADER: &str = "x-gateway-destination-endpoint";
@@ -15,6 +16,15 @@ pub const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
 
 /// Most candidates of one configuration.
 const CANDIDATES_MAX: usize = 1024;
+
+/// Bounds of a candidate's weight, those of the sidecar.
+const WEIGHT: RangeInclusive<f64> = 0.001..=1000.0;
+
+/// What an address must be.
+const ADDRESS: &str = "an address or name of 1 to 256 bytes without control characters";
+
+/// What the name of a cluster must be.
+const CLUSTER: &str = "a cluster name of 1 to 256 bytes without control characters";
 
 /// Most headers passed on with Admit.
 const PASS_HEADERS_MAX: usize = 32;
@@ -165,7 +175,7 @@ fn sidecar(top: &mut Fields<'_>, faults: &mut Vec<String>) -> String {
     let mut cluster = None;
     if let Some(value) = top.get("sidecar") {
         let mut fields = Fields::of(value, top.name("sidecar"), faults);
-        cluster = fields.text("cluster", "a cluster name of 1 to 256 bytes", name_1_to_256, faults);
+        cluster = fields.text("cluster", CLUSTER, name_1_to_256, faults);
         fields.finish(faults);
     }
     cluster.unwrap_or_else(|| "evenkeel".to_owned())
@@ -211,8 +221,9 @@ fn apply(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Apply {
 fn pool(top: &mut Fields<'_>, faults: &mut Vec<String>) -> (Option<String>, Option<String>) {
     let Some(value) = top.get("pool") else { return (None, None) };
     let mut fields = Fields::of(value, top.name("pool"), faults);
-    let route = fields.text("route", "a route name of at most 256 bytes", |t| t.len() <= 256, faults);
-    let cluster = fields.text("cluster", "a cluster name of 1 to 256 bytes", name_1_to_256, faults);
+    let expected = "a route name of at most 256 bytes without control characters";
+    let route = fields.text("route", expected, |t| t.is_empty() || name_1_to_256(t), faults);
+    let cluster = fields.text("cluster", CLUSTER, name_1_to_256, faults);
     fields.finish(faults);
     (route, cluster)
 }
@@ -221,8 +232,8 @@ fn candidates(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<Candidate> 
     let mut candidates: Vec<Candidate> = Vec::new();
     for (name, value) in top.list("candidates", CANDIDATES_MAX, faults) {
         let mut fields = Fields::of(value, name, faults);
-        let address = fields.text("address", "an address or name of 1 to 256 bytes", name_1_to_256, faults);
-        let weight = fields.number("weight", 0.0, 1e6, faults).unwrap_or(0.0);
+        let address = fields.text("address", ADDRESS, name_1_to_256, faults);
+        let weight = fields.number_or_0("weight", WEIGHT, faults).unwrap_or(0.0);
         let cap = fields.whole("cap", 0, u64::from(u32::MAX), faults).unwrap_or(0) as u32;
         match address {
             Some(address) if candidates.iter().any(|c| c.address == address) => {
@@ -250,8 +261,9 @@ fn pass_headers(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
     names
 }
 
+/// Whether the sidecar takes a text as a name; it would refuse every request that carries another.
 fn name_1_to_256(text: &str) -> bool {
-    (1..=256).contains(&text.len())
+    (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 /// Whether a text is a header name: a token of at most 128 bytes, no pseudo-header.

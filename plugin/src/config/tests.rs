@@ -63,7 +63,7 @@ fn one_fault_each() {
         (r#"{"sidecar":"x"}"#, "sidecar: must be an object, got a string"),
         (
             r#"{"sidecar":{"cluster":""}}"#,
-            "sidecar.cluster: must be a cluster name of 1 to 256 bytes, got \"\"",
+            "sidecar.cluster: must be a cluster name of 1 to 256 bytes without control characters, got \"\"",
         ),
         (r#"{"sidecar":{"adress":"x"}}"#, "sidecar.adress: unknown field, expected one of cluster"),
         (r#"{"deadline_ms":0}"#, "deadline_ms: must be a whole number from 1 to 10000, got 0"),
@@ -95,7 +95,35 @@ fn one_fault_each() {
         ),
         (
             r#"{"candidates":[{"address":"a","weight":-1}]}"#,
-            "candidates[0].weight: must be a number from 0 to 1000000, got -1",
+            "candidates[0].weight: must be 0 or a number from 0.001 to 1000, got -1",
+        ),
+        (
+            r#"{"candidates":[{"address":"a","weight":0.0009}]}"#,
+            "candidates[0].weight: must be 0 or a number from 0.001 to 1000, got 0.0009",
+        ),
+        (
+            r#"{"candidates":[{"address":"a","weight":1001}]}"#,
+            "candidates[0].weight: must be 0 or a number from 0.001 to 1000, got 1001",
+        ),
+        (
+            r#"{"candidates":[{"address":"a\u0007"}]}"#,
+            "candidates[0].address: must be an address or name of 1 to 256 bytes without control characters, got \"a\\u{7}\"",
+        ),
+        (
+            r#"{"candidates":[{"address":""}]}"#,
+            "candidates[0].address: must be an address or name of 1 to 256 bytes without control characters, got \"\"",
+        ),
+        (
+            r#"{"pool":{"cluster":"a\tb"}}"#,
+            "pool.cluster: must be a cluster name of 1 to 256 bytes without control characters, got \"a\\tb\"",
+        ),
+        (
+            r#"{"pool":{"cluster":""}}"#,
+            "pool.cluster: must be a cluster name of 1 to 256 bytes without control characters, got \"\"",
+        ),
+        (
+            r#"{"pool":{"route":"\u009f"}}"#,
+            "pool.route: must be a route name of at most 256 bytes without control characters, got \"\\u{9f}\"",
         ),
         (r#"{"pass_headers":[":path"]}"#, "pass_headers[0]: must be an HTTP header name, got \":path\""),
         (r#"{"read_body":"yes"}"#, "read_body: must be true or false, got a string"),
@@ -103,6 +131,23 @@ fn one_fault_each() {
     ];
     for (text, expected) in cases {
         assert_eq!(faults(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn names_and_weights_at_their_bounds() {
+    let (at, over) = ("é".repeat(128), "é".repeat(128) + "b");
+    let pool =
+        |route: &str, cluster: &str| format!(r#"{{"pool":{{"route":"{route}","cluster":"{cluster}"}}}}"#);
+    let candidate = |address: &str| format!(r#"{{"candidates":[{{"address":"{address}"}}]}}"#);
+    ok(&pool(&at, &at));
+    ok(&candidate(&at));
+    assert_eq!(ok(&pool("", "c")).pool_route.as_deref(), Some(""), "one table for all routes");
+    assert_eq!(faults(&pool(&over, &over)).len(), 2);
+    assert_eq!(faults(&candidate(&over)).len(), 1);
+    for weight in ["0", "0.0", "0.001", "1000", "1e3"] {
+        let text = format!(r#"{{"candidates":[{{"address":"a","weight":{weight}}}]}}"#);
+        assert_eq!(ok(&text).candidates[0].weight.to_string().parse::<f64>(), weight.parse());
     }
 }
 
