@@ -44,6 +44,8 @@ counters! {
     TicketsDropped = "evenkeel_tickets_dropped",
     /// Settles sent.
     SettlesSent = "evenkeel_settles_sent",
+    /// Settles sent once more, for a KeepAlive was under way when they were sent first.
+    SettlesRepeated = "evenkeel_settles_repeated",
     /// Settles that could not be sent; the next KeepAlive makes up for them.
     SettlesFailed = "evenkeel_settles_failed",
     /// KeepAlives answered.

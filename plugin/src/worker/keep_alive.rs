@@ -14,6 +14,10 @@ const INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 /// Longest time one KeepAlive may take.
 const TIMEOUT_MS_MAX: u64 = 5000;
 
+/// Most leases remembered that were settled while one KeepAlive was under way. Any beyond that may be put back,
+/// and the next KeepAlive gives them back.
+pub(super) const SETTLED_MAX: usize = 4096;
+
 /// State of the sign of life.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
@@ -24,6 +28,10 @@ pub(super) struct KeepAlive {
     due_ms: u64,
     /// Token of the one under way.
     token: Option<u32>,
+    /// Largest lease number it can list.
+    listed_through: u64,
+    /// Settles sent since, for leases it may list: should they overtake it, it puts those leases back.
+    settled: Vec<Vec<u8>>,
     /// The tick is faster than usual, for the next one is due early.
     hurried: bool,
 }
@@ -31,12 +39,32 @@ pub(super) struct KeepAlive {
 impl KeepAlive {
     /// The first one is due at once.
     pub(super) fn new(interval_ms: u64) -> KeepAlive {
-        KeepAlive { interval_ms, sent_ms: 0, due_ms: 0, token: None, hurried: true }
+        KeepAlive {
+            interval_ms,
+            sent_ms: 0,
+            due_ms: 0,
+            token: None,
+            listed_through: 0,
+            settled: Vec::new(),
+            hurried: true,
+        }
     }
 
     /// Whether a token is that of the one under way.
     pub(super) fn is(&self, token: u32) -> bool {
         self.token == Some(token)
+    }
+
+    /// Remembers the Settle of a lease that the one under way may list.
+    pub(super) fn note_settled(&mut self, lease: u64, settle: Vec<u8>) {
+        if self.token.is_some() && lease <= self.listed_through && self.settled.len() < SETTLED_MAX {
+            self.settled.push(settle);
+        }
+    }
+
+    /// What was remembered, and forgets it.
+    pub(super) fn take_settled(&mut self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.settled)
     }
 
     /// Half the interval: one that is lost can be repeated before the holder is taken for dead.
@@ -68,9 +96,12 @@ impl Worker {
         }
         self.keep_alive.sent_ms = now_ms;
         self.keep_alive.due_ms = now_ms + self.keep_alive.interval_ms;
+        // What was settled while another was under way is not listed in this one, which mends it.
+        self.keep_alive.settled.clear();
+        self.keep_alive.listed_through = self.book.issued_through();
         let request = KeepAliveRequest {
             holder: self.holder.clone(),
-            issued_through: self.book.issued_through(),
+            issued_through: self.keep_alive.listed_through,
             pools: self.book.held(),
         };
         let cluster = &self.config.sidecar_cluster;
@@ -84,6 +115,7 @@ impl Worker {
     /// Its answer.
     pub(super) fn on_kept_alive(&mut self, host: &dyn Host, status: u32, body: &[u8]) {
         self.keep_alive.token = None;
+        self.settle_again(host);
         let response = match KeepAliveResponse::decode(body) {
             Ok(response) if status == 0 => response,
             _ => return self.keep_alive_failed(host, || format!("KeepAlive: gRPC status {status}")),

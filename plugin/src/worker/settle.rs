@@ -47,11 +47,26 @@ impl Worker {
             model: stream.usage.model,
             ticket: stream.ticket,
         };
-        // A gateway cancels the calls of a stream when the stream is gone: this one belongs to the root.
+        let message = request.encode_to_vec();
+        // The call outlives the stream: it belongs to the root.
         host.enter(self.root);
-        let cluster = &self.config.sidecar_cluster;
-        let sent = host.call(cluster, Method::Settle, &request.encode_to_vec(), TIMEOUT_MS).is_some();
+        let sent = self.send_settle(host, &message);
         host.enter(context);
         host.count(if sent { Counter::SettlesSent } else { Counter::SettlesFailed }, 1);
+        self.keep_alive.note_settled(lease, message);
+    }
+
+    /// Sends once more what was settled while the KeepAlive that has now come back was under way: the table may
+    /// have seen the Settle first, and then the list with its lease. A Settle too many changes nothing. The root
+    /// context is the effective one.
+    pub(super) fn settle_again(&mut self, host: &dyn Host) {
+        for message in self.keep_alive.take_settled() {
+            let sent = self.send_settle(host, &message);
+            host.count(if sent { Counter::SettlesRepeated } else { Counter::SettlesFailed }, 1);
+        }
+    }
+
+    fn send_settle(&self, host: &dyn Host, message: &[u8]) -> bool {
+        host.call(&self.config.sidecar_cluster, Method::Settle, message, TIMEOUT_MS).is_some()
     }
 }

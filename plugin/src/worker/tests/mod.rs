@@ -43,6 +43,12 @@ impl Rig {
         self.worker.on_answer(&self.host, token, status, &body.unwrap_or_default());
     }
 
+    /// The lease a stream's Admit asked for.
+    fn lease(&self, context: u32) -> Option<u64> {
+        let calls = self.host.calls_of(Method::Admit);
+        calls.iter().find(|call| call.context == context).map(|call| call.admit().lease)
+    }
+
     fn admit(&mut self, context: u32, endpoint: &str) {
         self.answer(context, 0, Some(admitted(endpoint, Basis::Shared)));
     }

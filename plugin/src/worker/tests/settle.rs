@@ -1,6 +1,6 @@
 //! Every ending.
 
-use super::super::request::TICKET_BYTES_MAX;
+use super::super::{keep_alive::SETTLED_MAX, request::TICKET_BYTES_MAX};
 use super::*;
 use crate::metrics::Counter;
 
@@ -179,6 +179,87 @@ fn a_settle_that_cannot_be_sent_is_not_kept() {
     let list = rig.list();
     assert_eq!(list.issued_through, 1);
     assert!(list.pools[0].leases.is_empty());
+}
+
+fn keep_alive_answered(rig: &mut Rig, status: u32) {
+    let token = rig.host.last(Method::KeepAlive).token;
+    rig.host.effective.set(ROOT);
+    rig.worker.on_answer(&rig.host, token, status, &[]);
+}
+
+/// Guards against a KeepAlive that puts back what was settled while it was under way.
+#[test]
+fn what_is_settled_while_a_keep_alive_is_under_way_is_settled_again() {
+    for status in [0, 4, 14] {
+        let mut rig = Rig::new("");
+        for context in 5..8 {
+            rig.arrive(context);
+            rig.admit(context, "a:1");
+        }
+        rig.end(5);
+        rig.tick();
+        rig.end(6);
+        rig.arrive(8); // issued after the list was drawn up: cannot be put back
+        rig.admit(8, "a:1");
+        rig.end(8);
+        assert_eq!(rig.host.calls_of(Method::Settle).len(), 3);
+        keep_alive_answered(&mut rig, status);
+        let settles = rig.host.calls_of(Method::Settle);
+        assert_eq!(settles.iter().map(|s| s.settle().lease).collect::<Vec<_>>(), [1, 2, 4, 2], "{status}");
+        assert_eq!((&settles[3].message, settles[3].context), (&settles[1].message, ROOT));
+        assert_eq!(rig.host.counted(Counter::SettlesRepeated), 1);
+        // Not a third time, and not what is settled while none is under way.
+        rig.end(7);
+        keep_alive_answered(&mut rig, status);
+        assert_eq!(rig.host.calls_of(Method::Settle).len(), 5);
+    }
+}
+
+#[test]
+fn a_settle_that_failed_while_a_keep_alive_was_under_way_is_sent_after_it() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.tick();
+    rig.host.refuse_calls.set(true);
+    rig.end(5);
+    rig.host.refuse_calls.set(false);
+    keep_alive_answered(&mut rig, 0);
+    assert_eq!(rig.host.last(Method::Settle).settle().lease, 1);
+    assert_eq!(
+        (rig.host.counted(Counter::SettlesFailed), rig.host.counted(Counter::SettlesRepeated)),
+        (1, 1)
+    );
+}
+
+#[test]
+fn a_keep_alive_that_takes_the_place_of_a_lost_one_mends_what_that_may_have_put_back() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.tick();
+    rig.end(5);
+    let list = rig.list();
+    assert_eq!((list.issued_through, list.pools[0].leases.len()), (1, 0));
+    keep_alive_answered(&mut rig, 0);
+    assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
+}
+
+#[test]
+fn what_is_remembered_for_a_keep_alive_is_bounded() {
+    let mut rig = Rig::new("");
+    let contexts = 2..SETTLED_MAX as u32 + 12;
+    for context in contexts.clone() {
+        rig.arrive(context);
+        rig.admit(context, "a:1");
+    }
+    rig.tick();
+    for context in contexts {
+        rig.end(context);
+    }
+    keep_alive_answered(&mut rig, 0);
+    assert_eq!(rig.host.counted(Counter::SettlesRepeated), SETTLED_MAX as u64);
+    assert!(rig.list().pools[0].leases.is_empty(), "the next one mends the rest");
 }
 
 #[test]
