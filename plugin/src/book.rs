@@ -3,7 +3,7 @@
 
 use evenkeel_proto::v1::{HeldPool, Pool};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     rc::Rc,
 };
 
@@ -55,6 +55,8 @@ pub struct Held {
 struct PoolUse {
     leases: usize,
     empty_since_ms: u64,
+    /// Forgotten, but for leases whose requests still run: not listed.
+    refused: bool,
 }
 
 /// The leases of one holder.
@@ -95,7 +97,9 @@ impl Book {
             Some((key, _)) => Rc::clone(key),
             None => Rc::new(pool),
         };
-        self.pools.entry(Rc::clone(&pool)).or_default().leases += 1;
+        let pool_use = self.pools.entry(Rc::clone(&pool)).or_default();
+        pool_use.leases += 1;
+        pool_use.refused = false;
         self.issued += 1;
         self.leases.insert(self.issued, Held { pool, place: Place::Pending, context });
         Some(self.issued)
@@ -108,8 +112,11 @@ impl Book {
 
     /// Puts a lease somewhere.
     pub fn place(&mut self, lease: u64, place: Place) {
-        if let Some(held) = self.leases.get_mut(&lease) {
-            held.place = place;
+        let Some(held) = self.leases.get_mut(&lease) else { return };
+        held.place = place;
+        if let (Place::On(_), Some(pool)) = (&held.place, self.pools.get_mut(&held.pool)) {
+            // Something is known again: a list without it would have it given back.
+            pool.refused = false;
         }
     }
 
@@ -120,6 +127,9 @@ impl Book {
             pool.leases -= 1;
             if pool.leases == 0 {
                 pool.empty_since_ms = now_ms;
+                if pool.refused {
+                    self.pools.remove(&held.pool);
+                }
             }
         }
         Some(held)
@@ -130,17 +140,34 @@ impl Book {
         self.pools.retain(|_, pool| pool.leases > 0 || now_ms < pool.empty_since_ms + POOL_KEPT_MS);
     }
 
+    /// Forgets pools the sidecar does not serve, but for those with a lease on a known endpoint: another sidecar
+    /// may have granted it. Other leases of theirs are kept until they end, and listed only if their pool is asked
+    /// for again or their endpoint becomes known.
+    pub fn refuse(&mut self, pools: &HashSet<PoolKey>) {
+        if pools.is_empty() {
+            return;
+        }
+        let known = |held: &&Held| matches!(held.place, Place::On(_)) && pools.contains(&*held.pool);
+        let known: HashSet<Rc<PoolKey>> =
+            self.leases.values().filter(known).map(|held| Rc::clone(&held.pool)).collect();
+        self.pools.retain(|key, pool| {
+            pool.refused |= pools.contains(&**key) && !known.contains(key);
+            !pool.refused || pool.leases > 0
+        });
+    }
+
     /// Up to `max` leases with their numbers, starting after `after`.
     pub fn after(&self, after: u64, max: usize) -> Vec<(u64, u32)> {
         self.leases.range(after + 1..).take(max).map(|(lease, held)| (*lease, held.context)).collect()
     }
 
-    /// The list KeepAlive carries: every remembered pool with its leases.
+    /// The list KeepAlive carries: every remembered pool that is not refused, with its leases.
     pub fn held(&self) -> Vec<HeldPool> {
         let mut lists: HashMap<&PoolKey, (HeldPool, HashMap<&str, u32>)> = self
             .pools
-            .keys()
-            .map(|pool| {
+            .iter()
+            .filter(|(_, pool_use)| !pool_use.refused)
+            .map(|(pool, _)| {
                 let list = HeldPool { pool: Some(pool.message()), ..HeldPool::default() };
                 (&**pool, (list, HashMap::new()))
             })
@@ -234,6 +261,62 @@ mod tests {
         assert!(book.issue(pool("one more"), 1).is_some());
         assert_eq!(book.pools(), POOLS_MAX);
         assert!(!book.held().iter().any(|h| h.pool.as_ref().unwrap().cluster == "6"));
+    }
+
+    fn listed(book: &Book) -> usize {
+        book.held().iter().map(|pool| 1 + pool.leases.len()).sum()
+    }
+
+    #[test]
+    fn a_refused_pool_is_forgotten_and_its_leases_still_end() {
+        let mut book = Book::default();
+        let refused = HashSet::from([pool("a"), pool("never heard of")]);
+        book.issue(pool("a"), 1);
+        book.place(1, Place::Unknown);
+        book.issue(pool("a"), 2);
+        book.refuse(&refused);
+        assert_eq!((listed(&book), book.len(), book.pools()), (0, 2, 1));
+        assert_eq!(&*book.remove(1, 0).unwrap().pool, &pool("a"));
+        assert!(book.remove(2, 0).is_some());
+        assert_eq!(book.pools(), 0);
+        // An empty one goes at once, others stay.
+        book.issue(pool("a"), 3);
+        book.issue(pool("b"), 4);
+        book.remove(3, 0);
+        book.refuse(&refused);
+        assert_eq!((listed(&book), book.pools()), (2, 1));
+    }
+
+    #[test]
+    fn a_refused_pool_with_a_known_lease_is_kept() {
+        let mut book = Book::default();
+        book.issue(pool("a"), 1);
+        book.issue(pool("a"), 2);
+        book.place(1, Place::On("x:1".into()));
+        book.refuse(&HashSet::from([pool("a")]));
+        assert_eq!(listed(&book), 3);
+        book.remove(1, 0);
+        book.refuse(&HashSet::from([pool("a")]));
+        assert_eq!(listed(&book), 0);
+    }
+
+    #[test]
+    fn a_refused_pool_is_listed_whole_when_it_is_asked_for_or_known_again() {
+        for again in [true, false] {
+            let mut book = Book::default();
+            book.issue(pool("a"), 1);
+            book.refuse(&HashSet::from([pool("a")]));
+            if again {
+                book.issue(pool("a"), 2);
+                assert_eq!(listed(&book), 3);
+                book.remove(2, 0);
+            } else {
+                book.place(1, Place::On("x:1".into()));
+            }
+            assert_eq!(listed(&book), 2);
+            book.remove(1, 0);
+            assert_eq!((listed(&book), book.pools()), (1, 1));
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use super::Worker;
 use crate::{
+    book::PoolKey,
     host::{Host, Method},
     metrics::Counter,
 };
-use evenkeel_proto::v1::{KeepAliveRequest, KeepAliveResponse};
+use evenkeel_proto::v1::{KeepAliveRequest, KeepAliveResponse, Pool};
 use prost::Message as _;
 
 /// Bounds of the interval the sidecar may ask for.
@@ -125,6 +126,8 @@ impl Worker {
         host.count(Counter::LeasesDropped, response.dropped.into());
         host.count(Counter::LeasesMoved, response.moved.into());
         self.reach.up(host, &self.config);
+        let key = |pool: Pool| PoolKey { route: pool.route, cluster: pool.cluster };
+        self.book.refuse(&response.refused_pools.into_iter().map(key).collect());
         let interval_ms = u64::from(response.interval_ms).clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
         if response.interval_ms != 0 && interval_ms != self.keep_alive.interval_ms {
             self.keep_alive.interval_ms = interval_ms;

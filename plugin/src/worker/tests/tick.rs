@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{book::POOL_KEPT_MS, host::Host as _, metrics::Counter};
-use evenkeel_proto::v1::KeepAliveResponse;
+use evenkeel_proto::v1::{KeepAliveResponse, Pool};
 
 fn kept_alive(rig: &mut Rig, interval_ms: u32) {
     let token = rig.host.last(Method::KeepAlive).token;
@@ -244,6 +244,31 @@ fn an_empty_pool_is_listed_for_a_while() {
     assert_eq!(rig.list().pools.len(), 1);
     rig.host.pass(POOL_KEPT_MS);
     assert_eq!(rig.list().pools.len(), 0);
+}
+
+#[test]
+fn a_pool_the_sidecar_does_not_serve_is_forgotten_and_its_requests_go_on() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.answer(5, 5, None);
+    rig.arrive(6);
+    rig.tick();
+    let refused_pools = vec![Pool { route: "chat".into(), cluster: "llm".into() }];
+    let response = KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() };
+    let token = rig.host.last(Method::KeepAlive).token;
+    rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
+    let list = rig.list();
+    assert_eq!((list.pools.len(), list.issued_through), (0, 2));
+    rig.answer(6, 5, None);
+    assert_eq!((rig.resumed(5), rig.resumed(6)), (1, 1));
+    rig.end(5);
+    rig.end(6);
+    assert_eq!(rig.host.calls_of(Method::Settle).len(), 2);
+    assert_eq!(rig.worker.book().pools(), 0);
+    assert_eq!(rig.arrive(7), Flow::Pause, "it is asked for as before");
+    rig.answer(7, 5, None);
+    assert_eq!(rig.resumed(7), 1);
+    assert_eq!(rig.list().pools.len(), 1);
 }
 
 #[test]
