@@ -119,6 +119,7 @@ impl Worker {
                 self.keep_alive = KeepAlive::new(config.keep_alive_ms);
                 self.config = config;
                 host.set_tick_ms(FIRST_TICK_MS);
+                host.log(Level::Info, &format!("evenkeel: holder {}, root {}", self.holder, self.root));
                 true
             }
             Err(faults) => {

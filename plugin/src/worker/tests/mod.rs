@@ -26,6 +26,7 @@ impl Rig {
         let host = Mock::new();
         let mut worker = Worker::new(ROOT, "holder".into());
         assert!(worker.configure(&host, config.as_bytes()), "{:?}", host.logs.borrow());
+        host.logs.borrow_mut().clear();
         Rig { host, worker }
     }
 

@@ -339,6 +339,15 @@ fn a_bad_configuration_fails_with_every_fault_in_the_log() {
 }
 
 #[test]
+fn the_holder_is_logged_when_it_is_configured() {
+    let host = Mock::new();
+    let mut worker = Worker::new(ROOT, "holder".into());
+    assert!(worker.configure(&host, b""));
+    worker.on_tick(&host);
+    assert_eq!(*host.logs.borrow(), [(Level::Info, "evenkeel: holder holder, root 1".to_owned())]);
+}
+
+#[test]
 fn the_sidecar_being_down_is_said_once_per_change() {
     let mut rig = Rig::new("");
     for context in 5..9 {
