@@ -1,4 +1,4 @@
--- audit: checks that a pool's counts are the sum of its leases, and counts anew where they are not (a key was
+-- audit: renews the expiry of a pool's keys and checks that its counts are the sum of its leases, and counts anew where they are not (a key was
 -- evicted or deleted by hand). For tables that are ours alone.
 --
 -- KEYS  1       hash    endpoint -> requests in flight
@@ -17,8 +17,11 @@ local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 if redis.call('ZCARD', KEYS[2]) ~= #KEYS - 2 then return { now_ms, -1 } end
 local leases = 0
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[1])
 for h = 3, #KEYS do
   if not redis.call('ZSCORE', KEYS[2], ARGV[h - 1]) then return { now_ms, -1 } end
+  redis.call('PEXPIRE', KEYS[h], ARGV[1])
   leases = leases + redis.call('HLEN', KEYS[h]) - redis.call('HEXISTS', KEYS[h], '')
 end
 
@@ -26,7 +29,7 @@ local flat = redis.call('HGETALL', KEYS[1])
 local counted, sum = {}, 0
 for at = 1, #flat, 2 do
   if flat[at] ~= '' then
-    counted[flat[at]] = tonumber(flat[at + 1])
+    counted[flat[at]] = tonumber(flat[at + 1]) or 0
     sum = sum + counted[flat[at]]
   end
 end

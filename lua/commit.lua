@@ -27,7 +27,7 @@
 
 -- Up to 512 fields Redis keeps a hash as a list, and each access would cost O(fields). One value longer
 -- than hash-max-listpack-value (64) makes it a hash table.
-local FILLER = { '', 'this field keeps the hash a hash table rather than a list: see docs/redis-layout.md' }
+local FILLER = { '', 'filler: keeps this hash a hash table instead of a list; see docs/redis' }
 
 local call, sub = redis.call, string.sub
 local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
@@ -38,12 +38,20 @@ local time = call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply, n_reply = { now_ms, 0 }, 2
 
--- What is in flight on each address.
+-- What is in flight on each address. Where few have any, reading all there is costs less than asking for each.
 local count, changed, index = {}, {}, nil
 if endpoints > 0 then
-  local found = call('HMGET', KEYS[1], unpack(address))
+  local found
+  if 2 * call('HLEN', KEYS[1]) < endpoints then
+    local fields, by_name = call('HGETALL', KEYS[1]), {}
+    for f = 1, #fields, 2 do by_name[fields[f]] = fields[f + 1] end
+    found = {}
+    for i = 1, endpoints do found[i] = by_name[address[i]] end
+  else
+    found = call('HMGET', KEYS[1], unpack(address))
+  end
   for i = 1, endpoints do
-    local n = found[i] and tonumber(found[i]) or 0
+    local n = tonumber(found[i] or 0) or 0
     count[i] = n > 0 and n or 0
   end
 end
@@ -57,18 +65,18 @@ local function index_of(name)
   if not i then
     i = #address + 1
     address[i], index[name] = name, i
-    local n = tonumber(call('HGET', KEYS[1], name) or 0)
+    local n = tonumber(call('HGET', KEYS[1], name) or 0) or 0
     count[i] = n > 0 and n or 0
   end
   return i
 end
 
 -- Settlements.
-local held = {}
+local held, settled = {}, {}
 for h = 1, #holders do
   local leases, settlements = holders[h][2], holders[h][3]
   local values, del = call('HMGET', KEYS[h + 2], unpack(leases)), {}
-  held[h] = values
+  held[h], settled[h] = values, del
   for l = 1, settlements do
     local value, result = values[l], 0
     if value then
@@ -83,7 +91,6 @@ for h = 1, #holders do
     n_reply = n_reply + 1
     reply[n_reply] = result
   end
-  if #del > 0 then call('HDEL', KEYS[h + 2], unpack(del)) end
 end
 
 -- The endpoints with the least score, in order; nil: to be found again.
@@ -118,10 +125,10 @@ local function take(tie)
 end
 
 -- Admissions.
-local stamp, admission = string.format('%013.0f:', now_ms), 0
+local stamp, admission, granted = string.format('%013.0f:', now_ms), 0, {}
 for h = 1, #holders do
-  local id, leases, settlements = holders[h][1], holders[h][2], holders[h][3]
-  local values, set, n_set = held[h], { FILLER[1], FILLER[2] }, 2
+  local leases, settlements, values = holders[h][2], holders[h][3], held[h]
+  local set, n_set = { FILLER[1], FILLER[2] }, 2
   for l = settlements + 1, #leases do
     admission = admission + 1
     local result = values[l] and sub(values[l], 15)
@@ -135,29 +142,43 @@ for h = 1, #holders do
     n_reply = n_reply + 1
     reply[n_reply] = result
   end
-  if n_set > 2 then
-    call('HSET', KEYS[h + 2], unpack(set))
+  granted[h] = set
+end
+
+-- All reading is done: write. A key's expiry is set when it is new; KeepAlives and audits renew it.
+local deadlines, n_deadlines, deadline = {}, 0, string.format('%.0f', now_ms + ttl_ms)
+for h = 1, #holders do
+  local set, del = granted[h], settled[h]
+  if #del > 0 then call('HDEL', KEYS[h + 2], unpack(del)) end
+  if #set > 2 and call('HSET', KEYS[h + 2], unpack(set)) == #set / 2 then
     call('PEXPIRE', KEYS[h + 2], expiry_ms)
   end
-  if #leases > settlements then call('ZADD', KEYS[2], now_ms + ttl_ms, id) end
+  if #holders[h][2] > holders[h][3] then
+    deadlines[n_deadlines + 1], deadlines[n_deadlines + 2] = deadline, holders[h][1]
+    n_deadlines = n_deadlines + 2
+  end
 end
-if admission > 0 then call('PEXPIRE', KEYS[2], expiry_ms) end
+if n_deadlines > 0 and call('ZADD', KEYS[2], unpack(deadlines)) > 0 then
+  call('PEXPIRE', KEYS[2], expiry_ms)
+end
 
--- The counts that changed.
+-- Writing a number is slow, and many counts are the same.
+local text = {}
 local set, del = {}, {}
 if ours then set = { FILLER[1], FILLER[2] } end
 local n_set, fixed = #set, #set
 for i in pairs(changed) do
-  if count[i] > 0 then
-    set[n_set + 1], set[n_set + 2] = address[i], count[i]
+  local n = count[i]
+  if n > 0 then
+    text[n] = text[n] or string.format('%.0f', n)
+    set[n_set + 1], set[n_set + 2] = address[i], text[n]
     n_set = n_set + 2
   else
     del[#del + 1] = address[i]
   end
 end
-if n_set > fixed then
-  call('HSET', KEYS[1], unpack(set))
-  if ours then call('PEXPIRE', KEYS[1], expiry_ms) end
+if n_set > fixed and call('HSET', KEYS[1], unpack(set)) > 0 and ours then
+  call('PEXPIRE', KEYS[1], expiry_ms)
 end
 if #del > 0 then call('HDEL', KEYS[1], unpack(del)) end
 

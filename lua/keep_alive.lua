@@ -17,7 +17,7 @@
 -- LAYOUT        ek1; see docs/redis-layout.md
 
 -- As in commit: keeps the hash a hash table.
-local FILLER = { '', 'this field keeps the hash a hash table rather than a list: see docs/redis-layout.md' }
+local FILLER = { '', 'filler: keeps this hash a hash table instead of a list; see docs/redis' }
 
 local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
 local holder, issued_through, addresses = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -76,7 +76,11 @@ for from = 1, #set, 1000 do
   redis.call('HSET', KEYS[3], unpack(set, from, math.min(from + 999, #set)))
 end
 for endpoint, by in pairs(delta) do
-  if by ~= 0 and redis.call('HINCRBY', KEYS[1], endpoint, by) <= 0 then
+  -- Another writer of a Higress table may have left less than 0.
+  local count = math.max(tonumber(redis.call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
+  if count > 0 then
+    redis.call('HSET', KEYS[1], endpoint, string.format('%.0f', count))
+  else
     redis.call('HDEL', KEYS[1], endpoint)
   end
 end

@@ -7,7 +7,7 @@
 --       2       about how many leases to give back at most (a small hash is given back whole)
 -- RETURNS       { now in ms, leases given back, 1 when the holder has more, else 0 }
 -- ERRORS        none of its own
--- COST          O(leases given back)
+-- COST          O(leases given back), plus a walk over empty buckets of a hash that was once large
 -- LAYOUT        ek1; see docs/redis-layout.md
 
 local time = redis.call('TIME')
@@ -15,7 +15,13 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local deadline_ms = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if not deadline_ms or tonumber(deadline_ms) > now_ms then return { now_ms, 0, 0 } end
 
-local leases = redis.call('HSCAN', KEYS[3], 0, 'COUNT', ARGV[2])[2]
+-- One call looks at a bounded part of the hash, which may be the part that earlier calls emptied: go on until
+-- something is found or the hash is through.
+local cursor, leases = '0', nil
+repeat
+  local part = redis.call('HSCAN', KEYS[3], cursor, 'COUNT', ARGV[2])
+  cursor, leases = part[1], part[2]
+until cursor == '0' or #leases > 2
 local delta, fields = {}, {}
 for at = 1, #leases, 2 do
   local endpoint = string.sub(leases[at + 1], 15)
@@ -26,7 +32,11 @@ for at = 1, #leases, 2 do
   end
 end
 for endpoint, by in pairs(delta) do
-  if redis.call('HINCRBY', KEYS[1], endpoint, by) <= 0 then
+  -- Another writer of a Higress table may have left less than 0.
+  local count = math.max(tonumber(redis.call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
+  if count > 0 then
+    redis.call('HSET', KEYS[1], endpoint, string.format('%.0f', count))
+  else
     redis.call('HDEL', KEYS[1], endpoint)
   end
 end

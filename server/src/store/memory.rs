@@ -33,7 +33,7 @@ struct State {
 #[derive(Default)]
 struct PoolTable {
     counts: BTreeMap<Arc<str>, u64>,
-    /// Load of other instances, which this one can only remember. See [`MemoryStore::assume`].
+    /// Load of other instances, which this one can only remember. See [`MemoryStore::assume_rest_of`].
     assumed: BTreeMap<Arc<str>, u64>,
     deadlines: BTreeMap<HolderId, u64>,
     leases: BTreeMap<HolderId, BTreeMap<LeaseId, Lease>>,
@@ -117,13 +117,39 @@ impl MemoryStore {
         }
     }
 
-    /// Adds a load to each endpoint that no lease here accounts for: what other instances had in flight
-    /// when they were last heard of. Replaces what was assumed before.
-    pub fn assume(&self, pool: &PoolId, load: BTreeMap<Arc<str>, u64>) {
-        self.state.lock().pools.entry(pool.clone()).or_default().assumed = load;
+    /// Takes what a table shows beyond the leases known here as the load of other instances: it counts when choosing,
+    /// and no lease here accounts for it. Replaces what was assumed before.
+    pub fn assume_rest_of(&self, pool: &PoolId, in_flight: &BTreeMap<Arc<str>, u64>) {
+        let mut state = self.state.lock();
+        let table = state.pools.entry(pool.clone()).or_default();
+        let own = |endpoint| table.counts.get(endpoint).copied().unwrap_or(0);
+        let rest =
+            in_flight.iter().map(|(endpoint, n)| (Arc::clone(endpoint), n.saturating_sub(own(endpoint))));
+        table.assumed = rest.filter(|(_, n)| *n > 0).collect();
     }
 
-    /// What [`Self::assume`] set.
+    /// Assumes nothing any more.
+    pub fn forget_assumed(&self) {
+        self.state.lock().pools.values_mut().for_each(|table| table.assumed.clear());
+    }
+
+    /// Gives back the leases of all holders past their deadline.
+    pub fn forget_silent_holders(&self) {
+        let now_ms = self.now_ms();
+        for table in self.state.lock().pools.values_mut() {
+            let silent =
+                |(holder, deadline): (&HolderId, &u64)| (*deadline <= now_ms).then(|| holder.clone());
+            let silent: Vec<HolderId> = table.deadlines.iter().filter_map(silent).collect();
+            for holder in silent {
+                table.deadlines.remove(&holder);
+                for lease in table.leases.remove(&holder).unwrap_or_default().into_values() {
+                    table.uncount(&lease.endpoint);
+                }
+            }
+        }
+    }
+
+    /// What [`Self::assume_rest_of`] found.
     #[must_use]
     pub fn assumed(&self, pool: &Pool) -> BTreeMap<Arc<str>, u64> {
         self.with(pool, |table| table.assumed.clone())
@@ -133,11 +159,6 @@ impl MemoryStore {
     pub fn adopt(&self, pool: &Pool, holder: &HolderId, held: &Held) -> Repairs {
         let (now, deadline) = (self.now_ms(), self.deadline_ms());
         self.with(pool, |table| table.adopt(holder, held, now, deadline))
-    }
-
-    /// Forgets every table.
-    pub fn clear(&self) {
-        *self.state.lock() = State::default();
     }
 
     /// Moves a holder's deadline into the past, as if it had been silent. For tests.

@@ -1,17 +1,20 @@
 //! The store as the rest of the sidecar uses it: the shared one while it answers, local knowledge while it does
-//! not. The circuit opens at the first sign that the store cannot be reached, or after a few
-//! timeouts in a row; from then on nobody waits for it, and a probe tells when it is back.
+//! not.
 //!
-//! Local knowledge is the leases that this sidecar's gateways listed in their last KeepAlive, plus the
-//! load other instances had in the last table seen. When the store is back, the gateways' next
-//! KeepAlives make its table equal to what they hold; nothing local needs to be copied.
+//! The circuit opens when the store says it cannot be reached (which includes a few calls in a row that timed out);
+//! from then on no request waits for it, and a probe tells when it is back. A single timeout, or an error about
+//! one pool's keys, opens nothing: only the operations it met are answered locally.
+//!
+//! Local knowledge is always at hand: a memory store follows the gateways' KeepAlive lists, and the load others had
+//! in the last table seen. It is used for as long as a dead holder's leases would be kept twice over; after that
+//! the others' load is no longer guessed at. When the store is back, the gateways' next KeepAlives make its table
+//! equal to what they hold; nothing local needs to be copied.
 
 use std::{
-    collections::{BTreeMap, HashMap},
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -29,10 +32,13 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Failures in a row, other than the store being out of reach, that open the circuit.
-const FAILURES_MAX: u32 = 3;
-/// Time between probes while the circuit is open.
+/// Time between probes while the circuit is open; longer where it keeps opening.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// A circuit that opens again within this time of closing is probed half as often.
+const FLAP: Duration = Duration::from_secs(10);
+/// Least time between two warnings about single failed calls.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What a pool does while the store is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
@@ -66,8 +72,7 @@ pub struct ResilientStore {
     /// Absent where the primary is in this process and cannot fail.
     local: Option<MemoryStore>,
     down: AtomicBool,
-    failures: AtomicU32,
-    memory: Mutex<Memory>,
+    circuit: Mutex<Circuit>,
     holder_ttl: Duration,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
@@ -76,11 +81,12 @@ pub struct ResilientStore {
     this: std::sync::Weak<Self>,
 }
 
-/// What is remembered for the day the store fails.
+/// What is remembered of earlier failures.
 #[derive(Default)]
-struct Memory {
-    lists: HashMap<(Arc<Pool>, HolderId), (Instant, Held)>,
-    tables: HashMap<PoolId, Table>,
+struct Circuit {
+    closed_at: Option<Instant>,
+    probe_interval: Duration,
+    warned_at: Option<Instant>,
 }
 
 impl ResilientStore {
@@ -122,8 +128,7 @@ impl ResilientStore {
             primary,
             local,
             down: AtomicBool::new(false),
-            failures: AtomicU32::new(0),
-            memory: Mutex::default(),
+            circuit: Mutex::default(),
             holder_ttl,
             metrics,
             tasks,
@@ -135,7 +140,7 @@ impl ResilientStore {
     /// Connects. Where that fails the sidecar serves from local knowledge until the store is there.
     pub async fn connect(&self) {
         if let Err(error) = self.primary.ping().await {
-            self.failed(&error, true);
+            self.open_circuit(&error);
         }
     }
 
@@ -147,18 +152,16 @@ impl ResilientStore {
 
     /// Picks and leases, or does what the pool's policy says where the store cannot.
     pub async fn admit(&self, admit: Admit, on_failure: OnStoreFailure) -> Result<Decision, StoreError> {
-        let (primary, again) = (&self.primary, admit.clone());
-        if let Some(answer) = self.attempt(primary.admit(admit)).await {
-            match answer {
-                Ok(choice) => return Ok(Decision::Shared(choice)),
-                Err(error) if self.local.is_none() => return Err(error),
-                Err(_) => {}
-            }
+        let Some(local) = &self.local else { return self.primary.admit(admit).await.map(Decision::Shared) };
+        if self.is_up()
+            && let Ok(choice) = self.observe(self.primary.admit(admit.clone()).await)
+        {
+            return Ok(Decision::Shared(choice));
         }
-        match (on_failure, &self.local) {
-            (OnStoreFailure::Local, Some(local)) => Ok(Decision::Local(local.admit(again).await?)),
-            (OnStoreFailure::Closed, _) => Ok(Decision::Closed),
-            _ => Ok(Decision::Open),
+        match on_failure {
+            OnStoreFailure::Local => Ok(Decision::Local(local.admit(admit).await?)),
+            OnStoreFailure::Open => Ok(Decision::Open),
+            OnStoreFailure::Closed => Ok(Decision::Closed),
         }
     }
 
@@ -169,55 +172,56 @@ impl ResilientStore {
         holder: &HolderId,
         lease: LeaseId,
     ) -> Result<bool, StoreError> {
-        let answer = self.attempt(self.primary.settle(pool, holder, lease)).await;
-        // A lease granted locally, or that the store will learn of from a KeepAlive, is settled here too.
-        match (&self.local, answer) {
-            (_, Some(Ok(released))) => Ok(released),
-            (Some(local), _) => local.settle(pool, holder, lease).await,
-            (None, Some(error)) => error,
-            (None, None) => Err(unavailable()),
+        let Some(local) = &self.local else { return self.primary.settle(pool, holder, lease).await };
+        // Also where the lease was granted locally and the store never heard of it.
+        let known_locally = local.settle(pool, holder, lease).await?;
+        if !self.is_up() {
+            return Ok(known_locally);
+        }
+        match self.observe(self.primary.settle(pool, holder, lease).await) {
+            Ok(released) => Ok(released),
+            Err(_) => Ok(known_locally),
         }
     }
 
-    /// Keeps a holder alive; see [`Store::keep_alive`]. The list is remembered for the store's failure.
+    /// Keeps a holder alive; see [`Store::keep_alive`]. The flag is false where the shared store did not take the list;
+    /// local knowledge always does.
     pub async fn keep_alive(
         &self,
         pool: &Arc<Pool>,
         holder: &HolderId,
         held: Held,
-    ) -> Result<Repairs, StoreError> {
-        let answer = self.attempt(self.primary.keep_alive(pool, holder, &held)).await;
-        let Some(local) = &self.local else { return answer.unwrap_or_else(|| Err(unavailable())) };
-        let answer = match answer {
-            Some(Ok(repairs)) => Ok(repairs),
-            _ => local.keep_alive(pool, holder, &held).await,
+    ) -> Result<(Repairs, bool), StoreError> {
+        let Some(local) = &self.local else {
+            return Ok((self.primary.keep_alive(pool, holder, &held).await?, true));
         };
-        let key = (Arc::clone(pool), holder.clone());
-        self.memory.lock().lists.insert(key, (Instant::now(), held));
-        answer
+        local.adopt(pool, holder, &held);
+        if !self.is_up() {
+            return Ok((Repairs::default(), false));
+        }
+        match self.observe(self.primary.keep_alive(pool, holder, &held).await) {
+            Ok(repairs) => Ok((repairs, true)),
+            Err(_) => Ok((Repairs::default(), false)),
+        }
     }
 
     /// Gives back leases of a dead holder; see [`Store::reap`].
     pub async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
-        match self.attempt(self.primary.reap(pool, holder)).await {
-            Some(answer) => answer,
-            None => match &self.local {
-                Some(local) => local.reap(pool, holder).await,
-                None => Err(unavailable()),
-            },
+        match &self.local {
+            Some(local) if !self.is_up() => local.reap(pool, holder).await,
+            _ => self.observe(self.primary.reap(pool, holder).await),
         }
     }
 
-    /// Reads one pool's table. The flag is false where it is not the shared one: it is then the last one seen,
-    /// or what is known locally.
+    /// Reads one pool's table. The flag is false where it is not the shared one but what is known locally.
     pub async fn table(&self, pool: &Arc<Pool>) -> Result<(Table, bool), StoreError> {
-        if let Some(Ok(table)) = self.attempt(self.primary.table(pool)).await {
-            if self.local.is_some() {
-                self.memory.lock().tables.insert(pool.id.clone(), table.clone());
-            }
+        let Some(local) = &self.local else { return Ok((self.primary.table(pool).await?, true)) };
+        if self.is_up()
+            && let Ok(table) = self.observe(self.primary.table(pool).await)
+        {
+            local.assume_rest_of(&pool.id, &table.in_flight);
             return Ok((table, true));
         }
-        let Some(local) = &self.local else { return Err(unavailable()) };
         let mut table = local.table(pool).await?;
         for (endpoint, others) in local.assumed(pool) {
             *table.in_flight.entry(endpoint).or_default() += others;
@@ -227,97 +231,81 @@ impl ResilientStore {
 
     /// See [`Store::audit`].
     pub async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
-        self.attempt(self.primary.audit(pool)).await.unwrap_or_else(|| Err(unavailable()))
+        self.if_up(self.primary.audit(pool)).await
     }
 
     /// See [`Store::leases`].
     pub async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
-        match (self.attempt(self.primary.leases(pool, holder)).await, &self.local) {
-            (Some(Ok(leases)), _) => Ok(leases),
-            (_, Some(local)) => local.leases(pool, holder).await,
-            (Some(error), None) => error,
-            (None, None) => Err(unavailable()),
+        match &self.local {
+            Some(local) if !self.is_up() => local.leases(pool, holder).await,
+            _ => self.observe(self.primary.leases(pool, holder).await),
         }
     }
 
     /// See [`Store::register`].
     pub async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
-        self.attempt(self.primary.register(pool)).await.unwrap_or_else(|| Err(unavailable()))
+        self.if_up(self.primary.register(pool)).await
     }
 
     /// See [`Store::pools`].
     pub async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
-        self.attempt(self.primary.pools()).await.unwrap_or_else(|| Err(unavailable()))
+        self.if_up(self.primary.pools()).await
     }
 
-    /// Makes the call unless the circuit is open, and keeps count of how it went.
-    async fn attempt<T>(
-        &self,
-        call: impl Future<Output = Result<T, StoreError>>,
-    ) -> Option<Result<T, StoreError>> {
-        if self.down.load(Ordering::Relaxed) {
-            return None;
+    async fn if_up<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        if !self.is_up() {
+            return Err(StoreError::Unavailable("circuit open after earlier failures".to_owned()));
         }
-        let answer = call.await;
+        self.observe(call.await)
+    }
+
+    /// Draws the circuit's conclusions from how a call went.
+    fn observe<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         match &answer {
-            Ok(_) => {
-                if self.failures.load(Ordering::Relaxed) != 0 {
-                    self.failures.store(0, Ordering::Relaxed);
-                }
-            }
-            Err(StoreError::Overloaded(_)) => {}
-            Err(error) => self.failed(error, matches!(error, StoreError::Unavailable(_))),
+            Ok(_) => {}
+            Err(error @ StoreError::Unavailable(_)) => self.open_circuit(error),
+            Err(error) => self.warn(error),
         }
-        Some(answer)
+        answer
     }
 
-    fn failed(&self, error: &StoreError, at_once: bool) {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if (!at_once && failures < FAILURES_MAX) || self.local.is_none() {
+    fn warn(&self, error: &StoreError) {
+        let mut circuit = self.circuit.lock();
+        if circuit.warned_at.is_none_or(|at| at.elapsed() >= QUIET) {
+            circuit.warned_at = Some(Instant::now());
+            warn!(%error, "store call failed: answered from local knowledge (further ones are only counted for a while)");
+        }
+    }
+
+    fn open_circuit(&self, error: &StoreError) {
+        if self.local.is_none() || self.down.swap(true, Ordering::Relaxed) {
             return;
         }
-        if self.down.swap(true, Ordering::Relaxed) {
-            return;
-        }
+        let probe_interval = {
+            let mut circuit = self.circuit.lock();
+            let flapping = circuit.closed_at.is_some_and(|at| at.elapsed() < FLAP);
+            circuit.probe_interval =
+                if flapping { (circuit.probe_interval * 2).min(PROBE_INTERVAL_MAX) } else { PROBE_INTERVAL };
+            circuit.probe_interval
+        };
         warn!(%error, "store unavailable: serving from local knowledge");
         self.metrics.store_up.set(0);
-        self.prepare_local();
         if let Some(this) = self.this.upgrade() {
             // Ends when the store is back, or with the sidecar.
-            self.tasks.spawn(async move { this.probe().await });
+            self.tasks.spawn(async move { this.probe(probe_interval).await });
         }
     }
 
-    /// Builds local knowledge: the leases this sidecar's gateways last listed, and everyone else's load.
-    fn prepare_local(&self) {
-        let Some(local) = &self.local else { return };
-        local.clear();
-        let mut memory = self.memory.lock();
-        let alive_since = Instant::now().checked_sub(self.holder_ttl);
-        memory.lists.retain(|_, (at, _)| alive_since.is_none_or(|since| *at >= since));
-        let mut own: HashMap<&PoolId, BTreeMap<Arc<str>, u64>> = HashMap::new();
-        for ((pool, holder), (_, held)) in &memory.lists {
-            local.adopt(pool, holder, held);
-            let own = own.entry(&pool.id).or_default();
-            for endpoint in held.leases.iter().filter_map(|(_, endpoint)| endpoint.as_ref()) {
-                *own.entry(Arc::clone(endpoint)).or_default() += 1;
-            }
-        }
-        for (id, table) in &memory.tables {
-            let mut others = table.in_flight.clone();
-            for (endpoint, count) in own.get(id).into_iter().flatten() {
-                if let Some(load) = others.get_mut(endpoint) {
-                    *load = load.saturating_sub(*count);
-                }
-            }
-            others.retain(|_, load| *load > 0);
-            local.assume(id, others);
-        }
-    }
-
-    async fn probe(&self) {
+    async fn probe(&self, interval: Duration) {
         let since = Instant::now();
+        // One that opens for the first time is probed at once: most often only the connection was lost.
+        let mut wait = if interval > PROBE_INTERVAL { interval } else { Duration::ZERO };
+        let mut guessing = true;
         loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.shutdown.cancelled() => return,
+            }
             let answer = tokio::select! {
                 answer = self.primary.ping() => answer,
                 () = self.shutdown.cancelled() => return,
@@ -325,24 +313,26 @@ impl ResilientStore {
             if answer.is_ok() {
                 break;
             }
-            tokio::select! {
-                () = tokio::time::sleep(PROBE_INTERVAL) => {}
-                () = self.shutdown.cancelled() => return,
+            wait = interval;
+            if let Some(local) =
+                self.local.as_ref().filter(|_| guessing && since.elapsed() > self.holder_ttl * 2)
+            {
+                info!("store away for long: no longer guessing at other gateways' load");
+                local.forget_assumed();
+                guessing = false;
             }
         }
-        self.failures.store(0, Ordering::Relaxed);
+        self.circuit.lock().closed_at = Some(Instant::now());
         self.down.store(false, Ordering::Relaxed);
         self.metrics.store_up.set(1);
         info!(after_ms = since.elapsed().as_millis() as u64, "store is back");
     }
 
-    /// Forgets the lists of holders that have fallen silent. To be called now and then.
+    /// Forgets the leases of holders that have fallen silent, as far as they are known locally. To be called
+    /// now and then.
     pub fn forget_silent_holders(&self) {
-        let silent_since = Instant::now().checked_sub(self.holder_ttl * 4);
-        self.memory.lock().lists.retain(|_, (at, _)| silent_since.is_none_or(|since| *at >= since));
+        if let Some(local) = &self.local {
+            local.forget_silent_holders();
+        }
     }
-}
-
-fn unavailable() -> StoreError {
-    StoreError::Unavailable("circuit open after earlier failures".to_owned())
 }

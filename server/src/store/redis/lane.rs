@@ -1,6 +1,6 @@
-//! Group commit. Admissions and settlements of one pool go to Redis in batches: while [`IN_FLIGHT_MAX`]
-//! script calls are under way, further operations gather, and leave together when one returns. There is
-//! no timer: an idle pool sends at once, a busy one pays for one script call a batch.
+//! Group commit. Admissions and settlements of one pool go to Redis in batches: what arrives while script calls
+//! are under way gathers, and leaves together. There is no timer: an idle pool sends at once, a busy one pays
+//! for one script call a batch.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -11,14 +11,19 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Shared, batch::Batch, keys::PoolKeys};
+use super::{Shared, batch::Batch, keys::PoolKeys, link::Way};
 use crate::{
     domain::{HolderId, LeaseId, Roster},
     store::{Choice, Pool, StoreError},
 };
 
 /// Script calls of one pool under way at once. One would leave Redis idle for a round trip between batches.
-const IN_FLIGHT_MAX: usize = 2;
+const CALLS_MAX: usize = 2;
+/// With no more operations than this under way, the pool counts as idle: a further call leaves at once.
+const IDLE_MAX: usize = 8;
+/// Otherwise a further call leaves beside another only with so many operations: a call has a cost of its own, about that
+/// of 40 operations.
+const WORTH_A_CALL: usize = 64;
 /// Most operations in one script call: bounds how long Redis is busy with it.
 const BATCH_MAX: usize = 256;
 /// Most operations waiting in one pool; beyond, callers are told at once.
@@ -45,10 +50,21 @@ pub(crate) struct Lane {
     state: Mutex<State>,
 }
 
+/// What waits and what is under way.
 #[derive(Default)]
 struct State {
     queue: VecDeque<Op>,
-    in_flight: usize,
+    /// Script calls under way, and the operations in them.
+    calls: usize,
+    operations: usize,
+}
+
+impl State {
+    /// Whether the waiting operations may leave now. Always so when nothing is under way: none is left behind.
+    fn may_leave(&self) -> bool {
+        self.calls == 0
+            || (self.calls < CALLS_MAX && (self.operations <= IDLE_MAX || self.queue.len() >= WORTH_A_CALL))
+    }
 }
 
 impl Lane {
@@ -69,27 +85,35 @@ impl Lane {
             return;
         }
         state.queue.push_back(op);
-        if state.in_flight < IN_FLIGHT_MAX {
-            state.in_flight += 1;
+        if state.may_leave() {
+            state.calls += 1;
             drop(state);
             let lane = Arc::clone(self);
-            // Bounded by IN_FLIGHT_MAX a pool; ends by itself when the queue is empty.
+            // Bounded by CALLS_MAX a pool; ends by itself when nothing may leave.
             self.shared.tasks.spawn(async move { lane.drain().await });
         }
     }
 
-    async fn drain(self: Arc<Self>) {
+    /// Sends batches until nothing may leave. The call was counted by whoever started this.
+    async fn drain(&self) {
         loop {
             let batch = {
                 let mut state = self.state.lock();
                 let batch = next_batch(&mut state.queue);
-                if batch.is_empty() {
-                    state.in_flight -= 1;
-                    return;
-                }
+                state.operations += batch.len();
                 batch
             };
-            self.commit(batch).await;
+            let sent = batch.len();
+            if sent > 0 {
+                self.commit(batch).await;
+            }
+            let mut state = self.state.lock();
+            state.operations -= sent;
+            state.calls -= 1;
+            if state.queue.is_empty() || !state.may_leave() {
+                return;
+            }
+            state.calls += 1;
         }
     }
 
@@ -98,7 +122,7 @@ impl Lane {
         let batch = Batch::new(ops);
         let call = batch.call(self);
         let started = Instant::now();
-        let reply = call.run(&self.shared.link).await;
+        let reply = call.run(&self.shared.link, Way::Request).await;
         self.shared.observe("commit", started, reply.as_ref().err());
         match reply {
             Err(error) => batch.fail(&error),

@@ -1,9 +1,16 @@
-//! The connection to Redis or Redis Cluster. One multiplexed connection, taken from the deadpool and held,
-//! carries the calls of the request path: checking a connection out of the pool costs a round trip of
-//! its own. A held connection that breaks is dropped; the probe of the
-//! circuit breaker makes the next one.
+//! Connections to Redis or Redis Cluster, all from one deadpool.
+//!
+//! The request path has one multiplexed connection, taken from the pool and held: checking one out costs a round
+//! trip of its own. Everything else (tables, audits, lists of leases) takes a connection of the pool for
+//! each call, with a longer timeout, so that a large answer holds up no request.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool::managed::{self, Metrics as PoolMetrics, RecycleError, RecycleResult};
 use parking_lot::Mutex;
@@ -15,16 +22,33 @@ use redis::{
 use super::RedisOptions;
 use crate::store::StoreError;
 
-/// Most connections open at once: the held one, and its successor while the old one drains.
-const POOL_SIZE: usize = 4;
+/// Most connections open at once: the held one, its successor while the old one drains, and those beside the
+/// request path.
+const POOL_SIZE: usize = 8;
 /// Times a cluster call is sent again after a redirection or a lost node. Scripts are idempotent.
 const CLUSTER_RETRIES: u32 = 2;
+/// Timeouts in a row after which the held connection is given up. A lost packet or a fork of Redis is no reason.
+const TIMEOUTS_MAX: u32 = 3;
 
-/// A connection that can be cloned and used by many calls at once.
-#[derive(Clone)]
-enum Connection {
-    Single(redis::aio::MultiplexedConnection),
-    Cluster(ClusterConnection),
+/// In which way a call is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// A request waits for it: over the held connection, with the short timeout.
+    Request,
+    /// Nobody does: over a connection of the pool, with the long timeout.
+    Beside,
+}
+
+/// Which server a call ran into.
+enum Standing {
+    /// It answered; the connection is sound.
+    Answered(Result<Value, RedisError>),
+    /// It is there and cannot serve, now or any more: another connection may reach one that can.
+    Unfit(RedisError),
+    /// It is not there.
+    Gone(RedisError),
+    /// It did not answer in time.
+    Silent,
 }
 
 enum Pool {
@@ -32,27 +56,41 @@ enum Pool {
     Cluster(managed::Pool<ClusterManager>),
 }
 
-/// A supervised connection.
+/// A connection checked out of the pool. It goes back when dropped, unless it was found broken.
+struct Checked {
+    object: Option<Object>,
+    broken: AtomicBool,
+    timeouts: AtomicU32,
+}
+
+enum Object {
+    Single(deadpool_redis::Connection),
+    Cluster(managed::Object<ClusterManager>),
+}
+
+/// A connection that can be cloned and used by many calls at once.
+enum Connection {
+    Single(redis::aio::MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+/// The connections.
 pub(crate) struct Link {
     pool: Pool,
     timeout: Duration,
-    held: Mutex<Option<Arc<Held>>>,
+    timeout_beside: Duration,
+    held: Mutex<Option<Arc<Checked>>>,
     connecting: tokio::sync::Mutex<()>,
 }
 
-struct Held {
-    connection: Connection,
-    // Returned to the pool, or discarded by it on its next check, when the last call is done.
-    _object: Box<dyn Send + Sync>,
-}
-
 impl Link {
-    /// Prepares the connection; nothing is sent until the first call.
+    /// Prepares the connections; nothing is sent until [`Self::connect`].
     pub(crate) fn new(options: &RedisOptions) -> Result<Self, RedisError> {
+        let timeout_beside = options.connect_timeout.max(options.timeout);
         let timeouts = managed::Timeouts {
-            wait: Some(options.timeout),
+            wait: Some(timeout_beside),
             create: Some(options.connect_timeout),
-            recycle: Some(options.timeout),
+            recycle: Some(timeout_beside),
         };
         let pool = if options.cluster {
             let client = ClusterClient::builder(options.urls.iter().map(String::as_str))
@@ -60,95 +98,155 @@ impl Link {
                 .min_retry_wait(5)
                 .max_retry_wait(50)
                 .connection_timeout(options.connect_timeout)
-                .response_timeout(options.timeout)
+                .response_timeout(timeout_beside)
                 .build()?;
             Pool::Cluster(build(ClusterManager { client }, timeouts)?)
         } else {
             let config = AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(options.connect_timeout))
-                .set_response_timeout(Some(options.timeout));
+                .set_response_timeout(Some(timeout_beside));
             let url = options.urls.first().map_or("", String::as_str);
             let manager = deadpool_redis::Manager::new_with_config(url, config)?;
-            let pool = deadpool_redis::Pool::builder(manager)
-                .max_size(POOL_SIZE)
-                .timeouts(timeouts)
-                .runtime(deadpool_redis::Runtime::Tokio1)
-                .build()
-                .map_err(|e| client_error(&e.to_string()))?;
-            Pool::Single(pool)
+            Pool::Single(
+                deadpool_redis::Pool::builder(manager)
+                    .max_size(POOL_SIZE)
+                    .timeouts(timeouts)
+                    .runtime(deadpool_redis::Runtime::Tokio1)
+                    .build()
+                    .map_err(|e| client_error(&e.to_string()))?,
+            )
         };
-        Ok(Self { pool, timeout: options.timeout, held: Mutex::default(), connecting: Default::default() })
+        let (timeout, held, connecting) = (options.timeout, Mutex::default(), Default::default());
+        Ok(Self { pool, timeout, timeout_beside, held, connecting })
     }
 
-    /// Sends one command and waits for its answer, within the configured timeout.
-    pub(crate) async fn query(&self, cmd: &Cmd) -> Result<Result<Value, RedisError>, StoreError> {
-        let held = self.held.lock().clone();
-        let held = held.ok_or_else(|| StoreError::Unavailable("not connected".to_owned()))?;
-        let mut connection = held.connection.clone();
-        let answer = tokio::time::timeout(self.timeout, async {
-            match &mut connection {
-                Connection::Single(c) => c.req_packed_command(cmd).await,
-                Connection::Cluster(c) => c.req_packed_command(cmd).await,
+    /// Sends one command and waits for its answer; an error that Redis itself answered is the inner one.
+    pub(crate) async fn query(&self, cmd: &Cmd, way: Way) -> Result<Result<Value, RedisError>, StoreError> {
+        let (checked, timeout) = match way {
+            Way::Request => {
+                let held = self.held.lock().clone();
+                let held = held.ok_or_else(|| StoreError::Unavailable("not connected".to_owned()))?;
+                (held, self.timeout)
             }
-        });
-        match answer.await {
-            // Redis answers errors as values in some modes; make them one kind.
-            Ok(Ok(value)) => Ok(value.extract_error()),
-            Ok(Err(error)) if is_answer(&error) => Ok(Err(error)),
-            Ok(Err(error)) => {
-                self.discard(&held);
-                Err(if error.is_timeout() {
-                    StoreError::Timeout(self.timeout.as_millis() as u64)
-                } else {
-                    StoreError::Unavailable(error.to_string())
-                })
+            Way::Beside => (Arc::new(self.check_out().await?), self.timeout_beside),
+        };
+        match checked.send(cmd, timeout).await {
+            Standing::Answered(answer) => {
+                if checked.timeouts.load(Ordering::Relaxed) != 0 {
+                    checked.timeouts.store(0, Ordering::Relaxed);
+                }
+                Ok(answer)
             }
-            Err(_elapsed) => {
-                self.discard(&held);
-                Err(StoreError::Timeout(self.timeout.as_millis() as u64))
+            Standing::Unfit(error) | Standing::Gone(error) => {
+                self.give_up(&checked);
+                Err(StoreError::Unavailable(error.to_string()))
+            }
+            Standing::Silent => {
+                let timeouts = checked.timeouts.fetch_add(1, Ordering::Relaxed) + 1;
+                if way == Way::Request && timeouts >= TIMEOUTS_MAX {
+                    self.give_up(&checked);
+                    return Err(StoreError::Unavailable(format!("no answer to {timeouts} calls in a row")));
+                }
+                if way == Way::Beside {
+                    self.give_up(&checked);
+                }
+                Err(StoreError::Timeout(timeout.as_millis() as u64))
             }
         }
     }
 
-    /// Connects unless connected. Only this waits for a connection: a call made without one fails at once, so
-    /// that nobody in the request path waits for a server that is not there.
+    /// Connects the request path unless connected. Only this waits for a connection there: a call made without one
+    /// fails at once, so that no request waits for a server that is not there.
     pub(crate) async fn connect(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.connecting.lock().await;
         if self.held.lock().is_some() {
             return Ok(());
         }
-        let unavailable = |e: &dyn std::fmt::Display| StoreError::Unavailable(e.to_string());
-        let held = Arc::new(match &self.pool {
-            Pool::Single(pool) => {
-                let object = pool.get().await.map_err(|e| unavailable(&e))?;
-                Held { connection: Connection::Single((*object).clone()), _object: Box::new(object) }
-            }
-            Pool::Cluster(pool) => {
-                let object = pool.get().await.map_err(|e| unavailable(&e))?;
-                Held { connection: Connection::Cluster((*object).clone()), _object: Box::new(object) }
-            }
-        });
+        let held = Arc::new(self.check_out().await?);
         *self.held.lock() = Some(held);
         Ok(())
     }
 
-    fn discard(&self, broken: &Arc<Held>) {
+    async fn check_out(&self) -> Result<Checked, StoreError> {
+        let object = match &self.pool {
+            Pool::Single(pool) => Object::Single(pool.get().await.map_err(|e| not_connected(&e))?),
+            Pool::Cluster(pool) => Object::Cluster(pool.get().await.map_err(|e| not_connected(&e))?),
+        };
+        Ok(Checked { object: Some(object), broken: AtomicBool::new(false), timeouts: AtomicU32::new(0) })
+    }
+
+    fn give_up(&self, broken: &Arc<Checked>) {
+        broken.broken.store(true, Ordering::Relaxed);
         let mut held = self.held.lock();
-        if held.as_ref().is_some_and(|h| Arc::ptr_eq(h, broken)) {
+        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, broken)) {
             *held = None;
         }
     }
 }
 
-/// Whether Redis itself answered, so that the connection is sound.
-fn is_answer(error: &RedisError) -> bool {
-    match error.kind() {
-        // Loading, read-only and the like: this server cannot serve now; look for another connection.
-        ErrorKind::Server(_) => {
-            !matches!(error.code(), Some("LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN"))
+impl Checked {
+    async fn send(&self, cmd: &Cmd, timeout: Duration) -> Standing {
+        let mut connection = match &self.object {
+            Some(Object::Single(object)) => Connection::Single((**object).clone()),
+            Some(Object::Cluster(object)) => Connection::Cluster((**object).clone()),
+            None => return Standing::Gone(client_error("the connection was given up")),
+        };
+        let answer = tokio::time::timeout(timeout, async {
+            match &mut connection {
+                Connection::Single(c) => c.req_packed_command(cmd).await,
+                Connection::Cluster(c) => c.req_packed_command(cmd).await,
+            }
+        });
+        // A single server's errors come as values, a cluster's as errors.
+        match answer.await.map(|answer| answer.and_then(Value::extract_error)) {
+            Ok(Ok(value)) => Standing::Answered(Ok(value)),
+            Ok(Err(error)) => stand(error),
+            Err(_elapsed) => Standing::Silent,
         }
-        ErrorKind::Extension => true,
-        _ => false,
+    }
+}
+
+impl Drop for Checked {
+    /// What was found broken leaves the pool for good: the pool's own check (PING) passes on a server that can no
+    /// longer be written to.
+    fn drop(&mut self) {
+        let Some(object) = self.object.take() else { return };
+        if self.broken.load(Ordering::Relaxed) {
+            match object {
+                Object::Single(object) => drop(deadpool_redis::Connection::take(object)),
+                Object::Cluster(object) => drop(managed::Object::take(object)),
+            }
+        }
+    }
+}
+
+/// Judges an error by its kind and code.
+fn stand(error: RedisError) -> Standing {
+    const UNFIT: [&str; 10] = [
+        "READONLY",
+        "LOADING",
+        "MASTERDOWN",
+        "CLUSTERDOWN",
+        "MOVED",
+        "ASK",
+        "TRYAGAIN",
+        "NOREPLICAS",
+        "MISCONF",
+        "OOM",
+    ];
+    match error.kind() {
+        _ if error.is_timeout() => Standing::Silent,
+        _ if error.code().is_some_and(|code| UNFIT.contains(&code)) => Standing::Unfit(error),
+        ErrorKind::Server(_) | ErrorKind::Extension => Standing::Answered(Err(error)),
+        _ => Standing::Gone(error),
+    }
+}
+
+/// Waiting in vain for a place in the pool says nothing about Redis.
+fn not_connected(error: &managed::PoolError<RedisError>) -> StoreError {
+    match error {
+        managed::PoolError::Timeout(managed::TimeoutType::Wait) => StoreError::Overloaded(POOL_SIZE),
+        error => StoreError::Unavailable(error.to_string()),
     }
 }
 
@@ -183,5 +281,23 @@ impl managed::Manager for ClusterManager {
 
     async fn recycle(&self, c: &mut ClusterConnection, _: &PoolMetrics) -> RecycleResult<RedisError> {
         redis::cmd("PING").query_async::<String>(c).await.map(drop).map_err(RecycleError::Backend)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_judged_by_what_another_connection_could_change() {
+        let server = |code: &'static str| redis::make_extension_error(code.to_owned(), None);
+        for code in ["READONLY", "OOM", "MISCONF", "MASTERDOWN"] {
+            assert!(matches!(stand(server(code)), Standing::Unfit(_)), "{code}");
+        }
+        for code in ["NOPERM", "WRONGTYPE", "ERR"] {
+            assert!(matches!(stand(server(code)), Standing::Answered(Err(_))), "{code}");
+        }
+        let io = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert!(matches!(stand(io), Standing::Gone(_)));
     }
 }

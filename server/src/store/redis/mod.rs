@@ -20,8 +20,8 @@ use crate::{
 };
 use keys::Keys;
 use lane::{Kind, Lane, Op};
-use link::Link;
-use script::{AUDIT, Call, KEEP_ALIVE, REAP, TABLE};
+use link::{Link, Way};
+use script::{AUDIT, Call, KEEP_ALIVE, PROBE, REAP, TABLE};
 
 mod batch;
 mod keys;
@@ -120,14 +120,14 @@ impl RedisStore {
 
     async fn run(&self, call: Call) -> Result<script::Reply, StoreError> {
         let started = Instant::now();
-        let reply = call.run(&self.shared.link).await;
+        let reply = call.run(&self.shared.link, Way::Beside).await;
         self.shared.observe(call.name(), started, reply.as_ref().err());
         reply
     }
 
     async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
         let started = Instant::now();
-        let answer = match self.shared.link.query(cmd).await {
+        let answer = match self.shared.link.query(cmd, Way::Beside).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(StoreError::Script { script: operation, detail: error.to_string() }),
             Err(error) => Err(error),
@@ -286,9 +286,11 @@ impl Store for RedisStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.shared.link.connect().await?;
-        let mut write = redis::cmd("SET");
-        write.arg(self.keys.probe()).arg(1).arg("PX").arg(1000);
-        self.command("ping", &write).await.map(drop)
+        let call = Call::new(&PROBE, &[&self.keys.probe()]);
+        let started = Instant::now();
+        let reply = call.run(&self.shared.link, Way::Request).await;
+        self.shared.observe(call.name(), started, reply.as_ref().err());
+        reply.map(drop)
     }
 }
 

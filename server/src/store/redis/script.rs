@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, RedisError, Value};
 
-use super::link::Link;
+use super::link::{Link, Way};
 use crate::store::StoreError;
 
 /// One Lua script.
@@ -34,6 +34,8 @@ scripts! {
     REAP = "reap";
     /// Reading a pool's table.
     TABLE = "table";
+    /// Whether scripts can write.
+    PROBE = "probe";
     /// Counting a pool's table anew.
     AUDIT = "audit";
 }
@@ -97,11 +99,12 @@ impl Call {
         cmd
     }
 
-    /// Runs the script; sends its source along where Redis does not have it (yet, or any more).
-    pub(crate) async fn run(&self, link: &Link) -> Result<Reply, StoreError> {
-        let mut answer = link.query(&self.command(true)).await?;
+    /// Runs the script, in the request path or beside it; sends its source along where Redis does not have it (yet, or
+    /// any more).
+    pub(crate) async fn run(&self, link: &Link, way: Way) -> Result<Reply, StoreError> {
+        let mut answer = link.query(&self.command(true), way).await?;
         if matches!(&answer, Err(error) if is_noscript(error)) {
-            answer = link.query(&self.command(false)).await?;
+            answer = link.query(&self.command(false), way).await?;
         }
         match answer {
             Ok(Value::Array(values)) => Ok(Reply { script: self.script.name, values: values.into_iter() }),
@@ -117,7 +120,9 @@ fn is_noscript(error: &RedisError) -> bool {
 
 fn corrupt(script: &'static str, value: &Value) -> StoreError {
     let mut detail = format!("{value:?}");
-    detail.truncate(detail.floor_char_boundary(200));
+    if let Some((end, _)) = detail.char_indices().nth(200) {
+        detail.truncate(end);
+    }
     StoreError::Corrupt { script, detail }
 }
 

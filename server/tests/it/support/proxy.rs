@@ -1,6 +1,9 @@
 //! A TCP proxy that misbehaves on command: what a network does to a sidecar's Redis.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, Ordering},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -25,6 +28,7 @@ pub(crate) enum Mode {
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     mode: Arc<watch::Sender<Mode>>,
+    to: Arc<AtomicU16>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -34,6 +38,8 @@ impl Proxy {
         let port = listener.local_addr().unwrap().port();
         let mode = Arc::new(watch::Sender::new(Mode::Pass));
         let modes = Arc::clone(&mode);
+        let to = Arc::new(AtomicU16::new(to));
+        let leads_to = Arc::clone(&to);
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             loop {
@@ -42,6 +48,7 @@ impl Proxy {
                     continue;
                 }
                 let mode = modes.subscribe();
+                let to = leads_to.load(Ordering::Relaxed);
                 connections.spawn(async move {
                     if let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await {
                         carry(client, server, mode).await;
@@ -49,11 +56,16 @@ impl Proxy {
                 });
             }
         });
-        Self { port, mode, task }
+        Self { port, mode, to, task }
     }
 
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.send_replace(mode);
+    }
+
+    /// New connections go elsewhere.
+    pub(crate) fn lead_to(&self, port: u16) {
+        self.to.store(port, Ordering::Relaxed);
     }
 
     pub(crate) fn url(&self) -> String {
