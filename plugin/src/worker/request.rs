@@ -72,6 +72,8 @@ impl Worker {
             Some(Phase::Gathering { .. }) if end_of_stream || buffered > self.config.body_bytes_max => {
                 self.ask_with_body(host, context, buffered).flow()
             }
+            // What comes is buffered, up to the gateway's limit: the SDK has no answer that would only stop the
+            // client from sending.
             Some(Phase::Gathering { .. } | Phase::Asking { .. }) => Flow::Pause,
             _ => Flow::Continue,
         }
@@ -184,6 +186,8 @@ impl Worker {
         stream.lease = Some(lease);
         let request = facts::admit(host, &self.config, &self.holder, &pool, lease, body);
         let cluster = &self.config.sidecar_cluster;
+        // Not cancelled when the stream ends first: Envoy makes it a call of the root context. So its answer always
+        // comes back, and the SDK forgets its token.
         match host.call(cluster, Method::Admit, &request.encode_to_vec(), self.config.deadline_ms) {
             Some(token) => {
                 stream.phase = Phase::Asking { token };

@@ -48,7 +48,8 @@ impl Worker {
             ticket: stream.ticket,
         };
         let message = request.encode_to_vec();
-        // The call outlives the stream: it belongs to the root.
+        // The call outlives the stream. Envoy gives every call to the root context by itself; one that does not
+        // would cancel it with the stream.
         host.enter(self.root);
         let sent = self.send_settle(host, &message);
         host.enter(context);
