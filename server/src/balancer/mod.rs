@@ -105,11 +105,11 @@ impl Balancer {
         let Question { route, cluster, holder, lease, offered } = question;
         let entry = self.directory.resolve(route, cluster)?;
         entry.mark_used();
-        let roster = entry.roster(&offered)?;
+        let roster = entry.roster(offered)?;
         if roster.is_empty() {
             return Ok(Answer::NoEndpoints);
         }
-        let tie = TIES.with_borrow_mut(|ties| ties.next_u32());
+        let tie = TIES.with_borrow_mut(SmallRng::next_u32);
         let admit = Admit { pool: Arc::clone(&entry.pool), roster, holder, lease, tie };
         let rule = &entry.rule;
         let decision = self.store.admit(admit, rule.on_store_failure).await;
@@ -149,26 +149,29 @@ impl Balancer {
         answer.map_err(DomainError::store("giving a lease back"))
     }
 
-    /// Keeps a holder alive in one pool and makes the table equal to its list.
+    /// Keeps a holder alive in one pool and makes the table equal to its list. The flag is false where the list
+    /// did not reach the shared table.
     ///
     /// # Errors
-    /// Where the pool cannot be, or the store fails.
+    /// Where the store fails.
     pub async fn keep_alive(
         &self,
         entry: &PoolEntry,
         holder: &HolderId,
         held: Held,
-    ) -> Result<Repairs, DomainError> {
+    ) -> Result<(Repairs, bool), DomainError> {
         entry.mark_used();
         let answer = self.store.keep_alive(&entry.pool, holder, held).await;
         match &answer {
-            Ok(repairs) => {
-                self.metrics.keep_alives_ok.inc();
+            // What local knowledge lacked says nothing about the table.
+            Ok((_, false)) => self.metrics.keep_alives.unapplied.inc(),
+            Ok((repairs, true)) => {
+                self.metrics.keep_alives.ok.inc();
                 self.metrics.repairs.restored.inc_by(repairs.restored);
                 self.metrics.repairs.dropped.inc_by(repairs.dropped);
                 self.metrics.repairs.moved.inc_by(repairs.moved);
             }
-            Err(_) => self.metrics.keep_alives_error.inc(),
+            Err(_) => self.metrics.keep_alives.error.inc(),
         }
         answer.map_err(DomainError::store("keeping a holder alive"))
     }

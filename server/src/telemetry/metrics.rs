@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
     Registry, TextEncoder, core::Collector,
@@ -15,16 +16,16 @@ const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256
 /// The sidecar's metrics and their registry.
 pub struct Metrics {
     registry: Registry,
+    /// One scrape at a time: another would empty the gauges that this one is about to read.
+    scrape: Mutex<()>,
     /// Admissions by `result`.
     pub admits: Admits,
     /// Time to answer an Admit, in seconds.
     pub admit_duration: Histogram,
     /// Settlements by `result`.
     pub settles: Settles,
-    /// KeepAlives by `result`.
-    pub keep_alives_ok: IntCounter,
-    /// KeepAlives that could not be applied to the store.
-    pub keep_alives_error: IntCounter,
+    /// Lists of KeepAlives by `result`.
+    pub keep_alives: KeepAlives,
     /// Store calls by `operation`, in seconds.
     pub store_duration: HistogramVec,
     /// Failed store calls by `operation` and `kind`.
@@ -47,7 +48,7 @@ pub struct Metrics {
     pub endpoint_weight: GaugeVec,
     /// Holders alive by pool.
     pub holders: GaugeVec,
-    /// Seconds since the pool tables were last read.
+    /// Seconds since the last sweep.
     pub table_age: Gauge,
 }
 
@@ -79,6 +80,16 @@ pub struct Settles {
     pub error: IntCounter,
 }
 
+/// Children of `evenkeel_keep_alives_total`.
+pub struct KeepAlives {
+    /// Applied to the table.
+    pub ok: IntCounter,
+    /// Kept in local knowledge only: the shared store was unavailable.
+    pub unapplied: IntCounter,
+    /// Applied nowhere.
+    pub error: IntCounter,
+}
+
 /// Children of `evenkeel_repairs_total`.
 pub struct Repairs {
     /// Leases put back from a holder's list.
@@ -102,7 +113,12 @@ impl Metrics {
         let r = Registry::new();
         let admits = counters(&r, "evenkeel_admits_total", "Answers to Admit by result.", &["result"])?;
         let settles = counters(&r, "evenkeel_settles_total", "Settlements by result.", &["result"])?;
-        let keep_alives = counters(&r, "evenkeel_keep_alives_total", "KeepAlives by result.", &["result"])?;
+        let keep_alives = counters(
+            &r,
+            "evenkeel_keep_alives_total",
+            "Lists of KeepAlives, one for each pool, by result.",
+            &["result"],
+        )?;
         let repairs = counters(
             &r,
             "evenkeel_repairs_total",
@@ -130,8 +146,11 @@ impl Metrics {
                 unknown: settles.with_label_values(&["unknown"]),
                 error: settles.with_label_values(&["error"]),
             },
-            keep_alives_ok: keep_alives.with_label_values(&["ok"]),
-            keep_alives_error: keep_alives.with_label_values(&["error"]),
+            keep_alives: KeepAlives {
+                ok: keep_alives.with_label_values(&["ok"]),
+                unapplied: keep_alives.with_label_values(&["unapplied"]),
+                error: keep_alives.with_label_values(&["error"]),
+            },
             store_duration: register(
                 &r,
                 HistogramVec::new(
@@ -205,10 +224,11 @@ impl Metrics {
                 &r,
                 Gauge::new(
                     "evenkeel_table_age_seconds",
-                    "Age of the oldest pool table behind evenkeel_in_flight.",
+                    "Seconds since the last sweep, which read the tables behind evenkeel_in_flight.",
                 )?,
             )?,
             registry: r,
+            scrape: Mutex::new(()),
         };
         let build = gauges(&metrics.registry, "evenkeel_build_info", "Always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
@@ -217,11 +237,13 @@ impl Metrics {
         Ok(Arc::new(metrics))
     }
 
-    /// All metrics in Prometheus's text format.
+    /// All metrics in Prometheus's text format, once `set_gauges` has set those that are set at each scrape.
     ///
     /// # Errors
     /// Where the encoder fails.
-    pub fn encode(&self) -> prometheus::Result<String> {
+    pub fn encode(&self, set_gauges: impl FnOnce(&Self)) -> prometheus::Result<String> {
+        let _scrape = self.scrape.lock();
+        set_gauges(self);
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

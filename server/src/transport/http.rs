@@ -62,8 +62,7 @@ async fn pools(State(http): State<Arc<Http>>) -> Response {
 }
 
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
-    set_pool_gauges(&http);
-    match http.metrics.encode() {
+    match http.metrics.encode(|metrics| set_pool_gauges(metrics, &http.views)) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
@@ -72,13 +71,12 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
 }
 
 /// Sets the gauges from the last sweep at each scrape, so that nothing gone lingers.
-fn set_pool_gauges(http: &Http) {
-    let m = &http.metrics;
+fn set_pool_gauges(m: &Metrics, views: &Views) {
     for gauge in [&m.in_flight, &m.endpoint_cap, &m.endpoint_weight, &m.holders] {
         gauge.reset();
     }
-    m.table_age.set(http.views.age().as_secs_f64());
-    for view in http.views.all().values() {
+    m.table_age.set(views.age().as_secs_f64());
+    for view in views.all().values() {
         let pool = [view.route.as_str(), view.cluster.as_str()];
         m.holders.with_label_values(&pool).set(view.holders as f64);
         for endpoint in &view.endpoints {

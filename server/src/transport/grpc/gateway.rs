@@ -1,37 +1,54 @@
 //! `evenkeel.v1.Gateway`: what gateways call.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use evenkeel_proto::v1::{
     AdmitRequest, AdmitResponse, Admitted, Basis, Denied, Header, HeldPool, KeepAliveRequest,
     KeepAliveResponse, Pool, Reason, SettleRequest, SettleResponse, admit_response, gateway_server::Gateway,
 };
+use futures::StreamExt as _;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
+use tracing::warn;
 
 use crate::{
-    balancer::{Answer, Balancer, Question, directory::Candidate},
-    domain::{DomainError, HolderId, LeaseId},
+    balancer::{
+        Answer, Balancer, Question,
+        directory::{Candidate, PoolEntry},
+    },
+    domain::{DomainError, ENDPOINTS_MAX, HolderId, LeaseId, PoolId},
     store::Held,
     transport::status::to_status,
 };
 
 /// Most pools in one KeepAlive.
 const HELD_POOLS_MAX: usize = 4096;
+/// Most leases in one KeepAlive, over all its pools: far above what one gateway worker can carry.
+const HELD_LEASES_MAX: usize = 262_144;
+/// Lists of one KeepAlive applied at the same time.
+const CONCURRENCY: usize = 16;
 
 pub(super) struct GatewayService {
     balancer: Arc<Balancer>,
     keep_alive_interval: Duration,
+    /// Calls under way, which a drain waits for.
+    calls: TaskTracker,
 }
 
 impl GatewayService {
-    pub(super) fn new(balancer: Arc<Balancer>, keep_alive_interval: Duration) -> Self {
-        Self { balancer, keep_alive_interval }
+    pub(super) fn new(balancer: Arc<Balancer>, keep_alive_interval: Duration, calls: TaskTracker) -> Self {
+        Self { balancer, keep_alive_interval, calls }
     }
 }
 
 #[tonic::async_trait]
 impl Gateway for GatewayService {
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
+        let _call = self.calls.token();
         let AdmitRequest { pool, holder, lease, candidates, .. } = request.into_inner();
         let pool = given(pool)?;
         let offered = candidates.into_iter();
@@ -49,6 +66,7 @@ impl Gateway for GatewayService {
     }
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
+        let _call = self.calls.token();
         let SettleRequest { pool, holder, lease, .. } = request.into_inner();
         let pool = given(pool)?;
         let holder = HolderId::new(&holder).map_err(|e| to_status(&e))?;
@@ -61,35 +79,78 @@ impl Gateway for GatewayService {
         &self,
         request: Request<KeepAliveRequest>,
     ) -> Result<Response<KeepAliveResponse>, Status> {
+        let _call = self.calls.token();
         let KeepAliveRequest { holder, issued_through, pools } = request.into_inner();
         let holder = HolderId::new(&holder).map_err(|e| to_status(&e))?;
-        if pools.len() > HELD_POOLS_MAX {
-            let got = pools.len().to_string();
-            return Err(to_status(&DomainError::invalid("pools", "at most 4096", &got)));
-        }
-        // Check the whole list before anything is changed.
-        let mut lists: Vec<(Arc<_>, Held)> = Vec::with_capacity(pools.len());
-        for mut held in pools {
-            let pool = given(held.pool.take())?;
-            let entry = self.balancer.directory.resolve(&pool.route, &pool.cluster);
-            let entry = entry.map_err(|e| to_status(&e))?;
-            let held = decode_held(held, issued_through).map_err(|e| to_status(&e))?;
-            // Routes that share a table also share a list: what one names, another must not drop.
-            match lists.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &entry)) {
-                Some((_, known)) => known.leases.extend(held.leases),
-                None => lists.push((entry, held)),
+        // The whole list is checked before anything is changed.
+        let (lists, refused_pools) = self.read_lists(pools, issued_through).map_err(|e| to_status(&e))?;
+        let mut response = KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() };
+        let (balancer, holder) = (&self.balancer, &holder);
+        let mut answers = futures::stream::iter(lists)
+            .map(|(entry, held)| async move {
+                let answer = balancer.keep_alive(&entry, holder, held).await;
+                (entry, answer)
+            })
+            .buffer_unordered(CONCURRENCY);
+        while let Some((entry, answer)) = answers.next().await {
+            match answer {
+                Ok((repairs, applied)) => {
+                    response.restored += repairs.restored as u32;
+                    response.dropped += repairs.dropped as u32;
+                    response.moved += repairs.moved as u32;
+                    response.unapplied_pools += u32::from(!applied);
+                }
+                // One pool's failure must not hide what became of the others.
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, pool = %entry.pool.id, "KeepAlive not applied");
+                    response.unapplied_pools += 1;
+                }
             }
         }
-        let interval_ms = self.keep_alive_interval.as_millis() as u32;
-        let mut response = KeepAliveResponse { interval_ms, ..KeepAliveResponse::default() };
-        for (entry, held) in lists {
-            let repairs = self.balancer.keep_alive(&entry, &holder, held).await;
-            let repairs = repairs.map_err(|e| to_status(&e))?;
-            response.restored += repairs.restored as u32;
-            response.dropped += repairs.dropped as u32;
-            response.moved += repairs.moved as u32;
-        }
+        // What the shared table lacks it is to get soon.
+        let again = if response.unapplied_pools == 0 { 1 } else { 4 };
+        response.interval_ms = (self.keep_alive_interval / again).as_millis() as u32;
         Ok(Response::new(response))
+    }
+}
+
+/// What each pool is to hold, and the pools this sidecar does not serve.
+type Lists = (Vec<(Arc<PoolEntry>, Held)>, Vec<Pool>);
+
+impl GatewayService {
+    /// The lists of one KeepAlive by pool, and the pools passed over because this sidecar does not serve them:
+    /// they must not cost the holder its leases in the others.
+    fn read_lists(&self, pools: Vec<HeldPool>, issued_through: u64) -> Result<Lists, DomainError> {
+        if pools.len() > HELD_POOLS_MAX {
+            return Err(DomainError::invalid("pools", "at most 4096", &pools.len().to_string()));
+        }
+        let leases: usize = pools.iter().map(|held| held.leases.len()).sum();
+        if leases > HELD_LEASES_MAX {
+            return Err(DomainError::invalid(
+                "pools.leases",
+                "at most 262144 in one call",
+                &leases.to_string(),
+            ));
+        }
+        let mut lists: HashMap<PoolId, (Arc<PoolEntry>, Held)> = HashMap::with_capacity(pools.len());
+        let mut refused = Vec::new();
+        for mut held in pools {
+            let pool = held.pool.take().ok_or_else(|| DomainError::invalid("pools.pool", "given", "none"))?;
+            PoolId::new(&pool.route, &pool.cluster)?;
+            let held = decode_held(held, issued_through)?;
+            let Ok(entry) = self.balancer.directory.resolve(&pool.route, &pool.cluster) else {
+                refused.push(pool);
+                continue;
+            };
+            // Routes that share a table also share a list: what one names, another must not drop.
+            match lists.entry(entry.pool.id.clone()) {
+                Entry::Occupied(mut known) => known.get_mut().1.leases.extend(held.leases),
+                Entry::Vacant(place) => {
+                    place.insert((entry, held));
+                }
+            }
+        }
+        Ok((lists.into_values().collect(), refused))
     }
 }
 
@@ -102,6 +163,9 @@ fn decode_held(held: HeldPool, issued_through: u64) -> Result<Held, DomainError>
     if leases.len() != endpoint_of.len() {
         let got = format!("{} and {}", leases.len(), endpoint_of.len());
         return Err(DomainError::invalid("pools.endpoint_of", "as long as pools.leases", &got));
+    }
+    if endpoints.len() > ENDPOINTS_MAX {
+        return Err(DomainError::invalid("pools.endpoints", "at most 1024", &endpoints.len().to_string()));
     }
     let mut addresses: Vec<Arc<str>> = Vec::with_capacity(endpoints.len());
     for address in endpoints {
