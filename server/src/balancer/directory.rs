@@ -6,11 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     config::{PoolRule, Source},
@@ -20,6 +21,12 @@ use crate::{
 
 /// Most pools one sidecar serves: bounds memory, metric labels and sweeps.
 pub const POOLS_MAX: usize = 4096;
+/// Most (route, cluster) names remembered with their pools; more than that and all are learnt anew.
+const NAMES_MAX: usize = 4 * POOLS_MAX;
+/// Lists of candidates remembered for one pool: gateways of several kinds or releases offer as many.
+const OFFERS_MAX: usize = 8;
+/// A pool that was out of use for this long makes room where there is none left.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// An endpoint offered with a request; zeros mean the pool's defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,32 +47,68 @@ pub struct PoolEntry {
     pub rule: Arc<PoolRule>,
     /// Endpoints of configuration or DNS; empty where they come with requests.
     roster: ArcSwap<Roster>,
-    offered: Mutex<Option<(Vec<Candidate>, Arc<Roster>)>>,
+    /// Lists of candidates by address, the last used first.
+    offered: Mutex<Vec<Offer>>,
     used: AtomicBool,
+    /// Named in the configuration: never forgotten.
+    configured: bool,
+    forgotten: AtomicBool,
+    /// When it was last seen in use, here or in its table.
+    busy_at: Mutex<Instant>,
+}
+
+struct Offer {
+    candidates: Vec<Candidate>,
+    roster: Arc<Roster>,
 }
 
 impl PoolEntry {
+    fn new(id: PoolId, rule: &Arc<PoolRule>, configured: bool) -> Self {
+        let roster = match &rule.source {
+            Source::Static(endpoints) => Roster::new(endpoints.clone()),
+            Source::Request | Source::Dns { .. } => Roster::default(),
+        };
+        Self {
+            pool: Arc::new(Pool { id, higress_table: rule.higress_table }),
+            rule: Arc::clone(rule),
+            roster: ArcSwap::from_pointee(roster),
+            offered: Mutex::default(),
+            used: AtomicBool::new(false),
+            configured,
+            forgotten: AtomicBool::new(false),
+            busy_at: Mutex::new(Instant::now()),
+        }
+    }
+
     /// The endpoints to choose from: those offered, or else the pool's own.
     ///
-    /// Requests that offer the same list share one [`Roster`], so that they can share a batch.
-    pub fn roster(&self, offered: &[Candidate]) -> Result<Arc<Roster>, DomainError> {
+    /// Requests that offer the same endpoints share one [`Roster`], so that they can share a batch.
+    pub fn roster(&self, mut offered: Vec<Candidate>) -> Result<Arc<Roster>, DomainError> {
         if offered.is_empty() {
             return Ok(self.roster.load_full());
         }
-        if let Some((list, roster)) = &*self.offered.lock()
-            && list == offered
-        {
-            return Ok(Arc::clone(roster));
+        if offered.len() > ENDPOINTS_MAX {
+            return Err(DomainError::invalid("candidates", "at most 1024", &offered.len().to_string()));
         }
-        let roster = Arc::new(self.roster_of(offered)?);
-        *self.offered.lock() = Some((offered.to_vec(), Arc::clone(&roster)));
+        // Stable: of two with one address the first stays, as in a roster.
+        offered.sort_by(|a, b| a.address.cmp(&b.address));
+        let mut known = self.offered.lock();
+        let roster = match known.iter().position(|offer| offer.candidates == offered) {
+            Some(at) => {
+                known[..=at].rotate_right(1);
+                Arc::clone(&known[0].roster)
+            }
+            None => {
+                let roster = Arc::new(self.roster_of(&offered)?);
+                known.truncate(OFFERS_MAX - 1);
+                known.insert(0, Offer { candidates: offered, roster: Arc::clone(&roster) });
+                roster
+            }
+        };
         Ok(roster)
     }
 
     fn roster_of(&self, offered: &[Candidate]) -> Result<Roster, DomainError> {
-        if offered.len() > ENDPOINTS_MAX {
-            return Err(DomainError::invalid("candidates", "at most 1024", &offered.len().to_string()));
-        }
         let own = self.roster.load();
         let mut endpoints = Vec::with_capacity(offered.len());
         for candidate in offered {
@@ -97,12 +140,17 @@ impl PoolEntry {
         if !own.is_empty() {
             return own;
         }
-        self.offered.lock().as_ref().map_or(own, |(_, roster)| Arc::clone(roster))
+        self.offered.lock().first().map_or(own, |offer| Arc::clone(&offer.roster))
+    }
+
+    /// The pool's own endpoints, of configuration or DNS.
+    pub(super) fn own_roster(&self) -> Arc<Roster> {
+        self.roster.load_full()
     }
 
     /// Replaces the pool's own endpoints.
-    pub fn set_endpoints(&self, endpoints: Vec<Endpoint>) {
-        self.roster.store(Arc::new(Roster::new(endpoints)));
+    pub(super) fn set_roster(&self, roster: Roster) {
+        self.roster.store(Arc::new(roster));
     }
 
     /// Notes that a gateway uses the pool.
@@ -116,13 +164,70 @@ impl PoolEntry {
     pub fn take_used(&self) -> bool {
         self.used.swap(false, Ordering::Relaxed)
     }
+
+    /// Notes that the pool is in use, or that nobody can tell.
+    pub(super) fn mark_busy(&self) {
+        *self.busy_at.lock() = Instant::now();
+    }
+
+    /// Whether the pool made room for another: what follows it may end.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    fn busy_at(&self) -> Instant {
+        *self.busy_at.lock()
+    }
 }
 
-/// All pools. Reading takes no allocation; pools appear as requests name them.
+/// Pools by the names gateways use for them, which may be many for one: a cache.
+#[derive(Default)]
+struct Names {
+    by_cluster: HashMap<Box<str>, HashMap<Box<str>, Arc<PoolEntry>>>,
+    count: usize,
+}
+
+impl Names {
+    fn get(&self, route: &str, cluster: &str) -> Option<&Arc<PoolEntry>> {
+        self.by_cluster.get(cluster)?.get(route)
+    }
+
+    fn insert(&mut self, route: &str, cluster: &str, entry: &Arc<PoolEntry>) {
+        // Checked under the same lock as its names are dropped.
+        if entry.is_forgotten() {
+            return;
+        }
+        if self.count >= NAMES_MAX {
+            *self = Self::default();
+        }
+        let routes = self.by_cluster.entry(cluster.into()).or_default();
+        if routes.insert(route.into(), Arc::clone(entry)).is_none() {
+            self.count += 1;
+        }
+    }
+
+    fn forget(&mut self, entry: &Arc<PoolEntry>) {
+        entry.forgotten.store(true, Ordering::Relaxed);
+        let cluster = entry.pool.id.cluster();
+        if let Some(routes) = self.by_cluster.get_mut(cluster) {
+            let before = routes.len();
+            routes.retain(|_, known| !Arc::ptr_eq(known, entry));
+            self.count -= before - routes.len();
+            if routes.is_empty() {
+                self.by_cluster.remove(cluster);
+            }
+        }
+    }
+}
+
+/// All pools. Reading takes no allocation; pools appear as requests name them, and the one longest out of use
+/// goes where there is no room for another.
 pub struct Directory {
     rules: Vec<Arc<PoolRule>>,
     unlisted: Option<Arc<PoolRule>>,
-    by_name: RwLock<HashMap<Box<str>, HashMap<Box<str>, Arc<PoolEntry>>>>,
+    idle: Duration,
+    /// Taken after `by_id` where both are needed.
+    by_name: RwLock<Names>,
     by_id: RwLock<HashMap<PoolId, Arc<PoolEntry>>>,
     /// New pools whose endpoints are to be looked up in DNS.
     discover: mpsc::UnboundedSender<Arc<PoolEntry>>,
@@ -139,6 +244,7 @@ impl Directory {
         let directory = Self {
             rules: rules.into_iter().map(Arc::new).collect(),
             unlisted: unlisted.map(Arc::new),
+            idle: IDLE,
             by_name: RwLock::default(),
             by_id: RwLock::default(),
             discover,
@@ -148,7 +254,7 @@ impl Directory {
             if let (Some(cluster), Some(route)) = (&rule.cluster, route)
                 && let Ok(id) = PoolId::new(route, cluster)
             {
-                directory.insert(id, rule);
+                directory.insert(id, rule, Claim::Configured);
             }
         }
         (directory, discovered)
@@ -160,7 +266,7 @@ impl Directory {
     /// `Invalid` for names that cannot be, or one pool too many; `NotFound` where no rule matches and unlisted
     /// pools are refused.
     pub fn resolve(&self, route: &str, cluster: &str) -> Result<Arc<PoolEntry>, DomainError> {
-        if let Some(entry) = self.by_name.read().get(cluster).and_then(|routes| routes.get(route)) {
+        if let Some(entry) = self.by_name.read().get(route, cluster) {
             return Ok(Arc::clone(entry));
         }
         let id = PoolId::new(route, cluster)?;
@@ -169,23 +275,42 @@ impl Directory {
             hint: "no rule under pools matches, and unlisted_pools.accept is false",
         })?;
         let id = if rule.per_route { id } else { PoolId::new("", cluster)? };
-        let entry = self.insert(id, rule).ok_or_else(|| {
+        let entry = self.insert(id, rule, Claim::Requested).ok_or_else(|| {
             DomainError::invalid("pool", "one of at most 4096", "one more; are names generated?")
         })?;
-        let mut by_name = self.by_name.write();
-        if by_name.values().map(HashMap::len).sum::<usize>() < 4 * POOLS_MAX {
-            by_name.entry(cluster.into()).or_default().insert(route.into(), Arc::clone(&entry));
-        }
+        self.by_name.write().insert(route, cluster, &entry);
         Ok(entry)
     }
 
-    /// The pool with this identity, as another sidecar may have registered it.
+    /// The identity of the pool that a gateway's names lead to, whether or not it exists.
+    ///
+    /// # Errors
+    /// `Invalid` for names that cannot be.
+    pub fn identity(&self, route: &str, cluster: &str) -> Result<PoolId, DomainError> {
+        let id = PoolId::new(route, cluster)?;
+        match self.rule(&id) {
+            Some(rule) if !rule.per_route => PoolId::new("", cluster),
+            _ => Ok(id),
+        }
+    }
+
+    /// The pool with this name, as a list shows it or as a gateway calls it; none is made.
+    ///
+    /// # Errors
+    /// `Invalid` for names that cannot be.
+    pub fn find(&self, route: &str, cluster: &str) -> Result<Option<Arc<PoolEntry>>, DomainError> {
+        let (listed, resolved) = (PoolId::new(route, cluster)?, self.identity(route, cluster)?);
+        let by_id = self.by_id.read();
+        Ok(by_id.get(&listed).or_else(|| by_id.get(&resolved)).cloned())
+    }
+
+    /// The pool with this identity, as another sidecar may have registered it; none where there is no room.
     pub fn adopt(&self, id: &PoolId) -> Option<Arc<PoolEntry>> {
         if let Some(entry) = self.by_id.read().get(id) {
             return Some(Arc::clone(entry));
         }
         let rule = self.rule(id).or(self.unlisted.as_ref())?;
-        self.insert(id.clone(), rule)
+        self.insert(id.clone(), rule, Claim::Adopted)
     }
 
     /// Every pool known, by identity.
@@ -202,31 +327,28 @@ impl Directory {
         self.rules
             .iter()
             .find(|rule| {
-                fits(&rule.cluster, id.cluster())
-                    && (fits(&rule.route, id.route()) || (!rule.per_route && id.route().is_empty()))
+                // A rule that names a route is per route: a shared table's route is empty.
+                fits(&rule.cluster, id.cluster()) && fits(&rule.route, id.route())
             })
             .or(self.unlisted.as_ref())
     }
 
-    fn insert(&self, id: PoolId, rule: &Arc<PoolRule>) -> Option<Arc<PoolEntry>> {
+    fn insert(&self, id: PoolId, rule: &Arc<PoolRule>, claim: Claim) -> Option<Arc<PoolEntry>> {
         let mut by_id = self.by_id.write();
         if let Some(entry) = by_id.get(&id) {
             return Some(Arc::clone(entry));
         }
         if by_id.len() >= POOLS_MAX {
-            return None;
+            // A pool that is only heard of does not drive out one that this sidecar knows: the two would take
+            // turns for as long as both are registered.
+            let idlest = match claim {
+                Claim::Configured | Claim::Adopted => None,
+                Claim::Requested => idlest(&by_id, self.idle),
+            }?;
+            self.by_name.write().forget(&idlest);
+            by_id.remove(&idlest.pool.id);
         }
-        let roster = match &rule.source {
-            Source::Static(endpoints) => Roster::new(endpoints.clone()),
-            Source::Request | Source::Dns { .. } => Roster::default(),
-        };
-        let entry = Arc::new(PoolEntry {
-            pool: Arc::new(Pool { id: id.clone(), higress_table: rule.higress_table }),
-            rule: Arc::clone(rule),
-            roster: ArcSwap::from_pointee(roster),
-            offered: Mutex::default(),
-            used: AtomicBool::new(false),
-        });
+        let entry = Arc::new(PoolEntry::new(id.clone(), rule, claim == Claim::Configured));
         if matches!(rule.source, Source::Dns { .. }) {
             // The receiver ends with the sidecar only.
             let _ = self.discover.send(Arc::clone(&entry));
@@ -234,6 +356,22 @@ impl Directory {
         by_id.insert(id, Arc::clone(&entry));
         Some(entry)
     }
+}
+
+/// Who wants a pool to be known.
+#[derive(Clone, Copy, PartialEq)]
+enum Claim {
+    Configured,
+    Requested,
+    Adopted,
+}
+
+/// Of the pools that nobody has used for a while the one that was used the longest ago.
+fn idlest(by_id: &HashMap<PoolId, Arc<PoolEntry>>, idle: Duration) -> Option<Arc<PoolEntry>> {
+    let spare = by_id.values().filter(|entry| {
+        !entry.configured && !entry.used.load(Ordering::Relaxed) && entry.busy_at().elapsed() >= idle
+    });
+    spare.min_by_key(|entry| entry.busy_at()).cloned()
 }
 
 #[cfg(test)]
@@ -290,12 +428,62 @@ mod tests {
     fn offered_endpoints_are_checked_and_shared() {
         let d = directory("pools: [{cluster: a, weight: 3, cap: 7, endpoints: [{address: x, cap: 9}]}]");
         let entry = d.resolve("", "a").unwrap();
-        let offered = [candidate("x", 0.0, 0), candidate("y", 0.5, 2), candidate("z", 0.0, 0)];
-        let roster = entry.roster(&offered).unwrap();
+        let offered = vec![candidate("x", 0.0, 0), candidate("y", 0.5, 2), candidate("z", 0.0, 0)];
+        let roster = entry.roster(offered.clone()).unwrap();
         let seen: Vec<_> = roster.endpoints().iter().map(|e| (&*e.address, e.weight, e.cap)).collect();
         assert_eq!(seen, [("x", 3.0, 9), ("y", 0.5, 2), ("z", 3.0, 7)]);
-        assert!(Arc::ptr_eq(&roster, &entry.roster(&offered).unwrap()));
-        assert!(entry.roster(&[candidate("x", f64::NAN, 0)]).is_err());
-        assert!(entry.roster(&[candidate("", 0.0, 0)]).is_err());
+        assert!(entry.roster(vec![candidate("x", f64::NAN, 0)]).is_err());
+        assert!(entry.roster(vec![candidate("", 0.0, 0)]).is_err());
+        assert!(entry.roster(vec![candidate("x", 0.0, 0); ENDPOINTS_MAX + 1]).is_err());
+        // The same endpoints in another order, and after lists of other gateways, are the same roster.
+        for other in 1..OFFERS_MAX as u32 {
+            entry.roster(vec![candidate("o", 0.0, other)]).unwrap();
+        }
+        let reversed = offered.into_iter().rev().collect();
+        assert!(Arc::ptr_eq(&roster, &entry.roster(reversed).unwrap()));
+        assert_eq!(entry.offered.lock().len(), OFFERS_MAX);
+    }
+
+    /// Once 4096 names had been seen, every further one was refused for good.
+    #[test]
+    fn an_idle_pool_makes_room() {
+        let mut d = directory("pools: [{cluster: a}]");
+        for i in 1..POOLS_MAX {
+            d.resolve("", &format!("c{i}")).unwrap();
+        }
+        assert!(d.resolve("", "new").is_err(), "nothing has been idle for long");
+        d.idle = Duration::ZERO;
+        d.resolve("", "c1").unwrap().mark_used();
+        d.resolve("", "c2").unwrap().mark_busy();
+        let registered = PoolId::new("", "elsewhere").unwrap();
+        assert!(d.adopt(&registered).is_none(), "what is only heard of drives nothing out");
+        let idlest = d.resolve("", "c3").unwrap();
+        d.resolve("", "new").unwrap();
+        assert!(idlest.is_forgotten() && d.find("", "c3").unwrap().is_none());
+        for stays in ["a", "c1", "c2", "c4", "new"] {
+            assert!(d.find("", stays).unwrap().is_some(), "{stays}");
+        }
+        assert_eq!((d.all().len(), d.by_name.read().count), (POOLS_MAX, POOLS_MAX - 1));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        let d = directory("");
+        for i in 0..=NAMES_MAX {
+            d.resolve(&format!("r{i}"), "a").unwrap();
+        }
+        assert_eq!((d.all().len(), d.by_name.read().count), (1, 1));
+    }
+
+    #[test]
+    fn pools_are_found_by_a_gateways_names_and_not_made() {
+        let d = directory("pools: [{cluster: a}, {cluster: b, per_route: true}]");
+        let found = |route, cluster| d.find(route, cluster).unwrap().map(|entry| entry.pool.id.clone());
+        assert_eq!(found("any", "a"), PoolId::new("", "a").ok());
+        assert_eq!([found("r", "b"), found("r", "c")], [None, None]);
+        assert_eq!(d.all().len(), 1);
+        d.resolve("r", "b").unwrap();
+        assert_eq!(found("r", "b"), PoolId::new("r", "b").ok());
+        assert!(d.find("", "").is_err());
     }
 }

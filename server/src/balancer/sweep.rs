@@ -93,12 +93,16 @@ pub async fn run(
 
 async fn slow_work(balancer: &Balancer) {
     balancer.store.forget_silent_holders();
-    for entry in balancer.directory.all().iter().filter(|entry| entry.take_used()) {
-        if let Err(error) = balancer.store.register(&entry.pool).await {
-            debug!(%error, pool = %entry.pool.id, "pool not registered");
-            entry.mark_used();
-        }
-    }
+    let used = balancer.directory.all().into_iter().filter(|entry| entry.take_used());
+    futures::stream::iter(used)
+        .for_each_concurrent(CONCURRENCY, |entry| async move {
+            entry.mark_busy();
+            if let Err(error) = balancer.store.register(&entry.pool).await {
+                debug!(%error, pool = %entry.pool.id, "pool not registered");
+                entry.mark_used();
+            }
+        })
+        .await;
     match balancer.store.pools().await {
         Ok(pools) => pools.iter().for_each(|id| drop(balancer.directory.adopt(id))),
         Err(error) => debug!(%error, "registry of pools not read"),
@@ -124,9 +128,13 @@ async fn sweep_pool(
                     Err(error) => debug!(%error, pool = %entry.pool.id, "pool not audited"),
                 }
             }
+            if !current || !table.holders.is_empty() || !table.in_flight.is_empty() {
+                entry.mark_busy();
+            }
             Some(PoolView::new(&entry, &table, current))
         }
         Err(error) => {
+            entry.mark_busy();
             debug!(%error, pool = %entry.pool.id, "pool not swept");
             None
         }
