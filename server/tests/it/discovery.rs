@@ -1,7 +1,7 @@
 //! Endpoints from DNS, asked of a small name server of the test's own.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -9,19 +9,35 @@ use std::{
 use evenkeel_proto::v1::{Reason, admit_response::Answer};
 use hickory_resolver::proto::{
     op::{Message, ResponseCode},
-    rr::{RData, Record, RecordType, rdata::A},
+    rr::{
+        RData, Record, RecordType,
+        rdata::{A, AAAA},
+    },
 };
 use tokio::{net::UdpSocket, sync::watch};
 
 use crate::support::{eventually, sidecar::Sidecar};
 
-/// What the name server says: these addresses, or an error.
-type Zone = Result<Vec<Ipv4Addr>, ResponseCode>;
+/// What the name server says: these addresses, an error to everything, or an error to A alone.
+#[derive(Clone)]
+enum Zone {
+    Addresses(Vec<IpAddr>),
+    Fails(ResponseCode),
+    FailsForA(ResponseCode),
+}
+
+fn v4(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+fn v6(last: u16) -> IpAddr {
+    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last).into()
+}
 
 async fn name_server() -> (SocketAddr, Arc<watch::Sender<Zone>>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let zone = Arc::new(watch::Sender::new(Ok(Vec::new()) as Zone));
+    let zone = Arc::new(watch::Sender::new(Zone::Addresses(Vec::new())));
     let zones = Arc::clone(&zone);
     tokio::spawn(async move {
         let mut buffer = [0; 1500];
@@ -30,14 +46,21 @@ async fn name_server() -> (SocketAddr, Arc<watch::Sender<Zone>>) {
             let question = Message::from_vec(&buffer[..n]).unwrap();
             let query = question.queries[0].clone();
             let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+            let kind = query.query_type();
             match &*zones.borrow() {
-                Err(code) => answer.metadata.response_code = *code,
-                Ok(addresses) if query.query_type() == RecordType::A => {
+                Zone::Fails(code) => answer.metadata.response_code = *code,
+                Zone::FailsForA(code) if kind == RecordType::A => answer.metadata.response_code = *code,
+                Zone::FailsForA(_) => {}
+                Zone::Addresses(addresses) => {
                     for ip in addresses {
-                        answer.add_answer(Record::from_rdata(query.name().clone(), 0, RData::A(A(*ip))));
+                        let data = match ip {
+                            IpAddr::V4(ip) if kind == RecordType::A => RData::A(A(*ip)),
+                            IpAddr::V6(ip) if kind == RecordType::AAAA => RData::AAAA(AAAA(*ip)),
+                            _ => continue,
+                        };
+                        answer.add_answer(Record::from_rdata(query.name().clone(), 0, data));
                     }
                 }
-                Ok(_) => {}
             }
             answer.add_query(query);
             socket.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
@@ -59,19 +82,38 @@ async fn becomes(s: &Sidecar, expected: &[&str]) {
     .await;
 }
 
+async fn follow(server: SocketAddr) -> Sidecar {
+    Sidecar::start(&format!(
+        "keep_alive_interval: 60s\n\
+         pools: [{{cluster: llm, cap: 1, dns: {{name: llm.models.test., port: 8000, refresh: 100ms, nameserver: '{server}'}}}}]"
+    ))
+    .await
+}
+
+/// Waits for two more failed look-ups: the second began after this was called.
+async fn fails(s: &Sidecar) {
+    let failed = async || {
+        let (_, text) = s.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix("evenkeel_discovery_errors_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = failed().await;
+    eventually(Duration::from_secs(10), "failures are counted", || async {
+        let now = failed().await;
+        if now >= before + 2 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_headless_service_is_followed() {
     let (server, zone) = name_server().await;
-    let ip = |last| Ipv4Addr::new(10, 0, 0, last);
-    let _ = zone.send_replace(Ok(vec![ip(2), ip(1)]));
-    let s = Sidecar::start(&format!(
-        "pools: [{{cluster: llm, cap: 1, dns: {{name: llm.models.test., port: 8000, refresh: 100ms, nameserver: '{server}'}}}}]"
-    ))
-    .await;
+    let _ = zone.send_replace(Zone::Addresses(vec![v4(2), v4(1)]));
+    let s = follow(server).await;
     becomes(&s, &["10.0.0.1:8000", "10.0.0.2:8000"]).await;
     let first = s.lease("llm", "h", 1).await;
 
-    let _ = zone.send_replace(Ok(vec![ip(3)]));
+    let _ = zone.send_replace(Zone::Addresses(vec![v4(3)]));
     becomes(&s, &["10.0.0.3:8000"]).await;
     // What has left the pool stays visible until its last request is done.
     let gone = s.pool("llm").await.endpoints.into_iter().find(|e| !e.listed).unwrap();
@@ -80,17 +122,35 @@ async fn a_headless_service_is_followed() {
     assert!(s.pool("llm").await.endpoints.iter().all(|e| e.listed));
 
     // A name server in trouble changes nothing; it is counted.
-    let _ = zone.send_replace(Err(ResponseCode::ServFail));
-    eventually(Duration::from_secs(10), "the failure is counted", || async {
-        let (_, text) = s.get("/metrics").await;
-        if text.contains("evenkeel_discovery_errors_total 0") { Err("not yet".to_owned()) } else { Ok(()) }
-    })
-    .await;
+    let _ = zone.send_replace(Zone::Fails(ResponseCode::ServFail));
+    fails(&s).await;
     assert_eq!(endpoints(&s).await, ["10.0.0.3:8000"]);
 
     // A service scaled to nothing has no endpoints.
-    let _ = zone.send_replace(Ok(Vec::new()));
+    let _ = zone.send_replace(Zone::Addresses(Vec::new()));
     becomes(&s, &[]).await;
     let Answer::Denied(denied) = s.admit("llm", "h", 2).await else { panic!("admitted") };
     assert_eq!(denied.reason(), Reason::NoEndpoints);
+}
+
+/// hickory's look-up of both families answers with the error of AAAA alone, "no records", which emptied the pool.
+#[tokio::test]
+async fn no_aaaa_records_does_not_hide_a_failure_of_a() {
+    let (server, zone) = name_server().await;
+    let _ = zone.send_replace(Zone::Addresses(vec![v4(1)]));
+    let s = follow(server).await;
+    becomes(&s, &["10.0.0.1:8000"]).await;
+    let _ = zone.send_replace(Zone::FailsForA(ResponseCode::ServFail));
+    fails(&s).await;
+    assert_eq!(endpoints(&s).await, ["10.0.0.1:8000"]);
+}
+
+#[tokio::test]
+async fn a_dual_stack_host_is_one_endpoint() {
+    let (server, zone) = name_server().await;
+    let _ = zone.send_replace(Zone::Addresses(vec![v6(1), v4(1)]));
+    let s = follow(server).await;
+    becomes(&s, &["10.0.0.1:8000"]).await;
+    let _ = zone.send_replace(Zone::Addresses(vec![v6(2), v6(1)]));
+    becomes(&s, &["[fd00::1]:8000", "[fd00::2]:8000"]).await;
 }
