@@ -1,6 +1,11 @@
 //! `evenkeel.v1.Inspect`: what operators look at. Lists read the store; watches follow the sweep.
 
-use std::{collections::HashMap, pin::Pin, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Bound,
+    pin::Pin,
+    sync::Arc,
+};
 
 use evenkeel_proto::v1::{
     EndpointState, GetPoolRequest, HolderState, LeaseState, ListHoldersRequest, ListHoldersResponse,
@@ -15,14 +20,14 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     balancer::{Balancer, directory::PoolEntry, sweep::Views, view::PoolView},
-    domain::{DomainError, HolderId, PoolId},
-    store::Table,
+    domain::{DomainError, HolderId, LeaseId, PoolId},
+    store::{Lease, Table},
     transport::status::to_status,
 };
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
-/// Tables read at once for one list.
+/// Tables, or holders' leases, read at once for one list.
 const CONCURRENCY: usize = 16;
 /// Pool states that wait for a slow watcher; further changes are merged until it catches up.
 const WATCH_BUFFER: usize = 64;
@@ -41,12 +46,11 @@ impl InspectService {
 
     fn entry(&self, pool: Option<Pool>) -> Result<Arc<PoolEntry>, Status> {
         let pool = pool.ok_or_else(|| to_status(&DomainError::invalid("pool", "given", "none")))?;
-        let id = PoolId::new(&pool.route, &pool.cluster).map_err(|e| to_status(&e))?;
-        let known = self.balancer.directory.all().into_iter().find(|entry| entry.pool.id == id);
+        let known = self.balancer.directory.find(&pool.route, &pool.cluster).map_err(|e| to_status(&e))?;
         known.ok_or_else(|| {
             to_status(&DomainError::NotFound {
                 what: format!("pool of route {:?} and cluster {:?}", pool.route, pool.cluster),
-                hint: "ListPools names those known; its route is empty where routes share a table",
+                hint: "no gateway has used it yet; ListPools names those known",
             })
         })
     }
@@ -54,6 +58,11 @@ impl InspectService {
     async fn table(&self, entry: &PoolEntry) -> Result<(Table, bool), Status> {
         let table = self.balancer.store.table(&entry.pool).await;
         table.map_err(DomainError::store("reading a pool's table")).map_err(|e| to_status(&e))
+    }
+
+    async fn leases(&self, entry: &PoolEntry, holder: &HolderId) -> Result<Vec<Lease>, Status> {
+        let leases = self.balancer.store.leases(&entry.pool, holder).await;
+        leases.map_err(DomainError::store("reading leases")).map_err(|e| to_status(&e))
     }
 
     async fn state(&self, entry: &PoolEntry) -> Result<PoolState, Status> {
@@ -69,9 +78,12 @@ impl Inspect for InspectService {
         request: Request<ListPoolsRequest>,
     ) -> Result<Response<ListPoolsResponse>, Status> {
         let ListPoolsRequest { page_size, page_token } = request.into_inner();
-        let entries = self.balancer.directory.all();
-        let (page, next_page_token) = page(&entries, page_size, &page_token)?;
-        let pools = futures::stream::iter(page.to_vec())
+        let size = page_size_of(page_size).map_err(|e| to_status(&e))?;
+        let after = pool_of(&page_token).map_err(|e| to_status(&e))?;
+        let mut entries = self.balancer.directory.all();
+        entries.retain(|entry| after.as_ref().is_none_or(|after| entry.pool.id > *after));
+        let next_page_token = cut(&mut entries, size, |entry| pool_token(&entry.pool.id));
+        let pools = futures::stream::iter(entries)
             .map(|entry| async move { self.state(&entry).await })
             .buffered(CONCURRENCY);
         Ok(Response::new(ListPoolsResponse { pools: pools.try_collect().await?, next_page_token }))
@@ -88,9 +100,12 @@ impl Inspect for InspectService {
         &self,
         request: Request<WatchPoolsRequest>,
     ) -> Result<Response<Self::WatchPoolsStream>, Status> {
-        let mut wanted = Vec::new();
+        let mut wanted = HashSet::new();
         for pool in request.into_inner().pools {
-            wanted.push(PoolId::new(&pool.route, &pool.cluster).map_err(|e| to_status(&e))?);
+            // As ListPools shows it, or as a gateway calls it.
+            let listed = PoolId::new(&pool.route, &pool.cluster).map_err(|e| to_status(&e))?;
+            let resolved = self.balancer.directory.identity(&pool.route, &pool.cluster);
+            wanted.extend([listed, resolved.map_err(|e| to_status(&e))?]);
         }
         let (send, receive) = mpsc::channel(WATCH_BUFFER);
         let (views, mut swept) = (Arc::clone(&self.views), self.views.subscribe());
@@ -102,8 +117,10 @@ impl Inspect for InspectService {
                 for (id, view) in views.all().iter() {
                     let changed = told.get(id).is_none_or(|before| before.differs(view));
                     if changed && (wanted.is_empty() || wanted.contains(id)) {
-                        if send.send(Ok(encode(view))).await.is_err() {
-                            return;
+                        // A watcher that does not read must not hold up the drain either.
+                        tokio::select! {
+                            sent = send.send(Ok(encode(view))) => if sent.is_err() { return },
+                            () = shutdown.cancelled() => return,
                         }
                         told.insert(id.clone(), Arc::clone(view));
                     }
@@ -124,16 +141,15 @@ impl Inspect for InspectService {
     ) -> Result<Response<ListHoldersResponse>, Status> {
         let entry = self.entry(request.into_inner().pool)?;
         let (table, _) = self.table(&entry).await?;
-        let mut holders = Vec::with_capacity(table.holders.len());
-        for (holder, deadline_ms) in &table.holders {
-            let leases = self.balancer.store.leases(&entry.pool, holder).await;
-            let leases = leases.map_err(DomainError::store("reading leases")).map_err(|e| to_status(&e))?;
-            holders.push(HolderState {
-                holder: holder.to_string(),
-                leases: leases.len() as u64,
-                deadline_in_ms: *deadline_ms as i64 - table.now_ms as i64,
-            });
-        }
+        let (entry, now_ms) = (&entry, table.now_ms as i64);
+        let holders = futures::stream::iter(table.holders)
+            .map(|(holder, deadline_ms)| async move {
+                let leases = self.leases(entry, &holder).await?.len() as u64;
+                let deadline_in_ms = deadline_ms as i64 - now_ms;
+                Ok::<_, Status>(HolderState { holder: holder.to_string(), leases, deadline_in_ms })
+            })
+            .buffered(CONCURRENCY);
+        let holders = holders.try_collect().await?;
         Ok(Response::new(ListHoldersResponse { holders }))
     }
 
@@ -148,45 +164,80 @@ impl Inspect for InspectService {
             "" => None,
             id => Some(HolderId::new(id).map_err(|e| to_status(&e))?),
         };
-        let mut all = Vec::new();
-        for holder in table.holders.keys().filter(|holder| only.as_ref().is_none_or(|only| only == *holder)) {
-            let leases = self.balancer.store.leases(&entry.pool, holder).await;
-            let leases = leases.map_err(DomainError::store("reading leases")).map_err(|e| to_status(&e))?;
-            all.extend(leases.into_iter().map(|lease| LeaseState {
-                holder: holder.to_string(),
-                lease: lease.id.get(),
-                endpoint: lease.endpoint.to_string(),
-                age_ms: table.now_ms.saturating_sub(lease.since_ms),
-            }));
+        let size = page_size_of(page_size).map_err(|e| to_status(&e))?;
+        let after = lease_of(&page_token).map_err(|e| to_status(&e))?;
+        // Only holders from the last page's on are read, and no more than fill this one.
+        let from = after.as_ref().map_or(Bound::Unbounded, |(holder, _)| Bound::Included(holder.clone()));
+        let holders = table.holders.range((from, Bound::Unbounded)).map(|(holder, _)| holder.clone());
+        let wanted: Vec<_> = holders.filter(|h| only.as_ref().is_none_or(|only| only == h)).collect();
+        let entry = &entry;
+        let mut read = futures::stream::iter(wanted)
+            .map(|holder| async move { self.leases(entry, &holder).await.map(|leases| (holder, leases)) })
+            .buffered(CONCURRENCY);
+        let mut page: Vec<LeaseState> = Vec::new();
+        while page.len() <= size
+            && let Some((holder, leases)) = read.try_next().await?
+        {
+            let seen = |lease: &Lease| {
+                after.as_ref().is_some_and(|(last, through)| *last == holder && lease.id <= *through)
+            };
+            page.extend(leases.into_iter().filter(|lease| !seen(lease)).take(size + 1 - page.len()).map(
+                |lease| LeaseState {
+                    holder: holder.to_string(),
+                    lease: lease.id.get(),
+                    endpoint: lease.endpoint.to_string(),
+                    age_ms: table.now_ms.saturating_sub(lease.since_ms),
+                },
+            ));
         }
-        let (page, next_page_token) = page(&all, page_size, &page_token)?;
-        Ok(Response::new(ListLeasesResponse { leases: page.to_vec(), next_page_token }))
+        let next_page_token = cut(&mut page, size, |last| format!("{}:{}", last.holder, last.lease));
+        Ok(Response::new(ListLeasesResponse { leases: page, next_page_token }))
     }
 }
 
-/// One page of a list, and the token of the next: the position it starts at.
-fn page<'a, T>(all: &'a [T], size: u32, token: &str) -> Result<(&'a [T], String), Status> {
-    let size = match size as usize {
-        0 => PAGE_DEFAULT,
-        size if size <= PAGE_MAX => size,
-        size => {
-            return Err(to_status(&DomainError::invalid("page_size", "at most 1000", &size.to_string())));
-        }
-    };
-    let from = match token {
-        "" => 0,
-        token => token.parse::<usize>().map_err(|_| {
-            to_status(&DomainError::invalid(
-                "page_token",
-                "one from the previous page",
-                &format!("{token:?}"),
-            ))
-        })?,
-    };
-    let rest = all.get(from..).unwrap_or_default();
-    let page = &rest[..rest.len().min(size)];
-    let next = if page.len() < rest.len() { (from + page.len()).to_string() } else { String::new() };
-    Ok((page, next))
+fn page_size_of(size: u32) -> Result<usize, DomainError> {
+    match size as usize {
+        0 => Ok(PAGE_DEFAULT),
+        size if size <= PAGE_MAX => Ok(size),
+        size => Err(DomainError::invalid("page_size", "at most 1000", &size.to_string())),
+    }
+}
+
+/// Cuts a list to one page; the token of the next tells the last key of this one, so that what comes and goes
+/// meanwhile shifts nothing.
+fn cut<T>(list: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> String) -> String {
+    if list.len() <= size {
+        return String::new();
+    }
+    list.truncate(size);
+    list.last().map(token).unwrap_or_default()
+}
+
+// Names hold no control characters.
+fn pool_token(id: &PoolId) -> String {
+    format!("{}\n{}", id.route(), id.cluster())
+}
+
+fn pool_of(token: &str) -> Result<Option<PoolId>, DomainError> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let id = token.split_once('\n').and_then(|(route, cluster)| PoolId::new(route, cluster).ok());
+    id.map(Some).ok_or_else(|| wrong_token(token))
+}
+
+fn lease_of(token: &str) -> Result<Option<(HolderId, LeaseId)>, DomainError> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let key = token.split_once(':').and_then(|(holder, lease)| {
+        Some((HolderId::new(holder).ok()?, LeaseId::new(lease.parse().ok()?).ok()?))
+    });
+    key.map(Some).ok_or_else(|| wrong_token(token))
+}
+
+fn wrong_token(token: &str) -> DomainError {
+    DomainError::invalid("page_token", "one from the previous page", &format!("{token:?}"))
 }
 
 fn encode(view: &PoolView) -> PoolState {
@@ -210,23 +261,28 @@ fn encode(view: &PoolView) -> PoolState {
 
 #[cfg(test)]
 mod tests {
-    use super::page;
+    use super::*;
 
     #[test]
-    fn pages_cover_a_list_once() {
-        let all: Vec<u32> = (0..250).collect();
-        let (mut token, mut seen) = (String::new(), Vec::new());
-        loop {
-            let (part, next) = page(&all, 0, &token).unwrap();
-            seen.extend_from_slice(part);
-            token = next;
-            if token.is_empty() {
-                break;
-            }
+    fn a_page_is_cut_with_a_token_only_where_more_follows() {
+        let cut_at = |size| {
+            let mut list = vec![1, 2, 3];
+            let token = cut(&mut list, size, ToString::to_string);
+            (list.len(), token)
+        };
+        assert_eq!(cut_at(2), (2, "2".to_owned()));
+        assert_eq!(cut_at(3), (3, String::new()));
+        assert!(page_size_of(1001).is_err());
+    }
+
+    #[test]
+    fn tokens_are_read_back() {
+        let id = PoolId::new("outbound|80||x.dns", "a:b c").unwrap();
+        assert_eq!(pool_of(&pool_token(&id)).unwrap(), Some(id));
+        let (holder, lease) = lease_of("g-1.x:7").unwrap().unwrap();
+        assert_eq!((holder.as_str(), lease.get()), ("g-1.x", 7));
+        for wrong in ["x", "g:", "g:0", ":1", "7"] {
+            assert!(lease_of(wrong).is_err() && pool_of(wrong).is_err(), "{wrong:?}");
         }
-        assert_eq!(seen, all);
-        assert!(page(&all, 1001, "").is_err());
-        assert!(page(&all, 1, "x").is_err());
-        assert_eq!(page(&all, 1, "999").unwrap().0, &[] as &[u32]);
     }
 }
