@@ -17,6 +17,8 @@ pub struct Config {
     pub listen: Listen,
     /// How often gateways are to send KeepAlive.
     pub keep_alive_interval: Duration,
+    /// How long to go on serving, told as not ready, before draining.
+    pub drain_delay: Duration,
     /// Log lines.
     pub log: Log,
     /// Threads that serve.
@@ -126,7 +128,10 @@ impl Config {
         let raw = if yaml.trim().is_empty() {
             raw::RawConfig::default()
         } else {
-            serde_saphyr::from_str(yaml).map_err(|e| Faults(vec![e.to_string()]))?
+            // Without the source, which may hold a password on the line of the fault.
+            let options = serde_saphyr::options! { with_snippet: false };
+            serde_saphyr::from_str_with_options(yaml, options)
+                .map_err(|e| Faults(vec![redact(&e.to_string())]))?
         };
         validate::validate(raw)
     }
@@ -143,6 +148,22 @@ impl Config {
     pub fn sweep_interval(&self) -> Duration {
         self.keep_alive_interval / 4
     }
+}
+
+/// Takes user and password out of URLs.
+fn redact(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // Up to the last @: a password may hold one that nobody escaped.
+        let end =
+            part.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`')).unwrap_or(part.len());
+        let from = part[..end].rfind('@').unwrap_or(0);
+        clean.push_str("://");
+        clean.push_str(if from > 0 { "***" } else { "" });
+        clean.push_str(&part[from..]);
+    }
+    clean
 }
 
 #[cfg(test)]

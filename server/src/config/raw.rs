@@ -12,6 +12,8 @@ pub(super) struct RawConfig {
     pub(super) listen: RawListen,
     #[serde(with = "humantime_serde")]
     pub(super) keep_alive_interval: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    pub(super) drain_delay: Option<Duration>,
     pub(super) log: RawLog,
     pub(super) runtime: RawRuntime,
     pub(super) store: RawStore,
@@ -48,8 +50,8 @@ pub(super) struct RawStore {
     pub(super) kind: Option<String>,
     pub(super) url: Option<String>,
     pub(super) urls: Vec<String>,
-    pub(super) cluster: bool,
-    pub(super) key_prefix: String,
+    pub(super) cluster: Option<bool>,
+    pub(super) key_prefix: Option<String>,
     #[serde(with = "humantime_serde")]
     pub(super) timeout: Option<Duration>,
     #[serde(with = "humantime_serde")]

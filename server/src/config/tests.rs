@@ -74,6 +74,46 @@ fn secrets_stay_out_of_faults() {
     assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
 }
 
+/// A parser likes to show the line of a fault, which may be the one with the password.
+#[test]
+fn secrets_stay_out_of_syntax_faults() {
+    for yaml in [
+        "store: {url: 'redis://u:hunter2@h', clusterr: true}",
+        "store: {url: 'redis://u:hunter2@h', cluster: maybe}",
+        "store: {urls: 'redis://u:hunter2@h'}",
+        "store: 'redis://u:hunter2@h'",
+        "store: {timeout: 'redis://u:hunter2@h'}",
+        "store: {url: redis://u:hunter2@h, url: redis://u:hunter2@h}",
+        "store:\n  url: redis://u:hunter2@h\n urls: [",
+        "redis://u:hunter2@h: 3",
+    ] {
+        let found = faults(yaml);
+        assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
+    }
+    assert_eq!(
+        redact("got \"redis://u:p@@h/0\" and rediss://:p@h, not http://h/ a@b"),
+        "got \"redis://***@h/0\" and rediss://***@h, not http://h/ a@b"
+    );
+}
+
+#[test]
+fn what_would_have_no_effect_is_a_fault() {
+    assert_eq!(
+        faults("store: {key_prefix: a, cluster: true, timeout: 1s}\npools: [{cluster: a, route: r}]"),
+        [
+            "store.type: must be redis where store.cluster is given, got memory",
+            "store.type: must be redis where store.key_prefix is given, got memory",
+            "store.type: must be redis where store.timeout is given, got memory",
+            "pools[0].per_route: must be true where route is given: routes that share a table share its rule, \
+             got false",
+        ]
+    );
+    assert!(
+        Config::parse("pools: [{cluster: a, route: '*'}, {cluster: b, route: r, per_route: true}]").is_ok()
+    );
+    assert_eq!(faults("drain_delay: 6m"), ["drain_delay: must be 0ns..300s, got 360s"]);
+}
+
 #[test]
 fn secrets_stay_out_of_debug() {
     let config = Config::parse("store: {type: redis, url: 'redis://u:hunter2@h'}").unwrap();

@@ -71,6 +71,8 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Faults> {
         Duration::from_millis(100),
         seconds(60),
     );
+    let drain_delay =
+        check.duration("drain_delay", raw.drain_delay, Duration::ZERO, Duration::ZERO, seconds(300));
     let worker_threads = raw.runtime.worker_threads.unwrap_or(1);
     if !(1..=64).contains(&worker_threads) {
         check.fault("runtime.worker_threads", "1..64", worker_threads);
@@ -94,6 +96,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Faults> {
     let config = Config {
         listen: listen(&mut check, raw.listen),
         keep_alive_interval,
+        drain_delay,
         log: log(&mut check, raw.log),
         worker_threads,
         store,
@@ -144,13 +147,21 @@ fn log(check: &mut Check, raw: RawLog) -> Log {
 }
 
 fn store(check: &mut Check, raw: RawStore) -> StoreConfig {
-    let has_urls = raw.url.is_some() || !raw.urls.is_empty();
     match raw.kind.as_deref().unwrap_or("memory") {
-        "memory" if has_urls => {
-            check.fault("store.type", "redis where store.url is given", "memory");
+        "memory" => {
+            let given = [
+                ("url", raw.url.is_some()),
+                ("urls", !raw.urls.is_empty()),
+                ("cluster", raw.cluster.is_some_and(|cluster| cluster)),
+                ("key_prefix", raw.key_prefix.is_some_and(|prefix| !prefix.is_empty())),
+                ("timeout", raw.timeout.is_some()),
+                ("connect_timeout", raw.connect_timeout.is_some()),
+            ];
+            for (field, _) in given.iter().filter(|(_, given)| *given) {
+                check.fault("store.type", &format!("redis where store.{field} is given"), "memory");
+            }
             StoreConfig::Memory
         }
-        "memory" => StoreConfig::Memory,
         "redis" => StoreConfig::Redis(redis_options(check, raw)),
         other => {
             check.fault("store.type", "memory or redis", format!("{other:?}"));
@@ -163,11 +174,13 @@ fn redis_options(check: &mut Check, raw: RawStore) -> RedisOptions {
     if raw.url.is_some() && !raw.urls.is_empty() {
         check.fault("store.urls", "absent where store.url is given", "both");
     }
+    let cluster = raw.cluster.unwrap_or(false);
+    let key_prefix = raw.key_prefix.unwrap_or_default();
     let urls: Vec<String> = raw.url.into_iter().chain(raw.urls).collect();
     if urls.is_empty() {
         check.fault("store.url", "a redis:// or rediss:// URL", "none");
     }
-    if urls.len() > 1 && !raw.cluster {
+    if urls.len() > 1 && !cluster {
         check.fault("store.urls", "one URL unless store.cluster is true", urls.len());
     }
     for (i, url) in urls.iter().enumerate() {
@@ -177,15 +190,15 @@ fn redis_options(check: &mut Check, raw: RawStore) -> RedisOptions {
             check.fault(&path, "a redis:// or rediss:// URL", "something else");
         }
     }
-    if raw.key_prefix.contains(['{', '}']) || raw.key_prefix.len() > 64 {
-        let got = format!("{:?}", raw.key_prefix);
+    if key_prefix.contains(['{', '}']) || key_prefix.len() > 64 {
+        let got = format!("{key_prefix:?}");
         check.fault("store.key_prefix", "at most 64 bytes without { and }", got);
     }
     let ms = Duration::from_millis;
     RedisOptions {
         urls,
-        cluster: raw.cluster,
-        key_prefix: raw.key_prefix,
+        cluster,
+        key_prefix,
         timeout: check.duration("store.timeout", raw.timeout, ms(25), ms(1), ms(10_000)),
         connect_timeout: check.duration(
             "store.connect_timeout",
@@ -214,6 +227,9 @@ fn pool_rule(check: &mut Check, path: &str, raw: RawPool, on_cluster: bool) -> P
     }
     if raw.higress_table && !raw.per_route {
         let expected = "true where higress_table is: Higress keeps a table for each route";
+        check.fault(&format!("{path}.per_route"), expected, "false");
+    } else if raw.route.as_deref().is_some_and(|route| route != "*") && !raw.per_route {
+        let expected = "true where route is given: routes that share a table share its rule";
         check.fault(&format!("{path}.per_route"), expected, "false");
     }
     let weight = check.weight(&format!("{path}.weight"), raw.weight, 1.0);
