@@ -31,6 +31,8 @@ use crate::{
 
 /// Longest wait for calls under way when draining.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for answers to be read, for HTTP and for background tasks at the end.
+const END_MAX: Duration = Duration::from_secs(1);
 
 /// Bound listeners: made before anything runs, so that tests can use port 0 and faults show at once.
 pub struct Listeners {
@@ -106,8 +108,8 @@ async fn bind_socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until `shutdown`, then drains: readiness off, no new connections, calls under way finished,
-/// background tasks ended.
+/// Serves until `shutdown`, then drains: readiness and health off, a while for load balancers to see it, no new
+/// gRPC connections, calls under way finished, HTTP and background tasks ended.
 ///
 /// # Errors
 /// Where a listener fails.
@@ -133,27 +135,45 @@ pub async fn run(
         config.sweep_interval(),
         background.clone(),
     ));
-    let (routes, health) =
-        grpc::routes(Arc::clone(&balancer), Arc::clone(&views), config.keep_alive_interval, shutdown.clone())
-            .await?;
+    let (stop_grpc, stop_http) = (CancellationToken::new(), CancellationToken::new());
+    let calls = TaskTracker::new();
+    let (routes, mut health) = grpc::routes(
+        Arc::clone(&balancer),
+        Arc::clone(&views),
+        config.keep_alive_interval,
+        calls.clone(),
+        stop_grpc.clone(),
+    )
+    .await?;
     let http = Arc::new(http::Http { balancer, views, metrics, draining: AtomicBool::new(false) });
 
-    let servers = TaskTracker::new();
-    serve(&servers, listeners, routes, http::router(Arc::clone(&http)), &shutdown)?;
+    let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
+    serve_http(&http_server, listeners.http, http::router(Arc::clone(&http)), &stop_http);
+    serve_grpc(&grpc_servers, listeners.grpc, listeners.socket, routes, &stop_grpc);
     ready(&addresses)?;
     info!(grpc = addresses.grpc, socket = ?addresses.grpc_socket, http = addresses.http, "serving");
 
     shutdown.cancelled().await;
-    info!("draining");
+    info!(delay_ms = config.drain_delay.as_millis() as u64, "draining");
     http.draining.store(true, Ordering::Relaxed);
-    health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-    servers.close();
-    if tokio::time::timeout(DRAIN_MAX, servers.wait()).await.is_err() {
+    grpc::set_not_serving(&health).await;
+    tokio::time::sleep(config.drain_delay).await;
+    stop_grpc.cancel();
+    grpc::end_health_watches(&mut health).await;
+    if !ends_within(DRAIN_MAX, &calls).await {
         warn!(after_s = DRAIN_MAX.as_secs(), "calls still under way: stopping all the same");
     }
+    // The last answers are on their way; who does not read a list or a watch is not waited for.
+    if !ends_within(END_MAX, &grpc_servers).await {
+        info!("connections still open: stopping all the same");
+    }
+    // Last, so that readiness can be asked for as long as anything is served.
+    stop_http.cancel();
+    if !ends_within(END_MAX, &http_server).await {
+        warn!("HTTP requests still under way: stopping all the same");
+    }
     background.cancel();
-    tasks.close();
-    if tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await.is_err() {
+    if !ends_within(END_MAX, &tasks).await {
         warn!("background tasks still running: stopping all the same");
     }
     if let Some(path) = &addresses.grpc_socket {
@@ -161,6 +181,12 @@ pub async fn run(
     }
     info!("stopped");
     Ok(())
+}
+
+/// Closes the tracker and waits for its tasks; false where they take longer.
+async fn ends_within(limit: Duration, tasks: &TaskTracker) -> bool {
+    tasks.close();
+    tokio::time::timeout(limit, tasks.wait()).await.is_ok()
 }
 
 async fn open_store(
@@ -191,27 +217,27 @@ async fn open_store(
     }
 }
 
-fn serve(
+fn serve_grpc(
     servers: &TaskTracker,
-    listeners: Listeners,
+    tcp: Option<TcpListener>,
+    socket: Option<(UnixListener, PathBuf)>,
     routes: Routes,
-    http: axum::Router,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<()> {
+    stop: &CancellationToken,
+) {
     let server = || Server::builder().http2_keepalive_interval(Some(Duration::from_secs(30)));
-    if let Some(listener) = listeners.grpc {
+    if let Some(listener) = tcp {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let grpc = server().add_routes(routes.clone());
-        let stop = shutdown.clone().cancelled_owned();
+        let stop = stop.clone().cancelled_owned();
         servers.spawn(async move {
             if let Err(error) = grpc.serve_with_incoming_shutdown(incoming, stop).await {
                 error!(%error, "gRPC over TCP ended");
             }
         });
     }
-    if let Some((listener, _)) = listeners.socket {
+    if let Some((listener, _)) = socket {
         let grpc = server().add_routes(routes);
-        let stop = shutdown.clone().cancelled_owned();
+        let stop = stop.clone().cancelled_owned();
         servers.spawn(async move {
             let incoming = UnixListenerStream::new(listener);
             if let Err(error) = grpc.serve_with_incoming_shutdown(incoming, stop).await {
@@ -219,11 +245,13 @@ fn serve(
             }
         });
     }
-    let stop = shutdown.clone().cancelled_owned();
+}
+
+fn serve_http(servers: &TaskTracker, listener: TcpListener, http: axum::Router, stop: &CancellationToken) {
+    let stop = stop.clone().cancelled_owned();
     servers.spawn(async move {
-        if let Err(error) = axum::serve(listeners.http, http).with_graceful_shutdown(stop).await {
+        if let Err(error) = axum::serve(listener, http).with_graceful_shutdown(stop).await {
             error!(%error, "HTTP ended");
         }
     });
-    Ok(())
 }

@@ -6,8 +6,8 @@ use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{gateway_server::GatewayServer, inspect_server::InspectServer},
 };
-use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
+use tonic::{server::NamedService, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::balancer::{Balancer, sweep::Views};
 
@@ -17,7 +17,24 @@ mod inspect;
 /// Largest message taken: a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// All services, and the handle that turns health off when draining.
+/// Services whose health is told: the whole, and what gateways call.
+const HEALTH: [&str; 2] = ["", <GatewayServer<gateway::GatewayService> as NamedService>::NAME];
+
+/// Tells whoever asks or watches that this sidecar is to be left.
+pub async fn set_not_serving(health: &HealthReporter) {
+    for service in HEALTH {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
+}
+
+/// Ends the watches of health, which would otherwise hold up a drain.
+pub async fn end_health_watches(health: &mut HealthReporter) {
+    for service in HEALTH {
+        health.clear_service_status(service).await;
+    }
+}
+
+/// All services, and the handle that turns health off when draining. `calls` tells of gateways' calls under way.
 ///
 /// # Errors
 /// Where the embedded descriptors are damaged.
@@ -25,9 +42,10 @@ pub async fn routes(
     balancer: Arc<Balancer>,
     views: Arc<Views>,
     keep_alive_interval: std::time::Duration,
+    calls: tokio_util::task::TaskTracker,
     shutdown: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
-    let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval);
+    let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let inspect = InspectServer::new(inspect::InspectService::new(balancer, views, shutdown));
     let (reporter, health) = tonic_health::server::health_reporter();
