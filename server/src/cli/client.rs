@@ -7,7 +7,10 @@ use clap::Args;
 use evenkeel_proto::v1::{
     self as pb, admit_response::Answer, gateway_client::GatewayClient, inspect_client::InspectClient,
 };
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint},
+};
 
 /// Which sidecar to ask.
 #[derive(Args)]
@@ -89,8 +92,32 @@ impl Server {
             format!("--server: must be http://host:port or unix:/path, got {:?}", self.url)
         })?;
         let endpoint = endpoint.connect_timeout(Duration::from_secs(3)).timeout(Duration::from_secs(10));
-        endpoint.connect().await.with_context(|| format!("no sidecar answers at {}", self.url))
+        let channel = endpoint.connect().await;
+        // Of the chain only the last says more than that there was no connection.
+        channel.map_err(|e| anyhow::anyhow!("no sidecar answers at {}: {}", self.url, root_cause(&e)))
     }
+}
+
+fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
+}
+
+/// A sidecar's error answer in the words of the API.
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn answered(status: Status) -> anyhow::Error {
+    anyhow::anyhow!("sidecar answered {}: {}", code_name(status.code()), status.message())
+}
+
+/// NOT_FOUND for `NotFound`, as in the API's own documents.
+fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
 }
 
 impl PoolArgs {
@@ -109,7 +136,7 @@ impl Pools {
         );
         loop {
             let request = pb::ListPoolsRequest { page_size: 0, page_token };
-            let page = client.list_pools(request).await?.into_inner();
+            let page = client.list_pools(request).await.map_err(answered)?.into_inner();
             page.pools.iter().for_each(print_pool);
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -150,7 +177,7 @@ impl Leases {
                 page_size: 1000,
                 page_token,
             };
-            let page = client.list_leases(request).await?.into_inner();
+            let page = client.list_leases(request).await.map_err(answered)?.into_inner();
             for lease in &page.leases {
                 let age = format!("{:.1}s", lease.age_ms as f64 / 1000.0);
                 println!("{:<24} {:>12} {:<28} {age:>10}", lease.holder, lease.lease, lease.endpoint);
@@ -177,7 +204,7 @@ impl Admit {
             candidates: self.candidates.iter().map(candidate).collect(),
             ..pb::AdmitRequest::default()
         };
-        let endpoint = match client.admit(request).await?.into_inner().answer {
+        let endpoint = match client.admit(request).await.map_err(answered)?.into_inner().answer {
             Some(Answer::Admitted(admitted)) => {
                 let basis = admitted.basis().as_str_name();
                 println!("admitted to {:?} ({basis}), holder {holder}, lease 1", admitted.endpoint);
@@ -197,7 +224,7 @@ impl Admit {
             outcome: pb::Outcome::Success.into(),
             ..pb::SettleRequest::default()
         };
-        let released = client.settle(settle).await?.into_inner().released;
+        let released = client.settle(settle).await.map_err(answered)?.into_inner().released;
         println!("given back{}", if released { "" } else { ": it was no longer there" });
         Ok(())
     }
@@ -219,7 +246,7 @@ impl Admit {
             };
             let request =
                 pb::KeepAliveRequest { holder: holder.to_owned(), issued_through: 1, pools: vec![held] };
-            let answer = client.keep_alive(request).await?.into_inner();
+            let answer = client.keep_alive(request).await.map_err(answered)?.into_inner();
             let next = Duration::from_millis(u64::from(answer.interval_ms.max(1)));
             tokio::time::sleep_until(until.min(tokio::time::Instant::now() + next)).await;
         }
@@ -230,6 +257,13 @@ impl Admit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_have_the_names_of_the_api() {
+        assert_eq!(code_name(Code::NotFound), "NOT_FOUND");
+        assert_eq!(code_name(Code::Unavailable), "UNAVAILABLE");
+        assert_eq!(answered(Status::not_found("x")).to_string(), "sidecar answered NOT_FOUND: x");
+    }
 
     #[test]
     fn times_are_read() {
