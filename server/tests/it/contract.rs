@@ -181,7 +181,7 @@ async fn leases_and_pools_are_listed(s: &Subject) {
     assert_eq!(table.holders.keys().map(HolderId::as_str).collect::<Vec<_>>(), ["h"]);
     s.store.register(&s.pool).await.unwrap();
     s.store.register(&s.pool).await.unwrap();
-    assert_eq!(s.store.pools().await.unwrap(), [s.pool.id.clone()]);
+    assert_eq!(s.store.pools().await.unwrap(), std::slice::from_ref(&s.pool.id));
     assert_eq!(s.store.audit(&s.pool).await.unwrap(), 0);
 }
 
