@@ -1,5 +1,5 @@
--- audit: renews the expiry of a pool's keys and checks that its counts are the sum of its leases, and counts anew where they are not (a key was
--- evicted or deleted by hand). For tables that are ours alone.
+-- audit: renews the expiry of a pool's keys and checks that its counts are the sum of its leases; counts anew where
+-- they are not (a key was evicted or deleted by hand). For tables that are ours alone.
 --
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch

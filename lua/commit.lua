@@ -39,7 +39,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply, n_reply = { now_ms, 0 }, 2
 
 -- What is in flight on each address. Where few have any, reading all there is costs less than asking for each.
-local count, changed, index = {}, {}, nil
+local count, was, index = {}, {}, nil
 if endpoints > 0 then
   local found
   if 2 * call('HLEN', KEYS[1]) < endpoints then
@@ -52,7 +52,7 @@ if endpoints > 0 then
   end
   for i = 1, endpoints do
     local n = tonumber(found[i] or 0) or 0
-    count[i] = n > 0 and n or 0
+    was[i], count[i] = n, n > 0 and n or 0
   end
 end
 
@@ -66,7 +66,7 @@ local function index_of(name)
     i = #address + 1
     address[i], index[name] = name, i
     local n = tonumber(call('HGET', KEYS[1], name) or 0) or 0
-    count[i] = n > 0 and n or 0
+    was[i], count[i] = n, n > 0 and n or 0
   end
   return i
 end
@@ -86,7 +86,7 @@ for h = 1, #holders do
       else
         reply[2] = reply[2] + 1
       end
-      changed[i], del[#del + 1], result = true, leases[l], 1
+      del[#del + 1], result = leases[l], 1
     end
     n_reply = n_reply + 1
     reply[n_reply] = result
@@ -120,7 +120,6 @@ local function take(tie)
   local i = table.remove(equals, tie % n + 1)
   if n == 1 then equals = nil end
   count[i] = count[i] + 1
-  changed[i] = true
   return i
 end
 
@@ -162,19 +161,22 @@ if n_deadlines > 0 and call('ZADD', KEYS[2], unpack(deadlines)) > 0 then
   call('PEXPIRE', KEYS[2], expiry_ms)
 end
 
--- Writing a number is slow, and many counts are the same.
+-- The counts that changed: few, as an admission often takes the place that a settlement left. Writing a number is
+-- slow, and many are the same.
 local text = {}
 local set, del = {}, {}
 if ours then set = { FILLER[1], FILLER[2] } end
 local n_set, fixed = #set, #set
-for i in pairs(changed) do
+for i = 1, #address do
   local n = count[i]
-  if n > 0 then
-    text[n] = text[n] or string.format('%.0f', n)
-    set[n_set + 1], set[n_set + 2] = address[i], text[n]
-    n_set = n_set + 2
-  else
-    del[#del + 1] = address[i]
+  if n ~= was[i] then
+    if n > 0 then
+      text[n] = text[n] or string.format('%.0f', n)
+      set[n_set + 1], set[n_set + 2] = address[i], text[n]
+      n_set = n_set + 2
+    else
+      del[#del + 1] = address[i]
+    end
   end
 end
 if n_set > fixed and call('HSET', KEYS[1], unpack(set)) > 0 and ours then

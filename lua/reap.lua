@@ -17,7 +17,7 @@ if not deadline_ms or tonumber(deadline_ms) > now_ms then return { now_ms, 0, 0 
 
 -- One call looks at a bounded part of the hash, which may be the part that earlier calls emptied: go on until
 -- something is found or the hash is through.
-local cursor, leases = '0', nil
+local cursor, leases = '0'
 repeat
   local part = redis.call('HSCAN', KEYS[3], cursor, 'COUNT', ARGV[2])
   cursor, leases = part[1], part[2]

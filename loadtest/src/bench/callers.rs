@@ -35,6 +35,8 @@ pub(crate) enum Target {
         url: String,
         /// Endpoints to choose from.
         endpoints: usize,
+        /// By Evenkeel's rule rather than naively.
+        by_rule: bool,
     },
 }
 
@@ -171,8 +173,8 @@ async fn start(
     let mut per_connection = vec![config.callers / connections; connections];
     per_connection[0] += config.callers % connections;
     for (number, n) in per_connection.into_iter().enumerate() {
-        if let Target::Script { url, endpoints } = target {
-            let script = PickScript::connect(url, *endpoints).await?;
+        if let Target::Script { url, endpoints, by_rule } = target {
+            let script = PickScript::connect(url, *endpoints, *by_rule).await?;
             for _ in 0..n {
                 callers.push(tokio::task::spawn_local(picks(script.clone(), Rc::clone(tally))));
             }

@@ -78,7 +78,7 @@ async fn measure(
         }
     }
     let mut redis = connect_redis(url).await?;
-    let mut script = PickScript::connect(url, config.endpoints).await?;
+    let mut script = PickScript::connect(url, config.endpoints, false).await?;
     let (mut pings, mut scripts) = (Timed::default(), Timed::default());
     let holder = format!("bench-idle-{}", std::process::id());
     for i in 0..config.idle_calls + WARM_UP {

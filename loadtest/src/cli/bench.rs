@@ -52,9 +52,13 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     let say = |what: &str| eprintln!("[{:>4.0} s] {what}", start.elapsed().as_secs_f64());
     let report = bench::run(&config, &echo, say).await?;
-    let path = args.out.join("report.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
-        .with_context(|| format!("writing {}", path.display()))?;
+    let write = |name: &str, json: serde_json::Result<String>| {
+        let path = args.out.join(name);
+        std::fs::write(&path, json? + "\n").with_context(|| format!("writing {}", path.display()))?;
+        anyhow::Ok(path)
+    };
+    write("checks.json", serde_json::to_string_pretty(&report.checks))?;
+    let path = write("report.json", serde_json::to_string_pretty(&report.runs))?;
     println!("\n{}\nreport: {}", report.table(), path.display());
     Ok(())
 }

@@ -21,9 +21,9 @@ use crate::{
 const CALLS_MAX: usize = 2;
 /// With no more operations than this under way, the pool counts as idle: a further call leaves at once.
 const IDLE_MAX: usize = 8;
-/// Otherwise a further call leaves beside another only with so many operations: a call has a cost of its own, about that
-/// of 40 operations.
-const WORTH_A_CALL: usize = 64;
+/// Otherwise a further call leaves beside another only with so many operations: a call costs Redis as much by itself as
+/// some 40 operations do.
+const WORTH_A_CALL: usize = 128;
 /// Most operations in one script call: bounds how long Redis is busy with it.
 const BATCH_MAX: usize = 256;
 /// Most operations waiting in one pool; beyond, callers are told at once.
