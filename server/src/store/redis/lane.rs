@@ -19,11 +19,9 @@ use crate::{
 
 /// Script calls of one pool under way at once. One would leave Redis idle for a round trip between batches.
 const CALLS_MAX: usize = 2;
-/// With no more operations than this under way, the pool counts as idle: a further call leaves at once.
+/// With no more operations than this under way, the pool counts as idle: a further call leaves at once. Otherwise it
+/// leaves beside another only when it is full: a call costs Redis as much by itself as some 40 operations do.
 const IDLE_MAX: usize = 8;
-/// Otherwise a further call leaves beside another only with so many operations: a call costs Redis as much by itself as
-/// some 40 operations do.
-const WORTH_A_CALL: usize = 128;
 /// Most operations in one script call: bounds how long Redis is busy with it.
 const BATCH_MAX: usize = 256;
 /// Most operations waiting in one pool; beyond, callers are told at once.
@@ -63,7 +61,7 @@ impl State {
     /// Whether the waiting operations may leave now. Always so when nothing is under way: none is left behind.
     fn may_leave(&self) -> bool {
         self.calls == 0
-            || (self.calls < CALLS_MAX && (self.operations <= IDLE_MAX || self.queue.len() >= WORTH_A_CALL))
+            || (self.calls < CALLS_MAX && (self.operations <= IDLE_MAX || self.queue.len() >= BATCH_MAX))
     }
 }
 

@@ -29,7 +29,8 @@ mod lane;
 mod link;
 mod script;
 
-/// Expiry of a pool's keys, renewed by every use: what is left when all sidecars are gone for good.
+/// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and audits: what is left when all
+/// sidecars are gone for good goes by itself.
 const KEY_EXPIRY_MS: u64 = 3_600_000;
 /// About how many leases one reap gives back at most: bounds how long Redis is busy with it.
 const REAP_MAX: usize = 1000;
