@@ -1,6 +1,10 @@
 //! Commands that ask a running sidecar.
 
-use std::time::Duration;
+use std::{
+    fmt,
+    io::{self, Write as _},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -81,6 +85,16 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Whoever reads the output has seen enough, as `head` has.
+#[derive(Debug, thiserror::Error)]
+#[error("the output is closed")]
+pub(crate) struct OutputClosed;
+
+/// Prints a line.
+fn say(line: fmt::Arguments<'_>) -> Result<(), OutputClosed> {
+    writeln!(io::stdout(), "{line}").map_err(|_| OutputClosed)
+}
+
 /// Runs a command's future.
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
@@ -130,14 +144,16 @@ impl Pools {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = InspectClient::new(self.server.connect().await?);
         let mut page_token = String::new();
-        println!(
+        say(format_args!(
             "{:<28} {:<24} {:<28} {:>9} {:>6} {:>7}",
             "CLUSTER", "ROUTE", "ENDPOINT", "IN-FLIGHT", "CAP", "WEIGHT"
-        );
+        ))?;
         loop {
             let request = pb::ListPoolsRequest { page_size: 0, page_token };
             let page = client.list_pools(request).await.map_err(answered)?.into_inner();
-            page.pools.iter().for_each(print_pool);
+            for state in &page.pools {
+                print_pool(state)?;
+            }
             page_token = page.next_page_token;
             if page_token.is_empty() {
                 return Ok(());
@@ -146,30 +162,31 @@ impl Pools {
     }
 }
 
-fn print_pool(state: &pb::PoolState) {
+fn print_pool(state: &pb::PoolState) -> Result<(), OutputClosed> {
     let pool = state.pool.clone().unwrap_or_default();
     let route = if pool.route.is_empty() { "(all)" } else { &pool.route };
     if state.endpoints.is_empty() {
-        println!("{:<28} {route:<24} (no endpoints known)", pool.cluster);
+        say(format_args!("{:<28} {route:<24} (no endpoints known)", pool.cluster))?;
     }
     for endpoint in &state.endpoints {
         let cap = if endpoint.cap == 0 { "-".to_owned() } else { endpoint.cap.to_string() };
         let gone = if endpoint.listed { "" } else { "  (left the pool)" };
-        println!(
+        say(format_args!(
             "{:<28} {route:<24} {:<28} {:>9} {cap:>6} {:>7}{gone}",
             pool.cluster, endpoint.address, endpoint.in_flight, endpoint.weight
-        );
+        ))?;
     }
     if !state.current {
-        println!("{:<28} {route:<24} (store unavailable: last figures seen)", pool.cluster);
+        say(format_args!("{:<28} {route:<24} (store unavailable: last figures seen)", pool.cluster))?;
     }
+    Ok(())
 }
 
 impl Leases {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = InspectClient::new(self.server.connect().await?);
         let mut page_token = String::new();
-        println!("{:<24} {:>12} {:<28} {:>10}", "HOLDER", "LEASE", "ENDPOINT", "AGE");
+        say(format_args!("{:<24} {:>12} {:<28} {:>10}", "HOLDER", "LEASE", "ENDPOINT", "AGE"))?;
         loop {
             let request = pb::ListLeasesRequest {
                 pool: Some(self.pool.encode()),
@@ -180,7 +197,10 @@ impl Leases {
             let page = client.list_leases(request).await.map_err(answered)?.into_inner();
             for lease in &page.leases {
                 let age = format!("{:.1}s", lease.age_ms as f64 / 1000.0);
-                println!("{:<24} {:>12} {:<28} {age:>10}", lease.holder, lease.lease, lease.endpoint);
+                say(format_args!(
+                    "{:<24} {:>12} {:<28} {age:>10}",
+                    lease.holder, lease.lease, lease.endpoint
+                ))?;
             }
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -207,7 +227,7 @@ impl Admit {
         let endpoint = match client.admit(request).await.map_err(answered)?.into_inner().answer {
             Some(Answer::Admitted(admitted)) => {
                 let basis = admitted.basis().as_str_name();
-                println!("admitted to {:?} ({basis}), holder {holder}, lease 1", admitted.endpoint);
+                say(format_args!("admitted to {:?} ({basis}), holder {holder}, lease 1", admitted.endpoint))?;
                 admitted.endpoint
             }
             Some(Answer::Denied(denied)) => {
@@ -225,7 +245,7 @@ impl Admit {
             ..pb::SettleRequest::default()
         };
         let released = client.settle(settle).await.map_err(answered)?.into_inner().released;
-        println!("given back{}", if released { "" } else { ": it was no longer there" });
+        say(format_args!("given back{}", if released { "" } else { ": it was no longer there" }))?;
         Ok(())
     }
 

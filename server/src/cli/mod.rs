@@ -5,6 +5,8 @@ use clap::{Parser, Subcommand};
 mod client;
 mod serve;
 
+pub(crate) use client::OutputClosed;
+
 /// Global least-request routing for AI gateways: one table of requests in flight for all of them.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]

@@ -467,3 +467,20 @@ fn the_command_tells_what_is_wrong() {
         assert!(ok && text.contains("Usage:"), "{text}");
     }
 }
+
+/// `evenkeel leases | head` must neither panic nor fail.
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let s = Sidecar::start(TWO).await;
+    s.lease("llm", "h", 1).await;
+    let url = format!("http://{}", s.addresses.grpc.as_ref().unwrap());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = tokio::task::spawn_blocking(move || {
+        let mut leases = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
+        leases.args(["leases", "--server", &url, "--cluster", "llm"]).stdout(writer).output().unwrap()
+    });
+    let output = status.await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stderr.is_empty());
+}
