@@ -66,19 +66,17 @@ pub(crate) struct Subject {
 
 type Expire = Box<dyn Fn(&Arc<Pool>, &str) -> futures::future::BoxFuture<'static, ()>>;
 
+/// For pools whose names need no encoding in keys.
+async fn put_past_deadline(c: &mut impl redis::aio::ConnectionLike, prefix: &str, pool: &Pool, holder: &str) {
+    let key = format!("{prefix}ek1:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
+    redis::cmd("ZADD").arg(key).arg("XX").arg(1).arg(holder).exec_async(c).await.unwrap();
+}
+
 fn expire_in_redis(connection: redis::aio::MultiplexedConnection, prefix: &'static str) -> Expire {
     Box::new(move |pool, holder| {
-        let key = format!("{prefix}ek1:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
-        let (mut connection, holder) = (connection.clone(), holder.to_owned());
+        let (mut connection, pool, holder) = (connection.clone(), Arc::clone(pool), holder.to_owned());
         Box::pin(async move {
-            redis::cmd("ZADD")
-                .arg(key)
-                .arg("XX")
-                .arg(1)
-                .arg(holder)
-                .exec_async(&mut connection)
-                .await
-                .unwrap();
+            put_past_deadline(&mut connection, prefix, &pool, &holder).await;
         })
     })
 }
@@ -279,18 +277,10 @@ impl Cluster {
     fn expire(&self, prefix: &'static str) -> Expire {
         let client = redis::cluster::ClusterClient::new(self.urls()).unwrap();
         Box::new(move |pool, holder| {
-            let key = format!("{prefix}ek1:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
-            let (client, holder) = (client.clone(), holder.to_owned());
+            let (client, pool, holder) = (client.clone(), Arc::clone(pool), holder.to_owned());
             Box::pin(async move {
                 let mut connection = client.get_async_connection().await.unwrap();
-                redis::cmd("ZADD")
-                    .arg(key)
-                    .arg("XX")
-                    .arg(1)
-                    .arg(holder)
-                    .exec_async(&mut connection)
-                    .await
-                    .unwrap();
+                put_past_deadline(&mut connection, prefix, &pool, &holder).await;
             })
         })
     }

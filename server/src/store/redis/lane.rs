@@ -5,7 +5,6 @@
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
-    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -119,10 +118,7 @@ impl Lane {
         self.shared.metrics.store_batch.observe(ops.len() as f64);
         let batch = Batch::new(ops);
         let call = batch.call(self);
-        let started = Instant::now();
-        let reply = call.run(&self.shared.link, Way::Request).await;
-        self.shared.observe("commit", started, reply.as_ref().err());
-        match reply {
+        match self.shared.run(&call, Way::Request).await {
             Err(error) => batch.fail(&error),
             Ok(reply) => batch.deliver(reply, &self.shared.metrics),
         }

@@ -83,6 +83,14 @@ struct Shared {
 }
 
 impl Shared {
+    /// Runs a script, and keeps account of how long it took and how it went.
+    async fn run(&self, call: &Call, way: Way) -> Result<script::Reply, StoreError> {
+        let started = Instant::now();
+        let reply = call.run(&self.link, way).await;
+        self.observe(call.name(), started, reply.as_ref().err());
+        reply
+    }
+
     fn observe(&self, operation: &'static str, started: Instant, error: Option<&StoreError>) {
         let metrics = &self.metrics;
         metrics.store_duration.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
@@ -117,13 +125,6 @@ impl RedisStore {
             .entry(Arc::clone(pool))
             .or_insert_with(|| Lane::new(Arc::clone(pool), self.keys.pool(pool), Arc::clone(&self.shared)));
         Arc::clone(lane)
-    }
-
-    async fn run(&self, call: Call) -> Result<script::Reply, StoreError> {
-        let started = Instant::now();
-        let reply = call.run(&self.shared.link, Way::Beside).await;
-        self.shared.observe(call.name(), started, reply.as_ref().err());
-        reply
     }
 
     async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
@@ -191,7 +192,7 @@ impl Store for RedisStore {
         for (lease, endpoint) in &held.leases {
             call.number(lease).number(endpoint.as_deref().map_or(0, |address| index_of[address]));
         }
-        let mut reply = self.run(call).await?;
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
         reply.integer()?;
         Ok(Repairs { restored: reply.count()?, dropped: reply.count()?, moved: reply.count()? })
     }
@@ -201,7 +202,7 @@ impl Store for RedisStore {
         let keys = lane.keys();
         let mut call = Call::new(&REAP, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
         call.arg(holder.as_str()).number(REAP_MAX);
-        let mut reply = self.run(call).await?;
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
         reply.integer()?;
         Ok(Reaped { leases: reply.count()?, more: reply.count()? == 1 })
     }
@@ -209,7 +210,7 @@ impl Store for RedisStore {
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
         let lane = self.lane(pool);
         let call = Call::new(&TABLE, &[&lane.keys().in_flight, &lane.keys().holders]);
-        let mut reply = self.run(call).await?;
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
         let now_ms = reply.count()?;
         // Another writer of a Higress table may leave counts below 0.
         let in_flight = reply.pairs()?.into_iter().filter(|(_, n)| *n > 0.0);
@@ -236,7 +237,7 @@ impl Store for RedisStore {
         for holder in table.holders.keys() {
             call.arg(holder.as_str());
         }
-        let mut reply = self.run(call).await?;
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
         reply.integer()?;
         Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went; the next audit will do.
     }
@@ -288,10 +289,7 @@ impl Store for RedisStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.shared.link.connect().await?;
         let call = Call::new(&PROBE, &[&self.keys.probe()]);
-        let started = Instant::now();
-        let reply = call.run(&self.shared.link, Way::Request).await;
-        self.shared.observe(call.name(), started, reply.as_ref().err());
-        reply.map(drop)
+        self.shared.run(&call, Way::Request).await.map(drop)
     }
 }
 
