@@ -36,6 +36,8 @@ const KEY_EXPIRY_MS: u64 = 3_600_000;
 const REAP_MAX: usize = 1000;
 /// How long a pool stays listed after it was last registered.
 const POOL_LISTED_MS: u64 = 86_400_000;
+/// Lanes from which on idle ones are dropped when a new one is needed.
+const LANES_MAX: usize = 8192;
 /// Most pools listed.
 const POOLS_MAX: isize = 10_000;
 
@@ -121,6 +123,10 @@ impl RedisStore {
             return Arc::clone(lane);
         }
         let mut lanes = self.lanes.write();
+        // Pools come and go; a lane with nothing waiting or under way is held by nobody else, and is made anew when needed.
+        if lanes.len() >= LANES_MAX {
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+        }
         let lane = lanes
             .entry(Arc::clone(pool))
             .or_insert_with(|| Lane::new(Arc::clone(pool), self.keys.pool(pool), Arc::clone(&self.shared)));
