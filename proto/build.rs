@@ -3,7 +3,7 @@
 use std::{env, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["evenkeel/v1/gateway.proto", "evenkeel/v1/inspect.proto"];
+    let files = ["evenkeel/v1/gateway.proto", "evenkeel/v1/inspect.proto", "evenkeel/v1/admin.proto"];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

@@ -51,6 +51,7 @@ pub fn admit(
         prompt_bytes: body.prompt_bytes,
         max_output_tokens: body.max_output_tokens,
         prefix_hashes: Vec::new(),
+        ..AdmitRequest::default()
     }
 }
 
@@ -99,6 +100,7 @@ fn subject(host: &dyn Host, config: &Config) -> Subject {
             .iter()
             .filter_map(|name| Some((name.clone(), short(header(name)?, VALUE_BYTES_MAX))))
             .collect(),
+        ..Subject::default()
     }
 }
 

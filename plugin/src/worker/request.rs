@@ -16,7 +16,7 @@ use prost::Message as _;
 const DEADLINE_EXCEEDED: u32 = 4;
 
 /// Longest ticket that is kept, in bytes.
-pub(super) const TICKET_BYTES_MAX: usize = 1024;
+pub(super) const TICKET_BYTES_MAX: usize = 4096;
 
 /// gRPC status of a call that did not reach the sidecar.
 const UNAVAILABLE: u32 = 14;
@@ -145,7 +145,8 @@ impl Worker {
                 self.reach.up(host, &self.config);
                 self.on_denied(host, context, denied)
             }
-            None => {
+            // The service's own answer is only given where it was asked for one.
+            Some(Answer::Answered(_)) | None => {
                 let asked_ms = self.streams.get(&context).map_or(0, |stream| stream.asked_ms);
                 // Envoy may call a deadline of its own UNAVAILABLE.
                 let late = status == DEADLINE_EXCEEDED

@@ -46,6 +46,7 @@ impl Worker {
             total_ms: now_ms.saturating_sub(stream.asked_ms),
             model: stream.usage.model,
             ticket: stream.ticket,
+            ..SettleRequest::default()
         };
         let message = request.encode_to_vec();
         // The call outlives the stream. Envoy gives every call to the root context by itself; one that does not

@@ -125,7 +125,7 @@ fn headers_of_the_answer_are_added_and_unsound_ones_left_out() {
         basis: Basis::Local.into(),
         request_headers: vec![header("x-up", "1"), header(":path", "/"), header("x-bad", "a\r\nb: c")],
         response_headers: vec![header("x-left", "7"), header("bad name", "1")],
-        ticket: Vec::new(),
+        ..Admitted::default()
     });
     rig.answer(5, 0, Some(answer));
     assert_eq!(rig.header(5, "x-up").as_deref(), Some("1"));
