@@ -234,7 +234,9 @@ impl Admit {
                 let (status, reason) = (denied.status, denied.reason().as_str_name());
                 anyhow::bail!("denied: {status} {reason}, retry after {} ms", denied.retry_after_ms)
             }
-            None => anyhow::bail!("the sidecar gave no answer that this version understands"),
+            Some(Answer::Answered(_)) | None => {
+                anyhow::bail!("the sidecar gave no answer that this version understands")
+            }
         };
         self.hold(&mut client, &holder, endpoint).await?;
         let settle = pb::SettleRequest {
@@ -263,6 +265,7 @@ impl Admit {
                 endpoints: vec![endpoint.clone()],
                 leases: vec![1],
                 endpoint_of: vec![1],
+                ..pb::HeldPool::default()
             };
             let request =
                 pb::KeepAliveRequest { holder: holder.to_owned(), issued_through: 1, pools: vec![held] };

@@ -30,7 +30,7 @@ fn yaml_with(url: &str, policy: &str, interval: &str) -> String {
 fn admitted(answer: Answer) -> pb::Admitted {
     match answer {
         Answer::Admitted(admitted) => admitted,
-        Answer::Denied(denied) => panic!("denied: {denied:?}"),
+        other => panic!("not admitted: {other:?}"),
     }
 }
 

@@ -95,7 +95,7 @@ async fn wrong_input_names_the_field() {
         assert!(status.message().contains(message), "{}", status.message());
     }
     let held =
-        pb::HeldPool { pool: Some(pool("llm")), leases: vec![1], endpoint_of: vec![1], endpoints: vec![] };
+        pb::HeldPool { pool: Some(pool("llm")), leases: vec![1], endpoint_of: vec![1], ..Default::default() };
     let request = pb::KeepAliveRequest { holder: "h".into(), issued_through: 1, pools: vec![held] };
     let status = s.gateway.clone().keep_alive(request).await.unwrap_err();
     assert!(status.message().contains("pools.endpoint_of: must be an index"), "{}", status.message());
@@ -131,6 +131,7 @@ async fn routes_that_share_a_table_share_a_list() {
         endpoints: vec!["a:1".into()],
         leases: vec![lease],
         endpoint_of: vec![1],
+        tickets: vec![],
     };
     let request = pb::KeepAliveRequest {
         holder: "h".into(),
@@ -154,6 +155,7 @@ async fn a_refused_pool_leaves_the_others_alive() {
         endpoints: vec![endpoint.to_string()],
         leases: leases.to_vec(),
         endpoint_of: vec![1; leases.len()],
+        tickets: vec![],
     };
     let request = |pools| pb::KeepAliveRequest { holder: "h".into(), issued_through: 2, pools };
     let answer = s.gateway.clone().keep_alive(request(vec![held("gone", &[2]), held("llm", &[1, 2])])).await;

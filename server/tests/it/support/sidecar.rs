@@ -59,7 +59,7 @@ impl Sidecar {
     pub(crate) async fn lease(&self, cluster: &str, holder: &str, lease: u64) -> Arc<str> {
         match self.admit(cluster, holder, lease).await {
             Answer::Admitted(admitted) => admitted.endpoint.into(),
-            Answer::Denied(denied) => panic!("denied: {denied:?}"),
+            other => panic!("not admitted: {other:?}"),
         }
     }
 
@@ -90,6 +90,7 @@ impl Sidecar {
                 .zip(1..)
                 .map(|((_, endpoint), i)| if endpoint.is_some() { i } else { 0 })
                 .collect(),
+            tickets: Vec::new(),
         };
         let request = pb::KeepAliveRequest { holder: holder.to_owned(), issued_through, pools: vec![held] };
         self.gateway.clone().keep_alive(request).await.unwrap().into_inner()
