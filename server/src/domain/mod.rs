@@ -1,7 +1,8 @@
-//! The words of the field: pools, endpoints, holders, leases, and the rule for choosing. No I/O types.
+//! The words of the field: pools, endpoints, holders, leases, the rule for choosing, limits. No I/O types.
 
 mod error;
 mod ids;
+pub mod limit;
 mod roster;
 
 pub use error::DomainError;

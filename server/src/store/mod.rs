@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use crate::domain::{HolderId, LeaseId, PoolId, Roster};
 
+pub mod counters;
 pub mod memory;
 pub mod redis;
 pub mod resilient;

@@ -1,0 +1,159 @@
+//! Periods: a length of time, or a unit of the calendar in a time zone.
+
+use std::{fmt, time::Duration};
+
+use jiff::{Timestamp, ToSpan as _, Zoned, tz::TimeZone};
+
+use super::rule::Window;
+
+/// How often an amount is given anew.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Period {
+    /// A length; fixed windows of it begin at whole multiples since the Unix epoch.
+    Length(Duration),
+    /// A unit of the calendar.
+    Calendar {
+        /// Which.
+        unit: CalendarUnit,
+        /// Where midnight is.
+        zone: TimeZone,
+    },
+}
+
+/// A unit of the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalendarUnit {
+    /// From midnight to midnight: 23 to 25 hours.
+    Day,
+    /// From Monday to Monday.
+    Week,
+    /// From the first to the first.
+    Month,
+}
+
+impl Period {
+    /// The windows around a moment, in ms of the Unix epoch.
+    pub fn window(&self, now_ms: u64) -> Window {
+        match self {
+            Self::Length(length) => Window::Length(length.as_millis() as u64),
+            Self::Calendar { unit, zone } => {
+                let this = start(*unit, zone, now_ms);
+                let before = start(*unit, zone, ms(&this).saturating_sub(1));
+                let after = next(*unit, &this);
+                let later = next(*unit, &after);
+                Window::Edges([ms(&before), ms(&this), ms(&after), ms(&later)])
+            }
+        }
+    }
+
+    /// Its length; of a calendar unit the longest.
+    pub fn longest(&self) -> Duration {
+        match self {
+            Self::Length(length) => *length,
+            Self::Calendar { unit: CalendarUnit::Day, .. } => Duration::from_secs(25 * 3600),
+            Self::Calendar { unit: CalendarUnit::Week, .. } => Duration::from_secs((7 * 24 + 1) * 3600),
+            Self::Calendar { unit: CalendarUnit::Month, .. } => Duration::from_secs((31 * 24 + 1) * 3600),
+        }
+    }
+
+    /// Seconds to tell in `RateLimit-Policy`: of a calendar unit those of its usual length.
+    pub fn policy_seconds(&self) -> u64 {
+        match self {
+            Self::Length(length) => length.as_secs(),
+            Self::Calendar { unit: CalendarUnit::Day, .. } => 86_400,
+            Self::Calendar { unit: CalendarUnit::Week, .. } => 7 * 86_400,
+            Self::Calendar { unit: CalendarUnit::Month, .. } => 30 * 86_400,
+        }
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length(length) => write!(f, "{}", humantime_serde::re::humantime::format_duration(*length)),
+            Self::Calendar { unit, zone } => {
+                let unit = match unit {
+                    CalendarUnit::Day => "day",
+                    CalendarUnit::Week => "week",
+                    CalendarUnit::Month => "month",
+                };
+                write!(f, "{unit} in {}", zone.iana_name().unwrap_or("UTC"))
+            }
+        }
+    }
+}
+
+/// The beginning of the unit a moment lies in.
+fn start(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Zoned {
+    let at =
+        Timestamp::from_millisecond(at_ms as i64).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(zone.clone());
+    let date = at.date();
+    let first = match unit {
+        CalendarUnit::Day => date,
+        CalendarUnit::Week => date.saturating_sub(i64::from(date.weekday().to_monday_zero_offset()).days()),
+        CalendarUnit::Month => date.first_of_month(),
+    };
+    // A midnight that does not exist is the first moment after it.
+    first.to_zoned(zone.clone()).unwrap_or(at)
+}
+
+fn next(unit: CalendarUnit, from: &Zoned) -> Zoned {
+    let span = match unit {
+        CalendarUnit::Day => 1.day(),
+        CalendarUnit::Week => 1.week(),
+        CalendarUnit::Month => 1.month(),
+    };
+    from.date().saturating_add(span).to_zoned(from.time_zone().clone()).unwrap_or_else(|_| from.clone())
+}
+
+fn ms(at: &Zoned) -> u64 {
+    u64::try_from(at.timestamp().as_millisecond()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edges(unit: CalendarUnit, zone: &str, at: &str) -> Vec<String> {
+        let zone = TimeZone::get(zone).unwrap();
+        let at: Timestamp = at.parse().unwrap();
+        let period = Period::Calendar { unit, zone: zone.clone() };
+        let Window::Edges(edges) = period.window(at.as_millisecond() as u64) else { panic!("no edges") };
+        let local = |ms: u64| Timestamp::from_millisecond(ms as i64).unwrap().to_zoned(zone.clone());
+        edges.iter().map(|ms| local(*ms).strftime("%Y-%m-%dT%H:%M%:z").to_string()).collect()
+    }
+
+    #[test]
+    fn months_begin_on_the_first_at_midnight_there() {
+        assert_eq!(
+            edges(CalendarUnit::Month, "Europe/Berlin", "2026-03-31T22:30:00Z"),
+            [
+                "2026-03-01T00:00+01:00",
+                "2026-04-01T00:00+02:00",
+                "2026-05-01T00:00+02:00",
+                "2026-06-01T00:00+02:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_day_of_23_hours() {
+        assert_eq!(
+            edges(CalendarUnit::Day, "Europe/Berlin", "2026-03-29T10:00:00Z"),
+            [
+                "2026-03-28T00:00+01:00",
+                "2026-03-29T00:00+01:00",
+                "2026-03-30T00:00+02:00",
+                "2026-03-31T00:00+02:00"
+            ]
+        );
+    }
+
+    #[test]
+    fn weeks_begin_on_monday() {
+        assert_eq!(
+            edges(CalendarUnit::Week, "UTC", "2026-11-22T23:59:59Z")[1..3],
+            ["2026-11-16T00:00+00:00", "2026-11-23T00:00+00:00"]
+        );
+    }
+}
