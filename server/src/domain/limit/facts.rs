@@ -48,6 +48,16 @@ pub enum Attribute {
         /// Bits of an IPv6 address that count.
         v6: u8,
     },
+    /// The client's address as a header tells it, such as `x-forwarded-for`: the first of the list. A client can
+    /// forge it unless a proxy in front replaces it.
+    HeaderIp {
+        /// The header, in lower case.
+        header: String,
+        /// Bits of an IPv4 address that count.
+        v4: u8,
+        /// Bits of an IPv6 address that count.
+        v6: u8,
+    },
     /// A request header, in lower case.
     Header(String),
     /// A query parameter.
@@ -59,11 +69,15 @@ pub enum Attribute {
 }
 
 impl Attribute {
-    /// Reads `consumer`, `model`, `route`, `cluster`, `path`, `ip`, `ip/24`, `ip/24/56`, `header:x`, `query:x`,
-    /// `cookie:x`, `descriptor:x`.
+    /// Reads `consumer`, `model`, `route`, `cluster`, `path`, `ip`, `ip/24`, `ip/24/56`, `ip:x`, `ip/24:x`, `header:x`,
+    /// `query:x`, `cookie:x`, `descriptor:x`.
     pub fn parse(text: &str) -> Option<Self> {
         let named = |name: &str| (!name.is_empty() && name.len() <= 128).then(|| name.to_owned());
         Some(match text.split_once(':') {
+            Some((ip, header)) if ip == "ip" || ip.starts_with("ip/") => {
+                let (v4, v6) = prefix_lengths(ip)?;
+                Self::HeaderIp { header: named(header)?.to_ascii_lowercase(), v4, v6 }
+            }
             Some(("header", name)) => Self::Header(named(name)?.to_ascii_lowercase()),
             Some(("query", name)) => Self::Query(named(name)?),
             Some(("cookie", name)) => Self::Cookie(named(name)?),
@@ -75,12 +89,9 @@ impl Attribute {
                 "route" => Self::Route,
                 "cluster" => Self::Cluster,
                 "path" => Self::Path,
-                "ip" => Self::Ip { v4: 32, v6: 128 },
                 _ => {
-                    let mut bits = text.strip_prefix("ip/")?.split('/');
-                    let v4 = bits.next()?.parse().ok().filter(|n| *n <= 32)?;
-                    let v6 = bits.next().map_or(Some(64), |n| n.parse().ok().filter(|n| *n <= 128))?;
-                    bits.next().is_none().then_some(Self::Ip { v4, v6 })?
+                    let (v4, v6) = prefix_lengths(text)?;
+                    Self::Ip { v4, v6 }
                 }
             },
         })
@@ -96,6 +107,10 @@ impl Attribute {
             Self::Cluster => borrowed(&facts.cluster),
             Self::Path => borrowed(facts.path.split(['?', '#']).next().unwrap_or_default()),
             Self::Ip { v4, v6 } => Some(network(facts.source_ip?, *v4, *v6).into()),
+            Self::HeaderIp { header, v4, v6 } => {
+                let first = facts.headers.get(header)?.split(',').next()?.trim();
+                Some(network(parse_address(first)?, *v4, *v6).into())
+            }
             Self::Header(name) => borrowed(facts.headers.get(name)?),
             Self::Query(name) => {
                 let query = facts.path.split_once('?')?.1.split('#').next()?;
@@ -114,7 +129,7 @@ impl Attribute {
     /// Header the gateway has to pass on for this attribute.
     pub fn wanted_header(&self) -> Option<&str> {
         match self {
-            Self::Header(name) => Some(name),
+            Self::Header(name) | Self::HeaderIp { header: name, .. } => Some(name),
             Self::Cookie(_) => Some("cookie"),
             _ => None,
         }
@@ -145,6 +160,8 @@ impl fmt::Display for Attribute {
             Self::Path => f.write_str("path"),
             Self::Ip { v4: 32, v6: 128 } => f.write_str("ip"),
             Self::Ip { v4, v6 } => write!(f, "ip/{v4}/{v6}"),
+            Self::HeaderIp { header, v4: 32, v6: 128 } => write!(f, "ip:{header}"),
+            Self::HeaderIp { header, v4, v6 } => write!(f, "ip/{v4}/{v6}:{header}"),
             Self::Header(name) => write!(f, "header:{name}"),
             Self::Query(name) => write!(f, "query:{name}"),
             Self::Cookie(name) => write!(f, "cookie:{name}"),
@@ -213,6 +230,24 @@ fn encode_value(secret: bool, value: &str, out: &mut String) {
     }
 }
 
+/// Reads `ip`, `ip/24`, `ip/24/56`.
+fn prefix_lengths(text: &str) -> Option<(u8, u8)> {
+    if text == "ip" {
+        return Some((32, 128));
+    }
+    let mut bits = text.strip_prefix("ip/")?.split('/');
+    let v4 = bits.next()?.parse().ok().filter(|n| *n <= 32)?;
+    let v6 = bits.next().map_or(Some(64), |n| n.parse().ok().filter(|n| *n <= 128))?;
+    bits.next().is_none().then_some((v4, v6))
+}
+
+/// Reads an address with or without a port: `10.0.0.1`, `10.0.0.1:80`, `::1`, `[::1]`, `[::1]:80`.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.split(']').next());
+    let bare = bare.unwrap_or(text);
+    bare.parse().ok().or_else(|| bare.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
+}
+
 fn network(ip: IpAddr, v4: u8, v6: u8) -> String {
     let mask = |bits: u8, width: u32| u128::MAX.checked_shl(width - u32::from(bits)).unwrap_or(0);
     match ip.to_canonical() {
@@ -238,7 +273,12 @@ mod tests {
             consumer: "ali|ce".into(),
             source_ip: "10.1.2.3".parse().ok(),
             path: "/v1/chat?tenant=a%20b&api_key=s#x".into(),
-            headers: [("cookie".into(), "a=1; sid=2".into()), ("x-team".into(), "red".into())].into(),
+            headers: [
+                ("cookie".into(), "a=1; sid=2".into()),
+                ("x-team".into(), "red".into()),
+                ("x-f".into(), " [::1]:80, 10.0.0.1".into()),
+            ]
+            .into(),
             model: "m".into(),
             ..Facts::default()
         }
@@ -246,13 +286,24 @@ mod tests {
 
     #[test]
     fn attributes_are_read_and_written() {
-        for text in
-            ["consumer", "path", "ip", "ip/24/64", "header:x-a", "query:q", "cookie:c", "descriptor:d"]
-        {
+        for text in [
+            "consumer",
+            "path",
+            "ip",
+            "ip/24/64",
+            "ip:x-f",
+            "ip/24/64:x-f",
+            "header:x-a",
+            "query:q",
+            "cookie:c",
+            "descriptor:d",
+        ] {
             assert_eq!(Attribute::parse(text).unwrap().to_string(), text);
         }
         assert_eq!(Attribute::parse("ip/24"), Some(Attribute::Ip { v4: 24, v6: 64 }));
-        for text in ["", "ip/33", "ip/24/129", "ip/24/1/1", "header:", "heder:x", "ip/"] {
+        for text in
+            ["", "ip/33", "ip:", "ip/33:x", "ipx:y", "ip/24/129", "ip/24/1/1", "header:", "heder:x", "ip/"]
+        {
             assert_eq!(Attribute::parse(text), None, "{text}");
         }
     }
@@ -270,6 +321,9 @@ mod tests {
             ("cookie:sid", Some("2")),
             ("cookie:si", None),
             ("header:x-team", Some("red")),
+            ("ip:x-f", Some("::1")),
+            ("ip/24/0:x-f", Some("::/0")),
+            ("ip:x-team", None),
             ("route", None),
         ];
         for (text, expected) in cases {
