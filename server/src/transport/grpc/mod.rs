@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
-    v1::{gateway_server::GatewayServer, inspect_server::InspectServer},
+    v1::{admin_server::AdminServer, gateway_server::GatewayServer, inspect_server::InspectServer},
 };
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::balancer::{Balancer, sweep::Views};
 
+mod admin;
 mod gateway;
 mod inspect;
 
@@ -48,6 +49,7 @@ pub async fn routes(
     let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let inspect = InspectServer::new(inspect::InspectService::new(balancer, views, shutdown));
+    let admin = AdminServer::new(admin::AdminService {});
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -55,6 +57,11 @@ pub async fn routes(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let mut routes = Routes::builder();
-    routes.add_service(gateway).add_service(inspect).add_service(health).add_service(reflection);
+    routes
+        .add_service(gateway)
+        .add_service(inspect)
+        .add_service(admin)
+        .add_service(health)
+        .add_service(reflection);
     Ok((routes.routes(), reporter))
 }
