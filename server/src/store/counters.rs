@@ -25,7 +25,7 @@ pub struct ReservationId {
 pub struct Reserve {
     /// Set where it is to be settled. Without it a repeated call takes again.
     pub id: Option<ReservationId>,
-    /// What it takes; at most [`crate::domain::limit::METERS_MAX`].
+    /// What it takes; no counter twice.
     pub meters: Vec<Meter>,
 }
 
@@ -43,7 +43,7 @@ pub struct Reading {
     pub amount: u64,
     /// The window, slot or day it was taken in; to be shown when it is settled.
     pub window: u64,
-    /// Time until some or all of what is used is free again; 0 where no time brings that about.
+    /// Time until all that is used is free again if nothing else comes; 0 where no time brings that about.
     pub reset_ms: u64,
     /// Where over: time until this request would fit if nothing else came; 0 where no time brings that about.
     pub retry_ms: u64,
@@ -104,6 +104,8 @@ pub struct Entry {
     pub reserved: u64,
     /// What is to be charged instead.
     pub actual: u64,
+    /// As in its meter.
+    pub provisional: bool,
 }
 
 /// The end of a reservation.

@@ -113,6 +113,22 @@ impl Rule {
         matches!(self, Self::Prepaid { .. } | Self::Budget { .. })
     }
 
+    /// Time until all that is used is free again if nothing else comes; 0 where no time brings that about.
+    #[must_use]
+    pub fn reset_ms(&self, used: u64, now_ms: u64) -> u64 {
+        match *self {
+            Self::Fixed { window, .. } | Self::Budget { window, .. } => window.around(now_ms).1 - now_ms,
+            Self::Sliding { period_ms, .. } if used > 0 => {
+                let slot_ms = slot_ms(period_ms);
+                (now_ms / slot_ms + SLOTS as u64 + 1) * slot_ms - now_ms
+            }
+            Self::Drain { amount, period_ms, .. } => {
+                (used as f64 * period_ms as f64 / amount as f64).ceil() as u64
+            }
+            Self::Sliding { .. } | Self::Running { .. } | Self::Prepaid { .. } => 0,
+        }
+    }
+
     /// Most that one request is made to reserve: an estimate above it is cut to it, so that the first request is
     /// never refused. Of quotas the store knows.
     #[must_use]
@@ -127,6 +143,12 @@ impl Rule {
     }
 }
 
+/// Length of one slot of a sliding window. A window of the period's length lies within [`SLOTS`] slots and the newest.
+#[must_use]
+pub fn slot_ms(period_ms: u64) -> u64 {
+    period_ms.div_ceil(SLOTS as u64)
+}
+
 /// What one request takes of one counter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Meter {
@@ -136,8 +158,10 @@ pub struct Meter {
     pub name: Arc<str>,
     /// How it counts.
     pub rule: Rule,
-    /// How much: for now, or for good.
+    /// How much.
     pub cost: u64,
+    /// For now: what is taken is replaced when the request has ended. Otherwise for good.
+    pub provisional: bool,
     /// Counted, never refused.
     pub shadow: bool,
     /// While the store is unavailable.

@@ -10,6 +10,11 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+mod cell;
+mod counters;
+
+pub use counters::MemoryCounters;
+
 use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table};
 use crate::domain::{HolderId, LeaseId, PoolId, choose};
 

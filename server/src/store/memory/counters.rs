@@ -1,0 +1,236 @@
+//! Counters in this process's memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::cell::Cell;
+use crate::{
+    domain::limit::{Bucket, Meter, Rule},
+    store::{
+        StoreError,
+        counters::{Counters, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict},
+    },
+};
+
+const DAY_MS: u64 = 86_400_000;
+/// Counters from which on those that say nothing any more are looked for.
+const PURGE_FROM: usize = 1024;
+
+/// Counters of limits and quotas. Time is tokio's, so that tests can pause it.
+pub struct MemoryCounters {
+    started: Instant,
+    started_unix_ms: u64,
+    state: Mutex<State>,
+}
+
+/// Where a counter is: its key and the name of its limit.
+pub(super) type Place = (Arc<Bucket>, Arc<str>);
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) cells: HashMap<Place, Stored>,
+    notes: BTreeMap<u64, Notes>,
+    purge_at: usize,
+}
+
+/// Notes of one day.
+struct Notes {
+    /// When the first was made, in ms.
+    epoch: u64,
+    /// Reservations not yet settled (true), and those settled after their note was lost (false).
+    ids: HashMap<ReservationId, bool>,
+}
+
+/// A counter, and until when it says anything; `None`: for good.
+pub(super) struct Stored {
+    pub(super) cell: Cell,
+    pub(super) until_ms: Option<u64>,
+}
+
+impl Default for MemoryCounters {
+    fn default() -> Self {
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self::starting_at(unix.as_millis() as u64)
+    }
+}
+
+impl MemoryCounters {
+    /// With a clock that shows `unix_ms` now.
+    #[must_use]
+    pub fn starting_at(unix_ms: u64) -> Self {
+        Self { started: Instant::now(), started_unix_ms: unix_ms, state: Mutex::default() }
+    }
+
+    /// Its clock, in ms of the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.started_unix_ms + self.started.elapsed().as_millis() as u64
+    }
+
+    /// Counters kept; for tests.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state.lock().cells.len()
+    }
+
+    /// Whether none is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets everything, as a store that came back empty.
+    pub fn clear(&self) {
+        *self.state.lock() = State::default();
+    }
+
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, u64) -> T) -> T {
+        let now = self.now_ms();
+        f(&mut self.state.lock(), now)
+    }
+}
+
+/// One meter of a reservation, judged: its counter as of now, and what could be taken of it.
+struct Judged {
+    /// `None` where a quota has neither record nor default.
+    cell: Option<Cell>,
+    /// `None` where there is no room.
+    taken: Option<u64>,
+}
+
+impl State {
+    fn cell(&self, bucket: &Arc<Bucket>, name: &Arc<str>, rule: &Rule, now: u64) -> Option<Cell> {
+        let place = (Arc::clone(bucket), Arc::clone(name));
+        Cell::at(self.cells.get(&place).map(|stored| &stored.cell), rule, now)
+    }
+
+    pub(super) fn put(&mut self, place: Place, cell: Cell, rule: &Rule, now: u64) {
+        let until_ms = cell.lives_until(rule, now);
+        self.cells.insert(place, Stored { cell, until_ms });
+        if self.cells.len() >= self.purge_at.max(PURGE_FROM) {
+            self.cells.retain(|_, stored| stored.until_ms.is_none_or(|at| at > now));
+            self.purge_at = self.cells.len() * 2;
+        }
+    }
+
+    /// Takes, unless it is only to look.
+    fn reserve(&mut self, reserve: &Reserve, look: bool, now: u64) -> Verdict {
+        let id = reserve.id.as_ref();
+        let repeated = id.is_some_and(|id| self.notes.values().any(|notes| notes.ids.contains_key(id)));
+        let judge = |meter: &Meter| {
+            let cell = self.cell(&meter.bucket, &meter.name, &meter.rule, now);
+            let room = cell.as_ref().and_then(|cell| cell.room(&meter.rule, meter.cost));
+            Judged { cell, taken: room.or((repeated || meter.shadow).then_some(meter.cost)) }
+        };
+        let judged: Vec<Judged> = reserve.meters.iter().map(judge).collect();
+        let admitted = judged.iter().all(|judged| judged.taken.is_some());
+        let readings = reserve.meters.iter().zip(judged);
+        let readings = readings
+            .map(|(meter, judged)| match judged {
+                Judged { cell, taken: Some(taken) } if admitted => {
+                    self.take(meter, cell, taken, id, look || repeated, now)
+                }
+                Judged { cell, taken } => refused(meter, cell.as_ref(), taken.is_none(), now),
+            })
+            .collect();
+        let mut notes = Vec::new();
+        if let (Some(id), true, false) = (id, admitted, look) {
+            let day = now / DAY_MS;
+            self.notes.retain(|noted, _| noted + 2 > day);
+            let of_day = self.notes.entry(day).or_insert_with(|| Notes::new(now));
+            of_day.ids.entry(id.clone()).or_insert(true);
+            notes.push(Note { tag: Arc::default(), day, epoch: of_day.epoch });
+        }
+        Verdict { admitted, readings, notes, ..Verdict::default() }
+    }
+
+    fn take(
+        &mut self,
+        meter: &Meter,
+        cell: Option<Cell>,
+        taken: u64,
+        id: Option<&ReservationId>,
+        look: bool,
+        now: u64,
+    ) -> Reading {
+        let Some(mut cell) = cell else { return Reading { taken, ..Reading::default() } };
+        if !look {
+            let hold = match meter.rule {
+                Rule::Running { ttl_ms, .. } => id.map(|id| (id, now + ttl_ms)),
+                _ => None,
+            };
+            cell.take(taken, meter.provisional, hold);
+            self.put((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), cell.clone(), &meter.rule, now);
+        }
+        Reading { taken, ..cell.reading(&meter.rule, now) }
+    }
+
+    fn settle(&mut self, settlement: &Settlement, now: u64) -> bool {
+        let mut lost = false;
+        for note in &settlement.notes {
+            let of_day = self.notes.entry(note.day).or_insert_with(|| Notes::new(now));
+            match of_day.ids.get(&settlement.id) {
+                Some(true) => drop(of_day.ids.remove(&settlement.id)),
+                Some(false) => return false,
+                None if of_day.epoch == note.epoch => return false,
+                None => {
+                    of_day.ids.insert(settlement.id.clone(), false);
+                    lost = true;
+                }
+            }
+        }
+        for entry in &settlement.entries {
+            let Some(mut cell) = self.cell(&entry.bucket, &entry.name, &entry.rule, now) else { continue };
+            let reserved = if lost { 0 } else { entry.reserved };
+            cell.settle(entry, reserved, &settlement.id, now);
+            self.put((Arc::clone(&entry.bucket), Arc::clone(&entry.name)), cell, &entry.rule, now);
+        }
+        true
+    }
+
+    fn hold(&mut self, hold: &Hold, now: u64) {
+        let rule = Rule::Running { amount: 0, ttl_ms: hold.ttl_ms };
+        if let Some(mut cell) = self.cell(&hold.bucket, &hold.name, &rule, now) {
+            cell.take(1, true, Some((&hold.id, now + hold.ttl_ms)));
+            self.put((Arc::clone(&hold.bucket), Arc::clone(&hold.name)), cell, &rule, now);
+        }
+    }
+}
+
+impl Notes {
+    fn new(now: u64) -> Self {
+        Self { epoch: now, ids: HashMap::new() }
+    }
+}
+
+fn refused(meter: &Meter, cell: Option<&Cell>, over: bool, now: u64) -> Reading {
+    let Some(cell) = cell else { return Reading { over, ..Reading::default() } };
+    let (retry_ms, final_ms) = cell.waits(&meter.rule, meter.cost, meter.provisional, now);
+    Reading { over, retry_ms, final_ms, window: 0, ..cell.reading(&meter.rule, now) }
+}
+
+#[async_trait]
+impl Counters for MemoryCounters {
+    async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
+        Ok(self.with(|state, now| state.reserve(&reserve, false, now)))
+    }
+
+    async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
+        Ok(self.with(|state, now| state.reserve(&Reserve { id: None, meters }, true, now)))
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+        Ok(self.with(|state, now| state.settle(&settlement, now)))
+    }
+
+    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
+        self.with(|state, now| holds.iter().for_each(|hold| state.hold(hold, now)));
+        Ok(())
+    }
+}
