@@ -1,57 +1,202 @@
-//! What Admit wants to know of a JSON request body: model, size of the prompt, bound of the output.
+//! What Admit wants to know of a JSON request body: model, size of the prompt, bound of the output. And the change
+//! that asks an OpenAI stream for its usage.
 
-use serde_json::Value;
+use crate::scan::{Event, Key, Scanner, Sink, Word};
+use std::ops::Range;
 
 /// Facts read from a request body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyFacts {
     /// `model`; empty when absent.
     pub model: String,
-    /// Bytes of prompt text; 0 when none was found.
+    /// Bytes of prompt text and of tool definitions; 0 when none was found.
     pub prompt_bytes: u64,
-    /// `max_completion_tokens`, `max_output_tokens` or `max_tokens`; 0 when absent.
+    /// The most tokens the request asked for; 0 when it named none.
     pub max_output_tokens: u64,
+    /// What would make it ask for its usage at the end of its stream; none where it is not to stream, asks for it
+    /// already, or is not understood.
+    pub include_usage: Option<Edit>,
 }
 
-/// Longest model name passed on, in bytes.
-const MODEL_BYTES_MAX: usize = 256;
-
-/// Reads the facts; a body that is no JSON object gives none.
-pub fn read(body: &[u8]) -> BodyFacts {
-    let Ok(Value::Object(fields)) = serde_json::from_slice(body) else {
-        return BodyFacts::default();
-    };
-    let model = fields.get("model").and_then(Value::as_str).unwrap_or_default();
-    let prompt_bytes =
-        ["messages", "prompt", "input", "system", "instructions", "contents", "systemInstruction"]
-            .iter()
-            .filter_map(|name| fields.get(*name))
-            .map(|value| text_bytes(value, DEPTH_MAX))
-            .sum();
-    let max_output_tokens = ["max_completion_tokens", "max_output_tokens", "max_tokens"]
-        .iter()
-        .find_map(|name| fields.get(*name).and_then(Value::as_u64))
-        .unwrap_or(0);
-    BodyFacts { model: crate::facts::cut(model, MODEL_BYTES_MAX).to_owned(), prompt_bytes, max_output_tokens }
+/// A change of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edit {
+    /// What is replaced; may be empty.
+    at: Range<usize>,
+    /// By what.
+    by: &'static str,
 }
 
-/// Levels of nesting looked into.
-const DEPTH_MAX: u32 = 8;
-
-/// Bytes of text below a value: a string, or what its `content`, `parts`, `text` hold.
-fn text_bytes(value: &Value, depth: u32) -> u64 {
-    if depth == 0 {
-        return 0;
+impl Edit {
+    /// The changed body; none where the edit is not within it.
+    pub fn apply(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let (before, after) = (body.get(..self.at.start)?, body.get(self.at.end..)?);
+        Some([before, self.by.as_bytes(), after].concat())
     }
-    match value {
-        Value::String(text) => text.len() as u64,
-        Value::Array(items) => items.iter().map(|item| text_bytes(item, depth - 1)).sum(),
-        Value::Object(fields) => ["content", "parts", "text"]
-            .iter()
-            .filter_map(|name| fields.get(*name))
-            .map(|item| text_bytes(item, depth - 1))
-            .sum(),
-        _ => 0,
+
+    /// Bytes it adds.
+    pub fn bytes_added(&self) -> usize {
+        self.by.len() - self.at.len()
+    }
+}
+
+/// Bytes a token stands for in a prompt that is given as tokens.
+const TOKEN_BYTES: u64 = 4;
+
+/// Reads the facts. Of a body that is cut off or no JSON, those before the fault.
+pub fn read(body: &[u8]) -> BodyFacts {
+    let mut found = Found::default();
+    let mut scanner = Scanner::default();
+    let taken = scanner.feed(body, &mut found);
+    let complete = scanner.is_done() && body[taken..].iter().all(u8::is_ascii_whitespace);
+    BodyFacts {
+        model: String::from_utf8_lossy(&found.model).trim_end_matches('\u{fffd}').to_owned(),
+        prompt_bytes: found.prompt_bytes,
+        max_output_tokens: found.max_output_tokens.iter().flatten().next().copied().unwrap_or(0),
+        include_usage: found.edit().filter(|_| complete),
+    }
+}
+
+/// What is in a body.
+#[derive(Debug, Default)]
+struct Found {
+    model: Vec<u8>,
+    prompt_bytes: u64,
+    /// Bounds of the output, those first that win.
+    max_output_tokens: [Option<u64>; 4],
+    tools_at: usize,
+    object_at: Option<usize>,
+    /// `stream` is true; how often it is named.
+    stream: bool,
+    streams: u32,
+    options: Options,
+    options_named: u32,
+}
+
+/// What `stream_options` is.
+#[derive(Clone, Debug, Default)]
+enum Options {
+    #[default]
+    Absent,
+    Null(Range<usize>),
+    Object {
+        at: usize,
+        empty: bool,
+        /// `include_usage`, where it is false or null.
+        off: Option<Range<usize>>,
+        /// It is true, or nothing that is understood.
+        on: bool,
+    },
+    Other,
+}
+
+impl Found {
+    fn edit(&self) -> Option<Edit> {
+        if !self.stream || self.streams != 1 || self.options_named > 1 {
+            return None;
+        }
+        let (at, by) = match &self.options {
+            Options::Absent => {
+                let at = self.object_at? + 1;
+                (at..at, r#""stream_options":{"include_usage":true},"#)
+            }
+            Options::Null(at) => (at.clone(), r#"{"include_usage":true}"#),
+            Options::Object { on: true, .. } | Options::Other => return None,
+            Options::Object { off: Some(at), .. } => (at.clone(), "true"),
+            Options::Object { at, empty: true, .. } => (at + 1..at + 1, r#""include_usage":true"#),
+            Options::Object { at, empty: false, .. } => (at + 1..at + 1, r#""include_usage":true,"#),
+        };
+        Some(Edit { at, by })
+    }
+
+    fn options(&mut self, path: &[Key], event: &Event<'_>) {
+        match (path, event) {
+            ([], Event::Open { array: false, at }) => self.object_at = Some(*at),
+            ([Key::Stream], Event::Close { .. } | Event::Part(_)) => {}
+            ([Key::Stream], event) => {
+                self.streams += 1;
+                self.stream = matches!(event, Event::Word { word: Word::True, .. });
+            }
+            ([Key::StreamOptions], Event::Close { .. } | Event::Part(_)) => {}
+            ([Key::StreamOptions], event) => {
+                self.options_named += 1;
+                self.options = match event {
+                    Event::Word { word: Word::Null, at, end, .. } => Options::Null(*at..*end),
+                    Event::Open { array: false, at } => {
+                        Options::Object { at: *at, empty: true, off: None, on: false }
+                    }
+                    _ => Options::Other,
+                };
+            }
+            ([Key::StreamOptions, name, ..], event) => {
+                let Options::Object { empty, off, on, .. } = &mut self.options else { return };
+                *empty = false;
+                if *name == Key::IncludeUsage {
+                    match event {
+                        Event::Word { word: Word::False | Word::Null, at, end, .. } if off.is_none() => {
+                            *off = Some(*at..*end);
+                        }
+                        _ => *on = true,
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a text at this place is part of the prompt.
+fn is_prompt(path: &[Key]) -> bool {
+    use Key::*;
+    let [root, below @ ..] = path else { return false };
+    let within = |key: &Key| {
+        matches!(
+            key,
+            Item | Content
+                | Parts
+                | Text
+                | Messages
+                | Prompt
+                | Texts
+                | ToolCalls
+                | Function
+                | Arguments
+                | Output
+        )
+    };
+    matches!(root, Messages | Prompt | Input | System | Instructions | Contents | SystemInstruction)
+        && below.iter().all(within)
+}
+
+impl Sink for Found {
+    fn on(&mut self, path: &[Key], event: Event<'_>) {
+        use Key::*;
+        self.options(path, &event);
+        match event {
+            Event::Part(piece) if is_prompt(path) => self.prompt_bytes += piece.len() as u64,
+            Event::Text(head) if path == [Model] => self.model = head.to_vec(),
+            Event::Open { at, .. } if matches!(path, [Tools | Functions]) => self.tools_at = at,
+            Event::Close { at } if matches!(path, [Tools | Functions]) => {
+                self.prompt_bytes += (at + 1 - self.tools_at) as u64;
+            }
+            Event::Number(number) => {
+                let rank = match path {
+                    [MaxCompletionTokens] => 0,
+                    [MaxOutputTokens] => 1,
+                    [MaxTokens] => 2,
+                    [Parameters, MaxTokens] | [GenerationConfig, MaxOutputTokens] | [Options, NumPredict] => {
+                        3
+                    }
+                    [Input | Prompt, Item] | [Input | Prompt, Item, Item] => {
+                        self.prompt_bytes += TOKEN_BYTES;
+                        return;
+                    }
+                    _ => return,
+                };
+                self.max_output_tokens[rank] = number;
+            }
+            _ => {}
+        }
     }
 }
 
@@ -61,22 +206,47 @@ mod tests {
 
     #[test]
     fn facts_of_the_common_shapes() {
-        let cases: [(&str, (&str, u64, u64)); 8] = [
+        let cases: [(&str, (&str, u64, u64)); 20] = [
             (r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":7}"#, ("m", 5, 7)),
             (
                 r#"{"model":"m","messages":[{"content":[{"type":"text","text":"abc"},{"type":"image"}]}]}"#,
                 ("m", 3, 0),
             ),
             (r#"{"model":"m","prompt":["ab","cd"],"max_completion_tokens":9,"max_tokens":1}"#, ("m", 4, 9)),
+            (r#"{"model":"m","max_tokens":1,"max_completion_tokens":9}"#, ("m", 0, 9)),
             (r#"{"model":"m","input":"abcd","instructions":"xy","max_output_tokens":3}"#, ("m", 6, 3)),
-            (r#"{"contents":[{"parts":[{"text":"abc"}]}]}"#, ("", 3, 0)),
+            (
+                r#"{"model":"m","input":[{"role":"user","content":[{"type":"input_text","text":"abc"}]}]}"#,
+                ("m", 3, 0),
+            ),
+            (r#"{"model":"m","input":[{"type":"function_call_output","output":"abc"}]}"#, ("m", 3, 0)),
+            (r#"{"model":"m","input":[1,2,3]}"#, ("m", 12, 0)),
+            (
+                r#"{"system":[{"text":"ab"}],"messages":[{"content":[{"content":[{"text":"c"}]}]}]}"#,
+                ("", 3, 0),
+            ),
+            (r#"{"messages":[{"tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}]}"#, ("", 2, 0)),
+            (r#"{"tools":[{"a":1}],"messages":[]}"#, ("", 9, 0)),
+            (
+                r#"{"contents":[{"parts":[{"text":"abc"},{"inlineData":{"data":"AAAA"}}]}],"generationConfig":{"maxOutputTokens":5}}"#,
+                ("", 3, 5),
+            ),
+            (
+                r#"{"model":"q","input":{"messages":[{"content":"abc"}]},"parameters":{"max_tokens":4}}"#,
+                ("q", 3, 4),
+            ),
+            (r#"{"model":"q","input":{"prompt":"abcd"}}"#, ("q", 4, 0)),
+            (r#"{"model":"o","prompt":"ab","options":{"num_predict":8}}"#, ("o", 2, 8)),
+            (r#"{"model":"o","prompt":"ab","options":{"num_predict":-1}}"#, ("o", 2, 0)),
             (r#"{"model":7,"max_tokens":"many"}"#, ("", 0, 0)),
             ("[1,2]", ("", 0, 0)),
-            (r#"{"model":"m","messages":[{"content":"cut of"#, ("", 0, 0)),
+            (r#"{"model":"m","messages":[{"content":"cut of"#, ("m", 6, 0)),
+            (r#"{"messages":[{"content":"\u00e9\n"}]}"#, ("", 3, 0)),
         ];
         for (body, (model, prompt_bytes, max_output_tokens)) in cases {
-            let expected = BodyFacts { model: model.into(), prompt_bytes, max_output_tokens };
-            assert_eq!(read(body.as_bytes()), expected, "{body}");
+            let facts =
+                BodyFacts { model: model.into(), prompt_bytes, max_output_tokens, include_usage: None };
+            assert_eq!(read(body.as_bytes()), facts, "{body}");
         }
     }
 
@@ -84,5 +254,50 @@ mod tests {
     fn a_long_model_name_is_cut() {
         let body = format!(r#"{{"model":"{}"}}"#, "é".repeat(300));
         assert_eq!(read(body.as_bytes()).model.len(), 256);
+    }
+
+    #[test]
+    fn a_stream_is_made_to_tell_its_usage() {
+        let cases = [
+            (
+                r#" { "stream" : true, "x": 1.50 } "#,
+                Some(r#" {"stream_options":{"include_usage":true}, "stream" : true, "x": 1.50 } "#),
+            ),
+            (
+                r#"{"stream_options":{},"stream":true}"#,
+                Some(r#"{"stream_options":{"include_usage":true},"stream":true}"#),
+            ),
+            (
+                r#"{"stream":true,"stream_options": {"include_obfuscation":false}}"#,
+                Some(
+                    r#"{"stream":true,"stream_options": {"include_usage":true,"include_obfuscation":false}}"#,
+                ),
+            ),
+            (
+                r#"{"stream":true,"stream_options":null}"#,
+                Some(r#"{"stream":true,"stream_options":{"include_usage":true}}"#),
+            ),
+            (
+                r#"{"stream":true,"stream_options":{"include_usage":false,"a":1}}"#,
+                Some(r#"{"stream":true,"stream_options":{"include_usage":true,"a":1}}"#),
+            ),
+            (r#"{"stream":true,"stream_options":{"include_usage":true}}"#, None),
+            (r#"{"stream":true,"stream_options":{"include_usage":1}}"#, None),
+            (r#"{"stream":true,"stream_options":7}"#, None),
+            (r#"{"stream":true,"stream":true}"#, None),
+            (r#"{"stream":true,"stream_options":{},"stream_options":{}}"#, None),
+            (r#"{"stream":false}"#, None),
+            (r#"{"stream":"true"}"#, None),
+            (r#"{"messages":[{"stream":true}]}"#, None),
+            (r#"{"stream":true"#, None),
+            (r#"{"stream":true}x"#, None),
+            (r#"[{"stream":true}]"#, None),
+        ];
+        for (body, expected) in cases {
+            let edit = read(body.as_bytes()).include_usage;
+            let changed = edit.as_ref().map(|edit| edit.apply(body.as_bytes()).unwrap());
+            assert_eq!(changed.as_deref(), expected.map(str::as_bytes), "{body}");
+        }
+        assert_eq!(Edit { at: 3..9, by: "" }.apply(b"short"), None);
     }
 }

@@ -9,7 +9,10 @@
 //! | [`book`] | the leases this worker holds; what KeepAlive reports |
 //! | [`facts`] | what the gateway knows of a request, put into Admit |
 //! | [`outcome`] | how a request ended, read from status and flags |
-//! | [`body`] | model and prompt size from a JSON body |
+//! | [`body`] | model and prompt size from a JSON body, and the edit that asks a stream for its usage |
+//! | [`scan`] | JSON read from chunks cut anywhere, in fixed memory |
+//! | [`usage`] | model, tokens and text of a response, whatever its shape |
+//! | [`hide`] | takes out of a stream the usage the client had not asked for |
 //! | [`metrics`] | every counter, declared once |
 //!
 //! Only the `entry` module, compiled for Wasm, knows proxy-wasm; everything else is tested natively with a
@@ -19,9 +22,12 @@ pub mod body;
 pub mod book;
 pub mod config;
 pub mod facts;
+pub mod hide;
 pub mod host;
 pub mod metrics;
 pub mod outcome;
+pub mod scan;
+pub mod usage;
 pub mod worker;
 
 #[cfg(target_arch = "wasm32")]

@@ -1,0 +1,177 @@
+use super::*;
+use proptest::{collection::vec, prelude::*};
+use serde_json::Value;
+
+/// Writes down what it is told, pieces of one text put together.
+#[derive(Default)]
+struct Notes {
+    lines: Vec<String>,
+    text: Vec<u8>,
+}
+
+impl Sink for Notes {
+    fn on(&mut self, path: &[Key], event: Event<'_>) {
+        match event {
+            Event::Part(piece) => self.text.extend(piece),
+            Event::Text(head) => {
+                let text = std::mem::take(&mut self.text);
+                let (text, head) = (String::from_utf8_lossy(&text), String::from_utf8_lossy(head));
+                self.lines.push(format!("{path:?} {text:?} {head:?}"));
+            }
+            other => self.lines.push(format!("{path:?} {other:?}")),
+        }
+    }
+}
+
+fn scan(chunks: &[&[u8]]) -> (Vec<String>, Scanner) {
+    let (mut notes, mut scanner) = (Notes::default(), Scanner::default());
+    for chunk in chunks {
+        scanner.feed(chunk, &mut notes);
+    }
+    (notes.lines, scanner)
+}
+
+#[test]
+fn values_are_told_with_their_path() {
+    let json = br#" {"model":"m\u00e9\n", "x":{"usage":[1, -2,3.9,4e5,{"content":null}]},"done":true } "#;
+    let (lines, scanner) = scan(&[json]);
+    assert!(scanner.is_done());
+    let expected = [
+        "[] Open { array: false, at: 1 }",
+        "[Model] \"mé\\n\" \"mé\\n\"",
+        "[Other] Open { array: false, at: 27 }",
+        "[Other, Usage] Open { array: true, at: 36 }",
+        "[Other, Usage, Item] Number(Some(1))",
+        "[Other, Usage, Item] Number(None)",
+        "[Other, Usage, Item] Number(Some(3))",
+        "[Other, Usage, Item] Number(None)",
+        "[Other, Usage, Item] Open { array: false, at: 51 }",
+        "[Other, Usage, Item, Content] Word { word: Null, member_at: 52, at: 62, end: 66 }",
+        "[Other, Usage, Item] Close { at: 66 }",
+        "[Other, Usage] Close { at: 67 }",
+        "[Other] Close { at: 68 }",
+        "[Done] Word { word: True, member_at: 70, at: 77, end: 81 }",
+        "[] Close { at: 82 }",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn what_is_no_json_is_broken() {
+    for text in [
+        "}",
+        "{]",
+        "[}",
+        "{1:2}",
+        "{\"a\" 1}",
+        "[1 2]",
+        "\"\n\"",
+        "\"\\x\"",
+        "\"\\u00g0\"",
+        "[1,}",
+        "=",
+        "{,",
+    ] {
+        assert!(scan(&[text.as_bytes()]).1.is_broken(), "{text}");
+    }
+}
+
+#[test]
+fn what_is_too_deep_is_passed_over() {
+    let deep = "[".repeat(DEPTH_MAX + 9) + r#""]\"", {"a": [] }"# + &"]".repeat(DEPTH_MAX + 9);
+    let (lines, scanner) = scan(&[format!(r#"{{"x":{deep},"model":7}}"#).as_bytes()]);
+    assert!(scanner.is_done());
+    assert_eq!(lines[lines.len() - 2], "[Model] Number(Some(7))");
+}
+
+#[test]
+fn bytes_after_the_value_are_left() {
+    let (mut notes, mut scanner) = (Notes::default(), Scanner::default());
+    assert_eq!(scanner.feed(b" {} {}", &mut notes), 3);
+    scanner.reset();
+    assert_eq!(scanner.feed(b"12,", &mut notes), 2);
+    assert!(scanner.is_done());
+}
+
+#[test]
+fn long_texts_and_names_are_not_kept() {
+    let (lines, _) =
+        scan(&[format!(r#"{{"model":"{}","{}":1}}"#, "m".repeat(300), "usage".repeat(9)).as_bytes()]);
+    assert!(lines[1].ends_with(&format!("{:?}", "m".repeat(TEXT_BYTES_MAX))));
+    assert_eq!(lines[2], "[Other] Number(Some(1))");
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        Just(Value::from("model")),
+    ];
+    leaf.prop_recursive(5, 40, 6, |inner| {
+        let name = prop_oneof![any::<String>(), Just("usage".to_owned()), Just("model".to_owned())];
+        prop_oneof![
+            vec(inner.clone(), 0..6).prop_map(Value::from),
+            vec((name, inner), 0..6).prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// Bytes of all text values, and the sum of whole numbers.
+fn sums(value: &Value) -> (usize, u64) {
+    let add = |(a, b): (usize, u64), (c, d): (usize, u64)| (a + c, b.wrapping_add(d));
+    match value {
+        Value::String(text) => (text.len(), 0),
+        Value::Number(number) => (0, number.as_u64().unwrap_or(0)),
+        Value::Array(items) => items.iter().map(sums).fold((0, 0), add),
+        Value::Object(members) => members.values().map(sums).fold((0, 0), add),
+        _ => (0, 0),
+    }
+}
+
+#[derive(Default)]
+struct Sums(usize, u64);
+
+impl Sink for Sums {
+    fn on(&mut self, _path: &[Key], event: Event<'_>) {
+        match event {
+            Event::Part(piece) => self.0 += piece.len(),
+            Event::Number(Some(number)) => self.1 = self.1.wrapping_add(number),
+            _ => {}
+        }
+    }
+}
+
+proptest! {
+    /// Any JSON is read to its end, with the texts and whole numbers a parser finds in it.
+    #[test]
+    fn it_agrees_with_a_parser(value in any_json(), pretty in any::<bool>()) {
+        // Only whole numbers: others are cut, or not given.
+        let whole = |text: String| serde_json::from_str::<Value>(&text).unwrap();
+        let value = whole(value.to_string());
+        let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap() + " ";
+        let mut sums_seen = Sums::default();
+        let mut scanner = Scanner::default();
+        scanner.feed(text.as_bytes(), &mut sums_seen);
+        prop_assert!(scanner.is_done());
+        prop_assert_eq!(sums_seen.0, sums(&value).0);
+        if !text.contains('.') && !text.contains('e') {
+            prop_assert_eq!(sums_seen.1, sums(&value).1);
+        }
+    }
+
+    /// Cuts change nothing.
+    #[test]
+    fn cuts_change_nothing(value in any_json(), garbage in vec(any::<u8>(), 0..4), at in any::<prop::sample::Index>()) {
+        let mut bytes = value.to_string().into_bytes();
+        let at = at.index(bytes.len() + 1);
+        bytes.splice(at..at, garbage);
+        let (whole, end) = scan(&[&bytes]);
+        let single: Vec<&[u8]> = bytes.chunks(1).collect();
+        let (pieces, other_end) = scan(&single);
+        prop_assert_eq!(whole, pieces);
+        prop_assert_eq!(end.state, other_end.state);
+    }
+}

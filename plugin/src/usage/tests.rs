@@ -1,0 +1,302 @@
+use super::*;
+use proptest::{collection::vec, prelude::*};
+
+/// A response as a provider sends it, and what is to be read from it.
+struct Sample {
+    name: &'static str,
+    body: &'static [u8],
+    model: &'static str,
+    /// Input, cached input, output, reasoning.
+    tokens: Option<(u64, u64, u64, u64)>,
+    text: &'static str,
+}
+
+macro_rules! sample {
+    ($name:literal, $model:literal, $tokens:expr, $text:literal) => {
+        Sample {
+            name: $name,
+            body: include_bytes!(concat!("../../tests/fixtures/", $name)),
+            model: $model,
+            tokens: $tokens,
+            text: $text,
+        }
+    };
+}
+
+const SAMPLES: [Sample; 21] = [
+    sample!(
+        "openai-chat.json",
+        "gpt-4o-2024-08-06",
+        Some((1117, 1024, 46, 20)),
+        "Grüße aus Köln! 👋\nThe \"answer\" is 42."
+    ),
+    sample!("openai-chat.sse", "gpt-4o-mini", Some((19, 4, 10, 0)), "Hello wörld!\n\"\\"),
+    sample!("openai-chat-no-usage.sse", "gpt-4o-mini", None, "Hello"),
+    sample!("openai-chat-tools.sse", "gpt-4o-mini", Some((81, 0, 25, 0)), "Let me see{\"city\":\"Paris\"}"),
+    sample!(
+        "openai-completions.json",
+        "gpt-3.5-turbo-instruct",
+        Some((5, 0, 7, 0)),
+        "\n\nThis is indeed a test"
+    ),
+    sample!("openai-completions.sse", "gpt-3.5-turbo-instruct", Some((4, 0, 2, 0)), "This is"),
+    sample!("openai-embeddings.json", "text-embedding-3-small", Some((8, 0, 0, 0)), ""),
+    sample!(
+        "openai-responses.json",
+        "gpt-4.1-2025-04-14",
+        Some((36, 16, 87, 12)),
+        "Thinking about unicorns.{\"q\":\"unicorn\"}In a peaceful grove beneath a silver moon…"
+    ),
+    sample!("openai-responses.sse", "gpt-4.1-2025-04-14", Some((36, 16, 87, 12)), "Hi thére{\"a\":1}"),
+    sample!(
+        "anthropic.json",
+        "claude-sonnet-4-5-20250929",
+        Some((4143, 1800, 503, 0)),
+        "Hmm.Hi! My name is Claude.^GSPC2020"
+    ),
+    sample!(
+        "anthropic.sse",
+        "claude-opus-4-20250514",
+        Some((135, 100, 89, 0)),
+        "Let me thinkHello!{\"location\": \"San Francisco\"}"
+    ),
+    sample!("gemini.json", "gemini-2.5-flash", Some((270, 200, 39, 31)), "Paris, ville lumière.Parisfr"),
+    sample!("gemini.sse", "gemini-2.5-flash", Some((15, 0, 47, 41)), "**Thinking**1+1 = 2."),
+    sample!("gemini-array.json", "gemini-2.5-flash", Some((15, 0, 47, 41)), "**Thinking**1+1 = 2."),
+    sample!("dashscope.json", "", Some((22, 11, 17, 9)), "我是阿里云开发的模型。用户问我是谁"),
+    sample!("dashscope.sse", "", Some((26, 0, 8, 3)), "想一想我是通义千问"),
+    sample!("dashscope-incremental.sse", "", Some((26, 0, 8, 3)), "想一想我是通义千问"),
+    sample!("dashscope-app.json", "qwen-max", Some((373, 0, 160, 0)), "Hello, I am an app."),
+    sample!("ollama-chat.ndjson", "llama3.2", Some((26, 0, 282, 0)), "The größteHm"),
+    sample!("ollama-generate.ndjson", "llama3.2", Some((26, 0, 2, 0)), "Sky"),
+    sample!("ollama-chat.json", "llama3.2", Some((26, 0, 282, 0)), "HelloTokyo"),
+];
+
+fn by_line(name: &str) -> bool {
+    name.ends_with(".ndjson")
+}
+
+fn read(name: &str, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>, end: bool) -> (Usage, u64) {
+    let mut reader = Reader::new(by_line(name));
+    for chunk in chunks {
+        reader.feed(chunk.as_ref());
+    }
+    if end {
+        reader.end();
+    }
+    assert!(reader.held_bytes() <= 1024);
+    (reader.usage(), reader.faults())
+}
+
+#[test]
+fn every_shape_is_read() {
+    for sample in &SAMPLES {
+        let tokens = sample.tokens.map(|(input, cached_input, output, reasoning)| Tokens {
+            input,
+            output,
+            cached_input,
+            reasoning,
+        });
+        let expected = Usage {
+            model: sample.model.into(),
+            is_final: tokens.is_some(),
+            tokens,
+            output_bytes: sample.text.len() as u64,
+        };
+        assert_eq!(read(sample.name, [sample.body], true), (expected, 0), "{}", sample.name);
+    }
+}
+
+#[test]
+fn a_stream_that_told_its_end_is_final_without_the_bodys() {
+    for sample in &SAMPLES {
+        assert_eq!(
+            read(sample.name, [sample.body], false).0.is_final,
+            sample.tokens.is_some(),
+            "{}",
+            sample.name
+        );
+    }
+}
+
+#[test]
+fn cut_byte_by_byte_it_is_the_same() {
+    for sample in &SAMPLES {
+        let whole = read(sample.name, [sample.body], true);
+        assert_eq!(read(sample.name, sample.body.chunks(1), true), whole, "{}", sample.name);
+    }
+}
+
+#[test]
+fn other_line_ends_are_the_same() {
+    for sample in SAMPLES.iter().filter(|s| s.name.ends_with(".sse")) {
+        let whole = read(sample.name, [sample.body], true);
+        let text = String::from_utf8(sample.body.to_vec()).unwrap();
+        for end in ["\r\n", "\r"] {
+            let other = text.replace('\n', end);
+            assert_eq!(read(sample.name, [&other], true), whole, "{}", sample.name);
+            assert_eq!(read(sample.name, other.as_bytes().chunks(1), true), whole, "{}", sample.name);
+        }
+        let bom = [b"\xef\xbb\xbf\n", sample.body].concat();
+        assert_eq!(read(sample.name, bom.chunks(2), true), whole, "{}", sample.name);
+    }
+}
+
+#[test]
+fn every_prefix_is_survived_and_tells_no_more_than_the_whole() {
+    for sample in &SAMPLES {
+        let whole = read(sample.name, [sample.body], true).0;
+        let mut before = Usage::default();
+        for end in 0..sample.body.len() {
+            let (usage, _) = read(sample.name, [&sample.body[..end]], false);
+            // A text that may yet turn out to come in pieces is the exception.
+            if !sample.name.starts_with("dashscope") {
+                assert!(before.output_bytes <= usage.output_bytes, "{} at {end}", sample.name);
+            }
+            assert!(usage.output_bytes <= whole.output_bytes, "{} at {end}", sample.name);
+            let tokens = usage.tokens.unwrap_or_default();
+            let told = whole.tokens.unwrap_or_default();
+            assert!(tokens.input <= told.input && tokens.output <= told.output, "{} at {end}", sample.name);
+            assert!(!usage.is_final || usage.tokens == whole.tokens, "{} at {end}", sample.name);
+            before = usage;
+        }
+    }
+}
+
+#[test]
+fn a_stream_cut_off_tells_what_it_had_told() {
+    let body = include_bytes!("../../tests/fixtures/anthropic.sse");
+    let at = body.windows(8).position(|w| w == b"message_").unwrap();
+    let hello = body.windows(7).position(|w| w == b"\"Hello\"").unwrap();
+    assert_eq!(read("anthropic.sse", [&body[..at + 20]], false).0.tokens, None);
+    let (usage, _) = read("anthropic.sse", [&body[..hello + 4]], false);
+    let tokens = Tokens { input: 135, output: 1, cached_input: 100, reasoning: 0 };
+    assert_eq!((usage.tokens, usage.is_final), (Some(tokens), false));
+    assert_eq!(usage.output_bytes, "Let me thinkHel".len() as u64);
+}
+
+#[test]
+fn what_cannot_be_read_is_passed_over_and_counted() {
+    let good = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
+    let cases: [(&str, String, u64, bool); 9] = [
+        ("a.sse", format!("data: {{\"usage\":{{\"prompt_tokens\":77]\n\ndata: {good}\n\n"), 1, true),
+        ("a.sse", format!("data: {{\"a\":1\n\ndata: {good}\n\n"), 1, true),
+        (
+            "a.sse",
+            format!("data: hello\n\nevent: x\n\ndata\n\ndatax: 1\n\ndata:[1]\n\ndata: {good}\n\n"),
+            0,
+            true,
+        ),
+        ("a.sse", "data: {}x\n\ndata: [DONE]\n\n".into(), 1, false),
+        ("a.ndjson", format!("{{\"a\":}}\n}}}}\n{good}\n"), 2, true),
+        ("a.json", format!("{{\"a\":}}\n{good}\n"), 1, false),
+        ("a.json", "<html>".into(), 0, false),
+        ("a.json", String::new(), 0, false),
+        ("a.json", "  \n".into(), 0, false),
+    ];
+    for (name, body, faults, told) in cases {
+        let (usage, found) = read(name, [&body], true);
+        assert_eq!((found, usage.tokens.is_some(), usage.is_final), (faults, told, told), "{body}");
+    }
+}
+
+#[test]
+fn one_event_may_have_several_lines_of_data() {
+    let body = ": hello\nretry: 5\ndata: {\"usage\":\ndata:{\"prompt_tokens\":1\ndata: }}\nid: 3\n\n";
+    assert_eq!(read("a.sse", [body], true).0.tokens.unwrap().input, 1);
+}
+
+#[test]
+fn the_last_event_may_lack_its_blank_line_but_not_its_end() {
+    for (body, is_final) in [
+        ("data: {\"usage\":{\"prompt_tokens\":1}}\n", true),
+        ("data: {\"usage\":{\"prompt_tokens\":1}}", true),
+        ("data: {\"usage\":{\"prompt_tokens\":1}", false),
+    ] {
+        assert_eq!(read("a.sse", [body], true).0.is_final, is_final, "{body}");
+    }
+}
+
+#[test]
+fn usage_under_its_other_names() {
+    let tokens = |body: &str| read("a.json", [body], true).0.tokens.unwrap();
+    let cases = [
+        // DeepSeek, Moonshot, Groq.
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_cache_hit_tokens":4}}"#, (9, 4, 3, 0)),
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"cached_tokens":5}}"#, (9, 5, 3, 0)),
+        (r#"{"choices":[{"usage":{"prompt_tokens":9,"completion_tokens":3}}]}"#, (9, 0, 3, 0)),
+        (r#"{"x_groq":{"usage":{"prompt_tokens":9,"completion_tokens":3}}}"#, (9, 0, 3, 0)),
+        // LiteLLM adds Anthropic's names to OpenAI's, whose prompt is whole.
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"cache_read_input_tokens":4}}"#, (9, 4, 3, 0)),
+        // xAI leaves reasoning out of the completion.
+        (
+            r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":19,"completion_tokens_details":{"reasoning_tokens":7}}}"#,
+            (9, 0, 10, 7),
+        ),
+        // Nonsense stays within itself.
+        (
+            r#"{"usage":{"prompt_tokens":18446744073709551615999,"cached_tokens":18446744073709551615,"completion_tokens":1.5,"completion_tokens_details":{"reasoning_tokens":7}}}"#,
+            (u64::MAX, u64::MAX, 1, 1),
+        ),
+    ];
+    for (body, (input, cached_input, output, reasoning)) in cases {
+        assert_eq!(tokens(body), Tokens { input, output, cached_input, reasoning }, "{body}");
+    }
+}
+
+#[test]
+fn a_large_body_takes_no_memory() {
+    let mut reader = Reader::new(false);
+    reader.feed(br#"{"data":[{"embedding":["#);
+    for _ in 0..100_000 {
+        reader.feed(b"-0.0123456789,");
+    }
+    reader.feed(br#"0]}],"choices":[{"message":{"content":""#);
+    for _ in 0..100_000 {
+        reader.feed("grün\\n".as_bytes());
+    }
+    reader.feed(br#""}}],"usage":{"prompt_tokens":3}}"#);
+    reader.end();
+    let usage = reader.usage();
+    assert_eq!((usage.output_bytes, usage.tokens.unwrap().input, usage.is_final), (600_000, 3, true));
+    assert_eq!(reader.held_bytes(), 0);
+    assert!(size_of::<Reader>() < 2048, "{}", size_of::<Reader>());
+}
+
+#[test]
+fn a_models_name_is_cut_between_characters() {
+    let body = format!(r#"{{"model":"{}"}}"#, "é".repeat(200));
+    assert_eq!(read("a.json", [&body], true).0.model, "é".repeat(128));
+    let body = format!(r#"{{"model":"a{}"}}"#, "é".repeat(200));
+    assert_eq!(read("a.json", [&body], true).0.model, format!("a{}", "é".repeat(127)));
+}
+
+proptest! {
+    /// Any cuts give what one piece gives, also where bytes are wrong.
+    #[test]
+    fn cuts_change_nothing(
+        sample in 0..SAMPLES.len(),
+        cuts in vec(any::<prop::sample::Index>(), 0..8),
+        wrong in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+    ) {
+        let sample = &SAMPLES[sample];
+        let mut body = sample.body.to_vec();
+        for (at, byte) in &wrong {
+            let at = at.index(body.len());
+            body[at] = *byte;
+        }
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len())).collect();
+        cuts.extend([0, body.len()]);
+        cuts.sort_unstable();
+        let chunks = cuts.windows(2).map(|cut| &body[cut[0]..cut[1]]);
+        prop_assert_eq!(read(sample.name, chunks, true), read(sample.name, [&body], true));
+    }
+
+    /// Garbage is survived.
+    #[test]
+    fn garbage_is_survived(body in vec(any::<u8>(), 0..300), lines in any::<bool>()) {
+        read(if lines { "a.ndjson" } else { "a.json" }, [&body], true);
+        let event = [b"data: {", &*body].concat();
+        read("a.sse", [&event], true);
+    }
+}

@@ -1,0 +1,152 @@
+//! Fuzzes what reads responses and requests: starts from samples of each provider, changes them at random with an eye
+//! to their structure, and cuts them at random. Runs on stable, for a bounded time.
+//!
+//! | variable | |
+//! |---|---|
+//! | `EVENKEEL_FUZZ_MS` | time for each provider, 2000 by default |
+//! | `EVENKEEL_FUZZ_SEED` | runs the one input made from this seed, as a failure names it |
+
+// Test code outside test functions.
+#![allow(clippy::unwrap_used)]
+
+mod mutate;
+
+use evenkeel_plugin::{
+    body,
+    hide::{EVENT_BYTES_MAX, Hider},
+    usage::{Reader, Usage},
+};
+use mutate::{Random, mutate};
+use std::{
+    env, fs,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Samples whose names begin so.
+fn samples(prefix: &str) -> Vec<(String, Vec<u8>)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let mut samples: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
+        .filter(|(name, _)| name.starts_with(prefix))
+        .collect();
+    samples.sort();
+    assert!(!samples.is_empty(), "no sample of {prefix}");
+    samples
+}
+
+/// Runs a check on changed samples until the time is over.
+fn fuzz(prefix: &str, check: impl Fn(&[u8], &mut Random)) {
+    let samples = samples(prefix);
+    let run = |seed: u64| {
+        let mut random = Random::new(seed);
+        let input = mutate(&samples, &mut random);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| check(&input, &mut random))) {
+            eprintln!("{prefix}: EVENKEEL_FUZZ_SEED={seed} fails with\n{}", input.escape_ascii());
+            resume_unwind(panic);
+        }
+    };
+    if let Ok(seed) = env::var("EVENKEEL_FUZZ_SEED") {
+        return run(seed.parse().expect("EVENKEEL_FUZZ_SEED: a number"));
+    }
+    let ms = env::var("EVENKEEL_FUZZ_MS").map_or(2000, |ms| ms.parse().expect("EVENKEEL_FUZZ_MS: a number"));
+    let mut seeds = Random::new(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
+    let (start, mut inputs) = (Instant::now(), 0_u64);
+    while start.elapsed() < Duration::from_millis(ms) {
+        run(seeds.next());
+        inputs += 1;
+    }
+    println!("{prefix}: {inputs} inputs");
+}
+
+/// What a body tells, given in these pieces.
+fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, by_line: bool, end: bool) -> (Usage, u64) {
+    let mut reader = Reader::new(by_line);
+    for chunk in chunks {
+        reader.feed(chunk);
+        assert!(reader.held_bytes() <= 1024, "holds {} bytes", reader.held_bytes());
+    }
+    if end {
+        reader.end();
+    }
+    (reader.usage(), reader.faults())
+}
+
+fn usage_is_sound(body: &[u8], random: &mut Random) {
+    let by_line = random.below(2) == 1;
+    let (usage, faults) = read([body], by_line, true);
+    assert_eq!(read(random.cut(body), by_line, true), (usage.clone(), faults), "cuts change nothing");
+    assert!(usage.model.len() <= 256);
+    assert!(usage.output_bytes <= body.len() as u64, "no more text than there are bytes");
+    assert!(!usage.is_final || usage.tokens.is_some());
+    if let Some(tokens) = usage.tokens {
+        assert!(tokens.cached_input <= tokens.input && tokens.reasoning <= tokens.output);
+    }
+    // A prefix told no more than the whole, but for texts of which it is not known yet whether they repeat.
+    let (before, _) = read([&body[..random.below(body.len() + 1)]], by_line, false);
+    assert!(before.output_bytes <= body.len() as u64 && before.model.len() <= 256);
+}
+
+#[test]
+fn openai() {
+    fuzz("openai", usage_is_sound);
+}
+
+#[test]
+fn anthropic() {
+    fuzz("anthropic", usage_is_sound);
+}
+
+#[test]
+fn gemini() {
+    fuzz("gemini", usage_is_sound);
+}
+
+#[test]
+fn dashscope() {
+    fuzz("dashscope", usage_is_sound);
+}
+
+#[test]
+fn ollama() {
+    fuzz("ollama", usage_is_sound);
+}
+
+#[test]
+fn hiding_usage() {
+    let hide = |chunks: &[&[u8]]| {
+        let (mut hider, mut out) = (Hider::default(), Vec::new());
+        for chunk in chunks {
+            out.extend(hider.feed(chunk));
+            assert!(hider.held_bytes() <= EVENT_BYTES_MAX);
+        }
+        out.extend(hider.end());
+        out
+    };
+    fuzz("openai", |body, random| {
+        let hidden = hide(&[body]);
+        assert_eq!(hide(&random.cut(body)), hidden, "cuts change nothing");
+        assert!(hidden.len() <= body.len());
+    });
+}
+
+#[test]
+fn request_bodies() {
+    fuzz("request", |body, _| {
+        let facts = body::read(body);
+        assert!(facts.model.len() <= 256);
+        if let Some(edit) = facts.include_usage {
+            let changed = edit.apply(body).expect("the edit is within the body");
+            let value: Result<serde_json::Value, _> = serde_json::from_slice(&changed);
+            if let (Ok(value), Ok(before)) = (value, serde_json::from_slice::<serde_json::Value>(body)) {
+                assert_eq!(value["stream_options"]["include_usage"], true, "{}", changed.escape_ascii());
+                assert_eq!(value["messages"], before["messages"]);
+            } else {
+                assert!(serde_json::from_slice::<serde_json::Value>(body).is_err(), "broken by the edit");
+            }
+        }
+    });
+}

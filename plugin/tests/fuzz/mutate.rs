@@ -1,0 +1,131 @@
+//! Random changes that know a little of JSON and of event streams.
+
+/// Pieces that mean something to what is fuzzed.
+const WORDS: [&str; 36] = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    ":",
+    "\"",
+    "\\",
+    "\\u00e9",
+    "\\ud83d\\ude00",
+    "\n",
+    "\r\n",
+    "\r",
+    "\n\n",
+    "data: ",
+    "data:",
+    "data: [DONE]\n\n",
+    "event: x\n",
+    ":",
+    "null",
+    "true",
+    "-1",
+    "1e9",
+    "18446744073709551616",
+    "0.5",
+    "\"usage\":",
+    "\"usage\":null,",
+    "\"choices\":[],",
+    "\"content\":\"",
+    "\"model\":\"",
+    "\"type\":\"message_stop\",",
+    "\"done\":true,",
+    "\"stream\":true,",
+    "\"stream_options\":{",
+    "\u{feff}",
+    "é",
+];
+
+/// Most bytes of an input.
+const BYTES_MAX: usize = 20_000;
+
+/// Random numbers of a seed (SplitMix64).
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below a bound, 0 below 0.
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % (bound.max(1) as u64)) as usize
+    }
+
+    /// A range within so many bytes; short ones are likelier.
+    fn range(&mut self, len: usize) -> std::ops::Range<usize> {
+        let start = self.below(len + 1);
+        let bound = if self.below(4) == 0 { len } else { 40 };
+        start..(start + self.below(bound)).min(len)
+    }
+
+    /// The same bytes in pieces.
+    pub(crate) fn cut<'a>(&mut self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+        let size = [1, 2, 7, 100, 5000][self.below(5)];
+        let (mut pieces, mut rest) = (Vec::new(), bytes);
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(self.below(2 * size).min(rest.len()));
+            pieces.push(piece);
+            rest = after;
+        }
+        pieces
+    }
+}
+
+/// An input made from the samples.
+pub(crate) fn mutate(samples: &[(String, Vec<u8>)], random: &mut Random) -> Vec<u8> {
+    let mut bytes = samples[random.below(samples.len())].1.clone();
+    for _ in 0..random.below(8) {
+        let range = random.range(bytes.len());
+        match random.below(9) {
+            0 if !bytes.is_empty() => {
+                let at = random.below(bytes.len());
+                bytes[at] ^= 1 << random.below(8);
+            }
+            1 => bytes.truncate(range.start),
+            2 => drop(bytes.drain(range)),
+            3 => {
+                let copy = bytes[range.clone()].to_vec();
+                bytes.splice(range.end..range.end, copy);
+            }
+            4 => {
+                let copy = bytes[range].to_vec();
+                let at = random.below(bytes.len() + 1);
+                bytes.splice(at..at, copy);
+            }
+            5 => {
+                let other = &samples[random.below(samples.len())].1;
+                let piece = other[random.range(other.len())].to_vec();
+                bytes.splice(range, piece);
+            }
+            6 => {
+                let other = &samples[random.below(samples.len())].1;
+                let from = random.below(other.len());
+                bytes.truncate(range.start);
+                bytes.extend_from_slice(&other[from..]);
+            }
+            7 => {
+                let byte = random.below(256) as u8;
+                bytes.splice(range.start..range.start, vec![byte; random.below(30)]);
+            }
+            _ => {
+                let word = WORDS[random.below(WORDS.len())].bytes();
+                bytes.splice(range.start..range.start, word);
+            }
+        }
+        bytes.truncate(BYTES_MAX);
+    }
+    bytes
+}
