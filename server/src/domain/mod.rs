@@ -1,9 +1,10 @@
-//! The words of the field: pools, endpoints, holders, leases, the rule for choosing, limits. No I/O types.
+//! The words of the field: pools, endpoints, holders, leases, the rule for choosing, limits, usage. No I/O types.
 
 mod error;
 mod ids;
 pub mod limit;
 mod roster;
+pub mod usage;
 
 pub use error::DomainError;
 pub use ids::{HolderId, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name};

@@ -10,8 +10,10 @@ use crate::domain::{HolderId, LeaseId, PoolId, Roster};
 
 pub mod counters;
 pub mod memory;
+pub mod memory_usage;
 pub mod redis;
 pub mod resilient;
+pub mod usage;
 
 /// A pool as a store sees it.
 #[derive(Debug, PartialEq, Eq, Hash)]

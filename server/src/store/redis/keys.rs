@@ -4,7 +4,10 @@
 use std::fmt::Write as _;
 
 use crate::{
-    domain::{HolderId, PoolId},
+    domain::{
+        HolderId, PoolId,
+        usage::{Day, SessionKey},
+    },
     store::Pool,
 };
 
@@ -44,6 +47,23 @@ impl Keys {
         format!("{}:probe", self.prefix)
     }
 
+    /// The keys of one day's usage.
+    pub(crate) fn usage_day(&self, day: Day) -> DayKeys {
+        let tagged = format!("{}:{{usage:{day}}}", self.prefix);
+        DayKeys {
+            rows: format!("{tagged}:rows"),
+            sessions: format!("{tagged}:sessions"),
+            session_sums: format!("{tagged}:session-sums"),
+            tagged,
+        }
+    }
+
+    /// The keys of one part of the sessions.
+    pub(crate) fn sessions(&self, part: u8) -> SessionsKeys {
+        let tagged = format!("{}:{{sessions:{part}}}", self.prefix);
+        SessionsKeys { last: format!("{tagged}:last"), sums: format!("{tagged}:sums"), tagged }
+    }
+
     pub(crate) fn pool(&self, pool: &Pool) -> PoolKeys {
         let tagged = format!("{}:{{{}}}", self.prefix, encode_pool(&pool.id));
         let in_flight = if pool.higress_table {
@@ -52,6 +72,51 @@ impl Keys {
             format!("{tagged}:in-flight")
         };
         PoolKeys { in_flight, holders: format!("{tagged}:holders"), tagged }
+    }
+}
+
+/// The keys of one day's usage.
+#[derive(Clone, Debug)]
+pub(crate) struct DayKeys {
+    tagged: String,
+    /// Hash: consumer, model, route → counts.
+    pub(crate) rows: String,
+    /// Sorted set: session → tokens.
+    pub(crate) sessions: String,
+    /// Hash: session → counts.
+    pub(crate) session_sums: String,
+}
+
+impl DayKeys {
+    /// String: number of an instance's last flush.
+    pub(crate) fn applied(&self, instance: &str) -> String {
+        format!("{}:applied:{instance}", self.tagged)
+    }
+}
+
+/// The keys of one part of the sessions.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionsKeys {
+    tagged: String,
+    /// Sorted set: session → when it was last heard of.
+    pub(crate) last: String,
+    /// Hash: session → counts.
+    pub(crate) sums: String,
+}
+
+impl SessionsKeys {
+    /// List: turns.
+    pub(crate) fn turns(&self, session: &SessionKey) -> String {
+        let mut key = format!("{}:turns:", self.tagged);
+        encode(session.consumer(), &mut key);
+        key.push('|');
+        encode(session.session(), &mut key);
+        key
+    }
+
+    /// String: number of an instance's last flush.
+    pub(crate) fn applied(&self, instance: &str) -> String {
+        format!("{}:applied:{instance}", self.tagged)
     }
 }
 
@@ -126,6 +191,17 @@ mod tests {
         }
         assert_eq!(decode_pool("no-separator"), None);
         assert_eq!(decode_pool("a|%zz"), None);
+    }
+
+    #[test]
+    fn keys_of_usage_share_a_tag_each() {
+        let keys = Keys::new("prod");
+        let day = keys.usage_day(Day::parse("2026-11-21").unwrap());
+        assert_eq!(day.rows, "prod:ek1:{usage:2026-11-21}:rows");
+        assert_eq!(day.applied("i"), "prod:ek1:{usage:2026-11-21}:applied:i");
+        let part = keys.sessions(7);
+        assert_eq!(part.last, "prod:ek1:{sessions:7}:last");
+        assert_eq!(part.turns(&SessionKey::new("a|b}", "s 1")), "prod:ek1:{sessions:7}:turns:a%7Cb%7D|s%201");
     }
 
     #[test]

@@ -28,6 +28,9 @@ mod keys;
 mod lane;
 mod link;
 mod script;
+mod usage;
+
+pub use usage::RedisUsage;
 
 /// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and audits: what is left when all
 /// sidecars are gone for good goes by itself.
@@ -93,6 +96,18 @@ impl Shared {
         reply
     }
 
+    /// Sends a command beside the request path, and keeps account of it likewise.
+    async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
+        let started = Instant::now();
+        let answer = match self.link.query(cmd, Way::Beside).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(StoreError::Script { script: operation, detail: error.to_string() }),
+            Err(error) => Err(error),
+        };
+        self.observe(operation, started, answer.as_ref().err());
+        answer
+    }
+
     fn observe(&self, operation: &'static str, started: Instant, error: Option<&StoreError>) {
         let metrics = &self.metrics;
         metrics.store_duration.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
@@ -134,14 +149,7 @@ impl RedisStore {
     }
 
     async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
-        let started = Instant::now();
-        let answer = match self.shared.link.query(cmd, Way::Beside).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreError::Script { script: operation, detail: error.to_string() }),
-            Err(error) => Err(error),
-        };
-        self.shared.observe(operation, started, answer.as_ref().err());
-        answer
+        self.shared.command(operation, cmd).await
     }
 
     /// What Redis says of itself that an operator should know at start: `maxmemory_policy`, where it may evict.

@@ -38,6 +38,12 @@ scripts! {
     PROBE = "probe";
     /// Counting a pool's table anew.
     AUDIT = "audit";
+    /// Adding to a day's usage.
+    USAGE_DAY = "usage_day";
+    /// Adding to the sessions of one part.
+    USAGE_SESSIONS = "usage_sessions";
+    /// Forgetting sessions.
+    USAGE_FORGET = "usage_forget";
 }
 
 /// A call under construction: keys first, then arguments.
@@ -153,6 +159,11 @@ impl Reply {
     pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
         let n = self.integer()?;
         u64::try_from(n).map_err(|_| corrupt(self.script, &Value::Int(n)))
+    }
+
+    /// All values not read yet.
+    pub(crate) fn rest(self) -> Vec<Value> {
+        self.values.collect()
     }
 
     /// The next value as pairs of name and number. The name '' is filler and passed over.

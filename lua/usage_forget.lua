@@ -1,0 +1,23 @@
+-- usage_forget: forgets sessions that have not been heard of since usage_sessions named them.
+--
+-- KEYS  1       zset    consumer and session, separated by 0x1F -> ms of the last turn
+--       2       hash    the same -> { ms of the last turn, seven counts }, MessagePack
+--       3..     list    turns of one session; one key a session
+-- ARGV  1..     for each of KEYS 3.. the session, and its ms as usage_sessions told it
+-- RETURNS       { sessions forgotten }
+-- ERRORS        none of its own
+-- COST          O(sessions given * log(sessions of the part) + their turns)
+-- LAYOUT        ek1; see docs/redis-layout.md
+
+local call, forgotten = redis.call, 0
+for k = 3, #KEYS do
+  local session, ms = ARGV[2 * k - 5], ARGV[2 * k - 4]
+  if call('ZSCORE', KEYS[1], session) == ms then
+    -- Last, so that one that could not be done is named again.
+    call('DEL', KEYS[k])
+    call('HDEL', KEYS[2], session)
+    call('ZREM', KEYS[1], session)
+    forgotten = forgotten + 1
+  end
+end
+return { forgotten }
