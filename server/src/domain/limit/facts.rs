@@ -210,7 +210,7 @@ impl Key {
 }
 
 /// A value as it stands in keys: secrets and long ones as a digest, what could end a hash tag or a part encoded.
-fn encode_value(secret: bool, value: &str, out: &mut String) {
+pub(crate) fn encode_value(secret: bool, value: &str, out: &mut String) {
     if secret || value.len() > PLAIN_BYTES_MAX {
         let digest = ring::digest::digest(&ring::digest::SHA256, value.as_bytes());
         out.push('#');

@@ -1,0 +1,17 @@
+//! Envoy's rate limit service: files of limits as users of envoyproxy/ratelimit have them, the descriptors that meet
+//! them, and the answers. [`file`] reads files, [`tree`] finds limits, [`judge`] answers, [`load`] keeps up with the
+//! files. What counts is [`crate::store::counters`].
+
+pub mod file;
+pub mod judge;
+pub mod load;
+mod tally;
+pub mod tree;
+pub mod unit;
+
+pub use file::Fault;
+pub use judge::{Answer, Descriptor, Headers, Judge, JudgeOptions, Question, Status};
+pub use load::Source;
+pub use tally::{Tallies, VALUES_MAX};
+pub use tree::{Entry, Rules};
+pub use unit::Unit;
