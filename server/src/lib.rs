@@ -10,6 +10,7 @@
 //! | [`domain`] | pools, endpoints, holders, leases, the rule for choosing |
 //! | [`store`] | the table of requests in flight: trait, memory, Redis, and what to do when Redis is away |
 //! | [`balancer`] | Admit, Settle, KeepAlive; pool directory, DNS discovery, the sweep |
+//! | [`ledger`] | usage: recorded, written in batches, asked about |
 //! | [`rls`] | Envoy's rate limit service: files of limits, descriptors, answers |
 //! | [`transport`] | gRPC and HTTP |
 //! | [`telemetry`] | metrics and logs |
@@ -18,6 +19,7 @@ pub mod app;
 pub mod balancer;
 pub mod config;
 pub mod domain;
+pub mod ledger;
 pub mod rls;
 pub mod store;
 pub mod telemetry;
