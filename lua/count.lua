@@ -5,7 +5,8 @@
 --       then    zset    requests running under one limit of concurrency: id -> deadline, ms
 --       then    hash    notes of reservations not yet settled: id -> '1', or '0' where it was settled after the store
 --                       had lost the note; the field '' holds the time the hash was made, ms, and filler
--- ARGV  1       the batch, MessagePack:
+-- ARGV  1       time now, ms; "" for Redis's own
+--       2       the batch, MessagePack:
 --                 { fields, running, notes, rules, settlements, reservations }
 --               fields: for each hash of counters the names wanted; cells are numbered through all of them,
 --               from 1
@@ -31,7 +32,7 @@
 -- LAYOUT        ek1; see docs/redis-layout.md. Packed, all little-endian doubles:
 --                 fixed    window start, used, of that reserved
 --                 sliding  newest slot, counts of that slot and the 16 before
---                 drain    as of ms, debt
+--                 drain    as of ms, debt times period, period: whole numbers, so that nothing is lost to rounding
 --                 prepaid  balance, used, overrun, day, reserved on that day, reserved on the day before
 --                 budget   window start, used, of that reserved, amount or -1
 
@@ -45,16 +46,16 @@ local FILLER = ':filler: keeps this hash a hash table instead of a list; see doc
 
 local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
 local pack, unpack_struct = struct.pack, struct.unpack
-local FORMAT = { '<ddd', '<' .. string.rep('d', SLOTS + 2), '<dd', false, '<dddddd', '<dddd' }
-local LENGTH = { 3, SLOTS + 2, 2, 0, 6, 4 }
+local FORMAT = { '<ddd', '<' .. string.rep('d', SLOTS + 2), '<ddd', false, '<dddddd', '<dddd' }
+local LENGTH = { 3, SLOTS + 2, 3, 0, 6, 4 }
 
-local batch = cmsgpack.unpack(ARGV[1])
+local batch = cmsgpack.unpack(ARGV[2])
 local fields, n_running, notes = batch[1], batch[2], batch[3]
 local rules, settlements, reservations = batch[4], batch[5], batch[6]
 local n_buckets = #fields
 local first_running, first_notes = n_buckets, n_buckets + n_running
 local time = call('TIME')
-local now = time[1] * 1000 + floor(time[2] / 1000)
+local now = tonumber(ARGV[1]) or time[1] * 1000 + floor(time[2] / 1000)
 local today = floor(now / DAY_MS)
 local reply, n_reply = { now }, 1
 
@@ -133,10 +134,11 @@ local function load(cell, rule)
     s.sum = sum
   elseif kind == DRAIN then
     if not s then
-      s = { now, 0 }
-    elseif s[1] < now then
-      s = { now, max(0, s[2] - (now - s[1]) * rule[3] / rule[4]) }
+      s = { now, 0, rule[4] }
+    elseif s[3] ~= rule[4] then
+      s[2], s[3] = s[2] / s[3] * rule[4], rule[4]
     end
+    if s[1] < now then s[1], s[2] = now, max(0, s[2] - (now - s[1]) * rule[3]) end
   elseif kind == PREPAID then
     if not s then
       s = { max(0, rule[2]), 0, 0, today, 0, 0, absent = rule[2] < 0 }
@@ -193,7 +195,8 @@ local function settle(cell, rule, at, reserved, actual, provisional, id)
     end
   elseif kind == DRAIN then
     -- What has drained since cannot be given back: it may have made room for others.
-    if more < 0 then more = -min(-more, max(0, reserved - (now - at) * rule[3] / rule[4])) end
+    more = more * rule[4]
+    if more < 0 then more = -min(-more, max(0, reserved * rule[4] - (now - at) * rule[3])) end
     s[2] = max(0, s[2] + more)
   else
     if s.absent then return end
@@ -226,7 +229,7 @@ local function room(cell, rule, cost)
   elseif kind == SLIDING then
     if s.sum + cost <= rule[2] then return cost end
   elseif kind == DRAIN then
-    if s[2] + cost <= rule[2] then return cost end
+    if s[2] + cost * rule[4] <= rule[2] * rule[4] then return cost end
   elseif kind == PREPAID then
     -- The last of a balance goes to one request at a time.
     if s.absent then return nil end
@@ -254,7 +257,7 @@ local function take(cell, rule, taken, provisional)
   elseif kind == SLIDING then
     s[2], s.sum = s[2] + taken, s.sum + taken
   elseif kind == DRAIN then
-    s[2] = s[2] + taken
+    s[2] = s[2] + taken * rule[4]
   else
     if s.absent then return end
     s[1] = max(0, s[1] - taken)
@@ -274,7 +277,7 @@ local function used_of(cell, rule)
   local s = load(cell, rule)
   if kind == FIXED then return s[2], rule[2] end
   if kind == SLIDING then return s.sum, rule[2] end
-  if kind == DRAIN then return ceil(s[2]), rule[2] end
+  if kind == DRAIN then return ceil(s[2] / rule[4]), rule[2] end
   if kind == PREPAID then return s[1], s[1] + s[2] + s[5] + s[6] end
   return s[2], max(0, s.amount)
 end
@@ -296,10 +299,11 @@ local function waits(cell, rule, cost, provisional)
   local s, retry = load(cell, rule), 0
   if kind == FIXED then
     local _, stop = window(rule, 3)
-    return cost <= rule[2] and stop - now or 0, s[2] + cost - s[3] > rule[2] and stop - now or 0
+    local reset = max(0, stop - now)
+    return cost <= rule[2] and reset or 0, s[2] + cost - s[3] > rule[2] and reset or 0
   elseif kind == BUDGET then
     local _, stop = window(rule, 3)
-    return s.amount > 0 and stop - now or 0, 0
+    return s.amount > 0 and max(0, stop - now) or 0, 0
   elseif kind == SLIDING then
     local sum = s.sum
     for i = SLOTS + 2, 2, -1 do
@@ -310,7 +314,7 @@ local function waits(cell, rule, cost, provisional)
       end
     end
   elseif cost <= rule[2] then
-    retry = ceil(max(0, s[2] + cost - rule[2]) * rule[4] / rule[3])
+    retry = ceil(max(0, s[2] + cost * rule[4] - rule[2] * rule[4]) / rule[3])
   end
   return retry, provisional and 0 or retry
 end
@@ -413,9 +417,9 @@ for cell, rule in pairs(dirty) do
   elseif kind == SLIDING then
     until_ms = now + (SLOTS + 1) * rule.slot_ms
   elseif kind == DRAIN then
-    until_ms = now + ceil(s[2] * rule[4] / rule[3])
+    until_ms = now + ceil(s[2] / rule[3])
   end
-  need[b] = max(need[b] or 0, until_ms)
+  need[b] = max(need[b] or now, until_ms)
 end
 for b, set in pairs(set_of) do
   local until_ms = need[b]

@@ -1,5 +1,7 @@
 //! Errors of the domain, free of any transport.
 
+use std::borrow::Cow;
+
 use crate::store::StoreError;
 
 /// Why a call could not be answered. Being over a limit or cap is an answer, not one of these.
@@ -11,7 +13,7 @@ pub enum DomainError {
         /// Which field.
         field: &'static str,
         /// What it must be.
-        expected: &'static str,
+        expected: Cow<'static, str>,
         /// What it was.
         got: String,
     },
@@ -19,6 +21,14 @@ pub enum DomainError {
     #[error("{what} not found: {hint}")]
     NotFound {
         /// What was looked for.
+        what: String,
+        /// What the caller can do.
+        hint: &'static str,
+    },
+    /// There is no room for more.
+    #[error("{what}: {hint}")]
+    Full {
+        /// What is full.
         what: String,
         /// What the caller can do.
         hint: &'static str,
@@ -37,8 +47,8 @@ pub enum DomainError {
 impl DomainError {
     /// A wrong field, with what was expected.
     #[must_use]
-    pub fn invalid(field: &'static str, expected: &'static str, got: &str) -> Self {
-        Self::Invalid { field, expected, got: got.to_owned() }
+    pub fn invalid(field: &'static str, expected: impl Into<Cow<'static, str>>, got: &str) -> Self {
+        Self::Invalid { field, expected: expected.into(), got: got.to_owned() }
     }
 
     /// Adds what was being done to a store's error.

@@ -20,6 +20,33 @@ pub struct ReservationId {
     pub lease: LeaseId,
 }
 
+impl ReservationId {
+    /// Of no gateway: for what is given back without having been noted.
+    #[must_use]
+    pub fn nobody() -> Self {
+        match (HolderId::new("-"), LeaseId::new(1)) {
+            (Ok(holder), Ok(lease)) => Self { holder, lease },
+            _ => unreachable!("both are valid"),
+        }
+    }
+}
+
+impl Meter {
+    /// What settles a taking of this meter.
+    #[must_use]
+    pub fn entry(&self, reading: &Reading, actual: u64) -> Entry {
+        Entry {
+            bucket: Arc::clone(&self.bucket),
+            name: Arc::clone(&self.name),
+            rule: self.rule,
+            window: reading.window,
+            reserved: reading.taken,
+            actual,
+            provisional: self.provisional,
+        }
+    }
+}
+
 /// Takes of several counters at once: all or none.
 #[derive(Clone, Debug)]
 pub struct Reserve {

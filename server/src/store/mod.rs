@@ -10,6 +10,7 @@ use crate::domain::{HolderId, LeaseId, PoolId, Roster};
 
 pub mod counters;
 pub mod memory;
+pub mod records;
 pub mod memory_usage;
 pub mod redis;
 pub mod resilient;

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod contract;
+mod counters;
 mod discovery;
 mod faults;
 mod properties;
+mod quotas;
 mod redis_layout;
 mod sidecar;
 mod support;

@@ -28,7 +28,9 @@ pub(super) enum Cell {
     },
     Drain {
         at_ms: u64,
+        /// Times the period: whole numbers, so that nothing is lost to rounding.
         debt: f64,
+        period_ms: u64,
     },
     Running(BTreeMap<ReservationId, u64>),
     Prepaid {
@@ -68,12 +70,12 @@ impl Cell {
                 }
                 Self::Sliding { slot, counts }
             }
-            (Rule::Drain { amount, period_ms, .. }, Some(Self::Drain { at_ms, debt })) if *at_ms < now => {
-                let drained = (now - at_ms) as f64 * amount as f64 / period_ms as f64;
-                Self::Drain { at_ms: now, debt: (debt - drained).max(0.0) }
+            (Rule::Drain { amount, period_ms, .. }, Some(Self::Drain { at_ms, debt, period_ms: p })) => {
+                let debt = if *p == period_ms { *debt } else { debt / *p as f64 * period_ms as f64 };
+                let drained = now.saturating_sub(*at_ms) as f64 * amount as f64;
+                Self::Drain { at_ms: now.max(*at_ms), debt: (debt - drained).max(0.0), period_ms }
             }
-            (Rule::Drain { .. }, Some(cell @ Self::Drain { .. })) => cell.clone(),
-            (Rule::Drain { .. }, _) => Self::Drain { at_ms: now, debt: 0.0 },
+            (Rule::Drain { period_ms, .. }, _) => Self::Drain { at_ms: now, debt: 0.0, period_ms },
             (Rule::Running { .. }, Some(Self::Running(held))) => Self::Running(
                 held.iter().filter(|(_, at)| **at > now).map(|(id, at)| (id.clone(), *at)).collect(),
             ),
@@ -110,7 +112,10 @@ impl Cell {
             (Self::Sliding { counts, .. }, Rule::Sliding { amount, .. }) => {
                 counts.iter().sum::<u64>() + cost <= *amount
             }
-            (Self::Drain { debt, .. }, Rule::Drain { burst, .. }) => debt + cost as f64 <= *burst as f64,
+            (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
+                debt + cost as f64 * *period_ms as f64 <= *burst as f64 * *period_ms as f64
+            }
+
             (Self::Running(held), Rule::Running { amount, .. }) => held.len() as u64 + cost <= *amount,
             (Self::Prepaid { balance, reserved, .. }, _) => {
                 return last_bit(*balance, cost, reserved[0] + reserved[1]);
@@ -131,7 +136,7 @@ impl Cell {
                 *reserved += provisionally;
             }
             Self::Sliding { counts, .. } => counts[0] += taken,
-            Self::Drain { debt, .. } => *debt += taken as f64,
+            Self::Drain { debt, period_ms, .. } => *debt += taken as f64 * *period_ms as f64,
             Self::Running(held) => {
                 if let Some((id, deadline)) = hold {
                     held.insert(id.clone(), deadline);
@@ -168,11 +173,12 @@ impl Cell {
                 }
             }
             (Self::Drain { debt, .. }, Rule::Drain { amount, period_ms, .. }) => {
-                let mut more = more as f64;
+                let period = *period_ms as f64;
+                let mut more = more as f64 * period;
                 if more < 0.0 {
                     // What has drained since cannot be given back: it may have made room for others.
-                    let drained = (now as f64 - *at as f64) * *amount as f64 / *period_ms as f64;
-                    more = -(-more).min((reserved as f64 - drained).max(0.0));
+                    let drained = (now as f64 - *at as f64) * *amount as f64;
+                    more = -(-more).min((reserved as f64 * period - drained).max(0.0));
                 }
                 *debt = (*debt + more).max(0.0);
             }
@@ -203,7 +209,10 @@ impl Cell {
             (Self::Sliding { slot, counts }, Rule::Sliding { amount, .. }) => {
                 (counts.iter().sum(), *amount, *slot)
             }
-            (Self::Drain { debt, .. }, Rule::Drain { burst, .. }) => (debt.ceil() as u64, *burst, now),
+            (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
+                ((debt / *period_ms as f64).ceil() as u64, *burst, now)
+            }
+
             (Self::Running(held), Rule::Running { amount, .. }) => (held.len() as u64, *amount, 0),
             (Self::Prepaid { balance, used, day, reserved, .. }, _) => {
                 (*balance, balance + used + reserved[0] + reserved[1], *day)
@@ -221,13 +230,13 @@ impl Cell {
         let unless_provisional = |retry: u64| (retry, if provisional { 0 } else { retry });
         match (self, rule) {
             (Self::Fixed { used, reserved, .. }, Rule::Fixed { amount, window }) => {
-                let reset = window.around(now).1 - now;
+                let reset = window.around(now).1.saturating_sub(now);
                 let lasting = (used + cost).saturating_sub(*reserved) > *amount;
                 (if cost <= *amount { reset } else { 0 }, if lasting { reset } else { 0 })
             }
             (Self::Budget { amount, .. }, Rule::Budget { default, window }) => {
                 let some = amount.or(*default).unwrap_or(0) > 0;
-                (if some { window.around(now).1 - now } else { 0 }, 0)
+                (if some { window.around(now).1.saturating_sub(now) } else { 0 }, 0)
             }
             (Self::Sliding { slot, counts }, Rule::Sliding { amount, period_ms }) => {
                 let mut left = counts.iter().sum::<u64>();
@@ -241,8 +250,9 @@ impl Cell {
                 (0, 0)
             }
             (Self::Drain { debt, .. }, Rule::Drain { burst, amount, period_ms }) if cost <= *burst => {
-                let excess = (debt + cost as f64 - *burst as f64).max(0.0);
-                unless_provisional((excess * *period_ms as f64 / *amount as f64).ceil() as u64)
+                let period = *period_ms as f64;
+                let excess = (debt + cost as f64 * period - *burst as f64 * period).max(0.0);
+                unless_provisional((excess / *amount as f64).ceil() as u64)
             }
             _ => (0, 0),
         }
@@ -263,7 +273,9 @@ impl Cell {
             (_, Rule::Fixed { window, .. })
             | (Self::Budget { amount: None, .. }, Rule::Budget { window, .. }) => Some(window.around(now).1),
             (_, Rule::Sliding { period_ms, .. }) => Some(now + (SLOTS as u64 + 1) * slot_ms(*period_ms)),
-            (_, Rule::Drain { .. }) => Some(now + rule.reset_ms(self.reading(rule, now).used, now)),
+            (Self::Drain { debt, .. }, Rule::Drain { amount, .. }) => {
+                Some(now + (debt / *amount as f64).ceil() as u64)
+            }
             (Self::Running(held), _) => Some(held.values().copied().max().unwrap_or(now)),
             _ => None,
         }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -26,6 +29,8 @@ const PURGE_FROM: usize = 1024;
 pub struct MemoryCounters {
     started: Instant,
     started_unix_ms: u64,
+    /// The time shown, where it was set; else 0.
+    set_ms: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -56,21 +61,28 @@ pub(super) struct Stored {
 impl Default for MemoryCounters {
     fn default() -> Self {
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self::starting_at(unix.as_millis() as u64)
+        Self {
+            started: Instant::now(),
+            started_unix_ms: unix.as_millis() as u64,
+            set_ms: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
     }
 }
 
 impl MemoryCounters {
-    /// With a clock that shows `unix_ms` now.
-    #[must_use]
-    pub fn starting_at(unix_ms: u64) -> Self {
-        Self { started: Instant::now(), started_unix_ms: unix_ms, state: Mutex::default() }
+    /// Stops its clock at this time, in ms of the Unix epoch: for tests on virtual time.
+    pub fn set_clock(&self, now_ms: u64) {
+        self.set_ms.store(now_ms, Ordering::Relaxed);
     }
 
     /// Its clock, in ms of the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
-        self.started_unix_ms + self.started.elapsed().as_millis() as u64
+        match self.set_ms.load(Ordering::Relaxed) {
+            0 => self.started_unix_ms + self.started.elapsed().as_millis() as u64,
+            set => set,
+        }
     }
 
     /// Counters kept; for tests.
@@ -122,7 +134,8 @@ impl State {
     /// Takes, unless it is only to look.
     fn reserve(&mut self, reserve: &Reserve, look: bool, now: u64) -> Verdict {
         let id = reserve.id.as_ref();
-        let repeated = id.is_some_and(|id| self.notes.values().any(|notes| notes.ids.contains_key(id)));
+        let today = self.notes.get(&(now / DAY_MS));
+        let repeated = id.zip(today).is_some_and(|(id, notes)| notes.ids.contains_key(id));
         let judge = |meter: &Meter| {
             let cell = self.cell(&meter.bucket, &meter.name, &meter.rule, now);
             let room = cell.as_ref().and_then(|cell| cell.room(&meter.rule, meter.cost));

@@ -12,8 +12,10 @@ use tokio::time::Instant;
 
 mod cell;
 mod counters;
+mod records;
 
 pub use counters::MemoryCounters;
+pub use records::MemoryRecords;
 
 use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table};
 use crate::domain::{HolderId, LeaseId, PoolId, choose};

@@ -7,7 +7,7 @@ use rmp::encode;
 
 use super::{
     KEY_EXPIRY_MS,
-    lane::{Kind, Lane, Op},
+    admission::{Kind, Op, PoolWork},
     script::{COMMIT, Call, Reply},
 };
 use crate::{
@@ -45,10 +45,9 @@ impl Batch {
         Self { holders }
     }
 
-    pub(super) fn call(&self, lane: &Lane) -> Call {
-        let leases: Vec<String> =
-            self.holders.iter().map(|group| lane.keys().leases(&group.holder)).collect();
-        let keys: Vec<&str> = [lane.keys().in_flight.as_str(), lane.keys().holders.as_str()]
+    pub(super) fn call(&self, lane: &PoolWork) -> Call {
+        let leases: Vec<String> = self.holders.iter().map(|group| lane.keys.leases(&group.holder)).collect();
+        let keys: Vec<&str> = [lane.keys.in_flight.as_str(), lane.keys.holders.as_str()]
             .into_iter()
             .chain(leases.iter().map(String::as_str))
             .collect();

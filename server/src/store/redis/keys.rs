@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::{
     domain::{
         HolderId, PoolId,
+        limit::Bucket,
         usage::{Day, SessionKey},
     },
     store::Pool,
@@ -42,6 +43,21 @@ impl Keys {
         format!("{}:pools", self.prefix)
     }
 
+    /// Sorted set of one score: consumers with a record in a quota.
+    pub(crate) fn quota_index(&self, quota: &str) -> String {
+        format!("{}:quotas:{quota}", self.prefix)
+    }
+
+    /// List: changes of a consumer's record in a quota; under the tag of the record.
+    pub(crate) fn quota_changes(&self, bucket: &Bucket, quota: &str) -> String {
+        format!("{}:{{{}}}:changes:{quota}", self.prefix, bucket.tag)
+    }
+
+    /// Hash: limit and key → override.
+    pub(crate) fn overrides(&self) -> String {
+        format!("{}:overrides", self.prefix)
+    }
+
     /// String: written to find out whether Redis can be.
     pub(crate) fn probe(&self) -> String {
         format!("{}:probe", self.prefix)
@@ -62,6 +78,30 @@ impl Keys {
     pub(crate) fn sessions(&self, part: u8) -> SessionsKeys {
         let tagged = format!("{}:{{sessions:{part}}}", self.prefix);
         SessionsKeys { last: format!("{tagged}:last"), sums: format!("{tagged}:sums"), tagged }
+    }
+
+    /// Hash: name of a limit → counter, of one key.
+    pub(crate) fn counters(&self, bucket: &Bucket) -> String {
+        let Bucket { tag, rest } = bucket;
+        let rest = if rest.is_empty() { String::new() } else { format!(":{rest}") };
+        format!("{}:{{{tag}}}:limits{rest}", self.prefix)
+    }
+
+    /// Hash: name of a quota → record, of one consumer.
+    pub(crate) fn quotas(&self, bucket: &Bucket) -> String {
+        format!("{}:{{{}}}:quota", self.prefix, bucket.tag)
+    }
+
+    /// Sorted set: request running under a limit of concurrency → deadline.
+    pub(crate) fn running(&self, bucket: &Bucket, limit: &str) -> String {
+        let Bucket { tag, rest } = bucket;
+        let rest = if rest.is_empty() { String::new() } else { format!(":{rest}") };
+        format!("{}:{{{tag}}}:running:{limit}{rest}", self.prefix)
+    }
+
+    /// Hash: reservation not yet settled → 1, of one day.
+    pub(crate) fn notes(&self, tag: &str, day: u64) -> String {
+        format!("{}:{{{tag}}}:reserved:{day}", self.prefix)
     }
 
     pub(crate) fn pool(&self, pool: &Pool) -> PoolKeys {

@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,15 +21,20 @@ use crate::{
     domain::{HolderId, LeaseId, PoolId},
     telemetry::Metrics,
 };
+use admission::{Kind, Op, PoolWork};
 use keys::Keys;
-use lane::{Kind, Lane, Op};
+use lane::Lane;
 use link::{Link, Way};
 use script::{AUDIT, Call, KEEP_ALIVE, PROBE, REAP, TABLE};
 
+mod admission;
 mod batch;
+mod count;
+mod counters;
 mod keys;
 mod lane;
 mod link;
+mod records;
 mod script;
 mod usage;
 
@@ -76,7 +84,8 @@ impl fmt::Debug for RedisOptions {
 pub struct RedisStore {
     keys: Keys,
     shared: Arc<Shared>,
-    lanes: RwLock<HashMap<Arc<Pool>, Arc<Lane>>>,
+    lanes: RwLock<HashMap<Arc<Pool>, Arc<Lane<PoolWork>>>>,
+    counters: counters::Lanes,
 }
 
 /// What all lanes use.
@@ -85,6 +94,21 @@ struct Shared {
     holder_ttl_ms: u64,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
+    clock: Clock,
+}
+
+/// The time counters use, in ms of the Unix epoch; 0 for Redis's own.
+#[derive(Default)]
+struct Clock(AtomicU64);
+
+impl Clock {
+    /// About now, to find the day a reservation is noted on.
+    fn about_now_ms(&self) -> u64 {
+        match self.0.load(Ordering::Relaxed) {
+            0 => unix_ms(),
+            set => set,
+        }
+    }
 }
 
 impl Shared {
@@ -108,6 +132,14 @@ impl Shared {
         answer
     }
 
+    /// As [`Self::run`], for an answer packed into one text.
+    async fn run_packed(&self, call: &Call, way: Way) -> Result<script::Numbers, StoreError> {
+        let started = Instant::now();
+        let reply = call.run_packed(&self.link, way).await;
+        self.observe(call.name(), started, reply.as_ref().err());
+        reply
+    }
+
     fn observe(&self, operation: &'static str, started: Instant, error: Option<&StoreError>) {
         let metrics = &self.metrics;
         metrics.store_duration.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
@@ -129,11 +161,19 @@ impl RedisStore {
         tasks: TaskTracker,
     ) -> Result<Self, StoreError> {
         let link = Link::new(options).map_err(|e| StoreError::Unavailable(e.to_string()))?;
-        let shared = Shared { link, holder_ttl_ms: holder_ttl.as_millis() as u64, metrics, tasks };
-        Ok(Self { keys: Keys::new(&options.key_prefix), shared: Arc::new(shared), lanes: RwLock::default() })
+        let holder_ttl_ms = holder_ttl.as_millis() as u64;
+        let shared = Arc::new(Shared { link, holder_ttl_ms, metrics, tasks, clock: Clock::default() });
+        let keys = Keys::new(&options.key_prefix);
+        let counters = counters::Lanes::new(options.cluster, keys.clone(), Arc::clone(&shared));
+        Ok(Self { keys, shared, lanes: RwLock::default(), counters })
     }
 
-    fn lane(&self, pool: &Arc<Pool>) -> Arc<Lane> {
+    /// Makes counters use this time, in ms of the Unix epoch, instead of Redis's: for tests on virtual time.
+    pub fn set_clock(&self, now_ms: u64) {
+        self.shared.clock.0.store(now_ms, Ordering::Relaxed);
+    }
+
+    fn lane(&self, pool: &Arc<Pool>) -> Arc<Lane<PoolWork>> {
         if let Some(lane) = self.lanes.read().get(pool) {
             return Arc::clone(lane);
         }
@@ -142,9 +182,11 @@ impl RedisStore {
         if lanes.len() >= LANES_MAX {
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
-        let lane = lanes
-            .entry(Arc::clone(pool))
-            .or_insert_with(|| Lane::new(Arc::clone(pool), self.keys.pool(pool), Arc::clone(&self.shared)));
+        let lane = lanes.entry(Arc::clone(pool)).or_insert_with(|| {
+            let (keys, shared) = (self.keys.pool(pool), Arc::clone(&self.shared));
+            let tasks = shared.tasks.clone();
+            Lane::new(PoolWork { pool: Arc::clone(pool), keys, shared }, tasks)
+        });
         Arc::clone(lane)
     }
 
@@ -186,7 +228,7 @@ impl Store for RedisStore {
         held: &Held,
     ) -> Result<Repairs, StoreError> {
         let lane = self.lane(pool);
-        let keys = lane.keys();
+        let keys = &lane.work.keys;
         let mut call = Call::new(&KEEP_ALIVE, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
         call.number(self.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
         call.arg(if pool.higress_table { "0" } else { "1" }).arg(holder.as_str()).number(held.issued_through);
@@ -213,7 +255,7 @@ impl Store for RedisStore {
 
     async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
         let lane = self.lane(pool);
-        let keys = lane.keys();
+        let keys = &lane.work.keys;
         let mut call = Call::new(&REAP, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
         call.arg(holder.as_str()).number(REAP_MAX);
         let mut reply = self.shared.run(&call, Way::Beside).await?;
@@ -223,7 +265,7 @@ impl Store for RedisStore {
 
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
         let lane = self.lane(pool);
-        let call = Call::new(&TABLE, &[&lane.keys().in_flight, &lane.keys().holders]);
+        let call = Call::new(&TABLE, &[&lane.work.keys.in_flight, &lane.work.keys.holders]);
         let mut reply = self.shared.run(&call, Way::Beside).await?;
         let now_ms = reply.count()?;
         // Another writer of a Higress table may leave counts below 0.
@@ -240,7 +282,7 @@ impl Store for RedisStore {
         }
         let table = self.table(pool).await?;
         let lane = self.lane(pool);
-        let keys = lane.keys();
+        let keys = &lane.work.keys;
         let leases: Vec<String> = table.holders.keys().map(|holder| keys.leases(holder)).collect();
         let all: Vec<&str> = [keys.in_flight.as_str(), keys.holders.as_str()]
             .into_iter()
@@ -257,7 +299,7 @@ impl Store for RedisStore {
     }
 
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
-        let key = self.lane(pool).keys().leases(holder);
+        let key = self.lane(pool).work.keys.leases(holder);
         let value = self.command("leases", redis::cmd("HGETALL").arg(key)).await?;
         let pairs: HashMap<String, String> = redis::from_redis_value(value)
             .map_err(|e| StoreError::Corrupt { script: "leases", detail: e.to_string() })?;

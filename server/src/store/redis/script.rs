@@ -38,6 +38,14 @@ scripts! {
     PROBE = "probe";
     /// Counting a pool's table anew.
     AUDIT = "audit";
+    /// Reading or changing a consumer's record in a quota.
+    QUOTA = "quota";
+    /// Putting an override of a limit on record, or taking it away.
+    OVERRIDE = "override";
+    /// A batch of settlements and reservations of counters.
+    COUNT = "count";
+    /// Keeping running requests counted.
+    HOLD = "hold";
     /// Adding to a day's usage.
     USAGE_DAY = "usage_day";
     /// Adding to the sessions of one part.
@@ -108,15 +116,55 @@ impl Call {
     /// Runs the script, in the request path or beside it; sends its source along where Redis does not have it (yet, or
     /// any more).
     pub(crate) async fn run(&self, link: &Link, way: Way) -> Result<Reply, StoreError> {
+        match self.answer(link, way).await? {
+            Value::Array(values) => Ok(Reply { script: self.script.name, values: values.into_iter() }),
+            other => Err(corrupt(self.script.name, &other)),
+        }
+    }
+
+    /// As [`Self::run`], for a script that answers with one text in MessagePack.
+    pub(crate) async fn run_packed(&self, link: &Link, way: Way) -> Result<Numbers, StoreError> {
+        match self.answer(link, way).await? {
+            Value::BulkString(bytes) => Numbers::new(self.script.name, bytes),
+            other => Err(corrupt(self.script.name, &other)),
+        }
+    }
+
+    async fn answer(&self, link: &Link, way: Way) -> Result<Value, StoreError> {
         let mut answer = link.query(&self.command(true), way).await?;
         if matches!(&answer, Err(error) if is_noscript(error)) {
             answer = link.query(&self.command(false), way).await?;
         }
-        match answer {
-            Ok(Value::Array(values)) => Ok(Reply { script: self.script.name, values: values.into_iter() }),
-            Ok(other) => Err(corrupt(self.script.name, &other)),
-            Err(error) => Err(StoreError::Script { script: self.script.name, detail: error.to_string() }),
+        answer.map_err(|error| StoreError::Script { script: self.script.name, detail: error.to_string() })
+    }
+}
+
+/// A script's answer packed into one text: numbers, read from the front.
+pub(crate) struct Numbers {
+    script: &'static str,
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Numbers {
+    fn new(script: &'static str, bytes: Vec<u8>) -> Result<Self, StoreError> {
+        let mut rest = bytes.as_slice();
+        if rmp::decode::read_array_len(&mut rest).is_err() {
+            return Err(StoreError::Corrupt { script, detail: "no array".to_owned() });
         }
+        let at = bytes.len() - rest.len();
+        Ok(Self { script, bytes, at })
+    }
+
+    /// The next number.
+    pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
+        let mut rest = &self.bytes[self.at..];
+        let number = rmp::decode::read_int(&mut rest).map_err(|error| StoreError::Corrupt {
+            script: self.script,
+            detail: format!("no whole number at byte {}: {error}", self.at),
+        })?;
+        self.at = self.bytes.len() - rest.len();
+        Ok(number)
     }
 }
 

@@ -1,0 +1,371 @@
+//! One call of the script `count`: operations put into its shape, and its answers handed back.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
+};
+
+use rmp::encode::{write_array_len, write_sint, write_str, write_uint};
+use tokio::sync::oneshot;
+
+use super::{
+    Shared,
+    keys::Keys,
+    lane::{BATCH_MAX, Work},
+    link::Way,
+    script::{COUNT, Call, Numbers},
+};
+use crate::{
+    domain::limit::{Bucket, Meter, Rule, Window},
+    store::{
+        StoreError,
+        counters::{Entry, Note, Reading, ReservationId, Verdict},
+    },
+};
+
+const DAY_MS: u64 = 86_400_000;
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// One operation.
+pub(super) enum Op {
+    Reserve { id: Option<ReservationId>, meters: Vec<Meter>, look: bool, answer: Answer<Verdict> },
+    Settle { id: ReservationId, note: Option<Note>, entries: Vec<Entry>, answer: Answer<bool> },
+}
+
+impl Op {
+    /// Whose reservation it notes or settles, and where that was noted.
+    fn noted(&self) -> Option<(&ReservationId, Option<&Note>)> {
+        match self {
+            Self::Reserve { id, .. } => id.as_ref().map(|id| (id, None)),
+            Self::Settle { id, note, .. } => note.as_ref().map(|note| (id, Some(note))),
+        }
+    }
+
+    fn fail(self, error: &StoreError) {
+        match self {
+            Self::Reserve { answer, .. } => drop(answer.send(Err(error.clone()))),
+            Self::Settle { answer, .. } => drop(answer.send(Err(error.clone()))),
+        }
+    }
+}
+
+/// The work of a lane of counters.
+pub(super) struct CountWork {
+    /// Under which reservations are noted.
+    pub(super) tag: Arc<str>,
+    pub(super) keys: Keys,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Work for CountWork {
+    type Op = Op;
+
+    /// In order, as long as no reservation is named twice.
+    fn next_batch(queue: &VecDeque<Op>) -> usize {
+        let mut named = HashSet::with_capacity(queue.len().min(BATCH_MAX));
+        let ids = queue.iter().take(BATCH_MAX).map(|op| op.noted().map(|(id, _)| id));
+        ids.take_while(|id| id.is_none_or(|id| named.insert(id))).count()
+    }
+
+    async fn commit(&self, ops: Vec<Op>) {
+        self.shared.metrics.store_batch.observe(ops.len() as f64);
+        let today = self.shared.clock.about_now_ms() / DAY_MS;
+        let (call, days) = Batch::new(self, &ops, today).call(&ops);
+        match self.shared.run_packed(&call, Way::Request).await {
+            Err(error) => ops.into_iter().for_each(|op| op.fail(&error)),
+            Ok(reply) => self.deliver(ops, reply, &days, today),
+        }
+    }
+
+    fn fail(op: Op, error: &StoreError) {
+        op.fail(error);
+    }
+}
+
+impl CountWork {
+    fn deliver(&self, ops: Vec<Op>, mut reply: Numbers, days: &[u64], today: u64) {
+        let head = reply.count().and_then(|now| {
+            let epochs = days.iter().map(|_| reply.count()).collect::<Result<Vec<u64>, _>>()?;
+            Ok((now, epochs))
+        });
+        let (now, epochs) = match head {
+            Ok(head) => head,
+            Err(error) => return ops.into_iter().for_each(|op| op.fail(&error)),
+        };
+        let epoch = days.iter().position(|day| *day == today).map_or(0, |i| epochs[i]);
+        let note = Note { tag: Arc::clone(&self.tag), day: today, epoch };
+        let (settlements, reservations): (Vec<Op>, Vec<Op>) =
+            ops.into_iter().partition(|op| matches!(op, Op::Settle { .. }));
+        for op in settlements {
+            if let Op::Settle { answer, .. } = op {
+                drop(answer.send(reply.count().map(|n| n == 1)));
+            }
+        }
+        for op in reservations {
+            if let Op::Reserve { id, meters, look, answer } = op {
+                let note = (id.is_some() && !look).then_some(&note);
+                drop(answer.send(verdict(&mut reply, &meters, note, now)));
+            }
+        }
+    }
+}
+
+fn verdict(
+    reply: &mut Numbers,
+    meters: &[Meter],
+    note: Option<&Note>,
+    now: u64,
+) -> Result<Verdict, StoreError> {
+    let admitted = reply.count()? == 1;
+    let mut readings = Vec::with_capacity(meters.len());
+    for meter in meters {
+        let mut reading = Reading::default();
+        if admitted {
+            reading.used = reply.count()?;
+            reading.taken = reply.count()?;
+            reading.amount = reply.count()?;
+            reading.window = reply.count()?;
+        } else {
+            reading.over = reply.count()? == 1;
+            reading.used = reply.count()?;
+            reading.amount = reply.count()?;
+            reading.retry_ms = reply.count()?;
+            reading.final_ms = reply.count()?;
+        }
+        reading.reset_ms = meter.rule.reset_ms(reading.used, now);
+        readings.push(reading);
+    }
+    let notes = note.filter(|_| admitted).cloned().into_iter().collect();
+    Ok(Verdict { admitted, readings, notes, ..Verdict::default() })
+}
+
+/// Operations looked through for what they need.
+struct Batch<'a> {
+    work: &'a CountWork,
+    today: u64,
+    /// Keys of counters, with the names wanted of each.
+    buckets: Vec<(String, Vec<&'a str>)>,
+    bucket_of: HashMap<(&'a Bucket, bool), usize>,
+    running: Vec<String>,
+    running_of: HashMap<(&'a Bucket, &'a str), usize>,
+    /// Days of notes, with the ids wanted of each.
+    notes: Vec<(u64, Vec<String>)>,
+    rules: Vec<&'a Rule>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(work: &'a CountWork, ops: &'a [Op], today: u64) -> Self {
+        let mut batch = Self {
+            work,
+            today,
+            buckets: Vec::new(),
+            bucket_of: HashMap::new(),
+            running: Vec::new(),
+            running_of: HashMap::new(),
+            notes: Vec::new(),
+            rules: Vec::new(),
+        };
+        for op in ops {
+            match op {
+                Op::Reserve { meters, .. } => {
+                    meters.iter().for_each(|m| batch.want(&m.bucket, &m.name, &m.rule));
+                }
+                Op::Settle { entries, .. } => {
+                    entries.iter().for_each(|e| batch.want(&e.bucket, &e.name, &e.rule));
+                }
+            }
+            if let Some((id, note)) = op.noted() {
+                let day = note.map_or(today, |note| note.day);
+                let known = batch.notes.iter().position(|(d, _)| *d == day).unwrap_or_else(|| {
+                    batch.notes.push((day, Vec::new()));
+                    batch.notes.len() - 1
+                });
+                batch.notes[known].1.push(id_text(id));
+            }
+        }
+        batch
+    }
+
+    fn want(&mut self, bucket: &'a Bucket, name: &'a str, rule: &'a Rule) {
+        if !self.rules.contains(&rule) {
+            self.rules.push(rule);
+        }
+        let keys = &self.work.keys;
+        if matches!(rule, Rule::Running { .. }) {
+            let running = &mut self.running;
+            self.running_of.entry((bucket, name)).or_insert_with(|| {
+                running.push(keys.running(bucket, name));
+                running.len()
+            });
+            return;
+        }
+        let buckets = &mut self.buckets;
+        let quota = rule.is_quota();
+        let index = *self.bucket_of.entry((bucket, quota)).or_insert_with(|| {
+            buckets.push((if quota { keys.quotas(bucket) } else { keys.counters(bucket) }, Vec::new()));
+            buckets.len() - 1
+        });
+        let names = &mut buckets[index].1;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+
+    /// The call, and the days of its notes.
+    fn call(&self, ops: &[Op]) -> (Call, Vec<u64>) {
+        let work = self.work;
+        let days: Vec<u64> = self.notes.iter().map(|(day, _)| *day).collect();
+        let notes: Vec<String> = days.iter().map(|day| work.keys.notes(&work.tag, *day)).collect();
+        let buckets = self.buckets.iter().map(|(key, _)| key.as_str());
+        let others = self.running.iter().chain(&notes).map(String::as_str);
+        let keys: Vec<&str> = buckets.chain(others).collect();
+        let mut call = Call::new(&COUNT, &keys);
+        match work.shared.clock.0.load(Ordering::Relaxed) {
+            0 => call.arg(""),
+            set => call.number(set),
+        };
+        call.bytes(&self.encode(ops));
+        (call, days)
+    }
+
+    /// `{ fields, running, notes, rules, settlements, reservations }`; see lua/count.lua.
+    fn encode(&self, ops: &[Op]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(256 + 96 * ops.len());
+        array(&mut out, 6);
+        array(&mut out, self.buckets.len());
+        let mut first_cell = Vec::with_capacity(self.buckets.len());
+        let mut cells = 0;
+        for (_, names) in &self.buckets {
+            first_cell.push(cells);
+            cells += names.len();
+            texts(&mut out, names.iter().copied());
+        }
+        number(&mut out, self.running.len() as u64);
+        array(&mut out, self.notes.len());
+        let mut first_note = Vec::with_capacity(self.notes.len());
+        let mut noted = 0;
+        for (_, ids) in &self.notes {
+            first_note.push(noted);
+            noted += ids.len() as u64;
+            texts(&mut out, ids.iter().map(String::as_str));
+        }
+        array(&mut out, self.rules.len());
+        self.rules.iter().for_each(|rule| encode_rule(rule, &mut out));
+
+        let notes = self.number_notes(ops, first_note);
+        let (mut settlements, mut reservations) = (Flat::default(), Flat::default());
+        for (op, note) in ops.iter().zip(notes) {
+            match op {
+                Op::Settle { note: noted, entries, .. } => {
+                    let epoch = noted.as_ref().map_or(0, |note| note.epoch);
+                    settlements.push([note, epoch, entries.len() as u64]);
+                    for e in entries {
+                        let cell = self.cell(&first_cell, &e.bucket, &e.name, &e.rule);
+                        let flags = if e.provisional { 2 } else { 0 };
+                        settlements.push([cell, self.rule(&e.rule), e.window, e.reserved, e.actual, flags]);
+                    }
+                }
+                Op::Reserve { meters, look, .. } => {
+                    reservations.push([note, u64::from(*look), meters.len() as u64]);
+                    for m in meters {
+                        let cell = self.cell(&first_cell, &m.bucket, &m.name, &m.rule);
+                        let flags = u64::from(m.shadow) + if m.provisional { 2 } else { 0 };
+                        reservations.push([cell, self.rule(&m.rule), m.cost, flags]);
+                    }
+                }
+            }
+        }
+        settlements.append_to(&mut out);
+        reservations.append_to(&mut out);
+        out
+    }
+
+    /// The number of each operation's note; 0 where it has none. They are numbered day by day, and within a day in
+    /// the order of the operations.
+    fn number_notes(&self, ops: &[Op], mut next: Vec<u64>) -> Vec<u64> {
+        let number = |op: &Op| {
+            let Some((_, note)) = op.noted() else { return 0 };
+            let day = note.map_or(self.today, |note| note.day);
+            let index = self.notes.iter().position(|(d, _)| *d == day).unwrap_or(0);
+            next[index] += 1;
+            next[index]
+        };
+        ops.iter().map(number).collect()
+    }
+
+    fn cell(&self, first_cell: &[usize], bucket: &Bucket, name: &str, rule: &Rule) -> u64 {
+        if matches!(rule, Rule::Running { .. }) {
+            return self.running_of[&(bucket, name)] as u64;
+        }
+        let index = self.bucket_of[&(bucket, rule.is_quota())];
+        let names = &self.buckets[index].1;
+        (first_cell[index] + names.iter().position(|n| *n == name).unwrap_or(0) + 1) as u64
+    }
+
+    fn rule(&self, rule: &Rule) -> u64 {
+        self.rules.iter().position(|known| *known == rule).unwrap_or(0) as u64 + 1
+    }
+}
+
+/// A flat list of numbers under construction.
+#[derive(Default)]
+struct Flat {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Flat {
+    fn push<const N: usize>(&mut self, numbers: [u64; N]) {
+        self.count += N;
+        numbers.into_iter().for_each(|n| number(&mut self.bytes, n));
+    }
+
+    fn append_to(&mut self, out: &mut Vec<u8>) {
+        array(out, self.count);
+        out.append(&mut self.bytes);
+    }
+}
+
+// Writing to a Vec cannot fail.
+
+fn array(out: &mut Vec<u8>, len: usize) {
+    let _ = write_array_len(out, len as u32);
+}
+
+fn number(out: &mut Vec<u8>, n: u64) {
+    let _ = write_uint(out, n);
+}
+
+fn texts<'a>(out: &mut Vec<u8>, texts: impl ExactSizeIterator<Item = &'a str>) {
+    array(out, texts.len());
+    for text in texts {
+        let _ = write_str(out, text);
+    }
+}
+
+fn encode_rule(rule: &Rule, out: &mut Vec<u8>) {
+    let or_none = |default: Option<u64>| default.map_or(-1, |n| n as i64);
+    let windows = |window: Window| match window {
+        Window::Length(length) => vec![length as i64],
+        Window::Edges(edges) => edges.iter().map(|edge| *edge as i64).collect(),
+    };
+    let (kind, numbers) = match *rule {
+        Rule::Fixed { amount, window } => (1, [vec![amount as i64], windows(window)].concat()),
+        Rule::Sliding { amount, period_ms } => (2, vec![amount as i64, period_ms as i64]),
+        Rule::Drain { burst, amount, period_ms } => (3, vec![burst as i64, amount as i64, period_ms as i64]),
+        Rule::Running { amount, ttl_ms } => (4, vec![amount as i64, ttl_ms as i64]),
+        Rule::Prepaid { default } => (5, vec![or_none(default)]),
+        Rule::Budget { default, window } => (6, [vec![or_none(default)], windows(window)].concat()),
+    };
+    array(out, 1 + numbers.len());
+    number(out, kind);
+    for n in numbers {
+        let _ = write_sint(out, n);
+    }
+}
+
+/// A reservation as the scripts name it.
+pub(super) fn id_text(id: &ReservationId) -> String {
+    format!("{}/{}", id.holder, id.lease)
+}
