@@ -49,6 +49,8 @@ pub struct Held {
     pub place: Place,
     /// The stream it belongs to.
     pub context: u32,
+    /// Its ticket, where it is to be shown.
+    ticket: Option<Rc<[u8]>>,
 }
 
 #[derive(Debug, Default)]
@@ -101,8 +103,14 @@ impl Book {
         pool_use.leases += 1;
         pool_use.refused = false;
         self.issued += 1;
-        self.leases.insert(self.issued, Held { pool, place: Place::Pending, context });
+        self.leases.insert(self.issued, Held { pool, place: Place::Pending, context, ticket: None });
         Some(self.issued)
+    }
+
+    /// A number for a request that takes no lease.
+    pub fn number(&mut self) -> u64 {
+        self.issued += 1;
+        self.issued
     }
 
     /// A lease that is held.
@@ -117,6 +125,13 @@ impl Book {
         if let (Place::On(_), Some(pool)) = (&held.place, self.pools.get_mut(&held.pool)) {
             // Something is known again: a list without it would have it given back.
             pool.refused = false;
+        }
+    }
+
+    /// Shows the ticket of a lease in every list from now on.
+    pub fn show(&mut self, lease: u64, ticket: Rc<[u8]>) {
+        if let Some(held) = self.leases.get_mut(&lease) {
+            held.ticket = Some(ticket);
         }
     }
 
@@ -183,6 +198,14 @@ impl Book {
             };
             list.leases.push(*lease);
             list.endpoint_of.push(index);
+            if let Some(ticket) = &held.ticket {
+                // In parallel to the leases; where none has one the list is left out.
+                list.tickets.resize(list.leases.len() - 1, Vec::new());
+                list.tickets.push(ticket.to_vec());
+            }
+        }
+        for (list, _) in lists.values_mut().filter(|(list, _)| !list.tickets.is_empty()) {
+            list.tickets.resize(list.leases.len(), Vec::new());
         }
         lists.into_values().map(|(list, _)| list).collect()
     }
@@ -227,6 +250,29 @@ mod tests {
         assert_eq!(held[0].endpoints, ["x:1", "y:1"]);
         assert_eq!(held[0].leases, [1, 2, 3, 4]);
         assert_eq!(held[0].endpoint_of, [1, 2, 1, 0]);
+    }
+
+    #[test]
+    fn tickets_to_be_shown_are_listed_beside_their_leases() {
+        let mut book = Book::default();
+        for context in 0..4 {
+            book.issue(pool("a"), context);
+        }
+        assert!(book.held()[0].tickets.is_empty());
+        book.show(2, Rc::from(*b"t2"));
+        book.show(9, Rc::from(*b"not held"));
+        assert_eq!(book.held()[0].tickets, [&b""[..], b"t2", b"", b""]);
+        book.show(4, Rc::from(*b"t4"));
+        book.remove(1, 0);
+        assert_eq!(book.held()[0].tickets, [&b"t2"[..], b"", b"t4"]);
+    }
+
+    #[test]
+    fn a_number_without_a_lease_is_not_listed() {
+        let mut book = Book::default();
+        book.issue(pool("a"), 1);
+        assert_eq!((book.number(), book.issue(pool("a"), 2)), (2, Some(3)));
+        assert_eq!((book.held()[0].leases.clone(), book.issued_through()), (vec![1, 3], 3));
     }
 
     #[test]

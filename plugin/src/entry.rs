@@ -113,8 +113,13 @@ impl HttpContext for Stream {
         Action::Continue
     }
 
-    fn on_http_response_body(&mut self, bytes: usize, _end_of_stream: bool) -> Action {
-        self.worker.borrow_mut().on_response_body(&*self.host, self.context, bytes);
+    fn on_http_response_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
+        self.worker.borrow_mut().on_response_body(&*self.host, self.context, bytes, end_of_stream);
+        Action::Continue
+    }
+
+    fn on_http_response_trailers(&mut self, _count: usize) -> Action {
+        self.worker.borrow_mut().on_response_trailers(&*self.host, self.context);
         Action::Continue
     }
 
@@ -167,12 +172,33 @@ impl Host for Gateway {
         let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
     }
 
+    fn response_header(&self, name: &str) -> Option<String> {
+        let value = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()?;
+        Some(String::from_utf8_lossy(&value).into_owned())
+    }
+
     fn set_response_header(&self, name: &str, value: &str) {
         let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
     }
 
+    fn remove_response_header(&self, name: &str) {
+        let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, name);
+    }
+
     fn request_body(&self, bytes_max: usize) -> Vec<u8> {
         hostcalls::get_buffer(BufferType::HttpRequestBody, 0, bytes_max).ok().flatten().unwrap_or_default()
+    }
+
+    fn set_request_body(&self, replaced: usize, body: &[u8]) {
+        let _ = hostcalls::set_buffer(BufferType::HttpRequestBody, 0, replaced, body);
+    }
+
+    fn response_body(&self, bytes: usize) -> Vec<u8> {
+        hostcalls::get_buffer(BufferType::HttpResponseBody, 0, bytes).ok().flatten().unwrap_or_default()
+    }
+
+    fn set_response_body(&self, replaced: usize, body: &[u8]) {
+        let _ = hostcalls::set_buffer(BufferType::HttpResponseBody, 0, replaced, body);
     }
 
     fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32> {

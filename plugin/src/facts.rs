@@ -1,6 +1,11 @@
 //! What the gateway knows of a request, put into the words of Admit.
 
-use crate::{body::BodyFacts, book::PoolKey, config::Config, host::Host};
+use crate::{
+    body::BodyFacts,
+    book::PoolKey,
+    config::{Config, Source},
+    host::Host,
+};
 use evenkeel_proto::v1::{AdmitRequest, Candidate, Subject};
 use serde_json::Value;
 
@@ -9,6 +14,9 @@ const NAME_BYTES_MAX: usize = 256;
 
 /// Longest path or header value passed on, in bytes.
 const VALUE_BYTES_MAX: usize = 2048;
+
+/// Longest session passed on, in bytes.
+const SESSION_BYTES_MAX: usize = 128;
 
 /// Most candidates of one Admit.
 const CANDIDATES_MAX: usize = 1024;
@@ -32,27 +40,27 @@ pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
     })
 }
 
-/// The question for one request.
-pub fn admit(
-    host: &dyn Host,
-    config: &Config,
-    holder: &str,
-    pool: &PoolKey,
-    lease: u64,
-    body: BodyFacts,
-) -> AdmitRequest {
+/// Who asks, and what for: the question for one request, but for its pool, holder and lease. `wanted` are headers
+/// the sidecar asked to see.
+pub fn admit(host: &dyn Host, config: &Config, wanted: &[String], body: BodyFacts) -> AdmitRequest {
+    let subject = subject(host, config, wanted);
+    let model = if body.model.is_empty() { model_of_path(&subject.path).to_owned() } else { body.model };
     AdmitRequest {
-        pool: Some(pool.message()),
-        holder: holder.to_owned(),
-        lease,
         candidates: candidates(host, config),
-        subject: Some(subject(host, config)),
-        model: body.model,
+        subject: Some(subject),
+        model,
         prompt_bytes: body.prompt_bytes,
         max_output_tokens: body.max_output_tokens,
-        prefix_hashes: Vec::new(),
+        session: session(host, config),
         ..AdmitRequest::default()
     }
+}
+
+/// The path of the effective stream's request, without its query.
+pub fn path(host: &dyn Host) -> String {
+    let mut path = host.request_header(":path").unwrap_or_default();
+    path.truncate(path.find(['?', '#']).unwrap_or(path.len()));
+    path
 }
 
 /// The upstream address of the effective stream; none before one was chosen.
@@ -86,11 +94,43 @@ fn text(host: &dyn Host, path: &[&str]) -> Option<String> {
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn subject(host: &dyn Host, config: &Config) -> Subject {
+/// The model in a path of Gemini's: `/v1beta/models/gemini-2.5-flash:generateContent`.
+fn model_of_path(path: &str) -> &str {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let model = path.rsplit_once("/models/").and_then(|(_, rest)| rest.split_once(':'));
+    model.map_or("", |(model, _)| if model.contains('/') { "" } else { cut(model, NAME_BYTES_MAX) })
+}
+
+/// The first session that is named.
+fn session(host: &dyn Host, config: &Config) -> String {
+    let named = config.session_headers.iter().filter_map(|name| host.request_header(name));
+    let session = named.into_iter().find(|session| !session.is_empty()).unwrap_or_default();
+    cut(&session, SESSION_BYTES_MAX).to_owned()
+}
+
+/// A value from where it is configured to come from.
+fn value(host: &dyn Host, source: &Source) -> Option<String> {
+    let property = |path: &[&str]| {
+        // Numbers come as eight bytes: what is no text counts as absent.
+        let text = String::from_utf8(host.property(path)?).ok()?;
+        (!text.chars().any(char::is_control)).then_some(text)
+    };
+    match source {
+        Source::Header(name) => host.request_header(name),
+        Source::Metadata(path) => {
+            let within = path.iter().map(String::as_str);
+            property(&["metadata", "filter_metadata"].into_iter().chain(within).collect::<Vec<_>>())
+        }
+        Source::Property(path) => property(&path.iter().map(String::as_str).collect::<Vec<_>>()),
+        Source::Value(text) => Some(text.clone()),
+    }
+}
+
+fn subject(host: &dyn Host, config: &Config, wanted: &[String]) -> Subject {
     let header = |name: &str| host.request_header(name);
     let short = |value: String, max: usize| cut(&value, max).to_owned();
     Subject {
-        consumer: header(&config.consumer_header).map(|v| short(v, NAME_BYTES_MAX)).unwrap_or_default(),
+        consumer: value(host, &config.consumer).map(|v| short(v, NAME_BYTES_MAX)).unwrap_or_default(),
         source_ip: text(host, &["source", "address"])
             .map(|a| without_port(&a).to_owned())
             .unwrap_or_default(),
@@ -98,9 +138,14 @@ fn subject(host: &dyn Host, config: &Config) -> Subject {
         headers: config
             .pass_headers
             .iter()
+            .chain(wanted)
             .filter_map(|name| Some((name.clone(), short(header(name)?, VALUE_BYTES_MAX))))
             .collect(),
-        ..Subject::default()
+        descriptors: config
+            .descriptors
+            .iter()
+            .filter_map(|(name, source)| Some((name.clone(), short(value(host, source)?, NAME_BYTES_MAX))))
+            .collect(),
     }
 }
 
@@ -169,6 +214,21 @@ mod tests {
         ];
         for (about, expected) in cases {
             assert_eq!(healthy(about), expected, "{about}");
+        }
+    }
+
+    #[test]
+    fn geminis_model_is_in_the_path() {
+        let cases = [
+            ("/v1beta/models/gemini-2.5-flash:generateContent", "gemini-2.5-flash"),
+            ("/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent?alt=sse", "g"),
+            ("/v1/models/llama", ""),
+            ("/v1/models/a/b:c", ""),
+            ("/v1/chat?x=/models/a:b", ""),
+            ("", ""),
+        ];
+        for (path, model) in cases {
+            assert_eq!(model_of_path(path), model, "{path}");
         }
     }
 

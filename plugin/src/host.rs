@@ -62,11 +62,26 @@ pub trait Host {
     /// Removes every request header of that name.
     fn remove_request_header(&self, name: &str);
 
+    /// A response header; none when absent.
+    fn response_header(&self, name: &str) -> Option<String>;
+
     /// Sets a response header, replacing any of that name.
     fn set_response_header(&self, name: &str, value: &str);
 
+    /// Removes every response header of that name.
+    fn remove_response_header(&self, name: &str);
+
     /// What is buffered of the request body, up to `bytes_max`.
     fn request_body(&self, bytes_max: usize) -> Vec<u8>;
+
+    /// Replaces the first `replaced` bytes of what is buffered of the request body.
+    fn set_request_body(&self, replaced: usize, body: &[u8]);
+
+    /// The first `bytes` of the piece of the response body that is passing.
+    fn response_body(&self, bytes: usize) -> Vec<u8>;
+
+    /// Replaces the first `replaced` bytes of that piece.
+    fn set_response_body(&self, replaced: usize, body: &[u8]);
 
     /// Calls the sidecar; the answer comes back under the returned token. None: the call could not be made.
     fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32>;

@@ -40,6 +40,28 @@ counters! {
     EndpointMismatches = "evenkeel_endpoint_mismatches",
     /// Requests admitted without waiting further for their body.
     BodyGivenUp = "evenkeel_body_given_up",
+    /// Requests admitted without a look at their body, as it is longer than is gathered.
+    BodyTooLarge = "evenkeel_body_too_large",
+    /// Requests the sidecar answered itself.
+    OwnAnswered = "evenkeel_own_answered",
+    /// Requests it was to answer itself and did not, refused with 503, 413 or 408.
+    OwnFailed = "evenkeel_own_failed",
+    /// Responses that told their usage to the end.
+    UsageFinal = "evenkeel_usage_final",
+    /// Responses that told some usage and were cut off.
+    UsagePartial = "evenkeel_usage_partial",
+    /// Responses that could be read and told no usage.
+    UsageAbsent = "evenkeel_usage_absent",
+    /// Responses not read, as they are compressed.
+    UsageEncoded = "evenkeel_usage_encoded",
+    /// Events, lines or bodies of responses that were no JSON, and were passed over.
+    UsageFaults = "evenkeel_usage_faults",
+    /// Streams asked for the usage their client had not asked for.
+    UsageAsked = "evenkeel_usage_asked",
+    /// Events of such streams too long to be looked into, passed on as they were.
+    UsageUnhidden = "evenkeel_usage_unhidden",
+    /// Headers the sidecar wants to see and that are no header names, or too many.
+    WantedRefused = "evenkeel_wanted_headers_refused",
     /// Tickets too large to be kept for the Settle.
     TicketsDropped = "evenkeel_tickets_dropped",
     /// Settles sent.

@@ -26,6 +26,8 @@ pub(crate) struct MockStream {
     pub(crate) response_headers: BTreeMap<String, String>,
     pub(crate) properties: HashMap<String, Vec<u8>>,
     pub(crate) body: Vec<u8>,
+    /// The piece of the response that is passing.
+    pub(crate) piece: Vec<u8>,
     pub(crate) resumed: u32,
     pub(crate) response: Option<Response>,
 }
@@ -173,8 +175,28 @@ impl Host for Mock {
         self.here(|s| s.response_headers.insert(name.to_owned(), value.to_owned()));
     }
 
+    fn response_header(&self, name: &str) -> Option<String> {
+        self.here(|s| s.response_headers.get(name).cloned()).flatten()
+    }
+
+    fn remove_response_header(&self, name: &str) {
+        self.here(|s| s.response_headers.remove(name));
+    }
+
     fn request_body(&self, bytes_max: usize) -> Vec<u8> {
         self.here(|s| s.body.iter().copied().take(bytes_max).collect()).unwrap_or_default()
+    }
+
+    fn set_request_body(&self, replaced: usize, body: &[u8]) {
+        self.here(|s| drop(s.body.splice(..replaced, body.iter().copied())));
+    }
+
+    fn response_body(&self, bytes: usize) -> Vec<u8> {
+        self.here(|s| s.piece[..bytes].to_vec()).unwrap_or_default()
+    }
+
+    fn set_response_body(&self, replaced: usize, body: &[u8]) {
+        self.here(|s| drop(s.piece.splice(..replaced, body.iter().copied())));
     }
 
     fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32> {

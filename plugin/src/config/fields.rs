@@ -80,20 +80,20 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number within bounds, or 0.
+    /// A number within bounds, or 0; `expected` has the bounds in words, as formatting them would take 14 KB of the module.
     pub(super) fn number_or_0(
         &mut self,
         field: &'static str,
         bounds: RangeInclusive<f64>,
+        expected: &str,
         faults: &mut Vec<String>,
     ) -> Option<f64> {
         let value = self.get(field)?;
         match value.as_f64() {
             Some(number) if number == 0.0 || bounds.contains(&number) => Some(number),
             _ => {
-                let (min, max) = bounds.into_inner();
                 let name = self.name(field);
-                faults.push(format!("{name}: must be 0 or a number from {min} to {max}, got {value}"));
+                faults.push(format!("{name}: must be {expected}, got {value}"));
                 None
             }
         }

@@ -1,11 +1,13 @@
 //! Plugin configuration. Every fault is named by its field together with what was expected.
 
 mod fields;
+mod source;
 #[cfg(test)]
 mod tests;
 
 use fields::Fields;
 use serde_json::Value;
+pub use source::Source;
 use std::ops::RangeInclusive;
 
 /// Header read by Envoy's `override_host` policy unless configured otherwise.
@@ -29,6 +31,23 @@ const CLUSTER: &str = "a cluster name of 1 to 256 bytes without control characte
 /// Most headers passed on with Admit.
 const PASS_HEADERS_MAX: usize = 32;
 
+/// Most headers a session is looked for in.
+const SESSION_HEADERS_MAX: usize = 16;
+
+/// Where agents say which session a request belongs to; the first four are those Higress looks at.
+const SESSION_HEADERS: [&str; 7] = [
+    "x-openclaw-session-key",
+    "x-clawdbot-session-key",
+    "x-moltbot-session-key",
+    "x-agent-session",
+    "x-session-id",
+    "x-conversation-id",
+    "x-thread-id",
+];
+
+/// Most endings of paths the sidecar answers itself.
+const OWN_PATHS_MAX: usize = 16;
+
 /// A validated plugin configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -46,14 +65,26 @@ pub struct Config {
     pub pool_route: Option<String>,
     /// Name of the pool's cluster instead of the gateway's.
     pub pool_cluster: Option<String>,
-    /// Header that carries the authenticated consumer.
-    pub consumer_header: String,
+    /// Where the authenticated consumer comes from.
+    pub consumer: Source,
     /// Headers passed on with Admit, in lower case.
     pub pass_headers: Vec<String>,
+    /// Headers that may name the session, in lower case; the first that is there counts.
+    pub session_headers: Vec<String>,
+    /// What else is told with Admit, by name.
+    pub descriptors: Vec<(String, Source)>,
+    /// Endings of the paths of requests that the sidecar answers itself.
+    pub own_paths: Vec<String>,
     /// Whether to read model and prompt size from the body.
     pub read_body: bool,
     /// Largest body that is gathered to be read.
     pub body_bytes_max: usize,
+    /// Whether to read tokens from responses.
+    pub read_usage: bool,
+    /// Whether to take `accept-encoding` off requests, as compressed responses cannot be read.
+    pub plain_responses: bool,
+    /// Whether to ask OpenAI streams for their usage, and hide it from clients who had not asked.
+    pub include_usage: bool,
     /// How long to wait for a body to be complete.
     pub body_wait_ms: u64,
     /// Interval of KeepAlive until the sidecar names its own.
@@ -155,10 +186,20 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
         candidates: candidates(&mut top, faults),
         pool_route,
         pool_cluster,
-        consumer_header: top
-            .text("consumer_header", header, header_name, faults)
-            .map_or_else(|| "x-mse-consumer".to_owned(), |name| name.to_ascii_lowercase()),
-        pass_headers: pass_headers(&mut top, faults),
+        consumer: source::consumer(&mut top, faults),
+        pass_headers: headers(&mut top, "pass_headers", PASS_HEADERS_MAX, faults),
+        session_headers: if top.get("session_headers").is_some() {
+            headers(&mut top, "session_headers", SESSION_HEADERS_MAX, faults)
+        } else {
+            SESSION_HEADERS.map(str::to_owned).into()
+        },
+        descriptors: source::descriptors(&mut top, faults),
+        own_paths: own_paths(&mut top, faults),
+        read_usage: top.flag("read_usage", faults).unwrap_or(true),
+        plain_responses: top
+            .text("accept_encoding", "\"remove\" or \"keep\"", |t| matches!(t, "remove" | "keep"), faults)
+            .is_none_or(|text| text == "remove"),
+        include_usage: top.flag("include_usage", faults).unwrap_or(false),
         read_body: top.flag("read_body", faults).unwrap_or(false),
         body_bytes_max: top.whole("body_bytes_max", 1, 16 << 20, faults).unwrap_or(64 << 10) as usize,
         body_wait_ms: top.whole("body_wait_ms", 100, 60_000, faults).unwrap_or(1000),
@@ -167,6 +208,16 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
             .text("report_header", header, header_name, faults)
             .map(|name| name.to_ascii_lowercase()),
     };
+    if config.include_usage {
+        let needs = [
+            ("read_body true", config.read_body),
+            ("read_usage true", config.read_usage),
+            ("accept_encoding \"remove\"", config.plain_responses),
+        ];
+        for (what, _) in needs.iter().filter(|(_, there)| !there) {
+            faults.push(format!("include_usage: needs {what}"));
+        }
+    }
     top.finish(faults);
     config
 }
@@ -233,7 +284,8 @@ fn candidates(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<Candidate> 
     for (name, value) in top.list("candidates", CANDIDATES_MAX, faults) {
         let mut fields = Fields::of(value, name, faults);
         let address = fields.text("address", ADDRESS, name_1_to_256, faults);
-        let weight = fields.number_or_0("weight", WEIGHT, faults).unwrap_or(0.0);
+        let weight =
+            fields.number_or_0("weight", WEIGHT, "0 or a number from 0.001 to 1000", faults).unwrap_or(0.0);
         let cap = fields.whole("cap", 0, u64::from(u32::MAX), faults).unwrap_or(0) as u32;
         match address {
             Some(address) if candidates.iter().any(|c| c.address == address) => {
@@ -250,15 +302,36 @@ fn candidates(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<Candidate> 
     candidates
 }
 
-fn pass_headers(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
+/// A list of header names.
+fn headers(
+    top: &mut Fields<'_>,
+    field: &'static str,
+    len_max: usize,
+    faults: &mut Vec<String>,
+) -> Vec<String> {
     let mut names = Vec::new();
-    for (name, value) in top.list("pass_headers", PASS_HEADERS_MAX, faults) {
+    for (name, value) in top.list(field, len_max, faults) {
         match value.as_str() {
             Some(text) if header_name(text) => names.push(text.to_ascii_lowercase()),
             _ => faults.push(format!("{name}: must be an HTTP header name, got {value}")),
         }
     }
     names
+}
+
+fn own_paths(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
+    let mut endings = Vec::new();
+    // One that matched every path would keep every request from its upstream.
+    let sound = |text: &str| (2..=256).contains(&text.len()) && text.starts_with('/') && !text.contains('?');
+    for (name, value) in top.list("own_paths", OWN_PATHS_MAX, faults) {
+        match value.as_str() {
+            Some(text) if sound(text) => endings.push(text.to_owned()),
+            _ => faults.push(format!(
+                "{name}: must be the end of a path, of 2 to 256 bytes, with a slash at its beginning and without a query, got {value}"
+            )),
+        }
+    }
+    endings
 }
 
 /// Whether the sidecar takes a text as a name; it would refuse every request that carries another.

@@ -16,7 +16,13 @@ fn nothing_configured_is_all_defaults() {
         assert_eq!(config.deadline_ms, 50);
         assert_eq!(config.on_error, OnError::Open);
         assert_eq!(config.apply, Apply::OverrideHost { header: ENDPOINT_HEADER.into() });
-        assert_eq!(config.consumer_header, "x-mse-consumer");
+        assert_eq!(config.consumer, Source::Header("x-mse-consumer".into()));
+        assert_eq!(
+            (config.session_headers.len(), config.session_headers[0].as_str()),
+            (7, "x-openclaw-session-key")
+        );
+        assert!(config.descriptors.is_empty() && config.own_paths.is_empty());
+        assert!(config.read_usage && config.plain_responses && !config.include_usage);
         assert!(!config.read_body);
         assert_eq!((config.body_bytes_max, config.body_wait_ms, config.keep_alive_ms), (65536, 1000, 1000));
         assert_eq!(config.report_header, None);
@@ -31,7 +37,11 @@ fn every_option_is_read() {
         "candidates": [{"address": "a", "weight": 2, "cap": 3}, {"address": "b"}],
         "pool": {"route": "r", "cluster": "c"}, "consumer_header": "X-Who",
         "pass_headers": ["X-Tenant"], "read_body": true, "body_bytes_max": 10,
-        "body_wait_ms": 100, "keep_alive_ms": 500, "report_header": "X-Placed"}"#);
+        "body_wait_ms": 100, "keep_alive_ms": 500, "report_header": "X-Placed",
+        "session_headers": ["X-Chat"], "own_paths": ["/quota", "/quota/delta"], "read_usage": true,
+        "accept_encoding": "remove", "include_usage": true, "descriptors": {
+            "tenant": {"header": "X-Tenant"}, "org": {"metadata": ["envoy.filters.http.jwt_authn", "payload", "org"]},
+            "sni": {"property": ["connection", "requested_server_name"]}, "region": {"value": "eu"}}}"#);
     assert_eq!(
         config,
         Config {
@@ -45,8 +55,26 @@ fn every_option_is_read() {
             ],
             pool_route: Some("r".into()),
             pool_cluster: Some("c".into()),
-            consumer_header: "x-who".into(),
+            consumer: Source::Header("x-who".into()),
             pass_headers: vec!["x-tenant".into()],
+            session_headers: vec!["x-chat".into()],
+            descriptors: vec![
+                (
+                    "org".into(),
+                    Source::Metadata(vec![
+                        "envoy.filters.http.jwt_authn".into(),
+                        "payload".into(),
+                        "org".into()
+                    ])
+                ),
+                ("region".into(), Source::Value("eu".into())),
+                ("sni".into(), Source::Property(vec!["connection".into(), "requested_server_name".into()])),
+                ("tenant".into(), Source::Header("x-tenant".into())),
+            ],
+            own_paths: vec!["/quota".into(), "/quota/delta".into()],
+            read_usage: true,
+            plain_responses: true,
+            include_usage: true,
             read_body: true,
             body_bytes_max: 10,
             body_wait_ms: 100,
@@ -127,6 +155,46 @@ fn one_fault_each() {
         ),
         (r#"{"pass_headers":[":path"]}"#, "pass_headers[0]: must be an HTTP header name, got \":path\""),
         (r#"{"read_body":"yes"}"#, "read_body: must be true or false, got a string"),
+        (r#"{"session_headers":["a b"]}"#, "session_headers[0]: must be an HTTP header name, got \"a b\""),
+        (r#"{"consumer":"x"}"#, "consumer: must be an object, got a string"),
+        (r#"{"consumer":{}}"#, "consumer: must have one of header or metadata"),
+        (r#"{"consumer":{"header":"a","metadata":["b"]}}"#, "consumer: must have one of header or metadata"),
+        (
+            r#"{"consumer":{"header":"a"},"consumer_header":"b"}"#,
+            "consumer: must not be set beside consumer_header",
+        ),
+        (r#"{"consumer":{"header":"a b"}}"#, "consumer.header: must be an HTTP header name, got \"a b\""),
+        (
+            r#"{"consumer":{"metadata":[]}}"#,
+            "consumer.metadata: must be a list of 1 to 16 names of 1 to 256 bytes, got []",
+        ),
+        (
+            r#"{"consumer":{"metadata":["a",7]}}"#,
+            "consumer.metadata: must be a list of 1 to 16 names of 1 to 256 bytes, got [\"a\",7]",
+        ),
+        (r#"{"descriptors":[]}"#, "descriptors: must be an object, got a list"),
+        (
+            r#"{"descriptors":{"a":{}}}"#,
+            "descriptors.a: must have one of header, metadata, property or value",
+        ),
+        (
+            r#"{"descriptors":{"":{"value":"x"}}}"#,
+            "descriptors: must have names of 1 to 64 bytes without control characters, got \"\"",
+        ),
+        (
+            r#"{"own_paths":["/"]}"#,
+            "own_paths[0]: must be the end of a path, of 2 to 256 bytes, with a slash at its beginning and without a query, got \"/\"",
+        ),
+        (r#"{"accept_encoding":"gzip"}"#, "accept_encoding: must be \"remove\" or \"keep\", got \"gzip\""),
+        (r#"{"include_usage":true}"#, "include_usage: needs read_body true"),
+        (
+            r#"{"include_usage":true,"read_body":true,"read_usage":false}"#,
+            "include_usage: needs read_usage true",
+        ),
+        (
+            r#"{"include_usage":true,"read_body":true,"accept_encoding":"keep"}"#,
+            "include_usage: needs accept_encoding \"remove\"",
+        ),
         (r#"{"keep_alive_ms":1}"#, "keep_alive_ms: must be a whole number from 100 to 60000, got 1"),
     ];
     for (text, expected) in cases {

@@ -3,6 +3,7 @@
 use super::Worker;
 use crate::{
     book::PoolKey,
+    config::header_name,
     host::{Host, Method},
     metrics::Counter,
 };
@@ -18,6 +19,9 @@ const TIMEOUT_MS_MAX: u64 = 5000;
 /// Most leases remembered that were settled while one KeepAlive was under way. Any beyond that may be put back,
 /// and the next KeepAlive gives them back.
 pub(super) const SETTLED_MAX: usize = 4096;
+
+/// Most headers the sidecar may ask for.
+pub(super) const WANTED_MAX: usize = 64;
 
 /// State of the sign of life.
 #[derive(Debug)]
@@ -128,12 +132,31 @@ impl Worker {
         self.reach.up(host, &self.config);
         let key = |pool: Pool| PoolKey { route: pool.route, cluster: pool.cluster };
         self.book.refuse(&response.refused_pools.into_iter().map(key).collect());
+        self.want(host, response.wanted_headers);
         let interval_ms = u64::from(response.interval_ms).clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
         if response.interval_ms != 0 && interval_ms != self.keep_alive.interval_ms {
             self.keep_alive.interval_ms = interval_ms;
             self.keep_alive.due_ms = self.keep_alive.sent_ms + interval_ms;
             host.set_tick_ms(self.tick_ms());
         }
+    }
+
+    /// Headers the sidecar wants to see from now on.
+    fn want(&mut self, host: &dyn Host, names: Vec<String>) {
+        let mut wanted: Vec<String> = Vec::new();
+        let mut refused = 0;
+        for name in names.into_iter().map(|name| name.to_ascii_lowercase()) {
+            if self.config.pass_headers.contains(&name) || wanted.contains(&name) {
+                continue;
+            }
+            if header_name(&name) && wanted.len() < WANTED_MAX {
+                wanted.push(name);
+            } else {
+                refused += 1;
+            }
+        }
+        host.count(Counter::WantedRefused, refused);
+        self.wanted_headers = wanted;
     }
 
     /// It failed: the next one comes early.
@@ -149,7 +172,7 @@ impl Worker {
     /// on ticks: a period that did not divide the interval would stretch it, beyond what a holder may be silent.
     fn tick_ms(&self) -> u64 {
         let interval_ms = self.keep_alive.interval_ms;
-        if self.config.read_body {
+        if self.gathers() {
             interval_ms / interval_ms.div_ceil(self.config.body_wait_ms)
         } else {
             interval_ms

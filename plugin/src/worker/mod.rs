@@ -4,8 +4,10 @@
 //! configurations that share a Wasm VM cannot disturb each other: no list speaks for another's leases.
 
 mod keep_alive;
+mod own;
 mod reach;
 mod request;
+mod response;
 mod settle;
 #[cfg(test)]
 mod tests;
@@ -17,9 +19,10 @@ use crate::{
     host::{Host, Level},
     metrics::Counter,
 };
-use evenkeel_proto::v1::{Header, Tokens};
+use evenkeel_proto::v1::Header;
 use keep_alive::KeepAlive;
 use reach::Reach;
+use response::Reading;
 use std::{collections::HashMap, rc::Rc};
 
 /// Period of the first tick, so that the sidecar hears of a new holder at once.
@@ -48,13 +51,6 @@ enum Phase {
     Decided,
 }
 
-/// What the response told of its usage. Nothing reads it from responses yet.
-#[derive(Debug, Default)]
-struct Usage {
-    tokens: Option<Tokens>,
-    model: String,
-}
-
 /// One request.
 #[derive(Debug)]
 struct Stream {
@@ -71,11 +67,13 @@ struct Stream {
     responding: bool,
     /// The response is the gateway's own: its body is no token.
     by_gateway: bool,
+    /// The sidecar answers it itself.
+    own: bool,
     /// What the sidecar wants to see again in the Settle.
-    ticket: Vec<u8>,
+    ticket: Rc<[u8]>,
     /// Headers to add to its response.
     response_headers: Vec<Header>,
-    usage: Usage,
+    reading: Reading,
 }
 
 /// One plugin instance in one worker. Every method that takes a `context` is called with that stream as the
@@ -90,6 +88,8 @@ pub struct Worker {
     asked: HashMap<u32, u32>,
     keep_alive: KeepAlive,
     reach: Reach,
+    /// Headers the sidecar wants to see, beside those configured; in lower case.
+    wanted_headers: Vec<String>,
     /// Lease number up to which the last tick looked.
     looked_through: u64,
 }
@@ -108,6 +108,7 @@ impl Worker {
             streams: HashMap::new(),
             asked: HashMap::new(),
             reach: Reach::default(),
+            wanted_headers: Vec::new(),
             looked_through: 0,
         }
     }

@@ -1,6 +1,6 @@
-//! The way of a request: gather, ask, apply, go on; and what is noted of its response.
+//! The way of a request: gather, ask, apply, go on.
 
-use super::{Flow, Phase, Stream, Usage, Worker};
+use super::{Flow, Phase, Stream, Worker, own, response::Reading};
 use crate::{
     body::{self, BodyFacts},
     book::Place,
@@ -11,6 +11,7 @@ use crate::{
 };
 use evenkeel_proto::v1::{AdmitResponse, Admitted, Basis, Denied, Header, admit_response::Answer};
 use prost::Message as _;
+use std::rc::Rc;
 
 /// gRPC status of a call that took too long.
 const DEADLINE_EXCEEDED: u32 = 4;
@@ -23,7 +24,7 @@ const UNAVAILABLE: u32 = 14;
 
 /// What became of a request that was to be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// The answer is awaited.
     Wait,
     /// It may go on.
@@ -45,19 +46,38 @@ impl Worker {
         // Before headers change: gateways then match the route again.
         stream.pool = facts::pool(host, &self.config);
         self.strip(host);
+        stream.own = self.is_own(host);
+        let own = stream.own;
         let json = is_json(host);
         let length = host.request_header("content-length").and_then(|l| l.parse::<u64>().ok());
-        let fits = length.is_none_or(|length| length <= self.config.body_bytes_max as u64);
-        let gather = self.config.read_body && !end_of_stream && json && fits;
-        if gather {
+        let fits = length.is_none_or(|length| length <= self.body_bytes_max(own) as u64);
+        let reads = own || (self.config.read_body && json);
+        if reads && fits && !end_of_stream {
             stream.phase = Phase::Gathering { since_ms: host.now_ms() };
             self.streams.insert(context, stream);
             return Flow::Pause;
         }
         self.streams.insert(context, stream);
+        if own {
+            let bytes = if end_of_stream { 0 } else { length.unwrap_or(0) };
+            return self.ask_own(host, context, usize::try_from(bytes).unwrap_or(usize::MAX)).flow();
+        }
+        if reads && !fits {
+            host.count(Counter::BodyTooLarge, 1);
+        }
         let prompt_bytes = length.filter(|_| json).unwrap_or(0);
         let step = self.ask(host, context, BodyFacts { prompt_bytes, ..BodyFacts::default() });
         step.flow()
+    }
+
+    /// Largest body that is gathered.
+    fn body_bytes_max(&self, own: bool) -> usize {
+        if own { own::BODY_BYTES_MAX } else { self.config.body_bytes_max }
+    }
+
+    /// Whether any request waits for its body.
+    pub(super) fn gathers(&self) -> bool {
+        self.config.read_body || !self.config.own_paths.is_empty()
     }
 
     /// More of a request's body; `buffered` bytes of it are held.
@@ -68,57 +88,34 @@ impl Worker {
         buffered: usize,
         end_of_stream: bool,
     ) -> Flow {
-        match self.streams.get(&context).map(|stream| &stream.phase) {
-            Some(Phase::Gathering { .. }) if end_of_stream || buffered > self.config.body_bytes_max => {
+        let Some(stream) = self.streams.get(&context) else { return Flow::Continue };
+        match stream.phase {
+            Phase::Gathering { .. } if end_of_stream || buffered > self.body_bytes_max(stream.own) => {
                 self.ask_with_body(host, context, buffered).flow()
             }
             // What comes is buffered, up to the gateway's limit: the SDK has no answer that would only stop the
             // client from sending.
-            Some(Phase::Gathering { .. } | Phase::Asking { .. }) => Flow::Pause,
-            _ => Flow::Continue,
+            Phase::Gathering { .. } | Phase::Asking { .. } => Flow::Pause,
+            // It was answered, and must not reach the upstream.
+            Phase::Decided if stream.own => Flow::Pause,
+            Phase::Decided => Flow::Continue,
         }
     }
 
     /// Trailers of a request: the body is complete.
     pub fn on_request_trailers(&mut self, host: &dyn Host, context: u32) -> Flow {
-        match self.streams.get(&context).map(|stream| &stream.phase) {
-            Some(Phase::Gathering { .. }) => self.ask_with_body(host, context, 0).flow(),
-            Some(Phase::Asking { .. }) => Flow::Pause,
-            _ => Flow::Continue,
-        }
-    }
-
-    /// Headers of the response, the gateway's own answers included.
-    pub fn on_response_headers(&mut self, host: &dyn Host, context: u32) {
-        self.note_address(host, context);
-        let Some(stream) = self.streams.get_mut(&context) else { return };
-        if let Phase::Asking { token } = stream.phase {
-            // Answered by the gateway while held, e.g. its own timeout: what the sidecar says comes too late.
-            self.asked.remove(&token);
-        }
-        stream.phase = Phase::Decided;
-        stream.responding = true;
-        stream.by_gateway = !facts::is_via_upstream(host);
-        for header in stream.response_headers.drain(..) {
-            host.set_response_header(&header.name, &header.value);
-        }
-    }
-
-    /// More of the response's body.
-    pub fn on_response_body(&mut self, host: &dyn Host, context: u32, bytes: usize) {
-        if let Some(stream) = self.streams.get_mut(&context)
-            && bytes > 0
-            && !stream.by_gateway
-            && stream.first_token_ms.is_none()
-        {
-            // Never 0, which would mean there was none.
-            stream.first_token_ms = Some(host.now_ms().saturating_sub(stream.asked_ms).max(1));
+        let Some(stream) = self.streams.get(&context) else { return Flow::Continue };
+        match stream.phase {
+            Phase::Gathering { .. } => self.ask_with_body(host, context, 0).flow(),
+            Phase::Asking { .. } => Flow::Pause,
+            Phase::Decided if stream.own => Flow::Pause,
+            Phase::Decided => Flow::Continue,
         }
     }
 
     /// Admits without its body every request that has waited too long for it.
     pub(super) fn give_up_bodies(&mut self, host: &dyn Host, now_ms: u64) {
-        if !self.config.read_body {
+        if !self.gathers() {
             return;
         }
         let late = |s: &Stream| matches!(s.phase, Phase::Gathering { since_ms } if now_ms >= since_ms + self.config.body_wait_ms);
@@ -126,7 +123,12 @@ impl Worker {
         for context in contexts {
             if host.enter(context) {
                 host.count(Counter::BodyGivenUp, 1);
-                if self.ask(host, context, BodyFacts::default()) == Step::GoOn {
+                let step = if self.streams.get(&context).is_some_and(|stream| stream.own) {
+                    self.own_body_late(host, context)
+                } else {
+                    self.ask(host, context, BodyFacts::default())
+                };
+                if step == Step::GoOn {
                     host.resume_request();
                 }
             }
@@ -136,8 +138,13 @@ impl Worker {
     /// The answer to Admit.
     pub(super) fn on_admit_answer(&mut self, host: &dyn Host, context: u32, status: u32, body: &[u8]) {
         let response = if status == 0 { AdmitResponse::decode(body).ok() } else { None };
+        let own = self.streams.get(&context).is_some_and(|stream| stream.own);
         let step = match response.and_then(|response| response.answer) {
-            Some(Answer::Admitted(admitted)) => {
+            Some(Answer::Answered(answered)) if own => {
+                self.reach.up(host, &self.config);
+                self.on_answered(host, context, answered)
+            }
+            Some(Answer::Admitted(admitted)) if !own => {
                 self.reach.up(host, &self.config);
                 self.on_admitted(host, context, admitted)
             }
@@ -145,8 +152,12 @@ impl Worker {
                 self.reach.up(host, &self.config);
                 self.on_denied(host, context, denied)
             }
-            // The service's own answer is only given where it was asked for one.
-            Some(Answer::Answered(_)) | None => {
+            // Not what was asked for, or nothing.
+            _ if own => {
+                self.reach.down(host, &self.config, || format!("own request: gRPC status {status}"));
+                self.own_unanswered(host, context)
+            }
+            _ => {
                 let asked_ms = self.streams.get(&context).map_or(0, |stream| stream.asked_ms);
                 // Envoy may call a deadline of its own UNAVAILABLE.
                 let late = status == DEADLINE_EXCEEDED
@@ -166,12 +177,36 @@ impl Worker {
     }
 
     fn ask_with_body(&mut self, host: &dyn Host, context: u32, buffered: usize) -> Step {
+        if self.streams.get(&context).is_some_and(|stream| stream.own) {
+            return self.ask_own(host, context, buffered);
+        }
         let facts = if buffered > self.config.body_bytes_max {
+            host.count(Counter::BodyTooLarge, 1);
             BodyFacts { prompt_bytes: buffered as u64, ..BodyFacts::default() }
         } else {
-            body::read(&host.request_body(self.config.body_bytes_max))
+            let body = host.request_body(self.config.body_bytes_max);
+            let facts = body::read(&body);
+            self.include_usage(host, context, &body, &facts);
+            facts
         };
         self.ask(host, context, facts)
+    }
+
+    /// Asks an OpenAI stream for its usage, where its client did not.
+    fn include_usage(&mut self, host: &dyn Host, context: u32, body: &[u8], facts: &BodyFacts) {
+        let Some(edit) = facts.include_usage.as_ref().filter(|_| self.config.include_usage) else { return };
+        let path = facts::path(host);
+        let asks = path.ends_with("/chat/completions") || path.ends_with("/completions");
+        let Some(stream) = self.streams.get_mut(&context).filter(|s| asks && s.pool.is_some()) else {
+            return;
+        };
+        let Some(changed) = edit.apply(body) else { return };
+        host.set_request_body(body.len(), &changed);
+        if host.request_header("content-length").is_some() {
+            host.set_request_header("content-length", &changed.len().to_string());
+        }
+        stream.reading.hides = true;
+        host.count(Counter::UsageAsked, 1);
     }
 
     /// Issues a lease and asks the sidecar.
@@ -185,7 +220,13 @@ impl Worker {
             return Step::GoOn;
         };
         stream.lease = Some(lease);
-        let request = facts::admit(host, &self.config, &self.holder, &pool, lease, body);
+        if self.config.read_usage && self.config.plain_responses {
+            host.remove_request_header("accept-encoding");
+        }
+        let mut request = facts::admit(host, &self.config, &self.wanted_headers, body);
+        request.pool = Some(pool.message());
+        request.holder.clone_from(&self.holder);
+        request.lease = lease;
         let cluster = &self.config.sidecar_cluster;
         // Not cancelled when the stream ends first: Envoy makes it a call of the root context. So its answer always
         // comes back, and the SDK forgets its token.
@@ -220,7 +261,10 @@ impl Worker {
             stream.response_headers = admitted.response_headers;
             stream.response_headers.retain(sound);
             if admitted.ticket.len() <= TICKET_BYTES_MAX {
-                stream.ticket = admitted.ticket;
+                stream.ticket = admitted.ticket.into();
+                if let Some(lease) = stream.lease.filter(|_| admitted.show_ticket) {
+                    self.book.show(lease, Rc::clone(&stream.ticket));
+                }
             } else {
                 host.count(Counter::TicketsDropped, 1);
             }
@@ -245,10 +289,8 @@ impl Worker {
             }
         }
         let status = if (200..600).contains(&denied.status) { denied.status } else { 503 };
-        let headers: Vec<_> =
-            denied.headers.into_iter().filter(sound).map(|header| (header.name, header.value)).collect();
         self.report(context, "denied");
-        host.respond(status, &headers, &denied.body);
+        host.respond(status, &headers_of(denied.headers), &denied.body);
         Step::Answered
     }
 
@@ -343,20 +385,26 @@ impl Stream {
             first_token_ms: None,
             responding: false,
             by_gateway: false,
-            ticket: Vec::new(),
+            own: false,
+            ticket: Rc::default(),
             response_headers: Vec::new(),
-            usage: Usage::default(),
+            reading: Reading::default(),
         }
     }
 }
 
 impl Step {
-    fn flow(self) -> Flow {
+    pub(super) fn flow(self) -> Flow {
         match self {
             Step::GoOn => Flow::Continue,
             Step::Wait | Step::Answered => Flow::Pause,
         }
     }
+}
+
+/// The sound ones of the headers for a local answer.
+pub(super) fn headers_of(headers: Vec<Header>) -> Vec<(String, String)> {
+    headers.into_iter().filter(sound).map(|header| (header.name, header.value)).collect()
 }
 
 /// Whether a header of the sidecar's answer can be written as it is.

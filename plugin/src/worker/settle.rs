@@ -28,25 +28,27 @@ impl Worker {
             self.asked.remove(&token);
         }
         if let Some(lease) = stream.lease {
-            self.settle(host, context, lease, ending, stream);
+            self.settle(host, context, lease, ending, &stream);
         }
     }
 
-    fn settle(&mut self, host: &dyn Host, context: u32, lease: u64, ending: Ending, stream: Stream) {
+    fn settle(&mut self, host: &dyn Host, context: u32, lease: u64, ending: Ending, stream: &Stream) {
         let now_ms = host.now_ms();
         let Some(held) = self.book.remove(lease, now_ms) else { return };
+        let usage = stream.usage(host);
         let request = SettleRequest {
             pool: Some(held.pool.message()),
             holder: self.holder.clone(),
             lease,
             outcome: ending.outcome().into(),
             status: ending.status,
-            tokens: stream.usage.tokens,
+            tokens: usage.tokens,
             first_token_ms: stream.first_token_ms.unwrap_or(0),
             total_ms: now_ms.saturating_sub(stream.asked_ms),
-            model: stream.usage.model,
-            ticket: stream.ticket,
-            ..SettleRequest::default()
+            model: usage.model,
+            ticket: stream.ticket.to_vec(),
+            tokens_final: usage.is_final,
+            output_bytes: usage.output_bytes,
         };
         let message = request.encode_to_vec();
         // The call outlives the stream. Envoy gives every call to the root context by itself; one that does not

@@ -26,6 +26,10 @@ pub(crate) struct State {
     pub(crate) configuration: Vec<u8>,
     pub(crate) properties: HashMap<String, Vec<u8>>,
     pub(crate) request_headers: HashMap<String, String>,
+    pub(crate) response_headers: HashMap<String, String>,
+    pub(crate) request_body: Vec<u8>,
+    /// The piece that is passing.
+    pub(crate) response_body: Vec<u8>,
     pub(crate) upstream_hosts: Vec<(String, String)>,
     pub(crate) answer: Vec<u8>,
     pub(crate) now_ns: u64,
@@ -119,12 +123,27 @@ impl Host<'_> {
                 self.state().logs.push(line);
             }
             "proxy_get_buffer_bytes" => {
+                let (start, len) = (self.int(1) as usize, self.int(2) as usize);
                 let bytes = match self.int(0) {
+                    0 => self.state().request_body.clone(),
+                    1 => self.state().response_body.clone(),
                     5 => self.state().answer.clone(),
                     7 => self.state().configuration.clone(),
                     other => panic!("buffer {other}"),
                 };
-                self.give(3, &bytes)?;
+                self.give(3, &bytes[start..bytes.len().min(start.saturating_add(len))])?;
+            }
+            "proxy_set_buffer_bytes" => {
+                let (start, replaced) = (self.int(1) as usize, self.int(2) as usize);
+                let (which, bytes) = (self.int(0), self.bytes(3));
+                let buffer = match which {
+                    0 => &mut self.state().request_body,
+                    1 => &mut self.state().response_body,
+                    other => panic!("buffer {other}"),
+                };
+                // Envoy knows no other place than the beginning.
+                assert_eq!(start, 0);
+                buffer.splice(..replaced, bytes);
             }
             "proxy_get_property" => {
                 let path = self.text(0).replace('\0', ".");
@@ -137,18 +156,16 @@ impl Host<'_> {
             }
             "proxy_get_header_map_value" => {
                 let name = self.text(1);
-                let Some(value) = self.state().request_headers.get(&name).cloned() else {
-                    return Ok(NOT_FOUND);
-                };
+                let Some(value) = self.headers().get(&name).cloned() else { return Ok(NOT_FOUND) };
                 self.give(3, value.as_bytes())?;
             }
             "proxy_replace_header_map_value" => {
                 let (name, value) = (self.text(1), self.text(3));
-                self.state().request_headers.insert(name, value);
+                self.headers().insert(name, value);
             }
             "proxy_remove_header_map_value" => {
                 let name = self.text(1);
-                self.state().request_headers.remove(&name);
+                self.headers().remove(&name);
             }
             "proxy_grpc_call" => {
                 let state = self.state();
@@ -209,6 +226,15 @@ impl Host<'_> {
             other => return Err(Error::new(format!("{other} is not expected to be called"))),
         }
         Ok(OK)
+    }
+
+    /// The headers the first argument names.
+    fn headers(&mut self) -> &mut HashMap<String, String> {
+        match self.int(0) {
+            0 => &mut self.state().request_headers,
+            2 => &mut self.state().response_headers,
+            other => panic!("headers {other}"),
+        }
     }
 
     fn state(&mut self) -> &mut State {

@@ -132,6 +132,59 @@ fn a_request_through_the_higress_module() {
 }
 
 #[test]
+fn a_stream_through_the_general_module_tells_its_usage() {
+    let headers =
+        [(":method", "POST"), (":path", "/v1/chat/completions"), ("content-type", "application/json")];
+    let body = br#"{"model":"gpt-4o-mini","stream":true,"messages":[{"content":"hi"}]}"#;
+    let state = State {
+        configuration: br#"{"read_body":true,"include_usage":true}"#.to_vec(),
+        request_headers: headers.map(|(name, value)| (name.into(), value.into())).into(),
+        request_body: body.to_vec(),
+        ..higress()
+    };
+    let mut gateway = Gateway::start(&build::general(), state);
+    gateway.callback("proxy_on_context_create", ROOT, &[0]);
+    assert_eq!(gateway.callback("proxy_on_configure", ROOT, &[1]), 1, "{:?}", gateway.state().logs);
+    gateway.callback("proxy_on_context_create", STREAM, &[ROOT]);
+    gateway.callback("proxy_on_request_headers", STREAM, &[3, 0]);
+    gateway.callback("proxy_on_request_body", STREAM, &[body.len() as u32, 1]);
+    let asked = String::from_utf8(gateway.state().request_body.clone()).unwrap();
+    assert!(
+        asked.starts_with(r#"{"stream_options":{"include_usage":true},"model":"gpt-4o-mini","#),
+        "{asked}"
+    );
+    let call = gateway.last("Admit");
+    let admit = AdmitRequest::decode(&*call.message).unwrap();
+    assert_eq!((admit.model.as_str(), admit.prompt_bytes), ("gpt-4o-mini", 2));
+    let admitted = Admitted { endpoint: "a:1".into(), ..Admitted::default() };
+    gateway.answer(&call, AdmitResponse { answer: Some(Answer::Admitted(admitted)) }.encode_to_vec());
+
+    let state = gateway.store.data_mut();
+    state.response_headers =
+        [(":status", "200"), ("content-type", "text/event-stream")].map(|(n, v)| (n.into(), v.into())).into();
+    state.properties.insert("upstream.address".into(), b"a:1".to_vec());
+    state.properties.insert("response.code".into(), 200_u64.to_le_bytes().to_vec());
+    gateway.callback("proxy_on_response_headers", STREAM, &[2, 0]);
+    let mut seen = Vec::new();
+    for piece in include_bytes!("../fixtures/openai-chat.sse").chunks(61) {
+        gateway.store.data_mut().response_body = piece.to_vec();
+        let bytes = piece.len() as u32;
+        assert_eq!(gateway.callback("proxy_on_response_body", STREAM, &[bytes, 0]), 0, "passes");
+        seen.append(&mut gateway.store.data_mut().response_body);
+    }
+    gateway.callback("proxy_on_response_body", STREAM, &[0, 1]);
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(seen.ends_with("data: [DONE]\n\n") && !seen.contains("usage"), "{seen}");
+
+    gateway.callback("proxy_on_log", STREAM, &[]);
+    let settle = SettleRequest::decode(&*gateway.last("Settle").message).unwrap();
+    let tokens = settle.tokens.unwrap();
+    assert_eq!((tokens.input, tokens.cached_input, tokens.output), (19, 4, 10));
+    assert_eq!((settle.tokens_final, settle.output_bytes), (true, 16));
+    assert!(gateway.state().metrics.contains(&("evenkeel_usage_asked".into(), 1)));
+}
+
+#[test]
 fn a_bad_configuration_is_refused_with_every_fault() {
     let state = State { configuration: br#"{"deadline_ms":0,"typo":1}"#.to_vec(), ..higress() };
     let mut gateway = Gateway::start(&build::higress(), state);

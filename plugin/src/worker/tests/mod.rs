@@ -1,7 +1,9 @@
 //! The worker against a mock gateway.
 
+mod own;
 mod properties;
 mod request;
+mod response;
 mod settle;
 mod tick;
 
@@ -94,6 +96,9 @@ impl Rig {
         self.host.with(context, |s| s.resumed)
     }
 }
+
+/// Headers in a table of cases.
+type Headers = [(&'static str, &'static str)];
 
 fn admitted(endpoint: &str, basis: Basis) -> Answer {
     Answer::Admitted(Admitted { endpoint: endpoint.into(), basis: basis.into(), ..Admitted::default() })

@@ -33,6 +33,68 @@ fn admit_carries_what_the_gateway_knows() {
 }
 
 #[test]
+fn the_consumer_may_come_from_a_verified_token() {
+    let config = r#"{"consumer":{"metadata":["envoy.filters.http.jwt_authn","payload","sub"]}}"#;
+    let property = "metadata.filter_metadata.envoy.filters.http.jwt_authn.payload.sub";
+    for (value, consumer) in [(&b"alice"[..], "alice"), (b"", ""), (&3.0_f64.to_le_bytes(), "")] {
+        let mut rig = Rig::new(config);
+        rig.host.open(5);
+        rig.host.set(5, property, value);
+        rig.host.with(5, |s| s.request_headers.insert("x-mse-consumer".into(), "mallory".into()));
+        rig.worker.on_request_headers(&rig.host, 5, true);
+        assert_eq!(rig.host.last(Method::Admit).admit().subject.unwrap().consumer, consumer);
+    }
+    let mut rig = Rig::new(r#"{"consumer":{"header":"X-Who"}}"#);
+    rig.host.open(5);
+    rig.host.with(5, |s| s.request_headers.insert("x-who".into(), "bob".into()));
+    rig.worker.on_request_headers(&rig.host, 5, true);
+    assert_eq!(rig.host.last(Method::Admit).admit().subject.unwrap().consumer, "bob");
+}
+
+#[test]
+fn the_first_session_named_is_told_cut() {
+    let cases: [(&str, &Headers, &str); 4] = [
+        ("", &[("x-session-id", "s"), ("x-thread-id", "t")], "s"),
+        ("", &[("x-session-id", ""), ("x-thread-id", "t"), ("x-agent-session", "a")], "a"),
+        (r#"{"session_headers":["X-Chat"]}"#, &[("x-session-id", "s"), ("x-chat", "c")], "c"),
+        (r#"{"session_headers":[]}"#, &[("x-session-id", "s")], ""),
+    ];
+    for (config, headers, session) in cases {
+        let mut rig = Rig::new(config);
+        rig.host.open(5);
+        rig.host.with(5, |s| {
+            s.request_headers.extend(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+        });
+        rig.worker.on_request_headers(&rig.host, 5, true);
+        assert_eq!(rig.host.last(Method::Admit).admit().session, session);
+    }
+
+    let mut rig = Rig::new("");
+    rig.host.open(5);
+    rig.host.with(5, |s| s.request_headers.insert("x-thread-id".into(), "\u{e9}".repeat(100)));
+    rig.worker.on_request_headers(&rig.host, 5, true);
+    assert_eq!(rig.host.last(Method::Admit).admit().session, "\u{e9}".repeat(64));
+}
+
+#[test]
+fn descriptors_are_told_where_they_are_there() {
+    let mut rig = Rig::new(
+        r#"{"descriptors":{"tenant":{"header":"X-Tenant"},"org":{"metadata":["jwt","org"]},"none":{"header":"x-no"},
+            "sni":{"property":["connection","sni"]},"region":{"value":"eu"}}}"#,
+    );
+    rig.host.open(5);
+    rig.host.with(5, |s| s.request_headers.insert("x-tenant".into(), "t".repeat(300)));
+    rig.host.set(5, "metadata.filter_metadata.jwt.org", b"acme");
+    rig.host.set(5, "connection.sni", b"llm.example");
+    rig.worker.on_request_headers(&rig.host, 5, true);
+    let descriptors = rig.host.last(Method::Admit).admit().subject.unwrap().descriptors;
+    let mut descriptors: Vec<_> = descriptors.into_iter().collect();
+    descriptors.sort();
+    let expected = [("org", "acme"), ("region", "eu"), ("sni", "llm.example"), ("tenant", &"t".repeat(256))];
+    assert_eq!(descriptors, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
+}
+
+#[test]
 fn route_and_cluster_are_also_found_where_older_gateways_put_them() {
     let mut rig = Rig::new("");
     rig.host.open(5);
@@ -278,6 +340,7 @@ fn a_body_over_the_bound_is_not_waited_for() {
         }
         let admit = rig.host.last(Method::Admit).admit();
         assert_eq!((admit.model.as_str(), admit.prompt_bytes), ("", 21));
+        assert_eq!(rig.host.counted(Counter::BodyTooLarge), if chunk.is_some() { 2 } else { 1 });
         rig.admit(5, "a:1");
         rig.end(5);
         rig.host.gone.borrow_mut().clear();

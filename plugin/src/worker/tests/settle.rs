@@ -45,11 +45,11 @@ fn the_first_byte_of_the_body_is_timed_from_admit() {
     rig.host.pass(7);
     rig.admit(5, "a:1");
     rig.respond(5, "a:1", 200);
-    rig.worker.on_response_body(&rig.host, 5, 0);
+    rig.worker.on_response_body(&rig.host, 5, 0, false);
     rig.host.pass(5);
-    rig.worker.on_response_body(&rig.host, 5, 10);
+    rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.host.pass(20);
-    rig.worker.on_response_body(&rig.host, 5, 10);
+    rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.end(5);
     let settle = rig.host.last(Method::Settle).settle();
     assert_eq!((settle.first_token_ms, settle.total_ms), (12, 32));
@@ -62,7 +62,7 @@ fn the_gateways_own_body_is_no_token() {
     rig.admit(5, "a:1");
     rig.host.set(5, "response.code_details", b"upstream_reset_before_response_started{connection_failure}");
     rig.respond(5, "a:1", 503);
-    rig.worker.on_response_body(&rig.host, 5, 10);
+    rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.end(5);
     assert_eq!(rig.host.last(Method::Settle).settle().first_token_ms, 0);
 }

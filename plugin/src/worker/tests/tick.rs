@@ -1,6 +1,6 @@
 //! The tick: KeepAlive, and where requests really are.
 
-use super::*;
+use super::{super::keep_alive::WANTED_MAX, *};
 use crate::{book::POOL_KEPT_MS, host::Host as _, metrics::Counter};
 use evenkeel_proto::v1::{KeepAliveResponse, Pool};
 
@@ -25,6 +25,56 @@ fn the_first_one_is_prompt_and_empty() {
     let request = call.keep_alive();
     assert_eq!((request.holder.as_str(), request.issued_through, request.pools.len()), ("holder", 0, 0));
     assert_eq!(rig.host.tick_ms.get(), 1000);
+}
+
+#[test]
+fn headers_the_sidecar_wants_are_passed_on_from_then_on() {
+    let mut rig = Rig::new(r#"{"pass_headers":["x-a"]}"#);
+    let mut told = |wanted: &[String]| {
+        rig.host.pass(60_000);
+        rig.tick();
+        let token = rig.host.last(Method::KeepAlive).token;
+        let response = KeepAliveResponse { wanted_headers: wanted.to_vec(), ..KeepAliveResponse::default() };
+        rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
+        let context = rig.host.now_ms() as u32;
+        rig.host.open(context);
+        rig.host.with(context, |s| {
+            let names = (0..99).map(|i| format!("x-{i}")).chain(["x-a", "x-b"].map(str::to_owned));
+            s.request_headers.extend(names.map(|name| (name, "v".to_owned())));
+        });
+        rig.worker.on_request_headers(&rig.host, context, true);
+        let headers = rig.host.last(Method::Admit).admit().subject.unwrap().headers;
+        let mut names: Vec<_> = headers.into_keys().collect();
+        names.sort();
+        (names, rig.host.counted(Counter::WantedRefused))
+    };
+    let wanted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(told(&[]).0, ["x-a"]);
+    let (names, refused) = told(&wanted(&["X-B", "x-b", "x-a", ":path", "bad name", "x-absent"]));
+    assert_eq!((names, refused), (wanted(&["x-a", "x-b"]), 2));
+    let many: Vec<String> = (0..99).map(|i| format!("x-{i}")).collect();
+    let (names, refused) = told(&many);
+    assert_eq!((names.len(), refused), (1 + WANTED_MAX, 2 + 99 - WANTED_MAX as u64));
+    assert_eq!(told(&[]).0, ["x-a"], "the last answer counts");
+}
+
+#[test]
+fn tickets_to_be_shown_are_in_every_list() {
+    let mut rig = Rig::new("");
+    for (context, show_ticket) in [(5, true), (6, false)] {
+        rig.arrive(context);
+        let ticket = format!("t{context}").into_bytes();
+        let admitted = Admitted { endpoint: "a:1".into(), ticket, show_ticket, ..Admitted::default() };
+        rig.answer(context, 0, Some(Answer::Admitted(admitted)));
+    }
+    for _ in 0..2 {
+        let list = rig.list();
+        assert_eq!(list.pools[0].leases, [1, 2]);
+        assert_eq!(list.pools[0].tickets, [&b"t5"[..], b""]);
+    }
+    rig.end(5);
+    assert_eq!(rig.host.last(Method::Settle).settle().ticket, b"t5");
+    assert!(rig.list().pools[0].tickets.is_empty());
 }
 
 #[test]

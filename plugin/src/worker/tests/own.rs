@@ -1,0 +1,128 @@
+//! Requests the sidecar answers itself.
+
+use super::*;
+use crate::metrics::Counter;
+use evenkeel_proto::v1::Answered;
+
+const CONFIG: &str = r#"{"own_paths":["/quota","/quota/delta"],"on_error":"open"}"#;
+
+/// A request to a path.
+fn ask(rig: &mut Rig, path: &str, body: Option<&[u8]>) -> Flow {
+    rig.host.open(5);
+    rig.host.with(5, |s| {
+        s.request_headers.insert(":path".into(), path.into());
+        s.body = body.unwrap_or_default().to_vec();
+    });
+    let flow = rig.worker.on_request_headers(&rig.host, 5, body.is_none());
+    match body {
+        Some(body) => rig.worker.on_request_body(&rig.host, 5, body.len(), true),
+        None => flow,
+    }
+}
+
+fn answered() -> Answer {
+    Answer::Answered(Answered {
+        status: 200,
+        headers: vec![header("content-type", "application/json"), header("bad name", "x")],
+        body: b"{\"quota\":7}".to_vec(),
+    })
+}
+
+fn status(rig: &Rig) -> u32 {
+    rig.host.with(5, |s| s.response.clone()).unwrap().status
+}
+
+#[test]
+fn it_is_asked_and_the_answer_given_and_nothing_is_held() {
+    let form: &[u8] = b"consumer=a&value=3";
+    for (path, body) in [("/v1/chat/completions/quota?consumer=a", None), ("/x/quota/delta", Some(form))] {
+        let mut rig = Rig::new(CONFIG);
+        assert_eq!(ask(&mut rig, path, body), Flow::Pause);
+        let admit = rig.host.last(Method::Admit).admit();
+        let own = admit.own.unwrap();
+        assert_eq!((own.method.as_str(), own.body.as_slice()), ("POST", body.unwrap_or_default()));
+        assert_eq!((admit.lease, admit.pool.unwrap().cluster.as_str()), (1, "llm"));
+        assert_eq!(admit.subject.unwrap().path, path);
+        assert!(rig.worker.book().is_empty());
+        rig.answer(5, 0, Some(answered()));
+        let response = rig.host.with(5, |s| s.response.clone()).unwrap();
+        assert_eq!((response.status, response.body.as_slice()), (200, &b"{\"quota\":7}"[..]));
+        assert_eq!(response.headers, [("content-type".into(), "application/json".into())]);
+        assert_eq!(rig.resumed(5), 0);
+        assert_eq!(rig.host.counted(Counter::OwnAnswered), 1);
+        assert_eq!(rig.worker.on_request_body(&rig.host, 5, 9, true), Flow::Pause, "never forwarded");
+        rig.end(5);
+        assert!(rig.host.calls_of(Method::Settle).is_empty());
+        assert_eq!(rig.list().issued_through, 1, "a number that was used is not used again");
+    }
+}
+
+#[test]
+fn without_its_answer_it_is_refused_and_never_forwarded() {
+    let cases = [(14, None), (4, None), (0, None), (0, Some(admitted("a:1", Basis::Shared)))];
+    for (code, answer) in cases {
+        let mut rig = Rig::new(CONFIG);
+        ask(&mut rig, "/quota", None);
+        rig.answer(5, code, answer);
+        assert_eq!((status(&rig), rig.resumed(5)), (503, 0));
+        assert_eq!(rig.host.counted(Counter::OwnFailed), 1);
+        assert!(rig.worker.book().is_empty());
+    }
+    let mut rig = Rig::new(CONFIG);
+    rig.host.refuse_calls.set(true);
+    assert_eq!(ask(&mut rig, "/quota", None), Flow::Pause);
+    assert_eq!(status(&rig), 503);
+}
+
+#[test]
+fn it_may_be_denied() {
+    let mut rig = Rig::new(CONFIG);
+    ask(&mut rig, "/quota", None);
+    rig.answer(5, 0, Some(denied()));
+    assert_eq!(status(&rig), 429);
+}
+
+#[test]
+fn a_body_that_is_too_large_is_refused() {
+    for length in [None, Some("65537")] {
+        let mut rig = Rig::new(CONFIG);
+        rig.host.open(5);
+        rig.host.with(5, |s| {
+            s.request_headers.insert(":path".into(), "/quota".into());
+            length.map(|l| s.request_headers.insert("content-length".into(), l.into()));
+        });
+        assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+        if length.is_none() {
+            assert_eq!(rig.worker.on_request_body(&rig.host, 5, 65536, false), Flow::Pause);
+            assert_eq!(rig.worker.on_request_body(&rig.host, 5, 65537, false), Flow::Pause);
+        }
+        assert_eq!(status(&rig), 413);
+        assert!(rig.host.calls.borrow().is_empty());
+    }
+}
+
+#[test]
+fn a_body_that_does_not_come_is_refused() {
+    let mut rig = Rig::new(CONFIG);
+    rig.host.open(5);
+    rig.host.with(5, |s| s.request_headers.insert(":path".into(), "/quota".into()));
+    rig.worker.on_request_headers(&rig.host, 5, false);
+    rig.host.pass(1000);
+    rig.tick();
+    rig.host.effective.set(5);
+    assert_eq!((status(&rig), rig.resumed(5)), (408, 0));
+}
+
+#[test]
+fn other_paths_go_their_way() {
+    for path in ["/v1/chat/completions", "/quotas", "/quota/other", "/v1?x=/quota"] {
+        let mut rig = Rig::new(CONFIG);
+        ask(&mut rig, path, None);
+        assert_eq!(rig.host.last(Method::Admit).admit().own, None, "{path}");
+        rig.answer(5, 0, Some(answered()));
+        assert_eq!((rig.host.with(5, |s| s.response.clone()), rig.resumed(5)), (None, 1));
+    }
+    let mut rig = Rig::new("");
+    ask(&mut rig, "/quota", None);
+    assert_eq!(rig.host.last(Method::Admit).admit().own, None);
+}

@@ -1,0 +1,221 @@
+//! What is read from responses, and what is hidden of them.
+
+use super::*;
+use crate::metrics::Counter;
+use evenkeel_proto::v1::{SettleRequest, Tokens};
+
+const STREAM: &str = include_str!("../../../tests/fixtures/openai-chat.sse");
+
+/// The response begins.
+fn begin(rig: &mut Rig, context: u32, status: u64, headers: &[(&str, &str)]) {
+    rig.host.with(context, |s| {
+        s.response_headers.insert(":status".into(), status.to_string());
+        s.response_headers.extend(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+    });
+    rig.respond(context, "a:1", status);
+}
+
+/// A piece of its body passes; what becomes of it.
+fn pass(rig: &mut Rig, context: u32, piece: &[u8], end: bool) -> Vec<u8> {
+    rig.host.with(context, |s| s.piece = piece.to_vec());
+    rig.worker.on_response_body(&rig.host, context, piece.len(), end);
+    rig.host.with(context, |s| std::mem::take(&mut s.piece))
+}
+
+/// An admitted request whose response begins.
+fn streaming(config: &str, headers: &[(&str, &str)]) -> Rig {
+    let mut rig = Rig::new(config);
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    begin(&mut rig, 5, 200, headers);
+    rig
+}
+
+fn settled(rig: &mut Rig) -> SettleRequest {
+    rig.end(5);
+    rig.host.last(Method::Settle).settle()
+}
+
+const EVENTS: (&str, &str) = ("content-type", "text/event-stream; charset=utf-8");
+
+#[test]
+fn the_settle_carries_what_the_response_told() {
+    let mut rig = streaming("", &[EVENTS]);
+    for piece in STREAM.as_bytes().chunks(50) {
+        assert_eq!(pass(&mut rig, 5, piece, false), piece, "it passes as it comes");
+    }
+    pass(&mut rig, 5, b"", true);
+    let settle = settled(&mut rig);
+    let tokens = Tokens { input: 19, output: 10, cached_input: 4, reasoning: 0 };
+    assert_eq!((settle.tokens, settle.tokens_final, settle.output_bytes), (Some(tokens), true, 16));
+    assert_eq!(settle.model, "gpt-4o-mini");
+    assert_eq!(rig.host.counted(Counter::UsageFinal), 1);
+}
+
+#[test]
+fn a_response_cut_off_tells_the_text_it_carried() {
+    let mut rig = streaming("", &[EVENTS]);
+    pass(&mut rig, 5, &STREAM.as_bytes()[..STREAM.find("w\u{f6}rld").unwrap()], false);
+    let settle = settled(&mut rig);
+    assert_eq!((settle.tokens, settle.tokens_final, settle.output_bytes), (None, false, 6));
+    assert_eq!(rig.host.counted(Counter::UsageAbsent), 1);
+
+    let mut rig = streaming("", &[EVENTS]);
+    pass(&mut rig, 5, br#"data: {"message":{"usage":{"input_tokens":9 }}}"#, false);
+    let settle = settled(&mut rig);
+    assert_eq!((settle.tokens.unwrap().input, settle.tokens_final), (9, false));
+    assert_eq!(rig.host.counted(Counter::UsagePartial), 1);
+}
+
+#[test]
+fn trailers_end_a_body() {
+    let mut rig = streaming("", &[("content-type", "text/event-stream")]);
+    pass(&mut rig, 5, b"data: {\"usage\":{\"prompt_tokens\":1}}\n\n", false);
+    rig.worker.on_response_trailers(&rig.host, 5);
+    assert!(settled(&mut rig).tokens_final);
+}
+
+#[test]
+fn only_what_may_tell_usage_is_read() {
+    let body = br#"{"usage":{"prompt_tokens":1}}"#;
+    const JSON: (&str, &str) = ("content-type", "application/json");
+    let cases: [(&str, u64, &Headers, bool); 11] = [
+        ("", 200, &[JSON], true),
+        ("", 200, &[("content-type", "Application/JSON;charset=utf-8")], true),
+        ("", 200, &[("content-type", "application/problem+json")], true),
+        ("", 200, &[("content-type", "application/x-ndjson")], true),
+        ("", 200, &[JSON, ("content-encoding", "identity")], true),
+        ("", 200, &[JSON, ("content-encoding", "gzip")], false),
+        ("", 200, &[("content-type", "text/html")], false),
+        ("", 200, &[], false),
+        ("", 429, &[JSON], false),
+        ("", 500, &[JSON], false),
+        (r#"{"read_usage":false}"#, 200, &[JSON], false),
+    ];
+    for (config, status, headers, read) in cases {
+        let mut rig = Rig::new(config);
+        rig.arrive(5);
+        rig.admit(5, "a:1");
+        begin(&mut rig, 5, status, headers);
+        assert_eq!(pass(&mut rig, 5, body, true), body);
+        assert_eq!(settled(&mut rig).tokens.is_some(), read, "{config} {status} {headers:?}");
+        let encoded = headers.iter().any(|(_, v)| *v == "gzip");
+        assert_eq!(rig.host.counted(Counter::UsageEncoded), u64::from(encoded));
+    }
+}
+
+#[test]
+fn the_gateways_own_answer_tells_no_usage() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.admit(5, "a:1");
+    rig.host.set(5, "response.code_details", b"response_timeout");
+    begin(&mut rig, 5, 200, &[("content-type", "application/json")]);
+    pass(&mut rig, 5, br#"{"usage":{"prompt_tokens":1}}"#, true);
+    assert_eq!(settled(&mut rig).tokens, None);
+}
+
+#[test]
+fn compressed_responses_are_not_asked_for() {
+    for (config, kept) in
+        [("", false), (r#"{"accept_encoding":"keep"}"#, true), (r#"{"read_usage":false}"#, true)]
+    {
+        let mut rig = Rig::new(config);
+        rig.host.open(5);
+        rig.host.with(5, |s| s.request_headers.insert("accept-encoding".into(), "gzip".into()));
+        rig.worker.on_request_headers(&rig.host, 5, true);
+        assert_eq!(rig.header(5, "accept-encoding").is_some(), kept, "{config}");
+    }
+}
+
+#[test]
+fn headers_of_the_answer_are_on_error_responses_too() {
+    let mut rig = Rig::new("");
+    rig.arrive(5);
+    rig.answer(
+        5,
+        0,
+        Some(Answer::Admitted(Admitted {
+            endpoint: "a:1".into(),
+            response_headers: vec![header("x-left", "7")],
+            ..Admitted::default()
+        })),
+    );
+    begin(&mut rig, 5, 500, &[]);
+    assert_eq!(rig.host.with(5, |s| s.response_headers["x-left"].clone()), "7");
+}
+
+/// A gathered chat request, with this path and body.
+fn chat(config: &str, path: &str, body: &str) -> Rig {
+    let mut rig = Rig::new(config);
+    rig.host.open(5);
+    rig.host.with(5, |s| {
+        s.request_headers.insert(":path".into(), path.into());
+        s.request_headers.insert("content-type".into(), "application/json".into());
+        s.request_headers.insert("content-length".into(), body.len().to_string());
+        s.body = body.as_bytes().to_vec();
+    });
+    assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+    assert_eq!(rig.worker.on_request_body(&rig.host, 5, body.len(), true), Flow::Pause);
+    rig.admit(5, "a:1");
+    rig
+}
+
+const INCLUDE: &str = r#"{"read_body":true,"include_usage":true}"#;
+
+#[test]
+fn a_stream_is_asked_for_its_usage_and_the_client_does_not_see_it() {
+    let mut rig = chat(INCLUDE, "/v1/chat/completions?a=b", r#"{"model":"m","stream":true}"#);
+    let body = String::from_utf8(rig.host.with(5, |s| s.body.clone())).unwrap();
+    assert_eq!(body, r#"{"stream_options":{"include_usage":true},"model":"m","stream":true}"#);
+    assert_eq!(rig.header(5, "content-length"), Some(body.len().to_string()));
+    assert_eq!(rig.host.last(Method::Admit).admit().model, "m");
+
+    begin(&mut rig, 5, 200, &[EVENTS, ("content-length", "9")]);
+    assert!(!rig.host.with(5, |s| s.response_headers.contains_key("content-length")));
+    let mut seen = Vec::new();
+    for piece in STREAM.as_bytes().chunks(70) {
+        seen.extend(pass(&mut rig, 5, piece, false));
+    }
+    seen.extend(pass(&mut rig, 5, b"", true));
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(
+        !seen.contains("usage") && seen.contains("Hello") && seen.ends_with("data: [DONE]\n\n"),
+        "{seen}"
+    );
+    let settle = settled(&mut rig);
+    assert_eq!((settle.tokens.unwrap().output, settle.tokens_final), (10, true));
+    assert_eq!(rig.host.counted(Counter::UsageAsked), 1);
+}
+
+#[test]
+fn what_is_held_passes_at_the_end() {
+    let mut rig = chat(INCLUDE, "/v1/completions", r#"{"stream":true}"#);
+    begin(&mut rig, 5, 200, &[EVENTS]);
+    assert_eq!(pass(&mut rig, 5, b"data: [DO", false), b"");
+    assert_eq!(pass(&mut rig, 5, b"NE]", true), b"data: [DONE]");
+}
+
+#[test]
+fn other_requests_and_responses_are_left_as_they_are() {
+    let stream = r#"{"stream":true}"#;
+    let asking = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
+    let cases = [
+        (INCLUDE, "/v1/chat/completions", asking),
+        (INCLUDE, "/v1/chat/completions", r#"{"stream":false}"#),
+        (INCLUDE, "/v1/messages", stream),
+        (INCLUDE, "/v1/responses?x=/completions", stream),
+        (r#"{"read_body":true}"#, "/v1/chat/completions", stream),
+    ];
+    for (config, path, body) in cases {
+        let mut rig = chat(config, path, body);
+        assert_eq!(rig.host.with(5, |s| s.body.clone()), body.as_bytes(), "{path} {body}");
+        assert_eq!(rig.header(5, "content-length"), Some(body.len().to_string()));
+        begin(&mut rig, 5, 200, &[EVENTS]);
+        assert_eq!(pass(&mut rig, 5, STREAM.as_bytes(), true), STREAM.as_bytes());
+    }
+    let mut rig = chat(INCLUDE, "/v1/chat/completions", stream);
+    begin(&mut rig, 5, 200, &[("content-type", "application/json")]);
+    let body = br#"{"choices":[],"usage":{"prompt_tokens":1}}"#;
+    assert_eq!(pass(&mut rig, 5, body, true), body, "no stream after all");
+}
