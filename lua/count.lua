@@ -244,13 +244,17 @@ local function room(cell, rule, cost)
   return nil
 end
 
+-- Counts a request as running, once.
+local running_set = {}
+local function run(z, rule, id)
+  if not call('ZSCORE', KEYS[first_running + z], id) then running[z] = load_running(z) + 1 end
+  local set = running_set[z] or { ttl = 0 }
+  set[#set + 1], set[#set + 2] = now + rule[3], id
+  set.ttl, running_set[z] = max(set.ttl, rule[3]), set
+end
+
 local function take(cell, rule, taken, provisional)
-  local kind = rule[1]
-  if kind == RUNNING then
-    running[cell] = load_running(cell) + taken
-    return
-  end
-  local s = load(cell, rule)
+  local kind, s = rule[1], load(cell, rule)
   if kind == FIXED or kind == BUDGET then
     s[2] = s[2] + taken
     if provisional then s[3] = s[3] + taken end
@@ -356,7 +360,6 @@ while settlements[p] do
 end
 
 -- Reservations.
-local running_set = {}
 p = 1
 while reservations[p] do
   local note, look, n = reservations[p], reservations[p + 1] == 1, reservations[p + 2]
@@ -378,11 +381,10 @@ while reservations[p] do
     local provisional = reservations[at + 3] >= 2
     if admitted then
       if not (repeated or look) then
-        take(cell, rule, taken[i], provisional)
         if rule[1] == RUNNING then
-          local set = running_set[cell] or { ttl = 0 }
-          set[#set + 1], set[#set + 2] = now + rule[3], id_of[note]
-          set.ttl, running_set[cell] = max(set.ttl, rule[3]), set
+          run(cell, rule, id_of[note])
+        else
+          take(cell, rule, taken[i], provisional)
         end
       end
       local used, amount = used_of(cell, rule)
