@@ -1,14 +1,22 @@
 //! Configuration: the file's raw shapes are validated into [`Config`], and every fault is reported at once.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    domain::Endpoint,
+    domain::{Endpoint, limit::LimitRules},
     store::{redis::RedisOptions, resilient::OnStoreFailure},
 };
 
+mod files;
+mod higress;
+mod limits;
 mod raw;
+mod secret;
 mod validate;
+
+use files::{Files, Sections};
+pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
+pub use secret::{AdminToken, Secret};
 
 /// A validated configuration.
 #[derive(Clone, Debug)]
@@ -29,6 +37,31 @@ pub struct Config {
     pub pools: Vec<PoolRule>,
     /// For requests no rule matches; `None` refuses them.
     pub unlisted: Option<PoolRule>,
+    /// Limits, quotas and what they need.
+    pub rules: Arc<LimitRules>,
+    /// Who may use the API of administrators.
+    pub admin: Arc<Vec<AdminToken>>,
+    /// What is recorded of requests.
+    pub ledger: Ledger,
+    /// What is allowed, and probably not meant.
+    pub warnings: Vec<String>,
+    /// Files it was read from beside its own.
+    pub files: Vec<PathBuf>,
+    /// To tell what changed.
+    sections: Sections,
+}
+
+/// What is recorded of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// How long it is kept.
+    pub retention: Duration,
+    /// Most sessions kept.
+    pub sessions_max: usize,
+    /// Most rows of one report.
+    pub rows_max: usize,
 }
 
 /// Listening addresses.
@@ -120,20 +153,45 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 impl Config {
-    /// Reads YAML.
+    /// Reads a file and those it refers to.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let yaml = std::fs::read_to_string(path)
+            .map_err(|error| Faults(vec![format!("{}: cannot be read: {error}", path.display())]))?;
+        Self::parse_in(&yaml, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Reads YAML. Files it refers to are looked for from the working directory on.
     ///
     /// # Errors
     /// All faults found.
     pub fn parse(yaml: &str) -> Result<Self, Faults> {
+        Self::parse_in(yaml, Path::new(""))
+    }
+
+    /// Reads YAML. Files it refers to are looked for from `directory` on.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn parse_in(yaml: &str, directory: &Path) -> Result<Self, Faults> {
         let raw = if yaml.trim().is_empty() {
             raw::RawConfig::default()
         } else {
-            // Without the source, which may hold a password on the line of the fault.
-            let options = serde_saphyr::options! { with_snippet: false };
-            serde_saphyr::from_str_with_options(yaml, options)
-                .map_err(|e| Faults(vec![redact(&e.to_string())]))?
+            from_yaml(yaml).map_err(|fault| Faults(vec![fault]))?
         };
-        validate::validate(raw)
+        let mut files = Files::new(directory);
+        let mut config = validate::validate(raw, &mut files)?;
+        config.files = files.into_paths();
+        config.sections = Sections::of(yaml);
+        Ok(config)
+    }
+
+    /// Sections that differ from another configuration's and that only a restart applies.
+    #[must_use]
+    pub fn needs_restart(&self, other: &Self) -> Vec<String> {
+        self.sections.changed_for_restart(&other.sections)
     }
 
     /// A holder not heard of for this long counts as dead. One KeepAlive may come half an interval late; and
@@ -148,6 +206,12 @@ impl Config {
     pub fn sweep_interval(&self) -> Duration {
         self.keep_alive_interval / 4
     }
+}
+
+/// Reads one YAML document; a fault tells the place and never the line, which may hold a password.
+fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(yaml, options).map_err(|e| redact(&e.to_string()))
 }
 
 /// Takes user and password out of URLs.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::limits::raw::{RawAdmin, RawHigressRules, RawLedger, RawLimit, RawModel, RawPrice, RawQuota};
 use crate::store::resilient::OnStoreFailure;
 
 #[derive(Debug, Default, Deserialize)]
@@ -19,6 +20,15 @@ pub(super) struct RawConfig {
     pub(super) store: RawStore,
     pub(super) pools: Vec<RawPool>,
     pub(super) unlisted_pools: RawUnlisted,
+    pub(super) limits: Vec<RawLimit>,
+    pub(super) higress_rules: Vec<RawHigressRules>,
+    pub(super) quotas: Vec<RawQuota>,
+    pub(super) prices: Vec<RawPrice>,
+    pub(super) models: Vec<RawModel>,
+    pub(super) limit_headers: Option<Vec<String>>,
+    pub(super) quota_admins: Vec<String>,
+    pub(super) admin: RawAdmin,
+    pub(super) ledger: RawLedger,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,9 +1,9 @@
 //! Raw shapes to [`Config`]. Each check adds its fault and goes on, so that all are told at once.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    Config, Faults, Listen, Log, PoolRule, Source, StoreConfig,
+    Config, Faults, Files, Listen, Log, PoolRule, Source, StoreConfig, limits,
     raw::{RawConfig, RawDns, RawEndpoint, RawListen, RawLog, RawPool, RawStore, RawUnlisted},
 };
 use crate::{
@@ -13,15 +13,37 @@ use crate::{
 
 const WEIGHT: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
 
-/// Faults found so far.
-struct Check(Vec<String>);
+/// Faults found so far, and what is allowed but probably not meant.
+#[derive(Default)]
+pub(super) struct Check {
+    faults: Vec<String>,
+    warnings: Vec<String>,
+}
 
 impl Check {
-    fn fault(&mut self, path: &str, expected: &str, got: impl std::fmt::Display) {
-        self.0.push(format!("{path}: must be {expected}, got {got}"));
+    pub(super) fn fault(&mut self, path: &str, expected: &str, got: impl std::fmt::Display) {
+        self.faults.push(format!("{path}: must be {expected}, got {got}"));
     }
 
-    fn duration(
+    /// A fault in words of its own.
+    pub(super) fn push(&mut self, fault: String) {
+        self.faults.push(fault);
+    }
+
+    pub(super) fn required(&mut self, path: &str, expected: &str) {
+        self.fault(path, expected, "none");
+    }
+
+    pub(super) fn warn(&mut self, path: &str, warning: &str) {
+        self.warnings.push(format!("{path}: {warning}"));
+    }
+
+    /// What was found: faults, and warnings.
+    pub(super) fn into_parts(self) -> (Vec<String>, Vec<String>) {
+        (self.faults, self.warnings)
+    }
+
+    pub(super) fn duration(
         &mut self,
         path: &str,
         value: Option<Duration>,
@@ -36,7 +58,7 @@ impl Check {
         value
     }
 
-    fn socket(&mut self, path: &str, value: &str) -> Option<SocketAddr> {
+    pub(super) fn socket(&mut self, path: &str, value: &str) -> Option<SocketAddr> {
         match value.parse() {
             Ok(address) => Some(address),
             Err(_) => {
@@ -46,7 +68,7 @@ impl Check {
         }
     }
 
-    fn name(&mut self, path: &str, value: &str) {
+    pub(super) fn name(&mut self, path: &str, value: &str) {
         if value.is_empty() || value.len() > NAME_BYTES_MAX || value.chars().any(char::is_control) {
             self.fault(path, "a name of 1..256 bytes without control characters", format!("{value:?}"));
         }
@@ -61,8 +83,8 @@ impl Check {
     }
 }
 
-pub(super) fn validate(raw: RawConfig) -> Result<Config, Faults> {
-    let mut check = Check(Vec::new());
+pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, Faults> {
+    let mut check = Check::default();
     let seconds = Duration::from_secs;
     let keep_alive_interval = check.duration(
         "keep_alive_interval",
@@ -77,6 +99,7 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Faults> {
     if !(1..=64).contains(&worker_threads) {
         check.fault("runtime.worker_threads", "1..64", worker_threads);
     }
+    let limits = limits::validate(&mut check, files, &mut raw);
     let store = store(&mut check, raw.store);
     let on_cluster = matches!(&store, StoreConfig::Redis(options) if options.cluster);
     let pools: Vec<PoolRule> = raw
@@ -88,12 +111,12 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Faults> {
     for (i, rule) in pools.iter().enumerate() {
         let same = |other: &PoolRule| other.cluster == rule.cluster && other.route == rule.route;
         if let Some(earlier) = pools[..i].iter().position(same) {
-            check.0.push(format!(
+            check.push(format!(
                 "pools[{i}]: must name a cluster and route of its own, got those of pools[{earlier}]"
             ));
         }
     }
-    let config = Config {
+    let mut config = Config {
         listen: listen(&mut check, raw.listen),
         keep_alive_interval,
         drain_delay,
@@ -102,8 +125,16 @@ pub(super) fn validate(raw: RawConfig) -> Result<Config, Faults> {
         store,
         pools,
         unlisted: unlisted(&mut check, &raw.unlisted_pools),
+        rules: Arc::new(limits.rules),
+        admin: Arc::new(limits.admin),
+        ledger: limits.ledger,
+        warnings: Vec::new(),
+        files: Vec::new(),
+        sections: super::Sections::default(),
     };
-    if check.0.is_empty() { Ok(config) } else { Err(Faults(check.0)) }
+    let (faults, warnings) = check.into_parts();
+    config.warnings = warnings;
+    if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
 }
 
 fn listen(check: &mut Check, raw: RawListen) -> Listen {
