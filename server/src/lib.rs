@@ -12,6 +12,7 @@
 //! | [`balancer`] | Admit, Settle, KeepAlive; pool directory, DNS discovery, the sweep |
 //! | [`ledger`] | usage: recorded, written in batches, asked about |
 //! | [`rls`] | Envoy's rate limit service: files of limits, descriptors, answers |
+//! | [`limiter`] | limits and quotas: what applies to a request, and their administration |
 //! | [`transport`] | gRPC and HTTP |
 //! | [`telemetry`] | metrics and logs |
 
@@ -20,6 +21,7 @@ pub mod balancer;
 pub mod config;
 pub mod domain;
 pub mod ledger;
+pub mod limiter;
 pub mod rls;
 pub mod store;
 pub mod telemetry;

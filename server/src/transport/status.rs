@@ -11,6 +11,7 @@ pub(crate) fn to_status(error: &DomainError) -> Status {
     let code = match error {
         DomainError::Invalid { .. } => Code::InvalidArgument,
         DomainError::NotFound { .. } => Code::NotFound,
+        DomainError::Full { .. } => Code::ResourceExhausted,
         DomainError::Store { source, .. } => match source {
             StoreError::Unavailable(_) | StoreError::Timeout(_) => Code::Unavailable,
             StoreError::Overloaded(_) => Code::ResourceExhausted,
@@ -37,6 +38,7 @@ mod tests {
         let table = [
             (DomainError::invalid("f", "x", "y"), Code::InvalidArgument, "f: must be x, got y"),
             (DomainError::NotFound { what: "w".into(), hint: "h" }, Code::NotFound, "w not found: h"),
+            (DomainError::Full { what: "w".into(), hint: "h" }, Code::ResourceExhausted, "w: h"),
             (store(StoreError::Unavailable("u".into())), Code::Unavailable, "doing: store unavailable: u"),
             (store(StoreError::Timeout(5)), Code::Unavailable, "doing: store did not answer within 5 ms"),
             (

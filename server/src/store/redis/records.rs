@@ -54,9 +54,12 @@ impl RedisStore {
         let text = |f: fn(&Edit) -> &str| edit.map_or("", f);
         call.arg(text(|e| &e.id)).arg(text(|e| &e.who)).arg(text(|e| &e.note));
         if let Rule::Budget { window, .. } = rule {
-            match window {
-                Window::Length(length) => drop(call.number(length)),
-                Window::Edges(edges) => edges.iter().for_each(|edge| drop(call.number(edge))),
+            let edges = if let Window::Edges(edges) = window { edges.as_slice() } else { &[] };
+            if let Window::Length(length) = window {
+                call.number(length);
+            }
+            for edge in edges {
+                call.number(edge);
             }
         }
         let mut reply = self.shared.run(&call, Way::Beside).await?;

@@ -1,0 +1,332 @@
+//! Administration of quotas: what may be asked and changed, by name and in bounds; every change is logged.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use tracing::info;
+
+use crate::{
+    domain::{
+        DomainError, check_name,
+        limit::{AMOUNT_MAX, Counts, LimitRules, QuotaKind, QuotaRule, Rule},
+    },
+    store::{
+        StoreError,
+        records::{Account, Action, Change, Edit, Range, Record, Records},
+    },
+};
+
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MAX: usize = 1000;
+const NOTE_BYTES_MAX: usize = 256;
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Quotas as administrators see them.
+pub struct Quotas {
+    records: Arc<dyn Records>,
+    rules: Arc<ArcSwap<LimitRules>>,
+}
+
+/// One consumer's balance in one quota.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuotaView {
+    /// Name of the quota.
+    pub quota: Arc<str>,
+    /// Whose.
+    pub consumer: Arc<str>,
+    /// What it counts.
+    pub counts: Counts,
+    /// How it stands.
+    pub record: Record,
+}
+
+/// A change as it is asked for.
+#[derive(Clone, Debug)]
+pub struct QuotaEdit {
+    /// What is to be done.
+    pub action: Action,
+    /// Who asks for it.
+    pub who: String,
+    /// Why.
+    pub note: String,
+    /// Makes a repeated call harmless; empty: none.
+    pub request_id: String,
+}
+
+impl Quotas {
+    /// Of these records, as configured.
+    #[must_use]
+    pub fn new(records: Arc<dyn Records>, rules: Arc<ArcSwap<LimitRules>>) -> Self {
+        Self { records, rules }
+    }
+
+    /// A balance. A quota's name may be empty where only one is configured; also in what follows.
+    ///
+    /// # Errors
+    /// Where a name is wrong, or the store is away; also in what follows.
+    pub async fn get(&self, quota: &str, consumer: &str) -> Result<QuotaView, DomainError> {
+        let (rule, account) = self.account(quota, consumer)?;
+        let record = self.records.quota(&account).await.map_err(unavailable("reading a quota"))?;
+        Ok(view(&rule, account.consumer, record))
+    }
+
+    /// Changes a balance, a budget or forgets the record.
+    ///
+    /// # Errors
+    /// Also where there is no record to forget.
+    pub async fn edit(
+        &self,
+        quota: &str,
+        consumer: &str,
+        edit: QuotaEdit,
+    ) -> Result<QuotaView, DomainError> {
+        check_text("note", &edit.note, NOTE_BYTES_MAX, "at most 256 bytes without control characters")?;
+        let expected = "at most 64 bytes without control characters";
+        check_text("request_id", &edit.request_id, REQUEST_ID_BYTES_MAX, expected)?;
+        self.apply(quota, consumer, edit).await
+    }
+
+    /// As [`Self::edit`], with texts that are known to be sound.
+    pub(super) async fn apply(
+        &self,
+        quota: &str,
+        consumer: &str,
+        edit: QuotaEdit,
+    ) -> Result<QuotaView, DomainError> {
+        match edit.action {
+            Action::Set(amount) if amount > AMOUNT_MAX => {
+                return Err(DomainError::invalid("amount", "at most 10^15", &amount.to_string()));
+            }
+            Action::Adjust(delta) if delta.unsigned_abs() > AMOUNT_MAX => {
+                return Err(DomainError::invalid("delta", "-10^15..10^15", &delta.to_string()));
+            }
+            _ => {}
+        }
+        let (rule, account) = self.account(quota, consumer)?;
+        let QuotaEdit { action, who, note, request_id } = edit;
+        // A cluster client may send a call twice: without an id it would count twice.
+        let id = if request_id.is_empty() { random_id() } else { request_id };
+        let edit = Edit { action, who, note, id };
+        let edited = self.records.edit_quota(&account, &edit).await.map_err(unavailable("changing a quota"))?;
+        let edited = edited.ok_or_else(|| DomainError::NotFound {
+            what: format!("record of {consumer:?} in quota {:?}", rule.name),
+            hint: "the configured default applies to it already",
+        })?;
+        if edited.applied {
+            info!(
+                target: "evenkeel::audit",
+                who = edit.who,
+                what = action.name(),
+                quota = &*rule.name,
+                consumer,
+                before = edited.before,
+                after = edited.after,
+                note = edit.note,
+                "quota changed"
+            );
+        }
+        Ok(view(&rule, account.consumer, edited.record))
+    }
+
+    /// One page of consumers with a record, by name; and the token of the next.
+    ///
+    /// # Errors
+    /// Also where the page is wrong.
+    pub async fn list(
+        &self,
+        quota: &str,
+        prefix: &str,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<(Vec<QuotaView>, String), DomainError> {
+        let size = page_size_of(page_size)?;
+        check_name("prefix", prefix)?;
+        let wrong = check_name("page_token", page_token).is_err();
+        if wrong || !page_token.is_empty() && !page_token.starts_with(prefix) {
+            let got = format!("{page_token:?}");
+            return Err(DomainError::invalid("page_token", "one from the previous page", &got));
+        }
+        let quota = self.quota(quota)?;
+        let range = Range { prefix, after: page_token, most: size + 1 };
+        let found = self.records.quotas(&quota.name, &rule_of(&quota), range).await;
+        let found = found.map_err(unavailable("listing a quota"))?;
+        let mut page: Vec<_> =
+            found.into_iter().map(|(consumer, record)| view(&quota, consumer, record)).collect();
+        let next = cut(&mut page, size, |last| last.consumer.to_string());
+        Ok((page, next))
+    }
+
+    /// Changes of one record, newest first.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn changes(&self, quota: &str, consumer: &str) -> Result<Vec<Change>, DomainError> {
+        let (_, account) = self.account(quota, consumer)?;
+        self.records.quota_changes(&account).await.map_err(unavailable("reading a quota's history"))
+    }
+
+    /// Names of those configured, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.rules.load().quotas.iter().map(|quota| Arc::clone(&quota.name)).collect()
+    }
+
+    fn quota(&self, name: &str) -> Result<Arc<QuotaRule>, DomainError> {
+        let rules = self.rules.load();
+        match rules.quotas.as_slice() {
+            [only] if name.is_empty() => Ok(Arc::clone(only)),
+            quotas if name.is_empty() && !quotas.is_empty() => {
+                let names: Vec<&str> = quotas.iter().map(|quota| &*quota.name).collect();
+                Err(DomainError::invalid("quota", format!("one of {}", names.join(", ")), "none"))
+            }
+            quotas => {
+                let found = quotas.iter().find(|quota| *quota.name == *name);
+                found.cloned().ok_or_else(|| DomainError::NotFound {
+                    what: format!("quota {name:?}"),
+                    hint: "the configuration has no quota of this name",
+                })
+            }
+        }
+    }
+
+    fn account(&self, quota: &str, consumer: &str) -> Result<(Arc<QuotaRule>, Account), DomainError> {
+        let quota = self.quota(quota)?;
+        check_name("consumer", consumer)?;
+        let account = Account::new(consumer, Arc::clone(&quota.name), rule_of(&quota));
+        let expected = "a name of 1..256 bytes";
+        let account = account.ok_or_else(|| DomainError::invalid("consumer", expected, "an empty one"))?;
+        Ok((quota, account))
+    }
+}
+
+fn view(quota: &QuotaRule, consumer: Arc<str>, record: Record) -> QuotaView {
+    QuotaView { quota: Arc::clone(&quota.name), consumer, counts: quota.counts, record }
+}
+
+fn rule_of(quota: &QuotaRule) -> Rule {
+    match &quota.kind {
+        QuotaKind::Prepaid => Rule::Prepaid { default: quota.default },
+        QuotaKind::Budget(period) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+            Rule::Budget { default: quota.default, window: period.window(now) }
+        }
+    }
+}
+
+fn random_id() -> String {
+    format!("={:032x}", rand::random::<u128>())
+}
+
+fn check_text(field: &'static str, text: &str, most: usize, expected: &'static str) -> Result<(), DomainError> {
+    if text.len() > most {
+        return Err(DomainError::invalid(field, expected, &format!("{} bytes", text.len())));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(DomainError::invalid(field, expected, &format!("{text:?}")));
+    }
+    Ok(())
+}
+
+pub(super) fn unavailable(operation: &'static str) -> impl FnOnce(StoreError) -> DomainError {
+    DomainError::store(operation)
+}
+
+pub(super) fn page_size_of(size: u32) -> Result<usize, DomainError> {
+    match size as usize {
+        0 => Ok(PAGE_DEFAULT),
+        size if size <= PAGE_MAX => Ok(size),
+        size => Err(DomainError::invalid("page_size", "at most 1000", &size.to_string())),
+    }
+}
+
+/// Cuts a list to one page; the token of the next tells the last key of this one, so that what comes and goes meanwhile
+/// shifts nothing.
+pub(super) fn cut<T>(list: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> String) -> String {
+    if list.len() <= size {
+        return String::new();
+    }
+    list.truncate(size);
+    list.last().map(token).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{
+        domain::limit::{OnOutage, Rejected},
+        store::memory::{MemoryCounters, MemoryRecords},
+    };
+
+    pub(crate) fn quotas(names: &[&str]) -> Quotas {
+        let rule = |name: &&str| {
+            Arc::new(QuotaRule {
+                name: (*name).into(),
+                counts: Counts::Tokens,
+                kind: QuotaKind::Prepaid,
+                default: None,
+                when: Vec::new(),
+                shadow: false,
+                rejected: Rejected::with_status(403),
+                margin: 1.0,
+                on_outage: OnOutage::Open,
+            })
+        };
+        let rules = LimitRules { quotas: names.iter().map(rule).collect(), ..LimitRules::default() };
+        let records = Arc::new(MemoryRecords::new(Arc::new(MemoryCounters::default())));
+        Quotas::new(records, Arc::new(ArcSwap::from_pointee(rules)))
+    }
+
+    pub(crate) fn edit(action: Action) -> QuotaEdit {
+        QuotaEdit { action, who: "ops".into(), note: String::new(), request_id: String::new() }
+    }
+
+    #[tokio::test]
+    async fn a_name_may_be_left_out_where_only_one_is_configured() {
+        let one = quotas(&["tokens"]);
+        assert_eq!(&*one.get("", "alice").await.unwrap().quota, "tokens");
+        let two = quotas(&["a", "b"]).get("", "alice").await.unwrap_err();
+        assert_eq!(two.to_string(), "quota: must be one of a, b, got none");
+        let none = quotas(&[]).get("", "alice").await.unwrap_err();
+        assert!(matches!(none, DomainError::NotFound { .. }), "{none}");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_named() {
+        let quotas = quotas(&["tokens"]);
+        let edit_of = |action, note: &str, id: &str| QuotaEdit {
+            note: note.to_owned(),
+            request_id: id.to_owned(),
+            ..edit(action)
+        };
+        let cases = [
+            ("", edit(Action::Set(1)), "consumer: "),
+            ("a\n", edit(Action::Set(1)), "consumer: "),
+            ("a", edit(Action::Set(AMOUNT_MAX + 1)), "amount: "),
+            ("a", edit(Action::Adjust(i64::MIN)), "delta: "),
+            ("a", edit_of(Action::Set(1), &"n".repeat(257), ""), "note: "),
+            ("a", edit_of(Action::Set(1), "a\nb", ""), "note: "),
+            ("a", edit_of(Action::Set(1), "", &"i".repeat(65)), "request_id: "),
+            ("a", edit(Action::Delete), "record of \"a\" in quota \"tokens\" not found"),
+        ];
+        for (consumer, edit, begins) in cases {
+            let error = quotas.edit("", consumer, edit).await.unwrap_err().to_string();
+            assert!(error.starts_with(begins), "{error}");
+        }
+        assert!(quotas.list("", "b", 0, "a").await.is_err(), "a token of another list");
+        assert!(quotas.list("", "", 1001, "").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn changes_without_an_id_each_count() {
+        let quotas = quotas(&["tokens"]);
+        for _ in 0..2 {
+            quotas.edit("", "alice", edit(Action::Adjust(5))).await.unwrap();
+        }
+        let (page, next) = quotas.list("tokens", "al", 1, "").await.unwrap();
+        assert_eq!((page[0].record.balance, next.as_str()), (10, ""));
+        assert_eq!(quotas.changes("", "alice").await.unwrap().len(), 2);
+    }
+}
