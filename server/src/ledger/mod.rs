@@ -216,9 +216,8 @@ impl Ledger {
             let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
             outbox.entry(place).or_default().push_back(Queued { sequence, batch });
         }
-        let mut sends = futures::stream::iter(outbox.iter_mut())
-            .map(|(place, queue)| self.send(*place, queue))
-            .buffer_unordered(CALLS_MAX);
+        let sends: Vec<_> = outbox.iter_mut().map(|(place, queue)| self.send(*place, queue)).collect();
+        let mut sends = futures::stream::iter(sends).buffer_unordered(CALLS_MAX);
         let mut result = Ok(());
         while let Some(sent) = sends.next().await {
             result = result.and(sent);

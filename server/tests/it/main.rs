@@ -12,3 +12,4 @@ mod quotas;
 mod redis_layout;
 mod sidecar;
 mod support;
+mod usage;

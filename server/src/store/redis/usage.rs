@@ -250,7 +250,9 @@ fn encode_sessions(batch: &[(SessionKey, SessionUpdate)]) -> Vec<u8> {
         for turn in &update.turns {
             encoded.clear();
             write_turn(&mut encoded, turn);
-            let _ = encode::write_bin(&mut out, &encoded);
+            // As text of any bytes: Redis's own reader does not know the type for bytes.
+            let _ = encode::write_str_len(&mut out, encoded.len() as u32);
+            out.extend_from_slice(&encoded);
         }
     }
     out

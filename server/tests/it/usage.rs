@@ -1,0 +1,539 @@
+//! The usage ledger: whatever fails, what it tells is what was recorded; memory and Redis agree; bounds hold.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use evenkeel::{
+    domain::{
+        limit::price::Tokens,
+        usage::{Day, NONE, OTHER, Outcome, RowKey, SessionKey, Usage},
+    },
+    ledger::{
+        Clock, Ledger, LedgerOptions, UsageRecord,
+        query::{By, Query, Row},
+    },
+    store::{
+        memory_usage::MemoryUsage,
+        redis::{RedisOptions, RedisStore},
+        usage::{DayBatch, FlushId, SessionUpdate, UsageStore, session_part},
+    },
+    telemetry::Metrics,
+};
+use proptest::prelude::*;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    contract::redis_options,
+    support::{
+        eventually,
+        proxy::{Mode, Proxy},
+        redis::{Cluster, Redis},
+    },
+};
+
+/// 2026-11-18, 11:06 UTC.
+const NOW: u64 = 1_795_000_000_000;
+const DAY_MS: u64 = 86_400_000;
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn small() -> LedgerOptions {
+    LedgerOptions { sessions_max: 48, rows_max: 20, turns_max: 5, ..LedgerOptions::default() }
+}
+
+fn redis_usage(options: &RedisOptions, ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
+    let ttl = Duration::from_secs(60);
+    let store = RedisStore::new(options, ttl, Metrics::new().unwrap(), TaskTracker::new()).unwrap();
+    Arc::new(store.usage(ledger.bounds()))
+}
+
+fn memory_usage(ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
+    Arc::new(MemoryUsage::new(ledger.bounds()))
+}
+
+/// A ledger whose clock stands where it is put.
+pub(crate) fn ledger_at(
+    now: &Arc<AtomicU64>,
+    options: &LedgerOptions,
+    store: Arc<dyn UsageStore>,
+) -> Arc<Ledger> {
+    let now = Arc::clone(now);
+    let clock: Clock = Arc::new(move || now.load(Ordering::Relaxed));
+    Ledger::with_clock(options.clone(), store, Metrics::new().unwrap(), clock)
+}
+
+fn query(ledger: &Ledger, by: &str) -> Query {
+    let days = ledger.today().minus(10)..=ledger.today();
+    Query {
+        days,
+        by: By::parse(by).unwrap(),
+        consumer: String::new(),
+        model: String::new(),
+        route: String::new(),
+    }
+}
+
+/// All rows by all dimensions.
+async fn all(ledger: &Ledger) -> Vec<Row> {
+    ledger.query(&query(ledger, "day,consumer,model,route"), 10_000, "").await.unwrap().rows
+}
+
+fn usage(requests: u64, input: u64, output: u64) -> Usage {
+    Usage { requests, tokens: Tokens { input, output, ..Tokens::default() }, ..Usage::default() }
+}
+
+/// One step of a story told to several stores.
+#[derive(Clone, Debug)]
+struct Told {
+    instance: usize,
+    hours: u64,
+    consumer: usize,
+    model: usize,
+    session: usize,
+    input: u64,
+    output: u64,
+    estimated: bool,
+    flush: bool,
+}
+
+fn told() -> impl Strategy<Value = Told> {
+    (0..2_usize, 0..3_u64, 0..8_usize, 0..5_usize, 0..120_usize, 0..5_000_u64, 0..9_u64, any::<bool>(), 0..4)
+        .prop_map(|(instance, hours, consumer, model, session, input, output, estimated, flush)| Told {
+            instance,
+            hours,
+            consumer,
+            model,
+            session,
+            input,
+            output,
+            estimated,
+            flush: flush == 0,
+        })
+}
+
+/// Names that try to break keys, and some that are empty.
+const CONSUMERS: [&str; 8] = ["alice", "", "b|ob", "{c}", "d%7C", "(other)", "ü\u{7f}", "=1"];
+const MODELS: [&str; 5] = ["gpt", "", "m|2", "a\u{1f}b", "claude"];
+
+fn record(ledger: &Ledger, t: &Told) {
+    let session = if t.session % 3 == 0 { String::new() } else { format!("s {}|", t.session) };
+    ledger.record(&UsageRecord {
+        consumer: CONSUMERS[t.consumer],
+        model: MODELS[t.model],
+        route: "r",
+        session: &session,
+        tokens: Tokens { input: t.input, output: t.output, cached_input: t.input / 2, reasoning: 1 },
+        estimated: t.estimated,
+        cost: t.input * 3,
+        status: 200,
+        outcome: Outcome::Success,
+        first_token_ms: 5,
+        total_ms: 70,
+    });
+}
+
+/// Everything a ledger tells.
+async fn everything(ledger: &Ledger) -> impl PartialEq + std::fmt::Debug + use<> {
+    let mut sessions = Vec::new();
+    let mut one_by_one = Vec::new();
+    for day in 0..10 {
+        let day = ledger.today().minus(day);
+        let mut token = String::new();
+        loop {
+            let page = ledger.sessions(day, "", 7, &token).await.unwrap();
+            sessions.extend(page.sessions.into_iter().map(|(key, sum)| (day, key, sum)));
+            token = page.next;
+            if token.is_empty() {
+                break;
+            }
+        }
+    }
+    for consumer in CONSUMERS {
+        for n in 0..120 {
+            let found = ledger.session(consumer, &format!("s {n}|")).await;
+            one_by_one.push(found.ok().map(|s| (s.key, s.sum, s.turns)));
+        }
+    }
+    (all(ledger).await, sessions, one_by_one)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    /// Also beyond all bounds, and over days.
+    #[test]
+    fn memory_and_redis_tell_the_same(story in prop::collection::vec(told(), 1..250)) {
+        static CASE: AtomicU64 = AtomicU64::new(0);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let redis = shared_redis();
+        runtime.block_on(async {
+            let prefix = format!("p{}", CASE.fetch_add(1, Ordering::Relaxed));
+            let options = redis_options(vec![redis.url()], false, &prefix);
+            let (now, limits) = (Arc::new(AtomicU64::new(NOW)), small());
+            let (memory, redis) = (memory_usage(&limits), redis_usage(&options, &limits));
+            let ledgers: Vec<[Arc<Ledger>; 2]> = (0..2)
+                .map(|_| [&memory, &redis].map(|store| ledger_at(&now, &limits, Arc::clone(store))))
+                .collect();
+            let mut expected = Usage::default();
+            for t in &story {
+                now.fetch_add(t.hours * 3_600_000 + 1, Ordering::Relaxed);
+                for ledger in &ledgers[t.instance] {
+                    record(ledger, t);
+                    // One at a time: which row finds the last place must not depend on the order of a map.
+                    ledger.flush().await.unwrap();
+                }
+                expected += Usage {
+                    requests: 1,
+                    estimated: u64::from(t.estimated),
+                    tokens: Tokens { input: t.input, output: t.output, cached_input: t.input / 2, reasoning: 1 },
+                    cost: t.input * 3,
+                };
+            }
+            let [m, r] = &ledgers[0];
+            prop_assert_eq!(everything(m).await, everything(r).await);
+            let days = m.today().minus(30)..=m.today();
+            let total = m.query(&Query { days, ..query(m, "") }, 1, "").await.unwrap().total;
+            prop_assert_eq!(total, expected, "nothing is lost, whatever is folded");
+            Ok(())
+        })?;
+    }
+}
+
+fn shared_redis() -> &'static Redis {
+    static REDIS: std::sync::OnceLock<Redis> = std::sync::OnceLock::new();
+    REDIS.get_or_init(Redis::start)
+}
+
+/// What several sidecars recorded, of which each knows a part.
+#[derive(Default)]
+struct Truth {
+    rows: BTreeMap<(Day, RowKey), Usage>,
+    sessions: BTreeMap<SessionKey, Usage>,
+}
+
+/// Guards against batches added twice (an answer that was lost) or never (a call that was).
+#[tokio::test]
+async fn sums_are_exact_whatever_the_network_does() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port).await;
+    let options = RedisOptions {
+        timeout: Duration::from_millis(50),
+        connect_timeout: Duration::from_millis(50),
+        ..redis_options(vec![proxy.url()], false, "")
+    };
+    let limits = LedgerOptions::default();
+    let now = Arc::new(AtomicU64::new(NOW));
+    let ledgers: Vec<_> = (0..3).map(|_| ledger_at(&now, &limits, redis_usage(&options, &limits))).collect();
+    let mut truth = Truth::default();
+    let mut failed = 0;
+    for round in 0..60_u64 {
+        for (n, ledger) in (0..).zip(&ledgers) {
+            for i in 0..20 {
+                let (consumer, session) = (format!("c{}", (round + i) % 7), format!("s{}", (i * n) % 9));
+                let tokens = Tokens { input: i, output: round, cached_input: 0, reasoning: n };
+                let record = UsageRecord {
+                    consumer: &consumer,
+                    model: "m",
+                    session: &session,
+                    tokens,
+                    cost: i,
+                    ..UsageRecord::default()
+                };
+                ledger.record(&record);
+                let more = Usage { requests: 1, estimated: 0, tokens, cost: i };
+                let row = (Day::of_ms(now.load(Ordering::Relaxed)), RowKey::new(&consumer, "m", ""));
+                *truth.rows.entry(row).or_default() += more;
+                *truth.sessions.entry(SessionKey::new(&consumer, &session)).or_default() += more;
+            }
+        }
+        now.fetch_add(DAY_MS / 40, Ordering::Relaxed);
+        proxy
+            .set([Mode::CutReply, Mode::Pass, Mode::Stall, Mode::CutReply, Mode::Refuse][round as usize % 5]);
+        let flushes = futures::future::join_all(ledgers.iter().map(|ledger| ledger.flush())).await;
+        failed += flushes.iter().filter(|flushed| flushed.is_err()).count();
+    }
+    assert!(failed > 30, "the proxy did its part: {failed}");
+    proxy.set(Mode::Pass);
+    for ledger in &ledgers {
+        ledger.drain(LIMIT).await;
+        assert_eq!(ledger.waiting(), 0);
+    }
+    let rows: BTreeMap<(Day, RowKey), Usage> = all(&ledgers[0])
+        .await
+        .into_iter()
+        .map(|row| {
+            let [consumer, model, route] = row.names();
+            ((row.day.unwrap(), RowKey::new(consumer, model, route)), row.usage)
+        })
+        .collect();
+    assert_eq!(rows, truth.rows);
+    for (key, usage) in truth.sessions {
+        let session = ledgers[1].session(key.consumer(), key.session()).await.unwrap();
+        assert_eq!(session.sum.usage, usage, "{key:?}");
+        assert!(session.turns.len() as u64 == usage.requests.min(200));
+        assert!(session.turns.is_sorted_by_key(|turn| turn.at_ms));
+    }
+}
+
+/// Guards against counting a batch anew that a call, given up for late, still brings in after its repetition.
+#[tokio::test]
+async fn a_batch_counts_once_in_any_order() {
+    let redis = Redis::start();
+    let limits = LedgerOptions::default();
+    let options = redis_options(vec![redis.url()], false, "");
+    for store in [memory_usage(&limits), redis_usage(&options, &limits)] {
+        let id = |sequence| FlushId { instance: "i".into(), sequence, now_ms: NOW };
+        let day = Day::of_ms(NOW);
+        let key = SessionKey::new("c", "s");
+        let part = session_part(key.as_str());
+        let row = (RowKey::new("c", "m", "r"), usage(1, 10, 5));
+        let batch = DayBatch { rows: vec![row.clone()], sessions: Vec::new() };
+        let sessions = [(key.clone(), SessionUpdate::default())];
+        for (sequence, repeated) in [(1, false), (1, true), (3, false), (2, true), (3, true)] {
+            assert_eq!(store.add_day(&id(sequence), day, &batch).await.unwrap().repeated, repeated);
+            let applied = store.add_sessions(&id(sequence), part, &sessions).await.unwrap();
+            assert_eq!(applied.repeated, repeated);
+        }
+        // Another instance, another day: numbers of their own.
+        let other = FlushId { instance: "j".into(), ..id(1) };
+        assert!(!store.add_day(&other, day, &batch).await.unwrap().repeated);
+        assert!(!store.add_day(&id(1), day.plus(1), &batch).await.unwrap().repeated);
+        assert_eq!(store.rows(day, 0).await.unwrap().rows, [(row.0, usage(3, 30, 15))]);
+        assert_eq!(store.rows(day.minus(1), 0).await.unwrap().rows, []);
+    }
+}
+
+#[tokio::test]
+async fn rows_of_a_day_are_bounded_and_fold_into_others_of_their_model() {
+    let redis = Redis::start();
+    let limits = small(); // 18 of 20 places for names of their own
+    let options = redis_options(vec![redis.url()], false, "");
+    for store in [memory_usage(&limits), redis_usage(&options, &limits)] {
+        let ledger = ledger_at(&Arc::new(AtomicU64::new(NOW)), &limits, store);
+        for (model, consumers) in [("a", 25), ("b", 3), ("c", 2)] {
+            for n in 0..consumers {
+                let consumer = format!("c{n}");
+                ledger.record(&UsageRecord { consumer: &consumer, model, ..UsageRecord::default() });
+                ledger.flush().await.unwrap();
+            }
+        }
+        let rows = all(&ledger).await;
+        assert_eq!(rows.len(), 20);
+        let of =
+            |names: [&str; 3]| rows.iter().find(|row| row.names() == names).map(|row| row.usage.requests);
+        assert_eq!(of(["c0", "a", ""]), Some(1));
+        assert_eq!(of([OTHER, "a", OTHER]), Some(7));
+        assert_eq!(of([OTHER, "b", OTHER]), None, "the last place is for all others");
+        assert_eq!(of([OTHER, OTHER, OTHER]), Some(5));
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_bounded_and_those_unheard_of_go_with_their_turns() {
+    let redis = Redis::start();
+    let limits = small();
+    let options = redis_options(vec![redis.url()], false, "");
+    let now = Arc::new(AtomicU64::new(NOW));
+    let ledger = ledger_at(&now, &limits, redis_usage(&options, &limits));
+    for n in 0..300 {
+        now.fetch_add(1000, Ordering::Relaxed);
+        let (session, tokens) = (format!("s{n}"), Tokens { input: 1000 - n, ..Tokens::default() });
+        for _ in 0..7 {
+            ledger.record(&UsageRecord {
+                consumer: "c",
+                model: "m",
+                session: &session,
+                tokens,
+                ..UsageRecord::default()
+            });
+        }
+        ledger.flush().await.unwrap();
+    }
+    let top = ledger.sessions(ledger.today(), "", 1000, "").await.unwrap().sessions;
+    assert!((43..=48).contains(&top.len()), "{}", top.len());
+    assert_eq!(top[0].0.session(), "s0", "those with the most tokens stay");
+    let keys: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "*:turns:*"])).unwrap();
+    assert!(keys.len() <= 48, "{}", keys.len());
+    let last = ledger.session("c", "s299").await.unwrap();
+    assert_eq!((last.turns.len(), last.sum.usage.requests), (5, 7));
+    let error = ledger.session("c", "s0").await.unwrap_err().to_string();
+    assert!(error.starts_with("session \"s0\" of consumer \"c\" not found"), "{error}");
+
+    // Unheard of for longer than the retention: gone with the next that comes to their part.
+    now.fetch_add(36 * DAY_MS, Ordering::Relaxed);
+    for n in 0..200 {
+        let session = format!("n{n}");
+        ledger.record(&UsageRecord { session: &session, ..UsageRecord::default() });
+    }
+    ledger.flush().await.unwrap();
+    assert!(ledger.session("c", "s299").await.is_err());
+}
+
+#[tokio::test]
+async fn every_key_has_an_expiry() {
+    let redis = Redis::start();
+    let limits = LedgerOptions { retention: Duration::from_secs(86_400), ..LedgerOptions::default() };
+    let options = redis_options(vec![redis.url()], false, "x");
+    let ledger = Ledger::new(limits.clone(), redis_usage(&options, &limits), Metrics::new().unwrap());
+    for n in 0..50 {
+        let session = format!("s{n}");
+        ledger.record(&UsageRecord { model: "m", session: &session, ..UsageRecord::default() });
+    }
+    ledger.flush().await.unwrap();
+    let keys: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "*"])).unwrap();
+    assert!(keys.len() > 80, "{}", keys.len());
+    for key in &keys {
+        assert!(key.starts_with("x:ek1:{usage:") || key.starts_with("x:ek1:{sessions:"), "{key}");
+        let ttl: i64 = redis::from_redis_value(redis.command(&["PTTL", key])).unwrap();
+        assert!(ttl > 3_500_000 && ttl <= 2 * DAY_MS as i64, "{key} expires in {ttl} ms");
+    }
+}
+
+#[tokio::test]
+async fn pages_are_in_order_and_without_gaps() {
+    let limits = LedgerOptions::default();
+    let now = Arc::new(AtomicU64::new(NOW));
+    let ledger = ledger_at(&now, &limits, memory_usage(&limits));
+    for day in 0..3 {
+        for n in 0..40 {
+            let consumer = if n == 7 { String::new() } else { format!("c{}", n % 13) };
+            let tokens = Tokens { input: n * 37 % 11, output: day, ..Tokens::default() };
+            let model = ["x", "y"][n as usize % 2];
+            ledger.record(&UsageRecord { consumer: &consumer, model, tokens, ..UsageRecord::default() });
+        }
+        ledger.flush().await.unwrap();
+        now.fetch_add(DAY_MS, Ordering::Relaxed);
+    }
+    for by in ["", "model", "consumer,model", "day", "day,consumer,model,route"] {
+        let query = query(&ledger, by);
+        let whole = ledger.query(&query, 10_000, "").await.unwrap();
+        assert_eq!(whole.total.requests, 120);
+        let mut sum = Usage::default();
+        whole.rows.iter().for_each(|row| sum += row.usage);
+        assert_eq!(sum, whole.total);
+        let tokens = |row: &Row| (row.day, std::cmp::Reverse(row.usage.tokens.total()));
+        assert!(whole.rows.is_sorted_by_key(tokens), "{by}");
+        let (mut rows, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = ledger.query(&query, 7, &token).await.unwrap();
+            assert!(page.rows.len() <= 7 && page.total == whole.total);
+            rows.extend(page.rows);
+            token = page.next;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(rows, whole.rows, "{by}");
+        use futures::TryStreamExt as _;
+        let exported: Vec<Vec<Row>> = ledger.export(query).try_collect().await.unwrap();
+        assert_eq!(exported.concat(), whole.rows, "{by}");
+    }
+    let nobody = Query { consumer: NONE.to_owned(), ..query(&ledger, "model") };
+    let page = ledger.query(&nobody, 10, "").await.unwrap();
+    assert_eq!((page.total.requests, page.rows[0].names()), (3, ["", "y", ""]));
+}
+
+#[tokio::test]
+async fn ranges_are_checked() {
+    let limits = LedgerOptions { retention: Duration::from_secs(3 * 86_400), ..LedgerOptions::default() };
+    let ledger = ledger_at(&Arc::new(AtomicU64::new(NOW)), &limits, memory_usage(&limits));
+    let days = |from, to| ledger.days(from, to, ["from", "to"]).map_err(|e| e.to_string());
+    let day = |text| Day::parse(text).unwrap();
+    assert_eq!(days("", ""), Ok(day("2026-11-18")..=day("2026-11-18")));
+    assert_eq!(days("2026-11-15", "2026-11-17"), Ok(day("2026-11-15")..=day("2026-11-17")));
+    let wrong = [
+        ("yesterday", "", "from: must be a day such as 2026-11-21, got \"yesterday\""),
+        (
+            "2026-11-14",
+            "",
+            "from: must be no more days ago than ledger.retention, and than 399, got 2026-11-14",
+        ),
+        ("", "2026-11-17", "to: must be no day before the first, got 2026-11-17, which is before 2026-11-18"),
+        ("", "2026-11-20", "to: must be today (UTC) at the latest, got 2026-11-20"),
+    ];
+    for (from, to, message) in wrong {
+        assert_eq!(days(from, to).unwrap_err(), message);
+    }
+    let off = LedgerOptions { enabled: false, ..limits };
+    let ledger = ledger_at(&Arc::new(AtomicU64::new(NOW)), &off, memory_usage(&off));
+    ledger.record(&UsageRecord::default());
+    assert_eq!(ledger.waiting(), 0);
+    let error = ledger.query(&query(&ledger, ""), 1, "").await.unwrap_err();
+    assert_eq!(error.to_string(), "usage not found: ledger.enabled is false");
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_waited_for_and_queries_say_so() {
+    let mut redis = Redis::start();
+    let limits = LedgerOptions::default();
+    let options = RedisOptions {
+        timeout: Duration::from_millis(100),
+        connect_timeout: Duration::from_millis(100),
+        ..redis_options(vec![redis.url()], false, "")
+    };
+    let ledger = ledger_at(&Arc::new(AtomicU64::new(NOW)), &limits, redis_usage(&options, &limits));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&ledger).run(stop.clone()));
+    redis.kill();
+    ledger.record(&UsageRecord { model: "m", session: "s", ..UsageRecord::default() });
+    let error = ledger.query(&query(&ledger, ""), 1, "").await.unwrap_err();
+    assert_eq!(error.to_string(), "reading usage");
+    ledger.drain(Duration::from_millis(300)).await;
+    assert_eq!(ledger.waiting(), 1);
+    redis.restart();
+    eventually(LIMIT, "what waited is written", || async {
+        let waiting = ledger.waiting();
+        if waiting == 0 { Ok(()) } else { Err(waiting.to_string()) }
+    })
+    .await;
+    assert_eq!(all(&ledger).await.len(), 1);
+    assert_eq!(ledger.session("", "s").await.unwrap().turns.len(), 1);
+    stop.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test]
+async fn on_redis_cluster() {
+    let cluster = Cluster::start();
+    let limits = small();
+    let options = redis_options(cluster.urls(), true, "");
+    let now = Arc::new(AtomicU64::new(NOW));
+    let ledgers = [0, 1].map(|_| ledger_at(&now, &limits, redis_usage(&options, &limits)));
+    for n in 0..400_u64 {
+        let (consumer, session) = (CONSUMERS[n as usize % 8], format!("s{{{}}}", n % 100));
+        let tokens = Tokens { input: n, ..Tokens::default() };
+        now.fetch_add(1000, Ordering::Relaxed);
+        ledgers[n as usize % 2].record(&UsageRecord {
+            consumer,
+            model: "m",
+            session: &session,
+            tokens,
+            ..UsageRecord::default()
+        });
+        if n % 20 == 0 {
+            for ledger in &ledgers {
+                ledger.flush().await.unwrap();
+            }
+        }
+    }
+    for ledger in &ledgers {
+        ledger.flush().await.unwrap();
+    }
+    let page = ledgers[0].query(&query(&ledgers[0], "consumer"), 100, "").await.unwrap();
+    assert_eq!((page.total.requests, page.total.tokens.input), (400, 400 * 399 / 2));
+    let session = ledgers[1].session(CONSUMERS[399 % 8], "s{99}").await.unwrap();
+    assert!(session.sum.usage.requests >= 1 && !session.turns.is_empty());
+    let kept: usize = cluster
+        .nodes
+        .iter()
+        .map(|node| {
+            redis::from_redis_value::<Vec<String>>(node.command(&["KEYS", "*:turns:*"])).unwrap().len()
+        })
+        .sum();
+    assert!(kept <= 48, "{kept}");
+}
