@@ -23,8 +23,14 @@ use tracing::{error, info, warn};
 
 use crate::{
     balancer::{Balancer, directory::Directory, discovery, sweep},
-    config::{Config, StoreConfig},
-    store::{memory::MemoryStore, redis::RedisStore, resilient::ResilientStore},
+    config::{Config, RateLimitService, StoreConfig},
+    rls::{Judge, LoadMetrics, Loader, Tallies},
+    store::{
+        counters::Counters,
+        memory::{MemoryCounters, MemoryStore},
+        redis::RedisStore,
+        resilient::ResilientStore,
+    },
     telemetry::Metrics,
     transport::{grpc, http},
 };
@@ -122,7 +128,7 @@ pub async fn run(
     let addresses = listeners.addresses()?;
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
-    let store = open_store(&config, &metrics, &tasks, &background).await?;
+    let (store, counters) = open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let balancer = Arc::new(Balancer::new(directory, store, Arc::clone(&metrics)));
     let views = Arc::new(sweep::Views::default());
@@ -137,11 +143,18 @@ pub async fn run(
     ));
     let (stop_grpc, stop_http) = (CancellationToken::new(), CancellationToken::new());
     let calls = TaskTracker::new();
+    let rate_limits = config
+        .rate_limit_service
+        .as_ref()
+        .map(|service| rate_limits(service, Arc::clone(&counters), &metrics, &tasks, &background))
+        .transpose()?
+        .map(|judge| (judge, Arc::clone(&metrics)));
     let (routes, mut health) = grpc::routes(
         Arc::clone(&balancer),
         Arc::clone(&views),
         config.keep_alive_interval,
         calls.clone(),
+        rate_limits,
         stop_grpc.clone(),
     )
     .await?;
@@ -189,17 +202,40 @@ async fn ends_within(limit: Duration, tasks: &TaskTracker) -> bool {
     tokio::time::timeout(limit, tasks.wait()).await.is_ok()
 }
 
+/// The rate limit service, and the task that follows its files.
+fn rate_limits(
+    service: &RateLimitService,
+    counters: Arc<dyn Counters>,
+    metrics: &Metrics,
+    tasks: &TaskTracker,
+    background: &CancellationToken,
+) -> anyhow::Result<Arc<Judge>> {
+    let rls = &metrics.rls;
+    let tallies = Arc::new(Tallies::new(rls.requests.clone(), rls.values.clone()));
+    let loads = LoadMetrics {
+        valid: rls.config_valid.clone(),
+        loaded: rls.config_loaded.clone(),
+        refused: rls.config_refused.clone(),
+    };
+    let loader = Loader::start(service.source.clone(), Arc::clone(&tallies), loads)
+        .with_context(|| format!("rate_limit_service.config: {}", service.source.path.display()))?;
+    let judge = Judge::new(loader.rules(), counters, service.options, &tallies);
+    tasks.spawn(loader.run(background.clone()));
+    Ok(Arc::new(judge))
+}
+
 async fn open_store(
     config: &Config,
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
     background: &CancellationToken,
-) -> anyhow::Result<Arc<ResilientStore>> {
+) -> anyhow::Result<(Arc<ResilientStore>, Arc<dyn Counters>)> {
     let (ttl, metrics, tasks) = (config.holder_ttl(), Arc::clone(metrics), tasks.clone());
     match &config.store {
         StoreConfig::Memory => {
             let store = MemoryStore::new(ttl);
-            Ok(ResilientStore::embedded(store, ttl, metrics, tasks, background.clone()))
+            let store = ResilientStore::embedded(store, ttl, metrics, tasks, background.clone());
+            Ok((store, Arc::new(MemoryCounters::default())))
         }
         StoreConfig::Redis(options) => {
             let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
@@ -212,7 +248,7 @@ async fn open_store(
                     "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
                 );
             }
-            Ok(store)
+            Ok((store, redis))
         }
     }
 }

@@ -10,6 +10,7 @@ use clap::Args;
 use evenkeel::{
     app::{self, Addresses, Listeners},
     config::{Config, StoreConfig},
+    rls::{Source, Tallies},
     telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,18 +34,28 @@ pub(crate) struct Serve {
 #[derive(Args)]
 pub(crate) struct CheckConfig {
     /// The file
-    #[arg(value_name = "FILE")]
-    config: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "rate_limit")]
+    config: Option<PathBuf>,
+    /// A file of limits as envoyproxy/ratelimit reads them, or a directory of such files
+    #[arg(long, value_name = "PATH")]
+    rate_limit: Option<PathBuf>,
 }
 
 impl CheckConfig {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let config = load(&self.config)?;
+        if let Some(path) = self.rate_limit {
+            check_limits(&Source { path, merge_domains: false })?;
+        }
+        let Some(path) = self.config else { return Ok(()) };
+        let config = load(&path)?;
+        if let Some(service) = &config.rate_limit_service {
+            check_limits(&service.source)?;
+        }
         let store = match config.store {
             StoreConfig::Memory => "memory",
             StoreConfig::Redis(_) => "redis",
         };
-        println!("{}: ok ({} pool rules, {store} store)", self.config.display(), config.pools.len());
+        println!("{}: ok ({} pool rules, {store} store)", path.display(), config.pools.len());
         Ok(())
     }
 }
@@ -69,6 +80,17 @@ impl Serve {
                 .await
         })
     }
+}
+
+fn check_limits(source: &Source) -> anyhow::Result<()> {
+    let path = source.path.display();
+    let rules = source.load(&Tallies::unregistered()).with_context(|| path.to_string())?;
+    for field in rules.without_effect() {
+        println!("{field}: has no effect");
+    }
+    let (domains, limits) = rules.size();
+    println!("{path}: ok ({limits} limits of {domains} domains)");
+    Ok(())
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {

@@ -35,9 +35,14 @@ impl Files {
         Self { directory: directory.to_owned(), read: Vec::new() }
     }
 
+    /// A path as it is meant: a relative one is from the configuration's directory on.
+    pub(super) fn resolve(&self, path: &str) -> PathBuf {
+        self.directory.join(path)
+    }
+
     /// Reads a file; a relative path is one from the configuration's directory on.
     pub(super) fn read(&mut self, path: &str) -> io::Result<String> {
-        let path = self.directory.join(path);
+        let path = self.resolve(path);
         let size = std::fs::metadata(&path).map(|metadata| metadata.len());
         if !self.read.contains(&path) {
             self.read.push(path.clone());

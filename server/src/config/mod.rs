@@ -10,12 +10,14 @@ use crate::{
 mod files;
 mod higress;
 mod limits;
+mod rate_limit_service;
 mod raw;
 mod secret;
 mod validate;
 
 use files::{Files, Sections};
 pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
+pub use rate_limit_service::RateLimitService;
 pub use secret::{AdminToken, Secret};
 
 /// A validated configuration.
@@ -45,6 +47,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// What is allowed, and probably not meant.
     pub warnings: Vec<String>,
+    /// Envoy's rate limit service; `None` where it is not served.
+    pub rate_limit_service: Option<RateLimitService>,
     /// Files it was read from beside its own.
     pub files: Vec<PathBuf>,
     /// To tell what changed.

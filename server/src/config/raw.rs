@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::limits::raw::{RawAdmin, RawHigressRules, RawLedger, RawLimit, RawModel, RawPrice, RawQuota};
+use super::{
+    limits::raw::{RawAdmin, RawHigressRules, RawLedger, RawLimit, RawModel, RawPrice, RawQuota},
+    rate_limit_service::RawRateLimitService,
+};
 use crate::store::resilient::OnStoreFailure;
 
 #[derive(Debug, Default, Deserialize)]
@@ -29,6 +32,7 @@ pub(super) struct RawConfig {
     pub(super) quota_admins: Vec<String>,
     pub(super) admin: RawAdmin,
     pub(super) ledger: RawLedger,
+    pub(super) rate_limit_service: Option<RawRateLimitService>,
 }
 
 #[derive(Debug, Default, Deserialize)]

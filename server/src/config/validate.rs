@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    Config, Faults, Files, Listen, Log, PoolRule, Source, StoreConfig, limits,
+    Config, Faults, Files, Listen, Log, PoolRule, Source, StoreConfig, limits, rate_limit_service,
     raw::{RawConfig, RawDns, RawEndpoint, RawListen, RawLog, RawPool, RawStore, RawUnlisted},
 };
 use crate::{
@@ -100,6 +100,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
         check.fault("runtime.worker_threads", "1..64", worker_threads);
     }
     let limits = limits::validate(&mut check, files, &mut raw);
+    let section = raw.rate_limit_service.take();
     let store = store(&mut check, raw.store);
     let on_cluster = matches!(&store, StoreConfig::Redis(options) if options.cluster);
     let pools: Vec<PoolRule> = raw
@@ -131,6 +132,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
         warnings: Vec::new(),
         files: Vec::new(),
         sections: super::Sections::default(),
+        rate_limit_service: section.map(|section| rate_limit_service::validate(&mut check, files, section)),
     };
     let (faults, warnings) = check.into_parts();
     config.warnings = warnings;

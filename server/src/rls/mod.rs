@@ -11,7 +11,7 @@ pub mod unit;
 
 pub use file::Fault;
 pub use judge::{Answer, Descriptor, Headers, Judge, JudgeOptions, Question, Status};
-pub use load::Source;
+pub use load::{Faults, LoadMetrics, Loader, Source};
 pub use tally::{Tallies, VALUES_MAX};
 pub use tree::{Entry, Rules};
 pub use unit::Unit;

@@ -323,7 +323,10 @@ impl Found<'_> {
 
     /// What is counted in metrics by the values of the request.
     pub(super) fn detail(&self, entries: &[Entry<'_>]) -> Option<Arc<Tally>> {
-        let details = self.limit.details.as_ref()?;
+        Some(self.limit.details.as_ref()?.of(&self.detail_label(entries)))
+    }
+
+    fn detail_label(&self, entries: &[Entry<'_>]) -> String {
         let mut label = String::with_capacity(64);
         for (i, (key, value)) in entries.iter().enumerate() {
             if i > 0 {
@@ -338,7 +341,7 @@ impl Found<'_> {
                 }
             }
         }
-        Some(details.of(&label))
+        label
     }
 
     fn shared(&self, i: usize) -> Option<&str> {
@@ -360,7 +363,7 @@ fn bucket<'s>(domain: &str, entries: &[Entry<'_>], shared: impl Fn(usize) -> Opt
         encode_value(is_secret(key), shared(i).unwrap_or(value), &mut tag);
     }
     if tag.len() > TAG_BYTES_MAX {
-        let digest = ring::digest::digest(&ring::digest::SHA256, tag[start..].as_bytes());
+        let digest = ring::digest::digest(&ring::digest::SHA256, &tag.as_bytes()[start..]);
         tag.truncate(start);
         tag.push_str("|#");
         for byte in &digest.as_ref()[..16] {
@@ -394,6 +397,9 @@ mod tests {
         Some((found.limit.name.to_string(), found.bucket(entries).tag.clone()))
     }
 
+    /// Entries, and the name and tag of the limit they lead to.
+    type Case<'a> = (&'a [Entry<'a>], Option<(&'a str, &'a str)>);
+
     const RULES: &str = "
 domain: d
 descriptors:
@@ -420,7 +426,7 @@ descriptors:
     fn the_most_specific_limit_is_found() {
         let rules = compile(&[RULES], false).unwrap();
         assert_eq!(rules.size(), (1, 9));
-        let cases: [(&[Entry<'_>], Option<(&str, &str)>); 18] = [
+        let cases: [Case<'_>; 18] = [
             (&[("a", "1")], Some(("a", "rls:d|a=1"))),
             (&[("a", "")], Some(("a", "rls:d|a="))),
             (&[("a", "x")], Some(("a-x", "rls:d|a=x"))),
@@ -517,9 +523,8 @@ descriptors:
         .unwrap();
         let label = |entries: &[Entry<'_>]| {
             let found = rules.domain("d").unwrap().find(entries).unwrap();
-            found.detail(entries).map(|tally| tally.value().to_owned())
+            found.detail(entries).map(|_| found.detail_label(entries))
         };
-        let label = |entries: &[Entry<'_>]| label(entries);
         assert_eq!(
             label(&[("route", "api/v1"), ("method", "GET"), ("user", "u")]).as_deref(),
             Some("route_api/.method_GET.user")

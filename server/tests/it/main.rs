@@ -10,6 +10,7 @@ mod faults;
 mod properties;
 mod quotas;
 mod redis_layout;
+mod rls;
 mod sidecar;
 mod support;
 mod usage;

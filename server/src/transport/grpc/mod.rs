@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{admin_server::AdminServer, gateway_server::GatewayServer, inspect_server::InspectServer},
@@ -9,17 +10,26 @@ use evenkeel_proto::{
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::balancer::{Balancer, sweep::Views};
+use crate::{
+    balancer::{Balancer, sweep::Views},
+    rls::Judge,
+    telemetry::Metrics,
+};
 
 mod admin;
 mod gateway;
 mod inspect;
+mod rls;
 
 /// Largest message taken: a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Services whose health is told: the whole, and what gateways call.
-const HEALTH: [&str; 2] = ["", <GatewayServer<gateway::GatewayService> as NamedService>::NAME];
+const HEALTH: [&str; 3] = [
+    "",
+    <GatewayServer<gateway::GatewayService> as NamedService>::NAME,
+    <RateLimitServiceServer<rls::RlsService> as NamedService>::NAME,
+];
 
 /// Tells whoever asks or watches that this sidecar is to be left.
 pub async fn set_not_serving(health: &HealthReporter) {
@@ -44,8 +54,12 @@ pub async fn routes(
     views: Arc<Views>,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
+    rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
     shutdown: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
+    let rate_limits = rate_limits.map(|(judge, metrics)| {
+        RateLimitServiceServer::new(rls::RlsService::new(judge, metrics, calls.clone()))
+    });
     let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let inspect = InspectServer::new(inspect::InspectService::new(balancer, views, shutdown));
@@ -63,5 +77,9 @@ pub async fn routes(
         .add_service(admin)
         .add_service(health)
         .add_service(reflection);
+    if let Some(service) = rate_limits {
+        reporter.set_serving::<RateLimitServiceServer<rls::RlsService>>().await;
+        routes.add_service(service);
+    }
     Ok((routes.routes(), reporter))
 }

@@ -1,0 +1,101 @@
+//! The section `rate_limit_service`: Envoy's rate limit service, with files of limits.
+
+use serde::Deserialize;
+
+use super::{files::Files, validate::Check};
+use crate::{
+    domain::limit::OnOutage,
+    rls::{Headers, JudgeOptions, Source},
+};
+
+/// A validated section.
+#[derive(Clone, Debug)]
+pub struct RateLimitService {
+    /// The files.
+    pub source: Source,
+    /// What holds for all domains.
+    pub options: JudgeOptions,
+}
+
+/// The section as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRateLimitService {
+    config: Option<String>,
+    merge_domains: bool,
+    shadow_mode: bool,
+    headers: Option<RawHeaders>,
+    on_outage: OnOutage,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum RawHeaders {
+    One(String),
+    Many(Vec<String>),
+}
+
+pub(super) fn validate(check: &mut Check, files: &Files, raw: RawRateLimitService) -> RateLimitService {
+    let path = raw.config.unwrap_or_default();
+    if path.is_empty() {
+        check.fault("rate_limit_service.config", "a file or directory", "none");
+    }
+    let names = match raw.headers {
+        None => Vec::new(),
+        Some(RawHeaders::One(name)) if name == "none" => Vec::new(),
+        Some(RawHeaders::One(name)) => vec![name],
+        Some(RawHeaders::Many(names)) => names,
+    };
+    let mut headers = Headers::default();
+    for name in &names {
+        match name.as_str() {
+            "ratelimit" => headers.plain = true,
+            "x" => headers.x = true,
+            "ietf" => headers.ietf = true,
+            other => {
+                let expected = "none, or one or a list of ratelimit, x and ietf";
+                check.fault("rate_limit_service.headers", expected, format!("{other:?}"));
+            }
+        }
+    }
+    RateLimitService {
+        source: Source { path: files.resolve(&path), merge_domains: raw.merge_domains },
+        options: JudgeOptions { shadow: raw.shadow_mode, headers, on_outage: raw.on_outage },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use crate::{domain::limit::OnOutage, rls::Headers};
+
+    #[test]
+    fn is_read() {
+        let section = |yaml: &str| Config::parse(yaml).unwrap().rate_limit_service;
+        assert!(section("").is_none());
+        let plain = section("rate_limit_service: {config: /limits}").unwrap();
+        assert_eq!(plain.source.path.to_str(), Some("/limits"));
+        assert_eq!((plain.options.headers, plain.options.on_outage), (Headers::default(), OnOutage::Local));
+        let all = section(
+            "rate_limit_service: {config: a.yaml, merge_domains: true, shadow_mode: true, headers: [ratelimit, \
+             ietf], on_outage: closed}",
+        )
+        .unwrap();
+        assert_eq!(all.options.headers, Headers { plain: true, x: false, ietf: true });
+        assert!(all.source.merge_domains && all.options.shadow);
+        assert_eq!(all.options.on_outage, OnOutage::Closed);
+        assert!(section("rate_limit_service: {config: a, headers: x}").unwrap().options.headers.x);
+    }
+
+    #[test]
+    fn faults_are_told() {
+        assert_eq!(
+            Config::parse("rate_limit_service: {headers: [w]}").unwrap_err().0,
+            [
+                "rate_limit_service.config: must be a file or directory, got none",
+                "rate_limit_service.headers: must be none, or one or a list of ratelimit, x and ietf, got \"w\"",
+            ]
+        );
+        assert!(Config::parse("rate_limit_service: {on_outage: maybe}").is_err());
+    }
+}

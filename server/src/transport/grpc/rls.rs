@@ -1,0 +1,148 @@
+//! `envoy.service.ratelimit.v3.RateLimitService`: what Envoy's rate limit filters call.
+
+use std::sync::Arc;
+
+use envoy_types::pb::{
+    envoy::{
+        config::core::v3::HeaderValue,
+        extensions::common::ratelimit::v3::RateLimitDescriptor,
+        service::ratelimit::v3::{
+            RateLimitRequest, RateLimitResponse,
+            rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit as ToldUnit},
+            rate_limit_service_server::RateLimitService,
+        },
+        r#type::v3::RateLimitUnit,
+    },
+    google::protobuf::Duration,
+};
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    domain::DomainError,
+    rls::{self, Answer, Descriptor, Judge, Question, Unit},
+    telemetry::Metrics,
+    transport::status::to_status,
+};
+
+pub(super) struct RlsService {
+    judge: Arc<Judge>,
+    metrics: Arc<Metrics>,
+    /// Calls under way, which a drain waits for.
+    calls: TaskTracker,
+}
+
+impl RlsService {
+    pub(super) fn new(judge: Arc<Judge>, metrics: Arc<Metrics>, calls: TaskTracker) -> Self {
+        Self { judge, metrics, calls }
+    }
+}
+
+#[tonic::async_trait]
+impl RateLimitService for RlsService {
+    async fn should_rate_limit(
+        &self,
+        request: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
+        let _call = self.calls.token();
+        let _timer = self.metrics.rls.duration.start_timer();
+        let RateLimitRequest { domain, descriptors, hits_addend } = request.get_ref();
+        let descriptors: Result<_, DomainError> = descriptors.iter().map(decode).collect();
+        let descriptors = descriptors.map_err(|e| to_status(&e))?;
+        let question = Question { domain, hits: *hits_addend, descriptors };
+        let answer = self.judge.judge(&question).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(encode(answer)))
+    }
+}
+
+fn decode(descriptor: &RateLimitDescriptor) -> Result<Descriptor<'_>, DomainError> {
+    let limit = match &descriptor.limit {
+        None => None,
+        Some(limit) => {
+            let unit = decode_unit(limit.unit).ok_or_else(|| {
+                let got = limit.unit.to_string();
+                DomainError::invalid("descriptors.limit.unit", "a unit of time", &got)
+            })?;
+            Some((limit.requests_per_unit, unit))
+        }
+    };
+    Ok(Descriptor {
+        entries: descriptor.entries.iter().map(|e| (e.key.as_str(), e.value.as_str())).collect(),
+        limit,
+        hits: descriptor.hits_addend.as_ref().map(|hits| hits.value),
+        give_back: descriptor.is_negative_hits,
+    })
+}
+
+/// Unit of a limit that comes with a descriptor; there are no weeks among them.
+fn decode_unit(unit: i32) -> Option<Unit> {
+    match RateLimitUnit::try_from(unit).ok()? {
+        RateLimitUnit::Unknown => None,
+        RateLimitUnit::Second => Some(Unit::Second),
+        RateLimitUnit::Minute => Some(Unit::Minute),
+        RateLimitUnit::Hour => Some(Unit::Hour),
+        RateLimitUnit::Day => Some(Unit::Day),
+        RateLimitUnit::Month => Some(Unit::Month),
+        RateLimitUnit::Year => Some(Unit::Year),
+    }
+}
+
+fn encode_unit(unit: Unit) -> ToldUnit {
+    match unit {
+        Unit::Second => ToldUnit::Second,
+        Unit::Minute => ToldUnit::Minute,
+        Unit::Hour => ToldUnit::Hour,
+        Unit::Day => ToldUnit::Day,
+        Unit::Week => ToldUnit::Week,
+        Unit::Month => ToldUnit::Month,
+        Unit::Year => ToldUnit::Year,
+    }
+}
+
+fn encode(answer: Answer) -> RateLimitResponse {
+    let header =
+        |(name, value): (&str, String)| HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() };
+    RateLimitResponse {
+        overall_code: code(answer.over).into(),
+        statuses: answer.statuses.into_iter().map(encode_status).collect(),
+        response_headers_to_add: answer.headers.into_iter().map(header).collect(),
+        ..RateLimitResponse::default()
+    }
+}
+
+fn encode_status(status: rls::Status) -> DescriptorStatus {
+    let duration_until_reset =
+        status.limit.is_some().then_some(Duration { seconds: status.reset_s as i64, nanos: 0 });
+    let current_limit = status.limit.map(|limit| RateLimit {
+        name: limit.name.as_ref().to_owned(),
+        requests_per_unit: limit.requests,
+        unit: encode_unit(limit.unit).into(),
+    });
+    DescriptorStatus {
+        code: code(status.over).into(),
+        current_limit,
+        limit_remaining: status.remaining,
+        duration_until_reset,
+        ..DescriptorStatus::default()
+    }
+}
+
+fn code(over: bool) -> Code {
+    if over { Code::OverLimit } else { Code::Ok }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_told_as_they_are_asked_for() {
+        for unit in Unit::ALL {
+            let name = encode_unit(unit).as_str_name();
+            assert_eq!(name.to_lowercase(), unit.name());
+            let asked = RateLimitUnit::from_str_name(name).and_then(|asked| decode_unit(asked.into()));
+            assert_eq!(asked, Some(unit).filter(|unit| *unit != Unit::Week));
+        }
+        assert_eq!((decode_unit(0), decode_unit(99)), (None, None));
+    }
+}
