@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use serde::Serialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -24,15 +25,17 @@ use tracing::{error, info, warn};
 use crate::{
     balancer::{Balancer, directory::Directory, discovery, sweep},
     config::{Config, RateLimitService, StoreConfig},
+    limiter::{overrides::OverrideBook, quotas::Quotas},
     rls::{Judge, LoadMetrics, Loader, Tallies},
     store::{
         counters::Counters,
-        memory::{MemoryCounters, MemoryStore},
+        memory::{MemoryCounters, MemoryRecords, MemoryStore},
+        records::Records,
         redis::RedisStore,
         resilient::ResilientStore,
     },
     telemetry::Metrics,
-    transport::{grpc, http},
+    transport::{administration::Administration, auth::Admins, grpc, http},
 };
 
 /// Longest wait for calls under way when draining.
@@ -128,7 +131,7 @@ pub async fn run(
     let addresses = listeners.addresses()?;
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
-    let (store, counters) = open_store(&config, &metrics, &tasks, &background).await?;
+    let (store, counters, records) = open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let balancer = Arc::new(Balancer::new(directory, store, Arc::clone(&metrics)));
     let views = Arc::new(sweep::Views::default());
@@ -141,6 +144,15 @@ pub async fn run(
         config.sweep_interval(),
         background.clone(),
     ));
+    let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
+    let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules)));
+    tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
+    let administration = Arc::new(Administration {
+        quotas: Quotas::new(records, rules),
+        overrides,
+        admins: Admins::new(Arc::clone(&config.admin), Arc::clone(&metrics)),
+    });
+
     let (stop_grpc, stop_http) = (CancellationToken::new(), CancellationToken::new());
     let calls = TaskTracker::new();
     let rate_limits = config
@@ -152,13 +164,15 @@ pub async fn run(
     let (routes, mut health) = grpc::routes(
         Arc::clone(&balancer),
         Arc::clone(&views),
+        Arc::clone(&administration),
         config.keep_alive_interval,
         calls.clone(),
         rate_limits,
         stop_grpc.clone(),
     )
     .await?;
-    let http = Arc::new(http::Http { balancer, views, metrics, draining: AtomicBool::new(false) });
+    let http =
+        Arc::new(http::Http { balancer, views, administration, metrics, draining: AtomicBool::new(false) });
 
     let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
     serve_http(&http_server, listeners.http, http::router(Arc::clone(&http)), &stop_http);
@@ -229,13 +243,14 @@ async fn open_store(
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
     background: &CancellationToken,
-) -> anyhow::Result<(Arc<ResilientStore>, Arc<dyn Counters>)> {
+) -> anyhow::Result<(Arc<ResilientStore>, Arc<dyn Counters>, Arc<dyn Records>)> {
     let (ttl, metrics, tasks) = (config.holder_ttl(), Arc::clone(metrics), tasks.clone());
     match &config.store {
         StoreConfig::Memory => {
             let store = MemoryStore::new(ttl);
             let store = ResilientStore::embedded(store, ttl, metrics, tasks, background.clone());
-            Ok((store, Arc::new(MemoryCounters::default())))
+            let counters = Arc::new(MemoryCounters::default());
+            Ok((store, Arc::clone(&counters) as _, Arc::new(MemoryRecords::new(counters))))
         }
         StoreConfig::Redis(options) => {
             let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
@@ -248,7 +263,7 @@ async fn open_store(
                     "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
                 );
             }
-            Ok((store, redis))
+            Ok((store, Arc::clone(&redis) as _, redis))
         }
     }
 }

@@ -48,7 +48,9 @@ pub struct Overrides {
 impl Overrides {
     fn new(list: OverrideList) -> Self {
         let mut of: HashMap<Box<str>, HashMap<Box<str>, Exemption>> = HashMap::new();
-        for Override { limit, key, amount, expires_at_ms, .. } in list.overrides.into_iter().take(OVERRIDES_MAX) {
+        for Override { limit, key, amount, expires_at_ms, .. } in
+            list.overrides.into_iter().take(OVERRIDES_MAX)
+        {
             of.entry(limit.into()).or_default().insert(key.into(), Exemption { amount, expires_at_ms });
         }
         Self { version: Some(list.version), of }
@@ -218,7 +220,9 @@ impl OverrideBook {
             };
             let before = std::mem::replace(&mut *self.failing.lock(), refreshed.is_err());
             match refreshed {
-                Err(error) if !before => warn!(%error, "overrides cannot be read: the last ones seen stay in force"),
+                Err(error) if !before => {
+                    warn!(%error, "overrides cannot be read: the last ones seen stay in force")
+                }
                 Ok(()) if before => info!("overrides can be read again"),
                 _ => {}
             }
@@ -248,7 +252,8 @@ pub fn form_of_key(limit: &Limit) -> String {
     if limit.key.attributes().is_empty() {
         return format!("limit={}", limit.name);
     }
-    let parts: Vec<String> = limit.key.attributes().iter().map(|attribute| format!("{attribute}=…")).collect();
+    let parts: Vec<String> =
+        limit.key.attributes().iter().map(|attribute| format!("{attribute}=…")).collect();
     parts.join("|")
 }
 
@@ -260,14 +265,19 @@ fn canonical_key(limit: &Limit, text: &str) -> Result<String, DomainError> {
         DomainError::invalid("override.key", expected, &format!("{text:?}"))
     };
     if text.len() > KEY_BYTES_MAX {
-        return Err(DomainError::invalid("override.key", "at most 1024 bytes", &format!("{} bytes", text.len())));
+        return Err(DomainError::invalid(
+            "override.key",
+            "at most 1024 bytes",
+            &format!("{} bytes", text.len()),
+        ));
     }
     let attributes = limit.key.attributes();
     if attributes.is_empty() {
         return if text == form_of_key(limit) { Ok(text.to_owned()) } else { Err(wrong()) };
     }
     let parts: Option<HashMap<&str, &str>> = text.split('|').map(|part| part.split_once('=')).collect();
-    let parts = parts.filter(|parts| parts.len() == attributes.len() && text.split('|').count() == parts.len());
+    let parts =
+        parts.filter(|parts| parts.len() == attributes.len() && text.split('|').count() == parts.len());
     let parts = parts.ok_or_else(wrong)?;
     let canonical = attributes.iter().map(|attribute| {
         let value = parts.get(attribute.to_string().as_str())?;
@@ -394,9 +404,14 @@ mod tests {
     #[test]
     fn keys_of_another_form_are_refused_with_the_form() {
         let two = limit("l", &["model", "consumer"]);
-        for text in
-            ["", "alice", "consumer=a", "consumer=a|model=", "consumer=a|route=r", "consumer=a|model=m|model=m"]
-        {
+        for text in [
+            "",
+            "alice",
+            "consumer=a",
+            "consumer=a|model=",
+            "consumer=a|route=r",
+            "consumer=a|model=m|model=m",
+        ] {
             let message = canonical_key(&two, text).unwrap_err().to_string();
             assert!(message.contains("consumer=…|model=…"), "{text:?}: {message}");
         }
@@ -410,7 +425,8 @@ mod tests {
         let book = book();
         book.refresh().await.unwrap();
         book.set(of("rpm", "consumer=alice")).await.unwrap();
-        let short = Override { amount: None, expires_at_ms: Some(now_ms() + 50), ..of("rpm", "consumer=bob") };
+        let short =
+            Override { amount: None, expires_at_ms: Some(now_ms() + 50), ..of("rpm", "consumer=bob") };
         book.set(short).await.unwrap();
         let current = book.current();
         assert!(current.load().is_empty(), "until it is read");
@@ -424,7 +440,10 @@ mod tests {
         }
         assert_eq!(book.list("", 0, "").await.unwrap().0.len(), 1, "one that ended is not listed");
         book.delete("rpm", "consumer=alice", "ops").await.unwrap();
-        assert!(matches!(book.delete("rpm", "consumer=alice", "ops").await, Err(DomainError::NotFound { .. })));
+        assert!(matches!(
+            book.delete("rpm", "consumer=alice", "ops").await,
+            Err(DomainError::NotFound { .. })
+        ));
         book.refresh().await.unwrap();
         assert_eq!(current.load().get("rpm", "consumer=alice"), None);
     }

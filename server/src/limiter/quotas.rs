@@ -77,12 +77,7 @@ impl Quotas {
     ///
     /// # Errors
     /// Also where there is no record to forget.
-    pub async fn edit(
-        &self,
-        quota: &str,
-        consumer: &str,
-        edit: QuotaEdit,
-    ) -> Result<QuotaView, DomainError> {
+    pub async fn edit(&self, quota: &str, consumer: &str, edit: QuotaEdit) -> Result<QuotaView, DomainError> {
         check_text("note", &edit.note, NOTE_BYTES_MAX, "at most 256 bytes without control characters")?;
         let expected = "at most 64 bytes without control characters";
         check_text("request_id", &edit.request_id, REQUEST_ID_BYTES_MAX, expected)?;
@@ -110,7 +105,8 @@ impl Quotas {
         // A cluster client may send a call twice: without an id it would count twice.
         let id = if request_id.is_empty() { random_id() } else { request_id };
         let edit = Edit { action, who, note, id };
-        let edited = self.records.edit_quota(&account, &edit).await.map_err(unavailable("changing a quota"))?;
+        let edited =
+            self.records.edit_quota(&account, &edit).await.map_err(unavailable("changing a quota"))?;
         let edited = edited.ok_or_else(|| DomainError::NotFound {
             what: format!("record of {consumer:?} in quota {:?}", rule.name),
             hint: "the configured default applies to it already",
@@ -220,7 +216,12 @@ fn random_id() -> String {
     format!("={:032x}", rand::random::<u128>())
 }
 
-fn check_text(field: &'static str, text: &str, most: usize, expected: &'static str) -> Result<(), DomainError> {
+fn check_text(
+    field: &'static str,
+    text: &str,
+    most: usize,
+    expected: &'static str,
+) -> Result<(), DomainError> {
     if text.len() > most {
         return Err(DomainError::invalid(field, expected, &format!("{} bytes", text.len())));
     }

@@ -10,8 +10,8 @@ use crate::domain::{HolderId, LeaseId, PoolId, Roster};
 
 pub mod counters;
 pub mod memory;
-pub mod records;
 pub mod memory_usage;
+pub mod records;
 pub mod redis;
 pub mod resilient;
 pub mod usage;

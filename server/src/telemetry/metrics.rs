@@ -40,6 +40,10 @@ pub struct Metrics {
     pub repairs: Repairs,
     /// The usage ledger.
     pub ledger: LedgerMetrics,
+    /// Changing calls of administrators by `result`.
+    pub admin_calls: IntCounterVec,
+    /// Overrides of limits known here.
+    pub overrides: IntGauge,
     /// Failed look-ups of endpoints.
     pub discovery_errors: IntCounter,
     /// Requests in flight by endpoint.
@@ -302,6 +306,16 @@ impl Metrics {
                 recounted: repairs.with_label_values(&["recounted"]),
             },
             ledger: LedgerMetrics::new(&r)?,
+            admin_calls: counters(
+                &r,
+                "evenkeel_admin_calls_total",
+                "Calls that change something, by what became of their token.",
+                &["result"],
+            )?,
+            overrides: register(
+                &r,
+                IntGauge::new("evenkeel_overrides", "Overrides of limits that this sidecar knows.")?,
+            )?,
             discovery_errors: register(
                 &r,
                 IntCounter::new(

@@ -250,7 +250,11 @@ async fn overrides_are_kept_by_limit_and_key(s: &Subject) {
     let set = s.records.overrides_version().await.unwrap();
     assert_ne!(first, set);
     assert!(at_ms > 1_700_000_000_000);
-    s.records.set_override(&Override { expires_at_ms: Some(9), ..of("model=a", None) }).await.unwrap().unwrap();
+    s.records
+        .set_override(&Override { expires_at_ms: Some(9), ..of("model=a", None) })
+        .await
+        .unwrap()
+        .unwrap();
     s.records.set_override(&of("model=b", Some(0))).await.unwrap().unwrap();
     let list = s.records.overrides().await.unwrap();
     assert_eq!(list.version, s.records.overrides_version().await.unwrap());

@@ -115,7 +115,8 @@ impl Records for MemoryRecords {
             let (place, rule) = (place(account), &account.rule);
             let record = read(state, &place, rule, now);
             let before = level(&record, rule);
-            let repeated = kept.changes.get(&place).is_some_and(|all| all.iter().any(|(id, _)| *id == edit.id));
+            let repeated =
+                kept.changes.get(&place).is_some_and(|all| all.iter().any(|(id, _)| *id == edit.id));
             if repeated {
                 return Some(Edited { applied: false, before, after: before, record });
             }

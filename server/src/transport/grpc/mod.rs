@@ -14,6 +14,7 @@ use crate::{
     balancer::{Balancer, sweep::Views},
     rls::Judge,
     telemetry::Metrics,
+    transport::administration::Administration,
 };
 
 mod admin;
@@ -52,6 +53,7 @@ pub async fn end_health_watches(health: &mut HealthReporter) {
 pub async fn routes(
     balancer: Arc<Balancer>,
     views: Arc<Views>,
+    administration: Arc<Administration>,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
     rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
@@ -63,7 +65,7 @@ pub async fn routes(
     let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let inspect = InspectServer::new(inspect::InspectService::new(balancer, views, shutdown));
-    let admin = AdminServer::new(admin::AdminService {});
+    let admin = AdminServer::new(admin::AdminService { administration });
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

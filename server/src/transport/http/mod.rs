@@ -14,9 +14,14 @@ use axum::{
 };
 use serde_json::json;
 
+mod administration;
+mod overrides;
+mod quotas;
+
 use crate::{
     balancer::{Balancer, sweep::Views},
     telemetry::Metrics,
+    transport::administration::Administration,
 };
 
 /// What the handlers need.
@@ -25,6 +30,8 @@ pub struct Http {
     pub balancer: Arc<Balancer>,
     /// For pools.
     pub views: Arc<Views>,
+    /// For limits and quotas.
+    pub administration: Arc<Administration>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Set when the sidecar no longer takes new work.
@@ -39,6 +46,8 @@ pub fn router(http: Arc<Http>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/api/v1/pools", get(pools))
+        .merge(quotas::routes())
+        .merge(overrides::routes())
         .with_state(http)
 }
 
@@ -62,7 +71,10 @@ async fn pools(State(http): State<Arc<Http>>) -> Response {
 }
 
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
-    match http.metrics.encode(|metrics| set_pool_gauges(metrics, &http.views)) {
+    match http.metrics.encode(|metrics| {
+        set_pool_gauges(metrics, &http.views);
+        metrics.overrides.set(http.administration.overrides.current().load().len() as i64);
+    }) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }

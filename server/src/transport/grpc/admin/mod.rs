@@ -1,5 +1,7 @@
 //! `evenkeel.v1.Admin`: what administrators change and look up. One file for each part of it.
 
+use std::sync::Arc;
+
 use evenkeel_proto::v1::{
     AdjustQuotaRequest, DeleteOverrideRequest, DeleteOverrideResponse, DeleteQuotaRequest,
     DeleteQuotaResponse, ExplainRequest, ExplainResponse, GetQuotaRequest, GetSessionRequest,
@@ -10,8 +12,21 @@ use evenkeel_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
+use crate::transport::{administration::Administration, auth::Admins};
+
+mod overrides;
+mod quotas;
+
 /// The service.
-pub(super) struct AdminService {}
+pub(super) struct AdminService {
+    pub(super) administration: Arc<Administration>,
+}
+
+/// Who makes a changing call.
+fn who<T>(admins: &Admins, request: &Request<T>) -> Result<String, Status> {
+    let shown = request.metadata().get("authorization").map(|value| value.to_str().unwrap_or("?"));
+    Ok(admins.who(shown)?)
+}
 
 fn not_yet() -> Status {
     Status::unimplemented("not in this release")
@@ -23,65 +38,62 @@ impl Admin for AdminService {
         &self,
         _request: Request<ListLimitsRequest>,
     ) -> Result<Response<ListLimitsResponse>, Status> {
-        Err(not_yet())
+        Ok(Response::new(self.limits()))
     }
 
     async fn explain(&self, _request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
         Err(not_yet())
     }
 
-    async fn set_override(
-        &self,
-        _request: Request<SetOverrideRequest>,
-    ) -> Result<Response<Override>, Status> {
-        Err(not_yet())
+    async fn set_override(&self, request: Request<SetOverrideRequest>) -> Result<Response<Override>, Status> {
+        self.put_override(request).await
     }
 
     async fn delete_override(
         &self,
-        _request: Request<DeleteOverrideRequest>,
+        request: Request<DeleteOverrideRequest>,
     ) -> Result<Response<DeleteOverrideResponse>, Status> {
-        Err(not_yet())
+        self.drop_override(request).await
     }
 
     async fn list_overrides(
         &self,
-        _request: Request<ListOverridesRequest>,
+        request: Request<ListOverridesRequest>,
     ) -> Result<Response<ListOverridesResponse>, Status> {
-        Err(not_yet())
+        self.overrides(request).await
     }
 
-    async fn get_quota(&self, _request: Request<GetQuotaRequest>) -> Result<Response<Quota>, Status> {
-        Err(not_yet())
+    async fn get_quota(&self, request: Request<GetQuotaRequest>) -> Result<Response<Quota>, Status> {
+        self.quota(request).await
     }
 
-    async fn set_quota(&self, _request: Request<SetQuotaRequest>) -> Result<Response<Quota>, Status> {
-        Err(not_yet())
+    async fn set_quota(&self, request: Request<SetQuotaRequest>) -> Result<Response<Quota>, Status> {
+        self.set(request).await
     }
 
-    async fn adjust_quota(&self, _request: Request<AdjustQuotaRequest>) -> Result<Response<Quota>, Status> {
-        Err(not_yet())
+    async fn adjust_quota(&self, request: Request<AdjustQuotaRequest>) -> Result<Response<Quota>, Status> {
+        self.adjust(request).await
     }
 
     async fn delete_quota(
         &self,
-        _request: Request<DeleteQuotaRequest>,
+        request: Request<DeleteQuotaRequest>,
     ) -> Result<Response<DeleteQuotaResponse>, Status> {
-        Err(not_yet())
+        self.delete(request).await
     }
 
     async fn list_quotas(
         &self,
-        _request: Request<ListQuotasRequest>,
+        request: Request<ListQuotasRequest>,
     ) -> Result<Response<ListQuotasResponse>, Status> {
-        Err(not_yet())
+        self.quotas(request).await
     }
 
     async fn list_quota_changes(
         &self,
-        _request: Request<ListQuotaChangesRequest>,
+        request: Request<ListQuotaChangesRequest>,
     ) -> Result<Response<ListQuotaChangesResponse>, Status> {
-        Err(not_yet())
+        self.changes(request).await
     }
 
     async fn query_usage(
