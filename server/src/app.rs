@@ -25,14 +25,17 @@ use tracing::{error, info, warn};
 use crate::{
     balancer::{Balancer, directory::Directory, discovery, sweep},
     config::{Config, RateLimitService, StoreConfig},
+    ledger::Ledger,
     limiter::{overrides::OverrideBook, quotas::Quotas},
     rls::{Judge, LoadMetrics, Loader, Tallies},
     store::{
         counters::Counters,
         memory::{MemoryCounters, MemoryRecords, MemoryStore},
+        memory_usage::MemoryUsage,
         records::Records,
         redis::RedisStore,
         resilient::ResilientStore,
+        usage::UsageStore,
     },
     telemetry::Metrics,
     transport::{administration::Administration, auth::Admins, grpc, http},
@@ -42,6 +45,8 @@ use crate::{
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for answers to be read, for HTTP and for background tasks at the end.
 const END_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for usage to be written at the end.
+const LEDGER_MAX: Duration = Duration::from_secs(2);
 
 /// Bound listeners: made before anything runs, so that tests can use port 0 and faults show at once.
 pub struct Listeners {
@@ -135,7 +140,10 @@ pub async fn run(
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let balancer = Arc::new(Balancer::new(directory, store, Arc::clone(&metrics)));
     let views = Arc::new(sweep::Views::default());
+    let usage = usage_store(&config, &metrics, &tasks)?;
+    let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
 
+    tasks.spawn(Arc::clone(&ledger).run(background.clone()));
     tasks.spawn(discovery::run(discovered, Arc::clone(&metrics), tasks.clone(), background.clone()));
     tasks.spawn(sweep::run(
         Arc::clone(&balancer),
@@ -165,14 +173,21 @@ pub async fn run(
         Arc::clone(&balancer),
         Arc::clone(&views),
         Arc::clone(&administration),
+        Arc::clone(&ledger),
         config.keep_alive_interval,
         calls.clone(),
         rate_limits,
         stop_grpc.clone(),
     )
     .await?;
-    let http =
-        Arc::new(http::Http { balancer, views, administration, metrics, draining: AtomicBool::new(false) });
+    let http = Arc::new(http::Http {
+        balancer,
+        views,
+        administration,
+        ledger: Arc::clone(&ledger),
+        metrics,
+        draining: AtomicBool::new(false),
+    });
 
     let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
     serve_http(&http_server, listeners.http, http::router(Arc::clone(&http)), &stop_http);
@@ -194,6 +209,8 @@ pub async fn run(
     if !ends_within(END_MAX, &grpc_servers).await {
         info!("connections still open: stopping all the same");
     }
+    // After the last calls, which record; while the store is still there.
+    ledger.drain(LEDGER_MAX).await;
     // Last, so that readiness can be asked for as long as anything is served.
     stop_http.cancel();
     if !ends_within(END_MAX, &http_server).await {
@@ -266,6 +283,22 @@ async fn open_store(
             Ok((store, Arc::clone(&redis) as _, redis))
         }
     }
+}
+
+/// Over connections of its own: a query that reads a month of usage holds up no KeepAlive.
+fn usage_store(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+) -> anyhow::Result<Arc<dyn UsageStore>> {
+    let bounds = config.ledger.bounds();
+    Ok(match &config.store {
+        StoreConfig::Memory => Arc::new(MemoryUsage::new(bounds)),
+        StoreConfig::Redis(options) => {
+            let (metrics, tasks) = (Arc::clone(metrics), tasks.clone());
+            Arc::new(RedisStore::new(options, config.holder_ttl(), metrics, tasks)?.usage(bounds))
+        }
+    })
 }
 
 fn serve_grpc(

@@ -4,6 +4,7 @@ use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Dura
 
 use crate::{
     domain::{Endpoint, limit::LimitRules},
+    ledger::LedgerOptions,
     store::{redis::RedisOptions, resilient::OnStoreFailure},
 };
 
@@ -44,7 +45,7 @@ pub struct Config {
     /// Who may use the API of administrators.
     pub admin: Arc<Vec<AdminToken>>,
     /// What is recorded of requests.
-    pub ledger: Ledger,
+    pub ledger: LedgerOptions,
     /// What is allowed, and probably not meant.
     pub warnings: Vec<String>,
     /// Envoy's rate limit service; `None` where it is not served.
@@ -53,19 +54,6 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     /// To tell what changed.
     sections: Sections,
-}
-
-/// What is recorded of requests.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ledger {
-    /// Whether anything is.
-    pub enabled: bool,
-    /// How long it is kept.
-    pub retention: Duration,
-    /// Most sessions kept.
-    pub sessions_max: usize,
-    /// Most rows of one report.
-    pub rows_max: usize,
 }
 
 /// Listening addresses.

@@ -5,8 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{AdminToken, Files, Ledger, higress, raw::RawConfig, validate::Check};
-use crate::domain::limit::{Condition, Counts, LimitRules, METERS_MAX, Matcher, price::Price};
+use super::{AdminToken, Files, higress, raw::RawConfig, validate::Check};
+use crate::{
+    domain::limit::{Condition, Counts, LimitRules, METERS_MAX, Matcher, price::Price},
+    ledger::LedgerOptions,
+};
 
 mod amount;
 mod check;
@@ -24,7 +27,7 @@ const LIMITS_MAX: usize = 256;
 pub(super) struct Limits {
     pub(super) rules: LimitRules,
     pub(super) admin: Vec<AdminToken>,
-    pub(super) ledger: Ledger,
+    pub(super) ledger: LedgerOptions,
 }
 
 /// Takes its sections out of the file.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::raw::{RawAdmin, RawAdminToken, RawLedger, RawModel, RawPrice};
 use crate::{
-    config::{AdminToken, Files, Ledger, Secret, validate::Check},
+    config::{AdminToken, Files, Secret, validate::Check},
     domain::limit::{LimitHeaders, Matcher, ModelSeed, Prices, price::Price},
+    ledger::LedgerOptions,
 };
 
 /// Most entries of each table.
@@ -180,7 +181,7 @@ fn secret(check: &mut Check, files: &mut Files, path: &str, raw: &RawAdminToken)
     Some(Secret::new(text))
 }
 
-pub(super) fn ledger(check: &mut Check, raw: RawLedger) -> Ledger {
+pub(super) fn ledger(check: &mut Check, raw: RawLedger) -> LedgerOptions {
     let hour = Duration::from_secs(3600);
     let (min, max, default) = (hour, hour * 24 * 400, hour * 24 * 35);
     let retention = raw.retention.as_deref().map(|text| {
@@ -197,10 +198,11 @@ pub(super) fn ledger(check: &mut Check, raw: RawLedger) -> Ledger {
             default
         })
     };
-    Ledger {
+    LedgerOptions {
         enabled: raw.enabled.unwrap_or(true),
         retention: retention.unwrap_or(default),
         sessions_max: whole("sessions_max", raw.sessions_max, 10_000, 1_000_000),
-        rows_max: whole("rows_max", raw.rows_max, 100_000, 10_000_000),
+        rows_max: whole("rows_max", raw.rows_max, 100_000, 1_000_000),
+        ..LedgerOptions::default()
     }
 }

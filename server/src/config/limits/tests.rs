@@ -263,7 +263,7 @@ fn each_fault_of_the_rest() {
              directory (os error 2)",
         ),
         ("ledger: {retention: 10s}", "ledger.retention: must be 1h..400d, got \"10s\""),
-        ("ledger: {rows_max: 1}", "ledger.rows_max: must be 100..10000000, got \"1\""),
+        ("ledger: {rows_max: 1}", "ledger.rows_max: must be 100..1000000, got \"1\""),
         (
             "higress_rules: [{plugin: x, file: /nowhere}]",
             "higress_rules[0].plugin: must be ai-token-ratelimit or cluster-key-rate-limit, got \"x\"",

@@ -117,7 +117,9 @@ impl Rule {
     #[must_use]
     pub fn reset_ms(&self, used: u64, now_ms: u64) -> u64 {
         match *self {
-            Self::Fixed { window, .. } | Self::Budget { window, .. } => window.around(now_ms).1.saturating_sub(now_ms),
+            Self::Fixed { window, .. } | Self::Budget { window, .. } => {
+                window.around(now_ms).1.saturating_sub(now_ms)
+            }
             Self::Sliding { period_ms, .. } if used > 0 => {
                 let slot_ms = slot_ms(period_ms);
                 (now_ms / slot_ms + SLOTS as u64 + 1) * slot_ms - now_ms

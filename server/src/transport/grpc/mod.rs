@@ -12,6 +12,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     balancer::{Balancer, sweep::Views},
+    ledger::Ledger,
     rls::Judge,
     telemetry::Metrics,
     transport::administration::Administration,
@@ -54,6 +55,7 @@ pub async fn routes(
     balancer: Arc<Balancer>,
     views: Arc<Views>,
     administration: Arc<Administration>,
+    ledger: Arc<Ledger>,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
     rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
@@ -65,7 +67,7 @@ pub async fn routes(
     let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let inspect = InspectServer::new(inspect::InspectService::new(balancer, views, shutdown));
-    let admin = AdminServer::new(admin::AdminService { administration });
+    let admin = AdminServer::new(admin::AdminService { administration, ledger });
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

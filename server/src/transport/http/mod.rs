@@ -17,9 +17,11 @@ use serde_json::json;
 mod administration;
 mod overrides;
 mod quotas;
+mod usage;
 
 use crate::{
     balancer::{Balancer, sweep::Views},
+    ledger::Ledger,
     telemetry::Metrics,
     transport::administration::Administration,
 };
@@ -32,6 +34,8 @@ pub struct Http {
     pub views: Arc<Views>,
     /// For limits and quotas.
     pub administration: Arc<Administration>,
+    /// For usage.
+    pub ledger: Arc<Ledger>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Set when the sidecar no longer takes new work.
@@ -48,6 +52,7 @@ pub fn router(http: Arc<Http>) -> Router {
         .route("/api/v1/pools", get(pools))
         .merge(quotas::routes())
         .merge(overrides::routes())
+        .merge(usage::routes())
         .with_state(http)
 }
 
@@ -73,6 +78,7 @@ async fn pools(State(http): State<Arc<Http>>) -> Response {
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
     match http.metrics.encode(|metrics| {
         set_pool_gauges(metrics, &http.views);
+        metrics.ledger.waiting.set(http.ledger.waiting() as i64);
         metrics.overrides.set(http.administration.overrides.current().load().len() as i64);
     }) {
         Ok(text) => {

@@ -12,14 +12,19 @@ use evenkeel_proto::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::transport::{administration::Administration, auth::Admins};
+use crate::{
+    ledger::Ledger,
+    transport::{administration::Administration, auth::Admins},
+};
 
 mod overrides;
 mod quotas;
+mod usage;
 
 /// The service.
 pub(super) struct AdminService {
     pub(super) administration: Arc<Administration>,
+    pub(super) ledger: Arc<Ledger>,
 }
 
 /// Who makes a changing call.
@@ -98,19 +103,19 @@ impl Admin for AdminService {
 
     async fn query_usage(
         &self,
-        _request: Request<QueryUsageRequest>,
+        request: Request<QueryUsageRequest>,
     ) -> Result<Response<QueryUsageResponse>, Status> {
-        Err(not_yet())
+        usage::query(&self.ledger, request.into_inner()).await.map(Response::new)
     }
 
     async fn list_sessions(
         &self,
-        _request: Request<ListSessionsRequest>,
+        request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        Err(not_yet())
+        usage::sessions(&self.ledger, request.into_inner()).await.map(Response::new)
     }
 
-    async fn get_session(&self, _request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
-        Err(not_yet())
+    async fn get_session(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
+        usage::session(&self.ledger, request.into_inner()).await.map(Response::new)
     }
 }
