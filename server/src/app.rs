@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     balancer::{Balancer, directory::Directory, discovery, sweep},
-    config::{Config, RateLimitService, StoreConfig},
+    config::{Config, RateLimitService, StoreConfig, reload},
     ledger::Ledger,
     limiter::{overrides::OverrideBook, quotas::Quotas},
     rls::{Judge, LoadMetrics, Loader, Tallies},
@@ -136,6 +136,7 @@ pub async fn run(
     let addresses = listeners.addresses()?;
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
+    let _live = reload::start(&config, &metrics, &tasks, &background);
     let (store, counters, records) = open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let balancer = Arc::new(Balancer::new(directory, store, Arc::clone(&metrics)));

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 mod client;
+mod convert;
 mod serve;
 
 pub(crate) use client::OutputClosed;
@@ -21,6 +22,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check a configuration file and tell everything that is wrong with it
     CheckConfig(serve::CheckConfig),
+    /// Print the limits of a Higress plugin's configuration as Evenkeel's own
+    ConvertHigress(convert::ConvertHigress),
     /// Show pools with each endpoint's requests in flight
     Pools(client::Pools),
     /// Show the leases of a pool: who has what in flight where
@@ -34,6 +37,7 @@ impl Cli {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::CheckConfig(check) => check.run(),
+            Command::ConvertHigress(convert) => convert.run(),
             Command::Pools(pools) => client::block_on(pools.run()),
             Command::Leases(leases) => client::block_on(leases.run()),
             Command::Admit(admit) => client::block_on(admit.run()),

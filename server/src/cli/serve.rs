@@ -1,7 +1,7 @@
 //! `evenkeel serve` and `evenkeel check-config`.
 
 use std::{
-    io::IsTerminal as _,
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -9,12 +9,14 @@ use anyhow::Context as _;
 use clap::Args;
 use evenkeel::{
     app::{self, Addresses, Listeners},
-    config::{Config, StoreConfig},
+    config::Config,
     rls::{Source, Tallies},
     telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+use super::OutputClosed;
 
 /// Run the sidecar.
 #[derive(Args)]
@@ -48,14 +50,14 @@ impl CheckConfig {
         }
         let Some(path) = self.config else { return Ok(()) };
         let config = load(&path)?;
+        for warning in &config.warnings {
+            eprintln!("warning: {warning}");
+        }
         if let Some(service) = &config.rate_limit_service {
             check_limits(&service.source)?;
         }
-        let store = match config.store {
-            StoreConfig::Memory => "memory",
-            StoreConfig::Redis(_) => "redis",
-        };
-        println!("{}: ok ({} pool rules, {store} store)", path.display(), config.pools.len());
+        let summary = config.summary();
+        writeln!(io::stdout(), "{}: ok ({summary})", path.display()).map_err(|_| OutputClosed)?;
         Ok(())
     }
 }
@@ -70,6 +72,9 @@ impl Serve {
             config.log.level = level;
         }
         telemetry::init_logs(&config.log)?;
+        for warning in &config.warnings {
+            tracing::warn!(warning, "configuration");
+        }
         // redis over rediss:// panics where no provider is chosen.
         let _ = rustls::crypto::ring::default_provider().install_default();
         runtime(config.worker_threads)?.block_on(async {
@@ -94,8 +99,7 @@ fn check_limits(source: &Source) -> anyhow::Result<()> {
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    Config::parse(&text).with_context(|| path.display().to_string())
+    Config::load(path).with_context(|| path.display().to_string())
 }
 
 /// One worker is one thread: no work is handed between threads, which makes a call about half as dear.

@@ -13,6 +13,7 @@ mod higress;
 mod limits;
 mod rate_limit_service;
 mod raw;
+pub mod reload;
 mod secret;
 mod validate;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Envoy's rate limit service; `None` where it is not served.
     pub rate_limit_service: Option<RateLimitService>,
+    /// The file it was loaded from.
+    pub path: Option<PathBuf>,
     /// Files it was read from beside its own.
     pub files: Vec<PathBuf>,
     /// To tell what changed.
@@ -152,7 +155,9 @@ impl Config {
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let yaml = std::fs::read_to_string(path)
             .map_err(|error| Faults(vec![format!("{}: cannot be read: {error}", path.display())]))?;
-        Self::parse_in(&yaml, path.parent().unwrap_or(Path::new("")))
+        let mut config = Self::parse_in(&yaml, path.parent().unwrap_or(Path::new("")))?;
+        config.path = Some(path.to_owned());
+        Ok(config)
     }
 
     /// Reads YAML. Files it refers to are looked for from the working directory on.
@@ -178,6 +183,27 @@ impl Config {
         config.files = files.into_paths();
         config.sections = Sections::of(yaml);
         Ok(config)
+    }
+
+    /// What it holds, in a line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let mut parts = vec![format!("{} pool rules", self.pools.len())];
+        let rules = &self.rules;
+        let others = [
+            (rules.limits.len(), "limit"),
+            (rules.quotas.len(), "quota"),
+            (rules.prices.0.len(), "price"),
+            (self.admin.len(), "administrator"),
+            (self.files.len(), "other file"),
+        ];
+        parts.extend(others.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| count(n, what)));
+        parts.push(match self.store {
+            StoreConfig::Memory => "memory store".to_owned(),
+            StoreConfig::Redis(_) => "redis store".to_owned(),
+        });
+        parts.join(", ")
     }
 
     /// Sections that differ from another configuration's and that only a restart applies.

@@ -56,6 +56,10 @@ pub struct Metrics {
     pub holders: GaugeVec,
     /// Seconds since the last sweep.
     pub table_age: Gauge,
+    /// 1 unless the last reload of the configuration was refused.
+    pub config_valid: IntGauge,
+    /// When the configuration was last applied, in seconds of the Unix epoch.
+    pub config_last_success: Gauge,
     /// Of the rate limit service.
     pub rls: Rls,
 }
@@ -352,6 +356,20 @@ impl Metrics {
                 Gauge::new(
                     "evenkeel_table_age_seconds",
                     "Seconds since the last sweep, which read the tables behind evenkeel_in_flight.",
+                )?,
+            )?,
+            config_valid: register(
+                &r,
+                IntGauge::new(
+                    "evenkeel_config_valid",
+                    "1 unless the last reload of the configuration was refused.",
+                )?,
+            )?,
+            config_last_success: register(
+                &r,
+                Gauge::new(
+                    "evenkeel_config_last_success_timestamp_seconds",
+                    "When the configuration was last applied, in seconds of the Unix epoch.",
                 )?,
             )?,
             rls: Rls::new(&r)?,
