@@ -137,9 +137,9 @@ pub async fn run(
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
     let _live = reload::start(&config, &metrics, &tasks, &background);
-    let (store, counters, records) = open_store(&config, &metrics, &tasks, &background).await?;
+    let (store, records) = open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
-    let balancer = Arc::new(Balancer::new(directory, store, Arc::clone(&metrics)));
+    let balancer = Arc::new(Balancer::new(directory, Arc::clone(&store), Arc::clone(&metrics)));
     let views = Arc::new(sweep::Views::default());
     let usage = usage_store(&config, &metrics, &tasks)?;
     let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
@@ -167,7 +167,7 @@ pub async fn run(
     let rate_limits = config
         .rate_limit_service
         .as_ref()
-        .map(|service| rate_limits(service, Arc::clone(&counters), &metrics, &tasks, &background))
+        .map(|service| rate_limits(service, Arc::clone(&store) as Arc<dyn Counters>, &metrics, &tasks, &background))
         .transpose()?
         .map(|judge| (judge, Arc::clone(&metrics)));
     let (routes, mut health) = grpc::routes(
@@ -261,14 +261,14 @@ async fn open_store(
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
     background: &CancellationToken,
-) -> anyhow::Result<(Arc<ResilientStore>, Arc<dyn Counters>, Arc<dyn Records>)> {
+) -> anyhow::Result<(Arc<ResilientStore>, Arc<dyn Records>)> {
     let (ttl, metrics, tasks) = (config.holder_ttl(), Arc::clone(metrics), tasks.clone());
     match &config.store {
         StoreConfig::Memory => {
-            let store = MemoryStore::new(ttl);
-            let store = ResilientStore::embedded(store, ttl, metrics, tasks, background.clone());
-            let counters = Arc::new(MemoryCounters::default());
-            Ok((store, Arc::clone(&counters) as _, Arc::new(MemoryRecords::new(counters))))
+            let (store, counters) = (MemoryStore::new(ttl), Arc::new(MemoryCounters::default()));
+            let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
+            let store = ResilientStore::embedded(store, counters, ttl, metrics, tasks, background.clone());
+            Ok((store, records))
         }
         StoreConfig::Redis(options) => {
             let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
@@ -281,7 +281,7 @@ async fn open_store(
                     "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
                 );
             }
-            Ok((store, Arc::clone(&redis) as _, redis))
+            Ok((store, redis))
         }
     }
 }

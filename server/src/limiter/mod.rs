@@ -1,5 +1,379 @@
-//! Limits and quotas: what applies to a request, and their administration.
+//! Limits and quotas: what applies to a request, what is reserved when it is admitted and charged when it has ended,
+//! and their administration.
 
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    domain::limit::{Facts, LimitRules, Meter, Rule},
+    store::{
+        StoreError,
+        counters::{Counters, Ground, Hold, Reading, ReservationId, Reserve, Settlement, Verdict},
+    },
+    telemetry::Metrics,
+};
+
+mod answer;
+mod charge;
+mod compiled;
+pub mod estimates;
+pub mod explain;
+mod open;
 pub mod overrides;
 pub mod own;
 pub mod quotas;
+pub mod refusals;
+mod ticket;
+
+pub use answer::{Header, Refusal};
+pub use charge::{Charge, Ending, Told};
+pub use ticket::{TICKET_BYTES_MAX, Ticket};
+
+use compiled::{Chosen, Compiled};
+use estimates::{Estimate, Estimates};
+use open::Open;
+use overrides::Overrides;
+use refusals::Refusals;
+use ticket::Taking;
+
+/// Holds requests against limits and quotas.
+pub struct Limiter {
+    rules: Arc<ArcSwap<LimitRules>>,
+    compiled: ArcSwap<Compiled>,
+    overrides: Arc<ArcSwap<Overrides>>,
+    counters: Arc<dyn Counters>,
+    estimates: Estimates,
+    refusals: Refusals,
+    open: Open,
+    metrics: Arc<Metrics>,
+}
+
+/// A request, before it is admitted.
+#[derive(Clone, Debug, Default)]
+pub struct Ask {
+    /// What limits look at.
+    pub facts: Facts,
+    /// Its session, for the ledger.
+    pub session: String,
+    /// Size of its prompt in bytes; 0 when unknown.
+    pub prompt_bytes: u64,
+    /// Output tokens it allows; 0 when it names no bound.
+    pub max_output_tokens: u64,
+}
+
+/// A request and what it is counted by.
+pub struct Selection {
+    compiled: Arc<Compiled>,
+    chosen: Vec<Chosen>,
+    estimate: Estimate,
+}
+
+/// A request that the limits let pass.
+pub struct Pass {
+    /// To go to the gateway; often empty.
+    pub ticket: Vec<u8>,
+    /// The ticket is to be shown in KeepAlives: the request counts as running.
+    pub show_ticket: bool,
+    /// Fields for the client.
+    pub headers: Vec<Header>,
+    /// What to give back should it not be admitted after all.
+    taken: Option<Settlement>,
+}
+
+/// The answer to a request.
+pub enum Outcome {
+    /// It may pass.
+    Pass(Pass),
+    /// It may not.
+    Refused(Refusal),
+    /// The store is unavailable, and a limit is closed then.
+    Closed,
+}
+
+/// What became of a request that has ended.
+pub struct Settled {
+    /// Its ticket.
+    pub ticket: Ticket,
+    /// What it is charged.
+    pub charge: Charge,
+    /// What that costs, in millionths of the currency.
+    pub cost: u64,
+    /// Whether it was settled now; `None` where nothing was reserved, so that this cannot be told.
+    pub first: Option<bool>,
+}
+
+impl Limiter {
+    /// Over these rules and counters. A running request not renewed for `holder_ttl` is not counted any more.
+    #[must_use]
+    pub fn new(
+        rules: Arc<ArcSwap<LimitRules>>,
+        overrides: Arc<ArcSwap<Overrides>>,
+        counters: Arc<dyn Counters>,
+        holder_ttl: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let ttl_ms = holder_ttl.as_millis() as u64;
+        let compiled = Compiled::new(rules.load_full(), ttl_ms, &metrics.limit_checks);
+        Self {
+            rules,
+            compiled: ArcSwap::from_pointee(compiled),
+            overrides,
+            counters,
+            estimates: Estimates::default(),
+            refusals: Refusals::default(),
+            open: Open::default(),
+            metrics,
+        }
+    }
+
+    /// The rules in force, ready for requests.
+    fn compiled(&self) -> Arc<Compiled> {
+        let compiled = self.compiled.load();
+        let rules = self.rules.load();
+        if Arc::ptr_eq(&compiled.rules, &rules) {
+            return Arc::clone(&compiled);
+        }
+        let new =
+            Arc::new(Compiled::new(Arc::clone(&rules), compiled.ttl_ms(), &self.metrics.limit_checks));
+        self.compiled.store(Arc::clone(&new));
+        new
+    }
+
+    /// Headers that gateways have to pass on for the rules in force.
+    #[must_use]
+    pub fn wanted_headers(&self) -> Vec<String> {
+        self.compiled().wanted_headers.clone()
+    }
+
+    /// What a request is counted by; the refusal where one is known to be due.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn select(&self, ask: &Ask) -> Result<Selection, Refusal> {
+        let compiled = self.compiled();
+        let estimate =
+            self.estimates.estimate(&compiled.rules, &ask.facts.model, ask.prompt_bytes, ask.max_output_tokens);
+        let chosen = compiled.choose(&ask.facts, &self.overrides.load(), &estimate, now_ms());
+        // Only what refuses is known, and told.
+        let known = chosen.iter().filter_map(|c| Some((c.clone(), self.refusals.recall(&c.meter)?)));
+        let (refusing, readings): (Vec<Chosen>, Vec<Reading>) = known.unzip();
+        match answer::refusal(&compiled, &refusing, &readings) {
+            Some(refusal) => {
+                self.metrics.limit_refusals_remembered.inc();
+                refusing.iter().for_each(|chosen| compiled.entries[chosen.entry].refused.inc());
+                Err(refusal)
+            }
+            None => Ok(Selection { compiled, chosen, estimate }),
+        }
+    }
+
+    /// Reserves for a request.
+    ///
+    /// # Errors
+    /// Where the store fails and there is nothing to fall back on.
+    pub async fn reserve(
+        &self,
+        ask: Ask,
+        selection: Selection,
+        id: &ReservationId,
+    ) -> Result<Outcome, StoreError> {
+        let Selection { compiled, chosen, estimate } = selection;
+        let meters: Vec<Meter> = chosen.iter().map(|chosen| chosen.meter.clone()).collect();
+        let verdict = if meters.is_empty() {
+            Verdict { admitted: true, ..Verdict::default() }
+        } else {
+            let settles = meters.iter().any(|meter| meter.provisional);
+            self.counters.reserve(Reserve { id: settles.then(|| id.clone()), meters }).await?
+        };
+        if verdict.ground == Ground::Closed {
+            return Ok(Outcome::Closed);
+        }
+        self.count(&compiled, &chosen, &verdict);
+        if !verdict.admitted {
+            for (chosen, reading) in chosen.iter().zip(&verdict.readings) {
+                self.refusals.note(&chosen.meter, reading);
+            }
+            if let Some(refusal) = answer::refusal(&compiled, &chosen, &verdict.readings) {
+                return Ok(Outcome::Refused(refusal));
+            }
+        }
+        let headers = match verdict.ground {
+            Ground::Shared => answer::headers(&compiled, &chosen, &verdict.readings),
+            _ => Vec::new(),
+        };
+        Ok(Outcome::Pass(self.pass(ask, chosen, estimate, &verdict, headers, id)))
+    }
+
+    fn pass(
+        &self,
+        ask: Ask,
+        chosen: Vec<Chosen>,
+        estimate: Estimate,
+        verdict: &Verdict,
+        headers: Vec<Header>,
+        id: &ReservationId,
+    ) -> Pass {
+        let show_ticket = chosen.iter().any(|chosen| matches!(chosen.meter.rule, Rule::Running { .. }));
+        let taken = (!chosen.is_empty()).then(|| Settlement {
+            id: id.clone(),
+            notes: verdict.notes.clone(),
+            entries: (chosen.iter().zip(&verdict.readings))
+                .map(|(chosen, reading)| chosen.meter.entry(reading, 0))
+                .collect(),
+        });
+        let takings = chosen.into_iter().zip(&verdict.readings);
+        let takings = takings.filter(|(chosen, _)| chosen.meter.provisional).map(|(chosen, reading)| Taking {
+            bucket: chosen.meter.bucket,
+            name: chosen.meter.name,
+            window: reading.window,
+            reserved: reading.taken,
+            rate: if let Rule::Drain { amount, .. } = chosen.meter.rule { amount } else { 0 },
+        });
+        let ticket = Ticket {
+            consumer: ask.facts.consumer,
+            model: ask.facts.model,
+            session: ask.session,
+            prompt_bytes: ask.prompt_bytes,
+            output_tokens: estimate.output.ceil() as u64,
+            notes: verdict.notes.clone(),
+            takings: takings.collect(),
+        };
+        Pass { ticket: ticket.encode(), show_ticket, headers, taken }
+    }
+
+    fn count(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict) {
+        for (chosen, reading) in chosen.iter().zip(&verdict.readings) {
+            let entry = &compiled.entries[chosen.entry];
+            let over = reading.over || (verdict.admitted && chosen.meter.shadow && is_over(&chosen.meter, reading));
+            match (over, chosen.meter.shadow) {
+                (true, true) => entry.shadow_refused.inc(),
+                (true, false) => entry.refused.inc(),
+                (false, _) if verdict.admitted => entry.admitted.inc(),
+                (false, _) => {}
+            }
+        }
+    }
+
+    /// A request that passed goes out: its ticket is kept for the case that its gateway never gets it. False: the
+    /// request has ended meanwhile, and is to be given back.
+    #[must_use]
+    pub fn note_open(&self, id: &ReservationId, pass: &Pass) -> bool {
+        pass.taken.is_none() || self.open.admitted(id, &pass.ticket)
+    }
+
+    /// Gives back all that a request took, also what counts requests: it was not admitted after all.
+    pub async fn cancel(&self, pass: Pass) {
+        let Some(taken) = pass.taken else { return };
+        for entry in &taken.entries {
+            self.refusals.forget(&entry.bucket, &entry.name);
+        }
+        if let Err(error) = self.counters.settle(taken).await {
+            tracing::debug!(%error, "reservation not given back");
+        }
+    }
+
+    /// Charges a request that has ended. `ticket` is what its gateway shows; where that is empty, what this sidecar
+    /// remembers serves. `None` where nothing is known of the request.
+    ///
+    /// # Errors
+    /// Where the store fails and there is nothing to fall back on.
+    pub async fn settle(
+        &self,
+        id: &ReservationId,
+        ticket: &[u8],
+        told: &Told,
+    ) -> Result<Option<Settled>, StoreError> {
+        let early = told.ending == Ending::NotSent && ticket.is_empty();
+        let kept = self.open.ended(id, early);
+        let ticket = if ticket.is_empty() { kept.as_deref().unwrap_or_default() } else { ticket };
+        let Some(mut ticket) = Ticket::decode(ticket) else { return Ok(None) };
+        let compiled = self.compiled();
+        let model = &ticket.model;
+        let expected = self.estimates.estimate(&compiled.rules, model, ticket.prompt_bytes, 0);
+        let charge = Charge::of(told, &ticket, &self.estimates, expected.input);
+        let cost = compiled.rules.prices.cost(model, &charge.tokens);
+        if told.ending == Ending::Complete && told.is_final && told.tokens.is_some() {
+            self.estimates.learn(model, ticket.prompt_bytes, told.output_bytes, &charge.tokens);
+        }
+        if ticket.notes.is_empty() {
+            return Ok(Some(Settled { ticket, charge, cost, first: None }));
+        }
+        let now_ms = now_ms();
+        let mut entries = Vec::with_capacity(ticket.takings.len());
+        let notes = std::mem::take(&mut ticket.notes);
+        for taking in std::mem::take(&mut ticket.takings) {
+            // One whose limit is no longer configured counts nowhere.
+            let Some(entry) = compiled.by_name(&taking.name) else { continue };
+            let counts = entry.source.counts();
+            let actual = if entry.source.is_concurrency() {
+                0
+            } else {
+                charge.counted(counts, &compiled.rules.prices, &ticket.model)
+            };
+            entries.push(crate::store::counters::Entry {
+                rule: compiled.rule_to_settle(entry, taking.rate, now_ms),
+                bucket: taking.bucket,
+                name: taking.name,
+                window: taking.window,
+                reserved: taking.reserved,
+                actual,
+                provisional: true,
+            });
+        }
+        let reserved = (entries.iter()).filter(|entry| entry.actual < entry.reserved);
+        reserved.for_each(|entry| self.refusals.forget(&entry.bucket, &entry.name));
+        let first = self.counters.settle(Settlement { id: id.clone(), notes, entries }).await?;
+        Ok(Some(Settled { ticket, charge, cost, first: Some(first) }))
+    }
+
+    /// Keeps running requests counted: the tickets a gateway shows in a KeepAlive.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub async fn hold(&self, tickets: Vec<(ReservationId, Vec<u8>)>) -> Result<(), StoreError> {
+        let compiled = self.compiled();
+        let mut holds = Vec::new();
+        for (id, bytes) in tickets {
+            let takings = Ticket::decode(&bytes).map(|ticket| ticket.takings).unwrap_or_default();
+            let running = |taking: &Taking| {
+                compiled.by_name(&taking.name).is_some_and(|entry| entry.source.is_concurrency())
+            };
+            holds.extend(takings.into_iter().filter(running).map(|taking| Hold {
+                id: id.clone(),
+                bucket: taking.bucket,
+                name: taking.name,
+                ttl_ms: compiled.ttl_ms(),
+            }));
+        }
+        if holds.is_empty() { Ok(()) } else { self.counters.hold(holds).await }
+    }
+
+    /// Forgets what is too old. To be called now and then.
+    pub fn purge(&self) {
+        self.open.purge();
+    }
+}
+
+/// Whether a counter in shadow mode would have refused what it took.
+fn is_over(meter: &Meter, reading: &Reading) -> bool {
+    match meter.rule {
+        Rule::Prepaid { .. } => reading.used == 0 && reading.taken > 0,
+        _ => reading.used > reading.amount,
+    }
+}
+
+/// The address of a client as gateways tell it.
+#[must_use]
+pub fn source_ip(text: &str) -> Option<IpAddr> {
+    text.parse().ok()
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
+}
+

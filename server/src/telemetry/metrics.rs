@@ -22,6 +22,16 @@ pub struct Metrics {
     pub admits: Admits,
     /// Time to answer an Admit, in seconds.
     pub admit_duration: Histogram,
+    /// Requests held against limits by `limit` and `result`.
+    pub limit_checks: IntCounterVec,
+    /// Refusals that needed no store.
+    pub limit_refusals_remembered: IntCounter,
+    /// Settlements of reservations by `result`.
+    pub limit_settles: LimitSettles,
+    /// Settlements dropped.
+    pub settlements_lost: IntCounter,
+    /// What requests were charged.
+    pub charged: Charged,
     /// Settlements by `result`.
     pub settles: Settles,
     /// Lists of KeepAlives by `result`.
@@ -94,8 +104,34 @@ pub struct Admits {
     pub no_endpoints: IntCounter,
     /// Denied: store unavailable, policy closed.
     pub store_unavailable: IntCounter,
+    /// Denied: a limit is exhausted.
+    pub limit: IntCounter,
+    /// Denied: a quota is exhausted.
+    pub quota: IntCounter,
+    /// Answered by the sidecar itself.
+    pub own: IntCounter,
     /// Refused: the call itself was wrong.
     pub invalid: IntCounter,
+}
+
+/// What requests were charged: children of `evenkeel_tokens_total`.
+pub struct Charged {
+    /// Input tokens, told by responses and reckoned.
+    pub input: [IntCounter; 2],
+    /// Output tokens, told and reckoned.
+    pub output: [IntCounter; 2],
+    /// Cost, in the currency of the price table.
+    pub cost: prometheus::Counter,
+}
+
+/// Children of `evenkeel_limit_settles_total`.
+pub struct LimitSettles {
+    /// Charged.
+    pub charged: IntCounter,
+    /// Settled before.
+    pub repeated: IntCounter,
+    /// Could not reach the store.
+    pub error: IntCounter,
 }
 
 /// Children of `evenkeel_settles_total`.
@@ -245,6 +281,14 @@ impl Metrics {
             "Leases and counts mended, by kind: how far the table had drifted from the gateways.",
             &["kind"],
         )?;
+        let tokens = counters(
+            &r,
+            "evenkeel_tokens_total",
+            "Tokens of requests, by kind, and whether their responses told or they were reckoned.",
+            &["kind", "basis"],
+        )?;
+        let limit_settles =
+            counters(&r, "evenkeel_limit_settles_total", "Settlements of reservations by result.", &["result"])?;
         let metrics = Self {
             admits: Admits {
                 shared: admits.with_label_values(&["admitted"]),
@@ -253,7 +297,46 @@ impl Metrics {
                 pool_full: admits.with_label_values(&["pool_full"]),
                 no_endpoints: admits.with_label_values(&["no_endpoints"]),
                 store_unavailable: admits.with_label_values(&["store_unavailable"]),
+                limit: admits.with_label_values(&["limit"]),
+                quota: admits.with_label_values(&["quota"]),
+                own: admits.with_label_values(&["own"]),
                 invalid: admits.with_label_values(&["invalid"]),
+            },
+            limit_checks: counters(
+                &r,
+                "evenkeel_limit_checks_total",
+                "Requests held against a limit or quota that applies to them, by its name and result.",
+                &["limit", "result"],
+            )?,
+            limit_refusals_remembered: register(
+                &r,
+                IntCounter::new(
+                    "evenkeel_limit_refusals_remembered_total",
+                    "Requests refused without asking the store, as nothing could have changed yet.",
+                )?,
+            )?,
+            limit_settles: LimitSettles {
+                charged: limit_settles.with_label_values(&["charged"]),
+                repeated: limit_settles.with_label_values(&["repeated"]),
+                error: limit_settles.with_label_values(&["error"]),
+            },
+            settlements_lost: register(
+                &r,
+                IntCounter::new(
+                    "evenkeel_limit_settlements_lost_total",
+                    "Settlements dropped because too many waited for the store: what they reserved stays charged.",
+                )?,
+            )?,
+            charged: Charged {
+                input: ["reported", "reckoned"].map(|basis| tokens.with_label_values(&["input", basis])),
+                output: ["reported", "reckoned"].map(|basis| tokens.with_label_values(&["output", basis])),
+                cost: register(
+                    &r,
+                    prometheus::Counter::new(
+                        "evenkeel_cost_total",
+                        "Cost of requests, in the currency of the price table.",
+                    )?,
+                )?,
             },
             admit_duration: histogram(
                 &r,

@@ -14,7 +14,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,12 +25,16 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table, memory::MemoryStore,
+    Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table,
+    counters::Counters,
+    memory::{MemoryCounters, MemoryStore},
 };
 use crate::{
     domain::{HolderId, LeaseId, PoolId},
     telemetry::Metrics,
 };
+
+mod counters;
 
 /// Time between probes while the circuit is open; longer where it keeps opening.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
@@ -69,8 +73,14 @@ pub enum Decision {
 /// A store with a plan for its failure.
 pub struct ResilientStore {
     primary: Arc<dyn Store>,
+    counters: Arc<dyn Counters>,
     /// Absent where the primary is in this process and cannot fail.
     local: Option<MemoryStore>,
+    local_counters: Option<MemoryCounters>,
+    /// Settlements of counters that wait for the store.
+    waiting: counters::Waiting,
+    /// Sidecars that share the store.
+    instances: AtomicUsize,
     down: AtomicBool,
     circuit: Mutex<Circuit>,
     holder_ttl: Duration,
@@ -94,29 +104,31 @@ impl ResilientStore {
     #[must_use]
     pub fn embedded(
         store: MemoryStore,
+        counters: Arc<MemoryCounters>,
         holder_ttl: Duration,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
-        Self::build(Arc::new(store), None, holder_ttl, metrics, tasks, shutdown)
+        Self::build(Arc::new(store), counters, None, holder_ttl, metrics, tasks, shutdown)
     }
 
     /// A shared store, with local knowledge to fall back on.
     #[must_use]
-    pub fn shared(
-        store: Arc<dyn Store>,
+    pub fn shared<S: Store + Counters>(
+        store: Arc<S>,
         holder_ttl: Duration,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let local = MemoryStore::new(holder_ttl);
-        Self::build(store, Some(local), holder_ttl, metrics, tasks, shutdown)
+        Self::build(Arc::clone(&store) as _, store, Some(local), holder_ttl, metrics, tasks, shutdown)
     }
 
     fn build(
         primary: Arc<dyn Store>,
+        counters: Arc<dyn Counters>,
         local: Option<MemoryStore>,
         holder_ttl: Duration,
         metrics: Arc<Metrics>,
@@ -126,7 +138,11 @@ impl ResilientStore {
         metrics.store_up.set(1);
         Arc::new_cyclic(|this| Self {
             primary,
+            counters,
+            local_counters: local.is_some().then(MemoryCounters::default),
             local,
+            waiting: counters::Waiting::default(),
+            instances: AtomicUsize::new(1),
             down: AtomicBool::new(false),
             circuit: Mutex::default(),
             holder_ttl,
@@ -326,6 +342,7 @@ impl ResilientStore {
         self.down.store(false, Ordering::Relaxed);
         self.metrics.store_up.set(1);
         info!(after_ms = since.elapsed().as_millis() as u64, "store is back");
+        self.settle_waiting().await;
     }
 
     /// Forgets the leases of holders that have fallen silent, as far as they are known locally. To be called
