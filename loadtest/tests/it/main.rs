@@ -7,4 +7,5 @@ mod endings;
 mod envoy_smoke;
 mod faults;
 mod gateway;
+mod ratelimit_filter;
 mod support;
