@@ -193,8 +193,8 @@ impl Host for Gateway {
         let _ = hostcalls::set_buffer(BufferType::HttpRequestBody, 0, replaced, body);
     }
 
-    fn response_body(&self, bytes: usize) -> Vec<u8> {
-        hostcalls::get_buffer(BufferType::HttpResponseBody, 0, bytes).ok().flatten().unwrap_or_default()
+    fn response_body(&self, at: usize, bytes_max: usize) -> Vec<u8> {
+        hostcalls::get_buffer(BufferType::HttpResponseBody, at, bytes_max).ok().flatten().unwrap_or_default()
     }
 
     fn set_response_body(&self, replaced: usize, body: &[u8]) {

@@ -77,8 +77,8 @@ pub trait Host {
     /// Replaces the first `replaced` bytes of what is buffered of the request body.
     fn set_request_body(&self, replaced: usize, body: &[u8]);
 
-    /// The first `bytes` of the piece of the response body that is passing.
-    fn response_body(&self, bytes: usize) -> Vec<u8>;
+    /// Bytes of the piece of the response body that is passing, from `at`, up to `bytes_max`.
+    fn response_body(&self, at: usize, bytes_max: usize) -> Vec<u8>;
 
     /// Replaces the first `replaced` bytes of that piece.
     fn set_response_body(&self, replaced: usize, body: &[u8]);

@@ -191,8 +191,8 @@ impl Host for Mock {
         self.here(|s| drop(s.body.splice(..replaced, body.iter().copied())));
     }
 
-    fn response_body(&self, bytes: usize) -> Vec<u8> {
-        self.here(|s| s.piece[..bytes].to_vec()).unwrap_or_default()
+    fn response_body(&self, at: usize, bytes_max: usize) -> Vec<u8> {
+        self.here(|s| s.piece.iter().skip(at).take(bytes_max).copied().collect()).unwrap_or_default()
     }
 
     fn set_response_body(&self, replaced: usize, body: &[u8]) {

@@ -36,8 +36,8 @@ impl Worker {
         let mut request = facts::admit(host, &self.config, &self.wanted_headers, BodyFacts::default());
         request.pool = stream.pool.as_ref().map(PoolKey::message);
         request.holder.clone_from(&self.holder);
-        // No lease is taken. Should a sidecar that does not know own requests take one, the next KeepAlive, which
-        // does not list it, gives it back.
+        // No lease is taken. Should a sidecar that does not know own requests take one, the next KeepAlive that lists
+        // its pool gives it back.
         request.lease = self.book.number();
         request.own = Some(OwnRequest { method: host.request_header(":method").unwrap_or_default(), body });
         match host.call(&self.config.sidecar_cluster, Method::Admit, &request.encode_to_vec(), TIMEOUT_MS) {

@@ -220,7 +220,9 @@ impl Worker {
             return Step::GoOn;
         };
         stream.lease = Some(lease);
-        if self.config.read_usage && self.config.plain_responses {
+        let plain = self.config.read_usage && self.config.plain_responses;
+        // Any change of headers, even one to nothing, makes the gateway match the route again.
+        if plain && host.request_header("accept-encoding").is_some() {
             host.remove_request_header("accept-encoding");
         }
         let mut request = facts::admit(host, &self.config, &self.wanted_headers, body);

@@ -3,6 +3,9 @@
 use super::{Phase, Stream, Worker};
 use crate::{facts, hide::Hider, host::Host, metrics::Counter, usage::Reader};
 
+/// Most bytes taken from the gateway at once: the memory of a module grows to the largest, and never shrinks.
+const TAKEN_BYTES_MAX: usize = 64 << 10;
+
 /// What is read from the response of one request.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
@@ -82,16 +85,27 @@ impl Reading {
     /// Reads a piece of the body as it passes.
     fn body(&mut self, host: &dyn Host, bytes: usize, end_of_stream: bool) {
         let Some(reader) = &mut self.reader else { return };
-        let piece = if bytes > 0 { host.response_body(bytes) } else { Vec::new() };
-        reader.feed(&piece);
-        if let Some(hider) = &mut self.hider {
-            let mut passing = hider.feed(&piece);
-            if end_of_stream {
-                passing.extend(hider.end());
+        let (mut at, mut passing, mut changed) = (0, Vec::new(), false);
+        while at < bytes {
+            let piece = host.response_body(at, TAKEN_BYTES_MAX.min(bytes - at));
+            if piece.is_empty() {
+                break;
             }
-            if passing != piece {
-                host.set_response_body(piece.len(), &passing);
+            at += piece.len();
+            reader.feed(&piece);
+            if let Some(hider) = &mut self.hider {
+                let mut part = hider.feed(&piece);
+                changed |= part != piece;
+                passing.append(&mut part);
             }
+        }
+        if let Some(hider) = self.hider.as_mut().filter(|_| end_of_stream) {
+            let mut rest = hider.end();
+            changed |= !rest.is_empty();
+            passing.append(&mut rest);
+        }
+        if changed {
+            host.set_response_body(at, &passing);
         }
         if end_of_stream {
             self.end();

@@ -18,6 +18,8 @@ enum Event {
     Fail(usize, u32),
     Upstream(usize, u8),
     Response(usize),
+    /// So many bytes of a response pass.
+    Piece(usize, usize),
     End(usize),
     Tick,
     KeptAlive(u32),
@@ -36,6 +38,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (stream.clone(), prop_oneof![Just(4_u32), Just(14)]).prop_map(|(s, c)| Event::Fail(s, c)),
         2 => (stream.clone(), 0..3_u8).prop_map(|(s, host)| Event::Upstream(s, host)),
         3 => stream.clone().prop_map(Event::Response),
+        2 => (stream.clone(), 0..600_usize).prop_map(|(s, bytes)| Event::Piece(s, bytes)),
         4 => stream.prop_map(Event::End),
         2 => Just(Event::Tick),
         2 => prop_oneof![2 => Just(0_u32), 1 => Just(14)].prop_map(Event::KeptAlive),
@@ -132,10 +135,22 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
         }
         Event::Response(i) => {
             if let Some(context) = pick(&seen.live, i) {
+                rig.host.with(context, |s| {
+                    s.response_headers.insert(":status".into(), "200".into());
+                    s.response_headers.insert("content-type".into(), "text/event-stream".into());
+                });
                 rig.respond(context, "h1", 200);
                 if !seen.answered.contains(&context) {
                     seen.preempted.insert(context);
                 }
+            }
+        }
+        Event::Piece(i, bytes) => {
+            if let Some(context) = pick(&seen.live, i) {
+                let body = include_bytes!("../../../tests/fixtures/anthropic.sse");
+                rig.host.effective.set(context);
+                rig.host.with(context, |s| s.piece = body[..bytes].to_vec());
+                rig.worker.on_response_body(&rig.host, context, bytes, i % 2 == 0);
             }
         }
         Event::End(i) => {

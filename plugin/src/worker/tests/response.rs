@@ -68,6 +68,24 @@ fn a_response_cut_off_tells_the_text_it_carried() {
 }
 
 #[test]
+fn a_large_piece_is_taken_bit_by_bit() {
+    let text = "x".repeat(200_000);
+    let body = format!(r#"data: {{"choices":[{{"delta":{{"content":"{text}"}}}}],"usage":null}}"#);
+    let body = format!("{body}\n\ndata: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":1}}}}\n\n");
+    let mut rig = streaming("", &[EVENTS]);
+    assert_eq!(pass(&mut rig, 5, body.as_bytes(), true), body.as_bytes());
+    let settle = settled(&mut rig);
+    assert_eq!((settle.output_bytes, settle.tokens.unwrap().input), (200_000, 1));
+
+    let mut rig = chat(INCLUDE, "/v1/chat/completions", r#"{"stream":true}"#);
+    begin(&mut rig, 5, 200, &[EVENTS]);
+    let seen = pass(&mut rig, 5, body.as_bytes(), true);
+    assert_eq!(seen.len(), body.find("data: {\"choices\":[],").unwrap(), "the long event passes as it is");
+    settled(&mut rig);
+    assert_eq!(rig.host.counted(Counter::UsageUnhidden), 1);
+}
+
+#[test]
 fn trailers_end_a_body() {
     let mut rig = streaming("", &[("content-type", "text/event-stream")]);
     pass(&mut rig, 5, b"data: {\"usage\":{\"prompt_tokens\":1}}\n\n", false);
