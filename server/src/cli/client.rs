@@ -18,7 +18,7 @@ use tonic::{
 
 /// Which sidecar to ask.
 #[derive(Args)]
-struct Server {
+pub(super) struct Server {
     /// The sidecar's gRPC address: http://host:port, or unix:/path
     #[arg(
         long = "server",
@@ -95,13 +95,18 @@ fn say(line: fmt::Arguments<'_>) -> Result<(), OutputClosed> {
     writeln!(io::stdout(), "{line}").map_err(|_| OutputClosed)
 }
 
+/// Prints text as it is.
+pub(super) fn put(text: &str) -> Result<(), OutputClosed> {
+    io::stdout().write_all(text.as_bytes()).map_err(|_| OutputClosed)
+}
+
 /// Runs a command's future.
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
 impl Server {
-    async fn connect(&self) -> anyhow::Result<Channel> {
+    pub(super) async fn connect(&self) -> anyhow::Result<Channel> {
         let endpoint = Endpoint::from_shared(self.url.clone()).with_context(|| {
             format!("--server: must be http://host:port or unix:/path, got {:?}", self.url)
         })?;
@@ -118,7 +123,7 @@ fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std:
 
 /// A sidecar's error answer in the words of the API.
 #[allow(clippy::needless_pass_by_value)] // for map_err
-fn answered(status: Status) -> anyhow::Error {
+pub(super) fn answered(status: Status) -> anyhow::Error {
     anyhow::anyhow!("sidecar answered {}: {}", code_name(status.code()), status.message())
 }
 

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 mod client;
 mod convert;
 mod serve;
+mod usage;
 
 pub(crate) use client::OutputClosed;
 
@@ -30,6 +31,8 @@ enum Command {
     Leases(client::Leases),
     /// Ask a sidecar for an endpoint as a gateway does, and give it back
     Admit(client::Admit),
+    /// Show what was used: requests, tokens, cost; by day, consumer, model, route, session
+    Usage(usage::Usage),
 }
 
 impl Cli {
@@ -41,6 +44,7 @@ impl Cli {
             Command::Pools(pools) => client::block_on(pools.run()),
             Command::Leases(leases) => client::block_on(leases.run()),
             Command::Admit(admit) => client::block_on(admit.run()),
+            Command::Usage(usage) => client::block_on(usage.run()),
         }
     }
 }
