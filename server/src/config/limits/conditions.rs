@@ -186,6 +186,7 @@ pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
         }
         (Matcher::Absent, other) => other.matches(None),
         (Matcher::Not(one), Matcher::Not(other)) => implies(other, one),
+        (one, Matcher::Not(other)) => disjoint(one, other) || disjoint(other, one),
         _ => false,
     }
 }
@@ -205,6 +206,25 @@ mod tests {
 
     fn not(inner: Matcher) -> Matcher {
         Matcher::Not(Box::new(inner))
+    }
+
+    #[test]
+    fn what_follows() {
+        let prefix = |text: &str| Matcher::Prefix(text.into());
+        let cases = [
+            (prefix("b"), not(prefix("a")), true),
+            (prefix("ab"), not(prefix("a")), false),
+            (not(prefix("a")), prefix("b"), false),
+            (not(prefix("a")), not(prefix("ab")), true),
+            (prefix("ab"), prefix("a"), true),
+            (Matcher::Absent, not(Matcher::Present), true),
+            (Matcher::Present, not(Matcher::Absent), true),
+            (not(Matcher::Absent), Matcher::Present, false),
+            (Matcher::regex("a").unwrap(), Matcher::Present, true),
+        ];
+        for (one, other, expected) in cases {
+            assert_eq!(implies(&one, &other), expected, "{one} / {other}");
+        }
     }
 
     #[test]

@@ -3,7 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+/// An amount without quotes where it is a number.
+fn plainly<S: Serializer>(amount: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    match amount.as_deref().map(str::parse::<u64>) {
+        Some(Ok(number)) => serializer.serialize_u64(number),
+        _ => amount.serialize(serializer),
+    }
+}
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -11,7 +19,7 @@ pub(in crate::config) struct RawLimit {
     pub(in crate::config) name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) counts: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "plainly")]
     pub(in crate::config) amount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) per: Option<String>,
@@ -79,7 +87,7 @@ pub(in crate::config) struct RawMatcher {
 #[serde(deny_unknown_fields, default)]
 pub(in crate::config) struct RawException {
     pub(in crate::config) when: Vec<RawCondition>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "plainly")]
     pub(in crate::config) amount: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) burst: Option<String>,

@@ -381,3 +381,16 @@ fn tokens_stay_out_of_faults() {
         assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
     }
 }
+
+#[test]
+fn the_example_shows_every_field() {
+    let example = include_str!("../../../../docs/evenkeel.example.yaml");
+    let fields = include_str!("raw.rs").lines().filter_map(|line| {
+        line.trim().strip_prefix("pub(in crate::config) ")?.split_once(": ").map(|(field, _)| field)
+    });
+    let missing: Vec<&str> = fields.filter(|field| !example.contains(&format!("{field}:"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    let config = Config::parse(example).unwrap();
+    assert_eq!((config.rules.limits.len(), config.rules.quotas.len()), (4, 2));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
