@@ -2,9 +2,14 @@
 
 use clap::{Parser, Subcommand};
 
+mod admin;
 mod client;
 mod convert;
+mod explain;
+mod limits;
+mod quota;
 mod serve;
+mod table;
 mod usage;
 
 pub(crate) use client::OutputClosed;
@@ -33,6 +38,12 @@ enum Command {
     Admit(client::Admit),
     /// Show what was used: requests, tokens, cost; by day, consumer, model, route, session
     Usage(usage::Usage),
+    /// Look at and change the balances of consumers
+    Quota(quota::Quota),
+    /// Look at limits, and override them for one consumer or other key
+    Limits(limits::Limits),
+    /// Tell which limits and quotas apply to a request, and what would refuse it
+    Explain(Box<explain::Explain>),
 }
 
 impl Cli {
@@ -45,6 +56,9 @@ impl Cli {
             Command::Leases(leases) => client::block_on(leases.run()),
             Command::Admit(admit) => client::block_on(admit.run()),
             Command::Usage(usage) => client::block_on(usage.run()),
+            Command::Quota(quota) => client::block_on(quota.run()),
+            Command::Limits(limits) => client::block_on(limits.run()),
+            Command::Explain(explain) => client::block_on(explain.run()),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod admin;
 mod contract;
 mod counters;
 mod discovery;
