@@ -16,11 +16,14 @@ use crate::{
         DomainError, HolderId, LeaseId,
         limit::{AMOUNT_MAX, Bucket, METERS_MAX, Meter, OnOutage, Rule, Window},
     },
+    limiter::refusals::Refusals,
     store::counters::{Counters, Entry, Ground, Reading, ReservationId, Reserve, Settlement, Verdict},
 };
 
 /// Most descriptors of one request.
 const DESCRIPTORS_MAX: usize = 64;
+/// In whose name hits are given back.
+const HOLDER: &str = "rls";
 /// What is left where there is no limit.
 const REMAINING_MAX: u32 = u32::MAX;
 
@@ -109,6 +112,7 @@ pub struct JudgeOptions {
 pub struct Judge {
     rules: Arc<ArcSwap<Rules>>,
     counters: Arc<dyn Counters>,
+    refusals: Refusals,
     options: JudgeOptions,
     unknown_domain: IntCounter,
     invalid: IntCounter,
@@ -145,7 +149,7 @@ enum Case {
 /// What the counters said.
 struct Counted {
     verdict: Verdict,
-    /// Known without asking.
+    /// Refused without asking: of the counters that are not over nothing is known.
     remembered: bool,
 }
 
@@ -161,6 +165,7 @@ impl Judge {
         Self {
             rules,
             counters,
+            refusals: Refusals::default(),
             options,
             unknown_domain: tallies.unknown_domain(),
             invalid: tallies.invalid(),
@@ -193,7 +198,10 @@ impl Judge {
             let got = meters.len().to_string();
             return Err(DomainError::invalid("descriptors", "at most 16 that have a limit", &got));
         }
-        let counted = self.count(&meters).await?;
+        let counted = match self.recall(&judged, &meters) {
+            Some(counted) => counted,
+            None => self.count(&meters).await?,
+        };
         self.charge(&judged, &meters, &counted).await;
         let mut answer = Answer { statuses: Vec::with_capacity(judged.len()), ..Answer::default() };
         // A request is over where a limit is, or where all its limits in quota mode are.
@@ -209,9 +217,14 @@ impl Judge {
                 }
                 Case::Replaced => (Status::default(), Some(Outcome::Replaced)),
                 Case::GiveBack(meter) => {
-                    let reading = self.give_back(meter).await?;
+                    let reading = self.give_back(meter).await;
                     let limit = descriptor.limit.as_ref();
                     (status(limit, &reading, Ground::Shared, false), Some(Outcome::GivenBack))
+                }
+                Case::Metered { meter, .. }
+                    if counted.remembered && !counted.verdict.readings[*meter].over =>
+                {
+                    (Status::default(), None)
                 }
                 Case::Metered { meter, shadow, quota, .. } => {
                     let Counted { verdict, remembered } = &counted;
@@ -311,13 +324,39 @@ impl Judge {
             });
         }
         let look = meters.iter().all(|meter| meter.cost == 0);
-        let verdict = if look {
-            self.counters.peek(meters.to_vec()).await
-        } else {
-            self.counters.reserve(Reserve { id: None, meters: meters.to_vec() }).await
+        let looked = if look { self.counters.peek(meters.to_vec()).await.ok() } else { None };
+        let verdict = match looked {
+            Some(verdict) => verdict,
+            // Also where looking failed: taking nothing is answered by policy.
+            None => {
+                let taken = self.counters.reserve(Reserve { id: None, meters: meters.to_vec() }).await;
+                taken.map_err(DomainError::store("counting a request"))?
+            }
         };
-        let verdict = verdict.map_err(DomainError::store("counting a request"))?;
+        if !verdict.admitted && verdict.ground == Ground::Shared {
+            for (meter, reading) in meters.iter().zip(&verdict.readings) {
+                self.refusals.note(meter, reading);
+            }
+        }
         Ok(Counted { verdict, remembered: false })
+    }
+
+    /// The refusal of a request of which a counter is known to be over.
+    fn recall(&self, judged: &[Judged<'_>], meters: &[Meter]) -> Option<Counted> {
+        let known: Vec<Option<Reading>> = meters.iter().map(|meter| self.refusals.recall(meter)).collect();
+        known.iter().find(|known| known.is_some())?;
+        // Hits of a descriptor's own are to be charged, unless that would change nothing.
+        let is_to_be_charged = |judged: &Judged<'_>| match judged.case {
+            Case::Metered { meter, own_hits, .. } => {
+                own_hits && known[meter].is_none_or(|reading| reading.used < reading.amount)
+            }
+            _ => false,
+        };
+        if judged.iter().any(is_to_be_charged) {
+            return None;
+        }
+        let readings = known.into_iter().map(Option::unwrap_or_default).collect();
+        Some(Counted { verdict: Verdict { readings, ..Verdict::default() }, remembered: true })
     }
 
     /// Charges hits that a descriptor brings with it, though they are over the limit: they tell what was used, and to
@@ -343,27 +382,31 @@ impl Judge {
         }
     }
 
-    async fn give_back(&self, meter: &Meter) -> Result<Reading, DomainError> {
-        let store = || DomainError::store("giving hits back");
-        let look = || async {
-            let verdict =
-                self.counters.peek(vec![Meter { cost: 0, ..meter.clone() }]).await.map_err(store())?;
-            Ok(verdict.readings.first().copied().unwrap_or_default())
+    /// Gives hits back; where the store fails, as if there were none. The counter as it is then.
+    async fn give_back(&self, meter: &Meter) -> Reading {
+        let given = async {
+            let look = || self.counters.peek(vec![Meter { cost: 0, ..meter.clone() }]);
+            let before = look().await.map_err(DomainError::store("looking what is used"))?;
+            let id = ReservationId { holder: HolderId::new(HOLDER)?, lease: LeaseId::new(1)? };
+            let entry = Entry {
+                bucket: Arc::clone(&meter.bucket),
+                name: Arc::clone(&meter.name),
+                rule: meter.rule,
+                window: before.readings.first().map_or(0, |reading| reading.window),
+                reserved: meter.cost,
+                actual: 0,
+                provisional: false,
+            };
+            let settlement = Settlement { id, notes: Vec::new(), entries: vec![entry] };
+            self.counters.settle(settlement).await.map_err(DomainError::store("giving hits back"))?;
+            self.refusals.forget(&meter.bucket, &meter.name);
+            let after = look().await.map_err(DomainError::store("looking what is left"))?;
+            Ok::<_, DomainError>(after.readings.first().copied().unwrap_or_default())
         };
-        let before: Reading = look().await?;
-        let id = ReservationId { holder: HolderId::new("rls")?, lease: LeaseId::new(1)? };
-        let entry = Entry {
-            bucket: Arc::clone(&meter.bucket),
-            name: Arc::clone(&meter.name),
-            rule: meter.rule,
-            window: before.window,
-            reserved: meter.cost,
-            actual: 0,
-            provisional: false,
-        };
-        let settlement = Settlement { id, notes: Vec::new(), entries: vec![entry] };
-        self.counters.settle(settlement).await.map_err(store())?;
-        look().await
+        given.await.unwrap_or_else(|error| {
+            debug!(error = &error as &dyn std::error::Error, "hits were not given back");
+            Reading { amount: meter.rule.most(), ..Reading::default() }
+        })
     }
 }
 
@@ -402,11 +445,13 @@ fn check(question: &Question<'_>) -> Result<(), DomainError> {
 
 /// Whether a counter is over its limit, also where its meter is never refused.
 fn is_over(meter: &Meter, reading: &Reading, verdict: &Verdict) -> bool {
-    if reading.over || verdict.ground == Ground::Closed {
-        return true;
-    }
+    let is_counted = match verdict.ground {
+        Ground::Shared => true,
+        Ground::Local => meter.on_outage == OnOutage::Local,
+        Ground::Closed => false,
+    };
     let cost = if verdict.admitted { 0 } else { meter.cost };
-    meter.shadow && reading.amount == meter.rule.most() && reading.used + cost > reading.amount
+    reading.over || is_counted && meter.shadow && reading.used + cost > reading.amount
 }
 
 fn status(limit: Option<&Told>, reading: &Reading, ground: Ground, over: bool) -> Status {
@@ -549,6 +594,8 @@ descriptors:
         let status = Status { over: true, limit: Some(limit), remaining: 0, reset_s: 60 };
         assert_eq!(refused, Answer { over: true, statuses: vec![status], headers: Vec::new() });
         counters.set_clock(START_MS + 60_000);
+        // Another sidecar: this one remembers the refusal for a second of its own clock.
+        let judge = judge_with(JudgeOptions::default(), Arc::clone(&counters) as Arc<dyn Counters>);
         assert_eq!(left(&judge, 1, &[by("two", "a")]).await, (false, vec![1]));
         assert_eq!(left(&judge, 1, &[by("none", "a")]).await, (true, vec![0]));
         // Values that share a limit share its counter.
@@ -695,6 +742,30 @@ descriptors:
         assert_eq!(quoted("a\"b\\ü"), "\"a\\\"b\\\\_\"");
     }
 
+    #[tokio::test]
+    async fn what_is_over_is_not_asked_for_again() {
+        let counters = counters();
+        let judge = judge_with(JudgeOptions::default(), Arc::clone(&counters) as Arc<dyn Counters>);
+        assert_eq!(left(&judge, 2, &[by("two", "a"), by("ten", "a")]).await, (false, vec![0, 8]));
+        assert_eq!(left(&judge, 1, &[by("two", "a"), by("ten", "a")]).await, (true, vec![0, 8]));
+        // The counters are empty again, which nobody has asked.
+        counters.clear();
+        let answer = ask(&judge, 1, &[by("two", "a"), by("ten", "a")]).await;
+        assert_eq!((answer.over, answer.statuses[0].over, answer.statuses[0].remaining), (true, true, 0));
+        assert_eq!(answer.statuses[0].limit.as_ref().map(|limit| limit.requests), Some(2));
+        assert_eq!(answer.statuses[1], Status::default(), "nothing is known of the others");
+        // Hits of a descriptor's own are charged, though: a response has used them.
+        let own = Descriptor { hits: Some(4), ..by("ten", "a") };
+        assert_eq!(left(&judge, 1, &[own]).await, (false, vec![6]));
+        let back = Descriptor { give_back: true, ..by("two", "a") };
+        assert!(!ask(&judge, 1, &[back]).await.over);
+        assert_eq!(
+            left(&judge, 1, &[by("two", "a")]).await,
+            (false, vec![1]),
+            "what is given back is forgotten"
+        );
+    }
+
     /// A store that is away: what its policies make of it.
     struct Away;
 
@@ -703,7 +774,7 @@ descriptors:
         async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
             let closed = reserve.meters.iter().any(|meter| meter.on_outage == OnOutage::Closed);
             let (ground, admitted) = if closed { (Ground::Closed, false) } else { (Ground::Local, true) };
-            let readings = vec![Reading::default(); reserve.meters.len()];
+            let readings = vec![Reading { over: closed, ..Reading::default() }; reserve.meters.len()];
             Ok(Verdict { ground, admitted, readings, ..Verdict::default() })
         }
 
