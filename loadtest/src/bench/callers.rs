@@ -29,6 +29,13 @@ pub(crate) enum Target {
     Tcp(String),
     /// The same over a Unix socket.
     Unix(PathBuf),
+    /// The rate limit service of a gRPC server, for one of many keys at a time.
+    RateLimits {
+        /// The server.
+        server: Box<Target>,
+        /// Key of the descriptor.
+        key: &'static str,
+    },
     /// A script in Redis.
     Script {
         /// Where Redis is.
@@ -51,7 +58,12 @@ impl Target {
     }
 
     /// One connection to a gateway service.
-    pub(crate) async fn connect(&self) -> Result<GatewayClient<Channel>, LabError> {
+    pub(crate) async fn gateway_client(&self) -> Result<GatewayClient<Channel>, LabError> {
+        Ok(GatewayClient::new(self.connect().await?))
+    }
+
+    /// One connection to a server.
+    async fn connect(&self) -> Result<Channel, LabError> {
         let failed = |fault: tonic::transport::Error| LabError::Answer {
             what: format!("connecting to {self:?}: {fault}"),
         };
@@ -74,9 +86,10 @@ impl Target {
                     .await
                     .map_err(failed)?
             }
-            Self::Script { .. } => return Err(LabError::Builder("a script is not a gateway service")),
+            Self::RateLimits { server, .. } => Box::pin(server.connect()).await?,
+            Self::Script { .. } => return Err(LabError::Builder("a script is not a gRPC server")),
         };
-        Ok(GatewayClient::new(channel))
+        Ok(channel)
     }
 }
 
@@ -94,10 +107,10 @@ pub(crate) struct Loop<C> {
 
 /// Counts shared by all callers of one thread.
 #[derive(Debug)]
-struct Tally {
+pub(super) struct Tally {
     /// Counting has begun: the warm-up is over.
     counting: Cell<bool>,
-    stop: Cell<bool>,
+    pub(super) stop: Cell<bool>,
     calls: Cell<u64>,
     admits: Cell<u64>,
     errors: Cell<u64>,
@@ -105,7 +118,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn call(&self, start: Instant, admit: bool, ok: bool) {
+    pub(super) fn call(&self, start: Instant, admit: bool, ok: bool) {
         if !self.counting.get() {
             return;
         }
@@ -180,7 +193,15 @@ async fn start(
             }
             continue;
         }
-        let client = target.connect().await?;
+        let channel = target.connect().await?;
+        if let Target::RateLimits { key, .. } = target {
+            for _ in 0..n {
+                let asks = super::rate_limits::asks(channel.clone(), key, Rc::clone(tally));
+                callers.push(tokio::task::spawn_local(asks));
+            }
+            continue;
+        }
+        let client = GatewayClient::new(channel);
         // One holder a connection, as one worker of a gateway has.
         let holder = format!("bench-{}-{number}-{}", std::process::id(), rand::random::<u32>());
         let lease = Rc::new(Cell::new(0u64));

@@ -1,5 +1,5 @@
 //! A gRPC server that does nothing: the bound of what a sidecar can reach over the same transport. It speaks
-//! `evenkeel.v1.Gateway`, so that the same client with the same messages calls both.
+//! `evenkeel.v1.Gateway` and Envoy's rate limit service, so that the same client with the same messages calls both.
 
 use std::{
     io,
@@ -7,6 +7,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use envoy_types::pb::{
+    envoy::service::ratelimit::v3::{
+        RateLimitRequest, RateLimitResponse,
+        rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit},
+        rate_limit_service_server::{RateLimitService, RateLimitServiceServer},
+    },
+    google::protobuf::Duration,
+};
 use evenkeel_proto::v1::{
     AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, SettleRequest,
     SettleResponse,
@@ -22,6 +30,28 @@ use tonic::{
 
 #[derive(Clone, Copy, Debug)]
 struct Echo;
+
+#[tonic::async_trait]
+impl RateLimitService for Echo {
+    async fn should_rate_limit(
+        &self,
+        _: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
+        let limit = RateLimit { requests_per_unit: 1000, unit: Unit::Second.into(), ..RateLimit::default() };
+        let status = DescriptorStatus {
+            code: Code::Ok.into(),
+            current_limit: Some(limit),
+            limit_remaining: 999,
+            duration_until_reset: Some(Duration { seconds: 1, nanos: 0 }),
+            ..DescriptorStatus::default()
+        };
+        Ok(Response::new(RateLimitResponse {
+            overall_code: Code::Ok.into(),
+            statuses: vec![status],
+            ..RateLimitResponse::default()
+        }))
+    }
+}
 
 #[tonic::async_trait]
 impl Gateway for Echo {
@@ -55,9 +85,11 @@ pub async fn serve(socket: PathBuf, ready_file: &Path) -> io::Result<()> {
 
     let tcp = Server::builder()
         .add_service(GatewayServer::new(Echo))
+        .add_service(RateLimitServiceServer::new(Echo))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     let unix = Server::builder()
         .add_service(GatewayServer::new(Echo))
+        .add_service(RateLimitServiceServer::new(Echo))
         .serve_with_incoming(UnixListenerStream::new(unix));
     tokio::try_join!(tcp, unix).map(|_| ()).map_err(io::Error::other)
 }

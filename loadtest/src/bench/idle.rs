@@ -74,7 +74,7 @@ async fn measure(
         [("idle_admit", sidecar, false), ("idle_admit_unix", sidecar, true), ("idle_echo", echo, false)]
     {
         if let Some(target) = Target::gateway(ready, unix) {
-            gateways.push((name, target.connect().await?, Timed::default()));
+            gateways.push((name, target.gateway_client().await?, Timed::default()));
         }
     }
     let mut redis = connect_redis(url).await?;

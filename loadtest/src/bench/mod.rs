@@ -4,6 +4,7 @@
 mod callers;
 pub mod echo;
 mod idle;
+pub mod rate_limits;
 mod script;
 
 use std::{

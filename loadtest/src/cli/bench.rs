@@ -63,6 +63,41 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Arguments of `bench-rate-limits`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchRateLimitsArgs {
+    /// Directory of the report
+    #[arg(long, default_value = "out/bench-rate-limits")]
+    out: PathBuf,
+    /// Seconds of one run
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+    /// Runs of each kind, in turn; the median counts
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+pub(crate) async fn rate_limits(args: BenchRateLimitsArgs) -> anyhow::Result<()> {
+    let config = BenchConfig {
+        run: Duration::from_secs_f64(args.seconds),
+        rounds: args.rounds,
+        dir: Some(args.out.join("logs")),
+        ..BenchConfig::default()
+    };
+    if cfg!(debug_assertions) {
+        eprintln!("NOTE: this is a debug build; its figures mean little.");
+    }
+    let echo = std::env::current_exe().context("finding this program")?;
+    let start = Instant::now();
+    let say = |what: &str| eprintln!("[{:>4.0} s] {what}", start.elapsed().as_secs_f64());
+    let runs = bench::rate_limits::run(&config, &echo, say).await?;
+    let path = args.out.join("report.json");
+    std::fs::write(&path, serde_json::to_string_pretty(&runs)? + "\n")
+        .with_context(|| format!("writing {}", path.display()))?;
+    println!("\n{}\nreport: {}", bench::rate_limits::table(&runs), path.display());
+    Ok(())
+}
+
 /// Arguments of `echo`.
 #[derive(Debug, Args)]
 pub(crate) struct EchoArgs {

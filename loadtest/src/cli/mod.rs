@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Compare(compare::CompareArgs),
     /// Measure one sidecar: decisions per second beside a bare gRPC server, a naive Redis script and a round trip
     Bench(bench::BenchArgs),
+    /// Measure the rate limit service of one sidecar beside a bare gRPC server
+    BenchRateLimits(bench::BenchRateLimitsArgs),
     /// Compute what a comparison should show, on virtual time
     Simulate(simulate::SimulateArgs),
     /// Send a trace to gateways that are already running
@@ -62,6 +64,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => compare::demo(args).await,
         Command::Compare(args) => compare::compare(args).await,
         Command::Bench(args) => bench::run(args).await,
+        Command::BenchRateLimits(args) => bench::rate_limits(args).await,
         Command::Echo(args) => bench::echo(args).await,
         Command::Simulate(args) => simulate::run(&args),
         Command::Replay(args) => replay::run(args).await,
