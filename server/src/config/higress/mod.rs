@@ -20,6 +20,8 @@ use super::{
 };
 
 mod keys;
+#[cfg(test)]
+mod properties;
 mod raw;
 mod rule;
 mod scope;

@@ -1,6 +1,6 @@
 //! Conditions as written to [`Condition`], and what two of them say about each other.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use super::raw::{RawCondition, RawMatcher};
 use crate::{
@@ -164,6 +164,10 @@ pub(in crate::config) fn contradict(one: &Condition, other: &Condition) -> bool 
 fn disjoint(one: &Matcher, other: &Matcher) -> bool {
     match (one, other) {
         (Matcher::Not(inner), other) => implies(other, inner),
+        (Matcher::OneOf(one), Matcher::OneOf(other)) => {
+            let one: HashSet<&String> = one.iter().collect();
+            !other.iter().any(|value| one.contains(value))
+        }
         (Matcher::OneOf(values), other) => values.iter().all(|value| !other.matches(Some(value))),
         (Matcher::Absent, other) => !other.matches(None),
         (Matcher::Prefix(one), Matcher::Prefix(other)) => !one.starts_with(other) && !other.starts_with(one),
@@ -177,6 +181,10 @@ fn disjoint(one: &Matcher, other: &Matcher) -> bool {
 /// Whether everything that matches the one matches the other. A `false` may be wrong.
 pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
     match (one, other) {
+        (Matcher::OneOf(one), Matcher::OneOf(other)) => {
+            let other: HashSet<&String> = other.iter().collect();
+            one.iter().all(|value| other.contains(value))
+        }
         (one, other) if one == other => true,
         (Matcher::OneOf(values), other) => values.iter().all(|value| other.matches(Some(value))),
         (Matcher::Prefix(_) | Matcher::Regex { .. } | Matcher::Cidr(_), Matcher::Present) => true,
