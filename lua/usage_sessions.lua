@@ -10,8 +10,8 @@
 --       4       most turns of a session
 --       5       ms before which a session was last heard of that is to be forgotten
 --       6       most sessions named at once
---       7       MessagePack: { sessions, { ms, counts } of sessions, turns of sessions }; the numbers flat, turns a list
---               of lists; no session twice, at most 1000 of them, and 1000 turns of each
+--       7       MessagePack: { sessions, { ms, counts } of sessions, turns of sessions }; the numbers flat, turns a
+--               list of lists; no session twice, at most 1000 of them, and 1000 turns of each
 -- RETURNS       { 1, too many, sessions and their ms ... }
 --               { 0, too many, sessions and their ms ... } when this flush, or a later one, has been applied
 --               too many: 1 where the sessions named are too many, 0 where they are old. They are to be given to

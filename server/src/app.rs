@@ -167,14 +167,17 @@ pub async fn run(
     let rate_limits = config
         .rate_limit_service
         .as_ref()
-        .map(|service| rate_limits(service, Arc::clone(&store) as Arc<dyn Counters>, &metrics, &tasks, &background))
+        .map(|service| {
+            rate_limits(service, Arc::clone(&store) as Arc<dyn Counters>, &metrics, &tasks, &background)
+        })
         .transpose()?
         .map(|judge| (judge, Arc::clone(&metrics)));
+    let admin =
+        grpc::AdminService { administration: Arc::clone(&administration), ledger: Arc::clone(&ledger) };
     let (routes, mut health) = grpc::routes(
         Arc::clone(&balancer),
         Arc::clone(&views),
-        Arc::clone(&administration),
-        Arc::clone(&ledger),
+        admin,
         config.keep_alive_interval,
         calls.clone(),
         rate_limits,

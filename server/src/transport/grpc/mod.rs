@@ -12,16 +12,16 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     balancer::{Balancer, sweep::Views},
-    ledger::Ledger,
     rls::Judge,
     telemetry::Metrics,
-    transport::administration::Administration,
 };
 
 mod admin;
 mod gateway;
 mod inspect;
 mod rls;
+
+pub use admin::AdminService;
 
 /// Largest message taken: a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -54,8 +54,7 @@ pub async fn end_health_watches(health: &mut HealthReporter) {
 pub async fn routes(
     balancer: Arc<Balancer>,
     views: Arc<Views>,
-    administration: Arc<Administration>,
-    ledger: Arc<Ledger>,
+    admin: AdminService,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
     rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
@@ -67,7 +66,7 @@ pub async fn routes(
     let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let inspect = InspectServer::new(inspect::InspectService::new(balancer, views, shutdown));
-    let admin = AdminServer::new(admin::AdminService { administration, ledger });
+    let admin = AdminServer::new(admin);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

@@ -22,9 +22,11 @@ mod quotas;
 mod usage;
 
 /// The service.
-pub(super) struct AdminService {
-    pub(super) administration: Arc<Administration>,
-    pub(super) ledger: Arc<Ledger>,
+pub struct AdminService {
+    /// Limits and quotas.
+    pub administration: Arc<Administration>,
+    /// Usage.
+    pub ledger: Arc<Ledger>,
 }
 
 /// Who makes a changing call.
