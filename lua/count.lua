@@ -25,8 +25,8 @@
 --               a cell of a rule "running" is the number of the zset; no id is named twice
 -- RETURNS       one text, MessagePack: flat: now in ms; for each hash of notes its epoch; for each settlement 1, or 0
 --               where it was settled before; for each reservation
---                 1, n times { used, taken, amount, window }                 where admitted
---                 0, n times { over, used, amount, retry, final }     where refused (ms)
+--                 1, n times { used, taken, amount, window, reserved }             where admitted
+--                 0, n times { over, used, amount, retry, final, reserved }        where refused (ms)
 -- ERRORS        none of its own
 -- COST          O(cells + operations); O(log running) for limits of concurrency
 -- LAYOUT        ek1; see docs/redis-layout.md. Packed, all little-endian doubles:
@@ -286,6 +286,14 @@ local function used_of(cell, rule)
   return s[2], max(0, s.amount)
 end
 
+local function reserved_of(cell, rule)
+  local kind = rule[1]
+  if kind == FIXED or kind == BUDGET then return load(cell, rule)[3] end
+  if kind ~= PREPAID then return 0 end
+  local s = load(cell, rule)
+  return s[5] + s[6]
+end
+
 -- The window, slot, moment or day something is taken in.
 local function place_of(cell, rule)
   local kind = rule[1]
@@ -390,12 +398,14 @@ while reservations[p] do
       local used, amount = used_of(cell, rule)
       reply[n_reply + 1], reply[n_reply + 2] = used, taken[i]
       reply[n_reply + 3], reply[n_reply + 4] = amount, place_of(cell, rule)
-      n_reply = n_reply + 4
+      reply[n_reply + 5] = reserved_of(cell, rule)
+      n_reply = n_reply + 5
     else
       local used, amount = used_of(cell, rule)
       reply[n_reply + 1], reply[n_reply + 2], reply[n_reply + 3] = taken[i] and 0 or 1, used, amount
       reply[n_reply + 4], reply[n_reply + 5] = waits(cell, rule, cost, provisional)
-      n_reply = n_reply + 5
+      reply[n_reply + 6] = reserved_of(cell, rule)
+      n_reply = n_reply + 6
     end
   end
   p = p + 4 * n

@@ -23,10 +23,12 @@ use tonic::{
 use tracing::{error, info, warn};
 
 use crate::{
+    admission::Admission,
     balancer::{Balancer, directory::Directory, discovery, sweep},
     config::{Config, RateLimitService, StoreConfig, reload},
+    domain::limit::LimitRules,
     ledger::Ledger,
-    limiter::{overrides::OverrideBook, quotas::Quotas},
+    limiter::{Limiter, overrides::OverrideBook, quotas::Quotas},
     rls::{Judge, LoadMetrics, Loader, Tallies},
     store::{
         counters::Counters,
@@ -136,7 +138,7 @@ pub async fn run(
     let addresses = listeners.addresses()?;
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
-    let _live = reload::start(&config, &metrics, &tasks, &background);
+    let live = reload::start(&config, &metrics, &tasks, &background);
     let (store, records) = open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let balancer = Arc::new(Balancer::new(directory, Arc::clone(&store), Arc::clone(&metrics)));
@@ -154,13 +156,31 @@ pub async fn run(
         background.clone(),
     ));
     let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
+    tasks.spawn(follow(live.rules.clone(), Arc::clone(&rules), background.clone()));
     let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules)));
     tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
     let administration = Arc::new(Administration {
-        quotas: Quotas::new(records, rules),
-        overrides,
+        quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules)),
+        overrides: Arc::clone(&overrides),
         admins: Admins::new(Arc::clone(&config.admin), Arc::clone(&metrics)),
     });
+
+    let limiter = Limiter::new(
+        Arc::clone(&rules),
+        overrides.current(),
+        Arc::clone(&store) as Arc<dyn Counters>,
+        config.holder_ttl(),
+        Arc::clone(&metrics),
+    );
+    let admission = Arc::new(Admission {
+        balancer: Arc::clone(&balancer),
+        limiter: Arc::new(limiter),
+        ledger: Arc::clone(&ledger),
+        quotas: Quotas::new(records, rules),
+        metrics: Arc::clone(&metrics),
+    });
+    let house = Arc::clone(&admission);
+    tasks.spawn(house.keep_house(instance_id()?, config.keep_alive_interval, background.clone()));
 
     let (stop_grpc, stop_http) = (CancellationToken::new(), CancellationToken::new());
     let calls = TaskTracker::new();
@@ -175,7 +195,7 @@ pub async fn run(
     let admin =
         grpc::AdminService { administration: Arc::clone(&administration), ledger: Arc::clone(&ledger) };
     let (routes, mut health) = grpc::routes(
-        Arc::clone(&balancer),
+        admission,
         Arc::clone(&views),
         admin,
         config.keep_alive_interval,
@@ -229,6 +249,28 @@ pub async fn run(
     }
     info!("stopped");
     Ok(())
+}
+
+/// What tells this sidecar from all others.
+fn instance_id() -> anyhow::Result<String> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).context("no randomness")?;
+    Ok(format!("{:016x}", u64::from_be_bytes(random)))
+}
+
+/// Puts rules in force as they are read.
+async fn follow(
+    mut read: tokio::sync::watch::Receiver<Arc<LimitRules>>,
+    rules: Arc<ArcSwap<LimitRules>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            changed = read.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+        rules.store(Arc::clone(&read.borrow_and_update()));
+    }
 }
 
 /// Closes the tracker and waits for its tasks; false where they take longer.

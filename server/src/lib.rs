@@ -5,6 +5,7 @@
 //!
 //! | module | room for |
 //! |---|---|
+//! | [`admission`] | a request's way: limits and endpoint, settled in both, written into the ledger |
 //! | [`app`] | wiring, task tracking, ordered drain |
 //! | [`config`] | raw file shapes → validated `Config`, every fault collected |
 //! | [`domain`] | pools, endpoints, holders, leases, the rule for choosing |
@@ -16,6 +17,7 @@
 //! | [`transport`] | gRPC and HTTP |
 //! | [`telemetry`] | metrics and logs |
 
+pub mod admission;
 pub mod app;
 pub mod balancer;
 pub mod config;

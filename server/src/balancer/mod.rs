@@ -1,6 +1,6 @@
 //! Admit, Settle and KeepAlive in domain words: pools, rosters and policies in front of the store.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 use tracing::debug;
@@ -32,11 +32,11 @@ pub struct Balancer {
 
 /// A question: where may this request go?
 #[derive(Debug)]
-pub struct Question<'a> {
+pub struct Question {
     /// Name of the gateway's route.
-    pub route: &'a str,
+    pub route: Arc<str>,
     /// Name of the gateway's cluster.
-    pub cluster: &'a str,
+    pub cluster: Arc<str>,
     /// Who asks.
     pub holder: HolderId,
     /// The lease to take.
@@ -83,27 +83,9 @@ impl Balancer {
     ///
     /// # Errors
     /// Where the question itself is wrong, or an embedded store fails. Being denied is an answer.
-    pub async fn admit(&self, question: Question<'_>) -> Result<Answer, DomainError> {
-        let started = Instant::now();
-        let answer = self.decide(question).await;
-        let admits = &self.metrics.admits;
-        match &answer {
-            Ok(Answer::Admitted { shared: true, .. }) => &admits.shared,
-            Ok(Answer::Admitted { shared: false, .. }) => &admits.local,
-            Ok(Answer::Open) => &admits.open,
-            Ok(Answer::PoolFull { .. }) => &admits.pool_full,
-            Ok(Answer::NoEndpoints) => &admits.no_endpoints,
-            Ok(Answer::StoreUnavailable) | Err(DomainError::Store { .. }) => &admits.store_unavailable,
-            Err(_) => &admits.invalid,
-        }
-        .inc();
-        self.metrics.admit_duration.observe(started.elapsed().as_secs_f64());
-        answer
-    }
-
-    async fn decide(&self, question: Question<'_>) -> Result<Answer, DomainError> {
+    pub async fn place(&self, question: Question) -> Result<Answer, DomainError> {
         let Question { route, cluster, holder, lease, offered } = question;
-        let entry = self.directory.resolve(route, cluster)?;
+        let entry = self.directory.resolve(&route, &cluster)?;
         entry.mark_used();
         let roster = entry.roster(offered)?;
         if roster.is_empty() {

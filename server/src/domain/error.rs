@@ -33,6 +33,9 @@ pub enum DomainError {
         /// What the caller can do.
         hint: &'static str,
     },
+    /// The sidecar is stopping.
+    #[error("the sidecar is stopping")]
+    Stopped,
     /// The store failed.
     #[error("{operation}")]
     Store {

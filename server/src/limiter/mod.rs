@@ -2,7 +2,6 @@
 //! and their administration.
 
 use std::{
-    net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -73,6 +72,14 @@ pub struct Selection {
     estimate: Estimate,
 }
 
+impl Selection {
+    /// Whether nothing applies.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chosen.is_empty()
+    }
+}
+
 /// A request that the limits let pass.
 pub struct Pass {
     /// To go to the gateway; often empty.
@@ -138,8 +145,7 @@ impl Limiter {
         if Arc::ptr_eq(&compiled.rules, &rules) {
             return Arc::clone(&compiled);
         }
-        let new =
-            Arc::new(Compiled::new(Arc::clone(&rules), compiled.ttl_ms(), &self.metrics.limit_checks));
+        let new = Arc::new(Compiled::new(Arc::clone(&rules), compiled.ttl_ms(), &self.metrics.limit_checks));
         self.compiled.store(Arc::clone(&new));
         new
     }
@@ -150,14 +156,24 @@ impl Limiter {
         self.compiled().wanted_headers.clone()
     }
 
+    /// Consumers that may ask about quotas, and change them, through a gateway.
+    #[must_use]
+    pub fn quota_admins(&self) -> Vec<String> {
+        self.rules.load().quota_admins.clone()
+    }
+
     /// What a request is counted by; the refusal where one is known to be due.
     ///
     /// # Errors
     /// The refusal.
     pub fn select(&self, ask: &Ask) -> Result<Selection, Refusal> {
         let compiled = self.compiled();
-        let estimate =
-            self.estimates.estimate(&compiled.rules, &ask.facts.model, ask.prompt_bytes, ask.max_output_tokens);
+        let estimate = self.estimates.estimate(
+            &compiled.rules,
+            &ask.facts.model,
+            ask.prompt_bytes,
+            ask.max_output_tokens,
+        );
         let chosen = compiled.choose(&ask.facts, &self.overrides.load(), &estimate, now_ms());
         // Only what refuses is known, and told.
         let known = chosen.iter().filter_map(|c| Some((c.clone(), self.refusals.recall(&c.meter)?)));
@@ -227,13 +243,14 @@ impl Limiter {
                 .collect(),
         });
         let takings = chosen.into_iter().zip(&verdict.readings);
-        let takings = takings.filter(|(chosen, _)| chosen.meter.provisional).map(|(chosen, reading)| Taking {
-            bucket: chosen.meter.bucket,
-            name: chosen.meter.name,
-            window: reading.window,
-            reserved: reading.taken,
-            rate: if let Rule::Drain { amount, .. } = chosen.meter.rule { amount } else { 0 },
-        });
+        let takings =
+            takings.filter(|(chosen, _)| chosen.meter.provisional).map(|(chosen, reading)| Taking {
+                bucket: chosen.meter.bucket,
+                name: chosen.meter.name,
+                window: reading.window,
+                reserved: reading.taken,
+                rate: if let Rule::Drain { amount, .. } = chosen.meter.rule { amount } else { 0 },
+            });
         let ticket = Ticket {
             consumer: ask.facts.consumer,
             model: ask.facts.model,
@@ -249,7 +266,8 @@ impl Limiter {
     fn count(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict) {
         for (chosen, reading) in chosen.iter().zip(&verdict.readings) {
             let entry = &compiled.entries[chosen.entry];
-            let over = reading.over || (verdict.admitted && chosen.meter.shadow && is_over(&chosen.meter, reading));
+            let over =
+                reading.over || (verdict.admitted && chosen.meter.shadow && is_over(&chosen.meter, reading));
             match (over, chosen.meter.shadow) {
                 (true, true) => entry.shadow_refused.inc(),
                 (true, false) => entry.refused.inc(),
@@ -278,7 +296,7 @@ impl Limiter {
     }
 
     /// Charges a request that has ended. `ticket` is what its gateway shows; where that is empty, what this sidecar
-    /// remembers serves. `None` where nothing is known of the request.
+    /// remembers serves. `model` is what the response named: it serves where the request named none. `None` where nothing is known of the request.
     ///
     /// # Errors
     /// Where the store fails and there is nothing to fall back on.
@@ -286,12 +304,16 @@ impl Limiter {
         &self,
         id: &ReservationId,
         ticket: &[u8],
+        model: &str,
         told: &Told,
     ) -> Result<Option<Settled>, StoreError> {
         let early = told.ending == Ending::NotSent && ticket.is_empty();
         let kept = self.open.ended(id, early);
         let ticket = if ticket.is_empty() { kept.as_deref().unwrap_or_default() } else { ticket };
         let Some(mut ticket) = Ticket::decode(ticket) else { return Ok(None) };
+        if ticket.model.is_empty() {
+            model.clone_into(&mut ticket.model);
+        }
         let compiled = self.compiled();
         let model = &ticket.model;
         let expected = self.estimates.estimate(&compiled.rules, model, ticket.prompt_bytes, 0);
@@ -367,13 +389,6 @@ fn is_over(meter: &Meter, reading: &Reading) -> bool {
     }
 }
 
-/// The address of a client as gateways tell it.
-#[must_use]
-pub fn source_ip(text: &str) -> Option<IpAddr> {
-    text.parse().ok()
-}
-
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
-

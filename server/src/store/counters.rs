@@ -63,6 +63,8 @@ pub struct Reading {
     pub over: bool,
     /// Used now, what this request took included. Of a prepaid quota: what is left.
     pub used: u64,
+    /// Part of what is used that is reserved for requests under way, as far as that is kept apart.
+    pub reserved: u64,
     /// Taken by this request: less than asked for where a quota had less. 0 where refused.
     pub taken: u64,
     /// The amount in force: of quotas from their record. 0 and nothing used where a quota has neither record nor

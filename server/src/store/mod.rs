@@ -2,7 +2,7 @@
 //! [`memory`] (embedded, and the reference model) and [`redis`] (shared by all sidecars).
 //! [`resilient`] puts the one behind the other, for when Redis is slow or gone.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -178,6 +178,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The pools any sidecar has registered within the last day.
     async fn pools(&self) -> Result<Vec<PoolId>, StoreError>;
+
+    /// Tells that a sidecar is alive for `ttl`; how many are.
+    async fn announce(&self, instance: &str, ttl: Duration) -> Result<usize, StoreError>;
 
     /// Checks that the store can be written to, connecting first where needed.
     async fn ping(&self) -> Result<(), StoreError>;

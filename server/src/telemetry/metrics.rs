@@ -44,6 +44,8 @@ pub struct Metrics {
     pub store_batch: Histogram,
     /// 1 while the store answers.
     pub store_up: IntGauge,
+    /// Sidecars that share the store.
+    pub sidecars: IntGauge,
     /// Leases given back for dead holders.
     pub leases_reaped: IntCounter,
     /// What was mended, by `kind`.
@@ -380,6 +382,10 @@ impl Metrics {
             store_up: register(
                 &r,
                 IntGauge::new("evenkeel_store_up", "1 while the store answers, 0 while local rules apply.")?,
+            )?,
+            sidecars: register(
+                &r,
+                IntGauge::new("evenkeel_sidecars", "Sidecars alive that share the store, as last seen.")?,
             )?,
             leases_reaped: register(
                 &r,

@@ -12,6 +12,7 @@ pub(crate) fn to_status(error: &DomainError) -> Status {
         DomainError::Invalid { .. } => Code::InvalidArgument,
         DomainError::NotFound { .. } => Code::NotFound,
         DomainError::Full { .. } => Code::ResourceExhausted,
+        DomainError::Stopped => Code::Unavailable,
         DomainError::Store { source, .. } => match source {
             StoreError::Unavailable(_) | StoreError::Timeout(_) => Code::Unavailable,
             StoreError::Overloaded(_) => Code::ResourceExhausted,
@@ -39,6 +40,7 @@ mod tests {
             (DomainError::invalid("f", "x", "y"), Code::InvalidArgument, "f: must be x, got y"),
             (DomainError::NotFound { what: "w".into(), hint: "h" }, Code::NotFound, "w not found: h"),
             (DomainError::Full { what: "w".into(), hint: "h" }, Code::ResourceExhausted, "w: h"),
+            (DomainError::Stopped, Code::Unavailable, "the sidecar is stopping"),
             (store(StoreError::Unavailable("u".into())), Code::Unavailable, "doing: store unavailable: u"),
             (store(StoreError::Timeout(5)), Code::Unavailable, "doing: store did not answer within 5 ms"),
             (

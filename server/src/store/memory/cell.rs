@@ -222,7 +222,8 @@ impl Cell {
             }
             _ => (0, 0, 0),
         };
-        Reading { used, amount, window, reset_ms: rule.reset_ms(used, now), ..Reading::default() }
+        let (reserved, reset_ms) = (self.reserved(), rule.reset_ms(used, now));
+        Reading { used, reserved, amount, window, reset_ms, ..Reading::default() }
     }
 
     /// Of a refusal: the time until it would fit, and the time for which it cannot, whatever is settled.
@@ -259,7 +260,7 @@ impl Cell {
     }
 
     /// Part of what is used that is reserved.
-    pub(super) fn reserved(&self) -> u64 {
+    fn reserved(&self) -> u64 {
         match self {
             Self::Fixed { reserved, .. } | Self::Budget { reserved, .. } => *reserved,
             Self::Prepaid { reserved, .. } => reserved[0] + reserved[1],

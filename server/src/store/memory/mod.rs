@@ -278,6 +278,10 @@ impl Store for MemoryStore {
         Ok(self.state.lock().registered.iter().cloned().collect())
     }
 
+    async fn announce(&self, _instance: &str, _ttl: Duration) -> Result<usize, StoreError> {
+        Ok(1)
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }

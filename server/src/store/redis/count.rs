@@ -126,12 +126,14 @@ fn verdict(
             reading.taken = reply.count()?;
             reading.amount = reply.count()?;
             reading.window = reply.count()?;
+            reading.reserved = reply.count()?;
         } else {
             reading.over = reply.count()? == 1;
             reading.used = reply.count()?;
             reading.amount = reply.count()?;
             reading.retry_ms = reply.count()?;
             reading.final_ms = reply.count()?;
+            reading.reserved = reply.count()?;
         }
         reading.reset_ms = meter.rule.reset_ms(reading.used, now);
         readings.push(reading);

@@ -58,6 +58,11 @@ impl Keys {
         format!("{}:overrides", self.prefix)
     }
 
+    /// Sorted set: sidecar → time until which it counts as alive, in ms.
+    pub(crate) fn sidecars(&self) -> String {
+        format!("{}:sidecars", self.prefix)
+    }
+
     /// String: written to find out whether Redis can be.
     pub(crate) fn probe(&self) -> String {
         format!("{}:probe", self.prefix)

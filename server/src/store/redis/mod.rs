@@ -342,6 +342,22 @@ impl Store for RedisStore {
         Ok(pools)
     }
 
+    async fn announce(&self, instance: &str, ttl: Duration) -> Result<usize, StoreError> {
+        let (key, now_ms) = (self.keys.sidecars(), unix_ms());
+        let mut add = redis::cmd("ZADD");
+        add.arg(&key).arg(now_ms + ttl.as_millis() as u64).arg(instance);
+        self.command("announce", &add).await?;
+        let mut trim = redis::cmd("ZREMRANGEBYSCORE");
+        trim.arg(&key).arg("-inf").arg(now_ms);
+        self.command("announce", &trim).await?;
+        let mut expire = redis::cmd("PEXPIRE");
+        expire.arg(&key).arg(KEY_EXPIRY_MS);
+        self.command("announce", &expire).await?;
+        let alive = self.command("announce", redis::cmd("ZCARD").arg(&key)).await?;
+        redis::from_redis_value(alive)
+            .map_err(|e| StoreError::Corrupt { script: "announce", detail: e.to_string() })
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.shared.link.connect().await?;
         let call = Call::new(&PROBE, &[&self.keys.probe()]);

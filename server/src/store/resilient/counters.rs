@@ -28,11 +28,6 @@ const HERE: &str = "local";
 pub(super) type Waiting = parking_lot::Mutex<VecDeque<Settlement>>;
 
 impl ResilientStore {
-    /// How many sidecars share the store, as last seen: each counts its part while it is away.
-    pub fn set_instances(&self, instances: usize) {
-        self.instances.store(instances.max(1), Ordering::Relaxed);
-    }
-
     /// What is done without the store.
     async fn reserve_here(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
         let Some(here) = &self.local_counters else { return Err(away()) };

@@ -268,6 +268,14 @@ impl ResilientStore {
         self.if_up(self.primary.pools()).await
     }
 
+    /// Tells the other sidecars of this one, and counts them; see [`Store::announce`].
+    pub async fn announce(&self, instance: &str, ttl: Duration) -> Result<(), StoreError> {
+        let alive = self.if_up(self.primary.announce(instance, ttl)).await?;
+        self.instances.store(alive.max(1), Ordering::Relaxed);
+        self.metrics.sidecars.set(alive as i64);
+        Ok(())
+    }
+
     async fn if_up<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         if !self.is_up() {
             return Err(StoreError::Unavailable("circuit open after earlier failures".to_owned()));

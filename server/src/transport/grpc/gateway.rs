@@ -7,21 +7,25 @@ use std::{
 };
 
 use evenkeel_proto::v1::{
-    AdmitRequest, AdmitResponse, Admitted, Basis, Denied, Header, HeldPool, KeepAliveRequest,
-    KeepAliveResponse, Pool, Reason, SettleRequest, SettleResponse, admit_response, gateway_server::Gateway,
+    self as pb, AdmitRequest, AdmitResponse, Admitted, Answered, Basis, Denied, Header, HeldPool,
+    KeepAliveRequest, KeepAliveResponse, Pool, Reason, SettleRequest, SettleResponse, admit_response,
+    gateway_server::Gateway,
 };
 use futures::StreamExt as _;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
+use super::facts;
 use crate::{
+    admission::{Admission, Decision, End},
     balancer::{
-        Answer, Balancer, Question,
+        Answer, Question,
         directory::{Candidate, PoolEntry},
     },
     domain::{DomainError, ENDPOINTS_MAX, HolderId, LeaseId, PoolId},
-    store::Held,
+    limiter::{Pass, Refusal, own::OwnCall},
+    store::{Held, counters::ReservationId},
     transport::status::to_status,
 };
 
@@ -33,15 +37,15 @@ const HELD_LEASES_MAX: usize = 262_144;
 const CONCURRENCY: usize = 16;
 
 pub(super) struct GatewayService {
-    balancer: Arc<Balancer>,
+    admission: Arc<Admission>,
     keep_alive_interval: Duration,
     /// Calls under way, which a drain waits for.
     calls: TaskTracker,
 }
 
 impl GatewayService {
-    pub(super) fn new(balancer: Arc<Balancer>, keep_alive_interval: Duration, calls: TaskTracker) -> Self {
-        Self { balancer, keep_alive_interval, calls }
+    pub(super) fn new(admission: Arc<Admission>, keep_alive_interval: Duration, calls: TaskTracker) -> Self {
+        Self { admission, keep_alive_interval, calls }
     }
 }
 
@@ -49,30 +53,49 @@ impl GatewayService {
 impl Gateway for GatewayService {
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
         let _call = self.calls.token();
-        let AdmitRequest { pool, holder, lease, candidates, .. } = request.into_inner();
-        let pool = given(pool)?;
-        let offered = candidates.into_iter();
+        let mut request = request.into_inner();
+        if let Some(own) = request.own.take() {
+            return Ok(Response::new(self.own(&own, &request).await));
+        }
+        let pool = given(request.pool.take())?;
+        let holder = HolderId::new(&request.holder).map_err(|e| to_status(&e))?;
+        let lease = LeaseId::new(request.lease).map_err(|e| to_status(&e))?;
+        let offered = std::mem::take(&mut request.candidates).into_iter();
         let question = Question {
-            route: &pool.route,
-            cluster: &pool.cluster,
-            holder: HolderId::new(&holder).map_err(|e| to_status(&e))?,
-            lease: LeaseId::new(lease).map_err(|e| to_status(&e))?,
+            route: pool.route.as_str().into(),
+            cluster: pool.cluster.as_str().into(),
+            holder,
+            lease,
             offered: offered
                 .map(|c| Candidate { address: c.address, weight: c.weight, cap: c.cap })
                 .collect(),
         };
-        let answer = self.balancer.admit(question).await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(AdmitResponse { answer: Some(encode(answer)) }))
+        let ask = facts::ask(request, pool).map_err(|e| to_status(&e))?;
+        let decision = self.admission.admit(question, ask).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(AdmitResponse { answer: Some(encode(decision)) }))
     }
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
         let _call = self.calls.token();
-        let SettleRequest { pool, holder, lease, .. } = request.into_inner();
-        let pool = given(pool)?;
-        let holder = HolderId::new(&holder).map_err(|e| to_status(&e))?;
-        let lease = LeaseId::new(lease).map_err(|e| to_status(&e))?;
-        let settled = self.balancer.settle(&pool.route, &pool.cluster, &holder, lease).await;
-        Ok(Response::new(SettleResponse { released: settled.map_err(|e| to_status(&e))? }))
+        let mut request = request.into_inner();
+        let pool = given(request.pool.take())?;
+        let holder = HolderId::new(&request.holder).map_err(|e| to_status(&e))?;
+        let lease = LeaseId::new(request.lease).map_err(|e| to_status(&e))?;
+        let end = End {
+            route: &pool.route,
+            cluster: &pool.cluster,
+            holder: &holder,
+            lease,
+            ticket: &request.ticket,
+            model: &request.model,
+            outcome: facts::outcome(request.outcome()),
+            told: facts::told(&request),
+            status: u16::try_from(request.status).unwrap_or(0),
+            first_token_ms: request.first_token_ms,
+            total_ms: request.total_ms,
+        };
+        let released = self.admission.settle(end).await.map_err(|e| to_status(&e))?;
+        Ok(Response::new(SettleResponse { released }))
     }
 
     async fn keep_alive(
@@ -80,12 +103,18 @@ impl Gateway for GatewayService {
         request: Request<KeepAliveRequest>,
     ) -> Result<Response<KeepAliveResponse>, Status> {
         let _call = self.calls.token();
-        let KeepAliveRequest { holder, issued_through, pools } = request.into_inner();
+        let KeepAliveRequest { holder, issued_through, mut pools } = request.into_inner();
         let holder = HolderId::new(&holder).map_err(|e| to_status(&e))?;
+        let tickets = take_tickets(&holder, &mut pools).map_err(|e| to_status(&e))?;
         // The whole list is checked before anything is changed.
         let (lists, refused_pools) = self.read_lists(pools, issued_through).map_err(|e| to_status(&e))?;
-        let mut response = KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() };
-        let (balancer, holder) = (&self.balancer, &holder);
+        let wanted_headers = self.admission.limiter.wanted_headers();
+        let mut response =
+            KeepAliveResponse { refused_pools, wanted_headers, ..KeepAliveResponse::default() };
+        if let Err(error) = self.admission.limiter.hold(tickets).await {
+            warn!(%error, "running requests not kept counted: the next KeepAlive does");
+        }
+        let (balancer, holder) = (&self.admission.balancer, &holder);
         let mut answers = futures::stream::iter(lists)
             .map(|(entry, held)| async move {
                 let answer = balancer.keep_alive(&entry, holder, held).await;
@@ -114,6 +143,24 @@ impl Gateway for GatewayService {
     }
 }
 
+impl GatewayService {
+    async fn own(&self, own: &pb::OwnRequest, request: &AdmitRequest) -> AdmitResponse {
+        let subject = request.subject.clone().unwrap_or_default();
+        let request_id = format!("{}:{}", request.holder, request.lease);
+        let call = OwnCall {
+            method: &own.method,
+            path: &subject.path,
+            body: &own.body,
+            consumer: &subject.consumer,
+            request_id: &request_id,
+        };
+        let answer = self.admission.own(call).await;
+        let headers = answer.headers.into_iter().map(|(name, value)| header(name, value)).collect();
+        let answered = Answered { status: answer.status.into(), headers, body: answer.body };
+        AdmitResponse { answer: Some(admit_response::Answer::Answered(answered)) }
+    }
+}
+
 /// What each pool is to hold, and the pools this sidecar does not serve.
 type Lists = (Vec<(Arc<PoolEntry>, Held)>, Vec<Pool>);
 
@@ -138,7 +185,7 @@ impl GatewayService {
             let pool = held.pool.take().ok_or_else(|| DomainError::invalid("pools.pool", "given", "none"))?;
             PoolId::new(&pool.route, &pool.cluster)?;
             let held = decode_held(held, issued_through)?;
-            let Ok(entry) = self.balancer.directory.resolve(&pool.route, &pool.cluster) else {
+            let Ok(entry) = self.admission.balancer.directory.resolve(&pool.route, &pool.cluster) else {
                 refused.push(pool);
                 continue;
             };
@@ -152,6 +199,25 @@ impl GatewayService {
         }
         Ok((lists.into_values().collect(), refused))
     }
+}
+
+/// The tickets shown, with whose they are.
+fn take_tickets(
+    holder: &HolderId,
+    pools: &mut [HeldPool],
+) -> Result<Vec<(ReservationId, Vec<u8>)>, DomainError> {
+    let mut shown = Vec::new();
+    for held in pools {
+        let tickets = std::mem::take(&mut held.tickets);
+        if !tickets.is_empty() && tickets.len() != held.leases.len() {
+            let got = format!("{} and {}", held.leases.len(), tickets.len());
+            return Err(DomainError::invalid("pools.tickets", "left out, or as long as pools.leases", &got));
+        }
+        for (lease, ticket) in held.leases.iter().zip(tickets).filter(|(_, ticket)| !ticket.is_empty()) {
+            shown.push((ReservationId { holder: holder.clone(), lease: LeaseId::new(*lease)? }, ticket));
+        }
+    }
+    Ok(shown)
 }
 
 fn given(pool: Option<Pool>) -> Result<Pool, Status> {
@@ -188,22 +254,48 @@ fn decode_held(held: HeldPool, issued_through: u64) -> Result<Held, DomainError>
     Ok(Held { issued_through, leases: list })
 }
 
-fn encode(answer: Answer) -> admit_response::Answer {
-    let admitted = |endpoint: &str, basis: Basis| {
-        admit_response::Answer::Admitted(Admitted {
-            endpoint: endpoint.to_owned(),
-            basis: basis.into(),
-            ..Admitted::default()
-        })
+fn encode(decision: Decision) -> admit_response::Answer {
+    let (answer, pass) = match decision {
+        Decision::Placed { answer, pass } => (answer, Some(pass)),
+        Decision::Denied(answer) => (answer, None),
+        Decision::Refused(refusal) => return refused(refusal),
+        Decision::LimitsClosed => return denied(503, Reason::StoreUnavailable, 1),
     };
     match answer {
-        Answer::Admitted { endpoint, shared: true } => admitted(&endpoint, Basis::Shared),
-        Answer::Admitted { endpoint, shared: false } => admitted(&endpoint, Basis::Local),
-        Answer::Open => admitted("", Basis::Open),
+        Answer::Admitted { endpoint, shared: true } => admitted(&endpoint, Basis::Shared, pass),
+        Answer::Admitted { endpoint, shared: false } => admitted(&endpoint, Basis::Local, pass),
+        Answer::Open => admitted("", Basis::Open, pass),
         Answer::PoolFull { retry_after_s } => denied(429, Reason::PoolFull, retry_after_s),
         Answer::NoEndpoints => denied(503, Reason::NoEndpoints, 1),
         Answer::StoreUnavailable => denied(503, Reason::StoreUnavailable, 1),
     }
+}
+
+fn header(name: impl Into<String>, value: impl Into<String>) -> Header {
+    Header { name: name.into(), value: value.into() }
+}
+
+fn admitted(endpoint: &str, basis: Basis, pass: Option<Pass>) -> admit_response::Answer {
+    let (headers, ticket, show_ticket) =
+        pass.map(|pass| (pass.headers, pass.ticket, pass.show_ticket)).unwrap_or_default();
+    admit_response::Answer::Admitted(Admitted {
+        endpoint: endpoint.to_owned(),
+        basis: basis.into(),
+        request_headers: Vec::new(),
+        response_headers: headers.into_iter().map(|(name, value)| header(name, value)).collect(),
+        ticket,
+        show_ticket,
+    })
+}
+
+fn refused(refusal: Refusal) -> admit_response::Answer {
+    admit_response::Answer::Denied(Denied {
+        status: refusal.status.into(),
+        reason: if refusal.quota { Reason::Quota } else { Reason::Limit }.into(),
+        retry_after_ms: refusal.retry_after_ms,
+        headers: refusal.headers.into_iter().map(|(name, value)| header(name, value)).collect(),
+        body: refusal.body.into_bytes(),
+    })
 }
 
 fn denied(status: u32, reason: Reason, retry_after_s: u64) -> admit_response::Answer {
@@ -214,13 +306,12 @@ fn denied(status: u32, reason: Reason, retry_after_s: u64) -> admit_response::An
         _ => ("store_unavailable", "capacity cannot be checked at present"),
     };
     let body = serde_json::json!({"error": {"message": message, "type": kind, "code": kind}});
-    let header = |name: &str, value: String| Header { name: name.to_owned(), value };
     admit_response::Answer::Denied(Denied {
         status,
         reason: reason.into(),
         retry_after_ms: retry_after_s * 1000,
         headers: vec![
-            header("content-type", "application/json".to_owned()),
+            header("content-type", "application/json"),
             header("retry-after", retry_after_s.to_string()),
         ],
         body: body.to_string().into_bytes(),

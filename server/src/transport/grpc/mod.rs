@@ -11,17 +11,15 @@ use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
-    balancer::{Balancer, sweep::Views},
-    rls::Judge,
-    telemetry::Metrics,
+    admission::Admission, balancer::sweep::Views, ledger::Ledger, rls::Judge, telemetry::Metrics,
+    transport::administration::Administration,
 };
 
 mod admin;
+mod facts;
 mod gateway;
 mod inspect;
 mod rls;
-
-pub use admin::AdminService;
 
 /// Largest message taken: a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -52,9 +50,10 @@ pub async fn end_health_watches(health: &mut HealthReporter) {
 /// # Errors
 /// Where the embedded descriptors are damaged.
 pub async fn routes(
-    balancer: Arc<Balancer>,
+    admission: Arc<Admission>,
     views: Arc<Views>,
-    admin: AdminService,
+    administration: Arc<Administration>,
+    ledger: Arc<Ledger>,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
     rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
@@ -63,10 +62,15 @@ pub async fn routes(
     let rate_limits = rate_limits.map(|(judge, metrics)| {
         RateLimitServiceServer::new(rls::RlsService::new(judge, metrics, calls.clone()))
     });
-    let gateway = gateway::GatewayService::new(Arc::clone(&balancer), keep_alive_interval, calls);
+    let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let inspect = InspectServer::new(inspect::InspectService::new(balancer, views, shutdown));
-    let admin = AdminServer::new(admin);
+    let inspect =
+        InspectServer::new(inspect::InspectService::new(Arc::clone(&admission.balancer), views, shutdown));
+    let admin = AdminServer::new(admin::AdminService {
+        administration,
+        ledger,
+        limiter: Arc::clone(&admission.limiter),
+    });
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

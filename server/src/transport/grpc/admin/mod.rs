@@ -14,29 +14,26 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     ledger::Ledger,
+    limiter::Limiter,
     transport::{administration::Administration, auth::Admins},
 };
 
+mod explain;
 mod overrides;
 mod quotas;
 mod usage;
 
 /// The service.
-pub struct AdminService {
-    /// Limits and quotas.
-    pub administration: Arc<Administration>,
-    /// Usage.
-    pub ledger: Arc<Ledger>,
+pub(super) struct AdminService {
+    pub(super) administration: Arc<Administration>,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) limiter: Arc<Limiter>,
 }
 
 /// Who makes a changing call.
 fn who<T>(admins: &Admins, request: &Request<T>) -> Result<String, Status> {
     let shown = request.metadata().get("authorization").map(|value| value.to_str().unwrap_or("?"));
     Ok(admins.who(shown)?)
-}
-
-fn not_yet() -> Status {
-    Status::unimplemented("not in this release")
 }
 
 #[tonic::async_trait]
@@ -48,8 +45,8 @@ impl Admin for AdminService {
         Ok(Response::new(self.limits()))
     }
 
-    async fn explain(&self, _request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
-        Err(not_yet())
+    async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainResponse>, Status> {
+        Ok(Response::new(explain::explain(&self.limiter, request.into_inner()).await?))
     }
 
     async fn set_override(&self, request: Request<SetOverrideRequest>) -> Result<Response<Override>, Status> {

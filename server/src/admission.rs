@@ -1,0 +1,247 @@
+//! A request's way through the sidecar: held against limits and given an endpoint at the same time, settled in both
+//! when it has ended, written into the ledger.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    balancer::{Answer, Balancer, Question},
+    domain::{DomainError, HolderId, LeaseId, usage::Outcome as UsageOutcome},
+    ledger::{Ledger, UsageRecord},
+    limiter::{
+        Ask, Ending, Limiter, Outcome, Pass, Refusal, Selection, Told,
+        own::{OwnAnswer, OwnCall, answer_own},
+        quotas::Quotas,
+    },
+    store::counters::ReservationId,
+    telemetry::Metrics,
+};
+
+/// What requests go through.
+pub struct Admission {
+    /// Chooses and counts.
+    pub balancer: Arc<Balancer>,
+    /// Limits.
+    pub limiter: Arc<Limiter>,
+    /// Keeps account of usage.
+    pub ledger: Arc<Ledger>,
+    /// For requests about quotas that come through a gateway.
+    pub quotas: Quotas,
+    /// For what becomes of requests.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The answer to a request.
+pub enum Decision {
+    /// It may go on.
+    Placed {
+        /// Where: admitted, or open.
+        answer: Answer,
+        /// What the limits say.
+        pass: Pass,
+    },
+    /// It is denied for want of an endpoint.
+    Denied(Answer),
+    /// A limit or quota refuses it.
+    Refused(Refusal),
+    /// The store is unavailable, and a limit is closed then.
+    LimitsClosed,
+}
+
+/// A request that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct End<'a> {
+    /// As when it was admitted.
+    pub route: &'a str,
+    /// As when it was admitted.
+    pub cluster: &'a str,
+    /// As when it was admitted.
+    pub holder: &'a HolderId,
+    /// As when it was admitted.
+    pub lease: LeaseId,
+    /// What it was given when it was admitted; empty where its gateway never got it.
+    pub ticket: &'a [u8],
+    /// The model its response named.
+    pub model: &'a str,
+    /// How it ended, for the ledger.
+    pub outcome: UsageOutcome,
+    /// What is told of its usage.
+    pub told: Told,
+    /// HTTP status; 0 when none.
+    pub status: u16,
+    /// Time to the first byte of the response body; 0 when there was none.
+    pub first_token_ms: u64,
+    /// Time to its end.
+    pub total_ms: u64,
+}
+
+impl Admission {
+    /// Decides on a request. Where limits apply it goes on even if nobody waits for the answer any more, so that what is
+    /// reserved is known here when the request is settled.
+    ///
+    /// # Errors
+    /// Where the request itself is wrong, or an embedded store fails. Being denied is an answer.
+    pub async fn admit(self: &Arc<Self>, question: Question, ask: Ask) -> Result<Decision, DomainError> {
+        let started = Instant::now();
+        let decision = match self.limiter.select(&ask) {
+            Err(refusal) => Ok(Decision::Refused(refusal)),
+            Ok(selection) if selection.is_empty() => self.decide(question, ask, selection).await,
+            Ok(selection) => {
+                let this = Arc::clone(self);
+                let decided = tokio::spawn(async move { this.decide(question, ask, selection).await });
+                decided.await.unwrap_or(Err(DomainError::Stopped))
+            }
+        };
+        self.count(&decision);
+        self.metrics.admit_duration.observe(started.elapsed().as_secs_f64());
+        decision
+    }
+
+    async fn decide(
+        &self,
+        question: Question,
+        ask: Ask,
+        selection: Selection,
+    ) -> Result<Decision, DomainError> {
+        let id = ReservationId { holder: question.holder.clone(), lease: question.lease };
+        let (route, cluster) = (Arc::clone(&question.route), Arc::clone(&question.cluster));
+        let (limits, placed) =
+            tokio::join!(self.limiter.reserve(ask, selection, &id), self.balancer.place(question));
+        let refused = match limits.map_err(DomainError::store("reserving")) {
+            Ok(Outcome::Pass(pass)) => match placed {
+                Ok(answer @ (Answer::Admitted { .. } | Answer::Open)) => {
+                    if !self.limiter.note_open(&id, &pass) {
+                        debug!(lease = %id.lease, "ended before it was admitted");
+                        self.limiter.cancel(pass).await;
+                        drop(self.balancer.settle(&route, &cluster, &id.holder, id.lease).await);
+                        return Ok(Decision::Denied(Answer::NoEndpoints));
+                    }
+                    return Ok(Decision::Placed { answer, pass });
+                }
+                Ok(denied) => {
+                    self.limiter.cancel(pass).await;
+                    return Ok(Decision::Denied(denied));
+                }
+                Err(error) => {
+                    self.limiter.cancel(pass).await;
+                    return Err(error);
+                }
+            },
+            Ok(Outcome::Refused(refusal)) => Ok(Decision::Refused(refusal)),
+            Ok(Outcome::Closed) => Ok(Decision::LimitsClosed),
+            Err(error) => Err(error),
+        };
+        if let Ok(Answer::Admitted { .. }) = placed
+            && let Err(error) = self.balancer.settle(&route, &cluster, &id.holder, id.lease).await
+        {
+            debug!(%error, lease = %id.lease, "lease of a refused request not given back: the next KeepAlive does");
+        }
+        refused
+    }
+
+    fn count(&self, decision: &Result<Decision, DomainError>) {
+        let admits = &self.metrics.admits;
+        match decision {
+            Ok(Decision::Placed { answer, .. } | Decision::Denied(answer)) => match answer {
+                Answer::Admitted { shared: true, .. } => &admits.shared,
+                Answer::Admitted { shared: false, .. } => &admits.local,
+                Answer::Open => &admits.open,
+                Answer::PoolFull { .. } => &admits.pool_full,
+                Answer::NoEndpoints => &admits.no_endpoints,
+                Answer::StoreUnavailable => &admits.store_unavailable,
+            },
+            Ok(Decision::Refused(Refusal { quota: true, .. })) => &admits.quota,
+            Ok(Decision::Refused(_)) => &admits.limit,
+            Ok(Decision::LimitsClosed) | Err(DomainError::Store { .. }) => &admits.store_unavailable,
+            Err(_) => &admits.invalid,
+        }
+        .inc();
+    }
+
+    /// Settles a request: its lease given back, its reservation replaced by its charge, its usage recorded. True where
+    /// the lease was given back by this call.
+    ///
+    /// # Errors
+    /// Where the pool cannot be, or an embedded store fails.
+    pub async fn settle(&self, end: End<'_>) -> Result<bool, DomainError> {
+        let id = ReservationId { holder: end.holder.clone(), lease: end.lease };
+        let (released, settled) = tokio::join!(
+            self.balancer.settle(end.route, end.cluster, end.holder, end.lease),
+            self.limiter.settle(&id, end.ticket, end.model, &end.told),
+        );
+        let settles = &self.metrics.limit_settles;
+        let settled = match settled {
+            Ok(settled) => settled,
+            Err(error) => {
+                settles.error.inc();
+                debug!(%error, lease = %id.lease, "reservation not settled");
+                None
+            }
+        };
+        let Some(settled) = settled else { return released };
+        match settled.first {
+            Some(true) => settles.charged.inc(),
+            Some(false) => settles.repeated.inc(),
+            None => {}
+        }
+        let is_first = settled.first.unwrap_or(matches!(released, Ok(true)));
+        if is_first && end.told.ending != Ending::NotSent {
+            let charged = &self.metrics.charged;
+            let tokens = settled.charge.tokens;
+            let basis = usize::from(settled.charge.estimated);
+            charged.input[basis].inc_by(tokens.input);
+            charged.output[basis].inc_by(tokens.output);
+            charged.cost.inc_by(settled.cost as f64 / 1e6);
+            self.ledger.record(&UsageRecord {
+                consumer: &settled.ticket.consumer,
+                model: &settled.ticket.model,
+                route: end.route,
+                session: &settled.ticket.session,
+                tokens,
+                estimated: settled.charge.estimated,
+                cost: settled.cost,
+                status: end.status,
+                outcome: end.outcome,
+                first_token_ms: end.first_token_ms,
+                total_ms: end.total_ms,
+            });
+        }
+        released
+    }
+
+    /// Answers a request about quotas that came through a gateway.
+    pub async fn own(&self, call: OwnCall<'_>) -> OwnAnswer {
+        self.metrics.admits.own.inc();
+        let admins = self.limiter.quota_admins();
+        answer_own(&self.quotas, &admins, call).await
+    }
+
+    /// Tidies up, and tells the other sidecars of this one, until told to stop.
+    pub async fn keep_house(
+        self: Arc<Self>,
+        instance: String,
+        interval: Duration,
+        shutdown: CancellationToken,
+    ) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            self.limiter.purge();
+            let store = &self.balancer.store;
+            if let Err(error) = store.announce(&instance, interval * 3).await {
+                debug!(%error, "other sidecars not counted");
+            }
+            store.settle_waiting().await;
+        }
+    }
+}
