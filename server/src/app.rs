@@ -192,8 +192,11 @@ pub async fn run(
         })
         .transpose()?
         .map(|judge| (judge, Arc::clone(&metrics)));
-    let admin =
-        grpc::AdminService { administration: Arc::clone(&administration), ledger: Arc::clone(&ledger) };
+    let admin = grpc::AdminService {
+        administration: Arc::clone(&administration),
+        ledger: Arc::clone(&ledger),
+        limiter: Arc::clone(&admission.limiter),
+    };
     let (routes, mut health) = grpc::routes(
         admission,
         Arc::clone(&views),

@@ -10,16 +10,15 @@ use evenkeel_proto::{
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{
-    admission::Admission, balancer::sweep::Views, ledger::Ledger, rls::Judge, telemetry::Metrics,
-    transport::administration::Administration,
-};
+use crate::{admission::Admission, balancer::sweep::Views, rls::Judge, telemetry::Metrics};
 
 mod admin;
 mod facts;
 mod gateway;
 mod inspect;
 mod rls;
+
+pub use admin::AdminService;
 
 /// Largest message taken: a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -52,8 +51,7 @@ pub async fn end_health_watches(health: &mut HealthReporter) {
 pub async fn routes(
     admission: Arc<Admission>,
     views: Arc<Views>,
-    administration: Arc<Administration>,
-    ledger: Arc<Ledger>,
+    admin: AdminService,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
     rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
@@ -66,11 +64,7 @@ pub async fn routes(
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let inspect =
         InspectServer::new(inspect::InspectService::new(Arc::clone(&admission.balancer), views, shutdown));
-    let admin = AdminServer::new(admin::AdminService {
-        administration,
-        ledger,
-        limiter: Arc::clone(&admission.limiter),
-    });
+    let admin = AdminServer::new(admin);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

@@ -24,10 +24,13 @@ mod quotas;
 mod usage;
 
 /// The service.
-pub(super) struct AdminService {
-    pub(super) administration: Arc<Administration>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) limiter: Arc<Limiter>,
+pub struct AdminService {
+    /// Limits and quotas.
+    pub administration: Arc<Administration>,
+    /// Usage.
+    pub ledger: Arc<Ledger>,
+    /// For explanations.
+    pub limiter: Arc<Limiter>,
 }
 
 /// Who makes a changing call.
