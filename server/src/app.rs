@@ -162,7 +162,7 @@ pub async fn run(
     let administration = Arc::new(Administration {
         quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules)),
         overrides: Arc::clone(&overrides),
-        admins: Admins::new(Arc::clone(&config.admin), Arc::clone(&metrics)),
+        admins: Admins::new(live.admin.clone(), Arc::clone(&metrics)),
     });
 
     let limiter = Limiter::new(

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tonic::{Code, Status};
 
 use crate::{config::AdminToken, telemetry::Metrics};
 
-/// The administrators of the configuration.
+/// The administrators of the configuration, as it was last read.
 pub struct Admins {
-    tokens: ArcSwap<Vec<AdminToken>>,
+    tokens: watch::Receiver<Arc<Vec<AdminToken>>>,
     metrics: Arc<Metrics>,
 }
 
@@ -19,7 +19,7 @@ pub enum NoAdmin {
     /// There are none.
     #[error(
         "changes are not possible: the configuration names no administrators; give them tokens under \
-         admin.tokens and restart"
+         admin.tokens"
     )]
     NoneConfigured,
     /// No token was shown.
@@ -33,13 +33,8 @@ pub enum NoAdmin {
 impl Admins {
     /// With these tokens.
     #[must_use]
-    pub fn new(tokens: Arc<Vec<AdminToken>>, metrics: Arc<Metrics>) -> Self {
-        Self { tokens: ArcSwap::new(tokens), metrics }
-    }
-
-    /// Replaces them, when the configuration was read again.
-    pub fn replace(&self, tokens: Arc<Vec<AdminToken>>) {
-        self.tokens.store(tokens);
+    pub fn new(tokens: watch::Receiver<Arc<Vec<AdminToken>>>, metrics: Arc<Metrics>) -> Self {
+        Self { tokens, metrics }
     }
 
     /// The name of who calls, by the header or metadata `authorization`. All tokens are compared, each in a time that
@@ -60,7 +55,7 @@ impl Admins {
     }
 
     fn find(&self, authorization: Option<&str>) -> Result<String, NoAdmin> {
-        let tokens = self.tokens.load();
+        let tokens = Arc::clone(&self.tokens.borrow());
         if tokens.is_empty() {
             return Err(NoAdmin::NoneConfigured);
         }
@@ -94,13 +89,14 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    fn admins(yaml: &str) -> Admins {
-        Admins::new(Config::parse(yaml).unwrap().admin, Metrics::new().unwrap())
+    fn admins(yaml: &str) -> (Admins, watch::Sender<Arc<Vec<AdminToken>>>) {
+        let (sender, tokens) = watch::channel(Config::parse(yaml).unwrap().admin);
+        (Admins::new(tokens, Metrics::new().unwrap()), sender)
     }
 
     #[test]
     fn only_a_configured_token_is_somebody() {
-        let admins = admins(
+        let (admins, tokens) = admins(
             "admin: {tokens: [{name: ops, token: 0123456789abcdef}, {name: ci, token: fedcba9876543210}]}",
         );
         let cases = [
@@ -117,13 +113,13 @@ mod tests {
         for (shown, expected) in cases {
             assert_eq!(admins.who(shown), expected.map(str::to_owned), "{shown:?}");
         }
-        admins.replace(Arc::default());
+        tokens.send_replace(Arc::default());
         assert_eq!(admins.who(Some("Bearer 0123456789abcdef")), Err(NoAdmin::NoneConfigured));
     }
 
     #[test]
     fn without_tokens_the_error_tells_what_to_configure() {
-        let error = admins("").who(Some("Bearer x")).unwrap_err();
+        let error = admins("").0.who(Some("Bearer x")).unwrap_err();
         let status = Status::from(error);
         assert_eq!(status.code(), Code::PermissionDenied);
         assert!(status.message().contains("admin.tokens"), "{status}");
