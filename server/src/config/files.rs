@@ -12,7 +12,7 @@ use serde_json::Value;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Sections that a reload applies.
-const RELOADED: [&str; 9] = [
+const RELOADED: [&str; 8] = [
     "limits",
     "higress_rules",
     "quotas",
@@ -21,7 +21,6 @@ const RELOADED: [&str; 9] = [
     "limit_headers",
     "quota_admins",
     "admin",
-    "rate_limit_service",
 ];
 
 /// Reads files beside the configuration, and remembers which.

@@ -19,7 +19,12 @@ use envoy_types::pb::{
 };
 use tonic::{Code as GrpcCode, transport::Channel};
 
-use crate::support::{eventually, redis::Redis, sidecar::Sidecar};
+use crate::support::{
+    eventually,
+    proxy::{Mode, Proxy},
+    redis::{Cluster, Redis},
+    sidecar::Sidecar,
+};
 
 /// Long units, so that none ends in a test.
 const LIMITS: &str = "
@@ -53,16 +58,20 @@ struct Rls {
 impl Rls {
     /// `more`: further lines of the section.
     async fn start(limits: &str, more: &str, redis: Option<Redis>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("limits.yaml"), limits).unwrap();
         let store = redis.as_ref().map_or("{type: memory}".to_owned(), |redis| {
             format!("{{type: redis, url: '{}', timeout: 2s}}", redis.url())
         });
+        Self { _redis: redis, ..Self::start_on(limits, more, &store).await }
+    }
+
+    async fn start_on(limits: &str, more: &str, store: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("limits.yaml"), limits).unwrap();
         let config = dir.path().display();
         let yaml = format!("store: {store}\nrate_limit_service: {{config: '{config}'{more}}}\n");
         let sidecar = Sidecar::start(&yaml).await;
         let client = client(&sidecar).await;
-        Self { sidecar, client, dir, _redis: redis }
+        Self { sidecar, client, dir, _redis: None }
     }
 
     fn write(&self, text: &str) {
@@ -244,6 +253,55 @@ async fn all_domains_in_shadow_mode_with_headers() {
         );
         assert_eq!(headers[3], ("RateLimit-Policy", "\"limit\";q=0;w=1, \"limit\";q=10;w=31536000"));
         assert_eq!((headers[4].0, headers.len()), ("RateLimit", 5));
+    }
+}
+
+/// Counters of one request lie on different nodes: each is asked, and given back where another refuses.
+#[tokio::test]
+async fn all_or_none_holds_on_a_cluster() {
+    let cluster = Cluster::start();
+    let urls: Vec<String> = cluster.urls().iter().map(|url| format!("'{url}'")).collect();
+    let store = format!("{{type: redis, cluster: true, urls: [{}], timeout: 2s}}", urls.join(", "));
+    let rls = Rls::start_on(LIMITS, "", &store).await;
+    let values: Vec<String> = (0..8).map(|i| i.to_string()).collect();
+    let mut descriptors: Vec<_> = values.iter().map(|value| by(&[("ten", value)])).collect();
+    for left in [9, 8] {
+        assert_eq!(rls.codes(1, &descriptors).await, (OK, vec![(OK, left); 8]));
+    }
+    descriptors.push(by(&[("none", "a")]));
+    assert_eq!(rls.codes(1, &descriptors).await.0, OVER);
+    descriptors.pop();
+    eventually(Duration::from_secs(10), "all is given back", || async {
+        let looks: Vec<_> = descriptors.iter().map(|descriptor| hits(0, descriptor.clone())).collect();
+        let codes = rls.codes(1, &looks).await;
+        if codes == (OK, vec![(OK, 8); 8]) { Ok(()) } else { Err(format!("{codes:?}")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_outage_is_answered_as_configured() {
+    let redis = Redis::start();
+    for (on_outage, expected) in
+        [("local", [OK, OK, OVER]), ("open", [OK, OK, OK]), ("closed", [OVER, OVER, OVER])]
+    {
+        let proxy = Proxy::start(redis.port).await;
+        let store = format!("{{type: redis, url: '{}', key_prefix: {on_outage}}}", proxy.url());
+        let rls = Rls::start_on(LIMITS, &format!(", on_outage: {on_outage}"), &store).await;
+        let two = [by(&[("two", "a")])];
+        assert_eq!(rls.codes(1, &two).await, (OK, vec![(OK, 1)]));
+        proxy.set(Mode::Refuse);
+        for code in expected {
+            assert_eq!(rls.codes(1, &two).await.0, code, "{on_outage}");
+        }
+        // A look is answered by the same policy.
+        assert_eq!(rls.codes(1, &[hits(0, by(&[("ten", "a")]))]).await.0, expected[0], "{on_outage}");
+        proxy.set(Mode::Pass);
+        eventually(Duration::from_secs(10), "the shared counter counts again", || async {
+            let codes = rls.codes(1, &[hits(0, by(&[("two", "a")]))]).await;
+            if codes == (OK, vec![(OK, 1)]) { Ok(()) } else { Err(format!("{codes:?}")) }
+        })
+        .await;
     }
 }
 
