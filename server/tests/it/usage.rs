@@ -227,7 +227,17 @@ async fn sums_are_exact_whatever_the_network_does() {
     };
     let limits = LedgerOptions::default();
     let now = Arc::new(AtomicU64::new(NOW));
-    let ledgers: Vec<_> = (0..3).map(|_| ledger_at(&now, &limits, redis_usage(&options, &limits))).collect();
+    let metrics = Metrics::new().unwrap();
+    let clock = |now: &Arc<AtomicU64>| -> Clock {
+        let now = Arc::clone(now);
+        Arc::new(move || now.load(Ordering::Relaxed))
+    };
+    let ledgers: Vec<_> = (0..3)
+        .map(|_| {
+            let store = redis_usage(&options, &limits);
+            Ledger::with_clock(limits.clone(), store, Arc::clone(&metrics), clock(&now))
+        })
+        .collect();
     let mut truth = Truth::default();
     let mut failed = 0;
     for round in 0..60_u64 {
@@ -251,17 +261,23 @@ async fn sums_are_exact_whatever_the_network_does() {
             }
         }
         now.fetch_add(DAY_MS / 40, Ordering::Relaxed);
-        proxy
-            .set([Mode::CutReply, Mode::Pass, Mode::Stall, Mode::CutReply, Mode::Refuse][round as usize % 5]);
-        let flushes = futures::future::join_all(ledgers.iter().map(|ledger| ledger.flush())).await;
+        // In the midst of it, so that now a call is lost and now its answer.
+        let fault = async {
+            tokio::time::sleep(Duration::from_micros(round * 97 % 4000)).await;
+            proxy.set([Mode::CutReply, Mode::Stall, Mode::CutReply, Mode::Refuse][round as usize % 4]);
+        };
+        let flushes = futures::future::join_all(ledgers.iter().map(|ledger| ledger.flush()));
+        let (flushes, ()) = futures::future::join(flushes, fault).await;
+        proxy.set(Mode::Pass);
         failed += flushes.iter().filter(|flushed| flushed.is_err()).count();
     }
     assert!(failed > 30, "the proxy did its part: {failed}");
-    proxy.set(Mode::Pass);
     for ledger in &ledgers {
         ledger.drain(LIMIT).await;
         assert_eq!(ledger.waiting(), 0);
     }
+    let repeated = metrics.ledger.flushes.repeated.get();
+    assert!(repeated > 0, "of {failed} that failed none had been added");
     let rows: BTreeMap<(Day, RowKey), Usage> = all(&ledgers[0])
         .await
         .into_iter()
