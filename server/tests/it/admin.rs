@@ -6,7 +6,7 @@ use axum::{
     body::Body,
     http::{Method, Request},
 };
-use evenkeel_proto::v1::{self as pb, admin_client::AdminClient};
+use evenkeel_proto::v1::{self as pb, admin_client::AdminClient, admit_response::Answer};
 use http_body_util::BodyExt as _;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::{Value, json};
@@ -438,4 +438,96 @@ async fn what_applies_is_explained_from_a_file() {
     let nobody = says(&sidecar, &["explain", "--config", path, "--output", "json"]).await;
     let nobody: Value = serde_json::from_str(&nobody).unwrap();
     assert_eq!(nobody["limits"][0]["why"], json!("the request has no consumer"));
+}
+
+/// A request of alice's for a pool.
+fn admit(lease: u64) -> pb::AdmitRequest {
+    pb::AdmitRequest {
+        pool: Some(crate::support::sidecar::pool("llm")),
+        holder: "h".into(),
+        lease,
+        candidates: vec![pb::Candidate { address: "10.0.0.1:80".into(), weight: 1.0, cap: 0 }],
+        subject: Some(pb::Subject { consumer: "alice".into(), ..pb::Subject::default() }),
+        model: "small".into(),
+        prompt_bytes: 400,
+        max_output_tokens: 100,
+        ..pb::AdmitRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn an_override_is_in_force_for_requests() {
+    let sidecar = start().await;
+    let mut admin = client(&sidecar).await;
+    admin.set_quota(by(TOKEN, set("credit", "alice", 100_000))).await.unwrap();
+    admin.set_quota(by(TOKEN, set("month", "alice", 100_000))).await.unwrap();
+    let answer = async |lease| sidecar.gateway.clone().admit(admit(lease)).await.unwrap().into_inner().answer;
+    assert!(matches!(answer(1).await, Some(Answer::Admitted(_))));
+    let none = pb::Override { limit: "rpm".into(), key: "consumer=alice".into(), ..pb::Override::default() };
+    admin.set_override(by(TOKEN, pb::SetOverrideRequest { r#override: Some(none) })).await.unwrap();
+    let denied = eventually(Duration::from_secs(20), "the override is in force", async || {
+        // Each admitted meanwhile takes a number of its own.
+        static LEASE: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(2);
+        match answer(LEASE.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).await {
+            Some(Answer::Denied(denied)) => Ok(denied),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!((denied.status, denied.reason()), (429, pb::Reason::Limit));
+    let reset = pb::DeleteOverrideRequest { limit: "rpm".into(), key: "consumer=alice".into() };
+    admin.delete_override(by(TOKEN, reset)).await.unwrap();
+    eventually(Duration::from_secs(20), "the configured amount applies again", async || {
+        match answer(1000).await {
+            Some(Answer::Admitted(_)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn quota_paths_through_the_gateway() {
+    let sidecar = Sidecar::start(&format!("{CONFIG}\nquota_admins: [boss]\n")).await;
+    let ask = async |lease, consumer: &str, method: &str, path: &str, body: &str| {
+        let own = pb::OwnRequest { method: method.into(), body: body.as_bytes().to_vec() };
+        let path = format!("/v1/chat/completions/quota{path}");
+        let subject = pb::Subject { consumer: consumer.into(), path, ..pb::Subject::default() };
+        let request = pb::AdmitRequest { own: Some(own), subject: Some(subject), ..admit(lease) };
+        match sidecar.gateway.clone().admit(request).await.unwrap().into_inner().answer {
+            Some(Answer::Answered(answered)) => (answered.status, String::from_utf8(answered.body).unwrap()),
+            other => panic!("not answered: {other:?}"),
+        }
+    };
+    let refresh = "consumer=alice&quota=10000";
+    assert_eq!(ask(1, "alice", "POST", "/refresh", refresh).await.0, 403);
+    assert_eq!(ask(2, "boss", "POST", "/refresh", refresh).await, (200, "refresh quota successful".into()));
+    for lease in [3, 3, 4] {
+        let delta = ask(lease, "boss", "POST", "/delta", "consumer=alice&value=-100").await;
+        assert_eq!(delta, (200, "delta quota successful".into()));
+    }
+    let balance = r#"{"consumer":"alice","quota":9800}"#.to_owned();
+    assert_eq!(ask(5, "boss", "GET", "?consumer=alice", "").await, (200, balance), "lease 3 counted once");
+    let request = pb::ListQuotaChangesRequest { quota: "credit".into(), consumer: "alice".into() };
+    let changes = client(&sidecar).await.list_quota_changes(request).await.unwrap().into_inner().changes;
+    assert_eq!((changes.len(), changes[0].who.as_str()), (3, "gateway:boss"));
+}
+
+#[tokio::test]
+async fn a_request_is_explained_on_the_command_line() {
+    let sidecar = start().await;
+    says(&sidecar, &["quota", "set", "alice", "50", "--quota", "credit"]).await;
+    let words =
+        ["explain", "--consumer", "alice", "--model", "big", "--prompt-bytes", "4000", "--max-tokens", "10"];
+    let table = says(&sidecar, &words).await;
+    let line = |name: &str| table.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+    assert!(line("rpm").contains("consumer=alice") && line("parallel").contains("yes"), "{table}");
+    assert!(line("credit").contains("quota"), "{table}");
+    let json = says(&sidecar, &[&words[..], &["--output", "json"]].concat()).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["limits"][0]["amount"], json!(60));
+    assert_eq!(json["limits"][3]["name"], json!("credit"));
+    assert_eq!(json["limits"][3]["refuses"], json!(!json["admitted"].as_bool().unwrap()));
+    let nobody = says(&sidecar, &["explain", "--header", "X-Team=red", "--ip", "10.0.0.1"]).await;
+    assert!(nobody.contains("the request would be admitted"), "{nobody}");
 }

@@ -1,12 +1,12 @@
 //! Records of quotas and overrides: each scenario runs in memory, on Redis and on Redis Cluster; then their
 //! administration by gRPC, HTTP, the command line and a gateway's path.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use evenkeel::{
     domain::limit::{Meter, OnOutage, Rule, Window},
     store::{
-        counters::{Counters, Entry, ReservationId, Reserve, Settlement, Verdict},
+        counters::{Counters, Entry, Reading, ReservationId, Reserve, Settlement, Verdict},
         memory::{MemoryCounters, MemoryRecords},
         records::{Account, Action, Edit, Edited, Override, Range, Record, Records},
     },
@@ -14,7 +14,11 @@ use evenkeel::{
 
 use crate::{
     contract::{holder, lease, redis_options, redis_store},
-    support::redis::{Cluster, Redis},
+    support::{
+        eventually,
+        proxy::{Mode, Proxy},
+        redis::{Cluster, Redis},
+    },
 };
 
 const HOUR: Window = Window::Length(3_600_000);
@@ -325,7 +329,7 @@ macro_rules! scenarios {
     };
 }
 
-const TTL: std::time::Duration = std::time::Duration::from_secs(60);
+const TTL: Duration = Duration::from_secs(60);
 
 scenarios!(
     a_balance_is_set_used_and_filled_up,
@@ -346,7 +350,8 @@ fn every_key_has_a_stated_life(redis: &Redis) {
         let ttl: i64 = ::redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
         let for_good = key.starts_with("p:ek1:quotas:") || key == "p:ek1:overrides";
         let may_be = key.ends_with("}:quota");
-        assert!(ttl > 0 || ttl == -1 && (for_good || may_be), "{key}: {ttl} ms");
+        // -2: gone since they were listed.
+        assert!(ttl > 0 || ttl == -2 || ttl == -1 && (for_good || may_be), "{key}: {ttl} ms");
     }
 }
 
@@ -379,4 +384,112 @@ async fn only_what_is_on_record_stays_for_good() {
     s.edit(&other, Action::Delete, "2").await.unwrap();
     let left: BTreeSet<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*n/b*"])).unwrap();
     assert_eq!(left, BTreeSet::from(["ek1:{consumer=n/b}:changes:paid".to_owned()]));
+}
+
+/// Random changes and requests have the same effect in memory and on Redis.
+#[tokio::test]
+async fn both_stores_agree() {
+    use rand::{Rng as _, SeedableRng as _};
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let shared = Subject { records: store.clone(), counters: store, name: "r" };
+    let counters = Arc::new(MemoryCounters::default());
+    let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
+    let local = Subject { records, counters, name: "r" };
+    // A window that does not end while the test runs.
+    let window = Window::Length(1_000_000_000_000_000);
+    let rules = [
+        Rule::Prepaid { default: None },
+        Rule::Prepaid { default: Some(40) },
+        Rule::Budget { default: None, window },
+        Rule::Budget { default: Some(60), window },
+    ];
+    for seed in 0..8 {
+        let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
+        let mut open = Vec::new();
+        for step in 0..150 {
+            let at = random.random_range(0..rules.len());
+            let account = shared.account(&format!("s{seed}"), &format!("q{at}"), rules[at]);
+            let said = match random.random_range(0..8) {
+                0 => "settle a request",
+                1..=3 => {
+                    let number = seed * 1000 + step + 1;
+                    let cost = random.random_range(0..30);
+                    let pair = (
+                        shared.reserve(&account, number, cost).await,
+                        local.reserve(&account, number, cost).await,
+                    );
+                    // But for what the clocks tell.
+                    let [one, other] = [&pair.0.0, &pair.1.0].map(|verdict| {
+                        let reading = verdict.readings[0];
+                        (verdict.admitted, Reading { reset_ms: 0, retry_ms: 0, ..reading })
+                    });
+                    assert_eq!(one, other, "seed {seed} step {step}: reserve {cost}");
+                    if pair.0.0.admitted {
+                        open.push((account.clone(), pair));
+                    }
+                    "reserve"
+                }
+                action => {
+                    let action = match action {
+                        4 => Action::Set(random.random_range(0..100)),
+                        5 | 6 => Action::Adjust(random.random_range(-80..80)),
+                        _ => Action::Delete,
+                    };
+                    let id = random.random_range(0..120).to_string();
+                    let pair =
+                        (shared.edit(&account, action, &id).await, local.edit(&account, action, &id).await);
+                    let known = |edited: Option<Edited>| {
+                        edited.map(|e| Edited { record: Record { reset_ms: 0, ..e.record }, ..e })
+                    };
+                    assert_eq!(known(pair.0), known(pair.1), "seed {seed} step {step}: {action:?} {id}");
+                    "edit"
+                }
+            };
+            if said == "settle a request" && !open.is_empty() {
+                let (account, pair) = open.swap_remove(random.random_range(0..open.len()));
+                let actual = random.random_range(0..50);
+                shared.settle(&account, pair.0, actual).await;
+                local.settle(&account, pair.1, actual).await;
+            }
+            let (one, other) = (shared.read(&account).await, local.read(&account).await);
+            let known = |record: Record| Record { reset_ms: 0, ..record };
+            assert_eq!(known(one), known(other), "seed {seed} step {step}: {said}");
+        }
+        for (at, rule) in rules.iter().enumerate() {
+            let account = shared.account(&format!("s{seed}"), &format!("q{at}"), *rule);
+            let history = async |s: &Subject| {
+                let all = s.records.quota_changes(&account).await.unwrap();
+                all.into_iter().map(|c| (c.what, c.before, c.after)).collect::<Vec<_>>()
+            };
+            assert_eq!(history(&shared).await, history(&local).await, "seed {seed}");
+        }
+    }
+}
+
+/// A change whose answer was lost is sent again with its id.
+#[tokio::test]
+async fn a_lost_answer_does_not_count_twice() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port).await;
+    let store = redis_store(&redis_options(vec![proxy.url()], false, ""), TTL).await;
+    let s = Subject { records: store.clone(), counters: store, name: "n" };
+    let account = s.account("a", "paid", Rule::Prepaid { default: None });
+    s.edit(&account, Action::Set(0), "0").await.unwrap();
+    let edit = Edit { action: Action::Adjust(5), who: "ops".into(), note: String::new(), id: "once".into() };
+    for mode in [Mode::CutReply, Mode::Refuse] {
+        proxy.set(mode);
+        assert!(s.records.edit_quota(&account, &edit).await.is_err(), "{mode:?}");
+        proxy.set(Mode::Pass);
+    }
+    let edited = eventually(Duration::from_secs(20), "the store is back", async || {
+        let edited = s.records.edit_quota(&account, &edit).await;
+        edited.map_err(|error| error.to_string())
+    });
+    assert_eq!(edited.await.unwrap().after, 5);
+    s.edit(&account, Action::Adjust(5), "once").await.unwrap();
+    assert_eq!(
+        (s.read(&account).await.balance, s.records.quota_changes(&account).await.unwrap().len()),
+        (5, 2)
+    );
 }
