@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::LocalSet;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{BenchConfig, script::PickScript};
+use super::{BenchConfig, limited, script::PickScript};
 use crate::lab::{CLUSTER, LabError, Ready};
 
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -29,6 +29,8 @@ pub(crate) enum Target {
     Tcp(String),
     /// The same over a Unix socket.
     Unix(PathBuf),
+    /// The same, for requests that limits apply to.
+    Limited(Box<Target>),
     /// The rate limit service of a gRPC server, for one of many keys at a time.
     RateLimits {
         /// The server.
@@ -86,7 +88,7 @@ impl Target {
                     .await
                     .map_err(failed)?
             }
-            Self::RateLimits { server, .. } => Box::pin(server.connect()).await?,
+            Self::Limited(server) | Self::RateLimits { server, .. } => Box::pin(server.connect()).await?,
             Self::Script { .. } => return Err(LabError::Builder("a script is not a gRPC server")),
         };
         Ok(channel)
@@ -207,7 +209,9 @@ async fn start(
         let lease = Rc::new(Cell::new(0u64));
         callers.push(tokio::task::spawn_local(keep_alive(client.clone(), holder.clone(), Rc::clone(tally))));
         for _ in 0..n {
-            let requests = admits(client.clone(), holder.clone(), Rc::clone(&lease), Rc::clone(tally));
+            let limited = matches!(target, Target::Limited(_));
+            let requests =
+                admits(client.clone(), holder.clone(), Rc::clone(&lease), limited, Rc::clone(tally));
             callers.push(tokio::task::spawn_local(requests));
         }
     }
@@ -246,16 +250,30 @@ pub(crate) fn settle_request(holder: &str, lease: u64) -> SettleRequest {
     }
 }
 
-async fn admits(mut client: GatewayClient<Channel>, holder: String, lease: Rc<Cell<u64>>, tally: Rc<Tally>) {
+async fn admits(
+    mut client: GatewayClient<Channel>,
+    holder: String,
+    lease: Rc<Cell<u64>>,
+    limited: bool,
+    tally: Rc<Tally>,
+) {
     while !tally.stop.get() {
         let number = lease.get() + 1;
         lease.set(number);
+        let (admit, mut settle) = (admit_request(&holder, number), settle_request(&holder, number));
+        let admit = if limited { limited::admit(admit) } else { admit };
         let start = Instant::now();
-        let answer = client.admit(admit_request(&holder, number)).await;
-        let admitted = matches!(answer.map(|a| a.into_inner().answer), Ok(Some(Answer::Admitted(a))) if !a.endpoint.is_empty());
+        let admitted = match client.admit(admit).await.map(|answer| answer.into_inner().answer) {
+            Ok(Some(Answer::Admitted(admitted))) => {
+                settle.ticket = admitted.ticket;
+                !admitted.endpoint.is_empty()
+            }
+            _ => false,
+        };
         tally.call(start, true, admitted);
+        let settle = if limited { limited::settle(settle) } else { settle };
         let start = Instant::now();
-        let settled = client.settle(settle_request(&holder, number)).await;
+        let settled = client.settle(settle).await;
         tally.call(start, false, settled.is_ok_and(|s| s.into_inner().released));
     }
 }

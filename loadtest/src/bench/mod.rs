@@ -4,6 +4,7 @@
 mod callers;
 pub mod echo;
 mod idle;
+mod limited;
 pub mod rate_limits;
 mod script;
 
@@ -108,7 +109,8 @@ pub async fn run(
     say: impl Fn(&str),
 ) -> Result<BenchReport, LabError> {
     say("starting Redis, the sidecar and the echo server");
-    let builder = Lab::builder().hosts(config.endpoints).envoys(0).sidecars(1).redis();
+    let builder =
+        Lab::builder().hosts(config.endpoints).envoys(0).sidecars(1).redis().sidecar_yaml(limited::CONFIG);
     let builder = match &config.dir {
         Some(dir) => builder.dir(dir),
         None => builder,
@@ -132,6 +134,7 @@ pub async fn run(
     let jobs: Vec<Job> = [
         gateway("admit_settle", &sidecar_ready, false, sidecar_pid, redis_pid),
         gateway("tonic_echo", &echo_ready, false, echo.pid(), None),
+        gateway("admit_settle_limited", &sidecar_ready, false, sidecar_pid, redis_pid).map(Job::limited),
         Some(script("bare_evalsha", false)),
         Some(script("bare_evalsha_same_rule", true)),
         gateway("admit_settle_unix", &sidecar_ready, true, sidecar_pid, redis_pid),
@@ -186,6 +189,11 @@ struct Job {
 }
 
 impl Job {
+    /// The same, for requests that limits apply to.
+    fn limited(self) -> Self {
+        Self { target: Target::Limited(Box::new(self.target)), ..self }
+    }
+
     async fn run(&self, config: &BenchConfig) -> Result<BenchRun, LabError> {
         let cpu = |pid: Option<u32>| pid.and_then(crate::cpu::of_process);
         let (target, config) = (self.target.clone(), config.clone());
@@ -231,6 +239,11 @@ fn checks(runs: &[BenchRun]) -> Vec<Check> {
     let rate = |name| find(name).map(|run| run.calls_per_s);
     let redis = |name| find(name).and_then(|run| run.redis_cpu_us_per_admit);
     let p50 = |name| find(name).map(|run| run.p50_ms);
+    // Admit and Settle are two calls.
+    let cpu = |name| {
+        let run = find(name)?;
+        Some(2.0 * run.server_cpu_us_per_call? + run.redis_cpu_us_per_admit?)
+    };
     let over = |a: Option<f64>, b: Option<f64>| Some(a? / b.filter(|b| *b > 0.0)?);
     [
         ratio(
@@ -250,6 +263,12 @@ fn checks(runs: &[BenchRun]) -> Vec<Check> {
             over(redis("admit_settle"), redis("bare_evalsha_same_rule")),
             "at most 0.25",
             |v| v <= 0.25,
+        ),
+        ratio(
+            "CPU of sidecar and Redis per admit of admit_settle_limited (3 limits and a quota) over admit_settle",
+            over(cpu("admit_settle_limited"), cpu("admit_settle")),
+            "at most 1.6",
+            |v| v <= 1.6,
         ),
         ratio(
             "p50 of idle_admit over redis_evalsha, a round trip with the bare script",
@@ -334,6 +353,7 @@ mod tests {
         let runs = [
             run("admit_settle", 60_000.0, 6.0, 1.0),
             run("tonic_echo", 100_000.0, 0.0, 1.0),
+            run("admit_settle_limited", 50_000.0, 10.0, 1.0),
             run("bare_evalsha", 30_000.0, 30.0, 1.0),
             run("bare_evalsha_same_rule", 20_000.0, 60.0, 1.0),
             run("idle_admit", 5_000.0, 0.0, 0.25),
@@ -342,7 +362,10 @@ mod tests {
         ];
         let checks = checks(&runs);
         let found: Vec<_> = checks.iter().map(|c| (c.value, c.met)).collect();
-        assert_eq!(found, [(0.6, true), (0.2, true), (0.1, true), (1.25, true), (2.5, false)]);
+        assert_eq!(
+            found,
+            [(0.6, true), (0.2, true), (0.1, true), (18.0 / 14.0, true), (1.25, true), (2.5, false)]
+        );
     }
 
     #[test]
