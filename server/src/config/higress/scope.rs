@@ -47,7 +47,8 @@ impl Scope {
             }
         } else if !domains.is_empty() {
             let hosts: Vec<_> = domains.iter().map(|domain| host(domain)).collect();
-            regex("header::authority", format!("(?i:{})(?::[0-9]+)?", hosts.join("|")))
+            // Envoy answers for :authority where it is asked for host.
+            regex("header:host", format!("(?i:{})(?::[0-9]+)?", hosts.join("|")))
         } else if !services.is_empty() {
             let clusters: Vec<_> = services.iter().map(|service| cluster(service)).collect();
             regex("cluster", clusters.join("|"))

@@ -220,11 +220,11 @@ spec:
     assert_eq!(meets(&rules, &on_route("other")), "all.tokens.global.minute=4");
     assert_eq!(meets(&rules, &on_route("off")), "all.tokens.global.minute=4");
     for host in ["api.example.com", "API.example.com:8443", "test.com"] {
-        assert_eq!(meets(&rules, &header(":authority", host)), "domain.tokens.global.minute=3", "{host}");
+        assert_eq!(meets(&rules, &header("host", host)), "domain.tokens.global.minute=3", "{host}");
     }
-    let on_both = Facts { route: "route-a".into(), ..header(":authority", "test.com") };
+    let on_both = Facts { route: "route-a".into(), ..header("host", "test.com") };
     assert_eq!(meets(&rules, &on_both), "ab.tokens.global.minute=1");
-    assert_eq!(meets(&rules, &header(":authority", "example.org")), "all.tokens.global.minute=4");
+    assert_eq!(meets(&rules, &header("host", "example.org")), "all.tokens.global.minute=4");
 }
 
 #[test]

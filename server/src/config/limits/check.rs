@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     amount::{Per, parse_amount, parse_per},
-    conditions::{attribute, conditions, contradict, implies},
+    conditions::{attribute, conditions, contradict, implies, is_header},
     raw::{RawException, RawLimit, RawQuota, RawRejected},
 };
 use crate::{
@@ -373,9 +373,8 @@ fn rejected(check: &mut Check, path: &str, raw: Option<RawRejected>) -> Rejected
     let mut headers = BTreeMap::new();
     for (name, value) in raw.headers {
         let path = format!("{path}.rejected.headers.{name}");
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         let lower = name.to_ascii_lowercase();
-        if name.is_empty() || name.len() > 128 || !name.bytes().all(token) {
+        if !is_header(&name) {
             check.fault(&path, "the name of a header", format!("{name:?}"));
         }
         if matches!(lower.as_str(), "content-length" | "transfer-encoding" | "connection") {

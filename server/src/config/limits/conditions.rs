@@ -24,7 +24,19 @@ pub(super) fn attribute(check: &mut Check, path: &str, text: &str) -> Option<Att
     if attribute.is_none() {
         check.fault(path, ATTRIBUTE, format!("{text:?}"));
     }
+    if let Some(name) = attribute.as_ref().and_then(Attribute::wanted_header).filter(|name| !is_header(name))
+    {
+        // Gateways pass on no others.
+        let expected = "a header with a name of letters, digits and !#$%&'*+-.^_`|~ (host for the domain)";
+        check.fault(path, expected, format!("{name:?}"));
+    }
     attribute
+}
+
+/// Whether a text can be the name of a header.
+pub(super) fn is_header(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.len() <= 128 && name.bytes().all(token)
 }
 
 /// All of a list; only those without faults are returned.

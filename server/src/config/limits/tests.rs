@@ -142,6 +142,12 @@ fn each_fault_of_a_limit() {
             "amount: must be more than 0 where algorithm is token_bucket: it drains by this much, got 0".into(),
         ),
         ("key: [who]", format!("key[0]: must be {attribute}, got \"who\"")),
+        (
+            "key: ['header::authority']",
+            "key[0]: must be a header with a name of letters, digits and !#$%&'*+-.^_`|~ (host for the domain), got \
+             \":authority\""
+                .into(),
+        ),
         ("key: [model, model]", "key[1]: must be named once, got \"model\" again".into()),
         (
             "key: [model]\nwhen: [{attribute: model, present: false}]",
