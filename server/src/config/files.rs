@@ -12,16 +12,8 @@ use serde_json::Value;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Sections that a reload applies.
-const RELOADED: [&str; 8] = [
-    "limits",
-    "higress_rules",
-    "quotas",
-    "prices",
-    "models",
-    "limit_headers",
-    "quota_admins",
-    "admin",
-];
+const RELOADED: [&str; 8] =
+    ["limits", "higress_rules", "quotas", "prices", "models", "limit_headers", "quota_admins", "admin"];
 
 /// Reads files beside the configuration, and remembers which.
 pub(super) struct Files {

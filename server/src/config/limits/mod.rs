@@ -7,7 +7,7 @@ use std::{
 
 use super::{AdminToken, Files, higress, raw::RawConfig, validate::Check};
 use crate::{
-    domain::limit::{Condition, Counts, LimitRules, METERS_MAX, Matcher, price::Price},
+    domain::limit::{Attribute, Condition, Counts, LimitRules, METERS_MAX, Matcher, price::Price},
     ledger::LedgerOptions,
 };
 
@@ -22,6 +22,9 @@ mod tests;
 
 /// Most limits and quotas in all.
 const LIMITS_MAX: usize = 256;
+
+/// Most headers that limits and quotas look at.
+const HEADERS_MAX: usize = 64;
 
 /// What the sections about limits say.
 pub(super) struct Limits {
@@ -77,6 +80,10 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, file: &mut RawConfi
         check.required("prices", &format!("given where {path}.counts is cost"));
     }
     warn_of_gaps(check, &rules);
+    let headers = headers(&rules);
+    if headers > HEADERS_MAX {
+        check.fault("limits", "about at most 64 headers, as gateways pass on no more", headers);
+    }
     let groups = overlap::groups(&rules);
     if groups.len() > METERS_MAX && total <= LIMITS_MAX {
         let expected = "such that at most 16 of them and of the quotas can apply to one request";
@@ -116,6 +123,17 @@ fn names_are_unique<'a>(check: &mut Check, names: impl Iterator<Item = (&'a Stri
             seen.insert(name, path);
         }
     }
+}
+
+/// How many headers limits and quotas look at.
+fn headers(rules: &LimitRules) -> usize {
+    let of_limits = rules.limits.iter().flat_map(|limit| {
+        let exceptions = limit.exceptions.iter().flat_map(|exception| &exception.when);
+        let conditions = limit.when.iter().chain(exceptions).map(|condition| &condition.attribute);
+        limit.key.attributes().iter().chain(conditions)
+    });
+    let of_quotas = rules.quotas.iter().flat_map(|quota| &quota.when).map(|condition| &condition.attribute);
+    of_limits.chain(of_quotas).filter_map(Attribute::wanted_header).collect::<HashSet<&str>>().len()
 }
 
 /// What is allowed and probably not meant.

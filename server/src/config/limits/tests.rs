@@ -333,6 +333,23 @@ fn at_most_sixteen_may_meet_one_request() {
 }
 
 #[test]
+fn at_most_as_many_headers_as_gateways_pass_on() {
+    let exception = |i| format!("{{when: [{{attribute: 'header:h{i}', present: true}}], unlimited: true}}");
+    let limit = |n| {
+        let exceptions: Vec<String> = (0..n).map(exception).collect();
+        format!(
+            "limits: [{{name: l, counts: requests, amount: 1, per: 1s, key: ['header:H0'], exceptions: [{}]}}]",
+            exceptions.join(", ")
+        )
+    };
+    Config::parse(&limit(64)).unwrap();
+    assert_eq!(
+        faults(&limit(65)),
+        ["limits: must be about at most 64 headers, as gateways pass on no more, got 65"]
+    );
+}
+
+#[test]
 fn what_never_applies_is_warned_of() {
     let warnings = |yaml: &str| Config::parse(yaml).unwrap().warnings;
     let limit = |fields: &str| format!("limits: [{{name: l, counts: tokens, amount: 9, per: 1m, {fields}}}]");
