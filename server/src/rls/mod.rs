@@ -3,6 +3,7 @@
 //! files. What counts is [`crate::store::counters`].
 
 pub mod file;
+mod headers;
 pub mod judge;
 pub mod load;
 mod tally;
@@ -10,7 +11,8 @@ pub mod tree;
 pub mod unit;
 
 pub use file::Fault;
-pub use judge::{Answer, Descriptor, Headers, Judge, JudgeOptions, Question, Status};
+pub use headers::Headers;
+pub use judge::{Answer, Descriptor, Judge, JudgeOptions, Question, Status};
 pub use load::{Faults, LoadMetrics, Loader, Source};
 pub use tally::{Tallies, VALUES_MAX};
 pub use tree::{Entry, Rules};
