@@ -25,6 +25,7 @@ use evenkeel::{
     },
     telemetry::Metrics,
 };
+use evenkeel_proto::v1 as pb;
 use proptest::prelude::*;
 use tokio_util::task::TaskTracker;
 
@@ -34,7 +35,7 @@ use crate::{
         eventually,
         proxy::{Mode, Proxy},
         redis::{Cluster, Redis},
-        sidecar::Sidecar,
+        sidecar::{Sidecar, pool},
     },
 };
 
@@ -826,4 +827,54 @@ async fn costs() {
         println!("query by {by}: {} requests in {:?}", page.total.requests, started.elapsed());
     }
     println!("{}", redis::from_redis_value::<String>(redis.command(&["INFO", "commandstats"])).unwrap());
+}
+
+/// From a gateway's Admit and Settle to a query; a Settle sent again counts once, and the drain writes the rest.
+#[tokio::test]
+async fn what_gateways_settle_is_in_the_ledger() {
+    let redis = Redis::start();
+    let yaml = format!(
+        "store: {{type: redis, url: '{}'}}\nprices: [{{model: gpt-5, input: 2, output: 8}}]\n\
+         pools: [{{cluster: llm, endpoints: [{{address: a}}]}}]",
+        redis.url()
+    );
+    let s = Sidecar::start(&yaml).await;
+    for lease in 1..=10 {
+        let admit = pb::AdmitRequest {
+            pool: Some(pool("llm")),
+            holder: "h".to_owned(),
+            lease,
+            subject: Some(pb::Subject { consumer: "alice".to_owned(), ..pb::Subject::default() }),
+            model: "gpt-5".to_owned(),
+            session: "s".to_owned(),
+            ..pb::AdmitRequest::default()
+        };
+        let answer = s.gateway.clone().admit(admit).await.unwrap().into_inner().answer.unwrap();
+        let pb::admit_response::Answer::Admitted(admitted) = answer else { panic!("{answer:?}") };
+        let settle = pb::SettleRequest {
+            pool: Some(pool("llm")),
+            holder: "h".to_owned(),
+            lease,
+            outcome: pb::Outcome::Success.into(),
+            status: 200,
+            tokens: Some(pb::Tokens { input: 100, output: 10, ..pb::Tokens::default() }),
+            tokens_final: true,
+            model: "gpt-5".to_owned(),
+            ticket: admitted.ticket,
+            ..pb::SettleRequest::default()
+        };
+        for _ in 0..2 {
+            s.gateway.clone().settle(settle.clone()).await.unwrap();
+        }
+    }
+    s.shutdown.cancel();
+    s.task.await.unwrap().unwrap();
+    let limits = LedgerOptions::default();
+    let options = redis_options(vec![redis.url()], false, "");
+    let ledger = Ledger::new(limits.clone(), redis_usage(&options, &limits), Metrics::new().unwrap());
+    let page = ledger.query(&query(&ledger, "consumer,model"), 10, "").await.unwrap();
+    assert_eq!(page.rows.len(), 1);
+    assert_eq!(page.rows[0].names(), ["alice", "gpt-5", ""]);
+    assert_eq!(page.total, Usage { cost: 10 * 280, ..usage(10, 1000, 100) });
+    assert_eq!(ledger.session("alice", "s").await.unwrap().turns.len(), 10);
 }
