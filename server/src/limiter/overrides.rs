@@ -221,7 +221,7 @@ impl OverrideBook {
             let before = std::mem::replace(&mut *self.failing.lock(), refreshed.is_err());
             match refreshed {
                 Err(error) if !before => {
-                    warn!(%error, "overrides cannot be read: the last ones seen stay in force")
+                    warn!(%error, "overrides cannot be read: the last ones seen stay in force");
                 }
                 Ok(()) if before => info!("overrides can be read again"),
                 _ => {}

@@ -21,7 +21,9 @@ use crate::{
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
-const NOTE_BYTES_MAX: usize = 256;
+/// Longest note, and longest id of our own making.
+const TEXT_BYTES_MAX: usize = 256;
+/// Longest id a client gives.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Quotas as administrators see them.
@@ -78,19 +80,21 @@ impl Quotas {
     /// # Errors
     /// Also where there is no record to forget.
     pub async fn edit(&self, quota: &str, consumer: &str, edit: QuotaEdit) -> Result<QuotaView, DomainError> {
-        check_text("note", &edit.note, NOTE_BYTES_MAX, "at most 256 bytes without control characters")?;
         let expected = "at most 64 bytes without control characters";
         check_text("request_id", &edit.request_id, REQUEST_ID_BYTES_MAX, expected)?;
         self.apply(quota, consumer, edit).await
     }
 
-    /// As [`Self::edit`], with texts that are known to be sound.
+    /// As [`Self::edit`], with a longer id.
     pub(super) async fn apply(
         &self,
         quota: &str,
         consumer: &str,
         edit: QuotaEdit,
     ) -> Result<QuotaView, DomainError> {
+        let expected = "at most 256 bytes without control characters";
+        check_text("note", &edit.note, TEXT_BYTES_MAX, expected)?;
+        check_text("request_id", &edit.request_id, TEXT_BYTES_MAX, expected)?;
         match edit.action {
             Action::Set(amount) if amount > AMOUNT_MAX => {
                 return Err(DomainError::invalid("amount", "at most 10^15", &amount.to_string()));

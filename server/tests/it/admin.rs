@@ -274,6 +274,9 @@ async fn overrides_by_http() {
     assert_eq!(http(&sidecar, Method::DELETE, path, None, &[]).await.0, 404);
 }
 
+/// A call that is refused: method, path, body and headers; the status and the field it names.
+type Wrong<'a> = (&'a Method, &'a str, Option<&'a str>, &'a [(&'a str, &'a str)], u16, &'a str);
+
 #[tokio::test]
 async fn http_errors_name_what_is_wrong() {
     let sidecar = start().await;
@@ -282,7 +285,7 @@ async fn http_errors_name_what_is_wrong() {
     let own = format!("http://{}", sidecar.addresses.http);
     let ok = http(&sidecar, put.clone(), "/api/v1/quotas/credit/a", Some(one), &[("origin", &own)]).await;
     assert_eq!(ok.0, 200, "{}", ok.1);
-    let cases: &[(&Method, &str, Option<&str>, &[(&str, &str)], u16, &str)] = &[
+    let cases: &[Wrong<'_>] = &[
         (&put, "/api/v1/quotas/credit/a", Some(one), &[("authorization", "")], 401, "authorization"),
         (&put, "/api/v1/quotas/credit/a", Some(one), &[("authorization", "Bearer x")], 401, "authorization"),
         (&put, "/api/v1/quotas/credit/a", Some(one), &[("origin", "http://evil.example")], 403, "origin"),

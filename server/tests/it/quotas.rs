@@ -386,6 +386,28 @@ async fn only_what_is_on_record_stays_for_good() {
     assert_eq!(left, BTreeSet::from(["ek1:{consumer=n/b}:changes:paid".to_owned()]));
 }
 
+/// Reservations are kept by day: those of requests that never ended leave after two.
+#[tokio::test]
+async fn reservations_of_days_gone_are_forgotten() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let s = Subject { records: store.clone(), counters: store, name: "n" };
+    let account = s.account("a", "paid", Rule::Prepaid { default: None });
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let today = now.as_secs() / 86_400;
+    for (days_ago, reserved) in [(1, 5), (2, 0), (9, 0)] {
+        let record = [100, 7, 0, today - days_ago, 5, 3].map(|n| (n as f64).to_le_bytes()).concat();
+        let mut write = ::redis::cmd("HSET");
+        write.arg("ek1:{consumer=n/a}:quota").arg("paid").arg(record).arg("").arg("-1");
+        let _: () = write.query(&mut redis.connection()).unwrap();
+        let expected = Record { recorded: true, balance: 100, used: 7, reserved, ..Record::default() };
+        assert_eq!(s.read(&account).await, expected, "{days_ago} days ago");
+        let edited = s.edit(&account, Action::Adjust(1), &days_ago.to_string()).await.unwrap();
+        assert_eq!(edited.record, Record { balance: 101, ..expected });
+        assert_eq!(s.read(&account).await, edited.record);
+    }
+}
+
 /// Random changes and requests have the same effect in memory and on Redis.
 #[tokio::test]
 async fn both_stores_agree() {

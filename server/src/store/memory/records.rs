@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// Most accounts whose changes are kept; beyond, those of the one changed longest ago go.
+const HISTORIES_MAX: usize = 10_000;
+
 /// Records, seen by the counters they are made over.
 pub struct MemoryRecords {
     counters: Arc<MemoryCounters>,
@@ -136,6 +139,7 @@ impl Records for MemoryRecords {
             let after = level(&record, rule);
             let (who, note) = (edit.who.clone(), edit.note.clone());
             let what = edit.action.name().to_owned();
+            kept.make_room(&place);
             let changes = kept.changes.entry(place).or_default();
             changes.push_front((edit.id.clone(), Change { at_ms: now, who, what, before, after, note }));
             changes.truncate(CHANGES_MAX);
@@ -214,6 +218,18 @@ impl Records for MemoryRecords {
 }
 
 impl Kept {
+    fn make_room(&mut self, place: &Place) {
+        if self.changes.len() < HISTORIES_MAX || self.changes.contains_key(place) {
+            return;
+        }
+        let changed_at =
+            |changes: &VecDeque<(String, Change)>| changes.front().map(|(_, change)| change.at_ms);
+        let oldest = self.changes.iter().min_by_key(|(_, changes)| changed_at(changes));
+        if let Some(oldest) = oldest.map(|(place, _)| place.clone()) {
+            self.changes.remove(&oldest);
+        }
+    }
+
     fn index(&mut self, account: &Account) {
         let of_quota = self.index.entry(Arc::clone(&account.quota)).or_default();
         of_quota.insert(Arc::clone(&account.consumer));

@@ -28,8 +28,9 @@ use crate::{
 
 /// Records read at once for one list.
 const CONCURRENCY: usize = 6;
-/// Rounds of one list: entries without a record are left behind, and more asked for.
+/// Rounds of one list: where entries have no record any more, more are asked for, so many at least.
 const ROUNDS_MAX: usize = 20;
+const ROUND_MIN: usize = 100;
 
 impl RedisStore {
     /// Reads or changes one account; the status tells how it went.
@@ -154,8 +155,8 @@ impl Records for RedisStore {
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
         let (mut found, mut after) = (Vec::new(), range.after.to_owned());
-        for _ in 0..ROUNDS_MAX {
-            let most = range.most - found.len();
+        for round in 0..ROUNDS_MAX {
+            let most = (range.most - found.len()).max(if round > 0 { ROUND_MIN } else { 0 });
             let names = self.indexed(quota, Range { after: &after, most, ..range }).await?;
             let end = names.len() < most;
             after = names.last().cloned().unwrap_or_default();
@@ -179,6 +180,7 @@ impl Records for RedisStore {
                 break;
             }
         }
+        found.truncate(range.most);
         Ok(found)
     }
 

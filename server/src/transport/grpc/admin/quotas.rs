@@ -21,7 +21,7 @@ impl AdminService {
     pub(super) async fn quota(&self, request: Request<GetQuotaRequest>) -> Answer<Quota> {
         let GetQuotaRequest { quota, consumer } = request.into_inner();
         let view = self.administration.quotas.get(&quota, &consumer).await;
-        Ok(Response::new(encode(view.map_err(|e| to_status(&e))?)))
+        Ok(Response::new(encode(&view.map_err(|e| to_status(&e))?)))
     }
 
     pub(super) async fn set(&self, request: Request<SetQuotaRequest>) -> Answer<Quota> {
@@ -47,14 +47,14 @@ impl AdminService {
 
     async fn edit(&self, quota: &str, consumer: &str, edit: QuotaEdit) -> Answer<Quota> {
         let view = self.administration.quotas.edit(quota, consumer, edit).await;
-        Ok(Response::new(encode(view.map_err(|e| to_status(&e))?)))
+        Ok(Response::new(encode(&view.map_err(|e| to_status(&e))?)))
     }
 
     pub(super) async fn quotas(&self, request: Request<ListQuotasRequest>) -> Answer<ListQuotasResponse> {
         let ListQuotasRequest { quota, prefix, page_size, page_token } = request.into_inner();
         let page = self.administration.quotas.list(&quota, &prefix, page_size, &page_token).await;
         let (page, next_page_token) = page.map_err(|e| to_status(&e))?;
-        let quotas = page.into_iter().map(encode).collect();
+        let quotas = page.iter().map(encode).collect();
         Ok(Response::new(ListQuotasResponse { quotas, next_page_token }))
     }
 
@@ -79,7 +79,7 @@ pub(super) fn counts(counts: Counts) -> pb::Counts {
     }
 }
 
-fn encode(view: QuotaView) -> Quota {
+fn encode(view: &QuotaView) -> Quota {
     Quota {
         quota: view.quota.to_string(),
         consumer: view.consumer.to_string(),
