@@ -344,8 +344,11 @@ fn on_outage(check: &mut Check, path: &str, text: Option<&str>) -> OnOutage {
     }
 }
 
+/// Reserved for each token expected, where nothing else is said: an answer twice as long as expected overruns nothing.
+const MARGIN: f64 = 2.0;
+
 fn margin(check: &mut Check, path: &str, text: Option<&str>, counts: Counts) -> f64 {
-    let Some(text) = text else { return 1.0 };
+    let Some(text) = text else { return MARGIN };
     let path = format!("{path}.reserve_margin");
     if counts == Counts::Requests {
         check.fault(
@@ -358,7 +361,7 @@ fn margin(check: &mut Check, path: &str, text: Option<&str>, counts: Counts) -> 
     if margin.is_none() {
         check.fault(&path, "1..100", format!("{text:?}"));
     }
-    margin.unwrap_or(1.0)
+    margin.unwrap_or(MARGIN)
 }
 
 fn rejected(check: &mut Check, path: &str, raw: Option<RawRejected>) -> Rejected {
