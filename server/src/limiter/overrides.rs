@@ -124,6 +124,7 @@ impl OverrideBook {
             let expected = "in the future (ms of the Unix epoch), or 0 for never";
             return Err(DomainError::invalid("override.expires_at_ms", expected, &at.to_string()));
         }
+        let before = self.in_force(&limit.name, &new.key);
         let set = self.records.set_override(&new).await.map_err(unavailable("setting an override"))?;
         new.at_ms = set.ok_or_else(|| DomainError::Full {
             what: format!("there are {OVERRIDES_MAX} overrides already"),
@@ -135,8 +136,9 @@ impl OverrideBook {
             what = "set",
             limit = new.limit,
             key = new.key,
-            after = ?new.amount,
-            expires_at_ms = ?new.expires_at_ms,
+            before,
+            after = shown(new.amount),
+            expires_at_ms = new.expires_at_ms.unwrap_or(0),
             "override changed"
         );
         self.changed.notify_one();
@@ -152,6 +154,7 @@ impl OverrideBook {
             Ok(limit) => canonical_key(&limit, key)?,
             Err(_) => key.to_owned(),
         };
+        let before = self.in_force(limit, &key);
         let deleted = self.records.delete_override(limit, &key).await;
         if !deleted.map_err(unavailable("deleting an override"))? {
             return Err(DomainError::NotFound {
@@ -159,7 +162,7 @@ impl OverrideBook {
                 hint: "ListOverrides names those there are",
             });
         }
-        info!(target: "evenkeel::audit", who, what = "delete", limit, key, "override changed");
+        info!(target: "evenkeel::audit", who, what = "delete", limit, key, before, after = "none", "override changed");
         self.changed.notify_one();
         Ok(())
     }
@@ -193,6 +196,12 @@ impl OverrideBook {
         });
         let next = cut(&mut page, size, |last| format!("{}|{}", last.limit, last.key));
         Ok((page, next))
+    }
+
+    /// The override this sidecar knows, in words.
+    fn in_force(&self, limit: &str, key: &str) -> String {
+        let current = self.current.load();
+        current.get(limit, key).map_or_else(|| "none".to_owned(), |exemption| shown(exemption.amount))
     }
 
     fn limit(&self, name: &str) -> Result<Arc<Limit>, DomainError> {
@@ -240,6 +249,10 @@ impl OverrideBook {
         }
         Ok(())
     }
+}
+
+fn shown(amount: Option<u64>) -> String {
+    amount.map_or_else(|| "unlimited".to_owned(), |amount| amount.to_string())
 }
 
 fn now_ms() -> u64 {
