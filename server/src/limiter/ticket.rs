@@ -111,7 +111,7 @@ impl Ticket {
             match buckets.iter_mut().find(|bucket| bucket.tag == *tag && bucket.rest == *rest) {
                 Some(bucket) => bucket.takings.push(taken),
                 None => {
-                    buckets.push(wire::Bucket { tag: tag.clone(), rest: rest.clone(), takings: vec![taken] })
+                    buckets.push(wire::Bucket { tag: tag.clone(), rest: rest.clone(), takings: vec![taken] });
                 }
             }
         }

@@ -289,8 +289,12 @@ impl Metrics {
             "Tokens of requests, by kind, and whether their responses told or they were reckoned.",
             &["kind", "basis"],
         )?;
-        let limit_settles =
-            counters(&r, "evenkeel_limit_settles_total", "Settlements of reservations by result.", &["result"])?;
+        let limit_settles = counters(
+            &r,
+            "evenkeel_limit_settles_total",
+            "Settlements of reservations by result.",
+            &["result"],
+        )?;
         let metrics = Self {
             admits: Admits {
                 shared: admits.with_label_values(&["admitted"]),

@@ -40,8 +40,10 @@ pub(super) struct Lanes {
     shared: Arc<Shared>,
     all: Arc<Lane<CountWork>>,
     /// On Redis Cluster, by tag.
-    by_tag: Option<RwLock<HashMap<Arc<str>, Arc<Lane<CountWork>>>>>,
+    by_tag: Option<RwLock<ByTag>>,
 }
+
+type ByTag = HashMap<Arc<str>, Arc<Lane<CountWork>>>;
 
 impl Lanes {
     pub(super) fn new(cluster: bool, keys: Keys, shared: Arc<Shared>) -> Self {
