@@ -122,10 +122,10 @@ impl Call {
         }
     }
 
-    /// As [`Self::run`], for a script that answers with one text in MessagePack.
+    /// As [`Self::run`], for a script that answers with one text of packed doubles.
     pub(crate) async fn run_packed(&self, link: &Link, way: Way) -> Result<Numbers, StoreError> {
         match self.answer(link, way).await? {
-            Value::BulkString(bytes) => Numbers::new(self.script.name, bytes),
+            Value::BulkString(bytes) => Ok(Numbers { script: self.script.name, bytes, at: 0 }),
             other => Err(corrupt(self.script.name, &other)),
         }
     }
@@ -139,7 +139,7 @@ impl Call {
     }
 }
 
-/// A script's answer packed into one text: numbers, read from the front.
+/// A script's answer packed into one text: doubles, least significant byte first, read from the front.
 pub(crate) struct Numbers {
     script: &'static str,
     bytes: Vec<u8>,
@@ -147,24 +147,15 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    fn new(script: &'static str, bytes: Vec<u8>) -> Result<Self, StoreError> {
-        let mut rest = bytes.as_slice();
-        if rmp::decode::read_array_len(&mut rest).is_err() {
-            return Err(StoreError::Corrupt { script, detail: "no array".to_owned() });
-        }
-        let at = bytes.len() - rest.len();
-        Ok(Self { script, bytes, at })
-    }
-
-    /// The next number.
+    /// The next number, which has to be a whole one and not negative.
     pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
-        let mut rest = &self.bytes[self.at..];
-        let number = rmp::decode::read_int(&mut rest).map_err(|error| StoreError::Corrupt {
+        let eight = self.bytes.get(self.at..self.at + 8).and_then(|bytes| bytes.try_into().ok());
+        let number = eight.map(f64::from_le_bytes).filter(|n| *n >= 0.0 && n.fract() == 0.0 && *n < 9e15);
+        self.at += 8;
+        number.map(|n| n as u64).ok_or_else(|| StoreError::Corrupt {
             script: self.script,
-            detail: format!("no whole number at byte {}: {error}", self.at),
-        })?;
-        self.at = self.bytes.len() - rest.len();
-        Ok(number)
+            detail: format!("no whole number at byte {} of {}", self.at - 8, self.bytes.len()),
+        })
     }
 }
 
