@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::ValueEnum;
+use evenkeel::domain::limit::Period;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -68,7 +69,7 @@ pub(super) fn length(ms: u64) -> String {
         return "-".to_owned();
     }
     let length = Duration::from_secs(ms.div_ceil(1000));
-    let text = humantime_serde::re::humantime::format_duration(length).to_string();
+    let text = Period::Length(length).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
@@ -88,7 +89,7 @@ mod tests {
     fn times_are_readable() {
         assert_eq!(time(1_700_000_000_000), "2023-11-14T22:13:20Z");
         assert_eq!(length(0), "-");
-        assert_eq!(length(93_784_000), "1day 2h");
+        assert_eq!(length(93_784_000), "1d 2h");
         assert_eq!(length(1), "1s");
     }
 }

@@ -70,7 +70,7 @@ impl Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Length(length) => write!(f, "{}", humantime_serde::re::humantime::format_duration(*length)),
+            Self::Length(length) => f.write_str(&units(*length)),
             Self::Calendar { unit, zone } => {
                 let unit = match unit {
                     CalendarUnit::Day => "day",
@@ -81,6 +81,19 @@ impl fmt::Display for Period {
             }
         }
     }
+}
+
+/// A length in days and less: larger units would not be of one length.
+fn units(length: Duration) -> String {
+    let mut left = length.as_secs();
+    let mut parts = Vec::new();
+    for (unit, seconds) in [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)] {
+        if left >= seconds {
+            parts.push(format!("{}{unit}", left / seconds));
+            left %= seconds;
+        }
+    }
+    parts.join(" ")
 }
 
 /// The beginning of the unit a moment lies in.
@@ -155,5 +168,13 @@ mod tests {
             edges(CalendarUnit::Week, "UTC", "2026-11-22T23:59:59Z")[1..3],
             ["2026-11-16T00:00+00:00", "2026-11-23T00:00+00:00"]
         );
+    }
+
+    /// A length beyond 30 days once was told as "1month 13h 26m 24s".
+    #[test]
+    fn lengths_are_told_in_days_and_less() {
+        let text = |seconds| Period::Length(Duration::from_secs(seconds)).to_string();
+        assert_eq!([text(1), text(60), text(5400), text(86_400)], ["1s", "1m", "1h 30m", "1d"]);
+        assert_eq!([text(31 * 86_400), text(30 * 86_400 + 86_399)], ["31d", "30d 23h 59m 59s"]);
     }
 }
