@@ -390,3 +390,31 @@ async fn a_sliding_window_is_at_most_one_slot_late() {
         assert_eq!(log.len(), 2, "at {offset}");
     }
 }
+
+/// A KeepAlive may overtake the Settle of a request it lists: the request is put back as running. Gateways settle such
+/// ones again; it was left running for as long as a dead gateway's.
+#[tokio::test]
+async fn a_repeated_settlement_ends_what_was_put_back_as_running() {
+    let server = Redis::start();
+    let redis = redis_store(&redis_options(vec![server.url()], false, ""), TTL).await;
+    let memory = MemoryCounters::default();
+    let stores: [&dyn Counters; 2] = [&memory, &*redis];
+    let meters = meters(3, 0, 1, false, true);
+    let running = meters.iter().position(|m| matches!(m.rule, Rule::Running { .. })).unwrap();
+    for store in stores {
+        let used = async || store.peek(meters.clone()).await.unwrap().readings[running].used;
+        let verdict = store.reserve(Reserve { id: Some(id(1)), meters: meters.clone() }).await.unwrap();
+        assert!(store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
+        let meter = &meters[running];
+        let hold = Hold {
+            id: id(1),
+            bucket: Arc::clone(&meter.bucket),
+            name: Arc::clone(&meter.name),
+            ttl_ms: 60_000,
+        };
+        store.hold(vec![hold]).await.unwrap();
+        assert!(!store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
+        // Looking counts the request looked for, where it would be let through.
+        assert_eq!(used().await, 0);
+    }
+}

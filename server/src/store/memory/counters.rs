@@ -185,13 +185,13 @@ impl State {
     }
 
     fn settle(&mut self, settlement: &Settlement, now: u64) -> bool {
-        let mut lost = false;
+        let (mut first, mut lost) = (true, false);
         for note in &settlement.notes {
             let of_day = self.notes.entry(note.day).or_insert_with(|| Notes::new(now));
             match of_day.ids.get(&settlement.id) {
                 Some(true) => drop(of_day.ids.remove(&settlement.id)),
-                Some(false) => return false,
-                None if of_day.epoch == note.epoch => return false,
+                Some(false) => first = false,
+                None if of_day.epoch == note.epoch => first = false,
                 None => {
                     of_day.ids.insert(settlement.id.clone(), false);
                     lost = true;
@@ -199,12 +199,16 @@ impl State {
             }
         }
         for entry in &settlement.entries {
+            // A KeepAlive that was under way may have put back what ran: a repeated settlement ends it once more.
+            if !(first || matches!(entry.rule, Rule::Running { .. })) {
+                continue;
+            }
             let Some(mut cell) = self.cell(&entry.bucket, &entry.name, &entry.rule, now) else { continue };
             let reserved = if lost { 0 } else { entry.reserved };
             cell.settle(entry, reserved, &settlement.id, now);
             self.put((Arc::clone(&entry.bucket), Arc::clone(&entry.name)), cell, &entry.rule, now);
         }
-        true
+        first
     }
 
     fn hold(&mut self, hold: &Hold, now: u64) {
