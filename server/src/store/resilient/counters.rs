@@ -3,8 +3,14 @@
 //!
 //! Settlements that do not reach the store wait here until it is back: it is told once, as a reservation is settled
 //! only once. What quotas were asked for meanwhile is charged when it is settled, if the store is back by then.
+//!
+//! A reservation whose call failed may have been made all the same, while the request goes on by what is known here. It
+//! would stay until its window ends, and in a prepaid balance for good: so it waits here as well, and is given back.
 
-use std::{collections::VecDeque, sync::atomic::Ordering};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::atomic::Ordering,
+};
 
 use async_trait::async_trait;
 
@@ -13,7 +19,7 @@ use crate::{
     domain::limit::{Meter, OnOutage, Rule},
     store::{
         StoreError,
-        counters::{Counters, Ground, Hold, Note, Reading, Reserve, Settlement, Verdict},
+        counters::{Counters, Ground, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict},
     },
 };
 
@@ -24,8 +30,15 @@ const CONCURRENCY: usize = 64;
 /// Tag of notes made here.
 const HERE: &str = "local";
 
-/// Settlements that wait for the store.
-pub(super) type Waiting = parking_lot::Mutex<VecDeque<Settlement>>;
+/// What waits for the store.
+#[derive(Default)]
+pub(super) struct Waiting {
+    settlements: VecDeque<Settlement>,
+    /// Whose settlements wait or are being sent.
+    ids: HashSet<ReservationId>,
+    /// Reservations that may have been made, to be given back.
+    doubtful: VecDeque<Reserve>,
+}
 
 impl ResilientStore {
     /// What is done without the store.
@@ -85,32 +98,85 @@ impl ResilientStore {
         Ok(settled)
     }
 
-    fn wait(&self, settlement: Settlement) {
+    /// False: it waits already.
+    fn wait(&self, settlement: Settlement) -> bool {
         // Without a note it is not known whether it was applied.
         if settlement.notes.is_empty() {
+            return true;
+        }
+        let mut waiting = self.waiting.lock();
+        if !waiting.ids.insert(settlement.id.clone()) {
+            return false;
+        }
+        if waiting.settlements.len() >= WAITING_MAX
+            && let Some(lost) = waiting.settlements.pop_front()
+        {
+            waiting.ids.remove(&lost.id);
+            self.metrics.settlements_lost.inc();
+        }
+        waiting.settlements.push_back(settlement);
+        true
+    }
+
+    /// Remembers a reservation whose call failed. One without an id cannot be told from another.
+    fn doubt(&self, reserve: Reserve) {
+        if reserve.id.is_none() {
             return;
         }
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= WAITING_MAX {
-            waiting.pop_front();
+        if waiting.doubtful.len() >= WAITING_MAX {
+            waiting.doubtful.pop_front();
             self.metrics.settlements_lost.inc();
         }
-        waiting.push_back(settlement);
+        waiting.doubtful.push_back(reserve);
     }
 
-    /// Sends the settlements that waited for the store, as far as it takes them. To be called now and then.
+    /// Sends what waited for the store, as far as it takes it. To be called now and then.
     pub async fn settle_waiting(&self) {
         while self.is_up() {
             let batch: Vec<Settlement> = {
                 let mut waiting = self.waiting.lock();
-                let count = waiting.len().min(CONCURRENCY);
-                waiting.drain(..count).collect()
+                let count = waiting.settlements.len().min(CONCURRENCY);
+                waiting.settlements.drain(..count).collect()
             };
-            if batch.is_empty() {
+            let doubtful: Vec<Reserve> = {
+                let mut waiting = self.waiting.lock();
+                let count = waiting.doubtful.len().min(CONCURRENCY);
+                waiting.doubtful.drain(..count).collect()
+            };
+            if batch.is_empty() && doubtful.is_empty() {
                 return;
             }
-            futures::future::join_all(batch.into_iter().map(|settlement| Counters::settle(self, settlement)))
+            let settles = batch.into_iter().map(|settlement| self.settle_again(settlement));
+            let takes_back = doubtful.into_iter().map(|reserve| self.take_back(reserve));
+            futures::future::join(futures::future::join_all(settles), futures::future::join_all(takes_back))
                 .await;
+        }
+    }
+
+    async fn settle_again(&self, settlement: Settlement) {
+        let answer = self.observe(self.counters.settle(settlement.clone()).await);
+        self.waiting.lock().ids.remove(&settlement.id);
+        if answer.is_err() {
+            self.wait(settlement);
+        }
+    }
+
+    /// Gives back a reservation that may have been made: asked for again it takes nothing more, and tells where it is.
+    /// Where it had not been made, it is for that moment.
+    async fn take_back(&self, reserve: Reserve) {
+        let Some(id) = reserve.id.clone() else { return };
+        let Ok(verdict) = self.observe(self.counters.reserve(reserve.clone()).await) else {
+            return self.doubt(reserve);
+        };
+        if !verdict.admitted {
+            return;
+        }
+        let entries = reserve.meters.iter().zip(&verdict.readings);
+        let entries = entries.map(|(meter, reading)| meter.entry(reading, 0)).collect();
+        let settlement = Settlement { id, notes: verdict.notes, entries };
+        if self.observe(self.counters.settle(settlement.clone()).await).is_err() {
+            self.wait(settlement);
         }
     }
 }
@@ -129,10 +195,11 @@ impl Counters for ResilientStore {
         if self.local_counters.is_none() {
             return self.counters.reserve(reserve).await;
         }
-        if self.is_up()
-            && let Ok(verdict) = self.observe(self.counters.reserve(reserve.clone()).await)
-        {
-            return Ok(verdict);
+        if self.is_up() {
+            if let Ok(verdict) = self.observe(self.counters.reserve(reserve.clone()).await) {
+                return Ok(verdict);
+            }
+            self.doubt(reserve.clone());
         }
         self.reserve_here(reserve).await
     }
@@ -151,13 +218,15 @@ impl Counters for ResilientStore {
         if settlement.notes.iter().any(|note| *note.tag == *HERE) {
             return self.settle_here(settlement).await;
         }
+        if self.waiting.lock().ids.contains(&settlement.id) {
+            return Ok(false);
+        }
         if self.is_up()
             && let Ok(settled) = self.observe(self.counters.settle(settlement.clone()).await)
         {
             return Ok(settled);
         }
-        self.wait(settlement);
-        Ok(true)
+        Ok(self.wait(settlement))
     }
 
     async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
@@ -168,5 +237,131 @@ impl Counters for ResilientStore {
             return Ok(());
         }
         self.observe(self.counters.hold(holds).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::{
+        domain::{
+            HolderId, LeaseId,
+            limit::{Bucket, Window},
+        },
+        store::memory::{MemoryCounters, MemoryStore},
+        telemetry::Metrics,
+    };
+
+    /// Does what it is told, and while it is lame lets nobody know.
+    #[derive(Default)]
+    struct Lame {
+        counters: MemoryCounters,
+        lame: AtomicBool,
+    }
+
+    impl Lame {
+        fn answer<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+            if self.lame.load(Ordering::Relaxed) { Err(StoreError::Timeout(1)) } else { answer }
+        }
+    }
+
+    #[async_trait]
+    impl Counters for Lame {
+        async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
+            self.answer(self.counters.reserve(reserve).await)
+        }
+
+        async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
+            self.answer(self.counters.peek(meters).await)
+        }
+
+        async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+            self.answer(self.counters.settle(settlement).await)
+        }
+
+        async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
+            self.answer(self.counters.hold(holds).await)
+        }
+    }
+
+    fn shared(lame: &Arc<Lame>) -> Arc<ResilientStore> {
+        let ttl = Duration::from_secs(60);
+        ResilientStore::build(
+            Arc::new(MemoryStore::new(ttl)),
+            Arc::clone(lame) as _,
+            Some(MemoryStore::new(ttl)),
+            ttl,
+            Metrics::new().unwrap(),
+            tokio_util::task::TaskTracker::new(),
+            tokio_util::sync::CancellationToken::new(),
+        )
+    }
+
+    fn meters() -> Vec<Meter> {
+        let meter = |name: &str, rule| Meter {
+            bucket: Arc::new(Bucket { tag: "consumer=a".into(), rest: String::new() }),
+            name: name.into(),
+            rule,
+            cost: if matches!(rule, Rule::Running { .. }) { 1 } else { 40 },
+            provisional: true,
+            shadow: false,
+            on_outage: OnOutage::Local,
+        };
+        vec![
+            meter("fixed", Rule::Fixed { amount: 100, window: Window::Length(86_400_000) }),
+            meter("balance", Rule::Prepaid { default: Some(100) }),
+            meter("running", Rule::Running { amount: 5, ttl_ms: 60_000 }),
+        ]
+    }
+
+    fn reserve() -> Reserve {
+        let id = ReservationId { holder: HolderId::new("h").unwrap(), lease: LeaseId::new(1).unwrap() };
+        Reserve { id: Some(id), meters: meters() }
+    }
+
+    /// What is used of the limit, left of the balance, and running.
+    async fn seen(lame: &Lame) -> [u64; 3] {
+        let readings = lame.counters.peek(meters()).await.unwrap().readings;
+        [readings[0].used, readings[1].used, readings[2].used]
+    }
+
+    /// What was reserved by a call whose answer never came was left reserved for good.
+    #[tokio::test]
+    async fn what_was_reserved_unknown_to_us_is_given_back() {
+        let lame = Arc::new(Lame::default());
+        let store = shared(&lame);
+        lame.lame.store(true, Ordering::Relaxed);
+        assert_eq!(Counters::reserve(&*store, reserve()).await.unwrap().ground, Ground::Local);
+        assert_eq!(seen(&lame).await, [40, 60, 1]);
+        lame.lame.store(false, Ordering::Relaxed);
+        store.settle_waiting().await;
+        assert_eq!(seen(&lame).await, [0, 100, 0]);
+    }
+
+    /// A Settle that a gateway repeats while the store is away is told from the first one.
+    #[tokio::test]
+    async fn a_repeated_settlement_that_waits_is_the_same_one() {
+        let lame = Arc::new(Lame::default());
+        let store = shared(&lame);
+        let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
+        let Reserve { id, meters } = reserve();
+        let entries = meters.iter().zip(&verdict.readings).map(|(meter, reading)| meter.entry(reading, 30));
+        let (id, entries) = (id.unwrap(), entries.collect());
+        let settlement = Settlement { id, notes: verdict.notes, entries };
+        store.down.store(true, Ordering::Relaxed);
+        assert!(Counters::settle(&*store, settlement.clone()).await.unwrap());
+        assert!(!Counters::settle(&*store, settlement.clone()).await.unwrap());
+        store.down.store(false, Ordering::Relaxed);
+        store.settle_waiting().await;
+        assert!(!Counters::settle(&*store, settlement).await.unwrap());
+        assert_eq!(seen(&lame).await, [30, 70, 0]);
     }
 }

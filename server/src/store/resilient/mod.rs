@@ -77,8 +77,8 @@ pub struct ResilientStore {
     /// Absent where the primary is in this process and cannot fail.
     local: Option<MemoryStore>,
     local_counters: Option<MemoryCounters>,
-    /// Settlements of counters that wait for the store.
-    waiting: counters::Waiting,
+    /// What of counters waits for the store.
+    waiting: Mutex<counters::Waiting>,
     /// Sidecars that share the store.
     instances: AtomicUsize,
     down: AtomicBool,
@@ -141,7 +141,7 @@ impl ResilientStore {
             counters,
             local_counters: local.is_some().then(MemoryCounters::default),
             local,
-            waiting: counters::Waiting::default(),
+            waiting: Mutex::default(),
             instances: AtomicUsize::new(1),
             down: AtomicBool::new(false),
             circuit: Mutex::default(),
