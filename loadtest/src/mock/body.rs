@@ -26,6 +26,9 @@ impl From<Infallible> for Cut {
     }
 }
 
+/// When every answer says it was made, in seconds since the Unix epoch.
+pub(crate) const CREATED: u64 = 1_767_225_600;
+
 /// What the token counts of one answer are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
@@ -63,15 +66,16 @@ impl Events {
     fn event(&mut self, produced: u32, done: bool) -> Bytes {
         let id = self.ticket.id;
         let content = " tok".repeat((produced - self.told) as usize);
+        let role = if self.told == 0 { r#""role":"assistant","# } else { "" };
         self.told = produced;
         let finish = if done { r#""stop""# } else { "null" };
         let mut text = format!(
-            "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"model\":\"mock\",\"choices\":\
-             [{{\"index\":0,\"delta\":{{\"content\":\"{content}\"}},\"finish_reason\":{finish}}}]}}\n\n"
+            "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"created\":{CREATED},\"model\":\"mock\",\
+             \"choices\":[{{\"index\":0,\"delta\":{{{role}\"content\":\"{content}\"}},\"finish_reason\":{finish}}}]}}\n\n"
         );
         if done {
             text.push_str(&format!(
-                "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"model\":\"mock\",\
+                "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"created\":{CREATED},\"model\":\"mock\",\
                  \"choices\":[],\"usage\":{}}}\n\ndata: [DONE]\n\n",
                 self.usage.json()
             ));

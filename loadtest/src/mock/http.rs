@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{
     FAIL, Failure, HOST, OUTPUT_TOKENS, PROMPT_TOKENS,
-    body::{Events, MockBody, Usage},
+    body::{CREATED, Events, MockBody, Usage},
     host::Host,
 };
 
@@ -129,8 +129,8 @@ async fn whole(mut ticket: super::host::Ticket, usage: Usage) -> Result<Response
     Ok(text(
         "application/json",
         format!(
-            "{{\"id\":\"mock-{}\",\"object\":\"chat.completion\",\"model\":\"mock\",\"choices\":[{{\"index\":0,\
-             \"message\":{{\"role\":\"assistant\",\"content\":\"{}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{}}}",
+            "{{\"id\":\"mock-{}\",\"object\":\"chat.completion\",\"created\":{CREATED},\"model\":\"mock\",\
+             \"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{}}}",
             ticket.id,
             " tok".repeat(usage.output as usize),
             usage.json()
