@@ -33,6 +33,7 @@ pub struct LabBuilder {
     token_batch: u32,
     concurrency: usize,
     keep_alive_ms: u64,
+    store_timeout_ms: Option<u64>,
     pool_yaml: String,
     sidecar_yaml: String,
     plugin_config: Value,
@@ -52,6 +53,7 @@ impl Default for LabBuilder {
             token_batch: 1,
             concurrency: 1,
             keep_alive_ms: 1000,
+            store_timeout_ms: None,
             pool_yaml: String::new(),
             sidecar_yaml: String::new(),
             plugin_config: json!({
@@ -124,6 +126,12 @@ impl LabBuilder {
     /// The sidecars' `keep_alive_interval` (1 s).
     pub fn keep_alive_interval(mut self, interval: Duration) -> Self {
         self.keep_alive_ms = interval.as_millis() as u64;
+        self
+    }
+
+    /// The sidecars' `store.timeout` (theirs); only with [`Self::redis`].
+    pub fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.store_timeout_ms = Some(timeout.as_millis() as u64);
         self
     }
 
@@ -210,8 +218,9 @@ impl LabBuilder {
     }
 
     fn sidecar_config(&self, listen: &str, hosts: &[SocketAddr], redis: Option<&Redis>) -> String {
+        let timeout = self.store_timeout_ms.map(|ms| format!(", timeout: {ms}ms")).unwrap_or_default();
         let store = redis.map_or("{type: memory}".to_owned(), |redis| {
-            format!("{{type: redis, url: \"{}\"}}", redis.url())
+            format!("{{type: redis, url: \"{}\"{timeout}}}", redis.url())
         });
         let mut yaml = format!("{listen}\nkeep_alive_interval: {}ms\nstore: {store}\n", self.keep_alive_ms);
         if !self.sidecar_yaml.is_empty() {

@@ -207,7 +207,7 @@ fn sidecar_cluster(socket: &Path) -> Value {
 }
 
 fn wasm_filter(plugin: &Plugin) -> Value {
-    json!({
+    let mut filter = json!({
         "name": "envoy.filters.http.wasm",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm",
@@ -226,7 +226,12 @@ fn wasm_filter(plugin: &Plugin) -> Value {
                 },
             },
         },
-    })
+    });
+    // Without it Envoy keeps bodies back while the headers are held.
+    if plugin.config["read_body"] == true {
+        filter["typed_config"]["config"]["allow_on_headers_stop_iteration"] = true.into();
+    }
+    filter
 }
 
 #[cfg(test)]
