@@ -12,6 +12,8 @@ pub const SIDECAR: &str = "EVENKEEL_BIN";
 pub const PLUGIN: &str = "EVENKEEL_PLUGIN_WASM";
 /// Environment variable naming Redis's binary.
 pub const REDIS: &str = "EVENKEEL_REDIS_SERVER";
+/// Environment variable naming a Python that has OpenAI's client library.
+pub const PYTHON: &str = "EVENKEEL_PYTHON";
 
 /// Root of the workspace this crate was built in.
 pub fn workspace() -> PathBuf {
@@ -69,6 +71,17 @@ pub fn plugin() -> Result<PathBuf, LabError> {
 /// Redis.
 pub fn redis_server() -> Result<PathBuf, LabError> {
     find(REDIS, on_path("redis-server"), "redis-server", "install Redis or set EVENKEEL_REDIS_SERVER")
+}
+
+/// A Python with OpenAI's client library. One on the path is not looked for, as it would not have the library.
+pub fn python() -> Result<PathBuf, LabError> {
+    let candidates = vec![workspace().join(".tools/python/bin/python")];
+    find(
+        PYTHON,
+        candidates,
+        "Python with the library `openai`",
+        "make one with `.ci/setup python` or set EVENKEEL_PYTHON",
+    )
 }
 
 fn on_path(program: &str) -> Vec<PathBuf> {

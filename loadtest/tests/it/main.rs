@@ -1,5 +1,6 @@
-//! Integration tests over real processes. They need Envoy (`EVENKEEL_ENVOY`), and where it is missing they say so and
-//! pass; with `EVENKEEL_IT_REQUIRED` set a missing program is a failure.
+//! Integration tests over real processes. They need Envoy (`EVENKEEL_ENVOY`), some also a Python with OpenAI's client
+//! library (`EVENKEEL_PYTHON`), and where one is missing they say so and pass; with `EVENKEEL_IT_REQUIRED` set that is a
+//! failure.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,5 +8,6 @@ mod endings;
 mod envoy_smoke;
 mod faults;
 mod gateway;
+mod openai;
 mod ratelimit_filter;
 mod support;

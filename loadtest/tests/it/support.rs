@@ -11,13 +11,18 @@ use hyper_util::{
 
 /// Starts a lab; `None`, said aloud, where a program is not installed.
 pub(crate) async fn start(builder: LabBuilder) -> Option<Lab> {
-    match builder.start().await {
-        Ok(lab) => Some(lab),
+    found(builder.start().await)
+}
+
+/// `None`, said aloud, where a program is not installed.
+pub(crate) fn found<T>(result: Result<T, LabError>) -> Option<T> {
+    match result {
+        Ok(found) => Some(found),
         Err(LabError::Missing { what, hint, .. }) if std::env::var_os("EVENKEEL_IT_REQUIRED").is_none() => {
             eprintln!("SKIPPED: {what} not found; {hint}");
             None
         }
-        Err(fault) => panic!("the lab did not start: {fault:?}"),
+        Err(fault) => panic!("cannot be tested: {fault:?}"),
     }
 }
 
