@@ -1,6 +1,6 @@
 //! Whether a request is to be limited: finds the limits of its descriptors, counts, and tells.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
@@ -15,14 +15,15 @@ use super::{
 use crate::{
     domain::{
         DomainError, HolderId, LeaseId,
-        limit::{AMOUNT_MAX, Bucket, METERS_MAX, Meter, OnOutage, Rule, Window},
+        limit::{AMOUNT_MAX, Bucket, Meter, OnOutage, Rule, Window},
     },
     limiter::refusals::Refusals,
     store::counters::{Counters, Entry, Ground, Reading, ReservationId, Reserve, Settlement, Verdict},
 };
 
-/// Most descriptors of one request.
-const DESCRIPTORS_MAX: usize = 64;
+/// Most descriptors of one request. One with more is refused: an error would let it pass, as gateways are configured
+/// by default.
+const DESCRIPTORS_MAX: usize = 256;
 /// In whose name hits are given back.
 const HOLDER: &str = "rls";
 /// What is left where there is no limit.
@@ -106,8 +107,8 @@ pub struct Judge {
     options: JudgeOptions,
     unknown_domain: IntCounter,
     invalid: IntCounter,
-    /// Name of the counters of limits that come with a descriptor, and of these limits.
-    overridden: Arc<str>,
+    /// Names of the counters of limits that come with a descriptor, by unit, and of these limits.
+    overridden: [Arc<str>; Unit::ALL.len()],
     unnamed: Arc<str>,
 }
 
@@ -129,8 +130,8 @@ enum Case {
         meter: usize,
         shadow: bool,
         quota: bool,
-        /// Hits of its own: they are charged also where they are too many.
-        own_hits: bool,
+        /// Hits of its own: they are charged also where the request is refused.
+        own_hits: u64,
     },
     /// Hits are given back to this counter.
     GiveBack(Meter),
@@ -159,7 +160,7 @@ impl Judge {
             options,
             unknown_domain: tallies.unknown_domain(),
             invalid: tallies.invalid(),
-            overridden: "override".into(),
+            overridden: Unit::ALL.map(tree::override_counter),
             unnamed: "".into(),
         }
     }
@@ -173,6 +174,10 @@ impl Judge {
             self.invalid.inc();
             return Err(error);
         }
+        if question.descriptors.len() > DESCRIPTORS_MAX {
+            self.invalid.inc();
+            return Ok(self.too_many(question));
+        }
         let rules = self.rules.load_full();
         let Some(domain) = rules.domain(question.domain) else {
             self.unknown_domain.inc();
@@ -183,16 +188,11 @@ impl Judge {
         };
         let mut meters = Vec::with_capacity(question.descriptors.len());
         let judged = self.find(domain, question, &mut meters);
-        if meters.len() > METERS_MAX {
-            self.invalid.inc();
-            let got = meters.len().to_string();
-            return Err(DomainError::invalid("descriptors", "at most 16 that have a limit", &got));
-        }
         let counted = match self.recall(&judged, &meters) {
             Some(counted) => counted,
             None => self.count(&meters).await?,
         };
-        self.charge(&judged, &meters, &counted).await;
+        let charged = self.charge(&judged, &meters, &counted).await;
         let mut answer = Answer { statuses: Vec::with_capacity(judged.len()), ..Answer::default() };
         // A request is over where a limit is, or where all its limits in quota mode are.
         let (mut quotas, mut quotas_over) = (0, 0);
@@ -218,8 +218,9 @@ impl Judge {
                 }
                 Case::Metered { meter, shadow, quota, .. } => {
                     let Counted { verdict, remembered } = &counted;
-                    let (meter, reading) = (&meters[*meter], &verdict.readings[*meter]);
-                    let over = is_over(meter, reading, verdict);
+                    let mut reading = verdict.readings[*meter];
+                    let over = is_over(&meters[*meter], &reading, verdict);
+                    reading.used += charged.get(meter).unwrap_or(&0);
                     let told = over && !shadow;
                     quotas += u32::from(*quota);
                     quotas_over += u32::from(*quota && told);
@@ -230,7 +231,7 @@ impl Judge {
                         (true, _) if *remembered => Outcome::Remembered,
                         (true, _) => Outcome::Over,
                     };
-                    let mut status = status(descriptor.limit.as_ref(), reading, verdict.ground, over);
+                    let mut status = status(descriptor.limit.as_ref(), &reading, verdict.ground, over);
                     status.over = told;
                     (status, Some(outcome))
                 }
@@ -245,6 +246,16 @@ impl Judge {
         answer.headers = headers(self.options.headers, &answer.statuses);
         answer.over &= !self.options.shadow;
         Ok(answer)
+    }
+
+    /// Refuses a request that is not judged.
+    fn too_many(&self, question: &Question<'_>) -> Answer {
+        let status = Status { over: true, ..Status::default() };
+        Answer {
+            over: !self.options.shadow,
+            statuses: vec![status; question.descriptors.len()],
+            headers: Vec::new(),
+        }
     }
 
     /// Finds the limits of all descriptors, and what counts them.
@@ -270,7 +281,8 @@ impl Judge {
                     return Judged { limit: None, tally: None, detail: None, case: Case::Unlisted };
                 };
                 let told = Told { name: Arc::clone(&self.unnamed), requests, unit };
-                let meter = self.meter(&told, domain.override_bucket(entries), &self.overridden, false);
+                let name = &self.overridden[unit as usize];
+                let meter = self.meter(&told, domain.override_bucket(entries), name, false);
                 let case = case(question, descriptor, meter, (false, false), meters);
                 return Judged { limit: Some(told), tally: Some(&domain.overrides), detail: None, case };
             };
@@ -338,7 +350,7 @@ impl Judge {
         // Hits of a descriptor's own are to be charged, unless that would change nothing.
         let is_to_be_charged = |judged: &Judged<'_>| match judged.case {
             Case::Metered { meter, own_hits, .. } => {
-                own_hits && known[meter].is_none_or(|reading| reading.used < reading.amount)
+                own_hits > 0 && known[meter].is_none_or(|reading| reading.used < reading.amount)
             }
             _ => false,
         };
@@ -349,26 +361,38 @@ impl Judge {
         Some(Counted { verdict: Verdict { readings, ..Verdict::default() }, remembered: true })
     }
 
-    /// Charges hits that a descriptor brings with it, though they are over the limit: they tell what was used, and to
-    /// forget them would leave the limit without effect.
-    async fn charge(&self, judged: &[Judged<'_>], meters: &[Meter], counted: &Counted) {
+    /// Charges hits that a descriptor brings with it, though the request is refused, by this limit or another: they
+    /// tell what was used, and to forget them would leave the limit without effect. What was charged, by meter.
+    async fn charge(
+        &self,
+        judged: &[Judged<'_>],
+        meters: &[Meter],
+        counted: &Counted,
+    ) -> BTreeMap<usize, u64> {
         let Counted { verdict, remembered } = counted;
+        let mut own = BTreeMap::new();
         if verdict.admitted || *remembered || verdict.ground == Ground::Closed {
-            return;
+            return own;
         }
-        let over = |meter: &usize| verdict.readings.get(*meter).is_some_and(|reading| reading.over);
-        let own = judged.iter().filter_map(|judged| match judged.case {
-            Case::Metered { meter, own_hits: true, .. } => Some(meter),
-            _ => None,
-        });
-        let mut own: Vec<usize> = own.filter(over).collect();
-        own.dedup();
+        for judged in judged {
+            if let Case::Metered { meter, own_hits: hits @ 1.., .. } = judged.case {
+                let sum = own.entry(meter).or_insert(0_u64);
+                *sum = (*sum + hits).min(AMOUNT_MAX);
+            }
+        }
         if own.is_empty() {
-            return;
+            return own;
         }
-        let meters = own.into_iter().map(|meter| Meter { shadow: true, ..meters[meter].clone() }).collect();
-        if let Err(error) = self.counters.reserve(Reserve { id: None, meters }).await {
-            debug!(%error, "hits over a limit were not charged");
+        // As shadows they are charged whatever is left.
+        let charge =
+            |(meter, hits): (&usize, &u64)| Meter { cost: *hits, shadow: true, ..meters[*meter].clone() };
+        let charges = own.iter().map(charge).collect();
+        match self.counters.reserve(Reserve { id: None, meters: charges }).await {
+            Ok(_) => own,
+            Err(error) => {
+                debug!(%error, "hits of a request that was refused were not charged");
+                BTreeMap::new()
+            }
         }
     }
 
@@ -412,11 +436,17 @@ fn case(
     if descriptor.give_back {
         return Case::GiveBack(meter);
     }
-    let own_hits = descriptor.hits.is_some_and(|hits| hits > 0);
+    let own_hits = if descriptor.hits.is_some() { meter.cost } else { 0 };
     let same = |other: &Meter| other.bucket == meter.bucket && other.name == meter.name;
     let index = meters.iter().position(same).unwrap_or(meters.len());
     match meters.get_mut(index) {
-        Some(other) => other.cost = (other.cost + meter.cost).min(AMOUNT_MAX),
+        Some(other) => {
+            other.cost = (other.cost + meter.cost).min(AMOUNT_MAX);
+            // Limits that come with descriptors may differ in their amount: within the smaller is within both.
+            if meter.rule.most() < other.rule.most() {
+                other.rule = meter.rule;
+            }
+        }
         None => meters.push(meter),
     }
     Case::Metered { meter: index, shadow, quota, own_hits }
@@ -426,9 +456,8 @@ fn check(question: &Question<'_>) -> Result<(), DomainError> {
     if question.domain.is_empty() {
         return Err(DomainError::invalid("domain", "a name", "none"));
     }
-    if question.descriptors.is_empty() || question.descriptors.len() > DESCRIPTORS_MAX {
-        let got = question.descriptors.len().to_string();
-        return Err(DomainError::invalid("descriptors", "1..64 descriptors", &got));
+    if question.descriptors.is_empty() {
+        return Err(DomainError::invalid("descriptors", "at least one descriptor", "none"));
     }
     Ok(())
 }

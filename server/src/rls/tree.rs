@@ -248,12 +248,11 @@ impl Compiler<'_> {
         let fixed = way.iter().all(|rule| is_exact(rule) || rule.share_threshold);
         let entries: Vec<Entry<'_>> =
             way.iter().map(|rule| (rule.key.as_str(), rule.value.as_deref().unwrap_or_default())).collect();
-        let mut counter = String::new();
-        encode_value(false, limit.name.as_deref().unwrap_or("limit"), &mut counter);
+        let counter = counter(limit.name.as_deref().unwrap_or("limit"));
         let leaf = way.last();
         Limit {
             name: limit.name.as_deref().unwrap_or_default().into(),
-            counter: counter.into(),
+            counter,
             kind: limit.amount.map_or(Kind::Unlimited, |(requests, unit)| Kind::PerUnit(requests, unit)),
             shadow: leaf.is_some_and(|rule| rule.shadow),
             quota: leaf.is_some_and(|rule| rule.quota),
@@ -371,6 +370,24 @@ fn bucket<'s>(domain: &str, entries: &[Entry<'_>], shared: impl Fn(usize) -> Opt
         }
     }
     Arc::new(Bucket { tag, rest: String::new() })
+}
+
+/// Before the unit, in names of counters of limits that come with a descriptor.
+const OVERRIDE: &str = "override.";
+
+/// Name of the counter of a limit that comes with a descriptor. By unit: windows of different lengths cannot share one.
+pub(super) fn override_counter(unit: Unit) -> Arc<str> {
+    format!("{OVERRIDE}{unit}").into()
+}
+
+/// Name of the counter of a file's limit: never one of [`override_counter`].
+fn counter(limit: &str) -> Arc<str> {
+    let mut name = String::new();
+    encode_value(false, limit, &mut name);
+    match name.strip_prefix(OVERRIDE) {
+        Some(rest) => format!("override%2E{rest}").into(),
+        None => name.into(),
+    }
 }
 
 fn is_secret(key: &str) -> bool {

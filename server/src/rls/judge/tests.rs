@@ -86,17 +86,27 @@ async fn what_has_no_limit_passes() {
     for question in [
         Question { domain: "", descriptors: vec![by("two", "a")], ..Question::default() },
         Question { domain: "d", ..Question::default() },
-        Question { domain: "d", descriptors: vec![by("two", "a"); 65], ..Question::default() },
     ] {
         assert!(matches!(judge.judge(&question).await, Err(DomainError::Invalid { .. })), "{question:?}");
     }
-    let values: Vec<String> = (0..17).map(|i| i.to_string()).collect();
-    let many = Question {
-        domain: "d",
-        descriptors: values.iter().map(|value| by("ten", value)).collect(),
-        ..Question::default()
-    };
-    assert!(judge.judge(&many).await.is_err());
+}
+
+/// An error would let a request pass, as gateways are configured by default.
+#[tokio::test]
+async fn all_of_many_descriptors_are_judged_and_too_many_are_refused() {
+    let judge = judge();
+    let values: Vec<String> = (0..=256).map(|i| i.to_string()).collect();
+    let mut many: Vec<Descriptor<'_>> = values[..255].iter().map(|value| by("ten", value)).collect();
+    assert_eq!(left(&judge, 1, &many).await, (false, vec![9; 255]));
+    many.push(by("none", "a"));
+    let (over, rest) = left(&judge, 1, &many).await;
+    assert_eq!((over, &rest[..255], rest[255]), (true, &[9; 255][..], 0), "all or none");
+    many.pop();
+    assert_eq!(left(&judge, 1, &many).await, (false, vec![8; 255]));
+    let many: Vec<Descriptor<'_>> = values.iter().map(|value| by("ten", value)).collect();
+    let answer = ask(&judge, 1, &many).await;
+    assert!(answer.over && answer.statuses.len() == 257);
+    assert_eq!(left(&judge, 1, &many[..1]).await, (false, vec![7]), "it was not charged");
 }
 
 #[tokio::test]
@@ -122,6 +132,21 @@ async fn hits_of_a_descriptor_are_its_own_and_are_charged_in_any_case() {
     assert_eq!(left(&judge, 1, &[hits(7), by("two", "a")]).await, (true, vec![0, 2]));
     assert_eq!(left(&judge, 1, &[hits(0)]).await, (true, vec![0]));
     assert!(left(&judge, 1, &[Descriptor { hits: Some(u64::MAX), ..by("ten", "b") }]).await.0);
+}
+
+/// Hits of a descriptor's own tell what a response used: who refuses the request is beside the point.
+#[tokio::test]
+async fn own_hits_are_charged_where_another_limit_refuses() {
+    let judge = judge();
+    let own = |hits, value| Descriptor { hits: Some(hits), ..by("ten", value) };
+    let all =
+        [own(3, "a"), by("none", "x"), own(2, "a"), by("ten", "a"), own(4, "b"), by("two", "c"), own(1, "a")];
+    assert_eq!(left(&judge, 1, &all).await, (true, vec![4, 0, 4, 4, 6, 2, 4]));
+    assert_eq!(left(&judge, 1, &[own(0, "a"), own(0, "b")]).await, (false, vec![4, 6]), "each once");
+    assert_eq!(left(&judge, 1, &[own(0, "a"), by("two", "c")]).await, (false, vec![4, 1]), "and no other");
+    // Also where the refusal is remembered.
+    assert!(left(&judge, 1, &[by("none", "x"), own(4, "a")]).await.0);
+    assert_eq!(left(&judge, 1, &[own(0, "a")]).await, (false, vec![0]));
 }
 
 #[tokio::test]
@@ -204,6 +229,39 @@ async fn what_is_over_is_not_asked_for_again() {
     let back = Descriptor { give_back: true, ..by("two", "a") };
     assert!(!ask(&judge, 1, &[back]).await.over);
     assert_eq!(left(&judge, 1, &[by("two", "a")]).await, (false, vec![1]), "what is given back is forgotten");
+}
+
+/// Windows of different lengths in one counter would reset each other.
+#[tokio::test]
+async fn limits_that_come_with_descriptors_count_by_unit() {
+    let judge = judge();
+    let own = |requests, unit| Descriptor { limit: Some((requests, unit)), ..by("x", "y") };
+    let (day, year) = (|| own(3, Unit::Day), || own(5, Unit::Year));
+    assert_eq!(left(&judge, 1, &[day()]).await, (false, vec![2]));
+    assert_eq!(left(&judge, 1, &[year()]).await, (false, vec![4]));
+    assert_eq!(left(&judge, 1, &[day(), year()]).await, (false, vec![1, 3]), "each by itself");
+    assert_eq!(left(&judge, 1, &[year(), day()]).await, (false, vec![2, 0]));
+    assert_eq!(left(&judge, 1, &[year(), day()]).await, (true, vec![2, 0]));
+    // Two amounts of one counter: the smaller holds.
+    assert_eq!(left(&judge, 1, &[own(9, Unit::Hour), own(3, Unit::Hour)]).await, (false, vec![1, 1]));
+    assert_eq!(left(&judge, 1, &[own(9, Unit::Hour), own(3, Unit::Hour)]).await, (true, vec![0, 0]));
+    assert_eq!(left(&judge, 1, &[own(9, Unit::Hour)]).await, (false, vec![6]));
+}
+
+#[tokio::test]
+async fn a_limit_of_a_file_shares_no_counter_with_one_that_comes_with_a_descriptor() {
+    for name in ["override", "override.day", "override%2Eday"] {
+        let yaml = format!(
+            "domain: d\ndescriptors: [{{key: a, rate_limit: {{name: {name}, unit: day, requests_per_unit: 3}}}}]"
+        );
+        let tallies = Tallies::unregistered();
+        let rules = Rules::compile(vec![File::parse("a", &yaml).unwrap()], false, &tallies).unwrap();
+        let rules = Arc::new(ArcSwap::from_pointee(rules));
+        let judge = Judge::new(rules, counters(), JudgeOptions::default(), &tallies);
+        let own = Descriptor { limit: Some((9, Unit::Day)), ..by("a", "x") };
+        assert_eq!(left(&judge, 1, &[by("a", "x")]).await, (false, vec![2]), "{name}");
+        assert_eq!(left(&judge, 1, &[own, by("a", "x")]).await, (false, vec![8, 1]), "{name}");
+    }
 }
 
 /// A store that is away: what its policies make of it.
