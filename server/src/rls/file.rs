@@ -99,9 +99,14 @@ impl File {
                 return Err(reader.faults);
             }
         };
-        // Where shapes are wrong it fails; they are told of below.
-        let texts: Texts = serde_saphyr::from_str_with_options(yaml, options()).unwrap_or_default();
-        let file = reader.file(&value, &texts);
+        // Where shapes are wrong it fails, as they are told of below.
+        let texts: Result<Texts, _> = serde_saphyr::from_str_with_options(yaml, options());
+        let failed = texts.as_ref().err().map(ToString::to_string);
+        let file = reader.file(&value, &texts.unwrap_or_default());
+        if let (Some(error), true) = (failed, reader.faults.is_empty()) {
+            // Texts would not be as they were written.
+            reader.fault("", format!("must hold texts where texts are due: {error}"));
+        }
         let Reader { mut faults, without_effect, .. } = reader;
         if faults.is_empty() {
             return Ok(Self { name: name.to_owned(), domain: file.0, rules: file.1, without_effect });
@@ -183,6 +188,9 @@ impl Reader<'_> {
             "metadata",
         ];
         let empty = Map::new();
+        if value.is_null() {
+            self.must_be(&path, &format!("a map with {}", FIELDS.join(", ")), value);
+        }
         let map = self.map(&path, value, &empty, FIELDS).unwrap_or(&empty);
         let at = |field: &str| format!("{path}.{field}");
         let key = self.text(&at("key"), map.get("key"), texts.key.as_deref());
@@ -418,6 +426,23 @@ mod tests {
             assert_eq!(faults(yaml).len(), 1, "{yaml}");
         }
         assert_eq!(faults(""), ["a.yaml: domain: must be a name, got none"]);
+    }
+
+    /// A null item would make the reading of texts fail, and with it change other values.
+    #[test]
+    fn an_empty_item_is_a_fault() {
+        for list in ["[~, {key: a, value: 1.10}]", "\n- \n- {key: a, value: 1.10}"] {
+            assert_eq!(
+                faults(&format!("domain: d\ndescriptors: {list}")),
+                [
+                    "a.yaml: descriptors[0]: must be a map with key, value, rate_limit, descriptors, shadow_mode, \
+                  quota_mode, detailed_metric, value_to_metric, share_threshold, metadata, got none"
+                ],
+                "{list}"
+            );
+        }
+        let replaces = "rate_limit: {unlimited: true, replaces: [~]}";
+        assert_eq!(faults(&format!("domain: d\ndescriptors: [{{key: a, {replaces}}}]")).len(), 1);
     }
 
     #[test]

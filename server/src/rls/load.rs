@@ -28,6 +28,8 @@ const SETTLE: Duration = Duration::from_millis(100);
 const SETTLE_MAX: Duration = Duration::from_secs(2);
 /// The files are looked at this often in any case: not every file system tells of changes.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// Longest pause after a failure to read: what fails without end is not tried without end.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Most files of a directory.
 const FILES_MAX: usize = 1024;
 /// Largest file.
@@ -162,8 +164,10 @@ pub struct Loader {
     rules: Arc<ArcSwap<Rules>>,
     tallies: Arc<Tallies>,
     metrics: LoadMetrics,
-    /// What was read last, good or not.
+    /// What was read last, good or not; `None` where reading failed.
     last: Option<Texts>,
+    /// What was wrong with it, and was told.
+    told: Option<Faults>,
 }
 
 impl Loader {
@@ -183,6 +187,7 @@ impl Loader {
             tallies,
             metrics,
             last: Some(texts),
+            told: None,
         })
     }
 
@@ -195,45 +200,69 @@ impl Loader {
     /// Follows the files until told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let (changed, mut changes) = mpsc::channel(1);
-        let mut watcher = Watcher::new(changed);
+        // A sender stays here: the channel is open also where there is no watcher.
+        let mut watcher = Watcher::new(changed.clone());
+        let mut pause = SETTLE;
         loop {
-            watcher.watch(&self.source.near());
-            // Also at the start: they may have changed before they were watched.
-            self.reload();
+            // Also at the start: they may have changed before they were watched. Beside the runtime, as it reads files.
+            let looked = tokio::task::spawn_blocking(move || {
+                watcher.watch(&self.source.near());
+                let is_read = self.reload();
+                (self, watcher, is_read)
+            });
+            let is_read;
+            (self, watcher, is_read) = match looked.await {
+                Ok(looked) => looked,
+                Err(error) => return error!(%error, "the files of limits are no longer followed"),
+            };
+            pause = if is_read { SETTLE } else { (pause * 2).min(PAUSE_MAX) };
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = timeout(LOOK_EVERY, changes.recv()) => {}
             }
-            let quiet = async { while timeout(SETTLE, changes.recv()).await.is_ok() {} };
+            let quiet = async { while timeout(pause, changes.recv()).await.is_ok() {} };
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = timeout(SETTLE_MAX, quiet) => {}
+                _ = timeout(SETTLE_MAX.max(pause), quiet) => {}
             }
         }
     }
 
-    fn reload(&mut self) {
-        let read = self.source.read();
-        if read.as_ref().ok() == self.last.as_ref() && read.is_ok() {
-            return;
+    /// Reads the files, and takes them where they are new and good. False: they cannot be read.
+    fn reload(&mut self) -> bool {
+        let texts = match self.source.read() {
+            Ok(texts) => texts,
+            Err(fault) => {
+                // What is read next counts as new, also if it is what was read before.
+                self.last = None;
+                self.refuse(Faults(vec![fault]));
+                return false;
+            }
+        };
+        if self.last.as_ref() == Some(&texts) {
+            return true;
         }
-        let compiled = read.map_err(|fault| Faults(vec![fault])).and_then(|texts| {
-            let compiled = self.source.compile(&texts, &self.tallies);
-            self.last = Some(texts);
-            compiled
-        });
-        match compiled {
+        match self.source.compile(&texts, &self.tallies) {
             Ok(rules) => {
                 tell(&self.source, &rules);
                 self.rules.store(Arc::new(rules));
+                self.told = None;
                 self.metrics.valid.set(1);
                 self.metrics.loaded.inc();
             }
-            Err(faults) => {
-                error!(%faults, "limits not taken: the last good ones stay in force");
-                self.metrics.valid.set(0);
-                self.metrics.refused.inc();
-            }
+            Err(faults) => self.refuse(faults),
+        }
+        self.last = Some(texts);
+        true
+    }
+
+    /// Tells what is wrong, once.
+    fn refuse(&mut self, faults: Faults) {
+        self.metrics.valid.set(0);
+        if self.told.as_ref() != Some(&faults) {
+            error!(%faults, "limits not taken: the last good ones stay in force");
+            self.metrics.refused.inc();
+            self.told = Some(faults);
         }
     }
 }
@@ -311,5 +340,64 @@ mod tests {
         assert!(missing.load(&Tallies::unregistered()).unwrap_err().to_string().contains("cannot be read"));
         let one = Source { path: dir.path().join("a.yaml"), merge_domains: false };
         assert_eq!(one.load(&Tallies::unregistered()).unwrap().size(), (1, 1));
+    }
+
+    /// A loader of a directory with one good file.
+    fn loader(dir: &Path) -> Loader {
+        fs::write(dir.join("a.yaml"), GOOD).unwrap();
+        let source = Source { path: dir.to_owned(), merge_domains: false };
+        let counter = |name: &str| IntCounter::new(name, name).unwrap();
+        let metrics = LoadMetrics {
+            valid: IntGauge::new("valid", "valid").unwrap(),
+            loaded: counter("loaded"),
+            refused: counter("refused"),
+        };
+        Loader::start(source, Arc::new(Tallies::unregistered()), metrics).unwrap()
+    }
+
+    /// A directory away for a moment, as when a volume is mounted anew, with the same files after it.
+    #[test]
+    fn the_same_files_are_valid_again_after_a_failure_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut loader = loader(dir.path());
+        let metrics = loader.metrics.clone();
+        let state = || (metrics.valid.get(), metrics.loaded.get(), metrics.refused.get());
+        let bad = dir.path().join("b.yaml");
+        for _ in 0..2 {
+            fs::write(&bad, b"\xff").unwrap();
+            assert!(!loader.reload());
+            assert_eq!(state(), (0, 1, 1), "told once");
+        }
+        fs::remove_file(&bad).unwrap();
+        assert!(loader.reload());
+        assert_eq!(state(), (1, 2, 1));
+        // A fault in what can be read is told once as well, and again after another.
+        for (text, refused) in [("a", 2), ("a", 2), ("domain: d", 3), ("a", 4)] {
+            fs::write(&bad, text).unwrap();
+            assert!(loader.reload());
+            assert_eq!(state(), (0, 2, refused));
+        }
+    }
+
+    /// Without a watcher, or with files that cannot be read, it neither spins nor stops looking.
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_not_tried_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let loader = loader(dir.path());
+        let (metrics, stop) = (loader.metrics.clone(), CancellationToken::new());
+        let bad = dir.path().join("b.yaml");
+        fs::write(&bad, b"\xff").unwrap();
+        let task = tokio::spawn(loader.run(stop.clone()));
+        let wait = async |valid: i64| {
+            while metrics.valid.get() != valid {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        wait(0).await;
+        fs::remove_file(&bad).unwrap();
+        wait(1).await;
+        assert_eq!(metrics.refused.get(), 1);
+        stop.cancel();
+        task.await.unwrap();
     }
 }
