@@ -1,7 +1,10 @@
 //! What Admit wants to know of a JSON request body: model, size of the prompt, bound of the output. And the change
 //! that asks an OpenAI stream for its usage.
 
-use crate::scan::{Event, Key, Scanner, Sink, Word};
+use crate::{
+    facts::decode,
+    scan::{Event, Key, Scanner, Sink, TEXT_BYTES_MAX, Word},
+};
 use std::ops::Range;
 
 /// Facts read from a request body.
@@ -50,7 +53,7 @@ pub fn read(body: &[u8]) -> BodyFacts {
     let taken = scanner.feed(body, &mut found);
     let complete = scanner.is_done() && body[taken..].iter().all(u8::is_ascii_whitespace);
     BodyFacts {
-        model: String::from_utf8_lossy(&found.model).trim_end_matches('\u{fffd}').to_owned(),
+        model: decode(&found.model, TEXT_BYTES_MAX),
         prompt_bytes: found.prompt_bytes,
         max_output_tokens: found.max_output_tokens.iter().flatten().next().copied().unwrap_or(0),
         include_usage: found.edit().filter(|_| complete),
@@ -254,6 +257,9 @@ mod tests {
     fn a_long_model_name_is_cut() {
         let body = format!(r#"{{"model":"{}"}}"#, "é".repeat(300));
         assert_eq!(read(body.as_bytes()).model.len(), 256);
+        // Each wrong byte is replaced by three.
+        let body = [&b"{\"model\":\""[..], &[0xff; 255], b"a\"}"].concat();
+        assert_eq!(read(&body).model.len(), 255);
     }
 
     #[test]

@@ -15,6 +15,9 @@ const NAME_BYTES_MAX: usize = 256;
 /// Longest path or header value passed on, in bytes.
 const VALUE_BYTES_MAX: usize = 2048;
 
+/// Stands for a control character.
+const REPLACEMENT: &str = "\u{fffd}";
+
 /// Longest session passed on, in bytes.
 const SESSION_BYTES_MAX: usize = 128;
 
@@ -34,17 +37,16 @@ pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
         None if !config.apply.by_address() => String::new(),
         route => name(route, "route_name"),
     };
-    (!cluster.is_empty()).then(|| PoolKey {
-        route: cut(&route, NAME_BYTES_MAX).to_owned(),
-        cluster: cut(&cluster, NAME_BYTES_MAX).to_owned(),
-    })
+    (!cluster.is_empty())
+        .then(|| PoolKey { route: clean(&route, NAME_BYTES_MAX), cluster: clean(&cluster, NAME_BYTES_MAX) })
 }
 
 /// Who asks, and what for: the question for one request, but for its pool, holder and lease. `wanted` are headers
 /// the sidecar asked to see.
-pub fn admit(host: &dyn Host, config: &Config, wanted: &[String], body: BodyFacts) -> AdmitRequest {
+pub fn admit(host: &dyn Host, config: &Config, wanted: &[String], body: &BodyFacts) -> AdmitRequest {
     let subject = subject(host, config, wanted);
-    let model = if body.model.is_empty() { model_of_path(&subject.path).to_owned() } else { body.model };
+    let model = if body.model.is_empty() { model_of_path(&subject.path) } else { &body.model };
+    let model = clean(model, NAME_BYTES_MAX);
     AdmitRequest {
         candidates: candidates(host, config),
         subject: Some(subject),
@@ -65,7 +67,7 @@ pub fn path(host: &dyn Host) -> String {
 
 /// The upstream address of the effective stream; none before one was chosen.
 pub fn upstream_address(host: &dyn Host) -> Option<String> {
-    text(host, &["upstream", "address"]).map(|address| cut(&address, NAME_BYTES_MAX).to_owned())
+    text(host, &["upstream", "address"]).map(|address| clean(&address, NAME_BYTES_MAX))
 }
 
 /// Whether the response came from upstream, and is not the gateway's own. Gateways that do not tell are
@@ -78,6 +80,27 @@ pub fn is_via_upstream(host: &dyn Host) -> bool {
 pub fn number(host: &dyn Host, path: &[&str]) -> u64 {
     let bytes = host.property(path).unwrap_or_default();
     bytes.try_into().map_or(0, u64::from_le_bytes)
+}
+
+/// A text the sidecar takes, whatever a client wrote: control characters are replaced, and it is cut to `bytes_max`. To
+/// be used *after* invalid UTF-8 was replaced, as each wrong byte becomes three.
+pub(crate) fn clean(text: &str, bytes_max: usize) -> String {
+    let mut clean = cut(text, bytes_max).to_owned();
+    if clean.contains(char::is_control) {
+        clean = clean.replace(char::is_control, REPLACEMENT);
+        clean.truncate(cut(&clean, bytes_max).len());
+    }
+    clean
+}
+
+/// The same of the beginning of a text, which may end within a character.
+pub(crate) fn decode(bytes: &[u8], bytes_max: usize) -> String {
+    let cut_off = |len: usize| {
+        let tail = bytes.len().checked_sub(len).map(|at| str::from_utf8(&bytes[at..]));
+        matches!(tail, Some(Err(fault)) if fault.valid_up_to() == 0 && fault.error_len().is_none())
+    };
+    let end = (1..4).find(|len| cut_off(*len)).unwrap_or(0);
+    clean(&String::from_utf8_lossy(&bytes[..bytes.len() - end]), bytes_max)
 }
 
 /// The longest prefix of at most `bytes_max` bytes that is whole characters.
@@ -105,7 +128,7 @@ fn model_of_path(path: &str) -> &str {
 fn session(host: &dyn Host, config: &Config) -> String {
     let named = config.session_headers.iter().filter_map(|name| host.request_header(name));
     let session = named.into_iter().find(|session| !session.is_empty()).unwrap_or_default();
-    cut(&session, SESSION_BYTES_MAX).to_owned()
+    clean(&session, SESSION_BYTES_MAX)
 }
 
 /// A value from where it is configured to come from.
@@ -128,7 +151,7 @@ fn value(host: &dyn Host, source: &Source) -> Option<String> {
 
 fn subject(host: &dyn Host, config: &Config, wanted: &[String]) -> Subject {
     let header = |name: &str| host.request_header(name);
-    let short = |value: String, max: usize| cut(&value, max).to_owned();
+    let short = |value: String, max: usize| clean(&value, max);
     Subject {
         consumer: value(host, &config.consumer).map(|v| short(v, NAME_BYTES_MAX)).unwrap_or_default(),
         source_ip: text(host, &["source", "address"])
@@ -155,7 +178,10 @@ fn candidates(host: &dyn Host, config: &Config) -> Vec<Candidate> {
     let offered: Vec<Candidate> = host
         .upstream_hosts()
         .into_iter()
-        .filter(|(address, about)| !address.is_empty() && address.len() <= NAME_BYTES_MAX && healthy(about))
+        .filter(|(address, about)| {
+            let sound = (1..=NAME_BYTES_MAX).contains(&address.len()) && !address.contains(char::is_control);
+            sound && healthy(about)
+        })
         .take(CANDIDATES_MAX)
         .map(|(address, _)| {
             let (weight, cap) = configured(&address).map_or((0.0, 0), |c| (c.weight, c.cap));
@@ -237,5 +263,34 @@ mod tests {
         assert_eq!(cut("aé", 2), "a");
         assert_eq!(cut("aé", 3), "aé");
         assert_eq!(cut("a", 9), "a");
+    }
+
+    #[test]
+    fn nothing_is_left_that_the_sidecar_would_refuse() {
+        let long = "a".repeat(300);
+        let wrong = String::from_utf8_lossy(&[0xff; 200]).into_owned();
+        let cases = [
+            ("gpt-4", "gpt-4"),
+            ("x\u{1}", "x\u{fffd}"),
+            ("\u{7f}\u{85}\n", "\u{fffd}\u{fffd}\u{fffd}"),
+            (&long, &long[..256]),
+            (&wrong, &wrong[..255]),
+            (&"\0".repeat(200), &wrong[..255]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(clean(text, 256), expected);
+        }
+        // Wrong bytes stay visible: a name of nothing else is no absent one.
+        let cases: [(&[u8], &str); 6] = [
+            (b"", ""),
+            ("aé".as_bytes(), "aé"),
+            (&"aé".as_bytes()[..2], "a"),
+            (&"a👋".as_bytes()[..4], "a"),
+            (b"\xff\xff", "\u{fffd}\u{fffd}"),
+            (b"a\x80", "a\u{fffd}"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(decode(bytes, 256), expected);
+        }
     }
 }

@@ -32,6 +32,8 @@ counters! {
     AdmitsTimeout = "evenkeel_admits_timeout",
     /// Admit failed otherwise: sidecar unreachable, error status, unreadable answer.
     AdmitsFailed = "evenkeel_admits_failed",
+    /// Admit refused by the sidecar as invalid, and the request with 400.
+    AdmitsInvalid = "evenkeel_admits_invalid",
     /// Requests let through without an answer (`on_error` open).
     FailOpen = "evenkeel_fail_open",
     /// Requests refused for want of an answer (`on_error` closed).
@@ -44,7 +46,7 @@ counters! {
     BodyTooLarge = "evenkeel_body_too_large",
     /// Requests the sidecar answered itself.
     OwnAnswered = "evenkeel_own_answered",
-    /// Requests it was to answer itself and did not, refused with 503, 413 or 408.
+    /// Requests it was to answer itself and did not, refused with 503, 413, 408 or 400.
     OwnFailed = "evenkeel_own_failed",
     /// Responses that told their usage to the end.
     UsageFinal = "evenkeel_usage_final",

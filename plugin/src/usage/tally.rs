@@ -243,8 +243,7 @@ impl Tally {
             | [Usage, Models, Item, ModelId]
                 if self.model.is_empty() =>
             {
-                let text = String::from_utf8_lossy(text);
-                self.model = crate::facts::cut(text.trim_end_matches('\u{fffd}'), TEXT_BYTES_MAX).to_owned();
+                self.model = crate::facts::decode(text, TEXT_BYTES_MAX);
             }
             [Type] => {
                 self.document.last = matches!(

@@ -6,6 +6,7 @@
 mod keep_alive;
 mod own;
 mod reach;
+mod refuse;
 mod request;
 mod response;
 mod settle;
@@ -69,6 +70,8 @@ struct Stream {
     by_gateway: bool,
     /// The sidecar answers it itself.
     own: bool,
+    /// It was answered locally, and must not reach the upstream.
+    refused: bool,
     /// What the sidecar wants to see again in the Settle.
     ticket: Rc<[u8]>,
     /// Headers to add to its response.
@@ -92,6 +95,8 @@ pub struct Worker {
     wanted_headers: Vec<String>,
     /// Lease number up to which the last tick looked.
     looked_through: u64,
+    /// Warnings said once in the life of a worker, as bits.
+    said: u8,
 }
 
 impl Worker {
@@ -110,6 +115,7 @@ impl Worker {
             reach: Reach::default(),
             wanted_headers: Vec::new(),
             looked_through: 0,
+            said: 0,
         }
     }
 

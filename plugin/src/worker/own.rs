@@ -11,6 +11,9 @@ use prost::Message as _;
 /// Largest body of such a request, in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
+/// Longest method passed on, in bytes.
+const METHOD_BYTES_MAX: usize = 32;
+
 /// How long the sidecar may take for one. Nobody waits for a model meanwhile.
 const TIMEOUT_MS: u64 = 2000;
 
@@ -33,13 +36,14 @@ impl Worker {
         stream.asked_ms = host.now_ms();
         let body =
             if stream.phase == Phase::Decided { Vec::new() } else { host.request_body(BODY_BYTES_MAX) };
-        let mut request = facts::admit(host, &self.config, &self.wanted_headers, BodyFacts::default());
+        let mut request = facts::admit(host, &self.config, &self.wanted_headers, &BodyFacts::default());
         request.pool = stream.pool.as_ref().map(PoolKey::message);
         request.holder.clone_from(&self.holder);
         // No lease is taken. Should a sidecar that does not know own requests take one, the next KeepAlive that lists
         // its pool gives it back.
         request.lease = self.book.number();
-        request.own = Some(OwnRequest { method: host.request_header(":method").unwrap_or_default(), body });
+        let method = facts::clean(&host.request_header(":method").unwrap_or_default(), METHOD_BYTES_MAX);
+        request.own = Some(OwnRequest { method, body });
         match host.call(&self.config.sidecar_cluster, Method::Admit, &request.encode_to_vec(), TIMEOUT_MS) {
             Some(token) => {
                 stream.phase = Phase::Asking { token };
@@ -74,17 +78,14 @@ impl Worker {
         self.refuse_own(host, context, 408, "body_late", "The body did not come in time.")
     }
 
+    /// The sidecar refused the question itself.
+    pub(super) fn own_invalid(&mut self, host: &dyn Host, context: u32) -> Step {
+        host.count(Counter::OwnFailed, 1);
+        self.invalid(host, context)
+    }
+
     fn refuse_own(&mut self, host: &dyn Host, context: u32, status: u32, kind: &str, message: &str) -> Step {
         host.count(Counter::OwnFailed, 1);
-        if let Some(stream) = self.streams.get_mut(&context) {
-            stream.phase = Phase::Decided;
-        }
-        let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
-        if status == 503 {
-            headers.push(("retry-after".to_owned(), "1".to_owned()));
-        }
-        let body = format!(r#"{{"error":{{"type":"{kind}","message":"{message}"}}}}"#);
-        host.respond(status, &headers, body.as_bytes());
-        Step::Answered
+        self.refuse(host, context, status, kind, message)
     }
 }

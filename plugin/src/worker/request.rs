@@ -13,6 +13,9 @@ use evenkeel_proto::v1::{AdmitResponse, Admitted, Basis, Denied, Header, admit_r
 use prost::Message as _;
 use std::rc::Rc;
 
+/// gRPC status of a question the sidecar does not understand.
+const INVALID_ARGUMENT: u32 = 3;
+
 /// gRPC status of a call that took too long.
 const DEADLINE_EXCEEDED: u32 = 4;
 
@@ -66,7 +69,7 @@ impl Worker {
             host.count(Counter::BodyTooLarge, 1);
         }
         let prompt_bytes = length.filter(|_| json).unwrap_or(0);
-        let step = self.ask(host, context, BodyFacts { prompt_bytes, ..BodyFacts::default() });
+        let step = self.ask(host, context, &BodyFacts { prompt_bytes, ..BodyFacts::default() });
         step.flow()
     }
 
@@ -97,7 +100,7 @@ impl Worker {
             // client from sending.
             Phase::Gathering { .. } | Phase::Asking { .. } => Flow::Pause,
             // It was answered, and must not reach the upstream.
-            Phase::Decided if stream.own => Flow::Pause,
+            Phase::Decided if stream.own || stream.refused => Flow::Pause,
             Phase::Decided => Flow::Continue,
         }
     }
@@ -108,7 +111,7 @@ impl Worker {
         match stream.phase {
             Phase::Gathering { .. } => self.ask_with_body(host, context, 0).flow(),
             Phase::Asking { .. } => Flow::Pause,
-            Phase::Decided if stream.own => Flow::Pause,
+            Phase::Decided if stream.own || stream.refused => Flow::Pause,
             Phase::Decided => Flow::Continue,
         }
     }
@@ -126,7 +129,7 @@ impl Worker {
                 let step = if self.streams.get(&context).is_some_and(|stream| stream.own) {
                     self.own_body_late(host, context)
                 } else {
-                    self.ask(host, context, BodyFacts::default())
+                    self.ask(host, context, &BodyFacts::default())
                 };
                 if step == Step::GoOn {
                     host.resume_request();
@@ -151,6 +154,10 @@ impl Worker {
             Some(Answer::Denied(denied)) => {
                 self.reach.up(host, &self.config);
                 self.on_denied(host, context, denied)
+            }
+            _ if status == INVALID_ARGUMENT => {
+                self.reach.up(host, &self.config);
+                if own { self.own_invalid(host, context) } else { self.invalid(host, context) }
             }
             // Not what was asked for, or nothing.
             _ if own => {
@@ -189,7 +196,7 @@ impl Worker {
             self.include_usage(host, context, &body, &facts);
             facts
         };
-        self.ask(host, context, facts)
+        self.ask(host, context, &facts)
     }
 
     /// Asks an OpenAI stream for its usage, where its client did not.
@@ -210,7 +217,7 @@ impl Worker {
     }
 
     /// Issues a lease and asks the sidecar.
-    fn ask(&mut self, host: &dyn Host, context: u32, body: BodyFacts) -> Step {
+    fn ask(&mut self, host: &dyn Host, context: u32, body: &BodyFacts) -> Step {
         let Some(stream) = self.streams.get_mut(&context) else { return Step::GoOn };
         stream.asked_ms = host.now_ms();
         let pool = stream.pool.take();
@@ -359,7 +366,7 @@ impl Worker {
     }
 
     /// Tells in a response header how the request was placed, if so configured.
-    fn report(&mut self, context: u32, how: &str) {
+    pub(super) fn report(&mut self, context: u32, how: &str) {
         if let (Some(name), Some(stream)) = (&self.config.report_header, self.streams.get_mut(&context)) {
             stream.response_headers.push(Header { name: name.clone(), value: how.to_owned() });
         }
@@ -388,6 +395,7 @@ impl Stream {
             responding: false,
             by_gateway: false,
             own: false,
+            refused: false,
             ticket: Rc::default(),
             response_headers: Vec::new(),
             reading: Reading::default(),

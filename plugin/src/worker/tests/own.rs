@@ -75,6 +75,15 @@ fn without_its_answer_it_is_refused_and_never_forwarded() {
 }
 
 #[test]
+fn one_refused_as_invalid_is_answered_400() {
+    let mut rig = Rig::new(CONFIG);
+    ask(&mut rig, "/quota", None);
+    rig.answer(5, 3, None);
+    assert_eq!((status(&rig), rig.host.counted(Counter::OwnFailed)), (400, 1));
+    assert!(!rig.host.logs.borrow().iter().any(|(_, line)| line.contains("no answer")));
+}
+
+#[test]
 fn it_may_be_denied() {
     let mut rig = Rig::new(CONFIG);
     ask(&mut rig, "/quota", None);

@@ -239,6 +239,69 @@ fn without_an_answer_a_request_goes_on_with_its_endpoint_unknown() {
     }
 }
 
+/// A client that found a way to make Admit an error was let past every limit.
+#[test]
+fn a_question_refused_as_invalid_is_no_outage() {
+    for on_error in ["open", "closed"] {
+        let mut rig = Rig::new(&format!(r#"{{"on_error":"{on_error}"}}"#));
+        for context in [5, 6] {
+            rig.arrive(context);
+            rig.answer(context, 3, None);
+            let response = rig.host.with(context, |s| s.response.clone()).unwrap();
+            assert_eq!((response.status, rig.resumed(context)), (400, 0));
+            assert!(serde_json::from_slice::<serde_json::Value>(&response.body).is_ok());
+            assert_eq!(
+                rig.worker.on_request_body(&rig.host, context, 9, true),
+                Flow::Pause,
+                "never forwarded"
+            );
+            rig.end(context);
+        }
+        assert!(rig.worker.book().is_empty() && rig.host.calls_of(Method::Settle).is_empty());
+        let counted = [Counter::AdmitsInvalid, Counter::AdmitsFailed, Counter::FailOpen, Counter::FailClosed];
+        assert_eq!(counted.map(|counter| rig.host.counted(counter)), [2, 0, 0, 0]);
+        assert_eq!(rig.host.logs.borrow().len(), 1, "{:?}", rig.host.logs.borrow());
+    }
+}
+
+/// The sidecar refuses names with control characters and names that are too long: no client may choose one.
+#[test]
+fn nothing_a_client_chooses_makes_admit_an_error() {
+    let name = |text: &str, max: usize| text.len() <= max && !text.contains(char::is_control);
+    let control = "x\u{1}\u{7f}\u{85}\n".to_owned();
+    let wrong = String::from_utf8_lossy(&[0xff; 3000]).into_owned();
+    for (value, body) in [
+        (&control, br#"{"model":"x\u0001\u0085\n"}"#.to_vec()),
+        (&wrong, [&br#"{"model":""#[..], &[0xff; 255], br#"x"}"#].concat()),
+        (&wrong, [&br#"{"model":""#[..], &[0xff; 200], br#""}"#].concat()),
+    ] {
+        let mut rig = Rig::new(
+            r#"{"read_body":true,"pass_headers":["x-a"],"descriptors":{"d":{"header":"x-a"},
+                "p":{"property":["p"]}}}"#,
+        );
+        rig.host.open(5);
+        for property in ["p", "xds.route_name", "xds.cluster_name"] {
+            rig.host.set(5, property, value.as_bytes());
+        }
+        rig.host.with(5, |s| {
+            for name in [":path", "x-a", "x-mse-consumer", "x-session-id"] {
+                s.request_headers.insert(name.into(), value.clone());
+            }
+            s.request_headers.insert("content-type".into(), "application/json".into());
+            s.body = body.clone();
+        });
+        rig.worker.on_request_headers(&rig.host, 5, false);
+        rig.worker.on_request_body(&rig.host, 5, body.len(), true);
+        let admit = rig.host.last(Method::Admit).admit();
+        let (pool, subject) = (admit.pool.unwrap(), admit.subject.unwrap());
+        assert!(!admit.model.is_empty() && name(&admit.model, 256), "{:?}", admit.model);
+        assert!(name(&admit.session, 128) && name(&subject.consumer, 256) && name(&subject.path, 2048));
+        assert!(name(&pool.route, 256) && name(&pool.cluster, 256));
+        assert!(subject.headers.values().all(|value| name(value, 2048)));
+        assert!(subject.descriptors.values().all(|value| name(value, 256)));
+    }
+}
+
 #[test]
 fn a_call_that_cannot_be_made_lets_the_request_go_on_at_once() {
     let mut rig = Rig::new("");
