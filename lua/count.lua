@@ -3,8 +3,9 @@
 -- KEYS  first   hash    counters of one key: name of the limit or quota -> packed counter (below); the field
 --                       '' holds the time this hash expires, ms, or -1: balances and amounts on record do not
 --       then    zset    requests running under one limit of concurrency: id -> deadline, ms
---       then    hash    notes of reservations not yet settled: id -> '1', or '0' where it was settled after the store
---                       had lost the note; the field '' holds the time the hash was made, ms, and filler
+--       then    hash    notes of reservations not yet settled: id -> packed doubles, for each counter the window and
+--                       what was taken; or '0' where it was settled after the store had lost the note; the field ''
+--                       holds the time the hash was made, ms, and filler
 -- ARGV  1       time now, ms; "" for Redis's own
 --       2       words, MessagePack: { sets, running, notes, rules }
 --               sets: lists of names of counters
@@ -19,14 +20,15 @@
 --       3       for each hash of counters the number of its set; cells are numbered through all of them, from 1
 --       4       settlements, flat: note or 0, epoch, n, n times { cell, rule, window, reserved, actual,
 --               flags (2: provisional) }
---       5       reservations, flat: note or 0, flags (1: only look), n, n times { cell, rule, cost, flags (1: shadow,
---               2: provisional) }
+--       5       reservations, flat: note or 0, flags (1: only look, 2: give back what the note tells of), n,
+--               n times { cell, rule, cost, flags (1: shadow, 2: provisional) }
 --               3 to 5 are packed doubles, least significant byte first: eight times as fast to take apart as
 --               MessagePack. A cell of a rule "running" is the number of the zset; no id is named twice
 -- RETURNS       one text of packed doubles: now in ms; for each hash of notes its epoch; for each settlement 1, or 0
 --               where it was settled before; for each reservation
 --                 1, n times { used, taken, amount, window, reserved }             where admitted
 --                 0, n times { over, used, amount, retry, final, reserved }        where refused (ms)
+--                 1, or 0 where there is no note of it                             where to be given back
 -- ERRORS        none of its own
 -- COST          O(cells + operations); O(log running) for limits of concurrency
 -- LAYOUT        ek1; see docs/redis-layout.md. Packed, all little-endian doubles:
@@ -42,6 +44,8 @@ local SLOTS, DAY_MS = 16, 86400000
 local NOTES_MS = 2 * DAY_MS
 -- Renewing an expiry costs a call: it is set ahead by up to this.
 local AHEAD_MS = 60000
+-- No counter is kept longer than this, however long it would take to drain.
+local KEPT_MS = 400 * DAY_MS
 local FILLER = ':filler: keeps this hash a hash table instead of a list; see docs/redis-layout'
 -- Numbers taken apart or put together at once: each is a place on Lua's stack.
 local CHUNK = 240
@@ -135,12 +139,14 @@ end
 -- For each kind: a counter as of now.
 local AS_OF_NOW = {
   [FIXED] = function(s, rule)
-    if s and s[1] == rule.start then return s end
+    -- One of the next window: the clock was set back a little.
+    if s and (s[1] == rule.start or s[1] == rule.stop) then return s end
     return { rule.start, 0, 0 }
   end,
   [SLIDING] = function(s, rule)
     local slot = rule.slot
-    if not s or s[1] > slot or slot - s[1] > SLOTS then
+    -- A slot ahead: the clock was set back a little.
+    if not s or s[1] > slot + SLOTS or slot - s[1] > SLOTS then
       s = { slot }
       for i = 2, SLOTS + 2 do s[i] = 0 end
     elseif s[1] < slot then
@@ -169,7 +175,7 @@ local AS_OF_NOW = {
   end,
   [BUDGET] = function(s, rule)
     s = s or { rule.start, 0, 0, -1 }
-    if s[1] ~= rule.start then s[1], s[2], s[3] = rule.start, 0, 0 end
+    if s[1] ~= rule.start and s[1] ~= rule.stop then s[1], s[2], s[3] = rule.start, 0, 0 end
     s.amount = s[4] >= 0 and s[4] or rule[2]
     return s
   end,
@@ -181,9 +187,12 @@ local function load(cell, rule)
   local s = state[cell]
   if not s then
     local kind, packed = rule[1], raw[cell]
-    -- One of another length is of another kind: the limit was changed.
+    -- One of another length is of another kind: the limit was changed, and begins anew. A quota's record is not
+    -- overwritten: it refuses.
     if packed and #packed == 8 * LENGTH[kind] then
       s = AS_OF_NOW[kind]({ unpack_struct(FORMAT[kind], packed) }, rule)
+    elseif packed and (kind == PREPAID or kind == BUDGET) then
+      s = { 0, 0, 0, 0, 0, 0, absent = true, amount = -1, foreign = true }
     else
       s = AS_OF_NOW[kind](nil, rule)
     end
@@ -194,6 +203,7 @@ end
 
 -- For each kind: puts what is to be charged in the place of what was reserved; false where there is nothing to change.
 local function settle_window(s, _, at, reserved, actual, provisional)
+  if s.foreign then return false end
   if s[1] == at then
     s[2] = max(0, s[2] + actual - reserved)
     if provisional then s[3] = max(0, s[3] - reserved) end
@@ -261,6 +271,7 @@ local ROOM = {
 }
 
 local function take_of_window(s, _, taken, provisional)
+  if s.foreign then return false end
   s[2] = s[2] + taken
   if provisional then s[3] = s[3] + taken end
   return true
@@ -357,7 +368,7 @@ while settlements[p] do
   local result, lost = 1, false
   if note > 0 then
     local k = key_of_note[note]
-    if noted[note] == '1' then
+    if noted[note] and noted[note] ~= '0' then
       note_del[k][#note_del[k] + 1] = id_of[note]
       noted[note] = false
     elseif noted[note] or epochs[k] == epoch then
@@ -371,8 +382,9 @@ while settlements[p] do
   for i = p, p + 6 * n - 6, 6 do
     local cell, rule = settlements[i], rules[settlements[i + 1]]
     if rule[1] == RUNNING then
-      -- A KeepAlive that was under way may have put back what ran: a repeated settlement ends it once more.
-      call('ZREM', KEYS[first_running + cell], id_of[note])
+      -- A KeepAlive that was under way may have put back what ran: a repeated settlement ends it once more. One
+      -- without a note was made under another arrangement of keys: what ran ends by itself.
+      if note > 0 then call('ZREM', KEYS[first_running + cell], id_of[note]) end
     elseif result == 1 then
       local reserved = lost and 0 or settlements[i + 3]
       local s, provisional = load(cell, rule), settlements[i + 5] == 2
@@ -386,15 +398,28 @@ while settlements[p] do
   reply[n_reply] = result
 end
 
--- Reservations.
-p = 1
-while reservations[p] do
-  local note, look, n = reservations[p], reservations[p + 1] == 1, reservations[p + 2]
-  p = p + 3
-  local last = p + 4 * n - 4
-  local repeated = note > 0 and noted[note]
+-- Reservations: n times { cell, rule, cost, flags } from p on.
+
+-- Gives back what a reservation took, by its note. What counts as running is left to end by itself.
+local function give_back(from, n, note, before)
+  for i = 1, n do
+    local at = from + 4 * i - 4
+    local cell, rule = reservations[at], rules[reservations[at + 1]]
+    if rule[1] ~= RUNNING then
+      local s, provisional = load(cell, rule), reservations[at + 3] >= 2
+      if SETTLE[rule[1]](s, rule, before[2 * i - 1], before[2 * i], 0, provisional) then dirty[cell] = rule end
+    end
+  end
+  local del = note_del[key_of_note[note]]
+  del[#del + 1], noted[note] = id_of[note], false
+end
+
+-- What each counter has for it; the second is false where one has nothing. `before`: what it took when it was asked
+-- for before.
+local function judge(from, n, repeated, before)
   local taken, admitted = {}, true
-  for at = p, last, 4 do
+  for i = 1, n do
+    local at = from + 4 * i - 4
     local cell, rule, cost = reservations[at], rules[reservations[at + 1]], reservations[at + 2]
     local kind, most = rule[1], nil
     if kind == RUNNING then
@@ -402,45 +427,86 @@ while reservations[p] do
     else
       most = ROOM[kind](load(cell, rule), rule, cost)
     end
-    if not most and (repeated or reservations[at + 3] % 2 == 1) then most = cost end
-    taken[at], admitted = most, admitted and most ~= nil
-  end
-  n_reply = n_reply + 1
-  reply[n_reply] = admitted and 1 or 0
-  for at = p, last, 4 do
-    local cell, rule, cost = reservations[at], rules[reservations[at + 1]], reservations[at + 2]
-    local kind, provisional = rule[1], reservations[at + 3] >= 2
-    if admitted and not (repeated or look) then
-      if kind == RUNNING then
-        run(cell, rule, id_of[note])
-      elseif TAKE[kind](state[cell], rule, taken[at], provisional) then
-        dirty[cell] = rule
-      end
+    if before then
+      most = before[2 * i]
+    elseif not most and (repeated or reservations[at + 3] % 2 == 1) then
+      -- In shadow mode no more is taken of a balance than there is.
+      most = kind == PREPAID and min(state[cell][1], cost) or cost
     end
+    taken[i], admitted = most, admitted and most ~= nil
+  end
+  return taken, admitted
+end
+
+-- Takes and tells of it; the windows and what was taken, as a note has them.
+local function admit(from, n, note, taken, take, before)
+  local note_of = {}
+  for i = 1, n do
+    local at = from + 4 * i - 4
+    local cell, rule = reservations[at], rules[reservations[at + 1]]
+    local kind = rule[1]
     local used, amount, window, reserved
     if kind == RUNNING then
+      if take then run(cell, rule, id_of[note]) end
       used, amount, window, reserved = running[cell], rule[2], 0, 0
     else
-      used, amount, window, reserved = READ[kind](state[cell], rule)
+      local s = state[cell]
+      if take and TAKE[kind](s, rule, taken[i], reservations[at + 3] >= 2) then dirty[cell] = rule end
+      used, amount, window, reserved = READ[kind](s, rule)
     end
+    if before then window = before[2 * i - 1] end
+    note_of[2 * i - 1], note_of[2 * i] = window, taken[i]
+    reply[n_reply + 1], reply[n_reply + 2], reply[n_reply + 3] = used, taken[i], amount
+    reply[n_reply + 4], reply[n_reply + 5] = window, reserved
+    n_reply = n_reply + 5
+  end
+  return note_of
+end
+
+-- Tells why not.
+local function refuse(from, n, taken)
+  for i = 1, n do
+    local at = from + 4 * i - 4
+    local cell, rule, cost = reservations[at], rules[reservations[at + 1]], reservations[at + 2]
+    local kind, s, retry, final = rule[1], state[cell], 0, 0
+    local used, amount, _, reserved = running[cell], rule[2], 0, 0
+    if kind ~= RUNNING then
+      used, amount, _, reserved = READ[kind](s, rule)
+      retry, final = RETRY[kind](s, rule, cost, reservations[at + 3] >= 2)
+    end
+    reply[n_reply + 1], reply[n_reply + 2], reply[n_reply + 3] = taken[i] and 0 or 1, used, amount
+    reply[n_reply + 4], reply[n_reply + 5], reply[n_reply + 6] = retry, final, reserved
+    n_reply = n_reply + 6
+  end
+end
+
+p = 1
+while reservations[p] do
+  local note, flags, n = reservations[p], reservations[p + 1], reservations[p + 2]
+  p = p + 3
+  local repeated, before = note > 0 and noted[note], nil
+  -- A note of another number of counters: the limits have changed since.
+  if repeated and #repeated == 16 * n then before = doubles(repeated) end
+  n_reply = n_reply + 1
+  if flags == 2 then
+    reply[n_reply] = before and 1 or 0
+    if before then give_back(p, n, note, before) end
+  else
+    local taken, admitted = judge(p, n, repeated, before)
+    reply[n_reply] = admitted and 1 or 0
     if admitted then
-      reply[n_reply + 1], reply[n_reply + 2], reply[n_reply + 3] = used, taken[at], amount
-      reply[n_reply + 4], reply[n_reply + 5] = window, reserved
-      n_reply = n_reply + 5
+      local take = not repeated and flags == 0
+      local note_of = admit(p, n, note, taken, take, before)
+      if take and note > 0 then
+        local set = note_set[key_of_note[note]]
+        noted[note] = pack('<' .. string.rep('d', 2 * n), unpack(note_of))
+        set[#set + 1], set[#set + 2] = id_of[note], noted[note]
+      end
     else
-      local retry, final = 0, 0
-      if kind ~= RUNNING then retry, final = RETRY[kind](state[cell], rule, cost, provisional) end
-      reply[n_reply + 1], reply[n_reply + 2], reply[n_reply + 3] = taken[at] and 0 or 1, used, amount
-      reply[n_reply + 4], reply[n_reply + 5], reply[n_reply + 6] = retry, final, reserved
-      n_reply = n_reply + 6
+      refuse(p, n, taken)
     end
   end
-  p = last + 4
-  if admitted and note > 0 and not (repeated or look) then
-    local set = note_set[key_of_note[note]]
-    set[#set + 1], set[#set + 2] = id_of[note], '1'
-    noted[note] = '1'
-  end
+  p = p + 4 * n
 end
 
 -- All reading is done: write.
@@ -472,7 +538,7 @@ for b, values in pairs(values_of) do
       call('HSET', KEYS[b], unpack(values))
       call('PERSIST', KEYS[b])
     else
-      until_ms = until_ms + max(1000, min(until_ms - now, AHEAD_MS))
+      until_ms = min(until_ms + max(1000, min(until_ms - now, AHEAD_MS)), now + KEPT_MS)
       values[#values + 1], values[#values + 2] = '', string.format('%.0f', until_ms)
       call('HSET', KEYS[b], unpack(values))
       call('PEXPIRE', KEYS[b], string.format('%.0f', until_ms - now))

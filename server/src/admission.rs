@@ -55,20 +55,20 @@ pub enum Decision {
 }
 
 /// A request that has ended.
-#[derive(Clone, Copy, Debug)]
-pub struct End<'a> {
+#[derive(Clone, Debug)]
+pub struct End {
     /// As when it was admitted.
-    pub route: &'a str,
+    pub route: String,
     /// As when it was admitted.
-    pub cluster: &'a str,
+    pub cluster: String,
     /// As when it was admitted.
-    pub holder: &'a HolderId,
+    pub holder: HolderId,
     /// As when it was admitted.
     pub lease: LeaseId,
     /// What it was given when it was admitted; empty where its gateway never got it.
-    pub ticket: &'a [u8],
+    pub ticket: Vec<u8>,
     /// The model its response named.
-    pub model: &'a str,
+    pub model: String,
     /// How it ended, for the ledger.
     pub outcome: UsageOutcome,
     /// What is told of its usage.
@@ -169,11 +169,11 @@ impl Admission {
     ///
     /// # Errors
     /// Where the pool cannot be, or an embedded store fails.
-    pub async fn settle(&self, end: End<'_>) -> Result<bool, DomainError> {
+    pub async fn settle(&self, end: End) -> Result<bool, DomainError> {
         let id = ReservationId { holder: end.holder.clone(), lease: end.lease };
         let (released, settled) = tokio::join!(
-            self.balancer.settle(end.route, end.cluster, end.holder, end.lease),
-            self.limiter.settle(&id, end.ticket, end.model, &end.told),
+            self.balancer.settle(&end.route, &end.cluster, &end.holder, end.lease),
+            self.limiter.settle(&id, &end.ticket, &end.model, &end.told),
         );
         let settles = &self.metrics.limit_settles;
         let settled = match settled {
@@ -190,7 +190,7 @@ impl Admission {
             Some(false) => settles.repeated.inc(),
             None => {}
         }
-        let is_first = settled.first.unwrap_or(matches!(released, Ok(true)));
+        let is_first = settled.first.unwrap_or(settled.was_open || matches!(released, Ok(true)));
         if is_first && end.told.ending != Ending::NotSent {
             let charged = &self.metrics.charged;
             let tokens = settled.charge.tokens;
@@ -201,7 +201,7 @@ impl Admission {
             self.ledger.record(&UsageRecord {
                 consumer: &settled.ticket.consumer,
                 model: &settled.ticket.model,
-                route: end.route,
+                route: &end.route,
                 session: &settled.ticket.session,
                 tokens,
                 estimated: settled.charge.estimated,

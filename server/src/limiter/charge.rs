@@ -29,6 +29,8 @@ pub struct Told {
     pub output_bytes: u64,
     /// Whether any of the response's body was seen.
     pub began: bool,
+    /// Its body was read to its end and understood: there is no more than what is told.
+    pub body_read: bool,
 }
 
 /// The charge.
@@ -47,8 +49,8 @@ impl Charge {
     ///
     /// - what its response told at its end;
     /// - nothing, where it was never sent, or failed or was cut off before anything of it was seen;
-    /// - otherwise its prompt, and the output that was seen; where it is complete and neither was seen (its body could
-    ///   not be read), what was expected.
+    /// - otherwise its prompt, and the output that was seen; where it is complete and its body could not be read,
+    ///   what was expected.
     #[must_use]
     pub fn of(told: &Told, ticket: &Ticket, estimates: &Estimates, input: f64) -> Self {
         if told.ending == Ending::NotSent {
@@ -66,7 +68,7 @@ impl Charge {
             tokens.input = input.ceil() as u64;
         }
         let reckoned = match told.output_bytes {
-            0 if told.ending == Ending::Complete => ticket.output_tokens,
+            0 if told.ending == Ending::Complete && !told.body_read => ticket.output_tokens,
             bytes => estimates.output_tokens_of(&ticket.model, bytes),
         };
         tokens.output = tokens.output.max(reckoned);
@@ -100,6 +102,7 @@ mod tests {
             is_final,
             output_bytes,
             began,
+            body_read: false,
         };
         let charge = |told| Charge::of(&told, &ticket, &Estimates::default(), 9.5);
         let (complete, cut_off, failed) = (Ending::Complete, Ending::CutOff, Ending::Failed);
@@ -119,6 +122,9 @@ mod tests {
         for (told, tokens, estimated) in cases {
             assert_eq!(charge(told), Charge { tokens, estimated, request: true }, "{told:?}");
         }
+        // Complete, read, and nothing generated in it: a list of models, say.
+        let listed = Told { body_read: true, ..told(complete, None, false, 0, true) };
+        assert_eq!(charge(listed).tokens, tokens(10, 0));
         let nothing = Charge { tokens: tokens(0, 0), estimated: false, request: false };
         assert_eq!(charge(told(Ending::NotSent, None, false, 0, false)), nothing);
     }

@@ -12,6 +12,8 @@ const OUTPUT_TOKENS: f64 = 512.0;
 const BYTES_PER_TOKEN: f64 = 4.0;
 /// Weight of one more request once a model is known; before, the plain mean of all so far.
 const WEIGHT_MIN: f64 = 0.05;
+/// Bounds of what is learnt: text of any language and tokenizer lies within, and no odd request can move a model far.
+const BYTES_PER_TOKEN_LEARNT: std::ops::RangeInclusive<f64> = 1.0..=16.0;
 /// A model that fewer requests have used is known by its seed.
 const KNOWN_FROM: u32 = 5;
 /// Most models told apart; further ones are expected to use what nothing is known of.
@@ -112,13 +114,16 @@ impl Estimates {
         };
         let mut learnt = learnt.lock();
         learnt.output_tokens.add(tokens.output as f64);
+        let ratio = |bytes: u64, tokens: u64| {
+            let (least, most) = (BYTES_PER_TOKEN_LEARNT.start(), BYTES_PER_TOKEN_LEARNT.end());
+            (bytes as f64 / tokens as f64).clamp(*least, *most)
+        };
         if prompt_bytes > 0 && tokens.input > 0 {
-            learnt.bytes_per_input_token.add(prompt_bytes as f64 / tokens.input as f64);
+            learnt.bytes_per_input_token.add(ratio(prompt_bytes, tokens.input));
         }
-        // Reasoning is often not shown.
-        let shown = tokens.output.saturating_sub(tokens.reasoning);
-        if output_bytes > 0 && shown > 0 {
-            learnt.bytes_per_output_token.add(output_bytes as f64 / shown as f64);
+        // Of all output: reasoning that is not shown was generated as well.
+        if output_bytes > 0 && tokens.output > 0 {
+            learnt.bytes_per_output_token.add(ratio(output_bytes, tokens.output));
         }
     }
 }
@@ -153,7 +158,7 @@ mod tests {
         let learnt = estimate(&rules, 200);
         assert_eq!(learnt, Estimate { input: 50.0, output: 110.0, output_max: 200 });
         assert_eq!(learnt.with_margin(2.0), Tokens { input: 100, output: 200, ..Tokens::default() });
-        assert_eq!(estimates.output_tokens_of("m", 30), 10);
+        assert_eq!(estimates.output_tokens_of("m", 30), 11);
         // It follows a change, slowly.
         for _ in 0..200 {
             estimates.learn("m", 0, 0, &Tokens { output: 10, ..Tokens::default() });

@@ -9,7 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
-    domain::limit::{Facts, LimitRules, Meter, Rule},
+    domain::limit::{AMOUNT_MAX, Facts, LimitRules, Meter, Rule},
     store::{
         StoreError,
         counters::{Counters, Ground, Hold, Reading, ReservationId, Reserve, Settlement, Verdict},
@@ -112,6 +112,8 @@ pub struct Settled {
     pub cost: u64,
     /// Whether it was settled now; `None` where nothing was reserved, so that this cannot be told.
     pub first: Option<bool>,
+    /// Whether this sidecar admitted it and had not heard of its end.
+    pub was_open: bool,
 }
 
 impl Limiter {
@@ -235,7 +237,9 @@ impl Limiter {
         id: &ReservationId,
     ) -> Pass {
         let show_ticket = chosen.iter().any(|chosen| matches!(chosen.meter.rule, Rule::Running { .. }));
-        let taken = (!chosen.is_empty()).then(|| Settlement {
+        // What was counted here and not noted cannot be given back: the store knows nothing of it.
+        let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
+        let taken = (!chosen.is_empty() && is_known).then(|| Settlement {
             id: id.clone(),
             notes: verdict.notes.clone(),
             entries: (chosen.iter().zip(&verdict.readings))
@@ -281,7 +285,7 @@ impl Limiter {
     /// request has ended meanwhile, and is to be given back.
     #[must_use]
     pub fn note_open(&self, id: &ReservationId, pass: &Pass) -> bool {
-        pass.taken.is_none() || self.open.admitted(id, &pass.ticket)
+        self.open.admitted(id, &pass.ticket)
     }
 
     /// Gives back all that a request took, also what counts requests: it was not admitted after all.
@@ -307,8 +311,8 @@ impl Limiter {
         model: &str,
         told: &Told,
     ) -> Result<Option<Settled>, StoreError> {
-        let early = told.ending == Ending::NotSent && ticket.is_empty();
-        let kept = self.open.ended(id, early);
+        let kept = self.open.ended(id, ticket.is_empty());
+        let was_open = kept.is_some();
         let ticket = if ticket.is_empty() { kept.as_deref().unwrap_or_default() } else { ticket };
         let Some(mut ticket) = Ticket::decode(ticket) else { return Ok(None) };
         if ticket.model.is_empty() {
@@ -323,7 +327,7 @@ impl Limiter {
             self.estimates.learn(model, ticket.prompt_bytes, told.output_bytes, &charge.tokens);
         }
         if ticket.notes.is_empty() {
-            return Ok(Some(Settled { ticket, charge, cost, first: None }));
+            return Ok(Some(Settled { ticket, charge, cost, first: None, was_open }));
         }
         let now_ms = now_ms();
         let mut entries = Vec::with_capacity(ticket.takings.len());
@@ -335,12 +339,12 @@ impl Limiter {
             let actual = if entry.source.is_concurrency() {
                 0
             } else {
-                charge.counted(counts, &compiled.rules.prices, &ticket.model)
+                charge.counted(counts, &compiled.rules.prices, &ticket.model).min(AMOUNT_MAX)
             };
             entries.push(crate::store::counters::Entry {
                 rule: compiled.rule_to_settle(entry, taking.rate, now_ms),
                 bucket: taking.bucket,
-                name: taking.name,
+                name: Arc::clone(entry.name()),
                 window: taking.window,
                 reserved: taking.reserved,
                 actual,
@@ -350,7 +354,7 @@ impl Limiter {
         let reserved = (entries.iter()).filter(|entry| entry.actual < entry.reserved);
         reserved.for_each(|entry| self.refusals.forget(&entry.bucket, &entry.name));
         let first = self.counters.settle(Settlement { id: id.clone(), notes, entries }).await?;
-        Ok(Some(Settled { ticket, charge, cost, first: Some(first) }))
+        Ok(Some(Settled { ticket, charge, cost, first: Some(first), was_open }))
     }
 
     /// Keeps running requests counted: the tickets a gateway shows in a KeepAlive.
@@ -384,7 +388,7 @@ impl Limiter {
 /// Whether a counter in shadow mode would have refused what it took.
 fn is_over(meter: &Meter, reading: &Reading) -> bool {
     match meter.rule {
-        Rule::Prepaid { .. } => reading.used == 0 && reading.taken > 0,
+        Rule::Prepaid { .. } => reading.taken < meter.cost,
         _ => reading.used > reading.amount,
     }
 }

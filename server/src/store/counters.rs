@@ -164,12 +164,16 @@ pub struct Hold {
 /// Counters.
 #[async_trait]
 pub trait Counters: Send + Sync + 'static {
-    /// Takes of all counters, or of none where one has no room. Repeated with the same id it takes nothing more, and
-    /// answers with what was taken then (as far as it can tell) as taken.
+    /// Takes of all counters, or of none where one has no room. Repeated with the same id on the
+    /// same day it takes nothing more, and answers with what was taken then.
     ///
     /// On Redis Cluster counters of different tags are in different places: they are asked at once, and where one
     /// refuses, the others are given back.
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError>;
+
+    /// Gives back what a reservation took, as it was noted then; nothing where there is no note of it. For one whose
+    /// answer was lost. What counts as running is left to end by itself.
+    async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError>;
 
     /// What [`Self::reserve`] would answer, taking nothing.
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError>;

@@ -16,7 +16,7 @@ use evenkeel::{
         rule::{SLOTS, slot_ms},
     },
     store::{
-        counters::{Counters, Entry, Hold, ReservationId, Reserve, Settlement, Verdict},
+        counters::{Counters, Entry, Hold, Reading, ReservationId, Reserve, Settlement, Verdict},
         memory::MemoryCounters,
         redis::RedisStore,
     },
@@ -62,13 +62,22 @@ fn meters(set: usize, key: usize, cost: u64, shadow: bool, provisional: bool) ->
     let meter = |(i, (name, rule)): (usize, (&str, Rule))| Meter {
         bucket: bucket(rule.is_quota()),
         name: name.into(),
-        rule,
+        // An exception or override gives some another amount of the same counter.
+        rule: if cost == 5 { with_amount(rule, 25) } else { rule },
         cost: if matches!(rule, Rule::Running { .. }) { 1 } else { cost },
         provisional: provisional || matches!(rule, Rule::Running { .. }),
         shadow: shadow && i % 2 == 0,
         on_outage: OnOutage::Local,
     };
     chosen.map(meter).collect()
+}
+
+fn with_amount(rule: Rule, amount: u64) -> Rule {
+    match rule {
+        Rule::Fixed { window, .. } => Rule::Fixed { amount, window },
+        Rule::Sliding { period_ms, .. } => Rule::Sliding { amount, period_ms },
+        other => other,
+    }
 }
 
 fn id(number: u64) -> ReservationId {
@@ -79,6 +88,14 @@ fn id(number: u64) -> ReservationId {
 enum Step {
     Pass {
         ms: u64,
+    },
+    /// The clock is set back a little.
+    Back {
+        ms: u64,
+    },
+    /// What was reserved under this id is given back by its note.
+    GiveBack {
+        id: u64,
     },
     /// Reserve, with an id or without (then it cannot be settled).
     Reserve {
@@ -103,9 +120,9 @@ enum Step {
         id: u64,
         key: usize,
     },
-    /// Many at once, which leave in one script call.
+    /// Many at once, which leave in one script call: those with an end are settled, the others reserve.
     Batch {
-        ops: Vec<(u64, usize, usize, u64)>,
+        ops: Vec<(u64, usize, usize, u64, bool)>,
     },
     ForgetScripts,
     /// The store comes back empty.
@@ -117,11 +134,13 @@ fn step() -> impl Strategy<Value = Step> {
         (prop::option::of(1_u64..=12), 0..SETS.len(), 0_usize..4, 0_u64..7, any::<bool>(), any::<bool>());
     prop_oneof![
         6 => prop_oneof![1_u64..80, 200_u64..1500, Just(DAY_MS)].prop_map(|ms| Step::Pass { ms }),
+        1 => (1_u64..20).prop_map(|ms| Step::Back { ms }),
+        1 => (1_u64..=12).prop_map(|id| Step::GiveBack { id }),
         12 => reserve.prop_map(|(id, set, key, cost, shadow, provisional)| Step::Reserve { id, set, key, cost, shadow, provisional }),
         2 => (0..SETS.len(), 0_usize..4, 0_u64..7).prop_map(|(set, key, cost)| Step::Peek { set, key, cost }),
         6 => (1_u64..=12, 0_u64..12).prop_map(|(id, actual)| Step::Settle { id, actual }),
         1 => (1_u64..=12, 0_usize..4).prop_map(|(id, key)| Step::Hold { id, key }),
-        2 => prop::collection::vec((1_u64..=12, 0..SETS.len(), 0_usize..4, 0_u64..7), 1..8).prop_map(|ops| Step::Batch { ops }),
+        2 => prop::collection::vec((1_u64..=12, 0..SETS.len(), 0_usize..4, 0_u64..7, any::<bool>()), 1..8).prop_map(|ops| Step::Batch { ops }),
         1 => Just(Step::ForgetScripts),
         1 => Just(Step::LoseAll),
     ]
@@ -146,8 +165,12 @@ fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
 }
 
 fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64) -> Settlement {
-    let entries: Vec<Entry> =
-        meters.iter().zip(&verdict.readings).map(|(meter, reading)| meter.entry(reading, actual)).collect();
+    // The amount is of no meaning when settling, and not told.
+    let entry = |(meter, reading): (&Meter, &Reading)| Entry {
+        rule: with_amount(meter.rule, 0),
+        ..meter.entry(reading, actual)
+    };
+    let entries: Vec<Entry> = meters.iter().zip(&verdict.readings).map(entry).collect();
     Settlement { id: id(number), notes: verdict.notes.clone(), entries }
 }
 
@@ -169,6 +192,18 @@ impl Both {
                 self.now_ms += ms;
                 self.memory.set_clock(self.now_ms);
                 self.redis.set_clock(self.now_ms);
+            }
+            Step::Back { ms } => {
+                self.now_ms -= ms;
+                self.memory.set_clock(self.now_ms);
+                self.redis.set_clock(self.now_ms);
+            }
+            Step::GiveBack { id: number } => {
+                if let Some((meters, ..)) = self.reserved.get(number) {
+                    let reserve = || Reserve { id: Some(id(*number)), meters: meters.clone() };
+                    self.memory.give_back(reserve()).await.unwrap();
+                    self.redis.give_back(reserve()).await.unwrap();
+                }
             }
             Step::Reserve { id, set, key, cost, shadow, provisional } => {
                 // What is counted for good is not counted under an id that is to be settled elsewhere.
@@ -221,17 +256,40 @@ impl Both {
         Ok(())
     }
 
-    async fn batch(&mut self, ops: &[(u64, usize, usize, u64)]) -> Result<(), TestCaseError> {
-        let asked: Vec<(u64, Vec<Meter>)> =
-            ops.iter().map(|(id, set, key, cost)| (*id, meters(*set, *key, *cost, false, true))).collect();
+    async fn batch(&mut self, ops: &[(u64, usize, usize, u64, bool)]) -> Result<(), TestCaseError> {
+        let today = self.now_ms / DAY_MS;
+        let mut asked: BTreeMap<u64, Vec<Meter>> = BTreeMap::new();
+        let mut ended: Vec<(u64, u64)> = Vec::new();
+        // No id twice: one call would not do.
+        for (number, set, key, cost, ends) in ops {
+            let known = self.reserved.get(number);
+            let kept = known.is_some_and(|(_, m, _)| m.notes.iter().all(|note| note.day + 1 >= today));
+            if *ends && kept && !ended.iter().any(|(n, _)| n == number) && !asked.contains_key(number) {
+                ended.push((*number, *cost));
+            } else if !ended.iter().any(|(n, _)| n == number) {
+                asked.entry(*number).or_insert_with(|| meters(*set, *key, *cost, false, true));
+            }
+        }
         let reserve =
-            |(number, meters): &(u64, Vec<Meter>)| Reserve { id: Some(id(*number)), meters: meters.clone() };
-        let r = futures::future::join_all(asked.iter().map(|op| self.redis.reserve(reserve(op)))).await;
-        for (op, r) in asked.into_iter().zip(r) {
-            let (m, r) = (self.memory.reserve(reserve(&op)).await.unwrap(), r.unwrap());
+            |number: u64, meters: &[Meter]| Reserve { id: Some(id(number)), meters: meters.to_vec() };
+        let settles = ended.iter().map(|(number, actual)| {
+            let (meters, _, r) = &self.reserved[number];
+            self.redis.settle(settlement(*number, meters, r, *actual))
+        });
+        let reserves = asked.iter().map(|(number, meters)| self.redis.reserve(reserve(*number, meters)));
+        let (settled, reserved) =
+            futures::future::join(futures::future::join_all(settles), futures::future::join_all(reserves))
+                .await;
+        for ((number, actual), r) in ended.iter().zip(settled) {
+            let (meters, m, _) = &self.reserved[number];
+            let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
+            prop_assert_eq!(m, r.unwrap());
+        }
+        for ((number, meters), r) in asked.into_iter().zip(reserved) {
+            let (m, r) = (self.memory.reserve(reserve(number, &meters)).await.unwrap(), r.unwrap());
             same(&m, &r)?;
-            if m.admitted && !self.reserved.contains_key(&op.0) {
-                self.reserved.insert(op.0, (op.1, m, r));
+            if m.admitted && !self.reserved.contains_key(&number) {
+                self.reserved.insert(number, (meters, m, r));
             }
         }
         Ok(())

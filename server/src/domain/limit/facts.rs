@@ -211,22 +211,27 @@ impl Key {
 
 /// A value as it stands in keys: secrets and long ones as a digest, what could end a hash tag or a part encoded.
 pub(crate) fn encode_value(secret: bool, value: &str, out: &mut String) {
-    if secret || value.len() > PLAIN_BYTES_MAX {
-        let digest = ring::digest::digest(&ring::digest::SHA256, value.as_bytes());
-        out.push('#');
-        for byte in &digest.as_ref()[..16] {
-            let _ = write!(out, "{byte:02x}");
-        }
-        return;
-    }
-    for c in value.chars() {
-        if matches!(c, '%' | '|' | '{' | '}' | '=' | '#') || c.is_whitespace() || c.is_control() {
-            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
-                let _ = write!(out, "%{byte:02X}");
+    let from = out.len();
+    if !secret && value.len() <= PLAIN_BYTES_MAX {
+        for c in value.chars() {
+            if matches!(c, '%' | '|' | '{' | '}' | '=' | '#') || c.is_whitespace() || c.is_control() {
+                for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                    let _ = write!(out, "%{byte:02X}");
+                }
+            } else {
+                out.push(c);
             }
-        } else {
-            out.push(c);
         }
+        // Encoded it may be three times as long: keys and tickets are to stay small.
+        if out.len() - from <= PLAIN_BYTES_MAX {
+            return;
+        }
+        out.truncate(from);
+    }
+    let digest = ring::digest::digest(&ring::digest::SHA256, value.as_bytes());
+    out.push('#');
+    for byte in &digest.as_ref()[..16] {
+        let _ = write!(out, "{byte:02x}");
     }
 }
 

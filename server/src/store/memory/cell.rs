@@ -54,15 +54,23 @@ impl Cell {
     pub(super) fn at(before: Option<&Self>, rule: &Rule, now: u64) -> Option<Self> {
         Some(match (*rule, before) {
             (Rule::Fixed { window, .. }, before) => {
-                let (start, _) = window.around(now);
+                let (start, end) = window.around(now);
                 match before {
-                    Some(Self::Fixed { start: s, .. }) if *s == start => before.cloned()?,
+                    // Of the next window: the clock was set back a little.
+                    Some(Self::Fixed { start: s, .. }) if *s == start || *s == end => before.cloned()?,
                     _ => Self::Fixed { start, used: 0, reserved: 0 },
                 }
             }
             (Rule::Sliding { period_ms, .. }, before) => {
                 let slot = now / slot_ms(period_ms);
                 let mut counts = [0; SLOTS + 1];
+                // A slot ahead: the clock was set back a little.
+                if let Some(cell @ Self::Sliding { slot: s, .. }) = before
+                    && *s > slot
+                    && *s <= slot + SLOTS as u64
+                {
+                    return Some(cell.clone());
+                }
                 if let Some(Self::Sliding { slot: s, counts: old }) = before
                     && let Some(by) = slot.checked_sub(*s).filter(|by| *by <= SLOTS as u64)
                 {
@@ -89,13 +97,20 @@ impl Cell {
                 };
                 Self::Prepaid { balance: *balance, used: *used, overrun: *overrun, day: today, reserved }
             }
+            // A quota's record of another kind is not overwritten: it refuses.
+            (
+                Rule::Prepaid { .. } | Rule::Budget { .. },
+                Some(Self::Prepaid { .. } | Self::Budget { .. }),
+            ) if !before.is_some_and(|before| before.is_of(rule)) => {
+                return None;
+            }
             (Rule::Prepaid { default }, _) => {
                 Self::Prepaid { balance: default?, used: 0, overrun: 0, day: now / DAY_MS, reserved: [0, 0] }
             }
             (Rule::Budget { window, .. }, before) => {
-                let (start, _) = window.around(now);
+                let (start, end) = window.around(now);
                 match before {
-                    Some(Self::Budget { start: s, .. }) if *s == start => before.cloned()?,
+                    Some(Self::Budget { start: s, .. }) if *s == start || *s == end => before.cloned()?,
                     Some(Self::Budget { amount, .. }) => {
                         Self::Budget { start, used: 0, reserved: 0, amount: *amount }
                     }
@@ -105,12 +120,24 @@ impl Cell {
         })
     }
 
+    fn is_of(&self, rule: &Rule) -> bool {
+        matches!(
+            (self, rule),
+            (Self::Prepaid { .. }, Rule::Prepaid { .. }) | (Self::Budget { .. }, Rule::Budget { .. })
+        )
+    }
+
+    /// What is taken in shadow mode where there is no room: of a balance no more than there is.
+    pub(super) fn in_shadow(&self, cost: u64) -> u64 {
+        if let Self::Prepaid { balance, .. } = self { cost.min(*balance) } else { cost }
+    }
+
     /// What could be taken; `None` where there is no room.
     pub(super) fn room(&self, rule: &Rule, cost: u64) -> Option<u64> {
         let fits = match (self, rule) {
-            (Self::Fixed { used, .. }, Rule::Fixed { amount, .. }) => used + cost <= *amount,
+            (Self::Fixed { used, .. }, Rule::Fixed { amount, .. }) => used.saturating_add(cost) <= *amount,
             (Self::Sliding { counts, .. }, Rule::Sliding { amount, .. }) => {
-                counts.iter().sum::<u64>() + cost <= *amount
+                counts.iter().fold(cost, |sum, n| sum.saturating_add(*n)) <= *amount
             }
             (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
                 debt + cost as f64 * *period_ms as f64 <= *burst as f64 * *period_ms as f64
@@ -132,8 +159,8 @@ impl Cell {
         let provisionally = if provisional { taken } else { 0 };
         match self {
             Self::Fixed { used, reserved, .. } | Self::Budget { used, reserved, .. } => {
-                *used += taken;
-                *reserved += provisionally;
+                *used = used.saturating_add(taken);
+                *reserved = reserved.saturating_add(provisionally);
             }
             Self::Sliding { counts, .. } => counts[0] += taken,
             Self::Drain { debt, period_ms, .. } => *debt += taken as f64 * *period_ms as f64,
@@ -153,7 +180,7 @@ impl Cell {
     /// Puts what is to be charged in the place of `reserved`.
     pub(super) fn settle(&mut self, entry: &Entry, reserved: u64, id: &ReservationId, now: u64) {
         let Entry { rule, window: at, actual, provisional, .. } = entry;
-        let more = *actual as i64 - reserved as i64;
+        let more = (*actual as i64).saturating_sub(reserved as i64);
         let provisionally = if *provisional { reserved } else { 0 };
         match (self, rule) {
             (Self::Fixed { start, used, reserved: r }, _)
@@ -162,7 +189,7 @@ impl Cell {
                     *used = used.saturating_add_signed(more);
                     *r = r.saturating_sub(provisionally);
                 } else {
-                    *used += more.max(0) as u64;
+                    *used = used.saturating_add(more.max(0) as u64);
                 }
             }
             (Self::Sliding { slot, counts }, _) => {
@@ -186,7 +213,7 @@ impl Cell {
             (Self::Running(held), _) => drop(held.remove(id)),
             (Self::Prepaid { balance, used, overrun, day, reserved: r }, _) => {
                 if *provisional {
-                    *used += actual;
+                    *used = used.saturating_add(*actual);
                     match day.checked_sub(*at) {
                         Some(0) => r[0] = r[0].saturating_sub(reserved),
                         Some(1) => r[1] = r[1].saturating_sub(reserved),
@@ -197,7 +224,7 @@ impl Cell {
                 }
                 let paid = more.min(*balance as i64);
                 *balance = balance.saturating_add_signed(-paid);
-                *overrun += (more - paid) as u64;
+                *overrun = overrun.saturating_add((more - paid) as u64);
             }
         }
     }

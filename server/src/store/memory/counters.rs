@@ -48,8 +48,9 @@ pub(super) struct State {
 struct Notes {
     /// When the first was made, in ms.
     epoch: u64,
-    /// Reservations not yet settled (true), and those settled after their note was lost (false).
-    ids: HashMap<ReservationId, bool>,
+    /// Reservations not yet settled, with the window and what was taken of each counter; `None`: settled after the
+    /// note was lost.
+    ids: HashMap<ReservationId, Option<Vec<(u64, u64)>>>,
 }
 
 /// A counter, and until when it says anything; `None`: for good.
@@ -135,19 +136,31 @@ impl State {
     fn reserve(&mut self, reserve: &Reserve, look: bool, now: u64) -> Verdict {
         let id = reserve.id.as_ref();
         let today = self.notes.get(&(now / DAY_MS));
-        let repeated = id.zip(today).is_some_and(|(id, notes)| notes.ids.contains_key(id));
-        let judge = |meter: &Meter| {
+        let noted = id.zip(today).and_then(|(id, notes)| notes.ids.get(id).cloned());
+        let repeated = noted.is_some();
+        let before = noted.flatten().filter(|before| before.len() == reserve.meters.len());
+        let judge = |(i, meter): (usize, &Meter)| {
             let cell = self.cell(&meter.bucket, &meter.name, &meter.rule, now);
             let room = cell.as_ref().and_then(|cell| cell.room(&meter.rule, meter.cost));
-            Judged { cell, taken: room.or((repeated || meter.shadow).then_some(meter.cost)) }
+            let at_most = match &cell {
+                Some(cell) => cell.in_shadow(meter.cost),
+                None => 0,
+            };
+            let taken = match &before {
+                Some(before) => Some(before[i].1),
+                None => room.or((repeated || meter.shadow).then_some(at_most)),
+            };
+            Judged { cell, taken }
         };
-        let judged: Vec<Judged> = reserve.meters.iter().map(judge).collect();
+        let judged: Vec<Judged> = reserve.meters.iter().enumerate().map(judge).collect();
         let admitted = judged.iter().all(|judged| judged.taken.is_some());
-        let readings = reserve.meters.iter().zip(judged);
-        let readings = readings
-            .map(|(meter, judged)| match judged {
+        let readings = reserve.meters.iter().zip(judged).enumerate();
+        let readings: Vec<Reading> = readings
+            .map(|(i, (meter, judged))| match judged {
                 Judged { cell, taken: Some(taken) } if admitted => {
-                    self.take(meter, cell, taken, id, look || repeated, now)
+                    let reading = self.take(meter, cell, taken, id, look || repeated, now);
+                    let window = before.as_ref().map_or(reading.window, |before| before[i].0);
+                    Reading { window, ..reading }
                 }
                 Judged { cell, taken } => refused(meter, cell.as_ref(), taken.is_none(), now),
             })
@@ -157,7 +170,8 @@ impl State {
             let day = now / DAY_MS;
             self.notes.retain(|noted, _| noted + 2 > day);
             let of_day = self.notes.entry(day).or_insert_with(|| Notes::new(now));
-            of_day.ids.entry(id.clone()).or_insert(true);
+            let taken = readings.iter().map(|reading| (reading.window, reading.taken)).collect();
+            of_day.ids.entry(id.clone()).or_insert(Some(taken));
             notes.push(Note { tag: Arc::default(), day, epoch: of_day.epoch });
         }
         Verdict { admitted, readings, notes, ..Verdict::default() }
@@ -189,11 +203,11 @@ impl State {
         for note in &settlement.notes {
             let of_day = self.notes.entry(note.day).or_insert_with(|| Notes::new(now));
             match of_day.ids.get(&settlement.id) {
-                Some(true) => drop(of_day.ids.remove(&settlement.id)),
-                Some(false) => first = false,
+                Some(Some(_)) => drop(of_day.ids.remove(&settlement.id)),
+                Some(None) => first = false,
                 None if of_day.epoch == note.epoch => first = false,
                 None => {
-                    of_day.ids.insert(settlement.id.clone(), false);
+                    of_day.ids.insert(settlement.id.clone(), None);
                     lost = true;
                 }
             }
@@ -209,6 +223,25 @@ impl State {
             self.put((Arc::clone(&entry.bucket), Arc::clone(&entry.name)), cell, &entry.rule, now);
         }
         first
+    }
+
+    fn give_back(&mut self, reserve: &Reserve, now: u64) {
+        let Some(id) = &reserve.id else { return };
+        let Some(of_day) = self.notes.get_mut(&(now / DAY_MS)) else { return };
+        let is_same = |taken: &Vec<(u64, u64)>| taken.len() == reserve.meters.len();
+        if !of_day.ids.get(id).and_then(Option::as_ref).is_some_and(is_same) {
+            return;
+        }
+        let taken = of_day.ids.remove(id).flatten().unwrap_or_default();
+        for (meter, (window, taken)) in reserve.meters.iter().zip(taken) {
+            if matches!(meter.rule, Rule::Running { .. }) {
+                continue;
+            }
+            let Some(mut cell) = self.cell(&meter.bucket, &meter.name, &meter.rule, now) else { continue };
+            let entry = meter.entry(&Reading { window, taken, ..Reading::default() }, 0);
+            cell.settle(&entry, taken, id, now);
+            self.put((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), cell, &meter.rule, now);
+        }
     }
 
     fn hold(&mut self, hold: &Hold, now: u64) {
@@ -236,6 +269,11 @@ fn refused(meter: &Meter, cell: Option<&Cell>, over: bool, now: u64) -> Reading 
 impl Counters for MemoryCounters {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
         Ok(self.with(|state, now| state.reserve(&reserve, false, now)))
+    }
+
+    async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError> {
+        self.with(|state, now| state.give_back(&reserve, now));
+        Ok(())
     }
 
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {

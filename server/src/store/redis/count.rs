@@ -25,16 +25,36 @@ use crate::{
 };
 
 const DAY_MS: u64 = 86_400_000;
+/// Most counters in one script call: bounds how long Redis is busy with it.
+const COUNTERS_MAX: usize = 1024;
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// One operation.
 pub(super) enum Op {
-    Reserve { id: Option<ReservationId>, meters: Vec<Meter>, look: bool, answer: Answer<Verdict> },
+    Reserve { id: Option<ReservationId>, meters: Vec<Meter>, how: How, answer: Answer<Verdict> },
     Settle { id: ReservationId, note: Option<Note>, entries: Vec<Entry>, answer: Answer<bool> },
 }
 
+/// What is done about a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// It is made.
+    Make = 0,
+    /// Nothing: what would become of it is told.
+    Look = 1,
+    /// What it took, as noted, is given back.
+    GiveBack = 2,
+}
+
 impl Op {
+    fn counters(&self) -> usize {
+        match self {
+            Self::Reserve { meters, .. } => meters.len(),
+            Self::Settle { entries, .. } => entries.len(),
+        }
+    }
+
     /// Whose reservation it notes or settles, and where that was noted.
     fn noted(&self) -> Option<(&ReservationId, Option<&Note>)> {
         match self {
@@ -65,17 +85,27 @@ impl Work for CountWork {
     /// In order, as long as no reservation is named twice.
     fn next_batch(queue: &VecDeque<Op>) -> usize {
         let mut named = HashSet::with_capacity(queue.len().min(BATCH_MAX));
-        let ids = queue.iter().take(BATCH_MAX).map(|op| op.noted().map(|(id, _)| id));
+        let mut counters = 0;
+        let fits = |op: &&Op| {
+            counters += op.counters();
+            counters <= COUNTERS_MAX || counters == op.counters()
+        };
+        let ids = queue.iter().take(BATCH_MAX).take_while(fits).map(|op| op.noted().map(|(id, _)| id));
         ids.take_while(|id| id.is_none_or(|id| named.insert(id))).count()
     }
 
     async fn commit(&self, ops: Vec<Op>) {
         self.shared.metrics.store_batch.observe(ops.len() as f64);
-        let today = self.shared.clock.about_now_ms() / DAY_MS;
-        let (call, days) = Batch::new(self, &ops, today).call(&ops, today);
-        match self.shared.run_packed(&call, Way::Request).await {
-            Err(error) => ops.into_iter().for_each(|op| op.fail(&error)),
-            Ok(reply) => self.deliver(ops, reply, &days, today),
+        let Err((ops, error)) = self.send(ops).await else { return };
+        // A key of another type, say: the others of the batch are not to suffer from it.
+        if ops.len() > 1 && matches!(error, StoreError::Script { .. }) {
+            for op in ops {
+                if let Err((op, error)) = self.send(vec![op]).await {
+                    op.into_iter().for_each(|op| op.fail(&error));
+                }
+            }
+        } else {
+            ops.into_iter().for_each(|op| op.fail(&error));
         }
     }
 
@@ -85,6 +115,19 @@ impl Work for CountWork {
 }
 
 impl CountWork {
+    /// Sends a batch and hands out its answers; where that fails, hands it back.
+    async fn send(&self, ops: Vec<Op>) -> Result<(), (Vec<Op>, StoreError)> {
+        let today = self.shared.clock.about_now_ms() / DAY_MS;
+        let (call, days) = Batch::new(self, &ops, today).call(&ops, today);
+        match self.shared.run_packed(&call, Way::Request).await {
+            Ok(reply) => {
+                self.deliver(ops, reply, &days, today);
+                Ok(())
+            }
+            Err(error) => Err((ops, error)),
+        }
+    }
+
     fn deliver(&self, ops: Vec<Op>, mut reply: Numbers, days: &[u64], today: u64) {
         let head = reply.count().and_then(|now| {
             let epochs = days.iter().map(|_| reply.count()).collect::<Result<Vec<u64>, _>>()?;
@@ -104,9 +147,14 @@ impl CountWork {
             }
         }
         for op in reservations {
-            if let Op::Reserve { id, meters, look, answer } = op {
-                let note = (id.is_some() && !look).then_some(&note);
-                drop(answer.send(verdict(&mut reply, &meters, note, now)));
+            if let Op::Reserve { id, meters, how, answer } = op {
+                let note = (id.is_some() && how == How::Make).then_some(&note);
+                drop(answer.send(match how {
+                    How::GiveBack => {
+                        reply.count().map(|n| Verdict { admitted: n == 1, ..Verdict::default() })
+                    }
+                    How::Make | How::Look => verdict(&mut reply, &meters, note, now),
+                }));
             }
         }
     }
@@ -320,8 +368,8 @@ impl<'a> Batch<'a> {
                         settlements.push([cell, rule, e.window, e.reserved, e.actual, flags]);
                     }
                 }
-                Op::Reserve { meters, look, .. } => {
-                    reservations.push([note, u64::from(*look), meters.len() as u64]);
+                Op::Reserve { meters, how, .. } => {
+                    reservations.push([note, *how as u64, meters.len() as u64]);
                     for (m, (cell, rule)) in meters.iter().zip(&mut slots) {
                         let flags = u64::from(m.shadow) + if m.provisional { 2 } else { 0 };
                         reservations.push([cell, rule, m.cost, flags]);

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{
     LANES_MAX, RedisStore, Shared,
-    count::{CountWork, Op, id_text},
+    count::{CountWork, How, Op, id_text},
     keys::Keys,
     lane::Lane,
     link::Way,
@@ -33,6 +33,8 @@ use crate::{
 const ALL: &str = "limits";
 /// Most requests kept counted by one script call.
 const HOLDS_MAX: usize = 1000;
+/// Such calls under way at once.
+const HOLD_CALLS_MAX: usize = 16;
 
 /// The lanes of counters.
 pub(super) struct Lanes {
@@ -69,11 +71,11 @@ impl Lanes {
         &self,
         id: Option<ReservationId>,
         meters: Vec<Meter>,
-        look: bool,
+        how: How,
     ) -> Result<Verdict, StoreError> {
         let (answer, answered) = oneshot::channel();
         let tag = meters.first().map_or("", |meter| &meter.bucket.tag);
-        self.of(tag).submit(Op::Reserve { id, meters, look, answer });
+        self.of(tag).submit(Op::Reserve { id, meters, how, answer });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -84,17 +86,18 @@ impl Lanes {
         entries: Vec<Entry>,
     ) -> Result<bool, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let tag = entries.first().map_or("", |entry| &entry.bucket.tag);
+        let of_note = || note.as_ref().map_or("", |note| &note.tag);
+        let tag = entries.first().map_or_else(of_note, |entry| &entry.bucket.tag);
         self.of(tag).submit(Op::Settle { id, note, entries, answer });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     /// Asks for each tag at once; where one refuses, or fails, gives back the others.
-    async fn reserve_apart(&self, reserve: Reserve, look: bool) -> Result<Verdict, StoreError> {
+    async fn reserve_apart(&self, reserve: Reserve, how: How) -> Result<Verdict, StoreError> {
         let groups = by_tag(reserve.meters, |meter| &meter.bucket.tag);
         let answers = join_all(groups.iter().map(|group| {
             let meters = group.iter().map(|(_, meter)| meter.clone()).collect();
-            self.reserve(reserve.id.clone(), meters, look)
+            self.reserve(reserve.id.clone(), meters, how)
         }))
         .await;
         let admitted = answers.iter().all(|answer| answer.as_ref().is_ok_and(|verdict| verdict.admitted));
@@ -109,7 +112,7 @@ impl Lanes {
                     continue;
                 }
             };
-            if verdict.admitted && !admitted && !look {
+            if verdict.admitted && !admitted && how == How::Make {
                 back.push(give_back(group, &verdict));
             }
             for ((at, _), reading) in group.iter().zip(verdict.readings) {
@@ -158,9 +161,21 @@ impl Counters for RedisStore {
         };
         let tag = &first.bucket.tag;
         if self.counters.by_tag.is_none() || reserve.meters.iter().all(|meter| meter.bucket.tag == *tag) {
-            return self.counters.reserve(reserve.id, reserve.meters, false).await;
+            return self.counters.reserve(reserve.id, reserve.meters, How::Make).await;
         }
-        self.counters.reserve_apart(reserve, false).await
+        self.counters.reserve_apart(reserve, How::Make).await
+    }
+
+    async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError> {
+        let groups = match &self.counters.by_tag {
+            None => vec![reserve.meters.into_iter().enumerate().collect()],
+            Some(_) => by_tag(reserve.meters, |meter| &meter.bucket.tag),
+        };
+        let answers = join_all(groups.into_iter().map(|group| {
+            let meters = group.into_iter().map(|(_, meter)| meter).collect();
+            self.counters.reserve(reserve.id.clone(), meters, How::GiveBack)
+        }));
+        answers.await.into_iter().try_for_each(|answer| answer.map(drop))
     }
 
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
@@ -168,9 +183,9 @@ impl Counters for RedisStore {
             return Ok(Verdict { admitted: true, ..Verdict::default() });
         }
         if self.counters.by_tag.is_none() {
-            return self.counters.reserve(None, meters, true).await;
+            return self.counters.reserve(None, meters, How::Look).await;
         }
-        self.counters.reserve_apart(Reserve { id: None, meters }, true).await
+        self.counters.reserve_apart(Reserve { id: None, meters }, How::Look).await
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
@@ -178,11 +193,19 @@ impl Counters for RedisStore {
         if self.counters.by_tag.is_none() {
             return self.counters.settle(id, notes.pop(), entries).await;
         }
-        let groups = by_tag(entries, |entry| &entry.bucket.tag);
-        let answers = join_all(groups.into_iter().map(|group| {
-            let note = notes.iter().find(|note| *note.tag == *group[0].1.bucket.tag).cloned();
-            self.counters.settle(id.clone(), note, group.into_iter().map(|(_, entry)| entry).collect())
-        }));
+        let mut groups: Vec<(Option<Note>, Vec<Entry>)> = by_tag(entries, |entry| &entry.bucket.tag)
+            .into_iter()
+            .map(|group| {
+                let at = notes.iter().position(|note| *note.tag == *group[0].1.bucket.tag);
+                let note = at.map(|at| notes.swap_remove(at));
+                (note, group.into_iter().map(|(_, entry)| entry).collect())
+            })
+            .collect();
+        // Notes whose limits are no longer configured are settled as well.
+        groups.extend(notes.into_iter().map(|note| (Some(note), Vec::new())));
+        let answers = join_all(
+            groups.into_iter().map(|(note, entries)| self.counters.settle(id.clone(), note, entries)),
+        );
         let answers = answers.await.into_iter().collect::<Result<Vec<bool>, _>>()?;
         Ok(answers.contains(&true))
     }
@@ -192,20 +215,29 @@ impl Counters for RedisStore {
             None => vec![holds.into_iter().enumerate().collect()],
             Some(_) => by_tag(holds, |hold| &hold.bucket.tag),
         };
-        for part in groups.iter().flat_map(|group| group.chunks(HOLDS_MAX)) {
-            let keys: Vec<String> =
-                part.iter().map(|(_, hold)| self.keys.running(&hold.bucket, &hold.name)).collect();
-            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            let mut call = Call::new(&HOLD, &keys);
-            match self.shared.clock.0.load(Ordering::Relaxed) {
-                0 => call.arg(""),
-                set => call.number(set),
-            };
-            for (_, hold) in part {
-                call.arg(&id_text(&hold.id)).number(hold.ttl_ms);
-            }
-            self.shared.run(&call, Way::Beside).await?;
+        let parts: Vec<&[(usize, Hold)]> =
+            groups.iter().flat_map(|group: &Vec<(usize, Hold)>| group.chunks(HOLDS_MAX)).collect();
+        for parts in parts.chunks(HOLD_CALLS_MAX) {
+            let answers = join_all(parts.iter().map(|part| self.hold_part(part))).await;
+            answers.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(())
+    }
+}
+
+impl RedisStore {
+    async fn hold_part(&self, part: &[(usize, Hold)]) -> Result<(), StoreError> {
+        let keys: Vec<String> =
+            part.iter().map(|(_, hold)| self.keys.running(&hold.bucket, &hold.name)).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut call = Call::new(&HOLD, &keys);
+        match self.shared.clock.0.load(Ordering::Relaxed) {
+            0 => call.arg(""),
+            set => call.number(set),
+        };
+        for (_, hold) in part {
+            call.arg(&id_text(&hold.id)).number(hold.ttl_ms);
+        }
+        self.shared.run(&call, Way::Beside).await.map(drop)
     }
 }

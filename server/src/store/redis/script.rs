@@ -150,7 +150,8 @@ impl Numbers {
     /// The next number, which has to be a whole one and not negative.
     pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
         let eight = self.bytes.get(self.at..self.at + 8).and_then(|bytes| bytes.try_into().ok());
-        let number = eight.map(f64::from_le_bytes).filter(|n| *n >= 0.0 && n.fract() == 0.0 && *n < 9e15);
+        let number =
+            eight.map(f64::from_le_bytes).map(|n| n.min(9e15)).filter(|n| *n >= 0.0 && n.fract() == 0.0);
         self.at += 8;
         number.map(|n| n as u64).ok_or_else(|| StoreError::Corrupt {
             script: self.script,

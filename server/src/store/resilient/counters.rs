@@ -6,6 +6,8 @@
 //!
 //! A reservation whose call failed may have been made all the same, while the request goes on by what is known here. It
 //! would stay until its window ends, and in a prepaid balance for good: so it waits here as well, and is given back.
+//!
+//! What the store refuses for a reason of its own (a key of another type, say) is tried a few times and then dropped.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -13,6 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures::future::join_all;
 
 use super::ResilientStore;
 use crate::{
@@ -27,17 +30,19 @@ use crate::{
 const WAITING_MAX: usize = 65_536;
 /// How many are sent at the same time.
 const CONCURRENCY: usize = 64;
+/// Times something is sent that the store answers with an error.
+const ATTEMPTS_MAX: u8 = 3;
 /// Tag of notes made here.
 const HERE: &str = "local";
 
 /// What waits for the store.
 #[derive(Default)]
 pub(super) struct Waiting {
-    settlements: VecDeque<Settlement>,
+    settlements: VecDeque<(Settlement, u8)>,
     /// Whose settlements wait or are being sent.
     ids: HashSet<ReservationId>,
     /// Reservations that may have been made, to be given back.
-    doubtful: VecDeque<Reserve>,
+    doubtful: VecDeque<(Reserve, u8)>,
 }
 
 impl ResilientStore {
@@ -99,9 +104,9 @@ impl ResilientStore {
     }
 
     /// False: it waits already.
-    fn wait(&self, settlement: Settlement) -> bool {
+    fn wait(&self, settlement: Settlement, attempts: u8) -> bool {
         // Without a note it is not known whether it was applied.
-        if settlement.notes.is_empty() {
+        if settlement.notes.is_empty() || self.is_hopeless(attempts) {
             return true;
         }
         let mut waiting = self.waiting.lock();
@@ -109,18 +114,27 @@ impl ResilientStore {
             return false;
         }
         if waiting.settlements.len() >= WAITING_MAX
-            && let Some(lost) = waiting.settlements.pop_front()
+            && let Some((lost, _)) = waiting.settlements.pop_front()
         {
             waiting.ids.remove(&lost.id);
             self.metrics.settlements_lost.inc();
         }
-        waiting.settlements.push_back(settlement);
+        waiting.settlements.push_back((settlement, attempts));
+        true
+    }
+
+    fn is_hopeless(&self, attempts: u8) -> bool {
+        if attempts < ATTEMPTS_MAX {
+            return false;
+        }
+        self.metrics.settlements_lost.inc();
+        tracing::warn!(attempts, "settlement dropped: the store refuses it; what it reserved stays charged");
         true
     }
 
     /// Remembers a reservation whose call failed. One without an id cannot be told from another.
-    fn doubt(&self, reserve: Reserve) {
-        if reserve.id.is_none() {
+    fn doubt(&self, reserve: Reserve, attempts: u8) {
+        if reserve.id.is_none() || self.is_hopeless(attempts) {
             return;
         }
         let mut waiting = self.waiting.lock();
@@ -128,57 +142,53 @@ impl ResilientStore {
             waiting.doubtful.pop_front();
             self.metrics.settlements_lost.inc();
         }
-        waiting.doubtful.push_back(reserve);
+        waiting.doubtful.push_back((reserve, attempts));
     }
 
-    /// Sends what waited for the store, as far as it takes it. To be called now and then.
+    /// Sends what waited for the store, each once. To be called now and then.
     pub async fn settle_waiting(&self) {
-        while self.is_up() {
-            let batch: Vec<Settlement> = {
-                let mut waiting = self.waiting.lock();
-                let count = waiting.settlements.len().min(CONCURRENCY);
-                waiting.settlements.drain(..count).collect()
-            };
-            let doubtful: Vec<Reserve> = {
-                let mut waiting = self.waiting.lock();
-                let count = waiting.doubtful.len().min(CONCURRENCY);
-                waiting.doubtful.drain(..count).collect()
-            };
-            if batch.is_empty() && doubtful.is_empty() {
-                return;
-            }
-            let settles = batch.into_iter().map(|settlement| self.settle_again(settlement));
-            let takes_back = doubtful.into_iter().map(|reserve| self.take_back(reserve));
-            futures::future::join(futures::future::join_all(settles), futures::future::join_all(takes_back))
+        let (settlements, doubtful) = {
+            let mut waiting = self.waiting.lock();
+            (std::mem::take(&mut waiting.settlements), std::mem::take(&mut waiting.doubtful))
+        };
+        let (mut settlements, mut doubtful) = (Vec::from(settlements), Vec::from(doubtful));
+        while !settlements.is_empty() {
+            let part = settlements.split_off(settlements.len().saturating_sub(CONCURRENCY));
+            join_all(part.into_iter().map(|(settlement, attempts)| self.settle_again(settlement, attempts)))
+                .await;
+        }
+        while !doubtful.is_empty() {
+            let part = doubtful.split_off(doubtful.len().saturating_sub(CONCURRENCY));
+            join_all(part.into_iter().map(|(reserve, attempts)| self.give_back_again(reserve, attempts)))
                 .await;
         }
     }
 
-    async fn settle_again(&self, settlement: Settlement) {
-        let answer = self.observe(self.counters.settle(settlement.clone()).await);
+    async fn settle_again(&self, settlement: Settlement, attempts: u8) {
+        let answer = match self.is_up() {
+            true => self.observe(self.counters.settle(settlement.clone()).await),
+            false => Err(away()),
+        };
         self.waiting.lock().ids.remove(&settlement.id);
-        if answer.is_err() {
-            self.wait(settlement);
+        if let Err(error) = answer {
+            self.wait(settlement, attempts + u8::from(is_final(&error)));
         }
     }
 
-    /// Gives back a reservation that may have been made: asked for again it takes nothing more, and tells where it is.
-    /// Where it had not been made, it is for that moment.
-    async fn take_back(&self, reserve: Reserve) {
-        let Some(id) = reserve.id.clone() else { return };
-        let Ok(verdict) = self.observe(self.counters.reserve(reserve.clone()).await) else {
-            return self.doubt(reserve);
+    async fn give_back_again(&self, reserve: Reserve, attempts: u8) {
+        let answer = match self.is_up() {
+            true => self.observe(self.counters.give_back(reserve.clone()).await),
+            false => Err(away()),
         };
-        if !verdict.admitted {
-            return;
-        }
-        let entries = reserve.meters.iter().zip(&verdict.readings);
-        let entries = entries.map(|(meter, reading)| meter.entry(reading, 0)).collect();
-        let settlement = Settlement { id, notes: verdict.notes, entries };
-        if self.observe(self.counters.settle(settlement.clone()).await).is_err() {
-            self.wait(settlement);
+        if let Err(error) = answer {
+            self.doubt(reserve, attempts + u8::from(is_final(&error)));
         }
     }
+}
+
+/// Whether trying again will hardly help.
+fn is_final(error: &StoreError) -> bool {
+    matches!(error, StoreError::Script { .. } | StoreError::Corrupt { .. })
 }
 
 fn is_counted_here(meter: &Meter) -> bool {
@@ -196,12 +206,18 @@ impl Counters for ResilientStore {
             return self.counters.reserve(reserve).await;
         }
         if self.is_up() {
-            if let Ok(verdict) = self.observe(self.counters.reserve(reserve.clone()).await) {
-                return Ok(verdict);
+            match self.observe(self.counters.reserve(reserve.clone()).await) {
+                Ok(verdict) => return Ok(verdict),
+                // It was not sent.
+                Err(StoreError::Overloaded(_)) => {}
+                Err(_) => self.doubt(reserve.clone(), 0),
             }
-            self.doubt(reserve.clone());
         }
         self.reserve_here(reserve).await
+    }
+
+    async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError> {
+        self.observe(self.counters.give_back(reserve).await)
     }
 
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
@@ -226,7 +242,7 @@ impl Counters for ResilientStore {
         {
             return Ok(settled);
         }
-        Ok(self.wait(settlement))
+        Ok(self.wait(settlement, 0))
     }
 
     async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {

@@ -70,7 +70,7 @@ impl Gateway for GatewayService {
                 .map(|c| Candidate { address: c.address, weight: c.weight, cap: c.cap })
                 .collect(),
         };
-        let ask = facts::ask(request, pool).map_err(|e| to_status(&e))?;
+        let ask = facts::ask(request, pool);
         let decision = self.admission.admit(question, ask).await.map_err(|e| to_status(&e))?;
         Ok(Response::new(AdmitResponse { answer: Some(encode(decision)) }))
     }
@@ -82,19 +82,22 @@ impl Gateway for GatewayService {
         let holder = HolderId::new(&request.holder).map_err(|e| to_status(&e))?;
         let lease = LeaseId::new(request.lease).map_err(|e| to_status(&e))?;
         let end = End {
-            route: &pool.route,
-            cluster: &pool.cluster,
-            holder: &holder,
+            route: pool.route,
+            cluster: pool.cluster,
+            holder,
             lease,
-            ticket: &request.ticket,
-            model: &request.model,
+            ticket: std::mem::take(&mut request.ticket),
+            model: std::mem::take(&mut request.model),
             outcome: facts::outcome(request.outcome()),
             told: facts::told(&request),
             status: u16::try_from(request.status).unwrap_or(0),
             first_token_ms: request.first_token_ms,
             total_ms: request.total_ms,
         };
-        let released = self.admission.settle(end).await.map_err(|e| to_status(&e))?;
+        // A gateway that does not wait for the answer does not stop it half way.
+        let admission = Arc::clone(&self.admission);
+        let settled = self.calls.spawn(async move { admission.settle(end).await }).await;
+        let released = settled.unwrap_or(Err(DomainError::Stopped)).map_err(|e| to_status(&e))?;
         Ok(Response::new(SettleResponse { released }))
     }
 
@@ -111,31 +114,36 @@ impl Gateway for GatewayService {
         let wanted_headers = self.admission.limiter.wanted_headers();
         let mut response =
             KeepAliveResponse { refused_pools, wanted_headers, ..KeepAliveResponse::default() };
-        if let Err(error) = self.admission.limiter.hold(tickets).await {
-            warn!(%error, "running requests not kept counted: the next KeepAlive does");
-        }
         let (balancer, holder) = (&self.admission.balancer, &holder);
+        let hold = async {
+            if let Err(error) = self.admission.limiter.hold(tickets).await {
+                warn!(%error, "running requests not kept counted: the next KeepAlive does");
+            }
+        };
         let mut answers = futures::stream::iter(lists)
             .map(|(entry, held)| async move {
                 let answer = balancer.keep_alive(&entry, holder, held).await;
                 (entry, answer)
             })
             .buffer_unordered(CONCURRENCY);
-        while let Some((entry, answer)) = answers.next().await {
-            match answer {
-                Ok((repairs, applied)) => {
-                    response.restored += repairs.restored as u32;
-                    response.dropped += repairs.dropped as u32;
-                    response.moved += repairs.moved as u32;
-                    response.unapplied_pools += u32::from(!applied);
-                }
-                // One pool's failure must not hide what became of the others.
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, pool = %entry.pool.id, "KeepAlive not applied");
-                    response.unapplied_pools += 1;
+        let apply = async {
+            while let Some((entry, answer)) = answers.next().await {
+                match answer {
+                    Ok((repairs, applied)) => {
+                        response.restored += repairs.restored as u32;
+                        response.dropped += repairs.dropped as u32;
+                        response.moved += repairs.moved as u32;
+                        response.unapplied_pools += u32::from(!applied);
+                    }
+                    // One pool's failure must not hide what became of the others.
+                    Err(error) => {
+                        warn!(error = &error as &dyn std::error::Error, pool = %entry.pool.id, "KeepAlive not applied");
+                        response.unapplied_pools += 1;
+                    }
                 }
             }
-        }
+        };
+        tokio::join!(hold, apply);
         // What the shared table lacks it is to get soon.
         let again = if response.unapplied_pools == 0 { 1 } else { 4 };
         response.interval_ms = (self.keep_alive_interval / again).as_millis() as u32;

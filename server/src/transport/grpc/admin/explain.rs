@@ -13,7 +13,7 @@ pub(super) async fn explain(limiter: &Limiter, request: ExplainRequest) -> Resul
     let missing = || to_status(&DomainError::invalid("request", "given", "none"));
     let mut request = request.request.ok_or_else(missing)?;
     let pool = request.pool.take().unwrap_or_default();
-    let ask = facts::ask(request, pool).map_err(|e| to_status(&e))?;
+    let ask = facts::ask(request, pool);
     let explained = limiter.explain(&ask).await.map_err(DomainError::store("explaining"));
     let explained = explained.map_err(|e| to_status(&e))?;
     let estimate =
