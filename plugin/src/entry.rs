@@ -164,6 +164,11 @@ impl Host for Gateway {
         Some(String::from_utf8_lossy(&value).into_owned())
     }
 
+    fn request_header_values(&self, name: &str) -> Vec<String> {
+        let named = |(found, value): (String, String)| found.eq_ignore_ascii_case(name).then_some(value);
+        crate::headers::of_request().into_iter().filter_map(named).collect()
+    }
+
     fn set_request_header(&self, name: &str, value: &str) {
         let _ = hostcalls::set_map_value(MapType::HttpRequestHeaders, name, Some(value));
     }

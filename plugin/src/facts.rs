@@ -58,6 +58,23 @@ pub fn admit(host: &dyn Host, config: &Config, wanted: &[String], body: &BodyFac
     }
 }
 
+/// Whether the consumer's header has several values: one of them the client may have sent itself, and which one is not
+/// known. Empty ones do not count.
+pub fn consumer_is_ambiguous(host: &dyn Host, config: &Config) -> bool {
+    consumers(host, config).is_some_and(|(_, ambiguous)| ambiguous)
+}
+
+/// The consumer in a header, and whether there is another.
+fn consumers(host: &dyn Host, config: &Config) -> Option<(String, bool)> {
+    let Source::Header(name) = &config.consumer else { return None };
+    // Seldom there: all headers are only taken from the gateway where it is.
+    host.request_header(name)?;
+    let mut values = host.request_header_values(name).into_iter().filter(|value| !value.is_empty());
+    let first = values.next()?;
+    let ambiguous = values.any(|value| value != first);
+    Some((first, ambiguous))
+}
+
 /// The path of the effective stream's request, without its query.
 pub fn path(host: &dyn Host) -> String {
     let mut path = host.request_header(":path").unwrap_or_default();
@@ -153,7 +170,12 @@ fn subject(host: &dyn Host, config: &Config, wanted: &[String]) -> Subject {
     let header = |name: &str| host.request_header(name);
     let short = |value: String, max: usize| clean(&value, max);
     Subject {
-        consumer: value(host, &config.consumer).map(|v| short(v, NAME_BYTES_MAX)).unwrap_or_default(),
+        consumer: match &config.consumer {
+            Source::Header(_) => consumers(host, config).map(|(consumer, _)| consumer),
+            verified => value(host, verified),
+        }
+        .map(|v| short(v, NAME_BYTES_MAX))
+        .unwrap_or_default(),
         source_ip: text(host, &["source", "address"])
             .map(|a| without_port(&a).to_owned())
             .unwrap_or_default(),

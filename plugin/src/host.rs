@@ -56,6 +56,9 @@ pub trait Host {
     /// A request header; none when absent.
     fn request_header(&self, name: &str) -> Option<String>;
 
+    /// Every value of a request header, where it was sent more than once; [`Host::request_header`] gives the first.
+    fn request_header_values(&self, name: &str) -> Vec<String>;
+
     /// Sets a request header, replacing any of that name.
     fn set_request_header(&self, name: &str, value: &str);
 

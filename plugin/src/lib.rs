@@ -32,6 +32,8 @@ pub mod worker;
 
 #[cfg(target_arch = "wasm32")]
 mod entry;
+#[cfg(target_arch = "wasm32")]
+mod headers;
 #[cfg(all(target_arch = "wasm32", feature = "higress"))]
 mod higress;
 

@@ -34,6 +34,8 @@ counters! {
     AdmitsFailed = "evenkeel_admits_failed",
     /// Admit refused by the sidecar as invalid, and the request with 400.
     AdmitsInvalid = "evenkeel_admits_invalid",
+    /// Requests refused with 401, as their consumer's header has several values.
+    ConsumerAmbiguous = "evenkeel_consumer_ambiguous",
     /// Requests let through without an answer (`on_error` open).
     FailOpen = "evenkeel_fail_open",
     /// Requests refused for want of an answer (`on_error` closed).

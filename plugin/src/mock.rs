@@ -23,6 +23,8 @@ pub(crate) struct Response {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MockStream {
     pub(crate) request_headers: BTreeMap<String, String>,
+    /// Further values of headers that were sent more than once.
+    pub(crate) repeated_headers: Vec<(String, String)>,
     pub(crate) response_headers: BTreeMap<String, String>,
     pub(crate) properties: HashMap<String, Vec<u8>>,
     pub(crate) body: Vec<u8>,
@@ -161,6 +163,14 @@ impl Host for Mock {
 
     fn request_header(&self, name: &str) -> Option<String> {
         self.here(|s| s.request_headers.get(name).cloned()).flatten()
+    }
+
+    fn request_header_values(&self, name: &str) -> Vec<String> {
+        let read = |s: &mut MockStream| {
+            let repeated = s.repeated_headers.iter().filter(|(n, _)| n == name).map(|(_, value)| value);
+            s.request_headers.get(name).into_iter().chain(repeated).cloned().collect()
+        };
+        self.here(read).unwrap_or_default()
     }
 
     fn set_request_header(&self, name: &str, value: &str) {

@@ -6,6 +6,13 @@ use crate::{
     metrics::Counter,
 };
 
+/// Warnings said once in the life of a worker.
+#[derive(Clone, Copy, Debug)]
+enum Said {
+    Invalid,
+    Ambiguous,
+}
+
 impl Worker {
     /// Answers a request locally, with a JSON body. It never reaches an upstream.
     pub(super) fn refuse(
@@ -35,7 +42,7 @@ impl Worker {
         host.count(Counter::AdmitsInvalid, 1);
         self.say_once(
             host,
-            0,
+            Said::Invalid,
             "evenkeel: the sidecar refused an Admit as invalid; such requests are answered 400",
         );
         let lease = self.streams.get_mut(&context).and_then(|stream| stream.lease.take());
@@ -46,10 +53,23 @@ impl Worker {
         self.refuse(host, context, 400, "invalid_request", "The request cannot be admitted.")
     }
 
-    /// Writes a warning that is numbered, if it was not yet written.
-    pub(super) fn say_once(&mut self, host: &dyn Host, number: u8, line: &str) {
-        if self.said & (1 << number) == 0 {
-            self.said |= 1 << number;
+    /// The consumer's header has several values. Neither may be believed, and without a consumer the request would get
+    /// past the limits keyed by it.
+    pub(super) fn ambiguous(&mut self, host: &dyn Host, context: u32) -> Step {
+        host.count(Counter::ConsumerAmbiguous, 1);
+        let line = "evenkeel: a request named several consumers; such requests are answered 401. \
+            The edge must take the consumer's header off every request";
+        self.say_once(host, Said::Ambiguous, line);
+        self.report(context, "error");
+        let message = "The request names several consumers.";
+        self.refuse(host, context, 401, "ambiguous_consumer", message)
+    }
+
+    /// Writes a warning if it was not yet written.
+    fn say_once(&mut self, host: &dyn Host, warning: Said, line: &str) {
+        let bit = 1 << warning as u8;
+        if self.said & bit == 0 {
+            self.said |= bit;
             host.log(Level::Warn, line);
         }
     }

@@ -51,6 +51,10 @@ impl Worker {
         self.strip(host);
         stream.own = self.is_own(host);
         let own = stream.own;
+        if (own || stream.pool.is_some()) && facts::consumer_is_ambiguous(host, &self.config) {
+            self.streams.insert(context, stream);
+            return self.ambiguous(host, context).flow();
+        }
         let json = is_json(host);
         let length = host.request_header("content-length").and_then(|l| l.parse::<u64>().ok());
         let fits = length.is_none_or(|length| length <= self.body_bytes_max(own) as u64);

@@ -159,6 +159,17 @@ impl Host<'_> {
                 let Some(value) = self.headers().get(&name).cloned() else { return Ok(NOT_FOUND) };
                 self.give(3, value.as_bytes())?;
             }
+            "proxy_get_header_map_pairs" => {
+                let headers: Vec<_> = self.headers().clone().into_iter().collect();
+                let mut map = (headers.len() as u32).to_le_bytes().to_vec();
+                for (name, value) in &headers {
+                    map.extend([name, value].iter().flat_map(|text| (text.len() as u32).to_le_bytes()));
+                }
+                for (name, value) in &headers {
+                    map.extend(name.bytes().chain([0]).chain(value.bytes()).chain([0]));
+                }
+                self.give(1, &map)?;
+            }
             "proxy_replace_header_map_value" => {
                 let (name, value) = (self.text(1), self.text(3));
                 self.headers().insert(name, value);

@@ -51,6 +51,47 @@ fn the_consumer_may_come_from_a_verified_token() {
     assert_eq!(rig.host.last(Method::Admit).admit().subject.unwrap().consumer, "bob");
 }
 
+/// Higress's authentication plugins append the consumer; gateways give the first value of a header, the client's.
+#[test]
+fn a_consumer_a_client_smuggled_in_is_not_believed() {
+    let cases: [(&[&str], Result<&str, u32>); 6] = [
+        (&["admin", "alice"], Err(401)),
+        (&["alice", "alice", "admin"], Err(401)),
+        (&["alice", "alice"], Ok("alice")),
+        (&["", "alice"], Ok("alice")),
+        (&["", ""], Ok("")),
+        (&[], Ok("")),
+    ];
+    for config in ["", r#"{"own_paths":["/completions"]}"#] {
+        let mut rig = Rig::new(config);
+        for (values, expected) in cases {
+            rig.host.open(5);
+            rig.host.with(5, |s| {
+                let values = values.iter().map(|value| ("x-mse-consumer".to_owned(), (*value).to_owned()));
+                s.repeated_headers = values.collect();
+                if !s.repeated_headers.is_empty() {
+                    s.request_headers.extend([s.repeated_headers.remove(0)]);
+                }
+            });
+            assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Pause);
+            match expected {
+                Ok(consumer) => {
+                    assert_eq!(rig.host.last(Method::Admit).admit().subject.unwrap().consumer, consumer);
+                }
+                Err(status) => {
+                    assert_eq!(rig.host.with(5, |s| s.response.clone()).unwrap().status, status);
+                    assert!(rig.host.calls_of(Method::Admit).is_empty());
+                    assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause, "never forwarded");
+                }
+            }
+            rig.end(5);
+            rig.host.gone.borrow_mut().clear();
+        }
+        assert_eq!(rig.host.counted(Counter::ConsumerAmbiguous), 2);
+        assert_eq!(rig.host.logs.borrow().len(), 1);
+    }
+}
+
 #[test]
 fn the_first_session_named_is_told_cut() {
     let cases: [(&str, &Headers, &str); 4] = [
