@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame};
 
-use super::host::Ticket;
+use super::{Failure, ServedEnd, host::Ticket};
 
 /// Either the whole body, or a stream.
 pub(crate) type MockBody = Either<Full<Bytes>, Events>;
@@ -47,39 +47,69 @@ impl Usage {
     }
 }
 
+/// What an answer looks like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) usage: Usage,
+    /// Bytes of text of each token.
+    pub(crate) token_bytes: usize,
+    /// A stream tells its usage.
+    pub(crate) tells_usage: bool,
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Shape {
+    /// The text of so many tokens.
+    pub(crate) fn text(self, tokens: u32) -> String {
+        let token: String = " tok".chars().cycle().take(self.token_bytes).collect();
+        token.repeat(tokens as usize)
+    }
+}
+
 /// Server-sent events of one answer.
 #[derive(Debug)]
 pub(crate) struct Events {
     ticket: Ticket,
-    usage: Usage,
+    shape: Shape,
     told: u32,
-    /// Cut after the first event.
-    cut: bool,
     ended: bool,
 }
 
 impl Events {
-    pub(crate) fn new(ticket: Ticket, usage: Usage, cut: bool) -> Self {
-        Self { ticket, usage, told: 0, cut, ended: false }
+    pub(crate) fn new(ticket: Ticket, shape: Shape) -> Self {
+        Self { ticket, shape, told: 0, ended: false }
+    }
+
+    /// Tokens that may still go out before the failure that was asked for.
+    fn most(&self) -> u32 {
+        match self.shape.failure {
+            Some(Failure::Cut(tokens) | Failure::Stall(tokens)) => tokens,
+            _ => u32::MAX,
+        }
     }
 
     fn event(&mut self, produced: u32, done: bool) -> Bytes {
         let id = self.ticket.id;
-        let content = " tok".repeat((produced - self.told) as usize);
+        let content = self.shape.text(produced - self.told);
         let role = if self.told == 0 { r#""role":"assistant","# } else { "" };
         self.told = produced;
         let finish = if done { r#""stop""# } else { "null" };
+        let usage = if self.shape.tells_usage { r#","usage":null"# } else { "" };
         let mut text = format!(
             "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"created\":{CREATED},\"model\":\"mock\",\
-             \"choices\":[{{\"index\":0,\"delta\":{{{role}\"content\":\"{content}\"}},\"finish_reason\":{finish}}}]}}\n\n"
+             \"choices\":[{{\"index\":0,\"delta\":{{{role}\"content\":\"{content}\"}},\"finish_reason\":{finish}}}]{usage}}}\n\n"
         );
-        if done {
+        if done && self.shape.tells_usage {
             text.push_str(&format!(
                 "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"created\":{CREATED},\"model\":\"mock\",\
-                 \"choices\":[],\"usage\":{}}}\n\ndata: [DONE]\n\n",
-                self.usage.json()
+                 \"choices\":[],\"usage\":{}}}\n\n",
+                self.shape.usage.json()
             ));
         }
+        if done {
+            text.push_str("data: [DONE]\n\n");
+        }
+        self.ticket.tell(produced, done.then_some(ServedEnd::Complete));
         Bytes::from(text)
     }
 }
@@ -92,7 +122,10 @@ impl Body for Events {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.cut && self.told > 0 {
+        if self.told >= self.most() {
+            if let Some(Failure::Stall(_)) = self.shape.failure {
+                return Poll::Pending;
+            }
             self.ended = true;
             return Poll::Ready(Some(Err(Cut)));
         }
@@ -101,8 +134,10 @@ impl Body for Events {
             self.ended = true;
             return Poll::Ready(Some(Err(Cut)));
         };
-        self.ended = piece.done;
-        let event = self.event(piece.produced, piece.done);
+        let produced = piece.produced.min(self.most());
+        let done = piece.done && produced == piece.produced && self.told < self.most();
+        self.ended = done;
+        let event = self.event(produced, done);
         Poll::Ready(Some(Ok(Frame::data(event))))
     }
 

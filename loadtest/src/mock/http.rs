@@ -10,14 +10,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 
 use super::{
-    FAIL, Failure, HOST, OUTPUT_TOKENS, PROMPT_TOKENS,
-    body::{CREATED, Events, MockBody, Usage},
-    host::Host,
+    CONSUMER, FAIL, Failure, HOST, OUTPUT_TOKENS, PROMPT_TOKENS, Served, ServedEnd, TOKEN_BYTES,
+    body::{CREATED, Events, MockBody, Shape, Usage},
+    host::{Host, Ticket},
 };
 
 const BODY_BYTES_MAX: usize = 16 << 20;
 const OUTPUT_TOKENS_DEFAULT: u32 = 128;
 const OUTPUT_TOKENS_MAX: u32 = 1 << 20;
+const TOKEN_BYTES_DEFAULT: u32 = 4;
+const TOKEN_BYTES_MAX: u32 = 64;
 
 /// Accepts connections until the runtime ends.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
@@ -52,6 +54,13 @@ struct ChatRequest {
     stream: bool,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
+    stream_options: Option<StreamOptions>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StreamOptions {
+    include_usage: bool,
 }
 
 async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Result<Response<MockBody>, Reset> {
@@ -95,30 +104,42 @@ async fn chat(host: &Arc<Host>, request: Request<Incoming>) -> Result<Response<M
             .unwrap_or(OUTPUT_TOKENS_DEFAULT)
             .clamp(1, OUTPUT_TOKENS_MAX),
     };
+    let token_bytes = number(&head.headers, TOKEN_BYTES).unwrap_or(TOKEN_BYTES_DEFAULT);
+    let shape = Shape {
+        usage,
+        token_bytes: token_bytes.clamp(1, TOKEN_BYTES_MAX) as usize,
+        tells_usage: asked.stream_options.is_some_and(|options| options.include_usage),
+        failure,
+    };
     match failure {
         Some(Failure::Unavailable) => {
             return Ok(error(StatusCode::SERVICE_UNAVAILABLE, "unavailable on purpose"));
         }
         Some(Failure::NotFoundEmpty) => return Ok(plain(StatusCode::NOT_FOUND, Bytes::new())),
         Some(Failure::Reset) => return Err(Reset),
-        Some(Failure::Hang) => {
-            let _ticket = host.submit_hanging();
-            return std::future::pending().await;
-        }
-        Some(Failure::Cut) | None => {}
+        _ => {}
     }
-    let ticket = host.submit(usage.prompt, usage.output);
-    if asked.stream || failure == Some(Failure::Cut) {
-        let events = Events::new(ticket, usage, failure == Some(Failure::Cut));
-        let mut response = Response::new(Either::Right(events));
+    let consumer = head.headers.get(CONSUMER).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let ticket = host.accept(Served {
+        consumer: consumer.to_owned(),
+        prompt: usage.prompt,
+        output: usage.output,
+        ..Served::default()
+    });
+    if failure == Some(Failure::Hang) {
+        return std::future::pending().await;
+    }
+    host.start(&ticket).await;
+    if asked.stream || failure.is_some() {
+        let mut response = Response::new(Either::Right(Events::new(ticket, shape)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         return Ok(response);
     }
-    whole(ticket, usage).await
+    whole(ticket, shape).await
 }
 
 /// Waits for the last token and answers in one piece.
-async fn whole(mut ticket: super::host::Ticket, usage: Usage) -> Result<Response<MockBody>, Reset> {
+async fn whole(mut ticket: Ticket, shape: Shape) -> Result<Response<MockBody>, Reset> {
     loop {
         match ticket.pieces.recv().await {
             Some(piece) if piece.done => break,
@@ -126,14 +147,15 @@ async fn whole(mut ticket: super::host::Ticket, usage: Usage) -> Result<Response
             None => return Err(Reset),
         }
     }
+    ticket.tell(ticket.output, Some(ServedEnd::Complete));
     Ok(text(
         "application/json",
         format!(
             "{{\"id\":\"mock-{}\",\"object\":\"chat.completion\",\"created\":{CREATED},\"model\":\"mock\",\
              \"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{}}}",
             ticket.id,
-            " tok".repeat(usage.output as usize),
-            usage.json()
+            shape.text(shape.usage.output),
+            shape.usage.json()
         ),
     ))
 }

@@ -8,6 +8,7 @@ mod endings;
 mod envoy_smoke;
 mod faults;
 mod gateway;
+mod limits;
 mod openai;
 mod ratelimit_filter;
 mod support;

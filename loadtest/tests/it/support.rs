@@ -41,7 +41,7 @@ pub(crate) fn chat(url: &str, prompt: u32, output: u32) -> http::request::Builde
 
 /// Body of a streaming chat request.
 pub(crate) fn streaming() -> Full<Bytes> {
-    Full::from(r#"{"model":"mock","messages":[],"stream":true}"#)
+    Full::from(r#"{"model":"mock","messages":[],"stream":true,"stream_options":{"include_usage":true}}"#)
 }
 
 /// The whole body, as text.
