@@ -17,7 +17,13 @@ use envoy_types::pb::{
     },
     google::protobuf::UInt64Value,
 };
-use tonic::{Code as GrpcCode, transport::Channel};
+use prost::Message as _;
+use tonic::{
+    Code as GrpcCode,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
+};
 
 use crate::support::{
     eventually,
@@ -111,8 +117,11 @@ impl Rls {
 }
 
 async fn client(sidecar: &Sidecar) -> RateLimitServiceClient<Channel> {
-    let url = format!("http://{}", sidecar.addresses.grpc.as_ref().unwrap());
-    RateLimitServiceClient::connect(url).await.unwrap()
+    RateLimitServiceClient::connect(url(sidecar)).await.unwrap()
+}
+
+fn url(sidecar: &Sidecar) -> String {
+    format!("http://{}", sidecar.addresses.grpc.as_ref().unwrap())
 }
 
 fn by(entries: &[(&str, &str)]) -> RateLimitDescriptor {
@@ -214,9 +223,88 @@ async fn descriptors_have_hits_and_limits_of_their_own() {
         };
         assert_eq!(rls.codes(1, &[own(1)]).await, (OK, vec![(OK, 0)]));
         assert_eq!(rls.codes(1, &[own(1)]).await, (OVER, vec![(OVER, 0)]));
+        // Without a unit that is known, the file's limit holds.
         let mut wrong = own(1);
         wrong.limit.as_mut().unwrap().unit = 0;
-        assert_eq!(rls.ask_in("d", 1, &[wrong]).await.unwrap_err().code(), GrpcCode::InvalidArgument);
+        assert_eq!(rls.codes(1, &[wrong]).await, (OK, vec![(OK, u32::MAX)]));
+        // Each unit has a counter.
+        let day = || {
+            let unit = RateLimitUnit::Month.into();
+            RateLimitDescriptor { limit: Some(RateLimitOverride { requests_per_unit: 3, unit }), ..own(0) }
+        };
+        assert_eq!(rls.codes(1, &[day(), own(9)]).await, (OK, vec![(OK, 2), (OK, 7)]));
+        assert_eq!(rls.codes(1, &[own(9), day()]).await, (OK, vec![(OK, 6), (OK, 1)]));
+        // What is used is charged, whichever limit refuses.
+        let refused = [hits(3, by(&[("ten", "c")])), by(&[("none", "x")]), hits(2, by(&[("ten", "c")]))];
+        assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OK, 5), (OVER, 0), (OK, 5)]));
+        assert_eq!(rls.codes(1, &[by(&[("ten", "c")])]).await, (OK, vec![(OK, 4)]));
+    }
+}
+
+/// An error would let the request pass, as Envoy is configured by default.
+#[tokio::test]
+async fn no_request_passes_by_an_error() {
+    for rls in stores("").await {
+        let values: Vec<String> = (0..=256).map(|i| i.to_string()).collect();
+        let many: Vec<_> = values.iter().map(|value| by(&[("ten", value)])).collect();
+        assert_eq!(rls.codes(4, &many[..256]).await, (OK, vec![(OK, 6); 256]));
+        assert_eq!(rls.codes(7, &many[..256]).await.0, OVER);
+        assert_eq!(rls.codes(6, &many[..256]).await, (OK, vec![(OK, 0); 256]), "all or none");
+        assert_eq!(rls.codes(1, &many).await.0, OVER);
+
+        // A client's header need not be UTF-8, and Envoy passes it on.
+        let descriptors = vec![by(&[("two", "odd ZZ")])];
+        let mut bytes =
+            RateLimitRequest { domain: "d".to_owned(), descriptors, hits_addend: 1 }.encode_to_vec();
+        let at = bytes.windows(2).position(|two| two == b"ZZ").unwrap();
+        bytes[at..at + 2].copy_from_slice(b"\xff\xfe");
+        assert!(RateLimitRequest::decode(&*bytes).is_err());
+        let channel = Channel::from_shared(url(&rls.sidecar)).unwrap().connect().await.unwrap();
+        for expected in [OK, OK, OVER] {
+            let mut grpc = Grpc::new(channel.clone());
+            grpc.ready().await.unwrap();
+            let method = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit".parse().unwrap();
+            let answer = grpc.unary(tonic::Request::new(bytes.clone()), method, Plain).await.unwrap();
+            assert_eq!(answer.get_ref().overall_code(), expected);
+        }
+    }
+}
+
+/// Sends bytes as they are.
+#[derive(Clone, Copy)]
+struct Plain;
+
+impl Codec for Plain {
+    type Encode = Vec<u8>;
+    type Decode = RateLimitResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Plain {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, bytes: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        prost::bytes::BufMut::put_slice(to, &bytes);
+        Ok(())
+    }
+}
+
+impl Decoder for Plain {
+    type Item = RateLimitResponse;
+    type Error = tonic::Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<RateLimitResponse>, tonic::Status> {
+        Ok(Some(RateLimitResponse::decode(from).unwrap()))
     }
 }
 

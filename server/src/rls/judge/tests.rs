@@ -284,6 +284,10 @@ impl Counters for Away {
         Err(StoreError::Timeout(1))
     }
 
+    async fn give_back(&self, _: Reserve) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn hold(&self, _: Vec<Hold>) -> Result<(), StoreError> {
         Ok(())
     }

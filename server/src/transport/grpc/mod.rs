@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{admin_server::AdminServer, gateway_server::GatewayServer, inspect_server::InspectServer},
@@ -27,7 +26,7 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const HEALTH: [&str; 3] = [
     "",
     <GatewayServer<gateway::GatewayService> as NamedService>::NAME,
-    <RateLimitServiceServer<rls::RlsService> as NamedService>::NAME,
+    <rls::RlsServer as NamedService>::NAME,
 ];
 
 /// Tells whoever asks or watches that this sidecar is to be left.
@@ -58,7 +57,7 @@ pub async fn routes(
     shutdown: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
     let rate_limits = rate_limits.map(|(judge, metrics)| {
-        RateLimitServiceServer::new(rls::RlsService::new(judge, metrics, calls.clone()))
+        rls::RlsServer::new(rls::RlsService::new(judge, metrics, calls.clone()), MESSAGE_BYTES_MAX)
     });
     let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -79,7 +78,7 @@ pub async fn routes(
         .add_service(health)
         .add_service(reflection);
     if let Some(service) = rate_limits {
-        reporter.set_serving::<RateLimitServiceServer<rls::RlsService>>().await;
+        reporter.set_serving::<rls::RlsServer>().await;
         routes.add_service(service);
     }
     Ok((routes.routes(), reporter))

@@ -1,29 +1,30 @@
 //! `envoy.service.ratelimit.v3.RateLimitService`: what Envoy's rate limit filters call.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use envoy_types::pb::{
     envoy::{
         config::core::v3::HeaderValue,
-        extensions::common::ratelimit::v3::RateLimitDescriptor,
         service::ratelimit::v3::{
-            RateLimitRequest, RateLimitResponse,
+            RateLimitResponse,
             rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit as ToldUnit},
-            rate_limit_service_server::RateLimitService,
         },
         r#type::v3::RateLimitUnit,
     },
     google::protobuf::Duration,
 };
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use tonic::Status;
 
 use crate::{
-    domain::DomainError,
     rls::{self, Answer, Descriptor, Judge, Question, Unit},
     telemetry::Metrics,
     transport::status::to_status,
 };
+
+mod wire;
+
+pub(super) use wire::RlsServer;
 
 pub(super) struct RlsService {
     judge: Arc<Judge>,
@@ -36,42 +37,36 @@ impl RlsService {
     pub(super) fn new(judge: Arc<Judge>, metrics: Arc<Metrics>, calls: TaskTracker) -> Self {
         Self { judge, metrics, calls }
     }
-}
 
-#[tonic::async_trait]
-impl RateLimitService for RlsService {
-    async fn should_rate_limit(
-        &self,
-        request: Request<RateLimitRequest>,
-    ) -> Result<Response<RateLimitResponse>, Status> {
+    async fn should_rate_limit(&self, asked: &wire::Asked) -> Result<RateLimitResponse, Status> {
         let _call = self.calls.token();
         let _timer = self.metrics.rls.duration.start_timer();
-        let RateLimitRequest { domain, descriptors, hits_addend } = request.get_ref();
-        let descriptors: Result<_, DomainError> = descriptors.iter().map(decode).collect();
-        let descriptors = descriptors.map_err(|e| to_status(&e))?;
-        let question = Question { domain, hits: *hits_addend, descriptors };
-        let answer = self.judge.judge(&question).await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(encode(answer)))
+        let domain = String::from_utf8_lossy(&asked.domain);
+        let texts: Vec<Vec<_>> = asked.descriptors.iter().map(texts).collect();
+        let descriptors = asked.descriptors.iter().zip(&texts).map(|(asked, texts)| decode(asked, texts));
+        let question =
+            Question { domain: &domain, hits: asked.hits_addend, descriptors: descriptors.collect() };
+        self.judge.judge(&question).await.map(encode).map_err(|e| to_status(&e))
     }
 }
 
-fn decode(descriptor: &RateLimitDescriptor) -> Result<Descriptor<'_>, DomainError> {
-    let limit = match &descriptor.limit {
-        None => None,
-        Some(limit) => {
-            let unit = decode_unit(limit.unit).ok_or_else(|| {
-                let got = limit.unit.to_string();
-                DomainError::invalid("descriptors.limit.unit", "a unit of time", &got)
-            })?;
-            Some((limit.requests_per_unit, unit))
-        }
-    };
-    Ok(Descriptor {
-        entries: descriptor.entries.iter().map(|e| (e.key.as_str(), e.value.as_str())).collect(),
+/// Keys and values. What is not UTF-8 in them becomes U+FFFD: values that differ in nothing else count as one.
+fn texts(descriptor: &wire::Descriptor) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let entries = descriptor.entries.iter();
+    entries
+        .map(|entry| (String::from_utf8_lossy(&entry.key), String::from_utf8_lossy(&entry.value)))
+        .collect()
+}
+
+fn decode<'a>(asked: &wire::Descriptor, texts: &'a [(Cow<'_, str>, Cow<'_, str>)]) -> Descriptor<'a> {
+    // A limit without a unit that is known here is as none, so that the file's limit holds.
+    let limit = asked.limit.and_then(|limit| Some((limit.requests_per_unit, decode_unit(limit.unit)?)));
+    Descriptor {
+        entries: texts.iter().map(|(key, value)| (&**key, &**value)).collect(),
         limit,
-        hits: descriptor.hits_addend.as_ref().map(|hits| hits.value),
-        give_back: descriptor.is_negative_hits,
-    })
+        hits: asked.hits_addend.as_ref().map(|hits| hits.value),
+        give_back: asked.is_negative_hits,
+    }
 }
 
 /// Unit of a limit that comes with a descriptor; there are no weeks among them.
