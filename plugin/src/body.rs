@@ -10,7 +10,9 @@ use std::ops::Range;
 /// Facts read from a request body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyFacts {
-    /// `model`; empty when absent.
+    /// The body is one JSON object, and nothing else: what is not, another reader may understand in another way.
+    pub understood: bool,
+    /// `model`, the last where there are several; empty when absent.
     pub model: String,
     /// Bytes of prompt text and of tool definitions; 0 when none was found.
     pub prompt_bytes: u64,
@@ -37,26 +39,42 @@ impl Edit {
         Some([before, self.by.as_bytes(), after].concat())
     }
 
-    /// Bytes it adds.
-    pub fn bytes_added(&self) -> usize {
-        self.by.len() - self.at.len()
+    fn moved(self, by: usize) -> Edit {
+        Edit { at: self.at.start + by..self.at.end + by, ..self }
     }
 }
 
 /// Bytes a token stands for in a prompt that is given as tokens.
 const TOKEN_BYTES: u64 = 4;
 
+/// What some clients write before their JSON, and most servers pass over.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Whether a body may be a JSON object, from its beginning; none where that does not show yet.
+pub fn begins_as_object(head: &[u8]) -> Option<bool> {
+    if head.len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(head) {
+        return None;
+    }
+    let text = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head);
+    let first = text.iter().find(|b| !matches!(b, b' ' | b'\t' | b'\n' | b'\r'))?;
+    Some(*first == b'{')
+}
+
 /// Reads the facts. Of a body that is cut off or no JSON, those before the fault.
 pub fn read(body: &[u8]) -> BodyFacts {
+    let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let mut found = Found::default();
     let mut scanner = Scanner::default();
-    let taken = scanner.feed(body, &mut found);
-    let complete = scanner.is_done() && body[taken..].iter().all(u8::is_ascii_whitespace);
+    let taken = scanner.feed(text, &mut found);
+    let complete = scanner.is_done() && text[taken..].iter().all(u8::is_ascii_whitespace);
+    let understood = complete && found.object_at.is_some();
+    let model = if found.model.is_empty() { &found.model_alike } else { &found.model };
     BodyFacts {
-        model: decode(&found.model, TEXT_BYTES_MAX),
+        understood,
+        model: decode(model, TEXT_BYTES_MAX),
         prompt_bytes: found.prompt_bytes,
         max_output_tokens: found.max_output_tokens.iter().flatten().next().copied().unwrap_or(0),
-        include_usage: found.edit().filter(|_| complete),
+        include_usage: found.edit().filter(|_| understood).map(|edit| edit.moved(body.len() - text.len())),
     }
 }
 
@@ -64,6 +82,8 @@ pub fn read(body: &[u8]) -> BodyFacts {
 #[derive(Debug, Default)]
 struct Found {
     model: Vec<u8>,
+    /// The same under a name in another case.
+    model_alike: Vec<u8>,
     prompt_bytes: u64,
     /// Bounds of the output, those first that win.
     max_output_tokens: [Option<u64>; 4],
@@ -110,6 +130,20 @@ impl Found {
             Options::Object { at, empty: false, .. } => (at + 1..at + 1, r#""include_usage":true,"#),
         };
         Some(Edit { at, by })
+    }
+
+    /// The last counts, as with the parsers of servers; one that is no text is none.
+    fn model(&mut self, path: &[Key], event: &Event<'_>) {
+        let model = match path {
+            [Key::Model] => &mut self.model,
+            [Key::ModelAlike] => &mut self.model_alike,
+            _ => return,
+        };
+        match event {
+            Event::Part(_) | Event::Close { .. } => {}
+            Event::Text(head) => *model = head.to_vec(),
+            Event::Open { .. } | Event::Number(_) | Event::Word { .. } => model.clear(),
+        }
     }
 
     fn options(&mut self, path: &[Key], event: &Event<'_>) {
@@ -175,9 +209,9 @@ impl Sink for Found {
     fn on(&mut self, path: &[Key], event: Event<'_>) {
         use Key::*;
         self.options(path, &event);
+        self.model(path, &event);
         match event {
             Event::Part(piece) if is_prompt(path) => self.prompt_bytes += piece.len() as u64,
-            Event::Text(head) if path == [Model] => self.model = head.to_vec(),
             Event::Open { at, .. } if matches!(path, [Tools | Functions]) => self.tools_at = at,
             Event::Close { at } if matches!(path, [Tools | Functions]) => {
                 self.prompt_bytes += (at + 1 - self.tools_at) as u64;
@@ -247,9 +281,69 @@ mod tests {
             (r#"{"messages":[{"content":"\u00e9\n"}]}"#, ("", 3, 0)),
         ];
         for (body, (model, prompt_bytes, max_output_tokens)) in cases {
-            let facts =
-                BodyFacts { model: model.into(), prompt_bytes, max_output_tokens, include_usage: None };
+            let understood =
+                serde_json::from_str::<serde_json::Value>(body).is_ok_and(|value| value.is_object());
+            let model = model.into();
+            let facts = BodyFacts { understood, model, prompt_bytes, max_output_tokens, include_usage: None };
             assert_eq!(read(body.as_bytes()), facts, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_model_is_the_one_a_server_would_take() {
+        let cases = [
+            (r#"{"model":"a","model":"b"}"#, "b"),
+            (r#"{"model":"a","model":null}"#, ""),
+            (r#"{"model":"a","model":{"model":"b"}}"#, ""),
+            (r#"{"mod\u0065l":"a"}"#, "a"),
+            (r#"{"Model":"a"}"#, "a"),
+            (r#"{"MODEL":"a","mOdEl":"b"}"#, "b"),
+            (r#"{"model":"a","Model":"b"}"#, "a"),
+            (r#"{"Model":"b","model":"a"}"#, "a"),
+            (r#"{"Model":"b","model":null}"#, "b"),
+            (r#"{"x":{"model":"a"}}"#, ""),
+            ("\u{feff} {\"model\":\"a\"}", "a"),
+        ];
+        for (body, model) in cases {
+            let facts = read(body.as_bytes());
+            assert_eq!((facts.model.as_str(), facts.understood), (model, true), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_another_reader_may_understand_otherwise_is_not_understood() {
+        let utf16: Vec<u8> = r#"{"model":"a"}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let cases: [&[u8]; 9] = [
+            br#"{"model":"a"}{"model":"b"}"#,
+            br#"{"model":"a"} x"#,
+            br#"{"model":"a""#,
+            br#"{"model":"a",}"#,
+            br#"{"model":"a",/**/"model":"b"}"#,
+            br#"[{"model":"a"}]"#,
+            b"\"model\"",
+            b"",
+            &utf16,
+        ];
+        for body in cases {
+            assert!(!read(body).understood, "{}", body.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_object_shows_in_its_beginning() {
+        let cases: [(&[u8], Option<bool>); 9] = [
+            (b"", None),
+            (b" \r\n\t", None),
+            (b" {", Some(true)),
+            (b"\xef\xbb", None),
+            (b"\xef\xbb\xbf", None),
+            (b"\xef\xbb\xbf{", Some(true)),
+            (b"\xef\xbbx", Some(false)),
+            (b"[", Some(false)),
+            (b"--boundary", Some(false)),
+        ];
+        for (head, expected) in cases {
+            assert_eq!(begins_as_object(head), expected, "{}", head.escape_ascii());
         }
     }
 
@@ -286,6 +380,10 @@ mod tests {
             (
                 r#"{"stream":true,"stream_options":{"include_usage":false,"a":1}}"#,
                 Some(r#"{"stream":true,"stream_options":{"include_usage":true,"a":1}}"#),
+            ),
+            (
+                "\u{feff}{\"stream\":true}",
+                Some("\u{feff}{\"stream_options\":{\"include_usage\":true},\"stream\":true}"),
             ),
             (r#"{"stream":true,"stream_options":{"include_usage":true}}"#, None),
             (r#"{"stream":true,"stream_options":{"include_usage":1}}"#, None),

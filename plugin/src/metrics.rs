@@ -42,10 +42,12 @@ counters! {
     FailClosed = "evenkeel_fail_closed",
     /// Requests that went to another endpoint than the sidecar chose.
     EndpointMismatches = "evenkeel_endpoint_mismatches",
-    /// Requests admitted without waiting further for their body.
+    /// Requests whose body was not waited for any longer.
     BodyGivenUp = "evenkeel_body_given_up",
-    /// Requests admitted without a look at their body, as it is longer than is gathered.
+    /// Requests whose body is longer than is gathered.
     BodyTooLarge = "evenkeel_body_too_large",
+    /// Requests whose body could not be read, for whatever reason.
+    BodyUnread = "evenkeel_body_unread",
     /// Requests the sidecar answered itself.
     OwnAnswered = "evenkeel_own_answered",
     /// Requests it was to answer itself and did not, refused with 503, 413, 408 or 400.

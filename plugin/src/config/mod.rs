@@ -77,6 +77,8 @@ pub struct Config {
     pub own_paths: Vec<String>,
     /// Whether to read model and prompt size from the body.
     pub read_body: bool,
+    /// What happens to a POST whose body cannot be read.
+    pub on_unread_body: OnUnreadBody,
     /// Largest body that is gathered to be read.
     pub body_bytes_max: usize,
     /// Whether to read tokens from responses.
@@ -100,6 +102,15 @@ pub enum OnError {
     Open,
     /// It is refused with 503.
     Closed,
+}
+
+/// What happens to a POST whose body cannot be read, where bodies are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnreadBody {
+    /// It is asked for, with a model of that name.
+    Admit,
+    /// It is refused.
+    Refuse,
 }
 
 /// How the chosen endpoint is applied.
@@ -177,6 +188,12 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
             Some(text) if text == "closed" => OnError::Closed,
             _ => OnError::Open,
         };
+    let expected = "\"admit\" or \"refuse\"";
+    let on_unread_body =
+        match top.text("on_unread_body", expected, |t| matches!(t, "admit" | "refuse"), faults) {
+            Some(text) if text == "refuse" => OnUnreadBody::Refuse,
+            _ => OnUnreadBody::Admit,
+        };
     let header = "an HTTP header name";
     let config = Config {
         sidecar_cluster,
@@ -201,6 +218,7 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
             .is_none_or(|text| text == "remove"),
         include_usage: top.flag("include_usage", faults).unwrap_or(false),
         read_body: top.flag("read_body", faults).unwrap_or(false),
+        on_unread_body,
         body_bytes_max: top.whole("body_bytes_max", 1, 16 << 20, faults).unwrap_or(64 << 10) as usize,
         body_wait_ms: top.whole("body_wait_ms", 100, 60_000, faults).unwrap_or(1000),
         keep_alive_ms: top.whole("keep_alive_ms", 100, 60_000, faults).unwrap_or(1000),
@@ -208,6 +226,9 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
             .text("report_header", header, header_name, faults)
             .map(|name| name.to_ascii_lowercase()),
     };
+    if config.on_unread_body == OnUnreadBody::Refuse && !config.read_body {
+        faults.push("on_unread_body: \"refuse\" needs read_body true".into());
+    }
     if config.include_usage {
         let needs = [
             ("read_body true", config.read_body),

@@ -23,7 +23,7 @@ fn nothing_configured_is_all_defaults() {
         );
         assert!(config.descriptors.is_empty() && config.own_paths.is_empty());
         assert!(config.read_usage && config.plain_responses && !config.include_usage);
-        assert!(!config.read_body);
+        assert!(!config.read_body && config.on_unread_body == OnUnreadBody::Admit);
         assert_eq!((config.body_bytes_max, config.body_wait_ms, config.keep_alive_ms), (65536, 1000, 1000));
         assert_eq!(config.report_header, None);
     }
@@ -36,7 +36,7 @@ fn every_option_is_read() {
         "apply": {"mode": "name", "header": "X-Provider"},
         "candidates": [{"address": "a", "weight": 2, "cap": 3}, {"address": "b"}],
         "pool": {"route": "r", "cluster": "c"}, "consumer_header": "X-Who",
-        "pass_headers": ["X-Tenant"], "read_body": true, "body_bytes_max": 10,
+        "pass_headers": ["X-Tenant"], "read_body": true, "on_unread_body": "refuse", "body_bytes_max": 10,
         "body_wait_ms": 100, "keep_alive_ms": 500, "report_header": "X-Placed",
         "session_headers": ["X-Chat"], "own_paths": ["/quota", "/quota/delta"], "read_usage": true,
         "accept_encoding": "remove", "include_usage": true, "descriptors": {
@@ -76,6 +76,7 @@ fn every_option_is_read() {
             plain_responses: true,
             include_usage: true,
             read_body: true,
+            on_unread_body: OnUnreadBody::Refuse,
             body_bytes_max: 10,
             body_wait_ms: 100,
             keep_alive_ms: 500,
@@ -115,6 +116,11 @@ fn one_fault_each() {
             r#"{"apply":{"mode":"name","header":"h"}}"#,
             "pool.cluster: must be set in apply.mode \"name\", where the cluster is not chosen yet",
         ),
+        (
+            r#"{"read_body":true,"on_unread_body":"x"}"#,
+            "on_unread_body: must be \"admit\" or \"refuse\", got \"x\"",
+        ),
+        (r#"{"on_unread_body":"refuse"}"#, "on_unread_body: \"refuse\" needs read_body true"),
         (r#"{"candidates":{}}"#, "candidates: must be a list, got an object"),
         (r#"{"candidates":[{}]}"#, "candidates[0].address: must be set"),
         (

@@ -11,6 +11,8 @@ macro_rules! keys {
             Item,
             /// A name without meaning here.
             Other,
+            /// `model` in another case: some servers, such as those written in Go, take it as well.
+            ModelAlike,
             $($variant,)*
         }
 
@@ -101,12 +103,13 @@ keys! {
 impl Key {
     /// The key of a name.
     pub(super) fn of(name: &[u8]) -> Key {
-        NAMES.iter().find(|(known, _)| known.as_bytes() == name).map_or(Key::Other, |(_, key)| *key)
+        let alike = if name.eq_ignore_ascii_case(b"model") { Key::ModelAlike } else { Key::Other };
+        NAMES.iter().find(|(known, _)| known.as_bytes() == name).map_or(alike, |(_, key)| *key)
     }
 
     /// Whether the beginning of a text under this name is kept for [`super::Event::Text`].
     pub(super) fn keeps(self) -> bool {
-        use Key::{FinishReason, Model, ModelId, ModelVersion, Type};
-        matches!(self, FinishReason | Model | ModelId | ModelVersion | Type)
+        use Key::{FinishReason, Model, ModelAlike, ModelId, ModelVersion, Type};
+        matches!(self, FinishReason | Model | ModelAlike | ModelId | ModelVersion | Type)
     }
 }

@@ -3,6 +3,7 @@
 //! Each instance is a holder of its own, with its own lease numbers and its own KeepAlive. So several plugin
 //! configurations that share a Wasm VM cannot disturb each other: no list speaks for another's leases.
 
+mod gather;
 mod keep_alive;
 mod own;
 mod reach;

@@ -1,8 +1,13 @@
 //! The way of a request: gather, ask, apply, go on.
 
-use super::{Flow, Phase, Stream, Worker, own, response::Reading};
+use super::{
+    Flow, Phase, Stream, Worker,
+    gather::{Unread, begins_as_object, content_length, is_json, is_post, may_be_json},
+    own,
+    response::Reading,
+};
 use crate::{
-    body::{self, BodyFacts},
+    body::BodyFacts,
     book::Place,
     config::{Apply, OnError, header_name},
     facts,
@@ -55,11 +60,11 @@ impl Worker {
             self.streams.insert(context, stream);
             return self.ambiguous(host, context).flow();
         }
-        let json = is_json(host);
-        let length = host.request_header("content-length").and_then(|l| l.parse::<u64>().ok());
+        let length = content_length(host);
         let fits = length.is_none_or(|length| length <= self.body_bytes_max(own) as u64);
-        let reads = own || (self.config.read_body && json);
-        if reads && fits && !end_of_stream {
+        let reads = !own && self.config.read_body && !end_of_stream && is_post(host);
+        let readable = own || (reads && may_be_json(host));
+        if readable && fits && !end_of_stream {
             stream.phase = Phase::Gathering { since_ms: host.now_ms() };
             self.streams.insert(context, stream);
             return Flow::Pause;
@@ -69,16 +74,18 @@ impl Worker {
             let bytes = if end_of_stream { 0 } else { length.unwrap_or(0) };
             return self.ask_own(host, context, usize::try_from(bytes).unwrap_or(usize::MAX)).flow();
         }
-        if reads && !fits {
-            host.count(Counter::BodyTooLarge, 1);
-        }
-        let prompt_bytes = length.filter(|_| json).unwrap_or(0);
-        let step = self.ask(host, context, &BodyFacts { prompt_bytes, ..BodyFacts::default() });
+        let bytes = length.filter(|_| is_json(host)).unwrap_or(0);
+        let step = match reads {
+            true if readable => self.ask_unread(host, context, Unread::TooLarge, length.unwrap_or(0)),
+            // Such as sound, whose bytes are no prompt.
+            true => self.ask_unread(host, context, Unread::NoJson, bytes),
+            false => self.ask(host, context, &BodyFacts { prompt_bytes: bytes, ..BodyFacts::default() }),
+        };
         step.flow()
     }
 
     /// Largest body that is gathered.
-    fn body_bytes_max(&self, own: bool) -> usize {
+    pub(super) fn body_bytes_max(&self, own: bool) -> usize {
         if own { own::BODY_BYTES_MAX } else { self.config.body_bytes_max }
     }
 
@@ -100,6 +107,9 @@ impl Worker {
             Phase::Gathering { .. } if end_of_stream || buffered > self.body_bytes_max(stream.own) => {
                 self.ask_with_body(host, context, buffered).flow()
             }
+            Phase::Gathering { .. } if !stream.own && !begins_as_object(host) => {
+                self.ask_with_body(host, context, buffered).flow()
+            }
             // What comes is buffered, up to the gateway's limit: the SDK has no answer that would only stop the
             // client from sending.
             Phase::Gathering { .. } | Phase::Asking { .. } => Flow::Pause,
@@ -117,28 +127,6 @@ impl Worker {
             Phase::Asking { .. } => Flow::Pause,
             Phase::Decided if stream.own || stream.refused => Flow::Pause,
             Phase::Decided => Flow::Continue,
-        }
-    }
-
-    /// Admits without its body every request that has waited too long for it.
-    pub(super) fn give_up_bodies(&mut self, host: &dyn Host, now_ms: u64) {
-        if !self.gathers() {
-            return;
-        }
-        let late = |s: &Stream| matches!(s.phase, Phase::Gathering { since_ms } if now_ms >= since_ms + self.config.body_wait_ms);
-        let contexts: Vec<u32> = self.streams.iter().filter(|(_, s)| late(s)).map(|(c, _)| *c).collect();
-        for context in contexts {
-            if host.enter(context) {
-                host.count(Counter::BodyGivenUp, 1);
-                let step = if self.streams.get(&context).is_some_and(|stream| stream.own) {
-                    self.own_body_late(host, context)
-                } else {
-                    self.ask(host, context, &BodyFacts::default())
-                };
-                if step == Step::GoOn {
-                    host.resume_request();
-                }
-            }
         }
     }
 
@@ -187,41 +175,8 @@ impl Worker {
         }
     }
 
-    fn ask_with_body(&mut self, host: &dyn Host, context: u32, buffered: usize) -> Step {
-        if self.streams.get(&context).is_some_and(|stream| stream.own) {
-            return self.ask_own(host, context, buffered);
-        }
-        let facts = if buffered > self.config.body_bytes_max {
-            host.count(Counter::BodyTooLarge, 1);
-            BodyFacts { prompt_bytes: buffered as u64, ..BodyFacts::default() }
-        } else {
-            let body = host.request_body(self.config.body_bytes_max);
-            let facts = body::read(&body);
-            self.include_usage(host, context, &body, &facts);
-            facts
-        };
-        self.ask(host, context, &facts)
-    }
-
-    /// Asks an OpenAI stream for its usage, where its client did not.
-    fn include_usage(&mut self, host: &dyn Host, context: u32, body: &[u8], facts: &BodyFacts) {
-        let Some(edit) = facts.include_usage.as_ref().filter(|_| self.config.include_usage) else { return };
-        let path = facts::path(host);
-        let asks = path.ends_with("/chat/completions") || path.ends_with("/completions");
-        let Some(stream) = self.streams.get_mut(&context).filter(|s| asks && s.pool.is_some()) else {
-            return;
-        };
-        let Some(changed) = edit.apply(body) else { return };
-        host.set_request_body(body.len(), &changed);
-        if host.request_header("content-length").is_some() {
-            host.set_request_header("content-length", &changed.len().to_string());
-        }
-        stream.reading.hides = true;
-        host.count(Counter::UsageAsked, 1);
-    }
-
     /// Issues a lease and asks the sidecar.
-    fn ask(&mut self, host: &dyn Host, context: u32, body: &BodyFacts) -> Step {
+    pub(super) fn ask(&mut self, host: &dyn Host, context: u32, body: &BodyFacts) -> Step {
         let Some(stream) = self.streams.get_mut(&context) else { return Step::GoOn };
         stream.asked_ms = host.now_ms();
         let pool = stream.pool.take();
@@ -424,11 +379,4 @@ pub(super) fn headers_of(headers: Vec<Header>) -> Vec<(String, String)> {
 /// Whether a header of the sidecar's answer can be written as it is.
 fn sound(header: &Header) -> bool {
     header_name(&header.name) && header.value.bytes().all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
-}
-
-/// Whether the request is a POST of JSON.
-fn is_json(host: &dyn Host) -> bool {
-    let json = |kind: String| kind.trim_start().to_ascii_lowercase().starts_with("application/json");
-    host.request_header(":method").as_deref() == Some("POST")
-        && host.request_header("content-type").is_some_and(json)
 }

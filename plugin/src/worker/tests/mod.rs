@@ -1,5 +1,6 @@
 //! The worker against a mock gateway.
 
+mod gather;
 mod own;
 mod properties;
 mod request;
