@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ask, Chain, LIMIT};
+use super::{Ask, Chain, LIMIT, Reply};
 use crate::gateway::{metric, within};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -114,7 +114,7 @@ async fn forgets(restart: bool) {
     assert_eq!(at_hosts, 2);
     chain.uses(0, &ask, "tokens", 2 * EXPECTED, 2 * EXPECTED).await;
     chain.lab.fleet().release();
-    running.replies().await.iter().for_each(|reply| reply.is_served());
+    running.replies().await.iter().for_each(Reply::is_served);
     more.replies().await;
     chain.uses(0, &ask, "tokens", (4 + 2) * 700, 0).await;
     chain.uses(0, &ask, "balance", (4 + 2) * 700, 0).await;
@@ -153,7 +153,7 @@ async fn a_restarted_sidecar_settles_by_the_ticket() {
     chain.lab.sidecar(0).restart().await.unwrap();
     chain.uses(0, &ask, "tokens", 5 * EXPECTED, 5 * EXPECTED).await;
     chain.lab.fleet().release();
-    running.replies().await.iter().for_each(|reply| reply.is_served());
+    running.replies().await.iter().for_each(Reply::is_served);
     assert_eq!(chain.truth("patient").tokens, 5 * 700);
     for limit in ["tokens", "balance"] {
         chain.uses(1, &ask, limit, 5 * 700, 0).await;
@@ -184,7 +184,7 @@ async fn what_ends_while_redis_is_away_is_charged_when_it_is_back() {
     let (meanwhile, at_hosts) = chain.hold(&[0, 1], 20, &other).await;
     assert_eq!(at_hosts, 6);
     chain.lab.fleet().release();
-    running.replies().await.iter().for_each(|reply| reply.is_served());
+    running.replies().await.iter().for_each(Reply::is_served);
     for reply in meanwhile.replies().await.iter().filter(|reply| reply.status != 200) {
         assert_eq!(reply.status, 429, "{}", reply.body);
     }
