@@ -92,7 +92,6 @@ keys! {
     ToolCalls = "tool_calls",
     ToolUsePromptTokenCount = "toolUsePromptTokenCount",
     Tools = "tools",
-    TotalTokenCount = "totalTokenCount",
     TotalTokens = "total_tokens",
     Type = "type",
     Usage = "usage",

@@ -35,7 +35,7 @@ pub enum Event<'a> {
     Part(&'a [u8]),
     /// The end of a text, with its beginning where its name is one of those kept, at most [`TEXT_BYTES_MAX`].
     Text(&'a [u8]),
-    /// A number; none where it is negative or has an exponent. A fraction is left off.
+    /// A number, also one with an exponent; none where it is negative. A fraction is left off.
     Number(Option<u64>),
     /// `true`, `false`, `null`, or another word.
     Word {
@@ -96,6 +96,17 @@ enum State {
     Broken,
 }
 
+/// Which part of a number is being read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum DigitsOf {
+    Whole,
+    Fraction,
+    Exponent,
+}
+
+/// Digits behind the point that may count: with more a number leaves 64 bits anyway.
+const FRACTION_DIGITS_MAX: u32 = 19;
+
 /// The reader of one value.
 #[derive(Debug)]
 pub struct Scanner {
@@ -120,9 +131,14 @@ pub struct Scanner {
     hex: u16,
     hex_left: u8,
     number: u64,
-    /// The number can be given: it has no sign and no exponent.
+    /// The number can be given: it has no sign and no letters.
     plain: bool,
-    fraction: bool,
+    /// Its digits behind the point, as many as may count, and how many these are.
+    fraction: u64,
+    fraction_len: u32,
+    exponent: u32,
+    exponent_negative: bool,
+    digits_of: DigitsOf,
 }
 
 impl Default for Scanner {
@@ -143,7 +159,11 @@ impl Default for Scanner {
             hex_left: 0,
             number: 0,
             plain: true,
-            fraction: false,
+            fraction: 0,
+            fraction_len: 0,
+            exponent: 0,
+            exponent_negative: false,
+            digits_of: DigitsOf::Whole,
         }
     }
 }
@@ -222,7 +242,9 @@ impl Scanner {
             b'-' | b'0'..=b'9' => {
                 self.number = u64::from(byte.saturating_sub(b'0'));
                 self.plain = byte != b'-';
-                self.fraction = false;
+                (self.fraction, self.fraction_len) = (0, 0);
+                (self.exponent, self.exponent_negative) = (0, false);
+                self.digits_of = DigitsOf::Whole;
                 self.state = State::Number;
             }
             b'a'..=b'z' | b'A'..=b'Z' => {
@@ -282,21 +304,53 @@ impl Scanner {
     }
 
     fn number(&mut self, byte: u8, sink: &mut dyn Sink) -> bool {
-        match byte {
-            b'0'..=b'9' if self.fraction => {}
-            b'0'..=b'9' => {
-                self.number = self.number.saturating_mul(10).saturating_add(u64::from(byte - b'0'));
+        let digit = u64::from(byte.wrapping_sub(b'0'));
+        match (byte, self.digits_of) {
+            (b'0'..=b'9', DigitsOf::Whole) => {
+                self.number = self.number.saturating_mul(10).saturating_add(digit);
             }
-            b'.' => self.fraction = true,
-            b'+' | b'-' | b'a'..=b'z' | b'A'..=b'Z' => self.plain = false,
+            (b'0'..=b'9', DigitsOf::Fraction) => {
+                if self.fraction_len < FRACTION_DIGITS_MAX {
+                    self.fraction = self.fraction * 10 + digit;
+                    self.fraction_len += 1;
+                }
+            }
+            (b'0'..=b'9', DigitsOf::Exponent) => {
+                self.exponent = self.exponent.saturating_mul(10).saturating_add(digit as u32);
+            }
+            (b'.', DigitsOf::Whole) => self.digits_of = DigitsOf::Fraction,
+            (b'e' | b'E', DigitsOf::Whole | DigitsOf::Fraction) => self.digits_of = DigitsOf::Exponent,
+            (b'-', DigitsOf::Exponent) => self.exponent_negative = true,
+            (b'+', DigitsOf::Exponent) => {}
+            (b'.' | b'+' | b'-' | b'a'..=b'z' | b'A'..=b'Z', _) => self.plain = false,
             _ => {
-                let number = self.plain.then_some(self.number);
+                let number = self.plain.then(|| self.number_read());
                 sink.on(&self.path[..self.depth], Event::Number(number));
                 self.value_ended();
                 return false;
             }
         }
         true
+    }
+
+    /// The number, without its fraction; the largest where it is larger than that.
+    fn number_read(&self) -> u64 {
+        let ten_to = |power: u32| 10_u64.checked_pow(power);
+        if self.exponent_negative {
+            return ten_to(self.exponent).map_or(0, |by| self.number / by);
+        }
+        let whole = match ten_to(self.exponent) {
+            _ if self.number == 0 => 0,
+            Some(by) => self.number.saturating_mul(by),
+            None => u64::MAX,
+        };
+        let below = if self.exponent < self.fraction_len {
+            ten_to(self.fraction_len - self.exponent).map_or(0, |by| self.fraction / by)
+        } else {
+            let by = ten_to(self.exponent - self.fraction_len);
+            if self.fraction == 0 { 0 } else { by.map_or(u64::MAX, |by| self.fraction.saturating_mul(by)) }
+        };
+        whole.saturating_add(below)
     }
 
     fn word(&mut self, byte: u8, sink: &mut dyn Sink) -> bool {

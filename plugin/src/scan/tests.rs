@@ -44,7 +44,7 @@ fn values_are_told_with_their_path() {
         "[Other, Usage, Item] Number(Some(1))",
         "[Other, Usage, Item] Number(None)",
         "[Other, Usage, Item] Number(Some(3))",
-        "[Other, Usage, Item] Number(None)",
+        "[Other, Usage, Item] Number(Some(400000))",
         "[Other, Usage, Item] Open { array: false, at: 51 }",
         "[Other, Usage, Item, Content] Word { word: Null, member_at: 52, at: 62, end: 66 }",
         "[Other, Usage, Item] Close { at: 66 }",
@@ -173,5 +173,40 @@ proptest! {
         let (pieces, other_end) = scan(&single);
         prop_assert_eq!(whole, pieces);
         prop_assert_eq!(end.state, other_end.state);
+    }
+}
+
+#[test]
+fn numbers_are_read_with_their_exponents() {
+    struct Last(Option<u64>);
+    impl Sink for Last {
+        fn on(&mut self, _path: &[Key], event: Event<'_>) {
+            if let Event::Number(number) = event {
+                self.0 = number;
+            }
+        }
+    }
+    let cases = [
+        ("0", Some(0)),
+        ("12.9", Some(12)),
+        ("1e3", Some(1000)),
+        ("1.5E+3", Some(1500)),
+        ("1.2345e2", Some(123)),
+        ("0.001e4", Some(10)),
+        ("2500e-2", Some(25)),
+        ("0e99999999999", Some(0)),
+        ("1e99999999999", Some(u64::MAX)),
+        ("0.1e30", Some(u64::MAX)),
+        ("1e-99999999999", Some(0)),
+        ("0.33333333333333333333333333e1", Some(3)),
+        ("-1e3", None),
+        ("1x", None),
+        ("1e3e3", None),
+        ("1.2.3", None),
+    ];
+    for (text, expected) in cases {
+        let mut last = Last(Some(7));
+        Scanner::default().feed(format!("{text} ").as_bytes(), &mut last);
+        assert_eq!(last.0, expected, "{text}");
     }
 }

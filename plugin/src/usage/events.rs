@@ -153,7 +153,9 @@ impl Events {
             Data::Json if self.scanner.is_done() => tally.end_document(false),
             Data::Json => tally.broken_document(),
             Data::Done(matched) if matched == DONE.len() => tally.complete(),
-            Data::Done(_) | Data::Other | Data::None => {}
+            // What was no JSON at its end is counted as a fault already.
+            Data::Done(_) | Data::Other => tally.pass_over(),
+            Data::None => {}
         }
         self.data = Data::None;
         self.scanner.reset();

@@ -34,6 +34,8 @@ pub struct Usage {
     pub is_final: bool,
     /// Bytes of generated text.
     pub output_bytes: u64,
+    /// The body was read to its end, and nothing in it was passed over: there is no more than this.
+    pub body_read: bool,
 }
 
 /// How values follow each other in the body.
@@ -91,7 +93,7 @@ impl Reader {
             Framing::Unknown => false,
         };
         if whole {
-            self.tally.complete();
+            self.tally.end();
         }
     }
 

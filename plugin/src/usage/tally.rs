@@ -22,6 +22,7 @@ struct Counts {
     reasoning: Option<u64>,
     /// Gemini's, beside the output.
     thoughts: Option<u64>,
+    /// Of both, at OpenAI and those alike.
     total: Option<u64>,
 }
 
@@ -43,7 +44,16 @@ impl Counts {
     }
 
     fn told(self) -> bool {
-        self.prompt.or(self.input).or(self.output).or(self.thoughts).is_some()
+        self.told_input() || self.told_output()
+    }
+
+    /// A total alone is the input: of embeddings and rankings.
+    fn told_input(self) -> bool {
+        self.prompt.or(self.input).or(self.total).is_some()
+    }
+
+    fn told_output(self) -> bool {
+        self.output.or(self.thoughts).is_some()
     }
 
     /// In the terms of Settle; none when nothing was told.
@@ -53,12 +63,13 @@ impl Counts {
         }
         let or_0 = |count: Option<u64>| count.unwrap_or(0);
         let plus = |a: u64, b: Option<u64>| a.saturating_add(or_0(b));
-        let input = match self.prompt {
-            Some(prompt) => prompt,
-            None => plus(plus(or_0(self.input), self.cache_read), self.cache_written),
+        let mut output = plus(or_0(self.output), self.thoughts);
+        let input = match (self.prompt, self.input) {
+            (Some(prompt), _) => prompt,
+            (None, Some(input)) => plus(plus(input, self.cache_read), self.cache_written),
+            (None, None) => or_0(self.total).saturating_sub(output),
         };
         let input = plus(input, self.tool_prompt);
-        let mut output = plus(or_0(self.output), self.thoughts);
         let reasoning = or_0(self.reasoning.or(self.thoughts));
         if reasoning > 0 && self.thoughts.is_none() {
             // Some servers leave reasoning out of the output, and only the total shows it.
@@ -66,6 +77,9 @@ impl Counts {
             if self.total == Some(input.saturating_add(beside)) {
                 output = beside;
             }
+        } else if let (Some(_), Some(total), None) = (self.prompt, self.total, self.thoughts) {
+            // Others do not say that there was any.
+            output = output.max(total.saturating_sub(input));
         }
         Some(Tokens {
             input,
@@ -110,12 +124,18 @@ pub(super) struct Tally {
     content: Growing,
     reasoning: Growing,
     complete: bool,
+    /// A value was read; something that is none was passed over.
+    read: bool,
+    passed_over: bool,
+    /// The body came to its end.
+    ended: bool,
     faults: u64,
 }
 
 impl Tally {
     /// A value ended; `whole` if it was the whole body.
     pub(super) fn end_document(&mut self, whole: bool) {
+        self.read = true;
         let document = std::mem::take(&mut self.document);
         self.counts = self.counts.then(document.counts);
         self.output_bytes += document.output_bytes();
@@ -134,6 +154,17 @@ impl Tally {
         self.faults += 1;
     }
 
+    /// Something is no JSON, and not meant to be.
+    pub(super) fn pass_over(&mut self) {
+        self.passed_over = true;
+    }
+
+    /// The body came to its end, between two values.
+    pub(super) fn end(&mut self) {
+        self.complete = true;
+        self.ended = true;
+    }
+
     /// The response told it ended.
     pub(super) fn complete(&mut self) {
         self.complete = true;
@@ -148,15 +179,19 @@ impl Tally {
     }
 
     pub(super) fn usage(&self) -> Usage {
-        let tokens = self.counts.then(self.document.counts).tokens();
+        // The total of a value under way may come before what it is the total of.
+        let counts = self.counts.then(Counts { total: None, ..self.document.counts });
+        let output_bytes =
+            self.output_bytes + self.document.output_bytes() + self.content.bytes() + self.reasoning.bytes();
+        // Text whose tokens were not told, and a prompt that was not, as Ollama's from a cache, have to be reckoned.
+        let told_all =
+            counts.told_input() && (counts.told_output() || counts.total.is_some() || output_bytes == 0);
         Usage {
             model: self.model.clone(),
-            is_final: self.complete && tokens.is_some(),
-            tokens,
-            output_bytes: self.output_bytes
-                + self.document.output_bytes()
-                + self.content.bytes()
-                + self.reasoning.bytes(),
+            is_final: self.complete && told_all,
+            tokens: counts.tokens(),
+            output_bytes,
+            body_read: self.ended && self.read && !self.passed_over && self.faults == 0,
         }
     }
 
@@ -184,7 +219,7 @@ impl Tally {
                 ToolUsePromptTokenCount => &mut counts.tool_prompt,
                 CompletionTokens | OutputTokens | CandidatesTokenCount | EvalCount => &mut counts.output,
                 ThoughtsTokenCount => &mut counts.thoughts,
-                TotalTokens | TotalTokenCount => &mut counts.total,
+                TotalTokens => &mut counts.total,
                 _ => return,
             },
             _ => return,

@@ -102,6 +102,7 @@ fn every_shape_is_read() {
             is_final: tokens.is_some(),
             tokens,
             output_bytes: sample.text.len() as u64,
+            body_read: true,
         };
         assert_eq!(read(sample.name, [sample.body], true), (expected, 0), "{}", sample.name);
     }
@@ -238,6 +239,19 @@ fn usage_under_its_other_names() {
             r#"{"usage":{"prompt_tokens":18446744073709551615999,"cached_tokens":18446744073709551615,"completion_tokens":1.5,"completion_tokens_details":{"reasoning_tokens":7}}}"#,
             (u64::MAX, u64::MAX, 1, 1),
         ),
+        // The total shows reasoning that is not told.
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":19}}"#, (9, 0, 10, 0)),
+        (r#"{"usage":{"total_tokens":19,"prompt_tokens":9}}"#, (9, 0, 10, 0)),
+        (
+            r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":19,"completion_tokens_details":{"reasoning_tokens":2}}}"#,
+            (9, 0, 3, 2),
+        ),
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":5}}"#, (9, 0, 3, 0)),
+        (r#"{"usage":{"input_tokens":9,"output_tokens":3,"total_tokens":99}}"#, (9, 0, 3, 0)),
+        (r#"{"usage":{"completion_tokens":3,"total_tokens":12}}"#, (9, 0, 3, 0)),
+        // DashScope's embeddings.
+        (r#"{"usage":{"total_tokens":26}}"#, (26, 0, 0, 0)),
+        (r#"{"usage":{"prompt_tokens":1e3,"completion_tokens":2.5E1}}"#, (1000, 0, 25, 0)),
     ];
     for (body, (input, cached_input, output, reasoning)) in cases {
         assert_eq!(tokens(body), Tokens { input, output, cached_input, reasoning }, "{body}");
@@ -255,7 +269,7 @@ fn a_large_body_takes_no_memory() {
     for _ in 0..100_000 {
         reader.feed("grün\\n".as_bytes());
     }
-    reader.feed(br#""}}],"usage":{"prompt_tokens":3}}"#);
+    reader.feed(br#""}}],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#);
     reader.end();
     let usage = reader.usage();
     assert_eq!((usage.output_bytes, usage.tokens.unwrap().input, usage.is_final), (600_000, 3, true));
@@ -298,5 +312,54 @@ proptest! {
         read(if lines { "a.ndjson" } else { "a.json" }, [&body], true);
         let event = [b"data: {", &*body].concat();
         read("a.sse", [&event], true);
+    }
+}
+
+/// What was not told must be reckoned by the sidecar, not charged as nothing.
+#[test]
+fn only_what_was_told_of_both_is_final() {
+    let cases = [
+        (r#"{"usage":{"total_tokens":26}}"#, true),
+        (r#"{"usage":{"prompt_tokens":9}}"#, true),
+        (r#"{"choices":[{"text":"hi"}],"usage":{"prompt_tokens":9}}"#, false),
+        (r#"{"choices":[{"text":"hi"}],"usage":{"prompt_tokens":9,"total_tokens":11}}"#, true),
+        (r#"{"usage":{"completion_tokens":9}}"#, false),
+        (r#"{"usage":{"prompt_tokens":-1,"completion_tokens":9}}"#, false),
+        (r#"{"usage":{"prompt_tokens":1e3,"completion_tokens":9}}"#, true),
+        // Ollama, whose prompt was in its cache.
+        (r#"{"response":"hi","done":true,"eval_count":9}"#, false),
+        (r#"{"response":"hi","done":true,"eval_count":9,"prompt_eval_count":3}"#, true),
+    ];
+    for (body, is_final) in cases {
+        let usage = read("a.json", [body], true).0;
+        assert_eq!(
+            (usage.is_final, usage.tokens.is_some(), usage.body_read),
+            (is_final, true, true),
+            "{body}"
+        );
+    }
+}
+
+/// A list of models generated nothing, and must not be charged what is expected of a chat.
+#[test]
+fn a_body_read_to_its_end_is_told_from_others() {
+    let cases = [
+        ("a.json", r#"{"object":"list","data":[{"id":"m"}]}"#, true),
+        ("a.json", r#"{"results":[{"index":0,"relevance_score":0.9}]}"#, true),
+        ("a.json", r#"{"object":"list""#, false),
+        ("a.json", r#"{"a":1}x"#, false),
+        ("a.json", "<html>", false),
+        ("a.json", "\"text\"", false),
+        ("a.json", "", false),
+        ("a.sse", "data: {\"a\":1}\n\ndata: [DONE]\n\n", true),
+        ("a.sse", "data: {\"a\":1}\n\ndata: text\n\n", false),
+        ("a.sse", "data: {\"a\":1}\n\ndata: {\"a\n\n", false),
+        ("a.sse", ": ping\n\n", false),
+        ("a.ndjson", "{\"a\":1}\n{\"a\":2}", true),
+        ("a.ndjson", "{\"a\":1}\n{\"a\":}\n", false),
+    ];
+    for (name, body, body_read) in cases {
+        assert_eq!(read(name, [body], true).0.body_read, body_read, "{body}");
+        assert!(!read(name, [body], false).0.body_read, "{body}");
     }
 }

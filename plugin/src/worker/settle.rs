@@ -49,7 +49,7 @@ impl Worker {
             ticket: stream.ticket.to_vec(),
             tokens_final: usage.is_final,
             output_bytes: usage.output_bytes,
-            body_read: false,
+            body_read: usage.body_read,
         };
         let message = request.encode_to_vec();
         // The call outlives the stream. Envoy gives every call to the root context by itself; one that does not

@@ -68,6 +68,18 @@ fn a_response_cut_off_tells_the_text_it_carried() {
 }
 
 #[test]
+fn the_settle_says_whether_the_body_was_read() {
+    for (kind, end, body_read) in
+        [("application/json", true, true), ("application/json", false, false), ("text/html", true, false)]
+    {
+        let mut rig = streaming("", &[("content-type", kind)]);
+        pass(&mut rig, 5, br#"{"object":"list","data":[]}"#, end);
+        let settle = settled(&mut rig);
+        assert_eq!((settle.body_read, settle.tokens, settle.output_bytes), (body_read, None, 0), "{kind}");
+    }
+}
+
+#[test]
 fn a_large_piece_is_taken_bit_by_bit() {
     let text = "x".repeat(200_000);
     let body = format!(r#"data: {{"choices":[{{"delta":{{"content":"{text}"}}}}],"usage":null}}"#);
