@@ -16,7 +16,8 @@ pub struct BodyFacts {
     pub model: String,
     /// Bytes of prompt text and of tool definitions; 0 when none was found.
     pub prompt_bytes: u64,
-    /// The most tokens the request asked for; 0 when it named none.
+    /// The largest of all bounds of the output, as it is not known which the server heeds; 0 when it named none, or one that
+    /// is none, such as -1.
     pub max_output_tokens: u64,
     /// What would make it ask for its usage at the end of its stream; none where it is not to stream, asks for it
     /// already, or is not understood.
@@ -73,7 +74,7 @@ pub fn read(body: &[u8]) -> BodyFacts {
         understood,
         model: decode(model, TEXT_BYTES_MAX),
         prompt_bytes: found.prompt_bytes,
-        max_output_tokens: found.max_output_tokens.iter().flatten().next().copied().unwrap_or(0),
+        max_output_tokens: if found.unbounded { 0 } else { found.max_output_tokens },
         include_usage: found.edit().filter(|_| understood).map(|edit| edit.moved(body.len() - text.len())),
     }
 }
@@ -85,8 +86,12 @@ struct Found {
     /// The same under a name in another case.
     model_alike: Vec<u8>,
     prompt_bytes: u64,
-    /// Bounds of the output, those first that win.
-    max_output_tokens: [Option<u64>; 4],
+    /// The largest bound of the output.
+    max_output_tokens: u64,
+    /// One of them is none.
+    unbounded: bool,
+    /// The source that is read is a text, and no image.
+    text_source: bool,
     tools_at: usize,
     object_at: Option<usize>,
     /// `stream` is true; how often it is named.
@@ -186,6 +191,13 @@ impl Found {
 fn is_prompt(path: &[Key]) -> bool {
     use Key::*;
     let [root, below @ ..] = path else { return false };
+    match path {
+        // Of earlier calls of tools: whatever their arguments and results have.
+        [Messages, Item, Content, Item, Input, ..]
+        | [Contents, Item, Parts, Item, Function, Args, ..]
+        | [Contents, Item, Parts, Item, FunctionResponse, Response, ..] => return true,
+        _ => {}
+    }
     let within = |key: &Key| {
         matches!(
             key,
@@ -199,10 +211,14 @@ fn is_prompt(path: &[Key]) -> bool {
                 | Function
                 | Arguments
                 | Output
+                | Source
+                | Documents
+                | Query
         )
     };
-    matches!(root, Messages | Prompt | Input | System | Instructions | Contents | SystemInstruction)
-        && below.iter().all(within)
+    let roots = [Messages, Prompt, Input, System, Instructions, Contents, SystemInstruction];
+    let ranking = [Documents, Query, Texts];
+    (roots.contains(root) || ranking.contains(root)) && below.iter().all(within)
 }
 
 impl Sink for Found {
@@ -212,29 +228,36 @@ impl Sink for Found {
         self.model(path, &event);
         match event {
             Event::Part(piece) if is_prompt(path) => self.prompt_bytes += piece.len() as u64,
+            // Anthropic's documents; images are named in the same way.
+            Event::Open { .. } if path.ends_with(&[Source]) => self.text_source = false,
+            Event::Text(head) if path.ends_with(&[Source, Type]) => self.text_source = head == b"text",
+            Event::Part(piece) if self.text_source && is_source(path) => {
+                self.prompt_bytes += piece.len() as u64;
+            }
             Event::Open { at, .. } if matches!(path, [Tools | Functions]) => self.tools_at = at,
             Event::Close { at } if matches!(path, [Tools | Functions]) => {
                 self.prompt_bytes += (at + 1 - self.tools_at) as u64;
             }
-            Event::Number(number) => {
-                let rank = match path {
-                    [MaxCompletionTokens] => 0,
-                    [MaxOutputTokens] => 1,
-                    [MaxTokens] => 2,
-                    [Parameters, MaxTokens] | [GenerationConfig, MaxOutputTokens] | [Options, NumPredict] => {
-                        3
-                    }
-                    [Input | Prompt, Item] | [Input | Prompt, Item, Item] => {
-                        self.prompt_bytes += TOKEN_BYTES;
-                        return;
-                    }
-                    _ => return,
-                };
-                self.max_output_tokens[rank] = number;
-            }
+            Event::Number(number) => match path {
+                [MaxCompletionTokens | MaxOutputTokens | MaxTokens]
+                | [Parameters, MaxTokens]
+                | [GenerationConfig, MaxOutputTokens]
+                | [Options, NumPredict] => match number {
+                    Some(number) => self.max_output_tokens = self.max_output_tokens.max(number),
+                    None => self.unbounded = true,
+                },
+                [Input | Prompt, Item] | [Input | Prompt, Item, Item] => self.prompt_bytes += TOKEN_BYTES,
+                _ => {}
+            },
             _ => {}
         }
     }
+}
+
+/// Whether this is the data of a document in a message, also of one that is the result of a tool.
+fn is_source(path: &[Key]) -> bool {
+    use Key::{Content, Data, Item, Messages, Source};
+    matches!(path, [Messages, Item, below @ .., Source, Data] if below.iter().all(|key| matches!(key, Content | Item)))
 }
 
 #[cfg(test)]
@@ -243,7 +266,7 @@ mod tests {
 
     #[test]
     fn facts_of_the_common_shapes() {
-        let cases: [(&str, (&str, u64, u64)); 20] = [
+        let cases: [(&str, (&str, u64, u64)); 32] = [
             (r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":7}"#, ("m", 5, 7)),
             (
                 r#"{"model":"m","messages":[{"content":[{"type":"text","text":"abc"},{"type":"image"}]}]}"#,
@@ -276,6 +299,34 @@ mod tests {
             (r#"{"model":"o","prompt":"ab","options":{"num_predict":8}}"#, ("o", 2, 8)),
             (r#"{"model":"o","prompt":"ab","options":{"num_predict":-1}}"#, ("o", 2, 0)),
             (r#"{"model":7,"max_tokens":"many"}"#, ("", 0, 0)),
+            // Which of them the server heeds is not known.
+            (r#"{"max_tokens":1,"options":{"num_predict":9999}}"#, ("", 0, 9999)),
+            (r#"{"max_output_tokens":9,"max_tokens":7,"max_tokens":8}"#, ("", 0, 9)),
+            (r#"{"max_tokens":1,"options":{"num_predict":-1}}"#, ("", 0, 0)),
+            (r#"{"max_tokens":2e3}"#, ("", 0, 2000)),
+            (
+                r#"{"messages":[{"content":[{"type":"tool_use","name":"f","input":{"city":"Rome","days":["Mo"]}}]}]}"#,
+                ("", 6, 0),
+            ),
+            (
+                r#"{"messages":[{"content":[{"type":"document","source":{"type":"text","media_type":"text/plain","data":"abcd"}}]}]}"#,
+                ("", 4, 0),
+            ),
+            (
+                r#"{"messages":[{"content":[{"source":{"type":"text","data":"a"}},{"source":{"data":"AAAA","type":"base64"}}]}]}"#,
+                ("", 1, 0),
+            ),
+            (
+                r#"{"messages":[{"content":[{"source":{"type":"content","content":[{"type":"text","text":"abc"}]}}]}]}"#,
+                ("", 3, 0),
+            ),
+            (
+                r#"{"contents":[{"parts":[{"functionCall":{"name":"f","args":{"a":"bc"}}},{"functionResponse":{"name":"f","response":{"x":{"y":"abc"}}}}]}]}"#,
+                ("", 5, 0),
+            ),
+            (r#"{"query":"ab","documents":["cde",{"text":"f","title":"t"}]}"#, ("", 6, 0)),
+            (r#"{"query":"ab","texts":["cde"]}"#, ("", 5, 0)),
+            (r#"{"input":{"query":"ab","documents":["cde"]}}"#, ("", 5, 0)),
             ("[1,2]", ("", 0, 0)),
             (r#"{"model":"m","messages":[{"content":"cut of"#, ("m", 6, 0)),
             (r#"{"messages":[{"content":"\u00e9\n"}]}"#, ("", 3, 0)),
