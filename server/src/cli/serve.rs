@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 use evenkeel::{
     app::{self, Addresses, Listeners},
-    config::Config,
+    config::{Config, Faults},
     rls::{Source, Tallies},
     telemetry,
 };
@@ -52,6 +52,13 @@ impl CheckConfig {
         let config = load(&path)?;
         for warning in &config.warnings {
             eprintln!("warning: {warning}");
+        }
+        let names = config.looking_at_model();
+        if !names.is_empty() {
+            eprintln!(
+                "warning: limits: {} look at the model, which is only known where the plugin has read_body: true",
+                names.join(", ")
+            );
         }
         if let Some(service) = &config.rate_limit_service {
             check_limits(&service.source)?;
@@ -98,8 +105,17 @@ fn check_limits(source: &Source) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A configuration; where it is faulty, with the faults of the files it names.
 fn load(path: &Path) -> anyhow::Result<Config> {
-    Config::load(path).with_context(|| path.display().to_string())
+    let others = |faults: Faults| {
+        let source = Config::rate_limit_files(path);
+        let others = source.and_then(|source| source.load(&Tallies::unregistered()).err());
+        match others {
+            Some(others) => anyhow::anyhow!("{faults}\n{others}"),
+            None => faults.into(),
+        }
+    };
+    Config::load(path).map_err(others).with_context(|| path.display().to_string())
 }
 
 /// One worker is one thread: no work is handed between threads, which makes a call about half as dear.

@@ -3,7 +3,10 @@
 use std::{fmt, net::SocketAddr, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    domain::{Endpoint, limit::LimitRules},
+    domain::{
+        Endpoint,
+        limit::{Attribute, Condition, LimitRules},
+    },
     ledger::LedgerOptions,
     store::{redis::RedisOptions, resilient::OnStoreFailure},
 };
@@ -15,6 +18,7 @@ mod rate_limit_service;
 mod raw;
 pub mod reload;
 mod secret;
+mod shapes;
 mod validate;
 
 use files::{Files, Sections};
@@ -173,16 +177,42 @@ impl Config {
     /// # Errors
     /// All faults found.
     pub fn parse_in(yaml: &str, directory: &Path) -> Result<Self, Faults> {
-        let raw = if yaml.trim().is_empty() {
-            raw::RawConfig::default()
-        } else {
-            from_yaml(yaml).map_err(|fault| Faults(vec![fault]))?
-        };
+        let (raw, shapes) = read(yaml)?;
         let mut files = Files::new(directory);
-        let mut config = validate::validate(raw, &mut files)?;
+        let validated = validate::validate(raw, &mut files);
+        if !shapes.faults.is_empty() {
+            let others = validated.err().map(|faults| faults.0).unwrap_or_default();
+            let others = others.into_iter().filter(|fault| !shapes.explain(fault));
+            return Err(Faults(shapes.faults.iter().cloned().chain(others).collect()));
+        }
+        let mut config = validated?;
         config.files = files.into_paths();
         config.sections = Sections::of(yaml);
         Ok(config)
+    }
+
+    /// Limits and quotas that look at the model, which gateways only know where they read bodies.
+    #[must_use]
+    pub fn looking_at_model(&self) -> Vec<&str> {
+        let is_model = |condition: &Condition| condition.attribute == Attribute::Model;
+        let limits = self.rules.limits.iter().filter(|limit| {
+            let mut exceptions = limit.exceptions.iter().flat_map(|exception| &exception.when);
+            limit.key.attributes().contains(&Attribute::Model)
+                || limit.when.iter().any(is_model)
+                || exceptions.any(is_model)
+        });
+        let quotas = self.rules.quotas.iter().filter(|quota| quota.when.iter().any(is_model));
+        limits.map(|limit| &*limit.name).chain(quotas.map(|quota| &*quota.name)).collect()
+    }
+
+    /// The files of the rate limit service that a file names, whatever else is wrong with it.
+    #[must_use]
+    pub fn rate_limit_files(path: &Path) -> Option<crate::rls::Source> {
+        let (raw, _) = read(&std::fs::read_to_string(path).ok()?).ok()?;
+        let files = Files::new(path.parent().unwrap_or(Path::new("")));
+        let mut check = validate::Check::default();
+        let service = rate_limit_service::validate(&mut check, &files, raw.rate_limit_service?);
+        service.source.path.file_name().is_some().then_some(service.source)
     }
 
     /// What it holds, in a line.
@@ -224,6 +254,14 @@ impl Config {
     pub fn sweep_interval(&self) -> Duration {
         self.keep_alive_interval / 4
     }
+}
+
+/// Reads the file's shapes.
+fn read(yaml: &str) -> Result<(raw::RawConfig, shapes::Shapes), Faults> {
+    if yaml.trim().is_empty() {
+        return Ok(Default::default());
+    }
+    shapes::read(yaml).map_err(|fault| Faults(vec![fault]))
 }
 
 /// Reads one YAML document; a fault tells the place and never the line, which may hold a password.

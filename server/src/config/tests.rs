@@ -62,10 +62,55 @@ fn every_fault_is_told_at_once() {
     assert_eq!(found, expected);
 }
 
+/// None hides another.
 #[test]
-fn unknown_fields_are_named() {
-    let found = faults("pools: [{cluster: llm, capp: 3}]");
-    assert!(found[0].contains("capp"), "{found:?}");
+fn faults_of_shape_are_told_with_all_others() {
+    let found = faults(
+        "xyz: 1\n\
+         keep_alive_interval: 1h\n\
+         drain_delay: [1s]\n\
+         log: loud\n\
+         pools:\n\
+         - {cluster: llm, capp: 3, weight: 0}\n\
+         - {cluster: a, cap: many, endpoints: [{address: 'a:1'}, {weight: 2}], dns: {name: x, prt: 1}}\n\
+         - 7\n\
+         - {cluster: llm}\n\
+         limits:\n\
+         - {name: l, counts: requests, amount: {a: b}, per: 0s, kay: [consumer], when: [{attribute: ip, exat: 1}]}\n\
+         higress_rules: [{plugin: ai-token-ratelimit, file: /nowhere}]\n",
+    );
+    let starts = [
+        "xyz: must be one of listen, keep_alive_interval, ",
+        "pools[0].capp: must be one of cluster, route, ",
+        "pools[1].dns.prt: must be one of name, port, refresh, nameserver, got a field of another name",
+        "limits[0].kay: must be one of name, counts, ",
+        "limits[0].when[0].exat: must be one of attribute, exact, ",
+        "drain_delay: ",
+        "log: ",
+        "pools[1].cap: ",
+        "pools[1].endpoints[1]: missing field",
+        "pools[1].dns: missing field",
+        "pools[2]: ",
+        "limits[0].amount: ",
+        "keep_alive_interval: must be 100ms..60s, got 3600s",
+        "higress_rules[0]",
+        "limits[0].per: must be 1s..31d",
+        "limits[0].when[0]: must ",
+        "pools[0].weight: must be 0.001..1000, got 0",
+        "pools[3]: must name a cluster and route of its own, got those of pools[0]",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:#?}");
+    for (fault, start) in found.iter().zip(starts) {
+        assert!(fault.starts_with(start), "{start}: {found:#?}");
+    }
+}
+
+#[test]
+fn what_is_no_configuration_at_all_is_told_once() {
+    for yaml in ["7", "[a]", "a: [", "a: 1\na: 2"] {
+        assert_eq!(faults(yaml).len(), 1, "{yaml}");
+    }
+    assert!(Config::parse("# nothing\n").is_ok());
 }
 
 #[test]

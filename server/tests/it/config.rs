@@ -99,6 +99,15 @@ fn commands_tell_what_they_read_and_what_is_wrong() {
     assert!(ok && out.ends_with("ok (0 pool rules, 2 limits, 1 other file, memory store)\n"), "{out}{err}");
     assert_eq!(err, "warning: limits[0].amount: is 0: every request it applies to is refused\n");
 
+    let by_model = "limits: [{name: m, counts: requests, amount: 1, per: day, key: [model]}]\n\
+                    quotas: [{name: q, counts: tokens, kind: prepaid, when: [{attribute: model, prefix: a}]}]";
+    fs::write(path("model.yaml"), by_model).unwrap();
+    let (ok, _, err) = evenkeel(&["check-config", &path("model.yaml")]);
+    assert!(
+        ok && err.starts_with("warning: limits: m, q look at the model, ") && err.contains("read_body"),
+        "{err}"
+    );
+
     let convert = ["convert-higress", "--plugin", "ai-token-ratelimit", &path("higress.yaml")];
     let (ok, out, err) = evenkeel(&convert);
     assert!(ok && err.is_empty(), "{err}");

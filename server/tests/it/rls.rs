@@ -537,5 +537,16 @@ fn the_command_line_checks_files() {
         assert!(text.contains("good.yaml: domain: must be a name, got none"), "{text}");
         assert!(text.contains("good.yaml: descriptors[0].key: must be a name, got none"), "{text}");
     }
+    // What is wrong with the configuration hides nothing of the files it names.
+    let section =
+        format!("xyz: 1\nrate_limit_service: {{config: '{}', hedders: x}}", path("good.yaml").display());
+    fs::write(path("evenkeel.yaml"), section).unwrap();
+    let (ok, text) = check(&[&path("evenkeel.yaml")]);
+    let lines = [
+        "  xyz: must be one of ",
+        "  rate_limit_service.hedders: must be ",
+        "  good.yaml: domain: must be a name",
+    ];
+    assert!(!ok && lines.iter().all(|line| text.contains(line)), "{text}");
     assert!(!check(&[]).0);
 }
