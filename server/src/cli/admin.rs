@@ -24,9 +24,9 @@ pub(super) struct Ask {
 pub(super) struct As {
     /// An administrator's token. Others on this machine can see it in the list of processes: prefer the variable or a
     /// file
-    #[arg(long, env = "EVENKEEL_ADMIN_TOKEN", hide_env_values = true, conflicts_with = "token_file")]
+    #[arg(long, env = "EVENKEEL_ADMIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A file with the token
+    /// A file with the token; it comes before the variable and --token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
