@@ -285,6 +285,7 @@ async fn http_errors_name_what_is_wrong() {
     let own = format!("http://{}", sidecar.addresses.http);
     let ok = http(&sidecar, put.clone(), "/api/v1/quotas/credit/a", Some(one), &[("origin", &own)]).await;
     assert_eq!(ok.0, 200, "{}", ok.1);
+    let large = format!("{{\"note\": \"{}\"}}", "x".repeat(17 * 1024));
     let cases: &[Wrong<'_>] = &[
         (&put, "/api/v1/quotas/credit/a", Some(one), &[("authorization", "")], 401, "authorization"),
         (&put, "/api/v1/quotas/credit/a", Some(one), &[("authorization", "Bearer x")], 401, "authorization"),
@@ -313,6 +314,13 @@ async fn http_errors_name_what_is_wrong() {
             400,
             "expires_at_ms",
         ),
+        // What no handler answers is JSON as well.
+        (&put, "/api/v1/quotas/credit/a", Some(&large), &[], 413, ""),
+        (&delete, "/api/v1/pools", None, &[], 405, ""),
+        (&Method::POST, "/api/v1/usage", None, &[], 405, ""),
+        (&get, "/api/v1/nothing", None, &[], 404, ""),
+        (&get, "/api/", None, &[], 404, ""),
+        (&get, "/api/v1/quotas/credit/%FF", None, &[], 400, ""),
     ];
     for (method, path, body, headers, status, field) in cases {
         let (got, answer) = http(&sidecar, (*method).clone(), path, *body, headers).await;
@@ -394,6 +402,7 @@ async fn quotas_on_the_command_line() {
     let path = file.path().to_str().unwrap();
     let words = ["quota", "set", "alice", "1", "--quota", "credit", "--token-file", path];
     assert!(evenkeel(&sidecar, None, &words).await.status.success());
+    assert!(evenkeel(&sidecar, Some("wrong-token-wrong"), &words).await.status.success(), "the file first");
 }
 
 #[tokio::test]

@@ -7,8 +7,9 @@ use std::sync::{
 
 use axum::{
     Json, Router,
-    extract::State,
-    http::{StatusCode, header},
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::{self, Next},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
@@ -53,7 +54,27 @@ pub fn router(http: Arc<Http>) -> Router {
         .merge(quotas::routes())
         .merge(overrides::routes())
         .merge(usage::routes())
+        .layer(middleware::from_fn(json_errors))
         .with_state(http)
+}
+
+/// Errors that no handler of the API answers: unknown paths and methods, bodies that are too large.
+async fn json_errors(request: Request, next: Next) -> Response {
+    let is_api = request.uri().path().starts_with("/api/");
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_json = |value: &HeaderValue| value.as_bytes().starts_with(b"application/json");
+    let is_error = status.is_client_error() || status.is_server_error();
+    if !is_api || !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(is_json) {
+        return response;
+    }
+    let message = status.canonical_reason().unwrap_or("error").to_lowercase();
+    let body = json!({"error": {"status": status.as_u16(), "message": message}});
+    let mut answer = (status, Json(body)).into_response();
+    if let Some(methods) = response.headers().get(header::ALLOW) {
+        answer.headers_mut().insert(header::ALLOW, methods.clone());
+    }
+    answer
 }
 
 /// Ready also while the store is away: the sidecar then answers by its stated policy, and a gateway that
