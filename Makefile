@@ -28,9 +28,11 @@ demo: loadtest ## Compare balancing policies on real gateways, report in out/dem
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
 	$(TARGET)/release/evenkeel-loadtest demo --out out/demo $(if $(TRACE),--trace $(TRACE))
 
-bench: loadtest ## Measure what one sidecar can do; figures in out/bench/
+bench: loadtest ## Measure what one sidecar can do; figures in out/bench/ and out/bench-rate-limits/
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
 	$(TARGET)/release/evenkeel-loadtest bench --out out/bench
+	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
+	$(TARGET)/release/evenkeel-loadtest bench-rate-limits --out out/bench-rate-limits
 
 .PHONY: tools loadtest
 tools:
