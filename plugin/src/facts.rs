@@ -13,7 +13,7 @@ use serde_json::Value;
 const NAME_BYTES_MAX: usize = 256;
 
 /// Longest path or header value passed on, in bytes.
-const VALUE_BYTES_MAX: usize = 2048;
+pub(crate) const VALUE_BYTES_MAX: usize = 2048;
 
 /// Stands for a control character.
 const REPLACEMENT: &str = "\u{fffd}";
@@ -45,8 +45,9 @@ pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
 /// the sidecar asked to see.
 pub fn admit(host: &dyn Host, config: &Config, wanted: &[String], body: &BodyFacts) -> AdmitRequest {
     let subject = subject(host, config, wanted);
-    let model = if body.model.is_empty() { model_of_path(&subject.path) } else { &body.model };
-    let model = clean(model, NAME_BYTES_MAX);
+    // Where the path names one, servers take it, whatever the body says.
+    let model = model_of_path(&path(host)).unwrap_or_else(|| body.model.clone());
+    let model = clean(&model, NAME_BYTES_MAX);
     AdmitRequest {
         candidates: candidates(host, config),
         subject: Some(subject),
@@ -134,11 +135,64 @@ fn text(host: &dyn Host, path: &[&str]) -> Option<String> {
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The model in a path of Gemini's: `/v1beta/models/gemini-2.5-flash:generateContent`.
-fn model_of_path(path: &str) -> &str {
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    let model = path.rsplit_once("/models/").and_then(|(_, rest)| rest.split_once(':'));
-    model.map_or("", |(model, _)| if model.contains('/') { "" } else { cut(model, NAME_BYTES_MAX) })
+/// A path as servers may read it: decoded, without empty parts, `.` and `..`, and without its query.
+pub(crate) fn plain_path(path: &str) -> String {
+    let decoded = percent_decoded(without_query(path));
+    let mut parts: Vec<&str> = Vec::new();
+    for part in decoded.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.iter().flat_map(|part| ["/", part]).collect()
+}
+
+fn without_query(path: &str) -> &str {
+    path.split(['?', '#']).next().unwrap_or_default()
+}
+
+fn percent_decoded(text: &str) -> String {
+    let hex = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let digits = hex(after.first()).zip(hex(after.get(1))).filter(|_| *byte == b'%');
+        match digits {
+            Some((high, low)) => {
+                decoded.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            None => {
+                decoded.push(*byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// The model in a path of Gemini's, `/v1beta/models/gemini-2.5-flash:generateContent`, or of Azure's,
+/// `/openai/deployments/gpt-4o/chat/completions`. None in a path with `..`, which may mean another.
+fn model_of_path(path: &str) -> Option<String> {
+    let decoded = percent_decoded(without_query(path));
+    let parts: Vec<&str> = decoded.split('/').filter(|part| !part.is_empty()).collect();
+    if parts.iter().any(|part| matches!(*part, "." | "..")) {
+        return None;
+    }
+    let azure = parts.windows(4).find(|parts| {
+        parts[0].eq_ignore_ascii_case("openai") && parts[1].eq_ignore_ascii_case("deployments")
+    });
+    if let Some(parts) = azure {
+        return Some(parts[2].to_owned());
+    }
+    // A model of several parts was one whose slashes were encoded.
+    let (_, last) = without_query(path).trim_end_matches('/').rsplit_once("/models/")?;
+    let last = if last.contains('/') { return None } else { percent_decoded(last) };
+    let (model, method) = last.rsplit_once(':')?;
+    let sound = !model.is_empty() && !method.is_empty() && method.bytes().all(|b| b.is_ascii_alphabetic());
+    sound.then(|| model.to_owned())
 }
 
 /// The first session that is named.
@@ -266,17 +320,51 @@ mod tests {
     }
 
     #[test]
-    fn geminis_model_is_in_the_path() {
+    fn the_model_may_be_in_the_path() {
         let cases = [
-            ("/v1beta/models/gemini-2.5-flash:generateContent", "gemini-2.5-flash"),
-            ("/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent?alt=sse", "g"),
-            ("/v1/models/llama", ""),
-            ("/v1/models/a/b:c", ""),
-            ("/v1/chat?x=/models/a:b", ""),
-            ("", ""),
+            ("/v1beta/models/gemini-2.5-flash:generateContent", Some("gemini-2.5-flash")),
+            (
+                "/v1/projects/p/locations/l/publishers/google/models/g:streamGenerateContent?alt=sse",
+                Some("g"),
+            ),
+            ("/v1beta/models/gemini%2d2.5%3AgenerateContent", Some("gemini-2.5")),
+            ("/v1beta/models/google%2Fgemini:generateContent/", Some("google/gemini")),
+            ("/v1beta//models/llama3:8b:generateContent", Some("llama3:8b")),
+            ("/v1/models/llama", None),
+            ("/v1/models/a/b:c", None),
+            ("/v1/models/:c", None),
+            ("/v1/models/a:", None),
+            ("/v1/chat?x=/models/a:b", None),
+            ("/v1/models/a:b/../../chat/completions", None),
+            ("/v1/models/..%2f..%2fchat:b", None),
+            ("/openai/deployments/gpt-4o/chat/completions?api-version=1", Some("gpt-4o")),
+            ("/x//OpenAI/deployments/gpt%2D4o/embeddings", Some("gpt-4o")),
+            ("/openai/deployments/gpt-4o", None),
+            ("/openai/deployments/a/../b/chat/completions", None),
+            ("", None),
         ];
         for (path, model) in cases {
-            assert_eq!(model_of_path(path), model, "{path}");
+            assert_eq!(model_of_path(path).as_deref(), model, "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_are_compared_as_servers_read_them() {
+        let cases = [
+            ("/quota", "/quota"),
+            ("/v1/quota/", "/v1/quota"),
+            ("//v1//quota//?x=/y", "/v1/quota"),
+            ("/v1/%71uot%61", "/v1/quota"),
+            ("/v1%2Fquota%2f", "/v1/quota"),
+            ("/v1/./quota/.", "/v1/quota"),
+            ("/v1/quota/x/%2e%2E", "/v1/quota"),
+            ("/../..", ""),
+            ("/a%", "/a%"),
+            ("/a%zz%4", "/a%zz%4"),
+            ("/%e9", "/\u{fffd}"),
+        ];
+        for (path, plain) in cases {
+            assert_eq!(plain_path(path), plain, "{path}");
         }
     }
 

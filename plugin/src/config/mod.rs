@@ -5,6 +5,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use crate::facts::plain_path;
 use fields::Fields;
 use serde_json::Value;
 pub use source::Source;
@@ -73,7 +74,7 @@ pub struct Config {
     pub session_headers: Vec<String>,
     /// What else is told with Admit, by name.
     pub descriptors: Vec<(String, Source)>,
-    /// Endings of the paths of requests that the sidecar answers itself.
+    /// Endings of the paths of requests that the sidecar answers itself, as [`plain_path`] has them.
     pub own_paths: Vec<String>,
     /// Whether to read model and prompt size from the body.
     pub read_body: bool,
@@ -343,10 +344,15 @@ fn headers(
 fn own_paths(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
     let mut endings = Vec::new();
     // One that matched every path would keep every request from its upstream.
-    let sound = |text: &str| (2..=256).contains(&text.len()) && text.starts_with('/') && !text.contains('?');
+    let sound = |text: &str| {
+        (2..=256).contains(&text.len())
+            && text.starts_with('/')
+            && !text.contains('?')
+            && !plain_path(text).is_empty()
+    };
     for (name, value) in top.list("own_paths", OWN_PATHS_MAX, faults) {
         match value.as_str() {
-            Some(text) if sound(text) => endings.push(text.to_owned()),
+            Some(text) if sound(text) => endings.push(plain_path(text)),
             _ => faults.push(format!(
                 "{name}: must be the end of a path, of 2 to 256 bytes, with a slash at its beginning and without a query, got {value}"
             )),

@@ -22,7 +22,7 @@ impl Worker {
     pub(super) fn is_own(&self, host: &dyn Host) -> bool {
         let endings = &self.config.own_paths;
         !endings.is_empty() && {
-            let path = facts::path(host);
+            let path = facts::plain_path(&facts::path(host));
             endings.iter().any(|ending| path.ends_with(ending.as_str()))
         }
     }
@@ -43,6 +43,11 @@ impl Worker {
         // its pool gives it back.
         request.lease = self.book.number();
         let method = facts::clean(&host.request_header(":method").unwrap_or_default(), METHOD_BYTES_MAX);
+        if let Some(subject) = &mut request.subject {
+            // The sidecar sees the path that was compared here.
+            let query = subject.path.find('?').map_or("", |at| &subject.path[at..]);
+            subject.path = facts::clean(&(facts::plain_path(&subject.path) + query), facts::VALUE_BYTES_MAX);
+        }
         request.own = Some(OwnRequest { method, body });
         match host.call(&self.config.sidecar_cluster, Method::Admit, &request.encode_to_vec(), TIMEOUT_MS) {
             Some(token) => {

@@ -101,6 +101,21 @@ fn a_body_that_comes_drop_by_drop_is_of_the_unknown_model() {
     }
 }
 
+/// Gemini and Azure run what the path names.
+#[test]
+fn the_model_in_the_path_wins() {
+    let body: &[u8] = br#"{"model":"cheap"}"#;
+    for (path, model) in [
+        ("/v1beta/models/gemini%2Dpro:generateContent", "gemini-pro"),
+        ("/openai/deployments/gpt-4o/chat/completions", "gpt-4o"),
+        ("/v1/chat/completions", "cheap"),
+    ] {
+        let mut rig = Rig::new(r#"{"read_body":true}"#);
+        post(&mut rig, &[(":path", path)], &[body]);
+        assert_eq!(asked(&rig), Some((model.into(), 0)), "{path}");
+    }
+}
+
 #[test]
 fn without_a_body_there_is_nothing_unknown() {
     let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);

@@ -122,6 +122,18 @@ fn a_body_that_does_not_come_is_refused() {
     assert_eq!((status(&rig), rig.resumed(5)), (408, 0));
 }
 
+/// The upstream may read such a path as the one the sidecar is to answer.
+#[test]
+fn the_path_is_compared_as_a_server_reads_it() {
+    for path in ["/v1/quota/", "/v1//%71uota", "/v1%2Fquota", "/v1/./quota", "/v1/x/../quota//"] {
+        let mut rig = Rig::new(r#"{"own_paths":["/quota/"]}"#);
+        assert_eq!(ask(&mut rig, &format!("{path}?consumer=a%2Fb"), None), Flow::Pause);
+        let admit = rig.host.last(Method::Admit).admit();
+        assert!(admit.own.is_some(), "{path}");
+        assert_eq!(admit.subject.unwrap().path, "/v1/quota?consumer=a%2Fb");
+    }
+}
+
 #[test]
 fn other_paths_go_their_way() {
     for path in ["/v1/chat/completions", "/quotas", "/quota/other", "/v1?x=/quota"] {
