@@ -9,6 +9,7 @@ mod contract;
 mod counters;
 mod discovery;
 mod faults;
+mod limits;
 mod properties;
 mod quotas;
 mod redis_layout;

@@ -261,7 +261,7 @@ mod tests {
     use std::{
         sync::{
             Arc,
-            atomic::{AtomicBool, Ordering},
+            atomic::{AtomicBool, AtomicU8, Ordering},
         },
         time::Duration,
     };
@@ -281,6 +281,9 @@ mod tests {
     struct Lame {
         counters: MemoryCounters,
         lame: AtomicBool,
+        /// Refuses to settle, and counts how often it was asked to.
+        refuses: AtomicBool,
+        refused: AtomicU8,
     }
 
     impl Lame {
@@ -304,6 +307,10 @@ mod tests {
         }
 
         async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+            if self.refuses.load(Ordering::Relaxed) {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                return Err(StoreError::Script { script: "count", detail: "WRONGTYPE".to_owned() });
+            }
             self.answer(self.counters.settle(settlement).await)
         }
 
@@ -384,5 +391,22 @@ mod tests {
         store.settle_waiting().await;
         assert!(!Counters::settle(&*store, settlement).await.unwrap());
         assert_eq!(seen(&lame).await, [30, 70, 0]);
+    }
+
+    /// One settlement that the store refused was sent again without end, and nothing else was done.
+    #[tokio::test]
+    async fn what_the_store_refuses_is_dropped_after_a_few_times() {
+        let lame = Arc::new(Lame::default());
+        let store = shared(&lame);
+        let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
+        lame.refuses.store(true, Ordering::Relaxed);
+        let id = reserve().id.unwrap();
+        let settlement = Settlement { id, notes: verdict.notes, entries: Vec::new() };
+        assert!(Counters::settle(&*store, settlement).await.unwrap());
+        for _ in 0..10 {
+            store.settle_waiting().await;
+        }
+        assert_eq!(lame.refused.load(Ordering::Relaxed), 1 + ATTEMPTS_MAX);
+        assert_eq!(store.metrics.settlements_lost.get(), 1);
     }
 }
