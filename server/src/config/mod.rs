@@ -261,7 +261,7 @@ fn read(yaml: &str) -> Result<(raw::RawConfig, shapes::Shapes), Faults> {
     if yaml.trim().is_empty() {
         return Ok(Default::default());
     }
-    shapes::read(yaml).map_err(|fault| Faults(vec![fault]))
+    shapes::read(yaml).map_err(Faults)
 }
 
 /// Reads one YAML document; a fault tells the place and never the line, which may hold a password.

@@ -34,10 +34,10 @@ impl Shapes {
 /// Reads a file.
 ///
 /// # Errors
-/// The fault where it is no YAML, or another thing than fields with values.
-pub(super) fn read<T: DeserializeOwned>(yaml: &str) -> Result<(T, Shapes), String> {
+/// The faults where it is no YAML, another thing than fields with values, or has too many faults.
+pub(super) fn read<T: DeserializeOwned>(yaml: &str) -> Result<(T, Shapes), Vec<String>> {
     // What is no YAML has no other faults worth telling.
-    super::from_yaml::<serde_json::Value>(yaml)?;
+    super::from_yaml::<serde_json::Value>(yaml).map_err(|fault| vec![fault])?;
     let (mut shapes, mut all_unknown) = (Shapes::default(), Vec::new());
     loop {
         let state = State { left_out: &shapes.left_out, found: RefCell::default() };
@@ -66,11 +66,14 @@ pub(super) fn read<T: DeserializeOwned>(yaml: &str) -> Result<(T, Shapes), Strin
         } else if !path.is_empty() {
             shapes.faults.push(format!("{path}: {error}"));
         }
-        if path.is_empty() || shapes.faults.len() > FAULTS_MAX {
+        let done = path.is_empty() || shapes.faults.len() > FAULTS_MAX;
+        if done || !shapes.left_out.insert(path) {
             shapes.faults.splice(0..0, all_unknown);
-            return Err(if shapes.faults.is_empty() { error } else { shapes.faults.join("\n  ") });
+            if shapes.faults.is_empty() {
+                shapes.faults.push(error);
+            }
+            return Err(shapes.faults);
         }
-        shapes.left_out.insert(path);
     }
 }
 

@@ -111,6 +111,13 @@ fn what_is_no_configuration_at_all_is_told_once() {
         assert_eq!(faults(yaml).len(), 1, "{yaml}");
     }
     assert!(Config::parse("# nothing\n").is_ok());
+    // Nor without end, whatever is in lists and maps.
+    assert_eq!(
+        faults("limits: [{rejected: {headers: {a.b: []}}}]").iter().filter(|f| f.contains("a.b")).count(),
+        1
+    );
+    let many = format!("pools: [{}]", "7, ".repeat(300));
+    assert_eq!(faults(&many).len(), 101);
 }
 
 #[test]

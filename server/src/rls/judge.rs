@@ -174,10 +174,6 @@ impl Judge {
             self.invalid.inc();
             return Err(error);
         }
-        if question.descriptors.len() > DESCRIPTORS_MAX {
-            self.invalid.inc();
-            return Ok(self.too_many(question));
-        }
         let rules = self.rules.load_full();
         let Some(domain) = rules.domain(question.domain) else {
             self.unknown_domain.inc();
@@ -186,6 +182,10 @@ impl Judge {
                 ..Answer::default()
             });
         };
+        if question.descriptors.len() > DESCRIPTORS_MAX {
+            self.invalid.inc();
+            return Ok(self.too_many(question));
+        }
         let mut meters = Vec::with_capacity(question.descriptors.len());
         let judged = self.find(domain, question, &mut meters);
         let counted = match self.recall(&judged, &meters) {

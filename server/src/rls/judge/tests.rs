@@ -107,6 +107,8 @@ async fn all_of_many_descriptors_are_judged_and_too_many_are_refused() {
     let answer = ask(&judge, 1, &many).await;
     assert!(answer.over && answer.statuses.len() == 257);
     assert_eq!(left(&judge, 1, &many[..1]).await, (false, vec![7]), "it was not charged");
+    let elsewhere = Question { domain: "e", hits: 0, descriptors: many };
+    assert!(!judge.judge(&elsewhere).await.unwrap().over, "nothing there has a limit");
 }
 
 #[tokio::test]
