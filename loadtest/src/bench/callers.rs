@@ -38,6 +38,11 @@ pub(crate) enum Target {
         /// Key of the descriptor.
         key: &'static str,
     },
+    /// A fixed window in Redis, for one of many keys at a time.
+    Window {
+        /// Where Redis is.
+        url: String,
+    },
     /// A script in Redis.
     Script {
         /// Where Redis is.
@@ -89,7 +94,9 @@ impl Target {
                     .map_err(failed)?
             }
             Self::Limited(server) | Self::RateLimits { server, .. } => Box::pin(server.connect()).await?,
-            Self::Script { .. } => return Err(LabError::Builder("a script is not a gRPC server")),
+            Self::Script { .. } | Self::Window { .. } => {
+                return Err(LabError::Builder("a script is not a gRPC server"));
+            }
         };
         Ok(channel)
     }
@@ -192,6 +199,14 @@ async fn start(
             let script = PickScript::connect(url, *endpoints, *by_rule).await?;
             for _ in 0..n {
                 callers.push(tokio::task::spawn_local(picks(script.clone(), Rc::clone(tally))));
+            }
+            continue;
+        }
+        if let Target::Window { url } = target {
+            let connection = crate::lab::connect_redis(url).await?;
+            for _ in 0..n {
+                let counts = super::rate_limits::counts(connection.clone(), Rc::clone(tally));
+                callers.push(tokio::task::spawn_local(counts));
             }
             continue;
         }

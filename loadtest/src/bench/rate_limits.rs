@@ -1,5 +1,6 @@
 //! How many requests a second the rate limit service of one sidecar judges, beside a gRPC server that answers without
-//! looking: one limit per second, a thousand keys, each request one of them at random.
+//! looking, and the least that a fixed window can be in Redis: one limit per second, a thousand keys, each request one
+//! of them at random.
 
 use std::{fmt::Write as _, path::Path, rc::Rc, time::Instant};
 
@@ -51,7 +52,7 @@ pub async fn run(
     };
     let mut lab = builder.start().await?;
     let (echo, echo_ready) = start_echo(&lab, echo_server).await?;
-    let redis_pid = lab.redis().process().pid();
+    let (redis_url, redis_pid) = (lab.redis().url(), lab.redis().process().pid());
     let sidecar = &lab.sidecars()[0];
     let job = |name, key, ready, server_pid, redis_pid| {
         let server = Box::new(Target::gateway(ready, false)?);
@@ -61,6 +62,12 @@ pub async fn run(
     let jobs: Vec<Job> = [
         job("rate_limit", "within", ready, pid, redis_pid),
         job("tonic_echo", "within", &echo_ready, echo.pid(), None),
+        Some(Job {
+            name: "bare_redis",
+            target: Target::Window { url: redis_url },
+            server_pid: None,
+            redis_pid,
+        }),
         job("rate_limit_over", "over", ready, pid, redis_pid),
         job("rate_limit_unlimited", "unlimited", ready, pid, redis_pid),
     ]
@@ -108,6 +115,25 @@ pub fn table(runs: &[BenchRun]) -> String {
         );
     }
     out
+}
+
+/// A fixed window as every tutorial has it: one script call a request.
+const WINDOW: &str = r"
+-- KEYS[1] count.  ARGV[1] hits.  RETURNS the count.
+local used = redis.call('INCRBY', KEYS[1], ARGV[1])
+if used == tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], 1000) end
+return used
+";
+
+/// Counts without pause one key after the other, in Redis itself.
+pub(super) async fn counts(mut connection: redis::aio::MultiplexedConnection, tally: Rc<Tally>) {
+    let script = redis::Script::new(WINDOW);
+    while !tally.stop.get() {
+        let key = format!("evenkeel-loadtest:bare:window:{}", rand::rng().random_range(0..KEYS));
+        let start = Instant::now();
+        let used: Result<u64, _> = script.key(key).arg(1).invoke_async(&mut connection).await;
+        tally.call(start, true, used.is_ok());
+    }
 }
 
 /// Asks without pause for one key after the other.
