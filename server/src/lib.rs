@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`admission`] | a request's way: limits and endpoint, settled in both, written into the ledger |
 //! | [`app`] | wiring, task tracking, ordered drain |
+//! | [`clock`] | the time of day, where this machine's own will do |
 //! | [`config`] | raw file shapes → validated `Config`, every fault collected |
 //! | [`domain`] | pools, endpoints, holders, leases, the rule for choosing |
 //! | [`store`] | the table of requests in flight: trait, memory, Redis, and what to do when Redis is away |
@@ -20,6 +21,7 @@
 pub mod admission;
 pub mod app;
 pub mod balancer;
+pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod ledger;

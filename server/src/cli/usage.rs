@@ -1,7 +1,5 @@
 //! `evenkeel usage`: what was used, from a running sidecar.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use clap::{Args, Subcommand, ValueEnum};
 use evenkeel::{
     domain::{
@@ -139,8 +137,7 @@ async fn client(server: &Server) -> anyhow::Result<AdminClient<Channel>> {
 
 impl SumsArgs {
     fn request(&self) -> pb::QueryUsageRequest {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let today = Day::of_ms(since.as_millis() as u64);
+        let today = Day::of_ms(evenkeel::clock::unix_ms());
         let by = self.by.iter().map(|dimension| match dimension {
             Dimension::Day => pb::UsageDimension::Day,
             Dimension::Consumer => pb::UsageDimension::Consumer,

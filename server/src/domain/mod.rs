@@ -3,6 +3,7 @@
 mod error;
 mod ids;
 pub mod limit;
+pub mod page;
 mod roster;
 pub mod usage;
 

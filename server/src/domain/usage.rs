@@ -2,6 +2,8 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
+use crate::clock::DAY_MS;
+
 use super::{NAME_BYTES_MAX, limit::price::Tokens};
 
 /// Longest session id kept, in bytes.
@@ -14,7 +16,6 @@ pub const NONE: &str = "(none)";
 pub const SEPARATOR: char = '\u{1f}';
 /// Largest count kept: the largest integer that Lua and JSON hold exactly.
 const COUNT_MAX: u64 = (1 << 53) - 1;
-const DAY_MS: u64 = 86_400_000;
 
 /// A day by UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

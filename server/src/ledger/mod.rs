@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    clock::unix_ms,
     domain::{
         limit::price::Tokens,
         usage::{Day, Outcome},
@@ -302,9 +303,4 @@ impl Ledger {
     pub fn today(&self) -> Day {
         Day::of_ms((self.clock)())
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.unwrap_or_default().as_millis() as u64
 }

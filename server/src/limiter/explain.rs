@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Ask, Limiter, compiled::Entry, estimates::Estimate, now_ms};
+use super::{Ask, Limiter, compiled::Entry, estimates::Estimate};
 use crate::{
+    clock::unix_ms,
     domain::limit::{Facts, price::Tokens},
     store::{StoreError, counters::Reading},
 };
@@ -56,7 +57,7 @@ impl Limiter {
             ask.prompt_bytes,
             ask.max_output_tokens,
         );
-        let chosen = compiled.choose(&ask.facts, &overrides, &estimate, now_ms());
+        let chosen = compiled.choose(&ask.facts, &overrides, &estimate, unix_ms());
         let verdict = self.counters.peek(chosen.iter().map(|chosen| chosen.meter.clone()).collect()).await?;
         let mut limits = Vec::with_capacity(compiled.entries.len());
         for (i, entry) in compiled.entries.iter().enumerate() {

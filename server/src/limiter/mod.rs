@@ -1,14 +1,12 @@
 //! Limits and quotas: what applies to a request, what is reserved when it is admitted and charged when it has ended,
 //! and their administration.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 
 use crate::{
+    clock::unix_ms,
     domain::limit::{AMOUNT_MAX, Facts, LimitRules, Meter, Rule},
     store::{
         StoreError,
@@ -176,9 +174,10 @@ impl Limiter {
             ask.prompt_bytes,
             ask.max_output_tokens,
         );
-        let chosen = compiled.choose(&ask.facts, &self.overrides.load(), &estimate, now_ms());
+        let chosen = compiled.choose(&ask.facts, &self.overrides.load(), &estimate, unix_ms());
         // Only what refuses is known, and told.
-        let known = chosen.iter().filter_map(|c| Some((c.clone(), self.refusals.recall(&c.meter)?)));
+        let known =
+            chosen.iter().filter_map(|c| self.refusals.recall(&c.meter).map(|known| (c.clone(), known)));
         let (refusing, readings): (Vec<Chosen>, Vec<Reading>) = known.unzip();
         match answer::refusal(&compiled, &refusing, &readings) {
             Some(refusal) => {
@@ -300,7 +299,8 @@ impl Limiter {
     }
 
     /// Charges a request that has ended. `ticket` is what its gateway shows; where that is empty, what this sidecar
-    /// remembers serves. `model` is what the response named: it serves where the request named none. `None` where nothing is known of the request.
+    /// remembers serves. `model` is what the response named: it serves where the request named none. `None` where nothing is
+    /// known of the request.
     ///
     /// # Errors
     /// Where the store fails and there is nothing to fall back on.
@@ -329,7 +329,7 @@ impl Limiter {
         if ticket.notes.is_empty() {
             return Ok(Some(Settled { ticket, charge, cost, first: None, was_open }));
         }
-        let now_ms = now_ms();
+        let now_ms = unix_ms();
         let mut entries = Vec::with_capacity(ticket.takings.len());
         let notes = std::mem::take(&mut ticket.notes);
         for taking in std::mem::take(&mut ticket.takings) {
@@ -391,8 +391,4 @@ fn is_over(meter: &Meter, reading: &Reading) -> bool {
         Rule::Prepaid { .. } => reading.taken < meter.cost,
         _ => reading.used > reading.amount,
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

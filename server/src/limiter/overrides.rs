@@ -2,11 +2,7 @@
 //! four times a [`keep_alive_interval`](crate::config::Config::keep_alive_interval) whether they changed, and keeps
 //! the last it saw while the store is away.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -14,11 +10,12 @@ use tokio::{sync::Notify, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::quotas::{cut, page_size_of, unavailable};
 use crate::{
+    clock::unix_ms,
     domain::{
         DomainError,
         limit::{AMOUNT_MAX, Attribute, Facts, Key, Limit, LimitRules},
+        page::{cut, page_size_of},
     },
     store::{
         StoreError,
@@ -60,7 +57,7 @@ impl Overrides {
     #[must_use]
     pub fn get(&self, limit: &str, key: &str) -> Option<&Exemption> {
         let exemption = self.of.get(limit)?.get(key)?;
-        exemption.expires_at_ms.is_none_or(|at| now_ms() < at).then_some(exemption)
+        exemption.expires_at_ms.is_none_or(|at| unix_ms() < at).then_some(exemption)
     }
 
     /// Whether a limit has any: if not, no key needs to be put together.
@@ -120,12 +117,12 @@ impl OverrideBook {
         if let Some(amount) = new.amount.filter(|amount| *amount > AMOUNT_MAX) {
             return Err(DomainError::invalid("override.amount", "at most 10^15", &amount.to_string()));
         }
-        if let Some(at) = new.expires_at_ms.filter(|at| *at <= now_ms()) {
+        if let Some(at) = new.expires_at_ms.filter(|at| *at <= unix_ms()) {
             let expected = "in the future (ms of the Unix epoch), or 0 for never";
             return Err(DomainError::invalid("override.expires_at_ms", expected, &at.to_string()));
         }
         let before = self.in_force(&limit.name, &new.key);
-        let set = self.records.set_override(&new).await.map_err(unavailable("setting an override"))?;
+        let set = self.records.set_override(&new).await.map_err(DomainError::store("setting an override"))?;
         new.at_ms = set.ok_or_else(|| DomainError::Full {
             what: format!("there are {OVERRIDES_MAX} overrides already"),
             hint: "delete some, or change the limit in the configuration",
@@ -156,7 +153,7 @@ impl OverrideBook {
         };
         let before = self.in_force(limit, &key);
         let deleted = self.records.delete_override(limit, &key).await;
-        if !deleted.map_err(unavailable("deleting an override"))? {
+        if !deleted.map_err(DomainError::store("deleting an override"))? {
             return Err(DomainError::NotFound {
                 what: format!("override of limit {limit:?} for {key:?}"),
                 hint: "ListOverrides names those there are",
@@ -186,8 +183,8 @@ impl OverrideBook {
             }
             after => after,
         };
-        let list = self.records.overrides().await.map_err(unavailable("reading overrides"))?;
-        let now = now_ms();
+        let list = self.records.overrides().await.map_err(DomainError::store("reading overrides"))?;
+        let now = unix_ms();
         let mut page = list.overrides;
         page.retain(|o| {
             (limit.is_empty() || o.limit == limit)
@@ -253,10 +250,6 @@ impl OverrideBook {
 
 fn shown(amount: Option<u64>) -> String {
     amount.map_or_else(|| "unlimited".to_owned(), |amount| amount.to_string())
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 /// How a limit's keys look: `consumer=…|model=…`.
@@ -439,7 +432,7 @@ mod tests {
         book.refresh().await.unwrap();
         book.set(of("rpm", "consumer=alice")).await.unwrap();
         let short =
-            Override { amount: None, expires_at_ms: Some(now_ms() + 50), ..of("rpm", "consumer=bob") };
+            Override { amount: None, expires_at_ms: Some(unix_ms() + 50), ..of("rpm", "consumer=bob") };
         book.set(short).await.unwrap();
         let current = book.current();
         assert!(current.load().is_empty(), "until it is read");

@@ -1,26 +1,20 @@
 //! Administration of quotas: what may be asked and changed, by name and in bounds; every change is logged.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use tracing::info;
 
 use crate::{
+    clock::unix_ms,
     domain::{
         DomainError, check_name,
         limit::{AMOUNT_MAX, Counts, LimitRules, QuotaKind, QuotaRule, Rule},
+        page::{cut, page_size_of},
     },
-    store::{
-        StoreError,
-        records::{Account, Action, Change, Edit, Range, Record, Records},
-    },
+    store::records::{Account, Action, Change, Edit, Range, Record, Records},
 };
 
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1000;
 /// Longest note, and longest id of our own making.
 const TEXT_BYTES_MAX: usize = 256;
 /// Longest id a client gives.
@@ -71,7 +65,7 @@ impl Quotas {
     /// Where a name is wrong, or the store is away; also in what follows.
     pub async fn get(&self, quota: &str, consumer: &str) -> Result<QuotaView, DomainError> {
         let (rule, account) = self.account(quota, consumer)?;
-        let record = self.records.quota(&account).await.map_err(unavailable("reading a quota"))?;
+        let record = self.records.quota(&account).await.map_err(DomainError::store("reading a quota"))?;
         Ok(view(&rule, account.consumer, record))
     }
 
@@ -110,7 +104,7 @@ impl Quotas {
         let id = if request_id.is_empty() { random_id() } else { request_id };
         let edit = Edit { action, who, note, id };
         let edited =
-            self.records.edit_quota(&account, &edit).await.map_err(unavailable("changing a quota"))?;
+            self.records.edit_quota(&account, &edit).await.map_err(DomainError::store("changing a quota"))?;
         let edited = edited.ok_or_else(|| DomainError::NotFound {
             what: format!("record of {consumer:?} in quota {:?}", rule.name),
             hint: "the configured default applies to it already",
@@ -152,7 +146,7 @@ impl Quotas {
         let quota = self.quota(quota)?;
         let range = Range { prefix, after: page_token, most: size + 1 };
         let found = self.records.quotas(&quota.name, &rule_of(&quota), range).await;
-        let found = found.map_err(unavailable("listing a quota"))?;
+        let found = found.map_err(DomainError::store("listing a quota"))?;
         let mut page: Vec<_> =
             found.into_iter().map(|(consumer, record)| view(&quota, consumer, record)).collect();
         let next = cut(&mut page, size, |last| last.consumer.to_string());
@@ -165,7 +159,7 @@ impl Quotas {
     /// As above.
     pub async fn changes(&self, quota: &str, consumer: &str) -> Result<Vec<Change>, DomainError> {
         let (_, account) = self.account(quota, consumer)?;
-        self.records.quota_changes(&account).await.map_err(unavailable("reading a quota's history"))
+        self.records.quota_changes(&account).await.map_err(DomainError::store("reading a quota's history"))
     }
 
     /// Names of those configured, in order.
@@ -210,7 +204,7 @@ fn rule_of(quota: &QuotaRule) -> Rule {
     match &quota.kind {
         QuotaKind::Prepaid => Rule::Prepaid { default: quota.default },
         QuotaKind::Budget(period) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+            let now = unix_ms();
             Rule::Budget { default: quota.default, window: period.window(now) }
         }
     }
@@ -233,28 +227,6 @@ fn check_text(
         return Err(DomainError::invalid(field, expected, &format!("{text:?}")));
     }
     Ok(())
-}
-
-pub(super) fn unavailable(operation: &'static str) -> impl FnOnce(StoreError) -> DomainError {
-    DomainError::store(operation)
-}
-
-pub(super) fn page_size_of(size: u32) -> Result<usize, DomainError> {
-    match size as usize {
-        0 => Ok(PAGE_DEFAULT),
-        size if size <= PAGE_MAX => Ok(size),
-        size => Err(DomainError::invalid("page_size", "at most 1000", &size.to_string())),
-    }
-}
-
-/// Cuts a list to one page; the token of the next tells the last key of this one, so that what comes and goes meanwhile
-/// shifts nothing.
-pub(super) fn cut<T>(list: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> String) -> String {
-    if list.len() <= size {
-        return String::new();
-    }
-    list.truncate(size);
-    list.last().map(token).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Whether a request is to be limited: finds the limits of its descriptors, counts, and tells.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use prometheus::IntCounter;
@@ -13,6 +13,7 @@ use super::{
     unit::Unit,
 };
 use crate::{
+    clock::unix_ms,
     domain::{
         DomainError, HolderId, LeaseId,
         limit::{AMOUNT_MAX, Bucket, Meter, OnOutage, Rule, Window},
@@ -488,10 +489,6 @@ fn status(limit: Option<&Told>, reading: &Reading, ground: Ground, over: bool) -
         remaining: u32::try_from(left).unwrap_or(REMAINING_MAX),
         reset_s: reset_ms.div_ceil(1000),
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

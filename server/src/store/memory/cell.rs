@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    clock::DAY_MS,
     domain::limit::{
         Rule,
         rule::{SLOTS, slot_ms},
     },
     store::counters::{Entry, Reading, ReservationId},
 };
-
-const DAY_MS: u64 = 86_400_000;
 
 /// A counter as of some moment.
 #[derive(Clone, Debug, PartialEq)]

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::cell::Cell;
 use crate::{
+    clock::{DAY_MS, unix_ms},
     domain::limit::{Bucket, Meter, Rule},
     store::{
         StoreError,
@@ -21,7 +22,6 @@ use crate::{
     },
 };
 
-const DAY_MS: u64 = 86_400_000;
 /// Counters from which on those that say nothing any more are looked for.
 const PURGE_FROM: usize = 1024;
 
@@ -61,10 +61,9 @@ pub(super) struct Stored {
 
 impl Default for MemoryCounters {
     fn default() -> Self {
-        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             started: Instant::now(),
-            started_unix_ms: unix.as_millis() as u64,
+            started_unix_ms: unix_ms(),
             set_ms: AtomicU64::new(0),
             state: Mutex::default(),
         }

@@ -18,7 +18,10 @@ pub use counters::MemoryCounters;
 pub use records::MemoryRecords;
 
 use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table};
-use crate::domain::{HolderId, LeaseId, PoolId, choose};
+use crate::{
+    clock::unix_ms,
+    domain::{HolderId, LeaseId, PoolId, choose},
+};
 
 /// Most leases given back by one [`Store::reap`].
 pub const REAP_MAX: usize = 1000;
@@ -115,13 +118,7 @@ impl MemoryStore {
     /// A holder not heard of for `holder_ttl` counts as dead.
     #[must_use]
     pub fn new(holder_ttl: Duration) -> Self {
-        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self {
-            holder_ttl,
-            started: Instant::now(),
-            started_unix_ms: unix.as_millis() as u64,
-            state: Mutex::default(),
-        }
+        Self { holder_ttl, started: Instant::now(), started_unix_ms: unix_ms(), state: Mutex::default() }
     }
 
     /// Takes what a table shows beyond the leases known here as the load of other instances: it counts when choosing,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
 };
 
 use rmp::encode::{write_array_len, write_sint, write_str, write_uint};
@@ -17,6 +17,7 @@ use super::{
     script::{COUNT, Call, Numbers},
 };
 use crate::{
+    clock::DAY_MS,
     domain::limit::{Bucket, Meter, Rule, Window},
     store::{
         StoreError,
@@ -24,7 +25,6 @@ use crate::{
     },
 };
 
-const DAY_MS: u64 = 86_400_000;
 /// Most counters in one script call: bounds how long Redis is busy with it.
 const COUNTERS_MAX: usize = 1024;
 
@@ -291,10 +291,7 @@ impl<'a> Batch<'a> {
         let others = self.running.iter().chain(&notes).map(String::as_str);
         let keys: Vec<&str> = buckets.chain(others).collect();
         let mut call = Call::new(&COUNT, &keys);
-        match work.shared.clock.0.load(Ordering::Relaxed) {
-            0 => call.arg(""),
-            set => call.number(set),
-        };
+        work.shared.clock.tell(&mut call);
         let (words, sets) = self.words();
         let (settlements, reservations) = self.numbers(ops, today);
         call.bytes(&words).bytes(&sets.0).bytes(&settlements.0).bytes(&reservations.0);

@@ -2,10 +2,7 @@
 //! Redis Cluster each tag has a lane of its own: a request that is counted under several is asked for at once, and
 //! given back where one refuses.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use futures::future::join_all;
@@ -231,10 +228,7 @@ impl RedisStore {
             part.iter().map(|(_, hold)| self.keys.running(&hold.bucket, &hold.name)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut call = Call::new(&HOLD, &keys);
-        match self.shared.clock.0.load(Ordering::Relaxed) {
-            0 => call.arg(""),
-            set => call.number(set),
-        };
+        self.shared.clock.tell(&mut call);
         for (_, hold) in part {
             call.arg(&id_text(&hold.id)).number(hold.ttl_ms);
         }

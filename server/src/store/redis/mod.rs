@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table};
 use crate::{
+    clock::{DAY_MS, unix_ms},
     domain::{HolderId, LeaseId, PoolId},
     telemetry::Metrics,
 };
@@ -46,7 +47,7 @@ const KEY_EXPIRY_MS: u64 = 3_600_000;
 /// About how many leases one reap gives back at most: bounds how long Redis is busy with it.
 const REAP_MAX: usize = 1000;
 /// How long a pool stays listed after it was last registered.
-const POOL_LISTED_MS: u64 = 86_400_000;
+const POOL_LISTED_MS: u64 = DAY_MS;
 /// Lanes from which on idle ones are dropped when a new one is needed.
 const LANES_MAX: usize = 8192;
 /// Most pools listed.
@@ -102,6 +103,14 @@ struct Shared {
 struct Clock(AtomicU64);
 
 impl Clock {
+    /// Appends it as an argument; empty for Redis's own.
+    fn tell(&self, call: &mut Call) {
+        match self.0.load(Ordering::Relaxed) {
+            0 => call.arg(""),
+            set => call.number(set),
+        };
+    }
+
     /// About now, to find the day a reservation is noted on.
     fn about_now_ms(&self) -> u64 {
         match self.0.load(Ordering::Relaxed) {
@@ -363,11 +372,6 @@ impl Store for RedisStore {
         let call = Call::new(&PROBE, &[&self.keys.probe()]);
         self.shared.run(&call, Way::Request).await.map(drop)
     }
-}
-
-fn unix_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.unwrap_or_default().as_millis() as u64
 }
 
 fn stopped() -> StoreError {

@@ -20,13 +20,14 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     balancer::{Balancer, directory::PoolEntry, sweep::Views, view::PoolView},
-    domain::{DomainError, HolderId, LeaseId, PoolId},
+    domain::{
+        DomainError, HolderId, LeaseId, PoolId,
+        page::{cut, page_size_of},
+    },
     store::{Lease, Table},
     transport::status::to_status,
 };
 
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1000;
 /// Tables, or holders' leases, read at once for one list.
 const CONCURRENCY: usize = 16;
 /// Pool states that wait for a slow watcher; further changes are merged until it catches up.
@@ -193,24 +194,6 @@ impl Inspect for InspectService {
         let next_page_token = cut(&mut page, size, |last| format!("{}:{}", last.holder, last.lease));
         Ok(Response::new(ListLeasesResponse { leases: page, next_page_token }))
     }
-}
-
-fn page_size_of(size: u32) -> Result<usize, DomainError> {
-    match size as usize {
-        0 => Ok(PAGE_DEFAULT),
-        size if size <= PAGE_MAX => Ok(size),
-        size => Err(DomainError::invalid("page_size", "at most 1000", &size.to_string())),
-    }
-}
-
-/// Cuts a list to one page; the token of the next tells the last key of this one, so that what comes and goes
-/// meanwhile shifts nothing.
-fn cut<T>(list: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> String) -> String {
-    if list.len() <= size {
-        return String::new();
-    }
-    list.truncate(size);
-    list.last().map(token).unwrap_or_default()
 }
 
 // Names hold no control characters.
