@@ -162,18 +162,16 @@ async fn everything(ledger: &Ledger) -> impl PartialEq + std::fmt::Debug + use<>
     (all(ledger).await, sessions, one_by_one)
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
-
-    /// Also beyond all bounds, and over days.
-    #[test]
-    fn memory_and_redis_tell_the_same(story in prop::collection::vec(told(), 1..250)) {
-        static CASE: AtomicU64 = AtomicU64::new(0);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let redis = shared_redis();
+/// Also beyond all bounds, and over days.
+#[test]
+fn memory_and_redis_tell_the_same() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (server, cases) = (Redis::start(), AtomicU64::new(0));
+    let config = ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() };
+    proptest!(config, |(story in prop::collection::vec(told(), 1..250))| {
         runtime.block_on(async {
-            let prefix = format!("p{}", CASE.fetch_add(1, Ordering::Relaxed));
-            let options = redis_options(vec![redis.url()], false, &prefix);
+            let prefix = format!("p{}", cases.fetch_add(1, Ordering::Relaxed));
+            let options = redis_options(vec![server.url()], false, &prefix);
             let (now, limits) = (Arc::new(AtomicU64::new(NOW)), small());
             let (memory, redis) = (memory_usage(&limits), redis_usage(&options, &limits));
             let ledgers: Vec<[Arc<Ledger>; 2]> = (0..2)
@@ -201,12 +199,7 @@ proptest! {
             prop_assert_eq!(total, expected, "nothing is lost, whatever is folded");
             Ok(())
         })?;
-    }
-}
-
-fn shared_redis() -> &'static Redis {
-    static REDIS: std::sync::OnceLock<Redis> = std::sync::OnceLock::new();
-    REDIS.get_or_init(Redis::start)
+    });
 }
 
 /// What several sidecars recorded, of which each knows a part.
