@@ -24,6 +24,8 @@ pub struct PoolView {
     pub read_at_ms: u64,
     /// False while the store is unavailable.
     pub current: bool,
+    /// Share of the requests in flight that would have to move for each endpoint to have its part, from 0 to 1.
+    pub imbalance: f64,
     /// By address.
     pub endpoints: Vec<EndpointView>,
     /// For look-ups.
@@ -44,6 +46,8 @@ pub struct EndpointView {
     pub cap: u32,
     /// False where the endpoint has left the pool and only its last requests remain.
     pub listed: bool,
+    /// An administrator has drained it: it gets no new requests.
+    pub drained: bool,
 }
 
 impl PoolView {
@@ -61,6 +65,7 @@ impl PoolView {
                 weight: endpoint.weight,
                 cap: endpoint.cap,
                 listed: true,
+                drained: false,
             })
             .collect();
         let gone = table.in_flight.iter().filter(|(address, _)| roster.get(address).is_none());
@@ -70,6 +75,7 @@ impl PoolView {
             weight: entry.rule.weight,
             cap: entry.rule.cap,
             listed: false,
+            drained: false,
         }));
         endpoints.sort_by(|a, b| a.address.cmp(&b.address));
         let listed = endpoints.iter().filter(|endpoint| endpoint.listed);
@@ -82,6 +88,7 @@ impl PoolView {
             holders: table.holders.values().filter(|deadline| **deadline > table.now_ms).count() as u64,
             read_at_ms: table.now_ms,
             current,
+            imbalance: imbalance(&endpoints),
             endpoints,
             id: entry.pool.id.clone(),
         }
@@ -91,5 +98,50 @@ impl PoolView {
     #[must_use]
     pub fn differs(&self, other: &Self) -> bool {
         self.endpoints != other.endpoints || self.holders != other.holders || self.current != other.current
+    }
+}
+
+/// Share of the requests on endpoints in use that are above their endpoint's part: by weight, rounded up, and never
+/// beyond a cap. Endpoints that left or are drained are no part of it: their requests are finishing.
+fn imbalance(endpoints: &[EndpointView]) -> f64 {
+    let in_use = || endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
+    let total: u64 = in_use().map(|endpoint| endpoint.in_flight).sum();
+    let weights: f64 = in_use().map(|endpoint| endpoint.weight).sum();
+    if total == 0 || weights <= 0.0 {
+        return 0.0;
+    }
+    let beyond: u64 = in_use()
+        .map(|endpoint| {
+            let part = (total as f64 * endpoint.weight / weights).ceil() as u64;
+            let part = if endpoint.cap > 0 { part.min(u64::from(endpoint.cap)) } else { part };
+            endpoint.in_flight.saturating_sub(part)
+        })
+        .sum();
+    beyond as f64 / total as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(in_flight: u64, weight: f64, cap: u32) -> EndpointView {
+        EndpointView { address: "a".into(), in_flight, weight, cap, listed: true, drained: false }
+    }
+
+    #[test]
+    fn imbalance_is_the_share_that_would_have_to_move() {
+        let of = |list: &[(u64, f64, u32)]| {
+            let list: Vec<_> = list.iter().map(|(n, weight, cap)| endpoint(*n, *weight, *cap)).collect();
+            imbalance(&list)
+        };
+        assert_eq!(of(&[]), 0.0);
+        assert_eq!(of(&[(0, 1.0, 0), (0, 1.0, 0)]), 0.0);
+        assert_eq!(of(&[(1, 1.0, 0), (0, 1.0, 0)]), 0.0, "one request cannot be divided");
+        assert_eq!(of(&[(4, 1.0, 0), (0, 1.0, 0)]), 0.5);
+        assert_eq!(of(&[(4, 2.0, 0), (2, 1.0, 0)]), 0.0, "parts are by weight");
+        assert_eq!(of(&[(10, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0)]), 0.8);
+        let mut list = [endpoint(4, 1.0, 0), endpoint(0, 1.0, 0)];
+        list[0].drained = true;
+        assert_eq!(imbalance(&list), 0.0, "what is drained finishes where it is");
     }
 }

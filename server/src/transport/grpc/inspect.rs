@@ -8,9 +8,12 @@ use std::{
 };
 
 use evenkeel_proto::v1::{
-    EndpointState, GetPoolRequest, HolderState, LeaseState, ListHoldersRequest, ListHoldersResponse,
-    ListLeasesRequest, ListLeasesResponse, ListPoolsRequest, ListPoolsResponse, Pool, PoolState,
-    WatchPoolsRequest, inspect_server::Inspect,
+    EndpointState, GetActivityRequest, GetActivityResponse, GetPoolRequest, GetRefusalRequest, HolderState,
+    LeaseState, ListHoldersRequest, ListHoldersResponse, ListLeasesRequest, ListLeasesResponse,
+    ListNearestLimitsRequest, ListNearestLimitsResponse, ListPoolsRequest, ListPoolsResponse,
+    ListQuotaBurnsRequest, ListQuotaBurnsResponse, ListRefusalsRequest, ListRefusalsResponse,
+    ListRepairsRequest, ListRepairsResponse, ListSidecarsRequest, ListSidecarsResponse, Pool, PoolState,
+    Refusal, WatchPoolsRequest, inspect_server::Inspect,
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
@@ -194,6 +197,52 @@ impl Inspect for InspectService {
         let next_page_token = cut(&mut page, size, |last| format!("{}:{}", last.holder, last.lease));
         Ok(Response::new(ListLeasesResponse { leases: page, next_page_token }))
     }
+
+    async fn list_sidecars(
+        &self,
+        _request: Request<ListSidecarsRequest>,
+    ) -> Result<Response<ListSidecarsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_activity(
+        &self,
+        _request: Request<GetActivityRequest>,
+    ) -> Result<Response<GetActivityResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_nearest_limits(
+        &self,
+        _request: Request<ListNearestLimitsRequest>,
+    ) -> Result<Response<ListNearestLimitsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_quota_burns(
+        &self,
+        _request: Request<ListQuotaBurnsRequest>,
+    ) -> Result<Response<ListQuotaBurnsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_refusals(
+        &self,
+        _request: Request<ListRefusalsRequest>,
+    ) -> Result<Response<ListRefusalsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn get_refusal(&self, _request: Request<GetRefusalRequest>) -> Result<Response<Refusal>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_repairs(
+        &self,
+        _request: Request<ListRepairsRequest>,
+    ) -> Result<Response<ListRepairsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 }
 
 // Names hold no control characters.
@@ -230,6 +279,7 @@ fn encode(view: &PoolView) -> PoolState {
         weight: endpoint.weight,
         cap: endpoint.cap,
         listed: endpoint.listed,
+        drained: endpoint.drained,
     });
     PoolState {
         pool: Some(Pool { route: view.route.clone(), cluster: view.cluster.clone() }),
@@ -239,6 +289,7 @@ fn encode(view: &PoolView) -> PoolState {
         holders: view.holders as u32,
         read_at_ms: view.read_at_ms,
         current: view.current,
+        imbalance: view.imbalance,
     }
 }
 

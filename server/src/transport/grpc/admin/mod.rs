@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use evenkeel_proto::v1::{
     AdjustQuotaRequest, DeleteOverrideRequest, DeleteOverrideResponse, DeleteQuotaRequest,
-    DeleteQuotaResponse, ExplainRequest, ExplainResponse, GetQuotaRequest, GetSessionRequest,
+    DeleteQuotaResponse, Drain, DrainEndpointRequest, ExplainRequest, ExplainResponse, GetQuotaRequest,
+    GetSessionRequest, ListChangesRequest, ListChangesResponse, ListDrainsRequest, ListDrainsResponse,
     ListLimitsRequest, ListLimitsResponse, ListOverridesRequest, ListOverridesResponse,
     ListQuotaChangesRequest, ListQuotaChangesResponse, ListQuotasRequest, ListQuotasResponse,
     ListSessionsRequest, ListSessionsResponse, Override, QueryUsageRequest, QueryUsageResponse, Quota,
-    Session, SetOverrideRequest, SetQuotaRequest, admin_server::Admin,
+    Session, SetOverrideRequest, SetQuotaRequest, UndrainEndpointRequest, UndrainEndpointResponse,
+    admin_server::Admin,
 };
 use tonic::{Request, Response, Status};
 
@@ -119,5 +121,33 @@ impl Admin for AdminService {
 
     async fn get_session(&self, request: Request<GetSessionRequest>) -> Result<Response<Session>, Status> {
         usage::session(&self.ledger, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn drain_endpoint(
+        &self,
+        _request: Request<DrainEndpointRequest>,
+    ) -> Result<Response<Drain>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn undrain_endpoint(
+        &self,
+        _request: Request<UndrainEndpointRequest>,
+    ) -> Result<Response<UndrainEndpointResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_drains(
+        &self,
+        _request: Request<ListDrainsRequest>,
+    ) -> Result<Response<ListDrainsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_changes(
+        &self,
+        _request: Request<ListChangesRequest>,
+    ) -> Result<Response<ListChangesResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 }
