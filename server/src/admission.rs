@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
-    balancer::{Answer, Balancer, Question},
+    balancer::{Answer, Balancer, Question, directory::PoolEntry},
     domain::{DomainError, HolderId, LeaseId, usage::Outcome as UsageOutcome},
     ledger::{Ledger, UsageRecord},
     limiter::{
@@ -20,7 +20,7 @@ use crate::{
         quotas::Quotas,
     },
     store::counters::ReservationId,
-    telemetry::Metrics,
+    telemetry::{Metrics, PoolResult},
 };
 
 /// What requests go through.
@@ -89,22 +89,25 @@ impl Admission {
     /// Where the request itself is wrong, or an embedded store fails. Being denied is an answer.
     pub async fn admit(self: &Arc<Self>, question: Question, ask: Ask) -> Result<Decision, DomainError> {
         let started = Instant::now();
+        let found = self.balancer.directory.resolve(&question.route, &question.cluster);
+        let pool = found.inspect_err(|_| self.metrics.admits.invalid.inc())?;
         let decision = match self.limiter.select(&ask) {
             Err(refusal) => Ok(Decision::Refused(refusal)),
-            Ok(selection) if selection.is_empty() => self.decide(question, ask, selection).await,
+            Ok(selection) if selection.is_empty() => self.decide(&pool, question, ask, selection).await,
             Ok(selection) => {
-                let this = Arc::clone(self);
-                let decided = tokio::spawn(async move { this.decide(question, ask, selection).await });
+                let (this, pool) = (Arc::clone(self), Arc::clone(&pool));
+                let decided = tokio::spawn(async move { this.decide(&pool, question, ask, selection).await });
                 decided.await.unwrap_or(Err(DomainError::Stopped))
             }
         };
-        self.count(&decision);
+        self.count(&decision, &pool);
         self.metrics.admit_duration.observe(started.elapsed().as_secs_f64());
         decision
     }
 
     async fn decide(
         &self,
+        pool: &PoolEntry,
         question: Question,
         ask: Ask,
         selection: Selection,
@@ -112,7 +115,7 @@ impl Admission {
         let id = ReservationId { holder: question.holder.clone(), lease: question.lease };
         let (route, cluster) = (Arc::clone(&question.route), Arc::clone(&question.cluster));
         let (limits, placed) =
-            tokio::join!(self.limiter.reserve(ask, selection, &id), self.balancer.place(question));
+            tokio::join!(self.limiter.reserve(ask, selection, &id), self.balancer.place(pool, question));
         let refused = match limits.map_err(DomainError::store("reserving")) {
             Ok(Outcome::Pass(pass)) => match placed {
                 Ok(answer @ (Answer::Admitted { .. } | Answer::Open)) => {
@@ -145,23 +148,26 @@ impl Admission {
         refused
     }
 
-    fn count(&self, decision: &Result<Decision, DomainError>) {
+    fn count(&self, decision: &Result<Decision, DomainError>, pool: &PoolEntry) {
         let admits = &self.metrics.admits;
-        match decision {
+        let (result, counter) = match decision {
             Ok(Decision::Placed { answer, .. } | Decision::Denied(answer)) => match answer {
-                Answer::Admitted { shared: true, .. } => &admits.shared,
-                Answer::Admitted { shared: false, .. } => &admits.local,
-                Answer::Open => &admits.open,
-                Answer::PoolFull { .. } => &admits.pool_full,
-                Answer::NoEndpoints => &admits.no_endpoints,
-                Answer::StoreUnavailable => &admits.store_unavailable,
+                Answer::Admitted { shared: true, .. } => (PoolResult::Admitted, &admits.shared),
+                Answer::Admitted { shared: false, .. } => (PoolResult::AdmittedLocal, &admits.local),
+                Answer::Open => (PoolResult::AdmittedOpen, &admits.open),
+                Answer::PoolFull { .. } => (PoolResult::PoolFull, &admits.pool_full),
+                Answer::NoEndpoints => (PoolResult::NoEndpoints, &admits.no_endpoints),
+                Answer::StoreUnavailable => (PoolResult::StoreUnavailable, &admits.store_unavailable),
             },
-            Ok(Decision::Refused(Refusal { quota: true, .. })) => &admits.quota,
-            Ok(Decision::Refused(_)) => &admits.limit,
-            Ok(Decision::LimitsClosed) | Err(DomainError::Store { .. }) => &admits.store_unavailable,
-            Err(_) => &admits.invalid,
-        }
-        .inc();
+            Ok(Decision::Refused(Refusal { quota: true, .. })) => (PoolResult::Quota, &admits.quota),
+            Ok(Decision::Refused(_)) => (PoolResult::Limit, &admits.limit),
+            Ok(Decision::LimitsClosed) | Err(DomainError::Store { .. }) => {
+                (PoolResult::StoreUnavailable, &admits.store_unavailable)
+            }
+            Err(_) => return admits.invalid.inc(),
+        };
+        counter.inc();
+        pool.counts.count(result);
     }
 
     /// Settles a request: its lease given back, its reservation replaced by its charge, its usage recorded. True where

@@ -17,6 +17,7 @@ use crate::{
     config::{PoolRule, Source},
     domain::{DomainError, ENDPOINTS_MAX, Endpoint, PoolId, Roster, check_name},
     store::Pool,
+    telemetry::PoolCounts,
 };
 
 /// Most pools one sidecar serves: bounds memory, metric labels and sweeps.
@@ -45,6 +46,8 @@ pub struct PoolEntry {
     pub pool: Arc<Pool>,
     /// What the configuration says.
     pub rule: Arc<PoolRule>,
+    /// What became of its requests at this sidecar.
+    pub counts: PoolCounts,
     /// Endpoints of configuration or DNS; empty where they come with requests.
     roster: ArcSwap<Roster>,
     /// Lists of candidates by address, the last used first.
@@ -71,6 +74,7 @@ impl PoolEntry {
         Self {
             pool: Arc::new(Pool { id, higress_table: rule.higress_table }),
             rule: Arc::clone(rule),
+            counts: PoolCounts::default(),
             roster: ArcSwap::from_pointee(roster),
             offered: Mutex::default(),
             used: AtomicBool::new(false),

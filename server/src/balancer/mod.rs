@@ -79,13 +79,12 @@ impl Balancer {
         Self { directory, store, metrics }
     }
 
-    /// Picks an endpoint and takes a lease.
+    /// Picks an endpoint of the pool that the question leads to, and takes a lease.
     ///
     /// # Errors
     /// Where the question itself is wrong, or an embedded store fails. Being denied is an answer.
-    pub async fn place(&self, question: Question) -> Result<Answer, DomainError> {
+    pub async fn place(&self, entry: &PoolEntry, question: Question) -> Result<Answer, DomainError> {
         let Question { route, cluster, holder, lease, offered } = question;
-        let entry = self.directory.resolve(&route, &cluster)?;
         entry.mark_used();
         let roster = entry.roster(offered)?;
         if roster.is_empty() {

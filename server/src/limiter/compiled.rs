@@ -6,12 +6,14 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use prometheus::{IntCounter, IntCounterVec};
 
 use super::{estimates::Estimate, overrides::Overrides};
-use crate::domain::limit::{
-    Algorithm, Bucket, Condition, Counts, Facts, Key, Limit, LimitRules, Meter, OnOutage, Period, QuotaKind,
-    QuotaRule, Rejected, Rule, Window, price::Tokens,
+use crate::{
+    domain::limit::{
+        Algorithm, Bucket, Condition, Counts, Facts, Key, Limit, LimitRules, Meter, OnOutage, Period,
+        QuotaKind, QuotaRule, Rejected, Rule, Window, price::Tokens,
+    },
+    telemetry::{LimitCounters, LimitMetrics},
 };
 
 /// A limit or a quota.
@@ -30,9 +32,7 @@ pub(super) struct Entry {
     shared: Arc<Bucket>,
     /// The windows of its period, where that is of the calendar, and the time they are good for.
     window: ArcSwapOption<(std::ops::Range<u64>, Window)>,
-    pub(super) admitted: IntCounter,
-    pub(super) refused: IntCounter,
-    pub(super) shadow_refused: IntCounter,
+    pub(super) counters: LimitCounters,
 }
 
 /// What one request is counted by.
@@ -62,7 +62,7 @@ pub(super) struct Amount {
 }
 
 impl Entry {
-    fn new(source: Source, keys: &mut Vec<Key>, checks: &IntCounterVec) -> Self {
+    fn new(source: Source, keys: &mut Vec<Key>, metrics: &LimitMetrics) -> Self {
         let name = source.name();
         let key = match &source {
             Source::Limit(limit) => limit.key.clone(),
@@ -77,9 +77,7 @@ impl Entry {
             key: (!key.attributes().is_empty()).then_some(index),
             shared,
             window: ArcSwapOption::empty(),
-            admitted: checks.with_label_values(&[&**name, "admitted"]),
-            refused: checks.with_label_values(&[&**name, "refused"]),
-            shadow_refused: checks.with_label_values(&[&**name, "shadow_refused"]),
+            counters: metrics.of(name),
             source,
         }
     }
@@ -240,11 +238,11 @@ impl Source {
 }
 
 impl Compiled {
-    pub(super) fn new(rules: Arc<LimitRules>, ttl_ms: u64, checks: &IntCounterVec) -> Self {
+    pub(super) fn new(rules: Arc<LimitRules>, ttl_ms: u64, metrics: &LimitMetrics) -> Self {
         let mut keys = Vec::new();
         let limits = rules.limits.iter().cloned().map(Source::Limit);
         let sources = limits.chain(rules.quotas.iter().cloned().map(Source::Quota));
-        let entries: Vec<Entry> = sources.map(|source| Entry::new(source, &mut keys, checks)).collect();
+        let entries: Vec<Entry> = sources.map(|source| Entry::new(source, &mut keys, metrics)).collect();
         let by_name = entries.iter().enumerate().map(|(i, entry)| (Arc::clone(entry.name()), i)).collect();
         let conditions = entries.iter().flat_map(|entry| entry.source.when());
         let exceptions = rules.limits.iter().flat_map(|limit| &limit.exceptions);

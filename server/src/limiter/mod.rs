@@ -125,7 +125,7 @@ impl Limiter {
         metrics: Arc<Metrics>,
     ) -> Self {
         let ttl_ms = holder_ttl.as_millis() as u64;
-        let compiled = Compiled::new(rules.load_full(), ttl_ms, &metrics.limit_checks);
+        let compiled = Compiled::new(rules.load_full(), ttl_ms, &metrics.limits);
         Self {
             rules,
             compiled: ArcSwap::from_pointee(compiled),
@@ -145,7 +145,7 @@ impl Limiter {
         if Arc::ptr_eq(&compiled.rules, &rules) {
             return Arc::clone(&compiled);
         }
-        let new = Arc::new(Compiled::new(Arc::clone(&rules), compiled.ttl_ms(), &self.metrics.limit_checks));
+        let new = Arc::new(Compiled::new(Arc::clone(&rules), compiled.ttl_ms(), &self.metrics.limits));
         self.compiled.store(Arc::clone(&new));
         new
     }
@@ -182,7 +182,7 @@ impl Limiter {
         match answer::refusal(&compiled, &refusing, &readings) {
             Some(refusal) => {
                 self.metrics.limit_refusals_remembered.inc();
-                refusing.iter().for_each(|chosen| compiled.entries[chosen.entry].refused.inc());
+                refusing.iter().for_each(|chosen| compiled.entries[chosen.entry].counters.refused.inc());
                 Err(refusal)
             }
             None => Ok(Selection { compiled, chosen, estimate }),
@@ -268,13 +268,13 @@ impl Limiter {
 
     fn count(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict) {
         for (chosen, reading) in chosen.iter().zip(&verdict.readings) {
-            let entry = &compiled.entries[chosen.entry];
+            let counters = &compiled.entries[chosen.entry].counters;
             let over =
                 reading.over || (verdict.admitted && chosen.meter.shadow && is_over(&chosen.meter, reading));
             match (over, chosen.meter.shadow) {
-                (true, true) => entry.shadow_refused.inc(),
-                (true, false) => entry.refused.inc(),
-                (false, _) if verdict.admitted => entry.admitted.inc(),
+                (true, true) => counters.shadow_refused.inc(),
+                (true, false) => counters.refused.inc(),
+                (false, _) if verdict.admitted => counters.admitted.inc(),
                 (false, _) => {}
             }
         }
@@ -331,6 +331,7 @@ impl Limiter {
         }
         let now_ms = unix_ms();
         let mut entries = Vec::with_capacity(ticket.takings.len());
+        let mut charges = Vec::with_capacity(ticket.takings.len());
         let notes = std::mem::take(&mut ticket.notes);
         for taking in std::mem::take(&mut ticket.takings) {
             // One whose limit is no longer configured counts nowhere.
@@ -341,6 +342,9 @@ impl Limiter {
             } else {
                 charge.counted(counts, &compiled.rules.prices, &ticket.model).min(AMOUNT_MAX)
             };
+            if !entry.source.is_concurrency() {
+                charges.push((&entry.counters, taking.reserved, actual));
+            }
             entries.push(crate::store::counters::Entry {
                 rule: compiled.rule_to_settle(entry, taking.rate, now_ms),
                 bucket: taking.bucket,
@@ -354,6 +358,9 @@ impl Limiter {
         let reserved = (entries.iter()).filter(|entry| entry.actual < entry.reserved);
         reserved.for_each(|entry| self.refusals.forget(&entry.bucket, &entry.name));
         let first = self.counters.settle(Settlement { id: id.clone(), notes, entries }).await?;
+        if first {
+            charges.iter().for_each(|(counters, reserved, charged)| counters.settled(*reserved, *charged));
+        }
         Ok(Some(Settled { ticket, charge, cost, first: Some(first), was_open }))
     }
 

@@ -4,32 +4,41 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
-    Registry, TextEncoder, core::Collector,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder,
+};
+
+use super::{
+    catalogue::{Catalogue, Declared, counters, gauges, histogram, register},
+    ledger::LedgerMetrics,
+    limits::LimitMetrics,
+    pools::PoolMetrics,
+    rls::Rls,
 };
 
 /// Latency buckets in seconds, from a loopback round trip to a gateway's patience.
-const LATENCY_BUCKETS: &[f64] =
+pub(super) const LATENCY_BUCKETS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// The sidecar's metrics and their registry.
 pub struct Metrics {
-    registry: Registry,
+    catalogue: Catalogue,
     /// One scrape at a time: another would empty the gauges that this one is about to read.
     scrape: Mutex<()>,
     /// Admissions by `result`.
     pub admits: Admits,
     /// Time to answer an Admit, in seconds.
     pub admit_duration: Histogram,
-    /// Requests held against limits by `limit` and `result`.
-    pub limit_checks: IntCounterVec,
+    /// Limits and quotas by name.
+    pub limits: LimitMetrics,
     /// Refusals that needed no store.
     pub limit_refusals_remembered: IntCounter,
     /// Settlements of reservations by `result`.
     pub limit_settles: LimitSettles,
     /// Settlements dropped.
     pub settlements_lost: IntCounter,
+    /// Settlements that wait for the store.
+    pub settlements_waiting: IntGauge,
     /// What requests were charged.
     pub charged: Charged,
     /// Settlements by `result`.
@@ -44,6 +53,8 @@ pub struct Metrics {
     pub store_batch: Histogram,
     /// 1 while the store answers.
     pub store_up: IntGauge,
+    /// Times the store was given up.
+    pub store_losses: IntCounter,
     /// Sidecars that share the store.
     pub sidecars: IntGauge,
     /// Leases given back for dead holders.
@@ -58,14 +69,8 @@ pub struct Metrics {
     pub overrides: IntGauge,
     /// Failed look-ups of endpoints.
     pub discovery_errors: IntCounter,
-    /// Requests in flight by endpoint.
-    pub in_flight: GaugeVec,
-    /// Cap by endpoint; 0 when unlimited.
-    pub endpoint_cap: GaugeVec,
-    /// Weight by endpoint.
-    pub endpoint_weight: GaugeVec,
-    /// Holders alive by pool.
-    pub holders: GaugeVec,
+    /// Of each pool, set at each scrape.
+    pub pools: PoolMetrics,
     /// Seconds since the last sweep.
     pub table_age: Gauge,
     /// 1 unless the last reload of the configuration was refused.
@@ -74,22 +79,6 @@ pub struct Metrics {
     pub config_last_success: Gauge,
     /// Of the rate limit service.
     pub rls: Rls,
-}
-
-/// Of the rate limit service.
-pub struct Rls {
-    /// Descriptors by `domain`, `limit` and `result`.
-    pub requests: IntCounterVec,
-    /// The same by `value`, where a file asks for it.
-    pub values: IntCounterVec,
-    /// Time to answer, in seconds.
-    pub duration: Histogram,
-    /// 1 while the files of limits as they are now are in force.
-    pub config_valid: IntGauge,
-    /// Files taken.
-    pub config_loaded: IntCounter,
-    /// Files refused.
-    pub config_refused: IntCounter,
 }
 
 /// Children of `evenkeel_admits_total`.
@@ -170,105 +159,13 @@ pub struct Repairs {
     pub recounted: IntCounter,
 }
 
-/// What the usage ledger does.
-pub struct LedgerMetrics {
-    /// Requests recorded.
-    pub requests: IntCounter,
-    /// Calls to the store by `result`.
-    pub flushes: LedgerFlushes,
-    /// Requests counted under "(other)", by `where`.
-    pub folded: LedgerFolded,
-    /// What is not in the ledger, by `kind`.
-    pub dropped: LedgerDropped,
-    /// Requests not known to be in the store.
-    pub waiting: IntGauge,
-}
-
-/// Children of `evenkeel_ledger_flushes_total`.
-pub struct LedgerFlushes {
-    /// Added.
-    pub applied: IntCounter,
-    /// Had been added before; its answer was lost.
-    pub repeated: IntCounter,
-    /// No answer, or a refusal; to be repeated.
-    pub failed: IntCounter,
-}
-
-/// Children of `evenkeel_ledger_folded_total`.
-pub struct LedgerFolded {
-    /// Too many rows waited here.
-    pub sidecar: IntCounter,
-    /// The day had too many rows.
-    pub store: IntCounter,
-}
-
-/// Children of `evenkeel_ledger_dropped_total`.
-pub struct LedgerDropped {
-    /// Requests that could not be written.
-    pub requests: IntCounter,
-    /// Sessions given up.
-    pub sessions: IntCounter,
-    /// Turns that are in the sums alone.
-    pub turns: IntCounter,
-}
-
-impl LedgerMetrics {
-    fn new(r: &Registry) -> prometheus::Result<Self> {
-        let flushes = counters(
-            r,
-            "evenkeel_ledger_flushes_total",
-            "Batches of usage sent to the store, by result.",
-            &["result"],
-        )?;
-        let folded = counters(
-            r,
-            "evenkeel_ledger_folded_total",
-            "Requests counted under (other), as there were too many rows, by where.",
-            &["where"],
-        )?;
-        let dropped = counters(
-            r,
-            "evenkeel_ledger_dropped_total",
-            "What is not in the ledger, as there was too much of it, by kind.",
-            &["kind"],
-        )?;
-        Ok(Self {
-            requests: register(
-                r,
-                IntCounter::new("evenkeel_ledger_requests_total", "Requests recorded in the usage ledger.")?,
-            )?,
-            flushes: LedgerFlushes {
-                applied: flushes.with_label_values(&["applied"]),
-                repeated: flushes.with_label_values(&["repeated"]),
-                failed: flushes.with_label_values(&["failed"]),
-            },
-            folded: LedgerFolded {
-                sidecar: folded.with_label_values(&["sidecar"]),
-                store: folded.with_label_values(&["store"]),
-            },
-            dropped: LedgerDropped {
-                requests: dropped.with_label_values(&["requests"]),
-                sessions: dropped.with_label_values(&["sessions"]),
-                turns: dropped.with_label_values(&["turns"]),
-            },
-            waiting: register(
-                r,
-                IntGauge::new(
-                    "evenkeel_ledger_waiting_requests",
-                    "Requests recorded that are not known to be in the store.",
-                )?,
-            )?,
-        })
-    }
-}
-
 impl Metrics {
     /// Declares and registers everything.
     ///
     /// # Errors
     /// Never in practice: only where two metrics share a name.
     pub fn new() -> prometheus::Result<Arc<Self>> {
-        let r = Registry::new();
+        let r = Catalogue::default();
         let admits = counters(&r, "evenkeel_admits_total", "Answers to Admit by result.", &["result"])?;
         let settles = counters(&r, "evenkeel_settles_total", "Settlements by result.", &["result"])?;
         let keep_alives = counters(
@@ -308,12 +205,7 @@ impl Metrics {
                 own: admits.with_label_values(&["own"]),
                 invalid: admits.with_label_values(&["invalid"]),
             },
-            limit_checks: counters(
-                &r,
-                "evenkeel_limit_checks_total",
-                "Requests held against a limit or quota that applies to them, by its name and result.",
-                &["limit", "result"],
-            )?,
+            limits: LimitMetrics::new(&r)?,
             limit_refusals_remembered: register(
                 &r,
                 IntCounter::new(
@@ -331,6 +223,13 @@ impl Metrics {
                 IntCounter::new(
                     "evenkeel_limit_settlements_lost_total",
                     "Settlements dropped because too many waited for the store: what they reserved stays charged.",
+                )?,
+            )?,
+            settlements_waiting: register(
+                &r,
+                IntGauge::new(
+                    "evenkeel_limit_settlements_waiting",
+                    "Settlements of reservations that wait for the store to be back.",
                 )?,
             )?,
             charged: Charged {
@@ -387,6 +286,13 @@ impl Metrics {
                 &r,
                 IntGauge::new("evenkeel_store_up", "1 while the store answers, 0 while local rules apply.")?,
             )?,
+            store_losses: register(
+                &r,
+                IntCounter::new(
+                    "evenkeel_store_losses_total",
+                    "Times the store was lost and local rules began to apply.",
+                )?,
+            )?,
             sidecars: register(
                 &r,
                 IntGauge::new("evenkeel_sidecars", "Sidecars alive that share the store, as last seen.")?,
@@ -420,30 +326,7 @@ impl Metrics {
                     "Failed DNS look-ups of endpoints; the last good answer stays in use.",
                 )?,
             )?,
-            in_flight: gauges(
-                &r,
-                "evenkeel_in_flight",
-                "Requests in flight on an endpoint, over all gateways.",
-                &["route", "cluster", "endpoint"],
-            )?,
-            endpoint_cap: gauges(
-                &r,
-                "evenkeel_endpoint_cap",
-                "Largest number of requests in flight on an endpoint; 0 when unlimited.",
-                &["route", "cluster", "endpoint"],
-            )?,
-            endpoint_weight: gauges(
-                &r,
-                "evenkeel_endpoint_weight",
-                "Relative capacity of an endpoint.",
-                &["route", "cluster", "endpoint"],
-            )?,
-            holders: gauges(
-                &r,
-                "evenkeel_holders",
-                "Gateway workers alive in a pool.",
-                &["route", "cluster"],
-            )?,
+            pools: PoolMetrics::new(&r)?,
             table_age: register(
                 &r,
                 Gauge::new(
@@ -466,14 +349,26 @@ impl Metrics {
                 )?,
             )?,
             rls: Rls::new(&r)?,
-            registry: r,
+            catalogue: r,
             scrape: Mutex::new(()),
         };
-        let build = gauges(&metrics.registry, "evenkeel_build_info", "Always 1.", &["version"])?;
+        let build = gauges(&metrics.catalogue, "evenkeel_build_info", "Always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1.0);
         #[cfg(target_os = "linux")]
-        metrics.registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        metrics.catalogue.add(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         Ok(Arc::new(metrics))
+    }
+
+    /// Every metric, with or without a value.
+    #[must_use]
+    pub fn declared(&self) -> Vec<Declared> {
+        self.catalogue.declared()
+    }
+
+    /// Every metric that has a value.
+    #[cfg(test)]
+    pub(super) fn gather(&self) -> Vec<prometheus::proto::MetricFamily> {
+        self.catalogue.gather()
     }
 
     /// All metrics in Prometheus's text format, once `set_gauges` has set those that are set at each scrape.
@@ -483,65 +378,6 @@ impl Metrics {
     pub fn encode(&self, set_gauges: impl FnOnce(&Self)) -> prometheus::Result<String> {
         let _scrape = self.scrape.lock();
         set_gauges(self);
-        TextEncoder::new().encode_to_string(&self.registry.gather())
+        TextEncoder::new().encode_to_string(&self.catalogue.gather())
     }
-}
-
-impl Rls {
-    fn new(r: &Registry) -> prometheus::Result<Self> {
-        let loads = counters(
-            r,
-            "evenkeel_rls_config_loads_total",
-            "Changed files of limits read, by result.",
-            &["result"],
-        )?;
-        let config_valid = register(
-            r,
-            IntGauge::new(
-                "evenkeel_rls_config_valid",
-                "1 while the files of limits as they are now are in force, 0 while earlier ones are.",
-            )?,
-        )?;
-        config_valid.set(1);
-        Ok(Self {
-            requests: counters(
-                r,
-                "evenkeel_rls_requests_total",
-                "Descriptors judged by the rate limit service, by limit and result.",
-                &["domain", "limit", "result"],
-            )?,
-            values: counters(
-                r,
-                "evenkeel_rls_values_total",
-                "Descriptors judged by limits that ask for detailed metrics; at most 100 values of each limit.",
-                &["domain", "limit", "value", "result"],
-            )?,
-            duration: histogram(
-                r,
-                "evenkeel_rls_duration_seconds",
-                "Time to answer a ShouldRateLimit, without transport.",
-                LATENCY_BUCKETS,
-            )?,
-            config_valid,
-            config_loaded: loads.with_label_values(&["taken"]),
-            config_refused: loads.with_label_values(&["refused"]),
-        })
-    }
-}
-
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
-    registry.register(Box::new(collector.clone()))?;
-    Ok(collector)
-}
-
-fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-    register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
-}
-
-fn gauges(r: &Registry, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-    register(r, GaugeVec::new(Opts::new(name, help), labels)?)
-}
-
-fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
-    register(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
 }

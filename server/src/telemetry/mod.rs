@@ -4,9 +4,19 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::Log;
 
+mod catalogue;
+#[cfg(test)]
+mod documented;
+mod ledger;
+mod limits;
 mod metrics;
+mod pools;
+mod rls;
 
+pub use catalogue::Declared;
+pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
+pub use pools::{PoolCounts, PoolMetrics, PoolResult};
 
 /// Starts logging to standard error. ERROR needs a person, WARN mends itself, INFO is lifecycle, DEBUG is each
 /// request.

@@ -266,11 +266,20 @@ async fn metrics_health_and_json() {
     })
     .await;
     let (_, text) = s.get("/metrics").await;
-    for expected in
-        ["evenkeel_admits_total{result=\"admitted\"} 1", "evenkeel_store_up 1", "evenkeel_endpoint_cap"]
-    {
+    for expected in [
+        "evenkeel_admits_total{result=\"admitted\"} 1",
+        "evenkeel_pool_admits_total{cluster=\"llm\",result=\"admitted\",route=\"\"} 1",
+        "evenkeel_pool_admits_total{cluster=\"llm\",result=\"pool_full\",route=\"\"} 0",
+        "evenkeel_pool_endpoints{cluster=\"llm\",route=\"\",state=\"in_use\"} 2",
+        "evenkeel_pool_imbalance{cluster=\"llm\",route=\"\"} 0",
+        "evenkeel_store_up 1",
+        "evenkeel_endpoint_cap",
+    ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }
+    // What is set at each scrape is set, not added.
+    let (_, again) = s.get("/metrics").await;
+    assert!(again.contains("evenkeel_pool_admits_total{cluster=\"llm\",result=\"admitted\",route=\"\"} 1"));
     assert_eq!(s.get("/healthz").await.0, 200);
     assert_eq!(s.get("/readyz").await.0, 200);
     let json: serde_json::Value = serde_json::from_str(&s.get("/api/v1/pools").await.1).unwrap();

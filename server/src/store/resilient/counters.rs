@@ -145,6 +145,13 @@ impl ResilientStore {
         waiting.doubtful.push_back((reserve, attempts));
     }
 
+    /// Settlements that wait for the store, and reservations to be given back.
+    #[must_use]
+    pub fn settlements_waiting(&self) -> usize {
+        let waiting = self.waiting.lock();
+        waiting.settlements.len() + waiting.doubtful.len()
+    }
+
     /// Sends what waited for the store, each once. To be called now and then.
     pub async fn settle_waiting(&self) {
         let (settlements, doubtful) = {

@@ -314,6 +314,7 @@ impl ResilientStore {
         };
         warn!(%error, "store unavailable: serving from local knowledge");
         self.metrics.store_up.set(0);
+        self.metrics.store_losses.inc();
         if let Some(this) = self.this.upgrade() {
             // Ends when the store is back, or with the sidecar.
             self.tasks.spawn(async move { this.probe(probe_interval).await });

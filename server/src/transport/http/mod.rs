@@ -23,7 +23,7 @@ mod usage;
 use crate::{
     balancer::{Balancer, sweep::Views},
     ledger::Ledger,
-    telemetry::Metrics,
+    telemetry::{Metrics, PoolMetrics},
     transport::administration::Administration,
 };
 
@@ -98,7 +98,9 @@ async fn pools(State(http): State<Arc<Http>>) -> Response {
 
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
     match http.metrics.encode(|metrics| {
-        set_pool_gauges(metrics, &http.views);
+        set_pools(&metrics.pools, &http);
+        metrics.table_age.set(http.views.age().as_secs_f64());
+        metrics.settlements_waiting.set(http.balancer.store.settlements_waiting() as i64);
         metrics.ledger.waiting.set(http.ledger.waiting() as i64);
         metrics.overrides.set(http.administration.overrides.current().load().len() as i64);
     }) {
@@ -109,20 +111,30 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
     }
 }
 
-/// Sets the gauges from the last sweep at each scrape, so that nothing gone lingers.
-fn set_pool_gauges(m: &Metrics, views: &Views) {
-    for gauge in [&m.in_flight, &m.endpoint_cap, &m.endpoint_weight, &m.holders] {
-        gauge.reset();
-    }
-    m.table_age.set(views.age().as_secs_f64());
-    for view in views.all().values() {
+/// Sets what is known of pools at each scrape: tables as of the last sweep, and counts as of now.
+fn set_pools(m: &PoolMetrics, http: &Http) {
+    m.clear();
+    for view in http.views.all().values() {
         let pool = [view.route.as_str(), view.cluster.as_str()];
         m.holders.with_label_values(&pool).set(view.holders as f64);
+        m.imbalance.with_label_values(&pool).set(view.imbalance);
+        let [mut in_use, mut drained, mut left] = [0_u32; 3];
         for endpoint in &view.endpoints {
             let labels = [pool[0], pool[1], &endpoint.address];
             m.in_flight.with_label_values(&labels).set(endpoint.in_flight as f64);
             m.endpoint_cap.with_label_values(&labels).set(f64::from(endpoint.cap));
             m.endpoint_weight.with_label_values(&labels).set(endpoint.weight);
+            *match (endpoint.listed, endpoint.drained) {
+                (false, _) => &mut left,
+                (true, true) => &mut drained,
+                (true, false) => &mut in_use,
+            } += 1;
         }
+        for (state, count) in [("in_use", in_use), ("drained", drained), ("left", left)] {
+            m.endpoints.with_label_values(&[pool[0], pool[1], state]).set(f64::from(count));
+        }
+    }
+    for entry in http.balancer.directory.all() {
+        m.set_counts(entry.pool.id.route(), entry.pool.id.cluster(), &entry.counts);
     }
 }
