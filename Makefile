@@ -12,6 +12,7 @@ TRACE  ?=
 # What the tests and the load tester run; each can be set from outside.
 export EVENKEEL_ENVOY ?= $(abspath .tools/envoy/envoy/_bin/envoy)
 export EVENKEEL_PYTHON ?= $(abspath .tools/python/bin/python)
+export EVENKEEL_PAGE_TOOLS ?= $(abspath .tools/page)
 export EVENKEEL_PLUGIN_WASM ?= $(abspath out/plugin/evenkeel_plugin.wasm)
 export EVENKEEL_PLUGIN_HIGRESS_WASM ?= $(abspath out/plugin/evenkeel_plugin_higress.wasm)
 
@@ -42,8 +43,8 @@ loadtest: tools plugin
 	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
 
 # The last command ends in cargo test's own summary. evenkeel-proto is generated code: its tests are documentation.
-test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy, Prometheus and OpenAI client included
-	@.ci/setup prometheus python
+test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy and OpenAI client included
+	@.ci/setup python
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --doc
 	EVENKEEL_BIN=$(TARGET)/debug/evenkeel EVENKEEL_IT_REQUIRED=1 \
