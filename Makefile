@@ -43,8 +43,8 @@ loadtest: tools plugin
 	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
 
 # The last command ends in cargo test's own summary. evenkeel-proto is generated code: its tests are documentation.
-test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy and OpenAI client included
-	@.ci/setup python
+test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy, Prometheus, Chromium and OpenAI client included
+	@.ci/setup prometheus python browser
 	cargo build --locked --workspace --bins
 	cargo test --locked --workspace --doc
 	EVENKEEL_BIN=$(TARGET)/debug/evenkeel EVENKEEL_IT_REQUIRED=1 \
