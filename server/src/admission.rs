@@ -11,8 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::{
+    activity::{Recorder, RefusalFacts},
     balancer::{Answer, Balancer, Question, directory::PoolEntry},
-    domain::{DomainError, HolderId, LeaseId, usage::Outcome as UsageOutcome},
+    domain::{
+        DomainError, HolderId, LeaseId,
+        activity::{Fate, Refused},
+        usage::Outcome as UsageOutcome,
+    },
     ledger::{Ledger, UsageRecord},
     limiter::{
         Ask, Ending, Limiter, Outcome, Pass, Refusal, Selection, Told,
@@ -20,7 +25,7 @@ use crate::{
         quotas::Quotas,
     },
     store::counters::ReservationId,
-    telemetry::{Metrics, PoolResult},
+    telemetry::Metrics,
 };
 
 /// What requests go through.
@@ -33,6 +38,8 @@ pub struct Admission {
     pub ledger: Arc<Ledger>,
     /// For requests about quotas that come through a gateway.
     pub quotas: Quotas,
+    /// For what becomes of requests, and those who ask why.
+    pub recorder: Arc<Recorder>,
     /// For what becomes of requests.
     pub metrics: Arc<Metrics>,
 }
@@ -47,11 +54,16 @@ pub enum Decision {
         pass: Pass,
     },
     /// It is denied for want of an endpoint.
-    Denied(Answer),
+    Denied {
+        /// Why.
+        answer: Answer,
+        /// For who asks later.
+        facts: RefusalFacts,
+    },
     /// A limit or quota refuses it.
     Refused(Refusal),
     /// The store is unavailable, and a limit is closed then.
-    LimitsClosed,
+    LimitsClosed(RefusalFacts),
 }
 
 /// A request that has ended.
@@ -83,14 +95,20 @@ pub struct End {
 
 impl Admission {
     /// Decides on a request. Where limits apply it goes on even if nobody waits for the answer any more, so that what is
-    /// reserved is known here when the request is settled.
+    /// reserved is known here when the request is settled. `request_id` is the gateway's; empty for none.
     ///
     /// # Errors
     /// Where the request itself is wrong, or an embedded store fails. Being denied is an answer.
-    pub async fn admit(self: &Arc<Self>, question: Question, ask: Ask) -> Result<Decision, DomainError> {
+    pub async fn admit(
+        self: &Arc<Self>,
+        question: Question,
+        ask: Ask,
+        request_id: &str,
+    ) -> Result<Decision, DomainError> {
         let started = Instant::now();
         let found = self.balancer.directory.resolve(&question.route, &question.cluster);
         let pool = found.inspect_err(|_| self.metrics.admits.invalid.inc())?;
+        let (route, cluster) = (Arc::clone(&question.route), Arc::clone(&question.cluster));
         let decision = match self.limiter.select(&ask) {
             Err(refusal) => Ok(Decision::Refused(refusal)),
             Ok(selection) if selection.is_empty() => self.decide(&pool, question, ask, selection).await,
@@ -100,7 +118,12 @@ impl Admission {
                 decided.await.unwrap_or(Err(DomainError::Stopped))
             }
         };
-        self.count(&decision, &pool);
+        if let Some(fate) = self.count(&decision, &pool)
+            && !fate.is_admitted()
+            && self.recorder.wants_refusal()
+        {
+            self.recorder.refused(refused(request_id, &route, &cluster, fate, &decision));
+        }
         self.metrics.admit_duration.observe(started.elapsed().as_secs_f64());
         decision
     }
@@ -121,15 +144,17 @@ impl Admission {
                 Ok(answer @ (Answer::Admitted { .. } | Answer::Open)) => {
                     if !self.limiter.note_open(&id, &pass) {
                         debug!(lease = %id.lease, "ended before it was admitted");
+                        let facts = pass.facts();
                         self.limiter.cancel(pass).await;
                         drop(self.balancer.settle(&route, &cluster, &id.holder, id.lease).await);
-                        return Ok(Decision::Denied(Answer::NoEndpoints));
+                        return Ok(Decision::Denied { answer: Answer::NoEndpoints, facts });
                     }
                     return Ok(Decision::Placed { answer, pass });
                 }
-                Ok(denied) => {
+                Ok(answer) => {
+                    let facts = pass.facts();
                     self.limiter.cancel(pass).await;
-                    return Ok(Decision::Denied(denied));
+                    return Ok(Decision::Denied { answer, facts });
                 }
                 Err(error) => {
                     self.limiter.cancel(pass).await;
@@ -137,7 +162,7 @@ impl Admission {
                 }
             },
             Ok(Outcome::Refused(refusal)) => Ok(Decision::Refused(refusal)),
-            Ok(Outcome::Closed) => Ok(Decision::LimitsClosed),
+            Ok(Outcome::Closed(facts)) => Ok(Decision::LimitsClosed(facts)),
             Err(error) => Err(error),
         };
         if let Ok(Answer::Admitted { .. }) = placed
@@ -148,26 +173,26 @@ impl Admission {
         refused
     }
 
-    fn count(&self, decision: &Result<Decision, DomainError>, pool: &PoolEntry) {
+    fn count(&self, decision: &Result<Decision, DomainError>, pool: &PoolEntry) -> Option<Fate> {
         let admits = &self.metrics.admits;
-        let (result, counter) = match decision {
-            Ok(Decision::Placed { answer, .. } | Decision::Denied(answer)) => match answer {
-                Answer::Admitted { shared: true, .. } => (PoolResult::Admitted, &admits.shared),
-                Answer::Admitted { shared: false, .. } => (PoolResult::AdmittedLocal, &admits.local),
-                Answer::Open => (PoolResult::AdmittedOpen, &admits.open),
-                Answer::PoolFull { .. } => (PoolResult::PoolFull, &admits.pool_full),
-                Answer::NoEndpoints => (PoolResult::NoEndpoints, &admits.no_endpoints),
-                Answer::StoreUnavailable => (PoolResult::StoreUnavailable, &admits.store_unavailable),
-            },
-            Ok(Decision::Refused(Refusal { quota: true, .. })) => (PoolResult::Quota, &admits.quota),
-            Ok(Decision::Refused(_)) => (PoolResult::Limit, &admits.limit),
-            Ok(Decision::LimitsClosed) | Err(DomainError::Store { .. }) => {
-                (PoolResult::StoreUnavailable, &admits.store_unavailable)
-            }
-            Err(_) => return admits.invalid.inc(),
+        let Some(fate) = fate(decision) else {
+            admits.invalid.inc();
+            return None;
         };
-        counter.inc();
-        pool.counts.count(result);
+        match fate {
+            Fate::Shared => &admits.shared,
+            Fate::Local => &admits.local,
+            Fate::Open => &admits.open,
+            Fate::PoolFull => &admits.pool_full,
+            Fate::NoEndpoints => &admits.no_endpoints,
+            Fate::Limit => &admits.limit,
+            Fate::Quota => &admits.quota,
+            Fate::StoreUnavailable => &admits.store_unavailable,
+        }
+        .inc();
+        pool.counts.count(fate);
+        self.recorder.count(fate);
+        Some(fate)
     }
 
     /// Settles a request: its lease given back, its reservation replaced by its charge, its usage recorded. True where
@@ -249,5 +274,75 @@ impl Admission {
             }
             store.settle_waiting().await;
         }
+    }
+}
+
+/// What became of a request; `None` where it was wrong itself.
+fn fate(decision: &Result<Decision, DomainError>) -> Option<Fate> {
+    Some(match decision {
+        Ok(Decision::Placed { answer, .. } | Decision::Denied { answer, .. }) => match answer {
+            Answer::Admitted { shared: true, .. } => Fate::Shared,
+            Answer::Admitted { shared: false, .. } => Fate::Local,
+            Answer::Open => Fate::Open,
+            Answer::PoolFull { .. } => Fate::PoolFull,
+            Answer::NoEndpoints => Fate::NoEndpoints,
+            Answer::StoreUnavailable => Fate::StoreUnavailable,
+        },
+        Ok(Decision::Refused(Refusal { quota, .. })) => {
+            if *quota {
+                Fate::Quota
+            } else {
+                Fate::Limit
+            }
+        }
+        Ok(Decision::LimitsClosed(_)) | Err(DomainError::Store { .. }) => Fate::StoreUnavailable,
+        Err(_) => return None,
+    })
+}
+
+/// What is kept of a refusal.
+fn refused(
+    request_id: &str,
+    route: &str,
+    cluster: &str,
+    reason: Fate,
+    decision: &Result<Decision, DomainError>,
+) -> Refused {
+    let (facts, status, retry_after_ms) = match decision {
+        Ok(Decision::Refused(refusal)) => (refusal.facts.clone(), refusal.status, refusal.retry_after_ms),
+        Ok(Decision::Denied { answer: Answer::PoolFull { retry_after_s }, facts }) => {
+            (facts.clone(), 429, retry_after_s * 1000)
+        }
+        Ok(Decision::Denied { facts, .. } | Decision::LimitsClosed(facts)) => (facts.clone(), 503, 1000),
+        _ => (RefusalFacts::default(), 503, 0),
+    };
+    let RefusalFacts { consumer, model, limit, key, amount, used, cost, why } = facts;
+    let why = match reason {
+        Fate::PoolFull => {
+            "every endpoint of the pool had as many requests in flight as its cap allows".to_owned()
+        }
+        Fate::NoEndpoints => "the pool had no endpoints that take requests".to_owned(),
+        Fate::StoreUnavailable => {
+            "the store was unavailable, and what is configured for that is to refuse".to_owned()
+        }
+        _ => why,
+    };
+    Refused {
+        request_id: request_id.to_owned(),
+        at_ms: 0,
+        route: route.to_owned(),
+        cluster: cluster.to_owned(),
+        reason,
+        why,
+        status,
+        retry_after_ms,
+        consumer,
+        model,
+        limit,
+        key,
+        amount,
+        used,
+        cost,
+        sidecar: String::new(),
     }
 }

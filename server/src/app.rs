@@ -23,16 +23,22 @@ use tonic::{
 use tracing::{error, info, warn};
 
 use crate::{
+    activity::{
+        History, Recorder,
+        report::{About, Reporter},
+    },
     admission::Admission,
     balancer::{Balancer, directory::Directory, discovery, sweep},
     config::{Config, RateLimitService, StoreConfig, reload},
-    domain::limit::LimitRules,
+    domain::{activity::StoreKind, limit::LimitRules},
     ledger::Ledger,
     limiter::{Limiter, overrides::OverrideBook, quotas::Quotas},
     rls::{Judge, LoadMetrics, Loader, Tallies},
     store::{
+        activity::ActivityStore,
         counters::Counters,
         memory::{MemoryCounters, MemoryRecords, MemoryStore},
+        memory_activity::MemoryActivity,
         memory_usage::MemoryUsage,
         records::Records,
         redis::RedisStore,
@@ -40,7 +46,7 @@ use crate::{
         usage::UsageStore,
     },
     telemetry::Metrics,
-    transport::{administration::Administration, auth::Admins, grpc, http},
+    transport::{administration::Administration, auth::Admins, capacity::Capacity, grpc, http},
 };
 
 /// Longest wait for calls under way when draining.
@@ -141,9 +147,12 @@ pub async fn run(
     let live = reload::start(&config, &metrics, &tasks, &background);
     let (store, records) = open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
-    let balancer = Arc::new(Balancer::new(directory, Arc::clone(&store), Arc::clone(&metrics)));
+    let unrecorded = metrics.refusals_unrecorded.clone();
+    let recorder = Arc::new(Recorder::new(name_of(&addresses.http), unrecorded));
+    let balancer = Balancer::new(directory, Arc::clone(&store), Arc::clone(&recorder), Arc::clone(&metrics));
+    let balancer = Arc::new(balancer);
     let views = Arc::new(sweep::Views::default());
-    let usage = usage_store(&config, &metrics, &tasks)?;
+    let (usage, activity) = records_beside(&config, &metrics, &tasks)?;
     let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
 
     tasks.spawn(Arc::clone(&ledger).run(background.clone()));
@@ -170,17 +179,40 @@ pub async fn run(
         overrides.current(),
         Arc::clone(&store) as Arc<dyn Counters>,
         config.holder_ttl(),
+        Arc::clone(&recorder),
         Arc::clone(&metrics),
     );
+    let limiter = Arc::new(limiter);
     let admission = Arc::new(Admission {
         balancer: Arc::clone(&balancer),
-        limiter: Arc::new(limiter),
+        limiter: Arc::clone(&limiter),
         ledger: Arc::clone(&ledger),
-        quotas: Quotas::new(records, rules),
+        quotas: Quotas::new(records, Arc::clone(&rules)),
+        recorder: Arc::clone(&recorder),
         metrics: Arc::clone(&metrics),
     });
-    let house = Arc::clone(&admission);
-    tasks.spawn(house.keep_house(instance_id()?, config.keep_alive_interval, background.clone()));
+    let (house, id) = (Arc::clone(&admission), instance_id()?);
+    tasks.spawn(house.keep_house(id.clone(), config.keep_alive_interval, background.clone()));
+    let about = About { id, store: store_kind(&config.store), holder_ttl: config.holder_ttl() };
+    let reporter = Reporter::new(
+        about.clone(),
+        recorder,
+        Arc::clone(&balancer),
+        Arc::clone(&activity),
+        Arc::clone(&rules),
+    );
+    let capacity = Arc::new(Capacity {
+        about,
+        started_at_ms: reporter.started_at_ms(),
+        keep_alive_interval: config.keep_alive_interval,
+        history: History::new(activity),
+        views: Arc::clone(&views),
+        balancer: Arc::clone(&balancer),
+        limiter,
+        rules,
+        administration: Arc::clone(&administration),
+    });
+    tasks.spawn(reporter.run(background.clone()));
 
     let (stop_grpc, stop_http) = (CancellationToken::new(), CancellationToken::new());
     let calls = TaskTracker::new();
@@ -199,7 +231,7 @@ pub async fn run(
     };
     let (routes, mut health) = grpc::routes(
         admission,
-        Arc::clone(&views),
+        Arc::clone(&capacity),
         admin,
         config.keep_alive_interval,
         calls.clone(),
@@ -208,12 +240,12 @@ pub async fn run(
     )
     .await?;
     let http = Arc::new(http::Http {
-        balancer,
-        views,
+        capacity,
         administration,
         ledger: Arc::clone(&ledger),
         metrics,
         draining: AtomicBool::new(false),
+        stop: stop_http.clone(),
     });
 
     let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
@@ -334,20 +366,38 @@ async fn open_store(
     }
 }
 
-/// Over connections of its own: a query that reads a month of usage holds up no KeepAlive.
-fn usage_store(
+/// Where usage and what has happened are kept. Over connections of their own: a query that reads a month of usage holds
+/// up no KeepAlive.
+fn records_beside(
     config: &Config,
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
-) -> anyhow::Result<Arc<dyn UsageStore>> {
+) -> anyhow::Result<(Arc<dyn UsageStore>, Arc<dyn ActivityStore>)> {
     let bounds = config.ledger.bounds();
     Ok(match &config.store {
-        StoreConfig::Memory => Arc::new(MemoryUsage::new(bounds)),
+        StoreConfig::Memory => (Arc::new(MemoryUsage::new(bounds)), Arc::new(MemoryActivity::default())),
         StoreConfig::Redis(options) => {
             let (metrics, tasks) = (Arc::clone(metrics), tasks.clone());
-            Arc::new(RedisStore::new(options, config.holder_ttl(), metrics, tasks)?.usage(bounds))
+            let redis = RedisStore::new(options, config.holder_ttl(), metrics, tasks)?;
+            (Arc::new(redis.usage(bounds)), Arc::new(redis.activity()))
         }
     })
+}
+
+/// What the store is, for those who watch.
+fn store_kind(config: &StoreConfig) -> StoreKind {
+    match config {
+        StoreConfig::Memory => StoreKind::Memory,
+        StoreConfig::Redis(options) if options.cluster => StoreKind::RedisCluster,
+        StoreConfig::Redis(_) => StoreKind::Redis,
+    }
+}
+
+/// Where this sidecar runs, in a name people know it by: the host's, which in Kubernetes is the pod's, and its port.
+fn name_of(http: &str) -> String {
+    let host = rustix::system::uname();
+    let port = http.rsplit(':').next().unwrap_or_default();
+    format!("{}:{port}", host.nodename().to_string_lossy())
 }
 
 fn serve_grpc(

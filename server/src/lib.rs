@@ -18,6 +18,7 @@
 //! | [`transport`] | gRPC and HTTP |
 //! | [`telemetry`] | metrics and logs |
 
+pub mod activity;
 pub mod admission;
 pub mod app;
 pub mod balancer;

@@ -6,7 +6,11 @@ use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 use tracing::debug;
 
 use crate::{
-    domain::{DomainError, HolderId, LeaseId},
+    activity::Recorder,
+    domain::{
+        DomainError, HolderId, LeaseId,
+        activity::RepairKind::{Dropped, Moved, Restored},
+    },
     store::{
         Admit, Choice, Held, Repairs,
         resilient::{Decision, ResilientStore},
@@ -27,6 +31,8 @@ pub struct Balancer {
     pub directory: Directory,
     /// The tables.
     pub store: Arc<ResilientStore>,
+    /// What happens.
+    pub recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
 }
 
@@ -75,8 +81,13 @@ thread_local! {
 impl Balancer {
     /// Over these pools and this store.
     #[must_use]
-    pub fn new(directory: Directory, store: Arc<ResilientStore>, metrics: Arc<Metrics>) -> Self {
-        Self { directory, store, metrics }
+    pub fn new(
+        directory: Directory,
+        store: Arc<ResilientStore>,
+        recorder: Arc<Recorder>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { directory, store, recorder, metrics }
     }
 
     /// Picks an endpoint of the pool that the question leads to, and takes a lease.
@@ -151,6 +162,11 @@ impl Balancer {
                 self.metrics.repairs.restored.inc_by(repairs.restored);
                 self.metrics.repairs.dropped.inc_by(repairs.dropped);
                 self.metrics.repairs.moved.inc_by(repairs.moved);
+                let Repairs { restored, dropped, moved } = *repairs;
+                let made = [(Restored, restored), (Dropped, dropped), (Moved, moved)];
+                for (kind, count) in made {
+                    self.recorder.repaired(kind, &entry.pool.id, Some(holder), count);
+                }
             }
             Err(_) => self.metrics.keep_alives.error.inc(),
         }

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::{Balancer, directory::PoolEntry, view::PoolView};
 use crate::{
-    domain::PoolId,
+    domain::{PoolId, activity::RepairKind},
     store::{StoreError, Table},
     telemetry::Metrics,
 };
@@ -123,6 +123,7 @@ async fn sweep_pool(
                     Ok(0) => {}
                     Ok(mended) => {
                         metrics.repairs.recounted.inc_by(mended);
+                        balancer.recorder.repaired(RepairKind::Recounted, &entry.pool.id, None, mended);
                         warn!(pool = %entry.pool.id, mended, "counts were not the sum of their leases: counted anew");
                     }
                     Err(error) => debug!(%error, pool = %entry.pool.id, "pool not audited"),
@@ -163,6 +164,7 @@ async fn sweep_table(
         }
         if leases > 0 {
             metrics.leases_reaped.inc_by(leases);
+            balancer.recorder.repaired(RepairKind::Reaped, &entry.pool.id, Some(holder), leases);
             info!(pool = %entry.pool.id, %holder, leases, "gave back the leases of a silent holder");
         }
     }

@@ -54,6 +54,15 @@ impl DomainError {
         Self::Invalid { field, expected: expected.into(), got: got.to_owned() }
     }
 
+    /// There is no record of a refusal.
+    #[must_use]
+    pub fn not_recorded(request_id: &str) -> Self {
+        Self::NotFound {
+            what: format!("refusal of request {request_id:?}"),
+            hint: "it was not refused by Evenkeel, or more than an hour ago, or among too many to keep",
+        }
+    }
+
     /// Adds what was being done to a store's error.
     pub fn store(operation: &'static str) -> impl FnOnce(StoreError) -> Self {
         move |source| Self::Store { operation, source }

@@ -1,5 +1,6 @@
 //! The words of the field: pools, endpoints, holders, leases, the rule for choosing, limits, usage. No I/O types.
 
+pub mod activity;
 mod error;
 mod ids;
 pub mod limit;

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use super::compiled::{Chosen, Compiled, Source};
 use crate::{
-    domain::limit::{Algorithm, Counts, Period, QuotaKind},
+    activity::RefusalFacts,
+    domain::limit::{Algorithm, Counts, Meter, Period, QuotaKind},
     store::counters::Reading,
 };
 
@@ -27,6 +28,8 @@ pub struct Refusal {
     pub body: String,
     /// Time until a retry can succeed; 0: none will by itself.
     pub retry_after_ms: u64,
+    /// For who asks later why.
+    pub facts: RefusalFacts,
 }
 
 /// A running request may end at any time.
@@ -115,7 +118,36 @@ pub(super) fn refusal(compiled: &Compiled, chosen: &[Chosen], readings: &[Readin
         headers,
         body: rejected.body.clone().unwrap_or_else(|| body(source, reading, retry_after_ms)),
         retry_after_ms,
+        facts: facts(source, first, reading),
     })
+}
+
+/// What was found; whose request it was is for the caller to add.
+fn facts(source: &Source, chosen: &Chosen, reading: &Reading) -> RefusalFacts {
+    let Meter { bucket, cost, .. } = &chosen.meter;
+    let (name, what) = (source.name(), what(source.counts()));
+    let is_prepaid = matches!(source, Source::Quota(quota) if quota.kind == QuotaKind::Prepaid);
+    // Of a prepaid quota it is known what is left.
+    let (amount, used) = if is_prepaid { (reading.used, 0) } else { (reading.amount, reading.used) };
+    let why = match source {
+        Source::Limit(limit) if source.is_concurrency() => {
+            format!(
+                "limit {:?} lets {amount} requests of {bucket} run at a time; {used} were running",
+                limit.name
+            )
+        }
+        Source::Limit(limit) => format!(
+            "limit {name:?} of {amount} {what} per {} for {bucket}: {used} were used or reserved, and this request \
+             would have reserved {cost}",
+            limit.period
+        ),
+        Source::Quota(_) => format!(
+            "quota {name:?} of {bucket}: {} {what} were left, and this request would have reserved {cost}",
+            amount.saturating_sub(used)
+        ),
+    };
+    let (limit, key) = (name.to_string(), bucket.to_string());
+    RefusalFacts { limit, key, amount, used, cost: *cost, why, ..RefusalFacts::default() }
 }
 
 fn retry_ms(compiled: &Compiled, chosen: &Chosen, reading: &Reading) -> u64 {

@@ -311,6 +311,26 @@ impl Compiled {
         entry.rule(Amount { amount: rate, burst: rate }, self.ttl_ms, now_ms)
     }
 
+    /// To read one key's counter with, which is known to have this amount.
+    pub(super) fn meter_to_read(
+        &self,
+        entry: &Entry,
+        bucket: Arc<Bucket>,
+        amount: u64,
+        now_ms: u64,
+    ) -> Meter {
+        let burst = if let Source::Limit(limit) = &entry.source { limit.burst_for(amount) } else { 0 };
+        Meter {
+            bucket,
+            name: Arc::clone(entry.name()),
+            rule: entry.rule(Amount { amount, burst }, self.ttl_ms, now_ms),
+            cost: 1,
+            provisional: entry.source.is_provisional(),
+            shadow: true,
+            on_outage: entry.source.on_outage(),
+        }
+    }
+
     pub(super) fn ttl_ms(&self) -> u64 {
         self.ttl_ms
     }

@@ -5,8 +5,14 @@ use std::sync::Arc;
 use super::{Ask, Limiter, compiled::Entry, estimates::Estimate};
 use crate::{
     clock::unix_ms,
-    domain::limit::{Facts, price::Tokens},
-    store::{StoreError, counters::Reading},
+    domain::{
+        activity::Nearest,
+        limit::{Bucket, Facts, Meter, price::Tokens},
+    },
+    store::{
+        StoreError,
+        counters::{Ground, Reading},
+    },
 };
 
 /// One limit or quota, seen from one request.
@@ -44,6 +50,34 @@ pub struct Explained {
 }
 
 impl Limiter {
+    /// Brings readings of limits up to date, as far as their limits are still configured and the store answers: the rest
+    /// stays as it was last seen.
+    pub async fn refresh(&self, rows: &mut [Nearest]) {
+        let (compiled, now_ms) = (self.compiled(), unix_ms());
+        let meters: Vec<(usize, Meter)> = rows
+            .iter()
+            .enumerate()
+            .filter_map(|(at, row)| {
+                let entry = compiled.by_name(&row.limit)?;
+                let bucket = Arc::new(Bucket { tag: row.tag.clone(), rest: row.rest.clone() });
+                Some((at, compiled.meter_to_read(entry, bucket, row.amount, now_ms)))
+            })
+            .collect();
+        let Ok(verdict) = self.counters.peek(meters.iter().map(|(_, meter)| meter.clone()).collect()).await
+        else {
+            return;
+        };
+        if verdict.ground != Ground::Shared {
+            return;
+        }
+        for ((at, _), reading) in meters.iter().zip(&verdict.readings) {
+            let row = &mut rows[*at];
+            row.used = reading.used;
+            row.reset_at_ms = if reading.reset_ms == 0 { 0 } else { now_ms + reading.reset_ms };
+            row.seen_at_ms = now_ms;
+        }
+    }
+
     /// Explains; takes nothing and changes nothing.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 
 use crate::{
+    activity::{Charged, Metered, Recorder, RefusalFacts},
     clock::unix_ms,
     domain::limit::{AMOUNT_MAX, Facts, LimitRules, Meter, Rule},
     store::{
@@ -47,6 +48,7 @@ pub struct Limiter {
     estimates: Estimates,
     refusals: Refusals,
     open: Open,
+    recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
 }
 
@@ -90,6 +92,15 @@ pub struct Pass {
     taken: Option<Settlement>,
 }
 
+impl Pass {
+    /// Whose request it is, for who asks why it was refused after all.
+    #[must_use]
+    pub fn facts(&self) -> RefusalFacts {
+        let Ticket { consumer, model, .. } = Ticket::decode(&self.ticket).unwrap_or_default();
+        RefusalFacts { consumer, model, ..RefusalFacts::default() }
+    }
+}
+
 /// The answer to a request.
 pub enum Outcome {
     /// It may pass.
@@ -97,7 +108,7 @@ pub enum Outcome {
     /// It may not.
     Refused(Refusal),
     /// The store is unavailable, and a limit is closed then.
-    Closed,
+    Closed(RefusalFacts),
 }
 
 /// What became of a request that has ended.
@@ -122,6 +133,7 @@ impl Limiter {
         overrides: Arc<ArcSwap<Overrides>>,
         counters: Arc<dyn Counters>,
         holder_ttl: Duration,
+        recorder: Arc<Recorder>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let ttl_ms = holder_ttl.as_millis() as u64;
@@ -134,6 +146,7 @@ impl Limiter {
             estimates: Estimates::default(),
             refusals: Refusals::default(),
             open: Open::default(),
+            recorder,
             metrics,
         }
     }
@@ -180,7 +193,9 @@ impl Limiter {
             chosen.iter().filter_map(|c| self.refusals.recall(&c.meter).map(|known| (c.clone(), known)));
         let (refusing, readings): (Vec<Chosen>, Vec<Reading>) = known.unzip();
         match answer::refusal(&compiled, &refusing, &readings) {
-            Some(refusal) => {
+            Some(mut refusal) => {
+                refusal.facts.consumer.clone_from(&ask.facts.consumer);
+                refusal.facts.model.clone_from(&ask.facts.model);
                 self.metrics.limit_refusals_remembered.inc();
                 refusing.iter().for_each(|chosen| compiled.entries[chosen.entry].counters.refused.inc());
                 Err(refusal)
@@ -208,14 +223,19 @@ impl Limiter {
             self.counters.reserve(Reserve { id: settles.then(|| id.clone()), meters }).await?
         };
         if verdict.ground == Ground::Closed {
-            return Ok(Outcome::Closed);
+            let Facts { consumer, model, .. } = ask.facts;
+            return Ok(Outcome::Closed(RefusalFacts { consumer, model, ..RefusalFacts::default() }));
         }
         self.count(&compiled, &chosen, &verdict);
+        if verdict.ground == Ground::Shared {
+            self.record(&compiled, &chosen, &verdict, &ask.facts.consumer);
+        }
         if !verdict.admitted {
             for (chosen, reading) in chosen.iter().zip(&verdict.readings) {
                 self.refusals.note(&chosen.meter, reading);
             }
-            if let Some(refusal) = answer::refusal(&compiled, &chosen, &verdict.readings) {
+            if let Some(mut refusal) = answer::refusal(&compiled, &chosen, &verdict.readings) {
+                (refusal.facts.consumer, refusal.facts.model) = (ask.facts.consumer, ask.facts.model);
                 return Ok(Outcome::Refused(refusal));
             }
         }
@@ -276,6 +296,37 @@ impl Limiter {
                 (true, false) => counters.refused.inc(),
                 (false, _) if verdict.admitted => counters.admitted.inc(),
                 (false, _) => {}
+            }
+        }
+    }
+
+    /// Tells what was found, for those who watch. What counts requests only is charged already.
+    fn record(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict, consumer: &str) {
+        let found = chosen.iter().zip(&verdict.readings);
+        self.recorder.metered(found.clone().map(|(chosen, reading)| {
+            let (meter, is_quota) = (&chosen.meter, compiled.entries[chosen.entry].source.is_quota());
+            let (amount, level) = match meter.rule {
+                Rule::Prepaid { .. } => (0, reading.used),
+                Rule::Budget { .. } => (reading.amount, reading.amount.saturating_sub(reading.used)),
+                _ => (reading.amount, reading.used),
+            };
+            Metered {
+                name: &meter.name,
+                bucket: &meter.bucket,
+                amount,
+                level,
+                reset_ms: reading.reset_ms,
+                shadow: meter.shadow,
+                quota_of: is_quota.then_some(consumer),
+            }
+        }));
+        for (chosen, reading) in found {
+            if !chosen.meter.provisional && compiled.entries[chosen.entry].source.is_quota() {
+                self.recorder.charged(&Charged {
+                    quota: &chosen.meter.name,
+                    consumer,
+                    amount: reading.taken,
+                });
             }
         }
     }
@@ -343,7 +394,7 @@ impl Limiter {
                 charge.counted(counts, &compiled.rules.prices, &ticket.model).min(AMOUNT_MAX)
             };
             if !entry.source.is_concurrency() {
-                charges.push((&entry.counters, taking.reserved, actual));
+                charges.push((entry, taking.reserved, actual));
             }
             entries.push(crate::store::counters::Entry {
                 rule: compiled.rule_to_settle(entry, taking.rate, now_ms),
@@ -358,8 +409,12 @@ impl Limiter {
         let reserved = (entries.iter()).filter(|entry| entry.actual < entry.reserved);
         reserved.for_each(|entry| self.refusals.forget(&entry.bucket, &entry.name));
         let first = self.counters.settle(Settlement { id: id.clone(), notes, entries }).await?;
-        if first {
-            charges.iter().for_each(|(counters, reserved, charged)| counters.settled(*reserved, *charged));
+        for (entry, reserved, charged) in charges.iter().filter(|_| first) {
+            entry.counters.settled(*reserved, *charged);
+            if entry.source.is_quota() {
+                let (quota, consumer) = (entry.name(), &*ticket.consumer);
+                self.recorder.charged(&Charged { quota, consumer, amount: *charged });
+            }
         }
         Ok(Some(Settled { ticket, charge, cost, first: Some(first), was_open }))
     }

@@ -8,8 +8,10 @@ use async_trait::async_trait;
 
 use crate::domain::{HolderId, LeaseId, PoolId, Roster};
 
+pub mod activity;
 pub mod counters;
 pub mod memory;
+pub mod memory_activity;
 pub mod memory_usage;
 pub mod records;
 pub mod redis;

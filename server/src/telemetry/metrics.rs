@@ -31,6 +31,8 @@ pub struct Metrics {
     pub admit_duration: Histogram,
     /// Limits and quotas by name.
     pub limits: LimitMetrics,
+    /// Refusals of which nothing is kept.
+    pub refusals_unrecorded: IntCounter,
     /// Refusals that needed no store.
     pub limit_refusals_remembered: IntCounter,
     /// Settlements of reservations by `result`.
@@ -206,6 +208,13 @@ impl Metrics {
                 invalid: admits.with_label_values(&["invalid"]),
             },
             limits: LimitMetrics::new(&r)?,
+            refusals_unrecorded: register(
+                &r,
+                IntCounter::new(
+                    "evenkeel_refusals_unrecorded_total",
+                    "Refusals that cannot be looked up by their request's id, as there were too many.",
+                )?,
+            )?,
             limit_refusals_remembered: register(
                 &r,
                 IntCounter::new(

@@ -16,7 +16,7 @@ mod rls;
 pub use catalogue::Declared;
 pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
-pub use pools::{PoolCounts, PoolMetrics, PoolResult};
+pub use pools::{PoolCounts, PoolMetrics};
 
 /// Starts logging to standard error. ERROR needs a person, WARN mends itself, INFO is lifecycle, DEBUG is each
 /// request.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use prometheus::{GaugeVec, IntCounterVec};
 
 use super::catalogue::{Catalogue, counters, gauges};
+use crate::domain::activity::{Counts, FATES, Fate};
 
 /// Of pools and endpoints.
 pub struct PoolMetrics {
@@ -24,61 +25,30 @@ pub struct PoolMetrics {
     admits: IntCounterVec,
 }
 
-/// What became of a request that named a pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PoolResult {
-    /// Admitted from the shared table.
-    Admitted,
-    /// Admitted from local knowledge.
-    AdmittedLocal,
-    /// Admitted without a choice.
-    AdmittedOpen,
-    /// Denied: every endpoint at its cap.
-    PoolFull,
-    /// Denied: no endpoints.
-    NoEndpoints,
-    /// Denied: store unavailable, policy closed.
-    StoreUnavailable,
-    /// Denied: a limit is exhausted.
-    Limit,
-    /// Denied: a quota is exhausted.
-    Quota,
-}
-
-impl PoolResult {
-    const ALL: [Self; 8] = [
-        Self::Admitted,
-        Self::AdmittedLocal,
-        Self::AdmittedOpen,
-        Self::PoolFull,
-        Self::NoEndpoints,
-        Self::StoreUnavailable,
-        Self::Limit,
-        Self::Quota,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Admitted => "admitted",
-            Self::AdmittedLocal => "admitted_local",
-            Self::AdmittedOpen => "admitted_open",
-            Self::PoolFull => "pool_full",
-            Self::NoEndpoints => "no_endpoints",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::Limit => "limit",
-            Self::Quota => "quota",
-        }
+/// Its `result` in metrics.
+fn result(fate: Fate) -> &'static str {
+    match fate {
+        Fate::Shared => "admitted",
+        Fate::Local => "admitted_local",
+        Fate::Open => "admitted_open",
+        fate => fate.name(),
     }
 }
 
 /// What became of one pool's requests. It lies with the pool, so that counting takes no look-up.
 #[derive(Debug, Default)]
-pub struct PoolCounts([AtomicU64; PoolResult::ALL.len()]);
+pub struct PoolCounts([AtomicU64; FATES]);
 
 impl PoolCounts {
     /// Counts one.
-    pub fn count(&self, result: PoolResult) {
-        self.0[result as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn count(&self, fate: Fate) {
+        self.0[fate as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// So far.
+    #[must_use]
+    pub fn read(&self) -> Counts {
+        std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
     }
 }
 
@@ -143,9 +113,8 @@ impl PoolMetrics {
 
     /// Shows what became of one pool's requests.
     pub fn set_counts(&self, route: &str, cluster: &str, counts: &PoolCounts) {
-        for result in PoolResult::ALL {
-            let count = counts.0[result as usize].load(Ordering::Relaxed);
-            self.admits.with_label_values(&[route, cluster, result.name()]).inc_by(count);
+        for (fate, count) in Fate::ALL.into_iter().zip(counts.read()) {
+            self.admits.with_label_values(&[route, cluster, result(fate)]).inc_by(count);
         }
     }
 }

@@ -37,6 +37,12 @@ impl Admins {
         Self { tokens, metrics }
     }
 
+    /// Whether there are any.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        !self.tokens.borrow().is_empty()
+    }
+
     /// The name of who calls, by the header or metadata `authorization`. All tokens are compared, each in a time that
     /// does not tell how much of it is right.
     ///

@@ -2,6 +2,7 @@
 
 pub mod administration;
 pub mod auth;
+pub mod capacity;
 pub mod grpc;
 pub mod http;
 mod status;

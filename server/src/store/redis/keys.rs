@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use crate::{
     domain::{
         HolderId, PoolId,
+        activity::Resolution,
         limit::Bucket,
         usage::{Day, SessionKey},
     },
@@ -61,6 +62,21 @@ impl Keys {
     /// Sorted set: sidecar → time until which it counts as alive, in ms.
     pub(crate) fn sidecars(&self) -> String {
         format!("{}:sidecars", self.prefix)
+    }
+
+    /// Hash: sidecar → what it tells of this kind; or list of this kind of event.
+    pub(crate) fn activity(&self, kind: &str) -> String {
+        format!("{}:{{activity}}:{kind}", self.prefix)
+    }
+
+    /// Hash: sidecar → its counts of one page of time.
+    pub(crate) fn activity_page(&self, resolution: Resolution, page_ms: u64) -> String {
+        format!("{}:{{activity}}:{}:{page_ms}", self.prefix, resolution.name())
+    }
+
+    /// String: a refusal, by its request's id.
+    pub(crate) fn refusal(&self, request_id: &str) -> String {
+        format!("{}:refusal:{request_id}", self.prefix)
     }
 
     /// String: written to find out whether Redis can be.

@@ -28,6 +28,7 @@ use lane::Lane;
 use link::{Link, Way};
 use script::{AUDIT, Call, KEEP_ALIVE, PROBE, REAP, TABLE};
 
+mod activity;
 mod admission;
 mod batch;
 mod count;
@@ -39,6 +40,7 @@ mod records;
 mod script;
 mod usage;
 
+pub use activity::RedisActivity;
 pub use usage::RedisUsage;
 
 /// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and audits: what is left when all

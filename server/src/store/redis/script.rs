@@ -52,6 +52,10 @@ scripts! {
     USAGE_SESSIONS = "usage_sessions";
     /// Forgetting sessions.
     USAGE_FORGET = "usage_forget";
+    /// What a sidecar tells, in place of what it told before.
+    REPORT = "report";
+    /// Adding to a list of bounded length.
+    APPEND = "append";
 }
 
 /// A call under construction: keys first, then arguments.

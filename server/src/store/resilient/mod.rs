@@ -14,7 +14,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -82,6 +82,8 @@ pub struct ResilientStore {
     /// Sidecars that share the store.
     instances: AtomicUsize,
     down: AtomicBool,
+    /// Times the circuit has opened.
+    losses: AtomicU64,
     circuit: Mutex<Circuit>,
     holder_ttl: Duration,
     metrics: Arc<Metrics>,
@@ -144,6 +146,7 @@ impl ResilientStore {
             waiting: Mutex::default(),
             instances: AtomicUsize::new(1),
             down: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
             circuit: Mutex::default(),
             holder_ttl,
             metrics,
@@ -164,6 +167,12 @@ impl ResilientStore {
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.down.load(Ordering::Relaxed)
+    }
+
+    /// Times it has been lost.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     /// Picks and leases, or does what the pool's policy says where the store cannot.
@@ -313,6 +322,7 @@ impl ResilientStore {
             circuit.probe_interval
         };
         warn!(%error, "store unavailable: serving from local knowledge");
+        self.losses.fetch_add(1, Ordering::Relaxed);
         self.metrics.store_up.set(0);
         self.metrics.store_losses.inc();
         if let Some(this) = self.this.upgrade() {

@@ -11,6 +11,8 @@ use crate::{
     limiter::{Ask, Ending, Told},
 };
 
+/// Longest id of a request, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
 /// More tokens than any request has: who tells of more is not believed.
 const TOKENS_MAX: u64 = 1_000_000_000;
 
@@ -32,6 +34,11 @@ pub(super) fn ask(request: AdmitRequest, pool: Pool) -> Ask {
     let max_output_tokens = request.max_output_tokens.min(TOKENS_MAX);
     let session = tidy(request.session, SESSION_BYTES_MAX);
     Ask { facts, session, prompt_bytes, max_output_tokens }
+}
+
+/// The gateway's id of a request, as it is kept.
+pub(super) fn request_id(text: String) -> String {
+    tidy(text, REQUEST_ID_BYTES_MAX)
 }
 
 fn tidy(text: String, bytes_max: usize) -> String {

@@ -70,9 +70,17 @@ impl Gateway for GatewayService {
                 .map(|c| Candidate { address: c.address, weight: c.weight, cap: c.cap })
                 .collect(),
         };
+        let request_id = facts::request_id(std::mem::take(&mut request.request_id));
         let ask = facts::ask(request, pool);
-        let decision = self.admission.admit(question, ask).await.map_err(|e| to_status(&e))?;
-        Ok(Response::new(AdmitResponse { answer: Some(encode(decision)) }))
+        let decision = self.admission.admit(question, ask, &request_id).await.map_err(|e| to_status(&e))?;
+        let mut answer = encode(decision);
+        if let admit_response::Answer::Denied(denied) = &mut answer
+            && !request_id.is_empty()
+        {
+            // By which the client, or who helps him, can ask why.
+            denied.headers.push(header("x-request-id", request_id));
+        }
+        Ok(Response::new(AdmitResponse { answer: Some(answer) }))
     }
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
@@ -108,6 +116,7 @@ impl Gateway for GatewayService {
         let _call = self.calls.token();
         let KeepAliveRequest { holder, issued_through, mut pools } = request.into_inner();
         let holder = HolderId::new(&holder).map_err(|e| to_status(&e))?;
+        self.admission.recorder.heard_of(&holder);
         let tickets = take_tickets(&holder, &mut pools).map_err(|e| to_status(&e))?;
         // The whole list is checked before anything is changed.
         let (lists, refused_pools) = self.read_lists(pools, issued_through).map_err(|e| to_status(&e))?;
@@ -265,9 +274,9 @@ fn decode_held(held: HeldPool, issued_through: u64) -> Result<Held, DomainError>
 fn encode(decision: Decision) -> admit_response::Answer {
     let (answer, pass) = match decision {
         Decision::Placed { answer, pass } => (answer, Some(pass)),
-        Decision::Denied(answer) => (answer, None),
+        Decision::Denied { answer, .. } => (answer, None),
         Decision::Refused(refusal) => return refused(refusal),
-        Decision::LimitsClosed => return denied(503, Reason::StoreUnavailable, 1),
+        Decision::LimitsClosed(_) => return denied(503, Reason::StoreUnavailable, 1),
     };
     match answer {
         Answer::Admitted { endpoint, shared: true } => admitted(&endpoint, Basis::Shared, pass),

@@ -9,7 +9,7 @@ use evenkeel_proto::{
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{admission::Admission, balancer::sweep::Views, rls::Judge, telemetry::Metrics};
+use crate::{admission::Admission, rls::Judge, telemetry::Metrics, transport::capacity::Capacity};
 
 mod admin;
 mod facts;
@@ -49,7 +49,7 @@ pub async fn end_health_watches(health: &mut HealthReporter) {
 /// Where the embedded descriptors are damaged.
 pub async fn routes(
     admission: Arc<Admission>,
-    views: Arc<Views>,
+    capacity: Arc<Capacity>,
     admin: AdminService,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
@@ -61,8 +61,7 @@ pub async fn routes(
     });
     let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let inspect =
-        InspectServer::new(inspect::InspectService::new(Arc::clone(&admission.balancer), views, shutdown));
+    let inspect = InspectServer::new(inspect::InspectService::new(capacity, shutdown));
     let admin = AdminServer::new(admin);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;

@@ -14,25 +14,24 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 mod administration;
+mod capacity;
 mod overrides;
 mod quotas;
 mod usage;
 
 use crate::{
-    balancer::{Balancer, sweep::Views},
     ledger::Ledger,
     telemetry::{Metrics, PoolMetrics},
-    transport::administration::Administration,
+    transport::{administration::Administration, capacity::Capacity},
 };
 
 /// What the handlers need.
 pub struct Http {
-    /// For the store's state.
-    pub balancer: Arc<Balancer>,
-    /// For pools.
-    pub views: Arc<Views>,
+    /// For pools, and what has happened.
+    pub capacity: Arc<Capacity>,
     /// For limits and quotas.
     pub administration: Arc<Administration>,
     /// For usage.
@@ -41,6 +40,8 @@ pub struct Http {
     pub metrics: Arc<Metrics>,
     /// Set when the sidecar no longer takes new work.
     pub draining: AtomicBool,
+    /// Ends the watches, which would otherwise hold up a drain.
+    pub stop: CancellationToken,
 }
 
 /// All paths.
@@ -51,6 +52,7 @@ pub fn router(http: Arc<Http>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/api/v1/pools", get(pools))
+        .merge(capacity::routes())
         .merge(quotas::routes())
         .merge(overrides::routes())
         .merge(usage::routes())
@@ -82,15 +84,16 @@ async fn json_errors(request: Request, next: Next) -> Response {
 async fn readyz(State(http): State<Arc<Http>>) -> Response {
     let draining = http.draining.load(Ordering::Relaxed);
     let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (status, Json(json!({"ready": !draining, "store_up": http.balancer.store.is_up()}))).into_response()
+    (status, Json(json!({"ready": !draining, "store_up": http.capacity.balancer.store.is_up()})))
+        .into_response()
 }
 
 async fn pools(State(http): State<Arc<Http>>) -> Response {
-    let views = http.views.all();
+    let views = http.capacity.views.all();
     let pools: Vec<_> = views.values().map(|view| &**view).collect();
     let body = json!({
-        "store_up": http.balancer.store.is_up(),
-        "age_ms": http.views.age().as_millis() as u64,
+        "store_up": http.capacity.balancer.store.is_up(),
+        "age_ms": http.capacity.views.age().as_millis() as u64,
         "pools": pools,
     });
     Json(body).into_response()
@@ -99,8 +102,8 @@ async fn pools(State(http): State<Arc<Http>>) -> Response {
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
     match http.metrics.encode(|metrics| {
         set_pools(&metrics.pools, &http);
-        metrics.table_age.set(http.views.age().as_secs_f64());
-        metrics.settlements_waiting.set(http.balancer.store.settlements_waiting() as i64);
+        metrics.table_age.set(http.capacity.views.age().as_secs_f64());
+        metrics.settlements_waiting.set(http.capacity.balancer.store.settlements_waiting() as i64);
         metrics.ledger.waiting.set(http.ledger.waiting() as i64);
         metrics.overrides.set(http.administration.overrides.current().load().len() as i64);
     }) {
@@ -114,7 +117,7 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
 /// Sets what is known of pools at each scrape: tables as of the last sweep, and counts as of now.
 fn set_pools(m: &PoolMetrics, http: &Http) {
     m.clear();
-    for view in http.views.all().values() {
+    for view in http.capacity.views.all().values() {
         let pool = [view.route.as_str(), view.cluster.as_str()];
         m.holders.with_label_values(&pool).set(view.holders as f64);
         m.imbalance.with_label_values(&pool).set(view.imbalance);
@@ -134,7 +137,7 @@ fn set_pools(m: &PoolMetrics, http: &Http) {
             m.endpoints.with_label_values(&[pool[0], pool[1], state]).set(f64::from(count));
         }
     }
-    for entry in http.balancer.directory.all() {
+    for entry in http.capacity.balancer.directory.all() {
         m.set_counts(entry.pool.id.route(), entry.pool.id.cluster(), &entry.counts);
     }
 }

@@ -22,14 +22,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    balancer::{Balancer, directory::PoolEntry, sweep::Views, view::PoolView},
+    balancer::{directory::PoolEntry, view::PoolView},
     domain::{
         DomainError, HolderId, LeaseId, PoolId,
         page::{cut, page_size_of},
     },
     store::{Lease, Table},
-    transport::status::to_status,
+    transport::{capacity::Capacity, status::to_status},
 };
+
+mod told;
 
 /// Tables, or holders' leases, read at once for one list.
 const CONCURRENCY: usize = 16;
@@ -37,35 +39,28 @@ const CONCURRENCY: usize = 16;
 const WATCH_BUFFER: usize = 64;
 
 pub(super) struct InspectService {
-    balancer: Arc<Balancer>,
-    views: Arc<Views>,
+    capacity: Arc<Capacity>,
     /// Ends the watches, which would otherwise hold up a drain.
     shutdown: CancellationToken,
 }
 
 impl InspectService {
-    pub(super) fn new(balancer: Arc<Balancer>, views: Arc<Views>, shutdown: CancellationToken) -> Self {
-        Self { balancer, views, shutdown }
+    pub(super) fn new(capacity: Arc<Capacity>, shutdown: CancellationToken) -> Self {
+        Self { capacity, shutdown }
     }
 
     fn entry(&self, pool: Option<Pool>) -> Result<Arc<PoolEntry>, Status> {
         let pool = pool.ok_or_else(|| to_status(&DomainError::invalid("pool", "given", "none")))?;
-        let known = self.balancer.directory.find(&pool.route, &pool.cluster).map_err(|e| to_status(&e))?;
-        known.ok_or_else(|| {
-            to_status(&DomainError::NotFound {
-                what: format!("pool of route {:?} and cluster {:?}", pool.route, pool.cluster),
-                hint: "no gateway has used it yet; ListPools names those known",
-            })
-        })
+        self.capacity.pool(&pool.route, &pool.cluster).map_err(|e| to_status(&e))
     }
 
     async fn table(&self, entry: &PoolEntry) -> Result<(Table, bool), Status> {
-        let table = self.balancer.store.table(&entry.pool).await;
+        let table = self.capacity.balancer.store.table(&entry.pool).await;
         table.map_err(DomainError::store("reading a pool's table")).map_err(|e| to_status(&e))
     }
 
     async fn leases(&self, entry: &PoolEntry, holder: &HolderId) -> Result<Vec<Lease>, Status> {
-        let leases = self.balancer.store.leases(&entry.pool, holder).await;
+        let leases = self.capacity.balancer.store.leases(&entry.pool, holder).await;
         leases.map_err(DomainError::store("reading leases")).map_err(|e| to_status(&e))
     }
 
@@ -84,7 +79,7 @@ impl Inspect for InspectService {
         let ListPoolsRequest { page_size, page_token } = request.into_inner();
         let size = page_size_of(page_size).map_err(|e| to_status(&e))?;
         let after = pool_of(&page_token).map_err(|e| to_status(&e))?;
-        let mut entries = self.balancer.directory.all();
+        let mut entries = self.capacity.balancer.directory.all();
         entries.retain(|entry| after.as_ref().is_none_or(|after| entry.pool.id > *after));
         let next_page_token = cut(&mut entries, size, |entry| pool_token(&entry.pool.id));
         let pools = futures::stream::iter(entries)
@@ -108,11 +103,11 @@ impl Inspect for InspectService {
         for pool in request.into_inner().pools {
             // As ListPools shows it, or as a gateway calls it.
             let listed = PoolId::new(&pool.route, &pool.cluster).map_err(|e| to_status(&e))?;
-            let resolved = self.balancer.directory.identity(&pool.route, &pool.cluster);
+            let resolved = self.capacity.balancer.directory.identity(&pool.route, &pool.cluster);
             wanted.extend([listed, resolved.map_err(|e| to_status(&e))?]);
         }
         let (send, receive) = mpsc::channel(WATCH_BUFFER);
-        let (views, mut swept) = (Arc::clone(&self.views), self.views.subscribe());
+        let (views, mut swept) = (Arc::clone(&self.capacity.views), self.capacity.views.subscribe());
         let shutdown = self.shutdown.clone();
         // Ends when the watcher goes away, or the sidecar drains.
         tokio::spawn(async move {
@@ -202,46 +197,61 @@ impl Inspect for InspectService {
         &self,
         _request: Request<ListSidecarsRequest>,
     ) -> Result<Response<ListSidecarsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        told::sidecars(&self.capacity).await.map(Response::new).map_err(|e| to_status(&e))
     }
 
     async fn get_activity(
         &self,
-        _request: Request<GetActivityRequest>,
+        request: Request<GetActivityRequest>,
     ) -> Result<Response<GetActivityResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        told::activity(&self.capacity, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|e| to_status(&e))
     }
 
     async fn list_nearest_limits(
         &self,
-        _request: Request<ListNearestLimitsRequest>,
+        request: Request<ListNearestLimitsRequest>,
     ) -> Result<Response<ListNearestLimitsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        told::nearest(&self.capacity, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|e| to_status(&e))
     }
 
     async fn list_quota_burns(
         &self,
-        _request: Request<ListQuotaBurnsRequest>,
+        request: Request<ListQuotaBurnsRequest>,
     ) -> Result<Response<ListQuotaBurnsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        told::burns(&self.capacity, request.into_inner()).await.map(Response::new).map_err(|e| to_status(&e))
     }
 
     async fn list_refusals(
         &self,
-        _request: Request<ListRefusalsRequest>,
+        request: Request<ListRefusalsRequest>,
     ) -> Result<Response<ListRefusalsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        told::refusals(&self.capacity, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|e| to_status(&e))
     }
 
-    async fn get_refusal(&self, _request: Request<GetRefusalRequest>) -> Result<Response<Refusal>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn get_refusal(&self, request: Request<GetRefusalRequest>) -> Result<Response<Refusal>, Status> {
+        told::refusal(&self.capacity, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|e| to_status(&e))
     }
 
     async fn list_repairs(
         &self,
-        _request: Request<ListRepairsRequest>,
+        request: Request<ListRepairsRequest>,
     ) -> Result<Response<ListRepairsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        told::repairs(&self.capacity, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(|e| to_status(&e))
     }
 }
 

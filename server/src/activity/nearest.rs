@@ -1,0 +1,138 @@
+//! The keys of limits that have least left, as this sidecar sees them.
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::domain::{activity::Nearest, limit::Bucket};
+
+/// Most keys kept; when there are more, the half with most left goes.
+const KEYS_MAX: usize = 4096;
+/// Keys told of.
+const TOLD_MAX: usize = 200;
+
+/// What was last seen of one key.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) amount: u64,
+    pub(super) used: u64,
+    pub(super) reset_at_ms: u64,
+    pub(super) shadow: bool,
+    pub(super) at_ms: u64,
+}
+
+impl Seen {
+    fn share(&self) -> f64 {
+        self.used as f64 / self.amount.max(1) as f64
+    }
+}
+
+/// What was last seen of each key.
+#[derive(Default)]
+pub(super) struct Table {
+    keys: FxHashMap<(Arc<str>, Arc<Bucket>), Seen>,
+    changed: bool,
+}
+
+impl Table {
+    pub(super) fn see(&mut self, limit: &Arc<str>, bucket: &Arc<Bucket>, seen: Seen) {
+        self.changed = true;
+        if self.keys.len() >= KEYS_MAX {
+            self.make_room(seen.at_ms);
+        }
+        self.keys.insert((Arc::clone(limit), Arc::clone(bucket)), seen);
+    }
+
+    fn make_room(&mut self, now_ms: u64) {
+        self.keys.retain(|_, seen| is_current(seen.reset_at_ms, now_ms));
+        if self.keys.len() < KEYS_MAX / 2 {
+            return;
+        }
+        let mut shares: Vec<f64> = self.keys.values().map(Seen::share).collect();
+        let middle = shares.len() / 2;
+        let (_, median, _) = shares.select_nth_unstable_by(middle, f64::total_cmp);
+        let (median, mut left) = (*median, KEYS_MAX / 2);
+        // Of many that are equal some stay.
+        self.keys.retain(|_, seen| {
+            let stays = seen.share() >= median && left > 0;
+            left -= usize::from(stays);
+            stays
+        });
+    }
+
+    /// The fullest, where anything has changed since this was last asked.
+    pub(super) fn take_changed(&mut self, now_ms: u64) -> Option<Vec<Nearest>> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        self.keys.retain(|_, seen| is_current(seen.reset_at_ms, now_ms));
+        let mut all: Vec<_> = self.keys.iter().collect();
+        if all.len() > TOLD_MAX {
+            all.select_nth_unstable_by(TOLD_MAX, |(_, a), (_, b)| b.share().total_cmp(&a.share()));
+            all.truncate(TOLD_MAX);
+        }
+        let told = all.into_iter().map(|((limit, bucket), seen)| Nearest {
+            limit: limit.to_string(),
+            tag: bucket.tag.clone(),
+            rest: bucket.rest.clone(),
+            amount: seen.amount,
+            used: seen.used,
+            reset_at_ms: seen.reset_at_ms,
+            shadow: seen.shadow,
+            seen_at_ms: seen.at_ms,
+        });
+        Some(told.collect())
+    }
+}
+
+/// What has been free again since tells nothing any more.
+pub(super) fn is_current(reset_at_ms: u64, now_ms: u64) -> bool {
+    reset_at_ms == 0 || reset_at_ms > now_ms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(used: u64, reset_at_ms: u64) -> Seen {
+        Seen { amount: 1000, used, reset_at_ms, shadow: false, at_ms: 1 }
+    }
+
+    fn bucket(i: usize) -> Arc<Bucket> {
+        Arc::new(Bucket { tag: format!("consumer=c{i}"), rest: String::new() })
+    }
+
+    #[test]
+    fn the_fullest_are_told_and_only_when_something_changed() {
+        let (mut table, limit) = (Table::default(), Arc::from("l"));
+        assert!(table.take_changed(0).is_none());
+        for i in 0..1000 {
+            table.see(&limit, &bucket(i), seen(i as u64, 0));
+        }
+        let told = table.take_changed(0).unwrap();
+        assert_eq!(told.len(), TOLD_MAX);
+        assert!(told.iter().all(|nearest| nearest.used >= 800));
+        assert!(table.take_changed(0).is_none());
+        table.see(&limit, &bucket(1), seen(5, 50));
+        assert!(
+            !table.take_changed(50).unwrap().iter().any(|nearest| nearest.used == 5),
+            "free again by then"
+        );
+    }
+
+    #[test]
+    fn room_is_made_by_what_has_most_left() {
+        let (mut table, limit) = (Table::default(), Arc::from("l"));
+        for i in 0..10_000 {
+            table.see(&limit, &bucket(i), seen((i % 1000) as u64, 0));
+            assert!(table.keys.len() <= KEYS_MAX);
+        }
+        let told = table.take_changed(0).unwrap();
+        assert!(told.iter().all(|nearest| nearest.used > 900), "{:?}", told.iter().map(|n| n.used).min());
+        // All alike.
+        for i in 0..10_000 {
+            table.see(&limit, &bucket(i), seen(7, 0));
+            assert!(table.keys.len() <= KEYS_MAX);
+        }
+    }
+}
