@@ -4,7 +4,7 @@
 -- ARGV  1  most entries
 --       2  how long the list is to stay, in ms
 --       3- entries, newest last
--- RETURNS number of entries
+-- RETURNS { number of entries }
 -- ERRORS  none of its own
 -- COST    O(entries added)
 -- LAYOUT  ek1; see docs/redis-layout.md
@@ -12,4 +12,4 @@
 for i = 3, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
 redis.call('LTRIM', KEYS[1], 0, ARGV[1] - 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return redis.call('LLEN', KEYS[1])
+return { redis.call('LLEN', KEYS[1]) }

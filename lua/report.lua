@@ -4,7 +4,7 @@
 -- ARGV  1  sidecar
 --       2n+1  how long the n-th key is to stay, in ms
 --       2n    what is told in the n-th key
--- RETURNS 1
+-- RETURNS { 1 }
 -- ERRORS  none of its own
 -- COST    O(keys)
 -- LAYOUT  ek1; see docs/redis-layout.md
@@ -16,4 +16,4 @@ for i, key in ipairs(KEYS) do
   redis.call('HSET', key, sidecar, now .. '\n' .. ARGV[2 * i])
   redis.call('PEXPIRE', key, ARGV[2 * i + 1])
 end
-return 1
+return { 1 }

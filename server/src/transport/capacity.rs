@@ -19,7 +19,7 @@ use crate::{
     domain::{
         DomainError,
         activity::{Counts, FATES, Fate, Nearest, SidecarStatus, StoreKind, admitted_and_refused},
-        limit::LimitRules,
+        limit::{self, LimitRules, QuotaKind},
         page::page_at,
     },
     limiter::Limiter,
@@ -180,6 +180,14 @@ pub struct StoreRow {
     up: bool,
 }
 
+/// A quota that is configured.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuotaRow {
+    name: String,
+    counts: limit::Counts,
+    kind: &'static str,
+}
+
 /// The whole cluster at a glance.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Overview {
@@ -191,6 +199,7 @@ pub struct Overview {
     totals: Totals,
     last_minute: serde_json::Map<String, serde_json::Value>,
     admin: bool,
+    quotas: Vec<QuotaRow>,
     pools: Vec<PoolRow>,
     next_page_token: String,
     total: usize,
@@ -209,6 +218,7 @@ impl Overview {
             || self.store != other.store
             || self.last_minute != other.last_minute
             || self.total != other.total
+            || self.quotas != other.quotas
     }
 }
 
@@ -247,6 +257,7 @@ impl Capacity {
             totals,
             last_minute: name_counts(&self.last_minute().await),
             admin: self.administration.admins.any(),
+            quotas: self.quotas(),
             pools: rows,
             next_page_token,
             total,
@@ -333,6 +344,33 @@ impl Capacity {
             .iter()
             .filter(|burn| (quota.is_empty() || burn.quota == quota) && burn.consumer.contains(&part.search));
         part.of(wanted.cloned().collect())
+    }
+
+    /// What a limit counts; `None` where it is not configured any more.
+    #[must_use]
+    pub fn limit_counts(&self, name: &str) -> Option<limit::Counts> {
+        self.rules.load().limits.iter().find(|limit| *limit.name == *name).map(|limit| limit.counts)
+    }
+
+    /// What a quota counts; `None` where it is not configured any more.
+    #[must_use]
+    pub fn quota_counts(&self, name: &str) -> Option<limit::Counts> {
+        self.rules.load().quotas.iter().find(|quota| *quota.name == *name).map(|quota| quota.counts)
+    }
+
+    fn quotas(&self) -> Vec<QuotaRow> {
+        let rows = self
+            .rules
+            .load()
+            .quotas
+            .iter()
+            .map(|quota| QuotaRow {
+                name: quota.name.to_string(),
+                counts: quota.counts,
+                kind: if quota.kind == QuotaKind::Prepaid { "prepaid" } else { "budget" },
+            })
+            .collect();
+        rows
     }
 
     /// Whether a sidecar reaches the store: one that tells of itself does; of this one it is known.

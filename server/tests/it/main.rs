@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod activity;
 mod admin;
 mod config;
 mod contract;

@@ -22,7 +22,7 @@ use crate::{
 
 mod explain;
 mod overrides;
-mod quotas;
+pub(super) mod quotas;
 mod usage;
 
 /// The service.

@@ -69,7 +69,7 @@ impl AdminService {
     }
 }
 
-pub(super) fn counts(counts: Counts) -> pb::Counts {
+pub(in crate::transport::grpc) fn counts(counts: Counts) -> pb::Counts {
     match counts {
         Counts::Requests => pb::Counts::Requests,
         Counts::Tokens => pb::Counts::Tokens,

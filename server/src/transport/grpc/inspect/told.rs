@@ -7,6 +7,7 @@ use evenkeel_proto::v1::{
     QuotaBurn, Reason, Refusal, Repair, SidecarState, StoreKind,
 };
 
+use super::super::admin::quotas::counts;
 use crate::{
     activity::Steps,
     domain::{
@@ -87,15 +88,19 @@ pub(super) async fn nearest(
     let ListNearestLimitsRequest { limit, search, page_size, page_token } = request;
     let part = Part { search, size: page_size_of(page_size)?, token: page_token };
     let Page { rows, next_page_token, total } = capacity.nearest(&limit, &part).await?;
-    let limits = rows.into_iter().map(|nearest| NearestLimit {
-        key: nearest.key(),
-        share: nearest.share(),
-        limit: nearest.limit,
-        amount: nearest.amount,
-        used: nearest.used,
-        reset_at_ms: nearest.reset_at_ms,
-        shadow: nearest.shadow,
-        seen_at_ms: nearest.seen_at_ms,
+    let limits = rows.into_iter().map(|nearest| {
+        let counts = capacity.limit_counts(&nearest.limit).map_or(0, |of| counts(of).into());
+        NearestLimit {
+            key: nearest.key(),
+            share: nearest.share(),
+            limit: nearest.limit,
+            amount: nearest.amount,
+            used: nearest.used,
+            reset_at_ms: nearest.reset_at_ms,
+            shadow: nearest.shadow,
+            seen_at_ms: nearest.seen_at_ms,
+            counts,
+        }
     });
     Ok(ListNearestLimitsResponse { limits: limits.collect(), next_page_token, total: total as u64 })
 }
@@ -107,15 +112,19 @@ pub(super) async fn burns(
     let ListQuotaBurnsRequest { quota, search, page_size, page_token } = request;
     let part = Part { search, size: page_size_of(page_size)?, token: page_token };
     let Page { rows, next_page_token, total } = capacity.burns(&quota, &part).await?;
-    let burns = rows.into_iter().map(|burn| QuotaBurn {
-        quota: burn.quota,
-        consumer: burn.consumer,
-        balance: burn.balance,
-        amount: burn.amount,
-        burn_per_hour: burn.burn_per_hour,
-        runs_out_at_ms: burn.runs_out_at_ms,
-        reset_at_ms: burn.reset_at_ms,
-        seen_at_ms: burn.seen_at_ms,
+    let burns = rows.into_iter().map(|burn| {
+        let counts = capacity.quota_counts(&burn.quota).map_or(0, |of| counts(of).into());
+        QuotaBurn {
+            quota: burn.quota,
+            consumer: burn.consumer,
+            balance: burn.balance,
+            amount: burn.amount,
+            burn_per_hour: burn.burn_per_hour,
+            runs_out_at_ms: burn.runs_out_at_ms,
+            reset_at_ms: burn.reset_at_ms,
+            seen_at_ms: burn.seen_at_ms,
+            counts,
+        }
     });
     Ok(ListQuotaBurnsResponse { burns: burns.collect(), next_page_token, total: total as u64 })
 }

@@ -68,7 +68,7 @@ async fn nearest(State(http): Shared, uri: Uri) -> Answer {
     let parameters = query(&uri, &["limit", "search", "page_size", "page_token"])?;
     let page = http.capacity.nearest(text(&parameters, "limit"), &part(&parameters, 0)?).await?;
     let Page { rows, next_page_token, total } = page;
-    let limits: Vec<Value> = rows.iter().map(encode_nearest).collect();
+    let limits: Vec<Value> = rows.iter().map(|row| encode_nearest(&http.capacity, row)).collect();
     Ok(Json(json!({"limits": limits, "next_page_token": next_page_token, "total": total})).into_response())
 }
 
@@ -76,7 +76,7 @@ async fn burns(State(http): Shared, uri: Uri) -> Answer {
     let parameters = query(&uri, &["quota", "search", "page_size", "page_token"])?;
     let page = http.capacity.burns(text(&parameters, "quota"), &part(&parameters, 0)?).await?;
     let Page { rows, next_page_token, total } = page;
-    let burns: Vec<Value> = rows.iter().map(encode_burn).collect();
+    let burns: Vec<Value> = rows.iter().map(|row| encode_burn(&http.capacity, row)).collect();
     Ok(Json(json!({"burns": burns, "next_page_token": next_page_token, "total": total})).into_response())
 }
 
@@ -109,7 +109,7 @@ async fn refusal(State(http): Shared, Path(request_id): Path<String>) -> Answer 
     Ok(Json(encode_refusal(&refused)).into_response())
 }
 
-fn encode_nearest(nearest: &Nearest) -> Value {
+fn encode_nearest(capacity: &Capacity, nearest: &Nearest) -> Value {
     json!({
         "limit": nearest.limit,
         "key": nearest.key(),
@@ -119,10 +119,11 @@ fn encode_nearest(nearest: &Nearest) -> Value {
         "reset_at_ms": nearest.reset_at_ms,
         "shadow": nearest.shadow,
         "seen_at_ms": nearest.seen_at_ms,
+        "counts": capacity.limit_counts(&nearest.limit),
     })
 }
 
-fn encode_burn(burn: &QuotaBurn) -> Value {
+fn encode_burn(capacity: &Capacity, burn: &QuotaBurn) -> Value {
     json!({
         "quota": burn.quota,
         "consumer": burn.consumer,
@@ -132,6 +133,7 @@ fn encode_burn(burn: &QuotaBurn) -> Value {
         "runs_out_at_ms": burn.runs_out_at_ms,
         "reset_at_ms": burn.reset_at_ms,
         "seen_at_ms": burn.seen_at_ms,
+        "counts": capacity.quota_counts(&burn.quota),
     })
 }
 

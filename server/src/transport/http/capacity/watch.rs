@@ -1,10 +1,14 @@
 //! The overview, and one pool's endpoints, as server-sent events: at once, and then whenever a sweep has found a change.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     extract::State,
-    http::Uri,
+    http::{HeaderName, HeaderValue, Uri},
     response::{
         IntoResponse as _,
         sse::{Event, KeepAlive, Sse},
@@ -54,7 +58,9 @@ pub(super) async fn watch(State(http): Shared, uri: Uri) -> Answer {
         Some((Ok::<_, Infallible>(event), watcher))
     });
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
-    Ok(Sse::new(events).keep_alive(keep_alive).into_response())
+    // Proxies such as nginx would gather events otherwise.
+    let headers = [(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))];
+    Ok((headers, Sse::new(events).keep_alive(keep_alive)).into_response())
 }
 
 impl Watcher {
@@ -65,6 +71,10 @@ impl Watcher {
                 return Some(event);
             }
             if let Some((at, ..)) = &self.told {
+                // Who watches is to go over to another sidecar, if there is one.
+                if self.http.draining.load(Ordering::Relaxed) {
+                    return None;
+                }
                 let next = *at + PACE;
                 let stop = self.http.stop.clone();
                 tokio::select! {
