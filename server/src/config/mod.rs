@@ -11,6 +11,7 @@ use crate::{
     store::{redis::RedisOptions, resilient::OnStoreFailure},
 };
 
+mod credentials;
 mod files;
 mod higress;
 mod limits;

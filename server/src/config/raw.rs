@@ -64,6 +64,8 @@ pub(super) struct RawStore {
     pub(super) kind: Option<String>,
     pub(super) url: Option<String>,
     pub(super) urls: Vec<String>,
+    pub(super) user: Option<String>,
+    pub(super) password_file: Option<String>,
     pub(super) cluster: Option<bool>,
     pub(super) key_prefix: Option<String>,
     #[serde(with = "humantime_serde")]

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    Config, Faults, Files, Listen, Log, PoolRule, Source, StoreConfig, limits, rate_limit_service,
+    Config, Faults, Files, Listen, Log, PoolRule, Source, StoreConfig, credentials, limits,
+    rate_limit_service,
     raw::{RawConfig, RawDns, RawEndpoint, RawListen, RawLog, RawPool, RawStore, RawUnlisted},
 };
 use crate::{
@@ -101,7 +102,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
     }
     let limits = limits::validate(&mut check, files, &mut raw);
     let section = raw.rate_limit_service.take();
-    let store = store(&mut check, raw.store);
+    let store = store(&mut check, files, raw.store);
     let on_cluster = matches!(&store, StoreConfig::Redis(options) if options.cluster);
     let pools: Vec<PoolRule> = raw
         .pools
@@ -180,12 +181,14 @@ fn log(check: &mut Check, raw: RawLog) -> Log {
     Log { json: format == "json", level }
 }
 
-fn store(check: &mut Check, raw: RawStore) -> StoreConfig {
+fn store(check: &mut Check, files: &mut Files, raw: RawStore) -> StoreConfig {
     match raw.kind.as_deref().unwrap_or("memory") {
         "memory" => {
             let given = [
                 ("url", raw.url.is_some()),
                 ("urls", !raw.urls.is_empty()),
+                ("user", raw.user.is_some()),
+                ("password_file", raw.password_file.is_some()),
                 ("cluster", raw.cluster.is_some_and(|cluster| cluster)),
                 ("key_prefix", raw.key_prefix.is_some_and(|prefix| !prefix.is_empty())),
                 ("timeout", raw.timeout.is_some()),
@@ -196,7 +199,7 @@ fn store(check: &mut Check, raw: RawStore) -> StoreConfig {
             }
             StoreConfig::Memory
         }
-        "redis" => StoreConfig::Redis(redis_options(check, raw)),
+        "redis" => StoreConfig::Redis(redis_options(check, files, raw)),
         other => {
             check.fault("store.type", "memory or redis", format!("{other:?}"));
             StoreConfig::Memory
@@ -204,13 +207,13 @@ fn store(check: &mut Check, raw: RawStore) -> StoreConfig {
     }
 }
 
-fn redis_options(check: &mut Check, raw: RawStore) -> RedisOptions {
+fn redis_options(check: &mut Check, files: &mut Files, raw: RawStore) -> RedisOptions {
     if raw.url.is_some() && !raw.urls.is_empty() {
         check.fault("store.urls", "absent where store.url is given", "both");
     }
     let cluster = raw.cluster.unwrap_or(false);
     let key_prefix = raw.key_prefix.unwrap_or_default();
-    let urls: Vec<String> = raw.url.into_iter().chain(raw.urls).collect();
+    let mut urls: Vec<String> = raw.url.into_iter().chain(raw.urls).collect();
     if urls.is_empty() {
         check.fault("store.url", "a redis:// or rediss:// URL", "none");
     }
@@ -224,6 +227,7 @@ fn redis_options(check: &mut Check, raw: RawStore) -> RedisOptions {
             check.fault(&path, "a redis:// or rediss:// URL", "something else");
         }
     }
+    credentials::put_into(check, files, &mut urls, raw.user.as_deref(), raw.password_file.as_deref());
     if key_prefix.contains(['{', '}']) || key_prefix.len() > 64 {
         let got = format!("{key_prefix:?}");
         check.fault("store.key_prefix", "at most 64 bytes without { and }", got);
