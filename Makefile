@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo test lint bench plugin clean
+.PHONY: help run demo live test lint bench plugin clean
 
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CONFIG ?= docs/run.yaml
@@ -28,6 +28,9 @@ run: ## Build the sidecar and run it; CONFIG=file for a configuration of your ow
 demo: loadtest ## Compare balancing policies on real gateways, report in out/demo/; TRACE=file for another trace
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
 	$(TARGET)/release/evenkeel-loadtest demo --out out/demo $(if $(TRACE),--trace $(TRACE))
+
+live: loadtest ## Run a whole system under traffic until Ctrl-C: look at its page, metrics and terminal
+	@EVENKEEL_BIN=$(TARGET)/release/evenkeel exec $(TARGET)/release/evenkeel-loadtest live
 
 bench: loadtest ## Measure what one sidecar can do; figures in out/bench/ and out/bench-rate-limits/
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel \

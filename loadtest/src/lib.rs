@@ -20,6 +20,7 @@ pub mod demo;
 pub mod engine;
 pub mod figures;
 pub mod lab;
+pub mod live;
 pub mod mock;
 pub mod replay;
 pub mod report;

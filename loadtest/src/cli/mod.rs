@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod live;
 mod replay;
 mod simulate;
 mod trace;
@@ -24,6 +25,7 @@ Programs under test are found by EVENKEEL_ENVOY, EVENKEEL_BIN, EVENKEEL_PLUGIN_W
 build puts them. Every process started is ended with the run; no default port is used.
 
   evenkeel-loadtest demo                        the whole comparison, with a report to look at
+  evenkeel-loadtest live                        a whole system to look at, until Ctrl-C
   evenkeel-loadtest simulate --load 0.9         what to expect, without any process
   evenkeel-loadtest replay --gateway URL …      load on gateways of your own";
 
@@ -41,6 +43,8 @@ pub(crate) enum Command {
     Demo(compare::DemoArgs),
     /// Compare policies with parameters of your own
     Compare(compare::CompareArgs),
+    /// Run a whole system under traffic until Ctrl-C, to look at its page, metrics and terminal
+    Live(live::LiveArgs),
     /// Measure one sidecar: decisions per second beside a bare gRPC server, a naive Redis script and a round trip
     Bench(bench::BenchArgs),
     /// Measure the rate limit service of one sidecar beside a bare gRPC server
@@ -63,6 +67,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(args) => compare::demo(args).await,
         Command::Compare(args) => compare::compare(args).await,
+        Command::Live(args) => live::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::BenchRateLimits(args) => bench::rate_limits(args).await,
         Command::Echo(args) => bench::echo(args).await,
