@@ -285,7 +285,7 @@ fn fate(decision: &Result<Decision, DomainError>) -> Option<Fate> {
             Answer::Admitted { shared: false, .. } => Fate::Local,
             Answer::Open => Fate::Open,
             Answer::PoolFull { .. } => Fate::PoolFull,
-            Answer::NoEndpoints => Fate::NoEndpoints,
+            Answer::NoEndpoints | Answer::AllDrained => Fate::NoEndpoints,
             Answer::StoreUnavailable => Fate::StoreUnavailable,
         },
         Ok(Decision::Refused(Refusal { quota, .. })) => {

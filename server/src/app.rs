@@ -28,7 +28,8 @@ use crate::{
         report::{About, Reporter},
     },
     admission::Admission,
-    balancer::{Balancer, directory::Directory, discovery, sweep},
+    audit::Audit,
+    balancer::{Balancer, directory::Directory, discovery, drains::DrainBook, sweep},
     config::{Config, RateLimitService, StoreConfig, reload},
     domain::{activity::StoreKind, limit::LimitRules},
     ledger::Ledger,
@@ -36,8 +37,10 @@ use crate::{
     rls::{Judge, LoadMetrics, Loader, Tallies},
     store::{
         activity::ActivityStore,
+        changes::Changes,
         counters::Counters,
-        memory::{MemoryCounters, MemoryRecords, MemoryStore},
+        drains::Drains,
+        memory::{MemoryChanges, MemoryCounters, MemoryDrains, MemoryRecords, MemoryStore},
         memory_activity::MemoryActivity,
         memory_usage::MemoryUsage,
         records::Records,
@@ -145,7 +148,8 @@ pub async fn run(
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
     let live = reload::start(&config, &metrics, &tasks, &background);
-    let (store, records) = open_store(&config, &metrics, &tasks, &background).await?;
+    let Opened { store, records, drains, changes } =
+        open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let unrecorded = metrics.refusals_unrecorded.clone();
     let recorder = Arc::new(Recorder::new(name_of(&addresses.http), unrecorded));
@@ -166,11 +170,16 @@ pub async fn run(
     ));
     let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
     tasks.spawn(follow(live.rules.clone(), Arc::clone(&rules), background.clone()));
-    let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules)));
+    let audit = Arc::new(Audit::new(changes, tasks.clone(), Arc::clone(&metrics)));
+    let drains = DrainBook::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&audit));
+    tasks.spawn(Arc::clone(&drains).run(config.keep_alive_interval, background.clone()));
+    let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)));
     tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
     let administration = Arc::new(Administration {
-        quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules)),
+        quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)),
         overrides: Arc::clone(&overrides),
+        drains,
+        audit: Arc::clone(&audit),
         admins: Admins::new(live.admin.clone(), Arc::clone(&metrics)),
     });
 
@@ -187,7 +196,7 @@ pub async fn run(
         balancer: Arc::clone(&balancer),
         limiter: Arc::clone(&limiter),
         ledger: Arc::clone(&ledger),
-        quotas: Quotas::new(records, Arc::clone(&rules)),
+        quotas: Quotas::new(records, Arc::clone(&rules), audit),
         recorder: Arc::clone(&recorder),
         metrics: Arc::clone(&metrics),
     });
@@ -336,19 +345,28 @@ fn rate_limits(
     Ok(Arc::new(judge))
 }
 
+/// A store, and what is kept in it beside tables and counters.
+struct Opened {
+    store: Arc<ResilientStore>,
+    records: Arc<dyn Records>,
+    drains: Arc<dyn Drains>,
+    changes: Arc<dyn Changes>,
+}
+
 async fn open_store(
     config: &Config,
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
     background: &CancellationToken,
-) -> anyhow::Result<(Arc<ResilientStore>, Arc<dyn Records>)> {
+) -> anyhow::Result<Opened> {
     let (ttl, metrics, tasks) = (config.holder_ttl(), Arc::clone(metrics), tasks.clone());
     match &config.store {
         StoreConfig::Memory => {
             let (store, counters) = (MemoryStore::new(ttl), Arc::new(MemoryCounters::default()));
             let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
             let store = ResilientStore::embedded(store, counters, ttl, metrics, tasks, background.clone());
-            Ok((store, records))
+            let (drains, changes) = (Arc::<MemoryDrains>::default(), Arc::<MemoryChanges>::default());
+            Ok(Opened { store, records, drains, changes })
         }
         StoreConfig::Redis(options) => {
             let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
@@ -361,7 +379,8 @@ async fn open_store(
                     "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
                 );
             }
-            Ok((store, redis))
+            let records: Arc<dyn Records> = redis.clone();
+            Ok(Opened { store, records, drains: redis.clone(), changes: redis })
         }
     }
 }

@@ -21,6 +21,7 @@
 pub mod activity;
 pub mod admission;
 pub mod app;
+pub mod audit;
 pub mod balancer;
 pub mod clock;
 pub mod config;

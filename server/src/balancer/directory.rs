@@ -1,7 +1,7 @@
 //! The pools this sidecar knows: which rule applies to a (route, cluster), and its endpoints.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, RwLock};
 use tokio::{sync::mpsc, time::Instant};
 
+use super::drains::{Drained, PoolDrains};
 use crate::{
     config::{PoolRule, Source},
     domain::{DomainError, ENDPOINTS_MAX, Endpoint, PoolId, Roster, check_name},
@@ -50,6 +51,10 @@ pub struct PoolEntry {
     pub counts: PoolCounts,
     /// Endpoints of configuration or DNS; empty where they come with requests.
     roster: ArcSwap<Roster>,
+    /// Those of them that are not drained: the same [`Roster`] where none is. Requests look at this one alone.
+    open: ArcSwap<Roster>,
+    /// Held while either is replaced, so that the one always follows from the other.
+    drains: Mutex<PoolDrains>,
     /// Lists of candidates by address, the last used first.
     offered: Mutex<Vec<Offer>>,
     used: AtomicBool,
@@ -63,19 +68,24 @@ pub struct PoolEntry {
 struct Offer {
     candidates: Vec<Candidate>,
     roster: Arc<Roster>,
+    /// Without those that are drained.
+    open: Arc<Roster>,
 }
 
 impl PoolEntry {
-    fn new(id: PoolId, rule: &Arc<PoolRule>, configured: bool) -> Self {
+    fn new(id: PoolId, rule: &Arc<PoolRule>, configured: bool, drains: PoolDrains) -> Self {
         let roster = match &rule.source {
             Source::Static(endpoints) => Roster::new(endpoints.clone()),
             Source::Request | Source::Dns { .. } => Roster::default(),
         };
+        let roster = Arc::new(roster);
         Self {
             pool: Arc::new(Pool { id, higress_table: rule.higress_table }),
             rule: Arc::clone(rule),
             counts: PoolCounts::default(),
-            roster: ArcSwap::from_pointee(roster),
+            open: ArcSwap::new(open(&roster, &drains)),
+            roster: ArcSwap::new(roster),
+            drains: Mutex::new(drains),
             offered: Mutex::default(),
             used: AtomicBool::new(false),
             configured,
@@ -84,12 +94,12 @@ impl PoolEntry {
         }
     }
 
-    /// The endpoints to choose from: those offered, or else the pool's own.
+    /// The endpoints to choose from: those offered, or else the pool's own; none that is drained.
     ///
     /// Requests that offer the same endpoints share one [`Roster`], so that they can share a batch.
     pub fn roster(&self, mut offered: Vec<Candidate>) -> Result<Arc<Roster>, DomainError> {
         if offered.is_empty() {
-            return Ok(self.roster.load_full());
+            return Ok(self.open.load_full());
         }
         if offered.len() > ENDPOINTS_MAX {
             return Err(DomainError::invalid("candidates", "at most 1024", &offered.len().to_string()));
@@ -100,13 +110,15 @@ impl PoolEntry {
         let roster = match known.iter().position(|offer| offer.candidates == offered) {
             Some(at) => {
                 known[..=at].rotate_right(1);
-                Arc::clone(&known[0].roster)
+                Arc::clone(&known[0].open)
             }
             None => {
                 let roster = Arc::new(self.roster_of(&offered)?);
                 known.truncate(OFFERS_MAX - 1);
-                known.insert(0, Offer { candidates: offered, roster: Arc::clone(&roster) });
-                roster
+                // After the list was locked: what is drained from now on finds this offer in it.
+                let open = open(&roster, &self.drains.lock());
+                known.insert(0, Offer { candidates: offered, roster, open: Arc::clone(&open) });
+                open
             }
         };
         Ok(roster)
@@ -154,7 +166,37 @@ impl PoolEntry {
 
     /// Replaces the pool's own endpoints.
     pub(super) fn set_roster(&self, roster: Roster) {
-        self.roster.store(Arc::new(roster));
+        let (drains, roster) = (self.drains.lock(), Arc::new(roster));
+        self.open.store(open(&roster, &drains));
+        self.roster.store(roster);
+    }
+
+    /// Replaces what is drained.
+    fn set_drains(&self, new: &PoolDrains) {
+        {
+            let mut drains = self.drains.lock();
+            if *drains == *new {
+                return;
+            }
+            self.open.store(open(&self.roster.load(), new));
+            *drains = new.clone();
+        }
+        for offer in self.offered.lock().iter_mut() {
+            offer.open = open(&offer.roster, new);
+        }
+    }
+
+    /// Whether an administrator has drained an endpoint.
+    #[must_use]
+    pub fn is_drained(&self, address: &str) -> bool {
+        self.drains.lock().has(address)
+    }
+
+    /// Every address known, the pool's own and offered ones.
+    pub(super) fn addresses(&self) -> BTreeSet<Arc<str>> {
+        let (own, offered) = (self.roster.load(), self.offered.lock());
+        let rosters = std::iter::once(&*own).chain(offered.iter().map(|offer| &offer.roster));
+        rosters.flat_map(|roster| roster.endpoints()).map(|e| Arc::clone(&e.address)).collect()
     }
 
     /// Notes that a gateway uses the pool.
@@ -182,6 +224,15 @@ impl PoolEntry {
     fn busy_at(&self) -> Instant {
         *self.busy_at.lock()
     }
+}
+
+/// A roster without what is drained; itself where nothing is.
+fn open(roster: &Arc<Roster>, drains: &PoolDrains) -> Arc<Roster> {
+    let gets_requests = |endpoint: &&Endpoint| !drains.has(&endpoint.address);
+    if !drains.any() || roster.endpoints().iter().all(|endpoint| gets_requests(&endpoint)) {
+        return Arc::clone(roster);
+    }
+    Arc::new(Roster::new(roster.endpoints().iter().filter(gets_requests).cloned().collect()))
 }
 
 /// Pools by the names gateways use for them, which may be many for one: a cache.
@@ -233,6 +284,7 @@ pub struct Directory {
     /// Taken after `by_id` where both are needed.
     by_name: RwLock<Names>,
     by_id: RwLock<HashMap<PoolId, Arc<PoolEntry>>>,
+    drained: ArcSwap<Drained>,
     /// New pools whose endpoints are to be looked up in DNS.
     discover: mpsc::UnboundedSender<Arc<PoolEntry>>,
 }
@@ -251,6 +303,7 @@ impl Directory {
             idle: IDLE,
             by_name: RwLock::default(),
             by_id: RwLock::default(),
+            drained: ArcSwap::default(),
             discover,
         };
         for rule in &directory.rules {
@@ -325,6 +378,15 @@ impl Directory {
         all
     }
 
+    /// Replaces what is drained, in every pool.
+    pub(super) fn set_drained(&self, drained: &Arc<Drained>) {
+        // First for pools to come: one that is made meanwhile has it, or is among those that follow.
+        self.drained.store(Arc::clone(drained));
+        for entry in self.all() {
+            entry.set_drains(&drained.of(&entry.pool.id));
+        }
+    }
+
     fn rule(&self, id: &PoolId) -> Option<&Arc<PoolRule>> {
         let fits =
             |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
@@ -352,7 +414,8 @@ impl Directory {
             self.by_name.write().forget(&idlest);
             by_id.remove(&idlest.pool.id);
         }
-        let entry = Arc::new(PoolEntry::new(id.clone(), rule, claim == Claim::Configured));
+        let drains = self.drained.load().of(&id);
+        let entry = Arc::new(PoolEntry::new(id.clone(), rule, claim == Claim::Configured, drains));
         if matches!(rule.source, Source::Dns { .. }) {
             // The receiver ends with the sidecar only.
             let _ = self.discover.send(Arc::clone(&entry));

@@ -20,6 +20,7 @@ use crate::{
 
 pub mod directory;
 pub mod discovery;
+pub mod drains;
 pub mod sweep;
 pub mod view;
 
@@ -70,6 +71,8 @@ pub enum Answer {
     },
     /// The pool has no endpoints at present.
     NoEndpoints,
+    /// All endpoints of the pool are drained.
+    AllDrained,
     /// The store is away and the policy is closed.
     StoreUnavailable,
 }
@@ -97,9 +100,11 @@ impl Balancer {
     pub async fn place(&self, entry: &PoolEntry, question: Question) -> Result<Answer, DomainError> {
         let Question { route, cluster, holder, lease, offered } = question;
         entry.mark_used();
+        let some_offered = !offered.is_empty();
         let roster = entry.roster(offered)?;
         if roster.is_empty() {
-            return Ok(Answer::NoEndpoints);
+            let any = some_offered || !entry.own_roster().is_empty();
+            return Ok(if any { Answer::AllDrained } else { Answer::NoEndpoints });
         }
         let tie = TIES.with_borrow_mut(SmallRng::next_u32);
         let admit = Admit { pool: Arc::clone(&entry.pool), roster, holder, lease, tie };

@@ -16,7 +16,7 @@ pub struct PoolView {
     pub cluster: String,
     /// Sum of the requests in flight.
     pub in_flight: u64,
-    /// Sum of the caps; `None` when any endpoint is unlimited.
+    /// Sum of the caps of endpoints that get requests; `None` when any of them is unlimited.
     pub capacity: Option<u64>,
     /// Holders alive.
     pub holders: u64,
@@ -65,7 +65,7 @@ impl PoolView {
                 weight: endpoint.weight,
                 cap: endpoint.cap,
                 listed: true,
-                drained: false,
+                drained: entry.is_drained(&endpoint.address),
             })
             .collect();
         let gone = table.in_flight.iter().filter(|(address, _)| roster.get(address).is_none());
@@ -75,11 +75,11 @@ impl PoolView {
             weight: entry.rule.weight,
             cap: entry.rule.cap,
             listed: false,
-            drained: false,
+            drained: entry.is_drained(address),
         }));
         endpoints.sort_by(|a, b| a.address.cmp(&b.address));
-        let listed = endpoints.iter().filter(|endpoint| endpoint.listed);
-        let capacity = listed.map(|e| (e.cap > 0).then_some(u64::from(e.cap))).sum::<Option<u64>>();
+        let in_use = endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
+        let capacity = in_use.map(|e| (e.cap > 0).then_some(u64::from(e.cap))).sum::<Option<u64>>();
         Self {
             route: entry.pool.id.route().to_owned(),
             cluster: entry.pool.id.cluster().to_owned(),

@@ -71,6 +71,22 @@ pub fn check_name(field: &'static str, name: &str) -> Result<(), DomainError> {
     Ok(())
 }
 
+/// Checks a text that comes from outside: at most so many bytes, no control characters.
+pub fn check_text(
+    field: &'static str,
+    text: &str,
+    bytes_max: usize,
+    expected: &'static str,
+) -> Result<(), DomainError> {
+    if text.len() > bytes_max {
+        return Err(DomainError::invalid(field, expected, &format!("{} bytes", text.len())));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(DomainError::invalid(field, expected, &format!("{text:?}")));
+    }
+    Ok(())
+}
+
 /// One gateway worker: a random id that a Wasm VM gives itself when it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HolderId(Arc<str>);

@@ -9,5 +9,5 @@ mod roster;
 pub mod usage;
 
 pub use error::DomainError;
-pub use ids::{HolderId, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name};
+pub use ids::{HolderId, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name, check_text};
 pub use roster::{ENDPOINTS_MAX, Endpoint, Roster, choose};

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    audit::Audit,
     clock::unix_ms,
     domain::{
         DomainError,
@@ -19,6 +20,7 @@ use crate::{
     },
     store::{
         StoreError,
+        changes::AdminChange,
         records::{OVERRIDES_MAX, Override, OverrideList, Records},
     },
 };
@@ -84,15 +86,17 @@ pub struct OverrideBook {
     records: Arc<dyn Records>,
     rules: Arc<ArcSwap<LimitRules>>,
     current: Arc<ArcSwap<Overrides>>,
-    changed: Notify,
+    audit: Arc<Audit>,
+    changed: Arc<Notify>,
     failing: Mutex<bool>,
 }
 
 impl OverrideBook {
     /// Knowing none until [`Self::run`] has read them.
     #[must_use]
-    pub fn new(records: Arc<dyn Records>, rules: Arc<ArcSwap<LimitRules>>) -> Self {
-        Self { records, rules, current: Arc::default(), changed: Notify::new(), failing: Mutex::new(false) }
+    pub fn new(records: Arc<dyn Records>, rules: Arc<ArcSwap<LimitRules>>, audit: Arc<Audit>) -> Self {
+        let (current, changed) = (Arc::default(), Arc::default());
+        Self { records, rules, current, audit, changed, failing: Mutex::new(false) }
     }
 
     /// Those in force.
@@ -121,25 +125,23 @@ impl OverrideBook {
             let expected = "in the future (ms of the Unix epoch), or 0 for never";
             return Err(DomainError::invalid("override.expires_at_ms", expected, &at.to_string()));
         }
-        let before = self.in_force(&limit.name, &new.key);
-        let set = self.records.set_override(&new).await.map_err(DomainError::store("setting an override"))?;
-        new.at_ms = set.ok_or_else(|| DomainError::Full {
-            what: format!("there are {OVERRIDES_MAX} overrides already"),
-            hint: "delete some, or change the limit in the configuration",
-        })?;
-        info!(
-            target: "evenkeel::audit",
-            who = new.who,
-            what = "set",
-            limit = new.limit,
-            key = new.key,
-            before,
-            after = shown(new.amount),
-            expires_at_ms = new.expires_at_ms.unwrap_or(0),
-            "override changed"
-        );
-        self.changed.notify_one();
-        Ok(new)
+        let before = self.in_force(&limit.name, &new.key).await;
+        let (records, audit, changed) = self.parts();
+        let done = async move {
+            let set = records.set_override(&new).await.map_err(DomainError::store("setting an override"))?;
+            new.at_ms = set.ok_or_else(|| DomainError::Full {
+                what: format!("there are {OVERRIDES_MAX} overrides already"),
+                hint: "delete some, or change the limit in the configuration",
+            })?;
+            changed.notify_one();
+            let mut after = shown(new.amount);
+            if let Some(ends) = new.expires_at_ms.and_then(time) {
+                after = format!("{after} until {ends}");
+            }
+            audit.record(change("override.set", &new.who, &new.limit, &new.key, before, after)).await;
+            Ok(new)
+        };
+        self.audit.whole(done).await
     }
 
     /// Takes one away. Also of a limit that is no longer configured.
@@ -151,17 +153,27 @@ impl OverrideBook {
             Ok(limit) => canonical_key(&limit, key)?,
             Err(_) => key.to_owned(),
         };
-        let before = self.in_force(limit, &key);
-        let deleted = self.records.delete_override(limit, &key).await;
-        if !deleted.map_err(DomainError::store("deleting an override"))? {
-            return Err(DomainError::NotFound {
-                what: format!("override of limit {limit:?} for {key:?}"),
-                hint: "ListOverrides names those there are",
-            });
-        }
-        info!(target: "evenkeel::audit", who, what = "delete", limit, key, before, after = "none", "override changed");
-        self.changed.notify_one();
-        Ok(())
+        let before = self.in_force(limit, &key).await;
+        let (records, audit, changed) = self.parts();
+        let (limit, who) = (limit.to_owned(), who.to_owned());
+        let done = async move {
+            let deleted = records.delete_override(&limit, &key).await;
+            if !deleted.map_err(DomainError::store("deleting an override"))? {
+                return Err(DomainError::NotFound {
+                    what: format!("override of limit {limit:?} for {key:?}"),
+                    hint: "ListOverrides names those there are",
+                });
+            }
+            changed.notify_one();
+            audit.record(change("override.delete", &who, &limit, &key, before, "none".to_owned())).await;
+            Ok(())
+        };
+        self.audit.whole(done).await
+    }
+
+    /// What a change needs that goes on by itself.
+    fn parts(&self) -> (Arc<dyn Records>, Arc<Audit>, Arc<Notify>) {
+        (Arc::clone(&self.records), Arc::clone(&self.audit), Arc::clone(&self.changed))
     }
 
     /// One page of those that have not ended, by limit, then key; and the token of the next.
@@ -195,8 +207,10 @@ impl OverrideBook {
         Ok((page, next))
     }
 
-    /// The override this sidecar knows, in words.
-    fn in_force(&self, limit: &str, key: &str) -> String {
+    /// The override on record, in words; where the store is away, the one this sidecar knows.
+    async fn in_force(&self, limit: &str, key: &str) -> String {
+        // The change that asks will say what is wrong with the store.
+        let _ = self.refresh().await;
         let current = self.current.load();
         current.get(limit, key).map_or_else(|| "none".to_owned(), |exemption| shown(exemption.amount))
     }
@@ -246,6 +260,16 @@ impl OverrideBook {
         }
         Ok(())
     }
+}
+
+fn change(what: &str, who: &str, limit: &str, key: &str, before: String, after: String) -> AdminChange {
+    let (who, what, target) = (who.to_owned(), what.to_owned(), format!("{limit}/{key}"));
+    AdminChange { who, what, target, before, after, ..AdminChange::default() }
+}
+
+/// A time in words, by UTC.
+fn time(ms: u64) -> Option<String> {
+    Some(jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()?.to_string())
 }
 
 fn shown(amount: Option<u64>) -> String {
@@ -351,6 +375,7 @@ fn decode(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::{
+        audit::tests::audit,
         domain::limit::{Algorithm, Counts, OnOutage, Period, Rejected},
         store::memory::{MemoryCounters, MemoryRecords},
     };
@@ -375,7 +400,7 @@ mod tests {
     fn book() -> OverrideBook {
         let limits = vec![Arc::new(limit("rpm", &["consumer"])), Arc::new(limit("all", &[]))];
         let rules = Arc::new(ArcSwap::from_pointee(LimitRules { limits, ..LimitRules::default() }));
-        OverrideBook::new(Arc::new(MemoryRecords::new(Arc::new(MemoryCounters::default()))), rules)
+        OverrideBook::new(Arc::new(MemoryRecords::new(Arc::new(MemoryCounters::default()))), rules, audit())
     }
 
     fn of(limit: &str, key: &str) -> Override {
@@ -431,11 +456,11 @@ mod tests {
         let book = book();
         book.refresh().await.unwrap();
         book.set(of("rpm", "consumer=alice")).await.unwrap();
+        let current = book.current();
+        assert!(current.load().is_empty(), "until it is read");
         let short =
             Override { amount: None, expires_at_ms: Some(unix_ms() + 50), ..of("rpm", "consumer=bob") };
         book.set(short).await.unwrap();
-        let current = book.current();
-        assert!(current.load().is_empty(), "until it is read");
         book.refresh().await.unwrap();
         let now = current.load();
         assert_eq!(now.get("rpm", "consumer=alice").unwrap().amount, Some(5));
@@ -452,6 +477,21 @@ mod tests {
         ));
         book.refresh().await.unwrap();
         assert_eq!(current.load().get("rpm", "consumer=alice"), None);
+        let account = book.audit.list(0).await.unwrap();
+        let told: Vec<_> = account
+            .iter()
+            .map(|c| [&c.who, &c.what, &c.target, &c.before].map(String::as_str))
+            .zip(account.iter().map(|c| c.after.split(" until ").next().unwrap()))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (["ops", "override.delete", "rpm/consumer=alice", "5"], "none"),
+                (["ops", "override.set", "rpm/consumer=bob", "none"], "unlimited"),
+                (["ops", "override.set", "rpm/consumer=alice", "none"], "5"),
+            ]
+        );
+        assert!(account[1].after.ends_with('Z'), "{}", account[1].after);
     }
 
     #[tokio::test]

@@ -1,18 +1,22 @@
-//! Administration of quotas: what may be asked and changed, by name and in bounds; every change is logged.
+//! Administration of quotas: what may be asked and changed, by name and in bounds; every change is
+//! on account.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tracing::info;
 
 use crate::{
+    audit::Audit,
     clock::unix_ms,
     domain::{
-        DomainError, check_name,
+        DomainError, check_name, check_text,
         limit::{AMOUNT_MAX, Counts, LimitRules, QuotaKind, QuotaRule, Rule},
         page::{cut, page_size_of},
     },
-    store::records::{Account, Action, Change, Edit, Range, Record, Records},
+    store::{
+        changes::AdminChange,
+        records::{Account, Action, Change, Edit, Edited, Range, Record, Records},
+    },
 };
 
 /// Longest note, and longest id of our own making.
@@ -24,6 +28,7 @@ const REQUEST_ID_BYTES_MAX: usize = 64;
 pub struct Quotas {
     records: Arc<dyn Records>,
     rules: Arc<ArcSwap<LimitRules>>,
+    audit: Arc<Audit>,
 }
 
 /// One consumer's balance in one quota.
@@ -55,8 +60,8 @@ pub struct QuotaEdit {
 impl Quotas {
     /// Of these records, as configured.
     #[must_use]
-    pub fn new(records: Arc<dyn Records>, rules: Arc<ArcSwap<LimitRules>>) -> Self {
-        Self { records, rules }
+    pub fn new(records: Arc<dyn Records>, rules: Arc<ArcSwap<LimitRules>>, audit: Arc<Audit>) -> Self {
+        Self { records, rules, audit }
     }
 
     /// A balance. A quota's name may be empty where only one is configured; also in what follows.
@@ -103,26 +108,21 @@ impl Quotas {
         // A cluster client may send a call twice: without an id it would count twice.
         let id = if request_id.is_empty() { random_id() } else { request_id };
         let edit = Edit { action, who, note, id };
-        let edited =
-            self.records.edit_quota(&account, &edit).await.map_err(DomainError::store("changing a quota"))?;
-        let edited = edited.ok_or_else(|| DomainError::NotFound {
-            what: format!("record of {consumer:?} in quota {:?}", rule.name),
-            hint: "the configured default applies to it already",
-        })?;
-        if edited.applied {
-            info!(
-                target: "evenkeel::audit",
-                who = edit.who,
-                what = action.name(),
-                quota = &*rule.name,
-                consumer,
-                before = edited.before,
-                after = edited.after,
-                note = edit.note,
-                "quota changed"
-            );
-        }
-        Ok(view(&rule, account.consumer, edited.record))
+        let (records, audit) = (Arc::clone(&self.records), Arc::clone(&self.audit));
+        let done = async move {
+            let edited = records.edit_quota(&account, &edit).await;
+            let edited = edited.map_err(DomainError::store("changing a quota"))?.ok_or_else(|| {
+                DomainError::NotFound {
+                    what: format!("record of {:?} in quota {:?}", account.consumer, rule.name),
+                    hint: "the configured default applies to it already",
+                }
+            })?;
+            if edited.applied {
+                audit.record(change(&account, edit, &edited)).await;
+            }
+            Ok(view(&rule, account.consumer, edited.record))
+        };
+        self.audit.whole(done).await
     }
 
     /// One page of consumers with a record, by name; and the token of the next.
@@ -214,25 +214,24 @@ fn random_id() -> String {
     format!("={:032x}", rand::random::<u128>())
 }
 
-fn check_text(
-    field: &'static str,
-    text: &str,
-    most: usize,
-    expected: &'static str,
-) -> Result<(), DomainError> {
-    if text.len() > most {
-        return Err(DomainError::invalid(field, expected, &format!("{} bytes", text.len())));
+fn change(account: &Account, edit: Edit, edited: &Edited) -> AdminChange {
+    let default = if edit.action == Action::Delete { " (the default)" } else { "" };
+    AdminChange {
+        at_ms: 0,
+        who: edit.who,
+        what: format!("quota.{}", edit.action.name()),
+        target: format!("{}/{}", account.quota, account.consumer),
+        before: edited.before.to_string(),
+        after: format!("{}{default}", edited.after),
+        note: edit.note,
     }
-    if text.chars().any(char::is_control) {
-        return Err(DomainError::invalid(field, expected, &format!("{text:?}")));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::{
+        audit::tests::audit,
         domain::limit::{OnOutage, Rejected},
         store::memory::{MemoryCounters, MemoryRecords},
     };
@@ -253,7 +252,7 @@ pub(super) mod tests {
         };
         let rules = LimitRules { quotas: names.iter().map(rule).collect(), ..LimitRules::default() };
         let records = Arc::new(MemoryRecords::new(Arc::new(MemoryCounters::default())));
-        Quotas::new(records, Arc::new(ArcSwap::from_pointee(rules)))
+        Quotas::new(records, Arc::new(ArcSwap::from_pointee(rules)), audit())
     }
 
     pub(crate) fn edit(action: Action) -> QuotaEdit {
@@ -294,6 +293,29 @@ pub(super) mod tests {
         }
         assert!(quotas.list("", "b", 0, "a").await.is_err(), "a token of another list");
         assert!(quotas.list("", "", 1001, "").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_changed_is_on_account_once() {
+        let quotas = quotas(&["tokens"]);
+        let set = QuotaEdit { note: "welcome".into(), request_id: "x".into(), ..edit(Action::Set(7)) };
+        for _ in 0..2 {
+            quotas.edit("", "alice", set.clone()).await.unwrap();
+        }
+        quotas.edit("", "alice", edit(Action::Delete)).await.unwrap();
+        quotas.edit("", "alice", edit(Action::Delete)).await.unwrap_err();
+        let account = quotas.audit.list(0).await.unwrap();
+        let told: Vec<_> = account
+            .iter()
+            .map(|c| [&c.who, &c.what, &c.target, &c.before, &c.after, &c.note].map(String::as_str))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ["ops", "quota.delete", "tokens/alice", "7", "0 (the default)", ""],
+                ["ops", "quota.set", "tokens/alice", "0", "7", "welcome"],
+            ]
+        );
     }
 
     #[tokio::test]

@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use crate::domain::{HolderId, LeaseId, PoolId, Roster};
 
 pub mod activity;
+pub mod changes;
 pub mod counters;
+pub mod drains;
 pub mod memory;
 pub mod memory_activity;
 pub mod memory_usage;

@@ -67,6 +67,8 @@ pub struct Metrics {
     pub ledger: LedgerMetrics,
     /// Changing calls of administrators by `result`.
     pub admin_calls: IntCounterVec,
+    /// Changes by administrators that are missing from the list of changes.
+    pub audit_failures: IntCounter,
     /// Overrides of limits known here.
     pub overrides: IntGauge,
     /// Failed look-ups of endpoints.
@@ -323,6 +325,13 @@ impl Metrics {
                 "evenkeel_admin_calls_total",
                 "Calls that change something, by what became of their token.",
                 &["result"],
+            )?,
+            audit_failures: register(
+                &r,
+                IntCounter::new(
+                    "evenkeel_audit_failures_total",
+                    "Changes by administrators that were made and could not be added to the list of changes.",
+                )?,
             )?,
             overrides: register(
                 &r,

@@ -3,14 +3,22 @@
 use std::sync::Arc;
 
 use super::auth::Admins;
-use crate::limiter::{overrides::OverrideBook, quotas::Quotas};
+use crate::{
+    audit::Audit,
+    balancer::drains::DrainBook,
+    limiter::{overrides::OverrideBook, quotas::Quotas},
+};
 
-/// Limits and quotas as administrators see them, and who is one.
+/// Limits, quotas and drains as administrators see them, and who is one.
 pub struct Administration {
     /// Quotas.
     pub quotas: Quotas,
     /// Overrides of limits.
     pub overrides: Arc<OverrideBook>,
+    /// Drained endpoints.
+    pub drains: Arc<DrainBook>,
+    /// What was changed.
+    pub audit: Arc<Audit>,
     /// Administrators.
     pub admins: Admins,
 }

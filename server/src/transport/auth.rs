@@ -1,16 +1,22 @@
 //! Who may change things: administrators show a token. Reading needs none.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::watch;
 use tonic::{Code, Status};
+use tracing::warn;
 
-use crate::{config::AdminToken, telemetry::Metrics};
+use crate::{clock::unix_ms, config::AdminToken, telemetry::Metrics};
 
 /// The administrators of the configuration, as it was last read.
 pub struct Admins {
     tokens: watch::Receiver<Arc<Vec<AdminToken>>>,
     metrics: Arc<Metrics>,
+    /// The second in which a refusal was last logged.
+    logged_s: AtomicU64,
 }
 
 /// Why a changing call was refused.
@@ -34,7 +40,7 @@ impl Admins {
     /// With these tokens.
     #[must_use]
     pub fn new(tokens: watch::Receiver<Arc<Vec<AdminToken>>>, metrics: Arc<Metrics>) -> Self {
-        Self { tokens, metrics }
+        Self { tokens, metrics, logged_s: AtomicU64::new(0) }
     }
 
     /// Whether there are any.
@@ -57,7 +63,18 @@ impl Admins {
             Err(NoAdmin::WrongToken) => "wrong_token",
         };
         self.metrics.admin_calls.with_label_values(&[result]).inc();
+        if let Err(error) = &who {
+            self.log(*error);
+        }
         who
+    }
+
+    /// At most once a second: the metric has them all.
+    fn log(&self, error: NoAdmin) {
+        let now = unix_ms() / 1000;
+        if self.logged_s.swap(now, Ordering::Relaxed) != now {
+            warn!(target: "evenkeel::audit", %error, "a change was refused");
+        }
     }
 
     fn find(&self, authorization: Option<&str>) -> Result<String, NoAdmin> {

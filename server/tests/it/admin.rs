@@ -14,8 +14,8 @@ use tonic::{Code, metadata::MetadataValue, transport::Channel};
 
 use crate::support::{eventually, proxy, redis::Redis, sidecar::Sidecar};
 
-const TOKEN: &str = "0123456789abcdef";
-const CONFIG: &str = "
+pub(crate) const TOKEN: &str = "0123456789abcdef";
+pub(crate) const CONFIG: &str = "
 limits:
 - {name: rpm, counts: requests, amount: 60, per: 1m, key: [consumer]}
 - {name: tpm, counts: tokens, amount: 1000, per: 1m, algorithm: token_bucket, burst: 2000, key: [consumer, model], mode: shadow}
@@ -25,7 +25,7 @@ quotas:
 - {name: month, counts: tokens, kind: budget, per: month, default: 500}
 ";
 
-fn with_admins(yaml: &str) -> String {
+pub(crate) fn with_admins(yaml: &str) -> String {
     format!("{yaml}\nadmin: {{tokens: [{{name: ops, token: {TOKEN}}}]}}\n")
 }
 
@@ -33,20 +33,20 @@ async fn start() -> Sidecar {
     Sidecar::start(&with_admins(CONFIG)).await
 }
 
-async fn client(sidecar: &Sidecar) -> AdminClient<Channel> {
+pub(crate) async fn client(sidecar: &Sidecar) -> AdminClient<Channel> {
     let url = format!("http://{}", sidecar.addresses.grpc.as_ref().unwrap());
     AdminClient::new(Channel::from_shared(url).unwrap().connect().await.unwrap())
 }
 
 /// A call that shows a token.
-fn by<T>(token: &str, message: T) -> tonic::Request<T> {
+pub(crate) fn by<T>(token: &str, message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     let value: MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
     request.metadata_mut().insert("authorization", value);
     request
 }
 
-fn set(quota: &str, consumer: &str, amount: u64) -> pb::SetQuotaRequest {
+pub(crate) fn set(quota: &str, consumer: &str, amount: u64) -> pb::SetQuotaRequest {
     let (quota, consumer) = (quota.to_owned(), consumer.to_owned());
     pb::SetQuotaRequest { quota, consumer, amount, note: "a note".into() }
 }
@@ -193,7 +193,7 @@ async fn changes_while_the_store_is_away_are_refused_clearly() {
 }
 
 /// A call with the token, JSON where there is a body, and more headers; those override.
-async fn http(
+pub(crate) async fn http(
     sidecar: &Sidecar,
     method: Method,
     path: &str,

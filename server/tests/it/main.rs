@@ -9,6 +9,7 @@ mod config;
 mod contract;
 mod counters;
 mod discovery;
+mod drains;
 mod faults;
 mod limits;
 mod properties;

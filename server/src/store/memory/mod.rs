@@ -12,9 +12,11 @@ use tokio::time::Instant;
 
 mod cell;
 mod counters;
+mod drains;
 mod records;
 
 pub use counters::MemoryCounters;
+pub use drains::{MemoryChanges, MemoryDrains};
 pub use records::MemoryRecords;
 
 use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError, Table};

@@ -59,6 +59,16 @@ impl Keys {
         format!("{}:overrides", self.prefix)
     }
 
+    /// Hash: pool and endpoint → drain.
+    pub(crate) fn drains(&self) -> String {
+        format!("{}:drains", self.prefix)
+    }
+
+    /// List: changes by administrators.
+    pub(crate) fn changes(&self) -> String {
+        format!("{}:changes", self.prefix)
+    }
+
     /// Sorted set: sidecar → time until which it counts as alive, in ms.
     pub(crate) fn sidecars(&self) -> String {
         format!("{}:sidecars", self.prefix)
@@ -203,6 +213,21 @@ pub(crate) fn decode_pool(text: &str) -> Option<PoolId> {
     PoolId::new(&decode(route)?, &decode(cluster)?).ok()
 }
 
+/// The field of a drain: `route|cluster|endpoint`, or `||endpoint` in every pool, as no cluster's name is empty.
+pub(crate) fn drain_field(endpoint: &str, pool: Option<&PoolId>) -> String {
+    let pool = pool.map_or_else(|| "|".to_owned(), encode_pool);
+    format!("{pool}|{endpoint}")
+}
+
+/// The inverse of [`drain_field`]; `None` where the text is not of its making.
+pub(crate) fn drain_of_field(field: &str) -> Option<(String, Option<PoolId>)> {
+    if let Some(endpoint) = field.strip_prefix("||") {
+        return Some((endpoint.to_owned(), None));
+    }
+    let end = field.match_indices('|').nth(1)?.0;
+    Some((field[end + 1..].to_owned(), Some(decode_pool(&field[..end])?)))
+}
+
 fn encode(name: &str, out: &mut String) {
     for c in name.chars() {
         if matches!(c, '%' | '|' | '{' | '}') || c.is_whitespace() {
@@ -252,6 +277,18 @@ mod tests {
         }
         assert_eq!(decode_pool("no-separator"), None);
         assert_eq!(decode_pool("a|%zz"), None);
+    }
+
+    #[test]
+    fn fields_of_drains_survive() {
+        let endpoints = ["10.0.0.1:80", "[::1]:80", "a|b", "||x"];
+        let pools = [None, PoolId::new("", "outbound|80||x").ok(), PoolId::new("r|", "c%").ok()];
+        for (endpoint, pool) in endpoints.iter().flat_map(|e| pools.iter().map(move |p| (e, p))) {
+            let field = drain_field(endpoint, pool.as_ref());
+            assert_eq!(drain_of_field(&field), Some(((*endpoint).to_owned(), pool.clone())), "{field}");
+        }
+        assert_eq!(drain_field("a:1", None), "||a:1");
+        assert_eq!((drain_of_field("a:1"), drain_of_field("a|b")), (None, None));
     }
 
     #[test]

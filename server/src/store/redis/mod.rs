@@ -33,6 +33,7 @@ mod admission;
 mod batch;
 mod count;
 mod counters;
+mod drains;
 mod keys;
 mod lane;
 mod link;

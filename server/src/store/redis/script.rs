@@ -42,6 +42,10 @@ scripts! {
     QUOTA = "quota";
     /// Putting an override of a limit on record, or taking it away.
     OVERRIDE = "override";
+    /// Putting a drain of an endpoint on record, or taking it away.
+    DRAIN = "drain";
+    /// Adding to the list of changes by administrators.
+    CHANGE = "change";
     /// A batch of settlements and reservations of counters.
     COUNT = "count";
     /// Keeping running requests counted.

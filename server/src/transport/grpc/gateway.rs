@@ -284,6 +284,7 @@ fn encode(decision: Decision) -> admit_response::Answer {
         Answer::Open => admitted("", Basis::Open, pass),
         Answer::PoolFull { retry_after_s } => denied(429, Reason::PoolFull, retry_after_s),
         Answer::NoEndpoints => denied(503, Reason::NoEndpoints, 1),
+        Answer::AllDrained => denied_with(503, Reason::NoEndpoints, 1, ALL_DRAINED),
         Answer::StoreUnavailable => denied(503, Reason::StoreUnavailable, 1),
     }
 }
@@ -315,12 +316,24 @@ fn refused(refusal: Refusal) -> admit_response::Answer {
     })
 }
 
+/// What is said where there are endpoints and none may be chosen.
+const ALL_DRAINED: &str = "no model server is available at present: all endpoints of the pool are drained";
+
 fn denied(status: u32, reason: Reason, retry_after_s: u64) -> admit_response::Answer {
+    let message = match reason {
+        Reason::PoolFull => "every model server is at its limit of concurrent requests",
+        Reason::NoEndpoints => "no model server is available at present",
+        _ => "capacity cannot be checked at present",
+    };
+    denied_with(status, reason, retry_after_s, message)
+}
+
+fn denied_with(status: u32, reason: Reason, retry_after_s: u64, message: &str) -> admit_response::Answer {
     // In the shape of OpenAI's errors, which the clients of model servers read.
-    let (kind, message) = match reason {
-        Reason::PoolFull => ("pool_full", "every model server is at its limit of concurrent requests"),
-        Reason::NoEndpoints => ("no_endpoints", "no model server is available at present"),
-        _ => ("store_unavailable", "capacity cannot be checked at present"),
+    let kind = match reason {
+        Reason::PoolFull => "pool_full",
+        Reason::NoEndpoints => "no_endpoints",
+        _ => "store_unavailable",
     };
     let body = serde_json::json!({"error": {"message": message, "type": kind, "code": kind}});
     admit_response::Answer::Denied(Denied {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 mod administration;
 mod capacity;
+mod drains;
 mod overrides;
 mod quotas;
 mod usage;
@@ -55,6 +56,7 @@ pub fn router(http: Arc<Http>) -> Router {
         .merge(capacity::routes())
         .merge(quotas::routes())
         .merge(overrides::routes())
+        .merge(drains::routes())
         .merge(usage::routes())
         .layer(middleware::from_fn(json_errors))
         .with_state(http)

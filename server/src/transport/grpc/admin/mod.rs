@@ -20,6 +20,7 @@ use crate::{
     transport::{administration::Administration, auth::Admins},
 };
 
+mod drains;
 mod explain;
 mod overrides;
 pub(super) mod quotas;
@@ -125,29 +126,29 @@ impl Admin for AdminService {
 
     async fn drain_endpoint(
         &self,
-        _request: Request<DrainEndpointRequest>,
+        request: Request<DrainEndpointRequest>,
     ) -> Result<Response<Drain>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.drain(request).await
     }
 
     async fn undrain_endpoint(
         &self,
-        _request: Request<UndrainEndpointRequest>,
+        request: Request<UndrainEndpointRequest>,
     ) -> Result<Response<UndrainEndpointResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.undrain(request).await
     }
 
     async fn list_drains(
         &self,
         _request: Request<ListDrainsRequest>,
     ) -> Result<Response<ListDrainsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.drains().await
     }
 
     async fn list_changes(
         &self,
-        _request: Request<ListChangesRequest>,
+        request: Request<ListChangesRequest>,
     ) -> Result<Response<ListChangesResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        self.admin_changes(request).await
     }
 }
