@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo live test lint bench plugin clean
+.PHONY: help run demo live test lint bench plugin chart clean
 
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CONFIG ?= docs/run.yaml
@@ -66,6 +66,13 @@ lint: ## Formatting, clippy, Lua, dependencies, documentation
 plugin: ## Build the Wasm plugin, for Envoy and Istio and for Higress, into out/plugin/
 	@.ci/setup compiler wasm
 	.ci/build-plugin
+
+chart: ## Lint the Helm chart and package it into out/chart/, with the manifests of a trial
+	@.ci/setup chart
+	.tools/chart/helm lint --strict helm/evenkeel --set redis.mode=bundled
+	@mkdir -p out/chart
+	.tools/chart/helm template evenkeel helm/evenkeel --namespace gateways --set redis.mode=bundled >out/chart/trial.yaml
+	.tools/chart/helm package helm/evenkeel --destination out/chart
 
 clean: ## Remove everything make has built or fetched
 	cargo clean

@@ -1,0 +1,81 @@
+{{/* The sidecar's configuration: what `config` says, and what follows from other values. */}}
+
+{{- define "evenkeel.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $listen := dict "http" (printf "%s:%v" .Values.listenAddress (int .Values.ports.http)) -}}
+{{- if ne .Values.mode "sidecar" -}}
+{{- $_ := set $listen "grpc" (printf "%s:%v" .Values.listenAddress (int .Values.ports.grpc)) -}}
+{{- else if .Values.sidecar.socket.enabled -}}
+{{- $_ := set $listen "grpc" "off" -}}
+{{- $_ := set $listen "grpc_socket" (printf "%s/evenkeel.sock" .Values.sidecar.socket.directory) -}}
+{{- /* Gateways run as other users; only containers that mount the volume reach the socket. */ -}}
+{{- $_ := set $listen "grpc_socket_mode" "0666" -}}
+{{- else -}}
+{{- $_ := set $listen "grpc" (printf "127.0.0.1:%v" (int .Values.ports.grpc)) -}}
+{{- end -}}
+{{- $_ := set $config "listen" $listen -}}
+{{- $_ := set $config "drain_delay" (printf "%vs" (int .Values.drainDelaySeconds)) -}}
+{{- $_ := set $config "log" (merge (deepCopy (default dict $config.log)) (dict "format" "json")) -}}
+{{- $store := deepCopy (default dict $config.store) -}}
+{{- if eq .Values.redis.mode "none" -}}
+{{- $_ := set $store "type" "memory" -}}
+{{- else -}}
+{{- $_ := set $store "type" "redis" -}}
+{{- if eq .Values.redis.mode "bundled" -}}
+{{- $_ := set $store "url" (printf "redis://%s-redis.%s.svc.%s:6379/0" (include "evenkeel.fullname" .) .Release.Namespace .Values.clusterDomain) -}}
+{{- $_ := set $store "user" "evenkeel" -}}
+{{- else if .Values.redis.cluster -}}
+{{- $_ := set $store "urls" .Values.redis.urls -}}
+{{- $_ := set $store "cluster" true -}}
+{{- else -}}
+{{- $_ := set $store "url" (first .Values.redis.urls) -}}
+{{- end -}}
+{{- with .Values.redis.user -}}{{- $_ := set $store "user" . -}}{{- end -}}
+{{- if include "evenkeel.redisSecret" . -}}{{- $_ := set $store "password_file" "/etc/evenkeel/redis/password" -}}{{- end -}}
+{{- with .Values.redis.keyPrefix -}}{{- $_ := set $store "key_prefix" . -}}{{- end -}}
+{{- end -}}
+{{- $_ := set $config "store" $store -}}
+{{- if include "evenkeel.adminSecret" . -}}
+{{- $tokens := list -}}
+{{- range (default (keys .Values.admin.tokens | sortAlpha) .Values.admin.names) -}}
+{{- $tokens = append $tokens (dict "name" . "token_file" (printf "/etc/evenkeel/admin/%s" .)) -}}
+{{- end -}}
+{{- $_ := set $config "admin" (dict "tokens" $tokens) -}}
+{{- end -}}
+{{- if .Values.rateLimitFiles -}}
+{{- $service := merge (dict "config" "/etc/evenkeel/limits") (deepCopy (default dict $config.rate_limit_service)) -}}
+{{- $_ := set $config "rate_limit_service" $service -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
+
+{{/* A digest of what only a restart applies. Limits and the like are read again while running, so that changes of those
+     leave the pods alone. */}}
+{{- define "evenkeel.checksum" -}}
+{{- $config := include "evenkeel.config" . | fromYaml -}}
+{{- omit $config "limits" "higress_rules" "quotas" "prices" "models" "limit_headers" "quota_admins" "admin" | toJson | sha256sum -}}
+{{- end -}}
+
+{{/* Namespaces whose EndpointSlices are watched, as JSON: {"used", "everywhere", "namespaces"}. */}}
+{{- define "evenkeel.watched" -}}
+{{- $config := .Values.config -}}
+{{- $section := default dict $config.kubernetes -}}
+{{- $own := default .Release.Namespace $section.namespace -}}
+{{- $namespaces := list -}}
+{{- $everywhere := false -}}
+{{- range (default list $config.pools) -}}
+{{- if hasKey . "kubernetes" -}}
+{{- $from := default dict .kubernetes -}}
+{{- $parts := regexFindAll "[^.|]+" (regexFind "^outbound\\|[0-9]+\\|\\|[^.|]+\\.[^.|]+\\.svc" (default "" .cluster)) -1 -}}
+{{- if $from.namespace -}}{{- $namespaces = append $namespaces $from.namespace -}}
+{{- else if and (not $from.service) $parts -}}{{- $namespaces = append $namespaces (index $parts (sub (len $parts) 2 | int)) -}}
+{{- else -}}{{- $namespaces = append $namespaces $own -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $unlisted := default dict $config.unlisted_pools -}}
+{{- if hasKey $unlisted "kubernetes" -}}
+{{- $from := default dict $unlisted.kubernetes -}}
+{{- if $from.namespace -}}{{- $namespaces = append $namespaces $from.namespace -}}{{- else -}}{{- $everywhere = true -}}{{- end -}}
+{{- end -}}
+{{- dict "used" (or $everywhere (gt (len $namespaces) 0)) "everywhere" $everywhere "namespaces" ($namespaces | uniq | sortAlpha) | toJson -}}
+{{- end -}}

@@ -1,0 +1,98 @@
+{{/* What gateways are told: fragments of Envoy's configuration, and the plugin's own. */}}
+
+{{/* The cluster through which the plugin reaches the sidecar. */}}
+{{- define "evenkeel.sidecarCluster" -}}
+name: evenkeel
+connect_timeout: 0.25s
+{{- if eq .Values.mode "sidecar" }}
+type: STATIC
+{{- else }}
+type: STRICT_DNS
+dns_lookup_family: V4_PREFERRED
+respect_dns_ttl: true
+lb_policy: LEAST_REQUEST
+{{- end }}
+typed_extension_protocol_options:
+  envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+    "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+    explicit_http_config: {http2_protocol_options: {}}
+circuit_breakers:
+  thresholds:
+    - {max_requests: {{ .Values.plugin.maxRequests }}, max_pending_requests: {{ .Values.plugin.maxRequests }}}
+load_assignment:
+  cluster_name: evenkeel
+  endpoints:
+    - lb_endpoints:
+        - endpoint:
+            address:
+              {{- if ne .Values.mode "sidecar" }}
+              socket_address: {address: {{ include "evenkeel.serviceHost" . | quote }}, port_value: {{ .Values.ports.grpc }}}
+              {{- else if .Values.sidecar.socket.enabled }}
+              pipe: {path: {{ .Values.sidecar.socket.directory }}/evenkeel.sock}
+              {{- else }}
+              socket_address: {address: 127.0.0.1, port_value: {{ .Values.ports.grpc }}}
+              {{- end }}
+{{- end -}}
+
+{{/* Of a Deployment all pods are asked for by DNS, as a connection to the service's one address would stay with one pod.
+     Of a DaemonSet the service leads to the pod on the gateway's own node. */}}
+{{- define "evenkeel.serviceHost" -}}
+{{- $headless := ternary "-headless" "" (eq .Values.mode "deployment") -}}
+{{- printf "%s%s.%s.svc.%s" (include "evenkeel.fullname" .) $headless .Release.Namespace .Values.clusterDomain -}}
+{{- end -}}
+
+{{/* The host that the plugin's header names; where it names none, the gateway's own least request. */}}
+{{- define "evenkeel.overrideHost" -}}
+policies:
+  - typed_extension_config:
+      name: envoy.load_balancing_policies.override_host
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost
+        override_host_sources: [{header: {{ include "evenkeel.overrideHeader" . | quote }}}]
+        fallback_policy:
+          policies:
+            - typed_extension_config:
+                name: envoy.load_balancing_policies.least_request
+                typed_config:
+                  "@type": type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest
+{{- end -}}
+
+{{- define "evenkeel.overrideHeader" -}}
+{{- dig "apply" "header" "x-gateway-destination-endpoint" .Values.plugin.config -}}
+{{- end -}}
+
+{{/* The plugin's configuration, as YAML. */}}
+{{- define "evenkeel.pluginConfig" -}}
+{{- $mode := ternary "higress" "override_host" .Values.plugin.higress.enabled -}}
+{{- $given := deepCopy .Values.plugin.config -}}
+{{- toYaml (merge $given (dict "sidecar" (dict "cluster" "evenkeel") "apply" (dict "mode" $mode))) -}}
+{{- end -}}
+
+{{/* Envoy's Wasm filter, for EnvoyFilter. */}}
+{{- define "evenkeel.wasmFilter" -}}
+"@type": type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm
+config:
+  name: evenkeel
+  root_id: evenkeel
+  failure_policy: {{ ternary "FAIL_OPEN" "FAIL_CLOSED" .Values.plugin.failOpen }}
+  {{- if .Values.plugin.config.read_body }}
+  allow_on_headers_stop_iteration: true
+  {{- end }}
+  configuration:
+    "@type": type.googleapis.com/google.protobuf.StringValue
+    value: {{ include "evenkeel.pluginConfig" . | fromYaml | toJson | quote }}
+  vm_config:
+    vm_id: evenkeel
+    runtime: envoy.wasm.runtime.v8
+    code:
+      {{- if hasPrefix "file://" .Values.plugin.url }}
+      local: {filename: {{ trimPrefix "file://" .Values.plugin.url | quote }}}
+      {{- else }}
+      remote:
+        # Istio's agent fetches the module and puts a local file in its place.
+        http_uri: {uri: {{ .Values.plugin.url | quote }}, timeout: 30s}
+        {{- with .Values.plugin.sha256 }}
+        sha256: {{ . | quote }}
+        {{- end }}
+      {{- end }}
+{{- end -}}

@@ -1,0 +1,210 @@
+{{/* The container, and the volumes it needs. Charts of gateways that depend on this one can include them:
+     {{ include "evenkeel.sidecarContainer" .Subcharts.evenkeel }}. */}}
+
+{{- define "evenkeel.container" -}}
+name: evenkeel
+image: {{ include "evenkeel.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+args: [serve, --config, /etc/evenkeel/config/evenkeel.yaml]
+{{- $env := list -}}
+{{- if or .Values.redis.tls.caSecret .Values.redis.tls.caConfigMap -}}
+{{- $env = append $env (dict "name" "SSL_CERT_FILE" "value" (printf "/etc/evenkeel/ca/%s" .Values.redis.tls.caKey)) -}}
+{{- end -}}
+{{- with concat $env .Values.extraEnv }}
+env:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+ports:
+  {{- if or (ne .Values.mode "sidecar") (not .Values.sidecar.socket.enabled) }}
+  - {name: ek-grpc, containerPort: {{ .Values.ports.grpc }}, protocol: TCP}
+  {{- end }}
+  - {name: ek-http, containerPort: {{ .Values.ports.http }}, protocol: TCP}
+startupProbe:
+  httpGet: {path: /healthz, port: {{ .Values.ports.http }}}
+  periodSeconds: 1
+  failureThreshold: 30
+livenessProbe:
+  httpGet: {path: /healthz, port: {{ .Values.ports.http }}}
+  periodSeconds: 10
+  timeoutSeconds: 2
+  failureThreshold: 3
+readinessProbe:
+  httpGet: {path: /readyz, port: {{ .Values.ports.http }}}
+  periodSeconds: 2
+  timeoutSeconds: 2
+  failureThreshold: 2
+{{- with .Values.resources }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext:
+  {{- toYaml .Values.securityContext | nindent 2 }}
+volumeMounts:
+  - {name: evenkeel-config, mountPath: /etc/evenkeel/config, readOnly: true}
+  {{- if .Values.files }}
+  - {name: evenkeel-files, mountPath: /etc/evenkeel/files, readOnly: true}
+  {{- end }}
+  {{- if .Values.rateLimitFiles }}
+  - {name: evenkeel-limits, mountPath: /etc/evenkeel/limits, readOnly: true}
+  {{- end }}
+  {{- if include "evenkeel.adminSecret" . }}
+  - {name: evenkeel-admin, mountPath: /etc/evenkeel/admin, readOnly: true}
+  {{- end }}
+  {{- if include "evenkeel.redisSecret" . }}
+  - {name: evenkeel-redis, mountPath: /etc/evenkeel/redis, readOnly: true}
+  {{- end }}
+  {{- if or .Values.redis.tls.caSecret .Values.redis.tls.caConfigMap }}
+  - {name: evenkeel-ca, mountPath: /etc/evenkeel/ca, readOnly: true}
+  {{- end }}
+  {{- if and (eq .Values.mode "sidecar") .Values.sidecar.socket.enabled }}
+  - {name: evenkeel-socket, mountPath: {{ .Values.sidecar.socket.directory | quote }}}
+  {{- end }}
+  {{- with .Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "evenkeel.volumes" -}}
+{{- $fullname := include "evenkeel.fullname" . -}}
+- name: evenkeel-config
+  configMap: {name: {{ $fullname | quote }}}
+{{- if .Values.files }}
+- name: evenkeel-files
+  configMap: {name: {{ $fullname }}-files}
+{{- end }}
+{{- if .Values.rateLimitFiles }}
+- name: evenkeel-limits
+  configMap: {name: {{ $fullname }}-limits}
+{{- end }}
+{{- with include "evenkeel.adminSecret" . }}
+- name: evenkeel-admin
+  secret: {secretName: {{ . | quote }}}
+{{- end }}
+{{- if include "evenkeel.redisSecret" . }}
+- name: evenkeel-redis
+  secret:
+    secretName: {{ include "evenkeel.redisSecret" . | quote }}
+    items: [{key: {{ include "evenkeel.redisSecretKey" . | quote }}, path: password}]
+{{- end }}
+{{- with .Values.redis.tls.caSecret }}
+- name: evenkeel-ca
+  secret: {secretName: {{ . | quote }}}
+{{- end }}
+{{- with .Values.redis.tls.caConfigMap }}
+- name: evenkeel-ca
+  configMap: {name: {{ . | quote }}}
+{{- end }}
+{{- if and (eq .Values.mode "sidecar") .Values.sidecar.socket.enabled }}
+- name: evenkeel-socket
+  emptyDir: {medium: Memory, sizeLimit: 1Mi}
+{{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The pods of the Deployment and the DaemonSet. */}}
+{{- define "evenkeel.podTemplate" -}}
+metadata:
+  annotations:
+    checksum/config: {{ include "evenkeel.checksum" . }}
+    {{- with .Values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  labels:
+    {{- include "evenkeel.selectorLabels" . | nindent 4 }}
+    app.kubernetes.io/component: sidecar
+    {{- with .Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "evenkeel.serviceAccountName" . | quote }}
+  automountServiceAccountToken: {{ (include "evenkeel.watched" . | fromJson).used }}
+  {{- with .Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.priorityClassName }}
+  priorityClassName: {{ . | quote }}
+  {{- end }}
+  securityContext:
+    {{- toYaml .Values.podSecurityContext | nindent 4 }}
+  # The drain, 10 s for calls under way, and a margin.
+  terminationGracePeriodSeconds: {{ add .Values.drainDelaySeconds 15 }}
+  containers:
+    - {{- include "evenkeel.container" . | nindent 6 }}
+  volumes:
+    {{- include "evenkeel.volumes" . | nindent 4 }}
+  {{- with .Values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if and (eq .Values.mode "deployment") .Values.topologySpreadConstraints }}
+  topologySpreadConstraints:
+    {{- $selector := dict "matchLabels" (merge (dict "app.kubernetes.io/component" "sidecar") (include "evenkeel.selectorLabels" . | fromYaml)) }}
+    {{- range .Values.topologySpreadConstraints }}
+    - {{- toYaml (merge (deepCopy .) (dict "labelSelector" $selector)) | nindent 6 }}
+    {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{/* For pods of gateways: the container as it stands there, with restartPolicy where it is a native sidecar. */}}
+{{- define "evenkeel.sidecarContainer" -}}
+{{ include "evenkeel.container" . }}
+{{- if .Values.sidecar.native }}
+restartPolicy: Always
+{{- end }}
+{{- end -}}
+
+{{- define "evenkeel.sidecarVolumes" -}}
+{{ include "evenkeel.volumes" . }}
+{{- end -}}
+
+{{- define "evenkeel.gatewayContainer" -}}
+{{- $default := dict "istio" "istio-proxy" "higress" "higress-gateway" "envoyGateway" "envoy" -}}
+{{- default (index $default .Values.sidecar.gateway) .Values.sidecar.gatewayContainer -}}
+{{- end -}}
+
+{{/* A strategic merge patch of a gateway's Deployment (or DaemonSet). */}}
+{{- define "evenkeel.sidecarPatch" -}}
+spec:
+  template:
+    metadata:
+      annotations:
+        checksum/evenkeel: {{ include "evenkeel.checksum" . }}
+    spec:
+      {{- include "evenkeel.sidecarPodSpec" . | nindent 6 }}
+{{- end -}}
+
+{{- define "evenkeel.sidecarPodSpec" -}}
+{{- if .Values.sidecar.native -}}
+initContainers:
+  - {{- include "evenkeel.sidecarContainer" . | nindent 4 }}
+{{- if .Values.sidecar.socket.enabled }}
+containers:
+  {{- include "evenkeel.gatewayMount" . | nindent 2 }}
+{{- end }}
+{{- else -}}
+containers:
+  - {{- include "evenkeel.sidecarContainer" . | nindent 4 }}
+  {{- if .Values.sidecar.socket.enabled }}
+  {{- include "evenkeel.gatewayMount" . | nindent 2 }}
+  {{- end }}
+{{- end }}
+volumes:
+  {{- include "evenkeel.sidecarVolumes" . | nindent 2 }}
+{{- end -}}
+
+{{- define "evenkeel.gatewayMount" -}}
+- name: {{ include "evenkeel.gatewayContainer" . | quote }}
+  volumeMounts:
+    - {name: evenkeel-socket, mountPath: {{ .Values.sidecar.socket.directory | quote }}}
+{{- end -}}

@@ -1,0 +1,146 @@
+"""Strict validation without a cluster: Kubernetes' own kinds by kubernetes-validate, others by the schemas their projects
+publish in CustomResourceDefinitions. A field that a schema does not know is an error, where a cluster would drop it."""
+
+import functools
+import json
+
+import jsonschema
+import kubernetes_validate
+
+from chart import TOOLS, load, load_all, workload
+from pathlib import Path
+
+SAMPLES = Path(__file__).parent / "samples"
+
+# Group and kind: the file of the published schema. Where none can be had, or the module proxy cannot be reached, a schema
+# of our own in samples/, made after the documentation.
+PUBLISHED = {
+    ("extensions.istio.io", "WasmPlugin"): "istio.io/api/customresourcedefinitions.gen.yaml",
+    ("networking.istio.io", "EnvoyFilter"): "istio.io/api/customresourcedefinitions.gen.yaml",
+    ("gateway.envoyproxy.io", "EnvoyExtensionPolicy"): "github.com/envoyproxy/gateway/gateway.envoyproxy.io_envoyextensionpolicies.yaml",
+    ("gateway.envoyproxy.io", "BackendTrafficPolicy"): "github.com/envoyproxy/gateway/gateway.envoyproxy.io_backendtrafficpolicies.yaml",
+    ("gateway.envoyproxy.io", "EnvoyPatchPolicy"): "github.com/envoyproxy/gateway/gateway.envoyproxy.io_envoypatchpolicies.yaml",
+    ("gateway.envoyproxy.io", "EnvoyProxy"): "github.com/envoyproxy/gateway/gateway.envoyproxy.io_envoyproxies.yaml",
+    ("monitoring.coreos.com", "ServiceMonitor"): "github.com/prometheus-operator/prometheus-operator/monitoring.coreos.com_servicemonitors.yaml",
+    ("monitoring.coreos.com", "PodMonitor"): "github.com/prometheus-operator/prometheus-operator/monitoring.coreos.com_podmonitors.yaml",
+    ("monitoring.coreos.com", "PrometheusRule"): "github.com/prometheus-operator/prometheus-operator/monitoring.coreos.com_prometheusrules.yaml",
+}
+
+
+class Invalid(Exception):
+    """A manifest that a schema refuses."""
+
+
+def published_path(group, kind):
+    """The file of a kind's published schema, where it was fetched."""
+    path = TOOLS / "schemas" / PUBLISHED.get((group, kind), "none")
+    return path if path.is_file() else None
+
+
+@functools.cache
+def _definitions(path):
+    return [d for d in load_all(path.read_text()) if d.get("kind") == "CustomResourceDefinition"]
+
+
+@functools.cache
+def _published(group, kind, version):
+    for definition in _definitions(published_path(group, kind)):
+        spec = definition["spec"]
+        if (spec["group"], spec["names"]["kind"]) == (group, kind):
+            for served in spec["versions"]:
+                if served["name"] == version and served["served"]:
+                    return jsonschema.Draft7Validator(_resource(served["schema"]["openAPIV3Schema"]))
+    raise Invalid(f"{group} {kind}: version {version} is not served")
+
+
+@functools.cache
+def _sample(group, kind):
+    path = SAMPLES / f"{group}_{kind}.yaml"
+    return jsonschema.Draft7Validator(_resource(load(path.read_text()))) if path.is_file() else None
+
+
+def _resource(schema):
+    schema = _closed(schema)
+    schema["properties"] |= {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
+    schema["required"] = sorted({*schema.get("required", []), "spec"})
+    return schema
+
+
+def _closed(schema):
+    """OpenAPI v3, as Kubernetes has it, as JSON Schema that refuses fields it does not name."""
+    if isinstance(schema, list):
+        return [_closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    open_ended = schema.get("x-kubernetes-preserve-unknown-fields")
+    closed = {}
+    for key, value in schema.items():
+        if key == "properties":
+            closed[key] = {name: _closed(inner) for name, inner in value.items()}
+        elif key in ("items", "additionalProperties"):
+            closed[key] = _closed(value)
+        elif key in ("type", "enum", "pattern", "required", "minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"):
+            closed[key] = value
+        elif key in ("oneOf", "anyOf", "allOf", "not"):
+            closed[key] = value  # about what must be there together; they add no fields
+    if schema.get("x-kubernetes-int-or-string"):
+        closed["type"] = ["integer", "string"]
+        closed.pop("anyOf", None)
+    if schema.get("nullable") and isinstance(closed.get("type"), str):
+        closed["type"] = [closed["type"], "null"]
+    if "properties" in closed and not open_ended:
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+_seen = set()
+
+
+def validate(document, kubernetes):
+    """Refuses a manifest that is wrong for this version of Kubernetes.
+
+    Returns what it was held against: `kubernetes`, `published` or `sample`."""
+    group, _, version = document["apiVersion"].rpartition("/")
+    kind = document["kind"]
+    try:
+        if "." in group and not group.endswith(".k8s.io"):
+            if published_path(group, kind):
+                _published(group, kind, version).validate(document)
+                found = "published"
+            elif sample := _sample(group, kind):
+                sample.validate(document)
+                found = "sample"
+            else:
+                raise Invalid(f"{group} {kind}: no schema")
+            _embedded(document, kubernetes)
+            return found
+        key = (kubernetes, json.dumps(document, sort_keys=True))
+        if key not in _seen:
+            kubernetes_validate.validate(document, kubernetes.rsplit(".", 1)[0], strict=True)
+            _seen.add(key)
+        return "kubernetes"
+    except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
+        path = ".".join(str(part) for part in error.absolute_path)
+        raise Invalid(f"{kind} {document['metadata']['name']}: {path}: {error.message}") from None
+
+
+def _embedded(document, kubernetes):
+    """What a resource holds without saying so in its schema: patches of Deployments."""
+    if document["kind"] == "EnvoyProxy":
+        from chart import gateway_deployment, merged
+        patch = document["spec"]["provider"]["kubernetes"]["envoyDeployment"]["patch"]["value"]
+        validate(merged(gateway_deployment("envoy"), patch), kubernetes)
+
+
+def validate_all(documents, kubernetes):
+    """Every manifest, names that are there twice, and in mode sidecar a gateway's Deployment with the patch applied."""
+    seen = set()
+    found = {}
+    for document in documents:
+        identity = (document["apiVersion"], document["kind"], document["metadata"].get("namespace"), document["metadata"]["name"])
+        if identity in seen:
+            raise Invalid(f"twice: {identity}")
+        seen.add(identity)
+        found[document["kind"]] = validate(document, kubernetes)
+    validate(workload(documents), kubernetes)
+    return found

@@ -1,0 +1,304 @@
+"""What the manifests say, value by value."""
+
+import re
+import unittest
+
+import matrix
+from chart import CHART, ROOT, configuration, find, helm, kinds, load, merged, render, sidecar_container, workload
+from sidecar import check_config
+
+REDIS = {"redis": {"urls": ["redis://redis:6379"]}}
+
+
+def rendered(values=None, kubernetes="1.33.0", **more):
+    return render(matrix.over({"redis": {"urls": ["redis://redis:6379"]}}, values or {}), kubernetes, **more)
+
+
+class Pods(unittest.TestCase):
+    def test_security_contexts_are_those_of_the_restricted_profile(self):
+        for mode in ("deployment", "daemonset", "sidecar"):
+            document = workload(rendered({"mode": mode}))
+            context = sidecar_container(document)["securityContext"]
+            self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+            self.assertIs(context["allowPrivilegeEscalation"], False)
+            self.assertIs(context["readOnlyRootFilesystem"], True)
+            self.assertIs(context["runAsNonRoot"], True)
+            self.assertEqual(context["seccompProfile"], {"type": "RuntimeDefault"})
+        redis = find(rendered({"redis": {"mode": "bundled", "urls": []}}), "StatefulSet")["spec"]["template"]["spec"]
+        context = redis["containers"][0]["securityContext"]
+        self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+        self.assertIs(context["readOnlyRootFilesystem"], True)
+        self.assertIs(redis["securityContext"]["runAsNonRoot"], True)
+        self.assertIs(redis["automountServiceAccountToken"], False)
+
+    def test_the_drain_fits_into_the_grace_period(self):
+        documents = rendered({"drainDelaySeconds": 42})
+        self.assertEqual(configuration(documents)["drain_delay"], "42s")
+        # And 10 s for calls under way: docs/operations.md.
+        self.assertGreater(workload(documents)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 42 + 10)
+
+    def test_probes_ask_the_port_that_is_listened_on(self):
+        for mode in ("deployment", "sidecar"):
+            documents = rendered({"mode": mode, "ports": {"http": 9500}})
+            container = sidecar_container(workload(documents))
+            self.assertEqual(container["livenessProbe"]["httpGet"], {"path": "/healthz", "port": 9500})
+            self.assertEqual(container["readinessProbe"]["httpGet"], {"path": "/readyz", "port": 9500})
+            self.assertEqual(configuration(documents)["listen"]["http"], "0.0.0.0:9500")
+
+    def test_pods_restart_for_what_only_a_restart_applies(self):
+        def checksum(config):
+            return workload(rendered({"config": config}))["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+        before = checksum({})
+        limit = {"name": "a", "counts": "requests", "amount": 1, "per": "1m"}
+        self.assertEqual(checksum({"limits": [limit], "quota_admins": ["a"], "prices": []}), before)
+        self.assertNotEqual(checksum({"pools": [{"cluster": "a"}]}), before)
+        self.assertNotEqual(checksum({"ledger": {"enabled": False}}), before)
+        # The sections the sidecar reads again while running are those the chart leaves out.
+        source = (ROOT / "server/src/config/files.rs").read_text()
+        reloaded = re.search(r"const RELOADED: \[&str; \d+\] =\s*\[(.*?)\];", source, re.S).group(1)
+        template = (CHART / "templates/_config.tpl").read_text()
+        left_out = re.search(r"omit \$config ([^|]*)\|", template).group(1)
+        self.assertEqual(sorted(re.findall(r'"(\w+)"', left_out)), sorted(re.findall(r'"(\w+)"', reloaded)))
+
+    def test_a_deployment_spreads_and_a_daemonset_need_not(self):
+        spec = workload(rendered())["spec"]
+        constraint = spec["template"]["spec"]["topologySpreadConstraints"][0]
+        self.assertEqual(constraint["labelSelector"]["matchLabels"], spec["selector"]["matchLabels"])
+        self.assertNotIn("topologySpreadConstraints", workload(rendered({"mode": "daemonset"}))["spec"]["template"]["spec"])
+
+    def test_the_autoscaler_has_the_say_over_replicas(self):
+        documents = rendered({"autoscaling": {"enabled": True}})
+        self.assertNotIn("replicas", workload(documents)["spec"])
+        self.assertEqual(find(documents, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["name"], "ek-evenkeel")
+
+    def test_selectors_find_the_pods(self):
+        documents = rendered({"redis": {"mode": "bundled", "urls": []}, "monitoring": {"serviceMonitor": {"enabled": True}},
+                              "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]}})
+        pods = [d["spec"]["template"]["metadata"]["labels"] for d in documents if d["kind"] in ("Deployment", "StatefulSet")]
+        def found(selector):
+            return sum(selector.items() <= labels.items() for labels in pods)
+        for document in documents:
+            spec = document.get("spec", {})
+            for selector in (spec.get("selector"), spec.get("podSelector")):
+                if selector and document["kind"] != "ServiceMonitor":
+                    self.assertEqual(found(selector.get("matchLabels", selector)), 1, document["metadata"]["name"])
+        monitor = find(documents, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+        services = [d for d in documents if d["kind"] == "Service" and monitor.items() <= d["metadata"]["labels"].items()]
+        self.assertEqual([s["metadata"]["name"] for s in services], ["ek-evenkeel"], "each pod is scraped once")
+
+
+class Store(unittest.TestCase):
+    def test_no_secret_is_in_the_configuration(self):
+        documents = rendered({"redis": {"password": "hunter2hunter2"}, "admin": {"tokens": {"ops": "hunter2hunter2hunter2"}}})
+        self.assertNotIn("hunter2", str([d for d in documents if d["kind"] != "Secret"]))
+
+    def test_passwords_reach_the_sidecar_as_they_are(self):
+        for password in ("plain", "p@ss/word:%25", 'quotes"\'\\', "ü €"):
+            documents = rendered({"redis": {"password": password, "user": "evenkeel"}})
+            self.assertEqual(find(documents, "Secret")["stringData"]["password"], password)
+            check_config(documents)
+
+    def test_the_bundled_redis_has_one_user_with_the_documented_rights(self):
+        documents = rendered({"redis": {"mode": "bundled", "urls": [], "password": "hunter2hunter2", "keyPrefix": "trial"}})
+        acl = find(documents, "Secret")["stringData"]["users.acl"].splitlines()
+        self.assertEqual(acl[0], "user default off")
+        self.assertIn("~trial:ek1:*", acl[1].split())
+        documented = re.search(r"ACL SETUSER evenkeel (.*?)```", (ROOT / "docs/operations.md").read_text(), re.S).group(1).split()
+        rights = [word for word in documented if word[0] in "+-"]
+        self.assertEqual([word for word in acl[1].split() if word[0] in "+-"], rights)
+        self.assertNotIn("hunter2", "\n".join(acl))
+        store = configuration(documents)["store"]
+        service = find(documents, "Service", "ek-evenkeel-redis")
+        self.assertEqual(store["url"], f"redis://{service['metadata']['name']}.gateways.svc.cluster.local:6379/0")
+        self.assertEqual((store["user"], store["key_prefix"]), ("evenkeel", "trial"))
+
+    def test_a_password_made_up_is_new_each_time_only_without_a_cluster(self):
+        first, second = (find(rendered({"redis": {"mode": "bundled", "urls": []}}), "Secret")["stringData"] for _ in "ab")
+        self.assertNotEqual(first["password"], second["password"])
+        self.assertEqual(len(first["password"]), 32)
+        self.assertIn("lookup", (CHART / "templates/redis.yaml").read_text())
+
+    def test_a_certificate_authority_is_named_to_the_sidecar(self):
+        documents = rendered({"redis": {"urls": ["rediss://redis"], "tls": {"caSecret": "ca", "caKey": "root.pem"}}})
+        container = sidecar_container(workload(documents))
+        self.assertIn({"name": "SSL_CERT_FILE", "value": "/etc/evenkeel/ca/root.pem"}, container["env"])
+
+    def test_embedded(self):
+        documents = rendered({"redis": {"mode": "none", "urls": []}, "replicas": 1})
+        self.assertEqual(configuration(documents)["store"], {"type": "memory"})
+        check_config(documents)
+
+
+class Network(unittest.TestCase):
+    def test_only_what_is_needed_is_let_through(self):
+        policy = {"enabled": True, "gateways": [{"podSelector": {"matchLabels": {"a": "b"}}}]}
+        spec = find(rendered({"networkPolicy": policy, "redis": {"urls": ["redis://a:6380/1", "redis://b"], "cluster": True}}), "NetworkPolicy")["spec"]
+        self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["ingress"]], [[9190]])
+        self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6380, 6379]])
+        policy["monitoring"] = [{"namespaceSelector": {}}]
+        policy["redisEgress"] = [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 6379}]}]
+        spec = find(rendered({"networkPolicy": policy, "config": {"pools": [matrix.SLICES]}}), "NetworkPolicy")["spec"]
+        self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["ingress"]], [[9190], [9191]])
+        self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6379], [443, 6443]])
+
+    def test_the_bundled_redis_hears_the_sidecars_only(self):
+        documents = rendered({"networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]}, "redis": {"mode": "bundled", "urls": []}})
+        spec = find(documents, "NetworkPolicy", "ek-evenkeel-redis")["spec"]
+        self.assertEqual(spec["policyTypes"], ["Ingress", "Egress"])
+        self.assertNotIn("egress", spec)
+        self.assertEqual(spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "sidecar")
+
+    def test_gateways_are_led_to_all_pods_or_to_their_nodes(self):
+        documents = rendered()
+        self.assertEqual(find(documents, "Service", "ek-evenkeel-headless")["spec"]["clusterIP"], "None")
+        service = find(rendered({"mode": "daemonset"}), "Service")
+        self.assertEqual(service["spec"]["internalTrafficPolicy"], "Local")
+        self.assertNotIn("Service", kinds(rendered({"mode": "sidecar"})))
+
+    def test_listening(self):
+        self.assertEqual(configuration(rendered({"listenAddress": "[::]"}))["listen"], {"grpc": "[::]:9190", "http": "[::]:9191"})
+        self.assertEqual(configuration(rendered({"mode": "sidecar"}))["listen"]["grpc"], "127.0.0.1:9190")
+        listen = configuration(rendered({"mode": "sidecar", "sidecar": {"socket": {"enabled": True, "directory": "/sockets"}}}))["listen"]
+        self.assertEqual(listen["grpc"], "off")
+        self.assertEqual(listen["grpc_socket"], "/sockets/evenkeel.sock")
+
+
+class Discovery(unittest.TestCase):
+    RULE = [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}]
+
+    def test_without_it_there_is_neither_token_nor_role(self):
+        documents = rendered({"config": matrix.CONFIG})
+        self.assertIs(workload(documents)["spec"]["template"]["spec"]["automountServiceAccountToken"], False)
+        self.assertFalse({"Role", "ClusterRole"} & set(kinds(documents)))
+
+    def test_a_role_in_each_namespace_that_is_watched(self):
+        pools = [
+            {"cluster": "outbound|80||llm.models.svc.cluster.local", "kubernetes": {}},
+            {"cluster": "outbound|80||llm.others.svc.cluster.local", "kubernetes": {"port": "http"}},
+            {"cluster": "a", "kubernetes": {"service": "a", "namespace": "named"}},
+            {"cluster": "b", "kubernetes": {"service": "b"}},
+            {"cluster": "c", "endpoints": [{"address": "a:1"}]},
+        ]
+        documents = rendered({"config": {"pools": pools}})
+        roles = {d["metadata"]["namespace"]: d["rules"] for d in documents if d["kind"] == "Role"}
+        self.assertEqual(roles, {name: self.RULE for name in ("gateways", "models", "named", "others")})
+        for binding in (d for d in documents if d["kind"] == "RoleBinding"):
+            self.assertEqual(binding["subjects"], [{"kind": "ServiceAccount", "name": "ek-evenkeel", "namespace": "gateways"}])
+        self.assertIs(workload(documents)["spec"]["template"]["spec"]["automountServiceAccountToken"], True)
+        documents = rendered({"config": {"kubernetes": {"namespace": "models"}, "pools": [{"cluster": "b", "kubernetes": {"service": "b"}}]}})
+        self.assertEqual(find(documents, "Role")["metadata"]["namespace"], "models")
+
+    def test_services_anywhere_need_a_role_of_the_whole_cluster(self):
+        documents = rendered({"config": {"unlisted_pools": {"kubernetes": {}}}})
+        self.assertEqual(find(documents, "ClusterRole")["rules"], self.RULE)
+        self.assertEqual(find(documents, "ClusterRole")["metadata"]["name"], "gateways-ek-evenkeel-endpoints")
+        documents = rendered({"config": {"unlisted_pools": {"kubernetes": {"namespace": "models"}}}})
+        self.assertEqual(find(documents, "Role")["metadata"]["namespace"], "models")
+        self.assertNotIn("ClusterRole", kinds(documents))
+
+    def test_in_gateways_pods_the_right_is_the_gateways(self):
+        values = {"mode": "sidecar", "config": {"pools": [matrix.SLICES]}, "rbac": {"gatewayServiceAccounts": [{"name": "higress-gateway"}]}}
+        self.assertEqual(find(rendered(values), "RoleBinding")["subjects"], [{"kind": "ServiceAccount", "name": "higress-gateway", "namespace": "gateways"}])
+        values["rbac"]["create"] = False
+        self.assertNotIn("Role", kinds(rendered(values)))
+
+
+class Monitoring(unittest.TestCase):
+    ALL = {"monitoring": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}}}
+
+    def test_every_rule_and_every_dashboard_is_there_unchanged(self):
+        documents = rendered(self.ALL)
+        rules = [group for file in sorted((CHART / "rules").glob("*.yaml")) for group in load(file.read_text())["groups"]]
+        self.assertTrue(rules)
+        self.assertEqual(find(documents, "PrometheusRule")["spec"]["groups"], rules)
+        files = {file.name: file.read_text() for file in (CHART / "dashboards").glob("*.json")}
+        self.assertTrue(files)
+        found = {}
+        for document in documents:
+            if document["metadata"]["name"].endswith("-dashboard"):
+                self.assertEqual(document["metadata"]["labels"]["grafana_dashboard"], "1")
+                found |= document["data"]
+        self.assertEqual({name: load(text) for name, text in found.items()}, {name: load(text) for name, text in files.items()})
+
+    def test_in_gateways_pods_they_are_what_is_scraped(self):
+        monitor = find(rendered({**self.ALL, "mode": "sidecar", "sidecar": {"gateway": "higress"}}), "PodMonitor")["spec"]
+        self.assertEqual(monitor["selector"]["matchLabels"], {"app": "higress-gateway"})
+        names = [port["name"] for port in sidecar_container(workload(rendered({"mode": "sidecar"})))["ports"]]
+        self.assertIn(monitor["podMetricsEndpoints"][0]["port"], names)
+
+
+class Library(unittest.TestCase):
+    def test_the_container_can_be_included_by_a_chart_that_depends_on_this_one(self):
+        import pathlib, shutil, tempfile
+        with tempfile.TemporaryDirectory() as directory:
+            parent = pathlib.Path(directory) / "gateway"
+            (parent / "templates").mkdir(parents=True)
+            (parent / "Chart.yaml").write_text("apiVersion: v2\nname: gateway\nversion: 1.0.0\ndependencies: [{name: evenkeel, version: 0.1.0, repository: ''}]\n")
+            shutil.copytree(CHART, parent / "charts" / "evenkeel")
+            (parent / "templates" / "pod.yaml").write_text(
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: gateway}\nspec:\n"
+                "  containers: [{name: envoy, image: envoy}]\n"
+                "  initContainers:\n    - {{- include \"evenkeel.sidecarContainer\" .Subcharts.evenkeel | nindent 6 }}\n"
+                "  volumes:\n    {{- include \"evenkeel.sidecarVolumes\" .Subcharts.evenkeel | nindent 4 }}\n")
+            values = {"global": {"x": 1}, "evenkeel": {"mode": "sidecar", **REDIS, "sidecar": {"socket": {"enabled": True}}}}
+            documents = render(values, chart=parent, release="edge")
+        pod = find(documents, "Pod")
+        self.assertEqual(pod["spec"]["initContainers"][0]["restartPolicy"], "Always")
+        names = {volume["name"] for volume in pod["spec"]["volumes"]}
+        self.assertEqual({m["name"] for m in pod["spec"]["initContainers"][0]["volumeMounts"]}, names)
+        self.assertEqual(find(documents, "ConfigMap", "edge-evenkeel")["metadata"]["namespace"], "gateways")
+
+    def test_a_container_that_is_no_native_sidecar_stands_beside_the_gateways(self):
+        values = {"mode": "sidecar", "sidecar": {"native": False, "socket": {"enabled": True}}}
+        spec = workload(rendered(values, "1.25.0"))["spec"]["template"]["spec"]
+        self.assertEqual([c["name"] for c in spec["containers"]], ["istio-proxy", "evenkeel"])
+        self.assertNotIn("restartPolicy", spec["containers"][1])
+        socket = {"name": "evenkeel-socket", "mountPath": "/run/evenkeel"}
+        self.assertIn(socket, spec["containers"][0]["volumeMounts"])
+        self.assertIn(socket, spec["containers"][1]["volumeMounts"])
+
+    def test_istios_template_adds_what_the_patch_adds(self):
+        data = find(rendered({"mode": "sidecar"}), "ConfigMap", "ek-evenkeel-sidecar")["data"]
+        template = load(load(data["istiod-values.yaml"])["sidecarInjectorWebhook"]["templates"]["evenkeel"])
+        self.assertEqual(template, load(data["deployment-patch.yaml"])["spec"]["template"])
+        self.assertNotIn("{{", data["istiod-values.yaml"])
+        self.assertEqual(merged({"spec": {}}, template)["spec"], template["spec"])
+
+
+class Notes(unittest.TestCase):
+    """NOTES.txt is not part of `helm template`: rendered here as a manifest of its own."""
+
+    def notes(self, values):
+        import pathlib, shutil, tempfile
+        with tempfile.TemporaryDirectory() as directory:
+            chart = pathlib.Path(directory) / "evenkeel"
+            shutil.copytree(CHART, chart)
+            text = (chart / "templates/NOTES.txt").read_text()
+            (chart / "templates/NOTES.txt").unlink()
+            (chart / "templates/notes.yaml").write_text(
+                '{{ define "notes" }}' + text + '{{ end }}kind: Notes\nmetadata: {name: n}\ntext: {{ include "notes" . | toJson }}\n')
+            return find(rendered(values, chart=chart), "Notes")["text"]
+
+    def test_they_tell_the_page_and_the_next_command(self):
+        text = self.notes({})
+        self.assertIn("kubectl -n gateways port-forward service/ek-evenkeel 9191:9191", text)
+        self.assertIn("kubectl -n gateways exec deployment/ek-evenkeel -- evenkeel pools", text)
+        self.assertIn("ek-evenkeel-headless.gateways.svc.cluster.local:9190", text)
+        self.assertIn("WARNING: gRPC and HTTP have no authentication", text)
+        self.assertIn("exec daemonset/ek-evenkeel", self.notes({"mode": "daemonset"}))
+        text = self.notes({"mode": "sidecar", "sidecar": {"gateway": "higress"}})
+        self.assertIn("patch deployment higress-gateway --patch-file patch.yaml", text)
+        self.assertIn("keeps nothing", self.notes({"redis": {"mode": "bundled", "urls": []}}))
+        self.assertIn("plugin.istio.modelServers` is empty", self.notes({"plugin": {"url": "oci://x", "istio": {"enabled": True}}}))
+        self.assertNotIn("Next: the plugin", self.notes({"plugin": {"url": "oci://x", "higress": {"enabled": True}}}))
+
+
+class Package(unittest.TestCase):
+    def test_the_package_holds_what_the_chart_needs(self):
+        import subprocess, tempfile
+        from chart import TOOLS
+        with tempfile.TemporaryDirectory() as directory:
+            subprocess.run([TOOLS / "helm", "package", CHART, "--destination", directory], check=True, capture_output=True)
+            text = helm("template", "ek", f"{directory}/evenkeel-0.1.0.tgz", values=matrix.over(dict(Monitoring.ALL), REDIS))
+        self.assertIn("kind: PrometheusRule", text)
+        self.assertIn("-dashboard", text)

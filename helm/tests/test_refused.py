@@ -1,0 +1,108 @@
+"""What makes no sense is refused, with the name of the value; all faults of a kind at once."""
+
+import unittest
+
+from chart import Refused, render
+
+REDIS = {"redis": {"urls": ["redis://redis:6379"]}}
+
+# By values.schema.json: what one value alone can be.
+SCHEMA = [
+    ({"mod": "sidecar"}, "Additional property mod is not allowed"),
+    ({"mode": "statefulset"}, "mode: mode must be one of the following"),
+    ({"replicas": 0}, "replicas: Must be greater than or equal to 1"),
+    ({"redis": {"urls": ["redis://user:secret@redis"]}}, "redis.urls.0: Does not match pattern"),
+    ({"redis": {"urls": ["redis.data:6379"]}}, "redis.urls.0: Does not match pattern"),
+    ({"redis": {"bundled": {"maxMemory": "256Mi"}}}, "redis.bundled.maxMemory: Does not match pattern"),
+    ({"redis": {"sentinel": True}}, "redis: Additional property sentinel is not allowed"),
+    ({"config": "pools: []"}, "config: Invalid type"),
+    ({"files": {"../x": ""}}, "files: Property name of"),
+    ({"files": {"x": {"a": 1}}}, "files.x: Invalid type"),
+    ({"admin": {"tokens": {"ops": "short"}}}, "admin.tokens.ops: String length must be greater than or equal to 16"),
+    ({"drainDelaySeconds": 301}, "drainDelaySeconds: Must be less than or equal to 300"),
+    ({"ports": {"grpc": 0}}, "ports.grpc: Must be greater than or equal to 1"),
+    ({"listenAddress": "localhost"}, "listenAddress: Does not match pattern"),
+    ({"image": {"digest": "latest"}}, "image.digest: Does not match pattern"),
+    ({"sidecar": {"gateway": "nginx"}}, "sidecar.gateway: sidecar.gateway must be one of the following"),
+    ({"sidecar": {"socket": {"directory": "run"}}}, "sidecar.socket.directory: Does not match pattern"),
+    ({"plugin": {"url": "registry/evenkeel-plugin"}}, "plugin.url: Does not match pattern"),
+    ({"plugin": {"url": "file://relative"}}, "plugin.url: Does not match pattern"),
+    ({"plugin": {"istio": {"selector": None, "resource": "Wasm"}}}, "plugin.istio.resource: plugin.istio.resource must be one of"),
+    ({"plugin": {"istio": {"modelServers": [{"service": "llm"}]}}}, "plugin.istio.modelServers.0: port is required"),
+    ({"monitoring": {"dashboards": {"labels": {"a": True}}}}, "monitoring.dashboards.labels.a: Invalid type"),
+]
+
+# By _checks.tpl: values that do not go together.
+CHECKS = [
+    ({"redis": {"urls": []}}, "redis.urls: must name a Redis where redis.mode is external, got none"),
+    ({"redis": {"urls": ["redis://a", "redis://b"]}}, "redis.urls: must be one URL unless redis.cluster is true, got 2"),
+    ({"redis": {"mode": "bundled"}}, "redis.urls: must be empty where redis.mode is bundled"),
+    ({"redis": {"mode": "bundled", "urls": [], "cluster": True}}, "redis.cluster: must be false where redis.mode is bundled"),
+    ({"redis": {"mode": "bundled", "urls": [], "user": "x"}}, "redis.user: must be empty where redis.mode is bundled"),
+    ({"redis": {"mode": "bundled", "urls": [], "existingSecret": "x"}}, "redis.existingSecret: must be empty where redis.mode is bundled"),
+    ({"redis": {"mode": "none", "urls": [], "keyPrefix": "x"}, "replicas": 1}, "redis.keyPrefix: must be empty where redis.mode is none"),
+    ({"redis": {"mode": "none", "urls": []}}, "replicas: must be 1, with autoscaling off, where redis.mode is none"),
+    ({"redis": {"mode": "none", "urls": []}, "replicas": 1, "autoscaling": {"enabled": True}}, "replicas: must be 1, with autoscaling off"),
+    ({"redis": {"mode": "none", "urls": []}, "mode": "daemonset"}, "redis.mode: must be external or bundled where mode is daemonset"),
+    ({"redis": {"password": "x", "existingSecret": "y"}}, "redis.password: must be empty where redis.existingSecret is given"),
+    ({"redis": {"user": "x"}}, "redis.user: needs redis.existingSecret or redis.password"),
+    ({"redis": {"tls": {"caSecret": "x"}}}, "redis.tls: has no effect unless redis.urls begin with rediss://"),
+    ({"redis": {"urls": ["rediss://a"], "tls": {"caSecret": "x", "caConfigMap": "y"}}}, "redis.tls: must name either caSecret or caConfigMap, got both"),
+    ({"config": {"listen": {"grpc": "off"}}}, "config.listen: is set by mode, listenAddress, ports and sidecar.socket"),
+    ({"config": {"drain_delay": "1s"}}, "config.drain_delay: is set by drainDelaySeconds"),
+    ({"config": {"store": {"url": "redis://x"}}}, "config.store.url: is set by redis"),
+    ({"config": {"store": {"password_file": "x"}}}, "config.store.password_file: is set by redis"),
+    ({"config": {"admin": {"tokens": []}}, "admin": {"tokens": {"ops": "x" * 16}}}, "config.admin: must be absent where admin.tokens or admin.existingSecret are given"),
+    ({"config": {"rate_limit_service": {"config": "x"}}, "rateLimitFiles": {"a.yaml": ""}}, "config.rate_limit_service.config: is set by rateLimitFiles"),
+    ({"admin": {"tokens": {"ops": "x" * 16}, "existingSecret": "x", "names": ["ops"]}}, "admin.tokens: must be empty where admin.existingSecret is given"),
+    ({"admin": {"existingSecret": "x"}}, "admin.names: must name the keys of admin.existingSecret, got none"),
+    ({"admin": {"names": ["ops"]}}, "admin.names: has no effect without admin.existingSecret"),
+    ({"mode": "daemonset", "autoscaling": {"enabled": True}}, "autoscaling.enabled: must be false where mode is daemonset"),
+    ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "autoscaling.minReplicas: must be at most maxReplicas, 8, got 9"),
+    ({"ports": {"grpc": 9191}}, "ports.grpc: must be another port than ports.http, got 9191"),
+    ({"mode": "sidecar", "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]}}, "networkPolicy.enabled: must be false where mode is sidecar"),
+    ({"networkPolicy": {"enabled": True}}, "networkPolicy.gateways: must name who may call where networkPolicy.enabled is true, got none"),
+    ({"plugin": {"istio": {"enabled": True}}}, "plugin.url: must be an oci://, https:// or file:// URL of the plugin's module, got none"),
+    ({"plugin": {"url": "oci://x", "istio": {"enabled": True}, "higress": {"enabled": True}}}, "plugin: must be enabled for one gateway in each release, got higress, istio"),
+    ({"mode": "sidecar", "plugin": {"url": "oci://x", "higress": {"enabled": True}}}, "sidecar.gateway: must be higress where plugin.higress.enabled is true, got istio"),
+    ({"plugin": {"config": {"sidecar": {"cluster": "x"}}}}, "plugin.config.sidecar: is set by the chart"),
+    ({"plugin": {"url": "oci://x", "higress": {"enabled": True}, "config": {"apply": {"mode": "override_host"}}}}, "plugin.config.apply.mode: must be higress with plugin.higress.enabled, got override_host"),
+    ({"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"apply": {"mode": "name"}}}}, "plugin.config.apply.mode: must be override_host, which is what the chart wires, got name"),
+    ({"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"read_body": True}}}, "plugin.istio.resource: must be EnvoyFilter where plugin.config.read_body is true"),
+    ({"plugin": {"url": "oci://x", "imagePullSecret": "y", "istio": {"enabled": True, "resource": "EnvoyFilter"}}}, "plugin.imagePullSecret: has no effect where plugin.istio.resource is EnvoyFilter"),
+    ({"plugin": {"url": "file:///x", "envoyGateway": {"enabled": True, "gateway": "eg"}}}, "plugin.url: must be an oci:// or https:// URL with Envoy Gateway"),
+    ({"plugin": {"url": "oci://x", "envoyGateway": {"enabled": True}}}, "plugin.envoyGateway.gateway: must name a Gateway, got none"),
+]
+
+
+def refused(test, values, kubernetes="1.33.0"):
+    values = {**values, "redis": {**REDIS["redis"], **values.get("redis", {})}}
+    with test.assertRaises(Refused) as raised:
+        render(values, kubernetes)
+    return str(raised.exception)
+
+
+class RefusedValues(unittest.TestCase):
+    def test_the_schema_refuses_what_no_value_can_be(self):
+        for values, expected in SCHEMA:
+            with self.subTest(expected):
+                self.assertIn(expected, refused(self, values))
+
+    def test_values_that_do_not_go_together_are_refused(self):
+        for values, expected in CHECKS:
+            with self.subTest(expected):
+                said = refused(self, values)
+                self.assertIn(expected, said)
+                # The one fault and no other that follows from it.
+                self.assertIn("1 fault in the values", said)
+
+    def test_native_sidecars_need_a_kubernetes_that_has_them(self):
+        said = refused(self, {"mode": "sidecar"}, "1.28.9")
+        self.assertIn("sidecar.native: must be false before Kubernetes 1.29, got true with v1.28.9", said)
+
+    def test_all_faults_are_told_at_once(self):
+        said = refused(self, {"redis": {"urls": ["redis://a", "redis://b"], "user": "x"}, "ports": {"grpc": 9191}, "plugin": {"istio": {"enabled": True}}})
+        self.assertIn("4 faults in the values", said)
+
+    def test_other_versions_of_kubernetes_are_refused(self):
+        self.assertIn("chart requires kubeVersion: >=1.25.0-0", refused(self, {}, "1.24.17"))
