@@ -20,6 +20,10 @@ const REPLACEMENT: &str = "\u{fffd}";
 
 /// Longest session passed on, in bytes.
 const SESSION_BYTES_MAX: usize = 128;
+/// Bytes of a request's id passed on.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Where gateways keep the id of a request, which their access logs have too.
+const REQUEST_ID: &str = "x-request-id";
 
 /// Most candidates of one Admit.
 const CANDIDATES_MAX: usize = 1024;
@@ -55,6 +59,7 @@ pub fn admit(host: &dyn Host, config: &Config, wanted: &[String], body: &BodyFac
         prompt_bytes: body.prompt_bytes,
         max_output_tokens: body.max_output_tokens,
         session: session(host, config),
+        request_id: clean(&host.request_header(REQUEST_ID).unwrap_or_default(), REQUEST_ID_BYTES_MAX),
         ..AdmitRequest::default()
     }
 }

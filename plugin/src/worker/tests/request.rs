@@ -118,6 +118,21 @@ fn the_first_session_named_is_told_cut() {
 }
 
 #[test]
+fn the_id_of_the_request_is_told_cut() {
+    for (given, told) in
+        [(None, String::new()), (Some("5f0c-1a".into()), "5f0c-1a".into()), (Some("i".repeat(300)), "i".repeat(128))]
+    {
+        let mut rig = Rig::new("");
+        rig.host.open(5);
+        if let Some(id) = given {
+            rig.host.with(5, |s| s.request_headers.insert("x-request-id".into(), id));
+        }
+        rig.worker.on_request_headers(&rig.host, 5, true);
+        assert_eq!(rig.host.last(Method::Admit).admit().request_id, told);
+    }
+}
+
+#[test]
 fn descriptors_are_told_where_they_are_there() {
     let mut rig = Rig::new(
         r#"{"descriptors":{"tenant":{"header":"X-Tenant"},"org":{"metadata":["jwt","org"]},"none":{"header":"x-no"},
@@ -325,7 +340,7 @@ fn nothing_a_client_chooses_makes_admit_an_error() {
             rig.host.set(5, property, value.as_bytes());
         }
         rig.host.with(5, |s| {
-            for name in [":path", "x-a", "x-mse-consumer", "x-session-id"] {
+            for name in [":path", "x-a", "x-mse-consumer", "x-session-id", "x-request-id"] {
                 s.request_headers.insert(name.into(), value.clone());
             }
             s.request_headers.insert("content-type".into(), "application/json".into());
@@ -336,7 +351,7 @@ fn nothing_a_client_chooses_makes_admit_an_error() {
         let admit = rig.host.last(Method::Admit).admit();
         let (pool, subject) = (admit.pool.unwrap(), admit.subject.unwrap());
         assert!(!admit.model.is_empty() && name(&admit.model, 256), "{:?}", admit.model);
-        assert!(name(&admit.session, 128) && name(&subject.consumer, 256) && name(&subject.path, 2048));
+        assert!(name(&admit.session, 128) && name(&admit.request_id, 128) && name(&subject.consumer, 256) && name(&subject.path, 2048));
         assert!(name(&pool.route, 256) && name(&pool.cluster, 256));
         assert!(subject.headers.values().all(|value| name(value, 2048)));
         assert!(subject.descriptors.values().all(|value| name(value, 256)));
