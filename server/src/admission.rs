@@ -145,7 +145,7 @@ impl Admission {
                     if !self.limiter.note_open(&id, &pass) {
                         debug!(lease = %id.lease, "ended before it was admitted");
                         let facts = pass.facts();
-                        self.limiter.cancel(pass).await;
+                        self.limiter.cancel(&id, pass).await;
                         drop(self.balancer.settle(&route, &cluster, &id.holder, id.lease).await);
                         return Ok(Decision::Denied { answer: Answer::NoEndpoints, facts });
                     }
@@ -153,11 +153,11 @@ impl Admission {
                 }
                 Ok(answer) => {
                     let facts = pass.facts();
-                    self.limiter.cancel(pass).await;
+                    self.limiter.cancel(&id, pass).await;
                     return Ok(Decision::Denied { answer, facts });
                 }
                 Err(error) => {
-                    self.limiter.cancel(pass).await;
+                    self.limiter.cancel(&id, pass).await;
                     return Err(error);
                 }
             },

@@ -40,8 +40,6 @@ pub struct Charge {
     pub tokens: Tokens,
     /// They were reckoned.
     pub estimated: bool,
-    /// Whether the request itself counts.
-    pub request: bool,
 }
 
 impl Charge {
@@ -52,34 +50,35 @@ impl Charge {
     /// - otherwise its prompt, and the output that was seen; where it is complete and its body could not be read,
     ///   what was expected.
     #[must_use]
-    pub fn of(told: &Told, ticket: &Ticket, estimates: &Estimates, input: f64) -> Self {
+    pub fn of(told: &Told, ticket: &Ticket, estimates: &Estimates, input: impl FnOnce() -> f64) -> Self {
         if told.ending == Ending::NotSent {
-            return Self { tokens: Tokens::default(), estimated: false, request: false };
+            return Self { tokens: Tokens::default(), estimated: false };
         }
         if let (Some(tokens), true) = (told.tokens, told.is_final) {
-            return Self { tokens, estimated: false, request: true };
+            return Self { tokens, estimated: false };
         }
         let seen = told.tokens.unwrap_or_default();
         if told.ending == Ending::Failed || (told.ending == Ending::CutOff && !told.began) {
-            return Self { tokens: seen, estimated: false, request: true };
+            return Self { tokens: seen, estimated: false };
         }
         let mut tokens = seen;
         if tokens.input == 0 {
-            tokens.input = input.ceil() as u64;
+            tokens.input = input().ceil() as u64;
         }
         let reckoned = match told.output_bytes {
             0 if told.ending == Ending::Complete && !told.body_read => ticket.output_tokens,
             bytes => estimates.output_tokens_of(&ticket.model, bytes),
         };
         tokens.output = tokens.output.max(reckoned);
-        Self { tokens, estimated: true, request: true }
+        Self { tokens, estimated: true }
     }
 
     /// So much of what a limit or quota counts.
     #[must_use]
     pub fn counted(&self, counts: Counts, prices: &Prices, model: &str) -> u64 {
         match counts {
-            Counts::Requests => u64::from(self.request),
+            // Taken when it was admitted, and never settled.
+            Counts::Requests => 1,
             Counts::Tokens => self.tokens.total(),
             Counts::InputTokens => self.tokens.input,
             Counts::OutputTokens => self.tokens.output,
@@ -104,7 +103,7 @@ mod tests {
             began,
             body_read: false,
         };
-        let charge = |told| Charge::of(&told, &ticket, &Estimates::default(), 9.5);
+        let charge = |told| Charge::of(&told, &ticket, &Estimates::default(), || 9.5);
         let (complete, cut_off, failed) = (Ending::Complete, Ending::CutOff, Ending::Failed);
         let cases = [
             (told(complete, Some(tokens(5, 7)), true, 99, true), tokens(5, 7), false),
@@ -120,12 +119,12 @@ mod tests {
             (told(complete, None, false, 80, true), tokens(10, 20), true),
         ];
         for (told, tokens, estimated) in cases {
-            assert_eq!(charge(told), Charge { tokens, estimated, request: true }, "{told:?}");
+            assert_eq!(charge(told), Charge { tokens, estimated }, "{told:?}");
         }
         // Complete, read, and nothing generated in it: a list of models, say.
         let listed = Told { body_read: true, ..told(complete, None, false, 0, true) };
         assert_eq!(charge(listed).tokens, tokens(10, 0));
-        let nothing = Charge { tokens: tokens(0, 0), estimated: false, request: false };
+        let nothing = Charge { tokens: tokens(0, 0), estimated: false };
         assert_eq!(charge(told(Ending::NotSent, None, false, 0, false)), nothing);
     }
 }

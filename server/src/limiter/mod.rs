@@ -11,7 +11,7 @@ use crate::{
     domain::limit::{AMOUNT_MAX, Facts, LimitRules, Meter, Rule},
     store::{
         StoreError,
-        counters::{Counters, Ground, Hold, Reading, ReservationId, Reserve, Settlement, Verdict},
+        counters::{Counters, Ground, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict},
     },
     telemetry::Metrics,
 };
@@ -89,7 +89,9 @@ pub struct Pass {
     /// Fields for the client.
     pub headers: Vec<Header>,
     /// What to give back should it not be admitted after all.
-    taken: Option<Settlement>,
+    taken: Vec<(Meter, Reading)>,
+    /// Where that is noted.
+    notes: Vec<Note>,
 }
 
 impl Pass {
@@ -243,33 +245,22 @@ impl Limiter {
             Ground::Shared => answer::headers(&compiled, &chosen, &verdict.readings),
             _ => Vec::new(),
         };
-        Ok(Outcome::Pass(self.pass(ask, chosen, estimate, &verdict, headers, id)))
+        Ok(Outcome::Pass(Self::pass(ask, chosen, estimate, verdict, headers)))
     }
 
     fn pass(
-        &self,
         ask: Ask,
         chosen: Vec<Chosen>,
         estimate: Estimate,
-        verdict: &Verdict,
+        verdict: Verdict,
         headers: Vec<Header>,
-        id: &ReservationId,
     ) -> Pass {
         let show_ticket = chosen.iter().any(|chosen| matches!(chosen.meter.rule, Rule::Running { .. }));
-        // What was counted here and not noted cannot be given back: the store knows nothing of it.
-        let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
-        let taken = (!chosen.is_empty() && is_known).then(|| Settlement {
-            id: id.clone(),
-            notes: verdict.notes.clone(),
-            entries: (chosen.iter().zip(&verdict.readings))
-                .map(|(chosen, reading)| chosen.meter.entry(reading, 0))
-                .collect(),
-        });
-        let takings = chosen.into_iter().zip(&verdict.readings);
+        let takings = chosen.iter().zip(&verdict.readings);
         let takings =
             takings.filter(|(chosen, _)| chosen.meter.provisional).map(|(chosen, reading)| Taking {
-                bucket: chosen.meter.bucket,
-                name: chosen.meter.name,
+                bucket: Arc::clone(&chosen.meter.bucket),
+                name: Arc::clone(&chosen.meter.name),
                 window: reading.window,
                 reserved: reading.taken,
                 rate: if let Rule::Drain { amount, .. } = chosen.meter.rule { amount } else { 0 },
@@ -283,7 +274,11 @@ impl Limiter {
             notes: verdict.notes.clone(),
             takings: takings.collect(),
         };
-        Pass { ticket: ticket.encode(), show_ticket, headers, taken }
+        // What was counted here and not noted cannot be given back: the store knows nothing of it.
+        let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
+        let taken = chosen.into_iter().map(|chosen| chosen.meter).zip(verdict.readings);
+        let taken = if is_known { taken.collect() } else { Vec::new() };
+        Pass { ticket: ticket.encode(), show_ticket, headers, taken, notes: verdict.notes }
     }
 
     fn count(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict) {
@@ -339,11 +334,15 @@ impl Limiter {
     }
 
     /// Gives back all that a request took, also what counts requests: it was not admitted after all.
-    pub async fn cancel(&self, pass: Pass) {
-        let Some(taken) = pass.taken else { return };
-        for entry in &taken.entries {
-            self.refusals.forget(&entry.bucket, &entry.name);
+    pub async fn cancel(&self, id: &ReservationId, pass: Pass) {
+        if pass.taken.is_empty() {
+            return;
         }
+        let entries = pass.taken.iter().map(|(meter, reading)| meter.entry(reading, 0)).collect();
+        for (meter, _) in &pass.taken {
+            self.refusals.forget(&meter.bucket, &meter.name);
+        }
+        let taken = Settlement { id: id.clone(), notes: pass.notes, entries };
         if let Err(error) = self.counters.settle(taken).await {
             tracing::debug!(%error, "reservation not given back");
         }
@@ -371,8 +370,8 @@ impl Limiter {
         }
         let compiled = self.compiled();
         let model = &ticket.model;
-        let expected = self.estimates.estimate(&compiled.rules, model, ticket.prompt_bytes, 0);
-        let charge = Charge::of(told, &ticket, &self.estimates, expected.input);
+        let expected_input = || self.estimates.estimate(&compiled.rules, model, ticket.prompt_bytes, 0).input;
+        let charge = Charge::of(told, &ticket, &self.estimates, expected_input);
         let cost = compiled.rules.prices.cost(model, &charge.tokens);
         if told.ending == Ending::Complete && told.is_final && told.tokens.is_some() {
             self.estimates.learn(model, ticket.prompt_bytes, told.output_bytes, &charge.tokens);
