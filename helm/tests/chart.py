@@ -50,7 +50,9 @@ def helm(*arguments, values=None, chart=CHART):
         file.flush()
         ran = subprocess.run(
             [TOOLS / "helm", *arguments, "--values", file.name],
-            capture_output=True, text=True, timeout=120,
+            capture_output=True,
+            text=True,
+            timeout=120,
             env={**os.environ, "HELM_CACHE_HOME": str(TOOLS / "cache"), "KUBECONFIG": str(TOOLS / "no-kubeconfig")},
         )
     if ran.returncode != 0:
@@ -88,7 +90,9 @@ def merged(base, patch):
     if isinstance(base, list) and isinstance(patch, list) and all("name" in item for item in base + patch):
         names = [item["name"] for item in base] + [item["name"] for item in patch]
         first, second = ({item["name"]: item for item in items} for items in (base, patch))
-        return [merged(first.get(name), second[name]) if name in second else first[name] for name in dict.fromkeys(names)]
+        return [
+            merged(first.get(name), second[name]) if name in second else first[name] for name in dict.fromkeys(names)
+        ]
     if isinstance(base, list) and isinstance(patch, list):
         return base + patch
     return patch
@@ -105,7 +109,13 @@ def gateway_deployment(container):
             "template": {
                 "metadata": {"labels": {"app": "gateway"}},
                 "spec": {
-                    "containers": [{"name": container, "image": "gateway", "volumeMounts": [{"name": "data", "mountPath": "/data"}]}],
+                    "containers": [
+                        {
+                            "name": container,
+                            "image": "gateway",
+                            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                        }
+                    ],
                     "volumes": [{"name": "data", "emptyDir": {}}],
                 },
             },

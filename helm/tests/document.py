@@ -36,7 +36,15 @@ def leaves(values, path=()):
 
 
 # Mappings that go into manifests as they are.
-WHOLE = {"resources", "redis.bundled.resources", "podSecurityContext", "securityContext", "monitoring.dashboards.labels", "plugin.higress.selector", "plugin.istio.selector"}
+WHOLE = {
+    "resources",
+    "redis.bundled.resources",
+    "podSecurityContext",
+    "securityContext",
+    "monitoring.dashboards.labels",
+    "plugin.higress.selector",
+    "plugin.istio.selector",
+}
 
 
 def table():

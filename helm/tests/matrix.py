@@ -9,7 +9,11 @@ CONFIG = {
     "log": {"level": "evenkeel=debug"},
     "store": {"timeout": "20ms"},
     "pools": [
-        {"cluster": "llm", "cap": 64, "endpoints": [{"address": "10.0.0.1:8000"}, {"address": "10.0.0.2:8000", "weight": 2}]},
+        {
+            "cluster": "llm",
+            "cap": 64,
+            "endpoints": [{"address": "10.0.0.1:8000"}, {"address": "10.0.0.2:8000", "weight": 2}],
+        },
         {"cluster": "embeddings", "dns": {"name": "embeddings.models.svc.cluster.local", "port": 8000}},
     ],
     "unlisted_pools": {"accept": False},
@@ -35,8 +39,17 @@ SLICES = {"cluster": "outbound|80||llm.models.svc.cluster.local", "kubernetes": 
 PARTS = {
     "mode": {
         "deployment": {"mode": "deployment"},
-        "scaled": {"mode": "deployment", "autoscaling": {"enabled": True}, "priorityClassName": "high", "podDisruptionBudget": {"maxUnavailable": "25%"}},
-        "daemonset": {"mode": "daemonset", "tolerations": [{"operator": "Exists"}], "nodeSelector": {"gateways": "true"}},
+        "scaled": {
+            "mode": "deployment",
+            "autoscaling": {"enabled": True},
+            "priorityClassName": "high",
+            "podDisruptionBudget": {"maxUnavailable": "25%"},
+        },
+        "daemonset": {
+            "mode": "daemonset",
+            "tolerations": [{"operator": "Exists"}],
+            "nodeSelector": {"gateways": "true"},
+        },
         "sidecar": {"mode": "sidecar"},
         "socket": {"mode": "sidecar", "sidecar": {"socket": {"enabled": True}}},
     },
@@ -44,41 +57,164 @@ PARTS = {
         "external": {"redis": {"urls": ["redis://redis.data:6380/2"], "keyPrefix": "prod"}},
         "acl": {"redis": {"urls": ["redis://redis.data:6379"], "user": "evenkeel", "existingSecret": "redis-auth"}},
         "password": {"redis": {"urls": ["redis://redis.data"], "password": "made up/by:hand%"}},
-        "cluster": {"redis": {"urls": ["redis://a.data:6379", "redis://b.data:6379"], "cluster": True, "existingSecret": "redis-auth"}},
-        "tls": {"redis": {"urls": ["rediss://redis.data:6379/0"], "existingSecret": "redis-auth", "tls": {"caSecret": "redis-ca"}}},
-        "tls-bundle": {"redis": {"urls": ["rediss://redis.data:6379/0"], "tls": {"caConfigMap": "ca-bundle", "caKey": "bundle.pem"}}},
+        "cluster": {
+            "redis": {
+                "urls": ["redis://a.data:6379", "redis://b.data:6379"],
+                "cluster": True,
+                "existingSecret": "redis-auth",
+            }
+        },
+        "tls": {
+            "redis": {
+                "urls": ["rediss://redis.data:6379/0"],
+                "existingSecret": "redis-auth",
+                "tls": {"caSecret": "redis-ca"},
+            }
+        },
+        "tls-bundle": {
+            "redis": {
+                "urls": ["rediss://redis.data:6379/0"],
+                "tls": {"caConfigMap": "ca-bundle", "caKey": "bundle.pem"},
+            }
+        },
         "bundled": {"redis": {"mode": "bundled"}},
-        "bundled-kept": {"redis": {"mode": "bundled", "password": TOKEN, "keyPrefix": "trial", "bundled": {"persistence": {"enabled": True, "storageClass": "fast"}}}},
+        "bundled-kept": {
+            "redis": {
+                "mode": "bundled",
+                "password": TOKEN,
+                "keyPrefix": "trial",
+                "bundled": {"persistence": {"enabled": True, "storageClass": "fast"}},
+            }
+        },
     },
     "discovery": {
         "none": {},
-        "namespaces": {"config": {"pools": [SLICES, {"cluster": "other", "kubernetes": {"service": "other", "namespace": "more", "port": "http"}}]}},
+        "namespaces": {
+            "config": {
+                "pools": [
+                    SLICES,
+                    {"cluster": "other", "kubernetes": {"service": "other", "namespace": "more", "port": "http"}},
+                ]
+            }
+        },
         "everywhere": {"config": {"unlisted_pools": {"accept": True, "kubernetes": {}}}},
     },
     "plugin": {
         "none": {},
-        "higress": {"plugin": {"url": "oci://registry.example/evenkeel-plugin:0.1.0-higress", "imagePullSecret": "registry", "higress": {"enabled": True}}, "sidecar": {"gateway": "higress"}},
-        "istio": {"plugin": {"url": "oci://registry.example/evenkeel-plugin:0.1.0", "sha256": "ab" * 32, "failOpen": False, "config": {"deadline_ms": 80, "on_error": "closed"}, "istio": {"enabled": True, "phase": "STATS", "modelServers": [{"service": "llm.models.svc.cluster.local", "port": 8000}, {"service": "embeddings.models.svc.cluster.local", "port": 80}]}}},
-        "istio-filter": {"plugin": {"url": "https://files.example/plugin.wasm", "sha256": "cd" * 32, "config": {"read_body": True, "include_usage": True}, "istio": {"enabled": True, "resource": "EnvoyFilter", "modelServers": [{"service": "llm.models.svc.cluster.local", "port": 8000}]}}},
-        "istio-file": {"plugin": {"url": "file:///var/lib/evenkeel/plugin.wasm", "config": {"apply": {"header": "x-endpoint"}}, "istio": {"enabled": True, "resource": "EnvoyFilter", "modelServers": [{"service": "llm.models.svc.cluster.local", "port": 8000}]}}},
-        "envoy-gateway": {"plugin": {"url": "oci://registry.example/evenkeel-plugin:0.1.0", "imagePullSecret": "registry", "envoyGateway": {"enabled": True, "gateway": "eg"}}, "sidecar": {"gateway": "envoyGateway"}},
-        "envoy-gateway-body": {"plugin": {"url": "https://files.example/plugin.wasm", "sha256": "cd" * 32, "config": {"read_body": True}, "envoyGateway": {"enabled": True, "gateway": "eg", "namespace": "edge", "listeners": ["http", "https"], "routes": ["chat"]}}, "sidecar": {"gateway": "envoyGateway"}},
+        "higress": {
+            "plugin": {
+                "url": "oci://registry.example/evenkeel-plugin:0.1.0-higress",
+                "imagePullSecret": "registry",
+                "higress": {"enabled": True},
+            },
+            "sidecar": {"gateway": "higress"},
+        },
+        "istio": {
+            "plugin": {
+                "url": "oci://registry.example/evenkeel-plugin:0.1.0",
+                "sha256": "ab" * 32,
+                "failOpen": False,
+                "config": {"deadline_ms": 80, "on_error": "closed"},
+                "istio": {
+                    "enabled": True,
+                    "phase": "STATS",
+                    "modelServers": [
+                        {"service": "llm.models.svc.cluster.local", "port": 8000},
+                        {"service": "embeddings.models.svc.cluster.local", "port": 80},
+                    ],
+                },
+            }
+        },
+        "istio-filter": {
+            "plugin": {
+                "url": "https://files.example/plugin.wasm",
+                "sha256": "cd" * 32,
+                "config": {"read_body": True, "include_usage": True},
+                "istio": {
+                    "enabled": True,
+                    "resource": "EnvoyFilter",
+                    "modelServers": [{"service": "llm.models.svc.cluster.local", "port": 8000}],
+                },
+            }
+        },
+        "istio-file": {
+            "plugin": {
+                "url": "file:///var/lib/evenkeel/plugin.wasm",
+                "config": {"apply": {"header": "x-endpoint"}},
+                "istio": {
+                    "enabled": True,
+                    "resource": "EnvoyFilter",
+                    "modelServers": [{"service": "llm.models.svc.cluster.local", "port": 8000}],
+                },
+            }
+        },
+        "envoy-gateway": {
+            "plugin": {
+                "url": "oci://registry.example/evenkeel-plugin:0.1.0",
+                "imagePullSecret": "registry",
+                "envoyGateway": {"enabled": True, "gateway": "eg"},
+            },
+            "sidecar": {"gateway": "envoyGateway"},
+        },
+        "envoy-gateway-body": {
+            "plugin": {
+                "url": "https://files.example/plugin.wasm",
+                "sha256": "cd" * 32,
+                "config": {"read_body": True},
+                "envoyGateway": {
+                    "enabled": True,
+                    "gateway": "eg",
+                    "namespace": "edge",
+                    "listeners": ["http", "https"],
+                    "routes": ["chat"],
+                },
+            },
+            "sidecar": {"gateway": "envoyGateway"},
+        },
     },
     "rest": {
         "little": {},
         "all": {
-            "monitoring": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}, "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}}, "dashboards": {"enabled": True, "annotations": {"folder": "gateways"}, "namespace": "monitoring"}},
+            "monitoring": {
+                "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+                "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+                "dashboards": {"enabled": True, "annotations": {"folder": "gateways"}, "namespace": "monitoring"},
+            },
             "admin": {"tokens": {"ops": TOKEN}},
-            "files": {"ai-token-ratelimit.yaml": "rule_name: a\nrule_items:\n- limit_by_consumer: ''\n  limit_keys:\n  - {key: alice, token_per_minute: 10}\n"},
-            "rateLimitFiles": {"gateway.yaml": "domain: gateway\ndescriptors:\n- key: generic_key\n  rate_limit: {unit: minute, requests_per_unit: 10}\n"},
-            "commonLabels": {"team": "ai"}, "podLabels": {"sidecar.istio.io/inject": "false"}, "podAnnotations": {"note": "42"},
-            "imagePullSecrets": [{"name": "registry"}], "image": {"digest": "sha256:" + "0" * 64},
+            "files": {
+                "ai-token-ratelimit.yaml": "rule_name: a\nrule_items:\n- limit_by_consumer: ''\n  limit_keys:\n  - {key: alice, token_per_minute: 10}\n"
+            },
+            "rateLimitFiles": {
+                "gateway.yaml": "domain: gateway\ndescriptors:\n- key: generic_key\n  rate_limit: {unit: minute, requests_per_unit: 10}\n"
+            },
+            "commonLabels": {"team": "ai"},
+            "podLabels": {"sidecar.istio.io/inject": "false"},
+            "podAnnotations": {"note": "42"},
+            "imagePullSecrets": [{"name": "registry"}],
+            "image": {"digest": "sha256:" + "0" * 64},
             "extraEnv": [{"name": "EVENKEEL_LOG", "value": "debug"}],
-            "extraVolumes": [{"name": "more", "emptyDir": {}}], "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
-            "serviceAccount": {"annotations": {"a": "b"}}, "rbac": {"gatewayServiceAccounts": [{"name": "gateway", "namespace": "edge"}]},
+            "extraVolumes": [{"name": "more", "emptyDir": {}}],
+            "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+            "serviceAccount": {"annotations": {"a": "b"}},
+            "rbac": {"gatewayServiceAccounts": [{"name": "gateway", "namespace": "edge"}]},
         },
-        "own-secrets": {"admin": {"existingSecret": "admins", "names": ["ops", "night"]}, "serviceAccount": {"create": False, "name": "theirs"}, "drainDelaySeconds": 0, "resources": {}, "topologySpreadConstraints": [], "podDisruptionBudget": {"enabled": False}, "fullnameOverride": "ek-evenkeel"},
-        "closed": {"networkPolicy": {"enabled": True, "gateways": [{"namespaceSelector": {"matchLabels": {"gateways": "true"}}}], "monitoring": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}], "extraEgress": [{"ports": [{"protocol": "TCP", "port": 4317}]}]}},
+        "own-secrets": {
+            "admin": {"existingSecret": "admins", "names": ["ops", "night"]},
+            "serviceAccount": {"create": False, "name": "theirs"},
+            "drainDelaySeconds": 0,
+            "resources": {},
+            "topologySpreadConstraints": [],
+            "podDisruptionBudget": {"enabled": False},
+            "fullnameOverride": "ek-evenkeel",
+        },
+        "closed": {
+            "networkPolicy": {
+                "enabled": True,
+                "gateways": [{"namespaceSelector": {"matchLabels": {"gateways": "true"}}}],
+                "monitoring": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}],
+                "extraEgress": [{"ports": [{"protocol": "TCP", "port": 4317}]}],
+            }
+        },
     },
     "kubernetes": {version: {} for version in ("1.25.0", "1.28.3", "1.29.0", "1.31.2", "1.34.0", "1.37.0")},
 }
@@ -102,7 +238,9 @@ def values(case):
     for part, choice in case.items():
         over(found, PARTS[part][choice])
     if case["rest"] == "all":
-        found["config"]["higress_rules"] = [{"plugin": "ai-token-ratelimit", "file": "/etc/evenkeel/files/ai-token-ratelimit.yaml"}]
+        found["config"]["higress_rules"] = [
+            {"plugin": "ai-token-ratelimit", "file": "/etc/evenkeel/files/ai-token-ratelimit.yaml"}
+        ]
     if tuple(map(int, case["kubernetes"].split("."))) < (1, 29, 0):
         found.setdefault("sidecar", {})["native"] = False
     if case["mode"] in ("sidecar", "socket"):
@@ -115,8 +253,7 @@ def cases():
     """Cases in which any two choices of different parts meet at least once. Chosen greedily, always in the same way."""
     names = list(PARTS)
     wanted = {
-        frozenset(((a, x), (b, y)))
-        for a, b in itertools.combinations(names, 2) for x in PARTS[a] for y in PARTS[b]
+        frozenset(((a, x), (b, y))) for a, b in itertools.combinations(names, 2) for x in PARTS[a] for y in PARTS[b]
     }
     found = []
     while wanted:
@@ -124,8 +261,10 @@ def cases():
         case = dict(first)
         for name in names:
             if name not in case:
-                case[name] = max(PARTS[name], key=lambda choice: sum(
-                    frozenset(((name, choice), other)) in wanted for other in case.items()))
+                case[name] = max(
+                    PARTS[name],
+                    key=lambda choice: sum(frozenset(((name, choice), other)) in wanted for other in case.items()),
+                )
         case = {name: case[name] for name in names}
         wanted -= {frozenset(pair) for pair in itertools.combinations(case.items(), 2)}
         found.append(case)

@@ -20,9 +20,32 @@ class Documents(unittest.TestCase):
 
     def test_values_that_do_not_speak_for_themselves_are_explained(self):
         said = document.comments()
-        plain = {"pullPolicy", "labels", "annotations", "size", "interval", "priority", "create", "maxUnavailable", "minReplicas",
-                 "maxReplicas", "repository", "tag", "resources", "podLabels", "podAnnotations", "securityContext", "podSecurityContext",
-                 "nodeSelector", "tolerations", "affinity", "priorityClassName", "directory", "imagePullPolicy", "extraVolumeMounts"}
+        plain = {
+            "pullPolicy",
+            "labels",
+            "annotations",
+            "size",
+            "interval",
+            "priority",
+            "create",
+            "maxUnavailable",
+            "minReplicas",
+            "maxReplicas",
+            "repository",
+            "tag",
+            "resources",
+            "podLabels",
+            "podAnnotations",
+            "securityContext",
+            "podSecurityContext",
+            "nodeSelector",
+            "tolerations",
+            "affinity",
+            "priorityClassName",
+            "directory",
+            "imagePullPolicy",
+            "extraVolumeMounts",
+        }
         for name, _ in document.leaves(load((CHART / "values.yaml").read_text())):
             if name.rsplit(".", 1)[-1] not in plain:
                 self.assertTrue(said.get(name), f"{name} has no comment")
@@ -34,11 +57,19 @@ class Documents(unittest.TestCase):
         def compare(value, schema, path):
             if schema.get("additionalProperties") is not False or not isinstance(value, dict):
                 return
-            self.assertEqual(set(value), set(schema["properties"]) - {"global", "enabled"} if not path else set(schema["properties"]), path)
+            self.assertEqual(
+                set(value),
+                set(schema["properties"]) - {"global", "enabled"} if not path else set(schema["properties"]),
+                path,
+            )
             for key in value:
                 compare(value[key], schema["properties"][key], f"{path}.{key}")
+
         # Of `resources` either part may be left out.
-        del values["redis"]["bundled"]["resources"], schema["properties"]["redis"]["properties"]["bundled"]["properties"]["resources"]
+        del (
+            values["redis"]["bundled"]["resources"],
+            schema["properties"]["redis"]["properties"]["bundled"]["properties"]["resources"],
+        )
         del values["resources"], schema["properties"]["resources"]
         compare(values, schema, "")
 
@@ -51,13 +82,19 @@ class Documents(unittest.TestCase):
         """Blocks of YAML that begin with this line, and where they are."""
         found = []
         for path in [CHART / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-            for indent, text in re.findall(rf"(?m)^( *)```yaml\n\1# {re.escape(first)}\n((?:.*\n)*?)\1```", path.read_text()):
+            for indent, text in re.findall(
+                rf"(?m)^( *)```yaml\n\1# {re.escape(first)}\n((?:.*\n)*?)\1```", path.read_text()
+            ):
                 found.append((path.name, textwrap.dedent(text)))
         self.assertGreaterEqual(len(found), least)
         return found
 
     def test_values_in_documents_are_good(self):
-        secrets = {"evenkeel-redis": {"password": "x"}, "redis-ca": {"ca.crt": "x"}, "evenkeel-admins": {"ops": "x" * 16}}
+        secrets = {
+            "evenkeel-redis": {"password": "x"},
+            "redis-ca": {"ca.crt": "x"},
+            "evenkeel-admins": {"ops": "x" * 16},
+        }
         for name, text in self.blocks("values.yaml", 8):
             with self.subTest(f"{name}: {text[:60]}"):
                 try:

@@ -15,7 +15,10 @@ from chart import ROOT, find, render
 ENVOY = os.environ.get("EVENKEEL_ENVOY") or str(ROOT / ".tools/envoy/envoy/_bin/envoy")
 MODULE = os.environ.get("EVENKEEL_PLUGIN_WASM") or str(ROOT / "out/plugin/evenkeel_plugin.wasm")
 HCM = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-ROUTER = {"name": "envoy.filters.http.router", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}
+ROUTER = {
+    "name": "envoy.filters.http.router",
+    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+}
 WASM = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
 
 
@@ -25,7 +28,10 @@ def istio_cluster(service, port):
     return {
         "name": name,
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}, "service_name": name},
+        "eds_cluster_config": {
+            "eds_config": {"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"},
+            "service_name": name,
+        },
         "connect_timeout": "10s",
         "lb_policy": "LEAST_REQUEST",
         "circuit_breakers": {"thresholds": [{"max_connections": 4294967295, "track_remaining": True}]},
@@ -37,15 +43,28 @@ def listener(filters, name="http"):
     return {
         "name": name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": 10000}},
-        "default_filter_chain": {"filters": [{
-            "name": "envoy.filters.network.http_connection_manager",
-            "typed_config": {
-                "@type": HCM,
-                "stat_prefix": "http",
-                "route_config": {"name": "all", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]}]},
-                "http_filters": filters,
-            },
-        }]},
+        "default_filter_chain": {
+            "filters": [
+                {
+                    "name": "envoy.filters.network.http_connection_manager",
+                    "typed_config": {
+                        "@type": HCM,
+                        "stat_prefix": "http",
+                        "route_config": {
+                            "name": "all",
+                            "virtual_hosts": [
+                                {
+                                    "name": "all",
+                                    "domains": ["*"],
+                                    "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
+                                }
+                            ],
+                        },
+                        "http_filters": filters,
+                    },
+                }
+            ]
+        },
     }
 
 
@@ -63,14 +82,29 @@ def proto_merged(base, patch):
 
 def bootstrap(clusters, filters=(), listeners=None):
     xds = {
-        "name": "xds-grpc", "type": "STATIC", "connect_timeout": "1s",
-        "load_assignment": {"cluster_name": "xds-grpc", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/nowhere"}}}}]}]},
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": {"http2_protocol_options": {}}}},
+        "name": "xds-grpc",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": "xds-grpc",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": "/nowhere"}}}}]}],
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            }
+        },
     }
     return {
         "node": {"id": "gateway", "cluster": "gateway"},
-        "dynamic_resources": {"ads_config": {"api_type": "GRPC", "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}]}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "xds-grpc"}}],
+            }
+        },
         "static_resources": {"listeners": listeners or [listener([*filters, ROUTER])], "clusters": [xds, *clusters]},
     }
 
@@ -80,7 +114,12 @@ def accepted(config):
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(config, file)
         file.flush()
-        ran = subprocess.run([ENVOY, "--mode", "validate", "--log-level", "info", "-c", file.name], capture_output=True, text=True, timeout=120)
+        ran = subprocess.run(
+            [ENVOY, "--mode", "validate", "--log-level", "info", "-c", file.name],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
     return ran.returncode == 0, ran.stdout + ran.stderr
 
 
@@ -100,7 +139,14 @@ class Fragments(unittest.TestCase):
         return said
 
     def rendered(self, mode, plugin, **more):
-        case = {"mode": mode, "redis": "external", "discovery": "none", "plugin": plugin, "rest": "little", "kubernetes": "1.31.2"}
+        case = {
+            "mode": mode,
+            "redis": "external",
+            "discovery": "none",
+            "plugin": plugin,
+            "rest": "little",
+            "kubernetes": "1.31.2",
+        }
         values, kubernetes = matrix.values(case)
         return render(matrix.over(values, more), kubernetes)
 
@@ -111,7 +157,9 @@ class Fragments(unittest.TestCase):
         self.assertEqual(cluster["name"], "evenkeel", "what the plugin is told")
         address = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
         expected = {
-            "deployment": {"socket_address": {"address": "ek-evenkeel-headless.gateways.svc.cluster.local", "port_value": 9190}},
+            "deployment": {
+                "socket_address": {"address": "ek-evenkeel-headless.gateways.svc.cluster.local", "port_value": 9190}
+            },
             "daemonset": {"socket_address": {"address": "ek-evenkeel.gateways.svc.cluster.local", "port_value": 9190}},
             "sidecar": {"socket_address": {"address": "127.0.0.1", "port_value": 9190}},
             "socket": {"pipe": {"path": "/run/evenkeel/evenkeel.sock"}},
@@ -122,19 +170,31 @@ class Fragments(unittest.TestCase):
         for mode in ("deployment", "daemonset", "sidecar", "socket"):
             with self.subTest(mode):
                 added, *overrides = self.patches(self.rendered(mode, "istio"))
-                self.assertEqual((added["applyTo"], added["match"], added["patch"]["operation"]), ("CLUSTER", {"context": "GATEWAY"}, "ADD"))
+                self.assertEqual(
+                    (added["applyTo"], added["match"], added["patch"]["operation"]),
+                    ("CLUSTER", {"context": "GATEWAY"}, "ADD"),
+                )
                 self.check_sidecar_cluster(added["patch"]["value"], mode)
                 clusters = [added["patch"]["value"]]
-                self.assertEqual([p["match"]["cluster"] for p in overrides], [
-                    {"service": "llm.models.svc.cluster.local", "portNumber": 8000}, {"service": "embeddings.models.svc.cluster.local", "portNumber": 80}])
+                self.assertEqual(
+                    [p["match"]["cluster"] for p in overrides],
+                    [
+                        {"service": "llm.models.svc.cluster.local", "portNumber": 8000},
+                        {"service": "embeddings.models.svc.cluster.local", "portNumber": 80},
+                    ],
+                )
                 for patch in overrides:
                     self.assertEqual((patch["applyTo"], patch["patch"]["operation"]), ("CLUSTER", "MERGE"))
                     match = patch["match"]["cluster"]
-                    clusters.append(proto_merged(istio_cluster(match["service"], match["portNumber"]), patch["patch"]["value"]))
+                    clusters.append(
+                        proto_merged(istio_cluster(match["service"], match["portNumber"]), patch["patch"]["value"])
+                    )
                 self.envoy_takes(bootstrap(clusters))
                 policy = clusters[1]["load_balancing_policy"]["policies"][0]["typed_extension_config"]
                 self.assertEqual(policy["name"], "envoy.load_balancing_policies.override_host")
-                self.assertEqual(policy["typed_config"]["override_host_sources"], [{"header": "x-gateway-destination-endpoint"}])
+                self.assertEqual(
+                    policy["typed_config"]["override_host_sources"], [{"header": "x-gateway-destination-endpoint"}]
+                )
 
     def test_the_plugin_in_an_envoy_filter(self):
         for plugin in ("istio-file", "istio-filter"):
@@ -143,10 +203,16 @@ class Fragments(unittest.TestCase):
                 patches = self.patches(documents)
                 inserted = next(p for p in patches if p["applyTo"] == "HTTP_FILTER")
                 self.assertEqual(inserted["patch"]["operation"], "INSERT_BEFORE")
-                self.assertEqual(inserted["match"]["listener"]["filterChain"]["filter"]["subFilter"]["name"], ROUTER["name"])
+                self.assertEqual(
+                    inserted["match"]["listener"]["filterChain"]["filter"]["subFilter"]["name"], ROUTER["name"]
+                )
                 value = inserted["patch"]["value"]
                 extensions = [p["patch"]["value"] for p in patches if p["applyTo"] == "EXTENSION_CONFIG"]
-                clusters = [p["patch"]["value"] for p in patches if p["patch"]["operation"] == "ADD" and p["applyTo"] == "CLUSTER"]
+                clusters = [
+                    p["patch"]["value"]
+                    for p in patches
+                    if p["patch"]["operation"] == "ADD" and p["applyTo"] == "CLUSTER"
+                ]
                 if plugin == "istio-file":
                     config, code = with_local_module(value["typed_config"])
                     self.assertEqual(code, {"local": {"filename": "/var/lib/evenkeel/plugin.wasm"}})
@@ -180,10 +246,31 @@ class Fragments(unittest.TestCase):
         self.assertFalse(taken, said)
 
     def with_plugin(self, config):
-        return bootstrap([], [{"name": "evenkeel", "typed_config": {"@type": WASM, "config": {
-            "name": "evenkeel", "root_id": "evenkeel", "failure_policy": "FAIL_CLOSED",
-            "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": json.dumps(config)},
-            "vm_config": {"vm_id": "evenkeel", "runtime": "envoy.wasm.runtime.v8", "code": {"local": {"filename": MODULE}}}}}}])
+        return bootstrap(
+            [],
+            [
+                {
+                    "name": "evenkeel",
+                    "typed_config": {
+                        "@type": WASM,
+                        "config": {
+                            "name": "evenkeel",
+                            "root_id": "evenkeel",
+                            "failure_policy": "FAIL_CLOSED",
+                            "configuration": {
+                                "@type": "type.googleapis.com/google.protobuf.StringValue",
+                                "value": json.dumps(config),
+                            },
+                            "vm_config": {
+                                "vm_id": "evenkeel",
+                                "runtime": "envoy.wasm.runtime.v8",
+                                "code": {"local": {"filename": MODULE}},
+                            },
+                        },
+                    },
+                }
+            ],
+        )
 
     def test_higress_gets_the_cluster_and_its_own_way_to_apply(self):
         for mode in ("daemonset", "socket"):
@@ -200,7 +287,9 @@ class Fragments(unittest.TestCase):
         policy = find(self.rendered("deployment", "envoy-gateway"), "EnvoyPatchPolicy")["spec"]
         self.assertEqual(policy["targetRef"], {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"})
         (patch,) = policy["jsonPatches"]
-        self.assertEqual((patch["type"], patch["name"]), ("type.googleapis.com/envoy.config.cluster.v3.Cluster", "evenkeel"))
+        self.assertEqual(
+            (patch["type"], patch["name"]), ("type.googleapis.com/envoy.config.cluster.v3.Cluster", "evenkeel")
+        )
         # `add` with an empty path makes a new resource.
         self.assertEqual((patch["operation"]["op"], patch["operation"]["path"]), ("add", ""))
         self.check_sidecar_cluster(patch["operation"]["value"], "deployment")
@@ -220,14 +309,23 @@ class Fragments(unittest.TestCase):
     def test_envoy_gateway_applies_endpoints_by_a_field_of_its_own(self):
         documents = self.rendered("deployment", "envoy-gateway")
         balancer = find(documents, "BackendTrafficPolicy")["spec"]["loadBalancer"]
-        self.assertEqual(balancer, {"type": "LeastRequest", "endpointOverride": {"extractFrom": [{"header": "x-gateway-destination-endpoint"}]}})
+        self.assertEqual(
+            balancer,
+            {
+                "type": "LeastRequest",
+                "endpointOverride": {"extractFrom": [{"header": "x-gateway-destination-endpoint"}]},
+            },
+        )
         code = find(documents, "EnvoyExtensionPolicy")["spec"]["wasm"][0]["code"]
         self.assertEqual((code["type"], code["image"]["url"]), ("Image", "registry.example/evenkeel-plugin:0.1.0"))
         documents = self.rendered("deployment", "envoy-gateway-body")
         code = find(documents, "EnvoyExtensionPolicy")["spec"]["wasm"][0]["code"]
         self.assertEqual((code["type"], code["http"]["url"]), ("HTTP", "https://files.example/plugin.wasm"))
         for kind in ("EnvoyExtensionPolicy", "BackendTrafficPolicy"):
-            self.assertEqual(find(documents, kind)["spec"]["targetRefs"], [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat"}])
+            self.assertEqual(
+                find(documents, kind)["spec"]["targetRefs"],
+                [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat"}],
+            )
 
     def test_envoy_gateway_lets_bodies_be_read(self):
         """The patch finds the filter by the name Envoy Gateway gives it, and Envoy takes the result."""
@@ -236,8 +334,12 @@ class Fragments(unittest.TestCase):
         patches = find(documents, "EnvoyPatchPolicy")["spec"]["jsonPatches"]
         self.assertEqual([p["name"] for p in patches], ["edge/eg/http", "edge/eg/https"])
         operation = patches[0]["operation"]
-        name = "envoy.filters.http.wasm/" + "/".join(("envoyextensionpolicy", policy["metadata"]["namespace"], policy["metadata"]["name"], "wasm", "0"))
-        wanted = re.fullmatch(r"\.\.http_filters\[\?\(@\.name=='(.*)'\)\]\.typed_config\.config", operation["jsonPath"]).group(1)
+        name = "envoy.filters.http.wasm/" + "/".join(
+            ("envoyextensionpolicy", policy["metadata"]["namespace"], policy["metadata"]["name"], "wasm", "0")
+        )
+        wanted = re.fullmatch(
+            r"\.\.http_filters\[\?\(@\.name=='(.*)'\)\]\.typed_config\.config", operation["jsonPath"]
+        ).group(1)
         self.assertEqual(wanted, name)
         made = self.with_plugin(policy["spec"]["wasm"][0]["config"])["static_resources"]["listeners"][0]
         filters = made["default_filter_chain"]["filters"][0]["typed_config"]["http_filters"]
@@ -247,11 +349,15 @@ class Fragments(unittest.TestCase):
 
     def test_envoy_gateways_names_are_as_published(self):
         from chart import TOOLS, load
+
         path = TOOLS / "schemas/github.com/envoyproxy/gateway/wasm.listeners.yaml"
         if not path.is_file():
             self.skipTest("the module of Envoy Gateway could not be fetched")
         filters = load(path.read_text())[0]["defaultFilterChain"]["filters"][0]["typedConfig"]["httpFilters"]
-        self.assertIn("envoy.filters.http.wasm/envoyextensionpolicy/default/policy-for-http-route/wasm/0", [f["name"] for f in filters])
+        self.assertIn(
+            "envoy.filters.http.wasm/envoyextensionpolicy/default/policy-for-http-route/wasm/0",
+            [f["name"] for f in filters],
+        )
         self.assertIn("config", filters[0]["typedConfig"])
 
     def test_envoy_refuses_what_is_wrong(self):
@@ -260,5 +366,7 @@ class Fragments(unittest.TestCase):
         cluster["load_assignment"]["endpoint"] = []
         self.assertFalse(accepted(bootstrap([cluster]))[0])
         wrong = copy.deepcopy(override["patch"]["value"])
-        wrong["load_balancing_policy"]["policies"][0]["typed_extension_config"]["typed_config"]["override_host_sources"] = []
+        wrong["load_balancing_policy"]["policies"][0]["typed_extension_config"]["typed_config"][
+            "override_host_sources"
+        ] = []
         self.assertFalse(accepted(bootstrap([proto_merged(istio_cluster("llm", 80), wrong)]))[0])

@@ -7,7 +7,7 @@ import subprocess
 import tomllib
 import unittest
 
-from chart import ROOT, TOOLS, find, render, sidecar_container, workload
+from chart import ROOT, TOOLS, render, sidecar_container, workload
 
 FILES = ("server/Dockerfile", "plugin/Dockerfile")
 
@@ -37,8 +37,12 @@ def ignored(path):
     out = False
     for pattern in (ROOT / ".dockerignore").read_text().split():
         wanted = pattern.lstrip("!")
-        starts = ["/".join(parts[:i + 1]) for i in range(len(parts))]
-        fits = any(fnmatch.fnmatchcase(start, wanted) for start in starts) if not wanted.startswith("**/") else wanted[3:] in parts
+        starts = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+        fits = (
+            any(fnmatch.fnmatchcase(start, wanted) for start in starts)
+            if not wanted.startswith("**/")
+            else wanted[3:] in parts
+        )
         if fits:
             out = not pattern.startswith("!")
     return out
@@ -47,7 +51,9 @@ def ignored(path):
 class Images(unittest.TestCase):
     def test_the_linter_finds_nothing(self):
         for path in FILES:
-            ran = subprocess.run([TOOLS / "python/bin/hadolint", "--no-color", path], cwd=ROOT, capture_output=True, text=True)
+            ran = subprocess.run(
+                [TOOLS / "python/bin/hadolint", "--no-color", path], cwd=ROOT, capture_output=True, text=True
+            )
             self.assertEqual((ran.returncode, ran.stdout), (0, ""))
 
     def test_bases_and_stages_exist(self):
@@ -68,7 +74,9 @@ class Images(unittest.TestCase):
     def test_what_is_built_is_what_is_copied(self):
         content = stages("server/Dockerfile")[0][2]
         built = next(text for name, text in content if name == "RUN")
-        self.assertIn("cargo build --locked --release -p evenkeel --bin evenkeel && cp target/release/evenkeel /evenkeel", built)
+        self.assertIn(
+            "cargo build --locked --release -p evenkeel --bin evenkeel && cp target/release/evenkeel /evenkeel", built
+        )
         self.assertIn(("COPY", "--from=build /evenkeel /usr/local/bin/evenkeel"), stages("server/Dockerfile")[1][2])
         script = (ROOT / ".ci/build-plugin").read_text()
         self.assertIn("out=out/plugin\n", script)
@@ -82,11 +90,26 @@ class Images(unittest.TestCase):
 
     def test_all_that_a_build_needs_is_in_the_context(self):
         ran = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-        tracked = ran.stdout.split("\n")[:-1] or [str(p.relative_to(ROOT)) for d in ("proto", "server", "plugin", "loadtest", "lua") for p in (ROOT / d).rglob("*") if p.is_file()]
-        needed = [path for path in tracked if path.startswith(("proto/", "server/", "plugin/", "loadtest/", "lua/", ".ci/build-plugin", "Cargo."))]
+        tracked = ran.stdout.split("\n")[:-1] or [
+            str(p.relative_to(ROOT))
+            for d in ("proto", "server", "plugin", "loadtest", "lua")
+            for p in (ROOT / d).rglob("*")
+            if p.is_file()
+        ]
+        needed = [
+            path
+            for path in tracked
+            if path.startswith(("proto/", "server/", "plugin/", "loadtest/", "lua/", ".ci/build-plugin", "Cargo."))
+        ]
         self.assertGreater(len(needed), 100)
         self.assertEqual([path for path in needed if ignored(path)], [])
-        for path in (".git/HEAD", "target/debug/evenkeel", "out/plugin/x.wasm", ".tools/envoy/x", "server/page/tests/node_modules/x/y.js"):
+        for path in (
+            ".git/HEAD",
+            "target/debug/evenkeel",
+            "out/plugin/x.wasm",
+            ".tools/envoy/x",
+            "server/page/tests/node_modules/x/y.js",
+        ):
             self.assertTrue(ignored(path), path)
         # Files that the program holds within itself, wherever they are.
         for source in (p for p in needed if p.endswith(".rs")):

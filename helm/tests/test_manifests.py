@@ -1,10 +1,27 @@
 """What the manifests say, value by value."""
 
+import pathlib
 import re
+import shutil
+import subprocess
+import tempfile
 import unittest
 
 import matrix
-from chart import CHART, ROOT, configuration, find, helm, kinds, load, merged, render, sidecar_container, workload
+from chart import (
+    CHART,
+    ROOT,
+    TOOLS,
+    configuration,
+    find,
+    helm,
+    kinds,
+    load,
+    merged,
+    render,
+    sidecar_container,
+    workload,
+)
 from sidecar import check_config
 
 REDIS = {"redis": {"urls": ["redis://redis:6379"]}}
@@ -47,7 +64,10 @@ class Pods(unittest.TestCase):
 
     def test_pods_restart_for_what_only_a_restart_applies(self):
         def checksum(config):
-            return workload(rendered({"config": config}))["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            return workload(rendered({"config": config}))["spec"]["template"]["metadata"]["annotations"][
+                "checksum/config"
+            ]
+
         before = checksum({})
         limit = {"name": "a", "counts": "requests", "amount": 1, "per": "1m"}
         self.assertEqual(checksum({"limits": [limit], "quota_admins": ["a"], "prices": []}), before)
@@ -64,7 +84,9 @@ class Pods(unittest.TestCase):
         spec = workload(rendered())["spec"]
         constraint = spec["template"]["spec"]["topologySpreadConstraints"][0]
         self.assertEqual(constraint["labelSelector"]["matchLabels"], spec["selector"]["matchLabels"])
-        self.assertNotIn("topologySpreadConstraints", workload(rendered({"mode": "daemonset"}))["spec"]["template"]["spec"])
+        self.assertNotIn(
+            "topologySpreadConstraints", workload(rendered({"mode": "daemonset"}))["spec"]["template"]["spec"]
+        )
 
     def test_the_autoscaler_has_the_say_over_replicas(self):
         documents = rendered({"autoscaling": {"enabled": True}})
@@ -72,38 +94,57 @@ class Pods(unittest.TestCase):
         self.assertEqual(find(documents, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["name"], "ek-evenkeel")
 
     def test_selectors_find_the_pods(self):
-        documents = rendered({"redis": {"mode": "bundled", "urls": []}, "monitoring": {"serviceMonitor": {"enabled": True}},
-                              "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]}})
-        pods = [d["spec"]["template"]["metadata"]["labels"] for d in documents if d["kind"] in ("Deployment", "StatefulSet")]
+        documents = rendered(
+            {
+                "redis": {"mode": "bundled", "urls": []},
+                "monitoring": {"serviceMonitor": {"enabled": True}},
+                "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]},
+            }
+        )
+        pods = [
+            d["spec"]["template"]["metadata"]["labels"] for d in documents if d["kind"] in ("Deployment", "StatefulSet")
+        ]
+
         def found(selector):
             return sum(selector.items() <= labels.items() for labels in pods)
+
         for document in documents:
             spec = document.get("spec", {})
             for selector in (spec.get("selector"), spec.get("podSelector")):
                 if selector and document["kind"] != "ServiceMonitor":
                     self.assertEqual(found(selector.get("matchLabels", selector)), 1, document["metadata"]["name"])
         monitor = find(documents, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
-        services = [d for d in documents if d["kind"] == "Service" and monitor.items() <= d["metadata"]["labels"].items()]
+        services = [
+            d for d in documents if d["kind"] == "Service" and monitor.items() <= d["metadata"]["labels"].items()
+        ]
         self.assertEqual([s["metadata"]["name"] for s in services], ["ek-evenkeel"], "each pod is scraped once")
 
 
 class Store(unittest.TestCase):
     def test_no_secret_is_in_the_configuration(self):
-        documents = rendered({"redis": {"password": "hunter2hunter2"}, "admin": {"tokens": {"ops": "hunter2hunter2hunter2"}}})
+        documents = rendered(
+            {"redis": {"password": "hunter2hunter2"}, "admin": {"tokens": {"ops": "hunter2hunter2hunter2"}}}
+        )
         self.assertNotIn("hunter2", str([d for d in documents if d["kind"] != "Secret"]))
 
     def test_passwords_reach_the_sidecar_as_they_are(self):
-        for password in ("plain", "p@ss/word:%25", 'quotes"\'\\', "ü €"):
+        for password in ("plain", "p@ss/word:%25", "quotes\"'\\", "ü €"):
             documents = rendered({"redis": {"password": password, "user": "evenkeel"}})
             self.assertEqual(find(documents, "Secret")["stringData"]["password"], password)
             check_config(documents)
 
     def test_the_bundled_redis_has_one_user_with_the_documented_rights(self):
-        documents = rendered({"redis": {"mode": "bundled", "urls": [], "password": "hunter2hunter2", "keyPrefix": "trial"}})
+        documents = rendered(
+            {"redis": {"mode": "bundled", "urls": [], "password": "hunter2hunter2", "keyPrefix": "trial"}}
+        )
         acl = find(documents, "Secret")["stringData"]["users.acl"].splitlines()
         self.assertEqual(acl[0], "user default off")
         self.assertIn("~trial:ek1:*", acl[1].split())
-        documented = re.search(r"ACL SETUSER evenkeel (.*?)```", (ROOT / "docs/operations.md").read_text(), re.S).group(1).split()
+        documented = (
+            re.search(r"ACL SETUSER evenkeel (.*?)```", (ROOT / "docs/operations.md").read_text(), re.S)
+            .group(1)
+            .split()
+        )
         rights = [word for word in documented if word[0] in "+-"]
         self.assertEqual([word for word in acl[1].split() if word[0] in "+-"], rights)
         self.assertNotIn("hunter2", "\n".join(acl))
@@ -113,7 +154,9 @@ class Store(unittest.TestCase):
         self.assertEqual((store["user"], store["key_prefix"]), ("evenkeel", "trial"))
 
     def test_a_password_made_up_is_new_each_time_only_without_a_cluster(self):
-        first, second = (find(rendered({"redis": {"mode": "bundled", "urls": []}}), "Secret")["stringData"] for _ in "ab")
+        first, second = (
+            find(rendered({"redis": {"mode": "bundled", "urls": []}}), "Secret")["stringData"] for _ in "ab"
+        )
         self.assertNotEqual(first["password"], second["password"])
         self.assertEqual(len(first["password"]), 32)
         self.assertIn("lookup", (CHART / "templates/redis.yaml").read_text())
@@ -132,21 +175,37 @@ class Store(unittest.TestCase):
 class Network(unittest.TestCase):
     def test_only_what_is_needed_is_let_through(self):
         policy = {"enabled": True, "gateways": [{"podSelector": {"matchLabels": {"a": "b"}}}]}
-        spec = find(rendered({"networkPolicy": policy, "redis": {"urls": ["redis://a:6380/1", "redis://b"], "cluster": True}}), "NetworkPolicy")["spec"]
+        spec = find(
+            rendered({"networkPolicy": policy, "redis": {"urls": ["redis://a:6380/1", "redis://b"], "cluster": True}}),
+            "NetworkPolicy",
+        )["spec"]
         self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["ingress"]], [[9190]])
-        self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6380, 6379]])
+        self.assertEqual(
+            [[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6380, 6379]]
+        )
         policy["monitoring"] = [{"namespaceSelector": {}}]
-        policy["redisEgress"] = [{"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 6379}]}]
+        policy["redisEgress"] = [
+            {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 6379}]}
+        ]
         spec = find(rendered({"networkPolicy": policy, "config": {"pools": [matrix.SLICES]}}), "NetworkPolicy")["spec"]
         self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["ingress"]], [[9190], [9191]])
-        self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6379], [443, 6443]])
+        self.assertEqual(
+            [[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6379], [443, 6443]]
+        )
 
     def test_the_bundled_redis_hears_the_sidecars_only(self):
-        documents = rendered({"networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]}, "redis": {"mode": "bundled", "urls": []}})
+        documents = rendered(
+            {
+                "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]},
+                "redis": {"mode": "bundled", "urls": []},
+            }
+        )
         spec = find(documents, "NetworkPolicy", "ek-evenkeel-redis")["spec"]
         self.assertEqual(spec["policyTypes"], ["Ingress", "Egress"])
         self.assertNotIn("egress", spec)
-        self.assertEqual(spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "sidecar")
+        self.assertEqual(
+            spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "sidecar"
+        )
 
     def test_gateways_are_led_to_all_pods_or_to_their_nodes(self):
         documents = rendered()
@@ -156,9 +215,13 @@ class Network(unittest.TestCase):
         self.assertNotIn("Service", kinds(rendered({"mode": "sidecar"})))
 
     def test_listening(self):
-        self.assertEqual(configuration(rendered({"listenAddress": "[::]"}))["listen"], {"grpc": "[::]:9190", "http": "[::]:9191"})
+        self.assertEqual(
+            configuration(rendered({"listenAddress": "[::]"}))["listen"], {"grpc": "[::]:9190", "http": "[::]:9191"}
+        )
         self.assertEqual(configuration(rendered({"mode": "sidecar"}))["listen"]["grpc"], "127.0.0.1:9190")
-        listen = configuration(rendered({"mode": "sidecar", "sidecar": {"socket": {"enabled": True, "directory": "/sockets"}}}))["listen"]
+        listen = configuration(
+            rendered({"mode": "sidecar", "sidecar": {"socket": {"enabled": True, "directory": "/sockets"}}})
+        )["listen"]
         self.assertEqual(listen["grpc"], "off")
         self.assertEqual(listen["grpc_socket"], "/sockets/evenkeel.sock")
 
@@ -183,9 +246,18 @@ class Discovery(unittest.TestCase):
         roles = {d["metadata"]["namespace"]: d["rules"] for d in documents if d["kind"] == "Role"}
         self.assertEqual(roles, {name: self.RULE for name in ("gateways", "models", "named", "others")})
         for binding in (d for d in documents if d["kind"] == "RoleBinding"):
-            self.assertEqual(binding["subjects"], [{"kind": "ServiceAccount", "name": "ek-evenkeel", "namespace": "gateways"}])
+            self.assertEqual(
+                binding["subjects"], [{"kind": "ServiceAccount", "name": "ek-evenkeel", "namespace": "gateways"}]
+            )
         self.assertIs(workload(documents)["spec"]["template"]["spec"]["automountServiceAccountToken"], True)
-        documents = rendered({"config": {"kubernetes": {"namespace": "models"}, "pools": [{"cluster": "b", "kubernetes": {"service": "b"}}]}})
+        documents = rendered(
+            {
+                "config": {
+                    "kubernetes": {"namespace": "models"},
+                    "pools": [{"cluster": "b", "kubernetes": {"service": "b"}}],
+                }
+            }
+        )
         self.assertEqual(find(documents, "Role")["metadata"]["namespace"], "models")
 
     def test_services_anywhere_need_a_role_of_the_whole_cluster(self):
@@ -197,18 +269,33 @@ class Discovery(unittest.TestCase):
         self.assertNotIn("ClusterRole", kinds(documents))
 
     def test_in_gateways_pods_the_right_is_the_gateways(self):
-        values = {"mode": "sidecar", "config": {"pools": [matrix.SLICES]}, "rbac": {"gatewayServiceAccounts": [{"name": "higress-gateway"}]}}
-        self.assertEqual(find(rendered(values), "RoleBinding")["subjects"], [{"kind": "ServiceAccount", "name": "higress-gateway", "namespace": "gateways"}])
+        values = {
+            "mode": "sidecar",
+            "config": {"pools": [matrix.SLICES]},
+            "rbac": {"gatewayServiceAccounts": [{"name": "higress-gateway"}]},
+        }
+        self.assertEqual(
+            find(rendered(values), "RoleBinding")["subjects"],
+            [{"kind": "ServiceAccount", "name": "higress-gateway", "namespace": "gateways"}],
+        )
         values["rbac"]["create"] = False
         self.assertNotIn("Role", kinds(rendered(values)))
 
 
 class Monitoring(unittest.TestCase):
-    ALL = {"monitoring": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}, "dashboards": {"enabled": True}}}
+    ALL = {
+        "monitoring": {
+            "serviceMonitor": {"enabled": True},
+            "prometheusRule": {"enabled": True},
+            "dashboards": {"enabled": True},
+        }
+    }
 
     def test_every_rule_and_every_dashboard_is_there_unchanged(self):
         documents = rendered(self.ALL)
-        rules = [group for file in sorted((CHART / "rules").glob("*.yaml")) for group in load(file.read_text())["groups"]]
+        rules = [
+            group for file in sorted((CHART / "rules").glob("*.yaml")) for group in load(file.read_text())["groups"]
+        ]
         self.assertTrue(rules)
         self.assertEqual(find(documents, "PrometheusRule")["spec"]["groups"], rules)
         files = {file.name: file.read_text() for file in (CHART / "dashboards").glob("*.json")}
@@ -218,10 +305,14 @@ class Monitoring(unittest.TestCase):
             if document["metadata"]["name"].endswith("-dashboard"):
                 self.assertEqual(document["metadata"]["labels"]["grafana_dashboard"], "1")
                 found |= document["data"]
-        self.assertEqual({name: load(text) for name, text in found.items()}, {name: load(text) for name, text in files.items()})
+        self.assertEqual(
+            {name: load(text) for name, text in found.items()}, {name: load(text) for name, text in files.items()}
+        )
 
     def test_in_gateways_pods_they_are_what_is_scraped(self):
-        monitor = find(rendered({**self.ALL, "mode": "sidecar", "sidecar": {"gateway": "higress"}}), "PodMonitor")["spec"]
+        monitor = find(rendered({**self.ALL, "mode": "sidecar", "sidecar": {"gateway": "higress"}}), "PodMonitor")[
+            "spec"
+        ]
         self.assertEqual(monitor["selector"]["matchLabels"], {"app": "higress-gateway"})
         names = [port["name"] for port in sidecar_container(workload(rendered({"mode": "sidecar"})))["ports"]]
         self.assertIn(monitor["podMetricsEndpoints"][0]["port"], names)
@@ -229,18 +320,23 @@ class Monitoring(unittest.TestCase):
 
 class Library(unittest.TestCase):
     def test_the_container_can_be_included_by_a_chart_that_depends_on_this_one(self):
-        import pathlib, shutil, tempfile
         with tempfile.TemporaryDirectory() as directory:
             parent = pathlib.Path(directory) / "gateway"
             (parent / "templates").mkdir(parents=True)
-            (parent / "Chart.yaml").write_text("apiVersion: v2\nname: gateway\nversion: 1.0.0\ndependencies: [{name: evenkeel, version: 0.1.0, repository: ''}]\n")
+            (parent / "Chart.yaml").write_text(
+                "apiVersion: v2\nname: gateway\nversion: 1.0.0\ndependencies: [{name: evenkeel, version: 0.1.0, repository: ''}]\n"
+            )
             shutil.copytree(CHART, parent / "charts" / "evenkeel")
             (parent / "templates" / "pod.yaml").write_text(
                 "apiVersion: v1\nkind: Pod\nmetadata: {name: gateway}\nspec:\n"
                 "  containers: [{name: envoy, image: envoy}]\n"
-                "  initContainers:\n    - {{- include \"evenkeel.sidecarContainer\" .Subcharts.evenkeel | nindent 6 }}\n"
-                "  volumes:\n    {{- include \"evenkeel.sidecarVolumes\" .Subcharts.evenkeel | nindent 4 }}\n")
-            values = {"global": {"x": 1}, "evenkeel": {"mode": "sidecar", **REDIS, "sidecar": {"socket": {"enabled": True}}}}
+                '  initContainers:\n    - {{- include "evenkeel.sidecarContainer" .Subcharts.evenkeel | nindent 6 }}\n'
+                '  volumes:\n    {{- include "evenkeel.sidecarVolumes" .Subcharts.evenkeel | nindent 4 }}\n'
+            )
+            values = {
+                "global": {"x": 1},
+                "evenkeel": {"mode": "sidecar", **REDIS, "sidecar": {"socket": {"enabled": True}}},
+            }
             documents = render(values, chart=parent, release="edge")
         pod = find(documents, "Pod")
         self.assertEqual(pod["spec"]["initContainers"][0]["restartPolicy"], "Always")
@@ -269,14 +365,16 @@ class Notes(unittest.TestCase):
     """NOTES.txt is not part of `helm template`: rendered here as a manifest of its own."""
 
     def notes(self, values):
-        import pathlib, shutil, tempfile
         with tempfile.TemporaryDirectory() as directory:
             chart = pathlib.Path(directory) / "evenkeel"
             shutil.copytree(CHART, chart)
             text = (chart / "templates/NOTES.txt").read_text()
             (chart / "templates/NOTES.txt").unlink()
             (chart / "templates/notes.yaml").write_text(
-                '{{ define "notes" }}' + text + '{{ end }}kind: Notes\nmetadata: {name: n}\ntext: {{ include "notes" . | toJson }}\n')
+                '{{ define "notes" }}'
+                + text
+                + '{{ end }}kind: Notes\nmetadata: {name: n}\ntext: {{ include "notes" . | toJson }}\n'
+            )
             return find(rendered(values, chart=chart), "Notes")["text"]
 
     def test_they_tell_the_page_and_the_next_command(self):
@@ -289,16 +387,27 @@ class Notes(unittest.TestCase):
         text = self.notes({"mode": "sidecar", "sidecar": {"gateway": "higress"}})
         self.assertIn("patch deployment higress-gateway --patch-file patch.yaml", text)
         self.assertIn("keeps nothing", self.notes({"redis": {"mode": "bundled", "urls": []}}))
-        self.assertIn("plugin.istio.modelServers` is empty", self.notes({"plugin": {"url": "oci://x", "istio": {"enabled": True}}}))
+        self.assertIn(
+            "plugin.istio.modelServers` is empty",
+            self.notes({"plugin": {"url": "oci://x", "istio": {"enabled": True}}}),
+        )
+        values = {"mode": "sidecar", "config": {"pools": [matrix.SLICES]}}
+        self.assertIn("rbac.gatewayServiceAccounts` is empty", self.notes(values))
+        self.assertNotIn(
+            "rbac.gatewayServiceAccounts",
+            self.notes({**values, "rbac": {"gatewayServiceAccounts": [{"name": "gateway"}]}}),
+        )
         self.assertNotIn("Next: the plugin", self.notes({"plugin": {"url": "oci://x", "higress": {"enabled": True}}}))
 
 
 class Package(unittest.TestCase):
     def test_the_package_holds_what_the_chart_needs(self):
-        import subprocess, tempfile
-        from chart import TOOLS
         with tempfile.TemporaryDirectory() as directory:
-            subprocess.run([TOOLS / "helm", "package", CHART, "--destination", directory], check=True, capture_output=True)
-            text = helm("template", "ek", f"{directory}/evenkeel-0.1.0.tgz", values=matrix.over(dict(Monitoring.ALL), REDIS))
+            subprocess.run(
+                [TOOLS / "helm", "package", CHART, "--destination", directory], check=True, capture_output=True
+            )
+            text = helm(
+                "template", "ek", f"{directory}/evenkeel-0.1.0.tgz", values=matrix.over(dict(Monitoring.ALL), REDIS)
+            )
         self.assertIn("kind: PrometheusRule", text)
         self.assertIn("-dashboard", text)

@@ -37,13 +37,39 @@ class Matrix(unittest.TestCase):
                     self.assertIsNone(fault, fault)
                 for kind, how in found.items():
                     against[how].add(kind)
-        print(f"\n{len(cases)} combinations; " + "; ".join(f"{how}: {', '.join(sorted(kinds))}" for how, kinds in sorted(against.items())))
+        print(
+            f"\n{len(cases)} combinations; "
+            + "; ".join(f"{how}: {', '.join(sorted(kinds))}" for how, kinds in sorted(against.items()))
+        )
         # A kind that is in no combination would go unchecked.
-        self.assertEqual(set().union(*against.values()), {
-            "BackendTrafficPolicy", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet", "Deployment", "EnvoyExtensionPolicy",
-            "EnvoyFilter", "EnvoyPatchPolicy", "EnvoyProxy", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor",
-            "PrometheusRule", "Role", "RoleBinding", "Secret", "Service", "ServiceAccount", "ServiceMonitor", "StatefulSet", "WasmPlugin",
-        })
+        self.assertEqual(
+            set().union(*against.values()),
+            {
+                "BackendTrafficPolicy",
+                "ClusterRole",
+                "ClusterRoleBinding",
+                "ConfigMap",
+                "DaemonSet",
+                "Deployment",
+                "EnvoyExtensionPolicy",
+                "EnvoyFilter",
+                "EnvoyPatchPolicy",
+                "EnvoyProxy",
+                "HorizontalPodAutoscaler",
+                "NetworkPolicy",
+                "PodDisruptionBudget",
+                "PodMonitor",
+                "PrometheusRule",
+                "Role",
+                "RoleBinding",
+                "Secret",
+                "Service",
+                "ServiceAccount",
+                "ServiceMonitor",
+                "StatefulSet",
+                "WasmPlugin",
+            },
+        )
 
     def test_the_combinations_bring_every_two_choices_together(self):
         met = {frozenset(pair) for case in matrix.cases() for pair in itertools.combinations(case.items(), 2)}
@@ -53,10 +79,24 @@ class Matrix(unittest.TestCase):
 
     def test_texts_that_look_like_numbers_stay_texts(self):
         digits = {
-            "fullnameOverride": "1e3", "priorityClassName": "123", "commonLabels": {"a": "1"}, "podLabels": {"b": "true"}, "podAnnotations": {"c": "0x1"},
-            "imagePullSecrets": [{"name": "1"}], "image": {"repository": "1", "tag": "1.10"}, "serviceAccount": {"name": "1"}, "nodeSelector": {"d": "1"},
-            "redis": {"urls": ["rediss://r"], "existingSecret": "1", "existingSecretKey": "2", "tls": {"caSecret": "3", "caKey": "4"}},
-            "admin": {"existingSecret": "1", "names": ["1"]}, "files": {"1": "2"}, "rateLimitFiles": {"1": "2"},
+            "fullnameOverride": "1e3",
+            "priorityClassName": "123",
+            "commonLabels": {"a": "1"},
+            "podLabels": {"b": "true"},
+            "podAnnotations": {"c": "0x1"},
+            "imagePullSecrets": [{"name": "1"}],
+            "image": {"repository": "1", "tag": "1.10"},
+            "serviceAccount": {"name": "1"},
+            "nodeSelector": {"d": "1"},
+            "redis": {
+                "urls": ["rediss://r"],
+                "existingSecret": "1",
+                "existingSecretKey": "2",
+                "tls": {"caSecret": "3", "caKey": "4"},
+            },
+            "admin": {"existingSecret": "1", "names": ["1"]},
+            "files": {"1": "2"},
+            "rateLimitFiles": {"1": "2"},
             "monitoring": {"serviceMonitor": {"enabled": True}},
             "plugin": {"url": "oci://1", "sha256": "1" * 64, "imagePullSecret": "1"},
         }
@@ -77,7 +117,14 @@ class Matrix(unittest.TestCase):
     def test_lint_finds_nothing(self):
         for part, choices in matrix.PARTS.items():
             for choice in choices if part != "kubernetes" else []:
-                case = {"mode": "deployment", "redis": "external", "discovery": "none", "plugin": "none", "rest": "little", "kubernetes": "1.29.0"}
+                case = {
+                    "mode": "deployment",
+                    "redis": "external",
+                    "discovery": "none",
+                    "plugin": "none",
+                    "rest": "little",
+                    "kubernetes": "1.29.0",
+                }
                 values, _ = matrix.values(case | {part: choice})
                 if "sidecar" in values:
                     values["sidecar"]["native"] = False  # lint knows no version of Kubernetes

@@ -27,7 +27,10 @@ SCHEMA = [
     ({"sidecar": {"socket": {"directory": "run"}}}, "sidecar.socket.directory: Does not match pattern"),
     ({"plugin": {"url": "registry/evenkeel-plugin"}}, "plugin.url: Does not match pattern"),
     ({"plugin": {"url": "file://relative"}}, "plugin.url: Does not match pattern"),
-    ({"plugin": {"istio": {"selector": None, "resource": "Wasm"}}}, "plugin.istio.resource: plugin.istio.resource must be one of"),
+    (
+        {"plugin": {"istio": {"selector": None, "resource": "Wasm"}}},
+        "plugin.istio.resource: plugin.istio.resource must be one of",
+    ),
     ({"plugin": {"istio": {"modelServers": [{"service": "llm"}]}}}, "plugin.istio.modelServers.0: port is required"),
     ({"monitoring": {"dashboards": {"labels": {"a": True}}}}, "monitoring.dashboards.labels.a: Invalid type"),
 ]
@@ -35,43 +38,115 @@ SCHEMA = [
 # By _checks.tpl: values that do not go together.
 CHECKS = [
     ({"redis": {"urls": []}}, "redis.urls: must name a Redis where redis.mode is external, got none"),
-    ({"redis": {"urls": ["redis://a", "redis://b"]}}, "redis.urls: must be one URL unless redis.cluster is true, got 2"),
+    (
+        {"redis": {"urls": ["redis://a", "redis://b"]}},
+        "redis.urls: must be one URL unless redis.cluster is true, got 2",
+    ),
     ({"redis": {"mode": "bundled"}}, "redis.urls: must be empty where redis.mode is bundled"),
-    ({"redis": {"mode": "bundled", "urls": [], "cluster": True}}, "redis.cluster: must be false where redis.mode is bundled"),
+    (
+        {"redis": {"mode": "bundled", "urls": [], "cluster": True}},
+        "redis.cluster: must be false where redis.mode is bundled",
+    ),
     ({"redis": {"mode": "bundled", "urls": [], "user": "x"}}, "redis.user: must be empty where redis.mode is bundled"),
-    ({"redis": {"mode": "bundled", "urls": [], "existingSecret": "x"}}, "redis.existingSecret: must be empty where redis.mode is bundled"),
-    ({"redis": {"mode": "none", "urls": [], "keyPrefix": "x"}, "replicas": 1}, "redis.keyPrefix: must be empty where redis.mode is none"),
+    (
+        {"redis": {"mode": "bundled", "urls": [], "existingSecret": "x"}},
+        "redis.existingSecret: must be empty where redis.mode is bundled",
+    ),
+    (
+        {"redis": {"mode": "none", "urls": [], "keyPrefix": "x"}, "replicas": 1},
+        "redis.keyPrefix: must be empty where redis.mode is none",
+    ),
     ({"redis": {"mode": "none", "urls": []}}, "replicas: must be 1, with autoscaling off, where redis.mode is none"),
-    ({"redis": {"mode": "none", "urls": []}, "replicas": 1, "autoscaling": {"enabled": True}}, "replicas: must be 1, with autoscaling off"),
-    ({"redis": {"mode": "none", "urls": []}, "mode": "daemonset"}, "redis.mode: must be external or bundled where mode is daemonset"),
-    ({"redis": {"password": "x", "existingSecret": "y"}}, "redis.password: must be empty where redis.existingSecret is given"),
+    (
+        {"redis": {"mode": "none", "urls": []}, "replicas": 1, "autoscaling": {"enabled": True}},
+        "replicas: must be 1, with autoscaling off",
+    ),
+    (
+        {"redis": {"mode": "none", "urls": []}, "mode": "daemonset"},
+        "redis.mode: must be external or bundled where mode is daemonset",
+    ),
+    (
+        {"redis": {"password": "x", "existingSecret": "y"}},
+        "redis.password: must be empty where redis.existingSecret is given",
+    ),
     ({"redis": {"user": "x"}}, "redis.user: needs redis.existingSecret or redis.password"),
     ({"redis": {"tls": {"caSecret": "x"}}}, "redis.tls: has no effect unless redis.urls begin with rediss://"),
-    ({"redis": {"urls": ["rediss://a"], "tls": {"caSecret": "x", "caConfigMap": "y"}}}, "redis.tls: must name either caSecret or caConfigMap, got both"),
+    (
+        {"redis": {"urls": ["rediss://a"], "tls": {"caSecret": "x", "caConfigMap": "y"}}},
+        "redis.tls: must name either caSecret or caConfigMap, got both",
+    ),
     ({"config": {"listen": {"grpc": "off"}}}, "config.listen: is set by mode, listenAddress, ports and sidecar.socket"),
     ({"config": {"drain_delay": "1s"}}, "config.drain_delay: is set by drainDelaySeconds"),
     ({"config": {"store": {"url": "redis://x"}}}, "config.store.url: is set by redis"),
     ({"config": {"store": {"password_file": "x"}}}, "config.store.password_file: is set by redis"),
-    ({"config": {"admin": {"tokens": []}}, "admin": {"tokens": {"ops": "x" * 16}}}, "config.admin: must be absent where admin.tokens or admin.existingSecret are given"),
-    ({"config": {"rate_limit_service": {"config": "x"}}, "rateLimitFiles": {"a.yaml": ""}}, "config.rate_limit_service.config: is set by rateLimitFiles"),
-    ({"admin": {"tokens": {"ops": "x" * 16}, "existingSecret": "x", "names": ["ops"]}}, "admin.tokens: must be empty where admin.existingSecret is given"),
+    (
+        {"config": {"admin": {"tokens": []}}, "admin": {"tokens": {"ops": "x" * 16}}},
+        "config.admin: must be absent where admin.tokens or admin.existingSecret are given",
+    ),
+    (
+        {"config": {"rate_limit_service": {"config": "x"}}, "rateLimitFiles": {"a.yaml": ""}},
+        "config.rate_limit_service.config: is set by rateLimitFiles",
+    ),
+    (
+        {"admin": {"tokens": {"ops": "x" * 16}, "existingSecret": "x", "names": ["ops"]}},
+        "admin.tokens: must be empty where admin.existingSecret is given",
+    ),
     ({"admin": {"existingSecret": "x"}}, "admin.names: must name the keys of admin.existingSecret, got none"),
     ({"admin": {"names": ["ops"]}}, "admin.names: has no effect without admin.existingSecret"),
-    ({"mode": "daemonset", "autoscaling": {"enabled": True}}, "autoscaling.enabled: must be false where mode is daemonset"),
-    ({"autoscaling": {"enabled": True, "minReplicas": 9}}, "autoscaling.minReplicas: must be at most maxReplicas, 8, got 9"),
+    (
+        {"mode": "daemonset", "autoscaling": {"enabled": True}},
+        "autoscaling.enabled: must be false where mode is daemonset",
+    ),
+    (
+        {"autoscaling": {"enabled": True, "minReplicas": 9}},
+        "autoscaling.minReplicas: must be at most maxReplicas, 8, got 9",
+    ),
     ({"ports": {"grpc": 9191}}, "ports.grpc: must be another port than ports.http, got 9191"),
-    ({"mode": "sidecar", "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]}}, "networkPolicy.enabled: must be false where mode is sidecar"),
-    ({"networkPolicy": {"enabled": True}}, "networkPolicy.gateways: must name who may call where networkPolicy.enabled is true, got none"),
-    ({"plugin": {"istio": {"enabled": True}}}, "plugin.url: must be an oci://, https:// or file:// URL of the plugin's module, got none"),
-    ({"plugin": {"url": "oci://x", "istio": {"enabled": True}, "higress": {"enabled": True}}}, "plugin: must be enabled for one gateway in each release, got higress, istio"),
-    ({"mode": "sidecar", "plugin": {"url": "oci://x", "higress": {"enabled": True}}}, "sidecar.gateway: must be higress where plugin.higress.enabled is true, got istio"),
+    (
+        {"mode": "sidecar", "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]}},
+        "networkPolicy.enabled: must be false where mode is sidecar",
+    ),
+    (
+        {"networkPolicy": {"enabled": True}},
+        "networkPolicy.gateways: must name who may call where networkPolicy.enabled is true, got none",
+    ),
+    (
+        {"plugin": {"istio": {"enabled": True}}},
+        "plugin.url: must be an oci://, https:// or file:// URL of the plugin's module, got none",
+    ),
+    (
+        {"plugin": {"url": "oci://x", "istio": {"enabled": True}, "higress": {"enabled": True}}},
+        "plugin: must be enabled for one gateway in each release, got higress, istio",
+    ),
+    (
+        {"mode": "sidecar", "plugin": {"url": "oci://x", "higress": {"enabled": True}}},
+        "sidecar.gateway: must be higress where plugin.higress.enabled is true, got istio",
+    ),
     ({"plugin": {"config": {"sidecar": {"cluster": "x"}}}}, "plugin.config.sidecar: is set by the chart"),
-    ({"plugin": {"url": "oci://x", "higress": {"enabled": True}, "config": {"apply": {"mode": "override_host"}}}}, "plugin.config.apply.mode: must be higress with plugin.higress.enabled, got override_host"),
-    ({"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"apply": {"mode": "name"}}}}, "plugin.config.apply.mode: must be override_host, which is what the chart wires, got name"),
-    ({"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"read_body": True}}}, "plugin.istio.resource: must be EnvoyFilter where plugin.config.read_body is true"),
-    ({"plugin": {"url": "oci://x", "imagePullSecret": "y", "istio": {"enabled": True, "resource": "EnvoyFilter"}}}, "plugin.imagePullSecret: has no effect where plugin.istio.resource is EnvoyFilter"),
-    ({"plugin": {"url": "file:///x", "envoyGateway": {"enabled": True, "gateway": "eg"}}}, "plugin.url: must be an oci:// or https:// URL with Envoy Gateway"),
-    ({"plugin": {"url": "oci://x", "envoyGateway": {"enabled": True}}}, "plugin.envoyGateway.gateway: must name a Gateway, got none"),
+    (
+        {"plugin": {"url": "oci://x", "higress": {"enabled": True}, "config": {"apply": {"mode": "override_host"}}}},
+        "plugin.config.apply.mode: must be higress with plugin.higress.enabled, got override_host",
+    ),
+    (
+        {"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"apply": {"mode": "name"}}}},
+        "plugin.config.apply.mode: must be override_host, which is what the chart wires, got name",
+    ),
+    (
+        {"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"read_body": True}}},
+        "plugin.istio.resource: must be EnvoyFilter where plugin.config.read_body is true",
+    ),
+    (
+        {"plugin": {"url": "oci://x", "imagePullSecret": "y", "istio": {"enabled": True, "resource": "EnvoyFilter"}}},
+        "plugin.imagePullSecret: has no effect where plugin.istio.resource is EnvoyFilter",
+    ),
+    (
+        {"plugin": {"url": "file:///x", "envoyGateway": {"enabled": True, "gateway": "eg"}}},
+        "plugin.url: must be an oci:// or https:// URL with Envoy Gateway",
+    ),
+    (
+        {"plugin": {"url": "oci://x", "envoyGateway": {"enabled": True}}},
+        "plugin.envoyGateway.gateway: must name a Gateway, got none",
+    ),
 ]
 
 
@@ -101,7 +176,14 @@ class RefusedValues(unittest.TestCase):
         self.assertIn("sidecar.native: must be false before Kubernetes 1.29, got true with v1.28.9", said)
 
     def test_all_faults_are_told_at_once(self):
-        said = refused(self, {"redis": {"urls": ["redis://a", "redis://b"], "user": "x"}, "ports": {"grpc": 9191}, "plugin": {"istio": {"enabled": True}}})
+        said = refused(
+            self,
+            {
+                "redis": {"urls": ["redis://a", "redis://b"], "user": "x"},
+                "ports": {"grpc": 9191},
+                "plugin": {"istio": {"enabled": True}},
+            },
+        )
         self.assertIn("4 faults in the values", said)
 
     def test_other_versions_of_kubernetes_are_refused(self):

@@ -119,6 +119,7 @@ metadata:
     {{- end }}
 spec:
   serviceAccountName: {{ include "evenkeel.serviceAccountName" . | quote }}
+  enableServiceLinks: false
   automountServiceAccountToken: {{ (include "evenkeel.watched" . | fromJson).used }}
   {{- with .Values.imagePullSecrets }}
   imagePullSecrets:
