@@ -360,6 +360,9 @@ async fn a_pool_whose_endpoints_are_all_drained_says_so() {
     assert!(metrics.contains("evenkeel_audit_failures_total 0"), "{metrics}");
 }
 
+/// A call that is refused: method, path, body and headers; the status.
+type Wrong<'a> = (&'a Method, &'a str, Option<&'a str>, &'a [(&'a str, &'a str)], u16);
+
 #[tokio::test]
 async fn drains_by_http() {
     let sidecar = Sidecar::start(&with_admins(POOLS)).await;
@@ -377,7 +380,7 @@ async fn drains_by_http() {
 
     let foreign = [("origin", "http://evil.example")];
     let of_m1 = "/api/v1/drains?endpoint=m-1%3A80&route=&cluster=llm";
-    let cases: &[(&Method, &str, Option<&str>, &[(&str, &str)], u16)] = &[
+    let cases: &[Wrong<'_>] = &[
         (&post, drains, body, &no_token, 401),
         (&post, drains, body, &[("authorization", "Bearer x")], 401),
         (&post, drains, body, &foreign, 403),
