@@ -72,7 +72,7 @@ fn every_value_known_from_the_start_is_documented() {
     let mut faults = Vec::new();
     for family in metrics.gather() {
         let told: BTreeSet<String> = quoted(&documented[family.name()].2).into_iter().collect();
-        for label in family.get_metric().iter().flat_map(|metric| metric.get_label()) {
+        for label in family.get_metric().iter().flat_map(prometheus::proto::Metric::get_label) {
             if label.name() != "version" && !told.contains(label.value()) {
                 faults.push(format!(
                     "{}: {}={:?} is not explained",

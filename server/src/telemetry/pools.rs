@@ -16,6 +16,8 @@ pub struct PoolMetrics {
     pub endpoint_cap: GaugeVec,
     /// Weight by endpoint.
     pub endpoint_weight: GaugeVec,
+    /// Sum of the caps by pool; none when any endpoint is unlimited.
+    pub capacity: GaugeVec,
     /// Endpoints by pool and `state`.
     pub endpoints: GaugeVec,
     /// Holders alive by pool.
@@ -74,6 +76,12 @@ impl PoolMetrics {
                 "Relative capacity of an endpoint.",
                 &endpoint,
             )?,
+            capacity: gauges(
+                r,
+                "evenkeel_pool_capacity",
+                "Sum of the caps of a pool's endpoints; not there while any of them is unlimited.",
+                &pool,
+            )?,
             endpoints: gauges(
                 r,
                 "evenkeel_pool_endpoints",
@@ -102,6 +110,7 @@ impl PoolMetrics {
             &self.in_flight,
             &self.endpoint_cap,
             &self.endpoint_weight,
+            &self.capacity,
             &self.endpoints,
             &self.holders,
             &self.imbalance,

@@ -123,6 +123,9 @@ fn set_pools(m: &PoolMetrics, http: &Http) {
         let pool = [view.route.as_str(), view.cluster.as_str()];
         m.holders.with_label_values(&pool).set(view.holders as f64);
         m.imbalance.with_label_values(&pool).set(view.imbalance);
+        if let Some(capacity) = view.capacity {
+            m.capacity.with_label_values(&pool).set(capacity as f64);
+        }
         let [mut in_use, mut drained, mut left] = [0_u32; 3];
         for endpoint in &view.endpoints {
             let labels = [pool[0], pool[1], &endpoint.address];
