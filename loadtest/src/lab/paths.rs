@@ -15,6 +15,11 @@ pub const REDIS: &str = "EVENKEEL_REDIS_SERVER";
 /// Environment variable naming a Python that has OpenAI's client library.
 pub const PYTHON: &str = "EVENKEEL_PYTHON";
 
+/// Environment variable naming Prometheus's binary.
+pub const PROMETHEUS: &str = "EVENKEEL_PROMETHEUS";
+/// Environment variable naming promtool.
+pub const PROMTOOL: &str = "EVENKEEL_PROMTOOL";
+
 /// Root of the workspace this crate was built in.
 pub fn workspace() -> PathBuf {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -82,6 +87,16 @@ pub fn python() -> Result<PathBuf, LabError> {
         "Python with the library `openai`",
         "make one with `.ci/setup python` or set EVENKEEL_PYTHON",
     )
+}
+
+/// Prometheus.
+pub fn prometheus() -> Result<PathBuf, LabError> {
+    find(PROMETHEUS, on_path("prometheus"), "prometheus", "install Prometheus or set EVENKEEL_PROMETHEUS")
+}
+
+/// Prometheus's tool for rules and metrics.
+pub fn promtool() -> Result<PathBuf, LabError> {
+    find(PROMTOOL, on_path("promtool"), "promtool", "install Prometheus or set EVENKEEL_PROMTOOL")
 }
 
 fn on_path(program: &str) -> Vec<PathBuf> {

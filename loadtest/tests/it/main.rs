@@ -1,6 +1,6 @@
 //! Integration tests over real processes. They need Envoy (`EVENKEEL_ENVOY`), some also a Python with OpenAI's client
-//! library (`EVENKEEL_PYTHON`), and where one is missing they say so and pass; with `EVENKEEL_IT_REQUIRED` set that is a
-//! failure.
+//! library (`EVENKEEL_PYTHON`), or Prometheus (`EVENKEEL_PROMETHEUS`, `EVENKEEL_PROMTOOL`). Where one is missing they say
+//! so and pass; with `EVENKEEL_IT_REQUIRED` set that is a failure.
 
 #![allow(clippy::unwrap_used)]
 
@@ -10,5 +10,6 @@ mod faults;
 mod gateway;
 mod limits;
 mod openai;
+mod prometheus;
 mod ratelimit_filter;
 mod support;
