@@ -309,7 +309,7 @@ fn refused(
     decision: &Result<Decision, DomainError>,
 ) -> Refused {
     let (facts, status, retry_after_ms) = match decision {
-        Ok(Decision::Refused(refusal)) => (refusal.facts.clone(), refusal.status, refusal.retry_after_ms),
+        Ok(Decision::Refused(refusal)) => ((*refusal.facts).clone(), refusal.status, refusal.retry_after_ms),
         Ok(Decision::Denied { answer: Answer::PoolFull { retry_after_s }, facts }) => {
             (facts.clone(), 429, retry_after_s * 1000)
         }

@@ -94,6 +94,13 @@ impl PoolView {
         }
     }
 
+    /// Requests that still fit on endpoints that take some; `None` where any of them is unlimited.
+    #[must_use]
+    pub fn room(&self) -> Option<u64> {
+        let open = self.endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
+        open.map(|e| (e.cap > 0).then(|| u64::from(e.cap).saturating_sub(e.in_flight))).sum()
+    }
+
     /// Whether anything but the time of reading differs.
     #[must_use]
     pub fn differs(&self, other: &Self) -> bool {

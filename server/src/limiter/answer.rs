@@ -29,7 +29,7 @@ pub struct Refusal {
     /// Time until a retry can succeed; 0: none will by itself.
     pub retry_after_ms: u64,
     /// For who asks later why.
-    pub facts: RefusalFacts,
+    pub facts: Box<RefusalFacts>,
 }
 
 /// A running request may end at any time.
@@ -118,7 +118,7 @@ pub(super) fn refusal(compiled: &Compiled, chosen: &[Chosen], readings: &[Readin
         headers,
         body: rejected.body.clone().unwrap_or_else(|| body(source, reading, retry_after_ms)),
         retry_after_ms,
-        facts: facts(source, first, reading),
+        facts: Box::new(facts(source, first, reading)),
     })
 }
 

@@ -117,6 +117,8 @@ pub struct PoolRow {
     cluster: String,
     in_flight: u64,
     capacity: Option<u64>,
+    /// Requests that still fit; `None`: unlimited.
+    room: Option<u64>,
     endpoints: usize,
     full: usize,
     drained: usize,
@@ -135,6 +137,7 @@ impl PoolRow {
             cluster: view.cluster.clone(),
             in_flight: view.in_flight,
             capacity: view.capacity,
+            room: view.room(),
             endpoints: listed().count(),
             full: listed().filter(is_full).count(),
             drained: view.endpoints.iter().filter(|endpoint| endpoint.drained).count(),
@@ -143,11 +146,6 @@ impl PoolRow {
             current: view.current,
             read_at_ms: view.read_at_ms,
         }
-    }
-
-    /// Requests that still fit; `None`: unlimited.
-    fn room(&self) -> Option<u64> {
-        self.capacity.map(|capacity| capacity.saturating_sub(self.in_flight))
     }
 }
 
@@ -160,6 +158,8 @@ pub struct Totals {
     in_flight: u64,
     /// `None` where any pool is unlimited.
     capacity: Option<u64>,
+    /// Requests that still fit; likewise.
+    room: Option<u64>,
     holders: u64,
     sidecars: usize,
 }
@@ -237,6 +237,7 @@ impl Capacity {
             drained: rows.iter().map(|row| row.drained).sum(),
             in_flight: rows.iter().map(|row| row.in_flight).sum(),
             capacity: capacities.sum(),
+            room: rows.iter().map(|row| row.room).sum(),
             holders: rows.iter().map(|row| row.holders).max().unwrap_or(0),
             sidecars: self.sidecars_alive().await,
         };
@@ -359,8 +360,7 @@ impl Capacity {
     }
 
     fn quotas(&self) -> Vec<QuotaRow> {
-        let rows = self
-            .rules
+        self.rules
             .load()
             .quotas
             .iter()
@@ -369,8 +369,7 @@ impl Capacity {
                 counts: quota.counts,
                 kind: if quota.kind == QuotaKind::Prepaid { "prepaid" } else { "budget" },
             })
-            .collect();
-        rows
+            .collect()
     }
 
     /// Whether a sidecar reaches the store: one that tells of itself does; of this one it is known.
@@ -408,7 +407,7 @@ fn sort_pools(rows: &mut [PoolRow], sort: PoolSort) {
         let order = match sort {
             PoolSort::InFlight => b.in_flight.cmp(&a.in_flight),
             PoolSort::Name => Ordering::Equal,
-            PoolSort::Room => a.room().unwrap_or(u64::MAX).cmp(&b.room().unwrap_or(u64::MAX)),
+            PoolSort::Room => a.room.unwrap_or(u64::MAX).cmp(&b.room.unwrap_or(u64::MAX)),
             PoolSort::Imbalance => b.imbalance.total_cmp(&a.imbalance),
         };
         order.then_with(|| by_name(a, b))
@@ -463,6 +462,7 @@ mod tests {
             cluster: cluster.to_owned(),
             in_flight,
             capacity,
+            room: capacity.map(|capacity: u64| capacity.saturating_sub(in_flight)),
             endpoints: 1,
             full: 0,
             drained: 0,
