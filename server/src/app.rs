@@ -160,7 +160,13 @@ pub async fn run(
     let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
 
     tasks.spawn(Arc::clone(&ledger).run(background.clone()));
-    tasks.spawn(discovery::run(discovered, Arc::clone(&metrics), tasks.clone(), background.clone()));
+    tasks.spawn(discovery::run(
+        discovered,
+        config.kubernetes.clone(),
+        Arc::clone(&metrics),
+        tasks.clone(),
+        background.clone(),
+    ));
     tasks.spawn(sweep::run(
         Arc::clone(&balancer),
         Arc::clone(&views),

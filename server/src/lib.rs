@@ -11,7 +11,7 @@
 //! | [`config`] | raw file shapes → validated `Config`, every fault collected |
 //! | [`domain`] | pools, endpoints, holders, leases, the rule for choosing |
 //! | [`store`] | the table of requests in flight: trait, memory, Redis, and what to do when Redis is away |
-//! | [`balancer`] | Admit, Settle, KeepAlive; pool directory, DNS discovery, the sweep |
+//! | [`balancer`] | Admit, Settle, KeepAlive; pool directory, discovery (DNS, Kubernetes), the sweep |
 //! | [`ledger`] | usage: recorded, written in batches, asked about |
 //! | [`rls`] | Envoy's rate limit service: files of limits, descriptors, answers |
 //! | [`limiter`] | limits and quotas: what applies to a request, and their administration |

@@ -49,7 +49,7 @@ pub struct PoolEntry {
     pub rule: Arc<PoolRule>,
     /// What became of its requests at this sidecar.
     pub counts: PoolCounts,
-    /// Endpoints of configuration or DNS; empty where they come with requests.
+    /// Endpoints of configuration, DNS or Kubernetes; empty where they come with requests.
     roster: ArcSwap<Roster>,
     /// Those of them that are not drained: the same [`Roster`] where none is. Requests look at this one alone.
     open: ArcSwap<Roster>,
@@ -76,7 +76,7 @@ impl PoolEntry {
     fn new(id: PoolId, rule: &Arc<PoolRule>, configured: bool, drains: PoolDrains) -> Self {
         let roster = match &rule.source {
             Source::Static(endpoints) => Roster::new(endpoints.clone()),
-            Source::Request | Source::Dns { .. } => Roster::default(),
+            Source::Request | Source::Dns { .. } | Source::Kubernetes(_) => Roster::default(),
         };
         let roster = Arc::new(roster);
         Self {
@@ -159,7 +159,12 @@ impl PoolEntry {
         self.offered.lock().first().map_or(own, |offer| Arc::clone(&offer.roster))
     }
 
-    /// The pool's own endpoints, of configuration or DNS.
+    /// Whether the configuration names it: only then may it be a label of metrics that count discovery.
+    pub(super) fn is_configured(&self) -> bool {
+        self.configured
+    }
+
+    /// The pool's own endpoints, of configuration, DNS or Kubernetes.
     pub(super) fn own_roster(&self) -> Arc<Roster> {
         self.roster.load_full()
     }
@@ -285,7 +290,7 @@ pub struct Directory {
     by_name: RwLock<Names>,
     by_id: RwLock<HashMap<PoolId, Arc<PoolEntry>>>,
     drained: ArcSwap<Drained>,
-    /// New pools whose endpoints are to be looked up in DNS.
+    /// New pools whose endpoints are to be found in DNS or Kubernetes.
     discover: mpsc::UnboundedSender<Arc<PoolEntry>>,
 }
 
@@ -416,7 +421,12 @@ impl Directory {
         }
         let drains = self.drained.load().of(&id);
         let entry = Arc::new(PoolEntry::new(id.clone(), rule, claim == Claim::Configured, drains));
-        if matches!(rule.source, Source::Dns { .. }) {
+        let is_found = match &rule.source {
+            Source::Dns { .. } => true,
+            Source::Kubernetes(service) => service.of(entry.pool.id.cluster()).is_some(),
+            Source::Request | Source::Static(_) => false,
+        };
+        if is_found {
             // The receiver ends with the sidecar only.
             let _ = self.discover.send(Arc::clone(&entry));
         }

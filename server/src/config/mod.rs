@@ -14,6 +14,7 @@ use crate::{
 mod credentials;
 mod files;
 mod higress;
+mod kubernetes;
 mod limits;
 mod rate_limit_service;
 mod raw;
@@ -24,6 +25,7 @@ mod validate;
 
 use files::{Files, Sections};
 pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
+pub use kubernetes::{KubernetesApi, KubernetesOptions, PoolService, SERVICES_MAX, ServicePort, ServiceRule};
 pub use rate_limit_service::RateLimitService;
 pub use secret::{AdminToken, Secret};
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Pool rules; the first that matches a request applies.
     pub pools: Vec<PoolRule>,
+    /// How the API server of Kubernetes is reached.
+    pub kubernetes: KubernetesOptions,
     /// For requests no rule matches; `None` refuses them.
     pub unlisted: Option<PoolRule>,
     /// Limits, quotas and what they need.
@@ -136,6 +140,8 @@ pub enum Source {
         /// The server to ask; `None` for the system's.
         nameserver: Option<SocketAddr>,
     },
+    /// From a service's EndpointSlices.
+    Kubernetes(ServiceRule),
 }
 
 /// Everything wrong with a configuration.

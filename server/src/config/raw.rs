@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{
+    kubernetes::{RawKubernetes, RawServiceRule},
     limits::raw::{RawAdmin, RawHigressRules, RawLedger, RawLimit, RawModel, RawPrice, RawQuota},
     rate_limit_service::RawRateLimitService,
 };
@@ -21,6 +22,7 @@ pub(super) struct RawConfig {
     pub(super) log: RawLog,
     pub(super) runtime: RawRuntime,
     pub(super) store: RawStore,
+    pub(super) kubernetes: Option<RawKubernetes>,
     pub(super) pools: Vec<RawPool>,
     pub(super) unlisted_pools: RawUnlisted,
     pub(super) limits: Vec<RawLimit>,
@@ -82,6 +84,7 @@ pub(super) struct RawPool {
     pub(super) per_route: bool,
     pub(super) endpoints: Vec<RawEndpoint>,
     pub(super) dns: Option<RawDns>,
+    pub(super) kubernetes: Option<RawServiceRule>,
     pub(super) higress_table: bool,
     pub(super) weight: Option<f64>,
     pub(super) cap: Option<u32>,
@@ -116,6 +119,7 @@ pub(super) struct RawDns {
 pub(super) struct RawUnlisted {
     pub(super) accept: bool,
     pub(super) per_route: bool,
+    pub(super) kubernetes: Option<RawServiceRule>,
     pub(super) weight: Option<f64>,
     pub(super) cap: Option<u32>,
     pub(super) on_store_failure: Option<OnStoreFailure>,
@@ -128,6 +132,7 @@ impl Default for RawUnlisted {
         Self {
             accept: true,
             per_route: false,
+            kubernetes: None,
             weight: None,
             cap: None,
             on_store_failure: None,

@@ -17,7 +17,7 @@ fn nothing_is_a_configuration() {
 #[test]
 fn the_documented_example_is_accepted() {
     let config = Config::parse(include_str!("../../../docs/evenkeel.example.yaml")).unwrap();
-    assert_eq!(config.pools.len(), 3);
+    assert_eq!(config.pools.len(), 4);
 }
 
 #[test]

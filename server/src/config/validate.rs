@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use super::{
-    Config, Faults, Files, Listen, Log, PoolRule, Source, StoreConfig, credentials, limits,
+    Config, Faults, Files, Listen, Log, PoolRule, Source, StoreConfig, credentials, kubernetes, limits,
     rate_limit_service,
     raw::{RawConfig, RawDns, RawEndpoint, RawListen, RawLog, RawPool, RawStore, RawUnlisted},
 };
@@ -102,6 +102,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
     }
     let limits = limits::validate(&mut check, files, &mut raw);
     let section = raw.rate_limit_service.take();
+    let kubernetes = raw.kubernetes.take();
     let store = store(&mut check, files, raw.store);
     let on_cluster = matches!(&store, StoreConfig::Redis(options) if options.cluster);
     let pools: Vec<PoolRule> = raw
@@ -118,6 +119,9 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
             ));
         }
     }
+    let unlisted = unlisted(&mut check, raw.unlisted_pools);
+    let rules = pools.iter().chain(&unlisted);
+    let kubernetes = kubernetes::options(&mut check, files, kubernetes, rules);
     let mut config = Config {
         listen: listen(&mut check, raw.listen),
         keep_alive_interval,
@@ -125,8 +129,9 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
         log: log(&mut check, raw.log),
         worker_threads,
         store,
+        kubernetes,
         pools,
-        unlisted: unlisted(&mut check, &raw.unlisted_pools),
+        unlisted,
         rules: Arc::new(limits.rules),
         admin: Arc::new(limits.admin),
         ledger: limits.ledger,
@@ -275,13 +280,21 @@ fn pool_rule(check: &mut Check, path: &str, raw: RawPool, on_cluster: bool) -> P
     if raw.dns.is_some() && !raw.endpoints.is_empty() {
         check.fault(&format!("{path}.dns"), "absent where endpoints are given", "both");
     }
-    let source = match raw.dns {
-        Some(raw) => dns(check, &format!("{path}.dns"), raw),
-        None if raw.endpoints.is_empty() => Source::Request,
-        None => endpoints(check, &format!("{path}.endpoints"), raw.endpoints, weight, cap),
+    if raw.kubernetes.is_some() && (raw.dns.is_some() || !raw.endpoints.is_empty()) {
+        check.fault(&format!("{path}.kubernetes"), "absent where endpoints or dns are given", "both");
+    }
+    let cluster = Some(raw.cluster).filter(|cluster| cluster != "*");
+    let source = match (raw.kubernetes, raw.dns) {
+        (Some(raw), _) => {
+            let path = format!("{path}.kubernetes");
+            Source::Kubernetes(kubernetes::service_rule(check, &path, cluster.as_deref(), raw))
+        }
+        (None, Some(raw)) => dns(check, &format!("{path}.dns"), raw),
+        (None, None) if raw.endpoints.is_empty() => Source::Request,
+        (None, None) => endpoints(check, &format!("{path}.endpoints"), raw.endpoints, weight, cap),
     };
     PoolRule {
-        cluster: Some(raw.cluster).filter(|cluster| cluster != "*"),
+        cluster,
         route: raw.route.filter(|route| route != "*"),
         per_route: raw.per_route,
         source,
@@ -330,12 +343,21 @@ fn dns(check: &mut Check, path: &str, raw: RawDns) -> Source {
     Source::Dns { name: raw.name, port: raw.port, refresh, nameserver }
 }
 
-fn unlisted(check: &mut Check, raw: &RawUnlisted) -> Option<PoolRule> {
+fn unlisted(check: &mut Check, raw: RawUnlisted) -> Option<PoolRule> {
+    let path = "unlisted_pools.kubernetes";
+    let source = raw.kubernetes.map_or(Source::Request, |raw| {
+        let rule = kubernetes::service_rule(check, path, None, raw);
+        if let Some(service) = &rule.service {
+            let expected = "absent: the names of clusters tell it";
+            check.fault(&format!("{path}.service"), expected, format!("{service:?}"));
+        }
+        Source::Kubernetes(rule)
+    });
     let rule = PoolRule {
         cluster: None,
         route: None,
         per_route: raw.per_route,
-        source: Source::Request,
+        source,
         weight: check.weight("unlisted_pools.weight", raw.weight, 1.0),
         cap: raw.cap.unwrap_or(0),
         on_store_failure: raw.on_store_failure.unwrap_or_default(),

@@ -9,6 +9,7 @@ use prometheus::{
 
 use super::{
     catalogue::{Catalogue, Declared, counters, gauges, histogram, register},
+    discovery::Discovery,
     ledger::LedgerMetrics,
     limits::LimitMetrics,
     pools::PoolMetrics,
@@ -71,8 +72,8 @@ pub struct Metrics {
     pub audit_failures: IntCounter,
     /// Overrides of limits known here.
     pub overrides: IntGauge,
-    /// Failed look-ups of endpoints.
-    pub discovery_errors: IntCounter,
+    /// Where endpoints come from.
+    pub discovery: Discovery,
     /// Of each pool, set at each scrape.
     pub pools: PoolMetrics,
     /// Seconds since the last sweep.
@@ -337,13 +338,7 @@ impl Metrics {
                 &r,
                 IntGauge::new("evenkeel_overrides", "Overrides of limits that this sidecar knows.")?,
             )?,
-            discovery_errors: register(
-                &r,
-                IntCounter::new(
-                    "evenkeel_discovery_errors_total",
-                    "Failed DNS look-ups of endpoints; the last good answer stays in use.",
-                )?,
-            )?,
+            discovery: Discovery::new(&r)?,
             pools: PoolMetrics::new(&r)?,
             table_age: register(
                 &r,

@@ -5,6 +5,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Log;
 
 mod catalogue;
+mod discovery;
 #[cfg(test)]
 mod documented;
 mod ledger;
@@ -24,7 +25,11 @@ pub use pools::{PoolCounts, PoolMetrics};
 /// # Errors
 /// Where the filter cannot be read, or logging was started before.
 pub fn init_logs(log: &Log) -> anyhow::Result<()> {
-    let filter: EnvFilter = log.level.parse()?;
+    let mut filter: EnvFilter = log.level.parse()?;
+    // It tells each failed request as an error; what becomes of it is told by who asked.
+    if !log.level.contains("kube_client") {
+        filter = filter.add_directive("kube_client=off".parse()?);
+    }
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr);

@@ -94,7 +94,9 @@ async fn follow(server: SocketAddr) -> Sidecar {
 async fn fails(s: &Sidecar) {
     let failed = async || {
         let (_, text) = s.get("/metrics").await;
-        let line = text.lines().find_map(|line| line.strip_prefix("evenkeel_discovery_errors_total "));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("evenkeel_discovery_errors_total{source=\"dns\"} "));
         line.unwrap().parse::<u64>().unwrap()
     };
     let before = failed().await;

@@ -11,6 +11,7 @@ mod counters;
 mod discovery;
 mod drains;
 mod faults;
+mod kubernetes;
 mod limits;
 mod properties;
 mod quotas;

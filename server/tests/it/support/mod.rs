@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
+pub(crate) mod kubernetes;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod sidecar;

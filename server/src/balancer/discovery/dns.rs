@@ -1,11 +1,10 @@
-//! Endpoints from DNS: each pool with a name has a task that looks it up again when the answer's time to
+//! Endpoints from DNS: the task of a pool with a name looks it up again when the answer's time to
 //! live has passed. A failed look-up leaves the last good endpoints in place; an empty answer (a headless
 //! service scaled to nothing) empties the pool. Empty it is only where the name server says so of A and of
 //! AAAA records: hickory's own look-up of both answers with the error of one of them, which hides a failure.
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -15,44 +14,16 @@ use hickory_resolver::{
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::{RData, RecordType},
 };
-use tokio::sync::mpsc;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::directory::PoolEntry;
-use crate::{
-    config::Source,
-    domain::{ENDPOINTS_MAX, Endpoint, Roster},
-    telemetry::Metrics,
-};
+use super::Target;
+use crate::{config::Source, telemetry::Metrics};
 
 /// Shortest time between two look-ups of one name, whatever its time to live, unless `refresh` is shorter.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
-/// Starts a task for each pool that needs one, until told to stop.
-pub async fn run(
-    mut pools: mpsc::UnboundedReceiver<Arc<PoolEntry>>,
-    metrics: Arc<Metrics>,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-) {
-    loop {
-        let entry = tokio::select! {
-            entry = pools.recv() => entry,
-            () = shutdown.cancelled() => return,
-        };
-        let Some(entry) = entry else { return };
-        let (metrics, shutdown) = (Arc::clone(&metrics), shutdown.clone());
-        tasks.spawn(async move {
-            tokio::select! {
-                () = follow(&entry, &metrics) => {}
-                () = shutdown.cancelled() => {}
-            }
-        });
-    }
-}
-
-async fn follow(entry: &PoolEntry, metrics: &Metrics) {
+pub(super) async fn follow(target: &Target<'_>, metrics: &Metrics) {
+    let entry = target.entry;
     let Source::Dns { name, port, refresh, nameserver } = &entry.rule.source else { return };
     let resolver = match resolver(*nameserver) {
         Ok(resolver) => resolver,
@@ -66,11 +37,13 @@ async fn follow(entry: &PoolEntry, metrics: &Metrics) {
         let wait = match look_up(&resolver, name, *port).await {
             Ok((addresses, ttl)) => {
                 failing = false;
-                apply(entry, addresses);
+                target.set_up(true);
+                target.apply(addresses);
                 ttl.min(*refresh)
             }
             Err(error) => {
-                metrics.discovery_errors.inc();
+                metrics.discovery.errors_dns.inc();
+                target.set_up(false);
                 if !failing {
                     warn!(%error, pool = %entry.pool.id, name, "DNS look-up failed: keeping the endpoints known");
                 }
@@ -80,30 +53,6 @@ async fn follow(entry: &PoolEntry, metrics: &Metrics) {
         };
         tokio::time::sleep(wait.max(REFRESH_MIN.min(*refresh))).await;
     }
-}
-
-fn apply(entry: &PoolEntry, addresses: Vec<SocketAddr>) {
-    let rule = &entry.rule;
-    let endpoint = |address: SocketAddr| Endpoint {
-        address: address.to_string().into(),
-        weight: rule.weight,
-        cap: rule.cap,
-    };
-    // Ordered before it is cut, so that the same ones stay whatever the order of the answer.
-    let found = Roster::new(addresses.into_iter().map(endpoint).collect());
-    let all = found.endpoints().len();
-    let roster =
-        if all > ENDPOINTS_MAX { Roster::new(found.endpoints()[..ENDPOINTS_MAX].to_vec()) } else { found };
-    let known = entry.own_roster();
-    if *known == roster {
-        return;
-    }
-    if all > ENDPOINTS_MAX {
-        warn!(pool = %entry.pool.id, all, used = ENDPOINTS_MAX, "DNS names more endpoints than one pool can have");
-    }
-    let (from, to) = (known.endpoints().len(), roster.endpoints().len());
-    info!(pool = %entry.pool.id, from, to, "endpoints changed");
-    entry.set_roster(roster);
 }
 
 /// The addresses of a name: of its A records, or else of its AAAA records. A host with both is one endpoint, and

@@ -1,0 +1,405 @@
+//! Endpoints from Kubernetes: how the API server is reached, and which service a pool's endpoints are of.
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+
+use super::{Files, PoolRule, Source, validate::Check};
+
+/// Longest a watch may last: API servers and clients give up at 295 s.
+const WATCH_TIMEOUT_MAX: Duration = Duration::from_secs(290);
+/// Services one sidecar follows at most: each is a connection to the API server.
+pub const SERVICES_MAX: usize = 256;
+
+/// How to reach the API server, and how to wait for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KubernetesOptions {
+    /// Where it is.
+    pub api: KubernetesApi,
+    /// Namespace of services that name none; `None` for the pod's own.
+    pub namespace: Option<String>,
+    /// How long one watch lasts, and how long a silent connection is trusted.
+    pub watch_timeout: Duration,
+    /// Longest wait between two attempts.
+    pub retry_max: Duration,
+}
+
+impl Default for KubernetesOptions {
+    fn default() -> Self {
+        Self {
+            api: KubernetesApi::Inferred,
+            namespace: None,
+            watch_timeout: Duration::from_secs(120),
+            retry_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Where the API server is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KubernetesApi {
+    /// What `KUBECONFIG` names, or else the cluster of this pod, or else `~/.kube/config`.
+    Inferred,
+    /// What a kubeconfig's current context names.
+    Kubeconfig(PathBuf),
+    /// A URL.
+    Server {
+        /// `https://` or `http://`.
+        url: axum::http::Uri,
+        /// Holds the bearer token; read again as it changes.
+        token_file: Option<PathBuf>,
+        /// Holds certificates of authorities; `None` for the system's.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// Which service a rule's endpoints are of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceRule {
+    /// Its name; `None` where the name of the cluster tells.
+    pub service: Option<String>,
+    /// Its namespace. Where the name of the cluster tells, others than this are not followed.
+    pub namespace: Option<String>,
+    /// Its port; `None` for the one that the cluster's name tells, or the only one.
+    pub port: Option<ServicePort>,
+}
+
+/// A port of endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServicePort {
+    /// By its name.
+    Name(String),
+    /// By its number: the one endpoints listen on.
+    Number(u16),
+    /// The only one, or the one of this number where there are several.
+    Only {
+        /// The number the gateway's name of the cluster has.
+        or: Option<u16>,
+    },
+}
+
+/// The service one pool's endpoints are of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolService {
+    /// Its name.
+    pub service: String,
+    /// Its namespace; `None` for the default one.
+    pub namespace: Option<String>,
+    /// Which port of its endpoints.
+    pub port: ServicePort,
+}
+
+impl ServiceRule {
+    /// The service of a cluster; none where the rule names none and the cluster's name tells none.
+    #[must_use]
+    pub fn of(&self, cluster: &str) -> Option<PoolService> {
+        if let Some(service) = &self.service {
+            let port = self.port.clone().unwrap_or(ServicePort::Only { or: None });
+            return Some(PoolService { service: service.clone(), namespace: self.namespace.clone(), port });
+        }
+        let (service, namespace, number) = of_cluster_name(cluster)?;
+        if self.namespace.as_ref().is_some_and(|wanted| wanted != namespace) {
+            return None;
+        }
+        let port = self.port.clone().unwrap_or(ServicePort::Only { or: Some(number) });
+        Some(PoolService { service: service.to_owned(), namespace: Some(namespace.to_owned()), port })
+    }
+}
+
+/// Service, namespace and port of a cluster as Istio and Higress name them: `outbound|80||llm.models.svc.cluster.local`.
+/// A subset, which the third part names, is some endpoints of a service only, which slices do not tell.
+fn of_cluster_name(cluster: &str) -> Option<(&str, &str, u16)> {
+    let parts: Vec<&str> = cluster.split('|').collect();
+    let &["outbound", port, "", host] = parts.as_slice() else { return None };
+    let mut labels = host.split('.');
+    let (service, namespace) = (labels.next()?, labels.next()?);
+    let is_service = labels.next() == Some("svc") && is_label(service) && is_label(namespace);
+    is_service.then_some((service, namespace, port.parse().ok().filter(|port| *port > 0)?))
+}
+
+/// Whether a text can be the name of a namespace; services and ports have stricter rules.
+fn is_label(text: &str) -> bool {
+    let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// The top-level section as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawKubernetes {
+    api_server: Option<String>,
+    token_file: Option<String>,
+    ca_file: Option<String>,
+    kubeconfig: Option<String>,
+    namespace: Option<String>,
+    #[serde(with = "humantime_serde")]
+    watch_timeout: Option<Duration>,
+    #[serde(with = "humantime_serde")]
+    retry_max: Option<Duration>,
+}
+
+/// A pool's section as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawServiceRule {
+    service: Option<String>,
+    namespace: Option<String>,
+    port: Option<String>,
+}
+
+/// The top-level section, in the light of the pools that need it.
+pub(super) fn options<'r>(
+    check: &mut Check,
+    files: &Files,
+    raw: Option<RawKubernetes>,
+    rules: impl Iterator<Item = &'r PoolRule>,
+) -> KubernetesOptions {
+    let is_given = raw.is_some();
+    let raw = raw.unwrap_or_default();
+    let used: Vec<&ServiceRule> = rules
+        .filter_map(|rule| match &rule.source {
+            Source::Kubernetes(service) => Some(service),
+            _ => None,
+        })
+        .collect();
+    if is_given && used.is_empty() {
+        check.warn("kubernetes", "has no effect, as no pool has kubernetes");
+    }
+    let named: std::collections::HashSet<_> =
+        used.iter().filter_map(|rule| Some((rule.service.as_ref()?, &rule.namespace))).collect();
+    if named.len() > SERVICES_MAX {
+        check.fault("pools", "of at most 256 services of Kubernetes", named.len());
+    }
+    let defaults = KubernetesOptions::default();
+    let (second, ms) = (Duration::from_secs(1), Duration::from_millis(100));
+    let options = KubernetesOptions {
+        watch_timeout: check.duration(
+            "kubernetes.watch_timeout",
+            raw.watch_timeout,
+            defaults.watch_timeout,
+            second,
+            WATCH_TIMEOUT_MAX,
+        ),
+        retry_max: check.duration(
+            "kubernetes.retry_max",
+            raw.retry_max,
+            defaults.retry_max,
+            ms,
+            300 * second,
+        ),
+        namespace: label(check, "kubernetes.namespace", raw.namespace.clone()),
+        api: api(check, files, raw),
+    };
+    let is_left_open = |rule: &&&ServiceRule| rule.service.is_some() && rule.namespace.is_none();
+    let is_server = matches!(options.api, KubernetesApi::Server { .. });
+    if is_server && options.namespace.is_none() && used.iter().any(|rule| is_left_open(&rule)) {
+        check.required("kubernetes.namespace", "given where api_server is and a pool names no namespace");
+    }
+    options
+}
+
+fn api(check: &mut Check, files: &Files, raw: RawKubernetes) -> KubernetesApi {
+    let files_of_server = [
+        ("token_file", &raw.token_file, raw.api_server.is_some()),
+        ("ca_file", &raw.ca_file, raw.api_server.is_some()),
+    ];
+    for (field, file, has_server) in files_of_server {
+        let path = format!("kubernetes.{field}");
+        match file.as_deref() {
+            Some("") => check.fault(&path, "a path", "\"\""),
+            Some(_) if !has_server => check.fault(&path, "absent where api_server is", "a path"),
+            _ => {}
+        }
+    }
+    if raw.api_server.is_some() && raw.kubeconfig.is_some() {
+        check.fault("kubernetes.kubeconfig", "absent where api_server is given", "both");
+    }
+    match (raw.api_server, raw.kubeconfig) {
+        (Some(server), _) => {
+            let url = server.parse::<axum::http::Uri>().ok().filter(|url| {
+                let scheme = matches!(url.scheme_str(), Some("http" | "https"));
+                scheme && url.host().is_some_and(|host| !host.is_empty()) && !server.contains('@')
+            });
+            if url.is_none() {
+                let expected = "an https:// or http:// URL without user and password";
+                check.fault("kubernetes.api_server", expected, "something else");
+            }
+            KubernetesApi::Server {
+                url: url.unwrap_or_default(),
+                token_file: raw.token_file.map(|path| files.resolve(&path)),
+                ca_file: raw.ca_file.map(|path| files.resolve(&path)),
+            }
+        }
+        (None, Some(path)) => {
+            if path.is_empty() {
+                check.fault("kubernetes.kubeconfig", "a path", "\"\"");
+            }
+            KubernetesApi::Kubeconfig(files.resolve(&path))
+        }
+        (None, None) => KubernetesApi::Inferred,
+    }
+}
+
+/// A pool's section. `cluster` is the one the rule names, if it names one.
+pub(super) fn service_rule(
+    check: &mut Check,
+    path: &str,
+    cluster: Option<&str>,
+    raw: RawServiceRule,
+) -> ServiceRule {
+    let rule = ServiceRule {
+        service: label(check, &format!("{path}.service"), raw.service),
+        namespace: label(check, &format!("{path}.namespace"), raw.namespace),
+        port: raw.port.map(|port| service_port(check, &format!("{path}.port"), port)),
+    };
+    if let (Some(cluster), None) = (cluster, &rule.service) {
+        match of_cluster_name(cluster) {
+            None => check.required(
+                &format!("{path}.service"),
+                "given where cluster is not as outbound|80||SERVICE.NAMESPACE.svc.cluster.local",
+            ),
+            Some((_, namespace, _)) => {
+                if let Some(given) = rule.namespace.as_ref().filter(|given| *given != namespace) {
+                    let expected = format!("absent, or {namespace}, which cluster names");
+                    check.fault(&format!("{path}.namespace"), &expected, format!("{given:?}"));
+                }
+            }
+        }
+    }
+    rule
+}
+
+fn label(check: &mut Check, path: &str, value: Option<String>) -> Option<String> {
+    if let Some(value) = value.as_deref().filter(|value| !is_label(value)) {
+        check.fault(path, "1..63 of a-z 0-9 -, not - at an end", format!("{value:?}"));
+    }
+    value
+}
+
+fn service_port(check: &mut Check, path: &str, value: String) -> ServicePort {
+    let number = value.bytes().all(|c| c.is_ascii_digit()).then(|| value.parse::<u16>().unwrap_or(0));
+    if number == Some(0) || (number.is_none() && !is_label(&value)) {
+        check.fault(path, "1..65535, or the name of a port", format!("{value:?}"));
+    }
+    number.map_or(ServicePort::Name(value), ServicePort::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Config, *};
+
+    fn parse(yaml: &str) -> Config {
+        Config::parse(yaml).unwrap()
+    }
+
+    fn service(service: &str, namespace: Option<&str>, port: ServicePort) -> Option<PoolService> {
+        Some(PoolService { service: service.to_owned(), namespace: namespace.map(str::to_owned), port })
+    }
+
+    #[test]
+    fn is_read() {
+        let config = parse(
+            "kubernetes: {api_server: 'https://10.0.0.1:6443', token_file: t, ca_file: /ca, namespace: models, \
+             watch_timeout: 1m, retry_max: 5s}\n\
+             pools: [{cluster: a, kubernetes: {service: llm, port: 8000}}, \
+             {cluster: b, kubernetes: {service: llm, namespace: x, port: http}}, {cluster: c, kubernetes: {service: d}}]",
+        );
+        let of = |i: usize, cluster| match &config.pools[i].source {
+            Source::Kubernetes(rule) => rule.of(cluster),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(0, "a"), service("llm", None, ServicePort::Number(8000)));
+        assert_eq!(of(1, "b"), service("llm", Some("x"), ServicePort::Name("http".to_owned())));
+        assert_eq!(of(2, "c"), service("d", None, ServicePort::Only { or: None }));
+        let options = KubernetesOptions {
+            api: KubernetesApi::Server {
+                url: "https://10.0.0.1:6443".parse().unwrap(),
+                token_file: Some("t".into()),
+                ca_file: Some("/ca".into()),
+            },
+            namespace: Some("models".to_owned()),
+            watch_timeout: Duration::from_secs(60),
+            retry_max: Duration::from_secs(5),
+        };
+        assert_eq!(config.kubernetes, options);
+        assert!(config.warnings.is_empty());
+        let kubeconfig = parse("kubernetes: {kubeconfig: k}\nunlisted_pools: {kubernetes: {}}");
+        assert_eq!(kubeconfig.kubernetes.api, KubernetesApi::Kubeconfig("k".into()));
+        assert_eq!(parse("").kubernetes, KubernetesOptions::default());
+        assert_eq!(parse("kubernetes: {}").warnings.len(), 1);
+    }
+
+    #[test]
+    fn names_of_clusters_tell_services() {
+        let any = ServiceRule::default();
+        let port = ServicePort::Only { or: Some(80) };
+        let cluster = "outbound|80||llm.models.svc.cluster.local";
+        assert_eq!(any.of(cluster), service("llm", Some("models"), port.clone()));
+        assert_eq!(any.of("outbound|80||llm.models.svc"), service("llm", Some("models"), port));
+        for other in [
+            "llm",
+            "outbound|80|v1|llm.models.svc.cluster.local",
+            "outbound|0||llm.models.svc.cluster.local",
+            "outbound|x||llm.models.svc.cluster.local",
+            "inbound|80||llm.models.svc.cluster.local",
+            "outbound|80||api.example.com",
+            "outbound|80||Llm.models.svc.cluster.local",
+            "outbound|80||llm.models.svc.cluster.local|",
+        ] {
+            assert_eq!(any.of(other), None, "{other}");
+        }
+        let kept =
+            |namespace: &str| ServiceRule { namespace: Some(namespace.to_owned()), ..ServiceRule::default() };
+        assert!(kept("models").of(cluster).is_some() && kept("other").of(cluster).is_none());
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let found = Config::parse(
+            "kubernetes: {api_server: 'ftp://x', kubeconfig: '', namespace: No, watch_timeout: 1h, retry_max: 1ms}\n\
+             pools:\n\
+             - {cluster: a, kubernetes: {}}\n\
+             - {cluster: b, endpoints: [{address: x}], dns: {name: x, port: 1}, kubernetes: {service: -x, namespace: '', port: 0}}\n\
+             - {cluster: 'outbound|80||llm.models.svc', kubernetes: {namespace: other, port: http_}}\n\
+             - {cluster: c, kubernetes: {service: llm, port: 65536}}\n\
+             unlisted_pools: {kubernetes: {service: llm}}\n",
+        );
+        let expected = [
+            "pools[0].kubernetes.service: must be given where cluster is not as \
+             outbound|80||SERVICE.NAMESPACE.svc.cluster.local, got none",
+            "pools[1].dns: must be absent where endpoints are given, got both",
+            "pools[1].kubernetes: must be absent where endpoints or dns are given, got both",
+            "pools[1].kubernetes.service: must be 1..63 of a-z 0-9 -, not - at an end, got \"-x\"",
+            "pools[1].kubernetes.namespace: must be 1..63 of a-z 0-9 -, not - at an end, got \"\"",
+            "pools[1].kubernetes.port: must be 1..65535, or the name of a port, got \"0\"",
+            "pools[2].kubernetes.port: must be 1..65535, or the name of a port, got \"http_\"",
+            "pools[2].kubernetes.namespace: must be absent, or models, which cluster names, got \"other\"",
+            "pools[3].kubernetes.port: must be 1..65535, or the name of a port, got \"65536\"",
+            "unlisted_pools.kubernetes.service: must be absent: the names of clusters tell it, got \"llm\"",
+            "kubernetes.watch_timeout: must be 1s..290s, got 3600s",
+            "kubernetes.retry_max: must be 100ms..300s, got 1ms",
+            "kubernetes.namespace: must be 1..63 of a-z 0-9 -, not - at an end, got \"No\"",
+            "kubernetes.kubeconfig: must be absent where api_server is given, got both",
+            "kubernetes.api_server: must be an https:// or http:// URL without user and password, got something else",
+        ];
+        assert_eq!(found.unwrap_err().0, expected);
+        let found = Config::parse(
+            "kubernetes: {api_server: 'http://x', token_file: ''}\npools: [{cluster: a, kubernetes: {service: s}}]",
+        );
+        let expected = [
+            "kubernetes.token_file: must be a path, got \"\"",
+            "kubernetes.namespace: must be given where api_server is and a pool names no namespace, got none",
+        ];
+        assert_eq!(found.unwrap_err().0, expected);
+        assert_eq!(
+            Config::parse("kubernetes: {ca_file: x, kubeconfig: ''}").unwrap_err().0,
+            [
+                "kubernetes.ca_file: must be absent where api_server is, got a path",
+                "kubernetes.kubeconfig: must be a path, got \"\""
+            ]
+        );
+    }
+}
