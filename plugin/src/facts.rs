@@ -25,6 +25,10 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Where gateways keep the id of a request, which their access logs have too.
 const REQUEST_ID: &str = "x-request-id";
 
+/// Longest `traceparent` and `tracestate` passed on, in bytes.
+const TRACEPARENT_BYTES_MAX: usize = 64;
+const TRACESTATE_BYTES_MAX: usize = 512;
+
 /// Most candidates of one Admit.
 const CANDIDATES_MAX: usize = 1024;
 
@@ -60,8 +64,15 @@ pub fn admit(host: &dyn Host, config: &Config, wanted: &[String], body: &BodyFac
         max_output_tokens: body.max_output_tokens,
         session: session(host, config),
         request_id: clean(&host.request_header(REQUEST_ID).unwrap_or_default(), REQUEST_ID_BYTES_MAX),
+        traceparent: whole(host, "traceparent", TRACEPARENT_BYTES_MAX),
+        tracestate: whole(host, "tracestate", TRACESTATE_BYTES_MAX),
         ..AdmitRequest::default()
     }
+}
+
+/// A header whose beginning says nothing: what is too long is left out.
+fn whole(host: &dyn Host, name: &str, bytes_max: usize) -> String {
+    host.request_header(name).filter(|value| value.len() <= bytes_max).unwrap_or_default()
 }
 
 /// Whether the consumer's header has several values: one of them the client may have sent itself, and which one is not

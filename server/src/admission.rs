@@ -25,7 +25,10 @@ use crate::{
         quotas::Quotas,
     },
     store::counters::ReservationId,
-    telemetry::Metrics,
+    telemetry::{
+        Metrics,
+        traces::{self, Tracer},
+    },
 };
 
 /// What requests go through.
@@ -40,6 +43,8 @@ pub struct Admission {
     pub quotas: Quotas,
     /// For what becomes of requests, and those who ask why.
     pub recorder: Arc<Recorder>,
+    /// For spans of requests.
+    pub tracer: Tracer,
     /// For what becomes of requests.
     pub metrics: Arc<Metrics>,
 }
@@ -114,7 +119,8 @@ impl Admission {
             Ok(selection) if selection.is_empty() => self.decide(&pool, question, ask, selection).await,
             Ok(selection) => {
                 let (this, pool) = (Arc::clone(self), Arc::clone(&pool));
-                let decided = tokio::spawn(async move { this.decide(&pool, question, ask, selection).await });
+                let decide = move || async move { this.decide(&pool, question, ask, selection).await };
+                let decided = tokio::spawn(traces::current().within(decide));
                 decided.await.unwrap_or(Err(DomainError::Stopped))
             }
         };

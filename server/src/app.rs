@@ -48,7 +48,7 @@ use crate::{
         resilient::ResilientStore,
         usage::UsageStore,
     },
-    telemetry::Metrics,
+    telemetry::{Metrics, traces},
     transport::{administration::Administration, auth::Admins, capacity::Capacity, grpc, http},
 };
 
@@ -56,6 +56,8 @@ use crate::{
 const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for answers to be read, for HTTP and for background tasks at the end.
 const END_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for traces to be exported at the end.
+const TRACES_MAX: Duration = Duration::from_secs(2);
 /// Longest wait for usage to be written at the end.
 const LEDGER_MAX: Duration = Duration::from_secs(2);
 
@@ -147,6 +149,11 @@ pub async fn run(
     let addresses = listeners.addresses()?;
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
+    let id = instance_id()?;
+    let (tracer, exporter) = traces::start(config.traces.as_ref(), &id, &metrics.traces)?;
+    if let Some(exporter) = exporter {
+        tasks.spawn(background.clone().run_until_cancelled_owned(exporter.run()));
+    }
     let live = reload::start(&config, &metrics, &tasks, &background);
     let Opened { store, records, drains, changes } =
         open_store(&config, &metrics, &tasks, &background).await?;
@@ -204,9 +211,10 @@ pub async fn run(
         ledger: Arc::clone(&ledger),
         quotas: Quotas::new(records, Arc::clone(&rules), audit),
         recorder: Arc::clone(&recorder),
+        tracer: tracer.clone(),
         metrics: Arc::clone(&metrics),
     });
-    let (house, id) = (Arc::clone(&admission), instance_id()?);
+    let house = Arc::clone(&admission);
     tasks.spawn(house.keep_house(id.clone(), config.keep_alive_interval, background.clone()));
     let about = About { id, store: store_kind(&config.store), holder_ttl: config.holder_ttl() };
     let reporter = Reporter::new(
@@ -285,6 +293,9 @@ pub async fn run(
     }
     // After the last calls, which record; while the store is still there.
     ledger.drain(LEDGER_MAX).await;
+    if tokio::time::timeout(TRACES_MAX, tracer.drain()).await.is_err() {
+        info!("the collector takes too long: what is left of traces is not exported");
+    }
     // Last, so that readiness can be asked for as long as anything is served.
     stop_http.cancel();
     if !ends_within(END_MAX, &http_server).await {

@@ -75,6 +75,8 @@ struct Stream {
     refused: bool,
     /// What the sidecar wants to see again in the Settle.
     ticket: Rc<[u8]>,
+    /// The trace it belongs to, as Admit told it.
+    traceparent: String,
     /// Headers to add to its response.
     response_headers: Vec<Header>,
     reading: Reading,

@@ -195,6 +195,7 @@ impl Worker {
         request.pool = Some(pool.message());
         request.holder.clone_from(&self.holder);
         request.lease = lease;
+        stream.traceparent.clone_from(&request.traceparent);
         let cluster = &self.config.sidecar_cluster;
         // Not cancelled when the stream ends first: Envoy makes it a call of the root context. So its answer always
         // comes back, and the SDK forgets its token.
@@ -356,6 +357,7 @@ impl Stream {
             own: false,
             refused: false,
             ticket: Rc::default(),
+            traceparent: String::new(),
             response_headers: Vec::new(),
             reading: Reading::default(),
         }

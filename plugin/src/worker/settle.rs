@@ -50,6 +50,7 @@ impl Worker {
             tokens_final: usage.is_final,
             output_bytes: usage.output_bytes,
             body_read: usage.body_read,
+            traceparent: stream.traceparent.clone(),
         };
         let message = request.encode_to_vec();
         // The call outlives the stream. Envoy gives every call to the root context by itself; one that does not

@@ -21,6 +21,7 @@ mod raw;
 pub mod reload;
 mod secret;
 mod shapes;
+mod traces;
 mod validate;
 
 use files::{Files, Sections};
@@ -28,6 +29,7 @@ pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
 pub use kubernetes::{KubernetesApi, KubernetesOptions, PoolService, SERVICES_MAX, ServicePort, ServiceRule};
 pub use rate_limit_service::RateLimitService;
 pub use secret::{AdminToken, Secret};
+pub use traces::Traces;
 
 /// A validated configuration.
 #[derive(Clone, Debug)]
@@ -60,6 +62,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Envoy's rate limit service; `None` where it is not served.
     pub rate_limit_service: Option<RateLimitService>,
+    /// Export of traces; `None` where they are off.
+    pub traces: Option<Traces>,
     /// The file it was loaded from.
     pub path: Option<PathBuf>,
     /// Files it was read from beside its own.

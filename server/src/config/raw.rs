@@ -8,6 +8,7 @@ use super::{
     kubernetes::{RawKubernetes, RawServiceRule},
     limits::raw::{RawAdmin, RawHigressRules, RawLedger, RawLimit, RawModel, RawPrice, RawQuota},
     rate_limit_service::RawRateLimitService,
+    traces::RawTraces,
 };
 use crate::store::resilient::OnStoreFailure;
 
@@ -35,6 +36,7 @@ pub(super) struct RawConfig {
     pub(super) admin: RawAdmin,
     pub(super) ledger: RawLedger,
     pub(super) rate_limit_service: Option<RawRateLimitService>,
+    pub(super) traces: RawTraces,
 }
 
 #[derive(Debug, Default, Deserialize)]

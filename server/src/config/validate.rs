@@ -6,6 +6,7 @@ use super::{
     Config, Faults, Files, Listen, Log, PoolRule, Source, StoreConfig, credentials, kubernetes, limits,
     rate_limit_service,
     raw::{RawConfig, RawDns, RawEndpoint, RawListen, RawLog, RawPool, RawStore, RawUnlisted},
+    traces,
 };
 use crate::{
     domain::{ENDPOINTS_MAX, Endpoint, NAME_BYTES_MAX},
@@ -139,6 +140,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
         path: None,
         files: Vec::new(),
         sections: super::Sections::default(),
+        traces: traces::validate(&mut check, files, raw.traces),
         rate_limit_service: section.map(|section| rate_limit_service::validate(&mut check, files, section)),
     };
     let (faults, warnings) = check.into_parts();

@@ -14,6 +14,7 @@ use super::{
     limits::LimitMetrics,
     pools::PoolMetrics,
     rls::Rls,
+    traces::TraceMetrics,
 };
 
 /// Latency buckets in seconds, from a loopback round trip to a gateway's patience.
@@ -84,6 +85,8 @@ pub struct Metrics {
     pub config_last_success: Gauge,
     /// Of the rate limit service.
     pub rls: Rls,
+    /// Of the exporter of traces.
+    pub traces: TraceMetrics,
 }
 
 /// Children of `evenkeel_admits_total`.
@@ -362,6 +365,7 @@ impl Metrics {
                 )?,
             )?,
             rls: Rls::new(&r)?,
+            traces: TraceMetrics::new(&r)?,
             catalogue: r,
             scrape: Mutex::new(()),
         };

@@ -1,4 +1,4 @@
-//! Metrics and logs.
+//! Metrics, logs and traces.
 
 use tracing_subscriber::EnvFilter;
 
@@ -13,6 +13,7 @@ mod limits;
 mod metrics;
 mod pools;
 mod rls;
+pub mod traces;
 
 pub use catalogue::Declared;
 pub use limits::{LimitCounters, LimitMetrics};

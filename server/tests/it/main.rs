@@ -19,4 +19,5 @@ mod redis_layout;
 mod rls;
 mod sidecar;
 mod support;
+mod traces;
 mod usage;

@@ -119,9 +119,11 @@ fn the_first_session_named_is_told_cut() {
 
 #[test]
 fn the_id_of_the_request_is_told_cut() {
-    for (given, told) in
-        [(None, String::new()), (Some("5f0c-1a".into()), "5f0c-1a".into()), (Some("i".repeat(300)), "i".repeat(128))]
-    {
+    for (given, told) in [
+        (None, String::new()),
+        (Some("5f0c-1a".into()), "5f0c-1a".into()),
+        (Some("i".repeat(300)), "i".repeat(128)),
+    ] {
         let mut rig = Rig::new("");
         rig.host.open(5);
         if let Some(id) = given {
@@ -351,7 +353,12 @@ fn nothing_a_client_chooses_makes_admit_an_error() {
         let admit = rig.host.last(Method::Admit).admit();
         let (pool, subject) = (admit.pool.unwrap(), admit.subject.unwrap());
         assert!(!admit.model.is_empty() && name(&admit.model, 256), "{:?}", admit.model);
-        assert!(name(&admit.session, 128) && name(&admit.request_id, 128) && name(&subject.consumer, 256) && name(&subject.path, 2048));
+        assert!(
+            name(&admit.session, 128)
+                && name(&admit.request_id, 128)
+                && name(&subject.consumer, 256)
+                && name(&subject.path, 2048)
+        );
         assert!(name(&pool.route, 256) && name(&pool.cluster, 256));
         assert!(subject.headers.values().all(|value| name(value, 2048)));
         assert!(subject.descriptors.values().all(|value| name(value, 256)));
@@ -480,4 +487,38 @@ fn higress_is_given_the_host_and_asked_for_the_healthy_ones() {
     assert_eq!(offered, [("a:1", 3.0), ("c:1", 0.0)]);
     rig.admit(5, "c:1");
     assert_eq!(*rig.host.overridden.borrow(), [(5, "c:1".to_owned())]);
+}
+
+#[test]
+fn the_trace_is_told_when_it_begins_and_when_it_ends() {
+    let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let mut rig = Rig::new("");
+    rig.host.open(5);
+    for (name, value) in [("traceparent", traceparent), ("tracestate", "a=1")] {
+        rig.host.with(5, |s| s.request_headers.insert(name.into(), value.into()));
+    }
+    rig.worker.on_request_headers(&rig.host, 5, true);
+    let admit = rig.host.last(Method::Admit).admit();
+    assert_eq!((&*admit.traceparent, &*admit.tracestate), (traceparent, "a=1"));
+    rig.admit(5, "a:1");
+    rig.respond(5, "a:1", 200);
+    rig.end(5);
+    assert_eq!(rig.host.last(Method::Settle).settle().traceparent, traceparent);
+}
+
+/// A trace cut short would be another one.
+#[test]
+fn of_a_trace_what_is_too_long_is_left_out_whole() {
+    for (more, told) in [(0, true), (1, false)] {
+        let mut rig = Rig::new("");
+        rig.host.open(5);
+        for (name, len) in [("traceparent", 64), ("tracestate", 512)] {
+            rig.host.with(5, |s| s.request_headers.insert(name.into(), "a".repeat(len + more)));
+        }
+        rig.worker.on_request_headers(&rig.host, 5, true);
+        let admit = rig.host.last(Method::Admit).admit();
+        for value in [admit.traceparent, admit.tracestate] {
+            assert_eq!(!value.is_empty(), told);
+        }
+    }
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     domain::{HolderId, LeaseId, Roster},
     store::{Choice, Pool, StoreError},
+    telemetry::traces::StoreSpan,
 };
 
 /// One operation.
@@ -24,6 +25,8 @@ pub(super) struct Op {
     pub(super) holder: HolderId,
     pub(super) lease: LeaseId,
     pub(super) kind: Kind,
+    /// Where it is recorded.
+    pub(super) span: Option<Box<StoreSpan>>,
 }
 
 /// What an operation does, and where its answer goes.
@@ -61,7 +64,9 @@ impl Work for PoolWork {
         count
     }
 
-    async fn commit(&self, ops: Vec<Op>) {
+    async fn commit(&self, mut ops: Vec<Op>) {
+        let operations = ops.len();
+        ops.iter_mut().filter_map(|op| op.span.as_mut()).for_each(|span| span.sent(operations));
         self.shared.metrics.store_batch.observe(ops.len() as f64);
         let batch = Batch::new(ops);
         let call = batch.call(self);
@@ -86,7 +91,7 @@ mod tests {
             Some(roster) => Kind::Admit { roster: Arc::clone(roster), tie: 0, answer: oneshot::channel().0 },
             None => Kind::Settle { answer: oneshot::channel().0 },
         };
-        Op { holder, lease, kind }
+        Op { holder, lease, kind, span: None }
     }
 
     fn take(queue: &mut VecDeque<Op>) -> usize {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{HolderId, Roster},
     store::{Choice, StoreError},
-    telemetry::Metrics,
+    telemetry::{Metrics, traces::StoreSpan},
 };
 
 /// Operations by holder; within a holder settlements first.
@@ -147,16 +147,23 @@ impl Op {
         let value = reply.value();
         match self.kind {
             Kind::Admit { roster, answer, .. } => {
-                drop(answer.send(value.and_then(|value| choice(reply, &roster, value))));
+                let value = value.and_then(|value| choice(reply, &roster, value));
+                StoreSpan::ended(self.span, value.as_ref().err());
+                drop(answer.send(value));
             }
-            Kind::Settle { answer } => drop(answer.send(value.and_then(|value| match value {
-                Value::Int(n) => Ok(n == 1),
-                other => Err(reply.corrupt(&other)),
-            }))),
+            Kind::Settle { answer } => {
+                let value = value.and_then(|value| match value {
+                    Value::Int(n) => Ok(n == 1),
+                    other => Err(reply.corrupt(&other)),
+                });
+                StoreSpan::ended(self.span, value.as_ref().err());
+                drop(answer.send(value));
+            }
         }
     }
 
     pub(super) fn fail(self, error: &StoreError) {
+        StoreSpan::ended(self.span, Some(error));
         match self.kind {
             Kind::Admit { answer, .. } => drop(answer.send(Err(error.clone()))),
             Kind::Settle { answer } => drop(answer.send(Err(error.clone()))),

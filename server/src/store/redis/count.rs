@@ -23,6 +23,7 @@ use crate::{
         StoreError,
         counters::{Entry, Note, Reading, ReservationId, Verdict},
     },
+    telemetry::traces::StoreSpan,
 };
 
 /// Most counters in one script call: bounds how long Redis is busy with it.
@@ -30,10 +31,13 @@ const COUNTERS_MAX: usize = 1024;
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
+/// The span of an operation, where it is recorded.
+type Traced = Option<Box<StoreSpan>>;
+
 /// One operation.
 pub(super) enum Op {
-    Reserve { id: Option<ReservationId>, meters: Vec<Meter>, how: How, answer: Answer<Verdict> },
-    Settle { id: ReservationId, note: Option<Note>, entries: Vec<Entry>, answer: Answer<bool> },
+    Reserve { id: Option<ReservationId>, meters: Vec<Meter>, how: How, answer: Answer<Verdict>, span: Traced },
+    Settle { id: ReservationId, note: Option<Note>, entries: Vec<Entry>, answer: Answer<bool>, span: Traced },
 }
 
 /// What is done about a reservation.
@@ -63,10 +67,26 @@ impl Op {
         }
     }
 
+    /// Tells its span that it leaves, in a call of so many.
+    fn sent(&mut self, operations: usize) {
+        let counters = self.counters();
+        let (Self::Reserve { span, .. } | Self::Settle { span, .. }) = self;
+        if let Some(span) = span {
+            span.sent(operations);
+            span.set("evenkeel.store.counters", counters);
+        }
+    }
+
     fn fail(self, error: &StoreError) {
         match self {
-            Self::Reserve { answer, .. } => drop(answer.send(Err(error.clone()))),
-            Self::Settle { answer, .. } => drop(answer.send(Err(error.clone()))),
+            Self::Reserve { answer, span, .. } => {
+                StoreSpan::ended(span, Some(error));
+                drop(answer.send(Err(error.clone())));
+            }
+            Self::Settle { answer, span, .. } => {
+                StoreSpan::ended(span, Some(error));
+                drop(answer.send(Err(error.clone())));
+            }
         }
     }
 }
@@ -94,8 +114,10 @@ impl Work for CountWork {
         ids.take_while(|id| id.is_none_or(|id| named.insert(id))).count()
     }
 
-    async fn commit(&self, ops: Vec<Op>) {
-        self.shared.metrics.store_batch.observe(ops.len() as f64);
+    async fn commit(&self, mut ops: Vec<Op>) {
+        let operations = ops.len();
+        self.shared.metrics.store_batch.observe(operations as f64);
+        ops.iter_mut().for_each(|op| op.sent(operations));
         let Err((ops, error)) = self.send(ops).await else { return };
         // A key of another type, say: the others of the batch are not to suffer from it.
         if ops.len() > 1 && matches!(error, StoreError::Script { .. }) {
@@ -142,19 +164,23 @@ impl CountWork {
         let (settlements, reservations): (Vec<Op>, Vec<Op>) =
             ops.into_iter().partition(|op| matches!(op, Op::Settle { .. }));
         for op in settlements {
-            if let Op::Settle { answer, .. } = op {
-                drop(answer.send(reply.count().map(|n| n == 1)));
+            if let Op::Settle { answer, span, .. } = op {
+                let settled = reply.count().map(|n| n == 1);
+                StoreSpan::ended(span, settled.as_ref().err());
+                drop(answer.send(settled));
             }
         }
         for op in reservations {
-            if let Op::Reserve { id, meters, how, answer } = op {
+            if let Op::Reserve { id, meters, how, answer, span } = op {
                 let note = (id.is_some() && how == How::Make).then_some(&note);
-                drop(answer.send(match how {
+                let verdict = match how {
                     How::GiveBack => {
                         reply.count().map(|n| Verdict { admitted: n == 1, ..Verdict::default() })
                     }
                     How::Make | How::Look => verdict(&mut reply, &meters, note, now),
-                }));
+                };
+                StoreSpan::ended(span, verdict.as_ref().err());
+                drop(answer.send(verdict));
             }
         }
     }

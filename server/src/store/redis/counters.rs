@@ -72,7 +72,8 @@ impl Lanes {
     ) -> Result<Verdict, StoreError> {
         let (answer, answered) = oneshot::channel();
         let tag = meters.first().map_or("", |meter| &meter.bucket.tag);
-        self.of(tag).submit(Op::Reserve { id, meters, how, answer });
+        let span = self.shared.span("evenkeel.store count", "count");
+        self.of(tag).submit(Op::Reserve { id, meters, how, answer, span });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -85,7 +86,8 @@ impl Lanes {
         let (answer, answered) = oneshot::channel();
         let of_note = || note.as_ref().map_or("", |note| &note.tag);
         let tag = entries.first().map_or_else(of_note, |entry| &entry.bucket.tag);
-        self.of(tag).submit(Op::Settle { id, note, entries, answer });
+        let span = self.shared.span("evenkeel.store count", "count");
+        self.of(tag).submit(Op::Settle { id, note, entries, answer, span });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 

@@ -20,7 +20,10 @@ use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, StoreError
 use crate::{
     clock::{DAY_MS, unix_ms},
     domain::{HolderId, LeaseId, PoolId},
-    telemetry::Metrics,
+    telemetry::{
+        Metrics,
+        traces::{Database, StoreSpan},
+    },
 };
 use admission::{Kind, Op, PoolWork};
 use keys::Keys;
@@ -99,6 +102,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     clock: Clock,
+    /// For spans.
+    database: Database,
 }
 
 /// The time counters use, in ms of the Unix epoch; 0 for Redis's own.
@@ -152,6 +157,11 @@ impl Shared {
         reply
     }
 
+    /// The span of an operation of the request path, where it is recorded.
+    fn span(&self, name: &'static str, script: &'static str) -> Option<Box<StoreSpan>> {
+        StoreSpan::begin(name, script, &self.database)
+    }
+
     fn observe(&self, operation: &'static str, started: Instant, error: Option<&StoreError>) {
         let metrics = &self.metrics;
         metrics.store_duration.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
@@ -174,7 +184,14 @@ impl RedisStore {
     ) -> Result<Self, StoreError> {
         let link = Link::new(options).map_err(|e| StoreError::Unavailable(e.to_string()))?;
         let holder_ttl_ms = holder_ttl.as_millis() as u64;
-        let shared = Arc::new(Shared { link, holder_ttl_ms, metrics, tasks, clock: Clock::default() });
+        let shared = Arc::new(Shared {
+            link,
+            holder_ttl_ms,
+            metrics,
+            tasks,
+            clock: Clock::default(),
+            database: Database::Redis(server(options)),
+        });
         let keys = Keys::new(&options.key_prefix);
         let counters = counters::Lanes::new(options.cluster, keys.clone(), Arc::clone(&shared));
         Ok(Self { keys, shared, lanes: RwLock::default(), counters })
@@ -223,13 +240,16 @@ impl Store for RedisStore {
     async fn admit(&self, admit: Admit) -> Result<Choice, StoreError> {
         let (answer, answered) = oneshot::channel();
         let kind = Kind::Admit { roster: admit.roster, tie: admit.tie, answer };
-        self.lane(&admit.pool).submit(Op { holder: admit.holder, lease: admit.lease, kind });
+        let span = self.shared.span("evenkeel.store commit", "commit");
+        self.lane(&admit.pool).submit(Op { holder: admit.holder, lease: admit.lease, kind, span });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.lane(pool).submit(Op { holder: holder.clone(), lease, kind: Kind::Settle { answer } });
+        let span = self.shared.span("evenkeel.store commit", "commit");
+        let kind = Kind::Settle { answer };
+        self.lane(pool).submit(Op { holder: holder.clone(), lease, kind, span });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -375,6 +395,13 @@ impl Store for RedisStore {
         let call = Call::new(&PROBE, &[&self.keys.probe()]);
         self.shared.run(&call, Way::Request).await.map(drop)
     }
+}
+
+/// Where Redis listens, if that is one place reached over TCP.
+fn server(options: &RedisOptions) -> Option<(Arc<str>, u16)> {
+    let [url] = &options.urls[..] else { return None };
+    let url = redis::parse_redis_url(url)?;
+    Some((url.host_str()?.into(), url.port().unwrap_or(6379)))
 }
 
 fn stopped() -> StoreError {

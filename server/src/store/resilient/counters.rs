@@ -24,6 +24,7 @@ use crate::{
         StoreError,
         counters::{Counters, Ground, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict},
     },
+    telemetry::traces::StoreSpan,
 };
 
 /// Most settlements that wait for the store; beyond, the oldest are lost, and counted.
@@ -64,6 +65,7 @@ impl ResilientStore {
             })
             .unzip();
         let mut readings = vec![Reading::default(); reserve.meters.len()];
+        let _span = span(meters.len());
         let verdict = here.reserve(Reserve { id: reserve.id, meters }).await?;
         for (i, reading) in counted.into_iter().zip(verdict.readings) {
             readings[i] = reading;
@@ -95,7 +97,11 @@ impl ResilientStore {
         let (quotas, mut limits): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.rule.is_quota());
         limits.iter_mut().for_each(|entry| entry.rule = self.share(entry.rule));
-        let settled = here.settle(Settlement { id: id.clone(), notes, entries: limits }).await?;
+        let here = {
+            let _span = span(limits.len());
+            here.settle(Settlement { id: id.clone(), notes, entries: limits }).await
+        };
+        let settled = here?;
         if settled && !quotas.is_empty() && self.is_up() {
             let charge = Settlement { id, notes: Vec::new(), entries: quotas };
             drop(self.observe(self.counters.settle(charge).await));
@@ -206,10 +212,18 @@ fn away() -> StoreError {
     StoreError::Unavailable("circuit open after earlier failures".to_owned())
 }
 
+/// Of a call to the counters in this process.
+fn span(counters: usize) -> Option<Box<StoreSpan>> {
+    let mut span = StoreSpan::memory("evenkeel.store count")?;
+    span.set("evenkeel.store.counters", counters);
+    Some(span)
+}
+
 #[async_trait]
 impl Counters for ResilientStore {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
         if self.local_counters.is_none() {
+            let _span = span(reserve.meters.len());
             return self.counters.reserve(reserve).await;
         }
         if self.is_up() {
@@ -236,6 +250,7 @@ impl Counters for ResilientStore {
 
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
         if self.local_counters.is_none() {
+            let _span = span(settlement.entries.len());
             return self.counters.settle(settlement).await;
         }
         if settlement.notes.iter().any(|note| *note.tag == *HERE) {

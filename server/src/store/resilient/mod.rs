@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     domain::{HolderId, LeaseId, PoolId},
-    telemetry::Metrics,
+    telemetry::{Metrics, traces::StoreSpan},
 };
 
 mod counters;
@@ -177,14 +177,20 @@ impl ResilientStore {
 
     /// Picks and leases, or does what the pool's policy says where the store cannot.
     pub async fn admit(&self, admit: Admit, on_failure: OnStoreFailure) -> Result<Decision, StoreError> {
-        let Some(local) = &self.local else { return self.primary.admit(admit).await.map(Decision::Shared) };
+        let Some(local) = &self.local else {
+            let _span = StoreSpan::memory("evenkeel.store commit");
+            return self.primary.admit(admit).await.map(Decision::Shared);
+        };
         if self.is_up()
             && let Ok(choice) = self.observe(self.primary.admit(admit.clone()).await)
         {
             return Ok(Decision::Shared(choice));
         }
         match on_failure {
-            OnStoreFailure::Local => Ok(Decision::Local(local.admit(admit).await?)),
+            OnStoreFailure::Local => {
+                let _span = StoreSpan::memory("evenkeel.store commit");
+                Ok(Decision::Local(local.admit(admit).await?))
+            }
             OnStoreFailure::Open => Ok(Decision::Open),
             OnStoreFailure::Closed => Ok(Decision::Closed),
         }
@@ -197,7 +203,10 @@ impl ResilientStore {
         holder: &HolderId,
         lease: LeaseId,
     ) -> Result<bool, StoreError> {
-        let Some(local) = &self.local else { return self.primary.settle(pool, holder, lease).await };
+        let Some(local) = &self.local else {
+            let _span = StoreSpan::memory("evenkeel.store commit");
+            return self.primary.settle(pool, holder, lease).await;
+        };
         // Also where the lease was granted locally and the store never heard of it.
         let known_locally = local.settle(pool, holder, lease).await?;
         if !self.is_up() {

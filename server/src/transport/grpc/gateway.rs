@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
-use super::facts;
+use super::{facts, spans};
 use crate::{
     admission::{Admission, Decision, End},
     balancer::{
@@ -26,6 +26,7 @@ use crate::{
     domain::{DomainError, ENDPOINTS_MAX, HolderId, LeaseId, PoolId},
     limiter::{Pass, Refusal, own::OwnCall},
     store::{Held, counters::ReservationId},
+    telemetry::traces::Current,
     transport::status::to_status,
 };
 
@@ -53,7 +54,7 @@ impl GatewayService {
 impl Gateway for GatewayService {
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
         let _call = self.calls.token();
-        let mut request = request.into_inner();
+        let (metadata, _, mut request) = request.into_parts();
         if let Some(own) = request.own.take() {
             return Ok(Response::new(self.own(&own, &request).await));
         }
@@ -71,8 +72,12 @@ impl Gateway for GatewayService {
                 .collect(),
         };
         let request_id = facts::request_id(std::mem::take(&mut request.request_id));
+        let span = spans::admit(&self.admission.tracer, &request, &metadata, &question, &request_id);
         let ask = facts::ask(request, pool);
-        let decision = self.admission.admit(question, ask, &request_id).await.map_err(|e| to_status(&e))?;
+        let admit = || self.admission.admit(question, ask, &request_id);
+        let decision = Current::of(span.as_ref()).within(admit).await;
+        spans::admitted(span, &decision);
+        let decision = decision.map_err(|e| to_status(&e))?;
         let mut answer = encode(decision);
         if let admit_response::Answer::Denied(denied) = &mut answer
             && !request_id.is_empty()
@@ -85,10 +90,11 @@ impl Gateway for GatewayService {
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
         let _call = self.calls.token();
-        let mut request = request.into_inner();
+        let (metadata, _, mut request) = request.into_parts();
         let pool = given(request.pool.take())?;
         let holder = HolderId::new(&request.holder).map_err(|e| to_status(&e))?;
         let lease = LeaseId::new(request.lease).map_err(|e| to_status(&e))?;
+        let span = spans::settle(&self.admission.tracer, &request, &metadata, &holder);
         let end = End {
             route: pool.route,
             cluster: pool.cluster,
@@ -104,8 +110,11 @@ impl Gateway for GatewayService {
         };
         // A gateway that does not wait for the answer does not stop it half way.
         let admission = Arc::clone(&self.admission);
-        let settled = self.calls.spawn(async move { admission.settle(end).await }).await;
-        let released = settled.unwrap_or(Err(DomainError::Stopped)).map_err(|e| to_status(&e))?;
+        let settle = move || async move { admission.settle(end).await };
+        let settled = self.calls.spawn(Current::of(span.as_ref()).within(settle)).await;
+        let released = settled.unwrap_or(Err(DomainError::Stopped));
+        spans::settled(span, &released);
+        let released = released.map_err(|e| to_status(&e))?;
         Ok(Response::new(SettleResponse { released }))
     }
 

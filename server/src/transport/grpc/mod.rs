@@ -16,6 +16,7 @@ mod facts;
 mod gateway;
 mod inspect;
 mod rls;
+mod spans;
 
 pub use admin::AdminService;
 
@@ -57,7 +58,8 @@ pub async fn routes(
     shutdown: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
     let rate_limits = rate_limits.map(|(judge, metrics)| {
-        rls::RlsServer::new(rls::RlsService::new(judge, metrics, calls.clone()), MESSAGE_BYTES_MAX)
+        let service = rls::RlsService::new(judge, metrics, admission.tracer.clone(), calls.clone());
+        rls::RlsServer::new(service, MESSAGE_BYTES_MAX)
     });
     let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);

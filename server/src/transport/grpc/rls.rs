@@ -14,11 +14,15 @@ use envoy_types::pb::{
     google::protobuf::Duration,
 };
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+use tonic::{Status, metadata::MetadataMap};
 
+use super::spans;
 use crate::{
     rls::{self, Answer, Descriptor, Judge, Question, Unit},
-    telemetry::Metrics,
+    telemetry::{
+        Metrics,
+        traces::{Current, Tracer},
+    },
     transport::status::to_status,
 };
 
@@ -29,16 +33,21 @@ pub(super) use wire::RlsServer;
 pub(super) struct RlsService {
     judge: Arc<Judge>,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     /// Calls under way, which a drain waits for.
     calls: TaskTracker,
 }
 
 impl RlsService {
-    pub(super) fn new(judge: Arc<Judge>, metrics: Arc<Metrics>, calls: TaskTracker) -> Self {
-        Self { judge, metrics, calls }
+    pub(super) fn new(judge: Arc<Judge>, metrics: Arc<Metrics>, tracer: Tracer, calls: TaskTracker) -> Self {
+        Self { judge, metrics, tracer, calls }
     }
 
-    async fn should_rate_limit(&self, asked: &wire::Asked) -> Result<RateLimitResponse, Status> {
+    async fn should_rate_limit(
+        &self,
+        metadata: &MetadataMap,
+        asked: &wire::Asked,
+    ) -> Result<RateLimitResponse, Status> {
         let _call = self.calls.token();
         let _timer = self.metrics.rls.duration.start_timer();
         let domain = String::from_utf8_lossy(&asked.domain);
@@ -46,7 +55,11 @@ impl RlsService {
         let descriptors = asked.descriptors.iter().zip(&texts).map(|(asked, texts)| decode(asked, texts));
         let question =
             Question { domain: &domain, hits: asked.hits_addend, descriptors: descriptors.collect() };
-        self.judge.judge(&question).await.map(encode).map_err(|e| to_status(&e))
+        let span = spans::rate_limit(&self.tracer, metadata, &domain);
+        let answer = Current::of(span.as_ref()).within(|| self.judge.judge(&question)).await;
+        let answer = answer.map_err(|e| to_status(&e));
+        spans::rate_limited(span, &answer);
+        answer.map(encode)
     }
 }
 

@@ -105,7 +105,9 @@ impl UnaryService<Asked> for Method {
 
     fn call(&mut self, request: Request<Asked>) -> Self::Future {
         let service = Arc::clone(&self.0);
-        Box::pin(async move { service.should_rate_limit(request.get_ref()).await.map(Response::new) })
+        Box::pin(async move {
+            service.should_rate_limit(request.metadata(), request.get_ref()).await.map(Response::new)
+        })
     }
 }
 
