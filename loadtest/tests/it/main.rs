@@ -13,3 +13,4 @@ mod openai;
 mod prometheus;
 mod ratelimit_filter;
 mod support;
+mod traces;
