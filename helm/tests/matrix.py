@@ -51,7 +51,7 @@ PARTS = {
             "nodeSelector": {"gateways": "true"},
         },
         "sidecar": {"mode": "sidecar"},
-        "socket": {"mode": "sidecar", "sidecar": {"socket": {"enabled": True}}},
+        "socket": {"mode": "sidecar", "sidecar": {"socket": {"enabled": True}, "required": True}},
     },
     "redis": {
         "external": {"redis": {"urls": ["redis://redis.data:6380/2"], "keyPrefix": "prod"}},

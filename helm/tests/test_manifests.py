@@ -56,11 +56,18 @@ class Pods(unittest.TestCase):
 
     def test_probes_ask_the_port_that_is_listened_on(self):
         for mode in ("deployment", "sidecar"):
-            documents = rendered({"mode": mode, "ports": {"http": 9500}})
+            documents = rendered({"mode": mode, "ports": {"http": 9500}, "sidecar": {"required": True}})
             container = sidecar_container(workload(documents))
             self.assertEqual(container["livenessProbe"]["httpGet"], {"path": "/healthz", "port": 9500})
             self.assertEqual(container["readinessProbe"]["httpGet"], {"path": "/readyz", "port": 9500})
             self.assertEqual(configuration(documents)["listen"]["http"], "0.0.0.0:9500")
+
+    def test_a_gateway_waits_for_its_sidecar_only_where_it_shall(self):
+        waiting = {"startupProbe", "readinessProbe"}
+        self.assertFalse(waiting & set(sidecar_container(workload(rendered({"mode": "sidecar"})))))
+        container = sidecar_container(workload(rendered({"mode": "sidecar", "sidecar": {"required": True}})))
+        self.assertLessEqual(waiting, set(container))
+        self.assertLessEqual(waiting, set(sidecar_container(workload(rendered()))))
 
     def test_pods_restart_for_what_only_a_restart_applies(self):
         def checksum(config):

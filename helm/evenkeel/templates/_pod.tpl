@@ -19,20 +19,22 @@ ports:
   - {name: ek-grpc, containerPort: {{ .Values.ports.grpc }}, protocol: TCP}
   {{- end }}
   - {name: ek-http, containerPort: {{ .Values.ports.http }}, protocol: TCP}
-startupProbe:
-  httpGet: {path: /healthz, port: {{ .Values.ports.http }}}
-  periodSeconds: 1
-  failureThreshold: 30
 livenessProbe:
   httpGet: {path: /healthz, port: {{ .Values.ports.http }}}
   periodSeconds: 10
   timeoutSeconds: 2
   failureThreshold: 3
+{{- if or (ne .Values.mode "sidecar") .Values.sidecar.required }}
+startupProbe:
+  httpGet: {path: /healthz, port: {{ .Values.ports.http }}}
+  periodSeconds: 1
+  failureThreshold: 30
 readinessProbe:
   httpGet: {path: /readyz, port: {{ .Values.ports.http }}}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
+{{- end }}
 {{- with .Values.resources }}
 resources:
   {{- toYaml . | nindent 2 }}
