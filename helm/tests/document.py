@@ -1,4 +1,5 @@
-"""The table of values in the chart's README, out of the comments of values.yaml. `python document.py` writes it."""
+"""The table of values in the chart's README, out of the comments of values.yaml. `.tools/chart/python/bin/python
+helm/tests/document.py` writes it."""
 
 import json
 import re

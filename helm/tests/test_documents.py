@@ -16,7 +16,7 @@ from test_envoy import MODULE, accepted
 
 class Documents(unittest.TestCase):
     def test_the_table_of_values_is_that_of_values_yaml(self):
-        self.assertEqual(document.README.read_text(), document.written(), "please run helm/tests/document.py")
+        self.assertEqual(document.README.read_text(), document.written(), "please run .tools/chart/python/bin/python helm/tests/document.py")
 
     def test_values_that_do_not_speak_for_themselves_are_explained(self):
         said = document.comments()
