@@ -47,7 +47,7 @@ loadtest: tools plugin
 
 # The last command ends in cargo test's own summary. evenkeel-proto is generated code: its tests are documentation.
 test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy, Prometheus, Chromium and OpenAI client included
-	@.ci/setup prometheus python browser chart
+	@.ci/setup prometheus python browser tmux chart
 	cargo build --locked --workspace --bins
 	cd helm/tests && EVENKEEL_BIN=$(TARGET)/debug/evenkeel $(abspath .tools/chart/python/bin/python) -B -m unittest
 	cargo test --locked --workspace --doc
