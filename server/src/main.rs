@@ -12,10 +12,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<cli::OutputClosed>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("evenkeel: {error:#}");
-            ExitCode::FAILURE
+            let exit = cli::Exit::of(&error);
+            if exit != cli::Exit::Done {
+                eprintln!("evenkeel: {error:#}");
+            }
+            ExitCode::from(exit as u8)
         }
     }
 }

@@ -1,15 +1,12 @@
 //! `evenkeel convert-higress`.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use evenkeel::config::{HigressPlugin, convert_higress};
 
-use super::OutputClosed;
+use super::output::put;
 
 /// Print the limits of a Higress plugin's configuration as Evenkeel's own.
 #[derive(Args)]
@@ -33,7 +30,6 @@ impl ConvertHigress {
         for warning in warnings {
             eprintln!("warning: {warning}");
         }
-        write!(io::stdout(), "{yaml}").map_err(|_| OutputClosed)?;
-        Ok(())
+        Ok(put(&yaml)?)
     }
 }

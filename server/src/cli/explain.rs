@@ -1,10 +1,6 @@
 //! `evenkeel explain`: which limits apply to a request, and why or why not.
 
-use std::{
-    collections::HashMap,
-    io::{self, Write as _},
-    path::PathBuf,
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -16,9 +12,10 @@ use evenkeel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use super::{
-    admin::Ask,
-    client::{OutputClosed, answered},
-    table::{Output, length, print_json, print_table},
+    connect::Ask,
+    exit::answered,
+    history::refusal,
+    output::{Column, Item, Output, length, number, or_dash, put, text, yes},
 };
 
 /// Tell which limits and quotas apply to a request, how they stand, and what would refuse it. Takes nothing.
@@ -57,6 +54,10 @@ pub(crate) struct Explain {
     /// Ask this configuration instead of a sidecar: tells what applies, without counters
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Tell why this request was refused, by the gateway's id of it (x-request-id), and nothing else
+    #[arg(long, value_name = "ID", conflicts_with_all = ["consumer", "model", "route", "cluster", "path",
+          "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "config"])]
+    request_id: Option<String>,
     #[command(flatten)]
     ask: Ask,
 }
@@ -68,6 +69,9 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 impl Explain {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        if let Some(request_id) = self.request_id {
+            return refusal(&self.ask, request_id).await;
+        }
         match &self.config {
             Some(path) => {
                 let config = Config::load(path).with_context(|| path.display().to_string())?;
@@ -98,27 +102,16 @@ impl Explain {
             ..pb::AdmitRequest::default()
         };
         let request = pb::ExplainRequest { request: Some(request) };
-        let answer = self.ask.client().await?.explain(request).await.map_err(answered)?.into_inner();
-        if self.ask.output == Output::Json {
-            return Ok(print_json(&as_json(&answer))?);
+        let answer = self.ask.admin().await?.explain(request).await.map_err(answered)?.into_inner();
+        self.ask.output.print(&answer.limits, || as_json(&answer))?;
+        if self.ask.output == Output::Table {
+            let estimate = answer.estimate.unwrap_or_default();
+            let would = if answer.admitted { "admitted" } else { "refused" };
+            put(&format!(
+                "\nestimate: {} input and {} output tokens\nthe request would be {would}\n",
+                estimate.input, estimate.output
+            ))?;
         }
-        let header = [
-            "LIMIT",
-            "KIND",
-            "APPLIES",
-            "KEY",
-            "AMOUNT",
-            "USED",
-            "RESERVED",
-            "COST",
-            "RESETS-IN",
-            "REFUSES",
-            "WHY",
-        ];
-        print_table(&header, &answer.limits.iter().map(row).collect::<Vec<_>>())?;
-        let estimate = answer.estimate.unwrap_or_default();
-        say(&format!("\nestimate: {} input and {} output tokens", estimate.input, estimate.output))?;
-        say(if answer.admitted { "the request would be admitted" } else { "the request would be refused" })?;
         Ok(())
     }
 
@@ -144,29 +137,51 @@ impl Explain {
             let amount = Some(quota.default.unwrap_or(0));
             (&quota.name, "quota", judge(&facts, &consumer, &quota.name, &quota.when), amount)
         });
-        let all: Vec<_> = limits.chain(quotas).collect();
-        if self.ask.output == Output::Json {
-            let limits: Vec<Value> = all
-                .iter()
-                .map(|(name, kind, judged, amount)| {
-                    let (key, why) = judged.as_ref().map_or_else(|why| ("", why.as_str()), |(k, w)| (k, w));
-                    let applies = judged.is_ok();
-                    json!({"name": ***name, "kind": kind, "applies": applies, "key": key, "amount": amount, "why": why})
-                })
-                .collect();
-            return Ok(print_json(&json!({"limits": limits}))?);
-        }
-        let rows: Vec<Vec<String>> = all
-            .into_iter()
-            .map(|(name, kind, judged, amount)| {
-                let (applies, amount) =
-                    (judged.is_ok(), amount.map_or_else(|| "unlimited".to_owned(), |n| n.to_string()));
-                let (key, why) = judged.unwrap_or_else(|why| ("-".to_owned(), why));
-                let amount = if applies { amount } else { "-".to_owned() };
-                vec![name.to_string(), kind.to_owned(), yes(applies), key, amount, why]
-            })
-            .collect();
-        Ok(print_table(&["LIMIT", "KIND", "APPLIES", "KEY", "AMOUNT", "WHY"], &rows)?)
+        let all = limits.chain(quotas).map(|(name, kind, judged, amount)| {
+            let applies = judged.is_ok();
+            let (key, why) = judged.unwrap_or_else(|why| (String::new(), why));
+            Rule { name: name.to_string(), kind, applies, key, amount, why }
+        });
+        self.ask.output.list(&all.collect::<Vec<_>>())
+    }
+}
+
+/// A limit or quota as configured, seen from one request.
+struct Rule {
+    name: String,
+    kind: &'static str,
+    applies: bool,
+    key: String,
+    amount: Option<u64>,
+    why: String,
+}
+
+impl Item for Rule {
+    const LIST: &'static str = "limits";
+    const COLUMNS: &'static [Column] = &[
+        text("name", "LIMIT"),
+        text("kind", "KIND"),
+        text("applies", "APPLIES"),
+        text("key", "KEY"),
+        number("amount", "AMOUNT"),
+        text("why", "WHY"),
+    ];
+
+    fn json(&self) -> Value {
+        let Self { name, kind, applies, key, amount, why } = self;
+        json!({"name": name, "kind": kind, "applies": applies, "key": key, "amount": amount, "why": why})
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let amount = self.amount.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+        vec![
+            self.name.clone(),
+            self.kind.to_owned(),
+            yes(self.applies),
+            or_dash(&self.key),
+            if self.applies { amount } else { "-".to_owned() },
+            self.why.clone(),
+        ]
     }
 }
 
@@ -183,56 +198,72 @@ fn judge(facts: &Facts, key: &Key, name: &str, when: &[Condition]) -> Result<(St
     Ok((bucket.to_string(), if met.is_empty() { "always".to_owned() } else { met.join(", ") }))
 }
 
-fn row(limit: &pb::Explanation) -> Vec<String> {
-    let number = |n: u64| if limit.applies { n.to_string() } else { "-".to_owned() };
-    let refuses = match (limit.refuses, limit.shadow) {
-        (true, true) => "no (shadow)".to_owned(),
-        (refuses, _) => yes(refuses),
-    };
-    vec![
-        limit.name.clone(),
-        if limit.quota { "quota" } else { "limit" }.to_owned(),
-        yes(limit.applies),
-        if limit.key.is_empty() { "-".to_owned() } else { limit.key.clone() },
-        number(limit.amount),
-        number(limit.used),
-        number(limit.reserved),
-        number(limit.cost),
-        length(limit.reset_ms),
-        if limit.applies { refuses } else { "-".to_owned() },
-        limit.why.clone(),
-    ]
+impl Item for pb::Explanation {
+    const LIST: &'static str = "limits";
+    const COLUMNS: &'static [Column] = &[
+        text("name", "LIMIT"),
+        text("kind", "KIND"),
+        text("applies", "APPLIES"),
+        text("key", "KEY"),
+        number("amount", "AMOUNT"),
+        number("used", "USED"),
+        number("reserved", "RESERVED"),
+        number("cost", "COST"),
+        number("reset_ms", "RESETS-IN"),
+        text("refuses", "REFUSES"),
+        text("shadow", ""),
+        text("why", "WHY"),
+    ];
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "kind": kind(self),
+            "applies": self.applies,
+            "why": self.why,
+            "key": self.key,
+            "amount": self.amount,
+            "used": self.used,
+            "reserved": self.reserved,
+            "cost": self.cost,
+            "refuses": self.refuses,
+            "reset_ms": self.reset_ms,
+            "shadow": self.shadow,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let number = |n: u64| if self.applies { n.to_string() } else { "-".to_owned() };
+        let refuses = match (self.applies, self.refuses, self.shadow) {
+            (false, _, _) => "-".to_owned(),
+            (true, true, true) => "no (shadow)".to_owned(),
+            (true, refuses, _) => yes(refuses),
+        };
+        vec![
+            self.name.clone(),
+            kind(self).to_owned(),
+            yes(self.applies),
+            or_dash(&self.key),
+            number(self.amount),
+            number(self.used),
+            number(self.reserved),
+            number(self.cost),
+            length(self.reset_ms),
+            refuses,
+            self.why.clone(),
+        ]
+    }
 }
 
-fn yes(is: bool) -> String {
-    if is { "yes" } else { "no" }.to_owned()
+fn kind(limit: &pb::Explanation) -> &'static str {
+    if limit.quota { "quota" } else { "limit" }
 }
 
 fn as_json(answer: &pb::ExplainResponse) -> Value {
-    let limits = answer.limits.iter().map(|limit| {
-        json!({
-            "name": limit.name,
-            "kind": if limit.quota { "quota" } else { "limit" },
-            "applies": limit.applies,
-            "why": limit.why,
-            "key": limit.key,
-            "amount": limit.amount,
-            "used": limit.used,
-            "reserved": limit.reserved,
-            "cost": limit.cost,
-            "refuses": limit.refuses,
-            "reset_ms": limit.reset_ms,
-            "shadow": limit.shadow,
-        })
-    });
     let estimate = answer.estimate.unwrap_or_default();
     json!({
         "admitted": answer.admitted,
         "estimate": {"input": estimate.input, "output": estimate.output},
-        "limits": limits.collect::<Vec<_>>(),
+        "limits": answer.limits.iter().map(Item::json).collect::<Vec<_>>(),
     })
-}
-
-fn say(line: &str) -> Result<(), OutputClosed> {
-    writeln!(io::stdout(), "{line}").map_err(|_| OutputClosed)
 }

@@ -7,10 +7,10 @@ use evenkeel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use super::{
-    admin::{As, Ask},
-    client::answered,
-    quota::counts,
-    table::{Output, print_json, print_table, time},
+    connect::{As, Ask},
+    exit::answered,
+    output::{Column, Item, count_or_dash, number, or_dash, text, time, yes},
+    quota::{counts, counts_if_known},
 };
 
 /// Look at limits, and override them for one consumer or other key.
@@ -30,6 +30,8 @@ enum Command {
     Reset(Reset),
     /// Show overrides
     Overrides(Overrides),
+    /// Show the keys with least left, of those requests have lately been counted in
+    Nearest(Nearest),
 }
 
 #[derive(Args)]
@@ -45,7 +47,7 @@ struct Override {
     /// The key, such as consumer=alice, or consumer=alice|model=m
     key: String,
     /// The amount instead of the configured one
-    #[arg(long, required_unless_present = "unlimited", conflicts_with = "unlimited")]
+    #[arg(long, required_unless_present = "unlimited", conflicts_with = "unlimited", value_name = "N")]
     amount: Option<u64>,
     /// Not limited at all
     #[arg(long)]
@@ -80,6 +82,21 @@ struct Overrides {
     ask: Ask,
 }
 
+#[derive(Args)]
+struct Nearest {
+    /// Only this limit's
+    #[arg(long, default_value = "", hide_default_value = true)]
+    limit: String,
+    /// Only keys that contain this
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    search: String,
+    /// At most this many
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    top: u32,
+    #[command(flatten)]
+    ask: Ask,
+}
+
 impl Limits {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         match self.command {
@@ -87,33 +104,15 @@ impl Limits {
             Command::Override(set) => set.run().await,
             Command::Reset(reset) => reset.run().await,
             Command::Overrides(overrides) => overrides.run().await,
+            Command::Nearest(nearest) => nearest.run().await,
         }
     }
 }
 
 impl List {
     async fn run(self) -> anyhow::Result<()> {
-        let answer = self.ask.client().await?.list_limits(pb::ListLimitsRequest {}).await;
-        let limits = answer.map_err(answered)?.into_inner().limits;
-        if self.ask.output == Output::Json {
-            let limits: Vec<Value> = limits.iter().map(limit_as_json).collect();
-            return Ok(print_json(&json!({"limits": limits}))?);
-        }
-        let row = |limit: &pb::Limit| {
-            let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
-            vec![
-                limit.name.clone(),
-                counts(limit.counts()).to_owned(),
-                algorithm(limit.algorithm()).to_owned(),
-                limit.amount.to_string(),
-                if limit.burst == 0 { "-".to_owned() } else { limit.burst.to_string() },
-                dash(limit.per.clone()),
-                if limit.key.is_empty() { "(all)".to_owned() } else { limit.key.join(", ") },
-                if limit.shadow { "yes" } else { "no" }.to_owned(),
-            ]
-        };
-        let header = ["LIMIT", "COUNTS", "ALGORITHM", "AMOUNT", "BURST", "PER", "KEY", "SHADOW"];
-        Ok(print_table(&header, &limits.iter().map(row).collect::<Vec<_>>())?)
+        let answer = self.ask.admin().await?.list_limits(pb::ListLimitsRequest {}).await;
+        self.ask.output.list(&answer.map_err(answered)?.into_inner().limits)
     }
 }
 
@@ -129,8 +128,8 @@ impl Override {
             ..pb::Override::default()
         };
         let request = self.by.request(pb::SetOverrideRequest { r#override: Some(new) })?;
-        let set = self.ask.client().await?.set_override(request).await.map_err(answered)?.into_inner();
-        print_overrides(self.ask.output, &[set], |overrides| overrides[0].clone())
+        let set = self.ask.admin().await?.set_override(request).await.map_err(answered)?.into_inner();
+        self.ask.output.one(&set)
     }
 }
 
@@ -138,18 +137,14 @@ impl Reset {
     async fn run(self) -> anyhow::Result<()> {
         let Self { limit, key, ask, by } = self;
         let request = by.request(pb::DeleteOverrideRequest { limit: limit.clone(), key: key.clone() })?;
-        ask.client().await?.delete_override(request).await.map_err(answered)?;
-        match ask.output {
-            Output::Json => print_json(&json!({"limit": limit, "key": key}))?,
-            Output::Table => print_table(&["RESET", "KEY"], &[vec![limit, key]])?,
-        }
-        Ok(())
+        ask.admin().await?.delete_override(request).await.map_err(answered)?;
+        ask.output.one(&Removed { limit, key })
     }
 }
 
 impl Overrides {
     async fn run(self) -> anyhow::Result<()> {
-        let mut client = self.ask.client().await?;
+        let mut client = self.ask.admin().await?;
         let (mut overrides, mut page_token) = (Vec::new(), String::new());
         loop {
             let limit = self.limit.clone();
@@ -158,34 +153,21 @@ impl Overrides {
             overrides.extend(page.overrides);
             page_token = page.next_page_token;
             if page_token.is_empty() {
-                break;
+                return self.ask.output.list(&overrides);
             }
         }
-        print_overrides(self.ask.output, &overrides, |overrides| json!({"overrides": overrides}))
     }
 }
 
-fn print_overrides(
-    output: Output,
-    overrides: &[pb::Override],
-    wrap: impl FnOnce(&[Value]) -> Value,
-) -> anyhow::Result<()> {
-    if output == Output::Json {
-        let overrides: Vec<Value> = overrides.iter().map(override_as_json).collect();
-        return Ok(print_json(&wrap(&overrides))?);
+impl Nearest {
+    async fn run(self) -> anyhow::Result<()> {
+        let Self { limit, search, top, ask } = self;
+        let request =
+            pb::ListNearestLimitsRequest { limit, search, page_size: top, page_token: String::new() };
+        let answer = ask.inspect().await?.list_nearest_limits(request).await.map_err(answered)?.into_inner();
+        let limits = || answer.limits.iter().map(Item::json).collect::<Vec<_>>();
+        ask.output.print(&answer.limits, || json!({"limits": limits(), "total": answer.total}))
     }
-    let row = |set: &pb::Override| {
-        vec![
-            set.limit.clone(),
-            set.key.clone(),
-            if set.unlimited { "unlimited".to_owned() } else { set.amount.to_string() },
-            if set.expires_at_ms == 0 { "-".to_owned() } else { time(set.expires_at_ms) },
-            set.who.clone(),
-            time(set.at_ms),
-        ]
-    };
-    let header = ["LIMIT", "KEY", "AMOUNT", "UNTIL", "WHO", "SET"];
-    Ok(print_table(&header, &overrides.iter().map(row).collect::<Vec<_>>())?)
 }
 
 fn algorithm(algorithm: pb::Algorithm) -> &'static str {
@@ -198,29 +180,140 @@ fn algorithm(algorithm: pb::Algorithm) -> &'static str {
     }
 }
 
-// As the HTTP API has them.
+impl Item for pb::Limit {
+    const LIST: &'static str = "limits";
+    const COLUMNS: &'static [Column] = &[
+        text("name", "LIMIT"),
+        text("counts", "COUNTS"),
+        text("algorithm", "ALGORITHM"),
+        number("amount", "AMOUNT"),
+        number("burst", "BURST"),
+        text("per", "PER"),
+        text("key", "KEY"),
+        text("shadow", "SHADOW"),
+    ];
 
-fn override_as_json(set: &pb::Override) -> Value {
-    json!({
-        "limit": set.limit,
-        "key": set.key,
-        "amount": (!set.unlimited).then_some(set.amount),
-        "unlimited": set.unlimited,
-        "expires_at_ms": set.expires_at_ms,
-        "who": set.who,
-        "at_ms": set.at_ms,
-    })
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "counts": counts(self.counts()),
+            "algorithm": algorithm(self.algorithm()),
+            "amount": self.amount,
+            "burst": Some(self.burst).filter(|burst| *burst > 0),
+            "per": Some(&self.per).filter(|per| !per.is_empty()),
+            "key": self.key,
+            "shadow": self.shadow,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            counts(self.counts()).to_owned(),
+            algorithm(self.algorithm()).to_owned(),
+            self.amount.to_string(),
+            count_or_dash(self.burst),
+            or_dash(&self.per),
+            if self.key.is_empty() { "(all)".to_owned() } else { self.key.join(", ") },
+            yes(self.shadow),
+        ]
+    }
 }
 
-fn limit_as_json(limit: &pb::Limit) -> Value {
-    json!({
-        "name": limit.name,
-        "counts": counts(limit.counts()),
-        "algorithm": algorithm(limit.algorithm()),
-        "amount": limit.amount,
-        "burst": Some(limit.burst).filter(|burst| *burst > 0),
-        "per": Some(&limit.per).filter(|per| !per.is_empty()),
-        "key": limit.key,
-        "shadow": limit.shadow,
-    })
+impl Item for pb::Override {
+    const LIST: &'static str = "overrides";
+    const COLUMNS: &'static [Column] = &[
+        text("limit", "LIMIT"),
+        text("key", "KEY"),
+        number("amount", "AMOUNT"),
+        text("unlimited", ""),
+        text("expires_at_ms", "UNTIL"),
+        text("who", "WHO"),
+        text("at_ms", "SET"),
+    ];
+
+    fn json(&self) -> Value {
+        json!({
+            "limit": self.limit,
+            "key": self.key,
+            "amount": (!self.unlimited).then_some(self.amount),
+            "unlimited": self.unlimited,
+            "expires_at_ms": self.expires_at_ms,
+            "who": self.who,
+            "at_ms": self.at_ms,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.limit.clone(),
+            self.key.clone(),
+            if self.unlimited { "unlimited".to_owned() } else { self.amount.to_string() },
+            time(self.expires_at_ms),
+            self.who.clone(),
+            time(self.at_ms),
+        ]
+    }
+}
+
+/// An override that is no more.
+struct Removed {
+    limit: String,
+    key: String,
+}
+
+impl Item for Removed {
+    const LIST: &'static str = "reset";
+    const COLUMNS: &'static [Column] = &[text("limit", "RESET"), text("key", "KEY")];
+
+    fn json(&self) -> Value {
+        json!({"limit": self.limit, "key": self.key})
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.limit.clone(), self.key.clone()]
+    }
+}
+
+impl Item for pb::NearestLimit {
+    const LIST: &'static str = "limits";
+    const COLUMNS: &'static [Column] = &[
+        text("limit", "LIMIT"),
+        text("key", "KEY"),
+        number("used", "USED"),
+        number("amount", "AMOUNT"),
+        number("share", "SHARE"),
+        text("reset_at_ms", "ROOM-AT"),
+        text("shadow", "SHADOW"),
+        text("seen_at_ms", "SEEN"),
+        text("counts", "COUNTS"),
+    ];
+
+    fn json(&self) -> Value {
+        json!({
+            "limit": self.limit,
+            "key": self.key,
+            "amount": self.amount,
+            "used": self.used,
+            "share": self.share,
+            "reset_at_ms": self.reset_at_ms,
+            "shadow": self.shadow,
+            "seen_at_ms": self.seen_at_ms,
+            "counts": counts_if_known(self.counts()),
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.limit.clone(),
+            or_dash(&self.key),
+            self.used.to_string(),
+            self.amount.to_string(),
+            format!("{:.0}%", self.share * 100.0),
+            time(self.reset_at_ms),
+            yes(self.shadow),
+            time(self.seen_at_ms),
+            counts_if_known(self.counts()).unwrap_or("-").to_owned(),
+        ]
+    }
 }

@@ -2,21 +2,32 @@
 
 use clap::{Parser, Subcommand};
 
-mod admin;
-mod client;
+mod activity;
+mod admit;
+mod check;
+mod connect;
 mod convert;
+mod drain;
+mod exit;
 mod explain;
+mod history;
 mod limits;
+mod manual;
+mod output;
+mod pools;
 mod quota;
 mod serve;
+mod sidecars;
 mod table;
+mod top;
 mod usage;
 
-pub(crate) use client::OutputClosed;
+pub(crate) use exit::Exit;
+pub(crate) use output::OutputClosed;
 
 /// Global least-request routing for AI gateways: one table of requests in flight for all of them.
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(version, propagate_version = true, after_help = exit::HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -27,15 +38,35 @@ enum Command {
     /// Run the sidecar
     Serve(serve::Serve),
     /// Check a configuration file and tell everything that is wrong with it
-    CheckConfig(serve::CheckConfig),
+    CheckConfig(check::CheckConfig),
     /// Print the limits of a Higress plugin's configuration as Evenkeel's own
     ConvertHigress(convert::ConvertHigress),
+    /// Watch pools live in the terminal: load, endpoints, rates; drain endpoints
+    Top(Box<top::Top>),
     /// Show pools with each endpoint's requests in flight
-    Pools(client::Pools),
+    Pools(pools::Pools),
+    /// Show who holds leases in a pool: the gateways' workers alive in it
+    Holders(pools::Holders),
     /// Show the leases of a pool: who has what in flight where
-    Leases(client::Leases),
+    Leases(pools::Leases),
     /// Ask a sidecar for an endpoint as a gateway does, and give it back
-    Admit(client::Admit),
+    Admit(admit::Admit),
+    /// Take an endpoint out of the choice: its requests are finished, new ones go elsewhere
+    Drain(drain::Drain),
+    /// Give a drained endpoint requests again
+    Undrain(drain::Undrain),
+    /// Show the endpoints drained
+    Drains(drain::Drains),
+    /// Show the sidecars that were alive within the last ten minutes
+    Sidecars(sidecars::Sidecars),
+    /// Show how many requests were admitted and refused over time, and why
+    Activity(activity::Activity),
+    /// Show the requests lately refused, or why one request was
+    Refusals(history::Refusals),
+    /// Show the repairs lately made to the table of requests in flight
+    Repairs(history::Repairs),
+    /// Show what administrators changed, newest first
+    Changes(history::Changes),
     /// Show what was used: requests, tokens, cost; by day, consumer, model, route, session
     Usage(usage::Usage),
     /// Look at and change the balances of consumers
@@ -44,6 +75,10 @@ enum Command {
     Limits(limits::Limits),
     /// Tell which limits and quotas apply to a request, and what would refuse it
     Explain(Box<explain::Explain>),
+    /// Print a script that completes commands and options in a shell
+    Completion(manual::Completion),
+    /// Print a manual page, or write all of them into a directory
+    Man(manual::Manual),
 }
 
 impl Cli {
@@ -52,13 +87,91 @@ impl Cli {
             Command::Serve(serve) => serve.run(),
             Command::CheckConfig(check) => check.run(),
             Command::ConvertHigress(convert) => convert.run(),
-            Command::Pools(pools) => client::block_on(pools.run()),
-            Command::Leases(leases) => client::block_on(leases.run()),
-            Command::Admit(admit) => client::block_on(admit.run()),
-            Command::Usage(usage) => client::block_on(usage.run()),
-            Command::Quota(quota) => client::block_on(quota.run()),
-            Command::Limits(limits) => client::block_on(limits.run()),
-            Command::Explain(explain) => client::block_on(explain.run()),
+            Command::Top(top) => block_on(top.run()),
+            Command::Pools(pools) => block_on(pools.run()),
+            Command::Holders(holders) => block_on(holders.run()),
+            Command::Leases(leases) => block_on(leases.run()),
+            Command::Admit(admit) => block_on(admit.run()),
+            Command::Drain(drain) => block_on(drain.run()),
+            Command::Undrain(undrain) => block_on(undrain.run()),
+            Command::Drains(drains) => block_on(drains.run()),
+            Command::Sidecars(sidecars) => block_on(sidecars.run()),
+            Command::Activity(activity) => block_on(activity.run()),
+            Command::Refusals(refusals) => block_on(refusals.run()),
+            Command::Repairs(repairs) => block_on(repairs.run()),
+            Command::Changes(changes) => block_on(changes.run()),
+            Command::Usage(usage) => block_on(usage.run()),
+            Command::Quota(quota) => block_on(quota.run()),
+            Command::Limits(limits) => block_on(limits.run()),
+            Command::Explain(explain) => block_on(explain.run()),
+            Command::Completion(completion) => completion.run(),
+            Command::Man(manual) => manual.run(),
+        }
+    }
+}
+
+/// Runs a command's future.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory as _};
+
+    use super::*;
+
+    /// Every command with those below it, by its full name.
+    fn walk<'a>(command: &'a Command, name: &str, found: &mut Vec<(String, &'a Command)>) {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let name = format!("{name} {}", sub.get_name()).trim().to_owned();
+            found.push((name.clone(), sub));
+            walk(sub, &name, found);
+        }
+    }
+
+    #[test]
+    fn every_command_and_argument_says_what_it_is() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut found = Vec::new();
+        walk(&cli, "", &mut found);
+        for (name, command) in &found {
+            assert!(
+                command.get_about().is_some_and(|about| !about.to_string().is_empty()),
+                "{name}: no about"
+            );
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.is_empty(), "{name}: {} has no help", argument.get_id());
+            }
+        }
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        let expected = "serve, check-config, convert-higress, top, pools, holders, leases, admit, drain, undrain, drains, \
+                        sidecars, activity, refusals, repairs, changes, usage, usage sessions, usage session, quota, \
+                        quota get, quota set, quota add, quota subtract, quota delete, quota list, quota history, \
+                        quota burn, limits, limits list, limits override, limits reset, limits overrides, \
+                        limits nearest, explain, completion, man";
+        assert_eq!(
+            names.join(", "),
+            expected,
+            "a command is gone or new: scripts depend on them, docs/cli.md lists them"
+        );
+        cli.debug_assert();
+    }
+
+    /// What prints a list prints it in the same ways everywhere.
+    #[test]
+    fn what_asks_a_sidecar_has_the_same_options() {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut found = Vec::new();
+        walk(&cli, "", &mut found);
+        let groups = ["serve", "convert-higress", "quota", "limits", "completion", "man"];
+        for (name, command) in found.iter().filter(|(name, _)| !groups.contains(&name.as_str())) {
+            let has = |id: &str| command.get_arguments().any(|argument| argument.get_long() == Some(id));
+            assert!(has("server") || name == "check-config", "{name} has no --server");
+            assert!(has("output") || name == "admit", "{name} has no --output");
         }
     }
 }

@@ -5,9 +5,9 @@ use evenkeel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use super::{
-    admin::{As, Ask},
-    client::answered,
-    table::{Output, length, print_json, print_table, time},
+    connect::{As, Ask},
+    exit::answered,
+    output::{Column, Item, length, number, text, time, yes},
 };
 
 /// Look at and change the balances of consumers.
@@ -33,6 +33,8 @@ enum Command {
     List(List),
     /// Show what administrators changed, newest first
     History(Get),
+    /// Show whose quotas run out soonest, at the rate of the last hour
+    Burn(Burn),
 }
 
 #[derive(Args)]
@@ -105,6 +107,21 @@ struct List {
     of: Of,
 }
 
+#[derive(Args)]
+struct Burn {
+    /// Only this quota's
+    #[arg(long, default_value = "", hide_default_value = true)]
+    quota: String,
+    /// Only consumers whose names contain this
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
+    search: String,
+    /// At most this many
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    top: u32,
+    #[command(flatten)]
+    ask: Ask,
+}
+
 impl Quota {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         match self.command {
@@ -115,6 +132,7 @@ impl Quota {
             Command::Delete(delete) => delete.run().await,
             Command::List(list) => list.run().await,
             Command::History(history) => history.history().await,
+            Command::Burn(burn) => burn.run().await,
         }
     }
 }
@@ -123,24 +141,15 @@ impl Get {
     async fn run(self) -> anyhow::Result<()> {
         let Of { quota, ask } = self.of;
         let request = pb::GetQuotaRequest { quota, consumer: self.consumer };
-        let quota = ask.client().await?.get_quota(request).await.map_err(answered)?.into_inner();
-        print_one(ask.output, &quota)
+        let quota = ask.admin().await?.get_quota(request).await.map_err(answered)?.into_inner();
+        ask.output.one(&quota)
     }
 
     async fn history(self) -> anyhow::Result<()> {
         let Of { quota, ask } = self.of;
         let request = pb::ListQuotaChangesRequest { quota, consumer: self.consumer };
-        let answer = ask.client().await?.list_quota_changes(request).await.map_err(answered)?.into_inner();
-        if ask.output == Output::Json {
-            let changes: Vec<Value> = answer.changes.iter().map(change_as_json).collect();
-            return Ok(print_json(&json!({"changes": changes}))?);
-        }
-        let row = |change: pb::QuotaChange| {
-            let (before, after) = (change.before.to_string(), change.after.to_string());
-            vec![time(change.at_ms), change.what, before, after, change.who, change.note]
-        };
-        let rows: Vec<_> = answer.changes.into_iter().map(row).collect();
-        Ok(print_table(&["TIME", "CHANGE", "BEFORE", "AFTER", "WHO", "NOTE"], &rows)?)
+        let answer = ask.admin().await?.list_quota_changes(request).await.map_err(answered)?.into_inner();
+        ask.output.list(&answer.changes)
     }
 }
 
@@ -149,8 +158,8 @@ impl Set {
         let Of { quota, ask } = self.of;
         let Self { consumer, amount, note, by, .. } = self;
         let request = by.request(pb::SetQuotaRequest { quota, consumer, amount, note })?;
-        let quota = ask.client().await?.set_quota(request).await.map_err(answered)?.into_inner();
-        print_one(ask.output, &quota)
+        let quota = ask.admin().await?.set_quota(request).await.map_err(answered)?.into_inner();
+        ask.output.one(&quota)
     }
 }
 
@@ -160,8 +169,8 @@ impl Adjust {
         let Self { consumer, amount, note, request_id, by, .. } = self;
         let delta = sign * amount as i64;
         let request = by.request(pb::AdjustQuotaRequest { quota, consumer, delta, note, request_id })?;
-        let quota = ask.client().await?.adjust_quota(request).await.map_err(answered)?.into_inner();
-        print_one(ask.output, &quota)
+        let quota = ask.admin().await?.adjust_quota(request).await.map_err(answered)?.into_inner();
+        ask.output.one(&quota)
     }
 }
 
@@ -169,19 +178,15 @@ impl Delete {
     async fn run(self) -> anyhow::Result<()> {
         let Of { quota, ask } = self.of;
         let request = self.by.request(pb::DeleteQuotaRequest { quota, consumer: self.consumer.clone() })?;
-        ask.client().await?.delete_quota(request).await.map_err(answered)?;
-        match ask.output {
-            Output::Json => print_json(&json!({"deleted": self.consumer}))?,
-            Output::Table => print_table(&["DELETED"], &[vec![self.consumer]])?,
-        }
-        Ok(())
+        ask.admin().await?.delete_quota(request).await.map_err(answered)?;
+        ask.output.one(&Deleted(self.consumer))
     }
 }
 
 impl List {
     async fn run(self) -> anyhow::Result<()> {
         let Of { quota, ask } = self.of;
-        let mut client = ask.client().await?;
+        let mut client = ask.admin().await?;
         let (mut quotas, mut page_token) = (Vec::new(), String::new());
         loop {
             let (quota, prefix) = (quota.clone(), self.prefix.clone());
@@ -190,52 +195,20 @@ impl List {
             quotas.extend(page.quotas);
             page_token = page.next_page_token;
             if page_token.is_empty() {
-                break;
+                return ask.output.list(&quotas);
             }
         }
-        if ask.output == Output::Json {
-            let quotas: Vec<Value> = quotas.iter().map(as_json).collect();
-            return Ok(print_json(&json!({"quotas": quotas}))?);
-        }
-        Ok(print_table(&HEADER, &quotas.iter().map(row).collect::<Vec<_>>())?)
     }
 }
 
-const HEADER: [&str; 10] = [
-    "QUOTA",
-    "CONSUMER",
-    "BALANCE",
-    "RESERVED",
-    "USED",
-    "OVERRUN",
-    "AMOUNT",
-    "RESETS-IN",
-    "COUNTS",
-    "RECORDED",
-];
-
-fn print_one(output: Output, quota: &pb::Quota) -> anyhow::Result<()> {
-    match output {
-        Output::Json => print_json(&as_json(quota))?,
-        Output::Table => print_table(&HEADER, &[row(quota)])?,
+impl Burn {
+    async fn run(self) -> anyhow::Result<()> {
+        let Self { quota, search, top, ask } = self;
+        let request = pb::ListQuotaBurnsRequest { quota, search, page_size: top, page_token: String::new() };
+        let answer = ask.inspect().await?.list_quota_burns(request).await.map_err(answered)?.into_inner();
+        let burns = || answer.burns.iter().map(Item::json).collect::<Vec<_>>();
+        ask.output.print(&answer.burns, || json!({"burns": burns(), "total": answer.total}))
     }
-    Ok(())
-}
-
-fn row(quota: &pb::Quota) -> Vec<String> {
-    vec![
-        quota.quota.clone(),
-        quota.consumer.clone(),
-        quota.balance.to_string(),
-        quota.reserved.to_string(),
-        quota.used.to_string(),
-        quota.overrun.to_string(),
-        // A prepaid quota has no period.
-        if quota.reset_ms == 0 { "-".to_owned() } else { quota.amount.to_string() },
-        length(quota.reset_ms),
-        counts(quota.counts()).to_owned(),
-        if quota.recorded { "yes" } else { "no (default)" }.to_owned(),
-    ]
 }
 
 pub(super) fn counts(counts: pb::Counts) -> &'static str {
@@ -249,23 +222,135 @@ pub(super) fn counts(counts: pb::Counts) -> &'static str {
     }
 }
 
-/// As the HTTP API has it.
-fn as_json(quota: &pb::Quota) -> Value {
-    json!({
-        "quota": quota.quota,
-        "consumer": quota.consumer,
-        "balance": quota.balance,
-        "reserved": quota.reserved,
-        "amount": quota.amount,
-        "used": quota.used,
-        "overrun": quota.overrun,
-        "reset_ms": quota.reset_ms,
-        "counts": counts(quota.counts()),
-        "recorded": quota.recorded,
-    })
+/// None for what is no longer configured.
+pub(super) fn counts_if_known(of: pb::Counts) -> Option<&'static str> {
+    Some(of).filter(|of| *of != pb::Counts::Unspecified).map(counts)
 }
 
-fn change_as_json(change: &pb::QuotaChange) -> Value {
-    let pb::QuotaChange { at_ms, who, what, before, after, note } = change;
-    json!({"at_ms": at_ms, "who": who, "what": what, "before": before, "after": after, "note": note})
+impl Item for pb::Quota {
+    const LIST: &'static str = "quotas";
+    const COLUMNS: &'static [Column] = &[
+        text("quota", "QUOTA"),
+        text("consumer", "CONSUMER"),
+        number("balance", "BALANCE"),
+        number("reserved", "RESERVED"),
+        number("used", "USED"),
+        number("overrun", "OVERRUN"),
+        number("amount", "AMOUNT"),
+        number("reset_ms", "RESETS-IN"),
+        text("counts", "COUNTS"),
+        text("recorded", "RECORDED"),
+    ];
+
+    fn json(&self) -> Value {
+        json!({
+            "quota": self.quota,
+            "consumer": self.consumer,
+            "balance": self.balance,
+            "reserved": self.reserved,
+            "amount": self.amount,
+            "used": self.used,
+            "overrun": self.overrun,
+            "reset_ms": self.reset_ms,
+            "counts": counts(self.counts()),
+            "recorded": self.recorded,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.quota.clone(),
+            self.consumer.clone(),
+            self.balance.to_string(),
+            self.reserved.to_string(),
+            self.used.to_string(),
+            self.overrun.to_string(),
+            // A prepaid quota has no period.
+            if self.reset_ms == 0 { "-".to_owned() } else { self.amount.to_string() },
+            length(self.reset_ms),
+            counts(self.counts()).to_owned(),
+            if self.recorded { yes(true) } else { "no (default)".to_owned() },
+        ]
+    }
+}
+
+impl Item for pb::QuotaChange {
+    const LIST: &'static str = "changes";
+    const COLUMNS: &'static [Column] = &[
+        text("at_ms", "TIME"),
+        text("what", "CHANGE"),
+        number("before", "BEFORE"),
+        number("after", "AFTER"),
+        text("who", "WHO"),
+        text("note", "NOTE"),
+    ];
+
+    fn json(&self) -> Value {
+        let Self { at_ms, who, what, before, after, note } = self;
+        json!({"at_ms": at_ms, "who": who, "what": what, "before": before, "after": after, "note": note})
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let (before, after) = (self.before.to_string(), self.after.to_string());
+        vec![time(self.at_ms), self.what.clone(), before, after, self.who.clone(), self.note.clone()]
+    }
+}
+
+/// Whose record is no more.
+struct Deleted(String);
+
+impl Item for Deleted {
+    const LIST: &'static str = "deleted";
+    const COLUMNS: &'static [Column] = &[text("deleted", "DELETED")];
+
+    fn json(&self) -> Value {
+        json!({"deleted": self.0})
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.0.clone()]
+    }
+}
+
+impl Item for pb::QuotaBurn {
+    const LIST: &'static str = "burns";
+    const COLUMNS: &'static [Column] = &[
+        text("quota", "QUOTA"),
+        text("consumer", "CONSUMER"),
+        number("balance", "BALANCE"),
+        number("amount", "AMOUNT"),
+        number("burn_per_hour", "PER-HOUR"),
+        text("runs_out_at_ms", "RUNS-OUT"),
+        text("reset_at_ms", "FULL-AGAIN"),
+        text("seen_at_ms", "SEEN"),
+        text("counts", "COUNTS"),
+    ];
+
+    fn json(&self) -> Value {
+        json!({
+            "quota": self.quota,
+            "consumer": self.consumer,
+            "balance": self.balance,
+            "amount": self.amount,
+            "burn_per_hour": self.burn_per_hour,
+            "runs_out_at_ms": self.runs_out_at_ms,
+            "reset_at_ms": self.reset_at_ms,
+            "seen_at_ms": self.seen_at_ms,
+            "counts": counts_if_known(self.counts()),
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.quota.clone(),
+            self.consumer.clone(),
+            self.balance.to_string(),
+            if self.reset_at_ms == 0 { "-".to_owned() } else { self.amount.to_string() },
+            format!("{:.0}", self.burn_per_hour),
+            time(self.runs_out_at_ms),
+            time(self.reset_at_ms),
+            time(self.seen_at_ms),
+            counts_if_known(self.counts()).unwrap_or("-").to_owned(),
+        ]
+    }
 }

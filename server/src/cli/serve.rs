@@ -1,7 +1,7 @@
-//! `evenkeel serve` and `evenkeel check-config`.
+//! `evenkeel serve`.
 
 use std::{
-    io::{self, IsTerminal as _, Write as _},
+    io::IsTerminal as _,
     path::{Path, PathBuf},
 };
 
@@ -9,14 +9,13 @@ use anyhow::Context as _;
 use clap::Args;
 use evenkeel::{
     app::{self, Addresses, Listeners},
-    config::{Config, Faults},
-    rls::{Source, Tallies},
+    config::Config,
     telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::OutputClosed;
+use super::check::load;
 
 /// Run the sidecar.
 #[derive(Args)]
@@ -30,43 +29,6 @@ pub(crate) struct Serve {
     /// Log filter, over the file's log.level (such as debug, or evenkeel=debug)
     #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER")]
     log_level: Option<String>,
-}
-
-/// Check a configuration file.
-#[derive(Args)]
-pub(crate) struct CheckConfig {
-    /// The file
-    #[arg(value_name = "FILE", required_unless_present = "rate_limit")]
-    config: Option<PathBuf>,
-    /// A file of limits as envoyproxy/ratelimit reads them, or a directory of such files
-    #[arg(long, value_name = "PATH")]
-    rate_limit: Option<PathBuf>,
-}
-
-impl CheckConfig {
-    pub(crate) fn run(self) -> anyhow::Result<()> {
-        if let Some(path) = self.rate_limit {
-            check_limits(&Source { path, merge_domains: false })?;
-        }
-        let Some(path) = self.config else { return Ok(()) };
-        let config = load(&path)?;
-        for warning in &config.warnings {
-            eprintln!("warning: {warning}");
-        }
-        let names = config.looking_at_model();
-        if !names.is_empty() {
-            eprintln!(
-                "warning: limits: {} look at the model, which is only known where the plugin has read_body: true",
-                names.join(", ")
-            );
-        }
-        if let Some(service) = &config.rate_limit_service {
-            check_limits(&service.source)?;
-        }
-        let summary = config.summary();
-        writeln!(io::stdout(), "{}: ok ({summary})", path.display()).map_err(|_| OutputClosed)?;
-        Ok(())
-    }
 }
 
 impl Serve {
@@ -92,30 +54,6 @@ impl Serve {
                 .await
         })
     }
-}
-
-fn check_limits(source: &Source) -> anyhow::Result<()> {
-    let path = source.path.display();
-    let rules = source.load(&Tallies::unregistered()).with_context(|| path.to_string())?;
-    for field in rules.without_effect() {
-        println!("{field}: has no effect");
-    }
-    let (domains, limits) = rules.size();
-    println!("{path}: ok ({limits} limits of {domains} domains)");
-    Ok(())
-}
-
-/// A configuration; where it is faulty, with the faults of the files it names.
-fn load(path: &Path) -> anyhow::Result<Config> {
-    let others = |faults: Faults| {
-        let source = Config::rate_limit_files(path);
-        let others = source.and_then(|source| source.load(&Tallies::unregistered()).err());
-        match others {
-            Some(others) => anyhow::anyhow!("{faults}\n{others}"),
-            None => faults.into(),
-        }
-    };
-    Config::load(path).map_err(others).with_context(|| path.display().to_string())
 }
 
 /// One worker is one thread: no work is handed between threads, which makes a call about half as dear.

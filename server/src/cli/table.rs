@@ -1,55 +1,33 @@
-//! Tables and JSON on standard output.
+//! Aligned columns, made to fit a terminal.
 
-use std::{
-    io::{self, Write as _},
-    time::Duration,
-};
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use clap::ValueEnum;
-use evenkeel::domain::limit::Period;
-use jiff::Timestamp;
-use serde_json::Value;
+use super::output::Column;
 
-use super::client::OutputClosed;
+/// Narrower than this no column of texts is cut.
+const TEXT_WIDTH_MIN: usize = 8;
+/// Between columns.
+const GAP: &str = "  ";
 
-/// How to print.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Output {
-    /// Aligned columns
-    Table,
-    /// JSON
-    Json,
-}
-
-/// Prints JSON over several lines.
-pub(super) fn print_json(value: &Value) -> Result<(), OutputClosed> {
-    writeln!(io::stdout(), "{value:#}").map_err(|_| OutputClosed)
-}
-
-/// Prints rows under a header; numbers are aligned to the right.
-pub(super) fn print_table(header: &[&str], rows: &[Vec<String>]) -> Result<(), OutputClosed> {
-    write!(io::stdout().lock(), "{}", table(header, rows)).map_err(|_| OutputClosed)
-}
-
-fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
-    let width = |column: usize| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let columns: Vec<(usize, bool)> = header
-        .iter()
-        .enumerate()
-        .map(|(column, title)| {
-            let number = |cell: &String| cell == "-" || cell.parse::<f64>().is_ok();
-            (width(column).max(title.len()), !rows.is_empty() && cells(column).all(number))
-        })
-        .collect();
+/// Rows under a header. Where `width` is given, texts are cut so that lines fit it, as far as that can be.
+pub(super) fn lines(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> String {
+    let columns: Vec<&Column> = columns.iter().filter(|column| !column.title.is_empty()).collect();
+    let titles = columns.iter().map(|column| column.title.to_owned()).collect();
+    let clean = |row: &Vec<String>| row.iter().map(|cell| clean(cell)).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(titles).chain(rows.iter().map(clean)).collect();
+    let widest = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.width()).max();
+    let mut widths: Vec<usize> = (0..columns.len()).map(|i| widest(i).unwrap_or(0)).collect();
+    if let Some(width) = width {
+        fit(&columns, &mut widths, width);
+    }
     let mut text = String::new();
-    let header = header.iter().map(|title| (*title).to_owned()).collect();
-    for row in std::iter::once(&header).chain(rows) {
+    for row in &rows {
         let mut line = String::new();
-        for (cell, (width, right)) in row.iter().zip(&columns) {
-            let pad = " ".repeat(width - cell.chars().count());
-            let (before, after) = if *right { (pad.as_str(), "") } else { ("", pad.as_str()) };
-            line.extend([before, cell, after, "  "]);
+        for ((cell, column), width) in row.iter().zip(&columns).zip(&widths) {
+            let cell = cut(cell, *width);
+            let pad = " ".repeat(width - cell.width());
+            let (before, after) = if column.number { (pad.as_str(), "") } else { ("", pad.as_str()) };
+            line.extend([before, cell.as_str(), after, GAP]);
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -57,39 +35,72 @@ fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A time as people read it, in UTC.
-pub(super) fn time(ms: u64) -> String {
-    let at = i64::try_from(ms / 1000).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    at.map_or_else(|| ms.to_string(), |at| at.to_string())
+/// Takes from the widest columns of texts until the line fits; numbers are never cut.
+fn fit(columns: &[&Column], widths: &mut [usize], width: usize) {
+    let gaps = GAP.len() * columns.len().saturating_sub(1);
+    while widths.iter().sum::<usize>() + gaps > width {
+        let texts = (0..widths.len()).filter(|i| !columns[*i].number && widths[*i] > TEXT_WIDTH_MIN);
+        let Some(widest) = texts.max_by_key(|i| widths[*i]) else { return };
+        widths[widest] -= 1;
+    }
 }
 
-/// A length of time in its two largest units; `-` for none.
-pub(super) fn length(ms: u64) -> String {
-    if ms == 0 {
-        return "-".to_owned();
+/// At most so wide; what is missing is shown as `…`.
+pub(super) fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
     }
-    let length = Duration::from_secs(ms.div_ceil(1000));
-    let text = Period::Length(length).to_string();
-    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    let (mut out, mut used) = (String::new(), 0);
+    for c in text.chars() {
+        used += c.width().unwrap_or(0);
+        if used >= width {
+            break;
+        }
+        out.push(c);
+    }
+    if width > 0 {
+        out.push('…');
+    }
+    out
+}
+
+/// Without what would steer the terminal or break the line: names and notes come from others.
+fn clean(cell: &str) -> String {
+    cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::output::{number, text},
+        *,
+    };
 
-    #[test]
-    fn columns_are_aligned() {
-        let rows = [vec!["alice".to_owned(), "7".to_owned()], vec!["b".to_owned(), "1000".to_owned()]];
-        let text = table(&["CONSUMER", "BALANCE"], &rows);
-        assert_eq!(text, "CONSUMER  BALANCE\nalice           7\nb            1000\n");
-        assert_eq!(table(&["A", "B"], &[]), "A  B\n");
+    const COLUMNS: [Column; 3] = [text("", "CONSUMER"), number("", "BALANCE"), text("csv", "")];
+
+    fn row(name: &str, n: &str) -> Vec<String> {
+        vec![name.to_owned(), n.to_owned()]
     }
 
     #[test]
-    fn times_are_readable() {
-        assert_eq!(time(1_700_000_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(length(0), "-");
-        assert_eq!(length(93_784_000), "1d 2h");
-        assert_eq!(length(1), "1s");
+    fn columns_are_aligned() {
+        let rows = [row("alice", "7"), row("b", "1000"), row("日本", "-")];
+        let text = lines(&COLUMNS, &rows, None);
+        assert_eq!(text, "CONSUMER  BALANCE\nalice           7\nb            1000\n日本            -\n");
+        assert_eq!(lines(&COLUMNS, &[], None), "CONSUMER  BALANCE\n");
+    }
+
+    #[test]
+    fn texts_are_cut_to_the_terminal_and_numbers_are_not() {
+        let rows = [row("a-very-long-name", "123456789012"), row("short", "1")];
+        let text = lines(&COLUMNS, &rows, Some(24));
+        assert_eq!(text, "CONSUMER         BALANCE\na-very-lo…  123456789012\nshort                  1\n");
+        assert!(lines(&COLUMNS, &rows, Some(1)).contains("a-very-…  123456789012"));
+    }
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        assert!(lines(&COLUMNS, &[row("\u{1b}[2Jx\ny", "1")], None).contains("\u{fffd}[2Jx\u{fffd}y"));
+        assert_eq!((cut("日本", 3), cut("ab", 0)), ("日…".to_owned(), String::new()));
     }
 }

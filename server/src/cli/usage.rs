@@ -11,14 +11,16 @@ use evenkeel::{
         text,
     },
 };
-use evenkeel_proto::v1::{self as pb, admin_client::AdminClient};
+use evenkeel_proto::v1 as pb;
 use serde_json::{Value, json};
-use tonic::transport::Channel;
 
-use super::client::{OutputClosed, Server, answered, put};
+use super::{
+    connect::Ask,
+    exit::answered,
+    output::{Column, Output, number, put, put_json, terminal_width, text as texts},
+    table,
+};
 
-/// Largest answer taken: a page of 10,000 rows with long names.
-const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Rows and sessions asked for at once.
 const ROWS_MAX: u32 = 10_000;
 const SESSIONS_MAX: u32 = 1000;
@@ -43,8 +45,6 @@ enum Part {
 
 #[derive(Args)]
 struct SumsArgs {
-    #[command(flatten)]
-    server: Server,
     /// Tell apart by these: day, consumer, model, route
     #[arg(long, value_enum, value_delimiter = ',', default_value = "model", value_name = "DIMENSION,...")]
     by: Vec<Dimension>,
@@ -58,52 +58,45 @@ struct SumsArgs {
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=400))]
     days: u32,
     /// Only this consumer's; "(none)" for requests without
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
     /// Only this model's
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     model: String,
     /// Only this route's
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     route: String,
     /// Most rows to show; 0 for all. Tables show 50 unless given, JSON and CSV all
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
-    /// How to show them
-    #[arg(short, long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Args)]
 struct SessionsArgs {
-    #[command(flatten)]
-    server: Server,
     /// The day (UTC), such as 2026-11-21; today unless given
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     day: String,
     /// Only this consumer's; "(none)" for requests without
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
     /// Most sessions to show; 0 for all
     #[arg(long, default_value_t = 20)]
     limit: usize,
-    /// How to show them
-    #[arg(short, long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Args)]
 struct SessionArgs {
-    #[command(flatten)]
-    server: Server,
     /// Its id, as the client gave it
     session: String,
     /// Whose; leave out where the requests had no consumer
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
-    /// How to show it
-    #[arg(short, long, value_enum, default_value = "table")]
-    output: Output,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -114,13 +107,6 @@ enum Dimension {
     Route,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Table,
-    Json,
-    Csv,
-}
-
 impl Usage {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         match self.part {
@@ -129,10 +115,6 @@ impl Usage {
             Some(Part::Session(session)) => session.run().await,
         }
     }
-}
-
-async fn client(server: &Server) -> anyhow::Result<AdminClient<Channel>> {
-    Ok(AdminClient::new(server.connect().await?).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 impl SumsArgs {
@@ -166,11 +148,11 @@ impl SumsArgs {
             model: has(Dimension::Model),
             route: has(Dimension::Route),
         };
-        let limit = self.limit.unwrap_or(if self.output == Output::Table { 50 } else { 0 });
-        let mut client = client(&self.server).await?;
+        let limit = self.limit.unwrap_or(if self.ask.output == Output::Table { 50 } else { 0 });
+        let mut client = self.ask.admin().await?;
         let mut request = self.request();
         let (mut rows, mut count) = (Vec::new(), 0);
-        if self.output == Output::Csv {
+        if self.ask.output == Output::Csv {
             put(&text::csv_usage_header(by))?;
         }
         let (total, more) = loop {
@@ -182,7 +164,7 @@ impl SumsArgs {
                 let usage = sums(row.usage);
                 Row::new(Day::parse(&row.day), &row.consumer, &row.model, &row.route, usage)
             }));
-            if self.output == Output::Csv {
+            if self.ask.output == Output::Csv {
                 // Written as they come: nothing gathers.
                 let mut out = String::new();
                 rows.iter().for_each(|row| text::csv_usage_row(&mut out, by, row));
@@ -195,14 +177,14 @@ impl SumsArgs {
                 break (total, !request.page_token.is_empty());
             }
         };
-        match self.output {
+        match self.ask.output {
             Output::Csv => {}
             Output::Json => {
                 let rows: Vec<Value> = rows.iter().map(|row| row_json(by, row)).collect();
                 put_json(&json!({"rows": rows, "total": sums_json(&total), "more": more}))?;
             }
             Output::Table => {
-                put_table(&usage_table(by, &rows, &total))?;
+                usage_table(by, &rows, &total).put()?;
                 if more {
                     put("(more rows: see --limit)\n")?;
                 }
@@ -214,7 +196,7 @@ impl SumsArgs {
 
 impl SessionsArgs {
     async fn run(self) -> anyhow::Result<()> {
-        let mut client = client(&self.server).await?;
+        let mut client = self.ask.admin().await?;
         let mut sessions: Vec<(SessionKey, SessionSum)> = Vec::new();
         let mut page_token = String::new();
         loop {
@@ -234,7 +216,7 @@ impl SessionsArgs {
                 break;
             }
         }
-        match self.output {
+        match self.ask.output {
             Output::Csv => {
                 let mut out = text::csv_sessions_header();
                 sessions.iter().for_each(|(key, sum)| text::csv_session_row(&mut out, key, sum));
@@ -250,7 +232,7 @@ impl SessionsArgs {
                     .collect();
                 put_json(&json!({"sessions": sessions}))?;
             }
-            Output::Table => put_table(&sessions_table(&sessions))?,
+            Output::Table => sessions_table(&sessions).put()?,
         }
         Ok(())
     }
@@ -259,10 +241,10 @@ impl SessionsArgs {
 impl SessionArgs {
     async fn run(self) -> anyhow::Result<()> {
         let request = pb::GetSessionRequest { session: self.session, consumer: self.consumer };
-        let answer = client(&self.server).await?.get_session(request).await.map_err(answered)?.into_inner();
+        let answer = self.ask.admin().await?.get_session(request).await.map_err(answered)?.into_inner();
         let usage = sums(answer.usage);
         let turns: Vec<Turn> = answer.turns.into_iter().map(turn).collect();
-        match self.output {
+        match self.ask.output {
             Output::Csv => {
                 let mut out = text::csv_turns_header();
                 turns.iter().for_each(|turn| text::csv_turn_row(&mut out, turn));
@@ -274,7 +256,7 @@ impl SessionArgs {
                                  "usage": sums_json(&usage), "turns": turns}))?;
             }
             Output::Table => {
-                put_table(&turns_table(&turns))?;
+                turns_table(&turns).put()?;
                 let Sums { requests, tokens, cost, .. } = usage;
                 let not_kept = requests.saturating_sub(turns.len() as u64);
                 put(&format!(
@@ -351,38 +333,22 @@ fn turn_json(t: &Turn) -> Value {
            "first_token_ms": t.first_token_ms, "total_ms": t.total_ms})
 }
 
-fn put_json(value: &Value) -> Result<(), OutputClosed> {
-    put(&format!("{value:#}\n"))
-}
-
-/// Lines of cells, the first with the names of the columns; the first `texts` columns are text.
+/// Lines of cells under columns.
 struct Table {
-    texts: usize,
+    columns: Vec<Column>,
     lines: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(texts: &[&str], numbers: &[&str]) -> Self {
-        let names = texts.iter().chain(numbers).map(|name| (*name).to_owned()).collect();
-        Self { texts: texts.len(), lines: vec![names] }
+    fn new(names: &[&'static str], numbers: &[&'static str]) -> Self {
+        let columns =
+            names.iter().map(|name| texts("", name)).chain(numbers.iter().map(|name| number("", name)));
+        Self { columns: columns.collect(), lines: Vec::new() }
     }
-}
 
-fn put_table(table: &Table) -> Result<(), OutputClosed> {
-    let columns = table.lines.first().map_or(0, Vec::len);
-    let width =
-        |column: usize| table.lines.iter().map(|line: &Vec<String>| line[column].chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
-    let mut out = String::new();
-    for line in &table.lines {
-        let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if column < table.texts { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        let cells: Vec<String> = cells.collect();
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
+    fn put(&self) -> anyhow::Result<()> {
+        Ok(put(&table::lines(&self.columns, &self.lines, terminal_width()))?)
     }
-    put(&out)
 }
 
 fn shown(name: &str) -> String {

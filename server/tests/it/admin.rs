@@ -389,10 +389,10 @@ async fn quotas_on_the_command_line() {
 
     let (code, error) =
         fails(&sidecar, Some(TOKEN), &["quota", "delete", "alice", "--quota", "credit"]).await;
-    assert_eq!(code, 1);
+    assert_eq!(code, 3);
     assert!(error.starts_with("evenkeel: sidecar answered NOT_FOUND: record of \"alice\""), "{error}");
     let (code, error) = fails(&sidecar, None, &["quota", "set", "alice", "1", "--quota", "credit"]).await;
-    assert!(code == 1 && error.contains("EVENKEEL_ADMIN_TOKEN"), "{error}");
+    assert!(code == 4 && error.contains("EVENKEEL_ADMIN_TOKEN"), "{error}");
     let (_, error) =
         fails(&sidecar, Some("wrong-token-wrong"), &["quota", "set", "a", "1", "--quota", "credit"]).await;
     assert!(error.contains("UNAUTHENTICATED") && !error.contains("wrong-token"), "{error}");
@@ -430,7 +430,7 @@ async fn limits_on_the_command_line() {
     assert_eq!(says(&sidecar, &["limits", "overrides"]).await.lines().count(), 2);
     let (code, error) =
         fails(&sidecar, Some(TOKEN), &["limits", "override", "rpm", "alice", "--amount", "1"]).await;
-    assert!(code == 1 && error.contains("consumer=…"), "{error}");
+    assert!(code == 2 && error.contains("consumer=…"), "{error}");
     assert_eq!(fails(&sidecar, Some(TOKEN), &["limits", "override", "rpm", "consumer=a"]).await.0, 2);
 }
 

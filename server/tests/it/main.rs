@@ -5,6 +5,7 @@
 
 mod activity;
 mod admin;
+mod cli;
 mod config;
 mod contract;
 mod counters;
@@ -19,5 +20,6 @@ mod redis_layout;
 mod rls;
 mod sidecar;
 mod support;
+mod top;
 mod traces;
 mod usage;

@@ -2,10 +2,12 @@
 
 use std::{future::Future, time::Duration};
 
+pub(crate) mod command;
 pub(crate) mod kubernetes;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod sidecar;
+pub(crate) mod tmux;
 
 /// A port that was free a moment ago.
 pub(crate) fn free_port() -> u16 {

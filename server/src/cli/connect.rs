@@ -1,0 +1,184 @@
+//! Which sidecar commands ask, and about what.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use evenkeel_proto::v1::{
+    self as pb, admin_client::AdminClient, gateway_client::GatewayClient, inspect_client::InspectClient,
+};
+use tonic::{
+    Code, Request, Status,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
+
+use super::{
+    exit::{Exit, Fault},
+    output::Output,
+};
+
+/// Largest answer taken: a page of 10,000 rows with long names.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Which sidecar to ask.
+#[derive(Args, Clone)]
+pub(super) struct Server {
+    /// The sidecar's gRPC address: http://host:port, or unix:/path
+    #[arg(
+        long = "server",
+        env = "EVENKEEL_SERVER",
+        default_value = "http://127.0.0.1:9190",
+        value_name = "URL"
+    )]
+    pub(super) url: String,
+}
+
+/// Where to ask and how to print.
+#[derive(Args)]
+pub(super) struct Ask {
+    #[command(flatten)]
+    pub(super) server: Server,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(super) output: Output,
+}
+
+/// Which pool.
+#[derive(Args)]
+pub(super) struct PoolArgs {
+    /// The gateway's cluster
+    #[arg(long)]
+    cluster: String,
+    /// The gateway's route; leave out where the cluster's routes share one table
+    #[arg(long, default_value = "", hide_default_value = true)]
+    route: String,
+}
+
+/// Which pool, if only one.
+#[derive(Args, Clone)]
+pub(super) struct OnlyPool {
+    /// Only the pool of this cluster of the gateway's
+    #[arg(long)]
+    cluster: Option<String>,
+    /// And of this route; leave out where the cluster's routes share one table
+    #[arg(long, default_value = "", hide_default_value = true, requires = "cluster")]
+    route: String,
+}
+
+/// As who.
+#[derive(Args, Clone)]
+pub(super) struct As {
+    /// An administrator's token. Others on this machine can see it in the list of processes: prefer the variable or a
+    /// file
+    #[arg(long, env = "EVENKEEL_ADMIN_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A file with the token; it comes before the variable and --token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<std::path::PathBuf>,
+}
+
+impl Server {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`Exit::NoAnswer`] where nobody listens there.
+    pub(super) async fn connect(&self) -> anyhow::Result<Channel> {
+        let channel = self.endpoint()?.timeout(Duration::from_secs(10)).connect().await;
+        // Of the chain only the last says more than that there was no connection.
+        channel.map_err(|e| {
+            Fault::error(Exit::NoAnswer, format!("no sidecar answers at {}: {}", self.url, root_cause(&e)))
+        })
+    }
+
+    /// Where to connect to.
+    pub(super) fn endpoint(&self) -> anyhow::Result<Endpoint> {
+        let wrong = || format!("--server: must be http://host:port or unix:/path, got {:?}", self.url);
+        let endpoint = Endpoint::from_shared(self.url.clone());
+        let endpoint = endpoint.map_err(|_| Fault::error(Exit::Usage, wrong()))?;
+        Ok(endpoint.connect_timeout(Duration::from_secs(3)))
+    }
+}
+
+/// The last of a chain of causes.
+pub(super) fn root_cause<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
+}
+
+/// Asks `evenkeel.v1.Inspect`.
+pub(super) fn inspect(channel: Channel) -> InspectClient<Channel> {
+    InspectClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Asks `evenkeel.v1.Admin`.
+pub(super) fn admin(channel: Channel) -> AdminClient<Channel> {
+    AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Asks `evenkeel.v1.Gateway`.
+pub(super) fn gateway(channel: Channel) -> GatewayClient<Channel> {
+    GatewayClient::new(channel)
+}
+
+/// An answer, or none where the sidecar is of an older release that does not know the call.
+pub(super) fn if_known<T>(answer: Result<T, Status>) -> Result<Option<T>, Status> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(status) if status.code() == Code::Unimplemented => Ok(None),
+        Err(status) => Err(status),
+    }
+}
+
+impl Ask {
+    /// A connection to what administrators use.
+    pub(super) async fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
+        Ok(admin(self.server.connect().await?))
+    }
+
+    /// A connection to what operators look at.
+    pub(super) async fn inspect(&self) -> anyhow::Result<InspectClient<Channel>> {
+        Ok(inspect(self.server.connect().await?))
+    }
+}
+
+impl PoolArgs {
+    pub(super) fn encode(&self) -> pb::Pool {
+        pb::Pool { route: self.route.clone(), cluster: self.cluster.clone() }
+    }
+}
+
+impl OnlyPool {
+    pub(super) fn encode(&self) -> Option<pb::Pool> {
+        let cluster = self.cluster.clone()?;
+        Some(pb::Pool { route: self.route.clone(), cluster })
+    }
+}
+
+impl As {
+    /// A changing call, with the token.
+    ///
+    /// # Errors
+    /// [`Exit::Refused`] without a token.
+    pub(super) fn request<T>(&self, message: T) -> anyhow::Result<Request<T>> {
+        let token = match (&self.token_file, &self.token) {
+            (Some(path), _) => std::fs::read_to_string(path)
+                .with_context(|| format!("--token-file: cannot read {}", path.display()))?,
+            (None, Some(token)) => token.clone(),
+            (None, None) => {
+                return Err(Fault::error(
+                    Exit::Refused,
+                    "this changes something: show an administrator's token with EVENKEEL_ADMIN_TOKEN, --token-file or \
+                     --token",
+                ));
+            }
+        };
+        let mut request = Request::new(message);
+        let value: MetadataValue<_> = format!("Bearer {}", token.trim())
+            .parse()
+            .map_err(|_| Fault::error(Exit::Usage, "the token must be printable ASCII characters"))?;
+        request.metadata_mut().insert("authorization", value);
+        Ok(request)
+    }
+}

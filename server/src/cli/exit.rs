@@ -1,0 +1,124 @@
+//! What a command ends with, for scripts.
+
+use tonic::{Code, Status};
+
+use super::OutputClosed;
+
+/// The exit codes, as `--help` tells them.
+pub(super) const HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed, in a way none of those below is
+  2  called wrongly: an unknown option, or a value the sidecar does not take
+  3  not found: no such pool, quota, record or request
+  4  refused: no administrator's token, or not one the sidecar knows
+  5  no answer: no sidecar there, or its store is away";
+
+/// What a command ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    NotFound = 3,
+    Refused = 4,
+    NoAnswer = 5,
+}
+
+/// An error that has an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+pub(super) struct Fault {
+    pub(super) exit: Exit,
+    words: String,
+}
+
+impl Fault {
+    pub(super) fn error(exit: Exit, words: impl Into<String>) -> anyhow::Error {
+        Self { exit, words: words.into() }.into()
+    }
+}
+
+impl Exit {
+    /// Of a command that failed so.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        // Whoever reads the output has seen enough: that is no failure.
+        if error.is::<OutputClosed>() {
+            return Self::Done;
+        }
+        error.chain().find_map(|cause| cause.downcast_ref::<Fault>()).map_or(Self::Failed, |fault| fault.exit)
+    }
+
+    /// Of a sidecar's error answer.
+    fn of_code(code: Code) -> Self {
+        match code {
+            Code::InvalidArgument | Code::OutOfRange => Self::Usage,
+            Code::NotFound => Self::NotFound,
+            Code::Unauthenticated | Code::PermissionDenied => Self::Refused,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Self::NoAnswer,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// A sidecar's error answer in the words of the API.
+#[allow(clippy::needless_pass_by_value)] // for map_err
+pub(super) fn answered(status: Status) -> anyhow::Error {
+    let (code, message) = (code_name(status.code()), status.message());
+    let older = if status.code() == Code::Unimplemented { "; it is of an older release" } else { "" };
+    Fault::error(Exit::of_code(status.code()), format!("sidecar answered {code}: {message}{older}"))
+}
+
+/// NOT_FOUND for `NotFound`, as in the API's own documents.
+fn code_name(code: Code) -> String {
+    let mut name = String::new();
+    for c in format!("{code:?}").chars() {
+        if c.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_uppercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn codes_have_the_names_of_the_api() {
+        assert_eq!(code_name(Code::NotFound), "NOT_FOUND");
+        assert_eq!(answered(Status::not_found("x")).to_string(), "sidecar answered NOT_FOUND: x");
+    }
+
+    #[test]
+    fn every_answer_has_an_exit_code() {
+        let table = [
+            (Code::InvalidArgument, Exit::Usage),
+            (Code::NotFound, Exit::NotFound),
+            (Code::Unauthenticated, Exit::Refused),
+            (Code::PermissionDenied, Exit::Refused),
+            (Code::Unavailable, Exit::NoAnswer),
+            (Code::DeadlineExceeded, Exit::NoAnswer),
+            (Code::ResourceExhausted, Exit::Failed),
+            (Code::Internal, Exit::Failed),
+            (Code::Unimplemented, Exit::Failed),
+        ];
+        for (code, exit) in table {
+            let error = answered(Status::new(code, "x"));
+            assert_eq!(Exit::of(&error), exit, "{code:?}");
+            assert_eq!(
+                Exit::of(&Err::<(), _>(error).context("doing").unwrap_err()),
+                exit,
+                "{code:?}, wrapped"
+            );
+        }
+        assert_eq!(Exit::of(&anyhow::anyhow!("else")), Exit::Failed);
+        assert_eq!(Exit::of(&OutputClosed.into()), Exit::Done);
+        for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::NotFound, Exit::Refused, Exit::NoAnswer] {
+            assert!(HELP.contains(&format!("\n  {}  ", exit as u8)), "{exit:?} is told");
+        }
+    }
+}

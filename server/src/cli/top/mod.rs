@@ -1,0 +1,277 @@
+//! `evenkeel top`: pools, live in the terminal.
+
+use std::{
+    io::{self, IsTerminal as _},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use evenkeel_proto::v1 as pb;
+use humantime_serde::re::humantime::parse_duration;
+use ratatui::{buffer::Buffer, layout::Rect};
+use serde_json::json;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    task::{JoinError, JoinHandle},
+};
+
+use self::{
+    feed::{NEWS_MAX, News},
+    grid::Look,
+    keys::{Action, Desk},
+    model::Model,
+    screen::{Input, Screen},
+    view::{HEAD_LINES, View},
+};
+use super::{
+    connect::{As, OnlyPool, Server, if_known, inspect},
+    exit::answered,
+    output::{Output, csv, put, terminal_width},
+    pools::{self, as_json},
+};
+
+mod feed;
+mod grid;
+mod keys;
+mod model;
+mod screen;
+mod view;
+
+/// Ages are shown anew this often, whatever else happens.
+const REDRAW_EVERY: Duration = Duration::from_millis(250);
+/// Two frames are at least this far apart, however fast news come.
+const FRAME: Duration = Duration::from_millis(50);
+/// Width of a plain frame that goes to no terminal.
+const PLAIN_WIDTH: usize = 120;
+
+/// Watch pools live.
+#[derive(Args)]
+#[command(after_help = "\
+Keys: arrows or j k select, Enter shows a pool's endpoints, Esc goes back, s changes the order, / filters, p pauses,
+d drains the selected endpoint after asking (with an administrator's token), ? shows all keys, q quits.
+
+Where standard output is no terminal, one frame is printed, as with --once. NO_COLOR is respected.
+
+Examples:
+  evenkeel top --cluster llm                # the endpoints of one pool
+  evenkeel top --once                       # one frame as text, for a script or a mail
+  evenkeel top --output json                # each change as one line of JSON, until interrupted")]
+pub(crate) struct Top {
+    #[command(flatten)]
+    server: Server,
+    #[command(flatten)]
+    pool: OnlyPool,
+    /// Print one frame and end
+    #[arg(long)]
+    once: bool,
+    /// How often to ask for rates and sidecars, from 200ms on; pools are told as they change
+    #[arg(long, default_value = "1s", value_parser = interval, value_name = "TIME")]
+    interval: Duration,
+    /// How to show it: json and csv print each change of a pool, until interrupted
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+    #[command(flatten)]
+    by: As,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < Duration::from_millis(200) || interval > Duration::from_secs(3600) {
+        return Err("must be 200ms..1h".to_owned());
+    }
+    Ok(interval)
+}
+
+impl Top {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        match self.output {
+            Output::Table if self.once || !io::stdout().is_terminal() => self.frame().await,
+            Output::Table => self.live().await,
+            Output::Json | Output::Csv if self.once => self.list().await,
+            Output::Json | Output::Csv => self.changes().await,
+        }
+    }
+
+    /// The pools as they are.
+    async fn pools(&self) -> anyhow::Result<Vec<pb::PoolState>> {
+        let mut client = inspect(self.server.connect().await?);
+        match self.pool.encode() {
+            None => pools::all(&mut client).await,
+            pool => {
+                let answer = client.get_pool(pb::GetPoolRequest { pool }).await;
+                Ok(vec![answer.map_err(answered)?.into_inner()])
+            }
+        }
+    }
+
+    /// Once, as `evenkeel pools` does.
+    async fn list(self) -> anyhow::Result<()> {
+        let pools = self.pools().await?;
+        let lines: Vec<_> = pools.iter().flat_map(pools::lines).collect();
+        self.output.print(&lines, || json!({"pools": pools.iter().map(as_json).collect::<Vec<_>>()}))
+    }
+
+    /// One frame as text.
+    async fn frame(self) -> anyhow::Result<()> {
+        let (mut model, now) = (Model::default(), Instant::now());
+        let pools = self.pools().await?;
+        let mut client = inspect(self.server.connect().await?);
+        let sidecars = if_known(client.list_sidecars(pb::ListSidecarsRequest {}).await).map_err(answered)?;
+        let request = pb::GetActivityRequest { pool: None, span_ms: 60_000 };
+        let activity = if_known(client.get_activity(request).await).map_err(answered)?;
+        model.hear(News::Begun, now);
+        let rows = pools.iter().map(|state| state.endpoints.len()).max().unwrap_or(0).max(pools.len());
+        pools.into_iter().for_each(|state| model.hear(News::Pool(Box::new(state)), now));
+        model.hear(News::Sidecars(sidecars.map(|answer| answer.into_inner().sidecars)), now);
+        model.hear(News::Activity(activity.map(tonic::Response::into_inner)), now);
+
+        let mut desk = Desk::new(false);
+        desk.open = self.pool.encode().and_then(|_| model.first().cloned());
+        // Nothing is selected in print.
+        let (width, height) =
+            (terminal_width().unwrap_or(PLAIN_WIDTH), rows as u64 + u64::from(HEAD_LINES) + 2);
+        let area = Rect::new(0, 0, width.clamp(20, 1000) as u16, height.min(60_000) as u16);
+        let mut buffer = Buffer::empty(area);
+        View { url: &self.server.url, model: &model, look: look(), now }.draw(&mut buffer, &mut desk);
+        let mut lines = lines(&buffer);
+        // The keys at the foot are for people.
+        lines.pop();
+        let text = lines.join("\n");
+        Ok(put(&format!("{}\n", text.trim_end()))?)
+    }
+
+    fn listen(&self) -> (mpsc::Receiver<News>, JoinHandle<()>) {
+        let (send, receive) = mpsc::channel(NEWS_MAX);
+        let feed = feed::run(self.server.clone(), self.pool.encode(), self.interval, send);
+        (receive, tokio::spawn(feed))
+    }
+
+    /// Each change of a pool, until the output is closed.
+    async fn changes(self) -> anyhow::Result<()> {
+        let (mut news, _feed) = self.listen();
+        let mut header = true;
+        while let Some(news) = news.recv().await {
+            match news {
+                News::Pool(state) if self.output == Output::Json => put(&format!("{}\n", as_json(&state)))?,
+                News::Pool(state) => {
+                    let text = csv(&pools::lines(&state));
+                    let records = text.split_once("\r\n").map_or("", |(_, records)| records);
+                    put(if std::mem::take(&mut header) { &text } else { records })?;
+                }
+                News::Lost(why) => eprintln!("no answer from {}; trying again: {why}", self.server.url),
+                News::Begun | News::Sidecars(_) | News::Activity(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// On the screen, until somebody wants it to end.
+    async fn live(self) -> anyhow::Result<()> {
+        let (mut news, mut feed) = self.listen();
+        let mut ends = Ends::new()?;
+        let (mut screen, mut keys) = Screen::open().context("cannot take over the terminal")?;
+        let (tell, mut told) = mpsc::channel::<String>(8);
+        let (mut model, mut desk, look) = (Model::default(), Desk::new(self.pool.encode().is_some()), look());
+        let mut redraw = tokio::time::interval(REDRAW_EVERY);
+        loop {
+            let now = Instant::now();
+            model.tidy(now);
+            if desk.open_first && model.first().is_some() {
+                (desk.open, desk.open_first) = (model.first().cloned(), false);
+            }
+            let view = View { url: &self.server.url, model: &model, look, now };
+            screen.terminal.draw(|frame| view.draw(frame.buffer_mut(), &mut desk))?;
+            tokio::select! {
+                input = keys.recv() => match input {
+                    Some(Input::Key(key)) => match desk.key(key, &model) {
+                        Action::None => {}
+                        Action::Quit => return Ok(()),
+                        action => self.act(action, &mut desk, tell.clone()),
+                    },
+                    Some(Input::Resized) => {}
+                    Some(Input::Closed) | None => return Ok(()),
+                },
+                // While paused, the sidecar keeps what changes until it is wanted.
+                Some(first) = news.recv(), if !desk.paused => {
+                    model.hear(first, now);
+                    // What comes fast is shown together.
+                    tokio::time::sleep_until((now + FRAME).into()).await;
+                    while let Ok(next) = news.try_recv() {
+                        model.hear(next, Instant::now());
+                    }
+                }
+                Some(text) = told.recv() => desk.message = text,
+                _ = redraw.tick() => {}
+                ended = &mut feed => return stopped(ended),
+                () = ends.wait() => return Ok(()),
+            }
+        }
+    }
+
+    /// Does what takes time beside the screen.
+    fn act(&self, action: Action, desk: &mut Desk, tell: mpsc::Sender<String>) {
+        let (server, by) = (self.server.clone(), self.by.clone());
+        "asking the sidecar".clone_into(&mut desk.message);
+        tokio::spawn(async move {
+            let done = match action {
+                Action::Drain { endpoint, pool } => feed::drain(&server, &by, &endpoint, pool).await,
+                Action::Undrain { endpoint, pool } => feed::undrain(&server, &by, &endpoint, &pool).await,
+                Action::None | Action::Quit => return,
+            };
+            // Nobody listens any more when it has ended meanwhile.
+            let _ = tell.send(done.unwrap_or_else(|error| format!("{error:#}"))).await;
+        });
+    }
+}
+
+/// The feed listens as long as somebody hears it: it ends by itself only when something is broken.
+fn stopped(ended: Result<(), JoinError>) -> anyhow::Result<()> {
+    ended.context("what listens to the sidecar has failed")?;
+    anyhow::bail!("what listens to the sidecar has stopped")
+}
+
+/// Signals that end a program.
+struct Ends([tokio::signal::unix::Signal; 3]);
+
+impl Ends {
+    fn new() -> io::Result<Self> {
+        let [terminate, interrupt, hangup] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        Ok(Self([terminate?, interrupt?, hangup?]))
+    }
+
+    async fn wait(&mut self) {
+        let [terminate, interrupt, hangup] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+fn look() -> Look {
+    Look::of_environment(|name| std::env::var(name).ok())
+}
+
+/// A buffer as lines of text.
+fn lines(buffer: &Buffer) -> Vec<String> {
+    let width = usize::from(buffer.area().width.max(1));
+    let mut lines = Vec::new();
+    for cells in buffer.content().chunks(width) {
+        let mut line = String::new();
+        let mut wide = 0;
+        for cell in cells {
+            // The second half of a wide character is a cell of its own.
+            if wide == 0 {
+                line.push_str(cell.symbol());
+                wide = unicode_width::UnicodeWidthStr::width(cell.symbol());
+            }
+            wide = wide.saturating_sub(1);
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    lines
+}
