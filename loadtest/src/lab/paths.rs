@@ -14,11 +14,16 @@ pub const PLUGIN: &str = "EVENKEEL_PLUGIN_WASM";
 pub const REDIS: &str = "EVENKEEL_REDIS_SERVER";
 /// Environment variable naming a Python that has OpenAI's client library.
 pub const PYTHON: &str = "EVENKEEL_PYTHON";
-
 /// Environment variable naming Prometheus's binary.
 pub const PROMETHEUS: &str = "EVENKEEL_PROMETHEUS";
 /// Environment variable naming promtool.
 pub const PROMTOOL: &str = "EVENKEEL_PROMTOOL";
+/// Environment variable naming a Node.js.
+pub const NODE: &str = "EVENKEEL_NODE";
+/// Environment variable naming a Chromium.
+pub const BROWSER: &str = "EVENKEEL_BROWSER";
+/// Environment variable naming the directory of what drives it.
+pub const PAGE_TOOLS: &str = "EVENKEEL_PAGE_TOOLS";
 
 /// Root of the workspace this crate was built in.
 pub fn workspace() -> PathBuf {
@@ -97,6 +102,32 @@ pub fn prometheus() -> Result<PathBuf, LabError> {
 /// Prometheus's tool for rules and metrics.
 pub fn promtool() -> Result<PathBuf, LabError> {
     find(PROMTOOL, on_path("promtool"), "promtool", "install Prometheus or set EVENKEEL_PROMTOOL")
+}
+
+/// A Node.js, which runs what drives the browser.
+pub fn node() -> Result<PathBuf, LabError> {
+    find(NODE, on_path("node"), "Node.js", "fetch it with `.ci/setup browser` or set EVENKEEL_NODE")
+}
+
+/// A Chromium.
+pub fn browser() -> Result<PathBuf, LabError> {
+    find(
+        BROWSER,
+        on_path("chromium"),
+        "Chromium",
+        "fetch it with `.ci/setup browser` or set EVENKEEL_BROWSER",
+    )
+}
+
+/// The directory that has what drives the browser in its `node_modules`.
+pub fn page_tools() -> Result<PathBuf, LabError> {
+    let dir = std::env::var_os(PAGE_TOOLS).map_or_else(|| workspace().join(".tools/page"), PathBuf::from);
+    let looked = dir.join("node_modules/playwright-core/package.json");
+    if looked.is_file() {
+        return Ok(dir);
+    }
+    let hint = "fetch it with `.ci/setup browser` or set EVENKEEL_PAGE_TOOLS";
+    Err(LabError::Missing { what: "playwright-core", hint, looked: vec![looked] })
 }
 
 fn on_path(program: &str) -> Vec<PathBuf> {

@@ -10,6 +10,7 @@ mod faults;
 mod gateway;
 mod limits;
 mod openai;
+mod page;
 mod prometheus;
 mod ratelimit_filter;
 mod support;

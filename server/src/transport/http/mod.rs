@@ -10,7 +10,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::json;
@@ -20,6 +20,7 @@ mod administration;
 mod capacity;
 mod drains;
 mod overrides;
+mod page;
 mod quotas;
 mod usage;
 
@@ -48,12 +49,12 @@ pub struct Http {
 /// All paths.
 pub fn router(http: Arc<Http>) -> Router {
     Router::new()
-        .route("/", get(|| async { Html(include_str!("../page.html")) }))
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/api/v1/pools", get(pools))
         .merge(capacity::routes())
+        .merge(page::routes())
         .merge(quotas::routes())
         .merge(overrides::routes())
         .merge(drains::routes())

@@ -1,0 +1,246 @@
+//! The other end of the pipe of the browser's driver: it owns the lab, and does what the checks ask for.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use evenkeel_loadtest::{
+    lab::{Lab, Policy, paths},
+    mock::{CONSUMER, OUTPUT_TOKENS, PROMPT_TOKENS},
+};
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::TOKEN;
+use crate::{
+    gateway::{ENDLESS, by_hosts},
+    support,
+};
+
+/// Far more than all checks take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(420);
+/// For one request, which may come while a sidecar is being started.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A lab, and the requests that are being held.
+pub(super) struct Driver {
+    pub(super) lab: Lab,
+    held: Vec<Response<Incoming>>,
+    sent: usize,
+}
+
+/// Killed by its own id when a check fails on this side.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One chat request: whose, of which model and session, and what it is to generate.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ask {
+    pub(super) consumer: String,
+    pub(super) model: String,
+    pub(super) session: String,
+    pub(super) request_id: String,
+    pub(super) prompt: u32,
+    pub(super) output: u32,
+}
+
+impl Ask {
+    pub(super) fn build(&self, url: &str) -> Request<Full<bytes::Bytes>> {
+        let content = "x".repeat(4 * self.prompt as usize);
+        let messages = json!([{"role": "user", "content": content}]);
+        let body = json!({"model": self.model, "messages": messages, "stream": true});
+        let mut request = Request::post(format!("{url}/v1/chat/completions"))
+            .header("content-type", "application/json")
+            .header(PROMPT_TOKENS, self.prompt)
+            .header(OUTPUT_TOKENS, self.output);
+        let headers =
+            [(CONSUMER, &self.consumer), ("x-session-id", &self.session), ("x-request-id", &self.request_id)];
+        for (name, value) in headers {
+            if !value.is_empty() {
+                request = request.header(name, value);
+            }
+        }
+        request.body(Full::from(body.to_string())).unwrap()
+    }
+}
+
+impl Driver {
+    pub(super) fn new(lab: Lab) -> Self {
+        Self { lab, held: Vec::new(), sent: 0 }
+    }
+
+    /// Runs a script of `server/page/tests` to its end, which has to be a good one.
+    pub(super) async fn run(&mut self, script: &Path, arguments: &[&str], variables: &[(&str, &str)]) {
+        let urls: Vec<String> = (self.lab.sidecars().iter())
+            .map(|sidecar| format!("http://{}/", sidecar.ready().http.as_deref().unwrap()))
+            .collect();
+        let mut child = Command::new(paths::node().unwrap())
+            .arg(paths::workspace().join("server/page/tests").join(script))
+            .args(arguments)
+            .env(paths::PAGE_TOOLS, paths::page_tools().unwrap())
+            .env(paths::BROWSER, paths::browser().unwrap())
+            .env("EVENKEEL_PAGE_URLS", urls.join(","))
+            .env("EVENKEEL_PAGE_TOKEN", TOKEN)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut answers, told) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut child = Running(child);
+        let (lines, mut asked) = mpsc::unbounded_channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(told).lines().map_while(Result::ok) {
+                if lines.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let all = async {
+            while let Some(line) = asked.recv().await {
+                let asked: Value = serde_json::from_str(&line).unwrap();
+                let answer = self.answer(&asked).await.unwrap_or_else(|fault| json!({"fault": fault}));
+                if writeln!(answers, "{answer}").is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, all).await.expect("the checks took too long");
+        let status = child.0.wait().unwrap();
+        assert!(status.success(), "{}: {status}; see above", script.display());
+    }
+
+    /// Does one thing.
+    async fn answer(&mut self, asked: &Value) -> Result<Value, String> {
+        let number = |name: &str| asked[name].as_u64().unwrap_or_default() as usize;
+        let text = |name: &str| asked[name].as_str().unwrap_or_default().to_owned();
+        match asked["do"].as_str().unwrap_or_default() {
+            "hosts" => Ok(json!({"hosts": by_hosts(&self.lab)})),
+            "open" => self.open(number("count")).await,
+            "close" => self.close(number("count")).await,
+            "use" => {
+                let ask = Ask {
+                    consumer: text("consumer"),
+                    model: text("model"),
+                    session: text("session"),
+                    prompt: 137,
+                    output: 30,
+                    ..Ask::default()
+                };
+                for _ in 0..number("requests") {
+                    let (status, body) = read(self.send(&ask).await?).await?;
+                    if status != 200 || !body.contains("[DONE]") {
+                        return Err(format!("{status}: {body}"));
+                    }
+                }
+                Ok(json!({}))
+            }
+            "refuse" => self.refuse(&text("consumer")).await,
+            "kill" => {
+                self.lab.sidecar(number("sidecar")).kill9().map_err(|e| e.to_string())?;
+                Ok(json!({}))
+            }
+            "start" => {
+                self.lab.sidecar(number("sidecar")).restart().await.map_err(|e| e.to_string())?;
+                Ok(json!({}))
+            }
+            "store" => {
+                let up = asked["up"].as_bool().unwrap_or_default();
+                let redis = self.lab.redis();
+                if up { redis.resume() } else { redis.pause() }.map_err(|e| e.to_string())?;
+                Ok(json!({}))
+            }
+            other => Err(format!("nothing known of {other:?}")),
+        }
+    }
+
+    /// A request through the next gateway. One whose sidecar is away is sent again.
+    pub(super) async fn send(&mut self, ask: &Ask) -> Result<Response<Incoming>, String> {
+        let start = Instant::now();
+        loop {
+            let gateways = self.lab.envoys();
+            let url = gateways[self.sent % gateways.len()].url(Policy::Evenkeel);
+            self.sent += 1;
+            // On a connection of its own: dropping the response aborts the request.
+            let response = support::client().request(ask.build(&url)).await.map_err(|e| e.to_string())?;
+            if response.status() != 503 || start.elapsed() > PATIENCE {
+                return Ok(response);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Holds so many more requests, which the hosts have in flight when this answers.
+    async fn open(&mut self, count: usize) -> Result<Value, String> {
+        let ask = Ask { model: "mock".into(), prompt: 10, output: ENDLESS, ..Ask::default() };
+        for _ in 0..count {
+            let response = self.send(&ask).await?;
+            if response.status() != 200 {
+                return Err(format!("{:?}", read(response).await?));
+            }
+            self.held.push(response);
+        }
+        self.hosts_hold(self.held.len()).await
+    }
+
+    /// Lets go of so many.
+    async fn close(&mut self, count: usize) -> Result<Value, String> {
+        self.held.truncate(self.held.len().saturating_sub(count));
+        self.hosts_hold(self.held.len()).await
+    }
+
+    async fn hosts_hold(&self, count: usize) -> Result<Value, String> {
+        let start = Instant::now();
+        loop {
+            let held = self.lab.mock_in_flight().iter().sum::<u64>();
+            if held == count as u64 {
+                return Ok(json!({}));
+            }
+            if start.elapsed() > PATIENCE {
+                return Err(format!("the hosts have {held} in flight, not {count}"));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Sends requests until one is refused; answers its id.
+    async fn refuse(&mut self, consumer: &str) -> Result<Value, String> {
+        for _ in 0..10 {
+            let request_id = format!("page-test-{}", self.sent);
+            let ask = Ask {
+                consumer: consumer.to_owned(),
+                model: "mock".into(),
+                request_id: request_id.clone(),
+                prompt: 10,
+                output: 3,
+                ..Ask::default()
+            };
+            let (status, body) = read(self.send(&ask).await?).await?;
+            match status {
+                200 => {}
+                429 => return Ok(json!({"request_id": request_id, "status": status})),
+                _ => return Err(format!("{status}: {body}")),
+            }
+        }
+        Err("nothing was refused".into())
+    }
+}
+
+/// An answer to its end.
+pub(super) async fn read(response: Response<Incoming>) -> Result<(u16, String), String> {
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}

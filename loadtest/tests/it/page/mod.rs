@@ -1,0 +1,69 @@
+//! The capacity page in a real Chromium, held against what the sidecars and the mock hosts count.
+//!
+//! The checks are in `server/page/tests/checks`. They run in Node.js, which drives the browser; what they ask for of
+//! the lab (requests, a killed sidecar, the hosts' own counts) comes as lines on its standard output, and is answered on
+//! its standard input.
+
+use std::{path::Path, time::Duration};
+
+use evenkeel_loadtest::{
+    engine::EngineParams,
+    lab::{Lab, paths},
+};
+
+use crate::{gateway::roomy, support};
+
+mod driver;
+mod many;
+mod pictures;
+mod scene;
+
+use driver::Driver;
+
+/// The administrator's token.
+const TOKEN: &str = "an-administrators-token";
+
+/// Amounts are far away, but for those who are to be refused.
+const LIMITS: &str = "
+admin: {tokens: [{name: tests, token: an-administrators-token}]}
+models: [{model: \"*\", output_tokens: 40, bytes_per_token: 4}]
+limits:
+  - {name: consumer-rpm, counts: requests, amount: 100000, per: 1m, key: [consumer]}
+  - {name: once, counts: requests, amount: 1, per: 31d, key: [consumer], when: [{attribute: consumer, exact: greedy}]}
+quotas:
+  - {name: credit, counts: cost, kind: prepaid, default: 5}
+prices: [{model: \"*\", input: 0.5, output: 1.5}]
+";
+
+/// Two gateways with a sidecar each, over one Redis. `None`, said aloud, where a program is not installed.
+async fn start() -> Option<Driver> {
+    support::found(paths::browser())?;
+    support::found(paths::node())?;
+    support::found(paths::page_tools())?;
+    let builder = Lab::builder()
+        .hosts(3)
+        .envoys(2)
+        .sidecars(2)
+        .redis()
+        .engine(EngineParams { base_ms: 1.0, ..roomy() })
+        .token_batch(7)
+        // Slowness of a busy machine must not look like an outage.
+        .store_timeout(Duration::from_secs(1))
+        .pool_yaml("cap: 8")
+        .sidecar_yaml(LIMITS)
+        .plugin_config(|config| {
+            config["deadline_ms"] = 10_000.into();
+            config["on_error"] = "closed".into();
+            config["read_body"] = true.into();
+            config["include_usage"] = true.into();
+        });
+    Some(Driver::new(support::start(builder).await?))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_shows_what_is_true() {
+    let Some(mut driver) = start().await else { return };
+    let checks =
+        ["loading", "figures", "refusal", "hostile", "links", "keyboard", "admin", "accessible", "restart"];
+    driver.run(Path::new("run.mjs"), &checks, &[]).await;
+}

@@ -1,0 +1,83 @@
+//! Traffic of gateway workers that are none: they ask the sidecars themselves, for endpoints nobody connects to. So there
+//! can be hundreds of endpoints and thousands of consumers.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use evenkeel_proto::v1::{self as pb, admit_response::Answer, gateway_client::GatewayClient};
+use tonic::transport::{Channel, Endpoint};
+
+/// One worker of a gateway.
+pub(super) struct Worker {
+    client: GatewayClient<Channel>,
+    holder: String,
+    leases: AtomicU64,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) cluster: String,
+    pub(super) candidates: Vec<pb::Candidate>,
+    pub(super) consumer: String,
+    pub(super) model: String,
+    pub(super) session: String,
+    pub(super) tokens: pb::Tokens,
+    pub(super) lasts: Duration,
+}
+
+/// Endpoints of this name, each with this cap.
+pub(super) fn endpoints(network: &str, count: usize, cap: u32) -> Vec<pb::Candidate> {
+    let address = |i: usize| format!("{network}.{}.{}:8000", i / 250, 10 + i % 250);
+    (0..count).map(|i| pb::Candidate { address: address(i), weight: 1.0, cap }).collect()
+}
+
+impl Worker {
+    pub(super) async fn connect(url: &str, holder: &str) -> Self {
+        let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+        Self { client: GatewayClient::new(channel), holder: holder.to_owned(), leases: AtomicU64::new(0) }
+    }
+
+    /// Asks, waits as long as the request lasts, settles. Answers whether it was admitted.
+    pub(super) async fn send(&self, request: Request) -> Result<bool, tonic::Status> {
+        let Request { cluster, candidates, consumer, model, session, tokens, lasts } = request;
+        let lease = 1 + self.leases.fetch_add(1, Ordering::Relaxed);
+        let pool = Some(pb::Pool { route: String::new(), cluster });
+        let admit = pb::AdmitRequest {
+            pool: pool.clone(),
+            holder: self.holder.clone(),
+            lease,
+            candidates,
+            subject: Some(pb::Subject { consumer, ..pb::Subject::default() }),
+            model: model.clone(),
+            prompt_bytes: 4 * tokens.input,
+            session,
+            request_id: format!("{}-{lease}", self.holder),
+            ..pb::AdmitRequest::default()
+        };
+        let mut client = self.client.clone();
+        let Some(Answer::Admitted(admitted)) = client.admit(admit).await?.into_inner().answer else {
+            return Ok(false);
+        };
+        tokio::time::sleep(lasts).await;
+        let settle = pb::SettleRequest {
+            pool,
+            holder: self.holder.clone(),
+            lease,
+            outcome: pb::Outcome::Success.into(),
+            status: 200,
+            tokens: Some(tokens),
+            first_token_ms: 180,
+            total_ms: lasts.as_millis() as u64,
+            model,
+            ticket: admitted.ticket,
+            tokens_final: true,
+            body_read: true,
+            ..pb::SettleRequest::default()
+        };
+        client.settle(settle).await?;
+        Ok(true)
+    }
+}

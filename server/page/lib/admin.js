@@ -1,0 +1,105 @@
+// A change: what will change, why, a confirmation; then what the sidecar made of it, with its line of the audit.
+
+import { ApiError, change, read } from './api.js';
+import { beforeAfter, faultLine, field, openDialog } from './dialog.js';
+import { h, setText } from './dom.js';
+import * as f from './format.js';
+import { adminToken, withToken } from './token.js';
+import { announce } from './ui.js';
+
+/**
+ * Opens the dialog of a change, after a token was given.
+ *
+ * `prepare()` reads what is needed and answers
+ * `{title, about, fields, state(), note}`, where `state()` is called after each input and answers
+ * `{before, after, confirm, tone, fault, call: {method, path, parameters, body}, what, target}`. `done()` is called once it
+ * has happened.
+ */
+export function act(prepare, done) {
+  withToken(async () => {
+    let plan;
+    try {
+      plan = await prepare();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      plan = null;
+      openDialog(() => ({ title: 'This cannot be changed now', content: h('div', { class: 'dialog-body' }, h('p', { class: 'fault', role: 'alert', text: error.message })) }));
+    }
+    if (plan) openDialog((close) => form(plan, close, done));
+  });
+}
+
+function form(plan, close, done) {
+  const difference = beforeAfter();
+  const fault = faultLine();
+  const note = h('input', { type: 'text', maxlength: '200', autocomplete: 'off' });
+  const confirm = h('button', { type: 'submit' });
+  const cancel = h('button', { type: 'button', text: 'Cancel', on: { click: close } });
+  const noteField = plan.note === false ? null : field('Why (optional)', note, 'Shown in the history beside the change.');
+  const element = h('form', { class: 'dialog-body', novalidate: true },
+    plan.about ? h('p', { text: plan.about }) : null, plan.fields, h('div', { class: 'change' }, difference.element), noteField,
+    fault.element, h('div', { class: 'dialog-actions' }, cancel, confirm));
+  const refresh = () => {
+    const state = plan.state();
+    difference.set(state.before, state.after);
+    setText(confirm, state.confirm);
+    confirm.className = state.tone === 'bad' ? 'danger' : 'primary';
+    return state;
+  };
+  element.addEventListener('input', () => {
+    fault.set(null);
+    refresh();
+  });
+  element.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const state = refresh();
+    if (state.fault) {
+      fault.set(state.fault);
+      return;
+    }
+    confirm.disabled = true;
+    try {
+      const { method, path, parameters, body } = state.call(note.value.trim());
+      const startedMs = Date.now();
+      await change(method, path, parameters, body, adminToken());
+      const line = await auditLine(state, startedMs);
+      element.replaceWith(result(state, line, close));
+      announce(`Done: ${state.what} ${state.target}`);
+      done?.();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      fault.set(error.status ? `${error.message} (${error.status})` : error.message);
+    } finally {
+      confirm.disabled = false;
+    }
+  });
+  refresh();
+  const first = element.querySelector('input, select') ?? confirm;
+  return { title: plan.title, content: element, first };
+}
+
+function result(state, line, close) {
+  const button = h('button', { type: 'button', class: 'primary', text: 'Close', on: { click: close } });
+  const element = h('div', { class: 'dialog-body result', role: 'status' },
+    h('p', {}, h('strong', { text: 'Done. ' }), line ? 'The audit says:' : 'It is in the sidecar\u2019s log.'),
+    line ? auditText(line) : null, h('div', { class: 'dialog-actions' }, button));
+  // Once it is in the page.
+  queueMicrotask(() => button.focus());
+  return element;
+}
+
+/** One line of the audit as text. */
+export function auditText(line) {
+  const text = `${f.time(line.at_ms)}  ${line.who}  ${line.what}  ${line.target}  ${line.before || '–'} → ${line.after || '–'}`;
+  return h('pre', { class: 'audit', tabindex: '0' }, h('code', { text: line.note ? `${text}  “${line.note}”` : text }));
+}
+
+async function auditLine({ what, target }) {
+  try {
+    const { changes } = await read('changes', { page_size: 20 });
+    return changes.find((line) => line.what === what && line.target.startsWith(target)) ?? null;
+  } catch (error) {
+    if (error instanceof ApiError) return null;
+    throw error;
+  }
+}

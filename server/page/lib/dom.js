@@ -1,0 +1,86 @@
+// Elements, made and changed without markup: names of consumers are hostile input and only ever become text.
+
+const SVG = 'http://www.w3.org/2000/svg';
+
+/**
+ * An element. `props`: `class`, `text`, `on: {event: handler}`, `dataset`, anything else is an attribute; false, null
+ * and undefined leave it out, true sets it empty.
+ */
+export function h(tag, props, ...children) {
+  const element = document.createElement(tag);
+  set(element, props ?? {});
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/** An SVG element, by attributes alone. */
+export function svg(tag, attributes, ...children) {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+function set(element, props) {
+  for (const [name, value] of Object.entries(props)) {
+    if (value === false || value === null || value === undefined) continue;
+    if (name === 'class') element.className = value;
+    else if (name === 'text') element.textContent = value;
+    else if (name === 'dataset') Object.assign(element.dataset, value);
+    else if (name === 'on') {
+      for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
+    } else element.setAttribute(name, value === true ? '' : value);
+  }
+}
+
+/** Sets a text where it differs: a tick that changes nothing touches nothing. */
+export function setText(node, text) {
+  const value = String(text);
+  if (node.textContent !== value) node.textContent = value;
+}
+
+/** Sets or takes away an attribute, where it differs. */
+export function setAttr(element, name, value) {
+  if (value === null || value === undefined || value === false) {
+    if (element.hasAttribute(name)) element.removeAttribute(name);
+    return;
+  }
+  const text = value === true ? '' : String(value);
+  if (element.getAttribute(name) !== text) element.setAttribute(name, text);
+}
+
+/** Shows or hides. */
+export function show(element, shown) {
+  if (element.hidden === shown) element.hidden = !shown;
+}
+
+/**
+ * Keeps the children of `parent` equal to `items`, one for each key: those that stay are changed in place.
+ * `make(item)` answers `{element, set(item)}`.
+ */
+export function keyed(parent, key, make) {
+  let held = new Map();
+  return (items) => {
+    const next = new Map();
+    let at = parent.firstElementChild;
+    for (const item of items) {
+      const id = key(item);
+      if (next.has(id)) continue;
+      const child = held.get(id) ?? make(item);
+      child.set(item);
+      next.set(id, child);
+      if (child.element === at) at = at.nextElementSibling;
+      else parent.insertBefore(child.element, at);
+    }
+    for (const [id, child] of held) if (!next.has(id)) child.element.remove();
+    held = next;
+  };
+}
+
+let ids = 0;
+
+/** An id nobody else has. */
+export function uniqueId(prefix) {
+  ids += 1;
+  return `${prefix}-${ids}`;
+}

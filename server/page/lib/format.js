@@ -1,0 +1,94 @@
+// Numbers and times as people read them, by the browser's own locale.
+
+const plain = new Intl.NumberFormat();
+const short = new Intl.NumberFormat(undefined, { notation: 'compact', maximumFractionDigits: 1 });
+const tenth = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
+const hundredth = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
+const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+const dayClock = new Intl.DateTimeFormat(undefined, {
+  day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit', hourCycle: 'h23',
+});
+
+/** 12,345 */
+export const int = (n) => plain.format(n);
+
+/** 12.3K; below ten thousand as it is. */
+export const compact = (n) => (Math.abs(n) < 10_000 ? plain.format(Math.round(n)) : short.format(n));
+
+/** 0.42, 12.3, 1,234: as exact as is of use. */
+export function rate(n) {
+  if (n === 0) return '0';
+  if (n < 0.01) return '<0.01';
+  if (n < 10) return hundredth.format(n);
+  return n < 100 ? tenth.format(n) : plain.format(Math.round(n));
+}
+
+/** 0.153 → 15.3 % */
+export const percent = (share) => `${share > 0 && share < 0.001 ? '<0.1' : tenth.format(share * 100)}\u202f%`;
+
+const cents = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const small = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 4 });
+
+/** Millionths of the currency of the price table, which nobody tells the name of. */
+export function money(millionths) {
+  const value = millionths / 1e6;
+  return (value !== 0 && Math.abs(value) < 1 ? small : cents).format(value);
+}
+
+const UNITS = { requests: 'requests', tokens: 'tokens', input_tokens: 'input tokens', output_tokens: 'output tokens' };
+
+/** An amount of what a limit or quota counts, without its unit unless it is money. */
+export const amount = (n, counts) => (counts === 'cost' ? money(n) : int(n));
+
+/** The same, short. */
+export const amountShort = (n, counts) => (counts === 'cost' ? money(n) : compact(n));
+
+/** What is counted, in words. */
+export const unit = (counts) => (counts === 'cost' ? 'cost, in the currency of the prices' : UNITS[counts] ?? '');
+
+/** An amount with its unit. */
+export const amountOf = (n, counts) => (counts === 'cost' ? money(n) : `${int(n)} ${UNITS[counts] ?? ''}`.trim());
+
+/** 350 ms, 4.2 s, 3 min, 2 h 10 min, 5 d 3 h */
+export function duration(ms) {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  const s = ms / 1000;
+  if (s < 10) return `${tenth.format(s)} s`;
+  if (s < 100) return `${Math.round(s)} s`;
+  const minutes = Math.round(s / 60);
+  if (minutes < 100) return `${minutes} min`;
+  const hours = Math.floor(minutes / 60);
+  if (hours < 48) return minutes % 60 && hours < 10 ? `${hours} h ${minutes % 60} min` : `${hours} h`;
+  const days = Math.floor(hours / 24);
+  return hours % 24 && days < 10 ? `${days} d ${hours % 24} h` : `${days} d`;
+}
+
+/** Time since, or until. */
+export function relative(atMs, nowMs = Date.now()) {
+  const gone = nowMs - atMs;
+  if (Math.abs(gone) < 1500) return 'now';
+  const words = duration(Math.floor(Math.abs(gone) / 1000) * 1000);
+  return gone > 0 ? `${words} ago` : `in ${words}`;
+}
+
+/** Local time; with the day where it is not today's. */
+export function time(ms) {
+  const date = new Date(ms);
+  const today = date.toDateString() === new Date().toDateString();
+  return today ? clock.format(date) : dayClock.format(date);
+}
+
+/** UTC, to the second: for titles. */
+export const utc = (ms) => `${new Date(ms).toISOString().slice(0, 19).replace('T', ' ')} UTC`;
+
+/** A day of the ledger, which counts by UTC. */
+export const day = (ms) => new Date(ms).toISOString().slice(0, 10);
+
+/** 1 endpoint, 2 endpoints */
+export const plural = (n, one, many = `${one}s`) => `${int(n)} ${n === 1 ? one : many}`;
+
+/** A pool by name. */
+export const poolName = (pool) => (pool.route ? `${pool.cluster} · ${pool.route}` : pool.cluster);
+
+/** A name, or what stands for none. */
+export const named = (name) => (name === '' || name === undefined ? '(none)' : name);

@@ -1,0 +1,69 @@
+// What the sidecar tells by itself: one stream of events, opened again when it breaks off.
+
+import { address } from './api.js';
+
+/** The sidecar tells something at least every 2 s. */
+const SILENT_AFTER_MS = 5000;
+const AGAIN_MIN_MS = 500;
+const AGAIN_MAX_MS = 3000;
+
+/** `onEvent(name, data)` for each event, `onState('connecting' | 'live' | 'lost')` where that changes. */
+export function live(onEvent, onState) {
+  let source = null;
+  let parameters = {};
+  let state = '';
+  let watchdog = 0;
+  let again = 0;
+  let wait = AGAIN_MIN_MS;
+
+  const tell = (next) => {
+    if (next === state) return;
+    state = next;
+    onState(next);
+  };
+  const lost = () => {
+    tell('lost');
+    source?.close();
+    source = null;
+    clearTimeout(watchdog);
+    clearTimeout(again);
+    // The browser would try by itself, but not after an answer such as 503 of a proxy in between.
+    again = setTimeout(open, wait);
+    wait = Math.min(wait * 2, AGAIN_MAX_MS);
+  };
+  const alive = () => {
+    clearTimeout(watchdog);
+    watchdog = setTimeout(lost, SILENT_AFTER_MS);
+  };
+  const take = (name) => (event) => {
+    alive();
+    wait = AGAIN_MIN_MS;
+    tell('live');
+    onEvent(name, JSON.parse(event.data));
+  };
+  const open = () => {
+    source?.close();
+    source = new EventSource(address('watch', parameters));
+    source.addEventListener('overview', take('overview'));
+    source.addEventListener('endpoints', take('endpoints'));
+    source.addEventListener('error', lost);
+    alive();
+  };
+
+  tell('connecting');
+  return {
+    /** Also this pool's endpoints, or, without parameters, the overview alone. */
+    watch(next) {
+      if (source && JSON.stringify(next) === JSON.stringify(parameters)) return;
+      parameters = next;
+      clearTimeout(again);
+      open();
+    },
+    /** Gives it up for good. */
+    close() {
+      clearTimeout(watchdog);
+      clearTimeout(again);
+      source?.close();
+    },
+  };
+}

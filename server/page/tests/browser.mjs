@@ -1,0 +1,130 @@
+// A real Chromium over the page, and what every check needs: what it complained of, and the driver on the other end of
+// the pipe, which owns the sidecars, gateways and model servers.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { createInterface } from 'node:readline';
+
+const need = (name) => {
+  const value = process.env[name];
+  if (!value) throw new Error(`${name} is not set; see loadtest/tests/it/page`);
+  return value;
+};
+
+const tools = createRequire(`${need('EVENKEEL_PAGE_TOOLS')}/`);
+const { chromium } = tools('playwright-core');
+const axe = readFileSync(tools.resolve('axe-core/axe.min.js'), 'utf8');
+
+/** Base addresses of the sidecars' HTTP, ending in a slash. */
+export const SIDECARS = need('EVENKEEL_PAGE_URLS').split(',');
+export const TOKEN = need('EVENKEEL_PAGE_TOKEN');
+
+/** Far more than anything takes on a busy machine; what has to be faster says so itself. */
+export const PATIENCE = 20_000;
+
+const lines = createInterface({ input: process.stdin });
+const answers = lines[Symbol.asyncIterator]();
+let turn = Promise.resolve();
+
+/** Asks the driver to do or tell something; it answers one line. */
+export function driver(what, args = {}) {
+  const asked = turn.then(async () => {
+    process.stdout.write(`${JSON.stringify({ do: what, ...args })}\n`);
+    const { value, done } = await answers.next();
+    if (done) throw new Error(`the driver went away at ${what}`);
+    const answer = JSON.parse(value);
+    if (answer.fault) throw new Error(`the driver at ${what}: ${answer.fault}`);
+    return answer;
+  });
+  turn = asked.catch(() => {});
+  return asked;
+}
+
+/** Lets the driver's pipe go, so that this process can end. */
+export const hangUp = () => lines.close();
+
+export const log = (text) => process.stderr.write(`${text}\n`);
+
+let browser = null;
+
+export async function start() {
+  browser = await chromium.launch({
+    executablePath: process.env.EVENKEEL_BROWSER || '/usr/bin/chromium', headless: true,
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  });
+}
+
+export const stop = () => browser?.close();
+
+/**
+ * A window of its own, with nothing kept. `tolerate(pattern)` says which complaints are meant to come; every other
+ * error of the console, of a script or of the content policy fails the check.
+ */
+export async function visit(hash = '', { base = SIDECARS[0], ...options } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: 'en-GB', acceptDownloads: true, ...options });
+  const page = await context.newPage();
+  const complaints = [];
+  const tolerated = [];
+  page.on('console', (message) => {
+    if (message.type() === 'error' || message.type() === 'warning') complaints.push(`${message.text()} (${message.location().url})`);
+  });
+  page.on('pageerror', (error) => complaints.push(`${error.message}\n${error.stack}`));
+  page.on('dialog', (dialog) => {
+    complaints.push(`a script opened: ${dialog.message()}`);
+    dialog.dismiss();
+  });
+  page.setDefaultTimeout(PATIENCE);
+  await page.goto(base + hash, { waitUntil: 'load' });
+  return {
+    page, context,
+    tolerate: (pattern) => tolerated.push(pattern),
+    /** Ends the visit; nothing may have been complained of. */
+    async leave() {
+      await context.close();
+      const left = complaints.filter((text) => !tolerated.some((pattern) => pattern.test(text)));
+      assert.deepEqual(left, [], 'the browser complained');
+    },
+  };
+}
+
+/** JSON of a sidecar's API, asked for without the browser. */
+export async function api(path, { base = SIDECARS[0], ...options } = {}) {
+  const response = await fetch(`${base}api/v1/${path}`, options);
+  return { status: response.status, body: response.status === 204 ? null : await response.json() };
+}
+
+/** Waits until `look()` answers something that `holds`; tells what was seen last. */
+export async function until(what, look, holds, patienceMs = PATIENCE) {
+  const started = Date.now();
+  for (;;) {
+    const seen = await look();
+    if (holds(seen)) return { seen, ms: Date.now() - started };
+    if (Date.now() - started > patienceMs) throw new Error(`not within ${patienceMs} ms: ${what}; last seen: ${JSON.stringify(seen)}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Serious findings of axe-core about what is shown now. */
+export async function accessible(page, what) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
+  const told = violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.slice(0, 3).map((node) => `${node.target.join(' ')} (${node.failureSummary})`).join('; ')}`);
+  const serious = told.filter((_, at) => ['serious', 'critical'].includes(violations[at].impact));
+  for (const line of told) log(`axe, ${what}: ${line}`);
+  assert.deepEqual(serious, [], `axe-core about ${what}`);
+}
+
+/** A figure of the head of a view, by its name. */
+export const figure = (page, name) => page.locator('.stat', { has: page.locator('dt', { hasText: name }) }).locator('.stat-value').innerText();
+
+/** 1,234 → 1234 */
+export const number = (text) => Number(text.replace(/[^\d.-]/g, ''));
+
+/** The texts of a column, by its title, as they are shown. */
+export async function column(page, caption, title) {
+  return page.getByRole('table', { name: caption }).evaluate((table, wanted) => {
+    const at = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent.trim().startsWith(wanted));
+    return [...table.tBodies[0].rows].map((row) => row.cells[at].textContent.trim());
+  }, title);
+}

@@ -1,0 +1,70 @@
+// All of it by keyboard: every stop can be seen, the focus goes where one goes, and comes back out of dialogs.
+
+import assert from 'node:assert/strict';
+import { visit } from '../browser.mjs';
+
+const focused = (page) => page.evaluate(() => {
+  const element = document.activeElement;
+  const style = getComputedStyle(element);
+  const box = element.getBoundingClientRect();
+  return {
+    tag: element.tagName, text: element.textContent.trim().slice(0, 60), label: element.getAttribute('aria-label') ?? '', href: element.getAttribute('href'),
+    seen: style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2 && box.width > 1 && box.height > 1 && style.visibility === 'visible',
+  };
+});
+
+/** Presses Tab until the focus is on something that fits. */
+async function tabTo(page, fits, most = 80) {
+  for (let i = 0; i < most; i += 1) {
+    await page.keyboard.press('Tab');
+    const at = await focused(page);
+    if (at.tag === 'BODY') continue;
+    assert.ok(at.seen, `the focus cannot be seen on ${JSON.stringify(at)}`);
+    if (fits(at)) return at;
+  }
+  throw new Error('not reached by Tab');
+}
+
+export default async function check() {
+  const { page, leave } = await visit('#/');
+  await page.waitForFunction(() => document.body.dataset.live === 'live');
+  await page.keyboard.press('Tab');
+  assert.match((await focused(page)).text, /Skip to the figures/);
+  await page.keyboard.press('Enter');
+  assert.equal((await focused(page)).tag, 'H1');
+
+  // Into a pool, where its heading has the focus; sorted, with the order told.
+  await tabTo(page, (at) => at.tag === 'A' && at.text === 'llm');
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'llm', level: 1 }).waitFor();
+  await page.waitForFunction(() => document.activeElement.tagName === 'H1');
+  const table = page.getByRole('table', { name: 'Endpoints of the pool' });
+  await table.waitFor();
+  await tabTo(page, (at) => at.tag === 'BUTTON' && at.text.startsWith('Endpoint'));
+  await page.keyboard.press('Enter');
+  await page.waitForFunction(() => [...document.querySelectorAll('th[aria-sort]')].some((th) => th.textContent.startsWith('Endpoint') && th.getAttribute('aria-sort') === 'ascending'));
+  const rows = await table.evaluate((element) => [...element.tBodies[0].rows].map((row) => row.cells[0].textContent));
+  assert.deepEqual(rows, [...rows].sort(), 'sorted by address');
+  assert.match((await focused(page)).text, /^Endpoint/, 'the focus stays where it was');
+  assert.match(await page.locator('#announcer').textContent(), /Sorted by Endpoint/);
+
+  // A dialog takes the focus, keeps it, and gives it back.
+  const { text } = await tabTo(page, (at) => at.tag === 'BUTTON' && at.text.startsWith('Drain …'));
+  await page.keyboard.press('Space');
+  const dialog = page.getByRole('dialog', { name: 'Administrator’s token' });
+  await dialog.waitFor();
+  assert.equal((await focused(page)).tag, 'INPUT');
+  for (let i = 0; i < 8; i += 1) {
+    await page.keyboard.press('Tab');
+    assert.ok(await page.evaluate(() => document.activeElement === document.body || document.querySelector('dialog').contains(document.activeElement)), 'the focus left the dialog');
+  }
+  await page.keyboard.press('Escape');
+  await dialog.waitFor({ state: 'detached' });
+  assert.equal((await focused(page)).text, text);
+
+  // Back is back.
+  await page.goBack();
+  await page.goBack();
+  await page.getByRole('heading', { name: /Room for/ }).waitFor();
+  await leave();
+}

@@ -1,0 +1,47 @@
+// What administrators have changed, newest first.
+
+import { poll, read } from '../lib/api.js';
+import { h } from '../lib/dom.js';
+import { dataTable, text } from '../lib/table.js';
+import { empty, section, timeOf, viewHeading } from '../lib/ui.js';
+
+const WHAT = {
+  'quota.set': 'set a quota', 'quota.adjust': 'adjusted a quota', 'quota.delete': 'forgot a quota', 'override.set': 'set an override',
+  'override.delete': 'took an override away', 'endpoint.drain': 'drained an endpoint', 'endpoint.undrain': 'undrained an endpoint',
+};
+
+export function create() {
+  const part = section('Audit', { wide: true, note: 'The last 1000 are kept; the sidecars\u2019 logs have them all.' });
+  const table = dataTable({
+    caption: 'Changes, newest first', key: (c) => c.key, emptyState: empty('Nothing was changed yet.', 'evenkeel quota set alice 100000 --note "trial"'),
+    columns: [
+      { title: 'When', make: (td) => {
+        const time = timeOf();
+        td.append(time.element);
+        return (c) => time.set(c.at_ms);
+      } },
+      { title: 'Who', head: true, make: text((c) => c.who) },
+      { title: 'What', make: text((c) => WHAT[c.what] ?? c.what, (c) => c.what) },
+      { title: 'To what', make: text((c) => c.target) },
+      { title: 'Before', make: text((c) => c.before || '–') },
+      { title: 'After', make: text((c) => c.after || '–') },
+      { title: 'Why', make: text((c) => c.note || '–') },
+    ],
+  });
+  part.body.append(table.element);
+  const take = (data) => {
+    part.fail(null);
+    // Two may be made in one millisecond: number those that look the same.
+    const seen = new Map();
+    table.set(data.changes.map((c) => {
+      const same = `${c.at_ms}/${c.who}/${c.what}/${c.target}/${c.after}`;
+      seen.set(same, (seen.get(same) ?? 0) + 1);
+      return { ...c, key: `${same}/${seen.get(same)}` };
+    }));
+  };
+  const polled = poll((signal) => read('changes', { page_size: 200 }, signal), take, part.fail, () => 3000);
+  return {
+    title: 'Changes', watch: () => ({}), refresh: polled.refresh, update: polled.refresh, destroy: polled.stop,
+    element: h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Changes'), h('p', { class: 'lead', text: 'By whom, what it was before and what it is now.' })), part.element),
+  };
+}

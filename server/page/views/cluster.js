@@ -1,0 +1,121 @@
+// Who is alive: sidecars and their store, what was drained, what was repaired.
+
+import { actionButton, undrainEndpoint } from '../lib/actions.js';
+import { poll, read } from '../lib/api.js';
+import { h } from '../lib/dom.js';
+import * as f from '../lib/format.js';
+import { link } from '../lib/router.js';
+import { dataTable, linked, text } from '../lib/table.js';
+import { badge, empty, section, timeOf, viewHeading } from '../lib/ui.js';
+
+const STORES = { memory: 'embedded', redis: 'Redis', redis_cluster: 'Redis Cluster' };
+
+const timeCell = (of) => (td) => {
+  const time = timeOf();
+  td.append(time.element);
+  return (row) => time.set(of(row));
+};
+
+const badgeCell = (of) => (td) => {
+  const mark = badge();
+  td.append(mark.element);
+  return (row) => mark.set(...of(row));
+};
+
+export function create() {
+  const parts = [sidecars(), drains(() => refresh()), repairs()];
+  const element = h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Cluster'),
+    h('p', { class: 'lead', text: 'The sidecars that share one store, whichever of them answers.' })), parts.map((one) => one.element));
+  const refresh = () => parts.forEach((one) => one.refresh());
+  return { title: 'Cluster', element, watch: () => ({}), refresh, update: refresh, destroy: () => parts.forEach((one) => one.stop()) };
+}
+
+/** A part that is a table, read again every two seconds. */
+function part({ title, note, path, parameters, table, rows }) {
+  const shown = section(title, { wide: true, note });
+  shown.body.append(table.element);
+  const take = (data) => {
+    shown.fail(null);
+    table.set(rows(data));
+  };
+  const polled = poll((signal) => read(path, parameters, signal), take, shown.fail, () => 2000);
+  return { element: shown.element, refresh: polled.refresh, stop: polled.stop };
+}
+
+function alive(sidecar) {
+  if (!sidecar.alive) return ['gone', 'bad'];
+  return sidecar.draining ? ['draining', 'warn'] : ['alive', 'ok'];
+}
+
+function sidecars() {
+  // Those that differ from most enforce other limits.
+  let usual = '';
+  const table = dataTable({
+    caption: 'Sidecars', key: (s) => s.id, emptyState: empty('No sidecar has told of itself yet.'),
+    columns: [
+      { title: 'Sidecar', head: true, make: text((s) => s.name || s.id, (s) => s.id) },
+      { title: 'State', make: badgeCell(alive) },
+      { title: 'Store', make: badgeCell((s) => [`${STORES[s.store] ?? s.store} ${s.store_up ? 'up' : 'away'}`, s.store_up ? 'ok' : 'bad']) },
+      { title: 'Store lost', num: true, make: text((s) => (s.store_losses ? (s.store_losses === 1 ? 'once' : `${f.int(s.store_losses)} times`) : 'never')) },
+      { title: 'Workers', num: true, make: text((s) => f.int(s.holders)) },
+      { title: 'Admitted', num: true, make: text((s) => f.compact(s.admitted), (s) => `${f.int(s.admitted)} since it was started`) },
+      { title: 'Refused', num: true, make: text((s) => f.compact(s.refused), (s) => `${f.int(s.refused)} since it was started`) },
+      { title: 'Limits', make: badgeCell((s) => (s.limits_revision === usual ? [s.limits_revision.slice(0, 8), ''] : [`${s.limits_revision.slice(0, 8)}, differs`, 'warn'])) },
+      { title: 'Release', make: text((s) => s.version) },
+      { title: 'Started', num: true, make: timeCell((s) => s.started_at_ms) },
+      { title: 'Heard of', num: true, make: timeCell((s) => s.seen_at_ms) },
+    ],
+  });
+  const rows = (data) => {
+    const counted = new Map();
+    for (const s of data.sidecars.filter((one) => one.alive)) counted.set(s.limits_revision, (counted.get(s.limits_revision) ?? 0) + 1);
+    usual = [...counted].sort((a, b) => b[1] - a[1])[0]?.[0] ?? '';
+    return data.sidecars;
+  };
+  return part({ title: 'Sidecars', path: 'sidecars', table, rows, note: 'Those alive within the last ten minutes.' });
+}
+
+const poolOf = (drain) => drain.pool ?? drain;
+
+function drains(done) {
+  const table = dataTable({
+    caption: 'Endpoints drained', key: (d) => `${d.endpoint}\n${poolOf(d).cluster ?? ''}\n${poolOf(d).route ?? ''}`,
+    emptyState: empty('No endpoint is drained. To take one out of the choice:', 'evenkeel drain 127.0.0.1:8001 --cluster llm'),
+    columns: [
+      { title: 'Endpoint', head: true, make: text((d) => d.endpoint) },
+      { title: 'In', make: text((d) => (poolOf(d).cluster ? f.poolName(poolOf(d)) : 'every pool')) },
+      { title: 'By', make: text((d) => d.who) },
+      { title: 'Since', num: true, make: timeCell((d) => d.at_ms) },
+      { title: 'Why', make: text((d) => d.note || '–') },
+      { title: '', label: 'Actions', make: (td) => {
+        let row = null;
+        const button = actionButton('Undrain …', () => undrainEndpoint(row, done));
+        td.append(button.element);
+        return (d) => {
+          row = d;
+          button.set('Undrain …', d.endpoint);
+        };
+      } },
+    ],
+  });
+  return part({ title: 'Drained endpoints', path: 'drains', table, rows: (data) => data.drains });
+}
+
+const KINDS = {
+  restored: 'put back', dropped: 'given back', moved: 'moved to another endpoint', reaped: 'given back: the worker died', recounted: 'counted anew',
+};
+
+function repairs() {
+  const table = dataTable({
+    caption: 'Last repairs', key: (r) => `${r.at_ms}/${r.kind}/${r.holder}/${r.sidecar}/${r.pool?.cluster}/${r.pool?.route}`,
+    emptyState: empty('No repairs on record: every table agreed with its gateways.'),
+    columns: [
+      { title: 'When', head: true, make: timeCell((r) => r.at_ms) },
+      { title: 'What', make: text((r) => `${f.plural(r.count, 'lease')} ${KINDS[r.kind] ?? r.kind}`, (r) => r.kind) },
+      { title: 'Pool', make: linked((r) => (r.pool ? f.poolName(r.pool) : '–'), (r) => link('/pool', { cluster: r.pool?.cluster, route: r.pool?.route })) },
+      { title: 'Worker', make: text((r) => r.holder || '–') },
+      { title: 'By sidecar', make: text((r) => r.sidecar) },
+    ],
+  });
+  return part({ title: 'Last repairs', path: 'repairs', parameters: { page_size: 50 }, table, rows: (data) => data.repairs, note: 'Where a table of requests in flight differed from what gateways hold.' });
+}

@@ -1,0 +1,144 @@
+// Why a request was refused, from its id; and the refusals lately recorded.
+
+import { actionButton, changeQuota, overrideLimit } from '../lib/actions.js';
+import { poll, read, segment } from '../lib/api.js';
+import { h, setText, show } from '../lib/dom.js';
+import * as f from '../lib/format.js';
+import { current, go, link, patch } from '../lib/router.js';
+import { dataTable, linked, text } from '../lib/table.js';
+import { empty, loadBar, reasonWords, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
+
+/** The table of refusals, newest first; `short` for the overview. */
+export function refusalsTable({ short = false } = {}) {
+  const columns = [
+    { title: 'When', make: (td) => {
+      const time = timeOf();
+      td.append(time.element);
+      return (r) => time.set(r.at_ms);
+    } },
+    { title: 'Request', head: true, make: linked((r) => (short ? shorten(r.request_id) : f.named(r.request_id)), (r) => link('/why', { id: r.request_id })) },
+    { title: 'Whose', make: text((r) => f.named(r.consumer)) },
+    { title: 'Refused by', make: text((r) => (r.limit ? `${reasonWords(r.reason)} ${r.limit}` : reasonWords(r.reason))) },
+  ];
+  if (!short) {
+    columns.push(
+      { title: 'Pool', make: linked((r) => f.poolName(r.pool), (r) => link('/pool', { cluster: r.pool.cluster, route: r.pool.route })) },
+      { title: 'Model', make: text((r) => r.model || '–') },
+      { title: 'Status', num: true, make: text((r) => r.status) },
+    );
+  }
+  return dataTable({
+    caption: 'Refusals, newest first', key: (r) => `${r.request_id}\n${r.at_ms}\n${r.consumer}`, columns,
+    emptyState: empty('No refusals on record.'),
+  });
+}
+
+const shorten = (id) => (id.length > 13 ? `${id.slice(0, 12)}…` : f.named(id));
+
+export function create() {
+  let params = {};
+  const input = h('input', { id: 'request-id', type: 'search', autocomplete: 'off', spellcheck: 'false', placeholder: 'x-request-id of the refused request' });
+  const form = h('form', { class: 'ask', role: 'search' }, h('label', { for: 'request-id', text: 'Request id' }), input, h('button', { type: 'submit', class: 'primary', text: 'Explain' }));
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    go('/why', { ...current().params, id: input.value.trim() });
+  });
+  const answer = h('div', { role: 'status' });
+  const search = searchField('Only this consumer', (value) => patch({ consumer: value }, { replace: true }));
+  const part = section('Last refusals', { actions: search.element, wide: true, note: 'The last 1000 are kept.' });
+  const table = refusalsTable();
+  part.body.append(table.element);
+  const element = h('div', { class: 'view' }, h('header', { class: 'panel hero slim' }, h('div', { class: 'hero-words' }, viewHeading('Why was it refused?'),
+    h('p', { class: 'lead', text: 'A refused request has its id in the gateway\u2019s access log, and in the header x-request-id where the gateway sends it.' }), form, answer)), part.element);
+  const take = (data) => {
+    part.fail(null);
+    table.set(data.refusals);
+  };
+  const polled = poll((signal) => read('refusals', { consumer: params.consumer, page_size: 100 }, signal), take, part.fail, () => 3000);
+  let asked = '';
+  const ask = poll((signal) => (params.id ? read(`refusals/${segment(params.id)}`, {}, signal) : null), (refusal) => {
+    answer.replaceChildren(...(refusal ? [explain(refusal)] : []));
+  }, (error) => {
+    const words = error.status === 404 ? notFound(params.id) : h('p', { class: 'problem', text: `Could not be read: ${error.message}` });
+    answer.replaceChildren(words);
+  }, () => 3_600_000);
+  return {
+    title: 'Why was it refused?', element, watch: () => ({}),
+    update(next) {
+      params = next;
+      if (document.activeElement !== input) input.value = params.id ?? '';
+      search.set(params.consumer ?? '');
+      polled.refresh();
+      if (asked === (params.id ?? '')) return;
+      asked = params.id ?? '';
+      ask.refresh();
+    },
+    refresh: polled.refresh,
+    destroy() {
+      polled.stop();
+      ask.stop();
+    },
+  };
+}
+
+const notFound = (id) => h('div', { class: 'empty' }, h('p', { text: `No refusal of ${id} is on record. It may have been admitted, or be older than the last 1000 refusals, or its gateway sends no request ids.` }));
+
+const FACTS = [
+  ['When', (r) => `${f.time(r.at_ms)} (${f.utc(r.at_ms)})`],
+  ['Whose', (r) => f.named(r.consumer)],
+  ['Model', (r) => r.model || '–'],
+  ['Pool', (r) => f.poolName(r.pool)],
+  ['Answered with', (r) => `${r.status}${r.retry_after_ms ? `, try again in ${f.duration(r.retry_after_ms)}` : ''}`],
+  ['Counted in', (r) => (r.limit ? `${r.limit}, ${r.key}` : '')],
+  ['By sidecar', (r) => r.sidecar],
+];
+
+/** What refused it, in words, then the sum that did not fit. */
+function explain(refusal) {
+  const facts = FACTS.map(([name, of]) => [name, of(refusal)]).filter(([, value]) => value);
+  const list = h('dl', { class: 'facts' }, facts.map(([name, value]) => h('div', {}, h('dt', { text: name }), h('dd', { text: value }))));
+  const element = h('div', { class: 'explained' }, h('p', { class: 'verdict', text: refusal.why || reasonWords(refusal.reason) }));
+  if (refusal.limit && refusal.amount) element.append(arithmetic(refusal));
+  element.append(list, nextSteps(refusal));
+  return element;
+}
+
+function arithmetic(r) {
+  const words = h('p', { class: 'sum' });
+  const bar = loadBar();
+  const put = (counts) => {
+    const told = (n) => f.amount(n, counts);
+    setText(words, `${told(r.used)} used + ${told(r.cost)} for this request, of ${f.amountOf(r.amount, counts)}`);
+  };
+  put('');
+  bar.set(Math.min(1, (r.used + r.cost) / r.amount), 'full');
+  countsOf(r).then(put, () => {});
+  return h('div', { class: 'arithmetic' }, words, bar.element);
+}
+
+/** What the limit or quota counts: requests, tokens or cost. */
+async function countsOf(r) {
+  if (r.reason === 'quota') return (await read(`quotas/${segment(r.limit)}/${segment(r.consumer)}`)).counts;
+  return (await read('limits')).limits.find((limit) => limit.name === r.limit)?.counts ?? '';
+}
+
+function nextSteps(r) {
+  const steps = h('div', { class: 'actions' });
+  if (r.reason === 'limit') {
+    const button = actionButton('Override …', async () => {
+      const { limits } = await read('limits');
+      overrideLimit({ limit: limits.find((limit) => limit.name === r.limit) ?? { name: r.limit, amount: r.amount }, key: r.key });
+    });
+    button.set('Override …', `${r.limit} of ${r.key}`);
+    steps.append(h('a', { href: link('/limits', { limit: r.limit, search: r.key }), text: 'This limit now' }), button.element);
+  } else if (r.reason === 'quota') {
+    const button = actionButton('Change the quota …', () => changeQuota({ quota: r.limit, consumer: r.consumer }));
+    button.set('Change the quota …', `${r.limit} of ${r.consumer}`);
+    steps.append(h('a', { href: link('/quotas', { quota: r.limit, search: r.consumer }), text: 'This quota now' }), button.element);
+  } else {
+    steps.append(h('a', { href: link('/pool', { cluster: r.pool.cluster, route: r.pool.route }), text: 'This pool now' }));
+  }
+  if (r.consumer) steps.append(h('a', { href: link('/usage', { consumer: r.consumer, by: 'model' }), text: 'Their usage' }));
+  show(steps, steps.childElementCount > 0);
+  return steps;
+}
