@@ -182,7 +182,8 @@ pub async fn run(
         background.clone(),
     ));
     let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
-    tasks.spawn(follow(live.rules.clone(), Arc::clone(&rules), background.clone()));
+    metrics.limits.set_revision(config.rules.fingerprint());
+    tasks.spawn(follow(live.rules.clone(), Arc::clone(&rules), Arc::clone(&metrics), background.clone()));
     let audit = Arc::new(Audit::new(changes, tasks.clone(), Arc::clone(&metrics)));
     let drains = DrainBook::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&audit));
     tasks.spawn(Arc::clone(&drains).run(config.keep_alive_interval, background.clone()));
@@ -323,6 +324,7 @@ fn instance_id() -> anyhow::Result<String> {
 async fn follow(
     mut read: tokio::sync::watch::Receiver<Arc<LimitRules>>,
     rules: Arc<ArcSwap<LimitRules>>,
+    metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) {
     loop {
@@ -330,7 +332,9 @@ async fn follow(
             changed = read.changed() => if changed.is_err() { return },
             () = shutdown.cancelled() => return,
         }
-        rules.store(Arc::clone(&read.borrow_and_update()));
+        let new = Arc::clone(&read.borrow_and_update());
+        metrics.limits.set_revision(new.fingerprint());
+        rules.store(new);
     }
 }
 

@@ -60,6 +60,17 @@ impl Table {
         });
     }
 
+    /// Of each limit the share that its fullest key has used.
+    pub(super) fn fullest(&self, now_ms: u64) -> FxHashMap<Arc<str>, f64> {
+        let mut fullest = FxHashMap::default();
+        let current = self.keys.iter().filter(|(_, seen)| is_current(seen.reset_at_ms, now_ms));
+        for ((limit, _), seen) in current {
+            let most = fullest.entry(Arc::clone(limit)).or_insert(0.0_f64);
+            *most = most.max(seen.share());
+        }
+        fullest
+    }
+
     /// The fullest, where anything has changed since this was last asked.
     pub(super) fn take_changed(&mut self, now_ms: u64) -> Option<Vec<Nearest>> {
         if !std::mem::take(&mut self.changed) {
@@ -118,6 +129,20 @@ mod tests {
             !table.take_changed(50).unwrap().iter().any(|nearest| nearest.used == 5),
             "free again by then"
         );
+    }
+
+    #[test]
+    fn of_each_limit_the_fullest_key_counts() {
+        let (mut table, a, b) = (Table::default(), Arc::from("a"), Arc::from("b"));
+        for (limit, key, used, reset_at_ms) in [(&a, 1, 300, 0), (&a, 2, 700, 50), (&b, 1, 200, 0)] {
+            table.see(limit, &bucket(key), seen(used, reset_at_ms));
+        }
+        let fullest = |now_ms| {
+            let fullest = table.fullest(now_ms);
+            (fullest[&a], fullest[&b])
+        };
+        assert_eq!(fullest(10), (0.7, 0.2));
+        assert_eq!(fullest(60), (0.3, 0.2), "its window has ended");
     }
 
     #[test]

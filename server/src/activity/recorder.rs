@@ -243,6 +243,12 @@ impl Recorder {
         kept.truncate(WAITING_MAX);
     }
 
+    /// Of each limit the share that its fullest key has used, as this sidecar last saw it.
+    #[must_use]
+    pub fn fullest(&self) -> Vec<(Arc<str>, f64)> {
+        self.nearest.lock().fullest(unix_ms()).into_iter().collect()
+    }
+
     pub(super) fn take_nearest(&self, now_ms: u64) -> Option<Vec<Nearest>> {
         self.nearest.lock().take_changed(now_ms)
     }

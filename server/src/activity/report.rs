@@ -159,7 +159,7 @@ impl Reporter {
         }
     }
 
-    /// A fingerprint of the limits in force: FNV-1a of all that they say.
+    /// The fingerprint of the limits in force.
     fn revision(&mut self) -> String {
         let rules = self.rules.load_full();
         if let Some((known, revision)) = &self.revision
@@ -167,10 +167,7 @@ impl Reporter {
         {
             return revision.clone();
         }
-        let hash = format!("{rules:?}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-        });
-        let revision = format!("{hash:016x}");
+        let revision = format!("{:016x}", rules.fingerprint());
         self.revision = Some((rules, revision.clone()));
         revision
     }

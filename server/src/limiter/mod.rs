@@ -165,6 +165,12 @@ impl Limiter {
         new
     }
 
+    /// Of each limit the share that its fullest key has used, as this sidecar last saw it.
+    #[must_use]
+    pub fn fullest(&self) -> Vec<(Arc<str>, f64)> {
+        self.recorder.fullest()
+    }
+
     /// Headers that gateways have to pass on for the rules in force.
     #[must_use]
     pub fn wanted_headers(&self) -> Vec<String> {

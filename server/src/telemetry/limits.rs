@@ -1,8 +1,10 @@
 //! Metrics of limits and quotas. Names are those of the configuration, never of who is limited.
 
-use prometheus::{IntCounter, IntCounterVec};
+use std::sync::Arc;
 
-use super::catalogue::{Catalogue, counters};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge};
+
+use super::catalogue::{Catalogue, counters, gauges, register};
 
 /// By the names of limits and quotas.
 pub struct LimitMetrics {
@@ -10,6 +12,8 @@ pub struct LimitMetrics {
     reserved: IntCounterVec,
     charged: IntCounterVec,
     overrun: IntCounterVec,
+    usage: GaugeVec,
+    revision: IntGauge,
 }
 
 /// Of one limit or quota, looked up once.
@@ -52,7 +56,31 @@ impl LimitMetrics {
                 "What they were charged beyond what they had reserved.",
                 &["limit"],
             )?,
+            usage: gauges(
+                r,
+                "evenkeel_limit_usage_ratio",
+                "What the fullest key of a limit has used of its amount, as this sidecar last saw it.",
+                &["limit"],
+            )?,
+            revision: register(
+                r,
+                IntGauge::new("evenkeel_limits_revision", "Fingerprint of the limits in force.")?,
+            )?,
         })
+    }
+
+    /// Sets what the fullest keys have used, at each scrape, so that nothing gone lingers.
+    pub fn set_usage(&self, fullest: &[(Arc<str>, f64)]) {
+        self.usage.reset();
+        for (limit, share) in fullest {
+            self.usage.with_label_values(&[limit]).set(*share);
+        }
+    }
+
+    /// Other limits are in force.
+    pub fn set_revision(&self, fingerprint: u64) {
+        // As many bits as Prometheus's numbers tell apart.
+        self.revision.set((fingerprint & ((1 << 53) - 1)) as i64);
     }
 
     /// Of one limit or quota.

@@ -187,6 +187,16 @@ pub struct LimitRules {
     pub quota_admins: Vec<String>,
 }
 
+impl LimitRules {
+    /// A fingerprint: FNV-1a of all that they say. Sidecars that differ in it enforce different limits.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        format!("{self:?}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        })
+    }
+}
+
 impl Default for LimitRules {
     fn default() -> Self {
         Self {

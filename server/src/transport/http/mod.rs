@@ -106,6 +106,7 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
     match http.metrics.encode(|metrics| {
         set_pools(&metrics.pools, &http);
         metrics.table_age.set(http.capacity.views.age().as_secs_f64());
+        metrics.limits.set_usage(&http.capacity.limiter.fullest());
         metrics.settlements_waiting.set(http.capacity.balancer.store.settlements_waiting() as i64);
         metrics.ledger.waiting.set(http.ledger.waiting() as i64);
         metrics.overrides.set(http.administration.overrides.current().load().len() as i64);
