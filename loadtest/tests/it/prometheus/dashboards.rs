@@ -208,6 +208,29 @@ fn dashboards_are_sound() {
     assert!(all_faults.is_empty(), "{}", all_faults.join("\n"));
 }
 
+/// A name misspelt, with something in its place where there is no series, would not be noticed otherwise.
+#[test]
+fn whatever_is_asked_for_is_documented() {
+    let documented = fs::read_to_string(paths::workspace().join("docs/metrics.md")).unwrap();
+    let mut asked: Vec<(String, String)> = Vec::new();
+    for (name, dashboard) in all() {
+        asked.extend(questions(&name, &dashboard).into_iter().map(|asked| (asked.place, asked.expression)));
+    }
+    let rule = |rule: Value| (text(&rule["alert"]).to_owned(), text(&rule["expr"]).to_owned());
+    asked.extend(super::rules::all().into_iter().map(rule));
+    let mut names = BTreeSet::new();
+    for (place, expression) in asked {
+        let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+        for word in words.filter(|word| word.starts_with("evenkeel_") || word.starts_with("process_")) {
+            let parts = ["_bucket", "_sum", "_count"];
+            let name = parts.iter().find_map(|part| word.strip_suffix(part)).unwrap_or(word);
+            assert!(documented.contains(&format!("\n| `{name}` | ")), "{place}: {word} is no metric");
+            names.insert(name.to_owned());
+        }
+    }
+    assert!(names.len() > 40, "{}", names.len());
+}
+
 /// What sidecars know of a pool together is the same at each of them: a sum over sidecars would be a multiple of it.
 #[test]
 fn what_all_sidecars_know_is_not_summed() {
