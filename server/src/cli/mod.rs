@@ -16,6 +16,7 @@ mod manual;
 mod output;
 mod pools;
 mod quota;
+mod schema;
 mod serve;
 mod sidecars;
 mod table;
@@ -39,6 +40,8 @@ enum Command {
     Serve(serve::Serve),
     /// Check a configuration file and tell everything that is wrong with it
     CheckConfig(check::CheckConfig),
+    /// Print the configuration as JSON Schema, for editors and other tools
+    ConfigSchema(schema::ConfigSchema),
     /// Print the limits of a Higress plugin's configuration as Evenkeel's own
     ConvertHigress(convert::ConvertHigress),
     /// Watch pools live in the terminal: load, endpoints, rates; drain endpoints
@@ -86,6 +89,7 @@ impl Cli {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::CheckConfig(check) => check.run(),
+            Command::ConfigSchema(schema) => schema.run(),
             Command::ConvertHigress(convert) => convert.run(),
             Command::Top(top) => block_on(top.run()),
             Command::Pools(pools) => block_on(pools.run()),
@@ -147,7 +151,7 @@ mod tests {
             }
         }
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-        let expected = "serve, check-config, convert-higress, top, pools, holders, leases, admit, drain, undrain, drains, \
+        let expected = "serve, check-config, config-schema, convert-higress, top, pools, holders, leases, admit, drain, undrain, drains, \
                         sidecars, activity, refusals, repairs, changes, usage, usage sessions, usage session, quota, \
                         quota get, quota set, quota add, quota subtract, quota delete, quota list, quota history, \
                         quota burn, limits, limits list, limits override, limits reset, limits overrides, \
@@ -167,7 +171,7 @@ mod tests {
         cli.build();
         let mut found = Vec::new();
         walk(&cli, "", &mut found);
-        let groups = ["serve", "convert-higress", "quota", "limits", "completion", "man"];
+        let groups = ["serve", "config-schema", "convert-higress", "quota", "limits", "completion", "man"];
         for (name, command) in found.iter().filter(|(name, _)| !groups.contains(&name.as_str())) {
             let has = |id: &str| command.get_arguments().any(|argument| argument.get_long() == Some(id));
             assert!(has("server") || name == "check-config", "{name} has no --server");

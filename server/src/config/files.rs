@@ -12,7 +12,7 @@ use serde_json::Value;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Sections that a reload applies.
-const RELOADED: [&str; 8] =
+pub(super) const RELOADED: [&str; 8] =
     ["limits", "higress_rules", "quotas", "prices", "models", "limit_headers", "quota_admins", "admin"];
 
 /// Reads files beside the configuration, and remembers which.

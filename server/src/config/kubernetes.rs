@@ -2,9 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Files, PoolRule, Source, validate::Check};
+use super::{
+    Files, PoolRule, Source,
+    schema::{Label, ServicePortText, Span},
+    validate::Check,
+};
 
 /// Longest a watch may last: API servers and clients give up at 295 s.
 const WATCH_TIMEOUT_MAX: Duration = Duration::from_secs(290);
@@ -126,27 +131,54 @@ fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// The top-level section as written.
-#[derive(Debug, Default, Deserialize)]
+/// How to reach the API server of Kubernetes. Files are read when the first pool needs them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawKubernetes {
+    /// The API server.
+    #[schemars(
+        regex(pattern = "^https?://"),
+        extend(
+            "x-range" = "`https://` or `http://`, without user and password",
+            "x-default" = "`KUBECONFIG`, or the pod's own, or `~/.kube/config`"
+        )
+    )]
     api_server: Option<String>,
+    /// A file with the bearer token; read again as it changes. Only with `api_server`.
+    #[schemars(length(min = 1), extend("x-default" = "none"))]
     token_file: Option<String>,
+    /// Authorities that may vouch for the API server; read again as they change. Only with `api_server`.
+    #[schemars(length(min = 1), extend("x-default" = "the system's"))]
     ca_file: Option<String>,
+    /// A kubeconfig, whose current context is used. Not together with `api_server`.
+    #[schemars(length(min = 1))]
     kubeconfig: Option<String>,
+    /// Namespace of pools that name none; needed with `api_server` if there are such.
+    #[schemars(with = "Label", extend("x-default" = "the pod's own, or the context's"))]
     namespace: Option<String>,
+    /// How long one watch lasts, and how long a silent connection is trusted.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Span", extend("default" = "2m", "x-range" = "1s..290s"))]
     watch_timeout: Option<Duration>,
+    /// Longest wait between two attempts.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Span", extend("default" = "30s", "x-range" = "100ms..5m"))]
     retry_max: Option<Duration>,
 }
 
-/// A pool's section as written.
-#[derive(Debug, Default, Deserialize)]
+/// A service of Kubernetes, whose ready endpoints are a pool's. At most 256 services.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawServiceRule {
+    /// The service. May be left out where `cluster` is as `outbound|80||llm.models.svc.cluster.local`, which tells
+    /// service, namespace and port, or `"*"`, where other names have endpoints that come with requests.
+    #[schemars(with = "Label", extend("x-default" = "that of the cluster's name"))]
     service: Option<String>,
+    /// The service's namespace. Without `service`: only services of this namespace are followed.
+    #[schemars(with = "Label", extend("x-default" = "`kubernetes.namespace`, or that of the cluster's name"))]
     namespace: Option<String>,
+    /// The port of the endpoints, by its number or its name in the service.
+    #[schemars(with = "ServicePortText", extend("x-default" = "the only one"))]
     port: Option<String>,
 }
 

@@ -19,6 +19,7 @@ mod limits;
 mod rate_limit_service;
 mod raw;
 pub mod reload;
+mod schema;
 mod secret;
 mod shapes;
 mod traces;
@@ -28,6 +29,7 @@ use files::{Files, Sections};
 pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
 pub use kubernetes::{KubernetesApi, KubernetesOptions, PoolService, SERVICES_MAX, ServicePort, ServiceRule};
 pub use rate_limit_service::RateLimitService;
+pub use schema::schema;
 pub use secret::{AdminToken, Secret};
 pub use traces::Traces;
 

@@ -1,8 +1,13 @@
 //! The section `rate_limit_service`: Envoy's rate limit service, with files of limits.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{files::Files, validate::Check};
+use super::{
+    files::Files,
+    schema::{Outage, RateLimitHeaders},
+    validate::Check,
+};
 use crate::{
     domain::limit::OnOutage,
     rls::{Headers, JudgeOptions, Source},
@@ -17,14 +22,25 @@ pub struct RateLimitService {
     pub options: JudgeOptions,
 }
 
-/// The section as written.
-#[derive(Debug, Default, Deserialize)]
+/// Envoy's rate limit service.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["config"]))]
 pub(super) struct RawRateLimitService {
+    /// A file of limits, or a directory: its files that end in `.yaml` or `.yml` and do not begin with a dot, at most
+    /// 1024 of at most 8 MiB. A relative path is from the configuration's directory on. The files are followed while
+    /// the sidecar runs.
+    #[schemars(length(min = 1))]
     config: Option<String>,
+    /// A domain may be spread over several files.
     merge_domains: bool,
+    /// All is counted and told for each descriptor, and no request refused.
     shadow_mode: bool,
+    /// Headers for the client: `none`, or one or a list of `ratelimit`, `x`, `ietf`.
+    #[schemars(with = "RateLimitHeaders", extend("default" = "none"))]
     headers: Option<RawHeaders>,
+    /// While Redis is away: each sidecar counts by itself, nothing is refused, or every request that has a limit is.
+    #[schemars(with = "Outage", extend("default" = "local"))]
     on_outage: OnOutage,
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Secret, files::Files, validate::Check};
+use super::{Secret, files::Files, schema::Span, validate::Check};
 
 /// Most headers of an export.
 const HEADERS_MAX: usize = 16;
@@ -29,25 +30,49 @@ pub struct Traces {
     pub service_name: String,
 }
 
-/// The section as written.
-#[derive(Debug, Default, Deserialize)]
+/// Where spans are exported to. All else needs `endpoint`. The environment's `OTEL_*` variables are not looked at.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTraces {
+    /// A collector that takes OTLP over gRPC.
+    #[schemars(
+        regex(pattern = r"^https?://[^/@]+:[0-9]+/?$"),
+        extend("x-range" = "`http://host:port` or `https://host:port`", "x-default" = "none")
+    )]
     pub(in crate::config) endpoint: Option<String>,
+    /// With `https://`: the certificates the collector's is held against. A relative path is from the configuration's
+    /// directory on.
+    #[schemars(extend("x-default" = "the system's"))]
     pub(in crate::config) ca_file: Option<String>,
+    /// Which part of the requests is recorded that come without a `traceparent`. Those that come with one are recorded
+    /// where its sampled flag is set, and never otherwise.
+    #[schemars(range(min = 0, max = 1), extend("default" = 0))]
     pub(in crate::config) sample: Option<f64>,
+    /// Longest wait for the collector; no request waits for it.
     #[serde(with = "humantime_serde")]
+    #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..60s"))]
     pub(in crate::config) timeout: Option<Duration>,
+    /// Sent with each export; each with a `name` and either `value` or `value_file`.
+    #[schemars(length(max = 16))]
     pub(in crate::config) headers: Vec<RawHeader>,
+    /// `service.name` of what is exported.
+    #[schemars(length(min = 1, max = 256), extend("default" = "evenkeel"))]
     pub(in crate::config) service_name: Option<String>,
 }
 
-/// One header.
-#[derive(Debug, Default, Deserialize)]
+/// A header of an export.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["name"], "minProperties" = 2, "maxProperties" = 2))]
 pub(super) struct RawHeader {
+    /// In lower case, and none that gRPC uses itself; each once.
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[a-z0-9_.-]+$"), extend("x-range" = "1..64 of `a-z 0-9 _ . -`"))]
     pub(in crate::config) name: String,
+    /// What it says.
+    #[schemars(length(min = 1, max = 4096), regex(pattern = "^[ -~]*$"), extend("x-range" = "1..4096 printable ASCII characters", "x-default" = "none"))]
     pub(in crate::config) value: Option<String>,
+    /// A file that holds it, such as a mounted secret. A relative path is from the configuration's directory on.
+    #[schemars(extend("x-default" = "none"))]
     pub(in crate::config) value_file: Option<String>,
 }
 

@@ -1,0 +1,102 @@
+//! The configuration as JSON Schema, from the raw shapes: for editors, the Helm chart, and
+//! docs/configuration-reference.md.
+//!
+//! Beside the keywords of the standard it has `x-range` (bounds that no keyword tells), `x-type` (what a text stands
+//! for), `x-default` (what holds without the field, where that is no value) and `x-reloads` (whether a section is read
+//! again while running). What only validation can judge is not in it, such as fields that exclude each other. In one
+//! thing it is stricter than the parser: text that looks like a number is wanted in quotes.
+
+use schemars::{
+    Schema,
+    generate::SchemaSettings,
+    transform::{RecursiveTransform, Transform as _},
+};
+use serde_json::{Value, json};
+
+use super::{files::RELOADED, raw::RawConfig};
+
+mod values;
+
+pub(super) use values::{
+    Amount, AttributeName, Decimal, Label, LimitHeader, Outage, Period, RateLimitHeaders, ServicePortText,
+    Socket, SocketOrOff, Span, Text, Whole,
+};
+
+/// Where shapes are, that several places share.
+const DEFS: &str = "#/$defs/";
+
+/// The configuration as JSON Schema, draft 2020-12.
+#[must_use]
+pub fn schema() -> Value {
+    let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<RawConfig>();
+    RecursiveTransform(as_written).transform(&mut schema);
+    let mut value = schema.to_value();
+    if let Some(shapes) = value.get_mut("$defs").and_then(Value::as_object_mut) {
+        *shapes = std::mem::take(shapes).into_iter().map(|(name, shape)| (named(&name), shape)).collect();
+    }
+    if let Some(sections) = value.get_mut("properties").and_then(Value::as_object_mut) {
+        for (name, section) in sections {
+            section["x-reloads"] = json!(RELOADED.contains(&name.as_str()));
+        }
+    }
+    value
+}
+
+/// The name of a shape in a schema.
+fn named(shape: &str) -> String {
+    shape.strip_prefix("Raw").unwrap_or(shape).to_owned()
+}
+
+/// Takes away what `Option` and widths of numbers leave in a schema: a field that is not wanted is left out, and not
+/// written as null.
+fn as_written(schema: &mut Schema) {
+    let is_null = |value: &Value| value.is_null() || *value == json!("null");
+    let without_null = schema.get("anyOf").and_then(Value::as_array).and_then(|any| {
+        let [one, other] = any.as_slice() else { return None };
+        (other == &json!({"type": "null"})).then(|| one.clone())
+    });
+    if let Some(Value::Object(one)) = without_null {
+        schema.remove("anyOf");
+        for (keyword, value) in one {
+            schema.insert(keyword, value);
+        }
+    }
+    if let Some(Value::Array(types)) = schema.get_mut("type") {
+        types.retain(|one| !is_null(one));
+        if let [one] = types.as_slice() {
+            let one = one.clone();
+            schema.insert("type".to_owned(), one);
+        }
+    }
+    if schema.get("default").is_some_and(Value::is_null) {
+        schema.remove("default");
+    }
+    schema.remove("format");
+    if let Some(shape) = schema.get("$ref").and_then(Value::as_str).and_then(|at| at.strip_prefix(DEFS)) {
+        let at = format!("{DEFS}{}", named(shape));
+        schema.insert("$ref".to_owned(), at.into());
+    }
+    let required: Vec<String> = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|name| name.as_str().map(ToOwned::to_owned))
+        .collect();
+    if let Some(fields) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        for name in required {
+            if let Some(field) = fields.get_mut(&name).and_then(Value::as_object_mut) {
+                field.remove("default");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod chart;
+#[cfg(test)]
+mod judge;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod tests;
