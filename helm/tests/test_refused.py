@@ -16,6 +16,7 @@ SCHEMA = [
     ({"redis": {"bundled": {"maxMemory": "256Mi"}}}, "redis.bundled.maxMemory: Does not match pattern"),
     ({"redis": {"sentinel": True}}, "redis: Additional property sentinel is not allowed"),
     ({"config": "pools: []"}, "config: Invalid type"),
+    ({"config": {"pools": [{"cluster": "llm", "capp": 3}]}}, "Additional property capp is not allowed"),
     ({"files": {"../x": ""}}, "files: Property name of"),
     ({"files": {"x": {"a": 1}}}, "files.x: Invalid type"),
     ({"admin": {"tokens": {"ops": "short"}}}, "admin.tokens.ops: String length must be greater than or equal to 16"),
