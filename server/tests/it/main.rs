@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod acl;
 mod activity;
 mod admin;
 mod cli;

@@ -1,6 +1,7 @@
 //! Real redis-server processes on free ports of 127.0.0.1, stopped by their own pid.
 
 use std::{
+    collections::BTreeMap,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -32,12 +33,22 @@ impl Redis {
         panic!("redis-server did not start: is it installed?");
     }
 
+    /// For a sidecar: as a user with the rights that docs/operations.md says it needs, and no others.
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
+        format!("redis://evenkeel:evenkeel@127.0.0.1:{}/", self.port)
     }
 
+    /// The tests' own, which may do everything.
     pub(crate) fn connection(&self) -> redis::Connection {
-        redis::Client::open(self.url()).unwrap().get_connection().unwrap()
+        let url = format!("redis://127.0.0.1:{}/", self.port);
+        redis::Client::open(url).unwrap().get_connection().unwrap()
+    }
+
+    /// What the sidecar's user was refused for lack of rights, newest first.
+    pub(crate) fn refused(&self) -> Vec<String> {
+        let log: Vec<BTreeMap<String, redis::Value>> =
+            redis::from_redis_value(self.command(&["ACL", "LOG"])).unwrap();
+        log.iter().map(|entry| format!("{:?} {:?}", entry["reason"], entry["object"])).collect()
     }
 
     /// Sends one command; the tests' own view, beside the store's.
@@ -72,11 +83,28 @@ fn spawn(port: u16, arguments: &[String], dir: &std::path::Path) -> Child {
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(dir)
+        .args(["--user", "evenkeel"])
+        .args(rights())
         .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("redis-server is installed")
+}
+
+/// The rights of a sidecar's user, as docs/operations.md has them. Tests put prefixes of their own before keys, and share
+/// tables with Higress and clusters.
+fn rights() -> Vec<String> {
+    let (_, command) =
+        include_str!("../../../../docs/operations.md").split_once("ACL SETUSER evenkeel ").unwrap();
+    let (rights, _) = command.split_once("```").unwrap();
+    let of_tests = |right: &str| match right {
+        ">PASSWORD" => ">evenkeel".to_owned(),
+        "~ek1:*" => "~*ek1:*".to_owned(),
+        other => other.to_owned(),
+    };
+    let more = ["~higress:global_least_request_table:*", "+cluster", "+readonly", "+asking"];
+    rights.split_whitespace().map(of_tests).chain(more.map(str::to_owned)).collect()
 }
 
 fn answers(child: &mut Child, port: u16) -> bool {
