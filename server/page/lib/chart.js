@@ -13,7 +13,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
  */
 export function stackedChart({ series, sync, height = 168, onHover, format = f.rate }) {
   const canvas = h('div', { class: 'chart-canvas' });
-  const element = h('div', { class: 'chart', role: 'img' }, canvas);
+  const element = h('div', { class: 'chart', role: 'img', 'aria-label': 'Not read yet' }, canvas);
   let plot = null;
   let drawn = null;
 

@@ -1,7 +1,6 @@
 // Numbers and times as people read them, by the browser's own locale.
 
 const plain = new Intl.NumberFormat();
-const short = new Intl.NumberFormat(undefined, { notation: 'compact', maximumFractionDigits: 1 });
 const tenth = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const hundredth = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
@@ -12,8 +11,12 @@ const dayClock = new Intl.DateTimeFormat(undefined, {
 /** 12,345 */
 export const int = (n) => plain.format(n);
 
-/** 12.3K; below ten thousand as it is. */
-export const compact = (n) => (Math.abs(n) < 10_000 ? plain.format(Math.round(n)) : short.format(n));
+/** 12.3k, 4.5M, as the configuration writes them; below ten thousand as it is. */
+export function compact(n) {
+  if (Math.abs(n) < 10_000) return plain.format(Math.round(n));
+  const [size, unit] = [[1e9, 'G'], [1e6, 'M'], [1e3, 'k']].find(([least]) => Math.abs(n) >= least * 0.99995);
+  return `${tenth.format(n / size)}${unit}`;
+}
 
 /** 0.42, 12.3, 1,234: as exact as is of use. */
 export function rate(n) {
@@ -32,7 +35,7 @@ const small = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maxim
 /** Millionths of the currency of the price table, which nobody tells the name of. */
 export function money(millionths) {
   const value = millionths / 1e6;
-  return (value !== 0 && Math.abs(value) < 1 ? small : cents).format(value);
+  return (value !== 0 && Math.abs(value) < 0.1 ? small : cents).format(value);
 }
 
 const UNITS = { requests: 'requests', tokens: 'tokens', input_tokens: 'input tokens', output_tokens: 'output tokens' };

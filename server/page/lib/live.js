@@ -43,12 +43,26 @@ export function live(onEvent, onState) {
   };
   const open = () => {
     source?.close();
+    source = null;
+    if (document.hidden) return;
     source = new EventSource(address('watch', parameters));
     source.addEventListener('overview', take('overview'));
     source.addEventListener('endpoints', take('endpoints'));
     source.addEventListener('error', lost);
     alive();
   };
+
+  // A browser has few connections to one server: a tab that nobody looks at leaves them to the others.
+  document.addEventListener('visibilitychange', () => {
+    if (!document.hidden) {
+      if (!source) open();
+      return;
+    }
+    clearTimeout(watchdog);
+    clearTimeout(again);
+    source?.close();
+    source = null;
+  });
 
   tell('connecting');
   return {
@@ -58,12 +72,6 @@ export function live(onEvent, onState) {
       parameters = next;
       clearTimeout(again);
       open();
-    },
-    /** Gives it up for good. */
-    close() {
-      clearTimeout(watchdog);
-      clearTimeout(again);
-      source?.close();
     },
   };
 }

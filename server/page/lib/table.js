@@ -36,7 +36,7 @@ export function dataTable({ caption, columns, key, emptyState, defaultSort = '',
   const table = h('table', { class: cards ? 'cards' : '', role: 'table' },
     h('caption', { id: captionId, class: 'hidden-label', text: caption }),
     h('thead', { role: 'rowgroup' }, h('tr', { role: 'row' }, headers.map((head) => head.element))), body);
-  const scroller = h('div', { class: 'scroller', role: 'group', 'aria-labelledby': captionId, tabindex: '0' }, table);
+  const scroller = h('div', { class: 'scroller', role: 'group', 'aria-labelledby': captionId, tabindex: '0', hidden: true }, table);
   const nothing = h('div', { hidden: true }, emptyState ?? h('p', { class: 'empty', text: 'Nothing to show.' }));
   const fill = keyed(body, key, () => newRow(columns));
   const wanted = columns.some((column) => column.sort);
@@ -92,7 +92,7 @@ export function pager(what, { size = PAGE_SIZE, prefix = '' } = {}) {
   const previous = h('button', { type: 'button', text: 'Previous' });
   const next = h('button', { type: 'button', text: 'Next' });
   const buttons = h('div', { class: 'pager-buttons' }, first, previous, next);
-  const element = h('nav', { class: 'pager', 'aria-label': `Pages of ${what}` }, told, buttons);
+  const element = h('nav', { class: 'pager', 'aria-label': `Pages of ${what}`, hidden: true }, told, buttons);
   let state = { number: 1, next: '' };
   const filter = () => {
     const { path, params } = current();

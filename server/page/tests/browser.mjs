@@ -62,7 +62,7 @@ export const stop = () => browser?.close();
  * error of the console, of a script or of the content policy fails the check.
  */
 export async function visit(hash = '', { base = SIDECARS[0], ...options } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: 'en-GB', acceptDownloads: true, ...options });
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: 'en-US', acceptDownloads: true, ...options });
   const page = await context.newPage();
   const complaints = [];
   const tolerated = [];

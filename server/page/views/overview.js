@@ -80,11 +80,11 @@ function headline() {
       setAttr(meter, 'aria-valuetext', bounded ? `${f.int(totals.in_flight)} of ${f.int(totals.capacity)}` : null);
       setAttr(meter, 'data-level', levelOf(share));
       fill.style.width = `${Math.min(100, (share ?? 0) * 100)}%`;
-      stats.flight.set(f.int(totals.in_flight), bounded ? `of ${f.int(totals.capacity)}` : 'no cap set');
-      stats.room.set(room === null ? '∞' : f.int(room), bounded && totals.capacity > 0 ? `${f.percent(room / totals.capacity)} free` : '', room === 0 ? 'bad' : share > 0.85 ? 'warn' : '');
+      stats.flight.set(f.int(totals.in_flight), !totals.pools ? '' : bounded ? `of ${f.int(totals.capacity)}` : 'no cap set');
+      stats.room.set(!totals.pools ? '–' : room === null ? '∞' : f.int(room), bounded && totals.capacity > 0 ? `${f.percent(room / totals.capacity)} free` : '', totals.pools && room === 0 ? 'bad' : share > 0.85 ? 'warn' : '');
       stats.admitted.set(`${f.rate(minute.admitted / 60)}/s`, 'in the last minute');
       stats.refused.set(f.int(minute.refused), refusedBy(minute), minute.refused ? 'warn' : '');
-      stats.store.set(store.up ? 'up' : 'away', `${storeName(store.kind)}, read ${f.duration(data.age_ms)} ago`, store.up ? 'ok' : 'bad');
+      stats.store.set(store.up ? 'up' : 'away', `${storeName(store.kind)}, ${data.age_ms < 1000 ? 'just read' : `read ${f.duration(data.age_ms)} ago`}`, store.up ? 'ok' : 'bad');
       stats.sidecars.set(f.int(totals.sidecars), data.sidecar.name ? `this is ${data.sidecar.name}` : '');
     },
   };

@@ -3,7 +3,7 @@
 import { actionButton, drainEndpoint, undrainIn } from '../lib/actions.js';
 import { activity } from '../lib/activity.js';
 import { poll, read } from '../lib/api.js';
-import { h, setText } from '../lib/dom.js';
+import { h, setText, show } from '../lib/dom.js';
 import * as f from '../lib/format.js';
 import { link, patch } from '../lib/router.js';
 import { dataTable, pager, PAGE_SIZE, text } from '../lib/table.js';
@@ -28,6 +28,7 @@ export function create({ rewatch }) {
   const known = (is) => {
     if (unknown !== is) return;
     unknown = !is;
+    for (const part of [flow, holders]) show(part.element, is);
     rewatch();
   };
   const take = (data) => {
@@ -43,7 +44,7 @@ export function create({ rewatch }) {
   };
   const fail = (error) => {
     if (error.status === 404) known(false);
-    endpoints.fail(error);
+    endpoints.fail(error.status === 404 ? { message: 'no sidecar knows this pool. It is there once a gateway has asked for it, or the configuration names it' } : error);
   };
   const polled = poll((signal) => read('endpoints', query(), signal), take, fail, () => (unknown ? 2000 : 3_600_000));
   const refresh = () => polled.refresh();
@@ -57,7 +58,7 @@ export function create({ rewatch }) {
       setText(heading, f.poolName(pool()));
       endpoints.update(params);
       if (!same) {
-        unknown = false;
+        known(true);
         holders.refresh();
       }
       flow.update(params, pool());
@@ -104,7 +105,7 @@ function endpointsPart(pool, done) {
       } },
       { title: 'In flight', num: true, sort: 'in_flight', order: 'descending', make: text((e) => f.int(e.in_flight)) },
       { title: 'Cap', num: true, make: text((e) => (e.cap ? f.int(e.cap) : '–')) },
-      { title: 'Room', num: true, sort: 'room', order: 'ascending', make: text((e) => (e.cap ? f.int(Math.max(0, e.cap - e.in_flight)) : '–')) },
+      { title: 'Room', num: true, sort: 'room', order: 'ascending', make: text((e) => (e.cap && e.listed && !e.drained ? f.int(Math.max(0, e.cap - e.in_flight)) : '–')) },
       { title: 'Weight', num: true, make: text((e) => f.rate(e.weight)) },
       { title: 'State', make: (td) => {
         const mark = badge();

@@ -17,7 +17,7 @@ const CONFIG: &str = "
 admin: {tokens: [{name: tests, token: an-administrators-token}]}
 models: [{model: \"*\", output_tokens: 300, bytes_per_token: 4}]
 limits:
-  - {name: consumer-tpm, counts: tokens, amount: 900k, per: 1m, key: [consumer]}
+  - {name: consumer-tpm, counts: tokens, amount: 2200k, per: 1m, key: [consumer]}
   - {name: at-once, counts: requests, amount: 120, algorithm: concurrency, key: [consumer]}
 quotas:
   - {name: credit, counts: cost, kind: prepaid, default: 40}

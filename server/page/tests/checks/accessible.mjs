@@ -13,7 +13,18 @@ const SCREENS = [
   ['phone', { colorScheme: 'light', viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true }],
 ];
 
+/** A pool that nobody knows is told to be so, and all else stays live. */
+async function unknown() {
+  const { page, tolerate, leave } = await visit('#/pool?cluster=nobodys');
+  tolerate(/nobodys/);
+  await page.getByText('no sidecar knows this pool').waitFor();
+  await page.waitForFunction(() => document.body.dataset.live === 'live');
+  await accessible(page, 'a pool nobody knows');
+  await leave();
+}
+
 export default async function check() {
+  await unknown();
   await driver('use', { consumer: 'erin', model: 'mock', session: 'erin-1', requests: 2 });
   const { request_id: id } = await driver('refuse', { consumer: 'greedy' });
   const views = [...VIEWS, [`#/why?id=${encodeURIComponent(id)}`, 'Refusals, newest first']];
