@@ -54,6 +54,13 @@ test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy, Pr
 	EVENKEEL_BIN=$(TARGET)/debug/evenkeel EVENKEEL_IT_REQUIRED=1 \
 	cargo test --locked --workspace --exclude evenkeel-proto --lib --bins --tests
 
+.PHONY: pictures
+pictures: tools ## Take the pictures of the page in docs/images/ anew; five minutes of traffic first
+	@.ci/setup browser
+	cargo build --locked --workspace --bins
+	EVENKEEL_BIN=$(TARGET)/debug/evenkeel \
+	cargo test --locked -p evenkeel-loadtest --test it -- --ignored --nocapture pictures_of_the_page
+
 lint: ## Formatting, clippy, Lua, dependencies, documentation
 	@.ci/setup compiler linters wasm
 	cargo fmt --all --check
