@@ -374,7 +374,7 @@ async fn an_outage_is_answered_as_configured() {
         [("local", [OK, OK, OVER]), ("open", [OK, OK, OK]), ("closed", [OVER, OVER, OVER])]
     {
         let proxy = Proxy::start(redis.port).await;
-        let store = format!("{{type: redis, url: '{}', key_prefix: {on_outage}}}", proxy.url());
+        let store = format!("{{type: redis, url: '{}', key_prefix: {on_outage}, timeout: 1s}}", proxy.url());
         let rls = Rls::start_on(LIMITS, &format!(", on_outage: {on_outage}"), &store).await;
         let two = [by(&[("two", "a")])];
         assert_eq!(rls.codes(1, &two).await, (OK, vec![(OK, 1)]));
