@@ -113,7 +113,6 @@ impl Admission {
         let started = Instant::now();
         let found = self.balancer.directory.resolve(&question.route, &question.cluster);
         let pool = found.inspect_err(|_| self.metrics.admits.invalid.inc())?;
-        let (route, cluster) = (Arc::clone(&question.route), Arc::clone(&question.cluster));
         let decision = match self.limiter.select(&ask) {
             Err(refusal) => Ok(Decision::Refused(refusal)),
             Ok(selection) if selection.is_empty() => self.decide(&pool, question, ask, selection).await,
@@ -128,7 +127,8 @@ impl Admission {
             && !fate.is_admitted()
             && self.recorder.wants_refusal()
         {
-            self.recorder.refused(refused(request_id, &route, &cluster, fate, &decision));
+            let id = &pool.pool.id;
+            self.recorder.refused(refused(request_id, id.route(), id.cluster(), fate, &decision));
         }
         self.metrics.admit_duration.observe(started.elapsed().as_secs_f64());
         decision
@@ -334,6 +334,7 @@ fn refused(
         _ => why,
     };
     Refused {
+        id: 0,
         request_id: request_id.to_owned(),
         at_ms: 0,
         route: route.to_owned(),

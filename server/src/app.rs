@@ -49,7 +49,12 @@ use crate::{
         usage::UsageStore,
     },
     telemetry::{Metrics, traces},
-    transport::{administration::Administration, auth::Admins, capacity::Capacity, grpc, http},
+    transport::{
+        administration::Administration,
+        auth::Admins,
+        capacity::{Capacity, Watched},
+        grpc, http,
+    },
 };
 
 /// Longest wait for calls under way when draining.
@@ -220,7 +225,7 @@ pub async fn run(
     let about = About { id, store: store_kind(&config.store), holder_ttl: config.holder_ttl() };
     let reporter = Reporter::new(
         about.clone(),
-        recorder,
+        Arc::clone(&recorder),
         Arc::clone(&balancer),
         Arc::clone(&activity),
         Arc::clone(&rules),
@@ -235,6 +240,7 @@ pub async fn run(
         limiter,
         rules,
         administration: Arc::clone(&administration),
+        watched: Watched::default(),
     });
     tasks.spawn(reporter.run(background.clone()));
 
@@ -270,6 +276,7 @@ pub async fn run(
         metrics,
         draining: AtomicBool::new(false),
         stop: stop_http.clone(),
+        watchers: http::watchers(),
     });
 
     let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
@@ -281,6 +288,7 @@ pub async fn run(
     shutdown.cancelled().await;
     info!(delay_ms = config.drain_delay.as_millis() as u64, "draining");
     http.draining.store(true, Ordering::Relaxed);
+    recorder.set_draining();
     grpc::set_not_serving(&health).await;
     tokio::time::sleep(config.drain_delay).await;
     stop_grpc.cancel();

@@ -72,7 +72,7 @@ function headline() {
       const share = bounded && totals.capacity > 0 ? totals.in_flight / totals.capacity : null;
       setText(heading, answer(totals, share));
       setText(words, totals.pools
-        ? `${f.plural(totals.pools, 'pool')}, ${f.plural(totals.endpoints, 'endpoint')}${totals.drained ? ` (${f.int(totals.drained)} drained)` : ''}, ${f.plural(totals.holders, 'gateway worker')}`
+        ? `${f.plural(totals.pools, 'pool')}, ${f.plural(totals.endpoints, 'endpoint')}${totals.drained ? ` (${f.int(totals.drained)} drained)` : ''}, ${f.plural(totals.holders, 'gateway worker')}${totals.pools > 1 ? ' in the pool with most' : ''}`
         : 'No gateway has asked for an endpoint yet.');
       show(meter, bounded && totals.capacity > 0);
       setAttr(meter, 'aria-valuemax', totals.capacity ?? 0);
@@ -82,10 +82,14 @@ function headline() {
       fill.style.width = `${Math.min(100, (share ?? 0) * 100)}%`;
       stats.flight.set(f.int(totals.in_flight), !totals.pools ? '' : bounded ? `of ${f.int(totals.capacity)}` : 'no cap set');
       stats.room.set(!totals.pools ? '–' : room === null ? '∞' : f.int(room), bounded && totals.capacity > 0 ? `${f.percent(room / totals.capacity)} free` : '', totals.pools && room === 0 ? 'bad' : share > 0.85 ? 'warn' : '');
-      stats.admitted.set(`${f.rate(minute.admitted / 60)}/s`, 'in the last minute');
-      stats.refused.set(f.int(minute.refused), refusedBy(minute), minute.refused ? 'warn' : '');
+      if (minute) {
+        stats.admitted.set(`${f.rate(minute.admitted / 60)}/s`, 'in the last minute');
+        stats.refused.set(f.int(minute.refused), refusedBy(minute), minute.refused ? 'warn' : '');
+      } else {
+        for (const unknown of [stats.admitted, stats.refused]) unknown.set('–', 'not known at present');
+      }
       stats.store.set(store.up ? 'up' : 'away', `${storeName(store.kind)}, ${data.age_ms < 1000 ? 'just read' : `read ${f.duration(data.age_ms)} ago`}`, store.up ? 'ok' : 'bad');
-      stats.sidecars.set(f.int(totals.sidecars), data.sidecar.name ? `this is ${data.sidecar.name}` : '');
+      stats.sidecars.set(totals.sidecars === null ? '–' : f.int(totals.sidecars), data.sidecar.name ? `this is ${data.sidecar.name}` : '');
     },
   };
 }

@@ -1,14 +1,16 @@
 //! How fast quotas are used, as this sidecar charges them.
 
-use std::{collections::VecDeque, sync::Arc};
-
-use rustc_hash::FxHashMap;
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use crate::domain::activity::{Burn, Resolution};
 
-/// Most quotas of consumers kept; when there are more, the half that was charged least goes.
+/// Most quotas of consumers kept; when there are more, the half that lasts longest goes.
 const KEPT_MAX: usize = 10_000;
-/// Quotas of consumers told of.
+/// Consumers told of, divided evenly among the quotas.
 const TOLD_MAX: usize = 500;
 /// How far back charges are kept.
 pub(super) const BACK_MS: u64 = 3_600_000;
@@ -39,12 +41,22 @@ impl Account {
     fn sum(&self) -> u64 {
         self.charged.iter().map(|(_, amount)| amount).sum()
     }
+
+    /// For how many times its last hour it lasts: what is told of first has least.
+    fn lasts(&self) -> f64 {
+        match (self.standing.at_ms, self.standing.balance, self.sum()) {
+            (0, _, sum) => 1.0 / (1.0 + sum as f64),
+            (_, 0, _) => 0.0,
+            (_, _, 0) => f64::MAX,
+            (_, balance, sum) => balance as f64 / sum as f64,
+        }
+    }
 }
 
 /// Charges of the last hour by quota and consumer.
 #[derive(Default)]
 pub(super) struct Table {
-    accounts: FxHashMap<Arc<str>, FxHashMap<Box<str>, Account>>,
+    accounts: HashMap<Arc<str>, HashMap<Box<str>, Account>>,
     count: usize,
     changed: bool,
 }
@@ -52,7 +64,7 @@ pub(super) struct Table {
 impl Table {
     /// A request was held against the quota.
     pub(super) fn see(&mut self, quota: &Arc<str>, consumer: &str, standing: Standing) {
-        self.account(quota, consumer, standing.at_ms).standing = standing;
+        self.change(quota, consumer, standing.at_ms, |account| account.standing = standing);
     }
 
     /// A request was charged.
@@ -61,22 +73,24 @@ impl Table {
             return;
         }
         let step = now_ms - now_ms % Resolution::Coarse.step_ms();
-        let charged = &mut self.account(quota, consumer, now_ms).charged;
-        match charged.back_mut() {
+        self.change(quota, consumer, now_ms, |account| match account.charged.back_mut() {
             Some((last, sum)) if *last >= step => *sum += amount,
-            _ => charged.push_back((step, amount)),
-        }
+            _ => account.charged.push_back((step, amount)),
+        });
     }
 
-    fn account(&mut self, quota: &Arc<str>, consumer: &str, now_ms: u64) -> &mut Account {
+    fn change(&mut self, quota: &Arc<str>, consumer: &str, now_ms: u64, change: impl FnOnce(&mut Account)) {
         self.changed = true;
-        if !self.accounts.get(quota).is_some_and(|accounts| accounts.contains_key(consumer)) {
-            if self.count >= KEPT_MAX {
-                self.make_room(now_ms);
-            }
-            self.count += 1;
+        if let Some(account) = self.accounts.get_mut(quota).and_then(|accounts| accounts.get_mut(consumer)) {
+            return change(account);
         }
-        self.accounts.entry(Arc::clone(quota)).or_default().entry(consumer.into()).or_default()
+        if self.count >= KEPT_MAX {
+            self.make_room(now_ms);
+        }
+        let mut account = Account::default();
+        change(&mut account);
+        self.accounts.entry(Arc::clone(quota)).or_default().insert(consumer.into(), account);
+        self.count += 1;
     }
 
     fn make_room(&mut self, now_ms: u64) {
@@ -84,16 +98,24 @@ impl Table {
         if self.count < KEPT_MAX / 2 {
             return;
         }
-        let mut sums: Vec<u64> =
-            self.accounts.values().flat_map(|of| of.values().map(Account::sum)).collect();
-        let middle = sums.len() / 2;
-        let (_, median, _) = sums.select_nth_unstable(middle);
-        let (median, mut left) = (*median, KEPT_MAX / 2);
+        let mut all: Vec<f64> =
+            self.accounts.values().flat_map(|of| of.values().map(Account::lasts)).collect();
+        let middle = all.len() / 2;
+        let (_, median, _) = all.select_nth_unstable_by(middle, f64::total_cmp);
+        let median = *median;
+        // Of many that are equal some stay.
+        let sooner = self.accounts.values().flat_map(HashMap::values).filter(|a| a.lasts() < median).count();
+        let mut equal = (KEPT_MAX / 2).saturating_sub(sooner);
         self.retain(|account| {
-            let stays = account.sum() >= median && left > 0;
-            left -= usize::from(stays);
-            stays
+            let is_equal = account.lasts() == median && equal > 0;
+            equal -= usize::from(is_equal);
+            account.lasts() < median || is_equal
         });
+    }
+
+    /// Tells all again: what was told before is lost.
+    pub(super) fn mark_changed(&mut self) {
+        self.changed = true;
     }
 
     fn forget_old(&mut self, now_ms: u64) {
@@ -109,23 +131,29 @@ impl Table {
             accounts.retain(|_, account| stays(account));
         }
         self.accounts.retain(|_, accounts| !accounts.is_empty());
-        self.count = self.accounts.values().map(FxHashMap::len).sum();
+        self.count = self.accounts.values().map(HashMap::len).sum();
     }
 
-    /// Those charged most, where anything has changed since this was last asked.
+    /// Those that run out soonest, where anything has changed since this was last asked.
     pub(super) fn take_changed(&mut self, now_ms: u64) -> Option<Vec<Burn>> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
         self.forget_old(now_ms);
-        let mut all: Vec<_> = self
-            .accounts
-            .iter()
-            .flat_map(|(quota, of)| of.iter().map(move |(consumer, account)| (quota, consumer, account)))
-            .collect();
-        if all.len() > TOLD_MAX {
-            all.select_nth_unstable_by_key(TOLD_MAX, |(_, _, account)| std::cmp::Reverse(account.sum()));
-            all.truncate(TOLD_MAX);
+        let most = (TOLD_MAX / self.accounts.len().max(1)).max(1);
+        let mut all = Vec::new();
+        for (quota, accounts) in &self.accounts {
+            let mut of: Vec<_> =
+                accounts.iter().map(|(consumer, account)| (quota, consumer, account)).collect();
+            if of.len() > most {
+                let order = |(_, _, account): &(_, _, &Account)| (account.lasts(), Reverse(account.sum()));
+                of.select_nth_unstable_by(most, |a, b| {
+                    let ((a_lasts, a_sum), (b_lasts, b_sum)) = (order(a), order(b));
+                    a_lasts.total_cmp(&b_lasts).then(a_sum.cmp(&b_sum))
+                });
+                of.truncate(most);
+            }
+            all.extend(of);
         }
         let told = all.into_iter().map(|(quota, consumer, account)| Burn {
             quota: quota.to_string(),
@@ -172,5 +200,32 @@ mod tests {
         let told = table.take_changed(1000).unwrap();
         assert_eq!(told.len(), TOLD_MAX);
         assert!(told.iter().all(|burn| burn.charged[0].1 > 90));
+    }
+
+    #[test]
+    fn each_quota_is_told_of_and_what_has_run_out_first() {
+        let (mut table, tokens, requests) = (Table::default(), Arc::from("tokens"), Arc::from("requests"));
+        let standing = |balance| Standing { balance, at_ms: 1000, ..Standing::default() };
+        for i in 0..2000_u64 {
+            table.see(&tokens, &format!("c{i}"), standing(1_000_000));
+            table.charge(&tokens, &format!("c{i}"), 10_000 + i, 1000);
+        }
+        table.see(&requests, "spent", standing(0));
+        table.see(&requests, "idle", standing(5));
+        let told = table.take_changed(1000).unwrap();
+        assert_eq!(told.iter().filter(|burn| burn.quota == "tokens").count(), TOLD_MAX / 2);
+        assert!(told.iter().any(|burn| burn.consumer == "spent"), "it charges nothing any more");
+        assert!(told.iter().filter(|burn| burn.quota == "tokens").all(|burn| burn.charged[0].1 >= 11_750));
+    }
+
+    #[test]
+    fn a_long_tail_of_equals_makes_no_room_among_those_that_burn() {
+        let (mut table, quota) = (Table::default(), Arc::from("q"));
+        for i in 0..24_000_u64 {
+            let amount = if i % 12 == 0 { 1_000_000 } else { 1 };
+            table.charge(&quota, &format!("c{i}"), amount, 1000);
+        }
+        let heavy = table.accounts.values().flat_map(HashMap::values).filter(|a| a.sum() == 1_000_000);
+        assert_eq!(heavy.count(), 2000);
     }
 }

@@ -53,7 +53,9 @@ pub(super) fn join(told: Vec<Vec<Burn>>, now_ms: u64) -> Vec<QuotaBurn> {
             joined.last = burn;
         }
     }
-    let mut burns: Vec<QuotaBurn> = all.into_values().map(|joined| joined.forecast(now_ms)).collect();
+    // Of one that no sidecar has seen lately, only charged, it is not known what is left.
+    let seen = all.into_values().filter(|joined| joined.last.seen_at_ms > 0);
+    let mut burns: Vec<QuotaBurn> = seen.map(|joined| joined.forecast(now_ms)).collect();
     burns.sort_by_key(|burn| (burn.runs_out_at_ms.wrapping_sub(1), burn.balance));
     burns
 }
@@ -111,6 +113,14 @@ mod tests {
         assert_eq!(burns.len(), 1);
         assert_eq!((burns[0].balance, burns[0].burn_per_hour), (120, 60.0));
         assert_eq!(burns[0].runs_out_at_ms, NOW + 2 * 3_600_000);
+    }
+
+    #[test]
+    fn what_is_left_is_told_by_who_saw_it() {
+        let unseen = || Burn { seen_at_ms: 0, ..burn("a", 0, 0, &[(NOW - 600_000, 30)]) };
+        assert_eq!(join(vec![vec![unseen()]], NOW), []);
+        let burns = join(vec![vec![unseen()], vec![burn("a", 120, 0, &[])]], NOW);
+        assert_eq!((burns[0].balance, burns[0].burn_per_hour), (120, 180.0));
     }
 
     #[test]

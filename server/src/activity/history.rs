@@ -16,11 +16,10 @@ use super::{
 };
 use crate::{
     clock::unix_ms,
-    domain::activity::{Counts, FATES, Nearest, PoolSteps, Refused, Repair, Resolution, SidecarStatus, add},
-    store::{
-        StoreError,
-        activity::{ActivityStore, REPORT_KEPT_MS},
+    domain::activity::{
+        Counts, FATES, Nearest, PoolSteps, Refused, Repair, Resolution, STEPS, SidecarStatus, add,
     },
+    store::{StoreError, activity::ActivityStore},
 };
 
 /// Readings younger than this serve the next who asks, however many ask.
@@ -29,12 +28,11 @@ const FRESH: Duration = Duration::from_secs(1);
 const FRESH_OVER: Duration = Duration::from_secs(30);
 /// Pages read at once.
 const CONCURRENCY: usize = 4;
-/// Pages remembered.
-const PAGES_MAX: usize = 256;
 /// A sidecar that ended is listed for this long, in ms.
 const LISTED_MS: u64 = 600_000;
 /// A sidecar not heard of for so many of its intervals counts as ended.
 const INTERVALS_MISSED_MAX: u64 = 5;
+
 /// What became of requests, step by step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Steps {
@@ -46,19 +44,29 @@ pub struct Steps {
     pub counts: Vec<Counts>,
 }
 
-type Page = Arc<Vec<PoolSteps>>;
+/// What became of requests in the steps of one page, by route and cluster: of all sidecars together.
+type Page = HashMap<(String, String), [Counts; STEPS as usize]>;
+
+type Pages = HashMap<(Resolution, u64), Arc<Remembered<Page>>>;
 
 /// What all sidecars told.
 pub struct History {
     store: Arc<dyn ActivityStore>,
-    pages: Mutex<HashMap<(Resolution, u64), (Instant, Page)>>,
+    pages: Mutex<Pages>,
     statuses: Remembered<Vec<SidecarStatus>>,
     nearest: Remembered<Vec<Nearest>>,
     burns: Remembered<Vec<QuotaBurn>>,
+    refusals: Remembered<Vec<Refused>>,
+    repairs: Remembered<Vec<Repair>>,
 }
 
-/// The last reading of something; who comes while it is read waits for it.
-struct Remembered<T>(tokio::sync::Mutex<Option<(Instant, Arc<T>)>>);
+/// The last reading of something, a failure too; who comes while it is read waits for it.
+struct Remembered<T>(tokio::sync::Mutex<Option<Reading<T>>>);
+
+struct Reading<T> {
+    at: Instant,
+    value: Result<Arc<T>, StoreError>,
+}
 
 impl<T> Default for Remembered<T> {
     fn default() -> Self {
@@ -67,16 +75,26 @@ impl<T> Default for Remembered<T> {
 }
 
 impl<T> Remembered<T> {
-    async fn or_read(&self, read: impl Future<Output = Result<T, StoreError>>) -> Result<Arc<T>, StoreError> {
+    async fn or_read(
+        &self,
+        fresh: Duration,
+        read: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<Arc<T>, StoreError> {
         let mut known = self.0.lock().await;
-        if let Some((at, value)) = &*known
-            && at.elapsed() < FRESH
+        if let Some(Reading { at, value }) = &*known
+            && at.elapsed() < if value.is_ok() { fresh } else { FRESH }
         {
-            return Ok(Arc::clone(value));
+            return value.clone();
         }
-        let value = Arc::new(read.await?);
-        *known = Some((Instant::now(), Arc::clone(&value)));
-        Ok(value)
+        let value = read.await.map(Arc::new);
+        *known = Some(Reading { at: Instant::now(), value: value.clone() });
+        value
+    }
+
+    /// Whether it serves nobody any more; not where it is being read.
+    fn is_stale(&self) -> bool {
+        let known = self.0.try_lock();
+        known.is_ok_and(|known| known.as_ref().is_none_or(|reading| reading.at.elapsed() >= FRESH_OVER))
     }
 }
 
@@ -90,6 +108,8 @@ impl History {
             statuses: Remembered::default(),
             nearest: Remembered::default(),
             burns: Remembered::default(),
+            refusals: Remembered::default(),
+            repairs: Remembered::default(),
         }
     }
 
@@ -98,21 +118,14 @@ impl History {
     /// # Errors
     /// Where the store fails.
     pub async fn sidecars(&self) -> Result<Vec<(SidecarStatus, bool)>, StoreError> {
-        let statuses = self.statuses.or_read(self.store.statuses()).await?;
+        let statuses = self.statuses.or_read(FRESH, self.store.statuses()).await?;
         // By the store's clock: what was told last is no older than an interval, as the one who asks tells too.
         let now = statuses.iter().map(|status| status.seen_at_ms).max().unwrap_or(0);
-        let long_gone: Vec<String> = (statuses.iter())
-            .filter(|status| status.seen_at_ms + REPORT_KEPT_MS < now)
-            .map(|status| status.id.clone())
-            .collect();
-        if !long_gone.is_empty() {
-            self.store.forget(&long_gone).await?;
-        }
         let listed = statuses.iter().filter(|status| status.seen_at_ms + LISTED_MS >= now);
         let mut listed: Vec<_> = listed
             .map(|status| {
                 let heard_of = status.seen_at_ms + INTERVALS_MISSED_MAX * status.interval_ms >= now;
-                (status.clone(), heard_of && !status.draining)
+                (status.clone(), heard_of && !status.ended)
             })
             .collect();
         listed.sort_by(|(a, _), (b, _)| (&a.name, a.started_at_ms).cmp(&(&b.name, b.started_at_ms)));
@@ -149,12 +162,12 @@ impl History {
                 .buffered(CONCURRENCY);
         let mut counts = vec![[0; FATES]; (last + 1 - first) as usize];
         while let Some((start, page)) = pages.try_next().await? {
-            for of in page.iter() {
-                if pool.is_some_and(|(route, cluster)| of.route != route || of.cluster != cluster) {
+            for ((route, cluster), steps) in page.iter() {
+                if pool.is_some_and(|pool| pool != (route, cluster)) {
                     continue;
                 }
-                for (step, more) in &of.steps {
-                    let at = (start / step_ms + *step as u64).checked_sub(first);
+                for (step, more) in steps.iter().enumerate() {
+                    let at = (start / step_ms + step as u64).checked_sub(first);
                     if let Some(sum) = at.and_then(|at| counts.get_mut(at as usize)) {
                         add(sum, more);
                     }
@@ -164,26 +177,19 @@ impl History {
         Ok(Steps { step_ms, from_ms, counts })
     }
 
-    async fn page(&self, resolution: Resolution, start: u64, now_ms: u64) -> Result<Page, StoreError> {
+    async fn page(&self, resolution: Resolution, start: u64, now_ms: u64) -> Result<Arc<Page>, StoreError> {
         // A sidecar tells of the last step up to some seconds late.
         let is_over = start + resolution.page_ms() + Resolution::Fine.page_ms() < now_ms;
         let fresh = if is_over { FRESH_OVER } else { FRESH };
-        if let Some((at, page)) = self.pages.lock().get(&(resolution, start))
-            && at.elapsed() < fresh
-        {
-            return Ok(Arc::clone(page));
-        }
-        let told = self.store.page(resolution, start).await?;
-        let page: Page = Arc::new(told.into_iter().flatten().collect());
-        let mut pages = self.pages.lock();
-        if pages.len() >= PAGES_MAX {
-            pages.retain(|_, (at, _)| at.elapsed() < FRESH_OVER);
-        }
-        if pages.len() >= PAGES_MAX {
-            pages.clear();
-        }
-        pages.insert((resolution, start), (Instant::now(), Arc::clone(&page)));
-        Ok(page)
+        let page = {
+            let mut pages = self.pages.lock();
+            if !pages.contains_key(&(resolution, start)) {
+                pages.retain(|_, page| !page.is_stale());
+            }
+            Arc::clone(pages.entry((resolution, start)).or_default())
+        };
+        let read = async { Ok(sum(self.store.page(resolution, start).await?)) };
+        page.or_read(fresh, read).await
     }
 
     /// Keys of limits, fullest first.
@@ -198,7 +204,7 @@ impl History {
             for nearest in self.store.nearest().await?.into_iter().flatten() {
                 let key = (nearest.limit.clone(), nearest.key());
                 let known = keys.get(&key).is_some_and(|known| known.seen_at_ms >= nearest.seen_at_ms);
-                if is_current(nearest.reset_at_ms, now) && !known {
+                if is_current(nearest.reset_at_ms, nearest.seen_at_ms, now) && !known {
                     keys.insert(key, nearest);
                 }
             }
@@ -206,7 +212,7 @@ impl History {
             all.sort_by(|a, b| b.share().total_cmp(&a.share()));
             Ok(all)
         };
-        self.nearest.or_read(read).await
+        self.nearest.or_read(FRESH, read).await
     }
 
     /// Quotas lately used, those that run out soonest first.
@@ -215,7 +221,7 @@ impl History {
     /// Where the store fails.
     pub async fn burns(&self) -> Result<Arc<Vec<QuotaBurn>>, StoreError> {
         let read = async { Ok(forecast::join(self.store.burns().await?, unix_ms())) };
-        self.burns.or_read(read).await
+        self.burns.or_read(FRESH, read).await
     }
 
     /// Refusals lately recorded, newest first; of one consumer, or of all.
@@ -223,11 +229,9 @@ impl History {
     /// # Errors
     /// Where the store fails.
     pub async fn refusals(&self, consumer: &str, most: usize) -> Result<Vec<Refused>, StoreError> {
-        let mut refusals = self.store.refusals().await?;
+        let refusals = self.refusals.or_read(FRESH, self.store.refusals()).await?;
+        let mut refusals = newest_first(&refusals, |refused| (refused.at_ms, refused.id));
         refusals.retain(|refused| consumer.is_empty() || refused.consumer == consumer);
-        refusals.sort_by_key(|refused| std::cmp::Reverse(refused.at_ms));
-        // A call whose answer was lost was repeated.
-        refusals.dedup();
         refusals.truncate(most);
         Ok(refusals)
     }
@@ -245,10 +249,97 @@ impl History {
     /// # Errors
     /// Where the store fails.
     pub async fn repairs(&self, most: usize) -> Result<Vec<Repair>, StoreError> {
-        let mut repairs = self.store.repairs().await?;
-        repairs.sort_by_key(|repair| std::cmp::Reverse(repair.at_ms));
-        repairs.dedup();
+        let repairs = self.repairs.or_read(FRESH, self.store.repairs()).await?;
+        let mut repairs = newest_first(&repairs, |repair| (repair.at_ms, repair.id));
         repairs.truncate(most);
         Ok(repairs)
+    }
+}
+
+/// Each once: a call whose answer was lost was repeated.
+fn newest_first<T: Clone>(list: &[T], key: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
+    let mut list = list.to_vec();
+    list.sort_by_key(|entry| std::cmp::Reverse(key(entry)));
+    list.dedup_by_key(|entry| key(entry));
+    list
+}
+
+fn sum(told: Vec<Vec<PoolSteps>>) -> Page {
+    let mut page = Page::new();
+    for PoolSteps { route, cluster, steps } in told.into_iter().flatten() {
+        let sums = page.entry((route, cluster)).or_default();
+        for (step, more) in &steps {
+            if let Some(sum) = sums.get_mut(*step) {
+                add(sum, more);
+            }
+        }
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{domain::activity::RepairKind, store::memory_activity::MemoryActivity};
+
+    fn steps(n: u64) -> Vec<PoolSteps> {
+        vec![PoolSteps {
+            route: String::new(),
+            cluster: "c".into(),
+            steps: vec![(0, [n; FATES]), (99, [n; FATES])],
+        }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_that_is_watched_for_a_day_takes_no_more_memory() {
+        let store = Arc::new(MemoryActivity::default());
+        let history = History::new(Arc::clone(&store) as Arc<dyn ActivityStore>);
+        for minute in 0..1440_u64 {
+            store.put_page("a", Resolution::Fine, minute / 2 * 120_000, &steps(1)).await.unwrap();
+            store.put_page("b", Resolution::Fine, minute / 2 * 120_000, &steps(2)).await.unwrap();
+            let told = history.steps_until(minute * 60_000, 60_000, Some(("", "c"))).await.unwrap();
+            assert_eq!(
+                told.counts.iter().map(|counts| counts[0]).max(),
+                Some(if minute % 2 == 0 { 3 } else { 0 })
+            );
+            assert!(history.pages.lock().len() <= 3, "{}", history.pages.lock().len());
+            tokio::time::advance(Duration::from_secs(60)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_at_the_same_time_shares_one_reading() {
+        let (known, reads) = (Remembered::default(), std::sync::atomic::AtomicU64::new(0));
+        let read = || async {
+            tokio::task::yield_now().await;
+            Ok(reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+        };
+        let all = futures::future::join_all((0..50).map(|_| known.or_read(FRESH, read()))).await;
+        assert!(all.into_iter().all(|value| *value.unwrap() == 0));
+        let failing: Remembered<()> = Remembered::default();
+        let fail = || async {
+            reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Err(StoreError::Timeout(1))
+        };
+        let all = futures::future::join_all((0..50).map(|_| failing.or_read(FRESH_OVER, fail()))).await;
+        assert!(all.iter().all(Result::is_err));
+        assert_eq!(reads.load(std::sync::atomic::Ordering::Relaxed), 2, "a failure is shared too");
+    }
+
+    #[test]
+    fn what_was_written_twice_is_told_once() {
+        let repair = |id, at_ms| Repair {
+            id,
+            at_ms,
+            kind: RepairKind::Moved,
+            route: String::new(),
+            cluster: "c".into(),
+            holder: String::new(),
+            count: 1,
+            sidecar: String::new(),
+        };
+        let list = [repair(1, 5), repair(2, 5), repair(1, 5), repair(2, 5), repair(3, 6)];
+        let told = newest_first(&list, |repair| (repair.at_ms, repair.id));
+        assert_eq!(told.iter().map(|repair| repair.id).collect::<Vec<_>>(), [3, 2, 1]);
     }
 }

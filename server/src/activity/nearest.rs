@@ -1,8 +1,6 @@
 //! The keys of limits that have least left, as this sidecar sees them.
 
-use std::sync::Arc;
-
-use rustc_hash::FxHashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::domain::{activity::Nearest, limit::Bucket};
 
@@ -10,6 +8,8 @@ use crate::domain::{activity::Nearest, limit::Bucket};
 const KEYS_MAX: usize = 4096;
 /// Keys told of.
 const TOLD_MAX: usize = 200;
+/// What no time frees, such as requests running at once, is believed for so long after it was seen, in ms.
+const BELIEVED_MS: u64 = 30_000;
 
 /// What was last seen of one key.
 #[derive(Clone, Copy)]
@@ -25,12 +25,16 @@ impl Seen {
     fn share(&self) -> f64 {
         self.used as f64 / self.amount.max(1) as f64
     }
+
+    fn is_current(&self, now_ms: u64) -> bool {
+        is_current(self.reset_at_ms, self.at_ms, now_ms)
+    }
 }
 
 /// What was last seen of each key.
 #[derive(Default)]
 pub(super) struct Table {
-    keys: FxHashMap<(Arc<str>, Arc<Bucket>), Seen>,
+    keys: HashMap<(Arc<str>, Arc<Bucket>), Seen>,
     changed: bool,
 }
 
@@ -44,26 +48,33 @@ impl Table {
     }
 
     fn make_room(&mut self, now_ms: u64) {
-        self.keys.retain(|_, seen| is_current(seen.reset_at_ms, now_ms));
+        self.keys.retain(|_, seen| seen.is_current(now_ms));
         if self.keys.len() < KEYS_MAX / 2 {
             return;
         }
         let mut shares: Vec<f64> = self.keys.values().map(Seen::share).collect();
         let middle = shares.len() / 2;
         let (_, median, _) = shares.select_nth_unstable_by(middle, f64::total_cmp);
-        let (median, mut left) = (*median, KEYS_MAX / 2);
+        let median = *median;
         // Of many that are equal some stay.
+        let above = self.keys.values().filter(|seen| seen.share() > median).count();
+        let mut equal = (KEYS_MAX / 2).saturating_sub(above);
         self.keys.retain(|_, seen| {
-            let stays = seen.share() >= median && left > 0;
-            left -= usize::from(stays);
-            stays
+            let is_equal = seen.share() == median && equal > 0;
+            equal -= usize::from(is_equal);
+            seen.share() > median || is_equal
         });
     }
 
+    /// Tells all again: what was told before is lost.
+    pub(super) fn mark_changed(&mut self) {
+        self.changed = true;
+    }
+
     /// Of each limit the share that its fullest key has used.
-    pub(super) fn fullest(&self, now_ms: u64) -> FxHashMap<Arc<str>, f64> {
-        let mut fullest = FxHashMap::default();
-        let current = self.keys.iter().filter(|(_, seen)| is_current(seen.reset_at_ms, now_ms));
+    pub(super) fn fullest(&self, now_ms: u64) -> HashMap<Arc<str>, f64> {
+        let mut fullest = HashMap::new();
+        let current = self.keys.iter().filter(|(_, seen)| seen.is_current(now_ms));
         for ((limit, _), seen) in current {
             let most = fullest.entry(Arc::clone(limit)).or_insert(0.0_f64);
             *most = most.max(seen.share());
@@ -76,7 +87,7 @@ impl Table {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        self.keys.retain(|_, seen| is_current(seen.reset_at_ms, now_ms));
+        self.keys.retain(|_, seen| seen.is_current(now_ms));
         let mut all: Vec<_> = self.keys.iter().collect();
         if all.len() > TOLD_MAX {
             all.select_nth_unstable_by(TOLD_MAX, |(_, a), (_, b)| b.share().total_cmp(&a.share()));
@@ -97,8 +108,9 @@ impl Table {
 }
 
 /// What has been free again since tells nothing any more.
-pub(super) fn is_current(reset_at_ms: u64, now_ms: u64) -> bool {
-    reset_at_ms == 0 || reset_at_ms > now_ms
+pub(super) fn is_current(reset_at_ms: u64, seen_at_ms: u64, now_ms: u64) -> bool {
+    let until = if reset_at_ms == 0 { seen_at_ms.saturating_add(BELIEVED_MS) } else { reset_at_ms };
+    until > now_ms
 }
 
 #[cfg(test)]
@@ -154,6 +166,12 @@ mod tests {
         }
         let told = table.take_changed(0).unwrap();
         assert!(told.iter().all(|nearest| nearest.used > 900), "{:?}", told.iter().map(|n| n.used).min());
+        // A long tail of equals makes no room among those that are fuller.
+        let mut tail = Table::default();
+        for i in 0..12_000 {
+            tail.see(&limit, &bucket(i), seen(if i % 12 == 0 { 900 } else { 1 }, 0));
+        }
+        assert_eq!(tail.keys.values().filter(|seen| seen.used == 900).count(), 1000);
         // All alike.
         for i in 0..10_000 {
             table.see(&limit, &bucket(i), seen(7, 0));

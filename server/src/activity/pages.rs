@@ -85,6 +85,11 @@ impl Pages {
         }
     }
 
+    /// What was written is lost: what is not over is written again.
+    pub(super) fn mark_dirty(&mut self) {
+        self.pages.values_mut().for_each(|page| page.dirty = true);
+    }
+
     /// Forgets what is over and written, or too old to be of use to anyone.
     pub(super) fn forget_old(&mut self, now_ms: u64) {
         self.pages.retain(|(resolution, start), page| {

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -25,8 +25,8 @@ use crate::{
     },
 };
 
-/// Refusals recorded in a second, and at once.
-const REFUSALS_PER_S: f64 = 100.0;
+/// Refusals recorded in a second, and at once, by all sidecars together: an hour of them is 40 MB in the store.
+const REFUSALS_PER_S: f64 = 20.0;
 const REFUSALS_BURST: f64 = 1000.0;
 /// Refusals and repairs that wait for the store.
 const WAITING_MAX: usize = 2000;
@@ -87,6 +87,9 @@ pub struct RefusalFacts {
 /// Notes what happens.
 pub struct Recorder {
     name: String,
+    draining: AtomicBool,
+    /// Sidecars that share what may be recorded.
+    sidecars: AtomicUsize,
     admitted: AtomicU64,
     refused: AtomicU64,
     refusals: Mutex<Gate>,
@@ -110,6 +113,8 @@ impl Recorder {
     pub fn new(name: String, unrecorded: IntCounter) -> Self {
         Self {
             name,
+            draining: AtomicBool::new(false),
+            sidecars: AtomicUsize::new(1),
             admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             refusals: Mutex::new(Gate { waiting: Vec::new(), room: REFUSALS_BURST, at: Instant::now() }),
@@ -125,6 +130,22 @@ impl Recorder {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// No new work is taken from now on.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether no new work is taken.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// So many sidecars share what may be recorded.
+    pub(super) fn set_sidecars(&self, sidecars: usize) {
+        self.sidecars.store(sidecars.max(1), Ordering::Relaxed);
     }
 
     /// Counts a request.
@@ -170,7 +191,8 @@ impl Recorder {
         let mut gate = self.refusals.lock();
         let now = Instant::now();
         let passed = now.saturating_duration_since(gate.at).as_secs_f64();
-        gate.room = (gate.room + passed * REFUSALS_PER_S).min(REFUSALS_BURST);
+        let share = 1.0 / self.sidecars.load(Ordering::Relaxed) as f64;
+        gate.room = (gate.room + passed * REFUSALS_PER_S * share).min((REFUSALS_BURST * share).max(1.0));
         gate.at = now;
         let wants = gate.room >= 1.0 && gate.waiting.len() < WAITING_MAX;
         if wants {
@@ -183,6 +205,7 @@ impl Recorder {
 
     /// Notes a refusal, where [`Self::wants_refusal`].
     pub fn refused(&self, mut refused: Refused) {
+        refused.id = rand::random();
         refused.at_ms = unix_ms();
         refused.sidecar.clone_from(&self.name);
         self.refusals.lock().waiting.push(refused);
@@ -195,6 +218,7 @@ impl Recorder {
             return;
         }
         repairs.push(Repair {
+            id: rand::random(),
             at_ms: unix_ms(),
             kind,
             route: pool.route().to_owned(),
@@ -249,6 +273,12 @@ impl Recorder {
         self.nearest.lock().fullest(unix_ms()).into_iter().collect()
     }
 
+    /// What was told of limits and quotas is lost: it is told again.
+    pub(super) fn mark_changed(&self) {
+        self.nearest.lock().mark_changed();
+        self.burns.lock().mark_changed();
+    }
+
     pub(super) fn take_nearest(&self, now_ms: u64) -> Option<Vec<Nearest>> {
         self.nearest.lock().take_changed(now_ms)
     }
@@ -270,6 +300,7 @@ mod tests {
 
     fn refused(id: usize) -> Refused {
         Refused {
+            id: 0,
             request_id: id.to_string(),
             at_ms: 0,
             route: String::new(),
@@ -304,9 +335,12 @@ mod tests {
         assert_eq!(flood(0).count(), 1000);
         assert_eq!(recorder.unrecorded.get(), 4000);
         tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(flood(5000).count(), 200);
+        assert_eq!(flood(5000).count(), 40);
+        recorder.set_sidecars(4);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        assert_eq!(flood(10_000).count(), 250, "four sidecars share");
         let taken = recorder.take_refusals();
-        assert_eq!((taken.len(), &*taken[0].request_id, &*taken[0].sidecar), (1200, "0", "s"));
+        assert_eq!((taken.len(), &*taken[0].request_id, &*taken[0].sidecar), (1290, "0", "s"));
         recorder.refused(refused(9));
         recorder.put_back(taken, Vec::new());
         assert_eq!(

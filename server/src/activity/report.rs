@@ -17,15 +17,16 @@ use crate::{
     },
     store::{
         StoreError,
-        activity::{ActivityStore, Report},
+        activity::{ActivityStore, REPORT_KEPT_MS, Report},
     },
 };
 
 /// Time between two reports.
 pub const INTERVAL: Duration = Duration::from_secs(1);
 /// Reports between two lists of limits, and of quotas.
-const NEAREST_EVERY: u64 = 2;
-const BURNS_EVERY: u64 = 5;
+const LISTS_EVERY: u64 = 2;
+/// Reports between two looks for what sidecars told that ended long ago.
+const FORGET_EVERY: u64 = 600;
 /// Longest wait for the last report.
 const LAST_MAX: Duration = Duration::from_millis(500);
 
@@ -52,6 +53,8 @@ pub struct Reporter {
     /// The rules last told of, and their fingerprint.
     revision: Option<(Arc<LimitRules>, String)>,
     told: u64,
+    /// Times the store had been lost when something was last told.
+    losses: u64,
 }
 
 impl Reporter {
@@ -74,6 +77,7 @@ impl Reporter {
             pages: Pages::default(),
             revision: None,
             told: 0,
+            losses: 0,
         }
     }
 
@@ -110,15 +114,23 @@ impl Reporter {
         if !self.balancer.store.is_up() {
             return Ok(());
         }
+        self.recorder.set_sidecars(self.balancer.store.instances());
+        let losses = self.balancer.store.losses();
+        if losses != self.losses {
+            // It may have come back empty.
+            self.losses = losses;
+            self.pages.mark_dirty();
+            self.recorder.mark_changed();
+        }
         let turn = self.told;
         self.told += 1;
-        let due = |every: u64| ending || turn.is_multiple_of(every);
+        let lists = ending || turn.is_multiple_of(LISTS_EVERY);
         let report = Report {
             status: Some(self.status(ending)),
-            nearest: due(NEAREST_EVERY).then(|| self.recorder.take_nearest(now_ms)).flatten(),
-            burns: due(BURNS_EVERY).then(|| self.recorder.take_burns(now_ms)).flatten(),
+            nearest: lists.then(|| self.recorder.take_nearest(now_ms)).flatten(),
+            burns: lists.then(|| self.recorder.take_burns(now_ms)).flatten(),
         };
-        self.store.report(&self.about.id, &report).await?;
+        self.store.report(&self.about.id, &report).await.inspect_err(|_| self.recorder.mark_changed())?;
         for (resolution, start, counts) in self.pages.dirty() {
             self.store.put_page(&self.about.id, resolution, start, &counts).await?;
             self.pages.written(resolution, start);
@@ -137,10 +149,22 @@ impl Reporter {
         if kept.is_err() {
             self.recorder.put_back(refusals, repairs);
         }
+        if turn % FORGET_EVERY == 1 {
+            self.forget_long_gone().await?;
+        }
         kept
     }
 
-    fn status(&mut self, draining: bool) -> SidecarStatus {
+    /// Whoever ended long ago has nothing to tell any more.
+    async fn forget_long_gone(&self) -> Result<(), StoreError> {
+        let statuses = self.store.statuses().await?;
+        let now = statuses.iter().map(|status| status.seen_at_ms).max().unwrap_or(0);
+        let long_gone = statuses.iter().filter(|status| status.seen_at_ms + REPORT_KEPT_MS < now);
+        let long_gone: Vec<String> = long_gone.map(|status| status.id.clone()).collect();
+        if long_gone.is_empty() { Ok(()) } else { self.store.forget(&long_gone).await }
+    }
+
+    fn status(&mut self, ended: bool) -> SidecarStatus {
         let (admitted, refused) = self.recorder.totals();
         SidecarStatus {
             id: self.about.id.clone(),
@@ -149,7 +173,8 @@ impl Reporter {
             started_at_ms: self.started_at_ms,
             seen_at_ms: 0,
             interval_ms: INTERVAL.as_millis() as u64,
-            draining,
+            draining: self.recorder.is_draining(),
+            ended,
             store: self.about.store,
             store_losses: self.balancer.store.losses(),
             holders: self.recorder.holders(self.about.holder_ttl),

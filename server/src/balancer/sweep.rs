@@ -53,6 +53,12 @@ impl Views {
         self.changed.subscribe()
     }
 
+    /// When the last sweep was done.
+    #[must_use]
+    pub fn swept_at(&self) -> Instant {
+        *self.changed.borrow()
+    }
+
     /// Time since the last sweep.
     #[must_use]
     pub fn age(&self) -> Duration {

@@ -235,6 +235,9 @@ pub struct SidecarStatus {
     pub interval_ms: u64,
     /// It takes no new work.
     pub draining: bool,
+    /// This is the last it tells.
+    #[serde(default)]
+    pub ended: bool,
     /// What it counts in.
     pub store: StoreKind,
     /// Times it has lost the store.
@@ -252,6 +255,9 @@ pub struct SidecarStatus {
 /// A refused request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
+    /// Random, so that one that is written twice is told once.
+    #[serde(default)]
+    pub id: u64,
     /// The gateway's id of it; empty where it gave none.
     pub request_id: String,
     /// When, ms of the Unix epoch.
@@ -319,6 +325,9 @@ impl RepairKind {
 /// One repair of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
+    /// Random, so that one that is written twice is told once.
+    #[serde(default)]
+    pub id: u64,
     /// When, ms of the Unix epoch.
     pub at_ms: u64,
     /// How.

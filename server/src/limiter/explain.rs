@@ -50,10 +50,16 @@ pub struct Explained {
 }
 
 impl Limiter {
-    /// Brings readings of limits up to date, as far as their limits are still configured and the store answers: the rest
-    /// stays as it was last seen.
-    pub async fn refresh(&self, rows: &mut [Nearest]) {
-        let (compiled, now_ms) = (self.compiled(), unix_ms());
+    /// Brings readings of limits up to date as far as the store answers; the rest stays as it was last seen. Rows of limits
+    /// that are not configured any more, or do not limit their key any more, go. The amount is that of an override where there
+    /// is one, and else the one that was last in force for the key: what exceptions look at is not known here.
+    pub async fn refresh(&self, rows: &mut Vec<Nearest>) {
+        let (compiled, overrides, now_ms) = (self.compiled(), self.overrides.load_full(), unix_ms());
+        rows.retain_mut(|row| {
+            let set = overrides.get(&row.limit, &row.key());
+            row.amount = set.and_then(|set| set.amount).unwrap_or(row.amount);
+            compiled.by_name(&row.limit).is_some() && set.is_none_or(|set| set.amount.is_some())
+        });
         let meters: Vec<(usize, Meter)> = rows
             .iter()
             .enumerate()

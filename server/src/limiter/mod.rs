@@ -92,6 +92,8 @@ pub struct Pass {
     taken: Vec<(Meter, Reading)>,
     /// Where that is noted.
     notes: Vec<Note>,
+    /// Quotas that count requests, and so are charged with it: name, whose, how much.
+    charged: Vec<(Arc<str>, String, u64)>,
 }
 
 impl Pass {
@@ -168,7 +170,10 @@ impl Limiter {
     /// Of each limit the share that its fullest key has used, as this sidecar last saw it.
     #[must_use]
     pub fn fullest(&self) -> Vec<(Arc<str>, f64)> {
-        self.recorder.fullest()
+        let compiled = self.compiled();
+        let mut fullest = self.recorder.fullest();
+        fullest.retain(|(limit, _)| compiled.by_name(limit).is_some());
+        fullest
     }
 
     /// Headers that gateways have to pass on for the rules in force.
@@ -271,8 +276,16 @@ impl Limiter {
                 reserved: reading.taken,
                 rate: if let Rule::Drain { amount, .. } = chosen.meter.rule { amount } else { 0 },
             });
+        let consumer = ask.facts.consumer;
+        let charged = chosen.iter().zip(&verdict.readings).filter(|(chosen, _)| {
+            let is_quota = matches!(chosen.meter.rule, Rule::Prepaid { .. } | Rule::Budget { .. });
+            is_quota && !chosen.meter.provisional && verdict.ground == Ground::Shared
+        });
+        let charged = charged
+            .map(|(chosen, reading)| (Arc::clone(&chosen.meter.name), consumer.clone(), reading.taken))
+            .collect();
         let ticket = Ticket {
-            consumer: ask.facts.consumer,
+            consumer,
             model: ask.facts.model,
             session: ask.session,
             prompt_bytes: ask.prompt_bytes,
@@ -284,7 +297,7 @@ impl Limiter {
         let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
         let taken = chosen.into_iter().map(|chosen| chosen.meter).zip(verdict.readings);
         let taken = if is_known { taken.collect() } else { Vec::new() };
-        Pass { ticket: ticket.encode(), show_ticket, headers, taken, notes: verdict.notes }
+        Pass { ticket: ticket.encode(), show_ticket, headers, taken, notes: verdict.notes, charged }
     }
 
     fn count(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict) {
@@ -301,7 +314,7 @@ impl Limiter {
         }
     }
 
-    /// Tells what was found, for those who watch. What counts requests only is charged already.
+    /// Tells what was found, for those who watch.
     fn record(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict, consumer: &str) {
         let found = chosen.iter().zip(&verdict.readings);
         self.recorder.metered(found.clone().map(|(chosen, reading)| {
@@ -321,22 +334,17 @@ impl Limiter {
                 quota_of: is_quota.then_some(consumer),
             }
         }));
-        for (chosen, reading) in found {
-            if !chosen.meter.provisional && compiled.entries[chosen.entry].source.is_quota() {
-                self.recorder.charged(&Charged {
-                    quota: &chosen.meter.name,
-                    consumer,
-                    amount: reading.taken,
-                });
-            }
-        }
     }
 
     /// A request that passed goes out: its ticket is kept for the case that its gateway never gets it. False: the
     /// request has ended meanwhile, and is to be given back.
     #[must_use]
     pub fn note_open(&self, id: &ReservationId, pass: &Pass) -> bool {
-        self.open.admitted(id, &pass.ticket)
+        let is_open = self.open.admitted(id, &pass.ticket);
+        for (quota, consumer, amount) in pass.charged.iter().filter(|_| is_open) {
+            self.recorder.charged(&Charged { quota, consumer, amount: *amount });
+        }
+        is_open
     }
 
     /// Gives back all that a request took, also what counts requests: it was not admitted after all.

@@ -98,7 +98,9 @@ impl ActivityStore for MemoryActivity {
         let (mut kept, now) = (self.kept.lock(), unix_ms());
         for refused in refusals {
             if !refused.request_id.is_empty() {
-                kept.by_id.insert(refused.request_id.clone(), refused.clone());
+                if kept.by_id.insert(refused.request_id.clone(), refused.clone()).is_some() {
+                    kept.ids.retain(|(_, id)| *id != refused.request_id);
+                }
                 kept.ids.push_back((now, refused.request_id.clone()));
             }
             kept.refusals.push_front(refused.clone());

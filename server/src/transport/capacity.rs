@@ -1,7 +1,11 @@
 //! What the capacity page, the terminal and other watchers ask for, behind all doors: the last sweep, joined with what
 //! all sidecars told.
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::{
+    cmp::Ordering,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
@@ -26,6 +30,9 @@ use crate::{
     store::StoreError,
 };
 
+/// Pools that watches tell of.
+const WATCHED_POOLS: usize = 100;
+
 /// What is looked at.
 pub struct Capacity {
     /// This sidecar.
@@ -46,7 +53,13 @@ pub struct Capacity {
     pub rules: Arc<ArcSwap<LimitRules>>,
     /// Who may change things.
     pub administration: Arc<Administration>,
+    /// The last overview that watches told.
+    pub watched: Watched,
 }
+
+/// An overview as all watches tell it, and of which sweep it is.
+#[derive(Default)]
+pub struct Watched(tokio::sync::Mutex<Option<(Instant, Arc<Overview>)>>);
 
 /// A part of a sorted list that is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -160,8 +173,10 @@ pub struct Totals {
     capacity: Option<u64>,
     /// Requests that still fit; likewise.
     room: Option<u64>,
+    /// Of the pool that has most.
     holders: u64,
-    sidecars: usize,
+    /// `None` where it is not known at present.
+    sidecars: Option<usize>,
 }
 
 /// What this sidecar is.
@@ -197,7 +212,8 @@ pub struct Overview {
     store: StoreRow,
     age_ms: u64,
     totals: Totals,
-    last_minute: serde_json::Map<String, serde_json::Value>,
+    /// `None` where it is not known at present.
+    last_minute: Option<serde_json::Map<String, serde_json::Value>>,
     admin: bool,
     quotas: Vec<QuotaRow>,
     pools: Vec<PoolRow>,
@@ -256,7 +272,7 @@ impl Capacity {
             store: StoreRow { kind: self.about.store, up: self.balancer.store.is_up() },
             age_ms: self.views.age().as_millis() as u64,
             totals,
-            last_minute: name_counts(&self.last_minute().await),
+            last_minute: self.last_minute().await.as_ref().map(name_counts),
             admin: self.administration.admins.any(),
             quotas: self.quotas(),
             pools: rows,
@@ -265,20 +281,35 @@ impl Capacity {
         })
     }
 
-    /// What cannot be asked for at present counts as nothing: the pools are worth telling all the same.
-    async fn last_minute(&self) -> Counts {
-        let mut sum = [0; FATES];
-        if self.balancer.store.is_up()
-            && let Ok(Steps { counts, .. }) = self.history.steps(60_000, None).await
+    /// The overview of the last sweep, made once for all who watch.
+    ///
+    /// # Errors
+    /// None at present.
+    pub async fn watched(&self) -> Result<Arc<Overview>, DomainError> {
+        let swept = self.views.swept_at();
+        let mut known = self.watched.0.lock().await;
+        if let Some((at, overview)) = &*known
+            && *at == swept
         {
-            counts.iter().for_each(|counts| crate::domain::activity::add(&mut sum, counts));
+            return Ok(Arc::clone(overview));
         }
-        sum
+        let part = Part { size: WATCHED_POOLS, ..Part::default() };
+        let overview = Arc::new(self.overview(PoolSort::default(), &part).await?);
+        *known = Some((swept, Arc::clone(&overview)));
+        Ok(overview)
     }
 
-    async fn sidecars_alive(&self) -> usize {
-        let others = if self.balancer.store.is_up() { self.history.sidecars().await.ok() } else { None };
-        others.map_or(0, |all| all.iter().filter(|(_, alive)| *alive).count()).max(1)
+    async fn last_minute(&self) -> Option<Counts> {
+        let Steps { counts, .. } = self.told(self.history.steps(60_000, None)).await.ok()?;
+        let mut sum = [0; FATES];
+        counts.iter().for_each(|counts| crate::domain::activity::add(&mut sum, counts));
+        Some(sum)
+    }
+
+    async fn sidecars_alive(&self) -> Option<usize> {
+        let all = self.told(self.history.sidecars()).await.ok()?;
+        // This one may not have told of itself yet.
+        Some(all.iter().filter(|(_, alive)| *alive).count().max(1))
     }
 
     /// The pool of this name, as a gateway calls it or as it is listed.

@@ -25,15 +25,16 @@ use crate::{
     },
 };
 
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(15);
 const CONFIG: &str = "
 keep_alive_interval: 1s
 pools:
 - {cluster: llm, cap: 2, endpoints: [{address: '10.0.0.1:80'}, {address: '10.0.0.2:80'}]}
 limits:
-- {name: rpm, counts: requests, amount: 4, per: 1h, key: [consumer]}
+- {name: rpm, counts: requests, amount: 4, per: 1h, algorithm: sliding_window, key: [consumer]}
 quotas:
 - {name: credit, counts: tokens, kind: prepaid, default: 100000}
+- {name: calls, counts: requests, kind: prepaid, default: 1000}
 admin: {tokens: [{name: ops, token: 0123456789abcdef}]}
 ";
 
@@ -88,10 +89,11 @@ async fn any_sidecar_tells_what_happened_at_all() {
     // Another consumer finds every endpoint at its cap.
     assert!(matches!(admit(&a, "bob", 6).await, Answer::Denied(_)));
 
-    let activity =
-        told(&b, "/api/v1/activity?span=15m", |v| sum(v, "shared") == 4 && sum(v, "limit") == 1).await;
+    let activity = told(&b, "/api/v1/activity?span=15m", |v| {
+        ["shared", "limit", "pool_full"].map(|fate| sum(v, fate)) == [4, 1, 1]
+    })
+    .await;
     assert_eq!((activity["step_ms"].as_u64(), activity["steps"].as_u64()), (Some(10_000), Some(90)));
-    assert_eq!(sum(&activity, "pool_full"), 1);
     let of_pool = json(&b, "/api/v1/activity?span=48h&cluster=llm").await;
     assert_eq!((sum(&of_pool, "shared"), of_pool["step_ms"].as_u64()), (4, Some(300_000)));
     let overview = told(&b, "/api/v1/overview", |v| v["last_minute"]["admitted"] == 4).await;
@@ -162,7 +164,7 @@ async fn limits_are_told_as_they_stand_now_and_quotas_with_their_end() {
         ..pb::SettleRequest::default()
     };
     a.gateway.clone().settle(end).await.unwrap();
-    let burns = told(&b, "/api/v1/quotas/burns", |v| {
+    let burns = told(&b, "/api/v1/quotas/burns?quota=credit", |v| {
         v["burns"].as_array().unwrap().iter().any(|burn| burn["burn_per_hour"].as_f64() > Some(0.0))
     })
     .await;
@@ -171,6 +173,19 @@ async fn limits_are_told_as_they_stand_now_and_quotas_with_their_end() {
     let rate = alice["burn_per_hour"].as_f64().unwrap();
     assert!((6_000.0..=12_000.0).contains(&rate), "{alice}");
     assert!(alice["runs_out_at_ms"].as_u64() > Some(0) && alice["counts"] == "tokens", "{alice}");
+}
+
+#[tokio::test]
+async fn a_quota_burns_by_what_was_admitted_only() {
+    let sidecar = Sidecar::start(&CONFIG.replace("amount: 4", "amount: 400")).await;
+    // Four find room.
+    for lease in 1..=20 {
+        admit(&sidecar, "alice", lease).await;
+    }
+    let burns = told(&sidecar, "/api/v1/quotas/burns?quota=calls", |v| v["total"] == 1).await;
+    let burn = &burns["burns"][0];
+    let rate = burn["burn_per_hour"].as_f64().unwrap();
+    assert!((24.0..=48.0).contains(&rate), "4 in five to ten minutes: {burn}");
 }
 
 #[tokio::test]
@@ -360,6 +375,7 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
 
 async fn lists_are_bounded(store: &dyn ActivityStore) {
     let refused = |i: usize| Refused {
+        id: i as u64,
         request_id: if i == 0 { String::new() } else { format!("id {{{i}}}") },
         at_ms: i as u64,
         route: String::new(),
@@ -386,6 +402,7 @@ async fn lists_are_bounded(store: &dyn ActivityStore) {
     assert_eq!(store.refusal("id {5}").await.unwrap(), Some(refused(5)), "beyond the list, by its id");
     assert_eq!(store.refusal("").await.unwrap(), None);
     let repair = |i: usize| Repair {
+        id: i as u64,
         at_ms: i as u64,
         kind: RepairKind::Reaped,
         route: String::new(),

@@ -24,6 +24,8 @@ use crate::{
     },
 };
 
+/// Most JSON read on the spot, in bytes: some hundred microseconds.
+const READ_BYTES_MAX: usize = 32 * 1024;
 /// Refusals written at once.
 const CONCURRENCY: usize = 4;
 /// How long a list stays that nothing is added to: a week.
@@ -49,22 +51,25 @@ impl RedisActivity {
     }
 
     /// What every sidecar tells under one key, and when. What another release wrote in another shape is passed over.
-    async fn timed<T: DeserializeOwned>(&self, key: &str) -> Result<Vec<(u64, T)>, StoreError> {
+    async fn timed<T: DeserializeOwned + Send + 'static>(
+        &self,
+        key: &str,
+    ) -> Result<Vec<(u64, T)>, StoreError> {
         let values = self.command(redis::cmd("HVALS").arg(key)).await?;
-        let parse = |text: &String| {
+        read_beside(texts(values)?, |text| {
             let (at, json) = text.split_once('\n')?;
             Some((at.parse().ok()?, serde_json::from_str(json).ok()?))
-        };
-        Ok(texts(values)?.iter().filter_map(parse).collect())
+        })
+        .await
     }
 
-    async fn all<T: DeserializeOwned>(&self, key: &str) -> Result<Vec<T>, StoreError> {
+    async fn all<T: DeserializeOwned + Send + 'static>(&self, key: &str) -> Result<Vec<T>, StoreError> {
         Ok(self.timed(key).await?.into_iter().map(|(_, told)| told).collect())
     }
 
-    async fn list<T: DeserializeOwned>(&self, key: &str) -> Result<Vec<T>, StoreError> {
+    async fn list<T: DeserializeOwned + Send + 'static>(&self, key: &str) -> Result<Vec<T>, StoreError> {
         let values = self.command(redis::cmd("LRANGE").arg(key).arg(0).arg(-1)).await?;
-        Ok(texts(values)?.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+        read_beside(texts(values)?, |text| serde_json::from_str(text).ok()).await
     }
 
     async fn append<T: Serialize>(&self, key: &str, most: usize, entries: &[T]) -> Result<(), StoreError> {
@@ -83,6 +88,18 @@ fn corrupt(detail: &str) -> StoreError {
 
 fn texts(value: Value) -> Result<Vec<String>, StoreError> {
     redis::from_redis_value(value).map_err(|e| corrupt(&e.to_string()))
+}
+
+/// What is read of texts. Long ones are read on a thread of their own: the runtime has requests to admit.
+async fn read_beside<T: Send + 'static>(
+    texts: Vec<String>,
+    read: fn(&str) -> Option<T>,
+) -> Result<Vec<T>, StoreError> {
+    let read = move |texts: Vec<String>| texts.iter().filter_map(|text| read(text)).collect();
+    if texts.iter().map(String::len).sum::<usize>() <= READ_BYTES_MAX {
+        return Ok(read(texts));
+    }
+    tokio::task::spawn_blocking(move || read(texts)).await.map_err(|e| corrupt(&e.to_string()))
 }
 
 fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {

@@ -169,6 +169,12 @@ impl ResilientStore {
         !self.down.load(Ordering::Relaxed)
     }
 
+    /// Sidecars that share it, as last seen.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.instances.load(Ordering::Relaxed)
+    }
+
     /// Times it has been lost.
     #[must_use]
     pub fn losses(&self) -> u64 {

@@ -14,6 +14,7 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 mod administration;
@@ -42,8 +43,19 @@ pub struct Http {
     pub metrics: Arc<Metrics>,
     /// Set when the sidecar no longer takes new work.
     pub draining: AtomicBool,
+    /// Room for watches.
+    pub watchers: Arc<Semaphore>,
     /// Ends the watches, which would otherwise hold up a drain.
     pub stop: CancellationToken,
+}
+
+/// Most watches at once.
+const WATCHERS_MAX: usize = 1000;
+
+/// Room for watches.
+#[must_use]
+pub fn watchers() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(WATCHERS_MAX))
 }
 
 /// All paths.

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{
     extract::State,
-    http::{HeaderName, HeaderValue, Uri},
+    http::{HeaderName, HeaderValue, StatusCode, Uri},
     response::{
         IntoResponse as _,
         sse::{Event, KeepAlive, Sse},
@@ -16,14 +16,17 @@ use axum::{
 };
 use futures::stream;
 use serde_json::Value;
-use tokio::{sync::watch::Receiver, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, watch::Receiver},
+    time::Instant,
+};
 
 use super::{Parameters, Shared, page_of_endpoints};
 use crate::transport::{
-    capacity::{Overview, Part, PoolSort},
+    capacity::Overview,
     http::{
         Http,
-        administration::{Answer, query, text},
+        administration::{Answer, Failure, query, text},
     },
 };
 
@@ -33,15 +36,15 @@ const QUIET: Duration = Duration::from_secs(2);
 const PACE: Duration = Duration::from_millis(250);
 /// How long a browser waits before it connects again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Pools in an event.
-const POOLS: usize = 100;
 
 struct Watcher {
     http: Arc<Http>,
     parameters: Parameters,
     swept: Receiver<std::time::Instant>,
-    told: Option<(Instant, Overview, Option<Value>)>,
+    told: Option<(Instant, Arc<Overview>, Option<Value>)>,
     waiting: Vec<Event>,
+    /// Given back when the watch ends.
+    _room: OwnedSemaphorePermit,
 }
 
 pub(super) async fn watch(State(http): Shared, uri: Uri) -> Answer {
@@ -51,8 +54,12 @@ pub(super) async fn watch(State(http): Shared, uri: Uri) -> Answer {
         // Wrong parameters, or a pool nobody knows, are told at once.
         page_of_endpoints(&http, &parameters)?;
     }
+    let room = Arc::clone(&http.watchers).try_acquire_owned().map_err(|_| {
+        let (status, expected) = (StatusCode::SERVICE_UNAVAILABLE, "one of at most 1000 at a sidecar");
+        Failure::of_field(status, "watch", expected, "one more")
+    })?;
     let swept = http.capacity.views.subscribe();
-    let watcher = Watcher { http, parameters, swept, told: None, waiting: Vec::new() };
+    let watcher = Watcher { http, parameters, swept, told: None, waiting: Vec::new(), _room: room };
     let events = stream::unfold(watcher, |mut watcher| async move {
         let event = watcher.next().await?;
         Some((Ok::<_, Infallible>(event), watcher))
@@ -82,8 +89,7 @@ impl Watcher {
                     () = stop.cancelled() => return None,
                 }
             }
-            let part = Part { size: POOLS, ..Part::default() };
-            let overview = self.http.capacity.overview(PoolSort::default(), &part).await.ok()?;
+            let overview = self.http.capacity.watched().await.ok()?;
             let is_pool = !text(&self.parameters, "cluster").is_empty();
             // A pool that has gone meanwhile may come back.
             let endpoints = if is_pool { page_of_endpoints(&self.http, &self.parameters).ok() } else { None };
@@ -96,7 +102,7 @@ impl Watcher {
             if let Some(endpoints) = &endpoints {
                 self.waiting.push(event("endpoints", endpoints)?);
             }
-            self.waiting.push(event("overview", &overview)?.retry(RETRY));
+            self.waiting.push(event("overview", &*overview)?.retry(RETRY));
             self.told = Some((Instant::now(), overview, endpoints));
         }
     }
