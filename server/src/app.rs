@@ -155,10 +155,7 @@ pub async fn run(
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
     let id = instance_id()?;
-    let (tracer, exporter) = traces::start(config.traces.as_ref(), &id, &metrics.traces)?;
-    if let Some(exporter) = exporter {
-        tasks.spawn(background.clone().run_until_cancelled_owned(exporter.run()));
-    }
+    let tracer = traces::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
     let Opened { store, records, drains, changes } =
         open_store(&config, &metrics, &tasks, &background).await?;
@@ -302,7 +299,7 @@ pub async fn run(
     }
     // After the last calls, which record; while the store is still there.
     ledger.drain(LEDGER_MAX).await;
-    if tokio::time::timeout(TRACES_MAX, tracer.drain()).await.is_err() {
+    if !tracer.drain(TRACES_MAX).await {
         info!("the collector takes too long: what is left of traces is not exported");
     }
     // Last, so that readiness can be asked for as long as anything is served.

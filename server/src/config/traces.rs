@@ -22,7 +22,7 @@ pub struct Traces {
     pub ca: Option<String>,
     /// Which part of the requests is recorded that come without a trace, from 0 to 1.
     pub sample: f64,
-    /// Longest wait for the collector.
+    /// Longest wait for an answer of the collector, and time in which an export is repeated.
     pub timeout: Duration,
     /// Headers of each export, names in lower case.
     pub headers: Vec<(String, Secret)>,
@@ -48,7 +48,8 @@ pub(super) struct RawTraces {
     /// where its sampled flag is set, and never otherwise.
     #[schemars(range(min = 0, max = 1), extend("default" = 0))]
     pub(in crate::config) sample: Option<f64>,
-    /// Longest wait for the collector; no request waits for it.
+    /// Longest wait for an answer of the collector; an export that has taken so long is not repeated. No request waits for
+    /// it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..60s"))]
     pub(in crate::config) timeout: Option<Duration>,

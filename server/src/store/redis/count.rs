@@ -73,7 +73,7 @@ impl Op {
         let (Self::Reserve { span, .. } | Self::Settle { span, .. }) = self;
         if let Some(span) = span {
             span.sent(operations);
-            span.set("evenkeel.store.counters", counters);
+            span.set_number("evenkeel.store.counters", counters);
         }
     }
 

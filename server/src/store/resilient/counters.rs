@@ -215,7 +215,7 @@ fn away() -> StoreError {
 /// Of a call to the counters in this process.
 fn span(counters: usize) -> Option<Box<StoreSpan>> {
     let mut span = StoreSpan::memory("evenkeel.store count")?;
-    span.set("evenkeel.store.counters", counters);
+    span.set_number("evenkeel.store.counters", counters);
     Some(span)
 }
 

@@ -1,13 +1,16 @@
 //! Traces: spans of Admit, Settle and ShouldRateLimit and of the calls to the store they need, in the trace that the
 //! gateway's `traceparent` names, exported by OTLP. docs/traces.md lists what they tell.
 //!
-//! The messages and the client are OpenTelemetry's own; spans and the exporter are not its SDK's: the SDK's exporter
-//! keeps a thread for itself that a single-threaded runtime cannot wait for, and does not tell what it drops. While
-//! traces are off a request pays for one look at an `Option`; one that is not sampled for reading its `traceparent`.
+//! Spans end in OpenTelemetry's SDK, which exports them; they are begun here and not by its `Tracer`, since it makes up
+//! the ids of what it begins, and Admit and Settle of a lease agree on theirs. While traces are off a request pays for
+//! one look at an `Option`; one that is not sampled for reading its `traceparent`.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, TraceFlags, TraceId, TraceState};
+use opentelemetry_sdk::trace::{
+    IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _,
+};
 
 mod context;
 mod export;
@@ -15,16 +18,16 @@ mod metrics;
 mod span;
 mod store;
 
-pub use export::{Exporter, start};
+pub use export::start;
 pub use metrics::TraceMetrics;
-pub use span::{Span, Value};
+pub use span::Span;
 pub use store::{Database, StoreSpan};
 
-use context::{Parent, SpanId, TraceId};
-use span::{Here, Sink, Trace};
+use export::Outbox;
+use span::{Here, below};
 
 tokio::task_local! {
-    static HERE: Here;
+    static HERE: Arc<Here>;
 }
 
 /// Begins spans of requests; by default none.
@@ -32,12 +35,9 @@ tokio::task_local! {
 pub struct Tracer(Option<Arc<On>>);
 
 struct On {
-    sink: Sink,
-    /// Traces begun here are recorded where the lower 63 bits of their id are below it: as OpenTelemetry's own ratio
-    /// does, so that others come to the same result.
-    below: u64,
-    stop: CancellationToken,
-    stopped: CancellationToken,
+    outbox: Arc<Outbox>,
+    /// Which traces are recorded that begin here; absent for none.
+    sampler: Option<Sampler>,
 }
 
 /// The trace a request says it belongs to, as its caller wrote it.
@@ -66,6 +66,11 @@ pub enum Root<'a> {
 }
 
 impl Tracer {
+    fn new(outbox: Outbox, sample: f64) -> Self {
+        let sampler = (sample > 0.0).then_some(Sampler::TraceIdRatioBased(sample));
+        Self(Some(Arc::new(On { outbox: Arc::new(outbox), sampler })))
+    }
+
     /// Whether spans are recorded at all.
     #[must_use]
     pub fn is_on(&self) -> bool {
@@ -76,41 +81,41 @@ impl Tracer {
     #[must_use]
     pub fn begin(&self, name: &'static str, carried: Carried<'_>, root: Root<'_>) -> Option<Span> {
         let on = self.0.as_deref()?;
-        match Parent::read(carried.parent) {
-            Some(parent) => {
-                // Who began the trace decides.
-                parent.sampled.then(|| {
-                    let trace = Trace::new(parent.trace, context::state(carried.state), on.sink.clone());
-                    Span::of_request(trace, span::span_id(), Some(parent.span), name)
-                })
-            }
-            None if on.below == 0 => None,
-            None => {
-                let (id, first, is_first) = match root {
-                    Root::Own => (span::trace_id(), span::span_id(), true),
-                    Root::Lease { holder, lease, first } => {
-                        let (id, span) = of_lease(holder, lease);
-                        (id, span, first)
-                    }
-                };
-                let low = u64::from_be_bytes([id[8], id[9], id[10], id[11], id[12], id[13], id[14], id[15]]);
-                (low >> 1 < on.below).then(|| {
-                    let trace = Trace::new(id, "", on.sink.clone());
-                    let (span, parent) =
-                        if is_first { (first, None) } else { (span::span_id(), Some(first)) };
-                    Span::of_request(trace, span, parent, name)
-                })
-            }
-        }
+        let (context, parent) = match context::parent(carried) {
+            // Who began the trace decides.
+            Some(parent) if !parent.is_sampled() => return None,
+            Some(parent) => (below(&parent), parent),
+            None => on.root(root)?,
+        };
+        Some(Span::of_request(Arc::clone(&on.outbox), context, &parent, name))
     }
 
-    /// Exports what has been recorded; spans that end afterwards are dropped. To be given a bound: the collector may be
-    /// away.
-    pub async fn drain(&self) {
-        if let Some(on) = &self.0 {
-            on.stop.cancel();
-            on.stopped.cancelled().await;
+    /// Exports what has been recorded; spans that end afterwards are dropped. False where that took longer than it may:
+    /// the collector may be away.
+    pub async fn drain(&self, longest: Duration) -> bool {
+        let Some(on) = &self.0 else { return true };
+        let outbox = Arc::clone(&on.outbox);
+        // The runtime's only thread is needed to export.
+        tokio::task::spawn_blocking(move || outbox.close(longest)).await.unwrap_or(false)
+    }
+}
+
+impl On {
+    /// A trace that begins here, where it is to be recorded, and the span above it.
+    fn root(&self, root: Root<'_>) -> Option<(SpanContext, SpanContext)> {
+        let sampler = self.sampler.as_ref()?;
+        let random = RandomIdGenerator::default();
+        let (trace, span) = match root {
+            Root::Own => (random.new_trace_id(), random.new_span_id()),
+            Root::Lease { holder, lease, .. } => of_lease(holder, lease),
+        };
+        let sampled = sampler.should_sample(None, trace, "", &SpanKind::Server, &[], &[]);
+        if sampled.decision != SamplingDecision::RecordAndSample {
+            return None;
         }
+        let is_first = !matches!(root, Root::Lease { first: false, .. });
+        let first = SpanContext::new(trace, span, TraceFlags::SAMPLED, !is_first, TraceState::NONE);
+        Some(if is_first { (first, SpanContext::NONE) } else { (below(&first), first) })
     }
 }
 
@@ -120,15 +125,15 @@ fn of_lease(holder: &str, lease: u64) -> (TraceId, SpanId) {
     digest.update(holder.as_bytes());
     digest.update(&lease.to_be_bytes());
     let digest = digest.finish();
-    let (mut trace, mut span) = (TraceId::default(), SpanId::default());
+    let (mut trace, mut span) = ([0; 16], [0; 8]);
     trace.copy_from_slice(&digest.as_ref()[..16]);
     span.copy_from_slice(&digest.as_ref()[16..24]);
-    (trace, span)
+    (TraceId::from_bytes(trace), SpanId::from_bytes(span))
 }
 
 /// The span that the present task works for.
 #[derive(Clone, Default)]
-pub struct Current(Option<Here>);
+pub struct Current(Option<Arc<Here>>);
 
 impl Current {
     /// This span.
@@ -149,7 +154,7 @@ impl Current {
 /// The span that the present task works for: to be taken along to another task.
 #[must_use]
 pub fn current() -> Current {
-    Current(HERE.try_with(Here::clone).ok())
+    Current(HERE.try_with(Arc::clone).ok())
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@
 
 use std::{sync::Arc, time::Instant};
 
-use super::{
-    HERE,
-    span::{Kind, Span, Value},
-};
+use opentelemetry::trace::SpanKind;
+
+use super::{HERE, span::Span};
 use crate::store::StoreError;
 
 /// What a call is made to, in the words of OpenTelemetry's conventions.
@@ -29,7 +28,7 @@ impl StoreSpan {
     /// the span's.
     #[must_use]
     pub fn begin(name: &'static str, operation: &'static str, database: &Database) -> Option<Box<Self>> {
-        let kind = if *database == Database::Memory { Kind::Internal } else { Kind::Client };
+        let kind = if *database == Database::Memory { SpanKind::Internal } else { SpanKind::Client };
         let mut span = HERE.try_with(|here| here.child(name, kind)).ok()?;
         match database {
             Database::Memory => span.set("db.system.name", "memory"),
@@ -39,7 +38,7 @@ impl StoreSpan {
                 span.set("db.stored_procedure.name", operation);
                 if let Some((address, port)) = server {
                     span.set("server.address", Arc::clone(address));
-                    span.set("server.port", u64::from(*port));
+                    span.set_number("server.port", *port);
                 }
             }
         }
@@ -52,16 +51,16 @@ impl StoreSpan {
         Self::begin(name, "", &Database::Memory)
     }
 
-    /// Says something about it.
-    pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
-        self.span.set(key, value);
+    /// Says how many.
+    pub fn set_number(&mut self, key: &'static str, number: usize) {
+        self.span.set_number(key, number);
     }
 
     /// It leaves now, in a call of so many operations.
     pub fn sent(&mut self, operations: usize) {
-        let waited_us = self.queued.elapsed().as_micros() as u64;
-        self.span.set("evenkeel.store.waited_us", waited_us);
-        self.span.set("evenkeel.store.operations", operations);
+        let waited_us = self.queued.elapsed().as_micros();
+        self.span.set_number("evenkeel.store.waited_us", waited_us);
+        self.span.set_number("evenkeel.store.operations", operations);
     }
 
     /// Ends one, if there is one, with the error where the call failed.

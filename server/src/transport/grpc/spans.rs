@@ -32,7 +32,7 @@ pub(super) fn admit(
     span.set("evenkeel.route", question.route.clone());
     span.set("evenkeel.cluster", question.cluster.clone());
     span.set("evenkeel.holder", question.holder.as_str().to_owned());
-    span.set("evenkeel.lease", request.lease);
+    span.set_number("evenkeel.lease", request.lease);
     span.set("gen_ai.request.model", request.model.clone());
     span.set("evenkeel.request_id", request_id.to_owned());
     Some(span)
@@ -87,14 +87,14 @@ pub(super) fn settle(
     let root = Root::Lease { holder: holder.as_str(), lease: request.lease, first: false };
     let mut span = tracer.begin("evenkeel.settle", carried, root)?;
     span.set("evenkeel.holder", holder.as_str().to_owned());
-    span.set("evenkeel.lease", request.lease);
+    span.set_number("evenkeel.lease", request.lease);
     span.set("evenkeel.outcome", outcome(request.outcome()));
     if request.status > 0 {
-        span.set("http.response.status_code", u64::from(request.status));
+        span.set_number("http.response.status_code", request.status);
     }
     if let Some(tokens) = &request.tokens {
-        span.set("gen_ai.usage.input_tokens", tokens.input);
-        span.set("gen_ai.usage.output_tokens", tokens.output);
+        span.set_number("gen_ai.usage.input_tokens", tokens.input);
+        span.set_number("gen_ai.usage.output_tokens", tokens.output);
     }
     span.set("gen_ai.response.model", request.model.clone());
     Some(span)
