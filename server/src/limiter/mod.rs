@@ -88,6 +88,8 @@ pub struct Pass {
     pub show_ticket: bool,
     /// Fields for the client.
     pub headers: Vec<Header>,
+    /// How many limits and quotas it was held against.
+    pub limits: usize,
     /// What to give back should it not be admitted after all.
     taken: Vec<(Meter, Reading)>,
     /// Where that is noted.
@@ -294,10 +296,11 @@ impl Limiter {
             takings: takings.collect(),
         };
         // What was counted here and not noted cannot be given back: the store knows nothing of it.
+        let limits = chosen.len();
         let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
         let taken = chosen.into_iter().map(|chosen| chosen.meter).zip(verdict.readings);
         let taken = if is_known { taken.collect() } else { Vec::new() };
-        Pass { ticket: ticket.encode(), show_ticket, headers, taken, notes: verdict.notes, charged }
+        Pass { ticket: ticket.encode(), show_ticket, headers, limits, taken, notes: verdict.notes, charged }
     }
 
     fn count(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict) {

@@ -247,6 +247,7 @@ async fn one_trace_from_the_gateway_to_the_calls_to_redis() {
         ("evenkeel.result", "admitted"),
         ("evenkeel.endpoint", "a"),
         ("evenkeel.basis", "shared"),
+        ("evenkeel.limits", "1"),
         ("gen_ai.request.model", "m"),
     ];
     for (key, value) in expected {

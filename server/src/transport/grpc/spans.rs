@@ -41,6 +41,9 @@ pub(super) fn admit(
 /// Ends the span of an Admit. One that is only dropped has no result: its gateway did not wait for the answer.
 pub(super) fn admitted(span: Option<Span>, decision: &Result<Decision, DomainError>) {
     let Some(mut span) = span else { return };
+    if let Ok(Decision::Placed { pass, .. }) = decision {
+        span.set_number("evenkeel.limits", pass.limits);
+    }
     let result = match decision {
         Ok(Decision::Placed { answer, .. } | Decision::Denied { answer, .. }) => match answer {
             Answer::Admitted { endpoint, shared } => {
