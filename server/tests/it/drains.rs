@@ -151,6 +151,26 @@ macro_rules! scenarios {
     };
 }
 
+/// Guards against an older release that knows of no drain because a newer one has written some in another layout.
+#[tokio::test]
+async fn a_drain_of_another_layout_hides_no_other() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), PATIENCE).await;
+    for endpoint in ["m-0:80", "m-1:80"] {
+        store.put_drain(&a_drain(endpoint, None)).await.unwrap().unwrap();
+    }
+    let key = "ek1:drains";
+    let kept: i64 = ::redis::from_redis_value(redis.command(&["HLEN", key])).unwrap();
+    assert_eq!(kept, 3, "two and a version");
+    for (field, value) in [("||m-2:80", "not lines"), ("m-3:80", "7\nops\n"), ("||m-4:80", "soon\nops\n")] {
+        redis.command(&["HSET", key, field, value]);
+    }
+    let list = store.drains().await.unwrap();
+    let endpoints: Vec<_> = list.drains.iter().map(|drain| &*drain.endpoint).collect();
+    assert_eq!(endpoints, ["m-0:80", "m-1:80"]);
+    assert_eq!(list.version, store.drains_version().await.unwrap());
+}
+
 scenarios!(drains_are_kept_apart_by_pool, drains_are_bounded, changes_are_kept_once_newest_first_and_bounded,);
 
 fn drain_of(endpoint: &str, cluster: Option<&str>) -> pb::DrainEndpointRequest {

@@ -1,6 +1,9 @@
 //! Drains and changes in Redis: a hash with a version, as overrides are kept, and a list.
 
+use std::sync::Once;
+
 use async_trait::async_trait;
+use tracing::warn;
 
 use super::{
     RedisStore,
@@ -29,6 +32,9 @@ impl RedisStore {
 
 type Done = Option<PutDrain>;
 
+/// Told once in the life of a process: the list is read again with every change.
+static OTHER_LAYOUT: Once = Once::new();
+
 #[async_trait]
 impl Drains for RedisStore {
     async fn put_drain(&self, new: &Drain) -> Result<Option<PutDrain>, StoreError> {
@@ -48,12 +54,13 @@ impl Drains for RedisStore {
         for (field, value) in &pairs {
             if field.is_empty() {
                 list.version = value.parse().unwrap_or(0);
+            } else if let Some(drain) = parse_drain(field, value) {
+                list.drains.push(drain);
             } else {
-                let drain = parse_drain(field, value);
-                list.drains.push(
-                    drain
-                        .ok_or_else(|| corrupt("drains", format!("a drain of another layout: {field:?}")))?,
-                );
+                // One that another release wrote must not hide the rest: without a list, no drain is in force.
+                OTHER_LAYOUT.call_once(|| {
+                    warn!(field, "drains of another layout are passed over, as other releases write them");
+                });
             }
         }
         list.drains.sort_by(|a, b| (&a.endpoint, &a.pool).cmp(&(&b.endpoint, &b.pool)));
