@@ -9,6 +9,7 @@
 //! | [`app`] | wiring, task tracking, ordered drain |
 //! | [`clock`] | the time of day, where this machine's own will do |
 //! | [`config`] | raw file shapes → validated `Config`, every fault collected |
+//! | `follow` | what administrators set, as every sidecar keeps up with it |
 //! | [`domain`] | pools, endpoints, holders, leases, the rule for choosing |
 //! | [`store`] | the table of requests in flight: trait, memory, Redis, and what to do when Redis is away |
 //! | [`balancer`] | Admit, Settle, KeepAlive; pool directory, discovery (DNS, Kubernetes), the sweep |
@@ -26,6 +27,7 @@ pub mod balancer;
 pub mod clock;
 pub mod config;
 pub mod domain;
+mod follow;
 pub mod ledger;
 pub mod limiter;
 pub mod rls;

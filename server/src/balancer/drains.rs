@@ -6,16 +6,12 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{
-        Arc, LazyLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::MissedTickBehavior};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use super::{
     Balancer,
@@ -25,6 +21,7 @@ use super::{
 use crate::{
     audit::Audit,
     domain::{DomainError, PoolId, check_name, check_text},
+    follow::follow,
     store::{
         StoreError,
         changes::AdminChange,
@@ -98,7 +95,6 @@ pub struct DrainBook {
     /// Version in force. Also lets one read at a time, so that an older list never follows a newer one.
     version: tokio::sync::Mutex<Option<u64>>,
     changed: Notify,
-    failing: AtomicBool,
 }
 
 impl DrainBook {
@@ -111,7 +107,7 @@ impl DrainBook {
         audit: Arc<Audit>,
     ) -> Arc<Self> {
         let (version, changed) = (tokio::sync::Mutex::default(), Notify::new());
-        Arc::new(Self { store, balancer, views, audit, version, changed, failing: AtomicBool::new(false) })
+        Arc::new(Self { store, balancer, views, audit, version, changed })
     }
 
     /// Takes an endpoint out of the choice of one pool, or of all where `pool` (route and cluster) is none. In force
@@ -277,27 +273,7 @@ impl DrainBook {
 
     /// Follows what is on record until `end`.
     pub async fn run(self: Arc<Self>, keep_alive_interval: Duration, end: CancellationToken) {
-        let mut tick = tokio::time::interval(keep_alive_interval / 4);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = self.changed.notified() => {}
-                () = end.cancelled() => return,
-            }
-            let refreshed = tokio::select! {
-                refreshed = self.refresh() => refreshed,
-                () = end.cancelled() => return,
-            };
-            let before = self.failing.swap(refreshed.is_err(), Ordering::Relaxed);
-            match refreshed {
-                Err(error) if !before => {
-                    warn!(%error, "drains cannot be read: the last ones seen stay in force");
-                }
-                Ok(()) if before => info!("drains can be read again"),
-                _ => {}
-            }
-        }
+        follow("drains", keep_alive_interval, &self.changed, &end, || self.refresh()).await;
     }
 
     /// Reads them where they have changed, and puts them in force.

@@ -5,10 +5,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-use tokio::{sync::Notify, time::MissedTickBehavior};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::{
     audit::Audit,
@@ -18,6 +16,7 @@ use crate::{
         limit::{AMOUNT_MAX, Attribute, Facts, Key, Limit, LimitRules},
         page::{cut, page_size_of},
     },
+    follow::follow,
     store::{
         StoreError,
         changes::AdminChange,
@@ -88,7 +87,6 @@ pub struct OverrideBook {
     current: Arc<ArcSwap<Overrides>>,
     audit: Arc<Audit>,
     changed: Arc<Notify>,
-    failing: Mutex<bool>,
 }
 
 impl OverrideBook {
@@ -96,7 +94,7 @@ impl OverrideBook {
     #[must_use]
     pub fn new(records: Arc<dyn Records>, rules: Arc<ArcSwap<LimitRules>>, audit: Arc<Audit>) -> Self {
         let (current, changed) = (Arc::default(), Arc::default());
-        Self { records, rules, current, audit, changed, failing: Mutex::new(false) }
+        Self { records, rules, current, audit, changed }
     }
 
     /// Those in force.
@@ -226,27 +224,7 @@ impl OverrideBook {
 
     /// Follows what is on record until `end`.
     pub async fn run(self: Arc<Self>, keep_alive_interval: Duration, end: CancellationToken) {
-        let mut tick = tokio::time::interval(keep_alive_interval / 4);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = self.changed.notified() => {}
-                () = end.cancelled() => return,
-            }
-            let refreshed = tokio::select! {
-                refreshed = self.refresh() => refreshed,
-                () = end.cancelled() => return,
-            };
-            let before = std::mem::replace(&mut *self.failing.lock(), refreshed.is_err());
-            match refreshed {
-                Err(error) if !before => {
-                    warn!(%error, "overrides cannot be read: the last ones seen stay in force");
-                }
-                Ok(()) if before => info!("overrides can be read again"),
-                _ => {}
-            }
-        }
+        follow("overrides", keep_alive_interval, &self.changed, &end, || self.refresh()).await;
     }
 
     /// Reads them where they have changed.
