@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::{
     Files, PoolRule, Source,
     schema::{Label, ServicePortText, Span},
+    secret::is_loopback,
     validate::Check,
 };
 
@@ -144,7 +145,8 @@ pub(super) struct RawKubernetes {
         )
     )]
     api_server: Option<String>,
-    /// A file with the bearer token; read again as it changes. Only with `api_server`.
+    /// A file with the bearer token; read again as it changes. Only with `api_server`, which must be `https://` then,
+    /// unless it is on loopback: the token would be sent in clear.
     #[schemars(length(min = 1), extend("x-default" = "none"))]
     token_file: Option<String>,
     /// Authorities that may vouch for the API server; read again as they change. Only with `api_server`.
@@ -258,6 +260,15 @@ fn api(check: &mut Check, files: &Files, raw: RawKubernetes) -> KubernetesApi {
             if url.is_none() {
                 let expected = "an https:// or http:// URL without user and password";
                 check.fault("kubernetes.api_server", expected, "something else");
+            }
+            let in_clear = url
+                .as_ref()
+                .filter(|url| url.scheme_str() == Some("http") && !url.host().is_some_and(is_loopback));
+            if let (Some(url), Some(_)) = (in_clear, &raw.token_file) {
+                let expected = "https:// where token_file is given, unless it is on loopback";
+                let got =
+                    format!("\"http://{}\"", url.authority().map_or("", |authority| authority.as_str()));
+                check.fault("kubernetes.api_server", expected, got);
             }
             KubernetesApi::Server {
                 url: url.unwrap_or_default(),
@@ -388,6 +399,27 @@ mod tests {
         assert!(kept("models").of(cluster).is_some() && kept("other").of(cluster).is_none());
     }
 
+    /// Guards against a token that anybody on the way can read.
+    #[test]
+    fn a_token_is_sent_in_clear_on_loopback_only() {
+        let of = |server: &str, more: &str| {
+            Config::parse(&format!(
+                "kubernetes: {{api_server: '{server}', namespace: x{more}}}\n\
+                 pools: [{{cluster: a, kubernetes: {{service: s}}}}]"
+            ))
+        };
+        for server in ["http://10.0.0.1:8001", "http://[fd00::1]:8001/path", "http://localhost.example.com"] {
+            of(server, "").unwrap();
+            let found = of(server, ", token_file: t").unwrap_err().0;
+            let start = "kubernetes.api_server: must be https:// where token_file is given, unless it is on loopback, got";
+            assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
+            of(&server.replace("http", "https"), ", token_file: t").unwrap();
+        }
+        for server in ["http://127.0.0.1:8001", "http://[::1]:8001", "http://localhost:8001"] {
+            of(server, ", token_file: t").unwrap();
+        }
+    }
+
     #[test]
     fn every_fault_is_told_at_once() {
         let found = Config::parse(
@@ -423,6 +455,8 @@ mod tests {
         );
         let expected = [
             "kubernetes.token_file: must be a path, got \"\"",
+            "kubernetes.api_server: must be https:// where token_file is given, unless it is on loopback, got \
+             \"http://x\"",
             "kubernetes.namespace: must be given where api_server is and a pool names no namespace, got none",
         ];
         assert_eq!(found.unwrap_err().0, expected);

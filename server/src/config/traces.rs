@@ -5,7 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Secret, files::Files, schema::Span, validate::Check};
+use super::{Secret, files::Files, schema::Span, secret::is_loopback, validate::Check};
 
 /// Most headers of an export.
 const HEADERS_MAX: usize = 16;
@@ -53,7 +53,8 @@ pub(super) struct RawTraces {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..60s"))]
     pub(in crate::config) timeout: Option<Duration>,
-    /// Sent with each export; each with a `name` and either `value` or `value_file`.
+    /// Sent with each export; each with a `name` and either `value` or `value_file`. They may be keys: `endpoint` must be
+    /// `https://` then, unless it is on loopback.
     #[schemars(length(max = 16))]
     pub(in crate::config) headers: Vec<RawHeader>,
     /// `service.name` of what is exported.
@@ -95,6 +96,9 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
     if !is_endpoint(&endpoint) {
         // It may hold a password: not shown.
         check.fault("traces.endpoint", ENDPOINT, "something else");
+    } else if !tls && !raw.headers.is_empty() && !is_loopback(host(&endpoint)) {
+        let expected = "https:// where traces.headers are given, unless it is on loopback";
+        check.fault("traces.endpoint", expected, format!("{endpoint:?}"));
     }
     if raw.ca_file.is_some() && !tls {
         check.fault("traces.ca_file", "absent unless traces.endpoint is https://", "a file");
@@ -127,6 +131,12 @@ fn is_endpoint(text: &str) -> bool {
         }
     };
     host_is_sound && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// The host of what [`is_endpoint`].
+fn host(endpoint: &str) -> &str {
+    let place = endpoint.split_once("://").map_or(endpoint, |(_, place)| place);
+    place.rsplit_once(':').map_or(place, |(host, _)| host)
 }
 
 fn headers(check: &mut Check, files: &mut Files, raw: Vec<RawHeader>) -> Vec<(String, Secret)> {
@@ -243,6 +253,24 @@ mod tests {
             assert!(fault.starts_with(start), "{fault}\nis not\n{start}");
         }
         assert!(!found.concat().contains("cret") && !found.concat().contains("pw"));
+    }
+
+    /// Guards against a key that anybody on the way can read.
+    #[test]
+    fn headers_are_sent_in_clear_on_loopback_only() {
+        let headers = ", headers: [{name: x-key, value: s3cret}]";
+        for place in ["collector:4317", "10.0.0.1:4317/", "[fd00::1]:4317", "localhost.example.com:1"] {
+            let expected = format!(
+                "traces.endpoint: must be https:// where traces.headers are given, unless it is on loopback, \
+                 got \"http://{place}\""
+            );
+            assert_eq!(faults(&format!("{{endpoint: 'http://{place}'{headers}}}")), [expected]);
+            Config::parse(&format!("traces: {{endpoint: 'http://{place}'}}")).unwrap();
+            Config::parse(&format!("traces: {{endpoint: 'https://{place}'{headers}}}")).unwrap();
+        }
+        for place in ["127.0.0.1:4317", "127.1.2.3:1/", "[::1]:4317", "localhost:4317"] {
+            Config::parse(&format!("traces: {{endpoint: 'http://{place}'{headers}}}")).unwrap();
+        }
     }
 
     #[test]

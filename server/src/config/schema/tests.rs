@@ -19,7 +19,7 @@ use crate::{
 const BASES: [&str; 6] = [
     "{}",
     "listen: {}\nlog: {}\nruntime: {}\nstore: {}\nunlisted_pools: {}\nadmin: {tokens: [{name: ops, token: \
-     0123456789abcdef}]}\nledger: {}\nrate_limit_service: {config: limits}\ntraces: {endpoint: 'http://c:1', headers: \
+     0123456789abcdef}]}\nledger: {}\nrate_limit_service: {config: limits}\ntraces: {endpoint: 'https://c:1', headers: \
      [{name: a, value: b}]}",
     "store: {type: redis, url: 'redis://h'}\npools: [{cluster: a, endpoints: [{address: 'a:1'}]}, \
      {cluster: b, dns: {name: x, port: 1}}, {cluster: c, kubernetes: {service: s}}]\nlog: {}\nlisten: \
