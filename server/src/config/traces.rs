@@ -53,8 +53,8 @@ pub(super) struct RawTraces {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..60s"))]
     pub(in crate::config) timeout: Option<Duration>,
-    /// Sent with each export; each with a `name` and either `value` or `value_file`. They may be keys: `endpoint` must be
-    /// `https://` then, unless it is on loopback.
+    /// Sent with each export; each with a `name` and either `value` or `value_file`. What comes from a file is taken for a
+    /// secret: `endpoint` must be `https://` then, unless it is on loopback.
     #[schemars(length(max = 16))]
     pub(in crate::config) headers: Vec<RawHeader>,
     /// `service.name` of what is exported.
@@ -96,8 +96,8 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
     if !is_endpoint(&endpoint) {
         // It may hold a password: not shown.
         check.fault("traces.endpoint", ENDPOINT, "something else");
-    } else if !tls && !raw.headers.is_empty() && !is_loopback(host(&endpoint)) {
-        let expected = "https:// where traces.headers are given, unless it is on loopback";
+    } else if !tls && raw.headers.iter().any(|h| h.value_file.is_some()) && !is_loopback(host(&endpoint)) {
+        let expected = "https:// where traces.headers have a value_file, unless it is on loopback";
         check.fault("traces.endpoint", expected, format!("{endpoint:?}"));
     }
     if raw.ca_file.is_some() && !tls {
@@ -258,18 +258,24 @@ mod tests {
     /// Guards against a key that anybody on the way can read.
     #[test]
     fn headers_are_sent_in_clear_on_loopback_only() {
-        let headers = ", headers: [{name: x-key, value: s3cret}]";
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("key"), "s3cret\n").unwrap();
+        let parse = |yaml: &str| Config::parse_in(yaml, directory.path());
+        let headers = ", headers: [{name: x-key, value_file: key}]";
         for place in ["collector:4317", "10.0.0.1:4317/", "[fd00::1]:4317", "localhost.example.com:1"] {
             let expected = format!(
-                "traces.endpoint: must be https:// where traces.headers are given, unless it is on loopback, \
+                "traces.endpoint: must be https:// where traces.headers have a value_file, unless it is on loopback, \
                  got \"http://{place}\""
             );
-            assert_eq!(faults(&format!("{{endpoint: 'http://{place}'{headers}}}")), [expected]);
-            Config::parse(&format!("traces: {{endpoint: 'http://{place}'}}")).unwrap();
-            Config::parse(&format!("traces: {{endpoint: 'https://{place}'{headers}}}")).unwrap();
+            let found = parse(&format!("traces: {{endpoint: 'http://{place}'{headers}}}")).unwrap_err();
+            assert_eq!(found.0, [expected]);
+            // Names of tenants are no secrets.
+            let tenant = ", headers: [{name: x-scope-orgid, value: team}]";
+            parse(&format!("traces: {{endpoint: 'http://{place}'{tenant}}}")).unwrap();
+            parse(&format!("traces: {{endpoint: 'https://{place}'{headers}}}")).unwrap();
         }
         for place in ["127.0.0.1:4317", "127.1.2.3:1/", "[::1]:4317", "localhost:4317"] {
-            Config::parse(&format!("traces: {{endpoint: 'http://{place}'{headers}}}")).unwrap();
+            parse(&format!("traces: {{endpoint: 'http://{place}'{headers}}}")).unwrap();
         }
     }
 

@@ -4,11 +4,12 @@
 //! after it, and an entry without a record goes when it is met; so it may miss a record only where a sidecar dies in the
 //! midst of a change, until the record is looked at.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, TryStreamExt as _};
 use redis::Value;
+use tracing::warn;
 
 use super::{
     RedisStore,
@@ -25,6 +26,9 @@ use crate::{
         },
     },
 };
+
+/// Of what is passed over one is told in the life of a process.
+static OTHER_LAYOUT: Once = Once::new();
 
 /// Records read at once for one list.
 const CONCURRENCY: usize = 6;
@@ -209,10 +213,16 @@ impl Records for RedisStore {
             if field.is_empty() {
                 list.version = value.parse().unwrap_or(0);
             } else {
-                list.overrides.push(parse_override(field, value).ok_or_else(|| StoreError::Corrupt {
-                    script: "overrides",
-                    detail: format!("an override of another layout: {field:?}"),
-                })?);
+                match parse_override(field, value) {
+                    Some(set) => list.overrides.push(set),
+                    // One that another release wrote must not hide the rest: without a list, none is in force.
+                    None => OTHER_LAYOUT.call_once(|| {
+                        warn!(
+                            field,
+                            "overrides of another layout are passed over, as other releases write them"
+                        );
+                    }),
+                }
             }
         }
         list.overrides.sort_by(|a, b| (&a.limit, &a.key).cmp(&(&b.limit, &b.key)));
