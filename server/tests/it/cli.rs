@@ -418,7 +418,7 @@ async fn help_pages_and_completion() {
     assert!(whole.contains(".TH") && whole.contains("Exit codes"), "{whole}");
     assert_eq!(evenkeel("", None, &["man", "sideways"]).await.status.code(), Some(2));
 
-    let groups = ["check-config", "convert-higress"];
+    let groups = ["check-config", "config-schema", "convert-higress"];
     for page in pages.iter().filter(|page| *page != "evenkeel.1" && !page.contains("-help")) {
         let name = page.trim_start_matches("evenkeel-").trim_end_matches(".1");
         let words: Vec<&str> = if groups.contains(&name) { vec![name] } else { name.split('-').collect() };
