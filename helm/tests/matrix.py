@@ -133,6 +133,7 @@ PARTS = {
                 "istio": {
                     "enabled": True,
                     "resource": "EnvoyFilter",
+                    "destinationRules": True,
                     "modelServers": [{"service": "llm.models.svc.cluster.local", "port": 8000}],
                 },
             }

@@ -15,6 +15,7 @@ SAMPLES = Path(__file__).parent / "samples"
 # the documentation and no larger than what the chart uses: the one there is where the module proxy cannot be reached.
 PUBLISHED = {
     ("extensions.istio.io", "WasmPlugin"): "istio.io/api/customresourcedefinitions.gen.yaml",
+    ("networking.istio.io", "DestinationRule"): "istio.io/api/customresourcedefinitions.gen.yaml",
     ("networking.istio.io", "EnvoyFilter"): "istio.io/api/customresourcedefinitions.gen.yaml",
     (
         "gateway.envoyproxy.io",

@@ -138,7 +138,7 @@ class Fragments(unittest.TestCase):
         self.assertNotIn("configuration refused", said)
         return said
 
-    def rendered(self, mode, plugin, **more):
+    def rendered(self, mode, plugin, /, **more):
         case = {
             "mode": mode,
             "redis": "external",
@@ -359,6 +359,26 @@ class Fragments(unittest.TestCase):
             [f["name"] for f in filters],
         )
         self.assertIn("config", filters[0]["typedConfig"])
+
+    def test_envoy_refuses_the_override_beside_weights_by_locality(self):
+        """What Istio sets with locality load balancing, unless a DestinationRule turns it off; the documents warn of it."""
+        documents = self.rendered("deployment", "istio-filter")
+        override = next(p for p in self.patches(documents) if p["patch"]["operation"] == "MERGE")
+        cluster = proto_merged(istio_cluster("llm", 80), override["patch"]["value"])
+        self.envoy_takes(bootstrap([cluster]))
+        cluster["common_lb_config"] = {"locality_weighted_lb_config": {}}
+        taken, said = accepted(bootstrap([cluster]))
+        self.assertFalse(taken, said)
+        self.assertIn("load_balancing_policy", said)
+        rule = find(documents, "DestinationRule")["spec"]
+        self.assertEqual(rule["host"], override["match"]["cluster"]["service"])
+        self.assertEqual(rule["trafficPolicy"]["loadBalancer"]["localityLbSetting"], {"enabled": False})
+
+    def test_envoy_gateways_listeners_can_be_named_by_protocol_and_port(self):
+        named = {"plugin": {"envoyGateway": {"listenerNames": ["tcp-80", "tcp-443"]}}}
+        documents = self.rendered("sidecar", "envoy-gateway-body", **named)
+        patches = find(documents, "EnvoyPatchPolicy")["spec"]["jsonPatches"]
+        self.assertEqual([p["name"] for p in patches], ["tcp-80", "tcp-443"])
 
     def test_envoy_refuses_what_is_wrong(self):
         added, override, _ = self.patches(self.rendered("deployment", "istio"))

@@ -1,5 +1,6 @@
 """What the manifests say, value by value."""
 
+import hashlib
 import pathlib
 import re
 import shutil
@@ -54,6 +55,25 @@ class Pods(unittest.TestCase):
         # And 10 s for calls under way: docs/operations.md.
         self.assertGreater(workload(documents)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 42 + 10)
 
+    def test_a_deployments_drain_outlasts_an_answer_of_the_clusters_dns(self):
+        # CoreDNS gives 30 s; those who asked right before the pod left go on connecting for as long.
+        for mode, least, most in (("deployment", 31, 60), ("daemonset", 1, 10), ("sidecar", 1, 10)):
+            documents = rendered({"mode": mode})
+            seconds = int(configuration(documents)["drain_delay"].removesuffix("s"))
+            self.assertTrue(least <= seconds <= most, f"{mode}: {seconds}")
+            if mode != "sidecar":
+                grace = workload(documents)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+                self.assertEqual(grace, seconds + 15)
+
+    def test_no_node_is_without_a_sidecar_while_pods_are_replaced(self):
+        for mode, strategy in (("deployment", "strategy"), ("daemonset", "updateStrategy")):
+            update = workload(rendered({"mode": mode}))["spec"][strategy]
+            self.assertEqual(
+                update, {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, mode
+            )
+        alone = workload(rendered({"redis": {"mode": "none", "urls": []}, "replicas": 1}))["spec"]
+        self.assertEqual(alone["strategy"], {"type": "Recreate"}, "two would count apart")
+
     def test_probes_ask_the_port_that_is_listened_on(self):
         for mode in ("deployment", "sidecar"):
             documents = rendered({"mode": mode, "ports": {"http": 9500}, "sidecar": {"required": True}})
@@ -84,7 +104,7 @@ class Pods(unittest.TestCase):
         source = (ROOT / "server/src/config/files.rs").read_text()
         reloaded = re.search(r"const RELOADED: \[&str; \d+\] =\s*\[(.*?)\];", source, re.S).group(1)
         template = (CHART / "templates/_config.tpl").read_text()
-        left_out = re.search(r"omit \$config ([^|]*)\|", template).group(1)
+        left_out = re.search(r"omit \$config (.*) -\}\}", template).group(1)
         self.assertEqual(sorted(re.findall(r'"(\w+)"', left_out)), sorted(re.findall(r'"(\w+)"', reloaded)))
 
     def test_a_deployment_spreads_and_a_daemonset_need_not(self):
@@ -166,7 +186,25 @@ class Store(unittest.TestCase):
         )
         self.assertNotEqual(first["password"], second["password"])
         self.assertEqual(len(first["password"]), 32)
-        self.assertIn("lookup", (CHART / "templates/redis.yaml").read_text())
+        self.assertIn("lookup", (CHART / "templates/_redis.tpl").read_text())
+
+    def test_a_change_of_the_bundled_redis_reaches_it_and_the_sidecars(self):
+        def digests(mode="deployment", **redis):
+            documents = rendered({"mode": mode, "redis": {"mode": "bundled", "urls": [], **redis}})
+            pods = find(documents, "StatefulSet")["spec"]["template"]["metadata"]["annotations"]
+            annotations = workload(documents)["spec"]["template"]["metadata"]["annotations"]
+            return pods["checksum/acl"], next(v for k, v in annotations.items() if k.startswith("checksum/"))
+
+        for mode in ("deployment", "daemonset", "sidecar"):
+            first = digests(mode, password="one", keyPrefix="a")
+            self.assertEqual(digests(mode, password="one", keyPrefix="a"), first)
+            for changed in (digests(mode, password="two", keyPrefix="a"), digests(mode, password="one", keyPrefix="b")):
+                self.assertNotEqual(changed[0], first[0])
+                self.assertNotEqual(changed[1], first[1])
+        # One made up is the same in all manifests of a rendering: the user's is that in the secret.
+        secret = find(rendered({"redis": {"mode": "bundled", "urls": []}}), "Secret")["stringData"]
+        digest = hashlib.sha256(secret["password"].encode()).hexdigest()
+        self.assertIn(f"#{digest}", secret["users.acl"].split())
 
     def test_a_certificate_authority_is_named_to_the_sidecar(self):
         documents = rendered({"redis": {"urls": ["rediss://redis"], "tls": {"caSecret": "ca", "caKey": "root.pem"}}})
@@ -316,6 +354,24 @@ class Monitoring(unittest.TestCase):
             {name: load(text) for name, text in found.items()}, {name: load(text) for name, text in files.items()}
         )
 
+    def test_runbooks_are_where_ones_people_read_them(self):
+        text = str(self.rules({"runbookUrl": "https://wiki.example/runbook"}))
+        self.assertIn("https://wiki.example/runbook#evenkeelpoolfull", text)
+        self.assertNotIn("docs/runbook.md", text)
+
+    def test_a_release_by_another_name_is_missed_when_it_is_down(self):
+        down = 'up{job=~".*(evenkeel|edge).*"} == 0'
+        self.assertIn(down, [rule["expr"] for rule in self.rules({}, fullnameOverride="edge")])
+        documents = rendered({**self.ALL, "fullnameOverride": "edge"})
+        # The operator's job is the name of the service.
+        services = [d["metadata"]["name"] for d in documents if d["kind"] == "Service"]
+        self.assertIn("edge", services)
+
+    def rules(self, values, **more):
+        values = {"monitoring": {"prometheusRule": {"enabled": True, **values}}, **more}
+        groups = find(rendered(values), "PrometheusRule")["spec"]["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
     def test_in_gateways_pods_they_are_what_is_scraped(self):
         monitor = find(rendered({**self.ALL, "mode": "sidecar", "sidecar": {"gateway": "higress"}}), "PodMonitor")[
             "spec"
@@ -398,6 +454,10 @@ class Notes(unittest.TestCase):
             "plugin.istio.modelServers` is empty",
             self.notes({"plugin": {"url": "oci://x", "istio": {"enabled": True}}}),
         )
+        istio = {"enabled": True, "modelServers": [{"service": "llm.models.svc.cluster.local", "port": 8000}]}
+        self.assertIn("by locality", self.notes({"plugin": {"url": "oci://x", "istio": istio}}))
+        istio["destinationRules"] = True
+        self.assertNotIn("by locality", self.notes({"plugin": {"url": "oci://x", "istio": istio}}))
         values = {"mode": "sidecar", "config": {"pools": [matrix.SLICES]}}
         self.assertIn("rbac.gatewayServiceAccounts` is empty", self.notes(values))
         self.assertNotIn(

@@ -51,6 +51,7 @@ class Matrix(unittest.TestCase):
                 "ConfigMap",
                 "DaemonSet",
                 "Deployment",
+                "DestinationRule",
                 "EnvoyExtensionPolicy",
                 "EnvoyFilter",
                 "EnvoyPatchPolicy",

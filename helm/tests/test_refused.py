@@ -20,6 +20,15 @@ SCHEMA = [
     ({"files": {"../x": ""}}, "files: Property name of"),
     ({"files": {"x": {"a": 1}}}, "files.x: Invalid type"),
     ({"admin": {"tokens": {"ops": "short"}}}, "admin.tokens.ops: String length must be greater than or equal to 16"),
+    ({"redis": {"keyPrefix": "a b"}}, "redis.keyPrefix: Does not match pattern"),
+    ({"redis": {"keyPrefix": "trial*"}}, "redis.keyPrefix: Does not match pattern"),
+    ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "commonLabels: Property name of"),
+    ({"plugin": {"config": {"apply": "override_host"}}}, "plugin.config.apply: Invalid type"),
+    (
+        {"monitoring": {"prometheusRule": {"runbookUrl": "wiki/runbook"}}},
+        "monitoring.prometheusRule.runbookUrl: Does not match pattern",
+    ),
+    ({"drainDelaySeconds": "5s"}, "drainDelaySeconds: Does not match pattern"),
     ({"drainDelaySeconds": 301}, "drainDelaySeconds: Must be less than or equal to 300"),
     ({"ports": {"grpc": 0}}, "ports.grpc: Must be greater than or equal to 1"),
     ({"listenAddress": "localhost"}, "listenAddress: Does not match pattern"),
@@ -52,6 +61,10 @@ CHECKS = [
     (
         {"redis": {"mode": "bundled", "urls": [], "existingSecret": "x"}},
         "redis.existingSecret: must be empty where redis.mode is bundled",
+    ),
+    (
+        {"redis": {"mode": "bundled", "urls": [], "bundled": {"maxMemory": "384mb"}}},
+        "redis.bundled.maxMemory: must be below redis.bundled.resources.limits.memory, 384Mi, got 384mb",
     ),
     (
         {"redis": {"mode": "none", "urls": [], "keyPrefix": "x"}, "replicas": 1},

@@ -39,6 +39,15 @@
 {{- $faults = append $faults "replicas: must be 1, with autoscaling off, where redis.mode is none, as pods share nothing without Redis" -}}
 {{- end -}}
 {{- end -}}
+{{- $limit := toString (dig "limits" "memory" "" (default dict $redis.bundled.resources)) -}}
+{{- if and (eq $redis.mode "bundled") (regexMatch "^[0-9]+([kMG]i?)?$" $limit) -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "kb" 1024 "mb" 1048576 "gb" 1073741824 -}}
+{{- $bytes := mul (regexFind "^[0-9]+" $limit | int64) (index $units (regexFind "[a-zA-Z]*$" $limit)) -}}
+{{- $data := mul (regexFind "^[0-9]+" $redis.bundled.maxMemory | int64) (index $units (regexFind "[a-z]*$" $redis.bundled.maxMemory)) -}}
+{{- if ge $data $bytes -}}
+{{- $faults = append $faults (printf "redis.bundled.maxMemory: must be below redis.bundled.resources.limits.memory, %s, got %s" $limit $redis.bundled.maxMemory) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $redis.password $redis.existingSecret -}}
 {{- $faults = append $faults "redis.password: must be empty where redis.existingSecret is given" -}}
 {{- end -}}

@@ -14,7 +14,7 @@
 {{- $_ := set $listen "grpc" (printf "127.0.0.1:%v" (int .Values.ports.grpc)) -}}
 {{- end -}}
 {{- $_ := set $config "listen" $listen -}}
-{{- $_ := set $config "drain_delay" (printf "%vs" (int .Values.drainDelaySeconds)) -}}
+{{- $_ := set $config "drain_delay" (printf "%ss" (include "evenkeel.drainDelay" .)) -}}
 {{- $_ := set $config "log" (merge (deepCopy (default dict $config.log)) (dict "format" "json")) -}}
 {{- $store := deepCopy (default dict $config.store) -}}
 {{- if eq .Values.redis.mode "none" -}}
@@ -49,11 +49,24 @@
 {{- toYaml $config -}}
 {{- end -}}
 
+{{/* Seconds. The cluster's DNS lets answers be kept for 30; before them the service's endpoints have to follow. */}}
+{{- define "evenkeel.drainDelay" -}}
+{{- if eq (toString .Values.drainDelaySeconds) "auto" -}}
+{{- ternary 35 5 (eq .Values.mode "deployment") -}}
+{{- else -}}
+{{- int .Values.drainDelaySeconds -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A digest of what only a restart applies. Limits and the like are read again while running, so that changes of those
      leave the pods alone. */}}
 {{- define "evenkeel.checksum" -}}
 {{- $config := include "evenkeel.config" . | fromYaml -}}
-{{- omit $config "limits" "higress_rules" "quotas" "prices" "models" "limit_headers" "quota_admins" "admin" | toJson | sha256sum -}}
+{{- $kept := omit $config "limits" "higress_rules" "quotas" "prices" "models" "limit_headers" "quota_admins" "admin" -}}
+{{- if eq .Values.redis.mode "bundled" -}}
+{{- $_ := set $kept "bundled" (include "evenkeel.bundledPassword" . | sha256sum) -}}
+{{- end -}}
+{{- $kept | toJson | sha256sum -}}
 {{- end -}}
 
 {{/* Namespaces whose EndpointSlices are watched, as JSON: {"used", "everywhere", "namespaces"}. */}}

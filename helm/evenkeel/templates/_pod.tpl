@@ -133,7 +133,7 @@ spec:
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
   # The drain, 10 s for calls under way, and a margin.
-  terminationGracePeriodSeconds: {{ add .Values.drainDelaySeconds 15 }}
+  terminationGracePeriodSeconds: {{ add (include "evenkeel.drainDelay" . | int) 15 }}
   containers:
     - {{- include "evenkeel.container" . | nindent 6 }}
   volumes:
