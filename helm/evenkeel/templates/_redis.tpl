@@ -1,18 +1,17 @@
 {{/* The bundled Redis: its password and its users. */}}
 
 {{/* A password made once stays: it is read back from the secret. Without a cluster to ask it is new with each rendering, and
-     the same within one. */}}
+     the same within one: kept in .Release, as what is put into .Values can get into the values Helm keeps. */}}
 {{- define "evenkeel.bundledPassword" -}}
 {{- if .Values.redis.password -}}
 {{- .Values.redis.password -}}
 {{- else -}}
-{{- $bundled := .Values.redis.bundled -}}
-{{- if not (hasKey $bundled "madeUp") -}}
 {{- $name := printf "%s-redis" (include "evenkeel.fullname" .) -}}
+{{- if not (hasKey .Release $name) -}}
 {{- $kept := dig "data" "password" "" (lookup "v1" "Secret" .Release.Namespace $name | default dict) | b64dec -}}
-{{- $_ := set $bundled "madeUp" (default (randAlphaNum 32) $kept) -}}
+{{- $_ := set .Release $name (default (randAlphaNum 32) $kept) -}}
 {{- end -}}
-{{- $bundled.madeUp -}}
+{{- index .Release $name -}}
 {{- end -}}
 {{- end -}}
 
