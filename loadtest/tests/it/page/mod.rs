@@ -28,7 +28,7 @@ const LIMITS: &str = "
 admin: {tokens: [{name: tests, token: an-administrators-token}]}
 models: [{model: \"*\", output_tokens: 40, bytes_per_token: 4}]
 limits:
-  - {name: consumer-rpm, counts: requests, amount: 100000, per: 31d, key: [consumer]}
+  - {name: consumer-rpm, counts: requests, amount: 100000, per: 1h, key: [consumer]}
   - {name: once, counts: requests, amount: 1, per: 31d, key: [consumer], when: [{attribute: consumer, exact: greedy}]}
 quotas:
   - {name: credit, counts: cost, kind: prepaid, default: 5}

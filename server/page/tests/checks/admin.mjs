@@ -53,8 +53,8 @@ export default async function check() {
   await dialog(page).getByRole('alert').getByText('must be a number').waitFor();
   await dialog(page).getByLabel('How much').fill('77');
   await dialog(page).getByLabel('How long').selectOption({ label: 'for 1 hour' });
-  assert.match(await dialog(page).locator('.before-after').innerText(), /as configured[\s\S]*77 requests per 1m/);
-  await dialog(page).getByRole('button', { name: 'Override: 77 requests per 1m' }).click();
+  assert.match(await dialog(page).locator('.before-after').innerText(), /as configured[\s\S]*77 requests per 1h/);
+  await dialog(page).getByRole('button', { name: 'Override: 77 requests per 1h' }).click();
   assert.match(await done(page), /tests\s+override\.set\s+consumer-rpm\/consumer=alice/);
   const { body: { overrides } } = await api('overrides');
   assert.deepEqual(overrides.map(({ limit, key, amount, who }) => ({ limit, key, amount, who })), [{ limit: 'consumer-rpm', key: 'consumer=alice', amount: 77, who: 'tests' }]);
