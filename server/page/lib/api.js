@@ -29,7 +29,8 @@ export const change = (method, path, parameters, body, token) => call(method, ad
 
 async function call(method, url, { body, token, signal }) {
   const headers = {};
-  if (token) headers.Authorization = `Bearer ${token}`;
+  // Not Authorization: what is behind a proxy's login has that for the proxy.
+  if (token) headers['x-evenkeel-token'] = token;
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   let response;
   try {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::{
     Json,
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
@@ -17,6 +17,9 @@ use crate::{
         status::to_status,
     },
 };
+
+/// The token alone: what is behind a login of its own has `authorization` for that.
+const TOKEN_HEADER: &str = "x-evenkeel-token";
 
 /// Largest body of a change, in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -87,10 +90,11 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Who makes a changing call. A page of another site must not make a browser call: whatever names a foreign origin is
-/// refused, and bodies have to be JSON, which browsers ask about first.
+/// Who makes a changing call, by `x-evenkeel-token` or, without that, by `authorization`. A page of another site must not
+/// make a browser call: whatever names a foreign origin is refused, and bodies have to be JSON, which browsers ask about
+/// first.
 pub(super) fn who(admins: &Admins, headers: &HeaderMap) -> Result<String, Failure> {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(origin) = text(header::ORIGIN) {
         let own =
             text(header::HOST).is_some_and(|host| origin.split_once("://").is_some_and(|(_, o)| o == host));
@@ -99,7 +103,8 @@ pub(super) fn who(admins: &Admins, headers: &HeaderMap) -> Result<String, Failur
             return Err(Failure::of_field(StatusCode::FORBIDDEN, "origin", "this server's, or none", &got));
         }
     }
-    Ok(admins.who(text(header::AUTHORIZATION))?)
+    let own = text(HeaderName::from_static(TOKEN_HEADER)).map(|token| format!("Bearer {token}"));
+    Ok(admins.who(own.as_deref().or_else(|| text(header::AUTHORIZATION)))?)
 }
 
 /// A JSON body; the error names the field.
@@ -156,7 +161,36 @@ pub(super) fn text<'a>(parameters: &'a HashMap<&'static str, String>, name: &str
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::{config::Config, telemetry::Metrics};
+
+    #[test]
+    fn a_token_of_its_own_goes_before_the_login_of_a_proxy() {
+        let yaml = "admin: {tokens: [{name: ops, token: an-administrators-token}]}";
+        let (_held, tokens) = watch::channel(Arc::clone(&Config::parse(yaml).unwrap().admin));
+        let admins = Admins::new(tokens, Metrics::new().unwrap());
+        let of = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.insert(*name, value.parse().unwrap());
+            }
+            who(&admins, &headers).map_err(|failure| failure.status)
+        };
+        let (login, token) = (("authorization", "Basic dTpw"), "an-administrators-token");
+        assert_eq!(of(&[login, (TOKEN_HEADER, token)]), Ok("ops".to_owned()));
+        assert_eq!(of(&[("authorization", "Bearer an-administrators-token")]), Ok("ops".to_owned()));
+        let wrong = Err(StatusCode::UNAUTHORIZED);
+        assert_eq!(of(&[login]), wrong);
+        // A wrong one is wrong, whatever else is shown.
+        assert_eq!(of(&[("authorization", "Bearer an-administrators-token"), (TOKEN_HEADER, "x")]), wrong);
+        assert_eq!(of(&[(TOKEN_HEADER, "")]), wrong);
+        let foreign = ("origin", "http://elsewhere.example");
+        assert_eq!(of(&[foreign, (TOKEN_HEADER, token)]), Err(StatusCode::FORBIDDEN));
+    }
 
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
