@@ -88,7 +88,7 @@ function takeState(state) {
   before = state === 'connecting' ? before : state;
 }
 
-const stream = live(takeEvent, takeState);
+const stream = live(takeEvent, takeState, () => shown?.view.refused?.());
 by('admin').addEventListener('click', () => askForToken());
 onToken(({ token, name }) => {
   setText(by('admin-word'), token ? name || 'Administrator' : 'Sign in to change');

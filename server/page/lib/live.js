@@ -7,8 +7,11 @@ const SILENT_AFTER_MS = 5000;
 const AGAIN_MIN_MS = 500;
 const AGAIN_MAX_MS = 3000;
 
-/** `onEvent(name, data)` for each event, `onState('connecting' | 'live' | 'lost')` where that changes. */
-export function live(onEvent, onState) {
+/**
+ * `onEvent(name, data)` for each event, `onState('connecting' | 'live' | 'lost')` where that changes, `onRefused()` where
+ * the sidecar answers but does not tell what was asked for: it then tells the overview alone.
+ */
+export function live(onEvent, onState, onRefused) {
   let source = null;
   let parameters = {};
   let state = '';
@@ -31,6 +34,30 @@ export function live(onEvent, onState) {
     again = setTimeout(open, wait);
     wait = Math.min(wait * 2, AGAIN_MAX_MS);
   };
+  // A stream that was answered with an error says no more than one that was not answered: ask once more how it is.
+  const broke = async () => {
+    const mine = source;
+    if (mine?.readyState !== EventSource.CLOSED || Object.keys(parameters).length === 0) {
+      lost();
+      return;
+    }
+    const probe = new AbortController();
+    let status = 0;
+    try {
+      ({ status } = await fetch(address('watch', parameters), { signal: probe.signal, cache: 'no-store' }));
+    } catch {
+      // No answer at all.
+    }
+    probe.abort();
+    if (source !== mine) return;
+    if (status < 400 || status >= 500) {
+      lost();
+      return;
+    }
+    parameters = {};
+    open();
+    onRefused();
+  };
   const alive = () => {
     clearTimeout(watchdog);
     watchdog = setTimeout(lost, SILENT_AFTER_MS);
@@ -48,7 +75,7 @@ export function live(onEvent, onState) {
     source = new EventSource(address('watch', parameters));
     source.addEventListener('overview', take('overview'));
     source.addEventListener('endpoints', take('endpoints'));
-    source.addEventListener('error', lost);
+    source.addEventListener('error', broke);
     alive();
   };
 

@@ -13,6 +13,8 @@ export function create({ rewatch }) {
   let params = {};
   // A pool nobody knows yet is not watched: the stream would be refused.
   let unknown = false;
+  // Nor is what the stream refuses for another reason: it is asked for, and the fault shown.
+  let refused = false;
   const pool = () => ({ cluster: params.cluster ?? '', route: params.route ?? '' });
   const heading = viewHeading('Pool');
   const stats = { flight: stat('In flight'), room: stat('Room left'), full: stat('Endpoints'), imbalance: stat('Imbalance'), holders: stat('Gateway workers') };
@@ -28,6 +30,7 @@ export function create({ rewatch }) {
   const known = (is) => {
     if (unknown !== is) return;
     unknown = !is;
+    refused = false;
     for (const part of [flow, holders]) show(part.element, is);
     rewatch();
   };
@@ -46,14 +49,15 @@ export function create({ rewatch }) {
     if (error.status === 404) known(false);
     endpoints.fail(error.status === 404 ? { message: 'no sidecar knows this pool. It is there once a gateway has asked for it, or the configuration names it' } : error);
   };
-  const polled = poll((signal) => read('endpoints', query(), signal), take, fail, () => (unknown ? 2000 : 3_600_000));
+  const polled = poll((signal) => read('endpoints', query(), signal), take, fail, () => (unknown || refused ? 2000 : 3_600_000));
   const refresh = () => polled.refresh();
   return {
     title: 'Pool', element,
-    watch: () => (unknown ? {} : query()),
+    watch: () => (unknown || refused ? {} : query()),
     update(next) {
       const same = next.cluster === params.cluster && (next.route ?? '') === (params.route ?? '');
       params = next;
+      refused = false;
       this.title = `Pool ${f.poolName(pool())}`;
       setText(heading, f.poolName(pool()));
       endpoints.update(params);
@@ -66,6 +70,10 @@ export function create({ rewatch }) {
     },
     live(name, data) {
       if (name === 'endpoints' && data.pool.cluster === params.cluster) take(data);
+    },
+    refused() {
+      refused = true;
+      refresh();
     },
     refresh() {
       refresh();

@@ -3,7 +3,21 @@
 import assert from 'node:assert/strict';
 import { driver, figure, log, number, until, visit } from '../browser.mjs';
 
+/** A pool that cannot be told as it is asked for is no sidecar without an answer: the fault is said, all else goes on. */
+async function refused() {
+  const { page, tolerate, leave } = await visit('#/pool?cluster=llm&sort=nothing-like-it');
+  tolerate(/status of 400/);
+  const live = () => page.evaluate(() => document.body.dataset.live);
+  await page.getByText(/Could not be read: sort: must be/).waitFor();
+  await until('it is live', live, (state) => state === 'live');
+  await page.evaluate(() => { location.hash = '#/pool?cluster=llm'; });
+  await page.getByRole('table', { name: 'Endpoints of the pool' }).waitFor();
+  await until('it is live again', live, (state) => state === 'live');
+  await leave();
+}
+
 export default async function check() {
+  await refused();
   const { page, tolerate, leave } = await visit();
   // What a browser says of connections that were refused or lost.
   tolerate(/net::ERR_(CONNECTION_|INCOMPLETE_CHUNKED|EMPTY_RESPONSE|ABORTED)/);
