@@ -29,11 +29,17 @@ export function go(path, params, { replace = false } = {}) {
   }
 }
 
-/** Changes some parameters of the present view. A changed filter begins at the first page. */
+/** Parameters that say which page of a list: of the view's first list, or with a letter before them of its second. */
+const PAGED = /^[a-z]?(page|n)$/;
+
+/** The parameters without any page: what is filtered otherwise begins at the first one. */
+export const unpaged = (params) => Object.fromEntries(Object.entries(params).filter(([name]) => !PAGED.test(name)));
+
+/** Changes some parameters of the present view. A changed filter begins at the first page of every list. */
 export function patch(changes, options) {
   const { path, params } = current();
-  const paged = 'page' in changes ? {} : { page: '', n: '' };
-  go(path, { ...params, ...paged, ...changes }, options);
+  const turns = Object.keys(changes).some((name) => PAGED.test(name));
+  go(path, { ...(turns ? params : unpaged(params)), ...changes }, options);
 }
 
 /** Calls `take` now and whenever the address changes. */

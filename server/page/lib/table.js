@@ -3,7 +3,7 @@
 import { announce } from './ui.js';
 import { h, keyed, setAttr, setText, show, uniqueId } from './dom.js';
 import * as f from './format.js';
-import { current, link, patch } from './router.js';
+import { current, link, patch, unpaged } from './router.js';
 
 /** Tokens of the pages seen, so that "previous" needs no second order: by view and filter, then number. */
 const seen = new Map();
@@ -96,7 +96,7 @@ export function pager(what, { size = PAGE_SIZE, prefix = '' } = {}) {
   let state = { number: 1, next: '' };
   const filter = () => {
     const { path, params } = current();
-    return link(path, { ...params, [pageParam]: '', [numberParam]: '' });
+    return `${prefix}${link(path, unpaged(params))}`;
   };
   const turn = (number) => {
     const token = number <= 1 ? '' : seen.get(filter())?.get(number) ?? '';

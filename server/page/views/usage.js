@@ -3,7 +3,7 @@
 import { address, poll, read } from '../lib/api.js';
 import { h, setAttr, setText, show } from '../lib/dom.js';
 import * as f from '../lib/format.js';
-import { current, go, link, patch } from '../lib/router.js';
+import { current, go, link, patch, unpaged } from '../lib/router.js';
 import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
 import { choice, empty, loadBar, section, stat, timeOf, viewHeading } from '../lib/ui.js';
 
@@ -31,7 +31,7 @@ export function create() {
   const ranges = choice('Days', RANGES.map(([value, label]) => ({ value, label, href: '#' })));
   const from = h('input', { type: 'date', 'aria-label': 'First day (UTC)' });
   const to = h('input', { type: 'date', 'aria-label': 'Last day (UTC)' });
-  const dated = () => from.value && go('/usage', { ...params, days: '', page: '', n: '', from: from.value, to: to.value && to.value >= from.value ? to.value : from.value });
+  const dated = () => from.value && go('/usage', { ...unpaged(params), days: '', from: from.value, to: to.value && to.value >= from.value ? to.value : from.value });
   from.addEventListener('change', dated);
   to.addEventListener('change', dated);
   const chips = h('ul', { class: 'chips', 'aria-label': 'Only' });
@@ -45,7 +45,16 @@ export function create() {
     h('dl', { class: 'stats' }, Object.values(stats).map((one) => one.element))),
     rows.element, days.element, sessions.element);
 
+  // Days that are counted back from today move on with it: all of the view, and no page of yesterday's.
+  let today = '';
+  const movedOn = () => {
+    if (today === f.day(Date.now()) || params.from) return false;
+    patch({}, { replace: true });
+    if (today !== f.day(Date.now())) update(params);
+    return true;
+  };
   const take = (data) => {
+    if (movedOn()) return;
     rows.set(data, params);
     const { total } = data;
     stats.cost.set(f.money(total.cost), '');
@@ -57,26 +66,27 @@ export function create() {
   const query = () => ({ ...range(params), ...filters(params), by: by() });
   const several = () => range(params).from !== range(params).to;
   const polls = [
-    poll((signal) => read('usage', { ...query(), page_size: PAGE_SIZE, page_token: params.page }, signal), take, rows.fail, () => 4000),
+    poll((signal) => read('usage', { ...query(), page_size: PAGE_SIZE, page_token: params.page }, signal), take, (error) => movedOn() || rows.fail(error), () => 4000),
     poll((signal) => (several() ? read('usage', { ...query(), by: 'day', page_size: 400 }, signal) : null), days.set, days.fail, () => 15_000),
     poll((signal) => read('usage/sessions', { day: range(params).to, consumer: params.consumer, page_size: PAGE_SIZE, page_token: params.spage }, signal), sessions.set, sessions.fail, () => 5000),
   ];
   const refresh = () => polls.forEach((one) => one.refresh());
+  const update = (next) => {
+    params = next;
+    today = f.day(Date.now());
+    const { from: first, to: last } = range(params);
+    ranges.set(params.from ? '' : params.days || '1', (value) => link('/usage', { ...unpaged(params), from: '', to: '', days: value === '1' ? '' : value }));
+    [from.value, to.value] = [first, last];
+    chips.replaceChildren(...chipsOf(params));
+    show(chips, chips.childElementCount > 0);
+    show(sessions.element, !params.model && !params.route);
+    show(days.element, several());
+    sessions.of(last);
+    rows.choose(query(), params);
+    refresh();
+  };
   return {
-    title: 'Usage', element, watch: () => ({}), refresh,
-    update(next) {
-      params = next;
-      const { from: first, to: last } = range(params);
-      ranges.set(params.from ? '' : params.days || '1', (value) => link('/usage', { ...params, from: '', to: '', page: '', n: '', days: value === '1' ? '' : value }));
-      [from.value, to.value] = [first, last];
-      chips.replaceChildren(...chipsOf(params));
-      show(chips, chips.childElementCount > 0);
-      show(sessions.element, !params.model && !params.route);
-      show(days.element, several());
-      sessions.of(last);
-      rows.choose(query(), params);
-      refresh();
-    },
+    title: 'Usage', element, watch: () => ({}), refresh, update,
     destroy: () => polls.forEach((one) => one.stop()),
   };
 }
@@ -124,7 +134,7 @@ function rowsPart() {
     element: part.element, fail: part.fail,
     choose(query, params) {
       if (made !== query.by) build(query.by);
-      kinds.set(query.by, (value) => link('/usage', { ...params, by: value === 'consumer' ? '' : value, page: '', n: '' }));
+      kinds.set(query.by, (value) => link('/usage', { ...unpaged(params), by: value === 'consumer' ? '' : value }));
       setAttr(csv, 'href', address('usage', { ...query, format: 'csv' }));
     },
     set(data) {
@@ -139,7 +149,7 @@ function rowsPart() {
 /** Where a row leads: to what is in it. */
 function further(by, row) {
   const { params } = current();
-  const to = { ...params, page: '', n: '', by: NEXT[by] === 'consumer' ? '' : NEXT[by] };
+  const to = { ...unpaged(params), by: NEXT[by] === 'consumer' ? '' : NEXT[by] };
   if (by === 'day') return link('/usage', { ...to, days: '', from: row.day, to: row.day, by: params.by === 'day' ? '' : to.by });
   const wanted = { ...to, [by]: row[by] || '(none)' };
   // Nothing is told apart by what it is all of.
@@ -163,7 +173,7 @@ function daysPart() {
         const bar = loadBar();
         bar.set(row.tokens.total / most, 'ok');
         const { params } = current();
-        return h('li', {}, h('a', { href: link('/usage', { ...params, days: '', from: row.day, to: row.day, page: '', n: '' }), text: row.day }), bar.element,
+        return h('li', {}, h('a', { href: link('/usage', { ...unpaged(params), days: '', from: row.day, to: row.day }), text: row.day }), bar.element,
           h('span', { class: 'num', text: `${f.compact(row.tokens.total)} tokens` }), h('span', { class: 'num', text: f.money(row.cost) }));
       }));
     },

@@ -35,6 +35,32 @@ async function addresses() {
   await leave();
 }
 
+/** What is filtered otherwise begins at the first page of every list, also of the second one of a view. */
+async function pages() {
+  const { page, tolerate, leave } = await visit('#/quotas?rpage=of-another-filter&rn=2');
+  tolerate(/status of 400/);
+  await page.getByLabel('Search consumers').fill('car');
+  await page.waitForFunction(() => location.hash === '#/quotas?search=car');
+  await page.evaluate(() => { location.hash = '#/usage?spage=of-another-day&sn=2'; });
+  await page.getByRole('link', { name: '7 days' }).click();
+  await page.waitForFunction(() => location.hash === '#/usage?days=7');
+  await leave();
+}
+
+/** Today is another day after midnight (UTC): what is open goes on with it. */
+async function midnight() {
+  const { page, leave } = await visit('#/usage');
+  await page.getByRole('table', { name: 'Usage by consumer' }).waitFor();
+  const tomorrow = await page.evaluate(() => {
+    const now = Date.now.bind(Date);
+    Date.now = () => now() + 86_400_000;
+    return new Date(Date.now()).toISOString().slice(0, 10);
+  });
+  await page.getByRole('heading', { name: `Sessions of ${tomorrow}` }).waitFor();
+  assert.equal(await page.getByLabel('First day (UTC)').inputValue(), tomorrow);
+  await leave();
+}
+
 async function csv() {
   const { page, leave } = await visit('#/usage');
   const link = page.getByRole('link', { name: 'CSV' }).first();
@@ -77,6 +103,8 @@ async function prefix() {
 export default async function check() {
   await driver('use', { consumer: 'carol', model: 'mock', session: 'carol-1', requests: 2 });
   await addresses();
+  await pages();
+  await midnight();
   await csv();
   await prefix();
 }
