@@ -62,6 +62,7 @@ export function keyed(parent, key, make) {
   let held = new Map();
   return (items) => {
     const next = new Map();
+    const { activeElement: focused } = document;
     let at = parent.firstElementChild;
     for (const item of items) {
       const id = key(item);
@@ -74,6 +75,8 @@ export function keyed(parent, key, make) {
     }
     for (const [id, child] of held) if (!next.has(id)) child.element.remove();
     held = next;
+    // What is moved loses the focus that is in it.
+    if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
   };
 }
 

@@ -25,7 +25,27 @@ async function tabTo(page, fits, most = 80) {
   throw new Error('not reached by Tab');
 }
 
+/** A list whose rows change places keeps the focus on the row that had it. */
+async function moved() {
+  const { page, leave } = await visit('#/');
+  const seen = await page.evaluate(async () => {
+    const { h, keyed } = await import('./assets/lib/dom.js');
+    const list = h('ul');
+    document.body.append(list);
+    const fill = keyed(list, (name) => name, (name) => ({ element: h('li', {}, h('button', { text: name })), set() {} }));
+    fill(['a', 'b', 'c']);
+    list.lastElementChild.firstElementChild.focus();
+    return [['c', 'a', 'b'], ['a', 'b', 'c'], ['c', 'b'], ['d', 'c']].map((names) => {
+      fill(names);
+      return [list.textContent, document.activeElement.textContent];
+    });
+  });
+  assert.deepEqual(seen, [['cab', 'c'], ['abc', 'c'], ['cb', 'c'], ['dc', 'c']]);
+  await leave();
+}
+
 export default async function check() {
+  await moved();
   const { page, leave } = await visit('#/');
   await page.waitForFunction(() => document.body.dataset.live === 'live');
   await page.keyboard.press('Tab');
