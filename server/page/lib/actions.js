@@ -1,7 +1,7 @@
 // The changes an administrator can make from here: balances and budgets, amounts of limits for single keys, endpoints.
 
 import { act } from './admin.js';
-import { read, segment } from './api.js';
+import { ApiError, read, segment } from './api.js';
 import { field } from './dialog.js';
 import { h, setText, show } from './dom.js';
 import * as f from './format.js';
@@ -77,9 +77,10 @@ export function changeQuota({ quota, consumer }, done) {
 
 const UNTIL = [['', 'until it is taken away'], ['3600000', 'for 1 hour'], ['14400000', 'for 4 hours'], ['86400000', 'for 1 day'], ['604800000', 'for 7 days'], ['at', 'until a time …']];
 
-/** Another amount of a limit for one key. `limit` is as `api/v1/limits` tells it. */
-export function overrideLimit({ limit, key }, done) {
+/** Another amount of a limit for one key. `limit` is as `api/v1/limits` tells it; `look` asks for that by its name. */
+export function overrideLimit({ limit: known, key, look = false }, done) {
   act(async () => {
+    const limit = (look && (await read('limits')).limits.find((one) => one.name === known.name)) || known;
     const { overrides } = await read('overrides', { limit: limit.name, page_size: 1000 });
     const present = overrides.find((one) => one.key === key);
     const told = (n) => `${f.amountOf(n, limit.counts)}${limit.per ? ` per ${limit.per}` : ' at once'}`;
@@ -151,26 +152,31 @@ export function drainEndpoint({ pool, endpoint }, done) {
 
 /** Gives an endpoint requests again. `drain` is as `api/v1/drains` tells it. */
 export function undrainEndpoint(drain, done) {
+  act(async () => undrainPlan(drain), done);
+}
+
+/** The same by the endpoint of a pool: by this pool's own drain, or that of every pool. */
+export function undrainIn({ pool, endpoint }, done) {
   act(async () => {
-    const { route = '', cluster = '' } = drain.pool ?? drain;
-    const where = cluster ? `In the pool ${f.poolName({ route, cluster })}.` : 'In every pool.';
-    return {
-      title: `Give ${drain.endpoint} requests again`,
-      about: `${where} Drained by ${drain.who}, ${f.relative(drain.at_ms)}${drain.note ? `: “${drain.note}”` : ''}.`,
-      fields: [], note: false,
-      state: () => ({
-        before: 'gets no new requests', after: 'gets requests', confirm: 'Give it requests again', what: 'endpoint.undrain', target: drain.endpoint,
-        call: () => ({ method: 'DELETE', path: 'drains', parameters: { endpoint: drain.endpoint, route, cluster } }),
-      }),
-    };
+    const { drains } = await read('drains');
+    const of = (drain) => drain.pool ?? drain;
+    const mine = drains.filter((drain) => drain.endpoint === endpoint.address);
+    const drain = mine.find((one) => of(one).cluster === pool.cluster && (of(one).route ?? '') === pool.route) ?? mine.find((one) => !of(one).cluster);
+    if (!drain) throw new ApiError(404, `${endpoint.address} is not drained any more.`);
+    return undrainPlan(drain);
   }, done);
 }
 
-/** The drain that holds an endpoint of a pool: this pool's own, or that of every pool. */
-export async function undrainIn({ pool, endpoint }, done) {
-  const { drains } = await read('drains');
-  const of = (drain) => drain.pool ?? drain;
-  const mine = drains.filter((drain) => drain.endpoint === endpoint.address);
-  const drain = mine.find((one) => of(one).cluster === pool.cluster && (of(one).route ?? '') === pool.route) ?? mine.find((one) => !of(one).cluster);
-  if (drain) undrainEndpoint(drain, done);
+function undrainPlan(drain) {
+  const { route = '', cluster = '' } = drain.pool ?? drain;
+  const where = cluster ? `In the pool ${f.poolName({ route, cluster })}.` : 'In every pool.';
+  return {
+    title: `Give ${drain.endpoint} requests again`,
+    about: `${where} Drained by ${drain.who}, ${f.relative(drain.at_ms)}${drain.note ? `: “${drain.note}”` : ''}.`,
+    fields: [], note: false,
+    state: () => ({
+      before: 'gets no new requests', after: 'gets requests', confirm: 'Give it requests again', what: 'endpoint.undrain', target: drain.endpoint,
+      call: () => ({ method: 'DELETE', path: 'drains', parameters: { endpoint: drain.endpoint, route, cluster } }),
+    }),
+  };
 }

@@ -35,7 +35,7 @@ function form(plan, close, done) {
   const note = h('input', { type: 'text', maxlength: '200', autocomplete: 'off' });
   const confirm = h('button', { type: 'submit' });
   const cancel = h('button', { type: 'button', text: 'Cancel', on: { click: close } });
-  const noteField = plan.note === false ? null : field('Why (optional)', note, 'Shown in the history beside the change.');
+  const noteField = plan.note === false ? null : field('Why (optional)', note, 'Kept with the change, and shown under Changes.');
   const element = h('form', { class: 'dialog-body', novalidate: true },
     plan.about ? h('p', { text: plan.about }) : null, plan.fields, h('div', { class: 'change' }, difference.element), noteField,
     fault.element, h('div', { class: 'dialog-actions' }, cancel, confirm));
@@ -60,9 +60,11 @@ function form(plan, close, done) {
     confirm.disabled = true;
     try {
       const { method, path, parameters, body } = state.call(note.value.trim());
-      const startedMs = Date.now();
+      // What is new is told apart from an older change of the same by the line before, not by this computer's clock.
+      const before = await auditLine(state);
       await change(method, path, parameters, body, adminToken());
-      const line = await auditLine(state, startedMs);
+      const after = await auditLine(state);
+      const line = after && after.at_ms !== before?.at_ms ? after : null;
       element.replaceWith(result(state, line, close));
       announce(`Done: ${state.what} ${state.target}`);
       done?.();
@@ -94,10 +96,14 @@ export function auditText(line) {
   return h('pre', { class: 'audit', tabindex: '0' }, h('code', { text: line.note ? `${text}  “${line.note}”` : text }));
 }
 
+/** Drains tell their pool behind the endpoint. */
+const isOf = (line, target) => line.target === target || (line.what.startsWith('endpoint.') && line.target.startsWith(`${target} in `));
+
+/** The newest line of the audit about this, or null. */
 async function auditLine({ what, target }) {
   try {
     const { changes } = await read('changes', { page_size: 20 });
-    return changes.find((line) => line.what === what && line.target.startsWith(target)) ?? null;
+    return changes.find((line) => line.what === what && isOf(line, target)) ?? null;
   } catch (error) {
     if (error instanceof ApiError) return null;
     throw error;

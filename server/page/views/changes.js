@@ -10,8 +10,11 @@ const WHAT = {
   'override.delete': 'took an override away', 'endpoint.drain': 'drained an endpoint', 'endpoint.undrain': 'undrained an endpoint',
 };
 
+/** Changes listed. */
+const LISTED = 200;
+
 export function create() {
-  const part = section('Audit', { wide: true, note: 'The last 1000 are kept; the sidecars\u2019 logs have them all.' });
+  const part = section('Audit', { wide: true, note: `The newest ${LISTED}; the sidecars\u2019 logs have them all.` });
   const table = dataTable({
     caption: 'Changes, newest first', key: (c) => c.key, emptyState: empty('Nothing was changed yet.', 'evenkeel quota set alice 100000 --note "trial"'),
     columns: [
@@ -39,7 +42,7 @@ export function create() {
       return { ...c, key: `${same}/${seen.get(same)}` };
     }));
   };
-  const polled = poll((signal) => read('changes', { page_size: 200 }, signal), take, part.fail, () => 3000);
+  const polled = poll((signal) => read('changes', { page_size: LISTED }, signal), take, part.fail, () => 3000);
   return {
     title: 'Changes', watch: () => ({}), refresh: polled.refresh, update: polled.refresh, destroy: polled.stop,
     element: h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Changes'), h('p', { class: 'lead', text: 'By whom, what it was before and what it is now.' })), part.element),

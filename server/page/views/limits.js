@@ -3,12 +3,15 @@
 import { actionButton, forgetOverride, overrideLimit } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
 import { faultLine, field, openDialog } from '../lib/dialog.js';
-import { h, show } from '../lib/dom.js';
+import { h, setText, show } from '../lib/dom.js';
 import * as f from '../lib/format.js';
 import { link, patch } from '../lib/router.js';
 import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
 import { withToken } from '../lib/token.js';
 import { badge, empty, loadBar, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
+
+/** Overrides listed. */
+const OVERRIDES = 200;
 
 /** As configured, by name. */
 const configured = new Map();
@@ -94,7 +97,7 @@ export function create() {
       all.set(limits);
       options(which, limits.map((limit) => limit.name), params.limit);
     }, all.fail, () => 30_000),
-    poll((signal) => read('overrides', { page_size: 200 }, signal), overrides.set, overrides.fail, () => 5000),
+    poll((signal) => read('overrides', { page_size: OVERRIDES }, signal), overrides.set, overrides.fail, () => 5000),
   ];
   const element = h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Limits'),
     h('p', { class: 'lead', text: 'Requests, tokens and cost, counted over all gateways together.' })), part.element, overrides.element, all.element);
@@ -142,10 +145,13 @@ function overridesPart(done) {
       } },
     ],
   });
-  part.body.append(table.element);
+  const more = h('p', { class: 'muted', hidden: true });
+  part.body.append(table.element, more);
   return { element: part.element, fail: part.fail, set(data) {
     part.fail(null);
     table.set(data.overrides);
+    show(more, Boolean(data.next_page_token));
+    setText(more, `The first ${f.int(data.overrides.length)}; \u201cevenkeel limits overrides\u201d lists them all.`);
   } };
 }
 

@@ -101,7 +101,7 @@ function answer(totals, share) {
   if (!totals.pools) return 'No pools yet';
   if (room === null) return `${f.plural(totals.in_flight, 'request')} in flight, without a cap`;
   if (room === 0) return 'No room: every place is taken';
-  return share > 0.85 ? `Little room: ${f.plural(room, 'place')} left` : `Room for ${f.int(room)} more requests`;
+  return share > 0.85 ? `Little room: ${f.plural(room, 'place')} left` : `Room for ${f.int(room)} more request${room === 1 ? '' : 's'}`;
 }
 
 const REFUSALS = [['pool_full', 'pool full'], ['limit', 'limit'], ['quota', 'quota'], ['no_endpoints', 'no endpoints'], ['store_unavailable', 'store away']];

@@ -62,8 +62,7 @@ export function burnsTable({ short = false, done } = {}) {
 function changeCell(td, done) {
   let row = null;
   const button = actionButton('Change …', () => changeQuota(row, done));
-  const history = h('a', { class: 'small-link' });
-  td.append(button.element, history);
+  td.append(button.element);
   return (b) => {
     row = b;
     button.set('Change …', `${b.quota} of ${b.consumer}`);

@@ -33,6 +33,13 @@ export function refusalsTable({ short = false } = {}) {
   });
 }
 
+/** Refusals listed. */
+const LISTED = 100;
+
+/** A refusal is written within a second or so: what is not on record is asked for again so often, so soon. */
+const AGAIN_MAX = 5;
+const AGAIN_MS = 1000;
+
 const shorten = (id) => (id.length > 13 ? `${id.slice(0, 12)}…` : f.named(id));
 
 export function create() {
@@ -41,11 +48,13 @@ export function create() {
   const form = h('form', { class: 'ask', role: 'search' }, h('label', { for: 'request-id', text: 'Request id' }), input, h('button', { type: 'submit', class: 'primary', text: 'Explain' }));
   form.addEventListener('submit', (event) => {
     event.preventDefault();
-    go('/why', { ...current().params, id: input.value.trim() });
+    const id = input.value.trim();
+    if (id === (params.id ?? '')) explainAgain();
+    else go('/why', { ...current().params, id });
   });
   const answer = h('div', { role: 'status' });
   const search = searchField('Only this consumer', (value) => patch({ consumer: value }, { replace: true }));
-  const part = section('Last refusals', { actions: search.element, wide: true, note: 'The last 1000 are kept.' });
+  const part = section('Last refusals', { actions: search.element, wide: true, note: `The newest ${LISTED}. One that has an id is explained for an hour.` });
   const table = refusalsTable();
   part.body.append(table.element);
   const element = h('div', { class: 'view' }, h('header', { class: 'panel hero slim' }, h('div', { class: 'hero-words' }, viewHeading('Why was it refused?'),
@@ -54,14 +63,24 @@ export function create() {
     part.fail(null);
     table.set(data.refusals);
   };
-  const polled = poll((signal) => read('refusals', { consumer: params.consumer, page_size: 100 }, signal), take, part.fail, () => 3000);
+  const polled = poll((signal) => read('refusals', { consumer: params.consumer, page_size: LISTED }, signal), take, part.fail, () => 3000);
   let asked = '';
+  let missing = false;
+  let again = 0;
   const ask = poll((signal) => (params.id ? read(`refusals/${segment(params.id)}`, {}, signal) : null), (refusal) => {
+    missing = false;
     answer.replaceChildren(...(refusal ? [explain(refusal)] : []));
   }, (error) => {
+    missing = true;
+    again += 1;
     const words = error.status === 404 ? notFound(params.id) : h('p', { class: 'problem', text: `Could not be read: ${error.message}` });
-    answer.replaceChildren(words);
-  }, () => 3_600_000);
+    // Said once to those who hear it.
+    if (answer.textContent !== words.textContent) answer.replaceChildren(words);
+  }, () => (missing && again < AGAIN_MAX ? AGAIN_MS : 3_600_000));
+  const explainAgain = () => {
+    [missing, again] = [false, 0];
+    ask.refresh();
+  };
   return {
     title: 'Why was it refused?', element, watch: () => ({}),
     update(next) {
@@ -71,9 +90,12 @@ export function create() {
       polled.refresh();
       if (asked === (params.id ?? '')) return;
       asked = params.id ?? '';
-      ask.refresh();
+      explainAgain();
     },
-    refresh: polled.refresh,
+    refresh() {
+      polled.refresh();
+      if (missing) explainAgain();
+    },
     destroy() {
       polled.stop();
       ask.stop();
@@ -81,7 +103,7 @@ export function create() {
   };
 }
 
-const notFound = (id) => h('div', { class: 'empty' }, h('p', { text: `No refusal of ${id} is on record. It may have been admitted, or be older than the last 1000 refusals, or its gateway sends no request ids.` }));
+const notFound = (id) => h('div', { class: 'empty' }, h('p', { text: `No refusal of ${id} is on record. It may have been admitted, or refused more than an hour ago, or be one of more than 20 refusals a second, or its gateway sends no request ids.` }));
 
 const FACTS = [
   ['When', (r) => `${f.time(r.at_ms)} (${f.utc(r.at_ms)})`],
@@ -125,10 +147,7 @@ async function countsOf(r) {
 function nextSteps(r) {
   const steps = h('div', { class: 'actions' });
   if (r.reason === 'limit') {
-    const button = actionButton('Override …', async () => {
-      const { limits } = await read('limits');
-      overrideLimit({ limit: limits.find((limit) => limit.name === r.limit) ?? { name: r.limit, amount: r.amount }, key: r.key });
-    });
+    const button = actionButton('Override …', () => overrideLimit({ limit: { name: r.limit, amount: r.amount }, key: r.key, look: true }));
     button.set('Override …', `${r.limit} of ${r.key}`);
     steps.append(h('a', { href: link('/limits', { limit: r.limit, search: r.key }), text: 'This limit now' }), button.element);
   } else if (r.reason === 'quota') {

@@ -31,5 +31,7 @@ export default async function check() {
   await page.getByLabel('Request id').fill('nobody');
   await page.keyboard.press('Enter');
   await page.getByText('No refusal of nobody is on record').waitFor();
+  // It may be written only now: it is asked for again.
+  await page.waitForResponse(/refusals\/nobody/);
   await leave();
 }
