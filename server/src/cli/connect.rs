@@ -92,10 +92,16 @@ impl Server {
     }
 
     /// Where to connect to.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] where it is no address of a sidecar.
     pub(super) fn endpoint(&self) -> anyhow::Result<Endpoint> {
-        let wrong = || format!("--server: must be http://host:port or unix:/path, got {:?}", self.url);
-        let endpoint = Endpoint::from_shared(self.url.clone());
-        let endpoint = endpoint.map_err(|_| Fault::error(Exit::Usage, wrong()))?;
+        let tls = if self.url.starts_with("https:") { " (sidecars do not speak TLS)" } else { "" };
+        let wrong = || format!("--server: must be http://host:port or unix:/path, got {:?}{tls}", self.url);
+        let scheme = ["http://", "unix:"].iter().any(|scheme| self.url.starts_with(scheme));
+        let endpoint =
+            Some(self.url.clone()).filter(|_| scheme).and_then(|url| Endpoint::from_shared(url).ok());
+        let endpoint = endpoint.ok_or_else(|| Fault::error(Exit::Usage, wrong()))?;
         Ok(endpoint.connect_timeout(Duration::from_secs(3)))
     }
 }
@@ -180,5 +186,29 @@ impl As {
             .map_err(|_| Fault::error(Exit::Usage, "the token must be printable ASCII characters"))?;
         request.metadata_mut().insert("authorization", value);
         Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_sidecars_are_taken() {
+        let endpoint = |url: &str| Server { url: url.to_owned() }.endpoint();
+        for url in
+            ["http://127.0.0.1:9190", "http://[::1]:9190", "http://localhost", "unix:/run/evenkeel.sock"]
+        {
+            assert!(endpoint(url).is_ok(), "{url}");
+        }
+        for url in
+            ["", "127.0.0.1:9190", "localhost:9190", "localhost", "/run/x.sock", "http://", "tcp://a:1"]
+        {
+            let error = endpoint(url).unwrap_err();
+            let expected = format!("--server: must be http://host:port or unix:/path, got {url:?}");
+            assert_eq!((Exit::of(&error), error.to_string()), (Exit::Usage, expected));
+        }
+        let error = endpoint("https://a:9190").unwrap_err().to_string();
+        assert!(error.ends_with("got \"https://a:9190\" (sidecars do not speak TLS)"), "{error}");
     }
 }

@@ -9,7 +9,7 @@ pub(super) const HELP: &str = "\
 Exit codes:
   0  done
   1  failed, in a way none of those below is
-  2  called wrongly: an unknown option, or a value the sidecar does not take
+  2  called wrongly: an unknown option, a value the sidecar does not take, a --server that is none
   3  not found: no such pool, quota, record or request
   4  refused: no administrator's token, or not one the sidecar knows
   5  no answer: no sidecar there, or its store is away";
@@ -64,9 +64,21 @@ impl Exit {
 /// A sidecar's error answer in the words of the API.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 pub(super) fn answered(status: Status) -> anyhow::Error {
+    if is_http(&status) {
+        return Fault::error(Exit::Usage, HTTP_PORT);
+    }
     let (code, message) = (code_name(status.code()), status.message());
     let older = if status.code() == Code::Unimplemented { "; it is of an older release" } else { "" };
     Fault::error(Exit::of_code(status.code()), format!("sidecar answered {code}: {message}{older}"))
+}
+
+/// What is told where a sidecar's gRPC was expected and only HTTP answers.
+pub(super) const HTTP_PORT: &str = "--server: must be a sidecar's gRPC address (listen.grpc, port 9190); what answers \
+                                    there speaks only HTTP, as listen.http does (port 9191)";
+
+/// Whether a web server answered that it has no such page: tonic's words where an answer is none of gRPC's.
+pub(super) fn is_http(status: &Status) -> bool {
+    status.code() == Code::Unimplemented && status.message().starts_with("grpc-status header missing")
 }
 
 /// NOT_FOUND for `NotFound`, as in the API's own documents.
@@ -91,6 +103,18 @@ mod tests {
     fn codes_have_the_names_of_the_api() {
         assert_eq!(code_name(Code::NotFound), "NOT_FOUND");
         assert_eq!(answered(Status::not_found("x")).to_string(), "sidecar answered NOT_FOUND: x");
+    }
+
+    #[test]
+    fn a_web_server_is_no_older_release() {
+        let words = "grpc-status header missing, mapped from HTTP status code ";
+        let error = answered(Status::unimplemented(format!("{words}404")));
+        assert_eq!((Exit::of(&error), error.to_string()), (Exit::Usage, HTTP_PORT.to_owned()));
+        // A proxy that has lost its sidecar.
+        let error = answered(Status::unavailable(format!("{words}503")));
+        assert_eq!(Exit::of(&error), Exit::NoAnswer);
+        let error = answered(Status::unimplemented("unknown service"));
+        assert!(error.to_string().ends_with("it is of an older release"), "{error}");
     }
 
     #[test]

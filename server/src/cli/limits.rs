@@ -7,6 +7,7 @@ use evenkeel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use super::{
+    amount::{OF_COST, amount, unit},
     connect::{As, Ask},
     exit::answered,
     output::{Column, Item, count_or_dash, number, or_dash, text, time, yes},
@@ -15,6 +16,7 @@ use super::{
 
 /// Look at limits, and override them for one consumer or other key.
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 pub(crate) struct Limits {
     #[command(subcommand)]
     command: Command,
@@ -35,6 +37,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 struct List {
     #[command(flatten)]
     ask: Ask,
@@ -46,8 +49,9 @@ struct Override {
     limit: String,
     /// The key, such as consumer=alice, or consumer=alice|model=m
     key: String,
-    /// The amount instead of the configured one
-    #[arg(long, required_unless_present = "unlimited", conflicts_with = "unlimited", value_name = "N")]
+    /// The amount instead of the configured one, such as 10000, 100k or 1.5M; of cost, in millionths of the currency:
+    /// 2.5M for 2.50
+    #[arg(long, required_unless_present = "unlimited", conflicts_with = "unlimited", value_name = "N", value_parser = amount)]
     amount: Option<u64>,
     /// Not limited at all
     #[arg(long)]
@@ -74,6 +78,7 @@ struct Reset {
 }
 
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 struct Overrides {
     /// Only this limit's
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -83,6 +88,7 @@ struct Overrides {
 }
 
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 struct Nearest {
     /// Only this limit's
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -209,7 +215,7 @@ impl Item for pb::Limit {
     fn cells(&self) -> Vec<String> {
         vec![
             self.name.clone(),
-            counts(self.counts()).to_owned(),
+            unit(self.counts()).to_owned(),
             algorithm(self.algorithm()).to_owned(),
             self.amount.to_string(),
             count_or_dash(self.burst),
@@ -313,7 +319,7 @@ impl Item for pb::NearestLimit {
             time(self.reset_at_ms),
             yes(self.shadow),
             time(self.seen_at_ms),
-            counts_if_known(self.counts()).unwrap_or("-").to_owned(),
+            counts_if_known(self.counts()).map_or("-", |_| unit(self.counts())).to_owned(),
         ]
     }
 }

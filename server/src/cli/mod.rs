@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 mod activity;
 mod admit;
+mod amount;
 mod check;
 mod connect;
 mod convert;

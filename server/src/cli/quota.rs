@@ -5,6 +5,7 @@ use evenkeel_proto::v1 as pb;
 use serde_json::{Value, json};
 
 use super::{
+    amount::{OF_COST, amount, unit},
     connect::{As, Ask},
     exit::answered,
     output::{Column, Item, length, number, text, time, yes},
@@ -12,6 +13,7 @@ use super::{
 
 /// Look at and change the balances of consumers.
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 pub(crate) struct Quota {
     #[command(subcommand)]
     command: Command,
@@ -38,6 +40,7 @@ enum Command {
 }
 
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 struct Get {
     /// Whose
     consumer: String,
@@ -55,10 +58,12 @@ struct Of {
 }
 
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 struct Set {
     /// Whose
     consumer: String,
-    /// The new balance or amount
+    /// The new balance or amount, such as 10000, 100k or 1.5M; of cost, in millionths of the currency: 2.5M for 2.50
+    #[arg(value_parser = amount)]
     amount: u64,
     /// Why: kept in the history
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -70,11 +75,12 @@ struct Set {
 }
 
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 struct Adjust {
     /// Whose
     consumer: String,
-    /// How much
-    #[arg(value_parser = clap::value_parser!(u64).range(..=1_000_000_000_000_000))]
+    /// How much, such as 10000, 100k or 1.5M; of cost, in millionths of the currency: 2.5M for 2.50
+    #[arg(value_parser = amount)]
     amount: u64,
     /// Why: kept in the history
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -99,6 +105,7 @@ struct Delete {
 }
 
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 struct List {
     /// Only consumers whose names begin so
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -108,6 +115,7 @@ struct List {
 }
 
 #[derive(Args)]
+#[command(after_help = OF_COST)]
 struct Burn {
     /// Only this quota's
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -268,7 +276,7 @@ impl Item for pb::Quota {
             // A prepaid quota has no period.
             if self.reset_ms == 0 { "-".to_owned() } else { self.amount.to_string() },
             length(self.reset_ms),
-            counts(self.counts()).to_owned(),
+            unit(self.counts()).to_owned(),
             if self.recorded { yes(true) } else { "no (default)".to_owned() },
         ]
     }
@@ -350,7 +358,7 @@ impl Item for pb::QuotaBurn {
             time(self.runs_out_at_ms),
             time(self.reset_at_ms),
             time(self.seen_at_ms),
-            counts_if_known(self.counts()).unwrap_or("-").to_owned(),
+            counts_if_known(self.counts()).map_or("-", |_| unit(self.counts())).to_owned(),
         ]
     }
 }

@@ -28,6 +28,7 @@ mod validate;
 use files::{Files, Sections};
 pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
 pub use kubernetes::{KubernetesApi, KubernetesOptions, PoolService, SERVICES_MAX, ServicePort, ServiceRule};
+pub use limits::{AMOUNT_EXPECTED, parse_amount};
 pub use rate_limit_service::RateLimitService;
 pub use schema::schema;
 pub use secret::{AdminToken, Secret};

@@ -316,11 +316,46 @@ async fn changing_commands_answer_in_json() {
     );
 }
 
+/// Amounts are taken as the configuration takes them; what is counted in millionths says so.
+#[tokio::test]
+async fn amounts_have_a_unit() {
+    let config = "
+limits: [{name: spend, counts: cost, amount: 2.50, per: day, key: [consumer]}]
+quotas:
+- {name: credit, counts: tokens, kind: prepaid}
+- {name: money, counts: cost, kind: budget, default: 1.25, per: day}
+prices: [{model: m, input: 1, output: 2}]
+";
+    let sidecar = Sidecar::start(&format!("{config}{ADMIN}")).await;
+    let s = &sidecar;
+    assert_eq!(tells(s, "quota set alice 100k --quota credit").await["balance"], 100_000);
+    assert_eq!(tells(s, "quota add alice 1.5M --quota credit").await["balance"], 1_600_000);
+    assert_eq!(tells(s, "quota subtract alice 0.5k --quota credit").await["balance"], 1_599_500);
+    assert_eq!(tells(s, "limits override spend consumer=a --amount 3M").await["amount"], 3_000_000);
+    // As much as the configuration's 1.25 of the currency.
+    let default = tells(s, "quota get bob --quota money").await;
+    let set = tells(s, "quota set alice 1.25M --quota money").await;
+    assert_eq!((&set["amount"], &set["counts"]), (&default["amount"], &json!("cost")));
+
+    let table = says(s, "quota get alice --quota money").await;
+    assert!(table.contains("1250000") && table.contains("  cost (millionths)  "), "{table}");
+    assert!(says(s, "limits list").await.contains("  cost (millionths)  "));
+    let tokens = says(s, "quota get alice --quota credit").await;
+    assert!(tokens.contains("  tokens  ") && !tokens.contains("millionths"), "{tokens}");
+    for command in ["quota set", "quota add", "quota list", "limits override", "limits overrides"] {
+        let help = says(s, &format!("{command} --help")).await;
+        assert!(help.contains("millionths of the currency"), "{command}: {help}");
+    }
+}
+
 #[tokio::test]
 async fn a_command_ends_with_what_its_help_tells() {
     let sidecar = Sidecar::start(&format!("{CONFIG}{ADMIN}")).await;
     let nobody = Sidecar::start(CONFIG).await;
     let (url, nobody, nowhere) = (url(&sidecar), url(&nobody), "http://127.0.0.1:1".to_owned());
+    let http = format!("http://{}", sidecar.addresses.http);
+    let bare = url.trim_start_matches("http://").to_owned();
+    let tls = url.replace("http://", "https://");
     let cases: &[(&str, Option<&str>, &str, i32, &str)] = &[
         (&url, None, "pools", 0, ""),
         (&url, None, "check-config /nowhere.yaml", 1, "cannot be read"),
@@ -329,6 +364,22 @@ async fn a_command_ends_with_what_its_help_tells() {
         (&url, None, "leases", 2, "--cluster"),
         (&url, None, "pools --route r", 2, "--cluster"),
         (&url, None, "pools --server nonsense://", 2, "--server: must be http://host:port"),
+        (&bare, None, "pools", 2, "--server: must be http://host:port or unix:/path, got \"127.0.0.1:"),
+        (&bare, None, "top --output json", 2, "--server: must be http://host:port"),
+        (&tls, None, "pools", 2, "(sidecars do not speak TLS)"),
+        (&http, None, "pools", 2, "speaks only HTTP, as listen.http does (port 9191)"),
+        (
+            &http,
+            Some(TOKEN),
+            "quota set alice 1",
+            2,
+            "must be a sidecar's gRPC address (listen.grpc, port 9190)",
+        ),
+        (&http, None, "top --once", 2, "speaks only HTTP"),
+        (&url, Some(TOKEN), "quota set alice 1.5", 2, "must be a whole number up to 10^15, such as"),
+        (&url, Some(TOKEN), "quota add alice lots", 2, "1.5M for 1.50"),
+        (&url, Some(TOKEN), "quota subtract alice 1000000000000001", 2, "up to 10^15"),
+        (&url, Some(TOKEN), "limits override rpm consumer=a --amount 0.5", 2, "must be a whole number"),
         (&url, None, "leases --cluster llm --holder a\u{1}b", 2, "holder: must be"),
         (&url, None, "activity --span soon", 2, "--span"),
         (&url, None, "top --interval 1ms", 2, "must be 200ms..1h"),

@@ -11,7 +11,7 @@ use tonic::{Status, transport::Channel};
 
 use super::super::{
     connect::{As, Server, admin, if_known, inspect, root_cause},
-    exit::answered,
+    exit::{HTTP_PORT, answered, is_http},
 };
 
 /// Between attempts to reach a sidecar.
@@ -59,6 +59,9 @@ impl From<Closed> for End {
 
 impl From<Status> for End {
     fn from(status: Status) -> Self {
+        if is_http(&status) {
+            return Self::Lost(HTTP_PORT.to_owned());
+        }
         // What the transport says of itself is a chain of which the last says most.
         let cause = root_cause(&status).to_string();
         Self::Lost(if status.message().is_empty() { cause } else { status.message().to_owned() })

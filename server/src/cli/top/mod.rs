@@ -86,6 +86,8 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 impl Top {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
+        // Trying again and again is of no use where it is no address.
+        self.server.endpoint()?;
         match self.output {
             Output::Table if self.once || !io::stdout().is_terminal() => self.frame().await,
             Output::Table => self.live().await,

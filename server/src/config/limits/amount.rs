@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use crate::domain::limit::{AMOUNT_MAX, CalendarUnit};
 
+/// What is expected of an amount, for messages.
+pub const AMOUNT_EXPECTED: &str = "a whole number up to 10^15, such as 10000, 10k or 1.5M";
+
 /// Longest period: the longest month.
 const PERIOD_MAX: Duration = Duration::from_secs(31 * 86_400);
 
 /// Reads `10000`, `10k`, `1.5M`, `2G`: exactly, in units of one, or of a millionth where `millionths`.
 ///
 /// `None` where it is none, not a whole number of units, or more than 10^15 of them.
-pub(super) fn parse_amount(text: &str, millionths: bool) -> Option<u64> {
+pub fn parse_amount(text: &str, millionths: bool) -> Option<u64> {
     let (digits, thousands) = match text.as_bytes().last()? {
         b'k' => (&text[..text.len() - 1], 1),
         b'M' => (&text[..text.len() - 1], 2),

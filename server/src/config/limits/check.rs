@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    amount::{Per, parse_amount, parse_per},
+    amount::{AMOUNT_EXPECTED, Per, parse_amount, parse_per},
     conditions::{attribute, conditions, contradict, implies, is_header},
     raw::{RawException, RawLimit, RawQuota, RawRejected},
 };
@@ -24,7 +24,6 @@ const REJECTED_HEADERS_MAX: usize = 16;
 const REJECTED_VALUE_BYTES_MAX: usize = 1024;
 const REJECTED_BODY_BYTES_MAX: usize = 4096;
 
-const AMOUNT: &str = "a whole number up to 10^15, such as 10000, 10k or 1.5M";
 const COST: &str = "a cost with at most 6 digits after the point, such as 2.50";
 
 /// Limits in the order of the file. Where they come from another file, `path` begins with its name.
@@ -121,7 +120,7 @@ fn counts(check: &mut Check, path: &str, text: Option<&str>) -> Counts {
 
 fn required_amount(check: &mut Check, path: &str, text: Option<&str>, counts: Counts) -> Option<u64> {
     let Some(text) = text else {
-        check.fault(path, if counts == Counts::Cost { COST } else { AMOUNT }, "none");
+        check.fault(path, if counts == Counts::Cost { COST } else { AMOUNT_EXPECTED }, "none");
         return None;
     };
     amount(check, path, text, counts)
@@ -131,7 +130,7 @@ fn amount(check: &mut Check, path: &str, text: &str, counts: Counts) -> Option<u
     let cost = counts == Counts::Cost;
     let amount = parse_amount(text, cost);
     if amount.is_none() {
-        check.fault(path, if cost { COST } else { AMOUNT }, format!("{text:?}"));
+        check.fault(path, if cost { COST } else { AMOUNT_EXPECTED }, format!("{text:?}"));
     }
     amount
 }

@@ -20,6 +20,8 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use amount::{AMOUNT_EXPECTED, parse_amount};
+
 /// Most limits and quotas in all.
 const LIMITS_MAX: usize = 256;
 
