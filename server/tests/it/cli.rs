@@ -16,8 +16,8 @@ const CONFIG: &str = "
 keep_alive_interval: 60s
 pools: [{cluster: llm, cap: 2, endpoints: [{address: 'a:1'}, {address: 'b:1', weight: 3}]}]
 limits:
-- {name: rpm, counts: requests, amount: 60, per: 1m, key: [consumer]}
-- {name: tpm, counts: tokens, amount: 1000, per: 1m, algorithm: token_bucket, burst: 2000, key: [consumer, model]}
+- {name: rpm, counts: requests, amount: 60, per: 1h, key: [consumer]}
+- {name: tpm, counts: tokens, amount: 100k, per: 1m, algorithm: token_bucket, burst: 200k, key: [consumer, model]}
 quotas: [{name: credit, counts: tokens, kind: prepaid}]
 ";
 
