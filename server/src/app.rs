@@ -3,10 +3,7 @@
 use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -271,7 +268,6 @@ pub async fn run(
         administration,
         ledger: Arc::clone(&ledger),
         metrics,
-        draining: AtomicBool::new(false),
         stop: stop_http.clone(),
         watchers: http::watchers(),
     });
@@ -284,7 +280,6 @@ pub async fn run(
 
     shutdown.cancelled().await;
     info!(delay_ms = config.drain_delay.as_millis() as u64, "draining");
-    http.draining.store(true, Ordering::Relaxed);
     recorder.set_draining();
     grpc::set_not_serving(&health).await;
     tokio::time::sleep(config.drain_delay).await;

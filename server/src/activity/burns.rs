@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use super::half::Half;
 use crate::domain::activity::{Burn, Resolution};
 
 /// Most quotas of consumers kept; when there are more, the half that lasts longest goes.
@@ -98,19 +99,9 @@ impl Table {
         if self.count < KEPT_MAX / 2 {
             return;
         }
-        let mut all: Vec<f64> =
-            self.accounts.values().flat_map(|of| of.values().map(Account::lasts)).collect();
-        let middle = all.len() / 2;
-        let (_, median, _) = all.select_nth_unstable_by(middle, f64::total_cmp);
-        let median = *median;
-        // Of many that are equal some stay.
-        let sooner = self.accounts.values().flat_map(HashMap::values).filter(|a| a.lasts() < median).count();
-        let mut equal = (KEPT_MAX / 2).saturating_sub(sooner);
-        self.retain(|account| {
-            let is_equal = account.lasts() == median && equal > 0;
-            equal -= usize::from(is_equal);
-            account.lasts() < median || is_equal
-        });
+        let all = self.accounts.values().flat_map(|of| of.values().map(Account::lasts)).collect();
+        let mut half = Half::of(all, KEPT_MAX / 2);
+        self.retain(|account| half.stays(account.lasts()));
     }
 
     /// Tells all again: what was told before is lost.

@@ -229,11 +229,11 @@ impl History {
     /// # Errors
     /// Where the store fails.
     pub async fn refusals(&self, consumer: &str, most: usize) -> Result<Vec<Refused>, StoreError> {
-        let refusals = self.refusals.or_read(FRESH, self.store.refusals()).await?;
-        let mut refusals = newest_first(&refusals, |refused| (refused.at_ms, refused.id));
-        refusals.retain(|refused| consumer.is_empty() || refused.consumer == consumer);
-        refusals.truncate(most);
-        Ok(refusals)
+        let read =
+            async { Ok(newest_first(self.store.refusals().await?, |refused| (refused.at_ms, refused.id))) };
+        let refusals = self.refusals.or_read(FRESH, read).await?;
+        let wanted = refusals.iter().filter(|refused| consumer.is_empty() || refused.consumer == consumer);
+        Ok(wanted.take(most).cloned().collect())
     }
 
     /// A refusal by its request's id.
@@ -249,16 +249,15 @@ impl History {
     /// # Errors
     /// Where the store fails.
     pub async fn repairs(&self, most: usize) -> Result<Vec<Repair>, StoreError> {
-        let repairs = self.repairs.or_read(FRESH, self.store.repairs()).await?;
-        let mut repairs = newest_first(&repairs, |repair| (repair.at_ms, repair.id));
-        repairs.truncate(most);
-        Ok(repairs)
+        let read =
+            async { Ok(newest_first(self.store.repairs().await?, |repair| (repair.at_ms, repair.id))) };
+        let repairs = self.repairs.or_read(FRESH, read).await?;
+        Ok(repairs.iter().take(most).cloned().collect())
     }
 }
 
 /// Each once: a call whose answer was lost was repeated.
-fn newest_first<T: Clone>(list: &[T], key: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
-    let mut list = list.to_vec();
+fn newest_first<T>(mut list: Vec<T>, key: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
     list.sort_by_key(|entry| std::cmp::Reverse(key(entry)));
     list.dedup_by_key(|entry| key(entry));
     list
@@ -338,8 +337,8 @@ mod tests {
             count: 1,
             sidecar: String::new(),
         };
-        let list = [repair(1, 5), repair(2, 5), repair(1, 5), repair(2, 5), repair(3, 6)];
-        let told = newest_first(&list, |repair| (repair.at_ms, repair.id));
+        let list = vec![repair(1, 5), repair(2, 5), repair(1, 5), repair(2, 5), repair(3, 6)];
+        let told = newest_first(list, |repair| (repair.at_ms, repair.id));
         assert_eq!(told.iter().map(|repair| repair.id).collect::<Vec<_>>(), [3, 2, 1]);
     }
 }

@@ -6,6 +6,7 @@
 
 mod burns;
 mod forecast;
+mod half;
 mod history;
 mod nearest;
 mod pages;

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use super::half::Half;
 use crate::domain::{activity::Nearest, limit::Bucket};
 
 /// Most keys kept; when there are more, the half with most left goes.
@@ -52,18 +53,9 @@ impl Table {
         if self.keys.len() < KEYS_MAX / 2 {
             return;
         }
-        let mut shares: Vec<f64> = self.keys.values().map(Seen::share).collect();
-        let middle = shares.len() / 2;
-        let (_, median, _) = shares.select_nth_unstable_by(middle, f64::total_cmp);
-        let median = *median;
-        // Of many that are equal some stay.
-        let above = self.keys.values().filter(|seen| seen.share() > median).count();
-        let mut equal = (KEYS_MAX / 2).saturating_sub(above);
-        self.keys.retain(|_, seen| {
-            let is_equal = seen.share() == median && equal > 0;
-            equal -= usize::from(is_equal);
-            seen.share() > median || is_equal
-        });
+        // The fullest stay.
+        let mut half = Half::of(self.keys.values().map(|seen| -seen.share()).collect(), KEYS_MAX / 2);
+        self.keys.retain(|_, seen| half.stays(-seen.share()));
     }
 
     /// Tells all again: what was told before is lost.

@@ -359,11 +359,15 @@ impl Directory {
     /// The pool with this name, as a list shows it or as a gateway calls it; none is made.
     ///
     /// # Errors
-    /// `Invalid` for names that cannot be.
-    pub fn find(&self, route: &str, cluster: &str) -> Result<Option<Arc<PoolEntry>>, DomainError> {
+    /// `Invalid` for names that cannot be; `NotFound` where no sidecar has told of it.
+    pub fn find(&self, route: &str, cluster: &str) -> Result<Arc<PoolEntry>, DomainError> {
         let (listed, resolved) = (PoolId::new(route, cluster)?, self.identity(route, cluster)?);
         let by_id = self.by_id.read();
-        Ok(by_id.get(&listed).or_else(|| by_id.get(&resolved)).cloned())
+        let found = by_id.get(&listed).or_else(|| by_id.get(&resolved)).cloned();
+        found.ok_or_else(|| DomainError::NotFound {
+            what: format!("pool of route {route:?} and cluster {cluster:?}"),
+            hint: "no gateway has used it yet; ListPools names those known",
+        })
     }
 
     /// The pool with this identity, as another sidecar may have registered it; none where there is no room.
@@ -536,9 +540,9 @@ mod tests {
         assert!(d.adopt(&registered).is_none(), "what is only heard of drives nothing out");
         let idlest = d.resolve("", "c3").unwrap();
         d.resolve("", "new").unwrap();
-        assert!(idlest.is_forgotten() && d.find("", "c3").unwrap().is_none());
+        assert!(idlest.is_forgotten() && matches!(d.find("", "c3"), Err(DomainError::NotFound { .. })));
         for stays in ["a", "c1", "c2", "c4", "new"] {
-            assert!(d.find("", stays).unwrap().is_some(), "{stays}");
+            assert!(d.find("", stays).is_ok(), "{stays}");
         }
         assert_eq!((d.all().len(), d.by_name.read().count), (POOLS_MAX, POOLS_MAX - 1));
     }
@@ -555,12 +559,16 @@ mod tests {
     #[test]
     fn pools_are_found_by_a_gateways_names_and_not_made() {
         let d = directory("pools: [{cluster: a}, {cluster: b, per_route: true}]");
-        let found = |route, cluster| d.find(route, cluster).unwrap().map(|entry| entry.pool.id.clone());
+        let found = |route, cluster| match d.find(route, cluster) {
+            Ok(entry) => Some(entry.pool.id.clone()),
+            Err(DomainError::NotFound { .. }) => None,
+            Err(error) => panic!("{error}"),
+        };
         assert_eq!(found("any", "a"), PoolId::new("", "a").ok());
         assert_eq!([found("r", "b"), found("r", "c")], [None, None]);
         assert_eq!(d.all().len(), 1);
         d.resolve("r", "b").unwrap();
         assert_eq!(found("r", "b"), PoolId::new("r", "b").ok());
-        assert!(d.find("", "").is_err());
+        assert!(matches!(d.find("", ""), Err(DomainError::Invalid { .. })));
     }
 }

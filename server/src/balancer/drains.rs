@@ -123,7 +123,7 @@ impl DrainBook {
         note: &str,
         who: &str,
     ) -> Result<Drain, DomainError> {
-        let pool = pool.map(|(route, cluster)| self.known_pool(route, cluster)).transpose()?;
+        let pool = pool.map(|(route, cluster)| self.balancer.directory.find(route, cluster)).transpose()?;
         check_endpoint(endpoint)?;
         let expected = "at most 256 bytes without control characters";
         check_text("note", note, NOTE_BYTES_MAX, expected)?;
@@ -228,13 +228,6 @@ impl DrainBook {
             what: format!("drain of {}{is}", place(endpoint, pool)),
             hint: "ListDrains names those there are",
         }
-    }
-
-    fn known_pool(&self, route: &str, cluster: &str) -> Result<Arc<PoolEntry>, DomainError> {
-        self.balancer.directory.find(route, cluster)?.ok_or_else(|| DomainError::NotFound {
-            what: format!("pool of route {route:?} and cluster {cluster:?}"),
-            hint: "no gateway has used it yet; ListPools names those known",
-        })
     }
 
     /// Refuses an endpoint that none of the pools concerned has: more often a slip of the pen than one to come. Where a

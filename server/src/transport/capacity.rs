@@ -317,10 +317,7 @@ impl Capacity {
     /// # Errors
     /// Where there is none.
     pub fn pool(&self, route: &str, cluster: &str) -> Result<Arc<PoolEntry>, DomainError> {
-        self.balancer.directory.find(route, cluster)?.ok_or_else(|| DomainError::NotFound {
-            what: format!("pool of route {route:?} and cluster {cluster:?}"),
-            hint: "no gateway has used it yet; ListPools names those known",
-        })
+        self.balancer.directory.find(route, cluster)
     }
 
     /// One pool of the last sweep with its endpoints.

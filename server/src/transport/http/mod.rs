@@ -1,9 +1,6 @@
 //! HTTP: metrics, health, the JSON of pools, and the page.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
@@ -41,8 +38,6 @@ pub struct Http {
     pub ledger: Arc<Ledger>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// Set when the sidecar no longer takes new work.
-    pub draining: AtomicBool,
     /// Room for watches.
     pub watchers: Arc<Semaphore>,
     /// Ends the watches, which would otherwise hold up a drain.
@@ -97,7 +92,7 @@ async fn json_errors(request: Request, next: Next) -> Response {
 /// Ready also while the store is away: the sidecar then answers by its stated policy, and a gateway that
 /// stopped asking would be worse off.
 async fn readyz(State(http): State<Arc<Http>>) -> Response {
-    let draining = http.draining.load(Ordering::Relaxed);
+    let draining = http.capacity.balancer.recorder.is_draining();
     let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(json!({"ready": !draining, "store_up": http.capacity.balancer.store.is_up()})))
         .into_response()

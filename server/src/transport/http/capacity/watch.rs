@@ -1,10 +1,6 @@
 //! The overview, and one pool's endpoints, as server-sent events: at once, and then whenever a sweep has found a change.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -79,7 +75,7 @@ impl Watcher {
             }
             if let Some((at, ..)) = &self.told {
                 // Who watches is to go over to another sidecar, if there is one.
-                if self.http.draining.load(Ordering::Relaxed) {
+                if self.http.capacity.balancer.recorder.is_draining() {
                     return None;
                 }
                 let next = *at + PACE;
