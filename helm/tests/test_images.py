@@ -108,7 +108,7 @@ class Images(unittest.TestCase):
             "target/debug/evenkeel",
             "out/plugin/x.wasm",
             ".tools/envoy/x",
-            "server/page/tests/node_modules/x/y.js",
+            "server/evenkeel/page/tests/node_modules/x/y.js",
         ):
             self.assertTrue(ignored(path), path)
         # Files that the program holds within itself, wherever they are.

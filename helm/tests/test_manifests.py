@@ -101,7 +101,7 @@ class Pods(unittest.TestCase):
         self.assertNotEqual(checksum({"pools": [{"cluster": "a"}]}), before)
         self.assertNotEqual(checksum({"ledger": {"enabled": False}}), before)
         # The sections the sidecar reads again while running are those the chart leaves out.
-        source = (ROOT / "server/src/config/files.rs").read_text()
+        source = (ROOT / "server/config/src/files.rs").read_text()
         reloaded = re.search(r"const RELOADED: \[&str; \d+\] =\s*\[(.*?)\];", source, re.S).group(1)
         template = (CHART / "templates/_config.tpl").read_text()
         left_out = re.search(r"omit \$config (.*) -\}\}", template).group(1)

@@ -81,13 +81,13 @@ impl Driver {
         Self { lab, held: Vec::new(), sent: 0 }
     }
 
-    /// Runs a script of `server/page/tests` to its end, which has to be a good one.
+    /// Runs a script of `server/evenkeel/page/tests` to its end, which has to be a good one.
     pub(super) async fn run(&mut self, script: &Path, arguments: &[&str], variables: &[(&str, &str)]) {
         let urls: Vec<String> = (self.lab.sidecars().iter())
             .map(|sidecar| format!("http://{}/", sidecar.ready().http.as_deref().unwrap()))
             .collect();
         let mut child = Command::new(paths::node().unwrap())
-            .arg(paths::workspace().join("server/page/tests").join(script))
+            .arg(paths::workspace().join("server/evenkeel/page/tests").join(script))
             .args(arguments)
             .env(paths::PAGE_TOOLS, paths::page_tools().unwrap())
             .env(paths::BROWSER, paths::browser().unwrap())

@@ -1,6 +1,6 @@
 //! The capacity page in a real Chromium, held against what the sidecars and the mock hosts count.
 //!
-//! The checks are in `server/page/tests/checks`. They run in Node.js, which drives the browser; what they ask for of
+//! The checks are in `server/evenkeel/page/tests/checks`. They run in Node.js, which drives the browser; what they ask for of
 //! the lab (requests, a killed sidecar, the hosts' own counts) comes as lines on its standard output, and is answered on
 //! its standard input.
 

@@ -1,0 +1,359 @@
+//! Endpoints from Kubernetes: how the API server is reached, and which service a pool's endpoints are of.
+
+use std::time::Duration;
+
+use evenkeel_domain::settings::{
+    KubernetesApi, KubernetesOptions, PoolRule, SERVICES_MAX, ServicePort, ServiceRule, Source, is_label,
+    of_cluster_name,
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    Files,
+    schema::{Label, ServicePortText, Span},
+    secret::is_loopback,
+    validate::Check,
+};
+
+/// Longest a watch may last: API servers and clients give up at 295 s.
+const WATCH_TIMEOUT_MAX: Duration = Duration::from_secs(290);
+/// How to reach the API server of Kubernetes. Files are read when the first pool needs them.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawKubernetes {
+    /// The API server.
+    #[schemars(
+        regex(pattern = "^https?://"),
+        extend(
+            "x-range" = "`https://` or `http://`, without user and password",
+            "x-default" = "`KUBECONFIG`, or the pod's own, or `~/.kube/config`"
+        )
+    )]
+    api_server: Option<String>,
+    /// A file with the bearer token; read again as it changes. Only with `api_server`, which must be `https://` then,
+    /// unless it is on loopback: the token would be sent in clear.
+    #[schemars(length(min = 1), extend("x-default" = "none"))]
+    token_file: Option<String>,
+    /// Authorities that may vouch for the API server; read again as they change. Only with `api_server`.
+    #[schemars(length(min = 1), extend("x-default" = "the system's"))]
+    ca_file: Option<String>,
+    /// A kubeconfig, whose current context is used. Not together with `api_server`.
+    #[schemars(length(min = 1))]
+    kubeconfig: Option<String>,
+    /// Namespace of pools that name none; needed with `api_server` if there are such.
+    #[schemars(with = "Label", extend("x-default" = "the pod's own, or the context's"))]
+    namespace: Option<String>,
+    /// How long one watch lasts, and how long a silent connection is trusted.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Span", extend("default" = "2m", "x-range" = "1s..290s"))]
+    watch_timeout: Option<Duration>,
+    /// Longest wait between two attempts.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Span", extend("default" = "30s", "x-range" = "100ms..5m"))]
+    retry_max: Option<Duration>,
+}
+
+/// A service of Kubernetes, whose ready endpoints are a pool's. At most 256 services.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawServiceRule {
+    /// The service. May be left out where `cluster` is as `outbound|80||llm.models.svc.cluster.local`, which tells
+    /// service, namespace and port, or `"*"`, where other names have endpoints that come with requests.
+    #[schemars(with = "Label", extend("x-default" = "that of the cluster's name"))]
+    service: Option<String>,
+    /// The service's namespace. Without `service`: only services of this namespace are followed.
+    #[schemars(with = "Label", extend("x-default" = "`kubernetes.namespace`, or that of the cluster's name"))]
+    namespace: Option<String>,
+    /// The port of the endpoints, by its number or its name in the service.
+    #[schemars(with = "ServicePortText", extend("x-default" = "the only one"))]
+    port: Option<String>,
+}
+
+/// The top-level section, in the light of the pools that need it.
+pub(super) fn options<'r>(
+    check: &mut Check,
+    files: &Files,
+    raw: Option<RawKubernetes>,
+    rules: impl Iterator<Item = &'r PoolRule>,
+) -> KubernetesOptions {
+    let is_given = raw.is_some();
+    let raw = raw.unwrap_or_default();
+    let used: Vec<&ServiceRule> = rules
+        .filter_map(|rule| match &rule.source {
+            Source::Kubernetes(service) => Some(service),
+            _ => None,
+        })
+        .collect();
+    if is_given && used.is_empty() {
+        check.warn("kubernetes", "has no effect, as no pool has kubernetes");
+    }
+    let named: std::collections::HashSet<_> =
+        used.iter().filter_map(|rule| Some((rule.service.as_ref()?, &rule.namespace))).collect();
+    if named.len() > SERVICES_MAX {
+        check.fault("pools", "of at most 256 services of Kubernetes", named.len());
+    }
+    let defaults = KubernetesOptions::default();
+    let (second, ms) = (Duration::from_secs(1), Duration::from_millis(100));
+    let options = KubernetesOptions {
+        watch_timeout: check.duration(
+            "kubernetes.watch_timeout",
+            raw.watch_timeout,
+            defaults.watch_timeout,
+            second,
+            WATCH_TIMEOUT_MAX,
+        ),
+        retry_max: check.duration(
+            "kubernetes.retry_max",
+            raw.retry_max,
+            defaults.retry_max,
+            ms,
+            300 * second,
+        ),
+        namespace: label(check, "kubernetes.namespace", raw.namespace.clone()),
+        api: api(check, files, raw),
+    };
+    let is_left_open = |rule: &&&ServiceRule| rule.service.is_some() && rule.namespace.is_none();
+    let is_server = matches!(options.api, KubernetesApi::Server { .. });
+    if is_server && options.namespace.is_none() && used.iter().any(|rule| is_left_open(&rule)) {
+        check.required("kubernetes.namespace", "given where api_server is and a pool names no namespace");
+    }
+    options
+}
+
+fn api(check: &mut Check, files: &Files, raw: RawKubernetes) -> KubernetesApi {
+    let files_of_server = [
+        ("token_file", &raw.token_file, raw.api_server.is_some()),
+        ("ca_file", &raw.ca_file, raw.api_server.is_some()),
+    ];
+    for (field, file, has_server) in files_of_server {
+        let path = format!("kubernetes.{field}");
+        match file.as_deref() {
+            Some("") => check.fault(&path, "a path", "\"\""),
+            Some(_) if !has_server => check.fault(&path, "absent where api_server is", "a path"),
+            _ => {}
+        }
+    }
+    if raw.api_server.is_some() && raw.kubeconfig.is_some() {
+        check.fault("kubernetes.kubeconfig", "absent where api_server is given", "both");
+    }
+    match (raw.api_server, raw.kubeconfig) {
+        (Some(server), _) => {
+            let url = server.parse::<http::Uri>().ok().filter(|url| {
+                let scheme = matches!(url.scheme_str(), Some("http" | "https"));
+                scheme && url.host().is_some_and(|host| !host.is_empty()) && !server.contains('@')
+            });
+            if url.is_none() {
+                let expected = "an https:// or http:// URL without user and password";
+                check.fault("kubernetes.api_server", expected, "something else");
+            }
+            let in_clear = url
+                .as_ref()
+                .filter(|url| url.scheme_str() == Some("http") && !url.host().is_some_and(is_loopback));
+            if let (Some(url), Some(_)) = (in_clear, &raw.token_file) {
+                let expected = "https:// where token_file is given, unless it is on loopback";
+                let got =
+                    format!("\"http://{}\"", url.authority().map_or("", |authority| authority.as_str()));
+                check.fault("kubernetes.api_server", expected, got);
+            }
+            KubernetesApi::Server {
+                url: url.unwrap_or_default(),
+                token_file: raw.token_file.map(|path| files.resolve(&path)),
+                ca_file: raw.ca_file.map(|path| files.resolve(&path)),
+            }
+        }
+        (None, Some(path)) => {
+            if path.is_empty() {
+                check.fault("kubernetes.kubeconfig", "a path", "\"\"");
+            }
+            KubernetesApi::Kubeconfig(files.resolve(&path))
+        }
+        (None, None) => KubernetesApi::Inferred,
+    }
+}
+
+/// A pool's section. `cluster` is the one the rule names, if it names one.
+pub(super) fn service_rule(
+    check: &mut Check,
+    path: &str,
+    cluster: Option<&str>,
+    raw: RawServiceRule,
+) -> ServiceRule {
+    let rule = ServiceRule {
+        service: label(check, &format!("{path}.service"), raw.service),
+        namespace: label(check, &format!("{path}.namespace"), raw.namespace),
+        port: raw.port.map(|port| service_port(check, &format!("{path}.port"), port)),
+    };
+    if let (Some(cluster), None) = (cluster, &rule.service) {
+        match of_cluster_name(cluster) {
+            None => check.required(
+                &format!("{path}.service"),
+                "given where cluster is not as outbound|80||SERVICE.NAMESPACE.svc.cluster.local",
+            ),
+            Some((_, namespace, _)) => {
+                if let Some(given) = rule.namespace.as_ref().filter(|given| *given != namespace) {
+                    let expected = format!("absent, or {namespace}, which cluster names");
+                    check.fault(&format!("{path}.namespace"), &expected, format!("{given:?}"));
+                }
+            }
+        }
+    }
+    rule
+}
+
+fn label(check: &mut Check, path: &str, value: Option<String>) -> Option<String> {
+    if let Some(value) = value.as_deref().filter(|value| !is_label(value)) {
+        check.fault(path, "1..63 of a-z 0-9 -, not - at an end", format!("{value:?}"));
+    }
+    value
+}
+
+fn service_port(check: &mut Check, path: &str, value: String) -> ServicePort {
+    let number = value.bytes().all(|c| c.is_ascii_digit()).then(|| value.parse::<u16>().unwrap_or(0));
+    if number == Some(0) || (number.is_none() && !is_label(&value)) {
+        check.fault(path, "1..65535, or the name of a port", format!("{value:?}"));
+    }
+    number.map_or(ServicePort::Name(value), ServicePort::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_domain::settings::PoolService;
+
+    use super::{super::Config, *};
+
+    fn parse(yaml: &str) -> Config {
+        Config::parse(yaml).unwrap()
+    }
+
+    fn service(service: &str, namespace: Option<&str>, port: ServicePort) -> Option<PoolService> {
+        Some(PoolService { service: service.to_owned(), namespace: namespace.map(str::to_owned), port })
+    }
+
+    #[test]
+    fn is_read() {
+        let config = parse(
+            "kubernetes: {api_server: 'https://10.0.0.1:6443', token_file: t, ca_file: /ca, namespace: models, \
+             watch_timeout: 1m, retry_max: 5s}\n\
+             pools: [{cluster: a, kubernetes: {service: llm, port: 8000}}, \
+             {cluster: b, kubernetes: {service: llm, namespace: x, port: http}}, {cluster: c, kubernetes: {service: d}}]",
+        );
+        let of = |i: usize, cluster| match &config.pools[i].source {
+            Source::Kubernetes(rule) => rule.of(cluster),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(0, "a"), service("llm", None, ServicePort::Number(8000)));
+        assert_eq!(of(1, "b"), service("llm", Some("x"), ServicePort::Name("http".to_owned())));
+        assert_eq!(of(2, "c"), service("d", None, ServicePort::Only { or: None }));
+        let options = KubernetesOptions {
+            api: KubernetesApi::Server {
+                url: "https://10.0.0.1:6443".parse().unwrap(),
+                token_file: Some("t".into()),
+                ca_file: Some("/ca".into()),
+            },
+            namespace: Some("models".to_owned()),
+            watch_timeout: Duration::from_secs(60),
+            retry_max: Duration::from_secs(5),
+        };
+        assert_eq!(config.kubernetes, options);
+        assert!(config.warnings.is_empty());
+        let kubeconfig = parse("kubernetes: {kubeconfig: k}\nunlisted_pools: {kubernetes: {}}");
+        assert_eq!(kubeconfig.kubernetes.api, KubernetesApi::Kubeconfig("k".into()));
+        assert_eq!(parse("").kubernetes, KubernetesOptions::default());
+        assert_eq!(parse("kubernetes: {}").warnings.len(), 1);
+    }
+
+    #[test]
+    fn names_of_clusters_tell_services() {
+        let any = ServiceRule::default();
+        let port = ServicePort::Only { or: Some(80) };
+        let cluster = "outbound|80||llm.models.svc.cluster.local";
+        assert_eq!(any.of(cluster), service("llm", Some("models"), port.clone()));
+        assert_eq!(any.of("outbound|80||llm.models.svc"), service("llm", Some("models"), port));
+        for other in [
+            "llm",
+            "outbound|80|v1|llm.models.svc.cluster.local",
+            "outbound|0||llm.models.svc.cluster.local",
+            "outbound|x||llm.models.svc.cluster.local",
+            "inbound|80||llm.models.svc.cluster.local",
+            "outbound|80||api.example.com",
+            "outbound|80||Llm.models.svc.cluster.local",
+            "outbound|80||llm.models.svc.cluster.local|",
+        ] {
+            assert_eq!(any.of(other), None, "{other}");
+        }
+        let kept =
+            |namespace: &str| ServiceRule { namespace: Some(namespace.to_owned()), ..ServiceRule::default() };
+        assert!(kept("models").of(cluster).is_some() && kept("other").of(cluster).is_none());
+    }
+
+    /// Guards against a token that anybody on the way can read.
+    #[test]
+    fn a_token_is_sent_in_clear_on_loopback_only() {
+        let of = |server: &str, more: &str| {
+            Config::parse(&format!(
+                "kubernetes: {{api_server: '{server}', namespace: x{more}}}\n\
+                 pools: [{{cluster: a, kubernetes: {{service: s}}}}]"
+            ))
+        };
+        for server in ["http://10.0.0.1:8001", "http://[fd00::1]:8001/path", "http://localhost.example.com"] {
+            of(server, "").unwrap();
+            let found = of(server, ", token_file: t").unwrap_err().0;
+            let start = "kubernetes.api_server: must be https:// where token_file is given, unless it is on loopback, got";
+            assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
+            of(&server.replace("http", "https"), ", token_file: t").unwrap();
+        }
+        for server in ["http://127.0.0.1:8001", "http://[::1]:8001", "http://localhost:8001"] {
+            of(server, ", token_file: t").unwrap();
+        }
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let found = Config::parse(
+            "kubernetes: {api_server: 'ftp://x', kubeconfig: '', namespace: No, watch_timeout: 1h, retry_max: 1ms}\n\
+             pools:\n\
+             - {cluster: a, kubernetes: {}}\n\
+             - {cluster: b, endpoints: [{address: x}], dns: {name: x, port: 1}, kubernetes: {service: -x, namespace: '', port: 0}}\n\
+             - {cluster: 'outbound|80||llm.models.svc', kubernetes: {namespace: other, port: http_}}\n\
+             - {cluster: c, kubernetes: {service: llm, port: 65536}}\n\
+             unlisted_pools: {kubernetes: {service: llm}}\n",
+        );
+        let expected = [
+            "pools[0].kubernetes.service: must be given where cluster is not as \
+             outbound|80||SERVICE.NAMESPACE.svc.cluster.local, got none",
+            "pools[1].dns: must be absent where endpoints are given, got both",
+            "pools[1].kubernetes: must be absent where endpoints or dns are given, got both",
+            "pools[1].kubernetes.service: must be 1..63 of a-z 0-9 -, not - at an end, got \"-x\"",
+            "pools[1].kubernetes.namespace: must be 1..63 of a-z 0-9 -, not - at an end, got \"\"",
+            "pools[1].kubernetes.port: must be 1..65535, or the name of a port, got \"0\"",
+            "pools[2].kubernetes.port: must be 1..65535, or the name of a port, got \"http_\"",
+            "pools[2].kubernetes.namespace: must be absent, or models, which cluster names, got \"other\"",
+            "pools[3].kubernetes.port: must be 1..65535, or the name of a port, got \"65536\"",
+            "unlisted_pools.kubernetes.service: must be absent: the names of clusters tell it, got \"llm\"",
+            "kubernetes.watch_timeout: must be 1s..290s, got 3600s",
+            "kubernetes.retry_max: must be 100ms..300s, got 1ms",
+            "kubernetes.namespace: must be 1..63 of a-z 0-9 -, not - at an end, got \"No\"",
+            "kubernetes.kubeconfig: must be absent where api_server is given, got both",
+            "kubernetes.api_server: must be an https:// or http:// URL without user and password, got something else",
+        ];
+        assert_eq!(found.unwrap_err().0, expected);
+        let found = Config::parse(
+            "kubernetes: {api_server: 'http://x', token_file: ''}\npools: [{cluster: a, kubernetes: {service: s}}]",
+        );
+        let expected = [
+            "kubernetes.token_file: must be a path, got \"\"",
+            "kubernetes.api_server: must be https:// where token_file is given, unless it is on loopback, got \
+             \"http://x\"",
+            "kubernetes.namespace: must be given where api_server is and a pool names no namespace, got none",
+        ];
+        assert_eq!(found.unwrap_err().0, expected);
+        assert_eq!(
+            Config::parse("kubernetes: {ca_file: x, kubeconfig: ''}").unwrap_err().0,
+            [
+                "kubernetes.ca_file: must be absent where api_server is, got a path",
+                "kubernetes.kubeconfig: must be a path, got \"\""
+            ]
+        );
+    }
+}

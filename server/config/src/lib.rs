@@ -1,0 +1,250 @@
+//! Configuration: the file's raw shapes are validated into [`Config`], and every fault is reported at once.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use evenkeel_domain::{
+    limit::{Attribute, Condition, LimitRules},
+    settings::{
+        AdminToken, KubernetesOptions, LedgerOptions, LimitFiles, Log, PoolRule, RateLimitService,
+        RedisOptions, Traces,
+    },
+};
+
+mod credentials;
+mod files;
+mod higress;
+mod kubernetes;
+mod limits;
+mod rate_limit_service;
+mod raw;
+mod schema;
+mod secret;
+mod shapes;
+mod traces;
+mod validate;
+
+use files::{Files, Sections};
+pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
+pub use limits::{AMOUNT_EXPECTED, parse_amount};
+pub use schema::schema;
+
+/// A validated configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// How often gateways are to send KeepAlive.
+    pub keep_alive_interval: Duration,
+    /// How long to go on serving, told as not ready, before draining.
+    pub drain_delay: Duration,
+    /// Log lines.
+    pub log: Log,
+    /// Threads that serve.
+    pub worker_threads: usize,
+    /// Where the tables live.
+    pub store: StoreConfig,
+    /// Pool rules; the first that matches a request applies.
+    pub pools: Vec<PoolRule>,
+    /// How the API server of Kubernetes is reached.
+    pub kubernetes: KubernetesOptions,
+    /// For requests no rule matches; `None` refuses them.
+    pub unlisted: Option<PoolRule>,
+    /// Limits, quotas and what they need.
+    pub rules: Arc<LimitRules>,
+    /// Who may use the API of administrators.
+    pub admin: Arc<Vec<AdminToken>>,
+    /// What is recorded of requests.
+    pub ledger: LedgerOptions,
+    /// What is allowed, and probably not meant.
+    pub warnings: Vec<String>,
+    /// Envoy's rate limit service; `None` where it is not served.
+    pub rate_limit_service: Option<RateLimitService>,
+    /// Export of traces; `None` where they are off.
+    pub traces: Option<Traces>,
+    /// The file it was loaded from.
+    pub path: Option<PathBuf>,
+    /// Files it was read from beside its own.
+    pub files: Vec<PathBuf>,
+    /// To tell what changed.
+    sections: Sections,
+}
+
+/// Listening addresses.
+#[derive(Clone, Debug)]
+pub struct Listen {
+    /// gRPC over TCP.
+    pub grpc: Option<SocketAddr>,
+    /// gRPC over a Unix socket.
+    pub grpc_socket: Option<PathBuf>,
+    /// Mode of the Unix socket's file.
+    pub grpc_socket_mode: u32,
+    /// Metrics, health, JSON and the page.
+    pub http: SocketAddr,
+}
+
+/// Where the tables live.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    /// In this process.
+    Memory,
+    /// In Redis.
+    Redis(RedisOptions),
+}
+
+/// Everything wrong with a configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Faults(pub Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0.len();
+        write!(f, "{count} fault{} in the configuration:", if count == 1 { "" } else { "s" })?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl Config {
+    /// Reads a file and those it refers to.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn load(path: &Path) -> Result<Self, Faults> {
+        let yaml = std::fs::read_to_string(path)
+            .map_err(|error| Faults(vec![format!("{}: cannot be read: {error}", path.display())]))?;
+        let mut config = Self::parse_in(&yaml, path.parent().unwrap_or(Path::new("")))?;
+        config.path = Some(path.to_owned());
+        Ok(config)
+    }
+
+    /// Reads YAML. Files it refers to are looked for from the working directory on.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn parse(yaml: &str) -> Result<Self, Faults> {
+        Self::parse_in(yaml, Path::new(""))
+    }
+
+    /// Reads YAML. Files it refers to are looked for from `directory` on.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn parse_in(yaml: &str, directory: &Path) -> Result<Self, Faults> {
+        let (raw, shapes) = read(yaml)?;
+        let mut files = Files::new(directory);
+        let validated = validate::validate(raw, &mut files);
+        if !shapes.faults.is_empty() {
+            let others = validated.err().map(|faults| faults.0).unwrap_or_default();
+            let others = others.into_iter().filter(|fault| !shapes.explain(fault));
+            return Err(Faults(shapes.faults.iter().cloned().chain(others).collect()));
+        }
+        let mut config = validated?;
+        config.files = files.into_paths();
+        config.sections = Sections::of(yaml);
+        Ok(config)
+    }
+
+    /// Limits and quotas that look at the model, which gateways only know where they read bodies.
+    #[must_use]
+    pub fn looking_at_model(&self) -> Vec<&str> {
+        let is_model = |condition: &Condition| condition.attribute == Attribute::Model;
+        let limits = self.rules.limits.iter().filter(|limit| {
+            let mut exceptions = limit.exceptions.iter().flat_map(|exception| &exception.when);
+            limit.key.attributes().contains(&Attribute::Model)
+                || limit.when.iter().any(is_model)
+                || exceptions.any(is_model)
+        });
+        let quotas = self.rules.quotas.iter().filter(|quota| quota.when.iter().any(is_model));
+        limits.map(|limit| &*limit.name).chain(quotas.map(|quota| &*quota.name)).collect()
+    }
+
+    /// The files of the rate limit service that a file names, whatever else is wrong with it.
+    #[must_use]
+    pub fn rate_limit_files(path: &Path) -> Option<LimitFiles> {
+        let (raw, _) = read(&std::fs::read_to_string(path).ok()?).ok()?;
+        let files = Files::new(path.parent().unwrap_or(Path::new("")));
+        let mut check = validate::Check::default();
+        let service = rate_limit_service::validate(&mut check, &files, raw.rate_limit_service?);
+        service.files.path.file_name().is_some().then_some(service.files)
+    }
+
+    /// What it holds, in a line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let mut parts = vec![format!("{} pool rules", self.pools.len())];
+        let rules = &self.rules;
+        let others = [
+            (rules.limits.len(), "limit"),
+            (rules.quotas.len(), "quota"),
+            (rules.prices.0.len(), "price"),
+            (self.admin.len(), "administrator"),
+            (self.files.len(), "other file"),
+        ];
+        parts.extend(others.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| count(n, what)));
+        parts.push(match self.store {
+            StoreConfig::Memory => "memory store".to_owned(),
+            StoreConfig::Redis(_) => "redis store".to_owned(),
+        });
+        parts.join(", ")
+    }
+
+    /// Sections that differ from another configuration's and that only a restart applies.
+    #[must_use]
+    pub fn needs_restart(&self, other: &Self) -> Vec<String> {
+        self.sections.changed_for_restart(&other.sections)
+    }
+
+    /// A holder not heard of for this long counts as dead. One KeepAlive may come half an interval late; and
+    /// with a sweep each quarter of an interval, a dead holder's leases are back within two intervals.
+    #[must_use]
+    pub fn holder_ttl(&self) -> Duration {
+        self.keep_alive_interval * 3 / 2
+    }
+
+    /// How often each table is read, for views, metrics and reaping.
+    #[must_use]
+    pub fn sweep_interval(&self) -> Duration {
+        self.keep_alive_interval / 4
+    }
+}
+
+/// Reads the file's shapes.
+fn read(yaml: &str) -> Result<(raw::RawConfig, shapes::Shapes), Faults> {
+    if yaml.trim().is_empty() {
+        return Ok(Default::default());
+    }
+    shapes::read(yaml).map_err(Faults)
+}
+
+/// Reads one YAML document; a fault tells the place and never the line, which may hold a password.
+fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(yaml, options).map_err(|e| redact(&e.to_string()))
+}
+
+/// Takes user and password out of URLs.
+fn redact(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // Up to the last @: a password may hold one that nobody escaped.
+        let end =
+            part.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`')).unwrap_or(part.len());
+        let from = part[..end].rfind('@').unwrap_or(0);
+        clean.push_str("://");
+        clean.push_str(if from > 0 { "***" } else { "" });
+        clean.push_str(&part[from..]);
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests;

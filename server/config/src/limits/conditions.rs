@@ -1,0 +1,285 @@
+//! Conditions as written to [`Condition`], and what two of them say about each other.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use evenkeel_domain::limit::{Attribute, Condition, Matcher, matcher::parse_cidr};
+
+use super::raw::{RawCondition, RawMatcher};
+use crate::validate::Check;
+
+/// Most conditions of a limit, quota or exception.
+const CONDITIONS_MAX: usize = 32;
+/// Most values of one condition.
+const VALUES_MAX: usize = 1024;
+/// Longest value, in bytes.
+const VALUE_BYTES_MAX: usize = 1024;
+
+const ATTRIBUTE: &str = "consumer, model, route, cluster, path, ip, ip/24, ip:x-forwarded-for, header:x, query:x, cookie:x \
+                         or descriptor:x";
+const MATCHERS: &str = "an attribute with one of exact, one_of, prefix, regex, cidr, present, not";
+
+pub(super) fn attribute(check: &mut Check, path: &str, text: &str) -> Option<Attribute> {
+    let attribute = Attribute::parse(text);
+    if attribute.is_none() {
+        check.fault(path, ATTRIBUTE, format!("{text:?}"));
+    }
+    if let Some(name) = attribute.as_ref().and_then(Attribute::wanted_header).filter(|name| !is_header(name))
+    {
+        // Gateways pass on no others.
+        let expected = "a header with a name of letters, digits and !#$%&'*+-.^_`|~ (host for the domain)";
+        check.fault(path, expected, format!("{name:?}"));
+    }
+    attribute
+}
+
+/// Whether a text can be the name of a header.
+pub(super) fn is_header(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.len() <= 128 && name.bytes().all(token)
+}
+
+/// All of a list; only those without faults are returned.
+pub(super) fn conditions(check: &mut Check, path: &str, raw: Vec<RawCondition>) -> Vec<Condition> {
+    if raw.len() > CONDITIONS_MAX {
+        check.fault(path, "at most 32 conditions", raw.len());
+    }
+    let mut list: Vec<Condition> = Vec::with_capacity(raw.len());
+    for (i, raw) in raw.into_iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        let Some(condition) = condition(check, &path, raw) else { continue };
+        if let Some(other) = list.iter().find(|other| contradict(other, &condition)) {
+            let expected = "a condition that can hold together with the others";
+            check.fault(&path, expected, format!("{condition} beside {other}"));
+        }
+        list.push(condition);
+    }
+    list
+}
+
+fn condition(check: &mut Check, path: &str, raw: RawCondition) -> Option<Condition> {
+    let attribute = attribute(check, &format!("{path}.attribute"), &raw.attribute);
+    let RawCondition { exact, one_of, prefix, regex, cidr, present, not, .. } = raw;
+    let plain = RawMatcher { exact, one_of, prefix, regex, cidr, present };
+    let matcher = match (not, plain.given()) {
+        (Some(inner), 0) => {
+            matcher(check, &format!("{path}.not"), inner).map(|inner| Matcher::Not(Box::new(inner)))
+        }
+        (None, 1) => matcher(check, path, plain),
+        (not, given) => {
+            check.fault(path, MATCHERS, format_args!("{} of them", given + usize::from(not.is_some())));
+            None
+        }
+    };
+    Some(Condition { attribute: attribute?, matcher: matcher? })
+}
+
+impl RawMatcher {
+    fn given(&self) -> usize {
+        let Self { exact, one_of, prefix, regex, cidr, present } = self;
+        [
+            exact.is_some(),
+            one_of.is_some(),
+            prefix.is_some(),
+            regex.is_some(),
+            cidr.is_some(),
+            present.is_some(),
+        ]
+        .into_iter()
+        .filter(|given| *given)
+        .count()
+    }
+}
+
+fn matcher(check: &mut Check, path: &str, raw: RawMatcher) -> Option<Matcher> {
+    if raw.given() != 1 {
+        let expected = "one of exact, one_of, prefix, regex, cidr, present";
+        check.fault(path, expected, format_args!("{} of them", raw.given()));
+        return None;
+    }
+    let RawMatcher { exact, one_of, prefix, regex, cidr, present } = raw;
+    if let Some(value) = exact {
+        return value_is_sound(check, &format!("{path}.exact"), &value).then(|| Matcher::OneOf(vec![value]));
+    }
+    if let Some(values) = one_of {
+        let path = format!("{path}.one_of");
+        let sound = values_are_sound(check, &path, &values);
+        return sound.then_some(Matcher::OneOf(values));
+    }
+    if let Some(value) = prefix {
+        return value_is_sound(check, &format!("{path}.prefix"), &value).then_some(Matcher::Prefix(value));
+    }
+    if let Some(source) = regex {
+        let path = format!("{path}.regex");
+        if !value_is_sound(check, &path, &source) {
+            return None;
+        }
+        return match Matcher::regex(&source) {
+            Ok(matcher) => Some(matcher),
+            Err(error) => {
+                // Its last line says what is wrong; those before draw the place.
+                let why = error.to_string();
+                let why = why.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
+                check.fault(&path, "a regular expression", format!("{source:?}: {why}"));
+                None
+            }
+        };
+    }
+    if let Some(texts) = cidr {
+        let path = format!("{path}.cidr");
+        if !values_are_sound(check, &path, &texts) {
+            return None;
+        }
+        let networks = texts.iter().enumerate().map(|(i, text)| {
+            let network = parse_cidr(text);
+            if network.is_none() {
+                let expected = "an address or network such as 10.0.0.0/8";
+                check.fault(&format!("{path}[{i}]"), expected, format!("{text:?}"));
+            }
+            network
+        });
+        let networks: Vec<_> = networks.collect();
+        return networks.into_iter().collect::<Option<_>>().map(Matcher::Cidr);
+    }
+    Some(if present == Some(true) { Matcher::Present } else { Matcher::Absent })
+}
+
+fn value_is_sound(check: &mut Check, path: &str, value: &str) -> bool {
+    let sound = !value.is_empty() && value.len() <= VALUE_BYTES_MAX;
+    if !sound {
+        check.fault(
+            path,
+            "1..1024 bytes (an empty value counts as absent)",
+            format!("{} bytes", value.len()),
+        );
+    }
+    sound
+}
+
+fn values_are_sound(check: &mut Check, path: &str, values: &[String]) -> bool {
+    let mut sound = (1..=VALUES_MAX).contains(&values.len());
+    if !sound {
+        check.fault(path, "1..1024 values", values.len());
+    }
+    for (i, value) in values.iter().enumerate() {
+        sound &= value_is_sound(check, &format!("{path}[{i}]"), value);
+    }
+    sound
+}
+
+/// Whether two conditions cannot both hold. A `false` may be wrong: regular expressions are not looked into.
+pub(crate) fn contradict(one: &Condition, other: &Condition) -> bool {
+    one.attribute == other.attribute
+        && (disjoint(&one.matcher, &other.matcher) || disjoint(&other.matcher, &one.matcher))
+}
+
+fn disjoint(one: &Matcher, other: &Matcher) -> bool {
+    match (one, other) {
+        (Matcher::Not(inner), other) => implies(other, inner),
+        (Matcher::OneOf(one), Matcher::OneOf(other)) => {
+            let one: HashSet<&String> = one.iter().collect();
+            !other.iter().any(|value| one.contains(value))
+        }
+        (Matcher::OneOf(values), other) => values.iter().all(|value| !other.matches(Some(value))),
+        (Matcher::Absent, other) => !other.matches(None),
+        (Matcher::Prefix(one), Matcher::Prefix(other)) => !one.starts_with(other) && !other.starts_with(one),
+        (Matcher::Cidr(one), Matcher::Cidr(others)) => {
+            !one.iter().any(|one| others.iter().any(|other| within(one, other) || within(other, one)))
+        }
+        _ => false,
+    }
+}
+
+/// Whether everything that matches the one matches the other. A `false` may be wrong.
+pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
+    match (one, other) {
+        (Matcher::OneOf(one), Matcher::OneOf(other)) => {
+            let other: HashSet<&String> = other.iter().collect();
+            one.iter().all(|value| other.contains(value))
+        }
+        (one, other) if one == other => true,
+        (Matcher::OneOf(values), other) => values.iter().all(|value| other.matches(Some(value))),
+        (Matcher::Prefix(_) | Matcher::Regex { .. } | Matcher::Cidr(_), Matcher::Present) => true,
+        (Matcher::Prefix(one), Matcher::Prefix(other)) => one.starts_with(other),
+        (Matcher::Cidr(one), Matcher::Cidr(others)) => {
+            one.iter().all(|one| others.iter().any(|other| within(one, other)))
+        }
+        (Matcher::Absent, other) => other.matches(None),
+        (Matcher::Not(one), Matcher::Not(other)) => implies(other, one),
+        (one, Matcher::Not(other)) => disjoint(one, other) || disjoint(other, one),
+        _ => false,
+    }
+}
+
+/// Whether the one network lies within the other.
+fn within((ip, bits): &(IpAddr, u8), (other, other_bits): &(IpAddr, u8)) -> bool {
+    bits >= other_bits && Matcher::Cidr(vec![(*other, *other_bits)]).matches(Some(&ip.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one_of(values: &[&str]) -> Matcher {
+        Matcher::OneOf(values.iter().map(|value| (*value).to_owned()).collect())
+    }
+
+    fn not(inner: Matcher) -> Matcher {
+        Matcher::Not(Box::new(inner))
+    }
+
+    #[test]
+    fn what_follows() {
+        let prefix = |text: &str| Matcher::Prefix(text.into());
+        let cases = [
+            (prefix("b"), not(prefix("a")), true),
+            (prefix("ab"), not(prefix("a")), false),
+            (not(prefix("a")), prefix("b"), false),
+            (not(prefix("a")), not(prefix("ab")), true),
+            (prefix("ab"), prefix("a"), true),
+            (Matcher::Absent, not(Matcher::Present), true),
+            (Matcher::Present, not(Matcher::Absent), true),
+            (not(Matcher::Absent), Matcher::Present, false),
+            (Matcher::regex("a").unwrap(), Matcher::Present, true),
+        ];
+        for (one, other, expected) in cases {
+            assert_eq!(implies(&one, &other), expected, "{one} / {other}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_hold_together() {
+        let prefix = |text: &str| Matcher::Prefix(text.into());
+        let cidr = |text| Matcher::Cidr(vec![parse_cidr(text).unwrap()]);
+        let regex = |text| Matcher::regex(text).unwrap();
+        let cases = [
+            (one_of(&["a"]), one_of(&["b", "c"]), true),
+            (one_of(&["a", "b"]), one_of(&["b", "c"]), false),
+            (one_of(&["a"]), not(one_of(&["a", "b"])), true),
+            (one_of(&["a", "c"]), not(one_of(&["a", "b"])), false),
+            (one_of(&["ab"]), prefix("b"), true),
+            (one_of(&["ab"]), regex("a."), false),
+            (regex("a."), not(regex("a.")), true),
+            (regex("a."), not(Matcher::Present), true),
+            (regex("a."), regex("b."), false),
+            (prefix("gpt-4"), prefix("gpt-3"), true),
+            (prefix("gpt-4"), prefix("gpt"), false),
+            (prefix("gpt-4"), not(prefix("gpt")), true),
+            (Matcher::Absent, Matcher::Present, true),
+            (Matcher::Absent, not(Matcher::Present), false),
+            (Matcher::Absent, not(one_of(&["a"])), false),
+            (Matcher::Present, not(one_of(&["a"])), false),
+            (cidr("10.0.0.0/8"), cidr("11.0.0.0/8"), true),
+            (cidr("10.0.0.0/8"), cidr("10.1.0.0/16"), false),
+            (cidr("10.1.0.0/16"), not(cidr("10.0.0.0/8")), true),
+            (cidr("10.0.0.0/8"), not(cidr("10.1.0.0/16")), false),
+            (cidr("fd00::/8"), cidr("10.0.0.0/8"), true),
+        ];
+        for (one, other, expected) in cases {
+            let attribute = Attribute::Model;
+            let condition = |matcher| Condition { attribute: attribute.clone(), matcher };
+            let (one, other) = (condition(one), condition(other));
+            assert_eq!(contradict(&one, &other), expected, "{one} / {other}");
+            assert_eq!(contradict(&other, &one), expected, "{other} / {one}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What stands beside limits: prices, expectations of models, headers, administrators, the ledger.
+
+use std::time::Duration;
+
+use evenkeel_domain::{
+    limit::{LimitHeaders, Matcher, ModelSeed, Prices, price::Price},
+    settings::{AdminToken, LedgerOptions, Secret},
+};
+
+use super::raw::{RawAdmin, RawAdminToken, RawLedger, RawModel, RawPrice};
+use crate::{Files, validate::Check};
+
+/// Most entries of each table.
+const ROWS_MAX: usize = 1024;
+/// Fewest sessions and rows the ledger can do with.
+const LEDGER_MIN: usize = 100;
+/// Bytes of an administrator's token.
+const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
+
+pub(super) fn prices(check: &mut Check, raw: Vec<RawPrice>) -> Prices {
+    let mut list: Vec<Price> = Vec::with_capacity(raw.len());
+    rows_max(check, "prices", raw.len());
+    for (i, raw) in raw.into_iter().enumerate() {
+        let path = format!("prices[{i}]");
+        let model = model(check, &path, &raw.model, list.iter().map(|price| &price.model));
+        let mut price =
+            |field: &str, text: Option<String>| number(check, &path, field, text, 0.0..=1_000_000.0);
+        let (input, output) = (price("input", raw.input), price("output", raw.output));
+        let (cached_input, reasoning) =
+            (price("cached_input", raw.cached_input), price("reasoning", raw.reasoning));
+        for (field, given) in [("input", input), ("output", output)] {
+            if given.is_none() {
+                check.required(&format!("{path}.{field}"), "a price for a million tokens");
+            }
+        }
+        let (input, output) = (input.unwrap_or(0.0), output.unwrap_or(0.0));
+        list.push(Price {
+            model,
+            input,
+            output,
+            cached_input: cached_input.unwrap_or(input),
+            reasoning: reasoning.unwrap_or(output),
+        });
+    }
+    Prices(list)
+}
+
+pub(super) fn models(check: &mut Check, raw: Vec<RawModel>) -> Vec<ModelSeed> {
+    let mut list: Vec<ModelSeed> = Vec::with_capacity(raw.len());
+    rows_max(check, "models", raw.len());
+    for (i, raw) in raw.into_iter().enumerate() {
+        let path = format!("models[{i}]");
+        if raw.output_tokens.is_none() && raw.bytes_per_token.is_none() {
+            check.fault(&path, "an expectation: output_tokens or bytes_per_token", "neither");
+        }
+        list.push(ModelSeed {
+            model: model(check, &path, &raw.model, list.iter().map(|seed| &seed.model)),
+            output_tokens: number(check, &path, "output_tokens", raw.output_tokens, 1.0..=1_000_000.0),
+            bytes_per_token: number(check, &path, "bytes_per_token", raw.bytes_per_token, 0.1..=100.0),
+        });
+    }
+    list
+}
+
+fn rows_max(check: &mut Check, path: &str, rows: usize) {
+    if rows > ROWS_MAX {
+        check.fault(path, "at most 1024 entries", rows);
+    }
+}
+
+/// Reads the name of a model, or the beginning of some with a `*` at the end. The first that fits applies, so one
+/// that an earlier one covers is a mistake.
+fn model<'a>(
+    check: &mut Check,
+    path: &str,
+    text: &str,
+    mut earlier: impl Iterator<Item = &'a Matcher>,
+) -> Matcher {
+    if text.is_empty() || text.trim_end_matches('*').contains('*') || text.ends_with("**") || text.len() > 256
+    {
+        let expected = "a model's name of 1..256 bytes, or the beginning of some with one * at its end";
+        check.fault(&format!("{path}.model"), expected, format!("{text:?}"));
+    }
+    let matcher = text
+        .strip_suffix('*')
+        .map_or_else(|| Matcher::OneOf(vec![text.to_owned()]), |prefix| Matcher::Prefix(prefix.to_owned()));
+    if let Some(wide) = earlier.find(|wide| super::conditions::implies(&matcher, wide)) {
+        check.warn(&format!("{path}.model"), &format!("never applies: an earlier one is for what {wide}"));
+    }
+    matcher
+}
+
+fn number(
+    check: &mut Check,
+    path: &str,
+    field: &str,
+    text: Option<String>,
+    range: std::ops::RangeInclusive<f64>,
+) -> Option<f64> {
+    let text = text?;
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    if number.is_none() {
+        let expected = format!("{}..{}", range.start(), range.end());
+        check.fault(&format!("{path}.{field}"), &expected, format!("{text:?}"));
+    }
+    // What was wrong is told: not also that it is missing.
+    number.or(Some(*range.start()))
+}
+
+pub(super) fn limit_headers(check: &mut Check, raw: Option<Vec<String>>) -> LimitHeaders {
+    let Some(raw) = raw else { return LimitHeaders { ietf: true, x: false } };
+    let mut headers = LimitHeaders { ietf: false, x: false };
+    for (i, text) in raw.iter().enumerate() {
+        match text.as_str() {
+            "ietf" => headers.ietf = true,
+            "x" => headers.x = true,
+            other => check.fault(&format!("limit_headers[{i}]"), "ietf or x", format!("{other:?}")),
+        }
+    }
+    headers
+}
+
+pub(super) fn quota_admins(check: &mut Check, raw: Vec<String>) -> Vec<String> {
+    rows_max(check, "quota_admins", raw.len());
+    for (i, name) in raw.iter().enumerate() {
+        let path = format!("quota_admins[{i}]");
+        check.name(&path, name);
+        if raw[..i].contains(name) {
+            check.fault(&path, "named once", format!("{name:?} again"));
+        }
+    }
+    raw
+}
+
+pub(super) fn admin(check: &mut Check, files: &mut Files, raw: RawAdmin) -> Vec<AdminToken> {
+    let mut tokens: Vec<AdminToken> = Vec::with_capacity(raw.tokens.len());
+    if raw.tokens.len() > 64 {
+        check.fault("admin.tokens", "at most 64 tokens", raw.tokens.len());
+    }
+    for (i, raw) in raw.tokens.into_iter().enumerate() {
+        let path = format!("admin.tokens[{i}]");
+        check.name(&format!("{path}.name"), &raw.name);
+        if tokens.iter().any(|other| other.name == raw.name) {
+            check.fault(&format!("{path}.name"), "named once", format!("{:?} again", raw.name));
+        }
+        let Some(secret) = secret(check, files, &path, &raw) else { continue };
+        let token = AdminToken { name: raw.name, secret };
+        if tokens.iter().any(|other| other.secret == token.secret) {
+            check.fault(&path, "a token of its own: it tells who did what", "that of another");
+        }
+        tokens.push(token);
+    }
+    tokens
+}
+
+/// The token itself; never in a message.
+fn secret(check: &mut Check, files: &mut Files, path: &str, raw: &RawAdminToken) -> Option<Secret> {
+    let (text, path) = match (&raw.token, &raw.token_file) {
+        (Some(token), None) => (token.clone(), format!("{path}.token")),
+        (None, Some(file)) => {
+            let path = format!("{path}.token_file");
+            match files.read(file) {
+                Ok(text) => (text.trim().to_owned(), path),
+                Err(error) => {
+                    check.fault(&path, "a file that can be read", format!("{file:?}: {error}"));
+                    return None;
+                }
+            }
+        }
+        (given, _) => {
+            let got = if given.is_some() { "both" } else { "neither" };
+            check.fault(path, "either token or token_file", got);
+            return None;
+        }
+    };
+    if !TOKEN_BYTES.contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        let expected =
+            "16..1024 printable ASCII characters without blanks, such as `openssl rand -hex 32` makes";
+        check.fault(&path, expected, format!("{} bytes", text.len()));
+        return None;
+    }
+    Some(Secret::new(text))
+}
+
+pub(super) fn ledger(check: &mut Check, raw: RawLedger) -> LedgerOptions {
+    let hour = Duration::from_secs(3600);
+    let (min, max, default) = (hour, hour * 24 * 400, hour * 24 * 35);
+    let retention = raw.retention.as_deref().map(|text| {
+        let parsed = text.parse::<humantime_serde::re::humantime::Duration>().ok().map(Duration::from);
+        parsed.filter(|time| (min..=max).contains(time)).unwrap_or_else(|| {
+            check.fault("ledger.retention", "1h..400d", format!("{text:?}"));
+            default
+        })
+    });
+    let mut whole = |field: &str, text: Option<String>, default: usize, max: usize| {
+        let Some(text) = text else { return default };
+        text.parse().ok().filter(|n| (LEDGER_MIN..=max).contains(n)).unwrap_or_else(|| {
+            check.fault(&format!("ledger.{field}"), &format!("{LEDGER_MIN}..{max}"), format!("{text:?}"));
+            default
+        })
+    };
+    LedgerOptions {
+        enabled: raw.enabled.unwrap_or(true),
+        retention: retention.unwrap_or(default),
+        sessions_max: whole("sessions_max", raw.sessions_max, 10_000, 1_000_000),
+        rows_max: whole("rows_max", raw.rows_max, 100_000, 1_000_000),
+        ..LedgerOptions::default()
+    }
+}

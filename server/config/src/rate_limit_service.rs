@@ -1,0 +1,112 @@
+//! The section `rate_limit_service`: Envoy's rate limit service, with files of limits.
+
+use evenkeel_domain::{
+    limit::OnOutage,
+    settings::{LimitFiles, RateLimitHeaders, RateLimitService, RateLimiterOptions},
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    files::Files,
+    schema::{Outage, RateLimitHeaders as HeadersSchema},
+    validate::Check,
+};
+
+/// Envoy's rate limit service.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["config"]))]
+pub(super) struct RawRateLimitService {
+    /// A file of limits, or a directory: its files that end in `.yaml` or `.yml` and do not begin with a dot, at most
+    /// 1024 of at most 8 MiB. A relative path is from the configuration's directory on. The files are followed while
+    /// the sidecar runs.
+    #[schemars(length(min = 1))]
+    config: Option<String>,
+    /// A domain may be spread over several files.
+    merge_domains: bool,
+    /// All is counted and told for each descriptor, and no request refused.
+    shadow_mode: bool,
+    /// Headers for the client: `none`, or one or a list of `ratelimit`, `x`, `ietf`.
+    #[schemars(with = "HeadersSchema", extend("default" = "none"))]
+    headers: Option<RawHeaders>,
+    /// While Redis is away: each sidecar counts by itself, nothing is refused, or every request that has a limit is.
+    #[schemars(with = "Outage", extend("default" = "local"))]
+    on_outage: OnOutage,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum RawHeaders {
+    One(String),
+    Many(Vec<String>),
+}
+
+pub(super) fn validate(check: &mut Check, files: &Files, raw: RawRateLimitService) -> RateLimitService {
+    let path = raw.config.unwrap_or_default();
+    if path.is_empty() {
+        check.fault("rate_limit_service.config", "a file or directory", "none");
+    }
+    let names = match raw.headers {
+        None => Vec::new(),
+        Some(RawHeaders::One(name)) if name == "none" => Vec::new(),
+        Some(RawHeaders::One(name)) => vec![name],
+        Some(RawHeaders::Many(names)) => names,
+    };
+    let mut headers = RateLimitHeaders::default();
+    for name in &names {
+        match name.as_str() {
+            "ratelimit" => headers.plain = true,
+            "x" => headers.x = true,
+            "ietf" => headers.ietf = true,
+            other => {
+                let expected = "none, or one or a list of ratelimit, x and ietf";
+                check.fault("rate_limit_service.headers", expected, format!("{other:?}"));
+            }
+        }
+    }
+    RateLimitService {
+        files: LimitFiles { path: files.resolve(&path), merge_domains: raw.merge_domains },
+        options: RateLimiterOptions { shadow: raw.shadow_mode, headers, on_outage: raw.on_outage },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_domain::{limit::OnOutage, settings::RateLimitHeaders};
+
+    use super::super::Config;
+
+    #[test]
+    fn is_read() {
+        let section = |yaml: &str| Config::parse(yaml).unwrap().rate_limit_service;
+        assert!(section("").is_none());
+        let plain = section("rate_limit_service: {config: /limits}").unwrap();
+        assert_eq!(plain.files.path.to_str(), Some("/limits"));
+        assert_eq!(
+            (plain.options.headers, plain.options.on_outage),
+            (RateLimitHeaders::default(), OnOutage::Local)
+        );
+        let all = section(
+            "rate_limit_service: {config: a.yaml, merge_domains: true, shadow_mode: true, headers: [ratelimit, \
+             ietf], on_outage: closed}",
+        )
+        .unwrap();
+        assert_eq!(all.options.headers, RateLimitHeaders { plain: true, x: false, ietf: true });
+        assert!(all.files.merge_domains && all.options.shadow);
+        assert_eq!(all.options.on_outage, OnOutage::Closed);
+        assert!(section("rate_limit_service: {config: a, headers: x}").unwrap().options.headers.x);
+    }
+
+    #[test]
+    fn faults_are_told() {
+        assert_eq!(
+            Config::parse("rate_limit_service: {headers: [w]}").unwrap_err().0,
+            [
+                "rate_limit_service.config: must be a file or directory, got none",
+                "rate_limit_service.headers: must be none, or one or a list of ratelimit, x and ietf, got \"w\"",
+            ]
+        );
+        assert!(Config::parse("rate_limit_service: {on_outage: maybe}").is_err());
+    }
+}

@@ -1,0 +1,175 @@
+use evenkeel_domain::settings::Source;
+
+use super::*;
+
+fn faults(yaml: &str) -> Vec<String> {
+    Config::parse(yaml).expect_err("accepted").0
+}
+
+#[test]
+fn nothing_is_a_configuration() {
+    let config = Config::parse("").unwrap();
+    assert_eq!(config.listen.grpc.unwrap().to_string(), "127.0.0.1:9190");
+    assert_eq!(config.listen.http.to_string(), "127.0.0.1:9191");
+    assert!(matches!(config.store, StoreConfig::Memory));
+    assert!(config.unlisted.is_some());
+    assert_eq!(config.holder_ttl(), Duration::from_secs(3));
+}
+
+#[test]
+fn the_documented_example_is_accepted() {
+    let config = Config::parse(include_str!("../../../docs/evenkeel.example.yaml")).unwrap();
+    assert_eq!(config.pools.len(), 4);
+}
+
+#[test]
+fn endpoints_inherit_the_pools_defaults() {
+    let config = Config::parse(
+        "pools: [{cluster: llm, weight: 2, cap: 8, endpoints: [{address: 'a:1'}, {address: 'b:1', weight: 4, cap: 0}]}]",
+    )
+    .unwrap();
+    let Source::Static(endpoints) = &config.pools[0].source else { panic!("{:?}", config.pools[0].source) };
+    assert_eq!((endpoints[0].weight, endpoints[0].cap), (2.0, 8));
+    assert_eq!((endpoints[1].weight, endpoints[1].cap), (4.0, 0));
+}
+
+#[test]
+fn every_fault_is_told_at_once() {
+    let found = faults(
+        "keep_alive_interval: 10ms\n\
+         listen: {grpc: here, grpc_socket_mode: '999'}\n\
+         store: {type: redis, cluster: true, url: 'http://x', key_prefix: 'a{'}\n\
+         pools:\n\
+         - {cluster: llm, weight: 0, endpoints: [{address: 'a:1'}, {address: 'a:1'}]}\n\
+         - {cluster: '', higress_table: true, full_retry_after: 0s}\n\
+         - {cluster: llm, dns: {name: x, port: 0}}\n",
+    );
+    let expected = [
+        "keep_alive_interval: must be 100ms..60s, got 10ms",
+        "store.url: must be a redis:// or rediss:// URL, got something else",
+        "store.key_prefix: must be at most 64 bytes without { and }, got \"a{\"",
+        "pools[0].weight: must be 0.001..1000, got 0",
+        "pools[0].endpoints[0].weight: must be 0.001..1000, got 0",
+        "pools[0].endpoints[1].address: must be named once, got \"a:1\" again",
+        "pools[0].endpoints[1].weight: must be 0.001..1000, got 0",
+        "pools[1].cluster: must be a name of 1..256 bytes without control characters, got \"\"",
+        "pools[1].higress_table: must be false on Redis Cluster: Higress's key has no hash tag, got true",
+        "pools[1].per_route: must be true where higress_table is: Higress keeps a table for each route, got false",
+        "pools[1].full_retry_after: must be 1s..3600s, got 0ns",
+        "pools[2].dns.port: must be 1..65535, got 0",
+        "pools[2]: must name a cluster and route of its own, got those of pools[0]",
+        "listen.grpc: must be an IP address and port such as 127.0.0.1:9190, got \"here\"",
+        "listen.grpc_socket_mode: must be an octal file mode such as \"0660\", got \"999\"",
+    ];
+    assert_eq!(found, expected);
+}
+
+/// None hides another.
+#[test]
+fn faults_of_shape_are_told_with_all_others() {
+    let found = faults(
+        "xyz: 1\n\
+         keep_alive_interval: 1h\n\
+         drain_delay: [1s]\n\
+         log: loud\n\
+         pools:\n\
+         - {cluster: llm, capp: 3, weight: 0}\n\
+         - {cluster: a, cap: many, endpoints: [{address: 'a:1'}, {weight: 2}], dns: {name: x, prt: 1}}\n\
+         - 7\n\
+         - {cluster: llm}\n\
+         limits:\n\
+         - {name: l, counts: requests, amount: {a: b}, per: 0s, kay: [consumer], when: [{attribute: ip, exat: 1}]}\n\
+         higress_rules: [{plugin: ai-token-ratelimit, file: /nowhere}]\n",
+    );
+    let starts = [
+        "xyz: must be one of listen, keep_alive_interval, ",
+        "pools[0].capp: must be one of cluster, route, ",
+        "pools[1].dns.prt: must be one of name, port, refresh, nameserver, got a field of another name",
+        "limits[0].kay: must be one of name, counts, ",
+        "limits[0].when[0].exat: must be one of attribute, exact, ",
+        "drain_delay: ",
+        "log: ",
+        "pools[1].cap: ",
+        "pools[1].endpoints[1]: missing field",
+        "pools[1].dns: missing field",
+        "pools[2]: ",
+        "limits[0].amount: ",
+        "keep_alive_interval: must be 100ms..60s, got 3600s",
+        "higress_rules[0]",
+        "limits[0].per: must be 1s..31d",
+        "limits[0].when[0]: must ",
+        "pools[0].weight: must be 0.001..1000, got 0",
+        "pools[3]: must name a cluster and route of its own, got those of pools[0]",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:#?}");
+    for (fault, start) in found.iter().zip(starts) {
+        assert!(fault.starts_with(start), "{start}: {found:#?}");
+    }
+}
+
+#[test]
+fn what_is_no_configuration_at_all_is_told_once() {
+    for yaml in ["7", "[a]", "a: [", "a: 1\na: 2"] {
+        assert_eq!(faults(yaml).len(), 1, "{yaml}");
+    }
+    assert!(Config::parse("# nothing\n").is_ok());
+    // Nor without end, whatever is in lists and maps.
+    assert_eq!(
+        faults("limits: [{rejected: {headers: {a.b: []}}}]").iter().filter(|f| f.contains("a.b")).count(),
+        1
+    );
+    let many = format!("pools: [{}]", "7, ".repeat(300));
+    assert_eq!(faults(&many).len(), 101);
+}
+
+#[test]
+fn secrets_stay_out_of_faults() {
+    let found = faults("store: {type: redis, url: 'rediz://u:hunter2@h'}");
+    assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
+}
+
+/// A parser likes to show the line of a fault, which may be the one with the password.
+#[test]
+fn secrets_stay_out_of_syntax_faults() {
+    for yaml in [
+        "store: {url: 'redis://u:hunter2@h', clusterr: true}",
+        "store: {url: 'redis://u:hunter2@h', cluster: maybe}",
+        "store: {urls: 'redis://u:hunter2@h'}",
+        "store: 'redis://u:hunter2@h'",
+        "store: {timeout: 'redis://u:hunter2@h'}",
+        "store: {url: redis://u:hunter2@h, url: redis://u:hunter2@h}",
+        "store:\n  url: redis://u:hunter2@h\n urls: [",
+        "redis://u:hunter2@h: 3",
+    ] {
+        let found = faults(yaml);
+        assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
+    }
+    assert_eq!(
+        redact("got \"redis://u:p@@h/0\" and rediss://:p@h, not http://h/ a@b"),
+        "got \"redis://***@h/0\" and rediss://***@h, not http://h/ a@b"
+    );
+}
+
+#[test]
+fn what_would_have_no_effect_is_a_fault() {
+    assert_eq!(
+        faults("store: {key_prefix: a, cluster: true, timeout: 1s}\npools: [{cluster: a, route: r}]"),
+        [
+            "store.type: must be redis where store.cluster is given, got memory",
+            "store.type: must be redis where store.key_prefix is given, got memory",
+            "store.type: must be redis where store.timeout is given, got memory",
+            "pools[0].per_route: must be true where route is given: routes that share a table share its rule, \
+             got false",
+        ]
+    );
+    assert!(
+        Config::parse("pools: [{cluster: a, route: '*'}, {cluster: b, route: r, per_route: true}]").is_ok()
+    );
+    assert_eq!(faults("drain_delay: 6m"), ["drain_delay: must be 0ns..300s, got 360s"]);
+}
+
+#[test]
+fn secrets_stay_out_of_debug() {
+    let config = Config::parse("store: {type: redis, url: 'redis://u:hunter2@h'}").unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+}

@@ -1,0 +1,17 @@
+//! The words of the field: pools, endpoints, holders, leases, the rule for choosing, limits, usage. No I/O types.
+
+pub mod activity;
+pub mod clock;
+mod error;
+mod ids;
+pub mod limit;
+pub mod page;
+mod roster;
+pub mod settings;
+mod store_error;
+pub mod usage;
+
+pub use error::DomainError;
+pub use ids::{HolderId, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name, check_text};
+pub use roster::{ENDPOINTS_MAX, Endpoint, Roster, choose};
+pub use store_error::StoreError;

@@ -1,0 +1,20 @@
+//! Validated settings: what the configuration yields and the other crates work by.
+
+mod kubernetes;
+mod ledger;
+mod pools;
+mod rate_limit_service;
+mod secret;
+mod store;
+mod telemetry;
+
+pub use kubernetes::{
+    KubernetesApi, KubernetesOptions, PoolService, SERVICES_MAX, ServicePort, ServiceRule, is_label,
+    of_cluster_name,
+};
+pub use ledger::LedgerOptions;
+pub use pools::{PoolRule, Source};
+pub use rate_limit_service::{LimitFiles, RateLimitHeaders, RateLimitService, RateLimiterOptions};
+pub use secret::{AdminToken, Secret};
+pub use store::{OnStoreFailure, RedisOptions};
+pub use telemetry::{Log, Traces};

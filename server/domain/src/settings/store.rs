@@ -1,0 +1,44 @@
+//! How to reach Redis, and what a pool does while it is unavailable.
+
+use std::{fmt, time::Duration};
+
+/// How to reach Redis.
+#[derive(Clone)]
+pub struct RedisOptions {
+    /// `redis://` or `rediss://` URLs: one server, or some nodes of a cluster.
+    pub urls: Vec<String>,
+    /// Whether the URLs are nodes of a Redis Cluster.
+    pub cluster: bool,
+    /// Put in front of every key; empty for none.
+    pub key_prefix: String,
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+}
+
+impl fmt::Debug for RedisOptions {
+    /// Without the URLs: they may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("urls", &format_args!("{} redacted", self.urls.len()))
+            .field("cluster", &self.cluster)
+            .field("key_prefix", &self.key_prefix)
+            .field("timeout", &self.timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .finish()
+    }
+}
+
+/// What a pool does while the store is unavailable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnStoreFailure {
+    /// Choose from local knowledge.
+    #[default]
+    Local,
+    /// Admit without choosing; the gateway's own balancing decides.
+    Open,
+    /// Deny with 503.
+    Closed,
+}

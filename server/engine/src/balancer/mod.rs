@@ -1,0 +1,178 @@
+//! Admit, Settle and KeepAlive in domain words: pools, rosters and policies in front of the store.
+
+use std::sync::Arc;
+
+use evenkeel_domain::{
+    DomainError, HolderId, LeaseId,
+    activity::RepairKind::{Dropped, Moved, Restored},
+};
+use evenkeel_store::{
+    Admit, Choice, Held, Repairs,
+    resilient::{Decision, ResilientStore},
+};
+use evenkeel_telemetry::Metrics;
+use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
+use tracing::debug;
+
+use crate::activity::Recorder;
+
+pub mod directory;
+
+pub mod drains;
+pub mod sweep;
+pub mod view;
+
+use directory::{Candidate, Directory, PoolEntry};
+
+/// Chooses, counts and gives back.
+pub struct Balancer {
+    /// The pools.
+    pub directory: Directory,
+    /// The tables.
+    pub store: Arc<ResilientStore>,
+    /// What happens.
+    pub recorder: Arc<Recorder>,
+    metrics: Arc<Metrics>,
+}
+
+/// A question: where may this request go?
+#[derive(Debug)]
+pub struct Question {
+    /// Name of the gateway's route.
+    pub route: Arc<str>,
+    /// Name of the gateway's cluster.
+    pub cluster: Arc<str>,
+    /// Who asks.
+    pub holder: HolderId,
+    /// The lease to take.
+    pub lease: LeaseId,
+    /// Endpoints offered; empty for the pool's own.
+    pub offered: Vec<Candidate>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Go to this endpoint.
+    Admitted {
+        /// Where.
+        endpoint: Arc<str>,
+        /// Whether the shared table was asked.
+        shared: bool,
+    },
+    /// Go wherever the gateway likes: the store is away and the policy is open.
+    Open,
+    /// Every endpoint is at its cap.
+    PoolFull {
+        /// When to try again.
+        retry_after_s: u64,
+    },
+    /// The pool has no endpoints at present.
+    NoEndpoints,
+    /// All endpoints of the pool are drained.
+    AllDrained,
+    /// The store is away and the policy is closed.
+    StoreUnavailable,
+}
+
+thread_local! {
+    static TIES: std::cell::RefCell<SmallRng> = std::cell::RefCell::new(SmallRng::from_rng(&mut rand::rng()));
+}
+
+impl Balancer {
+    /// Over these pools and this store.
+    #[must_use]
+    pub fn new(
+        directory: Directory,
+        store: Arc<ResilientStore>,
+        recorder: Arc<Recorder>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { directory, store, recorder, metrics }
+    }
+
+    /// Picks an endpoint of the pool that the question leads to, and takes a lease.
+    ///
+    /// # Errors
+    /// Where the question itself is wrong, or an embedded store fails. Being denied is an answer.
+    pub async fn place(&self, entry: &PoolEntry, question: Question) -> Result<Answer, DomainError> {
+        let Question { route, cluster, holder, lease, offered } = question;
+        entry.mark_used();
+        let some_offered = !offered.is_empty();
+        let roster = entry.roster(offered)?;
+        if roster.is_empty() {
+            let any = some_offered || !entry.own_roster().is_empty();
+            return Ok(if any { Answer::AllDrained } else { Answer::NoEndpoints });
+        }
+        let tie = TIES.with_borrow_mut(SmallRng::next_u32);
+        let admit = Admit { pool: Arc::clone(&entry.pool), roster, holder, lease, tie };
+        let rule = &entry.rule;
+        let decision = self.store.admit(admit, rule.on_store_failure).await;
+        let decision = decision.map_err(DomainError::store("taking a lease"))?;
+        debug!(%route, %cluster, %lease, ?decision, "admit");
+        Ok(match decision {
+            Decision::Shared(Choice::Endpoint(endpoint)) => Answer::Admitted { endpoint, shared: true },
+            Decision::Local(Choice::Endpoint(endpoint)) => Answer::Admitted { endpoint, shared: false },
+            Decision::Shared(Choice::Full) | Decision::Local(Choice::Full) => {
+                Answer::PoolFull { retry_after_s: rule.full_retry_after.as_secs() }
+            }
+            Decision::Open => Answer::Open,
+            Decision::Closed => Answer::StoreUnavailable,
+        })
+    }
+
+    /// Gives a lease back; false when it was unknown.
+    ///
+    /// # Errors
+    /// Where the pool cannot be, or an embedded store fails.
+    pub async fn settle(
+        &self,
+        route: &str,
+        cluster: &str,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<bool, DomainError> {
+        let entry = self.directory.resolve(route, cluster)?;
+        let answer = self.store.settle(&entry.pool, holder, lease).await;
+        let settles = &self.metrics.settles;
+        match &answer {
+            Ok(true) => &settles.released,
+            Ok(false) => &settles.unknown,
+            Err(_) => &settles.error,
+        }
+        .inc();
+        answer.map_err(DomainError::store("giving a lease back"))
+    }
+
+    /// Keeps a holder alive in one pool and makes the table equal to its list. The flag is false where the list
+    /// did not reach the shared table.
+    ///
+    /// # Errors
+    /// Where the store fails.
+    pub async fn keep_alive(
+        &self,
+        entry: &PoolEntry,
+        holder: &HolderId,
+        held: Held,
+    ) -> Result<(Repairs, bool), DomainError> {
+        entry.mark_used();
+        let answer = self.store.keep_alive(&entry.pool, holder, held).await;
+        match &answer {
+            // What local knowledge lacked says nothing about the table.
+            Ok((_, false)) => self.metrics.keep_alives.unapplied.inc(),
+            Ok((repairs, true)) => {
+                self.metrics.keep_alives.ok.inc();
+                self.metrics.repairs.restored.inc_by(repairs.restored);
+                self.metrics.repairs.dropped.inc_by(repairs.dropped);
+                self.metrics.repairs.moved.inc_by(repairs.moved);
+                let Repairs { restored, dropped, moved } = *repairs;
+                let made = [(Restored, restored), (Dropped, dropped), (Moved, moved)];
+                for (kind, count) in made {
+                    self.recorder.repaired(kind, &entry.pool.id, Some(holder), count);
+                }
+            }
+            Err(_) => self.metrics.keep_alives.error.inc(),
+        }
+        answer.map_err(DomainError::store("keeping a holder alive"))
+    }
+}

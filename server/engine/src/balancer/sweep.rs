@@ -1,0 +1,176 @@
+//! The sweep: reads every pool's table once each quarter of a KeepAlive interval, so that this sidecar has a
+//! recent table when the store fails, and gives back the leases of dead holders. Every sidecar sweeps every
+//! pool it knows, its own and those others registered: a pool outlives the node that used it.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use evenkeel_domain::{PoolId, StoreError, activity::RepairKind};
+use evenkeel_store::Table;
+use evenkeel_telemetry::Metrics;
+use futures::StreamExt as _;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{Balancer, directory::PoolEntry, view::PoolView};
+
+/// Pools read at the same time.
+const CONCURRENCY: usize = 16;
+/// Reaping calls for one holder in one sweep; what is left waits for the next.
+const REAPS_MAX: usize = 64;
+/// Sweeps between two audits, registrations and readings of the registry: one KeepAlive interval.
+const SLOW_EVERY: u64 = 4;
+
+/// The last sweep's views, and a sign of change.
+pub struct Views {
+    views: ArcSwap<BTreeMap<PoolId, Arc<PoolView>>>,
+    changed: watch::Sender<Instant>,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self { views: ArcSwap::default(), changed: watch::Sender::new(Instant::now()) }
+    }
+}
+
+impl Views {
+    /// All pools as of the last sweep.
+    #[must_use]
+    pub fn all(&self) -> Arc<BTreeMap<PoolId, Arc<PoolView>>> {
+        self.views.load_full()
+    }
+
+    /// A sign each time a sweep is done.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Instant> {
+        self.changed.subscribe()
+    }
+
+    /// When the last sweep was done.
+    #[must_use]
+    pub fn swept_at(&self) -> Instant {
+        *self.changed.borrow()
+    }
+
+    /// Time since the last sweep.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.changed.borrow().elapsed()
+    }
+}
+
+/// Sweeps until told to stop.
+pub async fn run(
+    balancer: Arc<Balancer>,
+    views: Arc<Views>,
+    metrics: Arc<Metrics>,
+    interval: Duration,
+    shutdown: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    for sweep in 0_u64.. {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let slow = sweep % SLOW_EVERY == 0;
+        if slow {
+            slow_work(&balancer).await;
+        }
+        let entries = balancer.directory.all();
+        let all: BTreeMap<PoolId, Arc<PoolView>> = futures::stream::iter(entries)
+            .map(|entry| sweep_pool(&balancer, &metrics, entry, slow))
+            .buffer_unordered(CONCURRENCY)
+            .filter_map(|view| async { view.map(|view| (view.id.clone(), Arc::new(view))) })
+            .collect()
+            .await;
+        views.views.store(Arc::new(all));
+        views.changed.send_replace(Instant::now());
+    }
+}
+
+async fn slow_work(balancer: &Balancer) {
+    balancer.store.forget_silent_holders();
+    let used = balancer.directory.all().into_iter().filter(|entry| entry.take_used());
+    futures::stream::iter(used)
+        .for_each_concurrent(CONCURRENCY, |entry| async move {
+            entry.mark_busy();
+            if let Err(error) = balancer.store.register(&entry.pool).await {
+                debug!(%error, pool = %entry.pool.id, "pool not registered");
+                entry.mark_used();
+            }
+        })
+        .await;
+    match balancer.store.pools().await {
+        Ok(pools) => pools.iter().for_each(|id| drop(balancer.directory.adopt(id))),
+        Err(error) => debug!(%error, "registry of pools not read"),
+    }
+}
+
+async fn sweep_pool(
+    balancer: &Balancer,
+    metrics: &Metrics,
+    entry: Arc<PoolEntry>,
+    audit: bool,
+) -> Option<PoolView> {
+    let store = &balancer.store;
+    match sweep_table(balancer, metrics, &entry).await {
+        Ok((table, current)) => {
+            if audit && current {
+                match store.audit(&entry.pool).await {
+                    Ok(0) => {}
+                    Ok(mended) => {
+                        metrics.repairs.recounted.inc_by(mended);
+                        balancer.recorder.repaired(RepairKind::Recounted, &entry.pool.id, None, mended);
+                        warn!(pool = %entry.pool.id, mended, "counts were not the sum of their leases: counted anew");
+                    }
+                    Err(error) => debug!(%error, pool = %entry.pool.id, "pool not audited"),
+                }
+            }
+            if !current || !table.holders.is_empty() || !table.in_flight.is_empty() {
+                entry.mark_busy();
+            }
+            Some(PoolView::new(&entry, &table, current))
+        }
+        Err(error) => {
+            entry.mark_busy();
+            debug!(%error, pool = %entry.pool.id, "pool not swept");
+            None
+        }
+    }
+}
+
+async fn sweep_table(
+    balancer: &Balancer,
+    metrics: &Metrics,
+    entry: &PoolEntry,
+) -> Result<(Table, bool), StoreError> {
+    let store = &balancer.store;
+    let (table, current) = store.table(&entry.pool).await?;
+    let dead: Vec<_> = table.holders.iter().filter(|(_, at)| **at <= table.now_ms).collect();
+    if dead.is_empty() {
+        return Ok((table, current));
+    }
+    for (holder, _) in dead {
+        let mut leases = 0;
+        for _ in 0..REAPS_MAX {
+            let reaped = store.reap(&entry.pool, holder).await?;
+            leases += reaped.leases;
+            if !reaped.more {
+                break;
+            }
+        }
+        if leases > 0 {
+            metrics.leases_reaped.inc_by(leases);
+            balancer.recorder.repaired(RepairKind::Reaped, &entry.pool.id, Some(holder), leases);
+            info!(pool = %entry.pool.id, %holder, leases, "gave back the leases of a silent holder");
+        }
+    }
+    store.table(&entry.pool).await
+}

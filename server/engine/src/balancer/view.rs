@@ -1,0 +1,155 @@
+//! What operators see of a pool: its table joined with its endpoints.
+
+use std::sync::Arc;
+
+use evenkeel_domain::PoolId;
+use evenkeel_store::Table;
+use serde::Serialize;
+
+use super::directory::PoolEntry;
+
+/// One pool at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PoolView {
+    /// Name of the route; empty where routes share the table.
+    pub route: String,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Sum of the requests in flight.
+    pub in_flight: u64,
+    /// Sum of the caps of endpoints that get requests; `None` when any of them is unlimited.
+    pub capacity: Option<u64>,
+    /// Holders alive.
+    pub holders: u64,
+    /// When it was read, by the store's clock, in ms of the Unix epoch.
+    pub read_at_ms: u64,
+    /// False while the store is unavailable.
+    pub current: bool,
+    /// Share of the requests in flight that would have to move for each endpoint to have its part, from 0 to 1.
+    pub imbalance: f64,
+    /// By address.
+    pub endpoints: Vec<EndpointView>,
+    /// For look-ups.
+    #[serde(skip)]
+    pub id: PoolId,
+}
+
+/// One endpoint of a pool.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointView {
+    /// Its address.
+    pub address: Arc<str>,
+    /// Requests in flight, over all gateways.
+    pub in_flight: u64,
+    /// Relative capacity.
+    pub weight: f64,
+    /// Largest number of requests in flight; 0 when unlimited.
+    pub cap: u32,
+    /// False where the endpoint has left the pool and only its last requests remain.
+    pub listed: bool,
+    /// An administrator has drained it: it gets no new requests.
+    pub drained: bool,
+}
+
+impl PoolView {
+    /// Joins a table with the endpoints known.
+    #[must_use]
+    pub fn new(entry: &PoolEntry, table: &Table, current: bool) -> Self {
+        let roster = entry.known_roster();
+        let in_flight = |address: &str| table.in_flight.get(address).copied().unwrap_or(0);
+        let mut endpoints: Vec<EndpointView> = roster
+            .endpoints()
+            .iter()
+            .map(|endpoint| EndpointView {
+                address: Arc::clone(&endpoint.address),
+                in_flight: in_flight(&endpoint.address),
+                weight: endpoint.weight,
+                cap: endpoint.cap,
+                listed: true,
+                drained: entry.is_drained(&endpoint.address),
+            })
+            .collect();
+        let gone = table.in_flight.iter().filter(|(address, _)| roster.get(address).is_none());
+        endpoints.extend(gone.map(|(address, count)| EndpointView {
+            address: Arc::clone(address),
+            in_flight: *count,
+            weight: entry.rule.weight,
+            cap: entry.rule.cap,
+            listed: false,
+            drained: entry.is_drained(address),
+        }));
+        endpoints.sort_by(|a, b| a.address.cmp(&b.address));
+        let in_use = endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
+        let capacity = in_use.map(|e| (e.cap > 0).then_some(u64::from(e.cap))).sum::<Option<u64>>();
+        Self {
+            route: entry.pool.id.route().to_owned(),
+            cluster: entry.pool.id.cluster().to_owned(),
+            in_flight: table.in_flight.values().sum(),
+            capacity,
+            holders: table.holders.values().filter(|deadline| **deadline > table.now_ms).count() as u64,
+            read_at_ms: table.now_ms,
+            current,
+            imbalance: imbalance(&endpoints),
+            endpoints,
+            id: entry.pool.id.clone(),
+        }
+    }
+
+    /// Requests that still fit on endpoints that take some; `None` where any of them is unlimited.
+    #[must_use]
+    pub fn room(&self) -> Option<u64> {
+        let open = self.endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
+        open.map(|e| (e.cap > 0).then(|| u64::from(e.cap).saturating_sub(e.in_flight))).sum()
+    }
+
+    /// Whether anything but the time of reading differs.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        self.endpoints != other.endpoints || self.holders != other.holders || self.current != other.current
+    }
+}
+
+/// Share of the requests on endpoints in use that are above their endpoint's part: by weight, rounded up, and never
+/// beyond a cap. Endpoints that left or are drained are no part of it: their requests are finishing.
+fn imbalance(endpoints: &[EndpointView]) -> f64 {
+    let in_use = || endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
+    let total: u64 = in_use().map(|endpoint| endpoint.in_flight).sum();
+    let weights: f64 = in_use().map(|endpoint| endpoint.weight).sum();
+    if total == 0 || weights <= 0.0 {
+        return 0.0;
+    }
+    let beyond: u64 = in_use()
+        .map(|endpoint| {
+            let part = (total as f64 * endpoint.weight / weights).ceil() as u64;
+            let part = if endpoint.cap > 0 { part.min(u64::from(endpoint.cap)) } else { part };
+            endpoint.in_flight.saturating_sub(part)
+        })
+        .sum();
+    beyond as f64 / total as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(in_flight: u64, weight: f64, cap: u32) -> EndpointView {
+        EndpointView { address: "a".into(), in_flight, weight, cap, listed: true, drained: false }
+    }
+
+    #[test]
+    fn imbalance_is_the_share_that_would_have_to_move() {
+        let of = |list: &[(u64, f64, u32)]| {
+            let list: Vec<_> = list.iter().map(|(n, weight, cap)| endpoint(*n, *weight, *cap)).collect();
+            imbalance(&list)
+        };
+        assert_eq!(of(&[]), 0.0);
+        assert_eq!(of(&[(0, 1.0, 0), (0, 1.0, 0)]), 0.0);
+        assert_eq!(of(&[(1, 1.0, 0), (0, 1.0, 0)]), 0.0, "one request cannot be divided");
+        assert_eq!(of(&[(4, 1.0, 0), (0, 1.0, 0)]), 0.5);
+        assert_eq!(of(&[(4, 2.0, 0), (2, 1.0, 0)]), 0.0, "parts are by weight");
+        assert_eq!(of(&[(10, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0)]), 0.8);
+        let mut list = [endpoint(4, 1.0, 0), endpoint(0, 1.0, 0)];
+        list[0].drained = true;
+        assert_eq!(imbalance(&list), 0.0, "what is drained finishes where it is");
+    }
+}

@@ -1,0 +1,177 @@
+//! What a request is expected to use, learnt by model from what requests have used.
+
+use std::{collections::HashMap, sync::Arc};
+
+use evenkeel_domain::limit::{LimitRules, price::Tokens};
+use parking_lot::{Mutex, RwLock};
+
+/// Expected output tokens of a model nothing is known of.
+const OUTPUT_TOKENS: f64 = 512.0;
+/// Expected bytes of text for one token: of English about 4.
+const BYTES_PER_TOKEN: f64 = 4.0;
+/// Weight of one more request once a model is known; before, the plain mean of all so far.
+const WEIGHT_MIN: f64 = 0.05;
+/// Bounds of what is learnt: text of any language and tokenizer lies within, and no odd request can move a model far.
+const BYTES_PER_TOKEN_LEARNT: std::ops::RangeInclusive<f64> = 1.0..=16.0;
+/// A model that fewer requests have used is known by its seed.
+const KNOWN_FROM: u32 = 5;
+/// Most models told apart; further ones are expected to use what nothing is known of.
+const MODELS_MAX: usize = 1024;
+
+/// Means of one model.
+#[derive(Clone, Copy, Debug, Default)]
+struct Learnt {
+    output_tokens: Mean,
+    bytes_per_input_token: Mean,
+    bytes_per_output_token: Mean,
+}
+
+/// An exponentially weighted mean that begins as a plain one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    value: f64,
+    count: u32,
+}
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.count = self.count.saturating_add(1);
+        let weight = (1.0 / f64::from(self.count)).max(WEIGHT_MIN);
+        self.value += (value - self.value) * weight;
+    }
+
+    fn known(self) -> Option<f64> {
+        (self.count >= KNOWN_FROM).then_some(self.value)
+    }
+}
+
+/// What one request is expected to use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Input tokens.
+    pub input: f64,
+    /// Output tokens.
+    pub output: f64,
+    /// Output tokens the request allows; 0 where it names no bound.
+    pub output_max: u64,
+}
+
+impl Estimate {
+    /// What is reserved: the estimate with a margin, but no more output than the request allows.
+    #[must_use]
+    pub fn with_margin(&self, margin: f64) -> Tokens {
+        let output = (self.output * margin).ceil() as u64;
+        let output = if self.output_max > 0 { output.min(self.output_max) } else { output };
+        Tokens { input: (self.input * margin).ceil() as u64, output, ..Tokens::default() }
+    }
+}
+
+/// What is known of all models, by this sidecar.
+#[derive(Default)]
+pub struct Estimates {
+    models: RwLock<HashMap<Box<str>, Arc<Mutex<Learnt>>>>,
+}
+
+impl Estimates {
+    /// What a request is expected to use.
+    #[must_use]
+    pub fn estimate(&self, rules: &LimitRules, model: &str, prompt_bytes: u64, output_max: u64) -> Estimate {
+        let learnt = self.models.read().get(model).map(|learnt| *learnt.lock()).unwrap_or_default();
+        let seed = rules.models.iter().find(|seed| seed.model.matches(Some(model)));
+        let bytes = learnt.bytes_per_input_token.known();
+        let bytes = bytes.or(seed.and_then(|seed| seed.bytes_per_token)).unwrap_or(BYTES_PER_TOKEN);
+        let expected = learnt.output_tokens.known().or(seed.and_then(|seed| seed.output_tokens));
+        let output = match (expected, output_max) {
+            // Of a model nothing is known of, all that the request allows.
+            (None, 0) => OUTPUT_TOKENS,
+            (None, most) => most as f64,
+            (Some(expected), _) => expected,
+        };
+        Estimate { input: prompt_bytes as f64 / bytes.max(0.1), output, output_max }
+    }
+
+    /// Output tokens in so much generated text.
+    #[must_use]
+    pub fn output_tokens_of(&self, model: &str, output_bytes: u64) -> u64 {
+        let learnt = self.models.read().get(model).map(|learnt| *learnt.lock()).unwrap_or_default();
+        let bytes = learnt.bytes_per_output_token.known().unwrap_or(BYTES_PER_TOKEN);
+        (output_bytes as f64 / bytes.max(0.1)).ceil() as u64
+    }
+
+    /// Learns from a request that told what it used.
+    pub fn learn(&self, model: &str, prompt_bytes: u64, output_bytes: u64, tokens: &Tokens) {
+        let known = self.models.read().get(model).map(Arc::clone);
+        let learnt = match known {
+            Some(learnt) => learnt,
+            None => {
+                let mut models = self.models.write();
+                if models.len() >= MODELS_MAX && !models.contains_key(model) {
+                    return;
+                }
+                Arc::clone(models.entry(model.into()).or_default())
+            }
+        };
+        let mut learnt = learnt.lock();
+        learnt.output_tokens.add(tokens.output as f64);
+        let ratio = |bytes: u64, tokens: u64| {
+            let (least, most) = (BYTES_PER_TOKEN_LEARNT.start(), BYTES_PER_TOKEN_LEARNT.end());
+            (bytes as f64 / tokens as f64).clamp(*least, *most)
+        };
+        if prompt_bytes > 0 && tokens.input > 0 {
+            learnt.bytes_per_input_token.add(ratio(prompt_bytes, tokens.input));
+        }
+        // Of all output: reasoning that is not shown was generated as well.
+        if output_bytes > 0 && tokens.output > 0 {
+            learnt.bytes_per_output_token.add(ratio(output_bytes, tokens.output));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_domain::limit::{Matcher, ModelSeed};
+
+    use super::*;
+
+    #[test]
+    fn what_is_expected_is_learnt_and_bounded() {
+        let mut rules = LimitRules::default();
+        let estimates = Estimates::default();
+        let estimate = |rules: &LimitRules, most| estimates.estimate(rules, "m", 400, most);
+        assert_eq!(estimate(&rules, 0), Estimate { input: 100.0, output: 512.0, output_max: 0 });
+        assert_eq!(estimate(&rules, 9000).output, 9000.0);
+        let seed = ModelSeed {
+            model: Matcher::Prefix("m".into()),
+            output_tokens: Some(50.0),
+            bytes_per_token: Some(2.0),
+        };
+        rules.models.push(seed);
+        assert_eq!(estimate(&rules, 9000), Estimate { input: 200.0, output: 50.0, output_max: 9000 });
+        for _ in 0..KNOWN_FROM {
+            estimates.learn(
+                "m",
+                400,
+                300,
+                &Tokens { input: 50, output: 110, reasoning: 10, ..Tokens::default() },
+            );
+        }
+        let learnt = estimate(&rules, 200);
+        assert_eq!(learnt, Estimate { input: 50.0, output: 110.0, output_max: 200 });
+        assert_eq!(learnt.with_margin(2.0), Tokens { input: 100, output: 200, ..Tokens::default() });
+        assert_eq!(estimates.output_tokens_of("m", 30), 11);
+        // It follows a change, slowly.
+        for _ in 0..200 {
+            estimates.learn("m", 0, 0, &Tokens { output: 10, ..Tokens::default() });
+        }
+        assert!((estimate(&rules, 0).output - 10.0).abs() < 1.0);
+    }
+
+    #[test]
+    fn models_are_bounded() {
+        let estimates = Estimates::default();
+        for i in 0..MODELS_MAX + 10 {
+            estimates.learn(&format!("m{i}"), 1, 1, &Tokens { input: 1, output: 1, ..Tokens::default() });
+        }
+        assert_eq!(estimates.models.read().len(), MODELS_MAX);
+    }
+}

@@ -1,0 +1,154 @@
+//! Which limits and quotas apply to a request, and why or why not.
+
+use std::sync::Arc;
+
+use evenkeel_domain::{
+    StoreError,
+    activity::Nearest,
+    clock::unix_ms,
+    limit::{Bucket, Facts, Meter, price::Tokens},
+};
+use evenkeel_store::counters::{Ground, Reading};
+
+use super::{Ask, Limiter, compiled::Entry, estimates::Estimate};
+
+/// One limit or quota, seen from one request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether it applies.
+    pub applies: bool,
+    /// Why, or why not.
+    pub why: String,
+    /// The key it is counted under; empty where it does not apply.
+    pub key: String,
+    /// What the request would reserve.
+    pub cost: u64,
+    /// Its counter now; nothing taken.
+    pub reading: Reading,
+    /// Shadow mode.
+    pub shadow: bool,
+    /// It is a quota.
+    pub quota: bool,
+    /// Of a prepaid quota the reading's `used` is what is left.
+    pub prepaid: bool,
+}
+
+/// All of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explained {
+    /// In the order of the configuration, quotas last.
+    pub limits: Vec<Explanation>,
+    /// Whether the request would be admitted by all of them now.
+    pub admitted: bool,
+    /// What the request is expected to use, without margin.
+    pub estimate: Tokens,
+}
+
+impl Limiter {
+    /// Brings readings of limits up to date as far as the store answers; the rest stays as it was last seen. Rows of limits
+    /// that are not configured any more, or do not limit their key any more, go. The amount is that of an override where there
+    /// is one, and else the one that was last in force for the key: what exceptions look at is not known here.
+    pub async fn refresh(&self, rows: &mut Vec<Nearest>) {
+        let (compiled, overrides, now_ms) = (self.compiled(), self.overrides.load_full(), unix_ms());
+        rows.retain_mut(|row| {
+            let set = overrides.get(&row.limit, &row.key());
+            row.amount = set.and_then(|set| set.amount).unwrap_or(row.amount);
+            compiled.by_name(&row.limit).is_some() && set.is_none_or(|set| set.amount.is_some())
+        });
+        let meters: Vec<(usize, Meter)> = rows
+            .iter()
+            .enumerate()
+            .filter_map(|(at, row)| {
+                let entry = compiled.by_name(&row.limit)?;
+                let bucket = Arc::new(Bucket { tag: row.tag.clone(), rest: row.rest.clone() });
+                Some((at, compiled.meter_to_read(entry, bucket, row.amount, now_ms)))
+            })
+            .collect();
+        let Ok(verdict) = self.counters.peek(meters.iter().map(|(_, meter)| meter.clone()).collect()).await
+        else {
+            return;
+        };
+        if verdict.ground != Ground::Shared {
+            return;
+        }
+        for ((at, _), reading) in meters.iter().zip(&verdict.readings) {
+            let row = &mut rows[*at];
+            row.used = reading.used;
+            row.reset_at_ms = if reading.reset_ms == 0 { 0 } else { now_ms + reading.reset_ms };
+            row.seen_at_ms = now_ms;
+        }
+    }
+
+    /// Explains; takes nothing and changes nothing.
+    ///
+    /// # Errors
+    /// Where the store is away.
+    pub async fn explain(&self, ask: &Ask) -> Result<Explained, StoreError> {
+        let compiled = self.compiled();
+        let overrides = self.overrides.load();
+        let estimate = self.estimates.estimate(
+            &compiled.rules,
+            &ask.facts.model,
+            ask.prompt_bytes,
+            ask.max_output_tokens,
+        );
+        let chosen = compiled.choose(&ask.facts, &overrides, &estimate, unix_ms());
+        let verdict = self.counters.peek(chosen.iter().map(|chosen| chosen.meter.clone()).collect()).await?;
+        let mut limits = Vec::with_capacity(compiled.entries.len());
+        for (i, entry) in compiled.entries.iter().enumerate() {
+            let mut explanation = Explanation {
+                name: Arc::clone(entry.name()),
+                applies: false,
+                why: String::new(),
+                key: String::new(),
+                cost: 0,
+                reading: Reading::default(),
+                shadow: entry.source.shadow(),
+                quota: entry.source.is_quota(),
+                prepaid: false,
+            };
+            match chosen.iter().position(|chosen| chosen.entry == i) {
+                Some(at) => {
+                    let meter = &chosen[at].meter;
+                    explanation.applies = true;
+                    explanation.why = why(entry, &ask.facts);
+                    explanation.key = meter.bucket.to_string();
+                    explanation.cost = meter.cost;
+                    explanation.reading = verdict.readings.get(at).copied().unwrap_or_default();
+                    explanation.prepaid = matches!(meter.rule, evenkeel_domain::limit::Rule::Prepaid { .. });
+                }
+                None => {
+                    explanation.why = match (entry.unmet(&ask.facts), compiled.bucket_of(entry, &ask.facts)) {
+                        (Some(condition), _) => {
+                            let value = condition.attribute.value(&ask.facts);
+                            let value = value.map_or("absent".to_owned(), |value| format!("{value:?}"));
+                            format!("does not apply: needs {condition}; it is {value}")
+                        }
+                        (None, Err(lacks)) => format!("does not apply: the request has no {lacks}"),
+                        (None, Ok(bucket)) => format!("unlimited for {bucket}"),
+                    };
+                }
+            }
+            limits.push(explanation);
+        }
+        Ok(Explained { limits, admitted: verdict.admitted, estimate: without_margin(&estimate) })
+    }
+}
+
+fn why(entry: &Entry, facts: &Facts) -> String {
+    let conditions = entry.conditions();
+    if conditions.is_empty() {
+        return "applies to every request that has its key".to_owned();
+    }
+    let held = conditions.iter().map(|condition| {
+        let value = condition.attribute.value(facts).unwrap_or_default();
+        format!("{condition} (it is {value:?})")
+    });
+    held.collect::<Vec<_>>().join(", ")
+}
+
+fn without_margin(estimate: &Estimate) -> Tokens {
+    estimate.with_margin(1.0)
+}

@@ -1,0 +1,78 @@
+//! Reservations of requests under way whose Admit this sidecar answered: for those whose gateway never got the answer,
+//! and so settles without a ticket.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use evenkeel_store::counters::ReservationId;
+use parking_lot::Mutex;
+
+/// Most kept; further ones can be settled by their ticket only.
+const OPEN_MAX: usize = 131_072;
+/// How long one is kept.
+const KEPT: Duration = Duration::from_secs(3600);
+/// How long the end of a request is kept whose Admit is still under way.
+const ENDED_KEPT: Duration = Duration::from_secs(60);
+/// Parts, so that requests seldom wait for each other.
+const PARTS: usize = 16;
+
+enum State {
+    /// Admitted with this ticket.
+    Admitted(Vec<u8>),
+    /// Ended before it was admitted.
+    Ended,
+}
+
+type Part = HashMap<ReservationId, (Instant, State)>;
+
+/// What is open.
+#[derive(Default)]
+pub(super) struct Open {
+    parts: [Mutex<Part>; PARTS],
+}
+
+impl Open {
+    /// Keeps a ticket. False: the request has ended already.
+    pub(super) fn admitted(&self, id: &ReservationId, ticket: &[u8]) -> bool {
+        let mut part = self.part(id).lock();
+        if let Some((_, State::Ended)) = part.get(id) {
+            part.remove(id);
+            return false;
+        }
+        if part.len() < OPEN_MAX / PARTS {
+            part.insert(id.clone(), (Instant::now(), State::Admitted(ticket.to_vec())));
+        }
+        true
+    }
+
+    /// Takes the ticket of a request that has ended; `None` where it is not known. `is_early`: its Admit may be under
+    /// way, and is to be told.
+    pub(super) fn ended(&self, id: &ReservationId, is_early: bool) -> Option<Vec<u8>> {
+        let mut part = self.part(id).lock();
+        match part.remove(id) {
+            Some((_, State::Admitted(ticket))) => Some(ticket),
+            _ => {
+                if is_early && part.len() < OPEN_MAX / PARTS {
+                    part.insert(id.clone(), (Instant::now(), State::Ended));
+                }
+                None
+            }
+        }
+    }
+
+    /// Forgets what is too old. To be called now and then.
+    pub(super) fn purge(&self) {
+        for part in &self.parts {
+            part.lock().retain(|_, (since, state)| {
+                let kept = if matches!(state, State::Ended) { ENDED_KEPT } else { KEPT };
+                since.elapsed() < kept
+            });
+        }
+    }
+
+    fn part(&self, id: &ReservationId) -> &Mutex<Part> {
+        &self.parts[id.lease.get() as usize % PARTS]
+    }
+}

@@ -1,0 +1,328 @@
+//! Administration of quotas: what may be asked and changed, by name and in bounds; every change is
+//! on account.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use evenkeel_domain::{
+    DomainError, check_name, check_text,
+    clock::unix_ms,
+    limit::{AMOUNT_MAX, Counts, LimitRules, QuotaKind, QuotaRule, Rule},
+    page::{cut, page_size_of},
+};
+use evenkeel_store::{
+    changes::AdminChange,
+    records::{Account, Action, Change, Edit, Edited, Range, Record, Records},
+};
+
+use crate::audit::Audit;
+
+/// Longest note, and longest id of our own making.
+const TEXT_BYTES_MAX: usize = 256;
+/// Longest id a client gives.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Quotas as administrators see them.
+pub struct Quotas {
+    records: Arc<dyn Records>,
+    rules: Arc<ArcSwap<LimitRules>>,
+    audit: Arc<Audit>,
+}
+
+/// One consumer's balance in one quota.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QuotaView {
+    /// Name of the quota.
+    pub quota: Arc<str>,
+    /// Whose.
+    pub consumer: Arc<str>,
+    /// What it counts.
+    pub counts: Counts,
+    /// How it stands.
+    pub record: Record,
+}
+
+/// A change as it is asked for.
+#[derive(Clone, Debug)]
+pub struct QuotaEdit {
+    /// What is to be done.
+    pub action: Action,
+    /// Who asks for it.
+    pub who: String,
+    /// Why.
+    pub note: String,
+    /// Makes a repeated call harmless; empty: none.
+    pub request_id: String,
+}
+
+impl Quotas {
+    /// Of these records, as configured.
+    #[must_use]
+    pub fn new(records: Arc<dyn Records>, rules: Arc<ArcSwap<LimitRules>>, audit: Arc<Audit>) -> Self {
+        Self { records, rules, audit }
+    }
+
+    /// A balance. A quota's name may be empty where only one is configured; also in what follows.
+    ///
+    /// # Errors
+    /// Where a name is wrong, or the store is away; also in what follows.
+    pub async fn get(&self, quota: &str, consumer: &str) -> Result<QuotaView, DomainError> {
+        let (rule, account) = self.account(quota, consumer)?;
+        let record = self.records.quota(&account).await.map_err(DomainError::store("reading a quota"))?;
+        Ok(view(&rule, account.consumer, record))
+    }
+
+    /// Changes a balance, a budget or forgets the record.
+    ///
+    /// # Errors
+    /// Also where there is no record to forget.
+    pub async fn edit(&self, quota: &str, consumer: &str, edit: QuotaEdit) -> Result<QuotaView, DomainError> {
+        let expected = "at most 64 bytes without control characters";
+        check_text("request_id", &edit.request_id, REQUEST_ID_BYTES_MAX, expected)?;
+        self.apply(quota, consumer, edit).await
+    }
+
+    /// As [`Self::edit`], with a longer id.
+    pub(super) async fn apply(
+        &self,
+        quota: &str,
+        consumer: &str,
+        edit: QuotaEdit,
+    ) -> Result<QuotaView, DomainError> {
+        let expected = "at most 256 bytes without control characters";
+        check_text("note", &edit.note, TEXT_BYTES_MAX, expected)?;
+        check_text("request_id", &edit.request_id, TEXT_BYTES_MAX, expected)?;
+        match edit.action {
+            Action::Set(amount) if amount > AMOUNT_MAX => {
+                return Err(DomainError::invalid("amount", "at most 10^15", &amount.to_string()));
+            }
+            Action::Adjust(delta) if delta.unsigned_abs() > AMOUNT_MAX => {
+                return Err(DomainError::invalid("delta", "-10^15..10^15", &delta.to_string()));
+            }
+            _ => {}
+        }
+        let (rule, account) = self.account(quota, consumer)?;
+        let QuotaEdit { action, who, note, request_id } = edit;
+        // A cluster client may send a call twice: without an id it would count twice.
+        let id = if request_id.is_empty() { random_id() } else { request_id };
+        let edit = Edit { action, who, note, id };
+        let (records, audit) = (Arc::clone(&self.records), Arc::clone(&self.audit));
+        let done = async move {
+            let edited = records.edit_quota(&account, &edit).await;
+            let edited = edited.map_err(DomainError::store("changing a quota"))?.ok_or_else(|| {
+                DomainError::NotFound {
+                    what: format!("record of {:?} in quota {:?}", account.consumer, rule.name),
+                    hint: "the configured default applies to it already",
+                }
+            })?;
+            if edited.applied {
+                audit.record(change(&account, edit, &edited)).await;
+            }
+            Ok(view(&rule, account.consumer, edited.record))
+        };
+        self.audit.whole(done).await
+    }
+
+    /// One page of consumers with a record, by name; and the token of the next.
+    ///
+    /// # Errors
+    /// Also where the page is wrong.
+    pub async fn list(
+        &self,
+        quota: &str,
+        prefix: &str,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<(Vec<QuotaView>, String), DomainError> {
+        let size = page_size_of(page_size)?;
+        check_name("prefix", prefix)?;
+        let wrong = check_name("page_token", page_token).is_err();
+        if wrong || !page_token.is_empty() && !page_token.starts_with(prefix) {
+            let got = format!("{page_token:?}");
+            return Err(DomainError::invalid("page_token", "one from the previous page", &got));
+        }
+        let quota = self.quota(quota)?;
+        let range = Range { prefix, after: page_token, most: size + 1 };
+        let found = self.records.quotas(&quota.name, &rule_of(&quota), range).await;
+        let found = found.map_err(DomainError::store("listing a quota"))?;
+        let mut page: Vec<_> =
+            found.into_iter().map(|(consumer, record)| view(&quota, consumer, record)).collect();
+        let next = cut(&mut page, size, |last| last.consumer.to_string());
+        Ok((page, next))
+    }
+
+    /// Changes of one record, newest first.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn changes(&self, quota: &str, consumer: &str) -> Result<Vec<Change>, DomainError> {
+        let (_, account) = self.account(quota, consumer)?;
+        self.records.quota_changes(&account).await.map_err(DomainError::store("reading a quota's history"))
+    }
+
+    /// Names of those configured, in order.
+    #[must_use]
+    pub fn names(&self) -> Vec<Arc<str>> {
+        self.rules.load().quotas.iter().map(|quota| Arc::clone(&quota.name)).collect()
+    }
+
+    fn quota(&self, name: &str) -> Result<Arc<QuotaRule>, DomainError> {
+        let rules = self.rules.load();
+        match rules.quotas.as_slice() {
+            [only] if name.is_empty() => Ok(Arc::clone(only)),
+            quotas if name.is_empty() && !quotas.is_empty() => {
+                let names: Vec<&str> = quotas.iter().map(|quota| &*quota.name).collect();
+                Err(DomainError::invalid("quota", format!("one of {}", names.join(", ")), "none"))
+            }
+            quotas => {
+                let found = quotas.iter().find(|quota| *quota.name == *name);
+                found.cloned().ok_or_else(|| DomainError::NotFound {
+                    what: format!("quota {name:?}"),
+                    hint: "the configuration has no quota of this name",
+                })
+            }
+        }
+    }
+
+    fn account(&self, quota: &str, consumer: &str) -> Result<(Arc<QuotaRule>, Account), DomainError> {
+        let quota = self.quota(quota)?;
+        check_name("consumer", consumer)?;
+        let account = Account::new(consumer, Arc::clone(&quota.name), rule_of(&quota));
+        let expected = "a name of 1..256 bytes";
+        let account = account.ok_or_else(|| DomainError::invalid("consumer", expected, "an empty one"))?;
+        Ok((quota, account))
+    }
+}
+
+fn view(quota: &QuotaRule, consumer: Arc<str>, record: Record) -> QuotaView {
+    QuotaView { quota: Arc::clone(&quota.name), consumer, counts: quota.counts, record }
+}
+
+fn rule_of(quota: &QuotaRule) -> Rule {
+    match &quota.kind {
+        QuotaKind::Prepaid => Rule::Prepaid { default: quota.default },
+        QuotaKind::Budget(period) => {
+            let now = unix_ms();
+            Rule::Budget { default: quota.default, window: period.window(now) }
+        }
+    }
+}
+
+fn random_id() -> String {
+    format!("={:032x}", rand::random::<u128>())
+}
+
+fn change(account: &Account, edit: Edit, edited: &Edited) -> AdminChange {
+    let default = if edit.action == Action::Delete { " (the default)" } else { "" };
+    AdminChange {
+        at_ms: 0,
+        who: edit.who,
+        what: format!("quota.{}", edit.action.name()),
+        target: format!("{}/{}", account.quota, account.consumer),
+        before: edited.before.to_string(),
+        after: format!("{}{default}", edited.after),
+        note: edit.note,
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use evenkeel_domain::limit::{OnOutage, Rejected};
+    use evenkeel_store::memory::{MemoryCounters, MemoryRecords};
+
+    use super::*;
+    use crate::audit::tests::audit;
+
+    pub(crate) fn quotas(names: &[&str]) -> Quotas {
+        let rule = |name: &&str| {
+            Arc::new(QuotaRule {
+                name: (*name).into(),
+                counts: Counts::Tokens,
+                kind: QuotaKind::Prepaid,
+                default: None,
+                when: Vec::new(),
+                shadow: false,
+                rejected: Rejected::with_status(403),
+                margin: 1.0,
+                on_outage: OnOutage::Open,
+            })
+        };
+        let rules = LimitRules { quotas: names.iter().map(rule).collect(), ..LimitRules::default() };
+        let records = Arc::new(MemoryRecords::new(Arc::new(MemoryCounters::default())));
+        Quotas::new(records, Arc::new(ArcSwap::from_pointee(rules)), audit())
+    }
+
+    pub(crate) fn edit(action: Action) -> QuotaEdit {
+        QuotaEdit { action, who: "ops".into(), note: String::new(), request_id: String::new() }
+    }
+
+    #[tokio::test]
+    async fn a_name_may_be_left_out_where_only_one_is_configured() {
+        let one = quotas(&["tokens"]);
+        assert_eq!(&*one.get("", "alice").await.unwrap().quota, "tokens");
+        let two = quotas(&["a", "b"]).get("", "alice").await.unwrap_err();
+        assert_eq!(two.to_string(), "quota: must be one of a, b, got none");
+        let none = quotas(&[]).get("", "alice").await.unwrap_err();
+        assert!(matches!(none, DomainError::NotFound { .. }), "{none}");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_named() {
+        let quotas = quotas(&["tokens"]);
+        let edit_of = |action, note: &str, id: &str| QuotaEdit {
+            note: note.to_owned(),
+            request_id: id.to_owned(),
+            ..edit(action)
+        };
+        let cases = [
+            ("", edit(Action::Set(1)), "consumer: "),
+            ("a\n", edit(Action::Set(1)), "consumer: "),
+            ("a", edit(Action::Set(AMOUNT_MAX + 1)), "amount: "),
+            ("a", edit(Action::Adjust(i64::MIN)), "delta: "),
+            ("a", edit_of(Action::Set(1), &"n".repeat(257), ""), "note: "),
+            ("a", edit_of(Action::Set(1), "a\nb", ""), "note: "),
+            ("a", edit_of(Action::Set(1), "", &"i".repeat(65)), "request_id: "),
+            ("a", edit(Action::Delete), "record of \"a\" in quota \"tokens\" not found"),
+        ];
+        for (consumer, edit, begins) in cases {
+            let error = quotas.edit("", consumer, edit).await.unwrap_err().to_string();
+            assert!(error.starts_with(begins), "{error}");
+        }
+        assert!(quotas.list("", "b", 0, "a").await.is_err(), "a token of another list");
+        assert!(quotas.list("", "", 1001, "").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_changed_is_on_account_once() {
+        let quotas = quotas(&["tokens"]);
+        let set = QuotaEdit { note: "welcome".into(), request_id: "x".into(), ..edit(Action::Set(7)) };
+        for _ in 0..2 {
+            quotas.edit("", "alice", set.clone()).await.unwrap();
+        }
+        quotas.edit("", "alice", edit(Action::Delete)).await.unwrap();
+        quotas.edit("", "alice", edit(Action::Delete)).await.unwrap_err();
+        let account = quotas.audit.list(0).await.unwrap();
+        let told: Vec<_> = account
+            .iter()
+            .map(|c| [&c.who, &c.what, &c.target, &c.before, &c.after, &c.note].map(String::as_str))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ["ops", "quota.delete", "tokens/alice", "7", "0 (the default)", ""],
+                ["ops", "quota.set", "tokens/alice", "0", "7", "welcome"],
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn changes_without_an_id_each_count() {
+        let quotas = quotas(&["tokens"]);
+        for _ in 0..2 {
+            quotas.edit("", "alice", edit(Action::Adjust(5))).await.unwrap();
+        }
+        let (page, next) = quotas.list("tokens", "al", 1, "").await.unwrap();
+        assert_eq!((page[0].record.balance, next.as_str()), (10, ""));
+        assert_eq!(quotas.changes("", "alice").await.unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,202 @@
+//! What goes to the gateway with an admitted request, and comes back when it is settled: what was reserved where, and
+//! what the ledger wants to know. So any sidecar can settle.
+
+use std::sync::Arc;
+
+use evenkeel_domain::limit::Bucket;
+use evenkeel_store::counters::Note;
+use prost::Message as _;
+
+/// Longest ticket a gateway keeps, in bytes.
+pub const TICKET_BYTES_MAX: usize = 4096;
+
+/// The words on the wire; the numbers of fields are never given to another.
+mod wire {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Ticket {
+        #[prost(string, tag = "1")]
+        pub(super) consumer: String,
+        #[prost(string, tag = "2")]
+        pub(super) model: String,
+        #[prost(string, tag = "3")]
+        pub(super) session: String,
+        #[prost(uint64, tag = "4")]
+        pub(super) prompt_bytes: u64,
+        #[prost(uint64, tag = "5")]
+        pub(super) output_tokens: u64,
+        #[prost(message, repeated, tag = "6")]
+        pub(super) notes: Vec<Note>,
+        #[prost(message, repeated, tag = "7")]
+        pub(super) buckets: Vec<Bucket>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Note {
+        #[prost(string, tag = "1")]
+        pub(super) tag: String,
+        #[prost(uint64, tag = "2")]
+        pub(super) day: u64,
+        #[prost(uint64, tag = "3")]
+        pub(super) epoch: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Bucket {
+        #[prost(string, tag = "1")]
+        pub(super) tag: String,
+        #[prost(string, tag = "2")]
+        pub(super) rest: String,
+        #[prost(message, repeated, tag = "3")]
+        pub(super) takings: Vec<Taking>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Taking {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(uint64, tag = "2")]
+        pub(super) window: u64,
+        #[prost(uint64, tag = "3")]
+        pub(super) reserved: u64,
+        #[prost(uint64, tag = "4")]
+        pub(super) rate: u64,
+    }
+}
+
+/// A ticket.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ticket {
+    /// Whose request it is.
+    pub consumer: String,
+    /// The model it asked for.
+    pub model: String,
+    /// Its session.
+    pub session: String,
+    /// Size of its prompt.
+    pub prompt_bytes: u64,
+    /// Output tokens it was expected to use.
+    pub output_tokens: u64,
+    /// Where the reservation is noted.
+    pub notes: Vec<Note>,
+    /// What is to be settled.
+    pub takings: Vec<Taking>,
+}
+
+/// What was taken of one counter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Taking {
+    /// Where.
+    pub bucket: Arc<Bucket>,
+    /// Name of the limit or quota.
+    pub name: Arc<str>,
+    /// The window, slot or day.
+    pub window: u64,
+    /// How much.
+    pub reserved: u64,
+    /// Of a token bucket the amount per period then in force; else 0.
+    pub rate: u64,
+}
+
+impl Ticket {
+    /// As bytes; one longer than [`TICKET_BYTES_MAX`] loses what only the ledger wants to know.
+    #[must_use]
+    pub fn encode(self) -> Vec<u8> {
+        let note = |note: Note| wire::Note { tag: note.tag.to_string(), day: note.day, epoch: note.epoch };
+        let mut buckets: Vec<wire::Bucket> = Vec::new();
+        for taking in self.takings {
+            let Bucket { tag, rest } = &*taking.bucket;
+            let name = taking.name.to_string();
+            let taken =
+                wire::Taking { name, window: taking.window, reserved: taking.reserved, rate: taking.rate };
+            match buckets.iter_mut().find(|bucket| bucket.tag == *tag && bucket.rest == *rest) {
+                Some(bucket) => bucket.takings.push(taken),
+                None => {
+                    buckets.push(wire::Bucket { tag: tag.clone(), rest: rest.clone(), takings: vec![taken] });
+                }
+            }
+        }
+        let mut ticket = wire::Ticket {
+            consumer: self.consumer,
+            model: self.model,
+            session: self.session,
+            prompt_bytes: self.prompt_bytes,
+            output_tokens: self.output_tokens,
+            notes: self.notes.into_iter().map(note).collect(),
+            buckets,
+        };
+        if ticket.encoded_len() > TICKET_BYTES_MAX {
+            ticket.session.clear();
+        }
+        ticket.encode_to_vec()
+    }
+
+    /// Reads one; an empty or unreadable one says nothing.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let ticket = wire::Ticket::decode(bytes).ok()?;
+        let note = |note: wire::Note| Note { tag: note.tag.into(), day: note.day, epoch: note.epoch };
+        let takings = ticket.buckets.into_iter().flat_map(|bucket| {
+            let of = Arc::new(Bucket { tag: bucket.tag, rest: bucket.rest });
+            bucket.takings.into_iter().map(move |taking| Taking {
+                bucket: Arc::clone(&of),
+                name: taking.name.into(),
+                window: taking.window,
+                reserved: taking.reserved,
+                rate: taking.rate,
+            })
+        });
+        Some(Self {
+            consumer: ticket.consumer,
+            model: ticket.model,
+            session: ticket.session,
+            prompt_bytes: ticket.prompt_bytes,
+            output_tokens: ticket.output_tokens,
+            notes: ticket.notes.into_iter().map(note).collect(),
+            takings: takings.collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticket(takings: usize) -> Ticket {
+        let bucket = |rest: &str| Arc::new(Bucket { tag: "consumer=alice".into(), rest: rest.into() });
+        let taking = |i| Taking {
+            bucket: bucket(if i % 2 == 0 { "" } else { "model=m" }),
+            name: format!("limit-{i}").into(),
+            window: 1_800_000_000_000,
+            reserved: 10_000,
+            rate: 0,
+        };
+        let mut takings: Vec<Taking> = (0..takings).map(taking).collect();
+        takings.sort_by(|a, b| a.bucket.cmp(&b.bucket));
+        Ticket {
+            consumer: "alice".into(),
+            model: "m".into(),
+            session: "s".into(),
+            prompt_bytes: 7,
+            output_tokens: 512,
+            notes: vec![Note { tag: "limits".into(), day: 20_000, epoch: 1_800_000_000_000 }],
+            takings,
+        }
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        for takings in [0, 1, 4, 16] {
+            let bytes = ticket(takings).encode();
+            assert!(bytes.len() < 700, "{}", bytes.len());
+            assert_eq!(Ticket::decode(&bytes), Some(ticket(takings)));
+            for end in 0..bytes.len() {
+                let _ = Ticket::decode(&bytes[..end]);
+            }
+        }
+        assert_eq!(Ticket::decode(b""), None);
+        assert_eq!(Ticket::decode(&[0xff; 40]), None);
+    }
+}

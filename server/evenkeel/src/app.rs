@@ -1,0 +1,483 @@
+//! Wiring: configuration to running tasks, and the ordered drain.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use evenkeel_config::{Config, StoreConfig};
+use evenkeel_domain::{activity::StoreKind, limit::LimitRules, settings::RateLimitService};
+use evenkeel_engine::{
+    activity::{
+        History, Recorder,
+        report::{About, Reporter},
+    },
+    admission::Admission,
+    audit::Audit,
+    balancer::{Balancer, directory::Directory, drains::DrainBook, sweep},
+    ledger::Ledger,
+    limiter::{Limiter, overrides::OverrideBook, quotas::Quotas},
+    rls::{Judge, LoadMetrics, Loader, Tallies},
+};
+use evenkeel_store::{
+    activity::ActivityStore,
+    changes::Changes,
+    counters::Counters,
+    drains::Drains,
+    memory::{MemoryChanges, MemoryCounters, MemoryDrains, MemoryRecords, MemoryStore},
+    memory_activity::MemoryActivity,
+    memory_usage::MemoryUsage,
+    records::Records,
+    redis::RedisStore,
+    resilient::ResilientStore,
+    usage::{UsageBounds, UsageStore},
+};
+use evenkeel_telemetry::{Metrics, traces};
+use serde::Serialize;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    reload,
+    transport::{
+        administration::Administration,
+        auth::Admins,
+        capacity::{Capacity, Watched},
+        grpc, http,
+    },
+};
+
+/// Longest wait for calls under way when draining.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for answers to be read, for HTTP and for background tasks at the end.
+const END_MAX: Duration = Duration::from_secs(1);
+/// Longest wait for traces to be exported at the end.
+const TRACES_MAX: Duration = Duration::from_secs(2);
+/// Longest wait for usage to be written at the end.
+const LEDGER_MAX: Duration = Duration::from_secs(2);
+
+/// Bound listeners: made before anything runs, so that tests can use port 0 and faults show at once.
+pub struct Listeners {
+    grpc: Option<TcpListener>,
+    socket: Option<(UnixListener, PathBuf)>,
+    http: TcpListener,
+}
+
+/// Where a sidecar really listens.
+#[derive(Clone, Debug, Serialize)]
+pub struct Addresses {
+    /// gRPC over TCP.
+    pub grpc: Option<String>,
+    /// gRPC over a Unix socket.
+    pub grpc_socket: Option<PathBuf>,
+    /// HTTP.
+    pub http: String,
+}
+
+impl Listeners {
+    /// Binds everything.
+    ///
+    /// # Errors
+    /// Where an address is taken or not allowed.
+    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let grpc = match config.listen.grpc {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("listen.grpc: cannot listen on {address}"))?,
+            ),
+            None => None,
+        };
+        let socket = match &config.listen.grpc_socket {
+            Some(path) => {
+                let bound = bind_socket(path, config.listen.grpc_socket_mode).await;
+                let listener = bound
+                    .with_context(|| format!("listen.grpc_socket: cannot listen on {}", path.display()))?;
+                Some((listener, path.clone()))
+            }
+            None => None,
+        };
+        let address = config.listen.http;
+        let http = TcpListener::bind(address).await;
+        let http = http.with_context(|| format!("listen.http: cannot listen on {address}"))?;
+        Ok(Self { grpc, socket, http })
+    }
+
+    /// The addresses bound.
+    ///
+    /// # Errors
+    /// Where the system does not tell.
+    pub fn addresses(&self) -> anyhow::Result<Addresses> {
+        let grpc = self.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
+        Ok(Addresses {
+            grpc: grpc.map(|address| address.to_string()),
+            grpc_socket: self.socket.as_ref().map(|(_, path)| path.clone()),
+            http: self.http.local_addr()?.to_string(),
+        })
+    }
+}
+
+/// Binds a Unix socket, replacing one that a dead process left behind.
+async fn bind_socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+    if path.exists() {
+        if tokio::net::UnixStream::connect(path).await.is_ok() {
+            anyhow::bail!("another process listens there");
+        }
+        std::fs::remove_file(path).context("cannot remove the socket left behind")?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+/// Serves until `shutdown`, then drains: readiness and health off, a while for load balancers to see it, no new
+/// gRPC connections, calls under way finished, HTTP and background tasks ended.
+///
+/// # Errors
+/// Where a listener fails.
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    ready: impl FnOnce(&Addresses) -> anyhow::Result<()>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let addresses = listeners.addresses()?;
+    let metrics = Metrics::new()?;
+    let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
+    let id = instance_id()?;
+    let tracer = traces::start(config.traces.as_ref(), &id, &metrics.traces)?;
+    let live = reload::start(&config, &metrics, &tasks, &background);
+    let Opened { store, records, drains, changes } =
+        open_store(&config, &metrics, &tasks, &background).await?;
+    let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
+    let unrecorded = metrics.refusals_unrecorded.clone();
+    let recorder = Arc::new(Recorder::new(name_of(&addresses.http), unrecorded));
+    let balancer = Balancer::new(directory, Arc::clone(&store), Arc::clone(&recorder), Arc::clone(&metrics));
+    let balancer = Arc::new(balancer);
+    let views = Arc::new(sweep::Views::default());
+    let (usage, activity) = records_beside(&config, &metrics, &tasks)?;
+    let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
+
+    tasks.spawn(Arc::clone(&ledger).run(background.clone()));
+    tasks.spawn(evenkeel_discovery::run(
+        discovered,
+        config.kubernetes.clone(),
+        Arc::clone(&metrics),
+        tasks.clone(),
+        background.clone(),
+    ));
+    tasks.spawn(sweep::run(
+        Arc::clone(&balancer),
+        Arc::clone(&views),
+        Arc::clone(&metrics),
+        config.sweep_interval(),
+        background.clone(),
+    ));
+    let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
+    metrics.limits.set_revision(config.rules.fingerprint());
+    tasks.spawn(follow(live.rules.clone(), Arc::clone(&rules), Arc::clone(&metrics), background.clone()));
+    let audit = Arc::new(Audit::new(changes, tasks.clone(), Arc::clone(&metrics)));
+    let drains = DrainBook::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&audit));
+    tasks.spawn(Arc::clone(&drains).run(config.keep_alive_interval, background.clone()));
+    let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)));
+    tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
+    let administration = Arc::new(Administration {
+        quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)),
+        overrides: Arc::clone(&overrides),
+        drains,
+        audit: Arc::clone(&audit),
+        admins: Admins::new(live.admin.clone(), Arc::clone(&metrics)),
+    });
+
+    let limiter = Limiter::new(
+        Arc::clone(&rules),
+        overrides.current(),
+        Arc::clone(&store) as Arc<dyn Counters>,
+        config.holder_ttl(),
+        Arc::clone(&recorder),
+        Arc::clone(&metrics),
+    );
+    let limiter = Arc::new(limiter);
+    let admission = Arc::new(Admission {
+        balancer: Arc::clone(&balancer),
+        limiter: Arc::clone(&limiter),
+        ledger: Arc::clone(&ledger),
+        quotas: Quotas::new(records, Arc::clone(&rules), audit),
+        recorder: Arc::clone(&recorder),
+        tracer: tracer.clone(),
+        metrics: Arc::clone(&metrics),
+    });
+    let house = Arc::clone(&admission);
+    tasks.spawn(house.keep_house(id.clone(), config.keep_alive_interval, background.clone()));
+    let about = About { id, store: store_kind(&config.store), holder_ttl: config.holder_ttl() };
+    let reporter = Reporter::new(
+        about.clone(),
+        Arc::clone(&recorder),
+        Arc::clone(&balancer),
+        Arc::clone(&activity),
+        Arc::clone(&rules),
+    );
+    let capacity = Arc::new(Capacity {
+        about,
+        started_at_ms: reporter.started_at_ms(),
+        keep_alive_interval: config.keep_alive_interval,
+        history: History::new(activity),
+        views: Arc::clone(&views),
+        balancer: Arc::clone(&balancer),
+        limiter,
+        rules,
+        administration: Arc::clone(&administration),
+        watched: Watched::default(),
+    });
+    tasks.spawn(reporter.run(background.clone()));
+
+    let (stop_grpc, stop_http) = (CancellationToken::new(), CancellationToken::new());
+    let calls = TaskTracker::new();
+    let rate_limits = config
+        .rate_limit_service
+        .as_ref()
+        .map(|service| {
+            rate_limits(service, Arc::clone(&store) as Arc<dyn Counters>, &metrics, &tasks, &background)
+        })
+        .transpose()?
+        .map(|judge| (judge, Arc::clone(&metrics)));
+    let admin = grpc::AdminService {
+        administration: Arc::clone(&administration),
+        ledger: Arc::clone(&ledger),
+        limiter: Arc::clone(&admission.limiter),
+    };
+    let (routes, mut health) = grpc::routes(
+        admission,
+        Arc::clone(&capacity),
+        admin,
+        config.keep_alive_interval,
+        calls.clone(),
+        rate_limits,
+        stop_grpc.clone(),
+    )
+    .await?;
+    let http = Arc::new(http::Http {
+        capacity,
+        administration,
+        ledger: Arc::clone(&ledger),
+        metrics,
+        stop: stop_http.clone(),
+        watchers: http::watchers(),
+    });
+
+    let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
+    serve_http(&http_server, listeners.http, http::router(Arc::clone(&http)), &stop_http);
+    serve_grpc(&grpc_servers, listeners.grpc, listeners.socket, routes, &stop_grpc);
+    ready(&addresses)?;
+    info!(grpc = addresses.grpc, socket = ?addresses.grpc_socket, http = addresses.http, "serving");
+
+    shutdown.cancelled().await;
+    info!(delay_ms = config.drain_delay.as_millis() as u64, "draining");
+    recorder.set_draining();
+    grpc::set_not_serving(&health).await;
+    tokio::time::sleep(config.drain_delay).await;
+    stop_grpc.cancel();
+    grpc::end_health_watches(&mut health).await;
+    if !ends_within(DRAIN_MAX, &calls).await {
+        warn!(after_s = DRAIN_MAX.as_secs(), "calls still under way: stopping all the same");
+    }
+    // The last answers are on their way; who does not read a list or a watch is not waited for.
+    if !ends_within(END_MAX, &grpc_servers).await {
+        info!("connections still open: stopping all the same");
+    }
+    // After the last calls, which record; while the store is still there.
+    ledger.drain(LEDGER_MAX).await;
+    if !tracer.drain(TRACES_MAX).await {
+        info!("the collector takes too long: what is left of traces is not exported");
+    }
+    // Last, so that readiness can be asked for as long as anything is served.
+    stop_http.cancel();
+    if !ends_within(END_MAX, &http_server).await {
+        warn!("HTTP requests still under way: stopping all the same");
+    }
+    background.cancel();
+    if !ends_within(END_MAX, &tasks).await {
+        warn!("background tasks still running: stopping all the same");
+    }
+    if let Some(path) = &addresses.grpc_socket {
+        let _ = std::fs::remove_file(path);
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// What tells this sidecar from all others.
+fn instance_id() -> anyhow::Result<String> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).context("no randomness")?;
+    Ok(format!("{:016x}", u64::from_be_bytes(random)))
+}
+
+/// Puts rules in force as they are read.
+async fn follow(
+    mut read: tokio::sync::watch::Receiver<Arc<LimitRules>>,
+    rules: Arc<ArcSwap<LimitRules>>,
+    metrics: Arc<Metrics>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            changed = read.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+        let new = Arc::clone(&read.borrow_and_update());
+        metrics.limits.set_revision(new.fingerprint());
+        rules.store(new);
+    }
+}
+
+/// Closes the tracker and waits for its tasks; false where they take longer.
+async fn ends_within(limit: Duration, tasks: &TaskTracker) -> bool {
+    tasks.close();
+    tokio::time::timeout(limit, tasks.wait()).await.is_ok()
+}
+
+/// The rate limit service, and the task that follows its files.
+fn rate_limits(
+    service: &RateLimitService,
+    counters: Arc<dyn Counters>,
+    metrics: &Metrics,
+    tasks: &TaskTracker,
+    background: &CancellationToken,
+) -> anyhow::Result<Arc<Judge>> {
+    let rls = &metrics.rls;
+    let tallies = Arc::new(Tallies::new(rls.requests.clone(), rls.values.clone()));
+    let loads = LoadMetrics {
+        valid: rls.config_valid.clone(),
+        loaded: rls.config_loaded.clone(),
+        refused: rls.config_refused.clone(),
+    };
+    let loader = Loader::start(service.files.clone(), Arc::clone(&tallies), loads)
+        .with_context(|| format!("rate_limit_service.config: {}", service.files.path.display()))?;
+    let judge = Judge::new(loader.rules(), counters, service.options, &tallies);
+    tasks.spawn(loader.run(background.clone()));
+    Ok(Arc::new(judge))
+}
+
+/// A store, and what is kept in it beside tables and counters.
+struct Opened {
+    store: Arc<ResilientStore>,
+    records: Arc<dyn Records>,
+    drains: Arc<dyn Drains>,
+    changes: Arc<dyn Changes>,
+}
+
+async fn open_store(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+    background: &CancellationToken,
+) -> anyhow::Result<Opened> {
+    let (ttl, metrics, tasks) = (config.holder_ttl(), Arc::clone(metrics), tasks.clone());
+    match &config.store {
+        StoreConfig::Memory => {
+            let (store, counters) = (MemoryStore::new(ttl), Arc::new(MemoryCounters::default()));
+            let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
+            let store = ResilientStore::embedded(store, counters, ttl, metrics, tasks, background.clone());
+            let (drains, changes) = (Arc::<MemoryDrains>::default(), Arc::<MemoryChanges>::default());
+            Ok(Opened { store, records, drains, changes })
+        }
+        StoreConfig::Redis(options) => {
+            let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
+            let shared = Arc::clone(&redis);
+            let store = ResilientStore::shared(shared, ttl, metrics, tasks, background.clone());
+            store.connect().await;
+            if let Ok(Some(policy)) = redis.evicting_policy().await {
+                warn!(
+                    policy,
+                    "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
+                );
+            }
+            let records: Arc<dyn Records> = redis.clone();
+            Ok(Opened { store, records, drains: redis.clone(), changes: redis })
+        }
+    }
+}
+
+/// Where usage and what has happened are kept. Over connections of their own: a query that reads a month of usage holds
+/// up no KeepAlive.
+fn records_beside(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+) -> anyhow::Result<(Arc<dyn UsageStore>, Arc<dyn ActivityStore>)> {
+    let bounds = UsageBounds::from(&config.ledger);
+    Ok(match &config.store {
+        StoreConfig::Memory => (Arc::new(MemoryUsage::new(bounds)), Arc::new(MemoryActivity::default())),
+        StoreConfig::Redis(options) => {
+            let (metrics, tasks) = (Arc::clone(metrics), tasks.clone());
+            let redis = RedisStore::new(options, config.holder_ttl(), metrics, tasks)?;
+            (Arc::new(redis.usage(bounds)), Arc::new(redis.activity()))
+        }
+    })
+}
+
+/// What the store is, for those who watch.
+fn store_kind(config: &StoreConfig) -> StoreKind {
+    match config {
+        StoreConfig::Memory => StoreKind::Memory,
+        StoreConfig::Redis(options) if options.cluster => StoreKind::RedisCluster,
+        StoreConfig::Redis(_) => StoreKind::Redis,
+    }
+}
+
+/// Where this sidecar runs, in a name people know it by: the host's, which in Kubernetes is the pod's, and its port.
+fn name_of(http: &str) -> String {
+    let host = rustix::system::uname();
+    let port = http.rsplit(':').next().unwrap_or_default();
+    format!("{}:{port}", host.nodename().to_string_lossy())
+}
+
+fn serve_grpc(
+    servers: &TaskTracker,
+    tcp: Option<TcpListener>,
+    socket: Option<(UnixListener, PathBuf)>,
+    routes: Routes,
+    stop: &CancellationToken,
+) {
+    let server = || Server::builder().http2_keepalive_interval(Some(Duration::from_secs(30)));
+    if let Some(listener) = tcp {
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let grpc = server().add_routes(routes.clone());
+        let stop = stop.clone().cancelled_owned();
+        servers.spawn(async move {
+            if let Err(error) = grpc.serve_with_incoming_shutdown(incoming, stop).await {
+                error!(%error, "gRPC over TCP ended");
+            }
+        });
+    }
+    if let Some((listener, _)) = socket {
+        let grpc = server().add_routes(routes);
+        let stop = stop.clone().cancelled_owned();
+        servers.spawn(async move {
+            let incoming = UnixListenerStream::new(listener);
+            if let Err(error) = grpc.serve_with_incoming_shutdown(incoming, stop).await {
+                error!(%error, "gRPC over the Unix socket ended");
+            }
+        });
+    }
+}
+
+fn serve_http(servers: &TaskTracker, listener: TcpListener, http: axum::Router, stop: &CancellationToken) {
+    let stop = stop.clone().cancelled_owned();
+    servers.spawn(async move {
+        if let Err(error) = axum::serve(listener, http).with_graceful_shutdown(stop).await {
+            error!(%error, "HTTP ended");
+        }
+    });
+}

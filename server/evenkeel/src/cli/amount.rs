@@ -1,0 +1,53 @@
+//! Amounts of limits and quotas, as arguments and in tables.
+
+use evenkeel_config::{AMOUNT_EXPECTED, parse_amount};
+use evenkeel_proto::v1 as pb;
+
+/// What amounts of cost are in, for help.
+pub(super) const OF_COST: &str = "\
+Amounts are whole numbers, such as 10000, 100k or 1.5M, and in tables plain. Where a limit or quota counts cost, they are
+in millionths of the currency of `prices`: 2.50 of it is written 2.5M, and printed as 2500000.";
+
+/// Reads an amount as the configuration does, but in the unit of the API: of cost, millionths.
+///
+/// # Errors
+/// What was expected.
+pub(super) fn amount(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("must be {AMOUNT_EXPECTED}; of cost, in millionths of the currency: 1.5M for 1.50");
+    parse_amount(text, false).ok_or_else(wrong)
+}
+
+/// What is counted, with its unit where the word alone does not tell it.
+pub(super) fn unit(counts: pb::Counts) -> &'static str {
+    match counts {
+        pb::Counts::Cost => "cost (millionths)",
+        other => super::quota::counts(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_those_of_the_configuration() {
+        let right =
+            [("0", 0), ("100000", 100_000), ("100k", 100_000), ("1.5M", 1_500_000), ("1M", 1_000_000)];
+        for (text, expected) in right {
+            assert_eq!(amount(text), Ok(expected), "{text}");
+        }
+        for text in ["", "1.5", "0.5", "-1", "1e3", "100 k", "100K", "1000000000000001", "many"] {
+            let error = amount(text).unwrap_err();
+            assert!(error.contains("must be a whole number up to 10^15, such as"), "{text}: {error}");
+            assert!(error.contains("1.5M for 1.50"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_cost_needs_a_unit() {
+        assert_eq!(unit(pb::Counts::Cost), "cost (millionths)");
+        assert_eq!(unit(pb::Counts::Tokens), "tokens");
+        assert_eq!(unit(pb::Counts::Requests), "requests");
+    }
+}

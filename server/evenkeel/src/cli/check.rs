@@ -1,0 +1,169 @@
+//! `evenkeel check-config`, and how configuration files are read.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use evenkeel_config::{Config, Faults};
+use evenkeel_domain::settings::LimitFiles;
+use evenkeel_engine::rls::{self, Tallies};
+use serde_json::{Value, json};
+
+use super::output::{Column, Item, Output, put, text};
+
+/// Check a configuration file.
+#[derive(Args)]
+pub(crate) struct CheckConfig {
+    /// The file
+    #[arg(value_name = "FILE", required_unless_present = "rate_limit")]
+    config: Option<PathBuf>,
+    /// A file of limits as envoyproxy/ratelimit reads them, or a directory of such files
+    #[arg(long, value_name = "PATH")]
+    rate_limit: Option<PathBuf>,
+    /// How to print what is found
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+}
+
+/// What is wrong with a configuration file, and with the files of limits it names.
+#[derive(Debug)]
+pub(super) struct Faulty {
+    path: PathBuf,
+    faults: Faults,
+    files: Option<rls::Faults>,
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.faults)?;
+        self.files.as_ref().map_or(Ok(()), |files| write!(f, "\n{files}"))
+    }
+}
+
+impl std::error::Error for Faulty {}
+
+/// A configuration; where it is faulty, with the faults of the files it names.
+pub(super) fn load(path: &Path) -> Result<Config, Faulty> {
+    Config::load(path).map_err(|faults| {
+        let source = Config::rate_limit_files(path);
+        let files = source.and_then(|source| rls::load(&source, &Tallies::unregistered()).err());
+        Faulty { path: path.to_owned(), faults, files }
+    })
+}
+
+/// What was checked, and what was found.
+#[derive(Default)]
+struct Report {
+    /// Files that are in order, and what they hold.
+    good: Vec<(String, String)>,
+    findings: Vec<Finding>,
+}
+
+struct Finding {
+    file: String,
+    level: &'static str,
+    message: String,
+}
+
+impl CheckConfig {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let mut report = Report::default();
+        let result = report.check(self.config.as_deref(), self.rate_limit);
+        if self.output == Output::Table {
+            report.tell()?;
+        } else {
+            self.output.print(&report.findings, || report.json(result.is_ok()))?;
+        }
+        result
+    }
+}
+
+impl Report {
+    /// Gathers what there is to say.
+    ///
+    /// # Errors
+    /// All faults, in words.
+    fn check(&mut self, config: Option<&Path>, rate_limit: Option<PathBuf>) -> anyhow::Result<()> {
+        if let Some(path) = rate_limit {
+            self.check_limits(&LimitFiles { path, merge_domains: false })?;
+        }
+        let Some(path) = config else { return Ok(()) };
+        let file = path.display().to_string();
+        let config = load(path).inspect_err(|faulty| {
+            let files = faulty.files.iter().flat_map(|files| files.0.iter().map(ToString::to_string));
+            for fault in faulty.faults.0.iter().cloned().chain(files) {
+                self.found(&file, "fault", fault);
+            }
+        })?;
+        for warning in &config.warnings {
+            self.found(&file, "warning", warning.clone());
+        }
+        let names = config.looking_at_model();
+        if !names.is_empty() {
+            let names = names.join(", ");
+            let warning = format!(
+                "limits: {names} look at the model, which is only known where the plugin has read_body: true"
+            );
+            self.found(&file, "warning", warning);
+        }
+        if let Some(service) = &config.rate_limit_service {
+            self.check_limits(&service.files)?;
+        }
+        self.good.push((file, config.summary()));
+        Ok(())
+    }
+
+    fn check_limits(&mut self, source: &LimitFiles) -> anyhow::Result<()> {
+        let file = source.path.display().to_string();
+        let rules = rls::load(source, &Tallies::unregistered()).map_err(|faults| {
+            faults.0.iter().for_each(|fault| self.found(&file, "fault", fault.to_string()));
+            anyhow::Error::from(faults).context(file.clone())
+        })?;
+        for field in rules.without_effect() {
+            self.found(&file, "warning", format!("{field}: has no effect"));
+        }
+        let (domains, limits) = rules.size();
+        self.good.push((file, format!("{limits} limits of {domains} domains")));
+        Ok(())
+    }
+
+    fn found(&mut self, file: &str, level: &'static str, message: String) {
+        self.findings.push(Finding { file: file.to_owned(), level, message });
+    }
+
+    /// For a person. Faults are told as any command's error is.
+    fn tell(&self) -> anyhow::Result<()> {
+        for finding in self.findings.iter().filter(|finding| finding.level == "warning") {
+            eprintln!("warning: {}", finding.message);
+        }
+        for (file, summary) in &self.good {
+            put(&format!("{file}: ok ({summary})\n"))?;
+        }
+        Ok(())
+    }
+
+    fn json(&self, ok: bool) -> Value {
+        let good = self.good.iter().map(|(file, summary)| json!({"file": file, "summary": summary}));
+        json!({
+            "ok": ok,
+            "files": good.collect::<Vec<_>>(),
+            "findings": self.findings.iter().map(Item::json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Item for Finding {
+    const LIST: &'static str = "findings";
+    const COLUMNS: &'static [Column] =
+        &[text("level", "LEVEL"), text("file", "FILE"), text("message", "MESSAGE")];
+
+    fn json(&self) -> Value {
+        json!({"level": self.level, "file": self.file, "message": self.message})
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.level.to_owned(), self.file.clone(), self.message.clone()]
+    }
+}

@@ -1,0 +1,267 @@
+//! `evenkeel explain`: which limits apply to a request, and why or why not.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use evenkeel_config::Config;
+use evenkeel_domain::limit::{Condition, Facts, Key};
+use evenkeel_proto::v1 as pb;
+use serde_json::{Value, json};
+
+use super::{
+    connect::Ask,
+    exit::answered,
+    history::refusal,
+    output::{Column, Item, Output, length, number, or_dash, put, text, yes},
+};
+
+/// Tell which limits and quotas apply to a request, how they stand, and what would refuse it. Takes nothing.
+#[derive(Args)]
+pub(crate) struct Explain {
+    /// The authenticated consumer
+    #[arg(long, default_value = "", hide_default_value = true)]
+    consumer: String,
+    /// The model asked for
+    #[arg(long, default_value = "", hide_default_value = true)]
+    model: String,
+    /// The gateway's route
+    #[arg(long, default_value = "", hide_default_value = true)]
+    route: String,
+    /// The gateway's cluster
+    #[arg(long, default_value = "", hide_default_value = true)]
+    cluster: String,
+    /// Path of the request, with its query
+    #[arg(long, default_value = "", hide_default_value = true)]
+    path: String,
+    /// Address of the client
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Option<std::net::IpAddr>,
+    /// A request header; repeat for more
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
+    headers: Vec<(String, String)>,
+    /// What else the gateway tells of the request; repeat for more
+    #[arg(long = "descriptor", value_name = "NAME=VALUE", value_parser = pair)]
+    descriptors: Vec<(String, String)>,
+    /// Size of the prompt in bytes
+    #[arg(long, default_value_t = 0, value_name = "BYTES")]
+    prompt_bytes: u64,
+    /// Output tokens the request allows (max_tokens)
+    #[arg(long, default_value_t = 0, value_name = "TOKENS")]
+    max_tokens: u64,
+    /// Ask this configuration instead of a sidecar: tells what applies, without counters
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Tell why this request was refused, by the gateway's id of it (x-request-id), and nothing else
+    #[arg(long, value_name = "ID", conflicts_with_all = ["consumer", "model", "route", "cluster", "path",
+          "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "config"])]
+    request_id: Option<String>,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    pair.map(|(name, value)| (name.to_owned(), value.to_owned())).ok_or("expected NAME=VALUE".to_owned())
+}
+
+impl Explain {
+    pub(crate) async fn run(self) -> anyhow::Result<()> {
+        if let Some(request_id) = self.request_id {
+            return refusal(&self.ask, request_id).await;
+        }
+        match &self.config {
+            Some(path) => {
+                let config = Config::load(path).with_context(|| path.display().to_string())?;
+                self.offline(&config)
+            }
+            None => self.online().await,
+        }
+    }
+
+    fn headers(&self) -> HashMap<String, String> {
+        self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect()
+    }
+
+    async fn online(&self) -> anyhow::Result<()> {
+        let subject = pb::Subject {
+            consumer: self.consumer.clone(),
+            source_ip: self.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+            path: self.path.clone(),
+            headers: self.headers(),
+            descriptors: self.descriptors.iter().cloned().collect(),
+        };
+        let request = pb::AdmitRequest {
+            pool: Some(pb::Pool { route: self.route.clone(), cluster: self.cluster.clone() }),
+            subject: Some(subject),
+            model: self.model.clone(),
+            prompt_bytes: self.prompt_bytes,
+            max_output_tokens: self.max_tokens,
+            ..pb::AdmitRequest::default()
+        };
+        let request = pb::ExplainRequest { request: Some(request) };
+        let answer = self.ask.admin().await?.explain(request).await.map_err(answered)?.into_inner();
+        self.ask.output.print(&answer.limits, || as_json(&answer))?;
+        if self.ask.output == Output::Table {
+            let estimate = answer.estimate.unwrap_or_default();
+            let would = if answer.admitted { "admitted" } else { "refused" };
+            put(&format!(
+                "\nestimate: {} input and {} output tokens\nthe request would be {would}\n",
+                estimate.input, estimate.output
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// What applies by the configuration alone.
+    fn offline(&self, config: &Config) -> anyhow::Result<()> {
+        let facts = Facts {
+            consumer: self.consumer.clone(),
+            source_ip: self.ip,
+            path: self.path.clone(),
+            headers: self.headers(),
+            model: self.model.clone(),
+            route: self.route.clone(),
+            cluster: self.cluster.clone(),
+            descriptors: self.descriptors.iter().cloned().collect(),
+        };
+        let consumer = Key::new(vec![evenkeel_domain::limit::Attribute::Consumer]);
+        let limits = config.rules.limits.iter().map(|limit| {
+            let exception = limit.exceptions.iter().find(|e| e.when.iter().all(|c| c.holds(&facts)));
+            let amount = exception.map_or(Some(limit.amount), |exception| exception.amount);
+            (&limit.name, "limit", judge(&facts, &limit.key, &limit.name, &limit.when), amount)
+        });
+        let quotas = config.rules.quotas.iter().map(|quota| {
+            let amount = Some(quota.default.unwrap_or(0));
+            (&quota.name, "quota", judge(&facts, &consumer, &quota.name, &quota.when), amount)
+        });
+        let all = limits.chain(quotas).map(|(name, kind, judged, amount)| {
+            let applies = judged.is_ok();
+            let (key, why) = judged.unwrap_or_else(|why| (String::new(), why));
+            Rule { name: name.to_string(), kind, applies, key, amount, why }
+        });
+        self.ask.output.list(&all.collect::<Vec<_>>())
+    }
+}
+
+/// A limit or quota as configured, seen from one request.
+struct Rule {
+    name: String,
+    kind: &'static str,
+    applies: bool,
+    key: String,
+    amount: Option<u64>,
+    why: String,
+}
+
+impl Item for Rule {
+    const LIST: &'static str = "limits";
+    const COLUMNS: &'static [Column] = &[
+        text("name", "LIMIT"),
+        text("kind", "KIND"),
+        text("applies", "APPLIES"),
+        text("key", "KEY"),
+        number("amount", "AMOUNT"),
+        text("why", "WHY"),
+    ];
+
+    fn json(&self) -> Value {
+        let Self { name, kind, applies, key, amount, why } = self;
+        json!({"name": name, "kind": kind, "applies": applies, "key": key, "amount": amount, "why": why})
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let amount = self.amount.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
+        vec![
+            self.name.clone(),
+            self.kind.to_owned(),
+            yes(self.applies),
+            or_dash(&self.key),
+            if self.applies { amount } else { "-".to_owned() },
+            self.why.clone(),
+        ]
+    }
+}
+
+/// The key where it applies, and why; why not where it does not.
+fn judge(facts: &Facts, key: &Key, name: &str, when: &[Condition]) -> Result<(String, String), String> {
+    if let Some(unmet) = when.iter().find(|condition| !condition.holds(facts)) {
+        return Err(format!("not {unmet}"));
+    }
+    let Some(bucket) = key.bucket(facts, name) else {
+        let lacking = key.attributes().iter().find(|attribute| attribute.value(facts).is_none());
+        return Err(lacking.map_or_else(String::new, |attribute| format!("the request has no {attribute}")));
+    };
+    let met: Vec<String> = when.iter().map(ToString::to_string).collect();
+    Ok((bucket.to_string(), if met.is_empty() { "always".to_owned() } else { met.join(", ") }))
+}
+
+impl Item for pb::Explanation {
+    const LIST: &'static str = "limits";
+    const COLUMNS: &'static [Column] = &[
+        text("name", "LIMIT"),
+        text("kind", "KIND"),
+        text("applies", "APPLIES"),
+        text("key", "KEY"),
+        number("amount", "AMOUNT"),
+        number("used", "USED"),
+        number("reserved", "RESERVED"),
+        number("cost", "COST"),
+        number("reset_ms", "RESETS-IN"),
+        text("refuses", "REFUSES"),
+        text("shadow", ""),
+        text("why", "WHY"),
+    ];
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "kind": kind(self),
+            "applies": self.applies,
+            "why": self.why,
+            "key": self.key,
+            "amount": self.amount,
+            "used": self.used,
+            "reserved": self.reserved,
+            "cost": self.cost,
+            "refuses": self.refuses,
+            "reset_ms": self.reset_ms,
+            "shadow": self.shadow,
+        })
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let number = |n: u64| if self.applies { n.to_string() } else { "-".to_owned() };
+        let refuses = match (self.applies, self.refuses, self.shadow) {
+            (false, _, _) => "-".to_owned(),
+            (true, true, true) => "no (shadow)".to_owned(),
+            (true, refuses, _) => yes(refuses),
+        };
+        vec![
+            self.name.clone(),
+            kind(self).to_owned(),
+            yes(self.applies),
+            or_dash(&self.key),
+            number(self.amount),
+            number(self.used),
+            number(self.reserved),
+            number(self.cost),
+            length(self.reset_ms),
+            refuses,
+            self.why.clone(),
+        ]
+    }
+}
+
+fn kind(limit: &pb::Explanation) -> &'static str {
+    if limit.quota { "quota" } else { "limit" }
+}
+
+fn as_json(answer: &pb::ExplainResponse) -> Value {
+    let estimate = answer.estimate.unwrap_or_default();
+    json!({
+        "admitted": answer.admitted,
+        "estimate": {"input": estimate.input, "output": estimate.output},
+        "limits": answer.limits.iter().map(Item::json).collect::<Vec<_>>(),
+    })
+}

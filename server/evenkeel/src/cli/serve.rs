@@ -1,0 +1,103 @@
+//! `evenkeel serve`.
+
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use evenkeel::app::{self, Addresses, Listeners};
+use evenkeel_config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::check::load;
+
+/// Run the sidecar.
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Configuration file (YAML); without one, an embedded store and defaults
+    #[arg(short, long, env = "EVENKEEL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Once serving, write the bound addresses to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// Log filter, over the file's log.level (such as debug, or evenkeel=debug)
+    #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER")]
+    log_level: Option<String>,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let mut config = match &self.config {
+            Some(path) => load(path)?,
+            None => Config::parse("")?,
+        };
+        if let Some(level) = self.log_level {
+            config.log.level = level;
+        }
+        evenkeel_telemetry::init_logs(&config.log)?;
+        for warning in &config.warnings {
+            tracing::warn!(warning, "configuration");
+        }
+        // redis over rediss:// panics where no provider is chosen.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        runtime(config.worker_threads)?.block_on(async {
+            let listeners = Listeners::bind(&config).await?;
+            let shutdown = CancellationToken::new();
+            stop_on_signal(shutdown.clone())?;
+            app::run(config, listeners, |addresses| announce(addresses, self.ready_file.as_deref()), shutdown)
+                .await
+        })
+    }
+}
+
+/// One worker is one thread: no work is handed between threads, which makes a call about half as dear.
+fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    if worker_threads == 1 {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()
+    } else {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(worker_threads).enable_all().build()
+    }
+}
+
+fn stop_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// Tells a person where everything listens, and a program through the ready file.
+fn announce(addresses: &Addresses, ready_file: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(path) = ready_file {
+        let partial = path.with_extension("partial");
+        std::fs::write(&partial, serde_json::to_vec(addresses)?)
+            .and_then(|()| std::fs::rename(&partial, path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if std::io::stdout().is_terminal() || ready_file.is_none() {
+        let Addresses { grpc, grpc_socket, http } = addresses;
+        println!("\n  Evenkeel {} is serving\n", env!("CARGO_PKG_VERSION"));
+        if let Some(grpc) = grpc {
+            println!("  gRPC      {grpc}");
+        }
+        if let Some(socket) = grpc_socket {
+            println!("  gRPC      unix:{}", socket.display());
+        }
+        println!("  page      http://{http}/");
+        println!("  metrics   http://{http}/metrics");
+        println!("  pools     http://{http}/api/v1/pools");
+        if let Some(grpc) = grpc {
+            println!("\n  Try:  evenkeel admit --server http://{grpc} --cluster llm --hold 30s");
+            println!("        evenkeel pools --server http://{grpc}\n");
+        }
+    }
+    Ok(())
+}

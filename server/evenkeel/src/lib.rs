@@ -1,0 +1,5 @@
+//! The Evenkeel sidecar: the doors (gRPC, HTTP), the wiring of the crates behind them, and the reload of the configuration.
+
+pub mod app;
+pub mod reload;
+pub mod transport;

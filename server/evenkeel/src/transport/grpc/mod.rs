@@ -1,0 +1,88 @@
+//! gRPC: `evenkeel.v1`, health and reflection, over TCP and a Unix socket.
+
+use std::sync::Arc;
+
+use evenkeel_engine::{admission::Admission, rls::Judge};
+use evenkeel_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{admin_server::AdminServer, gateway_server::GatewayServer, inspect_server::InspectServer},
+};
+use evenkeel_telemetry::Metrics;
+use tonic::{server::NamedService, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::transport::capacity::Capacity;
+
+mod admin;
+mod facts;
+mod gateway;
+mod inspect;
+mod rls;
+mod spans;
+
+pub use admin::AdminService;
+
+/// Largest message taken: a KeepAlive of several hundred thousand leases.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Services whose health is told: the whole, and what gateways call.
+const HEALTH: [&str; 3] = [
+    "",
+    <GatewayServer<gateway::GatewayService> as NamedService>::NAME,
+    <rls::RlsServer as NamedService>::NAME,
+];
+
+/// Tells whoever asks or watches that this sidecar is to be left.
+pub async fn set_not_serving(health: &HealthReporter) {
+    for service in HEALTH {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
+}
+
+/// Ends the watches of health, which would otherwise hold up a drain.
+pub async fn end_health_watches(health: &mut HealthReporter) {
+    for service in HEALTH {
+        health.clear_service_status(service).await;
+    }
+}
+
+/// All services, and the handle that turns health off when draining. `calls` tells of gateways' calls under way.
+///
+/// # Errors
+/// Where the embedded descriptors are damaged.
+pub async fn routes(
+    admission: Arc<Admission>,
+    capacity: Arc<Capacity>,
+    admin: AdminService,
+    keep_alive_interval: std::time::Duration,
+    calls: tokio_util::task::TaskTracker,
+    rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
+    shutdown: tokio_util::sync::CancellationToken,
+) -> anyhow::Result<(Routes, HealthReporter)> {
+    let rate_limits = rate_limits.map(|(judge, metrics)| {
+        let service = rls::RlsService::new(judge, metrics, admission.tracer.clone(), calls.clone());
+        rls::RlsServer::new(service, MESSAGE_BYTES_MAX)
+    });
+    let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
+    let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let inspect = InspectServer::new(inspect::InspectService::new(capacity, shutdown));
+    let admin = AdminServer::new(admin);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let mut routes = Routes::builder();
+    routes
+        .add_service(gateway)
+        .add_service(inspect)
+        .add_service(admin)
+        .add_service(health)
+        .add_service(reflection);
+    if let Some(service) = rate_limits {
+        reporter.set_serving::<rls::RlsServer>().await;
+        routes.add_service(service);
+    }
+    Ok((routes.routes(), reporter))
+}

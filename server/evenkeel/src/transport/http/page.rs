@@ -1,0 +1,222 @@
+//! The capacity page: its files, as they are in `server/evenkeel/page`, and whose token an administrator shows.
+
+use std::sync::{Arc, LazyLock};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use ring::digest;
+use serde_json::json;
+
+use super::{
+    Http,
+    administration::{Answer, who},
+};
+
+/// Nothing from elsewhere, nothing inline, nowhere to send a form, and no frame of another page's.
+const POLICY: &str =
+    "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'";
+
+const INDEX: &str = "index.html";
+
+/// One file of the page.
+struct Asset {
+    path: &'static str,
+    bytes: &'static [u8],
+    /// What is served: the same, compressed.
+    gzip: Vec<u8>,
+    etag: HeaderValue,
+}
+
+macro_rules! assets {
+    ($($path:literal,)*) => {
+        [$(($path, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/page/", $path)).as_slice()),)*]
+    };
+}
+
+/// Every file of the page that browsers ask for. A test holds this list against the directory.
+const FILES: [(&str, &[u8]); 28] = assets![
+    "icon.svg",
+    "index.html",
+    "lib/actions.js",
+    "lib/activity.js",
+    "lib/admin.js",
+    "lib/api.js",
+    "lib/chart.js",
+    "lib/dialog.js",
+    "lib/dom.js",
+    "lib/format.js",
+    "lib/live.js",
+    "lib/router.js",
+    "lib/table.js",
+    "lib/token.js",
+    "lib/ui.js",
+    "main.js",
+    "style.css",
+    "vendor/uplot/uPlot.iife.min.js",
+    "vendor/uplot/uPlot.min.css",
+    "views/changes.js",
+    "views/cluster.js",
+    "views/limits.js",
+    "views/overview.js",
+    "views/pool.js",
+    "views/quotas.js",
+    "views/session.js",
+    "views/usage.js",
+    "views/why.js",
+];
+
+/// Compressed once, when the page is first asked for.
+static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.into_iter().map(Asset::new).collect());
+
+pub(super) fn routes() -> Router<Arc<Http>> {
+    Router::new()
+        .route("/", get(|headers: HeaderMap| async move { serve(INDEX, &headers) }))
+        .route(
+            "/assets/{*path}",
+            get(|Path(path): Path<String>, headers: HeaderMap| async move { serve(&path, &headers) }),
+        )
+        .route("/api/v1/whoami", get(whoami))
+}
+
+/// Whose token it is: so that a wrong one is told before something is to be changed with it.
+async fn whoami(State(http): State<Arc<Http>>, headers: HeaderMap) -> Answer {
+    let name = who(&http.administration.admins, &headers)?;
+    Ok(Json(json!({"name": name})).into_response())
+}
+
+impl Asset {
+    fn new((path, bytes): (&'static str, &'static [u8])) -> Self {
+        let hash = digest::digest(&digest::SHA256, bytes);
+        let hex: String = hash.as_ref()[..12].iter().map(|byte| format!("{byte:02x}")).collect();
+        // Hexadecimal digits are always a header's value.
+        let etag =
+            HeaderValue::from_str(&format!("W/\"{hex}\"")).unwrap_or(HeaderValue::from_static("W/\"\""));
+        Self { path, bytes, gzip: gzip(bytes), etag }
+    }
+
+    fn media(&self) -> &'static str {
+        match self.path.rsplit_once('.').map(|(_, kind)| kind) {
+            Some("html") => "text/html; charset=utf-8",
+            Some("js") => "text/javascript; charset=utf-8",
+            Some("css") => "text/css; charset=utf-8",
+            Some("svg") => "image/svg+xml",
+            _ => "application/octet-stream",
+        }
+    }
+}
+
+/// Empty where it could not be done; the bytes are then served as they are.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
+}
+
+/// One file. Browsers keep it and ask whether it is still the same: so a newer sidecar's page is whole at once.
+fn serve(path: &str, headers: &HeaderMap) -> Response {
+    let Some(asset) = ASSETS.iter().find(|asset| asset.path == path) else {
+        return (StatusCode::NOT_FOUND, "no such file\n").into_response();
+    };
+    let value = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let etag = asset.etag.to_str().unwrap_or_default();
+    let mut out = if value(header::IF_NONE_MATCH).split(',').any(|known| known.trim() == etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else if value(header::ACCEPT_ENCODING).contains("gzip") && !asset.gzip.is_empty() {
+        ([(header::CONTENT_ENCODING, "gzip")], asset.gzip.as_slice()).into_response()
+    } else {
+        asset.bytes.into_response()
+    };
+    let told = [
+        (header::CONTENT_TYPE, asset.media()),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::VARY, "accept-encoding"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ];
+    for (name, value) in told {
+        out.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    out.headers_mut().insert(header::ETAG, asset.etag.clone());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::Path};
+
+    use super::*;
+
+    fn files(dir: &Path, below: &str, out: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("{below}{}", entry.file_name().to_str().unwrap());
+            match entry.file_type().unwrap().is_dir() {
+                true if name == "tests" => {}
+                true => files(&entry.path(), &format!("{name}/"), out),
+                false => drop(out.insert(name)),
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_is_served_and_none_is_left_over() {
+        let mut there = BTreeSet::new();
+        files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("page"), "", &mut there);
+        there.retain(|name| !name.ends_with("LICENSE") && !name.ends_with(".md"));
+        let served: BTreeSet<String> = FILES.iter().map(|(path, _)| (*path).to_owned()).collect();
+        assert_eq!(served, there);
+    }
+
+    #[test]
+    fn the_page_names_every_module_beforehand() {
+        // Else the browser learns of them one after the other.
+        let index = std::str::from_utf8(FILES.iter().find(|(path, _)| *path == INDEX).unwrap().1).unwrap();
+        for (path, _) in
+            FILES.iter().filter(|(path, _)| path.starts_with("lib/") || path.starts_with("views/"))
+        {
+            assert!(
+                index.contains(&format!("<link rel=\"modulepreload\" href=\"assets/{path}\">")),
+                "{path}"
+            );
+        }
+        assert!(!index.contains("=\"/") && !index.contains("://"), "addresses are relative");
+    }
+
+    #[test]
+    fn names_and_notes_never_become_markup() {
+        for (path, bytes) in
+            FILES.iter().filter(|(path, _)| path.ends_with(".js") && !path.starts_with("vendor/"))
+        {
+            let text = std::str::from_utf8(bytes).unwrap();
+            for way in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+                assert!(!text.contains(way), "{path}: {way}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_are_asked_for_once_and_come_compressed() {
+        let all: usize = ASSETS.iter().map(|asset| asset.gzip.len()).sum();
+        assert!(all < 100_000, "{all} bytes in all");
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip, br"));
+        let first = serve("main.js", &headers);
+        assert_eq!(first.status(), StatusCode::OK);
+        assert_eq!(first.headers()[header::CONTENT_ENCODING], "gzip");
+        assert_eq!(first.headers()[header::CONTENT_TYPE], "text/javascript; charset=utf-8");
+        assert!(!serve("main.js", &HeaderMap::new()).headers().contains_key(header::CONTENT_ENCODING));
+        headers.insert(header::IF_NONE_MATCH, first.headers()[header::ETAG].clone());
+        let again = serve("main.js", &headers);
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(again.headers()[header::CONTENT_SECURITY_POLICY], POLICY);
+        assert_eq!(serve("views/style.css", &headers).status(), StatusCode::NOT_FOUND);
+        assert_eq!(serve("../Cargo.toml", &headers).status(), StatusCode::NOT_FOUND);
+    }
+}

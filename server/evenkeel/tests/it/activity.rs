@@ -1,0 +1,417 @@
+//! What has happened, as any sidecar tells it: counts over time, refusals, limits and quotas, repairs, sidecars.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_domain::activity::{
+    Burn, FATES, Fate, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution, SidecarStatus,
+};
+use evenkeel_proto::v1::{self as pb, admit_response::Answer};
+use evenkeel_store::{
+    activity::{ActivityStore, REFUSALS_MAX, REPAIRS_MAX, Report},
+    memory_activity::MemoryActivity,
+};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use serde_json::Value;
+
+use crate::{
+    contract::{redis_options, redis_store},
+    support::{
+        eventually,
+        redis::{Cluster, Redis},
+        sidecar::{Sidecar, pool},
+    },
+};
+
+const SOON: Duration = Duration::from_secs(15);
+const CONFIG: &str = "
+keep_alive_interval: 1s
+pools:
+- {cluster: llm, cap: 2, endpoints: [{address: '10.0.0.1:80'}, {address: '10.0.0.2:80'}]}
+limits:
+- {name: rpm, counts: requests, amount: 4, per: 1h, algorithm: sliding_window, key: [consumer]}
+quotas:
+- {name: credit, counts: tokens, kind: prepaid, default: 100000}
+- {name: calls, counts: requests, kind: prepaid, default: 1000}
+admin: {tokens: [{name: ops, token: 0123456789abcdef}]}
+";
+
+async fn two_sidecars(redis: &Redis) -> (Sidecar, Sidecar) {
+    let yaml = format!("store: {{type: redis, url: '{}', timeout: 200ms}}\n{CONFIG}", redis.url());
+    (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await)
+}
+
+async fn admit(sidecar: &Sidecar, consumer: &str, lease: u64) -> Answer {
+    let request = pb::AdmitRequest {
+        pool: Some(pool("llm")),
+        holder: "h".into(),
+        lease,
+        subject: Some(pb::Subject { consumer: consumer.into(), ..pb::Subject::default() }),
+        model: "m".into(),
+        request_id: format!("req-{lease}"),
+        ..pb::AdmitRequest::default()
+    };
+    sidecar.gateway.clone().admit(request).await.unwrap().into_inner().answer.unwrap()
+}
+
+async fn json(sidecar: &Sidecar, path: &str) -> Value {
+    let (status, body) = sidecar.get(path).await;
+    assert_eq!(status, 200, "{path}: {body}");
+    serde_json::from_str(&body).unwrap()
+}
+
+/// Asks until the answer is as expected.
+async fn told(sidecar: &Sidecar, path: &str, expected: impl Fn(&Value) -> bool) -> Value {
+    eventually(SOON, path, || async {
+        let (status, body) = sidecar.get(path).await;
+        let answer = serde_json::from_str(&body).unwrap();
+        if status == 200 && expected(&answer) { Ok(answer) } else { Err(body) }
+    })
+    .await
+}
+
+fn sum(series: &Value, fate: &str) -> u64 {
+    series["series"][fate].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum()
+}
+
+#[tokio::test]
+async fn any_sidecar_tells_what_happened_at_all() {
+    let redis = Redis::start();
+    let (a, b) = two_sidecars(&redis).await;
+    // Two at each, and of the fifth of one consumer it is known why it was refused.
+    for (lease, sidecar) in [(1, &a), (2, &b), (3, &a), (4, &b)] {
+        assert!(matches!(admit(sidecar, "alice", lease).await, Answer::Admitted(_)));
+    }
+    let Answer::Denied(denied) = admit(&a, "alice", 5).await else { panic!("not denied") };
+    assert!(denied.headers.iter().any(|h| h.name == "x-request-id" && h.value == "req-5"), "{denied:?}");
+    // Another consumer finds every endpoint at its cap.
+    assert!(matches!(admit(&a, "bob", 6).await, Answer::Denied(_)));
+
+    let activity = told(&b, "/api/v1/activity?span=15m", |v| {
+        ["shared", "limit", "pool_full"].map(|fate| sum(v, fate)) == [4, 1, 1]
+    })
+    .await;
+    assert_eq!((activity["step_ms"].as_u64(), activity["steps"].as_u64()), (Some(10_000), Some(90)));
+    let of_pool = json(&b, "/api/v1/activity?span=48h&cluster=llm").await;
+    assert_eq!((sum(&of_pool, "shared"), of_pool["step_ms"].as_u64()), (4, Some(300_000)));
+    let overview = told(&b, "/api/v1/overview", |v| v["last_minute"]["admitted"] == 4).await;
+    assert_eq!(
+        (&overview["last_minute"]["refused"], &overview["totals"]["sidecars"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!((&overview["totals"]["in_flight"], &overview["totals"]["capacity"]), (&4.into(), &4.into()));
+    assert_eq!(overview["pools"][0]["full"], 2);
+    assert_eq!(overview["quotas"][0]["kind"], "prepaid");
+
+    let refusal = told_refusal(&b, "req-5").await;
+    assert_eq!(
+        (&refusal["reason"], &refusal["limit"], &refusal["consumer"]),
+        (&"limit".into(), &"rpm".into(), &"alice".into())
+    );
+    assert_eq!((&refusal["amount"], &refusal["used"], &refusal["cost"]), (&4.into(), &4.into(), &1.into()));
+    assert_eq!((&refusal["status"], &refusal["pool"]["cluster"]), (&429.into(), &"llm".into()));
+    assert!(refusal["why"].as_str().unwrap().contains("\"rpm\" of 4 requests"), "{refusal}");
+    let full = told_refusal(&b, "req-6").await;
+    assert_eq!(
+        (&full["reason"], &full["consumer"], &full["model"]),
+        (&"pool_full".into(), &"bob".into(), &"m".into())
+    );
+    let (status, body) = b.get("/api/v1/refusals/req-1").await;
+    assert!(status == 404 && body.contains("req-1"), "{body}");
+    let list = json(&b, "/api/v1/refusals?consumer=alice").await;
+    assert_eq!(list["refusals"].as_array().unwrap().len(), 1);
+    let message = b.inspect.clone().get_refusal(pb::GetRefusalRequest { request_id: "req-5".into() }).await;
+    let message = message.unwrap().into_inner();
+    assert_eq!((message.reason(), &*message.key), (pb::Reason::Limit, "consumer=alice"));
+}
+
+async fn told_refusal(sidecar: &Sidecar, id: &str) -> Value {
+    let path = format!("/api/v1/refusals/{id}");
+    eventually(SOON, &path, || async {
+        let (status, body) = sidecar.get(&path).await;
+        if status == 200 { Ok(serde_json::from_str(&body).unwrap()) } else { Err(body) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn limits_are_told_as_they_stand_now_and_quotas_with_their_end() {
+    let redis = Redis::start();
+    let (a, b) = two_sidecars(&redis).await;
+    for (lease, consumer) in [(1, "alice"), (2, "alice"), (3, "alice"), (4, "bob")] {
+        admit(&a, consumer, lease).await;
+    }
+    let nearest = told(&b, "/api/v1/limits/nearest", |v| v["total"] == 2).await;
+    let first = &nearest["limits"][0];
+    assert_eq!(
+        (&first["key"], &first["used"], &first["share"]),
+        (&"consumer=alice".into(), &3.into(), &0.75.into())
+    );
+    assert_eq!(first["counts"], "requests");
+    let found = json(&b, "/api/v1/limits/nearest?search=bob&limit=rpm").await;
+    assert_eq!((&found["total"], &found["limits"][0]["used"]), (&1.into(), &1.into()));
+
+    let end = pb::SettleRequest {
+        pool: Some(pool("llm")),
+        holder: "h".into(),
+        lease: 1,
+        outcome: pb::Outcome::Success.into(),
+        status: 200,
+        tokens: Some(pb::Tokens { input: 400, output: 600, ..pb::Tokens::default() }),
+        tokens_final: true,
+        ..pb::SettleRequest::default()
+    };
+    a.gateway.clone().settle(end).await.unwrap();
+    let burns = told(&b, "/api/v1/quotas/burns?quota=credit", |v| {
+        v["burns"].as_array().unwrap().iter().any(|burn| burn["burn_per_hour"].as_f64() > Some(0.0))
+    })
+    .await;
+    let alice = burns["burns"].as_array().unwrap().iter().find(|burn| burn["consumer"] == "alice").unwrap();
+    // Judged by the time since the step of five minutes began, and by five minutes at least.
+    let rate = alice["burn_per_hour"].as_f64().unwrap();
+    assert!((6_000.0..=12_000.0).contains(&rate), "{alice}");
+    assert!(alice["runs_out_at_ms"].as_u64() > Some(0) && alice["counts"] == "tokens", "{alice}");
+}
+
+#[tokio::test]
+async fn a_quota_burns_by_what_was_admitted_only() {
+    let sidecar = Sidecar::start(&CONFIG.replace("amount: 4", "amount: 400")).await;
+    // Four find room.
+    for lease in 1..=20 {
+        admit(&sidecar, "alice", lease).await;
+    }
+    told(&sidecar, "/api/v1/activity", |v| sum(v, "shared") == 4 && sum(v, "pool_full") == 16).await;
+    // Lists are told less often than counts.
+    let rate = |v: &Value| v["burns"][0]["burn_per_hour"].as_f64().unwrap_or(0.0);
+    let burns = told(&sidecar, "/api/v1/quotas/burns?quota=calls", |v| rate(v) >= 24.0).await;
+    assert!(rate(&burns) <= 48.0, "4 in five to ten minutes: {burns}");
+}
+
+#[tokio::test]
+async fn sidecars_and_repairs_are_told() {
+    let redis = Redis::start();
+    let (a, b) = two_sidecars(&redis).await;
+    a.lease("llm", "g", 1).await;
+    // The gateway has it no more.
+    a.keep_alive("llm", "g", 1, &[]).await;
+    let repairs = told(&b, "/api/v1/repairs", |v| !v["repairs"].as_array().unwrap().is_empty()).await;
+    let repair = &repairs["repairs"][0];
+    assert_eq!(
+        (&repair["kind"], &repair["holder"], &repair["count"]),
+        (&"dropped".into(), &"g".into(), &1.into())
+    );
+    assert_eq!(repair["pool"]["cluster"], "llm");
+
+    let alive = |v: &Value| {
+        v["sidecars"].as_array().unwrap().iter().filter(|sidecar| sidecar["alive"] == true).count()
+    };
+    let sidecars = told(&b, "/api/v1/sidecars", |v| alive(v) == 2).await;
+    let all = sidecars["sidecars"].as_array().unwrap();
+    assert_eq!(all[0]["limits_revision"], all[1]["limits_revision"]);
+    assert!(all.iter().any(|sidecar| sidecar["holders"] == 1), "{sidecars}");
+    assert!(all.iter().all(|sidecar| sidecar["store"] == "redis" && sidecar["store_up"] == true));
+    let names = |v: &Value| v["sidecars"].as_array().unwrap().len();
+    a.shutdown.cancel();
+    a.task.await.unwrap().unwrap();
+    let left = told(&b, "/api/v1/sidecars", |v| alive(v) == 1).await;
+    assert_eq!(names(&left), 2, "one that ended is told of for a while: {left}");
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_pools_are_told_and_the_rest_is_an_error() {
+    let mut redis = Redis::start();
+    let (a, _b) = two_sidecars(&redis).await;
+    a.lease("llm", "g", 1).await;
+    told(&a, "/api/v1/overview", |v| v["totals"]["in_flight"] == 1).await;
+    redis.kill();
+    let overview = told(&a, "/api/v1/overview", |v| v["store"]["up"] == false).await;
+    assert_eq!(overview["totals"]["in_flight"], 1);
+    let (status, body) = a.get("/api/v1/sidecars").await;
+    assert!(status == 503 && body.contains("unavailable"), "{status} {body}");
+    assert!(matches!(a.admit("llm", "g", 2).await, Answer::Admitted(_)));
+    redis.restart();
+    // What happened meanwhile was kept.
+    told(&a, "/api/v1/activity", |v| sum(v, "local") == 1 && sum(v, "shared") == 1).await;
+    told(&a, "/api/v1/sidecars", |v| {
+        let sidecars = v["sidecars"].as_array().unwrap();
+        sidecars.iter().any(|sidecar| sidecar["store_losses"].as_u64() > Some(0))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lists_are_sorted_paged_and_searched_and_errors_name_the_field() {
+    let endpoints: Vec<String> =
+        (0..500).map(|i| format!("{{address: '10.0.{}.{}:80'}}", i / 250, i % 250)).collect();
+    let yaml = format!("pools:\n- {{cluster: llm, cap: 4, endpoints: [{}]}}\n", endpoints.join(", "));
+    let sidecar = Sidecar::start(&yaml).await;
+    let busy = sidecar.lease("llm", "g", 1).await;
+    let page = told(&sidecar, "/api/v1/endpoints?cluster=llm", |v| v["pool"]["in_flight"] == 1).await;
+    let rows = page["endpoints"].as_array().unwrap();
+    assert_eq!((rows.len(), &page["total"], &page["pool"]["endpoints"]), (50, &500.into(), &500.into()));
+    assert_eq!((&rows[0]["address"], &rows[0]["in_flight"]), (&(&*busy).into(), &1.into()));
+    let mut seen = std::collections::BTreeSet::new();
+    let mut token = String::new();
+    loop {
+        let path = format!("/api/v1/endpoints?cluster=llm&sort=address&page_size=200&page_token={token}");
+        let page = json(&sidecar, &path).await;
+        seen.extend(page["endpoints"].as_array().unwrap().iter().map(|row| row["address"].to_string()));
+        token = page["next_page_token"].as_str().unwrap().to_owned();
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 500);
+    let found = json(&sidecar, "/api/v1/endpoints?cluster=llm&search=10.0.1.24").await;
+    assert_eq!(found["total"], 11);
+    for (path, status, words) in [
+        ("/api/v1/endpoints", 400, "cluster: must be the name of a pool's cluster"),
+        ("/api/v1/endpoints?cluster=nobody", 404, "nobody"),
+        ("/api/v1/endpoints?cluster=llm&sort=x", 400, "sort: must be one of load, in_flight, address, room"),
+        ("/api/v1/overview?page_size=9999", 400, "page_size: must be at most 1000"),
+        ("/api/v1/overview?page_token=x", 400, "page_token: must be one from the previous page"),
+        ("/api/v1/activity?span=1y", 400, "span: must be one of 15m, 1h, 6h, 24h, 48h"),
+        ("/api/v1/watch?cluster=nobody", 404, "nobody"),
+        ("/api/v1/repairs?size=1", 400, "size: must be one of page_size"),
+    ] {
+        let (got, body) = sidecar.get(path).await;
+        assert!(got == status && body.contains(words), "{path}: {got} {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_at_once_then_changes_and_ends_with_the_sidecar() {
+    let sidecar = Sidecar::start(CONFIG).await;
+    sidecar.lease("llm", "g", 1).await;
+    told(&sidecar, "/api/v1/overview", |v| v["totals"]["in_flight"] == 1).await;
+    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<axum::body::Bytes>>();
+    let uri = format!("http://{}/api/v1/watch?cluster=llm", sidecar.addresses.http).parse().unwrap();
+    let response = client.get(uri).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    assert_eq!(response.headers()["x-accel-buffering"], "no");
+    let mut body = response.into_body();
+    let mut text = String::new();
+    let mut read_until = async |words: &str| {
+        while !text.contains(words) {
+            let frame = tokio::time::timeout(SOON, body.frame()).await.expect("an event in time");
+            let Some(frame) = frame else { return text.clone() };
+            text.push_str(std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap());
+        }
+        std::mem::take(&mut text)
+    };
+    let first = read_until("event: endpoints").await;
+    assert!(first.contains("event: overview") && first.contains("retry: 1000"), "{first}");
+    sidecar.lease("llm", "g", 2).await;
+    read_until("\"in_flight\":2").await;
+    sidecar.shutdown.cancel();
+    read_until("nothing that is told").await;
+    tokio::time::timeout(SOON, sidecar.task).await.expect("no watch holds up the end").unwrap().unwrap();
+}
+
+async fn redis_activity(urls: Vec<String>, cluster: bool) -> Arc<dyn ActivityStore> {
+    Arc::new(redis_store(&redis_options(urls, cluster, ""), SOON).await.activity())
+}
+
+/// Both stores, and Redis Cluster, give the same answers.
+#[tokio::test]
+async fn stores_agree() {
+    let (redis, cluster) = (Redis::start(), Cluster::start());
+    let (single, clustered) =
+        (redis_activity(vec![redis.url()], false), redis_activity(cluster.urls(), true));
+    let (single, clustered) = (single.await, clustered.await);
+    for store in [Arc::new(MemoryActivity::default()) as Arc<dyn ActivityStore>, single, clustered] {
+        reports_replace_each_other(&*store).await;
+        lists_are_bounded(&*store).await;
+    }
+}
+
+async fn reports_replace_each_other(store: &dyn ActivityStore) {
+    let status = |id: &str, admitted| SidecarStatus { id: id.into(), admitted, ..SidecarStatus::default() };
+    let nearest = Nearest {
+        limit: "l".into(),
+        tag: "consumer=a".into(),
+        rest: String::new(),
+        amount: 2,
+        used: 1,
+        reset_at_ms: 0,
+        shadow: true,
+        seen_at_ms: 3,
+    };
+    let burn = Burn { quota: "q".into(), charged: vec![(0, 5)], ..Burn::default() };
+    for admitted in [1, 2] {
+        let report = Report {
+            status: Some(status("a", admitted)),
+            nearest: Some(vec![nearest.clone()]),
+            burns: Some(vec![burn.clone()]),
+        };
+        store.report("a", &report).await.unwrap();
+    }
+    store.report("b", &Report { status: Some(status("b", 9)), ..Report::default() }).await.unwrap();
+    store.report("a", &Report::default()).await.unwrap();
+    let mut statuses = store.statuses().await.unwrap();
+    statuses.sort_by_key(|status| status.admitted);
+    assert_eq!(statuses.iter().map(|s| (&*s.id, s.admitted)).collect::<Vec<_>>(), [("a", 2), ("b", 9)]);
+    assert!(statuses.iter().all(|status| status.seen_at_ms > 1_600_000_000_000));
+    assert_eq!(store.nearest().await.unwrap(), [vec![nearest]]);
+    assert_eq!(store.burns().await.unwrap(), [vec![burn]]);
+    store.forget(&["a".into()]).await.unwrap();
+    assert_eq!(store.statuses().await.unwrap().len(), 1);
+    assert!(store.nearest().await.unwrap().is_empty() && store.burns().await.unwrap().is_empty());
+
+    let steps = |n| {
+        let counts = [n; FATES];
+        vec![PoolSteps { route: "r".into(), cluster: "c".into(), steps: vec![(3, counts)] }]
+    };
+    for n in [1, 2] {
+        store.put_page("a", Resolution::Fine, 120_000, &steps(n)).await.unwrap();
+    }
+    store.put_page("b", Resolution::Fine, 120_000, &steps(7)).await.unwrap();
+    let mut page = store.page(Resolution::Fine, 120_000).await.unwrap();
+    page.sort_by_key(|pools| pools[0].steps[0].1[0]);
+    assert_eq!(page, [steps(2), steps(7)]);
+    assert!(store.page(Resolution::Coarse, 120_000).await.unwrap().is_empty());
+}
+
+async fn lists_are_bounded(store: &dyn ActivityStore) {
+    let refused = |i: usize| Refused {
+        id: i as u64,
+        request_id: if i == 0 { String::new() } else { format!("id {{{i}}}") },
+        at_ms: i as u64,
+        route: String::new(),
+        cluster: "c".into(),
+        reason: Fate::Quota,
+        why: "none left".into(),
+        status: 429,
+        retry_after_ms: 0,
+        consumer: "a\nb".into(),
+        model: String::new(),
+        limit: "q".into(),
+        key: String::new(),
+        amount: 0,
+        used: 0,
+        cost: 1,
+        sidecar: "s".into(),
+    };
+    let all: Vec<Refused> = (0..REFUSALS_MAX + 10).map(refused).collect();
+    for some in all.chunks(100) {
+        store.add_refusals(some).await.unwrap();
+    }
+    let kept = store.refusals().await.unwrap();
+    assert_eq!((kept.len(), &kept[0]), (REFUSALS_MAX, &refused(REFUSALS_MAX + 9)));
+    assert_eq!(store.refusal("id {5}").await.unwrap(), Some(refused(5)), "beyond the list, by its id");
+    assert_eq!(store.refusal("").await.unwrap(), None);
+    let repair = |i: usize| Repair {
+        id: i as u64,
+        at_ms: i as u64,
+        kind: RepairKind::Reaped,
+        route: String::new(),
+        cluster: "c".into(),
+        holder: "h".into(),
+        count: 1,
+        sidecar: "s".into(),
+    };
+    let all: Vec<Repair> = (0..REPAIRS_MAX + 10).map(repair).collect();
+    store.add_repairs(&all).await.unwrap();
+    let kept = store.repairs().await.unwrap();
+    assert_eq!((kept.len(), &kept[0]), (REPAIRS_MAX, &repair(REPAIRS_MAX + 9)));
+}

@@ -1,0 +1,476 @@
+//! Counters on virtual time: memory and Redis give the same answers to any interleaving, and no algorithm admits more
+//! than it states.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use evenkeel_domain::limit::{
+    Bucket, Meter, OnOutage, Rule, Window,
+    rule::{SLOTS, slot_ms},
+};
+use evenkeel_store::{
+    counters::{Counters, Entry, Hold, Reading, ReservationId, Reserve, Settlement, Verdict},
+    memory::MemoryCounters,
+    redis::RedisStore,
+};
+use proptest::prelude::*;
+
+use crate::{
+    contract::{holder, lease, redis_options, redis_store},
+    support::redis::Redis,
+};
+
+const START_MS: u64 = 1_800_000_000_000;
+const DAY_MS: u64 = 86_400_000;
+const TTL: Duration = Duration::from_secs(60);
+
+/// Limits and quotas with small amounts and short periods, so that few steps meet their edges.
+fn rules() -> Vec<(&'static str, Rule)> {
+    let edges = [START_MS - 5000, START_MS, START_MS + 3000, START_MS + 9000];
+    vec![
+        ("fixed", Rule::Fixed { amount: 10, window: Window::Length(1000) }),
+        ("calendar", Rule::Fixed { amount: 30, window: Window::Edges(edges) }),
+        ("sliding", Rule::Sliding { amount: 10, period_ms: 1000 }),
+        ("bucket", Rule::Drain { burst: 6, amount: 10, period_ms: 1000 }),
+        ("running", Rule::Running { amount: 3, ttl_ms: 1500 }),
+        ("credit", Rule::Prepaid { default: Some(60) }),
+        ("no-credit", Rule::Prepaid { default: None }),
+        ("budget", Rule::Budget { default: Some(20), window: Window::Length(2000) }),
+        ("no-budget", Rule::Budget { default: None, window: Window::Length(2000) }),
+    ]
+}
+
+/// Rules a request is counted by, as bits of an index into [`rules`]; those without a default refuse everything and
+/// come seldom.
+const SETS: [u32; 7] =
+    [0b0_0000_0001, 0b0_0000_0100, 0b0_0000_1000, 0b0_0001_0001, 0b0_1010_0101, 0b0_1011_1111, 0b1_0100_0011];
+
+fn meters(set: usize, key: usize, cost: u64, shadow: bool, provisional: bool) -> Vec<Meter> {
+    let bucket = |quota: bool| {
+        let rest = if quota || key < 2 { String::new() } else { "model=m".to_owned() };
+        Arc::new(Bucket { tag: format!("consumer=c{}", key % 2), rest })
+    };
+    let chosen = rules().into_iter().enumerate().filter(|(i, _)| SETS[set] >> i & 1 == 1);
+    let meter = |(i, (name, rule)): (usize, (&str, Rule))| Meter {
+        bucket: bucket(rule.is_quota()),
+        name: name.into(),
+        // An exception or override gives some another amount of the same counter.
+        rule: if cost == 5 { with_amount(rule, 25) } else { rule },
+        cost: if matches!(rule, Rule::Running { .. }) { 1 } else { cost },
+        provisional: provisional || matches!(rule, Rule::Running { .. }),
+        shadow: shadow && i % 2 == 0,
+        on_outage: OnOutage::Local,
+    };
+    chosen.map(meter).collect()
+}
+
+fn with_amount(rule: Rule, amount: u64) -> Rule {
+    match rule {
+        Rule::Fixed { window, .. } => Rule::Fixed { amount, window },
+        Rule::Sliding { period_ms, .. } => Rule::Sliding { amount, period_ms },
+        other => other,
+    }
+}
+
+fn id(number: u64) -> ReservationId {
+    ReservationId { holder: holder("g"), lease: lease(number) }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass {
+        ms: u64,
+    },
+    /// The clock is set back a little.
+    Back {
+        ms: u64,
+    },
+    /// What was reserved under this id is given back by its note.
+    GiveBack {
+        id: u64,
+    },
+    /// Reserve, with an id or without (then it cannot be settled).
+    Reserve {
+        id: Option<u64>,
+        set: usize,
+        key: usize,
+        cost: u64,
+        shadow: bool,
+        provisional: bool,
+    },
+    Peek {
+        set: usize,
+        key: usize,
+        cost: u64,
+    },
+    /// Settle what was reserved under this id, if anything, at so much; perhaps again.
+    Settle {
+        id: u64,
+        actual: u64,
+    },
+    Hold {
+        id: u64,
+        key: usize,
+    },
+    /// Many at once, which leave in one script call: those with an end are settled, the others reserve.
+    Batch {
+        ops: Vec<(u64, usize, usize, u64, bool)>,
+    },
+    ForgetScripts,
+    /// The store comes back empty.
+    LoseAll,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let reserve =
+        (prop::option::of(1_u64..=12), 0..SETS.len(), 0_usize..4, 0_u64..7, any::<bool>(), any::<bool>());
+    prop_oneof![
+        6 => prop_oneof![1_u64..80, 200_u64..1500, Just(DAY_MS)].prop_map(|ms| Step::Pass { ms }),
+        1 => (1_u64..20).prop_map(|ms| Step::Back { ms }),
+        1 => (1_u64..=12).prop_map(|id| Step::GiveBack { id }),
+        12 => reserve.prop_map(|(id, set, key, cost, shadow, provisional)| Step::Reserve { id, set, key, cost, shadow, provisional }),
+        2 => (0..SETS.len(), 0_usize..4, 0_u64..7).prop_map(|(set, key, cost)| Step::Peek { set, key, cost }),
+        6 => (1_u64..=12, 0_u64..12).prop_map(|(id, actual)| Step::Settle { id, actual }),
+        1 => (1_u64..=12, 0_usize..4).prop_map(|(id, key)| Step::Hold { id, key }),
+        2 => prop::collection::vec((1_u64..=12, 0..SETS.len(), 0_usize..4, 0_u64..7, any::<bool>()), 1..8).prop_map(|ops| Step::Batch { ops }),
+        1 => Just(Step::ForgetScripts),
+        1 => Just(Step::LoseAll),
+    ]
+}
+
+struct Both {
+    memory: MemoryCounters,
+    redis: Arc<RedisStore>,
+    server: Arc<Redis>,
+    prefix: String,
+    now_ms: u64,
+    /// What was reserved under each id, as each store told.
+    reserved: BTreeMap<u64, (Vec<Meter>, Verdict, Verdict)>,
+}
+
+/// Equal but for where it was noted.
+fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
+    prop_assert_eq!(memory.admitted, redis.admitted, "{:?} {:?}", memory, redis);
+    prop_assert_eq!(&memory.readings, &redis.readings);
+    prop_assert_eq!(memory.notes.len(), redis.notes.len());
+    Ok(())
+}
+
+fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64) -> Settlement {
+    // The amount is of no meaning when settling, and not told.
+    let entry = |(meter, reading): (&Meter, &Reading)| Entry {
+        rule: with_amount(meter.rule, 0),
+        ..Entry::settling(meter, reading, actual)
+    };
+    let entries: Vec<Entry> = meters.iter().zip(&verdict.readings).map(entry).collect();
+    Settlement { id: id(number), notes: verdict.notes.clone(), entries }
+}
+
+impl Both {
+    async fn reserve(&mut self, number: Option<u64>, meters: Vec<Meter>) -> Result<(), TestCaseError> {
+        let reserve = Reserve { id: number.map(id), meters: meters.clone() };
+        let m = self.memory.reserve(reserve.clone()).await.unwrap();
+        let r = self.redis.reserve(reserve).await.unwrap();
+        same(&m, &r)?;
+        if let Some(number) = number.filter(|number| m.admitted && !self.reserved.contains_key(number)) {
+            self.reserved.insert(number, (meters, m, r));
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Pass { ms } => {
+                self.now_ms += ms;
+                self.memory.set_clock(self.now_ms);
+                self.redis.set_clock(self.now_ms);
+            }
+            Step::Back { ms } => {
+                self.now_ms -= ms;
+                self.memory.set_clock(self.now_ms);
+                self.redis.set_clock(self.now_ms);
+            }
+            Step::GiveBack { id: number } => {
+                if let Some((meters, ..)) = self.reserved.get(number) {
+                    let reserve = || Reserve { id: Some(id(*number)), meters: meters.clone() };
+                    self.memory.give_back(reserve()).await.unwrap();
+                    self.redis.give_back(reserve()).await.unwrap();
+                }
+            }
+            Step::Reserve { id, set, key, cost, shadow, provisional } => {
+                // What is counted for good is not counted under an id that is to be settled elsewhere.
+                let meters = meters(*set, *key, *cost, *shadow, *provisional);
+                let needs_id = meters.iter().any(|meter| meter.provisional);
+                let id = if needs_id { Some(id.unwrap_or(1)) } else { *id };
+                self.reserve(id, meters).await?;
+            }
+            Step::Peek { set, key, cost } => {
+                let meters = meters(*set, *key, *cost, false, true);
+                let m = self.memory.peek(meters.clone()).await.unwrap();
+                same(&m, &self.redis.peek(meters).await.unwrap())?;
+            }
+            Step::Settle { id: number, actual } => {
+                let today = self.now_ms / DAY_MS;
+                // Notes live for two days of Redis's own time, which does not pass here.
+                let kept = |v: &Verdict| v.notes.iter().all(|note| note.day + 1 >= today);
+                if let Some((meters, m, r)) = self.reserved.get(number).filter(|(_, m, _)| kept(m)) {
+                    let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
+                    let r = self.redis.settle(settlement(*number, meters, r, *actual)).await.unwrap();
+                    prop_assert_eq!(m, r);
+                }
+            }
+            Step::Hold { id: number, key } => {
+                let meters = meters(3, *key, 1, false, true);
+                let running = meters.iter().find(|m| matches!(m.rule, Rule::Running { .. })).unwrap();
+                let hold = || Hold {
+                    id: id(*number),
+                    bucket: Arc::clone(&running.bucket),
+                    name: Arc::clone(&running.name),
+                    ttl_ms: 1500,
+                };
+                self.memory.hold(vec![hold()]).await.unwrap();
+                self.redis.hold(vec![hold()]).await.unwrap();
+            }
+            Step::Batch { ops } => self.batch(ops).await?,
+            Step::ForgetScripts => drop(self.server.command(&["SCRIPT", "FLUSH"])),
+            Step::LoseAll => {
+                self.memory.clear();
+                let keys = self.keys();
+                for key in keys {
+                    self.server.command(&["DEL", &key]);
+                }
+                // A store that is back has another clock reading than the one it lost.
+                self.now_ms += 1;
+                self.memory.set_clock(self.now_ms);
+                self.redis.set_clock(self.now_ms);
+            }
+        }
+        Ok(())
+    }
+
+    async fn batch(&mut self, ops: &[(u64, usize, usize, u64, bool)]) -> Result<(), TestCaseError> {
+        let today = self.now_ms / DAY_MS;
+        let mut asked: BTreeMap<u64, Vec<Meter>> = BTreeMap::new();
+        let mut ended: Vec<(u64, u64)> = Vec::new();
+        // No id twice: one call would not do.
+        for (number, set, key, cost, ends) in ops {
+            let known = self.reserved.get(number);
+            let kept = known.is_some_and(|(_, m, _)| m.notes.iter().all(|note| note.day + 1 >= today));
+            if *ends && kept && !ended.iter().any(|(n, _)| n == number) && !asked.contains_key(number) {
+                ended.push((*number, *cost));
+            } else if !ended.iter().any(|(n, _)| n == number) {
+                asked.entry(*number).or_insert_with(|| meters(*set, *key, *cost, false, true));
+            }
+        }
+        let reserve =
+            |number: u64, meters: &[Meter]| Reserve { id: Some(id(number)), meters: meters.to_vec() };
+        let settles = ended.iter().map(|(number, actual)| {
+            let (meters, _, r) = &self.reserved[number];
+            self.redis.settle(settlement(*number, meters, r, *actual))
+        });
+        let reserves = asked.iter().map(|(number, meters)| self.redis.reserve(reserve(*number, meters)));
+        let (settled, reserved) =
+            futures::future::join(futures::future::join_all(settles), futures::future::join_all(reserves))
+                .await;
+        for ((number, actual), r) in ended.iter().zip(settled) {
+            let (meters, m, _) = &self.reserved[number];
+            let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
+            prop_assert_eq!(m, r.unwrap());
+        }
+        for ((number, meters), r) in asked.into_iter().zip(reserved) {
+            let (m, r) = (self.memory.reserve(reserve(number, &meters)).await.unwrap(), r.unwrap());
+            same(&m, &r)?;
+            if m.admitted && !self.reserved.contains_key(&number) {
+                self.reserved.insert(number, (meters, m, r));
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> Vec<String> {
+        let found = self.server.command(&["KEYS", &format!("{}:*", self.prefix)]);
+        redis::from_redis_value(found).unwrap()
+    }
+
+    /// Only records of quotas stay for good.
+    fn every_key_expires(&self) -> Result<(), TestCaseError> {
+        for key in self.keys() {
+            let ttl: i64 = redis::from_redis_value(self.server.command(&["PTTL", &key])).unwrap();
+            let lasts = key.ends_with(":quota");
+            prop_assert!(ttl > 0 || (lasts && ttl == -1), "{} lives {} ms", key, ttl);
+        }
+        Ok(())
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn memory_and_redis_count_alike() {
+    let runtime = runtime();
+    let server = Arc::new(Redis::start());
+    let cases = AtomicU64::new(0);
+    let config = ProptestConfig { cases: 96, ..ProptestConfig::default() };
+    proptest!(config, |(steps in prop::collection::vec(step(), 1..60))| {
+        let prefix = format!("case{}", cases.fetch_add(1, Ordering::Relaxed));
+        runtime.block_on(async {
+            let redis = redis_store(&redis_options(vec![server.url()], false, &prefix), TTL).await;
+            let memory = MemoryCounters::default();
+            let mut both = Both { memory, redis, server: Arc::clone(&server), prefix, now_ms: START_MS, reserved: BTreeMap::new() };
+            both.step(&Step::Pass { ms: 0 }).await?;
+            for step in &steps {
+                both.step(step).await?;
+            }
+            both.every_key_expires()
+        })?;
+    });
+}
+
+/// What was admitted when, as any simple log would have it.
+async fn admitted(
+    counters: &dyn Counters,
+    set_clock: &dyn Fn(u64),
+    rule: Rule,
+    asks: &[(u64, u64)],
+) -> Vec<(u64, u64)> {
+    let (mut now, mut log) = (START_MS, Vec::new());
+    for (pass_ms, cost) in asks {
+        now += pass_ms;
+        set_clock(now);
+        let bucket = Arc::new(Bucket { tag: "consumer=log".into(), rest: String::new() });
+        let (name, on_outage) = ("l".into(), OnOutage::Local);
+        let meter = Meter { bucket, name, rule, cost: *cost, provisional: false, shadow: false, on_outage };
+        let verdict = counters.reserve(Reserve { id: None, meters: vec![meter.clone()] }).await.unwrap();
+        if verdict.admitted {
+            log.push((now, *cost));
+        } else if verdict.readings[0].retry_ms > 0 {
+            // Retry-After is true: just before it there is no room, at it there is.
+            let retry_ms = verdict.readings[0].retry_ms;
+            set_clock(now + retry_ms - 1);
+            assert!(
+                !counters.peek(vec![meter.clone()]).await.unwrap().admitted,
+                "{rule:?}: room before its time"
+            );
+            set_clock(now + retry_ms);
+            assert!(counters.peek(vec![meter]).await.unwrap().admitted, "{rule:?}: no room at its time");
+            set_clock(now);
+        }
+    }
+    log
+}
+
+/// Sum of what was admitted in `from..to`.
+fn between(log: &[(u64, u64)], from: u64, to: u64) -> u64 {
+    log.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, cost)| cost).sum()
+}
+
+fn holds_what_it_states(rule: Rule, log: &[(u64, u64)]) -> Result<(), TestCaseError> {
+    for (i, (from, _)) in log.iter().enumerate() {
+        match rule {
+            Rule::Fixed { amount, window } => {
+                let (start, end) = window.around(*from);
+                prop_assert!(between(log, start, end) <= amount, "{:?}", log);
+            }
+            // In no window as long as the period, wherever it begins.
+            Rule::Sliding { amount, period_ms } => {
+                prop_assert!(between(log, *from, from + period_ms) <= amount, "from {}: {:?}", from, log);
+            }
+            Rule::Drain { burst, amount, period_ms } => {
+                for (to, _) in &log[i..] {
+                    let most = burst as f64 + (to - from) as f64 * amount as f64 / period_ms as f64;
+                    prop_assert!(
+                        between(log, *from, to + 1) as f64 <= most + 1e-6,
+                        "{}..{}: {:?}",
+                        from,
+                        to,
+                        log
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// And not much less: what a request asks for after a wait as long as its period and a slot is there.
+#[test]
+fn no_algorithm_admits_more_than_it_states() {
+    let runtime = runtime();
+    let server = Redis::start();
+    let cases = AtomicU64::new(0);
+    let some_rule = prop_oneof![
+        (1_u64..30, 1000_u64..5000)
+            .prop_map(|(amount, ms)| Rule::Fixed { amount, window: Window::Length(ms) }),
+        (1_u64..30, 1000_u64..5000).prop_map(|(amount, period_ms)| Rule::Sliding { amount, period_ms }),
+        (1_u64..30, 1_u64..30, 1000_u64..5000).prop_map(|(burst, amount, period_ms)| Rule::Drain {
+            burst,
+            amount,
+            period_ms
+        }),
+    ];
+    let asks = prop::collection::vec((prop_oneof![Just(0_u64), 1_u64..40, 100_u64..900], 1_u64..5), 1..120);
+    let config = ProptestConfig { cases: 64, ..ProptestConfig::default() };
+    proptest!(config, |(rule in some_rule, asks in asks)| {
+        let prefix = format!("case{}", cases.fetch_add(1, Ordering::Relaxed));
+        runtime.block_on(async {
+            let redis = redis_store(&redis_options(vec![server.url()], false, &prefix), TTL).await;
+            let memory = MemoryCounters::default();
+            let m = admitted(&memory, &|now| memory.set_clock(now), rule, &asks).await;
+            let r = admitted(&*redis, &|now| redis.set_clock(now), rule, &asks).await;
+            prop_assert_eq!(&m, &r);
+            holds_what_it_states(rule, &m)
+        })?;
+    });
+}
+
+/// The sliding window's stated approximation: room comes back at most one slot late.
+#[tokio::test]
+async fn a_sliding_window_is_at_most_one_slot_late() {
+    let memory = MemoryCounters::default();
+    let (amount, period_ms) = (10, 1600);
+    let rule = Rule::Sliding { amount, period_ms };
+    for offset in 0..slot_ms(period_ms) * SLOTS as u64 {
+        memory.clear();
+        let late = period_ms + slot_ms(period_ms);
+        let log =
+            admitted(&memory, &|now| memory.set_clock(now), rule, &[(offset, amount), (late, amount)]).await;
+        assert_eq!(log.len(), 2, "at {offset}");
+    }
+}
+
+/// A KeepAlive may overtake the Settle of a request it lists: the request is put back as running. Gateways settle such
+/// ones again; it was left running for as long as a dead gateway's.
+#[tokio::test]
+async fn a_repeated_settlement_ends_what_was_put_back_as_running() {
+    let server = Redis::start();
+    let redis = redis_store(&redis_options(vec![server.url()], false, ""), TTL).await;
+    let memory = MemoryCounters::default();
+    let stores: [&dyn Counters; 2] = [&memory, &*redis];
+    let meters = meters(3, 0, 1, false, true);
+    let running = meters.iter().position(|m| matches!(m.rule, Rule::Running { .. })).unwrap();
+    for store in stores {
+        let used = async || store.peek(meters.clone()).await.unwrap().readings[running].used;
+        let verdict = store.reserve(Reserve { id: Some(id(1)), meters: meters.clone() }).await.unwrap();
+        assert!(store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
+        let meter = &meters[running];
+        let hold = Hold {
+            id: id(1),
+            bucket: Arc::clone(&meter.bucket),
+            name: Arc::clone(&meter.name),
+            ttl_ms: 60_000,
+        };
+        store.hold(vec![hold]).await.unwrap();
+        assert!(!store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
+        // Looking counts the request looked for, where it would be let through.
+        assert_eq!(used().await, 0);
+    }
+}

@@ -1,0 +1,311 @@
+//! Any interleaving of operations gives the same answers from memory and from Redis, and on both a
+//! count equals its live leases and is never negative.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use evenkeel_domain::Roster;
+use evenkeel_store::{Admit, Choice, Held, Pool, Store, memory::MemoryStore, redis::RedisStore};
+use proptest::prelude::*;
+
+use crate::{
+    contract::{holder, lease, pool, redis_options, redis_store, roster},
+    support::redis::Redis,
+};
+
+const HOLDERS: [&str; 3] = ["g1", "g2", "g3"];
+const ENDPOINTS: [&str; 4] = ["a", "b", "c", "d"];
+
+/// One step; numbers are reduced to what exists when it runs.
+#[derive(Clone, Debug)]
+enum Step {
+    Admit {
+        holder: usize,
+        lease: u64,
+        tie: u32,
+        roster: usize,
+    },
+    Settle {
+        holder: usize,
+        lease: u64,
+    },
+    /// The holder lists some of the leases 1..=8: bit n for lease n+1, each on an endpoint it names or not.
+    KeepAlive {
+        holder: usize,
+        listed: u8,
+        unknown: u8,
+        endpoint: usize,
+        through: u64,
+    },
+    /// The holder falls silent past its deadline, and is reaped.
+    Die {
+        holder: usize,
+    },
+    /// Somebody reaps a holder that may be alive.
+    Reap {
+        holder: usize,
+    },
+    Audit,
+    /// Many at once, which leave in one script call: (holder, lease, tie), to be admitted or settled.
+    Batch {
+        ops: Vec<(usize, u64, u32, bool)>,
+        roster: usize,
+    },
+    /// Redis forgets its scripts.
+    ForgetScripts,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (holder, lease) = (0..HOLDERS.len(), 1_u64..=8);
+    prop_oneof![
+        6 => (holder.clone(), lease.clone(), any::<u32>(), 0..3_usize)
+            .prop_map(|(holder, lease, tie, roster)| Step::Admit { holder, lease, tie, roster }),
+        4 => (holder.clone(), lease.clone()).prop_map(|(holder, lease)| Step::Settle { holder, lease }),
+        2 => (holder.clone(), any::<u8>(), any::<u8>(), 0..ENDPOINTS.len(), 0_u64..=9)
+            .prop_map(|(holder, listed, unknown, endpoint, through)| Step::KeepAlive { holder, listed, unknown, endpoint, through }),
+        1 => holder.clone().prop_map(|holder| Step::Die { holder }),
+        1 => holder.prop_map(|holder| Step::Reap { holder }),
+        1 => Just(Step::Audit),
+        3 => (prop::collection::vec((0..HOLDERS.len(), 1_u64..=8, any::<u32>(), any::<bool>()), 1..12), 0..3_usize)
+            .prop_map(|(ops, roster)| Step::Batch { ops, roster }),
+        1 => Just(Step::ForgetScripts),
+    ]
+}
+
+fn rosters() -> [Arc<Roster>; 3] {
+    [
+        roster(&[("a", 1.0, 2), ("b", 1.0, 2), ("c", 1.0, 2)]),
+        roster(&[("a", 0.3, 0), ("b", 1.7, 0), ("c", 1.0, 3), ("d", 1.0, 1)]),
+        roster(&[("d", 1.0, 1)]),
+    ]
+}
+
+struct Both {
+    memory: MemoryStore,
+    redis: Arc<RedisStore>,
+    server: Arc<Redis>,
+    prefix: String,
+    pool: Arc<Pool>,
+    rosters: [Arc<Roster>; 3],
+}
+
+impl Both {
+    async fn step(&self, step: &Step) -> Result<(), TestCaseError> {
+        let pool = &self.pool;
+        match *step {
+            Step::Admit { holder: h, lease: number, tie, roster } => {
+                let admit = || Admit {
+                    pool: Arc::clone(pool),
+                    roster: Arc::clone(&self.rosters[roster]),
+                    holder: holder(HOLDERS[h]),
+                    lease: lease(number),
+                    tie,
+                };
+                let (m, r) = (self.memory.admit(admit()).await, self.redis.admit(admit()).await);
+                prop_assert_eq!(m.unwrap(), r.unwrap());
+            }
+            Step::Settle { holder: h, lease: number } => {
+                let (h, number) = (holder(HOLDERS[h]), lease(number));
+                let m = self.memory.settle(pool, &h, number).await.unwrap();
+                prop_assert_eq!(m, self.redis.settle(pool, &h, number).await.unwrap());
+            }
+            Step::KeepAlive { holder: h, listed, unknown, endpoint, through } => {
+                let entry = |bit: u64| {
+                    let known = unknown & (1 << bit) == 0;
+                    (lease(bit + 1), known.then(|| ENDPOINTS[endpoint].into()))
+                };
+                let bits = (0..8).filter(|bit| listed & (1 << bit) != 0);
+                let held = Held { issued_through: through, leases: bits.map(entry).collect() };
+                let h = holder(HOLDERS[h]);
+                let m = self.memory.keep_alive(pool, &h, &held).await.unwrap();
+                prop_assert_eq!(m, self.redis.keep_alive(pool, &h, &held).await.unwrap());
+            }
+            Step::Die { holder: h } => {
+                let key = format!("{}:ek1:{{r|c}}:holders", self.prefix);
+                self.server.command(&["ZADD", &key, "XX", "1", HOLDERS[h]]);
+                self.memory.expire(pool, &holder(HOLDERS[h]));
+                self.reap(h).await?;
+            }
+            Step::Batch { ref ops, roster } => self.batch(ops, roster).await?,
+            Step::Reap { holder: h } => self.reap(h).await?,
+            Step::Audit => prop_assert_eq!(self.redis.audit(pool).await.unwrap(), 0),
+            Step::ForgetScripts => drop(self.server.command(&["SCRIPT", "FLUSH"])),
+        }
+        Ok(())
+    }
+
+    /// Polled one after the other before anything else runs, they all wait when the lane takes its batch.
+    async fn batch(&self, ops: &[(usize, u64, u32, bool)], roster: usize) -> Result<(), TestCaseError> {
+        let mut named = BTreeSet::new();
+        let ops: Vec<_> = ops.iter().filter(|(h, number, ..)| named.insert((*h, *number))).collect();
+        let admit = |h: usize, number: u64, tie: u32| Admit {
+            pool: Arc::clone(&self.pool),
+            roster: Arc::clone(&self.rosters[roster]),
+            holder: holder(HOLDERS[h]),
+            lease: lease(number),
+            tie,
+        };
+        let answers = futures::future::join_all(ops.iter().map(|(h, number, tie, settle)| async {
+            if *settle {
+                let released = self.redis.settle(&self.pool, &holder(HOLDERS[*h]), lease(*number)).await;
+                Err(released.unwrap())
+            } else {
+                Ok(self.redis.admit(admit(*h, *number, *tie)).await.unwrap())
+            }
+        }));
+        let answers = answers.await;
+        // The order of the script: settlements, then admissions, each by holder in order of appearance.
+        let mut holders: Vec<usize> = Vec::new();
+        for (h, ..) in &ops {
+            if !holders.contains(h) {
+                holders.push(*h);
+            }
+        }
+        for settling in [true, false] {
+            for group in &holders {
+                for ((h, number, tie, settle), redis) in ops.iter().zip(&answers) {
+                    if h != group || *settle != settling {
+                        continue;
+                    }
+                    let memory = if settling {
+                        Err(self
+                            .memory
+                            .settle(&self.pool, &holder(HOLDERS[*h]), lease(*number))
+                            .await
+                            .unwrap())
+                    } else {
+                        Ok(self.memory.admit(admit(*h, *number, *tie)).await.unwrap())
+                    };
+                    prop_assert_eq!(&memory, redis);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn reap(&self, h: usize) -> Result<(), TestCaseError> {
+        let h = holder(HOLDERS[h]);
+        let m = self.memory.reap(&self.pool, &h).await.unwrap();
+        prop_assert_eq!(m, self.redis.reap(&self.pool, &h).await.unwrap());
+        Ok(())
+    }
+
+    /// Count = live leases on each store, never negative, the same on both.
+    async fn check(&self) -> Result<(), TestCaseError> {
+        let memory = summary(&self.memory, &self.pool).await?;
+        let redis = summary(&*self.redis, &self.pool).await?;
+        prop_assert_eq!(memory, redis);
+        // table() could hide a negative count: read the hash itself.
+        let key = format!("{}:ek1:{{r|c}}:in-flight", self.prefix);
+        let mut raw: BTreeMap<String, String> =
+            redis::from_redis_value(self.server.command(&["HGETALL", &key])).unwrap();
+        raw.remove(""); // filler
+        prop_assert!(raw.values().all(|n| n.parse::<u64>().is_ok_and(|n| n > 0)), "{:?}", raw);
+        Ok(())
+    }
+}
+
+type Summary = (BTreeMap<String, u64>, BTreeSet<(String, u64, String)>, Vec<String>);
+
+async fn summary(store: &dyn Store, pool: &Arc<Pool>) -> Result<Summary, TestCaseError> {
+    let table = store.table(pool).await.unwrap();
+    let (mut leases, mut sums) = (BTreeSet::new(), BTreeMap::<String, u64>::new());
+    for h in HOLDERS {
+        for lease in store.leases(pool, &holder(h)).await.unwrap() {
+            *sums.entry(lease.endpoint.to_string()).or_default() += 1;
+            leases.insert((h.to_owned(), lease.id.get(), lease.endpoint.to_string()));
+        }
+    }
+    let counts: BTreeMap<String, u64> = table.in_flight.iter().map(|(e, n)| (e.to_string(), *n)).collect();
+    prop_assert_eq!(&counts, &sums);
+    Ok((counts, leases, table.holders.keys().map(ToString::to_string).collect()))
+}
+
+#[test]
+fn memory_and_redis_agree_on_every_interleaving() {
+    let server = Arc::new(Redis::start());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let cases = AtomicU64::new(0);
+    let options = redis_options(vec![server.url()], false, "");
+    let config = ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(steps in prop::collection::vec(step(), 1..60))| {
+        let prefix = format!("case{}", cases.fetch_add(1, Ordering::Relaxed));
+        runtime.block_on(async {
+            let ttl = Duration::from_secs(600);
+            let mut options = options.clone();
+            options.key_prefix.clone_from(&prefix);
+            let both = Both {
+                memory: MemoryStore::new(ttl),
+                redis: redis_store(&options, ttl).await,
+                server: Arc::clone(&server),
+                prefix,
+                pool: pool("r", "c"),
+                rosters: rosters(),
+            };
+            for step in &steps {
+                both.step(step).await?;
+                both.check().await?;
+            }
+            Ok::<(), TestCaseError>(())
+        })?;
+    });
+}
+
+/// Concurrent operations share batches; whatever the order, the books balance and caps hold.
+#[test]
+fn concurrent_operations_balance() {
+    let server = Redis::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store =
+            redis_store(&redis_options(vec![server.url()], false, ""), Duration::from_secs(600)).await;
+        let (pool, caps) = (pool("r", "c"), roster(&[("a", 1.0, 40), ("b", 3.0, 40), ("c", 1.0, 40)]));
+        let tasks = (0..20_u64).map(|task| {
+            let (store, pool, caps) = (Arc::clone(&store), Arc::clone(&pool), Arc::clone(&caps));
+            tokio::spawn(async move {
+                let who = holder(&format!("g{}", task % 4));
+                let (mut admitted, mut held) = (0, Vec::new());
+                for round in 0..200_u64 {
+                    let number = lease(1 + task * 1000 + round);
+                    let admit = Admit {
+                        pool: Arc::clone(&pool),
+                        roster: Arc::clone(&caps),
+                        holder: who.clone(),
+                        lease: number,
+                        tie: (task * 31 + round) as u32,
+                    };
+                    if store.admit(admit).await.unwrap() != Choice::Full {
+                        admitted += 1;
+                        held.push(number);
+                    }
+                    if held.len() > 4 {
+                        let number = held.swap_remove(round as usize % held.len());
+                        let (once, twice) = tokio::join!(
+                            store.settle(&pool, &who, number),
+                            store.settle(&pool, &who, number)
+                        );
+                        assert!(once.unwrap() ^ twice.unwrap());
+                    }
+                }
+                (admitted, held.len() as u64)
+            })
+        });
+        let (mut admitted, mut held) = (0, 0);
+        for done in futures::future::join_all(tasks).await {
+            let (a, h) = done.unwrap();
+            admitted += a;
+            held += h;
+        }
+        let table = store.table(&pool).await.unwrap();
+        assert_eq!(table.in_flight.values().sum::<u64>(), held);
+        assert!(table.in_flight.values().all(|n| *n <= 40), "{:?}", table.in_flight);
+        assert!(admitted > held, "some were admitted and settled");
+        assert_eq!(store.audit(&pool).await.unwrap(), 0);
+    });
+}

@@ -1,0 +1,124 @@
+//! What the Redis store leaves in Redis: expiries, repair of lost keys, Higress's table.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_domain::PoolId;
+use evenkeel_store::{Admit, Choice, Pool, Store};
+
+use crate::{
+    contract::{held, holder, lease, pool, redis_options, redis_store, roster},
+    support::{eventually, redis::Redis},
+};
+
+const TTL: Duration = Duration::from_secs(60);
+
+async fn admit(store: &dyn Store, pool: &Arc<Pool>, number: u64) -> Choice {
+    let admit = Admit {
+        pool: Arc::clone(pool),
+        roster: roster(&[("a", 1.0, 0), ("b", 1.0, 0)]),
+        holder: holder("h"),
+        lease: lease(number),
+        tie: 0,
+    };
+    store.admit(admit).await.unwrap()
+}
+
+fn strings(value: redis::Value) -> Vec<String> {
+    redis::from_redis_value(value).unwrap()
+}
+
+#[tokio::test]
+async fn no_key_is_left_without_an_expiry() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, "x"), TTL).await;
+    let pool = pool("r", "c");
+    let check = |after: &str| {
+        let keys = strings(redis.command(&["KEYS", "*"]));
+        assert!(!keys.is_empty(), "{after}");
+        for key in keys {
+            assert!(key.starts_with("x:ek1:"), "{key} after {after}");
+            let ttl: i64 = redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
+            assert!(ttl > 0, "{key} has no expiry after {after}");
+        }
+    };
+    admit(&*store, &pool, 1).await;
+    check("admit");
+    store.settle(&pool, &holder("h"), lease(1)).await.unwrap();
+    store.keep_alive(&pool, &holder("g"), &held(3, &[(2, Some("z"))])).await.unwrap();
+    check("keep_alive");
+    store.register(&pool).await.unwrap();
+    check("register");
+    redis.command(&["DEL", "x:ek1:{r|c}:in-flight"]);
+    store.audit(&pool).await.unwrap();
+    check("audit");
+}
+
+/// Guards against keys lost one by one, as eviction and careless operators lose them.
+#[tokio::test]
+async fn an_audit_counts_anew_what_was_lost() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let pool = pool("r", "c");
+    for number in 1..=4 {
+        admit(&*store, &pool, number).await;
+    }
+    let before = store.table(&pool).await.unwrap().in_flight;
+    redis.command(&["DEL", "ek1:{r|c}:in-flight"]);
+    // Settling meets a count of 0, and must not make it negative.
+    assert!(store.settle(&pool, &holder("h"), lease(4)).await.unwrap());
+    assert!(store.table(&pool).await.unwrap().in_flight.is_empty());
+    assert_eq!(store.audit(&pool).await.unwrap(), 2);
+    let after = store.table(&pool).await.unwrap().in_flight;
+    assert_eq!(after.values().sum::<u64>(), before.values().sum::<u64>() - 1);
+    assert_eq!(store.audit(&pool).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_dead_holder_is_reaped_after_its_ttl_and_not_before() {
+    let redis = Redis::start();
+    let ttl = Duration::from_millis(300);
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), ttl).await;
+    let pool = pool("r", "c");
+    admit(&*store, &pool, 1).await;
+    let since = tokio::time::Instant::now();
+    let reaped = eventually(Duration::from_secs(5), "the lease is reaped", || async {
+        let reaped = store.reap(&pool, &holder("h")).await.unwrap();
+        if reaped.leases > 0 { Ok(reaped) } else { Err("nothing reaped".to_owned()) }
+    });
+    assert_eq!(reaped.await.leases, 1);
+    assert!(since.elapsed() >= ttl, "reaped after {:?}", since.elapsed());
+    assert!(store.table(&pool).await.unwrap().in_flight.is_empty());
+    assert!(!store.settle(&pool, &holder("h"), lease(1)).await.unwrap(), "a late settle changes nothing");
+}
+
+/// Gateways not yet migrated write Higress's table with HINCRBY, and let it go negative.
+#[tokio::test]
+async fn higress_table_is_shared() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let pool = Arc::new(Pool { id: PoolId::new("r", "outbound|80||c.dns").unwrap(), higress_table: true });
+    let key = "higress:global_least_request_table:r:outbound|80||c.dns";
+    redis.command(&["HINCRBY", key, "a", "3"]);
+    assert_eq!(admit(&*store, &pool, 1).await, Choice::Endpoint("b".into()));
+    redis.command(&["HINCRBY", key, "b", "1"]);
+    let count = |endpoint: &str| -> Option<i64> {
+        redis::from_redis_value(redis.command(&["HGET", key, endpoint])).unwrap()
+    };
+    assert_eq!((count("a"), count("b")), (Some(3), Some(2)));
+    assert!(store.settle(&pool, &holder("h"), lease(1)).await.unwrap());
+    assert_eq!((count("a"), count("b")), (Some(3), Some(1)));
+    // The other gateway counts down once too often; ours neither follows nor chokes.
+    redis.command(&["HINCRBY", key, "b", "-2"]);
+    assert_eq!(count("b"), Some(-1));
+    assert_eq!(admit(&*store, &pool, 2).await, Choice::Endpoint("b".into()));
+    assert_eq!(count("b"), Some(1));
+    assert_eq!(store.table(&pool).await.unwrap().in_flight.get("a"), Some(&3));
+    assert_eq!(store.audit(&pool).await.unwrap(), 0, "foreign counts have no leases to be audited by");
+}
+
+#[tokio::test]
+async fn an_evicting_server_is_noticed() {
+    let redis = Redis::start_with(&["--maxmemory-policy".to_owned(), "allkeys-lru".to_owned()]);
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    assert_eq!(store.evicting_policy().await.unwrap().as_deref(), Some("allkeys-lru"));
+}

@@ -1,0 +1,163 @@
+//! Real redis-server processes on free ports of 127.0.0.1, stopped by their own pid.
+
+use std::{
+    collections::BTreeMap,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use super::free_port;
+
+/// One Redis server that keeps nothing on disk.
+pub(crate) struct Redis {
+    child: Child,
+    pub(crate) port: u16,
+    arguments: Vec<String>,
+    dir: tempfile::TempDir,
+}
+
+impl Redis {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(arguments: &[String]) -> Self {
+        // Another process may take the free port first: try again with another.
+        for _ in 0..5 {
+            let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+            let mut child = spawn(port, arguments, dir.path());
+            if answers(&mut child, port) {
+                return Self { child, port, arguments: arguments.to_vec(), dir };
+            }
+        }
+        panic!("redis-server did not start: is it installed?");
+    }
+
+    /// For a sidecar: as a user with the rights that docs/operations.md says it needs, and no others.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://evenkeel:evenkeel@127.0.0.1:{}/", self.port)
+    }
+
+    /// The tests' own, which may do everything.
+    pub(crate) fn connection(&self) -> redis::Connection {
+        let url = format!("redis://127.0.0.1:{}/", self.port);
+        redis::Client::open(url).unwrap().get_connection().unwrap()
+    }
+
+    /// What the sidecar's user was refused for lack of rights, newest first.
+    pub(crate) fn refused(&self) -> Vec<String> {
+        let log: Vec<BTreeMap<String, redis::Value>> =
+            redis::from_redis_value(self.command(&["ACL", "LOG"])).unwrap();
+        log.iter().map(|entry| format!("{:?} {:?}", entry["reason"], entry["object"])).collect()
+    }
+
+    /// Sends one command; the tests' own view, beside the store's.
+    pub(crate) fn command(&self, words: &[&str]) -> redis::Value {
+        let mut cmd = redis::cmd(words[0]);
+        cmd.arg(&words[1..]);
+        cmd.query(&mut self.connection()).unwrap()
+    }
+
+    /// Stops it as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it again on its port, empty.
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.port, &self.arguments, self.dir.path());
+        assert!(answers(&mut self.child, self.port), "redis-server did not start again");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(port: u16, arguments: &[String], dir: &std::path::Path) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        .arg("--dir")
+        .arg(dir)
+        .args(["--user", "evenkeel"])
+        .args(rights())
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed")
+}
+
+/// The rights of a sidecar's user, as docs/operations.md has them. Tests put prefixes of their own before keys, and share
+/// tables with Higress and clusters.
+fn rights() -> Vec<String> {
+    let (_, command) =
+        include_str!("../../../../../docs/operations.md").split_once("ACL SETUSER evenkeel ").unwrap();
+    let (rights, _) = command.split_once("```").unwrap();
+    let of_tests = |right: &str| match right {
+        ">PASSWORD" => ">evenkeel".to_owned(),
+        "~ek1:*" => "~*ek1:*".to_owned(),
+        other => other.to_owned(),
+    };
+    let more = ["~higress:global_least_request_table:*", "+cluster", "+readonly", "+asking"];
+    rights.split_whitespace().map(of_tests).chain(more.map(str::to_owned)).collect()
+}
+
+fn answers(child: &mut Child, port: u16) -> bool {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/")).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        let pong = client.get_connection().and_then(|mut c| redis::cmd("PING").query::<String>(&mut c));
+        if pong.is_ok() {
+            return true;
+        }
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    false
+}
+
+/// A cluster of three masters.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Self {
+        let node = || {
+            let arguments = ["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()];
+            Redis::start_with(&arguments.map(str::to_owned))
+        };
+        let nodes: Vec<Redis> = (0..3).map(|_| node()).collect();
+        let addresses: Vec<String> = nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
+        let made = Command::new("redis-cli")
+            .args(["--cluster", "create"])
+            .args(&addresses)
+            .arg("--cluster-yes")
+            .output()
+            .expect("redis-cli is installed");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for node in &nodes {
+            let ready = || {
+                let info: String = redis::cmd("CLUSTER").arg("INFO").query(&mut node.connection()).unwrap();
+                info.contains("cluster_state:ok")
+            };
+            while !ready() {
+                assert!(Instant::now() < deadline, "the cluster did not become ready");
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+        Self { nodes }
+    }
+
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Redis::url).collect()
+    }
+}

@@ -1,0 +1,81 @@
+//! The usage ledger: whatever fails, what it tells is what was recorded; memory and Redis agree; bounds hold.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use evenkeel_domain::{
+    limit::price::Tokens,
+    settings::{LedgerOptions, RedisOptions},
+    usage::Usage,
+};
+use evenkeel_engine::ledger::{
+    Clock, Ledger, UsageRecord,
+    query::{By, Query, Row},
+};
+use evenkeel_store::{
+    memory_usage::MemoryUsage,
+    redis::RedisStore,
+    usage::{UsageBounds, UsageStore},
+};
+use evenkeel_telemetry::Metrics;
+use tokio_util::task::TaskTracker;
+
+use crate::{contract::redis_options, support::redis::Redis};
+
+mod alike;
+mod bounds;
+mod costs;
+mod doors;
+mod faults;
+mod queries;
+
+/// 2026-11-18, 11:06 UTC.
+const NOW: u64 = 1_795_000_000_000;
+const DAY_MS: u64 = 86_400_000;
+const LIMIT: Duration = Duration::from_secs(20);
+
+fn small() -> LedgerOptions {
+    LedgerOptions { sessions_max: 48, rows_max: 20, turns_max: 5, ..LedgerOptions::default() }
+}
+
+fn redis_usage(options: &RedisOptions, ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
+    let ttl = Duration::from_secs(60);
+    let store = RedisStore::new(options, ttl, Metrics::new().unwrap(), TaskTracker::new()).unwrap();
+    Arc::new(store.usage(UsageBounds::from(ledger)))
+}
+
+fn memory_usage(ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
+    Arc::new(MemoryUsage::new(UsageBounds::from(ledger)))
+}
+
+/// A ledger whose clock stands where it is put.
+fn ledger_at(now: &Arc<AtomicU64>, options: &LedgerOptions, store: Arc<dyn UsageStore>) -> Arc<Ledger> {
+    let now = Arc::clone(now);
+    let clock: Clock = Arc::new(move || now.load(Ordering::Relaxed));
+    Ledger::with_clock(options.clone(), store, Metrics::new().unwrap(), clock)
+}
+
+fn query(ledger: &Ledger, by: &str) -> Query {
+    let days = ledger.today().minus(10)..=ledger.today();
+    Query {
+        days,
+        by: By::parse(by).unwrap(),
+        consumer: String::new(),
+        model: String::new(),
+        route: String::new(),
+    }
+}
+
+/// All rows by all dimensions.
+async fn all(ledger: &Ledger) -> Vec<Row> {
+    ledger.query(&query(ledger, "day,consumer,model,route"), 10_000, "").await.unwrap().rows
+}
+
+fn usage(requests: u64, input: u64, output: u64) -> Usage {
+    Usage { requests, tokens: Tokens { input, output, ..Tokens::default() }, ..Usage::default() }
+}

@@ -1,0 +1,316 @@
+//! One counter: the reference for `lua/count.lua`, which does the same arithmetic in the same order.
+
+use std::collections::BTreeMap;
+
+use evenkeel_domain::{
+    clock::DAY_MS,
+    limit::{
+        Rule,
+        rule::{SLOTS, slot_ms},
+    },
+};
+
+use crate::counters::{Entry, Reading, ReservationId};
+
+/// A counter as of some moment.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Cell {
+    Fixed {
+        start: u64,
+        used: u64,
+        reserved: u64,
+    },
+    Sliding {
+        /// The newest slot.
+        slot: u64,
+        /// Counts of it and the ones before.
+        counts: [u64; SLOTS + 1],
+    },
+    Drain {
+        at_ms: u64,
+        /// Times the period: whole numbers, so that nothing is lost to rounding.
+        debt: f64,
+        period_ms: u64,
+    },
+    Running(BTreeMap<ReservationId, u64>),
+    Prepaid {
+        balance: u64,
+        used: u64,
+        overrun: u64,
+        day: u64,
+        /// Reserved on that day, and on the day before.
+        reserved: [u64; 2],
+    },
+    Budget {
+        start: u64,
+        used: u64,
+        reserved: u64,
+        amount: Option<u64>,
+    },
+}
+
+impl Cell {
+    /// A counter as of now: `before` moved on, or a new one. `None` where a quota has neither record nor default.
+    pub(super) fn at(before: Option<&Self>, rule: &Rule, now: u64) -> Option<Self> {
+        Some(match (*rule, before) {
+            (Rule::Fixed { window, .. }, before) => {
+                let (start, end) = window.around(now);
+                match before {
+                    // Of the next window: the clock was set back a little.
+                    Some(Self::Fixed { start: s, .. }) if *s == start || *s == end => before.cloned()?,
+                    _ => Self::Fixed { start, used: 0, reserved: 0 },
+                }
+            }
+            (Rule::Sliding { period_ms, .. }, before) => {
+                let slot = now / slot_ms(period_ms);
+                let mut counts = [0; SLOTS + 1];
+                // A slot ahead: the clock was set back a little.
+                if let Some(cell @ Self::Sliding { slot: s, .. }) = before
+                    && *s > slot
+                    && *s <= slot + SLOTS as u64
+                {
+                    return Some(cell.clone());
+                }
+                if let Some(Self::Sliding { slot: s, counts: old }) = before
+                    && let Some(by) = slot.checked_sub(*s).filter(|by| *by <= SLOTS as u64)
+                {
+                    counts[by as usize..].copy_from_slice(&old[..SLOTS + 1 - by as usize]);
+                }
+                Self::Sliding { slot, counts }
+            }
+            (Rule::Drain { amount, period_ms, .. }, Some(Self::Drain { at_ms, debt, period_ms: p })) => {
+                let debt = if *p == period_ms { *debt } else { debt / *p as f64 * period_ms as f64 };
+                let drained = now.saturating_sub(*at_ms) as f64 * amount as f64;
+                Self::Drain { at_ms: now.max(*at_ms), debt: (debt - drained).max(0.0), period_ms }
+            }
+            (Rule::Drain { period_ms, .. }, _) => Self::Drain { at_ms: now, debt: 0.0, period_ms },
+            (Rule::Running { .. }, Some(Self::Running(held))) => Self::Running(
+                held.iter().filter(|(_, at)| **at > now).map(|(id, at)| (id.clone(), *at)).collect(),
+            ),
+            (Rule::Running { .. }, _) => Self::Running(BTreeMap::new()),
+            (Rule::Prepaid { .. }, Some(Self::Prepaid { balance, used, overrun, day, reserved })) => {
+                let today = now / DAY_MS;
+                let reserved = match today.checked_sub(*day) {
+                    Some(0) => *reserved,
+                    Some(1) => [0, reserved[0]],
+                    _ => [0, 0],
+                };
+                Self::Prepaid { balance: *balance, used: *used, overrun: *overrun, day: today, reserved }
+            }
+            // A quota's record of another kind is not overwritten: it refuses.
+            (
+                Rule::Prepaid { .. } | Rule::Budget { .. },
+                Some(Self::Prepaid { .. } | Self::Budget { .. }),
+            ) if !before.is_some_and(|before| before.is_of(rule)) => {
+                return None;
+            }
+            (Rule::Prepaid { default }, _) => {
+                Self::Prepaid { balance: default?, used: 0, overrun: 0, day: now / DAY_MS, reserved: [0, 0] }
+            }
+            (Rule::Budget { window, .. }, before) => {
+                let (start, end) = window.around(now);
+                match before {
+                    Some(Self::Budget { start: s, .. }) if *s == start || *s == end => before.cloned()?,
+                    Some(Self::Budget { amount, .. }) => {
+                        Self::Budget { start, used: 0, reserved: 0, amount: *amount }
+                    }
+                    _ => Self::Budget { start, used: 0, reserved: 0, amount: None },
+                }
+            }
+        })
+    }
+
+    fn is_of(&self, rule: &Rule) -> bool {
+        matches!(
+            (self, rule),
+            (Self::Prepaid { .. }, Rule::Prepaid { .. }) | (Self::Budget { .. }, Rule::Budget { .. })
+        )
+    }
+
+    /// What is taken in shadow mode where there is no room: of a balance no more than there is.
+    pub(super) fn in_shadow(&self, cost: u64) -> u64 {
+        if let Self::Prepaid { balance, .. } = self { cost.min(*balance) } else { cost }
+    }
+
+    /// What could be taken; `None` where there is no room.
+    pub(super) fn room(&self, rule: &Rule, cost: u64) -> Option<u64> {
+        let fits = match (self, rule) {
+            (Self::Fixed { used, .. }, Rule::Fixed { amount, .. }) => used.saturating_add(cost) <= *amount,
+            (Self::Sliding { counts, .. }, Rule::Sliding { amount, .. }) => {
+                counts.iter().fold(cost, |sum, n| sum.saturating_add(*n)) <= *amount
+            }
+            (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
+                debt + cost as f64 * *period_ms as f64 <= *burst as f64 * *period_ms as f64
+            }
+
+            (Self::Running(held), Rule::Running { amount, .. }) => held.len() as u64 + cost <= *amount,
+            (Self::Prepaid { balance, reserved, .. }, _) => {
+                return last_bit(*balance, cost, reserved[0] + reserved[1]);
+            }
+            (Self::Budget { used, reserved, amount, .. }, Rule::Budget { default, .. }) => {
+                return last_bit(amount.or(*default)?.saturating_sub(*used), cost, *reserved);
+            }
+            _ => false,
+        };
+        fits.then_some(cost)
+    }
+
+    pub(super) fn take(&mut self, taken: u64, provisional: bool, hold: Option<(&ReservationId, u64)>) {
+        let provisionally = if provisional { taken } else { 0 };
+        match self {
+            Self::Fixed { used, reserved, .. } | Self::Budget { used, reserved, .. } => {
+                *used = used.saturating_add(taken);
+                *reserved = reserved.saturating_add(provisionally);
+            }
+            Self::Sliding { counts, .. } => counts[0] += taken,
+            Self::Drain { debt, period_ms, .. } => *debt += taken as f64 * *period_ms as f64,
+            Self::Running(held) => {
+                if let Some((id, deadline)) = hold {
+                    held.insert(id.clone(), deadline);
+                }
+            }
+            Self::Prepaid { balance, used, reserved, .. } => {
+                *balance = balance.saturating_sub(taken);
+                reserved[0] += provisionally;
+                *used += taken - provisionally;
+            }
+        }
+    }
+
+    /// Puts what is to be charged in the place of `reserved`.
+    pub(super) fn settle(&mut self, entry: &Entry, reserved: u64, id: &ReservationId, now: u64) {
+        let Entry { rule, window: at, actual, provisional, .. } = entry;
+        let more = (*actual as i64).saturating_sub(reserved as i64);
+        let provisionally = if *provisional { reserved } else { 0 };
+        match (self, rule) {
+            (Self::Fixed { start, used, reserved: r }, _)
+            | (Self::Budget { start, used, reserved: r, .. }, _) => {
+                if start == at {
+                    *used = used.saturating_add_signed(more);
+                    *r = r.saturating_sub(provisionally);
+                } else {
+                    *used = used.saturating_add(more.max(0) as u64);
+                }
+            }
+            (Self::Sliding { slot, counts }, _) => {
+                let age = slot.checked_sub(*at).filter(|age| *age <= SLOTS as u64);
+                if age.is_some() || more > 0 {
+                    let i = age.unwrap_or(0) as usize;
+                    counts[i] = counts[i].saturating_add_signed(more);
+                }
+            }
+            (Self::Drain { debt, .. }, Rule::Drain { amount, period_ms, .. }) => {
+                let period = *period_ms as f64;
+                let mut more = more as f64 * period;
+                if more < 0.0 {
+                    // What has drained since cannot be given back: it may have made room for others.
+                    let drained = (now as f64 - *at as f64) * *amount as f64;
+                    more = -(-more).min((reserved as f64 * period - drained).max(0.0));
+                }
+                *debt = (*debt + more).max(0.0);
+            }
+            (Self::Drain { .. }, _) => {}
+            (Self::Running(held), _) => drop(held.remove(id)),
+            (Self::Prepaid { balance, used, overrun, day, reserved: r }, _) => {
+                if *provisional {
+                    *used = used.saturating_add(*actual);
+                    match day.checked_sub(*at) {
+                        Some(0) => r[0] = r[0].saturating_sub(reserved),
+                        Some(1) => r[1] = r[1].saturating_sub(reserved),
+                        _ => {}
+                    }
+                } else {
+                    *used = used.saturating_add_signed(more);
+                }
+                let paid = more.min(*balance as i64);
+                *balance = balance.saturating_add_signed(-paid);
+                *overrun = overrun.saturating_add((more - paid) as u64);
+            }
+        }
+    }
+
+    /// Used, amount in force, and place to show when settled.
+    pub(super) fn reading(&self, rule: &Rule, now: u64) -> Reading {
+        let (used, amount, window) = match (self, rule) {
+            (Self::Fixed { start, used, .. }, Rule::Fixed { amount, .. }) => (*used, *amount, *start),
+            (Self::Sliding { slot, counts }, Rule::Sliding { amount, .. }) => {
+                (counts.iter().sum(), *amount, *slot)
+            }
+            (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
+                ((debt / *period_ms as f64).ceil() as u64, *burst, now)
+            }
+
+            (Self::Running(held), Rule::Running { amount, .. }) => (held.len() as u64, *amount, 0),
+            (Self::Prepaid { balance, used, day, reserved, .. }, _) => {
+                (*balance, balance + used + reserved[0] + reserved[1], *day)
+            }
+            (Self::Budget { start, used, amount, .. }, Rule::Budget { default, .. }) => {
+                (*used, amount.or(*default).unwrap_or(0), *start)
+            }
+            _ => (0, 0, 0),
+        };
+        let (reserved, reset_ms) = (self.reserved(), rule.reset_ms(used, now));
+        Reading { used, reserved, amount, window, reset_ms, ..Reading::default() }
+    }
+
+    /// Of a refusal: the time until it would fit, and the time for which it cannot, whatever is settled.
+    pub(super) fn waits(&self, rule: &Rule, cost: u64, provisional: bool, now: u64) -> (u64, u64) {
+        let unless_provisional = |retry: u64| (retry, if provisional { 0 } else { retry });
+        match (self, rule) {
+            (Self::Fixed { used, reserved, .. }, Rule::Fixed { amount, window }) => {
+                let reset = window.around(now).1.saturating_sub(now);
+                let lasting = (used + cost).saturating_sub(*reserved) > *amount;
+                (if cost <= *amount { reset } else { 0 }, if lasting { reset } else { 0 })
+            }
+            (Self::Budget { amount, .. }, Rule::Budget { default, window }) => {
+                let some = amount.or(*default).unwrap_or(0) > 0;
+                (if some { window.around(now).1.saturating_sub(now) } else { 0 }, 0)
+            }
+            (Self::Sliding { slot, counts }, Rule::Sliding { amount, period_ms }) => {
+                let mut left = counts.iter().sum::<u64>();
+                for (i, count) in counts.iter().enumerate().rev().filter(|(_, count)| **count > 0) {
+                    left -= count;
+                    if left + cost <= *amount {
+                        let free_at = (slot + SLOTS as u64 + 1 - i as u64) * slot_ms(*period_ms);
+                        return unless_provisional(free_at - now);
+                    }
+                }
+                (0, 0)
+            }
+            (Self::Drain { debt, .. }, Rule::Drain { burst, amount, period_ms }) if cost <= *burst => {
+                let period = *period_ms as f64;
+                let excess = (debt + cost as f64 * period - *burst as f64 * period).max(0.0);
+                unless_provisional((excess / *amount as f64).ceil() as u64)
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// Part of what is used that is reserved.
+    fn reserved(&self) -> u64 {
+        match self {
+            Self::Fixed { reserved, .. } | Self::Budget { reserved, .. } => *reserved,
+            Self::Prepaid { reserved, .. } => reserved[0] + reserved[1],
+            _ => 0,
+        }
+    }
+
+    /// Until when it says anything; `None`: for good.
+    pub(super) fn lives_until(&self, rule: &Rule, now: u64) -> Option<u64> {
+        match (self, rule) {
+            (_, Rule::Fixed { window, .. })
+            | (Self::Budget { amount: None, .. }, Rule::Budget { window, .. }) => Some(window.around(now).1),
+            (_, Rule::Sliding { period_ms, .. }) => Some(now + (SLOTS as u64 + 1) * slot_ms(*period_ms)),
+            (Self::Drain { debt, .. }, Rule::Drain { amount, .. }) => {
+                Some(now + (debt / *amount as f64).ceil() as u64)
+            }
+            (Self::Running(held), _) => Some(held.values().copied().max().unwrap_or(now)),
+            _ => None,
+        }
+    }
+}
+
+/// The last of a quota goes to one request at a time.
+fn last_bit(left: u64, cost: u64, reserved: u64) -> Option<u64> {
+    if left >= cost.max(1) { Some(cost) } else { (left > 0 && reserved == 0).then_some(left) }
+}

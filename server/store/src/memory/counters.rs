@@ -1,0 +1,288 @@
+//! Counters in this process's memory.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use evenkeel_domain::{
+    StoreError,
+    clock::{DAY_MS, unix_ms},
+    limit::{Bucket, Meter, Rule},
+};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::cell::Cell;
+use crate::counters::{Counters, Entry, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict};
+
+/// Counters from which on those that say nothing any more are looked for.
+const PURGE_FROM: usize = 1024;
+
+/// Counters of limits and quotas. Time is tokio's, so that tests can pause it.
+pub struct MemoryCounters {
+    started: Instant,
+    started_unix_ms: u64,
+    /// The time shown, where it was set; else 0.
+    set_ms: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// Where a counter is: its key and the name of its limit.
+pub(super) type Place = (Arc<Bucket>, Arc<str>);
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) cells: HashMap<Place, Stored>,
+    notes: BTreeMap<u64, Notes>,
+    purge_at: usize,
+}
+
+/// Notes of one day.
+struct Notes {
+    /// When the first was made, in ms.
+    epoch: u64,
+    /// Reservations not yet settled, with the window and what was taken of each counter; `None`: settled after the
+    /// note was lost.
+    ids: HashMap<ReservationId, Option<Vec<(u64, u64)>>>,
+}
+
+/// A counter, and until when it says anything; `None`: for good.
+pub(super) struct Stored {
+    pub(super) cell: Cell,
+    pub(super) until_ms: Option<u64>,
+}
+
+impl Default for MemoryCounters {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            started_unix_ms: unix_ms(),
+            set_ms: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl MemoryCounters {
+    /// Stops its clock at this time, in ms of the Unix epoch: for tests on virtual time.
+    pub fn set_clock(&self, now_ms: u64) {
+        self.set_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Its clock, in ms of the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        match self.set_ms.load(Ordering::Relaxed) {
+            0 => self.started_unix_ms + self.started.elapsed().as_millis() as u64,
+            set => set,
+        }
+    }
+
+    /// Counters kept; for tests.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state.lock().cells.len()
+    }
+
+    /// Whether none is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets everything, as a store that came back empty.
+    pub fn clear(&self) {
+        *self.state.lock() = State::default();
+    }
+
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut State, u64) -> T) -> T {
+        let now = self.now_ms();
+        f(&mut self.state.lock(), now)
+    }
+}
+
+/// One meter of a reservation, judged: its counter as of now, and what could be taken of it.
+struct Judged {
+    /// `None` where a quota has neither record nor default.
+    cell: Option<Cell>,
+    /// `None` where there is no room.
+    taken: Option<u64>,
+}
+
+impl State {
+    fn cell(&self, bucket: &Arc<Bucket>, name: &Arc<str>, rule: &Rule, now: u64) -> Option<Cell> {
+        let place = (Arc::clone(bucket), Arc::clone(name));
+        Cell::at(self.cells.get(&place).map(|stored| &stored.cell), rule, now)
+    }
+
+    pub(super) fn put(&mut self, place: Place, cell: Cell, rule: &Rule, now: u64) {
+        let until_ms = cell.lives_until(rule, now);
+        self.cells.insert(place, Stored { cell, until_ms });
+        if self.cells.len() >= self.purge_at.max(PURGE_FROM) {
+            self.cells.retain(|_, stored| stored.until_ms.is_none_or(|at| at > now));
+            self.purge_at = self.cells.len() * 2;
+        }
+    }
+
+    /// Takes, unless it is only to look.
+    fn reserve(&mut self, reserve: &Reserve, look: bool, now: u64) -> Verdict {
+        let id = reserve.id.as_ref();
+        let today = self.notes.get(&(now / DAY_MS));
+        let noted = id.zip(today).and_then(|(id, notes)| notes.ids.get(id).cloned());
+        let repeated = noted.is_some();
+        let before = noted.flatten().filter(|before| before.len() == reserve.meters.len());
+        let judge = |(i, meter): (usize, &Meter)| {
+            let cell = self.cell(&meter.bucket, &meter.name, &meter.rule, now);
+            let room = cell.as_ref().and_then(|cell| cell.room(&meter.rule, meter.cost));
+            let at_most = match &cell {
+                Some(cell) => cell.in_shadow(meter.cost),
+                None => 0,
+            };
+            let taken = match &before {
+                Some(before) => Some(before[i].1),
+                None => room.or((repeated || meter.shadow).then_some(at_most)),
+            };
+            Judged { cell, taken }
+        };
+        let judged: Vec<Judged> = reserve.meters.iter().enumerate().map(judge).collect();
+        let admitted = judged.iter().all(|judged| judged.taken.is_some());
+        let readings = reserve.meters.iter().zip(judged).enumerate();
+        let readings: Vec<Reading> = readings
+            .map(|(i, (meter, judged))| match judged {
+                Judged { cell, taken: Some(taken) } if admitted => {
+                    let reading = self.take(meter, cell, taken, id, look || repeated, now);
+                    let window = before.as_ref().map_or(reading.window, |before| before[i].0);
+                    Reading { window, ..reading }
+                }
+                Judged { cell, taken } => refused(meter, cell.as_ref(), taken.is_none(), now),
+            })
+            .collect();
+        let mut notes = Vec::new();
+        if let (Some(id), true, false) = (id, admitted, look) {
+            let day = now / DAY_MS;
+            self.notes.retain(|noted, _| noted + 2 > day);
+            let of_day = self.notes.entry(day).or_insert_with(|| Notes::new(now));
+            let taken = readings.iter().map(|reading| (reading.window, reading.taken)).collect();
+            of_day.ids.entry(id.clone()).or_insert(Some(taken));
+            notes.push(Note { tag: Arc::default(), day, epoch: of_day.epoch });
+        }
+        Verdict { admitted, readings, notes, ..Verdict::default() }
+    }
+
+    fn take(
+        &mut self,
+        meter: &Meter,
+        cell: Option<Cell>,
+        taken: u64,
+        id: Option<&ReservationId>,
+        look: bool,
+        now: u64,
+    ) -> Reading {
+        let Some(mut cell) = cell else { return Reading { taken, ..Reading::default() } };
+        if !look {
+            let hold = match meter.rule {
+                Rule::Running { ttl_ms, .. } => id.map(|id| (id, now + ttl_ms)),
+                _ => None,
+            };
+            cell.take(taken, meter.provisional, hold);
+            self.put((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), cell.clone(), &meter.rule, now);
+        }
+        Reading { taken, ..cell.reading(&meter.rule, now) }
+    }
+
+    fn settle(&mut self, settlement: &Settlement, now: u64) -> bool {
+        let (mut first, mut lost) = (true, false);
+        for note in &settlement.notes {
+            let of_day = self.notes.entry(note.day).or_insert_with(|| Notes::new(now));
+            match of_day.ids.get(&settlement.id) {
+                Some(Some(_)) => drop(of_day.ids.remove(&settlement.id)),
+                Some(None) => first = false,
+                None if of_day.epoch == note.epoch => first = false,
+                None => {
+                    of_day.ids.insert(settlement.id.clone(), None);
+                    lost = true;
+                }
+            }
+        }
+        for entry in &settlement.entries {
+            // A KeepAlive that was under way may have put back what ran: a repeated settlement ends it once more.
+            if !(first || matches!(entry.rule, Rule::Running { .. })) {
+                continue;
+            }
+            let Some(mut cell) = self.cell(&entry.bucket, &entry.name, &entry.rule, now) else { continue };
+            let reserved = if lost { 0 } else { entry.reserved };
+            cell.settle(entry, reserved, &settlement.id, now);
+            self.put((Arc::clone(&entry.bucket), Arc::clone(&entry.name)), cell, &entry.rule, now);
+        }
+        first
+    }
+
+    fn give_back(&mut self, reserve: &Reserve, now: u64) {
+        let Some(id) = &reserve.id else { return };
+        let Some(of_day) = self.notes.get_mut(&(now / DAY_MS)) else { return };
+        let is_same = |taken: &Vec<(u64, u64)>| taken.len() == reserve.meters.len();
+        if !of_day.ids.get(id).and_then(Option::as_ref).is_some_and(is_same) {
+            return;
+        }
+        let taken = of_day.ids.remove(id).flatten().unwrap_or_default();
+        for (meter, (window, taken)) in reserve.meters.iter().zip(taken) {
+            if matches!(meter.rule, Rule::Running { .. }) {
+                continue;
+            }
+            let Some(mut cell) = self.cell(&meter.bucket, &meter.name, &meter.rule, now) else { continue };
+            let entry = Entry::settling(meter, &Reading { window, taken, ..Reading::default() }, 0);
+            cell.settle(&entry, taken, id, now);
+            self.put((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), cell, &meter.rule, now);
+        }
+    }
+
+    fn hold(&mut self, hold: &Hold, now: u64) {
+        let rule = Rule::Running { amount: 0, ttl_ms: hold.ttl_ms };
+        if let Some(mut cell) = self.cell(&hold.bucket, &hold.name, &rule, now) {
+            cell.take(1, true, Some((&hold.id, now + hold.ttl_ms)));
+            self.put((Arc::clone(&hold.bucket), Arc::clone(&hold.name)), cell, &rule, now);
+        }
+    }
+}
+
+impl Notes {
+    fn new(now: u64) -> Self {
+        Self { epoch: now, ids: HashMap::new() }
+    }
+}
+
+fn refused(meter: &Meter, cell: Option<&Cell>, over: bool, now: u64) -> Reading {
+    let Some(cell) = cell else { return Reading { over, ..Reading::default() } };
+    let (retry_ms, final_ms) = cell.waits(&meter.rule, meter.cost, meter.provisional, now);
+    Reading { over, retry_ms, final_ms, window: 0, ..cell.reading(&meter.rule, now) }
+}
+
+#[async_trait]
+impl Counters for MemoryCounters {
+    async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
+        Ok(self.with(|state, now| state.reserve(&reserve, false, now)))
+    }
+
+    async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError> {
+        self.with(|state, now| state.give_back(&reserve, now));
+        Ok(())
+    }
+
+    async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
+        Ok(self.with(|state, now| state.reserve(&Reserve { id: None, meters }, true, now)))
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+        Ok(self.with(|state, now| state.settle(&settlement, now)))
+    }
+
+    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
+        self.with(|state, now| holds.iter().for_each(|hold| state.hold(hold, now)));
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The embedded store, and the reference model the Redis scripts are tested against.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+mod cell;
+mod counters;
+mod drains;
+mod records;
+
+pub use counters::MemoryCounters;
+pub use drains::{MemoryChanges, MemoryDrains};
+use evenkeel_domain::{HolderId, LeaseId, PoolId, StoreError, choose, clock::unix_ms};
+pub use records::MemoryRecords;
+
+use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, Table};
+
+/// Most leases given back by one [`Store::reap`].
+pub const REAP_MAX: usize = 1000;
+
+/// Tables in this process's memory. Time is tokio's, so that tests can pause it.
+pub struct MemoryStore {
+    holder_ttl: Duration,
+    started: Instant,
+    started_unix_ms: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    pools: HashMap<PoolId, PoolTable>,
+    registered: BTreeSet<PoolId>,
+}
+
+#[derive(Default)]
+struct PoolTable {
+    counts: BTreeMap<Arc<str>, u64>,
+    /// Load of other instances, which this one can only remember. See [`MemoryStore::assume_rest_of`].
+    assumed: BTreeMap<Arc<str>, u64>,
+    deadlines: BTreeMap<HolderId, u64>,
+    leases: BTreeMap<HolderId, BTreeMap<LeaseId, Lease>>,
+}
+
+impl PoolTable {
+    fn load(&self, address: &str) -> u64 {
+        let of = |m: &BTreeMap<Arc<str>, u64>| m.get(address).copied().unwrap_or(0);
+        of(&self.counts) + of(&self.assumed)
+    }
+
+    fn insert(&mut self, holder: &HolderId, lease: Lease) {
+        *self.counts.entry(Arc::clone(&lease.endpoint)).or_default() += 1;
+        let before = self.leases.entry(holder.clone()).or_default().insert(lease.id, lease);
+        if let Some(before) = before {
+            self.uncount(&before.endpoint);
+        }
+    }
+
+    fn remove(&mut self, holder: &HolderId, lease: LeaseId) -> bool {
+        let Some(held) = self.leases.get_mut(holder) else { return false };
+        let Some(lease) = held.remove(&lease) else { return false };
+        if held.is_empty() {
+            self.leases.remove(holder);
+        }
+        self.uncount(&lease.endpoint);
+        true
+    }
+
+    fn adopt(&mut self, holder: &HolderId, held: &Held, now_ms: u64, deadline_ms: u64) -> Repairs {
+        self.deadlines.insert(holder.clone(), deadline_ms);
+        let mut repairs = Repairs::default();
+        let listed: BTreeMap<LeaseId, Option<&Arc<str>>> =
+            held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_ref())).collect();
+        let known: Vec<Lease> =
+            self.leases.get(holder).map(|l| l.values().cloned().collect()).unwrap_or_default();
+        for lease in &known {
+            match listed.get(&lease.id) {
+                None if lease.id.get() <= held.issued_through => {
+                    self.remove(holder, lease.id);
+                    repairs.dropped += 1;
+                }
+                Some(Some(endpoint)) if **endpoint != lease.endpoint => {
+                    self.insert(holder, Lease { endpoint: Arc::clone(endpoint), ..lease.clone() });
+                    repairs.moved += 1;
+                }
+                _ => {}
+            }
+        }
+        let known: BTreeSet<LeaseId> = known.iter().map(|lease| lease.id).collect();
+        for (&id, endpoint) in &listed {
+            let Some(endpoint) = endpoint else { continue };
+            if !known.contains(&id) {
+                self.insert(holder, Lease { id, endpoint: Arc::clone(endpoint), since_ms: now_ms });
+                repairs.restored += 1;
+            }
+        }
+        repairs
+    }
+
+    fn uncount(&mut self, endpoint: &str) {
+        if let Some(count) = self.counts.get_mut(endpoint) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(endpoint);
+            }
+        }
+    }
+}
+
+impl MemoryStore {
+    /// A holder not heard of for `holder_ttl` counts as dead.
+    #[must_use]
+    pub fn new(holder_ttl: Duration) -> Self {
+        Self { holder_ttl, started: Instant::now(), started_unix_ms: unix_ms(), state: Mutex::default() }
+    }
+
+    /// Takes what a table shows beyond the leases known here as the load of other instances: it counts when choosing,
+    /// and no lease here accounts for it. Replaces what was assumed before.
+    pub fn assume_rest_of(&self, pool: &PoolId, in_flight: &BTreeMap<Arc<str>, u64>) {
+        let mut state = self.state.lock();
+        let table = state.pools.entry(pool.clone()).or_default();
+        let own = |endpoint| table.counts.get(endpoint).copied().unwrap_or(0);
+        let rest =
+            in_flight.iter().map(|(endpoint, n)| (Arc::clone(endpoint), n.saturating_sub(own(endpoint))));
+        table.assumed = rest.filter(|(_, n)| *n > 0).collect();
+    }
+
+    /// Assumes nothing any more.
+    pub fn forget_assumed(&self) {
+        self.state.lock().pools.values_mut().for_each(|table| table.assumed.clear());
+    }
+
+    /// Gives back the leases of all holders past their deadline.
+    pub fn forget_silent_holders(&self) {
+        let now_ms = self.now_ms();
+        for table in self.state.lock().pools.values_mut() {
+            let silent =
+                |(holder, deadline): (&HolderId, &u64)| (*deadline <= now_ms).then(|| holder.clone());
+            let silent: Vec<HolderId> = table.deadlines.iter().filter_map(silent).collect();
+            for holder in silent {
+                table.deadlines.remove(&holder);
+                for lease in table.leases.remove(&holder).unwrap_or_default().into_values() {
+                    table.uncount(&lease.endpoint);
+                }
+            }
+        }
+    }
+
+    /// What [`Self::assume_rest_of`] found.
+    #[must_use]
+    pub fn assumed(&self, pool: &Pool) -> BTreeMap<Arc<str>, u64> {
+        self.with(pool, |table| table.assumed.clone())
+    }
+
+    /// Makes a holder's table equal to its list, as [`Store::keep_alive`] does.
+    pub fn adopt(&self, pool: &Pool, holder: &HolderId, held: &Held) -> Repairs {
+        let (now, deadline) = (self.now_ms(), self.deadline_ms());
+        self.with(pool, |table| table.adopt(holder, held, now, deadline))
+    }
+
+    /// Moves a holder's deadline into the past, as if it had been silent. For tests.
+    pub fn expire(&self, pool: &Pool, holder: &HolderId) {
+        if let Some(deadline) =
+            self.state.lock().pools.get_mut(&pool.id).and_then(|p| p.deadlines.get_mut(holder))
+        {
+            *deadline = 0;
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started_unix_ms + self.started.elapsed().as_millis() as u64
+    }
+
+    fn deadline_ms(&self) -> u64 {
+        self.now_ms() + self.holder_ttl.as_millis() as u64
+    }
+
+    fn with<T>(&self, pool: &Pool, f: impl FnOnce(&mut PoolTable) -> T) -> T {
+        let mut state = self.state.lock();
+        if let Some(table) = state.pools.get_mut(&pool.id) {
+            return f(table);
+        }
+        f(state.pools.entry(pool.id.clone()).or_default())
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn admit(&self, admit: Admit) -> Result<Choice, StoreError> {
+        let (now, deadline) = (self.now_ms(), self.deadline_ms());
+        Ok(self.with(&admit.pool, |table| {
+            table.deadlines.insert(admit.holder.clone(), deadline);
+            if let Some(lease) = table.leases.get(&admit.holder).and_then(|l| l.get(&admit.lease)) {
+                return Choice::Endpoint(Arc::clone(&lease.endpoint));
+            }
+            match choose(&admit.roster, admit.tie, |address| table.load(address)) {
+                None => Choice::Full,
+                Some(endpoint) => {
+                    let endpoint = Arc::clone(&endpoint.address);
+                    let lease = Lease { id: admit.lease, endpoint: Arc::clone(&endpoint), since_ms: now };
+                    table.insert(&admit.holder, lease);
+                    Choice::Endpoint(endpoint)
+                }
+            }
+        }))
+    }
+
+    async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
+        Ok(self.with(pool, |table| table.remove(holder, lease)))
+    }
+
+    async fn keep_alive(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        held: &Held,
+    ) -> Result<Repairs, StoreError> {
+        Ok(self.adopt(pool, holder, held))
+    }
+
+    async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
+        let now = self.now_ms();
+        Ok(self.with(pool, |table| {
+            if table.deadlines.get(holder).is_none_or(|deadline| *deadline > now) {
+                return Reaped::default();
+            }
+            let ids: Vec<LeaseId> = table
+                .leases
+                .get(holder)
+                .map(|l| l.keys().take(REAP_MAX).copied().collect())
+                .unwrap_or_default();
+            for id in &ids {
+                table.remove(holder, *id);
+            }
+            let more = table.leases.contains_key(holder);
+            if !more {
+                table.deadlines.remove(holder);
+            }
+            Reaped { leases: ids.len() as u64, more }
+        }))
+    }
+
+    async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
+        let now_ms = self.now_ms();
+        Ok(self.with(pool, |table| Table {
+            now_ms,
+            in_flight: table.counts.clone(),
+            holders: table.deadlines.clone(),
+        }))
+    }
+
+    async fn audit(&self, _pool: &Arc<Pool>) -> Result<u64, StoreError> {
+        Ok(0) // Nothing but the operations above can touch these tables.
+    }
+
+    async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
+        Ok(self.with(pool, |table| {
+            table.leases.get(holder).map(|l| l.values().cloned().collect()).unwrap_or_default()
+        }))
+    }
+
+    async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
+        self.state.lock().registered.insert(pool.id.clone());
+        Ok(())
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
+        Ok(self.state.lock().registered.iter().cloned().collect())
+    }
+
+    async fn announce(&self, _instance: &str, _ttl: Duration) -> Result<usize, StoreError> {
+        Ok(1)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

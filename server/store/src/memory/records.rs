@@ -1,0 +1,241 @@
+//! Records in this process's memory, over the counters kept there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use evenkeel_domain::{
+    StoreError,
+    limit::{AMOUNT_MAX, Rule},
+};
+use parking_lot::Mutex;
+
+use super::{
+    MemoryCounters,
+    cell::Cell,
+    counters::{Place, State},
+};
+use crate::records::{
+    Account, Action, CHANGES_MAX, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record,
+    Records,
+};
+
+/// Most accounts whose changes are kept; beyond, those of the one changed longest ago go.
+const HISTORIES_MAX: usize = 10_000;
+
+/// Records, seen by the counters they are made over.
+pub struct MemoryRecords {
+    counters: Arc<MemoryCounters>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// Of each account its changes with their ids, newest first.
+    changes: HashMap<Place, VecDeque<(String, Change)>>,
+    /// Of each quota the consumers with a record.
+    index: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    overrides: BTreeMap<(String, String), Override>,
+    version: u64,
+}
+
+impl MemoryRecords {
+    /// Over these counters.
+    #[must_use]
+    pub fn new(counters: Arc<MemoryCounters>) -> Self {
+        Self { counters, kept: Mutex::default() }
+    }
+
+    /// With the counters' state locked first, as everywhere.
+    fn with<T>(&self, f: impl FnOnce(&mut State, &mut Kept, u64) -> T) -> T {
+        self.counters.with(|state, now| f(state, &mut self.kept.lock(), now))
+    }
+}
+
+fn place(account: &Account) -> Place {
+    (Arc::clone(&account.bucket), Arc::clone(&account.quota))
+}
+
+fn read(state: &State, place: &Place, rule: &Rule, now: u64) -> Record {
+    let stored = state.cells.get(place).map(|stored| &stored.cell);
+    let recorded = matches!((stored, rule), (Some(Cell::Prepaid { .. }), Rule::Prepaid { .. }));
+    match (Cell::at(stored, rule, now), rule) {
+        (Some(Cell::Prepaid { balance, used, overrun, reserved, .. }), _) => {
+            let reserved = reserved[0] + reserved[1];
+            Record { recorded, balance, reserved, used, overrun, ..Record::default() }
+        }
+        (Some(Cell::Budget { used, reserved, amount, .. }), _) => {
+            Record::of_budget(rule, amount, used, reserved, now)
+        }
+        _ => Record::default(),
+    }
+}
+
+/// What of a record an administrator sets.
+fn level(record: &Record, rule: &Rule) -> u64 {
+    if matches!(rule, Rule::Budget { .. }) { record.amount } else { record.balance }
+}
+
+/// Puts a level on record, or takes it off.
+fn write(state: &mut State, place: Place, rule: &Rule, level: Option<u64>, now: u64) {
+    let stored = state.cells.get(&place).map(|stored| &stored.cell);
+    match (rule, level) {
+        (Rule::Budget { .. }, _) => {
+            if let Some(Cell::Budget { start, used, reserved, .. }) = Cell::at(stored, rule, now) {
+                let cell = Cell::Budget { start, used, reserved, amount: level };
+                state.put(place, cell, rule, now);
+            }
+        }
+        (_, None) => drop(state.cells.remove(&place)),
+        (_, Some(level)) => {
+            let some = Rule::Prepaid { default: Some(0) };
+            if let Some(Cell::Prepaid { used, overrun, day, reserved, .. }) = Cell::at(stored, &some, now) {
+                let cell = Cell::Prepaid { balance: level, used, overrun, day, reserved };
+                state.put(place, cell, rule, now);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Records for MemoryRecords {
+    async fn quota(&self, account: &Account) -> Result<Record, StoreError> {
+        Ok(self.with(|state, kept, now| {
+            let record = read(state, &place(account), &account.rule, now);
+            if record.recorded {
+                kept.index(account);
+            }
+            record
+        }))
+    }
+
+    async fn edit_quota(&self, account: &Account, edit: &Edit) -> Result<Option<Edited>, StoreError> {
+        Ok(self.with(|state, kept, now| {
+            let (place, rule) = (place(account), &account.rule);
+            let record = read(state, &place, rule, now);
+            let before = level(&record, rule);
+            let repeated =
+                kept.changes.get(&place).is_some_and(|all| all.iter().any(|(id, _)| *id == edit.id));
+            if repeated {
+                return Some(Edited { applied: false, before, after: before, record });
+            }
+            let new = match edit.action {
+                Action::Set(amount) => Some(amount.min(AMOUNT_MAX)),
+                Action::Adjust(delta) => Some(before.saturating_add_signed(delta).min(AMOUNT_MAX)),
+                Action::Delete if record.recorded => None,
+                Action::Delete => return None,
+            };
+            write(state, place.clone(), rule, new, now);
+            let record = read(state, &place, rule, now);
+            if record.recorded {
+                kept.index(account);
+            } else {
+                kept.forget(&account.quota, &account.consumer);
+            }
+            let after = level(&record, rule);
+            let (who, note) = (edit.who.clone(), edit.note.clone());
+            let what = edit.action.name().to_owned();
+            kept.make_room(&place);
+            let changes = kept.changes.entry(place).or_default();
+            changes.push_front((edit.id.clone(), Change { at_ms: now, who, what, before, after, note }));
+            changes.truncate(CHANGES_MAX);
+            Some(Edited { applied: true, before, after, record })
+        }))
+    }
+
+    async fn quota_changes(&self, account: &Account) -> Result<Vec<Change>, StoreError> {
+        let kept = self.kept.lock();
+        let changes = kept.changes.get(&place(account)).into_iter().flatten();
+        Ok(changes.map(|(_, change)| change.clone()).collect())
+    }
+
+    async fn quotas(
+        &self,
+        quota: &Arc<str>,
+        rule: &Rule,
+        range: Range<'_>,
+    ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
+        Ok(self.with(|state, kept, now| {
+            let Some(index) = kept.index.get_mut(quota) else { return Vec::new() };
+            let from: Arc<str> = range.after.max(range.prefix).into();
+            let (mut list, mut gone) = (Vec::new(), Vec::new());
+            for consumer in index.range(from..) {
+                if !consumer.starts_with(range.prefix) || list.len() == range.most {
+                    break;
+                }
+                if **consumer == *range.after {
+                    continue;
+                }
+                let Some(account) = Account::new(consumer, Arc::clone(quota), *rule) else { continue };
+                let record = read(state, &place(&account), rule, now);
+                if record.recorded {
+                    list.push((Arc::clone(consumer), record));
+                } else {
+                    gone.push(Arc::clone(consumer));
+                }
+            }
+            for consumer in gone {
+                index.remove(&consumer);
+            }
+            list
+        }))
+    }
+
+    async fn set_override(&self, new: &Override) -> Result<Option<u64>, StoreError> {
+        let now = self.counters.now_ms();
+        let mut kept = self.kept.lock();
+        let place = (new.limit.clone(), new.key.clone());
+        if kept.overrides.len() >= OVERRIDES_MAX && !kept.overrides.contains_key(&place) {
+            kept.overrides.retain(|_, old| old.expires_at_ms.is_none_or(|at| at > now));
+            if kept.overrides.len() >= OVERRIDES_MAX {
+                return Ok(None);
+            }
+        }
+        kept.overrides.insert(place, Override { at_ms: now, ..new.clone() });
+        kept.version += 1;
+        Ok(Some(now))
+    }
+
+    async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError> {
+        let mut kept = self.kept.lock();
+        let there = kept.overrides.remove(&(limit.to_owned(), key.to_owned())).is_some();
+        kept.version += u64::from(there);
+        Ok(there)
+    }
+
+    async fn overrides(&self) -> Result<OverrideList, StoreError> {
+        let kept = self.kept.lock();
+        Ok(OverrideList { version: kept.version, overrides: kept.overrides.values().cloned().collect() })
+    }
+
+    async fn overrides_version(&self) -> Result<u64, StoreError> {
+        Ok(self.kept.lock().version)
+    }
+}
+
+impl Kept {
+    fn make_room(&mut self, place: &Place) {
+        if self.changes.len() < HISTORIES_MAX || self.changes.contains_key(place) {
+            return;
+        }
+        let changed_at =
+            |changes: &VecDeque<(String, Change)>| changes.front().map(|(_, change)| change.at_ms);
+        let oldest = self.changes.iter().min_by_key(|(_, changes)| changed_at(changes));
+        if let Some(oldest) = oldest.map(|(place, _)| place.clone()) {
+            self.changes.remove(&oldest);
+        }
+    }
+
+    fn index(&mut self, account: &Account) {
+        let of_quota = self.index.entry(Arc::clone(&account.quota)).or_default();
+        of_quota.insert(Arc::clone(&account.consumer));
+    }
+
+    fn forget(&mut self, quota: &str, consumer: &str) {
+        if let Some(of_quota) = self.index.get_mut(quota) {
+            of_quota.remove(consumer);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Admissions and settlements of one pool, in batches.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Arc,
+};
+
+use evenkeel_domain::{HolderId, LeaseId, Roster, StoreError};
+use evenkeel_telemetry::traces::StoreSpan;
+use tokio::sync::oneshot;
+
+use super::{
+    Shared,
+    batch::Batch,
+    keys::PoolKeys,
+    lane::{BATCH_MAX, Work},
+    link::Way,
+};
+use crate::{Choice, Pool};
+
+/// One operation.
+pub(super) struct Op {
+    pub(super) holder: HolderId,
+    pub(super) lease: LeaseId,
+    pub(super) kind: Kind,
+    /// Where it is recorded.
+    pub(super) span: Option<Box<StoreSpan>>,
+}
+
+/// What an operation does, and where its answer goes.
+pub(super) enum Kind {
+    Admit { roster: Arc<Roster>, tie: u32, answer: oneshot::Sender<Result<Choice, StoreError>> },
+    Settle { answer: oneshot::Sender<Result<bool, StoreError>> },
+}
+
+/// The work of one pool's lane.
+pub(super) struct PoolWork {
+    pub(super) pool: Arc<Pool>,
+    pub(super) keys: PoolKeys,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Work for PoolWork {
+    type Op = Op;
+
+    /// In order, as long as their admissions choose from one roster and no lease is named twice.
+    fn next_batch(queue: &VecDeque<Op>) -> usize {
+        let mut first: Option<&Arc<Roster>> = None;
+        let mut named: HashSet<(&HolderId, LeaseId)> = HashSet::with_capacity(queue.len().min(BATCH_MAX));
+        let mut count = 0;
+        for op in queue.iter().take(BATCH_MAX) {
+            if let Kind::Admit { roster, .. } = &op.kind
+                && !Arc::ptr_eq(first.get_or_insert(roster), roster)
+            {
+                break;
+            }
+            if !named.insert((&op.holder, op.lease)) {
+                break;
+            }
+            count += 1;
+        }
+        count
+    }
+
+    async fn commit(&self, mut ops: Vec<Op>) {
+        let operations = ops.len();
+        ops.iter_mut().filter_map(|op| op.span.as_mut()).for_each(|span| span.sent(operations));
+        self.shared.metrics.store_batch.observe(ops.len() as f64);
+        let batch = Batch::new(ops);
+        let call = batch.call(self);
+        match self.shared.run(&call, Way::Request).await {
+            Err(error) => batch.fail(&error),
+            Ok(reply) => batch.deliver(reply, &self.shared.metrics),
+        }
+    }
+
+    fn fail(op: Op, error: &StoreError) {
+        op.fail(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op(lease: u64, roster: Option<&Arc<Roster>>) -> Op {
+        let (holder, lease) = (HolderId::new("h").unwrap(), LeaseId::new(lease).unwrap());
+        let kind = match roster {
+            Some(roster) => Kind::Admit { roster: Arc::clone(roster), tie: 0, answer: oneshot::channel().0 },
+            None => Kind::Settle { answer: oneshot::channel().0 },
+        };
+        Op { holder, lease, kind, span: None }
+    }
+
+    fn take(queue: &mut VecDeque<Op>) -> usize {
+        let count = PoolWork::next_batch(queue);
+        queue.drain(..count).count()
+    }
+
+    #[test]
+    fn a_batch_has_one_roster_no_lease_twice_and_a_bound() {
+        let (a, b) = (Arc::new(Roster::default()), Arc::new(Roster::default()));
+        let rosters = [None, Some(&a), None, Some(&a), Some(&b), None];
+        let mut queue: VecDeque<Op> = (1..).zip(rosters).map(|(lease, roster)| op(lease, roster)).collect();
+        assert_eq!(take(&mut queue), 4);
+        assert_eq!(take(&mut queue), 2);
+        assert_eq!(take(&mut queue), 0);
+        queue.extend([op(1, Some(&a)), op(2, None), op(1, None)]);
+        assert_eq!(take(&mut queue), 2);
+        assert_eq!(take(&mut queue), 1);
+        queue.extend((1..=BATCH_MAX as u64 + 1).map(|lease| op(lease, None)));
+        assert_eq!(take(&mut queue), BATCH_MAX);
+    }
+}

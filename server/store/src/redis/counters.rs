@@ -1,0 +1,235 @@
+//! Counters in Redis. On one server all operations share a lane, and one call takes of all counters or of none. On
+//! Redis Cluster each tag has a lane of its own: a request that is counted under several is asked for at once, and
+//! given back where one refuses.
+
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use evenkeel_domain::{StoreError, limit::Meter};
+use futures::future::join_all;
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+use super::{
+    LANES_MAX, RedisStore, Shared,
+    count::{CountWork, How, Op, id_text},
+    keys::Keys,
+    lane::Lane,
+    link::Way,
+    script::{Call, HOLD},
+    stopped,
+};
+use crate::counters::{Counters, Entry, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict};
+
+/// Under which one server notes all reservations.
+const ALL: &str = "limits";
+/// Most requests kept counted by one script call.
+const HOLDS_MAX: usize = 1000;
+/// Such calls under way at once.
+const HOLD_CALLS_MAX: usize = 16;
+
+/// The lanes of counters.
+pub(super) struct Lanes {
+    keys: Keys,
+    shared: Arc<Shared>,
+    all: Arc<Lane<CountWork>>,
+    /// On Redis Cluster, by tag.
+    by_tag: Option<RwLock<ByTag>>,
+}
+
+type ByTag = HashMap<Arc<str>, Arc<Lane<CountWork>>>;
+
+impl Lanes {
+    pub(super) fn new(cluster: bool, keys: Keys, shared: Arc<Shared>) -> Self {
+        let all = lane(&ALL.into(), &keys, &shared);
+        Self { keys, shared, all, by_tag: cluster.then(RwLock::default) }
+    }
+
+    fn of(&self, tag: &str) -> Arc<Lane<CountWork>> {
+        let Some(by_tag) = &self.by_tag else { return Arc::clone(&self.all) };
+        if let Some(lane) = by_tag.read().get(tag) {
+            return Arc::clone(lane);
+        }
+        let mut lanes = by_tag.write();
+        // One that nothing waits in or is under way in is held by nobody else.
+        if lanes.len() >= LANES_MAX {
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+        }
+        let tag: Arc<str> = tag.into();
+        Arc::clone(lanes.entry(Arc::clone(&tag)).or_insert_with(|| lane(&tag, &self.keys, &self.shared)))
+    }
+
+    async fn reserve(
+        &self,
+        id: Option<ReservationId>,
+        meters: Vec<Meter>,
+        how: How,
+    ) -> Result<Verdict, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let tag = meters.first().map_or("", |meter| &meter.bucket.tag);
+        let span = self.shared.span("evenkeel.store count", "count");
+        self.of(tag).submit(Op::Reserve { id, meters, how, answer, span });
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn settle(
+        &self,
+        id: ReservationId,
+        note: Option<Note>,
+        entries: Vec<Entry>,
+    ) -> Result<bool, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let of_note = || note.as_ref().map_or("", |note| &note.tag);
+        let tag = entries.first().map_or_else(of_note, |entry| &entry.bucket.tag);
+        let span = self.shared.span("evenkeel.store count", "count");
+        self.of(tag).submit(Op::Settle { id, note, entries, answer, span });
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Asks for each tag at once; where one refuses, or fails, gives back the others.
+    async fn reserve_apart(&self, reserve: Reserve, how: How) -> Result<Verdict, StoreError> {
+        let groups = by_tag(reserve.meters, |meter| &meter.bucket.tag);
+        let answers = join_all(groups.iter().map(|group| {
+            let meters = group.iter().map(|(_, meter)| meter.clone()).collect();
+            self.reserve(reserve.id.clone(), meters, how)
+        }))
+        .await;
+        let admitted = answers.iter().all(|answer| answer.as_ref().is_ok_and(|verdict| verdict.admitted));
+        let mut merged = Verdict { admitted, ..Verdict::default() };
+        merged.readings = vec![Reading::default(); groups.iter().map(Vec::len).sum()];
+        let (mut back, mut failed) = (Vec::new(), None);
+        for (group, answer) in groups.iter().zip(answers) {
+            let verdict = match answer {
+                Ok(verdict) => verdict,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
+            if verdict.admitted && !admitted && how == How::Make {
+                back.push(give_back(group, &verdict));
+            }
+            for ((at, _), reading) in group.iter().zip(verdict.readings) {
+                merged.readings[*at] = reading;
+            }
+            merged.notes.extend(verdict.notes);
+        }
+        if !admitted {
+            merged.notes.clear();
+            merged.readings.iter_mut().for_each(|reading| (reading.taken, reading.window) = (0, 0));
+            // Of a reservation without an id there is no note: any will do.
+            let id = reserve.id.unwrap_or_else(ReservationId::nobody);
+            join_all(back.into_iter().map(|(note, entries)| self.settle(id.clone(), note, entries))).await;
+        }
+        failed.map_or(Ok(merged), Err)
+    }
+}
+
+fn lane(tag: &Arc<str>, keys: &Keys, shared: &Arc<Shared>) -> Arc<Lane<CountWork>> {
+    let work = CountWork { tag: Arc::clone(tag), keys: keys.clone(), shared: Arc::clone(shared) };
+    Lane::new(work, shared.tasks.clone())
+}
+
+/// Items by their tag, each with its place in the list.
+fn by_tag<T>(items: Vec<T>, tag: impl Fn(&T) -> &str) -> Vec<Vec<(usize, T)>> {
+    let mut groups: Vec<Vec<(usize, T)>> = Vec::new();
+    for (at, item) in items.into_iter().enumerate() {
+        match groups.iter_mut().find(|group| tag(&group[0].1) == tag(&item)) {
+            Some(group) => group.push((at, item)),
+            None => groups.push(vec![(at, item)]),
+        }
+    }
+    groups
+}
+
+fn give_back(group: &[(usize, Meter)], verdict: &Verdict) -> (Option<Note>, Vec<Entry>) {
+    let entries =
+        group.iter().zip(&verdict.readings).map(|((_, meter), reading)| Entry::settling(meter, reading, 0));
+    (verdict.notes.first().cloned(), entries.collect())
+}
+
+#[async_trait]
+impl Counters for RedisStore {
+    async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
+        let Some(first) = reserve.meters.first() else {
+            return Ok(Verdict { admitted: true, ..Verdict::default() });
+        };
+        let tag = &first.bucket.tag;
+        if self.counters.by_tag.is_none() || reserve.meters.iter().all(|meter| meter.bucket.tag == *tag) {
+            return self.counters.reserve(reserve.id, reserve.meters, How::Make).await;
+        }
+        self.counters.reserve_apart(reserve, How::Make).await
+    }
+
+    async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError> {
+        let groups = match &self.counters.by_tag {
+            None => vec![reserve.meters.into_iter().enumerate().collect()],
+            Some(_) => by_tag(reserve.meters, |meter| &meter.bucket.tag),
+        };
+        let answers = join_all(groups.into_iter().map(|group| {
+            let meters = group.into_iter().map(|(_, meter)| meter).collect();
+            self.counters.reserve(reserve.id.clone(), meters, How::GiveBack)
+        }));
+        answers.await.into_iter().try_for_each(|answer| answer.map(drop))
+    }
+
+    async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
+        if meters.is_empty() {
+            return Ok(Verdict { admitted: true, ..Verdict::default() });
+        }
+        if self.counters.by_tag.is_none() {
+            return self.counters.reserve(None, meters, How::Look).await;
+        }
+        self.counters.reserve_apart(Reserve { id: None, meters }, How::Look).await
+    }
+
+    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+        let Settlement { id, mut notes, entries } = settlement;
+        if self.counters.by_tag.is_none() {
+            return self.counters.settle(id, notes.pop(), entries).await;
+        }
+        let mut groups: Vec<(Option<Note>, Vec<Entry>)> = by_tag(entries, |entry| &entry.bucket.tag)
+            .into_iter()
+            .map(|group| {
+                let at = notes.iter().position(|note| *note.tag == *group[0].1.bucket.tag);
+                let note = at.map(|at| notes.swap_remove(at));
+                (note, group.into_iter().map(|(_, entry)| entry).collect())
+            })
+            .collect();
+        // Notes whose limits are no longer configured are settled as well.
+        groups.extend(notes.into_iter().map(|note| (Some(note), Vec::new())));
+        let answers = join_all(
+            groups.into_iter().map(|(note, entries)| self.counters.settle(id.clone(), note, entries)),
+        );
+        let answers = answers.await.into_iter().collect::<Result<Vec<bool>, _>>()?;
+        Ok(answers.contains(&true))
+    }
+
+    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
+        let groups = match &self.counters.by_tag {
+            None => vec![holds.into_iter().enumerate().collect()],
+            Some(_) => by_tag(holds, |hold| &hold.bucket.tag),
+        };
+        let parts: Vec<&[(usize, Hold)]> =
+            groups.iter().flat_map(|group: &Vec<(usize, Hold)>| group.chunks(HOLDS_MAX)).collect();
+        for parts in parts.chunks(HOLD_CALLS_MAX) {
+            let answers = join_all(parts.iter().map(|part| self.hold_part(part))).await;
+            answers.into_iter().collect::<Result<(), _>>()?;
+        }
+        Ok(())
+    }
+}
+
+impl RedisStore {
+    async fn hold_part(&self, part: &[(usize, Hold)]) -> Result<(), StoreError> {
+        let keys: Vec<String> =
+            part.iter().map(|(_, hold)| self.keys.running(&hold.bucket, &hold.name)).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut call = Call::new(&HOLD, &keys);
+        self.shared.clock.tell(&mut call);
+        for (_, hold) in part {
+            call.arg(&id_text(&hold.id)).number(hold.ttl_ms);
+        }
+        self.shared.run(&call, Way::Beside).await.map(drop)
+    }
+}

@@ -1,0 +1,387 @@
+//! The shared store: Lua scripts on Redis or Redis Cluster. The only user of the redis crate.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use admission::{Kind, Op, PoolWork};
+use async_trait::async_trait;
+use evenkeel_domain::{
+    HolderId, LeaseId, PoolId, StoreError,
+    clock::{DAY_MS, unix_ms},
+    settings::RedisOptions,
+};
+use evenkeel_telemetry::{
+    Metrics,
+    traces::{Database, StoreSpan},
+};
+use keys::Keys;
+use lane::Lane;
+use link::{Link, Way};
+use parking_lot::RwLock;
+use redis::Value;
+use script::{AUDIT, Call, KEEP_ALIVE, PROBE, REAP, TABLE};
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, Table};
+
+mod activity;
+mod admission;
+mod batch;
+mod count;
+mod counters;
+mod drains;
+mod keys;
+mod lane;
+mod link;
+mod records;
+mod script;
+mod usage;
+
+pub use activity::RedisActivity;
+pub use usage::RedisUsage;
+
+/// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and audits: what is left when all
+/// sidecars are gone for good goes by itself.
+const KEY_EXPIRY_MS: u64 = 3_600_000;
+/// About how many leases one reap gives back at most: bounds how long Redis is busy with it.
+const REAP_MAX: usize = 1000;
+/// How long a pool stays listed after it was last registered.
+const POOL_LISTED_MS: u64 = DAY_MS;
+/// Lanes from which on idle ones are dropped when a new one is needed.
+const LANES_MAX: usize = 8192;
+/// Most pools listed.
+const POOLS_MAX: isize = 10_000;
+
+/// Tables shared by all sidecars.
+pub struct RedisStore {
+    keys: Keys,
+    shared: Arc<Shared>,
+    lanes: RwLock<HashMap<Arc<Pool>, Arc<Lane<PoolWork>>>>,
+    counters: counters::Lanes,
+}
+
+/// What all lanes use.
+struct Shared {
+    link: Link,
+    holder_ttl_ms: u64,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    clock: Clock,
+    /// For spans.
+    database: Database,
+}
+
+/// The time counters use, in ms of the Unix epoch; 0 for Redis's own.
+#[derive(Default)]
+struct Clock(AtomicU64);
+
+impl Clock {
+    /// Appends it as an argument; empty for Redis's own.
+    fn tell(&self, call: &mut Call) {
+        match self.0.load(Ordering::Relaxed) {
+            0 => call.arg(""),
+            set => call.number(set),
+        };
+    }
+
+    /// About now, to find the day a reservation is noted on.
+    fn about_now_ms(&self) -> u64 {
+        match self.0.load(Ordering::Relaxed) {
+            0 => unix_ms(),
+            set => set,
+        }
+    }
+}
+
+impl Shared {
+    /// Runs a script, and keeps account of how long it took and how it went.
+    async fn run(&self, call: &Call, way: Way) -> Result<script::Reply, StoreError> {
+        let started = Instant::now();
+        let reply = call.run(&self.link, way).await;
+        self.observe(call.name(), started, reply.as_ref().err());
+        reply
+    }
+
+    /// Sends a command beside the request path, and keeps account of it likewise.
+    async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
+        let started = Instant::now();
+        let answer = match self.link.query(cmd, Way::Beside).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(StoreError::Script { script: operation, detail: error.to_string() }),
+            Err(error) => Err(error),
+        };
+        self.observe(operation, started, answer.as_ref().err());
+        answer
+    }
+
+    /// As [`Self::run`], for an answer packed into one text.
+    async fn run_packed(&self, call: &Call, way: Way) -> Result<script::Numbers, StoreError> {
+        let started = Instant::now();
+        let reply = call.run_packed(&self.link, way).await;
+        self.observe(call.name(), started, reply.as_ref().err());
+        reply
+    }
+
+    /// The span of an operation of the request path, where it is recorded.
+    fn span(&self, name: &'static str, script: &'static str) -> Option<Box<StoreSpan>> {
+        StoreSpan::begin(name, script, &self.database)
+    }
+
+    fn observe(&self, operation: &'static str, started: Instant, error: Option<&StoreError>) {
+        let metrics = &self.metrics;
+        metrics.store_duration.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
+        if let Some(error) = error {
+            metrics.store_errors.with_label_values(&[operation, error.kind()]).inc();
+        }
+    }
+}
+
+impl RedisStore {
+    /// Prepares the store; the first call connects. A holder not heard of for `holder_ttl` counts as dead.
+    ///
+    /// # Errors
+    /// Where a URL cannot be understood.
+    pub fn new(
+        options: &RedisOptions,
+        holder_ttl: Duration,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+    ) -> Result<Self, StoreError> {
+        let link = Link::new(options).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let holder_ttl_ms = holder_ttl.as_millis() as u64;
+        let shared = Arc::new(Shared {
+            link,
+            holder_ttl_ms,
+            metrics,
+            tasks,
+            clock: Clock::default(),
+            database: Database::Redis(server(options)),
+        });
+        let keys = Keys::new(&options.key_prefix);
+        let counters = counters::Lanes::new(options.cluster, keys.clone(), Arc::clone(&shared));
+        Ok(Self { keys, shared, lanes: RwLock::default(), counters })
+    }
+
+    /// Makes counters use this time, in ms of the Unix epoch, instead of Redis's: for tests on virtual time.
+    pub fn set_clock(&self, now_ms: u64) {
+        self.shared.clock.0.store(now_ms, Ordering::Relaxed);
+    }
+
+    fn lane(&self, pool: &Arc<Pool>) -> Arc<Lane<PoolWork>> {
+        if let Some(lane) = self.lanes.read().get(pool) {
+            return Arc::clone(lane);
+        }
+        let mut lanes = self.lanes.write();
+        // Pools come and go; a lane with nothing waiting or under way is held by nobody else, and is made anew when needed.
+        if lanes.len() >= LANES_MAX {
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+        }
+        let lane = lanes.entry(Arc::clone(pool)).or_insert_with(|| {
+            let (keys, shared) = (self.keys.pool(pool), Arc::clone(&self.shared));
+            let tasks = shared.tasks.clone();
+            Lane::new(PoolWork { pool: Arc::clone(pool), keys, shared }, tasks)
+        });
+        Arc::clone(lane)
+    }
+
+    async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
+        self.shared.command(operation, cmd).await
+    }
+
+    /// What Redis says of itself that an operator should know at start: `maxmemory_policy`, where it may evict.
+    ///
+    /// # Errors
+    /// Where Redis cannot be asked.
+    pub async fn evicting_policy(&self) -> Result<Option<String>, StoreError> {
+        let value = self.command("info", redis::cmd("INFO").arg("memory")).await?;
+        let text: String = redis::from_redis_value(value).unwrap_or_default();
+        let policy = text.lines().find_map(|line| line.strip_prefix("maxmemory_policy:"));
+        Ok(policy.filter(|policy| *policy != "noeviction").map(str::to_owned))
+    }
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn admit(&self, admit: Admit) -> Result<Choice, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let kind = Kind::Admit { roster: admit.roster, tie: admit.tie, answer };
+        let span = self.shared.span("evenkeel.store commit", "commit");
+        self.lane(&admit.pool).submit(Op { holder: admit.holder, lease: admit.lease, kind, span });
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let span = self.shared.span("evenkeel.store commit", "commit");
+        let kind = Kind::Settle { answer };
+        self.lane(pool).submit(Op { holder: holder.clone(), lease, kind, span });
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn keep_alive(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        held: &Held,
+    ) -> Result<Repairs, StoreError> {
+        let lane = self.lane(pool);
+        let keys = &lane.work.keys;
+        let mut call = Call::new(&KEEP_ALIVE, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
+        call.number(self.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
+        call.arg(if pool.higress_table { "0" } else { "1" }).arg(holder.as_str()).number(held.issued_through);
+
+        let mut addresses: Vec<&str> = Vec::new();
+        let mut index_of: HashMap<&str, usize> = HashMap::new();
+        for address in held.leases.iter().filter_map(|(_, endpoint)| endpoint.as_deref()) {
+            index_of.entry(address).or_insert_with(|| {
+                addresses.push(address);
+                addresses.len()
+            });
+        }
+        call.number(addresses.len());
+        for address in addresses {
+            call.arg(address);
+        }
+        for (lease, endpoint) in &held.leases {
+            call.number(lease).number(endpoint.as_deref().map_or(0, |address| index_of[address]));
+        }
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        reply.integer()?;
+        Ok(Repairs { restored: reply.count()?, dropped: reply.count()?, moved: reply.count()? })
+    }
+
+    async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
+        let lane = self.lane(pool);
+        let keys = &lane.work.keys;
+        let mut call = Call::new(&REAP, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
+        call.arg(holder.as_str()).number(REAP_MAX);
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        reply.integer()?;
+        Ok(Reaped { leases: reply.count()?, more: reply.count()? == 1 })
+    }
+
+    async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
+        let lane = self.lane(pool);
+        let call = Call::new(&TABLE, &[&lane.work.keys.in_flight, &lane.work.keys.holders]);
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let now_ms = reply.count()?;
+        // Another writer of a Higress table may leave counts below 0.
+        let in_flight = reply.pairs()?.into_iter().filter(|(_, n)| *n > 0.0);
+        let in_flight = in_flight.map(|(endpoint, n)| (endpoint.into(), n as u64)).collect();
+        let holders = reply.pairs()?.into_iter();
+        let holders = holders.filter_map(|(id, at)| Some((HolderId::new(&id).ok()?, at as u64))).collect();
+        Ok(Table { now_ms, in_flight, holders })
+    }
+
+    async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
+        if pool.higress_table {
+            return Ok(0); // The counts include requests of other gateways, of which there are no leases.
+        }
+        let table = self.table(pool).await?;
+        let lane = self.lane(pool);
+        let keys = &lane.work.keys;
+        let leases: Vec<String> = table.holders.keys().map(|holder| keys.leases(holder)).collect();
+        let all: Vec<&str> = [keys.in_flight.as_str(), keys.holders.as_str()]
+            .into_iter()
+            .chain(leases.iter().map(String::as_str))
+            .collect();
+        let mut call = Call::new(&AUDIT, &all);
+        call.number(KEY_EXPIRY_MS);
+        for holder in table.holders.keys() {
+            call.arg(holder.as_str());
+        }
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        reply.integer()?;
+        Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went; the next audit will do.
+    }
+
+    async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
+        let key = self.lane(pool).work.keys.leases(holder);
+        let value = self.command("leases", redis::cmd("HGETALL").arg(key)).await?;
+        let pairs: HashMap<String, String> = redis::from_redis_value(value)
+            .map_err(|e| StoreError::Corrupt { script: "leases", detail: e.to_string() })?;
+        let parse = |(lease, value): (String, String)| {
+            let (ms, endpoint) = value.split_once(':')?;
+            let id = LeaseId::new(lease.parse().ok()?).ok()?;
+            Some(Lease { id, endpoint: endpoint.into(), since_ms: ms.parse().ok()? })
+        };
+        // The field '' is filler: it keeps the hash a hash table.
+        let leases = pairs.into_iter().filter(|(lease, _)| !lease.is_empty());
+        let mut leases = leases.map(parse).collect::<Option<Vec<Lease>>>().ok_or_else(|| {
+            StoreError::Corrupt { script: "leases", detail: "a lease of another layout".to_owned() }
+        })?;
+        leases.sort_by_key(|lease| lease.id);
+        Ok(leases)
+    }
+
+    async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
+        let (key, now_ms) = (self.keys.pools(), unix_ms());
+        let mut add = redis::cmd("ZADD");
+        add.arg(&key).arg(now_ms).arg(keys::encode_pool(&pool.id));
+        self.command("register", &add).await?;
+        let mut expire = redis::cmd("PEXPIRE");
+        expire.arg(&key).arg(POOL_LISTED_MS);
+        self.command("register", &expire).await.map(drop)
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
+        let key = self.keys.pools();
+        let mut trim = redis::cmd("ZREMRANGEBYSCORE");
+        trim.arg(&key).arg("-inf").arg(unix_ms().saturating_sub(POOL_LISTED_MS));
+        self.command("pools", &trim).await?;
+        let mut list = redis::cmd("ZREVRANGE");
+        list.arg(&key).arg(0).arg(POOLS_MAX - 1);
+        let value = self.command("pools", &list).await?;
+        let names: Vec<String> = redis::from_redis_value(value)
+            .map_err(|e| StoreError::Corrupt { script: "pools", detail: e.to_string() })?;
+        let mut pools: Vec<PoolId> = names.iter().filter_map(|name| keys::decode_pool(name)).collect();
+        pools.sort();
+        Ok(pools)
+    }
+
+    async fn announce(&self, instance: &str, ttl: Duration) -> Result<usize, StoreError> {
+        let (key, now_ms) = (self.keys.sidecars(), unix_ms());
+        let mut add = redis::cmd("ZADD");
+        add.arg(&key).arg(now_ms + ttl.as_millis() as u64).arg(instance);
+        self.command("announce", &add).await?;
+        let mut trim = redis::cmd("ZREMRANGEBYSCORE");
+        trim.arg(&key).arg("-inf").arg(now_ms);
+        self.command("announce", &trim).await?;
+        let mut expire = redis::cmd("PEXPIRE");
+        expire.arg(&key).arg(KEY_EXPIRY_MS);
+        self.command("announce", &expire).await?;
+        let alive = self.command("announce", redis::cmd("ZCARD").arg(&key)).await?;
+        redis::from_redis_value(alive)
+            .map_err(|e| StoreError::Corrupt { script: "announce", detail: e.to_string() })
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.shared.link.connect().await?;
+        let call = Call::new(&PROBE, &[&self.keys.probe()]);
+        self.shared.run(&call, Way::Request).await.map(drop)
+    }
+}
+
+/// Where Redis listens, if that is one place reached over TCP.
+fn server(options: &RedisOptions) -> Option<(Arc<str>, u16)> {
+    let [url] = &options.urls[..] else { return None };
+    let url = redis::parse_redis_url(url)?;
+    Some((url.host_str()?.into(), url.port().unwrap_or(6379)))
+}
+
+fn stopped() -> StoreError {
+    StoreError::Unavailable("the sidecar is stopping".to_owned())
+}
+
+/// Whether a text is a URL that the Redis client understands.
+#[must_use]
+pub fn is_url(text: &str) -> bool {
+    redis::parse_redis_url(text).is_some()
+}

@@ -1,0 +1,275 @@
+//! Records in Redis: one script for a consumer's record in a quota, one for overrides, and an index of consumers.
+//!
+//! The index of a quota lies in another slot than the records of its consumers. It is written before a record and
+//! after it, and an entry without a record goes when it is met; so it may miss a record only where a sidecar dies in the
+//! midst of a change, until the record is looked at.
+
+use std::sync::{Arc, Once};
+
+use async_trait::async_trait;
+use evenkeel_domain::{
+    StoreError,
+    limit::{AMOUNT_MAX, Rule, Window},
+};
+use futures::{StreamExt as _, TryStreamExt as _};
+use redis::Value;
+use tracing::warn;
+
+use super::{
+    RedisStore,
+    link::Way,
+    script::{Call, OVERRIDE, QUOTA},
+};
+use crate::records::{
+    Account, Action, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record, Records,
+};
+
+/// Of what is passed over one is told in the life of a process.
+static OTHER_LAYOUT: Once = Once::new();
+
+/// Records read at once for one list.
+const CONCURRENCY: usize = 6;
+/// Rounds of one list: where entries have no record any more, more are asked for, so many at least.
+const ROUNDS_MAX: usize = 20;
+const ROUND_MIN: usize = 100;
+
+impl RedisStore {
+    /// Reads or changes one account; the status tells how it went.
+    async fn account(&self, account: &Account, edit: Option<&Edit>) -> Result<(i64, Edited), StoreError> {
+        let rule = &account.rule;
+        let (kind, default) = match rule {
+            Rule::Budget { default, .. } => ("budget", *default),
+            Rule::Prepaid { default } => ("prepaid", *default),
+            _ => ("prepaid", None),
+        };
+        let (what, value) = match edit.map(|edit| edit.action) {
+            None => ("read", 0),
+            Some(action @ Action::Set(amount)) => (action.name(), amount.min(AMOUNT_MAX) as i64),
+            Some(action @ Action::Adjust(delta)) => (action.name(), delta),
+            Some(action @ Action::Delete) => (action.name(), 0),
+        };
+        let record = self.keys.quotas(&account.bucket);
+        let mut call =
+            Call::new(&QUOTA, &[&record, &self.keys.quota_changes(&account.bucket, &account.quota)]);
+        call.arg(what).arg(&account.quota).arg(kind).number(default.map_or(-1, |n| n as i64));
+        call.number(value).number(AMOUNT_MAX);
+        let text = |f: fn(&Edit) -> &str| edit.map_or("", f);
+        call.arg(text(|e| &e.id)).arg(text(|e| &e.who)).arg(text(|e| &e.note));
+        if let Rule::Budget { window, .. } = rule {
+            let edges = if let Window::Edges(edges) = window { edges.as_slice() } else { &[] };
+            if let Window::Length(length) = window {
+                call.number(length);
+            }
+            for edge in edges {
+                call.number(edge);
+            }
+        }
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let (status, now) = (reply.integer()?, reply.count()?);
+        let (before, after, recorded) = (reply.count()?, reply.count()?, reply.count()? == 1);
+        let (used, reserved, overrun) = (reply.count()?, reply.count()?, reply.count()?);
+        let level = u64::try_from(reply.integer()?).ok();
+        let record = match rule {
+            Rule::Budget { .. } => Record::of_budget(rule, level, used, reserved, now),
+            _ => Record { recorded, balance: after, reserved, used, overrun, ..Record::default() },
+        };
+        Ok((status, Edited { applied: status == 1, before, after, record }))
+    }
+
+    async fn index(&self, account: &Account) -> Result<(), StoreError> {
+        let mut add = redis::cmd("ZADD");
+        add.arg(self.keys.quota_index(&account.quota)).arg(0).arg(&*account.consumer);
+        self.command("quota_index", &add).await.map(drop)
+    }
+
+    /// Takes an account without a record off the index, unless it has one again.
+    async fn forget(&self, account: &Account) -> Result<(), StoreError> {
+        let mut remove = redis::cmd("ZREM");
+        remove.arg(self.keys.quota_index(&account.quota)).arg(&*account.consumer);
+        self.command("quota_index", &remove).await?;
+        let (_, now) = self.account(account, None).await?;
+        if now.record.recorded { self.index(account).await } else { Ok(()) }
+    }
+
+    async fn indexed(&self, quota: &str, range: Range<'_>) -> Result<Vec<String>, StoreError> {
+        let from = if range.after.is_empty() || range.after < range.prefix {
+            format!("[{}", range.prefix)
+        } else {
+            format!("({}", range.after)
+        };
+        // No UTF-8 text holds this byte, so everything with the prefix is below.
+        let mut to = [b"(", range.prefix.as_bytes(), b"\xff"].concat();
+        if range.prefix.is_empty() {
+            to = b"+".to_vec();
+        }
+        let mut list = redis::cmd("ZRANGE");
+        list.arg(self.keys.quota_index(quota)).arg(from).arg(to).arg("BYLEX");
+        list.arg("LIMIT").arg(0).arg(range.most);
+        texts("quota_index", self.command("quota_index", &list).await?)
+    }
+}
+
+fn texts(operation: &'static str, value: Value) -> Result<Vec<String>, StoreError> {
+    let texts: Result<Vec<String>, _> = redis::from_redis_value(value);
+    texts.map_err(|e| StoreError::Corrupt { script: operation, detail: e.to_string() })
+}
+
+#[async_trait]
+impl Records for RedisStore {
+    async fn quota(&self, account: &Account) -> Result<Record, StoreError> {
+        let (_, Edited { record, .. }) = self.account(account, None).await?;
+        if record.recorded {
+            self.index(account).await?;
+        }
+        Ok(record)
+    }
+
+    async fn edit_quota(&self, account: &Account, edit: &Edit) -> Result<Option<Edited>, StoreError> {
+        let keeps = edit.action != Action::Delete;
+        if keeps {
+            self.index(account).await?;
+        }
+        let (status, edited) = self.account(account, Some(edit)).await?;
+        if status < 0 {
+            return Ok(None);
+        }
+        // The change is made, and its answer does not depend on the index.
+        let _ = if keeps { self.index(account).await } else { self.forget(account).await };
+        Ok(Some(edited))
+    }
+
+    async fn quota_changes(&self, account: &Account) -> Result<Vec<Change>, StoreError> {
+        let mut list = redis::cmd("LRANGE");
+        list.arg(self.keys.quota_changes(&account.bucket, &account.quota)).arg(0).arg(-1);
+        let entries = texts("quota_changes", self.command("quota_changes", &list).await?)?;
+        let parsed: Option<Vec<Change>> = entries.iter().map(|entry| parse_change(entry)).collect();
+        parsed.ok_or_else(|| StoreError::Corrupt {
+            script: "quota_changes",
+            detail: "a change of another layout".to_owned(),
+        })
+    }
+
+    async fn quotas(
+        &self,
+        quota: &Arc<str>,
+        rule: &Rule,
+        range: Range<'_>,
+    ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
+        let (mut found, mut after) = (Vec::new(), range.after.to_owned());
+        for round in 0..ROUNDS_MAX {
+            let most = (range.most - found.len()).max(if round > 0 { ROUND_MIN } else { 0 });
+            let names = self.indexed(quota, Range { after: &after, most, ..range }).await?;
+            let end = names.len() < most;
+            after = names.last().cloned().unwrap_or_default();
+            let accounts = names.iter().filter_map(|name| Account::new(name, Arc::clone(quota), *rule));
+            let accounts: Vec<Account> = accounts.collect();
+            let mut read = futures::stream::iter(accounts)
+                .map(|account| async move {
+                    let (_, Edited { record, .. }) = self.account(&account, None).await?;
+                    if !record.recorded {
+                        self.forget(&account).await?;
+                    }
+                    Ok::<_, StoreError>((account.consumer, record))
+                })
+                .buffered(CONCURRENCY);
+            while let Some((consumer, record)) = read.try_next().await? {
+                if record.recorded {
+                    found.push((consumer, record));
+                }
+            }
+            if end || found.len() >= range.most {
+                break;
+            }
+        }
+        found.truncate(range.most);
+        Ok(found)
+    }
+
+    async fn set_override(&self, new: &Override) -> Result<Option<u64>, StoreError> {
+        let mut call = Call::new(&OVERRIDE, &[&self.keys.overrides()]);
+        call.arg(&format!("{}|{}", new.limit, new.key));
+        call.number(new.amount.map_or(-1, |amount| amount as i64)).number(new.expires_at_ms.unwrap_or(0));
+        call.arg(&new.who).number(OVERRIDES_MAX);
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let (done, now) = (reply.count()? == 1, reply.count()?);
+        Ok(done.then_some(now))
+    }
+
+    async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError> {
+        let mut call = Call::new(&OVERRIDE, &[&self.keys.overrides()]);
+        call.arg(&format!("{limit}|{key}")).arg("").arg("0").arg("").number(OVERRIDES_MAX);
+        Ok(self.shared.run(&call, Way::Beside).await?.count()? == 1)
+    }
+
+    async fn overrides(&self) -> Result<OverrideList, StoreError> {
+        let all = self.command("overrides", redis::cmd("HGETALL").arg(self.keys.overrides())).await?;
+        let pairs: Vec<(String, String)> = redis::from_redis_value(all)
+            .map_err(|e| StoreError::Corrupt { script: "overrides", detail: e.to_string() })?;
+        let mut list = OverrideList::default();
+        for (field, value) in &pairs {
+            if field.is_empty() {
+                list.version = value.parse().unwrap_or(0);
+            } else {
+                match parse_override(field, value) {
+                    Some(set) => list.overrides.push(set),
+                    // One that another release wrote must not hide the rest: without a list, none is in force.
+                    None => OTHER_LAYOUT.call_once(|| {
+                        warn!(
+                            field,
+                            "overrides of another layout are passed over, as other releases write them"
+                        );
+                    }),
+                }
+            }
+        }
+        list.overrides.sort_by(|a, b| (&a.limit, &a.key).cmp(&(&b.limit, &b.key)));
+        Ok(list)
+    }
+
+    async fn overrides_version(&self) -> Result<u64, StoreError> {
+        let value = self.command("overrides", redis::cmd("HGET").arg(self.keys.overrides()).arg("")).await?;
+        let version: Option<u64> = redis::from_redis_value(value)
+            .map_err(|e| StoreError::Corrupt { script: "overrides", detail: e.to_string() })?;
+        Ok(version.unwrap_or(0))
+    }
+}
+
+fn parse_change(entry: &str) -> Option<Change> {
+    let mut lines = entry.splitn(7, '\n').skip(1);
+    let mut next = || lines.next();
+    let (at_ms, what) = (next()?.parse().ok()?, next()?.to_owned());
+    let (before, after) = (next()?.parse().ok()?, next()?.parse().ok()?);
+    Some(Change { at_ms, what, before, after, who: next()?.to_owned(), note: next()?.to_owned() })
+}
+
+fn parse_override(field: &str, value: &str) -> Option<Override> {
+    let (limit, key) = field.split_once('|')?;
+    let mut lines = value.splitn(4, '\n');
+    let amount: i64 = lines.next()?.parse().ok()?;
+    let ends: u64 = lines.next()?.parse().ok()?;
+    Some(Override {
+        limit: limit.to_owned(),
+        key: key.to_owned(),
+        amount: u64::try_from(amount).ok(),
+        expires_at_ms: Some(ends).filter(|at| *at > 0),
+        at_ms: lines.next()?.parse().ok()?,
+        who: lines.next()?.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_read() {
+        let change = parse_change("id\n5\nset\n1\n2\nops\na note").unwrap();
+        assert_eq!((change.at_ms, change.before, change.after), (5, 1, 2));
+        assert_eq!((&*change.what, &*change.who, &*change.note), ("set", "ops", "a note"));
+        assert_eq!(parse_change("id\n5\nset\n1\n2\nops"), None);
+        let set = parse_override("tpm|consumer=a|model=m", "-1\n0\n7\nops").unwrap();
+        assert_eq!((&*set.limit, &*set.key, set.amount), ("tpm", "consumer=a|model=m", None));
+        assert_eq!((set.expires_at_ms, set.at_ms, &*set.who), (None, 7, "ops"));
+        assert_eq!(parse_override("tpm", "1\n0\n7\nops"), None);
+    }
+}

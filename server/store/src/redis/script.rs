@@ -1,0 +1,244 @@
+//! The scripts of lua/, and how they are called and their answers read.
+
+use std::sync::LazyLock;
+
+use evenkeel_domain::StoreError;
+use redis::{Cmd, RedisError, Value};
+
+use super::link::{Link, Way};
+
+/// One Lua script.
+pub(crate) struct Script {
+    /// Its file's name without ending: the `operation` in metrics and errors.
+    pub(crate) name: &'static str,
+    source: &'static str,
+    sha1: String,
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $id:ident = $name:literal;)*) => {$(
+        $(#[$doc])*
+        pub(crate) static $id: LazyLock<Script> = LazyLock::new(|| {
+            let source = include_str!(concat!("../../../../lua/", $name, ".lua"));
+            Script { name: $name, source, sha1: redis::Script::new(source).get_hash().to_owned() }
+        });
+    )*};
+}
+
+scripts! {
+    /// A batch of admissions and settlements.
+    COMMIT = "commit";
+    /// A holder's sign of life and its list.
+    KEEP_ALIVE = "keep_alive";
+    /// Giving back a dead holder's leases.
+    REAP = "reap";
+    /// Reading a pool's table.
+    TABLE = "table";
+    /// Whether scripts can write.
+    PROBE = "probe";
+    /// Counting a pool's table anew.
+    AUDIT = "audit";
+    /// Reading or changing a consumer's record in a quota.
+    QUOTA = "quota";
+    /// Putting an override of a limit on record, or taking it away.
+    OVERRIDE = "override";
+    /// Putting a drain of an endpoint on record, or taking it away.
+    DRAIN = "drain";
+    /// Adding to the list of changes by administrators.
+    CHANGE = "change";
+    /// A batch of settlements and reservations of counters.
+    COUNT = "count";
+    /// Keeping running requests counted.
+    HOLD = "hold";
+    /// Adding to a day's usage.
+    USAGE_DAY = "usage_day";
+    /// Adding to the sessions of one part.
+    USAGE_SESSIONS = "usage_sessions";
+    /// Forgetting sessions.
+    USAGE_FORGET = "usage_forget";
+    /// What a sidecar tells, in place of what it told before.
+    REPORT = "report";
+    /// Adding to a list of bounded length.
+    APPEND = "append";
+}
+
+/// A call under construction: keys first, then arguments.
+pub(crate) struct Call {
+    script: &'static Script,
+    keys: usize,
+    arguments: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Call {
+    pub(crate) fn new(script: &'static Script, keys: &[&str]) -> Self {
+        let mut call = Self { script, keys: keys.len(), arguments: Vec::new(), ends: Vec::new() };
+        for key in keys {
+            call.arg(key);
+        }
+        call
+    }
+
+    /// The script's name.
+    pub(crate) fn name(&self) -> &'static str {
+        self.script.name
+    }
+
+    /// Appends an argument.
+    pub(crate) fn arg(&mut self, text: &str) -> &mut Self {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Appends an argument of any bytes.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.arguments.extend_from_slice(bytes);
+        self.ends.push(self.arguments.len());
+        self
+    }
+
+    /// Appends a number as an argument.
+    pub(crate) fn number(&mut self, value: impl std::fmt::Display) -> &mut Self {
+        use std::io::Write as _;
+        // Writing to a Vec cannot fail.
+        let _ = write!(self.arguments, "{value}");
+        self.ends.push(self.arguments.len());
+        self
+    }
+
+    fn command(&self, by_hash: bool) -> Cmd {
+        let mut cmd = Cmd::with_capacity(self.ends.len() + 3, self.arguments.len() + 64);
+        if by_hash {
+            cmd.arg("EVALSHA").arg(&self.script.sha1);
+        } else {
+            cmd.arg("EVAL").arg(self.script.source);
+        }
+        cmd.arg(self.keys);
+        let mut from = 0;
+        for &end in &self.ends {
+            cmd.arg(&self.arguments[from..end]);
+            from = end;
+        }
+        cmd
+    }
+
+    /// Runs the script, in the request path or beside it; sends its source along where Redis does not have it (yet, or
+    /// any more).
+    pub(crate) async fn run(&self, link: &Link, way: Way) -> Result<Reply, StoreError> {
+        match self.answer(link, way).await? {
+            Value::Array(values) => Ok(Reply { script: self.script.name, values: values.into_iter() }),
+            other => Err(corrupt(self.script.name, &other)),
+        }
+    }
+
+    /// As [`Self::run`], for a script that answers with one text of packed doubles.
+    pub(crate) async fn run_packed(&self, link: &Link, way: Way) -> Result<Numbers, StoreError> {
+        match self.answer(link, way).await? {
+            Value::BulkString(bytes) => Ok(Numbers { script: self.script.name, bytes, at: 0 }),
+            other => Err(corrupt(self.script.name, &other)),
+        }
+    }
+
+    async fn answer(&self, link: &Link, way: Way) -> Result<Value, StoreError> {
+        let mut answer = link.query(&self.command(true), way).await?;
+        if matches!(&answer, Err(error) if is_noscript(error)) {
+            answer = link.query(&self.command(false), way).await?;
+        }
+        answer.map_err(|error| StoreError::Script { script: self.script.name, detail: error.to_string() })
+    }
+}
+
+/// A script's answer packed into one text: doubles, least significant byte first, read from the front.
+pub(crate) struct Numbers {
+    script: &'static str,
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Numbers {
+    /// The next number, which has to be a whole one and not negative.
+    pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
+        let eight = self.bytes.get(self.at..self.at + 8).and_then(|bytes| bytes.try_into().ok());
+        let number =
+            eight.map(f64::from_le_bytes).map(|n| n.min(9e15)).filter(|n| *n >= 0.0 && n.fract() == 0.0);
+        self.at += 8;
+        number.map(|n| n as u64).ok_or_else(|| StoreError::Corrupt {
+            script: self.script,
+            detail: format!("no whole number at byte {} of {}", self.at - 8, self.bytes.len()),
+        })
+    }
+}
+
+fn is_noscript(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::NoScript)
+}
+
+fn corrupt(script: &'static str, value: &Value) -> StoreError {
+    let mut detail = format!("{value:?}");
+    if let Some((end, _)) = detail.char_indices().nth(200) {
+        detail.truncate(end);
+    }
+    StoreError::Corrupt { script, detail }
+}
+
+/// A script's answer, read from the front.
+pub(crate) struct Reply {
+    script: &'static str,
+    values: std::vec::IntoIter<Value>,
+}
+
+impl Reply {
+    /// The next value, whatever it is.
+    pub(crate) fn value(&mut self) -> Result<Value, StoreError> {
+        self.values.next().ok_or_else(|| StoreError::Corrupt {
+            script: self.script,
+            detail: "fewer values than expected".to_owned(),
+        })
+    }
+
+    /// The next value as an integer.
+    pub(crate) fn integer(&mut self) -> Result<i64, StoreError> {
+        match self.value()? {
+            Value::Int(n) => Ok(n),
+            other => Err(corrupt(self.script, &other)),
+        }
+    }
+
+    /// The next value as a count: negative ones are as wrong as text.
+    pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
+        let n = self.integer()?;
+        u64::try_from(n).map_err(|_| corrupt(self.script, &Value::Int(n)))
+    }
+
+    /// All values not read yet.
+    pub(crate) fn rest(self) -> Vec<Value> {
+        self.values.collect()
+    }
+
+    /// The next value as pairs of name and number. The name '' is filler and passed over.
+    pub(crate) fn pairs(&mut self) -> Result<Vec<(String, f64)>, StoreError> {
+        let values = match self.value()? {
+            Value::Array(values) => values,
+            other => return Err(corrupt(self.script, &other)),
+        };
+        let text = |value: &Value| match value {
+            Value::BulkString(bytes) => {
+                String::from_utf8(bytes.clone()).map_err(|_| corrupt(self.script, value))
+            }
+            other => Err(corrupt(self.script, other)),
+        };
+        let mut pairs = Vec::with_capacity(values.len() / 2);
+        for pair in values.chunks_exact(2) {
+            let name = text(&pair[0])?;
+            if !name.is_empty() {
+                let number = text(&pair[1])?.parse().map_err(|_| corrupt(self.script, &pair[1]))?;
+                pairs.push((name, number));
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// An error about a value of this reply.
+    pub(crate) fn corrupt(&self, value: &Value) -> StoreError {
+        corrupt(self.script, value)
+    }
+}

@@ -1,0 +1,388 @@
+//! Usage in Redis: a hash of rows and a list of sessions for each day, and the sessions with their turns in parts.
+//! docs/redis-layout.md shows the layout.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use evenkeel_domain::{
+    StoreError,
+    usage::{Day, Outcome, RowKey, SessionKey, SessionSum, Turn, Usage},
+};
+use redis::Value;
+use rmp::{decode, encode};
+
+use super::{
+    RedisStore, Shared,
+    keys::{Keys, SessionsKeys},
+    link::Way,
+    script::{Call, USAGE_DAY, USAGE_FORGET, USAGE_SESSIONS},
+};
+use crate::usage::{
+    Applied, DayBatch, FORGET_MAX, FlushId, Rows, SessionUpdate, TRIM_MAX, UsageBounds, UsageStore,
+    session_part,
+};
+
+/// About how many rows are read at once: bounds how long Redis is busy with it.
+const SCAN_COUNT: usize = 1000;
+
+/// Usage shared by all sidecars.
+pub struct RedisUsage {
+    keys: Keys,
+    shared: Arc<Shared>,
+    bounds: UsageBounds,
+}
+
+impl RedisStore {
+    /// Usage, over the connections of this store.
+    #[must_use]
+    pub fn usage(&self, bounds: UsageBounds) -> RedisUsage {
+        RedisUsage { keys: self.keys.clone(), shared: Arc::clone(&self.shared), bounds }
+    }
+}
+
+impl RedisUsage {
+    /// How long the keys of a part stay after they were last written. A day longer than its sessions, which go by the
+    /// sidecar's clock.
+    fn part_ttl_ms(&self) -> u64 {
+        (self.bounds.retention + Duration::from_secs(86_400)).as_millis() as u64
+    }
+
+    /// Forgets the sessions that `usage_sessions` named: name, then ms.
+    async fn forget(&self, keys: &SessionsKeys, named: &[Value]) -> Result<u64, StoreError> {
+        let named: Vec<(SessionKey, &str)> = named
+            .chunks_exact(2)
+            .filter_map(|pair| {
+                let [Value::BulkString(session), Value::BulkString(ms)] = pair else { return None };
+                let session = SessionKey::from_text(std::str::from_utf8(session).ok()?)?;
+                Some((session, std::str::from_utf8(ms).ok()?))
+            })
+            .collect();
+        if named.is_empty() {
+            return Ok(0);
+        }
+        let turns: Vec<String> = named.iter().map(|(session, _)| keys.turns(session)).collect();
+        let all: Vec<&str> = [keys.last.as_str(), keys.sums.as_str()]
+            .into_iter()
+            .chain(turns.iter().map(String::as_str))
+            .collect();
+        let mut call = Call::new(&USAGE_FORGET, &all);
+        for (session, ms) in &named {
+            call.arg(session.as_str()).arg(ms);
+        }
+        self.shared.run(&call, Way::Beside).await?.count()
+    }
+
+    async fn command(&self, cmd: &redis::Cmd) -> Result<Value, StoreError> {
+        self.shared.command("usage", cmd).await
+    }
+}
+
+#[async_trait]
+impl UsageStore for RedisUsage {
+    async fn add_day(&self, id: &FlushId, day: Day, batch: &DayBatch) -> Result<Applied, StoreError> {
+        let keys = self.keys.usage_day(day);
+        let applied = keys.applied(&id.instance);
+        let mut call = Call::new(&USAGE_DAY, &[&keys.rows, &keys.sessions, &keys.session_sums, &applied]);
+        call.number(id.sequence)
+            .number(self.bounds.day_ttl(day, id.now_ms).as_millis())
+            .number(self.bounds.rows_own_max())
+            .number(self.bounds.rows_max)
+            .number(self.bounds.sessions_max)
+            .number(self.bounds.sessions_left())
+            .number(TRIM_MAX)
+            .bytes(&encode_day(batch));
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        Ok(Applied { repeated: reply.count()? == 0, folded: reply.count()?, dropped: reply.count()? })
+    }
+
+    async fn add_sessions(
+        &self,
+        id: &FlushId,
+        part: u8,
+        batch: &[(SessionKey, SessionUpdate)],
+    ) -> Result<Applied, StoreError> {
+        let keys = self.keys.sessions(part);
+        let applied = keys.applied(&id.instance);
+        let turns: Vec<String> = batch.iter().map(|(session, _)| keys.turns(session)).collect();
+        let all: Vec<&str> = [keys.last.as_str(), keys.sums.as_str(), applied.as_str()]
+            .into_iter()
+            .chain(turns.iter().map(String::as_str))
+            .collect();
+        let mut call = Call::new(&USAGE_SESSIONS, &all);
+        call.number(id.sequence)
+            .number(self.part_ttl_ms())
+            .number(self.bounds.part_max())
+            .number(self.bounds.turns_max)
+            .number(id.now_ms.saturating_sub(self.bounds.retention.as_millis() as u64))
+            .number(FORGET_MAX)
+            .bytes(&encode_sessions(batch));
+        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let (repeated, too_many) = (reply.count()? == 0, reply.count()? == 1);
+        // The sums are in. What cannot be forgotten now is named again by the next call.
+        let forgotten = self.forget(&keys, &reply.rest()).await.unwrap_or(0);
+        Ok(Applied { repeated, folded: 0, dropped: if too_many { forgotten } else { 0 } })
+    }
+
+    async fn rows(&self, day: Day, from: u64) -> Result<Rows, StoreError> {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(self.keys.usage_day(day).rows).arg(from).arg("COUNT").arg(SCAN_COUNT);
+        let value = self.command(&scan).await?;
+        let (next, flat): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
+            redis::from_redis_value(value).map_err(|e| corrupt(&e.to_string()))?;
+        let mut rows = Vec::with_capacity(flat.len());
+        for (field, value) in flat {
+            if field.is_empty() {
+                continue; // filler
+            }
+            let key = std::str::from_utf8(&field).ok().and_then(RowKey::from_text);
+            let usage = decode_counts(&mut value.as_slice());
+            let (Some(key), Some(counts)) = (key, usage) else {
+                return Err(corrupt("a row of another layout"));
+            };
+            rows.push((key, Usage::from_counts(counts)));
+        }
+        Ok(Rows { rows, next: (next != 0).then_some(next) })
+    }
+
+    async fn top_sessions(
+        &self,
+        day: Day,
+        tokens_max: Option<u64>,
+        skip: usize,
+        limit: usize,
+    ) -> Result<Vec<(SessionKey, SessionSum)>, StoreError> {
+        let keys = self.keys.usage_day(day);
+        let mut range = redis::cmd("ZREVRANGEBYSCORE");
+        range.arg(&keys.sessions);
+        match tokens_max {
+            Some(tokens) => range.arg(tokens),
+            None => range.arg("+inf"),
+        };
+        range.arg("-inf").arg("LIMIT").arg(skip).arg(limit);
+        let names: Vec<String> =
+            redis::from_redis_value(self.command(&range).await?).map_err(|e| corrupt(&e.to_string()))?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut get = redis::cmd("HMGET");
+        get.arg(&keys.session_sums).arg(&names);
+        let sums: Vec<Option<Vec<u8>>> =
+            redis::from_redis_value(self.command(&get).await?).map_err(|e| corrupt(&e.to_string()))?;
+        let mut sessions = Vec::with_capacity(names.len());
+        for (name, sum) in names.iter().zip(sums) {
+            let Some(sum) = sum else { continue }; // given up between the two commands
+            let sum = decode_sum(&mut sum.as_slice());
+            let (Some(key), Some(sum)) = (SessionKey::from_text(name), sum) else {
+                return Err(corrupt("a session of another layout"));
+            };
+            sessions.push((key, sum));
+        }
+        Ok(sessions)
+    }
+
+    async fn session(&self, key: &SessionKey) -> Result<Option<SessionUpdate>, StoreError> {
+        let keys = self.keys.sessions(session_part(key.as_str()));
+        let mut get = redis::cmd("HGET");
+        get.arg(&keys.sums).arg(key.as_str());
+        let sum: Option<Vec<u8>> =
+            redis::from_redis_value(self.command(&get).await?).map_err(|e| corrupt(&e.to_string()))?;
+        let Some(sum) = sum else { return Ok(None) };
+        let sum = decode_sum(&mut sum.as_slice()).ok_or_else(|| corrupt("a session of another layout"))?;
+        let mut range = redis::cmd("LRANGE");
+        range.arg(keys.turns(key)).arg(0).arg(-1);
+        let turns: Vec<Vec<u8>> =
+            redis::from_redis_value(self.command(&range).await?).map_err(|e| corrupt(&e.to_string()))?;
+        let turns = turns.iter().map(|turn| decode_turn(turn)).collect::<Option<Vec<Turn>>>();
+        let turns = turns.ok_or_else(|| corrupt("a turn of another layout"))?;
+        Ok(Some(SessionUpdate { sum, turns }))
+    }
+}
+
+fn corrupt(detail: &str) -> StoreError {
+    StoreError::Corrupt { script: "usage", detail: detail.to_owned() }
+}
+
+// Writing to a Vec cannot fail: the results below are dropped.
+
+/// `{ rows, counts, sessions, { ms, counts } }`; see lua/usage_day.lua.
+fn encode_day(batch: &DayBatch) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64 * (batch.rows.len() + batch.sessions.len()) + 16);
+    let _ = encode::write_array_len(&mut out, 4);
+    let _ = encode::write_array_len(&mut out, batch.rows.len() as u32);
+    for (key, _) in &batch.rows {
+        let _ = encode::write_str(&mut out, key.as_str());
+    }
+    let _ = encode::write_array_len(&mut out, 7 * batch.rows.len() as u32);
+    for (_, usage) in &batch.rows {
+        write_counts(&mut out, usage);
+    }
+    let _ = encode::write_array_len(&mut out, batch.sessions.len() as u32);
+    for (key, _) in &batch.sessions {
+        let _ = encode::write_str(&mut out, key.as_str());
+    }
+    let _ = encode::write_array_len(&mut out, 8 * batch.sessions.len() as u32);
+    for (_, sum) in &batch.sessions {
+        let _ = encode::write_uint(&mut out, sum.last_ms);
+        write_counts(&mut out, &sum.usage);
+    }
+    out
+}
+
+/// `{ sessions, { ms, counts }, turns }`; see lua/usage_sessions.lua.
+fn encode_sessions(batch: &[(SessionKey, SessionUpdate)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256 * batch.len() + 16);
+    let _ = encode::write_array_len(&mut out, 3);
+    let _ = encode::write_array_len(&mut out, batch.len() as u32);
+    for (key, _) in batch {
+        let _ = encode::write_str(&mut out, key.as_str());
+    }
+    let _ = encode::write_array_len(&mut out, 8 * batch.len() as u32);
+    for (_, update) in batch {
+        let _ = encode::write_uint(&mut out, update.sum.last_ms);
+        write_counts(&mut out, &update.sum.usage);
+    }
+    let _ = encode::write_array_len(&mut out, batch.len() as u32);
+    let mut encoded = Vec::with_capacity(128);
+    for (_, update) in batch {
+        let _ = encode::write_array_len(&mut out, update.turns.len() as u32);
+        for turn in &update.turns {
+            encoded.clear();
+            write_turn(&mut encoded, turn);
+            // As text of any bytes: Redis's own reader does not know the type for bytes.
+            let _ = encode::write_str_len(&mut out, encoded.len() as u32);
+            out.extend_from_slice(&encoded);
+        }
+    }
+    out
+}
+
+fn write_counts(out: &mut Vec<u8>, usage: &Usage) {
+    for count in usage.counts() {
+        let _ = encode::write_uint(out, count);
+    }
+}
+
+/// Numbers first, then the names.
+fn write_turn(out: &mut Vec<u8>, turn: &Turn) {
+    let t = &turn.tokens;
+    let numbers = [
+        turn.at_ms,
+        u64::from(turn.status),
+        u64::from(turn.outcome.number()),
+        t.input,
+        t.output,
+        t.cached_input,
+        t.reasoning,
+        u64::from(turn.estimated),
+        turn.cost,
+        turn.first_token_ms,
+        turn.total_ms,
+    ];
+    let _ = encode::write_array_len(out, numbers.len() as u32 + 2);
+    for number in numbers {
+        let _ = encode::write_uint(out, number);
+    }
+    let _ = encode::write_str(out, &turn.model);
+    let _ = encode::write_str(out, &turn.route);
+}
+
+/// A number as Lua packs it: an integer, or, where it has become one, a float.
+fn decode_number(bytes: &mut &[u8]) -> Option<u64> {
+    match bytes.first()? {
+        0xca => decode::read_f32(bytes).ok().map(|n| n as u64),
+        0xcb => decode::read_f64(bytes).ok().map(|n| n as u64),
+        _ => decode::read_int(bytes).ok(),
+    }
+}
+
+fn decode_counts(bytes: &mut &[u8]) -> Option<[u64; 7]> {
+    (decode::read_array_len(bytes).ok()? == 7).then_some(())?;
+    let mut counts = [0; 7];
+    for count in &mut counts {
+        *count = decode_number(bytes)?;
+    }
+    Some(counts)
+}
+
+fn decode_sum(bytes: &mut &[u8]) -> Option<SessionSum> {
+    (decode::read_array_len(bytes).ok()? == 8).then_some(())?;
+    let last_ms = decode_number(bytes)?;
+    let mut counts = [0; 7];
+    for count in &mut counts {
+        *count = decode_number(bytes)?;
+    }
+    Some(SessionSum { last_ms, usage: Usage::from_counts(counts) })
+}
+
+/// What has more parts was written by a later release, which keeps these.
+fn decode_turn(mut bytes: &[u8]) -> Option<Turn> {
+    let bytes = &mut bytes;
+    (decode::read_array_len(bytes).ok()? >= 13).then_some(())?;
+    let mut numbers = [0; 11];
+    for number in &mut numbers {
+        *number = decode_number(bytes)?;
+    }
+    let mut name = || {
+        let len = decode::read_str_len(bytes).ok()? as usize;
+        let name = std::str::from_utf8(bytes.get(..len)?).ok()?;
+        *bytes = &bytes[len..];
+        Some(Arc::<str>::from(name))
+    };
+    let (model, route) = (name()?, name()?);
+    let [at_ms, status, outcome, input, output, cached_input, reasoning, estimated, cost, first, total] =
+        numbers;
+    Some(Turn {
+        at_ms,
+        model,
+        route,
+        status: u16::try_from(status).ok()?,
+        outcome: Outcome::from_number(i32::try_from(outcome).ok()?),
+        tokens: evenkeel_domain::limit::price::Tokens { input, output, cached_input, reasoning },
+        estimated: estimated != 0,
+        cost,
+        first_token_ms: first,
+        total_ms: total,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn turns_survive_being_packed() {
+        let turn = Turn {
+            at_ms: 1_795_000_000_000,
+            model: "m".into(),
+            route: "".into(),
+            status: 200,
+            outcome: Outcome::ClientAbort,
+            tokens: evenkeel_domain::limit::price::Tokens {
+                input: 1,
+                output: 1 << 40,
+                cached_input: 3,
+                reasoning: 0,
+            },
+            estimated: true,
+            cost: 77,
+            first_token_ms: 12,
+            total_ms: 345,
+        };
+        let mut bytes = Vec::new();
+        write_turn(&mut bytes, &turn);
+        assert_eq!(decode_turn(&bytes), Some(turn));
+        assert_eq!(decode_turn(&bytes[..bytes.len() - 1]), None);
+    }
+
+    proptest! {
+        /// Whatever stands in Redis, reading it does not panic.
+        #[test]
+        fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode_turn(&bytes);
+            let _ = decode_sum(&mut bytes.as_slice());
+            let _ = decode_counts(&mut bytes.as_slice());
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The store as the rest of the sidecar uses it: the shared one while it answers, local knowledge while it does
+//! not.
+//!
+//! The circuit opens when the store says it cannot be reached (which includes a few calls in a row that timed out);
+//! from then on no request waits for it, and a probe tells when it is back. A single timeout, or an error about
+//! one pool's keys, opens nothing: only the operations it met are answered locally.
+//!
+//! Local knowledge is always at hand: a memory store follows the gateways' KeepAlive lists, and the load others had
+//! in the last table seen. It is used for as long as a dead holder's leases would be kept twice over; after that
+//! the others' load is no longer guessed at. When the store is back, the gateways' next KeepAlives make its table
+//! equal to what they hold; nothing local needs to be copied.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use evenkeel_domain::{HolderId, LeaseId, PoolId, StoreError, settings::OnStoreFailure};
+use evenkeel_telemetry::{Metrics, traces::StoreSpan};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use super::{
+    Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, Table,
+    counters::Counters,
+    memory::{MemoryCounters, MemoryStore},
+};
+
+mod counters;
+
+/// Time between probes while the circuit is open; longer where it keeps opening.
+const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// A circuit that opens again within this time of closing is probed half as often.
+const FLAP: Duration = Duration::from_secs(10);
+/// Least time between two warnings about single failed calls.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// How an admission was decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// From the shared table.
+    Shared(Choice),
+    /// From local knowledge.
+    Local(Choice),
+    /// Not at all: the pool's policy is open.
+    Open,
+    /// Not at all: the pool's policy is closed.
+    Closed,
+}
+
+/// A store with a plan for its failure.
+pub struct ResilientStore {
+    primary: Arc<dyn Store>,
+    counters: Arc<dyn Counters>,
+    /// Absent where the primary is in this process and cannot fail.
+    local: Option<MemoryStore>,
+    local_counters: Option<MemoryCounters>,
+    /// What of counters waits for the store.
+    waiting: Mutex<counters::Waiting>,
+    /// Sidecars that share the store.
+    instances: AtomicUsize,
+    down: AtomicBool,
+    /// Times the circuit has opened.
+    losses: AtomicU64,
+    circuit: Mutex<Circuit>,
+    holder_ttl: Duration,
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    /// For the probe task, which outlives the call that starts it.
+    this: std::sync::Weak<Self>,
+}
+
+/// What is remembered of earlier failures.
+#[derive(Default)]
+struct Circuit {
+    closed_at: Option<Instant>,
+    probe_interval: Duration,
+    warned_at: Option<Instant>,
+}
+
+impl ResilientStore {
+    /// An embedded store: it cannot be out of reach.
+    #[must_use]
+    pub fn embedded(
+        store: MemoryStore,
+        counters: Arc<MemoryCounters>,
+        holder_ttl: Duration,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        Self::build(Arc::new(store), counters, None, holder_ttl, metrics, tasks, shutdown)
+    }
+
+    /// A shared store, with local knowledge to fall back on.
+    #[must_use]
+    pub fn shared<S: Store + Counters>(
+        store: Arc<S>,
+        holder_ttl: Duration,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let local = MemoryStore::new(holder_ttl);
+        Self::build(Arc::clone(&store) as _, store, Some(local), holder_ttl, metrics, tasks, shutdown)
+    }
+
+    fn build(
+        primary: Arc<dyn Store>,
+        counters: Arc<dyn Counters>,
+        local: Option<MemoryStore>,
+        holder_ttl: Duration,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        metrics.store_up.set(1);
+        Arc::new_cyclic(|this| Self {
+            primary,
+            counters,
+            local_counters: local.is_some().then(MemoryCounters::default),
+            local,
+            waiting: Mutex::default(),
+            instances: AtomicUsize::new(1),
+            down: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
+            circuit: Mutex::default(),
+            holder_ttl,
+            metrics,
+            tasks,
+            shutdown,
+            this: this.clone(),
+        })
+    }
+
+    /// Connects. Where that fails the sidecar serves from local knowledge until the store is there.
+    pub async fn connect(&self) {
+        if let Err(error) = self.primary.ping().await {
+            self.open_circuit(&error);
+        }
+    }
+
+    /// Whether the store answers.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
+    }
+
+    /// Sidecars that share it, as last seen.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        self.instances.load(Ordering::Relaxed)
+    }
+
+    /// Times it has been lost.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    /// Picks and leases, or does what the pool's policy says where the store cannot.
+    pub async fn admit(&self, admit: Admit, on_failure: OnStoreFailure) -> Result<Decision, StoreError> {
+        let Some(local) = &self.local else {
+            let _span = StoreSpan::memory("evenkeel.store commit");
+            return self.primary.admit(admit).await.map(Decision::Shared);
+        };
+        if self.is_up()
+            && let Ok(choice) = self.observe(self.primary.admit(admit.clone()).await)
+        {
+            return Ok(Decision::Shared(choice));
+        }
+        match on_failure {
+            OnStoreFailure::Local => {
+                let _span = StoreSpan::memory("evenkeel.store commit");
+                Ok(Decision::Local(local.admit(admit).await?))
+            }
+            OnStoreFailure::Open => Ok(Decision::Open),
+            OnStoreFailure::Closed => Ok(Decision::Closed),
+        }
+    }
+
+    /// Gives a lease back; see [`Store::settle`].
+    pub async fn settle(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<bool, StoreError> {
+        let Some(local) = &self.local else {
+            let _span = StoreSpan::memory("evenkeel.store commit");
+            return self.primary.settle(pool, holder, lease).await;
+        };
+        // Also where the lease was granted locally and the store never heard of it.
+        let known_locally = local.settle(pool, holder, lease).await?;
+        if !self.is_up() {
+            return Ok(known_locally);
+        }
+        match self.observe(self.primary.settle(pool, holder, lease).await) {
+            Ok(released) => Ok(released),
+            Err(_) => Ok(known_locally),
+        }
+    }
+
+    /// Keeps a holder alive; see [`Store::keep_alive`]. The flag is false where the shared store did not take the list;
+    /// local knowledge always does.
+    pub async fn keep_alive(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        held: Held,
+    ) -> Result<(Repairs, bool), StoreError> {
+        let Some(local) = &self.local else {
+            return Ok((self.primary.keep_alive(pool, holder, &held).await?, true));
+        };
+        local.adopt(pool, holder, &held);
+        if !self.is_up() {
+            return Ok((Repairs::default(), false));
+        }
+        match self.observe(self.primary.keep_alive(pool, holder, &held).await) {
+            Ok(repairs) => Ok((repairs, true)),
+            Err(_) => Ok((Repairs::default(), false)),
+        }
+    }
+
+    /// Gives back leases of a dead holder; see [`Store::reap`].
+    pub async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
+        match &self.local {
+            Some(local) if !self.is_up() => local.reap(pool, holder).await,
+            _ => self.observe(self.primary.reap(pool, holder).await),
+        }
+    }
+
+    /// Reads one pool's table. The flag is false where it is not the shared one but what is known locally.
+    pub async fn table(&self, pool: &Arc<Pool>) -> Result<(Table, bool), StoreError> {
+        let Some(local) = &self.local else { return Ok((self.primary.table(pool).await?, true)) };
+        if self.is_up()
+            && let Ok(table) = self.observe(self.primary.table(pool).await)
+        {
+            local.assume_rest_of(&pool.id, &table.in_flight);
+            return Ok((table, true));
+        }
+        let mut table = local.table(pool).await?;
+        for (endpoint, others) in local.assumed(pool) {
+            *table.in_flight.entry(endpoint).or_default() += others;
+        }
+        Ok((table, false))
+    }
+
+    /// See [`Store::audit`].
+    pub async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
+        self.if_up(self.primary.audit(pool)).await
+    }
+
+    /// See [`Store::leases`].
+    pub async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
+        match &self.local {
+            Some(local) if !self.is_up() => local.leases(pool, holder).await,
+            _ => self.observe(self.primary.leases(pool, holder).await),
+        }
+    }
+
+    /// See [`Store::register`].
+    pub async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
+        self.if_up(self.primary.register(pool)).await
+    }
+
+    /// See [`Store::pools`].
+    pub async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
+        self.if_up(self.primary.pools()).await
+    }
+
+    /// Tells the other sidecars of this one, and counts them; see [`Store::announce`].
+    pub async fn announce(&self, instance: &str, ttl: Duration) -> Result<(), StoreError> {
+        let alive = self.if_up(self.primary.announce(instance, ttl)).await?;
+        self.instances.store(alive.max(1), Ordering::Relaxed);
+        self.metrics.sidecars.set(alive as i64);
+        Ok(())
+    }
+
+    async fn if_up<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        if !self.is_up() {
+            return Err(StoreError::Unavailable("circuit open after earlier failures".to_owned()));
+        }
+        self.observe(call.await)
+    }
+
+    /// Draws the circuit's conclusions from how a call went.
+    fn observe<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &answer {
+            Ok(_) => {}
+            Err(error @ StoreError::Unavailable(_)) => self.open_circuit(error),
+            Err(error) => self.warn(error),
+        }
+        answer
+    }
+
+    fn warn(&self, error: &StoreError) {
+        let mut circuit = self.circuit.lock();
+        if circuit.warned_at.is_none_or(|at| at.elapsed() >= QUIET) {
+            circuit.warned_at = Some(Instant::now());
+            warn!(%error, "store call failed: answered from local knowledge (further ones are only counted for a while)");
+        }
+    }
+
+    fn open_circuit(&self, error: &StoreError) {
+        if self.local.is_none() || self.down.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let probe_interval = {
+            let mut circuit = self.circuit.lock();
+            let flapping = circuit.closed_at.is_some_and(|at| at.elapsed() < FLAP);
+            circuit.probe_interval =
+                if flapping { (circuit.probe_interval * 2).min(PROBE_INTERVAL_MAX) } else { PROBE_INTERVAL };
+            circuit.probe_interval
+        };
+        warn!(%error, "store unavailable: serving from local knowledge");
+        self.losses.fetch_add(1, Ordering::Relaxed);
+        self.metrics.store_up.set(0);
+        self.metrics.store_losses.inc();
+        if let Some(this) = self.this.upgrade() {
+            // Ends when the store is back, or with the sidecar.
+            self.tasks.spawn(async move { this.probe(probe_interval).await });
+        }
+    }
+
+    async fn probe(&self, interval: Duration) {
+        let since = Instant::now();
+        // One that opens for the first time is probed at once: most often only the connection was lost.
+        let mut wait = if interval > PROBE_INTERVAL { interval } else { Duration::ZERO };
+        let mut guessing = true;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+            let answer = tokio::select! {
+                answer = self.primary.ping() => answer,
+                () = self.shutdown.cancelled() => return,
+            };
+            if answer.is_ok() {
+                break;
+            }
+            wait = interval;
+            if let Some(local) =
+                self.local.as_ref().filter(|_| guessing && since.elapsed() > self.holder_ttl * 2)
+            {
+                info!("store away for long: no longer guessing at other gateways' load");
+                local.forget_assumed();
+                guessing = false;
+            }
+        }
+        self.circuit.lock().closed_at = Some(Instant::now());
+        self.down.store(false, Ordering::Relaxed);
+        self.metrics.store_up.set(1);
+        info!(after_ms = since.elapsed().as_millis() as u64, "store is back");
+        self.settle_waiting().await;
+    }
+
+    /// Forgets the leases of holders that have fallen silent, as far as they are known locally. To be called
+    /// now and then.
+    pub fn forget_silent_holders(&self) {
+        if let Some(local) = &self.local {
+            local.forget_silent_holders();
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Metrics, logs and traces.
+
+use evenkeel_domain::settings::Log;
+use tracing_subscriber::EnvFilter;
+
+mod catalogue;
+mod discovery;
+#[cfg(test)]
+mod documented;
+mod ledger;
+mod limits;
+mod metrics;
+mod pools;
+mod rls;
+pub mod traces;
+
+pub use catalogue::Declared;
+pub use limits::{LimitCounters, LimitMetrics};
+pub use metrics::Metrics;
+pub use pools::{PoolCounts, PoolMetrics};
+
+/// Starts logging to standard error. ERROR needs a person, WARN mends itself, INFO is lifecycle, DEBUG is each
+/// request.
+///
+/// # Errors
+/// Where the filter cannot be read, or logging was started before.
+pub fn init_logs(log: &Log) -> anyhow::Result<()> {
+    let mut filter: EnvFilter = log.level.parse()?;
+    // It tells each failed request as an error; what becomes of it is told by who asked.
+    if !log.level.contains("kube_client") {
+        filter = filter.add_directive("kube_client=off".parse()?);
+    }
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr);
+    let started = if log.json { builder.json().try_init() } else { builder.try_init() };
+    started.map_err(|e| anyhow::anyhow!("logging: {e}"))
+}
