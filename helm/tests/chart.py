@@ -1,4 +1,4 @@
-"""Rendering the chart, and finding one's way in what came out."""
+"""Renders the chart, and finds parts of the rendered manifests."""
 
 import json
 import os
@@ -15,13 +15,13 @@ NAMESPACE = "gateways"
 
 
 class Loader(yaml.CSafeLoader):
-    """As Kubernetes reads YAML: `=` is text, and a key may be there once only."""
+    """Reads YAML as Kubernetes does: `=` is text, and a mapping must not repeat a key."""
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value]
         doubled = {name for name in names if names.count(name) > 1}
         if doubled:
-            raise yaml.YAMLError(f"keys are there twice: {doubled}, {node.start_mark}")
+            raise yaml.YAMLError(f"repeated keys: {doubled}, {node.start_mark}")
         return super().construct_mapping(node, deep)
 
 
@@ -40,11 +40,11 @@ def load_all(text):
 
 
 class Refused(Exception):
-    """Helm would not render; the text is what it said."""
+    """Helm did not render the chart; the text is its output."""
 
 
 def helm(*arguments, values=None, chart=CHART):
-    """Runs Helm's command with the values, and returns what it printed."""
+    """Runs a Helm command with the values, and returns its output."""
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         json.dump(values or {}, file)
         file.flush()
@@ -61,15 +61,15 @@ def helm(*arguments, values=None, chart=CHART):
 
 
 def render(values, kubernetes="1.33.0", chart=CHART, release="ek", namespace=NAMESPACE):
-    """The manifests, in order."""
+    """Returns the rendered manifests, in order."""
     text = helm("template", release, str(chart), "--namespace", namespace, "--kube-version", kubernetes, values=values)
     return load_all(text)
 
 
 def find(documents, kind, name=None):
-    """The one manifest of this kind (and name)."""
+    """Returns the only manifest of this kind (and name)."""
     found = [d for d in documents if d["kind"] == kind and name in (None, d["metadata"]["name"])]
-    assert len(found) == 1, f"{len(found)} of {kind} {name}"
+    assert len(found) == 1, f"found {len(found)} of {kind} {name}, want 1"
     return found[0]
 
 
@@ -78,12 +78,12 @@ def kinds(documents):
 
 
 def configuration(documents, release="ek-evenkeel"):
-    """The sidecar's configuration."""
+    """Returns the sidecar's configuration."""
     return load(find(documents, "ConfigMap", release)["data"]["evenkeel.yaml"])
 
 
 def merged(base, patch):
-    """A strategic merge patch applied, as far as pods need it: lists of named things are merged by name."""
+    """Applies a strategic merge patch, as far as pods need it: merges lists of named items by name."""
     if isinstance(base, dict) and isinstance(patch, dict):
         keys = list(base) + [key for key in patch if key not in base]
         return {key: merged(base.get(key), patch[key]) if key in patch else base[key] for key in keys}
@@ -99,7 +99,7 @@ def merged(base, patch):
 
 
 def gateway_deployment(container):
-    """A gateway's Deployment as its own chart makes it, as small as can be."""
+    """Returns a minimal Deployment of a gateway, as its own chart would create it."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -124,7 +124,7 @@ def gateway_deployment(container):
 
 
 def workload(documents):
-    """The pods' template that runs the sidecar; in mode sidecar a gateway's, with the patch applied."""
+    """Returns the workload that runs the sidecar; in mode sidecar a gateway's Deployment with the patch applied."""
     for document in documents:
         if document["kind"] in ("Deployment", "DaemonSet"):
             return document

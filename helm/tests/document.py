@@ -1,5 +1,5 @@
-"""The table of values in the chart's README, out of the comments of values.yaml. `.tools/chart/python/bin/python
-helm/tests/document.py` writes it."""
+"""Builds the table of values in the chart's README from the comments of values.yaml. To write it, run
+`.tools/chart/python/bin/python helm/tests/document.py`."""
 
 import json
 import re
@@ -12,7 +12,7 @@ BEGIN, END = "<!-- values: written by helm/tests/document.py -->\n", "<!-- end o
 
 
 def comments():
-    """Path of each value in values.yaml: what the comment above it says."""
+    """Maps the path of each value in values.yaml to the comment above it."""
     found, path, said = {}, [], []
     for line in (CHART / "values.yaml").read_text().splitlines():
         if text := re.fullmatch(r"\s*# (-- )?(.*)", line):
@@ -27,7 +27,7 @@ def comments():
 
 
 def leaves(values, path=()):
-    """Values that are no mappings with fields of their own."""
+    """Yields the path and default of each row of the table."""
     for key, value in values.items():
         name = ".".join((*path, key))
         if isinstance(value, dict) and value and name not in WHOLE:
@@ -36,7 +36,7 @@ def leaves(values, path=()):
             yield name, value
 
 
-# Mappings that go into manifests as they are.
+# Mappings that the templates copy into manifests unchanged: each is one row of the table.
 WHOLE = {
     "resources",
     "redis.bundled.resources",
@@ -58,7 +58,7 @@ def table():
 
 
 def written():
-    """The README as it should be."""
+    """Returns the README with an up-to-date table."""
     before, _, rest = README.read_text().partition(BEGIN)
     return before + BEGIN + table() + END + rest.partition(END)[2]
 

@@ -1,9 +1,9 @@
-"""Values to render: each part by itself in `PARTS`, and cases that bring every two choices of different parts together."""
+"""Values to render: the choices for each part in `PARTS`, and cases that combine every two choices."""
 
 import copy
 import itertools
 
-# A configuration with something in every section that the chart passes on.
+# A configuration that uses every section that the chart passes on.
 CONFIG = {
     "keep_alive_interval": "2s",
     "log": {"level": "evenkeel=debug"},
@@ -26,7 +26,7 @@ CONFIG = {
     "limit_headers": ["ietf", "x"],
     "quota_admins": ["admin"],
 }
-# Files that are in secrets of the user's own.
+# Files of secrets and ConfigMaps that the user creates.
 SECRETS = {
     "redis-auth": {"password": "p@ss/word:%"},
     "redis-ca": {"ca.crt": "certificate"},
@@ -222,7 +222,7 @@ PARTS = {
 
 
 def over(base, more):
-    """`more` over `base`: mappings are merged, pools are added to, other lists replaced."""
+    """Merges `more` into `base`: merges mappings, appends pools, replaces other lists."""
     for key, value in more.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             over(base[key], value)
@@ -234,7 +234,7 @@ def over(base, more):
 
 
 def values(case):
-    """The values of a case, and its version of Kubernetes."""
+    """Returns the values of a case, and its Kubernetes version."""
     found = {"config": copy.deepcopy(CONFIG)}
     for part, choice in case.items():
         over(found, PARTS[part][choice])
@@ -245,13 +245,13 @@ def values(case):
     if tuple(map(int, case["kubernetes"].split("."))) < (1, 29, 0):
         found.setdefault("sidecar", {})["native"] = False
     if case["mode"] in ("sidecar", "socket"):
-        # The gateway's pods are not the chart's.
+        # The chart has no policy for the gateway's pods.
         found.pop("networkPolicy", None)
     return found, case["kubernetes"]
 
 
 def cases():
-    """Cases in which any two choices of different parts meet at least once. Chosen greedily, always in the same way."""
+    """Returns cases that combine any two choices of different parts at least once; greedy and deterministic."""
     names = list(PARTS)
     wanted = {
         frozenset(((a, x), (b, y))) for a, b in itertools.combinations(names, 2) for x in PARTS[a] for y in PARTS[b]

@@ -1,5 +1,5 @@
-"""Strict validation without a cluster: Kubernetes' own kinds by kubernetes-validate, others by the schemas their projects
-publish in CustomResourceDefinitions. A field that a schema does not know is an error, where a cluster would drop it."""
+"""Validates strictly and without a cluster: Kubernetes' own kinds by kubernetes-validate, others by the schemas that
+their projects publish in CustomResourceDefinitions. An unknown field is an error here; a cluster would drop it."""
 
 import functools
 import json
@@ -11,8 +11,8 @@ from chart import TOOLS, load, load_all, workload
 
 SAMPLES = Path(__file__).parent / "samples"
 
-# Group and kind: the file of the published schema. All are held against a schema of our own in samples/ as well, made after
-# the documentation and no larger than what the chart uses: the one there is where the module proxy cannot be reached.
+# Maps group and kind to the file of the published schema. Every manifest is also validated against a schema in samples,
+# written after the documentation and limited to what the chart uses. Without the module proxy, that one is the only check.
 PUBLISHED = {
     ("extensions.istio.io", "WasmPlugin"): "istio.io/api/customresourcedefinitions.gen.yaml",
     ("networking.istio.io", "DestinationRule"): "istio.io/api/customresourcedefinitions.gen.yaml",
@@ -46,11 +46,11 @@ PUBLISHED = {
 
 
 class Invalid(Exception):
-    """A manifest that a schema refuses."""
+    """A manifest that does not conform to a schema."""
 
 
 def published_path(group, kind):
-    """The file of a kind's published schema, where it was fetched."""
+    """Returns the file of a kind's published schema; `None` if it was not fetched."""
     path = TOOLS / "schemas" / PUBLISHED.get((group, kind), "none")
     return path if path.is_file() else None
 
@@ -89,7 +89,7 @@ def _resource(schema):
 
 
 def _closed(schema):
-    """OpenAPI v3, as Kubernetes has it, as JSON Schema that refuses fields it does not name."""
+    """Converts Kubernetes' OpenAPI v3 to a JSON Schema that rejects unknown fields."""
     if isinstance(schema, list):
         return [_closed(item) for item in schema]
     if not isinstance(schema, dict):
@@ -117,7 +117,7 @@ def _closed(schema):
         ):
             closed[key] = value
         elif key in ("oneOf", "anyOf", "allOf", "not"):
-            closed[key] = value  # about what must be there together; they add no fields
+            closed[key] = value  # these constrain which fields appear together, and add none
     if schema.get("x-kubernetes-int-or-string"):
         closed["type"] = ["integer", "string"]
         closed.pop("anyOf", None)
@@ -132,9 +132,9 @@ _seen = set()
 
 
 def validate(document, kubernetes):
-    """Refuses a manifest that is wrong for this version of Kubernetes.
+    """Raises `Invalid` if a manifest is wrong for this version of Kubernetes.
 
-    Returns what it was held against: `kubernetes`, `published` or `sample`."""
+    Returns the kind of schema that it was validated against: `kubernetes`, `published` or `sample`."""
     group, _, version = document["apiVersion"].rpartition("/")
     kind = document["kind"]
     try:
@@ -160,7 +160,7 @@ def validate(document, kubernetes):
 
 
 def _embedded(document, kubernetes):
-    """What a resource holds without saying so in its schema: patches of Deployments."""
+    """Validates content that the resource's schema does not describe: patches of Deployments."""
     if document["kind"] == "EnvoyProxy":
         from chart import gateway_deployment, merged
 
@@ -169,7 +169,7 @@ def _embedded(document, kubernetes):
 
 
 def validate_all(documents, kubernetes):
-    """Every manifest, names that are there twice, and in mode sidecar a gateway's Deployment with the patch applied."""
+    """Validates every manifest, that no two have the same name, and the workload that runs the sidecar."""
     seen = set()
     found = {}
     for document in documents:
@@ -180,7 +180,7 @@ def validate_all(documents, kubernetes):
             document["metadata"]["name"],
         )
         if identity in seen:
-            raise Invalid(f"twice: {identity}")
+            raise Invalid(f"two manifests are {identity}")
         seen.add(identity)
         found[document["kind"]] = validate(document, kubernetes)
     validate(workload(documents), kubernetes)

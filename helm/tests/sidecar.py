@@ -1,4 +1,4 @@
-"""The container's files as Kubernetes would mount them, and the sidecar's own judgement of its configuration."""
+"""Writes the container's files as Kubernetes would mount them, and checks the configuration with the sidecar itself."""
 
 import base64
 import os
@@ -13,12 +13,12 @@ EVENKEEL = pathlib.Path(os.environ.get("EVENKEEL_BIN") or TARGET / "debug" / "ev
 
 
 def mount(documents, root, secrets):
-    """Writes every mounted file below `root`; `secrets` are those that are not the chart's: name to keys and values."""
+    """Writes every mounted file below `root`. `secrets` holds the secrets that the chart does not create, by name."""
     document = workload(documents)
     volumes = {volume["name"]: volume for volume in document["spec"]["template"]["spec"].get("volumes", [])}
     rendered = {(d["kind"], d["metadata"]["name"]): d for d in documents}
     for mounted in sidecar_container(document)["volumeMounts"]:
-        assert "subPath" not in mounted, "files of a subPath are not replaced when a ConfigMap changes"
+        assert "subPath" not in mounted, "Kubernetes does not update files of a subPath when a ConfigMap changes"
         directory = root / mounted["mountPath"].lstrip("/")
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in _files(volumes[mounted["name"]], rendered, secrets).items():
@@ -44,8 +44,9 @@ def _files(volume, rendered, secrets):
 
 
 def check_config(documents, secrets=None):
-    """What `evenkeel check-config` says of the rendered configuration, with all it refers to in place. An error where it
-    is refused."""
+    """Runs `evenkeel check-config` on the rendered configuration and its files, and returns the output.
+
+    Fails if the configuration is rejected."""
     with tempfile.TemporaryDirectory() as directory:
         root = pathlib.Path(directory)
         mount(documents, root, secrets or {})

@@ -1,4 +1,4 @@
-"""Documents of the chart say what the chart does."""
+"""Checks that the documentation of the chart matches the chart."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from test_envoy import MODULE, accepted
 
 class Documents(unittest.TestCase):
     def test_the_table_of_values_is_that_of_values_yaml(self):
-        self.assertEqual(document.README.read_text(), document.written(), "please run .tools/chart/python/bin/python helm/tests/document.py")
+        self.assertEqual(document.README.read_text(), document.written(), "run .tools/chart/python/bin/python helm/tests/document.py")
 
     def test_values_that_do_not_speak_for_themselves_are_explained(self):
         said = document.comments()
@@ -65,9 +65,9 @@ class Documents(unittest.TestCase):
             for key in value:
                 compare(value[key], schema["properties"][key], f"{path}.{key}")
 
-        # The configuration is the sidecar's: a test of its own holds that part of the schema against the types.
+        # A test of the sidecar compares the schema of `config` with the configuration's types.
         del values["config"], schema["properties"]["config"]
-        # Of `resources` either part may be left out.
+        # `resources` may lack either of its parts.
         del (
             values["redis"]["bundled"]["resources"],
             schema["properties"]["redis"]["properties"]["bundled"]["properties"]["resources"],
@@ -81,7 +81,7 @@ class Documents(unittest.TestCase):
             self.assertRegex(templates, rf"\.{name.rsplit('.', 1)[-1]}\b", name)
 
     def blocks(self, first, least):
-        """Blocks of YAML that begin with this line, and where they are."""
+        """Returns the blocks of YAML that begin with the comment `first`, with the names of their documents."""
         found = []
         for path in [CHART / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
             for indent, text in re.findall(
@@ -109,12 +109,12 @@ class Documents(unittest.TestCase):
     def test_envoys_configuration_in_documents_is_good(self):
         for name, text in self.blocks("envoy.yaml", 1):
             config = load(text.replace("out/plugin/evenkeel_plugin.wasm", MODULE))
-            self.assertEqual(text.count("8080"), 1, "replaced for the second Envoy")
+            self.assertEqual(text.count("8080"), 1, "the document replaces 8080 for the second Envoy with sed")
             taken, said = accepted(config)
             self.assertTrue(taken, f"{name}: {said}")
         for name, text in self.blocks("evenkeel.yaml", 2):
             if "/etc/evenkeel/" in text:
-                continue  # what it refers to is on nobody's machine
+                continue  # it names files that do not exist here
             with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
                 file.write(text)
                 file.flush()

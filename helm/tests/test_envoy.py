@@ -1,5 +1,5 @@
-"""What gateways are told, put through the real Envoy: fragments of EnvoyFilter, EnvoyPatchPolicy and EnvoyProxy, applied as
-Istio and Envoy Gateway apply them."""
+"""Validates the gateways' configuration with the real Envoy: fragments of EnvoyFilter, EnvoyPatchPolicy and EnvoyProxy,
+applied as Istio and Envoy Gateway apply them."""
 
 import copy
 import json
@@ -23,7 +23,7 @@ WASM = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm"
 
 
 def istio_cluster(service, port):
-    """A cluster of a service, as Istio makes it."""
+    """Returns a cluster of a service, as Istio creates it."""
     name = f"outbound|{port}||{service}"
     return {
         "name": name,
@@ -69,7 +69,7 @@ def listener(filters, name="http"):
 
 
 def proto_merged(base, patch):
-    """As Istio merges: fields by name, lists one after the other."""
+    """Merges as Istio does: fields by name, lists by appending."""
     for key, value in patch.items():
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             proto_merged(base[key], value)
@@ -110,7 +110,7 @@ def bootstrap(clusters, filters=(), listeners=None):
 
 
 def accepted(config):
-    """Whether Envoy takes it, and what it says."""
+    """Returns whether Envoy accepts the configuration, and its output."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(config, file)
         file.flush()
@@ -124,7 +124,7 @@ def accepted(config):
 
 
 def with_local_module(filter_config):
-    """As Istio's agent and Envoy Gateway do it: the module is fetched, and a local file is put in the place of its URL."""
+    """Replaces the module's URL by a local file, as Istio's agent and Envoy Gateway do after fetching it."""
     config = copy.deepcopy(filter_config)
     code = config["config"]["vm_config"]["code"]
     config["config"]["vm_config"]["code"] = {"local": {"filename": MODULE}}
@@ -154,7 +154,7 @@ class Fragments(unittest.TestCase):
         return find(documents, "EnvoyFilter")["spec"]["configPatches"]
 
     def check_sidecar_cluster(self, cluster, mode):
-        self.assertEqual(cluster["name"], "evenkeel", "what the plugin is told")
+        self.assertEqual(cluster["name"], "evenkeel", "must be the cluster in the plugin's configuration")
         address = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
         expected = {
             "deployment": {
@@ -229,7 +229,7 @@ class Fragments(unittest.TestCase):
                 self.envoy_takes(bootstrap(clusters, [{"name": "evenkeel", "typed_config": config}]))
 
     def test_the_plugin_takes_its_configuration(self):
-        """The configuration of every kind of resource, in the real module in the real Envoy."""
+        """Loads the plugin configuration of each kind of resource into the real module in the real Envoy."""
         found = []
         for plugin in ("istio", "envoy-gateway", "envoy-gateway-body"):
             documents = self.rendered("deployment", plugin)
@@ -241,7 +241,7 @@ class Fragments(unittest.TestCase):
             self.assertEqual(config["sidecar"], {"cluster": "evenkeel"})
             self.assertEqual(config["apply"]["mode"], "override_host")
             self.envoy_takes(self.with_plugin(config))
-        # A test that could not fail would prove nothing.
+        # Shows that the check can fail.
         taken, said = accepted(self.with_plugin({"deadline_ms": 0}))
         self.assertFalse(taken, said)
 
@@ -290,7 +290,7 @@ class Fragments(unittest.TestCase):
         self.assertEqual(
             (patch["type"], patch["name"]), ("type.googleapis.com/envoy.config.cluster.v3.Cluster", "evenkeel")
         )
-        # `add` with an empty path makes a new resource.
+        # `add` with an empty path creates a new resource.
         self.assertEqual((patch["operation"]["op"], patch["operation"]["path"]), ("add", ""))
         self.check_sidecar_cluster(patch["operation"]["value"], "deployment")
         self.envoy_takes(bootstrap([patch["operation"]["value"]]))
@@ -328,7 +328,7 @@ class Fragments(unittest.TestCase):
             )
 
     def test_envoy_gateway_lets_bodies_be_read(self):
-        """The patch finds the filter by the name Envoy Gateway gives it, and Envoy takes the result."""
+        """The patch matches the name that Envoy Gateway gives the filter, and Envoy accepts the result."""
         documents = self.rendered("sidecar", "envoy-gateway-body")
         policy = find(documents, "EnvoyExtensionPolicy")
         patches = find(documents, "EnvoyPatchPolicy")["spec"]["jsonPatches"]
@@ -361,7 +361,7 @@ class Fragments(unittest.TestCase):
         self.assertIn("config", filters[0]["typedConfig"])
 
     def test_envoy_refuses_the_override_beside_weights_by_locality(self):
-        """What Istio sets with locality load balancing, unless a DestinationRule turns it off; the documents warn of it."""
+        """Istio sets these weights for locality load balancing, unless a DestinationRule turns it off."""
         documents = self.rendered("deployment", "istio-filter")
         override = next(p for p in self.patches(documents) if p["patch"]["operation"] == "MERGE")
         cluster = proto_merged(istio_cluster("llm", 80), override["patch"]["value"])

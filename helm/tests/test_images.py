@@ -1,4 +1,4 @@
-"""Dockerfiles, as far as they can be judged without building them."""
+"""Checks the Dockerfiles, as far as possible without building them."""
 
 import fnmatch
 import json
@@ -13,14 +13,14 @@ FILES = ("server/Dockerfile", "plugin/Dockerfile")
 
 
 def instructions(path):
-    """Each instruction's name and text, with continued lines joined."""
+    """Returns the name and text of each instruction, with continued lines joined."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / path).read_text(), flags=re.M)
     text = re.sub(r"\s*\\\n\s*", " ", text)
     return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
 
 
 def stages(path):
-    """Stages in order: their name (or number), base, and instructions."""
+    """Returns the stages in order: name (or number), base, instructions."""
     found = []
     for name, text in instructions(path):
         if name == "FROM":
@@ -32,7 +32,7 @@ def stages(path):
 
 
 def ignored(path):
-    """Whether .dockerignore leaves a file out of the context; the last pattern that fits counts."""
+    """Returns whether .dockerignore excludes a file from the context; the last matching pattern decides."""
     parts = path.split("/")
     out = False
     for pattern in (ROOT / ".dockerignore").read_text().split():
@@ -61,7 +61,7 @@ class Images(unittest.TestCase):
         for path in FILES:
             names = []
             for name, base, content in stages(path):
-                self.assertRegex(base, r"^(scratch|[a-z0-9./-]+:[a-z0-9.-]+)$", "pinned by tag")
+                self.assertRegex(base, r"^(scratch|[a-z0-9./-]+:[a-z0-9.-]+)$", "a base must be pinned by tag")
                 self.assertNotRegex(base, "latest")
                 if base.startswith("rust:"):
                     version = re.match(r"rust:([0-9.]+)-bookworm", base).group(1)
@@ -84,7 +84,7 @@ class Images(unittest.TestCase):
             self.assertEqual(base, "scratch")
             copies = [text for instruction, text in content if instruction != "LABEL"]
             module = re.fullmatch(r"--from=build /src/out/plugin/(\w+)\.wasm /plugin\.wasm", copies[0]).group(1)
-            self.assertEqual(len(copies), 1, "one layer, with one file")
+            self.assertEqual(len(copies), 1, "the image must have one layer with one file")
             self.assertEqual("higress" in module, name == "higress")
             self.assertRegex(script, rf"(?m)^one {module} ")
 
@@ -111,7 +111,7 @@ class Images(unittest.TestCase):
             "server/evenkeel/page/tests/node_modules/x/y.js",
         ):
             self.assertTrue(ignored(path), path)
-        # Files that the program holds within itself, wherever they are.
+        # Files that the program embeds, from any directory.
         for source in (p for p in needed if p.endswith(".rs")):
             for name in re.findall(r'include_(?:str|bytes)!\(\s*"([^"]+)"', (ROOT / source).read_text()):
                 inside = (ROOT / source).parent.joinpath(name).resolve().relative_to(ROOT)

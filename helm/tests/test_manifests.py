@@ -1,4 +1,4 @@
-"""What the manifests say, value by value."""
+"""Checks individual fields of the manifests."""
 
 import hashlib
 import pathlib
@@ -49,14 +49,14 @@ class Pods(unittest.TestCase):
         self.assertIs(redis["securityContext"]["runAsNonRoot"], True)
         self.assertIs(redis["automountServiceAccountToken"], False)
 
-    def test_the_drain_fits_into_the_grace_period(self):
+    def test_the_shutdown_delay_fits_into_the_grace_period(self):
         documents = rendered({"drainDelaySeconds": 42})
         self.assertEqual(configuration(documents)["drain_delay"], "42s")
-        # And 10 s for calls under way: docs/operations.md.
+        # The rest is for calls in progress, which get 10 s: docs/operations.md.
         self.assertGreater(workload(documents)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 42 + 10)
 
-    def test_a_deployments_drain_outlasts_an_answer_of_the_clusters_dns(self):
-        # CoreDNS gives 30 s; those who asked right before the pod left go on connecting for as long.
+    def test_a_deployments_shutdown_delay_outlasts_a_cached_dns_answer(self):
+        # CoreDNS gives 30 s: a gateway that resolved the name right before the pod left connects to it for that long.
         for mode, least, most in (("deployment", 31, 60), ("daemonset", 1, 10), ("sidecar", 1, 10)):
             documents = rendered({"mode": mode})
             seconds = int(configuration(documents)["drain_delay"].removesuffix("s"))
@@ -72,7 +72,7 @@ class Pods(unittest.TestCase):
                 update, {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}, mode
             )
         alone = workload(rendered({"redis": {"mode": "none", "urls": []}, "replicas": 1}))["spec"]
-        self.assertEqual(alone["strategy"], {"type": "Recreate"}, "two would count apart")
+        self.assertEqual(alone["strategy"], {"type": "Recreate"}, "two pods would count separately")
 
     def test_probes_ask_the_port_that_is_listened_on(self):
         for mode in ("deployment", "sidecar"):
@@ -82,7 +82,7 @@ class Pods(unittest.TestCase):
             self.assertEqual(container["readinessProbe"]["httpGet"], {"path": "/readyz", "port": 9500})
             self.assertEqual(configuration(documents)["listen"]["http"], "0.0.0.0:9500")
 
-    def test_a_gateway_waits_for_its_sidecar_only_where_it_shall(self):
+    def test_a_gateway_waits_for_its_sidecar_only_if_required(self):
         waiting = {"startupProbe", "readinessProbe"}
         self.assertFalse(waiting & set(sidecar_container(workload(rendered({"mode": "sidecar"})))))
         container = sidecar_container(workload(rendered({"mode": "sidecar", "sidecar": {"required": True}})))
@@ -100,7 +100,7 @@ class Pods(unittest.TestCase):
         self.assertEqual(checksum({"limits": [limit], "quota_admins": ["a"], "prices": []}), before)
         self.assertNotEqual(checksum({"pools": [{"cluster": "a"}]}), before)
         self.assertNotEqual(checksum({"ledger": {"enabled": False}}), before)
-        # The sections the sidecar reads again while running are those the chart leaves out.
+        # The digest must omit exactly the sections that the sidecar reloads while it runs.
         source = (ROOT / "server/config/src/files.rs").read_text()
         reloaded = re.search(r"const RELOADED: \[&str; \d+\] =\s*\[(.*?)\];", source, re.S).group(1)
         template = (CHART / "templates/_config.tpl").read_text()
@@ -144,7 +144,7 @@ class Pods(unittest.TestCase):
         services = [
             d for d in documents if d["kind"] == "Service" and monitor.items() <= d["metadata"]["labels"].items()
         ]
-        self.assertEqual([s["metadata"]["name"] for s in services], ["ek-evenkeel"], "each pod is scraped once")
+        self.assertEqual([s["metadata"]["name"] for s in services], ["ek-evenkeel"], "Prometheus must scrape each pod once")
 
 
 class Store(unittest.TestCase):
@@ -180,7 +180,7 @@ class Store(unittest.TestCase):
         self.assertEqual(store["url"], f"redis://{service['metadata']['name']}.gateways.svc.cluster.local:6379/0")
         self.assertEqual((store["user"], store["key_prefix"]), ("evenkeel", "trial"))
 
-    def test_a_password_made_up_is_new_each_time_only_without_a_cluster(self):
+    def test_a_generated_password_changes_only_without_a_cluster(self):
         first, second = (
             find(rendered({"redis": {"mode": "bundled", "urls": []}}), "Secret")["stringData"] for _ in "ab"
         )
@@ -201,7 +201,7 @@ class Store(unittest.TestCase):
             for changed in (digests(mode, password="two", keyPrefix="a"), digests(mode, password="one", keyPrefix="b")):
                 self.assertNotEqual(changed[0], first[0])
                 self.assertNotEqual(changed[1], first[1])
-        # One made up is the same in all manifests of a rendering: the user's is that in the secret.
+        # A generated password is the same in all manifests of a rendering: the user's digest matches the secret.
         secret = find(rendered({"redis": {"mode": "bundled", "urls": []}}), "Secret")["stringData"]
         digest = hashlib.sha256(secret["password"].encode()).hexdigest()
         self.assertIn(f"#{digest}", secret["users.acl"].split())
@@ -238,7 +238,7 @@ class Network(unittest.TestCase):
             [[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6379], [443, 6443]]
         )
 
-    def test_the_bundled_redis_hears_the_sidecars_only(self):
+    def test_only_sidecars_reach_the_bundled_redis(self):
         documents = rendered(
             {
                 "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]},
@@ -313,7 +313,7 @@ class Discovery(unittest.TestCase):
         self.assertEqual(find(documents, "Role")["metadata"]["namespace"], "models")
         self.assertNotIn("ClusterRole", kinds(documents))
 
-    def test_in_gateways_pods_the_right_is_the_gateways(self):
+    def test_in_sidecar_mode_the_gateway_has_the_right(self):
         values = {
             "mode": "sidecar",
             "config": {"pools": [matrix.SLICES]},
@@ -354,7 +354,7 @@ class Monitoring(unittest.TestCase):
             {name: load(text) for name, text in found.items()}, {name: load(text) for name, text in files.items()}
         )
 
-    def test_runbooks_are_where_ones_people_read_them(self):
+    def test_the_runbook_url_can_be_replaced(self):
         text = str(self.rules({"runbookUrl": "https://wiki.example/runbook"}))
         self.assertIn("https://wiki.example/runbook#evenkeelpoolfull", text)
         self.assertNotIn("docs/runbook.md", text)
@@ -363,7 +363,7 @@ class Monitoring(unittest.TestCase):
         down = 'up{job=~".*(evenkeel|edge).*"} == 0'
         self.assertIn(down, [rule["expr"] for rule in self.rules({}, fullnameOverride="edge")])
         documents = rendered({**self.ALL, "fullnameOverride": "edge"})
-        # The operator's job is the name of the service.
+        # The operator uses the name of the service as the job.
         services = [d["metadata"]["name"] for d in documents if d["kind"] == "Service"]
         self.assertIn("edge", services)
 
@@ -372,7 +372,7 @@ class Monitoring(unittest.TestCase):
         groups = find(rendered(values), "PrometheusRule")["spec"]["groups"]
         return [rule for group in groups for rule in group["rules"]]
 
-    def test_in_gateways_pods_they_are_what_is_scraped(self):
+    def test_in_sidecar_mode_the_gateways_pods_are_scraped(self):
         monitor = find(rendered({**self.ALL, "mode": "sidecar", "sidecar": {"gateway": "higress"}}), "PodMonitor")[
             "spec"
         ]
@@ -425,7 +425,7 @@ class Library(unittest.TestCase):
 
 
 class Notes(unittest.TestCase):
-    """NOTES.txt is not part of `helm template`: rendered here as a manifest of its own."""
+    """Renders NOTES.txt as a manifest, because `helm template` leaves it out."""
 
     def notes(self, values):
         with tempfile.TemporaryDirectory() as directory:
@@ -440,7 +440,7 @@ class Notes(unittest.TestCase):
             )
             return find(rendered(values, chart=chart), "Notes")["text"]
 
-    def test_they_tell_the_page_and_the_next_command(self):
+    def test_the_notes_show_the_page_and_the_next_command(self):
         text = self.notes({})
         self.assertIn("kubectl -n gateways port-forward service/ek-evenkeel 9191:9191", text)
         self.assertIn("kubectl -n gateways exec deployment/ek-evenkeel -- evenkeel pools", text)

@@ -1,4 +1,4 @@
-"""Every two choices together: rendered by Helm, valid for Kubernetes, and a configuration the sidecar takes."""
+"""Every combination of two choices renders, is valid for Kubernetes, and has a valid configuration."""
 
 import collections
 import concurrent.futures
@@ -13,7 +13,7 @@ from sidecar import EVENKEEL, check_config
 
 
 def check(case):
-    """One case. Returns what its manifests were held against, or the fault."""
+    """Checks one case. Returns the schemas that its manifests were validated against, or the fault."""
     values, kubernetes = matrix.values(case)
     try:
         documents = render(values, kubernetes)
@@ -28,7 +28,7 @@ def check(case):
 
 class Matrix(unittest.TestCase):
     def test_every_combination_is_valid(self):
-        self.assertTrue(EVENKEEL.is_file(), f"{EVENKEEL} is not there: cargo build -p evenkeel")
+        self.assertTrue(EVENKEEL.is_file(), f"{EVENKEEL} does not exist; run cargo build -p evenkeel")
         cases = matrix.cases()
         against = collections.defaultdict(set)
         with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as workers:
@@ -41,7 +41,7 @@ class Matrix(unittest.TestCase):
             f"\n{len(cases)} combinations; "
             + "; ".join(f"{how}: {', '.join(sorted(kinds))}" for how, kinds in sorted(against.items()))
         )
-        # A kind that is in no combination would go unchecked.
+        # A kind that no combination contains would not be validated.
         self.assertEqual(
             set().union(*against.values()),
             {
@@ -72,7 +72,7 @@ class Matrix(unittest.TestCase):
             },
         )
 
-    def test_the_combinations_bring_every_two_choices_together(self):
+    def test_the_cases_combine_every_two_choices(self):
         met = {frozenset(pair) for case in matrix.cases() for pair in itertools.combinations(case.items(), 2)}
         for a, b in itertools.combinations(matrix.PARTS, 2):
             for x, y in itertools.product(matrix.PARTS[a], matrix.PARTS[b]):
@@ -128,7 +128,7 @@ class Matrix(unittest.TestCase):
                 }
                 values, _ = matrix.values(case | {part: choice})
                 if "sidecar" in values:
-                    values["sidecar"]["native"] = False  # lint knows no version of Kubernetes
+                    values["sidecar"]["native"] = False  # `helm lint` takes no Kubernetes version
                 if values["mode"] == "sidecar":
                     values["sidecar"] = {**values.get("sidecar", {}), "native": False}
                 with self.subTest(part=part, choice=choice):

@@ -1,4 +1,4 @@
-"""What makes no sense is refused, with the name of the value; all faults of a kind at once."""
+"""The chart rejects invalid values by name, and reports all faults of a kind at once."""
 
 import unittest
 
@@ -6,7 +6,7 @@ from chart import Refused, render
 
 REDIS = {"redis": {"urls": ["redis://redis:6379"]}}
 
-# By values.schema.json: what one value alone can be.
+# Rejected by values.schema.json: each value is invalid alone.
 SCHEMA = [
     ({"mod": "sidecar"}, "Additional property mod is not allowed"),
     ({"mode": "statefulset"}, "mode: mode must be one of the following"),
@@ -45,7 +45,7 @@ SCHEMA = [
     ({"monitoring": {"dashboards": {"labels": {"a": True}}}}, "monitoring.dashboards.labels.a: Invalid type"),
 ]
 
-# By _checks.tpl: values that do not go together.
+# Rejected by _checks.tpl: values that contradict each other.
 CHECKS = [
     ({"redis": {"urls": []}}, "redis.urls: must name a Redis where redis.mode is external, got none"),
     (
@@ -182,14 +182,14 @@ class RefusedValues(unittest.TestCase):
             with self.subTest(expected):
                 said = refused(self, values)
                 self.assertIn(expected, said)
-                # The one fault and no other that follows from it.
+                # Only this fault, and none that follows from it.
                 self.assertIn("1 fault in the values", said)
 
     def test_native_sidecars_need_a_kubernetes_that_has_them(self):
         said = refused(self, {"mode": "sidecar"}, "1.28.9")
         self.assertIn("sidecar.native: must be false before Kubernetes 1.29, got true with v1.28.9", said)
 
-    def test_all_faults_are_told_at_once(self):
+    def test_all_faults_are_reported_at_once(self):
         said = refused(
             self,
             {

@@ -1,5 +1,5 @@
-"""What the chart makes, at work without Kubernetes: the bundled Redis with its arguments and rights, a sidecar with its files,
-a gateway with its patches; all of them real."""
+"""Runs what the chart creates, without Kubernetes: the real Redis with its arguments and rights, the sidecar with its
+files, and Envoy with its patches."""
 
 import contextlib
 import http.server
@@ -30,7 +30,7 @@ def free_port():
 
 @contextlib.contextmanager
 def running(command):
-    """A process that is stopped in any case, and what it has said so far."""
+    """Runs a process. Yields it and a function that returns its output so far; always stops it."""
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT) as process,
@@ -57,7 +57,7 @@ def eventually(test, condition, said, seconds=30):
             if found := condition():
                 return found
         if time.monotonic() > end:
-            test.fail(f"not within {seconds} s: {said()}")
+            test.fail(f"condition not met within {seconds} s: {said()}")
         time.sleep(0.05)
 
 
@@ -111,7 +111,7 @@ class Trial(unittest.TestCase):
                 )
                 self.assertEqual(admitted.returncode, 0, admitted.stderr + both())
                 self.assertIn("10.0.0.1:8000", admitted.stdout)
-                # Audits and the registry have run as well by now.
+                # Wait until recounts and the registry have run as well.
                 time_up = time.monotonic() + 1
                 eventually(self, lambda: time.monotonic() > time_up, both)
                 with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=5) as answer:
@@ -128,7 +128,7 @@ class Trial(unittest.TestCase):
 
 
 class Port(http.server.BaseHTTPRequestHandler):
-    """A model server that answers with its own port."""
+    """Answers as a model server that returns its own port."""
 
     def do_GET(self):
         body = str(self.server.server_port).encode()
@@ -151,7 +151,7 @@ def model_server():
 
 class Gateway(unittest.TestCase):
     def test_requests_go_where_the_sidecar_says_through_the_rendered_patches(self):
-        """Envoy with a cluster as Istio makes it, patched by the rendered EnvoyFilter, and the sidecar beside it on its socket."""
+        """Runs Envoy with Istio's cluster, patched by the rendered EnvoyFilter, beside the sidecar on its socket."""
         service = "llm.models.svc.cluster.local"
         with tempfile.TemporaryDirectory() as directory, model_server() as first, model_server() as second:
             grpc, http_port, gateway = free_port(), free_port(), free_port()
@@ -216,7 +216,7 @@ class Gateway(unittest.TestCase):
                 {"name": "chat", "match": {"prefix": "/"}, "route": {"cluster": cluster["name"]}}
             ]
             config = bootstrap([patches[("CLUSTER", "ADD")], cluster], listeners=[listens])
-            # Only this gateway's control plane would be asked.
+            # There is no control plane here.
             del config["dynamic_resources"]
             (root / "envoy.json").write_text(json.dumps(config))
             path = root / sidecar_container(workload(documents))["args"][2].lstrip("/")
@@ -234,6 +234,6 @@ class Gateway(unittest.TestCase):
 
                 eventually(self, ask, lambda: said() + envoy_said(), 60)
                 answers = [ask() for _ in range(20)]
-                for told, served_by in answers:
-                    self.assertEqual(told, f"shared 127.0.0.1:{served_by}", said() + envoy_said())
+                for reported, served_by in answers:
+                    self.assertEqual(reported, f"shared 127.0.0.1:{served_by}", said() + envoy_said())
                 self.assertEqual({port for _, port in answers}, {str(first), str(second)})
