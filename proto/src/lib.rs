@@ -1,8 +1,11 @@
-//! Evenkeel's gRPC API, compiled from the `.proto` files beside this crate's manifest. Every message and
-//! field is documented there; the generated documentation carries the same comments.
+//! Evenkeel's gRPC API, compiled from the `.proto` files beside this crate's manifest, which document every message and
+//! field.
 
-/// Package `evenkeel.v1`: what gateways call (`Gateway`) and what operators look at (`Inspect`).
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+#[cfg(feature = "json")]
+pub mod json;
+
+/// Package `evenkeel.v1`: what gateways call (`Gateway`), and what operators and administrators call (`Inspect`, `Admin`).
+#[allow(unreachable_pub, clippy::all, clippy::unwrap_used)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/evenkeel.v1.rs"));
 }

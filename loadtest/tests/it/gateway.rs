@@ -65,7 +65,7 @@ pub(crate) fn by_hosts(lab: &Lab) -> BTreeMap<String, u64> {
 /// Requests in flight per host by the table, asked of one sidecar.
 pub(crate) async fn by_table(lab: &Lab, sidecar: usize) -> Result<BTreeMap<String, u64>, String> {
     let mut inspect = connect(lab, sidecar).await?;
-    let request = pb::GetPoolRequest { pool: Some(pool()) };
+    let request = pb::GetPoolRequest { cluster: CLUSTER.into(), ..Default::default() };
     let state = inspect.get_pool(request).await.map_err(|e| e.to_string())?.into_inner();
     if !state.current {
         return Err("the table is not the shared one".into());
@@ -76,13 +76,9 @@ pub(crate) async fn by_table(lab: &Lab, sidecar: usize) -> Result<BTreeMap<Strin
 /// Leases by holder, asked of one sidecar.
 pub(crate) async fn holders(lab: &Lab, sidecar: usize) -> Result<BTreeMap<String, u64>, String> {
     let mut inspect = connect(lab, sidecar).await?;
-    let request = pb::ListHoldersRequest { pool: Some(pool()) };
+    let request = pb::ListHoldersRequest { cluster: CLUSTER.into(), ..Default::default() };
     let holders = inspect.list_holders(request).await.map_err(|e| e.to_string())?.into_inner().holders;
     Ok(holders.into_iter().map(|h| (h.holder, h.leases)).collect())
-}
-
-fn pool() -> pb::Pool {
-    pb::Pool { route: String::new(), cluster: CLUSTER.into() }
 }
 
 async fn connect(lab: &Lab, sidecar: usize) -> Result<InspectClient<tonic::transport::Channel>, String> {

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use evenkeel_api::{Admins, Api, WATCHERS_MAX};
 use evenkeel_config::{Config, StoreConfig};
 use evenkeel_domain::{activity::StoreKind, limit::LimitRules, settings::RateLimitService};
 use evenkeel_engine::{
@@ -38,7 +39,10 @@ use evenkeel_store::{
 };
 use evenkeel_telemetry::{Metrics, traces};
 use serde::Serialize;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::Semaphore,
+};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
@@ -49,12 +53,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     reload,
-    transport::{
-        administration::Administration,
-        auth::Admins,
-        capacity::{Capacity, Watched},
-        grpc, http,
-    },
+    transport::{grpc, http},
 };
 
 /// Longest wait for calls under way when draining.
@@ -191,13 +190,6 @@ pub async fn run(
     tasks.spawn(Arc::clone(&drains).run(config.keep_alive_interval, background.clone()));
     let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)));
     tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
-    let administration = Arc::new(Administration {
-        quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)),
-        overrides: Arc::clone(&overrides),
-        drains,
-        audit: Arc::clone(&audit),
-        admins: Admins::new(live.admin.clone(), Arc::clone(&metrics)),
-    });
 
     let limiter = Limiter::new(
         Arc::clone(&rules),
@@ -212,7 +204,7 @@ pub async fn run(
         balancer: Arc::clone(&balancer),
         limiter: Arc::clone(&limiter),
         ledger: Arc::clone(&ledger),
-        quotas: Quotas::new(records, Arc::clone(&rules), audit),
+        quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)),
         recorder: Arc::clone(&recorder),
         tracer: tracer.clone(),
         metrics: Arc::clone(&metrics),
@@ -227,7 +219,7 @@ pub async fn run(
         Arc::clone(&activity),
         Arc::clone(&rules),
     );
-    let capacity = Arc::new(Capacity {
+    let api = Arc::new(Api {
         about,
         started_at_ms: reporter.started_at_ms(),
         keep_alive_interval: config.keep_alive_interval,
@@ -235,9 +227,16 @@ pub async fn run(
         views: Arc::clone(&views),
         balancer: Arc::clone(&balancer),
         limiter,
+        quotas: Quotas::new(records, Arc::clone(&rules), Arc::clone(&audit)),
         rules,
-        administration: Arc::clone(&administration),
-        watched: Watched::default(),
+        overrides,
+        drains,
+        audit,
+        admins: Admins::new(live.admin.clone(), Arc::clone(&metrics)),
+        ledger: Arc::clone(&ledger),
+        limit_request: grpc::limit_request,
+        watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+        watched: Default::default(),
     });
     tasks.spawn(reporter.run(background.clone()));
 
@@ -251,29 +250,16 @@ pub async fn run(
         })
         .transpose()?
         .map(|judge| (judge, Arc::clone(&metrics)));
-    let admin = grpc::AdminService {
-        administration: Arc::clone(&administration),
-        ledger: Arc::clone(&ledger),
-        limiter: Arc::clone(&admission.limiter),
-    };
     let (routes, mut health) = grpc::routes(
         admission,
-        Arc::clone(&capacity),
-        admin,
+        Arc::clone(&api),
         config.keep_alive_interval,
         calls.clone(),
         rate_limits,
         stop_grpc.clone(),
     )
     .await?;
-    let http = Arc::new(http::Http {
-        capacity,
-        administration,
-        ledger: Arc::clone(&ledger),
-        metrics,
-        stop: stop_http.clone(),
-        watchers: http::watchers(),
-    });
+    let http = Arc::new(http::Http { api, metrics, stop: stop_http.clone() });
 
     let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
     serve_http(&http_server, listeners.http, http::router(Arc::clone(&http)), &stop_http);

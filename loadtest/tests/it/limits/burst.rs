@@ -126,7 +126,7 @@ async fn what_one_rule_refuses_costs_nothing_of_the_others() {
     let grant = evenkeel_proto::v1::SetQuotaRequest {
         quota: "balance".into(),
         consumer: "by-quota".into(),
-        amount: 4000,
+        amount: Some(4000),
         note: String::new(),
     };
     chain.admin(0).await.unwrap().set_quota(grant).await.unwrap();

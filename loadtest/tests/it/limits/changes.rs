@@ -76,13 +76,12 @@ async fn amounts_differ_and_change_while_requests_come() {
     assert!(metric(&chain.lab, 0, refused).await + metric(&chain.lab, 1, refused).await >= 8.0);
 
     // An override, told to one sidecar, is in force at the other's gateway within an interval.
-    let set = pb::Override {
+    let request = pb::SetOverrideRequest {
         limit: "calls".into(),
         key: "consumer=plain".into(),
-        amount: 4,
-        ..pb::Override::default()
+        amount: Some(4),
+        ..pb::SetOverrideRequest::default()
     };
-    let request = pb::SetOverrideRequest { r#override: Some(set) };
     let stored = chain.admin(0).await.unwrap().set_override(request).await.unwrap().into_inner();
     assert_eq!(stored.who, "tests");
     let took = within(INTERVAL + SLACK, "the override lets one more through", || async {
@@ -92,13 +91,12 @@ async fn amounts_differ_and_change_while_requests_come() {
     .await;
     eprintln!("an override was in force at another sidecar after {took:?} (interval {INTERVAL:?})");
     assert_eq!(chain.ask(1, &plain).await.status, 429, "what was counted is kept");
-    let exempt = pb::Override {
+    let request = pb::SetOverrideRequest {
         limit: "calls".into(),
         key: "consumer=plain".into(),
         unlimited: true,
-        ..pb::Override::default()
+        ..pb::SetOverrideRequest::default()
     };
-    let request = pb::SetOverrideRequest { r#override: Some(exempt) };
     chain.admin(1).await.unwrap().set_override(request).await.unwrap();
     within(INTERVAL + SLACK, "the exemption is in force", || async {
         let reply = chain.ask(0, &plain).await;

@@ -366,7 +366,7 @@ impl Directory {
         let found = by_id.get(&listed).or_else(|| by_id.get(&resolved)).cloned();
         found.ok_or_else(|| DomainError::NotFound {
             what: format!("pool of route {route:?} and cluster {cluster:?}"),
-            hint: "no gateway has used it yet; ListPools names those known",
+            hint: "no gateway has used it yet",
         })
     }
 

@@ -256,7 +256,7 @@ impl DrainBook {
         let nearest = nearest(endpoint, &known);
         Err(DomainError::NotFound {
             what: format!("endpoint {endpoint:?} (nearest: {})", nearest.join(", ")),
-            hint: "an endpoint is named as ListPools shows it",
+            hint: "no pool has an endpoint with this address",
         })
     }
 

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use evenkeel_domain::PoolId;
 use evenkeel_store::Table;
-use serde::Serialize;
 
 use super::directory::PoolEntry;
 
 /// One pool at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PoolView {
     /// Name of the route; empty where routes share the table.
     pub route: String,
@@ -30,12 +29,11 @@ pub struct PoolView {
     /// By address.
     pub endpoints: Vec<EndpointView>,
     /// For look-ups.
-    #[serde(skip)]
     pub id: PoolId,
 }
 
 /// One endpoint of a pool.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EndpointView {
     /// Its address.
     pub address: Arc<str>,

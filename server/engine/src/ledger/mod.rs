@@ -31,7 +31,6 @@ use tracing::{info, warn};
 
 mod pending;
 pub mod query;
-pub mod text;
 
 /// Time between flushes; doubled after each that fails, up to the longest.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);

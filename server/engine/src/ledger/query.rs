@@ -229,7 +229,7 @@ impl Ledger {
     pub fn export(
         self: &Arc<Self>,
         query: Query,
-    ) -> impl Stream<Item = Result<Vec<Row>, DomainError>> + Send + 'static {
+    ) -> impl Stream<Item = Result<Vec<Row>, DomainError>> + Send + use<> {
         let sections = sections(&query).into_iter();
         futures::stream::try_unfold((Arc::clone(self), query, sections), |(ledger, query, mut left)| async {
             ledger.check_enabled()?;

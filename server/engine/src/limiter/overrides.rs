@@ -113,11 +113,11 @@ impl OverrideBook {
         let limit = self.limit(&new.limit)?;
         new.key = canonical_key(&limit, &new.key)?;
         if let Some(amount) = new.amount.filter(|amount| *amount > AMOUNT_MAX) {
-            return Err(DomainError::invalid("override.amount", "at most 10^15", &amount.to_string()));
+            return Err(DomainError::invalid("amount", "at most 10^15", &amount.to_string()));
         }
         if let Some(at) = new.expires_at_ms.filter(|at| *at <= unix_ms()) {
             let expected = "in the future (ms of the Unix epoch), or 0 for never";
-            return Err(DomainError::invalid("override.expires_at_ms", expected, &at.to_string()));
+            return Err(DomainError::invalid("expires_at_ms", expected, &at.to_string()));
         }
         let before = self.in_force(&limit.name, &new.key).await;
         let (records, audit, changed) = self.parts();
@@ -214,7 +214,7 @@ impl OverrideBook {
         let found = rules.limits.iter().find(|limit| *limit.name == *name);
         found.cloned().ok_or_else(|| DomainError::NotFound {
             what: format!("limit {name:?}"),
-            hint: "ListLimits names those configured",
+            hint: "the configuration has no limit of this name",
         })
     }
 
@@ -266,14 +266,10 @@ pub fn form_of_key(limit: &Limit) -> String {
 fn canonical_key(limit: &Limit, text: &str) -> Result<String, DomainError> {
     let wrong = || {
         let expected = format!("of the form {} (| and % as %7C and %25)", form_of_key(limit));
-        DomainError::invalid("override.key", expected, &format!("{text:?}"))
+        DomainError::invalid("key", expected, &format!("{text:?}"))
     };
     if text.len() > KEY_BYTES_MAX {
-        return Err(DomainError::invalid(
-            "override.key",
-            "at most 1024 bytes",
-            &format!("{} bytes", text.len()),
-        ));
+        return Err(DomainError::invalid("key", "at most 1024 bytes", &format!("{} bytes", text.len())));
     }
     let attributes = limit.key.attributes();
     if attributes.is_empty() {
@@ -485,11 +481,14 @@ mod tests {
     async fn what_is_wrong_is_told() {
         let book = book();
         let unknown = book.set(of("nope", "consumer=a")).await.unwrap_err();
-        assert_eq!(unknown.to_string(), "limit \"nope\" not found: ListLimits names those configured");
+        assert_eq!(
+            unknown.to_string(),
+            "limit \"nope\" not found: the configuration has no limit of this name"
+        );
         let past = Override { expires_at_ms: Some(1), ..of("rpm", "consumer=a") };
-        assert!(book.set(past).await.unwrap_err().to_string().starts_with("override.expires_at_ms"));
+        assert!(book.set(past).await.unwrap_err().to_string().starts_with("expires_at_ms"));
         let much = Override { amount: Some(AMOUNT_MAX + 1), ..of("rpm", "consumer=a") };
-        assert!(book.set(much).await.unwrap_err().to_string().starts_with("override.amount"));
+        assert!(book.set(much).await.unwrap_err().to_string().starts_with("amount"));
         assert!(book.list("", 1001, "").await.is_err());
         assert!(book.list("", 0, "x").await.is_err());
     }

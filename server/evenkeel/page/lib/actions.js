@@ -75,9 +75,9 @@ export function changeQuota({ quota, consumer }, done) {
   }, done);
 }
 
-const UNTIL = [['', 'until it is taken away'], ['3600000', 'for 1 hour'], ['14400000', 'for 4 hours'], ['86400000', 'for 1 day'], ['604800000', 'for 7 days'], ['at', 'until a time …']];
+const UNTIL = [['', 'until it is removed'], ['3600000', 'for 1 hour'], ['14400000', 'for 4 hours'], ['86400000', 'for 1 day'], ['604800000', 'for 7 days'], ['at', 'until a time …']];
 
-/** Another amount of a limit for one key. `limit` is as `api/v1/limits` tells it; `look` asks for that by its name. */
+/** Another amount of a limit for one key. `limit` is one of `api/v1/limits`; `look` reads it by its name. */
 export function overrideLimit({ limit: known, key, look = false }, done) {
   act(async () => {
     const limit = (look && (await read('limits')).limits.find((one) => one.name === known.name)) || known;
@@ -116,14 +116,14 @@ export function overrideLimit({ limit: known, key, look = false }, done) {
   }, done);
 }
 
-/** Takes an override away. */
+/** Removes an override. */
 export function forgetOverride(override, counts, done) {
   act(async () => ({
     title: `Override of ${override.limit} for ${override.key}`,
     about: 'The amount of the configuration applies again.',
     fields: [], note: false,
     state: () => ({
-      before: override.unlimited ? 'unlimited' : f.amountOf(override.amount, counts), after: 'as configured', confirm: 'Take it away', tone: 'bad',
+      before: override.unlimited ? 'unlimited' : f.amountOf(override.amount, counts), after: 'as configured', confirm: 'Remove it', tone: 'bad',
       what: 'override.delete', target: `${override.limit}/${override.key}`,
       call: () => ({ method: 'DELETE', path: `overrides/${segment(override.limit)}/${segment(override.key)}` }),
     }),
@@ -150,7 +150,7 @@ export function drainEndpoint({ pool, endpoint }, done) {
   }, done);
 }
 
-/** Gives an endpoint requests again. `drain` is as `api/v1/drains` tells it. */
+/** Ends a drain, as `api/v1/drains` returns it. */
 export function undrainEndpoint(drain, done) {
   act(async () => undrainPlan(drain), done);
 }
@@ -159,7 +159,7 @@ export function undrainEndpoint(drain, done) {
 export function undrainIn({ pool, endpoint }, done) {
   act(async () => {
     const { drains } = await read('drains');
-    const of = (drain) => drain.pool ?? drain;
+    const of = (drain) => drain.pool ?? {};
     const mine = drains.filter((drain) => drain.endpoint === endpoint.address);
     const drain = mine.find((one) => of(one).cluster === pool.cluster && (of(one).route ?? '') === pool.route) ?? mine.find((one) => !of(one).cluster);
     if (!drain) throw new ApiError(404, `${endpoint.address} is not drained any more.`);
@@ -168,7 +168,7 @@ export function undrainIn({ pool, endpoint }, done) {
 }
 
 function undrainPlan(drain) {
-  const { route = '', cluster = '' } = drain.pool ?? drain;
+  const { route = '', cluster = '' } = drain.pool ?? {};
   const where = cluster ? `In the pool ${f.poolName({ route, cluster })}.` : 'In every pool.';
   return {
     title: `Give ${drain.endpoint} requests again`,

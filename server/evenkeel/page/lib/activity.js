@@ -1,4 +1,4 @@
-// What became of requests: admitted and refused by reason, over the last minutes or hours.
+// Requests by result over the last minutes or hours: admitted, and refused by reason.
 
 import { poll, read } from './api.js';
 import { stackedChart } from './chart.js';
@@ -10,17 +10,19 @@ import { choice, section } from './ui.js';
 const ADMITTED = [
   { key: 'shared', label: 'from the shared table', colour: '--series-shared' },
   { key: 'local', label: 'from local knowledge', colour: '--series-local' },
-  { key: 'open', label: 'let through unchosen', colour: '--series-open' },
+  { key: 'open', label: 'chosen by the gateway', colour: '--series-open' },
 ];
 const REFUSED = [
   { key: 'pool_full', label: 'pool full', colour: '--series-pool-full' },
   { key: 'limit', label: 'limit', colour: '--series-limit' },
   { key: 'quota', label: 'quota', colour: '--series-quota' },
   { key: 'no_endpoints', label: 'no endpoints', colour: '--series-no-endpoints' },
-  { key: 'store_unavailable', label: 'store away', colour: '--series-store' },
+  { key: 'store_unavailable', label: 'store down', colour: '--series-store' },
 ];
-const SPANS = ['15m', '1h', '6h', '24h', '48h'];
 const WORDS = { '15m': '15 min', '1h': '1 h', '6h': '6 h', '24h': '24 h', '48h': '48 h' };
+const SPANS = Object.keys(WORDS);
+
+const spanMs = (span) => Number.parseInt(span, 10) * (span.endsWith('m') ? 60_000 : 3_600_000);
 
 /** A step that has hardly begun says nothing about a rate. */
 const BEGUN_MS = 3000;
@@ -44,7 +46,7 @@ export function activity(pool) {
   };
   const load = (signal) => {
     const of = wanted.pool ? { route: wanted.pool.route, cluster: wanted.pool.cluster } : {};
-    return read('activity', { span: wanted.span, ...of }, signal);
+    return read('activity', { span_ms: spanMs(wanted.span), ...of }, signal);
   };
   const polled = poll(load, take, part.fail, () => (wanted.span.endsWith('m') || wanted.span === '1h' ? 4000 : 15_000));
   return {
@@ -66,24 +68,22 @@ export function activity(pool) {
 }
 
 /** Requests a second in each step: times, and one column for each series. The step under way counts for what is gone. */
-function rates({ from_ms: from, step_ms: step, steps, series, now_ms: now = Date.now() }) {
-  const times = [];
-  const seconds = [];
-  for (let at = 0; at < steps; at += 1) {
-    times.push(from + at * step);
-    const gone = at === steps - 1 ? Math.min(step, Math.max(0, now - times[at])) : step;
-    seconds.push(gone < Math.min(BEGUN_MS, step) ? null : gone / 1000);
-  }
+function rates({ step_ms: length, steps }) {
+  const times = steps.map((step) => step.at_ms);
+  const seconds = times.map((from, at) => {
+    const gone = at === steps.length - 1 ? Math.min(length, Math.max(0, Date.now() - from)) : length;
+    return gone < Math.min(BEGUN_MS, length) ? null : gone / 1000;
+  });
   // The last step is drawn to its end.
-  times.push(from + steps * step);
+  times.push((times.at(-1) ?? 0) + length);
   const column = (key) => {
-    const values = seconds.map((s, at) => (s === null ? null : (series[key]?.[at] ?? 0) / s));
+    const values = seconds.map((s, at) => (s === null ? null : steps[at][key] / s));
     return [...values, values.at(-1)];
   };
   return { times, column };
 }
 
-const sum = (values = []) => values.reduce((total, n) => total + n, 0);
+const sum = (steps, key) => steps.reduce((total, step) => total + step[key], 0);
 
 function half(title, series) {
   const total = h('strong');
@@ -98,8 +98,8 @@ function half(title, series) {
   const tell = (at) => {
     if (!shown) return;
     const { data, span } = shown;
-    const of = at === null || at >= data.steps ? null : at;
-    const count = (key) => (of === null ? sum(data.series[key]) : data.series[key]?.[of] ?? 0);
+    const step = at === null ? undefined : data.steps[at];
+    const count = (key) => (step ? step[key] : sum(data.steps, key));
     let all = 0;
     for (const entry of entries) {
       const n = count(entry.key);
@@ -109,7 +109,7 @@ function half(title, series) {
     }
     setText(total, f.int(all));
     const length = f.duration(data.step_ms);
-    setText(when, of === null ? `in the last ${WORDS[span]}` : `in ${length} from ${f.time(data.from_ms + of * data.step_ms)}`);
+    setText(when, step ? `in ${length} from ${f.time(step.at_ms)}` : `in the last ${WORDS[span]}`);
   };
   const chart = stackedChart({ series, sync: 'activity', onHover: tell });
   const element = h('figure', { class: 'half' },
@@ -151,13 +151,9 @@ function stepsTable() {
   let data = null;
   const fill = () => {
     if (!element.open || !data) return;
-    const rows = [];
-    for (let at = data.steps - 1; at >= 0; at -= 1) {
-      const ms = data.from_ms + at * data.step_ms;
-      rows.push(h('tr', {}, h('th', { scope: 'row', title: f.utc(ms), text: f.time(ms) }),
-        all.map((one) => h('td', { class: 'num', text: f.int(data.series[one.key]?.[at] ?? 0) }))));
-    }
-    body.replaceChildren(...rows);
+    body.replaceChildren(...[...data.steps].reverse().map((step) => h('tr', {},
+      h('th', { scope: 'row', title: f.utc(step.at_ms), text: f.time(step.at_ms) }),
+      all.map((one) => h('td', { class: 'num', text: f.int(step[one.key]) })))));
   };
   element.addEventListener('toggle', fill);
   return {

@@ -1,4 +1,4 @@
-// A change: what will change, why, a confirmation; then what the sidecar made of it, with its line of the audit.
+// A change: what will change, why, a confirmation; then the result, with its line of the change log.
 
 import { ApiError, change, read } from './api.js';
 import { beforeAfter, faultLine, field, openDialog } from './dialog.js';
@@ -61,9 +61,9 @@ function form(plan, close, done) {
     try {
       const { method, path, parameters, body } = state.call(note.value.trim());
       // What is new is told apart from an older change of the same by the line before, not by this computer's clock.
-      const before = await auditLine(state);
+      const before = await changeLine(state);
       await change(method, path, parameters, body, adminToken());
-      const after = await auditLine(state);
+      const after = await changeLine(state);
       const line = after && after.at_ms !== before?.at_ms ? after : null;
       element.replaceWith(result(state, line, close));
       announce(`Done: ${state.what} ${state.target}`);
@@ -83,24 +83,24 @@ function form(plan, close, done) {
 function result(state, line, close) {
   const button = h('button', { type: 'button', class: 'primary', text: 'Close', on: { click: close } });
   const element = h('div', { class: 'dialog-body result', role: 'status' },
-    h('p', {}, h('strong', { text: 'Done. ' }), line ? 'The audit says:' : 'It is in the sidecar\u2019s log.'),
-    line ? auditText(line) : null, h('div', { class: 'dialog-actions' }, button));
+    h('p', {}, h('strong', { text: 'Done. ' }), line ? 'The change log says:' : 'It is in the sidecar\u2019s log.'),
+    line ? changeText(line) : null, h('div', { class: 'dialog-actions' }, button));
   // Once it is in the page.
   queueMicrotask(() => button.focus());
   return element;
 }
 
-/** One line of the audit as text. */
-export function auditText(line) {
+/** One line of the change log as text. */
+export function changeText(line) {
   const text = `${f.time(line.at_ms)}  ${line.who}  ${line.what}  ${line.target}  ${line.before || '–'} → ${line.after || '–'}`;
-  return h('pre', { class: 'audit', tabindex: '0' }, h('code', { text: line.note ? `${text}  “${line.note}”` : text }));
+  return h('pre', { class: 'change-line', tabindex: '0' }, h('code', { text: line.note ? `${text}  “${line.note}”` : text }));
 }
 
 /** Drains tell their pool behind the endpoint. */
 const isOf = (line, target) => line.target === target || (line.what.startsWith('endpoint.') && line.target.startsWith(`${target} in `));
 
-/** The newest line of the audit about this, or null. */
-async function auditLine({ what, target }) {
+/** The newest line of the change log about this, or null. */
+async function changeLine({ what, target }) {
   try {
     const { changes } = await read('changes', { page_size: 20 });
     return changes.find((line) => line.what === what && isOf(line, target)) ?? null;

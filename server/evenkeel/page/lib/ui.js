@@ -143,7 +143,7 @@ export function announce(text) {
 /** A link to a pool. */
 export const REASONS = {
   admitted: 'admitted', pool_full: 'pool full', no_endpoints: 'no endpoints', limit: 'limit', quota: 'quota',
-  store_unavailable: 'store away', overloaded: 'overloaded', invalid: 'invalid',
+  store_unavailable: 'store down', overloaded: 'overloaded', invalid: 'invalid',
 };
 
 /** A reason in words. */

@@ -6,15 +6,15 @@ import { dataTable, text } from '../lib/table.js';
 import { empty, section, timeOf, viewHeading } from '../lib/ui.js';
 
 const WHAT = {
-  'quota.set': 'set a quota', 'quota.adjust': 'adjusted a quota', 'quota.delete': 'forgot a quota', 'override.set': 'set an override',
-  'override.delete': 'took an override away', 'endpoint.drain': 'drained an endpoint', 'endpoint.undrain': 'undrained an endpoint',
+  'quota.set': 'set a quota', 'quota.adjust': 'adjusted a quota', 'quota.delete': 'deleted a record', 'override.set': 'set an override',
+  'override.delete': 'removed an override', 'endpoint.drain': 'drained an endpoint', 'endpoint.undrain': 'undrained an endpoint',
 };
 
 /** Changes listed. */
 const LISTED = 200;
 
 export function create() {
-  const part = section('Audit', { wide: true, note: `The newest ${LISTED}; the sidecars\u2019 logs have them all.` });
+  const part = section('Change log', { wide: true, note: `The newest ${LISTED}; the sidecars\u2019 logs have them all.` });
   const table = dataTable({
     caption: 'Changes, newest first', key: (c) => c.key, emptyState: empty('Nothing was changed yet.', 'evenkeel quota set alice 100000 --note "trial"'),
     columns: [
@@ -45,6 +45,6 @@ export function create() {
   const polled = poll((signal) => read('changes', { page_size: LISTED }, signal), take, part.fail, () => 3000);
   return {
     title: 'Changes', watch: () => ({}), refresh: polled.refresh, update: polled.refresh, destroy: polled.stop,
-    element: h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Changes'), h('p', { class: 'lead', text: 'By whom, what it was before and what it is now.' })), part.element),
+    element: h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Changes'), h('p', { class: 'lead', text: 'What administrators changed: the state before and after.' })), part.element),
   };
 }

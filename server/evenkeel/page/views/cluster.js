@@ -1,4 +1,4 @@
-// Who is alive: sidecars and their store, what was drained, what was repaired.
+// Sidecars and their store, drained endpoints, repairs.
 
 import { actionButton, undrainEndpoint } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
@@ -25,7 +25,7 @@ const badgeCell = (of) => (td) => {
 export function create() {
   const parts = [sidecars(), drains(() => refresh()), repairs()];
   const element = h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Cluster'),
-    h('p', { class: 'lead', text: 'The sidecars that share one store, whichever of them answers.' })), parts.map((one) => one.element));
+    h('p', { class: 'lead', text: 'The sidecars that share one store. Any of them returns the same figures.' })), parts.map((one) => one.element));
   const refresh = () => parts.forEach((one) => one.refresh());
   return { title: 'Cluster', element, watch: () => ({}), refresh, update: refresh, destroy: () => parts.forEach((one) => one.stop()) };
 }
@@ -43,27 +43,27 @@ function part({ title, note, path, parameters, table, rows }) {
 }
 
 function alive(sidecar) {
-  if (!sidecar.alive) return ['gone', 'bad'];
-  return sidecar.draining ? ['draining', 'warn'] : ['alive', 'ok'];
+  if (!sidecar.alive) return ['stopped', 'bad'];
+  return sidecar.stopping ? ['stopping', 'warn'] : ['alive', 'ok'];
 }
 
 function sidecars() {
   // Those that differ from most enforce other limits.
   let usual = '';
   const table = dataTable({
-    caption: 'Sidecars', key: (s) => s.id, emptyState: empty('No sidecar has told of itself yet.'),
+    caption: 'Sidecars', key: (s) => s.id, emptyState: empty('No sidecar has reported yet.'),
     columns: [
       { title: 'Sidecar', head: true, make: text((s) => s.name || s.id, (s) => s.id) },
       { title: 'State', make: badgeCell(alive) },
-      { title: 'Store', make: badgeCell((s) => [`${STORES[s.store] ?? s.store} ${s.store_up ? 'up' : 'away'}`, s.store_up ? 'ok' : 'bad']) },
+      { title: 'Store', make: badgeCell((s) => [`${STORES[s.store] ?? s.store} ${s.store_up ? 'up' : 'down'}`, s.store_up ? 'ok' : 'bad']) },
       { title: 'Store lost', num: true, make: text((s) => (s.store_losses ? (s.store_losses === 1 ? 'once' : `${f.int(s.store_losses)} times`) : 'never')) },
-      { title: 'Workers', num: true, make: text((s) => f.int(s.holders)) },
-      { title: 'Admitted', num: true, make: text((s) => f.compact(s.admitted), (s) => `${f.int(s.admitted)} since it was started`) },
-      { title: 'Refused', num: true, make: text((s) => f.compact(s.refused), (s) => `${f.int(s.refused)} since it was started`) },
+      { title: 'Holders', num: true, make: text((s) => f.int(s.holders)) },
+      { title: 'Admitted', num: true, make: text((s) => f.compact(s.admitted), (s) => `${f.int(s.admitted)} since its start`) },
+      { title: 'Refused', num: true, make: text((s) => f.compact(s.refused), (s) => `${f.int(s.refused)} since its start`) },
       { title: 'Limits', make: badgeCell((s) => (s.limits_revision === usual ? [s.limits_revision.slice(0, 8), ''] : [`${s.limits_revision.slice(0, 8)}, differs`, 'warn'])) },
-      { title: 'Release', make: text((s) => s.version) },
+      { title: 'Version', make: text((s) => s.version) },
       { title: 'Started', num: true, make: timeCell((s) => s.started_at_ms) },
-      { title: 'Heard of', num: true, make: timeCell((s) => s.seen_at_ms) },
+      { title: 'Last seen', num: true, make: timeCell((s) => s.seen_at_ms) },
     ],
   });
   const rows = (data) => {
@@ -75,7 +75,7 @@ function sidecars() {
   return part({ title: 'Sidecars', path: 'sidecars', table, rows, note: 'Those alive within the last ten minutes.' });
 }
 
-const poolOf = (drain) => drain.pool ?? drain;
+const poolOf = (drain) => drain.pool ?? {};
 
 function drains(done) {
   const table = dataTable({
@@ -102,7 +102,7 @@ function drains(done) {
 }
 
 const KINDS = {
-  restored: 'put back', dropped: 'given back', moved: 'moved to another endpoint', reaped: 'given back: the worker died', recounted: 'counted anew',
+  restored: 'restored', dropped: 'dropped', moved: 'moved to another endpoint', reaped: 'reaped: the holder died', recounted: 'recounted',
 };
 
 function repairs() {
@@ -113,7 +113,7 @@ function repairs() {
       { title: 'When', head: true, make: timeCell((r) => r.at_ms) },
       { title: 'What', make: text((r) => `${f.plural(r.count, 'lease')} ${KINDS[r.kind] ?? r.kind}`, (r) => r.kind) },
       { title: 'Pool', make: linked((r) => (r.pool ? f.poolName(r.pool) : '–'), (r) => link('/pool', { cluster: r.pool?.cluster, route: r.pool?.route })) },
-      { title: 'Worker', make: text((r) => r.holder || '–') },
+      { title: 'Holder', make: text((r) => r.holder || '–') },
       { title: 'By sidecar', make: text((r) => r.sidecar) },
     ],
   });

@@ -1,4 +1,4 @@
-// Limits: those nearest to their end with whose they are, all that are configured, and the overrides.
+// Limits: the keys closest to their limit, the limits configured, and the overrides.
 
 import { actionButton, forgetOverride, overrideLimit } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
@@ -26,9 +26,9 @@ async function learn(signal) {
 const countsOf = (override) => configured.get(override.limit)?.counts;
 
 /** The table of keys by how much of their limit is used; `short` for the overview. */
-export function nearestTable({ short = false, done } = {}) {
+export function fullestTable({ short = false, done } = {}) {
   const columns = [
-    { title: 'Who', head: true, make: linked((n) => n.key, (n) => link('/limits', { search: n.key })) },
+    { title: 'Key', head: true, make: linked((n) => n.key, (n) => link('/limits', { search: n.key })) },
     { title: 'Limit', make: text((n) => `${n.limit}${n.shadow ? ' (shadow)' : ''}`) },
     { title: 'Used', wide: true, make: usedCell },
     { title: short ? 'Left' : 'Used of amount', num: true, make: text(short ? leftOf : (n) => `${f.amountShort(n.used, n.counts)} of ${f.amountShort(n.amount, n.counts)}`, (n) => `${f.amount(n.used, n.counts)} of ${f.amountOf(n.amount, n.counts)}`) },
@@ -36,7 +36,7 @@ export function nearestTable({ short = false, done } = {}) {
   if (!short) {
     columns.push(
       { title: 'Room again', num: true, make: text((n) => (n.reset_at_ms ? f.relative(n.reset_at_ms) : '–')) },
-      { title: 'Seen', num: true, make: (td) => {
+      { title: 'Last seen', num: true, make: (td) => {
         const time = timeOf();
         td.append(time.element);
         return (n) => time.set(n.seen_at_ms);
@@ -53,8 +53,8 @@ export function nearestTable({ short = false, done } = {}) {
     );
   }
   return dataTable({
-    caption: 'Keys of limits, nearest to their end first', key: (n) => `${n.limit}\n${n.key}`, columns,
-    emptyState: empty('No request has been counted by a limit lately. Which would apply to one:', 'evenkeel explain --cluster llm --consumer alice'),
+    caption: 'Keys closest to their limit', key: (n) => `${n.limit}\n${n.key}`, columns,
+    emptyState: empty('No limit has counted a request recently. To see which limits apply to a request:', 'evenkeel explain --cluster llm --consumer alice'),
   });
 }
 
@@ -77,22 +77,22 @@ export function create() {
   const search = searchField('Search consumers and keys', (value) => patch({ search: value }, { replace: true }));
   const which = h('select', { 'aria-label': 'Limit' }, h('option', { value: '', text: 'Every limit' }));
   which.addEventListener('change', () => patch({ limit: which.value }));
-  const part = section('Nearest to their end', { actions: [which, search.element], wide: true, note: 'As the last request counted in each saw it.' });
+  const part = section('Closest to their limit', { actions: [which, search.element], wide: true, note: 'Among the keys that requests were counted in recently.' });
   const refresh = () => polls.forEach((one) => one.refresh());
-  const nearest = nearestTable({ done: refresh });
+  const fullest = fullestTable({ done: refresh });
   const pages = pager('keys');
-  part.body.append(nearest.element, pages.element);
+  part.body.append(fullest.element, pages.element);
   const overrides = overridesPart(refresh);
   const all = configuredPart(refresh);
 
-  const takeNearest = (data) => {
+  const takeFullest = (data) => {
     part.fail(null);
-    nearest.set(data.limits);
-    pages.set(data.limits.length, data.total, data.next_page_token);
+    fullest.set(data.keys);
+    pages.set(data.keys.length, data.total, data.next_page_token);
   };
-  const loadNearest = (signal) => read('limits/nearest', { limit: params.limit, search: params.search, page_size: PAGE_SIZE, page_token: params.page }, signal);
+  const loadFullest = (signal) => read('limits/fullest', { limit: params.limit, search: params.search, page_size: PAGE_SIZE, page_token: params.page }, signal);
   const polls = [
-    poll(loadNearest, takeNearest, part.fail, () => 2000),
+    poll(loadFullest, takeFullest, part.fail, () => 2000),
     poll(learn, (limits) => {
       all.set(limits);
       options(which, limits.map((limit) => limit.name), params.limit);
@@ -132,15 +132,15 @@ function overridesPart(done) {
       { title: 'Key', head: true, make: text((o) => o.key) },
       { title: 'Limit', make: text((o) => o.limit) },
       { title: 'Amount', num: true, make: text((o) => (o.unlimited ? 'unlimited' : f.amountOf(o.amount, countsOf(o)))) },
-      { title: 'Ends', num: true, make: text((o) => (o.expires_at_ms ? f.relative(o.expires_at_ms) : 'never'), (o) => (o.expires_at_ms ? f.utc(o.expires_at_ms) : 'stays until it is taken away')) },
+      { title: 'Ends', num: true, make: text((o) => (o.expires_at_ms ? f.relative(o.expires_at_ms) : 'never'), (o) => (o.expires_at_ms ? f.utc(o.expires_at_ms) : 'stays until it is removed')) },
       { title: 'By', make: text((o) => `${o.who}, ${f.relative(o.at_ms)}`, (o) => f.utc(o.at_ms)) },
       { title: '', label: 'Actions', make: (td) => {
         let row = null;
-        const button = actionButton('Take away …', () => forgetOverride(row, countsOf(row), done));
+        const button = actionButton('Remove …', () => forgetOverride(row, countsOf(row), done));
         td.append(button.element);
         return (o) => {
           row = o;
-          button.set('Take away …', `the override of ${o.limit} for ${o.key}`);
+          button.set('Remove …', `the override of ${o.limit} for ${o.key}`);
         };
       } },
     ],

@@ -7,8 +7,8 @@ import * as f from '../lib/format.js';
 import { link, patch } from '../lib/router.js';
 import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
 import { empty, levelOf, loadBar, searchField, section, stat, viewHeading } from '../lib/ui.js';
-import { nearestTable } from './limits.js';
-import { burnsTable } from './quotas.js';
+import { fullestTable } from './limits.js';
+import { burnRatesTable } from './quotas.js';
 import { refusalsTable } from './why.js';
 
 /** Rows of each of the small tables. */
@@ -21,8 +21,8 @@ export function create() {
   const flow = activity(null);
   const size = { page_size: ASIDE_ROWS };
   const asides = [
-    aside('Limits nearest to their end', ['All limits', link('/limits')], (signal) => read('limits/nearest', size, signal), (data) => data.limits, nearestTable({ short: true })),
-    aside('Quotas that run out first', ['All quotas', link('/quotas')], (signal) => read('quotas/burns', size, signal), (data) => data.burns, burnsTable({ short: true })),
+    aside('Closest to their limit', ['All limits', link('/limits')], (signal) => read('limits/fullest', size, signal), (data) => data.keys, fullestTable({ short: true })),
+    aside('Running out soonest', ['All quotas', link('/quotas')], (signal) => read('quotas/burn-rates', size, signal), (data) => data.burn_rates, burnRatesTable({ short: true })),
     aside('Most used today', ['All usage', link('/usage')], (signal) => read('usage', { by: 'consumer', ...size }, signal), (data) => data.rows, consumersTable()),
     aside('Last refusals', ['Explain a refusal', link('/why')], (signal) => read('refusals', size, signal), (data) => data.refusals, refusalsTable({ short: true })),
   ];
@@ -72,7 +72,7 @@ function headline() {
       const share = bounded && totals.capacity > 0 ? totals.in_flight / totals.capacity : null;
       setText(heading, answer(totals, share));
       setText(words, totals.pools
-        ? `${f.plural(totals.pools, 'pool')}, ${f.plural(totals.endpoints, 'endpoint')}${totals.drained ? ` (${f.int(totals.drained)} drained)` : ''}, ${f.plural(totals.holders, 'gateway worker')}${totals.pools > 1 ? ' in the pool with most' : ''}`
+        ? `${f.plural(totals.pools, 'pool')}, ${f.plural(totals.endpoints, 'endpoint')}${totals.drained ? ` (${f.int(totals.drained)} drained)` : ''}, ${f.plural(totals.holders, 'holder')}${totals.pools > 1 ? ' in the pool with most' : ''}`
         : 'No gateway has asked for an endpoint yet.');
       show(meter, bounded && totals.capacity > 0);
       setAttr(meter, 'aria-valuemax', totals.capacity ?? 0);
@@ -86,9 +86,9 @@ function headline() {
         stats.admitted.set(`${f.rate(minute.admitted / 60)}/s`, 'in the last minute');
         stats.refused.set(f.int(minute.refused), refusedBy(minute), minute.refused ? 'warn' : '');
       } else {
-        for (const unknown of [stats.admitted, stats.refused]) unknown.set('–', 'not known at present');
+        for (const unknown of [stats.admitted, stats.refused]) unknown.set('–', 'unknown');
       }
-      stats.store.set(store.up ? 'up' : 'away', `${storeName(store.kind)}, ${data.age_ms < 1000 ? 'just read' : `read ${f.duration(data.age_ms)} ago`}`, store.up ? 'ok' : 'bad');
+      stats.store.set(store.up ? 'up' : 'down', `${storeName(store.kind)}, ${data.age_ms < 1000 ? 'just read' : `read ${f.duration(data.age_ms)} ago`}`, store.up ? 'ok' : 'bad');
       stats.sidecars.set(totals.sidecars === null ? '–' : f.int(totals.sidecars), data.sidecar.name ? `this is ${data.sidecar.name}` : '');
     },
   };
@@ -104,7 +104,7 @@ function answer(totals, share) {
   return share > 0.85 ? `Little room: ${f.plural(room, 'place')} left` : `Room for ${f.int(room)} more request${room === 1 ? '' : 's'}`;
 }
 
-const REFUSALS = [['pool_full', 'pool full'], ['limit', 'limit'], ['quota', 'quota'], ['no_endpoints', 'no endpoints'], ['store_unavailable', 'store away']];
+const REFUSALS = [['pool_full', 'pool full'], ['limit', 'limit'], ['quota', 'quota'], ['no_endpoints', 'no endpoints'], ['store_unavailable', 'store down']];
 
 function refusedBy(minute) {
   const by = REFUSALS.filter(([key]) => minute[key] > 0).sort(([a], [b]) => minute[b] - minute[a]);
@@ -125,7 +125,7 @@ function poolsPart() {
       { title: 'Room', num: true, sort: 'room', order: 'ascending', make: text((p) => (p.room === null ? 'no cap' : f.int(p.room))) },
       { title: 'Endpoints', make: text(endpointWords) },
       { title: 'Imbalance', num: true, sort: 'imbalance', order: 'descending', make: text((p) => f.percent(p.imbalance), () => 'Share of the requests in flight that would have to move for each endpoint to have its part') },
-      { title: 'Workers', num: true, make: text((p) => f.int(p.holders)) },
+      { title: 'Holders', num: true, make: text((p) => f.int(p.holders)) },
     ],
   });
   const pages = pager('pools');

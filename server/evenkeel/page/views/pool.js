@@ -1,4 +1,4 @@
-// One pool: every endpoint's requests in flight against its cap, its gateway workers, its activity.
+// One pool: every endpoint's requests in flight against its cap, its holders, its activity.
 
 import { actionButton, drainEndpoint, undrainIn } from '../lib/actions.js';
 import { activity } from '../lib/activity.js';
@@ -17,7 +17,7 @@ export function create({ rewatch }) {
   let refused = false;
   const pool = () => ({ cluster: params.cluster ?? '', route: params.route ?? '' });
   const heading = viewHeading('Pool');
-  const stats = { flight: stat('In flight'), room: stat('Room left'), full: stat('Endpoints'), imbalance: stat('Imbalance'), holders: stat('Gateway workers') };
+  const stats = { flight: stat('In flight'), room: stat('Room left'), full: stat('Endpoints'), imbalance: stat('Imbalance'), holders: stat('Holders') };
   const endpoints = endpointsPart(pool, () => refresh());
   const holders = holdersPart(pool);
   const flow = activity(pool());
@@ -146,13 +146,13 @@ function endpointsPart(pool, done) {
 }
 
 function holdersPart(pool) {
-  const part = section('Gateway workers', { wide: true, note: 'Each holds its requests in flight as leases; one that falls silent loses them within two intervals.' });
+  const part = section('Holders', { wide: true, note: 'A holder is one gateway worker. Its requests in flight are leases; a silent holder loses them within two intervals.' });
   const table = dataTable({
-    caption: 'Gateway workers of the pool', key: (holder) => holder.holder, emptyState: empty('No gateway worker is alive in this pool.'),
+    caption: 'Holders of the pool', key: (holder) => holder.holder, emptyState: empty('No holder is alive in this pool.'),
     columns: [
-      { title: 'Worker', head: true, make: text((holder) => holder.holder) },
-      { title: 'Requests held', num: true, make: text((holder) => f.int(holder.leases)) },
-      { title: 'Counts as dead', num: true, make: text((holder) => (holder.deadline_in_ms < 0 ? 'overdue' : `in ${f.duration(holder.deadline_in_ms)} unless heard of`)) },
+      { title: 'Holder', head: true, make: text((holder) => holder.holder) },
+      { title: 'Leases', num: true, make: text((holder) => f.int(holder.leases)) },
+      { title: 'Counts as dead', num: true, make: text((holder) => (holder.deadline_in_ms < 0 ? 'overdue' : `in ${f.duration(holder.deadline_in_ms)} without a KeepAlive`)) },
     ],
   });
   const pages = h('p', { class: 'muted' });

@@ -21,12 +21,12 @@ const runsOut = (burn) => {
 };
 
 /** The table of consumers by when their quotas run out; `short` for the overview. */
-export function burnsTable({ short = false, done } = {}) {
+export function burnRatesTable({ short = false, done } = {}) {
   const columns = [
     { title: 'Consumer', head: true, make: linked((b) => f.named(b.consumer), (b) => link('/quotas', { search: b.consumer })) },
     { title: 'Quota', make: text((b) => b.quota) },
     { title: 'Left', num: true, make: text((b) => (b.amount && !short ? `${f.amountShort(b.balance, b.counts)} of ${f.amountShort(b.amount, b.counts)}` : f.amountShort(b.balance, b.counts)), (b) => f.amountOf(b.balance, b.counts)) },
-    { title: 'Burn', num: true, make: text((b) => `${f.amountShort(b.burn_per_hour, b.counts)}/h`) },
+    { title: 'Burn rate', num: true, make: text((b) => `${f.amountShort(b.burn_per_hour, b.counts)}/h`) },
     { title: 'Runs out', num: true, make: (td) => (b) => {
       setText(td, runsOut(b));
       td.dataset.tone = b.balance === 0 ? 'bad' : b.runs_out_at_ms ? 'warn' : '';
@@ -45,7 +45,7 @@ export function burnsTable({ short = false, done } = {}) {
       };
     } });
     columns.push(
-      { title: 'Seen', num: true, make: (td) => {
+      { title: 'Last seen', num: true, make: (td) => {
         const time = timeOf();
         td.append(time.element);
         return (b) => time.set(b.seen_at_ms);
@@ -55,7 +55,7 @@ export function burnsTable({ short = false, done } = {}) {
   }
   return dataTable({
     caption: 'Quotas by when they run out', key: (b) => `${b.quota}\n${b.consumer}`, columns,
-    emptyState: empty('No request has been counted by a quota lately. To give a consumer something:', 'evenkeel quota set alice 100000 --note "trial"'),
+    emptyState: empty('No quota has counted a request in the last hour. To give a consumer a balance:', 'evenkeel quota set alice 100000 --note "trial"'),
   });
 }
 
@@ -74,17 +74,17 @@ export function create() {
   const search = searchField('Search consumers', (value) => patch({ search: value }, { replace: true }));
   const which = h('select', { 'aria-label': 'Quota' }, h('option', { value: '', text: 'Every quota' }));
   which.addEventListener('change', () => patch({ quota: which.value }));
-  const set = h('button', { type: 'button', text: 'Set a quota …', on: { click: () => withToken(() => askWhose(params, () => refresh())) } });
-  const part = section('By when they run out', { actions: [which, search.element, set], wide: true, note: 'At the rate of the last hour.' });
+  const set = h('button', { type: 'button', text: 'Set a quota …', on: { click: () => withToken(() => askForConsumer(params, () => refresh())) } });
+  const part = section('Running out soonest', { actions: [which, search.element, set], wide: true, note: 'At the rate of the last hour.' });
   const refresh = () => polls.forEach((one) => one.refresh());
-  const burns = burnsTable({ done: () => refresh() });
+  const burnRates = burnRatesTable({ done: () => refresh() });
   const pages = pager('consumers');
-  part.body.append(burns.element, pages.element);
+  part.body.append(burnRates.element, pages.element);
   const records = recordsPart(() => refresh());
   const take = (data) => {
     part.fail(null);
-    burns.set(data.burns);
-    pages.set(data.burns.length, data.total, data.next_page_token);
+    burnRates.set(data.burn_rates);
+    pages.set(data.burn_rates.length, data.total, data.next_page_token);
   };
   const loadRecords = async (signal) => {
     const quota = params.quota || names[0] || '';
@@ -92,7 +92,7 @@ export function create() {
     return { quota, ...(await read('quotas', { quota, prefix: params.search, page_size: PAGE_SIZE, page_token: params.rpage }, signal)) };
   };
   const polls = [
-    poll((signal) => read('quotas/burns', { quota: params.quota, search: params.search, page_size: PAGE_SIZE, page_token: params.page }, signal), take, part.fail, () => 2000),
+    poll((signal) => read('quotas/burn-rates', { quota: params.quota, search: params.search, page_size: PAGE_SIZE, page_token: params.page }, signal), take, part.fail, () => 2000),
     poll(loadRecords, records.set, records.fail, () => 5000),
   ];
   const element = h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Quotas'),
@@ -147,8 +147,8 @@ function recordsPart(done) {
   };
 }
 
-/** Whose quota, and which, before the change itself: also for who is in no list yet. */
-function askWhose(params, done) {
+/** Asks for the quota and the consumer before the change itself: also for a consumer that no list shows. */
+function askForConsumer(params, done) {
   openDialog((close) => {
     const quota = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: params.quota || names[0] || '' });
     const consumer = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false' });

@@ -25,7 +25,7 @@ export function create() {
       { title: 'Model', make: text((turn) => f.named(turn.model)) },
       { title: 'Outcome', make: text((turn) => `${turn.status || ''} ${String(turn.outcome ?? '').replaceAll('_', ' ')}`.trim()) },
       { title: 'Input', num: true, make: text((turn) => f.int(turn.tokens.input), (turn) => `${f.int(turn.tokens.cached_input)} cached`) },
-      { title: 'Output', num: true, make: text((turn) => `${turn.estimated ? '≈ ' : ''}${f.int(turn.tokens.output)}`, (turn) => (turn.estimated ? 'reckoned' : `${f.int(turn.tokens.reasoning)} reasoning`)) },
+      { title: 'Output', num: true, make: text((turn) => `${turn.estimated ? '≈ ' : ''}${f.int(turn.tokens.output)}`, (turn) => (turn.estimated ? 'estimated' : `${f.int(turn.tokens.reasoning)} reasoning`)) },
       { title: 'Cost', num: true, make: text((turn) => f.money(turn.cost)) },
       { title: 'First token', num: true, make: text((turn) => (turn.first_token_ms ? f.duration(turn.first_token_ms) : '–')) },
       { title: 'Total', num: true, make: text((turn) => f.duration(turn.total_ms)) },

@@ -58,7 +58,7 @@ export function create() {
     rows.set(data, params);
     const { total } = data;
     stats.cost.set(f.money(total.cost), '');
-    stats.requests.set(f.compact(total.requests), total.estimated ? `${f.int(total.estimated)} of them reckoned` : '');
+    stats.requests.set(f.compact(total.requests), total.estimated ? `${f.int(total.estimated)} estimated` : '');
     stats.input.set(f.compact(total.tokens.input), `${f.compact(total.tokens.cached_input)} cached`);
     stats.output.set(f.compact(total.tokens.output), `${f.compact(total.tokens.reasoning)} reasoning`);
   };
@@ -101,9 +101,9 @@ function chipsOf(params) {
 }
 
 function rowsPart() {
-  const kinds = choice('Told apart by', BY.map((value) => ({ value, label: `By ${value}`, href: '#' })));
+  const kinds = choice('Group by', BY.map((value) => ({ value, label: `By ${value}`, href: '#' })));
   const csv = h('a', { class: 'button', download: 'usage.csv', text: 'CSV' });
-  const part = section('Who and what', { actions: [kinds.element, csv], wide: true });
+  const part = section('By consumer, model, route or day', { actions: [kinds.element, csv], wide: true });
   const holder = h('div');
   const pages = pager('rows');
   part.body.append(holder, pages.element);
@@ -122,7 +122,7 @@ function rowsPart() {
           td.append(bar.element);
           return (row) => bar.set(row.tokens.total / most, 'ok');
         } },
-        { title: 'Requests', num: true, make: text((row) => f.compact(row.requests), (row) => `${f.int(row.requests)}, ${f.int(row.estimated)} of them reckoned`) },
+        { title: 'Requests', num: true, make: text((row) => f.compact(row.requests), (row) => `${f.int(row.requests)}, ${f.int(row.estimated)} estimated`) },
         { title: 'Input', num: true, make: text((row) => f.compact(row.tokens.input), (row) => `${f.int(row.tokens.input)}, ${f.int(row.tokens.cached_input)} of them cached`) },
         { title: 'Output', num: true, make: text((row) => f.compact(row.tokens.output), (row) => `${f.int(row.tokens.output)}, ${f.int(row.tokens.reasoning)} of them reasoning`) },
         { title: 'Cost', num: true, make: text((row) => f.money(row.cost)) },
@@ -191,7 +191,7 @@ function sessionsPart() {
       { title: 'Requests', num: true, make: text((s) => f.int(s.usage.requests)) },
       { title: 'Tokens', num: true, make: text((s) => f.compact(s.usage.tokens.total), (s) => f.int(s.usage.tokens.total)) },
       { title: 'Cost', num: true, make: text((s) => f.money(s.usage.cost)) },
-      { title: 'Last heard of', num: true, make: (td) => {
+      { title: 'Last seen', num: true, make: (td) => {
         const time = timeOf();
         td.append(time.element);
         return (s) => time.set(s.last_ms);

@@ -1,4 +1,4 @@
-// Why a request was refused, from its id; and the refusals lately recorded.
+// Why a request was refused, by its id; and the last refusals.
 
 import { actionButton, changeQuota, overrideLimit } from '../lib/actions.js';
 import { poll, read, segment } from '../lib/api.js';
@@ -17,7 +17,7 @@ export function refusalsTable({ short = false } = {}) {
       return (r) => time.set(r.at_ms);
     } },
     { title: 'Request', head: true, make: linked((r) => (short ? shorten(r.request_id) : f.named(r.request_id)), (r) => link('/why', { id: r.request_id })) },
-    { title: 'Whose', make: text((r) => f.named(r.consumer)) },
+    { title: 'Consumer', make: text((r) => f.named(r.consumer)) },
     { title: 'Refused by', make: text((r) => (r.limit ? `${reasonWords(r.reason)} ${r.limit}` : reasonWords(r.reason))) },
   ];
   if (!short) {
@@ -107,7 +107,7 @@ const notFound = (id) => h('div', { class: 'empty' }, h('p', { text: `No refusal
 
 const FACTS = [
   ['When', (r) => `${f.time(r.at_ms)} (${f.utc(r.at_ms)})`],
-  ['Whose', (r) => f.named(r.consumer)],
+  ['Consumer', (r) => f.named(r.consumer)],
   ['Model', (r) => r.model || '–'],
   ['Pool', (r) => f.poolName(r.pool)],
   ['Answered with', (r) => `${r.status}${r.retry_after_ms ? `, try again in ${f.duration(r.retry_after_ms)}` : ''}`],

@@ -9,7 +9,7 @@ use tonic::transport::Channel;
 
 use super::{
     connect::{PoolArgs, Server, gateway},
-    exit::answered,
+    exit::failed,
     output::put,
 };
 
@@ -53,20 +53,24 @@ impl Admit {
             candidates: self.candidates.iter().map(candidate).collect(),
             ..pb::AdmitRequest::default()
         };
-        let endpoint = match client.admit(request).await.map_err(answered)?.into_inner().answer {
-            Some(Answer::Admitted(admitted)) => {
-                let basis = admitted.basis().as_str_name();
-                put(&format!("admitted to {:?} ({basis}), holder {holder}, lease 1\n", admitted.endpoint))?;
-                admitted.endpoint
-            }
-            Some(Answer::Denied(denied)) => {
-                let (status, reason) = (denied.status, denied.reason().as_str_name());
-                anyhow::bail!("denied: {status} {reason}, retry after {} ms", denied.retry_after_ms)
-            }
-            Some(Answer::Answered(_)) | None => {
-                anyhow::bail!("the sidecar gave no answer that this version understands")
-            }
-        };
+        let endpoint =
+            match client.admit(request).await.map_err(failed("admit a request"))?.into_inner().answer {
+                Some(Answer::Admitted(admitted)) => {
+                    let basis = admitted.basis().as_str_name();
+                    put(&format!(
+                        "admitted to {:?} ({basis}), holder {holder}, lease 1\n",
+                        admitted.endpoint
+                    ))?;
+                    admitted.endpoint
+                }
+                Some(Answer::Denied(denied)) => {
+                    let (status, reason) = (denied.status, denied.reason().as_str_name());
+                    anyhow::bail!("denied: {status} {reason}, retry after {} ms", denied.retry_after_ms)
+                }
+                Some(Answer::Answered(_)) | None => {
+                    anyhow::bail!("the sidecar gave no answer that this version understands")
+                }
+            };
         self.hold(&mut client, &holder, endpoint).await?;
         let settle = pb::SettleRequest {
             pool: Some(self.pool.encode()),
@@ -75,7 +79,7 @@ impl Admit {
             outcome: pb::Outcome::Success.into(),
             ..pb::SettleRequest::default()
         };
-        let released = client.settle(settle).await.map_err(answered)?.into_inner().released;
+        let released = client.settle(settle).await.map_err(failed("settle the lease"))?.into_inner().released;
         put(&format!("given back{}\n", if released { "" } else { ": it was no longer there" }))?;
         Ok(())
     }
@@ -98,7 +102,7 @@ impl Admit {
             };
             let request =
                 pb::KeepAliveRequest { holder: holder.to_owned(), issued_through: 1, pools: vec![held] };
-            let answer = client.keep_alive(request).await.map_err(answered)?.into_inner();
+            let answer = client.keep_alive(request).await.map_err(failed("keep the lease"))?.into_inner();
             let next = Duration::from_millis(u64::from(answer.interval_ms.max(1)));
             tokio::time::sleep_until(until.min(tokio::time::Instant::now() + next)).await;
         }

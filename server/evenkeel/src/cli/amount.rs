@@ -3,6 +3,8 @@
 use evenkeel_config::{AMOUNT_EXPECTED, parse_amount};
 use evenkeel_proto::v1 as pb;
 
+use super::output::word;
+
 /// What amounts of cost are in, for help.
 pub(super) const OF_COST: &str = "\
 Amounts are whole numbers, such as 10000, 100k or 1.5M, and in tables plain. Where a limit or quota counts cost, they are
@@ -18,11 +20,12 @@ pub(super) fn amount(text: &str) -> Result<u64, String> {
     parse_amount(text, false).ok_or_else(wrong)
 }
 
-/// What is counted, with its unit where the word alone does not tell it.
-pub(super) fn unit(counts: pb::Counts) -> &'static str {
-    match counts {
-        pb::Counts::Cost => "cost (millionths)",
-        other => super::quota::counts(other),
+/// What is counted, with its unit if the word alone does not name it; `-` if it is no longer configured.
+pub(super) fn unit(counts: i32) -> String {
+    if counts == i32::from(pb::Counts::Cost) {
+        "cost (millionths)".to_owned()
+    } else {
+        word::<pb::Counts>(counts)
     }
 }
 
@@ -46,8 +49,8 @@ mod tests {
 
     #[test]
     fn only_cost_needs_a_unit() {
-        assert_eq!(unit(pb::Counts::Cost), "cost (millionths)");
-        assert_eq!(unit(pb::Counts::Tokens), "tokens");
-        assert_eq!(unit(pb::Counts::Requests), "requests");
+        assert_eq!(unit(pb::Counts::Cost.into()), "cost (millionths)");
+        assert_eq!(unit(pb::Counts::Tokens.into()), "tokens");
+        assert_eq!(unit(0), "-");
     }
 }

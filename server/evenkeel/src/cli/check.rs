@@ -9,7 +9,8 @@ use clap::Args;
 use evenkeel_config::{Config, Faults};
 use evenkeel_domain::settings::LimitFiles;
 use evenkeel_engine::rls::{self, Tallies};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
 use super::output::{Column, Item, Output, put, text};
 
@@ -61,6 +62,7 @@ struct Report {
     findings: Vec<Finding>,
 }
 
+#[derive(Serialize)]
 struct Finding {
     file: String,
     level: &'static str,
@@ -72,16 +74,19 @@ impl CheckConfig {
         let mut report = Report::default();
         let result = report.check(self.config.as_deref(), self.rate_limit);
         if self.output == Output::Table {
-            report.tell()?;
+            report.show()?;
         } else {
-            self.output.print(&report.findings, || report.json(result.is_ok()))?;
+            let files = report.good.iter().map(|(file, summary)| json!({"file": file, "summary": summary}));
+            let files = files.collect::<Vec<_>>();
+            let whole = json!({"ok": result.is_ok(), "files": files, "findings": report.findings});
+            self.output.list(&report.findings, &whole)?;
         }
         result
     }
 }
 
 impl Report {
-    /// Gathers what there is to say.
+    /// Collects the findings.
     ///
     /// # Errors
     /// All faults, in words.
@@ -133,8 +138,8 @@ impl Report {
         self.findings.push(Finding { file: file.to_owned(), level, message });
     }
 
-    /// For a person. Faults are told as any command's error is.
-    fn tell(&self) -> anyhow::Result<()> {
+    /// Prints it for a person. Faults are printed as the command's error.
+    fn show(&self) -> anyhow::Result<()> {
         for finding in self.findings.iter().filter(|finding| finding.level == "warning") {
             eprintln!("warning: {}", finding.message);
         }
@@ -143,27 +148,12 @@ impl Report {
         }
         Ok(())
     }
-
-    fn json(&self, ok: bool) -> Value {
-        let good = self.good.iter().map(|(file, summary)| json!({"file": file, "summary": summary}));
-        json!({
-            "ok": ok,
-            "files": good.collect::<Vec<_>>(),
-            "findings": self.findings.iter().map(Item::json).collect::<Vec<_>>(),
-        })
-    }
 }
 
 impl Item for Finding {
-    const LIST: &'static str = "findings";
-    const COLUMNS: &'static [Column] =
-        &[text("level", "LEVEL"), text("file", "FILE"), text("message", "MESSAGE")];
-
-    fn json(&self) -> Value {
-        json!({"level": self.level, "file": self.file, "message": self.message})
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![self.level.to_owned(), self.file.clone(), self.message.clone()]
-    }
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("level", "LEVEL", |f| f.level.to_owned()),
+        text("file", "FILE", |f| f.file.clone()),
+        text("message", "MESSAGE", |f| f.message.clone()),
+    ];
 }

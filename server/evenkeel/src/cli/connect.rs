@@ -1,4 +1,4 @@
-//! Which sidecar commands ask, and about what.
+//! Connections to a sidecar, and the options they share.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ pub(super) fn gateway(channel: Channel) -> GatewayClient<Channel> {
     GatewayClient::new(channel)
 }
 
-/// An answer, or none where the sidecar is of an older release that does not know the call.
+/// An answer; `None` if the sidecar runs an older version that does not know the call.
 pub(super) fn if_known<T>(answer: Result<T, Status>) -> Result<Option<T>, Status> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -136,6 +136,23 @@ pub(super) fn if_known<T>(answer: Result<T, Status>) -> Result<Option<T>, Status
         Err(status) => Err(status),
     }
 }
+
+/// Reads every page of a list: the first response, with the items of all pages.
+macro_rules! all_pages {
+    ($client:expr, $call:ident, $request:expr, $list:ident, $what:expr) => {{
+        let (mut client, mut request) = ($client, $request);
+        let failed = || crate::cli::exit::failed($what);
+        let mut whole = client.$call(request.clone()).await.map_err(failed())?.into_inner();
+        while !whole.next_page_token.is_empty() {
+            request.page_token = std::mem::take(&mut whole.next_page_token);
+            let page = client.$call(request.clone()).await.map_err(failed())?.into_inner();
+            whole.$list.extend(page.$list);
+            whole.next_page_token = page.next_page_token;
+        }
+        whole
+    }};
+}
+pub(super) use all_pages;
 
 impl Ask {
     /// A connection to what administrators use.
@@ -159,6 +176,11 @@ impl OnlyPool {
     pub(super) fn encode(&self) -> Option<pb::Pool> {
         let cluster = self.cluster.clone()?;
         Some(pb::Pool { route: self.route.clone(), cluster })
+    }
+
+    /// Route and cluster; empty for every pool.
+    pub(super) fn names(&self) -> (String, String) {
+        (self.route.clone(), self.cluster.clone().unwrap_or_default())
     }
 }
 

@@ -1,17 +1,16 @@
-//! `evenkeel drain`, `undrain` and `drains`: endpoints that get no new requests.
+//! `evenkeel drain`, `undrain` and `drains`.
 
 use clap::Args;
 use evenkeel_proto::v1 as pb;
-use serde_json::{Value, json};
 
 use super::{
     connect::{As, Ask, OnlyPool},
-    exit::answered,
-    output::{Column, Item, or_dash, text, time},
-    pools::{pool_as_json, pool_text},
+    exit::failed,
+    output::{Column, Item, csv_only, or_dash, text, time},
+    pools::pool_text,
 };
 
-/// Shown where an endpoint is drained wherever it is.
+/// Shown for an endpoint that is drained in every pool.
 const EVERY_POOL: &str = "(every pool)";
 
 /// Drain an endpoint.
@@ -21,7 +20,7 @@ pub(crate) struct Drain {
     endpoint: String,
     #[command(flatten)]
     pool: OnlyPool,
-    /// Why: shown beside it and kept in the history; at most 256 bytes
+    /// Reason for the change log; at most 256 bytes
     #[arg(long, default_value = "", hide_default_value = true)]
     note: String,
     #[command(flatten)]
@@ -30,7 +29,7 @@ pub(crate) struct Drain {
     by: As,
 }
 
-/// Give an endpoint requests again.
+/// End the drain of an endpoint.
 #[derive(Args)]
 pub(crate) struct Undrain {
     /// Its address, as `evenkeel drains` shows it
@@ -43,7 +42,7 @@ pub(crate) struct Undrain {
     by: As,
 }
 
-/// Show endpoints drained.
+/// Show drained endpoints.
 #[derive(Args)]
 pub(crate) struct Drains {
     #[command(flatten)]
@@ -53,79 +52,50 @@ pub(crate) struct Drains {
 impl Drain {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Self { endpoint, pool, note, ask, by } = self;
-        let request = by.request(pb::DrainEndpointRequest { endpoint, pool: pool.encode(), note })?;
-        let drain = ask.admin().await?.drain_endpoint(request).await.map_err(answered)?.into_inner();
-        ask.output.one(&drain)
+        let (route, cluster) = pool.names();
+        let request = by.request(pb::DrainEndpointRequest { endpoint, route, cluster, note })?;
+        let drain = ask.admin().await?.drain_endpoint(request).await;
+        ask.output
+            .one(&drain.map_err(failed("drain the endpoint (`evenkeel pools` lists all)"))?.into_inner())
     }
 }
 
 impl Undrain {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let Self { endpoint, pool, ask, by } = self;
-        let pool = pool.encode();
-        let request =
-            by.request(pb::UndrainEndpointRequest { endpoint: endpoint.clone(), pool: pool.clone() })?;
-        ask.admin().await?.undrain_endpoint(request).await.map_err(answered)?;
-        ask.output.one(&Undrained { endpoint, pool })
+        let (route, cluster) = pool.names();
+        let undrain = pb::UndrainEndpointRequest { endpoint, route, cluster };
+        let request = by.request(undrain.clone())?;
+        let done = ask.admin().await?.undrain_endpoint(request).await;
+        done.map_err(failed("undrain the endpoint (`evenkeel drains` lists those drained)"))?;
+        ask.output.one(&undrain)
     }
 }
 
 impl Drains {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let answer = self.ask.admin().await?.list_drains(pb::ListDrainsRequest {}).await;
-        self.ask.output.list(&answer.map_err(answered)?.into_inner().drains)
+        let answer = answer.map_err(failed("list the drains"))?.into_inner();
+        self.ask.output.list(&answer.drains, &answer)
     }
 }
 
 impl Item for pb::Drain {
-    const LIST: &'static str = "drains";
-    const COLUMNS: &'static [Column] = &[
-        text("endpoint", "ENDPOINT"),
-        text("pool.route", ""),
-        text("pool.cluster", ""),
-        text("", "POOL"),
-        text("at_ms", "SINCE"),
-        text("who", "WHO"),
-        text("note", "NOTE"),
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("endpoint", "ENDPOINT", |d| d.endpoint.clone()),
+        csv_only("pool.route"),
+        csv_only("pool.cluster"),
+        text("", "POOL", |d| pool_text(d.pool.as_ref(), EVERY_POOL)),
+        text("at_ms", "SINCE", |d| time(d.at_ms)),
+        text("who", "WHO", |d| or_dash(&d.who)),
+        text("note", "NOTE", |d| d.note.clone()),
     ];
-
-    fn json(&self) -> Value {
-        json!({
-            "endpoint": self.endpoint,
-            "pool": pool_as_json(self.pool.as_ref()),
-            "note": self.note,
-            "who": self.who,
-            "at_ms": self.at_ms,
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.endpoint.clone(),
-            pool_text(self.pool.as_ref(), EVERY_POOL),
-            time(self.at_ms),
-            or_dash(&self.who),
-            self.note.clone(),
-        ]
-    }
 }
 
-/// An endpoint that is drained no more.
-struct Undrained {
-    endpoint: String,
-    pool: Option<pb::Pool>,
-}
-
-impl Item for Undrained {
-    const LIST: &'static str = "undrained";
-    const COLUMNS: &'static [Column] =
-        &[text("undrained", "UNDRAINED"), text("pool.route", ""), text("pool.cluster", ""), text("", "POOL")];
-
-    fn json(&self) -> Value {
-        json!({"undrained": self.endpoint, "pool": pool_as_json(self.pool.as_ref())})
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![self.endpoint.clone(), pool_text(self.pool.as_ref(), EVERY_POOL)]
-    }
+impl Item for pb::UndrainEndpointRequest {
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("endpoint", "UNDRAINED", |d| d.endpoint.clone()),
+        text("route", "ROUTE", |d| or_dash(&d.route)),
+        text("cluster", "CLUSTER", |d| or_dash(&d.cluster)),
+    ];
 }

@@ -1,4 +1,4 @@
-//! What a command ends with, for scripts.
+//! Errors and exit codes of commands.
 
 use tonic::{Code, Status};
 
@@ -8,11 +8,11 @@ use super::OutputClosed;
 pub(super) const HELP: &str = "\
 Exit codes:
   0  done
-  1  failed, in a way none of those below is
-  2  called wrongly: an unknown option, a value the sidecar does not take, a --server that is none
+  1  failed for another reason than those below
+  2  usage error: an unknown option, a value the sidecar rejects, an invalid --server URL
   3  not found: no such pool, quota, record or request
-  4  refused: no administrator's token, or not one the sidecar knows
-  5  no answer: no sidecar there, or its store is away";
+  4  not permitted: no administrator's token, or one the sidecar does not know
+  5  no answer: no sidecar at the address, or its store is down";
 
 /// What a command ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,36 +61,28 @@ impl Exit {
     }
 }
 
-/// A sidecar's error answer in the words of the API.
-#[allow(clippy::needless_pass_by_value)] // for map_err
-pub(super) fn answered(status: Status) -> anyhow::Error {
-    if is_http(&status) {
-        return Fault::error(Exit::Usage, HTTP_PORT);
+/// Converts a sidecar's error response. `what` completes "cannot …", and names a command that helps.
+pub(super) fn failed(what: &'static str) -> impl FnOnce(Status) -> anyhow::Error {
+    move |status| {
+        if is_http(&status) {
+            return Fault::error(Exit::Usage, HTTP_PORT);
+        }
+        let help = match status.code() {
+            Code::Unimplemented => "; the sidecar runs an older version that does not know this command",
+            Code::Unauthenticated => "; see EVENKEEL_ADMIN_TOKEN, --token-file and --token",
+            _ => "",
+        };
+        Fault::error(Exit::of_code(status.code()), format!("cannot {what}: {}{help}", status.message()))
     }
-    let (code, message) = (code_name(status.code()), status.message());
-    let older = if status.code() == Code::Unimplemented { "; it is of an older release" } else { "" };
-    Fault::error(Exit::of_code(status.code()), format!("sidecar answered {code}: {message}{older}"))
 }
 
-/// What is told where a sidecar's gRPC was expected and only HTTP answers.
+/// The error where only HTTP answers.
 pub(super) const HTTP_PORT: &str = "--server: must be a sidecar's gRPC address (listen.grpc, port 9190); what answers \
                                     there speaks only HTTP, as listen.http does (port 9191)";
 
 /// Whether a web server answered that it has no such page: tonic's words where an answer is none of gRPC's.
 pub(super) fn is_http(status: &Status) -> bool {
     status.code() == Code::Unimplemented && status.message().starts_with("grpc-status header missing")
-}
-
-/// NOT_FOUND for `NotFound`, as in the API's own documents.
-fn code_name(code: Code) -> String {
-    let mut name = String::new();
-    for c in format!("{code:?}").chars() {
-        if c.is_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(c.to_ascii_uppercase());
-    }
-    name
 }
 
 #[cfg(test)]
@@ -100,21 +92,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_have_the_names_of_the_api() {
-        assert_eq!(code_name(Code::NotFound), "NOT_FOUND");
-        assert_eq!(answered(Status::not_found("x")).to_string(), "sidecar answered NOT_FOUND: x");
-    }
-
-    #[test]
-    fn a_web_server_is_no_older_release() {
+    fn a_web_server_is_not_an_older_version() {
         let words = "grpc-status header missing, mapped from HTTP status code ";
-        let error = answered(Status::unimplemented(format!("{words}404")));
+        let error = failed("try")(Status::unimplemented(format!("{words}404")));
         assert_eq!((Exit::of(&error), error.to_string()), (Exit::Usage, HTTP_PORT.to_owned()));
         // A proxy that has lost its sidecar.
-        let error = answered(Status::unavailable(format!("{words}503")));
+        let error = failed("try")(Status::unavailable(format!("{words}503")));
         assert_eq!(Exit::of(&error), Exit::NoAnswer);
-        let error = answered(Status::unimplemented("unknown service"));
-        assert!(error.to_string().ends_with("it is of an older release"), "{error}");
+        let error = failed("try")(Status::unimplemented("x"));
+        assert!(error.to_string().starts_with("cannot try: x; the sidecar runs an older version"), "{error}");
     }
 
     #[test]
@@ -131,7 +117,7 @@ mod tests {
             (Code::Unimplemented, Exit::Failed),
         ];
         for (code, exit) in table {
-            let error = answered(Status::new(code, "x"));
+            let error = failed("try")(Status::new(code, "x"));
             assert_eq!(Exit::of(&error), exit, "{code:?}");
             assert_eq!(
                 Exit::of(&Err::<(), _>(error).context("doing").unwrap_err()),

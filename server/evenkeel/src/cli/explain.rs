@@ -6,17 +6,18 @@ use anyhow::Context as _;
 use clap::Args;
 use evenkeel_config::Config;
 use evenkeel_domain::limit::{Condition, Facts, Key};
-use evenkeel_proto::v1 as pb;
-use serde_json::{Value, json};
+use evenkeel_proto::v1::{self as pb, RuleKind};
+use serde::Serialize;
+use serde_json::json;
 
 use super::{
     connect::Ask,
-    exit::answered,
+    exit::failed,
     history::refusal,
-    output::{Column, Item, Output, length, number, or_dash, put, text, yes},
+    output::{Column, Item, Output, csv_only, length, number, or_dash, put, text, word, yes},
 };
 
-/// Tell which limits and quotas apply to a request, how they stand, and what would refuse it. Takes nothing.
+/// Show which limits and quotas apply to a request, their state, and what would refuse it. Reserves nothing.
 #[derive(Args)]
 pub(crate) struct Explain {
     /// The authenticated consumer
@@ -40,7 +41,7 @@ pub(crate) struct Explain {
     /// A request header; repeat for more
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
     headers: Vec<(String, String)>,
-    /// What else the gateway tells of the request; repeat for more
+    /// Another attribute the gateway sends with the request; repeat for more
     #[arg(long = "descriptor", value_name = "NAME=VALUE", value_parser = pair)]
     descriptors: Vec<(String, String)>,
     /// Size of the prompt in bytes
@@ -49,10 +50,10 @@ pub(crate) struct Explain {
     /// Output tokens the request allows (max_tokens)
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     max_tokens: u64,
-    /// Ask this configuration instead of a sidecar: tells what applies, without counters
+    /// Read this configuration instead of asking a sidecar: shows what applies, without counters
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Tell why this request was refused, by the gateway's id of it (x-request-id), and nothing else
+    /// Show only why this request was refused, by the gateway's id (x-request-id)
     #[arg(long, value_name = "ID", conflicts_with_all = ["consumer", "model", "route", "cluster", "path",
           "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "config"])]
     request_id: Option<String>,
@@ -100,8 +101,9 @@ impl Explain {
             ..pb::AdmitRequest::default()
         };
         let request = pb::ExplainRequest { request: Some(request) };
-        let answer = self.ask.admin().await?.explain(request).await.map_err(answered)?.into_inner();
-        self.ask.output.print(&answer.limits, || as_json(&answer))?;
+        let answer = self.ask.admin().await?.explain(request).await;
+        let answer = answer.map_err(failed("explain the request"))?.into_inner();
+        self.ask.output.list(&answer.limits, &answer)?;
         if self.ask.output == Output::Table {
             let estimate = answer.estimate.unwrap_or_default();
             let would = if answer.admitted { "admitted" } else { "refused" };
@@ -140,11 +142,13 @@ impl Explain {
             let (key, why) = judged.unwrap_or_else(|why| (String::new(), why));
             Rule { name: name.to_string(), kind, applies, key, amount, why }
         });
-        self.ask.output.list(&all.collect::<Vec<_>>())
+        let rules: Vec<Rule> = all.collect();
+        self.ask.output.list(&rules, &json!({"limits": rules}))
     }
 }
 
 /// A limit or quota as configured, seen from one request.
+#[derive(Serialize)]
 struct Rule {
     name: String,
     kind: &'static str,
@@ -154,33 +158,22 @@ struct Rule {
     why: String,
 }
 
-impl Item for Rule {
-    const LIST: &'static str = "limits";
-    const COLUMNS: &'static [Column] = &[
-        text("name", "LIMIT"),
-        text("kind", "KIND"),
-        text("applies", "APPLIES"),
-        text("key", "KEY"),
-        number("amount", "AMOUNT"),
-        text("why", "WHY"),
-    ];
-
-    fn json(&self) -> Value {
-        let Self { name, kind, applies, key, amount, why } = self;
-        json!({"name": name, "kind": kind, "applies": applies, "key": key, "amount": amount, "why": why})
-    }
-
-    fn cells(&self) -> Vec<String> {
+impl Rule {
+    fn amount(&self) -> String {
         let amount = self.amount.map_or_else(|| "unlimited".to_owned(), |n| n.to_string());
-        vec![
-            self.name.clone(),
-            self.kind.to_owned(),
-            yes(self.applies),
-            or_dash(&self.key),
-            if self.applies { amount } else { "-".to_owned() },
-            self.why.clone(),
-        ]
+        if self.applies { amount } else { "-".to_owned() }
     }
+}
+
+impl Item for Rule {
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("name", "LIMIT", |r| r.name.clone()),
+        text("kind", "KIND", |r| r.kind.to_owned()),
+        text("applies", "APPLIES", |r| yes(r.applies)),
+        text("key", "KEY", |r| or_dash(&r.key)),
+        number("amount", "AMOUNT", Rule::amount),
+        text("why", "WHY", |r| r.why.clone()),
+    ];
 }
 
 /// The key where it applies, and why; why not where it does not.
@@ -196,72 +189,32 @@ fn judge(facts: &Facts, key: &Key, name: &str, when: &[Condition]) -> Result<(St
     Ok((bucket.to_string(), if met.is_empty() { "always".to_owned() } else { met.join(", ") }))
 }
 
+/// A figure of a limit that applies.
+fn figure(of: &pb::Explanation, n: u64) -> String {
+    if of.applies { n.to_string() } else { "-".to_owned() }
+}
+
+fn refuses(of: &pb::Explanation) -> String {
+    match (of.applies, of.refuses, of.shadow) {
+        (false, _, _) => "-".to_owned(),
+        (true, true, true) => "no (shadow)".to_owned(),
+        (true, refuses, _) => yes(refuses),
+    }
+}
+
 impl Item for pb::Explanation {
-    const LIST: &'static str = "limits";
-    const COLUMNS: &'static [Column] = &[
-        text("name", "LIMIT"),
-        text("kind", "KIND"),
-        text("applies", "APPLIES"),
-        text("key", "KEY"),
-        number("amount", "AMOUNT"),
-        number("used", "USED"),
-        number("reserved", "RESERVED"),
-        number("cost", "COST"),
-        number("reset_ms", "RESETS-IN"),
-        text("refuses", "REFUSES"),
-        text("shadow", ""),
-        text("why", "WHY"),
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("name", "LIMIT", |e| e.name.clone()),
+        text("kind", "KIND", |e| word::<RuleKind>(e.kind)),
+        text("applies", "APPLIES", |e| yes(e.applies)),
+        text("key", "KEY", |e| or_dash(&e.key)),
+        number("amount", "AMOUNT", |e| figure(e, e.amount)),
+        number("used", "USED", |e| figure(e, e.used)),
+        number("reserved", "RESERVED", |e| figure(e, e.reserved)),
+        number("cost", "COST", |e| figure(e, e.cost)),
+        number("reset_ms", "RESETS-IN", |e| length(e.reset_ms)),
+        text("refuses", "REFUSES", refuses),
+        csv_only("shadow"),
+        text("why", "WHY", |e| e.why.clone()),
     ];
-
-    fn json(&self) -> Value {
-        json!({
-            "name": self.name,
-            "kind": kind(self),
-            "applies": self.applies,
-            "why": self.why,
-            "key": self.key,
-            "amount": self.amount,
-            "used": self.used,
-            "reserved": self.reserved,
-            "cost": self.cost,
-            "refuses": self.refuses,
-            "reset_ms": self.reset_ms,
-            "shadow": self.shadow,
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        let number = |n: u64| if self.applies { n.to_string() } else { "-".to_owned() };
-        let refuses = match (self.applies, self.refuses, self.shadow) {
-            (false, _, _) => "-".to_owned(),
-            (true, true, true) => "no (shadow)".to_owned(),
-            (true, refuses, _) => yes(refuses),
-        };
-        vec![
-            self.name.clone(),
-            kind(self).to_owned(),
-            yes(self.applies),
-            or_dash(&self.key),
-            number(self.amount),
-            number(self.used),
-            number(self.reserved),
-            number(self.cost),
-            length(self.reset_ms),
-            refuses,
-            self.why.clone(),
-        ]
-    }
-}
-
-fn kind(limit: &pb::Explanation) -> &'static str {
-    if limit.quota { "quota" } else { "limit" }
-}
-
-fn as_json(answer: &pb::ExplainResponse) -> Value {
-    let estimate = answer.estimate.unwrap_or_default();
-    json!({
-        "admitted": answer.admitted,
-        "estimate": {"input": estimate.input, "output": estimate.output},
-        "limits": answer.limits.iter().map(Item::json).collect::<Vec<_>>(),
-    })
 }

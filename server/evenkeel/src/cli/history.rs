@@ -1,14 +1,13 @@
-//! `evenkeel refusals`, `repairs` and `changes`: what happened lately.
+//! `evenkeel refusals`, `repairs` and `changes`.
 
 use clap::Args;
-use evenkeel_proto::v1 as pb;
-use serde_json::{Value, json};
+use evenkeel_proto::v1::{self as pb, Reason};
 
 use super::{
     connect::Ask,
-    exit::answered,
-    output::{Column, Item, Output, count_or_dash, number, or_dash, put, text, time, word},
-    pools::{pool_as_json, pool_text},
+    exit::failed,
+    output::{Column, Item, Output, count_or_dash, csv_only, number, or_dash, put, text, time, word},
+    pools::pool_text,
 };
 
 /// Show refusals.
@@ -57,23 +56,25 @@ impl Refusals {
         }
         let request = pb::ListRefusalsRequest { consumer: self.consumer, page_size: self.last };
         let answer = self.ask.inspect().await?.list_refusals(request).await;
-        self.ask.output.list(&answer.map_err(answered)?.into_inner().refusals)
+        let answer = answer.map_err(failed("list the refusals"))?.into_inner();
+        self.ask.output.list(&answer.refusals, &answer)
     }
 }
 
-/// Tells why one request was refused.
+/// Prints why one request was refused.
 pub(super) async fn refusal(ask: &Ask, request_id: String) -> anyhow::Result<()> {
     let request = pb::GetRefusalRequest { request_id };
-    let refusal = ask.inspect().await?.get_refusal(request).await.map_err(answered)?.into_inner();
+    let refusal = ask.inspect().await?.get_refusal(request).await;
+    let refusal =
+        refusal.map_err(failed("explain the refusal (`evenkeel refusals` lists the last)"))?.into_inner();
     if ask.output == Output::Table {
         return Ok(put(&in_words(&refusal))?);
     }
     ask.output.one(&refusal)
 }
 
-/// A refusal as a person wants it told: one line a fact, those that are not known left out.
+/// A refusal for people: one line for each known fact.
 fn in_words(refusal: &pb::Refusal) -> String {
-    let counted = refusal.limit.is_empty();
     let numbers =
         format!("{} used of {}; the request would have taken {}", refusal.used, refusal.amount, refusal.cost);
     let again =
@@ -82,7 +83,7 @@ fn in_words(refusal: &pb::Refusal) -> String {
         ("request", refusal.request_id.clone()),
         ("refused at", time(refusal.at_ms)),
         ("because", refusal.why.clone()),
-        ("reason", word(refusal.reason().as_str_name(), "REASON_")),
+        ("reason", word::<Reason>(refusal.reason)),
         ("answered", refusal.status.to_string()),
         ("try again in", again),
         ("pool", pool_text(refusal.pool.as_ref(), "")),
@@ -90,153 +91,79 @@ fn in_words(refusal: &pb::Refusal) -> String {
         ("model", refusal.model.clone()),
         ("limit", refusal.limit.clone()),
         ("key", refusal.key.clone()),
-        ("how it stood", if counted { String::new() } else { numbers }),
+        ("how it stood", if refusal.limit.is_empty() { String::new() } else { numbers }),
         ("sidecar", refusal.sidecar.clone()),
     ];
-    let told = facts.iter().filter(|(_, value)| !value.is_empty());
-    told.map(|(name, value)| {
-        let value: String = value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        format!("{name:<13} {value}\n")
-    })
-    .collect()
+    let known = facts.iter().filter(|(_, value)| !value.is_empty());
+    known
+        .map(|(name, value)| {
+            let value: String = value.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+            format!("{name:<13} {value}\n")
+        })
+        .collect()
 }
 
 impl Item for pb::Refusal {
-    const LIST: &'static str = "refusals";
-    const COLUMNS: &'static [Column] = &[
-        text("at_ms", "AT"),
-        text("request_id", "REQUEST"),
-        number("status", "STATUS"),
-        text("reason", "REASON"),
-        text("consumer", "CONSUMER"),
-        text("model", "MODEL"),
-        text("pool.route", ""),
-        text("pool.cluster", ""),
-        text("", "POOL"),
-        text("limit", "LIMIT"),
-        text("key", ""),
-        number("amount", ""),
-        number("used", ""),
-        number("cost", ""),
-        number("retry_after_ms", ""),
-        text("sidecar", ""),
-        text("why", "WHY"),
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("at_ms", "AT", |r| time(r.at_ms)),
+        text("request_id", "REQUEST", |r| or_dash(&r.request_id)),
+        number("status", "STATUS", |r| count_or_dash(r.status.into())),
+        text("reason", "REASON", |r| word::<Reason>(r.reason)),
+        text("consumer", "CONSUMER", |r| or_dash(&r.consumer)),
+        text("model", "MODEL", |r| or_dash(&r.model)),
+        csv_only("pool.route"),
+        csv_only("pool.cluster"),
+        text("", "POOL", |r| pool_text(r.pool.as_ref(), "-")),
+        text("limit", "LIMIT", |r| or_dash(&r.limit)),
+        csv_only("key"),
+        csv_only("amount"),
+        csv_only("used"),
+        csv_only("cost"),
+        csv_only("retry_after_ms"),
+        csv_only("sidecar"),
+        text("why", "WHY", |r| r.why.clone()),
     ];
-
-    fn json(&self) -> Value {
-        json!({
-            "request_id": self.request_id,
-            "at_ms": self.at_ms,
-            "pool": pool_as_json(self.pool.as_ref()),
-            "reason": word(self.reason().as_str_name(), "REASON_"),
-            "why": self.why,
-            "status": self.status,
-            "retry_after_ms": self.retry_after_ms,
-            "consumer": self.consumer,
-            "model": self.model,
-            "limit": self.limit,
-            "key": self.key,
-            "amount": self.amount,
-            "used": self.used,
-            "cost": self.cost,
-            "sidecar": self.sidecar,
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            time(self.at_ms),
-            or_dash(&self.request_id),
-            count_or_dash(self.status.into()),
-            word(self.reason().as_str_name(), "REASON_"),
-            or_dash(&self.consumer),
-            or_dash(&self.model),
-            pool_text(self.pool.as_ref(), "-"),
-            or_dash(&self.limit),
-            self.why.clone(),
-        ]
-    }
 }
 
 impl Repairs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let request = pb::ListRepairsRequest { page_size: self.last };
         let answer = self.ask.inspect().await?.list_repairs(request).await;
-        self.ask.output.list(&answer.map_err(answered)?.into_inner().repairs)
+        let answer = answer.map_err(failed("list the repairs"))?.into_inner();
+        self.ask.output.list(&answer.repairs, &answer)
     }
 }
 
 impl Item for pb::Repair {
-    const LIST: &'static str = "repairs";
-    const COLUMNS: &'static [Column] = &[
-        text("at_ms", "AT"),
-        text("kind", "KIND"),
-        number("count", "COUNT"),
-        text("pool.route", ""),
-        text("pool.cluster", ""),
-        text("", "POOL"),
-        text("holder", "HOLDER"),
-        text("sidecar", "SIDECAR"),
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("at_ms", "AT", |r| time(r.at_ms)),
+        text("kind", "KIND", |r| r.kind.clone()),
+        number("count", "COUNT", |r| r.count.to_string()),
+        csv_only("pool.route"),
+        csv_only("pool.cluster"),
+        text("", "POOL", |r| pool_text(r.pool.as_ref(), "-")),
+        text("holder", "HOLDER", |r| or_dash(&r.holder)),
+        text("sidecar", "SIDECAR", |r| or_dash(&r.sidecar)),
     ];
-
-    fn json(&self) -> Value {
-        json!({
-            "at_ms": self.at_ms,
-            "kind": self.kind,
-            "pool": pool_as_json(self.pool.as_ref()),
-            "holder": self.holder,
-            "count": self.count,
-            "sidecar": self.sidecar,
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            time(self.at_ms),
-            self.kind.clone(),
-            self.count.to_string(),
-            pool_text(self.pool.as_ref(), "-"),
-            or_dash(&self.holder),
-            or_dash(&self.sidecar),
-        ]
-    }
 }
 
 impl Changes {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let request = pb::ListChangesRequest { page_size: self.last };
         let answer = self.ask.admin().await?.list_changes(request).await;
-        self.ask.output.list(&answer.map_err(answered)?.into_inner().changes)
+        let answer = answer.map_err(failed("list the changes"))?.into_inner();
+        self.ask.output.list(&answer.changes, &answer)
     }
 }
 
 impl Item for pb::AdminChange {
-    const LIST: &'static str = "changes";
-    const COLUMNS: &'static [Column] = &[
-        text("at_ms", "AT"),
-        text("who", "WHO"),
-        text("what", "CHANGE"),
-        text("target", "OF"),
-        text("before", "BEFORE"),
-        text("after", "AFTER"),
-        text("note", "NOTE"),
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("at_ms", "AT", |c| time(c.at_ms)),
+        text("who", "WHO", |c| c.who.clone()),
+        text("what", "CHANGE", |c| c.what.clone()),
+        text("target", "OF", |c| c.target.clone()),
+        text("before", "BEFORE", |c| or_dash(&c.before)),
+        text("after", "AFTER", |c| or_dash(&c.after)),
+        text("note", "NOTE", |c| c.note.clone()),
     ];
-
-    fn json(&self) -> Value {
-        let Self { at_ms, who, what, target, before, after, note } = self;
-        json!({"at_ms": at_ms, "who": who, "what": what, "target": target, "before": before, "after": after,
-               "note": note})
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            time(self.at_ms),
-            self.who.clone(),
-            self.what.clone(),
-            self.target.clone(),
-            or_dash(&self.before),
-            or_dash(&self.after),
-            self.note.clone(),
-        ]
-    }
 }

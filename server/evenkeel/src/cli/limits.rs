@@ -1,17 +1,15 @@
-//! `evenkeel limits`: those configured, and overrides of them.
+//! `evenkeel limits`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
-use evenkeel_proto::v1 as pb;
-use serde_json::{Value, json};
+use evenkeel_proto::v1::{self as pb, Algorithm};
 
 use super::{
     amount::{OF_COST, amount, unit},
-    connect::{As, Ask},
-    exit::answered,
-    output::{Column, Item, count_or_dash, number, or_dash, text, time, yes},
-    quota::{counts, counts_if_known},
+    connect::{As, Ask, all_pages},
+    exit::failed,
+    output::{Column, Item, count_or_dash, csv_only, number, or_dash, text, time, word, yes},
 };
 
 /// Look at limits, and override them for one consumer or other key.
@@ -28,12 +26,12 @@ enum Command {
     List(List),
     /// Set another amount of a limit for one key, or exempt it
     Override(Override),
-    /// Take an override away: the configured amount applies again
+    /// Remove an override: the configured amount applies again
     Reset(Reset),
     /// Show overrides
     Overrides(Overrides),
-    /// Show the keys with least left, of those requests have lately been counted in
-    Nearest(Nearest),
+    /// Show the keys with the largest share used, among those requests were counted in recently
+    Fullest(Fullest),
 }
 
 #[derive(Args)]
@@ -56,7 +54,7 @@ struct Override {
     /// Not limited at all
     #[arg(long)]
     unlimited: bool,
-    /// For how long, such as 30m, 2h or 7d; without it, until it is taken away
+    /// For how long, such as 30m, 2h or 7d; without it, until it is removed
     #[arg(long = "for", value_name = "TIME", value_parser = humantime_serde::re::humantime::parse_duration)]
     lasts: Option<Duration>,
     #[command(flatten)]
@@ -89,7 +87,7 @@ struct Overrides {
 
 #[derive(Args)]
 #[command(after_help = OF_COST)]
-struct Nearest {
+struct Fullest {
     /// Only this limit's
     #[arg(long, default_value = "", hide_default_value = true)]
     limit: String,
@@ -110,7 +108,7 @@ impl Limits {
             Command::Override(set) => set.run().await,
             Command::Reset(reset) => reset.run().await,
             Command::Overrides(overrides) => overrides.run().await,
-            Command::Nearest(nearest) => nearest.run().await,
+            Command::Fullest(fullest) => fullest.run().await,
         }
     }
 }
@@ -118,208 +116,96 @@ impl Limits {
 impl List {
     async fn run(self) -> anyhow::Result<()> {
         let answer = self.ask.admin().await?.list_limits(pb::ListLimitsRequest {}).await;
-        self.ask.output.list(&answer.map_err(answered)?.into_inner().limits)
+        let answer = answer.map_err(failed("list the limits"))?.into_inner();
+        self.ask.output.list(&answer.limits, &answer)
     }
 }
 
 impl Override {
     async fn run(self) -> anyhow::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let new = pb::Override {
+        let new = pb::SetOverrideRequest {
             limit: self.limit,
             key: self.key,
-            amount: self.amount.unwrap_or(0),
+            amount: self.amount,
             unlimited: self.unlimited,
             expires_at_ms: self.lasts.map_or(0, |lasts| (now + lasts).as_millis() as u64),
-            ..pb::Override::default()
         };
-        let request = self.by.request(pb::SetOverrideRequest { r#override: Some(new) })?;
-        let set = self.ask.admin().await?.set_override(request).await.map_err(answered)?.into_inner();
-        self.ask.output.one(&set)
+        let set = self.ask.admin().await?.set_override(self.by.request(new)?).await;
+        let set = set.map_err(failed("set the override (`evenkeel limits list` lists the limits)"))?;
+        self.ask.output.one(&set.into_inner())
     }
 }
 
 impl Reset {
     async fn run(self) -> anyhow::Result<()> {
         let Self { limit, key, ask, by } = self;
-        let request = by.request(pb::DeleteOverrideRequest { limit: limit.clone(), key: key.clone() })?;
-        ask.admin().await?.delete_override(request).await.map_err(answered)?;
-        ask.output.one(&Removed { limit, key })
+        let reset = pb::DeleteOverrideRequest { limit, key };
+        let done = ask.admin().await?.delete_override(by.request(reset.clone())?).await;
+        done.map_err(failed("remove the override (`evenkeel limits overrides` lists all)"))?;
+        ask.output.one(&reset)
     }
 }
 
 impl Overrides {
     async fn run(self) -> anyhow::Result<()> {
-        let mut client = self.ask.admin().await?;
-        let (mut overrides, mut page_token) = (Vec::new(), String::new());
-        loop {
-            let limit = self.limit.clone();
-            let request = pb::ListOverridesRequest { limit, page_size: 1000, page_token };
-            let page = client.list_overrides(request).await.map_err(answered)?.into_inner();
-            overrides.extend(page.overrides);
-            page_token = page.next_page_token;
-            if page_token.is_empty() {
-                return self.ask.output.list(&overrides);
-            }
-        }
+        let Self { limit, ask } = self;
+        let request = pb::ListOverridesRequest { limit, page_size: 1000, page_token: String::new() };
+        let answer = all_pages!(ask.admin().await?, list_overrides, request, overrides, "list the overrides");
+        ask.output.list(&answer.overrides, &answer)
     }
 }
 
-impl Nearest {
+impl Fullest {
     async fn run(self) -> anyhow::Result<()> {
         let Self { limit, search, top, ask } = self;
-        let request =
-            pb::ListNearestLimitsRequest { limit, search, page_size: top, page_token: String::new() };
-        let answer = ask.inspect().await?.list_nearest_limits(request).await.map_err(answered)?.into_inner();
-        let limits = || answer.limits.iter().map(Item::json).collect::<Vec<_>>();
-        ask.output.print(&answer.limits, || json!({"limits": limits(), "total": answer.total}))
-    }
-}
-
-fn algorithm(algorithm: pb::Algorithm) -> &'static str {
-    match algorithm {
-        pb::Algorithm::Unspecified => "unknown",
-        pb::Algorithm::FixedWindow => "fixed_window",
-        pb::Algorithm::SlidingWindow => "sliding_window",
-        pb::Algorithm::TokenBucket => "token_bucket",
-        pb::Algorithm::Concurrency => "concurrency",
+        let request = pb::ListFullestKeysRequest { limit, search, page_size: top, page_token: String::new() };
+        let answer = ask.inspect().await?.list_fullest_keys(request).await;
+        let answer = answer.map_err(failed("list the fullest keys"))?.into_inner();
+        ask.output.list(&answer.keys, &answer)
     }
 }
 
 impl Item for pb::Limit {
-    const LIST: &'static str = "limits";
-    const COLUMNS: &'static [Column] = &[
-        text("name", "LIMIT"),
-        text("counts", "COUNTS"),
-        text("algorithm", "ALGORITHM"),
-        number("amount", "AMOUNT"),
-        number("burst", "BURST"),
-        text("per", "PER"),
-        text("key", "KEY"),
-        text("shadow", "SHADOW"),
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("name", "LIMIT", |l| l.name.clone()),
+        text("counts", "COUNTS", |l| unit(l.counts)),
+        text("algorithm", "ALGORITHM", |l| word::<Algorithm>(l.algorithm)),
+        number("amount", "AMOUNT", |l| l.amount.to_string()),
+        number("burst", "BURST", |l| count_or_dash(l.burst())),
+        text("per", "PER", |l| or_dash(l.per())),
+        text("key", "KEY", |l| if l.key.is_empty() { "(all)".to_owned() } else { l.key.join(", ") }),
+        text("shadow", "SHADOW", |l| yes(l.shadow)),
     ];
-
-    fn json(&self) -> Value {
-        json!({
-            "name": self.name,
-            "counts": counts(self.counts()),
-            "algorithm": algorithm(self.algorithm()),
-            "amount": self.amount,
-            "burst": Some(self.burst).filter(|burst| *burst > 0),
-            "per": Some(&self.per).filter(|per| !per.is_empty()),
-            "key": self.key,
-            "shadow": self.shadow,
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            unit(self.counts()).to_owned(),
-            algorithm(self.algorithm()).to_owned(),
-            self.amount.to_string(),
-            count_or_dash(self.burst),
-            or_dash(&self.per),
-            if self.key.is_empty() { "(all)".to_owned() } else { self.key.join(", ") },
-            yes(self.shadow),
-        ]
-    }
 }
 
 impl Item for pb::Override {
-    const LIST: &'static str = "overrides";
-    const COLUMNS: &'static [Column] = &[
-        text("limit", "LIMIT"),
-        text("key", "KEY"),
-        number("amount", "AMOUNT"),
-        text("unlimited", ""),
-        text("expires_at_ms", "UNTIL"),
-        text("who", "WHO"),
-        text("at_ms", "SET"),
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("limit", "LIMIT", |o| o.limit.clone()),
+        text("key", "KEY", |o| o.key.clone()),
+        number("amount", "AMOUNT", |o| o.amount.map_or_else(|| "unlimited".to_owned(), |n| n.to_string())),
+        csv_only("unlimited"),
+        text("expires_at_ms", "UNTIL", |o| time(o.expires_at_ms)),
+        text("who", "WHO", |o| o.who.clone()),
+        text("at_ms", "SET", |o| time(o.at_ms)),
     ];
-
-    fn json(&self) -> Value {
-        json!({
-            "limit": self.limit,
-            "key": self.key,
-            "amount": (!self.unlimited).then_some(self.amount),
-            "unlimited": self.unlimited,
-            "expires_at_ms": self.expires_at_ms,
-            "who": self.who,
-            "at_ms": self.at_ms,
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.limit.clone(),
-            self.key.clone(),
-            if self.unlimited { "unlimited".to_owned() } else { self.amount.to_string() },
-            time(self.expires_at_ms),
-            self.who.clone(),
-            time(self.at_ms),
-        ]
-    }
 }
 
-/// An override that is no more.
-struct Removed {
-    limit: String,
-    key: String,
+impl Item for pb::DeleteOverrideRequest {
+    const COLUMNS: &'static [Column<Self>] =
+        &[text("limit", "RESET", |o| o.limit.clone()), text("key", "KEY", |o| o.key.clone())];
 }
 
-impl Item for Removed {
-    const LIST: &'static str = "reset";
-    const COLUMNS: &'static [Column] = &[text("limit", "RESET"), text("key", "KEY")];
-
-    fn json(&self) -> Value {
-        json!({"limit": self.limit, "key": self.key})
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![self.limit.clone(), self.key.clone()]
-    }
-}
-
-impl Item for pb::NearestLimit {
-    const LIST: &'static str = "limits";
-    const COLUMNS: &'static [Column] = &[
-        text("limit", "LIMIT"),
-        text("key", "KEY"),
-        number("used", "USED"),
-        number("amount", "AMOUNT"),
-        number("share", "SHARE"),
-        text("reset_at_ms", "ROOM-AT"),
-        text("shadow", "SHADOW"),
-        text("seen_at_ms", "SEEN"),
-        text("counts", "COUNTS"),
+impl Item for pb::FullestKey {
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("limit", "LIMIT", |k| k.limit.clone()),
+        text("key", "KEY", |k| k.key.clone()),
+        number("used", "USED", |k| k.used.to_string()),
+        number("amount", "AMOUNT", |k| k.amount.to_string()),
+        number("share", "SHARE", |k| format!("{:.0}%", k.share * 100.0)),
+        text("reset_at_ms", "ROOM-AT", |k| time(k.reset_at_ms)),
+        text("shadow", "SHADOW", |k| yes(k.shadow)),
+        text("seen_at_ms", "LAST-SEEN", |k| time(k.seen_at_ms)),
+        text("counts", "COUNTS", |k| unit(k.counts)),
     ];
-
-    fn json(&self) -> Value {
-        json!({
-            "limit": self.limit,
-            "key": self.key,
-            "amount": self.amount,
-            "used": self.used,
-            "share": self.share,
-            "reset_at_ms": self.reset_at_ms,
-            "shadow": self.shadow,
-            "seen_at_ms": self.seen_at_ms,
-            "counts": counts_if_known(self.counts()),
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        vec![
-            self.limit.clone(),
-            or_dash(&self.key),
-            self.used.to_string(),
-            self.amount.to_string(),
-            format!("{:.0}%", self.share * 100.0),
-            time(self.reset_at_ms),
-            yes(self.shadow),
-            time(self.seen_at_ms),
-            counts_if_known(self.counts()).map_or("-", |_| unit(self.counts())).to_owned(),
-        ]
-    }
 }

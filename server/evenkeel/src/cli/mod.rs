@@ -39,7 +39,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Run the sidecar
     Serve(serve::Serve),
-    /// Check a configuration file and tell everything that is wrong with it
+    /// Check a configuration file and report every fault
     CheckConfig(check::CheckConfig),
     /// Print the configuration as JSON Schema, for editors and other tools
     ConfigSchema(schema::ConfigSchema),
@@ -49,35 +49,35 @@ enum Command {
     Top(Box<top::Top>),
     /// Show pools with each endpoint's requests in flight
     Pools(pools::Pools),
-    /// Show who holds leases in a pool: the gateways' workers alive in it
+    /// Show the holders alive in a pool: one for each gateway worker
     Holders(pools::Holders),
-    /// Show the leases of a pool: who has what in flight where
+    /// Show the leases of a pool: requests in flight, by holder and endpoint
     Leases(pools::Leases),
-    /// Ask a sidecar for an endpoint as a gateway does, and give it back
+    /// Take a lease on an endpoint as a gateway does, and settle it
     Admit(admit::Admit),
-    /// Take an endpoint out of the choice: its requests are finished, new ones go elsewhere
+    /// Drain an endpoint: its requests finish, new ones go elsewhere
     Drain(drain::Drain),
-    /// Give a drained endpoint requests again
+    /// End the drain of an endpoint
     Undrain(drain::Undrain),
-    /// Show the endpoints drained
+    /// Show the drained endpoints
     Drains(drain::Drains),
     /// Show the sidecars that were alive within the last ten minutes
     Sidecars(sidecars::Sidecars),
     /// Show how many requests were admitted and refused over time, and why
     Activity(activity::Activity),
-    /// Show the requests lately refused, or why one request was
+    /// Show the last refusals, or why one request was refused
     Refusals(history::Refusals),
-    /// Show the repairs lately made to the table of requests in flight
+    /// Show the last repairs of the tables of requests in flight
     Repairs(history::Repairs),
-    /// Show what administrators changed, newest first
+    /// Show the change log: what administrators changed, newest first
     Changes(history::Changes),
-    /// Show what was used: requests, tokens, cost; by day, consumer, model, route, session
+    /// Show usage: requests, tokens and cost by day, consumer, model, route or session
     Usage(usage::Usage),
-    /// Look at and change the balances of consumers
+    /// Show and change the balances of consumers
     Quota(quota::Quota),
-    /// Look at limits, and override them for one consumer or other key
+    /// Show limits, and override them for one consumer or another key
     Limits(limits::Limits),
-    /// Tell which limits and quotas apply to a request, and what would refuse it
+    /// Show which limits and quotas apply to a request, and what would refuse it
     Explain(Box<explain::Explain>),
     /// Print a script that completes commands and options in a shell
     Completion(manual::Completion),
@@ -155,8 +155,8 @@ mod tests {
         let expected = "serve, check-config, config-schema, convert-higress, top, pools, holders, leases, admit, drain, undrain, drains, \
                         sidecars, activity, refusals, repairs, changes, usage, usage sessions, usage session, quota, \
                         quota get, quota set, quota add, quota subtract, quota delete, quota list, quota history, \
-                        quota burn, limits, limits list, limits override, limits reset, limits overrides, \
-                        limits nearest, explain, completion, man";
+                        quota burn-rates, limits, limits list, limits override, limits reset, limits overrides, \
+                        limits fullest, explain, completion, man";
         assert_eq!(
             names.join(", "),
             expected,

@@ -6,10 +6,12 @@ use std::{
 };
 
 use clap::ValueEnum;
+use evenkeel_api::csv::csv_field;
 use evenkeel_domain::limit::Period;
-use evenkeel_engine::ledger::text::csv_field;
+use evenkeel_proto::json::Named;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::table;
 
@@ -18,9 +20,9 @@ use super::table;
 pub(super) enum Output {
     /// Aligned columns; on a terminal, long texts are cut to its width
     Table,
-    /// JSON, with the names of the HTTP API
+    /// JSON, as the HTTP API returns it
     Json,
-    /// CSV (RFC 4180), the first line with the names of the columns
+    /// CSV (RFC 4180); the first line names the columns
     Csv,
 }
 
@@ -29,60 +31,54 @@ pub(super) enum Output {
 #[error("the output is closed")]
 pub(crate) struct OutputClosed;
 
-/// One column of a listing.
-pub(super) struct Column {
-    /// Its name in JSON, and so in CSV; `pool.route` for a field of an object within. Empty: not in CSV.
-    pub(super) field: &'static str,
-    /// Its name in tables; empty: not in tables.
-    pub(super) title: &'static str,
+/// One column of a list.
+pub(super) struct Column<T> {
+    /// The field in JSON, and so in CSV; `pool.route` for a field of an object within. Empty: not in CSV.
+    field: &'static str,
+    /// Heading in tables; empty: not in tables.
+    title: &'static str,
     /// Aligned to the right.
-    pub(super) number: bool,
+    number: bool,
+    /// The cell of a table.
+    cell: fn(&T) -> String,
 }
 
 /// A column of texts.
-pub(super) const fn text(field: &'static str, title: &'static str) -> Column {
-    Column { field, title, number: false }
+pub(super) const fn text<T>(field: &'static str, title: &'static str, cell: fn(&T) -> String) -> Column<T> {
+    Column { field, title, number: false, cell }
 }
 
 /// A column of numbers.
-pub(super) const fn number(field: &'static str, title: &'static str) -> Column {
-    Column { field, title, number: true }
+pub(super) const fn number<T>(field: &'static str, title: &'static str, cell: fn(&T) -> String) -> Column<T> {
+    Column { field, title, number: true, cell }
+}
+
+/// A column of CSV alone.
+pub(super) const fn csv_only<T>(field: &'static str) -> Column<T> {
+    Column { field, title: "", number: false, cell: |_| String::new() }
 }
 
 /// What commands list: one line of a table, one record of CSV, one object of JSON.
-pub(super) trait Item {
-    /// Name of the list in JSON.
-    const LIST: &'static str;
-    /// Columns of tables and CSV.
-    const COLUMNS: &'static [Column];
-
-    /// As the HTTP API has it.
-    fn json(&self) -> Value;
-
-    /// A cell for each column that has a title.
-    fn cells(&self) -> Vec<String>;
+pub(super) trait Item: Serialize + Sized + 'static {
+    const COLUMNS: &'static [Column<Self>];
 }
 
 impl Output {
-    /// Prints a list.
-    pub(super) fn list<T: Item>(self, items: &[T]) -> anyhow::Result<()> {
-        let whole = || json!({ T::LIST: items.iter().map(Item::json).collect::<Vec<_>>() });
-        self.print(items, whole)
-    }
-
-    /// Prints one by itself.
+    /// Prints one item.
     pub(super) fn one<T: Item>(self, item: &T) -> anyhow::Result<()> {
-        self.print(std::slice::from_ref(item), || item.json())
+        self.list(std::slice::from_ref(item), item)
     }
 
-    /// Prints items, or in JSON what they are part of.
-    pub(super) fn print<T: Item>(self, items: &[T], whole: impl FnOnce() -> Value) -> anyhow::Result<()> {
+    /// Prints items, or in JSON the message they are part of.
+    pub(super) fn list<T: Item>(self, items: &[T], message: &impl Serialize) -> anyhow::Result<()> {
         match self {
-            Self::Json => put_json(&whole())?,
-            Self::Csv => put(&csv(items))?,
+            Self::Json => put_json(message)?,
+            Self::Csv => put(&csv(items)?)?,
             Self::Table => {
-                let rows: Vec<_> = items.iter().map(Item::cells).collect();
-                put(&table::lines(T::COLUMNS, &rows, terminal_width()))?;
+                let columns = || T::COLUMNS.iter().filter(|column| !column.title.is_empty());
+                let heads: Vec<_> = columns().map(|column| (column.title, column.number)).collect();
+                let rows = items.iter().map(|item| columns().map(|column| (column.cell)(item)).collect());
+                put(&table::lines(&heads, &rows.collect::<Vec<_>>(), terminal_width()))?;
             }
         }
         Ok(())
@@ -95,9 +91,9 @@ pub(super) fn put(text: &str) -> Result<(), OutputClosed> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|_| OutputClosed)
 }
 
-/// Prints JSON over several lines.
-pub(super) fn put_json(value: &Value) -> Result<(), OutputClosed> {
-    put(&format!("{value:#}\n"))
+/// Prints a message as JSON over several lines.
+pub(super) fn put_json(message: &impl Serialize) -> anyhow::Result<()> {
+    Ok(put(&format!("{}\n", serde_json::to_string_pretty(message)?))?)
 }
 
 /// Columns of the terminal the output goes to; none for files and pipes, which get everything.
@@ -107,19 +103,19 @@ pub(super) fn terminal_width() -> Option<usize> {
 }
 
 /// A header and records of CSV.
-pub(super) fn csv<T: Item>(items: &[T]) -> String {
+pub(super) fn csv<T: Item>(items: &[T]) -> anyhow::Result<String> {
     let fields = || T::COLUMNS.iter().map(|column| column.field).filter(|field| !field.is_empty());
-    // A field within another is named by its own name alone.
+    // A field within another is named by its last part.
     let names = fields().map(|field| field.rsplit('.').next().unwrap_or(field).to_owned());
     let mut out = names.collect::<Vec<_>>().join(",") + "\r\n";
     for item in items {
-        let json = item.json();
+        let json = serde_json::to_value(item)?;
         let record =
             fields().map(|field| csv_value(field.split('.').fold(&json, |value, name| &value[name])));
         out.push_str(&record.collect::<Vec<_>>().join(","));
         out.push_str("\r\n");
     }
-    out
+    Ok(out)
 }
 
 fn csv_value(value: &Value) -> String {
@@ -170,41 +166,49 @@ pub(super) fn yes(is: bool) -> String {
     if is { "yes" } else { "no" }.to_owned()
 }
 
-/// `pool_full` for `REASON_POOL_FULL`: an enum of the API as the HTTP API has it.
-pub(super) fn word(name: &str, prefix: &str) -> String {
-    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
+/// The short name of an enum's value, or `-` where there is none.
+pub(super) fn word<E: Named>(number: i32) -> String {
+    E::short_name(number).unwrap_or("-").to_owned()
 }
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_proto::v1::Reason;
+
     use super::*;
 
-    struct Thing(&'static str, i64);
+    #[derive(Serialize)]
+    struct Inner {
+        name: &'static str,
+    }
+
+    #[derive(Serialize)]
+    struct Thing {
+        r#in: Inner,
+        size: i64,
+        tags: [&'static str; 2],
+        none: Option<u64>,
+    }
 
     impl Item for Thing {
-        const LIST: &'static str = "things";
-        const COLUMNS: &'static [Column] = &[
-            text("in.name", "NAME"),
-            number("size", "SIZE"),
-            text("tags", ""),
-            text("", "MARK"),
-            number("none", ""),
+        const COLUMNS: &'static [Column<Self>] = &[
+            text("in.name", "NAME", |t| t.r#in.name.to_owned()),
+            number("size", "SIZE", |t| t.size.to_string()),
+            csv_only("tags"),
+            text("", "MARK", |_| "!".to_owned()),
+            csv_only("none"),
         ];
+    }
 
-        fn json(&self) -> Value {
-            json!({"in": {"name": self.0}, "size": self.1, "tags": ["a", "b"], "none": null})
-        }
-
-        fn cells(&self) -> Vec<String> {
-            vec![self.0.to_owned(), self.1.to_string(), "!".to_owned()]
-        }
+    fn thing(name: &'static str, size: i64) -> Thing {
+        Thing { r#in: Inner { name }, size, tags: ["a", "b"], none: None }
     }
 
     #[test]
     fn csv_has_the_names_of_json_and_no_formulas() {
-        let text = csv(&[Thing("a,\"b\"", 7), Thing("=1", -1)]);
+        let text = csv(&[thing("a,\"b\"", 7), thing("=1", -1)]).unwrap();
         assert_eq!(text, "name,size,tags,none\r\n\"a,\"\"b\"\"\",7,a b,\r\n\"'=1\",-1,a b,\r\n");
-        assert_eq!(csv::<Thing>(&[]), "name,size,tags,none\r\n");
+        assert_eq!(csv::<Thing>(&[]).unwrap(), "name,size,tags,none\r\n");
     }
 
     #[test]
@@ -213,6 +217,6 @@ mod tests {
         assert_eq!((time(0).as_str(), length(0).as_str()), ("-", "-"));
         assert_eq!(length(93_784_000), "1d 2h");
         assert_eq!(length(1), "1s");
-        assert_eq!(word("REASON_POOL_FULL", "REASON_"), "pool_full");
+        assert_eq!((word::<Reason>(1), word::<Reason>(0)), ("pool_full".to_owned(), "-".to_owned()));
     }
 }

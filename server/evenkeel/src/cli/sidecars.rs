@@ -1,13 +1,12 @@
-//! `evenkeel sidecars`: who takes part, and how each of them is.
+//! `evenkeel sidecars`.
 
 use clap::Args;
-use evenkeel_proto::v1 as pb;
-use serde_json::{Value, json};
+use evenkeel_proto::v1::{self as pb, StoreKind};
 
 use super::{
     connect::Ask,
-    exit::answered,
-    output::{Column, Item, number, or_dash, text, time, word},
+    exit::failed,
+    output::{Column, Item, csv_only, number, or_dash, text, time, word},
 };
 
 /// Show sidecars.
@@ -20,73 +19,37 @@ pub(crate) struct Sidecars {
 impl Sidecars {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let answer = self.ask.inspect().await?.list_sidecars(pb::ListSidecarsRequest {}).await;
-        self.ask.output.list(&answer.map_err(answered)?.into_inner().sidecars)
+        let answer = answer.map_err(failed("list the sidecars"))?.into_inner();
+        self.ask.output.list(&answer.sidecars, &answer)
+    }
+}
+
+fn state(sidecar: &pb::SidecarState) -> &'static str {
+    match (sidecar.alive, sidecar.stopping, sidecar.store_up) {
+        (false, _, _) => "stopped",
+        (true, true, _) => "stopping",
+        (true, false, false) => "store down",
+        (true, false, true) => "alive",
     }
 }
 
 impl Item for pb::SidecarState {
-    const LIST: &'static str = "sidecars";
-    const COLUMNS: &'static [Column] = &[
-        text("name", "NAME"),
-        text("id", ""),
-        text("", "STATE"),
-        text("alive", ""),
-        text("draining", ""),
-        text("version", "VERSION"),
-        text("store", "STORE"),
-        text("store_up", ""),
-        number("store_losses", "LOSSES"),
-        number("holders", "HOLDERS"),
-        number("admitted", "ADMITTED"),
-        number("refused", "REFUSED"),
-        text("started_at_ms", "STARTED"),
-        text("seen_at_ms", "SEEN"),
-        text("limits_revision", "LIMITS"),
+    const COLUMNS: &'static [Column<Self>] = &[
+        text("name", "NAME", |s| or_dash(&s.name)),
+        csv_only("id"),
+        text("", "STATE", |s| state(s).to_owned()),
+        csv_only("alive"),
+        csv_only("stopping"),
+        text("version", "VERSION", |s| s.version.clone()),
+        text("store", "STORE", |s| word::<StoreKind>(s.store)),
+        csv_only("store_up"),
+        number("store_losses", "LOSSES", |s| s.store_losses.to_string()),
+        number("holders", "HOLDERS", |s| s.holders.to_string()),
+        number("admitted", "ADMITTED", |s| s.admitted.to_string()),
+        number("refused", "REFUSED", |s| s.refused.to_string()),
+        text("started_at_ms", "STARTED", |s| time(s.started_at_ms)),
+        text("seen_at_ms", "LAST-SEEN", |s| time(s.seen_at_ms)),
+        // Enough to see that two differ.
+        text("limits_revision", "LIMITS", |s| s.limits_revision.chars().take(8).collect()),
     ];
-
-    fn json(&self) -> Value {
-        json!({
-            "id": self.id,
-            "name": self.name,
-            "version": self.version,
-            "started_at_ms": self.started_at_ms,
-            "seen_at_ms": self.seen_at_ms,
-            "alive": self.alive,
-            "draining": self.draining,
-            "store": store(self.store()),
-            "store_up": self.store_up,
-            "store_losses": self.store_losses,
-            "holders": self.holders,
-            "admitted": self.admitted,
-            "refused": self.refused,
-            "limits_revision": self.limits_revision,
-        })
-    }
-
-    fn cells(&self) -> Vec<String> {
-        let state = match (self.alive, self.draining, self.store_up) {
-            (false, _, _) => "gone",
-            (true, true, _) => "draining",
-            (true, false, false) => "store away",
-            (true, false, true) => "up",
-        };
-        vec![
-            or_dash(&self.name),
-            state.to_owned(),
-            self.version.clone(),
-            store(self.store()),
-            self.store_losses.to_string(),
-            self.holders.to_string(),
-            self.admitted.to_string(),
-            self.refused.to_string(),
-            time(self.started_at_ms),
-            time(self.seen_at_ms),
-            // Enough to see that two differ.
-            self.limits_revision.chars().take(8).collect(),
-        ]
-    }
-}
-
-fn store(kind: pb::StoreKind) -> String {
-    word(kind.as_str_name(), "STORE_KIND_")
 }

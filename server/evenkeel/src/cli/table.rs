@@ -2,31 +2,31 @@
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::output::Column;
-
 /// Narrower than this no column of texts is cut.
 const TEXT_WIDTH_MIN: usize = 8;
 /// Between columns.
 const GAP: &str = "  ";
 
-/// Rows under a header. Where `width` is given, texts are cut so that lines fit it, as far as that can be.
-pub(super) fn lines(columns: &[Column], rows: &[Vec<String>], width: Option<usize>) -> String {
-    let columns: Vec<&Column> = columns.iter().filter(|column| !column.title.is_empty()).collect();
-    let titles = columns.iter().map(|column| column.title.to_owned()).collect();
+/// A heading, and whether the column is of numbers.
+pub(super) type Head = (&'static str, bool);
+
+/// Rows under headings. With `width`, texts are cut so that lines fit it as far as possible.
+pub(super) fn lines(columns: &[Head], rows: &[Vec<String>], width: Option<usize>) -> String {
+    let titles = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
     let clean = |row: &Vec<String>| row.iter().map(|cell| clean(cell)).collect();
     let rows: Vec<Vec<String>> = std::iter::once(titles).chain(rows.iter().map(clean)).collect();
     let widest = |i: usize| rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.width()).max();
     let mut widths: Vec<usize> = (0..columns.len()).map(|i| widest(i).unwrap_or(0)).collect();
     if let Some(width) = width {
-        fit(&columns, &mut widths, width);
+        fit(columns, &mut widths, width);
     }
     let mut text = String::new();
     for row in &rows {
         let mut line = String::new();
-        for ((cell, column), width) in row.iter().zip(&columns).zip(&widths) {
+        for ((cell, (_, number)), width) in row.iter().zip(columns).zip(&widths) {
             let cell = cut(cell, *width);
             let pad = " ".repeat(width - cell.width());
-            let (before, after) = if column.number { (pad.as_str(), "") } else { ("", pad.as_str()) };
+            let (before, after) = if *number { (pad.as_str(), "") } else { ("", pad.as_str()) };
             line.extend([before, cell.as_str(), after, GAP]);
         }
         text.push_str(line.trim_end());
@@ -36,10 +36,10 @@ pub(super) fn lines(columns: &[Column], rows: &[Vec<String>], width: Option<usiz
 }
 
 /// Takes from the widest columns of texts until the line fits; numbers are never cut.
-fn fit(columns: &[&Column], widths: &mut [usize], width: usize) {
+fn fit(columns: &[Head], widths: &mut [usize], width: usize) {
     let gaps = GAP.len() * columns.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > width {
-        let texts = (0..widths.len()).filter(|i| !columns[*i].number && widths[*i] > TEXT_WIDTH_MIN);
+        let texts = (0..widths.len()).filter(|i| !columns[*i].1 && widths[*i] > TEXT_WIDTH_MIN);
         let Some(widest) = texts.max_by_key(|i| widths[*i]) else { return };
         widths[widest] -= 1;
     }
@@ -71,12 +71,9 @@ fn clean(cell: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::output::{number, text},
-        *,
-    };
+    use super::*;
 
-    const COLUMNS: [Column; 3] = [text("", "CONSUMER"), number("", "BALANCE"), text("csv", "")];
+    const COLUMNS: [Head; 2] = [("CONSUMER", false), ("BALANCE", true)];
 
     fn row(name: &str, n: &str) -> Vec<String> {
         vec![name.to_owned(), n.to_owned()]

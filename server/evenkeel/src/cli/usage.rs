@@ -1,25 +1,18 @@
-//! `evenkeel usage`: what was used, from a running sidecar.
+//! `evenkeel usage`: usage and sessions.
 
 use clap::{Args, Subcommand, ValueEnum};
-use evenkeel_domain::{
-    limit::price::Tokens,
-    usage::{Day, NONE, Outcome, SessionKey, SessionSum, Turn, Usage as Sums},
-};
-use evenkeel_engine::ledger::{
-    query::{By, Row},
-    text,
-};
-use evenkeel_proto::v1 as pb;
-use serde_json::{Value, json};
+use evenkeel_api::csv::{self, decimal, moment};
+use evenkeel_domain::usage::{Day, NONE};
+use evenkeel_proto::v1::{self as pb, Outcome, TokenUsage};
 
 use super::{
     connect::Ask,
-    exit::answered,
-    output::{Column, Output, number, put, put_json, terminal_width, text as texts},
+    exit::failed,
+    output::{Output, put, put_json, terminal_width, word},
     table,
 };
 
-/// Rows and sessions asked for at once.
+/// Rows and sessions on one page.
 const ROWS_MAX: u32 = 10_000;
 const SESSIONS_MAX: u32 = 1000;
 
@@ -43,13 +36,13 @@ enum Part {
 
 #[derive(Args)]
 struct SumsArgs {
-    /// Tell apart by these: day, consumer, model, route
+    /// One row for each combination of these: day, consumer, model, route
     #[arg(long, value_enum, value_delimiter = ',', default_value = "model", value_name = "DIMENSION,...")]
     by: Vec<Dimension>,
     /// First day (UTC), such as 2026-11-21
     #[arg(long, conflicts_with = "days", value_name = "DAY")]
     from: Option<String>,
-    /// Last day, included; today unless given
+    /// Last day, included; today by default
     #[arg(long, conflicts_with = "days", value_name = "DAY")]
     to: Option<String>,
     /// This many days up to today
@@ -73,7 +66,7 @@ struct SumsArgs {
 
 #[derive(Args)]
 struct SessionsArgs {
-    /// The day (UTC), such as 2026-11-21; today unless given
+    /// The day (UTC), such as 2026-11-21; today by default
     #[arg(long, default_value = "", hide_default_value = true)]
     day: String,
     /// Only this consumer's; "(none)" for requests without
@@ -90,7 +83,7 @@ struct SessionsArgs {
 struct SessionArgs {
     /// Its id, as the client gave it
     session: String,
-    /// Whose; leave out where the requests had no consumer
+    /// Its consumer; leave out if the requests had none
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
     #[command(flatten)]
@@ -127,8 +120,8 @@ impl SumsArgs {
         let whole_range = self.from.is_none() && self.to.is_none();
         let first = whole_range.then(|| today.minus(self.days - 1).to_string());
         pb::QueryUsageRequest {
-            from_day: self.from.clone().or(first).or_else(|| self.to.clone()).unwrap_or_default(),
-            to_day: self.to.clone().unwrap_or_default(),
+            from: self.from.clone().or(first).or_else(|| self.to.clone()).unwrap_or_default(),
+            to: self.to.clone().unwrap_or_default(),
             by: by.map(Into::into).collect(),
             consumer: self.consumer.clone(),
             model: self.model.clone(),
@@ -139,51 +132,37 @@ impl SumsArgs {
     }
 
     async fn run(self) -> anyhow::Result<()> {
-        let has = |dimension| self.by.contains(&dimension);
-        let by = By {
-            day: has(Dimension::Day),
-            consumer: has(Dimension::Consumer),
-            model: has(Dimension::Model),
-            route: has(Dimension::Route),
-        };
-        let limit = self.limit.unwrap_or(if self.ask.output == Output::Table { 50 } else { 0 });
+        let output = self.ask.output;
+        let limit = self.limit.unwrap_or(if output == Output::Table { 50 } else { 0 });
         let mut client = self.ask.admin().await?;
         let mut request = self.request();
-        let (mut rows, mut count) = (Vec::new(), 0);
-        if self.ask.output == Output::Csv {
-            put(&text::csv_usage_header(by))?;
+        if output == Output::Csv {
+            put(&csv::usage_header(&request.by))?;
         }
-        let (total, more) = loop {
+        let (mut rows, mut count) = (Vec::new(), 0);
+        let mut whole = loop {
             request.page_size = page_size(limit, count, ROWS_MAX);
-            let page = client.query_usage(request.clone()).await.map_err(answered)?.into_inner();
-            let total = sums(page.total);
+            let page = client.query_usage(request.clone()).await;
+            let mut page = page.map_err(failed("show the usage"))?.into_inner();
             count += page.rows.len();
-            rows.extend(page.rows.into_iter().map(|row| {
-                let usage = sums(row.usage);
-                Row::new(Day::parse(&row.day), &row.consumer, &row.model, &row.route, usage)
-            }));
-            if self.ask.output == Output::Csv {
-                // Written as they come: nothing gathers.
-                let mut out = String::new();
-                rows.iter().for_each(|row| text::csv_usage_row(&mut out, by, row));
-                put(&out)?;
-                rows.clear();
+            if output == Output::Csv {
+                // Written as they come, so that memory stays bounded.
+                put(&page.rows.iter().map(csv::usage_row).collect::<String>())?;
+            } else {
+                rows.append(&mut page.rows);
             }
-            let full = limit > 0 && count >= limit;
-            request.page_token = page.next_page_token;
-            if request.page_token.is_empty() || full {
-                break (total, !request.page_token.is_empty());
+            request.page_token.clone_from(&page.next_page_token);
+            if request.page_token.is_empty() || (limit > 0 && count >= limit) {
+                break page;
             }
         };
-        match self.ask.output {
+        whole.rows = rows;
+        match output {
             Output::Csv => {}
-            Output::Json => {
-                let rows: Vec<Value> = rows.iter().map(|row| row_json(by, row)).collect();
-                put_json(&json!({"rows": rows, "total": sums_json(&total), "more": more}))?;
-            }
+            Output::Json => put_json(&whole)?,
             Output::Table => {
-                usage_table(by, &rows, &total).put()?;
-                if more {
+                put(&usage_table(&request.by, &whole))?;
+                if !whole.next_page_token.is_empty() {
                     put("(more rows: see --limit)\n")?;
                 }
             }
@@ -195,42 +174,24 @@ impl SumsArgs {
 impl SessionsArgs {
     async fn run(self) -> anyhow::Result<()> {
         let mut client = self.ask.admin().await?;
-        let mut sessions: Vec<(SessionKey, SessionSum)> = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let request = pb::ListSessionsRequest {
-                day: self.day.clone(),
-                consumer: self.consumer.clone(),
-                page_size: page_size(self.limit, sessions.len(), SESSIONS_MAX),
-                page_token,
-            };
-            let page = client.list_sessions(request).await.map_err(answered)?.into_inner();
-            sessions.extend(page.sessions.into_iter().map(|row| {
-                let sum = SessionSum { last_ms: row.last_ms, usage: sums(row.usage) };
-                (SessionKey::new(&row.consumer, &row.session), sum)
-            }));
-            page_token = page.next_page_token;
-            if page_token.is_empty() || (self.limit > 0 && sessions.len() >= self.limit) {
-                break;
+        let mut sessions: Vec<pb::SessionRow> = Vec::new();
+        let (day, consumer) = (self.day, self.consumer);
+        let mut request = pb::ListSessionsRequest { day, consumer, ..pb::ListSessionsRequest::default() };
+        let mut whole = loop {
+            request.page_size = page_size(self.limit, sessions.len(), SESSIONS_MAX);
+            let page = client.list_sessions(request.clone()).await;
+            let mut page = page.map_err(failed("list the sessions"))?.into_inner();
+            sessions.append(&mut page.sessions);
+            request.page_token.clone_from(&page.next_page_token);
+            if request.page_token.is_empty() || (self.limit > 0 && sessions.len() >= self.limit) {
+                break page;
             }
-        }
+        };
+        whole.sessions = sessions;
         match self.ask.output {
-            Output::Csv => {
-                let mut out = text::csv_sessions_header();
-                sessions.iter().for_each(|(key, sum)| text::csv_session_row(&mut out, key, sum));
-                put(&out)?;
-            }
-            Output::Json => {
-                let sessions: Vec<Value> = sessions
-                    .iter()
-                    .map(|(key, sum)| {
-                        json!({"session": key.session(), "consumer": key.consumer(), "last_ms": sum.last_ms,
-                               "usage": sums_json(&sum.usage)})
-                    })
-                    .collect();
-                put_json(&json!({"sessions": sessions}))?;
-            }
-            Output::Table => sessions_table(&sessions).put()?,
+            Output::Csv => put(&csv::sessions(&whole.sessions))?,
+            Output::Json => put_json(&whole)?,
+            Output::Table => put(&sessions_table(&whole.sessions))?,
         }
         Ok(())
     }
@@ -239,29 +200,21 @@ impl SessionsArgs {
 impl SessionArgs {
     async fn run(self) -> anyhow::Result<()> {
         let request = pb::GetSessionRequest { session: self.session, consumer: self.consumer };
-        let answer = self.ask.admin().await?.get_session(request).await.map_err(answered)?.into_inner();
-        let usage = sums(answer.usage);
-        let turns: Vec<Turn> = answer.turns.into_iter().map(turn).collect();
+        let session = self.ask.admin().await?.get_session(request).await;
+        let session =
+            session.map_err(failed("show the session (`evenkeel usage sessions` lists a day's)"))?;
+        let session = session.into_inner();
         match self.ask.output {
-            Output::Csv => {
-                let mut out = text::csv_turns_header();
-                turns.iter().for_each(|turn| text::csv_turn_row(&mut out, turn));
-                put(&out)?;
-            }
-            Output::Json => {
-                let turns: Vec<Value> = turns.iter().map(turn_json).collect();
-                put_json(&json!({"session": answer.session, "consumer": answer.consumer,
-                                 "usage": sums_json(&usage), "turns": turns}))?;
-            }
+            Output::Csv => put(&csv::turns(&session.turns))?,
+            Output::Json => put_json(&session)?,
             Output::Table => {
-                turns_table(&turns).put()?;
-                let Sums { requests, tokens, cost, .. } = usage;
-                let not_kept = requests.saturating_sub(turns.len() as u64);
+                put(&turns_table(&session.turns))?;
+                let pb::Usage { requests, tokens, cost, .. } = session.usage.unwrap_or_default();
+                let TokenUsage { input, output, .. } = tokens.unwrap_or_default();
+                let (not_kept, cost) = (requests.saturating_sub(session.turns.len() as u64), decimal(cost));
                 put(&format!(
-                    "{requests} turns, {not_kept} of them no longer kept; {} input, {} output tokens; cost {}\n",
-                    tokens.input,
-                    tokens.output,
-                    text::decimal(cost)
+                    "{requests} turns, {not_kept} of them no longer kept; {input} input, {output} output tokens; cost \
+                     {cost}\n"
                 ))?;
             }
         }
@@ -277,141 +230,82 @@ fn page_size(limit: usize, have: usize, max: u32) -> u32 {
     }
 }
 
-fn tokens(t: Option<pb::Tokens>) -> Tokens {
-    let t = t.unwrap_or_default();
-    Tokens { input: t.input, output: t.output, cached_input: t.cached_input, reasoning: t.reasoning }
-}
-
-fn sums(usage: Option<pb::Usage>) -> Sums {
-    let u = usage.unwrap_or_default();
-    Sums { requests: u.requests, estimated: u.estimated, tokens: tokens(u.tokens), cost: u.cost }
-}
-
-fn turn(t: pb::Turn) -> Turn {
-    Turn {
-        at_ms: t.at_ms,
-        model: t.model.into(),
-        route: t.route.into(),
-        status: u16::try_from(t.status).unwrap_or_default(),
-        outcome: Outcome::from_number(t.outcome),
-        tokens: tokens(t.tokens),
-        estimated: t.estimated,
-        cost: t.cost,
-        first_token_ms: t.first_token_ms,
-        total_ms: t.total_ms,
-    }
-}
-
-fn sums_json(u: &Sums) -> Value {
-    let mut tokens = json!(u.tokens);
-    tokens["total"] = json!(u.tokens.total());
-    json!({"requests": u.requests, "estimated": u.estimated, "tokens": tokens, "cost": u.cost,
-           "cost_decimal": text::decimal(u.cost)})
-}
-
-fn row_json(by: By, row: &Row) -> Value {
-    let mut out = sums_json(&row.usage);
-    let [consumer, model, route] = row.names();
-    if let Some(day) = row.day {
-        out["day"] = json!(day.to_string());
-    }
-    for (told, name, value) in
-        [(by.consumer, "consumer", consumer), (by.model, "model", model), (by.route, "route", route)]
-    {
-        if told {
-            out[name] = json!(value);
-        }
-    }
-    out
-}
-
-fn turn_json(t: &Turn) -> Value {
-    json!({"at_ms": t.at_ms, "model": &*t.model, "route": &*t.route, "status": t.status, "outcome": t.outcome,
-           "tokens": t.tokens, "estimated": t.estimated, "cost": t.cost,
-           "first_token_ms": t.first_token_ms, "total_ms": t.total_ms})
-}
-
-/// Lines of cells under columns.
-struct Table {
-    columns: Vec<Column>,
-    lines: Vec<Vec<String>>,
-}
-
-impl Table {
-    fn new(names: &[&'static str], numbers: &[&'static str]) -> Self {
-        let columns =
-            names.iter().map(|name| texts("", name)).chain(numbers.iter().map(|name| number("", name)));
-        Self { columns: columns.collect(), lines: Vec::new() }
-    }
-
-    fn put(&self) -> anyhow::Result<()> {
-        Ok(put(&table::lines(&self.columns, &self.lines, terminal_width()))?)
-    }
+fn lines(names: &[&'static str], numbers: &[&'static str], rows: &[Vec<String>]) -> String {
+    let names = names.iter().map(|name| (*name, false));
+    let heads: Vec<_> = names.chain(numbers.iter().map(|name| (*name, true))).collect();
+    table::lines(&heads, rows, terminal_width())
 }
 
 fn shown(name: &str) -> String {
     if name.is_empty() { NONE.to_owned() } else { name.to_owned() }
 }
 
-fn sums_cells(u: &Sums) -> impl Iterator<Item = String> + use<> {
-    let t = u.tokens;
-    let counts = [u.requests, u.estimated, t.input, t.output, t.cached_input, t.reasoning];
-    let cost = text::decimal(u.cost);
-    counts.into_iter().map(|count| count.to_string()).chain([cost])
-}
-
 const SUMS: [&str; 7] = ["REQUESTS", "ESTIMATED", "INPUT", "OUTPUT", "CACHED", "REASONING", "COST"];
 
-fn usage_table(by: By, rows: &[Row], total: &Sums) -> Table {
-    let dimensions = [(by.day, "DAY"), (by.consumer, "CONSUMER"), (by.model, "MODEL"), (by.route, "ROUTE")];
-    let names: Vec<&str> = dimensions.iter().filter(|(told, _)| *told).map(|(_, name)| *name).collect();
-    let mut table = Table::new(&names, &SUMS);
-    for row in rows {
-        let [consumer, model, route] = row.names().map(shown);
-        let day = row.day.map(|day| day.to_string()).unwrap_or_default();
-        let values = dimensions.iter().zip([day, consumer, model, route]);
-        let values = values.filter(|((told, _), _)| *told).map(|(_, value)| value);
-        table.lines.push(values.chain(sums_cells(&row.usage)).collect());
-    }
+fn sums(
+    requests: u64,
+    estimated: u64,
+    tokens: Option<TokenUsage>,
+    cost: u64,
+) -> impl Iterator<Item = String> {
+    let t = tokens.unwrap_or_default();
+    let counts = [requests, estimated, t.input, t.output, t.cached_input, t.reasoning];
+    counts.into_iter().map(|count| count.to_string()).chain([decimal(cost)])
+}
+
+fn sums_of(usage: Option<pb::Usage>) -> impl Iterator<Item = String> {
+    let pb::Usage { requests, estimated, tokens, cost } = usage.unwrap_or_default();
+    sums(requests, estimated, tokens, cost)
+}
+
+fn usage_table(by: &[i32], usage: &pb::QueryUsageResponse) -> String {
+    let dimensions = [(1, "DAY"), (2, "CONSUMER"), (3, "MODEL"), (4, "ROUTE")];
+    let names: Vec<&str> =
+        dimensions.iter().filter(|(number, _)| by.contains(number)).map(|(_, name)| *name).collect();
+    let row = |row: &pb::UsageRow| {
+        let day = row.day.iter().cloned();
+        let rest = [&row.consumer, &row.model, &row.route].into_iter().flatten().map(|name| shown(name));
+        day.chain(rest).chain(sums(row.requests, row.estimated, row.tokens, row.cost)).collect()
+    };
+    let mut rows: Vec<Vec<String>> = usage.rows.iter().map(row).collect();
     if !names.is_empty() {
         let first = std::iter::once("total".to_owned());
         let empty = std::iter::repeat_n(String::new(), names.len() - 1);
-        table.lines.push(first.chain(empty).chain(sums_cells(total)).collect());
+        rows.push(first.chain(empty).chain(sums_of(usage.total)).collect());
     }
-    table
+    lines(&names, &SUMS, &rows)
 }
 
-fn sessions_table(sessions: &[(SessionKey, SessionSum)]) -> Table {
-    let mut table = Table::new(&["SESSION", "CONSUMER", "LAST"], &SUMS);
-    for (key, sum) in sessions {
-        let texts = [key.session().to_owned(), shown(key.consumer()), text::moment(sum.last_ms)];
-        table.lines.push(texts.into_iter().chain(sums_cells(&sum.usage)).collect());
-    }
-    table
+fn sessions_table(sessions: &[pb::SessionRow]) -> String {
+    let row = |row: &pb::SessionRow| {
+        let texts = [row.session.clone(), shown(&row.consumer), moment(row.last_ms)];
+        texts.into_iter().chain(sums_of(row.usage)).collect()
+    };
+    lines(&["SESSION", "CONSUMER", "LAST-SEEN"], &SUMS, &sessions.iter().map(row).collect::<Vec<_>>())
 }
 
-fn turns_table(turns: &[Turn]) -> Table {
+fn turns_table(turns: &[pb::Turn]) -> String {
     let numbers = ["STATUS", "INPUT", "OUTPUT", "CACHED", "REASONING", "COST", "FIRST-MS", "TOTAL-MS"];
-    let mut table = Table::new(&["AT", "MODEL", "ROUTE", "OUTCOME"], &numbers);
-    for turn in turns {
-        let t = turn.tokens;
-        let reckoned = if turn.estimated { "~" } else { "" };
-        table.lines.push(vec![
-            text::moment(turn.at_ms),
+    let row = |turn: &pb::Turn| {
+        let t = turn.tokens.unwrap_or_default();
+        let estimated = if turn.estimated { "~" } else { "" };
+        vec![
+            moment(turn.at_ms),
             shown(&turn.model),
             shown(&turn.route),
-            turn.outcome.name().to_owned(),
+            word::<Outcome>(turn.outcome),
             turn.status.to_string(),
-            format!("{reckoned}{}", t.input),
-            format!("{reckoned}{}", t.output),
+            format!("{estimated}{}", t.input),
+            format!("{estimated}{}", t.output),
             t.cached_input.to_string(),
             t.reasoning.to_string(),
-            text::decimal(turn.cost),
+            decimal(turn.cost),
             turn.first_token_ms.to_string(),
             turn.total_ms.to_string(),
-        ]);
-    }
-    table
+        ]
+    };
+    let rows: Vec<_> = turns.iter().map(row).collect();
+    lines(&["AT", "MODEL", "ROUTE", "OUTCOME"], &numbers, &rows)
 }
 
 #[cfg(test)]

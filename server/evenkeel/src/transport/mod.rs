@@ -1,8 +1,5 @@
-//! Doors: decode, call, encode. Wire types stop here.
+//! gRPC and HTTP: decode, call, encode. Wire types stop here.
 
-pub mod administration;
-pub mod auth;
-pub mod capacity;
 pub mod grpc;
 pub mod http;
 mod status;

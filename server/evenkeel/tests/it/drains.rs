@@ -172,11 +172,18 @@ async fn a_drain_of_another_layout_hides_no_other() {
 scenarios!(drains_are_kept_apart_by_pool, drains_are_bounded, changes_are_kept_once_newest_first_and_bounded,);
 
 fn drain_of(endpoint: &str, cluster: Option<&str>) -> pb::DrainEndpointRequest {
-    pb::DrainEndpointRequest { endpoint: endpoint.into(), pool: cluster.map(pool), note: "a note".into() }
+    let cluster = cluster.unwrap_or_default().into();
+    pb::DrainEndpointRequest {
+        endpoint: endpoint.into(),
+        route: String::new(),
+        cluster,
+        note: "a note".into(),
+    }
 }
 
 fn undrain_of(endpoint: &str, cluster: Option<&str>) -> pb::UndrainEndpointRequest {
-    pb::UndrainEndpointRequest { endpoint: endpoint.into(), pool: cluster.map(pool) }
+    let cluster = cluster.unwrap_or_default().into();
+    pb::UndrainEndpointRequest { endpoint: endpoint.into(), route: String::new(), cluster }
 }
 
 fn over_redis(url: &str) -> String {
@@ -448,19 +455,17 @@ async fn each_change_is_on_account_once_and_in_order() {
         let request = pb::AdjustQuotaRequest {
             quota: "credit".into(),
             consumer: "al/ice".into(),
-            delta: -3,
+            delta: Some(-3),
             request_id: "once".into(),
             ..pb::AdjustQuotaRequest::default()
         };
         by(TOKEN, request)
     };
     let rpm = |amount| pb::SetOverrideRequest {
-        r#override: Some(pb::Override {
-            limit: "rpm".into(),
-            key: "consumer=a".into(),
-            amount,
-            ..pb::Override::default()
-        }),
+        limit: "rpm".into(),
+        key: "consumer=a".into(),
+        amount: Some(amount),
+        ..pb::SetOverrideRequest::default()
     };
     one.set_quota(by(TOKEN, set("credit", "al/ice", 10))).await.unwrap();
     assert_eq!(put(&there, r#"{"amount": 20}"#).await.0, 200);

@@ -9,7 +9,7 @@ use crate::support::{
     eventually,
     proxy::{Mode, Proxy},
     redis::Redis,
-    sidecar::{Sidecar, pool},
+    sidecar::Sidecar,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
@@ -156,7 +156,7 @@ async fn a_refused_and_a_cut_connection_recover() {
     proxy.set(Mode::Pass);
     store_is(&s, true).await;
     s.keep_alive("llm", "g", 4, &[(4, Some(&fourth))]).await;
-    let request = pb::ListLeasesRequest { pool: Some(pool("llm")), ..Default::default() };
+    let request = pb::ListLeasesRequest { cluster: "llm".into(), ..Default::default() };
     let leases = s.inspect.clone().list_leases(request).await.unwrap().into_inner().leases;
     let leases: Vec<_> = leases.iter().map(|l| (l.lease, l.endpoint.as_str())).collect();
     assert_eq!(leases, [(4, &*fourth)]);

@@ -30,14 +30,14 @@ async fn admit_settle_and_look() {
     assert_ne!(first, second);
     assert_eq!(s.lease("llm", "h", 1).await, first, "idempotent");
     let state = s.pool("llm").await;
-    assert_eq!((state.in_flight, state.capacity, state.holders, state.current), (2, 4, 1, true));
-    let request = pb::ListLeasesRequest { pool: Some(pool("llm")), ..Default::default() };
+    assert_eq!((state.in_flight, state.capacity, state.holders, state.current), (2, Some(4), 1, true));
+    let request = pb::ListLeasesRequest { cluster: "llm".into(), ..Default::default() };
     let leases = s.inspect.clone().list_leases(request).await.unwrap().into_inner().leases;
     assert_eq!(
         leases.iter().map(|l| (l.lease, l.endpoint.as_str())).collect::<Vec<_>>(),
         [(1, &*first), (2, &*second)]
     );
-    let request = pb::ListHoldersRequest { pool: Some(pool("llm")) };
+    let request = pb::ListHoldersRequest { cluster: "llm".into(), ..Default::default() };
     let holders = s.inspect.clone().list_holders(request).await.unwrap().into_inner().holders;
     assert_eq!((holders[0].holder.as_str(), holders[0].leases), ("h", 2));
     assert!((1..=90_000).contains(&holders[0].deadline_in_ms));
@@ -235,7 +235,7 @@ async fn two_sidecars_share_one_table() {
     eventually(Duration::from_secs(20), "b learns of a's pool", || async {
         let pools =
             b.inspect.clone().list_pools(pb::ListPoolsRequest::default()).await.unwrap().into_inner().pools;
-        let other = pools.iter().find(|state| state.pool == Some(pool("other")));
+        let other = pools.iter().find(|state| state.cluster == "other");
         if other.is_some() { Ok(()) } else { Err(format!("{} pools", pools.len())) }
     })
     .await;
@@ -398,7 +398,8 @@ async fn lists_are_read_in_pages() {
     let page = async |holder: &str, page_token: String| {
         let request = pb::ListLeasesRequest {
             // As a gateway names it.
-            pool: Some(pb::Pool { route: "any".into(), cluster: "llm".into() }),
+            route: "any".into(),
+            cluster: "llm".into(),
             holder: holder.to_owned(),
             page_size: 2,
             page_token,
@@ -422,16 +423,16 @@ async fn lists_are_read_in_pages() {
     }
     let (mut seen, mut page_token) = (Vec::new(), String::new());
     loop {
-        let request = pb::ListPoolsRequest { page_size: 1, page_token };
+        let request = pb::ListPoolsRequest { page_size: 1, page_token, ..Default::default() };
         let page = s.inspect.clone().list_pools(request).await.unwrap().into_inner();
-        seen.extend(page.pools.into_iter().filter_map(|state| state.pool).map(|pool| pool.cluster));
+        seen.extend(page.pools.into_iter().map(|state| state.cluster));
         page_token = page.next_page_token;
         if page_token.is_empty() {
             break;
         }
     }
     assert_eq!(seen, ["k", "llm", "m"]);
-    let request = pb::GetPoolRequest { pool: Some(pool("never")) };
+    let request = pb::GetPoolRequest { cluster: "never".into(), ..Default::default() };
     assert_eq!(s.inspect.clone().get_pool(request).await.unwrap_err().code(), Code::NotFound);
 }
 

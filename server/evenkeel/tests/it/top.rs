@@ -114,7 +114,7 @@ async fn top_in_a_terminal() {
     let screen = tmux.shows("the leases are shown", |screen| number(screen, "llm", 2) == Some(5)).await;
     let state = sidecar.pool("llm").await;
     let of = |column| number(&screen, "llm", column);
-    assert_eq!((of(2), of(3)), (Some(state.in_flight), Some(state.capacity)), "{screen}");
+    assert_eq!((of(2), of(3)), (Some(state.in_flight), state.capacity), "{screen}");
     assert!(tmux.is_taken() && screen.contains("in flight 5 of 22"), "{screen}");
     tmux.shows("sidecars and rates", |screen| screen.contains("sidecars 1/1") && screen.contains("admits "))
         .await;
@@ -161,7 +161,7 @@ async fn top_in_a_terminal() {
         (&"b:1".into(), &"ops".into())
     );
     tmux.keys(&["d"]);
-    tmux.shows("the other question", |screen| screen.contains("give b:1 requests again?")).await;
+    tmux.shows("the other question", |screen| screen.contains("undrain b:1?")).await;
     tmux.keys(&["y"]);
     tmux.shows("it gets requests again", |screen| row(screen, "b:1").is_some() && !drained(screen)).await;
 
@@ -177,7 +177,7 @@ async fn top_in_a_terminal() {
         tmux.command(&["resize-window", "-x", columns, "-y", rows]);
         tmux.shows("it fits", |screen| screen.contains("store up")).await;
     }
-    tmux.shows("all columns", |screen| screen.contains("HOLDERS") && screen.contains("UNEVEN")).await;
+    tmux.shows("all columns", |screen| screen.contains("HOLDERS") && screen.contains("IMBALANCE")).await;
 
     // A sidecar that is started again is found again; the embedded store begins empty.
     drop(alive);

@@ -1,4 +1,4 @@
-// Changes: refused without a token and with a wrong one; with the right one confirmed, made, and told with the audit's line.
+// Changes: refused without a token and with a wrong one; with the right one confirmed, made, and shown with its line of the change log.
 
 import assert from 'node:assert/strict';
 import { api, driver, SIDECARS, TOKEN, until, visit } from '../browser.mjs';
@@ -17,7 +17,7 @@ async function refusedWithout() {
 
 const dialog = (page) => page.getByRole('dialog');
 
-/** What the audit says once it is done. */
+/** What the change log says once it is done. */
 async function done(page) {
   const result = dialog(page).getByRole('status');
   await result.getByText('Done.').waitFor();
@@ -59,8 +59,8 @@ export default async function check() {
   const { body: { overrides } } = await api('overrides');
   assert.deepEqual(overrides.map(({ limit, key, amount, who }) => ({ limit, key, amount, who })), [{ limit: 'consumer-rpm', key: 'consumer=alice', amount: 77, who: 'tests' }]);
   await page.getByRole('table', { name: 'Overrides' }).getByText('77 requests').waitFor();
-  await page.getByRole('button', { name: 'Take away … the override of consumer-rpm for consumer=alice' }).click();
-  await dialog(page).getByRole('button', { name: 'Take it away' }).click();
+  await page.getByRole('button', { name: 'Remove … the override of consumer-rpm for consumer=alice' }).click();
+  await dialog(page).getByRole('button', { name: 'Remove it' }).click();
   await done(page);
   assert.deepEqual((await api('overrides')).body.overrides, []);
 
@@ -85,7 +85,7 @@ export default async function check() {
   // Everything is in the list of changes.
   await page.getByRole('link', { name: 'Changes' }).click();
   const table = page.getByRole('table', { name: 'Changes' });
-  for (const what of ['drained an endpoint', 'undrained an endpoint', 'set a quota', 'set an override', 'took an override away']) await table.getByText(what, { exact: true }).first().waitFor();
+  for (const what of ['drained an endpoint', 'undrained an endpoint', 'set a quota', 'set an override', 'removed an override']) await table.getByText(what, { exact: true }).first().waitFor();
 
   // The token is kept in this tab alone, and forgotten when it is told to be.
   assert.ok(!page.url().includes(TOKEN) && !(await page.evaluate(() => JSON.stringify(localStorage))).includes(TOKEN));

@@ -27,7 +27,7 @@ export default async function check() {
   await clean('a session');
   for (const hash of ['#/limits', '#/', '#/quotas', `#/why?id=${encodeURIComponent(NAME)}`]) {
     await page.goto(page.url().replace(/#.*/, hash));
-    if (hash === '#/limits') await until('the key is listed as text', () => column(page, 'Keys of limits', 'Who'), (keys) => keys.map(decodeURIComponent).includes(KEY));
+    if (hash === '#/limits') await until('the key is listed as text', () => column(page, 'Keys closest', 'Key'), (keys) => keys.map(decodeURIComponent).includes(KEY));
     await clean(hash);
   }
   await page.goto('about:blank');

@@ -16,7 +16,7 @@ export default async function check() {
   const text = await told.innerText();
   assert.match(await told.locator('.verdict').innerText(), /once/, 'the limit is named');
   assert.match(text, /1 used \+ 1 for this request, of 1 request/);
-  assert.match(text, /Whose\s+greedy/);
+  assert.match(text, /Consumer\s+greedy/);
   assert.match(text, /Answered with\s+429/);
   assert.ok(page.url().includes(`id=${encodeURIComponent(id)}`), 'it can be sent to somebody');
 

@@ -1,4 +1,4 @@
-//! What `top` hears: a watch of the pools, and beside it how sidecars and rates stand. Comes back by itself.
+//! The feed of `top`: a watch of the pools, and beside it sidecars and rates. Reconnects automatically.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tonic::{Status, transport::Channel};
 
 use super::super::{
     connect::{As, Server, admin, if_known, inspect, root_cause},
-    exit::{HTTP_PORT, answered, is_http},
+    exit::{HTTP_PORT, failed, is_http},
 };
 
 /// Between attempts to reach a sidecar.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// A watch is begun anew this often: that is how pools that are no longer known go.
+/// A watch is renewed this often: this is how pools that no sidecar knows any more disappear.
 const WATCH_ANEW: Duration = Duration::from_secs(60);
 /// A sidecar that does not answer a ping for this long is gone.
 const PING_EVERY: Duration = Duration::from_secs(2);
@@ -27,22 +27,22 @@ const RATES_SPAN_MS: u64 = 60_000;
 /// News that wait to be shown; the sidecar merges further changes meanwhile.
 pub(super) const NEWS_MAX: usize = 256;
 
-/// What is heard.
+/// News from the sidecar.
 #[derive(Debug)]
 pub(super) enum News {
-    /// A watch has begun: it tells every pool, and then what changes.
+    /// A watch has begun: every pool follows, then each change.
     Begun,
     /// A pool as it is now.
     Pool(Box<pb::PoolState>),
-    /// How the sidecars are; none where this one's release cannot tell.
+    /// The sidecars; `None` if this one's version does not report them.
     Sidecars(Option<Vec<pb::SidecarState>>),
-    /// What became of requests lately; none where this one's release cannot tell.
+    /// Requests over time; `None` if this one's version does not report them.
     Activity(Option<pb::GetActivityResponse>),
-    /// No answer any more, and why.
+    /// The connection is lost, and why.
     Lost(String),
 }
 
-/// Nobody listens to news any more.
+/// The receiver of the news is gone.
 struct Closed;
 
 /// Why a conversation ended.
@@ -68,7 +68,7 @@ impl From<Status> for End {
     }
 }
 
-/// Tells news until nobody listens.
+/// Sends news until the receiver is gone.
 pub(super) async fn run(server: Server, only: Option<pb::Pool>, every: Duration, news: mpsc::Sender<News>) {
     loop {
         let why = match converse(&server, only.clone(), every, &news).await {
@@ -123,7 +123,7 @@ async fn watch(
             timeout(ANSWER_WITHIN, client.watch_pools(request)).await.map_err(late)??.into_inner();
         tell(news, News::Begun).await?;
         let until = Instant::now() + WATCH_ANEW;
-        // Until it is time to begin anew.
+        // Until it is time to renew it.
         while let Ok(message) = timeout_at(until, stream.message()).await {
             let state = message?.ok_or_else(|| End::Lost("it is stopping".to_owned()))?;
             tell(news, News::Pool(Box::new(state))).await?;
@@ -131,7 +131,7 @@ async fn watch(
     }
 }
 
-/// Asks again and again for what cannot be watched. A failure is left to the watch to notice.
+/// Polls what cannot be watched. A failure is left to the watch to notice.
 async fn ask(
     mut client: InspectClient<Channel>,
     every: Duration,
@@ -145,7 +145,7 @@ async fn ask(
         if let Ok(Ok(answer)) = sidecars.map(if_known) {
             tell(news, News::Sidecars(answer.map(|answer| answer.into_inner().sidecars))).await?;
         }
-        let request = pb::GetActivityRequest { pool: None, span_ms: RATES_SPAN_MS };
+        let request = pb::GetActivityRequest { span_ms: RATES_SPAN_MS, ..pb::GetActivityRequest::default() };
         let activity = timeout(ANSWER_WITHIN, client.get_activity(request)).await;
         if let Ok(Ok(answer)) = activity.map(if_known) {
             tell(news, News::Activity(answer.map(tonic::Response::into_inner))).await?;
@@ -165,12 +165,14 @@ pub(super) async fn drain(
     pool: Option<pb::Pool>,
 ) -> anyhow::Result<String> {
     let note = "by evenkeel top".to_owned();
-    let request = by.request(pb::DrainEndpointRequest { endpoint: endpoint.to_owned(), pool, note })?;
-    admin(server.connect().await?).drain_endpoint(request).await.map_err(answered)?;
+    let pb::Pool { route, cluster } = pool.unwrap_or_default();
+    let drain = pb::DrainEndpointRequest { endpoint: endpoint.to_owned(), route, cluster, note };
+    let done = admin(server.connect().await?).drain_endpoint(by.request(drain)?).await;
+    done.map_err(failed("drain the endpoint"))?;
     Ok(format!("{endpoint} is drained: it gets no new requests"))
 }
 
-/// Takes back every drain of an endpoint that holds in a pool.
+/// Ends every drain of an endpoint that holds in a pool.
 pub(super) async fn undrain(
     server: &Server,
     by: &As,
@@ -178,14 +180,16 @@ pub(super) async fn undrain(
     pool: &pb::Pool,
 ) -> anyhow::Result<String> {
     let mut client = admin(server.connect().await?);
-    let answer = client.list_drains(pb::ListDrainsRequest {}).await.map_err(answered)?.into_inner();
+    let answer = client.list_drains(pb::ListDrainsRequest {}).await;
+    let answer = answer.map_err(failed("list the drains"))?.into_inner();
     let holds = |drain: &pb::Drain| {
         drain.endpoint == endpoint && drain.pool.as_ref().is_none_or(|drained| drained == pool)
     };
     for drain in answer.drains.into_iter().filter(holds) {
         let pb::Drain { endpoint, pool, .. } = drain;
-        let request = by.request(pb::UndrainEndpointRequest { endpoint, pool })?;
-        client.undrain_endpoint(request).await.map_err(answered)?;
+        let pb::Pool { route, cluster } = pool.unwrap_or_default();
+        let request = by.request(pb::UndrainEndpointRequest { endpoint, route, cluster })?;
+        client.undrain_endpoint(request).await.map_err(failed("undrain the endpoint"))?;
     }
-    Ok(format!("{endpoint} gets requests again"))
+    Ok(format!("{endpoint} is undrained: it gets requests again"))
 }

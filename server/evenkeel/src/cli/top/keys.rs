@@ -6,7 +6,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::model::{Key, Model, Sort, endpoints};
 
 /// Orders of pools and of endpoints, as `s` goes through them.
-const POOL_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Uneven];
+const POOL_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Imbalance];
 const ENDPOINT_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Room];
 /// Longest filter.
 const FILTER_CHARS_MAX: usize = 64;
@@ -198,11 +198,12 @@ impl Desk {
         let state = self.open.as_ref().and_then(|key| model.pool(key));
         let found = state.and_then(|state| {
             let shown = endpoints(state, self.sort(), self.filter());
-            shown.get(row).map(|endpoint| (endpoint.address.clone(), endpoint.drained, state.pool.clone()))
+            let pool = pb::Pool { route: state.route.clone(), cluster: state.cluster.clone() };
+            shown.get(row).map(|endpoint| (endpoint.address.clone(), endpoint.drained, pool))
         });
         match found {
             Some((endpoint, drained, pool)) => {
-                self.mode = Mode::Confirm { endpoint, pool: pool.unwrap_or_default(), drained };
+                self.mode = Mode::Confirm { endpoint, pool, drained };
             }
             None => "open a pool and select an endpoint to drain".clone_into(&mut self.message),
         }

@@ -10,7 +10,6 @@ use clap::Args;
 use evenkeel_proto::v1 as pb;
 use humantime_serde::re::humantime::parse_duration;
 use ratatui::{buffer::Buffer, layout::Rect};
-use serde_json::json;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -27,9 +26,9 @@ use self::{
 };
 use super::{
     connect::{As, OnlyPool, Server, if_known, inspect},
-    exit::answered,
+    exit::failed,
     output::{Output, csv, put, terminal_width},
-    pools::{self, as_json},
+    pools,
 };
 
 mod feed;
@@ -39,7 +38,7 @@ mod model;
 mod screen;
 mod view;
 
-/// Ages are shown anew this often, whatever else happens.
+/// The display is redrawn at least this often, so that ages are right.
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
 /// Two frames are at least this far apart, however fast news come.
 const FRAME: Duration = Duration::from_millis(50);
@@ -66,7 +65,7 @@ pub(crate) struct Top {
     /// Print one frame and end
     #[arg(long)]
     once: bool,
-    /// How often to ask for rates and sidecars, from 200ms on; pools are told as they change
+    /// How often to refresh rates and sidecars, from 200ms on; pools are shown as they change
     #[arg(long, default_value = "1s", value_parser = interval, value_name = "TIME")]
     interval: Duration,
     /// How to show it: json and csv print each change of a pool, until interrupted
@@ -96,33 +95,25 @@ impl Top {
         }
     }
 
-    /// The pools as they are.
-    async fn pools(&self) -> anyhow::Result<Vec<pb::PoolState>> {
-        let mut client = inspect(self.server.connect().await?);
-        match self.pool.encode() {
-            None => pools::all(&mut client).await,
-            pool => {
-                let answer = client.get_pool(pb::GetPoolRequest { pool }).await;
-                Ok(vec![answer.map_err(answered)?.into_inner()])
-            }
-        }
+    async fn pools(&self) -> anyhow::Result<pb::ListPoolsResponse> {
+        pools::list(inspect(self.server.connect().await?), &self.pool).await
     }
 
     /// Once, as `evenkeel pools` does.
     async fn list(self) -> anyhow::Result<()> {
         let pools = self.pools().await?;
-        let lines: Vec<_> = pools.iter().flat_map(pools::lines).collect();
-        self.output.print(&lines, || json!({"pools": pools.iter().map(as_json).collect::<Vec<_>>()}))
+        self.output.list(&pools::lines(&pools.pools), &pools)
     }
 
     /// One frame as text.
     async fn frame(self) -> anyhow::Result<()> {
         let (mut model, now) = (Model::default(), Instant::now());
-        let pools = self.pools().await?;
+        let pools = self.pools().await?.pools;
         let mut client = inspect(self.server.connect().await?);
-        let sidecars = if_known(client.list_sidecars(pb::ListSidecarsRequest {}).await).map_err(answered)?;
-        let request = pb::GetActivityRequest { pool: None, span_ms: 60_000 };
-        let activity = if_known(client.get_activity(request).await).map_err(answered)?;
+        let sidecars = client.list_sidecars(pb::ListSidecarsRequest {}).await;
+        let sidecars = if_known(sidecars).map_err(failed("list the sidecars"))?;
+        let request = pb::GetActivityRequest { span_ms: 60_000, ..pb::GetActivityRequest::default() };
+        let activity = if_known(client.get_activity(request).await).map_err(failed("show the activity"))?;
         model.hear(News::Begun, now);
         let rows = pools.iter().map(|state| state.endpoints.len()).max().unwrap_or(0).max(pools.len());
         pools.into_iter().for_each(|state| model.hear(News::Pool(Box::new(state)), now));
@@ -156,9 +147,11 @@ impl Top {
         let mut header = true;
         while let Some(news) = news.recv().await {
             match news {
-                News::Pool(state) if self.output == Output::Json => put(&format!("{}\n", as_json(&state)))?,
+                News::Pool(state) if self.output == Output::Json => {
+                    put(&format!("{}\n", serde_json::to_string(&*state)?))?;
+                }
                 News::Pool(state) => {
-                    let text = csv(&pools::lines(&state));
+                    let text = csv(&pools::lines(std::slice::from_ref(&*state)))?;
                     let records = text.split_once("\r\n").map_or("", |(_, records)| records);
                     put(if std::mem::take(&mut header) { &text } else { records })?;
                 }

@@ -1,4 +1,4 @@
-//! What `top` knows, and which of it in which order it shows.
+//! The state of `top`, and the order in which it is shown.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -8,12 +8,9 @@ use std::{
 
 use evenkeel_proto::v1 as pb;
 
-use super::{
-    super::{activity::sums, pools::name},
-    feed::News,
-};
+use super::feed::News;
 
-/// So long after a watch has begun, pools that it has not told are no longer known.
+/// This long after a watch began, pools that it has not sent are forgotten.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 /// A pool's identity: cluster, then route, as lists are ordered.
@@ -25,7 +22,7 @@ pub(super) enum Sort {
     Load,
     InFlight,
     Name,
-    Uneven,
+    Imbalance,
     Room,
 }
 
@@ -35,7 +32,7 @@ impl Sort {
             Self::Load => "load",
             Self::InFlight => "in flight",
             Self::Name => "name",
-            Self::Uneven => "unevenness",
+            Self::Imbalance => "imbalance",
             Self::Room => "room",
         }
     }
@@ -53,7 +50,7 @@ pub(super) struct Totals {
     pub(super) full: usize,
 }
 
-/// A pool, and in which watch it was told.
+/// A pool, and the watch that sent it.
 struct Known {
     state: pb::PoolState,
     watch: u64,
@@ -66,13 +63,13 @@ pub(super) struct Model {
     /// Watches begun, and when the last was.
     watch: u64,
     begun: Option<Instant>,
-    /// When the sidecar was last heard.
+    /// When the sidecar was last heard from.
     pub(super) heard: Option<Instant>,
     /// Since when there is no answer, and why.
     pub(super) lost: Option<(Instant, String)>,
-    /// None where it is not told.
+    /// `None` if unknown.
     pub(super) sidecars: Option<Vec<pb::SidecarState>>,
-    /// Requests admitted and refused a second; none where it is not told.
+    /// Requests admitted and refused per second; `None` if unknown.
     pub(super) rates: Option<(f64, f64)>,
 }
 
@@ -90,8 +87,7 @@ impl Model {
                 self.watch += 1;
             }
             News::Pool(state) => {
-                let (cluster, route) = name(&state);
-                let key = (cluster.to_owned(), route.to_owned());
+                let key = (state.cluster.clone(), state.route.clone());
                 self.pools.insert(key, Known { state: *state, watch: self.watch });
             }
             News::Sidecars(sidecars) => self.sidecars = sidecars,
@@ -121,8 +117,7 @@ impl Model {
         let mut totals = Totals { capacity: Some(0), ..Totals::default() };
         for Known { state, .. } in self.pools.values() {
             totals.in_flight += state.in_flight;
-            let capacity = (state.capacity > 0).then_some(state.capacity);
-            totals.capacity = totals.capacity.zip(capacity).map(|(sum, n)| sum + n);
+            totals.capacity = totals.capacity.zip(state.capacity).map(|(sum, n)| sum + n);
             totals.pools += 1;
             totals.endpoints += state.endpoints.len();
             totals.drained += state.endpoints.iter().filter(|endpoint| endpoint.drained).count();
@@ -132,7 +127,7 @@ impl Model {
         totals
     }
 
-    /// Whether the store is there; none where nothing tells.
+    /// Whether the store is up; `None` if unknown.
     pub(super) fn store_up(&self) -> Option<bool> {
         let alive = self.sidecars.iter().flatten().filter(|sidecar| sidecar.alive);
         let told = self.pools.values().map(|known| known.state.current).chain(alive.map(|s| s.store_up));
@@ -151,10 +146,9 @@ impl Model {
         match sort {
             Sort::Load => pools.sort_by(|(_, a), (_, b)| most(pool_load(a), pool_load(b))),
             Sort::InFlight => pools.sort_by_key(|(_, state)| Reverse(state.in_flight)),
-            Sort::Uneven => pools.sort_by(|(_, a), (_, b)| most(a.imbalance, b.imbalance)),
-            Sort::Room => pools.sort_by_key(|(_, state)| match state.capacity {
-                0 => u64::MAX,
-                capacity => capacity.saturating_sub(state.in_flight),
+            Sort::Imbalance => pools.sort_by(|(_, a), (_, b)| most(a.imbalance, b.imbalance)),
+            Sort::Room => pools.sort_by_key(|(_, state)| {
+                state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.in_flight))
             }),
             Sort::Name => {}
         }
@@ -171,7 +165,7 @@ pub(super) fn endpoints<'a>(
     let mut endpoints: Vec<_> = state.endpoints.iter().filter(|e| e.address.contains(filter)).collect();
     endpoints.sort_by(|a, b| a.address.cmp(&b.address));
     match sort {
-        Sort::Load | Sort::Uneven => endpoints.sort_by(|a, b| most(endpoint_load(a), endpoint_load(b))),
+        Sort::Load | Sort::Imbalance => endpoints.sort_by(|a, b| most(endpoint_load(a), endpoint_load(b))),
         Sort::InFlight => endpoints.sort_by_key(|endpoint| Reverse(endpoint.in_flight)),
         Sort::Room => endpoints.sort_by_key(|endpoint| match endpoint.cap {
             0 => u64::MAX,
@@ -188,8 +182,8 @@ fn most(a: f64, b: f64) -> Ordering {
 
 /// Share of its capacity that a pool has in flight; what is unlimited comes after what has any load.
 fn pool_load(state: &pb::PoolState) -> f64 {
-    if state.capacity > 0 {
-        return state.in_flight as f64 / state.capacity as f64;
+    if let Some(capacity) = state.capacity.filter(|capacity| *capacity > 0) {
+        return state.in_flight as f64 / capacity as f64;
     }
     // Between 0 and the least load a limited pool can have, by what is in flight.
     1e-12 * state.in_flight as f64
@@ -210,8 +204,7 @@ pub(super) fn full(state: &pb::PoolState) -> usize {
 fn rates(activity: &pb::GetActivityResponse) -> Option<(f64, f64)> {
     let [.., whole, _] = activity.steps.as_slice() else { return None };
     let seconds = activity.step_ms as f64 / 1000.0;
-    let (admitted, refused) = sums(whole);
-    (seconds > 0.0).then(|| (admitted as f64 / seconds, refused as f64 / seconds))
+    (seconds > 0.0).then(|| (whole.admitted as f64 / seconds, whole.refused as f64 / seconds))
 }
 
 #[cfg(test)]
@@ -233,9 +226,9 @@ pub(super) mod tests {
         let unlimited = endpoints.iter().any(|endpoint| endpoint.cap == 0);
         let capacity = endpoints.iter().map(|endpoint| u64::from(endpoint.cap)).sum();
         pb::PoolState {
-            pool: Some(pb::Pool { route: String::new(), cluster: cluster.into() }),
+            cluster: cluster.into(),
             in_flight: endpoints.iter().map(|endpoint| endpoint.in_flight).sum(),
-            capacity: if unlimited { 0 } else { capacity },
+            capacity: (!unlimited).then_some(capacity),
             endpoints,
             current: true,
             ..pb::PoolState::default()
@@ -254,7 +247,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn pools_come_in_the_order_asked_for() {
+    fn pools_are_sorted_as_requested() {
         let a = pool("a", vec![endpoint("x", 1, 4)]);
         let b = pool("b", vec![endpoint("x", 6, 8), endpoint("y", 0, 8)]);
         let open = pool("open", vec![endpoint("x", 100, 0)]);
@@ -269,7 +262,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn endpoints_come_in_the_order_asked_for() {
+    fn endpoints_are_sorted_as_requested() {
         let state = pool("a", vec![endpoint("x", 4, 16), endpoint("y", 3, 4), endpoint("z", 5, 0)]);
         let order = |sort| endpoints(&state, sort, "").iter().map(|e| e.address.as_str()).collect::<String>();
         assert_eq!([order(Sort::Load), order(Sort::InFlight)], ["zyx", "zxy"]);
@@ -278,7 +271,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_pool_that_a_new_watch_does_not_tell_goes() {
+    fn a_pool_that_a_new_watch_does_not_send_disappears() {
         let start = Instant::now();
         let mut model = told(vec![pool("old", vec![]), pool("kept", vec![])], start);
         model.hear(News::Lost("refused".into()), start);
@@ -297,7 +290,7 @@ pub(super) mod tests {
 
     #[test]
     fn rates_are_those_of_the_last_whole_step() {
-        let step = |shared, limit| pb::ActivityStep { shared, limit, ..pb::ActivityStep::default() };
+        let step = |admitted, refused| pb::ActivityStep { admitted, refused, ..pb::ActivityStep::default() };
         let steps = vec![step(1, 1), step(50, 5), step(7, 7)];
         let mut activity = pb::GetActivityResponse { step_ms: 10_000, steps };
         assert_eq!(rates(&activity), Some((5.0, 0.5)));

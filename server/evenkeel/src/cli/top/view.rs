@@ -26,16 +26,16 @@ pub(super) const HEAD_LINES: u16 = 3;
 const HELP: &[(&str, &str)] = &[
     ("up down j k", "select; PgUp PgDn, g G: by pages, first and last"),
     ("Enter", "the endpoints of the selected pool"),
-    ("Esc", "back; takes a filter away first"),
-    ("s", "another order: load, in flight, name, unevenness or room"),
+    ("Esc", "clear the filter, then go back"),
+    ("s", "change the order: load, in flight, name, imbalance or room"),
     ("/", "filter by a part of the name"),
-    ("p", "pause: what is shown stays as it is"),
-    ("d", "drain the selected endpoint, or give it requests again"),
+    ("p", "pause the display"),
+    ("d", "drain the selected endpoint, or undrain it"),
     ("q Ctrl-C", "quit"),
     ("", ""),
     ("LOAD", "in flight of what the caps allow; without caps a bar by the busiest"),
     ("FULL", "endpoints at their cap"),
-    ("UNEVEN", "share of the requests in flight that are not where they should be"),
+    ("IMBALANCE", "share of the requests in flight that would have to move"),
 ];
 
 /// What is shown, of what.
@@ -95,15 +95,15 @@ impl View<'_> {
         let Some(heard) = model.heard else { return ("connecting".to_owned(), Style::new()) };
         let (store, colour) = match model.store_up() {
             Some(true) => ("store up", Color::Green),
-            Some(false) => ("store away", Color::Red),
-            None => ("store not told", Color::Reset),
+            Some(false) => ("store down", Color::Red),
+            None => ("store unknown", Color::Reset),
         };
         let mut words = vec![store.to_owned()];
         if let Some(sidecars) = &model.sidecars {
             let alive = sidecars.iter().filter(|sidecar| sidecar.alive).count();
             words.push(format!("sidecars {alive}/{}", sidecars.len()));
         }
-        words.push(format!("heard {:.1}s ago", ago(heard)));
+        words.push(format!("last seen {:.1}s ago", ago(heard)));
         if desk.paused {
             words.push("PAUSED".to_owned());
         }
@@ -116,7 +116,7 @@ impl View<'_> {
             format!(" of {capacity} ({:.0}%)", percent(totals.in_flight as f64 / capacity as f64))
         });
         let rates = self.model.rates.map_or_else(
-            || "rates not told".to_owned(),
+            || "rates unknown".to_owned(),
             |(admitted, refused)| format!("admits {admitted:.1}/s  refusals {refused:.1}/s"),
         );
         let mut endpoints = vec![format!("endpoints {}", totals.endpoints)];
@@ -167,8 +167,8 @@ impl View<'_> {
     /// What is said where there is nothing to list.
     fn nothing(&self, desk: &Desk) -> &'static str {
         match (&self.model.heard, desk.filter().is_empty(), desk.open.is_some()) {
-            (None, ..) => " no sidecar heard yet",
-            (_, false, _) => " nothing matches the filter; Esc takes it away",
+            (None, ..) => " no sidecar has answered yet",
+            (_, false, _) => " nothing matches the filter; Esc clears it",
             (_, true, true) => " no endpoints known; Esc goes back",
             (_, true, false) => " no pools yet: no gateway has asked, and none is configured",
         }
@@ -184,20 +184,21 @@ impl View<'_> {
             ("ENDPOINTS", 9, 3),
             ("FULL", 4, 4),
             ("HOLDERS", 7, 1),
-            ("UNEVEN", 6, 2),
+            ("IMBALANCE", 9, 2),
         ];
         let pools = self.model.pools(desk.sort(), desk.filter());
         let busiest = pools.iter().map(|(_, state)| state.in_flight).max().unwrap_or(0);
         let selected = desk.selected(self.model);
         let row = |(i, (key, state)): (usize, &(&Key, &pb::PoolState))| {
-            let load = (state.capacity > 0).then(|| state.in_flight as f64 / state.capacity as f64);
+            let capacity = state.capacity.filter(|capacity| *capacity > 0);
+            let load = capacity.map(|capacity| state.in_flight as f64 / capacity as f64);
             let drained = state.endpoints.iter().filter(|endpoint| endpoint.drained).count();
             let drained = if drained > 0 { format!(" -{drained}") } else { String::new() };
-            let away = if state.current { "" } else { " (store away)" };
+            let away = if state.current { "" } else { " (store down)" };
             let cells = vec![
                 Cell::Text(format!("{}{away}", title(&key.0, &key.1))),
                 Cell::Number(state.in_flight.to_string()),
-                Cell::Number(or_dash(state.capacity)),
+                Cell::Number(state.capacity.map_or_else(|| "-".to_owned(), |capacity| capacity.to_string())),
                 Cell::Number(load.map_or_else(|| "-".to_owned(), |load| format!("{:.0}%", percent(load)))),
                 bar(load, state.in_flight as f64, busiest as f64),
                 Cell::Number(format!("{}{drained}", state.endpoints.len())),
@@ -248,7 +249,7 @@ impl View<'_> {
         let (text, style) = match &desk.mode {
             Mode::Filter => (format!("/{}_", desk.filter()), Style::new()),
             Mode::Confirm { endpoint, drained: true, .. } => {
-                (format!("give {endpoint} requests again?  y yes  n no"), self.look.in_colour(Color::Yellow))
+                (format!("undrain {endpoint}?  y yes  n no"), self.look.in_colour(Color::Yellow))
             }
             Mode::Confirm { endpoint, pool, .. } => {
                 let pool = pool_text(Some(pool), "");
@@ -352,12 +353,12 @@ mod tests {
         assert_eq!(
             shown[..6],
             [
-                " evenkeel top  http://127.0.0.1:9190                                       store up  heard 0.0s ago",
-                " in flight 13  rates not told  pools 2  endpoints 3, 1 full",
+                " evenkeel top  http://127.0.0.1:9190                                   store up  last seen 0.0s ago",
+                " in flight 13  rates unknown  pools 2  endpoints 3, 1 full",
                 " pools, by load",
-                " POOL        IN-FLIGHT  CAPACITY   LOAD                             ENDPOINTS  FULL  HOLDERS  UNEVEN",
-                " llm (all)          11        16    69%  #################........          2     1        0      0%",
-                " free (all)          2         -      -  #####....................          1     0        0      0%",
+                " POOL        IN-FLIGHT  CAPACITY   LOAD                          ENDPOINTS  FULL  HOLDERS  IMBALANCE",
+                " llm (all)          11        16    69%  ###############.......          2     1        0         0%",
+                " free (all)          2         -      -  ####..................          1     0        0         0%",
             ]
         );
         press(&mut desk, &model, KeyCode::Enter);

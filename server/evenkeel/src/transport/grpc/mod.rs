@@ -2,58 +2,61 @@
 
 use std::sync::Arc;
 
-use evenkeel_engine::{admission::Admission, rls::Judge};
+use evenkeel_api::Api;
+use evenkeel_engine::{admission::Admission, limiter::Ask, rls::Judge};
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
-    v1::{admin_server::AdminServer, gateway_server::GatewayServer, inspect_server::InspectServer},
+    v1::{
+        AdmitRequest, Pool, admin_server::AdminServer, gateway_server::GatewayServer,
+        inspect_server::InspectServer,
+    },
 };
 use evenkeel_telemetry::Metrics;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::transport::capacity::Capacity;
-
-mod admin;
 mod facts;
 mod gateway;
-mod inspect;
+mod operators;
 mod rls;
 mod spans;
 
-pub use admin::AdminService;
+/// Converts a gateway's request for the limits.
+pub fn limit_request(request: AdmitRequest, pool: Pool) -> Ask {
+    facts::ask(request, pool)
+}
 
-/// Largest message taken: a KeepAlive of several hundred thousand leases.
+/// Largest message accepted: a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Services whose health is told: the whole, and what gateways call.
+/// Services with a health status: the sidecar as a whole, and those that gateways call.
 const HEALTH: [&str; 3] = [
     "",
     <GatewayServer<gateway::GatewayService> as NamedService>::NAME,
     <rls::RlsServer as NamedService>::NAME,
 ];
 
-/// Tells whoever asks or watches that this sidecar is to be left.
+/// Reports that this sidecar is stopping.
 pub async fn set_not_serving(health: &HealthReporter) {
     for service in HEALTH {
         health.set_service_status(service, ServingStatus::NotServing).await;
     }
 }
 
-/// Ends the watches of health, which would otherwise hold up a drain.
+/// Ends the watches of health, which would otherwise delay the shutdown.
 pub async fn end_health_watches(health: &mut HealthReporter) {
     for service in HEALTH {
         health.clear_service_status(service).await;
     }
 }
 
-/// All services, and the handle that turns health off when draining. `calls` tells of gateways' calls under way.
+/// Returns all services, and the handle that turns health off at the shutdown. `calls` tracks gateways' calls in progress.
 ///
 /// # Errors
-/// Where the embedded descriptors are damaged.
+/// If the embedded descriptors are damaged.
 pub async fn routes(
     admission: Arc<Admission>,
-    capacity: Arc<Capacity>,
-    admin: AdminService,
+    api: Arc<Api>,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
     rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
@@ -65,8 +68,9 @@ pub async fn routes(
     });
     let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let inspect = InspectServer::new(inspect::InspectService::new(capacity, shutdown));
-    let admin = AdminServer::new(admin);
+    let operators = operators::Operators { api, stop: shutdown };
+    let inspect = InspectServer::new(operators.clone());
+    let admin = AdminServer::new(operators);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<GatewayServer<gateway::GatewayService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()

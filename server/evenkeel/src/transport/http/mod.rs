@@ -1,121 +1,63 @@
-//! HTTP: metrics, health, the JSON of pools, and the page.
+//! HTTP: the API as JSON, metrics, health, and the capacity page.
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
-    middleware::{self, Next},
+    extract::State,
+    http::{StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
+use evenkeel_api::Api;
+use evenkeel_telemetry::{Metrics, PoolMetrics};
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-mod administration;
-mod capacity;
-mod drains;
-mod overrides;
 mod page;
-mod quotas;
+mod reply;
+mod request;
+mod routes;
 mod usage;
-
-use evenkeel_engine::ledger::Ledger;
-use evenkeel_telemetry::{Metrics, PoolMetrics};
-
-use crate::transport::{administration::Administration, capacity::Capacity};
+mod watch;
 
 /// What the handlers need.
 pub struct Http {
-    /// For pools, and what has happened.
-    pub capacity: Arc<Capacity>,
-    /// For limits and quotas.
-    pub administration: Arc<Administration>,
-    /// For usage.
-    pub ledger: Arc<Ledger>,
+    pub api: Arc<Api>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
-    /// Room for watches.
-    pub watchers: Arc<Semaphore>,
-    /// Ends the watches, which would otherwise hold up a drain.
+    /// Ends the watches, which would otherwise delay the shutdown.
     pub stop: CancellationToken,
 }
 
-/// Most watches at once.
-const WATCHERS_MAX: usize = 1000;
-
-/// Room for watches.
-#[must_use]
-pub fn watchers() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(WATCHERS_MAX))
-}
-
-/// All paths.
 pub fn router(http: Arc<Http>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/api/v1/pools", get(pools))
-        .merge(capacity::routes())
+        .merge(routes::routes())
         .merge(page::routes())
-        .merge(quotas::routes())
-        .merge(overrides::routes())
-        .merge(drains::routes())
-        .merge(usage::routes())
-        .layer(middleware::from_fn(json_errors))
+        .layer(middleware::from_fn(reply::json_errors))
         .with_state(http)
-}
-
-/// Errors that no handler of the API answers: unknown paths and methods, bodies that are too large.
-async fn json_errors(request: Request, next: Next) -> Response {
-    let is_api = request.uri().path().starts_with("/api/");
-    let response = next.run(request).await;
-    let status = response.status();
-    let is_json = |value: &HeaderValue| value.as_bytes().starts_with(b"application/json");
-    let is_error = status.is_client_error() || status.is_server_error();
-    if !is_api || !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(is_json) {
-        return response;
-    }
-    let message = status.canonical_reason().unwrap_or("error").to_lowercase();
-    let body = json!({"error": {"status": status.as_u16(), "message": message}});
-    let mut answer = (status, Json(body)).into_response();
-    if let Some(methods) = response.headers().get(header::ALLOW) {
-        answer.headers_mut().insert(header::ALLOW, methods.clone());
-    }
-    answer
 }
 
 /// Ready also while the store is away: the sidecar then answers by its stated policy, and a gateway that
 /// stopped asking would be worse off.
 async fn readyz(State(http): State<Arc<Http>>) -> Response {
-    let draining = http.capacity.balancer.recorder.is_draining();
-    let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (status, Json(json!({"ready": !draining, "store_up": http.capacity.balancer.store.is_up()})))
-        .into_response()
-}
-
-async fn pools(State(http): State<Arc<Http>>) -> Response {
-    let views = http.capacity.views.all();
-    let pools: Vec<_> = views.values().map(|view| &**view).collect();
-    let body = json!({
-        "store_up": http.capacity.balancer.store.is_up(),
-        "age_ms": http.capacity.views.age().as_millis() as u64,
-        "pools": pools,
-    });
-    Json(body).into_response()
+    let stopping = http.api.balancer.recorder.is_draining();
+    let status = if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(json!({"ready": !stopping, "store_up": http.api.balancer.store.is_up()}))).into_response()
 }
 
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
     match http.metrics.encode(|metrics| {
         set_pools(&metrics.pools, &http);
-        metrics.table_age.set(http.capacity.views.age().as_secs_f64());
-        metrics.limits.set_usage(&http.capacity.limiter.fullest());
-        metrics.settlements_waiting.set(http.capacity.balancer.store.settlements_waiting() as i64);
-        metrics.ledger.waiting.set(http.ledger.waiting() as i64);
-        metrics.overrides.set(http.administration.overrides.current().load().len() as i64);
+        metrics.table_age.set(http.api.views.age().as_secs_f64());
+        metrics.limits.set_usage(&http.api.limiter.fullest());
+        metrics.settlements_waiting.set(http.api.balancer.store.settlements_waiting() as i64);
+        metrics.ledger.waiting.set(http.api.ledger.waiting() as i64);
+        metrics.overrides.set(http.api.overrides.current().load().len() as i64);
     }) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
@@ -124,10 +66,10 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
     }
 }
 
-/// Sets what is known of pools at each scrape: tables as of the last sweep, and counts as of now.
+/// Sets the metrics of pools at each scrape: tables as of the last sweep, and counts as of now.
 fn set_pools(m: &PoolMetrics, http: &Http) {
     m.clear();
-    for view in http.capacity.views.all().values() {
+    for view in http.api.views.all().values() {
         let pool = [view.route.as_str(), view.cluster.as_str()];
         m.holders.with_label_values(&pool).set(view.holders as f64);
         m.imbalance.with_label_values(&pool).set(view.imbalance);
@@ -150,7 +92,7 @@ fn set_pools(m: &PoolMetrics, http: &Http) {
             m.endpoints.with_label_values(&[pool[0], pool[1], state]).set(f64::from(count));
         }
     }
-    for entry in http.capacity.balancer.directory.all() {
+    for entry in http.api.balancer.directory.all() {
         m.set_counts(entry.pool.id.route(), entry.pool.id.cluster(), &entry.counts);
     }
 }

@@ -1,21 +1,17 @@
-//! The capacity page: its files, as they are in `server/evenkeel/page`, and whose token an administrator shows.
+//! The capacity page: the files in `server/evenkeel/page`.
 
 use std::sync::{Arc, LazyLock};
 
 use axum::{
-    Json, Router,
-    extract::{Path, State},
+    Router,
+    extract::Path,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use ring::digest;
-use serde_json::json;
 
-use super::{
-    Http,
-    administration::{Answer, who},
-};
+use super::Http;
 
 /// Nothing from elsewhere, nothing inline, nowhere to send a form, and no frame of another page's.
 const POLICY: &str =
@@ -74,19 +70,10 @@ const FILES: [(&str, &[u8]); 28] = assets![
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.into_iter().map(Asset::new).collect());
 
 pub(super) fn routes() -> Router<Arc<Http>> {
-    Router::new()
-        .route("/", get(|headers: HeaderMap| async move { serve(INDEX, &headers) }))
-        .route(
-            "/assets/{*path}",
-            get(|Path(path): Path<String>, headers: HeaderMap| async move { serve(&path, &headers) }),
-        )
-        .route("/api/v1/whoami", get(whoami))
-}
-
-/// Whose token it is: so that a wrong one is told before something is to be changed with it.
-async fn whoami(State(http): State<Arc<Http>>, headers: HeaderMap) -> Answer {
-    let name = who(&http.administration.admins, &headers)?;
-    Ok(Json(json!({"name": name})).into_response())
+    Router::new().route("/", get(|headers: HeaderMap| async move { serve(INDEX, &headers) })).route(
+        "/assets/{*path}",
+        get(|Path(path): Path<String>, headers: HeaderMap| async move { serve(&path, &headers) }),
+    )
 }
 
 impl Asset {

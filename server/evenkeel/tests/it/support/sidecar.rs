@@ -95,7 +95,7 @@ impl Sidecar {
     }
 
     pub(crate) async fn pool(&self, cluster: &str) -> pb::PoolState {
-        let request = pb::GetPoolRequest { pool: Some(pool(cluster)) };
+        let request = pb::GetPoolRequest { cluster: cluster.into(), ..pb::GetPoolRequest::default() };
         self.inspect.clone().get_pool(request).await.unwrap().into_inner()
     }
 

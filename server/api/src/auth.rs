@@ -1,4 +1,4 @@
-//! Who may change things: administrators show a token. Reading needs none.
+//! Administrators and their tokens. Reading needs none.
 
 use std::sync::{
     Arc,
@@ -6,12 +6,19 @@ use std::sync::{
 };
 
 use evenkeel_domain::{clock::unix_ms, settings::AdminToken};
+use evenkeel_proto::v1::{WhoAmIRequest, WhoAmIResponse};
 use evenkeel_telemetry::Metrics;
 use tokio::sync::watch;
-use tonic::{Code, Status};
 use tracing::warn;
 
-/// The administrators of the configuration, as it was last read.
+use crate::{Api, Result};
+
+/// The name of an administrator whose token was checked. Only [`Admins::check`] creates one, so an operation that takes
+/// it cannot run without a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Administrator(pub(crate) String);
+
+/// The administrators of the configuration as last read.
 pub struct Admins {
     tokens: watch::Receiver<Arc<Vec<AdminToken>>>,
     metrics: Arc<Metrics>,
@@ -19,57 +26,51 @@ pub struct Admins {
     logged_s: AtomicU64,
 }
 
-/// Why a changing call was refused.
+/// Why a call that needs an administrator was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoAdmin {
-    /// There are none.
+pub(crate) enum NoAdmin {
     #[error(
         "changes are not possible: the configuration names no administrators; give them tokens under \
          admin.tokens"
     )]
     NoneConfigured,
-    /// No token was shown.
     #[error("changes need an administrator's token: authorization: Bearer <token>")]
     NoToken,
-    /// It is nobody's.
     #[error("authorization: this token is no administrator's")]
     WrongToken,
 }
 
 impl Admins {
-    /// With these tokens.
     #[must_use]
     pub fn new(tokens: watch::Receiver<Arc<Vec<AdminToken>>>, metrics: Arc<Metrics>) -> Self {
         Self { tokens, metrics, logged_s: AtomicU64::new(0) }
     }
 
-    /// Whether there are any.
-    #[must_use]
-    pub fn any(&self) -> bool {
+    /// Returns true if the configuration names administrators.
+    pub(crate) fn any(&self) -> bool {
         !self.tokens.borrow().is_empty()
     }
 
-    /// The name of who calls, by the header or metadata `authorization`. All tokens are compared, each in a time that
-    /// does not tell how much of it is right.
+    /// Returns the administrator of a header or metadata `authorization`. Compares all tokens, each in constant time.
     ///
     /// # Errors
-    /// Where it is no administrator.
-    pub fn who(&self, authorization: Option<&str>) -> Result<String, NoAdmin> {
-        let who = self.find(authorization);
-        let result = match who {
+    /// If it is no administrator's.
+    pub fn check(&self, authorization: Option<&str>) -> Result<Administrator> {
+        let found = self.find(authorization);
+        let result = match found {
             Ok(_) => "accepted",
             Err(NoAdmin::NoneConfigured) => "none_configured",
             Err(NoAdmin::NoToken) => "no_token",
             Err(NoAdmin::WrongToken) => "wrong_token",
         };
         self.metrics.admin_calls.with_label_values(&[result]).inc();
-        if let Err(error) = &who {
+        if let Err(error) = &found {
             self.log(*error);
         }
-        who
+        Ok(found.map(Administrator)?)
     }
 
-    /// At most once a second: the metric has them all.
+    /// Logs at most once a second: the metric counts every rejection.
     fn log(&self, error: NoAdmin) {
         let now = unix_ms() / 1000;
         if self.logged_s.swap(now, Ordering::Relaxed) != now {
@@ -77,7 +78,7 @@ impl Admins {
         }
     }
 
-    fn find(&self, authorization: Option<&str>) -> Result<String, NoAdmin> {
+    fn find(&self, authorization: Option<&str>) -> std::result::Result<String, NoAdmin> {
         let tokens = Arc::clone(&self.tokens.borrow());
         if tokens.is_empty() {
             return Err(NoAdmin::NoneConfigured);
@@ -97,13 +98,10 @@ impl Admins {
     }
 }
 
-impl From<NoAdmin> for Status {
-    fn from(error: NoAdmin) -> Self {
-        let code = match error {
-            NoAdmin::NoneConfigured => Code::PermissionDenied,
-            NoAdmin::NoToken | NoAdmin::WrongToken => Code::Unauthenticated,
-        };
-        Self::new(code, error.to_string())
+impl Api {
+    #[allow(clippy::unused_async)] // as every operation
+    pub async fn who_am_i(&self, by: Administrator, _: WhoAmIRequest) -> Result<WhoAmIResponse> {
+        Ok(WhoAmIResponse { name: by.0 })
     }
 }
 
@@ -112,6 +110,7 @@ mod tests {
     use evenkeel_config::Config;
 
     use super::*;
+    use crate::Code;
 
     fn admins(yaml: &str) -> (Admins, watch::Sender<Arc<Vec<AdminToken>>>) {
         let (sender, tokens) = watch::channel(Config::parse(yaml).unwrap().admin);
@@ -135,18 +134,16 @@ mod tests {
             (Some("Bearer 0123456789abcdef0"), Err(NoAdmin::WrongToken)),
         ];
         for (shown, expected) in cases {
-            assert_eq!(admins.who(shown), expected.map(str::to_owned), "{shown:?}");
+            assert_eq!(admins.find(shown), expected.map(str::to_owned), "{shown:?}");
         }
         tokens.send_replace(Arc::default());
-        assert_eq!(admins.who(Some("Bearer 0123456789abcdef")), Err(NoAdmin::NoneConfigured));
+        assert_eq!(admins.find(Some("Bearer 0123456789abcdef")), Err(NoAdmin::NoneConfigured));
     }
 
     #[test]
-    fn without_tokens_the_error_tells_what_to_configure() {
-        let error = admins("").0.who(Some("Bearer x")).unwrap_err();
-        let status = Status::from(error);
-        assert_eq!(status.code(), Code::PermissionDenied);
-        assert!(status.message().contains("admin.tokens"), "{status}");
-        assert_eq!(Status::from(NoAdmin::WrongToken).code(), Code::Unauthenticated);
+    fn without_tokens_the_error_says_what_to_configure() {
+        let error = admins("").0.check(Some("Bearer x")).unwrap_err();
+        assert_eq!((error.code, error.field.as_deref()), (Code::PermissionDenied, Some("authorization")));
+        assert!(error.message.contains("admin.tokens"), "{error}");
     }
 }

@@ -1,0 +1,210 @@
+//! What all sidecars have reported: requests over time, fullest keys, burn rates, refusals, repairs, sidecars.
+
+use evenkeel_domain::{
+    DomainError,
+    activity::{Counts, Fate, Refused, Repair, Resolution, admitted_and_refused},
+    page::{page_at, page_size_of},
+};
+use evenkeel_engine::activity::Steps;
+use evenkeel_proto::v1::{
+    self as pb, ActivityStep, BurnRate, FullestKey, GetActivityRequest, GetActivityResponse,
+    GetRefusalRequest, ListBurnRatesRequest, ListBurnRatesResponse, ListFullestKeysRequest,
+    ListFullestKeysResponse, ListRefusalsRequest, ListRefusalsResponse, ListRepairsRequest,
+    ListRepairsResponse, ListSidecarsRequest, ListSidecarsResponse, Pool, Reason, Refusal, SidecarState,
+};
+
+use crate::{
+    Api, Result,
+    convert::{counts, store_kind},
+};
+
+/// How far back unless the request says otherwise.
+const SPAN_MS: u64 = 15 * 60_000;
+
+impl Api {
+    pub async fn list_sidecars(&self, _: ListSidecarsRequest) -> Result<ListSidecarsResponse> {
+        let sidecars = self.reported(self.history.sidecars()).await?.into_iter().map(|(status, alive)| {
+            // One that reports reaches the store; of this one it is known.
+            let is_this = status.id == self.about.id;
+            SidecarState {
+                store_up: if is_this { self.balancer.store.is_up() } else { alive },
+                id: status.id,
+                name: status.name,
+                version: status.version,
+                started_at_ms: status.started_at_ms,
+                seen_at_ms: status.seen_at_ms,
+                alive,
+                stopping: status.draining,
+                store: store_kind(status.store).into(),
+                store_losses: status.store_losses,
+                holders: status.holders,
+                admitted: status.admitted,
+                refused: status.refused,
+                limits_revision: status.limits_revision,
+            }
+        });
+        Ok(ListSidecarsResponse { sidecars: sidecars.collect() })
+    }
+
+    pub async fn get_activity(&self, request: GetActivityRequest) -> Result<GetActivityResponse> {
+        let GetActivityRequest { route, cluster, span_ms } = request;
+        let span_ms = match span_ms {
+            0 => SPAN_MS,
+            ms if ms <= Resolution::Coarse.span_max_ms() => ms,
+            ms => return Err(DomainError::invalid("span_ms", "at most 48 hours", &ms.to_string()).into()),
+        };
+        let is_all = route.is_empty() && cluster.is_empty();
+        let entry = if is_all { None } else { Some(self.entry(&route, &cluster)?) };
+        let pool = entry.as_ref().map(|entry| (entry.pool.id.route(), entry.pool.id.cluster()));
+        let Steps { step_ms, from_ms, counts } = self.reported(self.history.steps(span_ms, pool)).await?;
+        let starts = (0..).map(|i| from_ms + i * step_ms);
+        let steps = counts.iter().zip(starts).map(|(counts, at_ms)| step(counts, at_ms)).collect();
+        Ok(GetActivityResponse { step_ms, steps })
+    }
+
+    pub async fn list_fullest_keys(
+        &self,
+        request: ListFullestKeysRequest,
+    ) -> Result<ListFullestKeysResponse> {
+        let ListFullestKeysRequest { limit, search, page_size, page_token } = request;
+        let all = self.reported(self.history.nearest()).await?;
+        let wanted: Vec<_> = all
+            .iter()
+            .filter(|one| {
+                (limit.is_empty() || one.limit == limit) && (search.is_empty() || one.key().contains(&search))
+            })
+            .cloned()
+            .collect();
+        let total = wanted.len() as u64;
+        let (mut page, next_page_token) = page_at(wanted, page_size_of(page_size)?, &page_token)?;
+        self.limiter.refresh(&mut page).await;
+        page.sort_by(|a, b| b.share().total_cmp(&a.share()));
+        let rules = self.rules.load();
+        let counts_of = |name: &str| rules.limits.iter().find(|limit| *limit.name == *name).map(|l| l.counts);
+        let keys = page.into_iter().map(|one| FullestKey {
+            key: one.key(),
+            share: one.share(),
+            counts: counts_of(&one.limit).map_or(0, |of| counts(of).into()),
+            limit: one.limit,
+            amount: one.amount,
+            used: one.used,
+            reset_at_ms: one.reset_at_ms,
+            shadow: one.shadow,
+            seen_at_ms: one.seen_at_ms,
+        });
+        Ok(ListFullestKeysResponse { keys: keys.collect(), next_page_token, total })
+    }
+
+    pub async fn list_burn_rates(&self, request: ListBurnRatesRequest) -> Result<ListBurnRatesResponse> {
+        let ListBurnRatesRequest { quota, search, page_size, page_token } = request;
+        let all = self.reported(self.history.burns()).await?;
+        let wanted: Vec<_> = all
+            .iter()
+            .filter(|one| (quota.is_empty() || one.quota == quota) && one.consumer.contains(&search))
+            .cloned()
+            .collect();
+        let total = wanted.len() as u64;
+        let (page, next_page_token) = page_at(wanted, page_size_of(page_size)?, &page_token)?;
+        let rules = self.rules.load();
+        let counts_of = |name: &str| rules.quotas.iter().find(|quota| *quota.name == *name).map(|q| q.counts);
+        let burn_rates = page.into_iter().map(|one| BurnRate {
+            counts: counts_of(&one.quota).map_or(0, |of| counts(of).into()),
+            quota: one.quota,
+            consumer: one.consumer,
+            balance: one.balance,
+            amount: one.amount,
+            burn_per_hour: one.burn_per_hour,
+            runs_out_at_ms: one.runs_out_at_ms,
+            reset_at_ms: one.reset_at_ms,
+            seen_at_ms: one.seen_at_ms,
+        });
+        Ok(ListBurnRatesResponse { burn_rates: burn_rates.collect(), next_page_token, total })
+    }
+
+    pub async fn list_refusals(&self, request: ListRefusalsRequest) -> Result<ListRefusalsResponse> {
+        let most = page_size_of(request.page_size)?;
+        let refusals = self.reported(self.history.refusals(&request.consumer, most)).await?;
+        Ok(ListRefusalsResponse { refusals: refusals.into_iter().map(refusal).collect() })
+    }
+
+    pub async fn get_refusal(&self, request: GetRefusalRequest) -> Result<Refusal> {
+        let id = &request.request_id;
+        let refused = self.reported(self.history.refusal(id)).await?;
+        Ok(refused.map(refusal).ok_or_else(|| DomainError::not_recorded(id))?)
+    }
+
+    pub async fn list_repairs(&self, request: ListRepairsRequest) -> Result<ListRepairsResponse> {
+        let most = page_size_of(request.page_size)?;
+        let repairs = self.reported(self.history.repairs(most)).await?;
+        Ok(ListRepairsResponse { repairs: repairs.into_iter().map(repair).collect() })
+    }
+}
+
+pub(crate) fn step(counts: &Counts, at_ms: u64) -> ActivityStep {
+    let of = |fate: Fate| counts[fate as usize];
+    let (admitted, refused) = admitted_and_refused(counts);
+    ActivityStep {
+        at_ms,
+        admitted,
+        refused,
+        shared: of(Fate::Shared),
+        local: of(Fate::Local),
+        open: of(Fate::Open),
+        pool_full: of(Fate::PoolFull),
+        no_endpoints: of(Fate::NoEndpoints),
+        limit: of(Fate::Limit),
+        quota: of(Fate::Quota),
+        store_unavailable: of(Fate::StoreUnavailable),
+    }
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    let reason = match refused.reason {
+        Fate::PoolFull => Reason::PoolFull,
+        Fate::NoEndpoints => Reason::NoEndpoints,
+        Fate::Limit => Reason::Limit,
+        Fate::Quota => Reason::Quota,
+        Fate::StoreUnavailable => Reason::StoreUnavailable,
+        Fate::Shared | Fate::Local | Fate::Open => Reason::Unspecified, // never refused
+    };
+    Refusal {
+        request_id: refused.request_id,
+        at_ms: refused.at_ms,
+        pool: Some(Pool { route: refused.route, cluster: refused.cluster }),
+        reason: reason.into(),
+        why: refused.why,
+        status: refused.status.into(),
+        retry_after_ms: refused.retry_after_ms,
+        consumer: refused.consumer,
+        model: refused.model,
+        limit: refused.limit,
+        key: refused.key,
+        amount: refused.amount,
+        used: refused.used,
+        cost: refused.cost,
+        sidecar: refused.sidecar,
+    }
+}
+
+fn repair(repair: Repair) -> pb::Repair {
+    pb::Repair {
+        at_ms: repair.at_ms,
+        kind: repair.kind.name().to_owned(),
+        pool: Some(Pool { route: repair.route, cluster: repair.cluster }),
+        holder: repair.holder,
+        count: repair.count,
+        sidecar: repair.sidecar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_result_is_admitted_or_refused() {
+        let step = step(&[1, 2, 3, 4, 5, 6, 7, 8], 10);
+        assert_eq!((step.at_ms, step.admitted, step.refused), (10, 6, 30));
+        assert_eq!((step.shared, step.quota, step.store_unavailable), (1, 7, 8));
+    }
+}

@@ -1,0 +1,75 @@
+//! Every operation of the operators' API: one async method from request message to response message. gRPC and HTTP only
+//! decode, call and encode.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use evenkeel_domain::{DomainError, StoreError, limit::LimitRules};
+use evenkeel_engine::{
+    activity::{History, report::About},
+    audit::Audit,
+    balancer::{Balancer, drains::DrainBook, sweep::Views},
+    ledger::Ledger,
+    limiter::{Ask, Limiter, overrides::OverrideBook, quotas::Quotas},
+};
+use evenkeel_proto::v1 as pb;
+use tokio::sync::Semaphore;
+
+mod activity;
+mod auth;
+mod convert;
+pub mod csv;
+mod drains;
+mod error;
+mod limits;
+mod overview;
+mod pools;
+mod quotas;
+mod usage;
+mod watch;
+
+pub use auth::{Administrator, Admins};
+pub use error::{ApiError, Code};
+pub use watch::WATCHERS_MAX;
+
+pub type Result<T> = std::result::Result<T, ApiError>;
+
+/// The engine behind the operations.
+pub struct Api {
+    /// This sidecar.
+    pub about: About,
+    /// Start time in milliseconds of the Unix epoch.
+    pub started_at_ms: u64,
+    pub keep_alive_interval: Duration,
+    /// What all sidecars have reported.
+    pub history: History,
+    /// Pools as of the last sweep.
+    pub views: Arc<Views>,
+    pub balancer: Arc<Balancer>,
+    pub limiter: Arc<Limiter>,
+    pub rules: Arc<ArcSwap<LimitRules>>,
+    pub quotas: Quotas,
+    pub overrides: Arc<OverrideBook>,
+    pub drains: Arc<DrainBook>,
+    pub audit: Arc<Audit>,
+    pub admins: Admins,
+    pub ledger: Arc<Ledger>,
+    /// How limits read a gateway's request.
+    pub limit_request: fn(pb::AdmitRequest, pb::Pool) -> Ask,
+    /// Permits for watches.
+    pub watchers: Arc<Semaphore>,
+    /// The overview that all watches share.
+    pub watched: watch::Watched,
+}
+
+impl Api {
+    /// Reads what sidecars reported; fails at once while the store is away.
+    async fn reported<T>(
+        &self,
+        read: impl Future<Output = std::result::Result<T, StoreError>>,
+    ) -> std::result::Result<T, DomainError> {
+        let away = || StoreError::Unavailable("circuit open after earlier failures".to_owned());
+        let reported = if self.balancer.store.is_up() { read.await } else { Err(away()) };
+        reported.map_err(DomainError::store("reading what sidecars reported"))
+    }
+}

@@ -1,0 +1,70 @@
+//! Responses: messages and errors as JSON.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use evenkeel_api::{ApiError, Code};
+use serde_json::{Value, json};
+
+use super::Http;
+
+pub(super) type Shared = State<Arc<Http>>;
+pub(super) type Answer = Result<Response, Failure>;
+
+/// A message as JSON; 204 for an empty one.
+pub(super) fn reply<T: serde::Serialize>(result: Result<T, ApiError>) -> Answer {
+    Ok(match serde_json::to_value(result?) {
+        Ok(Value::Object(fields)) if fields.is_empty() => StatusCode::NO_CONTENT.into_response(),
+        Ok(value) => Json(value).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    })
+}
+
+/// An error as a response: the one shape of every error over HTTP.
+pub(super) struct Failure(ApiError);
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let ApiError { code, field, message } = self.0;
+        let status = StatusCode::from_u16(code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let error = json!({"status": code.http(), "code": code.name(), "field": field, "message": message});
+        let mut response = (status, Json(json!({"error": error}))).into_response();
+        if code == Code::Unauthenticated {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Gives errors that no operation returned the same shape: unknown paths and methods. A gRPC client that calls this port
+/// by mistake reads the status only where there is no body.
+pub(super) async fn json_errors(request: Request, next: Next) -> Response {
+    let media = request.headers().get(header::CONTENT_TYPE);
+    let is_grpc = media.is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"));
+    let response = next.run(request).await;
+    let status = response.status();
+    let is_json = |value: &HeaderValue| value.as_bytes().starts_with(b"application/json");
+    let is_error = status.is_client_error() || status.is_server_error();
+    if is_grpc || !is_error || response.headers().get(header::CONTENT_TYPE).is_some_and(is_json) {
+        return response;
+    }
+    let message = status.canonical_reason().unwrap_or("error").to_lowercase();
+    let code = Code::of_http(status.as_u16());
+    let mut answer = Failure(ApiError { code, field: None, message }).into_response();
+    if let Some(methods) = response.headers().get(header::ALLOW) {
+        answer.headers_mut().insert(header::ALLOW, methods.clone());
+    }
+    answer
+}

@@ -1,0 +1,164 @@
+//! Which operation each path of the HTTP API is.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, State},
+    routing::{delete, get, post, put},
+};
+
+use super::{
+    Http,
+    reply::{Shared, reply},
+    request::{Change, Read},
+    usage, watch,
+};
+
+/// Largest body, in bytes.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// Each route is `who METHOD path operation`: `anyone` may call it, or an `admin`, or it has a handler of its own.
+macro_rules! routes {
+    ($($who:ident $(($handler:path))? $method:ident $path:literal $operation:ident;)*) => {
+        pub(super) fn routes() -> Router<Arc<Http>> {
+            let router = Router::new();
+            $(let router = router.route($path, $method(handler!($who $(($handler))? $operation)));)*
+            router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        }
+
+        /// Who may call, method, path and operation of each route.
+        #[cfg(test)]
+        const TABLE: &[[&str; 4]] =
+            &[$([stringify!($who), stringify!($method), $path, stringify!($operation)],)*];
+    };
+}
+
+macro_rules! handler {
+    (anyone $operation:ident) => {
+        |State(http): Shared, Read(request)| async move { reply(http.api.$operation(request).await) }
+    };
+    (admin $operation:ident) => {
+        |State(http): Shared, Change(by, request)| async move { reply(http.api.$operation(by, request).await) }
+    };
+    (own($handler:path) $operation:ident) => {
+        $handler
+    };
+}
+
+routes! {
+    anyone get "/api/v1/overview" get_overview;
+    own(watch::watch) get "/api/v1/watch" watch;
+    anyone get "/api/v1/pools" list_pools;
+    anyone get "/api/v1/pool" get_pool;
+    anyone get "/api/v1/endpoints" list_endpoints;
+    anyone get "/api/v1/holders" list_holders;
+    anyone get "/api/v1/leases" list_leases;
+    anyone get "/api/v1/sidecars" list_sidecars;
+    anyone get "/api/v1/activity" get_activity;
+    anyone get "/api/v1/limits/fullest" list_fullest_keys;
+    anyone get "/api/v1/quotas/burn-rates" list_burn_rates;
+    anyone get "/api/v1/refusals" list_refusals;
+    anyone get "/api/v1/refusals/{request_id}" get_refusal;
+    anyone get "/api/v1/repairs" list_repairs;
+    admin get "/api/v1/whoami" who_am_i;
+    anyone get "/api/v1/limits" list_limits;
+    anyone post "/api/v1/explain" explain;
+    anyone get "/api/v1/overrides" list_overrides;
+    admin put "/api/v1/overrides/{limit}/{key}" set_override;
+    admin delete "/api/v1/overrides/{limit}/{key}" delete_override;
+    anyone get "/api/v1/quotas" list_quotas;
+    anyone get "/api/v1/quotas/{quota}/{consumer}" get_quota;
+    admin put "/api/v1/quotas/{quota}/{consumer}" set_quota;
+    admin delete "/api/v1/quotas/{quota}/{consumer}" delete_quota;
+    admin post "/api/v1/quotas/{quota}/{consumer}/adjust" adjust_quota;
+    anyone get "/api/v1/quotas/{quota}/{consumer}/changes" list_quota_changes;
+    own(usage::usage) get "/api/v1/usage" query_usage;
+    own(usage::sessions) get "/api/v1/usage/sessions" list_sessions;
+    own(usage::session) get "/api/v1/usage/sessions/{session}" get_session;
+    anyone get "/api/v1/drains" list_drains;
+    admin post "/api/v1/drains" drain_endpoint;
+    admin delete "/api/v1/drains" undrain_endpoint;
+    anyone get "/api/v1/changes" list_changes;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write as _, fs, path::Path};
+
+    use evenkeel_proto::FILE_DESCRIPTOR_SET;
+    use prost::Message as _;
+    use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto};
+
+    use super::*;
+
+    /// `ListPools` for `list_pools`.
+    fn rpc(operation: &str) -> String {
+        let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
+        operation.split('_').map(capital).collect()
+    }
+
+    /// The comment of a call: its place in the file is service 0 (field 6), method `at` (field 2).
+    fn comment(file: &FileDescriptorProto, at: usize) -> String {
+        let locations = file.source_code_info.iter().flat_map(|info| &info.location);
+        let comment = locations.into_iter().find(|location| location.path == [6, 0, 2, at as i32]);
+        let words =
+            comment.map(|location| location.leading_comments().split_whitespace().collect::<Vec<_>>());
+        words.unwrap_or_default().join(" ")
+    }
+
+    /// Names of a request's fields that are not in the path.
+    fn fields(files: &FileDescriptorSet, call: &MethodDescriptorProto, path: &str) -> String {
+        let name = call.input_type().rsplit('.').next();
+        let messages = files.file.iter().flat_map(|file| &file.message_type);
+        let message = messages.into_iter().find(|message| message.name.as_deref() == name);
+        let fields = message.iter().flat_map(|message| &message.field).map(|field| field.name());
+        let fields = fields.filter(|field| !path.contains(&format!("{{{field}}}")));
+        fields.map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The tables of docs/api.md: every call of both services, with its route.
+    fn tables() -> String {
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+        let mut text = String::new();
+        for service in ["Inspect", "Admin"] {
+            let file = files.file.iter().find(|f| f.service.iter().any(|s| s.name() == service)).unwrap();
+            write!(text, "\n### {service}\n\n| HTTP | parameters | gRPC | |\n|---|---|---|---|\n").unwrap();
+            for (at, call) in file.service[0].method.iter().enumerate() {
+                let route = TABLE.iter().find(|[.., operation]| rpc(operation) == call.name());
+                let who = route.filter(|[who, ..]| *who == "admin");
+                let token = if who.is_some() { " Needs a token." } else { "" };
+                let path = route.map_or("", |[_, _, path, _]| path);
+                let http = route.map(|[_, method, path, _]| format!("`{} {path}`", method.to_uppercase()));
+                let (http, fields) = (http.unwrap_or_default(), fields(&files, call, path));
+                let comment = comment(file, at);
+                writeln!(text, "| {http} | {fields} | `{}` | {comment}{token} |", call.name()).unwrap();
+            }
+        }
+        text
+    }
+
+    #[test]
+    fn the_documentation_lists_every_operation() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/api.md");
+        let document = fs::read_to_string(&path).unwrap();
+        let (begin, end) = ("<!-- operations -->\n", "\n<!-- end of operations -->");
+        let (head, rest) = document.split_once(begin).unwrap();
+        let (present, tail) = rest.split_once(end).unwrap();
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, format!("{head}{begin}{}{end}{tail}", tables())).unwrap();
+        } else {
+            assert_eq!(present, tables(), "run the test again with UPDATE=1");
+        }
+    }
+
+    #[test]
+    fn every_call_but_the_watch_of_pools_has_a_route() {
+        let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
+        let services = files.file.iter().flat_map(|file| &file.service).filter(|s| s.name() != "Gateway");
+        let calls = services.flat_map(|service| &service.method).map(|call| call.name());
+        let routed: Vec<String> = TABLE.iter().map(|[.., operation]| rpc(operation)).collect();
+        let missing: Vec<&str> = calls.filter(|call| !routed.iter().any(|name| name == call)).collect();
+        assert_eq!(missing, ["WatchPools"]);
+    }
+}
