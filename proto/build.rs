@@ -3,7 +3,8 @@
 use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 use prost_types::{
-    FieldDescriptorProto, FileDescriptorSet, field_descriptor_proto::Label, field_descriptor_proto::Type,
+    FieldDescriptorProto, FileDescriptorSet, OneofDescriptorProto, field_descriptor_proto::Label,
+    field_descriptor_proto::Type,
 };
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -40,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Every oneof by its full name, but for those protoc adds for optional fields.
 fn oneofs(descriptors: &FileDescriptorSet) -> impl Iterator<Item = String> {
     descriptors.file.iter().flat_map(|file| &file.message_type).flat_map(|message| {
-        let named = message.oneof_decl.iter().map(|oneof| oneof.name());
+        let named = message.oneof_decl.iter().map(OneofDescriptorProto::name);
         named
             .filter(|name| !name.starts_with('_'))
             .map(|name| format!("evenkeel.v1.{}.{name}", message.name()))

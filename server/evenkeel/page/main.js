@@ -1,4 +1,4 @@
-// The capacity page: which view is shown, and what the sidecar tells by itself.
+// The capacity page: which view is shown, and the events of the watch.
 
 import { setAttr, setText, show } from './lib/dom.js';
 import { duration } from './lib/format.js';
@@ -22,7 +22,7 @@ const VIEWS = {
 /** The entry of the menu that a view belongs to. */
 const MENU = { '/pool': '/', '/session': '/usage' };
 
-/** Figures that old are told to be old. */
+/** Older figures are marked as old. */
 const OLD_MS = 10_000;
 
 const by = (id) => document.getElementById(id);
@@ -69,7 +69,7 @@ function storeBanner({ store, age_ms: age }) {
   const old = !away && age > OLD_MS;
   const banner = by('store-banner');
   show(banner, away || old);
-  if (away) setText(banner, 'The store is away: figures are this sidecar\u2019s own, or the last ones seen. Requests are answered by each pool\u2019s policy.');
+  if (away) setText(banner, 'The store is down: figures are this sidecar\u2019s own, or the last ones seen. Requests are answered by each pool\u2019s policy.');
   else if (old) setText(banner, `The figures are ${duration(age)} old: the store answers slowly.`);
 }
 

@@ -50,12 +50,12 @@ export function changeQuota({ quota, consumer }, done) {
     const [was, thing] = budget ? [record.amount, 'amount per period'] : [record.balance, 'balance'];
     const how = h('select', {}, option('set', `Set the ${thing}`), option('add', 'Add'), option('take', 'Take away'));
     const much = amountField(record.counts, 'How much');
-    const told = (n) => f.amountOf(n, record.counts);
+    const shown = (n) => f.amountOf(n, record.counts);
     return {
       title: `Quota ${record.quota} of ${consumer}`,
       about: budget
-        ? `A budget of ${told(record.amount)} a period; ${told(record.used)} used, ${told(record.balance)} left.`
-        : `A prepaid balance of ${told(record.balance)}; ${told(record.used)} used so far.`,
+        ? `A budget of ${shown(record.amount)} a period; ${shown(record.used)} used, ${shown(record.balance)} left.`
+        : `A prepaid balance of ${shown(record.balance)}; ${shown(record.used)} used so far.`,
       fields: [field('Change', how), much.element],
       state() {
         const n = much.value();
@@ -66,7 +66,7 @@ export function changeQuota({ quota, consumer }, done) {
           : { method: 'POST', path: `${path}/adjust`, body: { delta: how.value === 'add' ? n : -n, note, request_id: crypto.getRandomValues(new Uint32Array(4)).join('-') } });
         const verb = { set: 'Set to', add: 'Raise to', take: 'Lower to' }[how.value];
         return {
-          before: told(was), after: known ? told(will) : '?', confirm: known ? `${verb} ${told(will)}` : 'Enter an amount',
+          before: shown(was), after: known ? shown(will) : '?', confirm: known ? `${verb} ${shown(will)}` : 'Enter an amount',
           fault: known ? null : 'How much: must be a number of 0 or more.', tone: how.value === 'take' || (known && will < was) ? 'bad' : '',
           what: how.value === 'set' ? 'quota.set' : 'quota.adjust', target: `${record.quota}/${consumer}`, call,
         };
@@ -83,8 +83,8 @@ export function overrideLimit({ limit: known, key, look = false }, done) {
     const limit = (look && (await read('limits')).limits.find((one) => one.name === known.name)) || known;
     const { overrides } = await read('overrides', { limit: limit.name, page_size: 1000 });
     const present = overrides.find((one) => one.key === key);
-    const told = (n) => `${f.amountOf(n, limit.counts)}${limit.per ? ` per ${limit.per}` : ' at once'}`;
-    const before = present ? (present.unlimited ? 'unlimited' : told(present.amount)) : `${told(limit.amount)} (as configured)`;
+    const shown = (n) => `${f.amountOf(n, limit.counts)}${limit.per ? ` per ${limit.per}` : ' at once'}`;
+    const before = present ? (present.unlimited ? 'unlimited' : shown(present.amount)) : `${shown(limit.amount)} (as configured)`;
     const how = h('select', {}, option('amount', 'Another amount'), option('unlimited', 'No limit at all'));
     const much = amountField(limit.counts, 'How much');
     const until = h('select', {}, UNTIL.map(([value, text]) => option(value, text)));
@@ -105,9 +105,9 @@ export function overrideLimit({ limit: known, key, look = false }, done) {
         const known = free || !Number.isNaN(n);
         const fault = !known ? 'How much: must be a number of 0 or more.' : Number.isNaN(end) || (end && end <= Date.now()) ? 'Until: must be a time to come.' : null;
         const long = end && !fault ? `, until ${f.time(end)}` : '';
-        const after = !known ? '?' : `${free ? 'unlimited' : told(n)}${long}`;
+        const after = !known ? '?' : `${free ? 'unlimited' : shown(n)}${long}`;
         return {
-          before, after, fault, confirm: known ? `Override: ${free ? 'unlimited' : told(n)}` : 'Enter an amount',
+          before, after, fault, confirm: known ? `Override: ${free ? 'unlimited' : shown(n)}` : 'Enter an amount',
           what: 'override.set', target: `${limit.name}/${key}`,
           call: () => ({ method: 'PUT', path: `overrides/${segment(limit.name)}/${segment(key)}`, body: { ...(free ? { unlimited: true } : { amount: n }), expires_at_ms: end } }),
         };

@@ -95,7 +95,7 @@ function half(title, series) {
     const value = h('span', { class: 'legend-value' });
     return { ...one, value, element: h('li', {}, swatch, h('span', { text: one.label }), value) };
   });
-  const tell = (at) => {
+  const point = (at) => {
     if (!shown) return;
     const { data, span } = shown;
     const step = at === null ? undefined : data.steps[at];
@@ -111,7 +111,7 @@ function half(title, series) {
     const length = f.duration(data.step_ms);
     setText(when, step ? `in ${length} from ${f.time(step.at_ms)}` : `in the last ${WORDS[span]}`);
   };
-  const chart = stackedChart({ series, sync: 'activity', onHover: tell });
+  const chart = stackedChart({ series, sync: 'activity', onHover: point });
   const element = h('figure', { class: 'half' },
     h('figcaption', {}, h('span', { class: 'half-title', text: title }), ' ', total, ' ', when, h('span', { class: 'axis-note', text: 'requests/s' })),
     chart.element, h('ul', { class: 'legend' }, entries.map((entry) => entry.element)));
@@ -121,7 +121,7 @@ function half(title, series) {
       shown = { data, span };
       const columns = series.map((one) => steps.column(one.key));
       chart.set(steps.times, columns, describe(title, columns, steps.times, span));
-      tell(null);
+      point(null);
     },
   };
 }

@@ -60,7 +60,7 @@ function form(plan, close, done) {
     confirm.disabled = true;
     try {
       const { method, path, parameters, body } = state.call(note.value.trim());
-      // What is new is told apart from an older change of the same by the line before, not by this computer's clock.
+      // The line before the change, not this computer's clock, distinguishes the new line from an older one of the same kind.
       const before = await changeLine(state);
       await change(method, path, parameters, body, adminToken());
       const after = await changeLine(state);
@@ -96,7 +96,7 @@ export function changeText(line) {
   return h('pre', { class: 'change-line', tabindex: '0' }, h('code', { text: line.note ? `${text}  “${line.note}”` : text }));
 }
 
-/** Drains tell their pool behind the endpoint. */
+/** The target of a drain names its pool after the endpoint. */
 const isOf = (line, target) => line.target === target || (line.what.startsWith('endpoint.') && line.target.startsWith(`${target} in `));
 
 /** The newest line of the change log about this, or null. */

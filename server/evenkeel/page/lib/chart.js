@@ -9,7 +9,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 /**
  * `series`: `[{key, label, colour}]`, from the bottom upwards; `colour` is a custom property of the style sheet.
- * `onHover(index | null)` tells which step is pointed at.
+ * `onHover(index | null)` is called with the step pointed at.
  */
 export function stackedChart({ series, sync, height = 168, onHover, format = f.rate }) {
   const canvas = h('div', { class: 'chart-canvas' });

@@ -50,7 +50,7 @@ export function beforeAfter() {
   };
 }
 
-/** Where a dialog tells what went wrong. */
+/** The line of a dialog for an error. */
 export function faultLine() {
   const element = h('p', { class: 'fault', role: 'alert', hidden: true });
   return {

@@ -32,7 +32,7 @@ export const percent = (share) => `${share > 0 && share < 0.001 ? '<0.1' : tenth
 const cents = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const small = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 4 });
 
-/** Millionths of the currency of the price table, which nobody tells the name of. */
+/** Millionths of the currency of the price table, whose name is not configured. */
 export function money(millionths) {
   const value = millionths / 1e6;
   return (value !== 0 && Math.abs(value) < 0.1 ? small : cents).format(value);

@@ -1,15 +1,15 @@
-// What the sidecar tells by itself: one stream of events, opened again when it breaks off.
+// The watch: one stream of events, reopened when it breaks off.
 
 import { address } from './api.js';
 
-/** The sidecar tells something at least every 2 s. */
+/** The sidecar sends something at least every 2 s. */
 const SILENT_AFTER_MS = 5000;
 const AGAIN_MIN_MS = 500;
 const AGAIN_MAX_MS = 3000;
 
 /**
  * `onEvent(name, data)` for each event, `onState('connecting' | 'live' | 'lost')` where that changes, `onRefused()` where
- * the sidecar answers but does not tell what was asked for: it then tells the overview alone.
+ * the sidecar rejects the parameters: the stream then has the overview alone.
  */
 export function live(onEvent, onState, onRefused) {
   let source = null;
@@ -19,18 +19,18 @@ export function live(onEvent, onState, onRefused) {
   let again = 0;
   let wait = AGAIN_MIN_MS;
 
-  const tell = (next) => {
+  const become = (next) => {
     if (next === state) return;
     state = next;
     onState(next);
   };
   const lost = () => {
-    tell('lost');
+    become('lost');
     source?.close();
     source = null;
     clearTimeout(watchdog);
     clearTimeout(again);
-    // The browser would try by itself, but not after an answer such as 503 of a proxy in between.
+    // The browser retries automatically, but not after an answer such as 503 of a proxy in between.
     again = setTimeout(open, wait);
     wait = Math.min(wait * 2, AGAIN_MAX_MS);
   };
@@ -65,7 +65,7 @@ export function live(onEvent, onState, onRefused) {
   const take = (name) => (event) => {
     alive();
     wait = AGAIN_MIN_MS;
-    tell('live');
+    become('live');
     onEvent(name, JSON.parse(event.data));
   };
   const open = () => {
@@ -91,7 +91,7 @@ export function live(onEvent, onState, onRefused) {
     source = null;
   });
 
-  tell('connecting');
+  become('connecting');
   return {
     /** Also this pool's endpoints, or, without parameters, the overview alone. */
     watch(next) {

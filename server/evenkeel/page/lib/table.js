@@ -8,7 +8,7 @@ import { current, link, patch, unpaged } from './router.js';
 /** Tokens of the pages seen, so that "previous" needs no second order: by view and filter, then number. */
 const seen = new Map();
 
-/** A cell of text. `title` may tell more. */
+/** A cell of text. `title` may say more. */
 export const text = (of, title) => (td) => (row) => {
   setText(td, of(row));
   if (title) setAttr(td, 'title', title(row));
@@ -26,7 +26,7 @@ export const linked = (of, href) => (td) => {
 
 /**
  * `columns`: `{title, make(td) → set(row), num, sort, order, wide, head}`. `sort` names the server's order, `order` is
- * its direction ("descending", "ascending"). `head` marks the cell that names the row. `key(row)` tells rows apart.
+ * its direction ("descending", "ascending"). `head` marks the cell that names the row. `key(row)` identifies a row.
  * `sortParam` is the parameter of the address that holds the order, `defaultSort` what stands where it is missing.
  */
 export function dataTable({ caption, columns, key, emptyState, defaultSort = '', sortParam = 'sort', cards = true }) {
@@ -84,15 +84,15 @@ function newRow(columns) {
 /** The size of a page. */
 export const PAGE_SIZE = 50;
 
-/** Buttons for pages. `what` names the rows: "endpoints". `prefix` tells two pagers of one view apart. */
+/** Buttons for pages. `what` names the rows: "endpoints". `prefix` distinguishes two pagers of one view. */
 export function pager(what, { size = PAGE_SIZE, prefix = '' } = {}) {
   const [pageParam, numberParam] = [`${prefix}page`, `${prefix}n`];
-  const told = h('p', { class: 'pager-told' });
+  const count = h('p', { class: 'pager-count' });
   const first = h('button', { type: 'button', text: 'First' });
   const previous = h('button', { type: 'button', text: 'Previous' });
   const next = h('button', { type: 'button', text: 'Next' });
   const buttons = h('div', { class: 'pager-buttons' }, first, previous, next);
-  const element = h('nav', { class: 'pager', 'aria-label': `Pages of ${what}`, hidden: true }, told, buttons);
+  const element = h('nav', { class: 'pager', 'aria-label': `Pages of ${what}`, hidden: true }, count, buttons);
   let state = { number: 1, next: '' };
   const filter = () => {
     const { path, params } = current();
@@ -119,7 +119,7 @@ export function pager(what, { size = PAGE_SIZE, prefix = '' } = {}) {
       }
       const from = (number - 1) * size + 1;
       const of = total === undefined ? '' : ` of ${f.int(total)}`;
-      setText(told, shown ? `${f.int(from)}–${f.int(from + shown - 1)}${of} ${what}` : `No ${what}`);
+      setText(count, shown ? `${f.int(from)}–${f.int(from + shown - 1)}${of} ${what}` : `No ${what}`);
       first.disabled = previous.disabled = number <= 1;
       next.disabled = !nextToken;
       show(element, shown > 0 || number > 1);

@@ -51,7 +51,7 @@ export function forget() {
   announce('The token is forgotten');
 }
 
-/** Whose it is; throws what the sidecar says of a wrong one. */
+/** The name of the administrator; throws the sidecar's error for a wrong token. */
 export async function whose(candidate) {
   const answer = await change('GET', 'whoami', {}, undefined, candidate);
   return answer.name;
@@ -73,7 +73,7 @@ export function withToken(then) {
   else askForToken(then);
 }
 
-/** The dialog: gives a token, tells whose it is, forgets it. */
+/** The dialog: takes a token, shows the administrator's name, forgets the token. */
 export function askForToken(then) {
   openDialog((close) => {
     if (!configured) return { title: 'Changes are not possible here', content: notConfigured() };

@@ -113,16 +113,16 @@ export function choice(label, options) {
   };
 }
 
-/** A field to search in; tells when typing pauses. */
+/** A search field; calls `onChange` when typing pauses. */
 export function searchField(label, onChange) {
   const id = uniqueId('search');
   let timer = 0;
   const input = h('input', { id, type: 'search', autocomplete: 'off', spellcheck: 'false', placeholder: label });
-  const tell = () => {
+  const changed = () => {
     clearTimeout(timer);
     timer = setTimeout(() => onChange(input.value.trim()), 250);
   };
-  input.addEventListener('input', tell);
+  input.addEventListener('input', changed);
   const element = h('div', { class: 'search' }, h('label', { for: id, class: 'hidden-label', text: label }), input);
   return {
     element, input,

@@ -138,7 +138,7 @@ function poolsPart() {
     pages.set(data.pools.length, data.total, data.next_page_token);
     show(search.element, data.total > 8 || Boolean(params.search));
   };
-  // The stream tells the first pools in the usual order; any other order or page is asked for.
+  // The stream has the first pools in the usual order; any other order or page is polled.
   const load = (signal) => read('overview', { sort: params.sort, search: params.search, page_token: params.page, page_size: PAGE_SIZE }, signal);
   const polled = poll(load, take, part.fail, () => (own() ? 1500 : 3_600_000));
   return {

@@ -11,7 +11,7 @@ import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
 import { empty, loadBar, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
 import { options } from './limits.js';
 
-/** Names of the quotas configured, as the overview tells them. */
+/** Names of the quotas configured, from the overview. */
 let names = [];
 
 const runsOut = (burn) => {
@@ -107,9 +107,9 @@ export function create() {
     },
     live(name, data) {
       if (name !== 'overview') return;
-      const told = data.quotas.map((quota) => quota.name);
-      if (told.join('\n') === names.join('\n')) return;
-      names = told;
+      const configured = data.quotas.map((quota) => quota.name);
+      if (configured.join('\n') === names.join('\n')) return;
+      names = configured;
       options(which, names, params.quota);
       refresh();
     },

@@ -152,7 +152,7 @@ function further(by, row) {
   const to = { ...unpaged(params), by: NEXT[by] === 'consumer' ? '' : NEXT[by] };
   if (by === 'day') return link('/usage', { ...to, days: '', from: row.day, to: row.day, by: params.by === 'day' ? '' : to.by });
   const wanted = { ...to, [by]: row[by] || '(none)' };
-  // Nothing is told apart by what it is all of.
+  // A filtered dimension is no grouping: all rows would have the same value.
   const rest = BY.filter((kind) => !wanted[kind] && kind !== 'route');
   const next = rest.includes(NEXT[by]) ? NEXT[by] : rest[0] ?? 'day';
   return link('/usage', { ...wanted, by: next === 'consumer' ? '' : next });

@@ -129,8 +129,8 @@ function arithmetic(r) {
   const words = h('p', { class: 'sum' });
   const bar = loadBar();
   const put = (counts) => {
-    const told = (n) => f.amount(n, counts);
-    setText(words, `${told(r.used)} used + ${told(r.cost)} for this request, of ${f.amountOf(r.amount, counts)}`);
+    const shown = (n) => f.amount(n, counts);
+    setText(words, `${shown(r.used)} used + ${shown(r.cost)} for this request, of ${f.amountOf(r.amount, counts)}`);
   };
   put('');
   bar.set(Math.min(1, (r.used + r.cost) / r.amount), 'full');

@@ -80,7 +80,7 @@ impl Admit {
             ..pb::SettleRequest::default()
         };
         let released = client.settle(settle).await.map_err(failed("settle the lease"))?.into_inner().released;
-        put(&format!("given back{}\n", if released { "" } else { ": it was no longer there" }))?;
+        put(&format!("settled{}\n", if released { "" } else { ": it was no longer there" }))?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use tonic::{Code, Status};
 
 use super::OutputClosed;
 
-/// The exit codes, as `--help` tells them.
+/// The exit codes in `--help`.
 pub(super) const HELP: &str = "\
 Exit codes:
   0  done
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(Exit::of(&anyhow::anyhow!("else")), Exit::Failed);
         assert_eq!(Exit::of(&OutputClosed.into()), Exit::Done);
         for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::NotFound, Exit::Refused, Exit::NoAnswer] {
-            assert!(HELP.contains(&format!("\n  {}  ", exit as u8)), "{exit:?} is told");
+            assert!(HELP.contains(&format!("\n  {}  ", exit as u8)), "{exit:?} is missing");
         }
     }
 }

@@ -34,7 +34,7 @@ export default async function check() {
     await go(page, '#/');
     await page.getByRole('link', { name: 'large', exact: true }).waitFor();
     await go(page, `#/pool?cluster=large&sort=${['load', 'address', 'room'][i]}`);
-  }, () => document.querySelectorAll('main table tbody tr').length >= 50 && /of 500 endpoints/.test(document.querySelector('.pager-told')?.textContent ?? ''));
+  }, () => document.querySelectorAll('main table tbody tr').length >= 50 && /of 500 endpoints/.test(document.querySelector('.pager-count')?.textContent ?? ''));
   const rows = page.getByRole('table', { name: 'Endpoints of the pool' }).locator('tbody tr');
   assert.equal(await rows.count(), 50);
 
@@ -42,14 +42,14 @@ export default async function check() {
   await page.waitForFunction(() => document.querySelector('th[aria-sort="ascending"]')?.textContent.startsWith('Endpoint'));
   const seen = new Set();
   for (let at = 1; at <= 10; at += 1) {
-    await page.waitForFunction((from) => document.querySelector('.pager-told')?.textContent.startsWith(`${from}–`), (at - 1) * 50 + 1);
+    await page.waitForFunction((from) => document.querySelector('.pager-count')?.textContent.startsWith(`${from}–`), (at - 1) * 50 + 1);
     for (const address of await rows.evaluateAll((all) => all.map((row) => row.cells[0].textContent))) seen.add(address);
     if (at < 10) await page.getByRole('button', { name: 'Next' }).click();
   }
   assert.equal(seen.size, 500, 'every endpoint is on one page');
   assert.ok(await page.getByRole('button', { name: 'Next' }).isDisabled());
   await page.getByRole('button', { name: 'Previous' }).click();
-  await page.waitForFunction(() => document.querySelector('.pager-told')?.textContent.startsWith('401–'));
+  await page.waitForFunction(() => document.querySelector('.pager-count')?.textContent.startsWith('401–'));
   await page.getByLabel('Search addresses').fill('10.40.1.9');
   await page.waitForFunction(() => document.querySelectorAll('main table')[0].tBodies[0].rows.length === 10);
 

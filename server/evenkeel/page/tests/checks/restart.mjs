@@ -43,7 +43,7 @@ export default async function check() {
   tolerate(/status of 503/);
   await driver('store', { up: false });
   await banner.waitFor({ state: 'visible' });
-  await page.waitForFunction(() => /The store is away/.test(document.getElementById('store-banner').textContent));
+  await page.waitForFunction(() => /The store is down/.test(document.getElementById('store-banner').textContent));
   assert.equal(await live(), 'live', 'the sidecar itself answers');
   await driver('store', { up: true });
   await banner.waitFor({ state: 'hidden' });

@@ -62,7 +62,7 @@ impl From<Status> for End {
         if is_http(&status) {
             return Self::Lost(HTTP_PORT.to_owned());
         }
-        // What the transport says of itself is a chain of which the last says most.
+        // The last cause of the transport's chain says most.
         let cause = root_cause(&status).to_string();
         Self::Lost(if status.message().is_empty() { cause } else { status.message().to_owned() })
     }
@@ -121,12 +121,12 @@ async fn watch(
         let request = pb::WatchPoolsRequest { pools: only.iter().cloned().collect() };
         let mut stream =
             timeout(ANSWER_WITHIN, client.watch_pools(request)).await.map_err(late)??.into_inner();
-        tell(news, News::Begun).await?;
+        send(news, News::Begun).await?;
         let until = Instant::now() + WATCH_ANEW;
         // Until it is time to renew it.
         while let Ok(message) = timeout_at(until, stream.message()).await {
             let state = message?.ok_or_else(|| End::Lost("it is stopping".to_owned()))?;
-            tell(news, News::Pool(Box::new(state))).await?;
+            send(news, News::Pool(Box::new(state))).await?;
         }
     }
 }
@@ -143,17 +143,17 @@ async fn ask(
         ticks.tick().await;
         let sidecars = timeout(ANSWER_WITHIN, client.list_sidecars(pb::ListSidecarsRequest {})).await;
         if let Ok(Ok(answer)) = sidecars.map(if_known) {
-            tell(news, News::Sidecars(answer.map(|answer| answer.into_inner().sidecars))).await?;
+            send(news, News::Sidecars(answer.map(|answer| answer.into_inner().sidecars))).await?;
         }
         let request = pb::GetActivityRequest { span_ms: RATES_SPAN_MS, ..pb::GetActivityRequest::default() };
         let activity = timeout(ANSWER_WITHIN, client.get_activity(request)).await;
         if let Ok(Ok(answer)) = activity.map(if_known) {
-            tell(news, News::Activity(answer.map(tonic::Response::into_inner))).await?;
+            send(news, News::Activity(answer.map(tonic::Response::into_inner))).await?;
         }
     }
 }
 
-async fn tell(news: &mpsc::Sender<News>, what: News) -> Result<(), Closed> {
+async fn send(news: &mpsc::Sender<News>, what: News) -> Result<(), Closed> {
     news.send(what).await.map_err(|_| Closed)
 }
 

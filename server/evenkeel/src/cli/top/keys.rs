@@ -40,7 +40,7 @@ pub(super) enum Mode {
 pub(super) struct Desk {
     /// The pool whose endpoints are shown; none: the pools.
     pub(super) open: Option<Key>,
-    /// Opens the first pool told: only one was asked for.
+    /// Opens the first pool: only one was requested.
     pub(super) open_first: bool,
     pub(super) pool: Option<Key>,
     pub(super) endpoint: Option<String>,
@@ -225,7 +225,7 @@ mod tests {
     use std::time::Instant;
 
     use super::{
-        super::model::tests::{endpoint, pool, told},
+        super::model::tests::{endpoint, model_of, pool},
         *,
     };
 
@@ -243,7 +243,7 @@ mod tests {
         let a = pool("a", vec![endpoint("x", 3, 4), endpoint("y", 1, 4)]);
         let mut drained = endpoint("z", 0, 4);
         drained.drained = true;
-        told(vec![a, pool("b", vec![drained])], Instant::now())
+        model_of(vec![a, pool("b", vec![drained])], Instant::now())
     }
 
     #[test]

@@ -167,7 +167,7 @@ impl Top {
         let (mut news, mut feed) = self.listen();
         let mut ends = Ends::new()?;
         let (mut screen, mut keys) = Screen::open().context("cannot take over the terminal")?;
-        let (tell, mut told) = mpsc::channel::<String>(8);
+        let (send, mut done) = mpsc::channel::<String>(8);
         let (mut model, mut desk, look) = (Model::default(), Desk::new(self.pool.encode().is_some()), look());
         let mut redraw = tokio::time::interval(REDRAW_EVERY);
         loop {
@@ -183,7 +183,7 @@ impl Top {
                     Some(Input::Key(key)) => match desk.key(key, &model) {
                         Action::None => {}
                         Action::Quit => return Ok(()),
-                        action => self.act(action, &mut desk, tell.clone()),
+                        action => self.act(action, &mut desk, send.clone()),
                     },
                     Some(Input::Resized) => {}
                     Some(Input::Closed) | None => return Ok(()),
@@ -197,7 +197,7 @@ impl Top {
                         model.hear(next, Instant::now());
                     }
                 }
-                Some(text) = told.recv() => desk.message = text,
+                Some(text) = done.recv() => desk.message = text,
                 _ = redraw.tick() => {}
                 ended = &mut feed => return stopped(ended),
                 () = ends.wait() => return Ok(()),
@@ -206,7 +206,7 @@ impl Top {
     }
 
     /// Does what takes time beside the screen.
-    fn act(&self, action: Action, desk: &mut Desk, tell: mpsc::Sender<String>) {
+    fn act(&self, action: Action, desk: &mut Desk, send: mpsc::Sender<String>) {
         let (server, by) = (self.server.clone(), self.by.clone());
         "asking the sidecar".clone_into(&mut desk.message);
         tokio::spawn(async move {
@@ -216,12 +216,12 @@ impl Top {
                 Action::None | Action::Quit => return,
             };
             // Nobody listens any more when it has ended meanwhile.
-            let _ = tell.send(done.unwrap_or_else(|error| format!("{error:#}"))).await;
+            let _ = send.send(done.unwrap_or_else(|error| format!("{error:#}"))).await;
         });
     }
 }
 
-/// The feed listens as long as somebody hears it: it ends by itself only when something is broken.
+/// The feed runs as long as its receiver: it ends earlier only when something is broken.
 fn stopped(ended: Result<(), JoinError>) -> anyhow::Result<()> {
     ended.context("what listens to the sidecar has failed")?;
     anyhow::bail!("what listens to the sidecar has stopped")

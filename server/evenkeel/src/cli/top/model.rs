@@ -63,8 +63,8 @@ pub(super) struct Model {
     /// Watches begun, and when the last was.
     watch: u64,
     begun: Option<Instant>,
-    /// When the sidecar was last heard from.
-    pub(super) heard: Option<Instant>,
+    /// When the sidecar last sent something.
+    pub(super) seen: Option<Instant>,
     /// Since when there is no answer, and why.
     pub(super) lost: Option<(Instant, String)>,
     /// `None` if unknown.
@@ -93,7 +93,7 @@ impl Model {
             News::Sidecars(sidecars) => self.sidecars = sidecars,
             News::Activity(activity) => self.rates = activity.as_ref().and_then(rates),
         }
-        self.heard = Some(now);
+        self.seen = Some(now);
     }
 
     /// Forgets pools that are no longer known, when it is time to.
@@ -130,8 +130,8 @@ impl Model {
     /// Whether the store is up; `None` if unknown.
     pub(super) fn store_up(&self) -> Option<bool> {
         let alive = self.sidecars.iter().flatten().filter(|sidecar| sidecar.alive);
-        let told = self.pools.values().map(|known| known.state.current).chain(alive.map(|s| s.store_up));
-        told.reduce(|all, up| all && up)
+        let known = self.pools.values().map(|known| known.state.current).chain(alive.map(|s| s.store_up));
+        known.reduce(|all, up| all && up)
     }
 
     /// Pools whose name contains `filter`, in order.
@@ -235,7 +235,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in super::super) fn told(pools: Vec<pb::PoolState>, now: Instant) -> Model {
+    pub(in super::super) fn model_of(pools: Vec<pb::PoolState>, now: Instant) -> Model {
         let mut model = Model::default();
         model.hear(News::Begun, now);
         pools.into_iter().for_each(|state| model.hear(News::Pool(Box::new(state)), now));
@@ -251,7 +251,7 @@ pub(super) mod tests {
         let a = pool("a", vec![endpoint("x", 1, 4)]);
         let b = pool("b", vec![endpoint("x", 6, 8), endpoint("y", 0, 8)]);
         let open = pool("open", vec![endpoint("x", 100, 0)]);
-        let model = told(vec![a, b, open], Instant::now());
+        let model = model_of(vec![a, b, open], Instant::now());
         assert_eq!(names(&model.pools(Sort::Load, "")), "b a open");
         assert_eq!(names(&model.pools(Sort::InFlight, "")), "open b a");
         assert_eq!(names(&model.pools(Sort::Name, "")), "a b open");
@@ -273,7 +273,7 @@ pub(super) mod tests {
     #[test]
     fn a_pool_that_a_new_watch_does_not_send_disappears() {
         let start = Instant::now();
-        let mut model = told(vec![pool("old", vec![]), pool("kept", vec![])], start);
+        let mut model = model_of(vec![pool("old", vec![]), pool("kept", vec![])], start);
         model.hear(News::Lost("refused".into()), start);
         model.hear(News::Lost("refused again".into()), start + Duration::from_secs(9));
         assert_eq!(model.lost, Some((start, "refused again".to_owned())), "since when it was lost first");

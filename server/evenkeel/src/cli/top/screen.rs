@@ -1,4 +1,4 @@
-//! The terminal: taken over, and given back however `top` ends.
+//! The terminal: taken over, and restored however `top` ends.
 
 use std::{
     io,

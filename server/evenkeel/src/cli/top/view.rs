@@ -92,7 +92,7 @@ impl View<'_> {
         if let Some((since, _)) = &model.lost {
             return (format!("no answer for {:.0}s", ago(*since)), look.in_colour(Color::Red));
         }
-        let Some(heard) = model.heard else { return ("connecting".to_owned(), Style::new()) };
+        let Some(seen) = model.seen else { return ("connecting".to_owned(), Style::new()) };
         let (store, colour) = match model.store_up() {
             Some(true) => ("store up", Color::Green),
             Some(false) => ("store down", Color::Red),
@@ -103,7 +103,7 @@ impl View<'_> {
             let alive = sidecars.iter().filter(|sidecar| sidecar.alive).count();
             words.push(format!("sidecars {alive}/{}", sidecars.len()));
         }
-        words.push(format!("last seen {:.1}s ago", ago(heard)));
+        words.push(format!("last seen {:.1}s ago", ago(seen)));
         if desk.paused {
             words.push("PAUSED".to_owned());
         }
@@ -166,7 +166,7 @@ impl View<'_> {
 
     /// What is said where there is nothing to list.
     fn nothing(&self, desk: &Desk) -> &'static str {
-        match (&self.model.heard, desk.filter().is_empty(), desk.open.is_some()) {
+        match (&self.model.seen, desk.filter().is_empty(), desk.open.is_some()) {
             (None, ..) => " no sidecar has answered yet",
             (_, false, _) => " nothing matches the filter; Esc clears it",
             (_, true, true) => " no endpoints known; Esc goes back",
@@ -323,7 +323,7 @@ mod tests {
     use super::{
         super::{
             feed::News,
-            model::tests::{endpoint, pool, told},
+            model::tests::{endpoint, model_of, pool},
         },
         *,
     };
@@ -342,7 +342,7 @@ mod tests {
 
     fn model(now: Instant) -> Model {
         let llm = pool("llm", vec![endpoint("10.0.0.1:80", 8, 8), endpoint("10.0.0.2:80", 3, 8)]);
-        told(vec![llm, pool("free", vec![endpoint("10.0.0.3:80", 2, 0)])], now)
+        model_of(vec![llm, pool("free", vec![endpoint("10.0.0.3:80", 2, 0)])], now)
     }
 
     #[test]
@@ -375,7 +375,7 @@ mod tests {
         let now = Instant::now();
         let many =
             (0..500).map(|i| endpoint(&format!("10.0.{}.{}:8080", i / 250, i % 250), i, 512)).collect();
-        let model = told(vec![pool("llm", many), pool("ein-sehr-langer-name-日本", vec![])], now);
+        let model = model_of(vec![pool("llm", many), pool("ein-sehr-langer-name-日本", vec![])], now);
         for (width, height) in (0..=90).flat_map(|width| [0, 1, 2, 3, 4, 5, 24].map(|height| (width, height)))
         {
             let mut desk = Desk::new(false);
@@ -390,7 +390,7 @@ mod tests {
     fn what_is_selected_is_in_sight_of_500() {
         let now = Instant::now();
         let many = (0..500).map(|i| endpoint(&format!("e{i:03}"), 500 - i, 512)).collect();
-        let (model, mut desk) = (told(vec![pool("llm", many)], now), Desk::new(false));
+        let (model, mut desk) = (model_of(vec![pool("llm", many)], now), Desk::new(false));
         press(&mut desk, &model, KeyCode::Enter);
         for (key, expected) in [
             (KeyCode::Null, "e000"),

@@ -118,7 +118,7 @@ fn serve(path: &str, headers: &HeaderMap) -> Response {
     } else {
         asset.bytes.into_response()
     };
-    let told = [
+    let headers = [
         (header::CONTENT_TYPE, asset.media()),
         (header::CACHE_CONTROL, "no-cache"),
         (header::VARY, "accept-encoding"),
@@ -127,7 +127,7 @@ fn serve(path: &str, headers: &HeaderMap) -> Response {
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
     ];
-    for (name, value) in told {
+    for (name, value) in headers {
         out.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     out.headers_mut().insert(header::ETAG, asset.etag.clone());

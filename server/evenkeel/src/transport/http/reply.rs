@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use evenkeel_api::{ApiError, Code};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Http;
 
@@ -19,9 +19,9 @@ pub(super) type Answer = Result<Response, Failure>;
 
 /// A message as JSON; 204 for an empty one.
 pub(super) fn reply<T: serde::Serialize>(result: Result<T, ApiError>) -> Answer {
-    Ok(match serde_json::to_value(result?) {
-        Ok(Value::Object(fields)) if fields.is_empty() => StatusCode::NO_CONTENT.into_response(),
-        Ok(value) => Json(value).into_response(),
+    Ok(match serde_json::to_vec(&result?) {
+        Ok(json) if json == b"{}" => StatusCode::NO_CONTENT.into_response(),
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     })
 }

@@ -88,7 +88,7 @@ mod tests {
 
     use evenkeel_proto::FILE_DESCRIPTOR_SET;
     use prost::Message as _;
-    use prost_types::{FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto};
+    use prost_types::{FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto};
 
     use super::*;
 
@@ -112,7 +112,7 @@ mod tests {
         let name = call.input_type().rsplit('.').next();
         let messages = files.file.iter().flat_map(|file| &file.message_type);
         let message = messages.into_iter().find(|message| message.name.as_deref() == name);
-        let fields = message.iter().flat_map(|message| &message.field).map(|field| field.name());
+        let fields = message.iter().flat_map(|message| &message.field).map(FieldDescriptorProto::name);
         let fields = fields.filter(|field| !path.contains(&format!("{{{field}}}")));
         fields.map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ")
     }
@@ -156,7 +156,7 @@ mod tests {
     fn every_call_but_the_watch_of_pools_has_a_route() {
         let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
         let services = files.file.iter().flat_map(|file| &file.service).filter(|s| s.name() != "Gateway");
-        let calls = services.flat_map(|service| &service.method).map(|call| call.name());
+        let calls = services.flat_map(|service| &service.method).map(MethodDescriptorProto::name);
         let routed: Vec<String> = TABLE.iter().map(|[.., operation]| rpc(operation)).collect();
         let missing: Vec<&str> = calls.filter(|call| !routed.iter().any(|name| name == call)).collect();
         assert_eq!(missing, ["WatchPools"]);
