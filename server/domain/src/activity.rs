@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(usize)]
-pub enum Fate {
+pub enum AdmitResult {
     /// Admitted from the shared table.
     Shared,
     /// Admitted from local knowledge.
@@ -26,13 +26,13 @@ pub enum Fate {
     StoreUnavailable,
 }
 
-/// Number of [`Fate`]s.
-pub const FATES: usize = Fate::ALL.len();
+/// Number of [`AdmitResult`]s.
+pub const ADMIT_RESULTS: usize = AdmitResult::ALL.len();
 
-/// Requests by [`Fate`].
-pub type Counts = [u64; FATES];
+/// Requests by [`AdmitResult`].
+pub type Counts = [u64; ADMIT_RESULTS];
 
-impl Fate {
+impl AdmitResult {
     /// All of them, as they are counted in [`Counts`].
     pub const ALL: [Self; 8] = [
         Self::Shared,
@@ -77,8 +77,8 @@ pub fn add(sum: &mut Counts, more: &Counts) {
 /// How many of them were admitted, and how many refused.
 #[must_use]
 pub fn admitted_and_refused(counts: &Counts) -> (u64, u64) {
-    Fate::ALL.iter().zip(counts).fold((0, 0), |(admitted, refused), (fate, n)| {
-        if fate.is_admitted() { (admitted + n, refused) } else { (admitted, refused + n) }
+    AdmitResult::ALL.iter().zip(counts).fold((0, 0), |(admitted, refused), (result, n)| {
+        if result.is_admitted() { (admitted + n, refused) } else { (admitted, refused + n) }
     })
 }
 
@@ -267,7 +267,7 @@ pub struct Refused {
     /// Which cluster it was for.
     pub cluster: String,
     /// Why.
-    pub reason: Fate,
+    pub reason: AdmitResult,
     /// In words.
     pub why: String,
     /// The HTTP status it was answered with.
@@ -350,9 +350,9 @@ mod tests {
 
     #[test]
     fn counts_are_told_by_the_order_of_fates() {
-        for (i, fate) in Fate::ALL.iter().enumerate() {
-            assert_eq!(*fate as usize, i);
-            assert_eq!(serde_json::to_value(fate).unwrap(), fate.name());
+        for (i, result) in AdmitResult::ALL.iter().enumerate() {
+            assert_eq!(*result as usize, i);
+            assert_eq!(serde_json::to_value(result).unwrap(), result.name());
         }
         assert_eq!(admitted_and_refused(&[1, 2, 3, 4, 5, 6, 7, 8]), (6, 30));
     }

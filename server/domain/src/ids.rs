@@ -1,6 +1,6 @@
 //! Identities: pools, holders and leases.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use super::DomainError;
 
@@ -87,6 +87,20 @@ pub fn check_text(
     Ok(())
 }
 
+/// Cleans text that a client may have chosen: replaces control characters by U+FFFD, then cuts at `bytes_max`.
+#[must_use]
+pub fn clean(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    // 0xC2 begins the control characters beyond ASCII, and some others.
+    let is_plain = text.bytes().all(|b| b >= 0x20 && b != 0x7f && b != 0xc2);
+    if is_plain && text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = text.replace(char::is_control, "\u{fffd}");
+    let end = (0..=bytes_max.min(clean.len())).rev().find(|end| clean.is_char_boundary(*end));
+    clean.truncate(end.unwrap_or(0));
+    Cow::Owned(clean)
+}
+
 /// One gateway worker: a random id that a Wasm VM gives itself when it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HolderId(Arc<str>);
@@ -144,6 +158,13 @@ impl fmt::Display for LeaseId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_cleaned_then_cut() {
+        assert_eq!(clean("a\u{1f}b\n\u{7f}\u{85}c", 99), "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}c");
+        assert_eq!(clean("äöü", 5), "äö");
+        assert_eq!(clean(&"x".repeat(300), NAME_BYTES_MAX).len(), 256);
+    }
 
     #[test]
     fn identities_are_checked() {

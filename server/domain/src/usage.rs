@@ -3,6 +3,7 @@
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use super::{NAME_BYTES_MAX, limit::price::Tokens};
+use crate::clean;
 use crate::clock::DAY_MS;
 
 /// Longest session id kept, in bytes.
@@ -119,7 +120,7 @@ impl std::ops::AddAssign for Usage {
 pub struct RowKey(Arc<str>);
 
 impl RowKey {
-    /// Of names as they are; see [`write_name`].
+    /// Cleans and joins the names; see [`clean`].
     #[must_use]
     pub fn new(consumer: &str, model: &str, route: &str) -> Self {
         let mut key = String::with_capacity(consumer.len() + model.len() + route.len() + 2);
@@ -164,7 +165,7 @@ impl RowKey {
 pub struct SessionKey(Arc<str>);
 
 impl SessionKey {
-    /// Of names as they are; see [`write_name`].
+    /// Cleans and joins the names; see [`clean`].
     #[must_use]
     pub fn new(consumer: &str, session: &str) -> Self {
         let mut key = String::with_capacity(consumer.len() + session.len() + 1);
@@ -223,33 +224,18 @@ impl fmt::Debug for SessionKey {
 
 /// Writes the text of a [`RowKey`].
 pub fn write_row(out: &mut String, consumer: &str, model: &str, route: &str) {
-    write_name(out, consumer, NAME_BYTES_MAX);
+    out.push_str(&clean(consumer, NAME_BYTES_MAX));
     out.push(SEPARATOR);
-    write_name(out, model, NAME_BYTES_MAX);
+    out.push_str(&clean(model, NAME_BYTES_MAX));
     out.push(SEPARATOR);
-    write_name(out, route, NAME_BYTES_MAX);
+    out.push_str(&clean(route, NAME_BYTES_MAX));
 }
 
 /// Writes the text of a [`SessionKey`].
 pub fn write_session(out: &mut String, consumer: &str, session: &str) {
-    write_name(out, consumer, NAME_BYTES_MAX);
+    out.push_str(&clean(consumer, NAME_BYTES_MAX));
     out.push(SEPARATOR);
-    write_name(out, session, SESSION_BYTES_MAX);
-}
-
-/// Writes a name as the ledger keeps it: cut to so many bytes, control characters as `?`.
-pub fn write_name(out: &mut String, name: &str, bytes_max: usize) {
-    let mut end = name.len().min(bytes_max);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    let name = &name[..end];
-    // 0xC2 begins the control characters beyond ASCII, and some others.
-    if name.bytes().all(|b| b >= 0x20 && b != 0x7f && b != 0xc2) {
-        out.push_str(name);
-    } else {
-        out.extend(name.chars().map(|c| if c.is_control() { '?' } else { c }));
-    }
+    out.push_str(&clean(session, SESSION_BYTES_MAX));
 }
 
 /// How a request ended.
@@ -376,17 +362,9 @@ mod tests {
     }
 
     #[test]
-    fn names_are_cut_and_cleaned() {
-        let name = |text: &str, max| {
-            let mut out = String::new();
-            write_name(&mut out, text, max);
-            out
-        };
-        assert_eq!(name("a\u{1f}b\n\u{7f}\u{85}c", 99), "a?b???c");
-        assert_eq!(name("äöü", 5), "äö");
-        assert_eq!(name(&"x".repeat(300), NAME_BYTES_MAX).len(), 256);
+    fn keys_hold_clean_names() {
         let key = RowKey::new("a\u{1f}b", "", "r|");
-        assert_eq!(key.names(), ["a?b", "", "r|"]);
+        assert_eq!(key.names(), ["a\u{fffd}b", "", "r|"]);
         assert_eq!(RowKey::from_text(key.as_str()), Some(key));
         assert_eq!(RowKey::from_text("a"), None);
         let key = SessionKey::new("c", &"s".repeat(200));

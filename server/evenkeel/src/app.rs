@@ -191,8 +191,9 @@ pub async fn run(
     tasks.spawn(Arc::clone(&drains).run(config.keep_alive_interval, background.clone()));
     let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)));
     tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
+    let quotas = Arc::new(Quotas::new(records, Arc::clone(&rules), Arc::clone(&audit)));
     let administration = Arc::new(Administration {
-        quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)),
+        quotas: Arc::clone(&quotas),
         overrides: Arc::clone(&overrides),
         drains,
         audit: Arc::clone(&audit),
@@ -212,13 +213,16 @@ pub async fn run(
         balancer: Arc::clone(&balancer),
         limiter: Arc::clone(&limiter),
         ledger: Arc::clone(&ledger),
-        quotas: Quotas::new(records, Arc::clone(&rules), audit),
+        quotas,
         recorder: Arc::clone(&recorder),
         tracer: tracer.clone(),
         metrics: Arc::clone(&metrics),
     });
-    let house = Arc::clone(&admission);
-    tasks.spawn(house.keep_house(id.clone(), config.keep_alive_interval, background.clone()));
+    tasks.spawn(Arc::clone(&admission).housekeeping(
+        id.clone(),
+        config.keep_alive_interval,
+        background.clone(),
+    ));
     let about = About { id, store: store_kind(&config.store), holder_ttl: config.holder_ttl() };
     let reporter = Reporter::new(
         about.clone(),

@@ -108,7 +108,7 @@ pub struct Admits {
     /// Denied: a quota is exhausted.
     pub quota: IntCounter,
     /// Answered by the sidecar itself.
-    pub own: IntCounter,
+    pub direct_response: IntCounter,
     /// Refused: the call itself was wrong.
     pub invalid: IntCounter,
 }
@@ -210,7 +210,7 @@ impl Metrics {
                 store_unavailable: admits.with_label_values(&["store_unavailable"]),
                 limit: admits.with_label_values(&["limit"]),
                 quota: admits.with_label_values(&["quota"]),
-                own: admits.with_label_values(&["own"]),
+                direct_response: admits.with_label_values(&["direct_response"]),
                 invalid: admits.with_label_values(&["invalid"]),
             },
             limits: LimitMetrics::new(&r)?,

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use evenkeel_domain::activity::{Counts, FATES, Fate};
+use evenkeel_domain::activity::{ADMIT_RESULTS, AdmitResult, Counts};
 use prometheus::{GaugeVec, IntCounterVec};
 
 use super::catalogue::{Catalogue, counters, gauges};
@@ -28,23 +28,23 @@ pub struct PoolMetrics {
 }
 
 /// Its `result` in metrics.
-fn result(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Shared => "admitted",
-        Fate::Local => "admitted_local",
-        Fate::Open => "admitted_open",
-        fate => fate.name(),
+fn label(result: AdmitResult) -> &'static str {
+    match result {
+        AdmitResult::Shared => "admitted",
+        AdmitResult::Local => "admitted_local",
+        AdmitResult::Open => "admitted_open",
+        result => result.name(),
     }
 }
 
 /// What became of one pool's requests. It lies with the pool, so that counting takes no look-up.
 #[derive(Debug, Default)]
-pub struct PoolCounts([AtomicU64; FATES]);
+pub struct PoolCounts([AtomicU64; ADMIT_RESULTS]);
 
 impl PoolCounts {
     /// Counts one.
-    pub fn count(&self, fate: Fate) {
-        self.0[fate as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn count(&self, result: AdmitResult) {
+        self.0[result as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// So far.
@@ -122,8 +122,8 @@ impl PoolMetrics {
 
     /// Shows what became of one pool's requests.
     pub fn set_counts(&self, route: &str, cluster: &str, counts: &PoolCounts) {
-        for (fate, count) in Fate::ALL.into_iter().zip(counts.read()) {
-            self.admits.with_label_values(&[route, cluster, result(fate)]).inc_by(count);
+        for (result, count) in AdmitResult::ALL.into_iter().zip(counts.read()) {
+            self.admits.with_label_values(&[route, cluster, label(result)]).inc_by(count);
         }
     }
 }

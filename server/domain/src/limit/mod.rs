@@ -36,6 +36,20 @@ pub enum Counts {
     Cost,
 }
 
+impl Counts {
+    /// Returns what one request amounts to. `cost` is called where cost counts.
+    #[must_use]
+    pub fn amount(self, tokens: &price::Tokens, cost: impl FnOnce() -> u64) -> u64 {
+        match self {
+            Self::Requests => 1,
+            Self::Tokens => tokens.total(),
+            Self::InputTokens => tokens.input,
+            Self::OutputTokens => tokens.output,
+            Self::Cost => cost(),
+        }
+    }
+}
+
 /// How a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {

@@ -8,7 +8,9 @@ use std::{
 
 use evenkeel_domain::{
     StoreError,
-    activity::{Counts, FATES, Nearest, PoolSteps, Refused, Repair, Resolution, STEPS, SidecarStatus, add},
+    activity::{
+        ADMIT_RESULTS, Counts, Nearest, PoolSteps, Refused, Repair, Resolution, STEPS, SidecarStatus, add,
+    },
     clock::unix_ms,
 };
 use evenkeel_store::activity::ActivityStore;
@@ -159,7 +161,7 @@ impl History {
                     Ok::<_, StoreError>((start, self.page(resolution, start, now_ms).await?))
                 })
                 .buffered(CONCURRENCY);
-        let mut counts = vec![[0; FATES]; (last + 1 - first) as usize];
+        let mut counts = vec![[0; ADMIT_RESULTS]; (last + 1 - first) as usize];
         while let Some((start, page)) = pages.try_next().await? {
             for ((route, cluster), steps) in page.iter() {
                 if pool.is_some_and(|pool| pool != (route, cluster)) {
@@ -286,7 +288,7 @@ mod tests {
         vec![PoolSteps {
             route: String::new(),
             cluster: "c".into(),
-            steps: vec![(0, [n; FATES]), (99, [n; FATES])],
+            steps: vec![(0, [n; ADMIT_RESULTS]), (99, [n; ADMIT_RESULTS])],
         }]
     }
 

@@ -15,4 +15,4 @@ pub mod report;
 
 pub use forecast::QuotaBurn;
 pub use history::{History, Steps};
-pub use recorder::{Charged, Metered, Recorder, RefusalFacts};
+pub use recorder::{Charged, Metered, Recorder};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use evenkeel_domain::{
     PoolId,
-    activity::{Counts, FATES, PoolSteps, Resolution, STEPS, add},
+    activity::{ADMIT_RESULTS, Counts, PoolSteps, Resolution, STEPS, add},
 };
 
 /// Pools told apart in one page; those beyond are counted under [`OTHER`].
@@ -34,13 +34,13 @@ impl Pages {
         let mut read = HashMap::with_capacity(self.read.len());
         for (id, counts) in pools {
             let before = self.read.get(id).copied().unwrap_or_default();
-            let mut more = [0; FATES];
+            let mut more = [0; ADMIT_RESULTS];
             for ((more, now), before) in more.iter_mut().zip(counts).zip(before) {
                 // A pool that was forgotten and is used again counts from 0.
                 *more = if now >= before { now - before } else { now };
             }
             read.insert(id.clone(), counts);
-            if more != [0; FATES] {
+            if more != [0; ADMIT_RESULTS] {
                 Resolution::ALL.into_iter().for_each(|resolution| self.add(resolution, id, &more, now_ms));
             }
         }
@@ -70,7 +70,7 @@ impl Pages {
                         .iter()
                         .copied()
                         .enumerate()
-                        .filter(|(_, counts)| *counts != [0; FATES])
+                        .filter(|(_, counts)| *counts != [0; ADMIT_RESULTS])
                         .collect(),
                 });
                 (*resolution, *start, pools.collect())
@@ -109,7 +109,7 @@ mod tests {
     }
 
     fn counts(shared: u64) -> Counts {
-        let mut counts = [0; FATES];
+        let mut counts = [0; ADMIT_RESULTS];
         counts[0] = shared;
         counts
     }

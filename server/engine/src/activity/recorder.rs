@@ -10,7 +10,7 @@ use std::{
 
 use evenkeel_domain::{
     HolderId, PoolId,
-    activity::{Burn, Fate, Nearest, Refused, Repair, RepairKind},
+    activity::{AdmitResult, Burn, Nearest, Refused, Repair, RepairKind},
     clock::unix_ms,
     limit::Bucket,
 };
@@ -59,27 +59,6 @@ pub struct Charged<'a> {
     pub consumer: &'a str,
     /// How much.
     pub amount: u64,
-}
-
-/// What is known of a refused request.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RefusalFacts {
-    /// Whose it was.
-    pub consumer: String,
-    /// The model it asked for.
-    pub model: String,
-    /// The limit or quota that refused it.
-    pub limit: String,
-    /// The key it is counted in there.
-    pub key: String,
-    /// Amount in force.
-    pub amount: u64,
-    /// Used at that time.
-    pub used: u64,
-    /// What it would have reserved.
-    pub cost: u64,
-    /// Why, in words.
-    pub why: String,
 }
 
 /// Notes what happens.
@@ -147,8 +126,8 @@ impl Recorder {
     }
 
     /// Counts a request.
-    pub fn count(&self, fate: Fate) {
-        let counter = if fate.is_admitted() { &self.admitted } else { &self.refused };
+    pub fn count(&self, result: AdmitResult) {
+        let counter = if result.is_admitted() { &self.admitted } else { &self.refused };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -228,7 +207,7 @@ impl Recorder {
     }
 
     /// Notes a sign of life of a gateway worker.
-    pub fn heard_of(&self, holder: &HolderId) {
+    pub fn seen(&self, holder: &HolderId) {
         let mut holders = self.holders.lock();
         if holders.len() < HOLDERS_MAX || holders.contains_key(holder) {
             holders.insert(holder.clone(), Instant::now());
@@ -303,7 +282,7 @@ mod tests {
             at_ms: 0,
             route: String::new(),
             cluster: "c".into(),
-            reason: Fate::Limit,
+            reason: AdmitResult::Limit,
             why: String::new(),
             status: 429,
             retry_after_ms: 0,
@@ -348,11 +327,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn holders_are_counted_while_they_are_heard_of() {
+    async fn holders_are_counted_while_they_are_seen() {
         let (recorder, a, b) = (recorder(), HolderId::new("a").unwrap(), HolderId::new("b").unwrap());
-        recorder.heard_of(&a);
+        recorder.seen(&a);
         tokio::time::advance(Duration::from_secs(5)).await;
-        recorder.heard_of(&b);
+        recorder.seen(&b);
         assert_eq!(recorder.holders(Duration::from_secs(6)), 2);
         assert_eq!(recorder.holders(Duration::from_secs(4)), 1);
     }

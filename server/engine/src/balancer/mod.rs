@@ -5,11 +5,9 @@ use std::sync::Arc;
 use evenkeel_domain::{
     DomainError, HolderId, LeaseId,
     activity::RepairKind::{Dropped, Moved, Restored},
+    verdict::{Reason, Verdict},
 };
-use evenkeel_store::{
-    Admit, Choice, Held, Repairs,
-    resilient::{Decision, ResilientStore},
-};
+use evenkeel_store::{Admit, Held, Repairs, resilient::ResilientStore};
 use evenkeel_telemetry::Metrics;
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 use tracing::debug;
@@ -35,44 +33,19 @@ pub struct Balancer {
     metrics: Arc<Metrics>,
 }
 
-/// A question: where may this request go?
+/// A request for an endpoint.
 #[derive(Debug)]
-pub struct Question {
+pub struct PickRequest {
     /// Name of the gateway's route.
     pub route: Arc<str>,
     /// Name of the gateway's cluster.
     pub cluster: Arc<str>,
-    /// Who asks.
+    /// The gateway worker.
     pub holder: HolderId,
     /// The lease to take.
     pub lease: LeaseId,
     /// Endpoints offered; empty for the pool's own.
     pub offered: Vec<Candidate>,
-}
-
-/// The answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Go to this endpoint.
-    Admitted {
-        /// Where.
-        endpoint: Arc<str>,
-        /// Whether the shared table was asked.
-        shared: bool,
-    },
-    /// Go wherever the gateway likes: the store is away and the policy is open.
-    Open,
-    /// Every endpoint is at its cap.
-    PoolFull {
-        /// When to try again.
-        retry_after_s: u64,
-    },
-    /// The pool has no endpoints at present.
-    NoEndpoints,
-    /// All endpoints of the pool are drained.
-    AllDrained,
-    /// The store is away and the policy is closed.
-    StoreUnavailable,
 }
 
 thread_local! {
@@ -91,37 +64,28 @@ impl Balancer {
         Self { directory, store, recorder, metrics }
     }
 
-    /// Picks an endpoint of the pool that the question leads to, and takes a lease.
+    /// Picks an endpoint of the pool and takes a lease on it.
     ///
     /// # Errors
-    /// Where the question itself is wrong, or an embedded store fails. Being denied is an answer.
-    pub async fn place(&self, entry: &PoolEntry, question: Question) -> Result<Answer, DomainError> {
-        let Question { route, cluster, holder, lease, offered } = question;
+    /// Where the request itself is wrong, or an embedded store fails. A refusal is a verdict.
+    pub async fn pick(&self, entry: &PoolEntry, request: PickRequest) -> Result<Verdict, DomainError> {
+        let PickRequest { route, cluster, holder, lease, offered } = request;
         entry.mark_used();
         let some_offered = !offered.is_empty();
         let roster = entry.roster(offered)?;
         if roster.is_empty() {
             let any = some_offered || !entry.own_roster().is_empty();
-            return Ok(if any { Answer::AllDrained } else { Answer::NoEndpoints });
+            return Ok(Verdict::Refused(if any { Reason::AllDrained } else { Reason::NoEndpoints }));
         }
         let tie = TIES.with_borrow_mut(SmallRng::next_u32);
         let admit = Admit { pool: Arc::clone(&entry.pool), roster, holder, lease, tie };
-        let rule = &entry.rule;
-        let decision = self.store.admit(admit, rule.on_store_failure).await;
-        let decision = decision.map_err(DomainError::store("taking a lease"))?;
-        debug!(%route, %cluster, %lease, ?decision, "admit");
-        Ok(match decision {
-            Decision::Shared(Choice::Endpoint(endpoint)) => Answer::Admitted { endpoint, shared: true },
-            Decision::Local(Choice::Endpoint(endpoint)) => Answer::Admitted { endpoint, shared: false },
-            Decision::Shared(Choice::Full) | Decision::Local(Choice::Full) => {
-                Answer::PoolFull { retry_after_s: rule.full_retry_after.as_secs() }
-            }
-            Decision::Open => Answer::Open,
-            Decision::Closed => Answer::StoreUnavailable,
-        })
+        let verdict = self.store.admit(admit, entry.rule.on_store_failure).await;
+        let verdict = verdict.map_err(DomainError::store("taking a lease"))?;
+        debug!(%route, %cluster, %lease, ?verdict, "admit");
+        Ok(verdict)
     }
 
-    /// Gives a lease back; false when it was unknown.
+    /// Settles a lease. Returns false where the lease is unknown.
     ///
     /// # Errors
     /// Where the pool cannot be, or an embedded store fails.
@@ -141,7 +105,14 @@ impl Balancer {
             Err(_) => &settles.error,
         }
         .inc();
-        answer.map_err(DomainError::store("giving a lease back"))
+        answer.map_err(DomainError::store("settling a lease"))
+    }
+
+    /// Releases the lease of a request that is refused after all. It is no settlement: no gateway sent one.
+    pub async fn roll_back(&self, entry: &PoolEntry, holder: &HolderId, lease: LeaseId) {
+        if let Err(error) = self.store.settle(&entry.pool, holder, lease).await {
+            debug!(%error, %lease, "the lease of a refused request stays until the next KeepAlive");
+        }
     }
 
     /// Keeps a holder alive in one pool and makes the table equal to its list. The flag is false where the list

@@ -2,9 +2,9 @@
 
 use std::{cmp::Reverse, collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use evenkeel_domain::{
+use evenkeel_domain::{clean,
     DomainError, NAME_BYTES_MAX, StoreError,
-    usage::{Day, NONE, RowKey, SEPARATOR, SessionKey, SessionSum, Turn, Usage, write_name, write_row},
+    usage::{Day, NONE, RowKey, SEPARATOR, SessionKey, SessionSum, Turn, Usage, write_row},
 };
 use futures::Stream;
 use tokio::sync::SemaphorePermit;
@@ -136,11 +136,9 @@ struct Section {
     days: RangeInclusive<Day>,
 }
 
-/// A name to be looked for, cut as the ledger cuts names.
+/// The name to look for, as the ledger stores it; `None` for all.
 fn wanted(name: &str) -> Option<String> {
-    let mut cut = String::new();
-    write_name(&mut cut, name, NAME_BYTES_MAX);
-    (!cut.is_empty()).then_some(cut)
+    (!name.is_empty()).then(|| clean(name, NAME_BYTES_MAX).into_owned())
 }
 
 fn is_wanted(wanted: Option<&String>, name: &str) -> bool {

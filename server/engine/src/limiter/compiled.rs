@@ -1,6 +1,7 @@
-//! The rules as requests are held against them: what can be worked out once is worked out once.
+//! The rules, prepared for requests: what does not depend on the request is computed once after each reload.
 
 use std::{
+    cell::Cell,
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
@@ -8,7 +9,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use evenkeel_domain::limit::{
     Algorithm, Bucket, Condition, Counts, Facts, Key, Limit, LimitRules, Meter, OnOutage, Period, QuotaKind,
-    QuotaRule, Rejected, Rule, Window, price::Tokens,
+    QuotaRule, Rejected, Rule, Window,
 };
 use evenkeel_telemetry::{LimitCounters, LimitMetrics};
 
@@ -33,15 +34,39 @@ pub(super) struct Entry {
     pub(super) counters: LimitCounters,
 }
 
-/// What one request is counted by.
+/// A limit or quota that applies to one request.
 #[derive(Clone)]
-pub(super) struct Chosen {
+pub(super) struct SelectedLimit {
     /// Index of the entry.
     pub(super) entry: usize,
     pub(super) meter: Meter,
 }
 
-/// All rules, ready for requests.
+/// What one request is expected to use, and what that costs: computed once for all limits that count cost.
+struct Expected<'r> {
+    estimate: &'r Estimate,
+    rules: &'r LimitRules,
+    model: &'r str,
+    /// The last margin asked for, and its cost.
+    cost: Cell<Option<(f64, u64)>>,
+}
+
+impl Expected<'_> {
+    fn amount(&self, counts: Counts, margin: f64) -> u64 {
+        let tokens = self.estimate.with_margin(margin);
+        let cost = || match self.cost.get() {
+            Some((known, cost)) if known.to_bits() == margin.to_bits() => cost,
+            _ => {
+                let cost = self.rules.prices.cost(self.model, &tokens);
+                self.cost.set(Some((margin, cost)));
+                cost
+            }
+        };
+        counts.amount(&tokens, cost).max(1)
+    }
+}
+
+/// All rules, prepared for requests.
 pub(super) struct Compiled {
     pub(super) rules: Arc<LimitRules>,
     pub(super) entries: Vec<Entry>,
@@ -151,23 +176,13 @@ impl Entry {
         window
     }
 
-    /// What a request that is expected to use so much takes.
-    pub(super) fn cost(&self, estimate: &Estimate, rules: &LimitRules, model: &str) -> u64 {
-        if self.source.counts() == Counts::Requests || self.source.is_concurrency() {
-            return 1;
+    /// What a request reserves here.
+    fn cost(&self, expected: &Expected<'_>) -> u64 {
+        if self.source.is_concurrency() {
+            1
+        } else {
+            expected.amount(self.source.counts(), self.source.margin())
         }
-        let tokens = estimate.with_margin(self.source.margin());
-        counted(self.source.counts(), &tokens, rules, model).max(1)
-    }
-}
-
-fn counted(counts: Counts, tokens: &Tokens, rules: &LimitRules, model: &str) -> u64 {
-    match counts {
-        Counts::Requests => 1,
-        Counts::Tokens => tokens.total(),
-        Counts::InputTokens => tokens.input,
-        Counts::OutputTokens => tokens.output,
-        Counts::Cost => rules.prices.cost(model, tokens),
     }
 }
 
@@ -252,16 +267,17 @@ impl Compiled {
         Self { rules, entries, keys, by_name, wanted_headers, ttl_ms }
     }
 
-    /// What a request is counted by; what it is not limited by is left out.
-    pub(super) fn choose(
+    /// Selects what limits a request.
+    pub(super) fn select(
         &self,
         facts: &Facts,
         overrides: &Overrides,
         estimate: &Estimate,
         now_ms: u64,
-    ) -> Vec<Chosen> {
+    ) -> Vec<SelectedLimit> {
+        let expected = Expected { estimate, rules: &self.rules, model: &facts.model, cost: Cell::new(None) };
         let mut buckets: Vec<Option<Option<Arc<Bucket>>>> = vec![None; self.keys.len()];
-        let mut chosen = Vec::with_capacity(self.entries.len().min(8));
+        let mut selected = Vec::with_capacity(self.entries.len().min(8));
         for (i, entry) in self.entries.iter().enumerate() {
             if entry.unmet(facts).is_some() {
                 continue;
@@ -276,7 +292,7 @@ impl Compiled {
             let Some(bucket) = bucket else { continue };
             let Some(amount) = entry.amount(facts, &bucket, overrides) else { continue };
             let rule = entry.rule(amount, self.ttl_ms, now_ms);
-            let cost = entry.cost(estimate, &self.rules, &facts.model).min(rule.most()).max(1);
+            let cost = entry.cost(&expected).min(rule.most()).max(1);
             let meter = Meter {
                 bucket,
                 name: Arc::clone(entry.name()),
@@ -286,9 +302,9 @@ impl Compiled {
                 shadow: entry.source.shadow(),
                 on_outage: entry.source.on_outage(),
             };
-            chosen.push(Chosen { entry: i, meter });
+            selected.push(SelectedLimit { entry: i, meter });
         }
-        chosen
+        selected
     }
 
     /// The key a request would be counted under, or the attribute it lacks.

@@ -10,7 +10,7 @@ use evenkeel_domain::{
 };
 use evenkeel_store::counters::{Ground, Reading};
 
-use super::{Ask, Limiter, compiled::Entry, estimates::Estimate};
+use super::{LimitRequest, Limiter, compiled::Entry, estimates::Estimate};
 
 /// One limit or quota, seen from one request.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,17 +85,17 @@ impl Limiter {
     ///
     /// # Errors
     /// Where the store is away.
-    pub async fn explain(&self, ask: &Ask) -> Result<Explained, StoreError> {
+    pub async fn explain(&self, request: &LimitRequest) -> Result<Explained, StoreError> {
         let compiled = self.compiled();
         let overrides = self.overrides.load();
         let estimate = self.estimates.estimate(
             &compiled.rules,
-            &ask.facts.model,
-            ask.prompt_bytes,
-            ask.max_output_tokens,
+            &request.facts.model,
+            request.prompt_bytes,
+            request.max_output_tokens,
         );
-        let chosen = compiled.choose(&ask.facts, &overrides, &estimate, unix_ms());
-        let verdict = self.counters.peek(chosen.iter().map(|chosen| chosen.meter.clone()).collect()).await?;
+        let selected = compiled.select(&request.facts, &overrides, &estimate, unix_ms());
+        let verdict = self.counters.peek(selected.iter().map(|limit| limit.meter.clone()).collect()).await?;
         let mut limits = Vec::with_capacity(compiled.entries.len());
         for (i, entry) in compiled.entries.iter().enumerate() {
             let mut explanation = Explanation {
@@ -109,26 +109,27 @@ impl Limiter {
                 quota: entry.source.is_quota(),
                 prepaid: false,
             };
-            match chosen.iter().position(|chosen| chosen.entry == i) {
+            match selected.iter().position(|limit| limit.entry == i) {
                 Some(at) => {
-                    let meter = &chosen[at].meter;
+                    let meter = &selected[at].meter;
                     explanation.applies = true;
-                    explanation.why = why(entry, &ask.facts);
+                    explanation.why = why(entry, &request.facts);
                     explanation.key = meter.bucket.to_string();
                     explanation.cost = meter.cost;
                     explanation.reading = verdict.readings.get(at).copied().unwrap_or_default();
                     explanation.prepaid = matches!(meter.rule, evenkeel_domain::limit::Rule::Prepaid { .. });
                 }
                 None => {
-                    explanation.why = match (entry.unmet(&ask.facts), compiled.bucket_of(entry, &ask.facts)) {
-                        (Some(condition), _) => {
-                            let value = condition.attribute.value(&ask.facts);
-                            let value = value.map_or("absent".to_owned(), |value| format!("{value:?}"));
-                            format!("does not apply: needs {condition}; it is {value}")
-                        }
-                        (None, Err(lacks)) => format!("does not apply: the request has no {lacks}"),
-                        (None, Ok(bucket)) => format!("unlimited for {bucket}"),
-                    };
+                    explanation.why =
+                        match (entry.unmet(&request.facts), compiled.bucket_of(entry, &request.facts)) {
+                            (Some(condition), _) => {
+                                let value = condition.attribute.value(&request.facts);
+                                let value = value.map_or("absent".to_owned(), |value| format!("{value:?}"));
+                                format!("does not apply: needs {condition}; it is {value}")
+                            }
+                            (None, Err(lacks)) => format!("does not apply: the request has no {lacks}"),
+                            (None, Ok(bucket)) => format!("unlimited for {bucket}"),
+                        };
                 }
             }
             limits.push(explanation);

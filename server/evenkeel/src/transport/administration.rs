@@ -13,7 +13,7 @@ use super::auth::Admins;
 /// Limits, quotas and drains as administrators see them, and who is one.
 pub struct Administration {
     /// Quotas.
-    pub quotas: Quotas,
+    pub quotas: Arc<Quotas>,
     /// Overrides of limits.
     pub overrides: Arc<OverrideBook>,
     /// Drained endpoints.

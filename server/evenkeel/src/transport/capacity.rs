@@ -10,7 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 use evenkeel_domain::{
     DomainError, StoreError,
-    activity::{Counts, FATES, Fate, Nearest, SidecarStatus, StoreKind, admitted_and_refused},
+    activity::{ADMIT_RESULTS, AdmitResult, Counts, Nearest, SidecarStatus, StoreKind, admitted_and_refused},
     clock::unix_ms,
     limit::{self, LimitRules, QuotaKind},
     page::page_at,
@@ -300,7 +300,7 @@ impl Capacity {
 
     async fn last_minute(&self) -> Option<Counts> {
         let Steps { counts, .. } = self.told(self.history.steps(60_000, None)).await.ok()?;
-        let mut sum = [0; FATES];
+        let mut sum = [0; ADMIT_RESULTS];
         counts.iter().for_each(|counts| evenkeel_domain::activity::add(&mut sum, counts));
         Some(sum)
     }
@@ -423,7 +423,8 @@ impl Capacity {
 #[must_use]
 pub fn name_counts(counts: &Counts) -> serde_json::Map<String, serde_json::Value> {
     let (admitted, refused) = admitted_and_refused(counts);
-    let named = Fate::ALL.iter().zip(counts).map(|(fate, n)| (fate.name().to_owned(), (*n).into()));
+    let named =
+        AdmitResult::ALL.iter().zip(counts).map(|(result, n)| (result.name().to_owned(), (*n).into()));
     let sums = [("admitted".to_owned(), admitted.into()), ("refused".to_owned(), refused.into())];
     sums.into_iter().chain(named).collect()
 }
@@ -516,6 +517,6 @@ mod tests {
             (&named["admitted"], &named["refused"], &named["quota"]),
             (&6.into(), &30.into(), &7.into())
         );
-        assert_eq!(named.len(), FATES + 2);
+        assert_eq!(named.len(), ADMIT_RESULTS + 2);
     }
 }

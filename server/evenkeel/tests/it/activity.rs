@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::activity::{
-    Burn, FATES, Fate, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution, SidecarStatus,
+    ADMIT_RESULTS, AdmitResult, Burn, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution,
+    SidecarStatus,
 };
 use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use evenkeel_store::{
@@ -70,8 +71,8 @@ async fn told(sidecar: &Sidecar, path: &str, expected: impl Fn(&Value) -> bool) 
     .await
 }
 
-fn sum(series: &Value, fate: &str) -> u64 {
-    series["series"][fate].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum()
+fn sum(series: &Value, result: &str) -> u64 {
+    series["series"][result].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum()
 }
 
 #[tokio::test]
@@ -88,7 +89,7 @@ async fn any_sidecar_tells_what_happened_at_all() {
     assert!(matches!(admit(&a, "bob", 6).await, Answer::Denied(_)));
 
     let activity = told(&b, "/api/v1/activity?span=15m", |v| {
-        ["shared", "limit", "pool_full"].map(|fate| sum(v, fate)) == [4, 1, 1]
+        ["shared", "limit", "pool_full"].map(|result| sum(v, result)) == [4, 1, 1]
     })
     .await;
     assert_eq!((activity["step_ms"].as_u64(), activity["steps"].as_u64()), (Some(10_000), Some(90)));
@@ -359,7 +360,7 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
     assert!(store.nearest().await.unwrap().is_empty() && store.burns().await.unwrap().is_empty());
 
     let steps = |n| {
-        let counts = [n; FATES];
+        let counts = [n; ADMIT_RESULTS];
         vec![PoolSteps { route: "r".into(), cluster: "c".into(), steps: vec![(3, counts)] }]
     };
     for n in [1, 2] {
@@ -379,7 +380,7 @@ async fn lists_are_bounded(store: &dyn ActivityStore) {
         at_ms: i as u64,
         route: String::new(),
         cluster: "c".into(),
-        reason: Fate::Quota,
+        reason: AdmitResult::Quota,
         why: "none left".into(),
         status: 429,
         retry_after_ms: 0,

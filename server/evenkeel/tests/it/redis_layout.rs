@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::PoolId;
-use evenkeel_store::{Admit, Choice, Pool, Store};
+use evenkeel_store::{Admit, Pool, Store};
 
 use crate::{
     contract::{held, holder, lease, pool, redis_options, redis_store, roster},
@@ -12,7 +12,7 @@ use crate::{
 
 const TTL: Duration = Duration::from_secs(60);
 
-async fn admit(store: &dyn Store, pool: &Arc<Pool>, number: u64) -> Choice {
+async fn admit(store: &dyn Store, pool: &Arc<Pool>, number: u64) -> Option<Arc<str>> {
     let admit = Admit {
         pool: Arc::clone(pool),
         roster: roster(&[("a", 1.0, 0), ("b", 1.0, 0)]),
@@ -99,7 +99,7 @@ async fn higress_table_is_shared() {
     let pool = Arc::new(Pool { id: PoolId::new("r", "outbound|80||c.dns").unwrap(), higress_table: true });
     let key = "higress:global_least_request_table:r:outbound|80||c.dns";
     redis.command(&["HINCRBY", key, "a", "3"]);
-    assert_eq!(admit(&*store, &pool, 1).await, Choice::Endpoint("b".into()));
+    assert_eq!(admit(&*store, &pool, 1).await, Some("b".into()));
     redis.command(&["HINCRBY", key, "b", "1"]);
     let count = |endpoint: &str| -> Option<i64> {
         redis::from_redis_value(redis.command(&["HGET", key, endpoint])).unwrap()
@@ -110,7 +110,7 @@ async fn higress_table_is_shared() {
     // The other gateway counts down once too often; ours neither follows nor chokes.
     redis.command(&["HINCRBY", key, "b", "-2"]);
     assert_eq!(count("b"), Some(-1));
-    assert_eq!(admit(&*store, &pool, 2).await, Choice::Endpoint("b".into()));
+    assert_eq!(admit(&*store, &pool, 2).await, Some("b".into()));
     assert_eq!(count("b"), Some(1));
     assert_eq!(store.table(&pool).await.unwrap().in_flight.get("a"), Some(&3));
     assert_eq!(store.audit(&pool).await.unwrap(), 0, "foreign counts have no leases to be audited by");

@@ -20,7 +20,7 @@ pub use drains::{MemoryChanges, MemoryDrains};
 use evenkeel_domain::{HolderId, LeaseId, PoolId, StoreError, choose, clock::unix_ms};
 pub use records::MemoryRecords;
 
-use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, Table};
+use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table};
 
 /// Most leases given back by one [`Store::reap`].
 pub const REAP_MAX: usize = 1000;
@@ -192,20 +192,20 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn admit(&self, admit: Admit) -> Result<Choice, StoreError> {
+    async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError> {
         let (now, deadline) = (self.now_ms(), self.deadline_ms());
         Ok(self.with(&admit.pool, |table| {
             table.deadlines.insert(admit.holder.clone(), deadline);
             if let Some(lease) = table.leases.get(&admit.holder).and_then(|l| l.get(&admit.lease)) {
-                return Choice::Endpoint(Arc::clone(&lease.endpoint));
+                return Some(Arc::clone(&lease.endpoint));
             }
             match choose(&admit.roster, admit.tie, |address| table.load(address)) {
-                None => Choice::Full,
+                None => None,
                 Some(endpoint) => {
                     let endpoint = Arc::clone(&endpoint.address);
                     let lease = Lease { id: admit.lease, endpoint: Arc::clone(&endpoint), since_ms: now };
                     table.insert(&admit.holder, lease);
-                    Choice::Endpoint(endpoint)
+                    Some(endpoint)
                 }
             }
         }))

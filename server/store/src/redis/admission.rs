@@ -16,7 +16,7 @@ use super::{
     lane::{BATCH_MAX, Work},
     link::Way,
 };
-use crate::{Choice, Pool};
+use crate::Pool;
 
 /// One operation.
 pub(super) struct Op {
@@ -29,7 +29,7 @@ pub(super) struct Op {
 
 /// What an operation does, and where its answer goes.
 pub(super) enum Kind {
-    Admit { roster: Arc<Roster>, tie: u32, answer: oneshot::Sender<Result<Choice, StoreError>> },
+    Admit { roster: Arc<Roster>, tie: u32, answer: oneshot::Sender<Result<Option<Arc<str>>, StoreError>> },
     Settle { answer: oneshot::Sender<Result<bool, StoreError>> },
 }
 

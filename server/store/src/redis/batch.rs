@@ -12,7 +12,6 @@ use super::{
     admission::{Kind, Op, PoolWork},
     script::{COMMIT, Call, Reply},
 };
-use crate::Choice;
 
 /// Operations by holder; within a holder settlements first.
 pub(super) struct Batch {
@@ -169,16 +168,16 @@ impl Op {
     }
 }
 
-fn choice(reply: &Reply, roster: &Roster, value: Value) -> Result<Choice, StoreError> {
+fn choice(reply: &Reply, roster: &Roster, value: Value) -> Result<Option<Arc<str>>, StoreError> {
     match value {
-        Value::Int(0) => Ok(Choice::Full),
+        Value::Int(0) => Ok(None),
         Value::Int(n) => usize::try_from(n - 1)
             .ok()
             .and_then(|i| roster.endpoints().get(i))
-            .map(|endpoint| Choice::Endpoint(Arc::clone(&endpoint.address)))
+            .map(|endpoint| Some(Arc::clone(&endpoint.address)))
             .ok_or_else(|| reply.corrupt(&Value::Int(n))),
         Value::BulkString(ref address) => match std::str::from_utf8(address) {
-            Ok(address) => Ok(Choice::Endpoint(address.into())),
+            Ok(address) => Ok(Some(address.into())),
             Err(_) => Err(reply.corrupt(&value)),
         },
         other => Err(reply.corrupt(&other)),

@@ -29,7 +29,7 @@ use script::{AUDIT, Call, KEEP_ALIVE, PROBE, REAP, TABLE};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, Table};
+use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table};
 
 mod activity;
 mod admission;
@@ -209,7 +209,7 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn admit(&self, admit: Admit) -> Result<Choice, StoreError> {
+    async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError> {
         let (answer, answered) = oneshot::channel();
         let kind = Kind::Admit { roster: admit.roster, tie: admit.tie, answer };
         let span = self.shared.span("evenkeel.store commit", "commit");

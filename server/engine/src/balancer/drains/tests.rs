@@ -1,4 +1,5 @@
 use evenkeel_config::Config;
+use evenkeel_domain::verdict::{Reason, Verdict};
 use evenkeel_domain::{Endpoint, HolderId, LeaseId, Roster};
 use evenkeel_store::{
     Table,
@@ -11,7 +12,7 @@ use super::*;
 use crate::{
     activity::Recorder,
     audit::tests::audit,
-    balancer::{Answer, Question, directory::Candidate, view::PoolView},
+    balancer::{PickRequest, directory::Candidate, view::PoolView},
 };
 
 const POOLS: &str = "
@@ -89,9 +90,9 @@ async fn where_all_are_drained_the_answer_says_so() {
     for endpoint in ["m-0:80", "m-1:80", "m-2:80"] {
         book.drain(endpoint, None, "", "ops").await.unwrap();
     }
-    let place = async |cluster: &str, offered: &[&str]| {
+    let pick = async |cluster: &str, offered: &[&str]| {
         let entry = book.balancer.directory.resolve("", cluster).unwrap();
-        let question = Question {
+        let request = PickRequest {
             route: "".into(),
             cluster: cluster.into(),
             holder: HolderId::new("h").unwrap(),
@@ -101,11 +102,11 @@ async fn where_all_are_drained_the_answer_says_so() {
                 .map(|address| Candidate { address: (*address).to_owned(), weight: 0.0, cap: 0 })
                 .collect(),
         };
-        book.balancer.place(&entry, question).await.unwrap()
+        book.balancer.pick(&entry, request).await.unwrap()
     };
-    assert_eq!(place("llm", &[]).await, Answer::AllDrained);
-    assert_eq!(place("third", &["m-0:80"]).await, Answer::AllDrained);
-    assert_eq!(place("third", &[]).await, Answer::NoEndpoints, "which has none at all");
+    assert_eq!(pick("llm", &[]).await, Verdict::Refused(Reason::AllDrained));
+    assert_eq!(pick("third", &["m-0:80"]).await, Verdict::Refused(Reason::AllDrained));
+    assert_eq!(pick("third", &[]).await, Verdict::Refused(Reason::NoEndpoints), "which has none at all");
 }
 
 #[tokio::test]

@@ -14,9 +14,10 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use crate::transport::capacity::Capacity;
 
 mod admin;
-mod facts;
 mod gateway;
 mod inspect;
+mod keep_alive;
+mod request;
 mod rls;
 mod spans;
 

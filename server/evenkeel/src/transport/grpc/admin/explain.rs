@@ -5,13 +5,13 @@ use evenkeel_engine::limiter::{Limiter, explain::Explanation as Explained};
 use evenkeel_proto::v1::{ExplainRequest, ExplainResponse, Explanation, Tokens};
 use tonic::Status;
 
-use crate::transport::{grpc::facts, status::to_status};
+use crate::transport::{grpc::request, status::to_status};
 
 pub(super) async fn explain(limiter: &Limiter, request: ExplainRequest) -> Result<ExplainResponse, Status> {
     let missing = || to_status(&DomainError::invalid("request", "given", "none"));
     let mut request = request.request.ok_or_else(missing)?;
     let pool = request.pool.take().unwrap_or_default();
-    let ask = facts::ask(request, pool);
+    let ask = request::limit_request(request, pool);
     let explained = limiter.explain(&ask).await.map_err(DomainError::store("explaining"));
     let explained = explained.map_err(|e| to_status(&e))?;
     let estimate =

@@ -2,7 +2,7 @@
 
 use evenkeel_domain::{
     DomainError,
-    activity::{Counts, Fate, Refused, Resolution, StoreKind as Kind},
+    activity::{AdmitResult, Counts, Refused, Resolution, StoreKind as Kind},
     page::page_size_of,
 };
 use evenkeel_engine::activity::Steps;
@@ -65,17 +65,17 @@ pub(super) async fn activity(
 }
 
 fn step(counts: &Counts, at_ms: u64) -> ActivityStep {
-    let of = |fate: Fate| counts[fate as usize];
+    let of = |result: AdmitResult| counts[result as usize];
     ActivityStep {
         at_ms,
-        shared: of(Fate::Shared),
-        local: of(Fate::Local),
-        open: of(Fate::Open),
-        pool_full: of(Fate::PoolFull),
-        no_endpoints: of(Fate::NoEndpoints),
-        limit: of(Fate::Limit),
-        quota: of(Fate::Quota),
-        store_unavailable: of(Fate::StoreUnavailable),
+        shared: of(AdmitResult::Shared),
+        local: of(AdmitResult::Local),
+        open: of(AdmitResult::Open),
+        pool_full: of(AdmitResult::PoolFull),
+        no_endpoints: of(AdmitResult::NoEndpoints),
+        limit: of(AdmitResult::Limit),
+        quota: of(AdmitResult::Quota),
+        store_unavailable: of(AdmitResult::StoreUnavailable),
     }
 }
 
@@ -144,12 +144,12 @@ pub(super) async fn refusal(capacity: &Capacity, request: GetRefusalRequest) -> 
 
 fn encode(refused: Refused) -> Refusal {
     let reason = match refused.reason {
-        Fate::PoolFull => Reason::PoolFull,
-        Fate::NoEndpoints => Reason::NoEndpoints,
-        Fate::Limit => Reason::Limit,
-        Fate::Quota => Reason::Quota,
-        Fate::StoreUnavailable => Reason::StoreUnavailable,
-        Fate::Shared | Fate::Local | Fate::Open => Reason::Unspecified, // never refused
+        AdmitResult::PoolFull => Reason::PoolFull,
+        AdmitResult::NoEndpoints => Reason::NoEndpoints,
+        AdmitResult::Limit => Reason::Limit,
+        AdmitResult::Quota => Reason::Quota,
+        AdmitResult::StoreUnavailable => Reason::StoreUnavailable,
+        AdmitResult::Shared | AdmitResult::Local | AdmitResult::Open => Reason::Unspecified, // never refused
     };
     Refusal {
         request_id: refused.request_id,

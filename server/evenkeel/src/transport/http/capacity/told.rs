@@ -11,7 +11,7 @@ use axum::{
 };
 use evenkeel_domain::{
     DomainError,
-    activity::{Fate, Nearest, Refused, Repair, SidecarStatus},
+    activity::{AdmitResult, Nearest, Refused, Repair, SidecarStatus},
     page::page_size_of,
 };
 use evenkeel_engine::activity::{QuotaBurn, Steps};
@@ -55,8 +55,8 @@ async fn activity(State(http): Shared, uri: Uri) -> Answer {
     let entry = if cluster.is_empty() { None } else { Some(capacity.pool(route, cluster)?) };
     let pool = entry.as_ref().map(|entry| (entry.pool.id.route(), entry.pool.id.cluster()));
     let Steps { step_ms, from_ms, counts } = capacity.told(capacity.history.steps(span_ms, pool)).await?;
-    let series: Map<String, Value> = (Fate::ALL.iter().enumerate())
-        .map(|(i, fate)| (fate.name().to_owned(), counts.iter().map(|counts| counts[i]).collect()))
+    let series: Map<String, Value> = (AdmitResult::ALL.iter().enumerate())
+        .map(|(i, result)| (result.name().to_owned(), counts.iter().map(|counts| counts[i]).collect()))
         .collect();
     let body = json!({"step_ms": step_ms, "from_ms": from_ms, "steps": counts.len(), "series": series});
     Ok(Json(body).into_response())

@@ -1,5 +1,5 @@
-//! Quota paths through the gateway, for clients of Higress's ai-quota: `GET …?consumer=`, `POST …/refresh` and `POST
-//! …/delta`, by administrating consumers. The statuses and bodies are those such clients know.
+//! Administrators' calls about quotas through the gateway, for clients of Higress's ai-quota: `GET …?consumer=`,
+//! `POST …/refresh` and `POST …/delta`. Statuses and bodies are those of ai-quota.
 
 use std::borrow::Cow;
 
@@ -9,39 +9,34 @@ use serde_json::json;
 
 use super::quotas::{QuotaEdit, Quotas};
 
-/// A request that is answered here.
+/// A call that the sidecar answers itself.
 #[derive(Clone, Copy, Debug)]
-pub struct OwnCall<'a> {
-    /// HTTP method.
+pub struct AdminCall<'a> {
     pub method: &'a str,
     /// Path with its query.
     pub path: &'a str,
-    /// Body.
     pub body: &'a [u8],
-    /// Who asks; empty where the gateway knows of nobody.
+    /// The authenticated consumer; empty where there is none.
     pub consumer: &'a str,
-    /// The same when the gateway sends the call again, such as `holder:lease`: a change then happens once.
+    /// Makes a repeated call harmless, such as `holder:lease`.
     pub request_id: &'a str,
 }
 
-/// The answer to an [`OwnCall`].
+/// The response to an [`AdminCall`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnAnswer {
-    /// HTTP status.
+pub struct DirectResponse {
     pub status: u16,
-    /// Headers.
     pub headers: Vec<(&'static str, &'static str)>,
-    /// Body.
     pub body: Vec<u8>,
 }
 
-/// Answers, for the first quota of the configuration; `admins` are the consumers that may.
-pub async fn answer_own(quotas: &Quotas, admins: &[String], call: OwnCall<'_>) -> OwnAnswer {
+/// Answers a call, for the first configured quota. `admins` are the consumers allowed to call.
+pub async fn respond(quotas: &Quotas, admins: &[String], call: AdminCall<'_>) -> DirectResponse {
     if call.consumer.is_empty() {
-        return text(401, "quota: the request tells no consumer");
+        return text(401, "quota: the request has no consumer");
     }
     if !admins.iter().any(|admin| admin == call.consumer) {
-        return text(403, "quota: this consumer is no administrator of quotas");
+        return text(403, "quota: this consumer is not an administrator of quotas");
     }
     let names = quotas.names();
     let Some(quota) = names.first() else { return text(404, "quota: no quota is configured") };
@@ -80,7 +75,7 @@ pub async fn answer_own(quotas: &Quotas, admins: &[String], call: OwnCall<'_>) -
     }
 }
 
-async fn look_up(quotas: &Quotas, quota: &str, method: &str, query: &str) -> OwnAnswer {
+async fn look_up(quotas: &Quotas, quota: &str, method: &str, query: &str) -> DirectResponse {
     if method != "GET" {
         return not_allowed("GET");
     }
@@ -88,7 +83,7 @@ async fn look_up(quotas: &Quotas, quota: &str, method: &str, query: &str) -> Own
         return text(403, "quota: the query needs consumer");
     };
     match quotas.get(quota, &consumer).await {
-        Ok(view) => OwnAnswer {
+        Ok(view) => DirectResponse {
             status: 200,
             headers: vec![("content-type", "application/json")],
             body: json!({"consumer": consumer, "quota": view.record.balance}).to_string().into_bytes(),
@@ -103,7 +98,7 @@ fn form<'a>(form: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
     pairs.find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_empty())
 }
 
-fn failed(error: &DomainError) -> OwnAnswer {
+fn failed(error: &DomainError) -> DirectResponse {
     let status = match error {
         DomainError::Store { source: StoreError::Script { .. } | StoreError::Corrupt { .. }, .. } => 500,
         DomainError::Store { .. } => 503,
@@ -113,14 +108,14 @@ fn failed(error: &DomainError) -> OwnAnswer {
     text(status, &format!("quota: {error}"))
 }
 
-fn not_allowed(method: &'static str) -> OwnAnswer {
+fn not_allowed(method: &'static str) -> DirectResponse {
     let mut answer = text(405, &format!("quota: this path takes {method}"));
     answer.headers.push(("allow", method));
     answer
 }
 
-fn text(status: u16, body: &str) -> OwnAnswer {
-    OwnAnswer { status, headers: vec![("content-type", "text/plain")], body: body.as_bytes().to_vec() }
+fn text(status: u16, body: &str) -> DirectResponse {
+    DirectResponse { status, headers: vec![("content-type", "text/plain")], body: body.as_bytes().to_vec() }
 }
 
 #[cfg(test)]
@@ -131,8 +126,8 @@ mod tests {
 
     async fn ask(quotas: &Quotas, method: &str, path: &str, body: &str, consumer: &str) -> (u16, String) {
         let path = format!("{BASE}{path}");
-        let call = OwnCall { method, path: &path, body: body.as_bytes(), consumer, request_id: "" };
-        let answer = answer_own(quotas, &["boss".to_owned()], call).await;
+        let call = AdminCall { method, path: &path, body: body.as_bytes(), consumer, request_id: "" };
+        let answer = respond(quotas, &["boss".to_owned()], call).await;
         (answer.status, String::from_utf8(answer.body).unwrap())
     }
 
@@ -158,9 +153,9 @@ mod tests {
         let quotas = quotas(&["first"]);
         let path = format!("{BASE}/delta");
         let body = b"consumer=a&value=5";
-        let call = OwnCall { method: "POST", path: &path, body, consumer: "boss", request_id: "h:7" };
+        let call = AdminCall { method: "POST", path: &path, body, consumer: "boss", request_id: "h:7" };
         for _ in 0..2 {
-            assert_eq!(answer_own(&quotas, &["boss".to_owned()], call).await.status, 200);
+            assert_eq!(respond(&quotas, &["boss".to_owned()], call).await.status, 200);
         }
         assert_eq!(quotas.get("", "a").await.unwrap().record.balance, 5);
     }

@@ -1,5 +1,5 @@
-//! Reservations of requests under way whose Admit this sidecar answered: for those whose gateway never got the answer,
-//! and so settles without a ticket.
+//! Tickets of running requests that this sidecar admitted: a gateway that never received the answer settles without
+//! one.
 
 use std::{
     collections::HashMap,
@@ -27,14 +27,14 @@ enum State {
 
 type Part = HashMap<ReservationId, (Instant, State)>;
 
-/// What is open.
+/// Tickets by holder and lease.
 #[derive(Default)]
-pub(super) struct Open {
+pub(super) struct OpenRequests {
     parts: [Mutex<Part>; PARTS],
 }
 
-impl Open {
-    /// Keeps a ticket. False: the request has ended already.
+impl OpenRequests {
+    /// Keeps a ticket. False where the request has already ended.
     pub(super) fn admitted(&self, id: &ReservationId, ticket: &[u8]) -> bool {
         let mut part = self.part(id).lock();
         if let Some((_, State::Ended)) = part.get(id) {
@@ -47,8 +47,8 @@ impl Open {
         true
     }
 
-    /// Takes the ticket of a request that has ended; `None` where it is not known. `is_early`: its Admit may be under
-    /// way, and is to be told.
+    /// Removes and returns the ticket of a request that has ended. With `is_early` its Admit may still be under way, and
+    /// [`Self::admitted`] then returns false.
     pub(super) fn ended(&self, id: &ReservationId, is_early: bool) -> Option<Vec<u8>> {
         let mut part = self.part(id).lock();
         match part.remove(id) {
@@ -62,7 +62,7 @@ impl Open {
         }
     }
 
-    /// Forgets what is too old. To be called now and then.
+    /// Forgets entries past their age.
     pub(super) fn purge(&self) {
         for part in &self.parts {
             part.lock().retain(|_, (since, state)| {

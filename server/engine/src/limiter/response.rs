@@ -1,75 +1,58 @@
-//! What a client is told: fields of the IETF draft *RateLimit header fields for HTTP*
+//! The response to a client: fields of the IETF draft *RateLimit header fields for HTTP*
 //! (draft-ietf-httpapi-ratelimit-headers, as of -10), the older `X-RateLimit-*`, and refusals it can act on.
 
 use std::fmt::Write as _;
 
-use evenkeel_domain::limit::{Algorithm, Counts, Meter, Period, QuotaKind};
+use evenkeel_domain::{
+    limit::{Algorithm, Counts, Facts, Meter, Period, QuotaKind},
+    verdict::{Reason, Refusal, RefusalDetails, error_body},
+};
 use evenkeel_store::counters::Reading;
 
-use super::compiled::{Chosen, Compiled, Source};
-use crate::activity::RefusalFacts;
+use super::compiled::{Compiled, SelectedLimit, Source};
 
-/// A header of an answer, name in lower case.
+/// A response header; the name is in lower case.
 pub type Header = (&'static str, String);
 
-/// A refusal.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Refusal {
-    /// Name of the limit or quota that refuses; of several the one that does so longest.
-    pub name: std::sync::Arc<str>,
-    /// Whether it is a quota.
-    pub quota: bool,
-    /// HTTP status.
-    pub status: u16,
-    /// Headers, names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// Body.
-    pub body: String,
-    /// Time until a retry can succeed; 0: none will by itself.
-    pub retry_after_ms: u64,
-    /// For who asks later why.
-    pub facts: Box<RefusalFacts>,
-}
-
-/// A running request may end at any time.
+/// A concurrent request may end at any time.
 const RUNNING_RETRY_MS: u64 = 1000;
 
-/// The fields that tell of the limits of a request. Those in shadow mode are not told of.
-pub(super) fn headers(compiled: &Compiled, chosen: &[Chosen], readings: &[Reading]) -> Vec<Header> {
-    let told = compiled.rules.headers;
+/// Writes the header fields for the limits of a request, without those in shadow mode.
+pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], readings: &[Reading]) -> Vec<Header> {
+    let wanted = compiled.rules.headers;
     let mut headers = Vec::new();
-    let shown = || chosen.iter().zip(readings).filter(|(chosen, _)| !chosen.meter.shadow);
+    let shown = || limits.iter().zip(readings).filter(|(limit, _)| !limit.meter.shadow);
     if shown().next().is_none() {
         return headers;
     }
-    if told.ietf {
-        let (mut policy, mut limit) = (String::with_capacity(64), String::with_capacity(64));
-        for (chosen, reading) in shown() {
+    if wanted.ietf {
+        let (mut policy, mut left) = (String::with_capacity(64), String::with_capacity(64));
+        for (limit, reading) in shown() {
             let separator = if policy.is_empty() { "" } else { ", " };
-            let source = &compiled.entries[chosen.entry].source;
-            let _ = write!(policy, "{separator}\"{}\";q={}", chosen.meter.name, reading.amount);
+            let source = &compiled.entries[limit.entry].source;
+            let _ = write!(policy, "{separator}\"{}\";q={}", limit.meter.name, reading.amount);
             if let Some(seconds) = period(source).map(Period::policy_seconds) {
                 let _ = write!(policy, ";w={seconds}");
             }
             if let Some(unit) = unit(source) {
                 let _ = write!(policy, ";qu=\"{unit}\"");
             }
-            let _ = write!(limit, "{separator}\"{}\";r={}", chosen.meter.name, remaining(source, reading));
+            let _ = write!(left, "{separator}\"{}\";r={}", limit.meter.name, remaining(source, reading));
             if reading.reset_ms > 0 {
-                let _ = write!(limit, ";t={}", reading.reset_ms.div_ceil(1000));
+                let _ = write!(left, ";t={}", reading.reset_ms.div_ceil(1000));
             }
         }
         headers.push(("ratelimit-policy", policy));
-        headers.push(("ratelimit", limit));
+        headers.push(("ratelimit", left));
     }
-    if told.x {
-        // One limit can be told of: the one that is nearest to its end.
-        let left = |(chosen, reading): &(&Chosen, &Reading)| {
-            let remaining = remaining(&compiled.entries[chosen.entry].source, reading);
+    if wanted.x {
+        // These fields describe one limit: the one closest to its end.
+        let left = |(limit, reading): &(&SelectedLimit, &Reading)| {
+            let remaining = remaining(&compiled.entries[limit.entry].source, reading);
             remaining as f64 / reading.amount.max(1) as f64
         };
-        if let Some((chosen, reading)) = shown().min_by(|a, b| left(a).total_cmp(&left(b))) {
-            let remaining = remaining(&compiled.entries[chosen.entry].source, reading);
+        if let Some((limit, reading)) = shown().min_by(|a, b| left(a).total_cmp(&left(b))) {
+            let remaining = remaining(&compiled.entries[limit.entry].source, reading);
             headers.push(("x-ratelimit-limit", reading.amount.to_string()));
             headers.push(("x-ratelimit-remaining", remaining.to_string()));
             headers.push(("x-ratelimit-reset", reading.reset_ms.div_ceil(1000).to_string()));
@@ -78,12 +61,16 @@ pub(super) fn headers(compiled: &Compiled, chosen: &[Chosen], readings: &[Readin
     headers
 }
 
-/// The answer to a request that is refused; `None` where no reading refuses.
-pub(super) fn refusal(compiled: &Compiled, chosen: &[Chosen], readings: &[Reading]) -> Option<Refusal> {
-    let refusing =
-        chosen.iter().zip(readings).filter(|(chosen, reading)| reading.over && !chosen.meter.shadow);
-    // What no time mends is the longest.
-    let wait = |(chosen, reading): &(&Chosen, &Reading)| match retry_ms(compiled, chosen, reading) {
+/// Builds the refusal of a request; `None` where no counter refuses it.
+pub(super) fn refusal(
+    compiled: &Compiled,
+    limits: &[SelectedLimit],
+    readings: &[Reading],
+    request: &Facts,
+) -> Option<Refusal> {
+    let refusing = limits.iter().zip(readings).filter(|(limit, reading)| reading.over && !limit.meter.shadow);
+    // Of several, the one that refuses for longest; 0 means that waiting does not help.
+    let wait = |(limit, reading): &(&SelectedLimit, &Reading)| match retry_ms(compiled, limit, reading) {
         0 => u64::MAX,
         ms => ms,
     };
@@ -101,37 +88,35 @@ pub(super) fn refusal(compiled: &Compiled, chosen: &[Chosen], readings: &[Readin
     if retry_after_ms > 0 {
         add("retry-after", retry_after_ms.div_ceil(1000).to_string());
     } else {
-        // Read by OpenAI's and Anthropic's clients, which would try again by themselves.
+        // Without it, OpenAI's and Anthropic's clients would retry.
         add("x-should-retry", "false".to_owned());
     }
-    for (name, value) in self::headers(compiled, chosen, readings) {
+    for (name, value) in self::headers(compiled, limits, readings) {
         add(name, value);
     }
     if rejected.body.is_none() {
         add("content-type", "application/json".to_owned());
     }
     Some(Refusal {
-        name: std::sync::Arc::clone(&first.meter.name),
-        quota: source.is_quota(),
+        reason: if source.is_quota() { Reason::Quota } else { Reason::Limit },
         status: rejected.status,
+        retry_after_ms,
         headers,
         body: rejected.body.clone().unwrap_or_else(|| body(source, reading, retry_after_ms)),
-        retry_after_ms,
-        facts: Box::new(facts(source, first, reading)),
+        details: details(source, first, reading, request),
     })
 }
 
-/// What was found; whose request it was is for the caller to add.
-fn facts(source: &Source, chosen: &Chosen, reading: &Reading) -> RefusalFacts {
-    let Meter { bucket, cost, .. } = &chosen.meter;
+fn details(source: &Source, limit: &SelectedLimit, reading: &Reading, request: &Facts) -> RefusalDetails {
+    let Meter { bucket, cost, .. } = &limit.meter;
     let (name, what) = (source.name(), what(source.counts()));
     let is_prepaid = matches!(source, Source::Quota(quota) if quota.kind == QuotaKind::Prepaid);
-    // Of a prepaid quota it is known what is left.
+    // The counter of a prepaid quota holds what is left.
     let (amount, used) = if is_prepaid { (reading.used, 0) } else { (reading.amount, reading.used) };
     let why = match source {
         Source::Limit(limit) if source.is_concurrency() => {
             format!(
-                "limit {:?} lets {amount} requests of {bucket} run at a time; {used} were running",
+                "limit {:?} allows {amount} requests of {bucket} at a time; {used} were running",
                 limit.name
             )
         }
@@ -145,15 +130,22 @@ fn facts(source: &Source, chosen: &Chosen, reading: &Reading) -> RefusalFacts {
             amount.saturating_sub(used)
         ),
     };
-    let (limit, key) = (name.to_string(), bucket.to_string());
-    RefusalFacts { limit, key, amount, used, cost: *cost, why, ..RefusalFacts::default() }
+    RefusalDetails {
+        consumer: request.consumer.clone(),
+        model: request.model.clone(),
+        limit: name.to_string(),
+        key: bucket.to_string(),
+        amount,
+        used,
+        cost: *cost,
+        why,
+    }
 }
 
-fn retry_ms(compiled: &Compiled, chosen: &Chosen, reading: &Reading) -> u64 {
-    if compiled.entries[chosen.entry].source.is_concurrency() { RUNNING_RETRY_MS } else { reading.retry_ms }
+fn retry_ms(compiled: &Compiled, limit: &SelectedLimit, reading: &Reading) -> u64 {
+    if compiled.entries[limit.entry].source.is_concurrency() { RUNNING_RETRY_MS } else { reading.retry_ms }
 }
 
-/// An error in the shape of OpenAI's, which the clients of model servers read.
 fn body(source: &Source, reading: &Reading, retry_after_ms: u64) -> String {
     let name = source.name();
     let amount = reading.amount;
@@ -176,8 +168,7 @@ fn body(source: &Source, reading: &Reading, retry_after_ms: u64) -> String {
     if retry_after_ms > 0 {
         let _ = write!(message, "; try again in {} s", retry_after_ms.div_ceil(1000));
     }
-    let error = serde_json::json!({"message": message, "type": kind, "code": kind, "param": null});
-    serde_json::json!({ "error": error }).to_string()
+    error_body(&message, kind, serde_json::json!({ "param": null }))
 }
 
 fn what(counts: Counts) -> &'static str {
