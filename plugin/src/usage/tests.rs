@@ -77,7 +77,7 @@ fn by_line(name: &str) -> bool {
 }
 
 fn read(name: &str, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>, end: bool) -> (Usage, u64) {
-    let mut reader = Reader::new(by_line(name));
+    let mut reader = UsageReader::new(by_line(name));
     for chunk in chunks {
         reader.feed(chunk.as_ref());
     }
@@ -260,7 +260,7 @@ fn usage_under_its_other_names() {
 
 #[test]
 fn a_large_body_takes_no_memory() {
-    let mut reader = Reader::new(false);
+    let mut reader = UsageReader::new(false);
     reader.feed(br#"{"data":[{"embedding":["#);
     for _ in 0..100_000 {
         reader.feed(b"-0.0123456789,");
@@ -274,7 +274,7 @@ fn a_large_body_takes_no_memory() {
     let usage = reader.usage();
     assert_eq!((usage.output_bytes, usage.tokens.unwrap().input, usage.is_final), (600_000, 3, true));
     assert_eq!(reader.held_bytes(), 0);
-    assert!(size_of::<Reader>() < 2048, "{}", size_of::<Reader>());
+    assert!(size_of::<UsageReader>() < 2048, "{}", size_of::<UsageReader>());
 }
 
 #[test]

@@ -12,9 +12,9 @@
 mod mutate;
 
 use evenkeel_plugin::{
-    body,
-    hide::{EVENT_BYTES_MAX, Hider},
-    usage::{Reader, Usage},
+    request_body,
+    usage::{Usage, UsageReader},
+    usage_stripper::{EVENT_BYTES_MAX, UsageStripper},
 };
 use mutate::{Random, mutate};
 use std::{
@@ -64,7 +64,7 @@ fn fuzz(prefix: &str, check: impl Fn(&[u8], &mut Random)) {
 
 /// What a body tells, given in these pieces.
 fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, by_line: bool, end: bool) -> (Usage, u64) {
-    let mut reader = Reader::new(by_line);
+    let mut reader = UsageReader::new(by_line);
     for chunk in chunks {
         reader.feed(chunk);
         assert!(reader.held_bytes() <= 1024, "holds {} bytes", reader.held_bytes());
@@ -116,29 +116,29 @@ fn ollama() {
 }
 
 #[test]
-fn hiding_usage() {
-    let hide = |chunks: &[&[u8]]| {
-        let (mut hider, mut out) = (Hider::default(), Vec::new());
+fn stripping_usage() {
+    let strip = |chunks: &[&[u8]]| {
+        let (mut stripper, mut out) = (UsageStripper::default(), Vec::new());
         for chunk in chunks {
-            out.extend(hider.feed(chunk));
-            assert!(hider.held_bytes() <= EVENT_BYTES_MAX);
+            out.extend(stripper.feed(chunk));
+            assert!(stripper.held_bytes() <= EVENT_BYTES_MAX);
         }
-        out.extend(hider.end());
+        out.extend(stripper.end());
         out
     };
     fuzz("openai", |body, random| {
-        let hidden = hide(&[body]);
-        assert_eq!(hide(&random.cut(body)), hidden, "cuts change nothing");
-        assert!(hidden.len() <= body.len());
+        let stripped = strip(&[body]);
+        assert_eq!(strip(&random.cut(body)), stripped, "cuts change nothing");
+        assert!(stripped.len() <= body.len());
     });
 }
 
 #[test]
 fn request_bodies() {
     fuzz("request", |body, _| {
-        let facts = body::read(body);
-        assert!(facts.model.len() <= 256);
-        if let Some(edit) = facts.include_usage {
+        let summary = request_body::summarize(body);
+        assert!(summary.model.len() <= 256);
+        if let Some(edit) = summary.usage_edit {
             let changed = edit.apply(body).expect("the edit is within the body");
             let value: Result<serde_json::Value, _> = serde_json::from_slice(&changed);
             if let (Ok(value), Ok(before)) = (value, serde_json::from_slice::<serde_json::Value>(body)) {

@@ -181,7 +181,7 @@ fn a_stream_through_the_general_module_tells_its_usage() {
     let tokens = settle.tokens.unwrap();
     assert_eq!((tokens.input, tokens.cached_input, tokens.output), (19, 4, 10));
     assert_eq!((settle.tokens_final, settle.output_bytes), (true, 16));
-    assert!(gateway.state().metrics.contains(&("evenkeel_usage_asked".into(), 1)));
+    assert!(gateway.state().metrics.contains(&("evenkeel_usage_requested".into(), 1)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The worker against a mock gateway.
 
-mod gather;
-mod own;
+mod body_buffer;
+mod direct_response;
 mod properties;
 mod request;
 mod response;
@@ -60,8 +60,8 @@ impl Rig {
     /// The response begins, from an upstream address.
     fn respond(&mut self, context: u32, address: &str, status: u64) {
         self.host.effective.set(context);
-        self.host.set(context, "upstream.address", address.as_bytes());
-        self.host.set(context, "response.code", &status.to_le_bytes());
+        self.host.set_property(context, "upstream.address", address.as_bytes());
+        self.host.set_property(context, "response.code", &status.to_le_bytes());
         self.worker.on_response_headers(&self.host, context);
     }
 
@@ -80,21 +80,21 @@ impl Rig {
 
     /// A KeepAlive as it would be sent now.
     fn list(&mut self) -> evenkeel_proto::v1::KeepAliveRequest {
-        self.host.pass(60_000);
+        self.host.advance(60_000);
         self.tick();
-        self.host.last(Method::KeepAlive).keep_alive()
+        self.host.last_call(Method::KeepAlive).keep_alive()
     }
 
     fn outcome(&self) -> Outcome {
-        self.host.last(Method::Settle).settle().outcome()
+        self.host.last_call(Method::Settle).settle().outcome()
     }
 
     fn header(&self, context: u32, name: &str) -> Option<String> {
-        self.host.with(context, |s| s.request_headers.get(name).cloned())
+        self.host.with_stream(context, |s| s.request_headers.get(name).cloned())
     }
 
     fn resumed(&self, context: u32) -> u32 {
-        self.host.with(context, |s| s.resumed)
+        self.host.with_stream(context, |s| s.resumed)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Any interleaving of events.
 
 use super::*;
-use crate::{book::Place, metrics::Counter};
+use crate::{lease_table::Location, metrics::Counter};
 use evenkeel_proto::v1::{KeepAliveRequest, KeepAliveResponse};
 use proptest::{collection::vec, prelude::*};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -54,7 +54,7 @@ struct Seen {
     ended: Vec<u32>,
     answered: HashSet<u32>,
     denied: HashSet<u32>,
-    /// Answered by the gateway itself before the sidecar did.
+    /// DirectResponse by the gateway itself before the sidecar did.
     preempted: HashSet<u32>,
     /// Pools were refused.
     refused: bool,
@@ -130,12 +130,12 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
         }
         Event::Upstream(i, host) => {
             if let Some(context) = pick(&seen.live, i) {
-                rig.host.set(context, "upstream.address", format!("h{host}").as_bytes());
+                rig.host.set_property(context, "upstream.address", format!("h{host}").as_bytes());
             }
         }
         Event::Response(i) => {
             if let Some(context) = pick(&seen.live, i) {
-                rig.host.with(context, |s| {
+                rig.host.with_stream(context, |s| {
                     s.response_headers.insert(":status".into(), "200".into());
                     s.response_headers.insert("content-type".into(), "text/event-stream".into());
                 });
@@ -149,7 +149,7 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
             if let Some(context) = pick(&seen.live, i) {
                 let body = include_bytes!("../../../tests/fixtures/anthropic.sse");
                 rig.host.effective.set(context);
-                rig.host.with(context, |s| s.piece = body[..bytes].to_vec());
+                rig.host.with_stream(context, |s| s.response_chunk = body[..bytes].to_vec());
                 rig.worker.on_response_body(&rig.host, context, bytes, i % 2 == 0);
             }
         }
@@ -180,14 +180,14 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
                 rig.worker.on_answer(&rig.host, call.token, 0, &response.encode_to_vec());
             }
         }
-        Event::Pass(ms) => rig.host.pass(ms),
+        Event::Pass(ms) => rig.host.advance(ms),
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever happens in whatever order: once all streams have ended the book is empty, each lease but the
+    /// Whatever happens in whatever order: once all streams have ended the lease_table is empty, each lease but the
     /// denied ones was settled once (and again only after a KeepAlive, word for word), no request was let go on
     /// twice, every KeepAlive listed exactly the leases then held (where pools were refused, at least the known
     /// ones), and after each that came back, however late it was applied, the table held no lease that had ended.
@@ -200,23 +200,23 @@ proptest! {
             run(&mut rig, &mut seen, event);
             seen.table.settle(&rig);
             if matches!(event, Event::KeptAlive(_)) {
-                let held: HashSet<u64> = rig.worker.book().after(0, usize::MAX).iter().map(|(l, _)| *l).collect();
+                let held: HashSet<u64> = rig.worker.lease_table().leases_after(0, usize::MAX).iter().map(|(l, _)| *l).collect();
                 prop_assert!(seen.table.leases.is_subset(&held), "{:?} put back", seen.table.leases.difference(&held));
             }
-            prop_assert_eq!(rig.worker.book().len(), seen.live.len() - seen.live.iter().filter(|c| seen.denied.contains(c)).count());
+            prop_assert_eq!(rig.worker.lease_table().len(), seen.live.len() - seen.live.iter().filter(|c| seen.denied.contains(c)).count());
             if let Some(call) = rig.host.calls_of(Method::KeepAlive).get(listed) {
                 let leases: usize = call.keep_alive().pools.iter().map(|p| p.leases.len()).sum();
-                let book = rig.worker.book();
-                let on = |lease| matches!(book.get(lease).map(|held| &held.place), Some(Place::On(_)));
-                let known = book.after(0, usize::MAX).into_iter().filter(|(lease, _)| on(*lease)).count();
+                let lease_table = rig.worker.lease_table();
+                let on = |lease| matches!(lease_table.get(lease).map(|held| &held.location), Some(Location::At(_)));
+                let known = lease_table.leases_after(0, usize::MAX).into_iter().filter(|(lease, _)| on(*lease)).count();
                 // Of a pool that was refused, those on no known endpoint may be left out.
-                prop_assert!(leases == book.len() || seen.refused && (known..book.len()).contains(&leases));
+                prop_assert!(leases == lease_table.len() || seen.refused && (known..lease_table.len()).contains(&leases));
             }
         }
         for context in seen.live.clone() {
             rig.end(context);
         }
-        prop_assert!(rig.worker.book().is_empty());
+        prop_assert!(rig.worker.lease_table().is_empty());
 
         let mut settled: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         let settles = rig.host.calls_of(Method::Settle);
@@ -224,13 +224,13 @@ proptest! {
             let first = settled.entry(call.settle().lease).or_insert_with(|| call.message.clone());
             prop_assert_eq!(&*first, &call.message);
         }
-        let repeated = rig.host.counted(Counter::SettlesRepeated) as usize;
+        let repeated = rig.host.count_of(Counter::SettlesRepeated) as usize;
         prop_assert_eq!(settles.len(), settled.len() + repeated);
         let leases: HashMap<u32, u64> = rig.host.calls_of(Method::Admit).iter().map(|c| (c.context, c.admit().lease)).collect();
         for (context, lease) in leases {
             prop_assert_eq!(settled.contains_key(&lease), !seen.denied.contains(&context));
         }
-        let issued = rig.worker.book().issued_through() as usize;
+        let issued = rig.worker.lease_table().issued_through() as usize;
         prop_assert_eq!(settled.len() + seen.denied.len(), issued);
         for (context, stream) in rig.host.streams.borrow().iter() {
             prop_assert!(stream.resumed <= 1, "stream {} resumed {} times", context, stream.resumed);

@@ -10,14 +10,14 @@ fn admit_carries_what_the_gateway_knows() {
             "sidecar":{"cluster":"side"},"deadline_ms":30}"#,
     );
     rig.host.open(5);
-    rig.host.with(5, |s| {
+    rig.host.with_stream(5, |s| {
         s.request_headers.insert("x-tenant".into(), "t1".into());
         s.request_headers.insert("x-mse-consumer".into(), "alice".into());
         s.request_headers.insert("content-type".into(), "application/json; charset=utf-8".into());
         s.request_headers.insert("content-length".into(), "321".into());
     });
     assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
-    let call = rig.host.last(Method::Admit);
+    let call = rig.host.last_call(Method::Admit);
     assert_eq!((call.cluster.as_str(), call.timeout_ms, call.context), ("side", 30, 5));
     let admit = call.admit();
     let pool = admit.pool.unwrap();
@@ -39,16 +39,16 @@ fn the_consumer_may_come_from_a_verified_token() {
     for (value, consumer) in [(&b"alice"[..], "alice"), (b"", ""), (&3.0_f64.to_le_bytes(), "")] {
         let mut rig = Rig::new(config);
         rig.host.open(5);
-        rig.host.set(5, property, value);
-        rig.host.with(5, |s| s.request_headers.insert("x-mse-consumer".into(), "mallory".into()));
+        rig.host.set_property(5, property, value);
+        rig.host.with_stream(5, |s| s.request_headers.insert("x-mse-consumer".into(), "mallory".into()));
         rig.worker.on_request_headers(&rig.host, 5, true);
-        assert_eq!(rig.host.last(Method::Admit).admit().subject.unwrap().consumer, consumer);
+        assert_eq!(rig.host.last_call(Method::Admit).admit().subject.unwrap().consumer, consumer);
     }
     let mut rig = Rig::new(r#"{"consumer":{"header":"X-Who"}}"#);
     rig.host.open(5);
-    rig.host.with(5, |s| s.request_headers.insert("x-who".into(), "bob".into()));
+    rig.host.with_stream(5, |s| s.request_headers.insert("x-who".into(), "bob".into()));
     rig.worker.on_request_headers(&rig.host, 5, true);
-    assert_eq!(rig.host.last(Method::Admit).admit().subject.unwrap().consumer, "bob");
+    assert_eq!(rig.host.last_call(Method::Admit).admit().subject.unwrap().consumer, "bob");
 }
 
 /// Higress's authentication plugins append the consumer; gateways give the first value of a header, the client's.
@@ -62,11 +62,11 @@ fn a_consumer_a_client_smuggled_in_is_not_believed() {
         (&["", ""], Ok("")),
         (&[], Ok("")),
     ];
-    for config in ["", r#"{"own_paths":["/completions"]}"#] {
+    for config in ["", r#"{"admin_paths":["/completions"]}"#] {
         let mut rig = Rig::new(config);
         for (values, expected) in cases {
             rig.host.open(5);
-            rig.host.with(5, |s| {
+            rig.host.with_stream(5, |s| {
                 let values = values.iter().map(|value| ("x-mse-consumer".to_owned(), (*value).to_owned()));
                 s.repeated_headers = values.collect();
                 if !s.repeated_headers.is_empty() {
@@ -76,10 +76,10 @@ fn a_consumer_a_client_smuggled_in_is_not_believed() {
             assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Pause);
             match expected {
                 Ok(consumer) => {
-                    assert_eq!(rig.host.last(Method::Admit).admit().subject.unwrap().consumer, consumer);
+                    assert_eq!(rig.host.last_call(Method::Admit).admit().subject.unwrap().consumer, consumer);
                 }
                 Err(status) => {
-                    assert_eq!(rig.host.with(5, |s| s.response.clone()).unwrap().status, status);
+                    assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).unwrap().status, status);
                     assert!(rig.host.calls_of(Method::Admit).is_empty());
                     assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause, "never forwarded");
                 }
@@ -87,7 +87,7 @@ fn a_consumer_a_client_smuggled_in_is_not_believed() {
             rig.end(5);
             rig.host.gone.borrow_mut().clear();
         }
-        assert_eq!(rig.host.counted(Counter::ConsumerAmbiguous), 2);
+        assert_eq!(rig.host.count_of(Counter::ConsumerAmbiguous), 2);
         assert_eq!(rig.host.logs.borrow().len(), 1);
     }
 }
@@ -103,18 +103,18 @@ fn the_first_session_named_is_told_cut() {
     for (config, headers, session) in cases {
         let mut rig = Rig::new(config);
         rig.host.open(5);
-        rig.host.with(5, |s| {
+        rig.host.with_stream(5, |s| {
             s.request_headers.extend(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
         });
         rig.worker.on_request_headers(&rig.host, 5, true);
-        assert_eq!(rig.host.last(Method::Admit).admit().session, session);
+        assert_eq!(rig.host.last_call(Method::Admit).admit().session, session);
     }
 
     let mut rig = Rig::new("");
     rig.host.open(5);
-    rig.host.with(5, |s| s.request_headers.insert("x-thread-id".into(), "\u{e9}".repeat(100)));
+    rig.host.with_stream(5, |s| s.request_headers.insert("x-thread-id".into(), "\u{e9}".repeat(100)));
     rig.worker.on_request_headers(&rig.host, 5, true);
-    assert_eq!(rig.host.last(Method::Admit).admit().session, "\u{e9}".repeat(64));
+    assert_eq!(rig.host.last_call(Method::Admit).admit().session, "\u{e9}".repeat(64));
 }
 
 #[test]
@@ -127,10 +127,10 @@ fn the_id_of_the_request_is_told_cut() {
         let mut rig = Rig::new("");
         rig.host.open(5);
         if let Some(id) = given {
-            rig.host.with(5, |s| s.request_headers.insert("x-request-id".into(), id));
+            rig.host.with_stream(5, |s| s.request_headers.insert("x-request-id".into(), id));
         }
         rig.worker.on_request_headers(&rig.host, 5, true);
-        assert_eq!(rig.host.last(Method::Admit).admit().request_id, told);
+        assert_eq!(rig.host.last_call(Method::Admit).admit().request_id, told);
     }
 }
 
@@ -141,11 +141,11 @@ fn descriptors_are_told_where_they_are_there() {
             "sni":{"property":["connection","sni"]},"region":{"value":"eu"}}}"#,
     );
     rig.host.open(5);
-    rig.host.with(5, |s| s.request_headers.insert("x-tenant".into(), "t".repeat(300)));
-    rig.host.set(5, "metadata.filter_metadata.jwt.org", b"acme");
-    rig.host.set(5, "connection.sni", b"llm.example");
+    rig.host.with_stream(5, |s| s.request_headers.insert("x-tenant".into(), "t".repeat(300)));
+    rig.host.set_property(5, "metadata.filter_metadata.jwt.org", b"acme");
+    rig.host.set_property(5, "connection.sni", b"llm.example");
     rig.worker.on_request_headers(&rig.host, 5, true);
-    let descriptors = rig.host.last(Method::Admit).admit().subject.unwrap().descriptors;
+    let descriptors = rig.host.last_call(Method::Admit).admit().subject.unwrap().descriptors;
     let mut descriptors: Vec<_> = descriptors.into_iter().collect();
     descriptors.sort();
     let expected = [("org", "acme"), ("region", "eu"), ("sni", "llm.example"), ("tenant", &"t".repeat(256))];
@@ -156,11 +156,11 @@ fn descriptors_are_told_where_they_are_there() {
 fn route_and_cluster_are_also_found_where_older_gateways_put_them() {
     let mut rig = Rig::new("");
     rig.host.open(5);
-    rig.host.with(5, |s| s.properties.retain(|name, _| !name.starts_with("xds.")));
-    rig.host.set(5, "route_name", b"old-route");
-    rig.host.set(5, "cluster_name", b"old-cluster");
+    rig.host.with_stream(5, |s| s.properties.retain(|name, _| !name.starts_with("xds.")));
+    rig.host.set_property(5, "route_name", b"old-route");
+    rig.host.set_property(5, "cluster_name", b"old-cluster");
     rig.worker.on_request_headers(&rig.host, 5, true);
-    let pool = rig.host.last(Method::Admit).admit().pool.unwrap();
+    let pool = rig.host.last_call(Method::Admit).admit().pool.unwrap();
     assert_eq!((pool.route.as_str(), pool.cluster.as_str()), ("old-route", "old-cluster"));
 }
 
@@ -168,7 +168,7 @@ fn route_and_cluster_are_also_found_where_older_gateways_put_them() {
 fn a_configured_pool_wins() {
     let mut rig = Rig::new(r#"{"pool":{"route":"","cluster":"shared"}}"#);
     rig.arrive(5);
-    let pool = rig.host.last(Method::Admit).admit().pool.unwrap();
+    let pool = rig.host.last_call(Method::Admit).admit().pool.unwrap();
     assert_eq!((pool.route.as_str(), pool.cluster.as_str()), ("", "shared"));
 }
 
@@ -176,7 +176,7 @@ fn a_configured_pool_wins() {
 fn a_route_the_client_may_have_asked_for_names_no_pool() {
     let mut rig = Rig::new(r#"{"apply":{"mode":"name","header":"x-p"},"pool":{"cluster":"c"}}"#);
     rig.arrive(5);
-    assert_eq!(rig.host.last(Method::Admit).admit().pool.unwrap().route, "");
+    assert_eq!(rig.host.last_call(Method::Admit).admit().pool.unwrap().route, "");
 }
 
 #[test]
@@ -184,9 +184,9 @@ fn a_deadline_is_told_from_an_unreachable_sidecar_by_the_time_it_took() {
     for (waited_ms, counter) in [(49, Counter::AdmitsFailed), (50, Counter::AdmitsTimeout)] {
         let mut rig = Rig::new("");
         rig.arrive(5);
-        rig.host.pass(waited_ms);
+        rig.host.advance(waited_ms);
         rig.answer(5, 14, None);
-        assert_eq!(rig.host.counted(counter), 1);
+        assert_eq!(rig.host.count_of(counter), 1);
     }
 }
 
@@ -194,7 +194,7 @@ fn a_deadline_is_told_from_an_unreachable_sidecar_by_the_time_it_took() {
 fn a_request_without_a_cluster_goes_on_unasked() {
     let mut rig = Rig::new("");
     rig.host.open(5);
-    rig.host.with(5, |s| s.properties.clear());
+    rig.host.with_stream(5, |s| s.properties.clear());
     assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Continue);
     rig.end(5);
     assert!(rig.host.calls.borrow().is_empty());
@@ -215,7 +215,7 @@ fn the_endpoint_is_applied_in_each_mode() {
         rig.admit(5, "10.0.0.1:80");
         assert_eq!(rig.header(5, header).as_deref(), Some("10.0.0.1:80"), "{config}");
         assert_eq!(rig.resumed(5), 1);
-        assert_eq!(rig.host.counted(Counter::AdmitsShared), 1);
+        assert_eq!(rig.host.count_of(Counter::AdmitsShared), 1);
     }
 }
 
@@ -229,7 +229,7 @@ fn a_client_cannot_choose_the_endpoint() {
     for (config, header) in cases {
         let mut rig = Rig::new(config);
         rig.host.open(5);
-        rig.host.with(5, |s| s.request_headers.insert(header.into(), "10.6.6.6:80".into()));
+        rig.host.with_stream(5, |s| s.request_headers.insert(header.into(), "10.6.6.6:80".into()));
         rig.host.refuse_calls.set(true);
         assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Continue);
         assert_eq!(rig.header(5, header), None, "{config}");
@@ -252,7 +252,7 @@ fn headers_of_the_answer_are_added_and_unsound_ones_left_out() {
     assert_eq!(rig.header(5, "x-bad"), None);
     assert_eq!(rig.header(5, ":path").as_deref(), Some("/v1/chat/completions?a=b"));
     rig.respond(5, "a:1", 200);
-    let headers = rig.host.with(5, |s| s.response_headers.clone());
+    let headers = rig.host.with_stream(5, |s| s.response_headers.clone());
     let expected = [("x-left", "7"), ("x-placed", "local a:1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
     assert_eq!(headers.into_iter().collect::<Vec<_>>(), expected);
 }
@@ -262,14 +262,14 @@ fn a_denied_request_is_answered_as_told_and_holds_nothing() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.answer(5, 0, Some(denied()));
-    let response = rig.host.with(5, |s| s.response.clone()).unwrap();
+    let response = rig.host.with_stream(5, |s| s.response.clone()).unwrap();
     assert_eq!((response.status, response.body.as_slice()), (429, b"{}".as_slice()));
     assert_eq!(response.headers[0], ("retry-after".into(), "2".into()));
     assert_eq!(rig.resumed(5), 0);
-    assert!(rig.worker.book().is_empty());
+    assert!(rig.worker.lease_table().is_empty());
     rig.end(5);
     assert!(rig.host.calls_of(Method::Settle).is_empty());
-    assert_eq!(rig.host.counted(Counter::AdmitsDenied), 1);
+    assert_eq!(rig.host.count_of(Counter::AdmitsDenied), 1);
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn a_denial_without_a_sound_status_is_a_503() {
         let mut rig = Rig::new("");
         rig.arrive(5);
         rig.answer(5, 0, Some(Answer::Denied(Denied { status, ..Denied::default() })));
-        assert_eq!(rig.host.with(5, |s| s.response.clone()).unwrap().status, 503);
+        assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).unwrap().status, 503);
     }
 }
 
@@ -291,7 +291,7 @@ fn without_an_answer_a_request_goes_on_with_its_endpoint_unknown() {
         assert_eq!(rig.arrive(5), Flow::Pause);
         rig.answer(5, status, None);
         assert_eq!((rig.resumed(5), rig.header(5, ENDPOINT_HEADER)), (1, None));
-        assert_eq!((rig.host.counted(counter), rig.host.counted(Counter::FailOpen)), (1, 1));
+        assert_eq!((rig.host.count_of(counter), rig.host.count_of(Counter::FailOpen)), (1, 1));
         let list = rig.list();
         assert_eq!((&list.pools[0].leases[..], &list.pools[0].endpoint_of[..]), (&[1][..], &[0][..]));
     }
@@ -305,7 +305,7 @@ fn a_question_refused_as_invalid_is_no_outage() {
         for context in [5, 6] {
             rig.arrive(context);
             rig.answer(context, 3, None);
-            let response = rig.host.with(context, |s| s.response.clone()).unwrap();
+            let response = rig.host.with_stream(context, |s| s.response.clone()).unwrap();
             assert_eq!((response.status, rig.resumed(context)), (400, 0));
             assert!(serde_json::from_slice::<serde_json::Value>(&response.body).is_ok());
             assert_eq!(
@@ -315,9 +315,9 @@ fn a_question_refused_as_invalid_is_no_outage() {
             );
             rig.end(context);
         }
-        assert!(rig.worker.book().is_empty() && rig.host.calls_of(Method::Settle).is_empty());
+        assert!(rig.worker.lease_table().is_empty() && rig.host.calls_of(Method::Settle).is_empty());
         let counted = [Counter::AdmitsInvalid, Counter::AdmitsFailed, Counter::FailOpen, Counter::FailClosed];
-        assert_eq!(counted.map(|counter| rig.host.counted(counter)), [2, 0, 0, 0]);
+        assert_eq!(counted.map(|counter| rig.host.count_of(counter)), [2, 0, 0, 0]);
         assert_eq!(rig.host.logs.borrow().len(), 1, "{:?}", rig.host.logs.borrow());
     }
 }
@@ -339,9 +339,9 @@ fn nothing_a_client_chooses_makes_admit_an_error() {
         );
         rig.host.open(5);
         for property in ["p", "xds.route_name", "xds.cluster_name"] {
-            rig.host.set(5, property, value.as_bytes());
+            rig.host.set_property(5, property, value.as_bytes());
         }
-        rig.host.with(5, |s| {
+        rig.host.with_stream(5, |s| {
             for name in [":path", "x-a", "x-mse-consumer", "x-session-id", "x-request-id"] {
                 s.request_headers.insert(name.into(), value.clone());
             }
@@ -350,7 +350,7 @@ fn nothing_a_client_chooses_makes_admit_an_error() {
         });
         rig.worker.on_request_headers(&rig.host, 5, false);
         rig.worker.on_request_body(&rig.host, 5, body.len(), true);
-        let admit = rig.host.last(Method::Admit).admit();
+        let admit = rig.host.last_call(Method::Admit).admit();
         let (pool, subject) = (admit.pool.unwrap(), admit.subject.unwrap());
         assert!(!admit.model.is_empty() && name(&admit.model, 256), "{:?}", admit.model);
         assert!(
@@ -371,8 +371,8 @@ fn a_call_that_cannot_be_made_lets_the_request_go_on_at_once() {
     rig.host.refuse_calls.set(true);
     assert_eq!(rig.arrive(5), Flow::Continue);
     assert_eq!(rig.resumed(5), 0);
-    assert_eq!(rig.worker.book().len(), 1);
-    assert_eq!(rig.host.counted(Counter::FailOpen), 1);
+    assert_eq!(rig.worker.lease_table().len(), 1);
+    assert_eq!(rig.host.count_of(Counter::FailOpen), 1);
 }
 
 #[test]
@@ -384,12 +384,12 @@ fn closed_means_503_with_retry_after_and_json() {
         if !refuse {
             rig.answer(5, 4, None);
         }
-        let response = rig.host.with(5, |s| s.response.clone()).unwrap();
+        let response = rig.host.with_stream(5, |s| s.response.clone()).unwrap();
         assert_eq!(response.status, 503);
         assert!(response.headers.contains(&("retry-after".into(), "1".into())));
         assert!(serde_json::from_slice::<serde_json::Value>(&response.body).is_ok());
         assert_eq!(rig.resumed(5), 0);
-        assert_eq!(rig.host.counted(Counter::FailClosed), 1);
+        assert_eq!(rig.host.count_of(Counter::FailClosed), 1);
         rig.host.refuse_calls.set(false);
         rig.end(5);
         // The sidecar may have granted the lease after all.
@@ -403,10 +403,10 @@ fn an_open_answer_leaves_the_choice_to_the_gateway() {
     rig.arrive(5);
     rig.answer(5, 0, Some(admitted("", Basis::Open)));
     assert_eq!((rig.resumed(5), rig.header(5, ENDPOINT_HEADER)), (1, None));
-    assert_eq!(rig.host.counted(Counter::AdmitsOpen), 1);
-    assert_eq!(rig.host.counted(Counter::FailOpen), 0);
+    assert_eq!(rig.host.count_of(Counter::AdmitsOpen), 1);
+    assert_eq!(rig.host.count_of(Counter::FailOpen), 0);
     rig.respond(5, "b:1", 200);
-    assert_eq!(rig.host.with(5, |s| s.response_headers["x-placed"].clone()), "open");
+    assert_eq!(rig.host.with_stream(5, |s| s.response_headers["x-placed"].clone()), "open");
     assert_eq!(rig.list().pools[0].endpoints, ["b:1"]);
 }
 
@@ -433,7 +433,7 @@ fn a_bad_configuration_fails_with_every_fault_in_the_log() {
     assert!(
         logs.iter()
             .all(|(level, line)| *level == Level::Error
-                && line.starts_with("evenkeel: configuration refused: "))
+                && line.starts_with("evenkeel: configuration rejected: "))
     );
     assert_eq!(host.tick_ms.get(), 0);
 }
@@ -458,14 +458,14 @@ fn the_sidecar_being_down_is_said_once_per_change() {
     assert!(
         rig.host.logs.borrow()[0]
             .1
-            .contains("no answer from the sidecar (cluster \"evenkeel\": Admit: gRPC status 14)")
+            .contains("the sidecar does not answer (cluster \"evenkeel\": Admit: gRPC status 14)")
     );
     for context in 9..12 {
         rig.arrive(context);
         rig.admit(context, "a:1");
     }
     assert_eq!(rig.host.logs.borrow().len(), 1, "not more than one line in a while");
-    rig.host.pass(5000);
+    rig.host.advance(5000);
     rig.tick();
     assert_eq!(rig.host.logs.borrow().len(), 2);
     assert!(rig.host.logs.borrow()[1].1.contains("answers again"));
@@ -482,7 +482,7 @@ fn higress_is_given_the_host_and_asked_for_the_healthy_ones() {
         ("c:1".into(), about("Healthy")),
     ];
     rig.arrive(5);
-    let candidates = rig.host.last(Method::Admit).admit().candidates;
+    let candidates = rig.host.last_call(Method::Admit).admit().candidates;
     let offered: Vec<_> = candidates.iter().map(|c| (c.address.as_str(), c.weight)).collect();
     assert_eq!(offered, [("a:1", 3.0), ("c:1", 0.0)]);
     rig.admit(5, "c:1");
@@ -495,15 +495,15 @@ fn the_trace_is_told_when_it_begins_and_when_it_ends() {
     let mut rig = Rig::new("");
     rig.host.open(5);
     for (name, value) in [("traceparent", traceparent), ("tracestate", "a=1")] {
-        rig.host.with(5, |s| s.request_headers.insert(name.into(), value.into()));
+        rig.host.with_stream(5, |s| s.request_headers.insert(name.into(), value.into()));
     }
     rig.worker.on_request_headers(&rig.host, 5, true);
-    let admit = rig.host.last(Method::Admit).admit();
+    let admit = rig.host.last_call(Method::Admit).admit();
     assert_eq!((&*admit.traceparent, &*admit.tracestate), (traceparent, "a=1"));
     rig.admit(5, "a:1");
     rig.respond(5, "a:1", 200);
     rig.end(5);
-    assert_eq!(rig.host.last(Method::Settle).settle().traceparent, traceparent);
+    assert_eq!(rig.host.last_call(Method::Settle).settle().traceparent, traceparent);
 }
 
 /// A trace cut short would be another one.
@@ -513,10 +513,10 @@ fn of_a_trace_what_is_too_long_is_left_out_whole() {
         let mut rig = Rig::new("");
         rig.host.open(5);
         for (name, len) in [("traceparent", 64), ("tracestate", 512)] {
-            rig.host.with(5, |s| s.request_headers.insert(name.into(), "a".repeat(len + more)));
+            rig.host.with_stream(5, |s| s.request_headers.insert(name.into(), "a".repeat(len + more)));
         }
         rig.worker.on_request_headers(&rig.host, 5, true);
-        let admit = rig.host.last(Method::Admit).admit();
+        let admit = rig.host.last_call(Method::Admit).admit();
         for value in [admit.traceparent, admit.tracestate] {
             assert_eq!(!value.is_empty(), told);
         }

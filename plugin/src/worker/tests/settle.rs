@@ -22,19 +22,19 @@ fn every_ending_is_settled_with_its_outcome() {
     for (what, status, flags, outcome) in cases {
         let mut rig = Rig::new("");
         rig.arrive(5);
-        rig.host.pass(7);
+        rig.host.advance(7);
         rig.admit(5, "a:1");
         rig.respond(5, "a:1", status);
-        rig.host.set(5, "response.flags", &u64::to_le_bytes(flags));
-        rig.host.pass(3);
+        rig.host.set_property(5, "response.flags", &u64::to_le_bytes(flags));
+        rig.host.advance(3);
         rig.end(5);
-        let call = rig.host.last(Method::Settle);
+        let call = rig.host.last_call(Method::Settle);
         assert_eq!(call.context, ROOT, "a call of the stream would be cancelled with it");
         let settle = call.settle();
         assert_eq!(settle.outcome(), outcome, "{what}");
         assert_eq!((settle.lease, settle.status, settle.total_ms), (1, status as u32, 10), "{what}");
         assert_eq!(settle.pool.unwrap().cluster, "llm");
-        assert!(rig.worker.book().is_empty());
+        assert!(rig.worker.lease_table().is_empty());
     }
 }
 
@@ -42,16 +42,16 @@ fn every_ending_is_settled_with_its_outcome() {
 fn the_first_byte_of_the_body_is_timed_from_admit() {
     let mut rig = Rig::new("");
     rig.arrive(5);
-    rig.host.pass(7);
+    rig.host.advance(7);
     rig.admit(5, "a:1");
     rig.respond(5, "a:1", 200);
     rig.worker.on_response_body(&rig.host, 5, 0, false);
-    rig.host.pass(5);
+    rig.host.advance(5);
     rig.worker.on_response_body(&rig.host, 5, 10, false);
-    rig.host.pass(20);
+    rig.host.advance(20);
     rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.end(5);
-    let settle = rig.host.last(Method::Settle).settle();
+    let settle = rig.host.last_call(Method::Settle).settle();
     assert_eq!((settle.first_token_ms, settle.total_ms), (12, 32));
 }
 
@@ -60,11 +60,15 @@ fn the_gateways_own_body_is_no_token() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
-    rig.host.set(5, "response.code_details", b"upstream_reset_before_response_started{connection_failure}");
+    rig.host.set_property(
+        5,
+        "response.code_details",
+        b"upstream_reset_before_response_started{connection_failure}",
+    );
     rig.respond(5, "a:1", 503);
     rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.end(5);
-    assert_eq!(rig.host.last(Method::Settle).settle().first_token_ms, 0);
+    assert_eq!(rig.host.last_call(Method::Settle).settle().first_token_ms, 0);
 }
 
 #[test]
@@ -74,7 +78,7 @@ fn a_response_without_body_has_no_first_token() {
     rig.admit(5, "a:1");
     rig.respond(5, "a:1", 404);
     rig.end(5);
-    assert_eq!(rig.host.last(Method::Settle).settle().first_token_ms, 0);
+    assert_eq!(rig.host.last_call(Method::Settle).settle().first_token_ms, 0);
 }
 
 #[test]
@@ -83,7 +87,7 @@ fn a_request_denied_by_a_later_filter_was_not_sent() {
     rig.arrive(5);
     rig.admit(5, "a:1");
     rig.host.effective.set(5);
-    rig.host.set(5, "response.code", &403_u64.to_le_bytes());
+    rig.host.set_property(5, "response.code", &403_u64.to_le_bytes());
     rig.worker.on_response_headers(&rig.host, 5);
     rig.end(5);
     assert_eq!(rig.outcome(), Outcome::NotSent);
@@ -95,7 +99,7 @@ fn a_stream_that_ends_before_the_answer_settles_its_lease() {
     rig.arrive(5);
     rig.end(5);
     assert_eq!(rig.outcome(), Outcome::NotSent);
-    assert!(rig.worker.book().is_empty());
+    assert!(rig.worker.lease_table().is_empty());
     // The answer comes after all, and finds no stream.
     rig.admit(5, "a:1");
     assert_eq!(rig.resumed(5), 0);
@@ -152,9 +156,9 @@ fn the_ticket_comes_back_with_the_settle() {
         rig.answer(5, 0, Some(Answer::Admitted(admitted)));
         assert_eq!(rig.resumed(5), 1);
         rig.end(5);
-        let settle = rig.host.last(Method::Settle).settle();
+        let settle = rig.host.last_call(Method::Settle).settle();
         assert_eq!(settle.ticket, if kept { ticket } else { Vec::new() }, "{bytes} bytes");
-        assert_eq!(rig.host.counted(Counter::TicketsDropped), u64::from(!kept));
+        assert_eq!(rig.host.count_of(Counter::TicketsDropped), u64::from(!kept));
     }
 }
 
@@ -163,7 +167,7 @@ fn without_an_answer_there_is_no_ticket() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.end(5);
-    assert!(rig.host.last(Method::Settle).settle().ticket.is_empty());
+    assert!(rig.host.last_call(Method::Settle).settle().ticket.is_empty());
 }
 
 #[test]
@@ -173,7 +177,7 @@ fn a_settle_that_cannot_be_sent_is_not_kept() {
     rig.admit(5, "a:1");
     rig.host.refuse_calls.set(true);
     rig.end(5);
-    assert_eq!(rig.host.counted(Counter::SettlesFailed), 1);
+    assert_eq!(rig.host.count_of(Counter::SettlesFailed), 1);
     rig.host.refuse_calls.set(false);
     // The next KeepAlive does not list the lease although it was issued: so it is given back.
     let list = rig.list();
@@ -182,7 +186,7 @@ fn a_settle_that_cannot_be_sent_is_not_kept() {
 }
 
 fn keep_alive_answered(rig: &mut Rig, status: u32) {
-    let token = rig.host.last(Method::KeepAlive).token;
+    let token = rig.host.last_call(Method::KeepAlive).token;
     rig.host.effective.set(ROOT);
     rig.worker.on_answer(&rig.host, token, status, &[]);
 }
@@ -207,7 +211,7 @@ fn what_is_settled_while_a_keep_alive_is_under_way_is_settled_again() {
         let settles = rig.host.calls_of(Method::Settle);
         assert_eq!(settles.iter().map(|s| s.settle().lease).collect::<Vec<_>>(), [1, 2, 4, 2], "{status}");
         assert_eq!((&settles[3].message, settles[3].context), (&settles[1].message, ROOT));
-        assert_eq!(rig.host.counted(Counter::SettlesRepeated), 1);
+        assert_eq!(rig.host.count_of(Counter::SettlesRepeated), 1);
         // Not a third time, and not what is settled while none is under way.
         rig.end(7);
         keep_alive_answered(&mut rig, status);
@@ -225,9 +229,9 @@ fn a_settle_that_failed_while_a_keep_alive_was_under_way_is_sent_after_it() {
     rig.end(5);
     rig.host.refuse_calls.set(false);
     keep_alive_answered(&mut rig, 0);
-    assert_eq!(rig.host.last(Method::Settle).settle().lease, 1);
+    assert_eq!(rig.host.last_call(Method::Settle).settle().lease, 1);
     assert_eq!(
-        (rig.host.counted(Counter::SettlesFailed), rig.host.counted(Counter::SettlesRepeated)),
+        (rig.host.count_of(Counter::SettlesFailed), rig.host.count_of(Counter::SettlesRepeated)),
         (1, 1)
     );
 }
@@ -258,7 +262,7 @@ fn what_is_remembered_for_a_keep_alive_is_bounded() {
         rig.end(context);
     }
     keep_alive_answered(&mut rig, 0);
-    assert_eq!(rig.host.counted(Counter::SettlesRepeated), SETTLED_MAX as u64);
+    assert_eq!(rig.host.count_of(Counter::SettlesRepeated), SETTLED_MAX as u64);
     assert!(rig.list().pools[0].leases.is_empty(), "the next one mends the rest");
 }
 
@@ -266,7 +270,7 @@ fn what_is_remembered_for_a_keep_alive_is_bounded() {
 fn a_stream_whose_body_was_still_gathered_has_nothing_to_settle() {
     let mut rig = Rig::new(r#"{"read_body":true}"#);
     rig.host.open(5);
-    rig.host.with(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
+    rig.host.with_stream(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
     rig.worker.on_request_headers(&rig.host, 5, false);
     rig.end(5);
     assert!(rig.host.calls.borrow().is_empty());

@@ -1,11 +1,11 @@
 //! The tick: KeepAlive, and where requests really are.
 
 use super::{super::keep_alive::WANTED_MAX, *};
-use crate::{book::POOL_KEPT_MS, host::Host as _, metrics::Counter};
+use crate::{host::Host as _, lease_table::EMPTY_POOL_KEPT_MS, metrics::Counter};
 use evenkeel_proto::v1::{KeepAliveResponse, Pool};
 
 fn kept_alive(rig: &mut Rig, interval_ms: u32) {
-    let token = rig.host.last(Method::KeepAlive).token;
+    let token = rig.host.last_call(Method::KeepAlive).token;
     let response =
         KeepAliveResponse { interval_ms, restored: 1, dropped: 2, moved: 3, ..KeepAliveResponse::default() };
     rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
@@ -20,7 +20,7 @@ fn the_first_one_is_prompt_and_empty() {
     let mut rig = Rig::new("");
     assert_eq!(rig.host.tick_ms.get(), 20);
     rig.tick();
-    let call = rig.host.last(Method::KeepAlive);
+    let call = rig.host.last_call(Method::KeepAlive);
     assert_eq!((call.context, call.timeout_ms), (ROOT, 500));
     let request = call.keep_alive();
     assert_eq!((request.holder.as_str(), request.issued_through, request.pools.len()), ("holder", 0, 0));
@@ -31,22 +31,22 @@ fn the_first_one_is_prompt_and_empty() {
 fn headers_the_sidecar_wants_are_passed_on_from_then_on() {
     let mut rig = Rig::new(r#"{"pass_headers":["x-a"]}"#);
     let mut told = |wanted: &[String]| {
-        rig.host.pass(60_000);
+        rig.host.advance(60_000);
         rig.tick();
-        let token = rig.host.last(Method::KeepAlive).token;
+        let token = rig.host.last_call(Method::KeepAlive).token;
         let response = KeepAliveResponse { wanted_headers: wanted.to_vec(), ..KeepAliveResponse::default() };
         rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
         let context = rig.host.now_ms() as u32;
         rig.host.open(context);
-        rig.host.with(context, |s| {
+        rig.host.with_stream(context, |s| {
             let names = (0..99).map(|i| format!("x-{i}")).chain(["x-a", "x-b"].map(str::to_owned));
             s.request_headers.extend(names.map(|name| (name, "v".to_owned())));
         });
         rig.worker.on_request_headers(&rig.host, context, true);
-        let headers = rig.host.last(Method::Admit).admit().subject.unwrap().headers;
+        let headers = rig.host.last_call(Method::Admit).admit().subject.unwrap().headers;
         let mut names: Vec<_> = headers.into_keys().collect();
         names.sort();
-        (names, rig.host.counted(Counter::WantedRefused))
+        (names, rig.host.count_of(Counter::WantedHeadersRejected))
     };
     let wanted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     assert_eq!(told(&[]).0, ["x-a"]);
@@ -73,7 +73,7 @@ fn tickets_to_be_shown_are_in_every_list() {
         assert_eq!(list.pools[0].tickets, [&b"t5"[..], b""]);
     }
     rig.end(5);
-    assert_eq!(rig.host.last(Method::Settle).settle().ticket, b"t5");
+    assert_eq!(rig.host.last_call(Method::Settle).settle().ticket, b"t5");
     assert!(rig.list().pools[0].tickets.is_empty());
 }
 
@@ -83,16 +83,16 @@ fn the_interval_is_the_sidecars() {
     rig.tick();
     kept_alive(&mut rig, 3000);
     assert_eq!(rig.host.tick_ms.get(), 3000);
-    rig.host.pass(1000);
+    rig.host.advance(1000);
     rig.tick();
     assert_eq!(sent(&rig), 1);
-    rig.host.pass(1999); // a tick a little early
+    rig.host.advance(1999); // a tick a little early
     rig.tick();
-    assert_eq!((sent(&rig), rig.host.last(Method::KeepAlive).timeout_ms), (2, 1500));
+    assert_eq!((sent(&rig), rig.host.last_call(Method::KeepAlive).timeout_ms), (2, 1500));
     kept_alive(&mut rig, 0);
     assert_eq!(rig.host.tick_ms.get(), 3000, "0 is no interval");
-    assert_eq!(rig.host.counted(Counter::KeepAlivesOk), 2);
-    assert_eq!(rig.host.counted(Counter::LeasesMoved), 6);
+    assert_eq!(rig.host.count_of(Counter::KeepAlivesOk), 2);
+    assert_eq!(rig.host.count_of(Counter::LeasesMoved), 6);
 }
 
 /// Guards against ticks that do not divide the interval: with 1600 in 2000 every second tick was used, and the
@@ -121,7 +121,7 @@ fn waiting_for_bodies_does_not_stretch_the_interval() {
         kept_alive(&mut rig, interval_ms as u32);
         let (mut last_ms, mut gaps) = (rig.host.now_ms(), 0);
         while gaps < 20 {
-            rig.host.pass(rig.host.tick_ms.get());
+            rig.host.advance(rig.host.tick_ms.get());
             let before = sent(&rig);
             rig.tick();
             if sent(&rig) > before {
@@ -151,7 +151,7 @@ fn an_interval_out_of_bounds_is_bounded() {
 fn there_is_one_at_a_time() {
     let mut rig = Rig::new("");
     rig.tick();
-    rig.host.pass(1000);
+    rig.host.advance(1000);
     rig.tick();
     assert_eq!(sent(&rig), 1);
     kept_alive(&mut rig, 1000);
@@ -163,7 +163,7 @@ fn there_is_one_at_a_time() {
 fn one_that_is_never_answered_does_not_stop_them_for_good() {
     let mut rig = Rig::new("");
     rig.tick();
-    rig.host.pass(1001);
+    rig.host.advance(1001);
     rig.tick();
     assert_eq!(sent(&rig), 2);
 }
@@ -173,19 +173,19 @@ fn a_failed_one_is_counted_and_repeated_early() {
     let mut rig = Rig::new("");
     rig.tick();
     assert_eq!(rig.host.tick_ms.get(), 1000);
-    rig.host.pass(500);
-    let token = rig.host.last(Method::KeepAlive).token;
+    rig.host.advance(500);
+    let token = rig.host.last_call(Method::KeepAlive).token;
     rig.worker.on_answer(&rig.host, token, 14, &[]);
     assert_eq!(rig.host.tick_ms.get(), 250);
     rig.host.refuse_calls.set(true);
-    rig.host.pass(250);
+    rig.host.advance(250);
     rig.tick();
     assert_eq!(
-        (sent(&rig), rig.host.counted(Counter::KeepAlivesFailed), rig.host.tick_ms.get()),
+        (sent(&rig), rig.host.count_of(Counter::KeepAlivesFailed), rig.host.tick_ms.get()),
         (1, 2, 250)
     );
     rig.host.refuse_calls.set(false);
-    rig.host.pass(250);
+    rig.host.advance(250);
     rig.tick();
     assert_eq!((sent(&rig), rig.host.tick_ms.get()), (2, 1000));
     assert_eq!(rig.host.logs.borrow().len(), 1);
@@ -209,10 +209,10 @@ fn an_unknown_endpoint_is_found_in_the_tick() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.answer(5, 14, None);
-    rig.host.set(5, "upstream.address", b"b:1");
+    rig.host.set_property(5, "upstream.address", b"b:1");
     assert_eq!(rig.list().pools[0].endpoints, ["b:1"]);
     assert_eq!(rig.host.effective.get(), ROOT);
-    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 0);
+    assert_eq!(rig.host.count_of(Counter::EndpointMismatches), 0);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_request_that_went_elsewhere_is_listed_where_it_is() {
         if at_response {
             rig.respond(5, "b:1", 200);
         } else {
-            rig.host.set(5, "upstream.address", b"b:1");
+            rig.host.set_property(5, "upstream.address", b"b:1");
         }
         let list = rig.list();
         assert_eq!(
@@ -232,7 +232,7 @@ fn a_request_that_went_elsewhere_is_listed_where_it_is() {
             (&["b:1".to_owned()][..], &[1][..])
         );
         rig.list();
-        assert_eq!(rig.host.counted(Counter::EndpointMismatches), 1);
+        assert_eq!(rig.host.count_of(Counter::EndpointMismatches), 1);
     }
 }
 
@@ -242,10 +242,10 @@ fn a_retry_is_followed_from_host_to_host() {
     rig.arrive(5);
     rig.admit(5, "a:1");
     for host in ["a:1", "b:1", "c:1"] {
-        rig.host.set(5, "upstream.address", host.as_bytes());
+        rig.host.set_property(5, "upstream.address", host.as_bytes());
         assert_eq!(rig.list().pools[0].endpoints, [host]);
     }
-    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 1, "once a request");
+    assert_eq!(rig.host.count_of(Counter::EndpointMismatches), 1, "once a request");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_name_is_not_compared_with_an_address() {
     rig.admit(5, "openai");
     rig.respond(5, "203.0.113.9:443", 200);
     assert_eq!(rig.list().pools[0].endpoints, ["openai"]);
-    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 0);
+    assert_eq!(rig.host.count_of(Counter::EndpointMismatches), 0);
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_stream_gone_without_a_word_does_not_stop_the_tick() {
     for context in [5, 6] {
         rig.arrive(context);
         rig.answer(context, 14, None);
-        rig.host.set(context, "upstream.address", b"b:1");
+        rig.host.set_property(context, "upstream.address", b"b:1");
     }
     rig.host.gone.borrow_mut().insert(5);
     assert_eq!(rig.list().pools[0].endpoint_of, [0, 1]);
@@ -274,10 +274,10 @@ fn a_stream_gone_without_a_word_does_not_stop_the_tick() {
 fn more_requests_than_one_tick_looks_at_are_found_over_several() {
     let mut rig = Rig::new("");
     rig.host.refuse_calls.set(true);
-    let count = super::super::LOOKS_MAX as u32 + 10;
+    let count = super::super::LOCATED_PER_TICK_MAX as u32 + 10;
     for context in 2..count + 2 {
         rig.arrive(context);
-        rig.host.set(context, "upstream.address", b"b:1");
+        rig.host.set_property(context, "upstream.address", b"b:1");
     }
     rig.host.refuse_calls.set(false);
     let unknown = |rig: &mut Rig| rig.list().pools[0].endpoint_of.iter().filter(|i| **i == 0).count();
@@ -292,7 +292,7 @@ fn an_empty_pool_is_listed_for_a_while() {
     rig.admit(5, "a:1");
     rig.end(5);
     assert_eq!(rig.list().pools.len(), 1);
-    rig.host.pass(POOL_KEPT_MS);
+    rig.host.advance(EMPTY_POOL_KEPT_MS);
     assert_eq!(rig.list().pools.len(), 0);
 }
 
@@ -305,7 +305,7 @@ fn a_pool_the_sidecar_does_not_serve_is_forgotten_and_its_requests_go_on() {
     rig.tick();
     let refused_pools = vec![Pool { route: "chat".into(), cluster: "llm".into() }];
     let response = KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() };
-    let token = rig.host.last(Method::KeepAlive).token;
+    let token = rig.host.last_call(Method::KeepAlive).token;
     rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
     let list = rig.list();
     assert_eq!((list.pools.len(), list.issued_through), (0, 2));
@@ -314,7 +314,7 @@ fn a_pool_the_sidecar_does_not_serve_is_forgotten_and_its_requests_go_on() {
     rig.end(5);
     rig.end(6);
     assert_eq!(rig.host.calls_of(Method::Settle).len(), 2);
-    assert_eq!(rig.worker.book().pools(), 0);
+    assert_eq!(rig.worker.lease_table().pools(), 0);
     assert_eq!(rig.arrive(7), Flow::Pause, "it is asked for as before");
     rig.answer(7, 5, None);
     assert_eq!(rig.resumed(7), 1);
@@ -328,7 +328,7 @@ fn instances_in_one_vm_speak_only_for_themselves() {
     assert!(other.configure(&rig.host, b""));
     rig.arrive(5);
     other.on_tick(&rig.host);
-    let request = rig.host.last(Method::KeepAlive).keep_alive();
+    let request = rig.host.last_call(Method::KeepAlive).keep_alive();
     assert_eq!((request.holder.as_str(), request.issued_through), ("other", 0));
     assert_eq!(rig.list().pools[0].leases, [1]);
 }

@@ -12,7 +12,7 @@ use evenkeel_engine::{
     limiter::direct_response::AdminCall,
 };
 use evenkeel_proto::v1::{
-    self as pb, AdmitRequest, AdmitResponse, Answered, Header, KeepAliveRequest, KeepAliveResponse, Pool,
+    self as pb, AdmitRequest, AdmitResponse, DirectResponse, Header, KeepAliveRequest, KeepAliveResponse, Pool,
     SettleRequest, SettleResponse, admit_response::Answer, gateway_server::Gateway,
 };
 use evenkeel_telemetry::traces::Current;
@@ -37,7 +37,7 @@ impl GatewayService {
         Self { admission, keep_alive_interval, calls }
     }
 
-    async fn respond(&self, call: &pb::OwnRequest, request: &AdmitRequest) -> AdmitResponse {
+    async fn respond(&self, call: &pb::AdminCall, request: &AdmitRequest) -> AdmitResponse {
         let subject = request.subject.clone().unwrap_or_default();
         let request_id = format!("{}:{}", request.holder, request.lease);
         let call = AdminCall {
@@ -49,7 +49,7 @@ impl GatewayService {
         };
         let response = self.admission.respond(call).await;
         AdmitResponse {
-            answer: Some(Answer::Answered(Answered {
+            answer: Some(Answer::DirectResponse(DirectResponse {
                 status: response.status.into(),
                 headers: response.headers.into_iter().map(header).collect(),
                 body: response.body,
@@ -63,7 +63,7 @@ impl Gateway for GatewayService {
     async fn admit(&self, request: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
         let _call = self.calls.token();
         let (metadata, _, mut request) = request.into_parts();
-        if let Some(call) = request.own.take() {
+        if let Some(call) = request.admin_call.take() {
             return Ok(Response::new(self.respond(&call, &request).await));
         }
         let pool = given(request.pool.take())?;

@@ -6,12 +6,12 @@ use crate::metrics::Counter;
 /// A POST with these headers whose body comes in these pieces.
 fn post(rig: &mut Rig, headers: &Headers, pieces: &[&[u8]]) -> Flow {
     rig.host.open(5);
-    rig.host.with(5, |s| {
+    rig.host.with_stream(5, |s| {
         s.request_headers.extend(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
     });
     let mut flow = rig.worker.on_request_headers(&rig.host, 5, false);
     for (i, piece) in pieces.iter().enumerate() {
-        let held = rig.host.with(5, |s| {
+        let held = rig.host.with_stream(5, |s| {
             s.body.extend_from_slice(piece);
             s.body.len()
         });
@@ -42,7 +42,7 @@ fn a_body_is_read_whatever_its_type_says() {
             let mut rig = Rig::new(r#"{"read_body":true}"#);
             post(&mut rig, headers, pieces);
             assert_eq!(asked(&rig), Some(("m1".into(), 3)), "{headers:?}");
-            assert_eq!(rig.host.counted(Counter::BodyUnread), 0);
+            assert_eq!(rig.host.count_of(Counter::BodyUnread), 0);
         }
     }
 }
@@ -72,16 +72,16 @@ fn what_cannot_be_read_is_of_the_unknown_model() {
         assert_eq!(post(&mut rig, headers, pieces), Flow::Pause);
         assert_eq!(asked(&rig), Some(("(unknown)".into(), bytes)), "{headers:?} {pieces:?}");
         assert_eq!(rig.host.calls_of(Method::Admit).len(), 1);
-        assert_eq!(rig.host.counted(Counter::BodyUnread), 1);
+        assert_eq!(rig.host.count_of(Counter::BodyUnread), 1);
         rig.admit(5, "a:1");
         assert_eq!(rig.resumed(5), 1);
 
         let mut rig = Rig::new(&format!(r#"{{{MAX},"on_unread_body":"refuse"}}"#));
         assert_eq!(post(&mut rig, headers, pieces), Flow::Pause, "never forwarded");
-        assert_eq!(rig.host.with(5, |s| s.response.clone()).unwrap().status, status);
+        assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).unwrap().status, status);
         assert_eq!((asked(&rig), rig.resumed(5)), (None, 0));
         rig.end(5);
-        assert!(rig.worker.book().is_empty() && rig.host.calls_of(Method::Settle).is_empty());
+        assert!(rig.worker.lease_table().is_empty() && rig.host.calls_of(Method::Settle).is_empty());
     }
 }
 
@@ -91,13 +91,13 @@ fn a_body_that_comes_drop_by_drop_is_of_the_unknown_model() {
         let mut rig = Rig::new(&format!(r#"{{"read_body":true,"on_unread_body":"{config}"}}"#));
         rig.host.open(5);
         rig.worker.on_request_headers(&rig.host, 5, false);
-        rig.host.with(5, |s| s.body = br#"{"model":"#.to_vec());
+        rig.host.with_stream(5, |s| s.body = br#"{"model":"#.to_vec());
         assert_eq!(rig.worker.on_request_body(&rig.host, 5, 9, false), Flow::Pause);
-        rig.host.pass(1000);
+        rig.host.advance(1000);
         rig.tick();
-        assert_eq!(rig.host.with(5, |s| s.response.clone()).map(|response| response.status), expected);
+        assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).map(|response| response.status), expected);
         assert_eq!(asked(&rig), expected.is_none().then(|| ("(unknown)".into(), 9)));
-        assert_eq!([Counter::BodyUnread, Counter::BodyGivenUp].map(|c| rig.host.counted(c)), [1, 1]);
+        assert_eq!([Counter::BodyUnread, Counter::BodyTimeouts].map(|c| rig.host.count_of(c)), [1, 1]);
     }
 }
 
@@ -127,7 +127,7 @@ fn without_a_body_there_is_nothing_unknown() {
     // A GET is not waited for.
     let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
     rig.host.open(5);
-    rig.host.with(5, |s| s.request_headers.insert(":method".into(), "GET".into()));
+    rig.host.with_stream(5, |s| s.request_headers.insert(":method".into(), "GET".into()));
     rig.worker.on_request_headers(&rig.host, 5, false);
     assert_eq!(asked(&rig), Some((String::new(), 0)));
 }
@@ -145,7 +145,7 @@ fn a_body_is_gathered_only_when_asked_for() {
     let body = br#"{"model":"m1","messages":[{"content":"hello"}],"max_tokens":9}"#;
     let json = |rig: &Rig| {
         rig.host.open(5);
-        rig.host.with(5, |s| {
+        rig.host.with_stream(5, |s| {
             s.request_headers.insert("content-type".into(), "application/json".into());
             s.body = body.to_vec();
         });
@@ -153,7 +153,7 @@ fn a_body_is_gathered_only_when_asked_for() {
     let mut rig = Rig::new("");
     json(&rig);
     rig.worker.on_request_headers(&rig.host, 5, false);
-    assert_eq!(rig.host.last(Method::Admit).admit().model, "");
+    assert_eq!(rig.host.last_call(Method::Admit).admit().model, "");
 
     let mut rig = Rig::new(r#"{"read_body":true}"#);
     json(&rig);
@@ -161,7 +161,7 @@ fn a_body_is_gathered_only_when_asked_for() {
     assert_eq!(rig.worker.on_request_body(&rig.host, 5, 10, false), Flow::Pause);
     assert!(rig.host.calls.borrow().is_empty());
     assert_eq!(rig.worker.on_request_body(&rig.host, 5, body.len(), true), Flow::Pause);
-    let admit = rig.host.last(Method::Admit).admit();
+    let admit = rig.host.last_call(Method::Admit).admit();
     assert_eq!((admit.model.as_str(), admit.prompt_bytes, admit.max_output_tokens), ("m1", 5, 9));
     rig.admit(5, "a:1");
     assert_eq!(rig.resumed(5), 1);
@@ -173,7 +173,7 @@ fn a_body_over_the_bound_is_not_waited_for() {
     let mut rig = Rig::new(r#"{"read_body":true,"body_bytes_max":20}"#);
     for (length, chunk) in [(Some("21"), None), (None, Some(21))] {
         rig.host.open(5);
-        rig.host.with(5, |s| {
+        rig.host.with_stream(5, |s| {
             s.request_headers.insert("content-type".into(), "application/json".into());
             length.map(|l| s.request_headers.insert("content-length".into(), l.into()));
         });
@@ -181,9 +181,9 @@ fn a_body_over_the_bound_is_not_waited_for() {
         if let Some(bytes) = chunk {
             assert_eq!(rig.worker.on_request_body(&rig.host, 5, bytes, false), Flow::Pause);
         }
-        let admit = rig.host.last(Method::Admit).admit();
+        let admit = rig.host.last_call(Method::Admit).admit();
         assert_eq!((admit.model.as_str(), admit.prompt_bytes), ("(unknown)", 21));
-        assert_eq!(rig.host.counted(Counter::BodyTooLarge), if chunk.is_some() { 2 } else { 1 });
+        assert_eq!(rig.host.count_of(Counter::BodyTooLarge), if chunk.is_some() { 2 } else { 1 });
         rig.admit(5, "a:1");
         rig.end(5);
         rig.host.gone.borrow_mut().clear();
@@ -194,14 +194,14 @@ fn a_body_over_the_bound_is_not_waited_for() {
 fn trailers_complete_a_body() {
     let mut rig = Rig::new(r#"{"read_body":true}"#);
     rig.host.open(5);
-    rig.host.with(5, |s| {
+    rig.host.with_stream(5, |s| {
         s.request_headers.insert("content-type".into(), "application/json".into());
         s.body = br#"{"model":"m1"}"#.to_vec();
     });
     rig.worker.on_request_headers(&rig.host, 5, false);
     rig.worker.on_request_body(&rig.host, 5, 14, false);
     assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause);
-    assert_eq!(rig.host.last(Method::Admit).admit().model, "m1");
+    assert_eq!(rig.host.last_call(Method::Admit).admit().model, "m1");
     assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause);
     rig.admit(5, "a:1");
     assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Continue);
@@ -214,17 +214,18 @@ fn a_body_that_does_not_come_is_given_up() {
     assert_eq!(rig.host.tick_ms.get(), 200);
     for (refuse, resumed) in [(false, 0), (true, 1)] {
         rig.host.open(5);
-        rig.host.with(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
+        rig.host
+            .with_stream(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
         assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
-        rig.host.pass(199);
+        rig.host.advance(199);
         rig.tick();
-        assert!(rig.worker.book().is_empty());
+        assert!(rig.worker.lease_table().is_empty());
         rig.host.refuse_calls.set(refuse);
-        rig.host.pass(1);
+        rig.host.advance(1);
         rig.tick();
-        assert_eq!((rig.worker.book().len(), rig.resumed(5)), (1, resumed));
+        assert_eq!((rig.worker.lease_table().len(), rig.resumed(5)), (1, resumed));
         rig.end(5);
         rig.host.gone.borrow_mut().clear();
     }
-    assert_eq!(rig.host.counted(Counter::BodyGivenUp), 2);
+    assert_eq!(rig.host.count_of(Counter::BodyTimeouts), 2);
 }

@@ -2,14 +2,14 @@
 
 use super::*;
 use crate::metrics::Counter;
-use evenkeel_proto::v1::Answered;
+use evenkeel_proto::v1::DirectResponse;
 
-const CONFIG: &str = r#"{"own_paths":["/quota","/quota/delta"],"on_error":"open"}"#;
+const CONFIG: &str = r#"{"admin_paths":["/quota","/quota/delta"],"on_error":"open"}"#;
 
 /// A request to a path.
 fn ask(rig: &mut Rig, path: &str, body: Option<&[u8]>) -> Flow {
     rig.host.open(5);
-    rig.host.with(5, |s| {
+    rig.host.with_stream(5, |s| {
         s.request_headers.insert(":path".into(), path.into());
         s.body = body.unwrap_or_default().to_vec();
     });
@@ -21,7 +21,7 @@ fn ask(rig: &mut Rig, path: &str, body: Option<&[u8]>) -> Flow {
 }
 
 fn answered() -> Answer {
-    Answer::Answered(Answered {
+    Answer::DirectResponse(DirectResponse {
         status: 200,
         headers: vec![header("content-type", "application/json"), header("bad name", "x")],
         body: b"{\"quota\":7}".to_vec(),
@@ -29,7 +29,7 @@ fn answered() -> Answer {
 }
 
 fn status(rig: &Rig) -> u32 {
-    rig.host.with(5, |s| s.response.clone()).unwrap().status
+    rig.host.with_stream(5, |s| s.response.clone()).unwrap().status
 }
 
 #[test]
@@ -38,18 +38,18 @@ fn it_is_asked_and_the_answer_given_and_nothing_is_held() {
     for (path, body) in [("/v1/chat/completions/quota?consumer=a", None), ("/x/quota/delta", Some(form))] {
         let mut rig = Rig::new(CONFIG);
         assert_eq!(ask(&mut rig, path, body), Flow::Pause);
-        let admit = rig.host.last(Method::Admit).admit();
-        let own = admit.own.unwrap();
+        let admit = rig.host.last_call(Method::Admit).admit();
+        let own = admit.admin_call.unwrap();
         assert_eq!((own.method.as_str(), own.body.as_slice()), ("POST", body.unwrap_or_default()));
         assert_eq!((admit.lease, admit.pool.unwrap().cluster.as_str()), (1, "llm"));
         assert_eq!(admit.subject.unwrap().path, path);
-        assert!(rig.worker.book().is_empty());
+        assert!(rig.worker.lease_table().is_empty());
         rig.answer(5, 0, Some(answered()));
-        let response = rig.host.with(5, |s| s.response.clone()).unwrap();
+        let response = rig.host.with_stream(5, |s| s.response.clone()).unwrap();
         assert_eq!((response.status, response.body.as_slice()), (200, &b"{\"quota\":7}"[..]));
         assert_eq!(response.headers, [("content-type".into(), "application/json".into())]);
         assert_eq!(rig.resumed(5), 0);
-        assert_eq!(rig.host.counted(Counter::OwnAnswered), 1);
+        assert_eq!(rig.host.count_of(Counter::DirectResponses), 1);
         assert_eq!(rig.worker.on_request_body(&rig.host, 5, 9, true), Flow::Pause, "never forwarded");
         rig.end(5);
         assert!(rig.host.calls_of(Method::Settle).is_empty());
@@ -65,8 +65,8 @@ fn without_its_answer_it_is_refused_and_never_forwarded() {
         ask(&mut rig, "/quota", None);
         rig.answer(5, code, answer);
         assert_eq!((status(&rig), rig.resumed(5)), (503, 0));
-        assert_eq!(rig.host.counted(Counter::OwnFailed), 1);
-        assert!(rig.worker.book().is_empty());
+        assert_eq!(rig.host.count_of(Counter::DirectResponsesFailed), 1);
+        assert!(rig.worker.lease_table().is_empty());
     }
     let mut rig = Rig::new(CONFIG);
     rig.host.refuse_calls.set(true);
@@ -79,7 +79,7 @@ fn one_refused_as_invalid_is_answered_400() {
     let mut rig = Rig::new(CONFIG);
     ask(&mut rig, "/quota", None);
     rig.answer(5, 3, None);
-    assert_eq!((status(&rig), rig.host.counted(Counter::OwnFailed)), (400, 1));
+    assert_eq!((status(&rig), rig.host.count_of(Counter::DirectResponsesFailed)), (400, 1));
     assert!(!rig.host.logs.borrow().iter().any(|(_, line)| line.contains("no answer")));
 }
 
@@ -96,7 +96,7 @@ fn a_body_that_is_too_large_is_refused() {
     for length in [None, Some("65537")] {
         let mut rig = Rig::new(CONFIG);
         rig.host.open(5);
-        rig.host.with(5, |s| {
+        rig.host.with_stream(5, |s| {
             s.request_headers.insert(":path".into(), "/quota".into());
             length.map(|l| s.request_headers.insert("content-length".into(), l.into()));
         });
@@ -114,9 +114,9 @@ fn a_body_that_is_too_large_is_refused() {
 fn a_body_that_does_not_come_is_refused() {
     let mut rig = Rig::new(CONFIG);
     rig.host.open(5);
-    rig.host.with(5, |s| s.request_headers.insert(":path".into(), "/quota".into()));
+    rig.host.with_stream(5, |s| s.request_headers.insert(":path".into(), "/quota".into()));
     rig.worker.on_request_headers(&rig.host, 5, false);
-    rig.host.pass(1000);
+    rig.host.advance(1000);
     rig.tick();
     rig.host.effective.set(5);
     assert_eq!((status(&rig), rig.resumed(5)), (408, 0));
@@ -126,10 +126,10 @@ fn a_body_that_does_not_come_is_refused() {
 #[test]
 fn the_path_is_compared_as_a_server_reads_it() {
     for path in ["/v1/quota/", "/v1//%71uota", "/v1%2Fquota", "/v1/./quota", "/v1/x/../quota//"] {
-        let mut rig = Rig::new(r#"{"own_paths":["/quota/"]}"#);
+        let mut rig = Rig::new(r#"{"admin_paths":["/quota/"]}"#);
         assert_eq!(ask(&mut rig, &format!("{path}?consumer=a%2Fb"), None), Flow::Pause);
-        let admit = rig.host.last(Method::Admit).admit();
-        assert!(admit.own.is_some(), "{path}");
+        let admit = rig.host.last_call(Method::Admit).admit();
+        assert!(admit.admin_call.is_some(), "{path}");
         assert_eq!(admit.subject.unwrap().path, "/v1/quota?consumer=a%2Fb");
     }
 }
@@ -139,11 +139,11 @@ fn other_paths_go_their_way() {
     for path in ["/v1/chat/completions", "/quotas", "/quota/other", "/v1?x=/quota"] {
         let mut rig = Rig::new(CONFIG);
         ask(&mut rig, path, None);
-        assert_eq!(rig.host.last(Method::Admit).admit().own, None, "{path}");
+        assert_eq!(rig.host.last_call(Method::Admit).admit().admin_call, None, "{path}");
         rig.answer(5, 0, Some(answered()));
-        assert_eq!((rig.host.with(5, |s| s.response.clone()), rig.resumed(5)), (None, 1));
+        assert_eq!((rig.host.with_stream(5, |s| s.response.clone()), rig.resumed(5)), (None, 1));
     }
     let mut rig = Rig::new("");
     ask(&mut rig, "/quota", None);
-    assert_eq!(rig.host.last(Method::Admit).admit().own, None);
+    assert_eq!(rig.host.last_call(Method::Admit).admit().admin_call, None);
 }
