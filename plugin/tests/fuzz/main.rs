@@ -1,12 +1,12 @@
-//! Fuzzes what reads responses and requests: starts from samples of each provider, changes them at random with an eye
-//! to their structure, and cuts them at random. Runs on stable, for a bounded time.
+//! Fuzzes the readers of responses and request bodies: takes samples of each provider, mutates them with some knowledge
+//! of their structure, and splits them at random. Runs on stable Rust for a bounded time.
 //!
 //! | variable | |
 //! |---|---|
 //! | `EVENKEEL_FUZZ_MS` | time for each provider, 2000 by default |
-//! | `EVENKEEL_FUZZ_SEED` | runs the one input made from this seed, as a failure names it |
+//! | `EVENKEEL_FUZZ_SEED` | runs only the input made from this seed; a failure prints its seed |
 
-// Test code outside test functions.
+// The code below is test code outside test functions.
 #![allow(clippy::unwrap_used)]
 
 mod mutate;
@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// Samples whose names begin so.
+/// Returns the samples whose names start with a prefix.
 fn samples(prefix: &str) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut samples: Vec<_> = fs::read_dir(directory)
@@ -38,7 +38,7 @@ fn samples(prefix: &str) -> Vec<(String, Vec<u8>)> {
     samples
 }
 
-/// Runs a check on changed samples until the time is over.
+/// Runs a check on mutated samples until the time is over.
 fn fuzz(prefix: &str, check: impl Fn(&[u8], &mut Random)) {
     let samples = samples(prefix);
     let run = |seed: u64| {
@@ -62,7 +62,7 @@ fn fuzz(prefix: &str, check: impl Fn(&[u8], &mut Random)) {
     println!("{prefix}: {inputs} inputs");
 }
 
-/// What a body tells, given in these pieces.
+/// Reads a body in these chunks.
 fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, by_line: bool, end: bool) -> (Usage, u64) {
     let mut reader = UsageReader::new(by_line);
     for chunk in chunks {
@@ -78,14 +78,14 @@ fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, by_line: bool, end: bool
 fn usage_is_sound(body: &[u8], random: &mut Random) {
     let by_line = random.below(2) == 1;
     let (usage, faults) = read([body], by_line, true);
-    assert_eq!(read(random.cut(body), by_line, true), (usage.clone(), faults), "cuts change nothing");
+    assert_eq!(read(random.split(body), by_line, true), (usage.clone(), faults), "splits do not matter");
     assert!(usage.model.len() <= 256);
-    assert!(usage.output_bytes <= body.len() as u64, "no more text than there are bytes");
+    assert!(usage.output_bytes <= body.len() as u64, "not more text than bytes");
     assert!(!usage.is_final || usage.tokens.is_some());
     if let Some(tokens) = usage.tokens {
         assert!(tokens.cached_input <= tokens.input && tokens.reasoning <= tokens.output);
     }
-    // A prefix told no more than the whole, but for texts of which it is not known yet whether they repeat.
+    // Texts that may still turn out to be incremental can report more than the whole.
     let (before, _) = read([&body[..random.below(body.len() + 1)]], by_line, false);
     assert!(before.output_bytes <= body.len() as u64 && before.model.len() <= 256);
 }
@@ -128,7 +128,7 @@ fn stripping_usage() {
     };
     fuzz("openai", |body, random| {
         let stripped = strip(&[body]);
-        assert_eq!(strip(&random.cut(body)), stripped, "cuts change nothing");
+        assert_eq!(strip(&random.split(body)), stripped, "splits do not matter");
         assert!(stripped.len() <= body.len());
     });
 }

@@ -1,34 +1,34 @@
-//! What is read of a request's body, and what is said where it cannot be read.
+//! Reading request bodies, and bodies that cannot be read.
 
 use super::*;
 use crate::metrics::Counter;
 
-/// A POST with these headers whose body comes in these pieces.
-fn post(rig: &mut Rig, headers: &Headers, pieces: &[&[u8]]) -> Flow {
+/// Sends a POST with these headers whose body arrives in these chunks.
+fn post(rig: &mut Rig, headers: &Headers, chunks: &[&[u8]]) -> Flow {
     rig.host.open(5);
     rig.host.with_stream(5, |s| {
         s.request_headers.extend(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
     });
     let mut flow = rig.worker.on_request_headers(&rig.host, 5, false);
-    for (i, piece) in pieces.iter().enumerate() {
+    for (i, chunk) in chunks.iter().enumerate() {
         let held = rig.host.with_stream(5, |s| {
-            s.body.extend_from_slice(piece);
+            s.body.extend_from_slice(chunk);
             s.body.len()
         });
-        flow = rig.worker.on_request_body(&rig.host, 5, held, i + 1 == pieces.len());
+        flow = rig.worker.on_request_body(&rig.host, 5, held, i + 1 == chunks.len());
     }
     flow
 }
 
-/// The model and size Admit told; none where it was not asked.
-fn asked(rig: &Rig) -> Option<(String, u64)> {
+/// Returns the model and prompt size of the last Admit; `None` if none was sent.
+fn last_admit(rig: &Rig) -> Option<(String, u64)> {
     let call = rig.host.calls_of(Method::Admit).pop()?;
     Some((call.admit().model, call.admit().prompt_bytes))
 }
 
-/// Servers take JSON under any type: a client chose the type, and so whether limits on models met it.
+/// Servers accept JSON under any type: a client could otherwise avoid limits on models by its choice of the type.
 #[test]
-fn a_body_is_read_whatever_its_type_says() {
+fn a_body_is_read_whatever_its_content_type() {
     let body: &[u8] = br#"{"model":"m1","prompt":"abc"}"#;
     let types: [&Headers; 5] = [
         &[],
@@ -38,18 +38,18 @@ fn a_body_is_read_whatever_its_type_says() {
         &[("content-type", "application/vnd.api+json"), ("content-encoding", "identity")],
     ];
     for headers in types {
-        for pieces in [&[body][..], &[b" ", body], &[b"\xef\xbb\xbf", b"\r\n", &body[..9], &body[9..]]] {
+        for chunks in [&[body][..], &[b" ", body], &[b"\xef\xbb\xbf", b"\r\n", &body[..9], &body[9..]]] {
             let mut rig = Rig::new(r#"{"read_body":true}"#);
-            post(&mut rig, headers, pieces);
-            assert_eq!(asked(&rig), Some(("m1".into(), 3)), "{headers:?}");
+            post(&mut rig, headers, chunks);
+            assert_eq!(last_admit(&rig), Some(("m1".into(), 3)), "{headers:?}");
             assert_eq!(rig.host.count_of(Counter::BodyUnread), 0);
         }
     }
 }
 
-/// The body cannot be read, and limits on models must hold all the same.
+/// Limits on models must hold although the body cannot be read.
 #[test]
-fn what_cannot_be_read_is_of_the_unknown_model() {
+fn an_unreadable_body_gets_the_unknown_model() {
     const MAX: &str = r#""read_body":true,"body_bytes_max":40"#;
     let json: &Headers = &[("content-type", "application/json")];
     let cases: [(&Headers, &[&[u8]], u64, u32); 11] = [
@@ -59,34 +59,34 @@ fn what_cannot_be_read_is_of_the_unknown_model() {
         (json, &[br#"{"model":"m1""#], 13, 415),
         (json, &[br#"[{"model":"m1"}]"#], 16, 415),
         (json, &[b"\x1f\x8b"], 2, 415),
-        // Seen at once, without waiting for the rest.
+        // Recognized at once, without waiting for the rest.
         (json, &[b" ", b"model=m1", b""], 9, 415),
         (&[("content-type", "multipart/form-data; boundary=x")], &[], 0, 415),
         (&[("content-encoding", "gzip"), ("content-type", "application/json")], &[], 0, 415),
-        // A body that was promised, of an older Envoy that gives it without its last piece.
+        // A declared body that an older Envoy delivers without its last part.
         (&[("content-length", "14")], &[b""], 14, 415),
         (&[("content-length", "30")], &[br#"{"model":"m1","#], 30, 415),
     ];
-    for (headers, pieces, bytes, status) in cases {
+    for (headers, chunks, bytes, status) in cases {
         let mut rig = Rig::new(&format!("{{{MAX}}}"));
-        assert_eq!(post(&mut rig, headers, pieces), Flow::Pause);
-        assert_eq!(asked(&rig), Some(("(unknown)".into(), bytes)), "{headers:?} {pieces:?}");
+        assert_eq!(post(&mut rig, headers, chunks), Flow::Pause);
+        assert_eq!(last_admit(&rig), Some(("(unknown)".into(), bytes)), "{headers:?} {chunks:?}");
         assert_eq!(rig.host.calls_of(Method::Admit).len(), 1);
         assert_eq!(rig.host.count_of(Counter::BodyUnread), 1);
         rig.admit(5, "a:1");
         assert_eq!(rig.resumed(5), 1);
 
         let mut rig = Rig::new(&format!(r#"{{{MAX},"on_unread_body":"refuse"}}"#));
-        assert_eq!(post(&mut rig, headers, pieces), Flow::Pause, "never forwarded");
+        assert_eq!(post(&mut rig, headers, chunks), Flow::Pause, "never forwarded");
         assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).unwrap().status, status);
-        assert_eq!((asked(&rig), rig.resumed(5)), (None, 0));
+        assert_eq!((last_admit(&rig), rig.resumed(5)), (None, 0));
         rig.end(5);
         assert!(rig.worker.lease_table().is_empty() && rig.host.calls_of(Method::Settle).is_empty());
     }
 }
 
 #[test]
-fn a_body_that_comes_drop_by_drop_is_of_the_unknown_model() {
+fn a_body_that_arrives_too_slowly_gets_the_unknown_model() {
     for (config, expected) in [("admit", None), ("refuse", Some(408))] {
         let mut rig = Rig::new(&format!(r#"{{"read_body":true,"on_unread_body":"{config}"}}"#));
         rig.host.open(5);
@@ -96,14 +96,14 @@ fn a_body_that_comes_drop_by_drop_is_of_the_unknown_model() {
         rig.host.advance(1000);
         rig.tick();
         assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).map(|response| response.status), expected);
-        assert_eq!(asked(&rig), expected.is_none().then(|| ("(unknown)".into(), 9)));
+        assert_eq!(last_admit(&rig), expected.is_none().then(|| ("(unknown)".into(), 9)));
         assert_eq!([Counter::BodyUnread, Counter::BodyTimeouts].map(|c| rig.host.count_of(c)), [1, 1]);
     }
 }
 
-/// Gemini and Azure run what the path names.
+/// Gemini and Azure run the model that the path names.
 #[test]
-fn the_model_in_the_path_wins() {
+fn the_model_in_the_path_takes_precedence() {
     let body: &[u8] = br#"{"model":"cheap"}"#;
     for (path, model) in [
         ("/v1beta/models/gemini%2Dpro:generateContent", "gemini-pro"),
@@ -112,36 +112,36 @@ fn the_model_in_the_path_wins() {
     ] {
         let mut rig = Rig::new(r#"{"read_body":true}"#);
         post(&mut rig, &[(":path", path)], &[body]);
-        assert_eq!(asked(&rig), Some((model.into(), 0)), "{path}");
+        assert_eq!(last_admit(&rig), Some((model.into(), 0)), "{path}");
     }
 }
 
 #[test]
-fn without_a_body_there_is_nothing_unknown() {
+fn a_request_without_a_body_has_no_unknown_model() {
     let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
     post(&mut rig, &[], &[b""]);
-    assert_eq!(asked(&rig), Some((String::new(), 0)));
+    assert_eq!(last_admit(&rig), Some((String::new(), 0)));
     let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
     rig.arrive(5);
-    assert_eq!(asked(&rig), Some((String::new(), 0)));
-    // A GET is not waited for.
+    assert_eq!(last_admit(&rig), Some((String::new(), 0)));
+    // A GET is not held.
     let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
     rig.host.open(5);
     rig.host.with_stream(5, |s| s.request_headers.insert(":method".into(), "GET".into()));
     rig.worker.on_request_headers(&rig.host, 5, false);
-    assert_eq!(asked(&rig), Some((String::new(), 0)));
+    assert_eq!(last_admit(&rig), Some((String::new(), 0)));
 }
 
-/// A client that names its model so is counted with the bodies that cannot be read.
+/// A client that names this model itself is counted with unreadable bodies.
 #[test]
-fn the_unknown_model_may_be_named() {
+fn a_client_may_name_the_unknown_model() {
     let mut rig = Rig::new(r#"{"read_body":true}"#);
     post(&mut rig, &[], &[br#"{"model":"(unknown)"}"#]);
-    assert_eq!(asked(&rig), Some(("(unknown)".into(), 0)));
+    assert_eq!(last_admit(&rig), Some(("(unknown)".into(), 0)));
 }
 
 #[test]
-fn a_body_is_gathered_only_when_asked_for() {
+fn a_body_is_buffered_only_with_read_body() {
     let body = br#"{"model":"m1","messages":[{"content":"hello"}],"max_tokens":9}"#;
     let json = |rig: &Rig| {
         rig.host.open(5);
@@ -169,7 +169,7 @@ fn a_body_is_gathered_only_when_asked_for() {
 }
 
 #[test]
-fn a_body_over_the_bound_is_not_waited_for() {
+fn an_oversized_body_is_not_awaited() {
     let mut rig = Rig::new(r#"{"read_body":true,"body_bytes_max":20}"#);
     for (length, chunk) in [(Some("21"), None), (None, Some(21))] {
         rig.host.open(5);
@@ -208,7 +208,7 @@ fn trailers_complete_a_body() {
 }
 
 #[test]
-fn a_body_that_does_not_come_is_given_up() {
+fn a_body_times_out() {
     let mut rig = Rig::new(r#"{"read_body":true,"body_wait_ms":200}"#);
     rig.tick();
     assert_eq!(rig.host.tick_ms.get(), 200);

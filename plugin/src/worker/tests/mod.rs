@@ -1,5 +1,6 @@
-//! The worker against a mock gateway.
+//! Tests of the worker against a mock gateway.
 
+mod attributes;
 mod body_buffer;
 mod direct_response;
 mod properties;
@@ -33,13 +34,13 @@ impl Rig {
         Rig { host, worker }
     }
 
-    /// A request arrives, without a body to wait for.
+    /// Starts a request without a body.
     fn arrive(&mut self, context: u32) -> Flow {
         self.host.open(context);
         self.worker.on_request_headers(&self.host, context, true)
     }
 
-    /// The sidecar answers a stream's Admit.
+    /// Delivers the sidecar's answer to a stream's Admit.
     fn answer(&mut self, context: u32, status: u32, answer: Option<Answer>) {
         let calls = self.host.calls_of(Method::Admit);
         let token = calls.iter().rev().find(|call| call.context == context).unwrap().token;
@@ -47,7 +48,7 @@ impl Rig {
         self.worker.on_answer(&self.host, token, status, &body.unwrap_or_default());
     }
 
-    /// The lease a stream's Admit asked for.
+    /// Returns the lease in a stream's Admit.
     fn lease(&self, context: u32) -> Option<u64> {
         let calls = self.host.calls_of(Method::Admit);
         calls.iter().find(|call| call.context == context).map(|call| call.admit().lease)
@@ -57,7 +58,7 @@ impl Rig {
         self.answer(context, 0, Some(admitted(endpoint, Basis::Shared)));
     }
 
-    /// The response begins, from an upstream address.
+    /// Starts the response, from an upstream address.
     fn respond(&mut self, context: u32, address: &str, status: u64) {
         self.host.effective.set(context);
         self.host.set_property(context, "upstream.address", address.as_bytes());
@@ -65,7 +66,7 @@ impl Rig {
         self.worker.on_response_headers(&self.host, context);
     }
 
-    /// The stream ends and is gone.
+    /// Ends a stream and removes it.
     fn end(&mut self, context: u32) {
         self.host.effective.set(context);
         self.worker.on_end(&self.host, context);
@@ -78,7 +79,7 @@ impl Rig {
         self.worker.on_tick(&self.host);
     }
 
-    /// A KeepAlive as it would be sent now.
+    /// Returns the list of a KeepAlive sent now.
     fn list(&mut self) -> evenkeel_proto::v1::KeepAliveRequest {
         self.host.advance(60_000);
         self.tick();
