@@ -19,8 +19,8 @@ pub struct UsageStripper {
     in_line: bool,
     /// The last byte was a carriage return.
     after_cr: bool,
-    /// Set if the last byte ended an event: whether that event was forwarded. A newline after a carriage return shares its
-    /// fate.
+    /// Set if the last byte ended an event: whether that event was forwarded. The newline of a `\r\n` is forwarded only if
+    /// its event was.
     event_forwarded: Option<bool>,
     oversized_events: u64,
 }
@@ -42,12 +42,12 @@ impl UsageStripper {
                 continue;
             }
             let (taken, ended) = self.event_end(rest);
-            let (piece, after) = rest.split_at(taken);
+            let (part, after) = rest.split_at(taken);
             rest = after;
             if self.passing_through {
-                out.extend_from_slice(piece);
+                out.extend_from_slice(part);
             } else {
-                self.held.extend_from_slice(piece);
+                self.held.extend_from_slice(part);
             }
             if ended {
                 self.event_forwarded = Some(strip_usage(&self.held, &mut out));

@@ -38,7 +38,7 @@ pub(super) fn consumer(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Source
     let default = || Source::Header(header.map_or("x-mse-consumer".to_owned(), |h| h.to_ascii_lowercase()));
     let Some(value) = top.get("consumer") else { return default() };
     if set {
-        faults.push("consumer: must not be set beside consumer_header".into());
+        faults.push("consumer: must not be set together with consumer_header".into());
     }
     source(value, &top.name("consumer"), AllowedSources::Verified, faults).unwrap_or_else(default)
 }

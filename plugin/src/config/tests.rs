@@ -170,7 +170,7 @@ fn each_fault_names_its_field() {
         ),
         (
             r#"{"consumer":{"header":"a"},"consumer_header":"b"}"#,
-            "consumer: must not be set beside consumer_header",
+            "consumer: must not be set together with consumer_header",
         ),
         (r#"{"consumer":{"header":"a b"}}"#, "consumer.header: must be an HTTP header name, got \"a b\""),
         (

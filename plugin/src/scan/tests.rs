@@ -12,7 +12,7 @@ struct Recorder {
 impl Sink for Recorder {
     fn on_event(&mut self, path: &[Key], event: Event<'_>) {
         match event {
-            Event::Part(piece) => self.text.extend(piece),
+            Event::Part(part) => self.text.extend(part),
             Event::Text(head) => {
                 let text = std::mem::take(&mut self.text);
                 let (text, head) = (String::from_utf8_lossy(&text), String::from_utf8_lossy(head));
@@ -137,7 +137,7 @@ struct Sums(usize, u64);
 impl Sink for Sums {
     fn on_event(&mut self, _path: &[Key], event: Event<'_>) {
         match event {
-            Event::Part(piece) => self.0 += piece.len(),
+            Event::Part(part) => self.0 += part.len(),
             Event::Number(Some(number)) => self.1 = self.1.wrapping_add(number),
             _ => {}
         }
@@ -170,8 +170,8 @@ proptest! {
         bytes.splice(at..at, garbage);
         let (whole, end) = scan(&[&bytes]);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
-        let (pieces, other_end) = scan(&single);
-        prop_assert_eq!(whole, pieces);
+        let (split, other_end) = scan(&single);
+        prop_assert_eq!(whole, split);
         prop_assert_eq!(end.state, other_end.state);
     }
 }

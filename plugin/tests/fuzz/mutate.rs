@@ -74,13 +74,13 @@ impl Random {
     /// Splits bytes into random chunks.
     pub(crate) fn split<'a>(&mut self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
         let size = [1, 2, 7, 100, 5000][self.below(5)];
-        let (mut pieces, mut rest) = (Vec::new(), bytes);
+        let (mut chunks, mut rest) = (Vec::new(), bytes);
         while !rest.is_empty() {
-            let (piece, after) = rest.split_at(self.below(2 * size).min(rest.len()));
-            pieces.push(piece);
+            let (chunk, after) = rest.split_at(self.below(2 * size).min(rest.len()));
+            chunks.push(chunk);
             rest = after;
         }
-        pieces
+        chunks
     }
 }
 
@@ -107,8 +107,8 @@ pub(crate) fn mutate(samples: &[(String, Vec<u8>)], random: &mut Random) -> Vec<
             }
             5 => {
                 let other = &samples[random.below(samples.len())].1;
-                let piece = other[random.range(other.len())].to_vec();
-                bytes.splice(range, piece);
+                let chunk = other[random.range(other.len())].to_vec();
+                bytes.splice(range, chunk);
             }
             6 => {
                 let other = &samples[random.below(samples.len())].1;

@@ -119,7 +119,7 @@ fn the_first_session_header_is_sent_truncated() {
 
 #[test]
 fn the_request_id_is_sent_truncated() {
-    for (given, told) in [
+    for (given, expected) in [
         (None, String::new()),
         (Some("5f0c-1a".into()), "5f0c-1a".into()),
         (Some("i".repeat(300)), "i".repeat(128)),
@@ -130,7 +130,7 @@ fn the_request_id_is_sent_truncated() {
             rig.host.with_stream(5, |s| s.request_headers.insert("x-request-id".into(), id));
         }
         rig.worker.on_request_headers(&rig.host, 5, true);
-        assert_eq!(rig.host.last_call(Method::Admit).admit().request_id, told);
+        assert_eq!(rig.host.last_call(Method::Admit).admit().request_id, expected);
     }
 }
 
@@ -242,7 +242,7 @@ fn admit_and_settle_carry_the_trace() {
 /// A truncated trace context would name another trace.
 #[test]
 fn an_oversized_trace_context_is_left_out() {
-    for (more, told) in [(0, true), (1, false)] {
+    for (more, expected) in [(0, true), (1, false)] {
         let mut rig = Rig::new("");
         rig.host.open(5);
         for (name, len) in [("traceparent", 64), ("tracestate", 512)] {
@@ -251,7 +251,7 @@ fn an_oversized_trace_context_is_left_out() {
         rig.worker.on_request_headers(&rig.host, 5, true);
         let admit = rig.host.last_call(Method::Admit).admit();
         for value in [admit.traceparent, admit.tracestate] {
-            assert_eq!(!value.is_empty(), told);
+            assert_eq!(!value.is_empty(), expected);
         }
     }
 }

@@ -201,7 +201,7 @@ proptest! {
             seen.table.settle(&rig);
             if matches!(event, Event::KeptAlive(_)) {
                 let held: HashSet<u64> = rig.worker.lease_table().leases_after(0, usize::MAX).iter().map(|(l, _)| *l).collect();
-                prop_assert!(seen.table.leases.is_subset(&held), "{:?} put back", seen.table.leases.difference(&held));
+                prop_assert!(seen.table.leases.is_subset(&held), "{:?} restored", seen.table.leases.difference(&held));
             }
             prop_assert_eq!(rig.worker.lease_table().len(), seen.live.len() - seen.live.iter().filter(|c| seen.denied.contains(c)).count());
             if let Some(call) = rig.host.calls_of(Method::KeepAlive).get(listed) {
