@@ -265,9 +265,9 @@ fn grpc_response(bytes: usize) -> Vec<u8> {
     hostcalls::get_buffer(BufferType::GrpcReceiveBuffer, 0, bytes).ok().flatten().unwrap_or_default()
 }
 
-/// Encodes the `envoy.config.core.v3.GrpcService` message that names a cluster. Gateways also accept a bare cluster name,
-/// but only if it does not parse as that message. A name too long for a one-byte length, which the SDK's text argument
-/// cannot carry, is passed bare.
+/// Encodes the `envoy.config.core.v3.GrpcService` message that names a cluster. Gateways also accept a bare cluster
+/// name, but only if it does not parse as that message. A name too long for a one-byte length, which the SDK's text
+/// argument cannot carry, is passed bare.
 fn grpc_service(cluster: &str) -> String {
     match u8::try_from(cluster.len()) {
         Ok(len @ 1..=125) => format!("\n{}\n{}{cluster}", char::from(len + 2), char::from(len)),

@@ -1,5 +1,5 @@
-//! Reads all request headers at once, the only way to see every value of a repeated header. The SDK's own function aborts
-//! the Wasm VM if a header name is not UTF-8.
+//! Reads all request headers at once, the only way to see every value of a repeated header. The SDK's own function
+//! aborts the Wasm VM if a header name is not UTF-8.
 #![allow(unsafe_code)]
 
 /// Status of a successful host call.

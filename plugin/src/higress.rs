@@ -6,8 +6,8 @@ const OK: u32 = 0;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
-    /// Returns the hosts of the routed cluster as a serialized map from address to JSON description, in a buffer that the
-    /// gateway allocates in this module.
+    /// Returns the hosts of the routed cluster as a serialized map from address to JSON description, in a buffer that
+    /// the gateway allocates in this module.
     fn proxy_get_upstream_hosts(return_data: *mut *mut u8, return_bytes: *mut usize) -> u32;
 
     fn proxy_set_upstream_override_host(address: *const u8, address_bytes: usize) -> u32;

@@ -1,5 +1,5 @@
-//! Every lease that a worker holds, with its pool and endpoint. KeepAlive carries this table to the sidecar, which makes
-//! the shared table match it.
+//! Every lease that a worker holds, with its pool and endpoint. KeepAlive carries this table to the sidecar, which
+//! makes the shared table match it.
 
 use evenkeel_proto::v1::{HeldPool, Pool};
 use std::{
@@ -145,9 +145,9 @@ impl LeaseTable {
         self.pools.retain(|_, pool| pool.leases > 0 || now_ms < pool.empty_since_ms + EMPTY_POOL_KEPT_MS);
     }
 
-    /// Forgets pools that the sidecar does not serve, except those with a lease on a known endpoint: another sidecar may
-    /// have granted it. The other leases of a forgotten pool stay until they end; they are listed again only after a new
-    /// Admit for the pool or once their endpoint becomes known.
+    /// Forgets pools that the sidecar does not serve, except those with a lease on a known endpoint: another sidecar
+    /// may have granted it. The other leases of a forgotten pool stay until they end; they are listed again only
+    /// after a new Admit for the pool or once their endpoint becomes known.
     pub fn forget_refused(&mut self, pools: &HashSet<PoolKey>) {
         if pools.is_empty() {
             return;

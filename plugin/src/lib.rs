@@ -1,5 +1,5 @@
-//! Evenkeel's gateway plugin. It asks the sidecar for an endpoint before a request goes upstream, applies the answer, and
-//! reports how the request ended. It makes no decisions itself.
+//! Evenkeel's gateway plugin. It asks the sidecar for an endpoint before a request goes upstream, applies the answer,
+//! and reports how the request ended. It makes no decisions itself.
 //!
 //! | module | content |
 //! |---|---|

@@ -4,8 +4,8 @@
 use crate::scan::{Event, Key, Scanner, Sink, Word};
 use std::ops::Range;
 
-/// Longest event that is inspected. The stripper holds an event until it is complete or longer than this; a longer event
-/// passes unchanged.
+/// Longest event that is inspected. The stripper holds an event until it is complete or longer than this; a longer
+/// event passes unchanged.
 pub const EVENT_BYTES_MAX: usize = 64 << 10;
 
 /// Strips the usage from one response.
@@ -19,8 +19,8 @@ pub struct UsageStripper {
     in_line: bool,
     /// The last byte was a carriage return.
     after_cr: bool,
-    /// Set if the last byte ended an event: whether that event was forwarded. The newline of a `\r\n` is forwarded only if
-    /// its event was.
+    /// Set if the last byte ended an event: whether that event was forwarded. The newline of a `\r\n` is forwarded
+    /// only if its event was.
     event_forwarded: Option<bool>,
     oversized_events: u64,
 }
@@ -80,8 +80,8 @@ impl UsageStripper {
         self.held.len()
     }
 
-    /// Returns the number of bytes up to the end of the event, including its blank line, and whether the event ends there.
-    /// Stops early if the event grows too long.
+    /// Returns the number of bytes up to the end of the event, including its blank line, and whether the event ends
+    /// there. Stops early if the event grows too long.
     fn event_end(&mut self, bytes: &[u8]) -> (usize, bool) {
         let room = if self.passing_through { usize::MAX } else { EVENT_BYTES_MAX + 1 - self.held.len() };
         for (i, byte) in bytes.iter().take(room).enumerate() {

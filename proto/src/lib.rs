@@ -1,8 +1,9 @@
-//! Evenkeel's gRPC API, compiled from the `.proto` files beside this crate's manifest. Every message and
-//! field is documented there; the generated documentation carries the same comments.
+//! Evenkeel's gRPC API, compiled from the `.proto` files beside this crate's manifest. The generated items carry the
+//! comments of those files.
 
-/// Package `evenkeel.v1`: what gateways call (`Gateway`) and what operators look at (`Inspect`).
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+/// Package `evenkeel.v1`: the services `Gateway` (for gateways), `Inspect` (for operators) and `Admin` (for
+/// administrators).
+#[allow(unreachable_pub, clippy::all, clippy::unwrap_used)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/evenkeel.v1.rs"));
 }

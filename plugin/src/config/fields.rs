@@ -80,8 +80,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reads a number that is 0 or within bounds. `expected` spells out the bounds: formatting floating-point numbers would
-    /// add 14 KB to the module.
+    /// Reads a number that is 0 or within bounds. `expected` spells out the bounds: formatting floating-point numbers
+    /// would add 14 KB to the module.
     pub(super) fn number_or_0(
         &mut self,
         field: &'static str,

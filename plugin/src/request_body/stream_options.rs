@@ -93,8 +93,8 @@ impl StreamOptions {
         self.object_at.is_some()
     }
 
-    /// Returns the edit that sets `include_usage`; `None` if the body does not ask for a stream, already includes usage,
-    /// or repeats a member.
+    /// Returns the edit that sets `include_usage`; `None` if the body does not ask for a stream, already includes
+    /// usage, or repeats a member.
     pub(super) fn edit(&self) -> Option<Edit> {
         if !self.stream || self.stream_count != 1 || self.options_count > 1 {
             return None;

@@ -84,8 +84,8 @@ impl Events {
         }
     }
 
-    /// Ends the body and returns whether it ended between two events. An event that lacks only its final blank line counts
-    /// as ended.
+    /// Ends the body and returns whether it ended between two events. An event that lacks only its final blank line
+    /// counts as ended.
     pub(super) fn end(&mut self, accumulator: &mut UsageAccumulator) -> bool {
         let is_whole = match self.data {
             Data::None => true,

@@ -16,8 +16,8 @@ const INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 /// Longest deadline of a KeepAlive.
 const TIMEOUT_MS_MAX: u64 = 5000;
 
-/// Most Settles recorded while a KeepAlive is under way. That KeepAlive may restore the leases of any beyond this number,
-/// and the next KeepAlive drops them.
+/// Most Settles recorded while a KeepAlive is under way. That KeepAlive may restore the leases of any beyond this
+/// number, and the next KeepAlive drops them.
 pub(super) const SETTLED_MAX: usize = 4096;
 
 /// Most headers that the sidecar may ask for.
@@ -33,8 +33,8 @@ pub(super) struct KeepAlive {
     token: Option<u32>,
     /// Largest lease number that the pending KeepAlive can list.
     listed_through: u64,
-    /// Settles sent since then, for leases it may list: if the sidecar applies a Settle first, the KeepAlive restores the
-    /// lease.
+    /// Settles sent since then, for leases it may list: if the sidecar applies a Settle first, the KeepAlive restores
+    /// the lease.
     settled: Vec<Vec<u8>>,
     /// The tick is faster than usual because the next KeepAlive is due early.
     retrying_early: bool,
@@ -71,7 +71,8 @@ impl KeepAlive {
         std::mem::take(&mut self.settled)
     }
 
-    /// Returns half the interval, so that a lost KeepAlive can be repeated before the sidecar considers the holder dead.
+    /// Returns half the interval, so that a lost KeepAlive can be repeated before the sidecar considers the holder
+    /// dead.
     fn timeout_ms(&self) -> u64 {
         (self.interval_ms / 2).min(TIMEOUT_MS_MAX)
     }
@@ -166,8 +167,9 @@ impl Worker {
         host.set_tick_ms(self.tick_ms().min(self.keep_alive.retry_ms()));
     }
 
-    /// Returns the tick period: the interval or, if bodies are buffered, an integer fraction of it. KeepAlives are sent only on
-    /// ticks, so a period that does not divide the interval would stretch it beyond the silence a holder is allowed.
+    /// Returns the tick period: the interval or, if bodies are buffered, an integer fraction of it. KeepAlives are
+    /// sent only on ticks, so a period that does not divide the interval would stretch it beyond the silence a holder
+    /// is allowed.
     fn tick_ms(&self) -> u64 {
         let interval_ms = self.keep_alive.interval_ms;
         if self.buffers_bodies() {

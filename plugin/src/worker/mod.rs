@@ -1,7 +1,7 @@
 //! One plugin instance in one worker of the gateway: its streams, its calls to the sidecar, its tick.
 //!
-//! Each instance is a separate holder with its own lease numbers and its own KeepAlive. Plugin configurations that share
-//! a Wasm VM therefore cannot drop each other's leases.
+//! Each instance is a separate holder with its own lease numbers and its own KeepAlive. Plugin configurations that
+//! share a Wasm VM therefore cannot drop each other's leases.
 
 mod body_buffer;
 mod connectivity;
@@ -92,7 +92,8 @@ struct Stream {
     response_body: ResponseBody,
 }
 
-/// One plugin instance. Every method that takes a `context` expects that stream as the effective context and leaves it so.
+/// One plugin instance. Every method that takes a `context` expects that stream as the effective context and leaves
+/// it so.
 pub struct Worker {
     root: u32,
     holder: String,

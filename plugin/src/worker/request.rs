@@ -265,8 +265,8 @@ impl Worker {
         Progress::Responded
     }
 
-    /// Applies `on_error`. The lease stays in the table: the sidecar may have granted it, and if the request goes on, the
-    /// next KeepAlive counts it.
+    /// Applies `on_error`. The lease stays in the table: the sidecar may have granted it, and if the request goes on,
+    /// the next KeepAlive counts it.
     fn on_unanswered(&mut self, host: &dyn Host, context: u32) -> Progress {
         match self.config.on_error {
             OnError::Open => {

@@ -28,8 +28,8 @@ impl Worker {
         self.update_location(host, context);
         let Some(stream) = self.streams.get_mut(&context) else { return };
         if let Phase::AwaitingAdmit { token } = stream.phase {
-            // The gateway answered while the request was paused, for example after its own timeout: the sidecar's answer
-            // comes too late.
+            // The gateway answered while the request was paused, for example after its own timeout: the sidecar's
+            // answer comes too late.
             self.pending_admits.remove(&token);
         }
         stream.phase = Phase::Decided;

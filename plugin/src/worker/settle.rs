@@ -62,8 +62,8 @@ impl Worker {
         self.keep_alive.record_settle(lease, message);
     }
 
-    /// Repeats the Settles that were sent while a KeepAlive was under way: the sidecar may have applied a Settle first and
-    /// then the list with its lease. Settle is idempotent. The root context is the effective one.
+    /// Repeats the Settles that were sent while a KeepAlive was under way: the sidecar may have applied a Settle
+    /// first and then the list with its lease. Settle is idempotent. The root context is the effective one.
     pub(super) fn repeat_settles(&mut self, host: &dyn Host) {
         for message in self.keep_alive.take_settled() {
             let sent = self.send_settle(host, &message);

@@ -1,5 +1,5 @@
-//! A gateway that runs the module in an interpreter: the part of the proxy-wasm 0.2.1 interface that the plugin uses, and
-//! Higress's host calls.
+//! A gateway that runs the module in an interpreter: the part of the proxy-wasm 0.2.1 interface that the plugin uses,
+//! and Higress's host calls.
 
 use std::collections::HashMap;
 use wasmi::{Caller, Engine, Error, Extern, Func, Instance, Linker, Memory, Module, Store, Val};

@@ -179,7 +179,8 @@ fn a_route_that_the_client_may_have_chosen_names_no_pool() {
     assert_eq!(rig.host.last_call(Method::Admit).admit().pool.unwrap().route, "");
 }
 
-/// The sidecar rejects names with control characters and names that are too long: a client must not be able to send one.
+/// The sidecar rejects names with control characters and names that are too long: a client must not be able to send
+/// one.
 #[test]
 fn no_client_input_makes_admit_an_error() {
     let name = |text: &str, max: usize| text.len() <= max && !text.contains(char::is_control);

@@ -187,10 +187,11 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever the order of events: once all streams have ended, the lease table is empty; each lease was settled once
-    /// (again only after a KeepAlive, with the same message), except denied ones; no request was resumed twice; every
-    /// KeepAlive listed exactly the leases then held (at least those on known endpoints if pools were refused); and after
-    /// each KeepAlive answer, however late the KeepAlive was applied, the shared table held no lease that had ended.
+    /// Whatever the order of events: once all streams have ended, the lease table is empty; each lease was settled
+    /// once (again only after a KeepAlive, with the same message), except denied ones; no request was resumed twice;
+    /// every KeepAlive listed exactly the leases then held (at least those on known endpoints if pools were refused);
+    /// and after each KeepAlive answer, however late the KeepAlive was applied, the shared table held no lease that
+    /// had ended.
     #[test]
     fn every_lease_is_settled_once(events in vec(event(), 0..120)) {
         let mut rig = Rig::new("");
