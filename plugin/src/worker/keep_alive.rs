@@ -143,7 +143,7 @@ impl Worker {
     /// Updates the headers that the sidecar asked for, skipping configured and invalid ones.
     fn update_wanted_headers(&mut self, host: &dyn Host, names: Vec<String>) {
         let mut wanted: Vec<String> = Vec::new();
-        let mut refused = 0;
+        let mut rejected = 0;
         for name in names.into_iter().map(|name| name.to_ascii_lowercase()) {
             if self.config.pass_headers.contains(&name) || wanted.contains(&name) {
                 continue;
@@ -151,10 +151,10 @@ impl Worker {
             if is_header_name(&name) && wanted.len() < WANTED_MAX {
                 wanted.push(name);
             } else {
-                refused += 1;
+                rejected += 1;
             }
         }
-        host.count(Counter::WantedHeadersRejected, refused);
+        host.count(Counter::WantedHeadersRejected, rejected);
         self.wanted_headers = wanted;
     }
 
