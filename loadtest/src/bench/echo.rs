@@ -1,5 +1,5 @@
-//! A gRPC server that does nothing: the bound of what a sidecar can reach over the same transport. It speaks
-//! `evenkeel.v1.Gateway` and Envoy's rate limit service, so that the same client with the same messages calls both.
+//! A gRPC server with constant responses: the upper bound of what a sidecar can reach over the same transport. It
+//! implements `evenkeel.v1.Gateway` and Envoy's rate limit service, so that the same client calls both.
 
 use std::{
     io,
@@ -73,15 +73,16 @@ impl Gateway for Echo {
     }
 }
 
-/// Serves on a free port of 127.0.0.1 and on `socket`, and says so in `ready_file`, until dropped.
+/// Serves on a free port of 127.0.0.1 and on `socket` until dropped. It writes `ready_file` when it is ready.
 pub async fn serve(socket: PathBuf, ready_file: &Path) -> io::Result<()> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let address = listener.local_addr()?;
     let unix = UnixListener::bind(&socket)?;
     let ready = serde_json::json!({"grpc": address.to_string(), "grpc_socket": socket}).to_string();
-    let written = ready_file.with_extension("tmp");
-    std::fs::write(&written, ready)?;
-    std::fs::rename(&written, ready_file)?;
+    // Renaming makes the complete file appear atomically.
+    let unfinished = ready_file.with_extension("tmp");
+    std::fs::write(&unfinished, ready)?;
+    std::fs::rename(&unfinished, ready_file)?;
 
     let tcp = Server::builder()
         .add_service(GatewayServer::new(Echo))

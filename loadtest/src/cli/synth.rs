@@ -1,4 +1,4 @@
-//! `synth`.
+//! The `synth` subcommand.
 
 use std::{fs::File, io, path::PathBuf, time::Duration};
 
@@ -6,24 +6,23 @@ use anyhow::Context;
 use clap::Args;
 use evenkeel_loadtest::workload::{synth, trace};
 
-/// Arguments of `synth`.
 #[derive(Debug, Args)]
 pub(crate) struct SynthArgs {
-    /// Where to write it (default: standard output)
+    /// Output file (default: standard output)
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// The same seed gives the same trace
+    /// Seed; the same seed yields the same trace
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Length in seconds
+    /// Length of the trace, in seconds
     #[arg(long, default_value_t = 3500.0)]
     duration: f64,
-    /// Requests per second on average
-    #[arg(long, default_value_t = super::RATE_RPS)]
+    /// Mean requests per second
+    #[arg(long, default_value_t = synth::RATE_RPS)]
     rate: f64,
 }
 
-pub(crate) fn synth(args: &SynthArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &SynthArgs) -> anyhow::Result<()> {
     let workload = synth::generate(args.seed, Duration::from_secs_f64(args.duration), args.rate);
     match &args.out {
         None => trace::write(&workload, io::BufWriter::new(io::stdout().lock()))?,
@@ -32,7 +31,7 @@ pub(crate) fn synth(args: &SynthArgs) -> anyhow::Result<()> {
             trace::write(&workload, io::BufWriter::new(file))?;
             let s = workload.summary();
             println!(
-                "{}: {} requests in {:.0} s, {:.0} prompt and {:.0} output tokens on average",
+                "{}: {} requests in {:.0} s with a mean of {:.0} prompt and {:.0} output tokens",
                 path.display(),
                 s.requests,
                 s.duration_s,

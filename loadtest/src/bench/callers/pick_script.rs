@@ -1,8 +1,12 @@
-//! The naive way: one script call a request, which reads all counts, takes the least and adds one to it.
+//! Callers of a Redis script that picks an endpoint: the naive approach, without leases. It reads all counts and
+//! increments the lowest.
+
+use std::{rc::Rc, time::Instant};
 
 use redis::{Script, aio::MultiplexedConnection};
 
-use crate::lab::LabError;
+use super::super::recorder::Recorder;
+use crate::lab::{LabError, connect_redis};
 
 const KEY: &str = "evenkeel-loadtest:bare:counts";
 
@@ -19,7 +23,7 @@ redis.call('HINCRBY', KEYS[1], best, 1)
 return best
 ";
 
-/// The same choice as Evenkeel's: among given endpoints, by weight, under caps, ties at random. Still no lease.
+/// Follows Evenkeel's rule: among the given endpoints, by weight, below their caps, ties broken at random.
 const PICK_BY_RULE: &str = r"
 -- KEYS[1] hash endpoint -> count.  ARGV tie; then address, weight, cap of each endpoint.  RETURNS the endpoint.
 local addresses = {}
@@ -42,36 +46,36 @@ redis.call('HINCRBY', KEYS[1], best, 1)
 return best
 ";
 
-/// A connection and the script. Clones share the connection.
+/// The script and its connection. Clones share the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct PickScript {
     connection: MultiplexedConnection,
     script: Script,
-    /// Endpoints to name with each call; none for the naive script.
-    named: usize,
+    /// Number of endpoints to pass with each call; 0 for the naive script.
+    candidates: usize,
 }
 
 impl PickScript {
-    /// Connects, and puts `endpoints` endpoints at 0.
+    /// Connects and sets the counts of `endpoints` endpoints to 0.
     pub(crate) async fn connect(url: &str, endpoints: usize, by_rule: bool) -> Result<Self, LabError> {
-        let mut connection = crate::lab::connect_redis(url).await?;
+        let mut connection = connect_redis(url).await?;
         let mut fill = redis::cmd("HSET");
         fill.arg(KEY);
         for i in 0..endpoints {
             fill.arg(address(i)).arg(0);
         }
         fill.exec_async(&mut connection).await.map_err(|source| LabError::Redis { what: "HSET", source })?;
-        let (code, named) = if by_rule { (PICK_BY_RULE, endpoints) } else { (PICK, 0) };
-        Ok(Self { connection, script: Script::new(code), named })
+        let (code, candidates) = if by_rule { (PICK_BY_RULE, endpoints) } else { (PICK, 0) };
+        Ok(Self { connection, script: Script::new(code), candidates })
     }
 
-    /// One pick.
+    /// Picks an endpoint and returns its address.
     pub(crate) async fn pick(&mut self) -> Result<String, redis::RedisError> {
         let mut call = self.script.key(KEY);
-        if self.named > 0 {
+        if self.candidates > 0 {
             call.arg(rand::random::<u32>());
         }
-        for i in 0..self.named {
+        for i in 0..self.candidates {
             call.arg(address(i)).arg(1).arg(0);
         }
         call.invoke_async(&mut self.connection).await
@@ -80,4 +84,13 @@ impl PickScript {
 
 fn address(i: usize) -> String {
     format!("10.0.{}.{}:8000", i / 250, i % 250)
+}
+
+/// Picks endpoints.
+pub(crate) async fn call(mut script: PickScript, recorder: Rc<Recorder>) {
+    while !recorder.is_stopped() {
+        let start = Instant::now();
+        let picked = script.pick().await;
+        recorder.record(start, true, picked.is_ok());
+    }
 }

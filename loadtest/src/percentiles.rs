@@ -1,22 +1,18 @@
-//! Percentiles and series: what is made of a run's samples.
+//! Nearest-rank percentiles of samples.
 
 use serde::{Deserialize, Serialize};
 
-/// Percentiles, in milliseconds.
+/// Latency percentiles in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Percentiles {
-    /// Median.
     pub p50: f64,
-    /// One in ten is slower.
     pub p90: f64,
-    /// One in a hundred is slower.
     pub p99: f64,
-    /// One in a thousand is slower.
     pub p999: f64,
 }
 
 impl Percentiles {
-    /// Of samples in any order.
+    /// Computes the percentiles of samples in any order; all 0 without samples.
     pub fn of(samples: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = samples.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -28,7 +24,6 @@ impl Percentiles {
         }
     }
 
-    /// Each divided by `divisor`.
     #[must_use]
     pub fn divided_by(self, divisor: f64) -> Self {
         let Self { p50, p90, p99, p999 } = self;
@@ -36,7 +31,7 @@ impl Percentiles {
     }
 }
 
-/// Smallest sample that at least a share `q` of them does not exceed; 0 when there are none.
+/// Returns the smallest sample that at least a share `q` of the samples does not exceed; 0 without samples.
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     let rank = (q * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or_default()
