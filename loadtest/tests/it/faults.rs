@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use evenkeel_loadtest::lab::{Lab, LabBuilder, Policy};
+use serde_json::Value;
 
 use crate::support::{
     chat,
@@ -17,15 +18,17 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// scheduling on a busy machine.
 const SLACK: Duration = Duration::from_millis(700);
 
+/// The deadline is not under test, and debug builds on a busy machine are slow.
+fn patient_plugin(config: &mut Value) {
+    config["deadline_ms"] = 1000.into();
+}
+
 fn lab(gateways: usize) -> LabBuilder {
     let builder = Lab::builder().hosts(4).envoys(gateways).sidecars(gateways).redis();
     builder
         .engine(roomy_engine())
         .keep_alive_interval(INTERVAL)
-        .plugin_config(|config| {
-            // The deadline is not under test, and debug builds on a busy machine are slow.
-            config["deadline_ms"] = 1000.into();
-        })
+        .plugin_config(patient_plugin)
         .sidecar_yaml("")
 }
 
@@ -135,7 +138,11 @@ async fn counts_recover_from_redis_restarting_empty() {
 #[tokio::test]
 async fn a_ten_minute_stream_stays_counted() {
     let builder = Lab::builder().hosts(2).envoys(1).sidecars(2).redis().engine(roomy_engine());
-    let builder = builder.time_scale(20.0).token_batch(100).keep_alive_interval(Duration::from_millis(500));
+    let builder = builder
+        .time_scale(20.0)
+        .token_batch(100)
+        .keep_alive_interval(Duration::from_millis(500))
+        .plugin_config(patient_plugin);
     let Some(lab) = lab::start(builder).await else { return };
     // At 10 ms per token, 60,000 tokens take ten minutes.
     let stream = open(&chat::client(), &lab.envoys()[0].url(Policy::Evenkeel), 60_000).await;

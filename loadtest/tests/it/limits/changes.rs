@@ -33,7 +33,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn amounts_differ_and_change_while_requests_come() {
+async fn amounts_change_while_requests_arrive() {
     let builder = Fixture::builder(2, LIMITS).keep_alive_interval(INTERVAL);
     let Some(mut fixture) = Fixture::start(builder).await else { return };
     fixture.wait_window(HOUR, Duration::from_secs(40)).await;
