@@ -12,7 +12,7 @@
 //! | [`replay`] | the open-loop load generator |
 //! | [`simulate`] | policies as pure functions over the engine, on virtual time |
 //! | [`compare`], [`report`], [`demo`] | runs under all policies, their report, the demonstration's parameters |
-//! | [`bench`] | closed-loop benchmarks of one sidecar |
+//! | [`bench`](mod@bench) | closed-loop benchmarks of one sidecar |
 //! | [`live`] | a complete system under continuous traffic |
 
 pub mod bench;
