@@ -8,5 +8,12 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/evenkeel.v1.rs"));
 }
 
+/// Package `envoy.service.ratelimit.v3`: Envoy's rate limit service.
+#[cfg(feature = "grpc")]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+pub mod rate_limit_service {
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.ratelimit.v3.rs"));
+}
+
 /// Encoded `FileDescriptorSet` of `evenkeel.v1`, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/evenkeel.v1.bin"));

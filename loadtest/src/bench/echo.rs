@@ -5,21 +5,21 @@ use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use envoy_types::pb::{
-    envoy::service::ratelimit::v3::{
+use evenkeel_proto::{
+    rate_limit_service::{
         RateLimitRequest, RateLimitResponse,
         rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit},
         rate_limit_service_server::{RateLimitService, RateLimitServiceServer},
     },
-    google::protobuf::Duration,
-};
-use evenkeel_proto::v1::{
-    AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, SettleRequest,
-    SettleResponse,
-    admit_response::Answer,
-    gateway_server::{Gateway, GatewayServer},
+    v1::{
+        AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, SettleRequest,
+        SettleResponse,
+        admit_response::Answer,
+        gateway_server::{Gateway, GatewayServer},
+    },
 };
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -42,8 +42,7 @@ impl RateLimitService for Echo {
             code: Code::Ok.into(),
             current_limit: Some(limit),
             limit_remaining: 999,
-            duration_until_reset: Some(Duration { seconds: 1, nanos: 0 }),
-            ..DescriptorStatus::default()
+            duration_until_reset: Duration::from_secs(1).try_into().ok(),
         };
         Ok(Response::new(RateLimitResponse {
             overall_code: Code::Ok.into(),

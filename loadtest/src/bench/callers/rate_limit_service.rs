@@ -2,11 +2,9 @@
 
 use std::{rc::Rc, time::Instant};
 
-use envoy_types::pb::envoy::{
-    extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::Entry},
-    service::ratelimit::v3::{
-        RateLimitRequest, rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
-    },
+use evenkeel_proto::rate_limit_service::{
+    RateLimitDescriptor, RateLimitRequest, rate_limit_descriptor::Entry, rate_limit_response::Code,
+    rate_limit_service_client::RateLimitServiceClient,
 };
 use rand::Rng as _;
 use tonic::transport::Channel;
@@ -26,10 +24,10 @@ pub(crate) async fn call(channel: Channel, key: &'static str, recorder: Rc<Recor
     let expected = if key == OVER_LIMIT { Code::OverLimit } else { Code::Ok };
     while !recorder.is_stopped() {
         let value = rand::rng().random_range(0..COUNTER_KEYS).to_string();
-        let entries = vec![Entry { key: key.to_owned(), value }];
+        let entries = vec![Entry { key: key.into(), value: value.into() }];
         let descriptor = RateLimitDescriptor { entries, ..RateLimitDescriptor::default() };
         let request =
-            RateLimitRequest { domain: DOMAIN.to_owned(), descriptors: vec![descriptor], hits_addend: 1 };
+            RateLimitRequest { domain: DOMAIN.into(), descriptors: vec![descriptor], hits_addend: 1 };
         let start = Instant::now();
         let response = client.should_rate_limit(request).await;
         let is_ok = response.is_ok_and(|response| response.get_ref().overall_code() == expected);

@@ -4,13 +4,13 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::{
-    extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::Entry},
-    service::ratelimit::v3::{RateLimitRequest, rate_limit_service_client::RateLimitServiceClient},
-};
 use evenkeel_loadtest::{
     lab::{Lab, Policy, Prometheus},
     mock::CONSUMER,
+};
+use evenkeel_proto::rate_limit_service::{
+    RateLimitDescriptor, RateLimitRequest, rate_limit_descriptor::Entry,
+    rate_limit_service_client::RateLimitServiceClient,
 };
 use http::Request;
 use http_body_util::Full;
