@@ -21,9 +21,9 @@ use evenkeel_store::{
 };
 use proptest::prelude::*;
 
-use crate::{
-    contract::{holder, lease, redis_options, redis_store},
-    support::redis::Redis,
+use crate::support::{
+    redis::Redis,
+    store::{holder, lease, redis_options, redis_store},
 };
 
 const START_MS: u64 = 1_800_000_000_000;
@@ -46,8 +46,8 @@ fn rules() -> Vec<(&'static str, Rule)> {
     ]
 }
 
-/// Rules a request is counted by, as bits of an index into [`rules`]; those without a default refuse everything and
-/// come seldom.
+/// The rules that count a request, as bits of an index into [`rules`]. Those without a default refuse everything, and
+/// are rare here.
 const SETS: [u32; 7] =
     [0b0_0000_0001, 0b0_0000_0100, 0b0_0000_1000, 0b0_0001_0001, 0b0_1010_0101, 0b0_1011_1111, 0b1_0100_0011];
 
@@ -91,7 +91,7 @@ enum Step {
     Back {
         ms: u64,
     },
-    /// What was reserved under this id is given back by its note.
+    /// What was reserved under this id is given back by its reservation record.
     GiveBack {
         id: u64,
     },
@@ -109,7 +109,7 @@ enum Step {
         key: usize,
         cost: u64,
     },
-    /// Settle what was reserved under this id, if anything, at so much; perhaps again.
+    /// Settle what was reserved under this id, if anything, at `actual`; perhaps again.
     Settle {
         id: u64,
         actual: u64,
@@ -118,7 +118,7 @@ enum Step {
         id: u64,
         key: usize,
     },
-    /// Many at once, which leave in one script call: those with an end are settled, the others reserve.
+    /// Several at once, which leave in one script call: those that end are settled, the others reserve.
     Batch {
         ops: Vec<(u64, usize, usize, u64, bool)>,
     },
@@ -150,11 +150,11 @@ struct Both {
     server: Arc<Redis>,
     prefix: String,
     now_ms: u64,
-    /// What was reserved under each id, as each store told.
+    /// What was reserved under each id, as each store returned it.
     reserved: BTreeMap<u64, (Vec<Meter>, Verdict, Verdict)>,
 }
 
-/// Equal but for where it was noted.
+/// Equal, except for where the reservation is recorded.
 fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
     prop_assert_eq!(memory.admitted, redis.admitted, "{:?} {:?}", memory, redis);
     prop_assert_eq!(&memory.readings, &redis.readings);
@@ -163,7 +163,7 @@ fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
 }
 
 fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64) -> Settlement {
-    // The amount is of no meaning when settling, and not told.
+    // A settlement does not know the amount.
     let entry = |(meter, reading): (&Meter, &Reading)| Entry {
         rule: with_amount(meter.rule, 0),
         ..Entry::settling(meter, reading, actual)
@@ -204,7 +204,7 @@ impl Both {
                 }
             }
             Step::Reserve { id, set, key, cost, shadow, provisional } => {
-                // What is counted for good is not counted under an id that is to be settled elsewhere.
+                // A meter that is not provisional is final when reserved, and needs no id.
                 let meters = meters(*set, *key, *cost, *shadow, *provisional);
                 let needs_id = meters.iter().any(|meter| meter.provisional);
                 let id = if needs_id { Some(id.unwrap_or(1)) } else { *id };
@@ -217,7 +217,7 @@ impl Both {
             }
             Step::Settle { id: number, actual } => {
                 let today = self.now_ms / DAY_MS;
-                // Notes live for two days of Redis's own time, which does not pass here.
+                // Reservation records live for two days of Redis's own time, which does not pass here.
                 let kept = |v: &Verdict| v.notes.iter().all(|note| note.day + 1 >= today);
                 if let Some((meters, m, r)) = self.reserved.get(number).filter(|(_, m, _)| kept(m)) {
                     let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
@@ -245,7 +245,7 @@ impl Both {
                 for key in keys {
                     self.server.command(&["DEL", &key]);
                 }
-                // A store that is back has another clock reading than the one it lost.
+                // The clock of a restarted store has moved on.
                 self.now_ms += 1;
                 self.memory.set_clock(self.now_ms);
                 self.redis.set_clock(self.now_ms);
@@ -258,7 +258,7 @@ impl Both {
         let today = self.now_ms / DAY_MS;
         let mut asked: BTreeMap<u64, Vec<Meter>> = BTreeMap::new();
         let mut ended: Vec<(u64, u64)> = Vec::new();
-        // No id twice: one call would not do.
+        // One call cannot carry an id twice.
         for (number, set, key, cost, ends) in ops {
             let known = self.reserved.get(number);
             let kept = known.is_some_and(|(_, m, _)| m.notes.iter().all(|note| note.day + 1 >= today));
@@ -298,7 +298,7 @@ impl Both {
         redis::from_redis_value(found).unwrap()
     }
 
-    /// Only records of quotas stay for good.
+    /// Only records of quotas never expire.
     fn every_key_expires(&self) -> Result<(), TestCaseError> {
         for key in self.keys() {
             let ttl: i64 = redis::from_redis_value(self.server.command(&["PTTL", &key])).unwrap();
@@ -334,7 +334,7 @@ fn memory_and_redis_count_alike() {
     });
 }
 
-/// What was admitted when, as any simple log would have it.
+/// Returns a log of what was admitted: time and cost.
 async fn admitted(
     counters: &dyn Counters,
     set_clock: &dyn Fn(u64),
@@ -352,7 +352,7 @@ async fn admitted(
         if verdict.admitted {
             log.push((now, *cost));
         } else if verdict.readings[0].retry_ms > 0 {
-            // Retry-After is true: just before it there is no room, at it there is.
+            // Retry-After is exact: there is no room just before it, and room at it.
             let retry_ms = verdict.readings[0].retry_ms;
             set_clock(now + retry_ms - 1);
             assert!(
@@ -401,7 +401,6 @@ fn holds_what_it_states(rule: Rule, log: &[(u64, u64)]) -> Result<(), TestCaseEr
     Ok(())
 }
 
-/// And not much less: what a request asks for after a wait as long as its period and a slot is there.
 #[test]
 fn no_algorithm_admits_more_than_it_states() {
     let runtime = runtime();
@@ -447,10 +446,10 @@ async fn a_sliding_window_is_at_most_one_slot_late() {
     }
 }
 
-/// A KeepAlive may overtake the Settle of a request it lists: the request is put back as running. Gateways settle such
-/// ones again; it was left running for as long as a dead gateway's.
+/// A KeepAlive may arrive after the Settle of a request it lists, and restores it as running. Gateways settle such a
+/// request again. Guards against leaving it running for as long as a dead gateway's.
 #[tokio::test]
-async fn a_repeated_settlement_ends_what_was_put_back_as_running() {
+async fn a_repeated_settlement_ends_a_restored_request() {
     let server = Redis::start();
     let redis = redis_store(&redis_options(vec![server.url()], false, ""), TTL).await;
     let memory = MemoryCounters::default();
@@ -470,7 +469,7 @@ async fn a_repeated_settlement_ends_what_was_put_back_as_running() {
         };
         store.hold(vec![hold]).await.unwrap();
         assert!(!store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
-        // Looking counts the request looked for, where it would be let through.
+        // A peek counts the peeked request too, if it would be admitted.
         assert_eq!(used().await, 0);
     }
 }

@@ -1,7 +1,7 @@
 //! The sidecar's integration tests: one binary, real Redis servers, no fixed ports, no sleeps for
 //! synchronisation.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 mod acl;
 mod activity;

@@ -14,9 +14,9 @@ use evenkeel_domain::Roster;
 use evenkeel_store::{Admit, Held, Pool, Store, memory::MemoryStore, redis::RedisStore};
 use proptest::prelude::*;
 
-use crate::{
-    contract::{holder, lease, pool, redis_options, redis_store, roster},
-    support::redis::Redis,
+use crate::support::{
+    redis::Redis,
+    store::{holder, lease, pool, redis_options, redis_store, roster},
 };
 
 const HOLDERS: [&str; 3] = ["g1", "g2", "g3"];
@@ -47,12 +47,12 @@ enum Step {
     Die {
         holder: usize,
     },
-    /// Somebody reaps a holder that may be alive.
+    /// A sidecar reaps a holder that may be alive.
     Reap {
         holder: usize,
     },
     Audit,
-    /// Many at once, which leave in one script call: (holder, lease, tie), to be admitted or settled.
+    /// Several at once, which leave in one script call: (holder, lease, tie, whether to settle).
     Batch {
         ops: Vec<(usize, u64, u32, bool)>,
         roster: usize,
@@ -140,7 +140,7 @@ impl Both {
         Ok(())
     }
 
-    /// Polled one after the other before anything else runs, they all wait when the lane takes its batch.
+    /// All operations are polled before anything else runs, so they all wait when the lane takes its batch.
     async fn batch(&self, ops: &[(usize, u64, u32, bool)], roster: usize) -> Result<(), TestCaseError> {
         let mut named = BTreeSet::new();
         let ops: Vec<_> = ops.iter().filter(|(h, number, ..)| named.insert((*h, *number))).collect();
@@ -160,7 +160,7 @@ impl Both {
             }
         }));
         let answers = answers.await;
-        // The order of the script: settlements, then admissions, each by holder in order of appearance.
+        // The script's order: settlements, then admissions, each by holder in order of appearance.
         let mut holders: Vec<usize> = Vec::new();
         for (h, ..) in &ops {
             if !holders.contains(h) {

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use evenkeel_domain::PoolId;
 use evenkeel_store::{Admit, Pool, Store};
 
-use crate::{
-    contract::{held, holder, lease, pool, redis_options, redis_store, roster},
-    support::{eventually, redis::Redis},
+use crate::support::{
+    eventually,
+    redis::Redis,
+    store::{held, holder, lease, pool, redis_options, redis_store, roster},
 };
 
 const TTL: Duration = Duration::from_secs(60);
@@ -28,7 +29,7 @@ fn strings(value: redis::Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_key_is_left_without_an_expiry() {
+async fn every_key_expires() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, "x"), TTL).await;
     let pool = pool("r", "c");
@@ -53,9 +54,9 @@ async fn no_key_is_left_without_an_expiry() {
     check("audit");
 }
 
-/// Guards against keys lost one by one, as eviction and careless operators lose them.
+/// Guards against the loss of single keys, by eviction or by an operator.
 #[tokio::test]
-async fn an_audit_counts_anew_what_was_lost() {
+async fn a_recount_restores_lost_counts() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     let pool = pool("r", "c");
@@ -91,7 +92,7 @@ async fn a_dead_holder_is_reaped_after_its_ttl_and_not_before() {
     assert!(!store.settle(&pool, &holder("h"), lease(1)).await.unwrap(), "a late settle changes nothing");
 }
 
-/// Gateways not yet migrated write Higress's table with HINCRBY, and let it go negative.
+/// Gateways that still run Higress's plugin write its table with HINCRBY, and let it go negative.
 #[tokio::test]
 async fn higress_table_is_shared() {
     let redis = Redis::start();
@@ -107,17 +108,17 @@ async fn higress_table_is_shared() {
     assert_eq!((count("a"), count("b")), (Some(3), Some(2)));
     assert!(store.settle(&pool, &holder("h"), lease(1)).await.unwrap());
     assert_eq!((count("a"), count("b")), (Some(3), Some(1)));
-    // The other gateway counts down once too often; ours neither follows nor chokes.
+    // The other gateway counts down once too often; the script starts from 0 again.
     redis.command(&["HINCRBY", key, "b", "-2"]);
     assert_eq!(count("b"), Some(-1));
     assert_eq!(admit(&*store, &pool, 2).await, Some("b".into()));
     assert_eq!(count("b"), Some(1));
     assert_eq!(store.table(&pool).await.unwrap().in_flight.get("a"), Some(&3));
-    assert_eq!(store.audit(&pool).await.unwrap(), 0, "foreign counts have no leases to be audited by");
+    assert_eq!(store.audit(&pool).await.unwrap(), 0, "other gateways' counts have no leases to compare with");
 }
 
 #[tokio::test]
-async fn an_evicting_server_is_noticed() {
+async fn an_evicting_policy_is_reported() {
     let redis = Redis::start_with(&["--maxmemory-policy".to_owned(), "allkeys-lru".to_owned()]);
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     assert_eq!(store.evicting_policy().await.unwrap().as_deref(), Some("allkeys-lru"));

@@ -1,10 +1,10 @@
-//! What recording, writing and asking cost.
+//! The cost of recording, writing and reading usage.
 
 use evenkeel_domain::usage::Outcome;
 
 use super::*;
 
-/// What it costs: `cargo test --release --test it -- --ignored --nocapture usage::costs`.
+/// Prints the costs: `cargo test --release -p evenkeel --test it -- --ignored --nocapture usage::costs`.
 #[tokio::test]
 #[ignore = "measures, and needs a release build"]
 async fn costs() {

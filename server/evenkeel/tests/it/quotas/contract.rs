@@ -1,83 +1,21 @@
-//! Records of quotas and overrides: each scenario runs in memory, on Redis and on Redis Cluster; then their
-//! administration by gRPC, HTTP, the command line and a gateway's path.
+//! The contract of stores: each scenario runs in memory, on Redis and on Redis Cluster.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use evenkeel_domain::limit::{Meter, OnOutage, Rule, Window};
+use evenkeel_domain::limit::{Rule, Window};
 use evenkeel_store::{
-    counters::{Counters, Entry, Reading, ReservationId, Reserve, Settlement, Verdict},
+    counters::Counters,
     memory::{MemoryCounters, MemoryRecords},
-    records::{Account, Action, Edit, Edited, Override, Range, Record, Records},
+    records::{Account, Action, Override, Record, Records},
 };
 
-use crate::{
-    contract::{holder, lease, redis_options, redis_store},
-    support::{
-        eventually,
-        proxy::{Mode, Proxy},
-        redis::{Cluster, Redis},
-    },
+use super::{HOUR, Subject, TTL};
+use crate::support::{
+    redis::{Cluster, Redis},
+    store::{redis_options, redis_store},
 };
 
-const HOUR: Window = Window::Length(3_600_000);
-
-/// One store under test.
-struct Subject {
-    records: Arc<dyn Records>,
-    counters: Arc<dyn Counters>,
-    /// A consumer's own name in each scenario and store.
-    name: &'static str,
-}
-
-impl Subject {
-    fn account(&self, consumer: &str, quota: &str, rule: Rule) -> Account {
-        Account::new(&format!("{}/{consumer}", self.name), quota.into(), rule).unwrap()
-    }
-
-    async fn edit(&self, account: &Account, action: Action, id: &str) -> Option<Edited> {
-        let edit = Edit { action, who: "ops".into(), note: format!("note of {id}"), id: id.into() };
-        self.records.edit_quota(account, &edit).await.unwrap()
-    }
-
-    async fn read(&self, account: &Account) -> Record {
-        self.records.quota(account).await.unwrap()
-    }
-
-    async fn reserve(&self, account: &Account, number: u64, cost: u64) -> (Verdict, ReservationId) {
-        let id = ReservationId { holder: holder("h"), lease: lease(number) };
-        let meters = vec![Meter {
-            bucket: Arc::clone(&account.bucket),
-            name: Arc::clone(&account.quota),
-            rule: account.rule,
-            cost,
-            provisional: true,
-            shadow: false,
-            on_outage: OnOutage::Open,
-        }];
-        (self.counters.reserve(Reserve { id: Some(id.clone()), meters }).await.unwrap(), id)
-    }
-
-    async fn settle(&self, account: &Account, (verdict, id): (Verdict, ReservationId), actual: u64) {
-        let entries = vec![Entry {
-            bucket: Arc::clone(&account.bucket),
-            name: Arc::clone(&account.quota),
-            rule: account.rule,
-            window: verdict.readings[0].window,
-            reserved: verdict.readings[0].taken,
-            actual,
-            provisional: true,
-        }];
-        assert!(self.counters.settle(Settlement { id, notes: verdict.notes, entries }).await.unwrap());
-    }
-
-    async fn names(&self, quota: &str, rule: &Rule, prefix: &str, after: &str, most: usize) -> Vec<String> {
-        let range = Range { prefix, after, most };
-        let page = self.records.quotas(&quota.into(), rule, range).await.unwrap();
-        page.into_iter().map(|(name, _)| name.to_string()).collect()
-    }
-}
-
-async fn a_balance_is_set_used_and_filled_up(s: &Subject) {
+async fn a_balance_is_set_used_and_topped_up(s: &Subject) {
     let alice = s.account("alice", "paid", Rule::Prepaid { default: None });
     assert_eq!(s.read(&alice).await, Record::default());
     assert!(!s.reserve(&alice, 1, 10).await.0.admitted, "refused without a record");
@@ -109,7 +47,7 @@ async fn a_balance_is_set_used_and_filled_up(s: &Subject) {
     assert_eq!(s.read(&alice).await, spent);
 }
 
-async fn a_default_holds_until_there_is_a_record(s: &Subject) {
+async fn the_default_applies_until_a_record_exists(s: &Subject) {
     let rule = Rule::Prepaid { default: Some(1000) };
     let bob = s.account("bob", "paid", rule);
     assert_eq!(s.read(&bob).await, Record { balance: 1000, ..Record::default() });
@@ -129,7 +67,7 @@ async fn a_default_holds_until_there_is_a_record(s: &Subject) {
     assert_eq!(s.names("paid", &rule, &prefix, "", 9).await, [format!("{}/carol", s.name)]);
 }
 
-async fn a_budget_keeps_what_was_used(s: &Subject) {
+async fn changing_a_budget_keeps_its_use(s: &Subject) {
     let rule = Rule::Budget { default: Some(100), window: HOUR };
     let dan = s.account("dan", "monthly", rule);
     let first = s.reserve(&dan, 1, 40).await;
@@ -154,7 +92,7 @@ async fn a_budget_keeps_what_was_used(s: &Subject) {
     assert_eq!(s.read(&dan).await.balance, 50, "the period's use outlives the record");
 }
 
-async fn a_calendar_budget_knows_its_window(s: &Subject) {
+async fn a_calendar_budget_resets_at_the_end_of_its_window(s: &Subject) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
     let (day, week) = (86_400_000, 7 * 86_400_000);
     let window = Window::Edges([now - week, now - day, now + day, now + week]);
@@ -173,7 +111,7 @@ async fn a_calendar_budget_knows_its_window(s: &Subject) {
     assert_eq!((record.recorded, record.used, record.balance), (true, 0, 10));
 }
 
-async fn a_change_happens_once_and_is_remembered(s: &Subject) {
+async fn a_repeated_change_applies_once(s: &Subject) {
     let fay = s.account("fay", "paid", Rule::Prepaid { default: None });
     s.edit(&fay, Action::Set(10), "set").await.unwrap();
     assert_eq!(s.edit(&fay, Action::Adjust(5), "once").await.unwrap().after, 15);
@@ -200,7 +138,7 @@ async fn a_change_happens_once_and_is_remembered(s: &Subject) {
     assert!(!again.applied, "a deletion sent again is no error");
 }
 
-async fn changes_at_once_all_count(s: &Subject) {
+async fn concurrent_changes_all_count(s: &Subject) {
     let gus = s.account("gus", "paid", Rule::Prepaid { default: None });
     s.edit(&gus, Action::Set(0), "0").await.unwrap();
     let changes = (0..60).map(|i| {
@@ -271,7 +209,7 @@ async fn overrides_are_kept_by_limit_and_key(s: &Subject) {
 }
 
 /// Fills the store with overrides; to run last.
-async fn overrides_have_a_bound(s: &Subject) {
+async fn a_store_keeps_at_most_10000_overrides(s: &Subject) {
     let of = |i: usize, expires_at_ms| Override {
         limit: "bound".into(),
         key: format!("consumer={i}"),
@@ -327,18 +265,16 @@ macro_rules! scenarios {
     };
 }
 
-const TTL: Duration = Duration::from_secs(60);
-
 scenarios!(
-    a_balance_is_set_used_and_filled_up,
-    a_default_holds_until_there_is_a_record,
-    a_budget_keeps_what_was_used,
-    a_calendar_budget_knows_its_window,
-    a_change_happens_once_and_is_remembered,
-    changes_at_once_all_count,
+    a_balance_is_set_used_and_topped_up,
+    the_default_applies_until_a_record_exists,
+    changing_a_budget_keeps_its_use,
+    a_calendar_budget_resets_at_the_end_of_its_window,
+    a_repeated_change_applies_once,
+    concurrent_changes_all_count,
     records_are_listed_by_name,
     overrides_are_kept_by_limit_and_key,
-    overrides_have_a_bound,
+    a_store_keeps_at_most_10000_overrides,
 );
 
 /// What stays for good: records of consumers, their index, overrides. All else ends by itself.
@@ -351,165 +287,4 @@ fn every_key_has_a_stated_life(redis: &Redis) {
         // -2: gone since they were listed.
         assert!(ttl > 0 || ttl == -2 || ttl == -1 && (for_good || may_be), "{key}: {ttl} ms");
     }
-}
-
-#[tokio::test]
-async fn only_what_is_on_record_stays_for_good() {
-    let redis = Redis::start();
-    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
-    let s = Subject { records: store.clone(), counters: store, name: "n" };
-    let (paid, monthly) = (Rule::Prepaid { default: None }, Rule::Budget { default: Some(9), window: HOUR });
-    let (paid, monthly) = (s.account("a", "paid", paid), s.account("a", "monthly", monthly));
-    let key = "ek1:{consumer=n/a}:quota";
-    let ttl = || -> i64 { ::redis::from_redis_value(redis.command(&["PTTL", key])).unwrap() };
-
-    s.reserve(&monthly, 1, 1).await;
-    assert!((1..=7_200_000).contains(&ttl()), "use alone ends with its window: {}", ttl());
-    s.edit(&monthly, Action::Set(5), "1").await.unwrap();
-    assert_eq!(ttl(), -1, "an amount on record stays");
-    s.edit(&paid, Action::Set(5), "1").await.unwrap();
-    s.edit(&monthly, Action::Delete, "2").await.unwrap();
-    assert_eq!(ttl(), -1, "a balance stays");
-    s.edit(&paid, Action::Delete, "2").await.unwrap();
-    assert!(ttl() > 0, "only use is left");
-    s.reserve(&monthly, 2, 1).await;
-    assert!(ttl() > 0);
-    s.edit(&paid, Action::Set(5), "3").await.unwrap();
-    assert_eq!(ttl(), -1);
-
-    let other = s.account("b", "paid", Rule::Prepaid { default: None });
-    s.edit(&other, Action::Set(5), "1").await.unwrap();
-    s.edit(&other, Action::Delete, "2").await.unwrap();
-    let left: BTreeSet<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*n/b*"])).unwrap();
-    assert_eq!(left, BTreeSet::from(["ek1:{consumer=n/b}:changes:paid".to_owned()]));
-}
-
-/// Reservations are kept by day: those of requests that never ended leave after two.
-#[tokio::test]
-async fn reservations_of_days_gone_are_forgotten() {
-    let redis = Redis::start();
-    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
-    let s = Subject { records: store.clone(), counters: store, name: "n" };
-    let account = s.account("a", "paid", Rule::Prepaid { default: None });
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let today = now.as_secs() / 86_400;
-    for (days_ago, reserved) in [(1, 5), (2, 0), (9, 0)] {
-        let record = [100, 7, 0, today - days_ago, 5, 3].map(|n| (n as f64).to_le_bytes()).concat();
-        let mut write = ::redis::cmd("HSET");
-        write.arg("ek1:{consumer=n/a}:quota").arg("paid").arg(record).arg("").arg("-1");
-        let _: () = write.query(&mut redis.connection()).unwrap();
-        let expected = Record { recorded: true, balance: 100, used: 7, reserved, ..Record::default() };
-        assert_eq!(s.read(&account).await, expected, "{days_ago} days ago");
-        let edited = s.edit(&account, Action::Adjust(1), &days_ago.to_string()).await.unwrap();
-        assert_eq!(edited.record, Record { balance: 101, ..expected });
-        assert_eq!(s.read(&account).await, edited.record);
-    }
-}
-
-/// Random changes and requests have the same effect in memory and on Redis.
-#[tokio::test]
-async fn both_stores_agree() {
-    use rand::{Rng as _, SeedableRng as _};
-    let redis = Redis::start();
-    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
-    let shared = Subject { records: store.clone(), counters: store, name: "r" };
-    let counters = Arc::new(MemoryCounters::default());
-    let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
-    let local = Subject { records, counters, name: "r" };
-    // A window that does not end while the test runs.
-    let window = Window::Length(1_000_000_000_000_000);
-    let rules = [
-        Rule::Prepaid { default: None },
-        Rule::Prepaid { default: Some(40) },
-        Rule::Budget { default: None, window },
-        Rule::Budget { default: Some(60), window },
-    ];
-    for seed in 0..8 {
-        let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
-        let mut open = Vec::new();
-        for step in 0..150 {
-            let at = random.random_range(0..rules.len());
-            let account = shared.account(&format!("s{seed}"), &format!("q{at}"), rules[at]);
-            let said = match random.random_range(0..8) {
-                0 => "settle a request",
-                1..=3 => {
-                    let number = seed * 1000 + step + 1;
-                    let cost = random.random_range(0..30);
-                    let pair = (
-                        shared.reserve(&account, number, cost).await,
-                        local.reserve(&account, number, cost).await,
-                    );
-                    // But for what the clocks tell.
-                    let [one, other] = [&pair.0.0, &pair.1.0].map(|verdict| {
-                        let reading = verdict.readings[0];
-                        (verdict.admitted, Reading { reset_ms: 0, retry_ms: 0, ..reading })
-                    });
-                    assert_eq!(one, other, "seed {seed} step {step}: reserve {cost}");
-                    if pair.0.0.admitted {
-                        open.push((account.clone(), pair));
-                    }
-                    "reserve"
-                }
-                action => {
-                    let action = match action {
-                        4 => Action::Set(random.random_range(0..100)),
-                        5 | 6 => Action::Adjust(random.random_range(-80..80)),
-                        _ => Action::Delete,
-                    };
-                    let id = random.random_range(0..120).to_string();
-                    let pair =
-                        (shared.edit(&account, action, &id).await, local.edit(&account, action, &id).await);
-                    let known = |edited: Option<Edited>| {
-                        edited.map(|e| Edited { record: Record { reset_ms: 0, ..e.record }, ..e })
-                    };
-                    assert_eq!(known(pair.0), known(pair.1), "seed {seed} step {step}: {action:?} {id}");
-                    "edit"
-                }
-            };
-            if said == "settle a request" && !open.is_empty() {
-                let (account, pair) = open.swap_remove(random.random_range(0..open.len()));
-                let actual = random.random_range(0..50);
-                shared.settle(&account, pair.0, actual).await;
-                local.settle(&account, pair.1, actual).await;
-            }
-            let (one, other) = (shared.read(&account).await, local.read(&account).await);
-            let known = |record: Record| Record { reset_ms: 0, ..record };
-            assert_eq!(known(one), known(other), "seed {seed} step {step}: {said}");
-        }
-        for (at, rule) in rules.iter().enumerate() {
-            let account = shared.account(&format!("s{seed}"), &format!("q{at}"), *rule);
-            let history = async |s: &Subject| {
-                let all = s.records.quota_changes(&account).await.unwrap();
-                all.into_iter().map(|c| (c.what, c.before, c.after)).collect::<Vec<_>>()
-            };
-            assert_eq!(history(&shared).await, history(&local).await, "seed {seed}");
-        }
-    }
-}
-
-/// A change whose answer was lost is sent again with its id.
-#[tokio::test]
-async fn a_lost_answer_does_not_count_twice() {
-    let redis = Redis::start();
-    let proxy = Proxy::start(redis.port).await;
-    let store = redis_store(&redis_options(vec![proxy.url()], false, ""), TTL).await;
-    let s = Subject { records: store.clone(), counters: store, name: "n" };
-    let account = s.account("a", "paid", Rule::Prepaid { default: None });
-    s.edit(&account, Action::Set(0), "0").await.unwrap();
-    let edit = Edit { action: Action::Adjust(5), who: "ops".into(), note: String::new(), id: "once".into() };
-    for mode in [Mode::CutReply, Mode::Refuse] {
-        proxy.set(mode);
-        assert!(s.records.edit_quota(&account, &edit).await.is_err(), "{mode:?}");
-        proxy.set(Mode::Pass);
-    }
-    let edited = eventually(Duration::from_secs(20), "the store is back", async || {
-        let edited = s.records.edit_quota(&account, &edit).await;
-        edited.map_err(|error| error.to_string())
-    });
-    assert_eq!(edited.await.unwrap().after, 5);
-    s.edit(&account, Action::Adjust(5), "once").await.unwrap();
-    assert_eq!(
-        (s.read(&account).await.balance, s.records.quota_changes(&account).await.unwrap().len()),
-        (5, 2)
-    );
 }

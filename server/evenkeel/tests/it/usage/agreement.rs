@@ -1,4 +1,4 @@
-//! Memory, Redis and a cluster of Redis tell the same, whatever is recorded.
+//! Memory, Redis and Redis Cluster report the same usage, whatever is recorded.
 
 use evenkeel_domain::usage::Outcome;
 use proptest::prelude::*;
@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::support::redis::Cluster;
 
-/// One step of a story told to several stores.
+/// A request that several stores record.
 #[derive(Clone, Debug)]
-struct Told {
+struct Request {
     instance: usize,
     hours: u64,
     consumer: usize,
@@ -19,9 +19,9 @@ struct Told {
     estimated: bool,
 }
 
-fn told() -> impl Strategy<Value = Told> {
+fn request() -> impl Strategy<Value = Request> {
     (0..2_usize, 0..3_u64, 0..8_usize, 0..5_usize, 0..120_usize, 0..5_000_u64, 0..9_u64, any::<bool>())
-        .prop_map(|(instance, hours, consumer, model, session, input, output, estimated)| Told {
+        .prop_map(|(instance, hours, consumer, model, session, input, output, estimated)| Request {
             instance,
             hours,
             consumer,
@@ -37,7 +37,7 @@ fn told() -> impl Strategy<Value = Told> {
 const CONSUMERS: [&str; 8] = ["alice", "", "b|ob", "{c}", "d%7C", "(other)", "ü\u{7f}", "=1"];
 const MODELS: [&str; 5] = ["gpt", "", "m|2", "a\u{1f}b", "claude"];
 
-fn record(ledger: &Ledger, t: &Told) {
+fn record(ledger: &Ledger, t: &Request) {
     let session = if t.session.is_multiple_of(3) { String::new() } else { format!("s {}|", t.session) };
     ledger.record(&UsageRecord {
         consumer: CONSUMERS[t.consumer],
@@ -54,7 +54,7 @@ fn record(ledger: &Ledger, t: &Told) {
     });
 }
 
-/// Everything a ledger tells.
+/// Returns everything a ledger reports.
 async fn everything(ledger: &Ledger) -> impl PartialEq + std::fmt::Debug + use<> {
     let mut sessions = Vec::new();
     let mut one_by_one = Vec::new();
@@ -79,13 +79,13 @@ async fn everything(ledger: &Ledger) -> impl PartialEq + std::fmt::Debug + use<>
     (all(ledger).await, sessions, one_by_one)
 }
 
-/// Also beyond all bounds, and over days.
+/// The requests exceed every bound and span days.
 #[test]
-fn memory_and_redis_tell_the_same() {
+fn memory_and_redis_report_the_same_usage() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (server, cases) = (Redis::start(), AtomicU64::new(0));
     let config = ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() };
-    proptest!(config, |(story in prop::collection::vec(told(), 1..250))| {
+    proptest!(config, |(requests in prop::collection::vec(request(), 1..250))| {
         runtime.block_on(async {
             let prefix = format!("p{}", cases.fetch_add(1, Ordering::Relaxed));
             let options = redis_options(vec![server.url()], false, &prefix);
@@ -95,7 +95,7 @@ fn memory_and_redis_tell_the_same() {
                 .map(|_| [&memory, &redis].map(|store| ledger_at(&now, &limits, Arc::clone(store))))
                 .collect();
             let mut expected = Usage::default();
-            for t in &story {
+            for t in &requests {
                 now.fetch_add(t.hours * 3_600_000 + 1, Ordering::Relaxed);
                 for ledger in &ledgers[t.instance] {
                     record(ledger, t);
@@ -120,7 +120,7 @@ fn memory_and_redis_tell_the_same() {
 }
 
 #[tokio::test]
-async fn on_redis_cluster() {
+async fn redis_cluster_keeps_usage_within_its_bounds() {
     let cluster = Cluster::start();
     let limits = small();
     let options = redis_options(cluster.urls(), true, "");

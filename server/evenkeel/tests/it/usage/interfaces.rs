@@ -1,12 +1,16 @@
-//! From gateways into the ledger, and out of it by HTTP and on the command line.
+//! From gateways into the ledger, and out of it over HTTP and with the command.
 
 use evenkeel_domain::usage::{Day, Outcome};
 use evenkeel_proto::v1 as pb;
 
 use super::*;
-use crate::support::sidecar::{Sidecar, pool};
+use crate::support::{
+    command::evenkeel,
+    requests::{admit_for, settle_success},
+    sidecar::Sidecar,
+};
 
-/// A sidecar, and what another has written into its Redis: two days, of which today's is known to the ledger returned.
+/// Starts a sidecar whose Redis holds the usage that another sidecar recorded yesterday and today.
 async fn sidecar_with_usage() -> (Redis, Sidecar) {
     let redis = Redis::start();
     let s = Sidecar::start(&format!("store: {{type: redis, url: '{}', key_prefix: u}}", redis.url())).await;
@@ -44,7 +48,7 @@ fn days_ago(days: u64) -> String {
 }
 
 #[tokio::test]
-async fn usage_over_http() {
+async fn http_reports_usage() {
     let (_redis, s) = sidecar_with_usage().await;
     let (yesterday, today) = (days_ago(1), days_ago(0));
     let json = |(status, body): (u16, String)| {
@@ -141,18 +145,16 @@ async fn usage_over_http() {
     assert!(text.contains("evenkeel_ledger_waiting_requests 0"), "{text}");
 }
 
-/// Runs the command beside the sidecar in this process.
-async fn cli(s: &Sidecar, arguments: &str) -> (bool, String) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"));
-    command.args(arguments.split(' ')).arg("--server");
-    command.arg(format!("http://{}", s.addresses.grpc.as_ref().unwrap()));
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+/// Runs a command: whether it succeeds, and standard output or else standard error.
+async fn cli(s: &Sidecar, words: &str) -> (bool, String) {
+    let words: Vec<&str> = words.split(' ').collect();
+    let output = evenkeel(&s.url(), None, &words).await;
     let text = if output.status.success() { output.stdout } else { output.stderr };
     (output.status.success(), String::from_utf8(text).unwrap())
 }
 
 #[tokio::test]
-async fn usage_on_the_command_line() {
+async fn the_command_reports_usage() {
     let (mut redis, s) = sidecar_with_usage().await;
     let (ok, table) = cli(&s, "usage --days 2").await;
     let expected = "\
@@ -181,9 +183,9 @@ total           6          2   1200     120      42         18    15
     assert!(!ok && error.contains("UNAVAILABLE: reading usage"), "{error}");
 }
 
-/// From a gateway's Admit and Settle to a query; a Settle sent again counts once, and the drain writes the rest.
+/// A repeated Settle counts once, and the shutdown writes what the ledger still holds.
 #[tokio::test]
-async fn what_gateways_settle_is_in_the_ledger() {
+async fn a_settlement_is_recorded_once() {
     let redis = Redis::start();
     let yaml = format!(
         "store: {{type: redis, url: '{}'}}\nprices: [{{model: gpt-5, input: 2, output: 8}}]\n\
@@ -192,31 +194,12 @@ async fn what_gateways_settle_is_in_the_ledger() {
     );
     let s = Sidecar::start(&yaml).await;
     for lease in 1..=10 {
-        let admit = pb::AdmitRequest {
-            pool: Some(pool("llm")),
-            holder: "h".to_owned(),
-            lease,
-            subject: Some(pb::Subject { consumer: "alice".to_owned(), ..pb::Subject::default() }),
-            model: "gpt-5".to_owned(),
-            session: "s".to_owned(),
-            ..pb::AdmitRequest::default()
-        };
-        let answer = s.gateway.clone().admit(admit).await.unwrap().into_inner().answer.unwrap();
-        let pb::admit_response::Answer::Admitted(admitted) = answer else { panic!("{answer:?}") };
-        let settle = pb::SettleRequest {
-            pool: Some(pool("llm")),
-            holder: "h".to_owned(),
-            lease,
-            outcome: pb::Outcome::Success.into(),
-            status: 200,
-            tokens: Some(pb::Tokens { input: 100, output: 10, ..pb::Tokens::default() }),
-            tokens_final: true,
-            model: "gpt-5".to_owned(),
-            ticket: admitted.ticket,
-            ..pb::SettleRequest::default()
-        };
+        let request = pb::AdmitRequest { session: "s".into(), ..admit_for("alice", "gpt-5", lease) };
+        let admitted = s.admitted(request).await;
+        let settle = settle_success(lease, admitted.ticket, 100, 10);
+        let settle = pb::SettleRequest { model: "gpt-5".into(), ..settle };
         for _ in 0..2 {
-            s.gateway.clone().settle(settle.clone()).await.unwrap();
+            s.end(settle.clone()).await;
         }
     }
     s.shutdown.cancel();
