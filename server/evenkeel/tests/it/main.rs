@@ -1,5 +1,4 @@
-//! The sidecar's integration tests: one binary, real Redis servers, no fixed ports, no sleeps for
-//! synchronisation.
+//! The sidecar's integration tests. CONTRIBUTING.md ("Adding a test") says where a test goes and how to run one.
 
 #![allow(clippy::unwrap_used)]
 
