@@ -25,8 +25,7 @@ quotas: [{name: credit, counts: tokens, kind: prepaid, default: 1M}]
 ";
 
 async fn start(redis: &Redis) -> Sidecar {
-    let store = format!("store: {{type: redis, url: '{}', timeout: 5s}}\n", redis.url());
-    Sidecar::start(&with_admin(&(store + CONFIG))).await
+    Sidecar::start(&with_admin(&(redis.store(", timeout: 5s") + CONFIG))).await
 }
 
 /// Sends a request and settles it, and sends one that is refused.

@@ -35,8 +35,7 @@ quotas:
 ";
 
 async fn two_sidecars(redis: &Redis) -> (Sidecar, Sidecar) {
-    let store = format!("store: {{type: redis, url: '{}', timeout: 200ms}}\n", redis.url());
-    let yaml = with_admin(&(store + CONFIG));
+    let yaml = with_admin(&(redis.store(", timeout: 200ms") + CONFIG));
     (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await)
 }
 

@@ -1,4 +1,4 @@
-//! Counters on virtual time: memory and Redis give the same answers to any interleaving, and no algorithm admits more
+//! Counters on virtual time: any interleaving has the same results in memory and on Redis, and no algorithm admits more
 //! than it states.
 
 use std::{
@@ -60,7 +60,7 @@ fn meters(set: usize, key: usize, cost: u64, shadow: bool, provisional: bool) ->
     let meter = |(i, (name, rule)): (usize, (&str, Rule))| Meter {
         bucket: bucket(rule.is_quota()),
         name: name.into(),
-        // An exception or override gives some another amount of the same counter.
+        // An exception or override changes the amount of the same counter.
         rule: if cost == 5 { with_amount(rule, 25) } else { rule },
         cost: if matches!(rule, Rule::Running { .. }) { 1 } else { cost },
         provisional: provisional || matches!(rule, Rule::Running { .. }),

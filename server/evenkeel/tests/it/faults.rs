@@ -8,24 +8,22 @@ use evenkeel_proto::v1::{self as pb, Basis, Reason, admit_response::Answer};
 use crate::support::{
     eventually,
     proxy::{Mode, Proxy},
-    redis::Redis,
+    redis::{Redis, store_at},
     requests::pool,
     sidecar::Sidecar,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// The interval is long: on a busy machine the sidecar must not reap what a test holds.
 fn yaml(url: &str, policy: &str) -> String {
-    yaml_with(url, policy, "20s")
-}
-
-/// The interval is long unless a test is about expiry: on a busy machine the sidecar must not reap what a test holds.
-fn yaml_with(url: &str, policy: &str, interval: &str) -> String {
-    format!(
-        "store: {{type: redis, url: '{url}', timeout: 200ms, connect_timeout: 500ms}}\n\
-         keep_alive_interval: {interval}\n\
-         pools: [{{cluster: llm, on_store_failure: {policy}, endpoints: [{{address: a, cap: 50}}, {{address: b, cap: 50}}]}}]"
-    )
+    let endpoints = "[{address: a, cap: 50}, {address: b, cap: 50}]";
+    store_at(url, ", timeout: 200ms, connect_timeout: 500ms")
+        + &format!(
+            "keep_alive_interval: 20s
+\
+             pools: [{{cluster: llm, on_store_failure: {policy}, endpoints: {endpoints}}}]"
+        )
 }
 
 fn admitted(answer: Answer) -> pb::Admitted {
@@ -35,8 +33,7 @@ fn admitted(answer: Answer) -> pb::Admitted {
     }
 }
 
-/// Admits until the answer has this basis; every answer on the way must be an admission. The lease number
-/// stays one: admissions are idempotent.
+/// Admits one lease until the response has this basis. Every response must be an admission.
 async fn until_basis(s: &Sidecar, basis: Basis, lease: u64) {
     eventually(LIMIT, basis.as_str_name(), || async {
         let got = admitted(s.admit("llm", "g", lease).await).basis();
@@ -196,12 +193,8 @@ async fn one_slow_answer_opens_no_circuit() {
 async fn local_knowledge_forgets_what_was_settled_after_recovery() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
-    let pools = "pools: [{cluster: llm, endpoints: [{address: a, cap: 1}]}]";
-    let yaml = format!(
-        "store: {{type: redis, url: '{}', timeout: 200ms}}\nkeep_alive_interval: 20s\n{pools}",
-        proxy.url()
-    );
-    let s = Sidecar::start(&yaml).await;
+    let yaml = "keep_alive_interval: 20s\npools: [{cluster: llm, endpoints: [{address: a, cap: 1}]}]";
+    let s = Sidecar::start(&(proxy.store(", timeout: 200ms") + yaml)).await;
     proxy.set(Mode::Refuse);
     until_basis(&s, Basis::Local, 1).await;
     proxy.set(Mode::Pass);

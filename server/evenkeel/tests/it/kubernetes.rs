@@ -141,7 +141,7 @@ async fn endpoints_stay_while_the_api_server_is_down() {
 async fn an_expired_watch_is_followed_by_a_new_list() {
     for in_stream in [false, true] {
         let api = FakeApi::start().await;
-        api.tell_gone_in_stream(in_stream);
+        api.report_gone_in_stream(in_stream);
         api.put("llm-a", &[ready("10.0.0.1")]);
         api.put("llm-b", &[ready("10.0.0.2")]);
         let proxy = Proxy::start(api.port).await;

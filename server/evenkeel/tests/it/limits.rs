@@ -18,7 +18,7 @@ models: [{model: small, output_tokens: 100, bytes_per_token: 4}]
 ";
 
 async fn start(redis: &Redis) -> Sidecar {
-    Sidecar::start(&format!("store: {{type: redis, url: '{}', timeout: 5s}}\n{LIMITS}", redis.url())).await
+    Sidecar::start(&(redis.store(", timeout: 5s") + LIMITS)).await
 }
 
 fn admit(lease: u64, consumer: &str, model: &str) -> pb::AdmitRequest {

@@ -1,5 +1,5 @@
-//! Any interleaving of operations gives the same answers from memory and from Redis, and on both a
-//! count equals its live leases and is never negative.
+//! Any interleaving of operations has the same results in memory and on Redis, and on both a count equals its live
+//! leases and is never negative.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +35,7 @@ enum Step {
         holder: usize,
         lease: u64,
     },
-    /// The holder lists some of the leases 1..=8: bit n for lease n+1, each on an endpoint it names or not.
+    /// The holder lists some of the leases 1..=8: bit n for lease n+1, each with or without its endpoint.
     KeepAlive {
         holder: usize,
         listed: u8,
@@ -257,7 +257,7 @@ fn memory_and_redis_agree_on_every_interleaving() {
     });
 }
 
-/// Concurrent operations share batches; whatever the order, the books balance and caps hold.
+/// Concurrent operations share batches.
 #[test]
 fn concurrent_operations_balance() {
     let server = Redis::start();

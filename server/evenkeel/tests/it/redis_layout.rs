@@ -65,7 +65,7 @@ async fn a_recount_restores_lost_counts() {
     }
     let before = store.table(&pool).await.unwrap().in_flight;
     redis.command(&["DEL", "ek1:{r|c}:in-flight"]);
-    // Settling meets a count of 0, and must not make it negative.
+    // A settlement must not make the lost count negative.
     assert!(store.settle(&pool, &holder("h"), lease(4)).await.unwrap());
     assert!(store.table(&pool).await.unwrap().in_flight.is_empty());
     assert_eq!(store.audit(&pool).await.unwrap(), 2);
@@ -119,7 +119,7 @@ async fn higress_table_is_shared() {
 
 #[tokio::test]
 async fn an_evicting_policy_is_reported() {
-    let redis = Redis::start_with(&["--maxmemory-policy".to_owned(), "allkeys-lru".to_owned()]);
+    let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     assert_eq!(store.evicting_policy().await.unwrap().as_deref(), Some("allkeys-lru"));
 }

@@ -59,7 +59,7 @@ impl Drop for Alive {
     }
 }
 
-/// Takes leases from one number to another and keeps them.
+/// Takes leases with these numbers and keeps them.
 async fn hold(
     sidecar: &Sidecar,
     leases: &mut BTreeMap<u64, String>,
@@ -83,7 +83,7 @@ fn number(screen: &str, name: &str, column: usize) -> Option<u64> {
 }
 
 fn top(url: &str, pid_file: &str) -> String {
-    // The shell becomes the program: its pid is known.
+    // The shell becomes the program, so the file has its pid.
     format!("clear; sh -c 'echo $$ > {pid_file}; exec {PROGRAM} top --server {url}'; echo \"ended $?\"")
 }
 
@@ -214,7 +214,6 @@ async fn a_signal_restores_the_terminal() {
     is_restored(&tmux).await;
 }
 
-/// Tables are cut to the width of a terminal, and nowhere else.
 #[tokio::test]
 async fn tables_fit_the_terminal() {
     let name = "an-endpoint-with-a-name-that-is-far-too-long-for-this:8080";

@@ -15,10 +15,7 @@ const POOL: &str = "pools: [{cluster: llm, endpoints: [{address: 'm-0:80'}, {add
 #[tokio::test]
 async fn each_change_is_logged_once_in_order() {
     let redis = Redis::start();
-    let yaml = with_admin(&format!(
-        "store: {{type: redis, url: '{}', timeout: 400ms}}\n{POOL}{LIMITS_AND_QUOTAS}",
-        redis.url()
-    ));
+    let yaml = with_admin(&(redis.store(", timeout: 400ms") + POOL + LIMITS_AND_QUOTAS));
     let (here, there) = (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await);
     let (mut one, mut other) = (client(&here).await, client(&there).await);
     let put = |sidecar, body| call(sidecar, Method::PUT, "/api/v1/quotas/credit/al%2Fice", Some(body), &[]);

@@ -15,7 +15,7 @@ use crate::support::{
     sidecar::Sidecar,
 };
 
-/// Alice's request, of which every limit and quota takes something.
+/// Alice's request, which limits and quotas count.
 fn admit(lease: u64) -> pb::AdmitRequest {
     pb::AdmitRequest {
         candidates: vec![candidate("10.0.0.1:80", 1.0, 0)],

@@ -107,7 +107,7 @@ async fn grpc_changes_and_lists_quotas() {
 #[tokio::test]
 async fn an_override_reaches_every_sidecar() {
     let redis = Redis::start();
-    let yaml = with_admin(&format!("store: {{type: redis, url: '{}'}}\n{LIMITS_AND_QUOTAS}", redis.url()));
+    let yaml = with_admin(&(redis.store("") + LIMITS_AND_QUOTAS));
     let (here, there) = (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await);
     let mut admin = client(&here).await;
     let of = |limit: &str, key: &str| pb::Override {
@@ -140,7 +140,7 @@ async fn an_override_reaches_every_sidecar() {
 async fn changes_are_refused_while_the_store_is_down() {
     let redis = Redis::start();
     let proxy = proxy::Proxy::start(redis.port).await;
-    let yaml = with_admin(&format!("store: {{type: redis, url: '{}'}}\n{LIMITS_AND_QUOTAS}", proxy.url()));
+    let yaml = with_admin(&(proxy.store("") + LIMITS_AND_QUOTAS));
     let sidecar = Sidecar::start(&yaml).await;
     let mut admin = client(&sidecar).await;
     admin.set_quota(by(TOKEN, set_quota("credit", "a", 1))).await.unwrap();

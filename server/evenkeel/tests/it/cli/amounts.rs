@@ -4,14 +4,14 @@ use serde_json::json;
 
 use super::CONFIG;
 use crate::support::{
-    admin::ADMIN,
+    admin::with_admin,
     command::{prints, prints_json},
     sidecar::Sidecar,
 };
 
 #[tokio::test]
 async fn changing_commands_print_json() {
-    let sidecar = Sidecar::start(&format!("{CONFIG}{ADMIN}")).await;
+    let sidecar = Sidecar::start(&with_admin(CONFIG)).await;
     let s = &sidecar;
     assert_eq!(prints_json(s, "quota set alice 10").await["balance"], 10);
     assert_eq!(prints_json(s, "quota add alice 5").await["balance"], 15);
@@ -28,7 +28,7 @@ async fn changing_commands_print_json() {
     );
 }
 
-/// Amounts are taken as the configuration takes them; what is counted in millionths says so.
+/// Commands accept amounts as the configuration does, and print the unit of amounts in millionths.
 #[tokio::test]
 async fn amounts_accept_units() {
     let config = "
@@ -38,13 +38,13 @@ quotas:
 - {name: money, counts: cost, kind: budget, default: 1.25, per: day}
 prices: [{model: m, input: 1, output: 2}]
 ";
-    let sidecar = Sidecar::start(&format!("{config}{ADMIN}")).await;
+    let sidecar = Sidecar::start(&with_admin(config)).await;
     let s = &sidecar;
     assert_eq!(prints_json(s, "quota set alice 100k --quota credit").await["balance"], 100_000);
     assert_eq!(prints_json(s, "quota add alice 1.5M --quota credit").await["balance"], 1_600_000);
     assert_eq!(prints_json(s, "quota subtract alice 0.5k --quota credit").await["balance"], 1_599_500);
     assert_eq!(prints_json(s, "limits override spend consumer=a --amount 3M").await["amount"], 3_000_000);
-    // As much as the configuration's 1.25 of the currency.
+    // 1.25M millionths equal the configured 1.25.
     let default = prints_json(s, "quota get bob --quota money").await;
     let set = prints_json(s, "quota set alice 1.25M --quota money").await;
     assert_eq!((&set["amount"], &set["counts"]), (&default["amount"], &json!("cost")));

@@ -2,7 +2,7 @@
 
 use super::CONFIG;
 use crate::support::{
-    admin::{ADMIN, TOKEN},
+    admin::{TOKEN, with_admin},
     command::{PROGRAM, evenkeel},
     redis::Redis,
     sidecar::Sidecar,
@@ -10,7 +10,7 @@ use crate::support::{
 
 #[tokio::test]
 async fn exit_codes_are_those_that_help_documents() {
-    let sidecar = Sidecar::start(&format!("{CONFIG}{ADMIN}")).await;
+    let sidecar = Sidecar::start(&with_admin(CONFIG)).await;
     let nobody = Sidecar::start(CONFIG).await;
     let (url, nobody, nowhere) = (sidecar.url(), nobody.url(), "http://127.0.0.1:1".to_owned());
     let http = format!("http://{}", sidecar.addresses.http);
@@ -68,8 +68,7 @@ async fn exit_codes_are_those_that_help_documents() {
 #[tokio::test]
 async fn a_store_that_is_down_exits_with_5() {
     let mut redis = Redis::start();
-    let store = format!("store: {{type: redis, url: '{}'}}\n", redis.url());
-    let sidecar = Sidecar::start(&format!("{store}{CONFIG}{ADMIN}")).await;
+    let sidecar = Sidecar::start(&with_admin(&(redis.store("") + CONFIG))).await;
     redis.kill();
     let output = evenkeel(&sidecar.url(), Some(TOKEN), &["quota", "set", "alice", "1"]).await;
     assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));

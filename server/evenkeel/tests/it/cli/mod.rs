@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    admin::ADMIN,
+    admin::with_admin,
     command::{prints, prints_json},
     eventually,
     redis::Redis,
@@ -30,10 +30,9 @@ quotas: [{name: credit, counts: tokens, kind: prepaid}]
 
 /// Starts a sidecar on each store.
 async fn both() -> Vec<(Option<Redis>, Sidecar)> {
-    let memory = Sidecar::start(&format!("{CONFIG}{ADMIN}")).await;
+    let memory = Sidecar::start(&with_admin(CONFIG)).await;
     let redis = Redis::start();
-    let store = format!("store: {{type: redis, url: '{}'}}\n", redis.url());
-    let shared = Sidecar::start(&format!("{store}{CONFIG}{ADMIN}")).await;
+    let shared = Sidecar::start(&with_admin(&(redis.store("") + CONFIG))).await;
     vec![(None, memory), (Some(redis), shared)]
 }
 

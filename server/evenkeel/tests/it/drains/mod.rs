@@ -2,7 +2,7 @@
 
 use evenkeel_proto::v1 as pb;
 
-use crate::support::{admin::with_admin, requests::pool};
+use crate::support::requests::pool;
 
 mod http;
 mod sidecars;
@@ -21,8 +21,4 @@ fn drain_of(endpoint: &str, cluster: Option<&str>) -> pb::DrainEndpointRequest {
 
 fn undrain_of(endpoint: &str, cluster: Option<&str>) -> pb::UndrainEndpointRequest {
     pb::UndrainEndpointRequest { endpoint: endpoint.into(), pool: cluster.map(pool) }
-}
-
-fn over_redis(url: &str) -> String {
-    with_admin(&format!("store: {{type: redis, url: '{url}', timeout: 400ms}}\n{POOLS}"))
 }

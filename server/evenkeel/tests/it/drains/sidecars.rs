@@ -13,7 +13,7 @@ use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use serde_json::{Value, json};
 use tonic::Code;
 
-use super::{POOLS, drain_of, over_redis, undrain_of};
+use super::{POOLS, drain_of, undrain_of};
 use crate::support::{
     admin::{TOKEN, by, client, with_admin},
     eventually, proxy,
@@ -22,6 +22,7 @@ use crate::support::{
     sidecar::Sidecar,
 };
 
+const STORE: &str = ", timeout: 400ms";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Returns whether the last sweep of a sidecar shows an endpoint as drained.
@@ -101,7 +102,7 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
     let redis = Redis::start();
     // So long that no holder of this test expires.
     let interval = Duration::from_secs(6);
-    let yaml = over_redis(&redis.url()).replace("500ms", "6s");
+    let yaml = with_admin(&(redis.store(STORE) + POOLS)).replace("500ms", "6s");
     let (here, there) = (Arc::new(Sidecar::start(&yaml).await), Arc::new(Sidecar::start(&yaml).await));
     // A request that is in flight when its endpoint is drained.
     let mut running = None;
@@ -157,7 +158,7 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
 async fn a_drain_holds_while_the_store_is_down() {
     let redis = Redis::start();
     let proxy = proxy::Proxy::start(redis.port).await;
-    let sidecar = Sidecar::start(&over_redis(&proxy.url())).await;
+    let sidecar = Sidecar::start(&with_admin(&(proxy.store(STORE) + POOLS))).await;
     let mut admin = client(&sidecar).await;
     admin.drain_endpoint(by(TOKEN, drain_of("m-0:80", None))).await.unwrap();
     proxy.set(proxy::Mode::Refuse);

@@ -15,7 +15,6 @@ use crate::support::{
     store::{redis_options, redis_store},
 };
 
-/// Random changes and requests have the same effect in memory and on Redis.
 #[tokio::test]
 async fn memory_and_redis_agree() {
     use rand::{Rng as _, SeedableRng as _};
@@ -39,7 +38,7 @@ async fn memory_and_redis_agree() {
         for step in 0..150 {
             let at = random.random_range(0..rules.len());
             let account = shared.account(&format!("s{seed}"), &format!("q{at}"), rules[at]);
-            let said = match random.random_range(0..8) {
+            let done = match random.random_range(0..8) {
                 0 => "settle a request",
                 1..=3 => {
                     let number = seed * 1000 + step + 1;
@@ -48,7 +47,7 @@ async fn memory_and_redis_agree() {
                         shared.reserve(&account, number, cost).await,
                         local.reserve(&account, number, cost).await,
                     );
-                    // But for what the clocks tell.
+                    // Times depend on each store's clock.
                     let [one, other] = [&pair.0.0, &pair.1.0].map(|verdict| {
                         let reading = verdict.readings[0];
                         (verdict.admitted, Reading { reset_ms: 0, retry_ms: 0, ..reading })
@@ -75,7 +74,7 @@ async fn memory_and_redis_agree() {
                     "edit"
                 }
             };
-            if said == "settle a request" && !open.is_empty() {
+            if done == "settle a request" && !open.is_empty() {
                 let (account, pair) = open.swap_remove(random.random_range(0..open.len()));
                 let actual = random.random_range(0..50);
                 shared.settle(&account, pair.0, actual).await;
@@ -83,7 +82,7 @@ async fn memory_and_redis_agree() {
             }
             let (one, other) = (shared.read(&account).await, local.read(&account).await);
             let known = |record: Record| Record { reset_ms: 0, ..record };
-            assert_eq!(known(one), known(other), "seed {seed} step {step}: {said}");
+            assert_eq!(known(one), known(other), "seed {seed} step {step}: {done}");
         }
         for (at, rule) in rules.iter().enumerate() {
             let account = shared.account(&format!("s{seed}"), &format!("q{at}"), *rule);

@@ -27,7 +27,7 @@ async fn a_balance_is_set_used_and_topped_up(s: &Subject) {
     let during = Record { recorded: true, balance: 70, reserved: 30, ..Record::default() };
     assert_eq!(s.read(&alice).await, during);
 
-    // What is under way stays reserved.
+    // A request in flight stays reserved.
     let more = s.edit(&alice, Action::Adjust(50), "2").await.unwrap();
     assert_eq!((more.before, more.after, more.record.reserved), (70, 120, 30));
     s.settle(&alice, first, 25).await;
@@ -38,7 +38,7 @@ async fn a_balance_is_set_used_and_topped_up(s: &Subject) {
     assert_eq!((taken.before, taken.after, taken.record.used), (125, 0, 25), "never below 0");
     assert!(!s.reserve(&alice, 3, 1).await.0.admitted);
 
-    // A request that costs more than there is.
+    // A request may cost more than the balance.
     s.edit(&alice, Action::Set(5), "4").await.unwrap();
     let last = s.reserve(&alice, 4, 20).await;
     assert_eq!(last.0.readings[0].taken, 5, "the last of it goes to one request");
@@ -58,7 +58,7 @@ async fn the_default_applies_until_a_record_exists(s: &Subject) {
     assert_eq!((deleted.before, deleted.after, deleted.record.recorded), (1005, 1000, false));
     assert_eq!(s.edit(&bob, Action::Delete, "3").await, None, "nothing to delete");
 
-    // One a request made is listed once it was looked at.
+    // A record that a request made is listed after it has been read.
     let carol = s.account("carol", "paid", rule);
     assert!(s.reserve(&carol, 1, 10).await.0.admitted);
     let prefix = format!("{}/", s.name);
@@ -117,7 +117,7 @@ async fn a_repeated_change_applies_once(s: &Subject) {
     assert_eq!(s.edit(&fay, Action::Adjust(5), "once").await.unwrap().after, 15);
     let again = s.edit(&fay, Action::Adjust(5), "once").await.unwrap();
     assert_eq!((again.applied, again.after), (false, 15));
-    // An id is looked for whole, and in ids alone.
+    // Ids are compared as a whole, and with ids only.
     for id in ["onc", "ops", "", "adjust", "note of once"] {
         assert!(s.edit(&fay, Action::Adjust(1), id).await.unwrap().applied, "{id:?}");
     }
@@ -208,7 +208,7 @@ async fn overrides_are_kept_by_limit_and_key(s: &Subject) {
     }
 }
 
-/// Fills the store with overrides; to run last.
+/// Fills the store with overrides, so it runs last.
 async fn a_store_keeps_at_most_10000_overrides(s: &Subject) {
     let of = |i: usize, expires_at_ms| Override {
         limit: "bound".into(),
@@ -277,14 +277,14 @@ scenarios!(
     a_store_keeps_at_most_10000_overrides,
 );
 
-/// What stays for good: records of consumers, their index, overrides. All else ends by itself.
+/// Consumers' records, their index and overrides stay. Every other key expires.
 fn every_key_has_a_stated_life(redis: &Redis) {
     let keys: Vec<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*"])).unwrap();
     for key in keys {
         let ttl: i64 = ::redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
-        let for_good = key.starts_with("p:ek1:quotas:") || key == "p:ek1:overrides";
-        let may_be = key.ends_with("}:quota");
-        // -2: gone since they were listed.
-        assert!(ttl > 0 || ttl == -2 || ttl == -1 && (for_good || may_be), "{key}: {ttl} ms");
+        let stays = key.starts_with("p:ek1:quotas:") || key == "p:ek1:overrides";
+        let may_stay = key.ends_with("}:quota");
+        // -2: the key has expired since KEYS.
+        assert!(ttl > 0 || ttl == -2 || ttl == -1 && (stays || may_stay), "{key}: {ttl} ms");
     }
 }

@@ -21,7 +21,7 @@ const TTL: Duration = Duration::from_secs(60);
 struct Subject {
     records: Arc<dyn Records>,
     counters: Arc<dyn Counters>,
-    /// A consumer's own name in each scenario and store.
+    /// Prefixes consumers, so that scenarios on one store do not meet.
     name: &'static str,
 }
 

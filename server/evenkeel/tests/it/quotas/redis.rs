@@ -44,7 +44,7 @@ async fn only_records_never_expire() {
     assert_eq!(left, BTreeSet::from(["ek1:{consumer=n/b}:changes:paid".to_owned()]));
 }
 
-/// Reservations are kept by day: those of requests that never ended leave after two.
+/// Reservations are recorded by day: those of requests that never settle count for two days.
 #[tokio::test]
 async fn reservations_count_for_two_days() {
     let redis = Redis::start();
@@ -66,7 +66,6 @@ async fn reservations_count_for_two_days() {
     }
 }
 
-/// A change whose answer was lost is sent again with its id.
 #[tokio::test]
 async fn a_change_repeated_after_a_lost_reply_counts_once() {
     let redis = Redis::start();

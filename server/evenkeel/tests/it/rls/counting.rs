@@ -97,7 +97,7 @@ async fn a_descriptor_may_carry_its_own_hits_and_limit() {
         let mut wrong = own(1);
         wrong.limit.as_mut().unwrap().unit = 0;
         assert_eq!(rls.codes(1, &[wrong]).await, (OK, vec![(OK, u32::MAX)]));
-        // Each unit has a counter.
+        // Each unit has its own counter.
         let day = || {
             let unit = RateLimitUnit::Month.into();
             RateLimitDescriptor { limit: Some(RateLimitOverride { requests_per_unit: 3, unit }), ..own(0) }
@@ -116,7 +116,7 @@ async fn a_descriptor_may_carry_its_own_hits_and_limit() {
 async fn a_cluster_charges_all_limits_or_none() {
     let cluster = Cluster::start();
     let urls: Vec<String> = cluster.urls().iter().map(|url| format!("'{url}'")).collect();
-    let store = format!("{{type: redis, cluster: true, urls: [{}], timeout: 2s}}", urls.join(", "));
+    let store = format!("store: {{type: redis, cluster: true, urls: [{}], timeout: 2s}}\n", urls.join(", "));
     let rls = Rls::start_on(LIMITS, "", &store).await;
     let values: Vec<String> = (0..8).map(|i| i.to_string()).collect();
     let mut descriptors: Vec<_> = values.iter().map(|value| by(&[("ten", value)])).collect();

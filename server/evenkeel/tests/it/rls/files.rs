@@ -35,7 +35,7 @@ async fn changed_files_are_loaded_and_wrong_ones_rejected() {
     rls.write("domain: d\ndescriptors: [{key: two, rate_limit: {unit: fortnight}}]");
     config_valid(&rls, 0.0).await;
     assert_eq!(limit_of(&rls, "two").await, Some(20), "the last good one stays");
-    // A second file, and the first one mended.
+    // A second file, and the first one corrected.
     fs::write(rls.dir.path().join("more.yaml"), LIMITS.replace("domain: d", "domain: e")).unwrap();
     rls.write(LIMITS);
     config_valid(&rls, 1.0).await;

@@ -53,9 +53,7 @@ struct Rls {
 impl Rls {
     /// `more` continues the section `rate_limit_service`.
     async fn start(limits: &str, more: &str, redis: Option<Redis>) -> Self {
-        let store = redis.as_ref().map_or("{type: memory}".to_owned(), |redis| {
-            format!("{{type: redis, url: '{}', timeout: 2s}}", redis.url())
-        });
+        let store = redis.as_ref().map_or(String::new(), |redis| redis.store(", timeout: 2s"));
         Self { _redis: redis, ..Self::start_on(limits, more, &store).await }
     }
 
@@ -63,7 +61,7 @@ impl Rls {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("limits.yaml"), limits).unwrap();
         let config = dir.path().display();
-        let yaml = format!("store: {store}\nrate_limit_service: {{config: '{config}'{more}}}\n");
+        let yaml = format!("{store}rate_limit_service: {{config: '{config}'{more}}}\n");
         let sidecar = Sidecar::start(&yaml).await;
         let client = client(&sidecar).await;
         Self { sidecar, client, dir, _redis: None }

@@ -52,7 +52,7 @@ async fn the_configured_policy_decides_during_an_outage() {
         [("local", [OK, OK, OVER]), ("open", [OK, OK, OK]), ("closed", [OVER, OVER, OVER])]
     {
         let proxy = Proxy::start(redis.port).await;
-        let store = format!("{{type: redis, url: '{}', key_prefix: {on_outage}, timeout: 1s}}", proxy.url());
+        let store = proxy.store(&format!(", key_prefix: {on_outage}, timeout: 1s"));
         let rls = Rls::start_on(LIMITS, &format!(", on_outage: {on_outage}"), &store).await;
         let two = [by(&[("two", "a")])];
         assert_eq!(rls.codes(1, &two).await, (OK, vec![(OK, 1)]));
@@ -60,7 +60,7 @@ async fn the_configured_policy_decides_during_an_outage() {
         for code in expected {
             assert_eq!(rls.codes(1, &two).await.0, code, "{on_outage}");
         }
-        // A look is answered by the same policy.
+        // The policy decides a look too.
         assert_eq!(rls.codes(1, &[hits(0, by(&[("ten", "a")]))]).await.0, expected[0], "{on_outage}");
         proxy.set(Mode::Pass);
         eventually(Duration::from_secs(10), "the shared counter counts again", || async {

@@ -103,10 +103,7 @@ async fn a_request_may_bring_its_own_endpoints() {
 #[tokio::test]
 async fn two_sidecars_share_one_table() {
     let redis = Redis::start();
-    let yaml = format!(
-        "store: {{type: redis, url: '{}', timeout: 2s}}\nkeep_alive_interval: 2s\n{TWO}",
-        redis.url()
-    );
+    let yaml = redis.store(", timeout: 2s") + "keep_alive_interval: 2s\n" + TWO;
     let (a, b) = (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await);
     let first = a.lease("llm", "g1", 1).await;
     let since = tokio::time::Instant::now();

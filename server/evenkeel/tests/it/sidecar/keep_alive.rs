@@ -63,8 +63,7 @@ async fn a_refused_pool_leaves_the_others_alive() {
 #[tokio::test]
 async fn a_keep_alive_reports_pools_the_store_did_not_take() {
     let mut redis = Redis::start();
-    let store = format!("store: {{type: redis, url: '{}', timeout: 2s}}", redis.url());
-    let s = Sidecar::start(&steady(&format!("{store}\n{TWO}"))).await;
+    let s = Sidecar::start(&steady(&(redis.store(", timeout: 2s") + TWO))).await;
     let answer = s.keep_alive("llm", "h", 1, &[(1, Some("a:1"))]).await;
     assert_eq!((answer.restored, answer.unapplied_pools, answer.interval_ms), (1, 0, 60_000));
     redis.kill();

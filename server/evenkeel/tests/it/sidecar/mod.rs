@@ -9,7 +9,7 @@ mod socket;
 const TWO: &str =
     "pools: [{cluster: llm, cap: 2, full_retry_after: 7s, endpoints: [{address: 'a:1'}, {address: 'b:1'}]}]";
 
-/// For tests whose subject is not that holders fall silent: nothing expires, however slow the machine.
+/// Nothing expires, however slow the machine: for tests that are not about silent holders.
 fn steady(yaml: &str) -> String {
     format!("keep_alive_interval: 60s\n{yaml}")
 }

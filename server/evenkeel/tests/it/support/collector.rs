@@ -18,10 +18,10 @@ use opentelemetry_proto::tonic::{
     trace::v1::{Span, status::StatusCode},
 };
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
+use tokio::{net::TcpSocket, sync::Notify, task::JoinHandle};
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
-use super::eventually;
+use super::{eventually, refusing_port};
 
 /// What a collector has received, and how it misbehaves.
 #[derive(Default)]
@@ -70,11 +70,12 @@ pub(crate) struct Collector {
 
 impl Collector {
     pub(crate) async fn start() -> Self {
-        Self::start_on(0).await
+        Self::start_on(refusing_port().0)
     }
 
-    pub(crate) async fn start_on(port: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    /// Listens on a socket from [`refusing_port`].
+    pub(crate) fn start_on(socket: TcpSocket) -> Self {
+        let listener = socket.listen(1024).unwrap();
         let port = listener.local_addr().unwrap().port();
         let got = Arc::new(Got::default());
         let service = TraceServiceServer::from_arc(Arc::clone(&got));

@@ -21,6 +21,14 @@ pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Reserves a port that refuses connections, until the socket listens.
+pub(crate) fn refusing_port() -> (tokio::net::TcpSocket, u16) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
+}
+
 /// Repeats `condition` until it is `Ok`. Panics with its last `Err` after `limit`.
 pub(crate) async fn eventually<T, F>(limit: Duration, what: &str, mut condition: impl FnMut() -> F) -> T
 where

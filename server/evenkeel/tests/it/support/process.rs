@@ -1,4 +1,4 @@
-//! A sidecar in a process of its own.
+//! A sidecar in a separate process.
 
 use std::{
     path::Path,

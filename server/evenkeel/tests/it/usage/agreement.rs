@@ -99,7 +99,7 @@ fn memory_and_redis_report_the_same_usage() {
                 now.fetch_add(t.hours * 3_600_000 + 1, Ordering::Relaxed);
                 for ledger in &ledgers[t.instance] {
                     record(ledger, t);
-                    // One at a time: which row finds the last place must not depend on the order of a map.
+                    // One record per flush: which row gets the last place must not depend on the order of a map.
                     ledger.flush().await.unwrap();
                 }
                 expected += Usage {

@@ -13,7 +13,7 @@ use crate::support::{
 /// Starts a sidecar whose Redis holds the usage that another sidecar recorded yesterday and today.
 async fn sidecar_with_usage() -> (Redis, Sidecar) {
     let redis = Redis::start();
-    let s = Sidecar::start(&format!("store: {{type: redis, url: '{}', key_prefix: u}}", redis.url())).await;
+    let s = Sidecar::start(&redis.store(", key_prefix: u")).await;
     let limits = LedgerOptions::default();
     let options = redis_options(vec![redis.url()], false, "u");
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
@@ -187,12 +187,9 @@ total           6          2   1200     120      42         18    15
 #[tokio::test]
 async fn a_settlement_is_recorded_once() {
     let redis = Redis::start();
-    let yaml = format!(
-        "store: {{type: redis, url: '{}'}}\nprices: [{{model: gpt-5, input: 2, output: 8}}]\n\
-         pools: [{{cluster: llm, endpoints: [{{address: a}}]}}]",
-        redis.url()
-    );
-    let s = Sidecar::start(&yaml).await;
+    let yaml =
+        "prices: [{model: gpt-5, input: 2, output: 8}]\npools: [{cluster: llm, endpoints: [{address: a}]}]";
+    let s = Sidecar::start(&(redis.store("") + yaml)).await;
     for lease in 1..=10 {
         let request = pb::AdmitRequest { session: "s".into(), ..admit_for("alice", "gpt-5", lease) };
         let admitted = s.admitted(request).await;
