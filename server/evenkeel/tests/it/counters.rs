@@ -204,7 +204,7 @@ impl Both {
                 }
             }
             Step::Reserve { id, set, key, cost, shadow, provisional } => {
-                // A meter that is not provisional is final when reserved, and needs no id.
+                // A provisional meter needs an id to be settled by.
                 let meters = meters(*set, *key, *cost, *shadow, *provisional);
                 let needs_id = meters.iter().any(|meter| meter.provisional);
                 let id = if needs_id { Some(id.unwrap_or(1)) } else { *id };

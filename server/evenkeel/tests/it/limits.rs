@@ -21,6 +21,7 @@ async fn start(redis: &Redis) -> Sidecar {
     Sidecar::start(&(redis.store(", timeout: 5s") + LIMITS)).await
 }
 
+/// A prompt of 100 tokens.
 fn admit(lease: u64, consumer: &str, model: &str) -> pb::AdmitRequest {
     pb::AdmitRequest { prompt_bytes: 400, ..admit_for(consumer, model, lease) }
 }
@@ -53,7 +54,7 @@ async fn any_sidecar_settles_a_ticket_once() {
         sidecar.end(settle_success(1, ticket.clone(), 100, 50)).await;
         assert_eq!(used(&one, "alice").await, (150, 0));
     }
-    // Without a ticket, only the sidecar that admitted the request can settle it.
+    // Without a ticket, the sidecar that admitted the request charges what it remembers.
     one.admitted(admit(2, "alice", "small")).await;
     one.end(settle_success(2, Vec::new(), 100, 10)).await;
     assert_eq!(used(&other, "alice").await, (260, 0));

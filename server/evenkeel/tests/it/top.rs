@@ -5,14 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evenkeel_proto::v1 as pb;
-use tokio::task::JoinHandle;
-
 use crate::support::{
     admin::{ADMIN, TOKEN},
     command::{PROGRAM, evenkeel, prints},
-    requests::{held, keep_alive},
-    sidecar::Sidecar,
+    sidecar::{Alive, Sidecar},
     tmux::{PROMPT, Tmux},
 };
 
@@ -31,34 +27,6 @@ async fn start(tmux: &Tmux, yaml: &str) -> (Sidecar, String) {
     (sidecar, format!("unix:{socket}"))
 }
 
-/// Repeats the KeepAlive of a holder with these leases, until dropped.
-struct Alive(JoinHandle<()>);
-
-impl Alive {
-    fn keep(sidecar: &Sidecar, holder: &'static str, leases: &BTreeMap<u64, String>) -> Self {
-        let mut gateway = sidecar.gateway.clone();
-        let leases: Vec<_> = leases.iter().map(|(lease, endpoint)| (*lease, Some(&**endpoint))).collect();
-        let issued_through = leases.last().map_or(0, |(lease, _)| *lease);
-        let request = pb::KeepAliveRequest {
-            holder: holder.into(),
-            ..keep_alive(issued_through, vec![held("llm", &leases)])
-        };
-        Self(tokio::spawn(async move {
-            loop {
-                // A sidecar that is being stopped does not answer.
-                let _ = gateway.keep_alive(request.clone()).await;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }))
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// Takes leases with these numbers and keeps them.
 async fn hold(
     sidecar: &Sidecar,
@@ -68,7 +36,8 @@ async fn hold(
     for lease in numbers {
         leases.insert(lease, sidecar.lease("llm", "h", lease).await.to_string());
     }
-    Alive::keep(sidecar, "h", leases)
+    let held: Vec<_> = leases.iter().map(|(lease, endpoint)| (*lease, Some(&**endpoint))).collect();
+    sidecar.alive("llm", "h", &held)
 }
 
 /// Returns the words of the line that begins with `name`.

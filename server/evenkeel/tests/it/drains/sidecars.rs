@@ -22,7 +22,6 @@ use crate::support::{
     sidecar::Sidecar,
 };
 
-const STORE: &str = ", timeout: 400ms";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Returns whether the last sweep of a sidecar shows an endpoint as drained.
@@ -100,9 +99,9 @@ impl Load {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
     let redis = Redis::start();
-    // So long that no holder of this test expires.
+    // Within this time a drain must reach the other sidecar.
     let interval = Duration::from_secs(6);
-    let yaml = with_admin(&(redis.store(STORE) + POOLS)).replace("500ms", "6s");
+    let yaml = with_admin(&(redis.store(", timeout: 5s") + POOLS)).replace("500ms", "6s");
     let (here, there) = (Arc::new(Sidecar::start(&yaml).await), Arc::new(Sidecar::start(&yaml).await));
     // A request that is in flight when its endpoint is drained.
     let mut running = None;
@@ -112,6 +111,8 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
         }
     }
     let running = running.expect("three requests are on three endpoints");
+    let list = [1, 2, 3].map(|lease| (lease, None));
+    let alive = there.alive("llm", "long", &list);
     let loads = [Load::start(&here, "g-1", 4), Load::start(&there, "g-2", 4)];
     for load in &loads {
         assert!(load.after(100).await.contains_key("m-1:80"));
@@ -132,11 +133,11 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
     assert!(!seen.contains_key("m-1:80"), "at the other: {seen:?}");
     assert!(seen.contains_key("m-0:80") && seen.contains_key("m-2:80"), "the others carry on: {seen:?}");
     // A request in flight stays counted until it ends, and settles as usual.
-    let list = [1, 2, 3].map(|lease| (lease, None));
     there.keep_alive("llm", "long", 3, &list).await;
     let state = there.pool("llm").await;
     let on = |endpoint: &str| state.endpoints.iter().find(|e| e.address == endpoint).unwrap().clone();
     assert_eq!((on("m-1:80").in_flight, on("m-1:80").drained, on("m-1:80").listed), (1, true, true));
+    drop(alive);
     assert!(here.settle("llm", "long", running).await);
     eventually(PATIENCE, "it has drained", async || {
         let left = shows_in_flight(&there, "m-1:80").await;
@@ -158,7 +159,7 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
 async fn a_drain_holds_while_the_store_is_down() {
     let redis = Redis::start();
     let proxy = proxy::Proxy::start(redis.port).await;
-    let sidecar = Sidecar::start(&with_admin(&(proxy.store(STORE) + POOLS))).await;
+    let sidecar = Sidecar::start(&with_admin(&(proxy.store(", timeout: 400ms") + POOLS))).await;
     let mut admin = client(&sidecar).await;
     admin.drain_endpoint(by(TOKEN, drain_of("m-0:80", None))).await.unwrap();
     proxy.set(proxy::Mode::Refuse);

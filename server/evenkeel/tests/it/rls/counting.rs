@@ -104,7 +104,7 @@ async fn a_descriptor_may_carry_its_own_hits_and_limit() {
         };
         assert_eq!(rls.codes(1, &[day(), own(9)]).await, (OK, vec![(OK, 2), (OK, 7)]));
         assert_eq!(rls.codes(1, &[own(9), day()]).await, (OK, vec![(OK, 6), (OK, 1)]));
-        // Hits of a descriptor are charged even if another descriptor is refused.
+        // Hits that a descriptor carries are charged even if another descriptor is refused.
         let refused = [hits(3, by(&[("ten", "c")])), by(&[("none", "x")]), hits(2, by(&[("ten", "c")]))];
         assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OK, 5), (OVER, 0), (OK, 5)]));
         assert_eq!(rls.codes(1, &[by(&[("ten", "c")])]).await, (OK, vec![(OK, 4)]));

@@ -1,6 +1,6 @@
 //! A sidecar in this process, on free ports, with real clients.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use evenkeel::app::{self, Addresses, Listeners};
 use evenkeel_config::Config;
@@ -109,6 +109,21 @@ impl Sidecar {
         self.gateway.clone().keep_alive(request).await.unwrap().into_inner()
     }
 
+    /// Repeats the KeepAlive of a holder with these leases.
+    pub(crate) fn alive(&self, cluster: &str, holder: &str, leases: &[(u64, Option<&str>)]) -> Alive {
+        let issued_through = leases.last().map_or(0, |(lease, _)| *lease);
+        let request = requests::keep_alive(issued_through, vec![requests::held(cluster, leases)]);
+        let request = pb::KeepAliveRequest { holder: holder.to_owned(), ..request };
+        let mut gateway = self.gateway.clone();
+        Alive(tokio::spawn(async move {
+            loop {
+                // A stopping sidecar does not respond.
+                let _ = gateway.keep_alive(request.clone()).await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }))
+    }
+
     pub(crate) async fn pool(&self, cluster: &str) -> pb::PoolState {
         let request = pb::GetPoolRequest { pool: Some(requests::pool(cluster)) };
         self.inspect.clone().get_pool(request).await.unwrap().into_inner()
@@ -122,5 +137,14 @@ impl Sidecar {
     /// Returns the value of one metric, named with its labels as `/metrics` prints it.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         http::metric(&self.addresses.http, name).await
+    }
+}
+
+/// A holder that sends its KeepAlives until dropped.
+pub(crate) struct Alive(JoinHandle<()>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
