@@ -99,9 +99,9 @@ impl Load {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
     let redis = Redis::start();
-    // Within this time a drain must reach the other sidecar.
-    let interval = Duration::from_secs(6);
-    let yaml = with_admin(&(redis.store(", timeout: 5s") + POOLS)).replace("500ms", "6s");
+    // A drain reaches the other sidecar in a quarter of this, and on a busy machine before it ends.
+    let interval = Duration::from_secs(12);
+    let yaml = with_admin(&(redis.store(", timeout: 5s") + POOLS)).replace("500ms", "12s");
     let (here, there) = (Arc::new(Sidecar::start(&yaml).await), Arc::new(Sidecar::start(&yaml).await));
     // A request that is in flight when its endpoint is drained.
     let mut running = None;
@@ -123,10 +123,15 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
         admin.drain_endpoint(by(TOKEN, drain_of("m-1:80", Some("llm")))).await.unwrap().into_inner();
     assert_eq!((&*drained.who, &*drained.note, drained.pool), ("ops", "a note", Some(pool("llm"))));
     // The drain applies here at once, except to requests that were being admitted.
-    loads[0].after(8).await;
-    assert!(!loads[0].after(100).await.contains_key("m-1:80"), "at the sidecar that drained it");
-    until_drained(&there, "llm", "m-1:80", true).await;
-    let took = drained_at.elapsed();
+    let applies_here = async {
+        loads[0].after(8).await;
+        assert!(!loads[0].after(100).await.contains_key("m-1:80"), "at the sidecar that drained it");
+    };
+    let reaches_there = async {
+        until_drained(&there, "llm", "m-1:80", true).await;
+        drained_at.elapsed()
+    };
+    let ((), took) = futures::future::join(applies_here, reaches_there).await;
     assert!(took < interval, "{took:?}");
     loads[1].after(8).await;
     let seen = loads[1].after(300).await;
