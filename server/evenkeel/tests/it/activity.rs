@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::activity::{
-    Burn, FATES, Fate, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution, SidecarStatus,
+    Burn, ADMIT_RESULTS, AdmitResult, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution, SidecarStatus,
 };
 use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use evenkeel_store::{
@@ -336,7 +336,7 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
     assert!(store.nearest().await.unwrap().is_empty() && store.burns().await.unwrap().is_empty());
 
     let steps = |n| {
-        let counts = [n; FATES];
+        let counts = [n; ADMIT_RESULTS];
         vec![PoolSteps { route: "r".into(), cluster: "c".into(), steps: vec![(3, counts)] }]
     };
     for n in [1, 2] {
@@ -356,7 +356,7 @@ async fn lists_are_bounded(store: &dyn ActivityStore) {
         at_ms: i as u64,
         route: String::new(),
         cluster: "c".into(),
-        reason: Fate::Quota,
+        reason: AdmitResult::Quota,
         why: "none left".into(),
         status: 429,
         retry_after_ms: 0,

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_domain::{HolderId, Roster};
-use evenkeel_store::{Admit, Choice, Held, Pool, Reaped, Repairs, Store, memory::MemoryStore};
+use evenkeel_store::{Admit, Held, Pool, Reaped, Repairs, Store, memory::MemoryStore};
 
 use crate::support::{
     redis::{Cluster, Redis},
@@ -38,7 +38,7 @@ fn expire_in_redis(connection: redis::aio::MultiplexedConnection, prefix: &'stat
 }
 
 impl Subject {
-    async fn admit(&self, roster: &Arc<Roster>, who: &str, number: u64, tie: u32) -> Choice {
+    async fn admit(&self, roster: &Arc<Roster>, who: &str, number: u64, tie: u32) -> Option<Arc<str>> {
         let admit = Admit {
             pool: Arc::clone(&self.pool),
             roster: Arc::clone(roster),
@@ -67,8 +67,8 @@ fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
     expected.iter().map(|(endpoint, n)| ((*endpoint).to_owned(), *n)).collect()
 }
 
-fn at(endpoint: &str) -> Choice {
-    Choice::Endpoint(endpoint.into())
+fn at(endpoint: &str) -> Option<Arc<str>> {
+    Some(endpoint.into())
 }
 
 async fn least_request_by_weight_under_caps(s: &Subject) {
@@ -78,7 +78,7 @@ async fn least_request_by_weight_under_caps(s: &Subject) {
     assert_eq!(s.admit(&r, "h", 3, 1).await, at("c")); // b is full: second of a, c
     assert_eq!(s.admit(&r, "h", 4, 7).await, at("a"));
     assert_eq!(s.admit(&r, "h", 5, 0).await, at("a"));
-    assert_eq!(s.admit(&r, "h", 6, 0).await, Choice::Full);
+    assert_eq!(s.admit(&r, "h", 6, 0).await, None);
     assert_eq!(s.counts().await, counts(&[("a", 2), ("b", 2), ("c", 1)]));
     assert!(s.settle("h", 3).await);
     assert_eq!(s.admit(&r, "h", 7, 0).await, at("c"));

@@ -60,12 +60,12 @@ async fn an_override_applies_to_requests() {
 async fn an_administrator_changes_quotas_through_the_gateway() {
     let sidecar = Sidecar::start(&format!("{LIMITS_AND_QUOTAS}\nquota_admins: [boss]\n")).await;
     let ask = async |lease, consumer: &str, method: &str, path: &str, body: &str| {
-        let own = pb::OwnRequest { method: method.into(), body: body.as_bytes().to_vec() };
+        let call = pb::AdminCall { method: method.into(), body: body.as_bytes().to_vec() };
         let path = format!("/v1/chat/completions/quota{path}");
         let subject = pb::Subject { consumer: consumer.into(), path, ..pb::Subject::default() };
-        let request = pb::AdmitRequest { own: Some(own), subject: Some(subject), ..admit(lease) };
+        let request = pb::AdmitRequest { admin_call: Some(call), subject: Some(subject), ..admit(lease) };
         match sidecar.send(request).await {
-            Answer::Answered(answered) => (answered.status, String::from_utf8(answered.body).unwrap()),
+            Answer::DirectResponse(answered) => (answered.status, String::from_utf8(answered.body).unwrap()),
             other => panic!("not answered: {other:?}"),
         }
     };
