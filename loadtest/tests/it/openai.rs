@@ -200,7 +200,7 @@ impl Fixture {
         let metrics = self.lab.sidecars()[0].metrics().await.unwrap();
         let failed = |line: &&str| {
             line.starts_with("evenkeel_store_errors_total")
-                || line.starts_with("evenkeel_limit_settles_total{result=\"error\"}")
+                || line.starts_with("evenkeel_limit_settlements_total{result=\"error\"}")
         };
         for line in metrics.lines().filter(failed) {
             assert!(line.ends_with(" 0"), "{line}");

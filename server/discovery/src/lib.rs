@@ -76,11 +76,11 @@ impl<'e> Target<'e> {
         let id = &entry.pool.id;
         let gauges = entry.is_configured().then(|| {
             let left_out =
-                |reason| metrics.discovery.left_out.with_label_values(&[id.route(), id.cluster(), reason]);
+                |reason| metrics.discovery.unused.with_label_values(&[id.route(), id.cluster(), reason]);
             Gauges {
                 up: metrics.discovery.up.with_label_values(&[source, id.route(), id.cluster()]),
-                without_port: left_out("port"),
-                beyond_limit: left_out("limit"),
+                without_port: left_out("missing_port"),
+                beyond_limit: left_out("too_many"),
             }
         });
         Self { entry, gauges }

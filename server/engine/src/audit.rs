@@ -44,7 +44,7 @@ impl Audit {
         info!(target: "evenkeel::audit", who, what, target, before, after, note, "changed");
         let id = format!("{:032x}", rand::random::<u128>());
         if let Err(error) = self.changes.add_change(&id, &change).await {
-            self.metrics.audit_failures.inc();
+            self.metrics.change_log_failures.inc();
             warn!(
                 error = &error as &dyn std::error::Error,
                 what, target, "a change was made and is not in the list of changes: this log has it"
@@ -135,7 +135,7 @@ pub(crate) mod tests {
         let metrics = Metrics::new().unwrap();
         let audit = Audit::new(Arc::new(Away), TaskTracker::new(), Arc::clone(&metrics));
         audit.record(AdminChange::default()).await;
-        assert_eq!(metrics.audit_failures.get(), 1);
+        assert_eq!(metrics.change_log_failures.get(), 1);
         assert!(audit.list(0).await.is_err());
     }
 }

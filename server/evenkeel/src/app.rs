@@ -360,11 +360,11 @@ fn rate_limits(
     background: &CancellationToken,
 ) -> anyhow::Result<Arc<Judge>> {
     let rls = &metrics.rls;
-    let tallies = Arc::new(Tallies::new(rls.requests.clone(), rls.values.clone()));
+    let tallies = Arc::new(Tallies::new(rls.descriptors.clone(), rls.detailed.clone()));
     let loads = LoadMetrics {
         valid: rls.config_valid.clone(),
-        loaded: rls.config_loaded.clone(),
-        refused: rls.config_refused.clone(),
+        loaded: rls.config_applied.clone(),
+        refused: rls.config_rejected.clone(),
     };
     let loader = Loader::start(service.files.clone(), Arc::clone(&tallies), loads)
         .with_context(|| format!("rate_limit_service.config: {}", service.files.path.display()))?;

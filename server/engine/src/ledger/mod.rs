@@ -149,7 +149,7 @@ impl Ledger {
         let metrics = &self.metrics.ledger;
         metrics.requests.inc();
         if lost != pending::Lost::default() {
-            metrics.folded.sidecar.inc_by(u64::from(lost.folded));
+            metrics.folded.buffer_full.inc_by(u64::from(lost.folded));
             metrics.dropped.sessions.inc_by(u64::from(lost.session));
             metrics.dropped.turns.inc_by(u64::from(lost.turn));
             metrics.dropped.requests.inc_by(lost.requests);
@@ -198,7 +198,7 @@ impl Ledger {
             };
             let applied = applied.inspect_err(|_| metrics.flushes.failed.inc())?;
             if applied.repeated { &metrics.flushes.repeated } else { &metrics.flushes.applied }.inc();
-            metrics.folded.store.inc_by(applied.folded);
+            metrics.folded.day_full.inc_by(applied.folded);
             metrics.dropped.sessions.inc_by(applied.dropped);
             self.sent_requests.fetch_sub(batch.requests(), Ordering::Relaxed);
             queue.pop_front();

@@ -33,12 +33,12 @@ pub(super) enum Outcome {
 impl Outcome {
     const ALL: [(Self, &'static str); 7] = [
         (Self::Ok, "ok"),
-        (Self::Over, "over"),
-        (Self::Remembered, "over_remembered"),
-        (Self::ShadowOver, "shadow_over"),
+        (Self::Over, "over_limit"),
+        (Self::Remembered, "over_limit_cached"),
+        (Self::ShadowOver, "shadow_over_limit"),
         (Self::Unlimited, "unlimited"),
         (Self::Replaced, "replaced"),
-        (Self::GivenBack, "given_back"),
+        (Self::GivenBack, "refunded"),
     ];
 }
 
