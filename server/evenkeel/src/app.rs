@@ -36,7 +36,7 @@ use evenkeel_store::{
     resilient::ResilientStore,
     usage::{UsageBounds, UsageStore},
 };
-use evenkeel_telemetry::{Metrics, traces};
+use evenkeel_telemetry::Metrics;
 use serde::Serialize;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -48,7 +48,7 @@ use tonic::{
 use tracing::{error, info, warn};
 
 use crate::{
-    reload,
+    reload, tracer,
     transport::{
         administration::Administration,
         auth::Admins,
@@ -155,7 +155,7 @@ pub async fn run(
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
     let id = instance_id()?;
-    let tracer = traces::start(config.traces.as_ref(), &id, &metrics.traces)?;
+    let tracer = tracer::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
     let Opened { store, records, drains, changes } =
         open_store(&config, &metrics, &tasks, &background).await?;
@@ -301,7 +301,7 @@ pub async fn run(
     }
     // After the last calls, which record; while the store is still there.
     ledger.drain(LEDGER_MAX).await;
-    if !tracer.drain(TRACES_MAX).await {
+    if !tracer.shutdown(TRACES_MAX).await {
         info!("the collector takes too long: what is left of traces is not exported");
     }
     // Last, so that readiness can be asked for as long as anything is served.

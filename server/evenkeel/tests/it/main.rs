@@ -21,5 +21,6 @@ mod rls;
 mod sidecar;
 mod support;
 mod top;
+#[cfg(feature = "traces")]
 mod traces;
 mod usage;

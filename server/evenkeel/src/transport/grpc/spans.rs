@@ -11,7 +11,7 @@ use evenkeel_engine::{
     rls::Answer as Verdict,
 };
 use evenkeel_proto::v1::{AdmitRequest, SettleRequest};
-use evenkeel_telemetry::traces::{Carried, Root, Span, Tracer};
+use evenkeel_telemetry::traces::{Root, Span, TraceHeaders, Tracer};
 use tonic::{Status, metadata::MetadataMap};
 
 /// Begins the span of an Admit.
@@ -27,7 +27,7 @@ pub(super) fn admit(
     }
     let carried = match &*request.traceparent {
         "" => carried_by(metadata),
-        parent => Carried { parent, state: &request.tracestate },
+        parent => TraceHeaders { parent, state: &request.tracestate },
     };
     let root = Root::Lease { holder: pick.holder.as_str(), lease: request.lease, first: true };
     let mut span = tracer.begin("evenkeel.admit", carried, root)?;
@@ -84,7 +84,7 @@ pub(super) fn settle(
     }
     let carried = match &*request.traceparent {
         "" => carried_by(metadata),
-        parent => Carried { parent, state: "" },
+        parent => TraceHeaders { parent, state: "" },
     };
     let root = Root::Lease { holder: holder.as_str(), lease: request.lease, first: false };
     let mut span = tracer.begin("evenkeel.settle", carried, root)?;
@@ -116,7 +116,7 @@ pub(super) fn rate_limit(tracer: &Tracer, metadata: &MetadataMap, domain: &str) 
     if !tracer.is_on() {
         return None;
     }
-    let mut span = tracer.begin("evenkeel.rate_limit", carried_by(metadata), Root::Own)?;
+    let mut span = tracer.begin("evenkeel.rate_limit", carried_by(metadata), Root::Random)?;
     span.set("evenkeel.domain", domain.to_owned());
     Some(span)
 }
@@ -131,9 +131,9 @@ pub(super) fn rate_limited(span: Option<Span>, answer: &Result<Verdict, Status>)
 }
 
 /// What the call itself brings: Envoy's own gRPC clients write it there.
-fn carried_by(metadata: &MetadataMap) -> Carried<'_> {
+fn carried_by(metadata: &MetadataMap) -> TraceHeaders<'_> {
     let text = |name| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    Carried { parent: text("traceparent"), state: text("tracestate") }
+    TraceHeaders { parent: text("traceparent"), state: text("tracestate") }
 }
 
 fn fail(span: &mut Span, error: &DomainError) {
