@@ -62,7 +62,7 @@ pub async fn routes(
 ) -> anyhow::Result<(Routes, HealthReporter)> {
     let rate_limits = rate_limits.map(|(judge, metrics)| {
         let service = rls::RlsService::new(judge, metrics, admission.tracer.clone(), calls.clone());
-        rls::RlsServer::new(service, MESSAGE_BYTES_MAX)
+        rls::RlsServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX)
     });
     let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
