@@ -21,7 +21,7 @@ use evenkeel_engine::{
     balancer::{Balancer, directory::Directory, drains::DrainBook, sweep},
     ledger::Ledger,
     limiter::{Limiter, overrides::OverrideBook, quotas::Quotas},
-    rls::{Judge, LoadMetrics, Loader, Tallies},
+    rls::{LoadMetrics, Loader, RateLimitMetrics, RateLimiter},
 };
 use evenkeel_store::{
     activity::ActivityStore,
@@ -254,7 +254,7 @@ pub async fn run(
             rate_limits(service, Arc::clone(&store) as Arc<dyn Counters>, &metrics, &tasks, &background)
         })
         .transpose()?
-        .map(|judge| (judge, Arc::clone(&metrics)));
+        .map(|rate_limiter| (rate_limiter, Arc::clone(&metrics)));
     let admin = grpc::AdminService {
         administration: Arc::clone(&administration),
         ledger: Arc::clone(&ledger),
@@ -358,19 +358,19 @@ fn rate_limits(
     metrics: &Metrics,
     tasks: &TaskTracker,
     background: &CancellationToken,
-) -> anyhow::Result<Arc<Judge>> {
+) -> anyhow::Result<Arc<RateLimiter>> {
     let rls = &metrics.rls;
-    let tallies = Arc::new(Tallies::new(rls.descriptors.clone(), rls.detailed.clone()));
+    let rate_limit_metrics = Arc::new(RateLimitMetrics::new(rls.descriptors.clone(), rls.detailed.clone()));
     let loads = LoadMetrics {
         valid: rls.config_valid.clone(),
         loaded: rls.config_applied.clone(),
-        refused: rls.config_rejected.clone(),
+        rejected: rls.config_rejected.clone(),
     };
-    let loader = Loader::start(service.files.clone(), Arc::clone(&tallies), loads)
+    let loader = Loader::start(service.files.clone(), Arc::clone(&rate_limit_metrics), loads)
         .with_context(|| format!("rate_limit_service.config: {}", service.files.path.display()))?;
-    let judge = Judge::new(loader.rules(), counters, service.options, &tallies);
+    let rate_limiter = RateLimiter::new(loader.rules(), counters, service.options, &rate_limit_metrics);
     tasks.spawn(loader.run(background.clone()));
-    Ok(Arc::new(judge))
+    Ok(Arc::new(rate_limiter))
 }
 
 /// A store, and what is kept in it beside tables and counters.

@@ -4,7 +4,7 @@ use std::{
 };
 
 use evenkeel_domain::settings::LimitFiles;
-use evenkeel_engine::rls::Tallies;
+use evenkeel_engine::rls::RateLimitMetrics;
 use serde_json::{Value, json};
 
 use super::{
@@ -379,7 +379,7 @@ fn configurations_in_documents_are_right() {
                 let limits_file = directory.path().join("limits.yaml");
                 std::fs::write(&limits_file, &block).unwrap();
                 let source = LimitFiles { path: limits_file, merge_domains: false };
-                let loaded = evenkeel_engine::rls::load(&source, &Tallies::unregistered());
+                let loaded = evenkeel_engine::rls::load(&source, &RateLimitMetrics::unregistered());
                 assert!(loaded.is_ok(), "{}: {:?} in {block}", file.display(), loaded.err());
                 continue;
             }

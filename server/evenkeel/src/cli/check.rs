@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use evenkeel_config::{Config, Faults};
 use evenkeel_domain::settings::LimitFiles;
-use evenkeel_engine::rls::{self, Tallies};
+use evenkeel_engine::rls::{self, RateLimitMetrics};
 use serde_json::{Value, json};
 
 use super::output::{Column, Item, Output, put, text};
@@ -48,7 +48,7 @@ impl std::error::Error for Faulty {}
 pub(super) fn load(path: &Path) -> Result<Config, Faulty> {
     Config::load(path).map_err(|faults| {
         let source = Config::rate_limit_files(path);
-        let files = source.and_then(|source| rls::load(&source, &Tallies::unregistered()).err());
+        let files = source.and_then(|source| rls::load(&source, &RateLimitMetrics::unregistered()).err());
         Faulty { path: path.to_owned(), faults, files }
     })
 }
@@ -117,7 +117,7 @@ impl Report {
 
     fn check_limits(&mut self, source: &LimitFiles) -> anyhow::Result<()> {
         let file = source.path.display().to_string();
-        let rules = rls::load(source, &Tallies::unregistered()).map_err(|faults| {
+        let rules = rls::load(source, &RateLimitMetrics::unregistered()).map_err(|faults| {
             faults.0.iter().for_each(|fault| self.found(&file, "fault", fault.to_string()));
             anyhow::Error::from(faults).context(file.clone())
         })?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_engine::{admission::Admission, rls::Judge};
+use evenkeel_engine::{admission::Admission, rls::RateLimiter};
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{admin_server::AdminServer, gateway_server::GatewayServer, inspect_server::InspectServer},
@@ -57,11 +57,11 @@ pub async fn routes(
     admin: AdminService,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
-    rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
+    rate_limits: Option<(Arc<RateLimiter>, Arc<Metrics>)>,
     shutdown: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
-    let rate_limits = rate_limits.map(|(judge, metrics)| {
-        let service = rls::RlsService::new(judge, metrics, admission.tracer.clone(), calls.clone());
+    let rate_limits = rate_limits.map(|(rate_limiter, metrics)| {
+        let service = rls::RlsService::new(rate_limiter, metrics, admission.tracer.clone(), calls.clone());
         rls::RlsServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX)
     });
     let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);

@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use evenkeel_engine::rls::{self, Answer, Descriptor, Judge, Question, Unit};
+use evenkeel_engine::rls::{self, Descriptor, Evaluation, RateLimiter, Unit};
 use evenkeel_proto::rate_limit_service::{
     HeaderValue, RateLimitDescriptor, RateLimitRequest, RateLimitResponse, RateLimitUnit,
     rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit},
@@ -22,7 +22,7 @@ use crate::transport::status::to_status;
 pub(super) type RlsServer = RateLimitServiceServer<RlsService>;
 
 pub(super) struct RlsService {
-    judge: Arc<Judge>,
+    rate_limiter: Arc<RateLimiter>,
     metrics: Arc<Metrics>,
     tracer: Tracer,
     /// Running calls; a shutdown waits for them.
@@ -30,8 +30,13 @@ pub(super) struct RlsService {
 }
 
 impl RlsService {
-    pub(super) fn new(judge: Arc<Judge>, metrics: Arc<Metrics>, tracer: Tracer, calls: TaskTracker) -> Self {
-        Self { judge, metrics, tracer, calls }
+    pub(super) fn new(
+        rate_limiter: Arc<RateLimiter>,
+        metrics: Arc<Metrics>,
+        tracer: Tracer,
+        calls: TaskTracker,
+    ) -> Self {
+        Self { rate_limiter, metrics, tracer, calls }
     }
 }
 
@@ -47,16 +52,16 @@ impl RateLimitService for RlsService {
         let domain = String::from_utf8_lossy(&message.domain);
         let entries: Vec<Vec<_>> = message.descriptors.iter().map(decode_entries).collect();
         let descriptors = message.descriptors.iter().zip(&entries);
-        let question = Question {
+        let request = rls::RateLimitRequest {
             domain: &domain,
             hits: message.hits_addend,
             descriptors: descriptors.map(|(descriptor, entries)| decode(descriptor, entries)).collect(),
         };
         let span = spans::rate_limit(&self.tracer, &metadata, &domain);
-        let answer = Current::of(span.as_ref()).within(|| self.judge.judge(&question)).await;
-        let answer = answer.map_err(|error| to_status(&error));
-        spans::rate_limited(span, &answer);
-        answer.map(encode).map(Response::new)
+        let evaluation = Current::of(span.as_ref()).within(|| self.rate_limiter.evaluate(&request)).await;
+        let evaluation = evaluation.map_err(|error| to_status(&error));
+        spans::rate_limited(span, &evaluation);
+        evaluation.map(encode).map(Response::new)
     }
 }
 
@@ -105,17 +110,17 @@ fn encode_unit(unit: Unit) -> rate_limit::Unit {
     }
 }
 
-fn encode(answer: Answer) -> RateLimitResponse {
+fn encode(evaluation: Evaluation) -> RateLimitResponse {
     let header = |(name, value): (&str, String)| HeaderValue { key: name.to_owned(), value };
     RateLimitResponse {
-        overall_code: code(answer.over).into(),
-        statuses: answer.statuses.into_iter().map(encode_status).collect(),
-        response_headers_to_add: answer.headers.into_iter().map(header).collect(),
+        overall_code: code(evaluation.over).into(),
+        statuses: evaluation.statuses.into_iter().map(encode_status).collect(),
+        response_headers_to_add: evaluation.headers.into_iter().map(header).collect(),
         request_headers_to_add: Vec::new(),
     }
 }
 
-fn encode_status(status: rls::Status) -> DescriptorStatus {
+fn encode_status(status: rls::DescriptorStatus) -> DescriptorStatus {
     let reset = status.limit.is_some().then_some(Duration::from_secs(status.reset_s));
     let current_limit = status.limit.map(|limit| RateLimit {
         name: limit.name.as_ref().to_owned(),

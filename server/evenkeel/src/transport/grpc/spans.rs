@@ -8,7 +8,7 @@ use evenkeel_domain::{
 use evenkeel_engine::{
     admission::{Admitted, Decision},
     balancer::PickRequest,
-    rls::Answer as Verdict,
+    rls::Evaluation,
 };
 use evenkeel_proto::v1::{AdmitRequest, SettleRequest};
 use evenkeel_telemetry::traces::{Root, Span, TraceHeaders, Tracer};
@@ -122,10 +122,10 @@ pub(super) fn rate_limit(tracer: &Tracer, metadata: &MetadataMap, domain: &str) 
 }
 
 /// Ends the span of a ShouldRateLimit.
-pub(super) fn rate_limited(span: Option<Span>, answer: &Result<Verdict, Status>) {
+pub(super) fn rate_limited(span: Option<Span>, evaluation: &Result<Evaluation, Status>) {
     let Some(mut span) = span else { return };
-    match answer {
-        Ok(answer) => span.set("evenkeel.result", if answer.over { "over_limit" } else { "ok" }),
+    match evaluation {
+        Ok(evaluation) => span.set("evenkeel.result", if evaluation.over { "over_limit" } else { "ok" }),
         Err(status) => span.fail("rejected", &status.message()),
     }
 }
