@@ -162,7 +162,7 @@ async fn requests_are_allowed_and_refused() {
     let (_, headers) = fixture.send(&[]).await;
     assert_eq!(headers["ratelimit-remaining"], (1000 - 3 - 9 - 1).to_string().as_str());
     let metrics = fixture.lab.sidecars()[0].metrics().await.unwrap();
-    assert!(metrics.contains("limit=\"user_probe\",result=\"shadow_over\"} 2"), "{metrics}");
+    assert!(metrics.contains("limit=\"user_probe\",result=\"shadow_over_limit\"} 2"), "{metrics}");
     assert!(fixture.envoy.process.pid().is_some());
 }
 
@@ -175,8 +175,10 @@ async fn tokens_are_charged_after_the_response() {
     within(LIMIT, "tokens are charged", || fixture.metrics_contain("limit=\"tokens\",result=\"ok\"} 2"))
         .await;
     assert_eq!(send().await, 200);
-    within(LIMIT, "tokens are charged", || fixture.metrics_contain("limit=\"tokens\",result=\"over\"} 1"))
-        .await;
+    within(LIMIT, "tokens are charged", || {
+        fixture.metrics_contain("limit=\"tokens\",result=\"over_limit\"} 1")
+    })
+    .await;
     assert_eq!(send().await, 429);
     assert_eq!(fixture.status(&[("x-tokens-of", "bob")]).await, 200);
 }

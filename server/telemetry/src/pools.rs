@@ -23,12 +23,12 @@ pub struct PoolMetrics {
 }
 
 /// Returns the value of the label `result`.
-fn result(fate: AdmitResult) -> &'static str {
-    match fate {
+fn label(result: AdmitResult) -> &'static str {
+    match result {
         AdmitResult::Shared => "admitted",
         AdmitResult::Local => "admitted_local",
         AdmitResult::Open => "admitted_open",
-        fate => fate.name(),
+        result => result.name(),
     }
 }
 
@@ -37,8 +37,8 @@ fn result(fate: AdmitResult) -> &'static str {
 pub struct PoolCounts([AtomicU64; ADMIT_RESULTS]);
 
 impl PoolCounts {
-    pub fn count(&self, fate: AdmitResult) {
-        self.0[fate as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn count(&self, result: AdmitResult) {
+        self.0[result as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     #[must_use]

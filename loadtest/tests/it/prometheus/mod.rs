@@ -199,8 +199,8 @@ async fn cause_trouble(lab: &mut Lab, prometheus: &Prometheus, files: &tempfile:
     let sound = fs::read_to_string(&config).unwrap();
     fs::write(&config, sound.replace("per: 1h", "per: 0s")).unwrap();
     fs::write(files.path().join("edge.yaml"), "domain: [").unwrap();
-    wait_for(prometheus, "ALERTS{alertname=\"EvenkeelConfigRefused\"}").await;
-    wait_for(prometheus, "ALERTS{alertname=\"EvenkeelRateLimitFilesRefused\"}").await;
+    wait_for(prometheus, "ALERTS{alertname=\"EvenkeelConfigRejected\"}").await;
+    wait_for(prometheus, "ALERTS{alertname=\"EvenkeelRateLimitFilesRejected\"}").await;
 
     // The queries below need requests in flight and requests that ended recently.
     assert_eq!(put_override(lab, TOKEN).await, 200);

@@ -2,8 +2,8 @@
 
 use std::{cmp::Reverse, collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
-use evenkeel_domain::{clean,
-    DomainError, NAME_BYTES_MAX, StoreError,
+use evenkeel_domain::{
+    DomainError, NAME_BYTES_MAX, StoreError, clean,
     usage::{Day, NONE, RowKey, SEPARATOR, SessionKey, SessionSum, Turn, Usage, write_row},
 };
 use futures::Stream;

@@ -164,7 +164,7 @@ impl Limiter {
         let (refusing, readings): (Vec<SelectedLimit>, Vec<Reading>) = known.unzip();
         match response::refusal(&compiled, &refusing, &readings, facts) {
             Some(refusal) => {
-                self.metrics.limit_refusals_remembered.inc();
+                self.metrics.limit_refusals_cached.inc();
                 refusing.iter().for_each(|limit| compiled.entries[limit.entry].counters.refused.inc());
                 Err(Box::new(refusal))
             }

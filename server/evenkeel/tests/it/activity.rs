@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::activity::{
-    Burn, ADMIT_RESULTS, AdmitResult, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution, SidecarStatus,
+    ADMIT_RESULTS, AdmitResult, Burn, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution,
+    SidecarStatus,
 };
 use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use evenkeel_store::{

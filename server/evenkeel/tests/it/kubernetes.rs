@@ -266,7 +266,7 @@ async fn pools_of_one_service_share_a_watch() {
     let endpoint = s.pool("b").await.endpoints.remove(0);
     assert_eq!((endpoint.weight, endpoint.cap), (2.0, 7));
     // The pool does not say which of two ports.
-    let left_out = "evenkeel_discovery_left_out{cluster=\"c\",reason=\"port\",route=\"\"}";
+    let left_out = "evenkeel_discovery_unused_endpoints{cluster=\"c\",reason=\"missing_port\",route=\"\"}";
     metric_is(&s, left_out, |left_out| left_out == 1.0).await;
     assert!(endpoints_of(&s, "c").await.is_empty());
 

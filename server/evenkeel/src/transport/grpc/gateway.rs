@@ -12,8 +12,8 @@ use evenkeel_engine::{
     limiter::direct_response::AdminCall,
 };
 use evenkeel_proto::v1::{
-    self as pb, AdmitRequest, AdmitResponse, DirectResponse, Header, KeepAliveRequest, KeepAliveResponse, Pool,
-    SettleRequest, SettleResponse, admit_response::Answer, gateway_server::Gateway,
+    self as pb, AdmitRequest, AdmitResponse, DirectResponse, Header, KeepAliveRequest, KeepAliveResponse,
+    Pool, SettleRequest, SettleResponse, admit_response::Answer, gateway_server::Gateway,
 };
 use evenkeel_telemetry::traces::Current;
 use tokio_util::task::TaskTracker;

@@ -97,7 +97,10 @@ mod tests {
             ..AdmitRequest::default()
         };
         let request = limit_request(request, Pool::default());
-        assert!(request.facts.model.starts_with("m\u{fffd}\u{fffd}é") && request.facts.model.len() <= NAME_BYTES_MAX);
+        assert!(
+            request.facts.model.starts_with("m\u{fffd}\u{fffd}é")
+                && request.facts.model.len() <= NAME_BYTES_MAX
+        );
         assert_eq!(request.session.len(), SESSION_BYTES_MAX);
     }
 

@@ -223,5 +223,5 @@ async fn a_denial_says_that_all_endpoints_are_drained() {
     admin.undrain_endpoint(by(TOKEN, undrain_of("m-2:80", None))).await.unwrap();
     assert_eq!(&*sidecar.lease("llm", "h", 3).await, "m-2:80");
     let metrics = sidecar.get("/metrics").await.1;
-    assert!(metrics.contains("evenkeel_audit_failures_total 0"), "{metrics}");
+    assert!(metrics.contains("evenkeel_change_log_failures_total 0"), "{metrics}");
 }

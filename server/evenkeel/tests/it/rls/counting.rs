@@ -46,13 +46,13 @@ async fn each_limit_counts_its_own_descriptors() {
         assert_eq!(rls.codes(1, &[user("/v1/c", "u")]).await, (OVER, vec![(OVER, 0)]));
         assert_eq!(rls.codes(1, &[user("/v1/c", "v")]).await, (OK, vec![(OK, 1)]));
         assert_eq!(rls.codes(1, &[user("/v2/c", "v")]).await, (OK, vec![(OK, 0)]));
-        let values = rls.metrics("evenkeel_rls_values_total{").await;
-        let line = "evenkeel_rls_values_total{domain=\"d\",limit=\"per-user\",result=\"ok\",value=\"path_/v1/.user_u\"} 2";
+        let values = rls.metrics("evenkeel_rls_detailed_descriptors_total{").await;
+        let line = "evenkeel_rls_detailed_descriptors_total{domain=\"d\",limit=\"per-user\",result=\"ok\",value=\"path_/v1/.user_u\"} 2";
         assert!(values.iter().any(|value| value == line), "{values:?}");
-        let requests = rls.metrics("evenkeel_rls_requests_total{").await.join("\n");
+        let requests = rls.metrics("evenkeel_rls_descriptors_total{").await.join("\n");
         for line in [
             "{domain=\"d\",limit=\"two\",result=\"ok\"} 3",
-            "{domain=\"d\",limit=\"two\",result=\"over\"} 1",
+            "{domain=\"d\",limit=\"two\",result=\"over_limit\"} 1",
             "{domain=\"d\",limit=\"ten_one\",result=\"ok\"} 1",
             "{domain=\"d\",limit=\"free\",result=\"unlimited\"} 1",
             "{domain=\"d\",limit=\"\",result=\"no_limit\"} 5",

@@ -87,7 +87,7 @@ async fn an_unknown_domain_is_admitted_and_an_empty_request_rejected() {
     assert_eq!(rls.ask_in("d", 1, &[]).await.unwrap_err().code(), GrpcCode::InvalidArgument);
     let elsewhere = rls.ask_in("elsewhere", 1, &none).await.unwrap();
     assert_eq!((elsewhere.overall_code(), elsewhere.statuses.len()), (OK, 1));
-    let requests = rls.metrics("evenkeel_rls_requests_total{domain=\"\"").await;
+    let requests = rls.metrics("evenkeel_rls_descriptors_total{domain=\"\"").await;
     assert_eq!(requests.len(), 2, "{requests:?}");
     assert!(rls.metrics("evenkeel_rls_duration_seconds_count").await[0].ends_with(" 3"));
 }

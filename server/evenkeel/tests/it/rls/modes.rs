@@ -23,8 +23,8 @@ async fn shadow_and_quota_limits_admit_and_one_limit_replaces_another() {
         let replaced = [by(&[("two", "a")]), by(&[("instead", "a")])];
         assert_eq!(rls.codes(1, &replaced).await, (OK, vec![(OK, 0), (OK, 4)]));
         assert_eq!(rls.codes(1, &replaced[..1]).await, (OK, vec![(OK, 1)]));
-        let requests = rls.metrics("evenkeel_rls_requests_total{").await.join("\n");
-        assert!(requests.contains("limit=\"shadow\",result=\"shadow_over\"} 2"), "{requests}");
+        let requests = rls.metrics("evenkeel_rls_descriptors_total{").await.join("\n");
+        assert!(requests.contains("limit=\"shadow\",result=\"shadow_over_limit\"} 2"), "{requests}");
         assert!(requests.contains("limit=\"two\",result=\"replaced\"} 1"), "{requests}");
     }
 }
