@@ -70,8 +70,8 @@
 {{- if hasKey $config "listen" -}}
 {{- $faults = append $faults "config.listen: is set by mode, listenAddress, ports and sidecar.socket" -}}
 {{- end -}}
-{{- if hasKey $config "drain_delay" -}}
-{{- $faults = append $faults "config.drain_delay: is set by drainDelaySeconds" -}}
+{{- if hasKey $config "shutdown_delay" -}}
+{{- $faults = append $faults "config.shutdown_delay: is set by shutdownDelaySeconds" -}}
 {{- end -}}
 {{- range list "type" "url" "urls" "cluster" "key_prefix" "user" "password_file" -}}
 {{- if hasKey (default dict $config.store) . -}}

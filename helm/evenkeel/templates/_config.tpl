@@ -14,7 +14,7 @@
 {{- $_ := set $listen "grpc" (printf "127.0.0.1:%v" (int .Values.ports.grpc)) -}}
 {{- end -}}
 {{- $_ := set $config "listen" $listen -}}
-{{- $_ := set $config "drain_delay" (printf "%ss" (include "evenkeel.drainDelay" .)) -}}
+{{- $_ := set $config "shutdown_delay" (printf "%ss" (include "evenkeel.shutdownDelay" .)) -}}
 {{- $_ := set $config "log" (merge (deepCopy (default dict $config.log)) (dict "format" "json")) -}}
 {{- $store := deepCopy (default dict $config.store) -}}
 {{- if eq .Values.redis.mode "none" -}}
@@ -50,11 +50,11 @@
 {{- end -}}
 
 {{/* Seconds. The cluster's DNS lets answers be kept for 30; before them the service's endpoints have to follow. */}}
-{{- define "evenkeel.drainDelay" -}}
-{{- if eq (toString .Values.drainDelaySeconds) "auto" -}}
+{{- define "evenkeel.shutdownDelay" -}}
+{{- if eq (toString .Values.shutdownDelaySeconds) "auto" -}}
 {{- ternary 35 5 (eq .Values.mode "deployment") -}}
 {{- else -}}
-{{- int .Values.drainDelaySeconds -}}
+{{- int .Values.shutdownDelaySeconds -}}
 {{- end -}}
 {{- end -}}
 

@@ -132,8 +132,8 @@ spec:
   {{- end }}
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
-  # The drain, 10 s for calls under way, and a margin.
-  terminationGracePeriodSeconds: {{ add (include "evenkeel.drainDelay" . | int) 15 }}
+  # The shutdown delay, 10 s for calls in progress, and a margin.
+  terminationGracePeriodSeconds: {{ add (include "evenkeel.shutdownDelay" . | int) 15 }}
   containers:
     - {{- include "evenkeel.container" . | nindent 6 }}
   volumes:

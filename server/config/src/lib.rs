@@ -42,7 +42,7 @@ pub struct Config {
     /// How often gateways are to send KeepAlive.
     pub keep_alive_interval: Duration,
     /// How long to go on serving, told as not ready, before draining.
-    pub drain_delay: Duration,
+    pub shutdown_delay: Duration,
     /// Log lines.
     pub log: Log,
     /// Threads that serve.

@@ -32,7 +32,7 @@ pub(super) struct RawConfig {
     /// endpoints take to follow.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "0s", "x-range" = "0s..5m"))]
-    pub(super) drain_delay: Option<Duration>,
+    pub(super) shutdown_delay: Option<Duration>,
     /// Log lines, on standard error.
     pub(super) log: RawLog,
     /// What serves.

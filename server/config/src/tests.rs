@@ -70,7 +70,7 @@ fn faults_of_shape_are_told_with_all_others() {
     let found = faults(
         "xyz: 1\n\
          keep_alive_interval: 1h\n\
-         drain_delay: [1s]\n\
+         shutdown_delay: [1s]\n\
          log: loud\n\
          pools:\n\
          - {cluster: llm, capp: 3, weight: 0}\n\
@@ -87,7 +87,7 @@ fn faults_of_shape_are_told_with_all_others() {
         "pools[1].dns.prt: must be one of name, port, refresh, nameserver, got a field of another name",
         "limits[0].kay: must be one of name, counts, ",
         "limits[0].when[0].exat: must be one of attribute, exact, ",
-        "drain_delay: ",
+        "shutdown_delay: ",
         "log: ",
         "pools[1].cap: ",
         "pools[1].endpoints[1]: missing field",
@@ -165,7 +165,7 @@ fn what_would_have_no_effect_is_a_fault() {
     assert!(
         Config::parse("pools: [{cluster: a, route: '*'}, {cluster: b, route: r, per_route: true}]").is_ok()
     );
-    assert_eq!(faults("drain_delay: 6m"), ["drain_delay: must be 0ns..300s, got 360s"]);
+    assert_eq!(faults("shutdown_delay: 6m"), ["shutdown_delay: must be 0ns..300s, got 360s"]);
 }
 
 #[test]

@@ -95,8 +95,8 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
         Duration::from_millis(100),
         seconds(60),
     );
-    let drain_delay =
-        check.duration("drain_delay", raw.drain_delay, Duration::ZERO, Duration::ZERO, seconds(300));
+    let shutdown_delay =
+        check.duration("shutdown_delay", raw.shutdown_delay, Duration::ZERO, Duration::ZERO, seconds(300));
     let worker_threads = raw.runtime.worker_threads.unwrap_or(1);
     if !(1..=64).contains(&worker_threads) {
         check.fault("runtime.worker_threads", "1..64", worker_threads);
@@ -126,7 +126,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
     let mut config = Config {
         listen: listen(&mut check, raw.listen),
         keep_alive_interval,
-        drain_delay,
+        shutdown_delay,
         log: log(&mut check, raw.log),
         worker_threads,
         store,

@@ -286,10 +286,10 @@ pub async fn run(
     info!(grpc = addresses.grpc, socket = ?addresses.grpc_socket, http = addresses.http, "serving");
 
     shutdown.cancelled().await;
-    info!(delay_ms = config.drain_delay.as_millis() as u64, "draining");
+    info!(delay_ms = config.shutdown_delay.as_millis() as u64, "shutting down");
     recorder.set_draining();
     grpc::set_not_serving(&health).await;
-    tokio::time::sleep(config.drain_delay).await;
+    tokio::time::sleep(config.shutdown_delay).await;
     stop_grpc.cancel();
     grpc::end_health_watches(&mut health).await;
     if !ends_within(DRAIN_MAX, &calls).await {

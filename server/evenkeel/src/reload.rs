@@ -341,9 +341,9 @@ mod tests {
     #[test]
     fn other_sections_are_told_to_need_a_restart() {
         let config = |yaml| Config::parse(yaml).unwrap();
-        let old = config("store: {type: redis, url: 'redis://u:one@h'}\nlimits: []\ndrain_delay: 1s\n");
+        let old = config("store: {type: redis, url: 'redis://u:one@h'}\nlimits: []\nshutdown_delay: 1s\n");
         let new =
-            config("store: {type: redis, url: 'redis://u:two@h'}\npools: [{cluster: a}]\ndrain_delay: 1s\n");
+            config("store: {type: redis, url: 'redis://u:two@h'}\npools: [{cluster: a}]\nshutdown_delay: 1s\n");
         assert_eq!(new.needs_restart(&old), ["pools", "store"]);
         assert!(new.needs_restart(&new).is_empty());
     }
