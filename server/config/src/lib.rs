@@ -16,16 +16,21 @@ use evenkeel_domain::{
     },
 };
 
+mod check;
 mod credentials;
 mod files;
+mod formats;
 mod higress;
 mod kubernetes;
 mod limits;
+mod loopback;
+mod pools;
 mod rate_limit_service;
 mod raw;
 mod schema;
-mod secret;
-mod shapes;
+mod service_rule;
+mod store;
+mod tolerant;
 mod traces;
 mod validate;
 
@@ -137,13 +142,13 @@ impl Config {
     /// # Errors
     /// All faults found.
     pub fn parse_in(yaml: &str, directory: &Path) -> Result<Self, Faults> {
-        let (raw, shapes) = read(yaml)?;
+        let (raw, parse_faults) = read(yaml)?;
         let mut files = Files::new(directory);
         let validated = validate::validate(raw, &mut files);
-        if !shapes.faults.is_empty() {
+        if !parse_faults.faults.is_empty() {
             let others = validated.err().map(|faults| faults.0).unwrap_or_default();
-            let others = others.into_iter().filter(|fault| !shapes.explain(fault));
-            return Err(Faults(shapes.faults.iter().cloned().chain(others).collect()));
+            let others = others.into_iter().filter(|fault| !parse_faults.explain(fault));
+            return Err(Faults(parse_faults.faults.iter().cloned().chain(others).collect()));
         }
         let mut config = validated?;
         config.files = files.into_paths();
@@ -170,7 +175,7 @@ impl Config {
     pub fn rate_limit_files(path: &Path) -> Option<LimitFiles> {
         let (raw, _) = read(&std::fs::read_to_string(path).ok()?).ok()?;
         let files = Files::new(path.parent().unwrap_or(Path::new("")));
-        let mut check = validate::Check::default();
+        let mut check = check::Check::default();
         let service = rate_limit_service::validate(&mut check, &files, raw.rate_limit_service?);
         service.files.path.file_name().is_some().then_some(service.files)
     }
@@ -216,12 +221,12 @@ impl Config {
     }
 }
 
-/// Reads the file's shapes.
-fn read(yaml: &str) -> Result<(raw::RawConfig, shapes::Shapes), Faults> {
+/// Reads the file's parse_faults.
+fn read(yaml: &str) -> Result<(raw::RawConfig, tolerant::ParseFaults), Faults> {
     if yaml.trim().is_empty() {
         return Ok(Default::default());
     }
-    shapes::read(yaml).map_err(Faults)
+    tolerant::parse(yaml).map_err(Faults)
 }
 
 /// Reads one YAML document; a fault tells the place and never the line, which may hold a password.

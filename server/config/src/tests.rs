@@ -57,7 +57,7 @@ fn every_fault_is_told_at_once() {
         "pools[1].per_route: must be true where higress_table is: Higress keeps a table for each route, got false",
         "pools[1].full_retry_after: must be 1s..3600s, got 0ns",
         "pools[2].dns.port: must be 1..65535, got 0",
-        "pools[2]: must name a cluster and route of its own, got those of pools[0]",
+        "pools[2]: must be unique in cluster and route, got those of pools[0]",
         "listen.grpc: must be an IP address and port such as 127.0.0.1:9190, got \"here\"",
         "listen.grpc_socket_mode: must be an octal file mode such as \"0660\", got \"999\"",
     ];
@@ -99,12 +99,29 @@ fn faults_of_shape_are_told_with_all_others() {
         "limits[0].per: must be 1s..31d",
         "limits[0].when[0]: must ",
         "pools[0].weight: must be 0.001..1000, got 0",
-        "pools[3]: must name a cluster and route of its own, got those of pools[0]",
+        "pools[3]: must be unique in cluster and route, got those of pools[0]",
     ];
     assert_eq!(found.len(), starts.len(), "{found:#?}");
     for (fault, start) in found.iter().zip(starts) {
         assert!(fault.starts_with(start), "{start}: {found:#?}");
     }
+}
+
+#[test]
+fn every_wrong_name_of_an_enum_is_reported() {
+    let found = faults(
+        "log: {format: xml}\nstore: {type: 'redis://u:hunter2@h'}\nlimit_headers: [z, ietf, 7]\n\
+         unlisted_pools: {on_store_failure: maybe}",
+    );
+    let expected = [
+        "log.format: must be text or json, got \"xml\"",
+        "store.type: must be memory or redis, got \"redis://***@h\"",
+        "unlisted_pools.on_store_failure: must be local, open or closed, got \"maybe\"",
+        "limit_headers[0]: must be ietf or x, got \"z\"",
+        "limit_headers[2]: must be ietf or x, got \"7\"",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert!(expected.iter().all(|fault| found.iter().any(|one| one == fault)), "{found:#?}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The section `traces`: where spans are exported to.
+//! The section `traces`: where to export spans.
 
 use std::time::Duration;
 
@@ -6,42 +6,40 @@ use evenkeel_domain::settings::{Secret, Traces};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{files::Files, schema::Span, secret::is_loopback, validate::Check};
+use super::{check::Check, files::Files, formats::Span, loopback::is_loopback};
 
-/// Most headers of an export.
 const HEADERS_MAX: usize = 16;
-/// Longest value of one, in bytes.
+/// Longest value of a header, in bytes.
 const VALUE_BYTES_MAX: usize = 4096;
-const ENDPOINT: &str = "a URL such as http://collector:4317, with host and port and nothing behind them";
+const ENDPOINT: &str = "a URL such as http://collector:4317, with a host and a port and no path";
 
-/// Where spans are exported to. All else needs `endpoint`. The environment's `OTEL_*` variables are not looked at.
+/// Where to export spans. All other fields need `endpoint`. The sidecar ignores `OTEL_*` environment variables.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTraces {
-    /// A collector that takes OTLP over gRPC.
+    /// A collector that accepts OTLP over gRPC.
     #[schemars(
         regex(pattern = r"^https?://[^/@]+:[0-9]+/?$"),
         extend("x-range" = "`http://host:port` or `https://host:port`", "x-default" = "none")
     )]
     pub(crate) endpoint: Option<String>,
-    /// With `https://`: the certificates the collector's is held against. A relative path is from the configuration's
-    /// directory on.
+    /// A file with the CA certificates that the collector's certificate is verified against; only with `https://`. A
+    /// relative path starts at the configuration's directory.
     #[schemars(extend("x-default" = "the system's"))]
     pub(crate) ca_file: Option<String>,
-    /// Which part of the requests is recorded that come without a `traceparent`. Those that come with one are recorded
-    /// where its sampled flag is set, and never otherwise.
+    /// Fraction of the requests without a `traceparent` that are recorded. Requests with a `traceparent` are recorded if its
+    /// sampled flag is set.
     #[schemars(range(min = 0, max = 1), extend("default" = 0))]
     pub(crate) sample: Option<f64>,
-    /// Longest wait for an answer of the collector; an export that has taken so long is not repeated. No request waits for
-    /// it.
+    /// Longest wait for the collector's answer. An export that takes longer is not repeated. No request waits for it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..60s"))]
     pub(crate) timeout: Option<Duration>,
-    /// Sent with each export; each with a `name` and either `value` or `value_file`. What comes from a file is taken for a
-    /// secret: `endpoint` must be `https://` then, unless it is on loopback.
+    /// Headers of each export, each with a `name` and either `value` or `value_file`. A value from a file is treated as a
+    /// secret: `endpoint` then must be `https://` or a loopback address.
     #[schemars(length(max = 16))]
     pub(crate) headers: Vec<RawHeader>,
-    /// `service.name` of what is exported.
+    /// `service.name` of the exported spans.
     #[schemars(length(min = 1, max = 256), extend("default" = "evenkeel"))]
     pub(crate) service_name: Option<String>,
 }
@@ -51,13 +49,13 @@ pub(super) struct RawTraces {
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["name"], "minProperties" = 2, "maxProperties" = 2))]
 pub(super) struct RawHeader {
-    /// In lower case, and none that gRPC uses itself; each once.
+    /// The header's name, in lower case; each once. Names that gRPC reserves are rejected.
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[a-z0-9_.-]+$"), extend("x-range" = "1..64 of `a-z 0-9 _ . -`"))]
     pub(crate) name: String,
-    /// What it says.
+    /// The header's value.
     #[schemars(length(min = 1, max = 4096), regex(pattern = "^[ -~]*$"), extend("x-range" = "1..4096 printable ASCII characters", "x-default" = "none"))]
     pub(crate) value: Option<String>,
-    /// A file that holds it, such as a mounted secret. A relative path is from the configuration's directory on.
+    /// A file that holds the value, such as a mounted secret. A relative path starts at the configuration's directory.
     #[schemars(extend("x-default" = "none"))]
     pub(crate) value_file: Option<String>,
 }
@@ -78,7 +76,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
     };
     let tls = endpoint.starts_with("https://");
     if !is_endpoint(&endpoint) {
-        // It may hold a password: not shown.
+        // The URL may hold a password: do not show it.
         check.fault("traces.endpoint", ENDPOINT, "something else");
     } else if !tls && raw.headers.iter().any(|h| h.value_file.is_some()) && !is_loopback(host(&endpoint)) {
         let expected = "https:// where traces.headers have a value_file, unless it is on loopback";
@@ -117,7 +115,7 @@ fn is_endpoint(text: &str) -> bool {
     host_is_sound && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// The host of what [`is_endpoint`].
+/// The host of a URL that [`is_endpoint`] accepts.
 fn host(endpoint: &str) -> &str {
     let place = endpoint.split_once("://").map_or(endpoint, |(_, place)| place);
     place.rsplit_once(':').map_or(place, |(host, _)| host)
@@ -134,7 +132,7 @@ fn headers(check: &mut Check, files: &mut Files, raw: Vec<RawHeader>) -> Vec<(St
         let sound = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
         let reserved = name.ends_with("-bin") || name.starts_with("grpc-") || name == "content-type";
         if name.is_empty() || name.len() > 64 || !name.bytes().all(sound) || reserved {
-            let expected = "a header's name in lower case, of 1..64 bytes and none that gRPC uses itself";
+            let expected = "a header's name in lower case, of 1..64 bytes, not one that gRPC reserves";
             check.fault(&format!("{path}.name"), expected, format!("{name:?}"));
         }
         if headers.iter().any(|(other, _)| other == name) {
@@ -177,14 +175,14 @@ fn read(check: &mut Check, files: &mut Files, path: &str, file: &str) -> Option<
 mod tests {
     use std::time::Duration;
 
-    use super::super::Config;
+    use crate::Config;
 
     fn faults(section: &str) -> Vec<String> {
         Config::parse(&format!("traces: {section}")).expect_err(section).0
     }
 
     #[test]
-    fn is_off_unless_there_is_somewhere_to_send_to() {
+    fn traces_are_off_without_an_endpoint() {
         for section in ["", "traces: {}", "traces: {headers: []}"] {
             assert_eq!(Config::parse(section).unwrap().traces, None, "{section}");
         }
@@ -193,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn is_read() {
+    fn the_section_is_parsed() {
         let config = Config::parse("traces: {endpoint: 'http://collector:4317'}").unwrap();
         let traces = config.traces.unwrap();
         assert_eq!((traces.sample, traces.timeout), (0.0, Duration::from_secs(5)));
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_and_no_secret() {
+    fn all_faults_are_reported_without_secrets() {
         let found = faults(
             "{endpoint: 'http://me:pw@collector:4317', ca_file: /nowhere, sample: 1.5, timeout: 1ms, service_name: '', \
              headers: [{name: X-Key, value: a}, {name: a, value: s3cret, value_file: b}, {name: b}, \

@@ -2,8 +2,8 @@
 
 use super::raw::Settings;
 use crate::{
+    check::Check,
     limits::raw::{RawCondition, RawMatcher},
-    validate::Check,
 };
 
 /// All requests that meet some conditions.

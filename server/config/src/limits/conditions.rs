@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 use evenkeel_domain::limit::{Attribute, Condition, Matcher, matcher::parse_cidr};
 
 use super::raw::{RawCondition, RawMatcher};
-use crate::validate::Check;
+use crate::check::Check;
 
 /// Most conditions of a limit, quota or exception.
 const CONDITIONS_MAX: usize = 32;
@@ -208,6 +208,11 @@ pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
         (one, Matcher::Not(other)) => disjoint(one, other) || disjoint(other, one),
         _ => false,
     }
+}
+
+/// Whether a condition holds wherever another does. A `false` may be wrong.
+pub(crate) fn covers(wide: &Condition, narrow: &Condition) -> bool {
+    wide.attribute == narrow.attribute && implies(&narrow.matcher, &wide.matcher)
 }
 
 /// Whether the one network lies within the other.

@@ -7,8 +7,8 @@ use evenkeel_domain::{
     settings::{AdminToken, LedgerOptions, Secret},
 };
 
-use super::raw::{RawAdmin, RawAdminToken, RawLedger, RawModel, RawPrice};
-use crate::{Files, validate::Check};
+use super::raw::{RawAdmin, RawAdminToken, RawLedger, RawLimitHeader, RawModel, RawPrice};
+use crate::{Files, check::Check};
 
 /// Most entries of each table.
 const ROWS_MAX: usize = 1024;
@@ -107,17 +107,9 @@ fn number(
     number.or(Some(*range.start()))
 }
 
-pub(super) fn limit_headers(check: &mut Check, raw: Option<Vec<String>>) -> LimitHeaders {
-    let Some(raw) = raw else { return LimitHeaders { ietf: true, x: false } };
-    let mut headers = LimitHeaders { ietf: false, x: false };
-    for (i, text) in raw.iter().enumerate() {
-        match text.as_str() {
-            "ietf" => headers.ietf = true,
-            "x" => headers.x = true,
-            other => check.fault(&format!("limit_headers[{i}]"), "ietf or x", format!("{other:?}")),
-        }
-    }
-    headers
+pub(super) fn limit_headers(raw: Option<&[RawLimitHeader]>) -> LimitHeaders {
+    let headers = raw.unwrap_or(&[RawLimitHeader::Ietf]);
+    LimitHeaders { ietf: headers.contains(&RawLimitHeader::Ietf), x: headers.contains(&RawLimitHeader::X) }
 }
 
 pub(super) fn quota_admins(check: &mut Check, raw: Vec<String>) -> Vec<String> {

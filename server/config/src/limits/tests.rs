@@ -141,7 +141,7 @@ fn each_fault_of_a_limit() {
         ("algorithm: token_bucket\nburst: 0", "burst: must be more than 0, got 0".into()),
         (
             "algorithm: token_bucket\namount: 0\nburst: 1",
-            "amount: must be more than 0 where algorithm is token_bucket: it drains by this much, got 0".into(),
+            "amount: must be more than 0 where algorithm is token_bucket: it refills at this rate, got 0".into(),
         ),
         ("key: [who]", format!("key[0]: must be {attribute}, got \"who\"")),
         (
@@ -410,9 +410,9 @@ fn tokens_stay_out_of_faults() {
 #[test]
 fn the_example_shows_every_field() {
     let example = include_str!("../../../../docs/evenkeel.example.yaml");
-    let fields = include_str!("raw.rs").lines().filter_map(|line| {
-        line.trim().strip_prefix("pub(in crate) ")?.split_once(": ").map(|(field, _)| field)
-    });
+    let fields = include_str!("raw.rs")
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub(crate) ")?.split_once(": ").map(|(field, _)| field));
     let missing: Vec<&str> = fields.filter(|field| !example.contains(&format!("{field}:"))).collect();
     assert!(missing.is_empty(), "{missing:?}");
     let config = Config::parse(example).unwrap();

@@ -1,6 +1,6 @@
-//! Secrets of the configuration, and the administrators they tell.
+//! Loopback addresses, the only ones to which the sidecar sends a secret in clear text.
 
-/// Whether what is sent to a host stays on this machine: a secret must not be read on its way elsewhere.
+/// Whether traffic to a host stays on this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.eq_ignore_ascii_case("localhost")

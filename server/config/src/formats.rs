@@ -1,23 +1,23 @@
-//! Values that are text to serde, and more to those who write them: their schemas.
+//! Schemas of values that serde reads as text.
 
 use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-/// Text of a length of time, as the crate `humantime` reads it.
+/// A duration in the format of the crate `humantime`.
 const SPAN: &str = concat!(
     r"^([0-9]+(\.[0-9]+)? ?",
     "(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|min|mins|m|hours|hour|hr|hrs|h|",
     r"days|day|d|weeks|week|wk|wks|w|months|month|M|years|year|yr|yrs|y) ?)+$|^0$",
 );
 
-/// Text of an IP address and port.
+/// An IP address and port.
 const SOCKET: &str = r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|\[[0-9A-Fa-f:.%]+\]):[0-9]{1,5}$";
 
 macro_rules! values {
     ($($(#[doc = $doc:literal])+ $name:ident => $schema:expr;)*) => {$(
         $(#[doc = $doc])+
-        pub(in crate) struct $name;
+        pub(crate) struct $name;
 
         impl JsonSchema for $name {
             fn inline_schema() -> bool {
@@ -36,7 +36,7 @@ macro_rules! values {
 }
 
 values! {
-    /// A length of time.
+    /// A duration.
     Span => json_schema!({
         "type": "string",
         "pattern": SPAN,
@@ -55,7 +55,7 @@ values! {
         "x-range": "whole number up to 10^15, also with `k`, `M`, `G`"
     });
 
-    /// How often an amount is given.
+    /// The period of a limit or quota.
     Period => json_schema!({
         "type": "string",
         "pattern": format!("^(day|week|month)$|{SPAN}"),
@@ -64,16 +64,16 @@ values! {
         "x-range": "1s..31d in whole seconds, or `day`, `week`, `month`"
     });
 
-    /// A number, which may stand in quotes.
+    /// A number, with or without quotes.
     Decimal => json_schema!({"type": ["number", "string"], "pattern": r"^[0-9]+(\.[0-9]+)?$", "x-type": "number"});
 
-    /// A whole number, which may stand in quotes.
+    /// A whole number, with or without quotes.
     Whole => json_schema!({"type": ["integer", "string"], "pattern": "^[0-9]+$", "x-type": "whole number"});
 
-    /// Text that needs no quotes where it looks like a number.
+    /// Text that needs no quotes if it looks like a number.
     Text => json_schema!({"type": ["string", "number", "boolean"], "minLength": 1, "maxLength": 1024, "x-type": "text"});
 
-    /// An address to listen at, or none.
+    /// An address to listen on, or `off`.
     SocketOrOff => json_schema!({
         "type": "string",
         "pattern": format!("^off$|{SOCKET}"),
@@ -81,7 +81,7 @@ values! {
         "x-range": "IP address and port, or `off`"
     });
 
-    /// An address to listen at or to ask.
+    /// An address to listen on or to connect to.
     Socket => json_schema!({
         "type": "string",
         "pattern": SOCKET,
@@ -89,7 +89,7 @@ values! {
         "x-range": "IP address and port"
     });
 
-    /// The name of a service or namespace of Kubernetes.
+    /// The name of a Kubernetes service or namespace.
     Label => json_schema!({
         "type": "string",
         "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
@@ -106,7 +106,7 @@ values! {
         "x-range": "1..65535, or a name"
     });
 
-    /// What is looked at of a request.
+    /// An attribute of a request.
     AttributeName => json_schema!({
         "type": "string",
         "pattern": r"^(consumer|model|route|cluster|path|ip(/[0-9]+){0,2}(:.+)?|(header|query|cookie|descriptor):.+)$",
@@ -114,10 +114,13 @@ values! {
         "x-type": "attribute"
     });
 
-    /// A kind of headers that tell of limits.
-    LimitHeader => json_schema!({"type": "string", "enum": ["ietf", "x"]});
+    /// What limits and quotas count.
+    Counted => json_schema!({
+        "type": "string",
+        "enum": ["requests", "tokens", "input_tokens", "output_tokens", "cost"]
+    });
 
-    /// Kinds of headers of the rate limit service.
+    /// Headers of the rate limit service.
     RateLimitHeaders => json_schema!({
         "anyOf": [
             {"type": "string", "enum": ["none", "ratelimit", "x", "ietf"]},
@@ -127,6 +130,6 @@ values! {
         "x-range": "`none`, or one or a list of `ratelimit`, `x`, `ietf`"
     });
 
-    /// What to do while the store is away.
+    /// What to do while Redis is unavailable.
     Outage => json_schema!({"type": "string", "enum": ["local", "open", "closed"]});
 }
