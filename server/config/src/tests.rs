@@ -7,7 +7,7 @@ fn faults(yaml: &str) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_a_configuration() {
+fn an_empty_file_is_a_configuration() {
     let config = Config::parse("").unwrap();
     assert_eq!(config.listen.grpc.unwrap().to_string(), "127.0.0.1:9190");
     assert_eq!(config.listen.http.to_string(), "127.0.0.1:9191");
@@ -34,7 +34,7 @@ fn endpoints_inherit_the_pools_defaults() {
 }
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let found = faults(
         "keep_alive_interval: 10ms\n\
          listen: {grpc: here, grpc_socket_mode: '999'}\n\
@@ -64,9 +64,9 @@ fn every_fault_is_told_at_once() {
     assert_eq!(found, expected);
 }
 
-/// None hides another.
+/// A fault of parsing hides none of validation.
 #[test]
-fn faults_of_shape_are_told_with_all_others() {
+fn faults_of_parsing_are_reported_with_all_others() {
     let found = faults(
         "xyz: 1\n\
          keep_alive_interval: 1h\n\
@@ -125,12 +125,12 @@ fn every_wrong_name_of_an_enum_is_reported() {
 }
 
 #[test]
-fn what_is_no_configuration_at_all_is_told_once() {
+fn a_file_that_is_not_a_configuration_has_one_fault() {
     for yaml in ["7", "[a]", "a: [", "a: 1\na: 2"] {
         assert_eq!(faults(yaml).len(), 1, "{yaml}");
     }
     assert!(Config::parse("# nothing\n").is_ok());
-    // Nor without end, whatever is in lists and maps.
+    // Parsing ends, whatever is in lists and maps.
     assert_eq!(
         faults("limits: [{rejected: {headers: {a.b: []}}}]").iter().filter(|f| f.contains("a.b")).count(),
         1
@@ -145,7 +145,7 @@ fn secrets_stay_out_of_faults() {
     assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
 }
 
-/// A parser likes to show the line of a fault, which may be the one with the password.
+/// A parser may quote the line of an error, which may hold the password.
 #[test]
 fn secrets_stay_out_of_syntax_faults() {
     for yaml in [
@@ -168,7 +168,7 @@ fn secrets_stay_out_of_syntax_faults() {
 }
 
 #[test]
-fn what_would_have_no_effect_is_a_fault() {
+fn a_field_without_effect_is_a_fault() {
     assert_eq!(
         faults("store: {key_prefix: a, cluster: true, timeout: 1s}\npools: [{cluster: a, route: r}]"),
         [

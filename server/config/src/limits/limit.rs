@@ -98,7 +98,11 @@ fn key(check: &mut Check, path: &str, texts: &[String], when: &[Condition]) -> K
         // A request that lacks an attribute of the key is not counted.
         let needed = Condition { attribute: attribute.clone(), matcher: Matcher::Present };
         if let Some(other) = when.iter().find(|condition| contradict(condition, &needed)) {
-            check.fault(&path, "an attribute that `when` lets be there", format!("{text:?} beside {other}"));
+            check.fault(
+                &path,
+                "an attribute that `when` allows to be present",
+                format!("{text:?} beside {other}"),
+            );
         }
         attributes.push(attribute);
     }
@@ -155,11 +159,11 @@ fn never_applies(
 ) {
     let against = when.iter().find_map(|one| limit_when.iter().find(|other| contradict(one, other)));
     if let Some(other) = against {
-        check.warn(path, &format!("never applies: the limit itself is only for where {other}"));
+        check.warn(path, &format!("never applies: the limit applies only if {other}"));
     }
     let covered =
         |earlier: &Exception| earlier.when.iter().all(|wide| when.iter().any(|narrow| covers(wide, narrow)));
     if let Some(i) = earlier.iter().position(covered) {
-        check.warn(path, &format!("never applies: exceptions[{i}] comes first wherever it would"));
+        check.warn(path, &format!("never applies: exceptions[{i}] matches every request that it does"));
     }
 }

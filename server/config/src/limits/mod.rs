@@ -24,6 +24,8 @@ pub(super) mod raw;
 mod rejected;
 mod tables;
 #[cfg(test)]
+mod tables_tests;
+#[cfg(test)]
 mod tests;
 
 pub use amount::{AMOUNT_EXPECTED, parse_amount};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::formats::{Amount, AttributeName, Counted, Decimal, Outage, Period, Span, Text, Whole};
 
-/// Sections about limits, and each limit and quota with the path that names it in faults.
+/// The sections about limits. Each limit and quota has the path that names it in faults.
 pub(crate) struct RawSections {
     pub(crate) limits: Vec<(String, RawLimit)>,
     pub(crate) quotas: Vec<(String, RawQuota)>,

@@ -24,8 +24,9 @@ pub fn schema() -> Value {
     let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<RawConfig>();
     RecursiveTransform(strip_null).transform(&mut schema);
     let mut value = schema.to_value();
-    if let Some(shapes) = value.get_mut("$defs").and_then(Value::as_object_mut) {
-        *shapes = std::mem::take(shapes).into_iter().map(|(name, shape)| (named(&name), shape)).collect();
+    if let Some(definitions) = value.get_mut("$defs").and_then(Value::as_object_mut) {
+        *definitions =
+            std::mem::take(definitions).into_iter().map(|(name, one)| (named(&name), one)).collect();
     }
     if let Some(sections) = value.get_mut("properties").and_then(Value::as_object_mut) {
         for (name, section) in sections {
@@ -36,8 +37,8 @@ pub fn schema() -> Value {
 }
 
 /// The name of a type in the schema.
-fn named(shape: &str) -> String {
-    shape.strip_prefix("Raw").unwrap_or(shape).to_owned()
+fn named(raw: &str) -> String {
+    raw.strip_prefix("Raw").unwrap_or(raw).to_owned()
 }
 
 /// Removes the traces of `Option` and of number widths: an optional field is left out of the file, not written as null.
@@ -67,8 +68,8 @@ fn strip_null(schema: &mut Schema) {
         schema.remove("default");
     }
     schema.remove("format");
-    if let Some(shape) = schema.get("$ref").and_then(Value::as_str).and_then(|at| at.strip_prefix(DEFS)) {
-        let at = format!("{DEFS}{}", named(shape));
+    if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|at| at.strip_prefix(DEFS)) {
+        let at = format!("{DEFS}{}", named(name));
         schema.insert("$ref".to_owned(), at.into());
     }
     let required: Vec<String> = schema
@@ -90,8 +91,10 @@ fn strip_null(schema: &mut Schema) {
 #[cfg(test)]
 mod chart;
 #[cfg(test)]
-mod judge;
+mod documents;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod validator;

@@ -100,7 +100,7 @@ impl Report {
         for warning in &config.warnings {
             self.found(&file, "warning", warning.clone());
         }
-        let names = config.looking_at_model();
+        let names = config.uses_of_model();
         if !names.is_empty() {
             let names = names.join(", ");
             let warning = format!(

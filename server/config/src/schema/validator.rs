@@ -1,12 +1,13 @@
-//! Holds a value against the schema: as much of JSON Schema as the schema uses, and a panic at anything else.
+//! Validates a value against the schema. It implements the part of JSON Schema that the schema uses, and panics at
+//! anything else.
 
 use std::collections::BTreeSet;
 
 use regex::Regex;
 use serde_json::{Map, Value};
 
-/// Keywords that say nothing of whether a value is right.
-const TELL_ONLY: [&str; 11] = [
+/// Keywords that do not constrain a value.
+const ANNOTATIONS: [&str; 11] = [
     "$schema",
     "$defs",
     "title",
@@ -20,32 +21,32 @@ const TELL_ONLY: [&str; 11] = [
     "$comment",
 ];
 
-/// What is wrong with a value, each with its place; nothing where it is right.
+/// Returns the faults of a value, each with its place.
 pub(super) fn faults(root: &Value, value: &Value) -> Vec<String> {
     let mut faults = Vec::new();
-    Judge { root }.judge(root, value, "", &mut faults);
+    Validator { root }.validate(root, value, "", &mut faults);
     faults
 }
 
-/// The schema that another refers to, or itself.
-pub(super) fn followed<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
+/// Resolves a schema's `$ref`, if it has one.
+pub(super) fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
     let Some(at) = schema.get("$ref").and_then(Value::as_str) else { return schema };
-    root.pointer(at.strip_prefix('#').unwrap()).unwrap_or_else(|| panic!("{at} leads nowhere"))
+    root.pointer(at.strip_prefix('#').unwrap()).unwrap_or_else(|| panic!("{at} does not resolve"))
 }
 
-struct Judge<'s> {
+struct Validator<'s> {
     root: &'s Value,
 }
 
-impl Judge<'_> {
-    fn judge(&self, schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
+impl Validator<'_> {
+    fn validate(&self, schema: &Value, value: &Value, at: &str, faults: &mut Vec<String>) {
         let keywords = match schema {
             Value::Bool(true) => return,
             Value::Object(keywords) => keywords,
-            other => panic!("no schema: {other}"),
+            other => panic!("not a schema: {other}"),
         };
         for (keyword, wanted) in keywords {
-            if !TELL_ONLY.contains(&keyword.as_str())
+            if !ANNOTATIONS.contains(&keyword.as_str())
                 && !self.holds(keywords, keyword, wanted, value, at, faults)
             {
                 faults.push(format!("{at}: {keyword} {wanted}, got {value}"));
@@ -53,7 +54,7 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether a keyword holds; what is wrong further inside is added to the faults.
+    /// Whether a keyword holds. Adds the faults of inner values.
     fn holds(
         &self,
         keywords: &Map<String, Value>,
@@ -73,19 +74,19 @@ impl Judge<'_> {
             },
             ("enum", _) => wanted.as_array().unwrap().contains(value),
             ("$ref", _) => {
-                let to = followed(self.root, &Value::Object(keywords.clone())).clone();
-                self.judge(&to, value, at, faults);
+                let to = resolved(self.root, &Value::Object(keywords.clone())).clone();
+                self.validate(&to, value, at, faults);
                 true
             }
             ("anyOf", _) => wanted.as_array().unwrap().iter().any(|one| {
                 let mut inner = Vec::new();
-                self.judge(one, value, at, &mut inner);
+                self.validate(one, value, at, &mut inner);
                 inner.is_empty()
             }),
             ("properties", Value::Object(fields)) => {
                 for (name, schema) in wanted.as_object().unwrap() {
                     if let Some(value) = fields.get(name) {
-                        self.judge(schema, value, &format!("{at}.{name}"), faults);
+                        self.validate(schema, value, &format!("{at}.{name}"), faults);
                     }
                 }
                 true
@@ -95,8 +96,8 @@ impl Judge<'_> {
                 let known = keywords.get("properties").and_then(Value::as_object).unwrap_or(&none);
                 for (name, value) in fields.iter().filter(|(name, _)| !known.contains_key(*name)) {
                     match wanted {
-                        Value::Bool(false) => faults.push(format!("{at}.{name}: not known")),
-                        schema => self.judge(schema, value, &format!("{at}.{name}"), faults),
+                        Value::Bool(false) => faults.push(format!("{at}.{name}: unknown")),
+                        schema => self.validate(schema, value, &format!("{at}.{name}"), faults),
                     }
                 }
                 true
@@ -108,7 +109,7 @@ impl Judge<'_> {
             ("maxProperties", Value::Object(fields)) => fields.len() <= bound(),
             ("items", Value::Array(items)) => {
                 for (i, item) in items.iter().enumerate() {
-                    self.judge(wanted, item, &format!("{at}[{i}]"), faults);
+                    self.validate(wanted, item, &format!("{at}[{i}]"), faults);
                 }
                 true
             }
@@ -141,7 +142,7 @@ impl Judge<'_> {
                 | "exclusiveMinimum",
                 _,
             ) => true,
-            (other, _) => panic!("{other}: a keyword that is not known here"),
+            (other, _) => panic!("{other}: unknown keyword"),
         }
     }
 }
@@ -154,6 +155,6 @@ fn is(kind: &Value, value: &Value) -> bool {
         "boolean" => value.is_boolean(),
         "number" => value.is_number(),
         "integer" => value.is_i64() || value.is_u64(),
-        other => panic!("{other}: a type that is not known here"),
+        other => panic!("{other}: unknown type"),
     }
 }
