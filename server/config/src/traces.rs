@@ -105,14 +105,14 @@ fn is_endpoint(text: &str) -> bool {
     let Some(place) = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest)) else { return false };
     let Some((host, port)) = place.rsplit_once(':') else { return false };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host_is_sound = match bare {
+    let host_is_valid = match bare {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
-            let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-            !host.is_empty() && host.bytes().all(sound)
+            let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            !host.is_empty() && host.bytes().all(valid)
         }
     };
-    host_is_sound && port.parse::<u16>().is_ok_and(|port| port > 0)
+    host_is_valid && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 /// The host of a URL that [`is_endpoint`] accepts.
@@ -129,9 +129,9 @@ fn headers(check: &mut Check, files: &mut Files, raw: Vec<RawHeader>) -> Vec<(St
     for (i, raw) in raw.into_iter().enumerate() {
         let path = format!("traces.headers[{i}]");
         let name = &raw.name;
-        let sound = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
         let reserved = name.ends_with("-bin") || name.starts_with("grpc-") || name == "content-type";
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(sound) || reserved {
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(valid) || reserved {
             let expected = "a header's name in lower case, of 1..64 bytes, not one that gRPC reserves";
             check.fault(&format!("{path}.name"), expected, format!("{name:?}"));
         }

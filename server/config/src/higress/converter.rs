@@ -37,8 +37,10 @@ impl Converter<'_> {
     /// Returns the limits of one configuration. A field's name is appended to `path` as it is.
     pub(super) fn settings(&mut self, path: &str, scope: &Scope, settings: &Settings) -> Vec<RawLimit> {
         if scope.is_empty() {
-            self.check
-                .warn(path.trim_end_matches(['.', ' ', ':']), "never applies: earlier rules have its routes");
+            self.check.warn(
+                path.trim_end_matches(['.', ' ', ':']),
+                "never applies: earlier rules cover its routes",
+            );
             return Vec::new();
         }
         let rule_name = settings.rule_name.clone().unwrap_or_else(|| {
@@ -74,7 +76,7 @@ impl Converter<'_> {
                     limits.push(limit);
                 } else {
                     self.names.remove(&limit.name);
-                    self.check.warn(&group.keys[0].path, "never applies: what comes before it matches first");
+                    self.check.warn(&group.keys[0].path, "never applies: earlier keys or items match first");
                 }
             }
         }
@@ -83,17 +85,18 @@ impl Converter<'_> {
 
     fn warnings(&mut self, path: &str, settings: &Settings, rule_name: &str) {
         for name in &settings.unknown {
-            self.check.warn(&format!("{path}{name}"), "is not known, and ignored as Higress does");
+            self.check.warn(&format!("{path}{name}"), "is unknown and ignored, as in Higress");
         }
         if settings.redis.is_some() {
-            self.check.warn(&format!("{path}redis"), "is ignored: counters are in Evenkeel's own store");
+            self.check.warn(&format!("{path}redis"), "is ignored: Evenkeel keeps counters in its own store");
         }
         if settings.show_limit_quota_header == Some(true) && !self.shows_x {
-            let warning = "has no effect: for X-RateLimit-* add x to limit_headers, which is for all limits";
+            let warning =
+                "has no effect: to send X-RateLimit-*, add x to limit_headers, which applies to all limits";
             self.check.warn(&format!("{path}show_limit_quota_header"), warning);
         }
         if !self.rule_names.insert(rule_name.to_owned()) {
-            let warning = format!("is {rule_name:?} again: counted apart here, together in Higress");
+            let warning = format!("is {rule_name:?} again: counted separately here, together in Higress");
             self.check.warn(&format!("{path}rule_name"), &warning);
         }
     }
@@ -122,7 +125,7 @@ impl Converter<'_> {
         }
         match self.matching {
             Some(Matching::First) if both => {
-                let expected = "all where global_threshold and rule_items are both given";
+                let expected = "all if global_threshold and rule_items are both given";
                 self.check.fault(&format!("{path}matching"), expected, "first");
                 Matching::First
             }
@@ -131,7 +134,7 @@ impl Converter<'_> {
             None if both => Matching::All,
             None => {
                 if items > 1 {
-                    let warning = "are taken as Higress did until June 2026: of the items that match a request the \
+                    let warning = "are read as in Higress until June 2026: of the items that match a request, the \
                                    first counts; set matching to all, or to first to confirm";
                     self.check.warn(&format!("{path}rule_items"), warning);
                 }

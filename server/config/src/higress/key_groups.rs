@@ -20,7 +20,7 @@ pub(super) struct KeyGroup<'a> {
     pub(super) keys: Vec<&'a Key>,
 }
 
-/// Returns the fewest conditions that say that none of the keys matches.
+/// Returns conditions, as few as possible, that hold if none of the keys matches.
 pub(super) fn negations(attribute: &str, keys: &[&KeyMatch]) -> Vec<RawCondition> {
     let exact = |key: &&&KeyMatch| matches!(key, KeyMatch::Exact(_));
     let network = |key: &&&KeyMatch| matches!(key, KeyMatch::Network(_));
@@ -49,8 +49,10 @@ pub(super) fn key_groups<'a>(check: &mut Check, rule: &'a Rule, earlier: &[Rule]
         |one: &Key, other: &Key| one.rate.period == other.rate.period && one.rate.counts == other.rate.counts;
     let mut groups: Vec<KeyGroup<'a>> = Vec::new();
     for (i, key) in rule.keys.iter().enumerate() {
-        if rule.exact && earlier.iter().any(|rule_before| takes(rule_before, &rule.attribute, &key.matches)) {
-            check.warn(&key.path, "never applies: an item before it matches first");
+        if rule.exact
+            && earlier.iter().any(|rule_before| covers_value(rule_before, &rule.attribute, &key.matches))
+        {
+            check.warn(&key.path, "never applies: an earlier item matches first");
             continue;
         }
         let candidates = if rule.exact { 0 } else { groups.len().saturating_sub(1) };
@@ -69,7 +71,7 @@ pub(super) fn key_groups<'a>(check: &mut Check, rule: &'a Rule, earlier: &[Rule]
 }
 
 /// Whether an item matches every request that has a value of an attribute.
-fn takes(rule: &Rule, attribute: &str, value: &KeyMatch) -> bool {
+fn covers_value(rule: &Rule, attribute: &str, value: &KeyMatch) -> bool {
     let KeyMatch::Exact(_) = value else { return false };
     let own = limits::condition(&any_of(attribute, &[value]));
     rule.keys.iter().any(|key| {
@@ -78,7 +80,7 @@ fn takes(rule: &Rule, attribute: &str, value: &KeyMatch) -> bool {
     })
 }
 
-/// The amounts of a group: one, and exceptions for keys that have another.
+/// Sets a limit's amount, and adds exceptions for keys with other amounts.
 pub(super) fn set_amounts(limit: &mut RawLimit, attribute: &str, group: &KeyGroup<'_>) {
     let last = group.keys[group.keys.len() - 1];
     if group.keys.iter().all(|key| key.rate.amount == last.rate.amount) {

@@ -1,5 +1,5 @@
-//! Whatever a plugin is configured to do, the limits made from it count the same requests: compared with the plugin's
-//! own way of looking, written down again from its description.
+//! Compares converted limits with a model of the plugin, written from its description: for any configuration, both must
+//! count the same requests.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::Config;
 /// An entry of `rule_items`: field, name, and keys with unit and amount.
 type Item = (&'static str, &'static str, Vec<(&'static str, &'static str, u64)>);
 
-/// A request: consumer, header x-a, address; empty where it has none.
+/// A request: consumer, header x-a, address; empty if absent.
 type Request = (&'static str, &'static str, &'static str);
 
 fn items() -> impl Strategy<Value = Vec<Item>> {
@@ -58,7 +58,7 @@ fn yaml(items: &[Item]) -> String {
     format!("rule_name: r\nrule_items:\n{}", items.iter().map(item).collect::<String>())
 }
 
-/// The plugin's way: the first key that matches, of the first item or of all.
+/// What the plugin counts: the first key that matches, of the first item or of all.
 fn expected(items: &[Item], matching: &str, (consumer, header, address): Request) -> Vec<String> {
     let of_item = |(i, (field, _, keys)): (usize, &Item)| {
         let value = match *field {
@@ -84,7 +84,7 @@ fn expected(items: &[Item], matching: &str, (consumer, header, address): Request
     if matching == "first" { hits.take(1).collect() } else { hits.collect() }
 }
 
-/// Evenkeel's way.
+/// What Evenkeel counts.
 fn counted(config: &Config, (consumer, header, address): Request) -> Vec<String> {
     let facts = Facts {
         consumer: consumer.to_owned(),

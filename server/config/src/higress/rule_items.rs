@@ -34,7 +34,7 @@ pub(super) struct Rule {
     pub(super) keys: Vec<Key>,
 }
 
-/// Parses rule items, and adds what is wrong with them to `check`.
+/// Parses rule items and adds their faults to `check`.
 pub(super) struct ItemParser<'a> {
     pub(super) check: &'a mut Check,
     pub(super) plugin: Plugin,
@@ -55,7 +55,7 @@ impl ItemParser<'_> {
             ),
         };
         for name in &rate.unknown {
-            self.check.warn(&format!("{path}.{name}"), "is not known, and ignored as Higress does");
+            self.check.warn(&format!("{path}.{name}"), "is unknown and ignored, as in Higress");
         }
         match rate.limit_type.as_deref() {
             None => {}
@@ -99,7 +99,7 @@ impl ItemParser<'_> {
         .filter_map(|(kind, name, exact)| Some((kind, name?, exact)))
         .collect();
         for name in &item.unknown {
-            self.check.warn(&format!("{path}.{name}"), "is not known, and ignored as Higress does");
+            self.check.warn(&format!("{path}.{name}"), "is unknown and ignored, as in Higress");
         }
         let [(kind, name, exact)] = &given[..] else {
             self.check.fault(path, "an item with one of limit_by_*", format_args!("{} of them", given.len()));
@@ -121,7 +121,7 @@ impl ItemParser<'_> {
             let (Some(matches), Some(rate)) = (matches, parsed) else { continue };
             let covered = |key: &Key| key.matches == matches || key.matches == KeyMatch::All;
             if keys_read.iter().any(covered) {
-                self.check.warn(&path, "never applies: a key before it matches first");
+                self.check.warn(&path, "never applies: an earlier key matches first");
                 continue;
             }
             keys_read.push(Key { path, matches, rate });
@@ -143,7 +143,7 @@ impl ItemParser<'_> {
     fn key(&mut self, path: &str, rate: &Rate, kind: &str, exact: bool) -> Option<KeyMatch> {
         let path = format!("{path}.key");
         let Some(text) = rate.key.as_deref().filter(|text| !text.is_empty()) else {
-            self.check.required(&path, "the value it is for");
+            self.check.required(&path, "the value to match");
             return None;
         };
         if kind == "ip" {

@@ -1,4 +1,4 @@
-//! Configurations as the plugins' documents have them.
+//! Configurations from the plugins' documents.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::Config;
 
 const TOKENS: Plugin = Plugin::AiTokenRatelimit;
 
-/// The limits of a plugin's configuration, read back from the YAML it is converted to.
+/// Converts a plugin's configuration to YAML and parses its limits.
 fn rules(matching: Option<&str>, yaml: &str) -> (LimitRules, Vec<String>) {
     let (converted, warnings) = convert(TOKENS, matching, "x.yaml", yaml).unwrap();
     let config = Config::parse(&converted).unwrap_or_else(|faults| panic!("{faults}\n{converted}"));
@@ -20,7 +20,7 @@ fn faults(yaml: &str) -> Vec<String> {
     convert(TOKENS, None, "x.yaml", yaml).expect_err("accepted").0
 }
 
-/// Which limits count a request, and up to how much.
+/// Returns the limits that count a request, and their amounts.
 fn counted(rules: &LimitRules, facts: &Facts) -> Vec<(String, u64)> {
     let holds = |limit: &Limit| {
         limit.when.iter().all(|condition| condition.holds(facts))
@@ -51,7 +51,7 @@ fn on_route(route: &str) -> Facts {
     Facts { route: route.into(), consumer: "c".into(), ..Facts::default() }
 }
 
-/// A list of what each request meets, as short text.
+/// Formats the limits that apply to a request.
 fn meets(rules: &LimitRules, facts: &Facts) -> String {
     let list = counted(rules, facts).into_iter().map(|(name, amount)| format!("{name}={amount}"));
     list.collect::<Vec<_>>().join(" ")
@@ -72,7 +72,7 @@ redis: {service_name: redis.static}
 ";
 
 #[test]
-fn of_several_items_the_first_counts() {
+fn by_default_the_first_matching_item_counts() {
     let (rules, warnings) = rules(None, CONSUMERS);
     let cases = [
         ("consumer1", "default_rule.tokens.0.second=10"),
@@ -88,15 +88,15 @@ fn of_several_items_the_first_counts() {
     assert_eq!(
         warnings,
         [
-            "x.yaml: redis: is ignored: counters are in Evenkeel's own store",
-            "x.yaml: rule_items: are taken as Higress did until June 2026: of the items that match a request the \
+            "x.yaml: redis: is ignored: Evenkeel keeps counters in its own store",
+            "x.yaml: rule_items: are read as in Higress until June 2026: of the items that match a request, the \
              first counts; set matching to all, or to first to confirm"
         ]
     );
 }
 
 #[test]
-fn or_all_do() {
+fn with_all_every_matching_item_counts() {
     let (rules, _) = rules(Some("all"), CONSUMERS);
     assert_eq!(
         meets(&rules, &consumer("consumer1")),
@@ -157,13 +157,13 @@ fn queries_and_cookies() {
     assert_eq!(meets(&rules, &query("abc")), "r.tokens.0.second=1");
     assert_eq!(
         warnings,
-        ["x.yaml: rule_items[1].limit_keys[0]: never applies: an item before it matches first"]
+        ["x.yaml: rule_items[1].limit_keys[0]: never applies: an earlier item matches first"]
     );
     assert_eq!(meets(&rules, &header("cookie", "sid=s")), "r.requests.2.day=7");
 }
 
 #[test]
-fn what_comes_after_everything_never_applies() {
+fn items_after_one_that_matches_everything_never_apply() {
     let (rules, warnings) = rules(
         Some("first"),
         "rule_name: r\nrule_items:\n- limit_by_per_consumer: ''\n  limit_keys: [{key: '*', token_per_second: 1}, {key: \
@@ -244,7 +244,7 @@ fn rules_within_the_configuration() {
 }
 
 #[test]
-fn refusals_are_the_same() {
+fn refusals_are_converted() {
     let rejected = |extra: &str| {
         let (rules, _) =
             rules(None, &format!("rule_name: r\nglobal_threshold: {{token_per_day: 1}}\n{extra}"));
@@ -292,7 +292,7 @@ fn each_fault_names_file_and_path() {
         ),
         (
             item("limit_by_header: a, limit_keys: [{token_per_day: 1}]"),
-            "x.yaml: rule_items[0].limit_keys[0].key: must be the value it is for, got none".to_owned(),
+            "x.yaml: rule_items[0].limit_keys[0].key: must be the value to match, got none".to_owned(),
         ),
         (
             item("limit_by_per_header: a, limit_keys: [{key: b, token_per_day: 1}]"),
@@ -322,7 +322,7 @@ fn each_fault_names_file_and_path() {
         ),
         (
             "_rules_: [{rule_name: r, global_threshold: {token_per_day: 1}}]".to_owned(),
-            "x.yaml: _rules_[0]: must be for one of ingress (_match_route_), domain, service or a route's prefix, got \
+            "x.yaml: _rules_[0]: must be a rule with one of ingress (_match_route_), domain, service or a route's prefix, got \
              0 of them"
                 .to_owned(),
         ),
@@ -345,12 +345,12 @@ fn each_fault_names_file_and_path() {
         .0
         .last()
         .unwrap(),
-        "x.yaml: matching: must be all where global_threshold and rule_items are both given, got first"
+        "x.yaml: matching: must be all if global_threshold and rule_items are both given, got first"
     );
 }
 
 #[test]
-fn rules_stand_beside_the_limits_of_the_file() {
+fn rules_are_added_to_the_limits_of_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     write("tokens.yaml", "rule_name: r\nglobal_threshold: {token_per_day: 5}");
