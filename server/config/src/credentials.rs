@@ -17,7 +17,7 @@ pub(super) fn add_to_urls(
 ) {
     let Some(file) = password_file else {
         if user.is_some() {
-            check.fault("store.user", "absent where store.password_file is not given", "a name");
+            check.fault("store.user", "absent if store.password_file is not given", "a name");
         }
         return;
     };
@@ -45,7 +45,7 @@ pub(super) fn add_to_urls(
         let Some(at) = url.find("://").map(|at| at + 3) else { continue };
         let authority = url[at..].split(['/', '?']).next().unwrap_or_default();
         if authority.contains('@') {
-            let expected = "absent where the store's URL holds a user or password";
+            let expected = "absent if the store's URL holds a user or password";
             return check.fault("store.password_file", expected, "both");
         }
         url.insert_str(at, &credentials);
@@ -95,12 +95,12 @@ mod tests {
             (
                 both,
                 "hunter2",
-                "store.password_file: must be absent where the store's URL holds a user or password, got both",
+                "store.password_file: must be absent if the store's URL holds a user or password, got both",
             ),
             (
                 "store: {type: redis, url: 'redis://a', user: hunter1}",
                 "hunter2",
-                "store.user: must be absent where store.password_file is not given, got a name",
+                "store.user: must be absent if store.password_file is not given, got a name",
             ),
             (
                 "store: {type: redis, url: 'redis://a', password_file: password}",
@@ -110,7 +110,7 @@ mod tests {
             (
                 "store: {password_file: password}",
                 "hunter2",
-                "store.type: must be redis where store.password_file is given, got memory",
+                "store.type: must be redis if store.password_file is given, got memory",
             ),
         ] {
             assert_eq!(load(yaml, password).unwrap_err(), [fault]);

@@ -102,7 +102,7 @@ pub(super) fn options<'r>(
     let lacks_namespace = |rule: &&ServiceRule| rule.service.is_some() && rule.namespace.is_none();
     let is_server = matches!(options.api, KubernetesApi::Server { .. });
     if is_server && options.namespace.is_none() && used.iter().any(lacks_namespace) {
-        check.required("kubernetes.namespace", "given where api_server is and a pool names no namespace");
+        check.required("kubernetes.namespace", "given if api_server is and a pool names no namespace");
     }
     options
 }
@@ -116,12 +116,12 @@ fn api(check: &mut Check, files: &Files, raw: RawKubernetes) -> KubernetesApi {
         let path = format!("kubernetes.{field}");
         match file.as_deref() {
             Some("") => check.fault(&path, "a path", "\"\""),
-            Some(_) if !has_server => check.fault(&path, "absent where api_server is", "a path"),
+            Some(_) if !has_server => check.fault(&path, "absent if api_server is", "a path"),
             _ => {}
         }
     }
     if raw.api_server.is_some() && raw.kubeconfig.is_some() {
-        check.fault("kubernetes.kubeconfig", "absent where api_server is given", "both");
+        check.fault("kubernetes.kubeconfig", "absent if api_server is given", "both");
     }
     match (raw.api_server, raw.kubeconfig) {
         (Some(server), _) => {
@@ -137,7 +137,7 @@ fn api(check: &mut Check, files: &Files, raw: RawKubernetes) -> KubernetesApi {
                 .as_ref()
                 .filter(|url| url.scheme_str() == Some("http") && !url.host().is_some_and(is_loopback));
             if let (Some(url), Some(_)) = (in_clear, &raw.token_file) {
-                let expected = "https:// where token_file is given, unless it is on loopback";
+                let expected = "https:// or a loopback address if token_file is given";
                 let got =
                     format!("\"http://{}\"", url.authority().map_or("", |authority| authority.as_str()));
                 check.fault("kubernetes.api_server", expected, got);
@@ -217,7 +217,8 @@ mod tests {
         for server in ["http://10.0.0.1:8001", "http://[fd00::1]:8001/path", "http://localhost.example.com"] {
             of(server, "").unwrap();
             let found = of(server, ", token_file: t").unwrap_err().0;
-            let start = "kubernetes.api_server: must be https:// where token_file is given, unless it is on loopback, got";
+            let start =
+                "kubernetes.api_server: must be https:// or a loopback address if token_file is given, got";
             assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
             of(&server.replace("http", "https"), ", token_file: t").unwrap();
         }
@@ -238,10 +239,10 @@ mod tests {
              unlisted_pools: {kubernetes: {service: llm}}\n",
         );
         let expected = [
-            "pools[0].kubernetes.service: must be given where cluster is not as \
+            "pools[0].kubernetes.service: must be given if cluster is not as \
              outbound|80||SERVICE.NAMESPACE.svc.cluster.local, got none",
-            "pools[1].dns: must be absent where endpoints are given, got both",
-            "pools[1].kubernetes: must be absent where endpoints or dns are given, got both",
+            "pools[1].dns: must be absent if endpoints are given, got both",
+            "pools[1].kubernetes: must be absent if endpoints or dns are given, got both",
             "pools[1].kubernetes.service: must be 1..63 of a-z 0-9 -, not - at an end, got \"-x\"",
             "pools[1].kubernetes.namespace: must be 1..63 of a-z 0-9 -, not - at an end, got \"\"",
             "pools[1].kubernetes.port: must be 1..65535, or the name of a port, got \"0\"",
@@ -252,7 +253,7 @@ mod tests {
             "kubernetes.watch_timeout: must be 1s..290s, got 3600s",
             "kubernetes.retry_max: must be 100ms..300s, got 1ms",
             "kubernetes.namespace: must be 1..63 of a-z 0-9 -, not - at an end, got \"No\"",
-            "kubernetes.kubeconfig: must be absent where api_server is given, got both",
+            "kubernetes.kubeconfig: must be absent if api_server is given, got both",
             "kubernetes.api_server: must be an https:// or http:// URL without user and password, got something else",
         ];
         assert_eq!(found.unwrap_err().0, expected);
@@ -261,15 +262,15 @@ mod tests {
         );
         let expected = [
             "kubernetes.token_file: must be a path, got \"\"",
-            "kubernetes.api_server: must be https:// where token_file is given, unless it is on loopback, got \
+            "kubernetes.api_server: must be https:// or a loopback address if token_file is given, got \
              \"http://x\"",
-            "kubernetes.namespace: must be given where api_server is and a pool names no namespace, got none",
+            "kubernetes.namespace: must be given if api_server is and a pool names no namespace, got none",
         ];
         assert_eq!(found.unwrap_err().0, expected);
         assert_eq!(
             Config::parse("kubernetes: {ca_file: x, kubeconfig: ''}").unwrap_err().0,
             [
-                "kubernetes.ca_file: must be absent where api_server is, got a path",
+                "kubernetes.ca_file: must be absent if api_server is, got a path",
                 "kubernetes.kubeconfig: must be a path, got \"\""
             ]
         );

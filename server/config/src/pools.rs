@@ -160,19 +160,19 @@ fn pool_rule(check: &mut Check, path: &str, raw: RawPool, on_redis_cluster: bool
         check.fault(&format!("{path}.higress_table"), expected, "true");
     }
     if raw.higress_table && !raw.per_route {
-        let expected = "true where higress_table is: Higress keeps a table for each route";
+        let expected = "true if higress_table is: Higress keeps a table for each route";
         check.fault(&format!("{path}.per_route"), expected, "false");
     } else if raw.route.as_deref().is_some_and(|route| route != "*") && !raw.per_route {
-        let expected = "true where route is given: routes that share a table share its rule";
+        let expected = "true if route is given: routes that share a table share its rule";
         check.fault(&format!("{path}.per_route"), expected, "false");
     }
     let weight = weight_of(check, &format!("{path}.weight"), raw.weight, 1.0);
     let cap = raw.cap.unwrap_or(0);
     if raw.dns.is_some() && !raw.endpoints.is_empty() {
-        check.fault(&format!("{path}.dns"), "absent where endpoints are given", "both");
+        check.fault(&format!("{path}.dns"), "absent if endpoints are given", "both");
     }
     if raw.kubernetes.is_some() && (raw.dns.is_some() || !raw.endpoints.is_empty()) {
-        check.fault(&format!("{path}.kubernetes"), "absent where endpoints or dns are given", "both");
+        check.fault(&format!("{path}.kubernetes"), "absent if endpoints or dns are given", "both");
     }
     let cluster = Some(raw.cluster).filter(|cluster| cluster != "*");
     let source = match (raw.kubernetes, raw.dns) {

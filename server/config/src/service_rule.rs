@@ -41,7 +41,7 @@ pub(super) fn validate(
         match of_cluster_name(cluster) {
             None => check.required(
                 &format!("{path}.service"),
-                "given where cluster is not as outbound|80||SERVICE.NAMESPACE.svc.cluster.local",
+                "given if cluster is not as outbound|80||SERVICE.NAMESPACE.svc.cluster.local",
             ),
             Some((_, namespace, _)) => {
                 if let Some(given) = rule.namespace.as_ref().filter(|given| *given != namespace) {

@@ -73,7 +73,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawStore) -> S
                 ("connect_timeout", raw.connect_timeout.is_some()),
             ];
             for (field, _) in given.iter().filter(|(_, given)| *given) {
-                check.fault("store.type", &format!("redis where store.{field} is given"), "memory");
+                check.fault("store.type", &format!("redis if store.{field} is given"), "memory");
             }
             StoreConfig::Memory
         }
@@ -83,7 +83,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawStore) -> S
 
 fn redis_options(check: &mut Check, files: &mut Files, raw: RawStore) -> RedisOptions {
     if raw.url.is_some() && !raw.urls.is_empty() {
-        check.fault("store.urls", "absent where store.url is given", "both");
+        check.fault("store.urls", "absent if store.url is given", "both");
     }
     let cluster = raw.cluster.unwrap_or(false);
     let key_prefix = raw.key_prefix.unwrap_or_default();

@@ -54,7 +54,7 @@ fn all_faults_are_reported_at_once() {
         "pools[0].endpoints[1].weight: must be 0.001..1000, got 0",
         "pools[1].cluster: must be a name of 1..256 bytes without control characters, got \"\"",
         "pools[1].higress_table: must be false on Redis Cluster: Higress's key has no hash tag, got true",
-        "pools[1].per_route: must be true where higress_table is: Higress keeps a table for each route, got false",
+        "pools[1].per_route: must be true if higress_table is: Higress keeps a table for each route, got false",
         "pools[1].full_retry_after: must be 1s..3600s, got 0ns",
         "pools[2].dns.port: must be 1..65535, got 0",
         "pools[2]: must be unique in cluster and route, got those of pools[0]",
@@ -172,10 +172,10 @@ fn a_field_without_effect_is_a_fault() {
     assert_eq!(
         faults("store: {key_prefix: a, cluster: true, timeout: 1s}\npools: [{cluster: a, route: r}]"),
         [
-            "store.type: must be redis where store.cluster is given, got memory",
-            "store.type: must be redis where store.key_prefix is given, got memory",
-            "store.type: must be redis where store.timeout is given, got memory",
-            "pools[0].per_route: must be true where route is given: routes that share a table share its rule, \
+            "store.type: must be redis if store.cluster is given, got memory",
+            "store.type: must be redis if store.key_prefix is given, got memory",
+            "store.type: must be redis if store.timeout is given, got memory",
+            "pools[0].per_route: must be true if route is given: routes that share a table share its rule, \
              got false",
         ]
     );

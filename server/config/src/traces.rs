@@ -70,7 +70,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
             ("service_name", raw.service_name.is_some()),
         ];
         if let Some((field, _)) = given.iter().find(|(_, given)| *given) {
-            check.fault("traces.endpoint", &format!("given where traces.{field} is"), "none");
+            check.fault("traces.endpoint", &format!("given if traces.{field} is"), "none");
         }
         return None;
     };
@@ -79,7 +79,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
         // The URL may hold a password: do not show it.
         check.fault("traces.endpoint", ENDPOINT, "something else");
     } else if !tls && raw.headers.iter().any(|h| h.value_file.is_some()) && !is_loopback(host(&endpoint)) {
-        let expected = "https:// where traces.headers have a value_file, unless it is on loopback";
+        let expected = "https:// or a loopback address if traces.headers have a value_file";
         check.fault("traces.endpoint", expected, format!("{endpoint:?}"));
     }
     if raw.ca_file.is_some() && !tls {
@@ -186,7 +186,7 @@ mod tests {
         for section in ["", "traces: {}", "traces: {headers: []}"] {
             assert_eq!(Config::parse(section).unwrap().traces, None, "{section}");
         }
-        let expected = "traces.endpoint: must be given where traces.sample is, got none";
+        let expected = "traces.endpoint: must be given if traces.sample is, got none";
         assert_eq!(faults("{sample: 0.1}"), [expected]);
     }
 
@@ -247,7 +247,7 @@ mod tests {
         let headers = ", headers: [{name: x-key, value_file: key}]";
         for place in ["collector:4317", "10.0.0.1:4317/", "[fd00::1]:4317", "localhost.example.com:1"] {
             let expected = format!(
-                "traces.endpoint: must be https:// where traces.headers have a value_file, unless it is on loopback, \
+                "traces.endpoint: must be https:// or a loopback address if traces.headers have a value_file, \
                  got \"http://{place}\""
             );
             let found = parse(&format!("traces: {{endpoint: 'http://{place}'{headers}}}")).unwrap_err();

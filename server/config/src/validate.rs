@@ -101,7 +101,7 @@ fn listen(check: &mut Check, raw: RawListen) -> Listen {
         Some(address) => check.socket("listen.grpc", address),
     };
     if raw.grpc.as_deref() == Some("off") && raw.grpc_socket.is_none() {
-        check.fault("listen.grpc_socket", "a path where listen.grpc is off", "none");
+        check.fault("listen.grpc_socket", "a path if listen.grpc is off", "none");
     }
     // The longest path that a Unix socket address holds before its terminating zero.
     if let Some(path) = raw.grpc_socket.as_deref().filter(|path| path.is_empty() || path.len() > 107) {

@@ -119,7 +119,7 @@ impl Converter<'_> {
         let both = settings.global_threshold.is_some() && settings.rule_items.is_some();
         if settings.global_threshold.is_none() && settings.rule_items.is_none() {
             let path = format!("{path}rule_items");
-            self.check.required(&path, "given where global_threshold is not");
+            self.check.required(&path, "given if global_threshold is not");
         } else if settings.rule_items.is_some() && items == 0 {
             self.check.fault(&format!("{path}rule_items"), "one item at least", 0);
         }

@@ -89,7 +89,7 @@ pub(crate) struct RawHigressRules {
     pub(super) file: String,
     /// Which of several matching `rule_items` count a request: `first`, as in Higress until June 2026, or `all`, as since
     /// then.
-    #[schemars(extend("x-default" = "`first`; `all` where the file has both `global_threshold` and `rule_items`"))]
+    #[schemars(extend("x-default" = "`first`; `all` if the file has both `global_threshold` and `rule_items`"))]
     pub(super) matching: Option<Matching>,
 }
 

@@ -264,7 +264,7 @@ fn each_fault_names_file_and_path() {
         ("rule_items: []".to_owned(), "x.yaml: rule_name: must be the rule's name, got none".to_owned()),
         (
             "rule_name: r".to_owned(),
-            "x.yaml: rule_items: must be given where global_threshold is not, got none".to_owned(),
+            "x.yaml: rule_items: must be given if global_threshold is not, got none".to_owned(),
         ),
         (
             "rule_name: r\nglobal_threshold: {query_per_day: 3}".to_owned(),

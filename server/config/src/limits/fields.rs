@@ -67,11 +67,7 @@ pub(super) fn margin(check: &mut Check, path: &str, text: Option<&str>, counts: 
     let Some(text) = text else { return MARGIN };
     let path = format!("{path}.reserve_margin");
     if counts == Counts::Requests {
-        check.fault(
-            &path,
-            "absent where counts is requests: each counts 1, known at once",
-            format!("{text:?}"),
-        );
+        check.fault(&path, "absent if counts is requests: each counts 1, known at once", format!("{text:?}"));
     }
     let margin = text.parse().ok().filter(|margin: &f64| (1.0..=100.0).contains(margin));
     if margin.is_none() {

@@ -24,7 +24,7 @@ pub(super) fn limit(check: &mut Check, path: &str, raw: RawLimit) -> Limit {
     let algorithm = algorithm(check, path, &raw, counts, amount);
     let period = period(check, path, raw.per.as_deref(), raw.time_zone.as_deref(), PeriodKind::of(algorithm));
     if algorithm == Algorithm::Concurrency && counts != Counts::Requests {
-        let expected = "requests where algorithm is concurrency";
+        let expected = "requests if algorithm is concurrency";
         check.fault(&format!("{path}.counts"), expected, counts_name(counts));
     }
     let when = conditions(check, &format!("{path}.when"), raw.when);
@@ -58,7 +58,7 @@ fn algorithm(
 ) -> Algorithm {
     let algorithm = raw.algorithm.unwrap_or(RawAlgorithm::FixedWindow);
     if let (Some(burst), true) = (raw.burst.as_deref(), algorithm != RawAlgorithm::TokenBucket) {
-        let expected = "absent where algorithm is not token_bucket";
+        let expected = "absent if algorithm is not token_bucket";
         check.fault(&format!("{path}.burst"), expected, format!("{burst:?}"));
     }
     match algorithm {
@@ -67,7 +67,7 @@ fn algorithm(
         RawAlgorithm::TokenBucket => {
             let burst = burst(check, &format!("{path}.burst"), raw.burst.as_deref(), counts);
             if amount == Some(0) {
-                let expected = "more than 0 where algorithm is token_bucket: it refills at this rate";
+                let expected = "more than 0 if algorithm is token_bucket: it refills at this rate";
                 check.fault(&format!("{path}.amount"), expected, 0);
             }
             Algorithm::TokenBucket { burst: burst.or(amount).unwrap_or(1) }
@@ -133,7 +133,7 @@ fn exceptions(
         }
         let amount = raw.amount.and_then(|text| amount(check, &format!("{path}.amount"), &text, counts));
         if bucket && amount == Some(0) {
-            check.fault(&format!("{path}.amount"), "more than 0 where algorithm is token_bucket", 0);
+            check.fault(&format!("{path}.amount"), "more than 0 if algorithm is token_bucket", 0);
         }
         if raw.burst.is_some() && (!bucket || raw.unlimited) {
             let expected = "absent unless algorithm is token_bucket and an amount is given";

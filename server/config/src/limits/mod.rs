@@ -70,7 +70,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawSections) -
         quota_admins: tables::quota_admins(check, quota_admins),
     };
     if let (Some(path), true) = (costs.first(), rules.prices.0.is_empty()) {
-        check.required("prices", &format!("given where {path}.counts is cost"));
+        check.required("prices", &format!("given if {path}.counts is cost"));
     }
     warn_of_gaps(check, &rules);
     let headers = headers(&rules);

@@ -69,7 +69,7 @@ pub(super) fn period(
     if kind == PeriodKind::Nothing {
         for (path, given) in [(per_path, per), (zone_path, time_zone)] {
             if given.is_some() {
-                check.fault(&path, "absent where algorithm is concurrency", got(given));
+                check.fault(&path, "absent if algorithm is concurrency", got(given));
             }
         }
         return anything;
@@ -78,7 +78,7 @@ pub(super) fn period(
     match (parsed, kind) {
         (None, _) => check.fault(&per_path, PER, got(per)),
         (Some(Per::Calendar(_)), PeriodKind::Length(algorithm)) => {
-            check.fault(&per_path, &format!("1s..31d where algorithm is {algorithm}"), got(per));
+            check.fault(&per_path, &format!("1s..31d if algorithm is {algorithm}"), got(per));
         }
         _ => {}
     }
@@ -91,7 +91,7 @@ pub(super) fn period(
             Period::Calendar { unit, zone: zone.unwrap_or(jiff::tz::TimeZone::UTC) }
         }
         (Some(Per::Length(_)), Some(_)) => {
-            check.fault(&zone_path, "absent where per is a length of time", got(time_zone));
+            check.fault(&zone_path, "absent if per is a length of time", got(time_zone));
             anything
         }
         (Some(Per::Length(length)), None) => Period::Length(length),

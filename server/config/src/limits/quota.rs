@@ -18,7 +18,7 @@ pub(super) fn quota(check: &mut Check, path: &str, raw: RawQuota) -> QuotaRule {
         Some(RawQuotaKind::Prepaid) => {
             for (field, given) in [("per", raw.per.is_some()), ("time_zone", raw.time_zone.is_some())] {
                 if given {
-                    check.fault(&format!("{path}.{field}"), "absent where kind is prepaid", "one");
+                    check.fault(&format!("{path}.{field}"), "absent if kind is prepaid", "one");
                 }
             }
             QuotaKind::Prepaid

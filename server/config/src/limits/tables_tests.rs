@@ -54,7 +54,7 @@ fn each_fault_of_the_tables() {
         ),
         (
             "quotas: [{name: q, counts: tokens, kind: prepaid, per: month}]",
-            "quotas[0].per: must be absent where kind is prepaid, got one",
+            "quotas[0].per: must be absent if kind is prepaid, got one",
         ),
         (
             "quotas: [{name: q, counts: tokens, kind: budget}]",
@@ -62,7 +62,7 @@ fn each_fault_of_the_tables() {
         ),
         (
             "quotas: [{name: q, counts: cost, kind: prepaid}]",
-            "prices: must be given where quotas[0].counts is cost, got none",
+            "prices: must be given if quotas[0].counts is cost, got none",
         ),
         (
             "prices: [{model: a, input: 1}]",

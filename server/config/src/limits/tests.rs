@@ -80,28 +80,28 @@ fn each_fault_of_a_limit() {
         ("per: 0s", "per: must be 1s..31d, day, week or month, got \"0s\"".into()),
         ("per:", "per: must be 1s..31d, day, week or month, got none".into()),
         ("per: day\ntime_zone: Mars", "time_zone: must be a time zone such as Europe/Berlin, got \"Mars\"".into()),
-        ("time_zone: UTC", "time_zone: must be absent where per is a length of time, got \"UTC\"".into()),
+        ("time_zone: UTC", "time_zone: must be absent if per is a length of time, got \"UTC\"".into()),
         (
             "algorithm: magic",
             "algorithm: must be fixed_window, sliding_window, token_bucket or concurrency, got \"magic\"".into(),
         ),
         (
             "per: month\nalgorithm: sliding_window",
-            "per: must be 1s..31d where algorithm is sliding_window, got \"month\"".into(),
+            "per: must be 1s..31d if algorithm is sliding_window, got \"month\"".into(),
         ),
         (
             "counts: requests\nalgorithm: concurrency",
-            "per: must be absent where algorithm is concurrency, got \"1m\"".into(),
+            "per: must be absent if algorithm is concurrency, got \"1m\"".into(),
         ),
         (
             "per:\nalgorithm: concurrency",
-            "counts: must be requests where algorithm is concurrency, got tokens".into(),
+            "counts: must be requests if algorithm is concurrency, got tokens".into(),
         ),
-        ("burst: 3", "burst: must be absent where algorithm is not token_bucket, got \"3\"".into()),
+        ("burst: 3", "burst: must be absent if algorithm is not token_bucket, got \"3\"".into()),
         ("algorithm: token_bucket\nburst: 0", "burst: must be more than 0, got 0".into()),
         (
             "algorithm: token_bucket\namount: 0\nburst: 1",
-            "amount: must be more than 0 where algorithm is token_bucket: it refills at this rate, got 0".into(),
+            "amount: must be more than 0 if algorithm is token_bucket: it refills at this rate, got 0".into(),
         ),
         ("key: [who]", format!("key[0]: must be {attribute}, got \"who\"")),
         (
@@ -163,7 +163,7 @@ fn each_fault_of_a_limit() {
         ("reserve_margin: 0.5", "reserve_margin: must be 1..100, got \"0.5\"".into()),
         (
             "counts: requests\nreserve_margin: 2",
-            "reserve_margin: must be absent where counts is requests: each counts 1, known at once, got \"2\"".into(),
+            "reserve_margin: must be absent if counts is requests: each counts 1, known at once, got \"2\"".into(),
         ),
         ("rejected: {status: 99}", "rejected.status: must be 200..599, got 99".into()),
         (
