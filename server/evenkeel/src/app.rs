@@ -151,6 +151,7 @@ pub async fn run(
     ready: impl FnOnce(&Addresses) -> anyhow::Result<()>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    evenkeel_discovery::check_support(config.pools.iter().chain(&config.unlisted))?;
     let addresses = listeners.addresses()?;
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());

@@ -71,7 +71,7 @@ fn check_config_reports_what_it_reads_and_what_is_wrong() {
     fs::write(path("model.yaml"), by_model).unwrap();
     let (ok, _, err) = offline(&["check-config", &path("model.yaml")]);
     assert!(
-        ok && err.starts_with("warning: limits: m, q look at the model, ") && err.contains("read_body"),
+        ok && err.starts_with("warning: limits: m, q use the model, ") && err.contains("read_body"),
         "{err}"
     );
 

@@ -397,7 +397,7 @@ async fn the_log_names_missing_rights_once() {
     .await;
     // With the rights, it needs no restart.
     api.fail_with(None);
-    logs("the API server tells endpoints again").await;
+    logs("the API server sends endpoints again").await;
     logs("endpoints changed pool=llm from=0 to=1").await;
     assert_eq!(log().matches(needed).count(), 1, "{}", log());
     assert!(!log().contains("ERROR") && !log().contains("kube_client"), "{}", log());

@@ -12,6 +12,7 @@ mod counters;
 mod discovery;
 mod drains;
 mod faults;
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod limits;
 mod properties;

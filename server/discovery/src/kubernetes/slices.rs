@@ -1,4 +1,4 @@
-//! What EndpointSlices say, in as little as is needed of them, and the addresses that make of several slices one pool.
+//! The relevant part of EndpointSlices, and the endpoints of a pool from several slices.
 
 use std::{
     collections::BTreeSet,
@@ -8,13 +8,13 @@ use std::{
 use evenkeel_domain::settings::ServicePort;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 
-/// One slice.
+/// The relevant part of an EndpointSlice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slice {
     family: Family,
-    /// Of TCP.
+    /// TCP ports.
     ports: Vec<Port>,
-    /// Addresses of endpoints that may be given requests.
+    /// Addresses of endpoints that may get requests.
     ready: Vec<IpAddr>,
 }
 
@@ -22,25 +22,25 @@ pub(super) struct Slice {
 enum Family {
     V4,
     V6,
-    /// Names, which are deprecated, and whatever comes after.
+    /// Names, which are deprecated, and unknown types.
     Other,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Port {
     name: String,
-    /// `None`: any; 0: none that can be.
+    /// `None` means any port, 0 an invalid one.
     number: Option<u16>,
 }
 
-/// What several slices say of one port.
+/// The endpoints of several slices for one port.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Endpoints, each once.
+    /// Endpoints without duplicates.
     pub(super) addresses: Vec<SocketAddr>,
-    /// Ready endpoints without such a port.
+    /// Number of ready endpoints without the port.
     pub(super) without_port: usize,
-    /// Slices of other things than IP addresses.
+    /// Number of slices whose addresses are not IP addresses.
     pub(super) of_other_family: usize,
 }
 
@@ -53,14 +53,14 @@ impl From<EndpointSlice> for Slice {
         };
         let endpoints = slice.endpoints.unwrap_or_default();
         let ready = endpoints.iter().filter(|endpoint| may_serve(endpoint));
-        // Nothing is said of addresses after the first; Kubernetes itself does not look at them.
+        // The API defines no meaning for further addresses; Kubernetes ignores them as well.
         let addresses = ready.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok());
         Self { family, ready: addresses.collect(), ports: tcp(slice.ports.unwrap_or_default()) }
     }
 }
 
-/// Ready where nothing else is said. What is about to end gets no new requests, even where not ready endpoints are
-/// published as ready.
+/// Whether an endpoint may get requests. Endpoints count as ready by default. A terminating endpoint gets no new requests,
+/// even if the service publishes endpoints that are not ready.
 fn may_serve(endpoint: &Endpoint) -> bool {
     endpoint
         .conditions
@@ -83,26 +83,26 @@ impl Slice {
             ServicePort::Name(name) => {
                 self.ports.iter().find(|port| port.name == *name).and_then(|port| port.number)
             }
-            ServicePort::Number(number) => self.numbered(*number),
+            ServicePort::Number(number) => self.port_with_number(*number),
             ServicePort::Only { or } => match (self.ports.as_slice(), or) {
                 ([only], or) => only.number.or(*or),
-                (_, Some(number)) => self.numbered(*number),
+                (_, Some(number)) => self.port_with_number(*number),
                 (_, None) => None,
             },
         };
         port.filter(|port| *port > 0)
     }
 
-    /// A slice may say nothing of ports, as those of a headless service without any, or name one without a number,
-    /// which is all.
-    fn numbered(&self, number: u16) -> Option<u16> {
-        let is_it = |port: &Port| port.number.is_none_or(|known| known == number);
-        (self.ports.is_empty() || self.ports.iter().any(is_it)).then_some(number)
+    /// Returns the port with a number. A slice without ports (a headless service without any), or with a port without a
+    /// number, allows every port.
+    fn port_with_number(&self, number: u16) -> Option<u16> {
+        let matches = |port: &Port| port.number.is_none_or(|known| known == number);
+        (self.ports.is_empty() || self.ports.iter().any(matches)).then_some(number)
     }
 }
 
-/// The endpoints of a service. A service of both families has slices of both, with the same pods in each: those of
-/// IPv4 are used where there are any, whatever is ready in them.
+/// Returns the endpoints of a service. A dual-stack service has slices of both families with the same pods. If it has
+/// slices of IPv4, only these are used, even if no endpoint in them is ready.
 pub(super) fn endpoints<'s>(slices: impl Iterator<Item = &'s Slice> + Clone, wanted: &ServicePort) -> Found {
     let has_v4 = slices.clone().any(|slice| slice.family == Family::V4);
     let family = if has_v4 { Family::V4 } else { Family::V6 };
@@ -154,18 +154,18 @@ mod tests {
     }
 
     #[test]
-    fn slices_are_one_pool_and_duplicates_once() {
+    fn several_slices_form_one_pool_without_duplicates() {
         let slices =
             [of("IPv4", &http(), &["10.0.0.2", "10.0.0.1"]), of("IPv4", &http(), &["10.0.0.3", "10.0.0.1"])];
         assert_eq!(addresses(&slices), ["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"]);
         assert!(addresses(&[]).is_empty());
-        // As a service without pods has one.
+        // The slice of a service without pods.
         let nothing = json!({"metadata": {}, "addressType": "IPv4", "ports": null, "endpoints": null});
         assert!(addresses(&[slice(nothing)]).is_empty());
     }
 
     #[test]
-    fn ready_is_what_is_not_said_to_be_otherwise_and_does_not_end() {
+    fn endpoints_are_used_unless_they_are_not_ready_or_terminating() {
         let endpoint = |last: u8, conditions: Value| json!({"addresses": [format!("10.0.0.{last}")], "conditions": conditions});
         let all = slice(json!({"metadata": {}, "addressType": "IPv4", "ports": http(), "endpoints": [
             {"addresses": ["10.0.0.1", "10.0.0.101"]},
@@ -174,7 +174,7 @@ mod tests {
             endpoint(4, json!({"ready": null, "serving": false})),
             endpoint(5, json!({"ready": false})),
             endpoint(6, json!({"ready": false, "serving": true, "terminating": true})),
-            // As published of a pod that ends, where not ready endpoints are.
+            // A terminating pod of a service that publishes endpoints that are not ready.
             endpoint(7, json!({"ready": true, "serving": true, "terminating": true})),
             {"addresses": []},
             {"addresses": ["host"]},
@@ -183,11 +183,11 @@ mod tests {
     }
 
     #[test]
-    fn a_service_of_both_families_is_its_ipv4_addresses() {
+    fn a_dual_stack_service_has_its_ipv4_addresses() {
         let (v4, v6) = (of("IPv4", &http(), &["10.0.0.1"]), of("IPv6", &http(), &["fd00::1"]));
         assert_eq!(addresses(&[v6.clone(), v4]), ["10.0.0.1:8000"]);
         assert_eq!(addresses(std::slice::from_ref(&v6)), ["[fd00::1]:8000"]);
-        // Scaled to nothing, where one family is told before the other.
+        // Scaled to zero, after the slice of one family was updated.
         assert!(addresses(&[of("IPv4", &http(), &[]), v6.clone()]).is_empty());
         let named = of("FQDN", &http(), &["llm.example.com"]);
         let both = endpoints([v6, named].iter(), &ServicePort::Only { or: None });
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_found_by_name_by_number_or_by_being_the_only_one() {
+    fn ports_are_found_by_name_by_number_or_as_the_only_one() {
         let two = json!([{"name": "http", "port": 8000}, {"name": "metrics", "port": 9000}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
         let (name, number) = (|name: &str| ServicePort::Name(name.to_owned()), ServicePort::Number);
         let only = |or| ServicePort::Only { or };
@@ -210,12 +210,12 @@ mod tests {
             (two.clone(), only(None), none(1)),
             (two.clone(), only(Some(8000)), at(8000)),
             (two, only(Some(80)), none(1)),
-            // The port of a service is another than that of its endpoints.
+            // A service's port may differ from that of its endpoints.
             (http(), only(Some(80)), at(8000)),
-            // Without a name, as where a service has one port.
+            // A service with one port may leave out its name.
             (json!([{"name": "", "port": 8000}]), only(None), at(8000)),
             (json!([{"port": 8000}]), only(None), at(8000)),
-            // No ports, or all.
+            // A slice without ports, or with a port without a number.
             (json!(null), number(8000), at(8000)),
             (json!([]), only(None), none(1)),
             (json!([{"name": "any"}]), number(8000), at(8000)),
@@ -227,9 +227,9 @@ mod tests {
         }
     }
 
-    /// Pods of two releases, whose port of one name has two numbers, are in two slices.
+    /// Two versions of a pod may have different numbers for a port of the same name; they are in two slices.
     #[test]
-    fn each_slice_has_ports_of_its_own() {
+    fn each_slice_has_its_own_ports() {
         let slices = [
             of("IPv4", &http(), &["10.0.0.1"]),
             of("IPv4", &json!([{"name": "http", "port": 8001}]), &["10.0.0.2"]),

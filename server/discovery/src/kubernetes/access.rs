@@ -1,4 +1,4 @@
-//! The way to the API server, and the token shown there.
+//! The client of the API server, and its token.
 
 use std::{
     fs,
@@ -20,27 +20,26 @@ use tower::util::MapRequestLayer;
 /// Longest wait for a connection to the API server.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// A client, whether or not the API server can be reached.
+/// Makes a client. It does not connect yet.
 ///
 /// # Errors
-/// What is missing, or wrong in files.
+/// If a file is missing or faulty.
 pub(super) async fn client(options: &KubernetesOptions) -> Result<Client, String> {
     let mut config = match &options.api {
         KubernetesApi::Server { url, token_file, ca_file } => {
             let mut config = Config::new(url.clone());
             config.auth_info.token_file = token_file.as_ref().map(|path| path.display().to_string());
-            // The system's authorities are looked for only where they are needed. Those of a file are read again as
-            // they change.
-            let has_own = ca_file.is_some() || url.scheme_str() == Some("http");
-            config.root_cert = has_own.then(Vec::new);
+            // The system's CA certificates are loaded only if needed. Those of a file are read again when it changes.
+            let skips_system = ca_file.is_some() || url.scheme_str() == Some("http");
+            config.root_cert = skips_system.then(Vec::new);
             config.root_cert_file.clone_from(ca_file);
             config
         }
-        KubernetesApi::Kubeconfig(path) => of_kubeconfig(path).await.map_err(|error| error.to_string())?,
+        KubernetesApi::Kubeconfig(path) => from_kubeconfig(path).await.map_err(|error| error.to_string())?,
         KubernetesApi::Inferred => inferred().await?,
     };
     config.connect_timeout = Some(CONNECT_MAX);
-    // Each attempt waits by itself.
+    // `Watch` waits between attempts.
     config.default_retry = false;
     let token = match config.auth_info.token_file.take() {
         Some(path) if config.auth_info.token.is_none() => Some(TokenFile::open(path.into())?),
@@ -51,16 +50,16 @@ pub(super) async fn client(options: &KubernetesOptions) -> Result<Client, String
         None => builder.build(),
         Some(token) => {
             let token = Arc::new(token);
-            let show = move |mut request: Request<Body>| {
+            let authorize = move |mut request: Request<Body>| {
                 request.headers_mut().insert(AUTHORIZATION, token.read());
                 request
             };
-            builder.with_layer(&MapRequestLayer::new(show)).build()
+            builder.with_layer(&MapRequestLayer::new(authorize)).build()
         }
     })
 }
 
-async fn of_kubeconfig(path: &Path) -> Result<Config, KubeconfigError> {
+async fn from_kubeconfig(path: &Path) -> Result<Config, KubeconfigError> {
     Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await
 }
 
@@ -72,11 +71,11 @@ async fn inferred() -> Result<Config, String> {
     Config::from_kubeconfig(&KubeConfigOptions::default()).await.map_err(|error| error.to_string())
 }
 
-/// A file with a token, read for each request, of which there are few: Kubernetes renews tokens once an hour. kube's
-/// own reading takes a line feed at the end for a part of the token, and so for a fault.
+/// A file with a token. It is read for each request, because Kubernetes renews tokens once an hour and requests are few.
+/// kube's own reader rejects a token file that ends with a line feed.
 struct TokenFile {
     path: PathBuf,
-    /// What was read last: shown where the file is just being replaced.
+    /// The last token, used while the file is being replaced.
     last: Mutex<HeaderValue>,
 }
 
@@ -103,7 +102,7 @@ impl TokenFile {
             return Err(format!("token file {}: empty", path.display()));
         }
         let header = HeaderValue::try_from(format!("Bearer {token}"));
-        let mut header = header.map_err(|_| format!("token file {}: no token", path.display()))?;
+        let mut header = header.map_err(|_| format!("token file {}: not a token", path.display()))?;
         header.set_sensitive(true);
         Ok(header)
     }
@@ -114,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_read_again_and_outlives_its_file() {
+    fn a_token_is_reloaded_and_outlives_its_file() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         assert!(TokenFile::open(path.clone()).is_err());

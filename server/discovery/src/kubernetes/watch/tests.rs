@@ -14,13 +14,13 @@ use super::*;
 #[test]
 fn waits_double_up_to_a_bound() {
     let ms = Duration::from_millis;
-    let waits = [1, 2, 3, 8, 9, 32, 33, u32::MAX].map(|n| retry_after_max(n, ms(30_000)));
+    let waits = [1, 2, 3, 8, 9, 32, 33, u32::MAX].map(|n| retry_wait_max(n, ms(30_000)));
     assert_eq!(waits, [200, 400, 800, 25_600, 30_000, 30_000, 30_000, 30_000].map(ms));
-    assert_eq!(retry_after_max(1, ms(100)), ms(100));
+    assert_eq!(retry_wait_max(1, ms(100)), ms(100));
 }
 
 #[test]
-fn failures_say_what_to_do() {
+fn failures_name_the_remedy() {
     let of = |code: u16| {
         let status = Status { code, message: "why".to_owned(), ..Status::default() };
         Failure::new(&kube::Error::Api(Box::new(status)), "models")
@@ -30,7 +30,7 @@ fn failures_say_what_to_do() {
         "forbidden: the service account needs a Role in namespace models with get, list and watch of endpointslices \
          in discovery.k8s.io"
     );
-    assert_eq!(of(401).to_string(), "the API server does not accept the token");
+    assert_eq!(of(401).to_string(), "the API server rejects the token");
     assert_eq!(of(500).to_string(), "the API server answers 500 why");
     assert!(matches!(of(410), Failure::Gone));
     let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
@@ -39,7 +39,7 @@ fn failures_say_what_to_do() {
     assert!(failure.is_of_connection() && !of(410).is_of_connection() && !of(504).is_of_connection());
 }
 
-/// An API server that can be away, with one slice of one endpoint.
+/// An API server that can be made unavailable, with one slice of one endpoint.
 struct Server {
     world: Mutex<World>,
     cut: Notify,
@@ -86,12 +86,12 @@ impl Server {
         let is_behind = !query.contains(&format!("resourceVersion={}", world.version));
         let line = format!("{}\n", json!({"type": "MODIFIED", "object": slice}));
         drop(world);
-        let told = stream::iter(is_behind.then(|| Ok::<_, Infallible>(Bytes::from(line))));
+        let change = stream::iter(is_behind.then(|| Ok::<_, Infallible>(Bytes::from(line))));
         let rest = stream::once(async move {
             self.cut.notified().await;
             Ok(Bytes::new())
         });
-        Ok(Response::new(Body::from_stream(told.chain(rest))))
+        Ok(Response::new(Body::from_stream(change.chain(rest))))
     }
 
     fn api(self: &Arc<Self>) -> Api<EndpointSlice> {
@@ -104,30 +104,30 @@ impl Server {
     }
 }
 
-fn addresses(known: &watch::Sender<Known>) -> Vec<String> {
+fn addresses(state: &watch::Sender<ServiceState>) -> Vec<String> {
     let port = evenkeel_domain::settings::ServicePort::Only { or: None };
-    let slices = known.borrow().slices.clone().unwrap_or_default();
+    let slices = state.borrow().slices.clone().unwrap_or_default();
     let found = super::super::slices::endpoints(slices.values(), &port);
     found.addresses.iter().map(ToString::to_string).collect()
 }
 
-/// On virtual time: a whole minute, with the waits as they are by default.
+/// In virtual time, with the default waits.
 #[tokio::test(start_paused = true)]
 async fn a_minute_without_the_api_server_changes_nothing() {
     let (server, metrics) = (Server::new(), Metrics::new().unwrap());
-    let (options, known) = (KubernetesOptions::default(), watch::Sender::new(Known::default()));
+    let (options, state) = (KubernetesOptions::default(), watch::Sender::new(ServiceState::default()));
     let api = server.api();
-    let mut watch = Watch::new("llm", &options, &known, &metrics);
+    let mut watch = Watch::new("llm", &options, &state, &metrics);
     let following = async {
         loop {
             let failure = watch.attempt(&api, "models").await;
-            watch.rest(failure).await;
+            watch.wait_for_retry(failure).await;
         }
     };
     let second = Duration::from_secs(1);
-    let story = async {
+    let scenario = async {
         sleep(10 * second).await;
-        assert_eq!((addresses(&known), known.borrow().up), (vec!["10.0.0.1:8000".to_owned()], true));
+        assert_eq!((addresses(&state), state.borrow().up), (vec!["10.0.0.1:8000".to_owned()], true));
         let before = server.world.lock().attempts;
 
         server.set_away(true);
@@ -135,35 +135,35 @@ async fn a_minute_without_the_api_server_changes_nothing() {
         server.change("10.0.0.2");
         for _ in 0..30 {
             sleep(second).await;
-            assert_eq!((addresses(&known), known.borrow().up), (vec!["10.0.0.1:8000".to_owned()], false));
+            assert_eq!((addresses(&state), state.borrow().up), (vec!["10.0.0.1:8000".to_owned()], false));
         }
-        // It was asked again and again, and ever less often.
+        // The attempts become less frequent.
         let attempts = server.world.lock().attempts - before;
         assert!((7..=12).contains(&attempts), "{attempts}");
         assert!(metrics.discovery.errors_kubernetes.get() >= 6);
 
         server.set_away(false);
         sleep(options.retry_max).await;
-        assert_eq!((addresses(&known), known.borrow().up), (vec!["10.0.0.2:8000".to_owned()], true));
+        assert_eq!((addresses(&state), state.borrow().up), (vec!["10.0.0.2:8000".to_owned()], true));
         assert_eq!(server.world.lock().lists, 1);
     };
     tokio::select! {
         () = following => {}
-        () = story => {}
+        () = scenario => {}
     }
 }
 
-/// With an API server that ends each watch at once it would otherwise be asked without a pause.
+/// Guards against watching without a pause if the API server ends each watch at once.
 #[tokio::test(start_paused = true)]
-async fn watches_that_end_at_once_are_begun_ever_less_often() {
+async fn watches_that_end_at_once_are_restarted_less_and_less_often() {
     let (server, metrics) = (Server::new(), Metrics::new().unwrap());
-    let (options, known) = (KubernetesOptions::default(), watch::Sender::new(Known::default()));
+    let (options, state) = (KubernetesOptions::default(), watch::Sender::new(ServiceState::default()));
     let api = server.api();
-    let mut watch = Watch::new("llm", &options, &known, &metrics);
+    let mut watch = Watch::new("llm", &options, &state, &metrics);
     let following = async {
         loop {
             let failure = watch.attempt(&api, "models").await;
-            watch.rest(failure).await;
+            watch.wait_for_retry(failure).await;
         }
     };
     let cutting = async {
@@ -178,5 +178,5 @@ async fn watches_that_end_at_once_are_begun_ever_less_often() {
     }
     let attempts = server.world.lock().attempts;
     assert!((8..=14).contains(&attempts), "{attempts}");
-    assert_eq!(addresses(&known), ["10.0.0.1:8000"]);
+    assert_eq!(addresses(&state), ["10.0.0.1:8000"]);
 }
