@@ -6,6 +6,7 @@ pub(crate) mod admin;
 pub(crate) mod collector;
 pub(crate) mod command;
 pub(crate) mod http;
+#[cfg(feature = "kubernetes")]
 pub(crate) mod kubernetes;
 pub(crate) mod process;
 pub(crate) mod proxy;
