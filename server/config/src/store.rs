@@ -96,7 +96,7 @@ fn redis_options(check: &mut Check, files: &mut Files, raw: RawStore) -> RedisOp
     }
     for (i, url) in urls.iter().enumerate() {
         if redis::parse_redis_url(url).is_none() {
-            // The URL may hold a password: say where, not what.
+            // The URL may hold a password: do not show it.
             let path = if urls.len() == 1 { "store.url".to_owned() } else { format!("store.urls[{i}]") };
             check.fault(&path, "a redis:// or rediss:// URL", "something else");
         }

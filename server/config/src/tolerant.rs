@@ -1,6 +1,6 @@
-//! Fault-tolerant deserialization: serde stops at the first error, and this module reads on, so that all faults are
-//! reported at once. It skips an unknown field. It leaves out a value of the wrong type, or one that is none of an enum's
-//! names, and reads the file again without it.
+//! Fault-tolerant deserialization. serde stops at the first error; this module reads on, so that all faults are reported
+//! at once. It skips unknown fields. It leaves out a value that has the wrong type or is not one of an enum's names, and
+//! reads the file again without it.
 
 use std::{cell::RefCell, collections::BTreeSet, marker::PhantomData};
 

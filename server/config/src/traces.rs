@@ -238,7 +238,7 @@ mod tests {
         assert!(!found.concat().contains("cret") && !found.concat().contains("pw"));
     }
 
-    /// Guards against a key that anybody on the way can read.
+    /// Guards against a secret that others on the network can read.
     #[test]
     fn headers_are_sent_in_clear_on_loopback_only() {
         let directory = tempfile::tempdir().unwrap();
@@ -252,7 +252,7 @@ mod tests {
             );
             let found = parse(&format!("traces: {{endpoint: 'http://{place}'{headers}}}")).unwrap_err();
             assert_eq!(found.0, [expected]);
-            // Names of tenants are no secrets.
+            // A tenant's name is not a secret.
             let tenant = ", headers: [{name: x-scope-orgid, value: team}]";
             parse(&format!("traces: {{endpoint: 'http://{place}'{tenant}}}")).unwrap();
             parse(&format!("traces: {{endpoint: 'https://{place}'{headers}}}")).unwrap();

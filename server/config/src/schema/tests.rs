@@ -119,7 +119,7 @@ fn every_field_is_documented() {
 }
 
 #[test]
-fn bases_are_valid_and_reach_every_shape() {
+fn bases_are_valid_and_reach_every_definition() {
     let root = schema();
     let mut reached = BTreeSet::new();
     for text in BASES {

@@ -81,7 +81,7 @@ pub enum ServicePort {
     Name(String),
     /// By the number that endpoints listen on.
     Number(u16),
-    /// The only one, or the one of this number where there are several.
+    /// The only one, or the one of this number if there are several.
     Only {
         /// The number in the cluster's name.
         or: Option<u16>,
