@@ -10,7 +10,7 @@ use crate::support::{eventually, sidecar::Sidecar};
 /// Load balancers must see that a sidecar is stopping while it still serves them.
 #[tokio::test]
 async fn a_stopping_sidecar_reports_it_and_serves_until_the_delay_ends() {
-    let s = Sidecar::start(&format!("drain_delay: 1s\n{TWO}")).await;
+    let s = Sidecar::start(&format!("shutdown_delay: 1s\n{TWO}")).await;
     let channel = tonic::transport::Endpoint::from_shared(s.url()).unwrap().connect().await.unwrap();
     let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
     let service = |name: &str| tonic_health::pb::HealthCheckRequest { service: name.into() };
