@@ -1,4 +1,4 @@
-//! The words of the field: pools, endpoints, holders, leases, the rule for choosing, limits, usage. No I/O types.
+//! The domain: pools, endpoints, holders, leases, the choice of an endpoint, limits and usage. Free of I/O.
 
 pub mod activity;
 pub mod clock;

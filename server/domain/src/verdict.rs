@@ -38,7 +38,7 @@ pub enum Reason {
 pub enum Verdict {
     /// The request may go on.
     Admitted {
-        /// Where to; `None` where the basis is [`Basis::Open`].
+        /// `None` if the basis is [`Basis::Open`].
         endpoint: Option<Arc<str>>,
         /// How the endpoint was chosen.
         basis: Basis,
@@ -115,20 +115,20 @@ impl Reason {
     }
 }
 
-/// The details of a refusal, for whoever looks it up later.
+/// The details of a refusal, for lookups by operators.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RefusalDetails {
-    /// Empty when unknown.
+    /// Empty if unknown.
     pub consumer: String,
     /// The model the request named.
     pub model: String,
-    /// Name of the limit or quota that refused; empty where none did.
+    /// Name of the limit or quota that refused the request. Empty if none did.
     pub limit: String,
-    /// The key the request is counted under there.
+    /// The key under which it counts the request.
     pub key: String,
     /// Amount in force.
     pub amount: u64,
-    /// Used at that time.
+    /// Used at the time of the refusal.
     pub used: u64,
     /// What the request would have reserved.
     pub cost: u64,
@@ -143,7 +143,7 @@ pub struct Refusal {
     pub reason: Reason,
     /// HTTP status.
     pub status: u16,
-    /// Time until a retry can succeed; 0 where waiting does not help.
+    /// Time until a retry can succeed. 0: waiting does not help.
     pub retry_after_ms: u64,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
