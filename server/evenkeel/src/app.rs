@@ -301,7 +301,7 @@ pub async fn run(
         info!("connections still open: stopping all the same");
     }
     // After the last calls, which record; while the store is still there.
-    ledger.drain(LEDGER_MAX).await;
+    ledger.flush_all(LEDGER_MAX).await;
     if !tracer.shutdown(TRACES_MAX).await {
         info!("the collector takes too long: what is left of traces is not exported");
     }

@@ -1,4 +1,4 @@
-//! Usage as text: decimals, and CSV (RFC 4180) that a spreadsheet does not take for formulas.
+//! Usage as text: decimals, and CSV (RFC 4180) without formulas for spreadsheets.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -6,17 +6,18 @@ use evenkeel_domain::usage::{SessionKey, SessionSum, Turn, Usage};
 
 use super::query::{By, Row};
 
-/// Names of the columns of [`Usage`] in CSV.
+/// The columns of [`Usage`] in CSV.
 const USAGE_COLUMNS: &str = "requests,estimated,input_tokens,output_tokens,cached_input_tokens,reasoning_tokens,total_tokens,cost_millionths,cost";
 
-/// Millionths as a decimal: `1.25`, `0.000001`, `3`.
+/// Formats millionths as a decimal: `1.25`, `0.000001`, `3`.
 #[must_use]
 pub fn decimal(millionths: u64) -> String {
     let text = format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A field of CSV. What a spreadsheet would take for a formula gets an apostrophe in front, as OWASP advises.
+/// Quotes a field of CSV. A text that a spreadsheet would read as a formula gets a leading apostrophe, as OWASP
+/// advises.
 #[must_use]
 pub fn csv_field(text: &str) -> Cow<'_, str> {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
@@ -31,12 +32,12 @@ fn columns(by: By) -> [(bool, &'static str); 4] {
     [(by.day, "day"), (by.consumer, "consumer"), (by.model, "model"), (by.route, "route")]
 }
 
-/// The first line of usage told apart so.
+/// Returns the header line of usage grouped by these dimensions.
 #[must_use]
 pub fn csv_usage_header(by: By) -> String {
     let mut line = String::new();
-    for (told, name) in columns(by) {
-        if told {
+    for (grouped, name) in columns(by) {
+        if grouped {
             line.push_str(name);
             line.push(',');
         }
@@ -44,12 +45,12 @@ pub fn csv_usage_header(by: By) -> String {
     line + USAGE_COLUMNS + "\r\n"
 }
 
-/// One line.
+/// Writes one line of usage.
 pub fn csv_usage_row(out: &mut String, by: By, row: &Row) {
     let day = row.day.map(|day| day.to_string()).unwrap_or_default();
     let [consumer, model, route] = row.names();
-    for ((told, _), value) in columns(by).into_iter().zip([day.as_str(), consumer, model, route]) {
-        if told {
+    for ((grouped, _), value) in columns(by).into_iter().zip([day.as_str(), consumer, model, route]) {
+        if grouped {
             out.push_str(&csv_field(value));
             out.push(',');
         }
@@ -71,20 +72,20 @@ fn csv_usage(out: &mut String, usage: &Usage) {
     );
 }
 
-/// The first line of sessions.
+/// Returns the header line of sessions.
 #[must_use]
 pub fn csv_sessions_header() -> String {
     format!("session,consumer,last,{USAGE_COLUMNS}\r\n")
 }
 
-/// One session.
+/// Writes one line of a session.
 pub fn csv_session_row(out: &mut String, key: &SessionKey, sum: &SessionSum) {
     let (session, consumer) = (csv_field(key.session()), csv_field(key.consumer()));
     let _ = write!(out, "{session},{consumer},{},", moment(sum.last_ms));
     csv_usage(out, &sum.usage);
 }
 
-/// The first line of turns.
+/// Returns the header line of turns.
 #[must_use]
 pub fn csv_turns_header() -> String {
     "at,model,route,status,outcome,input_tokens,output_tokens,cached_input_tokens,reasoning_tokens,estimated,\
@@ -92,7 +93,7 @@ pub fn csv_turns_header() -> String {
         .to_owned()
 }
 
-/// One turn.
+/// Writes one line of a turn.
 pub fn csv_turn_row(out: &mut String, turn: &Turn) {
     let t = &turn.tokens;
     let _ = write!(
@@ -115,7 +116,7 @@ pub fn csv_turn_row(out: &mut String, turn: &Turn) {
     );
 }
 
-/// A moment as people and spreadsheets read it: `2026-11-21T15:04:05.123Z`.
+/// Formats a time for people and spreadsheets: `2026-11-21T15:04:05.123Z`.
 #[must_use]
 pub fn moment(ms: u64) -> String {
     let at = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());

@@ -76,7 +76,7 @@ async fn sums_are_exact_whatever_the_network_does() {
     }
     assert!(failed > 30, "the proxy did its part: {failed}");
     for ledger in &ledgers {
-        ledger.drain(LIMIT).await;
+        ledger.flush_all(LIMIT).await;
         assert_eq!(ledger.waiting(), 0);
     }
     let repeated = metrics.ledger.flushes.repeated.get();
@@ -142,7 +142,7 @@ async fn usage_waits_for_a_store_that_is_down_and_queries_fail() {
     ledger.record(&UsageRecord { model: "m", session: "s", ..UsageRecord::default() });
     let error = ledger.query(&query(&ledger, ""), 1, "").await.unwrap_err();
     assert_eq!(error.to_string(), "reading usage");
-    ledger.drain(Duration::from_millis(300)).await;
+    ledger.flush_all(Duration::from_millis(300)).await;
     assert_eq!(ledger.waiting(), 1);
     redis.restart();
     eventually(LIMIT, "what waited is written", || async {
@@ -167,7 +167,7 @@ async fn a_shutdown_writes_what_waits() {
         let (consumer, session) = (format!("c{}", n % 3_000), format!("s{}", n % 700));
         ledger.record(&UsageRecord { consumer: &consumer, session: &session, ..UsageRecord::default() });
     }
-    ledger.drain(LIMIT).await;
+    ledger.flush_all(LIMIT).await;
     assert_eq!(ledger.waiting(), 0);
     assert_eq!(ledger.query(&query(&ledger, ""), 1, "").await.unwrap().total.requests, 30_000);
 }
