@@ -8,7 +8,7 @@ use evenkeel_domain::{
     ENDPOINTS_MAX, Endpoint, Roster,
     settings::{KubernetesOptions, PoolRule, Source},
 };
-use evenkeel_engine::balancer::directory::PoolEntry;
+use evenkeel_engine::balancer::pool_entry::PoolEntry;
 use evenkeel_telemetry::Metrics;
 use prometheus::Gauge;
 use tokio::sync::mpsc;

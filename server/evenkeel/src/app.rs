@@ -14,24 +14,24 @@ use evenkeel_domain::{activity::StoreKind, limit::LimitRules, settings::RateLimi
 use evenkeel_engine::{
     activity::{
         History, Recorder,
-        report::{About, Reporter},
+        report::{About, PoolTotals, Reporter},
     },
     admission::Admission,
-    audit::Audit,
-    balancer::{Balancer, directory::Directory, drains::DrainBook, sweep},
+    balancer::{Balancer, directory::Directory, drains::Drains, sweep},
+    change_log::ChangeLog,
     ledger::Ledger,
-    limiter::{Limiter, overrides::OverrideBook, quotas::Quotas},
+    limiter::{Limiter, overrides::Overrides, quotas::Quotas},
     rls::{LoadMetrics, Loader, RateLimitMetrics, RateLimiter},
 };
 use evenkeel_store::{
     activity::ActivityStore,
-    changes::Changes,
+    changes::ChangeStore,
     counters::Counters,
-    drains::Drains,
-    memory::{MemoryChanges, MemoryCounters, MemoryDrains, MemoryRecords, MemoryStore},
-    memory_activity::MemoryActivity,
-    memory_usage::MemoryUsage,
-    records::Records,
+    drains::DrainStore,
+    memory::{
+        MemoryActivity, MemoryChanges, MemoryCounters, MemoryDrains, MemoryRecords, MemoryStore, MemoryUsage,
+    },
+    records::RecordStore,
     redis::RedisStore,
     resilient::ResilientStore,
     usage::{UsageBounds, UsageStore},
@@ -187,17 +187,19 @@ pub async fn run(
     let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
     metrics.limits.set_revision(config.rules.fingerprint());
     tasks.spawn(follow(live.rules.clone(), Arc::clone(&rules), Arc::clone(&metrics), background.clone()));
-    let audit = Arc::new(Audit::new(changes, tasks.clone(), Arc::clone(&metrics)));
-    let drains = DrainBook::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&audit));
+    let change_log = Arc::new(ChangeLog::new(changes, tasks.clone(), Arc::clone(&metrics)));
+    let drains =
+        Arc::new(Drains::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&change_log)));
     tasks.spawn(Arc::clone(&drains).run(config.keep_alive_interval, background.clone()));
-    let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)));
+    let overrides =
+        Arc::new(Overrides::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&change_log)));
     tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
-    let quotas = Arc::new(Quotas::new(records, Arc::clone(&rules), Arc::clone(&audit)));
+    let quotas = Arc::new(Quotas::new(records, Arc::clone(&rules), Arc::clone(&change_log)));
     let administration = Arc::new(Administration {
         quotas: Arc::clone(&quotas),
         overrides: Arc::clone(&overrides),
         drains,
-        audit: Arc::clone(&audit),
+        change_log: Arc::clone(&change_log),
         admins: Admins::new(live.admin.clone(), Arc::clone(&metrics)),
     });
 
@@ -228,7 +230,8 @@ pub async fn run(
     let reporter = Reporter::new(
         about.clone(),
         Arc::clone(&recorder),
-        Arc::clone(&balancer),
+        Arc::clone(&balancer) as Arc<dyn PoolTotals>,
+        Arc::clone(&balancer.store),
         Arc::clone(&activity),
         Arc::clone(&rules),
     );
@@ -288,7 +291,7 @@ pub async fn run(
 
     shutdown.cancelled().await;
     info!(delay_ms = config.shutdown_delay.as_millis() as u64, "shutting down");
-    recorder.set_draining();
+    recorder.set_stopping();
     grpc::set_not_serving(&health).await;
     tokio::time::sleep(config.shutdown_delay).await;
     stop_grpc.cancel();
@@ -377,9 +380,9 @@ fn rate_limits(
 /// A store, and what is kept in it beside tables and counters.
 struct Opened {
     store: Arc<ResilientStore>,
-    records: Arc<dyn Records>,
-    drains: Arc<dyn Drains>,
-    changes: Arc<dyn Changes>,
+    records: Arc<dyn RecordStore>,
+    drains: Arc<dyn DrainStore>,
+    changes: Arc<dyn ChangeStore>,
 }
 
 async fn open_store(
@@ -408,7 +411,7 @@ async fn open_store(
                     "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
                 );
             }
-            let records: Arc<dyn Records> = redis.clone();
+            let records: Arc<dyn RecordStore> = redis.clone();
             Ok(Opened { store, records, drains: redis.clone(), changes: redis })
         }
     }

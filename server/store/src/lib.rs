@@ -12,8 +12,6 @@ pub mod changes;
 pub mod counters;
 pub mod drains;
 pub mod memory;
-pub mod memory_activity;
-pub mod memory_usage;
 pub mod records;
 pub mod redis;
 pub mod resilient;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use evenkeel_domain::limit::{Facts, matcher::parse_cidr};
+use evenkeel_domain::limit::{Attributes, condition::parse_cidr};
 use proptest::prelude::*;
 
 use super::{Plugin, convert};
@@ -86,11 +86,11 @@ fn expected(items: &[Item], matching: &str, (consumer, header, address): Request
 
 /// What Evenkeel counts.
 fn counted(config: &Config, (consumer, header, address): Request) -> Vec<String> {
-    let facts = Facts {
+    let facts = Attributes {
         consumer: consumer.to_owned(),
         source_ip: address.parse().ok(),
         headers: HashMap::from([("x-a".to_owned(), header.to_owned())]),
-        ..Facts::default()
+        ..Attributes::default()
     };
     let limits = config.rules.limits.iter().filter(|limit| limit.when.iter().all(|c| c.holds(&facts)));
     let text = limits.filter_map(|limit| {

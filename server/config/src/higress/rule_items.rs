@@ -1,6 +1,6 @@
 //! Parses `rule_items` and rates.
 
-use evenkeel_domain::limit::{AMOUNT_MAX, Counts, matcher::parse_cidr};
+use evenkeel_domain::limit::{AMOUNT_MAX, Counts, condition::parse_cidr};
 
 use super::{
     Plugin,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use evenkeel_domain::limit::{Facts, Limit, LimitRules};
+use evenkeel_domain::limit::{Attributes, Limit, LimitRules};
 
 use super::{Plugin, convert};
 use crate::Config;
@@ -21,7 +21,7 @@ fn faults(yaml: &str) -> Vec<String> {
 }
 
 /// Returns the limits that count a request, and their amounts.
-fn counted(rules: &LimitRules, facts: &Facts) -> Vec<(String, u64)> {
+fn counted(rules: &LimitRules, facts: &Attributes) -> Vec<(String, u64)> {
     let holds = |limit: &Limit| {
         limit.when.iter().all(|condition| condition.holds(facts))
             && limit.key.bucket(facts, &limit.name).is_some()
@@ -39,20 +39,20 @@ fn counted(rules: &LimitRules, facts: &Facts) -> Vec<(String, u64)> {
         .collect()
 }
 
-fn consumer(name: &str) -> Facts {
-    Facts { consumer: name.into(), ..Facts::default() }
+fn consumer(name: &str) -> Attributes {
+    Attributes { consumer: name.into(), ..Attributes::default() }
 }
 
-fn header(name: &str, value: &str) -> Facts {
-    Facts { headers: HashMap::from([(name.to_owned(), value.to_owned())]), ..Facts::default() }
+fn header(name: &str, value: &str) -> Attributes {
+    Attributes { headers: HashMap::from([(name.to_owned(), value.to_owned())]), ..Attributes::default() }
 }
 
-fn on_route(route: &str) -> Facts {
-    Facts { route: route.into(), consumer: "c".into(), ..Facts::default() }
+fn on_route(route: &str) -> Attributes {
+    Attributes { route: route.into(), consumer: "c".into(), ..Attributes::default() }
 }
 
 /// Formats the limits that apply to a request.
-fn meets(rules: &LimitRules, facts: &Facts) -> String {
+fn meets(rules: &LimitRules, facts: &Attributes) -> String {
     let list = counted(rules, facts).into_iter().map(|(name, amount)| format!("{name}={amount}"));
     list.collect::<Vec<_>>().join(" ")
 }
@@ -107,7 +107,7 @@ fn with_all_every_matching_item_counts() {
                 limit_keys: [{key: '*', token_per_minute: 10}]";
     let (rules, _) = self::rules(None, both);
     assert_eq!(meets(&rules, &header("x-team", "red")), "r.tokens.global.minute=1000 r.tokens.0.minute=10");
-    assert_eq!(meets(&rules, &Facts::default()), "r.tokens.global.minute=1000");
+    assert_eq!(meets(&rules, &Attributes::default()), "r.tokens.global.minute=1000");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn queries_and_cookies() {
          token_per_day: 1}, {key: c, token_per_day: 1}]\n- limit_by_cookie: sid\n  limit_keys: [{key: s, token_per_day: \
          7, limit_type: request}]\n",
     );
-    let query = |value| Facts { path: format!("/v1?apikey={value}"), ..Facts::default() };
+    let query = |value| Attributes { path: format!("/v1?apikey={value}"), ..Attributes::default() };
     assert_eq!(meets(&rules, &query("a1")), "r.tokens.0.second=1");
     assert_eq!(meets(&rules, &query("42")), "r.tokens.0.second=2");
     assert_eq!(meets(&rules, &query("c")), "r.tokens.1.day=1");
@@ -221,7 +221,7 @@ spec:
     for host in ["api.example.com", "API.example.com:8443", "test.com"] {
         assert_eq!(meets(&rules, &header("host", host)), "domain.tokens.global.minute=3", "{host}");
     }
-    let on_both = Facts { route: "route-a".into(), ..header("host", "test.com") };
+    let on_both = Attributes { route: "route-a".into(), ..header("host", "test.com") };
     assert_eq!(meets(&rules, &on_both), "ab.tokens.global.minute=1");
     assert_eq!(meets(&rules, &header("host", "example.org")), "all.tokens.global.minute=4");
 }
@@ -233,10 +233,10 @@ fn rules_within_the_configuration() {
         "_rules_:\n- _match_service_: ['qwen.dns:443']\n  rule_name: s\n  global_threshold: {token_per_day: 1}\n- \
          _match_route_prefix_: [api-]\n  rule_name: p\n  global_threshold: {token_per_day: 2}\n",
     );
-    let facts = |route: &str, cluster: &str| Facts {
+    let facts = |route: &str, cluster: &str| Attributes {
         route: route.into(),
         cluster: cluster.into(),
-        ..Facts::default()
+        ..Attributes::default()
     };
     assert_eq!(meets(&rules, &facts("api-x", "outbound|443||qwen.dns")), "s.tokens.global.day=1");
     assert_eq!(meets(&rules, &facts("api-x", "other")), "p.tokens.global.day=2");

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use evenkeel_domain::limit::{Attribute, Condition, Matcher, matcher::parse_cidr};
+use evenkeel_domain::limit::{Attribute, Condition, Matcher, condition::parse_cidr};
 
 use super::raw::{RawCondition, RawMatcher};
 use crate::check::Check;

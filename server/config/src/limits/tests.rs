@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel_domain::limit::{Algorithm, Attribute, CalendarUnit, Counts, Facts, OnOutage, Period};
+use evenkeel_domain::limit::{Algorithm, Attribute, CalendarUnit, Counts, Attributes, OnOutage, Period};
 
 use crate::Config;
 
@@ -52,9 +52,12 @@ prices: [{model: '*', input: 2, output: 8}]
     assert_eq!(tokens.exceptions[1].amount, None);
     assert_eq!(tokens.rejected.headers["x-why"], "tokens");
     assert_eq!((tokens.rejected.status, tokens.margin, tokens.on_outage), (403, 2.0, OnOutage::Closed));
-    let facts =
-        |model: &str, ip: &str| Facts { model: model.into(), source_ip: ip.parse().ok(), ..Facts::default() };
-    let holds = |facts: Facts| tokens.when.iter().all(|condition| condition.holds(&facts));
+    let facts = |model: &str, ip: &str| Attributes {
+        model: model.into(),
+        source_ip: ip.parse().ok(),
+        ..Attributes::default()
+    };
+    let holds = |facts: Attributes| tokens.when.iter().all(|condition| condition.holds(&facts));
     assert!(holds(facts("gpt-4o", "192.0.2.1")));
     assert!(!holds(facts("gpt-4o", "10.0.0.1")));
     assert_eq!((cost.amount, &cost.period), (2_500_000, &Period::Length(Duration::from_secs(86_400))));

@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use tracing::warn;
 
 use super::Admission;
-use crate::balancer::directory::PoolEntry;
+use crate::balancer::pool_entry::PoolEntry;
 
 /// Lists of one KeepAlive applied at the same time.
 const CONCURRENCY: usize = 16;

@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::{
     activity::Recorder,
-    balancer::{Balancer, PickRequest, directory::PoolEntry},
+    balancer::{Balancer, PickRequest, pool_entry::PoolEntry},
     ledger::Ledger,
     limiter::{
         Header, LimitRequest, Limiter, Reservation, Reserved, Selection, Ticket,

@@ -1,10 +1,13 @@
-//! Admit, Settle and KeepAlive in domain words: pools, rosters and policies in front of the store.
+//! Admit, Settle and KeepAlive of one pool: endpoints, policies and drains in front of the store.
 
 use std::sync::Arc;
 
 use evenkeel_domain::{
-    DomainError, HolderId, LeaseId,
-    activity::RepairKind::{Dropped, Moved, Restored},
+    DomainError, HolderId, LeaseId, PoolId,
+    activity::{
+        Counts,
+        RepairKind::{Dropped, Moved, Restored},
+    },
     verdict::{Reason, Verdict},
 };
 use evenkeel_store::{Admit, Held, Repairs, resilient::ResilientStore};
@@ -12,23 +15,22 @@ use evenkeel_telemetry::Metrics;
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 use tracing::debug;
 
-use crate::activity::Recorder;
+use crate::activity::{Recorder, report::PoolTotals};
 
 pub mod directory;
-
+mod drained;
 pub mod drains;
+pub mod pool_entry;
 pub mod sweep;
 pub mod view;
 
-use directory::{Candidate, Directory, PoolEntry};
+use directory::Directory;
+use pool_entry::{Candidate, PoolEntry};
 
-/// Chooses, counts and gives back.
+/// Picks endpoints, and takes and returns leases on them.
 pub struct Balancer {
-    /// The pools.
     pub directory: Directory,
-    /// The tables.
     pub store: Arc<ResilientStore>,
-    /// What happens.
     pub recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
 }
@@ -36,15 +38,11 @@ pub struct Balancer {
 /// A request for an endpoint.
 #[derive(Debug)]
 pub struct PickRequest {
-    /// Name of the gateway's route.
     pub route: Arc<str>,
-    /// Name of the gateway's cluster.
     pub cluster: Arc<str>,
-    /// The gateway worker.
     pub holder: HolderId,
-    /// The lease to take.
     pub lease: LeaseId,
-    /// Endpoints offered; empty for the pool's own.
+    /// Endpoints the request offers. Empty: the pool's own.
     pub offered: Vec<Candidate>,
 }
 
@@ -53,7 +51,6 @@ thread_local! {
 }
 
 impl Balancer {
-    /// Over these pools and this store.
     #[must_use]
     pub fn new(
         directory: Directory,
@@ -67,7 +64,7 @@ impl Balancer {
     /// Picks an endpoint of the pool and takes a lease on it.
     ///
     /// # Errors
-    /// Where the request itself is wrong, or an embedded store fails. A refusal is a verdict.
+    /// If the request is invalid or an embedded store fails. A refusal is a verdict, not an error.
     pub async fn pick(&self, entry: &PoolEntry, request: PickRequest) -> Result<Verdict, DomainError> {
         let PickRequest { route, cluster, holder, lease, offered } = request;
         entry.mark_used();
@@ -88,7 +85,7 @@ impl Balancer {
     /// Settles a lease. Returns false where the lease is unknown.
     ///
     /// # Errors
-    /// Where the pool cannot be, or an embedded store fails.
+    /// If the pool is invalid or an embedded store fails.
     pub async fn settle(
         &self,
         route: &str,
@@ -115,11 +112,11 @@ impl Balancer {
         }
     }
 
-    /// Keeps a holder alive in one pool and makes the table equal to its list. The flag is false where the list
-    /// did not reach the shared table.
+    /// Keeps a holder alive in one pool and makes the table equal to its list. The flag is false if the list did not
+    /// reach the shared table.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// If the store fails.
     pub async fn keep_alive(
         &self,
         entry: &PoolEntry,
@@ -129,7 +126,7 @@ impl Balancer {
         entry.mark_used();
         let answer = self.store.keep_alive(&entry.pool, holder, held).await;
         match &answer {
-            // What local knowledge lacked says nothing about the table.
+            // Repairs of the local table say nothing about the shared one.
             Ok((_, false)) => self.metrics.keep_alives.unapplied.inc(),
             Ok((repairs, true)) => {
                 self.metrics.keep_alives.ok.inc();
@@ -145,5 +142,12 @@ impl Balancer {
             Err(_) => self.metrics.keep_alives.error.inc(),
         }
         answer.map_err(DomainError::store("keeping a holder alive"))
+    }
+}
+
+impl PoolTotals for Balancer {
+    fn totals(&self) -> Vec<(PoolId, Counts)> {
+        let pools = self.directory.all();
+        pools.iter().map(|entry| (entry.pool.id.clone(), entry.counts.read())).collect()
     }
 }

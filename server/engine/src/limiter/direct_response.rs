@@ -16,9 +16,9 @@ pub struct AdminCall<'a> {
     /// Path with its query.
     pub path: &'a str,
     pub body: &'a [u8],
-    /// The authenticated consumer; empty where there is none.
+    /// The authenticated consumer. May be empty.
     pub consumer: &'a str,
-    /// Makes a repeated call harmless, such as `holder:lease`.
+    /// Makes the call idempotent, such as `holder:lease`.
     pub request_id: &'a str,
 }
 
@@ -104,7 +104,7 @@ fn failed(error: &DomainError) -> DirectResponse {
         DomainError::Store { .. } => 503,
         _ => 403,
     };
-    // Without what Redis said: it is not for clients.
+    // The body leaves out the error of Redis, which is not for clients.
     text(status, &format!("quota: {error}"))
 }
 
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn balances_are_read_set_and_changed() {
+    async fn balances_are_read_set_and_adjusted() {
         let quotas = quotas(&["first", "second"]);
         let ok = |body: &str| (200, body.to_owned());
         let get = async || ask(&quotas, "GET", "?consumer=al%20ice", "", "boss").await;
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_sent_again_counts_once() {
+    async fn a_repeated_call_counts_once() {
         let quotas = quotas(&["first"]);
         let path = format!("{BASE}/delta");
         let body = b"consumer=a&value=5";
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_and_wrong_calls_are_refused() {
+    async fn calls_of_others_and_invalid_calls_are_rejected() {
         let some = quotas(&["first"]);
         let cases = [
             ("GET", "?consumer=a", "", "", 401),

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use evenkeel_domain::{
     StoreError,
     clock::unix_ms,
-    limit::{Facts, LimitRules, Meter, Rule},
+    limit::{Attributes, LimitRules, Meter, Rule},
     verdict::{Reason, Refusal},
 };
 use evenkeel_store::counters::{Counters, Ground, Hold, Reading, ReservationId, Reserve, Verdict};
@@ -21,9 +21,10 @@ pub mod direct_response;
 pub mod estimates;
 pub mod explain;
 mod open_requests;
+pub mod override_key;
 pub mod overrides;
 pub mod quotas;
-pub mod refusals;
+pub mod refusal_cache;
 mod reservation;
 mod response;
 mod settle;
@@ -33,8 +34,8 @@ pub use charge::{Charge, UsageReport};
 use compiled::{Compiled, SelectedLimit};
 use estimates::{Estimate, Estimates};
 use open_requests::OpenRequests;
-use overrides::Overrides;
-use refusals::Refusals;
+use overrides::OverrideTable;
+use refusal_cache::RefusalCache;
 pub use reservation::Reservation;
 pub use response::Header;
 pub use settle::Settled;
@@ -45,10 +46,10 @@ pub use ticket::{TICKET_BYTES_MAX, Ticket};
 pub struct Limiter {
     rules: Arc<ArcSwap<LimitRules>>,
     compiled: ArcSwap<Compiled>,
-    overrides: Arc<ArcSwap<Overrides>>,
+    overrides: Arc<ArcSwap<OverrideTable>>,
     counters: Arc<dyn Counters>,
     estimates: Estimates,
-    refusals: Refusals,
+    refusals: RefusalCache,
     open: OpenRequests,
     recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
@@ -58,7 +59,7 @@ pub struct Limiter {
 #[derive(Clone, Debug, Default)]
 pub struct LimitRequest {
     /// What limits look at.
-    pub facts: Facts,
+    pub attributes: Attributes,
     /// Its session, for the ledger.
     pub session: String,
     /// Size of its prompt in bytes; 0 when unknown.
@@ -95,7 +96,7 @@ impl Limiter {
     #[must_use]
     pub fn new(
         rules: Arc<ArcSwap<LimitRules>>,
-        overrides: Arc<ArcSwap<Overrides>>,
+        overrides: Arc<ArcSwap<OverrideTable>>,
         counters: Arc<dyn Counters>,
         holder_ttl: Duration,
         recorder: Arc<Recorder>,
@@ -109,7 +110,7 @@ impl Limiter {
             overrides,
             counters,
             estimates: Estimates::default(),
-            refusals: Refusals::default(),
+            refusals: RefusalCache::default(),
             open: OpenRequests::default(),
             recorder,
             metrics,
@@ -132,7 +133,7 @@ impl Limiter {
     #[must_use]
     pub fn fullest(&self) -> Vec<(Arc<str>, f64)> {
         let compiled = self.compiled();
-        let mut fullest = self.recorder.fullest();
+        let mut fullest = self.recorder.fullest_shares();
         fullest.retain(|(limit, _)| compiled.by_name(limit).is_some());
         fullest
     }
@@ -155,14 +156,13 @@ impl Limiter {
     /// The refusal, where an earlier one still stands.
     pub fn select(&self, request: &LimitRequest) -> Result<Selection, Box<Refusal>> {
         let compiled = self.compiled();
-        let LimitRequest { facts, prompt_bytes, max_output_tokens, .. } = request;
+        let LimitRequest { attributes, prompt_bytes, max_output_tokens, .. } = request;
         let estimate =
-            self.estimates.estimate(&compiled.rules, &facts.model, *prompt_bytes, *max_output_tokens);
-        let limits = compiled.select(facts, &self.overrides.load(), &estimate, unix_ms());
-        let known =
-            limits.iter().filter_map(|l| self.refusals.recall(&l.meter).map(|known| (l.clone(), known)));
+            self.estimates.estimate(&compiled.rules, &attributes.model, *prompt_bytes, *max_output_tokens);
+        let limits = compiled.select(attributes, &self.overrides.load(), &estimate, unix_ms());
+        let known = limits.iter().filter_map(|l| self.refusals.get(&l.meter).map(|known| (l.clone(), known)));
         let (refusing, readings): (Vec<SelectedLimit>, Vec<Reading>) = known.unzip();
-        match response::refusal(&compiled, &refusing, &readings, facts) {
+        match response::refusal(&compiled, &refusing, &readings, attributes) {
             Some(refusal) => {
                 self.metrics.limit_refusals_cached.inc();
                 refusing.iter().for_each(|limit| compiled.entries[limit.entry].counters.refused.inc());
@@ -191,19 +191,21 @@ impl Limiter {
             self.counters.reserve(Reserve { id: settles.then(|| id.clone()), meters }).await?
         };
         if verdict.ground == Ground::Closed {
-            let Facts { consumer, model, .. } = request.facts;
+            let Attributes { consumer, model, .. } = request.attributes;
             let refusal = Refusal::of_pool(Reason::StoreUnavailable, 1, consumer, model);
             return Ok(Reserved::Refused(Box::new(refusal)));
         }
         self.count(&compiled, &limits, &verdict);
         if verdict.ground == Ground::Shared {
-            self.record(&compiled, &limits, &verdict, &request.facts.consumer);
+            self.record(&compiled, &limits, &verdict, &request.attributes.consumer);
         }
         if !verdict.admitted {
             for (limit, reading) in limits.iter().zip(&verdict.readings) {
-                self.refusals.note(&limit.meter, reading);
+                self.refusals.insert(&limit.meter, reading);
             }
-            if let Some(refusal) = response::refusal(&compiled, &limits, &verdict.readings, &request.facts) {
+            if let Some(refusal) =
+                response::refusal(&compiled, &limits, &verdict.readings, &request.attributes)
+            {
                 return Ok(Reserved::Refused(Box::new(refusal)));
             }
         }
@@ -232,7 +234,7 @@ impl Limiter {
     fn record(&self, compiled: &Compiled, limits: &[SelectedLimit], verdict: &Verdict, consumer: &str) {
         let states = limits.iter().zip(&verdict.readings);
         self.recorder.metered(states.map(|(limit, reading)| {
-            let (meter, is_quota) = (&limit.meter, compiled.entries[limit.entry].source.is_quota());
+            let (meter, is_quota) = (&limit.meter, compiled.entries[limit.entry].definition.is_quota());
             let (amount, level) = match meter.rule {
                 Rule::Prepaid { .. } => (0, reading.used),
                 Rule::Budget { .. } => (reading.amount, reading.amount.saturating_sub(reading.used)),
@@ -260,7 +262,7 @@ impl Limiter {
         for (id, bytes) in tickets {
             let debits = Ticket::decode(&bytes).map(|ticket| ticket.debits).unwrap_or_default();
             let running = |debit: &Debit| {
-                compiled.by_name(&debit.name).is_some_and(|entry| entry.source.is_concurrency())
+                compiled.by_name(&debit.name).is_some_and(|entry| entry.definition.is_concurrency())
             };
             holds.extend(debits.into_iter().filter(running).map(|debit| Hold {
                 id: id.clone(),

@@ -1,5 +1,5 @@
-//! Tickets of running requests that this sidecar admitted: a gateway that never received the answer settles without
-//! one.
+//! Tickets of running requests that this sidecar admitted, for a gateway that settles without one because it never
+//! received the response.
 
 use std::{
     collections::HashMap,
@@ -9,13 +9,13 @@ use std::{
 use evenkeel_store::counters::ReservationId;
 use parking_lot::Mutex;
 
-/// Most kept; further ones can be settled by their ticket only.
+/// Most tickets kept. Further requests can be settled only with their ticket.
 const OPEN_MAX: usize = 131_072;
-/// How long one is kept.
+/// How long a ticket is kept.
 const KEPT: Duration = Duration::from_secs(3600);
-/// How long the end of a request is kept whose Admit is still under way.
+/// How long the end of a request is kept while its Admit may still be under way.
 const ENDED_KEPT: Duration = Duration::from_secs(60);
-/// Parts, so that requests seldom wait for each other.
+/// Parts with a lock each, so that requests seldom wait for each other.
 const PARTS: usize = 16;
 
 enum State {
@@ -47,8 +47,8 @@ impl OpenRequests {
         true
     }
 
-    /// Removes and returns the ticket of a request that has ended. With `is_early` its Admit may still be under way, and
-    /// [`Self::admitted`] then returns false.
+    /// Removes and returns the ticket of a request that has ended. With `is_early` its Admit may still be under way,
+    /// and [`Self::admitted`] then returns false.
     pub(super) fn ended(&self, id: &ReservationId, is_early: bool) -> Option<Vec<u8>> {
         let mut part = self.part(id).lock();
         match part.remove(id) {

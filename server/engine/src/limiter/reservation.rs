@@ -47,9 +47,9 @@ impl Reservation {
             name: Arc::clone(&limit.meter.name),
             window: reading.window,
             reserved: reading.taken,
-            rate: if let Rule::Drain { amount, .. } = limit.meter.rule { amount } else { 0 },
+            rate: if let Rule::TokenBucket { amount, .. } = limit.meter.rule { amount } else { 0 },
         });
-        let consumer = request.facts.consumer;
+        let consumer = request.attributes.consumer;
         let charged = states().filter(|(limit, _)| {
             let is_quota = matches!(limit.meter.rule, Rule::Prepaid { .. } | Rule::Budget { .. });
             is_quota && !limit.meter.provisional && verdict.ground == Ground::Shared
@@ -59,7 +59,7 @@ impl Reservation {
             .collect();
         let ticket = Ticket {
             consumer,
-            model: request.facts.model,
+            model: request.attributes.model,
             session: request.session,
             prompt_bytes: request.prompt_bytes,
             output_tokens: estimate.output.ceil() as u64,
@@ -95,7 +95,7 @@ impl Limiter {
         let taken = reservation.taken.iter();
         let entries = taken.map(|(meter, reading)| Entry::settling(meter, reading, 0)).collect();
         for (meter, _) in &reservation.taken {
-            self.refusals.forget(&meter.bucket, &meter.name);
+            self.refusals.remove(&meter.bucket, &meter.name);
         }
         let settlement = Settlement { id: id.clone(), notes: reservation.notes, entries };
         if let Err(error) = self.counters.settle(settlement).await {

@@ -4,12 +4,12 @@
 use std::fmt::Write as _;
 
 use evenkeel_domain::{
-    limit::{Algorithm, Counts, Facts, Meter, Period, QuotaKind},
+    limit::{Algorithm, Attributes, Counts, Meter, Period, QuotaKind},
     verdict::{Reason, Refusal, RefusalDetails, error_body},
 };
 use evenkeel_store::counters::Reading;
 
-use super::compiled::{Compiled, SelectedLimit, Source};
+use super::compiled::{Compiled, Definition, SelectedLimit};
 
 /// A response header; the name is in lower case.
 pub type Header = (&'static str, String);
@@ -29,15 +29,15 @@ pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], readings: &
         let (mut policy, mut left) = (String::with_capacity(64), String::with_capacity(64));
         for (limit, reading) in shown() {
             let separator = if policy.is_empty() { "" } else { ", " };
-            let source = &compiled.entries[limit.entry].source;
+            let definition = &compiled.entries[limit.entry].definition;
             let _ = write!(policy, "{separator}\"{}\";q={}", limit.meter.name, reading.amount);
-            if let Some(seconds) = period(source).map(Period::policy_seconds) {
+            if let Some(seconds) = period(definition).map(Period::policy_seconds) {
                 let _ = write!(policy, ";w={seconds}");
             }
-            if let Some(unit) = unit(source) {
+            if let Some(unit) = unit(definition) {
                 let _ = write!(policy, ";qu=\"{unit}\"");
             }
-            let _ = write!(left, "{separator}\"{}\";r={}", limit.meter.name, remaining(source, reading));
+            let _ = write!(left, "{separator}\"{}\";r={}", limit.meter.name, remaining(definition, reading));
             if reading.reset_ms > 0 {
                 let _ = write!(left, ";t={}", reading.reset_ms.div_ceil(1000));
             }
@@ -48,11 +48,11 @@ pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], readings: &
     if wanted.x {
         // These fields describe one limit: the one closest to its end.
         let left = |(limit, reading): &(&SelectedLimit, &Reading)| {
-            let remaining = remaining(&compiled.entries[limit.entry].source, reading);
+            let remaining = remaining(&compiled.entries[limit.entry].definition, reading);
             remaining as f64 / reading.amount.max(1) as f64
         };
         if let Some((limit, reading)) = shown().min_by(|a, b| left(a).total_cmp(&left(b))) {
-            let remaining = remaining(&compiled.entries[limit.entry].source, reading);
+            let remaining = remaining(&compiled.entries[limit.entry].definition, reading);
             headers.push(("x-ratelimit-limit", reading.amount.to_string()));
             headers.push(("x-ratelimit-remaining", remaining.to_string()));
             headers.push(("x-ratelimit-reset", reading.reset_ms.div_ceil(1000).to_string()));
@@ -66,7 +66,7 @@ pub(super) fn refusal(
     compiled: &Compiled,
     limits: &[SelectedLimit],
     readings: &[Reading],
-    request: &Facts,
+    request: &Attributes,
 ) -> Option<Refusal> {
     let refusing = limits.iter().zip(readings).filter(|(limit, reading)| reading.over && !limit.meter.shadow);
     // Of several, the one that refuses for longest; 0 means that waiting does not help.
@@ -75,9 +75,9 @@ pub(super) fn refusal(
         ms => ms,
     };
     let (first, reading) = refusing.max_by_key(wait)?;
-    let source = &compiled.entries[first.entry].source;
+    let definition = &compiled.entries[first.entry].definition;
     let retry_after_ms = retry_ms(compiled, first, reading);
-    let rejected = source.rejected();
+    let rejected = definition.rejected();
     let mut headers: Vec<(String, String)> =
         rejected.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
     let mut add = |name: &str, value: String| {
@@ -98,34 +98,39 @@ pub(super) fn refusal(
         add("content-type", "application/json".to_owned());
     }
     Some(Refusal {
-        reason: if source.is_quota() { Reason::Quota } else { Reason::Limit },
+        reason: if definition.is_quota() { Reason::Quota } else { Reason::Limit },
         status: rejected.status,
         retry_after_ms,
         headers,
-        body: rejected.body.clone().unwrap_or_else(|| body(source, reading, retry_after_ms)),
-        details: details(source, first, reading, request),
+        body: rejected.body.clone().unwrap_or_else(|| body(definition, reading, retry_after_ms)),
+        details: details(definition, first, reading, request),
     })
 }
 
-fn details(source: &Source, limit: &SelectedLimit, reading: &Reading, request: &Facts) -> RefusalDetails {
+fn details(
+    definition: &Definition,
+    limit: &SelectedLimit,
+    reading: &Reading,
+    request: &Attributes,
+) -> RefusalDetails {
     let Meter { bucket, cost, .. } = &limit.meter;
-    let (name, what) = (source.name(), what(source.counts()));
-    let is_prepaid = matches!(source, Source::Quota(quota) if quota.kind == QuotaKind::Prepaid);
+    let (name, what) = (definition.name(), what(definition.counts()));
+    let is_prepaid = matches!(definition, Definition::Quota(quota) if quota.kind == QuotaKind::Prepaid);
     // The counter of a prepaid quota holds what is left.
     let (amount, used) = if is_prepaid { (reading.used, 0) } else { (reading.amount, reading.used) };
-    let why = match source {
-        Source::Limit(limit) if source.is_concurrency() => {
+    let why = match definition {
+        Definition::Limit(limit) if definition.is_concurrency() => {
             format!(
                 "limit {:?} allows {amount} requests of {bucket} at a time; {used} were running",
                 limit.name
             )
         }
-        Source::Limit(limit) => format!(
+        Definition::Limit(limit) => format!(
             "limit {name:?} of {amount} {what} per {} for {bucket}: {used} were used or reserved, and this request \
              would have reserved {cost}",
             limit.period
         ),
-        Source::Quota(_) => format!(
+        Definition::Quota(_) => format!(
             "quota {name:?} of {bucket}: {} {what} were left, and this request would have reserved {cost}",
             amount.saturating_sub(used)
         ),
@@ -143,25 +148,29 @@ fn details(source: &Source, limit: &SelectedLimit, reading: &Reading, request: &
 }
 
 fn retry_ms(compiled: &Compiled, limit: &SelectedLimit, reading: &Reading) -> u64 {
-    if compiled.entries[limit.entry].source.is_concurrency() { RUNNING_RETRY_MS } else { reading.retry_ms }
+    if compiled.entries[limit.entry].definition.is_concurrency() {
+        RUNNING_RETRY_MS
+    } else {
+        reading.retry_ms
+    }
 }
 
-fn body(source: &Source, reading: &Reading, retry_after_ms: u64) -> String {
-    let name = source.name();
+fn body(definition: &Definition, reading: &Reading, retry_after_ms: u64) -> String {
+    let name = definition.name();
     let amount = reading.amount;
-    let (kind, mut message) = match source {
-        Source::Quota(_) if amount == 0 => {
+    let (kind, mut message) = match definition {
+        Definition::Quota(_) if amount == 0 => {
             ("insufficient_quota", format!("no quota {name:?} has been granted"))
         }
-        Source::Quota(_) => {
+        Definition::Quota(_) => {
             ("insufficient_quota", format!("quota {name:?} does not suffice for this request"))
         }
-        Source::Limit(_) if source.is_concurrency() => (
+        Definition::Limit(_) if definition.is_concurrency() => (
             "rate_limit_exceeded",
             format!("limit {name:?} of {amount} requests at the same time is reached"),
         ),
-        Source::Limit(limit) => {
-            let (what, per) = (what(source.counts()), &limit.period);
+        Definition::Limit(limit) => {
+            let (what, per) = (what(definition.counts()), &limit.period);
             ("rate_limit_exceeded", format!("limit {name:?} of {amount} {what} per {per} is reached"))
         }
     };
@@ -182,11 +191,11 @@ fn what(counts: Counts) -> &'static str {
 }
 
 /// The quota unit of the draft; requests need none.
-fn unit(source: &Source) -> Option<&'static str> {
-    if source.is_concurrency() {
+fn unit(definition: &Definition) -> Option<&'static str> {
+    if definition.is_concurrency() {
         return Some("concurrent-requests");
     }
-    match source.counts() {
+    match definition.counts() {
         Counts::Requests => None,
         Counts::Tokens => Some("tokens"),
         Counts::InputTokens => Some("input-tokens"),
@@ -195,20 +204,20 @@ fn unit(source: &Source) -> Option<&'static str> {
     }
 }
 
-fn period(source: &Source) -> Option<&Period> {
-    match source {
-        Source::Limit(limit) if limit.algorithm == Algorithm::Concurrency => None,
-        Source::Limit(limit) => Some(&limit.period),
-        Source::Quota(quota) => match &quota.kind {
+fn period(definition: &Definition) -> Option<&Period> {
+    match definition {
+        Definition::Limit(limit) if limit.algorithm == Algorithm::Concurrency => None,
+        Definition::Limit(limit) => Some(&limit.period),
+        Definition::Quota(quota) => match &quota.kind {
             QuotaKind::Prepaid => None,
             QuotaKind::Budget(period) => Some(period),
         },
     }
 }
 
-fn remaining(source: &Source, reading: &Reading) -> u64 {
-    match source {
-        Source::Quota(quota) if quota.kind == QuotaKind::Prepaid => reading.used,
+fn remaining(definition: &Definition, reading: &Reading) -> u64 {
+    match definition {
+        Definition::Quota(quota) if quota.kind == QuotaKind::Prepaid => reading.used,
         _ => reading.amount.saturating_sub(reading.used),
     }
 }

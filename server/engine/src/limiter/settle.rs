@@ -55,21 +55,21 @@ impl Limiter {
         }
         let notes = std::mem::take(&mut ticket.notes);
         let now_ms = unix_ms();
-        let settled: Vec<(&compiled::Entry, Entry)> = std::mem::take(&mut ticket.debits)
+        let settled: Vec<(&compiled::CompiledLimit, Entry)> = std::mem::take(&mut ticket.debits)
             .into_iter()
             .filter_map(|debit| entry(&compiled, debit, &charge, now_ms))
             .collect();
         for (_, entry) in settled.iter().filter(|(_, entry)| entry.actual < entry.reserved) {
-            self.refusals.forget(&entry.bucket, &entry.name);
+            self.refusals.remove(&entry.bucket, &entry.name);
         }
         let amounts: Vec<_> = settled.iter().map(|(of, entry)| (*of, entry.reserved, entry.actual)).collect();
         let entries = settled.into_iter().map(|(_, entry)| entry).collect();
         let first = self.counters.settle(Settlement { id: id.clone(), notes, entries }).await?;
         for (of, reserved, amount) in
-            amounts.into_iter().filter(|(of, ..)| first && !of.source.is_concurrency())
+            amounts.into_iter().filter(|(of, ..)| first && !of.definition.is_concurrency())
         {
             of.counters.settled(reserved, amount);
-            if of.source.is_quota() {
+            if of.definition.is_quota() {
                 self.recorder.charged(&Charged { quota: of.name(), consumer: &ticket.consumer, amount });
             }
         }
@@ -83,10 +83,10 @@ fn entry<'c>(
     debit: Debit,
     charge: &Charge,
     now_ms: u64,
-) -> Option<(&'c compiled::Entry, Entry)> {
+) -> Option<(&'c compiled::CompiledLimit, Entry)> {
     let of = compiled.by_name(&debit.name)?;
-    let is_concurrency = of.source.is_concurrency();
-    let actual = if is_concurrency { 0 } else { charge.amount(of.source.counts()).min(AMOUNT_MAX) };
+    let is_concurrency = of.definition.is_concurrency();
+    let actual = if is_concurrency { 0 } else { charge.amount(of.definition.counts()).min(AMOUNT_MAX) };
     let entry = Entry {
         rule: compiled.rule_to_settle(of, debit.rate, now_ms),
         bucket: debit.bucket,

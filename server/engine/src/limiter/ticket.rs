@@ -63,42 +63,36 @@ mod wire {
     }
 }
 
-/// A ticket.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ticket {
-    /// Whose request it is.
     pub consumer: String,
-    /// The model it asked for.
     pub model: String,
-    /// Its session.
     pub session: String,
-    /// Size of its prompt.
     pub prompt_bytes: u64,
-    /// Output tokens it was expected to use.
+    /// Estimated output tokens.
     pub output_tokens: u64,
-    /// Where the reservation is noted.
+    /// Where the store keeps the reservation records.
     pub notes: Vec<Note>,
-    /// What is to be settled.
+    /// The amounts to settle.
     pub debits: Vec<Debit>,
 }
 
-/// What was taken of one counter.
+/// The amount reserved in one counter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Debit {
-    /// Where.
     pub bucket: Arc<Bucket>,
     /// Name of the limit or quota.
     pub name: Arc<str>,
-    /// The window, slot or day.
+    /// The window, slot or day of the reservation.
     pub window: u64,
-    /// How much.
     pub reserved: u64,
-    /// Of a token bucket the amount per period then in force; else 0.
+    /// For a token bucket, the amount per period at the reservation. Else 0.
     pub rate: u64,
 }
 
 impl Ticket {
-    /// As bytes; one longer than [`TICKET_BYTES_MAX`] loses what only the ledger wants to know.
+    /// Encodes the ticket. If it is longer than [`TICKET_BYTES_MAX`], it loses the session, which only the ledger
+    /// needs.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
         let note = |note: Note| wire::Note { tag: note.tag.to_string(), day: note.day, epoch: note.epoch };
@@ -130,7 +124,7 @@ impl Ticket {
         ticket.encode_to_vec()
     }
 
-    /// Reads one; an empty or unreadable one says nothing.
+    /// Decodes a ticket. Returns `None` if it is empty or unreadable.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {
@@ -187,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn a_ticket_survives_encoding() {
         for debits in [0, 1, 4, 16] {
             let bytes = ticket(debits).encode();
             assert!(bytes.len() < 700, "{}", bytes.len());

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use evenkeel_domain::limit::{Bucket, facts::encode_value};
+use evenkeel_domain::limit::{Bucket, attributes::encode_value};
 
 use super::{request::DescriptorEntry, unit::Unit};
 

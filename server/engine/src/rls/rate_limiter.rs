@@ -22,7 +22,7 @@ use super::{
     tree::{Domain, Rules},
     unit::Unit,
 };
-use crate::limiter::refusals::Refusals;
+use crate::limiter::refusal_cache::RefusalCache;
 use counting::Count;
 use plan::{Action, DescriptorPlan, Plan};
 
@@ -39,7 +39,7 @@ const REMAINING_MAX: u32 = u32::MAX;
 pub struct RateLimiter {
     rules: Arc<ArcSwap<Rules>>,
     counters: Arc<dyn Counters>,
-    refusals: Refusals,
+    refusals: RefusalCache,
     options: RateLimiterOptions,
     unknown_domain: IntCounter,
     invalid_requests: IntCounter,
@@ -59,7 +59,7 @@ impl RateLimiter {
         Self {
             rules,
             counters,
-            refusals: Refusals::default(),
+            refusals: RefusalCache::default(),
             options,
             unknown_domain: metrics.unknown_domain(),
             invalid_requests: metrics.invalid_requests(),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use evenkeel_domain::limit::{Bucket, facts::encode_value};
+use evenkeel_domain::limit::{Bucket, attributes::encode_value};
 use prometheus::IntCounter;
 
 use super::{

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use evenkeel_engine::{
-    audit::Audit,
-    balancer::drains::DrainBook,
-    limiter::{overrides::OverrideBook, quotas::Quotas},
+    balancer::drains::Drains,
+    change_log::ChangeLog,
+    limiter::{overrides::Overrides, quotas::Quotas},
 };
 
 use super::auth::Admins;
@@ -15,11 +15,11 @@ pub struct Administration {
     /// Quotas.
     pub quotas: Arc<Quotas>,
     /// Overrides of limits.
-    pub overrides: Arc<OverrideBook>,
+    pub overrides: Arc<Overrides>,
     /// Drained endpoints.
-    pub drains: Arc<DrainBook>,
+    pub drains: Arc<Drains>,
     /// What was changed.
-    pub audit: Arc<Audit>,
+    pub change_log: Arc<ChangeLog>,
     /// Administrators.
     pub admins: Admins,
 }

@@ -10,16 +10,18 @@ use std::{
 use arc_swap::ArcSwap;
 use evenkeel_domain::{
     DomainError, StoreError,
-    activity::{ADMIT_RESULTS, AdmitResult, Counts, Nearest, SidecarStatus, StoreKind, admitted_and_refused},
+    activity::{
+        ADMIT_RESULTS, AdmitResult, Counts, FullestKey, SidecarStatus, StoreKind, admitted_and_refused,
+    },
     clock::unix_ms,
     limit::{self, LimitRules, QuotaKind},
     page::page_at,
 };
 use evenkeel_engine::{
-    activity::{History, QuotaBurn, Steps, report::About},
+    activity::{BurnRate, History, Steps, report::About},
     balancer::{
         Balancer,
-        directory::PoolEntry,
+        pool_entry::PoolEntry,
         sweep::Views,
         view::{EndpointView, PoolView},
     },
@@ -350,8 +352,8 @@ impl Capacity {
     ///
     /// # Errors
     /// Where the store fails, or the page token is wrong.
-    pub async fn nearest(&self, limit: &str, part: &Part) -> Result<Page<Nearest>, DomainError> {
-        let nearest = self.told(self.history.nearest()).await?;
+    pub async fn nearest(&self, limit: &str, part: &Part) -> Result<Page<FullestKey>, DomainError> {
+        let nearest = self.told(self.history.fullest_keys()).await?;
         let wanted = nearest.iter().filter(|nearest| {
             (limit.is_empty() || nearest.limit == limit)
                 && (part.search.is_empty() || nearest.key().contains(&part.search))
@@ -366,8 +368,8 @@ impl Capacity {
     ///
     /// # Errors
     /// Where the store fails, or the page token is wrong.
-    pub async fn burns(&self, quota: &str, part: &Part) -> Result<Page<QuotaBurn>, DomainError> {
-        let burns = self.told(self.history.burns()).await?;
+    pub async fn burns(&self, quota: &str, part: &Part) -> Result<Page<BurnRate>, DomainError> {
+        let burns = self.told(self.history.burn_rates()).await?;
         let wanted = burns
             .iter()
             .filter(|burn| (quota.is_empty() || burn.quota == quota) && burn.consumer.contains(&part.search));

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::activity::{
-    ADMIT_RESULTS, AdmitResult, Burn, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution,
+    ADMIT_RESULTS, AdmitResult, FullestKey, PoolSteps, QuotaCharges, Refused, Repair, RepairKind, Resolution,
     SidecarStatus,
 };
 use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use evenkeel_store::{
     activity::{ActivityStore, REFUSALS_MAX, REPAIRS_MAX, Report},
-    memory_activity::MemoryActivity,
+    memory::MemoryActivity,
 };
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -305,7 +305,7 @@ async fn stores_agree() {
 
 async fn reports_replace_each_other(store: &dyn ActivityStore) {
     let status = |id: &str, admitted| SidecarStatus { id: id.into(), admitted, ..SidecarStatus::default() };
-    let nearest = Nearest {
+    let nearest = FullestKey {
         limit: "l".into(),
         tag: "consumer=a".into(),
         rest: String::new(),
@@ -315,12 +315,12 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
         shadow: true,
         seen_at_ms: 3,
     };
-    let burn = Burn { quota: "q".into(), charged: vec![(0, 5)], ..Burn::default() };
+    let charges = QuotaCharges { quota: "q".into(), charged: vec![(0, 5)], ..QuotaCharges::default() };
     for admitted in [1, 2] {
         let report = Report {
             status: Some(status("a", admitted)),
-            nearest: Some(vec![nearest.clone()]),
-            burns: Some(vec![burn.clone()]),
+            fullest_keys: Some(vec![nearest.clone()]),
+            charges: Some(vec![charges.clone()]),
         };
         store.report("a", &report).await.unwrap();
     }
@@ -330,11 +330,13 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
     statuses.sort_by_key(|status| status.admitted);
     assert_eq!(statuses.iter().map(|s| (&*s.id, s.admitted)).collect::<Vec<_>>(), [("a", 2), ("b", 9)]);
     assert!(statuses.iter().all(|status| status.seen_at_ms > 1_600_000_000_000));
-    assert_eq!(store.nearest().await.unwrap(), [vec![nearest]]);
-    assert_eq!(store.burns().await.unwrap(), [vec![burn]]);
+    assert_eq!(store.fullest_keys().await.unwrap(), [vec![nearest]]);
+    assert_eq!(store.quota_charges().await.unwrap(), [vec![charges]]);
     store.forget(&["a".into()]).await.unwrap();
     assert_eq!(store.statuses().await.unwrap().len(), 1);
-    assert!(store.nearest().await.unwrap().is_empty() && store.burns().await.unwrap().is_empty());
+    assert!(
+        store.fullest_keys().await.unwrap().is_empty() && store.quota_charges().await.unwrap().is_empty()
+    );
 
     let steps = |n| {
         let counts = [n; ADMIT_RESULTS];

@@ -37,7 +37,7 @@ fn rules() -> Vec<(&'static str, Rule)> {
         ("fixed", Rule::Fixed { amount: 10, window: Window::Length(1000) }),
         ("calendar", Rule::Fixed { amount: 30, window: Window::Edges(edges) }),
         ("sliding", Rule::Sliding { amount: 10, period_ms: 1000 }),
-        ("bucket", Rule::Drain { burst: 6, amount: 10, period_ms: 1000 }),
+        ("bucket", Rule::TokenBucket { burst: 6, amount: 10, period_ms: 1000 }),
         ("running", Rule::Running { amount: 3, ttl_ms: 1500 }),
         ("credit", Rule::Prepaid { default: Some(60) }),
         ("no-credit", Rule::Prepaid { default: None }),
@@ -383,7 +383,7 @@ fn holds_what_it_states(rule: Rule, log: &[(u64, u64)]) -> Result<(), TestCaseEr
             Rule::Sliding { amount, period_ms } => {
                 prop_assert!(between(log, *from, from + period_ms) <= amount, "from {}: {:?}", from, log);
             }
-            Rule::Drain { burst, amount, period_ms } => {
+            Rule::TokenBucket { burst, amount, period_ms } => {
                 for (to, _) in &log[i..] {
                     let most = burst as f64 + (to - from) as f64 * amount as f64 / period_ms as f64;
                     prop_assert!(
@@ -410,7 +410,7 @@ fn no_algorithm_admits_more_than_it_states() {
         (1_u64..30, 1000_u64..5000)
             .prop_map(|(amount, ms)| Rule::Fixed { amount, window: Window::Length(ms) }),
         (1_u64..30, 1000_u64..5000).prop_map(|(amount, period_ms)| Rule::Sliding { amount, period_ms }),
-        (1_u64..30, 1_u64..30, 1000_u64..5000).prop_map(|(burst, amount, period_ms)| Rule::Drain {
+        (1_u64..30, 1_u64..30, 1000_u64..5000).prop_map(|(burst, amount, period_ms)| Rule::TokenBucket {
             burst,
             amount,
             period_ms

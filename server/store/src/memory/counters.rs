@@ -20,19 +20,19 @@ use tokio::time::Instant;
 use super::cell::Cell;
 use crate::counters::{Counters, Entry, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict};
 
-/// Counters from which on those that say nothing any more are looked for.
+/// From this number of counters on, expired ones are deleted.
 const PURGE_FROM: usize = 1024;
 
-/// Counters of limits and quotas. Time is tokio's, so that tests can pause it.
+/// Counters of limits and quotas. Uses tokio's time, so that tests can pause it.
 pub struct MemoryCounters {
     started: Instant,
     started_unix_ms: u64,
-    /// The time shown, where it was set; else 0.
+    /// The time if it was set, else 0.
     set_ms: AtomicU64,
     state: Mutex<State>,
 }
 
-/// Where a counter is: its key and the name of its limit.
+/// The place of a counter: its key and the name of its limit.
 pub(super) type Place = (Arc<Bucket>, Arc<str>);
 
 #[derive(Default)]
@@ -51,7 +51,7 @@ struct Notes {
     ids: HashMap<ReservationId, Option<Vec<(u64, u64)>>>,
 }
 
-/// A counter, and until when it says anything; `None`: for good.
+/// A counter, and when it expires. `None`: never.
 pub(super) struct Stored {
     pub(super) cell: Cell,
     pub(super) until_ms: Option<u64>,
@@ -69,12 +69,12 @@ impl Default for MemoryCounters {
 }
 
 impl MemoryCounters {
-    /// Stops its clock at this time, in ms of the Unix epoch: for tests on virtual time.
+    /// Stops the clock at this time, in ms of the Unix epoch. For tests on virtual time.
     pub fn set_clock(&self, now_ms: u64) {
         self.set_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Its clock, in ms of the Unix epoch.
+    /// Returns the time, in ms of the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         match self.set_ms.load(Ordering::Relaxed) {
@@ -83,19 +83,18 @@ impl MemoryCounters {
         }
     }
 
-    /// Counters kept; for tests.
+    /// Counts the counters. For tests.
     #[must_use]
     pub fn len(&self) -> usize {
         self.state.lock().cells.len()
     }
 
-    /// Whether none is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets everything, as a store that came back empty.
+    /// Deletes everything, like a store that came back empty.
     pub fn clear(&self) {
         *self.state.lock() = State::default();
     }
@@ -106,11 +105,11 @@ impl MemoryCounters {
     }
 }
 
-/// One meter of a reservation, judged: its counter as of now, and what could be taken of it.
+/// One evaluated meter of a reservation: its counter as of now, and what can be taken from it.
 struct Judged {
-    /// `None` where a quota has neither record nor default.
+    /// `None` if a quota has neither record nor default.
     cell: Option<Cell>,
-    /// `None` where there is no room.
+    /// `None` if there is no room.
     taken: Option<u64>,
 }
 
@@ -129,7 +128,7 @@ impl State {
         }
     }
 
-    /// Takes, unless it is only to look.
+    /// Reserves, unless the call only peeks.
     fn reserve(&mut self, reserve: &Reserve, look: bool, now: u64) -> Verdict {
         let id = reserve.id.as_ref();
         let today = self.notes.get(&(now / DAY_MS));

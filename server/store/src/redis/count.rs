@@ -445,7 +445,9 @@ fn encode_rule(rule: &Rule, out: &mut Vec<u8>) {
     let (kind, numbers) = match *rule {
         Rule::Fixed { amount, window } => (1, [vec![amount as i64], windows(window)].concat()),
         Rule::Sliding { amount, period_ms } => (2, vec![amount as i64, period_ms as i64]),
-        Rule::Drain { burst, amount, period_ms } => (3, vec![burst as i64, amount as i64, period_ms as i64]),
+        Rule::TokenBucket { burst, amount, period_ms } => {
+            (3, vec![burst as i64, amount as i64, period_ms as i64])
+        }
         Rule::Running { amount, ttl_ms } => (4, vec![amount as i64, ttl_ms as i64]),
         Rule::Prepaid { default } => (5, vec![or_none(default)]),
         Rule::Budget { default, window } => (6, [vec![or_none(default)], windows(window)].concat()),

@@ -13,8 +13,8 @@ use super::{
     script::{CHANGE, Call, DRAIN},
 };
 use crate::{
-    changes::{AdminChange, CHANGES_MAX, Changes},
-    drains::{DRAINS_MAX, Drain, DrainList, Drains, PutDrain},
+    changes::{AdminChange, CHANGES_MAX, ChangeStore},
+    drains::{DRAINS_MAX, Drain, DrainList, DrainStore, PutDrain},
 };
 
 impl RedisStore {
@@ -33,7 +33,7 @@ type Done = Option<PutDrain>;
 static OTHER_LAYOUT: Once = Once::new();
 
 #[async_trait]
-impl Drains for RedisStore {
+impl DrainStore for RedisStore {
     async fn put_drain(&self, new: &Drain) -> Result<Option<PutDrain>, StoreError> {
         let field = drain_field(&new.endpoint, new.pool.as_ref());
         self.drain(&field, "drain", &new.who, &new.note).await
@@ -73,7 +73,7 @@ impl Drains for RedisStore {
 }
 
 #[async_trait]
-impl Changes for RedisStore {
+impl ChangeStore for RedisStore {
     async fn add_change(&self, id: &str, change: &AdminChange) -> Result<(), StoreError> {
         let AdminChange { who, what, target, before, after, note, .. } = change;
         let mut call = Call::new(&CHANGE, &[&self.keys.changes()]);

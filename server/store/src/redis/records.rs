@@ -21,7 +21,7 @@ use super::{
     script::{Call, OVERRIDE, QUOTA},
 };
 use crate::records::{
-    Account, Action, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record, Records,
+    Account, Action, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record, RecordStore,
 };
 
 /// Of what is passed over one is told in the life of a process.
@@ -115,7 +115,7 @@ fn texts(operation: &'static str, value: Value) -> Result<Vec<String>, StoreErro
 }
 
 #[async_trait]
-impl Records for RedisStore {
+impl RecordStore for RedisStore {
     async fn quota(&self, account: &Account) -> Result<Record, StoreError> {
         let (_, Edited { record, .. }) = self.account(account, None).await?;
         if record.recorded {

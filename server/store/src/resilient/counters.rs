@@ -80,8 +80,8 @@ impl ResilientStore {
         match rule {
             Rule::Fixed { amount, window } => Rule::Fixed { amount: part(amount), window },
             Rule::Sliding { amount, period_ms } => Rule::Sliding { amount: part(amount), period_ms },
-            Rule::Drain { burst, amount, period_ms } => {
-                Rule::Drain { burst: part(burst), amount: part(amount), period_ms }
+            Rule::TokenBucket { burst, amount, period_ms } => {
+                Rule::TokenBucket { burst: part(burst), amount: part(amount), period_ms }
             }
             Rule::Running { amount, ttl_ms } => Rule::Running { amount: part(amount), ttl_ms },
             quota => quota,

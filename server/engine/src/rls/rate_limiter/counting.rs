@@ -25,7 +25,7 @@ impl RateLimiter {
     /// Returns the refusal of a request if one of its counters is known to be over.
     pub(super) fn recall(&self, plan: &Plan<'_>) -> Option<Count> {
         let known: Vec<Option<Reading>> =
-            plan.meters.iter().map(|meter| self.refusals.recall(meter)).collect();
+            plan.meters.iter().map(|meter| self.refusals.get(meter)).collect();
         known.iter().find(|known| known.is_some())?;
         // Own hits must be charged, unless their counter has nothing left.
         let must_charge = |descriptor: &DescriptorPlan<'_>| match descriptor.action {
@@ -59,7 +59,7 @@ impl RateLimiter {
         };
         if !verdict.admitted && verdict.ground == Ground::Shared {
             for (meter, reading) in meters.iter().zip(&verdict.readings) {
-                self.refusals.note(meter, reading);
+                self.refusals.insert(meter, reading);
             }
         }
         Ok(Count { verdict, remembered: false })

@@ -54,7 +54,7 @@ impl RateLimiter {
         self.counters.settle(settlement).await.map_err(DomainError::store("giving hits back"))?;
 
         let after = meters.iter().zip(&counter_of).map(|(meter, counter)| {
-            self.refusals.forget(&meter.bucket, &meter.name);
+            self.refusals.remove(&meter.bucket, &meter.name);
             let reading = &mut readings[*counter];
             reading.used = reading.used.saturating_sub(meter.cost);
             Reading { amount: meter.rule.most(), ..*reading }

@@ -8,7 +8,7 @@ use evenkeel_domain::{
 };
 use evenkeel_engine::{
     admission::{Admission, Admitted, Decision, keep_alive::KeptAlive, settle::EndedRequest},
-    balancer::{PickRequest, directory::Candidate},
+    balancer::{PickRequest, pool_entry::Candidate},
     limiter::direct_response::AdminCall,
 };
 use evenkeel_proto::v1::{

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use evenkeel_domain::{
     NAME_BYTES_MAX, clean,
-    limit::{Facts, price::Tokens},
+    limit::{Attributes, price::Tokens},
     usage::{Outcome, SESSION_BYTES_MAX},
 };
 use evenkeel_engine::limiter::{LimitRequest, UsageReport};
@@ -19,7 +19,7 @@ const TOKENS_MAX: u64 = 1_000_000_000;
 /// error: [`clean`] shortens it instead.
 pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     let subject = request.subject.unwrap_or_default();
-    let facts = Facts {
+    let attributes = Attributes {
         consumer: name(subject.consumer),
         source_ip: subject.source_ip.parse().ok(),
         path: subject.path,
@@ -32,7 +32,7 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     let prompt_bytes = request.prompt_bytes.min(TOKENS_MAX);
     let max_output_tokens = request.max_output_tokens.min(TOKENS_MAX);
     let session = cleaned(request.session, SESSION_BYTES_MAX);
-    LimitRequest { facts, session, prompt_bytes, max_output_tokens }
+    LimitRequest { attributes, session, prompt_bytes, max_output_tokens }
 }
 
 /// Cleans the gateway's id of a request.
@@ -98,8 +98,8 @@ mod tests {
         };
         let request = limit_request(request, Pool::default());
         assert!(
-            request.facts.model.starts_with("m\u{fffd}\u{fffd}é")
-                && request.facts.model.len() <= NAME_BYTES_MAX
+            request.attributes.model.starts_with("m\u{fffd}\u{fffd}é")
+                && request.attributes.model.len() <= NAME_BYTES_MAX
         );
         assert_eq!(request.session.len(), SESSION_BYTES_MAX);
     }

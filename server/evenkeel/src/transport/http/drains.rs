@@ -65,7 +65,7 @@ async fn undrain(State(http): Shared, uri: Uri, headers: HeaderMap) -> Answer {
 
 async fn changes(State(http): Shared, uri: Uri) -> Answer {
     let parameters = query(&uri, &["page_size"])?;
-    let changes = http.administration.audit.list(page_size(&parameters)?).await?;
+    let changes = http.administration.change_log.list(page_size(&parameters)?).await?;
     let changes: Vec<Value> = changes.iter().map(encode_change).collect();
     Ok(Json(json!({"changes": changes})).into_response())
 }

@@ -91,7 +91,7 @@ async fn json_errors(request: Request, next: Next) -> Response {
 /// Ready also while the store is away: the sidecar then answers by its stated policy, and a gateway that
 /// stopped asking would be worse off.
 async fn readyz(State(http): State<Arc<Http>>) -> Response {
-    let draining = http.capacity.balancer.recorder.is_draining();
+    let draining = http.capacity.balancer.recorder.is_stopping();
     let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(json!({"ready": !draining, "store_up": http.capacity.balancer.store.is_up()})))
         .into_response()

@@ -11,7 +11,7 @@ use axum::{
     routing::{get, put},
 };
 use evenkeel_domain::limit::{Algorithm, Limit};
-use evenkeel_engine::limiter::overrides::form_of_key;
+use evenkeel_engine::limiter::override_key::form_of_key;
 use evenkeel_store::records::Override;
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::PoolId;
 use evenkeel_store::{
-    changes::{AdminChange, Changes},
-    drains::{Drain, Drains},
+    changes::{AdminChange, ChangeStore},
+    drains::{Drain, DrainStore},
     memory::{MemoryChanges, MemoryDrains},
 };
 
@@ -18,8 +18,8 @@ const TTL: Duration = Duration::from_secs(20);
 
 /// The stores under test.
 struct Subject {
-    drains: Arc<dyn Drains>,
-    changes: Arc<dyn Changes>,
+    drains: Arc<dyn DrainStore>,
+    changes: Arc<dyn ChangeStore>,
 }
 
 fn a_drain(endpoint: &str, pool: Option<PoolId>) -> Drain {

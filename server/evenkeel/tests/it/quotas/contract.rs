@@ -6,7 +6,7 @@ use evenkeel_domain::limit::{Rule, Window};
 use evenkeel_store::{
     counters::Counters,
     memory::{MemoryCounters, MemoryRecords},
-    records::{Account, Action, Override, Record, Records},
+    records::{Account, Action, Override, Record, RecordStore},
 };
 
 use super::{HOUR, Subject, TTL};
@@ -245,7 +245,7 @@ macro_rules! scenarios {
             async fn $scenario() {
                 let redis = Redis::start();
                 let store = redis_store(&redis_options(vec![redis.url()], false, "p"), TTL).await;
-                let (records, counters): (Arc<dyn Records>, Arc<dyn Counters>) = (store.clone(), store);
+                let (records, counters): (Arc<dyn RecordStore>, Arc<dyn Counters>) = (store.clone(), store);
                 super::$scenario(&Subject { records, counters, name: stringify!($scenario) }).await;
                 every_key_has_a_stated_life(&redis);
             })*
@@ -257,7 +257,7 @@ macro_rules! scenarios {
                 let cluster = Cluster::start();
                 let store = redis_store(&redis_options(cluster.urls(), true, ""), TTL).await;
                 $({
-                    let (records, counters): (Arc<dyn Records>, Arc<dyn Counters>) = (store.clone(), store.clone());
+                    let (records, counters): (Arc<dyn RecordStore>, Arc<dyn Counters>) = (store.clone(), store.clone());
                     super::$scenario(&Subject { records, counters, name: stringify!($scenario) }).await;
                 })*
             }

@@ -1,11 +1,11 @@
-//! Records of quotas and overrides in stores.
+//! RecordStore of quotas and overrides in stores.
 
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::limit::{Meter, OnOutage, Rule, Window};
 use evenkeel_store::{
     counters::{Counters, Entry, ReservationId, Reserve, Settlement, Verdict},
-    records::{Account, Action, Edit, Edited, Range, Record, Records},
+    records::{Account, Action, Edit, Edited, Range, Record, RecordStore},
 };
 
 use crate::support::store::{holder, lease};
@@ -19,7 +19,7 @@ const TTL: Duration = Duration::from_secs(60);
 
 /// One store under test.
 struct Subject {
-    records: Arc<dyn Records>,
+    records: Arc<dyn RecordStore>,
     counters: Arc<dyn Counters>,
     /// Prefixes consumers, so that scenarios on one store do not meet.
     name: &'static str,

@@ -18,7 +18,7 @@ use evenkeel_engine::ledger::{
     query::{By, Query, Row},
 };
 use evenkeel_store::{
-    memory_usage::MemoryUsage,
+    memory::MemoryUsage,
     redis::RedisStore,
     usage::{UsageBounds, UsageStore},
 };

@@ -40,7 +40,7 @@ impl AdminService {
         &self,
         request: Request<ListChangesRequest>,
     ) -> Answer<ListChangesResponse> {
-        let changes = self.administration.audit.list(request.into_inner().page_size).await;
+        let changes = self.administration.change_log.list(request.into_inner().page_size).await;
         let changes = changes.map_err(|e| to_status(&e))?.into_iter().map(encode_change).collect();
         Ok(Response::new(ListChangesResponse { changes }))
     }

@@ -11,7 +11,7 @@ use evenkeel_domain::{
     DomainError, HolderId, LeaseId, PoolId,
     page::{cut, page_size_of},
 };
-use evenkeel_engine::balancer::{directory::PoolEntry, view::PoolView};
+use evenkeel_engine::balancer::{pool_entry::PoolEntry, view::PoolView};
 use evenkeel_proto::v1::{
     EndpointState, GetActivityRequest, GetActivityResponse, GetPoolRequest, GetRefusalRequest, HolderState,
     LeaseState, ListHoldersRequest, ListHoldersResponse, ListLeasesRequest, ListLeasesResponse,

@@ -11,10 +11,10 @@ use axum::{
 };
 use evenkeel_domain::{
     DomainError,
-    activity::{AdmitResult, Nearest, Refused, Repair, SidecarStatus},
+    activity::{AdmitResult, FullestKey, Refused, Repair, SidecarStatus},
     page::page_size_of,
 };
-use evenkeel_engine::activity::{QuotaBurn, Steps};
+use evenkeel_engine::activity::{BurnRate, Steps};
 use serde_json::{Map, Value, json};
 
 use super::{Shared, one_of, part};
@@ -107,7 +107,7 @@ async fn refusal(State(http): Shared, Path(request_id): Path<String>) -> Answer 
     Ok(Json(encode_refusal(&refused)).into_response())
 }
 
-fn encode_nearest(capacity: &Capacity, nearest: &Nearest) -> Value {
+fn encode_nearest(capacity: &Capacity, nearest: &FullestKey) -> Value {
     json!({
         "limit": nearest.limit,
         "key": nearest.key(),
@@ -121,7 +121,7 @@ fn encode_nearest(capacity: &Capacity, nearest: &Nearest) -> Value {
     })
 }
 
-fn encode_burn(capacity: &Capacity, burn: &QuotaBurn) -> Value {
+fn encode_burn(capacity: &Capacity, burn: &BurnRate) -> Value {
     json!({
         "quota": burn.quota,
         "consumer": burn.consumer,

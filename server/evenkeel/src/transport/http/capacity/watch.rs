@@ -75,7 +75,7 @@ impl Watcher {
             }
             if let Some((at, ..)) = &self.told {
                 // Who watches is to go over to another sidecar, if there is one.
-                if self.http.capacity.balancer.recorder.is_draining() {
+                if self.http.capacity.balancer.recorder.is_stopping() {
                     return None;
                 }
                 let next = *at + PACE;

@@ -1,21 +1,20 @@
-//! What has happened, in this process's memory: of an embedded sidecar, and the reference for the one in Redis.
+//! What has happened, in this process's memory: for an embedded store, and the reference for the one in Redis.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    activity::{Burn, Nearest, PoolSteps, Refused, Repair, Resolution, SidecarStatus},
+    activity::{FullestKey, PoolSteps, QuotaCharges, Refused, Repair, Resolution, SidecarStatus},
     clock::unix_ms,
 };
 use parking_lot::Mutex;
 
-use super::activity::{ActivityStore, REFUSAL_KEPT_MS, REFUSALS_MAX, REPAIRS_MAX, Report, page_kept_ms};
+use crate::activity::{ActivityStore, REFUSAL_KEPT_MS, REFUSALS_MAX, REPAIRS_MAX, Report, page_kept_ms};
 
-/// Most refusals kept by their request's id.
+/// Most refusals kept by request id.
 const REFUSALS_BY_ID_MAX: usize = 100_000;
 
-/// What has happened.
 #[derive(Default)]
 pub struct MemoryActivity {
     kept: Mutex<Kept>,
@@ -24,11 +23,11 @@ pub struct MemoryActivity {
 #[derive(Default)]
 struct Kept {
     statuses: BTreeMap<String, SidecarStatus>,
-    nearest: BTreeMap<String, Vec<Nearest>>,
-    burns: BTreeMap<String, Vec<Burn>>,
+    fullest_keys: BTreeMap<String, Vec<FullestKey>>,
+    charges: BTreeMap<String, Vec<QuotaCharges>>,
     pages: BTreeMap<(Resolution, u64), BTreeMap<String, Vec<PoolSteps>>>,
     by_id: HashMap<String, Refused>,
-    /// Ids in the order in which they came.
+    /// Times and request ids, oldest first.
     ids: VecDeque<(u64, String)>,
     refusals: VecDeque<Refused>,
     repairs: VecDeque<Repair>,
@@ -42,11 +41,11 @@ impl ActivityStore for MemoryActivity {
             let status = SidecarStatus { seen_at_ms: unix_ms(), ..status.clone() };
             kept.statuses.insert(key.clone(), status);
         }
-        if let Some(nearest) = &report.nearest {
-            kept.nearest.insert(key.clone(), nearest.clone());
+        if let Some(fullest_keys) = &report.fullest_keys {
+            kept.fullest_keys.insert(key.clone(), fullest_keys.clone());
         }
-        if let Some(burns) = &report.burns {
-            kept.burns.insert(key, burns.clone());
+        if let Some(charges) = &report.charges {
+            kept.charges.insert(key, charges.clone());
         }
         Ok(())
     }
@@ -55,20 +54,20 @@ impl ActivityStore for MemoryActivity {
         Ok(self.kept.lock().statuses.values().cloned().collect())
     }
 
-    async fn nearest(&self) -> Result<Vec<Vec<Nearest>>, StoreError> {
-        Ok(self.kept.lock().nearest.values().cloned().collect())
+    async fn fullest_keys(&self) -> Result<Vec<Vec<FullestKey>>, StoreError> {
+        Ok(self.kept.lock().fullest_keys.values().cloned().collect())
     }
 
-    async fn burns(&self) -> Result<Vec<Vec<Burn>>, StoreError> {
-        Ok(self.kept.lock().burns.values().cloned().collect())
+    async fn quota_charges(&self) -> Result<Vec<Vec<QuotaCharges>>, StoreError> {
+        Ok(self.kept.lock().charges.values().cloned().collect())
     }
 
     async fn forget(&self, sidecars: &[String]) -> Result<(), StoreError> {
         let mut kept = self.kept.lock();
         for sidecar in sidecars {
             kept.statuses.remove(sidecar);
-            kept.nearest.remove(sidecar);
-            kept.burns.remove(sidecar);
+            kept.fullest_keys.remove(sidecar);
+            kept.charges.remove(sidecar);
         }
         Ok(())
     }

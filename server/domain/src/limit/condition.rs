@@ -1,32 +1,30 @@
-//! When a limit applies.
+//! Conditions: when a limit applies.
 
 use std::{fmt, net::IpAddr};
 
 use regex::Regex;
 
-use super::facts::{Attribute, Facts};
+use super::attributes::{Attribute, Attributes};
 
-/// What a value must be.
+/// What the value of an attribute must be.
 #[derive(Clone, Debug)]
 pub enum Matcher {
-    /// Anything, but there.
+    /// Present, with any value.
     Present,
-    /// Not there.
     Absent,
-    /// Exactly one of these.
+    /// Equal to one of these.
     OneOf(Vec<String>),
-    /// Beginning so.
     Prefix(String),
-    /// Matched as a whole by a regular expression; see [`Matcher::regex`].
+    /// Matched as a whole by a regular expression. See [`Matcher::regex`].
     Regex {
-        /// As configured.
+        /// The expression as configured.
         source: String,
-        /// Anchored at both ends.
+        /// The expression anchored at both ends.
         anchored: Regex,
     },
     /// An address in one of these networks: address and prefix length.
     Cidr(Vec<(IpAddr, u8)>),
-    /// Anything but this.
+    /// Not matched by this.
     Not(Box<Matcher>),
 }
 
@@ -37,16 +35,16 @@ impl PartialEq for Matcher {
 }
 
 impl Matcher {
-    /// A regular expression that has to match the whole value; it takes linear time.
+    /// Compiles a regular expression that must match the whole value. Matching takes linear time.
     ///
     /// # Errors
-    /// Where it is none.
+    /// If the expression is invalid.
     pub fn regex(source: &str) -> Result<Self, regex::Error> {
         let anchored = Regex::new(&format!(r"\A(?:{source})\z"))?;
         Ok(Self::Regex { source: source.to_owned(), anchored })
     }
 
-    /// Whether a value, or its absence, matches.
+    /// Whether a value matches. `None`: the attribute is absent.
     pub fn matches(&self, value: Option<&str>) -> bool {
         match (self, value) {
             (Self::Absent, value) => value.is_none(),
@@ -87,16 +85,14 @@ impl fmt::Display for Matcher {
 /// An attribute and what it must be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
-    /// Which.
     pub attribute: Attribute,
-    /// What.
     pub matcher: Matcher,
 }
 
 impl Condition {
-    /// Whether it holds for a request.
-    pub fn holds(&self, facts: &Facts) -> bool {
-        self.matcher.matches(self.attribute.value(facts).as_deref())
+    /// Whether the condition holds for a request.
+    pub fn holds(&self, attributes: &Attributes) -> bool {
+        self.matcher.matches(self.attribute.value(attributes).as_deref())
     }
 }
 
@@ -106,7 +102,7 @@ impl fmt::Display for Condition {
     }
 }
 
-/// Reads `10.0.0.0/8`, `::1`, `10.1.2.3`.
+/// Parses `10.0.0.0/8`, `::1`, `10.1.2.3`.
 pub fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
     let (ip, bits) = text.split_once('/').map_or((text, None), |(ip, bits)| (ip, Some(bits)));
     let ip: IpAddr = ip.parse().ok()?;
@@ -132,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn matchers() {
+    fn matchers_match_values() {
         let regex = |text| Matcher::regex(text).unwrap();
         let cidr = |text| Matcher::Cidr(vec![parse_cidr(text).unwrap()]);
         let cases = [
@@ -159,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read() {
+    fn networks_are_parsed() {
         assert!(parse_cidr("10.0.0.0/33").is_none());
         assert!(parse_cidr("10.0.0").is_none());
         assert_eq!(parse_cidr("::1"), Some(("::1".parse().unwrap(), 128)));

@@ -1,4 +1,4 @@
-//! Usage in this process's memory, and the reference model the Redis scripts are tested against.
+//! Usage in this process's memory, and the reference that the Redis scripts are tested against.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -12,7 +12,7 @@ use evenkeel_domain::{
 };
 use parking_lot::Mutex;
 
-use super::usage::{
+use crate::usage::{
     Applied, DayBatch, FORGET_MAX, FlushId, Rows, SESSION_PARTS, SessionUpdate, TRIM_MAX, UsageBounds,
     UsageStore, session_part,
 };
@@ -20,7 +20,6 @@ use super::usage::{
 /// Rows read at once.
 const ROWS_AT_ONCE: usize = 1000;
 
-/// The ledger's memory in this process.
 pub struct MemoryUsage {
     bounds: UsageBounds,
     state: Mutex<State>,
@@ -36,7 +35,7 @@ struct DayTable {
     expires_ms: u64,
     rows: BTreeMap<RowKey, Usage>,
     sums: HashMap<SessionKey, SessionSum>,
-    /// The same by tokens.
+    /// The keys of `sums` by tokens.
     by_tokens: BTreeSet<(u64, SessionKey)>,
     applied: HashMap<Arc<str>, u64>,
 }
@@ -48,7 +47,7 @@ struct Part {
     applied: HashMap<Arc<str>, u64>,
 }
 
-/// Whether a flush is new; notes it.
+/// Records a flush, and returns whether it is new.
 fn is_new(applied: &mut HashMap<Arc<str>, u64>, id: &FlushId) -> bool {
     let last = applied.entry(Arc::clone(&id.instance)).or_default();
     let new = *last < id.sequence;
@@ -119,7 +118,6 @@ impl Part {
 }
 
 impl MemoryUsage {
-    /// With nothing in it.
     #[must_use]
     pub fn new(bounds: UsageBounds) -> Self {
         let parts = (0..SESSION_PARTS).map(|_| Part::default()).collect();

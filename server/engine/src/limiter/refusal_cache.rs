@@ -1,4 +1,4 @@
-//! Refusals that cannot change yet are remembered, and answered without the store.
+//! Cached refusals: while a counter cannot have room, requests are refused without a call to the store.
 
 use std::{
     collections::HashMap,
@@ -10,45 +10,42 @@ use evenkeel_domain::limit::{Bucket, Meter};
 use evenkeel_store::counters::Reading;
 use parking_lot::Mutex;
 
-/// Longest time without asking the store again: an administrator may have raised an amount, or a gateway given
-/// back what it could not use.
-const REMEMBERED_MAX: Duration = Duration::from_secs(1);
-/// Most counters remembered; beyond, all that is past is forgotten, and if that is not enough, everything.
+/// Longest time that a refusal is cached. An administrator may raise the amount meanwhile, or a settlement free some.
+const CACHED_MAX: Duration = Duration::from_secs(1);
+/// Most cached refusals. When there are more, the expired ones are dropped, and if that is not enough, all.
 const COUNTERS_MAX: usize = 65_536;
-/// Parts, so that requests seldom wait for each other.
+/// Parts with a lock each, so that requests seldom wait for each other.
 const PARTS: usize = 16;
 
-/// A refusal.
 #[derive(Clone, Copy, Debug)]
-struct Refused {
+struct CachedRefusal {
     until: Instant,
-    /// Least that was refused: what asks for less may fit.
+    /// The cost that was refused. A lower cost may fit.
     cost: u64,
     amount: u64,
     used: u64,
-    /// When it would fit, and when all of it is free again; `None`: no time brings that about.
+    /// When the cost would fit, and when the whole amount is free. `None`: time alone frees nothing.
     retry_at: Option<Instant>,
     reset_at: Option<Instant>,
 }
 
-type Part = HashMap<(Arc<Bucket>, Arc<str>), Refused>;
+type Part = HashMap<(Arc<Bucket>, Arc<str>), CachedRefusal>;
 
-/// What is remembered.
 #[derive(Default)]
-pub struct Refusals {
+pub struct RefusalCache {
     parts: [Mutex<Part>; PARTS],
 }
 
-impl Refusals {
-    /// Remembers that a counter had no room, if that cannot change yet.
-    pub fn note(&self, meter: &Meter, reading: &Reading) {
+impl RefusalCache {
+    /// Caches that a counter had no room, if that cannot change yet.
+    pub fn insert(&self, meter: &Meter, reading: &Reading) {
         if !reading.over || reading.final_ms == 0 || meter.shadow {
             return;
         }
         let now = Instant::now();
         let after = |ms: u64| (ms > 0).then(|| now + Duration::from_millis(ms));
-        let refused = Refused {
-            until: now + Duration::from_millis(reading.final_ms).min(REMEMBERED_MAX),
+        let refused = CachedRefusal {
+            until: now + Duration::from_millis(reading.final_ms).min(CACHED_MAX),
             cost: meter.cost,
             amount: reading.amount,
             used: reading.used,
@@ -65,9 +62,9 @@ impl Refusals {
         part.insert((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), refused);
     }
 
-    /// The reading of a counter that is known to have no room for this.
+    /// Returns the reading of a counter that is known to have no room for this cost.
     #[must_use]
-    pub fn recall(&self, meter: &Meter) -> Option<Reading> {
+    pub fn get(&self, meter: &Meter) -> Option<Reading> {
         let part = self.part(&meter.bucket).lock();
         if part.is_empty() || meter.shadow {
             return None;
@@ -78,7 +75,7 @@ impl Refusals {
         if refused.until <= now || meter.cost < refused.cost || refused.amount != meter.rule.most() {
             return None;
         }
-        // At least 1, as 0 would say that no time brings it about.
+        // At least 1, as 0 means that time alone frees nothing.
         let left = |at: Option<Instant>| at.map_or(0, |at| (at - now).as_millis().max(1) as u64);
         Some(Reading {
             over: true,
@@ -90,13 +87,13 @@ impl Refusals {
         })
     }
 
-    /// Forgets what is known of a counter: something was given back.
-    pub fn forget(&self, bucket: &Arc<Bucket>, name: &Arc<str>) {
+    /// Drops the refusals of a counter, as some of its amount was freed.
+    pub fn remove(&self, bucket: &Arc<Bucket>, name: &Arc<str>) {
         self.part(bucket).lock().remove(&(Arc::clone(bucket), Arc::clone(name)));
     }
 
     fn part(&self, bucket: &Bucket) -> &Mutex<Part> {
-        // The end of a tag tells consumers apart.
+        // Tags differ at the end.
         let sum = bucket.tag.bytes().rev().take(8).fold(0_usize, |sum, byte| sum * 31 + usize::from(byte));
         &self.parts[sum % PARTS]
     }
@@ -121,8 +118,8 @@ mod tests {
     }
 
     #[test]
-    fn only_what_cannot_change_is_remembered() {
-        let refusals = Refusals::default();
+    fn only_a_refusal_that_cannot_change_is_cached() {
+        let cache = RefusalCache::default();
         let over = Reading {
             over: true,
             used: 10,
@@ -132,26 +129,26 @@ mod tests {
             final_ms: 5000,
             ..Reading::default()
         };
-        refusals.note(&meter("a", 3, 10), &over);
-        let recalled = refusals.recall(&meter("a", 3, 10)).unwrap();
-        assert!(recalled.over && (4000..=5000).contains(&recalled.retry_ms), "{recalled:?}");
-        assert!(refusals.recall(&meter("a", 2, 10)).is_none(), "less may fit");
-        assert!(refusals.recall(&meter("a", 3, 11)).is_none(), "the amount was changed");
-        assert!(refusals.recall(&meter("b", 3, 10)).is_none(), "another consumer");
-        refusals.forget(&meter("a", 3, 10).bucket, &"l".into());
-        assert!(refusals.recall(&meter("a", 3, 10)).is_none());
-        refusals.note(&meter("a", 3, 10), &Reading { final_ms: 0, ..over });
-        assert!(refusals.recall(&meter("a", 3, 10)).is_none(), "it may change");
+        cache.insert(&meter("a", 3, 10), &over);
+        let cached = cache.get(&meter("a", 3, 10)).unwrap();
+        assert!(cached.over && (4000..=5000).contains(&cached.retry_ms), "{cached:?}");
+        assert!(cache.get(&meter("a", 2, 10)).is_none(), "less may fit");
+        assert!(cache.get(&meter("a", 3, 11)).is_none(), "the amount was changed");
+        assert!(cache.get(&meter("b", 3, 10)).is_none(), "another consumer");
+        cache.remove(&meter("a", 3, 10).bucket, &"l".into());
+        assert!(cache.get(&meter("a", 3, 10)).is_none());
+        cache.insert(&meter("a", 3, 10), &Reading { final_ms: 0, ..over });
+        assert!(cache.get(&meter("a", 3, 10)).is_none(), "it may change");
     }
 
     #[test]
     fn memory_is_bounded() {
-        let refusals = Refusals::default();
+        let cache = RefusalCache::default();
         let over = Reading { over: true, amount: 1, final_ms: 60_000, ..Reading::default() };
         for i in 0..COUNTERS_MAX * 2 {
-            refusals.note(&meter(&i.to_string(), 1, 1), &over);
+            cache.insert(&meter(&i.to_string(), 1, 1), &over);
         }
-        let kept: usize = refusals.parts.iter().map(|part| part.lock().len()).sum();
+        let kept: usize = cache.parts.iter().map(|part| part.lock().len()).sum();
         assert!(kept <= COUNTERS_MAX, "{kept}");
     }
 }

@@ -1,4 +1,4 @@
-//! How fast quotas are used, as this sidecar charges them.
+//! The charges of quotas in the last hour, as this sidecar makes them: the source of burn rates.
 
 use std::{
     cmp::Reverse,
@@ -6,18 +6,18 @@ use std::{
     sync::Arc,
 };
 
-use evenkeel_domain::activity::{Burn, Resolution};
+use evenkeel_domain::activity::{QuotaCharges, Resolution};
 
-use super::half::Half;
+use super::eviction::Eviction;
 
-/// Most quotas of consumers kept; when there are more, the half that lasts longest goes.
-const KEPT_MAX: usize = 10_000;
-/// Consumers told of, divided evenly among the quotas.
-const TOLD_MAX: usize = 500;
-/// How far back charges are kept.
-pub(super) const BACK_MS: u64 = 3_600_000;
+/// Most accounts kept. When there are more, the half that lasts longest is evicted.
+const ACCOUNTS_MAX: usize = 10_000;
+/// Consumers in a report, divided evenly among the quotas.
+const REPORTED_MAX: usize = 500;
+/// How long charges are kept.
+pub(super) const KEPT_MS: u64 = 3_600_000;
 
-/// How a quota was last seen.
+/// The state of a quota at its last request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Standing {
     pub(super) balance: u64,
@@ -26,10 +26,11 @@ pub(super) struct Standing {
     pub(super) at_ms: u64,
 }
 
+/// One consumer in one quota.
 #[derive(Default)]
 struct Account {
     standing: Standing,
-    /// Steps of [`Resolution::Coarse`] with what was charged, oldest first.
+    /// Starts of steps of [`Resolution::Coarse`] and the amounts charged in them, oldest first.
     charged: VecDeque<(u64, u64)>,
 }
 
@@ -44,7 +45,7 @@ impl Account {
         self.charged.iter().map(|(_, amount)| amount).sum()
     }
 
-    /// For how many times its last hour it lasts: what is told of first has least.
+    /// Returns how often the charges of the last hour fit into the balance. The accounts with the least are reported.
     fn lasts(&self) -> f64 {
         match (self.standing.at_ms, self.standing.balance, self.sum()) {
             (0, _, sum) => 1.0 / (1.0 + sum as f64),
@@ -57,19 +58,19 @@ impl Account {
 
 /// Charges of the last hour by quota and consumer.
 #[derive(Default)]
-pub(super) struct Table {
+pub(super) struct Charges {
     accounts: HashMap<Arc<str>, HashMap<Box<str>, Account>>,
     count: usize,
     changed: bool,
 }
 
-impl Table {
-    /// A request was held against the quota.
+impl Charges {
+    /// Records the state of a quota that a request was checked against.
     pub(super) fn see(&mut self, quota: &Arc<str>, consumer: &str, standing: Standing) {
         self.change(quota, consumer, standing.at_ms, |account| account.standing = standing);
     }
 
-    /// A request was charged.
+    /// Records a charge.
     pub(super) fn charge(&mut self, quota: &Arc<str>, consumer: &str, amount: u64, now_ms: u64) {
         if amount == 0 {
             return;
@@ -86,7 +87,7 @@ impl Table {
         if let Some(account) = self.accounts.get_mut(quota).and_then(|accounts| accounts.get_mut(consumer)) {
             return change(account);
         }
-        if self.count >= KEPT_MAX {
+        if self.count >= ACCOUNTS_MAX {
             self.make_room(now_ms);
         }
         let mut account = Account::default();
@@ -97,21 +98,21 @@ impl Table {
 
     fn make_room(&mut self, now_ms: u64) {
         self.forget_old(now_ms);
-        if self.count < KEPT_MAX / 2 {
+        if self.count < ACCOUNTS_MAX / 2 {
             return;
         }
         let all = self.accounts.values().flat_map(|of| of.values().map(Account::lasts)).collect();
-        let mut half = Half::of(all, KEPT_MAX / 2);
-        self.retain(|account| half.stays(account.lasts()));
+        let mut eviction = Eviction::new(all, ACCOUNTS_MAX / 2);
+        self.retain(|account| eviction.keeps(account.lasts()));
     }
 
-    /// Tells all again: what was told before is lost.
+    /// Makes the next report complete, as the last one is lost.
     pub(super) fn mark_changed(&mut self) {
         self.changed = true;
     }
 
     fn forget_old(&mut self, now_ms: u64) {
-        let from = now_ms.saturating_sub(BACK_MS);
+        let from = now_ms.saturating_sub(KEPT_MS);
         self.retain(|account| {
             account.forget_before(from);
             !account.charged.is_empty() || account.standing.at_ms >= from
@@ -126,13 +127,13 @@ impl Table {
         self.count = self.accounts.values().map(HashMap::len).sum();
     }
 
-    /// Those that run out soonest, where anything has changed since this was last asked.
-    pub(super) fn take_changed(&mut self, now_ms: u64) -> Option<Vec<Burn>> {
+    /// Returns the charges of the accounts that run out soonest, or `None` if nothing has changed since the last call.
+    pub(super) fn take_changed(&mut self, now_ms: u64) -> Option<Vec<QuotaCharges>> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
         self.forget_old(now_ms);
-        let most = (TOLD_MAX / self.accounts.len().max(1)).max(1);
+        let most = (REPORTED_MAX / self.accounts.len().max(1)).max(1);
         let mut all = Vec::new();
         for (quota, accounts) in &self.accounts {
             let mut of: Vec<_> =
@@ -147,7 +148,7 @@ impl Table {
             }
             all.extend(of);
         }
-        let told = all.into_iter().map(|(quota, consumer, account)| Burn {
+        let reported = all.into_iter().map(|(quota, consumer, account)| QuotaCharges {
             quota: quota.to_string(),
             consumer: consumer.to_string(),
             balance: account.standing.balance,
@@ -156,7 +157,7 @@ impl Table {
             seen_at_ms: account.standing.at_ms,
             charged: account.charged.iter().copied().collect(),
         });
-        Some(told.collect())
+        Some(reported.collect())
     }
 }
 
@@ -166,37 +167,40 @@ mod tests {
 
     #[test]
     fn charges_are_kept_by_step_for_an_hour() {
-        let (mut table, quota) = (Table::default(), Arc::from("q"));
+        let (mut table, quota) = (Charges::default(), Arc::from("q"));
         table.see(&quota, "a", Standing { balance: 100, at_ms: 1000, ..Standing::default() });
         table.charge(&quota, "a", 5, 1000);
         table.charge(&quota, "a", 6, 299_999);
         table.charge(&quota, "a", 7, 300_000);
-        let told = table.take_changed(300_000).unwrap();
-        assert_eq!(told[0].charged, [(0, 11), (300_000, 7)]);
-        assert_eq!((told[0].balance, &*told[0].consumer), (100, "a"));
+        let reported = table.take_changed(300_000).unwrap();
+        assert_eq!(reported[0].charged, [(0, 11), (300_000, 7)]);
+        assert_eq!((reported[0].balance, &*reported[0].consumer), (100, "a"));
         assert!(table.take_changed(300_000).is_none());
         table.charge(&quota, "b", 1, 3_900_000);
-        let told = table.take_changed(3_900_000).unwrap();
-        assert_eq!(told.iter().find(|burn| burn.consumer == "a").map(|burn| burn.charged.len()), Some(1));
+        let reported = table.take_changed(3_900_000).unwrap();
+        assert_eq!(
+            reported.iter().find(|account| account.consumer == "a").map(|account| account.charged.len()),
+            Some(1)
+        );
         table.charge(&quota, "b", 1, 4_300_000);
-        assert_eq!(table.take_changed(4_300_000).unwrap().len(), 1, "what is not charged any more goes");
+        assert_eq!(table.take_changed(4_300_000).unwrap().len(), 1, "an account without charges is dropped");
     }
 
     #[test]
-    fn what_is_charged_most_stays() {
-        let (mut table, quota) = (Table::default(), Arc::from("q"));
+    fn the_accounts_charged_most_stay() {
+        let (mut table, quota) = (Charges::default(), Arc::from("q"));
         for i in 0..25_000_u64 {
             table.charge(&quota, &format!("c{i}"), 1 + i % 100, 1000);
-            assert!(table.count <= KEPT_MAX);
+            assert!(table.count <= ACCOUNTS_MAX);
         }
-        let told = table.take_changed(1000).unwrap();
-        assert_eq!(told.len(), TOLD_MAX);
-        assert!(told.iter().all(|burn| burn.charged[0].1 > 90));
+        let reported = table.take_changed(1000).unwrap();
+        assert_eq!(reported.len(), REPORTED_MAX);
+        assert!(reported.iter().all(|account| account.charged[0].1 > 90));
     }
 
     #[test]
-    fn each_quota_is_told_of_and_what_has_run_out_first() {
-        let (mut table, tokens, requests) = (Table::default(), Arc::from("tokens"), Arc::from("requests"));
+    fn every_quota_is_reported_and_exhausted_ones_first() {
+        let (mut table, tokens, requests) = (Charges::default(), Arc::from("tokens"), Arc::from("requests"));
         let standing = |balance| Standing { balance, at_ms: 1000, ..Standing::default() };
         for i in 0..2000_u64 {
             table.see(&tokens, &format!("c{i}"), standing(1_000_000));
@@ -204,15 +208,20 @@ mod tests {
         }
         table.see(&requests, "spent", standing(0));
         table.see(&requests, "idle", standing(5));
-        let told = table.take_changed(1000).unwrap();
-        assert_eq!(told.iter().filter(|burn| burn.quota == "tokens").count(), TOLD_MAX / 2);
-        assert!(told.iter().any(|burn| burn.consumer == "spent"), "it charges nothing any more");
-        assert!(told.iter().filter(|burn| burn.quota == "tokens").all(|burn| burn.charged[0].1 >= 11_750));
+        let reported = table.take_changed(1000).unwrap();
+        assert_eq!(reported.iter().filter(|account| account.quota == "tokens").count(), REPORTED_MAX / 2);
+        assert!(reported.iter().any(|account| account.consumer == "spent"), "it is charged nothing any more");
+        assert!(
+            reported
+                .iter()
+                .filter(|account| account.quota == "tokens")
+                .all(|account| account.charged[0].1 >= 11_750)
+        );
     }
 
     #[test]
-    fn a_long_tail_of_equals_makes_no_room_among_those_that_burn() {
-        let (mut table, quota) = (Table::default(), Arc::from("q"));
+    fn a_long_tail_of_small_accounts_evicts_no_large_one() {
+        let (mut table, quota) = (Charges::default(), Arc::from("q"));
         for i in 0..24_000_u64 {
             let amount = if i % 12 == 0 { 1_000_000 } else { 1 };
             table.charge(&quota, &format!("c{i}"), amount, 1000);

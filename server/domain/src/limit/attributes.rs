@@ -1,55 +1,48 @@
-//! What limits look at in a request, and the key it is counted under.
+//! The attributes of a request that limits use, and the key under which the request is counted.
 
 use std::{collections::HashMap, fmt, fmt::Write as _, net::IpAddr, sync::Arc};
 
 use super::rule::Bucket;
 
-/// Values longer than this are counted under their digest.
+/// A longer value appears in keys as its digest.
 const PLAIN_BYTES_MAX: usize = 64;
 
-/// What is known of a request.
+/// The attributes of a request.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// The authenticated consumer; empty when unknown.
+pub struct Attributes {
+    /// The authenticated consumer. Empty if unknown.
     pub consumer: String,
-    /// Address of the client.
     pub source_ip: Option<IpAddr>,
-    /// Path with its query.
+    /// The path with its query.
     pub path: String,
-    /// Headers, names in lower case.
+    /// Names in lower case.
     pub headers: HashMap<String, String>,
-    /// Model; empty when unknown.
+    /// Empty if unknown.
     pub model: String,
-    /// Route of the gateway.
     pub route: String,
-    /// Cluster of the gateway.
     pub cluster: String,
-    /// Whatever else the gateway tells.
+    /// Further attributes that the gateway sends.
     pub descriptors: HashMap<String, String>,
 }
 
-/// One property of a request.
+/// One attribute of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Attribute {
-    /// The consumer.
     Consumer,
-    /// The model.
     Model,
-    /// The gateway's route.
     Route,
-    /// The gateway's cluster.
     Cluster,
     /// The path, without its query.
     Path,
-    /// The client's address; with prefix lengths for IPv4 and IPv6, its network.
+    /// The client's address, or its network with these prefix lengths.
     Ip {
         /// Bits of an IPv4 address that count.
         v4: u8,
         /// Bits of an IPv6 address that count.
         v6: u8,
     },
-    /// The client's address as a header tells it, such as `x-forwarded-for`: the first of the list. A client can
-    /// forge it unless a proxy in front replaces it.
+    /// The first address in a header such as `x-forwarded-for`. A client can forge it unless a proxy in front replaces
+    /// it.
     HeaderIp {
         /// The header, in lower case.
         header: String,
@@ -58,19 +51,16 @@ pub enum Attribute {
         /// Bits of an IPv6 address that count.
         v6: u8,
     },
-    /// A request header, in lower case.
+    /// A request header. The name is in lower case.
     Header(String),
-    /// A query parameter.
     Query(String),
-    /// A cookie.
     Cookie(String),
-    /// A descriptor.
     Descriptor(String),
 }
 
 impl Attribute {
-    /// Reads `consumer`, `model`, `route`, `cluster`, `path`, `ip`, `ip/24`, `ip/24/56`, `ip:x`, `ip/24:x`, `header:x`,
-    /// `query:x`, `cookie:x`, `descriptor:x`.
+    /// Parses `consumer`, `model`, `route`, `cluster`, `path`, `ip`, `ip/24`, `ip/24/56`, `ip:x`, `ip/24:x`,
+    /// `header:x`, `query:x`, `cookie:x`, `descriptor:x`.
     pub fn parse(text: &str) -> Option<Self> {
         let named = |name: &str| (!name.is_empty() && name.len() <= 128).then(|| name.to_owned());
         Some(match text.split_once(':') {
@@ -97,36 +87,36 @@ impl Attribute {
         })
     }
 
-    /// Its value in a request; `None` where the request has none, or an empty one.
-    pub fn value<'a>(&self, facts: &'a Facts) -> Option<std::borrow::Cow<'a, str>> {
+    /// Returns the value in a request. `None` if the attribute is absent or empty.
+    pub fn value<'a>(&self, attributes: &'a Attributes) -> Option<std::borrow::Cow<'a, str>> {
         let borrowed = |value: &'a str| (!value.is_empty()).then_some(std::borrow::Cow::Borrowed(value));
         match self {
-            Self::Consumer => borrowed(&facts.consumer),
-            Self::Model => borrowed(&facts.model),
-            Self::Route => borrowed(&facts.route),
-            Self::Cluster => borrowed(&facts.cluster),
-            Self::Path => borrowed(facts.path.split(['?', '#']).next().unwrap_or_default()),
-            Self::Ip { v4, v6 } => Some(network(facts.source_ip?, *v4, *v6).into()),
+            Self::Consumer => borrowed(&attributes.consumer),
+            Self::Model => borrowed(&attributes.model),
+            Self::Route => borrowed(&attributes.route),
+            Self::Cluster => borrowed(&attributes.cluster),
+            Self::Path => borrowed(attributes.path.split(['?', '#']).next().unwrap_or_default()),
+            Self::Ip { v4, v6 } => Some(network(attributes.source_ip?, *v4, *v6).into()),
             Self::HeaderIp { header, v4, v6 } => {
-                let first = facts.headers.get(header)?.split(',').next()?.trim();
+                let first = attributes.headers.get(header)?.split(',').next()?.trim();
                 Some(network(parse_address(first)?, *v4, *v6).into())
             }
-            Self::Header(name) => borrowed(facts.headers.get(name)?),
+            Self::Header(name) => borrowed(attributes.headers.get(name)?),
             Self::Query(name) => {
-                let query = facts.path.split_once('?')?.1.split('#').next()?;
+                let query = attributes.path.split_once('?')?.1.split('#').next()?;
                 let mut pairs = form_urlencoded::parse(query.as_bytes());
                 let value = pairs.find(|(key, _)| key == name.as_str())?.1;
                 (!value.is_empty()).then(|| value.into_owned().into())
             }
             Self::Cookie(name) => {
-                let mut cookies = facts.headers.get("cookie")?.split(';');
+                let mut cookies = attributes.headers.get("cookie")?.split(';');
                 borrowed(cookies.find_map(|c| c.trim().strip_prefix(name.as_str())?.strip_prefix('='))?)
             }
-            Self::Descriptor(name) => borrowed(facts.descriptors.get(name)?),
+            Self::Descriptor(name) => borrowed(attributes.descriptors.get(name)?),
         }
     }
 
-    /// Header the gateway has to pass on for this attribute.
+    /// Returns the header that the gateway must pass on for this attribute.
     pub fn wanted_header(&self) -> Option<&str> {
         match self {
             Self::Header(name) | Self::HeaderIp { header: name, .. } => Some(name),
@@ -135,7 +125,7 @@ impl Attribute {
         }
     }
 
-    /// Whether its values are secrets that must not be shown.
+    /// Whether the values are secrets that must not be shown.
     fn is_secret(&self) -> bool {
         match self {
             Self::Cookie(_) => true,
@@ -170,31 +160,30 @@ impl fmt::Display for Attribute {
     }
 }
 
-/// The attributes a limit is keyed by, consumer first.
+/// The attributes of a limit's key, consumer first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Key(Vec<Attribute>);
 
 impl Key {
-    /// In any order; the consumer is put first.
+    /// Takes the attributes in any order and puts the consumer first.
     pub fn new(mut attributes: Vec<Attribute>) -> Self {
         attributes.sort_by_key(|attribute| *attribute != Attribute::Consumer);
         Self(attributes)
     }
 
-    /// The attributes, consumer first.
     pub fn attributes(&self) -> &[Attribute] {
         &self.0
     }
 
-    /// Where a request is counted; `None` where it lacks an attribute. `limit` names the counter where there is no
-    /// attribute.
+    /// Returns the bucket in which a request is counted. `None` if the request lacks an attribute. `limit` names the
+    /// bucket of a key without attributes.
     ///
-    /// All keys of one consumer carry the consumer as their tag, so that Redis Cluster keeps them together.
-    pub fn bucket(&self, facts: &Facts, limit: &str) -> Option<Arc<Bucket>> {
+    /// The tag of a key with a consumer is the consumer, so that Redis Cluster keeps all keys of a consumer together.
+    pub fn bucket(&self, attributes: &Attributes, limit: &str) -> Option<Arc<Bucket>> {
         let mut tag = String::with_capacity(48);
         let mut rest = String::new();
         for (i, attribute) in self.0.iter().enumerate() {
-            let value = attribute.value(facts)?;
+            let value = attribute.value(attributes)?;
             let into = if i > 0 && self.0[0] == Attribute::Consumer { &mut rest } else { &mut tag };
             if !into.is_empty() {
                 into.push('|');
@@ -209,7 +198,8 @@ impl Key {
     }
 }
 
-/// A value as it stands in keys: secrets and long ones as a digest, what could end a hash tag or a part encoded.
+/// Writes a value as it appears in keys. A secret or long value becomes a digest. Characters that could end a hash tag
+/// or a part of the key are encoded.
 pub fn encode_value(secret: bool, value: &str, out: &mut String) {
     let from = out.len();
     if !secret && value.len() <= PLAIN_BYTES_MAX {
@@ -222,7 +212,7 @@ pub fn encode_value(secret: bool, value: &str, out: &mut String) {
                 out.push(c);
             }
         }
-        // Encoded it may be three times as long: keys and tickets are to stay small.
+        // Encoding may triple the length, and keys and tickets must stay small.
         if out.len() - from <= PLAIN_BYTES_MAX {
             return;
         }
@@ -235,7 +225,7 @@ pub fn encode_value(secret: bool, value: &str, out: &mut String) {
     }
 }
 
-/// Reads `ip`, `ip/24`, `ip/24/56`.
+/// Parses `ip`, `ip/24`, `ip/24/56`.
 fn prefix_lengths(text: &str) -> Option<(u8, u8)> {
     if text == "ip" {
         return Some((32, 128));
@@ -246,7 +236,7 @@ fn prefix_lengths(text: &str) -> Option<(u8, u8)> {
     bits.next().is_none().then_some((v4, v6))
 }
 
-/// Reads an address with or without a port: `10.0.0.1`, `10.0.0.1:80`, `::1`, `[::1]`, `[::1]:80`.
+/// Parses an address with or without a port: `10.0.0.1`, `10.0.0.1:80`, `::1`, `[::1]`, `[::1]:80`.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.split(']').next());
     let bare = bare.unwrap_or(text);
@@ -273,8 +263,8 @@ fn network(ip: IpAddr, v4: u8, v6: u8) -> String {
 mod tests {
     use super::*;
 
-    fn facts() -> Facts {
-        Facts {
+    fn request() -> Attributes {
+        Attributes {
             consumer: "ali|ce".into(),
             source_ip: "10.1.2.3".parse().ok(),
             path: "/v1/chat?tenant=a%20b&api_key=s#x".into(),
@@ -285,12 +275,12 @@ mod tests {
             ]
             .into(),
             model: "m".into(),
-            ..Facts::default()
+            ..Attributes::default()
         }
     }
 
     #[test]
-    fn attributes_are_read_and_written() {
+    fn attributes_are_parsed_and_displayed() {
         for text in [
             "consumer",
             "path",
@@ -314,8 +304,9 @@ mod tests {
     }
 
     #[test]
-    fn values() {
-        let value = |text| Attribute::parse(text).unwrap().value(&facts()).map(std::borrow::Cow::into_owned);
+    fn attributes_have_values() {
+        let value =
+            |text| Attribute::parse(text).unwrap().value(&request()).map(std::borrow::Cow::into_owned);
         let cases = [
             ("path", Some("/v1/chat")),
             ("ip", Some("10.1.2.3")),
@@ -337,10 +328,10 @@ mod tests {
     }
 
     #[test]
-    fn buckets() {
+    fn keys_have_buckets() {
         let bucket = |texts: &[&str]| {
             let key = Key::new(texts.iter().map(|text| Attribute::parse(text).unwrap()).collect());
-            key.bucket(&facts(), "l").map(|b| (b.tag.clone(), b.rest.clone()))
+            key.bucket(&request(), "l").map(|b| (b.tag.clone(), b.rest.clone()))
         };
         let pair = |a: &str, b: &str| Some((a.to_owned(), b.to_owned()));
         assert_eq!(bucket(&[]), pair("limit=l", ""));
