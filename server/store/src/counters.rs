@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use evenkeel_domain::{
     HolderId, LeaseId, StoreError,
-    limit::{Bucket, Meter, Rule},
+    limit::{Bucket, CounterRule, Meter},
 };
 
 /// Whose reservation: what makes repeated calls harmless.
@@ -108,7 +108,7 @@ pub struct Entry {
     /// Name of the limit or quota.
     pub name: Arc<str>,
     /// Its rule now.
-    pub rule: Rule,
+    pub rule: CounterRule,
     /// The window, slot or day it was taken in.
     pub window: u64,
     /// What was taken.

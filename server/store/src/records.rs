@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    limit::{Attribute, Attributes, Bucket, Key, Rule},
+    limit::{Attribute, Attributes, Bucket, CounterRule, Key},
 };
 
 /// Most changes kept per record.
@@ -22,13 +22,13 @@ pub struct Account {
     pub bucket: Arc<Bucket>,
     pub quota: Arc<str>,
     /// The quota's rule now: prepaid or a budget.
-    pub rule: Rule,
+    pub rule: CounterRule,
 }
 
 impl Account {
     /// Returns `None` if the consumer's name is empty.
     #[must_use]
-    pub fn new(consumer: &str, quota: Arc<str>, rule: Rule) -> Option<Self> {
+    pub fn new(consumer: &str, quota: Arc<str>, rule: CounterRule) -> Option<Self> {
         let attributes = Attributes { consumer: consumer.to_owned(), ..Attributes::default() };
         let bucket = Key::new(vec![Attribute::Consumer]).bucket(&attributes, &quota)?;
         Some(Self { consumer: consumer.into(), bucket, quota, rule })
@@ -56,8 +56,14 @@ pub struct Record {
 
 impl Record {
     /// Returns the record of a budget. `used` includes reservations.
-    pub(crate) fn of_budget(rule: &Rule, custom: Option<u64>, used: u64, reserved: u64, now: u64) -> Self {
-        let default = if let Rule::Budget { default, .. } = rule { *default } else { None };
+    pub(crate) fn of_budget(
+        rule: &CounterRule,
+        custom: Option<u64>,
+        used: u64,
+        reserved: u64,
+        now: u64,
+    ) -> Self {
+        let default = if let CounterRule::Budget { default, .. } = rule { *default } else { None };
         let amount = custom.or(default).unwrap_or(0);
         Self {
             recorded: custom.is_some(),
@@ -184,7 +190,7 @@ pub trait RecordStore: Send + Sync + 'static {
     async fn quotas(
         &self,
         quota: &Arc<str>,
-        rule: &Rule,
+        rule: &CounterRule,
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError>;
 

@@ -13,7 +13,7 @@ pub use attributes::{Attribute, Attributes, Key};
 pub use condition::{Condition, Matcher};
 pub use period::{CalendarUnit, Period};
 pub use price::Prices;
-pub use rule::{AMOUNT_MAX, Bucket, Meter, Rule, Window};
+pub use rule::{AMOUNT_MAX, Bucket, CounterRule, Meter, Window};
 
 /// Longest name of a limit or quota, in bytes.
 pub const LIMIT_NAME_BYTES_MAX: usize = 64;

@@ -60,7 +60,7 @@ impl Window {
 
 /// The rule of one counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rule {
+pub enum CounterRule {
     /// Up to `amount` in each window.
     Fixed { amount: u64, window: Window },
     /// Up to `amount` in any `period_ms`, kept in [`SLOTS`] slots.
@@ -84,7 +84,7 @@ pub enum Rule {
     },
 }
 
-impl Rule {
+impl CounterRule {
     /// Whether the counter is a quota's, which is kept in the consumer's record and does not expire.
     #[must_use]
     pub fn is_quota(&self) -> bool {
@@ -136,7 +136,7 @@ pub struct Meter {
     pub bucket: Arc<Bucket>,
     /// Name of the limit or quota.
     pub name: Arc<str>,
-    pub rule: Rule,
+    pub rule: CounterRule,
     pub cost: u64,
     /// The settlement replaces the reserved cost. If false, the cost is final.
     pub provisional: bool,

@@ -8,8 +8,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use evenkeel_domain::limit::{
-    Algorithm, Attributes, Bucket, Condition, Counts, Key, Limit, LimitRules, Meter, OnOutage, Period,
-    QuotaKind, QuotaRule, Rejected, Rule, Window,
+    Algorithm, Attributes, Bucket, Condition, CounterRule, Counts, Key, Limit, LimitRules, Meter, OnOutage,
+    Period, QuotaKind, QuotaRule, Rejected, Window,
 };
 use evenkeel_telemetry::{LimitCounters, LimitMetrics};
 
@@ -142,26 +142,26 @@ impl CompiledLimit {
     }
 
     /// Returns the rule of its counters as of now.
-    pub(super) fn rule(&self, amount: Amount, ttl_ms: u64, now_ms: u64) -> Rule {
+    pub(super) fn rule(&self, amount: Amount, ttl_ms: u64, now_ms: u64) -> CounterRule {
         let Amount { amount, burst } = amount;
         match &self.definition {
             Definition::Limit(limit) => {
                 let period_ms = limit.period.longest().as_millis() as u64;
                 match limit.algorithm {
                     Algorithm::FixedWindow => {
-                        Rule::Fixed { amount, window: self.window(&limit.period, now_ms) }
+                        CounterRule::Fixed { amount, window: self.window(&limit.period, now_ms) }
                     }
-                    Algorithm::SlidingWindow => Rule::Sliding { amount, period_ms },
+                    Algorithm::SlidingWindow => CounterRule::Sliding { amount, period_ms },
                     Algorithm::TokenBucket { .. } => {
-                        Rule::TokenBucket { burst, amount: amount.max(1), period_ms }
+                        CounterRule::TokenBucket { burst, amount: amount.max(1), period_ms }
                     }
-                    Algorithm::Concurrency => Rule::Running { amount, ttl_ms },
+                    Algorithm::Concurrency => CounterRule::Running { amount, ttl_ms },
                 }
             }
             Definition::Quota(quota) => match &quota.kind {
-                QuotaKind::Prepaid => Rule::Prepaid { default: quota.default },
+                QuotaKind::Prepaid => CounterRule::Prepaid { default: quota.default },
                 QuotaKind::Budget(period) => {
-                    Rule::Budget { default: quota.default, window: self.window(period, now_ms) }
+                    CounterRule::Budget { default: quota.default, window: self.window(period, now_ms) }
                 }
             },
         }
@@ -335,7 +335,7 @@ impl Compiled {
     }
 
     /// Returns the rule with which to settle a counter. The amount matters only for token buckets.
-    pub(super) fn rule_to_settle(&self, entry: &CompiledLimit, rate: u64, now_ms: u64) -> Rule {
+    pub(super) fn rule_to_settle(&self, entry: &CompiledLimit, rate: u64, now_ms: u64) -> CounterRule {
         entry.rule(Amount { amount: rate, burst: rate }, self.ttl_ms, now_ms)
     }
 

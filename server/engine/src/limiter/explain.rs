@@ -113,7 +113,8 @@ impl Limiter {
                     explanation.key = meter.bucket.to_string();
                     explanation.cost = meter.cost;
                     explanation.reading = verdict.readings.get(at).copied().unwrap_or_default();
-                    explanation.prepaid = matches!(meter.rule, evenkeel_domain::limit::Rule::Prepaid { .. });
+                    explanation.prepaid =
+                        matches!(meter.rule, evenkeel_domain::limit::CounterRule::Prepaid { .. });
                 }
                 None => {
                     explanation.why = match (

@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use evenkeel_domain::{
     StoreError,
     clock::unix_ms,
-    limit::{Attributes, LimitRules, Meter, Rule},
+    limit::{Attributes, CounterRule, LimitRules, Meter},
     verdict::{Reason, Refusal},
 };
 use evenkeel_store::counters::{Counters, Ground, Hold, Reading, ReservationId, Reserve, Verdict};
@@ -236,8 +236,8 @@ impl Limiter {
         self.recorder.metered(states.map(|(limit, reading)| {
             let (meter, is_quota) = (&limit.meter, compiled.entries[limit.entry].definition.is_quota());
             let (amount, level) = match meter.rule {
-                Rule::Prepaid { .. } => (0, reading.used),
-                Rule::Budget { .. } => (reading.amount, reading.amount.saturating_sub(reading.used)),
+                CounterRule::Prepaid { .. } => (0, reading.used),
+                CounterRule::Budget { .. } => (reading.amount, reading.amount.saturating_sub(reading.used)),
                 _ => (reading.amount, reading.used),
             };
             Metered {
@@ -283,7 +283,7 @@ impl Limiter {
 /// Whether a counter in shadow mode would have refused what it took.
 fn is_over(meter: &Meter, reading: &Reading) -> bool {
     match meter.rule {
-        Rule::Prepaid { .. } => reading.taken < meter.cost,
+        CounterRule::Prepaid { .. } => reading.taken < meter.cost,
         _ => reading.used > reading.amount,
     }
 }

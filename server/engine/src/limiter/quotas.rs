@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use evenkeel_domain::{
     DomainError, check_name, check_text,
     clock::unix_ms,
-    limit::{AMOUNT_MAX, Counts, LimitRules, QuotaKind, QuotaRule, Rule},
+    limit::{AMOUNT_MAX, CounterRule, Counts, LimitRules, QuotaKind, QuotaRule},
     page::{cut, page_size_of},
 };
 use evenkeel_store::{
@@ -194,12 +194,12 @@ fn view(quota: &QuotaRule, consumer: Arc<str>, record: Record) -> QuotaView {
     QuotaView { quota: Arc::clone(&quota.name), consumer, counts: quota.counts, record }
 }
 
-fn rule_of(quota: &QuotaRule) -> Rule {
+fn rule_of(quota: &QuotaRule) -> CounterRule {
     match &quota.kind {
-        QuotaKind::Prepaid => Rule::Prepaid { default: quota.default },
+        QuotaKind::Prepaid => CounterRule::Prepaid { default: quota.default },
         QuotaKind::Budget(period) => {
             let now = unix_ms();
-            Rule::Budget { default: quota.default, window: period.window(now) }
+            CounterRule::Budget { default: quota.default, window: period.window(now) }
         }
     }
 }

@@ -101,7 +101,7 @@ impl RefusalCache {
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_domain::limit::{OnOutage, Rule};
+    use evenkeel_domain::limit::{CounterRule, OnOutage};
 
     use super::*;
 
@@ -109,7 +109,7 @@ mod tests {
         Meter {
             bucket: Arc::new(Bucket { tag: format!("consumer={consumer}"), rest: String::new() }),
             name: "l".into(),
-            rule: Rule::Sliding { amount, period_ms: 1000 },
+            rule: CounterRule::Sliding { amount, period_ms: 1000 },
             cost,
             provisional: false,
             shadow: false,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::limit::{Meter, Rule};
+use evenkeel_domain::limit::{CounterRule, Meter};
 use evenkeel_store::counters::{Entry, Ground, Note, Reading, ReservationId, Settlement, Verdict};
 
 use super::{
@@ -39,7 +39,7 @@ impl Reservation {
         verdict: Verdict,
         headers: Vec<Header>,
     ) -> Self {
-        let show_ticket = limits.iter().any(|limit| matches!(limit.meter.rule, Rule::Running { .. }));
+        let show_ticket = limits.iter().any(|limit| matches!(limit.meter.rule, CounterRule::Running { .. }));
         let states = || limits.iter().zip(&verdict.readings);
         let provisional = states().filter(|(limit, _)| limit.meter.provisional);
         let debits = provisional.map(|(limit, reading)| Debit {
@@ -47,11 +47,12 @@ impl Reservation {
             name: Arc::clone(&limit.meter.name),
             window: reading.window,
             reserved: reading.taken,
-            rate: if let Rule::TokenBucket { amount, .. } = limit.meter.rule { amount } else { 0 },
+            rate: if let CounterRule::TokenBucket { amount, .. } = limit.meter.rule { amount } else { 0 },
         });
         let consumer = request.attributes.consumer;
         let charged = states().filter(|(limit, _)| {
-            let is_quota = matches!(limit.meter.rule, Rule::Prepaid { .. } | Rule::Budget { .. });
+            let is_quota =
+                matches!(limit.meter.rule, CounterRule::Prepaid { .. } | CounterRule::Budget { .. });
             is_quota && !limit.meter.provisional && verdict.ground == Ground::Shared
         });
         let charged = charged

@@ -11,7 +11,7 @@ use std::{
 };
 
 use evenkeel_domain::limit::{
-    Bucket, Meter, OnOutage, Rule, Window,
+    Bucket, CounterRule, Meter, OnOutage, Window,
     rule::{SLOTS, slot_ms},
 };
 use evenkeel_store::{
@@ -31,18 +31,18 @@ const DAY_MS: u64 = 86_400_000;
 const TTL: Duration = Duration::from_secs(60);
 
 /// Limits and quotas with small amounts and short periods, so that few steps meet their edges.
-fn rules() -> Vec<(&'static str, Rule)> {
+fn rules() -> Vec<(&'static str, CounterRule)> {
     let edges = [START_MS - 5000, START_MS, START_MS + 3000, START_MS + 9000];
     vec![
-        ("fixed", Rule::Fixed { amount: 10, window: Window::Length(1000) }),
-        ("calendar", Rule::Fixed { amount: 30, window: Window::Edges(edges) }),
-        ("sliding", Rule::Sliding { amount: 10, period_ms: 1000 }),
-        ("bucket", Rule::TokenBucket { burst: 6, amount: 10, period_ms: 1000 }),
-        ("running", Rule::Running { amount: 3, ttl_ms: 1500 }),
-        ("credit", Rule::Prepaid { default: Some(60) }),
-        ("no-credit", Rule::Prepaid { default: None }),
-        ("budget", Rule::Budget { default: Some(20), window: Window::Length(2000) }),
-        ("no-budget", Rule::Budget { default: None, window: Window::Length(2000) }),
+        ("fixed", CounterRule::Fixed { amount: 10, window: Window::Length(1000) }),
+        ("calendar", CounterRule::Fixed { amount: 30, window: Window::Edges(edges) }),
+        ("sliding", CounterRule::Sliding { amount: 10, period_ms: 1000 }),
+        ("bucket", CounterRule::TokenBucket { burst: 6, amount: 10, period_ms: 1000 }),
+        ("running", CounterRule::Running { amount: 3, ttl_ms: 1500 }),
+        ("credit", CounterRule::Prepaid { default: Some(60) }),
+        ("no-credit", CounterRule::Prepaid { default: None }),
+        ("budget", CounterRule::Budget { default: Some(20), window: Window::Length(2000) }),
+        ("no-budget", CounterRule::Budget { default: None, window: Window::Length(2000) }),
     ]
 }
 
@@ -57,23 +57,23 @@ fn meters(set: usize, key: usize, cost: u64, shadow: bool, provisional: bool) ->
         Arc::new(Bucket { tag: format!("consumer=c{}", key % 2), rest })
     };
     let chosen = rules().into_iter().enumerate().filter(|(i, _)| SETS[set] >> i & 1 == 1);
-    let meter = |(i, (name, rule)): (usize, (&str, Rule))| Meter {
+    let meter = |(i, (name, rule)): (usize, (&str, CounterRule))| Meter {
         bucket: bucket(rule.is_quota()),
         name: name.into(),
         // An exception or override changes the amount of the same counter.
         rule: if cost == 5 { with_amount(rule, 25) } else { rule },
-        cost: if matches!(rule, Rule::Running { .. }) { 1 } else { cost },
-        provisional: provisional || matches!(rule, Rule::Running { .. }),
+        cost: if matches!(rule, CounterRule::Running { .. }) { 1 } else { cost },
+        provisional: provisional || matches!(rule, CounterRule::Running { .. }),
         shadow: shadow && i % 2 == 0,
         on_outage: OnOutage::Local,
     };
     chosen.map(meter).collect()
 }
 
-fn with_amount(rule: Rule, amount: u64) -> Rule {
+fn with_amount(rule: CounterRule, amount: u64) -> CounterRule {
     match rule {
-        Rule::Fixed { window, .. } => Rule::Fixed { amount, window },
-        Rule::Sliding { period_ms, .. } => Rule::Sliding { amount, period_ms },
+        CounterRule::Fixed { window, .. } => CounterRule::Fixed { amount, window },
+        CounterRule::Sliding { period_ms, .. } => CounterRule::Sliding { amount, period_ms },
         other => other,
     }
 }
@@ -227,7 +227,7 @@ impl Both {
             }
             Step::Hold { id: number, key } => {
                 let meters = meters(3, *key, 1, false, true);
-                let running = meters.iter().find(|m| matches!(m.rule, Rule::Running { .. })).unwrap();
+                let running = meters.iter().find(|m| matches!(m.rule, CounterRule::Running { .. })).unwrap();
                 let hold = || Hold {
                     id: id(*number),
                     bucket: Arc::clone(&running.bucket),
@@ -338,7 +338,7 @@ fn memory_and_redis_count_alike() {
 async fn admitted(
     counters: &dyn Counters,
     set_clock: &dyn Fn(u64),
-    rule: Rule,
+    rule: CounterRule,
     asks: &[(u64, u64)],
 ) -> Vec<(u64, u64)> {
     let (mut now, mut log) = (START_MS, Vec::new());
@@ -372,18 +372,18 @@ fn between(log: &[(u64, u64)], from: u64, to: u64) -> u64 {
     log.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, cost)| cost).sum()
 }
 
-fn holds_what_it_states(rule: Rule, log: &[(u64, u64)]) -> Result<(), TestCaseError> {
+fn holds_what_it_states(rule: CounterRule, log: &[(u64, u64)]) -> Result<(), TestCaseError> {
     for (i, (from, _)) in log.iter().enumerate() {
         match rule {
-            Rule::Fixed { amount, window } => {
+            CounterRule::Fixed { amount, window } => {
                 let (start, end) = window.around(*from);
                 prop_assert!(between(log, start, end) <= amount, "{:?}", log);
             }
             // In no window as long as the period, wherever it begins.
-            Rule::Sliding { amount, period_ms } => {
+            CounterRule::Sliding { amount, period_ms } => {
                 prop_assert!(between(log, *from, from + period_ms) <= amount, "from {}: {:?}", from, log);
             }
-            Rule::TokenBucket { burst, amount, period_ms } => {
+            CounterRule::TokenBucket { burst, amount, period_ms } => {
                 for (to, _) in &log[i..] {
                     let most = burst as f64 + (to - from) as f64 * amount as f64 / period_ms as f64;
                     prop_assert!(
@@ -408,13 +408,11 @@ fn no_algorithm_admits_more_than_it_states() {
     let cases = AtomicU64::new(0);
     let some_rule = prop_oneof![
         (1_u64..30, 1000_u64..5000)
-            .prop_map(|(amount, ms)| Rule::Fixed { amount, window: Window::Length(ms) }),
-        (1_u64..30, 1000_u64..5000).prop_map(|(amount, period_ms)| Rule::Sliding { amount, period_ms }),
-        (1_u64..30, 1_u64..30, 1000_u64..5000).prop_map(|(burst, amount, period_ms)| Rule::TokenBucket {
-            burst,
-            amount,
-            period_ms
-        }),
+            .prop_map(|(amount, ms)| CounterRule::Fixed { amount, window: Window::Length(ms) }),
+        (1_u64..30, 1000_u64..5000)
+            .prop_map(|(amount, period_ms)| CounterRule::Sliding { amount, period_ms }),
+        (1_u64..30, 1_u64..30, 1000_u64..5000)
+            .prop_map(|(burst, amount, period_ms)| CounterRule::TokenBucket { burst, amount, period_ms }),
     ];
     let asks = prop::collection::vec((prop_oneof![Just(0_u64), 1_u64..40, 100_u64..900], 1_u64..5), 1..120);
     let config = ProptestConfig { cases: 64, ..ProptestConfig::default() };
@@ -436,7 +434,7 @@ fn no_algorithm_admits_more_than_it_states() {
 async fn a_sliding_window_is_at_most_one_slot_late() {
     let memory = MemoryCounters::default();
     let (amount, period_ms) = (10, 1600);
-    let rule = Rule::Sliding { amount, period_ms };
+    let rule = CounterRule::Sliding { amount, period_ms };
     for offset in 0..slot_ms(period_ms) * SLOTS as u64 {
         memory.clear();
         let late = period_ms + slot_ms(period_ms);
@@ -455,7 +453,7 @@ async fn a_repeated_settlement_ends_a_restored_request() {
     let memory = MemoryCounters::default();
     let stores: [&dyn Counters; 2] = [&memory, &*redis];
     let meters = meters(3, 0, 1, false, true);
-    let running = meters.iter().position(|m| matches!(m.rule, Rule::Running { .. })).unwrap();
+    let running = meters.iter().position(|m| matches!(m.rule, CounterRule::Running { .. })).unwrap();
     for store in stores {
         let used = async || store.peek(meters.clone()).await.unwrap().readings[running].used;
         let verdict = store.reserve(Reserve { id: Some(id(1)), meters: meters.clone() }).await.unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use evenkeel_domain::{
     clock::DAY_MS,
     limit::{
-        Rule,
+        CounterRule,
         rule::{SLOTS, slot_ms},
     },
 };
@@ -51,9 +51,9 @@ pub(super) enum Cell {
 impl Cell {
     /// Returns the counter as of now: `before` advanced in time, or a new one. `None` if a quota has neither record nor
     /// default.
-    pub(super) fn at(before: Option<&Self>, rule: &Rule, now: u64) -> Option<Self> {
+    pub(super) fn at(before: Option<&Self>, rule: &CounterRule, now: u64) -> Option<Self> {
         Some(match (*rule, before) {
-            (Rule::Fixed { window, .. }, before) => {
+            (CounterRule::Fixed { window, .. }, before) => {
                 let (start, end) = window.around(now);
                 match before {
                     // A count of the next window: the clock was set back a little.
@@ -61,7 +61,7 @@ impl Cell {
                     _ => Self::Fixed { start, used: 0, reserved: 0 },
                 }
             }
-            (Rule::Sliding { period_ms, .. }, before) => {
+            (CounterRule::Sliding { period_ms, .. }, before) => {
                 let slot = now / slot_ms(period_ms);
                 let mut counts = [0; SLOTS + 1];
                 // A slot ahead: the clock was set back a little.
@@ -79,21 +79,21 @@ impl Cell {
                 Self::Sliding { slot, counts }
             }
             (
-                Rule::TokenBucket { amount, period_ms, .. },
+                CounterRule::TokenBucket { amount, period_ms, .. },
                 Some(Self::TokenBucket { at_ms, debt, period_ms: p }),
             ) => {
                 let debt = if *p == period_ms { *debt } else { debt / *p as f64 * period_ms as f64 };
                 let refilled = now.saturating_sub(*at_ms) as f64 * amount as f64;
                 Self::TokenBucket { at_ms: now.max(*at_ms), debt: (debt - refilled).max(0.0), period_ms }
             }
-            (Rule::TokenBucket { period_ms, .. }, _) => {
+            (CounterRule::TokenBucket { period_ms, .. }, _) => {
                 Self::TokenBucket { at_ms: now, debt: 0.0, period_ms }
             }
-            (Rule::Running { .. }, Some(Self::Running(held))) => Self::Running(
+            (CounterRule::Running { .. }, Some(Self::Running(held))) => Self::Running(
                 held.iter().filter(|(_, at)| **at > now).map(|(id, at)| (id.clone(), *at)).collect(),
             ),
-            (Rule::Running { .. }, _) => Self::Running(BTreeMap::new()),
-            (Rule::Prepaid { .. }, Some(Self::Prepaid { balance, used, overrun, day, reserved })) => {
+            (CounterRule::Running { .. }, _) => Self::Running(BTreeMap::new()),
+            (CounterRule::Prepaid { .. }, Some(Self::Prepaid { balance, used, overrun, day, reserved })) => {
                 let today = now / DAY_MS;
                 let reserved = match today.checked_sub(*day) {
                     Some(0) => *reserved,
@@ -104,15 +104,15 @@ impl Cell {
             }
             // A quota's record of another kind is not overwritten. The request is refused.
             (
-                Rule::Prepaid { .. } | Rule::Budget { .. },
+                CounterRule::Prepaid { .. } | CounterRule::Budget { .. },
                 Some(Self::Prepaid { .. } | Self::Budget { .. }),
             ) if !before.is_some_and(|before| before.is_of(rule)) => {
                 return None;
             }
-            (Rule::Prepaid { default }, _) => {
+            (CounterRule::Prepaid { default }, _) => {
                 Self::Prepaid { balance: default?, used: 0, overrun: 0, day: now / DAY_MS, reserved: [0, 0] }
             }
-            (Rule::Budget { window, .. }, before) => {
+            (CounterRule::Budget { window, .. }, before) => {
                 let (start, end) = window.around(now);
                 match before {
                     Some(Self::Budget { start: s, .. }) if *s == start || *s == end => before.cloned()?,
@@ -125,10 +125,11 @@ impl Cell {
         })
     }
 
-    fn is_of(&self, rule: &Rule) -> bool {
+    fn is_of(&self, rule: &CounterRule) -> bool {
         matches!(
             (self, rule),
-            (Self::Prepaid { .. }, Rule::Prepaid { .. }) | (Self::Budget { .. }, Rule::Budget { .. })
+            (Self::Prepaid { .. }, CounterRule::Prepaid { .. })
+                | (Self::Budget { .. }, CounterRule::Budget { .. })
         )
     }
 
@@ -138,21 +139,23 @@ impl Cell {
     }
 
     /// Returns what can be taken. `None` if there is no room.
-    pub(super) fn room(&self, rule: &Rule, cost: u64) -> Option<u64> {
+    pub(super) fn room(&self, rule: &CounterRule, cost: u64) -> Option<u64> {
         let fits = match (self, rule) {
-            (Self::Fixed { used, .. }, Rule::Fixed { amount, .. }) => used.saturating_add(cost) <= *amount,
-            (Self::Sliding { counts, .. }, Rule::Sliding { amount, .. }) => {
+            (Self::Fixed { used, .. }, CounterRule::Fixed { amount, .. }) => {
+                used.saturating_add(cost) <= *amount
+            }
+            (Self::Sliding { counts, .. }, CounterRule::Sliding { amount, .. }) => {
                 counts.iter().fold(cost, |sum, n| sum.saturating_add(*n)) <= *amount
             }
-            (Self::TokenBucket { debt, period_ms, .. }, Rule::TokenBucket { burst, .. }) => {
+            (Self::TokenBucket { debt, period_ms, .. }, CounterRule::TokenBucket { burst, .. }) => {
                 debt + cost as f64 * *period_ms as f64 <= *burst as f64 * *period_ms as f64
             }
 
-            (Self::Running(held), Rule::Running { amount, .. }) => held.len() as u64 + cost <= *amount,
+            (Self::Running(held), CounterRule::Running { amount, .. }) => held.len() as u64 + cost <= *amount,
             (Self::Prepaid { balance, reserved, .. }, _) => {
                 return last_bit(*balance, cost, reserved[0] + reserved[1]);
             }
-            (Self::Budget { used, reserved, amount, .. }, Rule::Budget { default, .. }) => {
+            (Self::Budget { used, reserved, amount, .. }, CounterRule::Budget { default, .. }) => {
                 return last_bit(amount.or(*default)?.saturating_sub(*used), cost, *reserved);
             }
             _ => false,
@@ -204,7 +207,7 @@ impl Cell {
                     counts[i] = counts[i].saturating_add_signed(more);
                 }
             }
-            (Self::TokenBucket { debt, .. }, Rule::TokenBucket { amount, period_ms, .. }) => {
+            (Self::TokenBucket { debt, .. }, CounterRule::TokenBucket { amount, period_ms, .. }) => {
                 let period = *period_ms as f64;
                 let mut more = more as f64 * period;
                 if more < 0.0 {
@@ -235,21 +238,21 @@ impl Cell {
     }
 
     /// Returns the reading: the used amount, the amount in force, and the window to pass when settling.
-    pub(super) fn reading(&self, rule: &Rule, now: u64) -> Reading {
+    pub(super) fn reading(&self, rule: &CounterRule, now: u64) -> Reading {
         let (used, amount, window) = match (self, rule) {
-            (Self::Fixed { start, used, .. }, Rule::Fixed { amount, .. }) => (*used, *amount, *start),
-            (Self::Sliding { slot, counts }, Rule::Sliding { amount, .. }) => {
+            (Self::Fixed { start, used, .. }, CounterRule::Fixed { amount, .. }) => (*used, *amount, *start),
+            (Self::Sliding { slot, counts }, CounterRule::Sliding { amount, .. }) => {
                 (counts.iter().sum(), *amount, *slot)
             }
-            (Self::TokenBucket { debt, period_ms, .. }, Rule::TokenBucket { burst, .. }) => {
+            (Self::TokenBucket { debt, period_ms, .. }, CounterRule::TokenBucket { burst, .. }) => {
                 ((debt / *period_ms as f64).ceil() as u64, *burst, now)
             }
 
-            (Self::Running(held), Rule::Running { amount, .. }) => (held.len() as u64, *amount, 0),
+            (Self::Running(held), CounterRule::Running { amount, .. }) => (held.len() as u64, *amount, 0),
             (Self::Prepaid { balance, used, day, reserved, .. }, _) => {
                 (*balance, balance + used + reserved[0] + reserved[1], *day)
             }
-            (Self::Budget { start, used, amount, .. }, Rule::Budget { default, .. }) => {
+            (Self::Budget { start, used, amount, .. }, CounterRule::Budget { default, .. }) => {
                 (*used, amount.or(*default).unwrap_or(0), *start)
             }
             _ => (0, 0, 0),
@@ -260,19 +263,19 @@ impl Cell {
 
     /// For a refusal, returns the time until the cost would fit, and the time for which it cannot fit, whatever is
     /// settled.
-    pub(super) fn waits(&self, rule: &Rule, cost: u64, provisional: bool, now: u64) -> (u64, u64) {
+    pub(super) fn waits(&self, rule: &CounterRule, cost: u64, provisional: bool, now: u64) -> (u64, u64) {
         let unless_provisional = |retry: u64| (retry, if provisional { 0 } else { retry });
         match (self, rule) {
-            (Self::Fixed { used, reserved, .. }, Rule::Fixed { amount, window }) => {
+            (Self::Fixed { used, reserved, .. }, CounterRule::Fixed { amount, window }) => {
                 let reset = window.around(now).1.saturating_sub(now);
                 let lasting = (used + cost).saturating_sub(*reserved) > *amount;
                 (if cost <= *amount { reset } else { 0 }, if lasting { reset } else { 0 })
             }
-            (Self::Budget { amount, .. }, Rule::Budget { default, window }) => {
+            (Self::Budget { amount, .. }, CounterRule::Budget { default, window }) => {
                 let some = amount.or(*default).unwrap_or(0) > 0;
                 (if some { window.around(now).1.saturating_sub(now) } else { 0 }, 0)
             }
-            (Self::Sliding { slot, counts }, Rule::Sliding { amount, period_ms }) => {
+            (Self::Sliding { slot, counts }, CounterRule::Sliding { amount, period_ms }) => {
                 let mut left = counts.iter().sum::<u64>();
                 for (i, count) in counts.iter().enumerate().rev().filter(|(_, count)| **count > 0) {
                     left -= count;
@@ -283,7 +286,7 @@ impl Cell {
                 }
                 (0, 0)
             }
-            (Self::TokenBucket { debt, .. }, Rule::TokenBucket { burst, amount, period_ms })
+            (Self::TokenBucket { debt, .. }, CounterRule::TokenBucket { burst, amount, period_ms })
                 if cost <= *burst =>
             {
                 let period = *period_ms as f64;
@@ -304,12 +307,16 @@ impl Cell {
     }
 
     /// Returns when the counter expires. `None`: never.
-    pub(super) fn lives_until(&self, rule: &Rule, now: u64) -> Option<u64> {
+    pub(super) fn lives_until(&self, rule: &CounterRule, now: u64) -> Option<u64> {
         match (self, rule) {
-            (_, Rule::Fixed { window, .. })
-            | (Self::Budget { amount: None, .. }, Rule::Budget { window, .. }) => Some(window.around(now).1),
-            (_, Rule::Sliding { period_ms, .. }) => Some(now + (SLOTS as u64 + 1) * slot_ms(*period_ms)),
-            (Self::TokenBucket { debt, .. }, Rule::TokenBucket { amount, .. }) => {
+            (_, CounterRule::Fixed { window, .. })
+            | (Self::Budget { amount: None, .. }, CounterRule::Budget { window, .. }) => {
+                Some(window.around(now).1)
+            }
+            (_, CounterRule::Sliding { period_ms, .. }) => {
+                Some(now + (SLOTS as u64 + 1) * slot_ms(*period_ms))
+            }
+            (Self::TokenBucket { debt, .. }, CounterRule::TokenBucket { amount, .. }) => {
                 Some(now + (debt / *amount as f64).ceil() as u64)
             }
             (Self::Running(held), _) => Some(held.values().copied().max().unwrap_or(now)),

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
     clock::{DAY_MS, unix_ms},
-    limit::{Bucket, Meter, Rule},
+    limit::{Bucket, CounterRule, Meter},
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -114,12 +114,12 @@ struct Judged {
 }
 
 impl State {
-    fn cell(&self, bucket: &Arc<Bucket>, name: &Arc<str>, rule: &Rule, now: u64) -> Option<Cell> {
+    fn cell(&self, bucket: &Arc<Bucket>, name: &Arc<str>, rule: &CounterRule, now: u64) -> Option<Cell> {
         let place = (Arc::clone(bucket), Arc::clone(name));
         Cell::at(self.cells.get(&place).map(|stored| &stored.cell), rule, now)
     }
 
-    pub(super) fn put(&mut self, place: Place, cell: Cell, rule: &Rule, now: u64) {
+    pub(super) fn put(&mut self, place: Place, cell: Cell, rule: &CounterRule, now: u64) {
         let until_ms = cell.lives_until(rule, now);
         self.cells.insert(place, Stored { cell, until_ms });
         if self.cells.len() >= self.purge_at.max(PURGE_FROM) {
@@ -185,7 +185,7 @@ impl State {
         let Some(mut cell) = cell else { return Reading { taken, ..Reading::default() } };
         if !look {
             let hold = match meter.rule {
-                Rule::Running { ttl_ms, .. } => id.map(|id| (id, now + ttl_ms)),
+                CounterRule::Running { ttl_ms, .. } => id.map(|id| (id, now + ttl_ms)),
                 _ => None,
             };
             cell.take(taken, meter.provisional, hold);
@@ -210,7 +210,7 @@ impl State {
         }
         for entry in &settlement.entries {
             // A KeepAlive that was under way may have put back what ran: a repeated settlement ends it once more.
-            if !(first || matches!(entry.rule, Rule::Running { .. })) {
+            if !(first || matches!(entry.rule, CounterRule::Running { .. })) {
                 continue;
             }
             let Some(mut cell) = self.cell(&entry.bucket, &entry.name, &entry.rule, now) else { continue };
@@ -230,7 +230,7 @@ impl State {
         }
         let taken = of_day.ids.remove(id).flatten().unwrap_or_default();
         for (meter, (window, taken)) in reserve.meters.iter().zip(taken) {
-            if matches!(meter.rule, Rule::Running { .. }) {
+            if matches!(meter.rule, CounterRule::Running { .. }) {
                 continue;
             }
             let Some(mut cell) = self.cell(&meter.bucket, &meter.name, &meter.rule, now) else { continue };
@@ -241,7 +241,7 @@ impl State {
     }
 
     fn hold(&mut self, hold: &Hold, now: u64) {
-        let rule = Rule::Running { amount: 0, ttl_ms: hold.ttl_ms };
+        let rule = CounterRule::Running { amount: 0, ttl_ms: hold.ttl_ms };
         if let Some(mut cell) = self.cell(&hold.bucket, &hold.name, &rule, now) {
             cell.take(1, true, Some((&hold.id, now + hold.ttl_ms)));
             self.put((Arc::clone(&hold.bucket), Arc::clone(&hold.name)), cell, &rule, now);

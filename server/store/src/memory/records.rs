@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    limit::{AMOUNT_MAX, Rule},
+    limit::{AMOUNT_MAX, CounterRule},
 };
 use parking_lot::Mutex;
 
@@ -56,9 +56,9 @@ fn place(account: &Account) -> Place {
     (Arc::clone(&account.bucket), Arc::clone(&account.quota))
 }
 
-fn read(state: &State, place: &Place, rule: &Rule, now: u64) -> Record {
+fn read(state: &State, place: &Place, rule: &CounterRule, now: u64) -> Record {
     let stored = state.cells.get(place).map(|stored| &stored.cell);
-    let recorded = matches!((stored, rule), (Some(Cell::Prepaid { .. }), Rule::Prepaid { .. }));
+    let recorded = matches!((stored, rule), (Some(Cell::Prepaid { .. }), CounterRule::Prepaid { .. }));
     match (Cell::at(stored, rule, now), rule) {
         (Some(Cell::Prepaid { balance, used, overrun, reserved, .. }), _) => {
             let reserved = reserved[0] + reserved[1];
@@ -72,15 +72,15 @@ fn read(state: &State, place: &Place, rule: &Rule, now: u64) -> Record {
 }
 
 /// Returns the number that an administrator sets: the amount of a budget, or the balance.
-fn level(record: &Record, rule: &Rule) -> u64 {
-    if matches!(rule, Rule::Budget { .. }) { record.amount } else { record.balance }
+fn level(record: &Record, rule: &CounterRule) -> u64 {
+    if matches!(rule, CounterRule::Budget { .. }) { record.amount } else { record.balance }
 }
 
 /// Sets the level of a record, or deletes it.
-fn write(state: &mut State, place: Place, rule: &Rule, level: Option<u64>, now: u64) {
+fn write(state: &mut State, place: Place, rule: &CounterRule, level: Option<u64>, now: u64) {
     let stored = state.cells.get(&place).map(|stored| &stored.cell);
     match (rule, level) {
-        (Rule::Budget { .. }, _) => {
+        (CounterRule::Budget { .. }, _) => {
             if let Some(Cell::Budget { start, used, reserved, .. }) = Cell::at(stored, rule, now) {
                 let cell = Cell::Budget { start, used, reserved, amount: level };
                 state.put(place, cell, rule, now);
@@ -88,7 +88,7 @@ fn write(state: &mut State, place: Place, rule: &Rule, level: Option<u64>, now: 
         }
         (_, None) => drop(state.cells.remove(&place)),
         (_, Some(level)) => {
-            let some = Rule::Prepaid { default: Some(0) };
+            let some = CounterRule::Prepaid { default: Some(0) };
             if let Some(Cell::Prepaid { used, overrun, day, reserved, .. }) = Cell::at(stored, &some, now) {
                 let cell = Cell::Prepaid { balance: level, used, overrun, day, reserved };
                 state.put(place, cell, rule, now);
@@ -152,7 +152,7 @@ impl RecordStore for MemoryRecords {
     async fn quotas(
         &self,
         quota: &Arc<str>,
-        rule: &Rule,
+        rule: &CounterRule,
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
         Ok(self.with(|state, kept, now| {

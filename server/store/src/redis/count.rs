@@ -8,7 +8,7 @@ use std::{
 use evenkeel_domain::{
     StoreError,
     clock::DAY_MS,
-    limit::{Bucket, Meter, Rule, Window},
+    limit::{Bucket, CounterRule, Meter, Window},
 };
 use evenkeel_telemetry::traces::StoreSpan;
 use rmp::encode::{write_array_len, write_sint, write_str, write_uint};
@@ -234,7 +234,7 @@ struct Batch<'a> {
     running_of: FxHashMap<(&'a Bucket, &'a str), usize>,
     /// Days of notes, with the ids wanted of each.
     notes: Vec<(u64, Vec<String>)>,
-    rules: Vec<&'a Rule>,
+    rules: Vec<&'a CounterRule>,
     /// Of each counter of each operation, in order: where it is, and the number of its rule.
     slots: Vec<(Slot, usize)>,
 }
@@ -276,13 +276,13 @@ impl<'a> Batch<'a> {
         self.notes.iter().position(|(known, _)| *known == day)
     }
 
-    fn want(&mut self, bucket: &'a Bucket, name: &'a str, rule: &'a Rule) {
+    fn want(&mut self, bucket: &'a Bucket, name: &'a str, rule: &'a CounterRule) {
         let number = self.rules.iter().position(|known| *known == rule).unwrap_or_else(|| {
             self.rules.push(rule);
             self.rules.len() - 1
         });
         let keys = &self.work.keys;
-        let slot = if matches!(rule, Rule::Running { .. }) {
+        let slot = if matches!(rule, CounterRule::Running { .. }) {
             let running = &mut self.running;
             Slot::Running(*self.running_of.entry((bucket, name)).or_insert_with(|| {
                 running.push(keys.running(bucket, name));
@@ -436,21 +436,21 @@ fn texts<'a>(out: &mut Vec<u8>, texts: impl ExactSizeIterator<Item = &'a str>) {
     }
 }
 
-fn encode_rule(rule: &Rule, out: &mut Vec<u8>) {
+fn encode_rule(rule: &CounterRule, out: &mut Vec<u8>) {
     let or_none = |default: Option<u64>| default.map_or(-1, |n| n as i64);
     let windows = |window: Window| match window {
         Window::Length(length) => vec![length as i64],
         Window::Edges(edges) => edges.iter().map(|edge| *edge as i64).collect(),
     };
     let (kind, numbers) = match *rule {
-        Rule::Fixed { amount, window } => (1, [vec![amount as i64], windows(window)].concat()),
-        Rule::Sliding { amount, period_ms } => (2, vec![amount as i64, period_ms as i64]),
-        Rule::TokenBucket { burst, amount, period_ms } => {
+        CounterRule::Fixed { amount, window } => (1, [vec![amount as i64], windows(window)].concat()),
+        CounterRule::Sliding { amount, period_ms } => (2, vec![amount as i64, period_ms as i64]),
+        CounterRule::TokenBucket { burst, amount, period_ms } => {
             (3, vec![burst as i64, amount as i64, period_ms as i64])
         }
-        Rule::Running { amount, ttl_ms } => (4, vec![amount as i64, ttl_ms as i64]),
-        Rule::Prepaid { default } => (5, vec![or_none(default)]),
-        Rule::Budget { default, window } => (6, [vec![or_none(default)], windows(window)].concat()),
+        CounterRule::Running { amount, ttl_ms } => (4, vec![amount as i64, ttl_ms as i64]),
+        CounterRule::Prepaid { default } => (5, vec![or_none(default)]),
+        CounterRule::Budget { default, window } => (6, [vec![or_none(default)], windows(window)].concat()),
     };
     array(out, 1 + numbers.len());
     number(out, kind);

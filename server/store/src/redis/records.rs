@@ -9,7 +9,7 @@ use std::sync::{Arc, Once};
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    limit::{AMOUNT_MAX, Rule, Window},
+    limit::{AMOUNT_MAX, CounterRule, Window},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use redis::Value;
@@ -38,8 +38,8 @@ impl RedisStore {
     async fn account(&self, account: &Account, edit: Option<&Edit>) -> Result<(i64, Edited), StoreError> {
         let rule = &account.rule;
         let (kind, default) = match rule {
-            Rule::Budget { default, .. } => ("budget", *default),
-            Rule::Prepaid { default } => ("prepaid", *default),
+            CounterRule::Budget { default, .. } => ("budget", *default),
+            CounterRule::Prepaid { default } => ("prepaid", *default),
             _ => ("prepaid", None),
         };
         let (what, value) = match edit.map(|edit| edit.action) {
@@ -55,7 +55,7 @@ impl RedisStore {
         call.number(value).number(AMOUNT_MAX);
         let text = |f: fn(&Edit) -> &str| edit.map_or("", f);
         call.arg(text(|e| &e.id)).arg(text(|e| &e.who)).arg(text(|e| &e.note));
-        if let Rule::Budget { window, .. } = rule {
+        if let CounterRule::Budget { window, .. } = rule {
             let edges = if let Window::Edges(edges) = window { edges.as_slice() } else { &[] };
             if let Window::Length(length) = window {
                 call.number(length);
@@ -70,7 +70,7 @@ impl RedisStore {
         let (used, reserved, overrun) = (reply.count()?, reply.count()?, reply.count()?);
         let level = u64::try_from(reply.integer()?).ok();
         let record = match rule {
-            Rule::Budget { .. } => Record::of_budget(rule, level, used, reserved, now),
+            CounterRule::Budget { .. } => Record::of_budget(rule, level, used, reserved, now),
             _ => Record { recorded, balance: after, reserved, used, overrun, ..Record::default() },
         };
         Ok((status, Edited { applied: status == 1, before, after, record }))
@@ -152,7 +152,7 @@ impl RecordStore for RedisStore {
     async fn quotas(
         &self,
         quota: &Arc<str>,
-        rule: &Rule,
+        rule: &CounterRule,
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
         let (mut found, mut after) = (Vec::new(), range.after.to_owned());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::limit::{Rule, Window};
+use evenkeel_domain::limit::{CounterRule, Window};
 use evenkeel_store::{
     counters::Reading,
     memory::{MemoryCounters, MemoryRecords},
@@ -27,10 +27,10 @@ async fn memory_and_redis_agree() {
     // A window that does not end while the test runs.
     let window = Window::Length(1_000_000_000_000_000);
     let rules = [
-        Rule::Prepaid { default: None },
-        Rule::Prepaid { default: Some(40) },
-        Rule::Budget { default: None, window },
-        Rule::Budget { default: Some(60), window },
+        CounterRule::Prepaid { default: None },
+        CounterRule::Prepaid { default: Some(40) },
+        CounterRule::Budget { default: None, window },
+        CounterRule::Budget { default: Some(60), window },
     ];
     for seed in 0..8 {
         let mut random = rand::rngs::SmallRng::seed_from_u64(seed);

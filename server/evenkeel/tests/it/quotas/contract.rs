@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::limit::{Rule, Window};
+use evenkeel_domain::limit::{CounterRule, Window};
 use evenkeel_store::{
     counters::Counters,
     memory::{MemoryCounters, MemoryRecords},
@@ -16,7 +16,7 @@ use crate::support::{
 };
 
 async fn a_balance_is_set_used_and_topped_up(s: &Subject) {
-    let alice = s.account("alice", "paid", Rule::Prepaid { default: None });
+    let alice = s.account("alice", "paid", CounterRule::Prepaid { default: None });
     assert_eq!(s.read(&alice).await, Record::default());
     assert!(!s.reserve(&alice, 1, 10).await.0.admitted, "refused without a record");
 
@@ -48,7 +48,7 @@ async fn a_balance_is_set_used_and_topped_up(s: &Subject) {
 }
 
 async fn the_default_applies_until_a_record_exists(s: &Subject) {
-    let rule = Rule::Prepaid { default: Some(1000) };
+    let rule = CounterRule::Prepaid { default: Some(1000) };
     let bob = s.account("bob", "paid", rule);
     assert_eq!(s.read(&bob).await, Record { balance: 1000, ..Record::default() });
     let added = s.edit(&bob, Action::Adjust(5), "1").await.unwrap();
@@ -68,7 +68,7 @@ async fn the_default_applies_until_a_record_exists(s: &Subject) {
 }
 
 async fn changing_a_budget_keeps_its_use(s: &Subject) {
-    let rule = Rule::Budget { default: Some(100), window: HOUR };
+    let rule = CounterRule::Budget { default: Some(100), window: HOUR };
     let dan = s.account("dan", "monthly", rule);
     let first = s.reserve(&dan, 1, 40).await;
     s.settle(&dan, first, 30).await;
@@ -96,7 +96,7 @@ async fn a_calendar_budget_resets_at_the_end_of_its_window(s: &Subject) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
     let (day, week) = (86_400_000, 7 * 86_400_000);
     let window = Window::Edges([now - week, now - day, now + day, now + week]);
-    let eve = s.account("eve", "monthly", Rule::Budget { default: None, window });
+    let eve = s.account("eve", "monthly", CounterRule::Budget { default: None, window });
     assert_eq!(s.read(&eve).await.amount, 0);
     s.edit(&eve, Action::Set(10), "1").await.unwrap();
     let taken = s.reserve(&eve, 1, 4).await;
@@ -106,13 +106,13 @@ async fn a_calendar_budget_resets_at_the_end_of_its_window(s: &Subject) {
     assert!(record.reset_ms > day - 60_000 && record.reset_ms <= day, "{record:?}");
     // The next window begins full.
     let window = Window::Edges([now - day, now - 1, now + day, now + week]);
-    let next = s.account("eve", "monthly", Rule::Budget { default: None, window });
+    let next = s.account("eve", "monthly", CounterRule::Budget { default: None, window });
     let record = s.read(&next).await;
     assert_eq!((record.recorded, record.used, record.balance), (true, 0, 10));
 }
 
 async fn a_repeated_change_applies_once(s: &Subject) {
-    let fay = s.account("fay", "paid", Rule::Prepaid { default: None });
+    let fay = s.account("fay", "paid", CounterRule::Prepaid { default: None });
     s.edit(&fay, Action::Set(10), "set").await.unwrap();
     assert_eq!(s.edit(&fay, Action::Adjust(5), "once").await.unwrap().after, 15);
     let again = s.edit(&fay, Action::Adjust(5), "once").await.unwrap();
@@ -139,7 +139,7 @@ async fn a_repeated_change_applies_once(s: &Subject) {
 }
 
 async fn concurrent_changes_all_count(s: &Subject) {
-    let gus = s.account("gus", "paid", Rule::Prepaid { default: None });
+    let gus = s.account("gus", "paid", CounterRule::Prepaid { default: None });
     s.edit(&gus, Action::Set(0), "0").await.unwrap();
     let changes = (0..60).map(|i| {
         let (gus, id) = (&gus, format!("c{}", i / 2)); // each twice
@@ -150,7 +150,7 @@ async fn concurrent_changes_all_count(s: &Subject) {
 }
 
 async fn records_are_listed_by_name(s: &Subject) {
-    let (quota, rule) = (format!("list-{}", s.name.len()), Rule::Prepaid { default: Some(1) });
+    let (quota, rule) = (format!("list-{}", s.name.len()), CounterRule::Prepaid { default: Some(1) });
     let make = |i: usize| Account::new(&format!("{}{i:04}", s.name), quota.as_str().into(), rule).unwrap();
     let accounts: Vec<Account> = (0..2500).map(make).collect();
     for chunk in accounts.chunks(50) {

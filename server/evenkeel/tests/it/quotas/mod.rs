@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_domain::limit::{Meter, OnOutage, Rule, Window};
+use evenkeel_domain::limit::{Meter, OnOutage, CounterRule, Window};
 use evenkeel_store::{
     counters::{Counters, Entry, ReservationId, Reserve, Settlement, Verdict},
     records::{Account, Action, Edit, Edited, Range, Record, RecordStore},
@@ -26,7 +26,7 @@ struct Subject {
 }
 
 impl Subject {
-    fn account(&self, consumer: &str, quota: &str, rule: Rule) -> Account {
+    fn account(&self, consumer: &str, quota: &str, rule: CounterRule) -> Account {
         Account::new(&format!("{}/{consumer}", self.name), quota.into(), rule).unwrap()
     }
 
@@ -66,7 +66,7 @@ impl Subject {
         assert!(self.counters.settle(Settlement { id, notes: verdict.notes, entries }).await.unwrap());
     }
 
-    async fn names(&self, quota: &str, rule: &Rule, prefix: &str, after: &str, most: usize) -> Vec<String> {
+    async fn names(&self, quota: &str, rule: &CounterRule, prefix: &str, after: &str, most: usize) -> Vec<String> {
         let range = Range { prefix, after, most };
         let page = self.records.quotas(&quota.into(), rule, range).await.unwrap();
         page.into_iter().map(|(name, _)| name.to_string()).collect()

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use evenkeel_domain::limit::Rule;
+use evenkeel_domain::limit::CounterRule;
 use evenkeel_store::records::{Action, Edit, Record};
 
 use super::{HOUR, Subject, TTL};
@@ -18,7 +18,7 @@ async fn only_records_never_expire() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     let s = Subject { records: store.clone(), counters: store, name: "n" };
-    let (paid, monthly) = (Rule::Prepaid { default: None }, Rule::Budget { default: Some(9), window: HOUR });
+    let (paid, monthly) = (CounterRule::Prepaid { default: None }, CounterRule::Budget { default: Some(9), window: HOUR });
     let (paid, monthly) = (s.account("a", "paid", paid), s.account("a", "monthly", monthly));
     let key = "ek1:{consumer=n/a}:quota";
     let ttl = || -> i64 { ::redis::from_redis_value(redis.command(&["PTTL", key])).unwrap() };
@@ -37,7 +37,7 @@ async fn only_records_never_expire() {
     s.edit(&paid, Action::Set(5), "3").await.unwrap();
     assert_eq!(ttl(), -1);
 
-    let other = s.account("b", "paid", Rule::Prepaid { default: None });
+    let other = s.account("b", "paid", CounterRule::Prepaid { default: None });
     s.edit(&other, Action::Set(5), "1").await.unwrap();
     s.edit(&other, Action::Delete, "2").await.unwrap();
     let left: BTreeSet<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*n/b*"])).unwrap();
@@ -50,7 +50,7 @@ async fn reservations_count_for_two_days() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     let s = Subject { records: store.clone(), counters: store, name: "n" };
-    let account = s.account("a", "paid", Rule::Prepaid { default: None });
+    let account = s.account("a", "paid", CounterRule::Prepaid { default: None });
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let today = now.as_secs() / 86_400;
     for (days_ago, reserved) in [(1, 5), (2, 0), (9, 0)] {
@@ -72,7 +72,7 @@ async fn a_change_repeated_after_a_lost_reply_counts_once() {
     let proxy = Proxy::start(redis.port).await;
     let store = redis_store(&redis_options(vec![proxy.url()], false, ""), TTL).await;
     let s = Subject { records: store.clone(), counters: store, name: "n" };
-    let account = s.account("a", "paid", Rule::Prepaid { default: None });
+    let account = s.account("a", "paid", CounterRule::Prepaid { default: None });
     s.edit(&account, Action::Set(0), "0").await.unwrap();
     let edit = Edit { action: Action::Adjust(5), who: "ops".into(), note: String::new(), id: "once".into() };
     for mode in [Mode::CutReply, Mode::Refuse] {
