@@ -7,7 +7,7 @@
 -- RETURNS { number of entries }
 -- ERRORS  none of its own
 -- COST    O(entries added)
--- LAYOUT  ek1; see docs/redis-layout.md
+-- LAYOUT  ek2; see docs/redis-layout.md
 
 for i = 3, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
 redis.call('LTRIM', KEYS[1], 0, ARGV[1] - 1)

@@ -7,7 +7,7 @@
 -- RETURNS       { sessions forgotten }
 -- ERRORS        none of its own
 -- COST          O(sessions given * log(sessions of the part) + their turns)
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
 local call, forgotten = redis.call, 0
 for k = 3, #KEYS do

@@ -1,5 +1,6 @@
 -- usage_sessions: adds the turns of one flush to the sessions of one part, once, and names those to be forgotten.
 --
+-- FRAGMENTS filler
 -- KEYS  1       zset    consumer and session, separated by 0x1F -> ms of the last turn, by the sidecar's clock
 --       2       hash    the same -> { ms of the last turn, seven counts }, MessagePack
 --       3       string  number of the last flush of this instance that was applied here
@@ -19,9 +20,8 @@
 -- ERRORS        none of its own; as usage_day
 -- The field '' of the hash is no session: it keeps the hash a hash table (see commit).
 -- COST          O(turns + sessions * log(sessions of the part))
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
-local FILLER = { '', 'filler: keeps this hash a hash table instead of a list; see docs/redis' }
 local COUNTS, COUNT_MAX = 7, 9007199254740991
 
 local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
@@ -33,7 +33,7 @@ local function apply()
   if #sessions == 0 then return end
   local found = call('HMGET', KEYS[2], unpack(sessions))
   call('ZCARD', KEYS[1])
-  local totals, scores = { FILLER[1], FILLER[2] }, {}
+  local totals, scores = { '', FILLER }, {}
   for i = 1, #sessions do
     local at = (i - 1) * (COUNTS + 1) + 1
     local total = found[i] and unpacked(found[i]) or { 0 }

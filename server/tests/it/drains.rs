@@ -159,7 +159,7 @@ async fn a_drain_of_another_layout_hides_no_other() {
     for endpoint in ["m-0:80", "m-1:80"] {
         store.put_drain(&a_drain(endpoint, None)).await.unwrap().unwrap();
     }
-    let key = "ek1:drains";
+    let key = "ek2:drains";
     let kept: i64 = ::redis::from_redis_value(redis.command(&["HLEN", key])).unwrap();
     assert_eq!(kept, 3, "two and a version");
     for (field, value) in [("||m-2:80", "not lines"), ("m-3:80", "7\nops\n"), ("||m-4:80", "soon\nops\n")] {
@@ -503,6 +503,6 @@ async fn each_change_is_on_account_once_and_in_order() {
     );
     assert!(changes.windows(2).all(|pair| pair[0].at_ms >= pair[1].at_ms && pair[1].at_ms > 0));
     let stored: Vec<String> =
-        ::redis::from_redis_value(redis.command(&["LRANGE", "ek1:changes", "0", "-1"])).unwrap();
+        ::redis::from_redis_value(redis.command(&["LRANGE", "ek2:changes", "0", "-1"])).unwrap();
     assert!(stored.iter().all(|entry| !entry.contains(TOKEN)), "no token is written");
 }

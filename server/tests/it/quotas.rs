@@ -348,8 +348,8 @@ fn every_key_has_a_stated_life(redis: &Redis) {
     let keys: Vec<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*"])).unwrap();
     for key in keys {
         let ttl: i64 = ::redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
-        let for_good = key.starts_with("p:ek1:quotas:") || key == "p:ek1:overrides";
-        let may_be = key.ends_with("}:quota");
+        let for_good = key.starts_with("p:ek2:quotas:") || key == "p:ek2:overrides";
+        let may_be = key.ends_with("}:counters");
         // -2: gone since they were listed.
         assert!(ttl > 0 || ttl == -2 || ttl == -1 && (for_good || may_be), "{key}: {ttl} ms");
     }
@@ -362,7 +362,7 @@ async fn only_what_is_on_record_stays_for_good() {
     let s = Subject { records: store.clone(), counters: store, name: "n" };
     let (paid, monthly) = (Rule::Prepaid { default: None }, Rule::Budget { default: Some(9), window: HOUR });
     let (paid, monthly) = (s.account("a", "paid", paid), s.account("a", "monthly", monthly));
-    let key = "ek1:{consumer=n/a}:quota";
+    let key = "ek2:{consumer=n/a}:counters";
     let ttl = || -> i64 { ::redis::from_redis_value(redis.command(&["PTTL", key])).unwrap() };
 
     s.reserve(&monthly, 1, 1).await;
@@ -383,7 +383,7 @@ async fn only_what_is_on_record_stays_for_good() {
     s.edit(&other, Action::Set(5), "1").await.unwrap();
     s.edit(&other, Action::Delete, "2").await.unwrap();
     let left: BTreeSet<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*n/b*"])).unwrap();
-    assert_eq!(left, BTreeSet::from(["ek1:{consumer=n/b}:changes:paid".to_owned()]));
+    assert_eq!(left, BTreeSet::from(["ek2:{consumer=n/b}:changes:paid".to_owned()]));
 }
 
 /// Reservations are kept by day: those of requests that never ended leave after two.
@@ -396,9 +396,13 @@ async fn reservations_of_days_gone_are_forgotten() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let today = now.as_secs() / 86_400;
     for (days_ago, reserved) in [(1, 5), (2, 0), (9, 0)] {
+        // One counter, a prepaid balance of six doubles called "paid", on record.
+        let text = b"\x05\x06\x04\0paid";
+        let head = [0, 1].map(|n| f64::from(n).to_le_bytes()).concat();
         let record = [100, 7, 0, today - days_ago, 5, 3].map(|n| (n as f64).to_le_bytes()).concat();
-        let mut write = ::redis::cmd("HSET");
-        write.arg("ek1:{consumer=n/a}:quota").arg("paid").arg(record).arg("").arg("-1");
+        let value = [&(text.len() as u16).to_le_bytes()[..], text, &head, &record].concat();
+        let mut write = ::redis::cmd("SET");
+        write.arg("ek2:{consumer=n/a}:counters").arg(value);
         let _: () = write.query(&mut redis.connection()).unwrap();
         let expected = Record { recorded: true, balance: 100, used: 7, reserved, ..Record::default() };
         assert_eq!(s.read(&account).await, expected, "{days_ago} days ago");

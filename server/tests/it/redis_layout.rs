@@ -38,7 +38,7 @@ async fn no_key_is_left_without_an_expiry() {
         let keys = strings(redis.command(&["KEYS", "*"]));
         assert!(!keys.is_empty(), "{after}");
         for key in keys {
-            assert!(key.starts_with("x:ek1:"), "{key} after {after}");
+            assert!(key.starts_with("x:ek2:"), "{key} after {after}");
             let ttl: i64 = redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
             assert!(ttl > 0, "{key} has no expiry after {after}");
         }
@@ -50,7 +50,7 @@ async fn no_key_is_left_without_an_expiry() {
     check("keep_alive");
     store.register(&pool).await.unwrap();
     check("register");
-    redis.command(&["DEL", "x:ek1:{r|c}:in-flight"]);
+    redis.command(&["DEL", "x:ek2:{r|c}:in-flight"]);
     store.audit(&pool).await.unwrap();
     check("audit");
 }
@@ -65,7 +65,7 @@ async fn an_audit_counts_anew_what_was_lost() {
         admit(&*store, &pool, number).await;
     }
     let before = store.table(&pool).await.unwrap().in_flight;
-    redis.command(&["DEL", "ek1:{r|c}:in-flight"]);
+    redis.command(&["DEL", "ek2:{r|c}:in-flight"]);
     // Settling meets a count of 0, and must not make it negative.
     assert!(store.settle(&pool, &holder("h"), lease(4)).await.unwrap());
     assert!(store.table(&pool).await.unwrap().in_flight.is_empty());

@@ -15,8 +15,9 @@ use super::{
     keys::Keys,
     lane::Lane,
     link::Way,
-    script::{Call, HOLD},
+    script::{Call, RENEW},
     stopped,
+    windows::Windows,
 };
 use crate::{
     domain::limit::Meter,
@@ -131,7 +132,8 @@ impl Lanes {
 }
 
 fn lane(tag: &Arc<str>, keys: &Keys, shared: &Arc<Shared>) -> Arc<Lane<CountWork>> {
-    let work = CountWork { tag: Arc::clone(tag), keys: keys.clone(), shared: Arc::clone(shared) };
+    let (tag, shared_by) = (Arc::clone(tag), Arc::clone(shared));
+    let work = CountWork { tag, keys: keys.clone(), shared: shared_by, windows: Windows::default() };
     Lane::new(work, shared.tasks.clone())
 }
 
@@ -229,7 +231,7 @@ impl RedisStore {
         let keys: Vec<String> =
             part.iter().map(|(_, hold)| self.keys.running(&hold.bucket, &hold.name)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let mut call = Call::new(&HOLD, &keys);
+        let mut call = Call::new(&RENEW, &keys);
         self.shared.clock.tell(&mut call);
         for (_, hold) in part {
             call.arg(&id_text(&hold.id)).number(hold.ttl_ms);

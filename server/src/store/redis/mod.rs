@@ -29,7 +29,7 @@ use admission::{Kind, Op, PoolWork};
 use keys::Keys;
 use lane::Lane;
 use link::{Link, Way};
-use script::{AUDIT, Call, KEEP_ALIVE, PROBE, REAP, TABLE};
+use script::{Call, KEEP_ALIVE, PROBE, REAP, RECOUNT, TABLE};
 
 mod activity;
 mod admission;
@@ -37,12 +37,15 @@ mod batch;
 mod count;
 mod counters;
 mod drains;
+mod encode;
 mod keys;
 mod lane;
 mod link;
 mod records;
 mod script;
 mod usage;
+mod versioned;
+mod windows;
 
 pub use activity::RedisActivity;
 pub use usage::RedisUsage;
@@ -320,7 +323,7 @@ impl Store for RedisStore {
             .into_iter()
             .chain(leases.iter().map(String::as_str))
             .collect();
-        let mut call = Call::new(&AUDIT, &all);
+        let mut call = Call::new(&RECOUNT, &all);
         call.number(KEY_EXPIRY_MS);
         for holder in table.holders.keys() {
             call.arg(holder.as_str());

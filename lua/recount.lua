@@ -1,6 +1,7 @@
--- audit: renews the expiry of a pool's keys and checks that its counts are the sum of its leases; counts anew where
+-- recount: renews the expiry of a pool's keys and checks that its counts are the sum of its leases; counts anew where
 -- they are not (a key was evicted or deleted by hand). For tables that are ours alone.
 --
+-- FRAGMENTS basics
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch
 --       3..     hash    leases of one holder; one key a holder, of all holders
@@ -11,21 +12,19 @@
 -- ERRORS        none of its own
 -- The field '' of a hash is no endpoint and no lease: it keeps the hash a hash table (see commit).
 -- COST          O(holders + endpoints in use) when the sums agree, else O(leases)
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-if redis.call('ZCARD', KEYS[2]) ~= #KEYS - 2 then return { now_ms, -1 } end
+if call('ZCARD', KEYS[2]) ~= #KEYS - 2 then return { now, -1 } end
 local leases = 0
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[1])
+call('PEXPIRE', KEYS[1], ARGV[1])
+call('PEXPIRE', KEYS[2], ARGV[1])
 for h = 3, #KEYS do
-  if not redis.call('ZSCORE', KEYS[2], ARGV[h - 1]) then return { now_ms, -1 } end
-  redis.call('PEXPIRE', KEYS[h], ARGV[1])
-  leases = leases + redis.call('HLEN', KEYS[h]) - redis.call('HEXISTS', KEYS[h], '')
+  if not call('ZSCORE', KEYS[2], ARGV[h - 1]) then return { now, -1 } end
+  call('PEXPIRE', KEYS[h], ARGV[1])
+  leases = leases + call('HLEN', KEYS[h]) - call('HEXISTS', KEYS[h], '')
 end
 
-local flat = redis.call('HGETALL', KEYS[1])
+local flat = call('HGETALL', KEYS[1])
 local counted, sum = {}, 0
 for at = 1, #flat, 2 do
   if flat[at] ~= '' then
@@ -33,11 +32,11 @@ for at = 1, #flat, 2 do
     sum = sum + counted[flat[at]]
   end
 end
-if sum == leases then return { now_ms, 0 } end
+if sum == leases then return { now, 0 } end
 
 local truth, mended = {}, 0
 for h = 3, #KEYS do
-  local held = redis.call('HGETALL', KEYS[h])
+  local held = call('HGETALL', KEYS[h])
   for at = 1, #held, 2 do
     if held[at] ~= '' then
       local endpoint = string.sub(held[at + 1], 15)
@@ -47,15 +46,15 @@ for h = 3, #KEYS do
 end
 for endpoint, count in pairs(counted) do
   if not truth[endpoint] then
-    redis.call('HDEL', KEYS[1], endpoint)
+    call('HDEL', KEYS[1], endpoint)
     mended = mended + 1
   elseif truth[endpoint] == count then
     truth[endpoint] = nil
   end
 end
 for endpoint, count in pairs(truth) do
-  redis.call('HSET', KEYS[1], endpoint, count)
+  call('HSET', KEYS[1], endpoint, count)
   mended = mended + 1
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
-return { now_ms, mended }
+call('PEXPIRE', KEYS[1], ARGV[1])
+return { now, mended }
