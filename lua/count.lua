@@ -33,7 +33,8 @@ local reply, n_reply = { now, unpack(epochs) }, 1 + n_days
 -- Settlements. p: the next number to read.
 local p = 1
 while settlements[p] do
-  local r, epoch, n_running, n_groups = settlements[p], settlements[p + 1], settlements[p + 2], settlements[p + 3]
+  local r, epoch = settlements[p], settlements[p + 1]
+  local n_running, n_groups = settlements[p + 2], settlements[p + 3]
   local first, lost = true, false
   p = p + 4
   if r > 0 then
@@ -129,7 +130,8 @@ local function admit(q, n_running, n_groups, r, takes, before)
     pairs_of[2 * n - 1], pairs_of[2 * n], reply[to] = 0, taken[n], running(k)
   end
   for g = 1, n_groups do
-    local k, set, c, places, latest = reservations[q], sets[reservations[q + 1]], c_of[g], places_of[g], nil
+    local k, set, c, places = reservations[q], sets[reservations[q + 1]], c_of[g], places_of[g]
+    local latest
     q = q + 1
     for i = 1, #set do
       local rule, at, most = set[i], places[i], taken[n + 1]
@@ -228,7 +230,8 @@ end
 
 p = 1
 while reservations[p] do
-  local r, mode, n_running, n_groups = reservations[p], reservations[p + 1], reservations[p + 2], reservations[p + 3]
+  local r, mode = reservations[p], reservations[p + 1]
+  local n_running, n_groups = reservations[p + 2], reservations[p + 3]
   local repeated, before = r > 0 and recorded[r], nil
   p = p + 4
   -- The record does not apply where the limits have changed since.

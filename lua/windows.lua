@@ -42,13 +42,12 @@ while p < n_asked do
   for i = first, last, 3 do
     local k, l = asked[i], asked[i + 1]
     if not limit_of[k] then
-      local value, text = stored[k], ARGV[3 + l]
-      local until_ms, lasting, start, used, reserved = 0, 0, starts[l], 0, 0
+      local value, text, _ = stored[k], ARGV[3 + l], nil
+      local until_ms, start, used, reserved = 0, starts[l], 0, 0
       if value then
         -- The length of the text, five doubles.
         if #value ~= #text + 42 or sub(value, 3, #text + 2) ~= text then return '' end
-        until_ms, lasting, start, used, reserved = unpack_struct('<ddddd', value, #text + 3)
-        if lasting == 1 then return '' end
+        until_ms, _, start, used, reserved = unpack_struct('<ddddd', value, #text + 3)
         -- Keeps a counter of the next window: the clock was set back a little.
         if start ~= starts[l] and start ~= stops[l] then start, used, reserved = starts[l], 0, 0 end
       end

@@ -37,7 +37,9 @@ do
     for i = 1, n do
       set[i], names[i] = rules[numbers[from + 2 * i]], ARGV[names_from + numbers[from + 2 * i - 1]]
     end
-    set.names, sets[#sets + 1], from = names, set, from + 2 * n + 1
+    set.names = names
+    sets[#sets + 1] = set
+    from = from + 2 * n + 1
   end
 end
 
@@ -47,9 +49,10 @@ local counters, layouts_by_key, until_by_key = {}, {}, {}
 
 -- Adds the counters of the set that are missing.
 local function find(k, set)
-  local c, layout, before, places = counters[k], layouts_by_key[k], nil, nil
+  local c, layout = counters[k], layouts_by_key[k]
+  local places, before
   repeat
-    before, places = layout, {}
+    places, before = {}, layout
     for i = 1, #set do
       local name, algorithm = set.names[i], set[i].algorithm
       local quota = algorithm.quota or false

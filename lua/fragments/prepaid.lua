@@ -2,7 +2,7 @@
 --
 -- ARGV    rule: balance of a consumer without a record; -1 refuses such consumers
 -- LAYOUT  BALANCE    what is left; -1 without a record, and the default applies
---         USED       what requests were charged
+--         CHARGED    what requests were charged
 --         OVERRUN    the part of that which exceeded the balance
 --         DAY        days since the Unix epoch
 --         TODAY      what requests under way reserved on that day
@@ -10,7 +10,7 @@
 -- REPLY   balance, reserved, amount, day
 
 do
-  local BALANCE, USED, OVERRUN, DAY, TODAY, YESTERDAY = 1, 2, 3, 4, 5, 6
+  local BALANCE, CHARGED, OVERRUN, DAY, TODAY, YESTERDAY = 1, 2, 3, 4, 5, 6
   local today = floor(now / 86400000)
 
   local function bring_up(c, at)
@@ -53,7 +53,7 @@ do
     take = function(c, at, rule, taken)
       if not on_record(c, at, rule) then return nil end
       c[at + BALANCE] = max(0, c[at + BALANCE] - taken)
-      local place = at + (rule.provisional and TODAY or USED)
+      local place = at + (rule.provisional and TODAY or CHARGED)
       c[place] = c[place] + taken
       return 0
     end,
@@ -62,9 +62,9 @@ do
       if not on_record(c, at, rule) then return nil end
       local more = actual - reserved
       if not rule.provisional then
-        c[at + USED] = max(0, c[at + USED] + more)
+        c[at + CHARGED] = max(0, c[at + CHARGED] + more)
       else
-        c[at + USED] = c[at + USED] + actual
+        c[at + CHARGED] = c[at + CHARGED] + actual
         if day == today then
           c[at + TODAY] = max(0, c[at + TODAY] - reserved)
         elseif day == today - 1 then
@@ -79,13 +79,13 @@ do
       local balance, reserved = balance_of(c, at, rule), c[at + TODAY] + c[at + YESTERDAY]
       local day = balance >= 0 and today or 0
       reply[n + 1], reply[n + 2] = max(0, balance), reserved
-      reply[n + 3], reply[n + 4] = max(0, balance) + c[at + USED] + reserved, day
+      reply[n + 3], reply[n + 4] = max(0, balance) + c[at + CHARGED] + reserved, day
       return n + 4, day
     end,
     retry = function() return 0, 0 end,
     figures = function(c, at)
       bring_up(c, at)
-      return c[at + USED], c[at + TODAY] + c[at + YESTERDAY], c[at + OVERRUN]
+      return c[at + CHARGED], c[at + TODAY] + c[at + YESTERDAY], c[at + OVERRUN]
     end,
   }
 end

@@ -1,4 +1,4 @@
--- reservations: the records that make reserving and settling idempotent. Reserving writes a record, settling deletes it.
+-- reservations: records that make reserving and settling idempotent. Reserving writes a record, settling deletes it.
 --
 -- PROVIDES  recorded       reservation -> its record, or false
 --           day_of         reservation -> number of the hash its record is in

@@ -1,6 +1,6 @@
 //! A batch as a call of the script `windows`, where that can do it; lua/windows.lua describes its arguments.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustc_hash::FxHashMap;
 
@@ -9,30 +9,30 @@ use super::{
     encode::{Doubles, is_same, rule_numbers},
     script::{Call, WINDOWS},
 };
-use crate::{
-    clock::unix_ms,
-    domain::limit::{Bucket, Meter, Rule},
-};
+use crate::domain::limit::{Bucket, Meter, Rule};
 
-/// How long batches go to `count` after `windows` met a string that it does not know.
-const PAUSE_MS: u64 = 1000;
+/// Batches that go to `count` after `windows` met a string that it does not know: where a key has other counters too,
+/// every call of `windows` for it is in vain.
+const SKIPPED: u32 = 16;
 
 /// Whether `windows` is called.
 #[derive(Default)]
 pub(super) struct Windows {
-    paused_until_ms: AtomicU64,
+    skip: AtomicU32,
 }
 
 impl Windows {
-    /// Sends batches to `count` for a while.
+    /// Sends the next batches to `count`.
     pub(super) fn pause(&self) {
-        self.paused_until_ms.store(unix_ms() + PAUSE_MS, Ordering::Relaxed);
+        self.skip.store(SKIPPED, Ordering::Relaxed);
     }
 
     /// Returns the call where the script can do this batch: reservations without records under fixed windows, no key of
     /// which has two counters or two kinds of windows.
     pub(super) fn call(&self, work: &CountWork, ops: &[Op]) -> Option<Call> {
-        if self.paused_until_ms.load(Ordering::Relaxed) > unix_ms() {
+        let skip = self.skip.load(Ordering::Relaxed);
+        if skip > 0 {
+            self.skip.store(skip - 1, Ordering::Relaxed);
             return None;
         }
         let mut limits: Vec<&Meter> = Vec::with_capacity(4);
