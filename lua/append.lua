@@ -1,4 +1,4 @@
--- append: adds to the head of a list that holds so many at most.
+-- append: adds to the head of a list of bounded length.
 --
 -- KEYS  1  list    newest first
 -- ARGV  1  most entries

@@ -12,8 +12,8 @@
 --                 { addresses, weights, caps, holders, ties }
 --               addresses: what to choose from, in order; weights (> 0) and caps (0: unlimited): a list
 --               beside it, or one number for all
---               holders: for each of KEYS 3.. { id, leases, S }; the first S leases are to be settled, the
---               others admitted; no lease is named twice
+--               holders: for each of KEYS 3.. { id, leases, S }; the script settles the first S
+--               leases and admits the others; no lease is named twice
 --               ties: for each admission a number that decides among equals
 -- RETURNS       { now in ms, clamped, results of all settlements ..., results of all admissions ... }
 --               in the order of holders and leases

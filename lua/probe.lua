@@ -1,4 +1,4 @@
--- probe: tells whether scripts can write here.
+-- probe: finds out whether scripts can write here.
 --
 -- FRAGMENTS basics
 -- KEYS  1       string  a key of its own

@@ -1,5 +1,5 @@
--- recount: renews the expiry of a pool's keys and checks that its counts are the sum of its leases; counts anew where
--- they are not (a key was evicted or deleted by hand). For tables that are ours alone.
+-- recount: renews the expiry of a pool's keys, compares its counts with the sum of its leases, and corrects counts that
+-- differ (a key was evicted or deleted by hand). For tables that only Evenkeel writes.
 --
 -- FRAGMENTS basics
 -- KEYS  1       hash    endpoint -> requests in flight
@@ -7,10 +7,10 @@
 --       3..     hash    leases of one holder; one key a holder, of all holders
 -- ARGV  1       expiry of the pool's keys, ms
 --       2..     one holder id for each of KEYS 3..
--- RETURNS       { now in ms, endpoints whose count was mended }
+-- RETURNS       { now in ms, endpoints whose count was corrected }
 --               { now in ms, -1 } when the holders are no longer those given; to be tried again
 -- ERRORS        none of its own
--- The field '' of a hash is no endpoint and no lease: it keeps the hash a hash table (see commit).
+-- The field '' of a hash is no endpoint and no lease: it keeps the hash a hash table; see filler.
 -- COST          O(holders + endpoints in use) when the sums agree, else O(leases)
 -- LAYOUT        ek2; see docs/redis-layout.md
 
@@ -34,7 +34,7 @@ for at = 1, #flat, 2 do
 end
 if sum == leases then return { now, 0 } end
 
-local truth, mended = {}, 0
+local truth, corrected = {}, 0
 for h = 3, #KEYS do
   local held = call('HGETALL', KEYS[h])
   for at = 1, #held, 2 do
@@ -47,14 +47,14 @@ end
 for endpoint, count in pairs(counted) do
   if not truth[endpoint] then
     call('HDEL', KEYS[1], endpoint)
-    mended = mended + 1
+    corrected = corrected + 1
   elseif truth[endpoint] == count then
     truth[endpoint] = nil
   end
 end
 for endpoint, count in pairs(truth) do
   call('HSET', KEYS[1], endpoint, count)
-  mended = mended + 1
+  corrected = corrected + 1
 end
 call('PEXPIRE', KEYS[1], ARGV[1])
-return { now, mended }
+return { now, corrected }

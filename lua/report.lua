@@ -1,10 +1,10 @@
--- report: puts what one sidecar tells in place of what it told before.
+-- report: replaces one sidecar's reports.
 --
 -- FRAGMENTS basics
--- KEYS  n  hash    sidecar -> time in ms, a newline, what it tells; one for each kind of report and each page of counts
+-- KEYS  n  hash    sidecar -> time in ms, a newline, report; one for each kind and each page of counts
 -- ARGV  1  sidecar
 --       2n+1  how long the n-th key is to stay, in ms
---       2n    what is told in the n-th key
+--       2n    report for the n-th key
 -- RETURNS { 1 }
 -- ERRORS  none of its own
 -- COST    O(keys)

@@ -5,7 +5,7 @@
 --       2       zset    holder -> deadline, ms of the Unix epoch
 -- ARGV          none
 -- RETURNS       { now in ms, { endpoint, count ... }, { holder, deadline in ms ... } }; the endpoint '' is none: it
---               keeps the hash a hash table (see commit)
+--               keeps the hash a hash table; see filler
 -- ERRORS        none of its own
 -- COST          O(endpoints in use + holders); writes nothing
 -- LAYOUT        ek2; see docs/redis-layout.md

@@ -19,7 +19,7 @@
 -- ERRORS        none of its own. All that may fail for the type of a key is read before anything is written, and the
 --               number of the flush is written first: a call that fails has added nothing, or (rights taken away in its
 --               midst) is not repeated
--- The field '' of a hash is no row and no session: it keeps the hash a hash table (see commit).
+-- The field '' of a hash is no row and no session: it keeps the hash a hash table; see filler.
 -- COST          O(rows + sessions * log(sessions of the day)), and the same for those given up
 -- LAYOUT        ek2; see docs/redis-layout.md
 

@@ -9,16 +9,17 @@
 --       2       expiry of the keys, ms
 --       3       most sessions of this part
 --       4       most turns of a session
---       5       ms before which a session was last heard of that is to be forgotten
+--       5       ms: sessions with no turn since then are forgotten
 --       6       most sessions named at once
---       7       MessagePack: { sessions, { ms, counts } of sessions, turns of sessions }; the numbers flat, turns a
---               list of lists; no session twice, at most 1000 of them, and 1000 turns of each
+--       7       MessagePack: { sessions, { ms, counts } of sessions, number of turns of each }; the numbers flat, no
+--               session twice, at most 1000 of them, and 1000 turns of each
+--       8..     turns, MessagePack, session by session
 -- RETURNS       { 1, too many, sessions and their ms ... }
 --               { 0, too many, sessions and their ms ... } when this flush, or a later one, has been applied
---               too many: 1 where the sessions named are too many, 0 where they are old. They are to be given to
---               usage_forget: here the keys of their turns are not at hand
+--               too many: 1 where the sessions named are too many, 0 where they are old. Next, the sidecar
+--               calls usage_forget with them: this script has no keys of their turns
 -- ERRORS        none of its own; as usage_day
--- The field '' of the hash is no session: it keeps the hash a hash table (see commit).
+-- The field '' of the hash is no session: it keeps the hash a hash table; see filler.
 -- COST          O(turns + sessions * log(sessions of the part))
 -- LAYOUT        ek2; see docs/redis-layout.md
 
@@ -52,13 +53,16 @@ local function apply()
   call('ZADD', KEYS[1], unpack(scores))
   call('PEXPIRE', KEYS[1], expiry_ms)
   call('PEXPIRE', KEYS[2], expiry_ms)
+  local from = 8
   for i = 1, #sessions do
-    if #turns[i] > 0 then
-      if call('RPUSH', KEYS[i + 3], unpack(turns[i])) > turns_max then
+    local to = from + turns[i] - 1
+    if to >= from then
+      if call('RPUSH', KEYS[i + 3], unpack(ARGV, from, to)) > turns_max then
         call('LTRIM', KEYS[i + 3], -turns_max, -1)
       end
       call('PEXPIRE', KEYS[i + 3], expiry_ms)
     end
+    from = to + 1
   end
 end
 

@@ -62,7 +62,7 @@ local function find(k, set)
       elseif at and quota then
         places[i] = 0
       else
-        -- A limit of another kind was changed: it begins anew.
+        -- The limit has changed its kind: it starts from nothing.
         if at then layout = without_counter(layout, c, name, quota) end
         layout = with_counter(layout, c, name, algorithm)
       end

@@ -1,4 +1,4 @@
-//! One counter: the reference for `lua/count.lua`, which does the same arithmetic in the same order.
+//! One counter: the reference for the algorithms in `lua/fragments`, which do the same arithmetic in the same order.
 
 use std::collections::BTreeMap;
 

@@ -39,14 +39,14 @@ pub(super) enum Op {
     Settle { id: ReservationId, note: Option<Note>, entries: Vec<Entry>, answer: Answer<bool>, span: Traced },
 }
 
-/// What is done about a reservation.
+/// What becomes of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
     /// It is made.
     Make = 0,
-    /// Nothing: what would become of it is told.
+    /// Nothing is taken; the answer is what making it would answer.
     Look = 1,
-    /// What it took, as noted, is given back.
+    /// What it took is given back, by its record.
     GiveBack = 2,
 }
 
@@ -58,7 +58,7 @@ impl Op {
         }
     }
 
-    /// Whose reservation it notes or settles, and where that was noted.
+    /// Returns the reservation that it makes or settles, and where the record of the latter is.
     pub(super) fn noted(&self) -> Option<(&ReservationId, Option<&Note>)> {
         match self {
             Self::Reserve { id, .. } => id.as_ref().map(|id| (id, None)),
@@ -66,7 +66,7 @@ impl Op {
         }
     }
 
-    /// Tells its span that it leaves, in a call of so many.
+    /// Marks its span as sent, in a call of this many operations.
     fn sent(&mut self, operations: usize) {
         let counters = self.counters();
         let (Self::Reserve { span, .. } | Self::Settle { span, .. }) = self;
@@ -92,7 +92,7 @@ impl Op {
 
 /// The work of a lane of counters.
 pub(super) struct CountWork {
-    /// Under which reservations are noted.
+    /// The tag that records of reservations are kept under.
     pub(super) tag: Arc<str>,
     pub(super) keys: Keys,
     pub(super) shared: Arc<Shared>,
@@ -102,7 +102,7 @@ pub(super) struct CountWork {
 impl Work for CountWork {
     type Op = Op;
 
-    /// In order, as long as no reservation is named twice.
+    /// Takes operations in order, until one names a reservation for the second time.
     fn next_batch(queue: &VecDeque<Op>) -> usize {
         let mut named = HashSet::with_capacity(queue.len().min(BATCH_MAX));
         let mut counters = 0;
@@ -119,7 +119,7 @@ impl Work for CountWork {
         self.shared.metrics.store_batch.observe(operations as f64);
         ops.iter_mut().for_each(|op| op.sent(operations));
         let Err((ops, error)) = self.send(ops).await else { return };
-        // A key of another type, say: the others of the batch are not to suffer from it.
+        // Such as for a key of another type, which must not fail the others of the batch.
         if ops.len() > 1 && matches!(error, StoreError::Script { .. }) {
             for op in ops {
                 if let Err((op, error)) = self.send(vec![op]).await {

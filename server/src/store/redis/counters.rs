@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-/// Under which one server notes all reservations.
+/// Tag that a single server keeps all records of reservations under.
 const ALL: &str = "limits";
 /// Most requests kept counted by one script call.
 const HOLDS_MAX: usize = 1000;
@@ -123,7 +123,7 @@ impl Lanes {
         if !admitted {
             merged.notes.clear();
             merged.readings.iter_mut().for_each(|reading| (reading.taken, reading.window) = (0, 0));
-            // Of a reservation without an id there is no note: any will do.
+            // A reservation without an id has no record: any id will do.
             let id = reserve.id.unwrap_or_else(ReservationId::nobody);
             join_all(back.into_iter().map(|(note, entries)| self.settle(id.clone(), note, entries))).await;
         }

@@ -22,7 +22,7 @@ pub(super) struct Sent {
     pub(super) today: u64,
     /// Days of records in the call.
     pub(super) days: Vec<u64>,
-    /// For each reservation its meters as the script has them; empty where that is their own order.
+    /// For each reservation the order in which the script has its meters; empty where it is their own.
     pub(super) orders: Vec<Vec<usize>>,
 }
 
@@ -66,8 +66,8 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Returns the counters of an operation as the script takes them: running requests first, then string by string. Empty
-/// where that is their own order.
+/// Returns the order in which the script takes the counters of an operation: running requests first, then string by
+/// string. Empty where it is their own.
 fn order(op: &Op) -> Vec<usize> {
     let n = op.counters();
     let first = (n > 0).then(|| Place::of(op, 0));
@@ -313,7 +313,7 @@ pub(super) fn is_same(a: &str, b: &str) -> bool {
     std::ptr::eq(a, b) || a == b
 }
 
-/// Numbers as packed doubles, least significant byte first: a script takes them apart eight times as fast as MessagePack.
+/// Numbers as packed doubles, little-endian: a script reads them eight times as fast as MessagePack.
 #[derive(Default)]
 pub(super) struct Doubles(pub(super) Vec<u8>);
 

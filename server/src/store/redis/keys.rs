@@ -13,7 +13,7 @@ use crate::{
     store::Pool,
 };
 
-/// Version of the layout; a changed layout takes a new one, so that two releases can run side by side.
+/// Version of the layout. A change of the layout changes it, so that two versions of Evenkeel can share one Redis.
 pub(crate) const LAYOUT: &str = "ek2";
 
 /// Builds keys under a configured prefix.
@@ -74,7 +74,7 @@ impl Keys {
         format!("{}:sidecars", self.prefix)
     }
 
-    /// Hash: sidecar → what it tells of this kind; or list of this kind of event.
+    /// Hash: sidecar → its report of this kind; or list of this kind of event.
     pub(crate) fn activity(&self, kind: &str) -> String {
         format!("{}:{{activity}}:{kind}", self.prefix)
     }
@@ -89,7 +89,7 @@ impl Keys {
         format!("{}:refusal:{request_id}", self.prefix)
     }
 
-    /// String: written to find out whether Redis can be.
+    /// String: written to find out whether Redis accepts writes.
     pub(crate) fn probe(&self) -> String {
         format!("{}:probe", self.prefix)
     }

@@ -1,8 +1,8 @@
-//! Records in Redis: one script for a consumer's record in a quota, one for overrides, and an index of consumers.
+//! Records in Redis: consumers' records in quotas, an index of these consumers, and overrides.
 //!
 //! The index of a quota lies in another slot than the records of its consumers. It is written before a record and
-//! after it, and an entry without a record goes when it is met; so it may miss a record only where a sidecar dies in the
-//! midst of a change, until the record is looked at.
+//! after it, and an entry without a record is removed when it is read. So the index lacks a record only where a sidecar
+//! dies in the middle of a change, until somebody reads the record.
 
 use std::sync::Arc;
 
@@ -30,12 +30,12 @@ use crate::{
 
 /// Records read at once for one list.
 const CONCURRENCY: usize = 6;
-/// Rounds of one list: where entries have no record any more, more are asked for, so many at least.
+/// Most rounds of one list, and the least to ask for in each but the first: entries may have lost their records.
 const ROUNDS_MAX: usize = 20;
 const ROUND_MIN: usize = 100;
 
 impl RedisStore {
-    /// Reads or changes one account; the status tells how it went.
+    /// Reads or changes one account. Returns the status, as lua/quota.lua describes it, and the account.
     async fn account(&self, account: &Account, edit: Option<&Edit>) -> Result<(i64, Edited), StoreError> {
         let rule = &account.rule;
         let (what, value) = match edit.map(|edit| edit.action) {

@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use redis::{Cmd, RedisError, Value};
+use serde::Serialize;
 
 use super::link::{Link, Way};
 use crate::store::StoreError;
@@ -187,6 +188,12 @@ impl Numbers {
             detail: format!("no whole number at byte {} of {}", self.at - 8, self.bytes.len()),
         })
     }
+}
+
+/// Packs an argument as MessagePack.
+pub(crate) fn pack<T: Serialize>(value: &T) -> Vec<u8> {
+    // Fails only for types that the callers do not have: lists of unknown length, and writers that fail.
+    rmp_serde::to_vec(value).unwrap_or_default()
 }
 
 fn is_noscript(error: &RedisError) -> bool {
