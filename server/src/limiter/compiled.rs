@@ -124,7 +124,9 @@ impl Entry {
                         Rule::Fixed { amount, window: self.window(&limit.period, now_ms) }
                     }
                     Algorithm::SlidingWindow => Rule::Sliding { amount, period_ms },
-                    Algorithm::TokenBucket { .. } => Rule::Drain { burst, amount: amount.max(1), period_ms },
+                    Algorithm::TokenBucket { .. } => {
+                        Rule::TokenBucket { burst, amount: amount.max(1), period_ms }
+                    }
                     Algorithm::Concurrency => Rule::Running { amount, ttl_ms },
                 }
             }

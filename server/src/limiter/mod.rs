@@ -11,7 +11,7 @@ use crate::{
     domain::limit::{AMOUNT_MAX, Facts, LimitRules, Meter, Rule},
     store::{
         StoreError,
-        counters::{Counters, Ground, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict},
+        counters::{Counters, Ground, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict},
     },
     telemetry::Metrics,
 };
@@ -276,7 +276,7 @@ impl Limiter {
                 name: Arc::clone(&chosen.meter.name),
                 window: reading.window,
                 reserved: reading.taken,
-                rate: if let Rule::Drain { amount, .. } = chosen.meter.rule { amount } else { 0 },
+                rate: if let Rule::TokenBucket { amount, .. } = chosen.meter.rule { amount } else { 0 },
             });
         let consumer = ask.facts.consumer;
         let charged = chosen.iter().zip(&verdict.readings).filter(|(chosen, _)| {
@@ -439,22 +439,22 @@ impl Limiter {
     ///
     /// # Errors
     /// Where the store fails.
-    pub async fn hold(&self, tickets: Vec<(ReservationId, Vec<u8>)>) -> Result<(), StoreError> {
+    pub async fn renew(&self, tickets: Vec<(ReservationId, Vec<u8>)>) -> Result<(), StoreError> {
         let compiled = self.compiled();
-        let mut holds = Vec::new();
+        let mut renewals = Vec::new();
         for (id, bytes) in tickets {
             let takings = Ticket::decode(&bytes).map(|ticket| ticket.takings).unwrap_or_default();
             let running = |taking: &Taking| {
                 compiled.by_name(&taking.name).is_some_and(|entry| entry.source.is_concurrency())
             };
-            holds.extend(takings.into_iter().filter(running).map(|taking| Hold {
+            renewals.extend(takings.into_iter().filter(running).map(|taking| Renewal {
                 id: id.clone(),
                 bucket: taking.bucket,
                 name: taking.name,
                 ttl_ms: compiled.ttl_ms(),
             }));
         }
-        if holds.is_empty() { Ok(()) } else { self.counters.hold(holds).await }
+        if renewals.is_empty() { Ok(()) } else { self.counters.renew(renewals).await }
     }
 
     /// Forgets what is too old. To be called now and then.

@@ -16,7 +16,7 @@ use evenkeel::{
         rule::{SLOTS, slot_ms},
     },
     store::{
-        counters::{Counters, Entry, Hold, Reading, ReservationId, Reserve, Settlement, Verdict},
+        counters::{Counters, Entry, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict},
         memory::MemoryCounters,
         redis::RedisStore,
     },
@@ -39,7 +39,7 @@ fn rules() -> Vec<(&'static str, Rule)> {
         ("fixed", Rule::Fixed { amount: 10, window: Window::Length(1000) }),
         ("calendar", Rule::Fixed { amount: 30, window: Window::Edges(edges) }),
         ("sliding", Rule::Sliding { amount: 10, period_ms: 1000 }),
-        ("bucket", Rule::Drain { burst: 6, amount: 10, period_ms: 1000 }),
+        ("bucket", Rule::TokenBucket { burst: 6, amount: 10, period_ms: 1000 }),
         ("running", Rule::Running { amount: 3, ttl_ms: 1500 }),
         ("credit", Rule::Prepaid { default: Some(60) }),
         ("no-credit", Rule::Prepaid { default: None }),
@@ -116,7 +116,7 @@ enum Step {
         id: u64,
         actual: u64,
     },
-    Hold {
+    Renewal {
         id: u64,
         key: usize,
     },
@@ -139,7 +139,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => reserve.prop_map(|(id, set, key, cost, shadow, provisional)| Step::Reserve { id, set, key, cost, shadow, provisional }),
         2 => (0..SETS.len(), 0_usize..4, 0_u64..7).prop_map(|(set, key, cost)| Step::Peek { set, key, cost }),
         6 => (1_u64..=12, 0_u64..12).prop_map(|(id, actual)| Step::Settle { id, actual }),
-        1 => (1_u64..=12, 0_usize..4).prop_map(|(id, key)| Step::Hold { id, key }),
+        1 => (1_u64..=12, 0_usize..4).prop_map(|(id, key)| Step::Renewal { id, key }),
         2 => prop::collection::vec((1_u64..=12, 0..SETS.len(), 0_usize..4, 0_u64..7, any::<bool>()), 1..8).prop_map(|ops| Step::Batch { ops }),
         1 => Just(Step::ForgetScripts),
         1 => Just(Step::LoseAll),
@@ -227,17 +227,17 @@ impl Both {
                     prop_assert_eq!(m, r);
                 }
             }
-            Step::Hold { id: number, key } => {
+            Step::Renewal { id: number, key } => {
                 let meters = meters(3, *key, 1, false, true);
                 let running = meters.iter().find(|m| matches!(m.rule, Rule::Running { .. })).unwrap();
-                let hold = || Hold {
+                let hold = || Renewal {
                     id: id(*number),
                     bucket: Arc::clone(&running.bucket),
                     name: Arc::clone(&running.name),
                     ttl_ms: 1500,
                 };
-                self.memory.hold(vec![hold()]).await.unwrap();
-                self.redis.hold(vec![hold()]).await.unwrap();
+                self.memory.renew(vec![hold()]).await.unwrap();
+                self.redis.renew(vec![hold()]).await.unwrap();
             }
             Step::Batch { ops } => self.batch(ops).await?,
             Step::ForgetScripts => drop(self.server.command(&["SCRIPT", "FLUSH"])),
@@ -391,7 +391,7 @@ fn holds_what_it_states(rule: Rule, log: &[(u64, u64)]) -> Result<(), TestCaseEr
             Rule::Sliding { amount, period_ms } => {
                 prop_assert!(between(log, *from, from + period_ms) <= amount, "from {}: {:?}", from, log);
             }
-            Rule::Drain { burst, amount, period_ms } => {
+            Rule::TokenBucket { burst, amount, period_ms } => {
                 for (to, _) in &log[i..] {
                     let most = burst as f64 + (to - from) as f64 * amount as f64 / period_ms as f64;
                     prop_assert!(
@@ -419,7 +419,7 @@ fn no_algorithm_admits_more_than_it_states() {
         (1_u64..30, 1000_u64..5000)
             .prop_map(|(amount, ms)| Rule::Fixed { amount, window: Window::Length(ms) }),
         (1_u64..30, 1000_u64..5000).prop_map(|(amount, period_ms)| Rule::Sliding { amount, period_ms }),
-        (1_u64..30, 1_u64..30, 1000_u64..5000).prop_map(|(burst, amount, period_ms)| Rule::Drain {
+        (1_u64..30, 1_u64..30, 1000_u64..5000).prop_map(|(burst, amount, period_ms)| Rule::TokenBucket {
             burst,
             amount,
             period_ms
@@ -470,13 +470,13 @@ async fn a_repeated_settlement_ends_what_was_put_back_as_running() {
         let verdict = store.reserve(Reserve { id: Some(id(1)), meters: meters.clone() }).await.unwrap();
         assert!(store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
         let meter = &meters[running];
-        let hold = Hold {
+        let hold = Renewal {
             id: id(1),
             bucket: Arc::clone(&meter.bucket),
             name: Arc::clone(&meter.name),
             ttl_ms: 60_000,
         };
-        store.hold(vec![hold]).await.unwrap();
+        store.renew(vec![hold]).await.unwrap();
         assert!(!store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
         // Looking counts the request looked for, where it would be let through.
         assert_eq!(used().await, 0);

@@ -76,7 +76,7 @@ pub enum Rule {
     },
     /// A bucket that fills to `burst` and drains by `amount` in `period_ms`: GCRA, as a continuous-state leaky bucket
     /// (ITU-T I.371, annex A).
-    Drain {
+    TokenBucket {
         /// Most at once.
         burst: u64,
         /// Drains in a period.
@@ -124,7 +124,7 @@ impl Rule {
                 let slot_ms = slot_ms(period_ms);
                 (now_ms / slot_ms + SLOTS as u64 + 1) * slot_ms - now_ms
             }
-            Self::Drain { amount, period_ms, .. } => {
+            Self::TokenBucket { amount, period_ms, .. } => {
                 (used as f64 * period_ms as f64 / amount as f64).ceil() as u64
             }
             Self::Sliding { .. } | Self::Running { .. } | Self::Prepaid { .. } => 0,
@@ -139,7 +139,7 @@ impl Rule {
             Self::Fixed { amount, .. } | Self::Sliding { amount, .. } | Self::Running { amount, .. } => {
                 amount
             }
-            Self::Drain { burst, .. } => burst,
+            Self::TokenBucket { burst, .. } => burst,
             Self::Prepaid { .. } | Self::Budget { .. } => AMOUNT_MAX,
         }
     }

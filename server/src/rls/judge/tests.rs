@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     rls::{file::File, tree::Rules},
-    store::{StoreError, counters::Hold, memory::MemoryCounters},
+    store::{StoreError, counters::Renewal, memory::MemoryCounters},
 };
 
 const RULES: &str = "
@@ -290,7 +290,7 @@ impl Counters for Away {
         Ok(())
     }
 
-    async fn hold(&self, _: Vec<Hold>) -> Result<(), StoreError> {
+    async fn renew(&self, _: Vec<Renewal>) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ pub(super) enum Cell {
         /// Counts of it and the ones before.
         counts: [u64; SLOTS + 1],
     },
-    Drain {
+    TokenBucket {
         at_ms: u64,
         /// Times the period: whole numbers, so that nothing is lost to rounding.
         debt: f64,
@@ -77,12 +77,17 @@ impl Cell {
                 }
                 Self::Sliding { slot, counts }
             }
-            (Rule::Drain { amount, period_ms, .. }, Some(Self::Drain { at_ms, debt, period_ms: p })) => {
+            (
+                Rule::TokenBucket { amount, period_ms, .. },
+                Some(Self::TokenBucket { at_ms, debt, period_ms: p }),
+            ) => {
                 let debt = if *p == period_ms { *debt } else { debt / *p as f64 * period_ms as f64 };
                 let drained = now.saturating_sub(*at_ms) as f64 * amount as f64;
-                Self::Drain { at_ms: now.max(*at_ms), debt: (debt - drained).max(0.0), period_ms }
+                Self::TokenBucket { at_ms: now.max(*at_ms), debt: (debt - drained).max(0.0), period_ms }
             }
-            (Rule::Drain { period_ms, .. }, _) => Self::Drain { at_ms: now, debt: 0.0, period_ms },
+            (Rule::TokenBucket { period_ms, .. }, _) => {
+                Self::TokenBucket { at_ms: now, debt: 0.0, period_ms }
+            }
             (Rule::Running { .. }, Some(Self::Running(held))) => Self::Running(
                 held.iter().filter(|(_, at)| **at > now).map(|(id, at)| (id.clone(), *at)).collect(),
             ),
@@ -138,7 +143,7 @@ impl Cell {
             (Self::Sliding { counts, .. }, Rule::Sliding { amount, .. }) => {
                 counts.iter().fold(cost, |sum, n| sum.saturating_add(*n)) <= *amount
             }
-            (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
+            (Self::TokenBucket { debt, period_ms, .. }, Rule::TokenBucket { burst, .. }) => {
                 debt + cost as f64 * *period_ms as f64 <= *burst as f64 * *period_ms as f64
             }
 
@@ -162,7 +167,7 @@ impl Cell {
                 *reserved = reserved.saturating_add(provisionally);
             }
             Self::Sliding { counts, .. } => counts[0] += taken,
-            Self::Drain { debt, period_ms, .. } => *debt += taken as f64 * *period_ms as f64,
+            Self::TokenBucket { debt, period_ms, .. } => *debt += taken as f64 * *period_ms as f64,
             Self::Running(held) => {
                 if let Some((id, deadline)) = hold {
                     held.insert(id.clone(), deadline);
@@ -198,7 +203,7 @@ impl Cell {
                     counts[i] = counts[i].saturating_add_signed(more);
                 }
             }
-            (Self::Drain { debt, .. }, Rule::Drain { amount, period_ms, .. }) => {
+            (Self::TokenBucket { debt, .. }, Rule::TokenBucket { amount, period_ms, .. }) => {
                 let period = *period_ms as f64;
                 let mut more = more as f64 * period;
                 if more < 0.0 {
@@ -208,7 +213,7 @@ impl Cell {
                 }
                 *debt = (*debt + more).max(0.0);
             }
-            (Self::Drain { .. }, _) => {}
+            (Self::TokenBucket { .. }, _) => {}
             (Self::Running(held), _) => drop(held.remove(id)),
             (Self::Prepaid { balance, used, overrun, day, reserved: r }, _) => {
                 if *provisional {
@@ -235,7 +240,7 @@ impl Cell {
             (Self::Sliding { slot, counts }, Rule::Sliding { amount, .. }) => {
                 (counts.iter().sum(), *amount, *slot)
             }
-            (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
+            (Self::TokenBucket { debt, period_ms, .. }, Rule::TokenBucket { burst, .. }) => {
                 ((debt / *period_ms as f64).ceil() as u64, *burst, now)
             }
 
@@ -276,7 +281,9 @@ impl Cell {
                 }
                 (0, 0)
             }
-            (Self::Drain { debt, .. }, Rule::Drain { burst, amount, period_ms }) if cost <= *burst => {
+            (Self::TokenBucket { debt, .. }, Rule::TokenBucket { burst, amount, period_ms })
+                if cost <= *burst =>
+            {
                 let period = *period_ms as f64;
                 let excess = (debt + cost as f64 * period - *burst as f64 * period).max(0.0);
                 unless_provisional((excess / *amount as f64).ceil() as u64)
@@ -300,7 +307,7 @@ impl Cell {
             (_, Rule::Fixed { window, .. })
             | (Self::Budget { amount: None, .. }, Rule::Budget { window, .. }) => Some(window.around(now).1),
             (_, Rule::Sliding { period_ms, .. }) => Some(now + (SLOTS as u64 + 1) * slot_ms(*period_ms)),
-            (Self::Drain { debt, .. }, Rule::Drain { amount, .. }) => {
+            (Self::TokenBucket { debt, .. }, Rule::TokenBucket { amount, .. }) => {
                 Some(now + (debt / *amount as f64).ceil() as u64)
             }
             (Self::Running(held), _) => Some(held.values().copied().max().unwrap_or(now)),

@@ -18,7 +18,7 @@ use crate::{
     domain::limit::{Bucket, Meter, Rule},
     store::{
         StoreError,
-        counters::{Counters, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict},
+        counters::{Counters, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict},
     },
 };
 
@@ -243,11 +243,11 @@ impl State {
         }
     }
 
-    fn hold(&mut self, hold: &Hold, now: u64) {
-        let rule = Rule::Running { amount: 0, ttl_ms: hold.ttl_ms };
-        if let Some(mut cell) = self.cell(&hold.bucket, &hold.name, &rule, now) {
-            cell.take(1, true, Some((&hold.id, now + hold.ttl_ms)));
-            self.put((Arc::clone(&hold.bucket), Arc::clone(&hold.name)), cell, &rule, now);
+    fn renew(&mut self, renewal: &Renewal, now: u64) {
+        let rule = Rule::Running { amount: 0, ttl_ms: renewal.ttl_ms };
+        if let Some(mut cell) = self.cell(&renewal.bucket, &renewal.name, &rule, now) {
+            cell.take(1, true, Some((&renewal.id, now + renewal.ttl_ms)));
+            self.put((Arc::clone(&renewal.bucket), Arc::clone(&renewal.name)), cell, &rule, now);
         }
     }
 }
@@ -283,8 +283,8 @@ impl Counters for MemoryCounters {
         Ok(self.with(|state, now| state.settle(&settlement, now)))
     }
 
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-        self.with(|state, now| holds.iter().for_each(|hold| state.hold(hold, now)));
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+        self.with(|state, now| renewals.iter().for_each(|renewal| state.renew(renewal, now)));
         Ok(())
     }
 }

@@ -244,7 +244,7 @@ fn read(reply: &mut Numbers, rule: &Rule, reading: &mut Reading, now: u64) -> Re
             (reading.reserved, reading.window, reading.amount) = (reply.count()?, reply.count()?, amount);
         }
         Rule::Sliding { amount, .. } => (reading.window, reading.amount) = (reply.count()?, amount),
-        Rule::Drain { burst, .. } => (reading.window, reading.amount) = (now, burst),
+        Rule::TokenBucket { burst, .. } => (reading.window, reading.amount) = (now, burst),
         Rule::Running { amount, .. } => reading.amount = amount,
         Rule::Prepaid { .. } | Rule::Budget { .. } => {
             (reading.reserved, reading.amount) = (reply.count()?, reply.count()?);

@@ -299,7 +299,7 @@ pub(super) fn rule_numbers(rule: &Rule) -> (u64, [i64; 5]) {
     match *rule {
         Rule::Fixed { amount, window } => (1, windows(amount as i64, window)),
         Rule::Sliding { amount, period_ms } => (2, [amount as i64, period_ms as i64, 0, 0, 0]),
-        Rule::Drain { burst, amount, period_ms } => {
+        Rule::TokenBucket { burst, amount, period_ms } => {
             (3, [burst as i64, amount as i64, period_ms as i64, 0, 0])
         }
         Rule::Running { amount, ttl_ms } => (4, [amount as i64, ttl_ms as i64, 0, 0, 0]),

@@ -22,7 +22,7 @@ use crate::{
     domain::limit::{Meter, OnOutage, Rule},
     store::{
         StoreError,
-        counters::{Counters, Ground, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict},
+        counters::{Counters, Ground, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict},
     },
     telemetry::traces::StoreSpan,
 };
@@ -82,8 +82,8 @@ impl ResilientStore {
         match rule {
             Rule::Fixed { amount, window } => Rule::Fixed { amount: part(amount), window },
             Rule::Sliding { amount, period_ms } => Rule::Sliding { amount: part(amount), period_ms },
-            Rule::Drain { burst, amount, period_ms } => {
-                Rule::Drain { burst: part(burst), amount: part(amount), period_ms }
+            Rule::TokenBucket { burst, amount, period_ms } => {
+                Rule::TokenBucket { burst: part(burst), amount: part(amount), period_ms }
             }
             Rule::Running { amount, ttl_ms } => Rule::Running { amount: part(amount), ttl_ms },
             quota => quota,
@@ -267,14 +267,14 @@ impl Counters for ResilientStore {
         Ok(self.wait(settlement, 0))
     }
 
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-        let Some(here) = &self.local_counters else { return self.counters.hold(holds).await };
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+        let Some(here) = &self.local_counters else { return self.counters.renew(renewals).await };
         // Local knowledge is always at hand.
-        here.hold(holds.clone()).await?;
+        here.renew(renewals.clone()).await?;
         if !self.is_up() {
             return Ok(());
         }
-        self.observe(self.counters.hold(holds).await)
+        self.observe(self.counters.renew(renewals).await)
     }
 }
 
@@ -336,8 +336,8 @@ mod tests {
             self.answer(self.counters.settle(settlement).await)
         }
 
-        async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-            self.answer(self.counters.hold(holds).await)
+        async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+            self.answer(self.counters.renew(renewals).await)
         }
     }
 

@@ -134,7 +134,7 @@ impl Gateway for GatewayService {
             KeepAliveResponse { refused_pools, wanted_headers, ..KeepAliveResponse::default() };
         let (balancer, holder) = (&self.admission.balancer, &holder);
         let hold = async {
-            if let Err(error) = self.admission.limiter.hold(tickets).await {
+            if let Err(error) = self.admission.limiter.renew(tickets).await {
                 warn!(%error, "running requests not kept counted: the next KeepAlive does");
             }
         };
