@@ -70,7 +70,8 @@ lint: ## Formatting, clippy, Lua, dependencies, documentation
 	cargo fmt --all --check
 	@.ci/check-text
 	@.ci/check-docs
-	luacheck --quiet lua
+	@.ci/assemble-lua out/lua
+	luacheck --quiet out/lua
 	.ci/check-dependencies
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	.ci/clippy-plugin

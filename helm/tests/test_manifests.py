@@ -166,7 +166,7 @@ class Store(unittest.TestCase):
         )
         acl = find(documents, "Secret")["stringData"]["users.acl"].splitlines()
         self.assertEqual(acl[0], "user default off")
-        self.assertIn("~trial:ek1:*", acl[1].split())
+        self.assertIn("~trial:ek2:*", acl[1].split())
         documented = (
             re.search(r"ACL SETUSER evenkeel (.*?)```", (ROOT / "docs/operations.md").read_text(), re.S)
             .group(1)

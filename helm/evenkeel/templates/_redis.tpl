@@ -18,9 +18,9 @@
 {{/* One user with the permissions that docs/operations.md lists; no others. */}}
 {{- define "evenkeel.bundledAcl" -}}
 user default off
-user evenkeel on #{{ include "evenkeel.bundledPassword" . | sha256sum }} resetkeys ~{{ with .Values.redis.keyPrefix }}{{ . }}:{{ end }}ek1:* resetchannels -@all {{ include "evenkeel.aclCommands" . }}
+user evenkeel on #{{ include "evenkeel.bundledPassword" . | sha256sum }} resetkeys ~{{ with .Values.redis.keyPrefix }}{{ . }}:{{ end }}ek2:* resetchannels -@all {{ include "evenkeel.aclCommands" . }}
 {{- end -}}
 
 {{- define "evenkeel.aclCommands" -}}
-+ping +info +set +time +eval +evalsha +get +del +pexpire +pttl +persist +lpush +rpush +lrange +ltrim +llen +hget +hmget +hgetall +hvals +hset +hdel +hexists +hlen +hscan +zadd +zrem +zcard +zscore +zrange +zrevrange +zrangebyscore +zrevrangebyscore +zremrangebyscore +unwatch
++ping +info +set +time +eval +evalsha +get +mget +del +pexpire +pttl +lpush +rpush +lrange +ltrim +llen +hget +hmget +hgetall +hvals +hset +hdel +hexists +hlen +hscan +zadd +zrem +zcard +zscore +zrange +zrevrange +zrangebyscore +zrevrangebyscore +zremrangebyscore +unwatch
 {{- end -}}

@@ -260,11 +260,18 @@ impl Fixture {
     /// Reads a fixed window's counter directly from Redis: used, reserved.
     pub(super) async fn redis_counter(&mut self, consumer: &str, limit: &str) -> Option<(f64, f64)> {
         let mut connection = self.lab.redis().connect().await.unwrap();
-        let key = format!("ek1:{{consumer={consumer}}}:limits");
-        let counter: Option<Vec<u8>> =
-            redis::cmd("HGET").arg(key).arg(limit).query_async(&mut connection).await.unwrap();
-        let counter = counter?;
-        let number = |index: usize| f64::from_le_bytes(counter[8 * index..8 * index + 8].try_into().unwrap());
+        let key = format!("ek2:{{consumer={consumer}}}:counters");
+        let value: Option<Vec<u8>> = redis::cmd("GET").arg(key).query_async(&mut connection).await.unwrap();
+        let value = value?;
+        // The text in front names each counter: kind, number of doubles, length of the name, name.
+        let length = |at: usize| usize::from(u16::from_le_bytes([value[at], value[at + 1]]));
+        let (text_end, mut entry, mut first) = (2 + length(0), 2, 2);
+        while entry < text_end && value[entry + 4..entry + 4 + length(entry + 2)] != *limit.as_bytes() {
+            first += usize::from(value[entry + 1]);
+            entry += 4 + length(entry + 2);
+        }
+        let doubles = (entry < text_end).then(|| &value[text_end + 8 * first..])?;
+        let number = |index: usize| f64::from_le_bytes(doubles[8 * index..8 * index + 8].try_into().unwrap());
         Some((number(1), number(2)))
     }
 }

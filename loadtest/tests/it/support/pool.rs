@@ -84,7 +84,7 @@ impl CountWatch {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     continue;
                 };
-                let key = format!("ek1:{{|{CLUSTER}}}:in-flight");
+                let key = format!("ek2:{{|{CLUSTER}}}:in-flight");
                 let counts = redis::cmd("HGETALL").arg(key).query_async::<BTreeMap<String, String>>(c).await;
                 match counts {
                     Ok(counts) => {

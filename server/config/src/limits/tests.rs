@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evenkeel_domain::limit::{Algorithm, Attribute, CalendarUnit, Counts, Attributes, OnOutage, Period};
+use evenkeel_domain::limit::{Algorithm, Attribute, Attributes, CalendarUnit, Counts, OnOutage, Period};
 
 use crate::Config;
 

@@ -10,7 +10,7 @@ use evenkeel_domain::{
     limit::{Attributes, CounterRule, LimitRules, Meter},
     verdict::{Reason, Refusal},
 };
-use evenkeel_store::counters::{Counters, Ground, Hold, Reading, ReservationId, Reserve, Verdict};
+use evenkeel_store::counters::{Counters, Ground, Renewal, Reading, ReservationId, Reserve, Verdict};
 use evenkeel_telemetry::Metrics;
 
 use crate::activity::{Metered, Recorder};
@@ -258,20 +258,20 @@ impl Limiter {
     /// Where the store fails.
     pub async fn renew(&self, tickets: Vec<(ReservationId, Vec<u8>)>) -> Result<(), StoreError> {
         let compiled = self.compiled();
-        let mut holds = Vec::new();
+        let mut renewals = Vec::new();
         for (id, bytes) in tickets {
             let debits = Ticket::decode(&bytes).map(|ticket| ticket.debits).unwrap_or_default();
             let running = |debit: &Debit| {
                 compiled.by_name(&debit.name).is_some_and(|entry| entry.definition.is_concurrency())
             };
-            holds.extend(debits.into_iter().filter(running).map(|debit| Hold {
+            renewals.extend(debits.into_iter().filter(running).map(|debit| Renewal {
                 id: id.clone(),
                 bucket: debit.bucket,
                 name: debit.name,
                 ttl_ms: compiled.ttl_ms(),
             }));
         }
-        if holds.is_empty() { Ok(()) } else { self.counters.hold(holds).await }
+        if renewals.is_empty() { Ok(()) } else { self.counters.renew(renewals).await }
     }
 
     /// Forgets tickets that are too old. Housekeeping calls it.

@@ -3,11 +3,11 @@
 
 use std::fmt;
 
+use reader::Reader;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::unit::Unit;
-use reader::Reader;
 
 mod reader;
 

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use counting::Count;
 use evenkeel_domain::{
     DomainError,
     clock::unix_ms,
@@ -11,6 +12,7 @@ use evenkeel_domain::{
     settings::RateLimiterOptions,
 };
 use evenkeel_store::counters::{Counters, Ground, Reading, Verdict};
+use plan::{Action, DescriptorPlan, Plan};
 use prometheus::IntCounter;
 
 use super::{
@@ -23,8 +25,6 @@ use super::{
     unit::Unit,
 };
 use crate::limiter::refusal_cache::RefusalCache;
-use counting::Count;
-use plan::{Action, DescriptorPlan, Plan};
 
 mod counting;
 mod give_back;

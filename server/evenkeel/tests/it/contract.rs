@@ -24,7 +24,7 @@ type Expire = Box<dyn Fn(&Arc<Pool>, &str) -> futures::future::BoxFuture<'static
 
 /// For pools whose names need no encoding in keys.
 async fn put_past_deadline(c: &mut impl redis::aio::ConnectionLike, prefix: &str, pool: &Pool, holder: &str) {
-    let key = format!("{prefix}ek1:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
+    let key = format!("{prefix}ek2:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
     redis::cmd("ZADD").arg(key).arg("XX").arg(1).arg(holder).exec_async(c).await.unwrap();
 }
 

@@ -244,7 +244,7 @@ async fn a_broken_pool_leaves_others_alone() {
             .replace("pools: [", "pools: [{cluster: other, endpoints: [{address: z}]}, "),
     )
     .await;
-    redis.command(&["SET", "ek1:{|other}:in-flight", "not a hash"]);
+    redis.command(&["SET", "ek2:{|other}:in-flight", "not a hash"]);
     for lease in 1..=20 {
         assert_eq!(admitted(s.admit("other", "g", lease).await).basis(), Basis::Local);
         assert_eq!(admitted(s.admit("llm", "g", 100 + lease).await).basis(), Basis::Shared);

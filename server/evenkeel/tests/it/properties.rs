@@ -127,7 +127,7 @@ impl Both {
                 prop_assert_eq!(m, self.redis.keep_alive(pool, &h, &held).await.unwrap());
             }
             Step::Die { holder: h } => {
-                let key = format!("{}:ek1:{{r|c}}:holders", self.prefix);
+                let key = format!("{}:ek2:{{r|c}}:holders", self.prefix);
                 self.server.command(&["ZADD", &key, "XX", "1", HOLDERS[h]]);
                 self.memory.expire(pool, &holder(HOLDERS[h]));
                 self.reap(h).await?;
@@ -202,7 +202,7 @@ impl Both {
         let redis = summary(&*self.redis, &self.pool).await?;
         prop_assert_eq!(memory, redis);
         // table() could hide a negative count: read the hash itself.
-        let key = format!("{}:ek1:{{r|c}}:in-flight", self.prefix);
+        let key = format!("{}:ek2:{{r|c}}:in-flight", self.prefix);
         let mut raw: BTreeMap<String, String> =
             redis::from_redis_value(self.server.command(&["HGETALL", &key])).unwrap();
         raw.remove(""); // filler

@@ -37,7 +37,7 @@ async fn every_key_expires() {
         let keys = strings(redis.command(&["KEYS", "*"]));
         assert!(!keys.is_empty(), "{after}");
         for key in keys {
-            assert!(key.starts_with("x:ek1:"), "{key} after {after}");
+            assert!(key.starts_with("x:ek2:"), "{key} after {after}");
             let ttl: i64 = redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
             assert!(ttl > 0, "{key} has no expiry after {after}");
         }
@@ -49,7 +49,7 @@ async fn every_key_expires() {
     check("keep_alive");
     store.register(&pool).await.unwrap();
     check("register");
-    redis.command(&["DEL", "x:ek1:{r|c}:in-flight"]);
+    redis.command(&["DEL", "x:ek2:{r|c}:in-flight"]);
     store.audit(&pool).await.unwrap();
     check("audit");
 }
@@ -64,7 +64,7 @@ async fn a_recount_restores_lost_counts() {
         admit(&*store, &pool, number).await;
     }
     let before = store.table(&pool).await.unwrap().in_flight;
-    redis.command(&["DEL", "ek1:{r|c}:in-flight"]);
+    redis.command(&["DEL", "ek2:{r|c}:in-flight"]);
     // A settlement must not make the lost count negative.
     assert!(store.settle(&pool, &holder("h"), lease(4)).await.unwrap());
     assert!(store.table(&pool).await.unwrap().in_flight.is_empty());

@@ -1,4 +1,4 @@
-//! One counter: the reference for `lua/count.lua`, which does the same arithmetic in the same order.
+//! One counter: the reference for the algorithms in `lua/fragments`, which do the same arithmetic in the same order.
 
 use std::collections::BTreeMap;
 
@@ -83,8 +83,8 @@ impl Cell {
                 Some(Self::TokenBucket { at_ms, debt, period_ms: p }),
             ) => {
                 let debt = if *p == period_ms { *debt } else { debt / *p as f64 * period_ms as f64 };
-                let refilled = now.saturating_sub(*at_ms) as f64 * amount as f64;
-                Self::TokenBucket { at_ms: now.max(*at_ms), debt: (debt - refilled).max(0.0), period_ms }
+                let drained = now.saturating_sub(*at_ms) as f64 * amount as f64;
+                Self::TokenBucket { at_ms: now.max(*at_ms), debt: (debt - drained).max(0.0), period_ms }
             }
             (CounterRule::TokenBucket { period_ms, .. }, _) => {
                 Self::TokenBucket { at_ms: now, debt: 0.0, period_ms }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::cell::Cell;
-use crate::counters::{Counters, Entry, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict};
+use crate::counters::{Counters, Entry, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict};
 
 /// From this number of counters on, expired ones are deleted.
 const PURGE_FROM: usize = 1024;
@@ -240,11 +240,11 @@ impl State {
         }
     }
 
-    fn hold(&mut self, hold: &Hold, now: u64) {
-        let rule = CounterRule::Running { amount: 0, ttl_ms: hold.ttl_ms };
-        if let Some(mut cell) = self.cell(&hold.bucket, &hold.name, &rule, now) {
-            cell.take(1, true, Some((&hold.id, now + hold.ttl_ms)));
-            self.put((Arc::clone(&hold.bucket), Arc::clone(&hold.name)), cell, &rule, now);
+    fn renew(&mut self, renewal: &Renewal, now: u64) {
+        let rule = CounterRule::Running { amount: 0, ttl_ms: renewal.ttl_ms };
+        if let Some(mut cell) = self.cell(&renewal.bucket, &renewal.name, &rule, now) {
+            cell.take(1, true, Some((&renewal.id, now + renewal.ttl_ms)));
+            self.put((Arc::clone(&renewal.bucket), Arc::clone(&renewal.name)), cell, &rule, now);
         }
     }
 }
@@ -280,8 +280,8 @@ impl Counters for MemoryCounters {
         Ok(self.with(|state, now| state.settle(&settlement, now)))
     }
 
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-        self.with(|state, now| holds.iter().for_each(|hold| state.hold(hold, now)));
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+        self.with(|state, now| renewals.iter().for_each(|renewal| state.renew(renewal, now)));
         Ok(())
     }
 }

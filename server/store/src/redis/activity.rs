@@ -1,4 +1,4 @@
-//! What has happened, in Redis: hashes of what each sidecar tells, as JSON, and lists of refusals and repairs.
+//! Activity in Redis: hashes of the sidecars' reports, as JSON, and lists of refusals and repairs.
 //! docs/redis-layout.md shows the layout.
 
 use std::sync::Arc;
@@ -48,7 +48,7 @@ impl RedisActivity {
         self.shared.command("activity", cmd).await
     }
 
-    /// What every sidecar tells under one key, and when. What another release wrote in another shape is passed over.
+    /// Returns every sidecar's report under one key, and its time. Skips reports that another version wrote in another shape.
     async fn timed<T: DeserializeOwned + Send + 'static>(
         &self,
         key: &str,

@@ -25,7 +25,7 @@ use lane::Lane;
 use link::{Link, Way};
 use parking_lot::RwLock;
 use redis::Value;
-use script::{AUDIT, Call, KEEP_ALIVE, PROBE, REAP, TABLE};
+use script::{Call, KEEP_ALIVE, PROBE, REAP, RECOUNT, TABLE};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
@@ -37,18 +37,21 @@ mod batch;
 mod count;
 mod counters;
 mod drains;
+mod encode;
 mod keys;
 mod lane;
 mod link;
 mod records;
 mod script;
 mod usage;
+mod versioned;
+mod windows;
 
 pub use activity::RedisActivity;
 pub use usage::RedisUsage;
 
-/// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and audits: what is left when all
-/// sidecars are gone for good goes by itself.
+/// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and recounts: it removes what is left when
+/// all sidecars are gone for good.
 const KEY_EXPIRY_MS: u64 = 3_600_000;
 /// About how many leases one reap gives back at most: bounds how long Redis is busy with it.
 const REAP_MAX: usize = 1000;
@@ -91,7 +94,7 @@ impl Clock {
         };
     }
 
-    /// About now, to find the day a reservation is noted on.
+    /// Returns about the present time, to find the day that a reservation is recorded under.
     fn about_now_ms(&self) -> u64 {
         match self.0.load(Ordering::Relaxed) {
             0 => unix_ms(),
@@ -179,7 +182,7 @@ impl RedisStore {
             return Arc::clone(lane);
         }
         let mut lanes = self.lanes.write();
-        // Pools come and go; a lane with nothing waiting or under way is held by nobody else, and is made anew when needed.
+        // Pools come and go. Nobody else holds a lane with nothing waiting or under way; the next call makes it again.
         if lanes.len() >= LANES_MAX {
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
@@ -282,7 +285,7 @@ impl Store for RedisStore {
 
     async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
         if pool.higress_table {
-            return Ok(0); // The counts include requests of other gateways, of which there are no leases.
+            return Ok(0); // The counts include requests of other gateways, which have no leases.
         }
         let table = self.table(pool).await?;
         let lane = self.lane(pool);
@@ -292,14 +295,14 @@ impl Store for RedisStore {
             .into_iter()
             .chain(leases.iter().map(String::as_str))
             .collect();
-        let mut call = Call::new(&AUDIT, &all);
+        let mut call = Call::new(&RECOUNT, &all);
         call.number(KEY_EXPIRY_MS);
         for holder in table.holders.keys() {
             call.arg(holder.as_str());
         }
         let mut reply = self.shared.run(&call, Way::Beside).await?;
         reply.integer()?;
-        Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went; the next audit will do.
+        Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went; the next recount will do.
     }
 
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {

@@ -23,7 +23,9 @@ use evenkeel_telemetry::traces::StoreSpan;
 use futures::future::join_all;
 
 use super::ResilientStore;
-use crate::counters::{Counters, Ground, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict};
+use crate::counters::{
+    Counters, Ground, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict,
+};
 
 /// Most settlements that wait for the store; beyond, the oldest are lost, and counted.
 const WAITING_MAX: usize = 65_536;
@@ -267,14 +269,14 @@ impl Counters for ResilientStore {
         Ok(self.wait(settlement, 0))
     }
 
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-        let Some(here) = &self.local_counters else { return self.counters.hold(holds).await };
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+        let Some(here) = &self.local_counters else { return self.counters.renew(renewals).await };
         // Local knowledge is always at hand.
-        here.hold(holds.clone()).await?;
+        here.renew(renewals.clone()).await?;
         if !self.is_up() {
             return Ok(());
         }
-        self.observe(self.counters.hold(holds).await)
+        self.observe(self.counters.renew(renewals).await)
     }
 }
 
@@ -335,8 +337,8 @@ mod tests {
             self.answer(self.counters.settle(settlement).await)
         }
 
-        async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-            self.answer(self.counters.hold(holds).await)
+        async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+            self.answer(self.counters.renew(renewals).await)
         }
     }
 

@@ -1,6 +1,8 @@
 use evenkeel_config::Config;
-use evenkeel_domain::verdict::{Reason, Verdict};
-use evenkeel_domain::{Endpoint, HolderId, LeaseId, Roster};
+use evenkeel_domain::{
+    Endpoint, HolderId, LeaseId, Roster,
+    verdict::{Reason, Verdict},
+};
 use evenkeel_store::{
     Table,
     memory::{MemoryCounters, MemoryDrains, MemoryStore},

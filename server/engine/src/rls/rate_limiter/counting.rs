@@ -24,8 +24,7 @@ pub(super) struct Count {
 impl RateLimiter {
     /// Returns the refusal of a request if one of its counters is known to be over.
     pub(super) fn recall(&self, plan: &Plan<'_>) -> Option<Count> {
-        let known: Vec<Option<Reading>> =
-            plan.meters.iter().map(|meter| self.refusals.get(meter)).collect();
+        let known: Vec<Option<Reading>> = plan.meters.iter().map(|meter| self.refusals.get(meter)).collect();
         known.iter().find(|known| known.is_some())?;
         // Own hits must be charged, unless their counter has nothing left.
         let must_charge = |descriptor: &DescriptorPlan<'_>| match descriptor.action {

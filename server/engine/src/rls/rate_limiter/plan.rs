@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::limit::{AMOUNT_MAX, Bucket, Meter, CounterRule, Window};
+use evenkeel_domain::limit::{AMOUNT_MAX, Bucket, CounterRule, Meter, Window};
 
 use super::RateLimiter;
 use crate::rls::{
@@ -142,7 +142,10 @@ impl RateLimiter {
         Meter {
             bucket,
             name: Arc::clone(name),
-            rule: CounterRule::Fixed { amount: u64::from(limit.requests), window: Window::Length(limit.unit.ms()) },
+            rule: CounterRule::Fixed {
+                amount: u64::from(limit.requests),
+                window: Window::Length(limit.unit.ms()),
+            },
             cost: 0,
             provisional: false,
             shadow: mode.shadow || mode.quota || self.options.shadow,

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use evenkeel_domain::StoreError;
 use evenkeel_store::{
-    counters::{Hold, Reserve, Settlement},
+    counters::{Renewal, Reserve, Settlement},
     memory::MemoryCounters,
 };
 
@@ -219,8 +219,8 @@ impl Counters for Calls {
         self.counters.give_back(reserve).await
     }
 
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-        self.counters.hold(holds).await
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+        self.counters.renew(renewals).await
     }
 }
 
@@ -373,7 +373,7 @@ impl Counters for Down {
         Ok(())
     }
 
-    async fn hold(&self, _: Vec<Hold>) -> Result<(), StoreError> {
+    async fn renew(&self, _: Vec<Renewal>) -> Result<(), StoreError> {
         Ok(())
     }
 }

@@ -82,6 +82,6 @@ async fn each_change_is_logged_once_in_order() {
     );
     assert!(changes.windows(2).all(|pair| pair[0].at_ms >= pair[1].at_ms && pair[1].at_ms > 0));
     let stored: Vec<String> =
-        ::redis::from_redis_value(redis.command(&["LRANGE", "ek1:changes", "0", "-1"])).unwrap();
+        ::redis::from_redis_value(redis.command(&["LRANGE", "ek2:changes", "0", "-1"])).unwrap();
     assert!(stored.iter().all(|entry| !entry.contains(TOKEN)), "no token is written");
 }

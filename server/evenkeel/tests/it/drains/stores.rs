@@ -141,7 +141,7 @@ async fn an_unreadable_drain_hides_no_other() {
     for endpoint in ["m-0:80", "m-1:80"] {
         store.put_drain(&a_drain(endpoint, None)).await.unwrap().unwrap();
     }
-    let key = "ek1:drains";
+    let key = "ek2:drains";
     let kept: i64 = ::redis::from_redis_value(redis.command(&["HLEN", key])).unwrap();
     assert_eq!(kept, 3, "two and a version");
     for (field, value) in [("||m-2:80", "not lines"), ("m-3:80", "7\nops\n"), ("||m-4:80", "soon\nops\n")] {

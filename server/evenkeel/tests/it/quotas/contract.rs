@@ -282,8 +282,8 @@ fn every_key_has_a_stated_life(redis: &Redis) {
     let keys: Vec<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*"])).unwrap();
     for key in keys {
         let ttl: i64 = ::redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
-        let stays = key.starts_with("p:ek1:quotas:") || key == "p:ek1:overrides";
-        let may_stay = key.ends_with("}:quota");
+        let stays = key.starts_with("p:ek2:quotas:") || key == "p:ek2:overrides";
+        let may_stay = key.ends_with("}:counters");
         // -2: the key has expired since KEYS.
         assert!(ttl > 0 || ttl == -2 || ttl == -1 && (stays || may_stay), "{key}: {ttl} ms");
     }

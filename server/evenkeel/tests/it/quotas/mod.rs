@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_domain::limit::{Meter, OnOutage, CounterRule, Window};
+use evenkeel_domain::limit::{CounterRule, Meter, OnOutage, Window};
 use evenkeel_store::{
     counters::{Counters, Entry, ReservationId, Reserve, Settlement, Verdict},
     records::{Account, Action, Edit, Edited, Range, Record, RecordStore},
@@ -66,7 +66,14 @@ impl Subject {
         assert!(self.counters.settle(Settlement { id, notes: verdict.notes, entries }).await.unwrap());
     }
 
-    async fn names(&self, quota: &str, rule: &CounterRule, prefix: &str, after: &str, most: usize) -> Vec<String> {
+    async fn names(
+        &self,
+        quota: &str,
+        rule: &CounterRule,
+        prefix: &str,
+        after: &str,
+        most: usize,
+    ) -> Vec<String> {
         let range = Range { prefix, after, most };
         let page = self.records.quotas(&quota.into(), rule, range).await.unwrap();
         page.into_iter().map(|(name, _)| name.to_string()).collect()

@@ -18,9 +18,10 @@ async fn only_records_never_expire() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     let s = Subject { records: store.clone(), counters: store, name: "n" };
-    let (paid, monthly) = (CounterRule::Prepaid { default: None }, CounterRule::Budget { default: Some(9), window: HOUR });
+    let (paid, monthly) =
+        (CounterRule::Prepaid { default: None }, CounterRule::Budget { default: Some(9), window: HOUR });
     let (paid, monthly) = (s.account("a", "paid", paid), s.account("a", "monthly", monthly));
-    let key = "ek1:{consumer=n/a}:quota";
+    let key = "ek2:{consumer=n/a}:counters";
     let ttl = || -> i64 { ::redis::from_redis_value(redis.command(&["PTTL", key])).unwrap() };
 
     s.reserve(&monthly, 1, 1).await;
@@ -41,7 +42,7 @@ async fn only_records_never_expire() {
     s.edit(&other, Action::Set(5), "1").await.unwrap();
     s.edit(&other, Action::Delete, "2").await.unwrap();
     let left: BTreeSet<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*n/b*"])).unwrap();
-    assert_eq!(left, BTreeSet::from(["ek1:{consumer=n/b}:changes:paid".to_owned()]));
+    assert_eq!(left, BTreeSet::from(["ek2:{consumer=n/b}:changes:paid".to_owned()]));
 }
 
 /// Reservations are recorded by day: those of requests that never settle count for two days.
@@ -55,8 +56,12 @@ async fn reservations_count_for_two_days() {
     let today = now.as_secs() / 86_400;
     for (days_ago, reserved) in [(1, 5), (2, 0), (9, 0)] {
         let record = [100, 7, 0, today - days_ago, 5, 3].map(|n| (n as f64).to_le_bytes()).concat();
-        let mut write = ::redis::cmd("HSET");
-        write.arg("ek1:{consumer=n/a}:quota").arg("paid").arg(record).arg("").arg("-1");
+        // One counter, a prepaid balance of six doubles called "paid", on record.
+        let text = b"\x05\x06\x04\0paid";
+        let head = [0, 1].map(|n| f64::from(n).to_le_bytes()).concat();
+        let value = [&(text.len() as u16).to_le_bytes()[..], text, &head, &record].concat();
+        let mut write = ::redis::cmd("SET");
+        write.arg("ek2:{consumer=n/a}:counters").arg(value);
         let _: () = write.query(&mut redis.connection()).unwrap();
         let expected = Record { recorded: true, balance: 100, used: 7, reserved, ..Record::default() };
         assert_eq!(s.read(&account).await, expected, "{days_ago} days ago");

@@ -114,7 +114,7 @@ fn rights() -> Vec<String> {
     let (rights, _) = command.split_once("```").unwrap();
     let of_tests = |right: &str| match right {
         ">PASSWORD" => ">evenkeel".to_owned(),
-        "~ek1:*" => "~*ek1:*".to_owned(),
+        "~ek2:*" => "~*ek2:*".to_owned(),
         other => other.to_owned(),
     };
     let more = ["~higress:global_least_request_table:*", "+cluster", "+readonly", "+asking"];

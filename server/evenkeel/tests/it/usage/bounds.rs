@@ -84,7 +84,7 @@ async fn every_key_has_an_expiry() {
     let keys: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "*"])).unwrap();
     assert!(keys.len() > 80, "{}", keys.len());
     for key in &keys {
-        assert!(key.starts_with("x:ek1:{usage:") || key.starts_with("x:ek1:{sessions:"), "{key}");
+        assert!(key.starts_with("x:ek2:{usage:") || key.starts_with("x:ek2:{sessions:"), "{key}");
         let ttl: i64 = redis::from_redis_value(redis.command(&["PTTL", key])).unwrap();
         assert!(ttl > 3_500_000 && ttl <= 2 * DAY_MS as i64, "{key} expires in {ttl} ms");
     }
