@@ -21,17 +21,18 @@ help: ## Show this list
 
 run: ## Build the sidecar and run it; CONFIG=file for a configuration of your own
 	@.ci/setup compiler
-	cargo build --locked --release -p evenkeel --bin evenkeel
-	@printf '\n  In another terminal:  %s\n' '$(TARGET)/release/evenkeel admit --cluster llm --hold 30s'
-	@exec $(TARGET)/release/evenkeel serve --config $(CONFIG)
+	cargo build --locked --profile quick -p evenkeel --bin evenkeel
+	@printf '\n  In another terminal:  %s\n' '$(TARGET)/quick/evenkeel admit --cluster llm --hold 30s'
+	@exec $(TARGET)/quick/evenkeel serve --config $(CONFIG)
 
 demo: loadtest ## Compare balancing policies on real gateways, report in out/demo/; TRACE=file for another trace
-	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
-	$(TARGET)/release/evenkeel-loadtest demo --out out/demo $(if $(TRACE),--trace $(TRACE))
+	EVENKEEL_BIN=$(TARGET)/quick/evenkeel \
+	$(TARGET)/quick/evenkeel-loadtest demo --out out/demo $(if $(TRACE),--trace $(TRACE))
 
 live: loadtest ## Run a whole system under traffic until Ctrl-C: look at its page, metrics and terminal
-	@EVENKEEL_BIN=$(TARGET)/release/evenkeel exec $(TARGET)/release/evenkeel-loadtest live
+	@EVENKEEL_BIN=$(TARGET)/quick/evenkeel exec $(TARGET)/quick/evenkeel-loadtest live
 
+bench: PROFILE = release
 bench: loadtest ## Measure what one sidecar can do; figures in out/bench/ and out/bench-rate-limits/
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
 	$(TARGET)/release/evenkeel-loadtest bench --out out/bench
@@ -42,22 +43,25 @@ bench: loadtest ## Measure what one sidecar can do; figures in out/bench/ and ou
 tools:
 	@.ci/setup compiler redis envoy wasm
 
+PROFILE ?= quick
 loadtest: tools plugin
-	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
+	cargo build --locked --profile $(PROFILE) -p evenkeel -p evenkeel-loadtest --bins
 
-# The last command ends in cargo test's own summary. evenkeel-proto is generated code: its tests are documentation.
+# Building the tests leaves the programs in target/debug too: with the features of tests, so that nothing is built twice.
+# The last command ends in cargo test's own summary.
+TESTS := --locked --workspace --exclude evenkeel-proto --lib --bins --tests
 test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy, Prometheus, Chromium and OpenAI client included
 	@.ci/setup prometheus python browser tmux chart
-	cargo build --locked --workspace --bins
+	cargo test $(TESTS) --no-run
 	cd helm/tests && EVENKEEL_BIN=$(TARGET)/debug/evenkeel $(abspath .tools/chart/python/bin/python) -B -m unittest
 	cargo test --locked --workspace --doc
 	EVENKEEL_BIN=$(TARGET)/debug/evenkeel EVENKEEL_IT_REQUIRED=1 \
-	cargo test --locked --workspace --exclude evenkeel-proto --lib --bins --tests
+	cargo test $(TESTS)
 
 .PHONY: pictures
 pictures: tools ## Take the pictures of the page in docs/images/ anew; five minutes of traffic first
 	@.ci/setup browser
-	cargo build --locked --workspace --bins
+	cargo test $(TESTS) --no-run
 	EVENKEEL_BIN=$(TARGET)/debug/evenkeel \
 	cargo test --locked -p evenkeel-loadtest --test it -- --ignored --nocapture pictures_of_the_page
 
@@ -66,7 +70,8 @@ lint: ## Formatting, clippy, Lua, dependencies, documentation
 	cargo fmt --all --check
 	@.ci/check-text
 	@.ci/check-docs
-	luacheck --quiet lua
+	@.ci/assemble-lua out/lua
+	luacheck --quiet out/lua
 	.ci/check-dependencies
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	.ci/clippy-plugin

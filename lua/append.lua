@@ -1,4 +1,4 @@
--- append: adds to the head of a list that holds so many at most.
+-- append: adds to the head of a list of bounded length.
 --
 -- KEYS  1  list    newest first
 -- ARGV  1  most entries
@@ -7,7 +7,7 @@
 -- RETURNS { number of entries }
 -- ERRORS  none of its own
 -- COST    O(entries added)
--- LAYOUT  ek1; see docs/redis-layout.md
+-- LAYOUT  ek2; see docs/redis-layout.md
 
 for i = 3, #ARGV do redis.call('LPUSH', KEYS[1], ARGV[i]) end
 redis.call('LTRIM', KEYS[1], 0, ARGV[1] - 1)

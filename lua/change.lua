@@ -1,5 +1,6 @@
 -- change: adds a change an administrator made to the list of the last ones, once.
 --
+-- FRAGMENTS basics
 -- KEYS  1  list    changes, newest first: lines of id, ms, what, who, target, before, after, note
 -- ARGV  1  id: one of the last 16 changes with the same makes this call do nothing
 --       2  what
@@ -12,12 +13,9 @@
 -- RETURNS { 1, now } where added; { 0, now } where it was there
 -- ERRORS  none of its own
 -- COST    O(1)
--- LAYOUT  ek1; see docs/redis-layout.md
+-- LAYOUT  ek2; see docs/redis-layout.md
 
-local call = redis.call
 local id = ARGV[1]
-local time = call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 for _, entry in ipairs(call('LRANGE', KEYS[1], 0, 15)) do
   if string.sub(entry, 1, #id + 1) == id .. '\n' then return { 0, now } end

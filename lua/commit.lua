@@ -1,5 +1,6 @@
 -- commit: applies a batch of settlements and admissions to one pool; all settlements first.
 --
+-- FRAGMENTS basics filler
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch
 --       3..     hash    leases of one holder: lease -> "<13 digits of ms>:<endpoint>"; one key a holder
@@ -11,8 +12,8 @@
 --                 { addresses, weights, caps, holders, ties }
 --               addresses: what to choose from, in order; weights (> 0) and caps (0: unlimited): a list
 --               beside it, or one number for all
---               holders: for each of KEYS 3.. { id, leases, S }; the first S leases are to be settled, the
---               others admitted; no lease is named twice
+--               holders: for each of KEYS 3.. { id, leases, S }; the script settles the first S
+--               leases and admits the others; no lease is named twice
 --               ties: for each admission a number that decides among equals
 -- RETURNS       { now in ms, clamped, results of all settlements ..., results of all admissions ... }
 --               in the order of holders and leases
@@ -23,20 +24,15 @@
 -- ERRORS        none of its own
 -- COST          O(addresses + operations), plus O(addresses) each time the admissions have used up all
 --               equally good endpoints
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
--- Up to 512 fields Redis keeps a hash as a list, and each access would cost O(fields). One value longer
--- than hash-max-listpack-value (64) makes it a hash table.
-local FILLER = { '', 'filler: keeps this hash a hash table instead of a list; see docs/redis' }
 
-local call, sub = redis.call, string.sub
+local sub = string.sub
 local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
 local batch = cmsgpack.unpack(ARGV[4])
 local address, weight, cap, holders, ties = batch[1], batch[2], batch[3], batch[4], batch[5]
 local endpoints = #address
-local time = call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local reply, n_reply = { now_ms, 0 }, 2
+local reply, n_reply = { now, 0 }, 2
 
 -- What is in flight on each address. Where few have any, reading all there is costs less than asking for each.
 local count, was, index = {}, {}, nil
@@ -124,10 +120,10 @@ local function take(tie)
 end
 
 -- Admissions.
-local stamp, admission, granted = string.format('%013.0f:', now_ms), 0, {}
+local stamp, admission, granted = string.format('%013.0f:', now), 0, {}
 for h = 1, #holders do
   local leases, settlements, values = holders[h][2], holders[h][3], held[h]
-  local set, n_set = { FILLER[1], FILLER[2] }, 2
+  local set, n_set = { '', FILLER }, 2
   for l = settlements + 1, #leases do
     admission = admission + 1
     local result = values[l] and sub(values[l], 15)
@@ -144,8 +140,8 @@ for h = 1, #holders do
   granted[h] = set
 end
 
--- All reading is done: write. A key's expiry is set when it is new; KeepAlives and audits renew it.
-local deadlines, n_deadlines, deadline = {}, 0, string.format('%.0f', now_ms + ttl_ms)
+-- All reading is done: write. A key's expiry is set when it is new; KeepAlives and recounts renew it.
+local deadlines, n_deadlines, deadline = {}, 0, string.format('%.0f', now + ttl_ms)
 for h = 1, #holders do
   local set, del = granted[h], settled[h]
   if #del > 0 then call('HDEL', KEYS[h + 2], unpack(del)) end
@@ -165,7 +161,7 @@ end
 -- slow, and many are the same.
 local text = {}
 local set, del = {}, {}
-if ours then set = { FILLER[1], FILLER[2] } end
+if ours then set = { '', FILLER } end
 local n_set, fixed = #set, #set
 for i = 1, #address do
   local n = count[i]

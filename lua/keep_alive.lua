@@ -1,5 +1,6 @@
 -- keep_alive: keeps a holder alive in one pool and makes the table equal to the holder's own list.
 --
+-- FRAGMENTS basics filler
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch
 --       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
@@ -14,16 +15,12 @@
 -- RETURNS       { now in ms, restored, dropped, moved }
 -- ERRORS        none of its own
 -- COST          O(leases held + leases listed)
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
--- As in commit: keeps the hash a hash table.
-local FILLER = { '', 'filler: keeps this hash a hash table instead of a list; see docs/redis' }
 
 local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
 local holder, issued_through, addresses = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local stamp = string.format('%013.0f:', now_ms)
+local stamp = string.format('%013.0f:', now)
 
 local listed = {}
 for at = 7 + addresses, #ARGV, 2 do
@@ -37,13 +34,13 @@ local function change(endpoint, by)
 end
 
 local restored, dropped, moved = 0, 0, 0
-local flat = redis.call('HGETALL', KEYS[3])
+local flat = call('HGETALL', KEYS[3])
 local set, del = {}, {}
 for at = 1, #flat, 2 do
   local lease, value = flat[at], flat[at + 1]
   local endpoint, truth = string.sub(value, 15), listed[lease]
   if truth == nil then
-    if lease ~= FILLER[1] and tonumber(lease) <= issued_through then
+    if lease ~= '' and tonumber(lease) <= issued_through then
       del[#del + 1] = lease
       change(endpoint, -1)
       dropped = dropped + 1
@@ -66,27 +63,27 @@ for lease, endpoint in pairs(listed) do
   end
 end
 
-if #set > 0 then set[#set + 1], set[#set + 2] = FILLER[1], FILLER[2] end
+if #set > 0 then set[#set + 1], set[#set + 2] = '', FILLER end
 
 -- unpack has a limit of some thousand values.
 for from = 1, #del, 1000 do
-  redis.call('HDEL', KEYS[3], unpack(del, from, math.min(from + 999, #del)))
+  call('HDEL', KEYS[3], unpack(del, from, min(from + 999, #del)))
 end
 for from = 1, #set, 1000 do
-  redis.call('HSET', KEYS[3], unpack(set, from, math.min(from + 999, #set)))
+  call('HSET', KEYS[3], unpack(set, from, min(from + 999, #set)))
 end
 for endpoint, by in pairs(delta) do
   -- Another writer of a Higress table may have left less than 0.
-  local count = math.max(tonumber(redis.call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
+  local count = max(tonumber(call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
   if count > 0 then
-    redis.call('HSET', KEYS[1], endpoint, string.format('%.0f', count))
+    call('HSET', KEYS[1], endpoint, string.format('%.0f', count))
   else
-    redis.call('HDEL', KEYS[1], endpoint)
+    call('HDEL', KEYS[1], endpoint)
   end
 end
 
-redis.call('ZADD', KEYS[2], now_ms + ttl_ms, holder)
-redis.call('PEXPIRE', KEYS[2], expiry_ms)
-redis.call('PEXPIRE', KEYS[3], expiry_ms)
-if ours then redis.call('PEXPIRE', KEYS[1], expiry_ms) end
-return { now_ms, restored, dropped, moved }
+call('ZADD', KEYS[2], now + ttl_ms, holder)
+call('PEXPIRE', KEYS[2], expiry_ms)
+call('PEXPIRE', KEYS[3], expiry_ms)
+if ours then call('PEXPIRE', KEYS[1], expiry_ms) end
+return { now, restored, dropped, moved }

@@ -1,5 +1,6 @@
 -- reap: gives back some of the leases of a holder that is past its deadline; nothing while it is alive.
 --
+-- FRAGMENTS basics
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch
 --       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
@@ -8,39 +9,37 @@
 -- RETURNS       { now in ms, leases given back, 1 when the holder has more, else 0 }
 -- ERRORS        none of its own
 -- COST          O(leases given back), plus a walk over empty buckets of a hash that was once large
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local deadline_ms = redis.call('ZSCORE', KEYS[2], ARGV[1])
-if not deadline_ms or tonumber(deadline_ms) > now_ms then return { now_ms, 0, 0 } end
+local deadline_ms = call('ZSCORE', KEYS[2], ARGV[1])
+if not deadline_ms or tonumber(deadline_ms) > now then return { now, 0, 0 } end
 
 -- One call looks at a bounded part of the hash, which may be the part that earlier calls emptied: go on until
 -- something is found or the hash is through.
 local cursor, leases = '0'
 repeat
-  local part = redis.call('HSCAN', KEYS[3], cursor, 'COUNT', ARGV[2])
+  local part = call('HSCAN', KEYS[3], cursor, 'COUNT', ARGV[2])
   cursor, leases = part[1], part[2]
 until cursor == '0' or #leases > 2
 local delta, fields = {}, {}
 for at = 1, #leases, 2 do
   local endpoint = string.sub(leases[at + 1], 15)
   -- HSCAN may name a field twice; only what is really removed counts. The field '' is no lease.
-  if leases[at] ~= '' and redis.call('HDEL', KEYS[3], leases[at]) == 1 then
+  if leases[at] ~= '' and call('HDEL', KEYS[3], leases[at]) == 1 then
     delta[endpoint] = (delta[endpoint] or 0) - 1
     fields[#fields + 1] = leases[at]
   end
 end
 for endpoint, by in pairs(delta) do
   -- Another writer of a Higress table may have left less than 0.
-  local count = math.max(tonumber(redis.call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
+  local count = max(tonumber(call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
   if count > 0 then
-    redis.call('HSET', KEYS[1], endpoint, string.format('%.0f', count))
+    call('HSET', KEYS[1], endpoint, string.format('%.0f', count))
   else
-    redis.call('HDEL', KEYS[1], endpoint)
+    call('HDEL', KEYS[1], endpoint)
   end
 end
-if redis.call('HLEN', KEYS[3]) > redis.call('HEXISTS', KEYS[3], '') then return { now_ms, #fields, 1 } end
-redis.call('DEL', KEYS[3])
-redis.call('ZREM', KEYS[2], ARGV[1])
-return { now_ms, #fields, 0 }
+if call('HLEN', KEYS[3]) > call('HEXISTS', KEYS[3], '') then return { now, #fields, 1 } end
+call('DEL', KEYS[3])
+call('ZREM', KEYS[2], ARGV[1])
+return { now, #fields, 0 }

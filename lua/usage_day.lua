@@ -1,5 +1,6 @@
 -- usage_day: adds the sums of one flush to a day, once.
 --
+-- FRAGMENTS filler
 -- KEYS  1       hash    consumer, model and route, separated by 0x1F -> seven counts, MessagePack
 --       2       zset    consumer and session, separated by 0x1F -> tokens
 --       3       hash    the same -> { ms of the last turn, seven counts }, MessagePack
@@ -18,11 +19,10 @@
 -- ERRORS        none of its own. All that may fail for the type of a key is read before anything is written, and the
 --               number of the flush is written first: a call that fails has added nothing, or (rights taken away in its
 --               midst) is not repeated
--- The field '' of a hash is no row and no session: it keeps the hash a hash table (see commit).
+-- The field '' of a hash is no row and no session: it keeps the hash a hash table; see filler.
 -- COST          O(rows + sessions * log(sessions of the day)), and the same for those given up
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
-local FILLER = { '', 'filler: keeps this hash a hash table instead of a list; see docs/redis' }
 local OTHER, SEPARATOR, COUNTS, COUNT_MAX = '(other)', '\31', 7, 9007199254740991
 
 local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
@@ -72,7 +72,7 @@ if #rows > 0 then
 end
 
 -- Sessions.
-local totals, scores = { FILLER[1], FILLER[2] }, {}
+local totals, scores = { '', FILLER }, {}
 if #sessions > 0 then
   local found = call('HMGET', KEYS[3], unpack(sessions))
   call('ZCARD', KEYS[2])
@@ -93,7 +93,7 @@ local function expire(key)
 end
 call('SET', KEYS[4], ARGV[1], 'PX', ARGV[2])
 if #order > 0 then
-  local set = { FILLER[1], FILLER[2] }
+  local set = { '', FILLER }
   for i = 1, #order do set[2 * i + 1], set[2 * i + 2] = order[i], pack(sum_of[order[i]]) end
   call('HSET', KEYS[1], unpack(set))
   expire(KEYS[1])

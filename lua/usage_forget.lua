@@ -1,13 +1,13 @@
--- usage_forget: forgets sessions that have not been heard of since usage_sessions named them.
+-- usage_forget: forgets sessions that had no turn since usage_sessions named them.
 --
 -- KEYS  1       zset    consumer and session, separated by 0x1F -> ms of the last turn
 --       2       hash    the same -> { ms of the last turn, seven counts }, MessagePack
 --       3..     list    turns of one session; one key a session
--- ARGV  1..     for each of KEYS 3.. the session, and its ms as usage_sessions told it
+-- ARGV  1..     for each of KEYS 3.. the session, and its ms from usage_sessions
 -- RETURNS       { sessions forgotten }
 -- ERRORS        none of its own
 -- COST          O(sessions given * log(sessions of the part) + their turns)
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
 local call, forgotten = redis.call, 0
 for k = 3, #KEYS do

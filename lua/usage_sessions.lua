@@ -1,5 +1,6 @@
 -- usage_sessions: adds the turns of one flush to the sessions of one part, once, and names those to be forgotten.
 --
+-- FRAGMENTS filler
 -- KEYS  1       zset    consumer and session, separated by 0x1F -> ms of the last turn, by the sidecar's clock
 --       2       hash    the same -> { ms of the last turn, seven counts }, MessagePack
 --       3       string  number of the last flush of this instance that was applied here
@@ -8,20 +9,20 @@
 --       2       expiry of the keys, ms
 --       3       most sessions of this part
 --       4       most turns of a session
---       5       ms before which a session was last heard of that is to be forgotten
+--       5       ms: sessions with no turn since then are forgotten
 --       6       most sessions named at once
---       7       MessagePack: { sessions, { ms, counts } of sessions, turns of sessions }; the numbers flat, turns a
---               list of lists; no session twice, at most 1000 of them, and 1000 turns of each
+--       7       MessagePack: { sessions, { ms, counts } of sessions, number of turns of each }; the numbers flat, no
+--               session twice, at most 1000 of them, and 1000 turns of each
+--       8..     turns, MessagePack, session by session
 -- RETURNS       { 1, too many, sessions and their ms ... }
 --               { 0, too many, sessions and their ms ... } when this flush, or a later one, has been applied
---               too many: 1 where the sessions named are too many, 0 where they are old. They are to be given to
---               usage_forget: here the keys of their turns are not at hand
+--               too many: 1 where the sessions named are too many, 0 where they are old. Next, the sidecar
+--               calls usage_forget with them: this script has no keys of their turns
 -- ERRORS        none of its own; as usage_day
--- The field '' of the hash is no session: it keeps the hash a hash table (see commit).
+-- The field '' of the hash is no session: it keeps the hash a hash table; see filler.
 -- COST          O(turns + sessions * log(sessions of the part))
--- LAYOUT        ek1; see docs/redis-layout.md
+-- LAYOUT        ek2; see docs/redis-layout.md
 
-local FILLER = { '', 'filler: keeps this hash a hash table instead of a list; see docs/redis' }
 local COUNTS, COUNT_MAX = 7, 9007199254740991
 
 local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
@@ -33,7 +34,7 @@ local function apply()
   if #sessions == 0 then return end
   local found = call('HMGET', KEYS[2], unpack(sessions))
   call('ZCARD', KEYS[1])
-  local totals, scores = { FILLER[1], FILLER[2] }, {}
+  local totals, scores = { '', FILLER }, {}
   for i = 1, #sessions do
     local at = (i - 1) * (COUNTS + 1) + 1
     local total = found[i] and unpacked(found[i]) or { 0 }
@@ -52,13 +53,16 @@ local function apply()
   call('ZADD', KEYS[1], unpack(scores))
   call('PEXPIRE', KEYS[1], expiry_ms)
   call('PEXPIRE', KEYS[2], expiry_ms)
+  local from = 8
   for i = 1, #sessions do
-    if #turns[i] > 0 then
-      if call('RPUSH', KEYS[i + 3], unpack(turns[i])) > turns_max then
+    local to = from + turns[i] - 1
+    if to >= from then
+      if call('RPUSH', KEYS[i + 3], unpack(ARGV, from, to)) > turns_max then
         call('LTRIM', KEYS[i + 3], -turns_max, -1)
       end
       call('PEXPIRE', KEYS[i + 3], expiry_ms)
     end
+    from = to + 1
   end
 end
 

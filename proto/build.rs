@@ -3,16 +3,19 @@
 use std::{env, fmt::Write as _, fs, path::PathBuf};
 
 use prost_types::{
-    FieldDescriptorProto, FileDescriptorSet, OneofDescriptorProto, field_descriptor_proto::Label,
-    field_descriptor_proto::Type,
+    FieldDescriptorProto, FileDescriptorSet, OneofDescriptorProto,
+    field_descriptor_proto::{Label, Type},
 };
 
+const EVENKEEL: [&str; 3] =
+    ["evenkeel/v1/gateway.proto", "evenkeel/v1/inspect.proto", "evenkeel/v1/admin.proto"];
+const RATE_LIMIT_SERVICE: &str = "envoy/service/ratelimit/v3/rls.proto";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["evenkeel/v1/gateway.proto", "evenkeel/v1/inspect.proto", "evenkeel/v1/admin.proto"];
-    for file in files {
+    for file in EVENKEEL.into_iter().chain([RATE_LIMIT_SERVICE]) {
         println!("cargo:rerun-if-changed={file}");
     }
-    let descriptors = protox::compile(files, ["."])?;
+    let descriptors = protox::compile(EVENKEEL, ["."])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("evenkeel.v1.bin"), prost::Message::encode_to_vec(&descriptors))?;
 
@@ -35,6 +38,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         fs::write(out.join("json.rs"), enum_names(&descriptors)?)?;
     }
     builder.compile_fds(descriptors)?;
+    if grpc {
+        tonic_prost_build::configure().compile_fds(protox::compile([RATE_LIMIT_SERVICE], ["."])?)?;
+    }
     Ok(())
 }
 

@@ -202,7 +202,7 @@ PARTS = {
         "own-secrets": {
             "admin": {"existingSecret": "admins", "names": ["ops", "night"]},
             "serviceAccount": {"create": False, "name": "theirs"},
-            "drainDelaySeconds": 0,
+            "shutdownDelaySeconds": 0,
             "resources": {},
             "topologySpreadConstraints": [],
             "podDisruptionBudget": {"enabled": False},

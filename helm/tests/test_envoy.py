@@ -135,7 +135,7 @@ class Fragments(unittest.TestCase):
     def envoy_takes(self, config, modules=0):
         taken, said = accepted(config)
         self.assertTrue(taken, said)
-        self.assertNotIn("configuration refused", said)
+        self.assertNotIn("configuration rejected", said)
         return said
 
     def rendered(self, mode, plugin, /, **more):

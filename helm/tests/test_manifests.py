@@ -50,8 +50,8 @@ class Pods(unittest.TestCase):
         self.assertIs(redis["automountServiceAccountToken"], False)
 
     def test_the_shutdown_delay_fits_into_the_grace_period(self):
-        documents = rendered({"drainDelaySeconds": 42})
-        self.assertEqual(configuration(documents)["drain_delay"], "42s")
+        documents = rendered({"shutdownDelaySeconds": 42})
+        self.assertEqual(configuration(documents)["shutdown_delay"], "42s")
         # The rest is for calls in progress, which get 10 s: docs/operations.md.
         self.assertGreater(workload(documents)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 42 + 10)
 
@@ -59,7 +59,7 @@ class Pods(unittest.TestCase):
         # CoreDNS gives 30 s: a gateway that resolved the name right before the pod left connects to it for that long.
         for mode, least, most in (("deployment", 31, 60), ("daemonset", 1, 10), ("sidecar", 1, 10)):
             documents = rendered({"mode": mode})
-            seconds = int(configuration(documents)["drain_delay"].removesuffix("s"))
+            seconds = int(configuration(documents)["shutdown_delay"].removesuffix("s"))
             self.assertTrue(least <= seconds <= most, f"{mode}: {seconds}")
             if mode != "sidecar":
                 grace = workload(documents)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
@@ -166,7 +166,7 @@ class Store(unittest.TestCase):
         )
         acl = find(documents, "Secret")["stringData"]["users.acl"].splitlines()
         self.assertEqual(acl[0], "user default off")
-        self.assertIn("~trial:ek1:*", acl[1].split())
+        self.assertIn("~trial:ek2:*", acl[1].split())
         documented = (
             re.search(r"ACL SETUSER evenkeel (.*?)```", (ROOT / "docs/operations.md").read_text(), re.S)
             .group(1)

@@ -28,8 +28,8 @@ SCHEMA = [
         {"monitoring": {"prometheusRule": {"runbookUrl": "wiki/runbook"}}},
         "monitoring.prometheusRule.runbookUrl: Does not match pattern",
     ),
-    ({"drainDelaySeconds": "5s"}, "drainDelaySeconds: Does not match pattern"),
-    ({"drainDelaySeconds": 301}, "drainDelaySeconds: Must be less than or equal to 300"),
+    ({"shutdownDelaySeconds": "5s"}, "shutdownDelaySeconds: Does not match pattern"),
+    ({"shutdownDelaySeconds": 301}, "shutdownDelaySeconds: Must be less than or equal to 300"),
     ({"ports": {"grpc": 0}}, "ports.grpc: Must be greater than or equal to 1"),
     ({"listenAddress": "localhost"}, "listenAddress: Does not match pattern"),
     ({"image": {"digest": "latest"}}, "image.digest: Does not match pattern"),
@@ -47,20 +47,20 @@ SCHEMA = [
 
 # Rejected by _checks.tpl: values that contradict each other.
 CHECKS = [
-    ({"redis": {"urls": []}}, "redis.urls: must name a Redis where redis.mode is external, got none"),
+    ({"redis": {"urls": []}}, "redis.urls: must name a Redis if redis.mode is external, got none"),
     (
         {"redis": {"urls": ["redis://a", "redis://b"]}},
         "redis.urls: must be one URL unless redis.cluster is true, got 2",
     ),
-    ({"redis": {"mode": "bundled"}}, "redis.urls: must be empty where redis.mode is bundled"),
+    ({"redis": {"mode": "bundled"}}, "redis.urls: must be empty if redis.mode is bundled"),
     (
         {"redis": {"mode": "bundled", "urls": [], "cluster": True}},
-        "redis.cluster: must be false where redis.mode is bundled",
+        "redis.cluster: must be false if redis.mode is bundled",
     ),
-    ({"redis": {"mode": "bundled", "urls": [], "user": "x"}}, "redis.user: must be empty where redis.mode is bundled"),
+    ({"redis": {"mode": "bundled", "urls": [], "user": "x"}}, "redis.user: must be empty if redis.mode is bundled"),
     (
         {"redis": {"mode": "bundled", "urls": [], "existingSecret": "x"}},
-        "redis.existingSecret: must be empty where redis.mode is bundled",
+        "redis.existingSecret: must be empty if redis.mode is bundled",
     ),
     (
         {"redis": {"mode": "bundled", "urls": [], "bundled": {"maxMemory": "384mb"}}},
@@ -68,20 +68,20 @@ CHECKS = [
     ),
     (
         {"redis": {"mode": "none", "urls": [], "keyPrefix": "x"}, "replicas": 1},
-        "redis.keyPrefix: must be empty where redis.mode is none",
+        "redis.keyPrefix: must be empty if redis.mode is none",
     ),
-    ({"redis": {"mode": "none", "urls": []}}, "replicas: must be 1, with autoscaling off, where redis.mode is none"),
+    ({"redis": {"mode": "none", "urls": []}}, "replicas: must be 1, with autoscaling off, if redis.mode is none"),
     (
         {"redis": {"mode": "none", "urls": []}, "replicas": 1, "autoscaling": {"enabled": True}},
         "replicas: must be 1, with autoscaling off",
     ),
     (
         {"redis": {"mode": "none", "urls": []}, "mode": "daemonset"},
-        "redis.mode: must be external or bundled where mode is daemonset",
+        "redis.mode: must be external or bundled if mode is daemonset",
     ),
     (
         {"redis": {"password": "x", "existingSecret": "y"}},
-        "redis.password: must be empty where redis.existingSecret is given",
+        "redis.password: must be empty if redis.existingSecret is set",
     ),
     ({"redis": {"user": "x"}}, "redis.user: needs redis.existingSecret or redis.password"),
     ({"redis": {"tls": {"caSecret": "x"}}}, "redis.tls: has no effect unless redis.urls begin with rediss://"),
@@ -90,12 +90,12 @@ CHECKS = [
         "redis.tls: must name either caSecret or caConfigMap, got both",
     ),
     ({"config": {"listen": {"grpc": "off"}}}, "config.listen: is set by mode, listenAddress, ports and sidecar.socket"),
-    ({"config": {"drain_delay": "1s"}}, "config.drain_delay: is set by drainDelaySeconds"),
+    ({"config": {"shutdown_delay": "1s"}}, "config.shutdown_delay: is set by shutdownDelaySeconds"),
     ({"config": {"store": {"url": "redis://x"}}}, "config.store.url: is set by redis"),
     ({"config": {"store": {"password_file": "x"}}}, "config.store.password_file: is set by redis"),
     (
         {"config": {"admin": {"tokens": []}}, "admin": {"tokens": {"ops": "x" * 16}}},
-        "config.admin: must be absent where admin.tokens or admin.existingSecret are given",
+        "config.admin: must be absent if admin.tokens or admin.existingSecret is set",
     ),
     (
         {"config": {"rate_limit_service": {"config": "x"}}, "rateLimitFiles": {"a.yaml": ""}},
@@ -103,26 +103,26 @@ CHECKS = [
     ),
     (
         {"admin": {"tokens": {"ops": "x" * 16}, "existingSecret": "x", "names": ["ops"]}},
-        "admin.tokens: must be empty where admin.existingSecret is given",
+        "admin.tokens: must be empty if admin.existingSecret is set",
     ),
     ({"admin": {"existingSecret": "x"}}, "admin.names: must name the keys of admin.existingSecret, got none"),
     ({"admin": {"names": ["ops"]}}, "admin.names: has no effect without admin.existingSecret"),
     (
         {"mode": "daemonset", "autoscaling": {"enabled": True}},
-        "autoscaling.enabled: must be false where mode is daemonset",
+        "autoscaling.enabled: must be false if mode is daemonset",
     ),
     (
         {"autoscaling": {"enabled": True, "minReplicas": 9}},
         "autoscaling.minReplicas: must be at most maxReplicas, 8, got 9",
     ),
-    ({"ports": {"grpc": 9191}}, "ports.grpc: must be another port than ports.http, got 9191"),
+    ({"ports": {"grpc": 9191}}, "ports.grpc: must differ from ports.http, got 9191"),
     (
         {"mode": "sidecar", "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]}},
-        "networkPolicy.enabled: must be false where mode is sidecar",
+        "networkPolicy.enabled: must be false if mode is sidecar",
     ),
     (
         {"networkPolicy": {"enabled": True}},
-        "networkPolicy.gateways: must name who may call where networkPolicy.enabled is true, got none",
+        "networkPolicy.gateways: must name the allowed callers if networkPolicy.enabled is true, got none",
     ),
     (
         {"plugin": {"istio": {"enabled": True}}},
@@ -134,7 +134,7 @@ CHECKS = [
     ),
     (
         {"mode": "sidecar", "plugin": {"url": "oci://x", "higress": {"enabled": True}}},
-        "sidecar.gateway: must be higress where plugin.higress.enabled is true, got istio",
+        "sidecar.gateway: must be higress if plugin.higress.enabled is true, got istio",
     ),
     ({"plugin": {"config": {"sidecar": {"cluster": "x"}}}}, "plugin.config.sidecar: is set by the chart"),
     (
@@ -143,15 +143,15 @@ CHECKS = [
     ),
     (
         {"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"apply": {"mode": "name"}}}},
-        "plugin.config.apply.mode: must be override_host, which is what the chart wires, got name",
+        "plugin.config.apply.mode: must be override_host, which the chart configures, got name",
     ),
     (
         {"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"read_body": True}}},
-        "plugin.istio.resource: must be EnvoyFilter where plugin.config.read_body is true",
+        "plugin.istio.resource: must be EnvoyFilter if plugin.config.read_body is true",
     ),
     (
         {"plugin": {"url": "oci://x", "imagePullSecret": "y", "istio": {"enabled": True, "resource": "EnvoyFilter"}}},
-        "plugin.imagePullSecret: has no effect where plugin.istio.resource is EnvoyFilter",
+        "plugin.imagePullSecret: has no effect if plugin.istio.resource is EnvoyFilter",
     ),
     (
         {"plugin": {"url": "file:///x", "envoyGateway": {"enabled": True, "gateway": "eg"}}},

@@ -87,7 +87,7 @@ class Trial(unittest.TestCase):
             config = load(path.read_text().replace("/etc/evenkeel/", f"{root}/etc/evenkeel/"))
             config["store"]["url"] = f"redis://127.0.0.1:{redis_port}/0"
             config["listen"] = {"grpc": f"127.0.0.1:{grpc}", "http": f"127.0.0.1:{http}"}
-            config["drain_delay"] = "0s"
+            config["shutdown_delay"] = "0s"
             path.write_text(yaml.safe_dump(config))
             with (
                 running([REDIS_SERVER, *arguments, "--port", redis_port, "--bind", "127.0.0.1"]) as (_, redis_said),

@@ -1,4 +1,4 @@
-//! The same trace through the same gateways, once under each policy.
+//! Replays the same trace through the same gateways, once under each policy.
 
 use std::{
     collections::BTreeMap,
@@ -13,57 +13,50 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cpu,
     engine::EngineParams,
-    figures::Percentiles,
     lab::{Lab, LabBuilder, LabError, Policy},
     mock::Fleet,
-    replay::{self, Progress, Replay, ReplayConfig, Sender, Spread},
+    percentiles::Percentiles,
+    replay::{self, Client, Progress, Replay, ReplayConfig, Spread},
     report::{Cpu, Imbalance, InFlight, Noise, NoisePath, PolicyReport, Report, Series, Setup},
-    simulate::{self, Choice, System},
+    simulate::{self, SimulatedPolicy, System},
     workload::{Request, Workload},
 };
 
-const DRAIN_WITHIN: Duration = Duration::from_secs(30);
-const SAMPLE_EVERY: Duration = Duration::from_millis(40);
+const IDLE_WITHIN: Duration = Duration::from_secs(30);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(40);
 const NOISE_REQUESTS: usize = 150;
-const WARM_UP_PER_GATEWAY: usize = 6;
+const WARM_UP_REQUESTS_PER_GATEWAY: usize = 6;
 
-/// What to compare, and on what.
+/// Parameters of a comparison.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// Policies, in the order in which they run.
+    /// Policies in the order in which they run.
     pub policies: Vec<Policy>,
-    /// Model servers.
     pub hosts: usize,
-    /// Gateways.
     pub gateways: usize,
-    /// Sidecars.
     pub sidecars: usize,
-    /// Worker threads of each gateway.
+    /// Worker threads per gateway.
     pub envoy_concurrency: usize,
-    /// Engine of every host.
     pub engine: EngineParams,
     /// Trace seconds per wall second.
     pub time_scale: f64,
-    /// Tokens in one SSE event.
+    /// Tokens per SSE event.
     pub token_batch: u32,
     /// Offered load, see [`Workload::load`].
     pub load: f64,
-    /// Where the slice begins.
+    /// Start of the slice within the trace.
     pub slice_start: Duration,
-    /// Its length at the trace's own pace.
+    /// Length of the slice at the recorded rate.
     pub slice_duration: Duration,
-    /// How requests are spread over the gateways.
     pub spread: Spread,
-    /// Seed of every random choice.
     pub seed: u64,
-    /// Whether the trace is made up.
     pub synthetic: bool,
-    /// Directory for logs and configurations.
+    /// Directory of logs and configurations.
     pub lab_dir: Option<PathBuf>,
 }
 
 impl Plan {
-    /// The workload as it is sent, and how much faster than recorded that is.
+    /// Returns the workload to send and the factor by which it is faster than recorded.
     pub fn workload(&self, trace: &Workload) -> (Workload, f64) {
         trace.slice(self.slice_start, self.slice_duration).at_load(self.load, &self.engine, self.hosts)
     }
@@ -80,7 +73,7 @@ impl Plan {
             Some(dir) => lab.dir(dir),
             None => lab,
         };
-        // Processes that have no part in it would only take CPU from those that have.
+        // Unused processes would take CPU time from the others.
         if self.policies.contains(&Policy::Evenkeel) { lab.redis().sidecars(self.sidecars) } else { lab }
     }
 
@@ -96,34 +89,31 @@ impl Plan {
     }
 }
 
-/// A report, and what its plots need.
 #[derive(Debug)]
 pub struct Comparison {
-    /// The figures.
     pub report: Report,
-    /// The series.
     pub series: BTreeMap<Policy, Series>,
-    /// Every request's fate.
+    /// Results of every request.
     pub replays: BTreeMap<Policy, Replay>,
 }
 
-/// Runs a plan. `say` is told what is being done.
-pub async fn run(plan: &Plan, trace: &Workload, say: impl Fn(&str)) -> Result<Comparison, LabError> {
+/// Runs a comparison. `log` receives progress messages.
+pub async fn run(plan: &Plan, trace: &Workload, log: impl Fn(&str)) -> Result<Comparison, LabError> {
     let (workload, factor) = plan.workload(trace);
     if workload.requests.is_empty() {
-        return Err(LabError::Builder("the slice of the trace has no requests"));
+        return Err(LabError::Invalid("the slice of the trace has no requests"));
     }
-    say("starting Redis, sidecars, Envoys and mock hosts");
+    log("starting Redis, sidecars, Envoys and mock hosts");
     let lab = plan.lab().start().await?;
     let lab = Arc::new(lab);
 
-    say("measuring the idle system");
+    log("measuring the idle system");
     let noise = measure_noise(plan, &lab).await?;
     let mut policies = BTreeMap::new();
     let mut series = BTreeMap::new();
     let mut replays = BTreeMap::new();
     for policy in &plan.policies {
-        say(&format!(
+        log(&format!(
             "replaying under {policy}: {} requests in {:.0} s",
             workload.requests.len(),
             workload.duration.as_secs_f64() / plan.time_scale
@@ -161,22 +151,22 @@ pub async fn run(plan: &Plan, trace: &Workload, say: impl Fn(&str)) -> Result<Co
 }
 
 fn simulated(plan: &Plan, workload: &Workload, policy: Policy) -> f64 {
-    let choice = match policy {
-        Policy::EnvoyRoundRobin => Choice::RoundRobin,
-        Policy::EnvoyRandom => Choice::Random,
-        Policy::EnvoyLeastRequest => Choice::LocalTwoChoices,
-        Policy::Evenkeel | Policy::Ideal => Choice::GlobalLeast,
+    let policy = match policy {
+        Policy::EnvoyRoundRobin => SimulatedPolicy::RoundRobin,
+        Policy::EnvoyRandom => SimulatedPolicy::Random,
+        Policy::EnvoyLeastRequest => SimulatedPolicy::LocalTwoChoices,
+        Policy::Evenkeel | Policy::Ideal => SimulatedPolicy::GlobalLeast,
     };
     let system = System {
         hosts: plan.hosts,
-        // Envoy counts a host's requests per process, whatever its workers.
+        // Envoy counts a host's requests per process, however many workers it has.
         gateways: plan.gateways,
         engine: plan.engine.clone(),
     };
-    simulate::run(workload, &system, choice, plan.seed).ttft_ms.p99
+    simulate::run(workload, &system, policy, plan.seed).ttft_ms.p99
 }
 
-/// Single requests, one after the other, on an idle system.
+/// Measures sequential requests on an idle system.
 async fn measure_noise(plan: &Plan, lab: &Lab) -> Result<Noise, LabError> {
     let tiny = Request { at: Duration::ZERO, prompt: 1, output: 1 };
     let expected = plan.engine.idle_ttft(tiny.prompt);
@@ -189,23 +179,23 @@ async fn measure_noise(plan: &Plan, lab: &Lab) -> Result<Noise, LabError> {
     }
     let mut noise = Noise { expected_ttft_ms: expected.as_secs_f64() * 1e3, paths: BTreeMap::new() };
     for (name, urls) in paths {
-        let sender = Sender::new(Duration::from_secs(10));
-        let mut over = Vec::new();
-        for i in 0..NOISE_REQUESTS + urls.len() * WARM_UP_PER_GATEWAY {
+        let client = Client::new(Duration::from_secs(10));
+        let mut overheads = Vec::new();
+        for i in 0..NOISE_REQUESTS + urls.len() * WARM_UP_REQUESTS_PER_GATEWAY {
             let start = Instant::now();
-            let answer = sender.send(&urls[i % urls.len()], tiny, None).await;
-            if let Some(fault) = answer.error {
-                return Err(LabError::Answer {
-                    what: format!("a request to {}: {fault}", urls[i % urls.len()]),
+            let exchange = client.send(&urls[i % urls.len()], tiny, None).await;
+            if let Some(error) = exchange.error {
+                return Err(LabError::Response {
+                    what: format!("a request to {}: {error}", urls[i % urls.len()]),
                 });
             }
-            // The first ones of each gateway open connections.
-            if let Some(first) = answer.first.filter(|_| i >= urls.len() * WARM_UP_PER_GATEWAY) {
+            // The first requests of each gateway open connections.
+            if let Some(first) = exchange.first.filter(|_| i >= urls.len() * WARM_UP_REQUESTS_PER_GATEWAY) {
                 let wall = (first - start).as_secs_f64() * 1e3;
-                over.push(wall - noise.expected_ttft_ms / plan.time_scale);
+                overheads.push(wall - noise.expected_ttft_ms / plan.time_scale);
             }
         }
-        let wall = Percentiles::of(over);
+        let wall = Percentiles::of(overheads);
         let path = NoisePath {
             requests: NOISE_REQUESTS,
             overhead_wall_ms: wall,
@@ -213,7 +203,7 @@ async fn measure_noise(plan: &Plan, lab: &Lab) -> Result<Noise, LabError> {
         };
         noise.paths.insert(name.into(), path);
     }
-    lab.wait_drained(DRAIN_WITHIN).await?;
+    lab.wait_idle(IDLE_WITHIN).await?;
     Ok(noise)
 }
 
@@ -224,38 +214,37 @@ async fn run_policy(
     policy: Policy,
 ) -> Result<(PolicyReport, Replay, Vec<InFlight>), LabError> {
     warm_up(plan, lab, policy).await;
-    lab.wait_drained(DRAIN_WITHIN).await?;
+    lab.wait_idle(IDLE_WITHIN).await?;
 
     let before = Usage::now(lab);
     let stop = CancellationToken::new();
-    let watched = Arc::clone(lab);
-    let sampler = tokio::spawn(watch(watched, plan.time_scale, stop.clone()));
+    let sampler = tokio::spawn(sample_hosts(Arc::clone(lab), plan.time_scale, stop.clone()));
     let config = plan.replay(lab, policy);
     let replay = replay::run(workload, &config, Progress::new(policy.name())).await;
     stop.cancel();
-    let watched = sampler.await.unwrap_or_default();
+    let snapshots = sampler.await.unwrap_or_default();
     let cpu = before.until_now(lab, workload.requests.len());
-    lab.wait_drained(DRAIN_WITHIN).await?;
+    lab.wait_idle(IDLE_WITHIN).await?;
 
     let sending = workload.duration.as_secs_f64();
     let in_flight: Vec<InFlight> =
-        watched.iter().map(|w| w.in_flight.clone()).take_while(|s| s.at_s <= sending).collect();
+        snapshots.iter().map(|w| w.in_flight.clone()).take_while(|s| s.at_s <= sending).collect();
     let slots = (plan.hosts * plan.engine.slots) as f64;
-    let utilisation = match (watched.first(), watched.get(in_flight.len().saturating_sub(1))) {
+    let utilisation = match (snapshots.first(), snapshots.get(in_flight.len().saturating_sub(1))) {
         (Some(first), Some(last)) if last.in_flight.at_s > first.in_flight.at_s => {
             (last.slot_seconds - first.slot_seconds) / (slots * (last.in_flight.at_s - first.in_flight.at_s))
         }
         _ => 0.0,
     };
-    Ok((figures(&replay, &in_flight, utilisation, cpu), replay, in_flight))
+    Ok((policy_report(&replay, &in_flight, utilisation, cpu), replay, in_flight))
 }
 
-fn figures(replay: &Replay, in_flight: &[InFlight], utilisation: f64, cpu: Cpu) -> PolicyReport {
+fn policy_report(replay: &Replay, in_flight: &[InFlight], utilisation: f64, cpu: Cpu) -> PolicyReport {
     let mut error_kinds = BTreeMap::new();
     let mut answered_by = BTreeMap::new();
     for sample in &replay.samples {
-        if let Some(fault) = &sample.error {
-            *error_kinds.entry(fault.clone()).or_default() += 1;
+        if let Some(error) = &sample.error {
+            *error_kinds.entry(error.clone()).or_default() += 1;
         }
         if let Some(host) = &sample.host {
             *answered_by.entry(host.clone()).or_default() += 1;
@@ -283,32 +272,32 @@ fn figures(replay: &Replay, in_flight: &[InFlight], utilisation: f64, cpu: Cpu) 
     }
 }
 
-/// Opens connections along every path, so that no measured request has to.
+/// Opens connections along every path before the measurement.
 async fn warm_up(plan: &Plan, lab: &Lab, policy: Policy) {
-    let sender = Sender::new(Duration::from_secs(10));
+    let client = Client::new(Duration::from_secs(10));
     let tiny = Request { at: Duration::ZERO, prompt: 1, output: 2 };
     let urls = lab.urls(policy);
     let hosts = lab.hosts();
-    let sends = (0..urls.len() * WARM_UP_PER_GATEWAY * plan.envoy_concurrency).map(|i| {
+    let sends = (0..urls.len() * WARM_UP_REQUESTS_PER_GATEWAY * plan.envoy_concurrency).map(|i| {
         let host = (policy == Policy::Ideal).then(|| hosts[i / urls.len() % hosts.len()]);
-        sender.send(&urls[i % urls.len()], tiny, host)
+        client.send(&urls[i % urls.len()], tiny, host)
     });
     futures::future::join_all(sends).await;
 }
 
 #[derive(Clone, Debug)]
-struct Watched {
+struct Snapshot {
     in_flight: InFlight,
     slot_seconds: f64,
 }
 
-async fn watch(lab: Arc<Lab>, time_scale: f64, stop: CancellationToken) -> Vec<Watched> {
+async fn sample_hosts(lab: Arc<Lab>, time_scale: f64, stop: CancellationToken) -> Vec<Snapshot> {
     let start = Instant::now();
-    let mut every = tokio::time::interval(SAMPLE_EVERY);
-    let mut seen = Vec::new();
-    while stop.run_until_cancelled(every.tick()).await.is_some() {
+    let mut interval = tokio::time::interval(SAMPLE_INTERVAL);
+    let mut snapshots = Vec::new();
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
         let fleet: &Fleet = lab.fleet();
-        seen.push(Watched {
+        snapshots.push(Snapshot {
             in_flight: InFlight {
                 at_s: start.elapsed().as_secs_f64() * time_scale,
                 hosts: fleet.in_flight(),
@@ -316,10 +305,10 @@ async fn watch(lab: Arc<Lab>, time_scale: f64, stop: CancellationToken) -> Vec<W
             slot_seconds: fleet.totals().iter().map(|t| t.slot_seconds).sum(),
         });
     }
-    seen
+    snapshots
 }
 
-/// CPU time used so far, by kind of process.
+/// CPU time used so far by each kind of process.
 struct Usage {
     kinds: BTreeMap<&'static str, Duration>,
     machine: Option<(Duration, Duration)>,

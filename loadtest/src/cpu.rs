@@ -1,11 +1,11 @@
-//! CPU time of processes and of the machine, from `/proc`.
+//! CPU time of processes and of the machine, read from `/proc`.
 
 use std::{fs, time::Duration};
 
-/// CPU time a process has used, threads and all; `None` when it is gone.
+/// Returns the CPU time of a process and all its threads; `None` if it has ended.
 pub fn of_process(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name in parentheses, which may hold anything.
+    // The second field is the name in parentheses, which may contain any character.
     let rest = stat.rsplit_once(')')?.1;
     let mut fields = rest.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
@@ -13,12 +13,11 @@ pub fn of_process(pid: u32) -> Option<Duration> {
     Some(ticks(user + system))
 }
 
-/// CPU time this process has used.
 pub fn of_self() -> Duration {
     of_process(std::process::id()).unwrap_or_default()
 }
 
-/// Time all CPUs together spent working, and idle.
+/// Returns the busy and the idle time of all CPUs together.
 pub fn of_machine() -> Option<(Duration, Duration)> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
@@ -34,7 +33,7 @@ fn ticks(n: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn this_process_and_machine_have_used_some() {
+    fn cpu_times_of_this_process_and_machine_are_read() {
         assert!(super::of_process(std::process::id()).is_some());
         assert!(super::of_process(u32::MAX).is_none());
         let (busy, idle) = super::of_machine().unwrap();

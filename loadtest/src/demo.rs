@@ -1,17 +1,18 @@
-//! The demonstration: a comparison with parameters chosen for it, and where its trace is from.
+//! Parameters and trace of the demonstration.
 //!
-//! The parameters were chosen with `simulate` on the Azure conversation trace:
+//! The parameters are chosen with `simulate` on the Azure conversation trace:
 //!
-//! - **Slice.** 16 minutes from the sixth on: 4,961 requests, the longest stretch in which the arrival
-//!   rate of a minute stays within a tenth or so of its mean. A slice with a tide in it would be overloaded for
-//!   minutes under any policy, and no policy can help that.
-//! - **Engine.** 20 slots, steps of 30 to 40 ms, 20,000 prompt tokens per second: a large model on one
-//!   server of current accelerators.
-//! - **Load.** 0.85, reached by letting requests arrive 2.4 times as fast as recorded.
-//! - **Time.** 12 trace seconds a wall second: 33 s a policy, and a wall millisecond of noise is 12 of about 400 ms.
+//! - **Slice.** 16 minutes from minute 6 on: 4,961 requests, the longest period in which the arrival rate of each
+//!   minute stays within about a tenth of the mean. A slice with a stronger trend would overload the hosts for minutes
+//!   under every policy.
+//! - **Engine.** 20 slots, steps of 30 to 40 ms, 20,000 prompt tokens per second: a large model on one server with
+//!   current accelerators.
+//! - **Load.** 0.85, with arrivals 2.4 times as fast as recorded.
+//! - **Time.** 12 trace seconds per wall second: 33 s per policy, and one wall millisecond of noise adds 12 ms to about
+//!   400 ms.
 //!
-//! The simulation then gives a p99 of 2.4 to 2.9 s for eight gateways with Envoy's least request, and of 392 to 398 ms for
-//! the ideal, over five seeds.
+//! Over five seeds, the simulation predicts a p99 time to first token of 2.4 to 2.9 s for eight gateways with Envoy's
+//! least request, and of 392 to 398 ms for the ideal policy.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,13 +27,11 @@ use crate::{
     workload::{Workload, synth, trace},
 };
 
-/// Seed of the made-up trace, taken where there is no real one: chosen, as the slice of the real one was, so that no tide
-/// overloads the hosts for minutes under every policy.
+/// Seed of the synthetic trace. Like the slice of the original, it is chosen so that no trend overloads the hosts for
+/// minutes under every policy.
 const SYNTHETIC_SEED: u64 = 5;
-/// Length of the made-up trace.
 const SYNTHETIC_DURATION: Duration = Duration::from_secs(3500);
 
-/// The demonstration's plan.
 pub fn plan() -> Plan {
     Plan {
         policies: Policy::ALL.to_vec(),
@@ -60,17 +59,18 @@ pub fn plan() -> Plan {
     }
 }
 
-/// Where a copy of the Azure trace is looked for.
+/// Returns the paths at which a copy of the Azure trace is expected.
 pub fn trace_candidates() -> Vec<PathBuf> {
     let root = paths::workspace();
     let name = "azure-llm-2023-conversation.csv";
     vec![root.join("data").join(name), root.join("../shared/data").join(name)]
 }
 
-/// The named trace; else the Azure trace if there is a copy; else a made-up one. The second value says whether it is made up.
-pub fn load_trace(named: Option<&Path>) -> Result<(Workload, bool), trace::TraceError> {
+/// Loads the given trace; otherwise a copy of the Azure trace; otherwise generates a synthetic one. The second value
+/// says whether the trace is synthetic.
+pub fn load_trace(path: Option<&Path>) -> Result<(Workload, bool), trace::TraceError> {
     let found = trace_candidates().into_iter().find(|path| path.is_file());
-    match named.map(Path::to_owned).or(found) {
+    match path.map(Path::to_owned).or(found) {
         Some(path) => Ok((trace::read_file(&path)?, false)),
         None => Ok((synth::generate(SYNTHETIC_SEED, SYNTHETIC_DURATION, synth::RATE_RPS), true)),
     }
@@ -79,17 +79,17 @@ pub fn load_trace(named: Option<&Path>) -> Result<(Workload, bool), trace::Trace
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulate::{Choice, System, run};
+    use crate::simulate::{SimulatedPolicy, System, run};
 
-    /// Whoever has no copy of the trace is to see the same thing.
+    /// Users without a copy of the original see the same effect.
     #[test]
-    fn the_made_up_trace_shows_the_effect_too() {
+    fn the_synthetic_trace_shows_the_effect() {
         let plan = plan();
         let trace = synth::generate(SYNTHETIC_SEED, SYNTHETIC_DURATION, synth::RATE_RPS);
         let (workload, _) = plan.workload(&trace);
         let system = System { hosts: plan.hosts, gateways: plan.gateways, engine: plan.engine };
-        let local = run(&workload, &system, Choice::LocalTwoChoices, 1).ttft_ms.p99;
-        let global = run(&workload, &system, Choice::GlobalLeast, 1).ttft_ms.p99;
+        let local = run(&workload, &system, SimulatedPolicy::LocalTwoChoices, 1).ttft_ms.p99;
+        let global = run(&workload, &system, SimulatedPolicy::GlobalLeast, 1).ttft_ms.p99;
         assert!(local > 3.0 * global, "local {local}, global {global}");
     }
 }

@@ -1,18 +1,18 @@
 //! A model server's engine with continuous batching, on virtual time.
 //!
-//! The engine works in steps, as vLLM does with chunked prefill. At the start of a step it takes every
-//! running sequence into the batch, fills the free slots from a first-in first-out queue, and spends at most
+//! The engine works in steps, as vLLM does with chunked prefill. At the start of a step it puts every running
+//! sequence into the batch, fills the free slots from a first-in, first-out queue, and reads at most
 //! [`EngineParams::prefill_budget`] prompt tokens, oldest sequence first. The step then lasts
 //!
 //! ```text
-//! base + per_seq × sequences that decode + per_prefill_token × prompt tokens read
+//! base + per_seq × decoding sequences + per_prefill_token × prompt tokens read
 //! ```
 //!
-//! and at its end every decoding sequence has one token more, and every sequence whose prompt was
-//! read to the end has its first. A sequence that has all its tokens leaves its slot.
+//! When it ends, every decoding sequence has one more token, and every sequence whose prompt has been read
+//! completely has its first. A sequence that has all its tokens frees its slot.
 //!
-//! The engine knows no clock: its owner tells it the time. The mock server feeds it the wall clock times a
-//! scale, the simulator the time of the next event. Both so run the same code.
+//! The engine has no clock: its owner passes the time. The mock server passes scaled wall-clock time, the simulator
+//! the time of the next event, so both run the same code.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,17 +21,17 @@ use serde::{Deserialize, Serialize};
 /// Speed and size of one model server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EngineParams {
-    /// Sequences that run at once (vLLM's `max_num_seqs`).
+    /// Sequences that run concurrently (vLLM's `max_num_seqs`).
     pub slots: usize,
-    /// Time of a step with an empty batch.
+    /// Duration of a step with an empty batch.
     pub base_ms: f64,
     /// Time each decoding sequence adds to a step.
     pub per_seq_ms: f64,
-    /// Time each prompt token read in a step adds to it.
+    /// Time each prompt token adds to the step that reads it.
     pub per_prefill_token_ms: f64,
-    /// Prompt tokens read in one step at most.
+    /// Maximum prompt tokens read per step.
     pub prefill_budget: u32,
-    /// Tokens the KV cache holds. Only reported as a ratio: the engine never preempts.
+    /// Capacity of the KV cache in tokens. Only its usage ratio is reported: the engine never preempts.
     pub kv_tokens: u64,
 }
 
@@ -49,7 +49,6 @@ impl Default for EngineParams {
 }
 
 impl EngineParams {
-    /// Duration of a step.
     pub fn step(&self, decoding: usize, prefill_tokens: u32) -> Duration {
         let ms = self.base_ms
             + self.per_seq_ms * decoding as f64
@@ -57,17 +56,17 @@ impl EngineParams {
         Duration::from_nanos((ms * 1e6).round().max(1.0) as u64)
     }
 
-    /// Requests per second one host completes when all its slots are always taken: what "100 % load" means.
+    /// Returns the requests per second that one host completes with all slots busy: a load of 1.
     ///
-    /// With a full batch each step yields one token for each slot, so a request costs its share of decode steps plus the
-    /// time its own prompt adds to steps.
+    /// With a full batch each step yields one token per slot, so a request costs its share of the decode steps plus
+    /// the time its own prompt adds to steps.
     pub fn capacity_rps(&self, mean_prompt: f64, mean_output: f64) -> f64 {
         let slots = self.slots as f64;
         let decode_ms = mean_output / slots * (self.base_ms + self.per_seq_ms * slots);
         1e3 / (decode_ms + self.per_prefill_token_ms * mean_prompt)
     }
 
-    /// Time to first token of one request on an idle host.
+    /// Returns the time to first token of a single request on an idle host.
     pub fn idle_ttft(&self, prompt: u32) -> Duration {
         let mut left = prompt.max(1);
         let mut total = Duration::ZERO;
@@ -80,16 +79,14 @@ impl EngineParams {
     }
 }
 
-/// A token (or several, for the reader who coalesces) of one sequence.
+/// One token of one sequence. Readers may coalesce several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Emission {
-    /// Which sequence.
     pub id: u64,
     /// End of the step that produced it, in virtual time.
     pub at: Duration,
     /// Tokens the sequence has produced so far.
     pub produced: u32,
-    /// Whether this was its last.
     pub done: bool,
 }
 
@@ -100,28 +97,24 @@ struct Sequence {
     prompt_left: u32,
     produced: u32,
     output: u32,
-    /// Prompt tokens read in the current step.
+    /// Prompt tokens that the current step reads.
     chunk: u32,
-    /// Part of the current step (a sequence waiting for prefill budget is not).
+    /// Whether the sequence takes part in the current step; one that waits for prefill budget does not.
     stepping: bool,
 }
 
-/// Integrals over virtual time since the engine started.
+/// Totals over virtual time since the engine started.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EngineTotals {
-    /// Steps finished.
     pub steps: u64,
     /// Time spent in steps.
     pub busy: Duration,
-    /// Slots taken, integrated over steps, in seconds.
+    /// Busy slots integrated over time.
     pub slot_seconds: f64,
-    /// Prompt tokens read.
     pub prompt_tokens: u64,
-    /// Tokens generated.
     pub generated_tokens: u64,
 }
 
-/// One model server on virtual time.
 #[derive(Debug)]
 pub struct Engine {
     params: EngineParams,
@@ -133,7 +126,6 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An idle engine.
     pub fn new(params: EngineParams) -> Self {
         Self {
             params,
@@ -145,40 +137,37 @@ impl Engine {
         }
     }
 
-    /// Its parameters.
     pub fn params(&self) -> &EngineParams {
         &self.params
     }
 
-    /// End of the step under way; `None` when idle.
+    /// Returns the end of the current step; `None` when idle.
     pub fn next_event(&self) -> Option<Duration> {
         self.step_ends
     }
 
-    /// Sequences that have a slot.
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
-    /// Sequences in the queue.
+    /// Returns the length of the queue for slots.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Part of the KV cache in use, 0 to 1 (and above, as nothing is preempted).
+    /// Returns the share of the KV cache in use. It can exceed 1, because the engine never preempts.
     pub fn kv_usage(&self) -> f64 {
         let used: u64 =
             self.running.iter().map(|s| u64::from(s.prompt - s.prompt_left) + u64::from(s.produced)).sum();
         used as f64 / self.params.kv_tokens.max(1) as f64
     }
 
-    /// Integrals since the start.
     pub fn totals(&self) -> EngineTotals {
         self.totals
     }
 
-    /// Finishes every step that ends by `now`, and starts the next ones at exactly the time the one
-    /// before ended: being told late adds no drift.
+    /// Finishes every step that ends by `now` and starts each next step exactly when the previous one ended: a late
+    /// call causes no drift.
     pub fn advance(&mut self, now: Duration, mut emit: impl FnMut(Emission)) {
         while let Some(ends) = self.step_ends.filter(|ends| *ends <= now) {
             self.finish_step(ends, &mut emit);
@@ -186,7 +175,7 @@ impl Engine {
         }
     }
 
-    /// Puts a sequence into the queue. The caller has called [`Engine::advance`] with the same `now`.
+    /// Enqueues a sequence. The caller must have called [`Engine::advance`] with the same `now`.
     pub fn submit(&mut self, now: Duration, id: u64, prompt: u32, output: u32) {
         debug_assert!(self.step_ends.is_none_or(|ends| ends > now), "advance before submit");
         let prompt = prompt.max(1);
@@ -204,7 +193,7 @@ impl Engine {
         }
     }
 
-    /// Takes a sequence out at once: its slot is free for the next step. False when it is unknown or finished.
+    /// Removes a sequence immediately: its slot is free for the next step. Returns false if it is unknown or finished.
     pub fn abort(&mut self, id: u64) -> bool {
         if let Some(i) = self.running.iter().position(|s| s.id == id) {
             self.running.remove(i);
@@ -291,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_last_what_the_formula_says() {
+    fn step_durations_follow_the_formula() {
         let mut engine = Engine::new(params());
         engine.submit(ms(0), 1, 150, 3);
         // Two chunks: 100 tokens take 20 + 10, 50 take 20 + 5. Then decode steps of 20 + 1.
@@ -304,12 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn a_newcomer_joins_at_the_next_step_and_shares_it() {
+    fn a_new_sequence_joins_the_next_step() {
         let mut engine = Engine::new(params());
         engine.submit(ms(0), 1, 10, 3);
         assert_eq!(run(&mut engine, ms(10)), []);
         engine.submit(ms(10), 2, 20, 1);
-        // Step 1: 20 + 1 = 21. Step 2: one decodes (1), the other reads 20 tokens (2): 23 long, ends at 44.
+        // Step 1: 20 + 1 = 21. Step 2: one decodes (1), the other reads 20 tokens (2): 23, so it ends at 44.
         assert_eq!(run(&mut engine, ms(44)), [(1, 1, false, 21), (1, 2, false, 44), (2, 1, true, 44)]);
         assert_eq!(run(&mut engine, ms(100)), [(1, 3, true, 65)]);
     }
@@ -320,7 +309,7 @@ mod tests {
         for id in 1..=3 {
             engine.submit(ms(0), id, 10, 2);
         }
-        // The first began alone; the second joins; the third waits for a slot.
+        // The first starts alone, the second joins, the third waits for a slot.
         run(&mut engine, ms(21));
         assert_eq!((engine.running(), engine.waiting()), (2, 1));
         let order: Vec<u64> = run(&mut engine, ms(1000)).iter().filter(|e| e.2).map(|e| e.0).collect();
@@ -333,12 +322,12 @@ mod tests {
         engine.submit(ms(0), 1, 10, 1);
         engine.submit(ms(0), 2, 80, 1);
         engine.submit(ms(0), 3, 80, 1);
-        // 21; then 80 of the second and 20 of the third: 30 more; then the third's other 60: 26 more.
+        // 21; then 80 tokens of the second and 20 of the third: 30 more; then the third's other 60: 26 more.
         assert_eq!(run(&mut engine, ms(1000)), [(1, 1, true, 21), (2, 1, true, 51), (3, 1, true, 77)]);
     }
 
     #[test]
-    fn being_told_late_adds_no_drift() {
+    fn late_advances_cause_no_drift() {
         let (mut punctual, mut late) = (Engine::new(params()), Engine::new(params()));
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for engine in [&mut punctual, &mut late] {
@@ -352,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_aborted_sequence_leaves_its_slot_at_once() {
+    fn an_aborted_sequence_frees_its_slot_immediately() {
         let mut engine = Engine::new(params());
         engine.submit(ms(0), 1, 10, 1000);
         engine.submit(ms(0), 2, 10, 1000);
@@ -368,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn capacity_is_what_a_saturated_engine_does() {
+    fn stated_capacity_equals_saturated_throughput() {
         let params = EngineParams { slots: 16, prefill_budget: 512, ..EngineParams::default() };
         let mut engine = Engine::new(params.clone());
         for id in 0..4000 {

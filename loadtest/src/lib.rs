@@ -1,28 +1,31 @@
-//! The load tester of Evenkeel.
+//! Evenkeel's load tester.
 //!
-//! It replays a trace of LLM requests through real gateways to mock model servers, under several balancing
-//! policies, and shows what each policy did to the time to first token.
+//! It replays a trace of LLM requests through real gateways to mock model servers, once under each balancing policy,
+//! and reports the time to first token under each. It also measures the throughput and latency of one sidecar.
 //!
-//! | module | what it is |
+//! | module | content |
 //! |---|---|
-//! | [`workload`] | the trace: read from CSV, sliced, or made up with the same statistics |
+//! | [`workload`] | traces: read from CSV, sliced, scaled, or synthesized |
 //! | [`engine`] | a model server with continuous batching, on virtual time |
-//! | [`mock`] | that engine behind HTTP, on the wall clock |
-//! | [`simulate`] | that engine under policies as pure functions |
-//! | [`lab`] | real Redis, sidecars and Envoys, owned by the test that needs them |
-//! | [`replay`] | the open-loop generator |
-//! | [`figures`] | percentiles |
+//! | [`mock`] | the engine behind HTTP, on the wall clock |
+//! | [`lab`] | real Redis, sidecars and Envoys, owned by the run or test that started them |
+//! | [`replay`] | the open-loop load generator |
+//! | [`simulate`] | policies as pure functions over the engine, on virtual time |
+//! | [`compare`], [`report`], [`demo`] | runs under all policies, their report, the demonstration's parameters |
+//! | [`bench`](mod@bench) | closed-loop benchmarks of one sidecar |
+//! | [`live`] | a complete system under continuous traffic |
 
 pub mod bench;
 pub mod compare;
 pub mod cpu;
 pub mod demo;
 pub mod engine;
-pub mod figures;
 pub mod lab;
 pub mod live;
 pub mod mock;
+pub mod percentiles;
 pub mod replay;
 pub mod report;
 pub mod simulate;
+pub mod wait;
 pub mod workload;

@@ -1,6 +1,6 @@
-//! A whole system under everyday traffic, to look at: gateways, sidecars over one Redis, model servers, limits, quotas, and
-//! consumers who differ, until it is stopped. Load rises and falls around what the model servers can do, so that there is
-//! room, there is none, and there are refusals of each kind within minutes.
+//! A complete system under continuous traffic, to explore by hand: gateways, sidecars over one Redis, model servers,
+//! limits, quotas and different consumers. The load oscillates around the capacity of the model servers, so that spare
+//! capacity, full pools and every kind of refusal appear within minutes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,15 +20,15 @@ use crate::{
     mock::{CONSUMER, OUTPUT_TOKENS, PROMPT_TOKENS},
 };
 
-/// Token of the administrator of a live system, which listens on this machine only.
+/// Administrator's token of a live system, which listens only on the loopback interface.
 pub const ADMIN_TOKEN: &str = "live-demonstration-token";
-/// Time in which load goes up and down once.
-const TIDE: Duration = Duration::from_secs(180);
-/// Most requests under way: what comes beyond is not sent.
-const UNDER_WAY_MAX: usize = 2000;
+/// Period of the oscillating request rate.
+const RATE_PERIOD: Duration = Duration::from_secs(180);
+/// Maximum number of requests in flight; further ones are not sent.
+const IN_FLIGHT_MAX: usize = 2000;
 const MODELS: [&str; 3] = ["llama-70b", "qwen-32b", "gemma-9b"];
 
-/// Limits and quotas of which each refuses somebody sooner or later.
+/// Every limit and quota refuses some consumer within minutes.
 const LIMITS: &str = "
 limits:
 - {name: tokens-per-minute, counts: tokens, amount: 60000, per: 1m, algorithm: sliding_window, key: [consumer]}
@@ -43,18 +43,16 @@ prices:
 - {model: '*', input: 0.2, output: 0.6}
 ";
 
-/// What is to be shown.
 #[derive(Clone, Debug)]
 pub struct LivePlan {
-    /// Gateways, each with a sidecar.
+    /// Number of gateways, each with a sidecar.
     pub gateways: usize,
-    /// Model servers.
     pub hosts: usize,
-    /// Consumers; a few send most of the requests.
+    /// Number of consumers; a few send most of the requests.
     pub consumers: usize,
-    /// Requests a second, on average.
+    /// Mean requests per second.
     pub rate_rps: f64,
-    /// For the same traffic again.
+    /// Seed of the traffic; the same seed repeats it.
     pub seed: u64,
 }
 
@@ -64,10 +62,10 @@ impl Default for LivePlan {
     }
 }
 
-/// Starts everything and waits until it serves.
+/// Starts all processes and waits until they serve.
 ///
 /// # Errors
-/// Where a part does not start.
+/// If a process does not start.
 pub async fn start(plan: &LivePlan) -> Result<Lab, LabError> {
     let admin = format!("admin: {{tokens: [{{name: live, token: {ADMIN_TOKEN}}}]}}");
     let engine = EngineParams {
@@ -95,34 +93,35 @@ pub async fn start(plan: &LivePlan) -> Result<Lab, LabError> {
         .await
 }
 
-/// Sends traffic through these gateways without end.
+/// Sends traffic through these gateways until dropped.
 pub async fn traffic(plan: &LivePlan, gateways: Vec<String>) {
     let client = Arc::new(Client::builder(TokioExecutor::new()).build(HttpConnector::new()));
-    let (mut rng, started, mut under_way) =
+    let (mut rng, started, mut in_flight) =
         (SmallRng::seed_from_u64(plan.seed), Instant::now(), JoinSet::new());
     let mut next = started;
     loop {
-        let tide = (started.elapsed().as_secs_f64() / TIDE.as_secs_f64() * std::f64::consts::TAU).sin();
-        let rate = plan.rate_rps * (1.0 + 0.6 * tide);
+        let wave =
+            (started.elapsed().as_secs_f64() / RATE_PERIOD.as_secs_f64() * std::f64::consts::TAU).sin();
+        let rate = plan.rate_rps * (1.0 + 0.6 * wave);
         next += Duration::from_secs_f64(-(1.0 - rng.random::<f64>()).ln() / rate);
         tokio::time::sleep_until(next).await;
-        while under_way.try_join_next().is_some() {}
-        if under_way.len() < UNDER_WAY_MAX {
-            let (request, client) = (ask(plan, &mut rng, &gateways), Arc::clone(&client));
-            under_way.spawn(send(client, request));
+        while in_flight.try_join_next().is_some() {}
+        if in_flight.len() < IN_FLIGHT_MAX {
+            let (request, client) = (chat_request(plan, &mut rng, &gateways), Arc::clone(&client));
+            in_flight.spawn(send(client, request));
         }
     }
 }
 
-/// A refusal or a cut is part of the show: nothing is made of it here.
+/// Sends a request and ignores the result: refusals and errors are expected.
 async fn send(client: Arc<Client<HttpConnector, Full<Bytes>>>, request: Request<Full<Bytes>>) {
     if let Ok(response) = client.request(request).await {
         let _ = response.into_body().collect().await;
     }
 }
 
-fn ask(plan: &LivePlan, rng: &mut SmallRng, gateways: &[String]) -> Request<Full<Bytes>> {
-    // Of all consumers the first ones ask most.
+fn chat_request(plan: &LivePlan, rng: &mut SmallRng, gateways: &[String]) -> Request<Full<Bytes>> {
+    // The first consumers send the most requests.
     let consumer = (rng.random::<f64>().powi(3) * plan.consumers as f64) as usize;
     let model = MODELS[consumer % MODELS.len()];
     let session = format!("session-{consumer}-{}", rng.random_range(0..5));
@@ -148,7 +147,7 @@ fn ask(plan: &LivePlan, rng: &mut SmallRng, gateways: &[String]) -> Request<Full
     request
 }
 
-/// Addresses of the gateways with the plugin.
+/// Returns the base URLs of the gateways' listeners that use the plugin.
 #[must_use]
 pub fn gateways(lab: &Lab) -> Vec<String> {
     lab.urls(Policy::Evenkeel)

@@ -1,4 +1,4 @@
-//! `evenkeel-loadtest`: arguments → what to run → a report.
+//! The `evenkeel-loadtest` command.
 
 mod cli;
 
@@ -7,7 +7,7 @@ use clap::Parser;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let command = cli::Cli::parse().command;
-    // On either signal the run is dropped, and with it every process it owns.
+    // A signal drops the run, and with it every process that the run owns.
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         result = cli::run(command) => result,

@@ -1,16 +1,16 @@
-"""OpenAI's own client library, as openai.rs has it called: what it makes of answers, told as JSON.
+"""Makes calls with OpenAI's own client library for openai.rs and prints the results as JSON.
 
     python openai_client.py BASE_URL CALLS
 
 CALLS is a JSON array of objects:
-    consumer        whose call it is
-    prompt, output  tokens the mock host is to count
+    consumer        the consumer
+    prompt, output  tokens that the mock host counts
     via             "create"; "stream": create(stream=True); "helper": chat.completions.stream()
-    asynchronous    with AsyncOpenAI (false)
-    options         stream_options (left out)
+    asynchronous    whether to use AsyncOpenAI (false)
+    options         stream_options (omitted)
     retries         max_retries (0)
 
-The calls are made one after the other. The answer is an array too, of what each came to; see Call.
+The calls are made sequentially. The output is an array with the result of each call; see Call.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ import time
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-# For one try. What waits for more is a fault.
+# Per attempt. No test waits for longer.
 TIMEOUT_S = 30
-TOLD_HEADERS = ("retry-after", "x-should-retry", "ratelimit")
+RECORDED_HEADERS = ("retry-after", "x-should-retry", "ratelimit")
 
 
 class Call:
-    """One call, and what was seen of it."""
+    """One call and its result."""
 
     def __init__(self, url, call):
         self.call = call
         self.text = ""
-        self.usages = []  # of each chunk that has the field, null included
+        self.usages = []  # of each chunk that has the field, including null
         self.finish = None
         self.chunks = 0
         self.without_choices = 0
         self.error = None
-        self.tries = []  # each: sent, answered (seconds, monotonic), retry (its number), status, headers
+        self.attempts = []  # each: sent, answered (monotonic seconds), retry (its number), status, headers
         self.client = {
             "base_url": f"{url}/v1",
             "api_key": "none",
@@ -55,14 +55,14 @@ class Call:
 
     def sent(self, request):
         retry = request.headers["x-stainless-retry-count"]
-        self.tries.append({"sent": time.monotonic(), "retry": int(retry)})
+        self.attempts.append({"sent": time.monotonic(), "retry": int(retry)})
 
     def answered(self, response):
-        headers = {name: response.headers[name] for name in TOLD_HEADERS if name in response.headers}
-        self.tries[-1].update(answered=time.monotonic(), status=response.status_code, headers=headers)
+        headers = {name: response.headers[name] for name in RECORDED_HEADERS if name in response.headers}
+        self.attempts[-1].update(answered=time.monotonic(), status=response.status_code, headers=headers)
 
     def completion(self, completion):
-        # The client takes whatever comes; what comes has to be of OpenAI's shape all the same.
+        # The client accepts any shape; the response must nevertheless have OpenAI's.
         ChatCompletion.model_validate(completion.to_dict())
         self.text = completion.choices[0].message.content
         self.finish = completion.choices[0].finish_reason
@@ -127,7 +127,7 @@ class Call:
                 async for chunk in await chat.create(**self.request, stream=True):
                     self.chunk(chunk)
             else:
-                raise ValueError("the helper is called synchronously only")
+                raise ValueError("the helper is only called synchronously")
 
     def result(self):
         try:
@@ -137,7 +137,7 @@ class Call:
                 self.make()
         except openai.APIError as error:
             self.failed(error)
-        seen = ("text", "usages", "finish", "chunks", "without_choices", "error", "tries")
+        seen = ("text", "usages", "finish", "chunks", "without_choices", "error", "attempts")
         return {name: getattr(self, name) for name in seen}
 
 

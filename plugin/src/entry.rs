@@ -1,18 +1,8 @@
-//! The module's entry: proxy-wasm callbacks in, host calls out. Nothing is decided here.
+//! The module's entry point: translates proxy-wasm callbacks and host calls. It decides nothing.
 //!
-//! A callback borrows the worker for its whole duration. That is safe: gateways defer what a host call
-//! sets off (resuming, answering, a call that fails at once) until the callback has returned.
+//! A callback borrows the worker until it returns. This is safe because gateways defer the effects of a host call
+//! (resuming, answering, a call that fails at once) until the callback has returned.
 
-use crate::{
-    host::{Host, Level, Method, SERVICE},
-    metrics::Counter,
-    worker::{Flow, Worker},
-};
-use proxy_wasm::{
-    hostcalls,
-    traits::{Context, HttpContext, RootContext},
-    types::{Action, BufferType, ContextType, LogLevel, MapType, MetricType},
-};
 use std::{
     cell::{OnceCell, RefCell},
     hash::{BuildHasher, RandomState},
@@ -20,15 +10,26 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proxy_wasm::{
+    hostcalls,
+    traits::{Context, HttpContext, RootContext},
+    types::{Action, BufferType, ContextType, LogLevel, MapType, MetricType},
+};
+
+use crate::{
+    host::{Host, Level, Method, SERVICE},
+    metrics::Counter,
+    worker::{Flow, Worker},
+};
+
 proxy_wasm::main! {{
     proxy_wasm::set_log_level(LogLevel::Info);
     proxy_wasm::set_root_context(|id| Box::new(Root::new(id)));
 }}
 
-/// The gateway, through proxy-wasm.
 struct Gateway {
     started: Instant,
-    /// Ids of the metrics, in the order of [`Counter::ALL`].
+    /// Metric ids in the order of [`Counter::ALL`].
     metrics: OnceCell<Vec<u32>>,
 }
 
@@ -38,7 +39,7 @@ struct Root {
     worker: Rc<RefCell<Worker>>,
 }
 
-/// A stream; its state is the worker's.
+/// A stream. The worker keeps its state.
 struct Stream {
     context: u32,
     host: Rc<Gateway>,
@@ -56,7 +57,7 @@ impl Root {
 
 impl Context for Root {
     fn on_grpc_call_response(&mut self, token_id: u32, status_code: u32, response_size: usize) {
-        let body = answer(response_size);
+        let body = grpc_response(response_size);
         self.worker.borrow_mut().on_answer(&*self.host, token_id, status_code, &body);
     }
 }
@@ -87,7 +88,7 @@ impl RootContext for Root {
 
 impl Context for Stream {
     fn on_grpc_call_response(&mut self, token_id: u32, status_code: u32, response_size: usize) {
-        let body = answer(response_size);
+        let body = grpc_response(response_size);
         self.worker.borrow_mut().on_answer(&*self.host, token_id, status_code, &body);
     }
 }
@@ -98,7 +99,7 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
-        // While a body is held the gateway counts all that is held.
+        // While the body is held, the gateway passes the size of everything held so far.
         self.request_body_bytes = self.request_body_bytes.max(bytes);
         let bytes = self.request_body_bytes;
         action(self.worker.borrow_mut().on_request_body(&*self.host, self.context, bytes, end_of_stream))
@@ -130,7 +131,7 @@ impl HttpContext for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // After on_log this does nothing; it is for a stream the gateway dropped without logging it.
+        // Ends a stream that the gateway dropped without calling on_log; after on_log it does nothing.
         if let Ok(mut worker) = self.worker.try_borrow_mut() {
             worker.on_end(&*self.host, self.context);
         }
@@ -166,7 +167,7 @@ impl Host for Gateway {
 
     fn request_header_values(&self, name: &str) -> Vec<String> {
         let named = |(found, value): (String, String)| found.eq_ignore_ascii_case(name).then_some(value);
-        crate::headers::of_request().into_iter().filter_map(named).collect()
+        crate::header_map::request_headers().into_iter().filter_map(named).collect()
     }
 
     fn set_request_header(&self, name: &str, value: &str) {
@@ -259,16 +260,16 @@ fn action(flow: Flow) -> Action {
     }
 }
 
-fn answer(bytes: usize) -> Vec<u8> {
+fn grpc_response(bytes: usize) -> Vec<u8> {
     if bytes == 0 {
         return Vec::new();
     }
     hostcalls::get_buffer(BufferType::GrpcReceiveBuffer, 0, bytes).ok().flatten().unwrap_or_default()
 }
 
-/// The `envoy.config.core.v3.GrpcService` message naming a cluster. Gateways also take a bare cluster name,
-/// but only if it happens not to parse as that message, so the message it is; a name too long for a
-/// one-byte length (which the SDK's text argument cannot carry) is passed bare.
+/// Encodes the `envoy.config.core.v3.GrpcService` message that names a cluster. Gateways also accept a bare cluster
+/// name, but only if it does not parse as that message. A name too long for a one-byte length, which the SDK's text
+/// argument cannot carry, is passed bare.
 fn grpc_service(cluster: &str) -> String {
     match u8::try_from(cluster.len()) {
         Ok(len @ 1..=125) => format!("\n{}\n{}{cluster}", char::from(len + 2), char::from(len)),
@@ -276,7 +277,7 @@ fn grpc_service(cluster: &str) -> String {
     }
 }
 
-/// A random id: 132 bits as 22 characters. The standard library's hash keys are random, from the gateway.
+/// Returns a random id: 132 bits as 22 characters. The gateway seeds the hash keys of the standard library randomly.
 fn holder_id(context: u32) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let time = hostcalls::get_current_time().ok();

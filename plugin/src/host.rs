@@ -1,31 +1,27 @@
-//! What the gateway offers the plugin. Implemented over proxy-wasm in the module, and by a mock in tests.
+//! The gateway's interface to the plugin. Implemented over proxy-wasm in the module and by a mock in tests.
 
 use crate::metrics::Counter;
 
-/// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// Life cycle.
+    /// A lifecycle event.
     Info,
-    /// Something failed and will recover by itself.
+    /// A failure from which the plugin recovers automatically.
     Warn,
-    /// A person has to act.
+    /// A failure that needs a person.
     Error,
 }
 
 /// Methods of `evenkeel.v1.Gateway`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
-    /// The question before a request goes upstream.
     Admit,
-    /// The report when it ended.
     Settle,
-    /// The sign of life.
     KeepAlive,
 }
 
 impl Method {
-    /// Name on the wire.
+    /// Returns the method's name on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Method::Admit => "Admit",
@@ -35,88 +31,85 @@ impl Method {
     }
 }
 
-/// Full name of the gRPC service the methods belong to.
+/// Full name of the gRPC service.
 pub const SERVICE: &str = "evenkeel.v1.Gateway";
 
-/// The gateway, seen from the *effective context*: the stream whose callback runs, unless changed by
-/// [`Host::enter`].
+/// The gateway. Methods act on the *effective context*: the stream or root context whose callback is running, unless
+/// [`Host::enter`] changed it.
 pub trait Host {
-    /// Milliseconds of a monotonic clock.
+    /// Returns milliseconds of a monotonic clock.
     fn now_ms(&self) -> u64;
 
-    /// Writes a log line.
     fn log(&self, level: Level, message: &str);
 
-    /// Makes a context the effective one. False: it no longer exists.
+    /// Makes `context` the effective context; returns false if it no longer exists.
     fn enter(&self, context: u32) -> bool;
 
-    /// A property of the effective context; none when absent or empty.
+    /// Returns a property; `None` if it is absent or empty.
     fn property(&self, path: &[&str]) -> Option<Vec<u8>>;
 
-    /// A request header; none when absent.
+    /// Returns the first value of a request header.
     fn request_header(&self, name: &str) -> Option<String>;
 
-    /// Every value of a request header, where it was sent more than once; [`Host::request_header`] gives the first.
+    /// Returns every value of a request header.
     fn request_header_values(&self, name: &str) -> Vec<String>;
 
-    /// Sets a request header, replacing any of that name.
+    /// Sets a request header and removes its other values.
     fn set_request_header(&self, name: &str, value: &str);
 
-    /// Removes every request header of that name.
+    /// Removes every value of a request header.
     fn remove_request_header(&self, name: &str);
 
-    /// A response header; none when absent.
+    /// Returns the first value of a response header.
     fn response_header(&self, name: &str) -> Option<String>;
 
-    /// Sets a response header, replacing any of that name.
+    /// Sets a response header and removes its other values.
     fn set_response_header(&self, name: &str, value: &str);
 
-    /// Removes every response header of that name.
+    /// Removes every value of a response header.
     fn remove_response_header(&self, name: &str);
 
-    /// What is buffered of the request body, up to `bytes_max`.
+    /// Returns up to `bytes_max` bytes of the buffered request body.
     fn request_body(&self, bytes_max: usize) -> Vec<u8>;
 
-    /// Replaces the first `replaced` bytes of what is buffered of the request body.
+    /// Replaces the first `replaced` bytes of the buffered request body.
     fn set_request_body(&self, replaced: usize, body: &[u8]);
 
-    /// Bytes of the piece of the response body that is passing, from `at`, up to `bytes_max`.
+    /// Returns up to `bytes_max` bytes, starting at offset `at`, of the response body chunk that is passing.
     fn response_body(&self, at: usize, bytes_max: usize) -> Vec<u8>;
 
-    /// Replaces the first `replaced` bytes of that piece.
+    /// Replaces the first `replaced` bytes of that chunk.
     fn set_response_body(&self, replaced: usize, body: &[u8]);
 
-    /// Calls the sidecar; the answer comes back under the returned token. None: the call could not be made.
+    /// Calls the sidecar and returns a token that identifies the answer; `None` if the gateway could not make the call.
     fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32>;
 
-    /// Lets the paused request go on.
+    /// Resumes a paused request.
     fn resume_request(&self);
 
-    /// Answers the client locally, instead of going upstream.
+    /// Answers the client locally; the request does not go upstream.
     fn respond(&self, status: u32, headers: &[(String, String)], body: &[u8]);
 
-    /// Sets the period of the tick.
     fn set_tick_ms(&self, period_ms: u64);
 
-    /// Adds to a counter.
     fn count(&self, counter: Counter, by: u64);
 
-    /// Higress only: the hosts of the routed cluster, each with a JSON description.
+    /// Higress only: returns the hosts of the routed cluster, each with a JSON description.
     fn upstream_hosts(&self) -> Vec<(String, String)> {
         Vec::new()
     }
 
-    /// Higress only: makes the routed cluster use this host. False: refused.
+    /// Higress only: makes the routed cluster use this host; returns false if Higress refuses.
     fn override_host(&self, _address: &str) -> bool {
         false
     }
 
-    /// Higress only: header writes of this request are not to match the route again.
+    /// Higress only: keeps the matched route although the plugin changes request headers.
     fn keep_route(&self) {}
 }
 
-/// Decodes proxy-wasm's serialised map: a count, then the lengths of each name and value, then the bytes,
-/// each followed by a zero; all numbers 32 bits, least significant byte first. What is cut off is left out.
+/// Decodes a serialized proxy-wasm map: the number of pairs, then the length of each name and value, then each name and
+/// value followed by a zero byte. Numbers are 32 bits, little-endian. Stops at the first pair that is cut off.
 pub fn decode_pairs(map: &[u8]) -> Vec<(String, String)> {
     let word = |at: usize| -> Option<usize> {
         let bytes = map.get(at..at.checked_add(4)?)?;
@@ -168,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn any_cut_is_survived() {
+    fn truncated_maps_do_not_panic() {
         let map = encode(&[("a", "bc"), ("d", "ef")]);
         for end in 0..map.len() {
             assert!(decode_pairs(&map[..end]).len() <= 2);

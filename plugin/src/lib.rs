@@ -1,39 +1,40 @@
-//! Evenkeel's gateway plugin: asks the sidecar for an endpoint before a request goes upstream, applies
-//! the answer, and reports how the request ended. It decides nothing itself.
+//! Evenkeel's gateway plugin. It asks the sidecar for an endpoint before a request goes upstream, applies the answer,
+//! and reports how the request ended. It makes no decisions itself.
 //!
-//! | module | what |
+//! | module | content |
 //! |---|---|
-//! | [`config`] | plugin configuration, with every fault named |
-//! | [`host`] | what the gateway offers: the only way out of this crate |
-//! | [`worker`] | one plugin instance in one worker: its streams, its calls, its tick |
-//! | [`book`] | the leases this worker holds; what KeepAlive reports |
-//! | [`facts`] | what the gateway knows of a request, put into Admit |
-//! | [`outcome`] | how a request ended, read from status and flags |
-//! | [`body`] | model and prompt size from a JSON body, and the edit that asks a stream for its usage |
-//! | [`scan`] | JSON read from chunks cut anywhere, in fixed memory |
-//! | [`usage`] | model, tokens and text of a response, whatever its shape |
-//! | [`hide`] | takes out of a stream the usage the client had not asked for |
-//! | [`metrics`] | every counter, declared once |
+//! | [`config`] | plugin configuration; reports every fault |
+//! | [`host`] | the gateway's interface: this crate's only way out |
+//! | [`worker`] | one plugin instance in one gateway worker: its streams, calls and tick |
+//! | [`lease_table`] | the leases this worker holds, which KeepAlive reports |
+//! | [`attributes`] | request attributes from the gateway, for Admit |
+//! | [`request_body`] | model and prompt size from a JSON body; the edit that requests usage |
+//! | [`usage`] | model, tokens and text size of a response, for each API |
+//! | [`usage_stripper`] | removes from a stream the usage that the client did not request |
+//! | [`outcome`] | how a request ended, from its status and flags |
+//! | [`scan`] | a streaming JSON scanner with constant memory |
+//! | [`metrics`] | the counters |
 //!
-//! Only the `entry` module, compiled for Wasm, knows proxy-wasm; everything else is tested natively with a
-//! mock host.
+//! Only the `entry` module, compiled for Wasm, uses proxy-wasm. Tests run everything else natively against a mock host.
 
-pub mod body;
-pub mod book;
+pub mod attributes;
 pub mod config;
-pub mod facts;
-pub mod hide;
 pub mod host;
+pub mod lease_table;
 pub mod metrics;
 pub mod outcome;
+mod path;
+pub mod request_body;
 pub mod scan;
+mod text;
 pub mod usage;
+pub mod usage_stripper;
 pub mod worker;
 
 #[cfg(target_arch = "wasm32")]
 mod entry;
 #[cfg(target_arch = "wasm32")]
-mod headers;
+mod header_map;
 #[cfg(all(target_arch = "wasm32", feature = "higress"))]
 mod higress;
 

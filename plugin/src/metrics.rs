@@ -1,6 +1,6 @@
-//! Every counter of the plugin, declared once. The gateway exports them with its own statistics.
+//! The plugin's counters. The gateway exports them with its own statistics.
 
-/// Declares the counters: variant, name, meaning.
+/// Declares the counters, each with its doc comment and its name in the gateway's statistics.
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
         /// A counter.
@@ -8,10 +8,10 @@ macro_rules! counters {
         pub enum Counter { $($(#[$doc])* $variant,)* }
 
         impl Counter {
-            /// All of them, in the order of their index.
+            /// All counters, in the order of their discriminants.
             pub const ALL: &[Counter] = &[$(Counter::$variant,)*];
 
-            /// Name in the gateway's statistics.
+            /// Returns the name in the gateway's statistics.
             pub fn name(self) -> &'static str {
                 match self { $(Counter::$variant => $name,)* }
             }
@@ -20,59 +20,59 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Admit answered: endpoint chosen from the shared table.
+    /// Admits answered with an endpoint from the shared table.
     AdmitsShared = "evenkeel_admits_shared",
-    /// Admit answered: endpoint chosen by the sidecar alone, its store being unavailable.
+    /// Admits answered with an endpoint from the sidecar's own view: its store was unavailable.
     AdmitsLocal = "evenkeel_admits_local",
-    /// Admit answered: the gateway is to choose by itself.
+    /// Admits that left the choice to the gateway.
     AdmitsOpen = "evenkeel_admits_open",
-    /// Admit answered: denied.
+    /// Admits that were denied.
     AdmitsDenied = "evenkeel_admits_denied",
-    /// Admit not answered within its deadline.
+    /// Admits without an answer within the deadline.
     AdmitsTimeout = "evenkeel_admits_timeout",
-    /// Admit failed otherwise: sidecar unreachable, error status, unreadable answer.
+    /// Admits that failed otherwise: sidecar unreachable, error status, unreadable answer.
     AdmitsFailed = "evenkeel_admits_failed",
-    /// Admit refused by the sidecar as invalid, and the request with 400.
+    /// Admits that the sidecar rejected as invalid; the request was refused with 400.
     AdmitsInvalid = "evenkeel_admits_invalid",
-    /// Requests refused with 401, as their consumer's header has several values.
+    /// Requests refused with 401: their consumer header has several values.
     ConsumerAmbiguous = "evenkeel_consumer_ambiguous",
-    /// Requests let through without an answer (`on_error` open).
+    /// Requests that went on without an answer to Admit (`on_error` open).
     FailOpen = "evenkeel_fail_open",
-    /// Requests refused for want of an answer (`on_error` closed).
+    /// Requests refused without an answer to Admit (`on_error` closed).
     FailClosed = "evenkeel_fail_closed",
-    /// Requests that went to another endpoint than the sidecar chose.
+    /// Requests that went to an endpoint other than the sidecar chose.
     EndpointMismatches = "evenkeel_endpoint_mismatches",
-    /// Requests whose body was not waited for any longer.
-    BodyGivenUp = "evenkeel_body_given_up",
-    /// Requests whose body is longer than is gathered.
+    /// Requests whose body was not complete in time.
+    BodyTimeouts = "evenkeel_body_timeouts",
+    /// Requests whose body is too large to buffer.
     BodyTooLarge = "evenkeel_body_too_large",
-    /// Requests whose body could not be read, for whatever reason.
+    /// Requests whose body could not be read, for any reason.
     BodyUnread = "evenkeel_body_unread",
-    /// Requests the sidecar answered itself.
-    OwnAnswered = "evenkeel_own_answered",
-    /// Requests it was to answer itself and did not, refused with 503, 413, 408 or 400.
-    OwnFailed = "evenkeel_own_failed",
-    /// Responses that told their usage to the end.
+    /// Requests for `admin_paths` that the sidecar answered.
+    DirectResponses = "evenkeel_direct_responses",
+    /// Requests for `admin_paths` that the plugin refused with 503, 413, 408 or 400.
+    DirectResponsesFailed = "evenkeel_direct_responses_failed",
+    /// Responses that reported their final usage.
     UsageFinal = "evenkeel_usage_final",
-    /// Responses that told some usage and were cut off.
+    /// Responses that were cut off after reporting some usage.
     UsagePartial = "evenkeel_usage_partial",
-    /// Responses that could be read and told no usage.
+    /// Responses that were read but reported no usage.
     UsageAbsent = "evenkeel_usage_absent",
-    /// Responses not read, as they are compressed.
-    UsageEncoded = "evenkeel_usage_encoded",
-    /// Events, lines or bodies of responses that were no JSON, and were passed over.
+    /// Responses that were not read because they are compressed.
+    UsageCompressed = "evenkeel_usage_compressed",
+    /// Events, lines or bodies of responses that were skipped because they are not JSON.
     UsageFaults = "evenkeel_usage_faults",
-    /// Streams asked for the usage their client had not asked for.
-    UsageAsked = "evenkeel_usage_asked",
-    /// Events of such streams too long to be looked into, passed on as they were.
-    UsageUnhidden = "evenkeel_usage_unhidden",
-    /// Headers the sidecar wants to see and that are no header names, or too many.
-    WantedRefused = "evenkeel_wanted_headers_refused",
-    /// Tickets too large to be kept for the Settle.
+    /// Streams for which the plugin requested usage that the client did not request.
+    UsageRequested = "evenkeel_usage_requested",
+    /// Events of such streams that were too long to strip and passed unchanged.
+    UsageNotStripped = "evenkeel_usage_not_stripped",
+    /// Header names requested by the sidecar that are invalid or beyond the limit.
+    WantedHeadersRejected = "evenkeel_wanted_headers_rejected",
+    /// Tickets too large to keep for Settle.
     TicketsDropped = "evenkeel_tickets_dropped",
     /// Settles sent.
     SettlesSent = "evenkeel_settles_sent",
-    /// Settles sent once more, for a KeepAlive was under way when they were sent first.
+    /// Settles sent a second time because a KeepAlive was under way at the first.
     SettlesRepeated = "evenkeel_settles_repeated",
     /// Settles that could not be sent; the next KeepAlive makes up for them.
     SettlesFailed = "evenkeel_settles_failed",
@@ -80,11 +80,11 @@ counters! {
     KeepAlivesOk = "evenkeel_keepalives_ok",
     /// KeepAlives that failed.
     KeepAlivesFailed = "evenkeel_keepalives_failed",
-    /// Leases the store had lost and this worker's KeepAlive put back.
+    /// Leases that the store had lost and a KeepAlive restored.
     LeasesRestored = "evenkeel_leases_restored",
-    /// Leases this worker no longer had and its KeepAlive gave back.
+    /// Leases that this worker no longer had and a KeepAlive dropped.
     LeasesDropped = "evenkeel_leases_dropped",
-    /// Leases its KeepAlive moved to the endpoint really used.
+    /// Leases that a KeepAlive moved to the endpoint in use.
     LeasesMoved = "evenkeel_leases_moved",
 }
 
@@ -93,7 +93,7 @@ mod tests {
     use super::Counter;
 
     #[test]
-    fn names_are_unique_and_indexed_by_their_order() {
+    fn names_are_unique_and_indexes_follow_their_order() {
         let mut names: Vec<_> = Counter::ALL.iter().map(|c| c.name()).collect();
         names.sort_unstable();
         names.dedup();

@@ -1,17 +1,19 @@
-//! A gateway for tests: keeps what the plugin does, gives what the test sets.
+//! A gateway for tests: records what the plugin does and returns what the test sets.
 
-use crate::{
-    host::{Host, Level, Method},
-    metrics::Counter,
-};
-use evenkeel_proto::v1::{AdmitRequest, KeepAliveRequest, SettleRequest};
-use prost::Message;
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, HashSet},
 };
 
-/// A local answer.
+use evenkeel_proto::v1::{AdmitRequest, KeepAliveRequest, SettleRequest};
+use prost::Message;
+
+use crate::{
+    host::{Host, Level, Method},
+    metrics::Counter,
+};
+
+/// A local response.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Response {
     pub(crate) status: u32,
@@ -19,17 +21,17 @@ pub(crate) struct Response {
     pub(crate) body: Vec<u8>,
 }
 
-/// What the gateway knows of one stream.
+/// State of one stream.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MockStream {
     pub(crate) request_headers: BTreeMap<String, String>,
-    /// Further values of headers that were sent more than once.
+    /// Further values of repeated headers.
     pub(crate) repeated_headers: Vec<(String, String)>,
     pub(crate) response_headers: BTreeMap<String, String>,
     pub(crate) properties: HashMap<String, Vec<u8>>,
     pub(crate) body: Vec<u8>,
-    /// The piece of the response that is passing.
-    pub(crate) piece: Vec<u8>,
+    /// The chunk of the response body that is passing.
+    pub(crate) response_chunk: Vec<u8>,
     pub(crate) resumed: u32,
     pub(crate) response: Option<Response>,
 }
@@ -65,7 +67,6 @@ impl Call {
 /// Root context of the instance under test.
 pub(crate) const ROOT: u32 = 1;
 
-/// The gateway.
 pub(crate) struct Mock {
     pub(crate) now_ms: Cell<u64>,
     pub(crate) effective: Cell<u32>,
@@ -99,7 +100,7 @@ impl Mock {
         }
     }
 
-    /// A stream for a request on a route and cluster.
+    /// Opens a stream for a request with a route and a cluster.
     pub(crate) fn open(&self, context: u32) {
         let mut stream = MockStream::default();
         stream.request_headers.insert(":method".into(), "POST".into());
@@ -111,31 +112,31 @@ impl Mock {
         self.effective.set(context);
     }
 
-    pub(crate) fn with<T>(&self, context: u32, change: impl FnOnce(&mut MockStream) -> T) -> T {
+    pub(crate) fn with_stream<T>(&self, context: u32, change: impl FnOnce(&mut MockStream) -> T) -> T {
         change(self.streams.borrow_mut().get_mut(&context).unwrap())
     }
 
-    pub(crate) fn set(&self, context: u32, property: &str, value: &[u8]) {
-        self.with(context, |s| s.properties.insert(property.into(), value.to_vec()));
+    pub(crate) fn set_property(&self, context: u32, property: &str, value: &[u8]) {
+        self.with_stream(context, |s| s.properties.insert(property.into(), value.to_vec()));
     }
 
     pub(crate) fn calls_of(&self, method: Method) -> Vec<Call> {
         self.calls.borrow().iter().filter(|call| call.method == method).cloned().collect()
     }
 
-    pub(crate) fn last(&self, method: Method) -> Call {
+    pub(crate) fn last_call(&self, method: Method) -> Call {
         self.calls_of(method).pop().unwrap()
     }
 
-    pub(crate) fn counted(&self, counter: Counter) -> u64 {
+    pub(crate) fn count_of(&self, counter: Counter) -> u64 {
         self.counts.borrow().get(&counter).copied().unwrap_or(0)
     }
 
-    pub(crate) fn pass(&self, ms: u64) {
+    pub(crate) fn advance(&self, ms: u64) {
         self.now_ms.set(self.now_ms.get() + ms);
     }
 
-    fn here<T>(&self, read: impl FnOnce(&mut MockStream) -> T) -> Option<T> {
+    fn in_stream<T>(&self, read: impl FnOnce(&mut MockStream) -> T) -> Option<T> {
         self.streams.borrow_mut().get_mut(&self.effective.get()).map(read)
     }
 }
@@ -158,11 +159,11 @@ impl Host for Mock {
     }
 
     fn property(&self, path: &[&str]) -> Option<Vec<u8>> {
-        self.here(|s| s.properties.get(&path.join(".")).cloned()).flatten()
+        self.in_stream(|s| s.properties.get(&path.join(".")).cloned()).flatten()
     }
 
     fn request_header(&self, name: &str) -> Option<String> {
-        self.here(|s| s.request_headers.get(name).cloned()).flatten()
+        self.in_stream(|s| s.request_headers.get(name).cloned()).flatten()
     }
 
     fn request_header_values(&self, name: &str) -> Vec<String> {
@@ -170,43 +171,44 @@ impl Host for Mock {
             let repeated = s.repeated_headers.iter().filter(|(n, _)| n == name).map(|(_, value)| value);
             s.request_headers.get(name).into_iter().chain(repeated).cloned().collect()
         };
-        self.here(read).unwrap_or_default()
+        self.in_stream(read).unwrap_or_default()
     }
 
     fn set_request_header(&self, name: &str, value: &str) {
-        self.here(|s| s.request_headers.insert(name.to_owned(), value.to_owned()));
+        self.in_stream(|s| s.request_headers.insert(name.to_owned(), value.to_owned()));
     }
 
     fn remove_request_header(&self, name: &str) {
-        self.here(|s| s.request_headers.remove(name));
+        self.in_stream(|s| s.request_headers.remove(name));
     }
 
     fn set_response_header(&self, name: &str, value: &str) {
-        self.here(|s| s.response_headers.insert(name.to_owned(), value.to_owned()));
+        self.in_stream(|s| s.response_headers.insert(name.to_owned(), value.to_owned()));
     }
 
     fn response_header(&self, name: &str) -> Option<String> {
-        self.here(|s| s.response_headers.get(name).cloned()).flatten()
+        self.in_stream(|s| s.response_headers.get(name).cloned()).flatten()
     }
 
     fn remove_response_header(&self, name: &str) {
-        self.here(|s| s.response_headers.remove(name));
+        self.in_stream(|s| s.response_headers.remove(name));
     }
 
     fn request_body(&self, bytes_max: usize) -> Vec<u8> {
-        self.here(|s| s.body.iter().copied().take(bytes_max).collect()).unwrap_or_default()
+        self.in_stream(|s| s.body.iter().copied().take(bytes_max).collect()).unwrap_or_default()
     }
 
     fn set_request_body(&self, replaced: usize, body: &[u8]) {
-        self.here(|s| drop(s.body.splice(..replaced, body.iter().copied())));
+        self.in_stream(|s| drop(s.body.splice(..replaced, body.iter().copied())));
     }
 
     fn response_body(&self, at: usize, bytes_max: usize) -> Vec<u8> {
-        self.here(|s| s.piece.iter().skip(at).take(bytes_max).copied().collect()).unwrap_or_default()
+        self.in_stream(|s| s.response_chunk.iter().skip(at).take(bytes_max).copied().collect())
+            .unwrap_or_default()
     }
 
     fn set_response_body(&self, replaced: usize, body: &[u8]) {
-        self.here(|s| drop(s.piece.splice(..replaced, body.iter().copied())));
+        self.in_stream(|s| drop(s.response_chunk.splice(..replaced, body.iter().copied())));
     }
 
     fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32> {
@@ -226,12 +228,12 @@ impl Host for Mock {
     }
 
     fn resume_request(&self) {
-        self.here(|s| s.resumed += 1).unwrap();
+        self.in_stream(|s| s.resumed += 1).unwrap();
     }
 
     fn respond(&self, status: u32, headers: &[(String, String)], body: &[u8]) {
         let response = Response { status, headers: headers.to_vec(), body: body.to_vec() };
-        self.here(|s| assert!(s.response.replace(response).is_none(), "answered twice")).unwrap();
+        self.in_stream(|s| assert!(s.response.replace(response).is_none(), "answered twice")).unwrap();
     }
 
     fn set_tick_ms(&self, period_ms: u64) {

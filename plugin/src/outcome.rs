@@ -1,8 +1,8 @@
-//! How a request ended, read from its status and Envoy's response flags.
+//! Derives the outcome of a request from its status and Envoy's response flags.
 
 use evenkeel_proto::v1::Outcome;
 
-/// Envoy's response flags, as bits of the property `response.flags`.
+/// Bits of Envoy's `response.flags` property.
 mod flag {
     pub(super) const UPSTREAM_REQUEST_TIMEOUT: u64 = 1 << 2;
     pub(super) const LOCAL_RESET: u64 = 1 << 3;
@@ -28,19 +28,19 @@ mod flag {
         | UPSTREAM_PROTOCOL_ERROR;
 }
 
-/// What the gateway says of an ended request.
+/// How the gateway ended a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ending {
-    /// Status the client saw; 0 when none.
+    /// Status that the client received; 0 if none.
     pub status: u32,
-    /// `response.flags`.
+    /// The `response.flags` property.
     pub flags: u64,
-    /// Whether an upstream host had been chosen, i.e. the request left (or tried to leave) the gateway.
+    /// The gateway had chosen an upstream host: the request left, or tried to leave, the gateway.
     pub sent: bool,
 }
 
 impl Ending {
-    /// The outcome to report.
+    /// Returns the outcome for Settle.
     pub fn outcome(self) -> Outcome {
         if !self.sent {
             Outcome::NotSent
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endings() {
+    fn every_ending_has_its_outcome() {
         let cases = [
             (200, 0, true, Outcome::Success),
             (302, 0, true, Outcome::Success),

@@ -1,13 +1,21 @@
-//! Evenkeel's gRPC API, compiled from the `.proto` files beside this crate's manifest, which document every message and
-//! field.
+//! Evenkeel's gRPC API, compiled from the `.proto` files beside this crate's manifest. The generated items carry the
+//! comments of those files.
 
 #[cfg(feature = "json")]
 pub mod json;
 
-/// Package `evenkeel.v1`: what gateways call (`Gateway`), and what operators and administrators call (`Inspect`, `Admin`).
+/// Package `evenkeel.v1`: the services `Gateway` (for gateways), `Inspect` (for operators) and `Admin` (for
+/// administrators).
 #[allow(unreachable_pub, clippy::all, clippy::unwrap_used)]
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/evenkeel.v1.rs"));
+}
+
+/// Package `envoy.service.ratelimit.v3`: Envoy's rate limit service.
+#[cfg(feature = "grpc")]
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+pub mod rate_limit_service {
+    include!(concat!(env!("OUT_DIR"), "/envoy.service.ratelimit.v3.rs"));
 }
 
 /// Encoded `FileDescriptorSet` of `evenkeel.v1`, for gRPC server reflection.

@@ -1,4 +1,4 @@
-{{/* Values that do not go together. All faults are told at once; what one value alone can be is in values.schema.json. */}}
+{{/* Rejects values that contradict each other, and reports all faults at once. values.schema.json checks single values. */}}
 
 {{- define "evenkeel.checks" -}}
 {{- $v := .Values -}}
@@ -8,35 +8,35 @@
 {{- $redis := $v.redis -}}
 {{- if eq $redis.mode "external" -}}
 {{- if not $redis.urls -}}
-{{- $faults = append $faults "redis.urls: must name a Redis where redis.mode is external, got none" -}}
+{{- $faults = append $faults "redis.urls: must name a Redis if redis.mode is external, got none" -}}
 {{- end -}}
 {{- if and (gt (len $redis.urls) 1) (not $redis.cluster) -}}
 {{- $faults = append $faults (printf "redis.urls: must be one URL unless redis.cluster is true, got %d" (len $redis.urls)) -}}
 {{- end -}}
 {{- else -}}
 {{- if $redis.urls -}}
-{{- $faults = append $faults (printf "redis.urls: must be empty where redis.mode is %s" $redis.mode) -}}
+{{- $faults = append $faults (printf "redis.urls: must be empty if redis.mode is %s" $redis.mode) -}}
 {{- end -}}
 {{- if $redis.cluster -}}
-{{- $faults = append $faults (printf "redis.cluster: must be false where redis.mode is %s" $redis.mode) -}}
+{{- $faults = append $faults (printf "redis.cluster: must be false if redis.mode is %s" $redis.mode) -}}
 {{- end -}}
 {{- if $redis.user -}}
-{{- $faults = append $faults (printf "redis.user: must be empty where redis.mode is %s" $redis.mode) -}}
+{{- $faults = append $faults (printf "redis.user: must be empty if redis.mode is %s" $redis.mode) -}}
 {{- end -}}
 {{- if $redis.existingSecret -}}
-{{- $faults = append $faults (printf "redis.existingSecret: must be empty where redis.mode is %s" $redis.mode) -}}
+{{- $faults = append $faults (printf "redis.existingSecret: must be empty if redis.mode is %s" $redis.mode) -}}
 {{- end -}}
 {{- end -}}
 {{- if eq $redis.mode "none" -}}
 {{- range list "password" "keyPrefix" -}}
 {{- if index $redis . -}}
-{{- $faults = append $faults (printf "redis.%s: must be empty where redis.mode is none" .) -}}
+{{- $faults = append $faults (printf "redis.%s: must be empty if redis.mode is none" .) -}}
 {{- end -}}
 {{- end -}}
 {{- if eq $v.mode "daemonset" -}}
-{{- $faults = append $faults "redis.mode: must be external or bundled where mode is daemonset, as the pods share nothing without Redis, got none" -}}
+{{- $faults = append $faults "redis.mode: must be external or bundled if mode is daemonset, because pods share nothing without Redis, got none" -}}
 {{- else if and (eq $v.mode "deployment") (or $v.autoscaling.enabled (ne (int $v.replicas) 1)) -}}
-{{- $faults = append $faults "replicas: must be 1, with autoscaling off, where redis.mode is none, as pods share nothing without Redis" -}}
+{{- $faults = append $faults "replicas: must be 1, with autoscaling off, if redis.mode is none, because pods share nothing without Redis" -}}
 {{- end -}}
 {{- end -}}
 {{- $limit := toString (dig "limits" "memory" "" (default dict $redis.bundled.resources)) -}}
@@ -49,7 +49,7 @@
 {{- end -}}
 {{- end -}}
 {{- if and $redis.password $redis.existingSecret -}}
-{{- $faults = append $faults "redis.password: must be empty where redis.existingSecret is given" -}}
+{{- $faults = append $faults "redis.password: must be empty if redis.existingSecret is set" -}}
 {{- end -}}
 {{- if and $redis.user (not (include "evenkeel.redisSecret" .)) -}}
 {{- $faults = append $faults "redis.user: needs redis.existingSecret or redis.password" -}}
@@ -65,13 +65,13 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* What the chart writes into the configuration itself. */ -}}
+{{- /* Fields of the configuration that the chart writes. */ -}}
 {{- $config := $v.config -}}
 {{- if hasKey $config "listen" -}}
 {{- $faults = append $faults "config.listen: is set by mode, listenAddress, ports and sidecar.socket" -}}
 {{- end -}}
-{{- if hasKey $config "drain_delay" -}}
-{{- $faults = append $faults "config.drain_delay: is set by drainDelaySeconds" -}}
+{{- if hasKey $config "shutdown_delay" -}}
+{{- $faults = append $faults "config.shutdown_delay: is set by shutdownDelaySeconds" -}}
 {{- end -}}
 {{- range list "type" "url" "urls" "cluster" "key_prefix" "user" "password_file" -}}
 {{- if hasKey (default dict $config.store) . -}}
@@ -79,13 +79,13 @@
 {{- end -}}
 {{- end -}}
 {{- if and (hasKey $config "admin") (include "evenkeel.adminSecret" .) -}}
-{{- $faults = append $faults "config.admin: must be absent where admin.tokens or admin.existingSecret are given" -}}
+{{- $faults = append $faults "config.admin: must be absent if admin.tokens or admin.existingSecret is set" -}}
 {{- end -}}
 {{- if and $v.rateLimitFiles (hasKey (default dict $config.rate_limit_service) "config") -}}
 {{- $faults = append $faults "config.rate_limit_service.config: is set by rateLimitFiles" -}}
 {{- end -}}
 {{- if and $v.admin.tokens $v.admin.existingSecret -}}
-{{- $faults = append $faults "admin.tokens: must be empty where admin.existingSecret is given" -}}
+{{- $faults = append $faults "admin.tokens: must be empty if admin.existingSecret is set" -}}
 {{- end -}}
 {{- if and $v.admin.existingSecret (not $v.admin.names) -}}
 {{- $faults = append $faults "admin.names: must name the keys of admin.existingSecret, got none" -}}
@@ -94,27 +94,27 @@
 {{- $faults = append $faults "admin.names: has no effect without admin.existingSecret" -}}
 {{- end -}}
 
-{{- /* Where it runs. */ -}}
+{{- /* The workload. */ -}}
 {{- if $v.autoscaling.enabled -}}
 {{- if ne $v.mode "deployment" -}}
-{{- $faults = append $faults (printf "autoscaling.enabled: must be false where mode is %s" $v.mode) -}}
+{{- $faults = append $faults (printf "autoscaling.enabled: must be false if mode is %s" $v.mode) -}}
 {{- end -}}
 {{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
 {{- $faults = append $faults (printf "autoscaling.minReplicas: must be at most maxReplicas, %d, got %d" (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) -}}
 {{- end -}}
 {{- end -}}
 {{- if eq (int $v.ports.grpc) (int $v.ports.http) -}}
-{{- $faults = append $faults (printf "ports.grpc: must be another port than ports.http, got %d" (int $v.ports.grpc)) -}}
+{{- $faults = append $faults (printf "ports.grpc: must differ from ports.http, got %d" (int $v.ports.grpc)) -}}
 {{- end -}}
 {{- if eq $v.mode "sidecar" -}}
 {{- if and $v.sidecar.native (semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- $faults = append $faults (printf "sidecar.native: must be false before Kubernetes 1.29, got true with %s" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- if $v.networkPolicy.enabled -}}
-{{- $faults = append $faults "networkPolicy.enabled: must be false where mode is sidecar: the pods are the gateway's" -}}
+{{- $faults = append $faults "networkPolicy.enabled: must be false if mode is sidecar: the pods are the gateway's" -}}
 {{- end -}}
 {{- else if and $v.networkPolicy.enabled (not $v.networkPolicy.gateways) -}}
-{{- $faults = append $faults "networkPolicy.gateways: must name who may call where networkPolicy.enabled is true, got none" -}}
+{{- $faults = append $faults "networkPolicy.gateways: must name the allowed callers if networkPolicy.enabled is true, got none" -}}
 {{- end -}}
 
 {{- /* The plugin. */ -}}
@@ -128,7 +128,7 @@
 {{- end -}}
 {{- range $gateways -}}
 {{- if and (eq $v.mode "sidecar") (ne . $v.sidecar.gateway) -}}
-{{- $faults = append $faults (printf "sidecar.gateway: must be %s where plugin.%s.enabled is true, got %s" . . $v.sidecar.gateway) -}}
+{{- $faults = append $faults (printf "sidecar.gateway: must be %s if plugin.%s.enabled is true, got %s" . . $v.sidecar.gateway) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $gateways (not $plugin.url) -}}
@@ -141,17 +141,17 @@
 {{- if and $plugin.higress.enabled $apply (ne $apply "higress") -}}
 {{- $faults = append $faults (printf "plugin.config.apply.mode: must be higress with plugin.higress.enabled, got %s" $apply) -}}
 {{- else if and (not $plugin.higress.enabled) $apply (ne $apply "override_host") -}}
-{{- $faults = append $faults (printf "plugin.config.apply.mode: must be override_host, which is what the chart wires, got %s" $apply) -}}
+{{- $faults = append $faults (printf "plugin.config.apply.mode: must be override_host, which the chart configures, got %s" $apply) -}}
 {{- end -}}
 {{- if and $plugin.istio.enabled (eq $plugin.istio.resource "WasmPlugin") $plugin.config.read_body -}}
-{{- $faults = append $faults "plugin.istio.resource: must be EnvoyFilter where plugin.config.read_body is true, as a WasmPlugin cannot allow it, got WasmPlugin" -}}
+{{- $faults = append $faults "plugin.istio.resource: must be EnvoyFilter if plugin.config.read_body is true, because a WasmPlugin cannot allow it, got WasmPlugin" -}}
 {{- end -}}
 {{- if and $plugin.istio.enabled (eq $plugin.istio.resource "EnvoyFilter") $plugin.imagePullSecret -}}
-{{- $faults = append $faults "plugin.imagePullSecret: has no effect where plugin.istio.resource is EnvoyFilter" -}}
+{{- $faults = append $faults "plugin.imagePullSecret: has no effect if plugin.istio.resource is EnvoyFilter" -}}
 {{- end -}}
 {{- if $plugin.envoyGateway.enabled -}}
 {{- if hasPrefix "file://" $plugin.url -}}
-{{- $faults = append $faults "plugin.url: must be an oci:// or https:// URL with Envoy Gateway, which loads no files" -}}
+{{- $faults = append $faults "plugin.url: must be an oci:// or https:// URL with Envoy Gateway, which cannot load files" -}}
 {{- end -}}
 {{- if not $plugin.envoyGateway.gateway -}}
 {{- $faults = append $faults "plugin.envoyGateway.gateway: must name a Gateway, got none" -}}

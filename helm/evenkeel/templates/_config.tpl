@@ -1,4 +1,4 @@
-{{/* The sidecar's configuration: what `config` says, and what follows from other values. */}}
+{{/* The sidecar's configuration: `config`, plus the fields that follow from other values. */}}
 
 {{- define "evenkeel.config" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -8,13 +8,13 @@
 {{- else if .Values.sidecar.socket.enabled -}}
 {{- $_ := set $listen "grpc" "off" -}}
 {{- $_ := set $listen "grpc_socket" (printf "%s/evenkeel.sock" .Values.sidecar.socket.directory) -}}
-{{- /* Gateways run as other users; only containers that mount the volume reach the socket. */ -}}
+{{- /* Gateways run as other users. Only containers that mount the volume can reach the socket. */ -}}
 {{- $_ := set $listen "grpc_socket_mode" "0666" -}}
 {{- else -}}
 {{- $_ := set $listen "grpc" (printf "127.0.0.1:%v" (int .Values.ports.grpc)) -}}
 {{- end -}}
 {{- $_ := set $config "listen" $listen -}}
-{{- $_ := set $config "drain_delay" (printf "%ss" (include "evenkeel.drainDelay" .)) -}}
+{{- $_ := set $config "shutdown_delay" (printf "%ss" (include "evenkeel.shutdownDelay" .)) -}}
 {{- $_ := set $config "log" (merge (deepCopy (default dict $config.log)) (dict "format" "json")) -}}
 {{- $store := deepCopy (default dict $config.store) -}}
 {{- if eq .Values.redis.mode "none" -}}
@@ -50,16 +50,16 @@
 {{- end -}}
 
 {{/* Seconds. The cluster's DNS lets answers be kept for 30; before them the service's endpoints have to follow. */}}
-{{- define "evenkeel.drainDelay" -}}
-{{- if eq (toString .Values.drainDelaySeconds) "auto" -}}
+{{- define "evenkeel.shutdownDelay" -}}
+{{- if eq (toString .Values.shutdownDelaySeconds) "auto" -}}
 {{- ternary 35 5 (eq .Values.mode "deployment") -}}
 {{- else -}}
-{{- int .Values.drainDelaySeconds -}}
+{{- int .Values.shutdownDelaySeconds -}}
 {{- end -}}
 {{- end -}}
 
-{{/* A digest of what only a restart applies. Limits and the like are read again while running, so that changes of those
-     leave the pods alone. */}}
+{{/* A digest of the fields that need a restart. The sidecar reloads limits and similar fields while it runs, so changing
+     those does not restart pods. */}}
 {{- define "evenkeel.checksum" -}}
 {{- $config := include "evenkeel.config" . | fromYaml -}}
 {{- $kept := omit $config "limits" "higress_rules" "quotas" "prices" "models" "limit_headers" "quota_admins" "admin" -}}
@@ -69,7 +69,7 @@
 {{- $kept | toJson | sha256sum -}}
 {{- end -}}
 
-{{/* Namespaces whose EndpointSlices are watched, as JSON: {"used", "everywhere", "namespaces"}. */}}
+{{/* The namespaces whose EndpointSlices the sidecars watch, as JSON: {"used", "everywhere", "namespaces"}. */}}
 {{- define "evenkeel.watched" -}}
 {{- $config := .Values.config -}}
 {{- $section := default dict $config.kubernetes -}}

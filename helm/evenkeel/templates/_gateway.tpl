@@ -1,4 +1,4 @@
-{{/* What gateways are told: fragments of Envoy's configuration, and the plugin's own. */}}
+{{/* Configuration of the gateways: fragments for Envoy, and the plugin's configuration. */}}
 
 {{/* The cluster through which the plugin reaches the sidecar. */}}
 {{- define "evenkeel.sidecarCluster" -}}
@@ -34,14 +34,14 @@ load_assignment:
               {{- end }}
 {{- end -}}
 
-{{/* Of a Deployment all pods are asked for by DNS, as a connection to the service's one address would stay with one pod.
-     Of a DaemonSet the service leads to the pod on the gateway's own node. */}}
+{{/* With a Deployment, gateways find all pods by DNS, because a connection to the service's address would stay with one
+     pod. With a DaemonSet, the service leads to the pod on the gateway's own node. */}}
 {{- define "evenkeel.serviceHost" -}}
 {{- $headless := ternary "-headless" "" (eq .Values.mode "deployment") -}}
 {{- printf "%s%s.%s.svc.%s" (include "evenkeel.fullname" .) $headless .Release.Namespace .Values.clusterDomain -}}
 {{- end -}}
 
-{{/* The host that the plugin's header names; where it names none, the gateway's own least request. */}}
+{{/* Uses the host that the plugin's header names, or the gateway's own least request without one. */}}
 {{- define "evenkeel.overrideHost" -}}
 policies:
   - typed_extension_config:
@@ -89,7 +89,7 @@ config:
       local: {filename: {{ trimPrefix "file://" .Values.plugin.url | quote }}}
       {{- else }}
       remote:
-        # Istio's agent fetches the module and puts a local file in its place.
+        # Istio's agent fetches the module and replaces this by a local file.
         http_uri: {uri: {{ .Values.plugin.url | quote }}, timeout: 30s}
         {{- with .Values.plugin.sha256 }}
         sha256: {{ . | quote }}

@@ -45,7 +45,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* The secret that holds Redis's password; empty where there is none. */}}
+{{/* The name of the secret with Redis's password, or empty. */}}
 {{- define "evenkeel.redisSecret" -}}
 {{- if .Values.redis.existingSecret -}}
 {{- .Values.redis.existingSecret -}}
@@ -58,7 +58,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.redis.existingSecret -}}{{- .Values.redis.existingSecretKey -}}{{- else -}}password{{- end -}}
 {{- end -}}
 
-{{/* The secret that holds tokens of administrators; empty where there is none. */}}
+{{/* The name of the secret with the administrators' tokens, or empty. */}}
 {{- define "evenkeel.adminSecret" -}}
 {{- if .Values.admin.existingSecret -}}
 {{- .Values.admin.existingSecret -}}
@@ -67,7 +67,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* The gateway whose plugin is wanted, as `istio`, `higress` or `envoyGateway`; empty for none. */}}
+{{/* The gateway that gets the plugin: `istio`, `higress`, `envoyGateway`, or empty. */}}
 {{- define "evenkeel.gateway" -}}
 {{- $values := .Values -}}
 {{- range list "istio" "higress" "envoyGateway" -}}

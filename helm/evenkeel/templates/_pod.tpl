@@ -1,4 +1,4 @@
-{{/* The container, and the volumes it needs. Charts of gateways that depend on this one can include them:
+{{/* The container and its volumes. Charts of gateways that depend on this chart can include them:
      {{ include "evenkeel.sidecarContainer" .Subcharts.evenkeel }}. */}}
 
 {{- define "evenkeel.container" -}}
@@ -132,8 +132,8 @@ spec:
   {{- end }}
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
-  # The drain, 10 s for calls under way, and a margin.
-  terminationGracePeriodSeconds: {{ add (include "evenkeel.drainDelay" . | int) 15 }}
+  # The shutdown delay, 10 s for calls in progress, and a margin.
+  terminationGracePeriodSeconds: {{ add (include "evenkeel.shutdownDelay" . | int) 15 }}
   containers:
     - {{- include "evenkeel.container" . | nindent 6 }}
   volumes:
@@ -159,7 +159,7 @@ spec:
   {{- end }}
 {{- end -}}
 
-{{/* For pods of gateways: the container as it stands there, with restartPolicy where it is a native sidecar. */}}
+{{/* The container for gateways' pods, with restartPolicy if it is a native sidecar. */}}
 {{- define "evenkeel.sidecarContainer" -}}
 {{ include "evenkeel.container" . }}
 {{- if .Values.sidecar.native }}
@@ -176,7 +176,7 @@ restartPolicy: Always
 {{- default (index $default .Values.sidecar.gateway) .Values.sidecar.gatewayContainer -}}
 {{- end -}}
 
-{{/* A strategic merge patch of a gateway's Deployment (or DaemonSet). */}}
+{{/* A strategic merge patch for a gateway's Deployment or DaemonSet. */}}
 {{- define "evenkeel.sidecarPatch" -}}
 spec:
   template:

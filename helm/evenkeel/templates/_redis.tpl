@@ -1,7 +1,7 @@
 {{/* The bundled Redis: its password and its users. */}}
 
-{{/* A password made once stays: it is read back from the secret. Without a cluster to ask it is new with each rendering, and
-     the same within one: kept in .Release, as what is put into .Values can get into the values Helm keeps. */}}
+{{/* Generates a password once and then reads it back from the secret. Without a cluster, each rendering generates one, and
+     .Release keeps it for the whole rendering; Helm might store it if .Values kept it. */}}
 {{- define "evenkeel.bundledPassword" -}}
 {{- if .Values.redis.password -}}
 {{- .Values.redis.password -}}
@@ -15,12 +15,12 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The rights of docs/operations.md, and no other user. */}}
+{{/* One user with the permissions that docs/operations.md lists; no others. */}}
 {{- define "evenkeel.bundledAcl" -}}
 user default off
-user evenkeel on #{{ include "evenkeel.bundledPassword" . | sha256sum }} resetkeys ~{{ with .Values.redis.keyPrefix }}{{ . }}:{{ end }}ek1:* resetchannels -@all {{ include "evenkeel.aclCommands" . }}
+user evenkeel on #{{ include "evenkeel.bundledPassword" . | sha256sum }} resetkeys ~{{ with .Values.redis.keyPrefix }}{{ . }}:{{ end }}ek2:* resetchannels -@all {{ include "evenkeel.aclCommands" . }}
 {{- end -}}
 
 {{- define "evenkeel.aclCommands" -}}
-+ping +info +set +time +eval +evalsha +get +del +pexpire +pttl +persist +lpush +rpush +lrange +ltrim +llen +hget +hmget +hgetall +hvals +hset +hdel +hexists +hlen +hscan +zadd +zrem +zcard +zscore +zrange +zrevrange +zrangebyscore +zrevrangebyscore +zremrangebyscore +unwatch
++ping +info +set +time +eval +evalsha +get +mget +del +pexpire +pttl +lpush +rpush +lrange +ltrim +llen +hget +hmget +hgetall +hvals +hset +hdel +hexists +hlen +hscan +zadd +zrem +zcard +zscore +zrange +zrevrange +zrangebyscore +zrevrangebyscore +zremrangebyscore +unwatch
 {{- end -}}

@@ -1,25 +1,25 @@
-//! A gRPC server that does nothing: the bound of what a sidecar can reach over the same transport. It speaks
-//! `evenkeel.v1.Gateway` and Envoy's rate limit service, so that the same client with the same messages calls both.
+//! A gRPC server with constant responses: the upper bound of what a sidecar can reach over the same transport. It
+//! implements `evenkeel.v1.Gateway` and Envoy's rate limit service, so that the same client calls both.
 
 use std::{
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use envoy_types::pb::{
-    envoy::service::ratelimit::v3::{
+use evenkeel_proto::{
+    rate_limit_service::{
         RateLimitRequest, RateLimitResponse,
         rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit},
         rate_limit_service_server::{RateLimitService, RateLimitServiceServer},
     },
-    google::protobuf::Duration,
-};
-use evenkeel_proto::v1::{
-    AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, SettleRequest,
-    SettleResponse,
-    admit_response::Answer,
-    gateway_server::{Gateway, GatewayServer},
+    v1::{
+        AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, SettleRequest,
+        SettleResponse,
+        admit_response::Answer,
+        gateway_server::{Gateway, GatewayServer},
+    },
 };
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -42,8 +42,7 @@ impl RateLimitService for Echo {
             code: Code::Ok.into(),
             current_limit: Some(limit),
             limit_remaining: 999,
-            duration_until_reset: Some(Duration { seconds: 1, nanos: 0 }),
-            ..DescriptorStatus::default()
+            duration_until_reset: Duration::from_secs(1).try_into().ok(),
         };
         Ok(Response::new(RateLimitResponse {
             overall_code: Code::Ok.into(),
@@ -73,15 +72,16 @@ impl Gateway for Echo {
     }
 }
 
-/// Serves on a free port of 127.0.0.1 and on `socket`, and says so in `ready_file`, until dropped.
+/// Serves on a free port of 127.0.0.1 and on `socket` until dropped. It writes `ready_file` when it is ready.
 pub async fn serve(socket: PathBuf, ready_file: &Path) -> io::Result<()> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let address = listener.local_addr()?;
     let unix = UnixListener::bind(&socket)?;
     let ready = serde_json::json!({"grpc": address.to_string(), "grpc_socket": socket}).to_string();
-    let written = ready_file.with_extension("tmp");
-    std::fs::write(&written, ready)?;
-    std::fs::rename(&written, ready_file)?;
+    // Renaming makes the complete file appear atomically.
+    let unfinished = ready_file.with_extension("tmp");
+    std::fs::write(&unfinished, ready)?;
+    std::fs::rename(&unfinished, ready_file)?;
 
     let tcp = Server::builder()
         .add_service(GatewayServer::new(Echo))

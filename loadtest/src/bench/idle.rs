@@ -1,33 +1,37 @@
-//! Single calls, one at a time, on an idle system: what one decision adds to a request.
+//! Measures single calls, one at a time, on an idle system: the latency that one decision adds to a request.
 
 use std::time::Instant;
 
 use super::{
-    BenchConfig, BenchRun,
-    callers::{Target, admit_request, settle_request},
-    script::PickScript,
+    BenchConfig,
+    callers::{
+        gateway::{admit_request, settle_request},
+        pick_script::PickScript,
+    },
+    report::BenchRun,
+    target::GrpcServer,
 };
 use crate::{
-    figures::quantile,
     lab::{LabError, Ready, connect_redis},
+    percentiles::quantile,
 };
 
-const WARM_UP: usize = 200;
+const WARM_UP_CALLS: usize = 200;
 
 #[derive(Default)]
-struct Timed {
+struct Latencies {
     ms: Vec<f64>,
     errors: u64,
 }
 
-impl Timed {
+impl Latencies {
     fn add(&mut self, start: Instant, ok: bool) {
         self.ms.push(start.elapsed().as_secs_f64() * 1e3);
         self.errors += u64::from(!ok);
     }
 
-    fn run(mut self, name: &str) -> BenchRun {
-        self.ms.drain(..WARM_UP.min(self.ms.len()));
+    fn into_run(mut self, name: &str) -> BenchRun {
+        self.ms.drain(..WARM_UP_CALLS.min(self.ms.len()));
         self.ms.sort_by(f64::total_cmp);
         let total_s = self.ms.iter().sum::<f64>() / 1e3;
         BenchRun {
@@ -44,7 +48,7 @@ impl Timed {
     }
 }
 
-/// Times Admit (over TCP and over the Unix socket), the same at the bare server, PING and the bare script, in turn.
+/// Times in turn: Admit over TCP and over the Unix socket, Admit of the bare server, PING, and the naive script.
 pub(super) async fn run(
     sidecar: &Ready,
     echo: &Ready,
@@ -60,7 +64,7 @@ pub(super) async fn run(
         runtime.block_on(measure(&sidecar, &echo, &url, &config))
     })
     .await
-    .map_err(|fault| LabError::Answer { what: format!("the idle calls: {fault}") })?
+    .map_err(|error| LabError::Response { what: format!("measuring idle calls: {error}") })?
 }
 
 async fn measure(
@@ -70,25 +74,27 @@ async fn measure(
     config: &BenchConfig,
 ) -> Result<Vec<BenchRun>, LabError> {
     let mut gateways = Vec::new();
-    for (name, ready, unix) in
-        [("idle_admit", sidecar, false), ("idle_admit_unix", sidecar, true), ("idle_echo", echo, false)]
-    {
-        if let Some(target) = Target::gateway(ready, unix) {
-            gateways.push((name, target.gateway_client().await?, Timed::default()));
+    for (name, server) in [
+        ("idle_admit", GrpcServer::tcp(sidecar)),
+        ("idle_admit_unix", GrpcServer::unix(sidecar)),
+        ("idle_echo", GrpcServer::tcp(echo)),
+    ] {
+        if let Some(server) = server {
+            gateways.push((name, server.gateway_client().await?, Latencies::default()));
         }
     }
     let mut redis = connect_redis(url).await?;
     let mut script = PickScript::connect(url, config.endpoints, false).await?;
-    let (mut pings, mut scripts) = (Timed::default(), Timed::default());
+    let (mut pings, mut scripts) = (Latencies::default(), Latencies::default());
     let holder = format!("bench-idle-{}", std::process::id());
-    for i in 0..config.idle_calls + WARM_UP {
-        for (lane, (_, client, timed)) in (0u64..).zip(&mut gateways) {
-            let lease = 3 * i as u64 + lane + 1;
+    for i in 0..config.idle_calls + WARM_UP_CALLS {
+        for (index, (_, client, latencies)) in (0u64..).zip(&mut gateways) {
+            let lease = 3 * i as u64 + index + 1;
             let start = Instant::now();
-            let answer = client.admit(admit_request(&holder, lease)).await;
-            timed.add(start, answer.is_ok());
+            let admitted = client.admit(admit_request(&holder, lease)).await;
+            latencies.add(start, admitted.is_ok());
             if client.settle(settle_request(&holder, lease)).await.is_err() {
-                timed.errors += 1;
+                latencies.errors += 1;
             }
         }
         let start = Instant::now();
@@ -98,8 +104,9 @@ async fn measure(
         let picked = script.pick().await;
         scripts.add(start, picked.is_ok());
     }
-    let mut runs: Vec<BenchRun> = gateways.into_iter().map(|(name, _, timed)| timed.run(name)).collect();
-    runs.push(pings.run("redis_round_trip"));
-    runs.push(scripts.run("redis_evalsha"));
+    let mut runs: Vec<BenchRun> =
+        gateways.into_iter().map(|(name, _, latencies)| latencies.into_run(name)).collect();
+    runs.push(pings.into_run("redis_round_trip"));
+    runs.push(scripts.into_run("redis_evalsha"));
     Ok(runs)
 }

@@ -1,41 +1,42 @@
-//! `bench`, and the server it compares with.
+//! The `bench` and `bench-rate-limits` subcommands, and the server that they compare with.
 
 use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::Args;
-use evenkeel_loadtest::bench::{self, BenchConfig};
+use evenkeel_loadtest::bench::{self, BenchConfig, BenchRun};
 
-/// Arguments of `bench`.
+use super::progress_log;
+
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// Directory of the report
     #[arg(long, default_value = "out/bench")]
     out: PathBuf,
-    /// Endpoints of the pool
+    /// Number of endpoints in the pool
     #[arg(long, default_value_t = 64)]
     endpoints: usize,
-    /// Callers, each with one call under way at a time
+    /// Number of callers, each with one call in flight
     #[arg(long, default_value_t = 256)]
     callers: usize,
-    /// HTTP/2 (or Redis) connections they share
+    /// HTTP/2 (or Redis) connections that the callers share
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// Seconds of one run
+    /// Length of one run, in seconds
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Runs of each kind, in turn; the median counts
+    /// Number of runs of each kind, alternating; the median counts
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Single calls on the idle system
+    /// Number of single calls on the idle system
     #[arg(long, default_value_t = 2000)]
     idle_calls: usize,
 }
 
-pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
+pub(crate) async fn run_decisions(args: BenchArgs) -> anyhow::Result<()> {
     let config = BenchConfig {
         endpoints: args.endpoints,
         callers: args.callers,
@@ -45,72 +46,71 @@ pub(crate) async fn run(args: BenchArgs) -> anyhow::Result<()> {
         idle_calls: args.idle_calls,
         dir: Some(args.out.join("logs")),
     };
-    if cfg!(debug_assertions) {
-        eprintln!("NOTE: this is a debug build; its figures mean little.");
-    }
-    let echo = std::env::current_exe().context("finding this program")?;
-    let start = Instant::now();
-    let say = |what: &str| eprintln!("[{:>4.0} s] {what}", start.elapsed().as_secs_f64());
-    let report = bench::run(&config, &echo, say).await?;
-    let write = |name: &str, json: serde_json::Result<String>| {
-        let path = args.out.join(name);
-        std::fs::write(&path, json? + "\n").with_context(|| format!("writing {}", path.display()))?;
-        anyhow::Ok(path)
-    };
-    write("checks.json", serde_json::to_string_pretty(&report.checks))?;
-    let path = write("report.json", serde_json::to_string_pretty(&report.runs))?;
+    let echo_server = echo_server()?;
+    let report = bench::decisions::run(&config, &echo_server, progress_log()).await?;
+    write(&args.out.join("checks.json"), serde_json::to_string_pretty(&report.checks)?)?;
+    let path = write_runs(&args.out, &report.runs)?;
     println!("\n{}\nreport: {}", report.table(), path.display());
     Ok(())
 }
 
-/// Arguments of `bench-rate-limits`.
 #[derive(Debug, Args)]
 pub(crate) struct BenchRateLimitsArgs {
     /// Directory of the report
     #[arg(long, default_value = "out/bench-rate-limits")]
     out: PathBuf,
-    /// Seconds of one run
+    /// Length of one run, in seconds
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Runs of each kind, in turn; the median counts
+    /// Number of runs of each kind, alternating; the median counts
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
 
-pub(crate) async fn rate_limits(args: BenchRateLimitsArgs) -> anyhow::Result<()> {
+pub(crate) async fn run_rate_limits(args: BenchRateLimitsArgs) -> anyhow::Result<()> {
     let config = BenchConfig {
         run: Duration::from_secs_f64(args.seconds),
         rounds: args.rounds,
         dir: Some(args.out.join("logs")),
         ..BenchConfig::default()
     };
-    if cfg!(debug_assertions) {
-        eprintln!("NOTE: this is a debug build; its figures mean little.");
-    }
-    let echo = std::env::current_exe().context("finding this program")?;
-    let start = Instant::now();
-    let say = |what: &str| eprintln!("[{:>4.0} s] {what}", start.elapsed().as_secs_f64());
-    let runs = bench::rate_limits::run(&config, &echo, say).await?;
-    let path = args.out.join("report.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&runs)? + "\n")
-        .with_context(|| format!("writing {}", path.display()))?;
-    println!("\n{}\nreport: {}", bench::rate_limits::table(&runs), path.display());
+    let echo_server = echo_server()?;
+    let runs = bench::rate_limits::run(&config, &echo_server, progress_log()).await?;
+    let path = write_runs(&args.out, &runs)?;
+    println!("\n{}\nreport: {}", bench::rate_limit_table(&runs), path.display());
     Ok(())
 }
 
-/// Arguments of `echo`.
+/// Returns the program to run as the echo server: this one. Warns if it is a debug build.
+fn echo_server() -> anyhow::Result<PathBuf> {
+    if cfg!(debug_assertions) {
+        eprintln!("NOTE: this is a debug build; its results are not meaningful.");
+    }
+    std::env::current_exe().context("finding this program")
+}
+
+fn write_runs(out: &Path, runs: &[BenchRun]) -> anyhow::Result<PathBuf> {
+    let path = out.join("report.json");
+    write(&path, serde_json::to_string_pretty(runs)?)?;
+    Ok(path)
+}
+
+fn write(path: &Path, json: String) -> anyhow::Result<()> {
+    std::fs::write(path, json + "\n").with_context(|| format!("writing {}", path.display()))
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EchoArgs {
     /// Unix socket to listen on
     #[arg(long)]
     socket: PathBuf,
-    /// Written once it serves
+    /// File to write when the server is ready
     #[arg(long)]
     ready_file: PathBuf,
 }
 
-pub(crate) async fn echo(args: EchoArgs) -> anyhow::Result<()> {
-    // The runtime of a sidecar: one thread. Not a blocking task, whose end a signal would wait for.
+pub(crate) async fn run_echo(args: EchoArgs) -> anyhow::Result<()> {
+    // A single-threaded runtime, like a sidecar's. A plain thread: shutdown would wait for a blocking task.
     let (done, serving) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let serve = || {

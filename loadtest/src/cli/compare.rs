@@ -1,35 +1,34 @@
-//! `demo` and `compare`.
+//! The `demo` and `compare` subcommands.
 
 use std::{
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::Args;
 use evenkeel_loadtest::{
     compare::{Comparison, Plan, run},
-    demo as chosen,
+    demo,
     lab::Policy,
     replay::{Replay, Spread},
     report::table,
     workload::Workload,
 };
 
-use super::{EngineArgs, TraceArgs};
+use super::{EngineArgs, TraceArgs, progress_log};
 
-/// Arguments of `demo`.
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Directory of the report
     #[arg(long, default_value = "out/demo")]
     out: PathBuf,
-    /// Trace to use (default: the Azure conversation trace where there is a copy, else a made-up one)
+    /// Trace file (default: a copy of the Azure conversation trace if found, otherwise a synthetic trace)
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Number of sidecars; with fewer than gateways some share one
+    /// Number of sidecars; gateways share them if there are fewer sidecars than gateways
     #[arg(long, default_value_t = 8)]
     sidecars: usize,
     /// Seed of every random choice
@@ -37,47 +36,48 @@ pub(crate) struct DemoArgs {
     seed: u64,
 }
 
-pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
-    let (trace, synthetic) = chosen::load_trace(args.trace.as_deref()).context("reading the trace")?;
+pub(crate) async fn run_demo(args: DemoArgs) -> anyhow::Result<()> {
+    let (trace, synthetic) = demo::load_trace(args.trace.as_deref()).context("reading the trace")?;
     if synthetic {
-        println!("No copy of the Azure trace found: this run uses a MADE-UP trace of the same statistics.");
+        println!(
+            "No copy of the Azure trace found: this run uses a SYNTHETIC trace with the same statistics."
+        );
     }
-    let plan = Plan { sidecars: args.sidecars, seed: args.seed, synthetic, ..chosen::plan() };
+    let plan = Plan { sidecars: args.sidecars, seed: args.seed, synthetic, ..demo::plan() };
     compare_into(plan, &trace, &args.out).await
 }
 
-/// Arguments of `compare`.
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
     /// Directory of the report
     #[arg(long, default_value = "out/compare")]
     out: PathBuf,
-    /// Policies to run, in this order
-    #[arg(long, value_delimiter = ',', default_values_t = Policy::ALL)]
+    /// Policies, in the order in which they run
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Policy::ALL)]
     policies: Vec<Policy>,
-    /// Model servers
+    /// Number of model servers
     #[arg(long, default_value_t = 8)]
     hosts: usize,
-    /// Envoys
+    /// Number of gateways
     #[arg(long, default_value_t = 8)]
     gateways: usize,
-    /// Sidecars; with fewer than gateways some share one
+    /// Number of sidecars; gateways share them if there are fewer sidecars than gateways
     #[arg(long, default_value_t = 8)]
     sidecars: usize,
-    /// Worker threads of each Envoy
+    /// Worker threads per gateway
     #[arg(long, default_value_t = 1)]
     envoy_concurrency: usize,
-    /// Load to reach by letting requests arrive faster or slower; 1 is what the hosts do with all slots taken
+    /// Offered load, reached by scaling the arrival rate; at 1 the hosts are saturated
     #[arg(long, default_value_t = 0.85)]
     load: f64,
     /// Trace seconds per wall second
     #[arg(long, default_value_t = 12.0)]
     time_scale: f64,
-    /// Tokens in one SSE event
+    /// Tokens per SSE event
     #[arg(long, default_value_t = 8)]
     token_batch: u32,
-    /// How to spread requests over the gateways: random or round_robin
-    #[arg(long, default_value = "random")]
+    /// How requests are distributed over the gateways
+    #[arg(long, value_enum, default_value_t)]
     spread: Spread,
     /// Seed of every random choice
     #[arg(long, default_value_t = 1)]
@@ -88,7 +88,7 @@ pub(crate) struct CompareArgs {
     engine: EngineArgs,
 }
 
-pub(crate) async fn compare(args: CompareArgs) -> anyhow::Result<()> {
+pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<()> {
     let (trace, synthetic) = args.trace.load()?;
     let plan = Plan {
         policies: args.policies,
@@ -116,9 +116,7 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
         std::fs::remove_dir_all(&logs).with_context(|| format!("removing {}", logs.display()))?;
     }
     let plan = Plan { lab_dir: Some(logs), ..plan };
-    let start = Instant::now();
-    let say = |what: &str| eprintln!("[{:>4.0} s] {what}", start.elapsed().as_secs_f64());
-    let Comparison { report, series, replays } = run(&plan, trace, say).await?;
+    let Comparison { report, series, replays } = run(&plan, trace, progress_log()).await?;
     report.write(out, &series).with_context(|| format!("writing into {}", out.display()))?;
     for (policy, replay) in &replays {
         let path = out.join(format!("{policy}.csv"));
@@ -127,7 +125,7 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
     println!("\n{}", table(&report));
     for (path, noise) in &report.noise.paths {
         println!(
-            "idle {path:<9} first token {:.2} ms late at p50, {:.2} at p99 (wall), {:.0} and {:.0} in trace time",
+            "idle {path:<9} first token delayed by {:.2} ms at p50 and {:.2} ms at p99 (wall); {:.0} and {:.0} ms in trace time",
             noise.overhead_wall_ms.p50,
             noise.overhead_wall_ms.p99,
             noise.overhead_ms.p50,
@@ -138,7 +136,7 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
     Ok(())
 }
 
-/// Every request's fate, for those who want to plot it themselves.
+/// Writes the result of every request as CSV.
 fn write_samples(path: &Path, replay: &Replay) -> std::io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     writeln!(file, "due_s,late_wall_ms,ttft_ms,e2e_ms,status,host,error")?;

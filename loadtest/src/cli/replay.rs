@@ -1,37 +1,36 @@
-//! `replay`.
+//! The `replay` subcommand.
 
 use std::{net::SocketAddr, time::Duration};
 
 use clap::Args;
 use evenkeel_loadtest::{
-    figures::Percentiles,
+    percentiles::Percentiles,
     replay::{Progress, ReplayConfig, Spread, run as replay},
 };
 
 use super::TraceArgs;
 
-/// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
-    /// Base URL of a gateway; repeat it for several
+    /// Base URL of a gateway; may be repeated
     #[arg(long = "gateway", value_name = "URL", required = true)]
     gateways: Vec<String>,
-    /// Let the generator choose among these hosts by one table of all requests, and name the choice in a header
+    /// Hosts among which the generator itself chooses, from one table of all requests in flight; a header names the choice
     #[arg(long, value_name = "IP:PORT", value_delimiter = ',')]
     ideal_over: Vec<SocketAddr>,
     /// Trace seconds per wall second
     #[arg(long, default_value_t = 1.0)]
     time_scale: f64,
-    /// Let requests arrive this much faster than recorded
+    /// Factor by which requests arrive faster than recorded
     #[arg(long, default_value_t = 1.0)]
     faster: f64,
-    /// How to spread requests over the gateways: random or round_robin
-    #[arg(long, default_value = "random")]
+    /// How requests are distributed over the gateways
+    #[arg(long, value_enum, default_value_t)]
     spread: Spread,
     /// Seed of every random choice
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Seconds of wall time after which a request counts as an error
+    /// Wall seconds after which a request counts as an error
     #[arg(long, default_value_t = 120.0)]
     timeout: f64,
     #[command(flatten)]
@@ -67,9 +66,9 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     line("last token, trace ms", last);
     line("first token, wall ms", first.divided_by(args.time_scale));
     line("last token, wall ms", last.divided_by(args.time_scale));
-    line("generator late, wall ms", result.late_wall_ms());
-    if let Some(fault) = result.samples.iter().find_map(|s| s.error.as_ref()) {
-        println!("first error: {fault}");
+    line("generator lateness, wall ms", result.late_wall_ms());
+    if let Some(error) = result.samples.iter().find_map(|s| s.error.as_ref()) {
+        println!("first error: {error}");
     }
     Ok(())
 }

@@ -1,25 +1,24 @@
-//! `simulate`.
+//! The `simulate` subcommand.
 
 use std::time::Duration;
 
 use clap::Args;
-use evenkeel_loadtest::simulate::{Choice, System, run as simulate};
+use evenkeel_loadtest::simulate::{SimulatedPolicy, SimulationResult, System, run as simulate};
 
 use super::{EngineArgs, TraceArgs};
 
-/// Arguments of `simulate`.
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
-    /// Model servers
+    /// Number of model servers
     #[arg(long, default_value_t = 8)]
     hosts: usize,
-    /// Gateways
+    /// Number of gateways
     #[arg(long, default_value_t = 8)]
     gateways: usize,
-    /// Load to reach by letting requests arrive faster or slower; 1 is what the hosts do with all slots taken
+    /// Offered load, reached by scaling the arrival rate; at 1 the hosts are saturated
     #[arg(long, default_value_t = 0.85)]
     load: f64,
-    /// Runs of each policy, with different seeds
+    /// Number of runs per policy, each with its own seed
     #[arg(long, default_value_t = 5)]
     seeds: u64,
     #[command(flatten)]
@@ -36,8 +35,8 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let (workload, factor) = slice.at_load(args.load, &engine, args.hosts);
     let s = workload.summary();
     println!(
-        "{}: {} requests, {:.0} prompt and {:.0} output tokens on average, {factor:.2} times as fast as recorded:\n\
-         {:.1} requests/s over {:.0} s, load {:.2} on {} hosts of {:.2} requests/s; {} gateways",
+        "{}: {} requests with a mean of {:.0} prompt and {:.0} output tokens, {factor:.2} times as fast as recorded:\n\
+         {:.1} requests/s over {:.0} s, load {:.2} on {} hosts of {:.2} requests/s each; {} gateways",
         workload.source,
         s.requests,
         s.prompt_mean,
@@ -54,16 +53,14 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
         "policy", "ttft p50", "p90", "p99", "p99.9", "e2e p99", "util", args.seeds
     );
     let system = System { hosts: args.hosts, gateways: args.gateways, engine };
-    for choice in Choice::ALL {
+    for policy in SimulatedPolicy::ALL {
         let runs: Vec<_> =
-            (0..args.seeds.max(1)).map(|seed| simulate(&workload, &system, choice, seed)).collect();
-        let mean = |f: fn(&evenkeel_loadtest::simulate::Outcome) -> f64| {
-            runs.iter().map(f).sum::<f64>() / runs.len() as f64
-        };
+            (0..args.seeds.max(1)).map(|seed| simulate(&workload, &system, policy, seed)).collect();
+        let mean = |f: fn(&SimulationResult) -> f64| runs.iter().map(f).sum::<f64>() / runs.len() as f64;
         let p99 = || runs.iter().map(|r| r.ttft_ms.p99);
         println!(
             "{:<34} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>9.0} {:>5.0}%   {:.0} to {:.0}",
-            choice.name(),
+            policy.name(),
             mean(|r| r.ttft_ms.p50),
             mean(|r| r.ttft_ms.p90),
             mean(|r| r.ttft_ms.p99),

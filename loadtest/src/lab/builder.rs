@@ -1,4 +1,4 @@
-//! Describing and starting a lab.
+//! Configures and starts a lab.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    CLUSTER, Envoy, Lab, LabError, PICK_HEADER, Policy, Redis, Sidecar,
+    CLUSTER, Envoy, Lab, LabError, OVERRIDE_HOST_HEADER, Policy, Redis, Sidecar,
     envoy_config::{EnvoyConfig, Plugin},
     paths,
 };
@@ -19,7 +19,7 @@ use crate::{
     mock::{Fleet, FleetConfig},
 };
 
-/// Description of a lab; see [`Lab::builder`].
+/// Configuration of a lab. Each setter states its default in parentheses.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct LabBuilder {
@@ -60,7 +60,7 @@ impl Default for LabBuilder {
                 "sidecar": {"cluster": "evenkeel"},
                 "deadline_ms": 50,
                 "on_error": "open",
-                "apply": {"mode": "override_host", "header": PICK_HEADER},
+                "apply": {"mode": "override_host", "header": OVERRIDE_HOST_HEADER},
             }),
             dir: None,
         }
@@ -68,101 +68,101 @@ impl Default for LabBuilder {
 }
 
 impl LabBuilder {
-    /// Mock hosts (2).
+    /// Sets the number of mock hosts (2).
     pub fn hosts(mut self, hosts: usize) -> Self {
         self.hosts = hosts;
         self
     }
 
-    /// Gateways (1).
+    /// Sets the number of gateways (1).
     pub fn envoys(mut self, envoys: usize) -> Self {
         self.envoys = envoys;
         self
     }
 
-    /// Sidecars (none). Gateway `i` asks sidecar `i % sidecars`. Without any there is no
+    /// Sets the number of sidecars (0). Gateway `i` asks sidecar `i % sidecars`. Without sidecars there is no
     /// [`Policy::Evenkeel`] listener.
     pub fn sidecars(mut self, sidecars: usize) -> Self {
         self.sidecars = sidecars;
         self
     }
 
-    /// With a Redis as the sidecars' store; without, each has a memory store of its own.
+    /// Starts a Redis as the sidecars' store. Otherwise each sidecar has its own memory store.
     pub fn redis(mut self) -> Self {
         self.redis = true;
         self
     }
 
-    /// Leaves the plugin out of the gateways: for tests that call the sidecars themselves.
+    /// Starts the gateways without the plugin, for tests that call the sidecars themselves.
     pub fn without_plugin(mut self) -> Self {
         self.plugin = false;
         self
     }
 
-    /// Engine of every mock host.
+    /// Sets the engine of every mock host.
     pub fn engine(mut self, engine: EngineParams) -> Self {
         self.engine = engine;
         self
     }
 
-    /// Virtual seconds of the mock hosts per wall second (1).
+    /// Sets the virtual seconds of the mock hosts per wall second (1).
     pub fn time_scale(mut self, time_scale: f64) -> Self {
         self.time_scale = time_scale;
         self
     }
 
-    /// Tokens in one SSE event (1).
+    /// Sets the tokens per SSE event (1).
     pub fn token_batch(mut self, token_batch: u32) -> Self {
         self.token_batch = token_batch;
         self
     }
 
-    /// Worker threads of each Envoy (1). Each worker is a gateway of its own to Envoy's least request.
+    /// Sets the worker threads of each Envoy (1).
     pub fn envoy_concurrency(mut self, workers: usize) -> Self {
         self.concurrency = workers;
         self
     }
 
-    /// The sidecars' `keep_alive_interval` (1 s).
+    /// Sets the sidecars' `keep_alive_interval` (1 s).
     pub fn keep_alive_interval(mut self, interval: Duration) -> Self {
         self.keep_alive_ms = interval.as_millis() as u64;
         self
     }
 
-    /// The sidecars' `store.timeout` (theirs); only with [`Self::redis`].
+    /// Sets the sidecars' `store.timeout` (the sidecar's default). It applies only with [`Self::redis`].
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
         self.store_timeout_ms = Some(timeout.as_millis() as u64);
         self
     }
 
-    /// More lines for the sidecars' pool, each as `key: value`.
+    /// Adds `key: value` lines to the sidecars' pool.
     pub fn pool_yaml(mut self, yaml: &str) -> Self {
         self.pool_yaml = yaml.into();
         self
     }
 
-    /// More top-level lines for the sidecars' configuration.
+    /// Adds top-level lines to the sidecars' configuration.
     pub fn sidecar_yaml(mut self, yaml: &str) -> Self {
         self.sidecar_yaml = yaml.into();
         self
     }
 
-    /// Alters the plugin's configuration.
-    pub fn plugin_config(mut self, alter: impl FnOnce(&mut Value)) -> Self {
-        alter(&mut self.plugin_config);
+    /// Changes the plugin's configuration.
+    pub fn plugin_config(mut self, change: impl FnOnce(&mut Value)) -> Self {
+        change(&mut self.plugin_config);
         self
     }
 
-    /// Keeps logs and configurations in `dir` rather than in a temporary directory.
+    /// Keeps logs and configurations in `dir` instead of a temporary directory.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
         self
     }
 
-    /// Starts everything and waits until it serves.
+    /// Starts all processes and waits until they serve.
     pub async fn start(self) -> Result<Lab, LabError> {
         if self.hosts == 0 {
-            return Err(LabError::Builder("a lab needs at least one host"));
+            return Err(LabError::Invalid("a lab needs at least one host"));
         }
         let temp = tempfile::Builder::new()
             .prefix("evenkeel-lab-")
@@ -210,7 +210,7 @@ impl LabBuilder {
             };
             envoys.push(Envoy::start(index, dir, self.concurrency, &policies, describe).await?);
         }
-        // They start side by side; only the wait is one after the other.
+        // The Envoys start in parallel; only the waiting is sequential.
         for envoy in &mut envoys {
             envoy.wait_ready().await?;
         }

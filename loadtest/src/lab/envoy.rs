@@ -1,4 +1,4 @@
-//! An Envoy, as a process.
+//! An Envoy process.
 
 use std::{
     collections::BTreeMap,
@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use super::{LabError, Policy, Process, envoy_config::EnvoyConfig, paths, ports, wait};
+use super::{LabError, Policy, Process, envoy_config::EnvoyConfig, paths, ports, probe};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// One gateway, with a listener per policy.
+/// One gateway with a listener per policy.
 #[derive(Debug)]
 pub struct Envoy {
     process: Process,
@@ -21,7 +21,7 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts one. `describe` is given the ports and answers the whole configuration.
+    /// Starts an Envoy. `describe` receives the admin port and the listeners' ports and returns the configuration.
     pub(crate) async fn start(
         index: usize,
         dir: &Path,
@@ -47,65 +47,60 @@ impl Envoy {
         Ok(envoy)
     }
 
-    /// Waits until it serves.
     pub async fn wait_ready(&mut self) -> Result<(), LabError> {
         let url = format!("{}/ready", self.admin_url());
-        self.process
-            .wait_ready(READY_WITHIN, async || wait::get(&url).await.is_some_and(|(s, _)| s.is_success()))
-            .await
+        self.process.wait_ready(READY_WITHIN, async || probe::succeeds(&url).await).await
     }
 
-    /// Base URL of its listener for `policy`.
+    /// Returns the base URL of the listener for `policy`.
     ///
     /// # Panics
-    /// When the lab was built without what that policy needs (the plugin and sidecars).
+    /// If the lab was built without what that policy needs: the plugin and sidecars.
     #[allow(clippy::expect_used)]
     pub fn url(&self, policy: Policy) -> String {
         let port = self.listeners.get(&policy).expect("the lab has no listener for this policy");
         format!("http://127.0.0.1:{port}")
     }
 
-    /// Base URL of its admin interface.
+    /// Returns the base URL of the admin interface.
     pub fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin_port)
     }
 
-    /// Its statistics whose name matches `filter`, in Envoy's text format.
+    /// Returns the statistics whose names match the regular expression `filter`, in Envoy's text format.
     pub async fn stats(&self, filter: &str) -> Result<String, LabError> {
         let url = format!("{}/stats?filter={filter}", self.admin_url());
-        match wait::get(&url).await {
+        match probe::get(&url).await {
             Some((status, body)) if status.is_success() => Ok(body),
-            _ => Err(LabError::Answer { what: format!("{url}: no answer") }),
+            _ => Err(LabError::Response { what: format!("{url}: no successful response") }),
         }
     }
 
-    /// Its configuration file.
+    /// Returns the path of the configuration file.
     pub fn config(&self) -> &Path {
         &self.config
     }
 
-    /// The process.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// Kills it with SIGKILL.
+    /// Kills the process with SIGKILL.
     pub fn kill9(&mut self) -> Result<(), LabError> {
         self.process.kill9()
     }
 
-    /// Starts it again on the same ports.
+    /// Starts the process again on the same ports.
     pub async fn restart(&mut self) -> Result<(), LabError> {
         self.process.spawn()?;
         self.wait_ready().await
     }
 
-    /// Stops it in its tracks.
+    /// Suspends the process with SIGSTOP.
     pub fn pause(&mut self) -> Result<(), LabError> {
         self.process.pause()
     }
 
-    /// Lets it go on.
     pub fn resume(&mut self) -> Result<(), LabError> {
         self.process.resume()
     }

@@ -1,4 +1,4 @@
-//! The configuration of one Envoy: for each policy one listener and one cluster over the same hosts.
+//! The configuration of one Envoy: one listener and one cluster per policy, over the same hosts.
 
 use std::{
     collections::BTreeMap,
@@ -10,22 +10,20 @@ use serde_json::{Value, json};
 
 use super::{CLUSTER, Policy};
 
-/// Request header that names the chosen host to Envoy's `override_host` policy.
-pub const PICK_HEADER: &str = "x-gateway-destination-endpoint";
+/// Request header in which Envoy's `override_host` policy reads the chosen host.
+pub const OVERRIDE_HOST_HEADER: &str = "x-gateway-destination-endpoint";
 
-/// Far above anything a run reaches: circuit breakers must not choose in the policy's stead.
+/// Far more than any run reaches: circuit breakers must not override the policy's choice.
 const NO_LIMIT: u32 = 1_000_000;
 
-/// The plugin as a gateway needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct Plugin {
     pub(crate) module: PathBuf,
     pub(crate) config: Value,
-    /// The sidecar's Unix socket.
+    /// Unix socket of the sidecar.
     pub(crate) sidecar: PathBuf,
 }
 
-/// What the configuration is made from.
 #[derive(Clone, Debug)]
 pub(crate) struct EnvoyConfig {
     pub(crate) admin_port: u16,
@@ -35,7 +33,7 @@ pub(crate) struct EnvoyConfig {
 }
 
 impl EnvoyConfig {
-    /// Envoy's bootstrap, as JSON.
+    /// Returns Envoy's bootstrap configuration as JSON.
     pub(crate) fn to_json(&self) -> String {
         let mut clusters: Vec<Value> = self.listeners.keys().map(|policy| self.cluster(*policy)).collect();
         clusters.extend(self.plugin.as_ref().map(|plugin| sidecar_cluster(&plugin.sidecar)));
@@ -44,7 +42,7 @@ impl EnvoyConfig {
         let config = json!({
             "admin": {"address": socket_address("127.0.0.1", self.admin_port)},
             "static_resources": {"listeners": listeners, "clusters": clusters},
-            // Envoy warns without a stated bound, and a run must never meet it.
+            // Without a limit Envoy logs a warning; no run may reach it.
             "overload_manager": {"resource_monitors": [{
                 "name": "envoy.resource_monitors.global_downstream_max_connections",
                 "typed_config": {
@@ -60,7 +58,7 @@ impl EnvoyConfig {
         let mut filters = Vec::new();
         if policy == Policy::Evenkeel {
             filters.extend(self.plugin.as_ref().map(wasm_filter));
-            filters.push(later_filter());
+            filters.push(rbac_filter());
         }
         filters.push(json!({
             "name": "envoy.filters.http.router",
@@ -73,7 +71,7 @@ impl EnvoyConfig {
         });
         let mut routes = vec![route];
         if policy == Policy::Evenkeel {
-            routes.splice(0..0, special_routes());
+            routes.splice(0..0, failing_routes());
         }
         json!({
             "name": policy.name(),
@@ -122,17 +120,16 @@ impl EnvoyConfig {
     }
 }
 
-/// A filter behind the plugin: it lets everything pass but where a route says otherwise.
-fn later_filter() -> Value {
+/// A filter after the plugin. It allows every request unless the route overrides it.
+fn rbac_filter() -> Value {
     json!({
         "name": "envoy.filters.http.rbac",
         "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"},
     })
 }
 
-/// Routes whose requests end in special ways: `/timeout` by the route's timeout, `/denied` by the filter behind the
-/// plugin.
-fn special_routes() -> [Value; 2] {
+/// Routes that end requests early: the route's timeout ends `/timeout`, the RBAC filter denies `/denied`.
+fn failing_routes() -> [Value; 2] {
     let route = |name: &str, timeout: &str| {
         json!({
             "name": name,
@@ -152,7 +149,7 @@ fn special_routes() -> [Value; 2] {
 }
 
 fn cluster_name(policy: Policy) -> &'static str {
-    // The sidecars' pool goes by the name of the cluster the plugin sees.
+    // The sidecars' pool has the name of the cluster that the plugin sees.
     if policy == Policy::Evenkeel { CLUSTER } else { policy.name() }
 }
 
@@ -173,13 +170,13 @@ fn no_limits() -> Value {
     json!({"thresholds": [thresholds("DEFAULT"), thresholds("HIGH")]})
 }
 
-/// The host named by the header; where there is none, Envoy's own least request.
+/// The host that the header names; without the header, Envoy's own least request.
 fn override_host() -> Value {
     json!({"policies": [{"typed_extension_config": {
         "name": "envoy.load_balancing_policies.override_host",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
-            "override_host_sources": [{"header": PICK_HEADER}],
+            "override_host_sources": [{"header": OVERRIDE_HOST_HEADER}],
             "fallback_policy": {"policies": [{"typed_extension_config": {
                 "name": "envoy.load_balancing_policies.least_request",
                 "typed_config": {
@@ -227,7 +224,7 @@ fn wasm_filter(plugin: &Plugin) -> Value {
             },
         },
     });
-    // Without it Envoy keeps bodies back while the headers are held.
+    // Otherwise Envoy withholds the body while the plugin holds the headers.
     if plugin.config["read_body"] == true {
         filter["typed_config"]["config"]["allow_on_headers_stop_iteration"] = true.into();
     }

@@ -1,79 +1,48 @@
-//! What can go wrong in a lab.
+//! Errors of a lab.
 
 use std::{path::PathBuf, time::Duration};
 
-/// A lab could not be started, or did not do as asked.
+use crate::wait::WaitError;
+
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
-    /// A program or module is not where it was looked for.
+    /// A program or module was not found.
     #[error("{what} not found; {hint} (looked in {})", .looked.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
     Missing {
-        /// What is missing.
         what: &'static str,
-        /// How to get it, or how to say where it is.
+        /// How to install it or name its location.
         hint: &'static str,
-        /// Where it was looked for.
         looked: Vec<PathBuf>,
     },
-    /// A process could not be started, or a file of it not be written.
+    /// A process could not be started or a file could not be accessed.
     #[error("{what}")]
     Io {
-        /// What was being done.
+        /// The failed action, such as `writing <path>`.
         what: String,
-        /// Why it failed.
         source: std::io::Error,
     },
     /// A process ended before it was ready.
     #[error("{name} ended with {status} before it was ready; its log ends with:\n{log_tail}")]
-    Exited {
-        /// Which process.
-        name: String,
-        /// Its exit status.
-        status: String,
-        /// Last lines of its log.
-        log_tail: String,
-    },
+    Exited { name: String, status: String, log_tail: String },
     /// A process was not ready in time.
     #[error("{name} was not ready within {within:?}; its log ends with:\n{log_tail}")]
-    NotReady {
-        /// Which process.
-        name: String,
-        /// How long it was given.
-        within: Duration,
-        /// Last lines of its log.
-        log_tail: String,
-    },
-    /// Something waited for did not come.
-    #[error("waited {within:?} for {what}")]
-    Deadline {
-        /// What was waited for.
-        what: String,
-        /// How long.
-        within: Duration,
-    },
-    /// The process is not running.
+    NotReady { name: String, within: Duration, log_tail: String },
+    #[error(transparent)]
+    Wait(#[from] WaitError),
     #[error("{name} is not running")]
-    NotRunning {
-        /// Which process.
-        name: String,
-    },
-    /// A call to Redis failed.
+    NotRunning { name: String },
     #[error("redis: {what}")]
     Redis {
-        /// What was being done.
+        /// The failed command or action.
         what: &'static str,
-        /// Why it failed.
         source: ::redis::RedisError,
     },
-    /// An answer could not be understood.
+    /// A process gave no response or an unexpected one.
     #[error("{what}")]
-    Answer {
-        /// What was read.
-        what: String,
-    },
-    /// The lab was described in a way that cannot be built.
+    Response { what: String },
+    /// The configuration of the lab or the benchmark cannot be built.
     #[error("{0}")]
-    Builder(&'static str),
+    Invalid(&'static str),
 }
 
 impl LabError {

@@ -1,31 +1,31 @@
-//! Where the programs under test are.
+//! Finds the programs that labs and tests run.
 
 use std::path::{Path, PathBuf};
 
 use super::LabError;
 
-/// Environment variable naming Envoy's binary.
+/// Environment variable that names Envoy's binary.
 pub const ENVOY: &str = "EVENKEEL_ENVOY";
-/// Environment variable naming the sidecar's binary.
+/// Environment variable that names the sidecar's binary.
 pub const SIDECAR: &str = "EVENKEEL_BIN";
-/// Environment variable naming the plugin's module.
+/// Environment variable that names the plugin's Wasm module.
 pub const PLUGIN: &str = "EVENKEEL_PLUGIN_WASM";
-/// Environment variable naming Redis's binary.
+/// Environment variable that names Redis's binary.
 pub const REDIS: &str = "EVENKEEL_REDIS_SERVER";
-/// Environment variable naming a Python that has OpenAI's client library.
+/// Environment variable that names a Python interpreter with OpenAI's client library.
 pub const PYTHON: &str = "EVENKEEL_PYTHON";
-/// Environment variable naming Prometheus's binary.
+/// Environment variable that names Prometheus's binary.
 pub const PROMETHEUS: &str = "EVENKEEL_PROMETHEUS";
-/// Environment variable naming promtool.
+/// Environment variable that names promtool.
 pub const PROMTOOL: &str = "EVENKEEL_PROMTOOL";
-/// Environment variable naming a Node.js.
+/// Environment variable that names Node.js.
 pub const NODE: &str = "EVENKEEL_NODE";
-/// Environment variable naming a Chromium.
+/// Environment variable that names Chromium.
 pub const BROWSER: &str = "EVENKEEL_BROWSER";
-/// Environment variable naming the directory of what drives it.
+/// Environment variable that names the directory whose `node_modules` holds playwright-core.
 pub const PAGE_TOOLS: &str = "EVENKEEL_PAGE_TOOLS";
 
-/// Root of the workspace this crate was built in.
+/// Returns the root of the workspace in which this crate was built.
 pub fn workspace() -> PathBuf {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     crate_dir.parent().unwrap_or(crate_dir).to_owned()
@@ -47,19 +47,18 @@ fn find(
     candidates
         .iter()
         .find(|path| path.is_file())
-        // Not canonicalized: Debian's redis-server is a link to a program that goes by the name it was called by.
+        // Not canonicalized: Debian's redis-server is a link to a program that selects its mode by its name.
         .and_then(|path| std::path::absolute(path).ok())
         .ok_or(LabError::Missing { what, hint, looked: candidates })
 }
 
-/// Envoy.
 pub fn envoy() -> Result<PathBuf, LabError> {
     let mut candidates = vec![workspace().join(".tools/envoy/envoy/_bin/envoy")];
     candidates.extend(on_path("envoy"));
     find(ENVOY, candidates, "Envoy", "fetch it with `make tools` or set EVENKEEL_ENVOY")
 }
 
-/// The sidecar: beside this program, or one directory up (test binaries live in `deps/`).
+/// Finds the sidecar beside this program, one directory up (test binaries are in `deps/`), or in a target directory.
 pub fn sidecar() -> Result<PathBuf, LabError> {
     let mut candidates = Vec::new();
     if let Ok(exe) = std::env::current_exe() {
@@ -71,45 +70,39 @@ pub fn sidecar() -> Result<PathBuf, LabError> {
     find(SIDECAR, candidates, "the sidecar", "build it with `cargo build -p evenkeel` or set EVENKEEL_BIN")
 }
 
-/// The plugin.
 pub fn plugin() -> Result<PathBuf, LabError> {
     let candidates =
         target_dirs().into_iter().map(|dir| dir.join("wasm32-wasip1/plugin/evenkeel_plugin.wasm")).collect();
     find(PLUGIN, candidates, "the plugin", "build it with `make plugin` or set EVENKEEL_PLUGIN_WASM")
 }
 
-/// Redis.
 pub fn redis_server() -> Result<PathBuf, LabError> {
     find(REDIS, on_path("redis-server"), "redis-server", "install Redis or set EVENKEEL_REDIS_SERVER")
 }
 
-/// A Python with OpenAI's client library. One on the path is not looked for, as it would not have the library.
+/// Finds a Python interpreter with OpenAI's client library. `PATH` is not searched: that Python lacks the library.
 pub fn python() -> Result<PathBuf, LabError> {
     let candidates = vec![workspace().join(".tools/python/bin/python")];
     find(
         PYTHON,
         candidates,
-        "Python with the library `openai`",
-        "make one with `.ci/setup python` or set EVENKEEL_PYTHON",
+        "Python with the `openai` package",
+        "install it with `.ci/setup python` or set EVENKEEL_PYTHON",
     )
 }
 
-/// Prometheus.
 pub fn prometheus() -> Result<PathBuf, LabError> {
     find(PROMETHEUS, on_path("prometheus"), "prometheus", "install Prometheus or set EVENKEEL_PROMETHEUS")
 }
 
-/// Prometheus's tool for rules and metrics.
 pub fn promtool() -> Result<PathBuf, LabError> {
     find(PROMTOOL, on_path("promtool"), "promtool", "install Prometheus or set EVENKEEL_PROMTOOL")
 }
 
-/// A Node.js, which runs what drives the browser.
 pub fn node() -> Result<PathBuf, LabError> {
     find(NODE, on_path("node"), "Node.js", "fetch it with `.ci/setup browser` or set EVENKEEL_NODE")
 }
 
-/// A Chromium.
 pub fn browser() -> Result<PathBuf, LabError> {
     find(
         BROWSER,
@@ -119,7 +112,7 @@ pub fn browser() -> Result<PathBuf, LabError> {
     )
 }
 
-/// The directory that has what drives the browser in its `node_modules`.
+/// Returns the directory whose `node_modules` holds playwright-core, which drives the browser.
 pub fn page_tools() -> Result<PathBuf, LabError> {
     let dir = std::env::var_os(PAGE_TOOLS).map_or_else(|| workspace().join(".tools/page"), PathBuf::from);
     let looked = dir.join("node_modules/playwright-core/package.json");
@@ -135,7 +128,7 @@ fn on_path(program: &str) -> Vec<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).collect()
 }
 
-/// The target directory this program lies in, the one cargo is told to use, and the workspace's own.
+/// The target directory of this program, that of `CARGO_TARGET_DIR`, and the workspace's default.
 fn target_dirs() -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     if let Ok(exe) = std::env::current_exe() {

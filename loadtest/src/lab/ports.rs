@@ -1,8 +1,7 @@
-//! Free TCP ports for processes that must be told theirs and keep it over a restart.
+//! Free TCP ports for processes that need a known port and keep it across restarts.
 //!
-//! Ports come from below the range from which Linux takes the source ports of outgoing connections, so that no
-//! connection can take one between two lives of a process. This process reserves a block of them by listening on its
-//! first port; tests in other processes so find other blocks.
+//! Ports lie below Linux's ephemeral range, so no outgoing connection can take one while its process restarts. This
+//! process reserves a block of ports by listening on the first one, so tests in other processes use other blocks.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -12,22 +11,22 @@ use super::LabError;
 
 const FIRST: u16 = 20_000;
 const BLOCKS: u16 = 60;
-const BLOCK: u16 = 200;
+const PORTS_PER_BLOCK: u16 = 200;
 
 #[derive(Default)]
 struct Reserved {
     next: u16,
     end: u16,
-    /// Listening on its first port is what reserves a block; used-up blocks stay reserved.
+    /// One listener per reserved block, on its first port. Exhausted blocks stay reserved.
     guards: Vec<TcpListener>,
 }
 
 static RESERVED: Mutex<Reserved> = Mutex::new(Reserved { next: 0, end: 0, guards: Vec::new() });
 
-/// A port nobody listens on and nobody else in this process was given.
+/// Returns a port that no process listens on and that this process has not handed out before.
 pub fn free_port() -> Result<u16, LabError> {
     let mut reserved = RESERVED.lock();
-    for _ in 0..2 * BLOCK {
+    for _ in 0..2 * PORTS_PER_BLOCK {
         if reserved.next == reserved.end {
             reserved.next_block()?;
         }
@@ -37,18 +36,18 @@ pub fn free_port() -> Result<u16, LabError> {
             return Ok(port);
         }
     }
-    Err(LabError::Builder("no free TCP port"))
+    Err(LabError::Invalid("no free TCP port"))
 }
 
 impl Reserved {
     fn next_block(&mut self) -> Result<(), LabError> {
         let offset = (std::process::id() % u32::from(BLOCKS)) as u16;
         let (first, guard) = (0..BLOCKS)
-            .map(|i| FIRST + (offset + i) % BLOCKS * BLOCK)
+            .map(|i| FIRST + (offset + i) % BLOCKS * PORTS_PER_BLOCK)
             .find_map(|first| Some((first, TcpListener::bind((Ipv4Addr::LOCALHOST, first)).ok()?)))
-            .ok_or(LabError::Builder("every block of TCP ports is taken"))?;
+            .ok_or(LabError::Invalid("every block of TCP ports is taken"))?;
         self.guards.push(guard);
-        (self.next, self.end) = (first + 1, first + BLOCK);
+        (self.next, self.end) = (first + 1, first + PORTS_PER_BLOCK);
         Ok(())
     }
 }
@@ -58,10 +57,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_free_and_never_given_twice() {
+    fn ports_are_distinct_and_in_range() {
         let ports: Vec<u16> = (0..450).map(|_| free_port().unwrap()).collect();
         let distinct: std::collections::HashSet<_> = ports.iter().collect();
         assert_eq!(distinct.len(), ports.len());
-        assert!(ports.iter().all(|p| (FIRST..FIRST + BLOCKS * BLOCK).contains(p)));
+        assert!(ports.iter().all(|p| (FIRST..FIRST + BLOCKS * PORTS_PER_BLOCK).contains(p)));
     }
 }

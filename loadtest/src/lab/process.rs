@@ -1,4 +1,4 @@
-//! One child process: started, waited for, killed by its own process id.
+//! A child process that is signalled and killed by its own process id.
 
 use std::{
     ffi::OsString,
@@ -10,9 +10,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{LabError, wait::POLL_EVERY};
+use super::LabError;
+use crate::wait::{POLL_INTERVAL, WaitError};
 
-/// A child process that can be started more than once. It is killed when dropped.
+/// A child process that can be started more than once. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -24,28 +25,26 @@ pub struct Process {
 }
 
 impl Process {
-    /// Describes a process; its output is appended to `<dir>/<name>.log`.
+    /// Describes a process whose output is appended to `<dir>/<name>.log`. It does not start it.
     pub fn new(name: impl Into<String>, program: PathBuf, dir: &Path) -> Self {
         let name = name.into();
         let log = dir.join(format!("{name}.log"));
         Self { name, program, args: Vec::new(), env: Vec::new(), log, child: None }
     }
 
-    /// Adds arguments.
     #[must_use]
     pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// Adds an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
     }
 
-    /// Starts it; whatever ran before is killed first.
+    /// Starts the process. A previous instance is killed first.
     pub fn spawn(&mut self) -> Result<(), LabError> {
         self.reap();
         let open = || OpenOptions::new().create(true).append(true).open(&self.log);
@@ -63,22 +62,20 @@ impl Process {
         Ok(())
     }
 
-    /// Name, as in its log.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Process id; `None` when it was never started or was killed.
+    /// Returns the process id; `None` if the process was never started or was killed.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    /// Whether it was started and has not ended.
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }
 
-    /// Kills it with SIGKILL and waits until it is gone.
+    /// Kills the process with SIGKILL and reaps it.
     pub fn kill9(&mut self) -> Result<(), LabError> {
         if !self.is_running() {
             return Err(LabError::NotRunning { name: self.name.clone() });
@@ -87,7 +84,7 @@ impl Process {
         Ok(())
     }
 
-    /// Asks it to end (SIGTERM) and waits for it; answers its exit code, `None` when a signal ended it.
+    /// Sends SIGTERM and waits for the process to end. Returns its exit code; `None` if a signal ended it.
     pub async fn terminate(&mut self, within: Duration) -> Result<Option<i32>, LabError> {
         self.signal(Signal::TERM)?;
         let start = Instant::now();
@@ -100,18 +97,18 @@ impl Process {
                 return Ok(status.code());
             }
             if start.elapsed() > within {
-                return Err(LabError::Deadline { what: format!("{} to end", self.name), within });
+                return Err(WaitError { what: format!("{} to end", self.name), within }.into());
             }
-            tokio::time::sleep(POLL_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Stops it in its tracks (SIGSTOP): it keeps its connections and answers nothing.
+    /// Suspends the process with SIGSTOP: its connections stay open, but it no longer responds.
     pub fn pause(&mut self) -> Result<(), LabError> {
         self.signal(Signal::STOP)
     }
 
-    /// Lets it go on (SIGCONT).
+    /// Resumes the process with SIGCONT.
     pub fn resume(&mut self) -> Result<(), LabError> {
         self.signal(Signal::CONT)
     }
@@ -126,7 +123,10 @@ impl Process {
             .map_err(|e| LabError::Io { what: format!("signalling {}", self.name), source: e.into() })
     }
 
-    /// Waits until `ready` says yes; gives up when the process ends or the time is over.
+    /// Polls `ready` until it returns true.
+    ///
+    /// # Errors
+    /// If the process ends first or is not ready in time.
     pub async fn wait_ready(
         &mut self,
         within: Duration,
@@ -153,16 +153,15 @@ impl Process {
                     log_tail: self.log_tail(),
                 });
             }
-            tokio::time::sleep(POLL_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Path of its log.
     pub fn log(&self) -> &Path {
         &self.log
     }
 
-    /// Last lines of its log.
+    /// Returns the last 20 lines of the log.
     pub fn log_tail(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn signals_reach_it_and_a_dead_one_says_so() {
+    async fn a_running_process_is_signalled_and_an_ended_one_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let mut process = sleeper(dir.path());
         process.spawn().unwrap();
@@ -215,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_early_end_is_told_with_the_log() {
+    async fn an_early_exit_is_reported_with_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let mut process =
             Process::new("failing", "/bin/sh".into(), dir.path()).args(["-c", "echo no such config; exit 3"]);

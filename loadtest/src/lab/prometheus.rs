@@ -1,8 +1,7 @@
-//! A Prometheus of one's own: a free port, its data in the lab's directory, a scrape and an evaluation each second.
+//! A Prometheus process on a free port with its data in the lab's directory. It scrapes and evaluates every second.
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -11,36 +10,35 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{LabError, Process, paths, ports, wait};
+use super::{LabError, Process, paths, ports, probe};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
-/// One `prometheus`.
 #[derive(Debug)]
 pub struct Prometheus {
     process: Process,
     port: u16,
 }
 
-/// One series of an answer, with its value now.
+/// One series of an instant query's result.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Sample {
-    /// Its labels, `__name__` among them where there is one.
+pub struct Series {
+    /// Labels, including `__name__` if the series has one.
     pub metric: BTreeMap<String, String>,
-    /// Its time in seconds, and its value as Prometheus writes it.
+    /// Time in seconds, and the value as Prometheus formats it.
     value: (f64, String),
 }
 
-impl Sample {
-    /// Its value; NaN where it is none.
+impl Series {
+    /// Returns the value; NaN if it is not a number.
     pub fn value(&self) -> f64 {
         self.value.1.parse().unwrap_or(f64::NAN)
     }
 }
 
 impl Prometheus {
-    /// Starts one that scrapes these addresses as `job`, with a label `namespace` as Kubernetes has, and evaluates
-    /// these files of rules.
+    /// Starts a Prometheus that scrapes `targets` as `job` and evaluates the rule files. Targets get a `namespace`
+    /// label, as in Kubernetes.
     pub async fn start(
         dir: &Path,
         job: &str,
@@ -49,7 +47,7 @@ impl Prometheus {
     ) -> Result<Self, LabError> {
         let program = paths::prometheus()?;
         let (port, config, data) = (ports::free_port()?, dir.join("prometheus.json"), dir.join("prometheus"));
-        // JSON is YAML.
+        // Prometheus expects YAML, of which JSON is a subset.
         let text = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": rules,
@@ -67,12 +65,10 @@ impl Prometheus {
         let mut prometheus = Self { process, port };
         prometheus.process.spawn()?;
         let url = prometheus.url("/-/ready");
-        let ready = async || wait::get(&url).await.is_some_and(|(status, _)| status.is_success());
-        prometheus.process.wait_ready(READY_WITHIN, ready).await?;
+        prometheus.process.wait_ready(READY_WITHIN, async || probe::succeeds(&url).await).await?;
         Ok(prometheus)
     }
 
-    /// The process.
     pub fn process(&self) -> &Process {
         &self.process
     }
@@ -81,40 +77,28 @@ impl Prometheus {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    /// What an expression yields now.
-    pub async fn query(&self, expression: &str) -> Result<Vec<Sample>, LabError> {
-        let data = self.data(&format!("/api/v1/query?query={}", encoded(expression))).await?;
+    /// Evaluates an expression at the current time.
+    pub async fn query(&self, expression: &str) -> Result<Vec<Series>, LabError> {
+        let query: String = form_urlencoded::byte_serialize(expression.as_bytes()).collect();
+        let data = self.data(&format!("/api/v1/query?query={query}")).await?;
         serde_json::from_value(data["result"].clone())
-            .map_err(|fault| LabError::Answer { what: format!("{expression}: {fault}: {data}") })
+            .map_err(|error| LabError::Response { what: format!("{expression}: {error}: {data}") })
     }
 
-    /// Groups of rules, as they were last evaluated.
+    /// Returns the rule groups with the results of their last evaluation.
     pub async fn rules(&self) -> Result<Value, LabError> {
         self.data("/api/v1/rules").await
     }
 
     async fn data(&self, path: &str) -> Result<Value, LabError> {
         let url = self.url(path);
-        let (status, body) =
-            wait::get(&url).await.ok_or_else(|| LabError::Answer { what: format!("{url}: no answer") })?;
-        let answer: Value = serde_json::from_str(&body).unwrap_or_default();
-        if status.is_success() && answer["status"] == "success" {
-            return Ok(answer["data"].clone());
+        let (status, body) = probe::get(&url)
+            .await
+            .ok_or_else(|| LabError::Response { what: format!("{url}: no response") })?;
+        let response: Value = serde_json::from_str(&body).unwrap_or_default();
+        if status.is_success() && response["status"] == "success" {
+            return Ok(response["data"].clone());
         }
-        Err(LabError::Answer { what: format!("{url}: {status}: {body}") })
+        Err(LabError::Response { what: format!("{url}: {status}: {body}") })
     }
-}
-
-/// A value of a query string.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len() * 2);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() {
-            encoded.push(char::from(byte));
-        } else {
-            // Writing to a string does not fail.
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }

@@ -1,4 +1,4 @@
-//! A Redis of one's own: a free port, no persistence.
+//! A Redis process on a free port, without persistence.
 
 use std::{path::Path, time::Duration};
 
@@ -6,7 +6,6 @@ use super::{LabError, Process, paths, ports};
 
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
-/// One `redis-server`.
 #[derive(Debug)]
 pub struct Redis {
     process: Process,
@@ -14,7 +13,6 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// Starts one on a free port.
     pub async fn start(dir: &Path) -> Result<Self, LabError> {
         let port = ports::free_port()?;
         let process = Process::new("redis", paths::redis_server()?, dir)
@@ -32,27 +30,23 @@ impl Redis {
         self.process.wait_ready(READY_WITHIN, async || ping(&url).await.is_ok()).await
     }
 
-    /// `redis://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Its port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The process.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// A new connection.
+    /// Opens a new connection.
     pub async fn connect(&self) -> Result<redis::aio::MultiplexedConnection, LabError> {
         connect(&self.url()).await
     }
 
-    /// Forgets everything.
     pub async fn flushall(&mut self) -> Result<(), LabError> {
         let mut connection = self.connect().await?;
         redis::cmd("FLUSHALL")
@@ -61,7 +55,6 @@ impl Redis {
             .map_err(|source| LabError::Redis { what: "FLUSHALL", source })
     }
 
-    /// Forgets cached scripts.
     pub async fn script_flush(&mut self) -> Result<(), LabError> {
         let mut connection = self.connect().await?;
         redis::cmd("SCRIPT")
@@ -71,22 +64,21 @@ impl Redis {
             .map_err(|source| LabError::Redis { what: "SCRIPT FLUSH", source })
     }
 
-    /// Kills it with SIGKILL.
+    /// Kills the process with SIGKILL.
     pub fn kill9(&mut self) -> Result<(), LabError> {
         self.process.kill9()
     }
 
-    /// Starts it again on the same port; as nothing was saved, it is empty.
+    /// Starts Redis again on the same port. It is empty, because nothing was persisted.
     pub async fn restart_empty(&mut self) -> Result<(), LabError> {
         self.launch().await
     }
 
-    /// Lets it hang: connections stay, answers do not come.
+    /// Suspends Redis: connections stay open, but it no longer responds.
     pub fn pause(&mut self) -> Result<(), LabError> {
         self.process.pause()
     }
 
-    /// Lets it go on.
     pub fn resume(&mut self) -> Result<(), LabError> {
         self.process.resume()
     }

@@ -1,4 +1,4 @@
-//! The sidecar, as a process.
+//! A sidecar process.
 
 use std::{
     fs,
@@ -8,25 +8,24 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{LabError, Process, paths, wait};
+use super::{LabError, Process, paths, ports, probe};
 
 const READY_WITHIN: Duration = Duration::from_secs(15);
 
-/// What a sidecar writes into its ready file once it serves.
+/// Content of the ready file, which a sidecar writes once it serves.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Ready {
-    /// `ip:port` of gRPC.
+    /// `ip:port` of the gRPC listener.
     #[serde(default)]
     pub grpc: Option<String>,
-    /// Unix socket of gRPC.
     #[serde(default)]
     pub grpc_socket: Option<PathBuf>,
-    /// `ip:port` of HTTP.
+    /// `ip:port` of the HTTP listener.
     #[serde(default)]
     pub http: Option<String>,
 }
 
-/// One `evenkeel serve`.
+/// A running `evenkeel serve`.
 #[derive(Debug)]
 pub struct Sidecar {
     process: Process,
@@ -37,7 +36,7 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts one. `config` is given the socket and the ports of the listeners, and answers the whole YAML.
+    /// Starts a sidecar. `config` receives the `listen` section and returns the whole configuration as YAML.
     pub async fn start(
         index: usize,
         dir: &Path,
@@ -48,8 +47,8 @@ impl Sidecar {
         let socket = socket_dir.join(format!("s{index}.sock"));
         let ready_file = dir.join(format!("{name}.ready.json"));
         let path = dir.join(format!("{name}.yaml"));
-        // Ports are fixed, not 0, so that a restarted sidecar is where its clients look for it.
-        let (grpc, http) = (super::ports::free_port()?, super::ports::free_port()?);
+        // Ports are fixed instead of 0, so that clients find a restarted sidecar at the same address.
+        let (grpc, http) = (ports::free_port()?, ports::free_port()?);
         let listen = format!(
             "listen: {{grpc: \"127.0.0.1:{grpc}\", grpc_socket: \"{}\", http: \"127.0.0.1:{http}\"}}",
             socket.display()
@@ -71,72 +70,70 @@ impl Sidecar {
         self.process.wait_ready(READY_WITHIN, async || file.exists()).await?;
         let text = fs::read_to_string(&file).map_err(LabError::io(format!("reading {}", file.display())))?;
         self.ready = serde_json::from_str(&text)
-            .map_err(|fault| LabError::Answer { what: format!("{}: {fault}: {text}", file.display()) })?;
+            .map_err(|error| LabError::Response { what: format!("{}: {error}: {text}", file.display()) })?;
         Ok(())
     }
 
-    /// Where it listens.
+    /// Returns the addresses of the listeners.
     pub fn ready(&self) -> &Ready {
         &self.ready
     }
 
-    /// Its gRPC Unix socket.
+    /// Returns the Unix socket of the gRPC listener.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Its configuration file.
+    /// Returns the path of the configuration file.
     pub fn config(&self) -> &Path {
         &self.config
     }
 
-    /// The process.
     pub fn process(&self) -> &Process {
         &self.process
     }
 
-    /// `http://ip:port` of gRPC over TCP.
+    /// Returns `http://ip:port` of the gRPC listener.
     pub fn grpc_url(&self) -> Option<String> {
         self.ready.grpc.as_ref().map(|address| format!("http://{address}"))
     }
 
-    /// Its metrics in Prometheus' text format.
+    /// Returns the metrics in Prometheus's text format.
     pub async fn metrics(&self) -> Result<String, LabError> {
         self.get("/metrics").await
     }
 
-    /// One of its HTTP pages.
+    /// Sends a GET to the HTTP listener and returns the body.
     pub async fn get(&self, path: &str) -> Result<String, LabError> {
         let address = self.ready.http.as_deref().unwrap_or_default();
         let url = format!("http://{address}{path}");
-        match wait::get(&url).await {
+        match probe::get(&url).await {
             Some((status, body)) if status.is_success() => Ok(body),
-            Some((status, body)) => Err(LabError::Answer { what: format!("{url}: {status}: {body}") }),
-            None => Err(LabError::Answer { what: format!("{url}: no answer") }),
+            Some((status, body)) => Err(LabError::Response { what: format!("{url}: {status}: {body}") }),
+            None => Err(LabError::Response { what: format!("{url}: no response") }),
         }
     }
 
-    /// Kills it with SIGKILL.
+    /// Kills the process with SIGKILL.
     pub fn kill9(&mut self) -> Result<(), LabError> {
         self.process.kill9()
     }
 
-    /// Asks it to drain and end; answers its exit code.
+    /// Sends SIGTERM, waits for the graceful shutdown and returns the exit code.
     pub async fn terminate(&mut self, within: Duration) -> Result<Option<i32>, LabError> {
         self.process.terminate(within).await
     }
 
-    /// Starts it again with the same configuration, socket and ports.
+    /// Starts the sidecar again with the same configuration, socket and ports.
     pub async fn restart(&mut self) -> Result<(), LabError> {
         self.launch().await
     }
 
-    /// Stops it in its tracks: connections stay, answers do not come.
+    /// Suspends the sidecar: connections stay open, but it no longer responds.
     pub fn pause(&mut self) -> Result<(), LabError> {
         self.process.pause()
     }
 
-    /// Lets it go on.
     pub fn resume(&mut self) -> Result<(), LabError> {
         self.process.resume()
     }

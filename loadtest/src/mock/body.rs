@@ -1,4 +1,4 @@
-//! Response bodies: a stream of server-sent events, one per piece the engine hands out.
+//! Response bodies: server-sent events, one for each progress report of the engine.
 
 use std::{
     convert::Infallible,
@@ -10,14 +10,14 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::{Body, Frame};
 
-use super::{Failure, ServedEnd, host::Ticket};
+use super::{Failure, ServedEnd, host::Sequence};
 
-/// Either the whole body, or a stream.
-pub(crate) type MockBody = Either<Full<Bytes>, Events>;
+/// A complete body or a stream of events.
+pub(crate) type MockBody = Either<Full<Bytes>, EventStream>;
 
-/// The connection is to be cut here, on purpose.
+/// Ends the body with an error, so that the server closes the connection.
 #[derive(Debug, thiserror::Error)]
-#[error("cut on purpose")]
+#[error("connection cut as requested")]
 pub(crate) struct Cut;
 
 impl From<Infallible> for Cut {
@@ -26,10 +26,10 @@ impl From<Infallible> for Cut {
     }
 }
 
-/// When every answer says it was made, in seconds since the Unix epoch.
+/// `created` of every response, in Unix seconds.
 pub(crate) const CREATED: u64 = 1_767_225_600;
 
-/// What the token counts of one answer are.
+/// Token counts of one response.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     pub(crate) prompt: u32,
@@ -47,74 +47,73 @@ impl Usage {
     }
 }
 
-/// What an answer looks like.
+/// Content of one response.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
+pub(crate) struct ResponseSpec {
     pub(crate) usage: Usage,
-    /// Bytes of text of each token.
+    /// Bytes of text per token.
     pub(crate) token_bytes: usize,
-    /// A stream tells its usage.
-    pub(crate) tells_usage: bool,
+    /// Whether a stream ends with a usage chunk.
+    pub(crate) include_usage: bool,
     pub(crate) failure: Option<Failure>,
 }
 
-impl Shape {
-    /// The text of so many tokens.
+impl ResponseSpec {
     pub(crate) fn text(self, tokens: u32) -> String {
         let token: String = " tok".chars().cycle().take(self.token_bytes).collect();
         token.repeat(tokens as usize)
     }
 }
 
-/// Server-sent events of one answer.
+/// Server-sent events of one response.
 #[derive(Debug)]
-pub(crate) struct Events {
-    ticket: Ticket,
-    shape: Shape,
-    told: u32,
+pub(crate) struct EventStream {
+    sequence: Sequence,
+    spec: ResponseSpec,
+    sent: u32,
     ended: bool,
 }
 
-impl Events {
-    pub(crate) fn new(ticket: Ticket, shape: Shape) -> Self {
-        Self { ticket, shape, told: 0, ended: false }
+impl EventStream {
+    pub(crate) fn new(sequence: Sequence, spec: ResponseSpec) -> Self {
+        Self { sequence, spec, sent: 0, ended: false }
     }
 
-    /// Tokens that may still go out before the failure that was asked for.
-    fn most(&self) -> u32 {
-        match self.shape.failure {
+    /// Returns the number of tokens to send before the requested failure.
+    fn token_limit(&self) -> u32 {
+        match self.spec.failure {
             Some(Failure::Cut(tokens) | Failure::Stall(tokens)) => tokens,
             _ => u32::MAX,
         }
     }
 
     fn event(&mut self, produced: u32, done: bool) -> Bytes {
-        let id = self.ticket.id;
-        let content = self.shape.text(produced - self.told);
-        let role = if self.told == 0 { r#""role":"assistant","# } else { "" };
-        self.told = produced;
+        let id = self.sequence.id;
+        let content = self.spec.text(produced - self.sent);
+        let role = if self.sent == 0 { r#""role":"assistant","# } else { "" };
+        self.sent = produced;
         let finish = if done { r#""stop""# } else { "null" };
-        let usage = if self.shape.tells_usage { r#","usage":null"# } else { "" };
+        let usage = if self.spec.include_usage { r#","usage":null"# } else { "" };
         let mut text = format!(
             "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"created\":{CREATED},\"model\":\"mock\",\
              \"choices\":[{{\"index\":0,\"delta\":{{{role}\"content\":\"{content}\"}},\"finish_reason\":{finish}}}]{usage}}}\n\n"
         );
-        if done && self.shape.tells_usage {
+        if done && self.spec.include_usage {
             text.push_str(&format!(
                 "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"created\":{CREATED},\"model\":\"mock\",\
                  \"choices\":[],\"usage\":{}}}\n\n",
-                self.shape.usage.json()
+                self.spec.usage.json()
             ));
         }
         if done {
             text.push_str("data: [DONE]\n\n");
         }
-        self.ticket.tell(produced, done.then_some(ServedEnd::Complete));
+        self.sequence.record(produced, done.then_some(ServedEnd::Complete));
         Bytes::from(text)
     }
 }
 
-impl Body for Events {
+impl Body for EventStream {
     type Data = Bytes;
     type Error = Cut;
 
@@ -122,20 +121,20 @@ impl Body for Events {
         if self.ended {
             return Poll::Ready(None);
         }
-        if self.told >= self.most() {
-            if let Some(Failure::Stall(_)) = self.shape.failure {
+        if self.sent >= self.token_limit() {
+            if let Some(Failure::Stall(_)) = self.spec.failure {
                 return Poll::Pending;
             }
             self.ended = true;
             return Poll::Ready(Some(Err(Cut)));
         }
-        let Some(piece) = ready!(self.ticket.pieces.poll_recv(cx)) else {
-            // The engine went away without finishing this sequence: the fleet is being closed.
+        let Some(progress) = ready!(self.sequence.progress.poll_recv(cx)) else {
+            // The engine stopped before it finished this sequence: the fleet is shutting down.
             self.ended = true;
             return Poll::Ready(Some(Err(Cut)));
         };
-        let produced = piece.produced.min(self.most());
-        let done = piece.done && produced == piece.produced && self.told < self.most();
+        let produced = progress.produced.min(self.token_limit());
+        let done = progress.done && produced == progress.produced && self.sent < self.token_limit();
         self.ended = done;
         let event = self.event(produced, done);
         Poll::Ready(Some(Ok(Frame::data(event))))

@@ -1,4 +1,4 @@
-//! One host: an engine on the wall clock, and who waits for which sequence.
+//! One mock host: an engine driven by the wall clock, and the clients that wait for its sequences.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -8,34 +8,32 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::{Clock, HostStats, Served, ServedEnd};
 use crate::engine::{Engine, EngineParams, EngineTotals};
 
-/// Most requests in the account of one host; further ones are served and not written down.
-const ACCOUNT_MAX: usize = 100_000;
+/// Maximum number of requests that one host records; it serves further ones without recording them.
+const SERVED_MAX: usize = 100_000;
 
-/// Progress of one sequence, told to whoever answers its client.
+/// Progress of one sequence, sent to the task that responds to its client.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Piece {
+pub(crate) struct Progress {
     /// Tokens produced so far.
     pub(crate) produced: u32,
-    /// Whether that is all of them.
     pub(crate) done: bool,
 }
 
 #[derive(Debug)]
 struct State {
     engine: Engine,
-    readers: HashMap<u64, mpsc::UnboundedSender<Piece>>,
+    readers: HashMap<u64, mpsc::UnboundedSender<Progress>>,
     next_id: u64,
     stats: HostStats,
-    account: Vec<Served>,
+    served: Vec<Served>,
 }
 
-/// One host.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) address: SocketAddr,
     token_batch: u32,
     clock: Clock,
-    /// Whether requests wait before the engine.
+    /// Whether requests wait before they reach the engine.
     held: watch::Receiver<bool>,
     state: Mutex<State>,
     wake: Notify,
@@ -54,7 +52,7 @@ impl Host {
             readers: HashMap::new(),
             next_id: 0,
             stats: HostStats::default(),
-            account: Vec::new(),
+            served: Vec::new(),
         };
         Self {
             address,
@@ -83,36 +81,36 @@ impl Host {
         self.state.lock().engine.kv_usage()
     }
 
-    /// What requests that named their consumer were served.
+    /// Returns a record of every request that named its consumer.
     pub(crate) fn served(&self) -> Vec<Served> {
-        self.state.lock().account.clone()
+        self.state.lock().served.clone()
     }
 
-    /// Counts a request as in flight. It reaches the engine with [`Self::start`].
-    pub(crate) fn accept(self: &Arc<Self>, served: Served) -> Ticket {
-        let (sender, pieces) = mpsc::unbounded_channel();
+    /// Counts a request as in flight. [`Self::start`] passes it to the engine.
+    pub(crate) fn accept(self: &Arc<Self>, served: Served) -> Sequence {
+        let (sender, progress) = mpsc::unbounded_channel();
         let mut state = self.state.lock();
         state.next_id += 1;
         state.stats.started += 1;
         state.stats.in_flight += 1;
         let id = state.next_id;
         state.readers.insert(id, sender);
-        let is_noted = !served.consumer.is_empty() && state.account.len() < ACCOUNT_MAX;
-        let account = is_noted.then_some(state.account.len());
+        let is_recorded = !served.consumer.is_empty() && state.served.len() < SERVED_MAX;
+        let record = is_recorded.then_some(state.served.len());
         let (prompt, output) = (served.prompt, served.output);
-        state.account.extend(is_noted.then_some(served));
-        Ticket { host: Arc::clone(self), id, prompt, output, account, pieces }
+        state.served.extend(is_recorded.then_some(served));
+        Sequence { host: Arc::clone(self), id, prompt, output, record, progress }
     }
 
-    /// Puts a sequence into the engine, once the hosts are not held.
-    pub(crate) async fn start(&self, ticket: &Ticket) {
-        // An error is a fleet that is being closed.
+    /// Submits a sequence to the engine once the hosts are not held.
+    pub(crate) async fn start(&self, sequence: &Sequence) {
+        // An error means that the fleet is shutting down.
         let _ = self.held.clone().wait_for(|held| !held).await;
         let mut state = self.state.lock();
         let now = self.clock.now();
         self.advance(&mut state, now);
         let was_idle = state.engine.next_event().is_none();
-        state.engine.submit(now, ticket.id, ticket.prompt, ticket.output);
+        state.engine.submit(now, sequence.id, sequence.prompt, sequence.output);
         drop(state);
         if was_idle {
             self.wake.notify_one();
@@ -126,7 +124,7 @@ impl Host {
                 return;
             }
             if let Some(reader) = readers.get(&e.id) {
-                let _ = reader.send(Piece { produced: e.produced, done: e.done });
+                let _ = reader.send(Progress { produced: e.produced, done: e.done });
             }
             if e.done && readers.remove(&e.id).is_some() {
                 stats.in_flight -= 1;
@@ -136,32 +134,32 @@ impl Host {
     }
 }
 
-/// A sequence someone waits for. Dropping it takes the sequence out of the engine.
+/// A sequence whose client waits for it. Dropping it aborts the sequence.
 #[derive(Debug)]
-pub(crate) struct Ticket {
+pub(crate) struct Sequence {
     host: Arc<Host>,
     pub(crate) id: u64,
     pub(crate) prompt: u32,
     pub(crate) output: u32,
-    /// Its place in the account.
-    account: Option<usize>,
-    pub(crate) pieces: mpsc::UnboundedReceiver<Piece>,
+    /// Index of its record in the host's list.
+    record: Option<usize>,
+    pub(crate) progress: mpsc::UnboundedReceiver<Progress>,
 }
 
-impl Ticket {
-    /// So many of its tokens have gone into the response.
-    pub(crate) fn tell(&self, streamed: u32, end: Option<ServedEnd>) {
-        let Some(at) = self.account else { return };
+impl Sequence {
+    /// Records the number of tokens that the response has delivered, and how it ended.
+    pub(crate) fn record(&self, streamed: u32, end: Option<ServedEnd>) {
+        let Some(index) = self.record else { return };
         let mut state = self.host.state.lock();
-        let served = &mut state.account[at];
+        let served = &mut state.served[index];
         served.streamed = served.streamed.max(streamed);
         served.end = served.end.or(end);
     }
 }
 
-impl Drop for Ticket {
+impl Drop for Sequence {
     fn drop(&mut self) {
-        self.tell(0, Some(ServedEnd::Aborted));
+        self.record(0, Some(ServedEnd::Aborted));
         let mut state = self.host.state.lock();
         if state.readers.remove(&self.id).is_some() {
             state.engine.abort(self.id);
@@ -171,7 +169,7 @@ impl Drop for Ticket {
     }
 }
 
-/// Runs the engine: wakes at the end of each step. A late wake-up does several steps at once, each at its exact time.
+/// Runs the engine, waking at the end of each step. A late wake-up finishes several steps, each at its exact time.
 pub(crate) async fn drive(host: Arc<Host>) {
     loop {
         let next = {

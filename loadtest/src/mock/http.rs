@@ -1,4 +1,4 @@
-//! The HTTP face of a host: OpenAI's chat completions, vLLM's metrics, and its own `/stats`.
+//! The HTTP interface of a host: OpenAI's chat completions, vLLM's metrics, and `/stats`.
 
 use std::{net::TcpListener, sync::Arc};
 
@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::{
     CONSUMER, FAIL, Failure, HOST, OUTPUT_TOKENS, PROMPT_TOKENS, Served, ServedEnd, TOKEN_BYTES,
-    body::{CREATED, Events, MockBody, Shape, Usage},
-    host::{Host, Ticket},
+    body::{CREATED, EventStream, MockBody, ResponseSpec, Usage},
+    host::{Host, Sequence},
 };
 
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -26,15 +26,15 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, most likely: give connections time to close.
+            // Probably out of file descriptors: give connections time to close.
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
         let host = Arc::clone(&host);
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&host), request));
-            // An error here is a client that went away, or a failure that was asked for.
+            let service = service_fn(move |request| handle(Arc::clone(&host), request));
+            // An error means that the client disconnected or that it requested a failure.
             let _ = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), service)
@@ -43,9 +43,9 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
     }
 }
 
-/// The connection is to be closed without an answer.
+/// Closes the connection without a response.
 #[derive(Debug, thiserror::Error)]
-#[error("reset on purpose")]
+#[error("connection reset as requested")]
 struct Reset;
 
 #[derive(Debug, Default, Deserialize)]
@@ -63,10 +63,12 @@ struct StreamOptions {
     include_usage: bool,
 }
 
-async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Result<Response<MockBody>, Reset> {
+async fn handle(host: Arc<Host>, request: Request<Incoming>) -> Result<Response<MockBody>, Reset> {
     let path = request.uri().path().to_owned();
     let mut response = match (request.method(), path.as_str()) {
-        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => chat(&host, request).await?,
+        (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
+            chat_completion(&host, request).await?
+        }
         (&Method::GET, "/metrics") => text("text/plain; version=0.0.4", metrics(&host)),
         (&Method::GET, "/stats") => {
             text("application/json", serde_json::to_string(&host.stats()).unwrap_or_default())
@@ -80,47 +82,49 @@ async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Result<Response<
     Ok(response)
 }
 
-async fn chat(host: &Arc<Host>, request: Request<Incoming>) -> Result<Response<MockBody>, Reset> {
+async fn chat_completion(host: &Arc<Host>, request: Request<Incoming>) -> Result<Response<MockBody>, Reset> {
     let (head, body) = request.into_parts();
     let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
         return Ok(error(StatusCode::PAYLOAD_TOO_LARGE, "the request body could not be read"));
     };
     let body = body.to_bytes();
-    let asked: ChatRequest = match serde_json::from_slice(&body) {
-        Ok(asked) => asked,
+    let chat: ChatRequest = match serde_json::from_slice(&body) {
+        Ok(chat) => chat,
         Err(_) if body.is_empty() => ChatRequest::default(),
-        Err(fault) => return Ok(error(StatusCode::BAD_REQUEST, &format!("not a chat request: {fault}"))),
+        Err(invalid) => {
+            return Ok(error(StatusCode::BAD_REQUEST, &format!("invalid chat request: {invalid}")));
+        }
     };
     let failure = match head.headers.get(FAIL).map(|v| v.to_str().ok().and_then(Failure::parse)) {
-        Some(None) => return Ok(error(StatusCode::BAD_REQUEST, "unknown x-mock-fail")),
+        Some(None) => return Ok(error(StatusCode::BAD_REQUEST, "unknown value of x-mock-fail")),
         Some(Some(failure)) => Some(failure),
         None => None,
     };
     let usage = Usage {
-        prompt: number(&head.headers, PROMPT_TOKENS).unwrap_or((body.len() / 4) as u32).max(1),
-        output: number(&head.headers, OUTPUT_TOKENS)
-            .or(asked.max_tokens)
-            .or(asked.max_completion_tokens)
+        prompt: header_number(&head.headers, PROMPT_TOKENS).unwrap_or((body.len() / 4) as u32).max(1),
+        output: header_number(&head.headers, OUTPUT_TOKENS)
+            .or(chat.max_tokens)
+            .or(chat.max_completion_tokens)
             .unwrap_or(OUTPUT_TOKENS_DEFAULT)
             .clamp(1, OUTPUT_TOKENS_MAX),
     };
-    let token_bytes = number(&head.headers, TOKEN_BYTES).unwrap_or(TOKEN_BYTES_DEFAULT);
-    let shape = Shape {
+    let token_bytes = header_number(&head.headers, TOKEN_BYTES).unwrap_or(TOKEN_BYTES_DEFAULT);
+    let spec = ResponseSpec {
         usage,
         token_bytes: token_bytes.clamp(1, TOKEN_BYTES_MAX) as usize,
-        tells_usage: asked.stream_options.is_some_and(|options| options.include_usage),
+        include_usage: chat.stream_options.is_some_and(|options| options.include_usage),
         failure,
     };
     match failure {
         Some(Failure::Unavailable) => {
-            return Ok(error(StatusCode::SERVICE_UNAVAILABLE, "unavailable on purpose"));
+            return Ok(error(StatusCode::SERVICE_UNAVAILABLE, "unavailable as requested"));
         }
         Some(Failure::NotFoundEmpty) => return Ok(plain(StatusCode::NOT_FOUND, Bytes::new())),
         Some(Failure::Reset) => return Err(Reset),
         _ => {}
     }
     let consumer = head.headers.get(CONSUMER).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let ticket = host.accept(Served {
+    let sequence = host.accept(Served {
         consumer: consumer.to_owned(),
         prompt: usage.prompt,
         output: usage.output,
@@ -129,33 +133,33 @@ async fn chat(host: &Arc<Host>, request: Request<Incoming>) -> Result<Response<M
     if failure == Some(Failure::Hang) {
         return std::future::pending().await;
     }
-    host.start(&ticket).await;
-    if asked.stream || failure.is_some() {
-        let mut response = Response::new(Either::Right(Events::new(ticket, shape)));
+    host.start(&sequence).await;
+    if chat.stream || failure.is_some() {
+        let mut response = Response::new(Either::Right(EventStream::new(sequence, spec)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         return Ok(response);
     }
-    whole(ticket, shape).await
+    complete_response(sequence, spec).await
 }
 
-/// Waits for the last token and answers in one piece.
-async fn whole(mut ticket: Ticket, shape: Shape) -> Result<Response<MockBody>, Reset> {
+/// Waits for the last token and returns the complete response.
+async fn complete_response(mut sequence: Sequence, spec: ResponseSpec) -> Result<Response<MockBody>, Reset> {
     loop {
-        match ticket.pieces.recv().await {
-            Some(piece) if piece.done => break,
+        match sequence.progress.recv().await {
+            Some(progress) if progress.done => break,
             Some(_) => {}
             None => return Err(Reset),
         }
     }
-    ticket.tell(ticket.output, Some(ServedEnd::Complete));
+    sequence.record(sequence.output, Some(ServedEnd::Complete));
     Ok(text(
         "application/json",
         format!(
             "{{\"id\":\"mock-{}\",\"object\":\"chat.completion\",\"created\":{CREATED},\"model\":\"mock\",\
              \"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{}}}",
-            ticket.id,
-            shape.text(shape.usage.output),
-            shape.usage.json()
+            sequence.id,
+            spec.text(spec.usage.output),
+            spec.usage.json()
         ),
     ))
 }
@@ -178,7 +182,7 @@ fn metrics(host: &Host) -> String {
     out
 }
 
-fn number(headers: &HeaderMap, name: &str) -> Option<u32> {
+fn header_number(headers: &HeaderMap, name: &str) -> Option<u32> {
     headers.get(name)?.to_str().ok()?.parse().ok()
 }
 

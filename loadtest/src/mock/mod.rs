@@ -1,7 +1,7 @@
-//! Model servers that only pretend: N hosts in one process, each on its own port, each with an
-//! [`Engine`](crate::engine::Engine) that decides when which token is ready.
+//! Mock model servers: several hosts in one process, each on its own port with its own
+//! [`Engine`](crate::engine::Engine), which determines when each token is ready.
 //!
-//! A fleet runs in a thread of its own, so that its timers do not queue behind the load generator's.
+//! A fleet runs in its own thread, so that its timers do not queue behind the load generator's.
 
 mod body;
 mod host;
@@ -13,40 +13,40 @@ use std::{
     time::{Duration, Instant},
 };
 
+use host::Host;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{EngineParams, EngineTotals};
-use host::Host;
 
-/// Request header: tokens of the prompt.
+/// Request header: tokens in the prompt.
 pub const PROMPT_TOKENS: &str = "x-mock-prompt-tokens";
 /// Request header: tokens to generate.
 pub const OUTPUT_TOKENS: &str = "x-mock-output-tokens";
-/// Request header: bytes of text in each generated token (4).
+/// Request header: bytes of text per generated token (4).
 pub const TOKEN_BYTES: &str = "x-mock-token-bytes";
-/// Request header: whose request it is. Those that name somebody are in the account, [`Fleet::served`].
+/// Request header: the consumer. [`Fleet::served`] lists the requests that have it.
 pub const CONSUMER: &str = "x-mse-consumer";
-/// Request header: how to fail; see [`Failure`].
+/// Request header: how the request fails; see [`Failure`].
 pub const FAIL: &str = "x-mock-fail";
-/// Response header: `ip:port` of the host that answered.
+/// Response header: `ip:port` of the host that responded.
 pub const HOST: &str = "x-mock-host";
 
-/// How a request can be made to fail, by its `x-mock-fail` header.
+/// A failure that a request asks for in its `x-mock-fail` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// `503`: an error answer with a JSON body, at once.
+    /// `503`: an immediate error response with a JSON body.
     Unavailable,
-    /// `404-empty`: a 404 without body.
+    /// `404-empty`: a 404 without a body.
     NotFoundEmpty,
-    /// `reset`: the connection is closed before any answer.
+    /// `reset`: the host closes the connection without a response.
     Reset,
-    /// `cut`, `cut:9`: the connection is closed once so many tokens (1) were streamed.
+    /// `cut:9`: the host closes the connection after streaming 9 tokens; `cut`: after 1.
     Cut(u32),
-    /// `stall:9`: nothing more comes once so many tokens were streamed.
+    /// `stall:9`: the stream stalls after 9 tokens.
     Stall(u32),
-    /// `hang`: accepted, counted as in flight, never answered.
+    /// `hang`: the host accepts the request, counts it as in flight and never responds.
     Hang,
 }
 
@@ -65,68 +65,65 @@ impl Failure {
     }
 }
 
-/// What a fleet is made of.
 #[derive(Clone, Debug)]
 pub struct FleetConfig {
-    /// Addresses to listen on, one a host; port 0 picks a free one.
+    /// Addresses to listen on, one per host; port 0 picks a free port.
     pub listen: Vec<SocketAddr>,
-    /// Engine of every host.
     pub engine: EngineParams,
     /// Virtual seconds per wall second.
     pub time_scale: f64,
-    /// Tokens in one SSE event (the first token always has an event of its own).
+    /// Tokens per SSE event. The first token always has its own event.
     pub token_batch: u32,
 }
 
 impl FleetConfig {
-    /// `hosts` hosts on free ports of 127.0.0.1.
+    /// Returns a configuration of `hosts` hosts on free ports of 127.0.0.1.
     pub fn local(hosts: usize, engine: EngineParams, time_scale: f64, token_batch: u32) -> Self {
         Self { listen: vec![SocketAddr::from(([127, 0, 0, 1], 0)); hosts], engine, time_scale, token_batch }
     }
 }
 
-/// Counts of one host, as its `/stats` answers them.
+/// Request counts of one host, as `/stats` reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostStats {
-    /// Requests accepted and not yet ended: running, queued or hanging.
+    /// Requests accepted and not yet ended: running, waiting or hanging.
     pub in_flight: u64,
-    /// Sequences in a slot.
+    /// Sequences that have a slot.
     pub running: u64,
     /// Sequences in the queue.
     pub waiting: u64,
     /// Requests accepted since the start.
     pub started: u64,
-    /// Of those, answered to the end.
+    /// Started requests whose response was complete.
     pub finished: u64,
-    /// Of those, given up by the client or failed on purpose.
+    /// Started requests that the client abandoned or that failed as requested.
     pub aborted: u64,
 }
 
-/// What one request was served: the truth against which usage that others count can be held.
+/// Record of one request: the reference for usage that other components count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
-    /// Whose it was.
     pub consumer: String,
-    /// Tokens of its prompt.
+    /// Tokens in the prompt.
     pub prompt: u32,
-    /// Tokens it would have had in all.
+    /// Tokens in the complete response.
     pub output: u32,
-    /// Tokens that went into the response.
+    /// Tokens that the host has sent.
     pub streamed: u32,
-    /// How it ended; `None` while it is in flight.
+    /// `None` while the request is in flight.
     pub end: Option<ServedEnd>,
 }
 
-/// How a request ended at its host.
+/// How a request ended, as seen by its host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServedEnd {
-    /// The response was handed over to its last byte.
+    /// The host sent the complete response.
     Complete,
-    /// It was not: the client went away, or it was to fail.
+    /// The client disconnected, or the request failed as requested.
     Aborted,
 }
 
-/// Virtual time: wall time since the start, times the scale.
+/// Virtual time: wall time since the start, multiplied by the scale.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     epoch: Instant,
@@ -143,7 +140,7 @@ impl Clock {
     }
 }
 
-/// Running hosts. Dropping it closes them and every connection to them.
+/// Running hosts. Dropping the fleet closes them and all their connections.
 #[derive(Debug)]
 pub struct Fleet {
     hosts: Vec<Arc<Host>>,
@@ -153,7 +150,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Binds every address and serves until dropped.
+    /// Binds every address and serves until the fleet is dropped.
     pub fn start(config: &FleetConfig) -> std::io::Result<Self> {
         let clock = Clock { epoch: Instant::now(), scale: config.time_scale };
         let (held, watched) = watch::channel(false);
@@ -184,37 +181,34 @@ impl Fleet {
         Ok(Self { hosts, held, cancel, thread: Some(thread) })
     }
 
-    /// Where the hosts listen, in the order of the configuration.
+    /// Returns the hosts' addresses in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.hosts.iter().map(|host| host.address).collect()
     }
 
-    /// Counts of each host.
     pub fn stats(&self) -> Vec<HostStats> {
         self.hosts.iter().map(|host| host.stats()).collect()
     }
 
-    /// Requests in flight on each host.
     pub fn in_flight(&self) -> Vec<u64> {
         self.hosts.iter().map(|host| host.stats().in_flight).collect()
     }
 
-    /// What each request that named its consumer was served, by host, in the order they came.
+    /// Returns a record of every request that named its consumer, ordered by host and arrival.
     pub fn served(&self) -> Vec<Served> {
         self.hosts.iter().flat_map(|host| host.served()).collect()
     }
 
-    /// From now on requests wait before the engine, counted as in flight, without an answer.
+    /// Holds requests before the engine: they count as in flight but receive no response.
     pub fn hold(&self) {
         self.held.send_replace(true);
     }
 
-    /// Lets go what is held.
+    /// Passes held requests on to the engine.
     pub fn release(&self) {
         self.held.send_replace(false);
     }
 
-    /// Integrals of each host's engine.
     pub fn totals(&self) -> Vec<EngineTotals> {
         self.hosts.iter().map(|host| host.totals()).collect()
     }
@@ -237,11 +231,11 @@ mod tests {
     use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
     use super::*;
-    use crate::lab::wait;
+    use crate::wait;
 
     const WITHIN: Duration = Duration::from_secs(10);
 
-    fn ask(url: &str, fail: &str, options: &str) -> Request<Full<Bytes>> {
+    fn chat_request(url: &str, fail: &str, options: &str) -> Request<Full<Bytes>> {
         let body = format!("{{\"stream\":true{options}}}");
         let request = Request::post(format!("{url}/v1/chat/completions"));
         let request = request.header(CONSUMER, "c").header(PROMPT_TOKENS, 3).header(OUTPUT_TOKENS, 5);
@@ -250,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_account_is_what_was_served() {
+    async fn served_requests_are_recorded() {
         let fleet = Fleet::start(&FleetConfig::local(1, EngineParams::default(), 10.0, 1)).unwrap();
         let url = format!("http://{}", fleet.addresses()[0]);
         let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
@@ -258,7 +252,7 @@ mod tests {
         let (complete, aborted) = (Some(ServedEnd::Complete), Some(ServedEnd::Aborted));
 
         fleet.hold();
-        let held = tokio::spawn(client.request(ask(&url, "", "")));
+        let held = tokio::spawn(client.request(chat_request(&url, "", "")));
         wait::until("the request to be held", WITHIN, async || fleet.in_flight() == [1]).await.unwrap();
         assert_eq!(fleet.served(), [served(0, None)]);
         fleet.release();
@@ -268,7 +262,7 @@ mod tests {
         assert_eq!(fleet.served(), [served(5, complete)]);
 
         let options = r#","stream_options":{"include_usage":true}"#;
-        let response = client.request(ask(&url, "", options)).await.unwrap();
+        let response = client.request(chat_request(&url, "", options)).await.unwrap();
         let text = response.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8_lossy(&text).into_owned();
         assert_eq!(text.matches("\"usage\":null").count(), 5, "{text}");
@@ -277,8 +271,15 @@ mod tests {
             "{text}"
         );
 
-        client.request(ask(&url, "cut:2", "")).await.unwrap().into_body().collect().await.unwrap_err();
-        let mut stalled = client.request(ask(&url, "stall:4", "")).await.unwrap().into_body();
+        client
+            .request(chat_request(&url, "cut:2", ""))
+            .await
+            .unwrap()
+            .into_body()
+            .collect()
+            .await
+            .unwrap_err();
+        let mut stalled = client.request(chat_request(&url, "stall:4", "")).await.unwrap().into_body();
         wait::until("four tokens", WITHIN, async || fleet.served().last() == Some(&served(4, None)))
             .await
             .unwrap();

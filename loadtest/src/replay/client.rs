@@ -1,4 +1,4 @@
-//! One request: sent, read to its end, its first event timed.
+//! Sends one request, reads its response to the end and times the first event.
 
 use std::{
     net::SocketAddr,
@@ -9,103 +9,100 @@ use bytes::Bytes;
 use http::{Request as HttpRequest, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
 
 use super::Sample;
 use crate::{
-    lab::PICK_HEADER,
+    lab::OVERRIDE_HOST_HEADER,
     mock::{HOST, OUTPUT_TOKENS, PROMPT_TOKENS},
     workload::Request,
 };
 
-/// Sends requests over kept connections. Clones share them.
+/// Sends requests over persistent connections. Clones share the connections.
 #[derive(Clone, Debug)]
-pub struct Sender {
-    client: Client<HttpConnector, Full<Bytes>>,
+pub struct Client {
+    client: legacy::Client<HttpConnector, Full<Bytes>>,
     timeout: Duration,
 }
 
-/// What came of one request.
+/// Result of one request.
 #[derive(Clone, Debug)]
-pub struct Answer {
-    /// When the first SSE event arrived.
+pub struct Exchange {
+    /// Arrival of the first SSE event.
     pub first: Option<Instant>,
-    /// When the answer ended.
+    /// End of the response.
     pub end: Instant,
-    /// HTTP status.
     pub status: Option<StatusCode>,
-    /// Host that answered.
     pub host: Option<String>,
-    /// What went wrong.
     pub error: Option<String>,
 }
 
-impl Sender {
-    /// With no connections yet.
+impl Client {
     pub fn new(timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        let client = Client::builder(TokioExecutor::new())
+        let client = legacy::Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
             .build(connector);
         Self { client, timeout }
     }
 
-    /// Sends one request through `gateway` and reads the answer.
-    pub async fn send(&self, gateway: &str, request: Request, host: Option<SocketAddr>) -> Answer {
-        let mut answer = Answer { first: None, end: Instant::now(), status: None, host: None, error: None };
-        let exchange = self.exchange(gateway, request, host, &mut answer);
-        match tokio::time::timeout(self.timeout, exchange).await {
+    /// Sends one request through `gateway` and reads the response to its end. `host` names the host in a header.
+    pub async fn send(&self, gateway: &str, request: Request, host: Option<SocketAddr>) -> Exchange {
+        let mut exchange =
+            Exchange { first: None, end: Instant::now(), status: None, host: None, error: None };
+        let attempt = self.attempt(gateway, request, host, &mut exchange);
+        match tokio::time::timeout(self.timeout, attempt).await {
             Ok(Ok(())) => {}
-            Ok(Err(fault)) => answer.error = Some(fault),
-            Err(_) => answer.error = Some("timeout".into()),
+            Ok(Err(error)) => exchange.error = Some(error),
+            Err(_) => exchange.error = Some("timeout".into()),
         }
-        answer.end = Instant::now();
-        answer
+        exchange.end = Instant::now();
+        exchange
     }
 
-    async fn exchange(
+    async fn attempt(
         &self,
         gateway: &str,
         request: Request,
         host: Option<SocketAddr>,
-        answer: &mut Answer,
+        exchange: &mut Exchange,
     ) -> Result<(), String> {
         let mut builder = HttpRequest::post(format!("{gateway}/v1/chat/completions"))
             .header("content-type", "application/json")
             .header(PROMPT_TOKENS, request.prompt)
             .header(OUTPUT_TOKENS, request.output);
         if let Some(host) = host {
-            builder = builder.header(PICK_HEADER, host.to_string());
+            builder = builder.header(OVERRIDE_HOST_HEADER, host.to_string());
         }
         let body = r#"{"model":"mock","messages":[{"role":"user","content":"replay"}],"stream":true}"#;
         let request = builder.body(Full::from(body)).map_err(|e| e.to_string())?;
-        let response = self.client.request(request).await.map_err(|e| chain(&e))?;
-        answer.status = Some(response.status());
-        answer.host = response.headers().get(HOST).and_then(|h| h.to_str().ok()).map(str::to_owned);
-        let good = response.status().is_success();
+        let response = self.client.request(request).await.map_err(describe)?;
+        exchange.status = Some(response.status());
+        exchange.host = response.headers().get(HOST).and_then(|h| h.to_str().ok()).map(str::to_owned);
+        let is_success = response.status().is_success();
         let mut body = response.into_body();
-        let mut ends_well = false;
+        let mut is_complete = false;
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|e| chain(&e))?;
+            let frame = frame.map_err(describe)?;
             let Some(data) = frame.data_ref() else { continue };
-            if answer.first.is_none() && good {
-                answer.first = Some(Instant::now());
+            if exchange.first.is_none() && is_success {
+                exchange.first = Some(Instant::now());
             }
-            ends_well = data.ends_with(b"[DONE]\n\n") || (ends_well && data.is_empty());
+            is_complete = data.ends_with(b"[DONE]\n\n") || (is_complete && data.is_empty());
         }
-        match answer.status {
-            Some(status) if !good => Err(format!("status {}", status.as_u16())),
-            _ if !ends_well => Err("the stream ended before [DONE]".into()),
+        match exchange.status {
+            Some(status) if !is_success => Err(format!("status {}", status.as_u16())),
+            _ if !is_complete => Err("the stream ended before [DONE]".into()),
             _ => Ok(()),
         }
     }
 }
 
-impl Answer {
+impl Exchange {
     pub(super) fn into_sample(self, due: Duration, due_at: Instant, late: Duration) -> Sample {
         Sample {
             due,
@@ -119,16 +116,9 @@ impl Answer {
     }
 }
 
-/// An error with its sources, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
+/// Formats an error and its sources on one line.
+fn describe(error: impl std::error::Error + Send + Sync + 'static) -> String {
+    format!("{:#}", anyhow::Error::new(error))
 }
 
 #[cfg(test)]
@@ -137,6 +127,7 @@ mod tests {
     use crate::{
         engine::EngineParams,
         mock::{Fleet, FleetConfig},
+        percentiles::Percentiles,
         replay::{Progress, ReplayConfig, Spread, run},
         workload::Workload,
     };
@@ -159,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_replay_times_first_and_last_token() {
+    async fn first_and_last_tokens_are_timed() {
         let engine = EngineParams { per_seq_ms: 0.0, ..EngineParams::default() };
         let fleet = Fleet::start(&FleetConfig::local(2, engine, 10.0, 8)).unwrap();
         let replay = run(&workload(40), &config(&fleet), Progress::hidden()).await;
@@ -167,7 +158,7 @@ mod tests {
         let hosts =
             replay.samples.iter().filter(|s| s.host == Some(fleet.addresses()[0].to_string())).count();
         assert_eq!(hosts, 20);
-        // An idle host's first token takes 20 + 10 ms; 19 more steps of 20 follow.
+        // On an idle host the first token takes 20 + 10 ms; 19 more steps of 20 ms follow.
         let first = Percentiles::of(replay.ttft_trace_ms());
         let last = Percentiles::of(replay.e2e_trace_ms());
         assert!(first.p50 >= 30.0 && last.p50 >= first.p50 + 380.0, "{first:?} {last:?}");
@@ -175,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_gateway_that_is_not_there_is_an_error_not_a_stop() {
+    async fn an_unreachable_gateway_does_not_stop_the_replay() {
         let fleet = Fleet::start(&FleetConfig::local(1, EngineParams::default(), 100.0, 8)).unwrap();
         let mut config = config(&fleet);
         config.gateways.push("http://127.0.0.1:1".into());
@@ -183,6 +174,4 @@ mod tests {
         assert_eq!((replay.samples.len(), replay.errors()), (10, 5));
         assert_eq!(replay.ttft_trace_ms().len(), 5);
     }
-
-    use crate::figures::Percentiles;
 }

@@ -1,6 +1,6 @@
-//! Sending a workload, open loop: every request goes out at the time the trace says, however slow the
-//! answers are. Times to first and last token count from that time, not from when the generator came round to it, so a
-//! stalled system cannot hide what it did to those who would have come meanwhile. The generator's own lateness is recorded.
+//! Replays a workload in an open loop: every request is sent at its time in the trace, however slow the responses are.
+//! Times to first and last token count from that due time rather than from the actual sending, so a stalled system
+//! cannot hide its effect on later requests (coordinated omission). The generator's own lateness is recorded.
 
 mod client;
 mod picker;
@@ -13,120 +13,104 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-
-use crate::{figures::Percentiles, workload::Workload};
-pub use client::{Answer, Sender};
+pub use client::{Client, Exchange};
 pub use picker::{Pick, Picker};
 pub use progress::Progress;
 pub use schedule::open_loop;
+use serde::{Deserialize, Serialize};
 
-/// How requests are spread over the gateways.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+use crate::{percentiles::Percentiles, workload::Workload};
+
+/// How requests are distributed over the gateways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Spread {
-    /// At random, by a seed: as a load balancer in front of the gateways does.
+    /// At random, like a load balancer in front of the gateways.
     #[default]
     Random,
-    /// One after the other.
+    /// To each gateway in turn.
     RoundRobin,
 }
 
-impl std::str::FromStr for Spread {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "random" => Ok(Self::Random),
-            "round_robin" => Ok(Self::RoundRobin),
-            _ => Err("expected random or round_robin".into()),
-        }
-    }
-}
-
-/// How to replay.
 #[derive(Clone, Debug)]
 pub struct ReplayConfig {
     /// Base URLs of the gateways.
     pub gateways: Vec<String>,
-    /// Where given, the generator itself chooses the host by one table of all requests, and names it in a header.
+    /// With hosts, the generator itself chooses the host from a table of all requests in flight and names it in a
+    /// header.
     pub ideal_over: Option<Vec<SocketAddr>>,
     /// Trace seconds per wall second.
     pub time_scale: f64,
-    /// How requests are spread over the gateways.
     pub spread: Spread,
     /// Seed of every random choice.
     pub seed: u64,
-    /// A request that takes longer, in wall time, counts as an error.
+    /// Wall time after which a request counts as an error.
     pub timeout: Duration,
 }
 
-/// One request's fate. Times are wall times, from when the request was due.
+/// Result of one request. Times are wall times, measured from the request's due time.
 #[derive(Clone, Debug)]
 pub struct Sample {
-    /// When it was due, since the start of the replay.
+    /// Due time, relative to the start of the replay.
     pub due: Duration,
-    /// How late the generator sent it.
+    /// Delay between the due time and the actual sending.
     pub late: Duration,
     /// Time to the first SSE event.
     pub ttft: Option<Duration>,
-    /// Time to the end of the answer.
+    /// Time to the end of the response.
     pub e2e: Duration,
-    /// HTTP status; `None` when there was none.
+    /// HTTP status; `None` without a response.
     pub status: Option<u16>,
-    /// Host that answered.
     pub host: Option<String>,
-    /// What went wrong, if anything did.
     pub error: Option<String>,
 }
 
 impl Sample {
-    /// Whether the answer was complete and good.
+    /// Returns whether the response was successful and complete.
     pub fn is_ok(&self) -> bool {
         self.error.is_none()
     }
 }
 
-/// What a replay showed.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// One for each request, in the order of the trace.
+    /// One per request, in the order of the trace.
     pub samples: Vec<Sample>,
-    /// From the first request's due time to the last answer.
+    /// Wall time from the start of the replay to the last response.
     pub wall: Duration,
     /// Trace seconds per wall second.
     pub time_scale: f64,
 }
 
 impl Replay {
-    /// Times to first token of good answers, in trace milliseconds.
+    /// Returns the times to first token of successful requests in trace milliseconds.
     pub fn ttft_trace_ms(&self) -> Vec<f64> {
-        self.good().filter_map(|s| s.ttft).map(|t| t.as_secs_f64() * 1e3 * self.time_scale).collect()
+        self.successful().filter_map(|s| s.ttft).map(|t| t.as_secs_f64() * 1e3 * self.time_scale).collect()
     }
 
-    /// Times to last token of good answers, in trace milliseconds.
+    /// Returns the times to last token of successful requests in trace milliseconds.
     pub fn e2e_trace_ms(&self) -> Vec<f64> {
-        self.good().map(|s| s.e2e.as_secs_f64() * 1e3 * self.time_scale).collect()
+        self.successful().map(|s| s.e2e.as_secs_f64() * 1e3 * self.time_scale).collect()
     }
 
-    /// The generator's own lateness, in wall milliseconds.
+    /// Returns the generator's lateness in wall milliseconds.
     pub fn late_wall_ms(&self) -> Percentiles {
         Percentiles::of(self.samples.iter().map(|s| s.late.as_secs_f64() * 1e3))
     }
 
-    /// Requests without a good answer.
+    /// Returns the number of failed requests.
     pub fn errors(&self) -> usize {
         self.samples.iter().filter(|s| !s.is_ok()).count()
     }
 
-    fn good(&self) -> impl Iterator<Item = &Sample> {
+    fn successful(&self) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(|s| s.is_ok())
     }
 }
 
-/// Replays `workload`.
 pub async fn run(workload: &Workload, config: &ReplayConfig, progress: Progress) -> Replay {
-    let sender = Sender::new(config.timeout);
+    let client = Client::new(config.timeout);
     let picker = config.ideal_over.clone().map(|hosts| Arc::new(Picker::new(hosts, config.seed)));
     let gateways =
         schedule::spread(workload.requests.len(), config.gateways.len(), config.spread, config.seed);
@@ -138,19 +122,19 @@ pub async fn run(workload: &Workload, config: &ReplayConfig, progress: Progress)
     let samples = open_loop(&due, |index, due_at| {
         let request = workload.requests[index];
         let gateway = config.gateways[gateways[index]].clone();
-        let (sender, picker, progress) = (sender.clone(), picker.clone(), Arc::clone(&progress));
+        let (client, picker, progress) = (client.clone(), picker.clone(), Arc::clone(&progress));
         let due = due[index];
         async move {
             let late = due_at.elapsed();
-            // Held until the answer ended: that is what "in flight" means to the ideal policy.
+            // The pick counts as in flight until the response has ended.
             let pick = picker.as_ref().map(Picker::pick);
-            let answer = sender.send(&gateway, request, pick.as_ref().map(Pick::host)).await;
+            let exchange = client.send(&gateway, request, pick.as_ref().map(Pick::host)).await;
             drop(pick);
-            progress.one(answer.error.is_some());
-            answer.into_sample(due, due_at, late)
+            progress.record(exchange.error.is_some());
+            exchange.into_sample(due, due_at, late)
         }
     })
     .await;
-    progress.end();
+    progress.finish();
     Replay { samples, wall: start.elapsed(), time_scale: config.time_scale }
 }

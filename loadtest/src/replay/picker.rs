@@ -1,20 +1,20 @@
-//! The ideal policy: one table of every request in flight, in the generator itself.
+//! The ideal policy: the generator keeps one table of all requests in flight.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use rand::{SeedableRng, rngs::SmallRng};
 
-use crate::simulate::least;
+use crate::simulate::least_loaded;
 
-/// Chooses the host with the fewest requests in flight, ties at random.
+/// Chooses the host with the fewest requests in flight; ties are broken at random.
 #[derive(Debug)]
 pub struct Picker {
     hosts: Vec<SocketAddr>,
     table: Mutex<(Vec<u32>, SmallRng)>,
 }
 
-/// A chosen host, counted until this is dropped.
+/// A chosen host. The request counts as in flight until the pick is dropped.
 #[derive(Debug)]
 pub struct Pick {
     picker: Arc<Picker>,
@@ -22,24 +22,22 @@ pub struct Pick {
 }
 
 impl Picker {
-    /// With nothing in flight.
     pub fn new(hosts: Vec<SocketAddr>, seed: u64) -> Self {
         let counts = vec![0; hosts.len()];
         Self { hosts, table: Mutex::new((counts, SmallRng::seed_from_u64(seed))) }
     }
 
-    /// Chooses and counts.
+    /// Chooses a host and counts one more request on it.
     pub fn pick(self: &Arc<Self>) -> Pick {
         let mut table = self.table.lock();
         let (counts, rng) = &mut *table;
-        let index = least(counts, rng);
+        let index = least_loaded(counts, rng);
         counts[index] += 1;
         Pick { picker: Arc::clone(self), index }
     }
 }
 
 impl Pick {
-    /// The host.
     pub fn host(&self) -> SocketAddr {
         self.picker.hosts[self.index]
     }
@@ -56,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn picks_level_the_counts() {
+    fn picks_equalize_the_counts() {
         let hosts: Vec<SocketAddr> = (1..=4).map(|p| SocketAddr::from(([127, 0, 0, 1], p))).collect();
         let picker = Arc::new(Picker::new(hosts, 1));
         let mut picks: Vec<_> = (0..8).map(|_| picker.pick()).collect();

@@ -1,4 +1,4 @@
-//! A progress bar, only on a terminal.
+//! A progress bar on standard error, if that is a terminal.
 
 use std::{
     io::IsTerminal,
@@ -7,7 +7,6 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Progress of one replay.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -15,7 +14,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Shown under `label` if standard error is a terminal.
+    /// Creates a bar with `label`, hidden unless standard error is a terminal.
     pub fn new(label: impl Into<String>) -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr_with_hz(5)
@@ -29,7 +28,6 @@ impl Progress {
         Self { bar, errors: AtomicU64::new(0) }
     }
 
-    /// Never shown.
     pub fn hidden() -> Self {
         Self { bar: ProgressBar::hidden(), errors: AtomicU64::new(0) }
     }
@@ -38,7 +36,7 @@ impl Progress {
         self.bar.set_length(total);
     }
 
-    pub(super) fn one(&self, error: bool) {
+    pub(super) fn record(&self, error: bool) {
         if error {
             let errors = self.errors.fetch_add(1, Ordering::Relaxed) + 1;
             self.bar.set_message(format!("{errors} errors"));
@@ -46,7 +44,7 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    pub(super) fn end(&self) {
+    pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -1,4 +1,4 @@
-//! When requests go out, and to which gateway.
+//! Schedules requests and assigns them to gateways.
 
 use std::{
     future::Future,
@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::Spread;
 
-/// Starts `send(index, due)` for each of `due` (times since now, rising) when it is due, and waits for all of them. A slow
-/// `send` delays nobody: each runs in a task of its own.
+/// Starts `send(index, due)` at each due time and waits for all of them. `due` holds ascending times, relative to now.
+/// Each `send` runs in its own task, so a slow one delays no other.
 pub async fn open_loop<F, T>(due: &[Duration], mut send: impl FnMut(usize, Instant) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,
@@ -30,13 +30,13 @@ where
     for task in tasks {
         match task.await {
             Ok(result) => results.push(result),
-            Err(fault) => std::panic::resume_unwind(fault.into_panic()),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
         }
     }
     results
 }
 
-/// Index of a gateway for each of `requests` requests.
+/// Returns the index of a gateway for each request.
 pub(crate) fn spread(requests: usize, gateways: usize, spread: Spread, seed: u64) -> Vec<usize> {
     let mut rng = SmallRng::seed_from_u64(seed);
     (0..requests)
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn slow_answers_do_not_delay_those_who_come_later() {
+    async fn slow_responses_do_not_delay_later_requests() {
         let due: Vec<_> = (0..50).map(|i| Duration::from_millis(10 * i)).collect();
         let start = tokio::time::Instant::now();
         let sent = open_loop(&due, |_, _| async move {
@@ -64,12 +64,12 @@ mod tests {
         for (sent, due) in sent.iter().zip(&due) {
             assert!(sent.abs_diff(*due) <= Duration::from_millis(1), "due {due:?}, sent {sent:?}");
         }
-        // All 50 waited side by side.
+        // All 50 waited concurrently.
         assert!(start.elapsed() < Duration::from_secs(61));
     }
 
     #[test]
-    fn a_seed_fixes_the_spread() {
+    fn the_same_seed_repeats_the_spread() {
         assert_eq!(spread(6, 3, Spread::RoundRobin, 1), [0, 1, 2, 0, 1, 2]);
         let random = spread(8000, 8, Spread::Random, 1);
         assert_eq!(random, spread(8000, 8, Spread::Random, 1));

@@ -1,4 +1,4 @@
-//! The comparison as one page that needs nothing else: styles and charts are in it.
+//! The comparison as one self-contained page with inline styles and charts.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -7,7 +7,6 @@ use crate::lab::Policy;
 
 const STYLE: &str = include_str!("style.css");
 
-/// The page.
 pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
     let mut out = String::with_capacity(1 << 19);
     let _ = write!(
@@ -20,8 +19,8 @@ pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String
     out.push_str(&bars(report));
     let _ = writeln!(
         out,
-        "<section><h2>How long a user waits for the first token</h2>\
-         <p class=\"note\">Share of requests served within a time. Each step up leaves a tenth of the requests, so the right end \
+        "<section><h2>Time to first token</h2>\
+         <p class=\"note\">Share of requests served within a given time. Each step up leaves a tenth of the requests, so the right end \
          of a curve is its slow tail. Further left is better.</p>{}{}</section>",
         legend(series),
         plots::ttft_cdf(series)
@@ -29,8 +28,8 @@ pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String
     out.push_str(&multiples(report, series));
     let _ = writeln!(
         out,
-        "<section><h2>Imbalance over time</h2><p class=\"note\">Requests in flight on the busiest host above \
-         the mean of all hosts. Lower is better; 0 is perfectly level.</p>{}{}</section>",
+        "<section><h2>Imbalance over time</h2><p class=\"note\">Requests in flight on the busiest host minus \
+         the mean of all hosts. Lower is better; 0 is perfectly balanced.</p>{}{}</section>",
         legend(series),
         plots::imbalance(series)
     );
@@ -57,7 +56,7 @@ fn head(report: &Report) -> String {
     let heading = match headline.and_then(|h| h.times_better) {
         Some(times) if times > 1.0 => {
             format!(
-                "The slowest first tokens come <em>{times:.1} times sooner</em> than with Envoy’s least request"
+                "The p99 time to first token is <em>{times:.1} times lower</em> than with Envoy’s least request"
             )
         }
         _ => "Balancing policies on a trace of LLM requests".to_owned(),
@@ -72,7 +71,7 @@ fn head(report: &Report) -> String {
         setup.load * 100.0
     );
     if setup.synthetic {
-        out.push_str("<p class=\"note\">This trace is made up, with the statistics of the Azure conversation trace.</p>\n");
+        out.push_str("<p class=\"note\">This trace is synthetic, with the statistics of the Azure conversation trace.</p>\n");
     }
     let Some(headline) = headline else { return out };
     let errors: usize = report.policies.values().map(|p| p.errors).sum();
@@ -84,9 +83,12 @@ fn head(report: &Report) -> String {
         figure(plots::duration(p.ttft_ms.p99), "the same with Envoy’s least request");
     }
     if let Some(above) = headline.above_ideal {
-        figure(format!("{:+.1} %", above * 100.0), "against the ideal, which knows every request at once");
+        figure(
+            format!("{:+.1} %", above * 100.0),
+            "compared to the ideal, which always knows every request in flight",
+        );
     }
-    figure(errors.to_string(), "errors over all runs");
+    figure(errors.to_string(), "errors in all runs");
     let at = out.find("<div class=\"figure\">").unwrap_or(out.len());
     out.insert_str(at, "<div class=\"figures\">");
     out.push_str("</div>\n");
@@ -123,9 +125,9 @@ fn multiples(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
     let highest = series.values().flat_map(|s| &s.in_flight).flat_map(|s| &s.hosts).max().copied();
     let max = (highest.unwrap_or_default() as f64).max(slots as f64) * 1.05;
     let mut out = format!(
-        "<section><h2>Requests in flight on each host</h2><p class=\"note\">One line a host; the dashed line is its {slots} \
-         slots, and whatever is above it waits in the host’s queue. Lines that run together are a level \
-         load.</p><div class=\"multiples\">"
+        "<section><h2>Requests in flight on each host</h2><p class=\"note\">One line per host. The dashed line marks the {slots} \
+         slots; requests above it wait in the host’s queue. The closer the lines, the more balanced \
+         the load.</p><div class=\"multiples\">"
     );
     for (policy, s) in series {
         let imbalance = report.policies.get(policy).map_or(0.0, |p| p.imbalance.mean);
@@ -142,9 +144,9 @@ fn multiples(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
 
 fn table(report: &Report) -> String {
     let mut out = String::from(
-        "<section><h2>All figures</h2><p class=\"note\">Milliseconds on the model servers’ clock.</p><div class=\"scroll\"><table>\
-         <tr><th>policy</th><th>TTFT p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>whole answer p50</th><th>p99</th>\
-         <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots taken</th></tr>",
+        "<section><h2>All results</h2><p class=\"note\">Milliseconds on the model servers’ clock.</p><div class=\"scroll\"><table>\
+         <tr><th>policy</th><th>TTFT p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>full response p50</th><th>p99</th>\
+         <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots busy</th></tr>",
     );
     for (policy, p) in &report.policies {
         let ours = if *policy == Policy::Evenkeel { " class=\"ours\"" } else { "" };
@@ -178,8 +180,8 @@ fn method(report: &Report) -> String {
     item(
         "Trace",
         format!(
-            "{}, {:.0} s from {:.0} s on: {} requests, {:.0} prompt and {:.0} output tokens on average. Arrivals are {:.2} times \
-             as fast as recorded, which makes the load.",
+            "{}, {:.0} s from second {:.0}: {} requests with a mean of {:.0} prompt and {:.0} output tokens. Arrivals are {:.2} \
+             times as fast as recorded, to reach the load.",
             escape(&s.trace),
             s.slice_duration_s,
             s.slice_start_s,
@@ -192,24 +194,24 @@ fn method(report: &Report) -> String {
     item(
         "Load",
         format!(
-            "{:.2} of what the hosts complete when every slot is always taken. Open loop: a request is sent when the trace says, \
-             however slow the answers are, and its time counts from then.",
+            "{:.2} of the hosts’ capacity with all slots busy. Open loop: each request is sent at its time in the trace, \
+             however slow the responses are, and its latency counts from then.",
             s.load
         ),
     );
     item(
         "Model servers",
         format!(
-            "{} mock hosts with continuous batching: {} slots; a step takes {} ms, plus {} ms for each sequence that decodes, plus \
-             {} ms for each prompt token it reads (at most {}). The rest waits, first in first out.",
+            "{} mock hosts with continuous batching and {} slots each. A step takes {} ms, plus {} ms per decoding sequence, plus \
+             {} ms per prompt token (at most {} per step). Further requests wait in a first-in, first-out queue.",
             s.hosts, e.slots, e.base_ms, e.per_seq_ms, e.per_prefill_token_ms, e.prefill_budget
         ),
     );
     item(
         "Gateways",
         format!(
-            "{} Envoy processes of {} worker each; requests are spread over them {}. Envoy’s least request is its default: of two \
-             random hosts the one with fewer of this gateway’s own requests.",
+            "{} Envoy processes with {} worker each; requests are distributed over them {}. Envoy’s least request uses its default: \
+             of two random hosts, the one with fewer of this gateway’s own requests.",
             s.gateways,
             s.envoy_concurrency,
             match s.spread {
@@ -222,19 +224,19 @@ fn method(report: &Report) -> String {
         item(
             "Evenkeel",
             format!(
-                "{} sidecars, one Redis; the plugin in Envoy asks its sidecar for each request.",
+                "{} sidecars over one Redis. The plugin in Envoy asks its sidecar for the host of each request.",
                 s.sidecars
             ),
         );
     }
     item(
         "Ideal",
-        "The load generator picks the host with the fewest requests in flight from one exact table.".into(),
+        "The load generator chooses the host with the fewest requests in flight from one exact table.".into(),
     );
     item(
         "Time",
         format!(
-            "Time runs {} times as fast as on a real server: one wall millisecond is {} ms here.",
+            "The model servers run {} times as fast as real time: one wall millisecond is {} ms here.",
             s.time_scale, s.time_scale
         ),
     );
@@ -244,9 +246,9 @@ fn method(report: &Report) -> String {
 
 fn noise(noise: &Noise, scale: f64) -> String {
     let mut out = format!(
-        "<section><h2>Noise</h2><p class=\"note\">Single small requests on the idle system, whose first token is due after {:.1} ms. \
-         What comes on top is the machine, the network stack and the gateway, and is in every figure above ({scale} ms here are \
-         1 ms of wall time). Differences between policies smaller than this mean nothing.</p><div class=\"scroll\"><table><tr><th>path</th><th>requests</th><th>p50, wall</th><th>p99, wall</th>\
+        "<section><h2>Noise</h2><p class=\"note\">Single small requests on the idle system, whose first token is expected after {:.1} ms. \
+         The additional latency comes from the machine, the network stack and the gateway, and is part of every result above \
+         ({scale} ms here are 1 ms of wall time). Smaller differences between policies are not significant.</p><div class=\"scroll\"><table><tr><th>path</th><th>requests</th><th>p50, wall</th><th>p99, wall</th>\
          <th>p50</th><th>p99</th></tr>",
         noise.expected_ttft_ms
     );
@@ -288,14 +290,14 @@ mod tests {
     use crate::report::tests::sample;
 
     #[test]
-    fn the_page_shows_each_policy_and_loads_nothing() {
+    fn the_page_shows_each_policy_and_is_self_contained() {
         let (report, series) = sample();
         let html = page(&report, &series);
         for policy in Policy::ALL {
             assert!(html.contains(title(policy)) && html.contains(&format!("var(--{policy})")));
         }
         assert!(html.contains("a &lt;trace&gt;.csv") && !html.contains("<trace>"));
-        // Nothing from elsewhere; the only address is the name of SVG's namespace.
+        // The page loads nothing; its only URL is the name of the SVG namespace.
         assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("http"));
         assert_eq!(html.matches("<svg").count(), 7);
     }

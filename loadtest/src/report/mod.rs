@@ -1,4 +1,4 @@
-//! What a comparison found, for programs (`report.json`), terminals (a table) and people (`report.html`).
+//! The report of a comparison as `report.json`, as `report.html` and as a text table.
 
 mod html;
 mod plots;
@@ -7,177 +7,151 @@ mod table;
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
-
-use crate::{engine::EngineParams, figures::Percentiles, lab::Policy, replay::Spread};
-
 pub use table::table;
 
-/// `report.json`. Times are trace milliseconds (the model servers' clock) unless their name says `wall`.
+use crate::{engine::EngineParams, lab::Policy, percentiles::Percentiles, replay::Spread};
+
+/// Content of `report.json`. Times are trace milliseconds (on the model servers' clock) unless the name contains `wall`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// What ran.
     pub setup: Setup,
-    /// What the machine and the path add.
+    /// Latency that the machine and each path add.
     pub noise: Noise,
-    /// What each policy did, by its name.
     pub policies: BTreeMap<Policy, PolicyReport>,
 }
 
-/// What ran.
+/// Parameters of the comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Setup {
-    /// Name of the trace.
     pub trace: String,
-    /// Whether it was made up.
     pub synthetic: bool,
-    /// Where the slice begins in the trace.
+    /// Start of the slice within the trace.
     pub slice_start_s: f64,
-    /// Length of the slice at the trace's own pace.
+    /// Length of the slice at the recorded rate.
     pub slice_duration_s: f64,
-    /// Arrivals were made this much faster to reach the load.
+    /// Factor by which arrivals were accelerated to reach the load.
     pub arrival_factor: f64,
-    /// Requests in the slice.
     pub requests: usize,
-    /// Mean tokens of a prompt.
+    /// Mean prompt size in tokens.
     pub prompt_mean: f64,
-    /// Mean tokens of an answer.
+    /// Mean output size in tokens.
     pub output_mean: f64,
-    /// Offered load; 1 is what the hosts complete with all slots taken.
+    /// Offered load; at 1 the hosts are saturated.
     pub load: f64,
-    /// Model servers.
     pub hosts: usize,
-    /// Gateways.
     pub gateways: usize,
-    /// Sidecars.
     pub sidecars: usize,
-    /// Worker threads of each gateway.
+    /// Worker threads per gateway.
     pub envoy_concurrency: usize,
-    /// Engine of every host.
     pub engine: EngineParams,
     /// Trace seconds per wall second.
     pub time_scale: f64,
-    /// Tokens in one SSE event.
+    /// Tokens per SSE event.
     pub token_batch: u32,
-    /// How requests were spread over the gateways.
     pub spread: Spread,
-    /// Seed of every random choice.
     pub seed: u64,
 }
 
-/// Requests one after the other on an idle system, whose time to first token is known.
+/// Measurement of sequential requests on an idle system, whose time to first token is known.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
-    /// Time to first token such a request has by the engine's formula.
+    /// Time to first token by the engine's formula.
     pub expected_ttft_ms: f64,
-    /// What came on top, by path: `direct` (no gateway), `envoy`, `evenkeel`.
+    /// Additional latency by path: `direct` (no gateway), `envoy`, `evenkeel`.
     pub paths: BTreeMap<String, NoisePath>,
 }
 
-/// One path's overhead.
+/// Overhead of one path.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NoisePath {
-    /// Requests sent.
     pub requests: usize,
-    /// Measured minus expected, wall milliseconds.
+    /// Measured minus expected time in wall milliseconds.
     pub overhead_wall_ms: Percentiles,
     /// The same in trace milliseconds.
     pub overhead_ms: Percentiles,
 }
 
-/// One policy's run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PolicyReport {
-    /// Time to first token.
     pub ttft_ms: Percentiles,
-    /// Time to last token.
     pub e2e_ms: Percentiles,
-    /// Time to first token, wall time.
     pub ttft_wall_ms: Percentiles,
-    /// Time to last token, wall time.
     pub e2e_wall_ms: Percentiles,
-    /// Requests sent.
     pub requests: usize,
-    /// Requests without a complete, good answer.
+    /// Requests without a complete, successful response.
     pub errors: usize,
-    /// Those, by what went wrong.
+    /// Errors by message.
     pub error_kinds: BTreeMap<String, usize>,
-    /// p99 of the time to first token that the simulation of this policy predicts.
+    /// p99 time to first token that the simulation predicts for this policy.
     pub simulated_ttft_p99_ms: f64,
-    /// Share of all slots taken, on average while requests were sent.
+    /// Mean share of slots busy while requests were sent.
     pub utilisation: f64,
-    /// Busiest host's requests in flight above the mean of all hosts.
     pub imbalance: Imbalance,
-    /// How late the generator sent requests, wall time.
+    /// Lateness of the load generator.
     pub generator_late_wall_ms: Percentiles,
-    /// CPU used.
     pub cpu: Cpu,
-    /// Requests answered by each host.
+    /// Responses by host.
     pub answered_by: BTreeMap<String, usize>,
 }
 
-/// Requests in flight on the busiest host above the mean of all.
+/// Requests in flight on the busiest host minus the mean of all hosts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Imbalance {
-    /// On average.
     pub mean: f64,
-    /// At its worst.
     pub max: f64,
 }
 
-/// CPU used during one run.
+/// CPU usage during one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cpu {
-    /// Share of all cores of the machine that was busy, whoever used it.
+    /// Busy share of all cores of the machine, including other processes.
     pub machine: f64,
-    /// CPU microseconds per request of all gateways.
+    /// CPU microseconds per request, summed over all gateways.
     pub envoy_us: f64,
-    /// Of all sidecars.
+    /// The same for all sidecars.
     pub sidecar_us: f64,
-    /// Of Redis.
+    /// The same for Redis.
     pub redis_us: f64,
-    /// Of generator and mock hosts.
+    /// The same for the load generator and the mock hosts.
     pub loadtest_us: f64,
 }
 
 /// Requests in flight on each host at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InFlight {
-    /// When, in trace seconds since the run began.
+    /// Trace seconds since the start of the run.
     pub at_s: f64,
-    /// On each host.
     pub hosts: Vec<u64>,
 }
 
 impl InFlight {
-    /// Busiest host above the mean.
+    /// Returns the busiest host's requests minus the mean.
     pub fn imbalance(&self) -> f64 {
         let max = self.hosts.iter().max().copied().unwrap_or_default();
         max as f64 - self.hosts.iter().sum::<u64>() as f64 / self.hosts.len().max(1) as f64
     }
 }
 
-/// What plots need beyond the report's figures.
+/// Data for the plots beyond the report.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
-    /// Times to first token, sorted, in trace milliseconds.
+    /// Times to first token in trace milliseconds, ascending.
     pub ttft_ms: Vec<f64>,
-    /// Requests in flight over time.
     pub in_flight: Vec<InFlight>,
 }
 
-/// Figures people ask for first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Headline {
-    /// p99 of Evenkeel.
+    /// p99 time to first token with Evenkeel.
     pub evenkeel_p99_ms: f64,
-    /// p99 of Envoy's least request over Evenkeel's.
+    /// p99 of Envoy's least request divided by Evenkeel's.
     pub times_better: Option<f64>,
-    /// p99 of Evenkeel over that of the ideal, less 1.
+    /// p99 of Evenkeel divided by the ideal's, minus 1.
     pub above_ideal: Option<f64>,
 }
 
 impl Report {
-    /// The headline, if Evenkeel ran.
+    /// Returns the headline; `None` if Evenkeel did not run.
     pub fn headline(&self) -> Option<Headline> {
         let p99 = |policy| self.policies.get(&policy).map(|p| p.ttft_ms.p99).filter(|p99| *p99 > 0.0);
         let ours = p99(Policy::Evenkeel)?;

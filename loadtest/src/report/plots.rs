@@ -1,4 +1,4 @@
-//! Charts as inline SVG. Colours are written as CSS variables, so that one drawing serves light and dark.
+//! Charts as inline SVG. Colours are CSS variables, so that one drawing serves the light and the dark theme.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -15,9 +15,9 @@ use crate::lab::Policy;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
-type Drawn = Result<(), Box<dyn std::error::Error>>;
+type DrawResult = Result<(), Box<dyn std::error::Error>>;
 
-/// Stand-ins that no chart uses otherwise, replaced by variables in the finished drawing.
+/// Placeholder colours, replaced by CSS variables in the finished drawing. No chart uses them otherwise.
 const TEXT: RGBColor = RGBColor(1, 2, 3);
 const GRID: RGBColor = RGBColor(4, 5, 6);
 const HOST: RGBColor = RGBColor(7, 8, 9);
@@ -31,7 +31,7 @@ fn hex(colour: RGBColor) -> String {
     format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2)
 }
 
-/// An axis with ticks at given places.
+/// An axis with ticks at given positions.
 struct Ticks {
     from: f64,
     to: f64,
@@ -56,12 +56,12 @@ impl Ranged for Ticks {
     }
 }
 
-/// Draws, and puts variables in place of the stand-ins.
-fn draw(width: u32, height: u32, label: &str, paint: impl FnOnce(&Area<'_>) -> Drawn) -> String {
+/// Draws a chart and replaces the placeholder colours by variables.
+fn draw(width: u32, height: u32, label: &str, paint: impl FnOnce(&Area<'_>) -> DrawResult) -> String {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
-        // Drawing into a string does not fail; a chart that would is left out rather than the report.
+        // Drawing into a string does not fail. If it did, the report would lack only this chart.
         if paint(&area).and_then(|()| area.present().map_err(Into::into)).is_err() {
             return String::new();
         }
@@ -88,7 +88,7 @@ fn mesh(
     y: &dyn Fn(&f64) -> String,
     labels: (usize, usize),
     size: u32,
-) -> Drawn {
+) -> DrawResult {
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -106,8 +106,8 @@ fn mesh(
     Ok(())
 }
 
-/// Distribution of the time to first token: logarithmic time, and a vertical axis on which each step is a tenth of the
-/// requests left.
+/// Draws the distribution of the time to first token. The time axis is logarithmic; each step of the vertical axis
+/// leaves a tenth of the requests.
 pub(super) fn ttft_cdf(series: &BTreeMap<Policy, Series>) -> String {
     let max = series.values().filter_map(|s| s.ttft_ms.last()).copied().fold(1000.0, f64::max);
     let min = series.values().filter_map(|s| s.ttft_ms.first()).copied().fold(100.0, f64::min).max(1.0);
@@ -154,7 +154,7 @@ pub(super) fn ttft_cdf(series: &BTreeMap<Policy, Series>) -> String {
     })
 }
 
-/// One small chart: requests in flight on each host over time.
+/// Draws the requests in flight on each host over time, as a small chart.
 pub(super) fn in_flight(policy: Policy, series: &Series, max: f64, slots: usize) -> String {
     let end = series.in_flight.last().map_or(1.0, |s| s.at_s).max(1.0);
     draw(540, 230, &format!("Requests in flight on each host under {policy}"), |area| {
@@ -181,14 +181,14 @@ pub(super) fn in_flight(policy: Policy, series: &Series, max: f64, slots: usize)
     })
 }
 
-/// Busiest host above the mean, over time, one line a policy.
+/// Draws the imbalance over time with one line per policy.
 pub(super) fn imbalance(series: &BTreeMap<Policy, Series>) -> String {
     let smooth: BTreeMap<Policy, Vec<(f64, f64)>> =
         series.iter().map(|(policy, s)| (*policy, smoothed(s, 90))).collect();
     let points = || smooth.values().flatten();
     let end = points().map(|p| p.0).fold(1.0, f64::max);
     let max = points().map(|p| p.1).fold(1.0, f64::max) * 1.05;
-    draw(1100, 320, "Requests on the busiest host above the mean, over time", |area| {
+    draw(1100, 320, "Requests on the busiest host above the mean over time", |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(12)
             .margin_right(28)
@@ -212,7 +212,7 @@ pub(super) fn imbalance(series: &BTreeMap<Policy, Series>) -> String {
     })
 }
 
-/// Means of the imbalance in `bins` equal spans.
+/// Returns the mean imbalance in `bins` equal intervals.
 fn smoothed(series: &Series, bins: usize) -> Vec<(f64, f64)> {
     let chunk = series.in_flight.len().div_ceil(bins).max(1);
     series
@@ -228,14 +228,14 @@ fn smoothed(series: &Series, bins: usize) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// At most about `max` of the points, the last ones (the tail) all kept.
+/// Reduces the points to about `max`, but keeps all of the last 60, which show the tail.
 fn thin(points: Vec<(f64, f64)>, max: usize) -> Vec<(f64, f64)> {
     let every = points.len().div_ceil(max).max(1);
     let tail = points.len().saturating_sub(60);
     points.into_iter().enumerate().filter(|(i, _)| i % every == 0 || *i >= tail).map(|(_, p)| p).collect()
 }
 
-/// Logarithms of 1, 2, 5, 10, 20 … between two values.
+/// Returns the logarithms of 1, 2, 5, 10, 20 … between two values.
 fn one_two_five(min: f64, max: f64) -> Vec<f64> {
     (0..8)
         .flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)))
@@ -244,7 +244,7 @@ fn one_two_five(min: f64, max: f64) -> Vec<f64> {
         .collect()
 }
 
-/// `850 ms`, `1.8 s`.
+/// Formats a duration, such as `850 ms` or `1.8 s`.
 pub(super) fn duration(ms: f64) -> String {
     if ms < 999.5 { format!("{ms:.0} ms") } else { format!("{} s", trim(ms / 1e3, 1)) }
 }
@@ -260,7 +260,7 @@ mod tests {
     use crate::report::tests::sample;
 
     #[test]
-    fn drawings_have_no_fixed_colours_of_their_own() {
+    fn drawings_use_only_css_variables() {
         let (_, series) = sample();
         for svg in [
             ttft_cdf(&series),
@@ -269,14 +269,14 @@ mod tests {
         ] {
             assert!(svg.starts_with("<svg role=\"img\""), "{svg:.200}");
             assert!(svg.contains("var(--ideal)") && svg.contains("var(--grid)"));
-            for stand_in in [TEXT, GRID, HOST] {
-                assert!(!svg.contains(&hex(stand_in)));
+            for placeholder in [TEXT, GRID, HOST] {
+                assert!(!svg.contains(&hex(placeholder)));
             }
         }
     }
 
     #[test]
-    fn durations_read_well() {
+    fn durations_are_formatted() {
         assert_eq!([duration(12.3), duration(1000.0), duration(1778.0)], ["12 ms", "1 s", "1.8 s"]);
     }
 }

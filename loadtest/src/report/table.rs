@@ -1,8 +1,8 @@
-//! The comparison as a table of text.
+//! The comparison as a text table.
 
 use super::Report;
 
-/// One line a policy, the headline below.
+/// Formats one line per policy, followed by the headline.
 pub fn table(report: &Report) -> String {
     let mut out = format!(
         "{:<20} {:>8} {:>8} {:>8} {:>8}  {:>8} {:>8}  {:>6} {:>9} {:>6} {:>5} {:>8}\n",
@@ -37,7 +37,7 @@ pub fn table(report: &Report) -> String {
         ));
     }
     out.push_str(&format!(
-        "Times in trace milliseconds; one wall millisecond is {:.0} of them.\n",
+        "Times are in trace milliseconds; one wall millisecond is {:.0} trace milliseconds.\n",
         report.setup.time_scale
     ));
     if let Some(headline) = report.headline() {
@@ -46,7 +46,7 @@ pub fn table(report: &Report) -> String {
             out.push_str(&format!(", {times:.1} times lower than Envoy's least request"));
         }
         if let Some(above) = headline.above_ideal {
-            out.push_str(&format!(", {:+.1} % against the ideal", above * 100.0));
+            out.push_str(&format!(", {:+.1} % compared to the ideal", above * 100.0));
         }
         out.push_str(".\n");
     }
@@ -58,7 +58,7 @@ mod tests {
     use crate::{lab::Policy, report::tests::sample};
 
     #[test]
-    fn every_policy_has_its_line() {
+    fn every_policy_has_a_line() {
         let text = super::table(&sample().0);
         for policy in Policy::ALL {
             assert!(text.lines().any(|line| line.starts_with(policy.name())), "{text}");

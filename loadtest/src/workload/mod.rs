@@ -1,4 +1,4 @@
-//! What is sent: requests with a time, a prompt size and an output size.
+//! Workloads: requests with an arrival time, a prompt size and an output size.
 
 pub mod synth;
 pub mod trace;
@@ -12,42 +12,37 @@ use crate::engine::EngineParams;
 /// One request of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// When it is sent, since the start of the trace.
+    /// Arrival time, relative to the start of the trace.
     pub at: Duration,
-    /// Tokens of its prompt.
+    /// Tokens in the prompt.
     pub prompt: u32,
-    /// Tokens of its answer.
+    /// Tokens in the response.
     pub output: u32,
 }
 
-/// Requests in the order in which they are sent.
+/// Requests in order of arrival.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
-    /// Where it is from, for the report.
+    /// Origin of the requests, for the report.
     pub source: String,
-    /// The requests, by time.
     pub requests: Vec<Request>,
-    /// Length of the trace: rates are requests over this.
+    /// Length of the trace; rates are requests divided by it.
     pub duration: Duration,
 }
 
-/// Figures of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
-    /// Number of requests.
     pub requests: usize,
-    /// Length in seconds.
     pub duration_s: f64,
-    /// Requests per second.
     pub rate_rps: f64,
-    /// Mean tokens of a prompt.
+    /// Mean prompt size in tokens.
     pub prompt_mean: f64,
-    /// Mean tokens of an answer.
+    /// Mean output size in tokens.
     pub output_mean: f64,
 }
 
 impl Workload {
-    /// The requests from `start` on, for `duration`, with times counted from `start`.
+    /// Returns the requests of `duration` from `start` on, with times relative to `start`.
     #[must_use]
     pub fn slice(&self, start: Duration, duration: Duration) -> Self {
         let end = (start + duration).min(self.duration.max(start));
@@ -60,14 +55,13 @@ impl Workload {
         Self { source: self.source.clone(), requests, duration: end.saturating_sub(start) }
     }
 
-    /// The same requests, arriving `factor` times as fast.
+    /// Returns the same requests, arriving `factor` times as fast.
     #[must_use]
     pub fn faster(&self, factor: f64) -> Self {
         let requests = self.requests.iter().map(|r| Request { at: r.at.div_f64(factor), ..*r }).collect();
         Self { source: self.source.clone(), requests, duration: self.duration.div_f64(factor) }
     }
 
-    /// Its figures.
     pub fn summary(&self) -> Summary {
         let n = self.requests.len().max(1) as f64;
         let sum = |size: fn(&Request) -> u32| self.requests.iter().map(|r| f64::from(size(r))).sum::<f64>();
@@ -81,14 +75,14 @@ impl Workload {
         }
     }
 
-    /// Load this workload offers to `hosts` hosts: its arrival rate over what the hosts complete with all slots taken
-    /// ([`EngineParams::capacity_rps`]). 1.0 is as much as they can do.
+    /// Returns the load that this workload offers to `hosts` hosts: its arrival rate divided by the hosts' capacity
+    /// ([`EngineParams::capacity_rps`]). At 1.0 the hosts are saturated.
     pub fn load(&self, engine: &EngineParams, hosts: usize) -> f64 {
         let s = self.summary();
         s.rate_rps / (engine.capacity_rps(s.prompt_mean, s.output_mean) * hosts as f64)
     }
 
-    /// The same requests, arriving faster or slower so that they offer `load`; and the factor used.
+    /// Returns the same requests with arrivals scaled so that they offer `load`, and the factor.
     pub fn at_load(&self, load: f64, engine: &EngineParams, hosts: usize) -> (Self, f64) {
         let factor = load / self.load(engine, hosts);
         (self.faster(factor), factor)
@@ -107,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_counts_from_its_start() {
+    fn times_in_a_slice_are_relative_to_its_start() {
         let slice = workload().slice(Duration::from_secs(10), Duration::from_secs(5));
         assert_eq!(slice.requests.len(), 5);
         assert_eq!(slice.requests[0], Request { at: Duration::ZERO, prompt: 100, output: 20 });
@@ -115,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_past_the_end_is_shorter() {
+    fn a_slice_past_the_end_is_truncated() {
         let slice = workload().slice(Duration::from_secs(90), Duration::from_secs(50));
         assert_eq!((slice.requests.len(), slice.duration), (10, Duration::from_secs(10)));
         let none = workload().slice(Duration::from_secs(200), Duration::from_secs(50));
@@ -123,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_is_reached_by_the_arrival_rate() {
+    fn arrivals_are_scaled_to_the_load() {
         let engine = EngineParams::default();
         let (workload, factor) = workload().at_load(0.5, &engine, 3);
         assert!((workload.load(&engine, 3) - 0.5).abs() < 1e-6);

@@ -1,14 +1,14 @@
-//! A made-up trace of the shape of the Azure conversation trace, for those who have no copy of it.
+//! A synthetic trace with the statistics of the Azure conversation trace, for users without a copy of the original.
 //!
 //! Fitted to "Azure LLM inference trace 2023", conversation (19,366 requests in 58 minutes):
 //!
-//! - **Sizes.** Neither size is a clean lognormal: prompts gather around 400, 1,050 and 4,090 tokens, answers around 85 and
-//!   400. So both are drawn from the quantiles themselves, interpolated on a logarithmic scale. The correlation of
-//!   their logarithms is 0.09, taken as none.
-//! - **Arrivals.** A Poisson process whose rate wanders: the logarithm of the rate is the sum of two
-//!   Ornstein-Uhlenbeck processes. The slow one (standard deviation 0.27, 600 s) gives the hour its tides,
-//!   the fast one (0.22, 1.5 s) its bursts. Fitted to the index of dispersion of counts: 1.4 in windows of 1 s, 2.5 of 5 s, 3.9 of
-//!   10 s, 16 of 60 s; a Poisson process has 1 in all of them.
+//! - **Sizes.** Neither size is lognormal: prompts cluster around 400, 1,050 and 4,090 tokens, outputs around 85 and
+//!   400. Both are therefore drawn from the original's quantiles, interpolated on a logarithmic scale. The correlation
+//!   of their logarithms is 0.09 and is ignored.
+//! - **Arrivals.** A Poisson process with a varying rate: the logarithm of the rate is the sum of two
+//!   Ornstein-Uhlenbeck processes. The slow one (standard deviation 0.27, relaxation time 600 s) causes changes over
+//!   minutes, the fast one (0.22, 1.5 s) causes bursts. They are fitted to the index of dispersion of counts: 1.4 in
+//!   windows of 1 s, 2.5 of 5 s, 3.9 of 10 s, 16 of 60 s. A Poisson process has 1 in every window.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{Request, Workload};
 
-/// Requests per second of the original.
+/// Mean arrival rate of the original.
 pub const RATE_RPS: f64 = 5.53;
 
-const SLOW: Wander = Wander { deviation: 0.27, relaxation_s: 600.0 };
-const FAST: Wander = Wander { deviation: 0.22, relaxation_s: 1.5 };
-/// The rate is constant for this long.
+const SLOW: OrnsteinUhlenbeck = OrnsteinUhlenbeck { deviation: 0.27, relaxation_s: 600.0 };
+const FAST: OrnsteinUhlenbeck = OrnsteinUhlenbeck { deviation: 0.22, relaxation_s: 1.5 };
+/// Interval within which the rate is constant.
 const TICK_S: f64 = 0.1;
 
-/// (share of requests, tokens): quantiles of the original's `ContextTokens`.
-const PROMPT: &[(f64, f64)] = &[
+/// Quantiles of the original's `ContextTokens`: (share of requests, tokens).
+const PROMPT_QUANTILES: &[(f64, f64)] = &[
     (0.0, 2.0),
     (0.005, 16.0),
     (0.01, 29.0),
@@ -51,7 +51,7 @@ const PROMPT: &[(f64, f64)] = &[
 ];
 
 /// Quantiles of the original's `GeneratedTokens`.
-const OUTPUT: &[(f64, f64)] = &[
+const OUTPUT_QUANTILES: &[(f64, f64)] = &[
     (0.0, 7.0),
     (0.005, 14.0),
     (0.01, 16.0),
@@ -76,20 +76,20 @@ const OUTPUT: &[(f64, f64)] = &[
     (1.0, 1000.0),
 ];
 
-/// An Ornstein-Uhlenbeck process around 0.
-struct Wander {
+/// An Ornstein-Uhlenbeck process with mean 0.
+struct OrnsteinUhlenbeck {
     deviation: f64,
     relaxation_s: f64,
 }
 
-impl Wander {
+impl OrnsteinUhlenbeck {
     fn step(&self, at: f64, rng: &mut SmallRng) -> f64 {
         let keep = (-TICK_S / self.relaxation_s).exp();
         at * keep + self.deviation * (1.0 - keep * keep).sqrt() * normal(rng)
     }
 }
 
-/// A trace of `duration` with `rate_rps` requests per second on average. The same seed gives the same trace.
+/// Generates a trace with a mean of `rate_rps` requests per second. The same seed yields the same trace.
 pub fn generate(seed: u64, duration: Duration, rate_rps: f64) -> Workload {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut slow = SLOW.deviation * normal(&mut rng);
@@ -99,7 +99,7 @@ pub fn generate(seed: u64, duration: Duration, rate_rps: f64) -> Workload {
 
     let mut requests = Vec::new();
     let mut tick = 0u64;
-    // Unit-rate exponential time left to the next arrival, used up at the current rate.
+    // Time to the next arrival of a unit-rate Poisson process; it elapses at the current rate.
     let mut left = exponential(&mut rng);
     while tick as f64 * TICK_S < duration.as_secs_f64() {
         let rate = (centre + slow + fast).exp();
@@ -108,8 +108,8 @@ pub fn generate(seed: u64, duration: Duration, rate_rps: f64) -> Workload {
         while at + left / rate <= TICK_S {
             at += left / rate;
             left = exponential(&mut rng);
-            let (prompt, output) = (draw(PROMPT, &mut rng), draw(OUTPUT, &mut rng));
-            // The format has ticks of 100 ns.
+            let (prompt, output) = (draw(PROMPT_QUANTILES, &mut rng), draw(OUTPUT_QUANTILES, &mut rng));
+            // The trace format has a resolution of 100 ns.
             let at = Duration::from_nanos(((start + at) * 1e7) as u64 * 100);
             requests.push(Request { at, prompt, output });
         }
@@ -134,7 +134,7 @@ fn exponential(rng: &mut SmallRng) -> f64 {
     -(1.0 - rng.random::<f64>()).ln()
 }
 
-/// Box-Muller.
+/// Draws from the standard normal distribution by the Box-Muller transform.
 fn normal(rng: &mut SmallRng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_trace() {
+    fn the_same_seed_yields_the_same_trace() {
         let a = generate(7, Duration::from_secs(300), RATE_RPS);
         assert_eq!(a, generate(7, Duration::from_secs(300), RATE_RPS));
         assert_ne!(a.requests, generate(8, Duration::from_secs(300), RATE_RPS).requests);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn its_statistics_are_those_of_the_original() {
+    fn statistics_match_the_original() {
         let traces: Vec<_> = (0..24).map(|seed| generate(seed, HOUR, RATE_RPS)).collect();
         let mean = |f: &dyn Fn(&Workload) -> f64| traces.iter().map(f).sum::<f64>() / traces.len() as f64;
         let near = |what: &str, got: f64, original: f64, tolerance: f64| {

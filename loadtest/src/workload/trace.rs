@@ -1,4 +1,4 @@
-//! The CSV of the Azure LLM inference traces: `TIMESTAMP,ContextTokens,GeneratedTokens`.
+//! The CSV format of the Azure LLM inference traces: `TIMESTAMP,ContextTokens,GeneratedTokens`.
 
 use std::{
     fs::File,
@@ -7,50 +7,36 @@ use std::{
     time::Duration,
 };
 
+use jiff::civil::{self, DateTime};
+
 use super::{Request, Workload};
 
 const HEADER: &str = "TIMESTAMP,ContextTokens,GeneratedTokens";
-/// A request of more tokens than this is taken for a fault of the file.
+/// A larger token count is rejected as an error in the file.
 const TOKENS_MAX: u32 = 10_000_000;
 
-/// A trace could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The file could not be opened or read.
     #[error("{path}")]
-    Io {
-        /// Which file.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The first line is not the header.
+    Io { path: String, source: io::Error },
     #[error("line 1: expected the header {HEADER:?}, got {got:?}")]
-    Header {
-        /// What was there.
-        got: String,
-    },
-    /// A line has too few or too many fields.
+    Header { got: String },
     #[error("line {line}: expected 3 fields, got {got}")]
     Fields {
-        /// Line number, from 1.
+        /// Line number, starting at 1.
         line: usize,
         /// Number of fields.
         got: usize,
     },
-    /// A field is not what it should be.
     #[error("line {line}, {field}: expected {expected}, got {got:?}")]
     Field {
-        /// Line number, from 1.
+        /// Line number, starting at 1.
         line: usize,
         /// Name of the column.
         field: &'static str,
-        /// What it should be.
         expected: &'static str,
-        /// What was there.
         got: String,
     },
-    /// There is no request in it.
     #[error("the trace has no requests")]
     Empty,
 }
@@ -63,7 +49,7 @@ pub fn read_file(path: &Path) -> Result<Workload, TraceError> {
     read(BufReader::new(file), &source)
 }
 
-/// Reads a trace. Requests are put in order of time, and times counted from the first.
+/// Reads a trace. Requests are sorted by time, and times are relative to the first.
 pub fn read(input: impl BufRead, source: &str) -> Result<Workload, TraceError> {
     let mut rows = Vec::new();
     for (number, line) in input.lines().enumerate() {
@@ -80,17 +66,15 @@ pub fn read(input: impl BufRead, source: &str) -> Result<Workload, TraceError> {
     let (Some(first), Some(last)) = (rows.first().map(|r| r.0), rows.last().map(|r| r.0)) else {
         return Err(TraceError::Empty);
     };
+    let since_first = |at: DateTime| at.duration_since(first).unsigned_abs();
     let requests =
-        rows.iter().map(|&(at, prompt, output)| Request { at: nanos(at - first), prompt, output }).collect();
-    // The last request ends the trace one nanosecond later: it is part of it.
-    Ok(Workload { source: source.into(), requests, duration: nanos(last - first + 1) })
+        rows.iter().map(|&(at, prompt, output)| Request { at: since_first(at), prompt, output }).collect();
+    // The trace ends one nanosecond after the last request, so that it includes that request.
+    let duration = since_first(last) + Duration::from_nanos(1);
+    Ok(Workload { source: source.into(), requests, duration })
 }
 
-fn nanos(n: i64) -> Duration {
-    Duration::from_nanos(n.unsigned_abs())
-}
-
-fn row(text: &str, line: usize) -> Result<(i64, u32, u32), TraceError> {
+fn row(text: &str, line: usize) -> Result<(DateTime, u32, u32), TraceError> {
     let fields: Vec<&str> = text.split(',').map(str::trim).collect();
     let &[time, prompt, output] = fields.as_slice() else {
         return Err(TraceError::Fields { line, got: fields.len() });
@@ -99,7 +83,7 @@ fn row(text: &str, line: usize) -> Result<(i64, u32, u32), TraceError> {
         Ok(n) if n <= TOKENS_MAX => Ok(n),
         _ => Err(TraceError::Field { line, field, expected: "a number of tokens", got: text.into() }),
     };
-    let at = timestamp(time).ok_or_else(|| TraceError::Field {
+    let at = time.parse().map_err(|_| TraceError::Field {
         line,
         field: "TIMESTAMP",
         expected: "YYYY-MM-DD hh:mm:ss.fffffff",
@@ -108,57 +92,13 @@ fn row(text: &str, line: usize) -> Result<(i64, u32, u32), TraceError> {
     Ok((at, tokens("ContextTokens", prompt)?, tokens("GeneratedTokens", output)?))
 }
 
-/// Nanoseconds since 1970 of `YYYY-MM-DD hh:mm:ss[.f…]`.
-fn timestamp(text: &str) -> Option<i64> {
-    let (date, time) = text.split_once([' ', 'T'])?;
-    let (clock, fraction) = time.split_once('.').unwrap_or((time, ""));
-    let [year, month, day] = numbers(date, '-')?;
-    let [hour, minute, second] = numbers(clock, ':')?;
-    let in_range = (1970..2200).contains(&year)
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second < 60
-        && fraction.len() <= 9
-        && fraction.bytes().all(|b| b.is_ascii_digit());
-    if !in_range {
-        return None;
-    }
-    let nanos: i64 = format!("{fraction:0<9}").parse().ok()?;
-    Some((((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000_000 + nanos)
-}
-
-fn numbers(text: &str, separator: char) -> Option<[i64; 3]> {
-    let parts: Vec<i64> = text
-        .split(separator)
-        .map(|part| part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse().ok())?)
-        .collect::<Option<_>>()?;
-    parts.try_into().ok()
-}
-
-/// Days from 1970-01-01 in the Gregorian calendar; the year is taken to begin in March, so that the leap day is its last.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
-}
-
-/// Writes a workload in the same format, on a day of its own (2023-11-16, as the original).
+/// Writes a workload in the same format. Times start at midnight of 2023-11-16, the day of the original.
 pub fn write(workload: &Workload, mut out: impl Write) -> io::Result<()> {
+    let day = civil::date(2023, 11, 16).to_datetime(civil::Time::midnight());
     writeln!(out, "{HEADER}")?;
     for r in &workload.requests {
-        let (s, ticks) = (r.at.as_secs(), r.at.subsec_nanos() / 100);
-        let day = 16 + s / 86_400;
-        writeln!(
-            out,
-            "2023-11-{day:02} {:02}:{:02}:{:02}.{ticks:07},{},{}",
-            s / 3600 % 24,
-            s / 60 % 60,
-            s % 60,
-            r.prompt,
-            r.output
-        )?;
+        let at = day.checked_add(r.at).map_err(io::Error::other)?;
+        writeln!(out, "{},{},{}", at.strftime("%Y-%m-%d %H:%M:%S%.7f"), r.prompt, r.output)?;
     }
     out.flush()
 }
@@ -184,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn times_cross_midnight_and_months_and_are_put_in_order() {
+    fn times_cross_midnight_and_months_and_are_sorted() {
         let trace = parse(&format!(
             "{HEADER}\n2024-03-01 00:00:00,1,1\n2024-02-28 23:59:59.5,2,2\n2024-02-29 00:00:00.0000001,3,3\n"
         ))
@@ -194,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_name_line_and_field() {
+    fn errors_name_line_and_field() {
         for (text, message) in [
             (
                 "a,b,c\n",
@@ -221,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn a_written_trace_reads_back() {
         let requests = vec![
             Request { at: Duration::ZERO, prompt: 1, output: 2 },
             Request { at: Duration::from_nanos(90_061_000_000_700), prompt: 3, output: 4 },

@@ -1,150 +1,160 @@
-//! What is promised under failure, shown by causing the failure, each time beside the hosts' own count.
+//! Failures and the recovery from each, compared with the hosts' own counts.
 
 use std::time::{Duration, Instant};
 
 use evenkeel_loadtest::lab::{Lab, LabBuilder, Policy};
+use serde_json::Value;
 
-use crate::{
-    gateway::{Churn, Watch, by_hosts, by_table, exact, holders, metric, open, open_many, roomy, within},
-    support,
+use crate::support::{
+    chat,
+    lab::{self, roomy_engine},
+    pool::{CountWatch, by_hosts, by_table, holders, metric, wait_exact},
+    traffic::{ClosedLoop, open, open_many},
+    wait::within,
 };
 
 const INTERVAL: Duration = Duration::from_secs(2);
-/// What a promise of "within one interval" may take in a test: the look at the table itself, the probe that finds
-/// Redis back (100 ms), and the scheduler of a busy machine.
+/// Tolerance of a recovery within one interval: reading the table, the probe that detects that Redis is up (100 ms), and
+/// scheduling on a busy machine.
 const SLACK: Duration = Duration::from_millis(700);
+
+/// The deadline is not under test, and debug builds on a busy machine are slow.
+fn patient_plugin(config: &mut Value) {
+    config["deadline_ms"] = 1000.into();
+}
 
 fn lab(gateways: usize) -> LabBuilder {
     let builder = Lab::builder().hosts(4).envoys(gateways).sidecars(gateways).redis();
     builder
-        .engine(roomy())
+        .engine(roomy_engine())
         .keep_alive_interval(INTERVAL)
-        .plugin_config(|config| {
-            // Debug builds on a busy machine: the deadline is not what is tested here.
-            config["deadline_ms"] = 1000.into();
-        })
+        .plugin_config(patient_plugin)
         .sidecar_yaml("")
 }
 
 #[tokio::test]
-async fn a_killed_gateways_leases_are_given_back() {
-    let Some(mut lab) = support::start(lab(3)).await else { return };
-    let watch = Watch::start(&mut lab).await;
+async fn a_killed_gateways_leases_are_reaped() {
+    let Some(mut lab) = lab::start(lab(3)).await else { return };
+    let watch = CountWatch::start(&mut lab).await;
     let dead_streams = open_many(&lab, 0, 30).await;
     let dead: Vec<String> = holders(&lab, 1).await.unwrap().into_keys().collect();
     let _survivors = (open_many(&lab, 1, 20).await, open_many(&lab, 2, 20).await);
-    let churn = Churn::start(&lab, &[1, 2], 16);
-    churn.serves(50).await;
+    let load = ClosedLoop::start(&lab, &[1, 2], 16);
+    load.wait_served(50).await;
     assert_eq!(dead_streams.len(), 30);
 
     lab.envoy(0).kill9().unwrap();
-    let took = within(INTERVAL * 2, "the dead gateway's leases are given back", || async {
+    let took = within(INTERVAL * 2, "the killed gateway's leases are reaped", || async {
         let holders = holders(&lab, 1).await?;
         let left: u64 = dead.iter().filter_map(|id| holders.get(id)).sum();
         if left == 0 { Ok(()) } else { Err(format!("{left} leases left")) }
     })
     .await;
-    eprintln!("leases of the killed gateway given back after {took:?} (interval {INTERVAL:?})");
+    eprintln!("leases of the killed gateway were reaped after {took:?} (interval {INTERVAL:?})");
 
-    churn.serves(50).await;
-    churn.stop().await;
-    exact(&lab, 1, Duration::from_secs(1)).await;
+    load.wait_served(50).await;
+    load.stop().await;
+    wait_exact(&lab, 1, Duration::from_secs(1)).await;
     assert_eq!(by_table(&lab, 2).await.unwrap().values().sum::<u64>(), 40, "the survivors' streams");
-    watch.never_negative().await;
+    watch.assert_never_negative().await;
 }
 
 #[tokio::test]
-async fn a_killed_sidecar_is_bridged_by_its_gateway() {
-    let Some(mut lab) = support::start(lab(2)).await else { return };
-    let watch = Watch::start(&mut lab).await;
+async fn leases_survive_a_killed_sidecar() {
+    let Some(mut lab) = lab::start(lab(2)).await else { return };
+    let watch = CountWatch::start(&mut lab).await;
     let _before = (open_many(&lab, 0, 20).await, open_many(&lab, 1, 20).await);
-    let churn = Churn::start(&lab, &[0, 1], 8);
-    churn.serves(20).await;
-    exact_once_quiet(&lab, 1).await;
+    let load = ClosedLoop::start(&lab, &[0, 1], 8);
+    load.wait_served(20).await;
+    assert_streams_counted(&lab, 1).await;
 
     lab.sidecar(0).kill9().unwrap();
-    churn.serves(50).await;
-    // Stated policy: the gateway fails open, and remembers what it sent where.
+    load.wait_served(50).await;
+    // Documented policy: the gateway fails open and remembers the hosts of its requests.
     let _meanwhile = open_many(&lab, 0, 15).await;
     lab.sidecar(0).restart().await.unwrap();
     let since = Instant::now();
-    churn.stop().await;
-    exact(&lab, 1, INTERVAL + SLACK).await;
-    eprintln!("exact {:?} after the sidecar was back (interval {INTERVAL:?})", since.elapsed());
+    load.stop().await;
+    wait_exact(&lab, 1, INTERVAL + SLACK).await;
+    eprintln!("exact {:?} after the sidecar restarted (interval {INTERVAL:?})", since.elapsed());
     assert!(since.elapsed() <= INTERVAL + SLACK, "{:?}", since.elapsed());
     assert_eq!(by_table(&lab, 0).await.unwrap().values().sum::<u64>(), 55);
-    watch.never_negative().await;
+    watch.assert_never_negative().await;
 }
 
-/// Under load the table and the hosts are never read at one moment; a difference of the requests on their way is
-/// allowed, the long streams are not.
-async fn exact_once_quiet(lab: &Lab, sidecar: usize) {
+/// Under load the table and the hosts cannot be read at the same moment, so short requests may differ; the long streams
+/// must all be counted.
+async fn assert_streams_counted(lab: &Lab, sidecar: usize) {
     let table = by_table(lab, sidecar).await.unwrap();
     assert!(table.values().sum::<u64>() >= 40, "{table:?} beside {:?}", by_hosts(lab));
 }
 
 #[tokio::test]
-async fn flushall_under_load_is_healed() {
-    let Some(mut lab) = support::start(lab(2)).await else { return };
-    let watch = Watch::start(&mut lab).await;
+async fn counts_recover_from_flushall_under_load() {
+    let Some(mut lab) = lab::start(lab(2)).await else { return };
+    let watch = CountWatch::start(&mut lab).await;
     let _streams = (open_many(&lab, 0, 25).await, open_many(&lab, 1, 25).await);
-    let churn = Churn::start(&lab, &[0, 1], 8);
-    churn.serves(20).await;
+    let load = ClosedLoop::start(&lab, &[0, 1], 8);
+    load.wait_served(20).await;
 
     lab.redis().flushall().await.unwrap();
     let since = Instant::now();
-    churn.serves(20).await;
-    churn.stop().await;
-    exact(&lab, 0, INTERVAL + SLACK).await;
+    load.wait_served(20).await;
+    load.stop().await;
+    wait_exact(&lab, 0, INTERVAL + SLACK).await;
     eprintln!("exact {:?} after FLUSHALL (interval {INTERVAL:?})", since.elapsed());
     assert!(since.elapsed() <= INTERVAL + SLACK, "{:?}", since.elapsed());
     assert_eq!(by_table(&lab, 1).await.unwrap().values().sum::<u64>(), 50);
-    watch.never_negative().await;
+    watch.assert_never_negative().await;
 }
 
 #[tokio::test]
-async fn redis_killed_and_restarted_empty_is_healed() {
-    let Some(mut lab) = support::start(lab(2)).await else { return };
-    let watch = Watch::start(&mut lab).await;
+async fn counts_recover_from_redis_restarting_empty() {
+    let Some(mut lab) = lab::start(lab(2)).await else { return };
+    let watch = CountWatch::start(&mut lab).await;
     let _before = (open_many(&lab, 0, 20).await, open_many(&lab, 1, 20).await);
-    let churn = Churn::start(&lab, &[0, 1], 8);
-    churn.serves(20).await;
+    let load = ClosedLoop::start(&lab, &[0, 1], 8);
+    load.wait_served(20).await;
 
     lab.redis().kill9().unwrap();
-    churn.serves(50).await;
-    // Stated policy: the sidecars choose from local knowledge.
+    load.wait_served(50).await;
+    // Documented policy: the sidecars choose by local counts.
     let _meanwhile = (open_many(&lab, 0, 10).await, open_many(&lab, 1, 10).await);
     assert_eq!(metric(&lab, 0, "evenkeel_store_up").await, 0.0);
     assert!(metric(&lab, 0, "evenkeel_admits_total{result=\"admitted_local\"}").await >= 10.0);
     lab.redis().restart_empty().await.unwrap();
     let since = Instant::now();
-    churn.serves(20).await;
-    churn.stop().await;
-    exact(&lab, 0, INTERVAL + SLACK).await;
-    eprintln!("exact {:?} after Redis was back, empty (interval {INTERVAL:?})", since.elapsed());
+    load.wait_served(20).await;
+    load.stop().await;
+    wait_exact(&lab, 0, INTERVAL + SLACK).await;
+    eprintln!("exact {:?} after Redis restarted empty (interval {INTERVAL:?})", since.elapsed());
     assert!(since.elapsed() <= INTERVAL + SLACK, "{:?}", since.elapsed());
     assert_eq!(by_table(&lab, 1).await.unwrap().values().sum::<u64>(), 60);
-    watch.never_negative().await;
+    watch.assert_never_negative().await;
 }
 
-/// Ten minutes of a model's time, twenty times as fast: 60 KeepAlive intervals. A store that gave leases a
-/// maximum age would lose it.
+/// Ten minutes of virtual time at twenty times the speed: 60 KeepAlive intervals. A store with a maximum lease age would
+/// lose the stream.
 #[tokio::test]
 async fn a_ten_minute_stream_stays_counted() {
-    let builder = Lab::builder().hosts(2).envoys(1).sidecars(2).redis().engine(roomy());
-    let builder = builder.time_scale(20.0).token_batch(100).keep_alive_interval(Duration::from_millis(500));
-    let Some(lab) = support::start(builder).await else { return };
-    // 10 ms a token: 60,000 tokens are ten minutes.
-    let stream = open(&support::client(), &lab.envoys()[0].url(Policy::Evenkeel), 60_000).await;
+    let builder = Lab::builder().hosts(2).envoys(1).sidecars(2).redis().engine(roomy_engine());
+    let builder = builder
+        .time_scale(20.0)
+        .token_batch(100)
+        .keep_alive_interval(Duration::from_millis(500))
+        .plugin_config(patient_plugin);
+    let Some(lab) = lab::start(builder).await else { return };
+    // At 10 ms per token, 60,000 tokens take ten minutes.
+    let stream = open(&chat::client(), &lab.envoys()[0].url(Policy::Evenkeel), 60_000).await;
     let since = Instant::now();
-    let mut looks = 0;
+    let mut reads = 0;
     while since.elapsed() < Duration::from_secs(29) {
         let table = by_table(&lab, 1).await.unwrap();
         assert_eq!(table.get(&stream.host), Some(&1), "after {:?}", since.elapsed());
-        looks += 1;
+        reads += 1;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(looks > 100, "only {looks} looks");
+    assert!(reads > 100, "only {reads} reads");
     assert_eq!(lab.mock_in_flight().iter().sum::<u64>(), 1, "the host still streams");
     for sidecar in 0..2 {
         assert_eq!(metric(&lab, sidecar, "evenkeel_leases_reaped_total").await, 0.0);

@@ -1,18 +1,19 @@
-//! Integration tests over real processes. They need Envoy (`EVENKEEL_ENVOY`), some also a Python with OpenAI's client
-//! library (`EVENKEEL_PYTHON`), Prometheus (`EVENKEEL_PROMETHEUS`, `EVENKEEL_PROMTOOL`), or Chromium and what drives it
-//! (`EVENKEEL_BROWSER`, `EVENKEEL_NODE`, `EVENKEEL_PAGE_TOOLS`). Where one is missing they say so and pass; with
-//! `EVENKEEL_IT_REQUIRED` set that is a failure.
+//! Integration tests with real processes.
+//!
+//! They need Envoy (`EVENKEEL_ENVOY`). Some also need a Python interpreter with OpenAI's client library
+//! (`EVENKEEL_PYTHON`), Prometheus (`EVENKEEL_PROMETHEUS`, `EVENKEEL_PROMTOOL`), or Chromium, Node.js and playwright-core
+//! (`EVENKEEL_BROWSER`, `EVENKEEL_NODE`, `EVENKEEL_PAGE_TOOLS`). Without such a program a test says so and passes; with
+//! `EVENKEEL_IT_REQUIRED` set it fails.
 
 #![allow(clippy::unwrap_used)]
 
-mod endings;
 mod envoy_smoke;
 mod faults;
-mod gateway;
 mod limits;
 mod openai;
 mod page;
 mod prometheus;
-mod ratelimit_filter;
+mod rate_limit_filter;
+mod request_endings;
 mod support;
 mod traces;

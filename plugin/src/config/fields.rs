@@ -1,9 +1,10 @@
-//! Reads a JSON object field by field, collecting every fault instead of stopping at the first.
+//! Reads a JSON object field by field and collects every fault instead of stopping at the first.
 
-use serde_json::{Map, Value};
 use std::ops::RangeInclusive;
 
-/// A JSON object being read. Fields never asked for are faults, reported by [`Fields::finish`].
+use serde_json::{Map, Value};
+
+/// A JSON object. [`Fields::finish`] reports the fields that were never read.
 pub(super) struct Fields<'a> {
     path: String,
     object: Option<&'a Map<String, Value>>,
@@ -11,28 +12,28 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Starts on a value; one that is no object is a fault.
+    /// Starts on a value; a value that is not an object is a fault.
     pub(super) fn of(value: &'a Value, path: String, faults: &mut Vec<String>) -> Self {
         let object = value.as_object();
         if object.is_none() {
             let name = if path.is_empty() { "configuration" } else { &path };
-            faults.push(format!("{name}: must be an object, got {}", kind(value)));
+            faults.push(format!("{name}: must be an object, got {}", type_name(value)));
         }
         Fields { path, object, known: Vec::new() }
     }
 
-    /// Full name of a field.
+    /// Returns the full path of a field.
     pub(super) fn name(&self, field: &str) -> String {
         if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) }
     }
 
-    /// The raw value; `null` counts as absent.
+    /// Returns the raw value; `null` counts as absent.
     pub(super) fn get(&mut self, field: &'static str) -> Option<&'a Value> {
         self.known.push(field);
         self.object?.get(field).filter(|value| !value.is_null())
     }
 
-    /// A string; its `check` says what was expected when it does not hold.
+    /// Reads a string. `expected` describes what `check` accepts.
     pub(super) fn text(
         &mut self,
         field: &'static str,
@@ -48,13 +49,13 @@ impl<'a> Fields<'a> {
                 None
             }
             None => {
-                faults.push(format!("{}: must be {expected}, got {}", self.name(field), kind(value)));
+                faults.push(format!("{}: must be {expected}, got {}", self.name(field), type_name(value)));
                 None
             }
         }
     }
 
-    /// A whole number within bounds.
+    /// Reads an integer within bounds.
     pub(super) fn whole(
         &mut self,
         field: &'static str,
@@ -63,7 +64,7 @@ impl<'a> Fields<'a> {
         faults: &mut Vec<String>,
     ) -> Option<u64> {
         let value = self.get(field)?;
-        // Gateways that keep the configuration as a protobuf Struct print whole numbers as doubles.
+        // Gateways that keep the configuration as a protobuf Struct print integers as doubles.
         let number = value.as_u64().or_else(|| {
             let double = value.as_f64()?;
             (double.fract() == 0.0 && (0.0..9e15).contains(&double)).then_some(double as u64)
@@ -80,7 +81,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number within bounds, or 0; `expected` has the bounds in words, as formatting them would take 14 KB of the module.
+    /// Reads a number that is 0 or within bounds. `expected` spells out the bounds: formatting floating-point numbers
+    /// would add 14 KB to the module.
     pub(super) fn number_or_0(
         &mut self,
         field: &'static str,
@@ -99,16 +101,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// `true` or `false`.
     pub(super) fn flag(&mut self, field: &'static str, faults: &mut Vec<String>) -> Option<bool> {
         let value = self.get(field)?;
         if value.as_bool().is_none() {
-            faults.push(format!("{}: must be true or false, got {}", self.name(field), kind(value)));
+            faults.push(format!("{}: must be true or false, got {}", self.name(field), type_name(value)));
         }
         value.as_bool()
     }
 
-    /// A list of at most `len_max` values, each with its full name.
+    /// Reads a list of at most `len_max` values; returns each with its full path.
     pub(super) fn list(
         &mut self,
         field: &'static str,
@@ -126,24 +127,24 @@ impl<'a> Fields<'a> {
                 Vec::new()
             }
             None => {
-                faults.push(format!("{name}: must be a list, got {}", kind(value)));
+                faults.push(format!("{name}: must be a list, got {}", type_name(value)));
                 Vec::new()
             }
         }
     }
 
-    /// Reports fields that no one asked for.
+    /// Reports fields that were never read.
     pub(super) fn finish(self, faults: &mut Vec<String>) {
         let Some(object) = self.object else { return };
         for field in object.keys().filter(|field| !self.known.contains(&field.as_str())) {
             let known = self.known.join(", ");
-            faults.push(format!("{}: unknown field, expected one of {known}", self.name(field)));
+            faults.push(format!("{}: unknown field; must be one of {known}", self.name(field)));
         }
     }
 }
 
-/// What a value is, for messages.
-pub(super) fn kind(value: &Value) -> &'static str {
+/// Returns the type of a value, for messages.
+pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

@@ -1,41 +1,41 @@
-//! Plugin configuration. Every fault is named by its field together with what was expected.
+//! Plugin configuration. Every fault names its field and what was expected.
 
 mod fields;
 mod source;
 #[cfg(test)]
 mod tests;
 
-use crate::facts::plain_path;
+use std::ops::RangeInclusive;
+
 use fields::Fields;
 use serde_json::Value;
 pub use source::Source;
-use std::ops::RangeInclusive;
 
-/// Header read by Envoy's `override_host` policy unless configured otherwise.
+use crate::path;
+
+/// Default header for the endpoint, which Envoy's `override_host` policy reads.
 pub const ENDPOINT_HEADER: &str = "x-gateway-destination-endpoint";
 
-/// Header read by Envoy's original-destination clusters.
+/// Header that Envoy's original-destination clusters read.
 pub const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
 
-/// Most candidates of one configuration.
+/// Most candidates in one configuration.
 const CANDIDATES_MAX: usize = 1024;
 
-/// Bounds of a candidate's weight, those of the sidecar.
+/// Bounds of a candidate's weight, as in the sidecar.
 const WEIGHT: RangeInclusive<f64> = 0.001..=1000.0;
 
-/// What an address must be.
 const ADDRESS: &str = "an address or name of 1 to 256 bytes without control characters";
 
-/// What the name of a cluster must be.
 const CLUSTER: &str = "a cluster name of 1 to 256 bytes without control characters";
 
-/// Most headers passed on with Admit.
+/// Most entries of `pass_headers`.
 const PASS_HEADERS_MAX: usize = 32;
 
-/// Most headers a session is looked for in.
+/// Most entries of `session_headers`.
 const SESSION_HEADERS_MAX: usize = 16;
 
-/// Where agents say which session a request belongs to; the first four are those Higress looks at.
+/// Headers in which agents send their session; Higress reads the first four.
 const SESSION_HEADERS: [&str; 7] = [
     "x-openclaw-session-key",
     "x-clawdbot-session-key",
@@ -46,95 +46,86 @@ const SESSION_HEADERS: [&str; 7] = [
     "x-thread-id",
 ];
 
-/// Most endings of paths the sidecar answers itself.
-const OWN_PATHS_MAX: usize = 16;
+/// Most entries of `admin_paths`.
+const ADMIN_PATHS_MAX: usize = 16;
 
 /// A validated plugin configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The gateway's cluster through which the sidecar is reached.
+    /// The gateway's cluster that reaches the sidecar.
     pub sidecar_cluster: String,
     /// How long a request waits for Admit.
     pub deadline_ms: u64,
-    /// What happens to a request that got no answer.
     pub on_error: OnError,
-    /// How the chosen endpoint is applied.
     pub apply: Apply,
     /// Endpoints sent with every Admit.
     pub candidates: Vec<Candidate>,
-    /// Name of the pool's route instead of the gateway's.
+    /// Replaces the gateway's route in the pool's identity.
     pub pool_route: Option<String>,
-    /// Name of the pool's cluster instead of the gateway's.
+    /// Replaces the gateway's cluster in the pool's identity.
     pub pool_cluster: Option<String>,
-    /// Where the authenticated consumer comes from.
+    /// Source of the authenticated consumer.
     pub consumer: Source,
     /// Headers passed on with Admit, in lower case.
     pub pass_headers: Vec<String>,
-    /// Headers that may name the session, in lower case; the first that is there counts.
+    /// Headers that may name the session, in lower case; the first one present counts.
     pub session_headers: Vec<String>,
-    /// What else is told with Admit, by name.
+    /// Other values passed on with Admit, by name.
     pub descriptors: Vec<(String, Source)>,
-    /// Endings of the paths of requests that the sidecar answers itself, as [`plain_path`] has them.
-    pub own_paths: Vec<String>,
+    /// Suffixes of the paths that the sidecar answers itself, normalized by [`path::normalize`].
+    pub admin_paths: Vec<String>,
     /// Whether to read model and prompt size from the body.
     pub read_body: bool,
-    /// What happens to a POST whose body cannot be read.
     pub on_unread_body: OnUnreadBody,
-    /// Largest body that is gathered to be read.
+    /// Largest body that is buffered.
     pub body_bytes_max: usize,
-    /// Whether to read tokens from responses.
+    /// Whether to read usage from responses.
     pub read_usage: bool,
-    /// Whether to take `accept-encoding` off requests, as compressed responses cannot be read.
-    pub plain_responses: bool,
-    /// Whether to ask OpenAI streams for their usage, and hide it from clients who had not asked.
+    /// Whether to remove `accept-encoding` from requests: the plugin cannot read compressed responses.
+    pub uncompressed_responses: bool,
+    /// Whether to request usage from OpenAI streams and strip it if the client did not request it.
     pub include_usage: bool,
-    /// How long to wait for a body to be complete.
+    /// How long to wait for a complete body.
     pub body_wait_ms: u64,
-    /// Interval of KeepAlive until the sidecar names its own.
+    /// KeepAlive interval until the sidecar sets one.
     pub keep_alive_ms: u64,
-    /// Response header that tells how the request was placed.
+    /// Response header that reports how the request was placed.
     pub report_header: Option<String>,
 }
 
-/// What happens to a request for which the sidecar gave no answer.
+/// What happens to a request without an answer to Admit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
-    /// It goes on, and the gateway chooses the endpoint.
+    /// The request goes on, and the gateway chooses the endpoint.
     Open,
-    /// It is refused with 503.
+    /// The plugin refuses the request with 503.
     Closed,
 }
 
-/// What happens to a POST whose body cannot be read, where bodies are.
+/// What happens to a POST whose body the plugin cannot read, if `read_body` is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnreadBody {
-    /// It is asked for, with a model of that name.
+    /// The plugin calls Admit with the model `(unknown)`.
     Admit,
-    /// It is refused.
+    /// The plugin refuses the request.
     Refuse,
 }
 
-/// How the chosen endpoint is applied.
+/// How the plugin applies the chosen endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Apply {
-    /// In a header that the cluster's `override_host` policy reads.
-    OverrideHost {
-        /// The header.
-        header: String,
-    },
-    /// In `x-envoy-original-dst-host`.
+    /// Writes it into a header that the cluster's `override_host` policy reads.
+    OverrideHost { header: String },
+    /// Writes it into `x-envoy-original-dst-host`.
     OriginalDst,
-    /// It is the name of a cluster or provider, written in a header the gateway routes by.
-    Name {
-        /// The header.
-        header: String,
-    },
-    /// By Higress's host call.
+    /// Writes it, as the name of a cluster or provider, into a header that the gateway routes by.
+    Name { header: String },
+    /// Passes it to Higress's host call.
     Higress,
 }
 
 impl Apply {
-    /// The header that carries the endpoint; clients must not be able to set it.
+    /// Returns the header that carries the endpoint. Clients must not be able to set it.
     pub fn header(&self) -> Option<&str> {
         match self {
             Apply::OverrideHost { header } | Apply::Name { header } => Some(header),
@@ -143,25 +134,24 @@ impl Apply {
         }
     }
 
-    /// Whether endpoints are addresses, to be compared with the upstream's.
+    /// Returns whether endpoints are addresses, which can be compared with the upstream's.
     pub fn by_address(&self) -> bool {
         !matches!(self, Apply::Name { .. })
     }
 }
 
-/// An endpoint to choose from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// `host:port`, or a name in mode `name`.
     pub address: String,
-    /// Relative capacity; 0 means the pool's default.
+    /// Relative capacity; 0 selects the pool's default.
     pub weight: f64,
-    /// Most requests in flight; 0 means the pool's default.
+    /// Most requests in flight; 0 selects the pool's default.
     pub cap: u32,
 }
 
 impl Config {
-    /// Reads a configuration; an empty one is all defaults. On failure, every fault.
+    /// Parses a configuration; an empty one is all defaults. Returns every fault on failure.
     pub fn parse(text: &[u8]) -> Result<Config, Vec<String>> {
         let empty = text.iter().all(u8::is_ascii_whitespace);
         let value: Value = match serde_json::from_slice(if empty { b"{}" } else { text }) {
@@ -181,7 +171,7 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
     let (pool_route, pool_cluster) = pool(&mut top, faults);
     if !apply.by_address() && pool_cluster.is_none() {
         faults.push(
-            "pool.cluster: must be set in apply.mode \"name\", where the cluster is not chosen yet".into(),
+            "pool.cluster: must be set in apply.mode \"name\", in which no cluster is matched yet".into(),
         );
     }
     let on_error =
@@ -212,9 +202,9 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
             SESSION_HEADERS.map(str::to_owned).into()
         },
         descriptors: source::descriptors(&mut top, faults),
-        own_paths: own_paths(&mut top, faults),
+        admin_paths: admin_paths(&mut top, faults),
         read_usage: top.flag("read_usage", faults).unwrap_or(true),
-        plain_responses: top
+        uncompressed_responses: top
             .text("accept_encoding", "\"remove\" or \"keep\"", |t| matches!(t, "remove" | "keep"), faults)
             .is_none_or(|text| text == "remove"),
         include_usage: top.flag("include_usage", faults).unwrap_or(false),
@@ -224,20 +214,20 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
         body_wait_ms: top.whole("body_wait_ms", 100, 60_000, faults).unwrap_or(1000),
         keep_alive_ms: top.whole("keep_alive_ms", 100, 60_000, faults).unwrap_or(1000),
         report_header: top
-            .text("report_header", header, header_name, faults)
+            .text("report_header", header, is_header_name, faults)
             .map(|name| name.to_ascii_lowercase()),
     };
     if config.on_unread_body == OnUnreadBody::Refuse && !config.read_body {
-        faults.push("on_unread_body: \"refuse\" needs read_body true".into());
+        faults.push("on_unread_body: \"refuse\" requires read_body true".into());
     }
     if config.include_usage {
-        let needs = [
+        let requirements = [
             ("read_body true", config.read_body),
             ("read_usage true", config.read_usage),
-            ("accept_encoding \"remove\"", config.plain_responses),
+            ("accept_encoding \"remove\"", config.uncompressed_responses),
         ];
-        for (what, _) in needs.iter().filter(|(_, there)| !there) {
-            faults.push(format!("include_usage: needs {what}"));
+        for (what, _) in requirements.iter().filter(|(_, met)| !met) {
+            faults.push(format!("include_usage: requires {what}"));
         }
     }
     top.finish(faults);
@@ -248,7 +238,7 @@ fn sidecar(top: &mut Fields<'_>, faults: &mut Vec<String>) -> String {
     let mut cluster = None;
     if let Some(value) = top.get("sidecar") {
         let mut fields = Fields::of(value, top.name("sidecar"), faults);
-        cluster = fields.text("cluster", CLUSTER, name_1_to_256, faults);
+        cluster = fields.text("cluster", CLUSTER, is_name, faults);
         fields.finish(faults);
     }
     cluster.unwrap_or_else(|| "evenkeel".to_owned())
@@ -267,7 +257,7 @@ fn apply(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Apply {
     };
     let header = match mode.as_str() {
         "override_host" | "name" => fields
-            .text("header", "an HTTP header name", header_name, faults)
+            .text("header", "an HTTP header name", is_header_name, faults)
             .map(|name| name.to_ascii_lowercase()),
         _ => None,
     };
@@ -284,7 +274,8 @@ fn apply(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Apply {
     };
     if apply == Apply::Higress && !cfg!(feature = "higress") {
         faults.push(
-            "apply.mode: \"higress\" needs the Higress build of the plugin; this is the general one".into(),
+            "apply.mode: \"higress\" requires the Higress module of the plugin; this is the general one"
+                .into(),
         );
     }
     fields.finish(faults);
@@ -295,8 +286,8 @@ fn pool(top: &mut Fields<'_>, faults: &mut Vec<String>) -> (Option<String>, Opti
     let Some(value) = top.get("pool") else { return (None, None) };
     let mut fields = Fields::of(value, top.name("pool"), faults);
     let expected = "a route name of at most 256 bytes without control characters";
-    let route = fields.text("route", expected, |t| t.is_empty() || name_1_to_256(t), faults);
-    let cluster = fields.text("cluster", CLUSTER, name_1_to_256, faults);
+    let route = fields.text("route", expected, |t| t.is_empty() || is_name(t), faults);
+    let cluster = fields.text("cluster", CLUSTER, is_name, faults);
     fields.finish(faults);
     (route, cluster)
 }
@@ -305,7 +296,7 @@ fn candidates(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<Candidate> 
     let mut candidates: Vec<Candidate> = Vec::new();
     for (name, value) in top.list("candidates", CANDIDATES_MAX, faults) {
         let mut fields = Fields::of(value, name, faults);
-        let address = fields.text("address", ADDRESS, name_1_to_256, faults);
+        let address = fields.text("address", ADDRESS, is_name, faults);
         let weight =
             fields.number_or_0("weight", WEIGHT, "0 or a number from 0.001 to 1000", faults).unwrap_or(0.0);
         let cap = fields.whole("cap", 0, u64::from(u32::MAX), faults).unwrap_or(0) as u32;
@@ -324,7 +315,7 @@ fn candidates(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<Candidate> 
     candidates
 }
 
-/// A list of header names.
+/// Reads a list of header names.
 fn headers(
     top: &mut Fields<'_>,
     field: &'static str,
@@ -334,40 +325,40 @@ fn headers(
     let mut names = Vec::new();
     for (name, value) in top.list(field, len_max, faults) {
         match value.as_str() {
-            Some(text) if header_name(text) => names.push(text.to_ascii_lowercase()),
+            Some(text) if is_header_name(text) => names.push(text.to_ascii_lowercase()),
             _ => faults.push(format!("{name}: must be an HTTP header name, got {value}")),
         }
     }
     names
 }
 
-fn own_paths(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
-    let mut endings = Vec::new();
-    // One that matched every path would keep every request from its upstream.
-    let sound = |text: &str| {
+fn admin_paths(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
+    let mut suffixes = Vec::new();
+    // A suffix that matches every path would keep every request from its upstream.
+    let is_valid = |text: &str| {
         (2..=256).contains(&text.len())
             && text.starts_with('/')
             && !text.contains('?')
-            && !plain_path(text).is_empty()
+            && !path::normalize(text).is_empty()
     };
-    for (name, value) in top.list("own_paths", OWN_PATHS_MAX, faults) {
+    for (name, value) in top.list("admin_paths", ADMIN_PATHS_MAX, faults) {
         match value.as_str() {
-            Some(text) if sound(text) => endings.push(plain_path(text)),
+            Some(text) if is_valid(text) => suffixes.push(path::normalize(text)),
             _ => faults.push(format!(
-                "{name}: must be the end of a path, of 2 to 256 bytes, with a slash at its beginning and without a query, got {value}"
+                "{name}: must be a path suffix of 2 to 256 bytes that starts with a slash and has no query, got {value}"
             )),
         }
     }
-    endings
+    suffixes
 }
 
-/// Whether the sidecar takes a text as a name; it would refuse every request that carries another.
-fn name_1_to_256(text: &str) -> bool {
+/// Returns whether the sidecar accepts a text as a name. It rejects every Admit that carries another.
+fn is_name(text: &str) -> bool {
     (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
-/// Whether a text is a header name: a token of at most 128 bytes, no pseudo-header.
-pub(crate) fn header_name(text: &str) -> bool {
+/// Returns whether a text is a header name: a token of at most 128 bytes, not a pseudo-header.
+pub(crate) fn is_header_name(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }

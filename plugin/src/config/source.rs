@@ -1,55 +1,54 @@
-//! Where a value of a request comes from.
+//! Where the plugin reads a value of a request.
 
-use super::{
-    fields::{Fields, kind},
-    header_name,
-};
 use serde_json::Value;
 
-/// Most descriptors.
+use super::{
+    fields::{Fields, type_name},
+    is_header_name,
+};
+
 const DESCRIPTORS_MAX: usize = 32;
 
-/// Most names on the way to a value.
+/// Most names in a metadata or property path.
 const PATH_MAX: usize = 16;
 
-/// Where a value comes from.
+/// Where the plugin reads a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A request header, in lower case.
+    /// A request header, by lower-case name.
     Header(String),
-    /// A text in the dynamic metadata of the request: the name of the filter, then names within.
+    /// Text in the request's dynamic metadata: the name of a filter, then the names below it.
     Metadata(Vec<String>),
-    /// An attribute of the gateway.
+    /// A gateway property.
     Property(Vec<String>),
-    /// The same for every request.
+    /// A constant.
     Value(String),
 }
 
-/// Which sources a field takes.
+/// Sources that a field accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kinds {
+enum AllowedSources {
     Verified,
     Any,
 }
 
-/// Where the consumer comes from: `consumer`, or `consumer_header`.
+/// Reads `consumer` or `consumer_header`.
 pub(super) fn consumer(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Source {
-    let header = top.text("consumer_header", "an HTTP header name", header_name, faults);
+    let header = top.text("consumer_header", "an HTTP header name", is_header_name, faults);
     let set = top.get("consumer_header").is_some();
     let default = || Source::Header(header.map_or("x-mse-consumer".to_owned(), |h| h.to_ascii_lowercase()));
     let Some(value) = top.get("consumer") else { return default() };
     if set {
-        faults.push("consumer: must not be set beside consumer_header".into());
+        faults.push("consumer: must not be set together with consumer_header".into());
     }
-    source(value, &top.name("consumer"), Kinds::Verified, faults).unwrap_or_else(default)
+    source(value, &top.name("consumer"), AllowedSources::Verified, faults).unwrap_or_else(default)
 }
 
-/// Descriptors by name.
 pub(super) fn descriptors(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<(String, Source)> {
     let Some(value) = top.get("descriptors") else { return Vec::new() };
     let name = top.name("descriptors");
     let Some(members) = value.as_object() else {
-        faults.push(format!("{name}: must be an object, got {}", kind(value)));
+        faults.push(format!("{name}: must be an object, got {}", type_name(value)));
         return Vec::new();
     };
     if members.len() > DESCRIPTORS_MAX {
@@ -63,7 +62,7 @@ pub(super) fn descriptors(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec
                 "{name}: must have names of 1 to 64 bytes without control characters, got {key:?}"
             ));
         }
-        if let Some(source) = source(value, &format!("{name}.{key}"), Kinds::Any, faults) {
+        if let Some(source) = source(value, &format!("{name}.{key}"), AllowedSources::Any, faults) {
             descriptors.push((key.clone(), source));
         }
     }
@@ -71,33 +70,33 @@ pub(super) fn descriptors(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec
     descriptors
 }
 
-fn source(value: &Value, name: &str, kinds: Kinds, faults: &mut Vec<String>) -> Option<Source> {
+fn source(value: &Value, name: &str, allowed: AllowedSources, faults: &mut Vec<String>) -> Option<Source> {
     let mut fields = Fields::of(value, name.to_owned(), faults);
     let before = faults.len();
     let mut sources = Vec::new();
     sources.extend(
         fields
-            .text("header", "an HTTP header name", header_name, faults)
+            .text("header", "an HTTP header name", is_header_name, faults)
             .map(|header| Source::Header(header.to_ascii_lowercase())),
     );
     sources.extend(path(&mut fields, "metadata", faults).map(Source::Metadata));
-    if kinds == Kinds::Any {
+    if allowed == AllowedSources::Any {
         sources.extend(path(&mut fields, "property", faults).map(Source::Property));
-        let expected = "a text of at most 256 bytes";
+        let expected = "a string of at most 256 bytes";
         sources.extend(fields.text("value", expected, |text| text.len() <= 256, faults).map(Source::Value));
     }
     if value.is_object() && before == faults.len() && sources.len() != 1 {
-        let of = match kinds {
-            Kinds::Verified => "header or metadata",
-            Kinds::Any => "header, metadata, property or value",
+        let choices = match allowed {
+            AllowedSources::Verified => "header or metadata",
+            AllowedSources::Any => "header, metadata, property or value",
         };
-        faults.push(format!("{name}: must have one of {of}"));
+        faults.push(format!("{name}: must have exactly one of {choices}"));
     }
     fields.finish(faults);
     sources.pop()
 }
 
-/// A list of names.
+/// Reads a metadata or property path.
 fn path(fields: &mut Fields<'_>, field: &'static str, faults: &mut Vec<String>) -> Option<Vec<String>> {
     let value = fields.get(field)?;
     let name = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);

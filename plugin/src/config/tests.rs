@@ -9,7 +9,7 @@ fn faults(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn nothing_configured_is_all_defaults() {
+fn an_empty_configuration_is_all_defaults() {
     for text in ["", "  \n", "{}", "{\"sidecar\":null}"] {
         let config = ok(text);
         assert_eq!(config.sidecar_cluster, "evenkeel");
@@ -21,8 +21,8 @@ fn nothing_configured_is_all_defaults() {
             (config.session_headers.len(), config.session_headers[0].as_str()),
             (7, "x-openclaw-session-key")
         );
-        assert!(config.descriptors.is_empty() && config.own_paths.is_empty());
-        assert!(config.read_usage && config.plain_responses && !config.include_usage);
+        assert!(config.descriptors.is_empty() && config.admin_paths.is_empty());
+        assert!(config.read_usage && config.uncompressed_responses && !config.include_usage);
         assert!(!config.read_body && config.on_unread_body == OnUnreadBody::Admit);
         assert_eq!((config.body_bytes_max, config.body_wait_ms, config.keep_alive_ms), (65536, 1000, 1000));
         assert_eq!(config.report_header, None);
@@ -35,10 +35,10 @@ fn every_option_is_read() {
         "sidecar": {"cluster": "side"}, "deadline_ms": 20.0, "on_error": "closed",
         "apply": {"mode": "name", "header": "X-Provider"},
         "candidates": [{"address": "a", "weight": 2, "cap": 3}, {"address": "b"}],
-        "pool": {"route": "r", "cluster": "c"}, "consumer_header": "X-Who",
+        "pool": {"route": "r", "cluster": "c"}, "consumer_header": "X-User",
         "pass_headers": ["X-Tenant"], "read_body": true, "on_unread_body": "refuse", "body_bytes_max": 10,
         "body_wait_ms": 100, "keep_alive_ms": 500, "report_header": "X-Placed",
-        "session_headers": ["X-Chat"], "own_paths": ["/quota", "/quota/delta"], "read_usage": true,
+        "session_headers": ["X-Chat"], "admin_paths": ["/quota", "/quota/delta"], "read_usage": true,
         "accept_encoding": "remove", "include_usage": true, "descriptors": {
             "tenant": {"header": "X-Tenant"}, "org": {"metadata": ["envoy.filters.http.jwt_authn", "payload", "org"]},
             "sni": {"property": ["connection", "requested_server_name"]}, "region": {"value": "eu"}}}"#);
@@ -55,7 +55,7 @@ fn every_option_is_read() {
             ],
             pool_route: Some("r".into()),
             pool_cluster: Some("c".into()),
-            consumer: Source::Header("x-who".into()),
+            consumer: Source::Header("x-user".into()),
             pass_headers: vec!["x-tenant".into()],
             session_headers: vec!["x-chat".into()],
             descriptors: vec![
@@ -71,9 +71,9 @@ fn every_option_is_read() {
                 ("sni".into(), Source::Property(vec!["connection".into(), "requested_server_name".into()])),
                 ("tenant".into(), Source::Header("x-tenant".into())),
             ],
-            own_paths: vec!["/quota".into(), "/quota/delta".into()],
+            admin_paths: vec!["/quota".into(), "/quota/delta".into()],
             read_usage: true,
-            plain_responses: true,
+            uncompressed_responses: true,
             include_usage: true,
             read_body: true,
             on_unread_body: OnUnreadBody::Refuse,
@@ -86,7 +86,7 @@ fn every_option_is_read() {
 }
 
 #[test]
-fn one_fault_each() {
+fn each_fault_names_its_field() {
     let cases = [
         ("[]", "configuration: must be an object, got a list"),
         (r#"{"sidecar":"x"}"#, "sidecar: must be an object, got a string"),
@@ -94,7 +94,7 @@ fn one_fault_each() {
             r#"{"sidecar":{"cluster":""}}"#,
             "sidecar.cluster: must be a cluster name of 1 to 256 bytes without control characters, got \"\"",
         ),
-        (r#"{"sidecar":{"adress":"x"}}"#, "sidecar.adress: unknown field, expected one of cluster"),
+        (r#"{"sidecar":{"adress":"x"}}"#, "sidecar.adress: unknown field; must be one of cluster"),
         (r#"{"deadline_ms":0}"#, "deadline_ms: must be a whole number from 1 to 10000, got 0"),
         (r#"{"deadline_ms":1.5}"#, "deadline_ms: must be a whole number from 1 to 10000, got 1.5"),
         (r#"{"deadline_ms":"5ms"}"#, "deadline_ms: must be a whole number from 1 to 10000, got \"5ms\""),
@@ -106,7 +106,7 @@ fn one_fault_each() {
         (r#"{"apply":{"header":"a b"}}"#, "apply.header: must be an HTTP header name, got \"a b\""),
         (
             r#"{"apply":{"mode":"original_dst","header":"h"}}"#,
-            "apply.header: unknown field, expected one of mode",
+            "apply.header: unknown field; must be one of mode",
         ),
         (
             r#"{"apply":{"mode":"name"},"pool":{"cluster":"c"}}"#,
@@ -114,13 +114,13 @@ fn one_fault_each() {
         ),
         (
             r#"{"apply":{"mode":"name","header":"h"}}"#,
-            "pool.cluster: must be set in apply.mode \"name\", where the cluster is not chosen yet",
+            "pool.cluster: must be set in apply.mode \"name\", in which no cluster is matched yet",
         ),
         (
             r#"{"read_body":true,"on_unread_body":"x"}"#,
             "on_unread_body: must be \"admit\" or \"refuse\", got \"x\"",
         ),
-        (r#"{"on_unread_body":"refuse"}"#, "on_unread_body: \"refuse\" needs read_body true"),
+        (r#"{"on_unread_body":"refuse"}"#, "on_unread_body: \"refuse\" requires read_body true"),
         (r#"{"candidates":{}}"#, "candidates: must be a list, got an object"),
         (r#"{"candidates":[{}]}"#, "candidates[0].address: must be set"),
         (
@@ -163,11 +163,14 @@ fn one_fault_each() {
         (r#"{"read_body":"yes"}"#, "read_body: must be true or false, got a string"),
         (r#"{"session_headers":["a b"]}"#, "session_headers[0]: must be an HTTP header name, got \"a b\""),
         (r#"{"consumer":"x"}"#, "consumer: must be an object, got a string"),
-        (r#"{"consumer":{}}"#, "consumer: must have one of header or metadata"),
-        (r#"{"consumer":{"header":"a","metadata":["b"]}}"#, "consumer: must have one of header or metadata"),
+        (r#"{"consumer":{}}"#, "consumer: must have exactly one of header or metadata"),
+        (
+            r#"{"consumer":{"header":"a","metadata":["b"]}}"#,
+            "consumer: must have exactly one of header or metadata",
+        ),
         (
             r#"{"consumer":{"header":"a"},"consumer_header":"b"}"#,
-            "consumer: must not be set beside consumer_header",
+            "consumer: must not be set together with consumer_header",
         ),
         (r#"{"consumer":{"header":"a b"}}"#, "consumer.header: must be an HTTP header name, got \"a b\""),
         (
@@ -181,25 +184,25 @@ fn one_fault_each() {
         (r#"{"descriptors":[]}"#, "descriptors: must be an object, got a list"),
         (
             r#"{"descriptors":{"a":{}}}"#,
-            "descriptors.a: must have one of header, metadata, property or value",
+            "descriptors.a: must have exactly one of header, metadata, property or value",
         ),
         (
             r#"{"descriptors":{"":{"value":"x"}}}"#,
             "descriptors: must have names of 1 to 64 bytes without control characters, got \"\"",
         ),
         (
-            r#"{"own_paths":["/"]}"#,
-            "own_paths[0]: must be the end of a path, of 2 to 256 bytes, with a slash at its beginning and without a query, got \"/\"",
+            r#"{"admin_paths":["/"]}"#,
+            "admin_paths[0]: must be a path suffix of 2 to 256 bytes that starts with a slash and has no query, got \"/\"",
         ),
         (r#"{"accept_encoding":"gzip"}"#, "accept_encoding: must be \"remove\" or \"keep\", got \"gzip\""),
-        (r#"{"include_usage":true}"#, "include_usage: needs read_body true"),
+        (r#"{"include_usage":true}"#, "include_usage: requires read_body true"),
         (
             r#"{"include_usage":true,"read_body":true,"read_usage":false}"#,
-            "include_usage: needs read_usage true",
+            "include_usage: requires read_usage true",
         ),
         (
             r#"{"include_usage":true,"read_body":true,"accept_encoding":"keep"}"#,
-            "include_usage: needs accept_encoding \"remove\"",
+            "include_usage: requires accept_encoding \"remove\"",
         ),
         (r#"{"keep_alive_ms":1}"#, "keep_alive_ms: must be a whole number from 100 to 60000, got 1"),
     ];
@@ -209,7 +212,7 @@ fn one_fault_each() {
 }
 
 #[test]
-fn names_and_weights_at_their_bounds() {
+fn names_and_weights_are_bounded() {
     let (at, over) = ("é".repeat(128), "é".repeat(128) + "b");
     let pool =
         |route: &str, cluster: &str| format!(r#"{{"pool":{{"route":"{route}","cluster":"{cluster}"}}}}"#);
@@ -229,20 +232,20 @@ fn names_and_weights_at_their_bounds() {
 fn every_fault_is_reported_at_once() {
     let faults = faults(r#"{"deadline_ms":0,"on_error":1,"typo":true,"candidates":[7]}"#);
     assert_eq!(faults.len(), 4, "{faults:?}");
-    assert!(faults[3].starts_with("typo: unknown field, expected one of sidecar, apply, "), "{faults:?}");
+    assert!(faults[3].starts_with("typo: unknown field; must be one of sidecar, apply, "), "{faults:?}");
 }
 
 #[test]
-fn broken_json_is_said_to_be() {
+fn invalid_json_is_reported() {
     assert!(faults("{")[0].starts_with("configuration: must be JSON: "));
 }
 
 #[test]
-fn mode_higress_is_only_in_the_higress_build() {
+fn mode_higress_requires_the_higress_build() {
     let result = Config::parse(br#"{"apply":{"mode":"higress"}}"#);
     if cfg!(feature = "higress") {
         assert_eq!(result.unwrap().apply, Apply::Higress);
     } else {
-        assert!(result.unwrap_err()[0].starts_with("apply.mode: \"higress\" needs the Higress build"));
+        assert!(result.unwrap_err()[0].starts_with("apply.mode: \"higress\" requires the Higress module"));
     }
 }

@@ -1,27 +1,25 @@
-//! The member names that mean something to the plugin; every other is [`Key::Other`].
+//! The member names the plugin looks for; any other name is [`Key::Other`].
 
-/// Declares the names.
 macro_rules! keys {
     ($($variant:ident = $($name:literal)|+,)*) => {
-        /// The name of a member, or an item's place in an array.
+        /// Name of a member, or a position in an array.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[allow(missing_docs)]
         pub enum Key {
             /// An item of an array.
             Item,
-            /// A name without meaning here.
+            /// Any other name.
             Other,
-            /// `model` in another case: some servers, such as those written in Go, take it as well.
-            ModelAlike,
+            /// `model` spelled in another case, which some servers (those written in Go) accept as well.
+            ModelAnyCase,
             $($variant,)*
         }
 
-        /// A table, as it makes a smaller module than a match.
+        /// A table makes a smaller module than a match.
         const NAMES: &[(&str, Key)] = &[$($(($name, Key::$variant),)+)*];
     };
 }
 
-/// Longest name that means something, in bytes.
+/// Length of the longest name, in bytes.
 pub(super) const KEY_BYTES_MAX: usize = 32;
 
 keys! {
@@ -105,15 +103,14 @@ keys! {
 }
 
 impl Key {
-    /// The key of a name.
-    pub(super) fn of(name: &[u8]) -> Key {
-        let alike = if name.eq_ignore_ascii_case(b"model") { Key::ModelAlike } else { Key::Other };
-        NAMES.iter().find(|(known, _)| known.as_bytes() == name).map_or(alike, |(_, key)| *key)
+    pub(super) fn from_name(name: &[u8]) -> Key {
+        let unknown = if name.eq_ignore_ascii_case(b"model") { Key::ModelAnyCase } else { Key::Other };
+        NAMES.iter().find(|(known, _)| known.as_bytes() == name).map_or(unknown, |(_, key)| *key)
     }
 
-    /// Whether the beginning of a text under this name is kept for [`super::Event::Text`].
-    pub(super) fn keeps(self) -> bool {
-        use Key::{FinishReason, Model, ModelAlike, ModelId, ModelVersion, Type};
-        matches!(self, FinishReason | Model | ModelAlike | ModelId | ModelVersion | Type)
+    /// Returns whether [`super::Event::Text`] carries the beginning of a text under this name.
+    pub(super) fn keeps_text(self) -> bool {
+        use Key::{FinishReason, Model, ModelAnyCase, ModelId, ModelVersion, Type};
+        matches!(self, FinishReason | Model | ModelAnyCase | ModelId | ModelVersion | Type)
     }
 }

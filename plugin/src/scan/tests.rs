@@ -1,18 +1,19 @@
-use super::*;
 use proptest::{collection::vec, prelude::*};
 use serde_json::Value;
 
-/// Writes down what it is told, pieces of one text put together.
+use super::*;
+
+/// Records events as lines, with the parts of a text joined.
 #[derive(Default)]
-struct Notes {
+struct Recorder {
     lines: Vec<String>,
     text: Vec<u8>,
 }
 
-impl Sink for Notes {
-    fn on(&mut self, path: &[Key], event: Event<'_>) {
+impl Sink for Recorder {
+    fn on_event(&mut self, path: &[Key], event: Event<'_>) {
         match event {
-            Event::Part(piece) => self.text.extend(piece),
+            Event::Part(part) => self.text.extend(part),
             Event::Text(head) => {
                 let text = std::mem::take(&mut self.text);
                 let (text, head) = (String::from_utf8_lossy(&text), String::from_utf8_lossy(head));
@@ -24,15 +25,15 @@ impl Sink for Notes {
 }
 
 fn scan(chunks: &[&[u8]]) -> (Vec<String>, Scanner) {
-    let (mut notes, mut scanner) = (Notes::default(), Scanner::default());
+    let (mut recorder, mut scanner) = (Recorder::default(), Scanner::default());
     for chunk in chunks {
-        scanner.feed(chunk, &mut notes);
+        scanner.feed(chunk, &mut recorder);
     }
-    (notes.lines, scanner)
+    (recorder.lines, scanner)
 }
 
 #[test]
-fn values_are_told_with_their_path() {
+fn values_are_reported_with_their_path() {
     let json = br#" {"model":"m\u00e9\n", "x":{"usage":[1, -2,3.9,4e5,{"content":null}]},"done":true } "#;
     let (lines, scanner) = scan(&[json]);
     assert!(scanner.is_done());
@@ -57,7 +58,7 @@ fn values_are_told_with_their_path() {
 }
 
 #[test]
-fn what_is_no_json_is_broken() {
+fn invalid_json_is_broken() {
     for text in [
         "}",
         "{]",
@@ -77,7 +78,7 @@ fn what_is_no_json_is_broken() {
 }
 
 #[test]
-fn what_is_too_deep_is_passed_over() {
+fn levels_beyond_the_depth_limit_are_skipped() {
     let deep = "[".repeat(DEPTH_MAX + 9) + r#""]\"", {"a": [] }"# + &"]".repeat(DEPTH_MAX + 9);
     let (lines, scanner) = scan(&[format!(r#"{{"x":{deep},"model":7}}"#).as_bytes()]);
     assert!(scanner.is_done());
@@ -85,16 +86,16 @@ fn what_is_too_deep_is_passed_over() {
 }
 
 #[test]
-fn bytes_after_the_value_are_left() {
-    let (mut notes, mut scanner) = (Notes::default(), Scanner::default());
-    assert_eq!(scanner.feed(b" {} {}", &mut notes), 3);
+fn bytes_after_the_value_are_not_consumed() {
+    let (mut recorder, mut scanner) = (Recorder::default(), Scanner::default());
+    assert_eq!(scanner.feed(b" {} {}", &mut recorder), 3);
     scanner.reset();
-    assert_eq!(scanner.feed(b"12,", &mut notes), 2);
+    assert_eq!(scanner.feed(b"12,", &mut recorder), 2);
     assert!(scanner.is_done());
 }
 
 #[test]
-fn long_texts_and_names_are_not_kept() {
+fn long_texts_and_names_are_not_kept_whole() {
     let (lines, _) =
         scan(&[format!(r#"{{"model":"{}","{}":1}}"#, "m".repeat(300), "usage".repeat(9)).as_bytes()]);
     assert!(lines[1].ends_with(&format!("{:?}", "m".repeat(TEXT_BYTES_MAX))));
@@ -119,7 +120,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Bytes of all text values, and the sum of whole numbers.
+/// Returns the bytes of all texts and the sum of all whole numbers.
 fn sums(value: &Value) -> (usize, u64) {
     let add = |(a, b): (usize, u64), (c, d): (usize, u64)| (a + c, b.wrapping_add(d));
     match value {
@@ -135,9 +136,9 @@ fn sums(value: &Value) -> (usize, u64) {
 struct Sums(usize, u64);
 
 impl Sink for Sums {
-    fn on(&mut self, _path: &[Key], event: Event<'_>) {
+    fn on_event(&mut self, _path: &[Key], event: Event<'_>) {
         match event {
-            Event::Part(piece) => self.0 += piece.len(),
+            Event::Part(part) => self.0 += part.len(),
             Event::Number(Some(number)) => self.1 = self.1.wrapping_add(number),
             _ => {}
         }
@@ -145,10 +146,10 @@ impl Sink for Sums {
 }
 
 proptest! {
-    /// Any JSON is read to its end, with the texts and whole numbers a parser finds in it.
+    /// The scanner reads any JSON to its end and finds the texts and whole numbers that a parser finds.
     #[test]
-    fn it_agrees_with_a_parser(value in any_json(), pretty in any::<bool>()) {
-        // Only whole numbers: others are cut, or not given.
+    fn scanner_agrees_with_a_parser(value in any_json(), pretty in any::<bool>()) {
+        // Only whole numbers: the scanner drops fractions and negative numbers.
         let whole = |text: String| serde_json::from_str::<Value>(&text).unwrap();
         let value = whole(value.to_string());
         let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap() + " ";
@@ -162,25 +163,25 @@ proptest! {
         }
     }
 
-    /// Cuts change nothing.
+    /// The result does not depend on how the input is split.
     #[test]
-    fn cuts_change_nothing(value in any_json(), garbage in vec(any::<u8>(), 0..4), at in any::<prop::sample::Index>()) {
+    fn splits_do_not_matter(value in any_json(), garbage in vec(any::<u8>(), 0..4), at in any::<prop::sample::Index>()) {
         let mut bytes = value.to_string().into_bytes();
         let at = at.index(bytes.len() + 1);
         bytes.splice(at..at, garbage);
         let (whole, end) = scan(&[&bytes]);
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
-        let (pieces, other_end) = scan(&single);
-        prop_assert_eq!(whole, pieces);
+        let (split, other_end) = scan(&single);
+        prop_assert_eq!(whole, split);
         prop_assert_eq!(end.state, other_end.state);
     }
 }
 
 #[test]
-fn numbers_are_read_with_their_exponents() {
+fn exponents_are_applied() {
     struct Last(Option<u64>);
     impl Sink for Last {
-        fn on(&mut self, _path: &[Key], event: Event<'_>) {
+        fn on_event(&mut self, _path: &[Key], event: Event<'_>) {
             if let Event::Number(number) = event {
                 self.0 = number;
             }

@@ -1,16 +1,16 @@
-//! A body of JSON values: one, several after each other, or an array of them.
+//! A body of JSON values: one, a sequence, or an array of them.
 
-use super::tally::Tally;
+use super::accumulator::UsageAccumulator;
 use crate::scan::Scanner;
 
-/// Where the values of a body begin and end.
+/// Splits a body into JSON values.
 #[derive(Debug)]
 pub(super) struct Documents {
     scanner: Scanner,
     by_line: bool,
-    /// Within an array of values.
+    /// Inside the array that holds the values.
     in_array: bool,
-    /// Past a fault: up to the end of the line, or for good.
+    /// After a fault: skips to the end of the line or, without `by_line`, the rest of the body.
     skipping: bool,
 }
 
@@ -19,7 +19,7 @@ impl Documents {
         Documents { scanner: Scanner::default(), by_line, in_array: false, skipping: false }
     }
 
-    pub(super) fn feed(&mut self, chunk: &[u8], tally: &mut Tally) {
+    pub(super) fn feed(&mut self, chunk: &[u8], accumulator: &mut UsageAccumulator) {
         let mut rest = chunk;
         while let [byte, after @ ..] = rest {
             if self.skipping {
@@ -28,23 +28,23 @@ impl Documents {
                 }
                 self.skipping = *byte != b'\n';
                 rest = after;
-            } else if self.scanner.is_fresh() && self.between(*byte) {
+            } else if self.scanner.is_at_start() && self.consume_separator(*byte) {
                 rest = after;
             } else {
-                let taken = self.scanner.feed(rest, tally);
-                rest = &rest[taken..];
-                self.after_feed(tally);
+                let consumed = self.scanner.feed(rest, accumulator);
+                rest = &rest[consumed..];
+                self.after_feed(accumulator);
             }
         }
     }
 
-    /// Whether the body ended between two values.
-    pub(super) fn end(&mut self) -> bool {
-        self.scanner.is_fresh() && !self.skipping && !self.in_array
+    /// Returns whether the body so far ends between two values.
+    pub(super) fn is_between_values(&self) -> bool {
+        self.scanner.is_at_start() && !self.skipping && !self.in_array
     }
 
-    /// Whether a byte stands between values.
-    fn between(&mut self, byte: u8) -> bool {
+    /// Consumes a byte that stands between two values; returns false if the byte begins a value.
+    fn consume_separator(&mut self, byte: u8) -> bool {
         match byte {
             b'[' if !self.in_array => self.in_array = true,
             b']' if self.in_array => self.in_array = false,
@@ -54,12 +54,12 @@ impl Documents {
         true
     }
 
-    fn after_feed(&mut self, tally: &mut Tally) {
+    fn after_feed(&mut self, accumulator: &mut UsageAccumulator) {
         if self.scanner.is_done() {
-            // One value that is the whole body has told all there is; lines and items are followed by others.
-            tally.end_document(!self.by_line && !self.in_array);
+            // A single value is the whole body; more may follow a line or an array item.
+            accumulator.end_document(!self.by_line && !self.in_array);
         } else if self.scanner.is_broken() {
-            tally.broken_document();
+            accumulator.broken_document();
             self.skipping = true;
         } else {
             return;

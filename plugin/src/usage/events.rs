@@ -1,68 +1,65 @@
-//! A body of server-sent events, each with a JSON value as its data.
+//! A body of server-sent events with JSON values as data.
 
-use super::tally::Tally;
+use super::accumulator::UsageAccumulator;
 use crate::scan::Scanner;
 
-/// The field that carries data.
 const DATA: &[u8] = b"data:";
 
-/// Data that ends an OpenAI stream.
+/// Data of the last event of an OpenAI stream.
 const DONE: &[u8] = b"[DONE]";
 
-/// Where in a line.
+/// Position in a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    /// So many bytes of `data:` have come.
+    /// Number of bytes of `data:` matched so far.
     Name(usize),
-    /// Before the first byte of data, where one blank is left off.
+    /// Before the first byte of data, where one space is skipped.
     Blank,
-    /// In the data.
     Data,
     /// In another field or a comment.
     Other,
 }
 
-/// What an event's data is.
+/// Kind of an event's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Data {
-    /// Nothing has come.
     None,
     /// A JSON object.
     Json,
-    /// `[DONE]`, of which so many bytes have come.
+    /// Number of bytes of `[DONE]` matched so far.
     Done(usize),
-    /// Nothing that can be read.
+    /// Anything else, including broken JSON.
     Other,
 }
 
-/// Where the events of a body begin and end.
+/// Splits a body into events.
 #[derive(Debug)]
 pub(super) struct Events {
     scanner: Scanner,
     line: Line,
     data: Data,
-    /// The last byte was a carriage return, which a newline may follow.
-    returned: bool,
+    /// The last byte was a carriage return; a newline after it belongs to the same line end.
+    after_cr: bool,
 }
 
 impl Default for Events {
     fn default() -> Events {
-        Events { scanner: Scanner::default(), line: Line::Name(0), data: Data::None, returned: false }
+        Events { scanner: Scanner::default(), line: Line::Name(0), data: Data::None, after_cr: false }
     }
 }
 
 impl Events {
-    pub(super) fn feed(&mut self, chunk: &[u8], tally: &mut Tally) {
+    pub(super) fn feed(&mut self, chunk: &[u8], accumulator: &mut UsageAccumulator) {
         let mut rest = chunk;
         while let [byte, after @ ..] = rest {
-            if *byte == b'\n' && self.returned {
-                self.returned = false;
+            if *byte == b'\n' && self.after_cr {
+                self.after_cr = false;
                 rest = after;
                 continue;
             }
-            self.returned = *byte == b'\r';
+            self.after_cr = *byte == b'\r';
             if matches!(byte, b'\r' | b'\n') {
-                self.end_line(tally);
+                self.end_line(accumulator);
                 rest = after;
                 continue;
             }
@@ -79,7 +76,7 @@ impl Events {
                 Line::Data | Line::Other => {
                     let end = rest.iter().position(|b| matches!(b, b'\r' | b'\n')).unwrap_or(rest.len());
                     if self.line == Line::Data {
-                        self.data(&rest[..end], tally);
+                        self.data(&rest[..end], accumulator);
                     }
                     rest = &rest[end..];
                 }
@@ -87,30 +84,31 @@ impl Events {
         }
     }
 
-    /// Whether the body ended between two events. One that lacks only its blank line counts as ended.
-    pub(super) fn end(&mut self, tally: &mut Tally) -> bool {
-        let whole = match self.data {
+    /// Ends the body and returns whether it ended between two events. An event that lacks only its final blank line
+    /// counts as ended.
+    pub(super) fn end(&mut self, accumulator: &mut UsageAccumulator) -> bool {
+        let is_whole = match self.data {
             Data::None => true,
             Data::Json => self.scanner.is_done(),
             Data::Done(matched) => matched == DONE.len(),
             Data::Other => false,
         };
-        self.end_event(tally);
-        whole
+        self.end_event(accumulator);
+        is_whole
     }
 
-    fn end_line(&mut self, tally: &mut Tally) {
+    fn end_line(&mut self, accumulator: &mut UsageAccumulator) {
         match self.line {
-            Line::Name(0) => self.end_event(tally),
-            // Lines of one event's data are joined by a newline.
-            Line::Data => self.data(b"\n", tally),
+            Line::Name(0) => self.end_event(accumulator),
+            // A newline joins the data lines of one event.
+            Line::Data => self.data(b"\n", accumulator),
             _ => {}
         }
         self.line = Line::Name(0);
     }
 
-    /// More of an event's data.
-    fn data(&mut self, bytes: &[u8], tally: &mut Tally) {
+    /// Adds a part of the current event's data.
+    fn data(&mut self, bytes: &[u8], accumulator: &mut UsageAccumulator) {
         let mut rest = bytes;
         while let [byte, after @ ..] = rest {
             match self.data {
@@ -134,12 +132,10 @@ impl Events {
                     rest = after;
                 }
                 Data::Json => {
-                    let taken = self.scanner.feed(rest, tally);
-                    if self.scanner.is_broken()
-                        || self.scanner.is_done() && !after_value_blank(&rest[taken..])
-                    {
+                    let consumed = self.scanner.feed(rest, accumulator);
+                    if self.scanner.is_broken() || self.scanner.is_done() && !is_blank(&rest[consumed..]) {
                         self.data = Data::Other;
-                        tally.broken_document();
+                        accumulator.broken_document();
                     }
                     return;
                 }
@@ -148,13 +144,13 @@ impl Events {
         }
     }
 
-    fn end_event(&mut self, tally: &mut Tally) {
+    fn end_event(&mut self, accumulator: &mut UsageAccumulator) {
         match self.data {
-            Data::Json if self.scanner.is_done() => tally.end_document(false),
-            Data::Json => tally.broken_document(),
-            Data::Done(matched) if matched == DONE.len() => tally.complete(),
-            // What was no JSON at its end is counted as a fault already.
-            Data::Done(_) | Data::Other => tally.pass_over(),
+            Data::Json if self.scanner.is_done() => accumulator.end_document(false),
+            Data::Json => accumulator.broken_document(),
+            Data::Done(matched) if matched == DONE.len() => accumulator.mark_complete(),
+            // Broken JSON was already counted as a fault.
+            Data::Done(_) | Data::Other => accumulator.skip(),
             Data::None => {}
         }
         self.data = Data::None;
@@ -162,6 +158,6 @@ impl Events {
     }
 }
 
-fn after_value_blank(bytes: &[u8]) -> bool {
+fn is_blank(bytes: &[u8]) -> bool {
     bytes.iter().all(u8::is_ascii_whitespace)
 }

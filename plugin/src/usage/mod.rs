@@ -1,77 +1,74 @@
-//! What a response tells of its usage: model, tokens, and how much text it carried. Read from the chunks as they
-//! pass, cut anywhere, in a fixed amount of memory whatever the size of the body. The shape is found in the
-//! content, not configured.
+//! Reads usage from a response: model, tokens and bytes of generated text. Reads the body in chunks as it passes, split
+//! at any byte, in constant memory. Recognizes the API from the content.
 //!
-//! | shape | told by |
+//! | API | source |
 //! |---|---|
-//! | OpenAI chat completions, completions, embeddings, and the many servers alike | `usage.prompt_tokens`, … in the body or a chunk |
+//! | OpenAI chat completions, completions, embeddings, and compatible servers | `usage.prompt_tokens`, … in the body or a chunk |
 //! | OpenAI responses | `usage.input_tokens`, …; in a stream below `response` |
-//! | Anthropic messages | `usage.input_tokens` without what was read from or written to a cache; in a stream `message_start` and `message_delta` |
-//! | Gemini | `usageMetadata`, as JSON, as a stream of events or as one array |
+//! | Anthropic messages | `usage.input_tokens`, excluding tokens read from or written to a cache; in a stream `message_start` and `message_delta` |
+//! | Gemini | `usageMetadata`, as JSON, a stream of events or one array |
 //! | Qwen on DashScope | `usage.input_tokens`, … in every event |
 //! | Ollama | `prompt_eval_count`, `eval_count` in the last line |
 
+mod accumulator;
 mod documents;
 mod events;
-mod growing;
-mod tally;
+mod stream_length;
 #[cfg(test)]
 mod tests;
+mod token_counts;
 
+use accumulator::UsageAccumulator;
 use documents::Documents;
 use evenkeel_proto::v1::Tokens;
 use events::Events;
-use tally::Tally;
 
-/// What a response told of its usage.
+/// Usage reported by a response.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Model it named; empty when none.
+    /// Empty if the response named no model.
     pub model: String,
-    /// Tokens it told; none when it told none.
+    /// `None` if the response reported no tokens.
     pub tokens: Option<Tokens>,
-    /// Whether these are what it told at its end.
+    /// Whether `tokens` are the response's final counts.
     pub is_final: bool,
     /// Bytes of generated text.
     pub output_bytes: u64,
-    /// The body was read to its end, and nothing in it was passed over: there is no more than this.
+    /// True if the body was read to its end without skipping anything: `tokens` and `output_bytes` are complete.
     pub body_read: bool,
 }
 
-/// How values follow each other in the body.
+/// How the body frames its JSON values.
 #[derive(Debug)]
 enum Framing {
-    /// Nothing but blanks has come.
+    /// The body has only contained whitespace so far.
     Unknown,
-    /// Server-sent events.
     Events(Events),
-    /// One value, several, or an array of them.
     Documents(Documents),
 }
 
-/// Reads the usage from a response.
+/// Reads the usage of one response.
 #[derive(Debug)]
-pub struct Reader {
+pub struct UsageReader {
     framing: Framing,
-    tally: Tally,
-    /// Each line is a value of its own.
+    accumulator: UsageAccumulator,
     by_line: bool,
 }
 
-impl Reader {
-    /// For a body of JSON or server-sent events. With `by_line` each line is a value of its own, and one that cannot
-    /// be read does not end the reading.
-    pub fn new(by_line: bool) -> Reader {
-        Reader { framing: Framing::Unknown, tally: Tally::default(), by_line }
+impl UsageReader {
+    /// Creates a reader for JSON or server-sent events. With `by_line` each line is a separate value, and a line that
+    /// is not valid JSON is skipped; otherwise reading stops there.
+    pub fn new(by_line: bool) -> UsageReader {
+        UsageReader { framing: Framing::Unknown, accumulator: UsageAccumulator::default(), by_line }
     }
 
-    /// The next piece of the body.
+    /// Reads the next chunk of the body.
     pub fn feed(&mut self, chunk: &[u8]) {
         let mut chunk = chunk;
         if let Framing::Unknown = self.framing {
-            // A byte order mark is passed over like a blank.
-            let blank = |b: &u8| b.is_ascii_whitespace() || matches!(b, 0xef | 0xbb | 0xbf);
-            let Some(start) = chunk.iter().position(|b| !blank(b)) else { return };
+            // Skips whitespace and a byte order mark.
+            let is_blank = |b: &u8| b.is_ascii_whitespace() || matches!(b, 0xef | 0xbb | 0xbf);
+            let Some(start) = chunk.iter().position(|b| !is_blank(b)) else { return };
             chunk = &chunk[start..];
             self.framing = match chunk[0] {
                 b'{' | b'[' => Framing::Documents(Documents::new(self.by_line)),
@@ -79,36 +76,36 @@ impl Reader {
             };
         }
         match &mut self.framing {
-            Framing::Events(events) => events.feed(chunk, &mut self.tally),
-            Framing::Documents(documents) => documents.feed(chunk, &mut self.tally),
+            Framing::Events(events) => events.feed(chunk, &mut self.accumulator),
+            Framing::Documents(documents) => documents.feed(chunk, &mut self.accumulator),
             Framing::Unknown => {}
         }
     }
 
-    /// The body ended, and was not cut off.
+    /// Ends the body. Not called for a body that was cut off.
     pub fn end(&mut self) {
-        let whole = match &mut self.framing {
-            Framing::Events(events) => events.end(&mut self.tally),
-            Framing::Documents(documents) => documents.end(),
+        let is_whole = match &mut self.framing {
+            Framing::Events(events) => events.end(&mut self.accumulator),
+            Framing::Documents(documents) => documents.is_between_values(),
             Framing::Unknown => false,
         };
-        if whole {
-            self.tally.end();
+        if is_whole {
+            self.accumulator.end();
         }
     }
 
-    /// What it told so far.
+    /// Returns the usage reported so far.
     pub fn usage(&self) -> Usage {
-        self.tally.usage()
+        self.accumulator.usage()
     }
 
-    /// Events, lines or bodies that could not be read.
+    /// Returns the number of events, lines or bodies that are not valid JSON.
     pub fn faults(&self) -> u64 {
-        self.tally.faults()
+        self.accumulator.faults()
     }
 
-    /// Bytes it holds beside its own size.
+    /// Returns the bytes of heap memory in use.
     pub fn held_bytes(&self) -> usize {
-        self.tally.held_bytes()
+        self.accumulator.held_bytes()
     }
 }

@@ -1,7 +1,8 @@
-use super::*;
 use proptest::{collection::vec, prelude::*};
 
-/// A response as a provider sends it, and what is to be read from it.
+use super::*;
+
+/// A provider's response and the usage in it.
 struct Sample {
     name: &'static str,
     body: &'static [u8],
@@ -77,7 +78,7 @@ fn by_line(name: &str) -> bool {
 }
 
 fn read(name: &str, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>, end: bool) -> (Usage, u64) {
-    let mut reader = Reader::new(by_line(name));
+    let mut reader = UsageReader::new(by_line(name));
     for chunk in chunks {
         reader.feed(chunk.as_ref());
     }
@@ -89,7 +90,7 @@ fn read(name: &str, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>, end: boo
 }
 
 #[test]
-fn every_shape_is_read() {
+fn every_api_is_read() {
     for sample in &SAMPLES {
         let tokens = sample.tokens.map(|(input, cached_input, output, reasoning)| Tokens {
             input,
@@ -109,7 +110,7 @@ fn every_shape_is_read() {
 }
 
 #[test]
-fn a_stream_that_told_its_end_is_final_without_the_bodys() {
+fn a_stream_that_announced_its_end_is_final() {
     for sample in &SAMPLES {
         assert_eq!(
             read(sample.name, [sample.body], false).0.is_final,
@@ -121,7 +122,7 @@ fn a_stream_that_told_its_end_is_final_without_the_bodys() {
 }
 
 #[test]
-fn cut_byte_by_byte_it_is_the_same() {
+fn splitting_at_every_byte_does_not_matter() {
     for sample in &SAMPLES {
         let whole = read(sample.name, [sample.body], true);
         assert_eq!(read(sample.name, sample.body.chunks(1), true), whole, "{}", sample.name);
@@ -129,7 +130,7 @@ fn cut_byte_by_byte_it_is_the_same() {
 }
 
 #[test]
-fn other_line_ends_are_the_same() {
+fn other_line_ends_do_not_matter() {
     for sample in SAMPLES.iter().filter(|s| s.name.ends_with(".sse")) {
         let whole = read(sample.name, [sample.body], true);
         let text = String::from_utf8(sample.body.to_vec()).unwrap();
@@ -144,20 +145,24 @@ fn other_line_ends_are_the_same() {
 }
 
 #[test]
-fn every_prefix_is_survived_and_tells_no_more_than_the_whole() {
+fn no_prefix_reports_more_than_the_whole() {
     for sample in &SAMPLES {
         let whole = read(sample.name, [sample.body], true).0;
         let mut before = Usage::default();
         for end in 0..sample.body.len() {
             let (usage, _) = read(sample.name, [&sample.body[..end]], false);
-            // A text that may yet turn out to come in pieces is the exception.
+            // Except a text that may still turn out to be incremental.
             if !sample.name.starts_with("dashscope") {
                 assert!(before.output_bytes <= usage.output_bytes, "{} at {end}", sample.name);
             }
             assert!(usage.output_bytes <= whole.output_bytes, "{} at {end}", sample.name);
             let tokens = usage.tokens.unwrap_or_default();
-            let told = whole.tokens.unwrap_or_default();
-            assert!(tokens.input <= told.input && tokens.output <= told.output, "{} at {end}", sample.name);
+            let reported = whole.tokens.unwrap_or_default();
+            assert!(
+                tokens.input <= reported.input && tokens.output <= reported.output,
+                "{} at {end}",
+                sample.name
+            );
             assert!(!usage.is_final || usage.tokens == whole.tokens, "{} at {end}", sample.name);
             before = usage;
         }
@@ -165,7 +170,7 @@ fn every_prefix_is_survived_and_tells_no_more_than_the_whole() {
 }
 
 #[test]
-fn a_stream_cut_off_tells_what_it_had_told() {
+fn a_truncated_stream_reports_what_it_carried() {
     let body = include_bytes!("../../tests/fixtures/anthropic.sse");
     let at = body.windows(8).position(|w| w == b"message_").unwrap();
     let hello = body.windows(7).position(|w| w == b"\"Hello\"").unwrap();
@@ -177,7 +182,7 @@ fn a_stream_cut_off_tells_what_it_had_told() {
 }
 
 #[test]
-fn what_cannot_be_read_is_passed_over_and_counted() {
+fn invalid_data_is_skipped_and_counted() {
     let good = r#"{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}"#;
     let cases: [(&str, String, u64, bool); 9] = [
         ("a.sse", format!("data: {{\"usage\":{{\"prompt_tokens\":77]\n\ndata: {good}\n\n"), 1, true),
@@ -195,14 +200,14 @@ fn what_cannot_be_read_is_passed_over_and_counted() {
         ("a.json", String::new(), 0, false),
         ("a.json", "  \n".into(), 0, false),
     ];
-    for (name, body, faults, told) in cases {
+    for (name, body, faults, reported) in cases {
         let (usage, found) = read(name, [&body], true);
-        assert_eq!((found, usage.tokens.is_some(), usage.is_final), (faults, told, told), "{body}");
+        assert_eq!((found, usage.tokens.is_some(), usage.is_final), (faults, reported, reported), "{body}");
     }
 }
 
 #[test]
-fn one_event_may_have_several_lines_of_data() {
+fn one_event_may_have_several_data_lines() {
     let body = ": hello\nretry: 5\ndata: {\"usage\":\ndata:{\"prompt_tokens\":1\ndata: }}\nid: 3\n\n";
     assert_eq!(read("a.sse", [body], true).0.tokens.unwrap().input, 1);
 }
@@ -219,7 +224,7 @@ fn the_last_event_may_lack_its_blank_line_but_not_its_end() {
 }
 
 #[test]
-fn usage_under_its_other_names() {
+fn usage_under_other_names_is_read() {
     let tokens = |body: &str| read("a.json", [body], true).0.tokens.unwrap();
     let cases = [
         // DeepSeek, Moonshot, Groq.
@@ -227,19 +232,19 @@ fn usage_under_its_other_names() {
         (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"cached_tokens":5}}"#, (9, 5, 3, 0)),
         (r#"{"choices":[{"usage":{"prompt_tokens":9,"completion_tokens":3}}]}"#, (9, 0, 3, 0)),
         (r#"{"x_groq":{"usage":{"prompt_tokens":9,"completion_tokens":3}}}"#, (9, 0, 3, 0)),
-        // LiteLLM adds Anthropic's names to OpenAI's, whose prompt is whole.
+        // LiteLLM adds Anthropic's names to OpenAI's; OpenAI's prompt is the whole prompt.
         (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"cache_read_input_tokens":4}}"#, (9, 4, 3, 0)),
-        // xAI leaves reasoning out of the completion.
+        // xAI excludes reasoning from the completion.
         (
             r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":19,"completion_tokens_details":{"reasoning_tokens":7}}}"#,
             (9, 0, 10, 7),
         ),
-        // Nonsense stays within itself.
+        // Absurd counts stay within bounds.
         (
             r#"{"usage":{"prompt_tokens":18446744073709551615999,"cached_tokens":18446744073709551615,"completion_tokens":1.5,"completion_tokens_details":{"reasoning_tokens":7}}}"#,
             (u64::MAX, u64::MAX, 1, 1),
         ),
-        // The total shows reasoning that is not told.
+        // The total reveals reasoning that is not reported.
         (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":19}}"#, (9, 0, 10, 0)),
         (r#"{"usage":{"total_tokens":19,"prompt_tokens":9}}"#, (9, 0, 10, 0)),
         (
@@ -249,7 +254,7 @@ fn usage_under_its_other_names() {
         (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":5}}"#, (9, 0, 3, 0)),
         (r#"{"usage":{"input_tokens":9,"output_tokens":3,"total_tokens":99}}"#, (9, 0, 3, 0)),
         (r#"{"usage":{"completion_tokens":3,"total_tokens":12}}"#, (9, 0, 3, 0)),
-        // DashScope's embeddings.
+        // DashScope embeddings.
         (r#"{"usage":{"total_tokens":26}}"#, (26, 0, 0, 0)),
         (r#"{"usage":{"prompt_tokens":1e3,"completion_tokens":2.5E1}}"#, (1000, 0, 25, 0)),
     ];
@@ -259,8 +264,8 @@ fn usage_under_its_other_names() {
 }
 
 #[test]
-fn a_large_body_takes_no_memory() {
-    let mut reader = Reader::new(false);
+fn a_large_body_takes_constant_memory() {
+    let mut reader = UsageReader::new(false);
     reader.feed(br#"{"data":[{"embedding":["#);
     for _ in 0..100_000 {
         reader.feed(b"-0.0123456789,");
@@ -274,11 +279,11 @@ fn a_large_body_takes_no_memory() {
     let usage = reader.usage();
     assert_eq!((usage.output_bytes, usage.tokens.unwrap().input, usage.is_final), (600_000, 3, true));
     assert_eq!(reader.held_bytes(), 0);
-    assert!(size_of::<Reader>() < 2048, "{}", size_of::<Reader>());
+    assert!(size_of::<UsageReader>() < 2048, "{}", size_of::<UsageReader>());
 }
 
 #[test]
-fn a_models_name_is_cut_between_characters() {
+fn a_model_name_is_cut_between_characters() {
     let body = format!(r#"{{"model":"{}"}}"#, "é".repeat(200));
     assert_eq!(read("a.json", [&body], true).0.model, "é".repeat(128));
     let body = format!(r#"{{"model":"a{}"}}"#, "é".repeat(200));
@@ -286,9 +291,9 @@ fn a_models_name_is_cut_between_characters() {
 }
 
 proptest! {
-    /// Any cuts give what one piece gives, also where bytes are wrong.
+    /// The result does not depend on how the body is split, even if bytes are wrong.
     #[test]
-    fn cuts_change_nothing(
+    fn splits_do_not_matter(
         sample in 0..SAMPLES.len(),
         cuts in vec(any::<prop::sample::Index>(), 0..8),
         wrong in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
@@ -306,18 +311,18 @@ proptest! {
         prop_assert_eq!(read(sample.name, chunks, true), read(sample.name, [&body], true));
     }
 
-    /// Garbage is survived.
+    /// Garbage does not cause a panic.
     #[test]
-    fn garbage_is_survived(body in vec(any::<u8>(), 0..300), lines in any::<bool>()) {
+    fn garbage_does_not_panic(body in vec(any::<u8>(), 0..300), lines in any::<bool>()) {
         read(if lines { "a.ndjson" } else { "a.json" }, [&body], true);
         let event = [b"data: {", &*body].concat();
         read("a.sse", [&event], true);
     }
 }
 
-/// What was not told must be reckoned by the sidecar, not charged as nothing.
+/// The sidecar estimates what was not reported; it must not be charged as zero.
 #[test]
-fn only_what_was_told_of_both_is_final() {
+fn usage_is_final_only_if_input_and_output_are_reported() {
     let cases = [
         (r#"{"usage":{"total_tokens":26}}"#, true),
         (r#"{"usage":{"prompt_tokens":9}}"#, true),
@@ -326,7 +331,7 @@ fn only_what_was_told_of_both_is_final() {
         (r#"{"usage":{"completion_tokens":9}}"#, false),
         (r#"{"usage":{"prompt_tokens":-1,"completion_tokens":9}}"#, false),
         (r#"{"usage":{"prompt_tokens":1e3,"completion_tokens":9}}"#, true),
-        // Ollama, whose prompt was in its cache.
+        // Ollama with a cached prompt.
         (r#"{"response":"hi","done":true,"eval_count":9}"#, false),
         (r#"{"response":"hi","done":true,"eval_count":9,"prompt_eval_count":3}"#, true),
     ];
@@ -340,9 +345,9 @@ fn only_what_was_told_of_both_is_final() {
     }
 }
 
-/// A list of models generated nothing, and must not be charged what is expected of a chat.
+/// A list of models generates nothing and must not be charged as a chat.
 #[test]
-fn a_body_read_to_its_end_is_told_from_others() {
+fn body_read_requires_a_complete_body() {
     let cases = [
         ("a.json", r#"{"object":"list","data":[{"id":"m"}]}"#, true),
         ("a.json", r#"{"results":[{"index":0,"relevance_score":0.9}]}"#, true),

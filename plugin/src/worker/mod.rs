@@ -1,12 +1,13 @@
 //! One plugin instance in one worker of the gateway: its streams, its calls to the sidecar, its tick.
 //!
-//! Each instance is a holder of its own, with its own lease numbers and its own KeepAlive. So several plugin
-//! configurations that share a Wasm VM cannot disturb each other: no list speaks for another's leases.
+//! Each instance is a separate holder with its own lease numbers and its own KeepAlive. Plugin configurations that
+//! share a Wasm VM therefore cannot drop each other's leases.
 
-mod gather;
+mod body_buffer;
+mod connectivity;
+mod direct_response;
+mod headers;
 mod keep_alive;
-mod own;
-mod reach;
 mod refuse;
 mod request;
 mod response;
@@ -14,43 +15,56 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
-use crate::{
-    book::{Book, Place, PoolKey},
-    config::Config,
-    facts,
-    host::{Host, Level},
-    metrics::Counter,
-};
-use evenkeel_proto::v1::Header;
-use keep_alive::KeepAlive;
-use reach::Reach;
-use response::Reading;
 use std::{collections::HashMap, rc::Rc};
 
-/// Period of the first tick, so that the sidecar hears of a new holder at once.
+use connectivity::Connectivity;
+use evenkeel_proto::v1::Header;
+use keep_alive::KeepAlive;
+use response::ResponseBody;
+
+use crate::{
+    attributes,
+    config::Config,
+    host::{Host, Level},
+    lease_table::{LeaseTable, Location, PoolKey},
+    metrics::Counter,
+};
+
+/// Delay of the first tick: short, so that the sidecar learns of a new holder at once.
 const FIRST_TICK_MS: u64 = 20;
 
-/// Most streams whose upstream address one tick looks up; the next tick goes on from there.
-const LOOKS_MAX: usize = 4096;
+/// Most streams whose upstream address one tick looks up; the next tick continues after them.
+const LOCATED_PER_TICK_MAX: usize = 4096;
 
-/// What the gateway is to do with a request after a callback.
+/// What the gateway does with a request after a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// Let it go on.
     Continue,
-    /// Hold it.
     Pause,
 }
 
-/// How far a request is.
+/// How far the plugin is with a request.
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
-    /// Its body is being gathered.
-    Gathering { since_ms: u64 },
-    /// Admit was asked.
-    Asking { token: u32 },
-    /// It was let go on, or answered locally.
+    BufferingBody {
+        since_ms: u64,
+    },
+    AwaitingAdmit {
+        token: u32,
+    },
+    /// The request went on or was answered locally.
     Decided,
+}
+
+/// What a step did with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Sent Admit and waits for the answer.
+    Waiting,
+    /// The request may go on.
+    Proceed,
+    /// The request was answered locally.
+    Responded,
 }
 
 /// One request.
@@ -59,70 +73,68 @@ struct Stream {
     phase: Phase,
     pool: Option<PoolKey>,
     lease: Option<u64>,
-    /// Endpoint the sidecar chose.
-    chosen: Option<Rc<str>>,
-    /// It was found on another endpoint than chosen.
-    strayed: bool,
-    asked_ms: u64,
+    /// The endpoint that the sidecar chose.
+    chosen_endpoint: Option<Rc<str>>,
+    /// The request went to another endpoint, and this has been counted.
+    mismatch_counted: bool,
+    admit_sent_ms: u64,
     first_token_ms: Option<u64>,
-    /// Its response has begun: the upstream address is final.
-    responding: bool,
-    /// The response is the gateway's own: its body is no token.
-    by_gateway: bool,
-    /// The sidecar answers it itself.
-    own: bool,
-    /// It was answered locally, and must not reach the upstream.
+    /// From here on the upstream address is final.
+    response_started: bool,
+    /// The gateway created the response itself, so its body holds no tokens.
+    local_reply: bool,
+    /// The path is one of `admin_paths`.
+    is_admin_call: bool,
+    /// The plugin answered the request locally: it must not reach the upstream.
     refused: bool,
-    /// What the sidecar wants to see again in the Settle.
     ticket: Rc<[u8]>,
-    /// The trace it belongs to, as Admit told it.
     traceparent: String,
-    /// Headers to add to its response.
+    /// Headers to add to the response.
     response_headers: Vec<Header>,
-    reading: Reading,
+    response_body: ResponseBody,
 }
 
-/// One plugin instance in one worker. Every method that takes a `context` is called with that stream as the
-/// effective context, and leaves it so.
+/// One plugin instance. Every method that takes a `context` expects that stream as the effective context and leaves
+/// it so.
 pub struct Worker {
     root: u32,
     holder: String,
     config: Config,
-    book: Book,
+    lease_table: LeaseTable,
     streams: HashMap<u32, Stream>,
     /// Streams by the token of their Admit.
-    asked: HashMap<u32, u32>,
+    pending_admits: HashMap<u32, u32>,
     keep_alive: KeepAlive,
-    reach: Reach,
-    /// Headers the sidecar wants to see, beside those configured; in lower case.
+    connectivity: Connectivity,
+    /// Headers that the sidecar asked for and that are not configured, in lower case.
     wanted_headers: Vec<String>,
-    /// Lease number up to which the last tick looked.
-    looked_through: u64,
-    /// Warnings said once in the life of a worker, as bits.
-    said: u8,
+    /// Lease number up to which the last tick looked up addresses.
+    located_through: u64,
+    /// Warnings already logged, one bit each.
+    warned: u8,
 }
 
 impl Worker {
-    /// An instance for a root context, with the id of its holder.
+    /// Creates an instance for a root context.
     pub fn new(root: u32, holder: String) -> Worker {
-        // Never refused: it is all defaults.
+        // The empty configuration is valid.
         let config = Config::parse(b"").unwrap_or_else(|_| unreachable!());
         Worker {
             root,
             holder,
             keep_alive: KeepAlive::new(config.keep_alive_ms),
             config,
-            book: Book::default(),
+            lease_table: LeaseTable::default(),
             streams: HashMap::new(),
-            asked: HashMap::new(),
-            reach: Reach::default(),
+            pending_admits: HashMap::new(),
+            connectivity: Connectivity::default(),
             wanted_headers: Vec::new(),
-            looked_through: 0,
-            said: 0,
+            located_through: 0,
+            warned: 0,
         }
     }
 
-    /// Takes a configuration. On a bad one every fault is logged, and it is false.
+    /// Applies a configuration. Returns false if it is invalid, after logging every fault.
     pub fn configure(&mut self, host: &dyn Host, text: &[u8]) -> bool {
         match Config::parse(text) {
             Ok(config) => {
@@ -134,75 +146,77 @@ impl Worker {
             }
             Err(faults) => {
                 for fault in &faults {
-                    host.log(Level::Error, &format!("evenkeel: configuration refused: {fault}"));
+                    host.log(Level::Error, &format!("evenkeel: configuration rejected: {fault}"));
                 }
                 false
             }
         }
     }
 
-    /// Id of the holder.
     pub fn holder(&self) -> &str {
         &self.holder
     }
 
-    /// The leases held.
-    pub fn book(&self) -> &Book {
-        &self.book
+    pub fn lease_table(&self) -> &LeaseTable {
+        &self.lease_table
     }
 
-    /// The tick. The root context is the effective one.
+    /// Handles a tick. The root context is the effective one.
     pub fn on_tick(&mut self, host: &dyn Host) {
         let now_ms = host.now_ms();
-        self.look(host);
-        self.give_up_bodies(host, now_ms);
+        self.locate_streams(host);
+        self.time_out_bodies(host, now_ms);
         host.enter(self.root);
-        self.book.prune(now_ms);
-        self.reach.tell(host, &self.config, now_ms);
-        self.tick_keep_alive(host, now_ms);
+        self.lease_table.prune(now_ms);
+        self.connectivity.log_change(host, &self.config, now_ms);
+        self.send_keep_alive_if_due(host, now_ms);
     }
 
-    /// An answer of the sidecar, under any context.
+    /// Handles an answer of the sidecar, under any effective context.
     pub fn on_answer(&mut self, host: &dyn Host, token: u32, status: u32, body: &[u8]) {
-        if self.keep_alive.is(token) {
-            self.on_kept_alive(host, status, body);
-        } else if let Some(context) = self.asked.remove(&token)
+        if self.keep_alive.is_pending(token) {
+            self.on_keep_alive_answer(host, status, body);
+        } else if let Some(context) = self.pending_admits.remove(&token)
             && host.enter(context)
         {
             self.on_admit_answer(host, context, status, body);
         }
     }
 
-    /// Looks where the requests are that have no response yet, and those whose endpoint is not known.
-    fn look(&mut self, host: &dyn Host) {
+    /// Looks up the upstream addresses of requests that have no response yet.
+    fn locate_streams(&mut self, host: &dyn Host) {
         if !self.config.apply.by_address() {
             return;
         }
-        let leases = self.book.after(self.looked_through, LOOKS_MAX);
-        self.looked_through = match leases.last() {
-            Some((lease, _)) if leases.len() == LOOKS_MAX => *lease,
+        let leases = self.lease_table.leases_after(self.located_through, LOCATED_PER_TICK_MAX);
+        self.located_through = match leases.last() {
+            Some((lease, _)) if leases.len() == LOCATED_PER_TICK_MAX => *lease,
             _ => 0,
         };
         for (_, context) in leases {
-            let due = self.streams.get(&context).is_some_and(|s| s.phase == Phase::Decided && !s.responding);
-            if due && host.enter(context) {
-                self.note_address(host, context);
+            let is_due =
+                self.streams.get(&context).is_some_and(|s| s.phase == Phase::Decided && !s.response_started);
+            if is_due && host.enter(context) {
+                self.update_location(host, context);
             }
         }
     }
 
-    /// Puts the lease of a stream where the stream really is.
-    fn note_address(&mut self, host: &dyn Host, context: u32) {
+    /// Moves the lease of a stream to the upstream address in use.
+    fn update_location(&mut self, host: &dyn Host, context: u32) {
         let Some(stream) = self.streams.get_mut(&context) else { return };
         let Some(lease) = stream.lease.filter(|_| self.config.apply.by_address()) else { return };
-        let Some(actual) = facts::upstream_address(host) else { return };
-        if self.book.get(lease).is_some_and(|held| matches!(&held.place, Place::On(e) if **e == *actual)) {
+        let Some(actual) = attributes::upstream_address(host) else { return };
+        let lease_at = self.lease_table.get(lease).map(|held| &held.location);
+        if matches!(lease_at, Some(Location::At(endpoint)) if **endpoint == *actual) {
             return;
         }
-        if stream.chosen.as_deref().is_some_and(|chosen| chosen != actual) && !stream.strayed {
-            stream.strayed = true;
+        if stream.chosen_endpoint.as_deref().is_some_and(|chosen| chosen != actual)
+            && !stream.mismatch_counted
+        {
+            stream.mismatch_counted = true;
             host.count(Counter::EndpointMismatches, 1);
         }
-        self.book.place(lease, Place::On(actual.into()));
+        self.lease_table.set_location(lease, Location::At(actual.into()));
     }
 }

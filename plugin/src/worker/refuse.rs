@@ -1,20 +1,20 @@
-//! Requests the plugin answers itself, as they cannot be asked for.
+//! Refusals by the plugin itself.
 
-use super::{Phase, Worker, request::Step};
+use super::{Phase, Progress, Worker};
 use crate::{
     host::{Host, Level},
     metrics::Counter,
 };
 
-/// Warnings said once in the life of a worker.
+/// Warnings that a worker logs once.
 #[derive(Clone, Copy, Debug)]
-enum Said {
-    Invalid,
-    Ambiguous,
+enum Warning {
+    InvalidAdmit,
+    AmbiguousConsumer,
 }
 
 impl Worker {
-    /// Answers a request locally, with a JSON body. It never reaches an upstream.
+    /// Answers a request locally with a JSON error. It never reaches an upstream.
     pub(super) fn refuse(
         &mut self,
         host: &dyn Host,
@@ -22,7 +22,7 @@ impl Worker {
         status: u32,
         kind: &str,
         message: &str,
-    ) -> Step {
+    ) -> Progress {
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.phase = Phase::Decided;
             stream.refused = true;
@@ -33,43 +33,42 @@ impl Worker {
         }
         let body = format!(r#"{{"error":{{"type":"{kind}","message":"{message}"}}}}"#);
         host.respond(status, &headers, body.as_bytes());
-        Step::Answered
+        Progress::Responded
     }
 
-    /// The sidecar refused the question as one it cannot understand, and granted nothing. It is there: `on_error` is not
-    /// meant, and a client that found a way to be refused must not get past all limits by it.
-    pub(super) fn invalid(&mut self, host: &dyn Host, context: u32) -> Step {
+    /// Refuses a request whose Admit the sidecar rejected as invalid. The sidecar granted nothing, and it is reachable,
+    /// so `on_error` does not apply: otherwise a client that can provoke such a rejection would bypass every limit.
+    pub(super) fn refuse_invalid(&mut self, host: &dyn Host, context: u32) -> Progress {
         host.count(Counter::AdmitsInvalid, 1);
-        self.say_once(
+        self.warn_once(
             host,
-            Said::Invalid,
-            "evenkeel: the sidecar refused an Admit as invalid; such requests are answered 400",
+            Warning::InvalidAdmit,
+            "evenkeel: the sidecar rejected an Admit as invalid; the plugin answers such requests with 400",
         );
         let lease = self.streams.get_mut(&context).and_then(|stream| stream.lease.take());
         if let Some(lease) = lease {
-            self.book.remove(lease, host.now_ms());
+            self.lease_table.remove(lease, host.now_ms());
         }
-        self.report(context, "error");
+        self.set_report_header(context, "error");
         self.refuse(host, context, 400, "invalid_request", "The request cannot be admitted.")
     }
 
-    /// The consumer's header has several values. Neither may be believed, and without a consumer the request would get
-    /// past the limits keyed by it.
-    pub(super) fn ambiguous(&mut self, host: &dyn Host, context: u32) -> Step {
+    /// Refuses a request whose consumer header has several values. None of them can be trusted, and without a consumer
+    /// the request would bypass the limits keyed by it.
+    pub(super) fn refuse_ambiguous_consumer(&mut self, host: &dyn Host, context: u32) -> Progress {
         host.count(Counter::ConsumerAmbiguous, 1);
-        let line = "evenkeel: a request named several consumers; such requests are answered 401. \
-            The edge must take the consumer's header off every request";
-        self.say_once(host, Said::Ambiguous, line);
-        self.report(context, "error");
+        let line = "evenkeel: a request names several consumers; the plugin answers such requests with 401. \
+            The edge must remove the consumer header from every request";
+        self.warn_once(host, Warning::AmbiguousConsumer, line);
+        self.set_report_header(context, "error");
         let message = "The request names several consumers.";
         self.refuse(host, context, 401, "ambiguous_consumer", message)
     }
 
-    /// Writes a warning if it was not yet written.
-    fn say_once(&mut self, host: &dyn Host, warning: Said, line: &str) {
+    fn warn_once(&mut self, host: &dyn Host, warning: Warning, line: &str) {
         let bit = 1 << warning as u8;
-        if self.said & bit == 0 {
-            self.said |= bit;
+        if self.warned & bit == 0 {
+            self.warned |= bit;
             host.log(Level::Warn, line);
         }
     }

@@ -1,61 +1,68 @@
-//! The way of a response: headers added, usage read, and what was not asked for taken out.
+//! The response side: add headers, read usage, strip usage that the client did not request.
 
 use super::{Phase, Stream, Worker};
-use crate::{facts, hide::Hider, host::Host, metrics::Counter, usage::Reader};
+use crate::{
+    attributes,
+    host::Host,
+    metrics::Counter,
+    usage::{Usage, UsageReader},
+    usage_stripper::UsageStripper,
+};
 
-/// Most bytes taken from the gateway at once: the memory of a module grows to the largest, and never shrinks.
-const TAKEN_BYTES_MAX: usize = 64 << 10;
+/// Most bytes copied from the gateway at once: the memory of a Wasm module never shrinks.
+const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// What is read from the response of one request.
+/// What the plugin does with the response body of one request.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
-    /// The client had not asked for usage, and the plugin did.
-    pub(super) hides: bool,
-    reader: Option<Box<Reader>>,
-    hider: Option<Hider>,
+pub(super) struct ResponseBody {
+    /// The plugin requested usage that the client did not request.
+    pub(super) strips_usage: bool,
+    reader: Option<Box<UsageReader>>,
+    stripper: Option<UsageStripper>,
     ended: bool,
 }
 
 impl Worker {
-    /// Headers of the response, the gateway's own answers included.
+    /// Handles the headers of a response, including those of the gateway's own responses.
     pub fn on_response_headers(&mut self, host: &dyn Host, context: u32) {
-        self.note_address(host, context);
+        self.update_location(host, context);
         let Some(stream) = self.streams.get_mut(&context) else { return };
-        if let Phase::Asking { token } = stream.phase {
-            // Answered by the gateway while held, e.g. its own timeout: what the sidecar says comes too late.
-            self.asked.remove(&token);
+        if let Phase::AwaitingAdmit { token } = stream.phase {
+            // The gateway answered while the request was paused, for example after its own timeout: the sidecar's
+            // answer comes too late.
+            self.pending_admits.remove(&token);
         }
         stream.phase = Phase::Decided;
-        stream.responding = true;
-        stream.by_gateway = !facts::is_via_upstream(host);
+        stream.response_started = true;
+        stream.local_reply = !attributes::is_via_upstream(host);
         for header in stream.response_headers.drain(..) {
             host.set_response_header(&header.name, &header.value);
         }
-        if self.config.read_usage && stream.lease.is_some() && !stream.by_gateway {
-            stream.reading.begin(host);
+        if self.config.read_usage && stream.lease.is_some() && !stream.local_reply {
+            stream.response_body.begin(host);
         }
     }
 
-    /// More of the response's body.
+    /// Handles a chunk of a response body.
     pub fn on_response_body(&mut self, host: &dyn Host, context: u32, bytes: usize, end_of_stream: bool) {
         let Some(stream) = self.streams.get_mut(&context) else { return };
-        if bytes > 0 && !stream.by_gateway && stream.first_token_ms.is_none() {
-            // Never 0, which would mean there was none.
-            stream.first_token_ms = Some(host.now_ms().saturating_sub(stream.asked_ms).max(1));
+        if bytes > 0 && !stream.local_reply && stream.first_token_ms.is_none() {
+            // At least 1: 0 means that the response had no body.
+            stream.first_token_ms = Some(host.now_ms().saturating_sub(stream.admit_sent_ms).max(1));
         }
-        stream.reading.body(host, bytes, end_of_stream);
+        stream.response_body.feed(host, bytes, end_of_stream);
     }
 
-    /// Trailers of the response: its body is complete.
+    /// Handles the trailers of a response, which complete its body.
     pub fn on_response_trailers(&mut self, _host: &dyn Host, context: u32) {
         if let Some(stream) = self.streams.get_mut(&context) {
-            stream.reading.end();
+            stream.response_body.end();
         }
     }
 }
 
-impl Reading {
-    /// Looks whether the response is one that tells its usage.
+impl ResponseBody {
+    /// Starts reading if the response may report usage.
     fn begin(&mut self, host: &dyn Host) {
         let status = host.response_header(":status").and_then(|status| status.parse::<u32>().ok());
         if !status.is_some_and(|status| (200..300).contains(&status)) {
@@ -65,47 +72,47 @@ impl Reading {
         let content_type = content_type.split(';').next().unwrap_or_default().trim();
         let by_line =
             matches!(content_type, "application/x-ndjson" | "application/ndjson" | "application/jsonl");
-        let events = content_type == "text/event-stream";
-        let json = content_type == "application/json" || content_type.ends_with("+json");
-        if !(by_line || events || json) {
+        let is_event_stream = content_type == "text/event-stream";
+        let is_json = content_type == "application/json" || content_type.ends_with("+json");
+        if !(by_line || is_event_stream || is_json) {
             return;
         }
         let encoding = host.response_header("content-encoding").unwrap_or_default();
         if !matches!(encoding.trim(), "" | "identity") {
-            host.count(Counter::UsageEncoded, 1);
+            host.count(Counter::UsageCompressed, 1);
             return;
         }
-        self.reader = Some(Box::new(Reader::new(by_line)));
-        if self.hides && events {
-            self.hider = Some(Hider::default());
+        self.reader = Some(Box::new(UsageReader::new(by_line)));
+        if self.strips_usage && is_event_stream {
+            self.stripper = Some(UsageStripper::default());
             host.remove_response_header("content-length");
         }
     }
 
-    /// Reads a piece of the body as it passes.
-    fn body(&mut self, host: &dyn Host, bytes: usize, end_of_stream: bool) {
+    /// Reads a chunk of the body as it passes.
+    fn feed(&mut self, host: &dyn Host, bytes: usize, end_of_stream: bool) {
         let Some(reader) = &mut self.reader else { return };
-        let (mut at, mut passing, mut changed) = (0, Vec::new(), false);
+        let (mut at, mut forwarded, mut changed) = (0, Vec::new(), false);
         while at < bytes {
-            let piece = host.response_body(at, TAKEN_BYTES_MAX.min(bytes - at));
-            if piece.is_empty() {
+            let chunk = host.response_body(at, CHUNK_BYTES_MAX.min(bytes - at));
+            if chunk.is_empty() {
                 break;
             }
-            at += piece.len();
-            reader.feed(&piece);
-            if let Some(hider) = &mut self.hider {
-                let mut part = hider.feed(&piece);
-                changed |= part != piece;
-                passing.append(&mut part);
+            at += chunk.len();
+            reader.feed(&chunk);
+            if let Some(stripper) = &mut self.stripper {
+                let mut stripped = stripper.feed(&chunk);
+                changed |= stripped != chunk;
+                forwarded.append(&mut stripped);
             }
         }
-        if let Some(hider) = self.hider.as_mut().filter(|_| end_of_stream) {
-            let mut rest = hider.end();
+        if let Some(stripper) = self.stripper.as_mut().filter(|_| end_of_stream) {
+            let mut rest = stripper.end();
             changed |= !rest.is_empty();
-            passing.append(&mut rest);
+            forwarded.append(&mut rest);
         }
         if changed {
-            host.set_response_body(at, &passing);
+            host.set_response_body(at, &forwarded);
         }
         if end_of_stream {
             self.end();
@@ -121,9 +128,9 @@ impl Reading {
 }
 
 impl Stream {
-    /// What the response told of its usage, counted.
-    pub(super) fn usage(&self, host: &dyn Host) -> crate::usage::Usage {
-        let Some(reader) = &self.reading.reader else { return crate::usage::Usage::default() };
+    /// Returns the usage that the response reported, and counts it in the metrics.
+    pub(super) fn usage(&self, host: &dyn Host) -> Usage {
+        let Some(reader) = &self.response_body.reader else { return Usage::default() };
         let usage = reader.usage();
         let counter = match usage.tokens {
             Some(_) if usage.is_final => Counter::UsageFinal,
@@ -132,8 +139,8 @@ impl Stream {
         };
         host.count(counter, 1);
         host.count(Counter::UsageFaults, reader.faults());
-        if let Some(hider) = &self.reading.hider {
-            host.count(Counter::UsageUnhidden, hider.too_long());
+        if let Some(stripper) = &self.response_body.stripper {
+            host.count(Counter::UsageNotStripped, stripper.oversized_events());
         }
         usage
     }

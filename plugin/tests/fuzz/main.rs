@@ -1,22 +1,16 @@
-//! Fuzzes what reads responses and requests: starts from samples of each provider, changes them at random with an eye
-//! to their structure, and cuts them at random. Runs on stable, for a bounded time.
+//! Fuzzes the readers of responses and request bodies: takes samples of each provider, mutates them with some knowledge
+//! of their structure, and splits them at random. Runs on stable Rust for a bounded time.
 //!
 //! | variable | |
 //! |---|---|
 //! | `EVENKEEL_FUZZ_MS` | time for each provider, 2000 by default |
-//! | `EVENKEEL_FUZZ_SEED` | runs the one input made from this seed, as a failure names it |
+//! | `EVENKEEL_FUZZ_SEED` | runs only the input made from this seed; a failure prints its seed |
 
-// Test code outside test functions.
+// The code below is test code outside test functions.
 #![allow(clippy::unwrap_used)]
 
 mod mutate;
 
-use evenkeel_plugin::{
-    body,
-    hide::{EVENT_BYTES_MAX, Hider},
-    usage::{Reader, Usage},
-};
-use mutate::{Random, mutate};
 use std::{
     env, fs,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -24,7 +18,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// Samples whose names begin so.
+use evenkeel_plugin::{
+    request_body,
+    usage::{Usage, UsageReader},
+    usage_stripper::{EVENT_BYTES_MAX, UsageStripper},
+};
+use mutate::{Random, mutate};
+
+/// Returns the samples whose names start with a prefix.
 fn samples(prefix: &str) -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut samples: Vec<_> = fs::read_dir(directory)
@@ -38,7 +39,7 @@ fn samples(prefix: &str) -> Vec<(String, Vec<u8>)> {
     samples
 }
 
-/// Runs a check on changed samples until the time is over.
+/// Runs a check on mutated samples until the time is over.
 fn fuzz(prefix: &str, check: impl Fn(&[u8], &mut Random)) {
     let samples = samples(prefix);
     let run = |seed: u64| {
@@ -62,9 +63,9 @@ fn fuzz(prefix: &str, check: impl Fn(&[u8], &mut Random)) {
     println!("{prefix}: {inputs} inputs");
 }
 
-/// What a body tells, given in these pieces.
+/// Reads a body in these chunks.
 fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, by_line: bool, end: bool) -> (Usage, u64) {
-    let mut reader = Reader::new(by_line);
+    let mut reader = UsageReader::new(by_line);
     for chunk in chunks {
         reader.feed(chunk);
         assert!(reader.held_bytes() <= 1024, "holds {} bytes", reader.held_bytes());
@@ -78,14 +79,14 @@ fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, by_line: bool, end: bool
 fn usage_is_sound(body: &[u8], random: &mut Random) {
     let by_line = random.below(2) == 1;
     let (usage, faults) = read([body], by_line, true);
-    assert_eq!(read(random.cut(body), by_line, true), (usage.clone(), faults), "cuts change nothing");
+    assert_eq!(read(random.split(body), by_line, true), (usage.clone(), faults), "splits do not matter");
     assert!(usage.model.len() <= 256);
-    assert!(usage.output_bytes <= body.len() as u64, "no more text than there are bytes");
+    assert!(usage.output_bytes <= body.len() as u64, "not more text than bytes");
     assert!(!usage.is_final || usage.tokens.is_some());
     if let Some(tokens) = usage.tokens {
         assert!(tokens.cached_input <= tokens.input && tokens.reasoning <= tokens.output);
     }
-    // A prefix told no more than the whole, but for texts of which it is not known yet whether they repeat.
+    // Texts that may still turn out to be incremental can report more than the whole.
     let (before, _) = read([&body[..random.below(body.len() + 1)]], by_line, false);
     assert!(before.output_bytes <= body.len() as u64 && before.model.len() <= 256);
 }
@@ -116,29 +117,29 @@ fn ollama() {
 }
 
 #[test]
-fn hiding_usage() {
-    let hide = |chunks: &[&[u8]]| {
-        let (mut hider, mut out) = (Hider::default(), Vec::new());
+fn stripping_usage() {
+    let strip = |chunks: &[&[u8]]| {
+        let (mut stripper, mut out) = (UsageStripper::default(), Vec::new());
         for chunk in chunks {
-            out.extend(hider.feed(chunk));
-            assert!(hider.held_bytes() <= EVENT_BYTES_MAX);
+            out.extend(stripper.feed(chunk));
+            assert!(stripper.held_bytes() <= EVENT_BYTES_MAX);
         }
-        out.extend(hider.end());
+        out.extend(stripper.end());
         out
     };
     fuzz("openai", |body, random| {
-        let hidden = hide(&[body]);
-        assert_eq!(hide(&random.cut(body)), hidden, "cuts change nothing");
-        assert!(hidden.len() <= body.len());
+        let stripped = strip(&[body]);
+        assert_eq!(strip(&random.split(body)), stripped, "splits do not matter");
+        assert!(stripped.len() <= body.len());
     });
 }
 
 #[test]
 fn request_bodies() {
     fuzz("request", |body, _| {
-        let facts = body::read(body);
-        assert!(facts.model.len() <= 256);
-        if let Some(edit) = facts.include_usage {
+        let summary = request_body::summarize(body);
+        assert!(summary.model.len() <= 256);
+        if let Some(edit) = summary.usage_edit {
             let changed = edit.apply(body).expect("the edit is within the body");
             let value: Result<serde_json::Value, _> = serde_json::from_slice(&changed);
             if let (Ok(value), Ok(before)) = (value, serde_json::from_slice::<serde_json::Value>(body)) {

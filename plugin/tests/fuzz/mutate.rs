@@ -1,6 +1,6 @@
-//! Random changes that know a little of JSON and of event streams.
+//! Random mutations with some knowledge of JSON and event streams.
 
-/// Pieces that mean something to what is fuzzed.
+/// Fragments that have a meaning to the readers.
 const WORDS: [&str; 36] = [
     "{",
     "}",
@@ -40,10 +40,10 @@ const WORDS: [&str; 36] = [
     "é",
 ];
 
-/// Most bytes of an input.
+/// Longest input, in bytes.
 const BYTES_MAX: usize = 20_000;
 
-/// Random numbers of a seed (SplitMix64).
+/// A random number generator (SplitMix64).
 pub(crate) struct Random(u64);
 
 impl Random {
@@ -59,32 +59,32 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below a bound, 0 below 0.
+    /// Returns a number below `bound`, or 0 if `bound` is 0.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() % (bound.max(1) as u64)) as usize
     }
 
-    /// A range within so many bytes; short ones are likelier.
+    /// Returns a range within `len` bytes; short ranges are more likely.
     fn range(&mut self, len: usize) -> std::ops::Range<usize> {
         let start = self.below(len + 1);
         let bound = if self.below(4) == 0 { len } else { 40 };
         start..(start + self.below(bound)).min(len)
     }
 
-    /// The same bytes in pieces.
-    pub(crate) fn cut<'a>(&mut self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+    /// Splits bytes into random chunks.
+    pub(crate) fn split<'a>(&mut self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
         let size = [1, 2, 7, 100, 5000][self.below(5)];
-        let (mut pieces, mut rest) = (Vec::new(), bytes);
+        let (mut chunks, mut rest) = (Vec::new(), bytes);
         while !rest.is_empty() {
-            let (piece, after) = rest.split_at(self.below(2 * size).min(rest.len()));
-            pieces.push(piece);
+            let (chunk, after) = rest.split_at(self.below(2 * size).min(rest.len()));
+            chunks.push(chunk);
             rest = after;
         }
-        pieces
+        chunks
     }
 }
 
-/// An input made from the samples.
+/// Makes an input from the samples.
 pub(crate) fn mutate(samples: &[(String, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     let mut bytes = samples[random.below(samples.len())].1.clone();
     for _ in 0..random.below(8) {
@@ -107,8 +107,8 @@ pub(crate) fn mutate(samples: &[(String, Vec<u8>)], random: &mut Random) -> Vec<
             }
             5 => {
                 let other = &samples[random.below(samples.len())].1;
-                let piece = other[random.range(other.len())].to_vec();
-                bytes.splice(range, piece);
+                let chunk = other[random.range(other.len())].to_vec();
+                bytes.splice(range, chunk);
             }
             6 => {
                 let other = &samples[random.below(samples.len())].1;

@@ -1,7 +1,8 @@
-//! A gateway that runs the module: the part of the proxy-wasm 0.2.1 interface the plugin uses, with
-//! Higress's host calls, over an interpreter.
+//! A gateway that runs the module in an interpreter: the part of the proxy-wasm 0.2.1 interface that the plugin uses,
+//! and Higress's host calls.
 
 use std::collections::HashMap;
+
 use wasmi::{Caller, Engine, Error, Extern, Func, Instance, Linker, Memory, Module, Store, Val};
 
 /// Statuses of host calls.
@@ -20,7 +21,7 @@ pub(crate) struct Call {
     pub(crate) timeout_ms: u32,
 }
 
-/// What the gateway has and what the module did to it.
+/// State of the gateway, and what the module did to it.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) configuration: Vec<u8>,
@@ -28,7 +29,7 @@ pub(crate) struct State {
     pub(crate) request_headers: HashMap<String, String>,
     pub(crate) response_headers: HashMap<String, String>,
     pub(crate) request_body: Vec<u8>,
-    /// The piece that is passing.
+    /// The chunk that is passing.
     pub(crate) response_body: Vec<u8>,
     pub(crate) upstream_hosts: Vec<(String, String)>,
     pub(crate) answer: Vec<u8>,
@@ -42,14 +43,13 @@ pub(crate) struct State {
     pub(crate) metrics: Vec<(String, i64)>,
 }
 
-/// The running module.
 pub(crate) struct Gateway {
     pub(crate) store: Store<State>,
     instance: Instance,
 }
 
 impl Gateway {
-    /// Instantiates a module and initialises it.
+    /// Instantiates and initializes a module.
     pub(crate) fn start(module: &[u8], state: State) -> Gateway {
         let engine = Engine::default();
         let module = Module::new(&engine, module).expect("a valid module");
@@ -73,7 +73,7 @@ impl Gateway {
         gateway
     }
 
-    /// Calls an exported function; its result, 0 where it has none.
+    /// Calls an exported function; returns its result, or 0 if it has none.
     pub(crate) fn call(&mut self, name: &str, arguments: &[u32]) -> i32 {
         let function: Func = self.instance.get_func(&self.store, name).unwrap_or_else(|| panic!("no {name}"));
         let arguments: Vec<Val> = arguments.iter().map(|value| Val::I32(*value as i32)).collect();
@@ -90,12 +90,11 @@ impl Gateway {
         self.call(name, &[&[context], arguments].concat())
     }
 
-    /// What the module did.
     pub(crate) fn state(&self) -> &State {
         self.store.data()
     }
 
-    /// The last call of a method.
+    /// Returns the last call of a method.
     pub(crate) fn last(&self, method: &str) -> Call {
         let calls = &self.state().calls;
         calls.iter().rev().find(|call| call.method == method).unwrap_or_else(|| panic!("no {method}")).clone()
@@ -109,7 +108,7 @@ impl Gateway {
     }
 }
 
-/// One call by the module.
+/// A host call by the module.
 struct Host<'a> {
     caller: Caller<'a, State>,
     arguments: &'a [Val],
@@ -141,7 +140,7 @@ impl Host<'_> {
                     1 => &mut self.state().response_body,
                     other => panic!("buffer {other}"),
                 };
-                // Envoy knows no other place than the beginning.
+                // Envoy can only replace bytes from the beginning.
                 assert_eq!(start, 0);
                 buffer.splice(..replaced, bytes);
             }
@@ -239,7 +238,7 @@ impl Host<'_> {
         Ok(OK)
     }
 
-    /// The headers the first argument names.
+    /// Returns the headers selected by the first argument.
     fn headers(&mut self) -> &mut HashMap<String, String> {
         match self.int(0) {
             0 => &mut self.state().request_headers,
@@ -260,7 +259,7 @@ impl Host<'_> {
         self.caller.get_export("memory").and_then(Extern::into_memory).unwrap()
     }
 
-    /// Bytes that two arguments, pointer and length, point to.
+    /// Returns the bytes at a pointer and length in two arguments.
     fn bytes(&self, index: usize) -> Vec<u8> {
         let (at, len) = (self.int(index) as usize, self.int(index + 1) as usize);
         self.memory().data(&self.caller)[at..at + len].to_vec()
@@ -270,13 +269,13 @@ impl Host<'_> {
         String::from_utf8(self.bytes(index)).unwrap()
     }
 
-    /// Writes where an argument points to.
+    /// Writes bytes to the address in an argument.
     fn put(&mut self, index: usize, bytes: &[u8]) {
         let at = self.int(index) as usize;
         self.memory().write(&mut self.caller, at, bytes).unwrap();
     }
 
-    /// Gives bytes in memory the module allocates; two arguments say where to put pointer and length.
+    /// Copies bytes into memory that the module allocates; two arguments say where to write their pointer and length.
     fn give(&mut self, index: usize, bytes: &[u8]) -> Result<(), Error> {
         let allocate =
             self.caller.get_export("proxy_on_memory_allocate").and_then(Extern::into_func).unwrap();

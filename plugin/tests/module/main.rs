@@ -1,4 +1,4 @@
-//! The built modules: what they import, how large they are, and a request through the one for Higress.
+//! Tests of the built modules: their imports, their size, and a request through each.
 
 // The gateway below is test code outside test functions.
 #![allow(clippy::unwrap_used)]
@@ -6,16 +6,17 @@
 mod build;
 mod gateway;
 
+use std::collections::BTreeSet;
+
 use evenkeel_proto::v1::{
     AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, Outcome,
     SettleRequest, admit_response::Answer,
 };
 use gateway::{Gateway, State};
 use prost::Message;
-use std::collections::BTreeSet;
 use wasmi::{Engine, Module};
 
-/// Largest module that is accepted. Gateways keep one compiled copy a worker.
+/// Largest module accepted: every gateway worker keeps a compiled copy.
 const BYTES_MAX: usize = 400 * 1024;
 
 /// Host calls of proxy-wasm 0.2.1, which every gateway offers.
@@ -33,7 +34,7 @@ const WASI: &str = "
     args_get args_sizes_get clock_time_get environ_get environ_sizes_get fd_close fd_fdstat_get fd_read fd_seek
     fd_write proc_exit random_get sched_yield";
 
-/// Host calls only Higress has.
+/// Host calls that only Higress has.
 const HIGRESS: [&str; 2] = ["env.proxy_get_upstream_hosts", "env.proxy_set_upstream_override_host"];
 
 const ROOT: u32 = 1;
@@ -51,7 +52,7 @@ fn known() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_general_module_is_small_and_imports_only_what_every_gateway_has() {
+fn the_general_module_is_small_and_imports_only_common_host_calls() {
     let module = build::general();
     let unknown: Vec<_> = imports(&module).difference(&known()).cloned().collect();
     assert!(unknown.is_empty(), "unknown to Envoy: {unknown:?}");
@@ -59,7 +60,7 @@ fn the_general_module_is_small_and_imports_only_what_every_gateway_has() {
 }
 
 #[test]
-fn the_higress_module_is_small_and_imports_only_higresss_calls_besides() {
+fn the_higress_module_is_small_and_adds_only_higresss_host_calls() {
     let module = build::higress();
     let more: Vec<_> = imports(&module).difference(&known()).cloned().collect();
     assert_eq!(more, HIGRESS);
@@ -82,7 +83,7 @@ fn a_request_through_the_higress_module() {
     assert_eq!((call.service.as_str(), call.timeout_ms, call.context), ("evenkeel.v1.Gateway", 25, STREAM));
     let admit = AdmitRequest::decode(&*call.message).unwrap();
     let candidates: Vec<_> = admit.candidates.iter().map(|c| c.address.as_str()).collect();
-    assert_eq!(candidates, ["10.0.0.1:80", "10.0.0.3:80"], "the healthy ones");
+    assert_eq!(candidates, ["10.0.0.1:80", "10.0.0.3:80"], "only healthy hosts");
     assert_eq!(admit.pool.unwrap().cluster, "outbound|80||llm.dns");
     assert_eq!(admit.subject.unwrap().consumer, "alice");
     assert!(
@@ -132,7 +133,7 @@ fn a_request_through_the_higress_module() {
 }
 
 #[test]
-fn a_stream_through_the_general_module_tells_its_usage() {
+fn a_stream_through_the_general_module_reports_its_usage() {
     let headers =
         [(":method", "POST"), (":path", "/v1/chat/completions"), ("content-type", "application/json")];
     let body = br#"{"model":"gpt-4o-mini","stream":true,"messages":[{"content":"hi"}]}"#;
@@ -148,11 +149,8 @@ fn a_stream_through_the_general_module_tells_its_usage() {
     gateway.callback("proxy_on_context_create", STREAM, &[ROOT]);
     gateway.callback("proxy_on_request_headers", STREAM, &[3, 0]);
     gateway.callback("proxy_on_request_body", STREAM, &[body.len() as u32, 1]);
-    let asked = String::from_utf8(gateway.state().request_body.clone()).unwrap();
-    assert!(
-        asked.starts_with(r#"{"stream_options":{"include_usage":true},"model":"gpt-4o-mini","#),
-        "{asked}"
-    );
+    let sent = String::from_utf8(gateway.state().request_body.clone()).unwrap();
+    assert!(sent.starts_with(r#"{"stream_options":{"include_usage":true},"model":"gpt-4o-mini","#), "{sent}");
     let call = gateway.last("Admit");
     let admit = AdmitRequest::decode(&*call.message).unwrap();
     assert_eq!((admit.model.as_str(), admit.prompt_bytes), ("gpt-4o-mini", 2));
@@ -166,9 +164,9 @@ fn a_stream_through_the_general_module_tells_its_usage() {
     state.properties.insert("response.code".into(), 200_u64.to_le_bytes().to_vec());
     gateway.callback("proxy_on_response_headers", STREAM, &[2, 0]);
     let mut seen = Vec::new();
-    for piece in include_bytes!("../fixtures/openai-chat.sse").chunks(61) {
-        gateway.store.data_mut().response_body = piece.to_vec();
-        let bytes = piece.len() as u32;
+    for chunk in include_bytes!("../fixtures/openai-chat.sse").chunks(61) {
+        gateway.store.data_mut().response_body = chunk.to_vec();
+        let bytes = chunk.len() as u32;
         assert_eq!(gateway.callback("proxy_on_response_body", STREAM, &[bytes, 0]), 0, "passes");
         seen.append(&mut gateway.store.data_mut().response_body);
     }
@@ -181,11 +179,11 @@ fn a_stream_through_the_general_module_tells_its_usage() {
     let tokens = settle.tokens.unwrap();
     assert_eq!((tokens.input, tokens.cached_input, tokens.output), (19, 4, 10));
     assert_eq!((settle.tokens_final, settle.output_bytes), (true, 16));
-    assert!(gateway.state().metrics.contains(&("evenkeel_usage_asked".into(), 1)));
+    assert!(gateway.state().metrics.contains(&("evenkeel_usage_requested".into(), 1)));
 }
 
 #[test]
-fn a_bad_configuration_is_refused_with_every_fault() {
+fn an_invalid_configuration_is_rejected_with_every_fault() {
     let state = State { configuration: br#"{"deadline_ms":0,"typo":1}"#.to_vec(), ..higress() };
     let mut gateway = Gateway::start(&build::higress(), state);
     gateway.callback("proxy_on_context_create", ROOT, &[0]);
@@ -194,7 +192,7 @@ fn a_bad_configuration_is_refused_with_every_fault() {
     assert!(logs.contains("deadline_ms: must be") && logs.contains("typo: unknown field"), "{logs}");
 }
 
-/// A Higress gateway with three hosts, one of them ill.
+/// Returns a Higress gateway with three hosts, one of them unhealthy.
 fn higress() -> State {
     let about = |health: &str| format!(r#"{{"health_status":"{health}"}}"#);
     let hosts = [("10.0.0.1:80", "Healthy"), ("10.0.0.2:80", "Unhealthy"), ("10.0.0.3:80", "Healthy")];

@@ -2,7 +2,7 @@
 
 use evenkeel_domain::{
     DomainError,
-    activity::{Counts, Fate, Refused, Repair, Resolution, admitted_and_refused},
+    activity::{AdmitResult, Counts, Refused, Repair, Resolution, admitted_and_refused},
     page::{page_at, page_size_of},
 };
 use evenkeel_engine::activity::Steps;
@@ -67,7 +67,7 @@ impl Api {
         request: ListFullestKeysRequest,
     ) -> Result<ListFullestKeysResponse> {
         let ListFullestKeysRequest { limit, search, page_size, page_token } = request;
-        let all = self.reported(self.history.nearest()).await?;
+        let all = self.reported(self.history.fullest_keys()).await?;
         let wanted: Vec<_> = all
             .iter()
             .filter(|one| {
@@ -97,7 +97,7 @@ impl Api {
 
     pub async fn list_burn_rates(&self, request: ListBurnRatesRequest) -> Result<ListBurnRatesResponse> {
         let ListBurnRatesRequest { quota, search, page_size, page_token } = request;
-        let all = self.reported(self.history.burns()).await?;
+        let all = self.reported(self.history.burn_rates()).await?;
         let wanted: Vec<_> = all
             .iter()
             .filter(|one| (quota.is_empty() || one.quota == quota) && one.consumer.contains(&search))
@@ -141,31 +141,31 @@ impl Api {
 }
 
 pub(crate) fn step(counts: &Counts, at_ms: u64) -> ActivityStep {
-    let of = |fate: Fate| counts[fate as usize];
+    let of = |result: AdmitResult| counts[result as usize];
     let (admitted, refused) = admitted_and_refused(counts);
     ActivityStep {
         at_ms,
         admitted,
         refused,
-        shared: of(Fate::Shared),
-        local: of(Fate::Local),
-        open: of(Fate::Open),
-        pool_full: of(Fate::PoolFull),
-        no_endpoints: of(Fate::NoEndpoints),
-        limit: of(Fate::Limit),
-        quota: of(Fate::Quota),
-        store_unavailable: of(Fate::StoreUnavailable),
+        shared: of(AdmitResult::Shared),
+        local: of(AdmitResult::Local),
+        open: of(AdmitResult::Open),
+        pool_full: of(AdmitResult::PoolFull),
+        no_endpoints: of(AdmitResult::NoEndpoints),
+        limit: of(AdmitResult::Limit),
+        quota: of(AdmitResult::Quota),
+        store_unavailable: of(AdmitResult::StoreUnavailable),
     }
 }
 
 fn refusal(refused: Refused) -> Refusal {
     let reason = match refused.reason {
-        Fate::PoolFull => Reason::PoolFull,
-        Fate::NoEndpoints => Reason::NoEndpoints,
-        Fate::Limit => Reason::Limit,
-        Fate::Quota => Reason::Quota,
-        Fate::StoreUnavailable => Reason::StoreUnavailable,
-        Fate::Shared | Fate::Local | Fate::Open => Reason::Unspecified, // never refused
+        AdmitResult::PoolFull => Reason::PoolFull,
+        AdmitResult::NoEndpoints => Reason::NoEndpoints,
+        AdmitResult::Limit => Reason::Limit,
+        AdmitResult::Quota => Reason::Quota,
+        AdmitResult::StoreUnavailable => Reason::StoreUnavailable,
+        AdmitResult::Shared | AdmitResult::Local | AdmitResult::Open => Reason::Unspecified, // never refused
     };
     Refusal {
         request_id: refused.request_id,

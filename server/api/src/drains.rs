@@ -34,7 +34,7 @@ impl Api {
     }
 
     pub async fn list_changes(&self, request: ListChangesRequest) -> Result<ListChangesResponse> {
-        let changes = self.audit.list(request.page_size).await?.into_iter().map(|change| {
+        let changes = self.change_log.list(request.page_size).await?.into_iter().map(|change| {
             let AdminChange { at_ms, who, what, target, before, after, note } = change;
             pb::AdminChange { at_ms, who, what, target, before, after, note }
         });

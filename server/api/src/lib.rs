@@ -7,10 +7,10 @@ use arc_swap::ArcSwap;
 use evenkeel_domain::{DomainError, StoreError, limit::LimitRules};
 use evenkeel_engine::{
     activity::{History, report::About},
-    audit::Audit,
-    balancer::{Balancer, drains::DrainBook, sweep::Views},
+    balancer::{Balancer, drains::Drains, sweep::Views},
+    change_log::ChangeLog,
     ledger::Ledger,
-    limiter::{Ask, Limiter, overrides::OverrideBook, quotas::Quotas},
+    limiter::{LimitRequest, Limiter, overrides::Overrides, quotas::Quotas},
 };
 use evenkeel_proto::v1 as pb;
 use tokio::sync::Semaphore;
@@ -48,14 +48,14 @@ pub struct Api {
     pub balancer: Arc<Balancer>,
     pub limiter: Arc<Limiter>,
     pub rules: Arc<ArcSwap<LimitRules>>,
-    pub quotas: Quotas,
-    pub overrides: Arc<OverrideBook>,
-    pub drains: Arc<DrainBook>,
-    pub audit: Arc<Audit>,
+    pub quotas: Arc<Quotas>,
+    pub overrides: Arc<Overrides>,
+    pub drains: Arc<Drains>,
+    pub change_log: Arc<ChangeLog>,
     pub admins: Admins,
     pub ledger: Arc<Ledger>,
     /// How limits read a gateway's request.
-    pub limit_request: fn(pb::AdmitRequest, pb::Pool) -> Ask,
+    pub limit_request: fn(pb::AdmitRequest, pb::Pool) -> LimitRequest,
     /// Permits for watches.
     pub watchers: Arc<Semaphore>,
     /// The overview that all watches share.

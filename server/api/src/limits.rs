@@ -4,7 +4,7 @@ use evenkeel_domain::{
     DomainError,
     limit::{Algorithm, Limit},
 };
-use evenkeel_engine::limiter::{explain::Explanation as Explained, overrides::form_of_key};
+use evenkeel_engine::limiter::{explain::Explanation as Explained, override_key::form_of_key};
 use evenkeel_proto::v1::{
     self as pb, DeleteOverrideRequest, DeleteOverrideResponse, ExplainRequest, ExplainResponse, Explanation,
     ListLimitsRequest, ListLimitsResponse, ListOverridesRequest, ListOverridesResponse, RuleKind,

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use evenkeel_domain::{
-    activity::{Counts, FATES},
+    activity::{ADMIT_RESULTS, Counts},
     clock::unix_ms,
     limit,
     page::{page_at, page_size_of},
@@ -66,7 +66,7 @@ impl Api {
 
     async fn last_minute(&self) -> Option<ActivityStep> {
         let steps = self.reported(self.history.steps(60_000, None)).await.ok()?;
-        let mut sum: Counts = [0; FATES];
+        let mut sum: Counts = [0; ADMIT_RESULTS];
         steps.counts.iter().for_each(|counts| evenkeel_domain::activity::add(&mut sum, counts));
         Some(step(&sum, steps.from_ms))
     }

@@ -7,7 +7,7 @@ use evenkeel_domain::{
     page::{cut, page_at, page_size_of},
 };
 use evenkeel_engine::balancer::{
-    directory::PoolEntry,
+    pool_entry::PoolEntry,
     view::{EndpointView, PoolView},
 };
 use evenkeel_proto::v1::{

@@ -137,7 +137,7 @@ impl Watcher {
     async fn next(&mut self) -> Option<WatchResponse> {
         loop {
             if let Some((at, ..)) = &self.sent {
-                if self.api.balancer.recorder.is_draining() {
+                if self.api.balancer.recorder.is_stopping() {
                     return None;
                 }
                 let (next, stop) = (*at + PACE, self.stop.clone());

@@ -1,12 +1,14 @@
-//! User and password of the store, where they are not in its URL: a mounted secret, beside a configuration that holds none.
+//! User and password of the store if they are not in its URL: the password comes from a file, such as a mounted secret.
 
-use super::{Files, validate::Check};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::{Files, check::Check};
 
 /// Longest password, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1024;
 
-/// Puts the user and the password of a file into each of the URLs. Neither is ever in a fault.
-pub(super) fn put_into(
+/// Adds the user, and the password from a file, to each URL. No fault shows either.
+pub(super) fn add_to_urls(
     check: &mut Check,
     files: &mut Files,
     urls: &mut [String],
@@ -15,7 +17,7 @@ pub(super) fn put_into(
 ) {
     let Some(file) = password_file else {
         if user.is_some() {
-            check.fault("store.user", "absent where store.password_file is not given", "a name");
+            check.fault("store.user", "absent if store.password_file is not given", "a name");
         }
         return;
     };
@@ -36,34 +38,23 @@ pub(super) fn put_into(
         let expected = "a file with a password of 1..1024 bytes without control characters";
         return check.fault("store.password_file", expected, format!("{} bytes", password.len()));
     }
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let credentials = format!("{}:{}@", encoded(user.unwrap_or_default()), encoded(&password));
     for url in urls.iter_mut() {
-        // What is no URL has a fault of its own.
+        // The check of URLs reports a text that is not a URL.
         let Some(at) = url.find("://").map(|at| at + 3) else { continue };
         let authority = url[at..].split(['/', '?']).next().unwrap_or_default();
         if authority.contains('@') {
-            let expected = "absent where the store's URL holds a user or password";
+            let expected = "absent if the store's URL holds a user or password";
             return check.fault("store.password_file", expected, "both");
         }
         url.insert_str(at, &credentials);
     }
 }
 
-/// As it is written within a URL: all but letters and digits by their bytes.
-fn encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-        out
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, StoreConfig};
+    use crate::{Config, StoreConfig};
 
     fn load(yaml: &str, password: &str) -> Result<Vec<String>, Vec<String>> {
         let directory = tempfile::tempdir().unwrap();
@@ -80,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_of_a_file_is_put_into_every_url() {
+    fn the_password_of_a_file_is_added_to_every_url() {
         let yaml = "store: {type: redis, cluster: true, urls: ['redis://a:1', 'rediss://[::1]:2/0'], user: e k, \
                     password_file: password}";
         let urls = load(yaml, "p@/ü:%\n").unwrap();
@@ -98,18 +89,18 @@ mod tests {
     }
 
     #[test]
-    fn credentials_that_do_not_fit_are_faults_without_them() {
+    fn faults_of_credentials_do_not_show_them() {
         let both = "store: {type: redis, url: 'redis://:hunter1@a', password_file: password}";
         for (yaml, password, fault) in [
             (
                 both,
                 "hunter2",
-                "store.password_file: must be absent where the store's URL holds a user or password, got both",
+                "store.password_file: must be absent if the store's URL holds a user or password, got both",
             ),
             (
                 "store: {type: redis, url: 'redis://a', user: hunter1}",
                 "hunter2",
-                "store.user: must be absent where store.password_file is not given, got a name",
+                "store.user: must be absent if store.password_file is not given, got a name",
             ),
             (
                 "store: {type: redis, url: 'redis://a', password_file: password}",
@@ -119,7 +110,7 @@ mod tests {
             (
                 "store: {password_file: password}",
                 "hunter2",
-                "store.type: must be redis where store.password_file is given, got memory",
+                "store.type: must be redis if store.password_file is given, got memory",
             ),
         ] {
             assert_eq!(load(yaml, password).unwrap_err(), [fault]);

@@ -1,4 +1,4 @@
-//! Files a configuration refers to, and what of it changed since.
+//! Files that a configuration names, and which of its sections changed.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +11,11 @@ use serde_json::Value;
 /// Largest file read, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Sections that a reload applies.
+/// Sections that take effect without a restart.
 pub(super) const RELOADED: [&str; 8] =
     ["limits", "higress_rules", "quotas", "prices", "models", "limit_headers", "quota_admins", "admin"];
 
-/// Reads files beside the configuration, and remembers which.
+/// Reads files that the configuration names, and records which.
 pub(super) struct Files {
     directory: PathBuf,
     read: Vec<PathBuf>,
@@ -26,12 +26,12 @@ impl Files {
         Self { directory: directory.to_owned(), read: Vec::new() }
     }
 
-    /// A path as it is meant: a relative one is from the configuration's directory on.
+    /// Resolves a path; a relative one starts at the configuration's directory.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.directory.join(path)
     }
 
-    /// Reads a file; a relative path is one from the configuration's directory on.
+    /// Reads a file; a relative path starts at the configuration's directory.
     pub(super) fn read(&mut self, path: &str) -> io::Result<String> {
         let path = self.resolve(path);
         let size = std::fs::metadata(&path).map(|metadata| metadata.len());
@@ -62,7 +62,7 @@ impl Sections {
         Self(sections.iter().map(|(name, value)| (name.clone(), digest(value))).collect())
     }
 
-    /// Names of sections that differ and that only a restart applies.
+    /// Returns the names of sections that differ and need a restart.
     pub(super) fn changed_for_restart(&self, other: &Self) -> Vec<String> {
         let names: std::collections::BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
         names

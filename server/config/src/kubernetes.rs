@@ -1,76 +1,62 @@
-//! Endpoints from Kubernetes: how the API server is reached, and which service a pool's endpoints are of.
+//! The section `kubernetes`: how the sidecar reaches the API server.
 
 use std::time::Duration;
 
 use evenkeel_domain::settings::{
-    KubernetesApi, KubernetesOptions, PoolRule, SERVICES_MAX, ServicePort, ServiceRule, Source, is_label,
-    of_cluster_name,
+    KubernetesApi, KubernetesOptions, PoolRule, SERVICES_MAX, ServiceRule, Source,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
     Files,
-    schema::{Label, ServicePortText, Span},
-    secret::is_loopback,
-    validate::Check,
+    check::Check,
+    formats::{Label, Span},
+    loopback::is_loopback,
+    service_rule::label,
 };
 
 /// Longest a watch may last: API servers and clients give up at 295 s.
 const WATCH_TIMEOUT_MAX: Duration = Duration::from_secs(290);
-/// How to reach the API server of Kubernetes. Files are read when the first pool needs them.
+
+/// How to reach the Kubernetes API server. Files are read when the first pool needs them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawKubernetes {
-    /// The API server.
+    /// URL of the API server.
     #[schemars(
         regex(pattern = "^https?://"),
         extend(
             "x-range" = "`https://` or `http://`, without user and password",
-            "x-default" = "`KUBECONFIG`, or the pod's own, or `~/.kube/config`"
+            "x-default" = "from `KUBECONFIG`, the pod's service account or `~/.kube/config`"
         )
     )]
     api_server: Option<String>,
-    /// A file with the bearer token; read again as it changes. Only with `api_server`, which must be `https://` then,
-    /// unless it is on loopback: the token would be sent in clear.
+    /// A file with the bearer token; read again when it changes. Only with `api_server`, which then must be `https://` or
+    /// a loopback address, because the token is not sent in clear text over a network.
     #[schemars(length(min = 1), extend("x-default" = "none"))]
     token_file: Option<String>,
-    /// Authorities that may vouch for the API server; read again as they change. Only with `api_server`.
+    /// A file with the CA certificates that the API server's certificate is verified against; read again when it changes.
+    /// Only with `api_server`.
     #[schemars(length(min = 1), extend("x-default" = "the system's"))]
     ca_file: Option<String>,
-    /// A kubeconfig, whose current context is used. Not together with `api_server`.
+    /// A kubeconfig file; its current context is used. Not together with `api_server`.
     #[schemars(length(min = 1))]
     kubeconfig: Option<String>,
-    /// Namespace of pools that name none; needed with `api_server` if there are such.
-    #[schemars(with = "Label", extend("x-default" = "the pod's own, or the context's"))]
+    /// Namespace of pools without a `namespace`; required with `api_server` if there are such pools.
+    #[schemars(with = "Label", extend("x-default" = "the pod's, or that of the kubeconfig's context"))]
     namespace: Option<String>,
-    /// How long one watch lasts, and how long a silent connection is trusted.
+    /// How long one watch lasts, and how long the sidecar trusts a silent connection.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "2m", "x-range" = "1s..290s"))]
     watch_timeout: Option<Duration>,
-    /// Longest wait between two attempts.
+    /// Longest wait between two attempts to reach the API server.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "30s", "x-range" = "100ms..5m"))]
     retry_max: Option<Duration>,
 }
 
-/// A service of Kubernetes, whose ready endpoints are a pool's. At most 256 services.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawServiceRule {
-    /// The service. May be left out where `cluster` is as `outbound|80||llm.models.svc.cluster.local`, which tells
-    /// service, namespace and port, or `"*"`, where other names have endpoints that come with requests.
-    #[schemars(with = "Label", extend("x-default" = "that of the cluster's name"))]
-    service: Option<String>,
-    /// The service's namespace. Without `service`: only services of this namespace are followed.
-    #[schemars(with = "Label", extend("x-default" = "`kubernetes.namespace`, or that of the cluster's name"))]
-    namespace: Option<String>,
-    /// The port of the endpoints, by its number or its name in the service.
-    #[schemars(with = "ServicePortText", extend("x-default" = "the only one"))]
-    port: Option<String>,
-}
-
-/// The top-level section, in the light of the pools that need it.
+/// Validates the section. Some fields are required only if a rule needs them.
 pub(super) fn options<'r>(
     check: &mut Check,
     files: &Files,
@@ -113,10 +99,10 @@ pub(super) fn options<'r>(
         namespace: label(check, "kubernetes.namespace", raw.namespace.clone()),
         api: api(check, files, raw),
     };
-    let is_left_open = |rule: &&&ServiceRule| rule.service.is_some() && rule.namespace.is_none();
+    let lacks_namespace = |rule: &&ServiceRule| rule.service.is_some() && rule.namespace.is_none();
     let is_server = matches!(options.api, KubernetesApi::Server { .. });
-    if is_server && options.namespace.is_none() && used.iter().any(|rule| is_left_open(&rule)) {
-        check.required("kubernetes.namespace", "given where api_server is and a pool names no namespace");
+    if is_server && options.namespace.is_none() && used.iter().any(lacks_namespace) {
+        check.required("kubernetes.namespace", "given if api_server is and a pool names no namespace");
     }
     options
 }
@@ -130,12 +116,12 @@ fn api(check: &mut Check, files: &Files, raw: RawKubernetes) -> KubernetesApi {
         let path = format!("kubernetes.{field}");
         match file.as_deref() {
             Some("") => check.fault(&path, "a path", "\"\""),
-            Some(_) if !has_server => check.fault(&path, "absent where api_server is", "a path"),
+            Some(_) if !has_server => check.fault(&path, "absent if api_server is", "a path"),
             _ => {}
         }
     }
     if raw.api_server.is_some() && raw.kubeconfig.is_some() {
-        check.fault("kubernetes.kubeconfig", "absent where api_server is given", "both");
+        check.fault("kubernetes.kubeconfig", "absent if api_server is given", "both");
     }
     match (raw.api_server, raw.kubeconfig) {
         (Some(server), _) => {
@@ -151,7 +137,7 @@ fn api(check: &mut Check, files: &Files, raw: RawKubernetes) -> KubernetesApi {
                 .as_ref()
                 .filter(|url| url.scheme_str() == Some("http") && !url.host().is_some_and(is_loopback));
             if let (Some(url), Some(_)) = (in_clear, &raw.token_file) {
-                let expected = "https:// where token_file is given, unless it is on loopback";
+                let expected = "https:// or a loopback address if token_file is given";
                 let got =
                     format!("\"http://{}\"", url.authority().map_or("", |authority| authority.as_str()));
                 check.fault("kubernetes.api_server", expected, got);
@@ -172,53 +158,9 @@ fn api(check: &mut Check, files: &Files, raw: RawKubernetes) -> KubernetesApi {
     }
 }
 
-/// A pool's section. `cluster` is the one the rule names, if it names one.
-pub(super) fn service_rule(
-    check: &mut Check,
-    path: &str,
-    cluster: Option<&str>,
-    raw: RawServiceRule,
-) -> ServiceRule {
-    let rule = ServiceRule {
-        service: label(check, &format!("{path}.service"), raw.service),
-        namespace: label(check, &format!("{path}.namespace"), raw.namespace),
-        port: raw.port.map(|port| service_port(check, &format!("{path}.port"), port)),
-    };
-    if let (Some(cluster), None) = (cluster, &rule.service) {
-        match of_cluster_name(cluster) {
-            None => check.required(
-                &format!("{path}.service"),
-                "given where cluster is not as outbound|80||SERVICE.NAMESPACE.svc.cluster.local",
-            ),
-            Some((_, namespace, _)) => {
-                if let Some(given) = rule.namespace.as_ref().filter(|given| *given != namespace) {
-                    let expected = format!("absent, or {namespace}, which cluster names");
-                    check.fault(&format!("{path}.namespace"), &expected, format!("{given:?}"));
-                }
-            }
-        }
-    }
-    rule
-}
-
-fn label(check: &mut Check, path: &str, value: Option<String>) -> Option<String> {
-    if let Some(value) = value.as_deref().filter(|value| !is_label(value)) {
-        check.fault(path, "1..63 of a-z 0-9 -, not - at an end", format!("{value:?}"));
-    }
-    value
-}
-
-fn service_port(check: &mut Check, path: &str, value: String) -> ServicePort {
-    let number = value.bytes().all(|c| c.is_ascii_digit()).then(|| value.parse::<u16>().unwrap_or(0));
-    if number == Some(0) || (number.is_none() && !is_label(&value)) {
-        check.fault(path, "1..65535, or the name of a port", format!("{value:?}"));
-    }
-    number.map_or(ServicePort::Name(value), ServicePort::Number)
-}
-
 #[cfg(test)]
 mod tests {
-    use evenkeel_domain::settings::PoolService;
+    use evenkeel_domain::settings::{PoolService, ServicePort};
 
     use super::{super::Config, *};
 
@@ -231,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn is_read() {
+    fn the_section_is_parsed() {
         let config = parse(
             "kubernetes: {api_server: 'https://10.0.0.1:6443', token_file: t, ca_file: /ca, namespace: models, \
              watch_timeout: 1m, retry_max: 5s}\n\
@@ -263,31 +205,7 @@ mod tests {
         assert_eq!(parse("kubernetes: {}").warnings.len(), 1);
     }
 
-    #[test]
-    fn names_of_clusters_tell_services() {
-        let any = ServiceRule::default();
-        let port = ServicePort::Only { or: Some(80) };
-        let cluster = "outbound|80||llm.models.svc.cluster.local";
-        assert_eq!(any.of(cluster), service("llm", Some("models"), port.clone()));
-        assert_eq!(any.of("outbound|80||llm.models.svc"), service("llm", Some("models"), port));
-        for other in [
-            "llm",
-            "outbound|80|v1|llm.models.svc.cluster.local",
-            "outbound|0||llm.models.svc.cluster.local",
-            "outbound|x||llm.models.svc.cluster.local",
-            "inbound|80||llm.models.svc.cluster.local",
-            "outbound|80||api.example.com",
-            "outbound|80||Llm.models.svc.cluster.local",
-            "outbound|80||llm.models.svc.cluster.local|",
-        ] {
-            assert_eq!(any.of(other), None, "{other}");
-        }
-        let kept =
-            |namespace: &str| ServiceRule { namespace: Some(namespace.to_owned()), ..ServiceRule::default() };
-        assert!(kept("models").of(cluster).is_some() && kept("other").of(cluster).is_none());
-    }
-
-    /// Guards against a token that anybody on the way can read.
+    /// Guards against a token that others on the network can read.
     #[test]
     fn a_token_is_sent_in_clear_on_loopback_only() {
         let of = |server: &str, more: &str| {
@@ -299,7 +217,8 @@ mod tests {
         for server in ["http://10.0.0.1:8001", "http://[fd00::1]:8001/path", "http://localhost.example.com"] {
             of(server, "").unwrap();
             let found = of(server, ", token_file: t").unwrap_err().0;
-            let start = "kubernetes.api_server: must be https:// where token_file is given, unless it is on loopback, got";
+            let start =
+                "kubernetes.api_server: must be https:// or a loopback address if token_file is given, got";
             assert!(found.len() == 1 && found[0].starts_with(start), "{found:?}");
             of(&server.replace("http", "https"), ", token_file: t").unwrap();
         }
@@ -309,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_at_once() {
+    fn all_faults_are_reported_at_once() {
         let found = Config::parse(
             "kubernetes: {api_server: 'ftp://x', kubeconfig: '', namespace: No, watch_timeout: 1h, retry_max: 1ms}\n\
              pools:\n\
@@ -320,21 +239,21 @@ mod tests {
              unlisted_pools: {kubernetes: {service: llm}}\n",
         );
         let expected = [
-            "pools[0].kubernetes.service: must be given where cluster is not as \
+            "pools[0].kubernetes.service: must be given if cluster is not as \
              outbound|80||SERVICE.NAMESPACE.svc.cluster.local, got none",
-            "pools[1].dns: must be absent where endpoints are given, got both",
-            "pools[1].kubernetes: must be absent where endpoints or dns are given, got both",
+            "pools[1].dns: must be absent if endpoints are given, got both",
+            "pools[1].kubernetes: must be absent if endpoints or dns are given, got both",
             "pools[1].kubernetes.service: must be 1..63 of a-z 0-9 -, not - at an end, got \"-x\"",
             "pools[1].kubernetes.namespace: must be 1..63 of a-z 0-9 -, not - at an end, got \"\"",
             "pools[1].kubernetes.port: must be 1..65535, or the name of a port, got \"0\"",
             "pools[2].kubernetes.port: must be 1..65535, or the name of a port, got \"http_\"",
             "pools[2].kubernetes.namespace: must be absent, or models, which cluster names, got \"other\"",
             "pools[3].kubernetes.port: must be 1..65535, or the name of a port, got \"65536\"",
-            "unlisted_pools.kubernetes.service: must be absent: the names of clusters tell it, got \"llm\"",
+            "unlisted_pools.kubernetes.service: must be absent: the name of the cluster determines it, got \"llm\"",
             "kubernetes.watch_timeout: must be 1s..290s, got 3600s",
             "kubernetes.retry_max: must be 100ms..300s, got 1ms",
             "kubernetes.namespace: must be 1..63 of a-z 0-9 -, not - at an end, got \"No\"",
-            "kubernetes.kubeconfig: must be absent where api_server is given, got both",
+            "kubernetes.kubeconfig: must be absent if api_server is given, got both",
             "kubernetes.api_server: must be an https:// or http:// URL without user and password, got something else",
         ];
         assert_eq!(found.unwrap_err().0, expected);
@@ -343,15 +262,15 @@ mod tests {
         );
         let expected = [
             "kubernetes.token_file: must be a path, got \"\"",
-            "kubernetes.api_server: must be https:// where token_file is given, unless it is on loopback, got \
+            "kubernetes.api_server: must be https:// or a loopback address if token_file is given, got \
              \"http://x\"",
-            "kubernetes.namespace: must be given where api_server is and a pool names no namespace, got none",
+            "kubernetes.namespace: must be given if api_server is and a pool names no namespace, got none",
         ];
         assert_eq!(found.unwrap_err().0, expected);
         assert_eq!(
             Config::parse("kubernetes: {ca_file: x, kubeconfig: ''}").unwrap_err().0,
             [
-                "kubernetes.ca_file: must be absent where api_server is, got a path",
+                "kubernetes.ca_file: must be absent if api_server is, got a path",
                 "kubernetes.kubeconfig: must be a path, got \"\""
             ]
         );

@@ -1,4 +1,4 @@
-//! Configuration: the file's raw shapes are validated into [`Config`], and every fault is reported at once.
+//! Reads the configuration file and validates it into [`Config`]. All faults are reported at once.
 
 use std::{
     fmt,
@@ -16,16 +16,21 @@ use evenkeel_domain::{
     },
 };
 
+mod check;
 mod credentials;
 mod files;
+mod formats;
 mod higress;
 mod kubernetes;
 mod limits;
+mod loopback;
+mod pools;
 mod rate_limit_service;
 mod raw;
 mod schema;
-mod secret;
-mod shapes;
+mod service_rule;
+mod store;
+mod tolerant;
 mod traces;
 mod validate;
 
@@ -37,41 +42,35 @@ pub use schema::schema;
 /// A validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen.
     pub listen: Listen,
-    /// How often gateways are to send KeepAlive.
+    /// How often gateways send KeepAlive.
     pub keep_alive_interval: Duration,
-    /// How long to go on serving, told as not ready, before draining.
-    pub drain_delay: Duration,
-    /// Log lines.
+    /// How long to keep serving after SIGTERM, reported as not ready, before new connections are refused.
+    pub shutdown_delay: Duration,
     pub log: Log,
-    /// Threads that serve.
     pub worker_threads: usize,
-    /// Where the tables live.
     pub store: StoreConfig,
     /// Pool rules; the first that matches a request applies.
     pub pools: Vec<PoolRule>,
-    /// How the API server of Kubernetes is reached.
+    /// How to reach the Kubernetes API server.
     pub kubernetes: KubernetesOptions,
-    /// For requests no rule matches; `None` refuses them.
+    /// The rule for requests that no other matches; `None` refuses them.
     pub unlisted: Option<PoolRule>,
-    /// Limits, quotas and what they need.
+    /// Limits, quotas and their tables.
     pub rules: Arc<LimitRules>,
-    /// Who may use the API of administrators.
+    /// Administrators.
     pub admin: Arc<Vec<AdminToken>>,
-    /// What is recorded of requests.
     pub ledger: LedgerOptions,
-    /// What is allowed, and probably not meant.
+    /// Settings that are allowed but probably not intended.
     pub warnings: Vec<String>,
-    /// Envoy's rate limit service; `None` where it is not served.
+    /// Envoy's rate limit service; `None` if it is not served.
     pub rate_limit_service: Option<RateLimitService>,
-    /// Export of traces; `None` where they are off.
+    /// Export of traces; `None` if it is off.
     pub traces: Option<Traces>,
-    /// The file it was loaded from.
+    /// The file that the configuration was loaded from.
     pub path: Option<PathBuf>,
-    /// Files it was read from beside its own.
+    /// Other files that were read.
     pub files: Vec<PathBuf>,
-    /// To tell what changed.
     sections: Sections,
 }
 
@@ -88,16 +87,14 @@ pub struct Listen {
     pub http: SocketAddr,
 }
 
-/// Where the tables live.
+/// Where the tables are stored.
 #[derive(Clone, Debug)]
 pub enum StoreConfig {
-    /// In this process.
     Memory,
-    /// In Redis.
     Redis(RedisOptions),
 }
 
-/// Everything wrong with a configuration.
+/// All faults of a configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Faults(pub Vec<String>);
 
@@ -112,10 +109,10 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 impl Config {
-    /// Reads a file and those it refers to.
+    /// Reads a file and the files it names.
     ///
     /// # Errors
-    /// All faults found.
+    /// All faults.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let yaml = std::fs::read_to_string(path)
             .map_err(|error| Faults(vec![format!("{}: cannot be read: {error}", path.display())]))?;
@@ -124,26 +121,26 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads YAML. Files it refers to are looked for from the working directory on.
+    /// Parses YAML. Relative paths in it start at the working directory.
     ///
     /// # Errors
-    /// All faults found.
+    /// All faults.
     pub fn parse(yaml: &str) -> Result<Self, Faults> {
         Self::parse_in(yaml, Path::new(""))
     }
 
-    /// Reads YAML. Files it refers to are looked for from `directory` on.
+    /// Parses YAML. Relative paths in it start at `directory`.
     ///
     /// # Errors
-    /// All faults found.
+    /// All faults.
     pub fn parse_in(yaml: &str, directory: &Path) -> Result<Self, Faults> {
-        let (raw, shapes) = read(yaml)?;
+        let (raw, parse_faults) = read(yaml)?;
         let mut files = Files::new(directory);
         let validated = validate::validate(raw, &mut files);
-        if !shapes.faults.is_empty() {
+        if !parse_faults.faults.is_empty() {
             let others = validated.err().map(|faults| faults.0).unwrap_or_default();
-            let others = others.into_iter().filter(|fault| !shapes.explain(fault));
-            return Err(Faults(shapes.faults.iter().cloned().chain(others).collect()));
+            let others = others.into_iter().filter(|fault| !parse_faults.explain(fault));
+            return Err(Faults(parse_faults.faults.iter().cloned().chain(others).collect()));
         }
         let mut config = validated?;
         config.files = files.into_paths();
@@ -151,9 +148,9 @@ impl Config {
         Ok(config)
     }
 
-    /// Limits and quotas that look at the model, which gateways only know where they read bodies.
+    /// Returns the names of limits and quotas that use the model. Gateways know it only if they read bodies.
     #[must_use]
-    pub fn looking_at_model(&self) -> Vec<&str> {
+    pub fn uses_of_model(&self) -> Vec<&str> {
         let is_model = |condition: &Condition| condition.attribute == Attribute::Model;
         let limits = self.rules.limits.iter().filter(|limit| {
             let mut exceptions = limit.exceptions.iter().flat_map(|exception| &exception.when);
@@ -165,17 +162,17 @@ impl Config {
         limits.map(|limit| &*limit.name).chain(quotas.map(|quota| &*quota.name)).collect()
     }
 
-    /// The files of the rate limit service that a file names, whatever else is wrong with it.
+    /// Returns the files of the rate limit service that a configuration file names, even if it has faults.
     #[must_use]
     pub fn rate_limit_files(path: &Path) -> Option<LimitFiles> {
         let (raw, _) = read(&std::fs::read_to_string(path).ok()?).ok()?;
         let files = Files::new(path.parent().unwrap_or(Path::new("")));
-        let mut check = validate::Check::default();
+        let mut check = check::Check::default();
         let service = rate_limit_service::validate(&mut check, &files, raw.rate_limit_service?);
         service.files.path.file_name().is_some().then_some(service.files)
     }
 
-    /// What it holds, in a line.
+    /// Summarizes the configuration in one line.
     #[must_use]
     pub fn summary(&self) -> String {
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
@@ -196,46 +193,46 @@ impl Config {
         parts.join(", ")
     }
 
-    /// Sections that differ from another configuration's and that only a restart applies.
+    /// Returns the sections that differ from another configuration's and need a restart.
     #[must_use]
     pub fn needs_restart(&self, other: &Self) -> Vec<String> {
         self.sections.changed_for_restart(&other.sections)
     }
 
-    /// A holder not heard of for this long counts as dead. One KeepAlive may come half an interval late; and
-    /// with a sweep each quarter of an interval, a dead holder's leases are back within two intervals.
+    /// A holder that is silent for this long counts as dead. One KeepAlive may come half an interval late. With a sweep
+    /// every quarter of an interval, a dead holder's leases are released within two intervals.
     #[must_use]
     pub fn holder_ttl(&self) -> Duration {
         self.keep_alive_interval * 3 / 2
     }
 
-    /// How often each table is read, for views, metrics and reaping.
+    /// How often the sidecar reads each table, for views, metrics and reaping.
     #[must_use]
     pub fn sweep_interval(&self) -> Duration {
         self.keep_alive_interval / 4
     }
 }
 
-/// Reads the file's shapes.
-fn read(yaml: &str) -> Result<(raw::RawConfig, shapes::Shapes), Faults> {
+/// Parses YAML into the raw types.
+fn read(yaml: &str) -> Result<(raw::RawConfig, tolerant::ParseFaults), Faults> {
     if yaml.trim().is_empty() {
         return Ok(Default::default());
     }
-    shapes::read(yaml).map_err(Faults)
+    tolerant::parse(yaml).map_err(Faults)
 }
 
-/// Reads one YAML document; a fault tells the place and never the line, which may hold a password.
+/// Parses one YAML document. A fault names the place but does not quote the line, which may hold a password.
 fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(yaml, options).map_err(|e| redact(&e.to_string()))
 }
 
-/// Takes user and password out of URLs.
+/// Removes user and password from URLs.
 fn redact(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        // Up to the last @: a password may hold one that nobody escaped.
+        // Up to the last @, because a password may contain an unescaped one.
         let end =
             part.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`')).unwrap_or(part.len());
         let from = part[..end].rfind('@').unwrap_or(0);

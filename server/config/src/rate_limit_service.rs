@@ -1,4 +1,4 @@
-//! The section `rate_limit_service`: Envoy's rate limit service, with files of limits.
+//! The section `rate_limit_service`: Envoy's rate limit service, with its files of limits.
 
 use evenkeel_domain::{
     limit::OnOutage,
@@ -8,9 +8,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
+    check::Check,
     files::Files,
-    schema::{Outage, RateLimitHeaders as HeadersSchema},
-    validate::Check,
+    formats::{Outage, RateLimitHeaders as HeadersSchema},
 };
 
 /// Envoy's rate limit service.
@@ -18,19 +18,20 @@ use super::{
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["config"]))]
 pub(super) struct RawRateLimitService {
-    /// A file of limits, or a directory: its files that end in `.yaml` or `.yml` and do not begin with a dot, at most
-    /// 1024 of at most 8 MiB. A relative path is from the configuration's directory on. The files are followed while
-    /// the sidecar runs.
+    /// A file of limits, or a directory. In a directory, the sidecar reads files whose names end in `.yaml` or `.yml` and do
+    /// not begin with a dot, at most 1024 of at most 8 MiB. It watches the files and reads them again when they change. A
+    /// relative path starts at the configuration's directory.
     #[schemars(length(min = 1))]
     config: Option<String>,
-    /// A domain may be spread over several files.
+    /// Whether several files may define parts of one domain.
     merge_domains: bool,
-    /// All is counted and told for each descriptor, and no request refused.
+    /// Count and report every descriptor, but refuse no request.
     shadow_mode: bool,
-    /// Headers for the client: `none`, or one or a list of `ratelimit`, `x`, `ietf`.
+    /// Headers that report limits to the client: `none`, or one or a list of `ratelimit`, `x`, `ietf`.
     #[schemars(with = "HeadersSchema", extend("default" = "none"))]
     headers: Option<RawHeaders>,
-    /// While Redis is away: each sidecar counts by itself, nothing is refused, or every request that has a limit is.
+    /// While Redis is unavailable: each sidecar counts alone (`local`), no request is refused (`open`), or every request
+    /// with a limit is refused (`closed`).
     #[schemars(with = "Outage", extend("default" = "local"))]
     on_outage: OnOutage,
 }
@@ -75,10 +76,10 @@ pub(super) fn validate(check: &mut Check, files: &Files, raw: RawRateLimitServic
 mod tests {
     use evenkeel_domain::{limit::OnOutage, settings::RateLimitHeaders};
 
-    use super::super::Config;
+    use crate::Config;
 
     #[test]
-    fn is_read() {
+    fn the_section_is_parsed() {
         let section = |yaml: &str| Config::parse(yaml).unwrap().rate_limit_service;
         assert!(section("").is_none());
         let plain = section("rate_limit_service: {config: /limits}").unwrap();
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told() {
+    fn faults_are_reported() {
         assert_eq!(
             Config::parse("rate_limit_service: {headers: [w]}").unwrap_err().0,
             [

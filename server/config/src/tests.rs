@@ -7,7 +7,7 @@ fn faults(yaml: &str) -> Vec<String> {
 }
 
 #[test]
-fn nothing_is_a_configuration() {
+fn an_empty_file_is_a_configuration() {
     let config = Config::parse("").unwrap();
     assert_eq!(config.listen.grpc.unwrap().to_string(), "127.0.0.1:9190");
     assert_eq!(config.listen.http.to_string(), "127.0.0.1:9191");
@@ -34,7 +34,7 @@ fn endpoints_inherit_the_pools_defaults() {
 }
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn all_faults_are_reported_at_once() {
     let found = faults(
         "keep_alive_interval: 10ms\n\
          listen: {grpc: here, grpc_socket_mode: '999'}\n\
@@ -54,23 +54,23 @@ fn every_fault_is_told_at_once() {
         "pools[0].endpoints[1].weight: must be 0.001..1000, got 0",
         "pools[1].cluster: must be a name of 1..256 bytes without control characters, got \"\"",
         "pools[1].higress_table: must be false on Redis Cluster: Higress's key has no hash tag, got true",
-        "pools[1].per_route: must be true where higress_table is: Higress keeps a table for each route, got false",
+        "pools[1].per_route: must be true if higress_table is: Higress keeps a table for each route, got false",
         "pools[1].full_retry_after: must be 1s..3600s, got 0ns",
         "pools[2].dns.port: must be 1..65535, got 0",
-        "pools[2]: must name a cluster and route of its own, got those of pools[0]",
+        "pools[2]: must be unique in cluster and route, got those of pools[0]",
         "listen.grpc: must be an IP address and port such as 127.0.0.1:9190, got \"here\"",
         "listen.grpc_socket_mode: must be an octal file mode such as \"0660\", got \"999\"",
     ];
     assert_eq!(found, expected);
 }
 
-/// None hides another.
+/// A fault of parsing hides none of validation.
 #[test]
-fn faults_of_shape_are_told_with_all_others() {
+fn faults_of_parsing_are_reported_with_all_others() {
     let found = faults(
         "xyz: 1\n\
          keep_alive_interval: 1h\n\
-         drain_delay: [1s]\n\
+         shutdown_delay: [1s]\n\
          log: loud\n\
          pools:\n\
          - {cluster: llm, capp: 3, weight: 0}\n\
@@ -87,7 +87,7 @@ fn faults_of_shape_are_told_with_all_others() {
         "pools[1].dns.prt: must be one of name, port, refresh, nameserver, got a field of another name",
         "limits[0].kay: must be one of name, counts, ",
         "limits[0].when[0].exat: must be one of attribute, exact, ",
-        "drain_delay: ",
+        "shutdown_delay: ",
         "log: ",
         "pools[1].cap: ",
         "pools[1].endpoints[1]: missing field",
@@ -99,7 +99,7 @@ fn faults_of_shape_are_told_with_all_others() {
         "limits[0].per: must be 1s..31d",
         "limits[0].when[0]: must ",
         "pools[0].weight: must be 0.001..1000, got 0",
-        "pools[3]: must name a cluster and route of its own, got those of pools[0]",
+        "pools[3]: must be unique in cluster and route, got those of pools[0]",
     ];
     assert_eq!(found.len(), starts.len(), "{found:#?}");
     for (fault, start) in found.iter().zip(starts) {
@@ -108,12 +108,29 @@ fn faults_of_shape_are_told_with_all_others() {
 }
 
 #[test]
-fn what_is_no_configuration_at_all_is_told_once() {
+fn every_wrong_name_of_an_enum_is_reported() {
+    let found = faults(
+        "log: {format: xml}\nstore: {type: 'redis://u:hunter2@h'}\nlimit_headers: [z, ietf, 7]\n\
+         unlisted_pools: {on_store_failure: maybe}",
+    );
+    let expected = [
+        "log.format: must be text or json, got \"xml\"",
+        "store.type: must be memory or redis, got \"redis://***@h\"",
+        "unlisted_pools.on_store_failure: must be local, open or closed, got \"maybe\"",
+        "limit_headers[0]: must be ietf or x, got \"z\"",
+        "limit_headers[2]: must be ietf or x, got \"7\"",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    assert!(expected.iter().all(|fault| found.iter().any(|one| one == fault)), "{found:#?}");
+}
+
+#[test]
+fn a_file_that_is_not_a_configuration_has_one_fault() {
     for yaml in ["7", "[a]", "a: [", "a: 1\na: 2"] {
         assert_eq!(faults(yaml).len(), 1, "{yaml}");
     }
     assert!(Config::parse("# nothing\n").is_ok());
-    // Nor without end, whatever is in lists and maps.
+    // Parsing ends, whatever is in lists and maps.
     assert_eq!(
         faults("limits: [{rejected: {headers: {a.b: []}}}]").iter().filter(|f| f.contains("a.b")).count(),
         1
@@ -128,7 +145,7 @@ fn secrets_stay_out_of_faults() {
     assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
 }
 
-/// A parser likes to show the line of a fault, which may be the one with the password.
+/// A parser may quote the line of an error, which may hold the password.
 #[test]
 fn secrets_stay_out_of_syntax_faults() {
     for yaml in [
@@ -151,21 +168,21 @@ fn secrets_stay_out_of_syntax_faults() {
 }
 
 #[test]
-fn what_would_have_no_effect_is_a_fault() {
+fn a_field_without_effect_is_a_fault() {
     assert_eq!(
         faults("store: {key_prefix: a, cluster: true, timeout: 1s}\npools: [{cluster: a, route: r}]"),
         [
-            "store.type: must be redis where store.cluster is given, got memory",
-            "store.type: must be redis where store.key_prefix is given, got memory",
-            "store.type: must be redis where store.timeout is given, got memory",
-            "pools[0].per_route: must be true where route is given: routes that share a table share its rule, \
+            "store.type: must be redis if store.cluster is given, got memory",
+            "store.type: must be redis if store.key_prefix is given, got memory",
+            "store.type: must be redis if store.timeout is given, got memory",
+            "pools[0].per_route: must be true if route is given: routes that share a table share its rule, \
              got false",
         ]
     );
     assert!(
         Config::parse("pools: [{cluster: a, route: '*'}, {cluster: b, route: r, per_route: true}]").is_ok()
     );
-    assert_eq!(faults("drain_delay: 6m"), ["drain_delay: must be 0ns..300s, got 360s"]);
+    assert_eq!(faults("shutdown_delay: 6m"), ["shutdown_delay: must be 0ns..300s, got 360s"]);
 }
 
 #[test]

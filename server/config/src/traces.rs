@@ -1,4 +1,4 @@
-//! The section `traces`: where spans are exported to.
+//! The section `traces`: where to export spans.
 
 use std::time::Duration;
 
@@ -6,42 +6,40 @@ use evenkeel_domain::settings::{Secret, Traces};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{files::Files, schema::Span, secret::is_loopback, validate::Check};
+use super::{check::Check, files::Files, formats::Span, loopback::is_loopback};
 
-/// Most headers of an export.
 const HEADERS_MAX: usize = 16;
-/// Longest value of one, in bytes.
+/// Longest value of a header, in bytes.
 const VALUE_BYTES_MAX: usize = 4096;
-const ENDPOINT: &str = "a URL such as http://collector:4317, with host and port and nothing behind them";
+const ENDPOINT: &str = "a URL such as http://collector:4317, with a host and a port and no path";
 
-/// Where spans are exported to. All else needs `endpoint`. The environment's `OTEL_*` variables are not looked at.
+/// Where to export spans. All other fields need `endpoint`. The sidecar ignores `OTEL_*` environment variables.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTraces {
-    /// A collector that takes OTLP over gRPC.
+    /// A collector that accepts OTLP over gRPC.
     #[schemars(
         regex(pattern = r"^https?://[^/@]+:[0-9]+/?$"),
         extend("x-range" = "`http://host:port` or `https://host:port`", "x-default" = "none")
     )]
     pub(crate) endpoint: Option<String>,
-    /// With `https://`: the certificates the collector's is held against. A relative path is from the configuration's
-    /// directory on.
+    /// A file with the CA certificates that the collector's certificate is verified against; only with `https://`. A
+    /// relative path starts at the configuration's directory.
     #[schemars(extend("x-default" = "the system's"))]
     pub(crate) ca_file: Option<String>,
-    /// Which part of the requests is recorded that come without a `traceparent`. Those that come with one are recorded
-    /// where its sampled flag is set, and never otherwise.
+    /// Fraction of the requests without a `traceparent` that are recorded. Requests with a `traceparent` are recorded if its
+    /// sampled flag is set.
     #[schemars(range(min = 0, max = 1), extend("default" = 0))]
     pub(crate) sample: Option<f64>,
-    /// Longest wait for an answer of the collector; an export that has taken so long is not repeated. No request waits for
-    /// it.
+    /// Longest wait for the collector's answer. An export that takes longer is not repeated. No request waits for it.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..60s"))]
     pub(crate) timeout: Option<Duration>,
-    /// Sent with each export; each with a `name` and either `value` or `value_file`. What comes from a file is taken for a
-    /// secret: `endpoint` must be `https://` then, unless it is on loopback.
+    /// Headers of each export, each with a `name` and either `value` or `value_file`. A value from a file is treated as a
+    /// secret: `endpoint` then must be `https://` or a loopback address.
     #[schemars(length(max = 16))]
     pub(crate) headers: Vec<RawHeader>,
-    /// `service.name` of what is exported.
+    /// `service.name` of the exported spans.
     #[schemars(length(min = 1, max = 256), extend("default" = "evenkeel"))]
     pub(crate) service_name: Option<String>,
 }
@@ -51,13 +49,13 @@ pub(super) struct RawTraces {
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["name"], "minProperties" = 2, "maxProperties" = 2))]
 pub(super) struct RawHeader {
-    /// In lower case, and none that gRPC uses itself; each once.
+    /// The header's name, in lower case; each once. Names that gRPC reserves are rejected.
     #[schemars(length(min = 1, max = 64), regex(pattern = "^[a-z0-9_.-]+$"), extend("x-range" = "1..64 of `a-z 0-9 _ . -`"))]
     pub(crate) name: String,
-    /// What it says.
+    /// The header's value.
     #[schemars(length(min = 1, max = 4096), regex(pattern = "^[ -~]*$"), extend("x-range" = "1..4096 printable ASCII characters", "x-default" = "none"))]
     pub(crate) value: Option<String>,
-    /// A file that holds it, such as a mounted secret. A relative path is from the configuration's directory on.
+    /// A file that holds the value, such as a mounted secret. A relative path starts at the configuration's directory.
     #[schemars(extend("x-default" = "none"))]
     pub(crate) value_file: Option<String>,
 }
@@ -72,16 +70,16 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
             ("service_name", raw.service_name.is_some()),
         ];
         if let Some((field, _)) = given.iter().find(|(_, given)| *given) {
-            check.fault("traces.endpoint", &format!("given where traces.{field} is"), "none");
+            check.fault("traces.endpoint", &format!("given if traces.{field} is"), "none");
         }
         return None;
     };
     let tls = endpoint.starts_with("https://");
     if !is_endpoint(&endpoint) {
-        // It may hold a password: not shown.
+        // The URL may hold a password: do not show it.
         check.fault("traces.endpoint", ENDPOINT, "something else");
     } else if !tls && raw.headers.iter().any(|h| h.value_file.is_some()) && !is_loopback(host(&endpoint)) {
-        let expected = "https:// where traces.headers have a value_file, unless it is on loopback";
+        let expected = "https:// or a loopback address if traces.headers have a value_file";
         check.fault("traces.endpoint", expected, format!("{endpoint:?}"));
     }
     if raw.ca_file.is_some() && !tls {
@@ -107,17 +105,17 @@ fn is_endpoint(text: &str) -> bool {
     let Some(place) = rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest)) else { return false };
     let Some((host, port)) = place.rsplit_once(':') else { return false };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host_is_sound = match bare {
+    let host_is_valid = match bare {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {
-            let sound = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-            !host.is_empty() && host.bytes().all(sound)
+            let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+            !host.is_empty() && host.bytes().all(valid)
         }
     };
-    host_is_sound && port.parse::<u16>().is_ok_and(|port| port > 0)
+    host_is_valid && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// The host of what [`is_endpoint`].
+/// The host of a URL that [`is_endpoint`] accepts.
 fn host(endpoint: &str) -> &str {
     let place = endpoint.split_once("://").map_or(endpoint, |(_, place)| place);
     place.rsplit_once(':').map_or(place, |(host, _)| host)
@@ -131,10 +129,10 @@ fn headers(check: &mut Check, files: &mut Files, raw: Vec<RawHeader>) -> Vec<(St
     for (i, raw) in raw.into_iter().enumerate() {
         let path = format!("traces.headers[{i}]");
         let name = &raw.name;
-        let sound = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
         let reserved = name.ends_with("-bin") || name.starts_with("grpc-") || name == "content-type";
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(sound) || reserved {
-            let expected = "a header's name in lower case, of 1..64 bytes and none that gRPC uses itself";
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(valid) || reserved {
+            let expected = "a header's name in lower case, of 1..64 bytes, not one that gRPC reserves";
             check.fault(&format!("{path}.name"), expected, format!("{name:?}"));
         }
         if headers.iter().any(|(other, _)| other == name) {
@@ -177,23 +175,23 @@ fn read(check: &mut Check, files: &mut Files, path: &str, file: &str) -> Option<
 mod tests {
     use std::time::Duration;
 
-    use super::super::Config;
+    use crate::Config;
 
     fn faults(section: &str) -> Vec<String> {
         Config::parse(&format!("traces: {section}")).expect_err(section).0
     }
 
     #[test]
-    fn is_off_unless_there_is_somewhere_to_send_to() {
+    fn traces_are_off_without_an_endpoint() {
         for section in ["", "traces: {}", "traces: {headers: []}"] {
             assert_eq!(Config::parse(section).unwrap().traces, None, "{section}");
         }
-        let expected = "traces.endpoint: must be given where traces.sample is, got none";
+        let expected = "traces.endpoint: must be given if traces.sample is, got none";
         assert_eq!(faults("{sample: 0.1}"), [expected]);
     }
 
     #[test]
-    fn is_read() {
+    fn the_section_is_parsed() {
         let config = Config::parse("traces: {endpoint: 'http://collector:4317'}").unwrap();
         let traces = config.traces.unwrap();
         assert_eq!((traces.sample, traces.timeout), (0.0, Duration::from_secs(5)));
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_and_no_secret() {
+    fn all_faults_are_reported_without_secrets() {
         let found = faults(
             "{endpoint: 'http://me:pw@collector:4317', ca_file: /nowhere, sample: 1.5, timeout: 1ms, service_name: '', \
              headers: [{name: X-Key, value: a}, {name: a, value: s3cret, value_file: b}, {name: b}, \
@@ -240,7 +238,7 @@ mod tests {
         assert!(!found.concat().contains("cret") && !found.concat().contains("pw"));
     }
 
-    /// Guards against a key that anybody on the way can read.
+    /// Guards against a secret that others on the network can read.
     #[test]
     fn headers_are_sent_in_clear_on_loopback_only() {
         let directory = tempfile::tempdir().unwrap();
@@ -249,12 +247,12 @@ mod tests {
         let headers = ", headers: [{name: x-key, value_file: key}]";
         for place in ["collector:4317", "10.0.0.1:4317/", "[fd00::1]:4317", "localhost.example.com:1"] {
             let expected = format!(
-                "traces.endpoint: must be https:// where traces.headers have a value_file, unless it is on loopback, \
+                "traces.endpoint: must be https:// or a loopback address if traces.headers have a value_file, \
                  got \"http://{place}\""
             );
             let found = parse(&format!("traces: {{endpoint: 'http://{place}'{headers}}}")).unwrap_err();
             assert_eq!(found.0, [expected]);
-            // Names of tenants are no secrets.
+            // A tenant's name is not a secret.
             let tenant = ", headers: [{name: x-scope-orgid, value: team}]";
             parse(&format!("traces: {{endpoint: 'http://{place}'{tenant}}}")).unwrap();
             parse(&format!("traces: {{endpoint: 'https://{place}'{headers}}}")).unwrap();

@@ -1,7 +1,8 @@
-//! Endpoints from DNS: the task of a pool with a name looks it up again when the answer's time to
-//! live has passed. A failed look-up leaves the last good endpoints in place; an empty answer (a headless
-//! service scaled to nothing) empties the pool. Empty it is only where the name server says so of A and of
-//! AAAA records: hickory's own look-up of both answers with the error of one of them, which hides a failure.
+//! Endpoints from DNS. A pool's task looks up its name again when the TTL of the answer has passed. After a failed
+//! look-up the pool keeps its last endpoints; an empty answer (a headless service scaled to zero) empties it.
+//!
+//! An answer counts as empty only if the name server has neither A nor AAAA records. The sidecar looks them up
+//! separately, because hickory's combined look-up returns the error of only one of them, which hides a failure.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -20,7 +21,7 @@ use tracing::warn;
 
 use super::Target;
 
-/// Shortest time between two look-ups of one name, whatever its time to live, unless `refresh` is shorter.
+/// Shortest time between two look-ups of a name, even if its TTL is shorter, unless `refresh` is shorter still.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn follow(target: &Target<'_>, metrics: &Metrics) {
@@ -29,7 +30,7 @@ pub(super) async fn follow(target: &Target<'_>, metrics: &Metrics) {
     let resolver = match resolver(*nameserver) {
         Ok(resolver) => resolver,
         Err(error) => {
-            warn!(%error, pool = %entry.pool.id, "no DNS resolver: the pool stays empty");
+            warn!(%error, pool = %entry.pool.id, "cannot create a DNS resolver; the pool stays empty");
             return;
         }
     };
@@ -38,15 +39,15 @@ pub(super) async fn follow(target: &Target<'_>, metrics: &Metrics) {
         let wait = match look_up(&resolver, name, *port).await {
             Ok((addresses, ttl)) => {
                 failing = false;
-                target.set_up(true);
+                target.set_source_up(true);
                 target.apply(addresses);
                 ttl.min(*refresh)
             }
             Err(error) => {
                 metrics.discovery.errors_dns.inc();
-                target.set_up(false);
+                target.set_source_up(false);
                 if !failing {
-                    warn!(%error, pool = %entry.pool.id, name, "DNS look-up failed: keeping the endpoints known");
+                    warn!(%error, pool = %entry.pool.id, name, "DNS look-up failed; keeping the last endpoints");
                 }
                 failing = true;
                 *refresh
@@ -56,8 +57,8 @@ pub(super) async fn follow(target: &Target<'_>, metrics: &Metrics) {
     }
 }
 
-/// The addresses of a name: of its A records, or else of its AAAA records. A host with both is one endpoint, and
-/// what has A records is not asked for others.
+/// Returns the addresses of a name's A records, or of its AAAA records if it has no A records, and their TTL. A host with
+/// both is thus one endpoint.
 async fn look_up(
     resolver: &TokioResolver,
     name: &str,
@@ -73,7 +74,7 @@ async fn look_up(
     Ok((ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(), ttl))
 }
 
-/// None where the name server says that there are none; every other failure is an error.
+/// Returns no addresses if the name server answers that there are no records; every other failure is an error.
 async fn records(
     resolver: &TokioResolver,
     name: &str,

@@ -1,27 +1,62 @@
-//! Where endpoints come from when requests do not bring them: DNS, or the EndpointSlices of a Kubernetes service.
-//! Each pool has a task that keeps its roster. What cannot be asked at present changes nothing: the last good
-//! endpoints stay.
+//! Finds the endpoints of pools whose requests do not bring them: by DNS, or in the EndpointSlices of a Kubernetes
+//! service. Each pool has a task that updates its roster. While a source is unavailable, the pool keeps its last
+//! endpoints.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{error::Error, fmt, net::SocketAddr, sync::Arc};
 
 use evenkeel_domain::{
     ENDPOINTS_MAX, Endpoint, Roster,
-    settings::{KubernetesOptions, Source},
+    settings::{KubernetesOptions, PoolRule, Source},
 };
-use evenkeel_engine::balancer::directory::PoolEntry;
+use evenkeel_engine::balancer::pool_entry::PoolEntry;
 use evenkeel_telemetry::Metrics;
 use prometheus::Gauge;
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
-mod access;
 mod dns;
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
-mod slices;
-mod watch;
+#[cfg(not(feature = "kubernetes"))]
+#[path = "without_kubernetes.rs"]
+mod kubernetes;
 
-/// Starts a task for each pool that needs one, until told to stop.
+/// A pool's source is not compiled into this binary.
+#[derive(Debug)]
+pub struct Unsupported {
+    /// The cluster that the rule names, if any.
+    cluster: Option<String>,
+}
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cluster {
+            Some(cluster) => write!(f, "the pool of cluster {cluster:?}")?,
+            None => f.write_str("a pool rule")?,
+        }
+        f.write_str(
+            " gets its endpoints from Kubernetes, but this binary is built without the feature `kubernetes`",
+        )
+    }
+}
+
+impl Error for Unsupported {}
+
+/// Checks that this binary supports the sources of all rules.
+///
+/// # Errors
+/// If a rule has a Kubernetes source and the binary is built without the feature `kubernetes`.
+pub fn check_support<'r>(rules: impl IntoIterator<Item = &'r PoolRule>) -> Result<(), Unsupported> {
+    let is_unsupported =
+        |rule: &&PoolRule| !cfg!(feature = "kubernetes") && matches!(rule.source, Source::Kubernetes(_));
+    match rules.into_iter().find(is_unsupported) {
+        Some(rule) => Err(Unsupported { cluster: rule.cluster.clone() }),
+        None => Ok(()),
+    }
+}
+
+/// Starts a task for each pool that needs one, until `shutdown`.
 pub async fn run(
     mut pools: mpsc::UnboundedReceiver<Arc<PoolEntry>>,
     kubernetes: KubernetesOptions,
@@ -58,15 +93,16 @@ async fn follow(entry: &PoolEntry, hub: &Arc<kubernetes::Hub>, metrics: &Metrics
     }
 }
 
-/// A pool whose endpoints are followed.
+/// A pool whose source is followed.
 struct Target<'e> {
     entry: &'e PoolEntry,
-    /// What the configuration names has gauges; what gateways name has not, as labels are not theirs to choose.
+    /// Only for pools that the configuration names: gateways must not choose label values.
     gauges: Option<Gauges>,
 }
 
 struct Gauges {
     up: Gauge,
+    #[cfg_attr(not(feature = "kubernetes"), allow(dead_code))]
     without_port: Gauge,
     beyond_limit: Gauge,
 }
@@ -76,24 +112,24 @@ impl<'e> Target<'e> {
         let id = &entry.pool.id;
         let gauges = entry.is_configured().then(|| {
             let left_out =
-                |reason| metrics.discovery.left_out.with_label_values(&[id.route(), id.cluster(), reason]);
+                |reason| metrics.discovery.unused.with_label_values(&[id.route(), id.cluster(), reason]);
             Gauges {
                 up: metrics.discovery.up.with_label_values(&[source, id.route(), id.cluster()]),
-                without_port: left_out("port"),
-                beyond_limit: left_out("limit"),
+                without_port: left_out("missing_port"),
+                beyond_limit: left_out("too_many"),
             }
         });
         Self { entry, gauges }
     }
 
-    /// Whether the source answers.
-    fn set_up(&self, up: bool) {
+    fn set_source_up(&self, up: bool) {
         if let Some(gauges) = &self.gauges {
             gauges.up.set(if up { 1.0 } else { 0.0 });
         }
     }
 
-    /// How many endpoints cannot be used, as they have no such port.
+    /// Reports how many endpoints are left out because they lack the port.
+    #[cfg(feature = "kubernetes")]
     #[allow(clippy::cast_precision_loss)]
     fn set_without_port(&self, count: usize) {
         if let Some(gauges) = &self.gauges {
@@ -101,7 +137,7 @@ impl<'e> Target<'e> {
         }
     }
 
-    /// Makes these the endpoints.
+    /// Replaces the pool's endpoints.
     #[allow(clippy::cast_precision_loss)]
     fn apply(&self, addresses: Vec<SocketAddr>) {
         let (entry, rule) = (self.entry, &self.entry.rule);
@@ -110,7 +146,7 @@ impl<'e> Target<'e> {
             weight: rule.weight,
             cap: rule.cap,
         };
-        // Ordered before it is cut, so that the same ones stay whatever the order of the answer.
+        // Sort before truncating, so that the order of the answer does not change which endpoints are kept.
         let found = Roster::new(addresses.into_iter().map(endpoint).collect());
         let all = found.endpoints().len();
         if let Some(gauges) = &self.gauges {
@@ -126,10 +162,45 @@ impl<'e> Target<'e> {
             return;
         }
         if all > ENDPOINTS_MAX {
-            warn!(pool = %entry.pool.id, all, used = ENDPOINTS_MAX, "found more endpoints than one pool can have");
+            warn!(pool = %entry.pool.id, all, used = ENDPOINTS_MAX, "more endpoints found than a pool can have");
         }
         let (from, to) = (known.endpoints().len(), roster.endpoints().len());
         info!(pool = %entry.pool.id, from, to, "endpoints changed");
         entry.set_roster(roster);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use evenkeel_domain::settings::{OnStoreFailure, ServiceRule};
+
+    use super::*;
+
+    #[test]
+    fn kubernetes_sources_need_the_feature() {
+        let rule = |source| PoolRule {
+            cluster: Some("llm".to_owned()),
+            route: None,
+            per_route: false,
+            source,
+            weight: 1.0,
+            cap: 0,
+            on_store_failure: OnStoreFailure::Local,
+            full_retry_after: Duration::from_secs(1),
+            higress_table: false,
+        };
+        check_support(&[rule(Source::Request)]).unwrap();
+        let checked = check_support(&[rule(Source::Kubernetes(ServiceRule::default()))]);
+        if cfg!(feature = "kubernetes") {
+            checked.unwrap();
+        } else {
+            assert_eq!(
+                checked.unwrap_err().to_string(),
+                "the pool of cluster \"llm\" gets its endpoints from Kubernetes, but this binary is built without the \
+                 feature `kubernetes`"
+            );
+        }
     }
 }

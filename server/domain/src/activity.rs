@@ -1,18 +1,18 @@
-//! What has happened: what became of requests over time, why some were refused, which tables were repaired, and what
-//! each sidecar tells of itself. In these shapes it is kept in the store, shared by all sidecars.
+//! What has happened: results of requests over time, refusals, repairs of tables, and the status of each sidecar. The
+//! store keeps these types, and all sidecars share them.
 
 use serde::{Deserialize, Serialize};
 
-/// What became of a request for an endpoint.
+/// The result of a request for an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(usize)]
-pub enum Fate {
-    /// Admitted from the shared table.
+pub enum AdmitResult {
+    /// Admitted by the shared table.
     Shared,
-    /// Admitted from local knowledge.
+    /// Admitted by this sidecar's local table, while the store was unavailable.
     Local,
-    /// Let through unchosen.
+    /// Admitted without a chosen endpoint, while the store was unavailable.
     Open,
     /// Refused: every endpoint at its cap.
     PoolFull,
@@ -22,18 +22,18 @@ pub enum Fate {
     Limit,
     /// Refused by a quota.
     Quota,
-    /// Refused: the store was away.
+    /// Refused: the store was unavailable.
     StoreUnavailable,
 }
 
-/// Number of [`Fate`]s.
-pub const FATES: usize = Fate::ALL.len();
+/// Number of [`AdmitResult`]s.
+pub const ADMIT_RESULTS: usize = AdmitResult::ALL.len();
 
-/// Requests by [`Fate`].
-pub type Counts = [u64; FATES];
+/// Requests by [`AdmitResult`].
+pub type Counts = [u64; ADMIT_RESULTS];
 
-impl Fate {
-    /// All of them, as they are counted in [`Counts`].
+impl AdmitResult {
+    /// All results, in the order of [`Counts`].
     pub const ALL: [Self; 8] = [
         Self::Shared,
         Self::Local,
@@ -45,7 +45,7 @@ impl Fate {
         Self::StoreUnavailable,
     ];
 
-    /// Its name in JSON and metrics.
+    /// Returns the name in JSON and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -60,32 +60,31 @@ impl Fate {
         }
     }
 
-    /// Whether the request went on.
     #[must_use]
     pub fn is_admitted(self) -> bool {
         matches!(self, Self::Shared | Self::Local | Self::Open)
     }
 }
 
-/// Adds to counts.
+/// Adds counts to a sum.
 pub fn add(sum: &mut Counts, more: &Counts) {
     for (sum, more) in sum.iter_mut().zip(more) {
         *sum = sum.saturating_add(*more);
     }
 }
 
-/// How many of them were admitted, and how many refused.
+/// Sums up the counts of admitted and of refused requests.
 #[must_use]
 pub fn admitted_and_refused(counts: &Counts) -> (u64, u64) {
-    Fate::ALL.iter().zip(counts).fold((0, 0), |(admitted, refused), (fate, n)| {
-        if fate.is_admitted() { (admitted + n, refused) } else { (admitted, refused + n) }
+    AdmitResult::ALL.iter().zip(counts).fold((0, 0), |(admitted, refused), (result, n)| {
+        if result.is_admitted() { (admitted + n, refused) } else { (admitted, refused + n) }
     })
 }
 
-/// Steps of a page.
+/// Steps in a page.
 pub const STEPS: u64 = 12;
 
-/// How finely time is divided. Steps are kept in pages of [`STEPS`].
+/// The length of time steps. Steps are kept in pages of [`STEPS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resolution {
     /// Steps of 10 s, for the last hour.
@@ -95,10 +94,9 @@ pub enum Resolution {
 }
 
 impl Resolution {
-    /// Both.
     pub const ALL: [Self; 2] = [Self::Fine, Self::Coarse];
 
-    /// Length of a step in ms.
+    /// Returns the length of a step, in ms.
     #[must_use]
     pub fn step_ms(self) -> u64 {
         match self {
@@ -107,13 +105,13 @@ impl Resolution {
         }
     }
 
-    /// Length of a page in ms.
+    /// Returns the length of a page, in ms.
     #[must_use]
     pub fn page_ms(self) -> u64 {
         self.step_ms() * STEPS
     }
 
-    /// Longest span that is told in these steps, in ms.
+    /// Returns the longest span that is shown in these steps, in ms.
     #[must_use]
     pub fn span_max_ms(self) -> u64 {
         match self {
@@ -122,7 +120,7 @@ impl Resolution {
         }
     }
 
-    /// Its name in keys.
+    /// Returns the name in keys of the store.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -131,7 +129,7 @@ impl Resolution {
         }
     }
 
-    /// Start of the page a moment lies in, and its step there.
+    /// Returns the start of the page that contains `at_ms`, and the index of the step in it.
     #[must_use]
     pub fn place(self, at_ms: u64) -> (u64, usize) {
         let page = at_ms / self.page_ms() * self.page_ms();
@@ -139,114 +137,108 @@ impl Resolution {
     }
 }
 
-/// What one sidecar counted in one pool in the steps of one page.
+/// The counts of one sidecar for one pool in one page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolSteps {
     /// Name of the route.
     pub route: String,
     /// Name of the cluster.
     pub cluster: String,
-    /// Steps in which anything happened, by their place in the page.
+    /// Indexes and counts of the steps with any requests.
     pub steps: Vec<(usize, Counts)>,
 }
 
-/// One key of a limit, as the last request counted in it saw it.
+/// One key of a limit, as of its last request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Nearest {
-    /// Name of the limit.
+pub struct FullestKey {
     pub limit: String,
-    /// Its key: the part that decides where it is kept, and the rest.
+    /// The part of the key that selects the Redis slot.
     pub tag: String,
-    /// See `tag`.
+    /// The rest of the key.
     pub rest: String,
     /// Amount in force for the key.
     pub amount: u64,
     /// Used, reservations included.
     pub used: u64,
-    /// When it has room again by itself, ms of the Unix epoch; 0 when unknown.
+    /// When the whole amount is free again, in ms of the Unix epoch. 0: unknown.
     pub reset_at_ms: u64,
-    /// Counted and told, never refused.
+    /// Shadow mode: the limit counts, but refuses nothing.
     pub shadow: bool,
-    /// When it was seen so, ms of the Unix epoch.
+    /// When the last request saw it, in ms of the Unix epoch.
     pub seen_at_ms: u64,
 }
 
-impl Nearest {
-    /// Part of the amount that is used.
+impl FullestKey {
+    /// Returns the used share of the amount.
     #[must_use]
     pub fn share(&self) -> f64 {
         self.used as f64 / self.amount.max(1) as f64
     }
 
-    /// The key in one text, such as "consumer=alice".
+    /// Returns the whole key, such as `consumer=alice`.
     #[must_use]
     pub fn key(&self) -> String {
         if self.rest.is_empty() { self.tag.clone() } else { format!("{}|{}", self.tag, self.rest) }
     }
 }
 
-/// What one sidecar charged one consumer's quota lately, and how it last saw it.
+/// What one sidecar charged to one consumer's quota in the last hour, and the quota's state at its last request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Burn {
-    /// Name of the quota.
+pub struct QuotaCharges {
     pub quota: String,
-    /// Whose.
     pub consumer: String,
-    /// What is left, as last seen.
     pub balance: u64,
-    /// Amount per period of a budget; 0 where prepaid.
+    /// A budget's amount per period. 0 for a prepaid quota.
     pub amount: u64,
-    /// When a budget's period ends, ms of the Unix epoch; 0 where prepaid.
+    /// When a budget's period ends, in ms of the Unix epoch. 0 for a prepaid quota.
     pub reset_at_ms: u64,
-    /// When it was seen so, ms of the Unix epoch.
+    /// When the last request saw it, in ms of the Unix epoch.
     pub seen_at_ms: u64,
-    /// Charged by step: the step's start, ms of the Unix epoch, and how much. Of the last hour.
+    /// The start of each step, in ms of the Unix epoch, and the amount charged in it.
     pub charged: Vec<(u64, u64)>,
 }
 
-/// What a sidecar counts in.
+/// Where a sidecar counts requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
-    /// Its own memory.
+    /// In its own memory.
     #[default]
     Memory,
-    /// One Redis.
+    /// In one Redis.
     Redis,
-    /// A Redis Cluster.
+    /// In a Redis Cluster.
     RedisCluster,
 }
 
-/// What a sidecar tells of itself.
+/// The status that a sidecar reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SidecarStatus {
     /// Random id of the process.
     pub id: String,
-    /// Where it runs.
+    /// Name of the pod or host.
     pub name: String,
-    /// Release.
     pub version: String,
-    /// When it was started, ms of the Unix epoch.
+    /// When the sidecar started, in ms of the Unix epoch.
     pub started_at_ms: u64,
-    /// When it told this, ms of the Unix epoch by the store's clock, which fills it in.
+    /// When it reported this, in ms of the Unix epoch. The store sets it.
     #[serde(default)]
     pub seen_at_ms: u64,
-    /// Time between two such reports, in ms.
+    /// Time between two reports, in ms.
     pub interval_ms: u64,
-    /// It takes no new work.
+    /// The sidecar is stopping and takes no new work.
     pub draining: bool,
-    /// This is the last it tells.
+    /// This is its last report.
     #[serde(default)]
     pub ended: bool,
-    /// What it counts in.
     pub store: StoreKind,
-    /// Times it has lost the store.
+    /// How often it has lost the store.
     pub store_losses: u64,
-    /// Gateway workers it heard of lately.
+    /// Gateway workers that are alive at this sidecar.
     pub holders: u64,
-    /// Requests admitted since it was started.
+    /// Requests admitted since the start.
     pub admitted: u64,
-    /// Requests refused since it was started.
+    /// Requests refused since the start.
     pub refused: u64,
     /// Fingerprint of the limits in force.
     pub limits_revision: String,
@@ -255,36 +247,31 @@ pub struct SidecarStatus {
 /// A refused request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// Random, so that one that is written twice is told once.
+    /// A random id, which removes duplicates of repeated writes.
     #[serde(default)]
     pub id: u64,
-    /// The gateway's id of it; empty where it gave none.
+    /// The gateway's id of the request. May be empty.
     pub request_id: String,
-    /// When, ms of the Unix epoch.
+    /// In ms of the Unix epoch.
     pub at_ms: u64,
-    /// Which route it was for.
     pub route: String,
-    /// Which cluster it was for.
     pub cluster: String,
-    /// Why.
-    pub reason: Fate,
-    /// In words.
+    pub reason: AdmitResult,
+    /// The explanation for operators.
     pub why: String,
-    /// The HTTP status it was answered with.
+    /// HTTP status of the response.
     pub status: u16,
-    /// When to try again, as it was told; 0: not told.
+    /// The `retry-after` of the response. 0: none.
     pub retry_after_ms: u64,
-    /// Whose it was; empty when unknown.
+    /// Empty if unknown.
     pub consumer: String,
-    /// The model it asked for.
     pub model: String,
-    /// The limit or quota that refused it; empty where none did.
+    /// The limit or quota that refused the request. Empty if none did.
     pub limit: String,
-    /// The key it is counted in there.
+    /// The key under which the limit counts the request.
     pub key: String,
     /// Amount in force.
     pub amount: u64,
-    /// Used at that time.
     pub used: u64,
     /// What the request would have reserved.
     pub cost: u64,
@@ -292,24 +279,24 @@ pub struct Refused {
     pub sidecar: String,
 }
 
-/// How a table was repaired.
+/// The kind of a repair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RepairKind {
-    /// Leases put back that the table lacked.
+    /// Leases that the table lacked were put back.
     Restored,
-    /// Leases given back that a gateway no longer had.
+    /// Leases that the gateway no longer had were returned.
     Dropped,
-    /// Leases moved to the endpoint they are really on.
+    /// Leases were moved to the endpoint they are really on.
     Moved,
-    /// Leases of a dead holder given back.
+    /// Leases of a dead holder were returned.
     Reaped,
-    /// Counts that were not the sum of their leases, counted anew.
+    /// Counts that differed from the number of leases were corrected.
     Recounted,
 }
 
 impl RepairKind {
-    /// Its name in JSON.
+    /// Returns the name in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -325,22 +312,19 @@ impl RepairKind {
 /// One repair of a table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
-    /// Random, so that one that is written twice is told once.
+    /// A random id, which removes duplicates of repeated writes.
     #[serde(default)]
     pub id: u64,
-    /// When, ms of the Unix epoch.
+    /// In ms of the Unix epoch.
     pub at_ms: u64,
-    /// How.
     pub kind: RepairKind,
-    /// Name of the pool's route.
     pub route: String,
-    /// Name of the pool's cluster.
     pub cluster: String,
-    /// Whose leases; empty where of no one holder.
+    /// The holder of the leases. Empty for a recount.
     pub holder: String,
-    /// How many.
+    /// Number of leases, or of corrected counts.
     pub count: u64,
-    /// Name of the sidecar that made it.
+    /// Name of the sidecar that made the repair.
     pub sidecar: String,
 }
 
@@ -349,16 +333,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_told_by_the_order_of_fates() {
-        for (i, fate) in Fate::ALL.iter().enumerate() {
-            assert_eq!(*fate as usize, i);
-            assert_eq!(serde_json::to_value(fate).unwrap(), fate.name());
+    fn counts_are_in_the_order_of_results() {
+        for (i, result) in AdmitResult::ALL.iter().enumerate() {
+            assert_eq!(*result as usize, i);
+            assert_eq!(serde_json::to_value(result).unwrap(), result.name());
         }
         assert_eq!(admitted_and_refused(&[1, 2, 3, 4, 5, 6, 7, 8]), (6, 30));
     }
 
     #[test]
-    fn moments_have_their_place() {
+    fn a_time_has_its_page_and_step() {
         assert_eq!(Resolution::Fine.place(0), (0, 0));
         assert_eq!(Resolution::Fine.place(119_999), (0, 11));
         assert_eq!(Resolution::Fine.place(120_000), (120_000, 0));

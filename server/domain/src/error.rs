@@ -4,57 +4,39 @@ use std::borrow::Cow;
 
 use crate::StoreError;
 
-/// Why a call could not be answered. Being over a limit or cap is an answer, not one of these.
+/// Why a call failed. A refusal by a limit or cap is a verdict, not an error.
 #[derive(Debug, thiserror::Error)]
 pub enum DomainError {
-    /// The caller's input is wrong.
+    /// The caller's input is invalid.
     #[error("{field}: must be {expected}, got {got}")]
-    Invalid {
-        /// Which field.
-        field: &'static str,
-        /// What it must be.
-        expected: Cow<'static, str>,
-        /// What it was.
-        got: String,
-    },
-    /// What was asked for does not exist.
+    Invalid { field: &'static str, expected: Cow<'static, str>, got: String },
+    /// There is no such thing.
     #[error("{what} not found: {hint}")]
-    NotFound {
-        /// What was looked for.
-        what: String,
-        /// What the caller can do.
-        hint: &'static str,
-    },
+    NotFound { what: String, hint: &'static str },
     /// There is no room for more.
     #[error("{what}: {hint}")]
-    Full {
-        /// What is full.
-        what: String,
-        /// What the caller can do.
-        hint: &'static str,
-    },
+    Full { what: String, hint: &'static str },
     /// The sidecar is stopping.
     #[error("the sidecar is stopping")]
     Stopped,
     /// The store failed.
     #[error("{operation}")]
     Store {
-        /// What was being done.
+        /// What the caller did, as in "reading a quota".
         operation: &'static str,
-        /// Why it failed.
         #[source]
         source: StoreError,
     },
 }
 
 impl DomainError {
-    /// A wrong field, with what was expected.
+    /// Builds the error for an invalid field.
     #[must_use]
     pub fn invalid(field: &'static str, expected: impl Into<Cow<'static, str>>, got: &str) -> Self {
         Self::Invalid { field, expected: expected.into(), got: got.to_owned() }
     }
 
-    /// There is no record of a refusal.
+    /// Builds the error for a request without a recorded refusal.
     #[must_use]
     pub fn not_recorded(request_id: &str) -> Self {
         Self::NotFound {
@@ -63,7 +45,7 @@ impl DomainError {
         }
     }
 
-    /// Adds what was being done to a store's error.
+    /// Adds the operation to an error of the store.
     pub fn store(operation: &'static str) -> impl FnOnce(StoreError) -> Self {
         move |source| Self::Store { operation, source }
     }

@@ -1,6 +1,6 @@
 //! Identities: pools, holders and leases.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use super::DomainError;
 
@@ -11,16 +11,16 @@ pub const NAME_BYTES_MAX: usize = 256;
 /// Longest holder id, in bytes.
 const HOLDER_BYTES_MAX: usize = 64;
 
-/// One (route, cluster): the endpoints that share a table of requests in flight.
+/// A route and a cluster, whose endpoints share a table of requests in flight.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolId {
-    // Cluster first, so that the derived order is the one operators expect in lists.
+    // Cluster first, so that the derived order sorts lists by cluster.
     cluster: Arc<str>,
     route: Arc<str>,
 }
 
 impl PoolId {
-    /// Validates both names: at most 256 bytes without control characters, the cluster not empty.
+    /// Validates both names: at most 256 bytes without control characters. The cluster must not be empty.
     pub fn new(route: &str, cluster: &str) -> Result<Self, DomainError> {
         if cluster.is_empty() {
             return Err(DomainError::invalid("pool.cluster", "a name of 1..256 bytes", "an empty one"));
@@ -31,7 +31,7 @@ impl PoolId {
         Ok(Self { cluster: cluster.into(), route: route.into() })
     }
 
-    /// Name of the gateway's route; empty where all routes of a cluster share one table.
+    /// Name of the gateway's route. Empty if all routes of the cluster share one table.
     #[must_use]
     pub fn route(&self) -> &str {
         &self.route
@@ -60,7 +60,7 @@ impl fmt::Debug for PoolId {
     }
 }
 
-/// Checks a name that comes from outside: at most 256 bytes, no control characters.
+/// Checks a name from outside: at most 256 bytes, no control characters.
 pub fn check_name(field: &'static str, name: &str) -> Result<(), DomainError> {
     if name.len() > NAME_BYTES_MAX {
         return Err(DomainError::invalid(field, "at most 256 bytes", &format!("{} bytes", name.len())));
@@ -71,7 +71,7 @@ pub fn check_name(field: &'static str, name: &str) -> Result<(), DomainError> {
     Ok(())
 }
 
-/// Checks a text that comes from outside: at most so many bytes, no control characters.
+/// Checks a text from outside: at most `bytes_max` bytes, no control characters.
 pub fn check_text(
     field: &'static str,
     text: &str,
@@ -87,12 +87,26 @@ pub fn check_text(
     Ok(())
 }
 
-/// One gateway worker: a random id that a Wasm VM gives itself when it starts.
+/// Cleans a text that a client may have chosen: replaces control characters with U+FFFD, then cuts it at `bytes_max`.
+#[must_use]
+pub fn clean(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    // 0xC2 starts the control characters beyond ASCII, and some others.
+    let is_plain = text.bytes().all(|b| b >= 0x20 && b != 0x7f && b != 0xc2);
+    if is_plain && text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = text.replace(char::is_control, "\u{fffd}");
+    let end = (0..=bytes_max.min(clean.len())).rev().find(|end| clean.is_char_boundary(*end));
+    clean.truncate(end.unwrap_or(0));
+    Cow::Owned(clean)
+}
+
+/// A gateway worker: a random id that its Wasm VM makes when it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HolderId(Arc<str>);
 
 impl HolderId {
-    /// 1 to 64 bytes of `[A-Za-z0-9_.-]`.
+    /// Validates 1 to 64 bytes of `[A-Za-z0-9_.-]`.
     pub fn new(id: &str) -> Result<Self, DomainError> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         if id.is_empty() || id.len() > HOLDER_BYTES_MAX || !id.bytes().all(plain) {
@@ -101,7 +115,6 @@ impl HolderId {
         Ok(Self(id.into()))
     }
 
-    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -114,12 +127,12 @@ impl fmt::Display for HolderId {
     }
 }
 
-/// Number of a lease, unique and rising within its holder.
+/// The number of a lease, unique and rising within its holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(u64);
 
 impl LeaseId {
-    /// From 1 to 2^53-1.
+    /// Validates 1 to 2^53-1.
     pub fn new(number: u64) -> Result<Self, DomainError> {
         if (1..=LEASE_MAX).contains(&number) {
             Ok(Self(number))
@@ -128,7 +141,6 @@ impl LeaseId {
         }
     }
 
-    /// The number.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0
@@ -144,6 +156,13 @@ impl fmt::Display for LeaseId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_is_cleaned_then_cut() {
+        assert_eq!(clean("a\u{1f}b\n\u{7f}\u{85}c", 99), "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}c");
+        assert_eq!(clean("äöü", 5), "äö");
+        assert_eq!(clean(&"x".repeat(300), NAME_BYTES_MAX).len(), 256);
+    }
 
     #[test]
     fn identities_are_checked() {

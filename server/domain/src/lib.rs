@@ -1,4 +1,4 @@
-//! The words of the field: pools, endpoints, holders, leases, the rule for choosing, limits, usage. No I/O types.
+//! The domain: pools, endpoints, holders, leases, the choice of an endpoint, limits and usage. Free of I/O.
 
 pub mod activity;
 pub mod clock;
@@ -10,8 +10,9 @@ mod roster;
 pub mod settings;
 mod store_error;
 pub mod usage;
+pub mod verdict;
 
 pub use error::DomainError;
-pub use ids::{HolderId, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name, check_text};
+pub use ids::{HolderId, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name, check_text, clean};
 pub use roster::{ENDPOINTS_MAX, Endpoint, Roster, choose};
 pub use store_error::StoreError;

@@ -1,14 +1,14 @@
-//! Lists in pages.
+//! Pages of lists.
 
 use super::DomainError;
 
 const DEFAULT: usize = 100;
 const MOST: usize = 1000;
 
-/// How many to list where so many are asked for; 0 asks for 100.
+/// Returns the page size for a requested one. 0 requests 100.
 ///
 /// # Errors
-/// Where more than 1000 are.
+/// If more than 1000 are requested.
 pub fn page_size_of(size: u32) -> Result<usize, DomainError> {
     match size as usize {
         0 => Ok(DEFAULT),
@@ -17,10 +17,11 @@ pub fn page_size_of(size: u32) -> Result<usize, DomainError> {
     }
 }
 
-/// One page of a list whose order changes all the time: the token tells a place in it.
+/// Returns one page of a list and the token of the next page. The token is a position, for lists whose order changes
+/// all the time.
 ///
 /// # Errors
-/// Where the token is none of ours.
+/// If the token is invalid.
 pub fn page_at<T>(mut list: Vec<T>, size: usize, token: &str) -> Result<(Vec<T>, String), DomainError> {
     let from: usize = if token.is_empty() { Ok(0) } else { token.parse() }.map_err(|_| {
         DomainError::invalid("page_token", "one from the previous page", &format!("{token:?}"))
@@ -32,8 +33,8 @@ pub fn page_at<T>(mut list: Vec<T>, size: usize, token: &str) -> Result<(Vec<T>,
     Ok((list, next_token))
 }
 
-/// Cuts a list to one page; the token of the next tells the last key of this one, so that what comes and goes
-/// meanwhile shifts nothing.
+/// Cuts a list to one page and returns the token of the next page. The token is the last key of this page, so that
+/// later insertions and deletions shift nothing.
 pub fn cut<T>(list: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> String) -> String {
     if list.len() <= size {
         return String::new();
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_by_place_follow_each_other() {
+    fn pages_by_position_follow_each_other() {
         let list = || (0..5).collect::<Vec<_>>();
         assert_eq!(page_at(list(), 2, "").ok(), Some((vec![0, 1], "2".to_owned())));
         assert_eq!(page_at(list(), 2, "4").ok(), Some((vec![4], String::new())));

@@ -1,29 +1,29 @@
-//! The endpoints of a pool, and the one rule for choosing among them.
+//! The endpoints of a pool, and the choice among them.
 
 use std::sync::Arc;
 
-/// Most endpoints in one pool: bounds what one script call carries and scans.
+/// Most endpoints in one pool. Bounds what one script call carries and scans.
 pub const ENDPOINTS_MAX: usize = 1024;
 
-/// One endpoint that may be chosen.
+/// An endpoint to choose from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
-    /// host:port, or the name of a cluster or provider.
+    /// `host:port`, or the name of a cluster or provider.
     pub address: Arc<str>,
     /// Relative capacity, above 0.
     pub weight: f64,
-    /// Largest number of requests in flight; 0 when unlimited.
+    /// Most requests in flight. 0: unlimited.
     pub cap: u32,
 }
 
-/// The endpoints of one pool at one time. Addresses are unique and in order.
+/// The endpoints of one pool at one time, with unique addresses, sorted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Roster {
     endpoints: Vec<Endpoint>,
 }
 
 impl Roster {
-    /// Orders by address; of endpoints with one address the first stays.
+    /// Sorts by address. Of endpoints with the same address, the first stays.
     #[must_use]
     pub fn new(mut endpoints: Vec<Endpoint>) -> Self {
         endpoints.sort_by(|a, b| a.address.cmp(&b.address));
@@ -31,30 +31,28 @@ impl Roster {
         Self { endpoints }
     }
 
-    /// The endpoints, by address.
+    /// Returns the endpoints, sorted by address.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
-    /// True when there is nothing to choose from.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.endpoints.is_empty()
     }
 
-    /// The endpoint with this address.
     #[must_use]
     pub fn get(&self, address: &str) -> Option<&Endpoint> {
         self.endpoints.binary_search_by(|e| (*e.address).cmp(address)).ok().map(|i| &self.endpoints[i])
     }
 }
 
-/// Chooses the endpoint with the least `(in_flight + 1) / weight` among those below their cap; of
-/// equals, the one at position `tie` modulo their number, in order of address. `None` when every endpoint is at its cap.
+/// Chooses the endpoint with the least `(in_flight + 1) / weight` among those below their cap. Of equals, sorted by
+/// address, it takes the one at `tie` modulo their number. Returns `None` if every endpoint is at its cap.
 ///
-/// This is the reference for `lua/commit.lua`, which must give the same answer: both compute the score
-/// as one IEEE 754 division.
+/// This is the reference for `lua/commit.lua`, which must choose the same endpoint. Both compute the score as one IEEE
+/// 754 division.
 pub fn choose(roster: &Roster, tie: u32, in_flight: impl Fn(&str) -> u64) -> Option<&Endpoint> {
     let mut least = f64::INFINITY;
     let mut equals: Vec<&Endpoint> = Vec::new();
@@ -95,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn least_loaded_by_weight_wins() {
+    fn the_least_loaded_endpoint_by_weight_is_chosen() {
         let r = roster(&[("a", 1.0, 0), ("b", 2.0, 0)]);
         assert_eq!(pick(&r, 0, &[]).as_deref(), Some("b"));
         assert_eq!(pick(&r, 0, &[("b", 2)]).as_deref(), Some("a"));
@@ -103,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn ties_follow_the_number_in_order_of_address() {
+    fn the_tie_number_selects_by_address() {
         let r = roster(&[("c", 1.0, 0), ("a", 1.0, 0), ("b", 1.0, 0)]);
         assert_eq!(pick(&r, 0, &[]).as_deref(), Some("a"));
         assert_eq!(pick(&r, 4, &[]).as_deref(), Some("b"));
@@ -111,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn full_endpoints_are_passed_over() {
+    fn full_endpoints_are_not_chosen() {
         let r = roster(&[("a", 1.0, 1), ("b", 1.0, 2)]);
         assert_eq!(pick(&r, 0, &[("a", 1), ("b", 1)]).as_deref(), Some("b"));
         assert_eq!(pick(&r, 0, &[("a", 1), ("b", 2)]), None);

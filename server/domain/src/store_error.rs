@@ -1,37 +1,35 @@
-//! Why a store fails.
+//! Errors of the store.
 
-/// Why a store could not do what was asked.
+/// Why a call to the store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be reached, or refuses to serve now.
+    /// The store cannot be reached or does not serve now.
     #[error("store unavailable: {0}")]
     Unavailable(String),
-    /// It did not answer in time. What was asked may still happen.
+    /// The store did not reply in time. It may still apply the call.
     #[error("store did not answer within {0} ms")]
     Timeout(u64),
-    /// Too many calls wait for it.
+    /// Too many calls wait for the store.
     #[error("{0} calls already wait for the store")]
     Overloaded(usize),
-    /// A script refused.
+    /// A script returned an error.
     #[error("script {script}: {detail}")]
     Script {
-        /// Which script.
         script: &'static str,
-        /// What Redis said.
+        /// The error from Redis.
         detail: String,
     },
-    /// It answered what could not be understood.
+    /// The store returned a malformed reply.
     #[error("script {script} answered {detail}")]
     Corrupt {
-        /// Which script.
         script: &'static str,
-        /// The answer, shortened.
+        /// The reply, shortened.
         detail: String,
     },
 }
 
 impl StoreError {
-    /// Its kind as a metric label.
+    /// Returns the kind, as a metric label.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

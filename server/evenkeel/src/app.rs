@@ -15,29 +15,29 @@ use evenkeel_domain::{activity::StoreKind, limit::LimitRules, settings::RateLimi
 use evenkeel_engine::{
     activity::{
         History, Recorder,
-        report::{About, Reporter},
+        report::{About, PoolTotals, Reporter},
     },
     admission::Admission,
-    audit::Audit,
-    balancer::{Balancer, directory::Directory, drains::DrainBook, sweep},
+    balancer::{Balancer, directory::Directory, drains::Drains, sweep},
+    change_log::ChangeLog,
     ledger::Ledger,
-    limiter::{Limiter, overrides::OverrideBook, quotas::Quotas},
-    rls::{Judge, LoadMetrics, Loader, Tallies},
+    limiter::{Limiter, overrides::Overrides, quotas::Quotas},
+    rls::{LoadMetrics, Loader, RateLimitMetrics, RateLimiter},
 };
 use evenkeel_store::{
     activity::ActivityStore,
-    changes::Changes,
+    changes::ChangeStore,
     counters::Counters,
-    drains::Drains,
-    memory::{MemoryChanges, MemoryCounters, MemoryDrains, MemoryRecords, MemoryStore},
-    memory_activity::MemoryActivity,
-    memory_usage::MemoryUsage,
-    records::Records,
+    drains::DrainStore,
+    memory::{
+        MemoryActivity, MemoryChanges, MemoryCounters, MemoryDrains, MemoryRecords, MemoryStore, MemoryUsage,
+    },
+    records::RecordStore,
     redis::RedisStore,
     resilient::ResilientStore,
     usage::{UsageBounds, UsageStore},
 };
-use evenkeel_telemetry::{Metrics, traces};
+use evenkeel_telemetry::Metrics;
 use serde::Serialize;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -52,7 +52,7 @@ use tonic::{
 use tracing::{error, info, warn};
 
 use crate::{
-    reload,
+    reload, tracer,
     transport::{grpc, http},
 };
 
@@ -150,11 +150,12 @@ pub async fn run(
     ready: impl FnOnce(&Addresses) -> anyhow::Result<()>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
+    evenkeel_discovery::check_support(config.pools.iter().chain(&config.unlisted))?;
     let addresses = listeners.addresses()?;
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
     let id = instance_id()?;
-    let tracer = traces::start(config.traces.as_ref(), &id, &metrics.traces)?;
+    let tracer = tracer::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
     let Opened { store, records, drains, changes } =
         open_store(&config, &metrics, &tasks, &background).await?;
@@ -185,11 +186,14 @@ pub async fn run(
     let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
     metrics.limits.set_revision(config.rules.fingerprint());
     tasks.spawn(follow(live.rules.clone(), Arc::clone(&rules), Arc::clone(&metrics), background.clone()));
-    let audit = Arc::new(Audit::new(changes, tasks.clone(), Arc::clone(&metrics)));
-    let drains = DrainBook::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&audit));
+    let change_log = Arc::new(ChangeLog::new(changes, tasks.clone(), Arc::clone(&metrics)));
+    let drains =
+        Arc::new(Drains::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&change_log)));
     tasks.spawn(Arc::clone(&drains).run(config.keep_alive_interval, background.clone()));
-    let overrides = Arc::new(OverrideBook::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)));
+    let overrides =
+        Arc::new(Overrides::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&change_log)));
     tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
+    let quotas = Arc::new(Quotas::new(records, Arc::clone(&rules), Arc::clone(&change_log)));
 
     let limiter = Limiter::new(
         Arc::clone(&rules),
@@ -204,18 +208,22 @@ pub async fn run(
         balancer: Arc::clone(&balancer),
         limiter: Arc::clone(&limiter),
         ledger: Arc::clone(&ledger),
-        quotas: Quotas::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&audit)),
+        quotas,
         recorder: Arc::clone(&recorder),
         tracer: tracer.clone(),
         metrics: Arc::clone(&metrics),
     });
-    let house = Arc::clone(&admission);
-    tasks.spawn(house.keep_house(id.clone(), config.keep_alive_interval, background.clone()));
+    tasks.spawn(Arc::clone(&admission).housekeeping(
+        id.clone(),
+        config.keep_alive_interval,
+        background.clone(),
+    ));
     let about = About { id, store: store_kind(&config.store), holder_ttl: config.holder_ttl() };
     let reporter = Reporter::new(
         about.clone(),
         Arc::clone(&recorder),
-        Arc::clone(&balancer),
+        Arc::clone(&balancer) as Arc<dyn PoolTotals>,
+        Arc::clone(&balancer.store),
         Arc::clone(&activity),
         Arc::clone(&rules),
     );
@@ -227,11 +235,11 @@ pub async fn run(
         views: Arc::clone(&views),
         balancer: Arc::clone(&balancer),
         limiter,
-        quotas: Quotas::new(records, Arc::clone(&rules), Arc::clone(&audit)),
+        quotas: Arc::clone(&admission.quotas),
         rules,
         overrides,
         drains,
-        audit,
+        change_log,
         admins: Admins::new(live.admin.clone(), Arc::clone(&metrics)),
         ledger: Arc::clone(&ledger),
         limit_request: grpc::limit_request,
@@ -249,7 +257,7 @@ pub async fn run(
             rate_limits(service, Arc::clone(&store) as Arc<dyn Counters>, &metrics, &tasks, &background)
         })
         .transpose()?
-        .map(|judge| (judge, Arc::clone(&metrics)));
+        .map(|rate_limiter| (rate_limiter, Arc::clone(&metrics)));
     let (routes, mut health) = grpc::routes(
         admission,
         Arc::clone(&api),
@@ -268,10 +276,10 @@ pub async fn run(
     info!(grpc = addresses.grpc, socket = ?addresses.grpc_socket, http = addresses.http, "serving");
 
     shutdown.cancelled().await;
-    info!(delay_ms = config.drain_delay.as_millis() as u64, "draining");
-    recorder.set_draining();
+    info!(delay_ms = config.shutdown_delay.as_millis() as u64, "shutting down");
+    recorder.set_stopping();
     grpc::set_not_serving(&health).await;
-    tokio::time::sleep(config.drain_delay).await;
+    tokio::time::sleep(config.shutdown_delay).await;
     stop_grpc.cancel();
     grpc::end_health_watches(&mut health).await;
     if !ends_within(DRAIN_MAX, &calls).await {
@@ -282,8 +290,8 @@ pub async fn run(
         info!("connections still open: stopping all the same");
     }
     // After the last calls, which record; while the store is still there.
-    ledger.drain(LEDGER_MAX).await;
-    if !tracer.drain(TRACES_MAX).await {
+    ledger.flush_all(LEDGER_MAX).await;
+    if !tracer.shutdown(TRACES_MAX).await {
         info!("the collector takes too long: what is left of traces is not exported");
     }
     // Last, so that readiness can be asked for as long as anything is served.
@@ -340,27 +348,27 @@ fn rate_limits(
     metrics: &Metrics,
     tasks: &TaskTracker,
     background: &CancellationToken,
-) -> anyhow::Result<Arc<Judge>> {
+) -> anyhow::Result<Arc<RateLimiter>> {
     let rls = &metrics.rls;
-    let tallies = Arc::new(Tallies::new(rls.requests.clone(), rls.values.clone()));
+    let rate_limit_metrics = Arc::new(RateLimitMetrics::new(rls.descriptors.clone(), rls.detailed.clone()));
     let loads = LoadMetrics {
         valid: rls.config_valid.clone(),
-        loaded: rls.config_loaded.clone(),
-        refused: rls.config_refused.clone(),
+        loaded: rls.config_applied.clone(),
+        rejected: rls.config_rejected.clone(),
     };
-    let loader = Loader::start(service.files.clone(), Arc::clone(&tallies), loads)
+    let loader = Loader::start(service.files.clone(), Arc::clone(&rate_limit_metrics), loads)
         .with_context(|| format!("rate_limit_service.config: {}", service.files.path.display()))?;
-    let judge = Judge::new(loader.rules(), counters, service.options, &tallies);
+    let rate_limiter = RateLimiter::new(loader.rules(), counters, service.options, &rate_limit_metrics);
     tasks.spawn(loader.run(background.clone()));
-    Ok(Arc::new(judge))
+    Ok(Arc::new(rate_limiter))
 }
 
 /// A store, and what is kept in it beside tables and counters.
 struct Opened {
     store: Arc<ResilientStore>,
-    records: Arc<dyn Records>,
-    drains: Arc<dyn Drains>,
-    changes: Arc<dyn Changes>,
+    records: Arc<dyn RecordStore>,
+    drains: Arc<dyn DrainStore>,
+    changes: Arc<dyn ChangeStore>,
 }
 
 async fn open_store(
@@ -389,7 +397,7 @@ async fn open_store(
                     "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
                 );
             }
-            let records: Arc<dyn Records> = redis.clone();
+            let records: Arc<dyn RecordStore> = redis.clone();
             Ok(Opened { store, records, drains: redis.clone(), changes: redis })
         }
     }

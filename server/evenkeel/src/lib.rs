@@ -2,4 +2,5 @@
 
 pub mod app;
 pub mod reload;
+mod tracer;
 pub mod transport;

@@ -1,7 +1,8 @@
-//! The file read again while running: what tells of limits is applied at once, the rest is said to need a restart.
+//! Reloads the configuration while the sidecar runs. Limits and the like take effect at once; for other sections, the log
+//! says that they need a restart.
 //!
-//! What is watched is directories, and what decides is what the files hold: Kubernetes swaps a link above a mounted file,
-//! editors replace files, and a watcher may tell of one change several times or not name what changed.
+//! The sidecar watches directories and compares the contents of the files: Kubernetes swaps a symbolic link above a mounted
+//! file, editors replace files, and a watcher may report one change several times or not name what changed.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,34 +21,34 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-/// How long to let a burst of changes end before reading.
+/// How long to wait for the end of a burst of changes before reading.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How often the files are looked at whatever the watcher says: network file systems tell of nothing.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// How often the files are compared even without an event, because network file systems report none.
+const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What of the configuration is applied while running, always the last that was sound.
+/// The reloadable part of the configuration: the last valid one.
 #[derive(Clone, Debug)]
 pub struct Live {
-    /// Limits, quotas and what they need.
+    /// Limits, quotas and their tables.
     pub rules: watch::Receiver<Arc<LimitRules>>,
-    /// Who may use the API of administrators.
+    /// Administrators.
     pub admin: watch::Receiver<Arc<Vec<AdminToken>>>,
-    /// Keeps both open where nothing is ever sent, so that who waits for a change waits.
+    /// Keeps both channels open if nothing is ever sent, so that a receiver waits.
     _open: Option<Arc<Senders>>,
 }
 
-/// Reads the configuration again when asked to.
+/// Reads the configuration again and applies it.
 pub struct Reload {
     path: PathBuf,
-    /// As started with.
+    /// The configuration that the sidecar started with.
     started: Config,
-    /// What the files held when last read.
+    /// Digests of the files when last read, the configuration's own first.
     seen: Vec<(PathBuf, Option<Vec<u8>>)>,
     live: Senders,
     metrics: Arc<Metrics>,
 }
 
-/// The other ends of [`Live`].
+/// The senders of [`Live`].
 #[derive(Debug)]
 struct Senders {
     rules: watch::Sender<Arc<LimitRules>>,
@@ -67,18 +68,16 @@ impl Senders {
     }
 }
 
-/// What a look at the files led to.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// They are as they were.
-    Same,
-    /// Applied.
+    Unchanged,
     Applied,
-    /// Faulty: what was, stays.
+    /// The files are faulty; the last valid configuration stays.
     Rejected,
 }
 
-/// Follows the file a configuration was loaded from, until `shutdown`. Without a file, it stays as it is.
+/// Watches the file that a configuration was loaded from, until `shutdown`. Without a file there is nothing to reload.
 pub fn start(
     config: &Config,
     metrics: &Arc<Metrics>,
@@ -97,34 +96,33 @@ pub fn start(
 }
 
 impl Reload {
-    /// Of the file a configuration was loaded from.
     pub fn new(path: &Path, config: Config, metrics: Arc<Metrics>) -> (Self, Live) {
         loaded(&metrics);
         let senders = Senders::new(&config);
         let (rules, admin) = senders.subscribe();
-        let seen = contents(path, &config.files);
+        let seen = digests(path, &config.files);
         let reload = Self { path: path.to_owned(), started: config, seen, live: senders, metrics };
         (reload, Live { rules, admin, _open: None })
     }
 
-    /// Reads the files where they changed, and applies what is sound.
-    pub fn look(&mut self) -> Outcome {
+    /// Reads the files if they changed, and applies them if they are valid.
+    pub fn check(&mut self) -> Outcome {
         let files: Vec<PathBuf> = self.seen[1..].iter().map(|(path, _)| path.clone()).collect();
-        if contents(&self.path, &files) == self.seen { Outcome::Same } else { self.read() }
+        if digests(&self.path, &files) == self.seen { Outcome::Unchanged } else { self.read() }
     }
 
-    /// Reads the files whether they changed or not, and applies what is sound.
+    /// Reads the files, and applies them if they are valid.
     pub fn read(&mut self) -> Outcome {
         let before: Vec<PathBuf> = self.seen[1..].iter().map(|(path, _)| path.clone()).collect();
         match Config::load(&self.path) {
             Ok(config) => {
-                self.seen = contents(&self.path, &config.files);
+                self.seen = digests(&self.path, &config.files);
                 self.apply(&config);
                 Outcome::Applied
             }
             Err(faults) => {
-                // A file that is mended may be one of those that were read before.
-                self.seen = contents(&self.path, &before);
+                // Keep watching the files read before: a correction may be in one of them.
+                self.seen = digests(&self.path, &before);
                 self.metrics.config_valid.set(0);
                 for fault in &faults.0 {
                     error!(file = %self.path.display(), fault, "configuration not reloaded");
@@ -141,7 +139,7 @@ impl Reload {
         let restart = config.needs_restart(&self.started);
         if !restart.is_empty() {
             let sections = restart.join(", ");
-            warn!(file = %self.path.display(), sections, "changed sections that only a restart applies");
+            warn!(file = %self.path.display(), sections, "changed sections need a restart");
         }
         self.live.rules.send_replace(Arc::clone(&config.rules));
         self.live.admin.send_replace(Arc::clone(&config.admin));
@@ -149,7 +147,7 @@ impl Reload {
         info!(file = %self.path.display(), summary = config.summary(), "configuration reloaded");
     }
 
-    /// Directories in which a change may be one of the files: those of the files and of what links on the way point to.
+    /// Returns the directories to watch: those of the files and of the targets of symbolic links.
     fn directories(&self) -> Vec<PathBuf> {
         let mut directories: Vec<PathBuf> = Vec::new();
         for (path, _) in &self.seen {
@@ -168,30 +166,30 @@ impl Reload {
 /// Watches the files, and reads them on SIGHUP, until `shutdown`.
 async fn run(mut reload: Reload, shutdown: CancellationToken) {
     let (changed, mut changes) = mpsc::channel(1);
-    let mut watching = Watching::new(changed);
-    // Without a handler SIGHUP would end the process; so one is set even where watching does not work.
+    let mut watching = DirectoryWatcher::new(changed);
+    // Without a handler, SIGHUP would end the process; set one even if watching fails.
     let mut hang_up =
         signal(SignalKind::hangup()).inspect_err(|error| warn!(%error, "no reload on SIGHUP")).ok();
     watching.follow(reload.directories());
-    let mut look: fn(&mut Reload) -> Outcome = Reload::look;
+    let mut action: fn(&mut Reload) -> Outcome = Reload::check;
     loop {
-        // The first look finds what changed between loading and watching. Beside the runtime, as it reads files.
-        let looked = tokio::task::spawn_blocking(move || {
-            let outcome = look(&mut reload);
+        // The first check finds changes between loading and watching. Reading files blocks, so it runs beside the runtime.
+        let checked = tokio::task::spawn_blocking(move || {
+            let outcome = action(&mut reload);
             (reload, outcome)
         });
         let outcome;
-        (reload, outcome) = match looked.await {
-            Ok(looked) => looked,
-            Err(error) => return error!(%error, "the configuration is no longer reloaded"),
+        (reload, outcome) = match checked.await {
+            Ok(checked) => checked,
+            Err(error) => return error!(%error, "the configuration cannot be reloaded any more"),
         };
-        look = Reload::look;
+        action = Reload::check;
         let directories = reload.directories();
-        // Begun anew also where a directory was replaced by one of the same name: the watch is on the one that was.
-        if outcome != Outcome::Same || watching.directories != directories {
+        // Watch again even if the names are the same: a directory may have been replaced, and the watch is on the old one.
+        if outcome != Outcome::Unchanged || watching.directories != directories {
             watching.follow(directories);
-            // What changed meanwhile.
-            if outcome != Outcome::Same {
+            // Check for changes in the meantime.
+            if outcome != Outcome::Unchanged {
                 continue;
             }
         }
@@ -203,9 +201,9 @@ async fn run(mut reload: Reload, shutdown: CancellationToken) {
             }
             () = hung_up(hang_up.as_mut()) => {
                 info!("SIGHUP: reading the configuration");
-                look = Reload::read;
+                action = Reload::read;
             }
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
     }
 }
@@ -219,25 +217,25 @@ async fn hung_up(signal: Option<&mut Signal>) {
     }
 }
 
-/// A watcher and what it watches.
-struct Watching {
+/// A file system watcher and the directories that it watches.
+struct DirectoryWatcher {
     watcher: Option<RecommendedWatcher>,
     directories: Vec<PathBuf>,
 }
 
-impl Watching {
+impl DirectoryWatcher {
     fn new(changed: mpsc::Sender<()>) -> Self {
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading a file is an event too, which would lead to reading it.
+            // Ignore reads, which the sidecar itself causes.
             let read = event.as_ref().is_ok_and(|event| event.kind.is_access());
             if !read {
-                // A full channel already says that something changed.
+                // A full channel already signals a change.
                 let _ = changed.try_send(());
             }
         });
         let watcher = watcher
             .inspect_err(
-                |error| warn!(%error, "the configuration cannot be watched: looking at it every minute"),
+                |error| warn!(%error, "the configuration cannot be watched; checking it every minute"),
             )
             .ok();
         Self { watcher, directories: Vec::new() }
@@ -257,8 +255,8 @@ impl Watching {
     }
 }
 
-/// What the files hold, the configuration's own first.
-fn contents(path: &Path, files: &[PathBuf]) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+/// Returns digests of the files, the configuration's own first.
+fn digests(path: &Path, files: &[PathBuf]) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let digest = |path: &Path| {
         let text = std::fs::read(path).ok()?;
         Some(ring::digest::digest(&ring::digest::SHA256, &text).as_ref().to_vec())
@@ -294,37 +292,37 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_file_is_applied_and_a_faulty_one_is_not() {
+    fn a_valid_file_is_applied_and_a_faulty_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("evenkeel.yaml");
         fs::write(&path, limit(1)).unwrap();
         let (mut reload, live) = start(&path);
         let metrics = Arc::clone(&reload.metrics);
-        assert_eq!(reload.look(), Outcome::Same);
+        assert_eq!(reload.check(), Outcome::Unchanged);
 
         fs::write(&path, limit(2) + "admin: {tokens: [{name: a, token: 0123456789abcdef}]}").unwrap();
-        assert_eq!(reload.look(), Outcome::Applied);
+        assert_eq!(reload.check(), Outcome::Applied);
         assert_eq!((amount(&live), live.admin.borrow().len()), (2, 1));
 
         let loaded = metrics.config_last_success.get();
         fs::write(&path, limit(3) + "keep_alive_interval: 1h").unwrap();
-        assert_eq!(reload.look(), Outcome::Rejected);
+        assert_eq!(reload.check(), Outcome::Rejected);
         assert_eq!((amount(&live), metrics.config_valid.get()), (2, 0));
         assert_eq!(metrics.config_last_success.get(), loaded);
-        // The same fault is told once.
-        assert_eq!(reload.look(), Outcome::Same);
+        // The same fault is reported once.
+        assert_eq!(reload.check(), Outcome::Unchanged);
 
         fs::remove_file(&path).unwrap();
-        assert_eq!(reload.look(), Outcome::Rejected);
+        assert_eq!(reload.check(), Outcome::Rejected);
         assert_eq!(amount(&live), 2);
 
         fs::write(&path, limit(4)).unwrap();
-        assert_eq!(reload.look(), Outcome::Applied);
+        assert_eq!(reload.check(), Outcome::Applied);
         assert_eq!((amount(&live), metrics.config_valid.get()), (4, 1));
     }
 
     #[test]
-    fn files_it_refers_to_count_as_well() {
+    fn files_that_the_configuration_names_are_reloaded() {
         let directory = tempfile::tempdir().unwrap();
         let (path, rules) = (directory.path().join("evenkeel.yaml"), directory.path().join("rules.yaml"));
         let threshold = |n| format!("rule_name: r\nglobal_threshold: {{token_per_day: {n}}}");
@@ -332,23 +330,24 @@ mod tests {
         fs::write(&rules, threshold(1)).unwrap();
         let (mut reload, live) = start(&path);
         fs::write(&rules, threshold(0)).unwrap();
-        assert_eq!(reload.look(), Outcome::Rejected);
+        assert_eq!(reload.check(), Outcome::Rejected);
         fs::write(&rules, threshold(2)).unwrap();
-        assert_eq!(reload.look(), Outcome::Applied);
+        assert_eq!(reload.check(), Outcome::Applied);
         assert_eq!(amount(&live), 2);
     }
 
     #[test]
-    fn other_sections_are_told_to_need_a_restart() {
+    fn other_sections_need_a_restart() {
         let config = |yaml| Config::parse(yaml).unwrap();
-        let old = config("store: {type: redis, url: 'redis://u:one@h'}\nlimits: []\ndrain_delay: 1s\n");
-        let new =
-            config("store: {type: redis, url: 'redis://u:two@h'}\npools: [{cluster: a}]\ndrain_delay: 1s\n");
+        let old = config("store: {type: redis, url: 'redis://u:one@h'}\nlimits: []\nshutdown_delay: 1s\n");
+        let new = config(
+            "store: {type: redis, url: 'redis://u:two@h'}\npools: [{cluster: a}]\nshutdown_delay: 1s\n",
+        );
         assert_eq!(new.needs_restart(&old), ["pools", "store"]);
         assert!(new.needs_restart(&new).is_empty());
     }
 
-    /// A ConfigMap is a directory of links through a link `..data`, which is replaced by another.
+    /// A ConfigMap is a directory of symbolic links through a link `..data`, which Kubernetes replaces.
     #[tokio::test]
     async fn a_swapped_link_is_followed() {
         let directory = tempfile::tempdir().unwrap();
@@ -366,8 +365,8 @@ mod tests {
         let task = tokio::spawn(run(reload, shutdown.clone()));
         for n in 2..5 {
             version(n);
-            let is_there = |rules: &Arc<LimitRules>| rules.limits[0].amount == n;
-            let wait = tokio::time::timeout(Duration::from_secs(20), live.rules.wait_for(is_there));
+            let applied = |rules: &Arc<LimitRules>| rules.limits[0].amount == n;
+            let wait = tokio::time::timeout(Duration::from_secs(20), live.rules.wait_for(applied));
             wait.await.expect("in time").unwrap();
             fs::remove_dir_all(at(&format!("..{}", n - 1))).unwrap();
         }
@@ -387,8 +386,8 @@ mod tests {
         for n in 2..4 {
             fs::write(directory.path().join("new"), limit(n)).unwrap();
             fs::rename(directory.path().join("new"), &path).unwrap();
-            let is_there = |rules: &Arc<LimitRules>| rules.limits[0].amount == n;
-            let wait = tokio::time::timeout(Duration::from_secs(20), live.rules.wait_for(is_there));
+            let applied = |rules: &Arc<LimitRules>| rules.limits[0].amount == n;
+            let wait = tokio::time::timeout(Duration::from_secs(20), live.rules.wait_for(applied));
             wait.await.expect("in time").unwrap();
         }
         shutdown.cancel();

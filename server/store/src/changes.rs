@@ -1,37 +1,37 @@
-//! What administrators have changed, the last of it. [`super::memory`] and [`super::redis`] give the same answers.
+//! The change log: the last changes that administrators made. [`super::memory`] and [`super::redis`] give the same
+//! answers.
 
 use async_trait::async_trait;
 use evenkeel_domain::StoreError;
 
-/// Most changes kept; older ones go.
+/// Most changes kept. Older ones are dropped.
 pub const CHANGES_MAX: usize = 1000;
 
-/// One change an administrator made. None of its texts holds a control character.
+/// One change an administrator made. Its texts hold no control characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminChange {
     /// When, in ms of the Unix epoch, by the store's clock.
     pub at_ms: u64,
-    /// Who: name of the admin token, or `gateway:<consumer>`.
+    /// Name of the admin token, or `gateway:<consumer>`.
     pub who: String,
-    /// What: `quota.set`, `override.delete`, `endpoint.drain` and so on.
+    /// `quota.set`, `override.delete`, `endpoint.drain` and so on.
     pub what: String,
-    /// To what.
+    /// The quota and consumer, limit and key, or endpoint and pool.
     pub target: String,
-    /// As it was, in words.
+    /// The value before, for people.
     pub before: String,
-    /// As it is now.
+    /// The value after.
     pub after: String,
-    /// Why, as given.
+    /// The administrator's note. May be empty.
     pub note: String,
 }
 
-/// The list of changes.
 #[async_trait]
-pub trait Changes: Send + Sync + 'static {
-    /// Appends a change; the store tells `at_ms`. Nothing happens where one of the last few had the same `id`, so that
-    /// a call may be sent again.
+pub trait ChangeStore: Send + Sync + 'static {
+    /// Appends a change. The store sets `at_ms`. Does nothing if one of the last few changes has the same `id`, so that
+    /// a call may be repeated.
     async fn add_change(&self, id: &str, change: &AdminChange) -> Result<(), StoreError>;
 
-    /// The last changes, at most so many, newest first.
+    /// Returns the last `most` changes, newest first.
     async fn changes(&self, most: usize) -> Result<Vec<AdminChange>, StoreError>;
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use evenkeel_domain::{
     HolderId, LeaseId, StoreError,
-    limit::{Bucket, Meter, Rule},
+    limit::{Bucket, CounterRule, Meter},
 };
 
 /// Whose reservation: what makes repeated calls harmless.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReservationId {
-    /// Who holds the lease.
+    /// Who renewals the lease.
     pub holder: HolderId,
     /// Its number.
     pub lease: LeaseId,
@@ -108,7 +108,7 @@ pub struct Entry {
     /// Name of the limit or quota.
     pub name: Arc<str>,
     /// Its rule now.
-    pub rule: Rule,
+    pub rule: CounterRule,
     /// The window, slot or day it was taken in.
     pub window: u64,
     /// What was taken.
@@ -148,7 +148,7 @@ pub struct Settlement {
 
 /// A running request to be kept counted.
 #[derive(Clone, Debug)]
-pub struct Hold {
+pub struct Renewal {
     /// Whose.
     pub id: ReservationId,
     /// Where.
@@ -185,5 +185,5 @@ pub trait Counters: Send + Sync + 'static {
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError>;
 
     /// Keeps running requests counted, and puts back those the store has lost.
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError>;
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError>;
 }

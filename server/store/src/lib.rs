@@ -12,8 +12,6 @@ pub mod changes;
 pub mod counters;
 pub mod drains;
 pub mod memory;
-pub mod memory_activity;
-pub mod memory_usage;
 pub mod records;
 pub mod redis;
 pub mod resilient;
@@ -43,15 +41,6 @@ pub struct Admit {
     pub tie: u32,
 }
 
-/// The answer to [`Admit`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
-    /// This endpoint, now leased (or already leased by an earlier call with the same lease).
-    Endpoint(Arc<str>),
-    /// Every endpoint is at its cap.
-    Full,
-}
-
 /// What a holder says it has in one pool.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held {
@@ -70,6 +59,14 @@ pub struct Repairs {
     pub dropped: u64,
     /// Leases moved to the endpoint they are really on.
     pub moved: u64,
+}
+
+impl std::ops::AddAssign for Repairs {
+    fn add_assign(&mut self, other: Self) {
+        self.restored += other.restored;
+        self.dropped += other.dropped;
+        self.moved += other.moved;
+    }
 }
 
 /// The result of reaping a part of a dead holder's leases.
@@ -106,8 +103,9 @@ pub struct Lease {
 /// The table of requests in flight. Every operation is one atomic step on one pool.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Picks and leases. Repeating it with the same lease answers with the endpoint already leased.
-    async fn admit(&self, admit: Admit) -> Result<Choice, StoreError>;
+    /// Picks an endpoint and takes a lease on it; `None` where every endpoint is at its cap. A repeated call with the same
+    /// lease returns the endpoint already leased.
+    async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError>;
 
     /// Gives a lease back; false when it was unknown or already given back.
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError>;

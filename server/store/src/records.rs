@@ -1,15 +1,15 @@
-//! What administrators put on record: balances and budgets of quotas, and overrides of limits. As with the table of
-//! requests in flight, [`super::memory`] and [`super::redis`] give the same answers.
+//! Records that administrators set: balances and budgets of quotas, and overrides of limits. [`super::memory`] and
+//! [`super::redis`] give the same answers.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    limit::{Attribute, Bucket, Facts, Key, Rule},
+    limit::{Attribute, Attributes, Bucket, CounterRule, Key},
 };
 
-/// Changes kept of one record.
+/// Most changes kept per record.
 pub const CHANGES_MAX: usize = 100;
 /// Most overrides.
 pub const OVERRIDES_MAX: usize = 10_000;
@@ -17,49 +17,53 @@ pub const OVERRIDES_MAX: usize = 10_000;
 /// One consumer in one quota.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// The consumer.
     pub consumer: Arc<str>,
-    /// Where the consumer's records are.
+    /// The bucket of the consumer's records.
     pub bucket: Arc<Bucket>,
-    /// Name of the quota.
     pub quota: Arc<str>,
-    /// Its rule now: prepaid or a budget.
-    pub rule: Rule,
+    /// The quota's rule now: prepaid or a budget.
+    pub rule: CounterRule,
 }
 
 impl Account {
-    /// `None` where the consumer's name is empty.
+    /// Returns `None` if the consumer's name is empty.
     #[must_use]
-    pub fn new(consumer: &str, quota: Arc<str>, rule: Rule) -> Option<Self> {
-        let facts = Facts { consumer: consumer.to_owned(), ..Facts::default() };
-        let bucket = Key::new(vec![Attribute::Consumer]).bucket(&facts, &quota)?;
+    pub fn new(consumer: &str, quota: Arc<str>, rule: CounterRule) -> Option<Self> {
+        let attributes = Attributes { consumer: consumer.to_owned(), ..Attributes::default() };
+        let bucket = Key::new(vec![Attribute::Consumer]).bucket(&attributes, &quota)?;
         Some(Self { consumer: consumer.into(), bucket, quota, rule })
     }
 }
 
-/// An account as it stands.
+/// The state of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Whether there is a record: otherwise the configured default applies.
+    /// Whether there is a record. If not, the configured default applies.
     pub recorded: bool,
-    /// What is left, reservations taken off.
+    /// The balance, less reservations.
     pub balance: u64,
-    /// Reserved for requests under way.
+    /// Reserved for running requests.
     pub reserved: u64,
-    /// Amount per period; 0 where prepaid.
+    /// A budget's amount per period. 0 for a prepaid quota.
     pub amount: u64,
-    /// Used, reservations not included.
+    /// Used, without reservations.
     pub used: u64,
-    /// Used beyond what there was.
+    /// Used beyond the balance.
     pub overrun: u64,
-    /// Time until the budget is full again; 0 where prepaid.
+    /// Time until the budget's period ends. 0 for a prepaid quota.
     pub reset_ms: u64,
 }
 
 impl Record {
-    /// Of a budget: `used` includes what is reserved.
-    pub(crate) fn of_budget(rule: &Rule, custom: Option<u64>, used: u64, reserved: u64, now: u64) -> Self {
-        let default = if let Rule::Budget { default, .. } = rule { *default } else { None };
+    /// Returns the record of a budget. `used` includes reservations.
+    pub(crate) fn of_budget(
+        rule: &CounterRule,
+        custom: Option<u64>,
+        used: u64,
+        reserved: u64,
+        now: u64,
+    ) -> Self {
+        let default = if let CounterRule::Budget { default, .. } = rule { *default } else { None };
         let amount = custom.or(default).unwrap_or(0);
         Self {
             recorded: custom.is_some(),
@@ -73,20 +77,20 @@ impl Record {
     }
 }
 
-/// What is done to an account.
+/// A change of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// The balance, or a budget's amount per period, becomes this.
+    /// Sets the balance, or a budget's amount per period.
     Set(u64),
-    /// So much is added, or taken where negative. The result is from 0 to
-    /// [`AMOUNT_MAX`](evenkeel_domain::limit::AMOUNT_MAX).
+    /// Adds this, or subtracts it if negative. The result is clamped to
+    /// 0..[`AMOUNT_MAX`](evenkeel_domain::limit::AMOUNT_MAX).
     Adjust(i64),
-    /// The record is forgotten, so that the configured default applies. What a budget has used in this period stays.
+    /// Deletes the record, so that the configured default applies. What a budget has used in this period stays.
     Delete,
 }
 
 impl Action {
-    /// Its name in the history.
+    /// Returns the name in the history.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -97,118 +101,108 @@ impl Action {
     }
 }
 
-/// A change of an account. None of its texts holds a control character.
+/// A requested change of an account. The texts hold no control characters.
 #[derive(Clone, Debug)]
 pub struct Edit {
-    /// What is done.
     pub action: Action,
-    /// By whom.
     pub who: String,
-    /// Why.
     pub note: String,
-    /// An edit with the id of one of the last [`CHANGES_MAX`] of this account changes nothing.
+    /// An edit with the id of one of the last [`CHANGES_MAX`] edits of this account changes nothing.
     pub id: String,
 }
 
-/// What became of an [`Edit`].
+/// The result of an [`Edit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edited {
-    /// False where an earlier edit had the same id: nothing changed.
+    /// False if an earlier edit had the same id, so that nothing changed.
     pub applied: bool,
-    /// Balance, or amount per period, before.
+    /// Balance, or amount per period, before the edit.
     pub before: u64,
-    /// And after.
+    /// Balance, or amount per period, after the edit.
     pub after: u64,
-    /// The account now.
     pub record: Record,
 }
 
-/// One change of an account, as history tells it.
+/// One change in the history of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// When, in ms of the Unix epoch, by the store's clock.
+    /// In ms of the Unix epoch, by the store's clock.
     pub at_ms: u64,
-    /// By whom.
     pub who: String,
     /// `set`, `adjust` or `delete`.
     pub what: String,
-    /// Balance, or amount per period, before.
+    /// Balance, or amount per period, before the edit.
     pub before: u64,
-    /// And after.
+    /// Balance, or amount per period, after the edit.
     pub after: u64,
-    /// Why.
     pub note: String,
 }
 
-/// Which records of a quota to list.
+/// Selects the records of a quota to list.
 #[derive(Clone, Copy, Debug)]
 pub struct Range<'a> {
-    /// Only consumers whose names begin so.
+    /// Only consumers whose names start with this.
     pub prefix: &'a str,
-    /// Only consumers after this one; empty for all.
+    /// Only consumers after this one. Empty: all.
     pub after: &'a str,
-    /// At most so many.
     pub most: usize,
 }
 
 /// Another amount of a limit for one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
-    /// Name of the limit.
     pub limit: String,
-    /// The key, as [`Bucket`] is displayed.
+    /// The displayed [`Bucket`].
     pub key: String,
-    /// The amount instead; `None`: not limited.
+    /// `None`: unlimited.
     pub amount: Option<u64>,
-    /// When it ends, ms of the Unix epoch; `None`: never.
+    /// In ms of the Unix epoch. `None`: never.
     pub expires_at_ms: Option<u64>,
-    /// Who set it. Without control characters.
+    /// Name of the admin token. Holds no control characters.
     pub who: String,
-    /// When, ms of the Unix epoch, by the store's clock.
+    /// When it was set, in ms of the Unix epoch, by the store's clock.
     pub at_ms: u64,
 }
 
 /// All overrides at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverrideList {
-    /// Another one where they changed.
+    /// Differs after each change.
     pub version: u64,
-    /// By limit, then key. Those that have ended may be among them.
+    /// Sorted by limit, then key. May contain expired ones.
     pub overrides: Vec<Override>,
 }
 
-/// Records.
 #[async_trait]
-pub trait Records: Send + Sync + 'static {
-    /// An account as it stands.
+pub trait RecordStore: Send + Sync + 'static {
+    /// The state of an account.
     async fn quota(&self, account: &Account) -> Result<Record, StoreError>;
 
-    /// Changes an account, and keeps the change in its history, in one step. `None` where there is no record to
+    /// Changes an account and records the change in its history, in one step. Returns `None` if there is no record to
     /// delete.
     async fn edit_quota(&self, account: &Account, edit: &Edit) -> Result<Option<Edited>, StoreError>;
 
-    /// The last [`CHANGES_MAX`] changes of an account, newest first; they outlive the record.
+    /// Returns the last [`CHANGES_MAX`] changes of an account, newest first. They outlive the record.
     async fn quota_changes(&self, account: &Account) -> Result<Vec<Change>, StoreError>;
 
-    /// Consumers with a record, by name. Of records that a request made from a quota's default only those that an
-    /// administrator has looked at.
+    /// Returns the consumers with a record, by name. A record that a request created from the quota's default is listed
+    /// only after an administrator has read it.
     async fn quotas(
         &self,
         quota: &Arc<str>,
-        rule: &Rule,
+        rule: &CounterRule,
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError>;
 
-    /// Puts an override in place of the one before, if any; the store tells `at_ms`. `None` where there are
+    /// Sets an override in place of the previous one, if any, and returns its `at_ms`. Returns `None` if there are
     /// [`OVERRIDES_MAX`] others.
     async fn set_override(&self, new: &Override) -> Result<Option<u64>, StoreError>;
 
-    /// Takes an override away; false where there is none.
+    /// Deletes an override. Returns false if there is none.
     async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError>;
 
-    /// All overrides.
     async fn overrides(&self) -> Result<OverrideList, StoreError>;
 
-    /// [`OverrideList::version`] alone.
+    /// Returns [`OverrideList::version`] alone.
     async fn overrides_version(&self) -> Result<u64, StoreError>;
 }

@@ -1,4 +1,4 @@
-//! Where usage is kept. [`super::memory_usage`] and [`super::redis`] give the same answers.
+//! Stores usage. [`super::memory`] and [`super::redis`] give the same answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,23 +9,22 @@ use evenkeel_domain::{
     usage::{Day, RowKey, SessionKey, SessionSum, Turn, Usage},
 };
 
-/// Parts that sessions are divided into by their name: each has a cluster slot of its own, and a script call.
+/// Parts that sessions are divided into by name. Each part has its own cluster slot and script call.
 pub const SESSION_PARTS: u8 = 16;
-/// Most sessions of a day given up at once when there are too many.
+/// Most sessions of a day that one call drops if there are too many.
 pub const TRIM_MAX: usize = 1000;
-/// Most sessions forgotten after one call of [`UsageStore::add_sessions`].
+/// Most sessions that one call of [`UsageStore::add_sessions`] deletes.
 pub const FORGET_MAX: usize = 200;
 
-/// How much is kept.
+/// Bounds of what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageBounds {
-    /// How long after its end a day is kept, and how long a session that is not heard of.
+    /// How long a day is kept after its end, and a session after its last turn.
     pub retention: Duration,
-    /// Most rows of a day.
     pub rows_max: usize,
-    /// Most sessions in a day's list, and about the most kept with their turns.
+    /// Most sessions in a day's list, and approximately the most sessions kept with their turns.
     pub sessions_max: usize,
-    /// Most turns kept of a session.
+    /// Most turns kept per session.
     pub turns_max: usize,
 }
 
@@ -41,36 +40,36 @@ impl From<&LedgerOptions> for UsageBounds {
 }
 
 impl UsageBounds {
-    /// From this number of rows on, the last places are for what is folded: others of a model, and of all.
+    /// Returns the number of rows from which on only folded rows are added: `(other)` of a model, and of all.
     #[must_use]
     pub fn rows_own_max(&self) -> usize {
         self.rows_max - self.rows_max.div_ceil(10).min(1000)
     }
 
-    /// What is left of a day's sessions when there are more than [`Self::sessions_max`]. Some room is made at once, as
-    /// a session that had to go whenever another comes would never gather enough to stay.
+    /// Returns how many of a day's sessions stay if there are more than [`Self::sessions_max`]. Several are dropped at
+    /// once, as otherwise each new session would drop the last one before it had gathered enough tokens to stay.
     #[must_use]
     pub fn sessions_left(&self) -> usize {
         self.sessions_max * 9 / 10
     }
 
-    /// Most sessions kept in one part.
+    /// Returns the most sessions of one part.
     #[must_use]
     pub fn part_max(&self) -> usize {
         self.sessions_max.div_ceil(usize::from(SESSION_PARTS))
     }
 
-    /// How long the keys of a day are to stay.
+    /// Returns how long the keys of a day live.
     #[must_use]
     pub fn day_ttl(&self, day: Day, now_ms: u64) -> Duration {
         let end = Duration::from_millis(day.plus(1).start_ms()) + self.retention;
-        // At least an hour: what an outage held up for longer than anything is kept.
+        // At least an hour, for usage that an outage has delayed beyond the retention.
         end.saturating_sub(Duration::from_millis(now_ms)).max(Duration::from_secs(3600))
     }
 }
 
-/// The part a session belongs to: FNV-1a, mixed once more as its last bytes reach few bits. Every release and store
-/// has to agree.
+/// Returns the part of a session: FNV-1a, mixed once more as the last bytes of the key reach few bits. All versions and
+/// stores must agree.
 #[must_use]
 pub fn session_part(key: &str) -> u8 {
     let hash = key
@@ -80,69 +79,67 @@ pub fn session_part(key: &str) -> u8 {
     ((mixed >> 33) % u64::from(SESSION_PARTS)) as u8
 }
 
-/// What makes a call harmless to repeat: to each place (a day, a part) an instance sends rising numbers, the next only
-/// when the last is known to be applied.
+/// Makes a call idempotent. An instance sends rising numbers to each place (a day or a part), the next one only after
+/// the store has confirmed the last.
 #[derive(Clone, Debug)]
 pub struct FlushId {
-    /// Random id of this process.
+    /// Random id of the process.
     pub instance: Arc<str>,
-    /// Rising from 1.
+    /// Rises from 1.
     pub sequence: u64,
-    /// Now, by the sidecar's clock.
+    /// The time by the sidecar's clock.
     pub now_ms: u64,
 }
 
-/// Sums to be added to one day.
+/// Sums to add to one day.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DayBatch {
-    /// By consumer, model and route; no key twice.
+    /// Unique keys.
     pub rows: Vec<(RowKey, Usage)>,
-    /// By session; no key twice.
+    /// Unique keys.
     pub sessions: Vec<(SessionKey, SessionSum)>,
 }
 
-/// What is to be added to one session.
+/// Sums and turns to add to one session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionUpdate {
-    /// Sums.
     pub sum: SessionSum,
-    /// Turns, oldest first; those of the sums that are to be kept.
+    /// The turns to keep, oldest first.
     pub turns: Vec<Turn>,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// It had been applied before; nothing was added.
+    /// The batch had been applied before, and nothing was added.
     pub repeated: bool,
-    /// Requests counted under "(other)", as the day had too many rows.
+    /// Requests counted under `(other)`, as the day had too many rows.
     pub folded: u64,
-    /// Sessions given up, as there were too many.
+    /// Sessions dropped, as there were too many.
     pub dropped: u64,
 }
 
-/// Some rows of a day.
+/// A chunk of a day's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Each with its sums so far. A row may come again in a later chunk, with newer sums.
+    /// Keys with their sums so far. A later chunk may repeat a row with newer sums.
     pub rows: Vec<(RowKey, Usage)>,
-    /// Where to go on; `None` at the end.
+    /// Where the next chunk starts. `None` at the end.
     pub next: Option<u64>,
 }
 
-/// The ledger's memory.
 #[async_trait]
 pub trait UsageStore: Send + Sync + 'static {
-    /// Adds to a day, unless this flush or a later one of the same instance has been added to it.
+    /// Adds to a day, unless this flush or a later one of the same instance has been added already.
     ///
     /// New rows beyond [`UsageBounds::rows_own_max`] are folded into `(other)` of their model, and beyond the last but
-    /// one place into `(other)` of all. Of more than [`UsageBounds::sessions_max`] sessions those with the fewest
-    /// tokens are given up, down to [`UsageBounds::sessions_left`], at most [`TRIM_MAX`] at once.
+    /// one place into `(other)` of all. If there are more than [`UsageBounds::sessions_max`] sessions, those with the
+    /// fewest tokens are dropped, down to [`UsageBounds::sessions_left`], at most [`TRIM_MAX`] at once.
     async fn add_day(&self, id: &FlushId, day: Day, batch: &DayBatch) -> Result<Applied, StoreError>;
 
-    /// Adds to the sessions of one part, likewise once. Of more than [`UsageBounds::part_max`] sessions those longest
-    /// unheard of are forgotten with their turns, at most [`FORGET_MAX`] at once, and those unheard of for longer than
-    /// the retention.
+    /// Adds to the sessions of one part, likewise once. Deletes the sessions with the oldest last turns if there are
+    /// more than [`UsageBounds::part_max`], and those without a turn for longer than the retention, at most
+    /// [`FORGET_MAX`] at once.
     async fn add_sessions(
         &self,
         id: &FlushId,
@@ -150,11 +147,11 @@ pub trait UsageStore: Send + Sync + 'static {
         batch: &[(SessionKey, SessionUpdate)],
     ) -> Result<Applied, StoreError>;
 
-    /// Reads some of a day's rows, from 0 on. Rows made meanwhile may be missed.
+    /// Reads a chunk of a day's rows, starting with `from` 0. May miss rows that are added meanwhile.
     async fn rows(&self, day: Day, from: u64) -> Result<Rows, StoreError>;
 
-    /// A day's sessions by tokens, most first; of equals the last by key first. Only those with at most `tokens_max`,
-    /// without the first `skip` of them.
+    /// Returns a day's sessions with at most `tokens_max` tokens, most tokens first, equals by descending key, without
+    /// the first `skip`.
     async fn top_sessions(
         &self,
         day: Day,
@@ -163,7 +160,7 @@ pub trait UsageStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(SessionKey, SessionSum)>, StoreError>;
 
-    /// One session with the turns kept of it, oldest first; `None` where it is not kept.
+    /// Returns one session with its kept turns, oldest first. `None` if it is not kept.
     async fn session(&self, key: &SessionKey) -> Result<Option<SessionUpdate>, StoreError>;
 }
 
@@ -172,18 +169,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sessions_spread_over_their_parts() {
+    fn sessions_are_spread_over_the_parts() {
         let mut counts = [0; SESSION_PARTS as usize];
         for n in 0..16_000 {
             counts[usize::from(session_part(&format!("alice\u{1f}session-{n}")))] += 1;
         }
         assert!(counts.iter().all(|n| (850..1150).contains(n)), "{counts:?}");
         let parts = ["", "alice\u{1f}s", "bob\u{1f}2"].map(session_part);
-        assert_eq!(parts, [9, 7, 4], "what other releases have found there");
+        assert_eq!(parts, [9, 7, 4], "all versions must agree");
     }
 
     #[test]
-    fn bounds_hold_their_last_places() {
+    fn the_last_rows_are_reserved_for_folded_usage() {
         let bounds = |rows_max| UsageBounds {
             retention: Duration::from_secs(86_400),
             rows_max,

@@ -1,43 +1,36 @@
-//! Where metrics are registered, and the list of what was: docs/metrics.md is held against it.
+//! Registers metrics, and keeps a list of their descriptions to compare with docs/metrics.md.
 
+#[cfg(test)]
 use parking_lot::Mutex;
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry,
-    core::Collector,
-    proto::{MetricFamily, MetricType},
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry, core::Collector, proto::MetricFamily,
 };
 
-/// One metric as it was declared.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Declared {
-    /// Its name.
-    pub name: String,
+/// Latency buckets in seconds, from a loopback round trip to a gateway's patience.
+pub(super) const LATENCY_BUCKETS: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+
+#[cfg(test)]
+#[derive(Clone, Debug)]
+pub(super) struct MetricDescription {
+    pub(super) name: String,
     /// `counter`, `gauge` or `histogram`.
-    pub kind: &'static str,
-    /// Names of its labels.
-    pub labels: Vec<String>,
-    /// Its help text.
-    pub help: String,
+    pub(super) kind: &'static str,
+    pub(super) labels: Vec<String>,
+    pub(super) help: String,
 }
 
-/// A registry that can tell what it holds, children or not.
+/// A registry that, in tests, also lists metrics without a value.
 #[derive(Default)]
 pub(super) struct Catalogue {
     registry: Registry,
-    declared: Mutex<Vec<Declared>>,
+    #[cfg(test)]
+    descriptions: Mutex<Vec<MetricDescription>>,
 }
 
 impl Catalogue {
-    /// Every metric registered, by name.
-    #[must_use]
-    pub(super) fn declared(&self) -> Vec<Declared> {
-        let mut all = self.declared.lock().clone();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
-    }
-
-    /// All metrics that have a value.
-    #[must_use]
+    /// Returns all metrics that have a value.
     pub(super) fn gather(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }
@@ -45,34 +38,52 @@ impl Catalogue {
     /// Registers a collector of one or more metrics.
     ///
     /// # Errors
-    /// Where a metric of that name is there already.
+    /// Fails if a metric of that name is registered already.
     pub(super) fn add(&self, collector: Box<dyn Collector>) -> prometheus::Result<()> {
-        let families = collector.collect();
-        let kind = |name: &str| match families.iter().find(|family| family.name() == name) {
-            Some(family) => match family.get_field_type() {
-                MetricType::COUNTER => "counter",
-                MetricType::HISTOGRAM => "histogram",
-                _ => "gauge",
-            },
-            None => "gauge",
-        };
-        let declared: Vec<Declared> = (collector.desc().iter())
-            .map(|desc| Declared {
-                name: desc.fq_name.clone(),
-                kind: kind(&desc.fq_name),
-                labels: desc.variable_labels.clone(),
-                help: desc.help.clone(),
-            })
-            .collect();
+        #[cfg(test)]
+        let descriptions = describe(&*collector);
         self.registry.register(collector)?;
-        self.declared.lock().extend(declared);
+        #[cfg(test)]
+        self.descriptions.lock().extend(descriptions);
         Ok(())
     }
+
+    /// Returns every registered metric, with or without a value.
+    #[cfg(test)]
+    pub(super) fn descriptions(&self) -> Vec<MetricDescription> {
+        self.descriptions.lock().clone()
+    }
+}
+
+#[cfg(test)]
+fn describe(collector: &dyn Collector) -> Vec<MetricDescription> {
+    use prometheus::proto::MetricType;
+
+    let families = collector.collect();
+    let kind = |name: &str| match families.iter().find(|family| family.name() == name) {
+        Some(family) => match family.get_field_type() {
+            MetricType::COUNTER => "counter",
+            MetricType::HISTOGRAM => "histogram",
+            _ => "gauge",
+        },
+        None => "gauge",
+    };
+    let describe = |desc: &&prometheus::core::Desc| MetricDescription {
+        name: desc.fq_name.clone(),
+        kind: kind(&desc.fq_name),
+        labels: desc.variable_labels.clone(),
+        help: desc.help.clone(),
+    };
+    collector.desc().iter().map(describe).collect()
 }
 
 pub(super) fn register<C: Collector + Clone + 'static>(r: &Catalogue, collector: C) -> prometheus::Result<C> {
     r.add(Box::new(collector.clone()))?;
     Ok(collector)
+}
+
+pub(super) fn counter(r: &Catalogue, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    register(r, IntCounter::new(name, help)?)
 }
 
 pub(super) fn counters(
@@ -82,6 +93,14 @@ pub(super) fn counters(
     labels: &[&str],
 ) -> prometheus::Result<IntCounterVec> {
     register(r, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+pub(super) fn gauge(r: &Catalogue, name: &str, help: &str) -> prometheus::Result<Gauge> {
+    register(r, Gauge::new(name, help)?)
+}
+
+pub(super) fn int_gauge(r: &Catalogue, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    register(r, IntGauge::new(name, help)?)
 }
 
 pub(super) fn gauges(r: &Catalogue, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
@@ -95,4 +114,14 @@ pub(super) fn histogram(
     buckets: &[f64],
 ) -> prometheus::Result<Histogram> {
     register(r, Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?)
+}
+
+pub(super) fn histograms(
+    r: &Catalogue,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> prometheus::Result<HistogramVec> {
+    register(r, HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?)
 }

@@ -1,27 +1,25 @@
-//! Metrics of where endpoints come from.
+//! Metrics of the discovery of endpoints by DNS and Kubernetes.
 
 use prometheus::{GaugeVec, IntCounter};
 
 use super::catalogue::{Catalogue, counters, gauges};
 
-/// Of endpoints from DNS and Kubernetes. Pools that gateways name are no labels here: only those the configuration does.
-pub struct Discovery {
-    /// Failed look-ups.
+/// Pools appear as labels only if the configuration names them: gateways can name any number of pools.
+pub struct DiscoveryMetrics {
     pub errors_dns: IntCounter,
-    /// Failed lists and watches.
     pub errors_kubernetes: IntCounter,
     /// 1 while the source of a pool answers, by `source`, `route` and `cluster`.
     pub up: GaugeVec,
-    /// Endpoints found and not used, by `route`, `cluster` and `reason`.
-    pub left_out: GaugeVec,
+    /// By `route`, `cluster` and `reason`.
+    pub unused: GaugeVec,
 }
 
-impl Discovery {
+impl DiscoveryMetrics {
     pub(super) fn new(r: &Catalogue) -> prometheus::Result<Self> {
         let errors = counters(
             r,
             "evenkeel_discovery_errors_total",
-            "Endpoints could not be asked for, by source; those known stay in use.",
+            "Failed look-ups of endpoints, by source.",
             &["source"],
         )?;
         Ok(Self {
@@ -30,13 +28,13 @@ impl Discovery {
             up: gauges(
                 r,
                 "evenkeel_discovery_up",
-                "1 while the source of a configured pool's endpoints answers.",
+                "1 while the source of a configured pool's endpoints answers, otherwise 0.",
                 &["source", "route", "cluster"],
             )?,
-            left_out: gauges(
+            unused: gauges(
                 r,
-                "evenkeel_discovery_left_out",
-                "Ready endpoints of a configured pool that are not used, by reason.",
+                "evenkeel_discovery_unused_endpoints",
+                "Ready endpoints of a configured pool that the sidecar does not use, by reason.",
                 &["route", "cluster", "reason"],
             )?,
         })

@@ -2,47 +2,39 @@
 
 use prometheus::{IntCounter, IntGauge};
 
-use super::catalogue::{Catalogue, counters, register};
+use super::catalogue::{Catalogue, counter, counters, int_gauge};
 
-/// What the usage ledger does.
 pub struct LedgerMetrics {
-    /// Requests recorded.
     pub requests: IntCounter,
-    /// Calls to the store by `result`.
     pub flushes: LedgerFlushes,
-    /// Requests counted under "(other)", by `where`.
     pub folded: LedgerFolded,
-    /// What is not in the ledger, by `kind`.
     pub dropped: LedgerDropped,
-    /// Requests not known to be in the store.
+    /// Recorded requests that the store has not confirmed.
     pub waiting: IntGauge,
 }
 
 /// Children of `evenkeel_ledger_flushes_total`.
 pub struct LedgerFlushes {
-    /// Added.
     pub applied: IntCounter,
-    /// Had been added before; its answer was lost.
+    /// The store had applied the batch before, but its reply was lost.
     pub repeated: IntCounter,
-    /// No answer, or a refusal; to be repeated.
+    /// The store did not reply or returned an error; the batch is sent again.
     pub failed: IntCounter,
 }
 
 /// Children of `evenkeel_ledger_folded_total`.
 pub struct LedgerFolded {
-    /// Too many rows waited here.
-    pub sidecar: IntCounter,
-    /// The day had too many rows.
-    pub store: IntCounter,
+    /// Too many rows waited in this sidecar.
+    pub buffer_full: IntCounter,
+    /// The day had too many rows in the store.
+    pub day_full: IntCounter,
 }
 
 /// Children of `evenkeel_ledger_dropped_total`.
 pub struct LedgerDropped {
-    /// Requests that could not be written.
     pub requests: IntCounter,
-    /// Sessions given up.
     pub sessions: IntCounter,
-    /// Turns that are in the sums alone.
+    /// Turns that only the sums of their session include.
     pub turns: IntCounter,
 }
 
@@ -57,40 +49,35 @@ impl LedgerMetrics {
         let folded = counters(
             r,
             "evenkeel_ledger_folded_total",
-            "Requests counted under (other), as there were too many rows, by where.",
-            &["where"],
+            "Requests counted under (other) because there were too many rows, by reason.",
+            &["reason"],
         )?;
         let dropped = counters(
             r,
             "evenkeel_ledger_dropped_total",
-            "What is not in the ledger, as there was too much of it, by kind.",
+            "Requests, sessions and turns missing from the usage ledger, by kind.",
             &["kind"],
         )?;
         Ok(Self {
-            requests: register(
-                r,
-                IntCounter::new("evenkeel_ledger_requests_total", "Requests recorded in the usage ledger.")?,
-            )?,
+            requests: counter(r, "evenkeel_ledger_requests_total", "Requests recorded in the usage ledger.")?,
             flushes: LedgerFlushes {
                 applied: flushes.with_label_values(&["applied"]),
                 repeated: flushes.with_label_values(&["repeated"]),
                 failed: flushes.with_label_values(&["failed"]),
             },
             folded: LedgerFolded {
-                sidecar: folded.with_label_values(&["sidecar"]),
-                store: folded.with_label_values(&["store"]),
+                buffer_full: folded.with_label_values(&["buffer_full"]),
+                day_full: folded.with_label_values(&["day_full"]),
             },
             dropped: LedgerDropped {
                 requests: dropped.with_label_values(&["requests"]),
                 sessions: dropped.with_label_values(&["sessions"]),
                 turns: dropped.with_label_values(&["turns"]),
             },
-            waiting: register(
+            waiting: int_gauge(
                 r,
-                IntGauge::new(
-                    "evenkeel_ledger_waiting_requests",
-                    "Requests recorded that are not known to be in the store.",
-                )?,
+                "evenkeel_ledger_waiting_requests",
+                "Recorded requests that the store has not confirmed yet.",
             )?,
         })
     }

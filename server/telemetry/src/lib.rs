@@ -6,27 +6,27 @@ use tracing_subscriber::EnvFilter;
 mod catalogue;
 mod discovery;
 #[cfg(test)]
-mod documented;
+mod docs_test;
 mod ledger;
 mod limits;
 mod metrics;
 mod pools;
+mod requests;
 mod rls;
 pub mod traces;
 
-pub use catalogue::Declared;
 pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
 pub use pools::{PoolCounts, PoolMetrics};
 
-/// Starts logging to standard error. ERROR needs a person, WARN mends itself, INFO is lifecycle, DEBUG is each
-/// request.
+/// Starts logging to standard error. ERROR needs a person, WARN recovers without one, INFO is lifecycle, and DEBUG is
+/// each request.
 ///
 /// # Errors
-/// Where the filter cannot be read, or logging was started before.
+/// Fails if the filter is invalid, or if logging was started before.
 pub fn init_logs(log: &Log) -> anyhow::Result<()> {
     let mut filter: EnvFilter = log.level.parse()?;
-    // It tells each failed request as an error; what becomes of it is told by who asked.
+    // kube_client logs each failed request as an error. Its callers log what matters about the failure.
     if !log.level.contains("kube_client") {
         filter = filter.add_directive("kube_client=off".parse()?);
     }

@@ -1,12 +1,11 @@
-//! Metrics of limits and quotas. Names are those of the configuration, never of who is limited.
+//! Metrics of limits and quotas. Labels are names from the configuration, never the keys of requests.
 
 use std::sync::Arc;
 
-use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Counter, GaugeVec, IntCounter, IntCounterVec, IntGauge};
 
-use super::catalogue::{Catalogue, counters, gauges, register};
+use super::catalogue::{Catalogue, counters, gauges, int_gauge, register};
 
-/// By the names of limits and quotas.
 pub struct LimitMetrics {
     checks: IntCounterVec,
     reserved: IntCounterVec,
@@ -16,13 +15,11 @@ pub struct LimitMetrics {
     revision: IntGauge,
 }
 
-/// Of one limit or quota, looked up once.
+/// The counters of one limit or quota, looked up once.
 pub struct LimitCounters {
-    /// Requests that it let pass.
     pub admitted: IntCounter,
-    /// Requests that it refused.
     pub refused: IntCounter,
-    /// Requests that it would have refused, were it not in shadow mode.
+    /// Requests that the limit would have refused outside shadow mode.
     pub shadow_refused: IntCounter,
     reserved: IntCounter,
     charged: IntCounter,
@@ -35,41 +32,38 @@ impl LimitMetrics {
             checks: counters(
                 r,
                 "evenkeel_limit_checks_total",
-                "Requests held against a limit or quota that applies to them, by its name and result.",
+                "Requests checked against a limit or quota that applies to them, by its name and the result.",
                 &["limit", "result"],
             )?,
             reserved: counters(
                 r,
                 "evenkeel_limit_reserved_total",
-                "What ended requests had reserved of a limit or quota, in what it counts.",
+                "Amount that ended requests had reserved of a limit or quota, in its unit.",
                 &["limit"],
             )?,
             charged: counters(
                 r,
                 "evenkeel_limit_charged_total",
-                "What ended requests were charged in its place.",
+                "Amount that a limit or quota charged to ended requests, in its unit.",
                 &["limit"],
             )?,
             overrun: counters(
                 r,
                 "evenkeel_limit_overrun_total",
-                "What they were charged beyond what they had reserved.",
+                "Amount that ended requests were charged beyond their reservations, in the limit's unit.",
                 &["limit"],
             )?,
             usage: gauges(
                 r,
                 "evenkeel_limit_usage_ratio",
-                "What the fullest key of a limit has used of its amount, as this sidecar last saw it.",
+                "Share of its amount that the fullest key of a limit has used, as last seen by this sidecar.",
                 &["limit"],
             )?,
-            revision: register(
-                r,
-                IntGauge::new("evenkeel_limits_revision", "Fingerprint of the limits in force.")?,
-            )?,
+            revision: int_gauge(r, "evenkeel_limits_revision", "Fingerprint of the limits in force.")?,
         })
     }
 
-    /// Sets what the fullest keys have used, at each scrape, so that nothing gone lingers.
+    /// Sets the usage of the fullest keys and removes limits that are gone. Called at each scrape.
     pub fn set_usage(&self, fullest: &[(Arc<str>, f64)]) {
         self.usage.reset();
         for (limit, share) in fullest {
@@ -77,13 +71,12 @@ impl LimitMetrics {
         }
     }
 
-    /// Other limits are in force.
     pub fn set_revision(&self, fingerprint: u64) {
-        // As many bits as Prometheus's numbers tell apart.
+        // Prometheus's numbers are doubles: they hold 53 bits exactly.
         self.revision.set((fingerprint & ((1 << 53) - 1)) as i64);
     }
 
-    /// Of one limit or quota.
+    /// Returns the counters of a limit or quota.
     #[must_use]
     pub fn of(&self, name: &str) -> LimitCounters {
         let checks = |result| self.checks.with_label_values(&[name, result]);
@@ -99,11 +92,68 @@ impl LimitMetrics {
 }
 
 impl LimitCounters {
-    /// A reservation was replaced by its charge.
+    /// Counts a reservation that was replaced by its charge.
     pub fn settled(&self, reserved: u64, charged: u64) {
         self.reserved.inc_by(reserved);
         self.charged.inc_by(charged);
         self.overrun.inc_by(charged.saturating_sub(reserved));
+    }
+}
+
+/// Children of `evenkeel_limit_settlements_total`.
+pub struct LimitSettles {
+    pub charged: IntCounter,
+    /// The reservation had been settled before.
+    pub repeated: IntCounter,
+    pub error: IntCounter,
+}
+
+impl LimitSettles {
+    pub(super) fn new(r: &Catalogue) -> prometheus::Result<Self> {
+        let settles = counters(
+            r,
+            "evenkeel_limit_settlements_total",
+            "Settlements of reservations, by result.",
+            &["result"],
+        )?;
+        Ok(Self {
+            charged: settles.with_label_values(&["charged"]),
+            repeated: settles.with_label_values(&["repeated"]),
+            error: settles.with_label_values(&["error"]),
+        })
+    }
+}
+
+/// Tokens and cost of ended requests.
+pub struct Charged {
+    /// Input tokens: reported, then estimated ones.
+    pub input: [IntCounter; 2],
+    /// Output tokens: reported, then estimated ones.
+    pub output: [IntCounter; 2],
+    /// In the currency of the price table.
+    pub cost: Counter,
+}
+
+impl Charged {
+    pub(super) fn new(r: &Catalogue) -> prometheus::Result<Self> {
+        let tokens = counters(
+            r,
+            "evenkeel_tokens_total",
+            "Tokens of ended requests, by kind and basis.",
+            &["kind", "basis"],
+        )?;
+        let by_basis = |kind| ["reported", "estimated"].map(|basis| tokens.with_label_values(&[kind, basis]));
+        Ok(Self {
+            input: by_basis("input"),
+            output: by_basis("output"),
+            cost: register(
+                r,
+                Counter::new(
+                    "evenkeel_cost_total",
+                    "Cost of ended requests, in the currency of the price table.",
+                )?,
+            )?,
+        })
     }
 }
 
@@ -112,12 +162,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_charged_beyond_its_reservation_is_told() {
+    fn charges_beyond_the_reservation_count_as_overrun() {
         let limits = LimitMetrics::new(&Catalogue::default()).unwrap();
         let counters = limits.of("tokens");
         counters.settled(100, 70);
         counters.settled(100, 130);
-        // Of one name there is one counter, however often the configuration is read again.
+        // A reload of the configuration continues the counters of the same name.
         let again = limits.of("tokens");
         assert_eq!([again.reserved.get(), again.charged.get(), again.overrun.get()], [200, 200, 30]);
     }

@@ -1,53 +1,46 @@
-//! Metrics of pools. All are set anew at each scrape, so that nothing gone lingers: there are as many series as there
-//! are pools, at most 4096, and endpoints.
+//! Metrics of pools. Each scrape resets and sets all of them, so that pools and endpoints that are gone disappear. There
+//! are at most 4096 pools.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use evenkeel_domain::activity::{Counts, FATES, Fate};
+use evenkeel_domain::activity::{ADMIT_RESULTS, AdmitResult, Counts};
 use prometheus::{GaugeVec, IntCounterVec};
 
 use super::catalogue::{Catalogue, counters, gauges};
 
-/// Of pools and endpoints.
 pub struct PoolMetrics {
-    /// Requests in flight by endpoint.
     pub in_flight: GaugeVec,
-    /// Cap by endpoint; 0 when unlimited.
+    /// 0 if unlimited.
     pub endpoint_cap: GaugeVec,
-    /// Weight by endpoint.
     pub endpoint_weight: GaugeVec,
-    /// Sum of the caps by pool; none when any endpoint is unlimited.
+    /// Sum of a pool's caps; absent if any endpoint is unlimited.
     pub capacity: GaugeVec,
-    /// Endpoints by pool and `state`.
+    /// By pool and `state`.
     pub endpoints: GaugeVec,
-    /// Holders alive by pool.
     pub holders: GaugeVec,
-    /// Imbalance by pool.
     pub imbalance: GaugeVec,
     admits: IntCounterVec,
 }
 
-/// Its `result` in metrics.
-fn result(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Shared => "admitted",
-        Fate::Local => "admitted_local",
-        Fate::Open => "admitted_open",
-        fate => fate.name(),
+/// Returns the value of the label `result`.
+fn label(result: AdmitResult) -> &'static str {
+    match result {
+        AdmitResult::Shared => "admitted",
+        AdmitResult::Local => "admitted_local",
+        AdmitResult::Open => "admitted_open",
+        result => result.name(),
     }
 }
 
-/// What became of one pool's requests. It lies with the pool, so that counting takes no look-up.
+/// Counts one pool's requests by result. It is part of the pool, so that counting needs no look-up.
 #[derive(Debug, Default)]
-pub struct PoolCounts([AtomicU64; FATES]);
+pub struct PoolCounts([AtomicU64; ADMIT_RESULTS]);
 
 impl PoolCounts {
-    /// Counts one.
-    pub fn count(&self, fate: Fate) {
-        self.0[fate as usize].fetch_add(1, Ordering::Relaxed);
+    pub fn count(&self, result: AdmitResult) {
+        self.0[result as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// So far.
     #[must_use]
     pub fn read(&self) -> Counts {
         std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
@@ -61,13 +54,13 @@ impl PoolMetrics {
             in_flight: gauges(
                 r,
                 "evenkeel_in_flight",
-                "Requests in flight on an endpoint, over all gateways.",
+                "Requests in flight on an endpoint, across all gateways.",
                 &endpoint,
             )?,
             endpoint_cap: gauges(
                 r,
                 "evenkeel_endpoint_cap",
-                "Largest number of requests in flight on an endpoint; 0 when unlimited.",
+                "Maximum number of requests in flight on an endpoint; 0 if unlimited.",
                 &endpoint,
             )?,
             endpoint_weight: gauges(
@@ -79,32 +72,32 @@ impl PoolMetrics {
             capacity: gauges(
                 r,
                 "evenkeel_pool_capacity",
-                "Sum of the caps of a pool's endpoints; not there while any of them is unlimited.",
+                "Sum of the caps of a pool's endpoints; absent if any of them is unlimited.",
                 &pool,
             )?,
             endpoints: gauges(
                 r,
                 "evenkeel_pool_endpoints",
-                "Endpoints of a pool by state.",
+                "Endpoints of a pool, by state.",
                 &["route", "cluster", "state"],
             )?,
             holders: gauges(r, "evenkeel_holders", "Gateway workers alive in a pool.", &pool)?,
             imbalance: gauges(
                 r,
                 "evenkeel_pool_imbalance",
-                "Share of the requests in flight that would have to move for each endpoint to have its part, from 0 to 1.",
+                "Share of the requests in flight that would have to move to give each endpoint its share, from 0 to 1.",
                 &pool,
             )?,
             admits: counters(
                 r,
                 "evenkeel_pool_admits_total",
-                "Answers to Admit by pool and result.",
+                "Admit calls answered, by pool and result.",
                 &["route", "cluster", "result"],
             )?,
         })
     }
 
-    /// Forgets all pools: those that are still there are about to be set.
+    /// Removes all pools, before a scrape sets those that still exist.
     pub fn clear(&self) {
         for gauge in [
             &self.in_flight,
@@ -120,10 +113,10 @@ impl PoolMetrics {
         self.admits.reset();
     }
 
-    /// Shows what became of one pool's requests.
+    /// Sets the counts of one pool.
     pub fn set_counts(&self, route: &str, cluster: &str, counts: &PoolCounts) {
-        for (fate, count) in Fate::ALL.into_iter().zip(counts.read()) {
-            self.admits.with_label_values(&[route, cluster, result(fate)]).inc_by(count);
+        for (result, count) in AdmitResult::ALL.into_iter().zip(counts.read()) {
+            self.admits.with_label_values(&[route, cluster, label(result)]).inc_by(count);
         }
     }
 }

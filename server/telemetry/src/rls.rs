@@ -2,65 +2,57 @@
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
-use super::{
-    catalogue::{Catalogue, counters, histogram, register},
-    metrics::LATENCY_BUCKETS,
-};
+use super::catalogue::{Catalogue, LATENCY_BUCKETS, counters, histogram, int_gauge};
 
-/// Of the rate limit service.
-pub struct Rls {
-    /// Descriptors by `domain`, `limit` and `result`.
-    pub requests: IntCounterVec,
-    /// The same by `value`, where a file asks for it.
-    pub values: IntCounterVec,
-    /// Time to answer, in seconds.
+pub struct RlsMetrics {
+    /// By `domain`, `limit` and `result`.
+    pub descriptors: IntCounterVec,
+    /// By `domain`, `limit`, `value` and `result`, for limits with `detailed_metric`.
+    pub detailed: IntCounterVec,
+    /// In seconds.
     pub duration: Histogram,
-    /// 1 while the files of limits as they are now are in force.
+    /// 1 while the current files are in force.
     pub config_valid: IntGauge,
-    /// Files taken.
-    pub config_loaded: IntCounter,
-    /// Files refused.
-    pub config_refused: IntCounter,
+    pub config_applied: IntCounter,
+    pub config_rejected: IntCounter,
 }
 
-impl Rls {
+impl RlsMetrics {
     pub(super) fn new(r: &Catalogue) -> prometheus::Result<Self> {
         let loads = counters(
             r,
             "evenkeel_rls_config_loads_total",
-            "Changed files of limits read, by result.",
+            "Loads of changed limit files, by result.",
             &["result"],
         )?;
-        let config_valid = register(
+        let config_valid = int_gauge(
             r,
-            IntGauge::new(
-                "evenkeel_rls_config_valid",
-                "1 while the files of limits as they are now are in force, 0 while earlier ones are.",
-            )?,
+            "evenkeel_rls_config_valid",
+            "1 while the current limit files are in force, 0 while earlier ones are.",
         )?;
         config_valid.set(1);
         Ok(Self {
-            requests: counters(
+            descriptors: counters(
                 r,
-                "evenkeel_rls_requests_total",
-                "Descriptors judged by the rate limit service, by limit and result.",
+                "evenkeel_rls_descriptors_total",
+                "Descriptors evaluated by the rate limit service, by limit and result.",
                 &["domain", "limit", "result"],
             )?,
-            values: counters(
+            detailed: counters(
                 r,
-                "evenkeel_rls_values_total",
-                "Descriptors judged by limits that ask for detailed metrics; at most 100 values of each limit.",
+                "evenkeel_rls_detailed_descriptors_total",
+                "Descriptors of limits with detailed_metric, by value and result.",
                 &["domain", "limit", "value", "result"],
             )?,
             duration: histogram(
                 r,
                 "evenkeel_rls_duration_seconds",
-                "Time to answer a ShouldRateLimit, without transport.",
+                "Time to answer a ShouldRateLimit call, excluding transport.",
                 LATENCY_BUCKETS,
             )?,
             config_valid,
-            config_loaded: loads.with_label_values(&["taken"]),
-            config_refused: loads.with_label_values(&["refused"]),
+            config_applied: loads.with_label_values(&["applied"]),
+            config_rejected: loads.with_label_values(&["rejected"]),
         })
     }
 }

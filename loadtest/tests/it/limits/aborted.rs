@@ -1,36 +1,37 @@
-//! Streams that end early are charged for their prompt and for what was streamed: neither nothing nor everything.
+//! Streams that end early are charged for their prompt and for what was streamed.
 
 use evenkeel_loadtest::mock::ServedEnd;
 use http_body_util::BodyExt;
 
-use super::{Ask, Chain, LIMIT};
-use crate::gateway::within;
+use super::{ChatRequest, Fixture, HOUR, LIMIT};
+use crate::support::{chat, wait::within};
 
 const LIMITS: &str =
     "limits:\n  - {name: tph, counts: tokens, amount: 100k, per: 1h, key: [consumer], reserve_margin: 1}";
-/// Of all these requests: what the size of their prompt lets expect, and what they have generated when they end.
-const PROMPT: u64 = 400;
+/// Prompt tokens that the sidecar expects from the size of the prompt.
+const EXPECTED_PROMPT: u64 = 400;
+/// Output tokens generated when the stream ends.
 const STREAMED: u64 = 120;
 
-/// How a stream ends after [`STREAMED`] of its tokens.
+/// How a stream ends after [`STREAMED`] tokens.
 #[derive(Clone, Copy, Debug)]
-enum Early {
-    ClientLeaves,
+enum EarlyEnd {
+    ClientDisconnects,
     UpstreamResets,
     TimesOut,
 }
 
-impl Chain {
-    /// A stream that ends early; what the client saw of it, in bytes of text.
-    async fn ends(&self, ask: &Ask, early: Early) -> usize {
-        let ask = match early {
-            Early::UpstreamResets => ask.clone().failing(&format!("cut:{STREAMED}")),
-            Early::TimesOut => ask.clone().failing(&format!("stall:{STREAMED}")).by("/timeout"),
-            Early::ClientLeaves => ask.clone().failing(&format!("stall:{STREAMED}")),
+impl Fixture {
+    /// Sends a stream that ends early. Returns the bytes of text that the client received.
+    async fn receive_partially(&self, request: &ChatRequest, early: EarlyEnd) -> usize {
+        let request = match early {
+            EarlyEnd::UpstreamResets => request.clone().failing(&format!("cut:{STREAMED}")),
+            EarlyEnd::TimesOut => request.clone().failing(&format!("stall:{STREAMED}")).route("/timeout"),
+            EarlyEnd::ClientDisconnects => request.clone().failing(&format!("stall:{STREAMED}")),
         };
-        let mut response = self.open(0, &ask).await;
+        let mut response = self.open(0, &request).await;
         let mut text = Vec::new();
-        let all = STREAMED as usize * ask.token_bytes as usize;
+        let expected = STREAMED as usize * request.token_bytes as usize;
         let generated = |text: &[u8]| {
             let text = String::from_utf8_lossy(text).into_owned();
             let pieces = text.split("\"content\":\"").skip(1).filter_map(|piece| piece.split('"').next());
@@ -42,7 +43,7 @@ impl Chain {
                 Some(Err(_)) => break true,
                 None => break false,
             }
-            if matches!(early, Early::ClientLeaves) && generated(&text) == all {
+            if matches!(early, EarlyEnd::ClientDisconnects) && generated(&text) == expected {
                 break true;
             }
         };
@@ -50,25 +51,32 @@ impl Chain {
         generated(&text)
     }
 
-    /// A stream that ends early is charged `input` and, were all of it seen, `output`, beside what was used `before`.
-    async fn is_charged(&self, ask: &Ask, early: Early, before: u64, input: u64, output: u64) {
-        let seen = self.ends(ask, early).await as u64 / u64::from(ask.token_bytes);
-        within(LIMIT, &format!("{} is settled", ask.consumer), || async {
-            let (used, reserved) = self.used(0, ask, "tph").await?;
+    /// Asserts that a stream that ends early is charged `input` and the seen share of `output`, in addition to `before`.
+    async fn assert_charged(
+        &self,
+        request: &ChatRequest,
+        early: EarlyEnd,
+        before: u64,
+        input: u64,
+        output: u64,
+    ) {
+        let seen = self.receive_partially(request, early).await as u64 / u64::from(request.token_bytes);
+        within(LIMIT, &format!("{} is settled", request.consumer), || async {
+            let (used, reserved) = self.used(0, request, "tph").await?;
             if reserved == 0 && used > before { Ok(()) } else { Err(format!("{used}, {reserved}")) }
         })
         .await;
-        let charged = self.used(0, ask, "tph").await.unwrap().0 - before;
-        within(LIMIT, "the host is told", || async {
-            let end = self.served(&ask.consumer).last().and_then(|served| served.end);
+        let charged = self.used(0, request, "tph").await.unwrap().0 - before;
+        within(LIMIT, "the host ends the request", || async {
+            let end = self.served(&request.consumer).last().and_then(|served| served.end);
             if end == Some(ServedEnd::Aborted) { Ok(()) } else { Err(format!("{end:?}")) }
         })
         .await;
-        let served = self.served(&ask.consumer);
+        let served = self.served(&request.consumer);
         let streamed = served.last().map(|served| u64::from(served.streamed)).unwrap();
         match early {
-            Early::ClientLeaves => assert_eq!((seen, streamed), (STREAMED, STREAMED)),
-            // What a reset connection had not delivered yet is lost on its way through the gateway.
+            EarlyEnd::ClientDisconnects => assert_eq!((seen, streamed), (STREAMED, STREAMED)),
+            // A reset discards what the gateway has not yet delivered.
             _ => assert!(
                 1 <= seen && seen <= streamed && streamed <= STREAMED,
                 "{early:?}: {seen} of {streamed}"
@@ -76,9 +84,9 @@ impl Chain {
         }
         let of = |tokens: u64| input + (output * tokens).div_ceil(STREAMED);
         let (least, most) = (of(seen), of(streamed));
-        assert!((least..=most).contains(&charged), "{}: {least} <= {charged} <= {most}", ask.consumer);
-        within(LIMIT, "the ledger says that it was reckoned", || async {
-            let usage = self.usage(0, &ask.consumer).await?;
+        assert!((least..=most).contains(&charged), "{}: {least} <= {charged} <= {most}", request.consumer);
+        within(LIMIT, "the ledger marks it as estimated", || async {
+            let usage = self.usage(0, &request.consumer).await?;
             if (usage.requests, usage.estimated) != (served.len() as u64, 1) {
                 return Err(format!("{usage:?}"));
             }
@@ -90,58 +98,59 @@ impl Chain {
     }
 }
 
-/// Charged is the prompt as its size lets expect, and the output as the size of what came through the gateway does: at
-/// least what the client saw, at most what the host streamed. Until a model has answered five times a token is taken for 4
-/// bytes; then for what it was seen to be.
+/// The prompt is charged as estimated from its size, and the output as estimated from the size of what passed the
+/// gateway: at least what the client saw, at most what the host streamed. The estimate is 4 bytes per token until five
+/// responses have reported usage for the model, then the observed ratio.
 #[tokio::test]
 async fn streams_cut_off_are_charged_for_what_was_streamed() {
-    let Some(mut chain) = Chain::start(Chain::builder(1, LIMITS).hosts(1)).await else { return };
-    chain.window(std::time::Duration::from_secs(3600), LIMIT).await;
-    // The real prompt is half of what its size lets expect, and a token has 6 bytes.
-    let ask = |early: &str, token_bytes| Ask::of(early).uses(200, 600).token_bytes(token_bytes);
-    futures::future::join_all([Early::ClientLeaves, Early::UpstreamResets, Early::TimesOut].map(
-        async |early| {
-            let known = ask(&format!("known-{early:?}"), 6);
+    let Some(mut fixture) = Fixture::start(Fixture::builder(1, LIMITS).hosts(1)).await else { return };
+    fixture.wait_window(HOUR, LIMIT).await;
+    // The actual prompt is half of the estimate, and a token has 6 bytes.
+    let request =
+        |early: &str, token_bytes| ChatRequest::of(early).actual_tokens(200, 600).token_bytes(token_bytes);
+    futures::future::join_all(
+        [EarlyEnd::ClientDisconnects, EarlyEnd::UpstreamResets, EarlyEnd::TimesOut].map(async |early| {
+            let known = request(&format!("known-{early:?}"), 6);
             for _ in 0..5 {
-                chain.ask(0, &known).await.is_served();
+                fixture.send(0, &known).await.assert_served();
             }
-            let before = chain.truth(&known.consumer).tokens;
-            for (ask, before, input, output) in [
-                (ask(&format!("as-usual-{early:?}"), 4), 0, PROMPT, STREAMED),
-                (ask(&format!("unknown-{early:?}"), 6), 0, PROMPT, STREAMED * 6 / 4),
+            let before = fixture.host_totals(&known.consumer).tokens;
+            for (request, before, input, output) in [
+                (request(&format!("as-usual-{early:?}"), 4), 0, EXPECTED_PROMPT, STREAMED),
+                (request(&format!("unknown-{early:?}"), 6), 0, EXPECTED_PROMPT, STREAMED * 6 / 4),
                 (known, before, 200, STREAMED),
             ] {
-                chain.is_charged(&ask, early, before, input, output).await;
+                fixture.assert_charged(&request, early, before, input, output).await;
             }
-        },
-    ))
+        }),
+    )
     .await;
 }
 
-/// What ends before anything of the answer was seen costs nothing; it counts as a request.
+/// A request without any response counts as a request but is charged no tokens.
 #[tokio::test]
-async fn what_ends_before_its_answer_costs_no_tokens() {
+async fn requests_without_a_response_are_charged_no_tokens() {
     let limits =
         format!("{LIMITS}\n  - {{name: rph, counts: requests, amount: 1000, per: 1h, key: [consumer]}}");
-    let Some(mut chain) = Chain::start(Chain::builder(1, &limits)).await else { return };
-    chain.window(std::time::Duration::from_secs(3600), LIMIT).await;
+    let Some(mut fixture) = Fixture::start(Fixture::builder(1, &limits)).await else { return };
+    fixture.wait_window(HOUR, LIMIT).await;
     for (how, path, statuses) in
         [("503", "", 503), ("404-empty", "", 404), ("reset", "", 503), ("hang", "/timeout", 504)]
     {
-        let ask = Ask::of(how).failing(how).by(path);
-        assert_eq!(chain.ask(0, &ask).await.status, statuses, "{how}");
-        chain.uses(0, &ask, "tph", 0, 0).await;
-        assert_eq!(chain.used(0, &ask, "rph").await, Ok((1, 0)), "{how}");
+        let request = ChatRequest::of(how).failing(how).route(path);
+        assert_eq!(fixture.send(0, &request).await.status, statuses, "{how}");
+        fixture.wait_used(0, &request, "tph", 0, 0).await;
+        assert_eq!(fixture.used(0, &request, "rph").await, Ok((1, 0)), "{how}");
     }
-    let (ask, leaving) = (Ask::of("leaves").whole(), crate::support::client());
-    chain.lab.fleet().hold();
-    let request = tokio::spawn(leaving.request(ask.build(&chain.url(0))));
-    chain.uses(0, &ask, "tph", 1000, 1000).await;
-    within(LIMIT, "the request is at its host", || async {
-        if chain.served("leaves").len() == 1 { Ok(()) } else { Err(String::new()) }
+    let (request, leaving) = (ChatRequest::of("leaves").not_streamed(), chat::client());
+    fixture.lab.fleet().hold();
+    let pending = tokio::spawn(leaving.request(request.build(&fixture.url(0))));
+    fixture.wait_used(0, &request, "tph", 1000, 1000).await;
+    within(LIMIT, "the request reaches its host", || async {
+        if fixture.served("leaves").len() == 1 { Ok(()) } else { Err(String::new()) }
     })
     .await;
-    request.abort();
+    pending.abort();
     drop(leaving);
-    chain.uses(0, &ask, "tph", 0, 0).await;
+    fixture.wait_used(0, &request, "tph", 0, 0).await;
 }

@@ -1,16 +1,12 @@
-//! What is changed while requests come: amounts in the file, overrides by administrators; and who is exempted or only
-//! watched.
+//! Changes while requests arrive: amounts in the configuration and administrators' overrides. Also exceptions and the
+//! shadow mode.
 
 use std::{fs, time::Duration};
 
 use evenkeel_proto::v1 as pb;
 
-use super::{Ask, Chain, LIMIT};
-use crate::gateway::{metric, within};
-
-const INTERVAL: Duration = Duration::from_secs(1);
-/// What a promise of "within an interval" may take besides: the look at it, on a busy machine.
-const SLACK: Duration = Duration::from_millis(700);
+use super::{ChatRequest, Fixture, HOUR, INTERVAL, LIMIT, SLACK};
+use crate::support::{pool::metric, wait::within};
 
 const LIMITS: &str = "
 limits:
@@ -25,37 +21,40 @@ limits:
   - {name: trial, counts: tokens, amount: 1000, per: 1h, key: [consumer], mode: shadow, reserve_margin: 1}
 ";
 
-impl Chain {
-    /// Statuses of so many requests, one after the other, by turns through both gateways.
-    async fn statuses(&self, ask: &Ask, count: usize) -> Vec<u16> {
+impl Fixture {
+    /// Sends requests sequentially, alternating between both gateways, and returns their statuses.
+    async fn statuses(&self, request: &ChatRequest, count: usize) -> Vec<u16> {
         let mut statuses = Vec::new();
         for i in 0..count {
-            statuses.push(self.ask(i % 2, ask).await.status);
+            statuses.push(self.send(i % 2, request).await.status);
         }
         statuses
     }
 }
 
 #[tokio::test]
-async fn amounts_differ_and_change_while_requests_come() {
-    let builder = Chain::builder(2, LIMITS).keep_alive_interval(INTERVAL);
-    let Some(mut chain) = Chain::start(builder).await else { return };
-    chain.window(Duration::from_secs(3600), Duration::from_secs(40)).await;
-    let (plain, friend, gold) =
-        (Ask::of("plain"), Ask::of("friend"), Ask::of("rich").header("x-tier", "gold"));
+async fn amounts_change_while_requests_arrive() {
+    let builder = Fixture::builder(2, LIMITS).keep_alive_interval(INTERVAL);
+    let Some(mut fixture) = Fixture::start(builder).await else { return };
+    fixture.wait_window(HOUR, Duration::from_secs(40)).await;
+    let (plain, friend, gold) = (
+        ChatRequest::of("plain"),
+        ChatRequest::of("friend"),
+        ChatRequest::of("rich").header("x-tier", "gold"),
+    );
 
     // Exceptions.
-    assert_eq!(chain.statuses(&plain, 5).await, [200, 200, 200, 429, 429]);
-    assert_eq!(chain.statuses(&friend, 6).await, [200, 200, 200, 200, 200, 429]);
-    // Gateways are asked for headers in the answers to their KeepAlives.
+    assert_eq!(fixture.statuses(&plain, 5).await, [200, 200, 200, 429, 429]);
+    assert_eq!(fixture.statuses(&friend, 6).await, [200, 200, 200, 200, 200, 429]);
+    // Sidecars ask gateways for headers in their KeepAlive responses.
     let probes = std::cell::Cell::new(0);
-    within(LIMIT, "the gateways pass on the header that limits look at", || async {
+    within(LIMIT, "the gateways send the header that the limit needs", || async {
         for gateway in 0..2 {
-            // Of a consumer each time who has used nothing.
+            // Each attempt uses a new consumer.
             probes.set(probes.get() + 1);
-            let ask = Ask { consumer: format!("probe-{}", probes.get()), ..gold.clone() };
+            let request = ChatRequest { consumer: format!("probe-{}", probes.get()), ..gold.clone() };
             for _ in 0..4 {
-                let reply = chain.ask(gateway, &ask).await;
+                let reply = fixture.send(gateway, &request).await;
                 if reply.status != 200 {
                     return Err(reply.body);
                 }
@@ -64,68 +63,68 @@ async fn amounts_differ_and_change_while_requests_come() {
         Ok(())
     })
     .await;
-    assert_eq!(chain.statuses(&gold, 8).await, [200; 8]);
+    assert_eq!(fixture.statuses(&gold, 8).await, [200; 8]);
 
-    // The shadow limit was passed by far, told to administrators and not to clients.
-    let reply = chain.ask(0, &gold).await;
+    // The shadow limit is exceeded by far; administrators see this, clients do not.
+    let reply = fixture.send(0, &gold).await;
     assert_eq!(reply.status, 200);
     assert!(!reply.headers.iter().any(|(_, value)| value.to_str().unwrap_or("").contains("trial")));
-    let trial = &chain.explain(0, &gold).await.unwrap()["trial"];
+    let trial = &fixture.explain(0, &gold).await.unwrap()["trial"];
     assert!(trial.shadow && !trial.refuses && trial.used >= 2000, "{trial:?}");
     let refused = "evenkeel_limit_checks_total{limit=\"trial\",result=\"shadow_refused\"}";
-    assert!(metric(&chain.lab, 0, refused).await + metric(&chain.lab, 1, refused).await >= 8.0);
+    assert!(metric(&fixture.lab, 0, refused).await + metric(&fixture.lab, 1, refused).await >= 8.0);
 
-    // An override, told to one sidecar, is in force at the other's gateway within an interval.
+    // An override set at one sidecar takes effect at the other's gateway within an interval.
     let request = pb::SetOverrideRequest {
         limit: "calls".into(),
         key: "consumer=plain".into(),
         amount: Some(4),
         ..pb::SetOverrideRequest::default()
     };
-    let stored = chain.admin(0).await.unwrap().set_override(request).await.unwrap().into_inner();
+    let stored = fixture.admin(0).await.unwrap().set_override(request).await.unwrap().into_inner();
     assert_eq!(stored.who, "tests");
-    let took = within(INTERVAL + SLACK, "the override lets one more through", || async {
-        let reply = chain.ask(1, &plain).await;
+    let took = within(INTERVAL + SLACK, "the override admits one more request", || async {
+        let reply = fixture.send(1, &plain).await;
         if reply.status == 200 { Ok(()) } else { Err(reply.body) }
     })
     .await;
-    eprintln!("an override was in force at another sidecar after {took:?} (interval {INTERVAL:?})");
-    assert_eq!(chain.ask(1, &plain).await.status, 429, "what was counted is kept");
+    eprintln!("an override took effect at another sidecar after {took:?} (interval {INTERVAL:?})");
+    assert_eq!(fixture.send(1, &plain).await.status, 429, "counts are kept");
     let request = pb::SetOverrideRequest {
         limit: "calls".into(),
         key: "consumer=plain".into(),
         unlimited: true,
         ..pb::SetOverrideRequest::default()
     };
-    chain.admin(1).await.unwrap().set_override(request).await.unwrap();
-    within(INTERVAL + SLACK, "the exemption is in force", || async {
-        let reply = chain.ask(0, &plain).await;
+    fixture.admin(1).await.unwrap().set_override(request).await.unwrap();
+    within(INTERVAL + SLACK, "the exemption takes effect", || async {
+        let reply = fixture.send(0, &plain).await;
         if reply.status == 200 { Ok(()) } else { Err(reply.body) }
     })
     .await;
-    assert_eq!(chain.statuses(&plain, 4).await, [200; 4]);
+    assert_eq!(fixture.statuses(&plain, 4).await, [200; 4]);
     let delete = pb::DeleteOverrideRequest { limit: "calls".into(), key: "consumer=plain".into() };
-    chain.admin(0).await.unwrap().delete_override(delete).await.unwrap();
-    within(INTERVAL + SLACK, "the exemption is over at both", || async {
-        match chain.statuses(&plain, 2).await[..] {
+    fixture.admin(0).await.unwrap().delete_override(delete).await.unwrap();
+    within(INTERVAL + SLACK, "the exemption ends at both", || async {
+        match fixture.statuses(&plain, 2).await[..] {
             [429, 429] => Ok(()),
             ref statuses => Err(format!("{statuses:?}")),
         }
     })
     .await;
 
-    // The file, changed while running: more for all, and the trial in earnest.
-    let new = Ask::of("new");
-    assert_eq!(chain.statuses(&new, 4).await, [200, 200, 200, 429]);
-    for sidecar in chain.lab.sidecars() {
+    // The configuration changes: a higher amount, and the shadow limit is enforced.
+    let new = ChatRequest::of("new");
+    assert_eq!(fixture.statuses(&new, 4).await, [200, 200, 200, 429]);
+    for sidecar in fixture.lab.sidecars() {
         let text = fs::read_to_string(sidecar.config()).unwrap();
         let changed = text.replace("amount: 3\n", "amount: 9\n").replace("mode: shadow", "mode: enforce");
         assert_ne!(text, changed);
         fs::write(sidecar.config(), changed).unwrap();
     }
-    within(LIMIT, "the new file is in force at both", || async {
+    within(LIMIT, "the new configuration takes effect at both", || async {
         for sidecar in 0..2 {
-            let limits = chain.explain(sidecar, &new).await?;
+            let limits = fixture.explain(sidecar, &new).await?;
             let (calls, trial) = (&limits["calls"], &limits["trial"]);
             if (calls.amount, calls.used, trial.shadow, trial.refuses) != (9, 3, false, true) {
                 return Err(format!("{calls:?}, {trial:?}"));
@@ -135,7 +134,11 @@ async fn amounts_differ_and_change_while_requests_come() {
     })
     .await;
     for gateway in 0..2 {
-        chain.ask(gateway, &new).await.is_refused_by("trial", "rate_limit_exceeded");
+        fixture.send(gateway, &new).await.assert_refused_by("trial", "rate_limit_exceeded");
     }
-    assert_eq!(chain.used(0, &new, "calls").await, Ok((3, 0)), "what one refuses the other does not count");
+    assert_eq!(
+        fixture.used(0, &new, "calls").await,
+        Ok((3, 0)),
+        "a request that one limit refuses does not count in the other"
+    );
 }

@@ -1,13 +1,11 @@
-//! What becomes of reservations and running requests when a gateway, a sidecar or Redis fails.
+//! Reservations and running requests when a gateway, a sidecar or Redis fails.
 
 use std::time::{Duration, Instant};
 
-use super::{Ask, Chain, LIMIT, Reply};
-use crate::gateway::{metric, within};
+use super::{ChatRequest, Fixture, HOUR, INTERVAL, LIMIT, Reply, SLACK};
+use crate::support::{pool::metric, wait::within};
 
-const INTERVAL: Duration = Duration::from_secs(1);
-/// What a promise of "within an interval" may take besides: the look at it, on a busy machine.
-const SLACK: Duration = Duration::from_millis(700);
+/// Tokens that the sidecars expect of a request.
 const EXPECTED: u64 = 1000;
 
 const HOURLY: &str = "
@@ -18,86 +16,86 @@ quotas:
   - {name: balance, counts: tokens, kind: prepaid, default: 1M, reserve_margin: 1}
 ";
 
-/// Its reservations stay as they were made until their window ends, in a prepaid balance for good. Its running requests
-/// are not counted any more once it was silent for one and a half intervals.
+/// The reservations remain until their window ends, and in a prepaid balance permanently. The running requests stop
+/// counting after one and a half intervals of silence.
 #[tokio::test]
-async fn a_killed_gateways_reservations_leave_with_their_window() {
+async fn a_killed_gateways_reservations_end_with_their_window() {
     const WINDOW: Duration = Duration::from_secs(10);
     let limits = HOURLY.replace("per: 1h", "per: 10s");
-    let builder = Chain::builder(2, &limits).keep_alive_interval(INTERVAL);
-    let Some(mut chain) = Chain::start(builder).await else { return };
-    let ask = Ask::of("bereft").uses(300, 400);
-    chain.window(WINDOW, WINDOW * 9 / 10).await;
-    let before = chain.truth("bereft");
+    let builder = Fixture::builder(2, &limits).keep_alive_interval(INTERVAL);
+    let Some(mut fixture) = Fixture::start(builder).await else { return };
+    let request = ChatRequest::of("bereft").actual_tokens(300, 400);
+    fixture.wait_window(WINDOW, WINDOW * 9 / 10).await;
+    let before = fixture.host_totals("bereft");
     assert_eq!(before.requests, 0);
 
-    // Four through the gateway that will die, two through the other: no more at once.
-    let (dying, at_hosts) = chain.hold(&[0], 4, &ask).await;
+    // Four through the gateway that will be killed, two through the other: the concurrency limit is reached.
+    let (dying, at_hosts) = fixture.hold(&[0], 4, &request).await;
     assert_eq!(at_hosts, 4);
-    let (living, at_hosts) = chain.hold(&[1], 3, &ask).await;
+    let (living, at_hosts) = fixture.hold(&[1], 3, &request).await;
     assert_eq!(at_hosts, 2);
-    chain.uses(1, &ask, "tokens", 6 * EXPECTED, 6 * EXPECTED).await;
-    chain.uses(1, &ask, "at-once", 6, 0).await;
+    fixture.wait_used(1, &request, "tokens", 6 * EXPECTED, 6 * EXPECTED).await;
+    fixture.wait_used(1, &request, "at-once", 6, 0).await;
 
-    chain.lab.envoy(0).kill9().unwrap();
+    fixture.lab.envoy(0).kill9().unwrap();
     let killed = Instant::now();
     for request in dying.requests {
         request.await.unwrap().unwrap_err();
     }
-    // One and a half intervals after its last sign of life, which was at most one before its end.
-    chain.uses(1, &ask, "at-once", 2, 0).await;
+    // One and a half intervals after its last KeepAlive, which was at most one interval before it was killed.
+    fixture.wait_used(1, &request, "at-once", 2, 0).await;
     let took = killed.elapsed();
     eprintln!(
-        "running requests of the killed gateway not counted any more after {took:?} (interval {INTERVAL:?})"
+        "running requests of the killed gateway stopped counting after {took:?} (interval {INTERVAL:?})"
     );
     assert!(took <= INTERVAL * 3 / 2 + SLACK, "{took:?}");
-    chain.lab.fleet().release();
+    fixture.lab.fleet().release();
     living.replies().await;
-    chain.uses(1, &ask, "tokens", 4 * EXPECTED + 2 * 700, 4 * EXPECTED).await;
-    chain.uses(1, &ask, "balance", 4 * EXPECTED + 2 * 700, 4 * EXPECTED).await;
+    fixture.wait_used(1, &request, "tokens", 4 * EXPECTED + 2 * 700, 4 * EXPECTED).await;
+    fixture.wait_used(1, &request, "balance", 4 * EXPECTED + 2 * 700, 4 * EXPECTED).await;
 
-    // The next window knows nothing of it; the balance does.
-    chain.uses(1, &ask, "tokens", 0, 0).await;
-    chain.ask(1, &ask).await.is_served();
-    chain.uses(1, &ask, "tokens", 700, 0).await;
-    chain.uses(1, &ask, "balance", 4 * EXPECTED + 3 * 700, 4 * EXPECTED).await;
-    chain.uses(1, &ask, "at-once", 0, 0).await;
+    // The next window starts without the reservations; the balance keeps them.
+    fixture.wait_used(1, &request, "tokens", 0, 0).await;
+    fixture.send(1, &request).await.assert_served();
+    fixture.wait_used(1, &request, "tokens", 700, 0).await;
+    fixture.wait_used(1, &request, "balance", 4 * EXPECTED + 3 * 700, 4 * EXPECTED).await;
+    fixture.wait_used(1, &request, "at-once", 0, 0).await;
 
-    // A gateway that comes back is a new holder, with nothing of the old one's.
-    chain.lab.envoy(0).restart().await.unwrap();
-    chain.ask(0, &ask).await.is_served();
-    chain.uses(1, &ask, "balance", 4 * EXPECTED + 4 * 700, 4 * EXPECTED).await;
+    // A restarted gateway is a new holder without the old one's leases.
+    fixture.lab.envoy(0).restart().await.unwrap();
+    fixture.send(0, &request).await.assert_served();
+    fixture.wait_used(1, &request, "balance", 4 * EXPECTED + 4 * 700, 4 * EXPECTED).await;
 }
 
-/// Windows begin anew at nothing. What was under way is charged in full, once, when it ends; what runs is counted again
-/// with the next KeepAlive.
-async fn forgets(restart: bool) {
-    let builder = Chain::builder(2, HOURLY).keep_alive_interval(INTERVAL);
-    let Some(mut chain) = Chain::start(builder).await else { return };
-    let ask = Ask::of("forgotten").uses(300, 400);
-    chain.window(Duration::from_secs(3600), LIMIT).await;
-    let (ended, at_hosts) = chain.hold(&[0, 1], 2, &ask).await;
-    chain.lab.fleet().release();
+/// Windows restart at zero. Requests in flight are charged in full, once, when they end; running requests count again with
+/// the next KeepAlive.
+async fn assert_recovery_from_data_loss(restart: bool) {
+    let builder = Fixture::builder(2, HOURLY).keep_alive_interval(INTERVAL);
+    let Some(mut fixture) = Fixture::start(builder).await else { return };
+    let request = ChatRequest::of("forgotten").actual_tokens(300, 400);
+    fixture.wait_window(HOUR, LIMIT).await;
+    let (ended, at_hosts) = fixture.hold(&[0, 1], 2, &request).await;
+    fixture.lab.fleet().release();
     ended.replies().await;
-    chain.uses(0, &ask, "tokens", 2 * 700, 0).await;
+    fixture.wait_used(0, &request, "tokens", 2 * 700, 0).await;
     assert_eq!(at_hosts, 2);
-    let (running, at_hosts) = chain.hold(&[0, 1], 4, &ask).await;
+    let (running, at_hosts) = fixture.hold(&[0, 1], 4, &request).await;
     assert_eq!(at_hosts, 4);
-    chain.uses(0, &ask, "tokens", 2 * 700 + 4 * EXPECTED, 4 * EXPECTED).await;
+    fixture.wait_used(0, &request, "tokens", 2 * 700 + 4 * EXPECTED, 4 * EXPECTED).await;
 
     if restart {
-        chain.lab.redis().kill9().unwrap();
-        chain.lab.redis().restart_empty().await.unwrap();
+        fixture.lab.redis().kill9().unwrap();
+        fixture.lab.redis().restart_empty().await.unwrap();
     } else {
-        chain.lab.redis().flushall().await.unwrap();
+        fixture.lab.redis().flushall().await.unwrap();
     }
     let since = Instant::now();
-    within(INTERVAL * 3 / 2 + SLACK, "running requests are counted again", || async {
-        // Asked of both: a sidecar notices that its connection is gone when it next asks.
+    within(INTERVAL * 3 / 2 + SLACK, "running requests count again", || async {
+        // Both are asked: a sidecar notices a lost connection only with its next call.
         for sidecar in 0..2 {
-            let limits = chain.explain(sidecar, &ask).await?;
+            let limits = fixture.explain(sidecar, &request).await?;
             let (tokens, running) = (&limits["tokens"], &limits["at-once"]);
-            assert_eq!((tokens.used, tokens.reserved), (0, 0), "the window begins anew");
+            assert_eq!((tokens.used, tokens.reserved), (0, 0), "the window restarts");
             if running.used != 4 {
                 return Err(format!("{running:?}"));
             }
@@ -109,106 +107,110 @@ async fn forgets(restart: bool) {
     eprintln!("running requests counted again after {took:?} (interval {INTERVAL:?})");
     assert!(took <= INTERVAL + SLACK, "{took:?}");
 
-    // New requests beside the old ones: no more at once than before.
-    let (more, at_hosts) = chain.hold(&[0, 1], 5, &ask).await;
+    // New requests in addition to the old ones: the concurrency limit still holds.
+    let (more, at_hosts) = fixture.hold(&[0, 1], 5, &request).await;
     assert_eq!(at_hosts, 2);
-    chain.uses(0, &ask, "tokens", 2 * EXPECTED, 2 * EXPECTED).await;
-    chain.lab.fleet().release();
-    running.replies().await.iter().for_each(Reply::is_served);
+    fixture.wait_used(0, &request, "tokens", 2 * EXPECTED, 2 * EXPECTED).await;
+    fixture.lab.fleet().release();
+    running.replies().await.iter().for_each(Reply::assert_served);
     more.replies().await;
-    chain.uses(0, &ask, "tokens", (4 + 2) * 700, 0).await;
-    chain.uses(0, &ask, "balance", (4 + 2) * 700, 0).await;
-    chain.uses(1, &ask, "at-once", 0, 0).await;
-    // Settles that are repeated change nothing: another interval of KeepAlives later it is the same.
-    let sent = metric(&chain.lab, 0, "evenkeel_keep_alives_total{result=\"ok\"}").await;
+    fixture.wait_used(0, &request, "tokens", (4 + 2) * 700, 0).await;
+    fixture.wait_used(0, &request, "balance", (4 + 2) * 700, 0).await;
+    fixture.wait_used(1, &request, "at-once", 0, 0).await;
+    // Repeated Settles change nothing: after further KeepAlives the usage is the same.
+    let sent = metric(&fixture.lab, 0, "evenkeel_keep_alives_total{result=\"ok\"}").await;
     within(LIMIT, "two more KeepAlives", || async {
-        let now = metric(&chain.lab, 0, "evenkeel_keep_alives_total{result=\"ok\"}").await;
+        let now = metric(&fixture.lab, 0, "evenkeel_keep_alives_total{result=\"ok\"}").await;
         if now >= sent + 2.0 { Ok(()) } else { Err(format!("{now}")) }
     })
     .await;
-    assert_eq!(chain.used(0, &ask, "tokens").await, Ok(((4 + 2) * 700, 0)));
-    assert_eq!(chain.cell("forgotten", "tokens").await, Some((4200.0, 0.0)));
+    assert_eq!(fixture.used(0, &request, "tokens").await, Ok(((4 + 2) * 700, 0)));
+    assert_eq!(fixture.redis_counter("forgotten", "tokens").await, Some((4200.0, 0.0)));
 }
 
 #[tokio::test]
-async fn flushall_charges_what_is_under_way_once() {
-    forgets(false).await;
+async fn flushall_charges_requests_in_flight_once() {
+    assert_recovery_from_data_loss(false).await;
 }
 
 #[tokio::test]
-async fn redis_restarted_empty_charges_what_is_under_way_once() {
-    forgets(true).await;
+async fn redis_restarting_empty_charges_requests_in_flight_once() {
+    assert_recovery_from_data_loss(true).await;
 }
 
-/// What was reserved where is in the ticket, which the gateway keeps.
+/// The ticket, which the gateway keeps, lists the reservations.
 #[tokio::test]
 async fn a_restarted_sidecar_settles_by_the_ticket() {
-    let builder = Chain::builder(2, HOURLY).keep_alive_interval(INTERVAL);
-    let Some(mut chain) = Chain::start(builder).await else { return };
-    let ask = Ask::of("patient").uses(300, 400);
-    chain.window(Duration::from_secs(3600), LIMIT).await;
-    let (running, at_hosts) = chain.hold(&[0], 5, &ask).await;
+    let builder = Fixture::builder(2, HOURLY).keep_alive_interval(INTERVAL);
+    let Some(mut fixture) = Fixture::start(builder).await else { return };
+    let request = ChatRequest::of("patient").actual_tokens(300, 400);
+    fixture.wait_window(HOUR, LIMIT).await;
+    let (running, at_hosts) = fixture.hold(&[0], 5, &request).await;
     assert_eq!(at_hosts, 5);
-    chain.lab.sidecar(0).kill9().unwrap();
-    chain.lab.sidecar(0).restart().await.unwrap();
-    chain.uses(0, &ask, "tokens", 5 * EXPECTED, 5 * EXPECTED).await;
-    chain.lab.fleet().release();
-    running.replies().await.iter().for_each(Reply::is_served);
-    assert_eq!(chain.truth("patient").tokens, 5 * 700);
+    fixture.lab.sidecar(0).kill9().unwrap();
+    fixture.lab.sidecar(0).restart().await.unwrap();
+    fixture.wait_used(0, &request, "tokens", 5 * EXPECTED, 5 * EXPECTED).await;
+    fixture.lab.fleet().release();
+    running.replies().await.iter().for_each(Reply::assert_served);
+    assert_eq!(fixture.host_totals("patient").tokens, 5 * 700);
     for limit in ["tokens", "balance"] {
-        chain.uses(1, &ask, limit, 5 * 700, 0).await;
+        fixture.wait_used(1, &request, limit, 5 * 700, 0).await;
     }
-    chain.uses(1, &ask, "at-once", 0, 0).await;
-    chain.ledger_agrees(1, "patient").await;
+    fixture.wait_used(1, &request, "at-once", 0, 0).await;
+    fixture.wait_ledger_matches_hosts(1, "patient").await;
 }
 
-/// Meanwhile requests go by each sidecar's share. What ended meanwhile is charged when Redis is back.
+/// While Redis is down, each sidecar admits requests up to its share. Requests that end meanwhile are charged when Redis is
+/// up again.
 #[tokio::test]
-async fn what_ends_while_redis_is_away_is_charged_when_it_is_back() {
-    // Each sidecar's share of 6 at once is 3.
+async fn requests_that_end_while_redis_is_down_are_charged_later() {
+    // Each sidecar's share of 6 concurrent requests is 3.
     let builder =
-        Chain::builder(2, HOURLY).keep_alive_interval(INTERVAL).store_timeout(Duration::from_millis(300));
-    let Some(mut chain) = Chain::start(builder).await else { return };
-    let (ask, other) = (Ask::of("before").uses(300, 400), Ask::of("meanwhile").uses(300, 400));
-    chain.window(Duration::from_secs(3600), Duration::from_secs(60)).await;
-    let (running, at_hosts) = chain.hold(&[0, 1], 6, &ask).await;
+        Fixture::builder(2, HOURLY).keep_alive_interval(INTERVAL).store_timeout(Duration::from_millis(300));
+    let Some(mut fixture) = Fixture::start(builder).await else { return };
+    let (request, other) = (
+        ChatRequest::of("before").actual_tokens(300, 400),
+        ChatRequest::of("meanwhile").actual_tokens(300, 400),
+    );
+    fixture.wait_window(HOUR, Duration::from_secs(60)).await;
+    let (running, at_hosts) = fixture.hold(&[0, 1], 6, &request).await;
     assert_eq!(at_hosts, 6);
-    within(LIMIT, "the sidecars know of each other", || async {
-        let counted = metric(&chain.lab, 0, "evenkeel_sidecars").await;
+    within(LIMIT, "the sidecars count each other", || async {
+        let counted = metric(&fixture.lab, 0, "evenkeel_sidecars").await;
         if counted == 2.0 { Ok(()) } else { Err(format!("{counted}")) }
     })
     .await;
 
-    chain.lab.redis().pause().unwrap();
-    // By policy, and no more than the share of each.
-    let (meanwhile, at_hosts) = chain.hold(&[0, 1], 20, &other).await;
+    fixture.lab.redis().pause().unwrap();
+    // Documented policy: each sidecar admits no more than its share.
+    let (meanwhile, at_hosts) = fixture.hold(&[0, 1], 20, &other).await;
     assert_eq!(at_hosts, 6);
-    chain.lab.fleet().release();
-    running.replies().await.iter().for_each(Reply::is_served);
+    fixture.lab.fleet().release();
+    running.replies().await.iter().for_each(Reply::assert_served);
     for reply in meanwhile.replies().await.iter().filter(|reply| reply.status != 200) {
         assert_eq!(reply.status, 429, "{}", reply.body);
     }
-    // It stays away for some KeepAlives: gateways settle again what they settled while one was under way.
+    // Redis stays down for some KeepAlives: gateways repeat Settles that overlapped with one.
     for sidecar in 0..2 {
-        within(LIMIT, "lists reach local knowledge only", || async {
+        within(LIMIT, "KeepAlives are not applied to the store", || async {
             let unapplied =
-                metric(&chain.lab, sidecar, "evenkeel_keep_alives_total{result=\"unapplied\"}").await;
+                metric(&fixture.lab, sidecar, "evenkeel_keep_alives_total{result=\"unapplied\"}").await;
             if unapplied >= 3.0 { Ok(()) } else { Err(format!("{unapplied}")) }
         })
         .await;
-        assert_eq!(metric(&chain.lab, sidecar, "evenkeel_store_up").await, 0.0);
+        assert_eq!(metric(&fixture.lab, sidecar, "evenkeel_store_up").await, 0.0);
     }
-    let truth = chain.truth("before");
-    assert_eq!(truth.tokens, 6 * 700);
+    let host_totals = fixture.host_totals("before");
+    assert_eq!(host_totals.tokens, 6 * 700);
 
-    chain.lab.redis().resume().unwrap();
+    fixture.lab.redis().resume().unwrap();
     for limit in ["tokens", "balance"] {
-        chain.uses(1, &ask, limit, truth.tokens, 0).await;
+        fixture.wait_used(1, &request, limit, host_totals.tokens, 0).await;
     }
-    chain.uses(0, &ask, "at-once", 0, 0).await;
-    chain.ledger_agrees(0, "before").await;
-    chain.ledger_agrees(0, "meanwhile").await;
-    // What was counted by shares is not added, and nothing stays reserved that nobody will settle.
-    chain.uses(1, &other, "tokens", 0, 0).await;
-    chain.uses(0, &other, "at-once", 0, 0).await;
+    fixture.wait_used(0, &request, "at-once", 0, 0).await;
+    fixture.wait_ledger_matches_hosts(0, "before").await;
+    fixture.wait_ledger_matches_hosts(0, "meanwhile").await;
+    // Counts by share are not added to the store, and no reservation remains that no Settle would release.
+    fixture.wait_used(1, &other, "tokens", 0, 0).await;
+    fixture.wait_used(0, &other, "at-once", 0, 0).await;
 }

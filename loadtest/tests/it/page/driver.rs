@@ -1,4 +1,4 @@
-//! The other end of the pipe of the browser's driver: it owns the lab, and does what the checks ask for.
+//! The lab's end of the pipe to the browser's driver: owns the lab and carries out the requests of the checks.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -18,24 +18,21 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::TOKEN;
-use crate::{
-    gateway::{ENDLESS, by_hosts},
-    support,
-};
+use crate::support::{chat, pool::by_hosts, traffic::ENDLESS};
 
 /// Far more than all checks take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(420);
-/// For one request, which may come while a sidecar is being started.
+/// Time for one request, which may be sent while a sidecar is starting.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A lab, and the requests that are being held.
+/// A lab and the open requests.
 pub(super) struct Driver {
     pub(super) lab: Lab,
     held: Vec<Response<Incoming>>,
     sent: usize,
 }
 
-/// Killed by its own id when a check fails on this side.
+/// A child process; dropping it kills it by its own process id.
 struct Running(Child);
 
 impl Drop for Running {
@@ -45,7 +42,7 @@ impl Drop for Running {
     }
 }
 
-/// One chat request: whose, of which model and session, and what it is to generate.
+/// One chat request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ask {
     pub(super) consumer: String,
@@ -81,7 +78,7 @@ impl Driver {
         Self { lab, held: Vec::new(), sent: 0 }
     }
 
-    /// Runs a script of `server/evenkeel/page/tests` to its end, which has to be a good one.
+    /// Runs a script of `server/evenkeel/page/tests`, which must succeed.
     pub(super) async fn run(&mut self, script: &Path, arguments: &[&str], variables: &[(&str, &str)]) {
         let urls: Vec<String> = (self.lab.sidecars().iter())
             .map(|sidecar| format!("http://{}/", sidecar.ready().http.as_deref().unwrap()))
@@ -122,7 +119,7 @@ impl Driver {
         assert!(status.success(), "{}: {status}; see above", script.display());
     }
 
-    /// Does one thing.
+    /// Carries out one request of the checks.
     async fn answer(&mut self, asked: &Value) -> Result<Value, String> {
         let number = |name: &str| asked[name].as_u64().unwrap_or_default() as usize;
         let text = |name: &str| asked[name].as_str().unwrap_or_default().to_owned();
@@ -166,15 +163,15 @@ impl Driver {
         }
     }
 
-    /// A request through the next gateway. One whose sidecar is away is sent again.
+    /// Sends a request through the next gateway, and again while its sidecar is down.
     pub(super) async fn send(&mut self, ask: &Ask) -> Result<Response<Incoming>, String> {
         let start = Instant::now();
         loop {
             let gateways = self.lab.envoys();
             let url = gateways[self.sent % gateways.len()].url(Policy::Evenkeel);
             self.sent += 1;
-            // On a connection of its own: dropping the response aborts the request.
-            let response = support::client().request(ask.build(&url)).await.map_err(|e| e.to_string())?;
+            // Each request has its own connection, so that dropping the response aborts it.
+            let response = chat::client().request(ask.build(&url)).await.map_err(|e| e.to_string())?;
             if response.status() != 503 || start.elapsed() > PATIENCE {
                 return Ok(response);
             }
@@ -182,7 +179,7 @@ impl Driver {
         }
     }
 
-    /// Holds so many more requests, which the hosts have in flight when this answers.
+    /// Opens `count` more requests and waits until the hosts have them in flight.
     async fn open(&mut self, count: usize) -> Result<Value, String> {
         let ask = Ask { model: "mock".into(), prompt: 10, output: ENDLESS, ..Ask::default() };
         for _ in 0..count {
@@ -195,7 +192,7 @@ impl Driver {
         self.hosts_hold(self.held.len()).await
     }
 
-    /// Lets go of so many.
+    /// Closes `count` of the open requests.
     async fn close(&mut self, count: usize) -> Result<Value, String> {
         self.held.truncate(self.held.len().saturating_sub(count));
         self.hosts_hold(self.held.len()).await
@@ -215,7 +212,7 @@ impl Driver {
         }
     }
 
-    /// Sends requests until one is refused; answers its id.
+    /// Sends requests until one is refused and returns its id.
     async fn refuse(&mut self, consumer: &str) -> Result<Value, String> {
         for _ in 0..10 {
             let request_id = format!("page-test-{}", self.sent);
@@ -238,7 +235,7 @@ impl Driver {
     }
 }
 
-/// An answer to its end.
+/// Reads a response to its end.
 pub(super) async fn read(response: Response<Incoming>) -> Result<(u16, String), String> {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes();

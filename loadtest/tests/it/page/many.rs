@@ -17,11 +17,11 @@ use super::{
     driver::Driver,
     scene::{Request, Worker, endpoints},
 };
-use crate::support;
+use crate::support::lab;
 
 const ENDPOINTS: usize = 500;
 const CONSUMERS: u64 = 10_000;
-/// Requests under way at any time.
+/// Requests in flight at any time.
 const WORKERS: usize = 48;
 
 fn request(i: u64, candidates: Vec<pb::Candidate>) -> Request {
@@ -39,7 +39,7 @@ fn request(i: u64, candidates: Vec<pb::Candidate>) -> Request {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_is_fast_where_there_is_much() {
     for found in [paths::browser(), paths::node(), paths::page_tools()] {
-        if support::found(found).is_none() {
+        if lab::found(found).is_none() {
             return;
         }
     }
@@ -50,11 +50,11 @@ async fn the_page_is_fast_where_there_is_much() {
         .redis()
         .store_timeout(Duration::from_secs(5))
         .sidecar_yaml(LIMITS);
-    let Some(lab) = support::start(builder).await else { return };
+    let Some(lab) = lab::start(builder).await else { return };
     let worker = Arc::new(Worker::connect(&lab.sidecars()[0].grpc_url().unwrap(), "gateway-1").await);
     let candidates = endpoints("10.40", ENDPOINTS, 16);
 
-    // Each consumer once; then without end, so that something changes while the page is looked at.
+    // One request per consumer first, then further ones, so that the page changes while it is checked.
     let (next, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let task = |_| {
         let (worker, next, stop) = (Arc::clone(&worker), Arc::clone(&next), Arc::clone(&stop));

@@ -1,8 +1,8 @@
-//! The capacity page in a real Chromium, held against what the sidecars and the mock hosts count.
+//! The capacity page in a real Chromium, compared with what the sidecars and the mock hosts count.
 //!
-//! The checks are in `server/evenkeel/page/tests/checks`. They run in Node.js, which drives the browser; what they ask for of
-//! the lab (requests, a killed sidecar, the hosts' own counts) comes as lines on its standard output, and is answered on
-//! its standard input.
+//! The checks are in `server/evenkeel/page/tests/checks`. They run in Node.js, which drives the browser. Their requests to the lab
+//! (chat requests, a killed sidecar, the hosts' own counts) are lines on Node's standard output; the responses are lines
+//! on its standard input.
 
 use std::{path::Path, time::Duration};
 
@@ -11,7 +11,10 @@ use evenkeel_loadtest::{
     lab::{Lab, paths},
 };
 
-use crate::{gateway::roomy, support};
+use crate::support::{
+    admin::TOKEN,
+    lab::{self, exact_plugin, roomy_engine},
+};
 
 mod driver;
 mod many;
@@ -20,10 +23,7 @@ mod scene;
 
 use driver::Driver;
 
-/// The administrator's token.
-const TOKEN: &str = "an-administrators-token";
-
-/// Amounts are far away, but for those who are to be refused.
+/// No consumer reaches these limits except `greedy`.
 const LIMITS: &str = "
 admin: {tokens: [{name: tests, token: an-administrators-token}]}
 models: [{model: \"*\", output_tokens: 40, bytes_per_token: 4}]
@@ -35,29 +35,24 @@ quotas:
 prices: [{model: \"*\", input: 0.5, output: 1.5}]
 ";
 
-/// Two gateways with a sidecar each, over one Redis. `None`, said aloud, where a program is not installed.
+/// Two gateways with a sidecar each, over one Redis. Returns `None` and says so if a program is not installed.
 async fn start() -> Option<Driver> {
-    support::found(paths::browser())?;
-    support::found(paths::node())?;
-    support::found(paths::page_tools())?;
+    lab::found(paths::browser())?;
+    lab::found(paths::node())?;
+    lab::found(paths::page_tools())?;
     let builder = Lab::builder()
         .hosts(3)
         .envoys(2)
         .sidecars(2)
         .redis()
-        .engine(EngineParams { base_ms: 1.0, ..roomy() })
+        .engine(EngineParams { base_ms: 1.0, ..roomy_engine() })
         .token_batch(7)
-        // Slowness of a busy machine must not look like an outage.
+        // A slow response on a busy machine must not count as an outage.
         .store_timeout(Duration::from_secs(1))
         .pool_yaml("cap: 8")
         .sidecar_yaml(LIMITS)
-        .plugin_config(|config| {
-            config["deadline_ms"] = 10_000.into();
-            config["on_error"] = "closed".into();
-            config["read_body"] = true.into();
-            config["include_usage"] = true.into();
-        });
-    Some(Driver::new(support::start(builder).await?))
+        .plugin_config(exact_plugin);
+    Some(Driver::new(lab::start(builder).await?))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,4 +1,4 @@
-//! Pictures of the page for the documentation: `make pictures`.
+//! Takes pictures of the page for the documentation: `make pictures`.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use super::{
     scene::{Request, Worker, endpoints},
 };
 
-/// How long the traffic runs before pictures are taken.
+/// How long the traffic runs before the pictures are taken.
 const BEFORE: Duration = Duration::from_secs(300);
 
 const CONFIG: &str = "
@@ -25,7 +25,7 @@ quotas:
 prices: [{model: \"llama*\", input: 0.9, output: 2.4}, {model: \"*\", input: 0.2, output: 0.6}]
 ";
 
-/// A pool: its model, endpoints, cap, mean requests a second, and how long one lasts.
+/// Pools: model, network of the endpoints, number of endpoints, cap, mean requests per second, mean seconds per request.
 const POOLS: [(&str, &str, usize, u32, f64, f64); 4] = [
     ("llama-3.3-70b", "10.20", 12, 32, 34.0, 7.5),
     ("qwen3-32b", "10.21", 8, 24, 22.0, 8.0),
@@ -42,7 +42,7 @@ const CONSUMERS: [(&str, f64); 7] = [
     ("ci", 0.02),
 ];
 
-/// Numbers that look like chance and are the same each time.
+/// A pseudo-random sequence that is the same on every run.
 struct Dice(u64);
 
 impl Dice {
@@ -63,7 +63,7 @@ impl Dice {
     }
 }
 
-/// One pool's traffic through all workers, for ever.
+/// Sends one pool's traffic through all workers until aborted.
 async fn traffic(workers: Vec<Arc<Worker>>, pool: usize) {
     let (model, network, count, cap, rate, lasts) = POOLS[pool];
     let candidates = endpoints(network, count, cap);

@@ -1,5 +1,5 @@
-//! Traffic of gateway workers that are none: they ask the sidecars themselves, for endpoints nobody connects to. So there
-//! can be hundreds of endpoints and thousands of consumers.
+//! Traffic of simulated gateway workers, which call the sidecars themselves for endpoints to which nothing connects. This
+//! allows hundreds of endpoints and thousands of consumers.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -9,14 +9,13 @@ use std::{
 use evenkeel_proto::v1::{self as pb, admit_response::Answer, gateway_client::GatewayClient};
 use tonic::transport::{Channel, Endpoint};
 
-/// One worker of a gateway.
+/// A simulated worker of a gateway.
 pub(super) struct Worker {
     client: GatewayClient<Channel>,
     holder: String,
     leases: AtomicU64,
 }
 
-/// One request.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) cluster: String,
@@ -28,7 +27,7 @@ pub(super) struct Request {
     pub(super) lasts: Duration,
 }
 
-/// Endpoints of this name, each with this cap.
+/// Returns endpoints in this network, each with this cap.
 pub(super) fn endpoints(network: &str, count: usize, cap: u32) -> Vec<pb::Candidate> {
     let address = |i: usize| format!("{network}.{}.{}:8000", i / 250, 10 + i % 250);
     (0..count).map(|i| pb::Candidate { address: address(i), weight: 1.0, cap }).collect()
@@ -40,7 +39,7 @@ impl Worker {
         Self { client: GatewayClient::new(channel), holder: holder.to_owned(), leases: AtomicU64::new(0) }
     }
 
-    /// Asks, waits as long as the request lasts, settles. Answers whether it was admitted.
+    /// Sends Admit, waits for the duration of the request and sends Settle. Returns whether the request was admitted.
     pub(super) async fn send(&self, request: Request) -> Result<bool, tonic::Status> {
         let Request { cluster, candidates, consumer, model, session, tokens, lasts } = request;
         let lease = 1 + self.leases.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! The dashboards as files: what Grafana would not say, and everything they ask Prometheus.
+//! The dashboards as files: errors that Grafana would not report, and all their queries.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,19 +8,19 @@ use std::{
 use evenkeel_loadtest::lab::paths;
 use serde_json::Value;
 
-/// The oldest schema with what the panels use: Grafana 10.
+/// The oldest schema that supports the panels: Grafana 10.
 const SCHEMA_VERSION: u64 = 39;
 const COLUMNS: u64 = 24;
 const DATA_SOURCE: &str = "${datasource}";
-const KINDS: [&str; 5] = ["timeseries", "stat", "bargauge", "heatmap", "row"];
+const PANEL_TYPES: [&str; 5] = ["timeseries", "stat", "bargauge", "heatmap", "row"];
 
-/// One question of a dashboard.
-pub(super) struct Question {
-    /// Where it stands.
+/// One query of a dashboard.
+pub(super) struct Query {
+    /// Dashboard and panel or variable.
     pub(super) place: String,
-    /// As Prometheus is asked it, with every variable set to all.
+    /// The PromQL expression with every variable set to "All".
     pub(super) expression: String,
-    /// Labels its legend names.
+    /// Labels that the legend uses.
     pub(super) legend: BTreeSet<String>,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn all() -> BTreeMap<String, Value> {
     let read = |path: &std::path::PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let text = fs::read_to_string(path).unwrap();
-        (name.clone(), serde_json::from_str(&text).unwrap_or_else(|fault| panic!("{name}: {fault}")))
+        (name.clone(), serde_json::from_str(&text).unwrap_or_else(|problem| panic!("{name}: {problem}")))
     };
     files.map(|path| read(&path)).collect()
 }
@@ -43,12 +43,12 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Variables that Prometheus is asked for.
+/// Returns the variables whose values come from Prometheus.
 fn variables(dashboard: &Value) -> impl Iterator<Item = &Value> {
     list(&dashboard["templating"]["list"]).iter().filter(|variable| variable["type"] == "query")
 }
 
-/// With what Grafana puts in for its own variables, and all for those of the dashboard.
+/// Substitutes values for Grafana's own variables and "All" for those of the dashboard.
 fn substituted(expression: &str, dashboard: &Value) -> String {
     let mut expression = expression.replace("$__rate_interval", "2m").replace("$__range", "5m");
     for variable in variables(dashboard) {
@@ -58,7 +58,7 @@ fn substituted(expression: &str, dashboard: &Value) -> String {
     expression
 }
 
-/// `label_values(metric, label)` as Prometheus can be asked it.
+/// Converts Grafana's `label_values(metric, label)` to PromQL.
 fn label_values(query: &str) -> String {
     let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
     let (metric, label) =
@@ -66,10 +66,10 @@ fn label_values(query: &str) -> String {
     format!("count by ({label}) ({metric})")
 }
 
-/// Everything a dashboard asks, its variables included.
-pub(super) fn questions(name: &str, dashboard: &Value) -> Vec<Question> {
-    let mut all: Vec<Question> = variables(dashboard)
-        .map(|variable| Question {
+/// Returns all queries of a dashboard, including those of its variables.
+pub(super) fn queries(name: &str, dashboard: &Value) -> Vec<Query> {
+    let mut all: Vec<Query> = variables(dashboard)
+        .map(|variable| Query {
             place: format!("{name}: variable {}", text(&variable["name"])),
             expression: substituted(&label_values(text(&variable["query"]["query"])), dashboard),
             legend: BTreeSet::new(),
@@ -77,7 +77,7 @@ pub(super) fn questions(name: &str, dashboard: &Value) -> Vec<Question> {
         .collect();
     for panel in list(&dashboard["panels"]) {
         all.extend(list(&panel["targets"]).iter().map(|target| {
-            Question {
+            Query {
                 place: format!("{name}: {}, {}", text(&panel["title"]), text(&target["refId"])),
                 expression: substituted(text(&target["expr"]), dashboard),
                 legend: text(&target["legendFormat"])
@@ -91,62 +91,68 @@ pub(super) fn questions(name: &str, dashboard: &Value) -> Vec<Question> {
     all
 }
 
-struct Faults<'a>(&'a str, Vec<String>);
+struct Problems<'a>(&'a str, Vec<String>);
 
-impl Faults<'_> {
-    fn unless(&mut self, sound: bool, fault: impl std::fmt::Display) {
-        if !sound {
-            self.1.push(format!("{}: {fault}", self.0));
+impl Problems<'_> {
+    fn unless(&mut self, is_valid: bool, problem: impl std::fmt::Display) {
+        if !is_valid {
+            self.1.push(format!("{}: {problem}", self.0));
         }
     }
 }
 
-fn check_panel(panel: &Value, dashboard: &Value, faults: &mut Faults<'_>) {
+fn check_panel(panel: &Value, dashboard: &Value, problems: &mut Problems<'_>) {
     let title = text(&panel["title"]);
-    faults.unless(!title.is_empty(), "a panel without a title");
-    faults.unless(KINDS.contains(&text(&panel["type"])), format!("{title}: type {}", panel["type"]));
+    problems.unless(!title.is_empty(), "a panel without a title");
+    problems.unless(PANEL_TYPES.contains(&text(&panel["type"])), format!("{title}: type {}", panel["type"]));
     if panel["type"] == "row" {
         return;
     }
-    faults.unless(text(&panel["description"]).len() > 8, format!("{title}: no description"));
-    faults.unless(!text(&panel["fieldConfig"]["defaults"]["unit"]).is_empty(), format!("{title}: no unit"));
-    faults.unless(panel["datasource"]["uid"] == DATA_SOURCE, format!("{title}: a data source of its own"));
+    problems.unless(text(&panel["description"]).len() > 8, format!("{title}: no description"));
+    problems.unless(!text(&panel["fieldConfig"]["defaults"]["unit"]).is_empty(), format!("{title}: no unit"));
+    problems.unless(
+        panel["datasource"]["uid"] == DATA_SOURCE,
+        format!("{title}: does not use the data source variable"),
+    );
     let targets = list(&panel["targets"]);
-    faults.unless(!targets.is_empty(), format!("{title}: asks nothing"));
+    problems.unless(!targets.is_empty(), format!("{title}: no query"));
     let mut ids = BTreeSet::new();
     let names: Vec<&str> = list(&dashboard["templating"]["list"]).iter().map(|v| text(&v["name"])).collect();
     for target in targets {
         let expression = text(&target["expr"]);
-        faults.unless(!expression.is_empty(), format!("{title}: an empty expression"));
-        faults
+        problems.unless(!expression.is_empty(), format!("{title}: an empty expression"));
+        problems
             .unless(target["datasource"]["uid"] == DATA_SOURCE, format!("{title}: {}", target["datasource"]));
-        faults.unless(ids.insert(text(&target["refId"])), format!("{title}: refId twice"));
+        problems.unless(ids.insert(text(&target["refId"])), format!("{title}: refId twice"));
         for used in expression.split('$').skip(1) {
             let used: String = used.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
             let known =
                 names.contains(&used.as_str()) || ["__rate_interval", "__range"].contains(&used.as_str());
-            faults.unless(known, format!("{title}: no variable ${used}"));
+            problems.unless(known, format!("{title}: no variable ${used}"));
         }
-        // Another's metrics of the same names would be counted in.
-        faults.unless(expression.contains("job=~\"$job\""), format!("{title}: not of the jobs chosen"));
+        // Otherwise the panel would include metrics of the same names from other jobs.
+        problems.unless(
+            expression.contains("job=~\"$job\""),
+            format!("{title}: does not select the chosen jobs"),
+        );
     }
 }
 
-/// Panels lie within the grid and on no other.
-fn check_grid(panels: &[Value], faults: &mut Faults<'_>) {
+/// Panels are within the grid and do not overlap.
+fn check_grid(panels: &[Value], problems: &mut Problems<'_>) {
     let mut taken = BTreeMap::new();
     for panel in panels {
         let title = text(&panel["title"]);
         let [x, y, w, h] =
             ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap_or(u64::MAX));
-        let sound = x < COLUMNS && w > 0 && w <= COLUMNS - x && h > 0 && h <= 20 && y < 500;
-        faults.unless(sound, format!("{title}: {}", panel["gridPos"]));
-        if !sound {
+        let is_valid = x < COLUMNS && w > 0 && w <= COLUMNS - x && h > 0 && h <= 20 && y < 500;
+        problems.unless(is_valid, format!("{title}: {}", panel["gridPos"]));
+        if !is_valid {
             continue;
         }
         for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
             if let Some(other) = taken.insert(cell, title) {
-                faults.unless(false, format!("{title} lies on {other} at {cell:?}"));
+                problems.unless(false, format!("{title} overlaps {other} at {cell:?}"));
                 break;
             }
         }
@@ -154,67 +160,70 @@ fn check_grid(panels: &[Value], faults: &mut Faults<'_>) {
 }
 
 #[test]
-fn dashboards_are_sound() {
+fn dashboards_are_valid() {
     let dashboards = all();
     let names: Vec<&str> = dashboards.keys().map(String::as_str).collect();
     assert_eq!(names, ["capacity.json", "fairness.json", "health.json", "limits.json"]);
-    let mut all_faults = Vec::new();
+    let mut all_problems = Vec::new();
     for (name, dashboard) in &dashboards {
-        let mut faults = Faults(name, Vec::new());
-        // Links and bookmarks go by the uid.
+        let mut problems = Problems(name, Vec::new());
+        // Links and bookmarks use the uid.
         let uid = format!("evenkeel-{}", name.trim_end_matches(".json"));
-        faults.unless(dashboard["uid"] == uid.as_str(), format!("uid {}, not {uid}", dashboard["uid"]));
-        faults.unless(dashboard.get("id").is_none(), "an id, which belongs to one Grafana");
-        faults.unless(dashboard["schemaVersion"] == SCHEMA_VERSION, "schemaVersion");
-        faults.unless(!text(&dashboard["title"]).is_empty(), "no title");
-        faults.unless(!text(&dashboard["description"]).is_empty(), "no description");
-        faults.unless(
+        problems.unless(dashboard["uid"] == uid.as_str(), format!("uid {}, not {uid}", dashboard["uid"]));
+        problems.unless(dashboard.get("id").is_none(), "an id, which is specific to one Grafana");
+        problems.unless(dashboard["schemaVersion"] == SCHEMA_VERSION, "schemaVersion");
+        problems.unless(!text(&dashboard["title"]).is_empty(), "no title");
+        problems.unless(!text(&dashboard["description"]).is_empty(), "no description");
+        problems.unless(
             list(&dashboard["tags"]).contains(&"evenkeel".into()),
-            "no tag, by which they are linked",
+            "no tag `evenkeel`, which links the dashboards",
         );
         let links = list(&dashboard["links"]);
         let linked = links.iter().any(|link| link["type"] == "dashboards" && link["tags"][0] == "evenkeel");
-        faults.unless(linked, "no links to the others");
+        problems.unless(linked, "no links to the other dashboards");
         let list_of_variables = list(&dashboard["templating"]["list"]);
         let source = list_of_variables.first().is_some_and(|variable| {
             variable["type"] == "datasource"
                 && variable["name"] == "datasource"
                 && variable["query"] == "prometheus"
         });
-        faults.unless(source, "its first variable is not the data source");
+        problems.unless(source, "the first variable is not the data source");
         for variable in variables(dashboard) {
             let name = text(&variable["name"]);
-            faults.unless(variable["datasource"]["uid"] == DATA_SOURCE, format!("{name}: its data source"));
-            faults.unless(
+            problems.unless(
+                variable["datasource"]["uid"] == DATA_SOURCE,
+                format!("{name}: does not use the data source variable"),
+            );
+            problems.unless(
                 variable["allValue"] == ".*",
-                format!("{name}: a label that is missing fits no value"),
+                format!("{name}: allValue is not `.*`, which also matches a missing label"),
             );
             let used = dashboard["panels"].to_string().contains(&format!("=~\\\"${name}\\\""));
-            faults.unless(used, format!("{name}: not used"));
+            problems.unless(used, format!("{name}: not used"));
         }
         let panels = list(&dashboard["panels"]);
-        faults.unless(panels.len() >= 12, format!("{} panels", panels.len()));
+        problems.unless(panels.len() >= 12, format!("{} panels", panels.len()));
         let mut ids = BTreeSet::new();
         for panel in panels {
-            faults.unless(
+            problems.unless(
                 panel["id"].as_u64().is_some_and(|id| ids.insert(id)),
-                format!("{}: its id", panel["title"]),
+                format!("{}: no id or a duplicate", panel["title"]),
             );
-            check_panel(panel, dashboard, &mut faults);
+            check_panel(panel, dashboard, &mut problems);
         }
-        check_grid(panels, &mut faults);
-        all_faults.append(&mut faults.1);
+        check_grid(panels, &mut problems);
+        all_problems.append(&mut problems.1);
     }
-    assert!(all_faults.is_empty(), "{}", all_faults.join("\n"));
+    assert!(all_problems.is_empty(), "{}", all_problems.join("\n"));
 }
 
-/// A name misspelt, with something in its place where there is no series, would not be noticed otherwise.
+/// Detects misspelt metrics in queries that have a default for a missing series.
 #[test]
-fn whatever_is_asked_for_is_documented() {
+fn queried_metrics_are_documented() {
     let documented = fs::read_to_string(paths::workspace().join("docs/metrics.md")).unwrap();
     let mut asked: Vec<(String, String)> = Vec::new();
     for (name, dashboard) in all() {
-        asked.extend(questions(&name, &dashboard).into_iter().map(|asked| (asked.place, asked.expression)));
+        asked.extend(queries(&name, &dashboard).into_iter().map(|asked| (asked.place, asked.expression)));
     }
     let rule = |rule: Value| (text(&rule["alert"]).to_owned(), text(&rule["expr"]).to_owned());
     asked.extend(super::rules::all().into_iter().map(rule));
@@ -224,35 +233,38 @@ fn whatever_is_asked_for_is_documented() {
         for word in words.filter(|word| word.starts_with("evenkeel_") || word.starts_with("process_")) {
             let parts = ["_bucket", "_sum", "_count"];
             let name = parts.iter().find_map(|part| word.strip_suffix(part)).unwrap_or(word);
-            assert!(documented.contains(&format!("\n| `{name}` | ")), "{place}: {word} is no metric");
+            assert!(
+                documented.contains(&format!("\n| `{name}` | ")),
+                "{place}: {word} is not a documented metric"
+            );
             names.insert(name.to_owned());
         }
     }
     assert!(names.len() > 40, "{}", names.len());
 }
 
-/// What sidecars know of a pool together is the same at each of them: a sum over sidecars would be a multiple of it.
+/// All sidecars report the same values of a shared pool, so a sum over sidecars would be a multiple.
 #[test]
-fn what_all_sidecars_know_is_not_summed() {
+fn shared_pool_metrics_are_not_summed() {
     let shared =
         ["in_flight", "endpoint_cap", "endpoint_weight", "pool_capacity", "pool_endpoints", "holders"];
-    let mut faults = Vec::new();
-    let mut looked_at = 0;
+    let mut problems = Vec::new();
+    let mut checked = 0;
     for (name, dashboard) in all() {
-        for Question { place, expression, .. } in questions(&name, &dashboard) {
+        for Query { place, expression, .. } in queries(&name, &dashboard) {
             for metric in shared.map(|metric| format!("evenkeel_{metric}{{")) {
                 for (at, _) in expression.match_indices(&metric).filter(|_| !place.contains("variable")) {
-                    looked_at += 1;
-                    // max by (…) ( or min by (…) ( stands right before it.
+                    checked += 1;
+                    // `max by (…) (` or `min by (…) (` must precede it.
                     let before = expression[..at].trim_end_matches('(').trim_end();
                     let clause = before.rfind("by (").map_or("", |by| before[..by].trim_end());
                     if !before.ends_with(')') || !(clause.ends_with("max") || clause.ends_with("min")) {
-                        faults.push(format!("{place}: {expression}"));
+                        problems.push(format!("{place}: {expression}"));
                     }
                 }
             }
         }
     }
-    assert!(faults.is_empty(), "{}", faults.join("\n"));
-    assert!(looked_at > 30, "{looked_at}");
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(checked > 30, "{checked}");
 }

@@ -1,27 +1,27 @@
-//! The alert rules as files: accepted by promtool, tested by it, and each with a page for whoever is woken.
+//! The alert rules as files: promtool accepts and tests them, and each alert has a section in the runbook.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
 use evenkeel_loadtest::lab::paths;
 use serde_json::Value;
 
-use crate::support;
+use crate::support::lab;
 
 pub(super) fn file() -> PathBuf {
     paths::workspace().join("helm/evenkeel/rules/evenkeel.rules.yaml")
 }
 
-/// Every rule, as written.
+/// Returns every rule of the file.
 pub(super) fn all() -> Vec<Value> {
     let rules: Value = serde_saphyr::from_str(&fs::read_to_string(file()).unwrap()).unwrap();
     let groups = rules["groups"].as_array().unwrap();
     groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
 }
 
-/// Output of promtool; `None`, said aloud, where it is not installed.
+/// Runs promtool and returns its output. Returns `None` and says so if it is not installed.
 pub(super) fn promtool(arguments: &[&str], input: &str) -> Option<String> {
     use std::{io::Write as _, process::Stdio};
-    let program = support::found(paths::promtool())?;
+    let program = lab::found(paths::promtool())?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
@@ -35,20 +35,20 @@ pub(super) fn promtool(arguments: &[&str], input: &str) -> Option<String> {
 
 #[test]
 fn promtool_accepts_the_rules() {
-    let Some(told) =
+    let Some(output) =
         promtool(&["check", "rules", "--lint=all", "--lint-fatal", file().to_str().unwrap()], "")
     else {
         return;
     };
-    assert!(told.contains(&format!("SUCCESS: {} rules found", all().len())), "{told}");
+    assert!(output.contains(&format!("SUCCESS: {} rules found", all().len())), "{output}");
 }
 
 #[test]
-fn each_alert_fires_when_it_should_and_none_when_all_is_well() {
+fn each_alert_fires_when_it_should_and_none_on_a_healthy_system() {
     let tests = paths::workspace().join("helm/tests/rules_test.yaml");
-    let Some(told) = promtool(&["test", "rules", tests.to_str().unwrap()], "") else { return };
-    assert!(told.contains("SUCCESS"), "{told}");
-    // Each is expected to fire somewhere.
+    let Some(output) = promtool(&["test", "rules", tests.to_str().unwrap()], "") else { return };
+    assert!(output.contains("SUCCESS"), "{output}");
+    // Every alert must fire in some test.
     let text = fs::read_to_string(tests).unwrap();
     for rule in all() {
         if let Some(alert) = rule["alert"].as_str() {
@@ -58,7 +58,7 @@ fn each_alert_fires_when_it_should_and_none_when_all_is_well() {
 }
 
 #[test]
-fn each_alert_says_what_to_do() {
+fn each_alert_has_annotations_and_a_runbook_section() {
     let runbook = fs::read_to_string(paths::workspace().join("docs/runbook.md")).unwrap();
     let sections: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let mut alerts = BTreeSet::new();
@@ -73,19 +73,19 @@ fn each_alert_says_what_to_do() {
         assert!(annotation("description").len() > 60, "{name}: no description");
         let anchor = format!("docs/runbook.md#{}", name.to_lowercase());
         assert_eq!(annotation("runbook_url"), anchor, "{name}");
-        // A label that its expression sums away would be an empty place in the text.
+        // A label that the expression aggregates away would be empty in the text.
         let expression = rule["expr"].as_str().unwrap();
         let texts = format!("{}{}", annotation("summary"), annotation("description"));
         for label in texts.split("$labels.").skip(1) {
             let label: String = label.chars().take_while(char::is_ascii_alphanumeric).collect();
             let by = expression.split("by (").skip(1).filter_map(|by| by.split(')').next());
             let kept = by.clone().count() == 0 || by.into_iter().any(|by| by.split(", ").any(|l| l == label));
-            // Of recorded series the pool's labels are kept.
+            // Recorded series keep the labels of the pool.
             let recorded = expression.contains("evenkeel:")
                 && ["route", "cluster", "instance"].contains(&label.as_str());
-            assert!(kept || recorded, "{name}: {label} is not known to {expression}");
+            assert!(kept || recorded, "{name}: {expression} has no label {label}");
         }
     }
     let alerts: BTreeSet<&str> = alerts.iter().map(String::as_str).collect();
-    assert_eq!(alerts, sections, "alerts, and sections of docs/runbook.md");
+    assert_eq!(alerts, sections, "alerts and sections of docs/runbook.md");
 }

@@ -1,22 +1,24 @@
-//! The worker against a mock gateway.
+//! Tests of the worker against a mock gateway.
 
-mod gather;
-mod own;
+mod attributes;
+mod body_buffer;
+mod direct_response;
 mod properties;
 mod request;
 mod response;
 mod settle;
 mod tick;
 
+use evenkeel_proto::v1::{
+    AdmitResponse, Admitted, Basis, Denied, Header, Outcome, Reason, admit_response::Answer,
+};
+use prost::Message;
+
 use super::{Flow, Worker};
 use crate::{
     host::Method,
     mock::{Mock, ROOT},
 };
-use evenkeel_proto::v1::{
-    AdmitResponse, Admitted, Basis, Denied, Header, Outcome, Reason, admit_response::Answer,
-};
-use prost::Message;
 
 /// A gateway with one plugin instance.
 struct Rig {
@@ -33,13 +35,13 @@ impl Rig {
         Rig { host, worker }
     }
 
-    /// A request arrives, without a body to wait for.
+    /// Starts a request without a body.
     fn arrive(&mut self, context: u32) -> Flow {
         self.host.open(context);
         self.worker.on_request_headers(&self.host, context, true)
     }
 
-    /// The sidecar answers a stream's Admit.
+    /// Delivers the sidecar's answer to a stream's Admit.
     fn answer(&mut self, context: u32, status: u32, answer: Option<Answer>) {
         let calls = self.host.calls_of(Method::Admit);
         let token = calls.iter().rev().find(|call| call.context == context).unwrap().token;
@@ -47,7 +49,7 @@ impl Rig {
         self.worker.on_answer(&self.host, token, status, &body.unwrap_or_default());
     }
 
-    /// The lease a stream's Admit asked for.
+    /// Returns the lease in a stream's Admit.
     fn lease(&self, context: u32) -> Option<u64> {
         let calls = self.host.calls_of(Method::Admit);
         calls.iter().find(|call| call.context == context).map(|call| call.admit().lease)
@@ -57,15 +59,15 @@ impl Rig {
         self.answer(context, 0, Some(admitted(endpoint, Basis::Shared)));
     }
 
-    /// The response begins, from an upstream address.
+    /// Starts the response, from an upstream address.
     fn respond(&mut self, context: u32, address: &str, status: u64) {
         self.host.effective.set(context);
-        self.host.set(context, "upstream.address", address.as_bytes());
-        self.host.set(context, "response.code", &status.to_le_bytes());
+        self.host.set_property(context, "upstream.address", address.as_bytes());
+        self.host.set_property(context, "response.code", &status.to_le_bytes());
         self.worker.on_response_headers(&self.host, context);
     }
 
-    /// The stream ends and is gone.
+    /// Ends a stream and removes it.
     fn end(&mut self, context: u32) {
         self.host.effective.set(context);
         self.worker.on_end(&self.host, context);
@@ -78,23 +80,23 @@ impl Rig {
         self.worker.on_tick(&self.host);
     }
 
-    /// A KeepAlive as it would be sent now.
+    /// Returns the list of a KeepAlive sent now.
     fn list(&mut self) -> evenkeel_proto::v1::KeepAliveRequest {
-        self.host.pass(60_000);
+        self.host.advance(60_000);
         self.tick();
-        self.host.last(Method::KeepAlive).keep_alive()
+        self.host.last_call(Method::KeepAlive).keep_alive()
     }
 
     fn outcome(&self) -> Outcome {
-        self.host.last(Method::Settle).settle().outcome()
+        self.host.last_call(Method::Settle).settle().outcome()
     }
 
     fn header(&self, context: u32, name: &str) -> Option<String> {
-        self.host.with(context, |s| s.request_headers.get(name).cloned())
+        self.host.with_stream(context, |s| s.request_headers.get(name).cloned())
     }
 
     fn resumed(&self, context: u32) -> u32 {
-        self.host.with(context, |s| s.resumed)
+        self.host.with_stream(context, |s| s.resumed)
     }
 }
 

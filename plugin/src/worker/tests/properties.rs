@@ -1,12 +1,14 @@
-//! Any interleaving of events.
+//! Properties that hold for any interleaving of events.
 
-use super::*;
-use crate::{book::Place, metrics::Counter};
-use evenkeel_proto::v1::{KeepAliveRequest, KeepAliveResponse};
-use proptest::{collection::vec, prelude::*};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Something that happens to the gateway. A number picks a stream.
+use evenkeel_proto::v1::{KeepAliveRequest, KeepAliveResponse};
+use proptest::{collection::vec, prelude::*};
+
+use super::*;
+use crate::{lease_table::Location, metrics::Counter};
+
+/// An event at the gateway. A number selects a stream.
 #[derive(Clone, Debug)]
 enum Event {
     Arrive {
@@ -18,8 +20,8 @@ enum Event {
     Fail(usize, u32),
     Upstream(usize, u8),
     Response(usize),
-    /// So many bytes of a response pass.
-    Piece(usize, usize),
+    /// This many bytes of a response pass.
+    Chunk(usize, usize),
     End(usize),
     Tick,
     KeptAlive(u32),
@@ -38,7 +40,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (stream.clone(), prop_oneof![Just(4_u32), Just(14)]).prop_map(|(s, c)| Event::Fail(s, c)),
         2 => (stream.clone(), 0..3_u8).prop_map(|(s, host)| Event::Upstream(s, host)),
         3 => stream.clone().prop_map(Event::Response),
-        2 => (stream.clone(), 0..600_usize).prop_map(|(s, bytes)| Event::Piece(s, bytes)),
+        2 => (stream.clone(), 0..600_usize).prop_map(|(s, bytes)| Event::Chunk(s, bytes)),
         4 => stream.prop_map(Event::End),
         2 => Just(Event::Tick),
         2 => prop_oneof![2 => Just(0_u32), 1 => Just(14)].prop_map(Event::KeptAlive),
@@ -47,27 +49,27 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Streams by arrival, and what the sidecar answered; answers may come after the end.
+/// Streams in the order of arrival, and what the sidecar answered; answers may arrive after the end.
 #[derive(Default)]
 struct Seen {
     live: Vec<u32>,
     ended: Vec<u32>,
     answered: HashSet<u32>,
     denied: HashSet<u32>,
-    /// Answered by the gateway itself before the sidecar did.
+    /// Streams that the gateway itself answered before the sidecar did.
     preempted: HashSet<u32>,
-    /// Pools were refused.
+    /// At least one KeepAlive answer refused pools.
     refused: bool,
     table: Table,
 }
 
-/// The shared table at its worst: Settles reach it at once, a KeepAlive only when it comes back.
+/// The shared table in the worst case: Settles reach it at once, a KeepAlive only when its answer arrives.
 #[derive(Default)]
 struct Table {
     leases: HashSet<u64>,
-    /// Calls that have reached it, but for KeepAlives.
+    /// Number of calls that have reached it, except KeepAlives.
     calls: usize,
-    /// Tokens of the KeepAlives that have.
+    /// Tokens of the KeepAlives that have reached it.
     kept_alive: HashSet<u32>,
 }
 
@@ -130,12 +132,12 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
         }
         Event::Upstream(i, host) => {
             if let Some(context) = pick(&seen.live, i) {
-                rig.host.set(context, "upstream.address", format!("h{host}").as_bytes());
+                rig.host.set_property(context, "upstream.address", format!("h{host}").as_bytes());
             }
         }
         Event::Response(i) => {
             if let Some(context) = pick(&seen.live, i) {
-                rig.host.with(context, |s| {
+                rig.host.with_stream(context, |s| {
                     s.response_headers.insert(":status".into(), "200".into());
                     s.response_headers.insert("content-type".into(), "text/event-stream".into());
                 });
@@ -145,11 +147,11 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
                 }
             }
         }
-        Event::Piece(i, bytes) => {
+        Event::Chunk(i, bytes) => {
             if let Some(context) = pick(&seen.live, i) {
                 let body = include_bytes!("../../../tests/fixtures/anthropic.sse");
                 rig.host.effective.set(context);
-                rig.host.with(context, |s| s.piece = body[..bytes].to_vec());
+                rig.host.with_stream(context, |s| s.response_chunk = body[..bytes].to_vec());
                 rig.worker.on_response_body(&rig.host, context, bytes, i % 2 == 0);
             }
         }
@@ -180,17 +182,18 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
                 rig.worker.on_answer(&rig.host, call.token, 0, &response.encode_to_vec());
             }
         }
-        Event::Pass(ms) => rig.host.pass(ms),
+        Event::Pass(ms) => rig.host.advance(ms),
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever happens in whatever order: once all streams have ended the book is empty, each lease but the
-    /// denied ones was settled once (and again only after a KeepAlive, word for word), no request was let go on
-    /// twice, every KeepAlive listed exactly the leases then held (where pools were refused, at least the known
-    /// ones), and after each that came back, however late it was applied, the table held no lease that had ended.
+    /// Whatever the order of events: once all streams have ended, the lease table is empty; each lease was settled
+    /// once (again only after a KeepAlive, with the same message), except denied ones; no request was resumed twice;
+    /// every KeepAlive listed exactly the leases then held (at least those on known endpoints if pools were refused);
+    /// and after each KeepAlive answer, however late the KeepAlive was applied, the shared table held no lease that
+    /// had ended.
     #[test]
     fn every_lease_is_settled_once(events in vec(event(), 0..120)) {
         let mut rig = Rig::new("");
@@ -200,23 +203,23 @@ proptest! {
             run(&mut rig, &mut seen, event);
             seen.table.settle(&rig);
             if matches!(event, Event::KeptAlive(_)) {
-                let held: HashSet<u64> = rig.worker.book().after(0, usize::MAX).iter().map(|(l, _)| *l).collect();
-                prop_assert!(seen.table.leases.is_subset(&held), "{:?} put back", seen.table.leases.difference(&held));
+                let held: HashSet<u64> = rig.worker.lease_table().leases_after(0, usize::MAX).iter().map(|(l, _)| *l).collect();
+                prop_assert!(seen.table.leases.is_subset(&held), "{:?} restored", seen.table.leases.difference(&held));
             }
-            prop_assert_eq!(rig.worker.book().len(), seen.live.len() - seen.live.iter().filter(|c| seen.denied.contains(c)).count());
+            prop_assert_eq!(rig.worker.lease_table().len(), seen.live.len() - seen.live.iter().filter(|c| seen.denied.contains(c)).count());
             if let Some(call) = rig.host.calls_of(Method::KeepAlive).get(listed) {
                 let leases: usize = call.keep_alive().pools.iter().map(|p| p.leases.len()).sum();
-                let book = rig.worker.book();
-                let on = |lease| matches!(book.get(lease).map(|held| &held.place), Some(Place::On(_)));
-                let known = book.after(0, usize::MAX).into_iter().filter(|(lease, _)| on(*lease)).count();
-                // Of a pool that was refused, those on no known endpoint may be left out.
-                prop_assert!(leases == book.len() || seen.refused && (known..book.len()).contains(&leases));
+                let lease_table = rig.worker.lease_table();
+                let on = |lease| matches!(lease_table.get(lease).map(|held| &held.location), Some(Location::At(_)));
+                let known = lease_table.leases_after(0, usize::MAX).into_iter().filter(|(lease, _)| on(*lease)).count();
+                // Leases of a refused pool on no known endpoint may be left out.
+                prop_assert!(leases == lease_table.len() || seen.refused && (known..lease_table.len()).contains(&leases));
             }
         }
         for context in seen.live.clone() {
             rig.end(context);
         }
-        prop_assert!(rig.worker.book().is_empty());
+        prop_assert!(rig.worker.lease_table().is_empty());
 
         let mut settled: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         let settles = rig.host.calls_of(Method::Settle);
@@ -224,13 +227,13 @@ proptest! {
             let first = settled.entry(call.settle().lease).or_insert_with(|| call.message.clone());
             prop_assert_eq!(&*first, &call.message);
         }
-        let repeated = rig.host.counted(Counter::SettlesRepeated) as usize;
+        let repeated = rig.host.count_of(Counter::SettlesRepeated) as usize;
         prop_assert_eq!(settles.len(), settled.len() + repeated);
         let leases: HashMap<u32, u64> = rig.host.calls_of(Method::Admit).iter().map(|c| (c.context, c.admit().lease)).collect();
         for (context, lease) in leases {
             prop_assert_eq!(settled.contains_key(&lease), !seen.denied.contains(&context));
         }
-        let issued = rig.worker.book().issued_through() as usize;
+        let issued = rig.worker.lease_table().issued_through() as usize;
         prop_assert_eq!(settled.len() + seen.denied.len(), issued);
         for (context, stream) in rig.host.streams.borrow().iter() {
             prop_assert!(stream.resumed <= 1, "stream {} resumed {} times", context, stream.resumed);

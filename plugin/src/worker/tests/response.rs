@@ -1,28 +1,29 @@
-//! What is read from responses, and what is hidden of them.
+//! Reading usage from responses and stripping it.
+
+use evenkeel_proto::v1::{SettleRequest, Tokens};
 
 use super::*;
 use crate::metrics::Counter;
-use evenkeel_proto::v1::{SettleRequest, Tokens};
 
 const STREAM: &str = include_str!("../../../tests/fixtures/openai-chat.sse");
 
-/// The response begins.
+/// Starts the response.
 fn begin(rig: &mut Rig, context: u32, status: u64, headers: &[(&str, &str)]) {
-    rig.host.with(context, |s| {
+    rig.host.with_stream(context, |s| {
         s.response_headers.insert(":status".into(), status.to_string());
         s.response_headers.extend(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
     });
     rig.respond(context, "a:1", status);
 }
 
-/// A piece of its body passes; what becomes of it.
-fn pass(rig: &mut Rig, context: u32, piece: &[u8], end: bool) -> Vec<u8> {
-    rig.host.with(context, |s| s.piece = piece.to_vec());
-    rig.worker.on_response_body(&rig.host, context, piece.len(), end);
-    rig.host.with(context, |s| std::mem::take(&mut s.piece))
+/// Passes a chunk of the body; returns what the client receives.
+fn pass(rig: &mut Rig, context: u32, chunk: &[u8], end: bool) -> Vec<u8> {
+    rig.host.with_stream(context, |s| s.response_chunk = chunk.to_vec());
+    rig.worker.on_response_body(&rig.host, context, chunk.len(), end);
+    rig.host.with_stream(context, |s| std::mem::take(&mut s.response_chunk))
 }
 
-/// An admitted request whose response begins.
+/// Admits a request and starts its response.
 fn streaming(config: &str, headers: &[(&str, &str)]) -> Rig {
     let mut rig = Rig::new(config);
     rig.arrive(5);
@@ -33,42 +34,42 @@ fn streaming(config: &str, headers: &[(&str, &str)]) -> Rig {
 
 fn settled(rig: &mut Rig) -> SettleRequest {
     rig.end(5);
-    rig.host.last(Method::Settle).settle()
+    rig.host.last_call(Method::Settle).settle()
 }
 
 const EVENTS: (&str, &str) = ("content-type", "text/event-stream; charset=utf-8");
 
 #[test]
-fn the_settle_carries_what_the_response_told() {
+fn settle_carries_the_reported_usage() {
     let mut rig = streaming("", &[EVENTS]);
-    for piece in STREAM.as_bytes().chunks(50) {
-        assert_eq!(pass(&mut rig, 5, piece, false), piece, "it passes as it comes");
+    for chunk in STREAM.as_bytes().chunks(50) {
+        assert_eq!(pass(&mut rig, 5, chunk, false), chunk, "passes unchanged");
     }
     pass(&mut rig, 5, b"", true);
     let settle = settled(&mut rig);
     let tokens = Tokens { input: 19, output: 10, cached_input: 4, reasoning: 0 };
     assert_eq!((settle.tokens, settle.tokens_final, settle.output_bytes), (Some(tokens), true, 16));
     assert_eq!(settle.model, "gpt-4o-mini");
-    assert_eq!(rig.host.counted(Counter::UsageFinal), 1);
+    assert_eq!(rig.host.count_of(Counter::UsageFinal), 1);
 }
 
 #[test]
-fn a_response_cut_off_tells_the_text_it_carried() {
+fn a_truncated_response_reports_its_text_size() {
     let mut rig = streaming("", &[EVENTS]);
     pass(&mut rig, 5, &STREAM.as_bytes()[..STREAM.find("w\u{f6}rld").unwrap()], false);
     let settle = settled(&mut rig);
     assert_eq!((settle.tokens, settle.tokens_final, settle.output_bytes), (None, false, 6));
-    assert_eq!(rig.host.counted(Counter::UsageAbsent), 1);
+    assert_eq!(rig.host.count_of(Counter::UsageAbsent), 1);
 
     let mut rig = streaming("", &[EVENTS]);
     pass(&mut rig, 5, br#"data: {"message":{"usage":{"input_tokens":9 }}}"#, false);
     let settle = settled(&mut rig);
     assert_eq!((settle.tokens.unwrap().input, settle.tokens_final), (9, false));
-    assert_eq!(rig.host.counted(Counter::UsagePartial), 1);
+    assert_eq!(rig.host.count_of(Counter::UsagePartial), 1);
 }
 
 #[test]
-fn the_settle_says_whether_the_body_was_read() {
+fn settle_says_whether_the_body_was_read() {
     for (kind, end, body_read) in
         [("application/json", true, true), ("application/json", false, false), ("text/html", true, false)]
     {
@@ -80,7 +81,7 @@ fn the_settle_says_whether_the_body_was_read() {
 }
 
 #[test]
-fn a_large_piece_is_taken_bit_by_bit() {
+fn a_large_chunk_is_copied_in_parts() {
     let text = "x".repeat(200_000);
     let body = format!(r#"data: {{"choices":[{{"delta":{{"content":"{text}"}}}}],"usage":null}}"#);
     let body = format!("{body}\n\ndata: {{\"choices\":[],\"usage\":{{\"prompt_tokens\":1}}}}\n\n");
@@ -92,9 +93,13 @@ fn a_large_piece_is_taken_bit_by_bit() {
     let mut rig = chat(INCLUDE, "/v1/chat/completions", r#"{"stream":true}"#);
     begin(&mut rig, 5, 200, &[EVENTS]);
     let seen = pass(&mut rig, 5, body.as_bytes(), true);
-    assert_eq!(seen.len(), body.find("data: {\"choices\":[],").unwrap(), "the long event passes as it is");
+    assert_eq!(
+        seen.len(),
+        body.find("data: {\"choices\":[],").unwrap(),
+        "the oversized event passes unchanged"
+    );
     settled(&mut rig);
-    assert_eq!(rig.host.counted(Counter::UsageUnhidden), 1);
+    assert_eq!(rig.host.count_of(Counter::UsageNotStripped), 1);
 }
 
 #[test]
@@ -106,7 +111,7 @@ fn trailers_end_a_body() {
 }
 
 #[test]
-fn only_what_may_tell_usage_is_read() {
+fn only_responses_that_may_report_usage_are_read() {
     let body = br#"{"usage":{"prompt_tokens":1}}"#;
     const JSON: (&str, &str) = ("content-type", "application/json");
     let cases: [(&str, u64, &Headers, bool); 11] = [
@@ -130,36 +135,36 @@ fn only_what_may_tell_usage_is_read() {
         assert_eq!(pass(&mut rig, 5, body, true), body);
         assert_eq!(settled(&mut rig).tokens.is_some(), read, "{config} {status} {headers:?}");
         let encoded = headers.iter().any(|(_, v)| *v == "gzip");
-        assert_eq!(rig.host.counted(Counter::UsageEncoded), u64::from(encoded));
+        assert_eq!(rig.host.count_of(Counter::UsageCompressed), u64::from(encoded));
     }
 }
 
 #[test]
-fn the_gateways_own_answer_tells_no_usage() {
+fn the_gateways_own_response_has_no_usage() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
-    rig.host.set(5, "response.code_details", b"response_timeout");
+    rig.host.set_property(5, "response.code_details", b"response_timeout");
     begin(&mut rig, 5, 200, &[("content-type", "application/json")]);
     pass(&mut rig, 5, br#"{"usage":{"prompt_tokens":1}}"#, true);
     assert_eq!(settled(&mut rig).tokens, None);
 }
 
 #[test]
-fn compressed_responses_are_not_asked_for() {
+fn accept_encoding_is_removed() {
     for (config, kept) in
         [("", false), (r#"{"accept_encoding":"keep"}"#, true), (r#"{"read_usage":false}"#, true)]
     {
         let mut rig = Rig::new(config);
         rig.host.open(5);
-        rig.host.with(5, |s| s.request_headers.insert("accept-encoding".into(), "gzip".into()));
+        rig.host.with_stream(5, |s| s.request_headers.insert("accept-encoding".into(), "gzip".into()));
         rig.worker.on_request_headers(&rig.host, 5, true);
         assert_eq!(rig.header(5, "accept-encoding").is_some(), kept, "{config}");
     }
 }
 
 #[test]
-fn headers_of_the_answer_are_on_error_responses_too() {
+fn headers_from_the_sidecar_are_on_error_responses_too() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.answer(
@@ -172,14 +177,14 @@ fn headers_of_the_answer_are_on_error_responses_too() {
         })),
     );
     begin(&mut rig, 5, 500, &[]);
-    assert_eq!(rig.host.with(5, |s| s.response_headers["x-left"].clone()), "7");
+    assert_eq!(rig.host.with_stream(5, |s| s.response_headers["x-left"].clone()), "7");
 }
 
-/// A gathered chat request, with this path and body.
+/// Sends a chat request with this path and body.
 fn chat(config: &str, path: &str, body: &str) -> Rig {
     let mut rig = Rig::new(config);
     rig.host.open(5);
-    rig.host.with(5, |s| {
+    rig.host.with_stream(5, |s| {
         s.request_headers.insert(":path".into(), path.into());
         s.request_headers.insert("content-type".into(), "application/json".into());
         s.request_headers.insert("content-length".into(), body.len().to_string());
@@ -194,18 +199,18 @@ fn chat(config: &str, path: &str, body: &str) -> Rig {
 const INCLUDE: &str = r#"{"read_body":true,"include_usage":true}"#;
 
 #[test]
-fn a_stream_is_asked_for_its_usage_and_the_client_does_not_see_it() {
+fn a_stream_reports_usage_that_the_client_does_not_see() {
     let mut rig = chat(INCLUDE, "/v1/chat/completions?a=b", r#"{"model":"m","stream":true}"#);
-    let body = String::from_utf8(rig.host.with(5, |s| s.body.clone())).unwrap();
+    let body = String::from_utf8(rig.host.with_stream(5, |s| s.body.clone())).unwrap();
     assert_eq!(body, r#"{"stream_options":{"include_usage":true},"model":"m","stream":true}"#);
     assert_eq!(rig.header(5, "content-length"), Some(body.len().to_string()));
-    assert_eq!(rig.host.last(Method::Admit).admit().model, "m");
+    assert_eq!(rig.host.last_call(Method::Admit).admit().model, "m");
 
     begin(&mut rig, 5, 200, &[EVENTS, ("content-length", "9")]);
-    assert!(!rig.host.with(5, |s| s.response_headers.contains_key("content-length")));
+    assert!(!rig.host.with_stream(5, |s| s.response_headers.contains_key("content-length")));
     let mut seen = Vec::new();
-    for piece in STREAM.as_bytes().chunks(70) {
-        seen.extend(pass(&mut rig, 5, piece, false));
+    for chunk in STREAM.as_bytes().chunks(70) {
+        seen.extend(pass(&mut rig, 5, chunk, false));
     }
     seen.extend(pass(&mut rig, 5, b"", true));
     let seen = String::from_utf8(seen).unwrap();
@@ -215,11 +220,11 @@ fn a_stream_is_asked_for_its_usage_and_the_client_does_not_see_it() {
     );
     let settle = settled(&mut rig);
     assert_eq!((settle.tokens.unwrap().output, settle.tokens_final), (10, true));
-    assert_eq!(rig.host.counted(Counter::UsageAsked), 1);
+    assert_eq!(rig.host.count_of(Counter::UsageRequested), 1);
 }
 
 #[test]
-fn what_is_held_passes_at_the_end() {
+fn held_bytes_pass_at_the_end() {
     let mut rig = chat(INCLUDE, "/v1/completions", r#"{"stream":true}"#);
     begin(&mut rig, 5, 200, &[EVENTS]);
     assert_eq!(pass(&mut rig, 5, b"data: [DO", false), b"");
@@ -227,7 +232,7 @@ fn what_is_held_passes_at_the_end() {
 }
 
 #[test]
-fn other_requests_and_responses_are_left_as_they_are() {
+fn other_requests_and_responses_are_unchanged() {
     let stream = r#"{"stream":true}"#;
     let asking = r#"{"stream":true,"stream_options":{"include_usage":true}}"#;
     let cases = [
@@ -239,7 +244,7 @@ fn other_requests_and_responses_are_left_as_they_are() {
     ];
     for (config, path, body) in cases {
         let mut rig = chat(config, path, body);
-        assert_eq!(rig.host.with(5, |s| s.body.clone()), body.as_bytes(), "{path} {body}");
+        assert_eq!(rig.host.with_stream(5, |s| s.body.clone()), body.as_bytes(), "{path} {body}");
         assert_eq!(rig.header(5, "content-length"), Some(body.len().to_string()));
         begin(&mut rig, 5, 200, &[EVENTS]);
         assert_eq!(pass(&mut rig, 5, STREAM.as_bytes(), true), STREAM.as_bytes());
@@ -247,5 +252,5 @@ fn other_requests_and_responses_are_left_as_they_are() {
     let mut rig = chat(INCLUDE, "/v1/chat/completions", stream);
     begin(&mut rig, 5, 200, &[("content-type", "application/json")]);
     let body = br#"{"choices":[],"usage":{"prompt_tokens":1}}"#;
-    assert_eq!(pass(&mut rig, 5, body, true), body, "no stream after all");
+    assert_eq!(pass(&mut rig, 5, body, true), body, "not an event stream");
 }

@@ -1,7 +1,9 @@
-//! Every ending.
+//! Endings of a request.
 
-use super::super::{keep_alive::SETTLED_MAX, request::TICKET_BYTES_MAX};
-use super::*;
+use super::{
+    super::{keep_alive::SETTLED_MAX, request::TICKET_BYTES_MAX},
+    *,
+};
 use crate::metrics::Counter;
 
 #[test]
@@ -15,56 +17,60 @@ fn every_ending_is_settled_with_its_outcome() {
         ("not found", 404, 0, Outcome::ClientError),
         ("failed", 500, 0, Outcome::ServerError),
         ("connection refused", 503, UF, Outcome::UpstreamReset),
-        ("cut by the upstream", 200, UC, Outcome::UpstreamReset),
-        ("client gone", 200, DC, Outcome::ClientAbort),
+        ("cut off by the upstream", 200, UC, Outcome::UpstreamReset),
+        ("client disconnected", 200, DC, Outcome::ClientAbort),
         ("route timeout", 504, UT, Outcome::Timeout),
     ];
     for (what, status, flags, outcome) in cases {
         let mut rig = Rig::new("");
         rig.arrive(5);
-        rig.host.pass(7);
+        rig.host.advance(7);
         rig.admit(5, "a:1");
         rig.respond(5, "a:1", status);
-        rig.host.set(5, "response.flags", &u64::to_le_bytes(flags));
-        rig.host.pass(3);
+        rig.host.set_property(5, "response.flags", &u64::to_le_bytes(flags));
+        rig.host.advance(3);
         rig.end(5);
-        let call = rig.host.last(Method::Settle);
+        let call = rig.host.last_call(Method::Settle);
         assert_eq!(call.context, ROOT, "a call of the stream would be cancelled with it");
         let settle = call.settle();
         assert_eq!(settle.outcome(), outcome, "{what}");
         assert_eq!((settle.lease, settle.status, settle.total_ms), (1, status as u32, 10), "{what}");
         assert_eq!(settle.pool.unwrap().cluster, "llm");
-        assert!(rig.worker.book().is_empty());
+        assert!(rig.worker.lease_table().is_empty());
     }
 }
 
 #[test]
-fn the_first_byte_of_the_body_is_timed_from_admit() {
+fn time_to_first_token_starts_at_admit() {
     let mut rig = Rig::new("");
     rig.arrive(5);
-    rig.host.pass(7);
+    rig.host.advance(7);
     rig.admit(5, "a:1");
     rig.respond(5, "a:1", 200);
     rig.worker.on_response_body(&rig.host, 5, 0, false);
-    rig.host.pass(5);
+    rig.host.advance(5);
     rig.worker.on_response_body(&rig.host, 5, 10, false);
-    rig.host.pass(20);
+    rig.host.advance(20);
     rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.end(5);
-    let settle = rig.host.last(Method::Settle).settle();
+    let settle = rig.host.last_call(Method::Settle).settle();
     assert_eq!((settle.first_token_ms, settle.total_ms), (12, 32));
 }
 
 #[test]
-fn the_gateways_own_body_is_no_token() {
+fn the_gateways_own_body_has_no_first_token() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
-    rig.host.set(5, "response.code_details", b"upstream_reset_before_response_started{connection_failure}");
+    rig.host.set_property(
+        5,
+        "response.code_details",
+        b"upstream_reset_before_response_started{connection_failure}",
+    );
     rig.respond(5, "a:1", 503);
     rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.end(5);
-    assert_eq!(rig.host.last(Method::Settle).settle().first_token_ms, 0);
+    assert_eq!(rig.host.last_call(Method::Settle).settle().first_token_ms, 0);
 }
 
 #[test]
@@ -74,7 +80,7 @@ fn a_response_without_body_has_no_first_token() {
     rig.admit(5, "a:1");
     rig.respond(5, "a:1", 404);
     rig.end(5);
-    assert_eq!(rig.host.last(Method::Settle).settle().first_token_ms, 0);
+    assert_eq!(rig.host.last_call(Method::Settle).settle().first_token_ms, 0);
 }
 
 #[test]
@@ -83,7 +89,7 @@ fn a_request_denied_by_a_later_filter_was_not_sent() {
     rig.arrive(5);
     rig.admit(5, "a:1");
     rig.host.effective.set(5);
-    rig.host.set(5, "response.code", &403_u64.to_le_bytes());
+    rig.host.set_property(5, "response.code", &403_u64.to_le_bytes());
     rig.worker.on_response_headers(&rig.host, 5);
     rig.end(5);
     assert_eq!(rig.outcome(), Outcome::NotSent);
@@ -95,8 +101,8 @@ fn a_stream_that_ends_before_the_answer_settles_its_lease() {
     rig.arrive(5);
     rig.end(5);
     assert_eq!(rig.outcome(), Outcome::NotSent);
-    assert!(rig.worker.book().is_empty());
-    // The answer comes after all, and finds no stream.
+    assert!(rig.worker.lease_table().is_empty());
+    // The late answer finds no stream.
     rig.admit(5, "a:1");
     assert_eq!(rig.resumed(5), 0);
     assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
@@ -143,7 +149,7 @@ fn ending_twice_settles_once() {
 }
 
 #[test]
-fn the_ticket_comes_back_with_the_settle() {
+fn settle_returns_the_ticket() {
     for (bytes, kept) in [(0, true), (TICKET_BYTES_MAX, true), (TICKET_BYTES_MAX + 1, false)] {
         let mut rig = Rig::new("");
         rig.arrive(5);
@@ -152,18 +158,18 @@ fn the_ticket_comes_back_with_the_settle() {
         rig.answer(5, 0, Some(Answer::Admitted(admitted)));
         assert_eq!(rig.resumed(5), 1);
         rig.end(5);
-        let settle = rig.host.last(Method::Settle).settle();
+        let settle = rig.host.last_call(Method::Settle).settle();
         assert_eq!(settle.ticket, if kept { ticket } else { Vec::new() }, "{bytes} bytes");
-        assert_eq!(rig.host.counted(Counter::TicketsDropped), u64::from(!kept));
+        assert_eq!(rig.host.count_of(Counter::TicketsDropped), u64::from(!kept));
     }
 }
 
 #[test]
-fn without_an_answer_there_is_no_ticket() {
+fn without_an_answer_settle_has_no_ticket() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.end(5);
-    assert!(rig.host.last(Method::Settle).settle().ticket.is_empty());
+    assert!(rig.host.last_call(Method::Settle).settle().ticket.is_empty());
 }
 
 #[test]
@@ -173,23 +179,23 @@ fn a_settle_that_cannot_be_sent_is_not_kept() {
     rig.admit(5, "a:1");
     rig.host.refuse_calls.set(true);
     rig.end(5);
-    assert_eq!(rig.host.counted(Counter::SettlesFailed), 1);
+    assert_eq!(rig.host.count_of(Counter::SettlesFailed), 1);
     rig.host.refuse_calls.set(false);
-    // The next KeepAlive does not list the lease although it was issued: so it is given back.
+    // The next KeepAlive does not list the issued lease, so the sidecar drops it.
     let list = rig.list();
     assert_eq!(list.issued_through, 1);
     assert!(list.pools[0].leases.is_empty());
 }
 
 fn keep_alive_answered(rig: &mut Rig, status: u32) {
-    let token = rig.host.last(Method::KeepAlive).token;
+    let token = rig.host.last_call(Method::KeepAlive).token;
     rig.host.effective.set(ROOT);
     rig.worker.on_answer(&rig.host, token, status, &[]);
 }
 
-/// Guards against a KeepAlive that puts back what was settled while it was under way.
+/// Guards against a KeepAlive that restores leases settled while it was under way.
 #[test]
-fn what_is_settled_while_a_keep_alive_is_under_way_is_settled_again() {
+fn settles_during_a_keep_alive_are_repeated() {
     for status in [0, 4, 14] {
         let mut rig = Rig::new("");
         for context in 5..8 {
@@ -199,7 +205,7 @@ fn what_is_settled_while_a_keep_alive_is_under_way_is_settled_again() {
         rig.end(5);
         rig.tick();
         rig.end(6);
-        rig.arrive(8); // issued after the list was drawn up: cannot be put back
+        rig.arrive(8); // issued after the list was built: cannot be restored
         rig.admit(8, "a:1");
         rig.end(8);
         assert_eq!(rig.host.calls_of(Method::Settle).len(), 3);
@@ -207,8 +213,8 @@ fn what_is_settled_while_a_keep_alive_is_under_way_is_settled_again() {
         let settles = rig.host.calls_of(Method::Settle);
         assert_eq!(settles.iter().map(|s| s.settle().lease).collect::<Vec<_>>(), [1, 2, 4, 2], "{status}");
         assert_eq!((&settles[3].message, settles[3].context), (&settles[1].message, ROOT));
-        assert_eq!(rig.host.counted(Counter::SettlesRepeated), 1);
-        // Not a third time, and not what is settled while none is under way.
+        assert_eq!(rig.host.count_of(Counter::SettlesRepeated), 1);
+        // Not repeated again; nor is a Settle sent while no KeepAlive is under way.
         rig.end(7);
         keep_alive_answered(&mut rig, status);
         assert_eq!(rig.host.calls_of(Method::Settle).len(), 5);
@@ -216,7 +222,7 @@ fn what_is_settled_while_a_keep_alive_is_under_way_is_settled_again() {
 }
 
 #[test]
-fn a_settle_that_failed_while_a_keep_alive_was_under_way_is_sent_after_it() {
+fn a_settle_that_failed_during_a_keep_alive_is_sent_after_it() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
@@ -225,15 +231,15 @@ fn a_settle_that_failed_while_a_keep_alive_was_under_way_is_sent_after_it() {
     rig.end(5);
     rig.host.refuse_calls.set(false);
     keep_alive_answered(&mut rig, 0);
-    assert_eq!(rig.host.last(Method::Settle).settle().lease, 1);
+    assert_eq!(rig.host.last_call(Method::Settle).settle().lease, 1);
     assert_eq!(
-        (rig.host.counted(Counter::SettlesFailed), rig.host.counted(Counter::SettlesRepeated)),
+        (rig.host.count_of(Counter::SettlesFailed), rig.host.count_of(Counter::SettlesRepeated)),
         (1, 1)
     );
 }
 
 #[test]
-fn a_keep_alive_that_takes_the_place_of_a_lost_one_mends_what_that_may_have_put_back() {
+fn a_keep_alive_corrects_what_a_lost_one_may_have_restored() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
@@ -246,7 +252,7 @@ fn a_keep_alive_that_takes_the_place_of_a_lost_one_mends_what_that_may_have_put_
 }
 
 #[test]
-fn what_is_remembered_for_a_keep_alive_is_bounded() {
+fn recorded_settles_are_bounded() {
     let mut rig = Rig::new("");
     let contexts = 2..SETTLED_MAX as u32 + 12;
     for context in contexts.clone() {
@@ -258,15 +264,15 @@ fn what_is_remembered_for_a_keep_alive_is_bounded() {
         rig.end(context);
     }
     keep_alive_answered(&mut rig, 0);
-    assert_eq!(rig.host.counted(Counter::SettlesRepeated), SETTLED_MAX as u64);
-    assert!(rig.list().pools[0].leases.is_empty(), "the next one mends the rest");
+    assert_eq!(rig.host.count_of(Counter::SettlesRepeated), SETTLED_MAX as u64);
+    assert!(rig.list().pools[0].leases.is_empty(), "the next one corrects the rest");
 }
 
 #[test]
-fn a_stream_whose_body_was_still_gathered_has_nothing_to_settle() {
+fn a_stream_whose_body_was_still_buffered_has_nothing_to_settle() {
     let mut rig = Rig::new(r#"{"read_body":true}"#);
     rig.host.open(5);
-    rig.host.with(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
+    rig.host.with_stream(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
     rig.worker.on_request_headers(&rig.host, 5, false);
     rig.end(5);
     assert!(rig.host.calls.borrow().is_empty());

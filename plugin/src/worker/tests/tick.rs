@@ -1,11 +1,12 @@
-//! The tick: KeepAlive, and where requests really are.
+//! The tick: KeepAlive and upstream addresses.
 
-use super::{super::keep_alive::WANTED_MAX, *};
-use crate::{book::POOL_KEPT_MS, host::Host as _, metrics::Counter};
 use evenkeel_proto::v1::{KeepAliveResponse, Pool};
 
-fn kept_alive(rig: &mut Rig, interval_ms: u32) {
-    let token = rig.host.last(Method::KeepAlive).token;
+use super::{super::keep_alive::WANTED_MAX, *};
+use crate::{host::Host as _, lease_table::EMPTY_POOL_KEPT_MS, metrics::Counter};
+
+fn answer_keep_alive(rig: &mut Rig, interval_ms: u32) {
+    let token = rig.host.last_call(Method::KeepAlive).token;
     let response =
         KeepAliveResponse { interval_ms, restored: 1, dropped: 2, moved: 3, ..KeepAliveResponse::default() };
     rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
@@ -16,11 +17,11 @@ fn sent(rig: &Rig) -> usize {
 }
 
 #[test]
-fn the_first_one_is_prompt_and_empty() {
+fn the_first_keep_alive_is_prompt_and_empty() {
     let mut rig = Rig::new("");
     assert_eq!(rig.host.tick_ms.get(), 20);
     rig.tick();
-    let call = rig.host.last(Method::KeepAlive);
+    let call = rig.host.last_call(Method::KeepAlive);
     assert_eq!((call.context, call.timeout_ms), (ROOT, 500));
     let request = call.keep_alive();
     assert_eq!((request.holder.as_str(), request.issued_through, request.pools.len()), ("holder", 0, 0));
@@ -28,38 +29,38 @@ fn the_first_one_is_prompt_and_empty() {
 }
 
 #[test]
-fn headers_the_sidecar_wants_are_passed_on_from_then_on() {
+fn headers_wanted_by_the_sidecar_are_passed_on() {
     let mut rig = Rig::new(r#"{"pass_headers":["x-a"]}"#);
-    let mut told = |wanted: &[String]| {
-        rig.host.pass(60_000);
+    let mut answer_with = |wanted: &[String]| {
+        rig.host.advance(60_000);
         rig.tick();
-        let token = rig.host.last(Method::KeepAlive).token;
+        let token = rig.host.last_call(Method::KeepAlive).token;
         let response = KeepAliveResponse { wanted_headers: wanted.to_vec(), ..KeepAliveResponse::default() };
         rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
         let context = rig.host.now_ms() as u32;
         rig.host.open(context);
-        rig.host.with(context, |s| {
+        rig.host.with_stream(context, |s| {
             let names = (0..99).map(|i| format!("x-{i}")).chain(["x-a", "x-b"].map(str::to_owned));
             s.request_headers.extend(names.map(|name| (name, "v".to_owned())));
         });
         rig.worker.on_request_headers(&rig.host, context, true);
-        let headers = rig.host.last(Method::Admit).admit().subject.unwrap().headers;
+        let headers = rig.host.last_call(Method::Admit).admit().subject.unwrap().headers;
         let mut names: Vec<_> = headers.into_keys().collect();
         names.sort();
-        (names, rig.host.counted(Counter::WantedRefused))
+        (names, rig.host.count_of(Counter::WantedHeadersRejected))
     };
     let wanted = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    assert_eq!(told(&[]).0, ["x-a"]);
-    let (names, refused) = told(&wanted(&["X-B", "x-b", "x-a", ":path", "bad name", "x-absent"]));
+    assert_eq!(answer_with(&[]).0, ["x-a"]);
+    let (names, refused) = answer_with(&wanted(&["X-B", "x-b", "x-a", ":path", "bad name", "x-absent"]));
     assert_eq!((names, refused), (wanted(&["x-a", "x-b"]), 2));
     let many: Vec<String> = (0..99).map(|i| format!("x-{i}")).collect();
-    let (names, refused) = told(&many);
+    let (names, refused) = answer_with(&many);
     assert_eq!((names.len(), refused), (1 + WANTED_MAX, 2 + 99 - WANTED_MAX as u64));
-    assert_eq!(told(&[]).0, ["x-a"], "the last answer counts");
+    assert_eq!(answer_with(&[]).0, ["x-a"], "the last answer applies");
 }
 
 #[test]
-fn tickets_to_be_shown_are_in_every_list() {
+fn shown_tickets_are_in_every_list() {
     let mut rig = Rig::new("");
     for (context, show_ticket) in [(5, true), (6, false)] {
         rig.arrive(context);
@@ -73,32 +74,32 @@ fn tickets_to_be_shown_are_in_every_list() {
         assert_eq!(list.pools[0].tickets, [&b"t5"[..], b""]);
     }
     rig.end(5);
-    assert_eq!(rig.host.last(Method::Settle).settle().ticket, b"t5");
+    assert_eq!(rig.host.last_call(Method::Settle).settle().ticket, b"t5");
     assert!(rig.list().pools[0].tickets.is_empty());
 }
 
 #[test]
-fn the_interval_is_the_sidecars() {
+fn the_sidecar_sets_the_interval() {
     let mut rig = Rig::new("");
     rig.tick();
-    kept_alive(&mut rig, 3000);
+    answer_keep_alive(&mut rig, 3000);
     assert_eq!(rig.host.tick_ms.get(), 3000);
-    rig.host.pass(1000);
+    rig.host.advance(1000);
     rig.tick();
     assert_eq!(sent(&rig), 1);
-    rig.host.pass(1999); // a tick a little early
+    rig.host.advance(1999); // a tick a little early
     rig.tick();
-    assert_eq!((sent(&rig), rig.host.last(Method::KeepAlive).timeout_ms), (2, 1500));
-    kept_alive(&mut rig, 0);
-    assert_eq!(rig.host.tick_ms.get(), 3000, "0 is no interval");
-    assert_eq!(rig.host.counted(Counter::KeepAlivesOk), 2);
-    assert_eq!(rig.host.counted(Counter::LeasesMoved), 6);
+    assert_eq!((sent(&rig), rig.host.last_call(Method::KeepAlive).timeout_ms), (2, 1500));
+    answer_keep_alive(&mut rig, 0);
+    assert_eq!(rig.host.tick_ms.get(), 3000, "0 is not an interval");
+    assert_eq!(rig.host.count_of(Counter::KeepAlivesOk), 2);
+    assert_eq!(rig.host.count_of(Counter::LeasesMoved), 6);
 }
 
-/// Guards against ticks that do not divide the interval: with 1600 in 2000 every second tick was used, and the
-/// holder was silent for 3200 ms, longer than the 3000 after which it is taken for dead.
+/// Guards against ticks that do not divide the interval: with 1600 in 2000 only every second tick was used, and the
+/// holder was silent for 3200 ms, longer than the 3000 after which the sidecar considers it dead.
 #[test]
-fn waiting_for_bodies_does_not_stretch_the_interval() {
+fn buffering_bodies_does_not_stretch_the_interval() {
     let pairs = [
         (2000, 1600),
         (2000, 1999),
@@ -118,16 +119,16 @@ fn waiting_for_bodies_does_not_stretch_the_interval() {
             r#"{{"read_body":true,"body_wait_ms":{body_wait_ms},"keep_alive_ms":{interval_ms}}}"#
         ));
         rig.tick();
-        kept_alive(&mut rig, interval_ms as u32);
+        answer_keep_alive(&mut rig, interval_ms as u32);
         let (mut last_ms, mut gaps) = (rig.host.now_ms(), 0);
         while gaps < 20 {
-            rig.host.pass(rig.host.tick_ms.get());
+            rig.host.advance(rig.host.tick_ms.get());
             let before = sent(&rig);
             rig.tick();
             if sent(&rig) > before {
-                kept_alive(&mut rig, interval_ms as u32);
+                answer_keep_alive(&mut rig, interval_ms as u32);
                 let gap_ms = rig.host.now_ms() - last_ms;
-                // It is due from an eighth of the interval before its time.
+                // A KeepAlive is due up to an eighth of the interval early.
                 let expected = interval_ms - interval_ms / 8..=interval_ms;
                 assert!(expected.contains(&gap_ms), "{interval_ms}, {body_wait_ms}: after {gap_ms} ms");
                 (last_ms, gaps) = (rig.host.now_ms(), gaps + 1);
@@ -138,61 +139,61 @@ fn waiting_for_bodies_does_not_stretch_the_interval() {
 }
 
 #[test]
-fn an_interval_out_of_bounds_is_bounded() {
+fn the_interval_is_clamped() {
     for (interval_ms, tick_ms) in [(1, 100), (u32::MAX, 60_000)] {
         let mut rig = Rig::new("");
         rig.tick();
-        kept_alive(&mut rig, interval_ms);
+        answer_keep_alive(&mut rig, interval_ms);
         assert_eq!(rig.host.tick_ms.get(), tick_ms);
     }
 }
 
 #[test]
-fn there_is_one_at_a_time() {
+fn at_most_one_keep_alive_is_pending() {
     let mut rig = Rig::new("");
     rig.tick();
-    rig.host.pass(1000);
+    rig.host.advance(1000);
     rig.tick();
     assert_eq!(sent(&rig), 1);
-    kept_alive(&mut rig, 1000);
+    answer_keep_alive(&mut rig, 1000);
     rig.tick();
     assert_eq!(sent(&rig), 2);
 }
 
 #[test]
-fn one_that_is_never_answered_does_not_stop_them_for_good() {
+fn a_keep_alive_without_answer_does_not_block_the_next() {
     let mut rig = Rig::new("");
     rig.tick();
-    rig.host.pass(1001);
+    rig.host.advance(1001);
     rig.tick();
     assert_eq!(sent(&rig), 2);
 }
 
 #[test]
-fn a_failed_one_is_counted_and_repeated_early() {
+fn a_failed_keep_alive_is_counted_and_repeated_early() {
     let mut rig = Rig::new("");
     rig.tick();
     assert_eq!(rig.host.tick_ms.get(), 1000);
-    rig.host.pass(500);
-    let token = rig.host.last(Method::KeepAlive).token;
+    rig.host.advance(500);
+    let token = rig.host.last_call(Method::KeepAlive).token;
     rig.worker.on_answer(&rig.host, token, 14, &[]);
     assert_eq!(rig.host.tick_ms.get(), 250);
     rig.host.refuse_calls.set(true);
-    rig.host.pass(250);
+    rig.host.advance(250);
     rig.tick();
     assert_eq!(
-        (sent(&rig), rig.host.counted(Counter::KeepAlivesFailed), rig.host.tick_ms.get()),
+        (sent(&rig), rig.host.count_of(Counter::KeepAlivesFailed), rig.host.tick_ms.get()),
         (1, 2, 250)
     );
     rig.host.refuse_calls.set(false);
-    rig.host.pass(250);
+    rig.host.advance(250);
     rig.tick();
     assert_eq!((sent(&rig), rig.host.tick_ms.get()), (2, 1000));
     assert_eq!(rig.host.logs.borrow().len(), 1);
 }
 
 #[test]
-fn the_list_has_pending_leases_without_endpoint() {
+fn pending_leases_are_listed_without_endpoint() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.arrive(6);
@@ -205,18 +206,18 @@ fn the_list_has_pending_leases_without_endpoint() {
 }
 
 #[test]
-fn an_unknown_endpoint_is_found_in_the_tick() {
+fn the_tick_finds_an_unknown_endpoint() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.answer(5, 14, None);
-    rig.host.set(5, "upstream.address", b"b:1");
+    rig.host.set_property(5, "upstream.address", b"b:1");
     assert_eq!(rig.list().pools[0].endpoints, ["b:1"]);
     assert_eq!(rig.host.effective.get(), ROOT);
-    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 0);
+    assert_eq!(rig.host.count_of(Counter::EndpointMismatches), 0);
 }
 
 #[test]
-fn a_request_that_went_elsewhere_is_listed_where_it_is() {
+fn a_request_that_went_elsewhere_is_listed_at_its_endpoint() {
     for at_response in [true, false] {
         let mut rig = Rig::new("");
         rig.arrive(5);
@@ -224,7 +225,7 @@ fn a_request_that_went_elsewhere_is_listed_where_it_is() {
         if at_response {
             rig.respond(5, "b:1", 200);
         } else {
-            rig.host.set(5, "upstream.address", b"b:1");
+            rig.host.set_property(5, "upstream.address", b"b:1");
         }
         let list = rig.list();
         assert_eq!(
@@ -232,20 +233,20 @@ fn a_request_that_went_elsewhere_is_listed_where_it_is() {
             (&["b:1".to_owned()][..], &[1][..])
         );
         rig.list();
-        assert_eq!(rig.host.counted(Counter::EndpointMismatches), 1);
+        assert_eq!(rig.host.count_of(Counter::EndpointMismatches), 1);
     }
 }
 
 #[test]
-fn a_retry_is_followed_from_host_to_host() {
+fn retries_are_followed_from_host_to_host() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
     for host in ["a:1", "b:1", "c:1"] {
-        rig.host.set(5, "upstream.address", host.as_bytes());
+        rig.host.set_property(5, "upstream.address", host.as_bytes());
         assert_eq!(rig.list().pools[0].endpoints, [host]);
     }
-    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 1, "once a request");
+    assert_eq!(rig.host.count_of(Counter::EndpointMismatches), 1, "once per request");
 }
 
 #[test]
@@ -255,29 +256,29 @@ fn a_name_is_not_compared_with_an_address() {
     rig.admit(5, "openai");
     rig.respond(5, "203.0.113.9:443", 200);
     assert_eq!(rig.list().pools[0].endpoints, ["openai"]);
-    assert_eq!(rig.host.counted(Counter::EndpointMismatches), 0);
+    assert_eq!(rig.host.count_of(Counter::EndpointMismatches), 0);
 }
 
 #[test]
-fn a_stream_gone_without_a_word_does_not_stop_the_tick() {
+fn a_stream_that_vanished_does_not_stop_the_tick() {
     let mut rig = Rig::new("");
     for context in [5, 6] {
         rig.arrive(context);
         rig.answer(context, 14, None);
-        rig.host.set(context, "upstream.address", b"b:1");
+        rig.host.set_property(context, "upstream.address", b"b:1");
     }
     rig.host.gone.borrow_mut().insert(5);
     assert_eq!(rig.list().pools[0].endpoint_of, [0, 1]);
 }
 
 #[test]
-fn more_requests_than_one_tick_looks_at_are_found_over_several() {
+fn several_ticks_locate_all_streams() {
     let mut rig = Rig::new("");
     rig.host.refuse_calls.set(true);
-    let count = super::super::LOOKS_MAX as u32 + 10;
+    let count = super::super::LOCATED_PER_TICK_MAX as u32 + 10;
     for context in 2..count + 2 {
         rig.arrive(context);
-        rig.host.set(context, "upstream.address", b"b:1");
+        rig.host.set_property(context, "upstream.address", b"b:1");
     }
     rig.host.refuse_calls.set(false);
     let unknown = |rig: &mut Rig| rig.list().pools[0].endpoint_of.iter().filter(|i| **i == 0).count();
@@ -292,12 +293,12 @@ fn an_empty_pool_is_listed_for_a_while() {
     rig.admit(5, "a:1");
     rig.end(5);
     assert_eq!(rig.list().pools.len(), 1);
-    rig.host.pass(POOL_KEPT_MS);
+    rig.host.advance(EMPTY_POOL_KEPT_MS);
     assert_eq!(rig.list().pools.len(), 0);
 }
 
 #[test]
-fn a_pool_the_sidecar_does_not_serve_is_forgotten_and_its_requests_go_on() {
+fn a_refused_pool_is_forgotten_and_its_requests_go_on() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.answer(5, 5, None);
@@ -305,7 +306,7 @@ fn a_pool_the_sidecar_does_not_serve_is_forgotten_and_its_requests_go_on() {
     rig.tick();
     let refused_pools = vec![Pool { route: "chat".into(), cluster: "llm".into() }];
     let response = KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() };
-    let token = rig.host.last(Method::KeepAlive).token;
+    let token = rig.host.last_call(Method::KeepAlive).token;
     rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
     let list = rig.list();
     assert_eq!((list.pools.len(), list.issued_through), (0, 2));
@@ -314,21 +315,21 @@ fn a_pool_the_sidecar_does_not_serve_is_forgotten_and_its_requests_go_on() {
     rig.end(5);
     rig.end(6);
     assert_eq!(rig.host.calls_of(Method::Settle).len(), 2);
-    assert_eq!(rig.worker.book().pools(), 0);
-    assert_eq!(rig.arrive(7), Flow::Pause, "it is asked for as before");
+    assert_eq!(rig.worker.lease_table().pools(), 0);
+    assert_eq!(rig.arrive(7), Flow::Pause, "Admit is sent as before");
     rig.answer(7, 5, None);
     assert_eq!(rig.resumed(7), 1);
     assert_eq!(rig.list().pools.len(), 1);
 }
 
 #[test]
-fn instances_in_one_vm_speak_only_for_themselves() {
+fn instances_in_one_vm_list_only_their_own_leases() {
     let mut rig = Rig::new("");
     let mut other = Worker::new(2, "other".into());
     assert!(other.configure(&rig.host, b""));
     rig.arrive(5);
     other.on_tick(&rig.host);
-    let request = rig.host.last(Method::KeepAlive).keep_alive();
+    let request = rig.host.last_call(Method::KeepAlive).keep_alive();
     assert_eq!((request.holder.as_str(), request.issued_through), ("other", 0));
     assert_eq!(rig.list().pools[0].leases, [1]);
 }

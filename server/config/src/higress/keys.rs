@@ -1,4 +1,4 @@
-//! What an entry of `limit_keys` matches.
+//! Matchers of `limit_keys` entries.
 
 use crate::limits::raw::RawCondition;
 
@@ -9,7 +9,7 @@ pub(super) enum KeyMatch {
     Exact(String),
     /// Any value.
     All,
-    /// Values that begin so.
+    /// Values with this prefix.
     Prefix(String),
     /// Values that match as a whole.
     Regex(String),
@@ -18,7 +18,7 @@ pub(super) enum KeyMatch {
 }
 
 impl KeyMatch {
-    /// From Go's `MatchString`, which looks for a match anywhere, to one of the whole value.
+    /// Converts a pattern of Go's `MatchString`, which finds a match anywhere, to one that matches the whole value.
     pub(super) fn regex(source: &str) -> Self {
         let anchored = !source.contains('|');
         let (start, rest) = match source.strip_prefix('^') {
@@ -53,7 +53,7 @@ impl KeyMatch {
     }
 }
 
-/// The condition that one of these matches.
+/// Returns the condition that at least one of the keys matches.
 pub(super) fn any_of(attribute: &str, keys: &[&KeyMatch]) -> RawCondition {
     let mut condition = RawCondition { attribute: attribute.to_owned(), ..RawCondition::default() };
     let exact = |key: &&KeyMatch| matches!(key, KeyMatch::Exact(_));
@@ -89,9 +89,8 @@ mod tests {
 
     use super::*;
 
-    /// Go finds a match anywhere in the value.
     #[test]
-    fn a_match_anywhere_becomes_one_of_the_whole() {
+    fn patterns_that_match_anywhere_are_converted_to_whole_values() {
         let cases = [
             ("^d.*", "d", true),
             ("^d.*", "d\nx", true),

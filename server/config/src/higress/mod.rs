@@ -1,45 +1,51 @@
-//! Limits from the configuration of Higress's plugins `ai-token-ratelimit` and `cluster-key-rate-limit`, as their users
-//! have it: bare, with `_rules_`, or as a WasmPlugin resource. docs/migrating-from-higress.md says what differs.
+//! Converts configurations of Higress's plugins `ai-token-ratelimit` and `cluster-key-rate-limit` to limits: bare, with
+//! `_rules_`, or as a WasmPlugin resource. docs/migrating-from-higress.md lists the differences.
 
 use std::{collections::HashSet, str::FromStr};
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{
+    Deserialize, Serialize,
+    de::{
+        DeserializeOwned, IntoDeserializer as _,
+        value::{self, StrDeserializer},
+    },
+};
 
 use self::{
+    converter::Converter,
     raw::{Resource, Settings},
-    rule::Converter,
     scope::Scope,
 };
 use super::{
     Faults, Files,
-    limits::{
-        self,
-        raw::{RawHigressRules, RawLimit},
-    },
-    validate::Check,
+    check::Check,
+    limits::{self, raw::RawLimit},
 };
 
+mod converter;
+mod key_groups;
 mod keys;
 #[cfg(test)]
 mod properties;
 mod raw;
-mod rule;
+mod rule_items;
 mod scope;
 #[cfg(test)]
 mod tests;
 
 /// A plugin of Higress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
 pub enum Plugin {
-    /// `ai-token-ratelimit`.
     AiTokenRatelimit,
-    /// `cluster-key-rate-limit`.
     ClusterKeyRateLimit,
 }
 
-impl Plugin {
-    const NAMES: &str = "ai-token-ratelimit or cluster-key-rate-limit";
+const PLUGINS: &str = "ai-token-ratelimit or cluster-key-rate-limit";
 
+impl Plugin {
     fn name(self) -> &'static str {
         match self {
             Self::AiTokenRatelimit => "ai-token-ratelimit",
@@ -52,33 +58,42 @@ impl FromStr for Plugin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        [Self::AiTokenRatelimit, Self::ClusterKeyRateLimit]
-            .into_iter()
-            .find(|plugin| plugin.name() == text)
-            .ok_or_else(|| format!("must be {}", Self::NAMES))
+        from_name(text).ok_or_else(|| format!("must be {PLUGINS}"))
     }
 }
 
-/// Which `rule_items` count a request that several match.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Matching {
-    /// The first: Higress before its pull request 4011 of June 2026.
+/// Which `rule_items` count a request that several match. Higress counted only the first until its pull request 4011 of
+/// June 2026.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub(super) enum Matching {
     First,
-    /// All: Higress since.
     All,
 }
 
-impl Matching {
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "first" => Some(Self::First),
-            "all" => Some(Self::All),
-            _ => None,
-        }
-    }
+fn from_name<T: DeserializeOwned>(name: &str) -> Option<T> {
+    let deserializer: StrDeserializer<'_, value::Error> = name.into_deserializer();
+    T::deserialize(deserializer).ok()
 }
 
-/// The limits of one file, each with the path that names it in faults.
+/// The configuration of a Higress plugin.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["plugin", "file"]))]
+pub(crate) struct RawHigressRules {
+    /// The plugin.
+    pub(super) plugin: Option<Plugin>,
+    /// The file with the configuration, bare or as a WasmPlugin resource. A relative path starts at the configuration's
+    /// directory.
+    pub(super) file: String,
+    /// Which of several matching `rule_items` count a request: `first`, as in Higress until June 2026, or `all`, as since
+    /// then.
+    #[schemars(extend("x-default" = "`first`; `all` if the file has both `global_threshold` and `rule_items`"))]
+    pub(super) matching: Option<Matching>,
+}
+
+/// Returns the limits of one file, each with the path that names it in faults.
 pub(super) fn load(
     check: &mut Check,
     files: &mut Files,
@@ -87,13 +102,8 @@ pub(super) fn load(
     names: &mut HashSet<String>,
     shows_x: bool,
 ) -> Vec<(String, RawLimit)> {
-    let plugin = raw.plugin.parse::<Plugin>();
-    if plugin.is_err() {
-        check.fault(&format!("{path}.plugin"), Plugin::NAMES, format!("{:?}", raw.plugin));
-    }
-    let matching = raw.matching.as_deref().and_then(Matching::parse);
-    if let (Some(text), None) = (&raw.matching, matching) {
-        check.fault(&format!("{path}.matching"), "first or all", format!("{text:?}"));
+    if raw.plugin.is_none() {
+        check.required(&format!("{path}.plugin"), PLUGINS);
     }
     let text = match files.read(&raw.file) {
         Ok(text) => text,
@@ -103,15 +113,15 @@ pub(super) fn load(
             return Vec::new();
         }
     };
-    let Ok(plugin) = plugin else { return Vec::new() };
-    let limits = convert_text(check, &raw.file, plugin, matching, &text, names, shows_x);
+    let Some(plugin) = raw.plugin else { return Vec::new() };
+    let limits = convert_text(check, &raw.file, plugin, raw.matching, &text, names, shows_x);
     limits.into_iter().map(|limit| (format!("{}: limit {}", raw.file, limit.name), limit)).collect()
 }
 
-/// The same limits as Evenkeel's own YAML, and what there is to say about them.
+/// Converts a plugin's configuration to limits as YAML, and returns warnings beside it.
 ///
 /// # Errors
-/// All faults found.
+/// All faults.
 pub fn convert(
     plugin: Plugin,
     matching: Option<&str>,
@@ -124,12 +134,12 @@ pub fn convert(
     }
 
     let mut check = Check::default();
-    let read = matching.and_then(Matching::parse);
+    let read = matching.and_then(from_name);
     if let (Some(text), None) = (matching, read) {
         check.fault("matching", "first or all", format!("{text:?}"));
     }
     let limits = convert_text(&mut check, file, plugin, read, text, &mut HashSet::new(), false);
-    limits::check_alone(&mut check, file, &limits);
+    limits::check_converted(&mut check, file, &limits);
     let (mut faults, warnings) = check.into_parts();
     let yaml = serde_saphyr::to_string(&Converted { limits: &limits });
     let yaml = yaml.unwrap_or_else(|error| {
@@ -167,7 +177,7 @@ fn convert_text(
 
 type Found = Vec<(String, Scope, Settings)>;
 
-/// Each configuration in the file with its path and the requests it is for.
+/// Returns each configuration in the file with its path and the requests it applies to.
 fn configurations(check: &mut Check, file: &str, plugin: Plugin, text: &str) -> Result<Found, String> {
     let options = || serde_saphyr::options! { with_snippet: false };
     let yaml = |error: serde_saphyr::Error| super::redact(&error.to_string());
@@ -204,7 +214,7 @@ fn configurations(check: &mut Check, file: &str, plugin: Plugin, text: &str) -> 
     Ok(found)
 }
 
-/// Takes apart `_rules_`: the first that matches applies, and else what stands beside them.
+/// Adds the configurations under `_rules_`. The first that matches applies, otherwise the configuration beside them.
 fn rules(check: &mut Check, path: &str, outer: &Scope, mut settings: Settings, found: &mut Found) {
     let mut earlier = Vec::new();
     let rules = settings.rules.take().unwrap_or_default();
@@ -218,7 +228,7 @@ fn rules(check: &mut Check, path: &str, outer: &Scope, mut settings: Settings, f
         found.push((format!("{path}."), scope.after(&earlier).within(outer), rule));
         earlier.push(scope);
     }
-    // Beside rules, there need not be a configuration for the rest.
+    // With rules, the configuration beside them is optional.
     if !any || settings.rule_name.is_some() {
         found.push((path.to_owned(), Scope::all().after(&earlier).within(outer), settings));
     }

@@ -1,9 +1,9 @@
-//! Whatever a plugin is configured to do, the limits made from it count the same requests: compared with the plugin's
-//! own way of looking, written down again from its description.
+//! Compares converted limits with a model of the plugin, written from its description: for any configuration, both must
+//! count the same requests.
 
 use std::collections::HashMap;
 
-use evenkeel_domain::limit::{Facts, matcher::parse_cidr};
+use evenkeel_domain::limit::{Attributes, condition::parse_cidr};
 use proptest::prelude::*;
 
 use super::{Plugin, convert};
@@ -12,7 +12,7 @@ use crate::Config;
 /// An entry of `rule_items`: field, name, and keys with unit and amount.
 type Item = (&'static str, &'static str, Vec<(&'static str, &'static str, u64)>);
 
-/// A request: consumer, header x-a, address; empty where it has none.
+/// A request: consumer, header x-a, address; empty if absent.
 type Request = (&'static str, &'static str, &'static str);
 
 fn items() -> impl Strategy<Value = Vec<Item>> {
@@ -58,7 +58,7 @@ fn yaml(items: &[Item]) -> String {
     format!("rule_name: r\nrule_items:\n{}", items.iter().map(item).collect::<String>())
 }
 
-/// The plugin's way: the first key that matches, of the first item or of all.
+/// What the plugin counts: the first key that matches, of the first item or of all.
 fn expected(items: &[Item], matching: &str, (consumer, header, address): Request) -> Vec<String> {
     let of_item = |(i, (field, _, keys)): (usize, &Item)| {
         let value = match *field {
@@ -84,13 +84,13 @@ fn expected(items: &[Item], matching: &str, (consumer, header, address): Request
     if matching == "first" { hits.take(1).collect() } else { hits.collect() }
 }
 
-/// Evenkeel's way.
+/// What Evenkeel counts.
 fn counted(config: &Config, (consumer, header, address): Request) -> Vec<String> {
-    let facts = Facts {
+    let facts = Attributes {
         consumer: consumer.to_owned(),
         source_ip: address.parse().ok(),
         headers: HashMap::from([("x-a".to_owned(), header.to_owned())]),
-        ..Facts::default()
+        ..Attributes::default()
     };
     let limits = config.rules.limits.iter().filter(|limit| limit.when.iter().all(|c| c.holds(&facts)));
     let text = limits.filter_map(|limit| {

@@ -1,5 +1,5 @@
-//! Configurations of Higress's plugins as written. Unknown fields are kept by name, to be warned of: Higress ignores
-//! them.
+//! Configurations of Higress's plugins as written. The names of unknown fields are kept for warnings, because Higress
+//! ignores such fields.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ pub(super) struct Resource {
     pub(super) spec: Option<Spec>,
 }
 
-/// What matters of a WasmPlugin.
+/// The relevant part of a WasmPlugin.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Spec {
@@ -26,7 +26,7 @@ pub(super) struct Spec {
     pub(super) match_rules: Vec<MatchRule>,
 }
 
-/// Where a configuration applies instead of the default one.
+/// A configuration that replaces the default one for some requests.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct MatchRule {
@@ -37,7 +37,7 @@ pub(super) struct MatchRule {
     pub(super) config_disable: bool,
 }
 
-/// Shapes that keep the names of fields they do not know.
+/// Structs that keep the names of unknown fields.
 macro_rules! lenient {
     ($(#[$doc:meta])* $name:ident { $($field:ident = $key:literal: $type:ty,)* }) => {
         $(#[$doc])*

@@ -1,17 +1,17 @@
-//! Which requests a plugin's configuration is for.
+//! The requests that a plugin's configuration applies to.
 
 use super::raw::Settings;
 use crate::{
+    check::Check,
     limits::raw::{RawCondition, RawMatcher},
-    validate::Check,
 };
 
-/// All requests that meet some conditions.
+/// The requests that meet some conditions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
-    /// What has to be; none for all requests.
+    /// Must hold; `None` for all requests.
     is: Option<RawCondition>,
-    /// What must not be: earlier configurations are for it.
+    /// Exclude the requests of earlier configurations.
     is_not: Vec<RawCondition>,
 }
 
@@ -20,7 +20,7 @@ impl Scope {
         Self::default()
     }
 
-    /// From the lists of a rule, of which one is given.
+    /// Makes a scope from the lists of a rule, exactly one of which must be given.
     pub(super) fn new(
         check: &mut Check,
         path: &str,
@@ -31,7 +31,7 @@ impl Scope {
     ) -> Self {
         let given = [routes, domains, services, prefixes].iter().filter(|list| !list.is_empty()).count();
         if given != 1 {
-            let expected = "for one of ingress (_match_route_), domain, service or a route's prefix";
+            let expected = "a rule with one of ingress (_match_route_), domain, service or a route's prefix";
             check.fault(path, expected, format_args!("{given} of them"));
         }
         let regex = |attribute: &str, regex: String| RawCondition {
@@ -47,7 +47,7 @@ impl Scope {
             }
         } else if !domains.is_empty() {
             let hosts: Vec<_> = domains.iter().map(|domain| host(domain)).collect();
-            // Envoy answers for :authority where it is asked for host.
+            // Envoy returns :authority for host.
             regex("header:host", format!("(?i:{})(?::[0-9]+)?", hosts.join("|")))
         } else if !services.is_empty() {
             let clusters: Vec<_> = services.iter().map(|service| cluster(service)).collect();
@@ -65,19 +65,19 @@ impl Scope {
         Self { is: Some(is), is_not: Vec::new() }
     }
 
-    /// The same without what earlier rules are for.
+    /// Excludes the requests of earlier rules.
     pub(super) fn after(&self, earlier: &[Self]) -> Self {
         let mut scope = self.clone();
         let mut routes: Vec<String> = Vec::new();
         for other in earlier.iter().filter_map(|other| other.is.as_ref()) {
             match (&other.one_of, self.is.as_ref().and_then(|is| is.one_of.as_ref())) {
-                // Lists of routes that share none tell each other apart.
+                // Disjoint lists of routes need no condition.
                 (Some(theirs), Some(ours)) if !theirs.iter().any(|route| ours.contains(route)) => {}
                 (Some(theirs), _) => routes.extend(theirs.iter().cloned()),
                 (None, _) => scope.is_not.push(negated(other)),
             }
         }
-        // Routes an earlier rule has are not this one's.
+        // Remove routes that an earlier rule covers.
         if let Some(ours) = scope.is.as_mut().and_then(|is| is.one_of.as_mut()) {
             ours.retain(|route| !routes.contains(route));
         } else if !routes.is_empty() {
@@ -91,13 +91,13 @@ impl Scope {
         scope
     }
 
-    /// The same, and also what an outer one demands.
+    /// Adds the conditions of an outer scope.
     pub(super) fn within(mut self, outer: &Self) -> Self {
         self.is_not.extend(outer.is.iter().chain(&outer.is_not).cloned());
         self
     }
 
-    /// Whether nothing is left of it.
+    /// Whether no route is left.
     pub(super) fn is_empty(&self) -> bool {
         self.is.as_ref().and_then(|is| is.one_of.as_ref()).is_some_and(Vec::is_empty)
     }
@@ -120,8 +120,8 @@ pub(super) fn negated(condition: &RawCondition) -> RawCondition {
     }
 }
 
-/// Rules of one configuration for several routes share their counters in Higress: they become one. Only neighbours, as
-/// what stands between would be overtaken.
+/// Merges adjacent rules with the same configuration for several routes, because Higress counts them together. Rules that
+/// are not adjacent stay apart, as merging them would change their order.
 pub(super) fn merge(list: Vec<(String, Scope, Settings)>) -> Vec<(String, Scope, Settings)> {
     let mut merged: Vec<(String, Scope, Settings)> = Vec::with_capacity(list.len());
     for (path, mut scope, settings) in list {
@@ -140,7 +140,7 @@ pub(super) fn merge(list: Vec<(String, Scope, Settings)>) -> Vec<(String, Scope,
     merged
 }
 
-/// `*.example.com`, `example.*` or a name, as a regular expression.
+/// Converts `*.example.com`, `example.*` or a name to a regular expression.
 fn host(domain: &str) -> String {
     if let Some(end) = domain.strip_prefix('*') {
         format!("[^:]*{}", regex::escape(end))
@@ -151,7 +151,7 @@ fn host(domain: &str) -> String {
     }
 }
 
-/// `name` or `name:port`, as a regular expression for the name Envoy has for it.
+/// Converts `name` or `name:port` to a regular expression that matches Envoy's name of the cluster.
 fn cluster(service: &str) -> String {
     let (name, port) = service.rsplit_once(':').unwrap_or((service, ""));
     let port = if port.is_empty() { "[0-9]*".to_owned() } else { regex::escape(port) };

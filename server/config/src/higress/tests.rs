@@ -1,15 +1,15 @@
-//! Configurations as the plugins' documents have them.
+//! Configurations from the plugins' documents.
 
 use std::collections::HashMap;
 
-use evenkeel_domain::limit::{Facts, Limit, LimitRules};
+use evenkeel_domain::limit::{Attributes, Limit, LimitRules};
 
 use super::{Plugin, convert};
 use crate::Config;
 
 const TOKENS: Plugin = Plugin::AiTokenRatelimit;
 
-/// The limits of a plugin's configuration, read back from the YAML it is converted to.
+/// Converts a plugin's configuration to YAML and parses its limits.
 fn rules(matching: Option<&str>, yaml: &str) -> (LimitRules, Vec<String>) {
     let (converted, warnings) = convert(TOKENS, matching, "x.yaml", yaml).unwrap();
     let config = Config::parse(&converted).unwrap_or_else(|faults| panic!("{faults}\n{converted}"));
@@ -20,8 +20,8 @@ fn faults(yaml: &str) -> Vec<String> {
     convert(TOKENS, None, "x.yaml", yaml).expect_err("accepted").0
 }
 
-/// Which limits count a request, and up to how much.
-fn counted(rules: &LimitRules, facts: &Facts) -> Vec<(String, u64)> {
+/// Returns the limits that count a request, and their amounts.
+fn counted(rules: &LimitRules, facts: &Attributes) -> Vec<(String, u64)> {
     let holds = |limit: &Limit| {
         limit.when.iter().all(|condition| condition.holds(facts))
             && limit.key.bucket(facts, &limit.name).is_some()
@@ -39,20 +39,20 @@ fn counted(rules: &LimitRules, facts: &Facts) -> Vec<(String, u64)> {
         .collect()
 }
 
-fn consumer(name: &str) -> Facts {
-    Facts { consumer: name.into(), ..Facts::default() }
+fn consumer(name: &str) -> Attributes {
+    Attributes { consumer: name.into(), ..Attributes::default() }
 }
 
-fn header(name: &str, value: &str) -> Facts {
-    Facts { headers: HashMap::from([(name.to_owned(), value.to_owned())]), ..Facts::default() }
+fn header(name: &str, value: &str) -> Attributes {
+    Attributes { headers: HashMap::from([(name.to_owned(), value.to_owned())]), ..Attributes::default() }
 }
 
-fn on_route(route: &str) -> Facts {
-    Facts { route: route.into(), consumer: "c".into(), ..Facts::default() }
+fn on_route(route: &str) -> Attributes {
+    Attributes { route: route.into(), consumer: "c".into(), ..Attributes::default() }
 }
 
-/// A list of what each request meets, as short text.
-fn meets(rules: &LimitRules, facts: &Facts) -> String {
+/// Formats the limits that apply to a request.
+fn meets(rules: &LimitRules, facts: &Attributes) -> String {
     let list = counted(rules, facts).into_iter().map(|(name, amount)| format!("{name}={amount}"));
     list.collect::<Vec<_>>().join(" ")
 }
@@ -72,7 +72,7 @@ redis: {service_name: redis.static}
 ";
 
 #[test]
-fn of_several_items_the_first_counts() {
+fn by_default_the_first_matching_item_counts() {
     let (rules, warnings) = rules(None, CONSUMERS);
     let cases = [
         ("consumer1", "default_rule.tokens.0.second=10"),
@@ -88,15 +88,15 @@ fn of_several_items_the_first_counts() {
     assert_eq!(
         warnings,
         [
-            "x.yaml: redis: is ignored: counters are in Evenkeel's own store",
-            "x.yaml: rule_items: are taken as Higress did until June 2026: of the items that match a request the \
+            "x.yaml: redis: is ignored: Evenkeel keeps counters in its own store",
+            "x.yaml: rule_items: are read as in Higress until June 2026: of the items that match a request, the \
              first counts; set matching to all, or to first to confirm"
         ]
     );
 }
 
 #[test]
-fn or_all_do() {
+fn with_all_every_matching_item_counts() {
     let (rules, _) = rules(Some("all"), CONSUMERS);
     assert_eq!(
         meets(&rules, &consumer("consumer1")),
@@ -107,7 +107,7 @@ fn or_all_do() {
                 limit_keys: [{key: '*', token_per_minute: 10}]";
     let (rules, _) = self::rules(None, both);
     assert_eq!(meets(&rules, &header("x-team", "red")), "r.tokens.global.minute=1000 r.tokens.0.minute=10");
-    assert_eq!(meets(&rules, &Facts::default()), "r.tokens.global.minute=1000");
+    assert_eq!(meets(&rules, &Attributes::default()), "r.tokens.global.minute=1000");
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn queries_and_cookies() {
          token_per_day: 1}, {key: c, token_per_day: 1}]\n- limit_by_cookie: sid\n  limit_keys: [{key: s, token_per_day: \
          7, limit_type: request}]\n",
     );
-    let query = |value| Facts { path: format!("/v1?apikey={value}"), ..Facts::default() };
+    let query = |value| Attributes { path: format!("/v1?apikey={value}"), ..Attributes::default() };
     assert_eq!(meets(&rules, &query("a1")), "r.tokens.0.second=1");
     assert_eq!(meets(&rules, &query("42")), "r.tokens.0.second=2");
     assert_eq!(meets(&rules, &query("c")), "r.tokens.1.day=1");
@@ -157,13 +157,13 @@ fn queries_and_cookies() {
     assert_eq!(meets(&rules, &query("abc")), "r.tokens.0.second=1");
     assert_eq!(
         warnings,
-        ["x.yaml: rule_items[1].limit_keys[0]: never applies: an item before it matches first"]
+        ["x.yaml: rule_items[1].limit_keys[0]: never applies: an earlier item matches first"]
     );
     assert_eq!(meets(&rules, &header("cookie", "sid=s")), "r.requests.2.day=7");
 }
 
 #[test]
-fn what_comes_after_everything_never_applies() {
+fn items_after_one_that_matches_everything_never_apply() {
     let (rules, warnings) = rules(
         Some("first"),
         "rule_name: r\nrule_items:\n- limit_by_per_consumer: ''\n  limit_keys: [{key: '*', token_per_second: 1}, {key: \
@@ -221,7 +221,7 @@ spec:
     for host in ["api.example.com", "API.example.com:8443", "test.com"] {
         assert_eq!(meets(&rules, &header("host", host)), "domain.tokens.global.minute=3", "{host}");
     }
-    let on_both = Facts { route: "route-a".into(), ..header("host", "test.com") };
+    let on_both = Attributes { route: "route-a".into(), ..header("host", "test.com") };
     assert_eq!(meets(&rules, &on_both), "ab.tokens.global.minute=1");
     assert_eq!(meets(&rules, &header("host", "example.org")), "all.tokens.global.minute=4");
 }
@@ -233,10 +233,10 @@ fn rules_within_the_configuration() {
         "_rules_:\n- _match_service_: ['qwen.dns:443']\n  rule_name: s\n  global_threshold: {token_per_day: 1}\n- \
          _match_route_prefix_: [api-]\n  rule_name: p\n  global_threshold: {token_per_day: 2}\n",
     );
-    let facts = |route: &str, cluster: &str| Facts {
+    let facts = |route: &str, cluster: &str| Attributes {
         route: route.into(),
         cluster: cluster.into(),
-        ..Facts::default()
+        ..Attributes::default()
     };
     assert_eq!(meets(&rules, &facts("api-x", "outbound|443||qwen.dns")), "s.tokens.global.day=1");
     assert_eq!(meets(&rules, &facts("api-x", "other")), "p.tokens.global.day=2");
@@ -244,7 +244,7 @@ fn rules_within_the_configuration() {
 }
 
 #[test]
-fn refusals_are_the_same() {
+fn refusals_are_converted() {
     let rejected = |extra: &str| {
         let (rules, _) =
             rules(None, &format!("rule_name: r\nglobal_threshold: {{token_per_day: 1}}\n{extra}"));
@@ -264,7 +264,7 @@ fn each_fault_names_file_and_path() {
         ("rule_items: []".to_owned(), "x.yaml: rule_name: must be the rule's name, got none".to_owned()),
         (
             "rule_name: r".to_owned(),
-            "x.yaml: rule_items: must be given where global_threshold is not, got none".to_owned(),
+            "x.yaml: rule_items: must be given if global_threshold is not, got none".to_owned(),
         ),
         (
             "rule_name: r\nglobal_threshold: {query_per_day: 3}".to_owned(),
@@ -292,7 +292,7 @@ fn each_fault_names_file_and_path() {
         ),
         (
             item("limit_by_header: a, limit_keys: [{token_per_day: 1}]"),
-            "x.yaml: rule_items[0].limit_keys[0].key: must be the value it is for, got none".to_owned(),
+            "x.yaml: rule_items[0].limit_keys[0].key: must be the value to match, got none".to_owned(),
         ),
         (
             item("limit_by_per_header: a, limit_keys: [{key: b, token_per_day: 1}]"),
@@ -322,7 +322,7 @@ fn each_fault_names_file_and_path() {
         ),
         (
             "_rules_: [{rule_name: r, global_threshold: {token_per_day: 1}}]".to_owned(),
-            "x.yaml: _rules_[0]: must be for one of ingress (_match_route_), domain, service or a route's prefix, got \
+            "x.yaml: _rules_[0]: must be a rule with one of ingress (_match_route_), domain, service or a route's prefix, got \
              0 of them"
                 .to_owned(),
         ),
@@ -345,12 +345,12 @@ fn each_fault_names_file_and_path() {
         .0
         .last()
         .unwrap(),
-        "x.yaml: matching: must be all where global_threshold and rule_items are both given, got first"
+        "x.yaml: matching: must be all if global_threshold and rule_items are both given, got first"
     );
 }
 
 #[test]
-fn rules_stand_beside_the_limits_of_the_file() {
+fn rules_are_added_to_the_limits_of_the_file() {
     let directory = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
     write("tokens.yaml", "rule_name: r\nglobal_threshold: {token_per_day: 5}");

@@ -1,18 +1,13 @@
-//! Amounts and periods as people write them.
+//! Amounts as people write them.
 
-use std::time::Duration;
+use evenkeel_domain::limit::AMOUNT_MAX;
 
-use evenkeel_domain::limit::{AMOUNT_MAX, CalendarUnit};
-
-/// What is expected of an amount, for messages.
+/// Describes an amount in faults.
 pub const AMOUNT_EXPECTED: &str = "a whole number up to 10^15, such as 10000, 10k or 1.5M";
 
-/// Longest period: the longest month.
-const PERIOD_MAX: Duration = Duration::from_secs(31 * 86_400);
-
-/// Reads `10000`, `10k`, `1.5M`, `2G`: exactly, in units of one, or of a millionth where `millionths`.
+/// Parses `10000`, `10k`, `1.5M` or `2G` exactly, in units of one, or of a millionth if `millionths` is set.
 ///
-/// `None` where it is none, not a whole number of units, or more than 10^15 of them.
+/// Returns `None` if the text is not an amount, not a whole number of units, or more than 10^15 of them.
 pub fn parse_amount(text: &str, millionths: bool) -> Option<u64> {
     let (digits, thousands) = match text.as_bytes().last()? {
         b'k' => (&text[..text.len() - 1], 1),
@@ -30,27 +25,6 @@ pub fn parse_amount(text: &str, millionths: bool) -> Option<u64> {
     let shift = |part: &str, by: usize| part.parse::<u128>().unwrap_or(0) * 10u128.pow(by as u32);
     let sum = shift(whole, exponent) + shift(fraction, exponent - fraction.len());
     u64::try_from(sum).ok().filter(|sum| *sum <= AMOUNT_MAX)
-}
-
-/// A period before its time zone is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Per {
-    Length(Duration),
-    Calendar(CalendarUnit),
-}
-
-/// Reads `1s`..`31d` in whole seconds, `day`, `week`, `month`.
-pub(super) fn parse_per(text: &str) -> Option<Per> {
-    Some(match text {
-        "day" => Per::Calendar(CalendarUnit::Day),
-        "week" => Per::Calendar(CalendarUnit::Week),
-        "month" => Per::Calendar(CalendarUnit::Month),
-        _ => {
-            let length: Duration = text.parse::<humantime_serde::re::humantime::Duration>().ok()?.into();
-            let whole = length.subsec_nanos() == 0 && !length.is_zero() && length <= PERIOD_MAX;
-            whole.then_some(Per::Length(length))?
-        }
-    })
 }
 
 #[cfg(test)]
@@ -87,26 +61,6 @@ mod tests {
         ];
         for (text, millionths, expected) in cases {
             assert_eq!(parse_amount(text, millionths), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn periods() {
-        let s = |n| Some(Per::Length(Duration::from_secs(n)));
-        let cases = [
-            ("1s", s(1)),
-            ("1m", s(60)),
-            ("1h 30m", s(5400)),
-            ("31d", s(31 * 86_400)),
-            ("month", Some(Per::Calendar(CalendarUnit::Month))),
-            ("32d", None),
-            ("0s", None),
-            ("1500ms", None),
-            ("60", None),
-            ("year", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(parse_per(text), expected, "{text}");
         }
     }
 }

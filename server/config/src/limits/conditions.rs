@@ -1,11 +1,11 @@
-//! Conditions as written to [`Condition`], and what two of them say about each other.
+//! Validates conditions, and decides whether two of them contradict or imply each other.
 
 use std::{collections::HashSet, net::IpAddr};
 
-use evenkeel_domain::limit::{Attribute, Condition, Matcher, matcher::parse_cidr};
+use evenkeel_domain::limit::{Attribute, Condition, Matcher, condition::parse_cidr};
 
 use super::raw::{RawCondition, RawMatcher};
-use crate::validate::Check;
+use crate::check::Check;
 
 /// Most conditions of a limit, quota or exception.
 const CONDITIONS_MAX: usize = 32;
@@ -25,7 +25,7 @@ pub(super) fn attribute(check: &mut Check, path: &str, text: &str) -> Option<Att
     }
     if let Some(name) = attribute.as_ref().and_then(Attribute::wanted_header).filter(|name| !is_header(name))
     {
-        // Gateways pass on no others.
+        // Gateways do not forward others.
         let expected = "a header with a name of letters, digits and !#$%&'*+-.^_`|~ (host for the domain)";
         check.fault(path, expected, format!("{name:?}"));
     }
@@ -38,7 +38,7 @@ pub(super) fn is_header(name: &str) -> bool {
     !name.is_empty() && name.len() <= 128 && name.bytes().all(token)
 }
 
-/// All of a list; only those without faults are returned.
+/// Validates a list of conditions. Returns those without faults.
 pub(super) fn conditions(check: &mut Check, path: &str, raw: Vec<RawCondition>) -> Vec<Condition> {
     if raw.len() > CONDITIONS_MAX {
         check.fault(path, "at most 32 conditions", raw.len());
@@ -98,25 +98,25 @@ fn matcher(check: &mut Check, path: &str, raw: RawMatcher) -> Option<Matcher> {
     }
     let RawMatcher { exact, one_of, prefix, regex, cidr, present } = raw;
     if let Some(value) = exact {
-        return value_is_sound(check, &format!("{path}.exact"), &value).then(|| Matcher::OneOf(vec![value]));
+        return value_is_valid(check, &format!("{path}.exact"), &value).then(|| Matcher::OneOf(vec![value]));
     }
     if let Some(values) = one_of {
         let path = format!("{path}.one_of");
-        let sound = values_are_sound(check, &path, &values);
-        return sound.then_some(Matcher::OneOf(values));
+        let valid = values_are_valid(check, &path, &values);
+        return valid.then_some(Matcher::OneOf(values));
     }
     if let Some(value) = prefix {
-        return value_is_sound(check, &format!("{path}.prefix"), &value).then_some(Matcher::Prefix(value));
+        return value_is_valid(check, &format!("{path}.prefix"), &value).then_some(Matcher::Prefix(value));
     }
     if let Some(source) = regex {
         let path = format!("{path}.regex");
-        if !value_is_sound(check, &path, &source) {
+        if !value_is_valid(check, &path, &source) {
             return None;
         }
         return match Matcher::regex(&source) {
             Ok(matcher) => Some(matcher),
             Err(error) => {
-                // Its last line says what is wrong; those before draw the place.
+                // The last line names the error; those before it mark the place.
                 let why = error.to_string();
                 let why = why.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
                 check.fault(&path, "a regular expression", format!("{source:?}: {why}"));
@@ -126,7 +126,7 @@ fn matcher(check: &mut Check, path: &str, raw: RawMatcher) -> Option<Matcher> {
     }
     if let Some(texts) = cidr {
         let path = format!("{path}.cidr");
-        if !values_are_sound(check, &path, &texts) {
+        if !values_are_valid(check, &path, &texts) {
             return None;
         }
         let networks = texts.iter().enumerate().map(|(i, text)| {
@@ -143,30 +143,30 @@ fn matcher(check: &mut Check, path: &str, raw: RawMatcher) -> Option<Matcher> {
     Some(if present == Some(true) { Matcher::Present } else { Matcher::Absent })
 }
 
-fn value_is_sound(check: &mut Check, path: &str, value: &str) -> bool {
-    let sound = !value.is_empty() && value.len() <= VALUE_BYTES_MAX;
-    if !sound {
+fn value_is_valid(check: &mut Check, path: &str, value: &str) -> bool {
+    let valid = !value.is_empty() && value.len() <= VALUE_BYTES_MAX;
+    if !valid {
         check.fault(
             path,
             "1..1024 bytes (an empty value counts as absent)",
             format!("{} bytes", value.len()),
         );
     }
-    sound
+    valid
 }
 
-fn values_are_sound(check: &mut Check, path: &str, values: &[String]) -> bool {
-    let mut sound = (1..=VALUES_MAX).contains(&values.len());
-    if !sound {
+fn values_are_valid(check: &mut Check, path: &str, values: &[String]) -> bool {
+    let mut valid = (1..=VALUES_MAX).contains(&values.len());
+    if !valid {
         check.fault(path, "1..1024 values", values.len());
     }
     for (i, value) in values.iter().enumerate() {
-        sound &= value_is_sound(check, &format!("{path}[{i}]"), value);
+        valid &= value_is_valid(check, &format!("{path}[{i}]"), value);
     }
-    sound
+    valid
 }
 
-/// Whether two conditions cannot both hold. A `false` may be wrong: regular expressions are not looked into.
+/// Whether two conditions cannot both hold. `false` may be wrong, because regular expressions are not compared.
 pub(crate) fn contradict(one: &Condition, other: &Condition) -> bool {
     one.attribute == other.attribute
         && (disjoint(&one.matcher, &other.matcher) || disjoint(&other.matcher, &one.matcher))
@@ -189,7 +189,7 @@ fn disjoint(one: &Matcher, other: &Matcher) -> bool {
     }
 }
 
-/// Whether everything that matches the one matches the other. A `false` may be wrong.
+/// Whether every value that matches one matches the other. `false` may be wrong.
 pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
     match (one, other) {
         (Matcher::OneOf(one), Matcher::OneOf(other)) => {
@@ -210,7 +210,12 @@ pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
     }
 }
 
-/// Whether the one network lies within the other.
+/// Whether `wide` holds for every request for which `narrow` does. `false` may be wrong.
+pub(crate) fn covers(wide: &Condition, narrow: &Condition) -> bool {
+    wide.attribute == narrow.attribute && implies(&narrow.matcher, &wide.matcher)
+}
+
+/// Whether a network lies within another.
 fn within((ip, bits): &(IpAddr, u8), (other, other_bits): &(IpAddr, u8)) -> bool {
     bits >= other_bits && Matcher::Cidr(vec![(*other, *other_bits)]).matches(Some(&ip.to_string()))
 }
@@ -228,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows() {
+    fn implications() {
         let prefix = |text: &str| Matcher::Prefix(text.into());
         let cases = [
             (prefix("b"), not(prefix("a")), true),
@@ -247,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_hold_together() {
+    fn contradictions() {
         let prefix = |text: &str| Matcher::Prefix(text.into());
         let cidr = |text| Matcher::Cidr(vec![parse_cidr(text).unwrap()]);
         let regex = |text| Matcher::regex(text).unwrap();

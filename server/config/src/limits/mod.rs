@@ -1,4 +1,4 @@
-//! The part of the file that tells of limits, quotas and what they need: validated into [`LimitRules`].
+//! Validates limits, quotas and their tables into [`LimitRules`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,77 +10,67 @@ use evenkeel_domain::{
     settings::{AdminToken, LedgerOptions},
 };
 
-use super::{Files, higress, raw::RawConfig, validate::Check};
+use self::raw::RawSections;
+use super::{Files, check::Check};
 
 mod amount;
-mod check;
 mod conditions;
+mod fields;
+mod limit;
 mod overlap;
+mod period;
+mod quota;
 pub(super) mod raw;
+mod rejected;
 mod tables;
+#[cfg(test)]
+mod tables_tests;
 #[cfg(test)]
 mod tests;
 
 pub use amount::{AMOUNT_EXPECTED, parse_amount};
 
-/// Most limits and quotas in all.
+/// Most limits and quotas in total.
 const LIMITS_MAX: usize = 256;
 
-/// Most headers that limits and quotas look at.
+/// Most headers that limits and quotas may use.
 const HEADERS_MAX: usize = 64;
 
-/// What the sections about limits say.
+/// The validated sections.
 pub(super) struct Limits {
     pub(super) rules: LimitRules,
     pub(super) admin: Vec<AdminToken>,
     pub(super) ledger: LedgerOptions,
 }
 
-/// Takes its sections out of the file.
-pub(super) fn validate(check: &mut Check, files: &mut Files, file: &mut RawConfig) -> Limits {
-    let mut raw: Vec<(String, raw::RawLimit)> = std::mem::take(&mut file.limits)
-        .into_iter()
-        .enumerate()
-        .map(|(i, limit)| (format!("limits[{i}]"), limit))
-        .collect();
-    let mut names: HashSet<String> = raw.iter().map(|(_, limit)| limit.name.clone()).collect();
-    names.extend(file.quotas.iter().map(|quota| quota.name.clone()));
-    let shows_x = file.limit_headers.iter().flatten().any(|text| text == "x");
-    for (i, rules) in std::mem::take(&mut file.higress_rules).into_iter().enumerate() {
-        let path = format!("higress_rules[{i}]");
-        raw.extend(higress::load(check, files, &path, &rules, &mut names, shows_x));
-    }
-    let quotas: Vec<(String, raw::RawQuota)> = std::mem::take(&mut file.quotas)
-        .into_iter()
-        .enumerate()
-        .map(|(i, quota)| (format!("quotas[{i}]"), quota))
-        .collect();
-
-    let names = raw.iter().map(|(path, limit)| (path, &limit.name));
+/// Validates the sections about limits.
+pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawSections) -> Limits {
+    let RawSections { limits, quotas, prices, models, limit_headers, quota_admins, admin, ledger } = raw;
+    let names = limits.iter().map(|(path, limit)| (path, &limit.name));
     let names = names.chain(quotas.iter().map(|(path, quota)| (path, &quota.name)));
     names_are_unique(check, names);
-    let total = raw.len() + quotas.len();
+    let total = limits.len() + quotas.len();
     if total > LIMITS_MAX {
         check.fault("limits", "at most 256, quotas and Higress's rules included", total);
     }
 
-    let costs: Vec<String> = raw
+    let costs: Vec<String> = limits
         .iter()
-        .map(|(path, limit)| (path, limit.counts.as_deref()))
-        .chain(quotas.iter().map(|(path, quota)| (path, quota.counts.as_deref())))
-        .filter(|(_, counts)| *counts == Some("cost"))
+        .map(|(path, limit)| (path, limit.counts))
+        .chain(quotas.iter().map(|(path, quota)| (path, quota.counts)))
+        .filter(|(_, counts)| *counts == Some(Counts::Cost))
         .map(|(path, _)| path.clone())
         .collect();
     let rules = LimitRules {
-        limits: raw.into_iter().map(|(path, raw)| Arc::new(check::limit(check, &path, raw))).collect(),
-        quotas: quotas.into_iter().map(|(path, raw)| Arc::new(check::quota(check, &path, raw))).collect(),
-        prices: tables::prices(check, std::mem::take(&mut file.prices)),
-        models: tables::models(check, std::mem::take(&mut file.models)),
-        headers: tables::limit_headers(check, file.limit_headers.take()),
-        quota_admins: tables::quota_admins(check, std::mem::take(&mut file.quota_admins)),
+        limits: limits.into_iter().map(|(path, raw)| Arc::new(limit::limit(check, &path, raw))).collect(),
+        quotas: quotas.into_iter().map(|(path, raw)| Arc::new(quota::quota(check, &path, raw))).collect(),
+        prices: tables::prices(check, prices),
+        models: tables::models(check, models),
+        headers: tables::limit_headers(limit_headers.as_deref()),
+        quota_admins: tables::quota_admins(check, quota_admins),
     };
     if let (Some(path), true) = (costs.first(), rules.prices.0.is_empty()) {
-        check.required("prices", &format!("given where {path}.counts is cost"));
+        check.required("prices", &format!("given if {path}.counts is cost"));
     }
     warn_of_gaps(check, &rules);
     let headers = headers(&rules);
@@ -96,26 +86,25 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, file: &mut RawConfi
             format!("{}, as nothing tells these apart: {}", groups.len(), groups.join(", ")),
         );
     }
-    Limits {
-        rules,
-        admin: tables::admin(check, files, std::mem::take(&mut file.admin)),
-        ledger: tables::ledger(check, std::mem::take(&mut file.ledger)),
-    }
+    Limits { rules, admin: tables::admin(check, files, admin), ledger: tables::ledger(check, ledger) }
 }
 
-/// Checks limits by themselves, as they were made from another file.
-pub(super) fn check_alone(check: &mut Check, path: &str, limits: &[raw::RawLimit]) {
+/// Checks limits that were converted from another file, without the rest of a configuration.
+pub(super) fn check_converted(check: &mut Check, path: &str, limits: &[raw::RawLimit]) {
     for raw in limits {
-        check::limit(check, &format!("{path}: limit {}", raw.name), raw.clone());
+        limit::limit(check, &format!("{path}: limit {}", raw.name), raw.clone());
     }
 }
 
-/// A condition by itself; `None` where it has faults.
-pub(super) fn condition_alone(raw: &raw::RawCondition) -> Option<Condition> {
+/// Validates one condition. Returns `None` if it has faults.
+pub(super) fn condition(raw: &raw::RawCondition) -> Option<Condition> {
     conditions::conditions(&mut Check::default(), "", vec![raw.clone()]).pop()
 }
 
-pub(super) use self::{check::covers, conditions::contradict};
+pub(super) use self::{
+    conditions::{contradict, covers},
+    fields::counts_name,
+};
 
 fn names_are_unique<'a>(check: &mut Check, names: impl Iterator<Item = (&'a String, &'a String)>) {
     let mut seen: HashMap<&str, &str> = HashMap::new();
@@ -128,7 +117,7 @@ fn names_are_unique<'a>(check: &mut Check, names: impl Iterator<Item = (&'a Stri
     }
 }
 
-/// How many headers limits and quotas look at.
+/// Counts the headers that limits and quotas use.
 fn headers(rules: &LimitRules) -> usize {
     let of_limits = rules.limits.iter().flat_map(|limit| {
         let exceptions = limit.exceptions.iter().flat_map(|exception| &exception.when);
@@ -139,7 +128,7 @@ fn headers(rules: &LimitRules) -> usize {
     of_limits.chain(of_quotas).filter_map(Attribute::wanted_header).collect::<HashSet<&str>>().len()
 }
 
-/// What is allowed and probably not meant.
+/// Warns of what is allowed but probably not intended.
 fn warn_of_gaps(check: &mut Check, rules: &LimitRules) {
     if !rules.quota_admins.is_empty() && rules.quotas.is_empty() {
         check.warn("quota_admins", "has no effect: there are no quotas");

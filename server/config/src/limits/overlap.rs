@@ -1,14 +1,14 @@
-//! How many limits and quotas one request can meet at most.
+//! How many limits and quotas can apply to one request.
 
 use evenkeel_domain::limit::{Attribute, Condition, LimitRules, Matcher};
 
 use super::conditions::contradict;
 
-/// What has to hold for a limit or quota to count a request.
+/// The conditions under which a limit or quota counts a request.
 struct Scope<'a> {
     name: &'a str,
     when: &'a [Condition],
-    /// Attributes it cannot do without.
+    /// Attributes that must be present.
     needs: Vec<Condition>,
 }
 
@@ -17,16 +17,17 @@ impl Scope<'_> {
         self.when.iter().chain(&self.needs)
     }
 
-    /// Whether no request can meet both, as far as their conditions tell.
+    /// Whether the conditions show that no request can match both.
     fn excludes(&self, other: &Self) -> bool {
         self.conditions().any(|one| other.conditions().any(|other| contradict(one, other)))
     }
 }
 
-/// Sorts limits and quotas into groups of which one request meets one member at most; so as many groups as there are,
-/// that many counters a request can meet. Each group is told by its first member.
+/// Sorts limits and quotas into groups such that at most one member of a group applies to a request. The number of groups
+/// thus bounds the number of counters of a request. Returns the name of each group's first member.
 ///
-/// A group more than needed is possible: regular expressions are not compared, and the first group that fits is taken.
+/// There may be more groups than necessary: regular expressions are not compared, and each limit joins the first group
+/// that it fits.
 pub(super) fn groups(rules: &LimitRules) -> Vec<String> {
     let present =
         |attribute: &Attribute| Condition { attribute: attribute.clone(), matcher: Matcher::Present };

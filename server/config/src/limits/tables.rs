@@ -1,4 +1,4 @@
-//! What stands beside limits: prices, expectations of models, headers, administrators, the ledger.
+//! Sections beside limits: prices, estimates for models, headers, administrators, the ledger.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use evenkeel_domain::{
     settings::{AdminToken, LedgerOptions, Secret},
 };
 
-use super::raw::{RawAdmin, RawAdminToken, RawLedger, RawModel, RawPrice};
-use crate::{Files, validate::Check};
+use super::raw::{RawAdmin, RawAdminToken, RawLedger, RawLimitHeader, RawModel, RawPrice};
+use crate::{Files, check::Check};
 
 /// Most entries of each table.
 const ROWS_MAX: usize = 1024;
-/// Fewest sessions and rows the ledger can do with.
+/// Fewest sessions and rows that the ledger needs.
 const LEDGER_MIN: usize = 100;
-/// Bytes of an administrator's token.
+/// Length of an administrator's token, in bytes.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
 
 pub(super) fn prices(check: &mut Check, raw: Vec<RawPrice>) -> Prices {
@@ -51,7 +51,7 @@ pub(super) fn models(check: &mut Check, raw: Vec<RawModel>) -> Vec<ModelSeed> {
     for (i, raw) in raw.into_iter().enumerate() {
         let path = format!("models[{i}]");
         if raw.output_tokens.is_none() && raw.bytes_per_token.is_none() {
-            check.fault(&path, "an expectation: output_tokens or bytes_per_token", "neither");
+            check.fault(&path, "an estimate: output_tokens or bytes_per_token", "neither");
         }
         list.push(ModelSeed {
             model: model(check, &path, &raw.model, list.iter().map(|seed| &seed.model)),
@@ -68,8 +68,8 @@ fn rows_max(check: &mut Check, path: &str, rows: usize) {
     }
 }
 
-/// Reads the name of a model, or the beginning of some with a `*` at the end. The first that fits applies, so one
-/// that an earlier one covers is a mistake.
+/// Parses a model's name, or a prefix followed by `*`. The first entry that matches applies, so an entry that an earlier
+/// one covers is a mistake.
 fn model<'a>(
     check: &mut Check,
     path: &str,
@@ -78,14 +78,14 @@ fn model<'a>(
 ) -> Matcher {
     if text.is_empty() || text.trim_end_matches('*').contains('*') || text.ends_with("**") || text.len() > 256
     {
-        let expected = "a model's name of 1..256 bytes, or the beginning of some with one * at its end";
+        let expected = "a model's name of 1..256 bytes, or a prefix followed by one *";
         check.fault(&format!("{path}.model"), expected, format!("{text:?}"));
     }
     let matcher = text
         .strip_suffix('*')
         .map_or_else(|| Matcher::OneOf(vec![text.to_owned()]), |prefix| Matcher::Prefix(prefix.to_owned()));
     if let Some(wide) = earlier.find(|wide| super::conditions::implies(&matcher, wide)) {
-        check.warn(&format!("{path}.model"), &format!("never applies: an earlier one is for what {wide}"));
+        check.warn(&format!("{path}.model"), &format!("never applies: an earlier entry covers what {wide}"));
     }
     matcher
 }
@@ -103,21 +103,13 @@ fn number(
         let expected = format!("{}..{}", range.start(), range.end());
         check.fault(&format!("{path}.{field}"), &expected, format!("{text:?}"));
     }
-    // What was wrong is told: not also that it is missing.
+    // Do not report a faulty number as missing as well.
     number.or(Some(*range.start()))
 }
 
-pub(super) fn limit_headers(check: &mut Check, raw: Option<Vec<String>>) -> LimitHeaders {
-    let Some(raw) = raw else { return LimitHeaders { ietf: true, x: false } };
-    let mut headers = LimitHeaders { ietf: false, x: false };
-    for (i, text) in raw.iter().enumerate() {
-        match text.as_str() {
-            "ietf" => headers.ietf = true,
-            "x" => headers.x = true,
-            other => check.fault(&format!("limit_headers[{i}]"), "ietf or x", format!("{other:?}")),
-        }
-    }
-    headers
+pub(super) fn limit_headers(raw: Option<&[RawLimitHeader]>) -> LimitHeaders {
+    let headers = raw.unwrap_or(&[RawLimitHeader::Ietf]);
+    LimitHeaders { ietf: headers.contains(&RawLimitHeader::Ietf), x: headers.contains(&RawLimitHeader::X) }
 }
 
 pub(super) fn quota_admins(check: &mut Check, raw: Vec<String>) -> Vec<String> {
@@ -146,14 +138,14 @@ pub(super) fn admin(check: &mut Check, files: &mut Files, raw: RawAdmin) -> Vec<
         let Some(secret) = secret(check, files, &path, &raw) else { continue };
         let token = AdminToken { name: raw.name, secret };
         if tokens.iter().any(|other| other.secret == token.secret) {
-            check.fault(&path, "a token of its own: it tells who did what", "that of another");
+            check.fault(&path, "a token that no other administrator has", "that of another");
         }
         tokens.push(token);
     }
     tokens
 }
 
-/// The token itself; never in a message.
+/// Reads a token. No fault shows it.
 fn secret(check: &mut Check, files: &mut Files, path: &str, raw: &RawAdminToken) -> Option<Secret> {
     let (text, path) = match (&raw.token, &raw.token_file) {
         (Some(token), None) => (token.clone(), format!("{path}.token")),

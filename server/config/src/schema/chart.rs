@@ -1,4 +1,4 @@
-//! The schema within that of the Helm chart's values, so that `helm install` refuses a misspelt field.
+//! Puts the schema into that of the Helm chart's values, so that `helm install` rejects a misspelt field.
 
 use std::path::PathBuf;
 
@@ -6,27 +6,27 @@ use serde_json::{Value, json};
 
 use super::schema;
 
-/// Where the chart's schema begins to tell of `config`, and where of shapes.
+/// Where `config` and the definitions begin in the chart's schema.
 const SECTION: &str = "\n    \"config\": {\n";
-const SHAPES: &str = "\n  \"definitions\": {";
+const DEFINITIONS: &str = "\n  \"definitions\": {";
 
-/// The chart's schema with ours in it. Helm knows draft 7, in which shapes are `definitions`.
+/// Returns the chart's schema with ours in it. Helm supports draft 7, which has `definitions` in place of `$defs`.
 fn with_config(chart: &str) -> String {
     let mut own: Value =
         serde_json::from_str(&schema().to_string().replace("#/$defs/", "#/definitions/")).unwrap();
     let fields = own.as_object_mut().unwrap();
-    let mut shapes = fields.remove("$defs").unwrap();
+    let mut definitions = fields.remove("$defs").unwrap();
     for keyword in ["$schema", "title"] {
         fields.remove(keyword);
     }
     fields
         .insert("description".into(), json!("The sidecar's configuration, docs/configuration-reference.md."));
-    // The chart itself tells where the files are.
-    shapes["RateLimitService"].as_object_mut().unwrap().remove("required");
+    // The chart sets the path of the files.
+    definitions["RateLimitService"].as_object_mut().unwrap().remove("required");
     let (before, rest) = chart.split_once(SECTION).unwrap();
     let (_, after) = rest.split_once("\n    },\n").unwrap();
     let after = after
-        .split_once(SHAPES)
+        .split_once(DEFINITIONS)
         .map_or_else(|| after.strip_suffix("\n}\n").unwrap(), |(after, _)| after.strip_suffix(',').unwrap());
     let indented = |value: &Value, by: &str| {
         serde_json::to_string_pretty(value).unwrap().replace('\n', &format!("\n{by}"))
@@ -34,13 +34,13 @@ fn with_config(chart: &str) -> String {
     format!(
         "{before}\n    \"config\": {},\n{after},\n  \"definitions\": {}\n}}\n",
         indented(&own, "    "),
-        indented(&shapes, "  ")
+        indented(&definitions, "  ")
     )
 }
 
-/// `UPDATE=1` writes it anew.
+/// `UPDATE=1` regenerates it.
 #[test]
-fn the_charts_schema_has_the_configuration() {
+fn the_charts_schema_contains_the_configuration() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../helm/evenkeel/values.schema.json");
     let written = std::fs::read_to_string(&path).unwrap();
     let made = with_config(&written);
@@ -50,7 +50,7 @@ fn the_charts_schema_has_the_configuration() {
     } else {
         assert!(
             made == written,
-            "UPDATE=1 cargo test -p evenkeel-config schema writes {} anew",
+            "UPDATE=1 cargo test -p evenkeel-config schema regenerates {}",
             path.display()
         );
     }

@@ -1,10 +1,10 @@
-//! The configuration as JSON Schema, from the raw shapes: for editors, the Helm chart, and
+//! The JSON Schema of the configuration, generated from the raw types: for editors, the Helm chart, and
 //! docs/configuration-reference.md.
 //!
-//! Beside the keywords of the standard it has `x-range` (bounds that no keyword tells), `x-type` (what a text stands
-//! for), `x-default` (what holds without the field, where that is no value) and `x-reloads` (whether a section is read
-//! again while running). What only validation can judge is not in it, such as fields that exclude each other. In one
-//! thing it is stricter than the parser: text that looks like a number is wanted in quotes.
+//! Beside the standard keywords it has `x-range` (bounds that no keyword can express), `x-type` (the type of a text),
+//! `x-default` (a default that is not a fixed value) and `x-reloads` (whether a section is reloaded at runtime). Rules
+//! that only validation can check are not in it, such as fields that exclude each other. It is stricter than the parser
+//! in one respect: text that looks like a number needs quotes.
 
 use schemars::{
     Schema,
@@ -15,24 +15,18 @@ use serde_json::{Value, json};
 
 use super::{files::RELOADED, raw::RawConfig};
 
-mod values;
-
-pub(super) use values::{
-    Amount, AttributeName, Decimal, Label, LimitHeader, Outage, Period, RateLimitHeaders, ServicePortText,
-    Socket, SocketOrOff, Span, Text, Whole,
-};
-
-/// Where shapes are, that several places share.
+/// Prefix of references to types.
 const DEFS: &str = "#/$defs/";
 
-/// The configuration as JSON Schema, draft 2020-12.
+/// Returns the JSON Schema of the configuration, draft 2020-12.
 #[must_use]
 pub fn schema() -> Value {
     let mut schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<RawConfig>();
-    RecursiveTransform(as_written).transform(&mut schema);
+    RecursiveTransform(strip_null).transform(&mut schema);
     let mut value = schema.to_value();
-    if let Some(shapes) = value.get_mut("$defs").and_then(Value::as_object_mut) {
-        *shapes = std::mem::take(shapes).into_iter().map(|(name, shape)| (named(&name), shape)).collect();
+    if let Some(definitions) = value.get_mut("$defs").and_then(Value::as_object_mut) {
+        *definitions =
+            std::mem::take(definitions).into_iter().map(|(name, one)| (named(&name), one)).collect();
     }
     if let Some(sections) = value.get_mut("properties").and_then(Value::as_object_mut) {
         for (name, section) in sections {
@@ -42,14 +36,13 @@ pub fn schema() -> Value {
     value
 }
 
-/// The name of a shape in a schema.
-fn named(shape: &str) -> String {
-    shape.strip_prefix("Raw").unwrap_or(shape).to_owned()
+/// The name of a type in the schema.
+fn named(raw: &str) -> String {
+    raw.strip_prefix("Raw").unwrap_or(raw).to_owned()
 }
 
-/// Takes away what `Option` and widths of numbers leave in a schema: a field that is not wanted is left out, and not
-/// written as null.
-fn as_written(schema: &mut Schema) {
+/// Removes the traces of `Option` and of number widths: an optional field is left out of the file, not written as null.
+fn strip_null(schema: &mut Schema) {
     let is_null = |value: &Value| value.is_null() || *value == json!("null");
     let without_null = schema.get("anyOf").and_then(Value::as_array).and_then(|any| {
         let [one, other] = any.as_slice() else { return None };
@@ -60,6 +53,9 @@ fn as_written(schema: &mut Schema) {
         for (keyword, value) in one {
             schema.insert(keyword, value);
         }
+    }
+    if let Some(Value::Array(values)) = schema.get_mut("enum") {
+        values.retain(|one| !is_null(one));
     }
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|one| !is_null(one));
@@ -72,8 +68,8 @@ fn as_written(schema: &mut Schema) {
         schema.remove("default");
     }
     schema.remove("format");
-    if let Some(shape) = schema.get("$ref").and_then(Value::as_str).and_then(|at| at.strip_prefix(DEFS)) {
-        let at = format!("{DEFS}{}", named(shape));
+    if let Some(name) = schema.get("$ref").and_then(Value::as_str).and_then(|at| at.strip_prefix(DEFS)) {
+        let at = format!("{DEFS}{}", named(name));
         schema.insert("$ref".to_owned(), at.into());
     }
     let required: Vec<String> = schema
@@ -95,8 +91,10 @@ fn as_written(schema: &mut Schema) {
 #[cfg(test)]
 mod chart;
 #[cfg(test)]
-mod judge;
+mod documents;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod validator;

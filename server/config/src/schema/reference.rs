@@ -1,81 +1,84 @@
-//! docs/configuration-reference.md, from the schema.
+//! Generates docs/configuration-reference.md from the schema.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::{judge::followed, schema};
+use super::{schema, validator::resolved};
 
 const HEAD: &str = "\
 # Configuration reference
 
-Every field of the sidecar's configuration file, from its types: `evenkeel config-schema` prints the same as JSON
-Schema. What the parts are for, and how they go together, is in [configuration.md](configuration.md).
+This page lists every field of the sidecar's configuration file. `evenkeel config-schema` prints the same as JSON Schema.
+[configuration.md](configuration.md) explains what the sections are for and how they work together.
 
-Times are written with a unit: `25ms`, `2s`, `1m 30s`. A file named by a relative path is looked for from the
-configuration's directory on. Fields without a default may be left out where they are not *required*.
+Times have a unit: `25ms`, `2s`, `1m 30s`. A relative path of a file starts at the configuration's directory. Fields are
+optional unless they are marked *required*.
 
-<!-- Made by a test from server/config: `UPDATE=1 cargo test -p evenkeel-config reference` writes it anew. -->
+<!-- Generated from the types in server/config by `UPDATE=1 cargo test -p evenkeel-config reference`. -->
 ";
 
-/// The document.
 pub(super) fn reference() -> String {
     let root = schema();
     let mut text = HEAD.to_owned();
     let fields = sorted(&root);
-    text.push_str("\n## Top level\n\nSections that are read again take effect while the sidecar runs; a change of any other needs a restart.\n");
-    text.push_str(
-        "\n| field | type | default | bounds | read again | meaning |\n|---|---|---|---|---|---|\n",
-    );
+    text.push_str("\n## Top level\n\nChanges to sections marked *reloaded* take effect at runtime; changes to other sections need a restart.\n");
+    text.push_str("\n| field | type | default | bounds | reloaded | meaning |\n|---|---|---|---|---|---|\n");
     for (name, field, required) in &fields {
-        let again = if field["x-reloads"] == true { "yes" } else { "no" };
-        row(&mut text, &root, name, field, *required, Some(again));
+        let reloaded = if field["x-reloads"] == true { "yes" } else { "no" };
+        row(&mut text, &root, name, field, *required, Some(reloaded));
     }
-    let mut told = Vec::new();
+    let mut written = Vec::new();
     for (name, field, _) in &fields {
-        sections(&mut text, &root, name, field, &mut told);
+        sections(&mut text, &root, name, field, &mut written);
     }
     text
 }
 
-/// Fields of a shape: what is required first, then by name.
-fn sorted(shape: &Value) -> Vec<(&String, &Value, bool)> {
+/// Returns the fields of a type: required ones first, then by name.
+fn sorted(schema: &Value) -> Vec<(&String, &Value, bool)> {
     let required = |name: &String| {
-        shape
+        schema
             .get("required")
             .and_then(Value::as_array)
             .is_some_and(|all| all.contains(&Value::from(name.as_str())))
     };
-    let fields = shape.get("properties").and_then(Value::as_object);
+    let fields = schema.get("properties").and_then(Value::as_object);
     let mut fields: Vec<_> =
         fields.into_iter().flatten().map(|(name, field)| (name, field, required(name))).collect();
     fields.sort_by_key(|(_, _, required)| !required);
     fields
 }
 
-/// The section of a field's shape, and those of what it holds. Each shape is told once.
-fn sections<'s>(text: &mut String, root: &'s Value, path: &str, field: &'s Value, told: &mut Vec<&'s str>) {
+/// Writes the section of a field's type, and those of its fields. Each type is written once.
+fn sections<'s>(
+    text: &mut String,
+    root: &'s Value,
+    path: &str,
+    field: &'s Value,
+    written: &mut Vec<&'s str>,
+) {
     let (at, path) = match field.get("items") {
         Some(items) => (items, format!("{path}[]")),
         None => (field, path.to_owned()),
     };
     let Some(name) = at.get("$ref").and_then(Value::as_str) else { return };
-    if told.contains(&name) {
+    if written.contains(&name) {
         return;
     }
-    told.push(name);
-    let shape = followed(root, at);
+    written.push(name);
+    let schema = resolved(root, at);
     let level = if path.contains('.') { "###" } else { "##" };
-    let description = line(shape["description"].as_str().unwrap_or_default());
+    let description = line(schema["description"].as_str().unwrap_or_default());
     let anchor = anchor(name);
     write!(text, "\n<a id=\"{anchor}\"></a>\n\n{level} `{path}`\n\n{description}\n").unwrap();
     text.push_str("\n| field | type | default | bounds | meaning |\n|---|---|---|---|---|\n");
-    let fields = sorted(shape);
+    let fields = sorted(schema);
     for (name, field, required) in &fields {
         row(text, root, name, field, *required, None);
     }
     for (name, field, _) in &fields {
-        sections(text, root, &format!("{path}.{name}"), field, told);
+        sections(text, root, &format!("{path}.{name}"), field, written);
     }
 }
 
@@ -83,7 +86,7 @@ fn anchor(name: &str) -> String {
     name.rsplit('/').next().unwrap_or_default().to_lowercase()
 }
 
-fn row(text: &mut String, root: &Value, name: &str, field: &Value, required: bool, again: Option<&str>) {
+fn row(text: &mut String, root: &Value, name: &str, field: &Value, required: bool, reloaded: Option<&str>) {
     let default = match (required, field.get("default"), field.get("x-default")) {
         (true, ..) => "required".to_owned(),
         (_, Some(Value::Array(empty)), None) if empty.is_empty() => "none".to_owned(),
@@ -91,14 +94,14 @@ fn row(text: &mut String, root: &Value, name: &str, field: &Value, required: boo
         (_, _, Some(words)) => words.as_str().unwrap_or_default().to_owned(),
         (_, None, None) => "–".to_owned(),
     };
-    let meaning = field.get("description").or_else(|| followed(root, field).get("description"));
+    let meaning = field.get("description").or_else(|| resolved(root, field).get("description"));
     let meaning = line(meaning.and_then(Value::as_str).unwrap_or_default());
     let meaning = meaning.strip_suffix('.').unwrap_or(&meaning);
     let cells = [
         Some(kind(field)),
         Some(default),
         Some(bounds(field)),
-        again.map(str::to_owned),
+        reloaded.map(str::to_owned),
         Some(meaning.to_owned()),
     ];
     write!(text, "| `{name}` |").unwrap();
@@ -112,7 +115,7 @@ fn row(text: &mut String, root: &Value, name: &str, field: &Value, required: boo
     text.push('\n');
 }
 
-/// A value as it is written in YAML.
+/// Formats a value as in YAML.
 fn code(value: &Value) -> String {
     match value {
         Value::String(text) if text.is_empty() => "`\"\"`".to_owned(),
@@ -137,7 +140,7 @@ fn kind(field: &Value) -> String {
         "integer" => "whole number",
         "boolean" => "true or false",
         "object" => "map of texts",
-        other => panic!("{other}: a type that has no name here"),
+        other => panic!("{other}: a type without a name in the reference"),
     };
     match (&field["type"], field.get("items")) {
         (Value::String(kind), Some(items)) if kind == "array" => {
@@ -176,7 +179,7 @@ fn bounds(field: &Value) -> String {
     parts.into_iter().chain([outer, each]).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Bounds of a length: `minLength` and `maxLength`, and so on.
+/// Formats `minLength` and `maxLength`, or the same of another unit.
 fn length(field: Option<&Map<String, Value>>, of: &str, unit: &str) -> String {
     let bound = |which: &str| field.and_then(|field| field.get(&format!("{which}{of}")));
     match (bound("min"), bound("max")) {
@@ -187,7 +190,7 @@ fn length(field: Option<&Map<String, Value>>, of: &str, unit: &str) -> String {
     }
 }
 
-/// A text in one line.
+/// Joins the lines of a text.
 fn line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

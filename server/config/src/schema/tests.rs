@@ -3,18 +3,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use evenkeel_domain::settings::LimitFiles;
-use evenkeel_engine::rls::Tallies;
 use serde_json::{Value, json};
 
 use super::{
-    judge::{faults, followed},
     reference::reference,
     schema,
+    validator::{faults, resolved},
 };
 use crate::{Config, Sections, from_yaml};
 
-/// Configurations that have every section, and in all of them every field has its place.
+/// Configurations that together have every section, so that every field can be set in one of them.
 const BASES: [&str; 6] = [
     "{}",
     "listen: {}\nlog: {}\nruntime: {}\nstore: {}\nunlisted_pools: {}\nadmin: {tokens: [{name: ops, token: \
@@ -35,7 +33,7 @@ const BASES: [&str; 6] = [
      {regex: a}}]}]}]",
 ];
 
-fn repository() -> PathBuf {
+pub(super) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
 }
 
@@ -43,50 +41,50 @@ fn base(text: &str) -> Value {
     from_yaml(text).unwrap()
 }
 
-/// All there is to say of what a configuration means, but for which sections it was written with.
+/// Describes what a configuration means. The sections of the file are left out, as they hold the text as written.
 fn meaning(value: &Value) -> Result<String, Vec<String>> {
     let mut config = Config::parse(&value.to_string()).map_err(|faults| faults.0)?;
     config.sections = Sections::default();
     Ok(format!("{config:?}"))
 }
 
-/// Every object of a value with its shape: the pointer to it, the path as faults tell it, and the shape.
+/// Collects every object of a value: its pointer, its path in faults, and its schema.
 fn objects<'s>(
     root: &'s Value,
-    shape: &'s Value,
+    schema: &'s Value,
     value: &Value,
     at: &str,
     path: &str,
     found: &mut Vec<(String, String, &'s Value)>,
 ) {
-    let shape = followed(root, shape);
+    let schema = resolved(root, schema);
     match value {
         Value::Object(fields) => {
-            found.push((at.to_owned(), path.to_owned(), shape));
+            found.push((at.to_owned(), path.to_owned(), schema));
             for (name, value) in fields {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                if let Some(field) = shape.pointer(&format!("/properties/{name}")) {
+                if let Some(field) = schema.pointer(&format!("/properties/{name}")) {
                     objects(root, field, value, &format!("{at}/{name}"), &path, found);
                 }
             }
         }
         Value::Array(items) => {
             for (i, value) in items.iter().enumerate() {
-                objects(root, &shape["items"], value, &format!("{at}/{i}"), &format!("{path}[{i}]"), found);
+                objects(root, &schema["items"], value, &format!("{at}/{i}"), &format!("{path}[{i}]"), found);
             }
         }
         _ => {}
     }
 }
 
-/// Calls with every field of every base: the base, the object's pointer, the field's path and name, and its schema.
+/// Calls `with` for every field of every base: the base, the object's pointer, the field's path, name and schema.
 fn each_field(root: &Value, mut with: impl FnMut(&Value, &str, &str, &str, &Value)) {
     for text in BASES {
         let base = base(text);
         let mut found = Vec::new();
         objects(root, root, &base, "", "", &mut found);
-        for (at, path, shape) in found {
-            for (name, field) in shape["properties"].as_object().unwrap() {
+        for (at, path, schema) in found {
+            for (name, field) in schema["properties"].as_object().unwrap() {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 with(&base, &at, &path, name, field);
             }
@@ -100,19 +98,19 @@ fn set(base: &Value, at: &str, name: &str, value: Value) -> Value {
     changed
 }
 
-/// A path without the numbers of its entries.
+/// A path without indices.
 fn place(path: &str) -> String {
     path.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
 
 #[test]
-fn every_field_has_a_text() {
+fn every_field_is_documented() {
     let root = schema();
-    let shapes = root["$defs"].as_object().unwrap().values().chain([&root]);
+    let definitions = root["$defs"].as_object().unwrap().values().chain([&root]);
     let mut count = 0;
-    for shape in shapes {
-        assert_eq!(shape["additionalProperties"], false, "{shape}");
-        for (name, field) in shape["properties"].as_object().unwrap() {
+    for schema in definitions {
+        assert_eq!(schema["additionalProperties"], false, "{schema}");
+        for (name, field) in schema["properties"].as_object().unwrap() {
             assert!(field["description"].as_str().is_some_and(|text| text.ends_with('.')), "{name}: {field}");
             count += 1;
         }
@@ -121,7 +119,7 @@ fn every_field_has_a_text() {
 }
 
 #[test]
-fn bases_are_right_and_reach_every_shape() {
+fn bases_are_valid_and_reach_every_definition() {
     let root = schema();
     let mut reached = BTreeSet::new();
     for text in BASES {
@@ -129,22 +127,22 @@ fn bases_are_right_and_reach_every_shape() {
         meaning(&base(text)).unwrap();
         let mut found = Vec::new();
         objects(&root, &root, &base(text), "", "", &mut found);
-        reached.extend(found.into_iter().map(|(_, _, shape)| shape["description"].to_string()));
+        reached.extend(found.into_iter().map(|(_, _, schema)| schema["description"].to_string()));
     }
-    let shapes = root["$defs"].as_object().unwrap().iter();
-    // It only names a file.
-    let missed: Vec<&String> = shapes
-        .filter(|(name, shape)| {
-            *name != "HigressRules" && !reached.contains(&shape["description"].to_string())
+    let definitions = root["$defs"].as_object().unwrap().iter();
+    // A section of this type only names a file.
+    let missed: Vec<&String> = definitions
+        .filter(|(name, schema)| {
+            *name != "HigressRules" && !reached.contains(&schema["description"].to_string())
         })
         .map(|(name, _)| name)
         .collect();
     assert!(missed.is_empty(), "{missed:?}");
 }
 
-/// A default that is written out changes nothing.
+/// Writing out a default changes nothing.
 #[test]
-fn defaults_are_those_that_hold() {
+fn documented_defaults_are_the_real_ones() {
     let root = schema();
     let (mut all, mut shown) = (BTreeSet::new(), BTreeSet::new());
     each_field(&root, |base, at, path, name, field| {
@@ -154,7 +152,7 @@ fn defaults_are_those_that_hold() {
         assert_eq!(faults(&root, &written), [""; 0], "{path}");
         let mut left_out = base.clone();
         left_out.pointer_mut(at).unwrap().as_object_mut().unwrap().remove(name);
-        // Where it may not stand, another base has it.
+        // If the base does not allow the field, another base does.
         let (Ok(with), Ok(without)) = (meaning(&written), meaning(&left_out)) else { return };
         assert_eq!(with, without, "{path}: {default}");
         shown.insert(place(path));
@@ -163,35 +161,35 @@ fn defaults_are_those_that_hold() {
     assert!(all.len() > 40, "{all:?}");
 }
 
-/// What is at the bound is taken, and what is beyond is not.
+/// The parser accepts values at the bounds and rejects those beyond.
 #[test]
-fn bounds_are_those_that_hold() {
+fn documented_bounds_are_the_real_ones() {
     let root = schema();
-    // At a bound; taken there, in one base at least; told to be wrong beyond it.
-    let (mut at_bound, mut taken, mut told) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    // Values at a bound; those that a base accepts; and fields whose path a fault names beyond the bound.
+    let (mut at_bound, mut accepted, mut reported) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     each_field(&root, |base, at, path, name, field| {
         let (within, beyond) = edges(field);
         for value in within {
             let written = set(base, at, name, value.clone());
             at_bound.insert((place(path), value.to_string()));
             if faults(&root, &written).is_empty() && meaning(&written).is_ok() {
-                taken.insert((place(path), value.to_string()));
+                accepted.insert((place(path), value.to_string()));
             }
         }
         for value in beyond {
             let written = set(base, at, name, value.clone());
             assert!(!faults(&root, &written).is_empty() || field.get("x-range").is_some(), "{path}: {value}");
-            let Err(found) = meaning(&written) else { panic!("{path}: {value} is taken") };
+            let Err(found) = meaning(&written) else { panic!("{path}: {value} is accepted") };
             if found.iter().any(|fault| fault.starts_with(path)) {
-                told.insert(place(path));
+                reported.insert(place(path));
             }
         }
     });
-    let refused: Vec<_> = at_bound.difference(&taken).collect();
-    assert!(refused.is_empty(), "at their bounds, and not taken: {refused:?}");
+    let rejected: Vec<_> = at_bound.difference(&accepted).collect();
+    assert!(rejected.is_empty(), "rejected at their bounds: {rejected:?}");
     let places: BTreeSet<String> = at_bound.into_iter().map(|(place, _)| place).collect();
-    let untold: Vec<&String> = places.difference(&told).collect();
-    assert!(untold.is_empty() && told.len() > 30, "{untold:?} {told:?}");
+    let unreported: Vec<&String> = places.difference(&reported).collect();
+    assert!(unreported.is_empty() && reported.len() > 30, "{unreported:?} {reported:?}");
 }
 
 /// Values at the bounds of a field and beyond them.
@@ -240,16 +238,15 @@ fn edges(field: &Value) -> (Vec<Value>, Vec<Value>) {
     (within, beyond)
 }
 
-/// Both refuse them, each for the shape alone.
 #[test]
-fn what_is_misshapen_is_refused_by_schema_and_parser() {
+fn schema_and_parser_reject_malformed_values() {
     let root = schema();
     for yaml in [
         "7",
         "[a]",
         "xyz: 1",
-        "drain_delay: [1s]",
-        "drain_delay: soon",
+        "shutdown_delay: [1s]",
+        "shutdown_delay: soon",
         "keep_alive_interval: 2 parsecs",
         "log: loud",
         "log: {format: xml}",
@@ -319,13 +316,13 @@ fn what_is_misshapen_is_refused_by_schema_and_parser() {
         "rate_limit_service: {config: a, headers: [w]}",
         "rate_limit_service: {config: a, on_outage: never}",
     ] {
-        assert!(!faults(&root, &base(yaml)).is_empty(), "the schema takes {yaml}");
-        assert!(Config::parse(yaml).is_err(), "the parser takes {yaml}");
+        assert!(!faults(&root, &base(yaml)).is_empty(), "the schema accepts {yaml}");
+        assert!(Config::parse(yaml).is_err(), "the parser accepts {yaml}");
     }
 }
 
 #[test]
-fn texts_of_times_and_amounts_are_those_that_are_read() {
+fn schema_and_parser_accept_the_same_times_and_amounts() {
     let root = schema();
     for per in [
         "1s",
@@ -352,74 +349,9 @@ fn texts_of_times_and_amounts_are_those_that_are_read() {
     }
 }
 
-/// Whole configurations in the documents, that is blocks of YAML of whose fields every one is a section; and whole files
-/// of the rate limit service.
+/// `UPDATE=1` regenerates it.
 #[test]
-fn configurations_in_documents_are_right() {
-    let root = schema();
-    let sections = root["properties"].as_object().unwrap();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(repository().join("docs"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .chain([repository().join("README.md")])
-        .collect();
-    files.sort();
-    let (mut count, mut limits) = (0, 0);
-    let directory = tempfile::tempdir().unwrap();
-    for file in files {
-        let text = std::fs::read_to_string(&file).unwrap_or_default();
-        let blocks: Vec<String> = match file.extension().and_then(|end| end.to_str()) {
-            Some("yaml") => vec![text],
-            Some("md") => blocks(&text),
-            _ => continue,
-        };
-        for block in blocks {
-            if block.contains("\ndomain: ") && block.contains("\ndescriptors:") {
-                limits += 1;
-                let limits_file = directory.path().join("limits.yaml");
-                std::fs::write(&limits_file, &block).unwrap();
-                let source = LimitFiles { path: limits_file, merge_domains: false };
-                let loaded = evenkeel_engine::rls::load(&source, &Tallies::unregistered());
-                assert!(loaded.is_ok(), "{}: {:?} in {block}", file.display(), loaded.err());
-                continue;
-            }
-            let Ok(value @ Value::Object(_)) = from_yaml::<Value>(&block) else { continue };
-            if !value.as_object().unwrap().keys().all(|name| sections.contains_key(name)) {
-                continue;
-            }
-            count += 1;
-            assert_eq!(faults(&root, &value), [""; 0], "{}: {block}", file.display());
-            let found = Config::parse(&block).err().map(|faults| faults.0).unwrap_or_default();
-            // The files that examples name are elsewhere.
-            let found: Vec<String> = found.into_iter().filter(|fault| !fault.contains("be read")).collect();
-            assert!(found.is_empty(), "{}: {found:?} in {block}", file.display());
-        }
-    }
-    assert!(count >= 20 && limits >= 3, "{count}, {limits}");
-}
-
-/// Blocks of YAML, also those that stand within a list.
-fn blocks(text: &str) -> Vec<String> {
-    let mut blocks = Vec::new();
-    let mut open: Option<(usize, String)> = None;
-    for line in text.lines() {
-        let fence = line.trim_start();
-        match &mut open {
-            None if fence == "```yaml" => open = Some((line.len() - fence.len(), String::new())),
-            Some(_) if fence == "```" => blocks.extend(open.take().map(|(_, block)| block)),
-            Some((indent, block)) => {
-                block.push_str(line.get(*indent..).unwrap_or_default());
-                block.push('\n');
-            }
-            None => {}
-        }
-    }
-    blocks
-}
-
-/// `UPDATE=1` writes it anew.
-#[test]
-fn the_reference_is_that_of_the_types() {
+fn the_reference_matches_the_types() {
     let (path, made) = (repository().join("docs/configuration-reference.md"), reference());
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(&path, &made).unwrap();
@@ -428,7 +360,7 @@ fn the_reference_is_that_of_the_types() {
     let differing = made.lines().zip(written.lines()).find(|(made, written)| made != written);
     assert!(
         made == written,
-        "{} is not what the types say: {differing:?}\nUPDATE=1 cargo test -p evenkeel-config reference writes it anew",
+        "{} does not match the types: {differing:?}\nUPDATE=1 cargo test -p evenkeel-config reference regenerates it",
         path.display()
     );
 }

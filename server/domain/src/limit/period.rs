@@ -1,4 +1,4 @@
-//! Periods: a length of time, or a unit of the calendar in a time zone.
+//! Periods: a length of time, or a calendar unit in a time zone.
 
 use std::{fmt, time::Duration};
 
@@ -6,33 +6,29 @@ use jiff::{Timestamp, ToSpan as _, Zoned, tz::TimeZone};
 
 use super::rule::Window;
 
-/// How often an amount is given anew.
+/// How often an amount becomes available again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Period {
-    /// A length; fixed windows of it begin at whole multiples since the Unix epoch.
+    /// Fixed windows of this length start at its multiples since the Unix epoch.
     Length(Duration),
-    /// A unit of the calendar.
     Calendar {
-        /// Which.
         unit: CalendarUnit,
-        /// Where midnight is.
         zone: TimeZone,
     },
 }
 
-/// A unit of the calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CalendarUnit {
     /// From midnight to midnight: 23 to 25 hours.
     Day,
     /// From Monday to Monday.
     Week,
-    /// From the first to the first.
+    /// From the first day of a month to the first day of the next.
     Month,
 }
 
 impl Period {
-    /// The windows around a moment, in ms of the Unix epoch.
+    /// Returns the windows around `now_ms`, in ms of the Unix epoch.
     pub fn window(&self, now_ms: u64) -> Window {
         match self {
             Self::Length(length) => Window::Length(length.as_millis() as u64),
@@ -46,7 +42,7 @@ impl Period {
         }
     }
 
-    /// Its length; of a calendar unit the longest.
+    /// Returns the length, or the longest length of a calendar unit.
     pub fn longest(&self) -> Duration {
         match self {
             Self::Length(length) => *length,
@@ -56,7 +52,7 @@ impl Period {
         }
     }
 
-    /// Seconds to tell in `RateLimit-Policy`: of a calendar unit those of its usual length.
+    /// Returns the seconds for the `RateLimit-Policy` header. A calendar unit has its usual length.
     pub fn policy_seconds(&self) -> u64 {
         match self {
             Self::Length(length) => length.as_secs(),
@@ -83,7 +79,7 @@ impl fmt::Display for Period {
     }
 }
 
-/// A length in days and less: larger units would not be of one length.
+/// Formats a length in days and smaller units, as larger units vary in length.
 fn units(length: Duration) -> String {
     let mut left = length.as_secs();
     let mut parts = Vec::new();
@@ -96,7 +92,7 @@ fn units(length: Duration) -> String {
     parts.join(" ")
 }
 
-/// The beginning of the unit a moment lies in.
+/// Returns the start of the unit that contains `at_ms`.
 fn start(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Zoned {
     let at =
         Timestamp::from_millisecond(at_ms as i64).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(zone.clone());
@@ -106,7 +102,7 @@ fn start(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Zoned {
         CalendarUnit::Week => date.saturating_sub(i64::from(date.weekday().to_monday_zero_offset()).days()),
         CalendarUnit::Month => date.first_of_month(),
     };
-    // A midnight that does not exist is the first moment after it.
+    // If a midnight does not exist, this is the first time after it.
     first.to_zoned(zone.clone()).unwrap_or(at)
 }
 
@@ -137,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn months_begin_on_the_first_at_midnight_there() {
+    fn months_start_on_the_first_at_local_midnight() {
         assert_eq!(
             edges(CalendarUnit::Month, "Europe/Berlin", "2026-03-31T22:30:00Z"),
             [
@@ -150,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_of_23_hours() {
+    fn a_day_may_have_23_hours() {
         assert_eq!(
             edges(CalendarUnit::Day, "Europe/Berlin", "2026-03-29T10:00:00Z"),
             [
@@ -163,16 +159,16 @@ mod tests {
     }
 
     #[test]
-    fn weeks_begin_on_monday() {
+    fn weeks_start_on_monday() {
         assert_eq!(
             edges(CalendarUnit::Week, "UTC", "2026-11-22T23:59:59Z")[1..3],
             ["2026-11-16T00:00+00:00", "2026-11-23T00:00+00:00"]
         );
     }
 
-    /// A length beyond 30 days once was told as "1month 13h 26m 24s".
+    /// Guards against "1month 13h 26m 24s" for a length beyond 30 days.
     #[test]
-    fn lengths_are_told_in_days_and_less() {
+    fn lengths_are_shown_in_days_and_smaller_units() {
         let text = |seconds| Period::Length(Duration::from_secs(seconds)).to_string();
         assert_eq!([text(1), text(60), text(5400), text(86_400)], ["1s", "1m", "1h 30m", "1d"]);
         assert_eq!([text(31 * 86_400), text(30 * 86_400 + 86_399)], ["31d", "30d 23h 59m 59s"]);

@@ -1,20 +1,21 @@
-//! Counters as a store keeps them: where, by which rule, and what one request takes of them.
+//! Counters as a store keeps them: their buckets, their rules, and what one request reserves.
 
 use std::{fmt, sync::Arc};
 
 use super::OnOutage;
 
-/// Largest amount, burst, balance or cost: far below what a double holds exactly, so that sums stay exact.
+/// Largest amount, burst, balance or cost. Far below the largest integer that a double holds exactly, so that sums stay
+/// exact.
 pub const AMOUNT_MAX: u64 = 1_000_000_000_000_000;
-/// Slots a sliding window is counted in.
+/// Slots of a sliding window.
 pub const SLOTS: usize = 16;
 
-/// Where counters of one key are kept together. All of one tag are kept on one node of a Redis Cluster.
+/// Where the counters of one key are kept. All buckets with the same tag are on one node of a Redis Cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Bucket {
-    /// `consumer=alice`, or all of the key where it has no consumer.
+    /// `consumer=alice`, or the whole key if it has no consumer.
     pub tag: String,
-    /// The rest of the key; often empty.
+    /// The rest of the key. May be empty.
     pub rest: String,
 }
 
@@ -28,15 +29,15 @@ impl fmt::Display for Bucket {
 /// Fixed windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
-    /// Of this many ms, from the Unix epoch on.
+    /// Windows of this many ms, from the Unix epoch on.
     Length(u64),
-    /// Edges of windows around now, rising, in ms of the Unix epoch: the window before, this one, the next, and
-    /// the end of that. So a clock that is off by less than a window does no harm.
+    /// The starts of the previous, the current and the next window, and the end of the next, in ms of the Unix epoch.
+    /// So a clock that is off by less than a window does no harm.
     Edges([u64; 4]),
 }
 
 impl Window {
-    /// Start and end of the window a moment lies in.
+    /// Returns the start and end of the window that contains `now_ms`.
     #[must_use]
     pub fn around(&self, now_ms: u64) -> (u64, u64) {
         match *self {
@@ -57,63 +58,40 @@ impl Window {
     }
 }
 
-/// How one counter works.
+/// The rule of one counter.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Rule {
+pub enum CounterRule {
     /// Up to `amount` in each window.
-    Fixed {
-        /// Most in a window.
-        amount: u64,
-        /// The windows.
-        window: Window,
-    },
+    Fixed { amount: u64, window: Window },
     /// Up to `amount` in any `period_ms`, kept in [`SLOTS`] slots.
-    Sliding {
-        /// Most in any period.
-        amount: u64,
-        /// The period.
-        period_ms: u64,
-    },
-    /// A bucket that fills to `burst` and drains by `amount` in `period_ms`: GCRA, as a continuous-state leaky bucket
-    /// (ITU-T I.371, annex A).
-    Drain {
-        /// Most at once.
-        burst: u64,
-        /// Drains in a period.
-        amount: u64,
-        /// The period.
-        period_ms: u64,
-    },
-    /// Up to `amount` at the same time; each is held by a lease until settled, or until `ttl_ms` after its holder
-    /// was last heard of.
-    Running {
-        /// Most at the same time.
-        amount: u64,
-        /// How long one stays without being renewed.
-        ttl_ms: u64,
-    },
+    Sliding { amount: u64, period_ms: u64 },
+    /// A token bucket of `burst` tokens, refilled with `amount` per `period_ms`. The arithmetic is GCRA, as a
+    /// continuous-state leaky bucket (ITU-T I.371, annex A).
+    TokenBucket { burst: u64, amount: u64, period_ms: u64 },
+    /// Up to `amount` requests at the same time. Each counts until it is settled, or until `ttl_ms` after its holder's
+    /// last KeepAlive.
+    Running { amount: u64, ttl_ms: u64 },
     /// A recorded balance.
     Prepaid {
-        /// The balance of who has no record; `None`: refused.
+        /// Balance of a consumer without a record. `None`: refused.
         default: Option<u64>,
     },
     /// A recorded amount in each window.
     Budget {
-        /// The amount of who has no record; `None`: refused.
+        /// Amount for a consumer without a record. `None`: refused.
         default: Option<u64>,
-        /// The windows.
         window: Window,
     },
 }
 
-impl Rule {
-    /// Whether it is a quota's: kept in the consumer's record, which does not expire.
+impl CounterRule {
+    /// Whether the counter is a quota's, which is kept in the consumer's record and does not expire.
     #[must_use]
     pub fn is_quota(&self) -> bool {
         matches!(self, Self::Prepaid { .. } | Self::Budget { .. })
     }
 
-    /// Time until all that is used is free again if nothing else comes; 0 where no time brings that about.
+    /// Returns the time until the whole amount is free again without further requests. 0 if time alone frees nothing.
     #[must_use]
     pub fn reset_ms(&self, used: u64, now_ms: u64) -> u64 {
         match *self {
@@ -124,48 +102,46 @@ impl Rule {
                 let slot_ms = slot_ms(period_ms);
                 (now_ms / slot_ms + SLOTS as u64 + 1) * slot_ms - now_ms
             }
-            Self::Drain { amount, period_ms, .. } => {
+            Self::TokenBucket { amount, period_ms, .. } => {
                 (used as f64 * period_ms as f64 / amount as f64).ceil() as u64
             }
             Self::Sliding { .. } | Self::Running { .. } | Self::Prepaid { .. } => 0,
         }
     }
 
-    /// Most that one request is made to reserve: an estimate above it is cut to it, so that the first request is
-    /// never refused. Of quotas the store knows.
+    /// Returns the most that one request reserves. A higher estimate is cut to it, so that the first request is never
+    /// refused. For quotas, the store knows the balance.
     #[must_use]
     pub fn most(&self) -> u64 {
         match *self {
             Self::Fixed { amount, .. } | Self::Sliding { amount, .. } | Self::Running { amount, .. } => {
                 amount
             }
-            Self::Drain { burst, .. } => burst,
+            Self::TokenBucket { burst, .. } => burst,
             Self::Prepaid { .. } | Self::Budget { .. } => AMOUNT_MAX,
         }
     }
 }
 
-/// Length of one slot of a sliding window. A window of the period's length lies within [`SLOTS`] slots and the newest.
+/// Returns the length of a slot of a sliding window, in ms. Any window of the period's length lies within [`SLOTS`]
+/// slots and the newest one.
 #[must_use]
 pub fn slot_ms(period_ms: u64) -> u64 {
     period_ms.div_ceil(SLOTS as u64)
 }
 
-/// What one request takes of one counter.
+/// What one request reserves in one counter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Meter {
-    /// Where.
     pub bucket: Arc<Bucket>,
     /// Name of the limit or quota.
     pub name: Arc<str>,
-    /// How it counts.
-    pub rule: Rule,
-    /// How much.
+    pub rule: CounterRule,
     pub cost: u64,
-    /// For now: what is taken is replaced when the request has ended. Otherwise for good.
+    /// The settlement replaces the reserved cost. If false, the cost is final.
     pub provisional: bool,
-    /// Counted, never refused.
+    /// Shadow mode: the counter counts, but refuses nothing.
     pub shadow: bool,
-    /// While the store is unavailable.
+    /// What happens while the store is unavailable.
     pub on_outage: OnOutage,
 }

@@ -1,16 +1,15 @@
-//! How to reach the API server of Kubernetes, and which service a pool belongs to.
+//! How to reach the Kubernetes API server, and which service has a pool's endpoints.
 
 use std::{path::PathBuf, time::Duration};
 
-/// Services one sidecar follows at most: each is a connection to the API server.
+/// Most services that a sidecar watches. Each is a connection to the API server.
 pub const SERVICES_MAX: usize = 256;
 
-/// How to reach the API server, and how to wait for it.
+/// How to reach the API server, and how long to wait for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KubernetesOptions {
-    /// Where it is.
     pub api: KubernetesApi,
-    /// Namespace of services that name none; `None` for the pod's own.
+    /// Namespace of services that name none; `None` for the pod's.
     pub namespace: Option<String>,
     /// How long one watch lasts, and how long a silent connection is trusted.
     pub watch_timeout: Duration,
@@ -29,37 +28,37 @@ impl Default for KubernetesOptions {
     }
 }
 
-/// Where the API server is.
+/// How to find the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KubernetesApi {
-    /// What `KUBECONFIG` names, or else the cluster of this pod, or else `~/.kube/config`.
+    /// By `KUBECONFIG`, or else the pod's service account, or else `~/.kube/config`.
     Inferred,
-    /// What a kubeconfig's current context names.
+    /// By a kubeconfig's current context.
     Kubeconfig(PathBuf),
-    /// A URL.
+    /// By its URL.
     Server {
         /// `https://` or `http://`.
         url: http::Uri,
-        /// Holds the bearer token; read again as it changes.
+        /// Holds the bearer token; read again when it changes.
         token_file: Option<PathBuf>,
-        /// Holds certificates of authorities; `None` for the system's.
+        /// Holds CA certificates; `None` for the system's.
         ca_file: Option<PathBuf>,
     },
 }
 
-/// Which service a rule's endpoints are of.
+/// The service that has the endpoints of a rule's pools.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceRule {
-    /// Its name; `None` where the name of the cluster tells.
+    /// Its name; `None` to take it from the cluster's name.
     pub service: Option<String>,
-    /// Its namespace. Where the name of the cluster tells, others than this are not followed.
+    /// Its namespace. If `service` is `None`, only clusters of this namespace match.
     pub namespace: Option<String>,
-    /// Its port; `None` for the one that the cluster's name tells, or the only one.
+    /// Its port; `None` for the one in the cluster's name, or the only one.
     pub port: Option<ServicePort>,
 }
 
 impl ServiceRule {
-    /// The service of a cluster; none where the rule names none and the cluster's name tells none.
+    /// Returns the service of a cluster, or `None` if neither the rule nor the cluster's name contains one.
     #[must_use]
     pub fn of(&self, cluster: &str) -> Option<PoolService> {
         if let Some(service) = &self.service {
@@ -80,28 +79,27 @@ impl ServiceRule {
 pub enum ServicePort {
     /// By its name.
     Name(String),
-    /// By its number: the one endpoints listen on.
+    /// By the number that endpoints listen on.
     Number(u16),
-    /// The only one, or the one of this number where there are several.
+    /// The only one, or the one of this number if there are several.
     Only {
-        /// The number the gateway's name of the cluster has.
+        /// The number in the cluster's name.
         or: Option<u16>,
     },
 }
 
-/// The service one pool's endpoints are of.
+/// The service that has a pool's endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolService {
-    /// Its name.
     pub service: String,
-    /// Its namespace; `None` for the default one.
+    /// `None` for the default namespace.
     pub namespace: Option<String>,
-    /// Which port of its endpoints.
     pub port: ServicePort,
 }
 
-/// Service, namespace and port of a cluster as Istio and Higress name them: `outbound|80||llm.models.svc.cluster.local`.
-/// A subset, which the third part names, is some endpoints of a service only, which slices do not tell.
+/// Parses service, namespace and port from a cluster's name in the form of Istio and Higress:
+/// `outbound|80||llm.models.svc.cluster.local`. Returns `None` for a subset, which the third part names, because slices do
+/// not say which endpoints belong to it.
 pub fn of_cluster_name(cluster: &str) -> Option<(&str, &str, u16)> {
     let parts: Vec<&str> = cluster.split('|').collect();
     let &["outbound", port, "", host] = parts.as_slice() else { return None };
@@ -111,7 +109,7 @@ pub fn of_cluster_name(cluster: &str) -> Option<(&str, &str, u16)> {
     is_service.then_some((service, namespace, port.parse().ok().filter(|port| *port > 0)?))
 }
 
-/// Whether a text can be the name of a namespace; services and ports have stricter rules.
+/// Whether a text is a valid name of a namespace. Services and ports have stricter rules.
 pub fn is_label(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     (1..=63).contains(&text.len())

@@ -1,19 +1,19 @@
-//! What the usage ledger keeps.
+//! The usage ledger.
 
 use std::time::Duration;
 
-/// What is kept, and for how long.
+/// Which usage the ledger keeps, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerOptions {
-    /// Whether usage is kept at all.
+    /// Whether usage is recorded.
     pub enabled: bool,
-    /// How long after its end a day is kept, and how long a session that is not heard of.
+    /// How long a day is kept after its end, and a session after its last request.
     pub retention: Duration,
-    /// Most sessions in a day's list, and about the most kept with their turns.
+    /// Most sessions in a day's list, and approximately the most sessions kept with their turns.
     pub sessions_max: usize,
     /// Most rows of a day.
     pub rows_max: usize,
-    /// Most turns kept of a session; at most 1000.
+    /// Most turns kept per session; at most 1000.
     pub turns_max: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Validated settings: what the configuration yields and the other crates work by.
+//! Validated settings, which the configuration produces and other crates use.
 
 mod kubernetes;
 mod ledger;

@@ -1,51 +1,49 @@
-//! What the configuration says about pools.
+//! Pool rules.
 
 use std::{net::SocketAddr, time::Duration};
 
 use super::{OnStoreFailure, ServiceRule};
 use crate::Endpoint;
 
-/// What applies to the pools of a cluster.
+/// Settings of the pools of a cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolRule {
-    /// Cluster it applies to; `None` for any.
+    /// The cluster; `None` for any.
     pub cluster: Option<String>,
-    /// Route it applies to; `None` for any.
+    /// The route; `None` for any.
     pub route: Option<String>,
-    /// Each route has a table of its own.
+    /// Whether each route has its own table.
     pub per_route: bool,
-    /// Where the endpoints come from.
     pub source: Source,
-    /// Weight of endpoints that name none.
+    /// Weight of endpoints without one.
     pub weight: f64,
-    /// Cap of endpoints that name none; 0 when unlimited.
+    /// Cap of endpoints without one; 0 is unlimited.
     pub cap: u32,
-    /// What to do while the store is unavailable.
     pub on_store_failure: OnStoreFailure,
     /// Retry-After when every endpoint is at its cap.
     pub full_retry_after: Duration,
-    /// Share Higress's own table.
+    /// Whether to share the table of Higress.
     pub higress_table: bool,
 }
 
 /// Where a pool's endpoints come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    /// With each request.
+    /// Each request brings them.
     Request,
-    /// From the file.
+    /// The configuration lists them.
     Static(Vec<Endpoint>),
-    /// From DNS: every address of a name, asked again when its time to live has passed.
+    /// DNS: every address of a name, looked up again when its TTL has passed.
     Dns {
-        /// The name, such as a headless service's.
+        /// For example that of a headless service.
         name: String,
-        /// Port of every address.
+        /// Port of every endpoint.
         port: u16,
         /// Longest time between two look-ups.
         refresh: Duration,
-        /// The server to ask; `None` for the system's.
+        /// `None` for the system's.
         nameserver: Option<SocketAddr>,
     },
-    /// From a service's EndpointSlices.
+    /// The EndpointSlices of a service.
     Kubernetes(ServiceRule),
 }

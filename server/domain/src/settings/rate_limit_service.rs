@@ -4,41 +4,39 @@ use std::path::PathBuf;
 
 use crate::limit::OnOutage;
 
-/// A validated section.
+/// The section `rate_limit_service`.
 #[derive(Clone, Debug)]
 pub struct RateLimitService {
     pub files: LimitFiles,
-    /// What holds for all domains.
     pub options: RateLimiterOptions,
 }
 
-/// Where the files of limits are.
+/// The source of the limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitFiles {
-    /// A file, or a directory: its files that end in `.yaml` or `.yml` and do not begin with a dot.
+    /// A file, or a directory, whose files count that end in `.yaml` or `.yml` and do not start with a dot.
     pub path: PathBuf,
-    /// A domain may be spread over several files.
+    /// Several files may define the same domain.
     pub merge_domains: bool,
 }
 
-/// What holds for all domains.
+/// Options of all domains.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimiterOptions {
-    /// Nothing is refused.
+    /// Refuses no request.
     pub shadow: bool,
-    /// Headers added to responses.
     pub headers: RateLimitHeaders,
-    /// While the store is unavailable.
+    /// What a sidecar does while the store is unavailable.
     pub on_outage: OnOutage,
 }
 
-/// Which headers tell a client about the limit it is closest to.
+/// Response headers that show a client its limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimitHeaders {
-    /// `RateLimit-Limit`, `-Remaining` and `-Reset`, as envoyproxy/ratelimit has them.
+    /// `RateLimit-Limit`, `-Remaining` and `-Reset`, as in envoyproxy/ratelimit, for the tightest limit.
     pub plain: bool,
-    /// The same with `X-` before them.
+    /// The same with the prefix `X-`.
     pub x: bool,
-    /// `RateLimit` and `RateLimit-Policy` of the IETF draft, of all limits.
+    /// `RateLimit` and `RateLimit-Policy` of the IETF draft, for all limits.
     pub ietf: bool,
 }

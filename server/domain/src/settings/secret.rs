@@ -1,4 +1,4 @@
-//! Secrets and administrators.
+//! Secrets, and the tokens of administrators.
 
 use std::fmt;
 
@@ -9,7 +9,6 @@ use subtle::ConstantTimeEq as _;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a text.
     #[must_use]
     pub fn new(text: String) -> Self {
         Self(text)
@@ -21,7 +20,7 @@ impl Secret {
         &self.0
     }
 
-    /// Compares in a time that does not depend on how many bytes match.
+    /// Compares in constant time.
     #[must_use]
     pub fn is(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()

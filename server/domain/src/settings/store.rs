@@ -5,11 +5,11 @@ use std::{fmt, time::Duration};
 /// How to reach Redis.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// `redis://` or `rediss://` URLs: one server, or some nodes of a cluster.
+    /// `redis://` or `rediss://` URLs of one server, or of some nodes of a cluster.
     pub urls: Vec<String>,
     /// Whether the URLs are nodes of a Redis Cluster.
     pub cluster: bool,
-    /// Put in front of every key; empty for none.
+    /// Prefix of every key.
     pub key_prefix: String,
     /// Longest wait for an answer.
     pub timeout: Duration,
@@ -18,7 +18,7 @@ pub struct RedisOptions {
 }
 
 impl fmt::Debug for RedisOptions {
-    /// Without the URLs: they may hold a password.
+    /// Leaves out the URLs, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisOptions")
             .field("urls", &format_args!("{} redacted", self.urls.len()))
@@ -37,8 +37,8 @@ pub enum OnStoreFailure {
     /// Choose from local knowledge.
     #[default]
     Local,
-    /// Admit without choosing; the gateway's own balancing decides.
+    /// Admit without choosing; the gateway chooses.
     Open,
-    /// Deny with 503.
+    /// Refuse with 503.
     Closed,
 }

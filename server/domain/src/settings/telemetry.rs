@@ -4,28 +4,28 @@ use std::time::Duration;
 
 use super::Secret;
 
-/// Logging.
+/// The log.
 #[derive(Clone, Debug)]
 pub struct Log {
-    /// One JSON object a line.
+    /// Whether each line is a JSON object.
     pub json: bool,
     /// A `tracing` filter such as `info` or `evenkeel=debug`.
     pub level: String,
 }
 
-/// A validated section.
+/// Export of traces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traces {
-    /// The collector: `http://host:port`, or `https://`.
+    /// The collector: `http://host:port` or `https://host:port`.
     pub endpoint: String,
-    /// Certificates it is held against, as PEM; `None` for the system's.
+    /// CA certificates in PEM that its certificate is verified against; `None` for the system's.
     pub ca: Option<String>,
-    /// Which part of the requests is recorded that come without a trace, from 0 to 1.
+    /// Fraction of the requests without a trace that are recorded, 0 to 1.
     pub sample: f64,
-    /// Longest wait for an answer of the collector, and time in which an export is repeated.
+    /// Longest wait for the collector's answer, including repeated exports.
     pub timeout: Duration,
-    /// Headers of each export, names in lower case.
+    /// Headers of each export; names in lower case.
     pub headers: Vec<(String, Secret)>,
-    /// `service.name` of what is exported.
+    /// `service.name` of the exported spans.
     pub service_name: String,
 }

@@ -1,4 +1,4 @@
-//! What all sidecars told, joined.
+//! Joins the reports of all sidecars.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,133 +8,94 @@ use std::{
 
 use evenkeel_domain::{
     StoreError,
-    activity::{Counts, FATES, Nearest, PoolSteps, Refused, Repair, Resolution, STEPS, SidecarStatus, add},
+    activity::{
+        ADMIT_RESULTS, Counts, FullestKey, PoolSteps, Refused, Repair, Resolution, STEPS, SidecarStatus, add,
+    },
     clock::unix_ms,
 };
 use evenkeel_store::activity::ActivityStore;
 use futures::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use super::{
-    forecast::{self, QuotaBurn},
-    nearest::is_current,
+    burn_rate::{self, BurnRate},
+    cached::{Cached, FRESH},
+    fullest_keys::is_current,
 };
 
-/// Readings younger than this serve the next who asks, however many ask.
-const FRESH: Duration = Duration::from_secs(1);
-/// The same for pages that are over: a sidecar may have been cut off and write late.
+/// A cached page that has ended serves callers for this long. A sidecar that was cut off may still write to it.
 const FRESH_OVER: Duration = Duration::from_secs(30);
 /// Pages read at once.
 const CONCURRENCY: usize = 4;
-/// A sidecar that ended is listed for this long, in ms.
+/// How long a stopped sidecar is listed, in ms.
 const LISTED_MS: u64 = 600_000;
-/// A sidecar not heard of for so many of its intervals counts as ended.
+/// A sidecar counts as stopped after this many intervals without a report.
 const INTERVALS_MISSED_MAX: u64 = 5;
 
-/// What became of requests, step by step.
+/// Results of requests by time step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Steps {
     /// Length of a step in ms.
     pub step_ms: u64,
-    /// Start of the first one, ms of the Unix epoch.
+    /// Start of the first step, in ms of the Unix epoch.
     pub from_ms: u64,
-    /// Oldest first; the last one is still going on.
+    /// Oldest first. The last step has not ended.
     pub counts: Vec<Counts>,
 }
 
-/// What became of requests in the steps of one page, by route and cluster: of all sidecars together.
+/// Results of requests in the steps of one page, by route and cluster, summed over all sidecars.
 type Page = HashMap<(String, String), [Counts; STEPS as usize]>;
 
-type Pages = HashMap<(Resolution, u64), Arc<Remembered<Page>>>;
+type Pages = HashMap<(Resolution, u64), Arc<Cached<Page>>>;
 
-/// What all sidecars told.
+/// Answers queries from the reports of all sidecars. Caches what it reads.
 pub struct History {
     store: Arc<dyn ActivityStore>,
     pages: Mutex<Pages>,
-    statuses: Remembered<Vec<SidecarStatus>>,
-    nearest: Remembered<Vec<Nearest>>,
-    burns: Remembered<Vec<QuotaBurn>>,
-    refusals: Remembered<Vec<Refused>>,
-    repairs: Remembered<Vec<Repair>>,
-}
-
-/// The last reading of something, a failure too; who comes while it is read waits for it.
-struct Remembered<T>(tokio::sync::Mutex<Option<Reading<T>>>);
-
-struct Reading<T> {
-    at: Instant,
-    value: Result<Arc<T>, StoreError>,
-}
-
-impl<T> Default for Remembered<T> {
-    fn default() -> Self {
-        Self(tokio::sync::Mutex::new(None))
-    }
-}
-
-impl<T> Remembered<T> {
-    async fn or_read(
-        &self,
-        fresh: Duration,
-        read: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<Arc<T>, StoreError> {
-        let mut known = self.0.lock().await;
-        if let Some(Reading { at, value }) = &*known
-            && at.elapsed() < if value.is_ok() { fresh } else { FRESH }
-        {
-            return value.clone();
-        }
-        let value = read.await.map(Arc::new);
-        *known = Some(Reading { at: Instant::now(), value: value.clone() });
-        value
-    }
-
-    /// Whether it serves nobody any more; not where it is being read.
-    fn is_stale(&self) -> bool {
-        let known = self.0.try_lock();
-        known.is_ok_and(|known| known.as_ref().is_none_or(|reading| reading.at.elapsed() >= FRESH_OVER))
-    }
+    statuses: Cached<Vec<SidecarStatus>>,
+    fullest_keys: Cached<Vec<FullestKey>>,
+    burn_rates: Cached<Vec<BurnRate>>,
+    refusals: Cached<Vec<Refused>>,
+    repairs: Cached<Vec<Repair>>,
 }
 
 impl History {
-    /// Over this store.
     #[must_use]
     pub fn new(store: Arc<dyn ActivityStore>) -> Self {
         Self {
             store,
             pages: Mutex::default(),
-            statuses: Remembered::default(),
-            nearest: Remembered::default(),
-            burns: Remembered::default(),
-            refusals: Remembered::default(),
-            repairs: Remembered::default(),
+            statuses: Cached::default(),
+            fullest_keys: Cached::default(),
+            burn_rates: Cached::default(),
+            refusals: Cached::default(),
+            repairs: Cached::default(),
         }
     }
 
-    /// Sidecars by name, and whether each is alive; those that ended within ten minutes included.
+    /// Returns the sidecars by name, each with whether it is alive. Includes those that stopped within ten minutes.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// If the store fails.
     pub async fn sidecars(&self) -> Result<Vec<(SidecarStatus, bool)>, StoreError> {
-        let statuses = self.statuses.or_read(FRESH, self.store.statuses()).await?;
-        // By the store's clock: what was told last is no older than an interval, as the one who asks tells too.
+        let statuses = self.statuses.get_or_read(FRESH, self.store.statuses()).await?;
+        // The last report tells the store's time to within an interval, as this sidecar reports too.
         let now = statuses.iter().map(|status| status.seen_at_ms).max().unwrap_or(0);
         let listed = statuses.iter().filter(|status| status.seen_at_ms + LISTED_MS >= now);
         let mut listed: Vec<_> = listed
             .map(|status| {
-                let heard_of = status.seen_at_ms + INTERVALS_MISSED_MAX * status.interval_ms >= now;
-                (status.clone(), heard_of && !status.ended)
+                let is_reporting = status.seen_at_ms + INTERVALS_MISSED_MAX * status.interval_ms >= now;
+                (status.clone(), is_reporting && !status.ended)
             })
             .collect();
         listed.sort_by(|(a, _), (b, _)| (&a.name, a.started_at_ms).cmp(&(&b.name, b.started_at_ms)));
         Ok(listed)
     }
 
-    /// What became of requests over the last `span_ms`: of all, or in one pool (route and cluster).
+    /// Returns the results of requests in the last `span_ms`, in one pool (route and cluster) or in all.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// If the store fails.
     pub async fn steps(&self, span_ms: u64, pool: Option<(&str, &str)>) -> Result<Steps, StoreError> {
         self.steps_until(unix_ms(), span_ms, pool).await
     }
@@ -159,7 +120,7 @@ impl History {
                     Ok::<_, StoreError>((start, self.page(resolution, start, now_ms).await?))
                 })
                 .buffered(CONCURRENCY);
-        let mut counts = vec![[0; FATES]; (last + 1 - first) as usize];
+        let mut counts = vec![[0; ADMIT_RESULTS]; (last + 1 - first) as usize];
         while let Some((start, page)) = pages.try_next().await? {
             for ((route, cluster), steps) in page.iter() {
                 if pool.is_some_and(|pool| pool != (route, cluster)) {
@@ -177,94 +138,94 @@ impl History {
     }
 
     async fn page(&self, resolution: Resolution, start: u64, now_ms: u64) -> Result<Arc<Page>, StoreError> {
-        // A sidecar tells of the last step up to some seconds late.
+        // A sidecar reports the last step up to some seconds late.
         let is_over = start + resolution.page_ms() + Resolution::Fine.page_ms() < now_ms;
         let fresh = if is_over { FRESH_OVER } else { FRESH };
         let page = {
             let mut pages = self.pages.lock();
             if !pages.contains_key(&(resolution, start)) {
-                pages.retain(|_, page| !page.is_stale());
+                pages.retain(|_, page| !page.is_stale(FRESH_OVER));
             }
             Arc::clone(pages.entry((resolution, start)).or_default())
         };
         let read = async { Ok(sum(self.store.page(resolution, start).await?)) };
-        page.or_read(fresh, read).await
+        page.get_or_read(fresh, read).await
     }
 
-    /// Keys of limits, fullest first.
+    /// Returns the keys of limits, fullest first.
     ///
     /// # Errors
-    /// Where the store fails.
-    pub async fn nearest(&self) -> Result<Arc<Vec<Nearest>>, StoreError> {
+    /// If the store fails.
+    pub async fn fullest_keys(&self) -> Result<Arc<Vec<FullestKey>>, StoreError> {
         let read = async {
             let now = unix_ms();
-            // Of what several sidecars saw, what was seen last.
-            let mut keys: BTreeMap<(String, String), Nearest> = BTreeMap::new();
-            for nearest in self.store.nearest().await?.into_iter().flatten() {
-                let key = (nearest.limit.clone(), nearest.key());
-                let known = keys.get(&key).is_some_and(|known| known.seen_at_ms >= nearest.seen_at_ms);
-                if is_current(nearest.reset_at_ms, nearest.seen_at_ms, now) && !known {
-                    keys.insert(key, nearest);
+            // If several sidecars report a key, the last one to see it counts.
+            let mut keys: BTreeMap<(String, String), FullestKey> = BTreeMap::new();
+            for seen in self.store.fullest_keys().await?.into_iter().flatten() {
+                let key = (seen.limit.clone(), seen.key());
+                let known = keys.get(&key).is_some_and(|known| known.seen_at_ms >= seen.seen_at_ms);
+                if is_current(seen.reset_at_ms, seen.seen_at_ms, now) && !known {
+                    keys.insert(key, seen);
                 }
             }
-            let mut all: Vec<Nearest> = keys.into_values().collect();
+            let mut all: Vec<FullestKey> = keys.into_values().collect();
             all.sort_by(|a, b| b.share().total_cmp(&a.share()));
             Ok(all)
         };
-        self.nearest.or_read(FRESH, read).await
+        self.fullest_keys.get_or_read(FRESH, read).await
     }
 
-    /// Quotas lately used, those that run out soonest first.
+    /// Returns the burn rates of quotas used within the last hour. Those that run out soonest come first.
     ///
     /// # Errors
-    /// Where the store fails.
-    pub async fn burns(&self) -> Result<Arc<Vec<QuotaBurn>>, StoreError> {
-        let read = async { Ok(forecast::join(self.store.burns().await?, unix_ms())) };
-        self.burns.or_read(FRESH, read).await
+    /// If the store fails.
+    pub async fn burn_rates(&self) -> Result<Arc<Vec<BurnRate>>, StoreError> {
+        let read = async { Ok(burn_rate::join(self.store.quota_charges().await?, unix_ms())) };
+        self.burn_rates.get_or_read(FRESH, read).await
     }
 
-    /// Refusals lately recorded, newest first; of one consumer, or of all.
+    /// Returns the last recorded refusals, newest first, of one consumer, or of all if `consumer` is empty.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// If the store fails.
     pub async fn refusals(&self, consumer: &str, most: usize) -> Result<Vec<Refused>, StoreError> {
         let read =
             async { Ok(newest_first(self.store.refusals().await?, |refused| (refused.at_ms, refused.id))) };
-        let refusals = self.refusals.or_read(FRESH, read).await?;
+        let refusals = self.refusals.get_or_read(FRESH, read).await?;
         let wanted = refusals.iter().filter(|refused| consumer.is_empty() || refused.consumer == consumer);
         Ok(wanted.take(most).cloned().collect())
     }
 
-    /// A refusal by its request's id.
+    /// Returns a refusal by its request's id.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// If the store fails.
     pub async fn refusal(&self, request_id: &str) -> Result<Option<Refused>, StoreError> {
         self.store.refusal(request_id).await
     }
 
-    /// Repairs of tables, newest first.
+    /// Returns the last repairs of tables, newest first.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// If the store fails.
     pub async fn repairs(&self, most: usize) -> Result<Vec<Repair>, StoreError> {
         let read =
             async { Ok(newest_first(self.store.repairs().await?, |repair| (repair.at_ms, repair.id))) };
-        let repairs = self.repairs.or_read(FRESH, read).await?;
+        let repairs = self.repairs.get_or_read(FRESH, read).await?;
         Ok(repairs.iter().take(most).cloned().collect())
     }
 }
 
-/// Each once: a call whose answer was lost was repeated.
+/// Sorts and removes duplicates: a sidecar repeats a call whose reply was lost.
 fn newest_first<T>(mut list: Vec<T>, key: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
     list.sort_by_key(|entry| std::cmp::Reverse(key(entry)));
     list.dedup_by_key(|entry| key(entry));
     list
 }
 
-fn sum(told: Vec<Vec<PoolSteps>>) -> Page {
+fn sum(reported: Vec<Vec<PoolSteps>>) -> Page {
     let mut page = Page::new();
-    for PoolSteps { route, cluster, steps } in told.into_iter().flatten() {
+    for PoolSteps { route, cluster, steps } in reported.into_iter().flatten() {
         let sums = page.entry((route, cluster)).or_default();
         for (step, more) in &steps {
             if let Some(sum) = sums.get_mut(*step) {
@@ -278,7 +239,7 @@ fn sum(told: Vec<Vec<PoolSteps>>) -> Page {
 #[cfg(test)]
 mod tests {
     use evenkeel_domain::activity::RepairKind;
-    use evenkeel_store::memory_activity::MemoryActivity;
+    use evenkeel_store::memory::MemoryActivity;
 
     use super::*;
 
@@ -286,20 +247,20 @@ mod tests {
         vec![PoolSteps {
             route: String::new(),
             cluster: "c".into(),
-            steps: vec![(0, [n; FATES]), (99, [n; FATES])],
+            steps: vec![(0, [n; ADMIT_RESULTS]), (99, [n; ADMIT_RESULTS])],
         }]
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_page_that_is_watched_for_a_day_takes_no_more_memory() {
+    async fn a_page_watched_for_a_day_takes_no_more_memory() {
         let store = Arc::new(MemoryActivity::default());
         let history = History::new(Arc::clone(&store) as Arc<dyn ActivityStore>);
         for minute in 0..1440_u64 {
             store.put_page("a", Resolution::Fine, minute / 2 * 120_000, &steps(1)).await.unwrap();
             store.put_page("b", Resolution::Fine, minute / 2 * 120_000, &steps(2)).await.unwrap();
-            let told = history.steps_until(minute * 60_000, 60_000, Some(("", "c"))).await.unwrap();
+            let steps = history.steps_until(minute * 60_000, 60_000, Some(("", "c"))).await.unwrap();
             assert_eq!(
-                told.counts.iter().map(|counts| counts[0]).max(),
+                steps.counts.iter().map(|counts| counts[0]).max(),
                 Some(if minute % 2 == 0 { 3 } else { 0 })
             );
             assert!(history.pages.lock().len() <= 3, "{}", history.pages.lock().len());
@@ -307,27 +268,8 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn who_asks_at_the_same_time_shares_one_reading() {
-        let (known, reads) = (Remembered::default(), std::sync::atomic::AtomicU64::new(0));
-        let read = || async {
-            tokio::task::yield_now().await;
-            Ok(reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
-        };
-        let all = futures::future::join_all((0..50).map(|_| known.or_read(FRESH, read()))).await;
-        assert!(all.into_iter().all(|value| *value.unwrap() == 0));
-        let failing: Remembered<()> = Remembered::default();
-        let fail = || async {
-            reads.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            Err(StoreError::Timeout(1))
-        };
-        let all = futures::future::join_all((0..50).map(|_| failing.or_read(FRESH_OVER, fail()))).await;
-        assert!(all.iter().all(Result::is_err));
-        assert_eq!(reads.load(std::sync::atomic::Ordering::Relaxed), 2, "a failure is shared too");
-    }
-
     #[test]
-    fn what_was_written_twice_is_told_once() {
+    fn a_duplicate_is_returned_once() {
         let repair = |id, at_ms| Repair {
             id,
             at_ms,
@@ -339,7 +281,7 @@ mod tests {
             sidecar: String::new(),
         };
         let list = vec![repair(1, 5), repair(2, 5), repair(1, 5), repair(2, 5), repair(3, 6)];
-        let told = newest_first(list, |repair| (repair.at_ms, repair.id));
-        assert_eq!(told.iter().map(|repair| repair.id).collect::<Vec<_>>(), [3, 2, 1]);
+        let repairs = newest_first(list, |repair| (repair.at_ms, repair.id));
+        assert_eq!(repairs.iter().map(|repair| repair.id).collect::<Vec<_>>(), [3, 2, 1]);
     }
 }

@@ -1,18 +1,20 @@
-//! What has happened, for those who ask "have we room, who is using it, why was this refused?".
+//! What has happened, so that operators can ask: is there room, who uses it, why was this request refused?
 //!
-//! A [`Recorder`] is told of it in passing and never waits. About once a second [`report`] puts what this sidecar saw
-//! into the store, in place of what it told before; [`History`] joins what all sidecars told. So every figure is one of
-//! the whole cluster, whichever sidecar is asked, and a lost call costs nothing.
+//! A [`Recorder`] takes events and never waits. About once a second, [`report`] writes what this sidecar saw to the
+//! store, in place of its previous report. [`History`] joins the reports of all sidecars. So any sidecar returns
+//! figures for the whole cluster, and a lost call costs nothing.
 
-mod burns;
-mod forecast;
-mod half;
+mod burn_rate;
+mod cached;
+mod charges;
+mod eviction;
+mod fullest_keys;
 mod history;
-mod nearest;
 mod pages;
 mod recorder;
+mod refusal_queue;
 pub mod report;
 
-pub use forecast::QuotaBurn;
+pub use burn_rate::BurnRate;
 pub use history::{History, Steps};
-pub use recorder::{Charged, Metered, Recorder, RefusalFacts};
+pub use recorder::{Charged, Metered, Recorder};

@@ -1,15 +1,15 @@
-//! This sidecar's counts by pool and step of time, until they are in the store.
+//! This sidecar's counts of requests by pool and time step, until they are in the store.
 
 use std::collections::{BTreeMap, HashMap};
 
 use evenkeel_domain::{
     PoolId,
-    activity::{Counts, FATES, PoolSteps, Resolution, STEPS, add},
+    activity::{ADMIT_RESULTS, Counts, PoolSteps, Resolution, STEPS, add},
 };
 
-/// Pools told apart in one page; those beyond are counted under [`OTHER`].
+/// Most pools in one page. Further pools are counted under [`OTHER`].
 const POOLS_MAX: usize = 500;
-/// Cluster that stands for pools beyond the bound.
+/// The cluster under which further pools are counted.
 pub(super) const OTHER: &str = "(other)";
 
 type Steps = [Counts; STEPS as usize];
@@ -20,27 +20,27 @@ struct Page {
     dirty: bool,
 }
 
-/// Pages not yet over, or not yet written.
+/// The pages that have not ended or have not been written.
 #[derive(Default)]
 pub(super) struct Pages {
     pages: BTreeMap<(Resolution, u64), Page>,
-    /// Counts of each pool when they were last read.
+    /// The totals of each pool when they were last read.
     read: HashMap<PoolId, Counts>,
 }
 
 impl Pages {
-    /// Takes the counts of all pools as they stand now, each rising since the sidecar was started.
+    /// Adds what the totals of the pools have grown by since the last call.
     pub(super) fn read<'a>(&mut self, pools: impl Iterator<Item = (&'a PoolId, Counts)>, now_ms: u64) {
         let mut read = HashMap::with_capacity(self.read.len());
         for (id, counts) in pools {
             let before = self.read.get(id).copied().unwrap_or_default();
-            let mut more = [0; FATES];
+            let mut more = [0; ADMIT_RESULTS];
             for ((more, now), before) in more.iter_mut().zip(counts).zip(before) {
-                // A pool that was forgotten and is used again counts from 0.
+                // A pool that was evicted and is used again counts from 0.
                 *more = if now >= before { now - before } else { now };
             }
             read.insert(id.clone(), counts);
-            if more != [0; FATES] {
+            if more != [0; ADMIT_RESULTS] {
                 Resolution::ALL.into_iter().for_each(|resolution| self.add(resolution, id, &more, now_ms));
             }
         }
@@ -58,7 +58,7 @@ impl Pages {
         add(&mut page.pools.entry(key).or_default()[step], more);
     }
 
-    /// What is to be written, oldest first.
+    /// Returns the pages to write, oldest first.
     pub(super) fn dirty(&self) -> Vec<(Resolution, u64, Vec<PoolSteps>)> {
         let dirty = self.pages.iter().filter(|(_, page)| page.dirty);
         dirty
@@ -70,7 +70,7 @@ impl Pages {
                         .iter()
                         .copied()
                         .enumerate()
-                        .filter(|(_, counts)| *counts != [0; FATES])
+                        .filter(|(_, counts)| *counts != [0; ADMIT_RESULTS])
                         .collect(),
                 });
                 (*resolution, *start, pools.collect())
@@ -78,24 +78,24 @@ impl Pages {
             .collect()
     }
 
-    /// A page as it was told by [`Self::dirty`] is in the store.
+    /// Records that the store has a page that [`Self::dirty`] returned.
     pub(super) fn written(&mut self, resolution: Resolution, start: u64) {
         if let Some(page) = self.pages.get_mut(&(resolution, start)) {
             page.dirty = false;
         }
     }
 
-    /// What was written is lost: what is not over is written again.
+    /// Makes all pages dirty, as the store has lost them.
     pub(super) fn mark_dirty(&mut self) {
         self.pages.values_mut().for_each(|page| page.dirty = true);
     }
 
-    /// Forgets what is over and written, or too old to be of use to anyone.
+    /// Drops the pages that have ended and are written, and those too old to be shown.
     pub(super) fn forget_old(&mut self, now_ms: u64) {
         self.pages.retain(|(resolution, start), page| {
             let is_open = start + resolution.page_ms() > now_ms;
-            let is_told = start + resolution.page_ms() + resolution.span_max_ms() > now_ms;
-            is_open || (page.dirty && is_told)
+            let is_shown = start + resolution.page_ms() + resolution.span_max_ms() > now_ms;
+            is_open || (page.dirty && is_shown)
         });
     }
 }
@@ -109,13 +109,13 @@ mod tests {
     }
 
     fn counts(shared: u64) -> Counts {
-        let mut counts = [0; FATES];
+        let mut counts = [0; ADMIT_RESULTS];
         counts[0] = shared;
         counts
     }
 
     #[test]
-    fn what_was_added_since_is_counted_in_its_step() {
+    fn growth_is_counted_in_the_current_step() {
         let (mut pages, a) = (Pages::default(), id("a"));
         pages.read([(&a, counts(5))].into_iter(), 1_000);
         pages.read([(&a, counts(7))].into_iter(), 119_999);
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(dirty[1].2[0].steps, [(0, counts(7))]);
         pages.written(dirty[0].0, dirty[0].1);
         assert_eq!(pages.dirty().len(), 1);
-        // Made anew: it counts from 0 again.
+        // The pool was evicted and created again, so it counts from 0.
         pages.read([(&a, counts(1))].into_iter(), 120_000);
         assert_eq!(pages.dirty()[0].2[0].steps, [(0, counts(1))]);
         pages.forget_old(120_000);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_beyond_the_bound_are_counted_together() {
+    fn further_pools_are_counted_together() {
         let mut pages = Pages::default();
         let ids: Vec<PoolId> = (0..POOLS_MAX + 9).map(|i| id(&format!("c{i}"))).collect();
         pages.read(ids.iter().map(|id| (id, counts(1))), 0);

@@ -1,16 +1,16 @@
-//! What a sidecar notes in passing.
+//! Records events as requests pass, without waiting.
 
 use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use evenkeel_domain::{
     HolderId, PoolId,
-    activity::{Burn, Fate, Nearest, Refused, Repair, RepairKind},
+    activity::{AdmitResult, FullestKey, QuotaCharges, Refused, Repair, RepairKind},
     clock::unix_ms,
     limit::Bucket,
 };
@@ -19,200 +19,145 @@ use prometheus::IntCounter;
 use tokio::time::Instant;
 
 use super::{
-    burns::{self, Standing},
-    nearest::{self, Seen},
+    charges::{Charges, Standing},
+    fullest_keys::{FullestKeys, Seen},
+    refusal_queue::RefusalQueue,
 };
 
-/// Refusals recorded in a second, and at once, by all sidecars together: an hour of them is 40 MB in the store.
-const REFUSALS_PER_S: f64 = 20.0;
-const REFUSALS_BURST: f64 = 1000.0;
-/// Refusals and repairs that wait for the store.
-const WAITING_MAX: usize = 2000;
-/// Holders counted.
+/// Most repairs that wait for the store.
+const REPAIRS_MAX: usize = 2000;
+/// Most holders counted.
 const HOLDERS_MAX: usize = 100_000;
 
-/// A limit or quota that a request was held against, as it stands after it.
+/// The state of a limit or quota after a request was checked against it.
 #[derive(Clone, Copy, Debug)]
 pub struct Metered<'a> {
-    /// Its name.
     pub name: &'a Arc<str>,
-    /// The key it is counted by.
     pub bucket: &'a Arc<Bucket>,
-    /// Amount in force; of a prepaid quota 0.
+    /// Amount in force. 0 for a prepaid quota.
     pub amount: u64,
-    /// Used, reservations included; of a quota what is left.
+    /// For a limit: used, reservations included. For a quota: the balance.
     pub level: u64,
-    /// Time until all of it is free again; 0 where no time brings that about.
+    /// Time until the whole amount is free again. 0 if time alone frees nothing.
     pub reset_ms: u64,
-    /// Shadow mode.
     pub shadow: bool,
-    /// The consumer whose quota it is; `None` of a limit.
+    /// The consumer of a quota. `None` for a limit.
     pub quota_of: Option<&'a str>,
 }
 
-/// A quota that was charged.
+/// A charge of a quota.
 #[derive(Clone, Copy, Debug)]
 pub struct Charged<'a> {
-    /// Its name.
     pub quota: &'a Arc<str>,
-    /// Whose.
     pub consumer: &'a str,
-    /// How much.
     pub amount: u64,
 }
 
-/// What is known of a refused request.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RefusalFacts {
-    /// Whose it was.
-    pub consumer: String,
-    /// The model it asked for.
-    pub model: String,
-    /// The limit or quota that refused it.
-    pub limit: String,
-    /// The key it is counted in there.
-    pub key: String,
-    /// Amount in force.
-    pub amount: u64,
-    /// Used at that time.
-    pub used: u64,
-    /// What it would have reserved.
-    pub cost: u64,
-    /// Why, in words.
-    pub why: String,
-}
-
-/// Notes what happens.
+/// Records what happens at this sidecar.
 pub struct Recorder {
     name: String,
-    draining: AtomicBool,
-    /// Sidecars that share what may be recorded.
-    sidecars: AtomicUsize,
+    stopping: AtomicBool,
     admitted: AtomicU64,
     refused: AtomicU64,
-    refusals: Mutex<Gate>,
+    refusals: RefusalQueue,
     repairs: Mutex<Vec<Repair>>,
-    nearest: Mutex<nearest::Table>,
-    burns: Mutex<burns::Table>,
+    fullest_keys: Mutex<FullestKeys>,
+    charges: Mutex<Charges>,
     holders: Mutex<HashMap<HolderId, Instant>>,
-    unrecorded: IntCounter,
-}
-
-/// Refusals that wait, and how many more may come.
-struct Gate {
-    waiting: Vec<Refused>,
-    room: f64,
-    at: Instant,
 }
 
 impl Recorder {
-    /// For the sidecar of this name. `unrecorded` counts refusals of which nothing is kept.
+    /// Records for the sidecar of this name. `unrecorded` counts the refusals that are not recorded.
     #[must_use]
     pub fn new(name: String, unrecorded: IntCounter) -> Self {
         Self {
             name,
-            draining: AtomicBool::new(false),
-            sidecars: AtomicUsize::new(1),
+            stopping: AtomicBool::new(false),
             admitted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            refusals: Mutex::new(Gate { waiting: Vec::new(), room: REFUSALS_BURST, at: Instant::now() }),
+            refusals: RefusalQueue::new(unrecorded),
             repairs: Mutex::default(),
-            nearest: Mutex::default(),
-            burns: Mutex::default(),
+            fullest_keys: Mutex::default(),
+            charges: Mutex::default(),
             holders: Mutex::default(),
-            unrecorded,
         }
     }
 
-    /// The sidecar's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// No new work is taken from now on.
-    pub fn set_draining(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+    /// Marks the sidecar as stopping: it takes no new work.
+    pub fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether no new work is taken.
     #[must_use]
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
-    /// So many sidecars share what may be recorded.
+    /// Sets how many sidecars share the rate of recorded refusals.
     pub(super) fn set_sidecars(&self, sidecars: usize) {
-        self.sidecars.store(sidecars.max(1), Ordering::Relaxed);
+        self.refusals.set_sidecars(sidecars);
     }
 
-    /// Counts a request.
-    pub fn count(&self, fate: Fate) {
-        let counter = if fate.is_admitted() { &self.admitted } else { &self.refused };
+    /// Counts a request by its result.
+    pub fn count(&self, result: AdmitResult) {
+        let counter = if result.is_admitted() { &self.admitted } else { &self.refused };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Requests admitted and refused since the start.
+    /// Returns the requests admitted and refused since the start.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
         (self.admitted.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 
-    /// Notes limits and quotas as a request found them.
+    /// Records the state of the limits and quotas that a request was checked against.
     pub fn metered<'a>(&self, found: impl Iterator<Item = Metered<'a>> + Clone) {
         let now_ms = unix_ms();
         let reset_at_ms = |ms: u64| if ms == 0 { 0 } else { now_ms + ms };
         let mut limits = found.clone().filter(|metered| metered.quota_of.is_none()).peekable();
         if limits.peek().is_some() {
-            let mut nearest = self.nearest.lock();
+            let mut keys = self.fullest_keys.lock();
             for Metered { name, bucket, amount, level, reset_ms, shadow, .. } in limits {
                 let reset_at_ms = reset_at_ms(reset_ms);
-                nearest.see(name, bucket, Seen { amount, used: level, reset_at_ms, shadow, at_ms: now_ms });
+                keys.see(name, bucket, Seen { amount, used: level, reset_at_ms, shadow, at_ms: now_ms });
             }
         }
         for Metered { name, amount, level, reset_ms, quota_of, .. } in found {
             let Some(consumer) = quota_of else { continue };
             let standing =
                 Standing { balance: level, amount, reset_at_ms: reset_at_ms(reset_ms), at_ms: now_ms };
-            self.burns.lock().see(name, consumer, standing);
+            self.charges.lock().see(name, consumer, standing);
         }
     }
 
-    /// Notes what was charged to quotas.
+    /// Records a charge of a quota.
     pub fn charged(&self, charged: &Charged<'_>) {
-        self.burns.lock().charge(charged.quota, charged.consumer, charged.amount, unix_ms());
+        self.charges.lock().charge(charged.quota, charged.consumer, charged.amount, unix_ms());
     }
 
-    /// Whether a refusal is to be told of: so many are kept in a second, and no more.
+    /// Returns whether to record a refusal: their rate is bounded. If not, counts it as unrecorded.
     #[must_use]
     pub fn wants_refusal(&self) -> bool {
-        let mut gate = self.refusals.lock();
-        let now = Instant::now();
-        let passed = now.saturating_duration_since(gate.at).as_secs_f64();
-        let share = 1.0 / self.sidecars.load(Ordering::Relaxed) as f64;
-        gate.room = (gate.room + passed * REFUSALS_PER_S * share).min((REFUSALS_BURST * share).max(1.0));
-        gate.at = now;
-        let wants = gate.room >= 1.0 && gate.waiting.len() < WAITING_MAX;
-        if wants {
-            gate.room -= 1.0;
-        } else {
-            self.unrecorded.inc();
-        }
-        wants
+        self.refusals.has_room()
     }
 
-    /// Notes a refusal, where [`Self::wants_refusal`].
+    /// Records a refusal. Call it only if [`Self::wants_refusal`] returned true.
     pub fn refused(&self, mut refused: Refused) {
         refused.id = rand::random();
         refused.at_ms = unix_ms();
         refused.sidecar.clone_from(&self.name);
-        self.refusals.lock().waiting.push(refused);
+        self.refusals.push(refused);
     }
 
-    /// Notes a repair, if there was anything to repair.
+    /// Records a repair, unless `count` is 0.
     pub fn repaired(&self, kind: RepairKind, pool: &PoolId, holder: Option<&HolderId>, count: u64) {
         let mut repairs = self.repairs.lock();
-        if count == 0 || repairs.len() >= WAITING_MAX {
+        if count == 0 || repairs.len() >= REPAIRS_MAX {
             return;
         }
         repairs.push(Repair {
@@ -227,15 +172,15 @@ impl Recorder {
         });
     }
 
-    /// Notes a sign of life of a gateway worker.
-    pub fn heard_of(&self, holder: &HolderId) {
+    /// Records that a gateway worker is alive.
+    pub fn seen(&self, holder: &HolderId) {
         let mut holders = self.holders.lock();
         if holders.len() < HOLDERS_MAX || holders.contains_key(holder) {
             holders.insert(holder.clone(), Instant::now());
         }
     }
 
-    /// Gateway workers heard of within this time.
+    /// Counts the gateway workers seen within this time.
     pub(super) fn holders(&self, within: std::time::Duration) -> u64 {
         let mut holders = self.holders.lock();
         holders.retain(|_, at| at.elapsed() <= within);
@@ -243,46 +188,40 @@ impl Recorder {
     }
 
     pub(super) fn take_refusals(&self) -> Vec<Refused> {
-        std::mem::take(&mut self.refusals.lock().waiting)
+        self.refusals.take()
     }
 
     pub(super) fn take_repairs(&self) -> Vec<Repair> {
         std::mem::take(&mut self.repairs.lock())
     }
 
-    /// Puts back what did not reach the store.
+    /// Puts back refusals and repairs that did not reach the store.
     pub(super) fn put_back(&self, refusals: Vec<Refused>, repairs: Vec<Repair>) {
-        let mut gate = self.refusals.lock();
-        let newer = std::mem::replace(&mut gate.waiting, refusals);
-        gate.waiting.extend(newer);
-        let excess = gate.waiting.len().saturating_sub(WAITING_MAX);
-        gate.waiting.drain(..excess);
-        self.unrecorded.inc_by(excess as u64);
-        drop(gate);
+        self.refusals.put_back(refusals);
         let mut kept = self.repairs.lock();
         let newer = std::mem::replace(&mut *kept, repairs);
         kept.extend(newer);
-        kept.truncate(WAITING_MAX);
+        kept.truncate(REPAIRS_MAX);
     }
 
-    /// Of each limit the share that its fullest key has used, as this sidecar last saw it.
+    /// Returns the used share of the fullest key of each limit, as this sidecar last saw it.
     #[must_use]
-    pub fn fullest(&self) -> Vec<(Arc<str>, f64)> {
-        self.nearest.lock().fullest(unix_ms()).into_iter().collect()
+    pub fn fullest_shares(&self) -> Vec<(Arc<str>, f64)> {
+        self.fullest_keys.lock().shares(unix_ms()).into_iter().collect()
     }
 
-    /// What was told of limits and quotas is lost: it is told again.
+    /// Makes the next report of limits and quotas complete, as the last one is lost.
     pub(super) fn mark_changed(&self) {
-        self.nearest.lock().mark_changed();
-        self.burns.lock().mark_changed();
+        self.fullest_keys.lock().mark_changed();
+        self.charges.lock().mark_changed();
     }
 
-    pub(super) fn take_nearest(&self, now_ms: u64) -> Option<Vec<Nearest>> {
-        self.nearest.lock().take_changed(now_ms)
+    pub(super) fn take_fullest_keys(&self, now_ms: u64) -> Option<Vec<FullestKey>> {
+        self.fullest_keys.lock().take_changed(now_ms)
     }
 
-    pub(super) fn take_burns(&self, now_ms: u64) -> Option<Vec<Burn>> {
-        self.burns.lock().take_changed(now_ms)
+    pub(super) fn take_charges(&self, now_ms: u64) -> Option<Vec<QuotaCharges>> {
+        self.charges.lock().take_changed(now_ms)
     }
 }
 
@@ -293,66 +232,15 @@ mod tests {
     use super::*;
 
     fn recorder() -> Recorder {
-        Recorder::new("s".into(), IntCounter::new("unrecorded", "refusals of which nothing is kept").unwrap())
-    }
-
-    fn refused(id: usize) -> Refused {
-        Refused {
-            id: 0,
-            request_id: id.to_string(),
-            at_ms: 0,
-            route: String::new(),
-            cluster: "c".into(),
-            reason: Fate::Limit,
-            why: String::new(),
-            status: 429,
-            retry_after_ms: 0,
-            consumer: String::new(),
-            model: String::new(),
-            limit: String::new(),
-            key: String::new(),
-            amount: 0,
-            used: 0,
-            cost: 0,
-            sidecar: String::new(),
-        }
+        Recorder::new("s".into(), IntCounter::new("unrecorded", "Refusals not recorded").unwrap())
     }
 
     #[tokio::test(start_paused = true)]
-    async fn so_many_refusals_are_kept_and_no_more() {
-        let recorder = recorder();
-        let flood = |from: usize| {
-            (from..from + 5000).filter(|i| {
-                let wants = recorder.wants_refusal();
-                if wants {
-                    recorder.refused(refused(*i));
-                }
-                wants
-            })
-        };
-        assert_eq!(flood(0).count(), 1000);
-        assert_eq!(recorder.unrecorded.get(), 4000);
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert_eq!(flood(5000).count(), 40);
-        recorder.set_sidecars(4);
-        tokio::time::advance(Duration::from_secs(3600)).await;
-        assert_eq!(flood(10_000).count(), 250, "four sidecars share");
-        let taken = recorder.take_refusals();
-        assert_eq!((taken.len(), &*taken[0].request_id, &*taken[0].sidecar), (1290, "0", "s"));
-        recorder.refused(refused(9));
-        recorder.put_back(taken, Vec::new());
-        assert_eq!(
-            recorder.take_refusals().last().map(|refused| refused.request_id.clone()),
-            Some("9".into())
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn holders_are_counted_while_they_are_heard_of() {
+    async fn holders_are_counted_while_they_are_seen() {
         let (recorder, a, b) = (recorder(), HolderId::new("a").unwrap(), HolderId::new("b").unwrap());
-        recorder.heard_of(&a);
+        recorder.seen(&a);
         tokio::time::advance(Duration::from_secs(5)).await;
-        recorder.heard_of(&b);
+        recorder.seen(&b);
         assert_eq!(recorder.holders(Duration::from_secs(6)), 2);
         assert_eq!(recorder.holders(Duration::from_secs(4)), 1);
     }

@@ -1,89 +1,100 @@
-//! Telling the other sidecars what this one saw.
+//! Reports what this sidecar saw to the store, for all sidecars to read.
 
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use evenkeel_domain::{
-    StoreError,
-    activity::{SidecarStatus, StoreKind},
+    PoolId, StoreError,
+    activity::{Counts, SidecarStatus, StoreKind},
     clock::unix_ms,
     limit::LimitRules,
 };
-use evenkeel_store::activity::{ActivityStore, REPORT_KEPT_MS, Report};
+use evenkeel_store::{
+    activity::{ActivityStore, REPORT_KEPT_MS, Report},
+    resilient::ResilientStore,
+};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{Recorder, pages::Pages};
-use crate::balancer::Balancer;
 
 /// Time between two reports.
 pub const INTERVAL: Duration = Duration::from_secs(1);
-/// Reports between two lists of limits, and of quotas.
+/// One report in this many carries the fullest keys and the burn rates.
 const LISTS_EVERY: u64 = 2;
-/// Reports between two looks for what sidecars told that ended long ago.
+/// One report in this many deletes the reports of sidecars that ended long ago.
 const FORGET_EVERY: u64 = 600;
 /// Longest wait for the last report.
 const LAST_MAX: Duration = Duration::from_millis(500);
 
-/// What stays the same while a sidecar runs.
+/// The part of a sidecar's status that does not change while it runs.
 #[derive(Clone, Debug)]
 pub struct About {
     /// Random id of the process.
     pub id: String,
-    /// What it counts in.
+    /// Where it counts requests.
     pub store: StoreKind,
-    /// A holder not heard of for this long counts as dead.
+    /// A holder counts as dead after this long without a KeepAlive.
     pub holder_ttl: Duration,
 }
 
-/// Tells the others.
+/// Totals of the results of requests, by pool.
+pub trait PoolTotals: Send + Sync + 'static {
+    /// Returns the totals of every pool since the sidecar started.
+    fn totals(&self) -> Vec<(PoolId, Counts)>;
+}
+
+/// Writes this sidecar's reports.
 pub struct Reporter {
     about: About,
     recorder: Arc<Recorder>,
-    balancer: Arc<Balancer>,
+    pools: Arc<dyn PoolTotals>,
+    tables: Arc<ResilientStore>,
     store: Arc<dyn ActivityStore>,
     rules: Arc<ArcSwap<LimitRules>>,
     started_at_ms: u64,
     pages: Pages,
-    /// The rules last told of, and their fingerprint.
+    /// The rules last reported, and their fingerprint.
     revision: Option<(Arc<LimitRules>, String)>,
-    told: u64,
-    /// Times the store had been lost when something was last told.
+    /// Reports written.
+    reports: u64,
+    /// How often the store had been lost at the last report.
     losses: u64,
 }
 
 impl Reporter {
-    /// With nothing told yet.
     #[must_use]
     pub fn new(
         about: About,
         recorder: Arc<Recorder>,
-        balancer: Arc<Balancer>,
+        pools: Arc<dyn PoolTotals>,
+        tables: Arc<ResilientStore>,
         store: Arc<dyn ActivityStore>,
         rules: Arc<ArcSwap<LimitRules>>,
     ) -> Self {
         Self {
             about,
             recorder,
-            balancer,
+            pools,
+            tables,
             store,
             rules,
             started_at_ms: unix_ms(),
             pages: Pages::default(),
             revision: None,
-            told: 0,
+            reports: 0,
             losses: 0,
         }
     }
 
-    /// When this sidecar was started, ms of the Unix epoch.
+    /// Returns when this sidecar started, in ms of the Unix epoch.
     #[must_use]
     pub fn started_at_ms(&self) -> u64 {
         self.started_at_ms
     }
 
-    /// Tells until `shutdown`, and then once more.
+    /// Reports until `shutdown`, and then once more.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -92,39 +103,39 @@ impl Reporter {
                 _ = ticks.tick() => {}
                 () = shutdown.cancelled() => break,
             }
-            if let Err(error) = self.tell(false).await {
-                debug!(%error, "not told what happened: it waits");
+            if let Err(error) = self.report(false).await {
+                debug!(%error, "the report was not written and waits");
             }
         }
-        if tokio::time::timeout(LAST_MAX, self.tell(true)).await.is_err() {
+        if tokio::time::timeout(LAST_MAX, self.report(true)).await.is_err() {
             debug!("the last report took too long");
         }
     }
 
-    /// Puts what is new into the store; what does not reach it waits.
-    async fn tell(&mut self, ending: bool) -> Result<(), StoreError> {
+    /// Writes what is new to the store. What the store does not take waits for the next report.
+    async fn report(&mut self, ending: bool) -> Result<(), StoreError> {
         let now_ms = unix_ms();
-        let pools = self.balancer.directory.all();
-        self.pages.read(pools.iter().map(|entry| (&entry.pool.id, entry.counts.read())), now_ms);
+        let totals = self.pools.totals();
+        self.pages.read(totals.iter().map(|(pool, counts)| (pool, *counts)), now_ms);
         self.pages.forget_old(now_ms);
-        if !self.balancer.store.is_up() {
+        if !self.tables.is_up() {
             return Ok(());
         }
-        self.recorder.set_sidecars(self.balancer.store.instances());
-        let losses = self.balancer.store.losses();
+        self.recorder.set_sidecars(self.tables.instances());
+        let losses = self.tables.losses();
         if losses != self.losses {
-            // It may have come back empty.
+            // The store may have come back empty.
             self.losses = losses;
             self.pages.mark_dirty();
             self.recorder.mark_changed();
         }
-        let turn = self.told;
-        self.told += 1;
+        let turn = self.reports;
+        self.reports += 1;
         let lists = ending || turn.is_multiple_of(LISTS_EVERY);
         let report = Report {
             status: Some(self.status(ending)),
-            nearest: lists.then(|| self.recorder.take_nearest(now_ms)).flatten(),
-            burns: lists.then(|| self.recorder.take_burns(now_ms)).flatten(),
+            fullest_keys: lists.then(|| self.recorder.take_fullest_keys(now_ms)).flatten(),
+            charges: lists.then(|| self.recorder.take_charges(now_ms)).flatten(),
         };
         self.store.report(&self.about.id, &report).await.inspect_err(|_| self.recorder.mark_changed())?;
         for (resolution, start, counts) in self.pages.dirty() {
@@ -151,7 +162,7 @@ impl Reporter {
         kept
     }
 
-    /// Whoever ended long ago has nothing to tell any more.
+    /// Deletes the reports of sidecars that ended long ago.
     async fn forget_long_gone(&self) -> Result<(), StoreError> {
         let statuses = self.store.statuses().await?;
         let now = statuses.iter().map(|status| status.seen_at_ms).max().unwrap_or(0);
@@ -169,10 +180,10 @@ impl Reporter {
             started_at_ms: self.started_at_ms,
             seen_at_ms: 0,
             interval_ms: INTERVAL.as_millis() as u64,
-            draining: self.recorder.is_draining(),
+            draining: self.recorder.is_stopping(),
             ended,
             store: self.about.store,
-            store_losses: self.balancer.store.losses(),
+            store_losses: self.tables.losses(),
             holders: self.recorder.holders(self.about.holder_ttl),
             admitted,
             refused,
@@ -180,7 +191,7 @@ impl Reporter {
         }
     }
 
-    /// The fingerprint of the limits in force.
+    /// Returns the fingerprint of the limits in force.
     fn revision(&mut self) -> String {
         let rules = self.rules.load_full();
         if let Some((known, revision)) = &self.revision

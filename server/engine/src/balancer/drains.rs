@@ -1,119 +1,81 @@
-//! Draining endpoints: administrators take one out of the choice, in one pool or in all; what it has is finished.
-//! Each sidecar has all drains in memory, looks four times a
-//! [`keep_alive_interval`](evenkeel_config::Config::keep_alive_interval) whether they changed, and keeps the last it saw
-//! while the store is away.
+//! Drains: an administrator takes an endpoint out of the choice, in one pool or in all. The requests on it finish.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BTreeSet, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use evenkeel_domain::{DomainError, PoolId, StoreError, check_name, check_text};
 use evenkeel_store::{
     changes::AdminChange,
-    drains::{DRAINS_MAX, Drain, DrainList, Drains},
+    drains::{DRAINS_MAX, Drain, DrainList, DrainStore},
 };
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Balancer,
-    directory::{Directory, PoolEntry},
-    sweep::Views,
+use super::{Balancer, drained::Drained, pool_entry::PoolEntry, sweep::Views};
+use crate::{
+    change_log::ChangeLog,
+    versioned::{RecordList, Versioned},
 };
-use crate::{audit::Audit, follow::follow};
 
 /// Longest note, in bytes.
 const NOTE_BYTES_MAX: usize = 256;
-/// Endpoints named where the one that was meant is not known.
-const NEAREST: usize = 3;
+/// Most similar endpoints, or pools, that an error names.
+const SUGGESTIONS: usize = 3;
 
-type Addresses = Arc<HashSet<Box<str>>>;
-
-static NONE: LazyLock<Addresses> = LazyLock::new(Addresses::default);
-
-/// Endpoints drained, by pool, at one moment.
-#[derive(Debug, Default)]
-pub struct Drained {
-    everywhere: Addresses,
-    of: HashMap<PoolId, Addresses>,
-}
-
-impl Drained {
-    fn new(list: &[Drain]) -> Self {
-        let mut everywhere = HashSet::new();
-        let mut of: HashMap<PoolId, HashSet<Box<str>>> = HashMap::new();
-        for Drain { endpoint, pool, .. } in list.iter().take(DRAINS_MAX) {
-            match pool {
-                Some(pool) => of.entry(pool.clone()).or_default(),
-                None => &mut everywhere,
-            }
-            .insert(endpoint.as_str().into());
-        }
-        let of = of.into_iter().map(|(pool, addresses)| (pool, Arc::new(addresses))).collect();
-        Self { everywhere: Arc::new(everywhere), of }
-    }
-
-    /// Those of one pool.
-    pub(super) fn of(&self, pool: &PoolId) -> PoolDrains {
-        let here = self.of.get(pool).unwrap_or(&NONE);
-        PoolDrains { everywhere: Arc::clone(&self.everywhere), here: Arc::clone(here) }
-    }
-}
-
-/// Endpoints drained in one pool.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct PoolDrains {
-    everywhere: Addresses,
-    here: Addresses,
-}
-
-impl PoolDrains {
-    /// Whether this endpoint is.
-    pub(super) fn has(&self, address: &str) -> bool {
-        self.everywhere.contains(address) || self.here.contains(address)
-    }
-
-    /// Whether any is.
-    pub(super) fn any(&self) -> bool {
-        !self.everywhere.is_empty() || !self.here.is_empty()
-    }
-}
-
-/// Drains as administrators set them, and as this sidecar knows them.
-pub struct DrainBook {
-    store: Arc<dyn Drains>,
+/// Changes drains, and keeps them in force at this sidecar.
+pub struct Drains {
+    store: Arc<dyn DrainStore>,
     balancer: Arc<Balancer>,
     views: Arc<Views>,
-    audit: Arc<Audit>,
-    /// Version in force. Also lets one read at a time, so that an older list never follows a newer one.
-    version: tokio::sync::Mutex<Option<u64>>,
-    changed: Notify,
+    versioned: Arc<Versioned<DrainRecords>>,
 }
 
-impl DrainBook {
-    /// Knowing none until [`Self::run`] has read them.
-    #[must_use]
-    pub fn new(
-        store: Arc<dyn Drains>,
-        balancer: Arc<Balancer>,
-        views: Arc<Views>,
-        audit: Arc<Audit>,
-    ) -> Arc<Self> {
-        let (version, changed) = (tokio::sync::Mutex::default(), Notify::new());
-        Arc::new(Self { store, balancer, views, audit, version, changed })
+struct DrainRecords {
+    store: Arc<dyn DrainStore>,
+    balancer: Arc<Balancer>,
+}
+
+#[async_trait]
+impl RecordList for DrainRecords {
+    type Record = Drain;
+
+    const NAME: &'static str = "drains";
+
+    async fn version(&self) -> Result<u64, StoreError> {
+        self.store.drains_version().await
     }
 
-    /// Takes an endpoint out of the choice of one pool, or of all where `pool` (route and cluster) is none. In force
-    /// here when this returns, elsewhere within an interval. Draining it again replaces who, when and why.
+    async fn read(&self) -> Result<(u64, Vec<Drain>), StoreError> {
+        let DrainList { version, drains } = self.store.drains().await?;
+        Ok((version, drains))
+    }
+
+    fn apply(&self, drains: Vec<Drain>) {
+        self.balancer.directory.set_drained(&Arc::new(Drained::new(&drains)));
+    }
+}
+
+impl Drains {
+    /// No drains are in force until [`Self::run`] has read them.
+    #[must_use]
+    pub fn new(
+        store: Arc<dyn DrainStore>,
+        balancer: Arc<Balancer>,
+        views: Arc<Views>,
+        change_log: Arc<ChangeLog>,
+    ) -> Self {
+        let records = DrainRecords { store: Arc::clone(&store), balancer: Arc::clone(&balancer) };
+        Self { store, balancer, views, versioned: Versioned::new(records, change_log) }
+    }
+
+    /// Drains an endpoint in one pool, or in all pools if `pool` (route and cluster) is `None`. The drain is in force
+    /// at this sidecar when this returns, and at the others within a quarter of a KeepAlive interval. A repeated drain
+    /// replaces who, when and why.
     ///
     /// # Errors
-    /// Where no pool concerned has such an endpoint, as far as this sidecar can tell; where the pool is not known, a
-    /// text is wrong, or the store is away or has too many.
+    /// If the pool is unknown, this sidecar knows that no pool has such an endpoint, a text is invalid, or the store is
+    /// unavailable or full.
     pub async fn drain(
-        self: &Arc<Self>,
+        &self,
         endpoint: &str,
         pool: Option<(&str, &str)>,
         note: &str,
@@ -131,33 +93,33 @@ impl DrainBook {
             who: who.to_owned(),
             at_ms: 0,
         };
-        let this = Arc::clone(self);
-        let done = async move {
-            let put = this.store.put_drain(&new).await.map_err(DomainError::store("draining an endpoint"))?;
+        let store = Arc::clone(&self.store);
+        let drain = async move {
+            let put = store.put_drain(&new).await.map_err(DomainError::store("draining an endpoint"))?;
             let put = put.ok_or_else(|| DomainError::Full {
                 what: format!("{DRAINS_MAX} endpoints are drained already"),
                 hint: "undrain some, or take them out of the configuration or discovery",
             })?;
             new.at_ms = put.at_ms;
             let before = if put.before { "drained" } else { "in use" };
-            this.changed(&new, "endpoint.drain", before, "drained").await;
-            Ok(new)
+            let change = change(&new, "endpoint.drain", before, "drained");
+            Ok((new, change))
         };
-        self.audit.whole(done).await
+        self.versioned.change(drain).await
     }
 
-    /// Gives an endpoint requests again; `pool` as it was drained.
+    /// Puts an endpoint back into the choice. `pool` names the same pool, or all pools, as the drain.
     ///
     /// # Errors
-    /// Where it is not drained so, or the store is away.
+    /// If there is no such drain or the store is unavailable.
     pub async fn undrain(
-        self: &Arc<Self>,
+        &self,
         endpoint: &str,
         pool: Option<(&str, &str)>,
         who: &str,
     ) -> Result<(), DomainError> {
         check_endpoint(endpoint)?;
-        // As lists show the pool, or as gateways call it. It may be one that is not known any more.
+        // The names may be those of a list or those a gateway uses, and the pool may be gone.
         let pools = match pool {
             None => vec![None],
             Some((route, cluster)) => {
@@ -166,68 +128,38 @@ impl DrainBook {
                 if listed == resolved { vec![Some(listed)] } else { vec![Some(listed), Some(resolved)] }
             }
         };
-        let (this, endpoint, who) = (Arc::clone(self), endpoint.to_owned(), who.to_owned());
-        let done = async move {
+        let (store, endpoint, who) = (Arc::clone(&self.store), endpoint.to_owned(), who.to_owned());
+        let undrain = async move {
             for pool in &pools {
-                let deleted = this.store.delete_drain(&endpoint, pool.as_ref()).await;
+                let deleted = store.delete_drain(&endpoint, pool.as_ref()).await;
                 if deleted.map_err(DomainError::store("undraining an endpoint"))? {
                     let (pool, note) = (pool.clone(), String::new());
-                    let gone = Drain { endpoint, pool, note, who, at_ms: 0 };
-                    this.changed(&gone, "endpoint.undrain", "drained", "in use").await;
-                    return Ok(());
+                    let deleted = Drain { endpoint, pool, note, who, at_ms: 0 };
+                    return Ok(((), change(&deleted, "endpoint.undrain", "drained", "in use")));
                 }
             }
             let wanted = pools.first().and_then(Option::as_ref);
-            Err(this.not_drained(&endpoint, wanted).await)
+            Err(not_drained(&*store, &endpoint, wanted).await)
         };
-        self.audit.whole(done).await
+        self.versioned.change(undrain).await
     }
 
-    /// All of them, by endpoint, then pool.
+    /// Returns all drains, by endpoint, then pool.
     ///
     /// # Errors
-    /// Where the store is away.
+    /// If the store is unavailable.
     pub async fn list(&self) -> Result<Vec<Drain>, DomainError> {
         Ok(self.store.drains().await.map_err(DomainError::store("reading drains"))?.drains)
     }
 
-    /// Writes what was changed and puts it in force here.
-    async fn changed(&self, drain: &Drain, what: &str, before: &str, after: &str) {
-        let change = AdminChange {
-            at_ms: 0,
-            who: drain.who.clone(),
-            what: what.to_owned(),
-            target: place(&drain.endpoint, drain.pool.as_ref()),
-            before: before.to_owned(),
-            after: after.to_owned(),
-            note: drain.note.clone(),
-        };
-        self.audit.record(change).await;
-        if self.refresh().await.is_err() {
-            self.changed.notify_one();
-        }
+    /// Keeps the drains in force up to date until `end`.
+    pub async fn run(self: Arc<Self>, keep_alive_interval: Duration, end: CancellationToken) {
+        self.versioned.run(keep_alive_interval, &end).await;
     }
 
-    async fn not_drained(&self, endpoint: &str, pool: Option<&PoolId>) -> DomainError {
-        let list = self.store.drains().await.unwrap_or_default().drains;
-        let elsewhere: Vec<String> = list
-            .iter()
-            .filter(|drain| drain.endpoint == endpoint)
-            .take(NEAREST)
-            .map(|drain| {
-                drain.pool.as_ref().map_or_else(|| "in every pool".to_owned(), |pool| format!("in {pool}"))
-            })
-            .collect();
-        let is =
-            if elsewhere.is_empty() { String::new() } else { format!(" (it is {})", elsewhere.join(", ")) };
-        DomainError::NotFound {
-            what: format!("drain of {}{is}", place(endpoint, pool)),
-            hint: "ListDrains names those there are",
-        }
-    }
-
-    /// Refuses an endpoint that none of the pools concerned has: more often a slip of the pen than one to come. Where a
-    /// pool's endpoints are not known here (they come with requests, and other sidecars get those), none is refused.
+    /// Rejects an endpoint that none of the pools has: it is more likely a typo than an endpoint still to come. Accepts
+    /// any endpoint if this sidecar does not know the endpoints of one of the pools, as when they come with requests
+    /// that other sidecars get.
     fn check_known(&self, endpoint: &str, pool: Option<&PoolEntry>) -> Result<(), DomainError> {
         let views = self.views.all();
         let all;
@@ -259,29 +191,36 @@ impl DrainBook {
             hint: "no pool has an endpoint with this address",
         })
     }
+}
 
-    /// Follows what is on record until `end`.
-    pub async fn run(self: Arc<Self>, keep_alive_interval: Duration, end: CancellationToken) {
-        follow("drains", keep_alive_interval, &self.changed, &end, || self.refresh()).await;
-    }
-
-    /// Reads them where they have changed, and puts them in force.
-    ///
-    /// # Errors
-    /// Where the store is away: those known stay in force.
-    pub async fn refresh(&self) -> Result<(), StoreError> {
-        let mut version = self.version.lock().await;
-        if *version != Some(self.store.drains_version().await?) {
-            let DrainList { version: read, drains } = self.store.drains().await?;
-            in_force(&self.balancer.directory, &drains);
-            *version = Some(read);
-        }
-        Ok(())
+fn change(drain: &Drain, what: &str, before: &str, after: &str) -> AdminChange {
+    AdminChange {
+        at_ms: 0,
+        who: drain.who.clone(),
+        what: what.to_owned(),
+        target: place(&drain.endpoint, drain.pool.as_ref()),
+        before: before.to_owned(),
+        after: after.to_owned(),
+        note: drain.note.clone(),
     }
 }
 
-fn in_force(directory: &Directory, drains: &[Drain]) {
-    directory.set_drained(&Arc::new(Drained::new(drains)));
+/// Builds the error for a drain that does not exist. It names the other drains of the endpoint.
+async fn not_drained(store: &dyn DrainStore, endpoint: &str, pool: Option<&PoolId>) -> DomainError {
+    let list = store.drains().await.unwrap_or_default().drains;
+    let elsewhere: Vec<String> = list
+        .iter()
+        .filter(|drain| drain.endpoint == endpoint)
+        .take(SUGGESTIONS)
+        .map(|drain| {
+            drain.pool.as_ref().map_or_else(|| "in every pool".to_owned(), |pool| format!("in {pool}"))
+        })
+        .collect();
+    let is = if elsewhere.is_empty() { String::new() } else { format!(" (it is {})", elsewhere.join(", ")) };
+    DomainError::NotFound {
+        what: format!("drain of {}{is}", place(endpoint, pool)),
+        hint: "ListDrains names those there are",
+    }
 }
 
 fn check_endpoint(endpoint: &str) -> Result<(), DomainError> {
@@ -291,23 +230,23 @@ fn check_endpoint(endpoint: &str) -> Result<(), DomainError> {
     check_name("endpoint", endpoint)
 }
 
-/// An endpoint, and the pool it is drained in, in words.
+/// Names an endpoint and the pool it is drained in, for operators.
 fn place(endpoint: &str, pool: Option<&PoolId>) -> String {
     pool.map_or_else(|| endpoint.to_owned(), |pool| format!("{endpoint} in {pool}"))
 }
 
-/// Those that begin and end most like `wanted`.
+/// Returns the addresses whose beginning and end are most like `wanted`.
 fn nearest(wanted: &str, known: &BTreeSet<Arc<str>>) -> Vec<String> {
     let like = |address: &str| {
         let same = |(a, b): &(u8, u8)| a == b;
         let front = address.bytes().zip(wanted.bytes()).take_while(same).count();
         let back = address.bytes().rev().zip(wanted.bytes().rev()).take_while(same).count();
-        // What is alike from both ends is counted once.
+        // A byte that both ends share counts once.
         (front + back).min(address.len().min(wanted.len()))
     };
     let mut all: Vec<_> = known.iter().map(|address| (Reverse(like(address)), address)).collect();
     all.sort_unstable();
-    all.into_iter().take(NEAREST).map(|(_, address)| address.to_string()).collect()
+    all.into_iter().take(SUGGESTIONS).map(|(_, address)| address.to_string()).collect()
 }
 
 #[cfg(test)]

@@ -1,78 +1,49 @@
-//! Admit, Settle and KeepAlive in domain words: pools, rosters and policies in front of the store.
+//! Admit, Settle and KeepAlive of one pool: endpoints, policies and drains in front of the store.
 
 use std::sync::Arc;
 
 use evenkeel_domain::{
-    DomainError, HolderId, LeaseId,
-    activity::RepairKind::{Dropped, Moved, Restored},
+    DomainError, HolderId, LeaseId, PoolId,
+    activity::{
+        Counts,
+        RepairKind::{Dropped, Moved, Restored},
+    },
+    verdict::{Reason, Verdict},
 };
-use evenkeel_store::{
-    Admit, Choice, Held, Repairs,
-    resilient::{Decision, ResilientStore},
-};
+use evenkeel_store::{Admit, Held, Repairs, resilient::ResilientStore};
 use evenkeel_telemetry::Metrics;
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 use tracing::debug;
 
-use crate::activity::Recorder;
+use crate::activity::{Recorder, report::PoolTotals};
 
 pub mod directory;
-
+mod drained;
 pub mod drains;
+pub mod pool_entry;
 pub mod sweep;
 pub mod view;
 
-use directory::{Candidate, Directory, PoolEntry};
+use directory::Directory;
+use pool_entry::{Candidate, PoolEntry};
 
-/// Chooses, counts and gives back.
+/// Picks endpoints, and takes and returns leases on them.
 pub struct Balancer {
-    /// The pools.
     pub directory: Directory,
-    /// The tables.
     pub store: Arc<ResilientStore>,
-    /// What happens.
     pub recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
 }
 
-/// A question: where may this request go?
+/// A request for an endpoint.
 #[derive(Debug)]
-pub struct Question {
-    /// Name of the gateway's route.
+pub struct PickRequest {
     pub route: Arc<str>,
-    /// Name of the gateway's cluster.
     pub cluster: Arc<str>,
-    /// Who asks.
     pub holder: HolderId,
-    /// The lease to take.
     pub lease: LeaseId,
-    /// Endpoints offered; empty for the pool's own.
+    /// Endpoints the request offers. Empty: the pool's own.
     pub offered: Vec<Candidate>,
-}
-
-/// The answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// Go to this endpoint.
-    Admitted {
-        /// Where.
-        endpoint: Arc<str>,
-        /// Whether the shared table was asked.
-        shared: bool,
-    },
-    /// Go wherever the gateway likes: the store is away and the policy is open.
-    Open,
-    /// Every endpoint is at its cap.
-    PoolFull {
-        /// When to try again.
-        retry_after_s: u64,
-    },
-    /// The pool has no endpoints at present.
-    NoEndpoints,
-    /// All endpoints of the pool are drained.
-    AllDrained,
-    /// The store is away and the policy is closed.
-    StoreUnavailable,
 }
 
 thread_local! {
@@ -80,7 +51,6 @@ thread_local! {
 }
 
 impl Balancer {
-    /// Over these pools and this store.
     #[must_use]
     pub fn new(
         directory: Directory,
@@ -91,40 +61,31 @@ impl Balancer {
         Self { directory, store, recorder, metrics }
     }
 
-    /// Picks an endpoint of the pool that the question leads to, and takes a lease.
+    /// Picks an endpoint of the pool and takes a lease on it.
     ///
     /// # Errors
-    /// Where the question itself is wrong, or an embedded store fails. Being denied is an answer.
-    pub async fn place(&self, entry: &PoolEntry, question: Question) -> Result<Answer, DomainError> {
-        let Question { route, cluster, holder, lease, offered } = question;
+    /// If the request is invalid or an embedded store fails. A refusal is a verdict, not an error.
+    pub async fn pick(&self, entry: &PoolEntry, request: PickRequest) -> Result<Verdict, DomainError> {
+        let PickRequest { route, cluster, holder, lease, offered } = request;
         entry.mark_used();
         let some_offered = !offered.is_empty();
         let roster = entry.roster(offered)?;
         if roster.is_empty() {
             let any = some_offered || !entry.own_roster().is_empty();
-            return Ok(if any { Answer::AllDrained } else { Answer::NoEndpoints });
+            return Ok(Verdict::Refused(if any { Reason::AllDrained } else { Reason::NoEndpoints }));
         }
         let tie = TIES.with_borrow_mut(SmallRng::next_u32);
         let admit = Admit { pool: Arc::clone(&entry.pool), roster, holder, lease, tie };
-        let rule = &entry.rule;
-        let decision = self.store.admit(admit, rule.on_store_failure).await;
-        let decision = decision.map_err(DomainError::store("taking a lease"))?;
-        debug!(%route, %cluster, %lease, ?decision, "admit");
-        Ok(match decision {
-            Decision::Shared(Choice::Endpoint(endpoint)) => Answer::Admitted { endpoint, shared: true },
-            Decision::Local(Choice::Endpoint(endpoint)) => Answer::Admitted { endpoint, shared: false },
-            Decision::Shared(Choice::Full) | Decision::Local(Choice::Full) => {
-                Answer::PoolFull { retry_after_s: rule.full_retry_after.as_secs() }
-            }
-            Decision::Open => Answer::Open,
-            Decision::Closed => Answer::StoreUnavailable,
-        })
+        let verdict = self.store.admit(admit, entry.rule.on_store_failure).await;
+        let verdict = verdict.map_err(DomainError::store("taking a lease"))?;
+        debug!(%route, %cluster, %lease, ?verdict, "admit");
+        Ok(verdict)
     }
 
-    /// Gives a lease back; false when it was unknown.
+    /// Settles a lease. Returns false where the lease is unknown.
     ///
     /// # Errors
-    /// Where the pool cannot be, or an embedded store fails.
+    /// If the pool is invalid or an embedded store fails.
     pub async fn settle(
         &self,
         route: &str,
@@ -141,14 +102,21 @@ impl Balancer {
             Err(_) => &settles.error,
         }
         .inc();
-        answer.map_err(DomainError::store("giving a lease back"))
+        answer.map_err(DomainError::store("settling a lease"))
     }
 
-    /// Keeps a holder alive in one pool and makes the table equal to its list. The flag is false where the list
-    /// did not reach the shared table.
+    /// Releases the lease of a request that is refused after all. It is no settlement: no gateway sent one.
+    pub async fn roll_back(&self, entry: &PoolEntry, holder: &HolderId, lease: LeaseId) {
+        if let Err(error) = self.store.settle(&entry.pool, holder, lease).await {
+            debug!(%error, %lease, "the lease of a refused request stays until the next KeepAlive");
+        }
+    }
+
+    /// Keeps a holder alive in one pool and makes the table equal to its list. The flag is false if the list did not
+    /// reach the shared table.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// If the store fails.
     pub async fn keep_alive(
         &self,
         entry: &PoolEntry,
@@ -158,7 +126,7 @@ impl Balancer {
         entry.mark_used();
         let answer = self.store.keep_alive(&entry.pool, holder, held).await;
         match &answer {
-            // What local knowledge lacked says nothing about the table.
+            // Repairs of the local table say nothing about the shared one.
             Ok((_, false)) => self.metrics.keep_alives.unapplied.inc(),
             Ok((repairs, true)) => {
                 self.metrics.keep_alives.ok.inc();
@@ -174,5 +142,12 @@ impl Balancer {
             Err(_) => self.metrics.keep_alives.error.inc(),
         }
         answer.map_err(DomainError::store("keeping a holder alive"))
+    }
+}
+
+impl PoolTotals for Balancer {
+    fn totals(&self) -> Vec<(PoolId, Counts)> {
+        let pools = self.directory.all();
+        pools.iter().map(|entry| (entry.pool.id.clone(), entry.counts.read())).collect()
     }
 }

@@ -1,6 +1,6 @@
-//! The sweep: reads every pool's table once each quarter of a KeepAlive interval, so that this sidecar has a
-//! recent table when the store fails, and gives back the leases of dead holders. Every sidecar sweeps every
-//! pool it knows, its own and those others registered: a pool outlives the node that used it.
+//! The sweep: reads every pool's table four times per KeepAlive interval, so that this sidecar has a recent table when
+//! the store fails, and returns the leases of dead holders. Every sidecar sweeps every registered pool, as a pool may
+//! outlive the node that used it.
 
 use std::{
     collections::BTreeMap,
@@ -17,16 +17,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{Balancer, directory::PoolEntry, view::PoolView};
+use super::{Balancer, pool_entry::PoolEntry, view::PoolView};
 
-/// Pools read at the same time.
+/// Pools swept at once.
 const CONCURRENCY: usize = 16;
-/// Reaping calls for one holder in one sweep; what is left waits for the next.
+/// Most reap calls for one holder in one sweep. The next sweep continues.
 const REAPS_MAX: usize = 64;
-/// Sweeps between two audits, registrations and readings of the registry: one KeepAlive interval.
+/// One sweep in this many (one per KeepAlive interval) also recounts, registers pools and reads the registry.
 const SLOW_EVERY: u64 = 4;
 
-/// The last sweep's views, and a sign of change.
+/// The views of the last sweep, for readers and watchers.
 pub struct Views {
     views: ArcSwap<BTreeMap<PoolId, Arc<PoolView>>>,
     changed: watch::Sender<Instant>,
@@ -39,32 +39,32 @@ impl Default for Views {
 }
 
 impl Views {
-    /// All pools as of the last sweep.
+    /// Returns all pools as of the last sweep.
     #[must_use]
     pub fn all(&self) -> Arc<BTreeMap<PoolId, Arc<PoolView>>> {
         self.views.load_full()
     }
 
-    /// A sign each time a sweep is done.
+    /// Returns a receiver that changes at the end of each sweep.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Instant> {
         self.changed.subscribe()
     }
 
-    /// When the last sweep was done.
+    /// Returns when the last sweep ended.
     #[must_use]
     pub fn swept_at(&self) -> Instant {
         *self.changed.borrow()
     }
 
-    /// Time since the last sweep.
+    /// Returns the time since the end of the last sweep.
     #[must_use]
     pub fn age(&self) -> Duration {
         self.changed.borrow().elapsed()
     }
 }
 
-/// Sweeps until told to stop.
+/// Sweeps every `interval` until `shutdown`.
 pub async fn run(
     balancer: Arc<Balancer>,
     views: Arc<Views>,
@@ -109,7 +109,7 @@ async fn slow_work(balancer: &Balancer) {
         .await;
     match balancer.store.pools().await {
         Ok(pools) => pools.iter().for_each(|id| drop(balancer.directory.adopt(id))),
-        Err(error) => debug!(%error, "registry of pools not read"),
+        Err(error) => debug!(%error, "cannot read the registry of pools"),
     }
 }
 
@@ -117,20 +117,20 @@ async fn sweep_pool(
     balancer: &Balancer,
     metrics: &Metrics,
     entry: Arc<PoolEntry>,
-    audit: bool,
+    recount: bool,
 ) -> Option<PoolView> {
     let store = &balancer.store;
     match sweep_table(balancer, metrics, &entry).await {
         Ok((table, current)) => {
-            if audit && current {
+            if recount && current {
                 match store.audit(&entry.pool).await {
                     Ok(0) => {}
-                    Ok(mended) => {
-                        metrics.repairs.recounted.inc_by(mended);
-                        balancer.recorder.repaired(RepairKind::Recounted, &entry.pool.id, None, mended);
-                        warn!(pool = %entry.pool.id, mended, "counts were not the sum of their leases: counted anew");
+                    Ok(corrected) => {
+                        metrics.repairs.recounted.inc_by(corrected);
+                        balancer.recorder.repaired(RepairKind::Recounted, &entry.pool.id, None, corrected);
+                        warn!(pool = %entry.pool.id, corrected, "corrected counts that differed from the number of leases");
                     }
-                    Err(error) => debug!(%error, pool = %entry.pool.id, "pool not audited"),
+                    Err(error) => debug!(%error, pool = %entry.pool.id, "pool not recounted"),
                 }
             }
             if !current || !table.holders.is_empty() || !table.in_flight.is_empty() {
@@ -169,7 +169,7 @@ async fn sweep_table(
         if leases > 0 {
             metrics.leases_reaped.inc_by(leases);
             balancer.recorder.repaired(RepairKind::Reaped, &entry.pool.id, Some(holder), leases);
-            info!(pool = %entry.pool.id, %holder, leases, "gave back the leases of a silent holder");
+            info!(pool = %entry.pool.id, %holder, leases, "returned the leases of a dead holder");
         }
     }
     store.table(&entry.pool).await

@@ -1,56 +1,51 @@
-//! What operators see of a pool: its table joined with its endpoints.
+//! A pool as operators see it: its table joined with its endpoints.
 
 use std::sync::Arc;
 
 use evenkeel_domain::PoolId;
 use evenkeel_store::Table;
 
-use super::directory::PoolEntry;
+use super::pool_entry::PoolEntry;
 
 /// One pool at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolView {
-    /// Name of the route; empty where routes share the table.
+    /// Empty if routes share the table.
     pub route: String,
-    /// Name of the cluster.
     pub cluster: String,
-    /// Sum of the requests in flight.
     pub in_flight: u64,
-    /// Sum of the caps of endpoints that get requests; `None` when any of them is unlimited.
+    /// Sum of the caps of the endpoints that get requests. `None` if any of them is unlimited.
     pub capacity: Option<u64>,
     /// Holders alive.
     pub holders: u64,
-    /// When it was read, by the store's clock, in ms of the Unix epoch.
+    /// When the table was read, by the store's clock, in ms of the Unix epoch.
     pub read_at_ms: u64,
     /// False while the store is unavailable.
     pub current: bool,
-    /// Share of the requests in flight that would have to move for each endpoint to have its part, from 0 to 1.
+    /// Share of the requests in flight that would have to move for each endpoint to have its part. From 0 to 1.
     pub imbalance: f64,
-    /// By address.
+    /// Sorted by address.
     pub endpoints: Vec<EndpointView>,
-    /// For look-ups.
     pub id: PoolId,
 }
 
 /// One endpoint of a pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EndpointView {
-    /// Its address.
     pub address: Arc<str>,
-    /// Requests in flight, over all gateways.
+    /// Requests in flight from all gateways.
     pub in_flight: u64,
-    /// Relative capacity.
     pub weight: f64,
-    /// Largest number of requests in flight; 0 when unlimited.
+    /// Most requests in flight. 0: unlimited.
     pub cap: u32,
-    /// False where the endpoint has left the pool and only its last requests remain.
+    /// False if the endpoint has left the pool and only its last requests remain.
     pub listed: bool,
-    /// An administrator has drained it: it gets no new requests.
+    /// An administrator has drained the endpoint, so it gets no new requests.
     pub drained: bool,
 }
 
 impl PoolView {
-    /// Joins a table with the endpoints known.
+    /// Joins a table with the endpoints that this sidecar knows.
     #[must_use]
     pub fn new(entry: &PoolEntry, table: &Table, current: bool) -> Self {
         let roster = entry.known_roster();
@@ -93,7 +88,7 @@ impl PoolView {
         }
     }
 
-    /// Requests that still fit on endpoints that take some; `None` where any of them is unlimited.
+    /// Returns the number of requests that still fit. `None` if any endpoint that gets requests is unlimited.
     #[must_use]
     pub fn room(&self) -> Option<u64> {
         let open = self.endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
@@ -107,8 +102,8 @@ impl PoolView {
     }
 }
 
-/// Share of the requests on endpoints in use that are above their endpoint's part: by weight, rounded up, and never
-/// beyond a cap. Endpoints that left or are drained are no part of it: their requests are finishing.
+/// Returns the share of requests above their endpoint's part. A part is by weight, rounded up and at most the cap.
+/// Endpoints that left or are drained do not count, as their requests are finishing.
 fn imbalance(endpoints: &[EndpointView]) -> f64 {
     let in_use = || endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
     let total: u64 = in_use().map(|endpoint| endpoint.in_flight).sum();
@@ -148,6 +143,6 @@ mod tests {
         assert_eq!(of(&[(10, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0), (0, 1.0, 0)]), 0.8);
         let mut list = [endpoint(4, 1.0, 0), endpoint(0, 1.0, 0)];
         list[0].drained = true;
-        assert_eq!(imbalance(&list), 0.0, "what is drained finishes where it is");
+        assert_eq!(imbalance(&list), 0.0, "requests on a drained endpoint stay there");
     }
 }

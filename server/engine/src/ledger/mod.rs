@@ -1,8 +1,8 @@
 //! The ledger: usage by day, consumer, model and route, and by session.
 //!
-//! [`Ledger::record`] adds a request to sums in memory. Every half second the sums gathered leave for the store, in one
-//! call for each day and each part of the sessions. A call whose answer was lost is repeated until it is known to be
-//! applied, and the store applies it once: so the sums are exact but for what a sidecar that was killed had not sent.
+//! [`Ledger::record`] adds a request to sums in memory. Every half second the sums are flushed to the store, in one
+//! call for each day and each part of the sessions. A call whose reply was lost is repeated, and the store applies it
+//! once. So the sums are exact, except for what a killed sidecar had not flushed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -29,49 +29,47 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+mod page_token;
 mod pending;
 pub mod query;
+pub mod sessions;
 
-/// Time between flushes; doubled after each that fails, up to the longest.
+/// Time between flushes. Doubles after each failure, up to the maximum.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(5);
-/// Time between tries to write what is left when draining.
-const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+/// Time between attempts of the final flush.
+const FINAL_FLUSH_INTERVAL: Duration = Duration::from_millis(50);
 /// Least time between two warnings.
 const QUIET: Duration = Duration::from_secs(60);
-/// Calls of one flush under way at once.
+/// Most concurrent calls of one flush.
 const CALLS_MAX: usize = 2;
-/// Queries answered at once; each may hold a day's rows.
+/// Most concurrent queries. Each may hold the rows of a day.
 const QUERIES_MAX: usize = 2;
 
 /// One request that has ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UsageRecord<'a> {
-    /// Whose; empty when unknown.
+    /// Empty if unknown.
     pub consumer: &'a str,
-    /// Model.
     pub model: &'a str,
-    /// The gateway's route.
     pub route: &'a str,
-    /// Session, as the client gave it; empty for none.
+    /// The session's id from the client. May be empty.
     pub session: &'a str,
-    /// Tokens by kind.
     pub tokens: Tokens,
-    /// The tokens were reckoned, as the response did not tell.
+    /// The tokens were estimated, as the response did not report them.
     pub estimated: bool,
     /// Cost in millionths of the price table's currency.
     pub cost: u64,
-    /// HTTP status; 0 when none.
+    /// HTTP status. 0: none.
     pub status: u16,
-    /// How it ended.
     pub outcome: Outcome,
-    /// Time to the first byte of the response body; 0 when there was none.
+    /// Time to the first byte of the response body. 0: no body.
     pub first_token_ms: u64,
-    /// Time to its end.
+    /// Time to the end of the response.
     pub total_ms: u64,
 }
 
-/// Tells the time, in ms of the Unix epoch.
+/// Returns the time, in ms of the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The ledger of one sidecar.
@@ -80,11 +78,11 @@ pub struct Ledger {
     store: Arc<dyn UsageStore>,
     metrics: Arc<Metrics>,
     clock: Clock,
-    /// Random id of this process, by which the store knows what it has applied.
+    /// Random id of this process. The store uses it to apply each flush once.
     instance: Arc<str>,
     sequence: AtomicU64,
     pending: Mutex<Pending>,
-    /// Batches that have left `pending` and are not known to be applied. Whoever sends them holds this.
+    /// Batches that have left `pending` and may not have been applied. Locked during a flush.
     outbox: tokio::sync::Mutex<Outbox>,
     /// Requests in the outbox.
     sent_requests: AtomicU64,
@@ -92,7 +90,7 @@ pub struct Ledger {
     warned_at: Mutex<Option<Instant>>,
 }
 
-/// For each place its batches in order; the first may have been applied already.
+/// The batches for each place in order. The first one may have been applied already.
 type Outbox = BTreeMap<Place, VecDeque<Queued>>;
 
 struct Queued {
@@ -101,13 +99,12 @@ struct Queued {
 }
 
 impl Ledger {
-    /// With nothing in it.
     #[must_use]
     pub fn new(options: LedgerOptions, store: Arc<dyn UsageStore>, metrics: Arc<Metrics>) -> Arc<Self> {
         Self::with_clock(options, store, metrics, Arc::new(unix_ms))
     }
 
-    /// With a clock of one's own: for tests.
+    /// For tests.
     #[must_use]
     pub fn with_clock(
         options: LedgerOptions,
@@ -131,14 +128,13 @@ impl Ledger {
         })
     }
 
-    /// What is kept, and for how long.
     #[must_use]
     pub fn options(&self) -> &LedgerOptions {
         &self.options
     }
 
-    /// Adds one request that has ended: to the day it ended on, by this sidecar's clock. Never waits; takes some
-    /// hundred nanoseconds.
+    /// Adds a request to the day on which it ended, by this sidecar's clock. Never waits, and takes some hundred
+    /// nanoseconds.
     pub fn record(&self, record: &UsageRecord<'_>) {
         if !self.options.enabled {
             return;
@@ -148,23 +144,23 @@ impl Ledger {
         let metrics = &self.metrics.ledger;
         metrics.requests.inc();
         if lost != pending::Lost::default() {
-            metrics.folded.sidecar.inc_by(u64::from(lost.folded));
+            metrics.folded.buffer_full.inc_by(u64::from(lost.folded));
             metrics.dropped.sessions.inc_by(u64::from(lost.session));
             metrics.dropped.turns.inc_by(u64::from(lost.turn));
             metrics.dropped.requests.inc_by(lost.requests);
         }
     }
 
-    /// Requests recorded that are not known to be in the store.
+    /// Counts the recorded requests that may not be in the store.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.pending.lock().requests() + self.sent_requests.load(Ordering::Relaxed)
     }
 
-    /// Sends what has been recorded.
+    /// Flushes the recorded requests to the store.
     ///
     /// # Errors
-    /// The last failure of the store. What did not reach it waits, and is sent by the next flush.
+    /// If the store fails. The next flush sends what did not reach it.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let mut outbox = self.outbox.lock().await;
         let batches = self.pending.lock().take(|place| !outbox.contains_key(&place));
@@ -184,7 +180,7 @@ impl Ledger {
         result
     }
 
-    /// Sends one place's batches in order. One is forgotten only when it is known to be applied.
+    /// Sends the batches of one place in order. Drops a batch only when the store has confirmed it.
     async fn send(&self, place: Place, queue: &mut VecDeque<Queued>) -> Result<(), StoreError> {
         let metrics = &self.metrics.ledger;
         while let Some(Queued { sequence, batch }) = queue.front() {
@@ -193,11 +189,11 @@ impl Ledger {
             let applied = match (place, batch) {
                 (Place::Day(day), Batch::Day(batch)) => self.store.add_day(&id, day, batch).await,
                 (Place::Part(part), Batch::Part(batch)) => self.store.add_sessions(&id, part, batch).await,
-                _ => Ok(Applied::default()), // never made
+                _ => Ok(Applied::default()), // places and batches always match
             };
             let applied = applied.inspect_err(|_| metrics.flushes.failed.inc())?;
             if applied.repeated { &metrics.flushes.repeated } else { &metrics.flushes.applied }.inc();
-            metrics.folded.store.inc_by(applied.folded);
+            metrics.folded.day_full.inc_by(applied.folded);
             metrics.dropped.sessions.inc_by(applied.dropped);
             self.sent_requests.fetch_sub(batch.requests(), Ordering::Relaxed);
             queue.pop_front();
@@ -205,7 +201,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Flushes now and then until `shutdown`.
+    /// Flushes periodically until `shutdown`.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut wait = FLUSH_INTERVAL;
         loop {
@@ -213,7 +209,7 @@ impl Ledger {
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.cancelled() => return,
             }
-            // A call that is given up half-way stays in the outbox.
+            // The batch of an aborted call stays in the outbox.
             let flushed = tokio::select! {
                 flushed = self.flush() => flushed,
                 () = shutdown.cancelled() => return,
@@ -226,35 +222,35 @@ impl Ledger {
     fn report(&self, error: Option<&StoreError>) {
         let mut warned_at = self.warned_at.lock();
         match error {
-            None if warned_at.take().is_some() => info!("usage is written again"),
+            None if warned_at.take().is_some() => info!("usage is written to the store again"),
             None => {}
             Some(error) if warned_at.is_none_or(|at| at.elapsed() >= QUIET) => {
                 *warned_at = Some(Instant::now());
-                warn!(%error, waiting = self.waiting(), "usage cannot be written: it waits");
+                warn!(%error, waiting = self.waiting(), "cannot write usage to the store: it waits in memory");
             }
             Some(_) => {}
         }
     }
 
-    /// Writes what is left, trying for at most so long. To be called after the last record, and before the store closes.
-    pub async fn drain(&self, limit: Duration) {
+    /// Flushes everything, for at most `limit`. Call it after the last record and before the store closes.
+    pub async fn flush_all(&self, limit: Duration) {
         let all = async {
             loop {
                 let flushed = self.flush().await;
                 if flushed.is_ok() && self.pending.lock().is_empty() {
                     return;
                 }
-                tokio::time::sleep(DRAIN_INTERVAL).await;
+                tokio::time::sleep(FINAL_FLUSH_INTERVAL).await;
             }
         };
         if tokio::time::timeout(limit, all).await.is_err() {
             let requests = self.waiting();
             self.metrics.ledger.dropped.requests.inc_by(requests);
-            warn!(requests, "usage could not be written: it is lost");
+            warn!(requests, "usage was not written to the store and is lost");
         }
     }
 
-    /// Today, by this sidecar's clock and UTC.
+    /// Returns today's date in UTC, by this sidecar's clock.
     #[must_use]
     pub fn today(&self) -> Day {
         Day::of_ms((self.clock)())

@@ -1,4 +1,4 @@
-//! What has been recorded and not yet sent: sums, and the turns of sessions. Everything is bounded.
+//! Recorded usage that waits for the next flush: sums, and the turns of sessions. All of it is bounded.
 
 use std::{
     borrow::Borrow,
@@ -14,30 +14,30 @@ use evenkeel_store::usage::{DayBatch, SESSION_PARTS, SessionUpdate, session_part
 
 use super::UsageRecord;
 
-/// Most rows of one day that wait. Beyond, new ones are folded into `(other)` of their model, and beyond twice as
-/// many into `(other)` of all.
+/// Most rows of one day. Further ones are folded into `(other)` of their model, and beyond twice as many into `(other)`
+/// of all models.
 const ROWS_MAX: usize = 10_000;
-/// Most sessions of one day whose sums wait; further ones are not in that day's list.
+/// Most sessions in the list of one day. Further ones are left out of it.
 const DAY_SESSIONS_MAX: usize = 10_000;
-/// Most sessions of one part that wait; further ones are dropped.
+/// Most sessions of one part. Further ones are dropped.
 const PART_SESSIONS_MAX: usize = 1_000;
-/// Most turns that wait; further ones are in the sums alone.
+/// Most turns. Further ones count only in the sums.
 const TURNS_MAX: usize = 32_768;
-/// Most days that wait: of more the oldest is dropped.
+/// Most days. If there are more, the oldest is dropped.
 const DAYS_MAX: usize = 8;
-/// Most rows, sessions and turns sent in one call: bounds how long the store is busy with it.
+/// Most rows, sessions and turns in one call, which bounds the time it takes in the store.
 const ROWS_AT_ONCE: usize = 500;
 const SESSIONS_AT_ONCE: usize = 200;
 const TURNS_AT_ONCE: usize = 2_000;
 
-/// Where a batch goes: each place applies batches in order.
+/// The destination of a batch. Each place applies its batches in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Place {
     Day(Day),
     Part(u8),
 }
 
-/// What goes there in one call.
+/// The content of one call.
 #[derive(Debug)]
 pub(super) enum Batch {
     Day(DayBatch),
@@ -45,7 +45,7 @@ pub(super) enum Batch {
 }
 
 impl Batch {
-    /// Requests in its rows.
+    /// Counts the requests in its rows.
     pub(super) fn requests(&self) -> u64 {
         match self {
             Self::Day(batch) => batch.rows.iter().map(|(_, usage)| usage.requests).sum(),
@@ -54,20 +54,20 @@ impl Batch {
     }
 }
 
-/// What one record did not get, as there was too much.
+/// What a record lost to the bounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lost {
-    /// Counted under `(other)`.
+    /// The record is counted under `(other)`.
     pub(super) folded: bool,
-    /// Not in the sums of its session.
+    /// The record is not in the sums of its session.
     pub(super) session: bool,
-    /// Not among the turns.
+    /// The record is not among the turns.
     pub(super) turn: bool,
-    /// Requests of the oldest day.
+    /// Requests of the oldest day, which was dropped.
     pub(super) requests: u64,
 }
 
-/// A map that finds by text, and makes a key only where there is none.
+/// A map with lookups by text, which allocates a key only for a new one.
 struct Indexed<K, V> {
     index: HashMap<K, usize>,
     entries: Vec<(K, V)>,
@@ -88,7 +88,7 @@ impl<K: Clone + Eq + Hash + Borrow<str>, V: Default> Indexed<K, V> {
         self.index.get(text).copied()
     }
 
-    /// The place of a key; a new one where it has none.
+    /// Returns the index of a key, which is new if there was none.
     fn place(&mut self, key: K) -> usize {
         let next = self.entries.len();
         let at = *self.index.entry(key.clone()).or_insert(next);
@@ -108,7 +108,7 @@ struct DayPending {
 #[derive(Default)]
 struct Row {
     usage: Usage,
-    /// Model and route, shared by all turns of this row.
+    /// Model and route, which all turns of this row share.
     names: Option<(Arc<str>, Arc<str>)>,
 }
 
@@ -118,13 +118,13 @@ struct Session {
     turns: VecDeque<Turn>,
 }
 
-/// All that waits.
+/// All usage that waits.
 pub(super) struct Pending {
     days: BTreeMap<Day, DayPending>,
     parts: Vec<Indexed<SessionKey, Session>>,
     turns: usize,
     requests: u64,
-    /// Keys of the record at hand: most are known, and then nothing is allocated.
+    /// Buffers for the keys of a record, so that a known key allocates nothing.
     text: String,
     session_text: String,
 }
@@ -141,7 +141,6 @@ impl Pending {
         }
     }
 
-    /// Requests that wait.
     pub(super) fn requests(&self) -> u64 {
         self.requests
     }
@@ -178,7 +177,7 @@ impl Pending {
             let [_, model, route] = names(&self.text);
             (model.into(), route.into())
         };
-        // A folded row stands for many: its names are not those of this record.
+        // A folded row has other names than this record.
         let (model, route) =
             if lost.folded { own_names() } else { row.names.get_or_insert_with(own_names).clone() };
         let sum = SessionSum { last_ms: now_ms, usage };
@@ -196,7 +195,7 @@ impl Pending {
         };
         session.sum += sum;
         if session.turns.len() >= turns_max {
-            session.turns.pop_front(); // no longer among those kept
+            session.turns.pop_front(); // the store would drop it too
             self.turns -= 1;
         }
         if self.turns >= TURNS_MAX || turns_max == 0 {
@@ -219,7 +218,7 @@ impl Pending {
         lost
     }
 
-    /// Takes what waits for those places that are `free`, in batches of a bounded size.
+    /// Takes the usage for the `free` places, in batches of bounded size.
     pub(super) fn take(&mut self, free: impl Fn(Place) -> bool) -> Vec<(Place, Batch)> {
         let mut batches = Vec::new();
         let days: Vec<Day> = self.days.keys().copied().filter(|day| free(Place::Day(*day))).collect();
@@ -252,7 +251,7 @@ impl Pending {
 }
 
 impl DayPending {
-    /// The row of a key, or the one it is folded into.
+    /// Returns the row of a key, or the row it is folded into.
     fn row(&mut self, text: &str, folded: &mut bool) -> &mut Row {
         let at = self.rows.at(text).unwrap_or_else(|| {
             let mut key = RowKey::from_text(text).unwrap_or_else(RowKey::other);
@@ -282,7 +281,7 @@ impl DayPending {
     }
 }
 
-/// A session's place; a new one where there is room.
+/// Returns the value of a session, which is new if there was none. `None` if there is no room.
 fn session_at<'a, V: Default>(
     sessions: &'a mut Indexed<SessionKey, V>,
     text: &str,
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_gather_and_leave_for_free_places_only() {
+    fn sums_are_taken_for_free_places_only() {
         let mut pending = Pending::new();
         for n in 0..10 {
             assert_eq!(pending.add(&record("c", if n % 2 == 0 { "s" } else { "" }), NOW, 3), Lost::default());
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_waits_is_bounded_and_no_request_is_lost() {
+    fn pending_usage_is_bounded_and_no_request_is_lost() {
         let mut pending = Pending::new();
         let (mut folded, mut sessions, mut turns) = (0, 0, 0);
         let count = 60_000;

@@ -1,53 +1,78 @@
-//! The rules as requests are held against them: what can be worked out once is worked out once.
+//! The limits and quotas, compiled after each reload: what does not depend on the request is computed once.
 
 use std::{
+    cell::Cell,
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use arc_swap::ArcSwapOption;
 use evenkeel_domain::limit::{
-    Algorithm, Bucket, Condition, Counts, Facts, Key, Limit, LimitRules, Meter, OnOutage, Period, QuotaKind,
-    QuotaRule, Rejected, Rule, Window, price::Tokens,
+    Algorithm, Attributes, Bucket, Condition, CounterRule, Counts, Key, Limit, LimitRules, Meter, OnOutage,
+    Period, QuotaKind, QuotaRule, Rejected, Window,
 };
 use evenkeel_telemetry::{LimitCounters, LimitMetrics};
 
-use super::{estimates::Estimate, overrides::Overrides};
+use super::{estimates::Estimate, overrides::OverrideTable};
 
-/// A limit or a quota.
+/// A limit or quota as configured.
 #[derive(Clone, Debug)]
-pub(super) enum Source {
+pub(super) enum Definition {
     Limit(Arc<Limit>),
     Quota(Arc<QuotaRule>),
 }
 
-/// One of them, ready for requests.
-pub(super) struct Entry {
-    pub(super) source: Source,
-    /// Which of [`Compiled::keys`] it is counted by; `None`: one counter for all.
+/// A limit or quota, compiled for requests.
+pub(super) struct CompiledLimit {
+    pub(super) definition: Definition,
+    /// Index in [`Compiled::keys`]. `None`: one counter for all requests.
     key: Option<usize>,
-    /// That one counter.
+    /// The bucket of that one counter.
     shared: Arc<Bucket>,
-    /// The windows of its period, where that is of the calendar, and the time they are good for.
+    /// For a calendar period: the current windows and the time in which they are valid.
     window: ArcSwapOption<(std::ops::Range<u64>, Window)>,
     pub(super) counters: LimitCounters,
 }
 
-/// What one request is counted by.
+/// A limit or quota that applies to one request.
 #[derive(Clone)]
-pub(super) struct Chosen {
-    /// Index of the entry.
+pub(super) struct SelectedLimit {
+    /// Index in [`Compiled::entries`].
     pub(super) entry: usize,
     pub(super) meter: Meter,
 }
 
-/// All rules, ready for requests.
+/// The estimated use of one request. Computes its cost once for all limits that count cost.
+struct Expected<'r> {
+    estimate: &'r Estimate,
+    rules: &'r LimitRules,
+    model: &'r str,
+    /// The last margin and the cost with it.
+    cost: Cell<Option<(f64, u64)>>,
+}
+
+impl Expected<'_> {
+    fn amount(&self, counts: Counts, margin: f64) -> u64 {
+        let tokens = self.estimate.with_margin(margin);
+        let cost = || match self.cost.get() {
+            Some((known, cost)) if known.to_bits() == margin.to_bits() => cost,
+            _ => {
+                let cost = self.rules.prices.cost(self.model, &tokens);
+                self.cost.set(Some((margin, cost)));
+                cost
+            }
+        };
+        counts.amount(&tokens, cost).max(1)
+    }
+}
+
+/// All limits and quotas, compiled for requests.
 pub(super) struct Compiled {
     pub(super) rules: Arc<LimitRules>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<CompiledLimit>,
     keys: Vec<Key>,
     by_name: HashMap<Arc<str>, usize>,
-    /// Headers that gateways have to pass on.
+    /// Headers that gateways must pass on.
     pub(super) wanted_headers: Vec<String>,
     ttl_ms: u64,
 }
@@ -59,12 +84,12 @@ pub(super) struct Amount {
     burst: u64,
 }
 
-impl Entry {
-    fn new(source: Source, keys: &mut Vec<Key>, metrics: &LimitMetrics) -> Self {
-        let name = source.name();
-        let key = match &source {
-            Source::Limit(limit) => limit.key.clone(),
-            Source::Quota(_) => Key::new(vec![evenkeel_domain::limit::Attribute::Consumer]),
+impl CompiledLimit {
+    fn new(definition: Definition, keys: &mut Vec<Key>, metrics: &LimitMetrics) -> Self {
+        let name = definition.name();
+        let key = match &definition {
+            Definition::Limit(limit) => limit.key.clone(),
+            Definition::Quota(_) => Key::new(vec![evenkeel_domain::limit::Attribute::Consumer]),
         };
         let index = keys.iter().position(|known| *known == key).unwrap_or_else(|| {
             keys.push(key.clone());
@@ -76,32 +101,37 @@ impl Entry {
             shared,
             window: ArcSwapOption::empty(),
             counters: metrics.of(name),
-            source,
+            definition,
         }
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
-        self.source.name()
+        self.definition.name()
     }
 
     pub(super) fn conditions(&self) -> &[Condition] {
-        self.source.when()
+        self.definition.when()
     }
 
-    /// The first condition that does not hold; `None`: it applies.
-    pub(super) fn unmet(&self, facts: &Facts) -> Option<&Condition> {
-        self.source.when().iter().find(|condition| !condition.holds(facts))
+    /// Returns the first condition that does not hold. `None`: the limit applies.
+    pub(super) fn unmet(&self, attributes: &Attributes) -> Option<&Condition> {
+        self.definition.when().iter().find(|condition| !condition.holds(attributes))
     }
 
-    /// The amount in force; `None`: unlimited.
-    pub(super) fn amount(&self, facts: &Facts, bucket: &Bucket, overrides: &Overrides) -> Option<Amount> {
-        let Source::Limit(limit) = &self.source else { return Some(Amount { amount: 0, burst: 0 }) };
+    /// Returns the amount in force. `None`: unlimited.
+    pub(super) fn amount(
+        &self,
+        attributes: &Attributes,
+        bucket: &Bucket,
+        overrides: &OverrideTable,
+    ) -> Option<Amount> {
+        let Definition::Limit(limit) = &self.definition else { return Some(Amount { amount: 0, burst: 0 }) };
         if overrides.any_of(&limit.name)
-            && let Some(exemption) = overrides.get(&limit.name, &bucket.to_string())
+            && let Some(found) = overrides.get(&limit.name, &bucket.to_string())
         {
-            return exemption.amount.map(|amount| Amount { amount, burst: limit.burst_for(amount) });
+            return found.amount.map(|amount| Amount { amount, burst: limit.burst_for(amount) });
         }
-        let holds = |conditions: &[Condition]| conditions.iter().all(|condition| condition.holds(facts));
+        let holds = |conditions: &[Condition]| conditions.iter().all(|condition| condition.holds(attributes));
         match limit.exceptions.iter().find(|exception| holds(&exception.when)) {
             Some(exception) => exception.amount.map(|amount| Amount {
                 amount,
@@ -111,31 +141,33 @@ impl Entry {
         }
     }
 
-    /// How its counters work now.
-    pub(super) fn rule(&self, amount: Amount, ttl_ms: u64, now_ms: u64) -> Rule {
+    /// Returns the rule of its counters as of now.
+    pub(super) fn rule(&self, amount: Amount, ttl_ms: u64, now_ms: u64) -> CounterRule {
         let Amount { amount, burst } = amount;
-        match &self.source {
-            Source::Limit(limit) => {
+        match &self.definition {
+            Definition::Limit(limit) => {
                 let period_ms = limit.period.longest().as_millis() as u64;
                 match limit.algorithm {
                     Algorithm::FixedWindow => {
-                        Rule::Fixed { amount, window: self.window(&limit.period, now_ms) }
+                        CounterRule::Fixed { amount, window: self.window(&limit.period, now_ms) }
                     }
-                    Algorithm::SlidingWindow => Rule::Sliding { amount, period_ms },
-                    Algorithm::TokenBucket { .. } => Rule::Drain { burst, amount: amount.max(1), period_ms },
-                    Algorithm::Concurrency => Rule::Running { amount, ttl_ms },
+                    Algorithm::SlidingWindow => CounterRule::Sliding { amount, period_ms },
+                    Algorithm::TokenBucket { .. } => {
+                        CounterRule::TokenBucket { burst, amount: amount.max(1), period_ms }
+                    }
+                    Algorithm::Concurrency => CounterRule::Running { amount, ttl_ms },
                 }
             }
-            Source::Quota(quota) => match &quota.kind {
-                QuotaKind::Prepaid => Rule::Prepaid { default: quota.default },
+            Definition::Quota(quota) => match &quota.kind {
+                QuotaKind::Prepaid => CounterRule::Prepaid { default: quota.default },
                 QuotaKind::Budget(period) => {
-                    Rule::Budget { default: quota.default, window: self.window(period, now_ms) }
+                    CounterRule::Budget { default: quota.default, window: self.window(period, now_ms) }
                 }
             },
         }
     }
 
-    /// Asking the calendar takes a microsecond: it is asked once a window.
+    /// Computes a calendar window once, as that takes a microsecond.
     fn window(&self, period: &Period, now_ms: u64) -> Window {
         if let Period::Length(length) = period {
             return Window::Length(length.as_millis() as u64);
@@ -151,27 +183,17 @@ impl Entry {
         window
     }
 
-    /// What a request that is expected to use so much takes.
-    pub(super) fn cost(&self, estimate: &Estimate, rules: &LimitRules, model: &str) -> u64 {
-        if self.source.counts() == Counts::Requests || self.source.is_concurrency() {
-            return 1;
+    /// Returns what a request reserves.
+    fn cost(&self, expected: &Expected<'_>) -> u64 {
+        if self.definition.is_concurrency() {
+            1
+        } else {
+            expected.amount(self.definition.counts(), self.definition.margin())
         }
-        let tokens = estimate.with_margin(self.source.margin());
-        counted(self.source.counts(), &tokens, rules, model).max(1)
     }
 }
 
-fn counted(counts: Counts, tokens: &Tokens, rules: &LimitRules, model: &str) -> u64 {
-    match counts {
-        Counts::Requests => 1,
-        Counts::Tokens => tokens.total(),
-        Counts::InputTokens => tokens.input,
-        Counts::OutputTokens => tokens.output,
-        Counts::Cost => rules.prices.cost(model, tokens),
-    }
-}
-
-impl Source {
+impl Definition {
     pub(super) fn name(&self) -> &Arc<str> {
         match self {
             Self::Limit(limit) => &limit.name,
@@ -201,7 +223,7 @@ impl Source {
         matches!(self, Self::Quota(_))
     }
 
-    /// Whether what is taken is replaced when the request has ended.
+    /// Whether the settlement replaces the reserved amount.
     pub(super) fn is_provisional(&self) -> bool {
         self.counts() != Counts::Requests || self.is_concurrency()
     }
@@ -238,11 +260,12 @@ impl Source {
 impl Compiled {
     pub(super) fn new(rules: Arc<LimitRules>, ttl_ms: u64, metrics: &LimitMetrics) -> Self {
         let mut keys = Vec::new();
-        let limits = rules.limits.iter().cloned().map(Source::Limit);
-        let sources = limits.chain(rules.quotas.iter().cloned().map(Source::Quota));
-        let entries: Vec<Entry> = sources.map(|source| Entry::new(source, &mut keys, metrics)).collect();
+        let limits = rules.limits.iter().cloned().map(Definition::Limit);
+        let sources = limits.chain(rules.quotas.iter().cloned().map(Definition::Quota));
+        let entries: Vec<CompiledLimit> =
+            sources.map(|definition| CompiledLimit::new(definition, &mut keys, metrics)).collect();
         let by_name = entries.iter().enumerate().map(|(i, entry)| (Arc::clone(entry.name()), i)).collect();
-        let conditions = entries.iter().flat_map(|entry| entry.source.when());
+        let conditions = entries.iter().flat_map(|entry| entry.definition.when());
         let exceptions = rules.limits.iter().flat_map(|limit| &limit.exceptions);
         let conditions = conditions.chain(exceptions.flat_map(|exception| &exception.when));
         let attributes = conditions.map(|condition| &condition.attribute);
@@ -252,80 +275,88 @@ impl Compiled {
         Self { rules, entries, keys, by_name, wanted_headers, ttl_ms }
     }
 
-    /// What a request is counted by; what it is not limited by is left out.
-    pub(super) fn choose(
+    /// Selects the limits and quotas that apply to a request.
+    pub(super) fn select(
         &self,
-        facts: &Facts,
-        overrides: &Overrides,
+        attributes: &Attributes,
+        overrides: &OverrideTable,
         estimate: &Estimate,
         now_ms: u64,
-    ) -> Vec<Chosen> {
+    ) -> Vec<SelectedLimit> {
+        let expected =
+            Expected { estimate, rules: &self.rules, model: &attributes.model, cost: Cell::new(None) };
         let mut buckets: Vec<Option<Option<Arc<Bucket>>>> = vec![None; self.keys.len()];
-        let mut chosen = Vec::with_capacity(self.entries.len().min(8));
+        let mut selected = Vec::with_capacity(self.entries.len().min(8));
         for (i, entry) in self.entries.iter().enumerate() {
-            if entry.unmet(facts).is_some() {
+            if entry.unmet(attributes).is_some() {
                 continue;
             }
             let bucket = match entry.key {
                 None => Some(Arc::clone(&entry.shared)),
                 Some(key) => buckets[key]
-                    .get_or_insert_with(|| self.keys[key].bucket(facts, ""))
+                    .get_or_insert_with(|| self.keys[key].bucket(attributes, ""))
                     .as_ref()
                     .map(Arc::clone),
             };
             let Some(bucket) = bucket else { continue };
-            let Some(amount) = entry.amount(facts, &bucket, overrides) else { continue };
+            let Some(amount) = entry.amount(attributes, &bucket, overrides) else { continue };
             let rule = entry.rule(amount, self.ttl_ms, now_ms);
-            let cost = entry.cost(estimate, &self.rules, &facts.model).min(rule.most()).max(1);
+            let cost = entry.cost(&expected).min(rule.most()).max(1);
             let meter = Meter {
                 bucket,
                 name: Arc::clone(entry.name()),
                 rule,
                 cost,
-                provisional: entry.source.is_provisional(),
-                shadow: entry.source.shadow(),
-                on_outage: entry.source.on_outage(),
+                provisional: entry.definition.is_provisional(),
+                shadow: entry.definition.shadow(),
+                on_outage: entry.definition.on_outage(),
             };
-            chosen.push(Chosen { entry: i, meter });
+            selected.push(SelectedLimit { entry: i, meter });
         }
-        chosen
+        selected
     }
 
-    /// The key a request would be counted under, or the attribute it lacks.
-    pub(super) fn bucket_of(&self, entry: &Entry, facts: &Facts) -> Result<Arc<Bucket>, String> {
+    /// Returns the key under which a request is counted, or the attribute it lacks.
+    pub(super) fn bucket_of(
+        &self,
+        entry: &CompiledLimit,
+        attributes: &Attributes,
+    ) -> Result<Arc<Bucket>, String> {
         let Some(key) = entry.key else { return Ok(Arc::clone(&entry.shared)) };
-        self.keys[key].bucket(facts, "").ok_or_else(|| {
-            let lacks = self.keys[key].attributes().iter().find(|attribute| attribute.value(facts).is_none());
+        self.keys[key].bucket(attributes, "").ok_or_else(|| {
+            let lacks =
+                self.keys[key].attributes().iter().find(|attribute| attribute.value(attributes).is_none());
             lacks.map(ToString::to_string).unwrap_or_default()
         })
     }
 
-    pub(super) fn by_name(&self, name: &str) -> Option<&Entry> {
+    pub(super) fn by_name(&self, name: &str) -> Option<&CompiledLimit> {
         self.by_name.get(name).map(|i| &self.entries[*i])
     }
 
-    /// The rule of a counter that is to be settled. The amount matters to token buckets alone.
-    pub(super) fn rule_to_settle(&self, entry: &Entry, rate: u64, now_ms: u64) -> Rule {
+    /// Returns the rule with which to settle a counter. The amount matters only for token buckets.
+    pub(super) fn rule_to_settle(&self, entry: &CompiledLimit, rate: u64, now_ms: u64) -> CounterRule {
         entry.rule(Amount { amount: rate, burst: rate }, self.ttl_ms, now_ms)
     }
 
-    /// To read one key's counter with, which is known to have this amount.
+    /// Returns the meter with which to read the counter of one key that has this amount.
     pub(super) fn meter_to_read(
         &self,
-        entry: &Entry,
+        entry: &CompiledLimit,
         bucket: Arc<Bucket>,
         amount: u64,
         now_ms: u64,
     ) -> Meter {
-        let burst = if let Source::Limit(limit) = &entry.source { limit.burst_for(amount) } else { 0 };
+        let burst =
+            if let Definition::Limit(limit) = &entry.definition { limit.burst_for(amount) } else { 0 };
         Meter {
             bucket,
             name: Arc::clone(entry.name()),
             rule: entry.rule(Amount { amount, burst }, self.ttl_ms, now_ms),
             cost: 1,
-            provisional: entry.source.is_provisional(),
+            provisional: entry.definition.is_provisional(),
             shadow: true,
-            on_outage: entry.source.on_outage(),
+            on_outage: entry.definition.on_outage(),
         }
     }
 

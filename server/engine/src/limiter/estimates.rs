@@ -1,32 +1,32 @@
-//! What a request is expected to use, learnt by model from what requests have used.
+//! Estimates the use of a request, learned per model from the use of earlier requests.
 
 use std::{collections::HashMap, sync::Arc};
 
 use evenkeel_domain::limit::{LimitRules, price::Tokens};
 use parking_lot::{Mutex, RwLock};
 
-/// Expected output tokens of a model nothing is known of.
+/// Estimated output tokens for an unknown model.
 const OUTPUT_TOKENS: f64 = 512.0;
-/// Expected bytes of text for one token: of English about 4.
+/// Estimated bytes of text per token for an unknown model. English has about 4.
 const BYTES_PER_TOKEN: f64 = 4.0;
-/// Weight of one more request once a model is known; before, the plain mean of all so far.
+/// Least weight of a new request. The first requests have equal weights.
 const WEIGHT_MIN: f64 = 0.05;
-/// Bounds of what is learnt: text of any language and tokenizer lies within, and no odd request can move a model far.
-const BYTES_PER_TOKEN_LEARNT: std::ops::RangeInclusive<f64> = 1.0..=16.0;
-/// A model that fewer requests have used is known by its seed.
+/// Bounds of a learned value. All languages and tokenizers lie within, and no odd request moves a model far.
+const BYTES_PER_TOKEN_LEARNED: std::ops::RangeInclusive<f64> = 1.0..=16.0;
+/// A model counts as known after this many requests. Until then its seed applies.
 const KNOWN_FROM: u32 = 5;
-/// Most models told apart; further ones are expected to use what nothing is known of.
+/// Most models with estimates of their own. Further models stay unknown.
 const MODELS_MAX: usize = 1024;
 
-/// Means of one model.
+/// The means of one model.
 #[derive(Clone, Copy, Debug, Default)]
-struct Learnt {
+struct Learned {
     output_tokens: Mean,
     bytes_per_input_token: Mean,
     bytes_per_output_token: Mean,
 }
 
-/// An exponentially weighted mean that begins as a plain one.
+/// An exponentially weighted mean that starts as an arithmetic mean.
 #[derive(Clone, Copy, Debug, Default)]
 struct Mean {
     value: f64,
@@ -45,19 +45,17 @@ impl Mean {
     }
 }
 
-/// What one request is expected to use.
+/// The estimated use of one request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
-    /// Input tokens.
     pub input: f64,
-    /// Output tokens.
     pub output: f64,
-    /// Output tokens the request allows; 0 where it names no bound.
+    /// Most output tokens that the request allows. 0: no bound.
     pub output_max: u64,
 }
 
 impl Estimate {
-    /// What is reserved: the estimate with a margin, but no more output than the request allows.
+    /// Returns the tokens to reserve: the estimate times `margin`, but no more output than the request allows.
     #[must_use]
     pub fn with_margin(&self, margin: f64) -> Tokens {
         let output = (self.output * margin).ceil() as u64;
@@ -66,23 +64,23 @@ impl Estimate {
     }
 }
 
-/// What is known of all models, by this sidecar.
+/// The estimates of this sidecar, by model.
 #[derive(Default)]
 pub struct Estimates {
-    models: RwLock<HashMap<Box<str>, Arc<Mutex<Learnt>>>>,
+    models: RwLock<HashMap<Box<str>, Arc<Mutex<Learned>>>>,
 }
 
 impl Estimates {
-    /// What a request is expected to use.
+    /// Estimates the use of a request.
     #[must_use]
     pub fn estimate(&self, rules: &LimitRules, model: &str, prompt_bytes: u64, output_max: u64) -> Estimate {
-        let learnt = self.models.read().get(model).map(|learnt| *learnt.lock()).unwrap_or_default();
+        let learned = self.models.read().get(model).map(|learned| *learned.lock()).unwrap_or_default();
         let seed = rules.models.iter().find(|seed| seed.model.matches(Some(model)));
-        let bytes = learnt.bytes_per_input_token.known();
+        let bytes = learned.bytes_per_input_token.known();
         let bytes = bytes.or(seed.and_then(|seed| seed.bytes_per_token)).unwrap_or(BYTES_PER_TOKEN);
-        let expected = learnt.output_tokens.known().or(seed.and_then(|seed| seed.output_tokens));
+        let expected = learned.output_tokens.known().or(seed.and_then(|seed| seed.output_tokens));
         let output = match (expected, output_max) {
-            // Of a model nothing is known of, all that the request allows.
+            // For an unknown model, all that the request allows.
             (None, 0) => OUTPUT_TOKENS,
             (None, most) => most as f64,
             (Some(expected), _) => expected,
@@ -90,19 +88,19 @@ impl Estimates {
         Estimate { input: prompt_bytes as f64 / bytes.max(0.1), output, output_max }
     }
 
-    /// Output tokens in so much generated text.
+    /// Estimates the output tokens in `output_bytes` of generated text.
     #[must_use]
     pub fn output_tokens_of(&self, model: &str, output_bytes: u64) -> u64 {
-        let learnt = self.models.read().get(model).map(|learnt| *learnt.lock()).unwrap_or_default();
-        let bytes = learnt.bytes_per_output_token.known().unwrap_or(BYTES_PER_TOKEN);
+        let learned = self.models.read().get(model).map(|learned| *learned.lock()).unwrap_or_default();
+        let bytes = learned.bytes_per_output_token.known().unwrap_or(BYTES_PER_TOKEN);
         (output_bytes as f64 / bytes.max(0.1)).ceil() as u64
     }
 
-    /// Learns from a request that told what it used.
+    /// Learns from the reported use of a request.
     pub fn learn(&self, model: &str, prompt_bytes: u64, output_bytes: u64, tokens: &Tokens) {
         let known = self.models.read().get(model).map(Arc::clone);
-        let learnt = match known {
-            Some(learnt) => learnt,
+        let learned = match known {
+            Some(learned) => learned,
             None => {
                 let mut models = self.models.write();
                 if models.len() >= MODELS_MAX && !models.contains_key(model) {
@@ -111,18 +109,18 @@ impl Estimates {
                 Arc::clone(models.entry(model.into()).or_default())
             }
         };
-        let mut learnt = learnt.lock();
-        learnt.output_tokens.add(tokens.output as f64);
+        let mut learned = learned.lock();
+        learned.output_tokens.add(tokens.output as f64);
         let ratio = |bytes: u64, tokens: u64| {
-            let (least, most) = (BYTES_PER_TOKEN_LEARNT.start(), BYTES_PER_TOKEN_LEARNT.end());
+            let (least, most) = (BYTES_PER_TOKEN_LEARNED.start(), BYTES_PER_TOKEN_LEARNED.end());
             (bytes as f64 / tokens as f64).clamp(*least, *most)
         };
         if prompt_bytes > 0 && tokens.input > 0 {
-            learnt.bytes_per_input_token.add(ratio(prompt_bytes, tokens.input));
+            learned.bytes_per_input_token.add(ratio(prompt_bytes, tokens.input));
         }
-        // Of all output: reasoning that is not shown was generated as well.
+        // All output counts, hidden reasoning too.
         if output_bytes > 0 && tokens.output > 0 {
-            learnt.bytes_per_output_token.add(ratio(output_bytes, tokens.output));
+            learned.bytes_per_output_token.add(ratio(output_bytes, tokens.output));
         }
     }
 }
@@ -134,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_expected_is_learnt_and_bounded() {
+    fn estimates_are_learned_and_bounded() {
         let mut rules = LimitRules::default();
         let estimates = Estimates::default();
         let estimate = |rules: &LimitRules, most| estimates.estimate(rules, "m", 400, most);
@@ -155,11 +153,11 @@ mod tests {
                 &Tokens { input: 50, output: 110, reasoning: 10, ..Tokens::default() },
             );
         }
-        let learnt = estimate(&rules, 200);
-        assert_eq!(learnt, Estimate { input: 50.0, output: 110.0, output_max: 200 });
-        assert_eq!(learnt.with_margin(2.0), Tokens { input: 100, output: 200, ..Tokens::default() });
+        let learned = estimate(&rules, 200);
+        assert_eq!(learned, Estimate { input: 50.0, output: 110.0, output_max: 200 });
+        assert_eq!(learned.with_margin(2.0), Tokens { input: 100, output: 200, ..Tokens::default() });
         assert_eq!(estimates.output_tokens_of("m", 30), 11);
-        // It follows a change, slowly.
+        // The mean follows a change slowly.
         for _ in 0..200 {
             estimates.learn("m", 0, 0, &Tokens { output: 10, ..Tokens::default() });
         }

@@ -1,56 +1,52 @@
-//! Which limits and quotas apply to a request, and why or why not.
+//! Explains which limits and quotas apply to a request, and why or why not.
 
 use std::sync::Arc;
 
 use evenkeel_domain::{
     StoreError,
-    activity::Nearest,
+    activity::FullestKey,
     clock::unix_ms,
-    limit::{Bucket, Facts, Meter, price::Tokens},
+    limit::{Attributes, Bucket, Meter, price::Tokens},
 };
 use evenkeel_store::counters::{Ground, Reading};
 
-use super::{Ask, Limiter, compiled::Entry, estimates::Estimate};
+use super::{LimitRequest, Limiter, compiled::CompiledLimit, estimates::Estimate};
 
-/// One limit or quota, seen from one request.
+/// One limit or quota as it applies to one request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
-    /// Its name.
     pub name: Arc<str>,
-    /// Whether it applies.
     pub applies: bool,
-    /// Why, or why not.
+    /// Why it applies or does not.
     pub why: String,
-    /// The key it is counted under; empty where it does not apply.
+    /// The key under which the request is counted. Empty if the limit does not apply.
     pub key: String,
     /// What the request would reserve.
     pub cost: u64,
-    /// Its counter now; nothing taken.
+    /// The counter now, with nothing reserved.
     pub reading: Reading,
-    /// Shadow mode.
     pub shadow: bool,
-    /// It is a quota.
     pub quota: bool,
-    /// Of a prepaid quota the reading's `used` is what is left.
+    /// For a prepaid quota, the reading's `used` is the balance.
     pub prepaid: bool,
 }
 
-/// All of them.
+/// The explanation of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explained {
-    /// In the order of the configuration, quotas last.
+    /// In the order of the configuration, limits first.
     pub limits: Vec<Explanation>,
-    /// Whether the request would be admitted by all of them now.
+    /// Whether all of them would admit the request now.
     pub admitted: bool,
-    /// What the request is expected to use, without margin.
+    /// The estimated use, without margin.
     pub estimate: Tokens,
 }
 
 impl Limiter {
-    /// Brings readings of limits up to date as far as the store answers; the rest stays as it was last seen. Rows of limits
-    /// that are not configured any more, or do not limit their key any more, go. The amount is that of an override where there
-    /// is one, and else the one that was last in force for the key: what exceptions look at is not known here.
-    pub async fn refresh(&self, rows: &mut Vec<Nearest>) {
+    /// Updates the rows from the store. If the store fails, the rows stay as they were last seen. Removes the rows of
+    /// limits that are no longer configured or no longer limit the key. The amount is that of an override or, without
+    /// one, the amount last in force: the attributes that exceptions need are not known here.
+    pub async fn refresh(&self, rows: &mut Vec<FullestKey>) {
         let (compiled, overrides, now_ms) = (self.compiled(), self.overrides.load_full(), unix_ms());
         rows.retain_mut(|row| {
             let set = overrides.get(&row.limit, &row.key());
@@ -81,21 +77,21 @@ impl Limiter {
         }
     }
 
-    /// Explains; takes nothing and changes nothing.
+    /// Explains a request, and reserves nothing.
     ///
     /// # Errors
-    /// Where the store is away.
-    pub async fn explain(&self, ask: &Ask) -> Result<Explained, StoreError> {
+    /// If the store is unavailable.
+    pub async fn explain(&self, request: &LimitRequest) -> Result<Explained, StoreError> {
         let compiled = self.compiled();
         let overrides = self.overrides.load();
         let estimate = self.estimates.estimate(
             &compiled.rules,
-            &ask.facts.model,
-            ask.prompt_bytes,
-            ask.max_output_tokens,
+            &request.attributes.model,
+            request.prompt_bytes,
+            request.max_output_tokens,
         );
-        let chosen = compiled.choose(&ask.facts, &overrides, &estimate, unix_ms());
-        let verdict = self.counters.peek(chosen.iter().map(|chosen| chosen.meter.clone()).collect()).await?;
+        let selected = compiled.select(&request.attributes, &overrides, &estimate, unix_ms());
+        let verdict = self.counters.peek(selected.iter().map(|limit| limit.meter.clone()).collect()).await?;
         let mut limits = Vec::with_capacity(compiled.entries.len());
         for (i, entry) in compiled.entries.iter().enumerate() {
             let mut explanation = Explanation {
@@ -105,24 +101,28 @@ impl Limiter {
                 key: String::new(),
                 cost: 0,
                 reading: Reading::default(),
-                shadow: entry.source.shadow(),
-                quota: entry.source.is_quota(),
+                shadow: entry.definition.shadow(),
+                quota: entry.definition.is_quota(),
                 prepaid: false,
             };
-            match chosen.iter().position(|chosen| chosen.entry == i) {
+            match selected.iter().position(|limit| limit.entry == i) {
                 Some(at) => {
-                    let meter = &chosen[at].meter;
+                    let meter = &selected[at].meter;
                     explanation.applies = true;
-                    explanation.why = why(entry, &ask.facts);
+                    explanation.why = why(entry, &request.attributes);
                     explanation.key = meter.bucket.to_string();
                     explanation.cost = meter.cost;
                     explanation.reading = verdict.readings.get(at).copied().unwrap_or_default();
-                    explanation.prepaid = matches!(meter.rule, evenkeel_domain::limit::Rule::Prepaid { .. });
+                    explanation.prepaid =
+                        matches!(meter.rule, evenkeel_domain::limit::CounterRule::Prepaid { .. });
                 }
                 None => {
-                    explanation.why = match (entry.unmet(&ask.facts), compiled.bucket_of(entry, &ask.facts)) {
+                    explanation.why = match (
+                        entry.unmet(&request.attributes),
+                        compiled.bucket_of(entry, &request.attributes),
+                    ) {
                         (Some(condition), _) => {
-                            let value = condition.attribute.value(&ask.facts);
+                            let value = condition.attribute.value(&request.attributes);
                             let value = value.map_or("absent".to_owned(), |value| format!("{value:?}"));
                             format!("does not apply: needs {condition}; it is {value}")
                         }
@@ -137,13 +137,13 @@ impl Limiter {
     }
 }
 
-fn why(entry: &Entry, facts: &Facts) -> String {
+fn why(entry: &CompiledLimit, attributes: &Attributes) -> String {
     let conditions = entry.conditions();
     if conditions.is_empty() {
         return "applies to every request that has its key".to_owned();
     }
     let held = conditions.iter().map(|condition| {
-        let value = condition.attribute.value(facts).unwrap_or_default();
+        let value = condition.attribute.value(attributes).unwrap_or_default();
         format!("{condition} (it is {value:?})")
     });
     held.collect::<Vec<_>>().join(", ")

@@ -1,5 +1,5 @@
-//! Limits and quotas: what applies to a request, what is reserved when it is admitted and charged when it has ended,
-//! and their administration.
+//! Limits and quotas: which apply to a request, what is reserved when it is admitted and charged when it has ended, and
+//! their administration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,55 +7,59 @@ use arc_swap::ArcSwap;
 use evenkeel_domain::{
     StoreError,
     clock::unix_ms,
-    limit::{AMOUNT_MAX, Facts, LimitRules, Meter, Rule},
+    limit::{Attributes, CounterRule, LimitRules, Meter},
+    verdict::{Reason, Refusal},
 };
-use evenkeel_store::counters::{
-    Counters, Entry, Ground, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict,
-};
+use evenkeel_store::counters::{Counters, Ground, Reading, Renewal, ReservationId, Reserve, Verdict};
 use evenkeel_telemetry::Metrics;
 
-use crate::activity::{Charged, Metered, Recorder, RefusalFacts};
+use crate::activity::{Metered, Recorder};
 
-mod answer;
 mod charge;
 mod compiled;
+pub mod direct_response;
 pub mod estimates;
 pub mod explain;
-mod open;
+mod open_requests;
+pub mod override_key;
 pub mod overrides;
-pub mod own;
 pub mod quotas;
-pub mod refusals;
+pub mod refusal_cache;
+mod reservation;
+mod response;
+mod settle;
 mod ticket;
 
-pub use answer::{Header, Refusal};
-pub use charge::{Charge, Ending, Told};
-use compiled::{Chosen, Compiled};
+pub use charge::{Charge, UsageReport};
+use compiled::{Compiled, SelectedLimit};
 use estimates::{Estimate, Estimates};
-use open::Open;
-use overrides::Overrides;
-use refusals::Refusals;
-use ticket::Taking;
+use open_requests::OpenRequests;
+use overrides::OverrideTable;
+use refusal_cache::RefusalCache;
+pub use reservation::Reservation;
+pub use response::Header;
+pub use settle::Settled;
+use ticket::Debit;
 pub use ticket::{TICKET_BYTES_MAX, Ticket};
 
-/// Holds requests against limits and quotas.
+/// Reserves for requests under limits and quotas, and charges them.
 pub struct Limiter {
     rules: Arc<ArcSwap<LimitRules>>,
     compiled: ArcSwap<Compiled>,
-    overrides: Arc<ArcSwap<Overrides>>,
+    overrides: Arc<ArcSwap<OverrideTable>>,
     counters: Arc<dyn Counters>,
     estimates: Estimates,
-    refusals: Refusals,
-    open: Open,
+    refusals: RefusalCache,
+    open: OpenRequests,
     recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
 }
 
-/// A request, before it is admitted.
+/// A request before it is admitted, as limits see it.
 #[derive(Clone, Debug, Default)]
-pub struct Ask {
+pub struct LimitRequest {
     /// What limits look at.
-    pub facts: Facts,
+    pub attributes: Attributes,
     /// Its session, for the ledger.
     pub session: String,
     /// Size of its prompt in bytes; 0 when unknown.
@@ -64,78 +68,35 @@ pub struct Ask {
     pub max_output_tokens: u64,
 }
 
-/// A request and what it is counted by.
+/// The limits and quotas that apply to one request.
 pub struct Selection {
     compiled: Arc<Compiled>,
-    chosen: Vec<Chosen>,
+    limits: Vec<SelectedLimit>,
     estimate: Estimate,
 }
 
 impl Selection {
-    /// Whether nothing applies.
+    /// Whether none applies.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.chosen.is_empty()
+        self.limits.is_empty()
     }
 }
 
-/// A request that the limits let pass.
-pub struct Pass {
-    /// To go to the gateway; often empty.
-    pub ticket: Vec<u8>,
-    /// The ticket is to be shown in KeepAlives: the request counts as running.
-    pub show_ticket: bool,
-    /// Fields for the client.
-    pub headers: Vec<Header>,
-    /// How many limits and quotas it was held against.
-    pub limits: usize,
-    /// What to give back should it not be admitted after all.
-    taken: Vec<(Meter, Reading)>,
-    /// Where that is noted.
-    notes: Vec<Note>,
-    /// Quotas that count requests, and so are charged with it: name, whose, how much.
-    charged: Vec<(Arc<str>, String, u64)>,
-}
-
-impl Pass {
-    /// Whose request it is, for who asks why it was refused after all.
-    #[must_use]
-    pub fn facts(&self) -> RefusalFacts {
-        let Ticket { consumer, model, .. } = Ticket::decode(&self.ticket).unwrap_or_default();
-        RefusalFacts { consumer, model, ..RefusalFacts::default() }
-    }
-}
-
-/// The answer to a request.
-pub enum Outcome {
-    /// It may pass.
-    Pass(Pass),
-    /// It may not.
-    Refused(Refusal),
-    /// The store is unavailable, and a limit is closed then.
-    Closed(RefusalFacts),
-}
-
-/// What became of a request that has ended.
-pub struct Settled {
-    /// Its ticket.
-    pub ticket: Ticket,
-    /// What it is charged.
-    pub charge: Charge,
-    /// What that costs, in millionths of the currency.
-    pub cost: u64,
-    /// Whether it was settled now; `None` where nothing was reserved, so that this cannot be told.
-    pub first: Option<bool>,
-    /// Whether this sidecar admitted it and had not heard of its end.
-    pub was_open: bool,
+/// The result of [`Limiter::reserve`].
+pub enum Reserved {
+    /// All limits had room, and it is reserved.
+    Held(Reservation),
+    /// Nothing is reserved.
+    Refused(Box<Refusal>),
 }
 
 impl Limiter {
-    /// Over these rules and counters. A running request not renewed for `holder_ttl` is not counted any more.
+    /// Creates a limiter. A concurrent request that is not renewed for `holder_ttl` is no longer counted.
     #[must_use]
     pub fn new(
         rules: Arc<ArcSwap<LimitRules>>,
-        overrides: Arc<ArcSwap<Overrides>>,
+        overrides: Arc<ArcSwap<OverrideTable>>,
         counters: Arc<dyn Counters>,
         holder_ttl: Duration,
         recorder: Arc<Recorder>,
@@ -149,8 +110,8 @@ impl Limiter {
             overrides,
             counters,
             estimates: Estimates::default(),
-            refusals: Refusals::default(),
-            open: Open::default(),
+            refusals: RefusalCache::default(),
+            open: OpenRequests::default(),
             recorder,
             metrics,
         }
@@ -172,7 +133,7 @@ impl Limiter {
     #[must_use]
     pub fn fullest(&self) -> Vec<(Arc<str>, f64)> {
         let compiled = self.compiled();
-        let mut fullest = self.recorder.fullest();
+        let mut fullest = self.recorder.fullest_shares();
         fullest.retain(|(limit, _)| compiled.by_name(limit).is_some());
         fullest
     }
@@ -189,47 +150,40 @@ impl Limiter {
         self.rules.load().quota_admins.clone()
     }
 
-    /// What a request is counted by; the refusal where one is known to be due.
+    /// Selects the limits and quotas that apply to a request.
     ///
     /// # Errors
-    /// The refusal.
-    pub fn select(&self, ask: &Ask) -> Result<Selection, Refusal> {
+    /// The refusal, where an earlier one still stands.
+    pub fn select(&self, request: &LimitRequest) -> Result<Selection, Box<Refusal>> {
         let compiled = self.compiled();
-        let estimate = self.estimates.estimate(
-            &compiled.rules,
-            &ask.facts.model,
-            ask.prompt_bytes,
-            ask.max_output_tokens,
-        );
-        let chosen = compiled.choose(&ask.facts, &self.overrides.load(), &estimate, unix_ms());
-        // Only what refuses is known, and told.
-        let known =
-            chosen.iter().filter_map(|c| self.refusals.recall(&c.meter).map(|known| (c.clone(), known)));
-        let (refusing, readings): (Vec<Chosen>, Vec<Reading>) = known.unzip();
-        match answer::refusal(&compiled, &refusing, &readings) {
-            Some(mut refusal) => {
-                refusal.facts.consumer.clone_from(&ask.facts.consumer);
-                refusal.facts.model.clone_from(&ask.facts.model);
-                self.metrics.limit_refusals_remembered.inc();
-                refusing.iter().for_each(|chosen| compiled.entries[chosen.entry].counters.refused.inc());
-                Err(refusal)
+        let LimitRequest { attributes, prompt_bytes, max_output_tokens, .. } = request;
+        let estimate =
+            self.estimates.estimate(&compiled.rules, &attributes.model, *prompt_bytes, *max_output_tokens);
+        let limits = compiled.select(attributes, &self.overrides.load(), &estimate, unix_ms());
+        let known = limits.iter().filter_map(|l| self.refusals.get(&l.meter).map(|known| (l.clone(), known)));
+        let (refusing, readings): (Vec<SelectedLimit>, Vec<Reading>) = known.unzip();
+        match response::refusal(&compiled, &refusing, &readings, attributes) {
+            Some(refusal) => {
+                self.metrics.limit_refusals_cached.inc();
+                refusing.iter().for_each(|limit| compiled.entries[limit.entry].counters.refused.inc());
+                Err(Box::new(refusal))
             }
-            None => Ok(Selection { compiled, chosen, estimate }),
+            None => Ok(Selection { compiled, limits, estimate }),
         }
     }
 
-    /// Reserves for a request.
+    /// Reserves what a request is expected to use, in all limits and quotas or in none.
     ///
     /// # Errors
-    /// Where the store fails and there is nothing to fall back on.
+    /// Where the store fails and the limits have no policy for that.
     pub async fn reserve(
         &self,
-        ask: Ask,
+        request: LimitRequest,
         selection: Selection,
         id: &ReservationId,
-    ) -> Result<Outcome, StoreError> {
-        let Selection { compiled, chosen, estimate } = selection;
-        let meters: Vec<Meter> = chosen.iter().map(|chosen| chosen.meter.clone()).collect();
+    ) -> Result<Reserved, StoreError> {
+        let Selection { compiled, limits, estimate } = selection;
+        let meters: Vec<Meter> = limits.iter().map(|limit| limit.meter.clone()).collect();
         let verdict = if meters.is_empty() {
             Verdict { admitted: true, ..Verdict::default() }
         } else {
@@ -237,77 +191,37 @@ impl Limiter {
             self.counters.reserve(Reserve { id: settles.then(|| id.clone()), meters }).await?
         };
         if verdict.ground == Ground::Closed {
-            let Facts { consumer, model, .. } = ask.facts;
-            return Ok(Outcome::Closed(RefusalFacts { consumer, model, ..RefusalFacts::default() }));
+            let Attributes { consumer, model, .. } = request.attributes;
+            let refusal = Refusal::of_pool(Reason::StoreUnavailable, 1, consumer, model);
+            return Ok(Reserved::Refused(Box::new(refusal)));
         }
-        self.count(&compiled, &chosen, &verdict);
+        self.count(&compiled, &limits, &verdict);
         if verdict.ground == Ground::Shared {
-            self.record(&compiled, &chosen, &verdict, &ask.facts.consumer);
+            self.record(&compiled, &limits, &verdict, &request.attributes.consumer);
         }
         if !verdict.admitted {
-            for (chosen, reading) in chosen.iter().zip(&verdict.readings) {
-                self.refusals.note(&chosen.meter, reading);
+            for (limit, reading) in limits.iter().zip(&verdict.readings) {
+                self.refusals.insert(&limit.meter, reading);
             }
-            if let Some(mut refusal) = answer::refusal(&compiled, &chosen, &verdict.readings) {
-                (refusal.facts.consumer, refusal.facts.model) = (ask.facts.consumer, ask.facts.model);
-                return Ok(Outcome::Refused(refusal));
+            if let Some(refusal) =
+                response::refusal(&compiled, &limits, &verdict.readings, &request.attributes)
+            {
+                return Ok(Reserved::Refused(Box::new(refusal)));
             }
         }
         let headers = match verdict.ground {
-            Ground::Shared => answer::headers(&compiled, &chosen, &verdict.readings),
+            Ground::Shared => response::headers(&compiled, &limits, &verdict.readings),
             _ => Vec::new(),
         };
-        Ok(Outcome::Pass(Self::pass(ask, chosen, estimate, verdict, headers)))
+        Ok(Reserved::Held(Reservation::new(request, limits, estimate, verdict, headers)))
     }
 
-    fn pass(
-        ask: Ask,
-        chosen: Vec<Chosen>,
-        estimate: Estimate,
-        verdict: Verdict,
-        headers: Vec<Header>,
-    ) -> Pass {
-        let show_ticket = chosen.iter().any(|chosen| matches!(chosen.meter.rule, Rule::Running { .. }));
-        let takings = chosen.iter().zip(&verdict.readings);
-        let takings =
-            takings.filter(|(chosen, _)| chosen.meter.provisional).map(|(chosen, reading)| Taking {
-                bucket: Arc::clone(&chosen.meter.bucket),
-                name: Arc::clone(&chosen.meter.name),
-                window: reading.window,
-                reserved: reading.taken,
-                rate: if let Rule::Drain { amount, .. } = chosen.meter.rule { amount } else { 0 },
-            });
-        let consumer = ask.facts.consumer;
-        let charged = chosen.iter().zip(&verdict.readings).filter(|(chosen, _)| {
-            let is_quota = matches!(chosen.meter.rule, Rule::Prepaid { .. } | Rule::Budget { .. });
-            is_quota && !chosen.meter.provisional && verdict.ground == Ground::Shared
-        });
-        let charged = charged
-            .map(|(chosen, reading)| (Arc::clone(&chosen.meter.name), consumer.clone(), reading.taken))
-            .collect();
-        let ticket = Ticket {
-            consumer,
-            model: ask.facts.model,
-            session: ask.session,
-            prompt_bytes: ask.prompt_bytes,
-            output_tokens: estimate.output.ceil() as u64,
-            notes: verdict.notes.clone(),
-            takings: takings.collect(),
-        };
-        // What was counted here and not noted cannot be given back: the store knows nothing of it.
-        let limits = chosen.len();
-        let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
-        let taken = chosen.into_iter().map(|chosen| chosen.meter).zip(verdict.readings);
-        let taken = if is_known { taken.collect() } else { Vec::new() };
-        Pass { ticket: ticket.encode(), show_ticket, headers, limits, taken, notes: verdict.notes, charged }
-    }
-
-    fn count(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict) {
-        for (chosen, reading) in chosen.iter().zip(&verdict.readings) {
-            let counters = &compiled.entries[chosen.entry].counters;
+    fn count(&self, compiled: &Compiled, limits: &[SelectedLimit], verdict: &Verdict) {
+        for (limit, reading) in limits.iter().zip(&verdict.readings) {
+            let counters = &compiled.entries[limit.entry].counters;
             let over =
-                reading.over || (verdict.admitted && chosen.meter.shadow && is_over(&chosen.meter, reading));
-            match (over, chosen.meter.shadow) {
+                reading.over || (verdict.admitted && limit.meter.shadow && is_over(&limit.meter, reading));
+            match (over, limit.meter.shadow) {
                 (true, true) => counters.shadow_refused.inc(),
                 (true, false) => counters.refused.inc(),
                 (false, _) if verdict.admitted => counters.admitted.inc(),
@@ -316,14 +230,14 @@ impl Limiter {
         }
     }
 
-    /// Tells what was found, for those who watch.
-    fn record(&self, compiled: &Compiled, chosen: &[Chosen], verdict: &Verdict, consumer: &str) {
-        let found = chosen.iter().zip(&verdict.readings);
-        self.recorder.metered(found.clone().map(|(chosen, reading)| {
-            let (meter, is_quota) = (&chosen.meter, compiled.entries[chosen.entry].source.is_quota());
+    /// Records what the counters hold, for people.
+    fn record(&self, compiled: &Compiled, limits: &[SelectedLimit], verdict: &Verdict, consumer: &str) {
+        let states = limits.iter().zip(&verdict.readings);
+        self.recorder.metered(states.map(|(limit, reading)| {
+            let (meter, is_quota) = (&limit.meter, compiled.entries[limit.entry].definition.is_quota());
             let (amount, level) = match meter.rule {
-                Rule::Prepaid { .. } => (0, reading.used),
-                Rule::Budget { .. } => (reading.amount, reading.amount.saturating_sub(reading.used)),
+                CounterRule::Prepaid { .. } => (0, reading.used),
+                CounterRule::Budget { .. } => (reading.amount, reading.amount.saturating_sub(reading.used)),
                 _ => (reading.amount, reading.used),
             };
             Metered {
@@ -338,125 +252,29 @@ impl Limiter {
         }));
     }
 
-    /// A request that passed goes out: its ticket is kept for the case that its gateway never gets it. False: the
-    /// request has ended meanwhile, and is to be given back.
-    #[must_use]
-    pub fn note_open(&self, id: &ReservationId, pass: &Pass) -> bool {
-        let is_open = self.open.admitted(id, &pass.ticket);
-        for (quota, consumer, amount) in pass.charged.iter().filter(|_| is_open) {
-            self.recorder.charged(&Charged { quota, consumer, amount: *amount });
-        }
-        is_open
-    }
-
-    /// Gives back all that a request took, also what counts requests: it was not admitted after all.
-    pub async fn cancel(&self, id: &ReservationId, pass: Pass) {
-        if pass.taken.is_empty() {
-            return;
-        }
-        let entries = pass.taken.iter().map(|(meter, reading)| Entry::settling(meter, reading, 0)).collect();
-        for (meter, _) in &pass.taken {
-            self.refusals.forget(&meter.bucket, &meter.name);
-        }
-        let taken = Settlement { id: id.clone(), notes: pass.notes, entries };
-        if let Err(error) = self.counters.settle(taken).await {
-            tracing::debug!(%error, "reservation not given back");
-        }
-    }
-
-    /// Charges a request that has ended. `ticket` is what its gateway shows; where that is empty, what this sidecar
-    /// remembers serves. `model` is what the response named: it serves where the request named none. `None` where nothing is
-    /// known of the request.
-    ///
-    /// # Errors
-    /// Where the store fails and there is nothing to fall back on.
-    pub async fn settle(
-        &self,
-        id: &ReservationId,
-        ticket: &[u8],
-        model: &str,
-        told: &Told,
-    ) -> Result<Option<Settled>, StoreError> {
-        let kept = self.open.ended(id, ticket.is_empty());
-        let was_open = kept.is_some();
-        let ticket = if ticket.is_empty() { kept.as_deref().unwrap_or_default() } else { ticket };
-        let Some(mut ticket) = Ticket::decode(ticket) else { return Ok(None) };
-        if ticket.model.is_empty() {
-            model.clone_into(&mut ticket.model);
-        }
-        let compiled = self.compiled();
-        let model = &ticket.model;
-        let expected_input = || self.estimates.estimate(&compiled.rules, model, ticket.prompt_bytes, 0).input;
-        let charge = Charge::of(told, &ticket, &self.estimates, expected_input);
-        let cost = compiled.rules.prices.cost(model, &charge.tokens);
-        if told.ending == Ending::Complete && told.is_final && told.tokens.is_some() {
-            self.estimates.learn(model, ticket.prompt_bytes, told.output_bytes, &charge.tokens);
-        }
-        if ticket.notes.is_empty() {
-            return Ok(Some(Settled { ticket, charge, cost, first: None, was_open }));
-        }
-        let now_ms = unix_ms();
-        let mut entries = Vec::with_capacity(ticket.takings.len());
-        let mut charges = Vec::with_capacity(ticket.takings.len());
-        let notes = std::mem::take(&mut ticket.notes);
-        for taking in std::mem::take(&mut ticket.takings) {
-            // One whose limit is no longer configured counts nowhere.
-            let Some(entry) = compiled.by_name(&taking.name) else { continue };
-            let counts = entry.source.counts();
-            let actual = if entry.source.is_concurrency() {
-                0
-            } else {
-                charge.counted(counts, &compiled.rules.prices, &ticket.model).min(AMOUNT_MAX)
-            };
-            if !entry.source.is_concurrency() {
-                charges.push((entry, taking.reserved, actual));
-            }
-            entries.push(Entry {
-                rule: compiled.rule_to_settle(entry, taking.rate, now_ms),
-                bucket: taking.bucket,
-                name: Arc::clone(entry.name()),
-                window: taking.window,
-                reserved: taking.reserved,
-                actual,
-                provisional: true,
-            });
-        }
-        let reserved = (entries.iter()).filter(|entry| entry.actual < entry.reserved);
-        reserved.for_each(|entry| self.refusals.forget(&entry.bucket, &entry.name));
-        let first = self.counters.settle(Settlement { id: id.clone(), notes, entries }).await?;
-        for (entry, reserved, charged) in charges.iter().filter(|_| first) {
-            entry.counters.settled(*reserved, *charged);
-            if entry.source.is_quota() {
-                let (quota, consumer) = (entry.name(), &*ticket.consumer);
-                self.recorder.charged(&Charged { quota, consumer, amount: *charged });
-            }
-        }
-        Ok(Some(Settled { ticket, charge, cost, first: Some(first), was_open }))
-    }
-
-    /// Keeps running requests counted: the tickets a gateway shows in a KeepAlive.
+    /// Renews concurrent requests, by the tickets a KeepAlive carries.
     ///
     /// # Errors
     /// Where the store fails.
-    pub async fn hold(&self, tickets: Vec<(ReservationId, Vec<u8>)>) -> Result<(), StoreError> {
+    pub async fn renew(&self, tickets: Vec<(ReservationId, Vec<u8>)>) -> Result<(), StoreError> {
         let compiled = self.compiled();
-        let mut holds = Vec::new();
+        let mut renewals = Vec::new();
         for (id, bytes) in tickets {
-            let takings = Ticket::decode(&bytes).map(|ticket| ticket.takings).unwrap_or_default();
-            let running = |taking: &Taking| {
-                compiled.by_name(&taking.name).is_some_and(|entry| entry.source.is_concurrency())
+            let debits = Ticket::decode(&bytes).map(|ticket| ticket.debits).unwrap_or_default();
+            let running = |debit: &Debit| {
+                compiled.by_name(&debit.name).is_some_and(|entry| entry.definition.is_concurrency())
             };
-            holds.extend(takings.into_iter().filter(running).map(|taking| Hold {
+            renewals.extend(debits.into_iter().filter(running).map(|debit| Renewal {
                 id: id.clone(),
-                bucket: taking.bucket,
-                name: taking.name,
+                bucket: debit.bucket,
+                name: debit.name,
                 ttl_ms: compiled.ttl_ms(),
             }));
         }
-        if holds.is_empty() { Ok(()) } else { self.counters.hold(holds).await }
+        if renewals.is_empty() { Ok(()) } else { self.counters.renew(renewals).await }
     }
 
-    /// Forgets what is too old. To be called now and then.
+    /// Forgets tickets that are too old. Housekeeping calls it.
     pub fn purge(&self) {
         self.open.purge();
     }
@@ -465,7 +283,7 @@ impl Limiter {
 /// Whether a counter in shadow mode would have refused what it took.
 fn is_over(meter: &Meter, reading: &Reading) -> bool {
     match meter.rule {
-        Rule::Prepaid { .. } => reading.taken < meter.cost,
+        CounterRule::Prepaid { .. } => reading.taken < meter.cost,
         _ => reading.used > reading.amount,
     }
 }

@@ -1,5 +1,4 @@
-//! Administration of quotas: what may be asked and changed, by name and in bounds; every change is
-//! on account.
+//! Administration of quotas: reads and changes of balances and budgets, each change with a record in the change log.
 
 use std::sync::Arc;
 
@@ -7,82 +6,79 @@ use arc_swap::ArcSwap;
 use evenkeel_domain::{
     DomainError, check_name, check_text,
     clock::unix_ms,
-    limit::{AMOUNT_MAX, Counts, LimitRules, QuotaKind, QuotaRule, Rule},
+    limit::{AMOUNT_MAX, CounterRule, Counts, LimitRules, QuotaKind, QuotaRule},
     page::{cut, page_size_of},
 };
 use evenkeel_store::{
     changes::AdminChange,
-    records::{Account, Action, Change, Edit, Edited, Range, Record, Records},
+    records::{Account, Action, Change, Edit, Edited, Range, Record, RecordStore},
 };
 
-use crate::audit::Audit;
+use crate::change_log::ChangeLog;
 
-/// Longest note, and longest id of our own making.
+/// Longest note, and longest id that the sidecar makes, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
-/// Longest id a client gives.
+/// Longest id that a client may set, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
-/// Quotas as administrators see them.
+/// Reads and changes quotas.
 pub struct Quotas {
-    records: Arc<dyn Records>,
+    store: Arc<dyn RecordStore>,
     rules: Arc<ArcSwap<LimitRules>>,
-    audit: Arc<Audit>,
+    change_log: Arc<ChangeLog>,
 }
 
 /// One consumer's balance in one quota.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuotaView {
-    /// Name of the quota.
     pub quota: Arc<str>,
-    /// Whose.
     pub consumer: Arc<str>,
-    /// What it counts.
     pub counts: Counts,
-    /// How it stands.
     pub record: Record,
 }
 
-/// A change as it is asked for.
+/// A requested change of a quota.
 #[derive(Clone, Debug)]
 pub struct QuotaEdit {
-    /// What is to be done.
     pub action: Action,
-    /// Who asks for it.
+    /// Name of the admin token, or `gateway:<consumer>`.
     pub who: String,
-    /// Why.
     pub note: String,
-    /// Makes a repeated call harmless; empty: none.
+    /// Makes the change idempotent: a repeated id changes nothing. May be empty.
     pub request_id: String,
 }
 
 impl Quotas {
-    /// Of these records, as configured.
     #[must_use]
-    pub fn new(records: Arc<dyn Records>, rules: Arc<ArcSwap<LimitRules>>, audit: Arc<Audit>) -> Self {
-        Self { records, rules, audit }
+    pub fn new(
+        store: Arc<dyn RecordStore>,
+        rules: Arc<ArcSwap<LimitRules>>,
+        change_log: Arc<ChangeLog>,
+    ) -> Self {
+        Self { store, rules, change_log }
     }
 
-    /// A balance. A quota's name may be empty where only one is configured; also in what follows.
+    /// Returns one consumer's balance. Here and below, `quota` may be empty if only one quota is configured.
     ///
     /// # Errors
-    /// Where a name is wrong, or the store is away; also in what follows.
+    /// Here and below: if a name is invalid or the store is unavailable.
     pub async fn get(&self, quota: &str, consumer: &str) -> Result<QuotaView, DomainError> {
         let (rule, account) = self.account(quota, consumer)?;
-        let record = self.records.quota(&account).await.map_err(DomainError::store("reading a quota"))?;
+        let record = self.store.quota(&account).await.map_err(DomainError::store("reading a quota"))?;
         Ok(view(&rule, account.consumer, record))
     }
 
-    /// Changes a balance, a budget or forgets the record.
+    /// Sets or adjusts a balance or a budget, or deletes the record.
     ///
     /// # Errors
-    /// Also where there is no record to forget.
+    /// Also if there is no record to delete.
     pub async fn edit(&self, quota: &str, consumer: &str, edit: QuotaEdit) -> Result<QuotaView, DomainError> {
         let expected = "at most 64 bytes without control characters";
         check_text("request_id", &edit.request_id, REQUEST_ID_BYTES_MAX, expected)?;
         self.apply(quota, consumer, edit).await
     }
 
-    /// As [`Self::edit`], with a longer id.
+    /// Like [`Self::edit`], but allows a longer id.
     pub(super) async fn apply(
         &self,
         quota: &str,
@@ -103,12 +99,12 @@ impl Quotas {
         }
         let (rule, account) = self.account(quota, consumer)?;
         let QuotaEdit { action, who, note, request_id } = edit;
-        // A cluster client may send a call twice: without an id it would count twice.
+        // A cluster client may send a call twice. The id keeps the second one from counting.
         let id = if request_id.is_empty() { random_id() } else { request_id };
         let edit = Edit { action, who, note, id };
-        let (records, audit) = (Arc::clone(&self.records), Arc::clone(&self.audit));
+        let (store, change_log) = (Arc::clone(&self.store), Arc::clone(&self.change_log));
         let done = async move {
-            let edited = records.edit_quota(&account, &edit).await;
+            let edited = store.edit_quota(&account, &edit).await;
             let edited = edited.map_err(DomainError::store("changing a quota"))?.ok_or_else(|| {
                 DomainError::NotFound {
                     what: format!("record of {:?} in quota {:?}", account.consumer, rule.name),
@@ -116,17 +112,17 @@ impl Quotas {
                 }
             })?;
             if edited.applied {
-                audit.record(change(&account, edit, &edited)).await;
+                change_log.record(change(&account, edit, &edited)).await;
             }
             Ok(view(&rule, account.consumer, edited.record))
         };
-        self.audit.whole(done).await
+        self.change_log.run_to_end(done).await
     }
 
-    /// One page of consumers with a record, by name; and the token of the next.
+    /// Returns one page of the consumers with a record, by name, and the token of the next page.
     ///
     /// # Errors
-    /// Also where the page is wrong.
+    /// Also if the page size or token is invalid.
     pub async fn list(
         &self,
         quota: &str,
@@ -143,7 +139,7 @@ impl Quotas {
         }
         let quota = self.quota(quota)?;
         let range = Range { prefix, after: page_token, most: size + 1 };
-        let found = self.records.quotas(&quota.name, &rule_of(&quota), range).await;
+        let found = self.store.quotas(&quota.name, &rule_of(&quota), range).await;
         let found = found.map_err(DomainError::store("listing a quota"))?;
         let mut page: Vec<_> =
             found.into_iter().map(|(consumer, record)| view(&quota, consumer, record)).collect();
@@ -151,16 +147,16 @@ impl Quotas {
         Ok((page, next))
     }
 
-    /// Changes of one record, newest first.
+    /// Returns the changes of one record, newest first.
     ///
     /// # Errors
-    /// As above.
+    /// See [`Self::get`].
     pub async fn changes(&self, quota: &str, consumer: &str) -> Result<Vec<Change>, DomainError> {
         let (_, account) = self.account(quota, consumer)?;
-        self.records.quota_changes(&account).await.map_err(DomainError::store("reading a quota's history"))
+        self.store.quota_changes(&account).await.map_err(DomainError::store("reading a quota's history"))
     }
 
-    /// Names of those configured, in order.
+    /// Returns the names of the configured quotas, in order.
     #[must_use]
     pub fn names(&self) -> Vec<Arc<str>> {
         self.rules.load().quotas.iter().map(|quota| Arc::clone(&quota.name)).collect()
@@ -198,12 +194,12 @@ fn view(quota: &QuotaRule, consumer: Arc<str>, record: Record) -> QuotaView {
     QuotaView { quota: Arc::clone(&quota.name), consumer, counts: quota.counts, record }
 }
 
-fn rule_of(quota: &QuotaRule) -> Rule {
+fn rule_of(quota: &QuotaRule) -> CounterRule {
     match &quota.kind {
-        QuotaKind::Prepaid => Rule::Prepaid { default: quota.default },
+        QuotaKind::Prepaid => CounterRule::Prepaid { default: quota.default },
         QuotaKind::Budget(period) => {
             let now = unix_ms();
-            Rule::Budget { default: quota.default, window: period.window(now) }
+            CounterRule::Budget { default: quota.default, window: period.window(now) }
         }
     }
 }
@@ -231,7 +227,7 @@ pub(super) mod tests {
     use evenkeel_store::memory::{MemoryCounters, MemoryRecords};
 
     use super::*;
-    use crate::audit::tests::audit;
+    use crate::change_log::tests::change_log;
 
     pub(crate) fn quotas(names: &[&str]) -> Quotas {
         let rule = |name: &&str| {
@@ -249,7 +245,7 @@ pub(super) mod tests {
         };
         let rules = LimitRules { quotas: names.iter().map(rule).collect(), ..LimitRules::default() };
         let records = Arc::new(MemoryRecords::new(Arc::new(MemoryCounters::default())));
-        Quotas::new(records, Arc::new(ArcSwap::from_pointee(rules)), audit())
+        Quotas::new(records, Arc::new(ArcSwap::from_pointee(rules)), change_log())
     }
 
     pub(crate) fn edit(action: Action) -> QuotaEdit {
@@ -257,7 +253,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_may_be_left_out_where_only_one_is_configured() {
+    async fn a_quotas_name_may_be_empty_if_only_one_is_configured() {
         let one = quotas(&["tokens"]);
         assert_eq!(&*one.get("", "alice").await.unwrap().quota, "tokens");
         let two = quotas(&["a", "b"]).get("", "alice").await.unwrap_err();
@@ -267,7 +263,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_is_named() {
+    async fn errors_name_the_invalid_field() {
         let quotas = quotas(&["tokens"]);
         let edit_of = |action, note: &str, id: &str| QuotaEdit {
             note: note.to_owned(),
@@ -293,7 +289,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn what_changed_is_on_account_once() {
+    async fn a_repeated_change_is_in_the_log_once() {
         let quotas = quotas(&["tokens"]);
         let set = QuotaEdit { note: "welcome".into(), request_id: "x".into(), ..edit(Action::Set(7)) };
         for _ in 0..2 {
@@ -301,13 +297,13 @@ pub(super) mod tests {
         }
         quotas.edit("", "alice", edit(Action::Delete)).await.unwrap();
         quotas.edit("", "alice", edit(Action::Delete)).await.unwrap_err();
-        let account = quotas.audit.list(0).await.unwrap();
-        let told: Vec<_> = account
+        let log = quotas.change_log.list(0).await.unwrap();
+        let changes: Vec<_> = log
             .iter()
             .map(|c| [&c.who, &c.what, &c.target, &c.before, &c.after, &c.note].map(String::as_str))
             .collect();
         assert_eq!(
-            told,
+            changes,
             [
                 ["ops", "quota.delete", "tokens/alice", "7", "0 (the default)", ""],
                 ["ops", "quota.set", "tokens/alice", "0", "7", "welcome"],
@@ -316,7 +312,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn changes_without_an_id_each_count() {
+    async fn changes_without_an_id_all_count() {
         let quotas = quotas(&["tokens"]);
         for _ in 0..2 {
             quotas.edit("", "alice", edit(Action::Adjust(5))).await.unwrap();

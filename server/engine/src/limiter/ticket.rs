@@ -1,5 +1,5 @@
-//! What goes to the gateway with an admitted request, and comes back when it is settled: what was reserved where, and
-//! what the ledger wants to know. So any sidecar can settle.
+//! What the gateway keeps for an admitted request and returns with its settlement: the reservations and the request's
+//! attributes for the ledger. It lets any sidecar settle.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use prost::Message as _;
 /// Longest ticket a gateway keeps, in bytes.
 pub const TICKET_BYTES_MAX: usize = 4096;
 
-/// The words on the wire; the numbers of fields are never given to another.
+/// The wire format. A field number is never reused.
 mod wire {
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Ticket {
@@ -47,11 +47,11 @@ mod wire {
         #[prost(string, tag = "2")]
         pub(super) rest: String,
         #[prost(message, repeated, tag = "3")]
-        pub(super) takings: Vec<Taking>,
+        pub(super) debits: Vec<Debit>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Taking {
+    pub(super) struct Debit {
         #[prost(string, tag = "1")]
         pub(super) name: String,
         #[prost(uint64, tag = "2")]
@@ -63,55 +63,49 @@ mod wire {
     }
 }
 
-/// A ticket.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ticket {
-    /// Whose request it is.
     pub consumer: String,
-    /// The model it asked for.
     pub model: String,
-    /// Its session.
     pub session: String,
-    /// Size of its prompt.
     pub prompt_bytes: u64,
-    /// Output tokens it was expected to use.
+    /// Estimated output tokens.
     pub output_tokens: u64,
-    /// Where the reservation is noted.
+    /// Where the store keeps the reservation records.
     pub notes: Vec<Note>,
-    /// What is to be settled.
-    pub takings: Vec<Taking>,
+    /// The amounts to settle.
+    pub debits: Vec<Debit>,
 }
 
-/// What was taken of one counter.
+/// The amount reserved in one counter.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Taking {
-    /// Where.
+pub struct Debit {
     pub bucket: Arc<Bucket>,
     /// Name of the limit or quota.
     pub name: Arc<str>,
-    /// The window, slot or day.
+    /// The window, slot or day of the reservation.
     pub window: u64,
-    /// How much.
     pub reserved: u64,
-    /// Of a token bucket the amount per period then in force; else 0.
+    /// For a token bucket, the amount per period at the reservation. Else 0.
     pub rate: u64,
 }
 
 impl Ticket {
-    /// As bytes; one longer than [`TICKET_BYTES_MAX`] loses what only the ledger wants to know.
+    /// Encodes the ticket. If it is longer than [`TICKET_BYTES_MAX`], it loses the session, which only the ledger
+    /// needs.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
         let note = |note: Note| wire::Note { tag: note.tag.to_string(), day: note.day, epoch: note.epoch };
         let mut buckets: Vec<wire::Bucket> = Vec::new();
-        for taking in self.takings {
-            let Bucket { tag, rest } = &*taking.bucket;
-            let name = taking.name.to_string();
+        for debit in self.debits {
+            let Bucket { tag, rest } = &*debit.bucket;
+            let name = debit.name.to_string();
             let taken =
-                wire::Taking { name, window: taking.window, reserved: taking.reserved, rate: taking.rate };
+                wire::Debit { name, window: debit.window, reserved: debit.reserved, rate: debit.rate };
             match buckets.iter_mut().find(|bucket| bucket.tag == *tag && bucket.rest == *rest) {
-                Some(bucket) => bucket.takings.push(taken),
+                Some(bucket) => bucket.debits.push(taken),
                 None => {
-                    buckets.push(wire::Bucket { tag: tag.clone(), rest: rest.clone(), takings: vec![taken] });
+                    buckets.push(wire::Bucket { tag: tag.clone(), rest: rest.clone(), debits: vec![taken] });
                 }
             }
         }
@@ -130,7 +124,7 @@ impl Ticket {
         ticket.encode_to_vec()
     }
 
-    /// Reads one; an empty or unreadable one says nothing.
+    /// Decodes a ticket. Returns `None` if it is empty or unreadable.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {
@@ -138,14 +132,14 @@ impl Ticket {
         }
         let ticket = wire::Ticket::decode(bytes).ok()?;
         let note = |note: wire::Note| Note { tag: note.tag.into(), day: note.day, epoch: note.epoch };
-        let takings = ticket.buckets.into_iter().flat_map(|bucket| {
+        let debits = ticket.buckets.into_iter().flat_map(|bucket| {
             let of = Arc::new(Bucket { tag: bucket.tag, rest: bucket.rest });
-            bucket.takings.into_iter().map(move |taking| Taking {
+            bucket.debits.into_iter().map(move |debit| Debit {
                 bucket: Arc::clone(&of),
-                name: taking.name.into(),
-                window: taking.window,
-                reserved: taking.reserved,
-                rate: taking.rate,
+                name: debit.name.into(),
+                window: debit.window,
+                reserved: debit.reserved,
+                rate: debit.rate,
             })
         });
         Some(Self {
@@ -155,7 +149,7 @@ impl Ticket {
             prompt_bytes: ticket.prompt_bytes,
             output_tokens: ticket.output_tokens,
             notes: ticket.notes.into_iter().map(note).collect(),
-            takings: takings.collect(),
+            debits: debits.collect(),
         })
     }
 }
@@ -164,17 +158,17 @@ impl Ticket {
 mod tests {
     use super::*;
 
-    fn ticket(takings: usize) -> Ticket {
+    fn ticket(debits: usize) -> Ticket {
         let bucket = |rest: &str| Arc::new(Bucket { tag: "consumer=alice".into(), rest: rest.into() });
-        let taking = |i| Taking {
+        let debit = |i| Debit {
             bucket: bucket(if i % 2 == 0 { "" } else { "model=m" }),
             name: format!("limit-{i}").into(),
             window: 1_800_000_000_000,
             reserved: 10_000,
             rate: 0,
         };
-        let mut takings: Vec<Taking> = (0..takings).map(taking).collect();
-        takings.sort_by(|a, b| a.bucket.cmp(&b.bucket));
+        let mut debits: Vec<Debit> = (0..debits).map(debit).collect();
+        debits.sort_by(|a, b| a.bucket.cmp(&b.bucket));
         Ticket {
             consumer: "alice".into(),
             model: "m".into(),
@@ -182,16 +176,16 @@ mod tests {
             prompt_bytes: 7,
             output_tokens: 512,
             notes: vec![Note { tag: "limits".into(), day: 20_000, epoch: 1_800_000_000_000 }],
-            takings,
+            debits,
         }
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
-        for takings in [0, 1, 4, 16] {
-            let bytes = ticket(takings).encode();
+    fn a_ticket_survives_encoding() {
+        for debits in [0, 1, 4, 16] {
+            let bytes = ticket(debits).encode();
             assert!(bytes.len() < 700, "{}", bytes.len());
-            assert_eq!(Ticket::decode(&bytes), Some(ticket(takings)));
+            assert_eq!(Ticket::decode(&bytes), Some(ticket(debits)));
             for end in 0..bytes.len() {
                 let _ = Ticket::decode(&bytes[..end]);
             }

@@ -1,31 +1,32 @@
-//! RateLimitHeaders that tell a client of the limits it is under.
+//! Response headers that show a client its limits.
 
 use std::fmt::Write as _;
 
 use evenkeel_domain::settings::RateLimitHeaders;
 
-use super::judge::Status;
+use super::response::DescriptorStatus;
 
-/// Tells of the limit that is over, or of the one of which least is left; the IETF draft of all.
-pub(super) fn headers(headers: RateLimitHeaders, statuses: &[Status]) -> Vec<(&'static str, String)> {
+/// Returns the headers for the limit that is over or has least left; those of the IETF draft show all limits.
+pub(super) fn headers(which: RateLimitHeaders, statuses: &[DescriptorStatus]) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
-    if headers == RateLimitHeaders::default() {
+    if which == RateLimitHeaders::default() {
         return all;
     }
     let limited = || statuses.iter().filter_map(|status| Some((status, status.limit.as_ref()?)));
-    let Some((nearest, limit)) = limited().min_by_key(|(status, _)| (!status.over, status.remaining)) else {
+    let Some((tightest, limit)) = limited().min_by_key(|(status, _)| (!status.over, status.remaining)) else {
         return all;
     };
-    let values = || [limit.requests.to_string(), nearest.remaining.to_string(), nearest.reset_s.to_string()];
-    if headers.plain {
+    let values =
+        || [limit.requests.to_string(), tightest.remaining.to_string(), tightest.reset_s.to_string()];
+    if which.plain {
         all.extend(["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"].into_iter().zip(values()));
     }
-    if headers.x {
+    if which.x {
         all.extend(
             ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"].into_iter().zip(values()),
         );
     }
-    if headers.ietf {
+    if which.ietf {
         let (mut policy, mut state) = (String::new(), String::new());
         for (status, limit) in limited() {
             let separator = if policy.is_empty() { "" } else { ", " };
@@ -40,7 +41,7 @@ pub(super) fn headers(headers: RateLimitHeaders, statuses: &[Status]) -> Vec<(&'
     all
 }
 
-/// A name as a string of structured fields: printable ASCII, quotes and backslashes escaped.
+/// Returns a name as a string of structured fields (RFC 9651): printable ASCII, with quotes and backslashes escaped.
 fn quoted(name: &str) -> String {
     let name = if name.is_empty() { "limit" } else { name };
     let mut text = String::with_capacity(name.len() + 2);
@@ -59,21 +60,22 @@ fn quoted(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rls::{judge::Told, unit::Unit};
+    use crate::rls::{response::CurrentLimit, unit::Unit};
 
-    fn status(name: &str, requests: u32, unit: Unit, remaining: u32) -> Status {
-        let limit = Some(Told { name: name.into(), requests, unit });
-        Status { over: false, limit, remaining, reset_s: unit.ms() / 1000 }
+    fn status(name: &str, requests: u32, unit: Unit, remaining: u32) -> DescriptorStatus {
+        let limit = Some(CurrentLimit { name: name.into(), requests, unit });
+        DescriptorStatus { over: false, limit, remaining, reset_s: unit.ms() / 1000 }
     }
 
-    fn lines(which: RateLimitHeaders, statuses: &[Status]) -> Vec<String> {
+    fn lines(which: RateLimitHeaders, statuses: &[DescriptorStatus]) -> Vec<String> {
         headers(which, statuses).iter().map(|(name, value)| format!("{name}: {value}")).collect()
     }
 
     #[test]
-    fn they_tell_of_the_nearest_limit() {
+    fn plain_headers_show_the_tightest_limit() {
         let all = RateLimitHeaders { plain: true, x: true, ietf: true };
-        let statuses = [status("", 10, Unit::Hour, 9), status("two", 2, Unit::Minute, 1), Status::default()];
+        let statuses =
+            [status("", 10, Unit::Hour, 9), status("two", 2, Unit::Minute, 1), DescriptorStatus::default()];
         let expected = [
             "RateLimit-Limit: 2",
             "RateLimit-Remaining: 1",
@@ -85,16 +87,19 @@ mod tests {
             "RateLimit: \"limit\";r=9;t=3600, \"two\";r=1;t=60",
         ];
         assert_eq!(lines(all, &statuses), expected);
-        let over = Status { over: true, ..status("", 5, Unit::Day, 0) };
+        let over = DescriptorStatus { over: true, ..status("", 5, Unit::Day, 0) };
         let plain = RateLimitHeaders { plain: true, ..RateLimitHeaders::default() };
         let found = lines(plain, &[status("", 3, Unit::Day, 0), over]);
-        assert_eq!(found[0], "RateLimit-Limit: 5", "the one that refuses");
+        assert_eq!(found[0], "RateLimit-Limit: 5", "the limit that is over");
     }
 
     #[test]
-    fn without_a_limit_there_are_none() {
+    fn without_a_limit_there_are_no_headers() {
         let all = RateLimitHeaders { plain: true, x: true, ietf: true };
-        assert_eq!(lines(all, &[Status { remaining: u32::MAX, ..Status::default() }]), [""; 0]);
+        assert_eq!(
+            lines(all, &[DescriptorStatus { remaining: u32::MAX, ..DescriptorStatus::default() }]),
+            [""; 0]
+        );
         assert_eq!(lines(RateLimitHeaders::default(), &[status("", 10, Unit::Hour, 9)]), [""; 0]);
     }
 

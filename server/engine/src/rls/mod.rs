@@ -1,18 +1,28 @@
-//! Envoy's rate limit service: files of limits as users of envoyproxy/ratelimit have them, the descriptors that meet
-//! them, and the answers. [`file`] reads files, [`tree`] finds limits, [`judge`] answers, [`load`] keeps up with the
-//! files. What counts is [`evenkeel_store::counters`].
+//! Envoy's rate limit service, with the files of envoyproxy/ratelimit: [`RateLimiter`] evaluates requests against
+//! [`Rules`], which [`load`] compiles from the files and [`Loader`] keeps up to date. The counters themselves are those
+//! of [`evenkeel_store::counters`].
 
-pub mod file;
+mod compile;
+mod counter_key;
+mod file;
+mod files;
 mod headers;
-pub mod judge;
-pub mod load;
-mod tally;
-pub mod tree;
-pub mod unit;
+mod loader;
+mod metrics;
+mod pattern;
+mod rate_limiter;
+mod request;
+mod response;
+mod tree;
+mod unit;
+mod watcher;
 
 pub use file::Fault;
-pub use judge::{Answer, Descriptor, Judge, Question, Status};
-pub use load::{Faults, LoadMetrics, Loader, load};
-pub use tally::{Tallies, VALUES_MAX};
-pub use tree::{Entry, Rules};
+pub use files::{Faults, load};
+pub use loader::{LoadMetrics, Loader};
+pub use metrics::RateLimitMetrics;
+pub use rate_limiter::RateLimiter;
+pub use request::{Descriptor, DescriptorEntry, RateLimitRequest};
+pub use response::{CurrentLimit, DescriptorStatus, Evaluation};
+pub use tree::Rules;
 pub use unit::Unit;

@@ -1,22 +1,18 @@
-//! Units of time in which a limit counts.
+//! Units of time of the limits.
 
 use std::fmt;
 
 const SECOND_MS: u64 = 1000;
 const DAY_MS: u64 = 86_400 * SECOND_MS;
 
-/// A unit. All have a fixed length, and begin at whole multiples of it since the Unix epoch.
+/// A unit has a fixed length, and its windows start at whole multiples of that length since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
-    /// 1 second.
     Second,
-    /// 60 seconds.
     Minute,
-    /// 3,600 seconds.
     Hour,
-    /// 24 hours.
     Day,
-    /// 7 days, from Thursday on.
+    /// 7 days; starts on Thursday.
     Week,
     /// 30 days.
     Month,
@@ -25,17 +21,17 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// All, the shortest first.
+    /// All units, the shortest first.
     pub const ALL: [Self; 7] =
         [Self::Second, Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
 
-    /// Reads a name, in upper or lower case.
+    /// Parses a name in upper or lower case.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|unit| unit.name().eq_ignore_ascii_case(name))
     }
 
-    /// Its name in configurations.
+    /// Returns the name in files of limits.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -49,7 +45,6 @@ impl Unit {
         }
     }
 
-    /// Its length.
     #[must_use]
     pub fn ms(self) -> u64 {
         match self {

@@ -67,7 +67,7 @@ impl Admit {
                     let (status, reason) = (denied.status, denied.reason().as_str_name());
                     anyhow::bail!("denied: {status} {reason}, retry after {} ms", denied.retry_after_ms)
                 }
-                Some(Answer::Answered(_)) | None => {
+                Some(Answer::DirectResponse(_)) | None => {
                     anyhow::bail!("the sidecar gave no answer that this version understands")
                 }
             };

@@ -1,4 +1,4 @@
-//! `evenkeel check-config`, and how configuration files are read.
+//! `evenkeel check-config`, and how commands load configuration files.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use evenkeel_config::{Config, Faults};
 use evenkeel_domain::settings::LimitFiles;
-use evenkeel_engine::rls::{self, Tallies};
+use evenkeel_engine::rls::{self, RateLimitMetrics};
 use serde::Serialize;
 use serde_json::json;
 
@@ -20,45 +20,45 @@ pub(crate) struct CheckConfig {
     /// The file
     #[arg(value_name = "FILE", required_unless_present = "rate_limit")]
     config: Option<PathBuf>,
-    /// A file of limits as envoyproxy/ratelimit reads them, or a directory of such files
+    /// A file of limits in the format of envoyproxy/ratelimit, or a directory of such files
     #[arg(long, value_name = "PATH")]
     rate_limit: Option<PathBuf>,
-    /// How to print what is found
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }
 
-/// What is wrong with a configuration file, and with the files of limits it names.
+/// The faults of a configuration file and of the files of limits that it names.
 #[derive(Debug)]
-pub(super) struct Faulty {
+pub(super) struct InvalidConfig {
     path: PathBuf,
     faults: Faults,
     files: Option<rls::Faults>,
 }
 
-impl fmt::Display for Faulty {
+impl fmt::Display for InvalidConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path.display(), self.faults)?;
         self.files.as_ref().map_or(Ok(()), |files| write!(f, "\n{files}"))
     }
 }
 
-impl std::error::Error for Faulty {}
+impl std::error::Error for InvalidConfig {}
 
-/// A configuration; where it is faulty, with the faults of the files it names.
-pub(super) fn load(path: &Path) -> Result<Config, Faulty> {
+/// Loads a configuration. If it is faulty, the error also has the faults of the files of limits that it names.
+pub(super) fn load(path: &Path) -> Result<Config, InvalidConfig> {
     Config::load(path).map_err(|faults| {
         let source = Config::rate_limit_files(path);
-        let files = source.and_then(|source| rls::load(&source, &Tallies::unregistered()).err());
-        Faulty { path: path.to_owned(), faults, files }
+        let files = source.and_then(|source| rls::load(&source, &RateLimitMetrics::unregistered()).err());
+        InvalidConfig { path: path.to_owned(), faults, files }
     })
 }
 
-/// What was checked, and what was found.
+/// What was checked and found.
 #[derive(Default)]
 struct Report {
-    /// Files that are in order, and what they hold.
-    good: Vec<(String, String)>,
+    /// Valid files and their summaries.
+    valid: Vec<(String, String)>,
     findings: Vec<Finding>,
 }
 
@@ -74,9 +74,9 @@ impl CheckConfig {
         let mut report = Report::default();
         let result = report.check(self.config.as_deref(), self.rate_limit);
         if self.output == Output::Table {
-            report.show()?;
+            report.print_text()?;
         } else {
-            let files = report.good.iter().map(|(file, summary)| json!({"file": file, "summary": summary}));
+            let files = report.valid.iter().map(|(file, summary)| json!({"file": file, "summary": summary}));
             let files = files.collect::<Vec<_>>();
             let whole = json!({"ok": result.is_ok(), "files": files, "findings": report.findings});
             self.output.list(&report.findings, &whole)?;
@@ -86,43 +86,43 @@ impl CheckConfig {
 }
 
 impl Report {
-    /// Collects the findings.
+    /// Checks the files and collects findings.
     ///
     /// # Errors
-    /// All faults, in words.
+    /// All faults.
     fn check(&mut self, config: Option<&Path>, rate_limit: Option<PathBuf>) -> anyhow::Result<()> {
         if let Some(path) = rate_limit {
             self.check_limits(&LimitFiles { path, merge_domains: false })?;
         }
         let Some(path) = config else { return Ok(()) };
         let file = path.display().to_string();
-        let config = load(path).inspect_err(|faulty| {
-            let files = faulty.files.iter().flat_map(|files| files.0.iter().map(ToString::to_string));
-            for fault in faulty.faults.0.iter().cloned().chain(files) {
+        let config = load(path).inspect_err(|invalid| {
+            let files = invalid.files.iter().flat_map(|files| files.0.iter().map(ToString::to_string));
+            for fault in invalid.faults.0.iter().cloned().chain(files) {
                 self.found(&file, "fault", fault);
             }
         })?;
         for warning in &config.warnings {
             self.found(&file, "warning", warning.clone());
         }
-        let names = config.looking_at_model();
+        let names = config.uses_of_model();
         if !names.is_empty() {
             let names = names.join(", ");
             let warning = format!(
-                "limits: {names} look at the model, which is only known where the plugin has read_body: true"
+                "limits: {names} use the model, which the gateway knows only if the plugin has read_body: true"
             );
             self.found(&file, "warning", warning);
         }
         if let Some(service) = &config.rate_limit_service {
             self.check_limits(&service.files)?;
         }
-        self.good.push((file, config.summary()));
+        self.valid.push((file, config.summary()));
         Ok(())
     }
 
     fn check_limits(&mut self, source: &LimitFiles) -> anyhow::Result<()> {
         let file = source.path.display().to_string();
-        let rules = rls::load(source, &Tallies::unregistered()).map_err(|faults| {
+        let rules = rls::load(source, &RateLimitMetrics::unregistered()).map_err(|faults| {
             faults.0.iter().for_each(|fault| self.found(&file, "fault", fault.to_string()));
             anyhow::Error::from(faults).context(file.clone())
         })?;
@@ -130,7 +130,7 @@ impl Report {
             self.found(&file, "warning", format!("{field}: has no effect"));
         }
         let (domains, limits) = rules.size();
-        self.good.push((file, format!("{limits} limits of {domains} domains")));
+        self.valid.push((file, format!("{limits} limits of {domains} domains")));
         Ok(())
     }
 
@@ -138,12 +138,12 @@ impl Report {
         self.findings.push(Finding { file: file.to_owned(), level, message });
     }
 
-    /// Prints it for a person. Faults are printed as the command's error.
-    fn show(&self) -> anyhow::Result<()> {
+    /// Prints the report for people. Faults are printed as the command's error.
+    fn print_text(&self) -> anyhow::Result<()> {
         for finding in self.findings.iter().filter(|finding| finding.level == "warning") {
             eprintln!("warning: {}", finding.message);
         }
-        for (file, summary) in &self.good {
+        for (file, summary) in &self.valid {
             put(&format!("{file}: ok ({summary})\n"))?;
         }
         Ok(())

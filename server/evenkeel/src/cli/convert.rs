@@ -8,13 +8,13 @@ use evenkeel_config::{HigressPlugin, convert_higress};
 
 use super::output::put;
 
-/// Print the limits of a Higress plugin's configuration as Evenkeel's own.
+/// Convert the limits of a Higress plugin's configuration to Evenkeel's and print them.
 #[derive(Args)]
 pub(crate) struct ConvertHigress {
     /// The plugin: ai-token-ratelimit or cluster-key-rate-limit
     #[arg(long, value_name = "PLUGIN")]
     plugin: HigressPlugin,
-    /// Which of several matching rule items count: first (Higress until June 2026) or all (since)
+    /// Which of several matching rule items count: first (Higress until June 2026) or all (since then)
     #[arg(long, value_name = "WHICH")]
     matching: Option<String>,
     /// The configuration, bare or as a WasmPlugin resource

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use evenkeel_config::Config;
-use evenkeel_domain::limit::{Condition, Facts, Key};
+use evenkeel_domain::limit::{Attributes, Condition, Key};
 use evenkeel_proto::v1::{self as pb, RuleKind};
 use serde::Serialize;
 use serde_json::json;
@@ -117,7 +117,7 @@ impl Explain {
 
     /// What applies by the configuration alone.
     fn offline(&self, config: &Config) -> anyhow::Result<()> {
-        let facts = Facts {
+        let facts = Attributes {
             consumer: self.consumer.clone(),
             source_ip: self.ip,
             path: self.path.clone(),
@@ -177,7 +177,7 @@ impl Item for Rule {
 }
 
 /// The key where it applies, and why; why not where it does not.
-fn judge(facts: &Facts, key: &Key, name: &str, when: &[Condition]) -> Result<(String, String), String> {
+fn judge(facts: &Attributes, key: &Key, name: &str, when: &[Condition]) -> Result<(String, String), String> {
     if let Some(unmet) = when.iter().find(|condition| !condition.holds(facts)) {
         return Err(format!("not {unmet}"));
     }

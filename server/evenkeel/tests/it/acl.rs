@@ -1,13 +1,15 @@
-//! The rights a sidecar needs of Redis: those of docs/operations.md, which all tests here run with, and not one less.
+//! The rights a sidecar needs in Redis: those of docs/operations.md suffice. All tests here run with them alone.
 
 use std::time::Duration;
 
 use evenkeel_proto::v1 as pb;
 
 use crate::support::{
+    admin::with_admin,
     eventually,
     redis::Redis,
-    sidecar::{Sidecar, pool},
+    requests::{admit_for, settle_success},
+    sidecar::Sidecar,
 };
 
 const CONFIG: &str = "
@@ -20,57 +22,29 @@ limits:
 - {name: at-once, counts: requests, amount: 5, algorithm: concurrency, key: [consumer]}
 - {name: none, counts: requests, amount: 0, per: 1m, when: [{attribute: model, exact: refused}]}
 quotas: [{name: credit, counts: tokens, kind: prepaid, default: 1M}]
-admin: {tokens: [{name: ops, token: 0123456789abcdef}]}
 ";
 
 async fn start(redis: &Redis) -> Sidecar {
-    Sidecar::start(&format!("store: {{type: redis, url: '{}', timeout: 5s}}\n{CONFIG}", redis.url())).await
+    Sidecar::start(&with_admin(&(redis.store(", timeout: 5s") + CONFIG))).await
 }
 
-/// A request from beginning to end, and one that is refused.
+/// Sends a request and settles it, and sends one that is refused.
 async fn serve(sidecar: &Sidecar, lease: u64) {
-    let subject = pb::Subject { consumer: "alice".into(), ..Default::default() };
-    let request = pb::AdmitRequest {
-        pool: Some(pool("llm")),
-        holder: "h".into(),
-        lease,
-        subject: Some(subject),
-        model: "m".into(),
-        request_id: format!("request-{lease}"),
-        session: "s".into(),
-        ..Default::default()
-    };
-    let refused = pb::AdmitRequest {
-        lease: lease + 1,
-        model: "refused".into(),
-        request_id: format!("refused-{lease}"),
-        ..request.clone()
-    };
-    let admitted = sidecar.gateway.clone().admit(request).await.unwrap().into_inner().answer.unwrap();
-    let pb::admit_response::Answer::Admitted(admitted) = admitted else { panic!("{admitted:?}") };
-    sidecar.gateway.clone().admit(refused).await.unwrap();
+    let request = pb::AdmitRequest { session: "s".into(), ..admit_for("alice", "m", lease) };
+    let admitted = sidecar.admitted(request).await;
+    let refused = pb::AdmitRequest { session: "s".into(), ..admit_for("alice", "refused", lease + 1) };
+    sidecar.send(refused).await;
     sidecar.keep_alive("llm", "h", lease + 1, &[(lease, Some(&admitted.endpoint))]).await;
-    let settle = pb::SettleRequest {
-        pool: Some(pool("llm")),
-        holder: "h".into(),
-        lease,
-        outcome: pb::Outcome::Success.into(),
-        status: 200,
-        tokens: Some(pb::Tokens { input: 10, output: 10, ..Default::default() }),
-        tokens_final: true,
-        ticket: admitted.ticket,
-        ..Default::default()
-    };
-    sidecar.gateway.clone().settle(settle).await.unwrap();
+    sidecar.end(settle_success(lease, admitted.ticket, 10, 10)).await;
 }
 
 #[tokio::test]
-async fn the_rights_that_are_documented_are_enough() {
+async fn the_documented_rights_are_enough() {
     let redis = Redis::start();
     let (one, other) = (start(&redis).await, start(&redis).await);
     serve(&one, 1).await;
     serve(&other, 11).await;
-    // Usage and activity leave by themselves; what asks for them has other calls.
+    // The sidecar writes usage and activity in the background, and reads them with other commands.
     eventually(Duration::from_secs(20), "usage is recorded", || async {
         let (status, body) = one.get("/api/v1/usage?by=consumer").await;
         if status == 200 && body.contains("alice") { Ok(()) } else { Err(body) }
@@ -82,9 +56,9 @@ async fn the_rights_that_are_documented_are_enough() {
     assert_eq!(redis.refused(), [""; 0]);
 }
 
-/// So the test above can fail.
+/// Shows that the test above can fail.
 #[tokio::test]
-async fn a_right_that_is_missing_is_told() {
+async fn a_missing_right_is_reported() {
     let redis = Redis::start();
     redis.command(&["ACL", "SETUSER", "evenkeel", "-hmget"]);
     let sidecar = start(&redis).await;

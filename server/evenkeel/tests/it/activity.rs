@@ -1,26 +1,26 @@
-//! What has happened, as any sidecar tells it: counts over time, refusals, limits and quotas, repairs, sidecars.
+//! Activity as any sidecar reports it: counts over time, refusals, limits and quotas, repairs, sidecars.
 
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::activity::{
-    Burn, FATES, Fate, Nearest, PoolSteps, Refused, Repair, RepairKind, Resolution, SidecarStatus,
+    ADMIT_RESULTS, AdmitResult, FullestKey, PoolSteps, QuotaCharges, Refused, Repair, RepairKind, Resolution,
+    SidecarStatus,
 };
 use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use evenkeel_store::{
     activity::{ActivityStore, REFUSALS_MAX, REPAIRS_MAX, Report},
-    memory_activity::MemoryActivity,
+    memory::MemoryActivity,
 };
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use http_body_util::BodyExt as _;
 use serde_json::Value;
 
-use crate::{
-    contract::{redis_options, redis_store},
-    support::{
-        eventually,
-        redis::{Cluster, Redis},
-        sidecar::{Sidecar, pool},
-    },
+use crate::support::{
+    admin::with_admin,
+    eventually, http,
+    redis::{Cluster, Redis},
+    requests::{admit_for, settle_success},
+    sidecar::Sidecar,
+    store::{redis_options, redis_store},
 };
 
 const SOON: Duration = Duration::from_secs(15);
@@ -33,25 +33,15 @@ limits:
 quotas:
 - {name: credit, counts: tokens, kind: prepaid, default: 100000}
 - {name: calls, counts: requests, kind: prepaid, default: 1000}
-admin: {tokens: [{name: ops, token: 0123456789abcdef}]}
 ";
 
 async fn two_sidecars(redis: &Redis) -> (Sidecar, Sidecar) {
-    let yaml = format!("store: {{type: redis, url: '{}', timeout: 200ms}}\n{CONFIG}", redis.url());
+    let yaml = with_admin(&(redis.store(", timeout: 200ms") + CONFIG));
     (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await)
 }
 
 async fn admit(sidecar: &Sidecar, consumer: &str, lease: u64) -> Answer {
-    let request = pb::AdmitRequest {
-        pool: Some(pool("llm")),
-        holder: "h".into(),
-        lease,
-        subject: Some(pb::Subject { consumer: consumer.into(), ..pb::Subject::default() }),
-        model: "m".into(),
-        request_id: format!("req-{lease}"),
-        ..pb::AdmitRequest::default()
-    };
-    sidecar.gateway.clone().admit(request).await.unwrap().into_inner().answer.unwrap()
+    sidecar.send(admit_for(consumer, "m", lease)).await
 }
 
 async fn json(sidecar: &Sidecar, path: &str) -> Value {
@@ -60,8 +50,8 @@ async fn json(sidecar: &Sidecar, path: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// Asks until the answer is as expected.
-async fn told(sidecar: &Sidecar, path: &str, expected: impl Fn(&Value) -> bool) -> Value {
+/// Gets a path until the response is as expected, and returns it.
+async fn becomes(sidecar: &Sidecar, path: &str, expected: impl Fn(&Value) -> bool) -> Value {
     eventually(SOON, path, || async {
         let (status, body) = sidecar.get(path).await;
         let answer = serde_json::from_str(&body).unwrap();
@@ -75,19 +65,19 @@ fn sum(series: &Value, fate: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn any_sidecar_tells_what_happened_at_all() {
+async fn any_sidecar_reports_the_activity_of_all() {
     let redis = Redis::start();
     let (a, b) = two_sidecars(&redis).await;
-    // Two at each, and of the fifth of one consumer it is known why it was refused.
+    // Two requests at each sidecar. The fifth of the same consumer is refused, and the reason is recorded.
     for (lease, sidecar) in [(1, &a), (2, &b), (3, &a), (4, &b)] {
         assert!(matches!(admit(sidecar, "alice", lease).await, Answer::Admitted(_)));
     }
     let Answer::Denied(denied) = admit(&a, "alice", 5).await else { panic!("not denied") };
     assert!(denied.headers.iter().any(|h| h.name == "x-request-id" && h.value == "req-5"), "{denied:?}");
-    // Another consumer finds every endpoint at its cap.
+    // For another consumer every endpoint is at its cap.
     assert!(matches!(admit(&a, "bob", 6).await, Answer::Denied(_)));
 
-    let activity = told(&b, "/api/v1/activity?span_ms=900000", |v| {
+    let activity = becomes(&b, "/api/v1/activity?span_ms=900000", |v| {
         ["shared", "limit", "pool_full"].map(|fate| sum(v, fate)) == [4, 1, 1]
     })
     .await;
@@ -97,7 +87,7 @@ async fn any_sidecar_tells_what_happened_at_all() {
     );
     let of_pool = json(&b, "/api/v1/activity?span_ms=172800000&cluster=llm").await;
     assert_eq!((sum(&of_pool, "shared"), of_pool["step_ms"].as_u64()), (4, Some(300_000)));
-    let overview = told(&b, "/api/v1/overview", |v| v["last_minute"]["admitted"] == 4).await;
+    let overview = becomes(&b, "/api/v1/overview", |v| v["last_minute"]["admitted"] == 4).await;
     assert_eq!(
         (&overview["last_minute"]["refused"], &overview["totals"]["sidecars"]),
         (&2.into(), &2.into())
@@ -106,7 +96,7 @@ async fn any_sidecar_tells_what_happened_at_all() {
     assert_eq!(overview["pools"][0]["full"], 2);
     assert_eq!(overview["quotas"][0]["kind"], "prepaid");
 
-    let refusal = told_refusal(&b, "req-5").await;
+    let refusal = refusal_of(&b, "req-5").await;
     assert_eq!(
         (&refusal["reason"], &refusal["limit"], &refusal["consumer"]),
         (&"limit".into(), &"rpm".into(), &"alice".into())
@@ -114,7 +104,7 @@ async fn any_sidecar_tells_what_happened_at_all() {
     assert_eq!((&refusal["amount"], &refusal["used"], &refusal["cost"]), (&4.into(), &4.into(), &1.into()));
     assert_eq!((&refusal["status"], &refusal["pool"]["cluster"]), (&429.into(), &"llm".into()));
     assert!(refusal["why"].as_str().unwrap().contains("\"rpm\" of 4 requests"), "{refusal}");
-    let full = told_refusal(&b, "req-6").await;
+    let full = refusal_of(&b, "req-6").await;
     assert_eq!(
         (&full["reason"], &full["consumer"], &full["model"]),
         (&"pool_full".into(), &"bob".into(), &"m".into())
@@ -128,7 +118,7 @@ async fn any_sidecar_tells_what_happened_at_all() {
     assert_eq!((message.reason(), &*message.key), (pb::Reason::Limit, "consumer=alice"));
 }
 
-async fn told_refusal(sidecar: &Sidecar, id: &str) -> Value {
+async fn refusal_of(sidecar: &Sidecar, id: &str) -> Value {
     let path = format!("/api/v1/refusals/{id}");
     eventually(SOON, &path, || async {
         let (status, body) = sidecar.get(&path).await;
@@ -138,13 +128,13 @@ async fn told_refusal(sidecar: &Sidecar, id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn limits_are_told_as_they_stand_now_and_quotas_with_their_end() {
+async fn limits_report_current_use_and_quotas_their_burn_rate() {
     let redis = Redis::start();
     let (a, b) = two_sidecars(&redis).await;
     for (lease, consumer) in [(1, "alice"), (2, "alice"), (3, "alice"), (4, "bob")] {
         admit(&a, consumer, lease).await;
     }
-    let fullest = told(&b, "/api/v1/limits/fullest", |v| v["total"] == 2).await;
+    let fullest = becomes(&b, "/api/v1/limits/fullest", |v| v["total"] == 2).await;
     let first = &fullest["keys"][0];
     assert_eq!(
         (&first["key"], &first["used"], &first["share"]),
@@ -154,51 +144,41 @@ async fn limits_are_told_as_they_stand_now_and_quotas_with_their_end() {
     let found = json(&b, "/api/v1/limits/fullest?search=bob&limit=rpm").await;
     assert_eq!((&found["total"], &found["keys"][0]["used"]), (&1.into(), &1.into()));
 
-    let end = pb::SettleRequest {
-        pool: Some(pool("llm")),
-        holder: "h".into(),
-        lease: 1,
-        outcome: pb::Outcome::Success.into(),
-        status: 200,
-        tokens: Some(pb::Tokens { input: 400, output: 600, ..pb::Tokens::default() }),
-        tokens_final: true,
-        ..pb::SettleRequest::default()
-    };
-    a.gateway.clone().settle(end).await.unwrap();
-    let rates = told(&b, "/api/v1/quotas/burn-rates?quota=credit", |v| {
+    a.end(settle_success(1, Vec::new(), 400, 600)).await;
+    let rates = becomes(&b, "/api/v1/quotas/burn-rates?quota=credit", |v| {
         v["burn_rates"].as_array().unwrap().iter().any(|one| one["burn_per_hour"].as_f64() > Some(0.0))
     })
     .await;
     let alice =
         rates["burn_rates"].as_array().unwrap().iter().find(|one| one["consumer"] == "alice").unwrap();
-    // Judged by the time since the step of five minutes began, and by five minutes at least.
+    // The rate covers the time since the step of five minutes began, and at least five minutes.
     let rate = alice["burn_per_hour"].as_f64().unwrap();
     assert!((6_000.0..=12_000.0).contains(&rate), "{alice}");
     assert!(alice["runs_out_at_ms"].as_u64() > Some(0) && alice["counts"] == "tokens", "{alice}");
 }
 
 #[tokio::test]
-async fn a_quota_burns_by_what_was_admitted_only() {
+async fn only_admitted_requests_count_in_a_burn_rate() {
     let sidecar = Sidecar::start(&CONFIG.replace("amount: 4", "amount: 400")).await;
-    // Four find room.
+    // Four are admitted.
     for lease in 1..=20 {
         admit(&sidecar, "alice", lease).await;
     }
-    told(&sidecar, "/api/v1/activity", |v| sum(v, "shared") == 4 && sum(v, "pool_full") == 16).await;
-    // Lists are told less often than counts.
+    becomes(&sidecar, "/api/v1/activity", |v| sum(v, "shared") == 4 && sum(v, "pool_full") == 16).await;
+    // Sidecars report lists less often than counts.
     let rate = |v: &Value| v["burn_rates"][0]["burn_per_hour"].as_f64().unwrap_or(0.0);
-    let burns = told(&sidecar, "/api/v1/quotas/burn-rates?quota=calls", |v| rate(v) >= 24.0).await;
+    let burns = becomes(&sidecar, "/api/v1/quotas/burn-rates?quota=calls", |v| rate(v) >= 24.0).await;
     assert!(rate(&burns) <= 48.0, "4 in five to ten minutes: {burns}");
 }
 
 #[tokio::test]
-async fn sidecars_and_repairs_are_told() {
+async fn sidecars_and_repairs_are_reported() {
     let redis = Redis::start();
     let (a, b) = two_sidecars(&redis).await;
     a.lease("llm", "g", 1).await;
-    // The gateway has it no more.
+    // The gateway no longer has the lease.
     a.keep_alive("llm", "g", 1, &[]).await;
-    let repairs = told(&b, "/api/v1/repairs", |v| !v["repairs"].as_array().unwrap().is_empty()).await;
+    let repairs = becomes(&b, "/api/v1/repairs", |v| !v["repairs"].as_array().unwrap().is_empty()).await;
     let repair = &repairs["repairs"][0];
     assert_eq!(
         (&repair["kind"], &repair["holder"], &repair["count"]),
@@ -209,7 +189,7 @@ async fn sidecars_and_repairs_are_told() {
     let alive = |v: &Value| {
         v["sidecars"].as_array().unwrap().iter().filter(|sidecar| sidecar["alive"] == true).count()
     };
-    let sidecars = told(&b, "/api/v1/sidecars", |v| alive(v) == 2).await;
+    let sidecars = becomes(&b, "/api/v1/sidecars", |v| alive(v) == 2).await;
     let all = sidecars["sidecars"].as_array().unwrap();
     assert_eq!(all[0]["limits_revision"], all[1]["limits_revision"]);
     assert!(all.iter().any(|sidecar| sidecar["holders"] == 1), "{sidecars}");
@@ -217,26 +197,26 @@ async fn sidecars_and_repairs_are_told() {
     let names = |v: &Value| v["sidecars"].as_array().unwrap().len();
     a.shutdown.cancel();
     a.task.await.unwrap().unwrap();
-    let left = told(&b, "/api/v1/sidecars", |v| alive(v) == 1).await;
-    assert_eq!(names(&left), 2, "one that ended is told of for a while: {left}");
+    let left = becomes(&b, "/api/v1/sidecars", |v| alive(v) == 1).await;
+    assert_eq!(names(&left), 2, "a stopped sidecar stays listed for a while: {left}");
 }
 
 #[tokio::test]
-async fn while_the_store_is_away_pools_are_told_and_the_rest_is_an_error() {
+async fn pools_are_reported_while_the_store_is_down() {
     let mut redis = Redis::start();
     let (a, _b) = two_sidecars(&redis).await;
     a.lease("llm", "g", 1).await;
-    told(&a, "/api/v1/overview", |v| v["totals"]["in_flight"] == 1).await;
+    becomes(&a, "/api/v1/overview", |v| v["totals"]["in_flight"] == 1).await;
     redis.kill();
-    let overview = told(&a, "/api/v1/overview", |v| v["store"]["up"] == false).await;
+    let overview = becomes(&a, "/api/v1/overview", |v| v["store"]["up"] == false).await;
     assert_eq!(overview["totals"]["in_flight"], 1);
     let (status, body) = a.get("/api/v1/sidecars").await;
     assert!(status == 503 && body.contains("unavailable"), "{status} {body}");
     assert!(matches!(a.admit("llm", "g", 2).await, Answer::Admitted(_)));
     redis.restart();
-    // What happened meanwhile was kept.
-    told(&a, "/api/v1/activity", |v| sum(v, "local") == 1 && sum(v, "shared") == 1).await;
-    told(&a, "/api/v1/sidecars", |v| {
+    // The sidecar kept what happened meanwhile.
+    becomes(&a, "/api/v1/activity", |v| sum(v, "local") == 1 && sum(v, "shared") == 1).await;
+    becomes(&a, "/api/v1/sidecars", |v| {
         let sidecars = v["sidecars"].as_array().unwrap();
         sidecars.iter().any(|sidecar| sidecar["store_losses"].as_u64() > Some(0))
     })
@@ -250,7 +230,7 @@ async fn lists_are_sorted_paged_and_searched_and_errors_name_the_field() {
     let yaml = format!("pools:\n- {{cluster: llm, cap: 4, endpoints: [{}]}}\n", endpoints.join(", "));
     let sidecar = Sidecar::start(&yaml).await;
     let busy = sidecar.lease("llm", "g", 1).await;
-    let page = told(&sidecar, "/api/v1/endpoints?cluster=llm", |v| v["pool"]["in_flight"] == 1).await;
+    let page = becomes(&sidecar, "/api/v1/endpoints?cluster=llm", |v| v["pool"]["in_flight"] == 1).await;
     let rows = page["endpoints"].as_array().unwrap();
     assert_eq!((rows.len(), &page["total"], &page["pool"]["endpoints"]), (50, &500.into(), &500.into()));
     assert_eq!((&rows[0]["address"], &rows[0]["in_flight"]), (&(&*busy).into(), &1.into()));
@@ -284,13 +264,11 @@ async fn lists_are_sorted_paged_and_searched_and_errors_name_the_field() {
 }
 
 #[tokio::test]
-async fn a_watch_tells_at_once_then_changes_and_ends_with_the_sidecar() {
+async fn a_watch_sends_a_snapshot_then_changes_until_the_sidecar_stops() {
     let sidecar = Sidecar::start(CONFIG).await;
     sidecar.lease("llm", "g", 1).await;
-    told(&sidecar, "/api/v1/overview", |v| v["totals"]["in_flight"] == 1).await;
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<axum::body::Bytes>>();
-    let uri = format!("http://{}/api/v1/watch?cluster=llm", sidecar.addresses.http).parse().unwrap();
-    let response = client.get(uri).await.unwrap();
+    becomes(&sidecar, "/api/v1/overview", |v| v["totals"]["in_flight"] == 1).await;
+    let response = http::open(&sidecar.addresses.http, "/api/v1/watch?cluster=llm").await;
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     assert_eq!(response.headers()["x-accel-buffering"], "no");
     let mut body = response.into_body();
@@ -331,7 +309,7 @@ async fn stores_agree() {
 
 async fn reports_replace_each_other(store: &dyn ActivityStore) {
     let status = |id: &str, admitted| SidecarStatus { id: id.into(), admitted, ..SidecarStatus::default() };
-    let nearest = Nearest {
+    let nearest = FullestKey {
         limit: "l".into(),
         tag: "consumer=a".into(),
         rest: String::new(),
@@ -341,12 +319,12 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
         shadow: true,
         seen_at_ms: 3,
     };
-    let burn = Burn { quota: "q".into(), charged: vec![(0, 5)], ..Burn::default() };
+    let charges = QuotaCharges { quota: "q".into(), charged: vec![(0, 5)], ..QuotaCharges::default() };
     for admitted in [1, 2] {
         let report = Report {
             status: Some(status("a", admitted)),
-            nearest: Some(vec![nearest.clone()]),
-            burns: Some(vec![burn.clone()]),
+            fullest_keys: Some(vec![nearest.clone()]),
+            charges: Some(vec![charges.clone()]),
         };
         store.report("a", &report).await.unwrap();
     }
@@ -356,14 +334,16 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
     statuses.sort_by_key(|status| status.admitted);
     assert_eq!(statuses.iter().map(|s| (&*s.id, s.admitted)).collect::<Vec<_>>(), [("a", 2), ("b", 9)]);
     assert!(statuses.iter().all(|status| status.seen_at_ms > 1_600_000_000_000));
-    assert_eq!(store.nearest().await.unwrap(), [vec![nearest]]);
-    assert_eq!(store.burns().await.unwrap(), [vec![burn]]);
+    assert_eq!(store.fullest_keys().await.unwrap(), [vec![nearest]]);
+    assert_eq!(store.quota_charges().await.unwrap(), [vec![charges]]);
     store.forget(&["a".into()]).await.unwrap();
     assert_eq!(store.statuses().await.unwrap().len(), 1);
-    assert!(store.nearest().await.unwrap().is_empty() && store.burns().await.unwrap().is_empty());
+    assert!(
+        store.fullest_keys().await.unwrap().is_empty() && store.quota_charges().await.unwrap().is_empty()
+    );
 
     let steps = |n| {
-        let counts = [n; FATES];
+        let counts = [n; ADMIT_RESULTS];
         vec![PoolSteps { route: "r".into(), cluster: "c".into(), steps: vec![(3, counts)] }]
     };
     for n in [1, 2] {
@@ -383,7 +363,7 @@ async fn lists_are_bounded(store: &dyn ActivityStore) {
         at_ms: i as u64,
         route: String::new(),
         cluster: "c".into(),
-        reason: Fate::Quota,
+        reason: AdmitResult::Quota,
         why: "none left".into(),
         status: 429,
         retry_after_ms: 0,

@@ -1,44 +1,17 @@
-//! The configuration of a running sidecar, and the commands that read one.
+//! Reloading the configuration of a running sidecar, and the commands that check one.
 
 use std::{
     fs,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use http_body_util::{BodyExt as _, Empty};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use crate::support::{command::offline, eventually, http::metric, process::Process};
 
-use crate::support::eventually;
-
-/// A sidecar as a process of its own, ended when dropped.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn evenkeel(arguments: &[&str]) -> (bool, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_evenkeel")).args(arguments).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.success(), text(output.stdout), text(output.stderr))
-}
-
-async fn metric(http: &str, name: &str) -> f64 {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Empty<axum::body::Bytes>>();
-    let response = client.get(format!("http://{http}/metrics").parse().unwrap()).await.unwrap();
-    let text = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
-    let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
-/// With a signal, and by watching; a fault keeps what was.
+/// It watches the file, and reads it on SIGHUP. A faulty file leaves the configuration in force.
 #[tokio::test]
-async fn the_file_is_read_again_by_a_running_sidecar() {
+async fn a_running_sidecar_reloads_a_changed_file() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let write = |limits: &str| {
@@ -47,14 +20,8 @@ async fn the_file_is_read_again_by_a_running_sidecar() {
         fs::rename(path("new"), path("evenkeel.yaml")).unwrap();
     };
     write("");
-    let child = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
-        .args([Path::new("serve"), Path::new("--config"), &path("evenkeel.yaml")])
-        .args([Path::new("--ready-file"), &path("ready")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let process = Process(child);
+    let ready_file = [Path::new("--ready-file"), &path("ready")];
+    let process = Process::serve(&path("evenkeel.yaml"), &ready_file, Stdio::null());
     let ready = || async { fs::read(path("ready")).map_err(|error| error.to_string()) };
     let ready: serde_json::Value =
         serde_json::from_slice(&eventually(Duration::from_secs(20), "serving", ready).await).unwrap();
@@ -74,7 +41,7 @@ async fn the_file_is_read_again_by_a_running_sidecar() {
     valid(1.0).await;
 
     let before = metric(http, "evenkeel_config_last_success_timestamp_seconds").await;
-    let signalled = Command::new("kill").args(["-HUP", &process.0.id().to_string()]).status().unwrap();
+    let signalled = Command::new("kill").args(["-HUP", &process.id().to_string()]).status().unwrap();
     assert!(signalled.success());
     eventually(Duration::from_secs(20), "read on SIGHUP", || async {
         let now = metric(http, "evenkeel_config_last_success_timestamp_seconds").await;
@@ -84,7 +51,7 @@ async fn the_file_is_read_again_by_a_running_sidecar() {
 }
 
 #[test]
-fn commands_tell_what_they_read_and_what_is_wrong() {
+fn check_config_reports_what_it_reads_and_what_is_wrong() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
     let rules = "rule_name: r\nrule_items:\n- limit_by_per_consumer: ''\n  limit_keys: [{key: '*', token_per_minute: 9}]";
@@ -95,28 +62,28 @@ fn commands_tell_what_they_read_and_what_is_wrong() {
          higress_rules: [{plugin: ai-token-ratelimit, file: higress.yaml}]",
     )
     .unwrap();
-    let (ok, out, err) = evenkeel(&["check-config", &path("evenkeel.yaml")]);
+    let (ok, out, err) = offline(&["check-config", &path("evenkeel.yaml")]);
     assert!(ok && out.ends_with("ok (0 pool rules, 2 limits, 1 other file, memory store)\n"), "{out}{err}");
     assert_eq!(err, "warning: limits[0].amount: is 0: every request it applies to is refused\n");
 
     let by_model = "limits: [{name: m, counts: requests, amount: 1, per: day, key: [model]}]\n\
                     quotas: [{name: q, counts: tokens, kind: prepaid, when: [{attribute: model, prefix: a}]}]";
     fs::write(path("model.yaml"), by_model).unwrap();
-    let (ok, _, err) = evenkeel(&["check-config", &path("model.yaml")]);
+    let (ok, _, err) = offline(&["check-config", &path("model.yaml")]);
     assert!(
-        ok && err.starts_with("warning: limits: m, q look at the model, ") && err.contains("read_body"),
+        ok && err.starts_with("warning: limits: m, q use the model, ") && err.contains("read_body"),
         "{err}"
     );
 
     let convert = ["convert-higress", "--plugin", "ai-token-ratelimit", &path("higress.yaml")];
-    let (ok, out, err) = evenkeel(&convert);
+    let (ok, out, err) = offline(&convert);
     assert!(ok && err.is_empty(), "{err}");
     fs::write(path("converted.yaml"), &out).unwrap();
-    let (ok, out, err) = evenkeel(&["check-config", &path("converted.yaml")]);
+    let (ok, out, err) = offline(&["check-config", &path("converted.yaml")]);
     assert!(ok && out.contains("1 limit, "), "{out}{err}");
 
     fs::write(path("higress.yaml"), rules.replace('9', "0")).unwrap();
-    let (ok, out, err) = evenkeel(&convert);
+    let (ok, out, err) = offline(&convert);
     assert!(!ok && out.is_empty(), "{out}");
     assert!(
         err.contains(
@@ -130,6 +97,6 @@ fn commands_tell_what_they_read_and_what_is_wrong() {
          higress_rules: [{plugin: ai-token-ratelimit, file: higress.yaml}]",
     )
     .unwrap();
-    let (ok, _, err) = evenkeel(&["check-config", &path("evenkeel.yaml")]);
+    let (ok, _, err) = offline(&["check-config", &path("evenkeel.yaml")]);
     assert!(!ok && err.contains("2 faults") && err.contains("limits[0].per: must be 1s..31d"), "{err}");
 }

@@ -2,58 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use evenkeel_domain::{Endpoint, HolderId, LeaseId, PoolId, Roster, settings::RedisOptions};
-use evenkeel_store::{
-    Admit, Choice, Held, Pool, Reaped, Repairs, Store, memory::MemoryStore, redis::RedisStore,
-};
-use evenkeel_telemetry::Metrics;
-use tokio_util::task::TaskTracker;
+use evenkeel_domain::{HolderId, Roster};
+use evenkeel_store::{Admit, Held, Pool, Reaped, Repairs, Store, memory::MemoryStore};
 
-use crate::support::redis::{Cluster, Redis};
+use crate::support::{
+    redis::{Cluster, Redis},
+    store::{held, holder, lease, pool, redis_options, redis_store, roster},
+};
 
 const TTL: Duration = Duration::from_secs(60);
 
-pub(crate) fn redis_options(urls: Vec<String>, cluster: bool, key_prefix: &str) -> RedisOptions {
-    RedisOptions {
-        urls,
-        cluster,
-        key_prefix: key_prefix.to_owned(),
-        timeout: Duration::from_secs(5),
-        connect_timeout: Duration::from_secs(5),
-    }
-}
-
-pub(crate) async fn redis_store(options: &RedisOptions, ttl: Duration) -> Arc<RedisStore> {
-    let store = RedisStore::new(options, ttl, Metrics::new().unwrap(), TaskTracker::new()).unwrap();
-    store.ping().await.unwrap();
-    Arc::new(store)
-}
-
-pub(crate) fn pool(route: &str, cluster: &str) -> Arc<Pool> {
-    Arc::new(Pool { id: PoolId::new(route, cluster).unwrap(), higress_table: false })
-}
-
-pub(crate) fn holder(id: &str) -> HolderId {
-    HolderId::new(id).unwrap()
-}
-
-pub(crate) fn lease(number: u64) -> LeaseId {
-    LeaseId::new(number).unwrap()
-}
-
-pub(crate) fn roster(endpoints: &[(&str, f64, u32)]) -> Arc<Roster> {
-    let endpoint =
-        |&(address, weight, cap): &(&str, f64, u32)| Endpoint { address: address.into(), weight, cap };
-    Arc::new(Roster::new(endpoints.iter().map(endpoint).collect()))
-}
-
-pub(crate) fn held(issued_through: u64, leases: &[(u64, Option<&str>)]) -> Held {
-    let entry = |&(id, endpoint): &(u64, Option<&str>)| (lease(id), endpoint.map(Into::into));
-    Held { issued_through, leases: leases.iter().map(entry).collect() }
-}
-
 /// One store under test.
-pub(crate) struct Subject {
+struct Subject {
     store: Arc<dyn Store>,
     pool: Arc<Pool>,
     /// Puts a holder past its deadline.
@@ -64,7 +24,7 @@ type Expire = Box<dyn Fn(&Arc<Pool>, &str) -> futures::future::BoxFuture<'static
 
 /// For pools whose names need no encoding in keys.
 async fn put_past_deadline(c: &mut impl redis::aio::ConnectionLike, prefix: &str, pool: &Pool, holder: &str) {
-    let key = format!("{prefix}ek1:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
+    let key = format!("{prefix}ek2:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
     redis::cmd("ZADD").arg(key).arg("XX").arg(1).arg(holder).exec_async(c).await.unwrap();
 }
 
@@ -78,7 +38,7 @@ fn expire_in_redis(connection: redis::aio::MultiplexedConnection, prefix: &'stat
 }
 
 impl Subject {
-    async fn admit(&self, roster: &Arc<Roster>, who: &str, number: u64, tie: u32) -> Choice {
+    async fn admit(&self, roster: &Arc<Roster>, who: &str, number: u64, tie: u32) -> Option<Arc<str>> {
         let admit = Admit {
             pool: Arc::clone(&self.pool),
             roster: Arc::clone(roster),
@@ -107,8 +67,8 @@ fn counts(expected: &[(&str, u64)]) -> BTreeMap<String, u64> {
     expected.iter().map(|(endpoint, n)| ((*endpoint).to_owned(), *n)).collect()
 }
 
-fn at(endpoint: &str) -> Choice {
-    Choice::Endpoint(endpoint.into())
+fn at(endpoint: &str) -> Option<Arc<str>> {
+    Some(endpoint.into())
 }
 
 async fn least_request_by_weight_under_caps(s: &Subject) {
@@ -118,7 +78,7 @@ async fn least_request_by_weight_under_caps(s: &Subject) {
     assert_eq!(s.admit(&r, "h", 3, 1).await, at("c")); // b is full: second of a, c
     assert_eq!(s.admit(&r, "h", 4, 7).await, at("a"));
     assert_eq!(s.admit(&r, "h", 5, 0).await, at("a"));
-    assert_eq!(s.admit(&r, "h", 6, 0).await, Choice::Full);
+    assert_eq!(s.admit(&r, "h", 6, 0).await, None);
     assert_eq!(s.counts().await, counts(&[("a", 2), ("b", 2), ("c", 1)]));
     assert!(s.settle("h", 3).await);
     assert_eq!(s.admit(&r, "h", 7, 0).await, at("c"));
@@ -128,7 +88,7 @@ async fn admitting_and_settling_twice_equals_once(s: &Subject) {
     let r = roster(&[("a", 1.0, 0), ("b", 1.0, 0)]);
     assert_eq!(s.admit(&r, "h", 1, 0).await, at("a"));
     assert_eq!(s.admit(&r, "h", 1, 1).await, at("a"));
-    // The endpoint of an existing lease is told even where it has left the roster.
+    // An existing lease keeps its endpoint even if that has left the roster.
     assert_eq!(s.admit(&roster(&[("b", 1.0, 0)]), "h", 1, 0).await, at("a"));
     assert_eq!(s.counts().await, counts(&[("a", 1)]));
     assert!(!s.settle("other", 1).await);
@@ -155,7 +115,7 @@ async fn the_table_becomes_the_holders_list(s: &Subject) {
     assert_eq!(s.counts().await, counts(&[]));
 }
 
-async fn the_living_are_not_reaped(s: &Subject) {
+async fn a_living_holder_is_not_reaped(s: &Subject) {
     let r = roster(&[("a", 1.0, 0)]);
     s.admit(&r, "h", 1, 0).await;
     assert_eq!(s.store.reap(&s.pool, &holder("h")).await.unwrap(), Reaped::default());
@@ -248,7 +208,7 @@ macro_rules! contract {
                 // Pools of several slots, with names that try to break the hash tag.
                 for pool in [pool("r", "c"), pool("", "outbound|80||x"), pool("{a}", "}b{")] {
                     let (store, pool) = (store.clone(), pool);
-                    // Needs a registry, or an expiry by hand, of this pool alone.
+                    // These need a registry with this pool alone, or expire its holder by hand.
                     let alone = name == "leases_and_pools_are_listed" || name.starts_with("a_dead_holder");
                     if alone && pool.id.route() != "r" { continue }
                     let expire = cluster.expire(concat!(stringify!($scenario), ":"));
@@ -263,7 +223,7 @@ contract!(
     least_request_by_weight_under_caps,
     admitting_and_settling_twice_equals_once,
     the_table_becomes_the_holders_list,
-    the_living_are_not_reaped,
+    a_living_holder_is_not_reaped,
     leases_and_pools_are_listed,
     many_leases_at_once,
     a_dead_holder_with_very_many_leases_is_reaped,

@@ -1,4 +1,4 @@
-//! Counters on virtual time: memory and Redis give the same answers to any interleaving, and no algorithm admits more
+//! Counters on virtual time: any interleaving has the same results in memory and on Redis, and no algorithm admits more
 //! than it states.
 
 use std::{
@@ -11,19 +11,19 @@ use std::{
 };
 
 use evenkeel_domain::limit::{
-    Bucket, Meter, OnOutage, Rule, Window,
+    Bucket, CounterRule, Meter, OnOutage, Window,
     rule::{SLOTS, slot_ms},
 };
 use evenkeel_store::{
-    counters::{Counters, Entry, Hold, Reading, ReservationId, Reserve, Settlement, Verdict},
+    counters::{Counters, Entry, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict},
     memory::MemoryCounters,
     redis::RedisStore,
 };
 use proptest::prelude::*;
 
-use crate::{
-    contract::{holder, lease, redis_options, redis_store},
-    support::redis::Redis,
+use crate::support::{
+    redis::Redis,
+    store::{holder, lease, redis_options, redis_store},
 };
 
 const START_MS: u64 = 1_800_000_000_000;
@@ -31,23 +31,23 @@ const DAY_MS: u64 = 86_400_000;
 const TTL: Duration = Duration::from_secs(60);
 
 /// Limits and quotas with small amounts and short periods, so that few steps meet their edges.
-fn rules() -> Vec<(&'static str, Rule)> {
+fn rules() -> Vec<(&'static str, CounterRule)> {
     let edges = [START_MS - 5000, START_MS, START_MS + 3000, START_MS + 9000];
     vec![
-        ("fixed", Rule::Fixed { amount: 10, window: Window::Length(1000) }),
-        ("calendar", Rule::Fixed { amount: 30, window: Window::Edges(edges) }),
-        ("sliding", Rule::Sliding { amount: 10, period_ms: 1000 }),
-        ("bucket", Rule::Drain { burst: 6, amount: 10, period_ms: 1000 }),
-        ("running", Rule::Running { amount: 3, ttl_ms: 1500 }),
-        ("credit", Rule::Prepaid { default: Some(60) }),
-        ("no-credit", Rule::Prepaid { default: None }),
-        ("budget", Rule::Budget { default: Some(20), window: Window::Length(2000) }),
-        ("no-budget", Rule::Budget { default: None, window: Window::Length(2000) }),
+        ("fixed", CounterRule::Fixed { amount: 10, window: Window::Length(1000) }),
+        ("calendar", CounterRule::Fixed { amount: 30, window: Window::Edges(edges) }),
+        ("sliding", CounterRule::Sliding { amount: 10, period_ms: 1000 }),
+        ("bucket", CounterRule::TokenBucket { burst: 6, amount: 10, period_ms: 1000 }),
+        ("running", CounterRule::Running { amount: 3, ttl_ms: 1500 }),
+        ("credit", CounterRule::Prepaid { default: Some(60) }),
+        ("no-credit", CounterRule::Prepaid { default: None }),
+        ("budget", CounterRule::Budget { default: Some(20), window: Window::Length(2000) }),
+        ("no-budget", CounterRule::Budget { default: None, window: Window::Length(2000) }),
     ]
 }
 
-/// Rules a request is counted by, as bits of an index into [`rules`]; those without a default refuse everything and
-/// come seldom.
+/// The rules that count a request, as bits of an index into [`rules`]. Those without a default refuse everything, and
+/// are rare here.
 const SETS: [u32; 7] =
     [0b0_0000_0001, 0b0_0000_0100, 0b0_0000_1000, 0b0_0001_0001, 0b0_1010_0101, 0b0_1011_1111, 0b1_0100_0011];
 
@@ -57,23 +57,23 @@ fn meters(set: usize, key: usize, cost: u64, shadow: bool, provisional: bool) ->
         Arc::new(Bucket { tag: format!("consumer=c{}", key % 2), rest })
     };
     let chosen = rules().into_iter().enumerate().filter(|(i, _)| SETS[set] >> i & 1 == 1);
-    let meter = |(i, (name, rule)): (usize, (&str, Rule))| Meter {
+    let meter = |(i, (name, rule)): (usize, (&str, CounterRule))| Meter {
         bucket: bucket(rule.is_quota()),
         name: name.into(),
-        // An exception or override gives some another amount of the same counter.
+        // An exception or override changes the amount of the same counter.
         rule: if cost == 5 { with_amount(rule, 25) } else { rule },
-        cost: if matches!(rule, Rule::Running { .. }) { 1 } else { cost },
-        provisional: provisional || matches!(rule, Rule::Running { .. }),
+        cost: if matches!(rule, CounterRule::Running { .. }) { 1 } else { cost },
+        provisional: provisional || matches!(rule, CounterRule::Running { .. }),
         shadow: shadow && i % 2 == 0,
         on_outage: OnOutage::Local,
     };
     chosen.map(meter).collect()
 }
 
-fn with_amount(rule: Rule, amount: u64) -> Rule {
+fn with_amount(rule: CounterRule, amount: u64) -> CounterRule {
     match rule {
-        Rule::Fixed { window, .. } => Rule::Fixed { amount, window },
-        Rule::Sliding { period_ms, .. } => Rule::Sliding { amount, period_ms },
+        CounterRule::Fixed { window, .. } => CounterRule::Fixed { amount, window },
+        CounterRule::Sliding { period_ms, .. } => CounterRule::Sliding { amount, period_ms },
         other => other,
     }
 }
@@ -91,7 +91,7 @@ enum Step {
     Back {
         ms: u64,
     },
-    /// What was reserved under this id is given back by its note.
+    /// What was reserved under this id is given back by its reservation record.
     GiveBack {
         id: u64,
     },
@@ -109,16 +109,16 @@ enum Step {
         key: usize,
         cost: u64,
     },
-    /// Settle what was reserved under this id, if anything, at so much; perhaps again.
+    /// Settle what was reserved under this id, if anything, at `actual`; perhaps again.
     Settle {
         id: u64,
         actual: u64,
     },
-    Hold {
+    Renewal {
         id: u64,
         key: usize,
     },
-    /// Many at once, which leave in one script call: those with an end are settled, the others reserve.
+    /// Several at once, which leave in one script call: those that end are settled, the others reserve.
     Batch {
         ops: Vec<(u64, usize, usize, u64, bool)>,
     },
@@ -137,7 +137,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => reserve.prop_map(|(id, set, key, cost, shadow, provisional)| Step::Reserve { id, set, key, cost, shadow, provisional }),
         2 => (0..SETS.len(), 0_usize..4, 0_u64..7).prop_map(|(set, key, cost)| Step::Peek { set, key, cost }),
         6 => (1_u64..=12, 0_u64..12).prop_map(|(id, actual)| Step::Settle { id, actual }),
-        1 => (1_u64..=12, 0_usize..4).prop_map(|(id, key)| Step::Hold { id, key }),
+        1 => (1_u64..=12, 0_usize..4).prop_map(|(id, key)| Step::Renewal { id, key }),
         2 => prop::collection::vec((1_u64..=12, 0..SETS.len(), 0_usize..4, 0_u64..7, any::<bool>()), 1..8).prop_map(|ops| Step::Batch { ops }),
         1 => Just(Step::ForgetScripts),
         1 => Just(Step::LoseAll),
@@ -150,11 +150,11 @@ struct Both {
     server: Arc<Redis>,
     prefix: String,
     now_ms: u64,
-    /// What was reserved under each id, as each store told.
+    /// What was reserved under each id, as each store returned it.
     reserved: BTreeMap<u64, (Vec<Meter>, Verdict, Verdict)>,
 }
 
-/// Equal but for where it was noted.
+/// Equal, except for where the reservation is recorded.
 fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
     prop_assert_eq!(memory.admitted, redis.admitted, "{:?} {:?}", memory, redis);
     prop_assert_eq!(&memory.readings, &redis.readings);
@@ -163,7 +163,7 @@ fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
 }
 
 fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64) -> Settlement {
-    // The amount is of no meaning when settling, and not told.
+    // A settlement does not know the amount.
     let entry = |(meter, reading): (&Meter, &Reading)| Entry {
         rule: with_amount(meter.rule, 0),
         ..Entry::settling(meter, reading, actual)
@@ -204,7 +204,7 @@ impl Both {
                 }
             }
             Step::Reserve { id, set, key, cost, shadow, provisional } => {
-                // What is counted for good is not counted under an id that is to be settled elsewhere.
+                // A provisional meter needs an id to be settled by.
                 let meters = meters(*set, *key, *cost, *shadow, *provisional);
                 let needs_id = meters.iter().any(|meter| meter.provisional);
                 let id = if needs_id { Some(id.unwrap_or(1)) } else { *id };
@@ -217,7 +217,7 @@ impl Both {
             }
             Step::Settle { id: number, actual } => {
                 let today = self.now_ms / DAY_MS;
-                // Notes live for two days of Redis's own time, which does not pass here.
+                // Reservation records live for two days of Redis's own time, which does not pass here.
                 let kept = |v: &Verdict| v.notes.iter().all(|note| note.day + 1 >= today);
                 if let Some((meters, m, r)) = self.reserved.get(number).filter(|(_, m, _)| kept(m)) {
                     let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
@@ -225,17 +225,17 @@ impl Both {
                     prop_assert_eq!(m, r);
                 }
             }
-            Step::Hold { id: number, key } => {
+            Step::Renewal { id: number, key } => {
                 let meters = meters(3, *key, 1, false, true);
-                let running = meters.iter().find(|m| matches!(m.rule, Rule::Running { .. })).unwrap();
-                let hold = || Hold {
+                let running = meters.iter().find(|m| matches!(m.rule, CounterRule::Running { .. })).unwrap();
+                let hold = || Renewal {
                     id: id(*number),
                     bucket: Arc::clone(&running.bucket),
                     name: Arc::clone(&running.name),
                     ttl_ms: 1500,
                 };
-                self.memory.hold(vec![hold()]).await.unwrap();
-                self.redis.hold(vec![hold()]).await.unwrap();
+                self.memory.renew(vec![hold()]).await.unwrap();
+                self.redis.renew(vec![hold()]).await.unwrap();
             }
             Step::Batch { ops } => self.batch(ops).await?,
             Step::ForgetScripts => drop(self.server.command(&["SCRIPT", "FLUSH"])),
@@ -245,7 +245,7 @@ impl Both {
                 for key in keys {
                     self.server.command(&["DEL", &key]);
                 }
-                // A store that is back has another clock reading than the one it lost.
+                // The clock of a restarted store has moved on.
                 self.now_ms += 1;
                 self.memory.set_clock(self.now_ms);
                 self.redis.set_clock(self.now_ms);
@@ -258,7 +258,7 @@ impl Both {
         let today = self.now_ms / DAY_MS;
         let mut asked: BTreeMap<u64, Vec<Meter>> = BTreeMap::new();
         let mut ended: Vec<(u64, u64)> = Vec::new();
-        // No id twice: one call would not do.
+        // One call cannot carry an id twice.
         for (number, set, key, cost, ends) in ops {
             let known = self.reserved.get(number);
             let kept = known.is_some_and(|(_, m, _)| m.notes.iter().all(|note| note.day + 1 >= today));
@@ -298,11 +298,17 @@ impl Both {
         redis::from_redis_value(found).unwrap()
     }
 
-    /// Only records of quotas stay for good.
+    /// Returns whether a string of counters holds a quota.
+    fn has_a_quota(&self, key: &str) -> bool {
+        let value: Vec<u8> = redis::from_redis_value(self.server.command(&["GET", key])).unwrap();
+        ["credit", "budget"].iter().any(|name| value.windows(name.len()).any(|at| at == name.as_bytes()))
+    }
+
+    /// Only records of quotas never expire.
     fn every_key_expires(&self) -> Result<(), TestCaseError> {
         for key in self.keys() {
             let ttl: i64 = redis::from_redis_value(self.server.command(&["PTTL", &key])).unwrap();
-            let lasts = key.ends_with(":quota");
+            let lasts = key.ends_with("}:counters") && self.has_a_quota(&key);
             prop_assert!(ttl > 0 || (lasts && ttl == -1), "{} lives {} ms", key, ttl);
         }
         Ok(())
@@ -334,11 +340,11 @@ fn memory_and_redis_count_alike() {
     });
 }
 
-/// What was admitted when, as any simple log would have it.
+/// Returns a log of what was admitted: time and cost.
 async fn admitted(
     counters: &dyn Counters,
     set_clock: &dyn Fn(u64),
-    rule: Rule,
+    rule: CounterRule,
     asks: &[(u64, u64)],
 ) -> Vec<(u64, u64)> {
     let (mut now, mut log) = (START_MS, Vec::new());
@@ -352,7 +358,7 @@ async fn admitted(
         if verdict.admitted {
             log.push((now, *cost));
         } else if verdict.readings[0].retry_ms > 0 {
-            // Retry-After is true: just before it there is no room, at it there is.
+            // Retry-After is exact: there is no room just before it, and room at it.
             let retry_ms = verdict.readings[0].retry_ms;
             set_clock(now + retry_ms - 1);
             assert!(
@@ -372,18 +378,18 @@ fn between(log: &[(u64, u64)], from: u64, to: u64) -> u64 {
     log.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, cost)| cost).sum()
 }
 
-fn holds_what_it_states(rule: Rule, log: &[(u64, u64)]) -> Result<(), TestCaseError> {
+fn holds_what_it_states(rule: CounterRule, log: &[(u64, u64)]) -> Result<(), TestCaseError> {
     for (i, (from, _)) in log.iter().enumerate() {
         match rule {
-            Rule::Fixed { amount, window } => {
+            CounterRule::Fixed { amount, window } => {
                 let (start, end) = window.around(*from);
                 prop_assert!(between(log, start, end) <= amount, "{:?}", log);
             }
             // In no window as long as the period, wherever it begins.
-            Rule::Sliding { amount, period_ms } => {
+            CounterRule::Sliding { amount, period_ms } => {
                 prop_assert!(between(log, *from, from + period_ms) <= amount, "from {}: {:?}", from, log);
             }
-            Rule::Drain { burst, amount, period_ms } => {
+            CounterRule::TokenBucket { burst, amount, period_ms } => {
                 for (to, _) in &log[i..] {
                     let most = burst as f64 + (to - from) as f64 * amount as f64 / period_ms as f64;
                     prop_assert!(
@@ -401,7 +407,6 @@ fn holds_what_it_states(rule: Rule, log: &[(u64, u64)]) -> Result<(), TestCaseEr
     Ok(())
 }
 
-/// And not much less: what a request asks for after a wait as long as its period and a slot is there.
 #[test]
 fn no_algorithm_admits_more_than_it_states() {
     let runtime = runtime();
@@ -409,13 +414,11 @@ fn no_algorithm_admits_more_than_it_states() {
     let cases = AtomicU64::new(0);
     let some_rule = prop_oneof![
         (1_u64..30, 1000_u64..5000)
-            .prop_map(|(amount, ms)| Rule::Fixed { amount, window: Window::Length(ms) }),
-        (1_u64..30, 1000_u64..5000).prop_map(|(amount, period_ms)| Rule::Sliding { amount, period_ms }),
-        (1_u64..30, 1_u64..30, 1000_u64..5000).prop_map(|(burst, amount, period_ms)| Rule::Drain {
-            burst,
-            amount,
-            period_ms
-        }),
+            .prop_map(|(amount, ms)| CounterRule::Fixed { amount, window: Window::Length(ms) }),
+        (1_u64..30, 1000_u64..5000)
+            .prop_map(|(amount, period_ms)| CounterRule::Sliding { amount, period_ms }),
+        (1_u64..30, 1_u64..30, 1000_u64..5000)
+            .prop_map(|(burst, amount, period_ms)| CounterRule::TokenBucket { burst, amount, period_ms }),
     ];
     let asks = prop::collection::vec((prop_oneof![Just(0_u64), 1_u64..40, 100_u64..900], 1_u64..5), 1..120);
     let config = ProptestConfig { cases: 64, ..ProptestConfig::default() };
@@ -437,7 +440,7 @@ fn no_algorithm_admits_more_than_it_states() {
 async fn a_sliding_window_is_at_most_one_slot_late() {
     let memory = MemoryCounters::default();
     let (amount, period_ms) = (10, 1600);
-    let rule = Rule::Sliding { amount, period_ms };
+    let rule = CounterRule::Sliding { amount, period_ms };
     for offset in 0..slot_ms(period_ms) * SLOTS as u64 {
         memory.clear();
         let late = period_ms + slot_ms(period_ms);
@@ -447,30 +450,30 @@ async fn a_sliding_window_is_at_most_one_slot_late() {
     }
 }
 
-/// A KeepAlive may overtake the Settle of a request it lists: the request is put back as running. Gateways settle such
-/// ones again; it was left running for as long as a dead gateway's.
+/// A KeepAlive may arrive after the Settle of a request it lists, and restores it as running. Gateways settle such a
+/// request again. Guards against leaving it running for as long as a dead gateway's.
 #[tokio::test]
-async fn a_repeated_settlement_ends_what_was_put_back_as_running() {
+async fn a_repeated_settlement_ends_a_restored_request() {
     let server = Redis::start();
     let redis = redis_store(&redis_options(vec![server.url()], false, ""), TTL).await;
     let memory = MemoryCounters::default();
     let stores: [&dyn Counters; 2] = [&memory, &*redis];
     let meters = meters(3, 0, 1, false, true);
-    let running = meters.iter().position(|m| matches!(m.rule, Rule::Running { .. })).unwrap();
+    let running = meters.iter().position(|m| matches!(m.rule, CounterRule::Running { .. })).unwrap();
     for store in stores {
         let used = async || store.peek(meters.clone()).await.unwrap().readings[running].used;
         let verdict = store.reserve(Reserve { id: Some(id(1)), meters: meters.clone() }).await.unwrap();
         assert!(store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
         let meter = &meters[running];
-        let hold = Hold {
+        let hold = Renewal {
             id: id(1),
             bucket: Arc::clone(&meter.bucket),
             name: Arc::clone(&meter.name),
             ttl_ms: 60_000,
         };
-        store.hold(vec![hold]).await.unwrap();
+        store.renew(vec![hold]).await.unwrap();
         assert!(!store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
-        // Looking counts the request looked for, where it would be let through.
+        // A peek counts the peeked request too, if it would be admitted.
         assert_eq!(used().await, 0);
     }
 }

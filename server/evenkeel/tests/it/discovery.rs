@@ -1,4 +1,4 @@
-//! Endpoints from DNS, asked of a small name server of the test's own.
+//! Endpoints from DNS, with a small name server in the test.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -18,7 +18,7 @@ use tokio::{net::UdpSocket, sync::watch};
 
 use crate::support::{eventually, sidecar::Sidecar};
 
-/// What the name server says: these addresses, an error to everything, or an error to A alone.
+/// How the name server responds: with addresses, with an error, or with an error to A alone.
 #[derive(Clone)]
 enum Zone {
     Addresses(Vec<IpAddr>),
@@ -92,23 +92,17 @@ async fn follow(server: SocketAddr) -> Sidecar {
 
 /// Waits for two more failed look-ups: the second began after this was called.
 async fn fails(s: &Sidecar) {
-    let failed = async || {
-        let (_, text) = s.get("/metrics").await;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("evenkeel_discovery_errors_total{source=\"dns\"} "));
-        line.unwrap().parse::<u64>().unwrap()
-    };
+    let failed = async || s.metric("evenkeel_discovery_errors_total{source=\"dns\"}").await;
     let before = failed().await;
     eventually(Duration::from_secs(10), "failures are counted", || async {
         let now = failed().await;
-        if now >= before + 2 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
+        if now >= before + 2.0 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_headless_service_is_followed() {
+async fn endpoints_follow_dns() {
     let (server, zone) = name_server().await;
     let _ = zone.send_replace(Zone::Addresses(vec![v4(2), v4(1)]));
     let s = follow(server).await;
@@ -117,13 +111,13 @@ async fn a_headless_service_is_followed() {
 
     let _ = zone.send_replace(Zone::Addresses(vec![v4(3)]));
     becomes(&s, &["10.0.0.3:8000"]).await;
-    // What has left the pool stays visible until its last request is done.
+    // An endpoint that has left the pool stays visible until its last request ends.
     let gone = s.pool("llm").await.endpoints.into_iter().find(|e| !e.listed).unwrap();
     assert_eq!((gone.address.as_str(), gone.in_flight), (&*first, 1));
     assert!(s.settle("llm", "h", 1).await);
     assert!(s.pool("llm").await.endpoints.iter().all(|e| e.listed));
 
-    // A name server in trouble changes nothing; it is counted.
+    // A failing name server changes no endpoint; its failures are counted.
     let _ = zone.send_replace(Zone::Fails(ResponseCode::ServFail));
     fails(&s).await;
     assert_eq!(endpoints(&s).await, ["10.0.0.3:8000"]);
@@ -135,9 +129,10 @@ async fn a_headless_service_is_followed() {
     assert_eq!(denied.reason(), Reason::NoEndpoints);
 }
 
-/// hickory's look-up of both families answers with the error of AAAA alone, "no records", which emptied the pool.
+/// Guards against hickory's look-up of both families, which returns the error of AAAA alone ("no records"): the pool
+/// became empty.
 #[tokio::test]
-async fn no_aaaa_records_does_not_hide_a_failure_of_a() {
+async fn missing_aaaa_records_do_not_hide_a_failure_of_a() {
     let (server, zone) = name_server().await;
     let _ = zone.send_replace(Zone::Addresses(vec![v4(1)]));
     let s = follow(server).await;

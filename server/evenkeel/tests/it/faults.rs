@@ -1,5 +1,5 @@
-//! Redis slow, cut off, killed, emptied: requests keep being answered by the stated policy, and the table
-//! equals the gateways' lists after their next KeepAlive.
+//! Redis slow, cut off, killed or emptied: the configured policy decides requests, and after the next KeepAlive the table
+//! equals the gateways' lists.
 
 use std::time::Duration;
 
@@ -8,23 +8,21 @@ use evenkeel_proto::v1::{self as pb, Basis, Reason, admit_response::Answer};
 use crate::support::{
     eventually,
     proxy::{Mode, Proxy},
-    redis::Redis,
+    redis::{Redis, store_at},
     sidecar::Sidecar,
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// The interval is long: on a busy machine the sidecar must not reap what a test holds.
 fn yaml(url: &str, policy: &str) -> String {
-    yaml_with(url, policy, "20s")
-}
-
-/// A long interval unless expiry is the subject: a busy machine must not reap what a test holds.
-fn yaml_with(url: &str, policy: &str, interval: &str) -> String {
-    format!(
-        "store: {{type: redis, url: '{url}', timeout: 200ms, connect_timeout: 500ms}}\n\
-         keep_alive_interval: {interval}\n\
-         pools: [{{cluster: llm, on_store_failure: {policy}, endpoints: [{{address: a, cap: 50}}, {{address: b, cap: 50}}]}}]"
-    )
+    let endpoints = "[{address: a, cap: 50}, {address: b, cap: 50}]";
+    store_at(url, ", timeout: 200ms, connect_timeout: 500ms")
+        + &format!(
+            "keep_alive_interval: 20s
+\
+             pools: [{{cluster: llm, on_store_failure: {policy}, endpoints: {endpoints}}}]"
+        )
 }
 
 fn admitted(answer: Answer) -> pb::Admitted {
@@ -34,8 +32,7 @@ fn admitted(answer: Answer) -> pb::Admitted {
     }
 }
 
-/// Admits until the answer has this basis; every answer on the way must be an admission. The lease number
-/// stays one: admissions are idempotent.
+/// Admits one lease until the response has this basis. Every response must be an admission.
 async fn until_basis(s: &Sidecar, basis: Basis, lease: u64) {
     eventually(LIMIT, basis.as_str_name(), || async {
         let got = admitted(s.admit("llm", "g", lease).await).basis();
@@ -45,16 +42,15 @@ async fn until_basis(s: &Sidecar, basis: Basis, lease: u64) {
 }
 
 async fn store_is(s: &Sidecar, up: bool) {
-    let line = format!("evenkeel_store_up {}", u8::from(up));
-    eventually(LIMIT, &line, || async {
-        let (_, text) = s.get("/metrics").await;
-        if text.lines().any(|l| l == line) { Ok(()) } else { Err("the other".to_owned()) }
+    eventually(LIMIT, &format!("the store is up: {up}"), || async {
+        let now = s.metric("evenkeel_store_up").await;
+        if now == f64::from(u8::from(up)) { Ok(()) } else { Err(now.to_string()) }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_killed_redis_is_bridged_locally_and_healed_by_keep_alive() {
+async fn local_knowledge_bridges_a_killed_redis_until_a_keep_alive_repairs_it() {
     let mut redis = Redis::start();
     let s = Sidecar::start(&yaml(&redis.url(), "local")).await;
     let first = s.lease("llm", "g", 1).await;
@@ -64,7 +60,7 @@ async fn a_killed_redis_is_bridged_locally_and_healed_by_keep_alive() {
     until_basis(&s, Basis::Local, 2).await;
     let second = s.lease("llm", "g", 2).await;
     assert_ne!(first, second, "local knowledge holds the lease of the last KeepAlive");
-    // Settling while it is away is kept locally; the KeepAlive after recovery tells the store.
+    // The sidecar keeps a settlement during the outage; the KeepAlive after recovery brings it to the store.
     s.settle("llm", "g", 1).await;
     assert!(!s.pool("llm").await.current);
     redis.restart();
@@ -80,7 +76,7 @@ async fn a_killed_redis_is_bridged_locally_and_healed_by_keep_alive() {
 }
 
 #[tokio::test]
-async fn flushall_is_healed_by_the_next_keep_alive() {
+async fn the_next_keep_alive_repairs_a_flushall() {
     let redis = Redis::start();
     let s = Sidecar::start(&yaml(&redis.url(), "local")).await;
     let endpoints = [s.lease("llm", "g", 1).await, s.lease("llm", "g", 2).await];
@@ -94,7 +90,7 @@ async fn flushall_is_healed_by_the_next_keep_alive() {
 }
 
 #[tokio::test]
-async fn the_policy_says_what_happens_without_redis() {
+async fn the_policy_decides_without_redis() {
     let mut redis = Redis::start();
     let url = redis.url();
     let (open, closed) =
@@ -120,9 +116,9 @@ async fn a_sidecar_starts_without_redis_and_finds_it_later() {
     until_basis(&s, Basis::Shared, 2).await;
 }
 
-/// A Redis that hangs costs a few callers its timeout, then nobody.
+/// A hanging Redis costs a few callers its timeout, then none.
 #[tokio::test]
-async fn a_hanging_redis_is_not_waited_for() {
+async fn a_hanging_redis_delays_few_requests() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
     let s = Sidecar::start(&yaml(&proxy.url(), "local")).await;
@@ -150,7 +146,7 @@ async fn a_refused_and_a_cut_connection_recover() {
     until_basis(&s, Basis::Local, 2).await;
     proxy.set(Mode::Pass);
     until_basis(&s, Basis::Shared, 3).await;
-    // The answer to an applied script is lost half way: the lease exists, and the KeepAlive tells where.
+    // The reply of an applied script is lost: the lease exists, and the KeepAlive says where.
     proxy.set(Mode::CutReply);
     let fourth = s.lease("llm", "g", 4).await;
     proxy.set(Mode::Pass);
@@ -173,7 +169,7 @@ async fn a_killed_client_connection_is_replaced() {
     assert_eq!(admitted(s.admit("llm", "g", 3).await).basis(), Basis::Shared);
 }
 
-/// A single slow answer, such as while Redis forks, opens nothing: only its own callers are answered locally.
+/// After a single slow reply, such as while Redis forks, only its own callers are answered locally.
 #[tokio::test]
 async fn one_slow_answer_opens_no_circuit() {
     let redis = Redis::start();
@@ -192,17 +188,12 @@ async fn one_slow_answer_opens_no_circuit() {
     );
 }
 
-/// What was granted locally does not linger: after recovery and a settle, local knowledge is free of it.
 #[tokio::test]
 async fn local_knowledge_forgets_what_was_settled_after_recovery() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
-    let pools = "pools: [{cluster: llm, endpoints: [{address: a, cap: 1}]}]";
-    let yaml = format!(
-        "store: {{type: redis, url: '{}', timeout: 200ms}}\nkeep_alive_interval: 20s\n{pools}",
-        proxy.url()
-    );
-    let s = Sidecar::start(&yaml).await;
+    let yaml = "keep_alive_interval: 20s\npools: [{cluster: llm, endpoints: [{address: a, cap: 1}]}]";
+    let s = Sidecar::start(&(proxy.store(", timeout: 200ms") + yaml)).await;
     proxy.set(Mode::Refuse);
     until_basis(&s, Basis::Local, 1).await;
     proxy.set(Mode::Pass);
@@ -212,10 +203,10 @@ async fn local_knowledge_forgets_what_was_settled_after_recovery() {
     until_basis(&s, Basis::Local, 2).await;
 }
 
-/// After a failover the old master answers, but takes no writes: it must be left, even where it sits at the same
-/// address as the new one does (a name, a virtual address).
+/// After a failover the old master responds but takes no writes: the sidecar must leave it, even if the new one has the
+/// same address (a name, a virtual address).
 #[tokio::test]
-async fn a_demoted_master_is_left() {
+async fn a_demoted_master_is_abandoned() {
     let (old, new) = (Redis::start(), Redis::start());
     let proxy = Proxy::start(old.port).await;
     let s = Sidecar::start(&yaml(&proxy.url(), "local")).await;
@@ -227,9 +218,9 @@ async fn a_demoted_master_is_left() {
     until_basis(&s, Basis::Shared, 3).await;
 }
 
-/// A KeepAlive that the store did not take says so, and asks for the next one soon; what others see stays true.
+/// The response reports it, and asks for the next KeepAlive soon.
 #[tokio::test]
-async fn a_lost_keep_alive_is_repeated_soon() {
+async fn a_keep_alive_the_store_did_not_take_is_repeated_soon() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
     let s = Sidecar::start(&yaml(&proxy.url(), "local")).await;
@@ -244,7 +235,6 @@ async fn a_lost_keep_alive_is_repeated_soon() {
     assert_eq!((answer.unapplied_pools, answer.interval_ms), (0, 20_000));
 }
 
-/// An error about one pool's keys is that pool's own.
 #[tokio::test]
 async fn a_broken_pool_leaves_others_alone() {
     let redis = Redis::start();
@@ -253,7 +243,7 @@ async fn a_broken_pool_leaves_others_alone() {
             .replace("pools: [", "pools: [{cluster: other, endpoints: [{address: z}]}, "),
     )
     .await;
-    redis.command(&["SET", "ek1:{|other}:in-flight", "not a hash"]);
+    redis.command(&["SET", "ek2:{|other}:in-flight", "not a hash"]);
     for lease in 1..=20 {
         assert_eq!(admitted(s.admit("other", "g", lease).await).basis(), Basis::Local);
         assert_eq!(admitted(s.admit("llm", "g", 100 + lease).await).basis(), Basis::Shared);

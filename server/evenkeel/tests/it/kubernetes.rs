@@ -1,4 +1,4 @@
-//! Endpoints from EndpointSlices, told by an API server of the test's own.
+//! Endpoints from EndpointSlices, with an API server in the test.
 
 use std::time::Duration;
 
@@ -8,13 +8,15 @@ use serde_json::json;
 use crate::support::{
     eventually,
     kubernetes::{FakeApi, not_ready, ready, slice, terminating},
+    process::Process,
     proxy::{Mode, Proxy},
     sidecar::Sidecar,
+    tls::behind_tls,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A sidecar with one pool, of `models/llm`, that tries again soon.
+/// Starts a sidecar with one pool, of `models/llm`, that retries soon.
 async fn follow(port: u16) -> Sidecar {
     follow_with(port, "").await
 }
@@ -45,15 +47,9 @@ async fn becomes(s: &Sidecar, expected: &[&str]) {
     become_of(s, "llm", expected).await;
 }
 
-async fn metric(s: &Sidecar, name: &str) -> f64 {
-    let (_, text) = s.get("/metrics").await;
-    let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
-    line.unwrap_or_else(|| panic!("no {name}")).parse().unwrap()
-}
-
 async fn metric_is(s: &Sidecar, name: &str, holds: impl Fn(f64) -> bool) {
     eventually(LIMIT, name, || async {
-        let now = metric(s, name).await;
+        let now = s.metric(name).await;
         if holds(now) { Ok(()) } else { Err(now.to_string()) }
     })
     .await;
@@ -63,7 +59,7 @@ const UP: &str = "evenkeel_discovery_up{cluster=\"llm\",route=\"\",source=\"kube
 const ERRORS: &str = "evenkeel_discovery_errors_total{source=\"kubernetes\"}";
 
 #[tokio::test]
-async fn slices_are_followed() {
+async fn endpoints_follow_slices() {
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1"), not_ready("10.0.0.2")]);
     // Of another service, and of another namespace.
@@ -79,10 +75,10 @@ async fn slices_are_followed() {
     // One becomes ready.
     api.put("llm-a", &[ready("10.0.0.1"), ready("10.0.0.2")]);
     becomes(&s, &["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"]).await;
-    // A slice goes; what the other has of it stays.
+    // A slice is deleted; an endpoint that is also in the other stays.
     api.delete("llm-b");
     becomes(&s, &["10.0.0.1:8000", "10.0.0.2:8000"]).await;
-    assert_eq!(api.lists(), 1, "changes are told, and not asked for: {:?}", api.asked());
+    assert_eq!(api.lists(), 1, "changes come from the watch, without a list: {:?}", api.asked());
 
     // A service scaled to nothing has no endpoints.
     api.put("llm-a", &[]);
@@ -92,17 +88,17 @@ async fn slices_are_followed() {
 }
 
 #[tokio::test]
-async fn what_is_not_ready_or_ends_gets_no_new_request() {
+async fn an_unready_or_terminating_endpoint_gets_no_new_request() {
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1"), not_ready("10.0.0.2"), terminating("10.0.0.3")]);
     let s = follow(api.port).await;
     becomes(&s, &["10.0.0.1:8000"]).await;
-    // With a cap of 1 the others would have the next.
+    // The cap is 1: the next request would go to another endpoint.
     assert_eq!(&*s.lease("llm", "h", 1).await, "10.0.0.1:8000");
     let Answer::Denied(denied) = s.admit("llm", "h", 2).await else { panic!("admitted") };
     assert_eq!(denied.reason(), Reason::PoolFull);
 
-    // Its pod ends: what runs there is counted until it is done.
+    // Its pod terminates: its request counts until it ends.
     api.put("llm-a", &[terminating("10.0.0.1"), ready("10.0.0.2")]);
     becomes(&s, &["10.0.0.2:8000"]).await;
     assert_eq!(&*s.lease("llm", "h", 3).await, "10.0.0.2:8000");
@@ -114,7 +110,7 @@ async fn what_is_not_ready_or_ends_gets_no_new_request() {
 }
 
 #[tokio::test]
-async fn endpoints_stay_while_the_api_server_is_away() {
+async fn endpoints_stay_while_the_api_server_is_down() {
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1"), ready("10.0.0.2")]);
     let proxy = Proxy::start(api.port).await;
@@ -126,8 +122,8 @@ async fn endpoints_stay_while_the_api_server_is_away() {
     metric_is(&s, UP, |up| up == 0.0).await;
     api.put("llm-a", &[ready("10.0.0.2")]);
     api.put("llm-b", &[ready("10.0.0.4")]);
-    // It is tried again and again, and changes nothing.
-    let before = metric(&s, ERRORS).await;
+    // The sidecar retries, and no endpoint changes.
+    let before = s.metric(ERRORS).await;
     metric_is(&s, ERRORS, |now| now >= before + 3.0).await;
     assert_eq!(endpoints_of(&s, "llm").await, ["10.0.0.1:8000", "10.0.0.2:8000"]);
     let (one, other) = (s.lease("llm", "h", 1).await, s.lease("llm", "h", 2).await);
@@ -136,16 +132,16 @@ async fn endpoints_stay_while_the_api_server_is_away() {
     proxy.set(Mode::Pass);
     becomes(&s, &["10.0.0.2:8000", "10.0.0.4:8000"]).await;
     metric_is(&s, UP, |up| up == 1.0).await;
-    assert_eq!(api.lists(), 1, "a watch goes on where it was cut");
+    assert_eq!(api.lists(), 1, "a new watch resumes where the last was cut");
 }
 
-/// The change that is not told can only be found by a list. kube's own watcher begins a watch that is answered with
-/// the status 410 again and again.
+/// Only a list shows a change that no watch reports any more. Guards against kube's own watcher, which repeats a watch
+/// that gets the status 410.
 #[tokio::test]
-async fn what_is_gone_is_listed_anew() {
+async fn an_expired_watch_is_followed_by_a_new_list() {
     for in_stream in [false, true] {
         let api = FakeApi::start().await;
-        api.tell_gone_in_stream(in_stream);
+        api.report_gone_in_stream(in_stream);
         api.put("llm-a", &[ready("10.0.0.1")]);
         api.put("llm-b", &[ready("10.0.0.2")]);
         let proxy = Proxy::start(api.port).await;
@@ -164,7 +160,7 @@ async fn what_is_gone_is_listed_anew() {
         metric_is(&s, UP, |up| up == 1.0).await;
         assert_eq!(api.lists(), 2, "{:?}", api.asked());
 
-        // A watch under way is told so as well; the one after it works.
+        // A running watch gets the status 410 too; the next one works.
         api.compact();
         eventually(LIMIT, "a third list", || async {
             if api.lists() == 3 { Ok(()) } else { Err(api.lists().to_string()) }
@@ -176,15 +172,15 @@ async fn what_is_gone_is_listed_anew() {
 }
 
 #[tokio::test]
-async fn errors_and_broken_answers_change_nothing() {
+async fn errors_and_cut_responses_change_no_endpoint() {
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1")]);
     api.fail_with(Some(500));
     let proxy = Proxy::start(api.port).await;
     let s = follow(proxy.port).await;
     metric_is(&s, ERRORS, |errors| errors >= 2.0).await;
-    // Nothing is known yet.
-    assert_eq!(metric(&s, UP).await, 0.0);
+    // No endpoint is known yet.
+    assert_eq!(s.metric(UP).await, 0.0);
     let Answer::Denied(denied) = s.admit("llm", "h", 1).await else { panic!("admitted") };
     assert_eq!(denied.reason(), Reason::NoEndpoints);
     api.fail_with(None);
@@ -195,7 +191,7 @@ async fn errors_and_broken_answers_change_nothing() {
         api.fail_with(Some(code));
         api.end_watches();
         metric_is(&s, UP, |up| up == 0.0).await;
-        let before = metric(&s, ERRORS).await;
+        let before = s.metric(ERRORS).await;
         metric_is(&s, ERRORS, |errors| errors >= before + 2.0).await;
         assert_eq!(endpoints_of(&s, "llm").await, ["10.0.0.1:8000"], "{code}");
         api.fail_with(None);
@@ -216,7 +212,7 @@ async fn errors_and_broken_answers_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_watch_that_says_nothing_is_not_trusted_for_long() {
+async fn a_silent_watch_is_replaced_after_its_timeout() {
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1")]);
     let s = follow_with(api.port, ", watch_timeout: 1s").await;
@@ -225,18 +221,18 @@ async fn a_watch_that_says_nothing_is_not_trusted_for_long() {
     api.mute();
     api.put("llm-a", &[ready("10.0.0.2")]);
     becomes(&s, &["10.0.0.2:8000"]).await;
-    assert_eq!((api.lists(), metric(&s, ERRORS).await), (1, 0.0));
+    assert_eq!((api.lists(), s.metric(ERRORS).await), (1, 0.0));
 }
 
 #[tokio::test]
-async fn a_watch_that_ends_goes_on_from_the_last_bookmark() {
+async fn a_new_watch_resumes_from_the_last_bookmark() {
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1")]);
     let s = follow_with(api.port, ", watch_timeout: 1s").await;
     becomes(&s, &["10.0.0.1:8000"]).await;
     let listed = api.asked()[1].version.clone();
     api.bookmark();
-    // Each lasts a second, and the next begins where the last bookmark was.
+    // A watch lasts a second, and the next begins at the last bookmark.
     eventually(LIMIT, "a watch from the bookmark", || async {
         let last = api.asked().last().cloned().unwrap();
         let is_later = last.is_watch && last.version.parse::<u64>().unwrap() > listed.parse().unwrap();
@@ -245,7 +241,7 @@ async fn a_watch_that_ends_goes_on_from_the_last_bookmark() {
     .await;
     api.put("llm-a", &[ready("10.0.0.2")]);
     becomes(&s, &["10.0.0.2:8000"]).await;
-    assert_eq!((api.lists(), metric(&s, ERRORS).await, metric(&s, UP).await), (1, 0.0, 1.0));
+    assert_eq!((api.lists(), s.metric(ERRORS).await, s.metric(UP).await), (1, 0.0, 1.0));
 }
 
 #[tokio::test]
@@ -269,12 +265,12 @@ async fn pools_of_one_service_share_a_watch() {
     become_of(&s, "b", &["10.0.0.1:9000"]).await;
     let endpoint = s.pool("b").await.endpoints.remove(0);
     assert_eq!((endpoint.weight, endpoint.cap), (2.0, 7));
-    // Which of two ports is not said.
-    let left_out = "evenkeel_discovery_left_out{cluster=\"c\",reason=\"port\",route=\"\"}";
+    // The pool does not say which of two ports.
+    let left_out = "evenkeel_discovery_unused_endpoints{cluster=\"c\",reason=\"missing_port\",route=\"\"}";
     metric_is(&s, left_out, |left_out| left_out == 1.0).await;
     assert!(endpoints_of(&s, "c").await.is_empty());
 
-    // As Istio names clusters, none of which the configuration does.
+    // Istio's names of clusters, which the configuration does not list.
     let named = "outbound|8000||llm.models.svc.cluster.local";
     eventually(LIMIT, "admitted", || async {
         match s.admit(named, "h", 1).await {
@@ -292,14 +288,14 @@ async fn pools_of_one_service_share_a_watch() {
     let asked = api.asked();
     assert_eq!((api.lists(), api.watches()), (1, 1), "{asked:?}");
     assert!(asked.iter().all(|asked| (&*asked.namespace, &*asked.service) == ("models", "llm")));
-    // What gateways name is no label.
+    // A name that comes from a gateway is no label.
     let (_, text) = s.get("/metrics").await;
     let labelled = |line: &&str| line.starts_with("evenkeel_discovery_up") && line.contains("outbound");
     assert_eq!(text.lines().find(labelled), None);
 }
 
 #[tokio::test]
-async fn the_token_is_shown_and_ipv6_used_where_there_is_no_ipv4() {
+async fn the_token_is_sent_and_ipv6_used_without_ipv4() {
     let directory = tempfile::tempdir().unwrap();
     let token = directory.path().join("token");
     std::fs::write(&token, "s3cret\n").unwrap();
@@ -313,7 +309,7 @@ async fn the_token_is_shown_and_ipv6_used_where_there_is_no_ipv4() {
     api.put_slice("models", "llm", "llm-v4", slice("IPv4", 8000, &[ready("10.0.0.1")]));
     becomes(&s, &["10.0.0.1:8000"]).await;
 
-    // It is renewed.
+    // The sidecar reads a new token.
     std::fs::write(&token, "an0ther\n").unwrap();
     api.end_watches();
     eventually(LIMIT, "the new token", || async {
@@ -324,7 +320,7 @@ async fn the_token_is_shown_and_ipv6_used_where_there_is_no_ipv4() {
 }
 
 #[tokio::test]
-async fn a_kubeconfig_leads_there() {
+async fn a_kubeconfig_names_the_api_server() {
     let directory = tempfile::tempdir().unwrap();
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1")]);
@@ -343,40 +339,8 @@ async fn a_kubeconfig_leads_there() {
     assert_eq!(api.asked()[0].token.as_deref(), Some("Bearer t0ken"));
 }
 
-/// Ends TLS in front of `port`; the port to call, and who vouches for it.
-async fn behind_tls(port: u16) -> (u16, String) {
-    use tokio_rustls::{
-        TlsAcceptor,
-        rustls::{
-            ServerConfig,
-            crypto::ring,
-            pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-        },
-    };
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
-    let config = ServerConfig::builder_with_provider(ring::default_provider().into());
-    let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    let config = config.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
-    let acceptor = TlsAcceptor::from(std::sync::Arc::new(config));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
-            tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                let mut to = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut stream, &mut to).await;
-            });
-        }
-    });
-    (address.port(), made.cert.pem())
-}
-
 #[tokio::test]
-async fn the_api_server_has_to_be_vouched_for() {
+async fn an_untrusted_certificate_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1")]);
@@ -403,18 +367,8 @@ async fn the_api_server_has_to_be_vouched_for() {
     becomes(&s, &["10.0.0.2:8000"]).await;
 }
 
-/// A sidecar as a process of its own, ended when dropped.
-struct Process(std::process::Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[tokio::test]
-async fn without_rights_the_log_names_them_once() {
+async fn the_log_names_missing_rights_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let api = FakeApi::start().await;
@@ -427,29 +381,24 @@ async fn without_rights_the_log_names_them_once() {
         api.url()
     );
     std::fs::write(path("evenkeel.yaml"), config).unwrap();
-    let child = std::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"))
-        .args([std::path::Path::new("serve"), std::path::Path::new("--config"), &path("evenkeel.yaml")])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::fs::File::create(path("log")).unwrap())
-        .spawn()
-        .unwrap();
-    let _process = Process(child);
+    let log_file = std::fs::File::create(path("log")).unwrap();
+    let _process = Process::serve(&path("evenkeel.yaml"), &[], log_file.into());
     let log = || std::fs::read_to_string(path("log")).unwrap();
-    let told = async |what: &str| {
+    let logs = async |what: &str| {
         eventually(LIMIT, what, || async { if log().contains(what) { Ok(()) } else { Err(log()) } }).await;
     };
     let needed =
         "needs a Role in namespace models with get, list and watch of endpointslices in discovery.k8s.io";
-    told(needed).await;
+    logs(needed).await;
     let before = api.lists();
     eventually(LIMIT, "asked again", || async {
         if api.lists() >= before + 3 { Ok(()) } else { Err(api.lists().to_string()) }
     })
     .await;
-    // Given the rights it needs no restart.
+    // With the rights, it needs no restart.
     api.fail_with(None);
-    told("the API server tells endpoints again").await;
-    told("endpoints changed pool=llm from=0 to=1").await;
+    logs("the API server sends endpoints again").await;
+    logs("endpoints changed pool=llm from=0 to=1").await;
     assert_eq!(log().matches(needed).count(), 1, "{}", log());
     assert!(!log().contains("ERROR") && !log().contains("kube_client"), "{}", log());
 }

@@ -1,11 +1,13 @@
-//! Limits at the door of gateways: what Admit answers, what a ticket carries, what Settle charges.
+//! Limits as a gateway sees them: the response of Admit, the ticket, and what Settle charges.
 
-use evenkeel_proto::v1::{
-    self as pb, admin_client::AdminClient, admit_response::Answer, gateway_client::GatewayClient,
+use evenkeel_proto::v1 as pb;
+
+use crate::support::{
+    admin,
+    redis::Redis,
+    requests::{admit_for, settle_success},
+    sidecar::Sidecar,
 };
-use tonic::transport::Channel;
-
-use crate::support::{redis::Redis, sidecar::Sidecar};
 
 const LIMITS: &str = "
 pools: [{cluster: llm, endpoints: [{address: 'a:1'}]}]
@@ -16,120 +18,75 @@ models: [{model: small, output_tokens: 100, bytes_per_token: 4}]
 ";
 
 async fn start(redis: &Redis) -> Sidecar {
-    Sidecar::start(&format!("store: {{type: redis, url: '{}', timeout: 5s}}\n{LIMITS}", redis.url())).await
+    Sidecar::start(&(redis.store(", timeout: 5s") + LIMITS)).await
 }
 
+/// A prompt of 100 tokens.
 fn admit(lease: u64, consumer: &str, model: &str) -> pb::AdmitRequest {
-    pb::AdmitRequest {
-        pool: Some(pb::Pool { route: String::new(), cluster: "llm".into() }),
-        holder: "h".into(),
-        lease,
-        subject: Some(pb::Subject { consumer: consumer.into(), ..Default::default() }),
-        model: model.into(),
-        prompt_bytes: 400,
-        ..Default::default()
-    }
+    pb::AdmitRequest { prompt_bytes: 400, ..admit_for(consumer, model, lease) }
 }
 
-async fn ask(gateway: &GatewayClient<Channel>, request: pb::AdmitRequest) -> Answer {
-    gateway.clone().admit(request).await.unwrap().into_inner().answer.unwrap()
-}
-
-async fn admitted(gateway: &GatewayClient<Channel>, request: pb::AdmitRequest) -> pb::Admitted {
-    match ask(gateway, request).await {
-        Answer::Admitted(admitted) => admitted,
-        other => panic!("not admitted: {other:?}"),
-    }
-}
-
-async fn denied(gateway: &GatewayClient<Channel>, request: pb::AdmitRequest) -> pb::Denied {
-    match ask(gateway, request).await {
-        Answer::Denied(denied) => denied,
-        other => panic!("not denied: {other:?}"),
-    }
-}
-
-async fn settle(gateway: &GatewayClient<Channel>, lease: u64, ticket: Vec<u8>, output: u64) {
-    let request = pb::SettleRequest {
-        pool: Some(pb::Pool { route: String::new(), cluster: "llm".into() }),
-        holder: "h".into(),
-        lease,
-        outcome: pb::Outcome::Success.into(),
-        status: 200,
-        tokens: Some(pb::Tokens { input: 100, output, ..Default::default() }),
-        tokens_final: true,
-        first_token_ms: 1,
-        total_ms: 2,
-        ticket,
-        ..Default::default()
-    };
-    gateway.clone().settle(request).await.unwrap();
-}
-
-/// Used and reserved of the limit of tokens.
+/// Returns what the limit of tokens counts as used and as reserved.
 async fn used(sidecar: &Sidecar, consumer: &str) -> (u64, u64) {
-    let channel =
-        Channel::from_shared(format!("http://{}", sidecar.addresses.grpc.as_ref().unwrap())).unwrap();
-    let mut admin = AdminClient::new(channel.connect().await.unwrap());
     let request = pb::ExplainRequest { request: Some(admit(0, consumer, "small")) };
-    let explained = admin.explain(request).await.unwrap().into_inner();
+    let explained = admin::client(sidecar).await.explain(request).await.unwrap().into_inner();
     (explained.limits[0].used, explained.limits[0].reserved)
 }
 
-/// A gateway that fails open lets pass what it got no answer about.
+/// A gateway that fails open lets a request pass after an error.
 #[tokio::test]
-async fn no_text_of_a_client_turns_an_answer_into_an_error() {
+async fn no_client_text_turns_an_answer_into_an_error() {
     let redis = Redis::start();
     let s = start(&redis).await;
-    assert_eq!(denied(&s.gateway, admit(1, "alice", "m")).await.status, 429);
+    assert_eq!(s.denied(admit(1, "alice", "m")).await.status, 429);
     for model in ["m\n", "m\u{85}", &"é".repeat(300)] {
-        admitted(&s.gateway, admit(2, "alice\t", model)).await;
+        s.admitted(admit(2, "alice\t", model)).await;
     }
 }
 
 #[tokio::test]
-async fn a_ticket_is_settled_by_any_sidecar_once() {
+async fn any_sidecar_settles_a_ticket_once() {
     let redis = Redis::start();
     let (one, other) = (start(&redis).await, start(&redis).await);
-    let ticket = admitted(&one.gateway, admit(1, "alice", "small")).await.ticket;
+    let ticket = one.admitted(admit(1, "alice", "small")).await.ticket;
     assert_eq!(used(&one, "alice").await, (200, 200));
     for sidecar in [&other, &one, &other] {
-        settle(&sidecar.gateway, 1, ticket.clone(), 50).await;
+        sidecar.end(settle_success(1, ticket.clone(), 100, 50)).await;
         assert_eq!(used(&one, "alice").await, (150, 0));
     }
-    // Without a ticket, the sidecar that admitted remembers.
-    admitted(&one.gateway, admit(2, "alice", "small")).await;
-    settle(&one.gateway, 2, Vec::new(), 10).await;
+    // Without a ticket, the sidecar that admitted the request charges what it remembers.
+    one.admitted(admit(2, "alice", "small")).await;
+    one.end(settle_success(2, Vec::new(), 100, 10)).await;
     assert_eq!(used(&other, "alice").await, (260, 0));
 }
 
 #[tokio::test]
-async fn tokens_beyond_belief_are_not_charged() {
+async fn implausible_token_counts_are_not_charged() {
     let redis = Redis::start();
     let s = start(&redis).await;
     for (lease, output) in [(1, u64::MAX), (2, 1 << 63), (3, 1 << 53)] {
-        let ticket = admitted(&s.gateway, admit(lease, "alice", "small")).await.ticket;
-        settle(&s.gateway, lease, ticket, output).await;
+        let ticket = s.admitted(admit(lease, "alice", "small")).await.ticket;
+        s.end(settle_success(lease, ticket, 100, output)).await;
     }
     let (used, reserved) = used(&s, "alice").await;
-    // As if their responses had not told.
+    // They are charged as if the responses had reported no usage.
     assert!(used <= 600 && reserved == 0, "{used} {reserved}");
-    admitted(&s.gateway, admit(4, "alice", "small")).await;
+    s.admitted(admit(4, "alice", "small")).await;
 }
 
-/// A refusal tells of the limit in the words of the standard, and is remembered.
+/// A denial has the standard's headers, and the sidecar caches it.
 #[tokio::test]
-async fn refusals_tell_when_to_come_again() {
+async fn a_refusal_names_its_limit_and_when_to_retry() {
     let redis = Redis::start();
     let s = start(&redis).await;
     for lease in 1..=5 {
-        let ticket = admitted(&s.gateway, admit(lease, "bob", "small")).await.ticket;
-        settle(&s.gateway, lease, ticket, 100).await;
+        let ticket = s.admitted(admit(lease, "bob", "small")).await.ticket;
+        s.end(settle_success(lease, ticket, 100, 100)).await;
     }
     let header = |denied: &pb::Denied, name: &str| {
         denied.headers.iter().find(|header| header.name == name).map(|header| header.value.clone()).unwrap()
     };
-    let refused = denied(&s.gateway, admit(6, "bob", "small")).await;
+    let refused = s.denied(admit(6, "bob", "small")).await;
     assert_eq!(refused.reason(), pb::Reason::Limit);
     assert_eq!(header(&refused, "ratelimit-policy"), "\"tokens\";q=1000;w=86400;qu=\"tokens\"");
     assert!(header(&refused, "ratelimit").starts_with("\"tokens\";r=0;t="));
@@ -145,7 +102,7 @@ async fn refusals_tell_when_to_come_again() {
         calls("hmget")
     };
     let before = script_calls();
-    let again = denied(&s.gateway, admit(7, "bob", "small")).await;
+    let again = s.denied(admit(7, "bob", "small")).await;
     assert_eq!(script_calls(), before, "Redis was asked");
     assert_eq!((again.status, again.reason()), (429, refused.reason()));
 }

@@ -1,7 +1,6 @@
-//! The sidecar's integration tests: one binary, real Redis servers, no fixed ports, no sleeps for
-//! synchronisation.
+//! The sidecar's integration tests. CONTRIBUTING.md ("Adding a test") says where a test goes and how to run one.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used)]
 
 mod acl;
 mod activity;
@@ -13,6 +12,7 @@ mod counters;
 mod discovery;
 mod drains;
 mod faults;
+#[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod limits;
 mod properties;
@@ -22,5 +22,6 @@ mod rls;
 mod sidecar;
 mod support;
 mod top;
+#[cfg(feature = "traces")]
 mod traces;
 mod usage;

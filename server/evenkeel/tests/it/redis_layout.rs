@@ -3,16 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::PoolId;
-use evenkeel_store::{Admit, Choice, Pool, Store};
+use evenkeel_store::{Admit, Pool, Store};
 
-use crate::{
-    contract::{held, holder, lease, pool, redis_options, redis_store, roster},
-    support::{eventually, redis::Redis},
+use crate::support::{
+    eventually,
+    redis::Redis,
+    store::{held, holder, lease, pool, redis_options, redis_store, roster},
 };
 
 const TTL: Duration = Duration::from_secs(60);
 
-async fn admit(store: &dyn Store, pool: &Arc<Pool>, number: u64) -> Choice {
+async fn admit(store: &dyn Store, pool: &Arc<Pool>, number: u64) -> Option<Arc<str>> {
     let admit = Admit {
         pool: Arc::clone(pool),
         roster: roster(&[("a", 1.0, 0), ("b", 1.0, 0)]),
@@ -28,7 +29,7 @@ fn strings(value: redis::Value) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn no_key_is_left_without_an_expiry() {
+async fn every_key_expires() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, "x"), TTL).await;
     let pool = pool("r", "c");
@@ -36,7 +37,7 @@ async fn no_key_is_left_without_an_expiry() {
         let keys = strings(redis.command(&["KEYS", "*"]));
         assert!(!keys.is_empty(), "{after}");
         for key in keys {
-            assert!(key.starts_with("x:ek1:"), "{key} after {after}");
+            assert!(key.starts_with("x:ek2:"), "{key} after {after}");
             let ttl: i64 = redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
             assert!(ttl > 0, "{key} has no expiry after {after}");
         }
@@ -48,14 +49,14 @@ async fn no_key_is_left_without_an_expiry() {
     check("keep_alive");
     store.register(&pool).await.unwrap();
     check("register");
-    redis.command(&["DEL", "x:ek1:{r|c}:in-flight"]);
+    redis.command(&["DEL", "x:ek2:{r|c}:in-flight"]);
     store.audit(&pool).await.unwrap();
     check("audit");
 }
 
-/// Guards against keys lost one by one, as eviction and careless operators lose them.
+/// Guards against the loss of single keys, by eviction or by an operator.
 #[tokio::test]
-async fn an_audit_counts_anew_what_was_lost() {
+async fn a_recount_restores_lost_counts() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     let pool = pool("r", "c");
@@ -63,8 +64,8 @@ async fn an_audit_counts_anew_what_was_lost() {
         admit(&*store, &pool, number).await;
     }
     let before = store.table(&pool).await.unwrap().in_flight;
-    redis.command(&["DEL", "ek1:{r|c}:in-flight"]);
-    // Settling meets a count of 0, and must not make it negative.
+    redis.command(&["DEL", "ek2:{r|c}:in-flight"]);
+    // A settlement must not make the lost count negative.
     assert!(store.settle(&pool, &holder("h"), lease(4)).await.unwrap());
     assert!(store.table(&pool).await.unwrap().in_flight.is_empty());
     assert_eq!(store.audit(&pool).await.unwrap(), 2);
@@ -91,7 +92,7 @@ async fn a_dead_holder_is_reaped_after_its_ttl_and_not_before() {
     assert!(!store.settle(&pool, &holder("h"), lease(1)).await.unwrap(), "a late settle changes nothing");
 }
 
-/// Gateways not yet migrated write Higress's table with HINCRBY, and let it go negative.
+/// Gateways that still run Higress's plugin write its table with HINCRBY, and let it go negative.
 #[tokio::test]
 async fn higress_table_is_shared() {
     let redis = Redis::start();
@@ -99,7 +100,7 @@ async fn higress_table_is_shared() {
     let pool = Arc::new(Pool { id: PoolId::new("r", "outbound|80||c.dns").unwrap(), higress_table: true });
     let key = "higress:global_least_request_table:r:outbound|80||c.dns";
     redis.command(&["HINCRBY", key, "a", "3"]);
-    assert_eq!(admit(&*store, &pool, 1).await, Choice::Endpoint("b".into()));
+    assert_eq!(admit(&*store, &pool, 1).await, Some("b".into()));
     redis.command(&["HINCRBY", key, "b", "1"]);
     let count = |endpoint: &str| -> Option<i64> {
         redis::from_redis_value(redis.command(&["HGET", key, endpoint])).unwrap()
@@ -107,18 +108,18 @@ async fn higress_table_is_shared() {
     assert_eq!((count("a"), count("b")), (Some(3), Some(2)));
     assert!(store.settle(&pool, &holder("h"), lease(1)).await.unwrap());
     assert_eq!((count("a"), count("b")), (Some(3), Some(1)));
-    // The other gateway counts down once too often; ours neither follows nor chokes.
+    // The other gateway counts down once too often; the script starts from 0 again.
     redis.command(&["HINCRBY", key, "b", "-2"]);
     assert_eq!(count("b"), Some(-1));
-    assert_eq!(admit(&*store, &pool, 2).await, Choice::Endpoint("b".into()));
+    assert_eq!(admit(&*store, &pool, 2).await, Some("b".into()));
     assert_eq!(count("b"), Some(1));
     assert_eq!(store.table(&pool).await.unwrap().in_flight.get("a"), Some(&3));
-    assert_eq!(store.audit(&pool).await.unwrap(), 0, "foreign counts have no leases to be audited by");
+    assert_eq!(store.audit(&pool).await.unwrap(), 0, "other gateways' counts have no leases to compare with");
 }
 
 #[tokio::test]
-async fn an_evicting_server_is_noticed() {
-    let redis = Redis::start_with(&["--maxmemory-policy".to_owned(), "allkeys-lru".to_owned()]);
+async fn an_evicting_policy_is_reported() {
+    let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     assert_eq!(store.evicting_policy().await.unwrap().as_deref(), Some("allkeys-lru"));
 }

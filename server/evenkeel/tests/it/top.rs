@@ -5,12 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evenkeel_proto::v1 as pb;
-use tokio::task::JoinHandle;
-
 use crate::support::{
-    command::{ADMIN, TOKEN, evenkeel, says, url},
-    sidecar::{Sidecar, pool},
+    admin::{ADMIN, TOKEN},
+    command::{PROGRAM, evenkeel, prints},
+    sidecar::{Alive, Sidecar},
     tmux::{PROMPT, Tmux},
 };
 
@@ -21,7 +19,7 @@ pools:
 - {cluster: small, cap: 2, endpoints: [{address: 'd:1'}]}
 ";
 
-/// A sidecar that top reaches by a socket, which stays the same when it is started again.
+/// Starts a sidecar that top reaches by a socket, whose path survives a restart.
 async fn start(tmux: &Tmux, yaml: &str) -> (Sidecar, String) {
     let socket = tmux.path().join("ek.sock").display().to_string();
     let listen = format!("listen: {{grpc: '127.0.0.1:0', http: '127.0.0.1:0', grpc_socket: '{socket}'}}");
@@ -29,39 +27,7 @@ async fn start(tmux: &Tmux, yaml: &str) -> (Sidecar, String) {
     (sidecar, format!("unix:{socket}"))
 }
 
-/// Says again and again that a holder has these leases, until dropped.
-struct Alive(JoinHandle<()>);
-
-impl Alive {
-    fn keep(sidecar: &Sidecar, holder: &'static str, leases: &BTreeMap<u64, String>) -> Self {
-        let mut gateway = sidecar.gateway.clone();
-        let held = pb::HeldPool {
-            pool: Some(pool("llm")),
-            endpoints: leases.values().cloned().collect(),
-            leases: leases.keys().copied().collect(),
-            endpoint_of: (1..=leases.len() as u32).collect(),
-            ..pb::HeldPool::default()
-        };
-        let issued_through = leases.keys().last().copied().unwrap_or(0);
-        Self(tokio::spawn(async move {
-            loop {
-                let pools = vec![held.clone()];
-                let request = pb::KeepAliveRequest { holder: holder.into(), issued_through, pools };
-                // A sidecar that is being stopped does not answer.
-                let _ = gateway.keep_alive(request).await;
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }))
-    }
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Takes leases from one number to another and keeps them.
+/// Takes leases with these numbers and keeps them.
 async fn hold(
     sidecar: &Sidecar,
     leases: &mut BTreeMap<u64, String>,
@@ -70,38 +36,38 @@ async fn hold(
     for lease in numbers {
         leases.insert(lease, sidecar.lease("llm", "h", lease).await.to_string());
     }
-    Alive::keep(sidecar, "h", leases)
+    let held: Vec<_> = leases.iter().map(|(lease, endpoint)| (*lease, Some(&**endpoint))).collect();
+    sidecar.alive("llm", "h", &held)
 }
 
-/// The words of the line that begins so.
+/// Returns the words of the line that begins with `name`.
 fn row<'a>(screen: &'a str, name: &str) -> Option<Vec<&'a str>> {
     let line = screen.lines().map(str::trim_start).find(|line| line.starts_with(name))?;
     Some(line.split_whitespace().collect())
 }
 
-/// The number in a column of the row that begins so.
+/// Returns the number in a column of the line that begins with `name`.
 fn number(screen: &str, name: &str, column: usize) -> Option<u64> {
     row(screen, name)?.get(column)?.parse().ok()
 }
 
 fn top(url: &str, pid_file: &str) -> String {
-    let program = env!("CARGO_BIN_EXE_evenkeel");
-    // The shell becomes the program: its pid is known.
-    format!("clear; sh -c 'echo $$ > {pid_file}; exec {program} top --server {url}'; echo \"ended $?\"")
+    // The shell becomes the program, so the file has its pid.
+    format!("clear; sh -c 'echo $$ > {pid_file}; exec {PROGRAM} top --server {url}'; echo \"ended $?\"")
 }
 
-/// The shell has the terminal again, and it is as it was.
+/// Waits for the shell, and checks that its terminal has its settings back.
 async fn is_restored(tmux: &Tmux) {
     tmux.shows("the shell is back", |screen| screen.contains("ended 0") && screen.contains(PROMPT)).await;
     assert!(!tmux.is_taken(), "the other screen is left");
     tmux.types("clear; stty -a");
-    let stty = tmux.shows("stty tells", |screen| screen.contains("icanon") && screen.contains("echo")).await;
+    let stty = tmux.shows("stty prints", |screen| screen.contains("icanon") && screen.contains("echo")).await;
     let words: Vec<&str> = stty.split_whitespace().collect();
     assert!(words.contains(&"icanon") && words.contains(&"echo") && words.contains(&"isig"), "{stty}");
 }
 
 #[tokio::test]
-async fn top_in_a_terminal() {
+async fn top_shows_pools_and_drains_endpoints() {
     let tmux = Tmux::start(80, 24).await;
     let (sidecar, url) = start(&tmux, &format!("{POOLS}{ADMIN}")).await;
     let mut leases = BTreeMap::new();
@@ -110,7 +76,7 @@ async fn top_in_a_terminal() {
     tmux.types(&format!("export EVENKEEL_ADMIN_TOKEN={TOKEN}"));
     tmux.types(&top(&url, &pid_file));
 
-    // Numbers are those of the API.
+    // The numbers are those of the API.
     let screen = tmux.shows("the leases are shown", |screen| number(screen, "llm", 2) == Some(5)).await;
     let state = sidecar.pool("llm").await;
     let of = |column| number(&screen, "llm", column);
@@ -120,7 +86,7 @@ async fn top_in_a_terminal() {
         .await;
     assert!(screen.lines().all(|line| line.chars().count() <= 80) && screen.contains("store up"), "{screen}");
 
-    // A change is seen within 2 s. A machine that is busy with something else may take longer, though not always.
+    // A change is shown within 2 s. A busy machine may take longer, but not every time.
     let mut slowest = Vec::new();
     for lease in 6..=15 {
         drop(alive);
@@ -149,7 +115,7 @@ async fn top_in_a_terminal() {
     let order: Vec<usize> =
         ["a:1", "b:1", "c:1"].map(|name| screen.find(&format!(" {name} ")).unwrap()).to_vec();
     assert!(order.is_sorted(), "{screen}");
-    // An endpoint is drained after a question, and gets requests again.
+    // top asks before it drains an endpoint, and undrains it again.
     tmux.keys(&["j", "d"]);
     tmux.shows("the question", |screen| screen.contains("drain b:1?  y in every pool  o only in llm")).await;
     tmux.keys(&["o"]);
@@ -179,11 +145,12 @@ async fn top_in_a_terminal() {
     }
     tmux.shows("all columns", |screen| screen.contains("HOLDERS") && screen.contains("IMBALANCE")).await;
 
-    // A sidecar that is started again is found again; the embedded store begins empty.
+    // top reconnects to a restarted sidecar, whose embedded store begins empty.
     drop(alive);
     sidecar.shutdown.cancel();
     sidecar.task.await.unwrap().unwrap();
-    let screen = tmux.shows("no answer is told", |screen| screen.contains("no answer from unix:")).await;
+    let screen =
+        tmux.shows("the missing answer is reported", |screen| screen.contains("no answer from unix:")).await;
     assert!(
         screen.contains("trying again") && row(&screen, "llm").is_some(),
         "the last figures stay: {screen}"
@@ -199,7 +166,7 @@ async fn top_in_a_terminal() {
 }
 
 #[tokio::test]
-async fn a_signal_gives_the_terminal_back() {
+async fn a_signal_restores_the_terminal() {
     let tmux = Tmux::start(80, 24).await;
     let (_sidecar, url) = start(&tmux, POOLS).await;
     let pid_file = tmux.path().join("pid").display().to_string();
@@ -208,36 +175,36 @@ async fn a_signal_gives_the_terminal_back() {
     tmux.keys(&["Enter"]);
     tmux.shows("endpoints", |screen| screen.contains("ENDPOINT ")).await;
     tmux.keys(&["d", "y"]);
-    tmux.shows("who may not is told so", |screen| screen.contains("show an administrator's token")).await;
+    tmux.shows("the missing token is reported", |screen| screen.contains("show an administrator's token"))
+        .await;
     let pid = std::fs::read_to_string(&pid_file).unwrap();
     let killed = std::process::Command::new("kill").args(["-TERM", pid.trim()]).status().unwrap();
     assert!(killed.success());
     is_restored(&tmux).await;
 }
 
-/// Tables are cut to the width of a terminal, and nowhere else.
 #[tokio::test]
 async fn tables_fit_the_terminal() {
     let name = "an-endpoint-with-a-name-that-is-far-too-long-for-this:8080";
     let tmux = Tmux::start(64, 12).await;
     let (sidecar, url) =
         start(&tmux, &format!("\npools: [{{cluster: llm, endpoints: [{{address: '{name}'}}]}}]\n")).await;
-    tmux.types(&format!("clear; {} pools --server {url}; echo ended", env!("CARGO_BIN_EXE_evenkeel")));
+    tmux.types(&format!("clear; {PROGRAM} pools --server {url}; echo ended"));
     let screen = tmux.shows("the table", |screen| screen.contains("\nended")).await;
     let lines: Vec<&str> = screen.lines().take_while(|line| *line != "ended").collect();
     assert!(lines.len() == 2 && lines[1].contains("…") && lines[1].starts_with("llm"), "{screen}");
-    let whole = says(&sidecar, "pools").await;
+    let whole = prints(&sidecar, "pools").await;
     assert!(whole.contains(name), "{whole}");
 }
 
 #[tokio::test]
-async fn one_frame_for_scripts() {
+async fn top_prints_one_frame_without_a_terminal() {
     let sidecar = Sidecar::start(&POOLS.replace("4s", "60s")).await;
     for lease in 1..=3 {
         sidecar.lease("llm", "h", lease).await;
     }
-    let url = url(&sidecar);
-    // Standard output is a pipe here: one frame is what there is, asked for or not.
+    let url = sidecar.url();
+    // Standard output is a pipe here: with and without --once, top prints one frame.
     for words in [&["top"][..], &["top", "--once"]] {
         let output = evenkeel(&url, None, words).await;
         let text = String::from_utf8(output.stdout).unwrap();
@@ -255,12 +222,11 @@ async fn one_frame_for_scripts() {
     assert_eq!(gone.status.code(), Some(5));
 }
 
-/// Each change is a line, until nobody reads any more.
 #[tokio::test]
-async fn changes_as_lines_of_json() {
+async fn top_prints_each_change_as_a_line_of_json() {
     let sidecar = Sidecar::start(&POOLS.replace("4s", "12s")).await;
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"));
-    command.args(["top", "--output", "json", "--cluster", "llm", "--server", &url(&sidecar)]);
+    let mut command = tokio::process::Command::new(PROGRAM);
+    command.args(["top", "--output", "json", "--cluster", "llm", "--server", &sidecar.url()]);
     let mut child = command.stdout(std::process::Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines =
         tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
@@ -275,7 +241,7 @@ async fn changes_as_lines_of_json() {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), read).await.expect("the change is told");
+        tokio::time::timeout(Duration::from_secs(60), read).await.expect("the change is printed");
     };
     next(0).await;
     sidecar.lease("llm", "h", 1).await;

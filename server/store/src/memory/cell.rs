@@ -1,18 +1,18 @@
-//! One counter: the reference for `lua/count.lua`, which does the same arithmetic in the same order.
+//! One counter: the reference for the algorithms in `lua/fragments`, which do the same arithmetic in the same order.
 
 use std::collections::BTreeMap;
 
 use evenkeel_domain::{
     clock::DAY_MS,
     limit::{
-        Rule,
+        CounterRule,
         rule::{SLOTS, slot_ms},
     },
 };
 
 use crate::counters::{Entry, Reading, ReservationId};
 
-/// A counter as of some moment.
+/// The state of a counter at some time.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
     Fixed {
@@ -21,14 +21,13 @@ pub(super) enum Cell {
         reserved: u64,
     },
     Sliding {
-        /// The newest slot.
         slot: u64,
-        /// Counts of it and the ones before.
+        /// Counts of `slot` and the slots before it, newest first.
         counts: [u64; SLOTS + 1],
     },
-    Drain {
+    TokenBucket {
         at_ms: u64,
-        /// Times the period: whole numbers, so that nothing is lost to rounding.
+        /// Used tokens times the period: whole numbers, so that rounding loses nothing.
         debt: f64,
         period_ms: u64,
     },
@@ -38,7 +37,7 @@ pub(super) enum Cell {
         used: u64,
         overrun: u64,
         day: u64,
-        /// Reserved on that day, and on the day before.
+        /// Reserved on `day` and on the day before.
         reserved: [u64; 2],
     },
     Budget {
@@ -50,18 +49,19 @@ pub(super) enum Cell {
 }
 
 impl Cell {
-    /// A counter as of now: `before` moved on, or a new one. `None` where a quota has neither record nor default.
-    pub(super) fn at(before: Option<&Self>, rule: &Rule, now: u64) -> Option<Self> {
+    /// Returns the counter as of now: `before` advanced in time, or a new one. `None` if a quota has neither record nor
+    /// default.
+    pub(super) fn at(before: Option<&Self>, rule: &CounterRule, now: u64) -> Option<Self> {
         Some(match (*rule, before) {
-            (Rule::Fixed { window, .. }, before) => {
+            (CounterRule::Fixed { window, .. }, before) => {
                 let (start, end) = window.around(now);
                 match before {
-                    // Of the next window: the clock was set back a little.
+                    // A count of the next window: the clock was set back a little.
                     Some(Self::Fixed { start: s, .. }) if *s == start || *s == end => before.cloned()?,
                     _ => Self::Fixed { start, used: 0, reserved: 0 },
                 }
             }
-            (Rule::Sliding { period_ms, .. }, before) => {
+            (CounterRule::Sliding { period_ms, .. }, before) => {
                 let slot = now / slot_ms(period_ms);
                 let mut counts = [0; SLOTS + 1];
                 // A slot ahead: the clock was set back a little.
@@ -78,17 +78,22 @@ impl Cell {
                 }
                 Self::Sliding { slot, counts }
             }
-            (Rule::Drain { amount, period_ms, .. }, Some(Self::Drain { at_ms, debt, period_ms: p })) => {
+            (
+                CounterRule::TokenBucket { amount, period_ms, .. },
+                Some(Self::TokenBucket { at_ms, debt, period_ms: p }),
+            ) => {
                 let debt = if *p == period_ms { *debt } else { debt / *p as f64 * period_ms as f64 };
                 let drained = now.saturating_sub(*at_ms) as f64 * amount as f64;
-                Self::Drain { at_ms: now.max(*at_ms), debt: (debt - drained).max(0.0), period_ms }
+                Self::TokenBucket { at_ms: now.max(*at_ms), debt: (debt - drained).max(0.0), period_ms }
             }
-            (Rule::Drain { period_ms, .. }, _) => Self::Drain { at_ms: now, debt: 0.0, period_ms },
-            (Rule::Running { .. }, Some(Self::Running(held))) => Self::Running(
+            (CounterRule::TokenBucket { period_ms, .. }, _) => {
+                Self::TokenBucket { at_ms: now, debt: 0.0, period_ms }
+            }
+            (CounterRule::Running { .. }, Some(Self::Running(held))) => Self::Running(
                 held.iter().filter(|(_, at)| **at > now).map(|(id, at)| (id.clone(), *at)).collect(),
             ),
-            (Rule::Running { .. }, _) => Self::Running(BTreeMap::new()),
-            (Rule::Prepaid { .. }, Some(Self::Prepaid { balance, used, overrun, day, reserved })) => {
+            (CounterRule::Running { .. }, _) => Self::Running(BTreeMap::new()),
+            (CounterRule::Prepaid { .. }, Some(Self::Prepaid { balance, used, overrun, day, reserved })) => {
                 let today = now / DAY_MS;
                 let reserved = match today.checked_sub(*day) {
                     Some(0) => *reserved,
@@ -97,17 +102,17 @@ impl Cell {
                 };
                 Self::Prepaid { balance: *balance, used: *used, overrun: *overrun, day: today, reserved }
             }
-            // A quota's record of another kind is not overwritten: it refuses.
+            // A quota's record of another kind is not overwritten. The request is refused.
             (
-                Rule::Prepaid { .. } | Rule::Budget { .. },
+                CounterRule::Prepaid { .. } | CounterRule::Budget { .. },
                 Some(Self::Prepaid { .. } | Self::Budget { .. }),
             ) if !before.is_some_and(|before| before.is_of(rule)) => {
                 return None;
             }
-            (Rule::Prepaid { default }, _) => {
+            (CounterRule::Prepaid { default }, _) => {
                 Self::Prepaid { balance: default?, used: 0, overrun: 0, day: now / DAY_MS, reserved: [0, 0] }
             }
-            (Rule::Budget { window, .. }, before) => {
+            (CounterRule::Budget { window, .. }, before) => {
                 let (start, end) = window.around(now);
                 match before {
                     Some(Self::Budget { start: s, .. }) if *s == start || *s == end => before.cloned()?,
@@ -120,34 +125,37 @@ impl Cell {
         })
     }
 
-    fn is_of(&self, rule: &Rule) -> bool {
+    fn is_of(&self, rule: &CounterRule) -> bool {
         matches!(
             (self, rule),
-            (Self::Prepaid { .. }, Rule::Prepaid { .. }) | (Self::Budget { .. }, Rule::Budget { .. })
+            (Self::Prepaid { .. }, CounterRule::Prepaid { .. })
+                | (Self::Budget { .. }, CounterRule::Budget { .. })
         )
     }
 
-    /// What is taken in shadow mode where there is no room: of a balance no more than there is.
+    /// Returns what to take in shadow mode without room. A balance gives no more than it has.
     pub(super) fn in_shadow(&self, cost: u64) -> u64 {
         if let Self::Prepaid { balance, .. } = self { cost.min(*balance) } else { cost }
     }
 
-    /// What could be taken; `None` where there is no room.
-    pub(super) fn room(&self, rule: &Rule, cost: u64) -> Option<u64> {
+    /// Returns what can be taken. `None` if there is no room.
+    pub(super) fn room(&self, rule: &CounterRule, cost: u64) -> Option<u64> {
         let fits = match (self, rule) {
-            (Self::Fixed { used, .. }, Rule::Fixed { amount, .. }) => used.saturating_add(cost) <= *amount,
-            (Self::Sliding { counts, .. }, Rule::Sliding { amount, .. }) => {
+            (Self::Fixed { used, .. }, CounterRule::Fixed { amount, .. }) => {
+                used.saturating_add(cost) <= *amount
+            }
+            (Self::Sliding { counts, .. }, CounterRule::Sliding { amount, .. }) => {
                 counts.iter().fold(cost, |sum, n| sum.saturating_add(*n)) <= *amount
             }
-            (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
+            (Self::TokenBucket { debt, period_ms, .. }, CounterRule::TokenBucket { burst, .. }) => {
                 debt + cost as f64 * *period_ms as f64 <= *burst as f64 * *period_ms as f64
             }
 
-            (Self::Running(held), Rule::Running { amount, .. }) => held.len() as u64 + cost <= *amount,
+            (Self::Running(held), CounterRule::Running { amount, .. }) => held.len() as u64 + cost <= *amount,
             (Self::Prepaid { balance, reserved, .. }, _) => {
                 return last_bit(*balance, cost, reserved[0] + reserved[1]);
             }
-            (Self::Budget { used, reserved, amount, .. }, Rule::Budget { default, .. }) => {
+            (Self::Budget { used, reserved, amount, .. }, CounterRule::Budget { default, .. }) => {
                 return last_bit(amount.or(*default)?.saturating_sub(*used), cost, *reserved);
             }
             _ => false,
@@ -163,7 +171,7 @@ impl Cell {
                 *reserved = reserved.saturating_add(provisionally);
             }
             Self::Sliding { counts, .. } => counts[0] += taken,
-            Self::Drain { debt, period_ms, .. } => *debt += taken as f64 * *period_ms as f64,
+            Self::TokenBucket { debt, period_ms, .. } => *debt += taken as f64 * *period_ms as f64,
             Self::Running(held) => {
                 if let Some((id, deadline)) = hold {
                     held.insert(id.clone(), deadline);
@@ -177,7 +185,7 @@ impl Cell {
         }
     }
 
-    /// Puts what is to be charged in the place of `reserved`.
+    /// Replaces `reserved` with the actual charge.
     pub(super) fn settle(&mut self, entry: &Entry, reserved: u64, id: &ReservationId, now: u64) {
         let Entry { rule, window: at, actual, provisional, .. } = entry;
         let more = (*actual as i64).saturating_sub(reserved as i64);
@@ -199,17 +207,17 @@ impl Cell {
                     counts[i] = counts[i].saturating_add_signed(more);
                 }
             }
-            (Self::Drain { debt, .. }, Rule::Drain { amount, period_ms, .. }) => {
+            (Self::TokenBucket { debt, .. }, CounterRule::TokenBucket { amount, period_ms, .. }) => {
                 let period = *period_ms as f64;
                 let mut more = more as f64 * period;
                 if more < 0.0 {
-                    // What has drained since cannot be given back: it may have made room for others.
-                    let drained = (now as f64 - *at as f64) * *amount as f64;
-                    more = -(-more).min((reserved as f64 * period - drained).max(0.0));
+                    // The refill since the reservation cannot be returned, as it may have made room for others.
+                    let refilled = (now as f64 - *at as f64) * *amount as f64;
+                    more = -(-more).min((reserved as f64 * period - refilled).max(0.0));
                 }
                 *debt = (*debt + more).max(0.0);
             }
-            (Self::Drain { .. }, _) => {}
+            (Self::TokenBucket { .. }, _) => {}
             (Self::Running(held), _) => drop(held.remove(id)),
             (Self::Prepaid { balance, used, overrun, day, reserved: r }, _) => {
                 if *provisional {
@@ -229,22 +237,22 @@ impl Cell {
         }
     }
 
-    /// Used, amount in force, and place to show when settled.
-    pub(super) fn reading(&self, rule: &Rule, now: u64) -> Reading {
+    /// Returns the reading: the used amount, the amount in force, and the window to pass when settling.
+    pub(super) fn reading(&self, rule: &CounterRule, now: u64) -> Reading {
         let (used, amount, window) = match (self, rule) {
-            (Self::Fixed { start, used, .. }, Rule::Fixed { amount, .. }) => (*used, *amount, *start),
-            (Self::Sliding { slot, counts }, Rule::Sliding { amount, .. }) => {
+            (Self::Fixed { start, used, .. }, CounterRule::Fixed { amount, .. }) => (*used, *amount, *start),
+            (Self::Sliding { slot, counts }, CounterRule::Sliding { amount, .. }) => {
                 (counts.iter().sum(), *amount, *slot)
             }
-            (Self::Drain { debt, period_ms, .. }, Rule::Drain { burst, .. }) => {
+            (Self::TokenBucket { debt, period_ms, .. }, CounterRule::TokenBucket { burst, .. }) => {
                 ((debt / *period_ms as f64).ceil() as u64, *burst, now)
             }
 
-            (Self::Running(held), Rule::Running { amount, .. }) => (held.len() as u64, *amount, 0),
+            (Self::Running(held), CounterRule::Running { amount, .. }) => (held.len() as u64, *amount, 0),
             (Self::Prepaid { balance, used, day, reserved, .. }, _) => {
                 (*balance, balance + used + reserved[0] + reserved[1], *day)
             }
-            (Self::Budget { start, used, amount, .. }, Rule::Budget { default, .. }) => {
+            (Self::Budget { start, used, amount, .. }, CounterRule::Budget { default, .. }) => {
                 (*used, amount.or(*default).unwrap_or(0), *start)
             }
             _ => (0, 0, 0),
@@ -253,20 +261,21 @@ impl Cell {
         Reading { used, reserved, amount, window, reset_ms, ..Reading::default() }
     }
 
-    /// Of a refusal: the time until it would fit, and the time for which it cannot, whatever is settled.
-    pub(super) fn waits(&self, rule: &Rule, cost: u64, provisional: bool, now: u64) -> (u64, u64) {
+    /// For a refusal, returns the time until the cost would fit, and the time for which it cannot fit, whatever is
+    /// settled.
+    pub(super) fn waits(&self, rule: &CounterRule, cost: u64, provisional: bool, now: u64) -> (u64, u64) {
         let unless_provisional = |retry: u64| (retry, if provisional { 0 } else { retry });
         match (self, rule) {
-            (Self::Fixed { used, reserved, .. }, Rule::Fixed { amount, window }) => {
+            (Self::Fixed { used, reserved, .. }, CounterRule::Fixed { amount, window }) => {
                 let reset = window.around(now).1.saturating_sub(now);
                 let lasting = (used + cost).saturating_sub(*reserved) > *amount;
                 (if cost <= *amount { reset } else { 0 }, if lasting { reset } else { 0 })
             }
-            (Self::Budget { amount, .. }, Rule::Budget { default, window }) => {
+            (Self::Budget { amount, .. }, CounterRule::Budget { default, window }) => {
                 let some = amount.or(*default).unwrap_or(0) > 0;
                 (if some { window.around(now).1.saturating_sub(now) } else { 0 }, 0)
             }
-            (Self::Sliding { slot, counts }, Rule::Sliding { amount, period_ms }) => {
+            (Self::Sliding { slot, counts }, CounterRule::Sliding { amount, period_ms }) => {
                 let mut left = counts.iter().sum::<u64>();
                 for (i, count) in counts.iter().enumerate().rev().filter(|(_, count)| **count > 0) {
                     left -= count;
@@ -277,7 +286,9 @@ impl Cell {
                 }
                 (0, 0)
             }
-            (Self::Drain { debt, .. }, Rule::Drain { burst, amount, period_ms }) if cost <= *burst => {
+            (Self::TokenBucket { debt, .. }, CounterRule::TokenBucket { burst, amount, period_ms })
+                if cost <= *burst =>
+            {
                 let period = *period_ms as f64;
                 let excess = (debt + cost as f64 * period - *burst as f64 * period).max(0.0);
                 unless_provisional((excess / *amount as f64).ceil() as u64)
@@ -286,7 +297,7 @@ impl Cell {
         }
     }
 
-    /// Part of what is used that is reserved.
+    /// Returns the reserved part of the used amount.
     fn reserved(&self) -> u64 {
         match self {
             Self::Fixed { reserved, .. } | Self::Budget { reserved, .. } => *reserved,
@@ -295,13 +306,17 @@ impl Cell {
         }
     }
 
-    /// Until when it says anything; `None`: for good.
-    pub(super) fn lives_until(&self, rule: &Rule, now: u64) -> Option<u64> {
+    /// Returns when the counter expires. `None`: never.
+    pub(super) fn lives_until(&self, rule: &CounterRule, now: u64) -> Option<u64> {
         match (self, rule) {
-            (_, Rule::Fixed { window, .. })
-            | (Self::Budget { amount: None, .. }, Rule::Budget { window, .. }) => Some(window.around(now).1),
-            (_, Rule::Sliding { period_ms, .. }) => Some(now + (SLOTS as u64 + 1) * slot_ms(*period_ms)),
-            (Self::Drain { debt, .. }, Rule::Drain { amount, .. }) => {
+            (_, CounterRule::Fixed { window, .. })
+            | (Self::Budget { amount: None, .. }, CounterRule::Budget { window, .. }) => {
+                Some(window.around(now).1)
+            }
+            (_, CounterRule::Sliding { period_ms, .. }) => {
+                Some(now + (SLOTS as u64 + 1) * slot_ms(*period_ms))
+            }
+            (Self::TokenBucket { debt, .. }, CounterRule::TokenBucket { amount, .. }) => {
                 Some(now + (debt / *amount as f64).ceil() as u64)
             }
             (Self::Running(held), _) => Some(held.values().copied().max().unwrap_or(now)),
@@ -310,7 +325,7 @@ impl Cell {
     }
 }
 
-/// The last of a quota goes to one request at a time.
+/// Lets one request at a time take the rest of a quota that is too small for it.
 fn last_bit(left: u64, cost: u64, reserved: u64) -> Option<u64> {
     if left >= cost.max(1) { Some(cost) } else { (left > 0 && reserved == 0).then_some(left) }
 }

@@ -12,27 +12,27 @@ use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
     clock::{DAY_MS, unix_ms},
-    limit::{Bucket, Meter, Rule},
+    limit::{Bucket, CounterRule, Meter},
 };
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::cell::Cell;
-use crate::counters::{Counters, Entry, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict};
+use crate::counters::{Counters, Entry, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict};
 
-/// Counters from which on those that say nothing any more are looked for.
+/// From this number of counters on, expired ones are deleted.
 const PURGE_FROM: usize = 1024;
 
-/// Counters of limits and quotas. Time is tokio's, so that tests can pause it.
+/// Counters of limits and quotas. Uses tokio's time, so that tests can pause it.
 pub struct MemoryCounters {
     started: Instant,
     started_unix_ms: u64,
-    /// The time shown, where it was set; else 0.
+    /// The time if it was set, else 0.
     set_ms: AtomicU64,
     state: Mutex<State>,
 }
 
-/// Where a counter is: its key and the name of its limit.
+/// The place of a counter: its key and the name of its limit.
 pub(super) type Place = (Arc<Bucket>, Arc<str>);
 
 #[derive(Default)]
@@ -51,7 +51,7 @@ struct Notes {
     ids: HashMap<ReservationId, Option<Vec<(u64, u64)>>>,
 }
 
-/// A counter, and until when it says anything; `None`: for good.
+/// A counter, and when it expires. `None`: never.
 pub(super) struct Stored {
     pub(super) cell: Cell,
     pub(super) until_ms: Option<u64>,
@@ -69,12 +69,12 @@ impl Default for MemoryCounters {
 }
 
 impl MemoryCounters {
-    /// Stops its clock at this time, in ms of the Unix epoch: for tests on virtual time.
+    /// Stops the clock at this time, in ms of the Unix epoch. For tests on virtual time.
     pub fn set_clock(&self, now_ms: u64) {
         self.set_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Its clock, in ms of the Unix epoch.
+    /// Returns the time, in ms of the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         match self.set_ms.load(Ordering::Relaxed) {
@@ -83,19 +83,18 @@ impl MemoryCounters {
         }
     }
 
-    /// Counters kept; for tests.
+    /// Counts the counters. For tests.
     #[must_use]
     pub fn len(&self) -> usize {
         self.state.lock().cells.len()
     }
 
-    /// Whether none is kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets everything, as a store that came back empty.
+    /// Deletes everything, like a store that came back empty.
     pub fn clear(&self) {
         *self.state.lock() = State::default();
     }
@@ -106,21 +105,21 @@ impl MemoryCounters {
     }
 }
 
-/// One meter of a reservation, judged: its counter as of now, and what could be taken of it.
+/// One evaluated meter of a reservation: its counter as of now, and what can be taken from it.
 struct Judged {
-    /// `None` where a quota has neither record nor default.
+    /// `None` if a quota has neither record nor default.
     cell: Option<Cell>,
-    /// `None` where there is no room.
+    /// `None` if there is no room.
     taken: Option<u64>,
 }
 
 impl State {
-    fn cell(&self, bucket: &Arc<Bucket>, name: &Arc<str>, rule: &Rule, now: u64) -> Option<Cell> {
+    fn cell(&self, bucket: &Arc<Bucket>, name: &Arc<str>, rule: &CounterRule, now: u64) -> Option<Cell> {
         let place = (Arc::clone(bucket), Arc::clone(name));
         Cell::at(self.cells.get(&place).map(|stored| &stored.cell), rule, now)
     }
 
-    pub(super) fn put(&mut self, place: Place, cell: Cell, rule: &Rule, now: u64) {
+    pub(super) fn put(&mut self, place: Place, cell: Cell, rule: &CounterRule, now: u64) {
         let until_ms = cell.lives_until(rule, now);
         self.cells.insert(place, Stored { cell, until_ms });
         if self.cells.len() >= self.purge_at.max(PURGE_FROM) {
@@ -129,7 +128,7 @@ impl State {
         }
     }
 
-    /// Takes, unless it is only to look.
+    /// Reserves, unless the call only peeks.
     fn reserve(&mut self, reserve: &Reserve, look: bool, now: u64) -> Verdict {
         let id = reserve.id.as_ref();
         let today = self.notes.get(&(now / DAY_MS));
@@ -186,7 +185,7 @@ impl State {
         let Some(mut cell) = cell else { return Reading { taken, ..Reading::default() } };
         if !look {
             let hold = match meter.rule {
-                Rule::Running { ttl_ms, .. } => id.map(|id| (id, now + ttl_ms)),
+                CounterRule::Running { ttl_ms, .. } => id.map(|id| (id, now + ttl_ms)),
                 _ => None,
             };
             cell.take(taken, meter.provisional, hold);
@@ -211,7 +210,7 @@ impl State {
         }
         for entry in &settlement.entries {
             // A KeepAlive that was under way may have put back what ran: a repeated settlement ends it once more.
-            if !(first || matches!(entry.rule, Rule::Running { .. })) {
+            if !(first || matches!(entry.rule, CounterRule::Running { .. })) {
                 continue;
             }
             let Some(mut cell) = self.cell(&entry.bucket, &entry.name, &entry.rule, now) else { continue };
@@ -231,7 +230,7 @@ impl State {
         }
         let taken = of_day.ids.remove(id).flatten().unwrap_or_default();
         for (meter, (window, taken)) in reserve.meters.iter().zip(taken) {
-            if matches!(meter.rule, Rule::Running { .. }) {
+            if matches!(meter.rule, CounterRule::Running { .. }) {
                 continue;
             }
             let Some(mut cell) = self.cell(&meter.bucket, &meter.name, &meter.rule, now) else { continue };
@@ -241,11 +240,11 @@ impl State {
         }
     }
 
-    fn hold(&mut self, hold: &Hold, now: u64) {
-        let rule = Rule::Running { amount: 0, ttl_ms: hold.ttl_ms };
-        if let Some(mut cell) = self.cell(&hold.bucket, &hold.name, &rule, now) {
-            cell.take(1, true, Some((&hold.id, now + hold.ttl_ms)));
-            self.put((Arc::clone(&hold.bucket), Arc::clone(&hold.name)), cell, &rule, now);
+    fn renew(&mut self, renewal: &Renewal, now: u64) {
+        let rule = CounterRule::Running { amount: 0, ttl_ms: renewal.ttl_ms };
+        if let Some(mut cell) = self.cell(&renewal.bucket, &renewal.name, &rule, now) {
+            cell.take(1, true, Some((&renewal.id, now + renewal.ttl_ms)));
+            self.put((Arc::clone(&renewal.bucket), Arc::clone(&renewal.name)), cell, &rule, now);
         }
     }
 }
@@ -281,8 +280,8 @@ impl Counters for MemoryCounters {
         Ok(self.with(|state, now| state.settle(&settlement, now)))
     }
 
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-        self.with(|state, now| holds.iter().for_each(|hold| state.hold(hold, now)));
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+        self.with(|state, now| renewals.iter().for_each(|renewal| state.renew(renewal, now)));
         Ok(())
     }
 }

@@ -1,17 +1,13 @@
-//! Drains and changes in this process's memory.
+//! Drains in this process's memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use evenkeel_domain::{PoolId, StoreError, clock::unix_ms};
 use parking_lot::Mutex;
 
-use crate::{
-    changes::{AdminChange, CHANGES_MAX, Changes},
-    drains::{DRAINS_MAX, Drain, DrainList, Drains, PutDrain},
-};
+use crate::drains::{DRAINS_MAX, Drain, DrainList, DrainStore, PutDrain};
 
-/// Drains.
 #[derive(Default)]
 pub struct MemoryDrains {
     kept: Mutex<Kept>,
@@ -25,7 +21,7 @@ struct Kept {
 }
 
 #[async_trait]
-impl Drains for MemoryDrains {
+impl DrainStore for MemoryDrains {
     async fn put_drain(&self, new: &Drain) -> Result<Option<PutDrain>, StoreError> {
         let at_ms = unix_ms();
         let mut kept = self.kept.lock();
@@ -53,27 +49,5 @@ impl Drains for MemoryDrains {
 
     async fn drains_version(&self) -> Result<u64, StoreError> {
         Ok(self.kept.lock().version)
-    }
-}
-
-/// Changes, with their ids.
-#[derive(Default)]
-pub struct MemoryChanges {
-    kept: Mutex<VecDeque<(String, AdminChange)>>,
-}
-
-#[async_trait]
-impl Changes for MemoryChanges {
-    async fn add_change(&self, id: &str, change: &AdminChange) -> Result<(), StoreError> {
-        let mut kept = self.kept.lock();
-        if kept.iter().all(|(known, _)| known != id) {
-            kept.push_front((id.to_owned(), AdminChange { at_ms: unix_ms(), ..change.clone() }));
-            kept.truncate(CHANGES_MAX);
-        }
-        Ok(())
-    }
-
-    async fn changes(&self, most: usize) -> Result<Vec<AdminChange>, StoreError> {
-        Ok(self.kept.lock().iter().take(most).map(|(_, change)| change.clone()).collect())
     }
 }

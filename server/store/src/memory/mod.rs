@@ -1,4 +1,4 @@
-//! The embedded store, and the reference model the Redis scripts are tested against.
+//! The embedded store, and the reference that the Redis scripts are tested against.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -10,22 +10,28 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+mod activity;
 mod cell;
+mod changes;
 mod counters;
 mod drains;
 mod records;
+mod usage;
 
+pub use activity::MemoryActivity;
+pub use changes::MemoryChanges;
 pub use counters::MemoryCounters;
-pub use drains::{MemoryChanges, MemoryDrains};
+pub use drains::MemoryDrains;
 use evenkeel_domain::{HolderId, LeaseId, PoolId, StoreError, choose, clock::unix_ms};
 pub use records::MemoryRecords;
+pub use usage::MemoryUsage;
 
-use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, Table};
+use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table};
 
-/// Most leases given back by one [`Store::reap`].
+/// Most leases that one [`Store::reap`] returns.
 pub const REAP_MAX: usize = 1000;
 
-/// Tables in this process's memory. Time is tokio's, so that tests can pause it.
+/// Tables in this process's memory. Uses tokio's time, so that tests can pause it.
 pub struct MemoryStore {
     holder_ttl: Duration,
     started: Instant,
@@ -42,7 +48,7 @@ struct State {
 #[derive(Default)]
 struct PoolTable {
     counts: BTreeMap<Arc<str>, u64>,
-    /// Load of other instances, which this one can only remember. See [`MemoryStore::assume_rest_of`].
+    /// Load of other sidecars. See [`MemoryStore::assume_rest_of`].
     assumed: BTreeMap<Arc<str>, u64>,
     deadlines: BTreeMap<HolderId, u64>,
     leases: BTreeMap<HolderId, BTreeMap<LeaseId, Lease>>,
@@ -114,14 +120,14 @@ impl PoolTable {
 }
 
 impl MemoryStore {
-    /// A holder not heard of for `holder_ttl` counts as dead.
+    /// A holder counts as dead after `holder_ttl` without a KeepAlive.
     #[must_use]
     pub fn new(holder_ttl: Duration) -> Self {
         Self { holder_ttl, started: Instant::now(), started_unix_ms: unix_ms(), state: Mutex::default() }
     }
 
-    /// Takes what a table shows beyond the leases known here as the load of other instances: it counts when choosing,
-    /// and no lease here accounts for it. Replaces what was assumed before.
+    /// Takes what a shared table shows beyond the leases known here as the load of other sidecars. It counts in the
+    /// choice, without leases. Replaces the previous load.
     pub fn assume_rest_of(&self, pool: &PoolId, in_flight: &BTreeMap<Arc<str>, u64>) {
         let mut state = self.state.lock();
         let table = state.pools.entry(pool.clone()).or_default();
@@ -131,12 +137,12 @@ impl MemoryStore {
         table.assumed = rest.filter(|(_, n)| *n > 0).collect();
     }
 
-    /// Assumes nothing any more.
+    /// Drops the load of other sidecars.
     pub fn forget_assumed(&self) {
         self.state.lock().pools.values_mut().for_each(|table| table.assumed.clear());
     }
 
-    /// Gives back the leases of all holders past their deadline.
+    /// Returns the leases of all holders past their deadline.
     pub fn forget_silent_holders(&self) {
         let now_ms = self.now_ms();
         for table in self.state.lock().pools.values_mut() {
@@ -152,7 +158,7 @@ impl MemoryStore {
         }
     }
 
-    /// What [`Self::assume_rest_of`] found.
+    /// Returns the load that [`Self::assume_rest_of`] found.
     #[must_use]
     pub fn assumed(&self, pool: &Pool) -> BTreeMap<Arc<str>, u64> {
         self.with(pool, |table| table.assumed.clone())
@@ -164,7 +170,7 @@ impl MemoryStore {
         self.with(pool, |table| table.adopt(holder, held, now, deadline))
     }
 
-    /// Moves a holder's deadline into the past, as if it had been silent. For tests.
+    /// Moves a holder's deadline into the past. For tests.
     pub fn expire(&self, pool: &Pool, holder: &HolderId) {
         if let Some(deadline) =
             self.state.lock().pools.get_mut(&pool.id).and_then(|p| p.deadlines.get_mut(holder))
@@ -192,20 +198,20 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn admit(&self, admit: Admit) -> Result<Choice, StoreError> {
+    async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError> {
         let (now, deadline) = (self.now_ms(), self.deadline_ms());
         Ok(self.with(&admit.pool, |table| {
             table.deadlines.insert(admit.holder.clone(), deadline);
             if let Some(lease) = table.leases.get(&admit.holder).and_then(|l| l.get(&admit.lease)) {
-                return Choice::Endpoint(Arc::clone(&lease.endpoint));
+                return Some(Arc::clone(&lease.endpoint));
             }
             match choose(&admit.roster, admit.tie, |address| table.load(address)) {
-                None => Choice::Full,
+                None => None,
                 Some(endpoint) => {
                     let endpoint = Arc::clone(&endpoint.address);
                     let lease = Lease { id: admit.lease, endpoint: Arc::clone(&endpoint), since_ms: now };
                     table.insert(&admit.holder, lease);
-                    Choice::Endpoint(endpoint)
+                    Some(endpoint)
                 }
             }
         }))

@@ -1,4 +1,4 @@
-//! Records in this process's memory, over the counters kept there.
+//! Records of quotas and overrides in this process's memory. The balances are among the counters.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    limit::{AMOUNT_MAX, Rule},
+    limit::{AMOUNT_MAX, CounterRule},
 };
 use parking_lot::Mutex;
 
@@ -19,13 +19,12 @@ use super::{
 };
 use crate::records::{
     Account, Action, CHANGES_MAX, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record,
-    Records,
+    RecordStore,
 };
 
-/// Most accounts whose changes are kept; beyond, those of the one changed longest ago go.
+/// Most accounts with a history. If there are more, the history changed least recently is dropped.
 const HISTORIES_MAX: usize = 10_000;
 
-/// Records, seen by the counters they are made over.
 pub struct MemoryRecords {
     counters: Arc<MemoryCounters>,
     kept: Mutex<Kept>,
@@ -33,22 +32,21 @@ pub struct MemoryRecords {
 
 #[derive(Default)]
 struct Kept {
-    /// Of each account its changes with their ids, newest first.
+    /// Ids and changes of each account, newest first.
     changes: HashMap<Place, VecDeque<(String, Change)>>,
-    /// Of each quota the consumers with a record.
+    /// The consumers with a record, by quota.
     index: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     overrides: BTreeMap<(String, String), Override>,
     version: u64,
 }
 
 impl MemoryRecords {
-    /// Over these counters.
     #[must_use]
     pub fn new(counters: Arc<MemoryCounters>) -> Self {
         Self { counters, kept: Mutex::default() }
     }
 
-    /// With the counters' state locked first, as everywhere.
+    /// Locks the counters first, as everywhere.
     fn with<T>(&self, f: impl FnOnce(&mut State, &mut Kept, u64) -> T) -> T {
         self.counters.with(|state, now| f(state, &mut self.kept.lock(), now))
     }
@@ -58,9 +56,9 @@ fn place(account: &Account) -> Place {
     (Arc::clone(&account.bucket), Arc::clone(&account.quota))
 }
 
-fn read(state: &State, place: &Place, rule: &Rule, now: u64) -> Record {
+fn read(state: &State, place: &Place, rule: &CounterRule, now: u64) -> Record {
     let stored = state.cells.get(place).map(|stored| &stored.cell);
-    let recorded = matches!((stored, rule), (Some(Cell::Prepaid { .. }), Rule::Prepaid { .. }));
+    let recorded = matches!((stored, rule), (Some(Cell::Prepaid { .. }), CounterRule::Prepaid { .. }));
     match (Cell::at(stored, rule, now), rule) {
         (Some(Cell::Prepaid { balance, used, overrun, reserved, .. }), _) => {
             let reserved = reserved[0] + reserved[1];
@@ -73,16 +71,16 @@ fn read(state: &State, place: &Place, rule: &Rule, now: u64) -> Record {
     }
 }
 
-/// What of a record an administrator sets.
-fn level(record: &Record, rule: &Rule) -> u64 {
-    if matches!(rule, Rule::Budget { .. }) { record.amount } else { record.balance }
+/// Returns the number that an administrator sets: the amount of a budget, or the balance.
+fn level(record: &Record, rule: &CounterRule) -> u64 {
+    if matches!(rule, CounterRule::Budget { .. }) { record.amount } else { record.balance }
 }
 
-/// Puts a level on record, or takes it off.
-fn write(state: &mut State, place: Place, rule: &Rule, level: Option<u64>, now: u64) {
+/// Sets the level of a record, or deletes it.
+fn write(state: &mut State, place: Place, rule: &CounterRule, level: Option<u64>, now: u64) {
     let stored = state.cells.get(&place).map(|stored| &stored.cell);
     match (rule, level) {
-        (Rule::Budget { .. }, _) => {
+        (CounterRule::Budget { .. }, _) => {
             if let Some(Cell::Budget { start, used, reserved, .. }) = Cell::at(stored, rule, now) {
                 let cell = Cell::Budget { start, used, reserved, amount: level };
                 state.put(place, cell, rule, now);
@@ -90,7 +88,7 @@ fn write(state: &mut State, place: Place, rule: &Rule, level: Option<u64>, now: 
         }
         (_, None) => drop(state.cells.remove(&place)),
         (_, Some(level)) => {
-            let some = Rule::Prepaid { default: Some(0) };
+            let some = CounterRule::Prepaid { default: Some(0) };
             if let Some(Cell::Prepaid { used, overrun, day, reserved, .. }) = Cell::at(stored, &some, now) {
                 let cell = Cell::Prepaid { balance: level, used, overrun, day, reserved };
                 state.put(place, cell, rule, now);
@@ -100,7 +98,7 @@ fn write(state: &mut State, place: Place, rule: &Rule, level: Option<u64>, now: 
 }
 
 #[async_trait]
-impl Records for MemoryRecords {
+impl RecordStore for MemoryRecords {
     async fn quota(&self, account: &Account) -> Result<Record, StoreError> {
         Ok(self.with(|state, kept, now| {
             let record = read(state, &place(account), &account.rule, now);
@@ -154,7 +152,7 @@ impl Records for MemoryRecords {
     async fn quotas(
         &self,
         quota: &Arc<str>,
-        rule: &Rule,
+        rule: &CounterRule,
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
         Ok(self.with(|state, kept, now| {

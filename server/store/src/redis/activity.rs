@@ -1,4 +1,4 @@
-//! What has happened, in Redis: hashes of what each sidecar tells, as JSON, and lists of refusals and repairs.
+//! Activity in Redis: hashes of the sidecars' reports, as JSON, and lists of refusals and repairs.
 //! docs/redis-layout.md shows the layout.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    activity::{Burn, Nearest, PoolSteps, Refused, Repair, Resolution, SidecarStatus},
+    activity::{FullestKey, PoolSteps, QuotaCharges, Refused, Repair, Resolution, SidecarStatus},
 };
 use futures::StreamExt as _;
 use redis::Value;
@@ -48,7 +48,7 @@ impl RedisActivity {
         self.shared.command("activity", cmd).await
     }
 
-    /// What every sidecar tells under one key, and when. What another release wrote in another shape is passed over.
+    /// Returns every sidecar's report under one key, and its time. Skips reports that another version wrote in another shape.
     async fn timed<T: DeserializeOwned + Send + 'static>(
         &self,
         key: &str,
@@ -108,8 +108,8 @@ fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
 impl ActivityStore for RedisActivity {
     async fn report(&self, sidecar: &str, report: &Report) -> Result<(), StoreError> {
         let status = report.status.as_ref().map(json).transpose()?;
-        let nearest = report.nearest.as_ref().map(json).transpose()?;
-        let burns = report.burns.as_ref().map(json).transpose()?;
+        let nearest = report.fullest_keys.as_ref().map(json).transpose()?;
+        let burns = report.charges.as_ref().map(json).transpose()?;
         let told = [("status", status), ("nearest", nearest), ("burns", burns)];
         let told: Vec<(String, String)> =
             told.into_iter().filter_map(|(kind, text)| Some((self.keys.activity(kind), text?))).collect();
@@ -130,11 +130,11 @@ impl ActivityStore for RedisActivity {
         Ok(told.into_iter().map(|(seen_at_ms, status)| SidecarStatus { seen_at_ms, ..status }).collect())
     }
 
-    async fn nearest(&self) -> Result<Vec<Vec<Nearest>>, StoreError> {
+    async fn fullest_keys(&self) -> Result<Vec<Vec<FullestKey>>, StoreError> {
         self.all(&self.keys.activity("nearest")).await
     }
 
-    async fn burns(&self) -> Result<Vec<Vec<Burn>>, StoreError> {
+    async fn quota_charges(&self) -> Result<Vec<Vec<QuotaCharges>>, StoreError> {
         self.all(&self.keys.activity("burns")).await
     }
 

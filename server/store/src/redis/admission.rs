@@ -6,39 +6,13 @@ use std::{
 };
 
 use evenkeel_domain::{HolderId, LeaseId, Roster, StoreError};
-use evenkeel_telemetry::traces::StoreSpan;
-use tokio::sync::oneshot;
 
 use super::{
-    Shared,
     batch::Batch,
-    keys::PoolKeys,
     lane::{BATCH_MAX, Work},
     link::Way,
+    operation::{Kind, Op, PoolWork},
 };
-use crate::{Choice, Pool};
-
-/// One operation.
-pub(super) struct Op {
-    pub(super) holder: HolderId,
-    pub(super) lease: LeaseId,
-    pub(super) kind: Kind,
-    /// Where it is recorded.
-    pub(super) span: Option<Box<StoreSpan>>,
-}
-
-/// What an operation does, and where its answer goes.
-pub(super) enum Kind {
-    Admit { roster: Arc<Roster>, tie: u32, answer: oneshot::Sender<Result<Choice, StoreError>> },
-    Settle { answer: oneshot::Sender<Result<bool, StoreError>> },
-}
-
-/// The work of one pool's lane.
-pub(super) struct PoolWork {
-    pub(super) pool: Arc<Pool>,
-    pub(super) keys: PoolKeys,
-    pub(super) shared: Arc<Shared>,
-}
 
 impl Work for PoolWork {
     type Op = Op;
@@ -81,6 +55,8 @@ impl Work for PoolWork {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
 
     fn op(lease: u64, roster: Option<&Arc<Roster>>) -> Op {

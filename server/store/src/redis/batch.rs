@@ -5,14 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 use evenkeel_domain::{HolderId, Roster, StoreError};
 use evenkeel_telemetry::{Metrics, traces::StoreSpan};
 use redis::Value;
-use rmp::encode;
+use serde::Serialize;
 
 use super::{
     KEY_EXPIRY_MS,
-    admission::{Kind, Op, PoolWork},
-    script::{COMMIT, Call, Reply},
+    operation::{Kind, Op, PoolWork},
+    script::{COMMIT, Call, Reply, pack},
 };
-use crate::Choice;
 
 /// Operations by holder; within a holder settlements first.
 pub(super) struct Batch {
@@ -56,37 +55,31 @@ impl Batch {
         call
     }
 
-    /// `{ addresses, weights, caps, holders, ties }`; see lua/commit.lua.
+    /// The batch as lua/commit.lua takes it: addresses, weights, caps, holders, ties.
     fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(2048);
         let mut ties = Vec::new();
-        let mut roster: Option<&Arc<Roster>> = None;
+        let mut roster: Option<&Roster> = None;
         for op in self.holders.iter().flat_map(|group| &group.admissions) {
             if let Kind::Admit { roster: r, tie, .. } = &op.kind {
                 roster = Some(r);
                 ties.push(*tie);
             }
         }
-        // Writing to a Vec cannot fail.
-        let _ = encode::write_array_len(&mut out, 5);
-        encode_roster(roster.map_or(&Roster::default(), |roster| &**roster), &mut out);
-        let _ = encode::write_array_len(&mut out, self.holders.len() as u32);
-        for group in &self.holders {
-            let _ = encode::write_array_len(&mut out, 3);
-            let _ = encode::write_str(&mut out, group.holder.as_str());
-            let count = group.settlements.len() + group.admissions.len();
-            let _ = encode::write_array_len(&mut out, count as u32);
-            for op in group.settlements.iter().chain(&group.admissions) {
-                // As text: it is a field's name, and Lua writes numbers slowly.
-                let _ = encode::write_str(&mut out, &op.lease.to_string());
-            }
-            let _ = encode::write_uint(&mut out, group.settlements.len() as u64);
-        }
-        let _ = encode::write_array_len(&mut out, ties.len() as u32);
-        for tie in ties {
-            let _ = encode::write_uint(&mut out, u64::from(tie));
-        }
-        out
+        let endpoints = roster.map_or(&[][..], Roster::endpoints);
+        let addresses: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.address).collect();
+        let weights = PerEndpoint::of(endpoints.iter().map(|endpoint| endpoint.weight), 1.0);
+        let caps = PerEndpoint::of(endpoints.iter().map(|endpoint| endpoint.cap), 0);
+        let holders: Vec<(&str, Vec<String>, usize)> = self
+            .holders
+            .iter()
+            .map(|group| {
+                let ops = group.settlements.iter().chain(&group.admissions);
+                // As texts: they are names of fields, and Lua writes numbers slowly.
+                let leases = ops.map(|op| op.lease.to_string()).collect();
+                (group.holder.as_str(), leases, group.settlements.len())
+            })
+            .collect();
+        pack(&(addresses, weights, caps, holders, ties))
     }
 
     pub(super) fn deliver(self, mut reply: Reply, metrics: &Metrics) {
@@ -113,28 +106,19 @@ impl Batch {
     }
 }
 
-/// Addresses, weights and caps; one number where it is the same for all.
-fn encode_roster(roster: &Roster, out: &mut Vec<u8>) {
-    let endpoints = roster.endpoints();
-    let _ = encode::write_array_len(out, endpoints.len() as u32);
-    for endpoint in endpoints {
-        let _ = encode::write_str(out, &endpoint.address);
-    }
-    if endpoints.windows(2).all(|pair| pair[0].weight == pair[1].weight) {
-        let _ = encode::write_f64(out, endpoints.first().map_or(1.0, |endpoint| endpoint.weight));
-    } else {
-        let _ = encode::write_array_len(out, endpoints.len() as u32);
-        for endpoint in endpoints {
-            let _ = encode::write_f64(out, endpoint.weight);
-        }
-    }
-    if endpoints.windows(2).all(|pair| pair[0].cap == pair[1].cap) {
-        let _ = encode::write_uint(out, endpoints.first().map_or(0, |endpoint| u64::from(endpoint.cap)));
-    } else {
-        let _ = encode::write_array_len(out, endpoints.len() as u32);
-        for endpoint in endpoints {
-            let _ = encode::write_uint(out, u64::from(endpoint.cap));
-        }
+/// A number of each endpoint; one where it is the same for all.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum PerEndpoint<T> {
+    Same(T),
+    Each(Vec<T>),
+}
+
+impl<T: Copy + PartialEq> PerEndpoint<T> {
+    fn of(mut numbers: impl Iterator<Item = T> + Clone, none: T) -> Self {
+        let all = numbers.clone();
+        let Some(first) = numbers.next() else { return Self::Same(none) };
+        if numbers.all(|number| number == first) { Self::Same(first) } else { Self::Each(all.collect()) }
     }
 }
 
@@ -169,16 +153,16 @@ impl Op {
     }
 }
 
-fn choice(reply: &Reply, roster: &Roster, value: Value) -> Result<Choice, StoreError> {
+fn choice(reply: &Reply, roster: &Roster, value: Value) -> Result<Option<Arc<str>>, StoreError> {
     match value {
-        Value::Int(0) => Ok(Choice::Full),
+        Value::Int(0) => Ok(None),
         Value::Int(n) => usize::try_from(n - 1)
             .ok()
             .and_then(|i| roster.endpoints().get(i))
-            .map(|endpoint| Choice::Endpoint(Arc::clone(&endpoint.address)))
+            .map(|endpoint| Some(Arc::clone(&endpoint.address)))
             .ok_or_else(|| reply.corrupt(&Value::Int(n))),
         Value::BulkString(ref address) => match std::str::from_utf8(address) {
-            Ok(address) => Ok(Choice::Endpoint(address.into())),
+            Ok(address) => Ok(Some(address.into())),
             Err(_) => Err(reply.corrupt(&value)),
         },
         other => Err(reply.corrupt(&other)),

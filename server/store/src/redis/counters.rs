@@ -12,21 +12,23 @@ use tokio::sync::oneshot;
 
 use super::{
     LANES_MAX, RedisStore, Shared,
-    count::{CountWork, How, Op, id_text},
+    count::CountWork,
+    counter_operation::{How, Op, Place, id_text},
     keys::Keys,
     lane::Lane,
     link::Way,
-    script::{Call, HOLD},
+    script::{Call, RENEW},
     stopped,
+    windows::Windows,
 };
-use crate::counters::{Counters, Entry, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict};
+use crate::counters::{Counters, Entry, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict};
 
-/// Under which one server notes all reservations.
+/// Tag that a single server keeps all records of reservations under.
 const ALL: &str = "limits";
 /// Most requests kept counted by one script call.
-const HOLDS_MAX: usize = 1000;
+const RENEWALS_MAX: usize = 1000;
 /// Such calls under way at once.
-const HOLD_CALLS_MAX: usize = 16;
+const RENEWAL_CALLS_MAX: usize = 16;
 
 /// The lanes of counters.
 pub(super) struct Lanes {
@@ -117,7 +119,7 @@ impl Lanes {
         if !admitted {
             merged.notes.clear();
             merged.readings.iter_mut().for_each(|reading| (reading.taken, reading.window) = (0, 0));
-            // Of a reservation without an id there is no note: any will do.
+            // A reservation without an id has no record: any id will do.
             let id = reserve.id.unwrap_or_else(ReservationId::nobody);
             join_all(back.into_iter().map(|(note, entries)| self.settle(id.clone(), note, entries))).await;
         }
@@ -126,7 +128,11 @@ impl Lanes {
 }
 
 fn lane(tag: &Arc<str>, keys: &Keys, shared: &Arc<Shared>) -> Arc<Lane<CountWork>> {
-    let work = CountWork { tag: Arc::clone(tag), keys: keys.clone(), shared: Arc::clone(shared) };
+    let (tag, shared_by) = (Arc::clone(tag), Arc::clone(shared));
+    let work = CountWork {
+        place: Place { tag, keys: keys.clone(), shared: shared_by },
+        windows: Windows::default(),
+    };
     Lane::new(work, shared.tasks.clone())
 }
 
@@ -205,15 +211,15 @@ impl Counters for RedisStore {
         Ok(answers.contains(&true))
     }
 
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
         let groups = match &self.counters.by_tag {
-            None => vec![holds.into_iter().enumerate().collect()],
-            Some(_) => by_tag(holds, |hold| &hold.bucket.tag),
+            None => vec![renewals.into_iter().enumerate().collect()],
+            Some(_) => by_tag(renewals, |renewal| &renewal.bucket.tag),
         };
-        let parts: Vec<&[(usize, Hold)]> =
-            groups.iter().flat_map(|group: &Vec<(usize, Hold)>| group.chunks(HOLDS_MAX)).collect();
-        for parts in parts.chunks(HOLD_CALLS_MAX) {
-            let answers = join_all(parts.iter().map(|part| self.hold_part(part))).await;
+        let parts: Vec<&[(usize, Renewal)]> =
+            groups.iter().flat_map(|group: &Vec<(usize, Renewal)>| group.chunks(RENEWALS_MAX)).collect();
+        for parts in parts.chunks(RENEWAL_CALLS_MAX) {
+            let answers = join_all(parts.iter().map(|part| self.renew_part(part))).await;
             answers.into_iter().collect::<Result<(), _>>()?;
         }
         Ok(())
@@ -221,14 +227,14 @@ impl Counters for RedisStore {
 }
 
 impl RedisStore {
-    async fn hold_part(&self, part: &[(usize, Hold)]) -> Result<(), StoreError> {
+    async fn renew_part(&self, part: &[(usize, Renewal)]) -> Result<(), StoreError> {
         let keys: Vec<String> =
-            part.iter().map(|(_, hold)| self.keys.running(&hold.bucket, &hold.name)).collect();
+            part.iter().map(|(_, renewal)| self.keys.running(&renewal.bucket, &renewal.name)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let mut call = Call::new(&HOLD, &keys);
+        let mut call = Call::new(&RENEW, &keys);
         self.shared.clock.tell(&mut call);
-        for (_, hold) in part {
-            call.arg(&id_text(&hold.id)).number(hold.ttl_ms);
+        for (_, renewal) in part {
+            call.arg(&id_text(&renewal.id)).number(renewal.ttl_ms);
         }
         self.shared.run(&call, Way::Beside).await.map(drop)
     }

@@ -12,8 +12,8 @@ use evenkeel_domain::{
 
 use crate::Pool;
 
-/// Version of the layout; a changed layout takes a new one, so that two releases can run side by side.
-pub(crate) const LAYOUT: &str = "ek1";
+/// Version of the layout. A change of the layout changes it, so that two versions of Evenkeel can share one Redis.
+pub(crate) const LAYOUT: &str = "ek2";
 
 /// Builds keys under a configured prefix.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl Keys {
         format!("{}:sidecars", self.prefix)
     }
 
-    /// Hash: sidecar → what it tells of this kind; or list of this kind of event.
+    /// Hash: sidecar → its report of this kind; or list of this kind of event.
     pub(crate) fn activity(&self, kind: &str) -> String {
         format!("{}:{{activity}}:{kind}", self.prefix)
     }
@@ -88,7 +88,7 @@ impl Keys {
         format!("{}:refusal:{request_id}", self.prefix)
     }
 
-    /// String: written to find out whether Redis can be.
+    /// String: written to find out whether Redis accepts writes.
     pub(crate) fn probe(&self) -> String {
         format!("{}:probe", self.prefix)
     }
@@ -110,27 +110,21 @@ impl Keys {
         SessionsKeys { last: format!("{tagged}:last"), sums: format!("{tagged}:sums"), tagged }
     }
 
-    /// Hash: name of a limit → counter, of one key.
-    pub(crate) fn counters(&self, bucket: &Bucket) -> String {
-        let Bucket { tag, rest } = bucket;
-        let rest = if rest.is_empty() { String::new() } else { format!(":{rest}") };
-        format!("{}:{{{tag}}}:limits{rest}", self.prefix)
-    }
-
-    /// Hash: name of a quota → record, of one consumer.
-    pub(crate) fn quotas(&self, bucket: &Bucket) -> String {
-        format!("{}:{{{}}}:quota", self.prefix, bucket.tag)
+    /// String: all counters of one key. Quotas are counters of their consumer, which `rest` is empty for.
+    pub(crate) fn counters(&self, tag: &str, rest: &str) -> String {
+        let separator = if rest.is_empty() { "" } else { ":" };
+        format!("{}:{{{tag}}}:counters{separator}{rest}", self.prefix)
     }
 
     /// Sorted set: request running under a limit of concurrency → deadline.
     pub(crate) fn running(&self, bucket: &Bucket, limit: &str) -> String {
         let Bucket { tag, rest } = bucket;
-        let rest = if rest.is_empty() { String::new() } else { format!(":{rest}") };
-        format!("{}:{{{tag}}}:running:{limit}{rest}", self.prefix)
+        let separator = if rest.is_empty() { "" } else { ":" };
+        format!("{}:{{{tag}}}:running:{limit}{separator}{rest}", self.prefix)
     }
 
-    /// Hash: reservation not yet settled → 1, of one day.
-    pub(crate) fn notes(&self, tag: &str, day: u64) -> String {
+    /// Hash: reservation → its record until it is settled, of one day.
+    pub(crate) fn reservations(&self, tag: &str, day: u64) -> String {
         format!("{}:{{{tag}}}:reserved:{day}", self.prefix)
     }
 
@@ -294,20 +288,20 @@ mod tests {
     fn keys_of_usage_share_a_tag_each() {
         let keys = Keys::new("prod");
         let day = keys.usage_day(Day::parse("2026-11-21").unwrap());
-        assert_eq!(day.rows, "prod:ek1:{usage:2026-11-21}:rows");
-        assert_eq!(day.applied("i"), "prod:ek1:{usage:2026-11-21}:applied:i");
+        assert_eq!(day.rows, "prod:ek2:{usage:2026-11-21}:rows");
+        assert_eq!(day.applied("i"), "prod:ek2:{usage:2026-11-21}:applied:i");
         let part = keys.sessions(7);
-        assert_eq!(part.last, "prod:ek1:{sessions:7}:last");
-        assert_eq!(part.turns(&SessionKey::new("a|b}", "s 1")), "prod:ek1:{sessions:7}:turns:a%7Cb%7D|s%201");
+        assert_eq!(part.last, "prod:ek2:{sessions:7}:last");
+        assert_eq!(part.turns(&SessionKey::new("a|b}", "s 1")), "prod:ek2:{sessions:7}:turns:a%7Cb%7D|s%201");
     }
 
     #[test]
     fn keys_of_a_pool_share_its_tag() {
         let pool = |higress_table| Pool { id: PoolId::new("r", "c").unwrap(), higress_table };
         let keys = Keys::new("prod").pool(&pool(false));
-        assert_eq!(keys.in_flight, "prod:ek1:{r|c}:in-flight");
-        assert_eq!(keys.holders, "prod:ek1:{r|c}:holders");
-        assert_eq!(keys.leases(&HolderId::new("h").unwrap()), "prod:ek1:{r|c}:leases:h");
+        assert_eq!(keys.in_flight, "prod:ek2:{r|c}:in-flight");
+        assert_eq!(keys.holders, "prod:ek2:{r|c}:holders");
+        assert_eq!(keys.leases(&HolderId::new("h").unwrap()), "prod:ek2:{r|c}:leases:h");
         assert_eq!(Keys::new("").pool(&pool(true)).in_flight, "higress:global_least_request_table:r:c");
     }
 }

@@ -1,6 +1,6 @@
-//! Group commit. Operations on the same keys go to Redis in batches: what arrives while script calls are under way
-//! gathers, and leaves together. There is no timer: an idle lane sends at once, a busy one pays for one script call
-//! a batch.
+//! Group commit: operations on the same keys go to Redis in batches. Operations that arrive while script calls are under
+//! way wait, and leave together. There is no timer: an idle lane sends at once, a busy one pays for one script call a
+//! batch.
 
 use std::{collections::VecDeque, future::Future, sync::Arc};
 
@@ -11,11 +11,11 @@ use tokio_util::task::TaskTracker;
 /// Script calls of one lane under way at once. One would leave Redis idle for a round trip between batches.
 const CALLS_MAX: usize = 2;
 /// With no more operations than this under way, the lane counts as idle: a further call leaves at once. Otherwise it
-/// leaves beside another only when it is full: a call costs Redis as much by itself as some 40 operations do.
+/// leaves beside another only when it is full: a call itself costs Redis as much as some 40 operations do.
 const IDLE_MAX: usize = 8;
 /// Most operations in one script call: bounds how long Redis is busy with it.
 pub(super) const BATCH_MAX: usize = 256;
-/// Most operations waiting in one lane; beyond, callers are told at once.
+/// Most operations waiting in one lane; beyond, callers get an error at once.
 const QUEUE_MAX: usize = 16_384;
 
 /// What a lane's operations are, and what becomes of a batch of them.
@@ -23,8 +23,8 @@ pub(super) trait Work: Send + Sync + 'static {
     /// One operation, with where its answer goes.
     type Op: Send + 'static;
 
-    /// How many from the front of the queue, of which at most [`BATCH_MAX`] are looked at, make up the next batch.
-    /// At least one, where there is any.
+    /// Returns how many operations from the front of the queue make up the next batch: at least one where there is any,
+    /// and at most [`BATCH_MAX`].
     fn next_batch(queue: &VecDeque<Self::Op>) -> usize;
 
     /// Sends a batch and hands out its answers.
@@ -76,13 +76,13 @@ impl<W: Work> Lane<W> {
             state.calls += 1;
             drop(state);
             let lane = Arc::clone(self);
-            // Bounded by CALLS_MAX a lane; ends by itself when nothing may leave.
-            self.tasks.spawn(async move { lane.drain().await });
+            // At most CALLS_MAX in a lane; each ends when nothing may leave.
+            self.tasks.spawn(async move { lane.flush().await });
         }
     }
 
-    /// Sends batches until nothing may leave. The call was counted by whoever started this.
-    async fn drain(&self) {
+    /// Sends batches until nothing may leave. The caller has counted the first call.
+    async fn flush(&self) {
         loop {
             let batch: Vec<W::Op> = {
                 let mut state = self.state.lock();

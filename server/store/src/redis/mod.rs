@@ -9,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use admission::{Kind, Op, PoolWork};
 use async_trait::async_trait;
 use evenkeel_domain::{
     HolderId, LeaseId, PoolId, StoreError,
@@ -23,32 +22,38 @@ use evenkeel_telemetry::{
 use keys::Keys;
 use lane::Lane;
 use link::{Link, Way};
+use operation::{Kind, Op, PoolWork};
 use parking_lot::RwLock;
 use redis::Value;
-use script::{AUDIT, Call, KEEP_ALIVE, PROBE, REAP, TABLE};
+use script::{Call, KEEP_ALIVE, PROBE, REAP, RECOUNT, TABLE};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::{Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, Table};
+use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table};
 
 mod activity;
 mod admission;
 mod batch;
 mod count;
+mod counter_operation;
 mod counters;
 mod drains;
+mod encode;
 mod keys;
 mod lane;
 mod link;
+mod operation;
 mod records;
 mod script;
 mod usage;
+mod versioned;
+mod windows;
 
 pub use activity::RedisActivity;
 pub use usage::RedisUsage;
 
-/// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and audits: what is left when all
-/// sidecars are gone for good goes by itself.
+/// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and recounts: it removes what is left when
+/// all sidecars are gone for good.
 const KEY_EXPIRY_MS: u64 = 3_600_000;
 /// About how many leases one reap gives back at most: bounds how long Redis is busy with it.
 const REAP_MAX: usize = 1000;
@@ -91,7 +96,7 @@ impl Clock {
         };
     }
 
-    /// About now, to find the day a reservation is noted on.
+    /// Returns about the present time, to find the day that a reservation is recorded under.
     fn about_now_ms(&self) -> u64 {
         match self.0.load(Ordering::Relaxed) {
             0 => unix_ms(),
@@ -179,7 +184,7 @@ impl RedisStore {
             return Arc::clone(lane);
         }
         let mut lanes = self.lanes.write();
-        // Pools come and go; a lane with nothing waiting or under way is held by nobody else, and is made anew when needed.
+        // Pools come and go. Nobody else holds a lane with nothing waiting or under way; the next call makes it again.
         if lanes.len() >= LANES_MAX {
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
@@ -209,7 +214,7 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn admit(&self, admit: Admit) -> Result<Choice, StoreError> {
+    async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError> {
         let (answer, answered) = oneshot::channel();
         let kind = Kind::Admit { roster: admit.roster, tie: admit.tie, answer };
         let span = self.shared.span("evenkeel.store commit", "commit");
@@ -282,7 +287,7 @@ impl Store for RedisStore {
 
     async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
         if pool.higress_table {
-            return Ok(0); // The counts include requests of other gateways, of which there are no leases.
+            return Ok(0); // The counts include requests of other gateways, which have no leases.
         }
         let table = self.table(pool).await?;
         let lane = self.lane(pool);
@@ -292,14 +297,14 @@ impl Store for RedisStore {
             .into_iter()
             .chain(leases.iter().map(String::as_str))
             .collect();
-        let mut call = Call::new(&AUDIT, &all);
+        let mut call = Call::new(&RECOUNT, &all);
         call.number(KEY_EXPIRY_MS);
         for holder in table.holders.keys() {
             call.arg(holder.as_str());
         }
         let mut reply = self.shared.run(&call, Way::Beside).await?;
         reply.integer()?;
-        Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went; the next audit will do.
+        Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went; the next recount will do.
     }
 
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {

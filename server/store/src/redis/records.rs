@@ -1,76 +1,65 @@
-//! Records in Redis: one script for a consumer's record in a quota, one for overrides, and an index of consumers.
+//! Records in Redis: consumers' records in quotas, an index of these consumers, and overrides.
 //!
 //! The index of a quota lies in another slot than the records of its consumers. It is written before a record and
-//! after it, and an entry without a record goes when it is met; so it may miss a record only where a sidecar dies in the
-//! midst of a change, until the record is looked at.
+//! after it, and an entry without a record is removed when it is read. So the index lacks a record only where a sidecar
+//! dies in the middle of a change, until somebody reads the record.
 
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    limit::{AMOUNT_MAX, Rule, Window},
+    limit::{AMOUNT_MAX, CounterRule},
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use redis::Value;
-use tracing::warn;
 
 use super::{
     RedisStore,
+    encode::{Doubles, rule_numbers},
     link::Way,
-    script::{Call, OVERRIDE, QUOTA},
+    script::{Call, QUOTA},
+    versioned::Entry,
 };
 use crate::records::{
-    Account, Action, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record, Records,
+    Account, Action, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record, RecordStore,
 };
-
-/// Of what is passed over one is told in the life of a process.
-static OTHER_LAYOUT: Once = Once::new();
 
 /// Records read at once for one list.
 const CONCURRENCY: usize = 6;
-/// Rounds of one list: where entries have no record any more, more are asked for, so many at least.
+/// Most rounds of one list, and the least to ask for in each but the first: entries may have lost their records.
 const ROUNDS_MAX: usize = 20;
 const ROUND_MIN: usize = 100;
 
 impl RedisStore {
-    /// Reads or changes one account; the status tells how it went.
+    /// Reads or changes one account. Returns the status, as lua/quota.lua describes it, and the account.
     async fn account(&self, account: &Account, edit: Option<&Edit>) -> Result<(i64, Edited), StoreError> {
         let rule = &account.rule;
-        let (kind, default) = match rule {
-            Rule::Budget { default, .. } => ("budget", *default),
-            Rule::Prepaid { default } => ("prepaid", *default),
-            _ => ("prepaid", None),
-        };
         let (what, value) = match edit.map(|edit| edit.action) {
             None => ("read", 0),
             Some(action @ Action::Set(amount)) => (action.name(), amount.min(AMOUNT_MAX) as i64),
             Some(action @ Action::Adjust(delta)) => (action.name(), delta),
             Some(action @ Action::Delete) => (action.name(), 0),
         };
-        let record = self.keys.quotas(&account.bucket);
-        let mut call =
-            Call::new(&QUOTA, &[&record, &self.keys.quota_changes(&account.bucket, &account.quota)]);
-        call.arg(what).arg(&account.quota).arg(kind).number(default.map_or(-1, |n| n as i64));
-        call.number(value).number(AMOUNT_MAX);
+        let Account { bucket, quota, .. } = account;
+        let mut numbers = Doubles::default();
+        // A rule that is no quota's has no record: as an empty balance.
+        let (kind, of_rule) =
+            rule_numbers(if rule.is_quota() { rule } else { &CounterRule::Prepaid { default: None } });
+        numbers.push([kind]);
+        numbers.push_signed(of_rule);
+        let (record, changes) = (self.keys.counters(&bucket.tag, ""), self.keys.quota_changes(bucket, quota));
+        let mut call = Call::new(&QUOTA, &[&record, &changes]);
+        call.arg(what).arg(quota).bytes(&numbers.0).number(value).number(AMOUNT_MAX);
         let text = |f: fn(&Edit) -> &str| edit.map_or("", f);
         call.arg(text(|e| &e.id)).arg(text(|e| &e.who)).arg(text(|e| &e.note));
-        if let Rule::Budget { window, .. } = rule {
-            let edges = if let Window::Edges(edges) = window { edges.as_slice() } else { &[] };
-            if let Window::Length(length) = window {
-                call.number(length);
-            }
-            for edge in edges {
-                call.number(edge);
-            }
-        }
         let mut reply = self.shared.run(&call, Way::Beside).await?;
         let (status, now) = (reply.integer()?, reply.count()?);
         let (before, after, recorded) = (reply.count()?, reply.count()?, reply.count()? == 1);
         let (used, reserved, overrun) = (reply.count()?, reply.count()?, reply.count()?);
         let level = u64::try_from(reply.integer()?).ok();
         let record = match rule {
-            Rule::Budget { .. } => Record::of_budget(rule, level, used, reserved, now),
+            CounterRule::Budget { .. } => Record::of_budget(rule, level, used, reserved, now),
             _ => Record { recorded, balance: after, reserved, used, overrun, ..Record::default() },
         };
         Ok((status, Edited { applied: status == 1, before, after, record }))
@@ -115,7 +104,7 @@ fn texts(operation: &'static str, value: Value) -> Result<Vec<String>, StoreErro
 }
 
 #[async_trait]
-impl Records for RedisStore {
+impl RecordStore for RedisStore {
     async fn quota(&self, account: &Account) -> Result<Record, StoreError> {
         let (_, Edited { record, .. }) = self.account(account, None).await?;
         if record.recorded {
@@ -152,7 +141,7 @@ impl Records for RedisStore {
     async fn quotas(
         &self,
         quota: &Arc<str>,
-        rule: &Rule,
+        rule: &CounterRule,
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
         let (mut found, mut after) = (Vec::new(), range.after.to_owned());
@@ -186,51 +175,29 @@ impl Records for RedisStore {
     }
 
     async fn set_override(&self, new: &Override) -> Result<Option<u64>, StoreError> {
-        let mut call = Call::new(&OVERRIDE, &[&self.keys.overrides()]);
-        call.arg(&format!("{}|{}", new.limit, new.key));
-        call.number(new.amount.map_or(-1, |amount| amount as i64)).number(new.expires_at_ms.unwrap_or(0));
-        call.arg(&new.who).number(OVERRIDES_MAX);
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
-        let (done, now) = (reply.count()? == 1, reply.count()?);
-        Ok(done.then_some(now))
+        let amount = new.amount.map_or(-1, |amount| amount as i64);
+        let entry = Entry {
+            name: &format!("{}|{}", new.limit, new.key),
+            end_ms: new.expires_at_ms.unwrap_or(0),
+            rest: &format!("{amount}\n{}", new.who),
+        };
+        let put = self.put_versioned(&self.keys.overrides(), entry, OVERRIDES_MAX).await?;
+        Ok(put.map(|put| put.at_ms))
     }
 
     async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError> {
-        let mut call = Call::new(&OVERRIDE, &[&self.keys.overrides()]);
-        call.arg(&format!("{limit}|{key}")).arg("").arg("0").arg("").number(OVERRIDES_MAX);
-        Ok(self.shared.run(&call, Way::Beside).await?.count()? == 1)
+        self.remove_versioned(&self.keys.overrides(), &format!("{limit}|{key}")).await
     }
 
     async fn overrides(&self) -> Result<OverrideList, StoreError> {
-        let all = self.command("overrides", redis::cmd("HGETALL").arg(self.keys.overrides())).await?;
-        let pairs: Vec<(String, String)> = redis::from_redis_value(all)
-            .map_err(|e| StoreError::Corrupt { script: "overrides", detail: e.to_string() })?;
-        let mut list = OverrideList::default();
-        for (field, value) in &pairs {
-            if field.is_empty() {
-                list.version = value.parse().unwrap_or(0);
-            } else {
-                match parse_override(field, value) {
-                    Some(set) => list.overrides.push(set),
-                    // One that another release wrote must not hide the rest: without a list, none is in force.
-                    None => OTHER_LAYOUT.call_once(|| {
-                        warn!(
-                            field,
-                            "overrides of another layout are passed over, as other releases write them"
-                        );
-                    }),
-                }
-            }
-        }
+        let (version, entries) = self.versioned("overrides", &self.keys.overrides(), parse_override).await?;
+        let mut list = OverrideList { version, overrides: entries };
         list.overrides.sort_by(|a, b| (&a.limit, &a.key).cmp(&(&b.limit, &b.key)));
         Ok(list)
     }
 
     async fn overrides_version(&self) -> Result<u64, StoreError> {
-        let value = self.command("overrides", redis::cmd("HGET").arg(self.keys.overrides()).arg("")).await?;
-        let version: Option<u64> = redis::from_redis_value(value)
-            .map_err(|e| StoreError::Corrupt { script: "overrides", detail: e.to_string() })?;
-        Ok(version.unwrap_or(0))
+        self.version("overrides", &self.keys.overrides()).await
     }
 }
 
@@ -245,14 +212,15 @@ fn parse_change(entry: &str) -> Option<Change> {
 fn parse_override(field: &str, value: &str) -> Option<Override> {
     let (limit, key) = field.split_once('|')?;
     let mut lines = value.splitn(4, '\n');
-    let amount: i64 = lines.next()?.parse().ok()?;
+    let at_ms = lines.next()?.parse().ok()?;
     let ends: u64 = lines.next()?.parse().ok()?;
+    let amount: i64 = lines.next()?.parse().ok()?;
     Some(Override {
         limit: limit.to_owned(),
         key: key.to_owned(),
         amount: u64::try_from(amount).ok(),
         expires_at_ms: Some(ends).filter(|at| *at > 0),
-        at_ms: lines.next()?.parse().ok()?,
+        at_ms,
         who: lines.next()?.to_owned(),
     })
 }
@@ -267,7 +235,7 @@ mod tests {
         assert_eq!((change.at_ms, change.before, change.after), (5, 1, 2));
         assert_eq!((&*change.what, &*change.who, &*change.note), ("set", "ops", "a note"));
         assert_eq!(parse_change("id\n5\nset\n1\n2\nops"), None);
-        let set = parse_override("tpm|consumer=a|model=m", "-1\n0\n7\nops").unwrap();
+        let set = parse_override("tpm|consumer=a|model=m", "7\n0\n-1\nops").unwrap();
         assert_eq!((&*set.limit, &*set.key, set.amount), ("tpm", "consumer=a|model=m", None));
         assert_eq!((set.expires_at_ms, set.at_ms, &*set.who), (None, 7, "ops"));
         assert_eq!(parse_override("tpm", "1\n0\n7\nops"), None);

@@ -4,62 +4,80 @@ use std::sync::LazyLock;
 
 use evenkeel_domain::StoreError;
 use redis::{Cmd, RedisError, Value};
+use serde::Serialize;
 
 use super::link::{Link, Way};
 
 /// One Lua script.
 pub(crate) struct Script {
-    /// Its file's name without ending: the `operation` in metrics and errors.
+    /// Name of its file without ending: the `operation` in metrics and errors.
     pub(crate) name: &'static str,
-    source: &'static str,
+    source: String,
     sha1: String,
 }
 
+/// The files of lua/fragments. The FRAGMENTS lines of a script's header name those it uses, in order; `.ci/assemble-lua`
+/// assembles scripts in the same way for the linter.
+macro_rules! fragments {
+    ($($name:literal)*) => {
+        const FRAGMENTS: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../../../../lua/fragments/", $name, ".lua")))),*];
+    };
+}
+
+fragments! {
+    "algorithms" "basics" "budget" "codec" "concurrency" "counters" "edges" "expiry" "filler" "fixed_window"
+    "given_time" "other_kind" "prepaid" "reservations" "running" "sliding_window" "token_bucket" "window"
+}
+
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $id:ident = $name:literal;)*) => {$(
-        $(#[$doc])*
-        pub(crate) static $id: LazyLock<Script> = LazyLock::new(|| {
-            let source = include_str!(concat!("../../../../lua/", $name, ".lua"));
-            Script { name: $name, source, sha1: redis::Script::new(source).get_hash().to_owned() }
-        });
-    )*};
+    ($($id:ident = $name:literal;)*) => {
+        $(pub(crate) static $id: LazyLock<Script> = LazyLock::new(|| {
+            Script::assemble($name, include_str!(concat!("../../../../lua/", $name, ".lua")))
+        });)*
+
+        #[cfg(test)]
+        const ALL: &[&LazyLock<Script>] = &[$(&$id),*];
+    };
 }
 
 scripts! {
-    /// A batch of admissions and settlements.
     COMMIT = "commit";
-    /// A holder's sign of life and its list.
     KEEP_ALIVE = "keep_alive";
-    /// Giving back a dead holder's leases.
     REAP = "reap";
-    /// Reading a pool's table.
     TABLE = "table";
-    /// Whether scripts can write.
     PROBE = "probe";
-    /// Counting a pool's table anew.
-    AUDIT = "audit";
-    /// Reading or changing a consumer's record in a quota.
+    RECOUNT = "recount";
     QUOTA = "quota";
-    /// Putting an override of a limit on record, or taking it away.
-    OVERRIDE = "override";
-    /// Putting a drain of an endpoint on record, or taking it away.
-    DRAIN = "drain";
-    /// Adding to the list of changes by administrators.
+    VERSIONED = "versioned";
     CHANGE = "change";
-    /// A batch of settlements and reservations of counters.
     COUNT = "count";
-    /// Keeping running requests counted.
-    HOLD = "hold";
-    /// Adding to a day's usage.
+    WINDOWS = "windows";
+    RENEW = "renew";
     USAGE_DAY = "usage_day";
-    /// Adding to the sessions of one part.
     USAGE_SESSIONS = "usage_sessions";
-    /// Forgetting sessions.
     USAGE_FORGET = "usage_forget";
-    /// What a sidecar tells, in place of what it told before.
     REPORT = "report";
-    /// Adding to a list of bounded length.
     APPEND = "append";
+}
+
+impl Script {
+    fn assemble(name: &'static str, main: &str) -> Self {
+        let mut source = String::new();
+        for fragment in named_fragments(main) {
+            let text = FRAGMENTS.iter().find(|(name, _)| *name == fragment).map_or("", |(_, text)| text);
+            source.push_str(text);
+            source.push('\n');
+        }
+        source.push_str(main);
+        let sha1 = redis::Script::new(&source).get_hash().to_owned();
+        Self { name, source, sha1 }
+    }
+}
+
+/// Returns the fragments that a script's header names.
+fn named_fragments(main: &str) -> impl Iterator<Item = &str> {
+    main.lines().filter_map(|line| line.strip_prefix("-- FRAGMENTS ")).flat_map(str::split_whitespace)
 }
 
 /// A call under construction: keys first, then arguments.
@@ -110,7 +128,7 @@ impl Call {
         if by_hash {
             cmd.arg("EVALSHA").arg(&self.script.sha1);
         } else {
-            cmd.arg("EVAL").arg(self.script.source);
+            cmd.arg("EVAL").arg(&self.script.source);
         }
         cmd.arg(self.keys);
         let mut from = 0;
@@ -130,7 +148,7 @@ impl Call {
         }
     }
 
-    /// As [`Self::run`], for a script that answers with one text of packed doubles.
+    /// Like [`Self::run`], for a script that replies with one text of packed doubles.
     pub(crate) async fn run_packed(&self, link: &Link, way: Way) -> Result<Numbers, StoreError> {
         match self.answer(link, way).await? {
             Value::BulkString(bytes) => Ok(Numbers { script: self.script.name, bytes, at: 0 }),
@@ -155,6 +173,10 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// The next number, which has to be a whole one and not negative.
     pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
         let eight = self.bytes.get(self.at..self.at + 8).and_then(|bytes| bytes.try_into().ok());
@@ -166,6 +188,12 @@ impl Numbers {
             detail: format!("no whole number at byte {} of {}", self.at - 8, self.bytes.len()),
         })
     }
+}
+
+/// Packs an argument as MessagePack.
+pub(crate) fn pack<T: Serialize>(value: &T) -> Vec<u8> {
+    // Fails only for types that the callers do not have: lists of unknown length, and writers that fail.
+    rmp_serde::to_vec(value).unwrap_or_default()
 }
 
 fn is_noscript(error: &RedisError) -> bool {
@@ -240,5 +268,22 @@ impl Reply {
     /// An error about a value of this reply.
     pub(crate) fn corrupt(&self, value: &Value) -> StoreError {
         corrupt(self.script, value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without this a misspelt fragment would leave a script that fails in Redis only.
+    #[test]
+    fn scripts_name_fragments_that_exist() {
+        for script in ALL {
+            let source = &script.source;
+            for name in named_fragments(source) {
+                assert!(FRAGMENTS.iter().any(|(known, _)| *known == name), "{}: {name}", script.name);
+                assert!(source.contains(&format!("-- {name}: ")), "{}: {name}", script.name);
+            }
+        }
     }
 }

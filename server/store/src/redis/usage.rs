@@ -9,13 +9,13 @@ use evenkeel_domain::{
     usage::{Day, Outcome, RowKey, SessionKey, SessionSum, Turn, Usage},
 };
 use redis::Value;
-use rmp::{decode, encode};
+use serde::Deserialize;
 
 use super::{
     RedisStore, Shared,
     keys::{Keys, SessionsKeys},
     link::Way,
-    script::{Call, USAGE_DAY, USAGE_FORGET, USAGE_SESSIONS},
+    script::{Call, USAGE_DAY, USAGE_FORGET, USAGE_SESSIONS, pack},
 };
 use crate::usage::{
     Applied, DayBatch, FORGET_MAX, FlushId, Rows, SessionUpdate, TRIM_MAX, UsageBounds, UsageStore,
@@ -116,6 +116,9 @@ impl UsageStore for RedisUsage {
             .number(id.now_ms.saturating_sub(self.bounds.retention.as_millis() as u64))
             .number(FORGET_MAX)
             .bytes(&encode_sessions(batch));
+        for turn in batch.iter().flat_map(|(_, update)| &update.turns) {
+            call.bytes(&encode_turn(turn));
+        }
         let mut reply = self.shared.run(&call, Way::Beside).await?;
         let (repeated, too_many) = (reply.count()? == 0, reply.count()? == 1);
         // The sums are in. What cannot be forgotten now is named again by the next call.
@@ -135,7 +138,7 @@ impl UsageStore for RedisUsage {
                 continue; // filler
             }
             let key = std::str::from_utf8(&field).ok().and_then(RowKey::from_text);
-            let usage = decode_counts(&mut value.as_slice());
+            let usage = decode_counts(&value);
             let (Some(key), Some(counts)) = (key, usage) else {
                 return Err(corrupt("a row of another layout"));
             };
@@ -171,7 +174,7 @@ impl UsageStore for RedisUsage {
         let mut sessions = Vec::with_capacity(names.len());
         for (name, sum) in names.iter().zip(sums) {
             let Some(sum) = sum else { continue }; // given up between the two commands
-            let sum = decode_sum(&mut sum.as_slice());
+            let sum = decode_sum(&sum);
             let (Some(key), Some(sum)) = (SessionKey::from_text(name), sum) else {
                 return Err(corrupt("a session of another layout"));
             };
@@ -187,7 +190,7 @@ impl UsageStore for RedisUsage {
         let sum: Option<Vec<u8>> =
             redis::from_redis_value(self.command(&get).await?).map_err(|e| corrupt(&e.to_string()))?;
         let Some(sum) = sum else { return Ok(None) };
-        let sum = decode_sum(&mut sum.as_slice()).ok_or_else(|| corrupt("a session of another layout"))?;
+        let sum = decode_sum(&sum).ok_or_else(|| corrupt("a session of another layout"))?;
         let mut range = redis::cmd("LRANGE");
         range.arg(keys.turns(key)).arg(0).arg(-1);
         let turns: Vec<Vec<u8>> =
@@ -202,73 +205,33 @@ fn corrupt(detail: &str) -> StoreError {
     StoreError::Corrupt { script: "usage", detail: detail.to_owned() }
 }
 
-// Writing to a Vec cannot fail: the results below are dropped.
-
-/// `{ rows, counts, sessions, { ms, counts } }`; see lua/usage_day.lua.
+/// Argument of lua/usage_day.lua: rows, their counts, sessions, and their ms and counts.
 fn encode_day(batch: &DayBatch) -> Vec<u8> {
-    let mut out = Vec::with_capacity(64 * (batch.rows.len() + batch.sessions.len()) + 16);
-    let _ = encode::write_array_len(&mut out, 4);
-    let _ = encode::write_array_len(&mut out, batch.rows.len() as u32);
-    for (key, _) in &batch.rows {
-        let _ = encode::write_str(&mut out, key.as_str());
-    }
-    let _ = encode::write_array_len(&mut out, 7 * batch.rows.len() as u32);
-    for (_, usage) in &batch.rows {
-        write_counts(&mut out, usage);
-    }
-    let _ = encode::write_array_len(&mut out, batch.sessions.len() as u32);
-    for (key, _) in &batch.sessions {
-        let _ = encode::write_str(&mut out, key.as_str());
-    }
-    let _ = encode::write_array_len(&mut out, 8 * batch.sessions.len() as u32);
-    for (_, sum) in &batch.sessions {
-        let _ = encode::write_uint(&mut out, sum.last_ms);
-        write_counts(&mut out, &sum.usage);
-    }
-    out
+    let rows: Vec<&str> = batch.rows.iter().map(|(key, _)| key.as_str()).collect();
+    let counts: Vec<u64> = batch.rows.iter().flat_map(|(_, usage)| usage.counts()).collect();
+    let sessions: Vec<&str> = batch.sessions.iter().map(|(key, _)| key.as_str()).collect();
+    let sums: Vec<u64> = batch.sessions.iter().flat_map(|(_, sum)| sum_numbers(sum)).collect();
+    pack(&(rows, counts, sessions, sums))
 }
 
-/// `{ sessions, { ms, counts }, turns }`; see lua/usage_sessions.lua.
+/// Argument of lua/usage_sessions.lua: sessions, their ms and counts, and how many turns of each follow as arguments.
 fn encode_sessions(batch: &[(SessionKey, SessionUpdate)]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256 * batch.len() + 16);
-    let _ = encode::write_array_len(&mut out, 3);
-    let _ = encode::write_array_len(&mut out, batch.len() as u32);
-    for (key, _) in batch {
-        let _ = encode::write_str(&mut out, key.as_str());
-    }
-    let _ = encode::write_array_len(&mut out, 8 * batch.len() as u32);
-    for (_, update) in batch {
-        let _ = encode::write_uint(&mut out, update.sum.last_ms);
-        write_counts(&mut out, &update.sum.usage);
-    }
-    let _ = encode::write_array_len(&mut out, batch.len() as u32);
-    let mut encoded = Vec::with_capacity(128);
-    for (_, update) in batch {
-        let _ = encode::write_array_len(&mut out, update.turns.len() as u32);
-        for turn in &update.turns {
-            encoded.clear();
-            write_turn(&mut encoded, turn);
-            // As text of any bytes: Redis's own reader does not know the type for bytes.
-            let _ = encode::write_str_len(&mut out, encoded.len() as u32);
-            out.extend_from_slice(&encoded);
-        }
-    }
-    out
+    let sessions: Vec<&str> = batch.iter().map(|(key, _)| key.as_str()).collect();
+    let sums: Vec<u64> = batch.iter().flat_map(|(_, update)| sum_numbers(&update.sum)).collect();
+    let turns: Vec<usize> = batch.iter().map(|(_, update)| update.turns.len()).collect();
+    pack(&(sessions, sums, turns))
 }
 
-fn write_counts(out: &mut Vec<u8>, usage: &Usage) {
-    for count in usage.counts() {
-        let _ = encode::write_uint(out, count);
-    }
+fn sum_numbers(sum: &SessionSum) -> impl Iterator<Item = u64> {
+    std::iter::once(sum.last_ms).chain(sum.usage.counts())
 }
 
-/// Numbers first, then the names.
-fn write_turn(out: &mut Vec<u8>, turn: &Turn) {
+fn encode_turn(turn: &Turn) -> Vec<u8> {
     let t = &turn.tokens;
-    let numbers = [
+    pack(&(
         turn.at_ms,
-        u64::from(turn.status),
-        u64::from(turn.outcome.number()),
+        turn.status,
+        turn.outcome.number(),
         t.input,
         t.output,
         t.cached_input,
@@ -277,64 +240,61 @@ fn write_turn(out: &mut Vec<u8>, turn: &Turn) {
         turn.cost,
         turn.first_token_ms,
         turn.total_ms,
-    ];
-    let _ = encode::write_array_len(out, numbers.len() as u32 + 2);
-    for number in numbers {
-        let _ = encode::write_uint(out, number);
-    }
-    let _ = encode::write_str(out, &turn.model);
-    let _ = encode::write_str(out, &turn.route);
+        &*turn.model,
+        &*turn.route,
+    ))
 }
 
-/// A number as Lua packs it: an integer, or, where it has become one, a float.
-fn decode_number(bytes: &mut &[u8]) -> Option<u64> {
-    match bytes.first()? {
-        0xca => decode::read_f32(bytes).ok().map(|n| n as u64),
-        0xcb => decode::read_f64(bytes).ok().map(|n| n as u64),
-        _ => decode::read_int(bytes).ok(),
+/// One value of a packed list. Lua writes a number as a float where it has become one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Part {
+    Integer(u64),
+    Float(f64),
+    Text(Arc<str>),
+}
+
+impl Part {
+    fn number(&self) -> Option<u64> {
+        match *self {
+            Self::Integer(n) => Some(n),
+            Self::Float(n) => Some(n as u64),
+            Self::Text(_) => None,
+        }
+    }
+
+    fn text(&self) -> Option<Arc<str>> {
+        if let Self::Text(text) = self { Some(Arc::clone(text)) } else { None }
     }
 }
 
-fn decode_counts(bytes: &mut &[u8]) -> Option<[u64; 7]> {
-    (decode::read_array_len(bytes).ok()? == 7).then_some(())?;
-    let mut counts = [0; 7];
-    for count in &mut counts {
-        *count = decode_number(bytes)?;
-    }
-    Some(counts)
+fn unpack(bytes: &[u8]) -> Option<Vec<Part>> {
+    rmp_serde::from_slice(bytes).ok()
 }
 
-fn decode_sum(bytes: &mut &[u8]) -> Option<SessionSum> {
-    (decode::read_array_len(bytes).ok()? == 8).then_some(())?;
-    let last_ms = decode_number(bytes)?;
-    let mut counts = [0; 7];
-    for count in &mut counts {
-        *count = decode_number(bytes)?;
-    }
+fn numbers<const N: usize>(parts: &[Part]) -> Option<[u64; N]> {
+    let numbers: Option<Vec<u64>> = parts.iter().map(Part::number).collect();
+    numbers?.try_into().ok()
+}
+
+fn decode_counts(bytes: &[u8]) -> Option<[u64; 7]> {
+    numbers(&unpack(bytes)?)
+}
+
+fn decode_sum(bytes: &[u8]) -> Option<SessionSum> {
+    let [last_ms, counts @ ..] = numbers::<8>(&unpack(bytes)?)?;
     Some(SessionSum { last_ms, usage: Usage::from_counts(counts) })
 }
 
-/// What has more parts was written by a later release, which keeps these.
-fn decode_turn(mut bytes: &[u8]) -> Option<Turn> {
-    let bytes = &mut bytes;
-    (decode::read_array_len(bytes).ok()? >= 13).then_some(())?;
-    let mut numbers = [0; 11];
-    for number in &mut numbers {
-        *number = decode_number(bytes)?;
-    }
-    let mut name = || {
-        let len = decode::read_str_len(bytes).ok()? as usize;
-        let name = std::str::from_utf8(bytes.get(..len)?).ok()?;
-        *bytes = &bytes[len..];
-        Some(Arc::<str>::from(name))
-    };
-    let (model, route) = (name()?, name()?);
+/// Reads a turn. One with more parts was written by a later version, which keeps these.
+fn decode_turn(bytes: &[u8]) -> Option<Turn> {
+    let parts = unpack(bytes)?;
     let [at_ms, status, outcome, input, output, cached_input, reasoning, estimated, cost, first, total] =
-        numbers;
+        numbers(parts.get(..11)?)?;
     Some(Turn {
         at_ms,
-        model,
-        route,
+        model: parts.get(11)?.text()?,
+        route: parts.get(12)?.text()?,
         status: u16::try_from(status).ok()?,
         outcome: Outcome::from_number(i32::try_from(outcome).ok()?),
         tokens: evenkeel_domain::limit::price::Tokens { input, output, cached_input, reasoning },
@@ -370,8 +330,7 @@ mod tests {
             first_token_ms: 12,
             total_ms: 345,
         };
-        let mut bytes = Vec::new();
-        write_turn(&mut bytes, &turn);
+        let bytes = encode_turn(&turn);
         assert_eq!(decode_turn(&bytes), Some(turn));
         assert_eq!(decode_turn(&bytes[..bytes.len() - 1]), None);
     }
@@ -381,8 +340,8 @@ mod tests {
         #[test]
         fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode_turn(&bytes);
-            let _ = decode_sum(&mut bytes.as_slice());
-            let _ = decode_counts(&mut bytes.as_slice());
+            let _ = decode_sum(&bytes);
+            let _ = decode_counts(&bytes);
         }
     }
 }

@@ -17,13 +17,15 @@ use std::{
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    limit::{Meter, OnOutage, Rule},
+    limit::{CounterRule, Meter, OnOutage},
 };
 use evenkeel_telemetry::traces::StoreSpan;
 use futures::future::join_all;
 
 use super::ResilientStore;
-use crate::counters::{Counters, Ground, Hold, Note, Reading, ReservationId, Reserve, Settlement, Verdict};
+use crate::counters::{
+    Counters, Ground, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict,
+};
 
 /// Most settlements that wait for the store; beyond, the oldest are lost, and counted.
 const WAITING_MAX: usize = 65_536;
@@ -74,16 +76,18 @@ impl ResilientStore {
     }
 
     /// This sidecar's part of an amount.
-    fn share(&self, rule: Rule) -> Rule {
+    fn share(&self, rule: CounterRule) -> CounterRule {
         let instances = self.instances.load(Ordering::Relaxed) as u64;
         let part = |amount: u64| if amount == 0 { 0 } else { (amount / instances).max(1) };
         match rule {
-            Rule::Fixed { amount, window } => Rule::Fixed { amount: part(amount), window },
-            Rule::Sliding { amount, period_ms } => Rule::Sliding { amount: part(amount), period_ms },
-            Rule::Drain { burst, amount, period_ms } => {
-                Rule::Drain { burst: part(burst), amount: part(amount), period_ms }
+            CounterRule::Fixed { amount, window } => CounterRule::Fixed { amount: part(amount), window },
+            CounterRule::Sliding { amount, period_ms } => {
+                CounterRule::Sliding { amount: part(amount), period_ms }
             }
-            Rule::Running { amount, ttl_ms } => Rule::Running { amount: part(amount), ttl_ms },
+            CounterRule::TokenBucket { burst, amount, period_ms } => {
+                CounterRule::TokenBucket { burst: part(burst), amount: part(amount), period_ms }
+            }
+            CounterRule::Running { amount, ttl_ms } => CounterRule::Running { amount: part(amount), ttl_ms },
             quota => quota,
         }
     }
@@ -265,14 +269,14 @@ impl Counters for ResilientStore {
         Ok(self.wait(settlement, 0))
     }
 
-    async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-        let Some(here) = &self.local_counters else { return self.counters.hold(holds).await };
+    async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+        let Some(here) = &self.local_counters else { return self.counters.renew(renewals).await };
         // Local knowledge is always at hand.
-        here.hold(holds.clone()).await?;
+        here.renew(renewals.clone()).await?;
         if !self.is_up() {
             return Ok(());
         }
-        self.observe(self.counters.hold(holds).await)
+        self.observe(self.counters.renew(renewals).await)
     }
 }
 
@@ -333,8 +337,8 @@ mod tests {
             self.answer(self.counters.settle(settlement).await)
         }
 
-        async fn hold(&self, holds: Vec<Hold>) -> Result<(), StoreError> {
-            self.answer(self.counters.hold(holds).await)
+        async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
+            self.answer(self.counters.renew(renewals).await)
         }
     }
 
@@ -356,15 +360,15 @@ mod tests {
             bucket: Arc::new(Bucket { tag: "consumer=a".into(), rest: String::new() }),
             name: name.into(),
             rule,
-            cost: if matches!(rule, Rule::Running { .. }) { 1 } else { 40 },
+            cost: if matches!(rule, CounterRule::Running { .. }) { 1 } else { 40 },
             provisional: true,
             shadow: false,
             on_outage: OnOutage::Local,
         };
         vec![
-            meter("fixed", Rule::Fixed { amount: 100, window: Window::Length(86_400_000) }),
-            meter("balance", Rule::Prepaid { default: Some(100) }),
-            meter("running", Rule::Running { amount: 5, ttl_ms: 60_000 }),
+            meter("fixed", CounterRule::Fixed { amount: 100, window: Window::Length(86_400_000) }),
+            meter("balance", CounterRule::Prepaid { default: Some(100) }),
+            meter("running", CounterRule::Running { amount: 5, ttl_ms: 60_000 }),
         ]
     }
 

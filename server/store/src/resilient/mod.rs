@@ -19,7 +19,11 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_domain::{HolderId, LeaseId, PoolId, StoreError, settings::OnStoreFailure};
+use evenkeel_domain::{
+    HolderId, LeaseId, PoolId, StoreError,
+    settings::OnStoreFailure,
+    verdict::{Basis, Reason, Verdict},
+};
 use evenkeel_telemetry::{Metrics, traces::StoreSpan};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -27,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    Admit, Choice, Held, Lease, Pool, Reaped, Repairs, Store, Table,
+    Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table,
     counters::Counters,
     memory::{MemoryCounters, MemoryStore},
 };
@@ -41,19 +45,6 @@ const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(2);
 const FLAP: Duration = Duration::from_secs(10);
 /// Least time between two warnings about single failed calls.
 const QUIET: Duration = Duration::from_secs(10);
-
-/// How an admission was decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// From the shared table.
-    Shared(Choice),
-    /// From local knowledge.
-    Local(Choice),
-    /// Not at all: the pool's policy is open.
-    Open,
-    /// Not at all: the pool's policy is closed.
-    Closed,
-}
 
 /// A store with a plan for its failure.
 pub struct ResilientStore {
@@ -84,6 +75,14 @@ struct Circuit {
     closed_at: Option<Instant>,
     probe_interval: Duration,
     warned_at: Option<Instant>,
+}
+
+/// `endpoint` is what a table picked, if it had room.
+fn verdict(endpoint: Option<Arc<str>>, basis: Basis) -> Verdict {
+    match endpoint {
+        Some(_) => Verdict::Admitted { endpoint, basis },
+        None => Verdict::Refused(Reason::PoolFull),
+    }
 }
 
 impl ResilientStore {
@@ -167,23 +166,23 @@ impl ResilientStore {
     }
 
     /// Picks and leases, or does what the pool's policy says where the store cannot.
-    pub async fn admit(&self, admit: Admit, on_failure: OnStoreFailure) -> Result<Decision, StoreError> {
+    pub async fn admit(&self, admit: Admit, on_failure: OnStoreFailure) -> Result<Verdict, StoreError> {
         let Some(local) = &self.local else {
             let _span = StoreSpan::memory("evenkeel.store commit");
-            return self.primary.admit(admit).await.map(Decision::Shared);
+            return Ok(verdict(self.primary.admit(admit).await?, Basis::Shared));
         };
         if self.is_up()
-            && let Ok(choice) = self.observe(self.primary.admit(admit.clone()).await)
+            && let Ok(endpoint) = self.observe(self.primary.admit(admit.clone()).await)
         {
-            return Ok(Decision::Shared(choice));
+            return Ok(verdict(endpoint, Basis::Shared));
         }
         match on_failure {
             OnStoreFailure::Local => {
                 let _span = StoreSpan::memory("evenkeel.store commit");
-                Ok(Decision::Local(local.admit(admit).await?))
+                Ok(verdict(local.admit(admit).await?, Basis::Local))
             }
-            OnStoreFailure::Open => Ok(Decision::Open),
-            OnStoreFailure::Closed => Ok(Decision::Closed),
+            OnStoreFailure::Open => Ok(Verdict::Admitted { endpoint: None, basis: Basis::Open }),
+            OnStoreFailure::Closed => Ok(Verdict::Refused(Reason::StoreUnavailable)),
         }
     }
 

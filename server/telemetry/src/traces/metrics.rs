@@ -1,28 +1,24 @@
-//! Metrics of the exporter.
+//! Metrics of the export of traces.
 
 use prometheus::IntCounter;
 
 use crate::catalogue::{Catalogue, counters};
 
-/// What became of spans, and of the exports of them.
 #[derive(Clone, Debug)]
 pub struct TraceMetrics {
-    /// Spans exported.
     pub exported: IntCounter,
-    /// Spans there was no room for.
+    /// Spans that found the queue full.
     pub dropped: IntCounter,
-    /// Spans given up after their export had failed.
+    /// Spans given up after their export and its retries had failed.
     pub failed: IntCounter,
-    /// Exports that went well.
     pub exports_ok: IntCounter,
-    /// Exports that failed, with their repeats.
+    /// Exports that failed with all their retries.
     pub exports_failed: IntCounter,
 }
 
 impl TraceMetrics {
     pub(crate) fn new(r: &Catalogue) -> prometheus::Result<Self> {
-        let spans =
-            counters(r, "evenkeel_trace_spans_total", "Recorded spans by what became of them.", &["result"])?;
+        let spans = counters(r, "evenkeel_trace_spans_total", "Recorded spans, by result.", &["result"])?;
         let exports = counters(
             r,
             "evenkeel_trace_exports_total",

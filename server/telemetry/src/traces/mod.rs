@@ -1,112 +1,116 @@
-//! Traces: spans of Admit, Settle and ShouldRateLimit and of the calls to the store they need, in the trace that the
-//! gateway's `traceparent` names, exported by OTLP. docs/traces.md lists what they tell.
+//! Traces: spans of Admit, Settle and ShouldRateLimit and of their calls to the store, in the trace that the gateway's
+//! `traceparent` names. docs/traces.md lists their attributes.
 //!
-//! Spans end in OpenTelemetry's SDK, which exports them; they are begun here and not by its `Tracer`, since it makes up
-//! the ids of what it begins, and Admit and Settle of a lease agree on theirs. While traces are off a request pays for
-//! one look at an `Option`; one that is not sampled for reading its `traceparent`.
+//! OpenTelemetry's SDK exports spans, but its `Tracer` does not begin them: it makes up the ids of new spans, whereas the
+//! Admit and the Settle of a lease must agree on theirs. While traces are off, a request costs one check of an `Option`;
+//! a request that is not sampled costs the parsing of its `traceparent`.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, TraceFlags, TraceId, TraceState};
 use opentelemetry_sdk::trace::{
-    IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _,
+    IdGenerator as _, RandomIdGenerator, Sampler, SamplingDecision, ShouldSample as _, SpanExporter,
 };
 
 mod context;
-mod export;
 mod metrics;
+mod queue;
 mod span;
 mod store;
 
-use export::Outbox;
-pub use export::start;
 pub use metrics::TraceMetrics;
+use queue::SpanQueue;
 pub use span::Span;
-use span::{Here, below};
+use span::{SpanHandle, child_context};
 pub use store::{Database, StoreSpan};
 
 tokio::task_local! {
-    static HERE: Arc<Here>;
+    static CURRENT: Arc<SpanHandle>;
 }
 
-/// Begins spans of requests; by default none.
+/// Begins spans of requests. The default tracer records none.
 #[derive(Clone, Default)]
-pub struct Tracer(Option<Arc<On>>);
+pub struct Tracer(Option<Arc<Recording>>);
 
-struct On {
-    outbox: Arc<Outbox>,
-    /// Which traces are recorded that begin here; absent for none.
+struct Recording {
+    queue: Arc<SpanQueue>,
+    /// Decides about requests that belong to no trace yet; `None` records none of them.
     sampler: Option<Sampler>,
 }
 
-/// The trace a request says it belongs to, as its caller wrote it.
+/// The trace headers of a request, as its caller wrote them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Carried<'a> {
+pub struct TraceHeaders<'a> {
     /// `traceparent`.
     pub parent: &'a str,
     /// `tracestate`.
     pub state: &'a str,
 }
 
-/// Which trace a request begins that comes without one.
+/// The trace that a request without a trace begins.
 #[derive(Clone, Copy, Debug)]
 pub enum Root<'a> {
-    /// The one of this lease: its Admit and its Settle find the same without being told.
+    /// The trace of a lease. Its id follows from the lease, so Admit and Settle find the same trace.
     Lease {
-        /// The lease's holder.
         holder: &'a str,
-        /// Its number.
         lease: u64,
-        /// Whether this is the span that begins it, and not a later one below that.
+        /// Whether the span is the root of that trace, and not a child of the root.
         first: bool,
     },
-    /// A trace of its own.
-    Own,
+    /// A new trace with a random id.
+    Random,
 }
 
 impl Tracer {
-    fn new(outbox: Outbox, sample: f64) -> Self {
-        let sampler = (sample > 0.0).then_some(Sampler::TraceIdRatioBased(sample));
-        Self(Some(Arc::new(On { outbox: Arc::new(outbox), sampler })))
+    /// Returns a tracer that records the share `sample` of the requests that belong to no trace.
+    #[must_use]
+    pub fn new(exporter: impl SpanExporter + 'static, sample: f64, metrics: &TraceMetrics) -> Self {
+        Self::with_queue(SpanQueue::new(exporter, metrics), sample)
     }
 
-    /// Whether spans are recorded at all.
+    fn with_queue(queue: SpanQueue, sample: f64) -> Self {
+        let sampler = (sample > 0.0).then_some(Sampler::TraceIdRatioBased(sample));
+        Self(Some(Arc::new(Recording { queue: Arc::new(queue), sampler })))
+    }
+
+    /// Returns whether spans are recorded at all.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Begins the span of a request, where it is to be recorded.
+    /// Begins the span of a request. Returns `None` if the request is not recorded.
     #[must_use]
-    pub fn begin(&self, name: &'static str, carried: Carried<'_>, root: Root<'_>) -> Option<Span> {
-        let on = self.0.as_deref()?;
-        let (context, parent) = match context::parent(carried) {
-            // Who began the trace decides.
+    pub fn begin(&self, name: &'static str, headers: TraceHeaders<'_>, root: Root<'_>) -> Option<Span> {
+        let recording = self.0.as_deref()?;
+        let (context, parent) = match context::parent(headers) {
+            // The caller that began the trace has decided.
             Some(parent) if !parent.is_sampled() => return None,
-            Some(parent) => (below(&parent), parent),
-            None => on.root(root)?,
+            Some(parent) => (child_context(&parent), parent),
+            None => recording.root(root)?,
         };
-        Some(Span::of_request(Arc::clone(&on.outbox), context, &parent, name))
+        Some(Span::of_request(Arc::clone(&recording.queue), context, &parent, name))
     }
 
-    /// Exports what has been recorded; spans that end afterwards are dropped. False where that took longer than it may:
-    /// the collector may be away.
-    pub async fn drain(&self, longest: Duration) -> bool {
-        let Some(on) = &self.0 else { return true };
-        let outbox = Arc::clone(&on.outbox);
-        // The runtime's only thread is needed to export.
-        tokio::task::spawn_blocking(move || outbox.close(longest)).await.unwrap_or(false)
+    /// Exports the recorded spans; spans that end afterwards are dropped. Returns false if that takes longer than
+    /// `timeout`, for example because the collector is unreachable.
+    pub async fn shutdown(&self, timeout: Duration) -> bool {
+        let Some(recording) = &self.0 else { return true };
+        let queue = Arc::clone(&recording.queue);
+        // Exporting needs the runtime, which may have one thread only.
+        tokio::task::spawn_blocking(move || queue.close(timeout)).await.unwrap_or(false)
     }
 }
 
-impl On {
-    /// A trace that begins here, where it is to be recorded, and the span above it.
+impl Recording {
+    /// Returns the context of a span that begins a trace, and that of its parent. Returns `None` if the trace is not
+    /// sampled.
     fn root(&self, root: Root<'_>) -> Option<(SpanContext, SpanContext)> {
         let sampler = self.sampler.as_ref()?;
         let random = RandomIdGenerator::default();
         let (trace, span) = match root {
-            Root::Own => (random.new_trace_id(), random.new_span_id()),
-            Root::Lease { holder, lease, .. } => of_lease(holder, lease),
+            Root::Random => (random.new_trace_id(), random.new_span_id()),
+            Root::Lease { holder, lease, .. } => lease_root(holder, lease),
         };
         let sampled = sampler.should_sample(None, trace, "", &SpanKind::Server, &[], &[]);
         if sampled.decision != SamplingDecision::RecordAndSample {
@@ -114,12 +118,12 @@ impl On {
         }
         let is_first = !matches!(root, Root::Lease { first: false, .. });
         let first = SpanContext::new(trace, span, TraceFlags::SAMPLED, !is_first, TraceState::NONE);
-        Some(if is_first { (first, SpanContext::NONE) } else { (below(&first), first) })
+        Some(if is_first { (first, SpanContext::NONE) } else { (child_context(&first), first) })
     }
 }
 
-/// The trace of a lease, and the span that begins it.
-fn of_lease(holder: &str, lease: u64) -> (TraceId, SpanId) {
+/// Derives the trace of a lease, and its root span.
+fn lease_root(holder: &str, lease: u64) -> (TraceId, SpanId) {
     let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
     digest.update(holder.as_bytes());
     digest.update(&lease.to_be_bytes());
@@ -130,30 +134,29 @@ fn of_lease(holder: &str, lease: u64) -> (TraceId, SpanId) {
     (TraceId::from_bytes(trace), SpanId::from_bytes(span))
 }
 
-/// The span that the present task works for.
+/// The span that a task works for, if any.
 #[derive(Clone, Default)]
-pub struct Current(Option<Arc<Here>>);
+pub struct Current(Option<Arc<SpanHandle>>);
 
 impl Current {
-    /// This span.
     #[must_use]
     pub fn of(span: Option<&Span>) -> Self {
-        Self(span.map(Span::here))
+        Self(span.map(Span::handle))
     }
 
-    /// Does work for the span; whatever calls the store in it becomes its child.
+    /// Runs `work` for the span: calls to the store become its children.
     pub async fn within<F: Future>(self, work: impl FnOnce() -> F) -> F::Output {
         match self.0 {
-            Some(here) => HERE.scope(here, work()).await,
+            Some(span) => CURRENT.scope(span, work()).await,
             None => work().await,
         }
     }
 }
 
-/// The span that the present task works for: to be taken along to another task.
+/// Returns the span that the current task works for, so that another task can continue it.
 #[must_use]
 pub fn current() -> Current {
-    Current(HERE.try_with(Arc::clone).ok())
+    Current(CURRENT.try_with(Arc::clone).ok())
 }
 
 #[cfg(test)]

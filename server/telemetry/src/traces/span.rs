@@ -1,4 +1,4 @@
-//! Spans: made only where they are recorded, and handed on when they end.
+//! Spans. They exist only for recorded requests, and join the queue when they end.
 
 use std::{
     fmt::Display,
@@ -12,12 +12,12 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SpanData, SpanEvents, SpanLinks};
 
-use super::export::Outbox;
+use super::queue::SpanQueue;
 
 /// Longest text of an attribute or a status, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// The beginning of a request by both clocks: spans are timed by the one that never goes back.
+/// The beginning of a request by both clocks. The monotonic clock times all spans of the request.
 #[derive(Clone, Copy, Debug)]
 struct Clock(SystemTime, Instant);
 
@@ -27,31 +27,31 @@ impl Clock {
     }
 }
 
-/// A span under way. It ends when it is dropped.
+/// A span in progress. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Span {
-    /// Taken when it ends. Boxed, as requests without a span have the room for one too.
+    /// Taken when the span ends. Boxed to keep the `Option<Span>` of requests without a span small.
     data: Option<Box<SpanData>>,
-    here: Arc<Here>,
+    handle: Arc<SpanHandle>,
 }
 
 impl Span {
-    /// One of a request: below its parent, or the first of a trace where that is none.
+    /// Begins the span of a request, below its parent if that is valid, otherwise as the root of a trace.
     pub(super) fn of_request(
-        outbox: Arc<Outbox>,
+        queue: Arc<SpanQueue>,
         context: SpanContext,
         parent: &SpanContext,
         name: &'static str,
     ) -> Self {
         let clock = Clock(SystemTime::now(), Instant::now());
-        Self::begin(Here { outbox, clock, context }, parent, name, SpanKind::Server)
+        Self::begin(SpanHandle { queue, clock, context }, parent, name, SpanKind::Server)
     }
 
-    fn begin(here: Here, parent: &SpanContext, name: &'static str, kind: SpanKind) -> Self {
-        let now = here.clock.now();
+    fn begin(handle: SpanHandle, parent: &SpanContext, name: &'static str, kind: SpanKind) -> Self {
+        let now = handle.clock.now();
         let scope = InstrumentationScope::builder("evenkeel").with_version(env!("CARGO_PKG_VERSION"));
         let data = SpanData {
-            span_context: here.context.clone(),
+            span_context: handle.context.clone(),
             parent_span_id: parent.span_id(),
             parent_span_is_remote: parent.is_remote(),
             span_kind: kind,
@@ -65,10 +65,10 @@ impl Span {
             status: Status::Unset,
             instrumentation_scope: scope.build(),
         };
-        Self { data: Some(Box::new(data)), here: Arc::new(here) }
+        Self { data: Some(Box::new(data)), handle: Arc::new(handle) }
     }
 
-    /// Says something about it. Empty texts say nothing.
+    /// Sets an attribute. Ignores empty texts, and cuts long ones.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         let mut value = value.into();
         if let Value::String(text) = &value {
@@ -85,12 +85,11 @@ impl Span {
         }
     }
 
-    /// Says how many, or which number.
     pub fn set_number(&mut self, key: &'static str, number: impl TryInto<i64>) {
         self.set(key, number.try_into().unwrap_or(i64::MAX));
     }
 
-    /// Marks it as failed.
+    /// Marks the span as failed.
     pub fn fail(&mut self, kind: &'static str, error: &dyn Display) {
         self.set("error.type", kind);
         if let Some(data) = &mut self.data {
@@ -98,43 +97,42 @@ impl Span {
         }
     }
 
-    /// What its children need of it.
-    pub(super) fn here(&self) -> Arc<Here> {
-        Arc::clone(&self.here)
+    pub(super) fn handle(&self) -> Arc<SpanHandle> {
+        Arc::clone(&self.handle)
     }
 }
 
 impl Drop for Span {
     fn drop(&mut self) {
         if let Some(mut data) = self.data.take() {
-            data.end_time = self.here.clock.now();
-            self.here.outbox.put(*data);
+            data.end_time = self.handle.clock.now();
+            self.handle.queue.push(*data);
         }
     }
 }
 
-/// The span that work is done for.
+/// The part of a span that its children need.
 #[derive(Debug)]
-pub(super) struct Here {
-    outbox: Arc<Outbox>,
+pub(super) struct SpanHandle {
+    queue: Arc<SpanQueue>,
     clock: Clock,
     context: SpanContext,
 }
 
-impl Here {
+impl SpanHandle {
     pub(super) fn child(&self, name: &'static str, kind: SpanKind) -> Span {
-        let (outbox, context) = (Arc::clone(&self.outbox), below(&self.context));
-        Span::begin(Self { outbox, clock: self.clock, context }, &self.context, name, kind)
+        let (queue, context) = (Arc::clone(&self.queue), child_context(&self.context));
+        Span::begin(Self { queue, clock: self.clock, context }, &self.context, name, kind)
     }
 }
 
-/// A new span below this one.
-pub(super) fn below(parent: &SpanContext) -> SpanContext {
+/// Returns the context of a new child span.
+pub(super) fn child_context(parent: &SpanContext) -> SpanContext {
     let (id, state) = (RandomIdGenerator::default().new_span_id(), parent.trace_state().clone());
     SpanContext::new(parent.trace_id(), id, TraceFlags::SAMPLED, false, state)
 }
 
-/// As much of a text as may be told, in whole characters.
+/// Cuts a text to the maximum length, at a character boundary.
 fn cut(text: &str) -> &str {
     let mut end = text.len().min(TEXT_BYTES_MAX);
     while !text.is_char_boundary(end) {

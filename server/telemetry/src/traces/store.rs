@@ -5,18 +5,18 @@ use std::{sync::Arc, time::Instant};
 use evenkeel_domain::StoreError;
 use opentelemetry::trace::SpanKind;
 
-use super::{HERE, span::Span};
+use super::{CURRENT, span::Span};
 
-/// What a call is made to, in the words of OpenTelemetry's conventions.
+/// The target of a store call, in the terms of OpenTelemetry's conventions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Database {
-    /// Redis, and where it listens, if that is one place.
+    /// Redis, with its address and port unless it is a cluster.
     Redis(Option<(Arc<str>, u16)>),
-    /// The store in this process.
+    /// The embedded store.
     Memory,
 }
 
-/// A call to the store under way, or waiting to leave.
+/// The span of a call to the store, from the moment the call is queued.
 #[derive(Debug)]
 pub struct StoreSpan {
     span: Span,
@@ -24,12 +24,12 @@ pub struct StoreSpan {
 }
 
 impl StoreSpan {
-    /// Begins one below the span that the present task works for, if there is one. `operation` is the script, `name`
-    /// the span's.
+    /// Begins a span below the one that the current task works for, if there is one. `operation` is the name of the
+    /// script.
     #[must_use]
     pub fn begin(name: &'static str, operation: &'static str, database: &Database) -> Option<Box<Self>> {
         let kind = if *database == Database::Memory { SpanKind::Internal } else { SpanKind::Client };
-        let mut span = HERE.try_with(|here| here.child(name, kind)).ok()?;
+        let mut span = CURRENT.try_with(|parent| parent.child(name, kind)).ok()?;
         match database {
             Database::Memory => span.set("db.system.name", "memory"),
             Database::Redis(server) => {
@@ -45,25 +45,24 @@ impl StoreSpan {
         Some(Box::new(Self { span, queued: Instant::now() }))
     }
 
-    /// Begins one of a call to the store in this process.
+    /// Begins the span of a call to the embedded store.
     #[must_use]
     pub fn memory(name: &'static str) -> Option<Box<Self>> {
         Self::begin(name, "", &Database::Memory)
     }
 
-    /// Says how many.
     pub fn set_number(&mut self, key: &'static str, number: usize) {
         self.span.set_number(key, number);
     }
 
-    /// It leaves now, in a call of so many operations.
+    /// Records that the call is sent now, together with others: `operations` in all.
     pub fn sent(&mut self, operations: usize) {
         let waited_us = self.queued.elapsed().as_micros();
         self.span.set_number("evenkeel.store.waited_us", waited_us);
         self.span.set_number("evenkeel.store.operations", operations);
     }
 
-    /// Ends one, if there is one, with the error where the call failed.
+    /// Ends the span, if any, and records the error if the call failed.
     pub fn ended(span: Option<Box<Self>>, error: Option<&StoreError>) {
         if let (Some(mut span), Some(error)) = (span, error) {
             span.span.fail(error.kind(), error);

@@ -15,7 +15,7 @@ use super::*;
 
 const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// Keeps what ends, and exports nothing.
+/// Keeps ended spans and exports nothing.
 #[derive(Clone, Debug, Default)]
 struct Ended(Arc<Mutex<Vec<SpanData>>>);
 
@@ -43,20 +43,20 @@ impl Ended {
     }
 }
 
-/// A tracer with room for so many spans.
+/// Returns a tracer whose queue has room for `room` spans.
 fn tracer(sample: f64, room: usize) -> (Tracer, Ended, IntCounter) {
     let ended = Ended::default();
     let dropped = IntCounter::new("dropped", "dropped").unwrap();
-    let outbox = Outbox {
+    let queue = SpanQueue {
         processor: Box::new(ended.clone()),
-        waiting: Arc::new(AtomicUsize::new(export::QUEUE_MAX - room)),
+        waiting: Arc::new(AtomicUsize::new(queue::QUEUE_MAX - room)),
         dropped: dropped.clone(),
     };
-    (Tracer::new(outbox, sample), ended, dropped)
+    (Tracer::with_queue(queue, sample), ended, dropped)
 }
 
-fn carried(parent: &str) -> Carried<'_> {
-    Carried { parent, state: "" }
+fn headers(parent: &str) -> TraceHeaders<'_> {
+    TraceHeaders { parent, state: "" }
 }
 
 fn lease(lease: u64, first: bool) -> Root<'static> {
@@ -65,18 +65,18 @@ fn lease(lease: u64, first: bool) -> Root<'static> {
 
 #[test]
 fn an_idle_tracer_begins_nothing() {
-    assert!(Tracer::default().begin("x", carried(SAMPLED), Root::Own).is_none());
+    assert!(Tracer::default().begin("x", headers(SAMPLED), Root::Random).is_none());
     assert!(!Tracer::default().is_on());
 }
 
 #[test]
-fn a_part_of_the_leases_is_sampled_and_their_ends_with_them() {
+fn admit_and_settle_of_a_lease_are_sampled_together() {
     for (sample, expected) in [(0.0, 0..=0), (0.25, 400..=600), (1.0, 2000..=2000)] {
         let (tracer, _ended, _) = tracer(sample, 1);
         let mut sampled = 0;
         for n in 1..=2000 {
-            let begins = tracer.begin("admit", Carried::default(), lease(n, true)).is_some();
-            let ends = tracer.begin("settle", Carried::default(), lease(n, false)).is_some();
+            let begins = tracer.begin("admit", TraceHeaders::default(), lease(n, true)).is_some();
+            let ends = tracer.begin("settle", TraceHeaders::default(), lease(n, false)).is_some();
             assert_eq!(begins, ends);
             sampled += usize::from(begins);
         }
@@ -85,10 +85,10 @@ fn a_part_of_the_leases_is_sampled_and_their_ends_with_them() {
 }
 
 #[test]
-fn a_trace_of_its_own_is_sampled_by_its_id() {
+fn a_random_trace_is_sampled_by_its_id() {
     let (tracer, ended, _) = tracer(1.0, 2);
     for _ in 0..2 {
-        drop(tracer.begin("x", Carried::default(), Root::Own));
+        drop(tracer.begin("x", TraceHeaders::default(), Root::Random));
     }
     let spans = ended.0.lock();
     let [one, other] = &spans[..] else { panic!("{spans:?}") };
@@ -98,41 +98,41 @@ fn a_trace_of_its_own_is_sampled_by_its_id() {
 }
 
 #[test]
-fn what_there_is_no_room_for_is_dropped_and_counted() {
+fn spans_beyond_the_queue_are_dropped_and_counted() {
     let (tracer, ended, dropped) = tracer(0.0, 2);
     for _ in 0..5 {
-        drop(tracer.begin("x", carried(SAMPLED), Root::Own));
+        drop(tracer.begin("x", headers(SAMPLED), Root::Random));
     }
     assert_eq!((dropped.get(), ended.0.lock().len()), (3, 2));
-    let outbox = &tracer.0.as_ref().unwrap().outbox;
-    outbox.waiting.store(0, Ordering::Relaxed);
-    drop(tracer.begin("x", carried(SAMPLED), Root::Own));
+    let queue = &tracer.0.as_ref().unwrap().queue;
+    queue.waiting.store(0, Ordering::Relaxed);
+    drop(tracer.begin("x", headers(SAMPLED), Root::Random));
     assert_eq!((dropped.get(), ended.0.lock().len()), (3, 3));
 }
 
 #[tokio::test]
-async fn what_ends_after_the_end_is_dropped_and_counted() {
-    let (tracer, ended, dropped) = tracer(0.0, export::QUEUE_MAX);
-    let late = tracer.begin("x", carried(SAMPLED), Root::Own);
-    assert!(tracer.drain(Duration::from_secs(1)).await);
+async fn spans_that_end_after_shutdown_are_dropped_and_counted() {
+    let (tracer, ended, dropped) = tracer(0.0, queue::QUEUE_MAX);
+    let late = tracer.begin("x", headers(SAMPLED), Root::Random);
+    assert!(tracer.shutdown(Duration::from_secs(1)).await);
     drop(late);
     assert_eq!((dropped.get(), ended.0.lock().len()), (1, 0));
 }
 
 #[test]
-fn texts_are_bounded_and_empty_ones_left_out() {
+fn long_texts_are_cut_and_empty_ones_ignored() {
     let (tracer, ended, _) = tracer(0.0, 1);
-    let mut span = tracer.begin("x", carried(SAMPLED), Root::Own).unwrap();
+    let mut span = tracer.begin("x", headers(SAMPLED), Root::Random).unwrap();
     span.set("empty", String::new());
     span.set("shared", Arc::<str>::from("é".repeat(200)));
-    span.set("own", format!("a{}", "é".repeat(200)));
+    span.set("long", format!("a{}", "é".repeat(200)));
     span.set_number("number", u64::MAX);
     span.fail("kind", &"é".repeat(200));
     drop(span);
     let ended = ended.only();
     let expected = [
         KeyValue::new("shared", "é".repeat(128)),
-        KeyValue::new("own", format!("a{}", "é".repeat(127))),
+        KeyValue::new("long", format!("a{}", "é".repeat(127))),
         KeyValue::new("number", i64::MAX),
         KeyValue::new("error.type", "kind"),
     ];
@@ -141,15 +141,15 @@ fn texts_are_bounded_and_empty_ones_left_out() {
 }
 
 #[tokio::test]
-async fn calls_are_children_of_the_request_they_are_made_for() {
+async fn store_calls_are_children_of_their_request() {
     let (tracer, ended, _) = tracer(0.0, 8);
     let call = || StoreSpan::memory("call");
     assert!(call().is_none(), "no request, no span");
-    let span = tracer.begin("request", Carried { parent: SAMPLED, state: "a=1" }, Root::Own);
+    let span = tracer.begin("request", TraceHeaders { parent: SAMPLED, state: "a=1" }, Root::Random);
     Current::of(span.as_ref())
         .within(|| async {
             drop(call().unwrap());
-            // Another task only where it is taken along.
+            // Another task has to continue the span explicitly.
             assert!(tokio::spawn(async { StoreSpan::memory("lost").is_none() }).await.unwrap());
             let taken = current().within(|| async { drop(StoreSpan::memory("taken").unwrap()) });
             tokio::spawn(taken).await.unwrap();
@@ -171,7 +171,7 @@ async fn calls_are_children_of_the_request_they_are_made_for() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_for_nobody() {
+async fn work_without_a_span_runs_without_one() {
     let done = Current::default().within(|| async { current().0.is_none() }).await;
     assert!(done);
 }

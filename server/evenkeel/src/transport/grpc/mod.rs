@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_api::Api;
-use evenkeel_engine::{admission::Admission, limiter::Ask, rls::Judge};
+use evenkeel_engine::{admission::Admission, limiter::LimitRequest, rls::RateLimiter};
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
@@ -15,15 +15,16 @@ use evenkeel_telemetry::Metrics;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-mod facts;
 mod gateway;
+mod keep_alive;
 mod operators;
+mod request;
 mod rls;
 mod spans;
 
 /// Converts a gateway's request for the limits.
-pub fn limit_request(request: AdmitRequest, pool: Pool) -> Ask {
-    facts::ask(request, pool)
+pub fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
+    request::limit_request(request, pool)
 }
 
 /// Largest message accepted: a KeepAlive of several hundred thousand leases.
@@ -59,12 +60,12 @@ pub async fn routes(
     api: Arc<Api>,
     keep_alive_interval: std::time::Duration,
     calls: tokio_util::task::TaskTracker,
-    rate_limits: Option<(Arc<Judge>, Arc<Metrics>)>,
+    rate_limits: Option<(Arc<RateLimiter>, Arc<Metrics>)>,
     shutdown: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
-    let rate_limits = rate_limits.map(|(judge, metrics)| {
-        let service = rls::RlsService::new(judge, metrics, admission.tracer.clone(), calls.clone());
-        rls::RlsServer::new(service, MESSAGE_BYTES_MAX)
+    let rate_limits = rate_limits.map(|(rate_limiter, metrics)| {
+        let service = rls::RlsService::new(rate_limiter, metrics, admission.tracer.clone(), calls.clone());
+        rls::RlsServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX)
     });
     let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);

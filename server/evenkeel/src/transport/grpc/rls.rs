@@ -1,86 +1,91 @@
-//! `envoy.service.ratelimit.v3.RateLimitService`: what Envoy's rate limit filters call.
+//! `envoy.service.ratelimit.v3.RateLimitService`, which Envoy's rate limit filters call: decodes their requests and
+//! encodes the decisions of the rate limiter.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use envoy_types::pb::{
-    envoy::{
-        config::core::v3::HeaderValue,
-        service::ratelimit::v3::{
-            RateLimitResponse,
-            rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit::Unit as ToldUnit},
-        },
-        r#type::v3::RateLimitUnit,
-    },
-    google::protobuf::Duration,
+use evenkeel_engine::rls::{self, Descriptor, Evaluation, RateLimiter, Unit};
+use evenkeel_proto::rate_limit_service::{
+    HeaderValue, RateLimitDescriptor, RateLimitRequest, RateLimitResponse, RateLimitUnit,
+    rate_limit_response::{Code, DescriptorStatus, RateLimit, rate_limit},
+    rate_limit_service_server::{RateLimitService, RateLimitServiceServer},
 };
-use evenkeel_engine::rls::{self, Answer, Descriptor, Judge, Question, Unit};
 use evenkeel_telemetry::{
     Metrics,
     traces::{Current, Tracer},
 };
 use tokio_util::task::TaskTracker;
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Request, Response, Status};
 
 use super::spans;
 use crate::transport::status::to_status;
 
-mod wire;
-
-pub(super) use wire::RlsServer;
+pub(super) type RlsServer = RateLimitServiceServer<RlsService>;
 
 pub(super) struct RlsService {
-    judge: Arc<Judge>,
+    rate_limiter: Arc<RateLimiter>,
     metrics: Arc<Metrics>,
     tracer: Tracer,
-    /// Calls under way, which a drain waits for.
+    /// Running calls; a shutdown waits for them.
     calls: TaskTracker,
 }
 
 impl RlsService {
-    pub(super) fn new(judge: Arc<Judge>, metrics: Arc<Metrics>, tracer: Tracer, calls: TaskTracker) -> Self {
-        Self { judge, metrics, tracer, calls }
+    pub(super) fn new(
+        rate_limiter: Arc<RateLimiter>,
+        metrics: Arc<Metrics>,
+        tracer: Tracer,
+        calls: TaskTracker,
+    ) -> Self {
+        Self { rate_limiter, metrics, tracer, calls }
     }
+}
 
+#[tonic::async_trait]
+impl RateLimitService for RlsService {
     async fn should_rate_limit(
         &self,
-        metadata: &MetadataMap,
-        asked: &wire::Asked,
-    ) -> Result<RateLimitResponse, Status> {
+        request: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
         let _call = self.calls.token();
         let _timer = self.metrics.rls.duration.start_timer();
-        let domain = String::from_utf8_lossy(&asked.domain);
-        let texts: Vec<Vec<_>> = asked.descriptors.iter().map(texts).collect();
-        let descriptors = asked.descriptors.iter().zip(&texts).map(|(asked, texts)| decode(asked, texts));
-        let question =
-            Question { domain: &domain, hits: asked.hits_addend, descriptors: descriptors.collect() };
-        let span = spans::rate_limit(&self.tracer, metadata, &domain);
-        let answer = Current::of(span.as_ref()).within(|| self.judge.judge(&question)).await;
-        let answer = answer.map_err(|e| to_status(&e));
-        spans::rate_limited(span, &answer);
-        answer.map(encode)
+        let (metadata, _, message) = request.into_parts();
+        let domain = String::from_utf8_lossy(&message.domain);
+        let entries: Vec<Vec<_>> = message.descriptors.iter().map(decode_entries).collect();
+        let descriptors = message.descriptors.iter().zip(&entries);
+        let request = rls::RateLimitRequest {
+            domain: &domain,
+            hits: message.hits_addend,
+            descriptors: descriptors.map(|(descriptor, entries)| decode(descriptor, entries)).collect(),
+        };
+        let span = spans::rate_limit(&self.tracer, &metadata, &domain);
+        let evaluation = Current::of(span.as_ref()).within(|| self.rate_limiter.evaluate(&request)).await;
+        let evaluation = evaluation.map_err(|error| to_status(&error));
+        spans::rate_limited(span, &evaluation);
+        evaluation.map(encode).map(Response::new)
     }
 }
 
-/// Keys and values. What is not UTF-8 in them becomes U+FFFD: values that differ in nothing else count as one.
-fn texts(descriptor: &wire::Descriptor) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
-    let entries = descriptor.entries.iter();
-    entries
-        .map(|entry| (String::from_utf8_lossy(&entry.key), String::from_utf8_lossy(&entry.value)))
-        .collect()
+/// Keys and values. Invalid UTF-8 becomes U+FFFD, so values that differ only in invalid bytes share a counter.
+fn decode_entries(descriptor: &RateLimitDescriptor) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let text = |bytes| String::from_utf8_lossy(bytes);
+    descriptor.entries.iter().map(|entry| (text(&entry.key), text(&entry.value))).collect()
 }
 
-fn decode<'a>(asked: &wire::Descriptor, texts: &'a [(Cow<'_, str>, Cow<'_, str>)]) -> Descriptor<'a> {
-    // A limit without a unit that is known here is as none, so that the file's limit holds.
-    let limit = asked.limit.and_then(|limit| Some((limit.requests_per_unit, decode_unit(limit.unit)?)));
+fn decode<'a>(
+    descriptor: &RateLimitDescriptor,
+    entries: &'a [(Cow<'_, str>, Cow<'_, str>)],
+) -> Descriptor<'a> {
+    // A limit without a known unit is ignored, so the file's limit applies.
+    let limit = descriptor.limit.and_then(|limit| Some((limit.requests_per_unit, decode_unit(limit.unit)?)));
     Descriptor {
-        entries: texts.iter().map(|(key, value)| (&**key, &**value)).collect(),
+        entries: entries.iter().map(|(key, value)| (&**key, &**value)).collect(),
         limit,
-        hits: asked.hits_addend.as_ref().map(|hits| hits.value),
-        give_back: asked.is_negative_hits,
+        hits: descriptor.hits_addend,
+        give_back: descriptor.is_negative_hits,
     }
 }
 
-/// Unit of a limit that comes with a descriptor; there are no weeks among them.
+/// The unit of a descriptor's own limit; Envoy has no weeks there.
 fn decode_unit(unit: i32) -> Option<Unit> {
     match RateLimitUnit::try_from(unit).ok()? {
         RateLimitUnit::Unknown => None,
@@ -93,32 +98,30 @@ fn decode_unit(unit: i32) -> Option<Unit> {
     }
 }
 
-fn encode_unit(unit: Unit) -> ToldUnit {
+fn encode_unit(unit: Unit) -> rate_limit::Unit {
     match unit {
-        Unit::Second => ToldUnit::Second,
-        Unit::Minute => ToldUnit::Minute,
-        Unit::Hour => ToldUnit::Hour,
-        Unit::Day => ToldUnit::Day,
-        Unit::Week => ToldUnit::Week,
-        Unit::Month => ToldUnit::Month,
-        Unit::Year => ToldUnit::Year,
+        Unit::Second => rate_limit::Unit::Second,
+        Unit::Minute => rate_limit::Unit::Minute,
+        Unit::Hour => rate_limit::Unit::Hour,
+        Unit::Day => rate_limit::Unit::Day,
+        Unit::Week => rate_limit::Unit::Week,
+        Unit::Month => rate_limit::Unit::Month,
+        Unit::Year => rate_limit::Unit::Year,
     }
 }
 
-fn encode(answer: Answer) -> RateLimitResponse {
-    let header =
-        |(name, value): (&str, String)| HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() };
+fn encode(evaluation: Evaluation) -> RateLimitResponse {
+    let header = |(name, value): (&str, String)| HeaderValue { key: name.to_owned(), value };
     RateLimitResponse {
-        overall_code: code(answer.over).into(),
-        statuses: answer.statuses.into_iter().map(encode_status).collect(),
-        response_headers_to_add: answer.headers.into_iter().map(header).collect(),
-        ..RateLimitResponse::default()
+        overall_code: code(evaluation.over).into(),
+        statuses: evaluation.statuses.into_iter().map(encode_status).collect(),
+        response_headers_to_add: evaluation.headers.into_iter().map(header).collect(),
+        request_headers_to_add: Vec::new(),
     }
 }
 
-fn encode_status(status: rls::Status) -> DescriptorStatus {
-    let duration_until_reset =
-        status.limit.is_some().then_some(Duration { seconds: status.reset_s as i64, nanos: 0 });
+fn encode_status(status: rls::DescriptorStatus) -> DescriptorStatus {
+    let reset = status.limit.is_some().then_some(Duration::from_secs(status.reset_s));
     let current_limit = status.limit.map(|limit| RateLimit {
         name: limit.name.as_ref().to_owned(),
         requests_per_unit: limit.requests,
@@ -128,8 +131,7 @@ fn encode_status(status: rls::Status) -> DescriptorStatus {
         code: code(status.over).into(),
         current_limit,
         limit_remaining: status.remaining,
-        duration_until_reset,
-        ..DescriptorStatus::default()
+        duration_until_reset: reset.and_then(|reset| reset.try_into().ok()),
     }
 }
 
@@ -142,12 +144,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_told_as_they_are_asked_for() {
+    fn units_have_the_same_names_in_requests_and_responses() {
         for unit in Unit::ALL {
             let name = encode_unit(unit).as_str_name();
             assert_eq!(name.to_lowercase(), unit.name());
-            let asked = RateLimitUnit::from_str_name(name).and_then(|asked| decode_unit(asked.into()));
-            assert_eq!(asked, Some(unit).filter(|unit| *unit != Unit::Week));
+            let decoded = RateLimitUnit::from_str_name(name).and_then(|number| decode_unit(number.into()));
+            assert_eq!(decoded, Some(unit).filter(|unit| *unit != Unit::Week));
         }
         assert_eq!((decode_unit(0), decode_unit(99)), (None, None));
     }

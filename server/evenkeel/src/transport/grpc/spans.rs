@@ -1,14 +1,17 @@
-//! What spans of gateways' calls tell.
+//! Attributes of the spans of gateways' calls.
 
-use evenkeel_domain::{DomainError, HolderId};
-use evenkeel_engine::{
-    admission::Decision,
-    balancer::{Answer, Question},
-    limiter::Refusal,
-    rls::Answer as Verdict,
+use evenkeel_domain::{
+    DomainError, HolderId,
+    usage::Outcome,
+    verdict::{Basis, Reason},
 };
-use evenkeel_proto::v1::{AdmitRequest, Outcome, SettleRequest};
-use evenkeel_telemetry::traces::{Carried, Root, Span, Tracer};
+use evenkeel_engine::{
+    admission::{Admitted, Decision},
+    balancer::PickRequest,
+    rls::Evaluation,
+};
+use evenkeel_proto::v1::{AdmitRequest, SettleRequest};
+use evenkeel_telemetry::traces::{Root, Span, TraceHeaders, Tracer};
 use tonic::{Status, metadata::MetadataMap};
 
 /// Begins the span of an Admit.
@@ -16,7 +19,7 @@ pub(super) fn admit(
     tracer: &Tracer,
     request: &AdmitRequest,
     metadata: &MetadataMap,
-    question: &Question,
+    pick: &PickRequest,
     request_id: &str,
 ) -> Option<Span> {
     if !tracer.is_on() {
@@ -24,13 +27,13 @@ pub(super) fn admit(
     }
     let carried = match &*request.traceparent {
         "" => carried_by(metadata),
-        parent => Carried { parent, state: &request.tracestate },
+        parent => TraceHeaders { parent, state: &request.tracestate },
     };
-    let root = Root::Lease { holder: question.holder.as_str(), lease: request.lease, first: true };
+    let root = Root::Lease { holder: pick.holder.as_str(), lease: request.lease, first: true };
     let mut span = tracer.begin("evenkeel.admit", carried, root)?;
-    span.set("evenkeel.route", question.route.clone());
-    span.set("evenkeel.cluster", question.cluster.clone());
-    span.set("evenkeel.holder", question.holder.as_str().to_owned());
+    span.set("evenkeel.route", pick.route.clone());
+    span.set("evenkeel.cluster", pick.cluster.clone());
+    span.set("evenkeel.holder", pick.holder.as_str().to_owned());
     span.set_number("evenkeel.lease", request.lease);
     span.set("gen_ai.request.model", request.model.clone());
     span.set("evenkeel.request_id", request_id.to_owned());
@@ -40,30 +43,26 @@ pub(super) fn admit(
 /// Ends the span of an Admit. One that is only dropped has no result: its gateway did not wait for the answer.
 pub(super) fn admitted(span: Option<Span>, decision: &Result<Decision, DomainError>) {
     let Some(mut span) = span else { return };
-    if let Ok(Decision::Placed { pass, .. }) = decision {
-        span.set_number("evenkeel.limits", pass.limits);
-    }
     let result = match decision {
-        Ok(Decision::Placed { answer, .. } | Decision::Denied { answer, .. }) => match answer {
-            Answer::Admitted { endpoint, shared } => {
+        Ok(Decision::Admitted(Admitted { endpoint, basis, limits, .. })) => {
+            span.set_number("evenkeel.limits", *limits);
+            if let Some(endpoint) = endpoint {
                 span.set("evenkeel.endpoint", endpoint.clone());
-                span.set("evenkeel.basis", if *shared { "shared" } else { "local" });
-                "admitted"
             }
-            Answer::Open => {
-                span.set("evenkeel.basis", "open");
-                "admitted"
-            }
-            Answer::PoolFull { .. } => "pool_full",
-            Answer::NoEndpoints => "no_endpoints",
-            Answer::AllDrained => "all_drained",
-            Answer::StoreUnavailable => "store_unavailable",
-        },
-        Ok(Decision::Refused(Refusal { name, quota, .. })) => {
-            span.set("evenkeel.limit", name.clone());
-            if *quota { "quota" } else { "limit" }
+            let basis = match basis {
+                Basis::Shared => "shared",
+                Basis::Local => "local",
+                Basis::Open => "open",
+            };
+            span.set("evenkeel.basis", basis);
+            "admitted"
         }
-        Ok(Decision::LimitsClosed(_)) => "store_unavailable",
+        Ok(Decision::Refused(refusal)) => {
+            if !refusal.details.limit.is_empty() {
+                span.set("evenkeel.limit", refusal.details.limit.clone());
+            }
+            if refusal.reason == Reason::AllDrained { "all_drained" } else { refusal.reason.name() }
+        }
         Err(error) => {
             fail(&mut span, error);
             "error"
@@ -78,19 +77,20 @@ pub(super) fn settle(
     request: &SettleRequest,
     metadata: &MetadataMap,
     holder: &HolderId,
+    outcome: Outcome,
 ) -> Option<Span> {
     if !tracer.is_on() {
         return None;
     }
     let carried = match &*request.traceparent {
         "" => carried_by(metadata),
-        parent => Carried { parent, state: "" },
+        parent => TraceHeaders { parent, state: "" },
     };
     let root = Root::Lease { holder: holder.as_str(), lease: request.lease, first: false };
     let mut span = tracer.begin("evenkeel.settle", carried, root)?;
     span.set("evenkeel.holder", holder.as_str().to_owned());
     span.set_number("evenkeel.lease", request.lease);
-    span.set("evenkeel.outcome", outcome(request.outcome()));
+    span.set("evenkeel.outcome", outcome.name());
     if request.status > 0 {
         span.set_number("http.response.status_code", request.status);
     }
@@ -116,24 +116,24 @@ pub(super) fn rate_limit(tracer: &Tracer, metadata: &MetadataMap, domain: &str) 
     if !tracer.is_on() {
         return None;
     }
-    let mut span = tracer.begin("evenkeel.rate_limit", carried_by(metadata), Root::Own)?;
+    let mut span = tracer.begin("evenkeel.rate_limit", carried_by(metadata), Root::Random)?;
     span.set("evenkeel.domain", domain.to_owned());
     Some(span)
 }
 
 /// Ends the span of a ShouldRateLimit.
-pub(super) fn rate_limited(span: Option<Span>, answer: &Result<Verdict, Status>) {
+pub(super) fn rate_limited(span: Option<Span>, evaluation: &Result<Evaluation, Status>) {
     let Some(mut span) = span else { return };
-    match answer {
-        Ok(answer) => span.set("evenkeel.result", if answer.over { "over_limit" } else { "ok" }),
+    match evaluation {
+        Ok(evaluation) => span.set("evenkeel.result", if evaluation.over { "over_limit" } else { "ok" }),
         Err(status) => span.fail("rejected", &status.message()),
     }
 }
 
 /// What the call itself brings: Envoy's own gRPC clients write it there.
-fn carried_by(metadata: &MetadataMap) -> Carried<'_> {
+fn carried_by(metadata: &MetadataMap) -> TraceHeaders<'_> {
     let text = |name| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    Carried { parent: text("traceparent"), state: text("tracestate") }
+    TraceHeaders { parent: text("traceparent"), state: text("tracestate") }
 }
 
 fn fail(span: &mut Span, error: &DomainError) {
@@ -143,17 +143,4 @@ fn fail(span: &mut Span, error: &DomainError) {
         _ => "invalid",
     };
     span.fail(kind, error);
-}
-
-fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Unspecified => "unknown",
-        Outcome::Success => "success",
-        Outcome::ClientError => "client_error",
-        Outcome::ServerError => "server_error",
-        Outcome::UpstreamReset => "upstream_reset",
-        Outcome::ClientAbort => "client_abort",
-        Outcome::Timeout => "timeout",
-        Outcome::NotSent => "not_sent",
-    }
 }

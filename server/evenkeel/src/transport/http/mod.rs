@@ -45,7 +45,7 @@ pub fn router(http: Arc<Http>) -> Router {
 /// Ready also while the store is away: the sidecar then answers by its stated policy, and a gateway that
 /// stopped asking would be worse off.
 async fn readyz(State(http): State<Arc<Http>>) -> Response {
-    let stopping = http.api.balancer.recorder.is_draining();
+    let stopping = http.api.balancer.recorder.is_stopping();
     let status = if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, Json(json!({"ready": !stopping, "store_up": http.api.balancer.store.is_up()}))).into_response()
 }

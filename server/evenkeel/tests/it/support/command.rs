@@ -1,41 +1,55 @@
-//! The real `evenkeel`, run beside a sidecar in this process.
+//! The real `evenkeel` command.
 
-use std::process::Output;
+use std::{ffi::OsStr, process::Output};
 
 use serde_json::Value;
 
-use super::sidecar::Sidecar;
+use super::{admin::TOKEN, sidecar::Sidecar};
 
-/// An administrator's token, for configurations that end in [`ADMIN`].
-pub(crate) const TOKEN: &str = "0123456789abcdef";
-/// Makes it one.
-pub(crate) const ADMIN: &str = "\nadmin: {tokens: [{name: ops, token: 0123456789abcdef}]}\n";
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_evenkeel");
 
-/// Runs a command that asks this sidecar; what it needs comes from the environment.
+fn command(words: &[impl AsRef<OsStr>]) -> std::process::Command {
+    let mut command = std::process::Command::new(PROGRAM);
+    command.args(words).env_remove("EVENKEEL_SERVER").env_remove("EVENKEEL_ADMIN_TOKEN");
+    command
+}
+
+/// Runs a command that needs no sidecar: whether it succeeds, standard output and standard error.
+pub(crate) fn offline(words: &[impl AsRef<OsStr>]) -> (bool, String, String) {
+    let output = command(words).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+/// Runs a command that calls the sidecar at `url`. Address and token come from the environment.
 pub(crate) async fn evenkeel(url: &str, token: Option<&str>, words: &[&str]) -> Output {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_evenkeel"));
-    command.args(words).env("EVENKEEL_SERVER", url).env_remove("EVENKEEL_ADMIN_TOKEN");
+    let mut command = command(words);
+    command.env("EVENKEEL_SERVER", url);
     if let Some(token) = token {
         command.env("EVENKEEL_ADMIN_TOKEN", token);
     }
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-/// Where a sidecar is asked.
-pub(crate) fn url(sidecar: &Sidecar) -> String {
-    format!("http://{}", sidecar.addresses.grpc.as_ref().unwrap())
-}
-
-/// Standard output of a command that succeeds, as administrator.
-pub(crate) async fn says(sidecar: &Sidecar, words: &str) -> String {
+/// Returns what a command prints that must succeed, as administrator. Spaces separate its words.
+pub(crate) async fn prints(sidecar: &Sidecar, words: &str) -> String {
     let words: Vec<&str> = words.split(' ').collect();
-    let output = evenkeel(&url(sidecar), Some(TOKEN), &words).await;
+    let output = evenkeel(&sidecar.url(), Some(TOKEN), &words).await;
     assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// The same, as JSON.
-pub(crate) async fn tells(sidecar: &Sidecar, words: &str) -> Value {
-    let text = says(sidecar, &format!("{words} --output json")).await;
+pub(crate) async fn prints_json(sidecar: &Sidecar, words: &str) -> Value {
+    let text = prints(sidecar, &format!("{words} --output json")).await;
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words}: {error}: {text}"))
+}
+
+/// Returns exit code and standard error of a command that must print nothing on standard output.
+pub(crate) async fn fails(sidecar: &Sidecar, token: Option<&str>, words: &str) -> (i32, String) {
+    let words: Vec<&str> = words.split(' ').collect();
+    let output = evenkeel(&sidecar.url(), token, &words).await;
+    assert!(output.stdout.is_empty(), "{words:?}: {}", String::from_utf8_lossy(&output.stdout));
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
 }

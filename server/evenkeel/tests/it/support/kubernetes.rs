@@ -1,5 +1,5 @@
-//! An API server of Kubernetes that knows EndpointSlices only: it lists them and tells of changes, and misbehaves on
-//! command. Versions, events, bookmarks, 410 and errors are as docs of Kubernetes's API concepts describe them.
+//! A Kubernetes API server that serves EndpointSlices only: it lists and watches them, and misbehaves on command.
+//! Versions, events, bookmarks, 410 and errors follow the page "Kubernetes API Concepts".
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,13 +21,13 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 
-/// One question asked.
+/// A request that the server received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) is_watch: bool,
     pub(crate) namespace: String,
     pub(crate) service: String,
-    /// Of a watch: where it is to begin.
+    /// The version at which a watch begins.
     pub(crate) version: String,
     pub(crate) token: Option<String>,
 }
@@ -37,22 +37,22 @@ struct World {
     /// By namespace and name.
     slices: BTreeMap<(String, String), Value>,
     version: u64,
-    /// What happened: version, namespace, service and the line that tells of it.
+    /// Changes: version, namespace, service, and the line that a watch sends.
     events: Vec<(u64, String, String, String)>,
-    /// Earlier versions than this are gone.
+    /// A watch from an earlier version gets 410.
     oldest: u64,
-    /// Answered to every question.
+    /// The status of every response.
     fault: Option<u16>,
-    /// Whether what is gone is told by the first event of a watch, and not by its status.
+    /// Whether a watch reports 410 in its first event, and not as its status.
     gone_in_stream: bool,
-    /// Watches begun before are told nothing more, or end.
+    /// Watches up to this number get no more events, or end.
     muted: usize,
     ended: usize,
     watches: usize,
     asked: Vec<Asked>,
 }
 
-/// The server; ends when dropped.
+/// Stops when dropped.
 pub(crate) struct FakeApi {
     pub(crate) port: u16,
     shared: Arc<Shared>,
@@ -95,7 +95,7 @@ impl FakeApi {
         self.shared.changed.send_replace(());
     }
 
-    /// Puts a slice of `models/llm` there, or another in its place.
+    /// Adds or replaces a slice of `models/llm`.
     pub(crate) fn put(&self, name: &str, endpoints: &[Value]) {
         self.put_slice("models", "llm", name, slice("IPv4", 8000, endpoints));
     }
@@ -111,7 +111,7 @@ impl FakeApi {
         });
     }
 
-    /// Takes a slice of `models` away.
+    /// Deletes a slice of `models`.
     pub(crate) fn delete(&self, name: &str) {
         self.change(|world| {
             let mut slice = world.slices.remove(&("models".to_owned(), name.to_owned())).unwrap();
@@ -119,7 +119,7 @@ impl FakeApi {
         });
     }
 
-    /// Tells the version to all who watch.
+    /// Sends a bookmark to all watches.
     pub(crate) fn bookmark(&self) {
         self.change(|world| {
             world.version += 1;
@@ -133,7 +133,7 @@ impl FakeApi {
         });
     }
 
-    /// Forgets what happened so far.
+    /// Forgets all changes so far.
     pub(crate) fn compact(&self) {
         self.change(|world| {
             world.events.clear();
@@ -142,8 +142,8 @@ impl FakeApi {
         });
     }
 
-    /// How what is gone is told.
-    pub(crate) fn tell_gone_in_stream(&self, in_stream: bool) {
+    /// Chooses how a watch reports 410.
+    pub(crate) fn report_gone_in_stream(&self, in_stream: bool) {
         self.change(|world| world.gone_in_stream = in_stream);
     }
 
@@ -151,12 +151,12 @@ impl FakeApi {
         self.change(|world| world.fault = status);
     }
 
-    /// The watches under way are told nothing more.
+    /// Silences the current watches.
     pub(crate) fn mute(&self) {
         self.change(|world| world.muted = world.watches);
     }
 
-    /// The watches under way end, as an API server ends them from time to time.
+    /// Ends the current watches, as an API server does from time to time.
     pub(crate) fn end_watches(&self) {
         self.change(|world| world.ended = world.watches);
     }
@@ -204,14 +204,14 @@ pub(crate) fn not_ready(address: &str) -> Value {
     json!({"addresses": [address], "conditions": {"ready": false, "serving": false, "terminating": false}})
 }
 
-/// An endpoint of a pod that was told to end.
+/// An endpoint of a terminating pod.
 pub(crate) fn terminating(address: &str) -> Value {
     json!({"addresses": [address], "conditions": {"ready": false, "serving": true, "terminating": true}})
 }
 
 fn failure(code: u16, reason: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": code,
-        "reason": reason, "message": format!("told to answer {reason}")})
+        "reason": reason, "message": format!("the test wants {reason}")})
 }
 
 fn status(code: u16, reason: &str) -> Response {
@@ -303,7 +303,7 @@ impl Watcher {
             return Next::End;
         }
         if self.from < world.oldest {
-            // It happens to those who were not told in time.
+            // A slow watch gets 410 too.
             return Next::Lines(format!("{}\n", json!({"type": "ERROR", "object": failure(410, "Expired")})));
         }
         let mut lines = String::new();

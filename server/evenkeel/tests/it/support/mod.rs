@@ -1,20 +1,36 @@
-//! What the tests stand on: real Redis servers, a fault proxy, an in-process sidecar.
+//! Fixtures: servers, clients, requests and configurations that tests share.
 
 use std::{future::Future, time::Duration};
 
+pub(crate) mod admin;
+pub(crate) mod collector;
 pub(crate) mod command;
+pub(crate) mod http;
+#[cfg(feature = "kubernetes")]
 pub(crate) mod kubernetes;
+pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod requests;
 pub(crate) mod sidecar;
+pub(crate) mod store;
+pub(crate) mod tls;
 pub(crate) mod tmux;
 
-/// A port that was free a moment ago.
+/// Returns a port that was free a moment ago. Another process may take it first.
 pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Waits until a condition holds; panics with its last answer after `limit`.
+/// Reserves a port that refuses connections, until the socket listens.
+pub(crate) fn refusing_port() -> (tokio::net::TcpSocket, u16) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
+}
+
+/// Repeats `condition` until it is `Ok`. Panics with its last `Err` after `limit`.
 pub(crate) async fn eventually<T, F>(limit: Duration, what: &str, mut condition: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,

@@ -1,4 +1,4 @@
-//! A TCP proxy that misbehaves on command: what a network does to a sidecar's Redis.
+//! A TCP proxy that misbehaves on command, as a network does.
 
 use std::sync::{
     Arc,
@@ -11,6 +11,8 @@ use tokio::{
     sync::watch,
 };
 
+use super::redis::store_at;
+
 /// What happens to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -20,11 +22,11 @@ pub(crate) enum Mode {
     Stall,
     /// Connections are closed, new ones at once.
     Refuse,
-    /// The first answer after this is cut after its first byte, and its connection closed.
+    /// The next reply is cut after its first byte, and its connection closed.
     CutReply,
 }
 
-/// The proxy; ends when dropped.
+/// Stops when dropped.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     mode: Arc<watch::Sender<Mode>>,
@@ -63,9 +65,14 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
-    /// New connections go elsewhere.
+    /// Directs new connections to another port.
     pub(crate) fn lead_to(&self, port: u16) {
         self.to.store(port, Ordering::Relaxed);
+    }
+
+    /// Returns the section `store` for a sidecar behind the proxy, continued with `more`.
+    pub(crate) fn store(&self, more: &str) -> String {
+        store_at(&self.url(), more)
     }
 
     pub(crate) fn url(&self) -> String {

@@ -1,4 +1,4 @@
-//! Real redis-server processes on free ports of 127.0.0.1, stopped by their own pid.
+//! Real redis-server processes on free ports of 127.0.0.1: one server, or a cluster.
 
 use std::{
     collections::BTreeMap,
@@ -7,6 +7,11 @@ use std::{
 };
 
 use super::free_port;
+
+/// Returns the section `store` for a Redis at `url`, continued with `more`: `", timeout: 2s"`.
+pub(crate) fn store_at(url: &str, more: &str) -> String {
+    format!("store: {{type: redis, url: '{url}'{more}}}\n")
+}
 
 /// One Redis server that keeps nothing on disk.
 pub(crate) struct Redis {
@@ -21,50 +26,59 @@ impl Redis {
         Self::start_with(&[])
     }
 
-    pub(crate) fn start_with(arguments: &[String]) -> Self {
-        // Another process may take the free port first: try again with another.
-        for _ in 0..5 {
-            let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
-            let mut child = spawn(port, arguments, dir.path());
-            if answers(&mut child, port) {
-                return Self { child, port, arguments: arguments.to_vec(), dir };
-            }
-        }
-        panic!("redis-server did not start: is it installed?");
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        Self::start_any(|| arguments.iter().copied().map(str::to_owned).collect())
     }
 
-    /// For a sidecar: as a user with the rights that docs/operations.md says it needs, and no others.
+    /// Another process may take a free port first, so each attempt gets new ports.
+    fn start_any(arguments: impl Fn() -> Vec<String>) -> Self {
+        for _ in 0..5 {
+            let (dir, port, arguments) = (tempfile::tempdir().unwrap(), free_port(), arguments());
+            let mut child = spawn(port, &arguments, dir.path());
+            if answers(&mut child, port) {
+                return Self { child, port, arguments, dir };
+            }
+        }
+        panic!("redis-server did not start");
+    }
+
+    /// Returns the section `store` for a sidecar, continued with `more`: `", timeout: 2s"`.
+    pub(crate) fn store(&self, more: &str) -> String {
+        store_at(&self.url(), more)
+    }
+
+    /// Returns the URL for a sidecar: of a user with exactly the rights that docs/operations.md documents.
     pub(crate) fn url(&self) -> String {
         format!("redis://evenkeel:evenkeel@127.0.0.1:{}/", self.port)
     }
 
-    /// The tests' own, which may do everything.
+    /// Connects the test, as a user with all rights.
     pub(crate) fn connection(&self) -> redis::Connection {
         let url = format!("redis://127.0.0.1:{}/", self.port);
         redis::Client::open(url).unwrap().get_connection().unwrap()
     }
 
-    /// What the sidecar's user was refused for lack of rights, newest first.
+    /// Returns the commands that the sidecar's user lacked rights for, newest first.
     pub(crate) fn refused(&self) -> Vec<String> {
         let log: Vec<BTreeMap<String, redis::Value>> =
             redis::from_redis_value(self.command(&["ACL", "LOG"])).unwrap();
         log.iter().map(|entry| format!("{:?} {:?}", entry["reason"], entry["object"])).collect()
     }
 
-    /// Sends one command; the tests' own view, beside the store's.
+    /// Sends one command, as a user with all rights.
     pub(crate) fn command(&self, words: &[&str]) -> redis::Value {
         let mut cmd = redis::cmd(words[0]);
         cmd.arg(&words[1..]);
         cmd.query(&mut self.connection()).unwrap()
     }
 
-    /// Stops it as a crash does.
+    /// Stops the server as a crash does.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts it again on its port, empty.
+    /// Starts the server again on its port, empty.
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.port, &self.arguments, self.dir.path());
         assert!(answers(&mut self.child, self.port), "redis-server did not start again");
@@ -89,18 +103,18 @@ fn spawn(port: u16, arguments: &[String], dir: &std::path::Path) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("redis-server is installed")
+        .expect("redis-server is installed: see .ci/setup redis")
 }
 
-/// The rights of a sidecar's user, as docs/operations.md has them. Tests put prefixes of their own before keys, and share
-/// tables with Higress and clusters.
+/// Returns the rights of a sidecar's user from docs/operations.md, and those that tests add: key prefixes, Higress's
+/// tables, and clusters.
 fn rights() -> Vec<String> {
     let (_, command) =
         include_str!("../../../../../docs/operations.md").split_once("ACL SETUSER evenkeel ").unwrap();
     let (rights, _) = command.split_once("```").unwrap();
     let of_tests = |right: &str| match right {
         ">PASSWORD" => ">evenkeel".to_owned(),
-        "~ek1:*" => "~*ek1:*".to_owned(),
+        "~ek2:*" => "~*ek2:*".to_owned(),
         other => other.to_owned(),
     };
     let more = ["~higress:global_least_request_table:*", "+cluster", "+readonly", "+asking"];
@@ -130,11 +144,11 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
-        let node = || {
+        let arguments = || {
             let arguments = ["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()];
-            Redis::start_with(&arguments.map(str::to_owned))
+            arguments.map(str::to_owned).to_vec()
         };
-        let nodes: Vec<Redis> = (0..3).map(|_| node()).collect();
+        let nodes: Vec<Redis> = (0..3).map(|_| Redis::start_any(arguments)).collect();
         let addresses: Vec<String> = nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
         let made = Command::new("redis-cli")
             .args(["--cluster", "create"])

@@ -1,6 +1,6 @@
 //! A sidecar in this process, on free ports, with real clients.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use evenkeel::app::{self, Addresses, Listeners};
 use evenkeel_config::Config;
@@ -9,7 +9,12 @@ use evenkeel_proto::v1::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::{
+    IntoRequest,
+    transport::{Channel, Endpoint},
+};
+
+use super::{http, requests};
 
 pub(crate) struct Sidecar {
     pub(crate) addresses: Addresses,
@@ -20,12 +25,13 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    /// `yaml` without its `listen`.
+    /// Starts one with a configuration that has no `listen`.
     pub(crate) async fn start(yaml: &str) -> Self {
         let listen = "listen: {grpc: '127.0.0.1:0', http: '127.0.0.1:0'}\n";
         Self::start_at(&format!("{listen}{yaml}")).await
     }
 
+    /// Starts one with a whole configuration.
     pub(crate) async fn start_at(yaml: &str) -> Self {
         let config = Config::parse(yaml).unwrap();
         let listeners = Listeners::bind(&config).await.unwrap();
@@ -38,40 +44,59 @@ impl Sidecar {
         let task = tokio::spawn(app::run(config, listeners, announce, shutdown.clone()));
         let addresses = is_ready.await.expect("the sidecar starts");
         let grpc = format!("http://{}", addresses.grpc.as_ref().unwrap());
-        let channel = Channel::from_shared(grpc).unwrap().connect().await.unwrap();
+        let channel = Endpoint::from_shared(grpc).unwrap().connect().await.unwrap();
         let (gateway, inspect) = (GatewayClient::new(channel.clone()), InspectClient::new(channel));
         Self { addresses, gateway, inspect, shutdown, task }
     }
 
-    pub(crate) async fn admit(&self, cluster: &str, holder: &str, lease: u64) -> Answer {
-        let request = pb::AdmitRequest {
-            pool: Some(pool(cluster)),
-            holder: holder.to_owned(),
-            lease,
-            ..pb::AdmitRequest::default()
-        };
+    /// Returns the address that gRPC clients connect to.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.addresses.grpc.as_ref().unwrap())
+    }
+
+    /// Sends one of [`requests`].
+    pub(crate) async fn send(&self, request: impl IntoRequest<pb::AdmitRequest>) -> Answer {
         self.gateway.clone().admit(request).await.unwrap().into_inner().answer.unwrap()
     }
 
-    /// Admits and expects an endpoint.
-    pub(crate) async fn lease(&self, cluster: &str, holder: &str, lease: u64) -> Arc<str> {
-        match self.admit(cluster, holder, lease).await {
-            Answer::Admitted(admitted) => admitted.endpoint.into(),
+    /// Sends a request that must be admitted.
+    pub(crate) async fn admitted(&self, request: impl IntoRequest<pb::AdmitRequest>) -> pb::Admitted {
+        match self.send(request).await {
+            Answer::Admitted(admitted) => admitted,
             other => panic!("not admitted: {other:?}"),
         }
     }
 
-    pub(crate) async fn settle(&self, cluster: &str, holder: &str, lease: u64) -> bool {
-        let request = pb::SettleRequest {
-            pool: Some(pool(cluster)),
-            holder: holder.to_owned(),
-            lease,
-            ..pb::SettleRequest::default()
-        };
+    /// Sends a request that must be denied.
+    pub(crate) async fn denied(&self, request: impl IntoRequest<pb::AdmitRequest>) -> pb::Denied {
+        match self.send(request).await {
+            Answer::Denied(denied) => denied,
+            other => panic!("not denied: {other:?}"),
+        }
+    }
+
+    /// Asks for an endpoint of a pool.
+    pub(crate) async fn admit(&self, cluster: &str, holder: &str, lease: u64) -> Answer {
+        self.send(pb::AdmitRequest { holder: holder.to_owned(), ..requests::admit(cluster, lease) }).await
+    }
+
+    /// Asks for an endpoint of a pool, and returns the one it must get.
+    pub(crate) async fn lease(&self, cluster: &str, holder: &str, lease: u64) -> Arc<str> {
+        let request = pb::AdmitRequest { holder: holder.to_owned(), ..requests::admit(cluster, lease) };
+        self.admitted(request).await.endpoint.into()
+    }
+
+    /// Sends one of [`requests`]; whether it released a lease.
+    pub(crate) async fn end(&self, request: pb::SettleRequest) -> bool {
         self.gateway.clone().settle(request).await.unwrap().into_inner().released
     }
 
-    /// Says that `holder` has exactly `leases`, having issued numbers up to `issued_through`.
+    /// Ends a lease; whether there was one.
+    pub(crate) async fn settle(&self, cluster: &str, holder: &str, lease: u64) -> bool {
+        self.end(pb::SettleRequest { holder: holder.to_owned(), ..requests::settle(cluster, lease) }).await
+    }
+
+    /// Says that `holder` has exactly `leases`, and has issued numbers up to `issued_through`.
     pub(crate) async fn keep_alive(
         &self,
         cluster: &str,
@@ -79,19 +104,24 @@ impl Sidecar {
         issued_through: u64,
         leases: &[(u64, Option<&str>)],
     ) -> pb::KeepAliveResponse {
-        let held = pb::HeldPool {
-            pool: Some(pool(cluster)),
-            endpoints: leases.iter().map(|(_, endpoint)| endpoint.unwrap_or("-").to_owned()).collect(),
-            leases: leases.iter().map(|(lease, _)| *lease).collect(),
-            endpoint_of: leases
-                .iter()
-                .zip(1..)
-                .map(|((_, endpoint), i)| if endpoint.is_some() { i } else { 0 })
-                .collect(),
-            tickets: Vec::new(),
-        };
-        let request = pb::KeepAliveRequest { holder: holder.to_owned(), issued_through, pools: vec![held] };
+        let request = requests::keep_alive(issued_through, vec![requests::held(cluster, leases)]);
+        let request = pb::KeepAliveRequest { holder: holder.to_owned(), ..request };
         self.gateway.clone().keep_alive(request).await.unwrap().into_inner()
+    }
+
+    /// Repeats the KeepAlive of a holder with these leases.
+    pub(crate) fn alive(&self, cluster: &str, holder: &str, leases: &[(u64, Option<&str>)]) -> Alive {
+        let issued_through = leases.last().map_or(0, |(lease, _)| *lease);
+        let request = requests::keep_alive(issued_through, vec![requests::held(cluster, leases)]);
+        let request = pb::KeepAliveRequest { holder: holder.to_owned(), ..request };
+        let mut gateway = self.gateway.clone();
+        Alive(tokio::spawn(async move {
+            loop {
+                // A stopping sidecar does not respond.
+                let _ = gateway.keep_alive(request.clone()).await;
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }))
     }
 
     pub(crate) async fn pool(&self, cluster: &str) -> pb::PoolState {
@@ -99,19 +129,22 @@ impl Sidecar {
         self.inspect.clone().get_pool(request).await.unwrap().into_inner()
     }
 
-    /// GET of a path on the HTTP port: status and body.
+    /// Gets a path of the HTTP port: status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        use http_body_util::{BodyExt as _, Empty};
-        use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-        let client = Client::builder(TokioExecutor::new()).build_http::<Empty<axum::body::Bytes>>();
-        let uri = format!("http://{}{path}", self.addresses.http).parse().unwrap();
-        let response = client.get(uri).await.unwrap();
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        http::get(&self.addresses.http, path).await
+    }
+
+    /// Returns the value of one metric, named with its labels as `/metrics` prints it.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        http::metric(&self.addresses.http, name).await
     }
 }
 
-pub(crate) fn pool(cluster: &str) -> pb::Pool {
-    pb::Pool { route: String::new(), cluster: cluster.to_owned() }
+/// A holder that sends its KeepAlives until dropped.
+pub(crate) struct Alive(JoinHandle<()>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }

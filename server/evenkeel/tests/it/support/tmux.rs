@@ -1,4 +1,4 @@
-//! A real terminal: a tmux server of the test's own, ended by itself.
+//! A real terminal: a tmux server that stops when dropped.
 
 use std::{
     path::Path,
@@ -8,7 +8,7 @@ use std::{
 
 use super::eventually;
 
-/// What the shell in the terminal says when it waits.
+/// The shell's prompt.
 pub(crate) const PROMPT: &str = "ready>";
 
 /// One terminal with a shell in it.
@@ -17,7 +17,7 @@ pub(crate) struct Tmux {
 }
 
 impl Tmux {
-    /// A terminal of this size.
+    /// Opens a terminal of this size.
     pub(crate) async fn start(columns: u16, rows: u16) -> Self {
         let tmux = Self { dir: tempfile::tempdir().unwrap() };
         let (columns, rows) = (columns.to_string(), rows.to_string());
@@ -27,7 +27,7 @@ impl Tmux {
         tmux
     }
 
-    /// Where the test may keep files.
+    /// Returns a directory for the test's files.
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -35,15 +35,15 @@ impl Tmux {
     fn run(&self, words: &[&str]) -> Output {
         let mut command = Command::new("tmux");
         command.arg("-u").arg("-S").arg(self.dir.path().join("tmux")).args(["-f", "/dev/null"]).args(words);
-        // The user's own tmux and wishes are none of the test's.
+        // The developer's own tmux and settings must not affect the test.
         for name in ["TMUX", "NO_COLOR", "EVENKEEL_SERVER", "EVENKEEL_ADMIN_TOKEN", "ENV"] {
             command.env_remove(name);
         }
         command.env("LC_ALL", "C.UTF-8").env("TERM", "xterm-256color");
-        command.output().expect("tmux is installed")
+        command.output().expect("tmux is installed: see .ci/setup tmux")
     }
 
-    /// A command of tmux; what it prints.
+    /// Runs a command of tmux and returns its output.
     pub(crate) fn command(&self, words: &[&str]) -> String {
         let output = self.run(words);
         assert!(output.status.success(), "tmux {words:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -56,7 +56,7 @@ impl Tmux {
         self.keys(&["Enter"]);
     }
 
-    /// Presses keys, by tmux's names.
+    /// Presses keys, which have tmux's names.
     pub(crate) fn keys(&self, keys: &[&str]) {
         self.command(&[&["send-keys"], keys].concat());
     }
@@ -74,7 +74,7 @@ impl Tmux {
         .await
     }
 
-    /// Whether a program has taken the screen over.
+    /// Returns whether a program uses the whole screen.
     pub(crate) fn is_taken(&self) -> bool {
         self.command(&["display-message", "-p", "#{alternate_on}"]).trim() == "1"
     }

@@ -1,13 +1,13 @@
-//! Rows, sessions, turns and keys have bounds, and go in the end.
+//! Rows, sessions and turns are bounded, and every key expires.
 
 use evenkeel_domain::usage::OTHER;
 
 use super::*;
 
 #[tokio::test]
-async fn rows_of_a_day_are_bounded_and_fold_into_others_of_their_model() {
+async fn rows_beyond_the_bound_fold_into_others_of_their_model() {
     let redis = Redis::start();
-    let limits = small(); // 18 of 20 places for names of their own
+    let limits = small(); // 18 of 20 rows keep their own names
     let options = redis_options(vec![redis.url()], false, "");
     for store in [memory_usage(&limits), redis_usage(&options, &limits)] {
         let ledger = ledger_at(&Arc::new(AtomicU64::new(NOW)), &limits, store);
@@ -30,7 +30,7 @@ async fn rows_of_a_day_are_bounded_and_fold_into_others_of_their_model() {
 }
 
 #[tokio::test]
-async fn sessions_are_bounded_and_those_unheard_of_go_with_their_turns() {
+async fn sessions_are_bounded_and_expire_with_their_turns() {
     let redis = Redis::start();
     let limits = small();
     let options = redis_options(vec![redis.url()], false, "");
@@ -60,7 +60,7 @@ async fn sessions_are_bounded_and_those_unheard_of_go_with_their_turns() {
     let error = ledger.session("c", "s0").await.unwrap_err().to_string();
     assert!(error.starts_with("session \"s0\" of consumer \"c\" not found"), "{error}");
 
-    // Unheard of for longer than the retention: gone with the next that comes to their part.
+    // A session older than the retention is removed when another arrives in its part.
     now.fetch_add(36 * DAY_MS, Ordering::Relaxed);
     for n in 0..200 {
         let session = format!("n{n}");
@@ -84,7 +84,7 @@ async fn every_key_has_an_expiry() {
     let keys: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "*"])).unwrap();
     assert!(keys.len() > 80, "{}", keys.len());
     for key in &keys {
-        assert!(key.starts_with("x:ek1:{usage:") || key.starts_with("x:ek1:{sessions:"), "{key}");
+        assert!(key.starts_with("x:ek2:{usage:") || key.starts_with("x:ek2:{sessions:"), "{key}");
         let ttl: i64 = redis::from_redis_value(redis.command(&["PTTL", key])).unwrap();
         assert!(ttl > 3_500_000 && ttl <= 2 * DAY_MS as i64, "{key} expires in {ttl} ms");
     }

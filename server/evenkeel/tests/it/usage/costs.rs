@@ -1,10 +1,10 @@
-//! What recording, writing and asking cost.
+//! The cost of recording, writing and reading usage.
 
 use evenkeel_domain::usage::Outcome;
 
 use super::*;
 
-/// What it costs: `cargo test --release --test it -- --ignored --nocapture usage::costs`.
+/// Prints the costs: `cargo test --release -p evenkeel --test it -- --ignored --nocapture usage::costs`.
 #[tokio::test]
 #[ignore = "measures, and needs a release build"]
 async fn costs() {
@@ -48,19 +48,19 @@ async fn costs() {
     let len = |command: &str, key: &str| -> u64 {
         redis::from_redis_value(redis.command(&[command, key])).unwrap()
     };
-    let day = "ek1:{usage:2026-11-18}";
+    let day = "ek2:{usage:2026-11-18}";
     for (command, key) in [("HLEN", "rows"), ("ZCARD", "sessions"), ("HLEN", "session-sums")] {
         let key = format!("{day}:{key}");
         let (count, bytes) = (len(command, &key), memory(&key));
         println!("{key}: {count} entries, {bytes} bytes, {} each", bytes / count);
     }
     for (command, key) in [("ZCARD", "last"), ("HLEN", "sums")] {
-        let key = format!("ek1:{{sessions:3}}:{key}");
+        let key = format!("ek2:{{sessions:3}}:{key}");
         let (count, bytes) = (len(command, &key), memory(&key));
         println!("{key}: {count} entries, {bytes} bytes, {} each", bytes / count);
     }
     let keys: Vec<String> =
-        redis::from_redis_value(redis.command(&["KEYS", "ek1:{sessions:3}:turns:*"])).unwrap();
+        redis::from_redis_value(redis.command(&["KEYS", "ek2:{sessions:3}:turns:*"])).unwrap();
     let (count, bytes) = (len("LLEN", &keys[0]), memory(&keys[0]));
     println!("{}: {count} turns, {bytes} bytes, {} each", keys[0], bytes / count);
 

@@ -1,4 +1,4 @@
-//! Whatever fails, what was recorded is counted once.
+//! Whatever fails, each record counts once.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::support::{
     proxy::{Mode, Proxy},
 };
 
-/// What several sidecars recorded, of which each knows a part.
+/// What several sidecars recorded together.
 #[derive(Default)]
 struct Truth {
     rows: BTreeMap<(Day, RowKey), Usage>,
     sessions: BTreeMap<SessionKey, Usage>,
 }
 
-/// Guards against batches added twice (an answer that was lost) or never (a call that was).
+/// Guards against batches added twice (after a lost reply) or never (after a lost call).
 #[tokio::test]
 async fn sums_are_exact_whatever_the_network_does() {
     let redis = Redis::start();
@@ -64,7 +64,7 @@ async fn sums_are_exact_whatever_the_network_does() {
             }
         }
         now.fetch_add(DAY_MS / 40, Ordering::Relaxed);
-        // In the midst of it, so that now a call is lost and now its answer.
+        // At a varying moment, so that the proxy loses a call in some rounds and a reply in others.
         let fault = async {
             tokio::time::sleep(Duration::from_micros(round * 97 % 4000)).await;
             proxy.set([Mode::CutReply, Mode::Stall, Mode::CutReply, Mode::Refuse][round as usize % 4]);
@@ -76,7 +76,7 @@ async fn sums_are_exact_whatever_the_network_does() {
     }
     assert!(failed > 30, "the proxy did its part: {failed}");
     for ledger in &ledgers {
-        ledger.drain(LIMIT).await;
+        ledger.flush_all(LIMIT).await;
         assert_eq!(ledger.waiting(), 0);
     }
     let repeated = metrics.ledger.flushes.repeated.get();
@@ -98,7 +98,7 @@ async fn sums_are_exact_whatever_the_network_does() {
     }
 }
 
-/// Guards against counting a batch anew that a call, given up for late, still brings in after its repetition.
+/// Guards against a late call, already given up and repeated, that adds its batch a second time.
 #[tokio::test]
 async fn a_batch_counts_once_in_any_order() {
     let redis = Redis::start();
@@ -117,7 +117,7 @@ async fn a_batch_counts_once_in_any_order() {
             let applied = store.add_sessions(&id(sequence), part, &sessions).await.unwrap();
             assert_eq!(applied.repeated, repeated);
         }
-        // Another instance, another day: numbers of their own.
+        // Another instance and another day have their own sequence numbers.
         let other = FlushId { instance: "j".into(), ..id(1) };
         assert!(!store.add_day(&other, day, &batch).await.unwrap().repeated);
         assert!(!store.add_day(&id(1), day.plus(1), &batch).await.unwrap().repeated);
@@ -127,7 +127,7 @@ async fn a_batch_counts_once_in_any_order() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_is_waited_for_and_queries_say_so() {
+async fn usage_waits_for_a_store_that_is_down_and_queries_fail() {
     let mut redis = Redis::start();
     let limits = LedgerOptions::default();
     let options = RedisOptions {
@@ -142,7 +142,7 @@ async fn a_store_that_is_away_is_waited_for_and_queries_say_so() {
     ledger.record(&UsageRecord { model: "m", session: "s", ..UsageRecord::default() });
     let error = ledger.query(&query(&ledger, ""), 1, "").await.unwrap_err();
     assert_eq!(error.to_string(), "reading usage");
-    ledger.drain(Duration::from_millis(300)).await;
+    ledger.flush_all(Duration::from_millis(300)).await;
     assert_eq!(ledger.waiting(), 1);
     redis.restart();
     eventually(LIMIT, "what waited is written", || async {
@@ -156,9 +156,9 @@ async fn a_store_that_is_away_is_waited_for_and_queries_say_so() {
     running.await.unwrap();
 }
 
-/// Guards against a drain that ends before what was recorded last is written.
+/// Guards against a flush that ends before it has written the last records.
 #[tokio::test]
-async fn what_waits_is_written_when_draining() {
+async fn a_shutdown_writes_what_waits() {
     let redis = Redis::start();
     let limits = LedgerOptions::default();
     let options = redis_options(vec![redis.url()], false, "");
@@ -167,7 +167,7 @@ async fn what_waits_is_written_when_draining() {
         let (consumer, session) = (format!("c{}", n % 3_000), format!("s{}", n % 700));
         ledger.record(&UsageRecord { consumer: &consumer, session: &session, ..UsageRecord::default() });
     }
-    ledger.drain(LIMIT).await;
+    ledger.flush_all(LIMIT).await;
     assert_eq!(ledger.waiting(), 0);
     assert_eq!(ledger.query(&query(&ledger, ""), 1, "").await.unwrap().total.requests, 30_000);
 }

@@ -1,4 +1,4 @@
-//! The usage ledger: whatever fails, what it tells is what was recorded; memory and Redis agree; bounds hold.
+//! The usage ledger: it reports what was recorded whatever fails, memory and Redis agree, and bounds hold.
 
 use std::{
     sync::{
@@ -18,20 +18,20 @@ use evenkeel_engine::ledger::{
     query::{By, Query, Row},
 };
 use evenkeel_store::{
-    memory_usage::MemoryUsage,
+    memory::MemoryUsage,
     redis::RedisStore,
     usage::{UsageBounds, UsageStore},
 };
 use evenkeel_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 
-use crate::{contract::redis_options, support::redis::Redis};
+use crate::support::{redis::Redis, store::redis_options};
 
-mod alike;
+mod agreement;
 mod bounds;
 mod costs;
-mod doors;
 mod faults;
+mod interfaces;
 mod queries;
 
 /// 2026-11-18, 11:06 UTC.
@@ -53,7 +53,7 @@ fn memory_usage(ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
     Arc::new(MemoryUsage::new(UsageBounds::from(ledger)))
 }
 
-/// A ledger whose clock stands where it is put.
+/// Returns a ledger whose clock shows `now`.
 fn ledger_at(now: &Arc<AtomicU64>, options: &LedgerOptions, store: Arc<dyn UsageStore>) -> Arc<Ledger> {
     let now = Arc::clone(now);
     let clock: Clock = Arc::new(move || now.load(Ordering::Relaxed));
@@ -71,7 +71,7 @@ fn query(ledger: &Ledger, by: &str) -> Query {
     }
 }
 
-/// All rows by all dimensions.
+/// Returns all rows by all dimensions.
 async fn all(ledger: &Ledger) -> Vec<Row> {
     ledger.query(&query(ledger, "day,consumer,model,route"), 10_000, "").await.unwrap().rows
 }

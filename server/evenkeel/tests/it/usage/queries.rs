@@ -1,4 +1,4 @@
-//! Pages, and what may be asked.
+//! Pages of a query, and the ranges it accepts.
 
 use evenkeel_domain::usage::{Day, NONE};
 

@@ -1,0 +1,61 @@
+//! Measures how many decisions per second one sidecar makes, compared with its bounds: a gRPC server with constant
+//! responses, a naive script in Redis, and an empty round trip.
+
+use std::path::Path;
+
+use super::{
+    BenchConfig,
+    callers::limited_requests,
+    idle,
+    job::{self, Job},
+    report::{BenchReport, checks},
+    system::{Server, System},
+    target::{GrpcServer, Target},
+};
+use crate::lab::LabError;
+
+/// Runs the benchmark. `echo_server` is the program to run as the bare server: this one, with its `echo` subcommand.
+/// `log` receives progress messages.
+pub async fn run(
+    config: &BenchConfig,
+    echo_server: &Path,
+    log: impl Fn(&str),
+) -> Result<BenchReport, LabError> {
+    log("starting Redis, the sidecar and the echo server");
+    let system = System::start(config, config.endpoints, limited_requests::CONFIG, echo_server).await?;
+    let System { sidecar, echo, redis_url, redis_pid, .. } = &system;
+
+    let gateway = |name, server: Option<GrpcServer>, limited, process: &Server, redis_pid| {
+        let target = Target::Gateway { server: server?, limited };
+        Some(Job { name, target, server_pid: process.pid, redis_pid })
+    };
+    let script = |name, by_rule| {
+        let target =
+            Target::PickScript { redis_url: redis_url.clone(), endpoints: config.endpoints, by_rule };
+        Some(Job { name, target, server_pid: None, redis_pid: *redis_pid })
+    };
+    let (tcp, unix) = (GrpcServer::tcp, GrpcServer::unix);
+    let jobs: Vec<Job> = [
+        gateway("admit_settle", tcp(&sidecar.ready), false, sidecar, *redis_pid),
+        gateway("tonic_echo", tcp(&echo.ready), false, echo, None),
+        gateway("admit_settle_limited", tcp(&sidecar.ready), true, sidecar, *redis_pid),
+        script("bare_evalsha", false),
+        script("bare_evalsha_same_rule", true),
+        gateway("admit_settle_unix", unix(&sidecar.ready), false, sidecar, *redis_pid),
+        gateway("tonic_echo_unix", unix(&echo.ready), false, echo, None),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+
+    let mut runs = job::run_all(&jobs, config, &log).await?;
+    log("measuring single calls on the idle system");
+    runs.extend(idle::run(&sidecar.ready, &echo.ready, redis_url, config).await?);
+    Ok(BenchReport {
+        endpoints: config.endpoints,
+        callers: config.callers,
+        connections: config.connections,
+        checks: checks(&runs),
+        runs,
+    })
+}

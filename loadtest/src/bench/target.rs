@@ -1,0 +1,83 @@
+//! What a benchmark calls.
+
+use std::path::PathBuf;
+
+use evenkeel_proto::v1::gateway_client::GatewayClient;
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::lab::{LabError, Ready};
+
+/// A gRPC listener.
+#[derive(Clone, Debug)]
+pub(super) enum GrpcServer {
+    /// URL of a TCP listener.
+    Tcp(String),
+    Unix(PathBuf),
+}
+
+impl GrpcServer {
+    /// Returns the TCP listener that a ready file names, if any.
+    pub(super) fn tcp(ready: &Ready) -> Option<Self> {
+        ready.grpc.as_ref().map(|address| Self::Tcp(format!("http://{address}")))
+    }
+
+    /// Returns the Unix socket that a ready file names, if any.
+    pub(super) fn unix(ready: &Ready) -> Option<Self> {
+        ready.grpc_socket.clone().map(Self::Unix)
+    }
+
+    /// Opens one connection.
+    pub(super) async fn connect(&self) -> Result<Channel, LabError> {
+        let failed = |error: tonic::transport::Error| LabError::Response {
+            what: format!("connecting to {self:?}: {error}"),
+        };
+        match self {
+            Self::Tcp(url) => {
+                let endpoint = Endpoint::from_shared(url.clone()).map_err(failed)?;
+                endpoint.tcp_nodelay(true).connect().await.map_err(failed)
+            }
+            Self::Unix(path) => {
+                let path = path.clone();
+                // tonic needs a URI for the headers; the connection goes to the socket.
+                let connector = tower::service_fn(move |_: Uri| {
+                    let path = path.clone();
+                    async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+                });
+                let endpoint = Endpoint::from_static("http://localhost");
+                endpoint.connect_with_connector(connector).await.map_err(failed)
+            }
+        }
+    }
+
+    /// Opens one connection to the gateway service.
+    pub(super) async fn gateway_client(&self) -> Result<GatewayClient<Channel>, LabError> {
+        Ok(GatewayClient::new(self.connect().await?))
+    }
+}
+
+/// What the callers of one run call.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// Admit and Settle of `evenkeel.v1.Gateway`.
+    Gateway {
+        server: GrpcServer,
+        /// Whether limits and a quota apply to the requests.
+        limited: bool,
+    },
+    /// Envoy's rate limit service.
+    RateLimitService {
+        server: GrpcServer,
+        /// Key of the descriptor; each call uses one of many values.
+        key: &'static str,
+    },
+    /// A fixed-window counter in Redis; each call uses one of many keys.
+    FixedWindow { redis_url: String },
+    /// A script in Redis that picks an endpoint.
+    PickScript {
+        redis_url: String,
+        endpoints: usize,
+        /// Whether the script follows Evenkeel's rule instead of the naive one.
+        by_rule: bool,
+    },
+}

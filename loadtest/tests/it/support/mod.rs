@@ -1,0 +1,9 @@
+//! Fixtures that several test files share.
+
+pub(crate) mod admin;
+pub(crate) mod chat;
+pub(crate) mod envoy;
+pub(crate) mod lab;
+pub(crate) mod pool;
+pub(crate) mod traffic;
+pub(crate) mod wait;

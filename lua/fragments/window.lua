@@ -1,0 +1,34 @@
+-- window: what fixed windows and budgets share.
+--
+-- PROVIDES  window_now, window_take, window_settle; see algorithms
+--           START, USED, RESERVED   positions: when the window began, ms; what is used in it; the part of that which
+--                                   requests under way reserve
+-- A rule has `start` and `stop`, the window that now is in.
+
+local START, USED, RESERVED = 1, 2, 3
+
+-- Keeps a counter of the next window: the clock was set back a little.
+local function window_now(c, at, rule)
+  local start = c[at + START]
+  if start ~= rule.start and start ~= rule.stop then
+    c[at + START], c[at + USED], c[at + RESERVED] = rule.start, 0, 0
+  end
+end
+
+local function window_take(c, at, rule, taken)
+  c[at + USED] = c[at + USED] + taken
+  if rule.provisional then c[at + RESERVED] = c[at + RESERVED] + taken end
+  return rule.stop
+end
+
+local function window_settle(c, at, rule, window, reserved, actual)
+  if c[at + START] ~= rule.start then window_now(c, at, rule) end
+  local used = c[at + USED]
+  if c[at + START] == window then
+    c[at + USED] = max(0, used + actual - reserved)
+    if rule.provisional then c[at + RESERVED] = max(0, c[at + RESERVED] - reserved) end
+  elseif actual > reserved then
+    c[at + USED] = used + actual - reserved
+  end
+  return rule.stop
+end

@@ -1,0 +1,17 @@
+-- renew: keeps requests counted that run under limits of concurrency, and puts back those that are missing.
+--
+-- FRAGMENTS basics given_time
+-- KEYS  1..   zset    requests running under one limit and key: id -> deadline, ms
+-- ARGV  1     time to take for now, ms; '' for Redis's clock
+--       2..   for each of KEYS the id of a request, and its time to live in ms; a key may come several times
+-- RETURNS     { now in ms }
+-- ERRORS      none of its own
+-- COST        O(KEYS * log running)
+-- LAYOUT      ek2; see docs/redis-layout.md
+
+for k = 1, #KEYS do
+  local id, ttl = ARGV[2 * k], tonumber(ARGV[2 * k + 1])
+  call('ZADD', KEYS[k], now + ttl, id)
+  if call('PTTL', KEYS[k]) < ttl then call('PEXPIRE', KEYS[k], ttl) end
+end
+return { now }

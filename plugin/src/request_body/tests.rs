@@ -1,0 +1,187 @@
+use super::*;
+
+#[test]
+fn bodies_of_all_common_apis_are_summarized() {
+    let cases: [(&str, (&str, u64, u64)); 32] = [
+        (r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":7}"#, ("m", 5, 7)),
+        (
+            r#"{"model":"m","messages":[{"content":[{"type":"text","text":"abc"},{"type":"image"}]}]}"#,
+            ("m", 3, 0),
+        ),
+        (r#"{"model":"m","prompt":["ab","cd"],"max_completion_tokens":9,"max_tokens":1}"#, ("m", 4, 9)),
+        (r#"{"model":"m","max_tokens":1,"max_completion_tokens":9}"#, ("m", 0, 9)),
+        (r#"{"model":"m","input":"abcd","instructions":"xy","max_output_tokens":3}"#, ("m", 6, 3)),
+        (
+            r#"{"model":"m","input":[{"role":"user","content":[{"type":"input_text","text":"abc"}]}]}"#,
+            ("m", 3, 0),
+        ),
+        (r#"{"model":"m","input":[{"type":"function_call_output","output":"abc"}]}"#, ("m", 3, 0)),
+        (r#"{"model":"m","input":[1,2,3]}"#, ("m", 12, 0)),
+        (r#"{"system":[{"text":"ab"}],"messages":[{"content":[{"content":[{"text":"c"}]}]}]}"#, ("", 3, 0)),
+        (r#"{"messages":[{"tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}]}"#, ("", 2, 0)),
+        (r#"{"tools":[{"a":1}],"messages":[]}"#, ("", 9, 0)),
+        (
+            r#"{"contents":[{"parts":[{"text":"abc"},{"inlineData":{"data":"AAAA"}}]}],"generationConfig":{"maxOutputTokens":5}}"#,
+            ("", 3, 5),
+        ),
+        (
+            r#"{"model":"q","input":{"messages":[{"content":"abc"}]},"parameters":{"max_tokens":4}}"#,
+            ("q", 3, 4),
+        ),
+        (r#"{"model":"q","input":{"prompt":"abcd"}}"#, ("q", 4, 0)),
+        (r#"{"model":"o","prompt":"ab","options":{"num_predict":8}}"#, ("o", 2, 8)),
+        (r#"{"model":"o","prompt":"ab","options":{"num_predict":-1}}"#, ("o", 2, 0)),
+        (r#"{"model":7,"max_tokens":"many"}"#, ("", 0, 0)),
+        // It is unknown which bound a server applies.
+        (r#"{"max_tokens":1,"options":{"num_predict":9999}}"#, ("", 0, 9999)),
+        (r#"{"max_output_tokens":9,"max_tokens":7,"max_tokens":8}"#, ("", 0, 9)),
+        (r#"{"max_tokens":1,"options":{"num_predict":-1}}"#, ("", 0, 0)),
+        (r#"{"max_tokens":2e3}"#, ("", 0, 2000)),
+        (
+            r#"{"messages":[{"content":[{"type":"tool_use","name":"f","input":{"city":"Rome","days":["Mo"]}}]}]}"#,
+            ("", 6, 0),
+        ),
+        (
+            r#"{"messages":[{"content":[{"type":"document","source":{"type":"text","media_type":"text/plain","data":"abcd"}}]}]}"#,
+            ("", 4, 0),
+        ),
+        (
+            r#"{"messages":[{"content":[{"source":{"type":"text","data":"a"}},{"source":{"data":"AAAA","type":"base64"}}]}]}"#,
+            ("", 1, 0),
+        ),
+        (
+            r#"{"messages":[{"content":[{"source":{"type":"content","content":[{"type":"text","text":"abc"}]}}]}]}"#,
+            ("", 3, 0),
+        ),
+        (
+            r#"{"contents":[{"parts":[{"functionCall":{"name":"f","args":{"a":"bc"}}},{"functionResponse":{"name":"f","response":{"x":{"y":"abc"}}}}]}]}"#,
+            ("", 5, 0),
+        ),
+        (r#"{"query":"ab","documents":["cde",{"text":"f","title":"t"}]}"#, ("", 6, 0)),
+        (r#"{"query":"ab","texts":["cde"]}"#, ("", 5, 0)),
+        (r#"{"input":{"query":"ab","documents":["cde"]}}"#, ("", 5, 0)),
+        ("[1,2]", ("", 0, 0)),
+        (r#"{"model":"m","messages":[{"content":"cut of"#, ("m", 6, 0)),
+        (r#"{"messages":[{"content":"\u00e9\n"}]}"#, ("", 3, 0)),
+    ];
+    for (body, (model, prompt_bytes, max_output_tokens)) in cases {
+        let is_object = serde_json::from_str::<serde_json::Value>(body).is_ok_and(|value| value.is_object());
+        let model = model.into();
+        let expected = BodySummary { is_object, model, prompt_bytes, max_output_tokens, usage_edit: None };
+        assert_eq!(summarize(body.as_bytes()), expected, "{body}");
+    }
+}
+
+#[test]
+fn model_is_chosen_as_servers_choose_it() {
+    let cases = [
+        (r#"{"model":"a","model":"b"}"#, "b"),
+        (r#"{"model":"a","model":null}"#, ""),
+        (r#"{"model":"a","model":{"model":"b"}}"#, ""),
+        (r#"{"mod\u0065l":"a"}"#, "a"),
+        (r#"{"Model":"a"}"#, "a"),
+        (r#"{"MODEL":"a","mOdEl":"b"}"#, "b"),
+        (r#"{"model":"a","Model":"b"}"#, "a"),
+        (r#"{"Model":"b","model":"a"}"#, "a"),
+        (r#"{"Model":"b","model":null}"#, "b"),
+        (r#"{"x":{"model":"a"}}"#, ""),
+        ("\u{feff} {\"model\":\"a\"}", "a"),
+    ];
+    for (body, model) in cases {
+        let summary = summarize(body.as_bytes());
+        assert_eq!((summary.model.as_str(), summary.is_object), (model, true), "{body}");
+    }
+}
+
+#[test]
+fn ambiguous_bodies_are_not_objects() {
+    let utf16: Vec<u8> = r#"{"model":"a"}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let cases: [&[u8]; 9] = [
+        br#"{"model":"a"}{"model":"b"}"#,
+        br#"{"model":"a"} x"#,
+        br#"{"model":"a""#,
+        br#"{"model":"a",}"#,
+        br#"{"model":"a",/**/"model":"b"}"#,
+        br#"[{"model":"a"}]"#,
+        b"\"model\"",
+        b"",
+        &utf16,
+    ];
+    for body in cases {
+        assert!(!summarize(body).is_object, "{}", body.escape_ascii());
+    }
+}
+
+#[test]
+fn an_object_is_recognized_by_its_first_bytes() {
+    let cases: [(&[u8], Option<bool>); 9] = [
+        (b"", None),
+        (b" \r\n\t", None),
+        (b" {", Some(true)),
+        (b"\xef\xbb", None),
+        (b"\xef\xbb\xbf", None),
+        (b"\xef\xbb\xbf{", Some(true)),
+        (b"\xef\xbbx", Some(false)),
+        (b"[", Some(false)),
+        (b"--boundary", Some(false)),
+    ];
+    for (head, expected) in cases {
+        assert_eq!(begins_as_object(head), expected, "{}", head.escape_ascii());
+    }
+}
+
+#[test]
+fn a_long_model_name_is_truncated() {
+    let body = format!(r#"{{"model":"{}"}}"#, "é".repeat(300));
+    assert_eq!(summarize(body.as_bytes()).model.len(), 256);
+    // Each invalid byte is replaced by three.
+    let body = [&b"{\"model\":\""[..], &[0xff; 255], b"a\"}"].concat();
+    assert_eq!(summarize(&body).model.len(), 255);
+}
+
+#[test]
+fn edit_makes_a_stream_report_usage() {
+    let cases = [
+        (
+            r#" { "stream" : true, "x": 1.50 } "#,
+            Some(r#" {"stream_options":{"include_usage":true}, "stream" : true, "x": 1.50 } "#),
+        ),
+        (
+            r#"{"stream_options":{},"stream":true}"#,
+            Some(r#"{"stream_options":{"include_usage":true},"stream":true}"#),
+        ),
+        (
+            r#"{"stream":true,"stream_options": {"include_obfuscation":false}}"#,
+            Some(r#"{"stream":true,"stream_options": {"include_usage":true,"include_obfuscation":false}}"#),
+        ),
+        (
+            r#"{"stream":true,"stream_options":null}"#,
+            Some(r#"{"stream":true,"stream_options":{"include_usage":true}}"#),
+        ),
+        (
+            r#"{"stream":true,"stream_options":{"include_usage":false,"a":1}}"#,
+            Some(r#"{"stream":true,"stream_options":{"include_usage":true,"a":1}}"#),
+        ),
+        (
+            "\u{feff}{\"stream\":true}",
+            Some("\u{feff}{\"stream_options\":{\"include_usage\":true},\"stream\":true}"),
+        ),
+        (r#"{"stream":true,"stream_options":{"include_usage":true}}"#, None),
+        (r#"{"stream":true,"stream_options":{"include_usage":1}}"#, None),
+        (r#"{"stream":true,"stream_options":7}"#, None),
+        (r#"{"stream":true,"stream":true}"#, None),
+        (r#"{"stream":true,"stream_options":{},"stream_options":{}}"#, None),
+        (r#"{"stream":false}"#, None),
+        (r#"{"stream":"true"}"#, None),
+        (r#"{"messages":[{"stream":true}]}"#, None),
+        (r#"{"stream":true"#, None),
+        (r#"{"stream":true}x"#, None),
+        (r#"[{"stream":true}]"#, None),
+    ];
+    for (body, expected) in cases {
+        let edit = summarize(body.as_bytes()).usage_edit;
+        let changed = edit.as_ref().map(|edit| edit.apply(body.as_bytes()).unwrap());
+        assert_eq!(changed.as_deref(), expected.map(str::as_bytes), "{body}");
+    }
+    assert_eq!(Edit { range: 3..9, replacement: "" }.apply(b"short"), None);
+}

@@ -1,0 +1,74 @@
+//! Text that the sidecar accepts, from whatever a client sent.
+
+const REPLACEMENT: &str = "\u{fffd}";
+
+/// Replaces control characters and cuts the text to `bytes_max`. Cuts last: each invalid byte that was replaced before
+/// has become three.
+pub(crate) fn sanitize(text: &str, bytes_max: usize) -> String {
+    let mut sanitized = prefix(text, bytes_max).to_owned();
+    if sanitized.contains(char::is_control) {
+        sanitized = sanitized.replace(char::is_control, REPLACEMENT);
+        sanitized.truncate(prefix(&sanitized, bytes_max).len());
+    }
+    sanitized
+}
+
+/// As [`sanitize`], for the first bytes of a text, which may end within a character: drops the incomplete character.
+pub(crate) fn sanitize_bytes(bytes: &[u8], bytes_max: usize) -> String {
+    let is_incomplete = |len: usize| {
+        let tail = bytes.len().checked_sub(len).map(|at| str::from_utf8(&bytes[at..]));
+        matches!(tail, Some(Err(error)) if error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    let dropped = (1..4).find(|len| is_incomplete(*len)).unwrap_or(0);
+    sanitize(&String::from_utf8_lossy(&bytes[..bytes.len() - dropped]), bytes_max)
+}
+
+/// Returns the longest prefix of whole characters within `bytes_max`.
+fn prefix(text: &str, bytes_max: usize) -> &str {
+    let mut end = text.len().min(bytes_max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_ends_between_characters() {
+        assert_eq!(prefix("aé", 2), "a");
+        assert_eq!(prefix("aé", 3), "aé");
+        assert_eq!(prefix("a", 9), "a");
+    }
+
+    #[test]
+    fn sanitized_text_is_accepted_by_the_sidecar() {
+        let long = "a".repeat(300);
+        let invalid = String::from_utf8_lossy(&[0xff; 200]).into_owned();
+        let cases = [
+            ("gpt-4", "gpt-4"),
+            ("x\u{1}", "x\u{fffd}"),
+            ("\u{7f}\u{85}\n", "\u{fffd}\u{fffd}\u{fffd}"),
+            (&long, &long[..256]),
+            (&invalid, &invalid[..255]),
+            (&"\0".repeat(200), &invalid[..255]),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(sanitize(text, 256), expected);
+        }
+        // Invalid bytes stay visible: a name made only of them differs from an absent one.
+        let cases: [(&[u8], &str); 6] = [
+            (b"", ""),
+            ("aé".as_bytes(), "aé"),
+            (&"aé".as_bytes()[..2], "a"),
+            (&"a👋".as_bytes()[..4], "a"),
+            (b"\xff\xff", "\u{fffd}\u{fffd}"),
+            (b"a\x80", "a\u{fffd}"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(sanitize_bytes(bytes, 256), expected);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Length of a text that events carry either in increments or each time from its beginning. DashScope does either, as
+//! the request asks, and the events look the same.
+
+/// Measures such a text in bytes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StreamLength {
+    /// Bytes of all complete events.
+    total: u64,
+    /// Length and hash of the previous event.
+    previous_len: u64,
+    previous_hash: u64,
+    /// Length and hash of the current event, and whether it begins with the text of the previous one.
+    len: u64,
+    hash: u64,
+    continues: bool,
+    /// At least one event did not begin with the text of the previous one.
+    incremental: bool,
+}
+
+impl StreamLength {
+    /// Adds a part of the current event's text.
+    pub(super) fn add(&mut self, part: &[u8]) {
+        for byte in part {
+            self.hash = (self.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            self.len += 1;
+            if self.len == self.previous_len {
+                self.continues = self.hash == self.previous_hash;
+            }
+        }
+    }
+
+    /// Ends the current event. An event without text is ignored.
+    pub(super) fn end_event(&mut self) {
+        if self.len == 0 {
+            return;
+        }
+        self.incremental |= self.previous_len > 0 && !self.continues;
+        self.total += self.len;
+        (self.previous_len, self.previous_hash) = (self.len, self.hash);
+        (self.len, self.hash, self.continues) = (0, 0, false);
+    }
+
+    /// Returns the length of the text. While the current event is shorter than the previous one, it is unknown which of
+    /// the two forms the stream has; the text then counts as repeated.
+    pub(super) fn bytes(&self) -> u64 {
+        if self.incremental || (self.len >= self.previous_len && self.previous_len > 0 && !self.continues) {
+            self.total + self.len
+        } else {
+            self.previous_len.max(self.len)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::StreamLength;
+
+    #[test]
+    fn increments_add_up_and_repeated_text_counts_once() {
+        let cases: [(&[&str], u64); 6] = [
+            (&["Hel", "lo", " there"], 11),
+            (&["Hel", "Hello", "Hello there", "", "Hello there"], 11),
+            (&["abc"], 3),
+            (&["abc", "xyz"], 6),
+            (&["abcd", "ab"], 6),
+            (&[], 0),
+        ];
+        for (events, bytes) in cases {
+            let mut length = StreamLength::default();
+            for event in events {
+                event.bytes().for_each(|byte| length.add(&[byte]));
+                length.end_event();
+            }
+            assert_eq!(length.bytes(), bytes, "{events:?}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Requests that the sidecar answers itself, such as those for a quota path. They never go upstream and hold no lease.
+
+use evenkeel_proto::v1::{AdminCall, DirectResponse};
+use prost::Message as _;
+
+use super::{Phase, Progress, Worker, headers::valid_headers};
+use crate::{
+    attributes,
+    host::{Host, Method},
+    lease_table::PoolKey,
+    metrics::Counter,
+    path,
+    request_body::BodySummary,
+    text::sanitize,
+};
+
+/// Largest body of such a request, in bytes.
+pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
+
+const METHOD_BYTES_MAX: usize = 32;
+
+/// Deadline of the call. Longer than `deadline_ms`, as no model request waits for it.
+const TIMEOUT_MS: u64 = 2000;
+
+impl Worker {
+    /// Returns whether the effective stream's path is one of `admin_paths`.
+    pub(super) fn is_admin_path(&self, host: &dyn Host) -> bool {
+        let suffixes = &self.config.admin_paths;
+        !suffixes.is_empty() && {
+            let path = path::normalize(&attributes::request_path(host));
+            suffixes.iter().any(|suffix| path.ends_with(suffix.as_str()))
+        }
+    }
+
+    /// Sends the request, with its buffered body, to the sidecar.
+    pub(super) fn send_admin_call(&mut self, host: &dyn Host, context: u32, buffered: usize) -> Progress {
+        if buffered > BODY_BYTES_MAX {
+            let message = "The request body is longer than 64 KiB.";
+            return self.refuse_admin_call(host, context, 413, "body_too_large", message);
+        }
+        let Some(stream) = self.streams.get_mut(&context) else { return Progress::Responded };
+        stream.admit_sent_ms = host.now_ms();
+        let body =
+            if stream.phase == Phase::Decided { Vec::new() } else { host.request_body(BODY_BYTES_MAX) };
+        let mut request =
+            attributes::admit_request(host, &self.config, &self.wanted_headers, &BodySummary::default());
+        request.pool = stream.pool.as_ref().map(PoolKey::to_proto);
+        request.holder.clone_from(&self.holder);
+        // Takes no lease. If a sidecar that does not know admin calls takes one, the next KeepAlive that lists the pool
+        // drops it.
+        request.lease = self.lease_table.issue_number();
+        let method = sanitize(&host.request_header(":method").unwrap_or_default(), METHOD_BYTES_MAX);
+        if let Some(subject) = &mut request.subject {
+            // The sidecar receives the path that was compared above.
+            let query = subject.path.find('?').map_or("", |at| &subject.path[at..]);
+            subject.path = sanitize(&(path::normalize(&subject.path) + query), attributes::VALUE_BYTES_MAX);
+        }
+        request.admin_call = Some(AdminCall { method, body });
+        match host.call(&self.config.sidecar_cluster, Method::Admit, &request.encode_to_vec(), TIMEOUT_MS) {
+            Some(token) => {
+                stream.phase = Phase::AwaitingAdmit { token };
+                self.pending_admits.insert(token, context);
+                Progress::Waiting
+            }
+            None => {
+                self.connectivity
+                    .on_failure(host, &self.config, || "the gateway could not send Admit".into());
+                self.admin_call_unanswered(host, context)
+            }
+        }
+    }
+
+    /// Returns the sidecar's response to the client.
+    pub(super) fn on_direct_response(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        response: DirectResponse,
+    ) -> Progress {
+        host.count(Counter::DirectResponses, 1);
+        if let Some(stream) = self.streams.get_mut(&context) {
+            stream.phase = Phase::Decided;
+        }
+        let status = if (200..600).contains(&response.status) { response.status } else { 503 };
+        host.respond(status, &valid_headers(response.headers), &response.body);
+        Progress::Responded
+    }
+
+    /// Refuses an unanswered request, whatever `on_error` says: an upstream cannot serve it.
+    pub(super) fn admin_call_unanswered(&mut self, host: &dyn Host, context: u32) -> Progress {
+        let message = "The service did not answer. Try again.";
+        self.refuse_admin_call(host, context, 503, "service_unavailable", message)
+    }
+
+    pub(super) fn admin_call_body_timed_out(&mut self, host: &dyn Host, context: u32) -> Progress {
+        let message = "The request body did not arrive in time.";
+        self.refuse_admin_call(host, context, 408, "body_timeout", message)
+    }
+
+    /// Refuses a request whose Admit the sidecar rejected as invalid.
+    pub(super) fn admin_call_invalid(&mut self, host: &dyn Host, context: u32) -> Progress {
+        host.count(Counter::DirectResponsesFailed, 1);
+        self.refuse_invalid(host, context)
+    }
+
+    fn refuse_admin_call(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        status: u32,
+        kind: &str,
+        message: &str,
+    ) -> Progress {
+        host.count(Counter::DirectResponsesFailed, 1);
+        self.refuse(host, context, status, kind, message)
+    }
+}

@@ -1,0 +1,231 @@
+//! Reading request bodies, and bodies that cannot be read.
+
+use super::*;
+use crate::metrics::Counter;
+
+/// Sends a POST with these headers whose body arrives in these chunks.
+fn post(rig: &mut Rig, headers: &Headers, chunks: &[&[u8]]) -> Flow {
+    rig.host.open(5);
+    rig.host.with_stream(5, |s| {
+        s.request_headers.extend(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+    });
+    let mut flow = rig.worker.on_request_headers(&rig.host, 5, false);
+    for (i, chunk) in chunks.iter().enumerate() {
+        let held = rig.host.with_stream(5, |s| {
+            s.body.extend_from_slice(chunk);
+            s.body.len()
+        });
+        flow = rig.worker.on_request_body(&rig.host, 5, held, i + 1 == chunks.len());
+    }
+    flow
+}
+
+/// Returns the model and prompt size of the last Admit; `None` if none was sent.
+fn last_admit(rig: &Rig) -> Option<(String, u64)> {
+    let call = rig.host.calls_of(Method::Admit).pop()?;
+    Some((call.admit().model, call.admit().prompt_bytes))
+}
+
+/// Servers accept JSON under any type: a client could otherwise avoid limits on models by its choice of the type.
+#[test]
+fn a_body_is_read_whatever_its_content_type() {
+    let body: &[u8] = br#"{"model":"m1","prompt":"abc"}"#;
+    let types: [&Headers; 5] = [
+        &[],
+        &[("content-type", "text/plain")],
+        &[("content-type", "application/x-www-form-urlencoded")],
+        &[("content-type", "application/octet-stream")],
+        &[("content-type", "application/vnd.api+json"), ("content-encoding", "identity")],
+    ];
+    for headers in types {
+        for chunks in [&[body][..], &[b" ", body], &[b"\xef\xbb\xbf", b"\r\n", &body[..9], &body[9..]]] {
+            let mut rig = Rig::new(r#"{"read_body":true}"#);
+            post(&mut rig, headers, chunks);
+            assert_eq!(last_admit(&rig), Some(("m1".into(), 3)), "{headers:?}");
+            assert_eq!(rig.host.count_of(Counter::BodyUnread), 0);
+        }
+    }
+}
+
+/// Limits on models must hold although the body cannot be read.
+#[test]
+fn an_unreadable_body_gets_the_unknown_model() {
+    const MAX: &str = r#""read_body":true,"body_bytes_max":40"#;
+    let json: &Headers = &[("content-type", "application/json")];
+    let cases: [(&Headers, &[&[u8]], u64, u32); 11] = [
+        (json, &[br#"{"model":"m1","prompt":"abcdefghijklmnopqrstuvwxyz"}"#], 52, 413),
+        (&[("content-length", "41")], &[], 41, 413),
+        (json, &[br#"{"model":"m1"}{"model":"m2"}"#], 28, 415),
+        (json, &[br#"{"model":"m1""#], 13, 415),
+        (json, &[br#"[{"model":"m1"}]"#], 16, 415),
+        (json, &[b"\x1f\x8b"], 2, 415),
+        // Recognized at once, without waiting for the rest.
+        (json, &[b" ", b"model=m1", b""], 9, 415),
+        (&[("content-type", "multipart/form-data; boundary=x")], &[], 0, 415),
+        (&[("content-encoding", "gzip"), ("content-type", "application/json")], &[], 0, 415),
+        // A declared body that an older Envoy delivers without its last part.
+        (&[("content-length", "14")], &[b""], 14, 415),
+        (&[("content-length", "30")], &[br#"{"model":"m1","#], 30, 415),
+    ];
+    for (headers, chunks, bytes, status) in cases {
+        let mut rig = Rig::new(&format!("{{{MAX}}}"));
+        assert_eq!(post(&mut rig, headers, chunks), Flow::Pause);
+        assert_eq!(last_admit(&rig), Some(("(unknown)".into(), bytes)), "{headers:?} {chunks:?}");
+        assert_eq!(rig.host.calls_of(Method::Admit).len(), 1);
+        assert_eq!(rig.host.count_of(Counter::BodyUnread), 1);
+        rig.admit(5, "a:1");
+        assert_eq!(rig.resumed(5), 1);
+
+        let mut rig = Rig::new(&format!(r#"{{{MAX},"on_unread_body":"refuse"}}"#));
+        assert_eq!(post(&mut rig, headers, chunks), Flow::Pause, "never forwarded");
+        assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).unwrap().status, status);
+        assert_eq!((last_admit(&rig), rig.resumed(5)), (None, 0));
+        rig.end(5);
+        assert!(rig.worker.lease_table().is_empty() && rig.host.calls_of(Method::Settle).is_empty());
+    }
+}
+
+#[test]
+fn a_body_that_arrives_too_slowly_gets_the_unknown_model() {
+    for (config, expected) in [("admit", None), ("refuse", Some(408))] {
+        let mut rig = Rig::new(&format!(r#"{{"read_body":true,"on_unread_body":"{config}"}}"#));
+        rig.host.open(5);
+        rig.worker.on_request_headers(&rig.host, 5, false);
+        rig.host.with_stream(5, |s| s.body = br#"{"model":"#.to_vec());
+        assert_eq!(rig.worker.on_request_body(&rig.host, 5, 9, false), Flow::Pause);
+        rig.host.advance(1000);
+        rig.tick();
+        assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).map(|response| response.status), expected);
+        assert_eq!(last_admit(&rig), expected.is_none().then(|| ("(unknown)".into(), 9)));
+        assert_eq!([Counter::BodyUnread, Counter::BodyTimeouts].map(|c| rig.host.count_of(c)), [1, 1]);
+    }
+}
+
+/// Gemini and Azure run the model that the path names.
+#[test]
+fn the_model_in_the_path_takes_precedence() {
+    let body: &[u8] = br#"{"model":"cheap"}"#;
+    for (path, model) in [
+        ("/v1beta/models/gemini%2Dpro:generateContent", "gemini-pro"),
+        ("/openai/deployments/gpt-4o/chat/completions", "gpt-4o"),
+        ("/v1/chat/completions", "cheap"),
+    ] {
+        let mut rig = Rig::new(r#"{"read_body":true}"#);
+        post(&mut rig, &[(":path", path)], &[body]);
+        assert_eq!(last_admit(&rig), Some((model.into(), 0)), "{path}");
+    }
+}
+
+#[test]
+fn a_request_without_a_body_has_no_unknown_model() {
+    let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
+    post(&mut rig, &[], &[b""]);
+    assert_eq!(last_admit(&rig), Some((String::new(), 0)));
+    let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
+    rig.arrive(5);
+    assert_eq!(last_admit(&rig), Some((String::new(), 0)));
+    // A GET is not held.
+    let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
+    rig.host.open(5);
+    rig.host.with_stream(5, |s| s.request_headers.insert(":method".into(), "GET".into()));
+    rig.worker.on_request_headers(&rig.host, 5, false);
+    assert_eq!(last_admit(&rig), Some((String::new(), 0)));
+}
+
+/// A client that names this model itself is counted with unreadable bodies.
+#[test]
+fn a_client_may_name_the_unknown_model() {
+    let mut rig = Rig::new(r#"{"read_body":true}"#);
+    post(&mut rig, &[], &[br#"{"model":"(unknown)"}"#]);
+    assert_eq!(last_admit(&rig), Some(("(unknown)".into(), 0)));
+}
+
+#[test]
+fn a_body_is_buffered_only_with_read_body() {
+    let body = br#"{"model":"m1","messages":[{"content":"hello"}],"max_tokens":9}"#;
+    let json = |rig: &Rig| {
+        rig.host.open(5);
+        rig.host.with_stream(5, |s| {
+            s.request_headers.insert("content-type".into(), "application/json".into());
+            s.body = body.to_vec();
+        });
+    };
+    let mut rig = Rig::new("");
+    json(&rig);
+    rig.worker.on_request_headers(&rig.host, 5, false);
+    assert_eq!(rig.host.last_call(Method::Admit).admit().model, "");
+
+    let mut rig = Rig::new(r#"{"read_body":true}"#);
+    json(&rig);
+    assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+    assert_eq!(rig.worker.on_request_body(&rig.host, 5, 10, false), Flow::Pause);
+    assert!(rig.host.calls.borrow().is_empty());
+    assert_eq!(rig.worker.on_request_body(&rig.host, 5, body.len(), true), Flow::Pause);
+    let admit = rig.host.last_call(Method::Admit).admit();
+    assert_eq!((admit.model.as_str(), admit.prompt_bytes, admit.max_output_tokens), ("m1", 5, 9));
+    rig.admit(5, "a:1");
+    assert_eq!(rig.resumed(5), 1);
+    assert_eq!(rig.worker.on_request_body(&rig.host, 5, 0, true), Flow::Continue);
+}
+
+#[test]
+fn an_oversized_body_is_not_awaited() {
+    let mut rig = Rig::new(r#"{"read_body":true,"body_bytes_max":20}"#);
+    for (length, chunk) in [(Some("21"), None), (None, Some(21))] {
+        rig.host.open(5);
+        rig.host.with_stream(5, |s| {
+            s.request_headers.insert("content-type".into(), "application/json".into());
+            length.map(|l| s.request_headers.insert("content-length".into(), l.into()));
+        });
+        assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+        if let Some(bytes) = chunk {
+            assert_eq!(rig.worker.on_request_body(&rig.host, 5, bytes, false), Flow::Pause);
+        }
+        let admit = rig.host.last_call(Method::Admit).admit();
+        assert_eq!((admit.model.as_str(), admit.prompt_bytes), ("(unknown)", 21));
+        assert_eq!(rig.host.count_of(Counter::BodyTooLarge), if chunk.is_some() { 2 } else { 1 });
+        rig.admit(5, "a:1");
+        rig.end(5);
+        rig.host.gone.borrow_mut().clear();
+    }
+}
+
+#[test]
+fn trailers_complete_a_body() {
+    let mut rig = Rig::new(r#"{"read_body":true}"#);
+    rig.host.open(5);
+    rig.host.with_stream(5, |s| {
+        s.request_headers.insert("content-type".into(), "application/json".into());
+        s.body = br#"{"model":"m1"}"#.to_vec();
+    });
+    rig.worker.on_request_headers(&rig.host, 5, false);
+    rig.worker.on_request_body(&rig.host, 5, 14, false);
+    assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause);
+    assert_eq!(rig.host.last_call(Method::Admit).admit().model, "m1");
+    assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause);
+    rig.admit(5, "a:1");
+    assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Continue);
+}
+
+#[test]
+fn a_body_times_out() {
+    let mut rig = Rig::new(r#"{"read_body":true,"body_wait_ms":200}"#);
+    rig.tick();
+    assert_eq!(rig.host.tick_ms.get(), 200);
+    for (refuse, resumed) in [(false, 0), (true, 1)] {
+        rig.host.open(5);
+        rig.host
+            .with_stream(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
+        assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+        rig.host.advance(199);
+        rig.tick();
+        assert!(rig.worker.lease_table().is_empty());
+        rig.host.refuse_calls.set(refuse);
+        rig.host.advance(1);
+        rig.tick();
+        assert_eq!((rig.worker.lease_table().len(), rig.resumed(5)), (1, resumed));
+        rig.end(5);
+        rig.host.gone.borrow_mut().clear();
+    }
+    assert_eq!(rig.host.count_of(Counter::BodyTimeouts), 2);
+}

@@ -1,0 +1,47 @@
+//! A quota as written to [`QuotaRule`].
+
+use evenkeel_domain::limit::{QuotaKind, QuotaRule};
+
+use super::{
+    conditions::conditions,
+    fields::{amount, counts, margin, name, shadow},
+    period::{PeriodKind, period},
+    raw::{RawQuota, RawQuotaKind},
+    rejected::rejected,
+};
+use crate::check::Check;
+
+pub(super) fn quota(check: &mut Check, path: &str, raw: RawQuota) -> QuotaRule {
+    name(check, &format!("{path}.name"), &raw.name);
+    let counts = counts(check, &format!("{path}.counts"), raw.counts);
+    let kind = match raw.kind {
+        Some(RawQuotaKind::Prepaid) => {
+            for (field, given) in [("per", raw.per.is_some()), ("time_zone", raw.time_zone.is_some())] {
+                if given {
+                    check.fault(&format!("{path}.{field}"), "absent if kind is prepaid", "one");
+                }
+            }
+            QuotaKind::Prepaid
+        }
+        Some(RawQuotaKind::Budget) => {
+            let (per, time_zone) = (raw.per.as_deref(), raw.time_zone.as_deref());
+            QuotaKind::Budget(period(check, path, per, time_zone, PeriodKind::Any))
+        }
+        None => {
+            check.required(&format!("{path}.kind"), "prepaid or budget");
+            QuotaKind::Prepaid
+        }
+    };
+    let default = raw.default.as_deref();
+    QuotaRule {
+        counts,
+        kind,
+        default: default.and_then(|text| amount(check, &format!("{path}.default"), text, counts)),
+        when: conditions(check, &format!("{path}.when"), raw.when),
+        shadow: shadow(raw.mode),
+        rejected: rejected(check, path, raw.rejected),
+        margin: margin(check, path, raw.reserve_margin.as_deref(), counts),
+        on_outage: raw.on_outage.unwrap_or_default(),
+        name: raw.name.into(),
+    }
+}

@@ -1,0 +1,267 @@
+//! The sections `pools` and `unlisted_pools`.
+
+use std::time::Duration;
+
+use evenkeel_domain::{
+    ENDPOINTS_MAX, Endpoint,
+    settings::{OnStoreFailure, PoolRule, Source},
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::{
+    check::Check,
+    formats::{Outage, Socket, Span},
+    service_rule::{self, RawServiceRule},
+};
+
+const WEIGHT: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
+
+/// Settings of a cluster's pools. Without `endpoints` and discovery, endpoints come with each request: the plugin's
+/// `candidates`, or Higress's own list.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(extend("required" = ["cluster"]))]
+pub(super) struct RawPool {
+    /// The gateway's name of the upstream cluster, or `"*"` for any.
+    #[schemars(length(min = 1, max = 256))]
+    cluster: String,
+    /// Only this route, or `"*"`; needs `per_route: true`, because routes that share a table share its rule.
+    #[schemars(length(min = 1, max = 256), extend("x-default" = "any"))]
+    route: Option<String>,
+    /// Whether each route has its own table. Set it only if routes do not share model servers.
+    per_route: bool,
+    /// The endpoints; each address once.
+    #[schemars(length(max = 1024))]
+    endpoints: Vec<RawEndpoint>,
+    /// Endpoints from DNS; not together with `endpoints`.
+    dns: Option<RawDns>,
+    /// Endpoints from Kubernetes: the ready ones in the EndpointSlices of a service; not together with `endpoints` or
+    /// `dns`.
+    kubernetes: Option<RawServiceRule>,
+    /// Share the table of Higress's `ai-load-balancer`. Needs `per_route: true`; not on Redis Cluster.
+    higress_table: bool,
+    /// Relative capacity of endpoints without a `weight`.
+    #[schemars(range(min = 0.001, max = 1000), extend("default" = 1))]
+    weight: Option<f64>,
+    /// Most requests in flight on an endpoint without a `cap`; 0 is unlimited.
+    #[schemars(range(min = 0, max = 4294967295u32), extend("default" = 0))]
+    cap: Option<u32>,
+    /// While Redis is unavailable, and for a request whose call to it failed: choose from local knowledge (`local`), let
+    /// the gateway choose (`open`), or refuse with 503 (`closed`).
+    #[schemars(with = "Outage", extend("default" = "local"))]
+    on_store_failure: Option<OnStoreFailure>,
+    /// `Retry-After` of the 429 when every endpoint is at its cap, in whole seconds.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Span", extend("default" = "1s", "x-range" = "1s..1h"))]
+    full_retry_after: Option<Duration>,
+}
+
+/// An endpoint.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawEndpoint {
+    /// The address as the gateway knows it, usually `IP:port`.
+    #[schemars(length(min = 1, max = 256))]
+    address: String,
+    /// Relative capacity.
+    #[serde(default)]
+    #[schemars(range(min = 0.001, max = 1000), extend("x-default" = "the pool's"))]
+    weight: Option<f64>,
+    /// Most requests in flight; 0 is unlimited.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 4294967295u32), extend("x-default" = "the pool's"))]
+    cap: Option<u32>,
+}
+
+/// Endpoints from DNS: A records, or AAAA records if there are none.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RawDns {
+    /// A name, such as a headless service's. Each of its addresses is an endpoint, up to 1024. A name that ends with a dot
+    /// is looked up as it is, without the search domains of `/etc/resolv.conf`.
+    #[schemars(length(min = 1, max = 256))]
+    name: String,
+    /// Port of every endpoint.
+    #[schemars(range(min = 1, max = 65535))]
+    port: u16,
+    /// Longest time between look-ups. If the TTL of the answer is shorter, the sidecar follows it, down to 1s.
+    #[serde(default, with = "humantime_serde")]
+    #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..1h"))]
+    refresh: Option<Duration>,
+    /// The DNS server to ask.
+    #[serde(default)]
+    #[schemars(with = "Socket", extend("x-default" = "the system's"))]
+    nameserver: Option<String>,
+}
+
+/// Settings of clusters that no rule matches.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawUnlisted {
+    /// Whether to serve these clusters. With `false`, Admit answers NOT_FOUND, and the gateway's `on_error` applies.
+    accept: bool,
+    /// Whether each route has its own table.
+    per_route: bool,
+    /// Clusters that have Istio's or Higress's name of a service get its endpoints. Without `service`.
+    kubernetes: Option<RawServiceRule>,
+    /// Relative capacity of endpoints without a `weight`.
+    #[schemars(range(min = 0.001, max = 1000), extend("default" = 1))]
+    weight: Option<f64>,
+    /// Most requests in flight on an endpoint without a `cap`; 0 is unlimited.
+    #[schemars(range(min = 0, max = 4294967295u32), extend("default" = 0))]
+    cap: Option<u32>,
+    /// While Redis is unavailable: choose from local knowledge (`local`), let the gateway choose (`open`), or refuse with
+    /// 503 (`closed`).
+    #[schemars(with = "Outage", extend("default" = "local"))]
+    on_store_failure: Option<OnStoreFailure>,
+    /// `Retry-After` of the 429 when every endpoint is at its cap, in whole seconds.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Span", extend("default" = "1s", "x-range" = "1s..1h"))]
+    full_retry_after: Option<Duration>,
+}
+
+impl Default for RawUnlisted {
+    fn default() -> Self {
+        Self {
+            accept: true,
+            per_route: false,
+            kubernetes: None,
+            weight: None,
+            cap: None,
+            on_store_failure: None,
+            full_retry_after: None,
+        }
+    }
+}
+
+pub(super) fn validate(check: &mut Check, raw: Vec<RawPool>, on_redis_cluster: bool) -> Vec<PoolRule> {
+    let rule = |(i, raw)| pool_rule(check, &format!("pools[{i}]"), raw, on_redis_cluster);
+    let rules: Vec<PoolRule> = raw.into_iter().enumerate().map(rule).collect();
+    for (i, rule) in rules.iter().enumerate() {
+        let same = |other: &PoolRule| other.cluster == rule.cluster && other.route == rule.route;
+        if let Some(earlier) = rules[..i].iter().position(same) {
+            let got = format!("those of pools[{earlier}]");
+            check.fault(&format!("pools[{i}]"), "unique in cluster and route", got);
+        }
+    }
+    rules
+}
+
+fn pool_rule(check: &mut Check, path: &str, raw: RawPool, on_redis_cluster: bool) -> PoolRule {
+    if raw.cluster != "*" {
+        check.name(&format!("{path}.cluster"), &raw.cluster);
+    }
+    if let Some(route) = raw.route.as_deref().filter(|route| *route != "*") {
+        check.name(&format!("{path}.route"), route);
+    }
+    if raw.higress_table && on_redis_cluster {
+        let expected = "false on Redis Cluster: Higress's key has no hash tag";
+        check.fault(&format!("{path}.higress_table"), expected, "true");
+    }
+    if raw.higress_table && !raw.per_route {
+        let expected = "true if higress_table is: Higress keeps a table for each route";
+        check.fault(&format!("{path}.per_route"), expected, "false");
+    } else if raw.route.as_deref().is_some_and(|route| route != "*") && !raw.per_route {
+        let expected = "true if route is given: routes that share a table share its rule";
+        check.fault(&format!("{path}.per_route"), expected, "false");
+    }
+    let weight = weight_of(check, &format!("{path}.weight"), raw.weight, 1.0);
+    let cap = raw.cap.unwrap_or(0);
+    if raw.dns.is_some() && !raw.endpoints.is_empty() {
+        check.fault(&format!("{path}.dns"), "absent if endpoints are given", "both");
+    }
+    if raw.kubernetes.is_some() && (raw.dns.is_some() || !raw.endpoints.is_empty()) {
+        check.fault(&format!("{path}.kubernetes"), "absent if endpoints or dns are given", "both");
+    }
+    let cluster = Some(raw.cluster).filter(|cluster| cluster != "*");
+    let source = match (raw.kubernetes, raw.dns) {
+        (Some(raw), _) => {
+            let path = format!("{path}.kubernetes");
+            Source::Kubernetes(service_rule::validate(check, &path, cluster.as_deref(), raw))
+        }
+        (None, Some(raw)) => dns(check, &format!("{path}.dns"), raw),
+        (None, None) if raw.endpoints.is_empty() => Source::Request,
+        (None, None) => endpoints(check, &format!("{path}.endpoints"), raw.endpoints, weight, cap),
+    };
+    PoolRule {
+        cluster,
+        route: raw.route.filter(|route| route != "*"),
+        per_route: raw.per_route,
+        source,
+        weight,
+        cap,
+        on_store_failure: raw.on_store_failure.unwrap_or_default(),
+        full_retry_after: retry_after(check, path, raw.full_retry_after),
+        higress_table: raw.higress_table,
+    }
+}
+
+fn weight_of(check: &mut Check, path: &str, value: Option<f64>, default: f64) -> f64 {
+    let value = value.unwrap_or(default);
+    if !WEIGHT.contains(&value) {
+        check.fault(path, "0.001..1000", value);
+    }
+    value
+}
+
+fn retry_after(check: &mut Check, path: &str, value: Option<Duration>) -> Duration {
+    let s = Duration::from_secs;
+    check.duration(&format!("{path}.full_retry_after"), value, s(1), s(1), s(3600))
+}
+
+fn endpoints(check: &mut Check, path: &str, raw: Vec<RawEndpoint>, weight: f64, cap: u32) -> Source {
+    if raw.len() > ENDPOINTS_MAX {
+        check.fault(path, "at most 1024 endpoints", raw.len());
+    }
+    let mut seen = std::collections::HashSet::new();
+    let endpoints = raw.into_iter().enumerate().map(|(i, raw)| {
+        check.name(&format!("{path}[{i}].address"), &raw.address);
+        if !seen.insert(raw.address.clone()) {
+            let got = format!("{:?} again", raw.address);
+            check.fault(&format!("{path}[{i}].address"), "named once", got);
+        }
+        Endpoint {
+            weight: weight_of(check, &format!("{path}[{i}].weight"), raw.weight, weight),
+            cap: raw.cap.unwrap_or(cap),
+            address: raw.address.into(),
+        }
+    });
+    Source::Static(endpoints.collect())
+}
+
+fn dns(check: &mut Check, path: &str, raw: RawDns) -> Source {
+    check.name(&format!("{path}.name"), &raw.name);
+    if raw.port == 0 {
+        check.fault(&format!("{path}.port"), "1..65535", 0);
+    }
+    let s = Duration::from_secs;
+    let refresh =
+        check.duration(&format!("{path}.refresh"), raw.refresh, s(5), Duration::from_millis(100), s(3600));
+    let nameserver = raw.nameserver.and_then(|address| check.socket(&format!("{path}.nameserver"), &address));
+    Source::Dns { name: raw.name, port: raw.port, refresh, nameserver }
+}
+
+pub(super) fn unlisted(check: &mut Check, raw: RawUnlisted) -> Option<PoolRule> {
+    let path = "unlisted_pools.kubernetes";
+    let source = raw.kubernetes.map_or(Source::Request, |raw| {
+        let rule = service_rule::validate(check, path, None, raw);
+        if let Some(service) = &rule.service {
+            let expected = "absent: the name of the cluster determines it";
+            check.fault(&format!("{path}.service"), expected, format!("{service:?}"));
+        }
+        Source::Kubernetes(rule)
+    });
+    let rule = PoolRule {
+        cluster: None,
+        route: None,
+        per_route: raw.per_route,
+        source,
+        weight: weight_of(check, "unlisted_pools.weight", raw.weight, 1.0),
+        cap: raw.cap.unwrap_or(0),
+        on_store_failure: raw.on_store_failure.unwrap_or_default(),
+        full_retry_after: retry_after(check, "unlisted_pools", raw.full_retry_after),
+        higress_table: false,
+    };
+    raw.accept.then_some(rule)
+}

@@ -1,0 +1,96 @@
+//! A holder's list: the tables are made equal to it, and its concurrent requests stay counted.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use evenkeel_domain::{HolderId, PoolId};
+use evenkeel_store::{Held, Repairs, counters::ReservationId};
+use futures::StreamExt as _;
+use tracing::warn;
+
+use super::Admission;
+use crate::balancer::pool_entry::PoolEntry;
+
+/// Lists of one KeepAlive applied at the same time.
+const CONCURRENCY: usize = 16;
+
+/// Everything one holder has.
+#[derive(Debug)]
+pub struct HolderList {
+    /// The holder.
+    pub holder: HolderId,
+    /// Its leases by pool. Routes that share a table may each name a part of it.
+    pub pools: Vec<(PoolId, Held)>,
+    /// Tickets of requests that count in a limit of concurrency.
+    pub tickets: Vec<(ReservationId, Vec<u8>)>,
+}
+
+/// What a KeepAlive brought about.
+#[derive(Clone, Debug, Default)]
+pub struct KeptAlive {
+    /// Repairs in all pools.
+    pub repairs: Repairs,
+    /// Pools whose lists did not reach the shared table.
+    pub unapplied: u32,
+    /// Pools this sidecar does not serve. They must not cost the holder its leases in the others.
+    pub unserved: Vec<PoolId>,
+}
+
+impl Admission {
+    /// Keeps a holder alive and makes every table equal to its list. A failure in one pool hides no other's result.
+    pub async fn keep_alive(&self, list: HolderList) -> KeptAlive {
+        let HolderList { holder, pools, tickets } = list;
+        self.recorder.seen(&holder);
+        let (lists, unserved) = self.by_table(pools);
+        let renew = async {
+            if let Err(error) = self.limiter.renew(tickets).await {
+                warn!(%error, "concurrent requests were not renewed: the next KeepAlive renews them");
+            }
+        };
+        let (balancer, holder) = (&self.balancer, &holder);
+        let mut answers = futures::stream::iter(lists)
+            .map(|(entry, held)| async move {
+                let answer = balancer.keep_alive(&entry, holder, held).await;
+                (entry, answer)
+            })
+            .buffer_unordered(CONCURRENCY);
+        let mut kept = KeptAlive { unserved, ..KeptAlive::default() };
+        let apply = async {
+            while let Some((entry, answer)) = answers.next().await {
+                match answer {
+                    Ok((repairs, applied)) => {
+                        kept.repairs += repairs;
+                        kept.unapplied += u32::from(!applied);
+                    }
+                    Err(error) => {
+                        warn!(error = &error as &dyn std::error::Error, pool = %entry.pool.id, "KeepAlive not applied");
+                        kept.unapplied += 1;
+                    }
+                }
+            }
+        };
+        tokio::join!(renew, apply);
+        kept
+    }
+
+    /// Joins the lists of routes that share a table: what one names, another must not drop.
+    fn by_table(&self, pools: Vec<(PoolId, Held)>) -> (Vec<(Arc<PoolEntry>, Held)>, Vec<PoolId>) {
+        let mut lists: HashMap<PoolId, (Arc<PoolEntry>, Held)> = HashMap::with_capacity(pools.len());
+        let mut unserved = Vec::new();
+        for (pool, held) in pools {
+            let Ok(entry) = self.balancer.directory.resolve(pool.route(), pool.cluster()) else {
+                unserved.push(pool);
+                continue;
+            };
+            match lists.entry(entry.pool.id.clone()) {
+                Entry::Occupied(mut known) => known.get_mut().1.leases.extend(held.leases),
+                Entry::Vacant(place) => {
+                    place.insert((entry, held));
+                }
+            }
+        }
+        (lists.into_values().collect(), unserved)
+    }
+}

@@ -1,0 +1,250 @@
+//! The way of a request: admitted by its limits and its pool, settled in both when it ends, recorded in the ledger.
+//! [`settle`] has its end, [`keep_alive`] the list of what a gateway holds.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use evenkeel_domain::{
+    DomainError,
+    activity::{AdmitResult, Refused},
+    verdict::{Basis, Reason, Refusal, RefusalDetails, Verdict},
+};
+use evenkeel_store::counters::ReservationId;
+use evenkeel_telemetry::{
+    Metrics,
+    traces::{self, Tracer},
+};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    activity::Recorder,
+    balancer::{Balancer, PickRequest, pool_entry::PoolEntry},
+    ledger::Ledger,
+    limiter::{
+        Header, LimitRequest, Limiter, Reservation, Reserved, Selection, Ticket,
+        direct_response::{AdminCall, DirectResponse, respond},
+        quotas::Quotas,
+    },
+};
+
+pub mod keep_alive;
+pub mod settle;
+
+/// What requests go through.
+pub struct Admission {
+    /// Pools and their tables.
+    pub balancer: Arc<Balancer>,
+    /// Limits and quotas.
+    pub limiter: Arc<Limiter>,
+    /// Usage.
+    pub ledger: Arc<Ledger>,
+    /// For administrators' calls that come through a gateway.
+    pub quotas: Arc<Quotas>,
+    /// What happened, for people.
+    pub recorder: Arc<Recorder>,
+    /// Spans.
+    pub tracer: Tracer,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The decision on a request.
+pub enum Decision {
+    /// The request may go on.
+    Admitted(Admitted),
+    /// The gateway answers the client.
+    Refused(Box<Refusal>),
+}
+
+/// An admitted request.
+pub struct Admitted {
+    /// Where to; `None` where the gateway chooses.
+    pub endpoint: Option<Arc<str>>,
+    /// How the endpoint was chosen.
+    pub basis: Basis,
+    /// What the gateway returns with the settlement; often empty.
+    pub ticket: Vec<u8>,
+    /// Whether KeepAlives carry the ticket, as the request counts in a limit of concurrency.
+    pub show_ticket: bool,
+    /// Headers for the client.
+    pub headers: Vec<Header>,
+    /// Number of limits and quotas that apply to the request.
+    pub limits: usize,
+}
+
+impl Admission {
+    /// Decides on a request. Where limits apply, the decision completes even if the caller stops waiting, so that the
+    /// sidecar knows what is reserved when the request settles. `request_id` is the gateway's; empty for none.
+    ///
+    /// # Errors
+    /// Where the request itself is wrong, or an embedded store fails. A refusal is a decision.
+    pub async fn admit(
+        self: &Arc<Self>,
+        pick: PickRequest,
+        request: LimitRequest,
+        request_id: &str,
+    ) -> Result<Decision, DomainError> {
+        let started = Instant::now();
+        let found = self.balancer.directory.resolve(&pick.route, &pick.cluster);
+        let pool = found.inspect_err(|_| self.metrics.admits.invalid.inc())?;
+        let decision = match self.limiter.select(&request) {
+            Err(refusal) => Ok(Decision::Refused(refusal)),
+            Ok(selection) if selection.is_empty() => self.decide(&pool, pick, request, selection).await,
+            Ok(selection) => {
+                let (this, pool) = (Arc::clone(self), Arc::clone(&pool));
+                let decide = move || async move { this.decide(&pool, pick, request, selection).await };
+                let decided = tokio::spawn(traces::current().within(decide));
+                decided.await.unwrap_or(Err(DomainError::Stopped))
+            }
+        };
+        self.record(&decision, &pool, request_id);
+        self.metrics.admit_duration.observe(started.elapsed().as_secs_f64());
+        decision
+    }
+
+    /// Asks the limits and the pool at the same time, as each costs a round trip, and rolls back the one that admits
+    /// where the other refuses.
+    async fn decide(
+        &self,
+        pool: &PoolEntry,
+        pick: PickRequest,
+        request: LimitRequest,
+        selection: Selection,
+    ) -> Result<Decision, DomainError> {
+        let id = ReservationId { holder: pick.holder.clone(), lease: pick.lease };
+        let (reserved, picked) =
+            tokio::join!(self.limiter.reserve(request, selection, &id), self.balancer.pick(pool, pick));
+        let mut reservation = match reserved.map_err(DomainError::store("reserving")) {
+            Ok(Reserved::Held(reservation)) => reservation,
+            refused => {
+                if let Ok(Verdict::Admitted { endpoint: Some(_), .. }) = picked {
+                    self.balancer.roll_back(pool, &id.holder, id.lease).await;
+                }
+                return match refused? {
+                    Reserved::Refused(refusal) => Ok(Decision::Refused(refusal)),
+                    Reserved::Held(_) => Err(DomainError::Stopped), // matched above
+                };
+            }
+        };
+        let (endpoint, basis) = match picked {
+            Ok(Verdict::Admitted { endpoint, basis }) => (endpoint, basis),
+            Ok(Verdict::Refused(reason)) => {
+                return Ok(Decision::Refused(self.refuse(pool, reason, &id, reservation).await));
+            }
+            Err(error) => {
+                self.limiter.roll_back(&id, reservation).await;
+                return Err(error);
+            }
+        };
+        let ticket = std::mem::take(&mut reservation.ticket).encode();
+        if !self.limiter.open(&id, &ticket, &reservation) {
+            debug!(lease = %id.lease, "the request ended before it was admitted");
+            self.balancer.roll_back(pool, &id.holder, id.lease).await;
+            reservation.ticket = Ticket::decode(&ticket).unwrap_or_default();
+            return Ok(Decision::Refused(self.refuse(pool, Reason::NoEndpoints, &id, reservation).await));
+        }
+        let Reservation { show_ticket, headers, limits, .. } = reservation;
+        Ok(Decision::Admitted(Admitted { endpoint, basis, ticket, show_ticket, headers, limits }))
+    }
+
+    async fn refuse(
+        &self,
+        pool: &PoolEntry,
+        reason: Reason,
+        id: &ReservationId,
+        mut reservation: Reservation,
+    ) -> Box<Refusal> {
+        let retry_after_s = if reason == Reason::PoolFull { pool.rule.full_retry_after.as_secs() } else { 1 };
+        let consumer = std::mem::take(&mut reservation.ticket.consumer);
+        let model = std::mem::take(&mut reservation.ticket.model);
+        self.limiter.roll_back(id, reservation).await;
+        Box::new(Refusal::of_pool(reason, retry_after_s, consumer, model))
+    }
+
+    /// Counts the decision, and keeps a refusal for whoever asks why.
+    fn record(&self, decision: &Result<Decision, DomainError>, pool: &PoolEntry, request_id: &str) {
+        let admits = &self.metrics.admits;
+        let result: AdmitResult = match decision {
+            Ok(Decision::Admitted(admitted)) => admitted.basis.into(),
+            Ok(Decision::Refused(refusal)) => refusal.reason.into(),
+            Err(DomainError::Store { .. }) => AdmitResult::StoreUnavailable,
+            Err(_) => return admits.invalid.inc(),
+        };
+        match result {
+            AdmitResult::Shared => &admits.shared,
+            AdmitResult::Local => &admits.local,
+            AdmitResult::Open => &admits.open,
+            AdmitResult::PoolFull => &admits.pool_full,
+            AdmitResult::NoEndpoints => &admits.no_endpoints,
+            AdmitResult::Limit => &admits.limit,
+            AdmitResult::Quota => &admits.quota,
+            AdmitResult::StoreUnavailable => &admits.store_unavailable,
+        }
+        .inc();
+        pool.counts.count(result);
+        self.recorder.count(result);
+        if result.is_admitted() || !self.recorder.wants_refusal() {
+            return;
+        }
+        let failed = || Refusal::of_pool(Reason::StoreUnavailable, 0, String::new(), String::new());
+        let Refusal { status, retry_after_ms, details, .. } = match decision {
+            Ok(Decision::Refused(refusal)) => Refusal::clone(refusal),
+            _ => failed(),
+        };
+        let RefusalDetails { consumer, model, limit, key, amount, used, cost, why } = details;
+        self.recorder.refused(Refused {
+            id: 0,
+            request_id: request_id.to_owned(),
+            at_ms: 0,
+            route: pool.pool.id.route().to_owned(),
+            cluster: pool.pool.id.cluster().to_owned(),
+            reason: result,
+            why,
+            status,
+            retry_after_ms,
+            consumer,
+            model,
+            limit,
+            key,
+            amount,
+            used,
+            cost,
+            sidecar: String::new(),
+        });
+    }
+
+    /// Answers an administrator's call about quotas that came through a gateway.
+    pub async fn respond(&self, call: AdminCall<'_>) -> DirectResponse {
+        self.metrics.admits.direct_response.inc();
+        let admins = self.limiter.quota_admins();
+        respond(&self.quotas, &admins, call).await
+    }
+
+    /// Forgets what is too old, announces this sidecar to the others, and sends settlements that wait for the store, once
+    /// an interval until `shutdown`.
+    pub async fn housekeeping(
+        self: Arc<Self>,
+        instance: String,
+        interval: Duration,
+        shutdown: CancellationToken,
+    ) {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            self.limiter.purge();
+            let store = &self.balancer.store;
+            if let Err(error) = store.announce(&instance, interval * 3).await {
+                debug!(%error, "the sidecar cannot count the other sidecars");
+            }
+            store.settle_waiting().await;
+        }
+    }
+}

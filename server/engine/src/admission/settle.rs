@@ -1,0 +1,92 @@
+//! The end of a request: its lease released, its reservation replaced by its charge, its usage recorded.
+
+use evenkeel_domain::{DomainError, HolderId, LeaseId, usage::Outcome};
+use evenkeel_store::counters::ReservationId;
+use tracing::debug;
+
+use super::Admission;
+use crate::{
+    ledger::UsageRecord,
+    limiter::{Settled, UsageReport},
+};
+
+/// A request that has ended.
+#[derive(Clone, Debug)]
+pub struct EndedRequest {
+    /// As when it was admitted; so are `cluster`, `holder` and `lease`.
+    pub route: String,
+    /// See `route`.
+    pub cluster: String,
+    /// See `route`.
+    pub holder: HolderId,
+    /// See `route`.
+    pub lease: LeaseId,
+    /// From its admission; empty where the gateway never received it.
+    pub ticket: Vec<u8>,
+    /// The model its response named; serves where the request named none.
+    pub model: String,
+    /// How it ended, and what its response reported.
+    pub report: UsageReport,
+    /// HTTP status; 0 when none.
+    pub status: u16,
+    /// Time to the first byte of the response body; 0 when there was none.
+    pub first_token_ms: u64,
+    /// Time to its end.
+    pub total_ms: u64,
+}
+
+impl Admission {
+    /// Settles a request. Returns whether this call released the lease. Settling is idempotent.
+    ///
+    /// # Errors
+    /// Where the pool cannot be, or an embedded store fails.
+    pub async fn settle(&self, ended: EndedRequest) -> Result<bool, DomainError> {
+        let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
+        let (released, settled) = tokio::join!(
+            self.balancer.settle(&ended.route, &ended.cluster, &ended.holder, ended.lease),
+            self.limiter.settle(&id, &ended.ticket, &ended.model, &ended.report),
+        );
+        match settled {
+            Ok(Some(settled)) => self.charge(&ended, &settled, matches!(released, Ok(true))),
+            Ok(None) => {}
+            Err(error) => {
+                self.metrics.limit_settles.error.inc();
+                debug!(%error, lease = %id.lease, "the store did not settle the reservation");
+            }
+        }
+        released
+    }
+
+    /// Counts a settled request and records it in the ledger, once.
+    fn charge(&self, ended: &EndedRequest, settled: &Settled, released: bool) {
+        let settles = &self.metrics.limit_settles;
+        match settled.first {
+            Some(true) => settles.charged.inc(),
+            Some(false) => settles.repeated.inc(),
+            None => {}
+        }
+        let is_first = settled.first.unwrap_or(settled.was_open || released);
+        if !is_first || ended.report.outcome == Outcome::NotSent {
+            return;
+        }
+        let charge = &settled.charge;
+        let charged = &self.metrics.charged;
+        let basis = usize::from(charge.estimated);
+        charged.input[basis].inc_by(charge.tokens.input);
+        charged.output[basis].inc_by(charge.tokens.output);
+        charged.cost.inc_by(charge.cost as f64 / 1e6);
+        self.ledger.record(&UsageRecord {
+            consumer: &settled.ticket.consumer,
+            model: &settled.ticket.model,
+            route: &ended.route,
+            session: &settled.ticket.session,
+            tokens: charge.tokens,
+            estimated: charge.estimated,
+            cost: charge.cost,
+            status: ended.status,
+            outcome: ended.report.outcome,
+            first_token_ms: ended.first_token_ms,
+            total_ms: ended.total_ms,
+        });
+    }
+}

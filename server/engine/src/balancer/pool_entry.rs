@@ -1,0 +1,267 @@
+//! One pool: its rule, its endpoints, and the endpoints that get requests.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use evenkeel_domain::{
+    DomainError, ENDPOINTS_MAX, Endpoint, PoolId, Roster, check_name,
+    settings::{PoolRule, Source},
+};
+use evenkeel_store::Pool;
+use evenkeel_telemetry::PoolCounts;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::drained::PoolDrains;
+
+/// Candidate lists cached per pool. Gateways of different kinds or versions offer different lists.
+const OFFERS_MAX: usize = 8;
+
+/// An endpoint offered with a request. A zero means the pool's default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    pub address: String,
+    pub weight: f64,
+    pub cap: u32,
+}
+
+/// One pool: its rule, endpoints and counts.
+pub struct PoolEntry {
+    pub pool: Arc<Pool>,
+    pub rule: Arc<PoolRule>,
+    /// Results of its requests at this sidecar.
+    pub counts: PoolCounts,
+    /// Endpoints from the configuration, DNS or Kubernetes. Empty if they come with requests.
+    roster: ArcSwap<Roster>,
+    /// The endpoints of `roster` that are not drained; the same [`Roster`] if none is. Requests read only this one.
+    open: ArcSwap<Roster>,
+    /// Held while either roster is replaced, so that `open` always matches `roster` and the drains.
+    drains: Mutex<PoolDrains>,
+    /// Candidate lists, each sorted by address, the most recently used list first.
+    offered: Mutex<Vec<Offer>>,
+    used: AtomicBool,
+    /// The configuration names the pool, so it is never evicted.
+    configured: bool,
+    forgotten: AtomicBool,
+    /// When the pool was last in use, at this sidecar or in its table.
+    busy_at: Mutex<Instant>,
+}
+
+struct Offer {
+    candidates: Vec<Candidate>,
+    roster: Arc<Roster>,
+    /// `roster` without drained endpoints.
+    open: Arc<Roster>,
+}
+
+impl PoolEntry {
+    pub(super) fn new(id: PoolId, rule: &Arc<PoolRule>, configured: bool, drains: PoolDrains) -> Self {
+        let roster = match &rule.source {
+            Source::Static(endpoints) => Roster::new(endpoints.clone()),
+            Source::Request | Source::Dns { .. } | Source::Kubernetes(_) => Roster::default(),
+        };
+        let roster = Arc::new(roster);
+        Self {
+            pool: Arc::new(Pool { id, higress_table: rule.higress_table }),
+            rule: Arc::clone(rule),
+            counts: PoolCounts::default(),
+            open: ArcSwap::new(open(&roster, &drains)),
+            roster: ArcSwap::new(roster),
+            drains: Mutex::new(drains),
+            offered: Mutex::default(),
+            used: AtomicBool::new(false),
+            configured,
+            forgotten: AtomicBool::new(false),
+            busy_at: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Returns the endpoints to choose from: the offered ones, or the pool's own if none is offered. Drained endpoints
+    /// are left out.
+    ///
+    /// Requests that offer the same endpoints share one [`Roster`], so that they can share a batch.
+    pub fn roster(&self, mut offered: Vec<Candidate>) -> Result<Arc<Roster>, DomainError> {
+        if offered.is_empty() {
+            return Ok(self.open.load_full());
+        }
+        if offered.len() > ENDPOINTS_MAX {
+            return Err(DomainError::invalid("candidates", "at most 1024", &offered.len().to_string()));
+        }
+        // The sort is stable: of two candidates with one address the first stays, as in a roster.
+        offered.sort_by(|a, b| a.address.cmp(&b.address));
+        let mut known = self.offered.lock();
+        let roster = match known.iter().position(|offer| offer.candidates == offered) {
+            Some(at) => {
+                known[..=at].rotate_right(1);
+                Arc::clone(&known[0].open)
+            }
+            None => {
+                let roster = Arc::new(self.roster_of(&offered)?);
+                known.truncate(OFFERS_MAX - 1);
+                // The list is locked already, so a drain that comes after this line finds the offer in it.
+                let open = open(&roster, &self.drains.lock());
+                known.insert(0, Offer { candidates: offered, roster, open: Arc::clone(&open) });
+                open
+            }
+        };
+        Ok(roster)
+    }
+
+    fn roster_of(&self, offered: &[Candidate]) -> Result<Roster, DomainError> {
+        let own = self.roster.load();
+        let mut endpoints = Vec::with_capacity(offered.len());
+        for candidate in offered {
+            check_name("candidates.address", &candidate.address)?;
+            if candidate.address.is_empty() {
+                return Err(DomainError::invalid("candidates.address", "1..256 bytes", "an empty one"));
+            }
+            // NaN fails both comparisons.
+            if candidate.weight != 0.0 && !(candidate.weight >= 0.001 && candidate.weight <= 1000.0) {
+                let got = candidate.weight.to_string();
+                return Err(DomainError::invalid("candidates.weight", "0 or 0.001..1000", &got));
+            }
+            let configured = own.get(&candidate.address);
+            let (weight, cap) = configured
+                .map_or((self.rule.weight, self.rule.cap), |endpoint| (endpoint.weight, endpoint.cap));
+            endpoints.push(Endpoint {
+                address: candidate.address.as_str().into(),
+                weight: if candidate.weight == 0.0 { weight } else { candidate.weight },
+                cap: if candidate.cap == 0 { cap } else { candidate.cap },
+            });
+        }
+        Ok(Roster::new(endpoints))
+    }
+
+    /// Returns the pool's own endpoints or, if it has none, the most recently offered ones.
+    #[must_use]
+    pub fn known_roster(&self) -> Arc<Roster> {
+        let own = self.roster.load_full();
+        if !own.is_empty() {
+            return own;
+        }
+        self.offered.lock().first().map_or(own, |offer| Arc::clone(&offer.roster))
+    }
+
+    /// Only a configured pool may be a label of the discovery metrics.
+    pub fn is_configured(&self) -> bool {
+        self.configured
+    }
+
+    /// Returns the pool's own endpoints, from the configuration, DNS or Kubernetes.
+    pub fn own_roster(&self) -> Arc<Roster> {
+        self.roster.load_full()
+    }
+
+    /// Replaces the pool's own endpoints.
+    pub fn set_roster(&self, roster: Roster) {
+        let (drains, roster) = (self.drains.lock(), Arc::new(roster));
+        self.open.store(open(&roster, &drains));
+        self.roster.store(roster);
+    }
+
+    /// Replaces the drains.
+    pub(super) fn set_drains(&self, new: &PoolDrains) {
+        {
+            let mut drains = self.drains.lock();
+            if *drains == *new {
+                return;
+            }
+            self.open.store(open(&self.roster.load(), new));
+            *drains = new.clone();
+        }
+        for offer in self.offered.lock().iter_mut() {
+            offer.open = open(&offer.roster, new);
+        }
+    }
+
+    #[must_use]
+    pub fn is_drained(&self, address: &str) -> bool {
+        self.drains.lock().has(address)
+    }
+
+    /// Returns the addresses of the pool's own endpoints and of the cached offers.
+    pub(super) fn addresses(&self) -> BTreeSet<Arc<str>> {
+        let (own, offered) = (self.roster.load(), self.offered.lock());
+        let rosters = std::iter::once(&*own).chain(offered.iter().map(|offer| &offer.roster));
+        rosters.flat_map(|roster| roster.endpoints()).map(|e| Arc::clone(&e.address)).collect()
+    }
+
+    /// Records that a gateway uses the pool.
+    pub fn mark_used(&self) {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns whether a gateway has used the pool since the last call.
+    pub fn take_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    /// Records that the pool is in use or may be in use.
+    pub(super) fn mark_busy(&self) {
+        *self.busy_at.lock() = Instant::now();
+    }
+
+    /// Whether the pool was evicted. Tasks that follow it may then end.
+    pub fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// Marks the pool as evicted.
+    pub(super) fn forget(&self) {
+        self.forgotten.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns when the pool was last in use, or `None` if it must not be evicted.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
+        (!self.configured && !self.used.load(Ordering::Relaxed)).then(|| *self.busy_at.lock())
+    }
+}
+
+/// Returns the roster without its drained endpoints, or the roster itself if none is drained.
+fn open(roster: &Arc<Roster>, drains: &PoolDrains) -> Arc<Roster> {
+    let gets_requests = |endpoint: &&Endpoint| !drains.has(&endpoint.address);
+    if !drains.any() || roster.endpoints().iter().all(|endpoint| gets_requests(&endpoint)) {
+        return Arc::clone(roster);
+    }
+    Arc::new(Roster::new(roster.endpoints().iter().filter(gets_requests).cloned().collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_config::Config;
+
+    use super::*;
+
+    fn candidate(address: &str, weight: f64, cap: u32) -> Candidate {
+        Candidate { address: address.to_owned(), weight, cap }
+    }
+
+    #[test]
+    fn offered_endpoints_are_checked_and_shared() {
+        let yaml = "pools: [{cluster: a, weight: 3, cap: 7, endpoints: [{address: x, cap: 9}]}]";
+        let rule = Arc::new(Config::parse(yaml).unwrap().pools.remove(0));
+        let entry = PoolEntry::new(PoolId::new("", "a").unwrap(), &rule, true, PoolDrains::default());
+        let offered = vec![candidate("x", 0.0, 0), candidate("y", 0.5, 2), candidate("z", 0.0, 0)];
+        let roster = entry.roster(offered.clone()).unwrap();
+        let seen: Vec<_> = roster.endpoints().iter().map(|e| (&*e.address, e.weight, e.cap)).collect();
+        assert_eq!(seen, [("x", 3.0, 9), ("y", 0.5, 2), ("z", 3.0, 7)]);
+        assert!(entry.roster(vec![candidate("x", f64::NAN, 0)]).is_err());
+        assert!(entry.roster(vec![candidate("", 0.0, 0)]).is_err());
+        assert!(entry.roster(vec![candidate("x", 0.0, 0); ENDPOINTS_MAX + 1]).is_err());
+        // The same endpoints in another order, and after lists of other gateways, are the same roster.
+        for other in 1..OFFERS_MAX as u32 {
+            entry.roster(vec![candidate("o", 0.0, other)]).unwrap();
+        }
+        let reversed = offered.into_iter().rev().collect();
+        assert!(Arc::ptr_eq(&roster, &entry.roster(reversed).unwrap()));
+        assert_eq!(entry.offered.lock().len(), OFFERS_MAX);
+    }
+}

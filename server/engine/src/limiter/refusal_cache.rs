@@ -1,0 +1,154 @@
+//! Cached refusals: while a counter cannot have room, requests are refused without a call to the store.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use evenkeel_domain::limit::{Bucket, Meter};
+use evenkeel_store::counters::Reading;
+use parking_lot::Mutex;
+
+/// Longest time that a refusal is cached. An administrator may raise the amount meanwhile, or a settlement free some.
+const CACHED_MAX: Duration = Duration::from_secs(1);
+/// Most cached refusals. When there are more, the expired ones are dropped, and if that is not enough, all.
+const COUNTERS_MAX: usize = 65_536;
+/// Parts with a lock each, so that requests seldom wait for each other.
+const PARTS: usize = 16;
+
+#[derive(Clone, Copy, Debug)]
+struct CachedRefusal {
+    until: Instant,
+    /// The cost that was refused. A lower cost may fit.
+    cost: u64,
+    amount: u64,
+    used: u64,
+    /// When the cost would fit, and when the whole amount is free. `None`: time alone frees nothing.
+    retry_at: Option<Instant>,
+    reset_at: Option<Instant>,
+}
+
+type Part = HashMap<(Arc<Bucket>, Arc<str>), CachedRefusal>;
+
+#[derive(Default)]
+pub struct RefusalCache {
+    parts: [Mutex<Part>; PARTS],
+}
+
+impl RefusalCache {
+    /// Caches that a counter had no room, if that cannot change yet.
+    pub fn insert(&self, meter: &Meter, reading: &Reading) {
+        if !reading.over || reading.final_ms == 0 || meter.shadow {
+            return;
+        }
+        let now = Instant::now();
+        let after = |ms: u64| (ms > 0).then(|| now + Duration::from_millis(ms));
+        let refused = CachedRefusal {
+            until: now + Duration::from_millis(reading.final_ms).min(CACHED_MAX),
+            cost: meter.cost,
+            amount: reading.amount,
+            used: reading.used,
+            retry_at: after(reading.retry_ms),
+            reset_at: after(reading.reset_ms),
+        };
+        let mut part = self.part(&meter.bucket).lock();
+        if part.len() >= COUNTERS_MAX / PARTS {
+            part.retain(|_, refused| refused.until > now);
+            if part.len() >= COUNTERS_MAX / PARTS {
+                part.clear();
+            }
+        }
+        part.insert((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), refused);
+    }
+
+    /// Returns the reading of a counter that is known to have no room for this cost.
+    #[must_use]
+    pub fn get(&self, meter: &Meter) -> Option<Reading> {
+        let part = self.part(&meter.bucket).lock();
+        if part.is_empty() || meter.shadow {
+            return None;
+        }
+        let refused = *part.get(&(Arc::clone(&meter.bucket), Arc::clone(&meter.name)))?;
+        drop(part);
+        let now = Instant::now();
+        if refused.until <= now || meter.cost < refused.cost || refused.amount != meter.rule.most() {
+            return None;
+        }
+        // At least 1, as 0 means that time alone frees nothing.
+        let left = |at: Option<Instant>| at.map_or(0, |at| (at - now).as_millis().max(1) as u64);
+        Some(Reading {
+            over: true,
+            used: refused.used,
+            amount: refused.amount,
+            retry_ms: left(refused.retry_at),
+            reset_ms: left(refused.reset_at),
+            ..Reading::default()
+        })
+    }
+
+    /// Drops the refusals of a counter, as some of its amount was freed.
+    pub fn remove(&self, bucket: &Arc<Bucket>, name: &Arc<str>) {
+        self.part(bucket).lock().remove(&(Arc::clone(bucket), Arc::clone(name)));
+    }
+
+    fn part(&self, bucket: &Bucket) -> &Mutex<Part> {
+        // Tags differ at the end.
+        let sum = bucket.tag.bytes().rev().take(8).fold(0_usize, |sum, byte| sum * 31 + usize::from(byte));
+        &self.parts[sum % PARTS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_domain::limit::{CounterRule, OnOutage};
+
+    use super::*;
+
+    fn meter(consumer: &str, cost: u64, amount: u64) -> Meter {
+        Meter {
+            bucket: Arc::new(Bucket { tag: format!("consumer={consumer}"), rest: String::new() }),
+            name: "l".into(),
+            rule: CounterRule::Sliding { amount, period_ms: 1000 },
+            cost,
+            provisional: false,
+            shadow: false,
+            on_outage: OnOutage::Local,
+        }
+    }
+
+    #[test]
+    fn only_a_refusal_that_cannot_change_is_cached() {
+        let cache = RefusalCache::default();
+        let over = Reading {
+            over: true,
+            used: 10,
+            amount: 10,
+            retry_ms: 5000,
+            reset_ms: 9000,
+            final_ms: 5000,
+            ..Reading::default()
+        };
+        cache.insert(&meter("a", 3, 10), &over);
+        let cached = cache.get(&meter("a", 3, 10)).unwrap();
+        assert!(cached.over && (4000..=5000).contains(&cached.retry_ms), "{cached:?}");
+        assert!(cache.get(&meter("a", 2, 10)).is_none(), "less may fit");
+        assert!(cache.get(&meter("a", 3, 11)).is_none(), "the amount was changed");
+        assert!(cache.get(&meter("b", 3, 10)).is_none(), "another consumer");
+        cache.remove(&meter("a", 3, 10).bucket, &"l".into());
+        assert!(cache.get(&meter("a", 3, 10)).is_none());
+        cache.insert(&meter("a", 3, 10), &Reading { final_ms: 0, ..over });
+        assert!(cache.get(&meter("a", 3, 10)).is_none(), "it may change");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let cache = RefusalCache::default();
+        let over = Reading { over: true, amount: 1, final_ms: 60_000, ..Reading::default() };
+        for i in 0..COUNTERS_MAX * 2 {
+            cache.insert(&meter(&i.to_string(), 1, 1), &over);
+        }
+        let kept: usize = cache.parts.iter().map(|part| part.lock().len()).sum();
+        assert!(kept <= COUNTERS_MAX, "{kept}");
+    }
+}

@@ -1,0 +1,106 @@
+//! What the limits of one request reserved.
+
+use std::sync::Arc;
+
+use evenkeel_domain::limit::{CounterRule, Meter};
+use evenkeel_store::counters::{Entry, Ground, Note, Reading, ReservationId, Settlement, Verdict};
+
+use super::{
+    Header, LimitRequest, Limiter,
+    compiled::SelectedLimit,
+    estimates::Estimate,
+    ticket::{Debit, Ticket},
+};
+use crate::activity::Charged;
+
+/// A request that its limits admitted.
+pub struct Reservation {
+    /// For the gateway, which returns it with the settlement.
+    pub ticket: Ticket,
+    /// Whether KeepAlives carry the ticket, as the request counts in a limit of concurrency.
+    pub show_ticket: bool,
+    /// Headers for the client.
+    pub headers: Vec<Header>,
+    /// Number of limits and quotas that apply to the request.
+    pub limits: usize,
+    /// What a rollback returns.
+    taken: Vec<(Meter, Reading)>,
+    /// Where the store keeps the reservation.
+    notes: Vec<Note>,
+    /// Quotas that count requests, and are charged on admission: name, consumer, amount.
+    charged: Vec<(Arc<str>, String, u64)>,
+}
+
+impl Reservation {
+    pub(super) fn new(
+        request: LimitRequest,
+        limits: Vec<SelectedLimit>,
+        estimate: Estimate,
+        verdict: Verdict,
+        headers: Vec<Header>,
+    ) -> Self {
+        let show_ticket = limits.iter().any(|limit| matches!(limit.meter.rule, CounterRule::Running { .. }));
+        let states = || limits.iter().zip(&verdict.readings);
+        let provisional = states().filter(|(limit, _)| limit.meter.provisional);
+        let debits = provisional.map(|(limit, reading)| Debit {
+            bucket: Arc::clone(&limit.meter.bucket),
+            name: Arc::clone(&limit.meter.name),
+            window: reading.window,
+            reserved: reading.taken,
+            rate: if let CounterRule::TokenBucket { amount, .. } = limit.meter.rule { amount } else { 0 },
+        });
+        let consumer = request.attributes.consumer;
+        let charged = states().filter(|(limit, _)| {
+            let is_quota =
+                matches!(limit.meter.rule, CounterRule::Prepaid { .. } | CounterRule::Budget { .. });
+            is_quota && !limit.meter.provisional && verdict.ground == Ground::Shared
+        });
+        let charged = charged
+            .map(|(limit, reading)| (Arc::clone(&limit.meter.name), consumer.clone(), reading.taken))
+            .collect();
+        let ticket = Ticket {
+            consumer,
+            model: request.attributes.model,
+            session: request.session,
+            prompt_bytes: request.prompt_bytes,
+            output_tokens: estimate.output.ceil() as u64,
+            notes: verdict.notes.clone(),
+            debits: debits.collect(),
+        };
+        // What this sidecar counted alone and kept no record of cannot be rolled back in the store.
+        let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
+        let count = limits.len();
+        let taken = limits.into_iter().map(|limit| limit.meter).zip(verdict.readings);
+        let taken = if is_known { taken.collect() } else { Vec::new() };
+        Self { ticket, show_ticket, headers, limits: count, taken, notes: verdict.notes, charged }
+    }
+}
+
+impl Limiter {
+    /// Keeps the ticket of an admitted request, in case its gateway never receives it. False where the request has ended
+    /// meanwhile; the caller then rolls back.
+    #[must_use]
+    pub fn open(&self, id: &ReservationId, ticket: &[u8], reservation: &Reservation) -> bool {
+        let is_open = self.open.admitted(id, ticket);
+        for (quota, consumer, amount) in reservation.charged.iter().filter(|_| is_open) {
+            self.recorder.charged(&Charged { quota, consumer, amount: *amount });
+        }
+        is_open
+    }
+
+    /// Returns all that a request took, the count of requests included: the pool did not admit it.
+    pub async fn roll_back(&self, id: &ReservationId, reservation: Reservation) {
+        if reservation.taken.is_empty() {
+            return;
+        }
+        let taken = reservation.taken.iter();
+        let entries = taken.map(|(meter, reading)| Entry::settling(meter, reading, 0)).collect();
+        for (meter, _) in &reservation.taken {
+            self.refusals.remove(&meter.bucket, &meter.name);
+        }
+        let settlement = Settlement { id: id.clone(), notes: reservation.notes, entries };
+        if let Err(error) = self.counters.settle(settlement).await {
+            tracing::debug!(%error, "the store did not roll back a reservation");
+        }
+    }
+}

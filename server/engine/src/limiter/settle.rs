@@ -1,0 +1,100 @@
+//! The charge of a request that has ended, in the place of what it reserved.
+
+use std::sync::Arc;
+
+use evenkeel_domain::{StoreError, clock::unix_ms, limit::AMOUNT_MAX, usage::Outcome};
+use evenkeel_store::counters::{Entry, ReservationId, Settlement};
+
+use super::{
+    Limiter,
+    charge::{Charge, UsageReport},
+    compiled::{self, Compiled},
+    ticket::{Debit, Ticket},
+};
+use crate::activity::Charged;
+
+/// A request whose reservations are settled.
+pub struct Settled {
+    /// From its admission, with the response's model where the request named none.
+    pub ticket: Ticket,
+    /// What the request is charged.
+    pub charge: Charge,
+    /// Whether this call settled it; `None` where nothing was reserved, so that the store cannot know.
+    pub first: Option<bool>,
+    /// Whether this sidecar admitted the request and saw no earlier end.
+    pub was_open: bool,
+}
+
+impl Limiter {
+    /// Settles a request's reservations. `ticket` is what its gateway returned; where that is empty, the sidecar's own
+    /// copy serves. `None` where this sidecar knows nothing of the request.
+    ///
+    /// # Errors
+    /// Where the store fails and the limits have no policy for that.
+    pub async fn settle(
+        &self,
+        id: &ReservationId,
+        ticket: &[u8],
+        model: &str,
+        report: &UsageReport,
+    ) -> Result<Option<Settled>, StoreError> {
+        let kept = self.open.ended(id, ticket.is_empty());
+        let was_open = kept.is_some();
+        let ticket = if ticket.is_empty() { kept.as_deref().unwrap_or_default() } else { ticket };
+        let Some(mut ticket) = Ticket::decode(ticket) else { return Ok(None) };
+        if ticket.model.is_empty() {
+            model.clone_into(&mut ticket.model);
+        }
+        let compiled = self.compiled();
+        let charge = Charge::of(report, &ticket, &self.estimates, &compiled.rules);
+        if report.outcome == Outcome::Success && report.is_final && report.tokens.is_some() {
+            self.estimates.learn(&ticket.model, ticket.prompt_bytes, report.output_bytes, &charge.tokens);
+        }
+        if ticket.notes.is_empty() {
+            return Ok(Some(Settled { ticket, charge, first: None, was_open }));
+        }
+        let notes = std::mem::take(&mut ticket.notes);
+        let now_ms = unix_ms();
+        let settled: Vec<(&compiled::CompiledLimit, Entry)> = std::mem::take(&mut ticket.debits)
+            .into_iter()
+            .filter_map(|debit| entry(&compiled, debit, &charge, now_ms))
+            .collect();
+        for (_, entry) in settled.iter().filter(|(_, entry)| entry.actual < entry.reserved) {
+            self.refusals.remove(&entry.bucket, &entry.name);
+        }
+        let amounts: Vec<_> = settled.iter().map(|(of, entry)| (*of, entry.reserved, entry.actual)).collect();
+        let entries = settled.into_iter().map(|(_, entry)| entry).collect();
+        let first = self.counters.settle(Settlement { id: id.clone(), notes, entries }).await?;
+        for (of, reserved, amount) in
+            amounts.into_iter().filter(|(of, ..)| first && !of.definition.is_concurrency())
+        {
+            of.counters.settled(reserved, amount);
+            if of.definition.is_quota() {
+                self.recorder.charged(&Charged { quota: of.name(), consumer: &ticket.consumer, amount });
+            }
+        }
+        Ok(Some(Settled { ticket, charge, first: Some(first), was_open }))
+    }
+}
+
+/// Makes the settlement of one debit; `None` where its limit is no longer configured and counts nowhere.
+fn entry<'c>(
+    compiled: &'c Compiled,
+    debit: Debit,
+    charge: &Charge,
+    now_ms: u64,
+) -> Option<(&'c compiled::CompiledLimit, Entry)> {
+    let of = compiled.by_name(&debit.name)?;
+    let is_concurrency = of.definition.is_concurrency();
+    let actual = if is_concurrency { 0 } else { charge.amount(of.definition.counts()).min(AMOUNT_MAX) };
+    let entry = Entry {
+        rule: compiled.rule_to_settle(of, debit.rate, now_ms),
+        bucket: debit.bucket,
+        name: Arc::clone(of.name()),
+        window: debit.window,
+        reserved: debit.reserved,
+        actual,
+        provisional: true,
+    };
+    Some((of, entry))
+}

@@ -1,0 +1,161 @@
+//! Metrics of descriptors. Labels are names from the files. Values of requests are labels only if a file asks for them,
+//! and then a bounded number of them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use prometheus::{IntCounter, IntCounterVec, Opts};
+
+/// Values of one limit with a time series of their own; further values count as [`OTHER`].
+const VALUES_MAX: usize = 100;
+const OTHER: &str = "other";
+
+/// The label `result`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DescriptorResult {
+    Ok,
+    OverLimit,
+    /// OverLimit, without asking the store.
+    OverLimitCached,
+    /// OverLimit, but the limit or the whole service is in shadow mode.
+    ShadowOverLimit,
+    Unlimited,
+    /// Another limit of the request replaces this one.
+    Replaced,
+    Refunded,
+}
+
+impl DescriptorResult {
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Ok, "ok"),
+        (Self::OverLimit, "over_limit"),
+        (Self::OverLimitCached, "over_limit_cached"),
+        (Self::ShadowOverLimit, "shadow_over_limit"),
+        (Self::Unlimited, "unlimited"),
+        (Self::Replaced, "replaced"),
+        (Self::Refunded, "refunded"),
+    ];
+}
+
+/// The time series of one limit, or of one value under it.
+pub(super) struct LimitMetrics {
+    by_result: [IntCounter; DescriptorResult::ALL.len()],
+}
+
+impl LimitMetrics {
+    pub(super) fn count(&self, result: DescriptorResult) {
+        self.by_result[result as usize].inc();
+    }
+}
+
+/// The time series of a limit by the values of requests.
+pub(super) struct ValueMetrics {
+    domain: Box<str>,
+    limit: Box<str>,
+    vec: IntCounterVec,
+    by_value: Mutex<HashMap<Box<str>, Arc<LimitMetrics>>>,
+}
+
+impl ValueMetrics {
+    pub(super) fn of(&self, value: &str) -> Arc<LimitMetrics> {
+        let mut by_value = self.by_value.lock();
+        if let Some(metrics) = by_value.get(value) {
+            return Arc::clone(metrics);
+        }
+        let value = if by_value.len() < VALUES_MAX { value } else { OTHER };
+        let new = || {
+            let counter = |(_, result): (_, &str)| {
+                self.vec.with_label_values(&[&*self.domain, &*self.limit, value, result])
+            };
+            Arc::new(LimitMetrics { by_result: DescriptorResult::ALL.map(counter) })
+        };
+        Arc::clone(by_value.entry(value.into()).or_insert_with(new))
+    }
+}
+
+type ByLimit = HashMap<(Box<str>, Box<str>), Arc<ValueMetrics>>;
+
+/// The metrics of all limits.
+pub struct RateLimitMetrics {
+    limits: IntCounterVec,
+    values: IntCounterVec,
+    /// By domain and limit. Kept across reloads of the files, so that the bound on values holds.
+    value_metrics: Mutex<ByLimit>,
+}
+
+impl RateLimitMetrics {
+    /// Counts in `limits`, which has the labels `domain`, `limit` and `result`, and in `values`, which has the labels
+    /// `domain`, `limit`, `value` and `result`.
+    #[must_use]
+    pub fn new(limits: IntCounterVec, values: IntCounterVec) -> Self {
+        Self { limits, values, value_metrics: Mutex::default() }
+    }
+
+    /// Returns metrics that are never exported: for checking files.
+    ///
+    /// # Panics
+    /// Never: the names are constants.
+    #[must_use]
+    pub fn unregistered() -> Self {
+        let vec = |labels: &[&str]| {
+            IntCounterVec::new(Opts::new("unregistered", "Never exported."), labels).expect("valid names")
+        };
+        Self::new(vec(&["domain", "limit", "result"]), vec(&["domain", "limit", "value", "result"]))
+    }
+
+    pub(super) fn of(&self, domain: &str, limit: &str) -> Arc<LimitMetrics> {
+        let counter = |(_, result): (_, &str)| self.limits.with_label_values(&[domain, limit, result]);
+        Arc::new(LimitMetrics { by_result: DescriptorResult::ALL.map(counter) })
+    }
+
+    pub(super) fn by_value(&self, domain: &str, limit: &str) -> Arc<ValueMetrics> {
+        let new = || {
+            Arc::new(ValueMetrics {
+                domain: domain.into(),
+                limit: limit.into(),
+                vec: self.values.clone(),
+                by_value: Mutex::default(),
+            })
+        };
+        Arc::clone(self.value_metrics.lock().entry((domain.into(), limit.into())).or_insert_with(new))
+    }
+
+    /// Counts descriptors of a domain that match no limit.
+    pub(super) fn no_limit(&self, domain: &str) -> IntCounter {
+        self.limits.with_label_values(&[domain, "", "no_limit"])
+    }
+
+    /// Counts requests for domains that are in no file.
+    pub(super) fn unknown_domain(&self) -> IntCounter {
+        self.limits.with_label_values(&["", "", "unknown_domain"])
+    }
+
+    pub(super) fn invalid_requests(&self) -> IntCounter {
+        self.limits.with_label_values(&["", "", "invalid"])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_bounded() {
+        let metrics = RateLimitMetrics::unregistered();
+        for round in 0..2 {
+            let values = metrics.by_value("d", "l");
+            for i in 0..VALUES_MAX * 2 {
+                values.of(&i.to_string()).count(DescriptorResult::Ok);
+            }
+            let is_same = |value: &str, other: &str| Arc::ptr_eq(&values.of(value), &values.of(other));
+            assert!(is_same("new", OTHER) && is_same("newer", OTHER), "round {round}");
+            assert!(!is_same("3", OTHER) && !is_same("3", "4"));
+            assert_eq!(values.by_value.lock().len(), VALUES_MAX + 1);
+        }
+    }
+
+    #[test]
+    fn results_are_in_order() {
+        assert!(DescriptorResult::ALL.iter().enumerate().all(|(i, (result, _))| *result as usize == i));
+    }
+}

@@ -1,0 +1,227 @@
+//! Evaluates requests: finds the limits of all descriptors ([`plan`]), counts the request under all of them or none
+//! ([`counting`]), gives hits back ([`give_back`]), and reports a status for each descriptor.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use counting::Count;
+use evenkeel_domain::{
+    DomainError,
+    clock::unix_ms,
+    limit::{Meter, OnOutage},
+    settings::RateLimiterOptions,
+};
+use evenkeel_store::counters::{Counters, Ground, Reading, Verdict};
+use plan::{Action, DescriptorPlan, Plan};
+use prometheus::IntCounter;
+
+use super::{
+    counter_key::override_name,
+    headers::headers,
+    metrics::{DescriptorResult, RateLimitMetrics},
+    request::RateLimitRequest,
+    response::{CurrentLimit, DescriptorStatus, Evaluation},
+    tree::{Domain, Rules},
+    unit::Unit,
+};
+use crate::limiter::refusal_cache::RefusalCache;
+
+mod counting;
+mod give_back;
+mod plan;
+
+/// Most descriptors of a request. A request with more is refused; after an error, Envoy would let it pass by default.
+const DESCRIPTORS_MAX: usize = 256;
+/// What remains of an unlimited limit.
+const REMAINING_MAX: u32 = u32::MAX;
+
+/// Evaluates requests against rules that may change.
+pub struct RateLimiter {
+    rules: Arc<ArcSwap<Rules>>,
+    counters: Arc<dyn Counters>,
+    refusals: RefusalCache,
+    options: RateLimiterOptions,
+    unknown_domain: IntCounter,
+    invalid_requests: IntCounter,
+    /// The counters' names for descriptors' own limits, by unit.
+    override_names: [Arc<str>; Unit::ALL.len()],
+    unnamed: Arc<str>,
+}
+
+impl RateLimiter {
+    #[must_use]
+    pub fn new(
+        rules: Arc<ArcSwap<Rules>>,
+        counters: Arc<dyn Counters>,
+        options: RateLimiterOptions,
+        metrics: &RateLimitMetrics,
+    ) -> Self {
+        Self {
+            rules,
+            counters,
+            refusals: RefusalCache::default(),
+            options,
+            unknown_domain: metrics.unknown_domain(),
+            invalid_requests: metrics.invalid_requests(),
+            override_names: Unit::ALL.map(override_name),
+            unnamed: "".into(),
+        }
+    }
+
+    /// Evaluates and counts a request.
+    ///
+    /// # Errors
+    /// `Invalid` if the request has no domain or no descriptors; `Store` if the store fails and `on_outage` does not
+    /// cover the failure.
+    pub async fn evaluate(&self, request: &RateLimitRequest<'_>) -> Result<Evaluation, DomainError> {
+        if let Err(error) = check(request) {
+            self.invalid_requests.inc();
+            return Err(error);
+        }
+        let rules = self.rules.load_full();
+        let Some(domain) = rules.domain(request.domain) else {
+            self.unknown_domain.inc();
+            let statuses = vec![DescriptorStatus::default(); request.descriptors.len()];
+            return Ok(Evaluation { statuses, ..Evaluation::default() });
+        };
+        if request.descriptors.len() > DESCRIPTORS_MAX {
+            self.invalid_requests.inc();
+            return Ok(self.refuse_unchecked(request));
+        }
+        let plan = self.plan(domain, request);
+        let count = match self.recall(&plan) {
+            Some(count) => count,
+            None => self.count(&plan.meters).await?,
+        };
+        let charged = self.charge_own_hits(&plan, &count).await;
+        let given_back = self.give_back(&plan.give_backs).await;
+        Ok(self.report(domain, &plan, &Readings { count, charged, given_back }))
+    }
+
+    fn refuse_unchecked(&self, request: &RateLimitRequest<'_>) -> Evaluation {
+        let status = DescriptorStatus { over: true, ..DescriptorStatus::default() };
+        Evaluation {
+            over: !self.options.shadow,
+            statuses: vec![status; request.descriptors.len()],
+            headers: Vec::new(),
+        }
+    }
+
+    /// Returns the status of each descriptor, and counts it in the metrics. A request is over if a limit is over, or if
+    /// all its limits in quota mode are.
+    fn report(&self, domain: &Domain, plan: &Plan<'_>, readings: &Readings) -> Evaluation {
+        let mut statuses = Vec::with_capacity(plan.descriptors.len());
+        let mut over = false;
+        let (mut quotas, mut quotas_over) = (0, 0);
+        for descriptor in &plan.descriptors {
+            let (status, result) = self.status(descriptor, plan, readings);
+            if matches!(descriptor.action, Action::NoLimit) {
+                domain.no_limit.inc();
+            }
+            if let Some(result) = result {
+                descriptor.metrics.inspect(|metrics| metrics.count(result));
+                descriptor.value_metrics.as_ref().inspect(|metrics| metrics.count(result));
+                if let Action::Count { quota: true, .. } = descriptor.action {
+                    quotas += 1;
+                    quotas_over += u32::from(status.over);
+                } else {
+                    over |= status.over;
+                }
+            }
+            statuses.push(status);
+        }
+        over |= quotas > 0 && quotas == quotas_over;
+        let headers = headers(self.options.headers, &statuses);
+        Evaluation { over: over && !self.options.shadow, statuses, headers }
+    }
+
+    /// Returns the status of a descriptor, and its result for the metrics; `None` if nothing was counted.
+    fn status(
+        &self,
+        descriptor: &DescriptorPlan<'_>,
+        plan: &Plan<'_>,
+        readings: &Readings,
+    ) -> (DescriptorStatus, Option<DescriptorResult>) {
+        let Count { verdict, remembered } = &readings.count;
+        let limit = descriptor.limit.as_ref();
+        match descriptor.action {
+            Action::NoLimit => (DescriptorStatus::default(), None),
+            Action::Unlimited => {
+                let status = DescriptorStatus { remaining: REMAINING_MAX, ..DescriptorStatus::default() };
+                (status, Some(DescriptorResult::Unlimited))
+            }
+            Action::Replaced => (DescriptorStatus::default(), Some(DescriptorResult::Replaced)),
+            Action::GiveBack(i) => {
+                let status = status(limit, &readings.given_back[i], Ground::Shared, false);
+                (status, Some(DescriptorResult::Refunded))
+            }
+            Action::Count { meter, .. } if *remembered && !verdict.readings[meter].over => {
+                (DescriptorStatus::default(), None)
+            }
+            Action::Count { meter, shadow, .. } => {
+                let mut reading = verdict.readings[meter];
+                let over = is_over(&plan.meters[meter], &reading, verdict);
+                reading.used += readings.charged.get(&meter).unwrap_or(&0);
+                let result = match over {
+                    false => DescriptorResult::Ok,
+                    true if shadow || self.options.shadow => DescriptorResult::ShadowOverLimit,
+                    true if *remembered => DescriptorResult::OverLimitCached,
+                    true => DescriptorResult::OverLimit,
+                };
+                let status = status(limit, &reading, verdict.ground, over);
+                (DescriptorStatus { over: over && !shadow, ..status }, Some(result))
+            }
+        }
+    }
+}
+
+/// What the store returned for a request.
+struct Readings {
+    count: Count,
+    /// Own hits charged although the request is refused, by meter.
+    charged: BTreeMap<usize, u64>,
+    /// By index of [`Action::GiveBack`].
+    given_back: Vec<Reading>,
+}
+
+fn check(request: &RateLimitRequest<'_>) -> Result<(), DomainError> {
+    if request.domain.is_empty() {
+        return Err(DomainError::invalid("domain", "a name", "none"));
+    }
+    if request.descriptors.is_empty() {
+        return Err(DomainError::invalid("descriptors", "at least one descriptor", "none"));
+    }
+    Ok(())
+}
+
+/// Returns whether a counter is over its limit. A meter in shadow mode is never refused, so its reading alone does not
+/// say so.
+fn is_over(meter: &Meter, reading: &Reading, verdict: &Verdict) -> bool {
+    let is_counted = match verdict.ground {
+        Ground::Shared => true,
+        Ground::Local => meter.on_outage == OnOutage::Local,
+        Ground::Closed => false,
+    };
+    let cost = if verdict.admitted { 0 } else { meter.cost };
+    reading.over || is_counted && meter.shadow && reading.used + cost > reading.amount
+}
+
+fn status(limit: Option<&CurrentLimit>, reading: &Reading, ground: Ground, over: bool) -> DescriptorStatus {
+    let Some(limit) = limit else { return DescriptorStatus::default() };
+    let is_uncounted = ground != Ground::Shared && reading.amount == 0;
+    let amount = if is_uncounted { u64::from(limit.requests) } else { reading.amount };
+    let remaining = if over { 0 } else { amount.saturating_sub(reading.used) };
+    let reset_ms = match reading.reset_ms {
+        0 => limit.unit.ms() - unix_ms() % limit.unit.ms(),
+        ms => ms,
+    };
+    DescriptorStatus {
+        over,
+        limit: Some(limit.clone()),
+        remaining: u32::try_from(remaining).unwrap_or(REMAINING_MAX),
+        reset_s: reset_ms.div_ceil(1000),
+    }
+}
+
+#[cfg(test)]
+mod tests;

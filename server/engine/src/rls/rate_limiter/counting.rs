@@ -1,0 +1,99 @@
+//! Counts a request, and remembers refusals.
+
+use std::collections::BTreeMap;
+
+use evenkeel_domain::{
+    DomainError,
+    limit::{AMOUNT_MAX, Meter},
+};
+use evenkeel_store::counters::{Ground, Reading, Reserve, Verdict};
+use tracing::debug;
+
+use super::{
+    RateLimiter,
+    plan::{Action, DescriptorPlan, Plan},
+};
+
+/// What the store returned for the meters of a request.
+pub(super) struct Count {
+    pub(super) verdict: Verdict,
+    /// The request is refused without asking the store. Nothing is known of the counters that are not over.
+    pub(super) remembered: bool,
+}
+
+impl RateLimiter {
+    /// Returns the refusal of a request if one of its counters is known to be over.
+    pub(super) fn recall(&self, plan: &Plan<'_>) -> Option<Count> {
+        let known: Vec<Option<Reading>> = plan.meters.iter().map(|meter| self.refusals.get(meter)).collect();
+        known.iter().find(|known| known.is_some())?;
+        // Own hits must be charged, unless their counter has nothing left.
+        let must_charge = |descriptor: &DescriptorPlan<'_>| match descriptor.action {
+            Action::Count { meter, own_hits, .. } => {
+                own_hits > 0 && known[meter].is_none_or(|reading| reading.used < reading.amount)
+            }
+            _ => false,
+        };
+        if plan.descriptors.iter().any(must_charge) {
+            return None;
+        }
+        let readings = known.into_iter().map(Option::unwrap_or_default).collect();
+        Some(Count { verdict: Verdict { readings, ..Verdict::default() }, remembered: true })
+    }
+
+    /// Takes from all counters, or from none.
+    pub(super) async fn count(&self, meters: &[Meter]) -> Result<Count, DomainError> {
+        if meters.is_empty() {
+            let verdict = Verdict { admitted: true, ..Verdict::default() };
+            return Ok(Count { verdict, remembered: false });
+        }
+        let only_reads = meters.iter().all(|meter| meter.cost == 0);
+        let peeked = if only_reads { self.counters.peek(meters.to_vec()).await.ok() } else { None };
+        let verdict = match peeked {
+            Some(verdict) => verdict,
+            // After a failed peek as well: `on_outage` covers a reservation of nothing, but not a peek.
+            None => {
+                let reserved = self.counters.reserve(Reserve { id: None, meters: meters.to_vec() }).await;
+                reserved.map_err(DomainError::store("counting a request"))?
+            }
+        };
+        if !verdict.admitted && verdict.ground == Ground::Shared {
+            for (meter, reading) in meters.iter().zip(&verdict.readings) {
+                self.refusals.insert(meter, reading);
+            }
+        }
+        Ok(Count { verdict, remembered: false })
+    }
+
+    /// Charges descriptors' own hits although the request is refused, by whichever limit: they report what a response
+    /// used, and a limit that ignored them would never be reached. Returns the hits charged, by meter.
+    pub(super) async fn charge_own_hits(&self, plan: &Plan<'_>, count: &Count) -> BTreeMap<usize, u64> {
+        let Count { verdict, remembered } = count;
+        let mut own_hits = BTreeMap::new();
+        if verdict.admitted || *remembered || verdict.ground == Ground::Closed {
+            return own_hits;
+        }
+        for descriptor in &plan.descriptors {
+            if let Action::Count { meter, own_hits: hits @ 1.., .. } = descriptor.action {
+                let sum = own_hits.entry(meter).or_insert(0_u64);
+                *sum = (*sum + hits).min(AMOUNT_MAX);
+            }
+        }
+        if own_hits.is_empty() {
+            return own_hits;
+        }
+        // Meters in shadow mode are charged whatever is left.
+        let charge = |(meter, hits): (&usize, &u64)| Meter {
+            cost: *hits,
+            shadow: true,
+            ..plan.meters[*meter].clone()
+        };
+        let meters = own_hits.iter().map(charge).collect();
+        match self.counters.reserve(Reserve { id: None, meters }).await {
+            Ok(_) => own_hits,
+            Err(error) => {
+                debug!(%error, "own hits of a refused request were not charged");
+                BTreeMap::new()
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Finds the limit of each descriptor, and plans what to count.
+
+use std::sync::Arc;
+
+use evenkeel_domain::limit::{AMOUNT_MAX, Bucket, CounterRule, Meter, Window};
+
+use super::RateLimiter;
+use crate::rls::{
+    metrics::LimitMetrics,
+    request::{Descriptor, RateLimitRequest},
+    response::CurrentLimit,
+    tree::{Amount, Domain, MatchedLimit},
+};
+
+/// What to do for a request.
+pub(super) struct Plan<'r> {
+    pub(super) descriptors: Vec<DescriptorPlan<'r>>,
+    /// What the request takes; each counter once.
+    pub(super) meters: Vec<Meter>,
+    /// What the request gives back; a counter may be there several times.
+    pub(super) give_backs: Vec<Meter>,
+}
+
+/// What to do for one descriptor.
+pub(super) struct DescriptorPlan<'r> {
+    pub(super) limit: Option<CurrentLimit>,
+    pub(super) metrics: Option<&'r LimitMetrics>,
+    pub(super) value_metrics: Option<Arc<LimitMetrics>>,
+    pub(super) action: Action,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Action {
+    NoLimit,
+    Unlimited,
+    /// Another limit of the request replaces this one.
+    Replaced,
+    /// Takes hits.
+    Count {
+        /// Index in [`Plan::meters`].
+        meter: usize,
+        shadow: bool,
+        quota: bool,
+        /// The descriptor's own hits. They are charged even if the request is refused.
+        own_hits: u64,
+    },
+    /// Index in [`Plan::give_backs`].
+    GiveBack(usize),
+}
+
+/// Whether a limit is in shadow mode, and whether it is in quota mode.
+#[derive(Clone, Copy, Default)]
+struct Mode {
+    shadow: bool,
+    quota: bool,
+}
+
+impl RateLimiter {
+    pub(super) fn plan<'r>(&self, domain: &'r Domain, request: &RateLimitRequest<'_>) -> Plan<'r> {
+        let find = |descriptor: &Descriptor<'_>| match descriptor.limit {
+            Some(_) => None,
+            None => domain.find(&descriptor.entries),
+        };
+        let found: Vec<Option<MatchedLimit<'r>>> = request.descriptors.iter().map(find).collect();
+        let is_replaced = |name: &str| {
+            let replaces =
+                |found: &MatchedLimit<'r>| found.limit.replaces.iter().any(|other| **other == *name);
+            !name.is_empty() && found.iter().flatten().any(replaces)
+        };
+        let meters = Vec::with_capacity(request.descriptors.len());
+        let mut plan = Plan { descriptors: Vec::new(), meters, give_backs: Vec::new() };
+        for (descriptor, found) in request.descriptors.iter().zip(&found) {
+            let planned = match found {
+                Some(found) if is_replaced(&found.limit.name) => {
+                    self.plan_found(&mut plan, request, descriptor, found, true)
+                }
+                Some(found) => self.plan_found(&mut plan, request, descriptor, found, false),
+                None => self.plan_override(&mut plan, domain, request, descriptor),
+            };
+            plan.descriptors.push(planned);
+        }
+        plan
+    }
+
+    /// Plans a descriptor with a limit of a file.
+    fn plan_found<'r>(
+        &self,
+        plan: &mut Plan<'r>,
+        request: &RateLimitRequest<'_>,
+        descriptor: &Descriptor<'_>,
+        found: &MatchedLimit<'r>,
+        is_replaced: bool,
+    ) -> DescriptorPlan<'r> {
+        let limit = found.limit;
+        let value_metrics = found.value_metrics(&descriptor.entries);
+        let planned = |limit_in_force, action| DescriptorPlan {
+            limit: limit_in_force,
+            metrics: Some(&*limit.metrics),
+            value_metrics,
+            action,
+        };
+        match limit.amount {
+            Amount::Unlimited => planned(None, Action::Unlimited),
+            Amount::PerUnit(..) if is_replaced => planned(None, Action::Replaced),
+            Amount::PerUnit(requests, unit) => {
+                let current = CurrentLimit { name: Arc::clone(&limit.name), requests, unit };
+                let mode = Mode { shadow: limit.shadow, quota: limit.quota };
+                let meter = self.meter(&current, found.bucket(&descriptor.entries), &limit.counter, mode);
+                planned(Some(current), plan.action(request, descriptor, meter, mode))
+            }
+        }
+    }
+
+    /// Plans a descriptor that matches no limit of a file, and may have its own.
+    fn plan_override<'r>(
+        &self,
+        plan: &mut Plan<'r>,
+        domain: &'r Domain,
+        request: &RateLimitRequest<'_>,
+        descriptor: &Descriptor<'_>,
+    ) -> DescriptorPlan<'r> {
+        let Some((requests, unit)) = descriptor.limit else {
+            return DescriptorPlan {
+                limit: None,
+                metrics: None,
+                value_metrics: None,
+                action: Action::NoLimit,
+            };
+        };
+        let current = CurrentLimit { name: Arc::clone(&self.unnamed), requests, unit };
+        let bucket = domain.override_bucket(&descriptor.entries);
+        let meter = self.meter(&current, bucket, &self.override_names[unit as usize], Mode::default());
+        DescriptorPlan {
+            limit: Some(current),
+            metrics: Some(&domain.overrides),
+            value_metrics: None,
+            action: plan.action(request, descriptor, meter, Mode::default()),
+        }
+    }
+
+    fn meter(&self, limit: &CurrentLimit, bucket: Arc<Bucket>, name: &Arc<str>, mode: Mode) -> Meter {
+        Meter {
+            bucket,
+            name: Arc::clone(name),
+            rule: CounterRule::Fixed {
+                amount: u64::from(limit.requests),
+                window: Window::Length(limit.unit.ms()),
+            },
+            cost: 0,
+            provisional: false,
+            shadow: mode.shadow || mode.quota || self.options.shadow,
+            on_outage: self.options.on_outage,
+        }
+    }
+}
+
+impl Plan<'_> {
+    /// Adds what a descriptor takes or gives back. Descriptors with the same counter share a meter.
+    fn action(
+        &mut self,
+        request: &RateLimitRequest<'_>,
+        descriptor: &Descriptor<'_>,
+        mut meter: Meter,
+        Mode { shadow, quota }: Mode,
+    ) -> Action {
+        meter.cost = descriptor.hits.unwrap_or(u64::from(request.hits.max(1))).min(AMOUNT_MAX);
+        if descriptor.give_back {
+            self.give_backs.push(meter);
+            return Action::GiveBack(self.give_backs.len() - 1);
+        }
+        let own_hits = if descriptor.hits.is_some() { meter.cost } else { 0 };
+        let known = self.meters.iter().position(|other| is_same_counter(other, &meter));
+        let index = known.unwrap_or(self.meters.len());
+        match self.meters.get_mut(index) {
+            Some(other) => {
+                other.cost = (other.cost + meter.cost).min(AMOUNT_MAX);
+                // Descriptors' own limits on one counter may differ in their amounts; the smallest one applies.
+                if meter.rule.most() < other.rule.most() {
+                    other.rule = meter.rule;
+                }
+            }
+            None => self.meters.push(meter),
+        }
+        Action::Count { meter: index, shadow, quota, own_hits }
+    }
+}
+
+pub(super) fn is_same_counter(a: &Meter, b: &Meter) -> bool {
+    a.bucket == b.bucket && a.name == b.name
+}

@@ -1,0 +1,35 @@
+//! What the rate limiter answers.
+
+use std::sync::Arc;
+
+use super::unit::Unit;
+
+/// The result of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evaluation {
+    /// The gateway refuses the request.
+    pub over: bool,
+    /// One for each descriptor, in the request's order.
+    pub statuses: Vec<DescriptorStatus>,
+    /// Headers for the client.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DescriptorStatus {
+    pub over: bool,
+    /// `None` if no limit applies.
+    pub limit: Option<CurrentLimit>,
+    pub remaining: u32,
+    /// Seconds until the whole amount is available again, rounded up.
+    pub reset_s: u64,
+}
+
+/// The limit that applies to a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CurrentLimit {
+    /// Empty for a limit without a name.
+    pub name: Arc<str>,
+    pub requests: u32,
+    pub unit: Unit,
+}

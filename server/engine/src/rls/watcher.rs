@@ -1,0 +1,48 @@
+//! Watches directories for changes.
+
+use std::{path::PathBuf, time::Duration};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+/// The files are read this often without a change as well: not every file system reports changes.
+pub(super) const READ_EVERY: Duration = Duration::from_secs(30);
+
+/// A watch of directories. If the system cannot watch any, it reports no changes.
+pub(super) struct Watcher {
+    watcher: Option<RecommendedWatcher>,
+    watched: Vec<PathBuf>,
+}
+
+impl Watcher {
+    /// Sends to `changed` after each change.
+    pub(super) fn new(changed: mpsc::Sender<()>) -> Self {
+        let report = move |event: notify::Result<notify::Event>| {
+            // Reading changes nothing. If the channel is full, the loader already knows of a change.
+            if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
+                let _ = changed.try_send(());
+            }
+        };
+        let watcher = notify::recommended_watcher(report);
+        let watcher = watcher.inspect_err(|error| {
+            let every_s = READ_EVERY.as_secs();
+            warn!(%error, every_s, "cannot watch the files of limits; the sidecar reads them at intervals");
+        });
+        Self { watcher: watcher.ok(), watched: Vec::new() }
+    }
+
+    /// Watches these directories instead of the previous ones. A path that is unchanged is watched again, because it may
+    /// now lead to another directory.
+    pub(super) fn watch(&mut self, directories: &[PathBuf]) {
+        let Some(watcher) = &mut self.watcher else { return };
+        for path in self.watched.drain(..) {
+            let _ = watcher.unwatch(&path);
+        }
+        for path in directories {
+            if watcher.watch(path, RecursiveMode::NonRecursive).is_ok() {
+                self.watched.push(path.clone());
+            }
+        }
+    }
+}

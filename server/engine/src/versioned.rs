@@ -1,0 +1,215 @@
+//! Versioned records: lists that administrators change and every sidecar applies, such as drains and overrides.
+//!
+//! Each sidecar keeps the whole list in memory. It polls the version four times per KeepAlive interval, and reads the
+//! list when the version has changed. While the store is unavailable, the last list read stays in force.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use evenkeel_domain::{DomainError, StoreError};
+use evenkeel_store::changes::AdminChange;
+use tokio::{
+    sync::{Mutex, Notify},
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::change_log::ChangeLog;
+
+/// One kind of records: how to read them from the store and put them in force.
+#[async_trait]
+pub(crate) trait RecordList: Send + Sync + 'static {
+    /// Name for logs, in the plural.
+    const NAME: &'static str;
+    type Record: Send;
+
+    /// Reads the version alone.
+    async fn version(&self) -> Result<u64, StoreError>;
+
+    /// Reads all records and their version.
+    async fn read(&self) -> Result<(u64, Vec<Self::Record>), StoreError>;
+
+    /// Puts the records in force at this sidecar, in place of the previous ones.
+    fn apply(&self, records: Vec<Self::Record>);
+}
+
+/// Keeps one list of records in force, and changes it.
+pub(crate) struct Versioned<L> {
+    list: L,
+    pub(crate) change_log: Arc<ChangeLog>,
+    /// Version in force. Locked during a read, so that an older list never replaces a newer one.
+    version: Mutex<Option<u64>>,
+    changed: Notify,
+}
+
+impl<L: RecordList> Versioned<L> {
+    /// No records are in force until the first [`Self::refresh`].
+    pub(crate) fn new(list: L, change_log: Arc<ChangeLog>) -> Arc<Self> {
+        Arc::new(Self { list, change_log, version: Mutex::default(), changed: Notify::new() })
+    }
+
+    /// Runs `change`, which writes to the store, then logs it and puts it in force at this sidecar. Completes even if
+    /// the caller stops waiting.
+    ///
+    /// # Errors
+    /// Those of `change`. If only the refresh fails, [`Self::run`] repeats it.
+    pub(crate) async fn change<T: Send + 'static>(
+        self: &Arc<Self>,
+        change: impl Future<Output = Result<(T, AdminChange), DomainError>> + Send + 'static,
+    ) -> Result<T, DomainError> {
+        let this = Arc::clone(self);
+        let all = async move {
+            let (value, change) = change.await?;
+            this.change_log.record(change).await;
+            if this.refresh().await.is_err() {
+                this.changed.notify_one();
+            }
+            Ok(value)
+        };
+        self.change_log.run_to_end(all).await
+    }
+
+    /// Reads the records if their version has changed, and puts them in force.
+    ///
+    /// # Errors
+    /// If the store is unavailable. The previous records then stay in force.
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
+        let mut version = self.version.lock().await;
+        if *version != Some(self.list.version().await?) {
+            let (read, records) = self.list.read().await?;
+            self.list.apply(records);
+            *version = Some(read);
+        }
+        Ok(())
+    }
+
+    /// Refreshes at once, four times per `keep_alive_interval` and after a change whose own refresh failed, until
+    /// `end`. Logs the first failure and the recovery.
+    pub(crate) async fn run(&self, keep_alive_interval: Duration, end: &CancellationToken) {
+        let mut tick = tokio::time::interval(keep_alive_interval / 4);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.changed.notified() => {}
+                () = end.cancelled() => return,
+            }
+            let refreshed = tokio::select! {
+                refreshed = self.refresh() => refreshed,
+                () = end.cancelled() => return,
+            };
+            match (std::mem::replace(&mut failing, refreshed.is_err()), refreshed) {
+                (false, Err(error)) => {
+                    warn!(%error, "{} cannot be read: the last ones read stay in force", L::NAME);
+                }
+                (true, Ok(())) => info!("{} can be read again", L::NAME),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use parking_lot::Mutex as SyncMutex;
+
+    use super::*;
+    use crate::change_log::tests::change_log;
+
+    /// Counts reads of the version. The reads numbered in `failing` fail.
+    #[derive(Default)]
+    struct Numbers {
+        reads: AtomicU64,
+        failing: Vec<u64>,
+        version: Arc<AtomicU64>,
+        in_force: SyncMutex<Vec<u64>>,
+        hangs: bool,
+    }
+
+    #[async_trait]
+    impl RecordList for Arc<Numbers> {
+        type Record = u64;
+
+        const NAME: &'static str = "numbers";
+
+        async fn version(&self) -> Result<u64, StoreError> {
+            let read = self.reads.fetch_add(1, Ordering::Relaxed);
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
+            if self.failing.contains(&read) {
+                return Err(StoreError::Unavailable("away".to_owned()));
+            }
+            Ok(self.version.load(Ordering::Relaxed))
+        }
+
+        async fn read(&self) -> Result<(u64, Vec<u64>), StoreError> {
+            let version = self.version.load(Ordering::Relaxed);
+            Ok((version, vec![version]))
+        }
+
+        fn apply(&self, records: Vec<u64>) {
+            *self.in_force.lock() = records;
+        }
+    }
+
+    async fn write(version: Arc<AtomicU64>) -> Result<((), AdminChange), DomainError> {
+        version.fetch_add(1, Ordering::Relaxed);
+        Ok(((), AdminChange::default()))
+    }
+
+    /// Guards against a task that stops when the store fails, polls too often or outlives its token.
+    #[tokio::test(start_paused = true)]
+    async fn the_task_refreshes_four_times_an_interval_until_the_end() {
+        let numbers = Arc::new(Numbers { failing: vec![1], ..Numbers::default() });
+        let (versioned, end) = (Versioned::new(Arc::clone(&numbers), change_log()), CancellationToken::new());
+        let story = async {
+            tokio::time::sleep(Duration::from_millis(3100)).await;
+            assert_eq!(numbers.reads.load(Ordering::Relaxed), 4, "at once and every second");
+            end.cancel();
+        };
+        tokio::join!(versioned.run(Duration::from_secs(4), &end), story);
+        assert_eq!(numbers.reads.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn a_change_is_in_force_and_in_the_log_when_it_returns() {
+        let numbers = Arc::new(Numbers::default());
+        let versioned = Versioned::new(Arc::clone(&numbers), change_log());
+        versioned.change(write(Arc::clone(&numbers.version))).await.unwrap();
+        assert_eq!(*numbers.in_force.lock(), [1]);
+        assert_eq!(versioned.change_log.list(0).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_repeats_the_refresh_of_a_change_at_once() {
+        let numbers = Arc::new(Numbers { failing: vec![1], ..Numbers::default() });
+        let (versioned, end) = (Versioned::new(Arc::clone(&numbers), change_log()), CancellationToken::new());
+        let story = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            versioned.change(write(Arc::clone(&numbers.version))).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert_eq!(*numbers.in_force.lock(), [1]);
+            assert_eq!(numbers.reads.load(Ordering::Relaxed), 3, "at the start, after the change, and again");
+            end.cancel();
+        };
+        tokio::join!(versioned.run(Duration::from_secs(3600), &end), story);
+    }
+
+    /// Guards against a shutdown that waits for a store that does not answer.
+    #[tokio::test(start_paused = true)]
+    async fn the_task_ends_during_a_call() {
+        let numbers = Arc::new(Numbers { hangs: true, ..Numbers::default() });
+        let (versioned, end) = (Versioned::new(numbers, change_log()), CancellationToken::new());
+        let story = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            end.cancel();
+        };
+        let both = async { tokio::join!(versioned.run(Duration::from_secs(4), &end), story) };
+        tokio::time::timeout(Duration::from_secs(1), both).await.unwrap();
+    }
+}

@@ -1,0 +1,79 @@
+//! Decodes a KeepAlive.
+
+use std::sync::Arc;
+
+use evenkeel_domain::{DomainError, ENDPOINTS_MAX, HolderId, LeaseId, PoolId, check_name};
+use evenkeel_engine::admission::keep_alive::HolderList;
+use evenkeel_proto::v1::{HeldPool, KeepAliveRequest};
+use evenkeel_store::{Held, counters::ReservationId};
+
+/// Most pools in one KeepAlive.
+const HELD_POOLS_MAX: usize = 4096;
+/// Most leases in one KeepAlive, over all its pools: far above what one gateway worker can carry.
+const HELD_LEASES_MAX: usize = 262_144;
+
+pub(super) fn decode(request: KeepAliveRequest) -> Result<HolderList, DomainError> {
+    let KeepAliveRequest { holder, issued_through, pools } = request;
+    let holder = HolderId::new(&holder)?;
+    if pools.len() > HELD_POOLS_MAX {
+        return Err(DomainError::invalid("pools", "at most 4096", &pools.len().to_string()));
+    }
+    let leases: usize = pools.iter().map(|held| held.leases.len()).sum();
+    if leases > HELD_LEASES_MAX {
+        return Err(DomainError::invalid("pools.leases", "at most 262144 in one call", &leases.to_string()));
+    }
+    let (mut lists, mut tickets) = (Vec::with_capacity(pools.len()), Vec::new());
+    for mut held in pools {
+        let pool = held.pool.take().ok_or_else(|| DomainError::invalid("pools.pool", "given", "none"))?;
+        let pool = PoolId::new(&pool.route, &pool.cluster)?;
+        take_tickets(&holder, &mut held, &mut tickets)?;
+        lists.push((pool, leases_of(held, issued_through)?));
+    }
+    Ok(HolderList { holder, pools: lists, tickets })
+}
+
+fn take_tickets(
+    holder: &HolderId,
+    held: &mut HeldPool,
+    shown: &mut Vec<(ReservationId, Vec<u8>)>,
+) -> Result<(), DomainError> {
+    let tickets = std::mem::take(&mut held.tickets);
+    if !tickets.is_empty() && tickets.len() != held.leases.len() {
+        let got = format!("{} and {}", held.leases.len(), tickets.len());
+        return Err(DomainError::invalid("pools.tickets", "left out, or as long as pools.leases", &got));
+    }
+    for (lease, ticket) in held.leases.iter().zip(tickets).filter(|(_, ticket)| !ticket.is_empty()) {
+        shown.push((ReservationId { holder: holder.clone(), lease: LeaseId::new(*lease)? }, ticket));
+    }
+    Ok(())
+}
+
+fn leases_of(held: HeldPool, issued_through: u64) -> Result<Held, DomainError> {
+    let HeldPool { endpoints, leases, endpoint_of, .. } = held;
+    if leases.len() != endpoint_of.len() {
+        let got = format!("{} and {}", leases.len(), endpoint_of.len());
+        return Err(DomainError::invalid("pools.endpoint_of", "as long as pools.leases", &got));
+    }
+    if endpoints.len() > ENDPOINTS_MAX {
+        return Err(DomainError::invalid("pools.endpoints", "at most 1024", &endpoints.len().to_string()));
+    }
+    let mut addresses: Vec<Arc<str>> = Vec::with_capacity(endpoints.len());
+    for address in endpoints {
+        check_name("pools.endpoints", &address)?;
+        if address.is_empty() {
+            return Err(DomainError::invalid("pools.endpoints", "1..256 bytes", "an empty one"));
+        }
+        addresses.push(address.into());
+    }
+    let mut list = Vec::with_capacity(leases.len());
+    for (lease, index) in leases.into_iter().zip(endpoint_of) {
+        let endpoint = match index {
+            0 => None,
+            i => Some(addresses.get(i as usize - 1).map(Arc::clone).ok_or_else(|| {
+                DomainError::invalid("pools.endpoint_of", "an index into pools.endpoints", &i.to_string())
+            })?),
+        };
+        list.push((LeaseId::new(lease)?, endpoint));
+    }
+    Ok(Held { issued_through, leases: list })
+}

@@ -1,0 +1,118 @@
+//! Decodes what gateways report about a request.
+
+use std::borrow::Cow;
+
+use evenkeel_domain::{
+    NAME_BYTES_MAX, clean,
+    limit::{Attributes, price::Tokens},
+    usage::{Outcome, SESSION_BYTES_MAX},
+};
+use evenkeel_engine::limiter::{LimitRequest, UsageReport};
+use evenkeel_proto::v1::{AdmitRequest, Outcome as PbOutcome, Pool, SettleRequest};
+
+/// Longest id of a request, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Larger counts are not credible and are ignored.
+const TOKENS_MAX: u64 = 1_000_000_000;
+
+/// Decodes what limits look at. Text that a client may have chosen is never an error, as a gateway may fail open on an
+/// error: [`clean`] shortens it instead.
+pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
+    let subject = request.subject.unwrap_or_default();
+    let attributes = Attributes {
+        consumer: name(subject.consumer),
+        source_ip: subject.source_ip.parse().ok(),
+        path: subject.path,
+        headers: subject.headers,
+        model: name(request.model),
+        route: pool.route,
+        cluster: pool.cluster,
+        descriptors: subject.descriptors,
+    };
+    let prompt_bytes = request.prompt_bytes.min(TOKENS_MAX);
+    let max_output_tokens = request.max_output_tokens.min(TOKENS_MAX);
+    let session = cleaned(request.session, SESSION_BYTES_MAX);
+    LimitRequest { attributes, session, prompt_bytes, max_output_tokens }
+}
+
+/// Cleans the gateway's id of a request.
+pub(super) fn request_id(text: String) -> String {
+    cleaned(text, REQUEST_ID_BYTES_MAX)
+}
+
+fn cleaned(text: String, bytes_max: usize) -> String {
+    match clean(&text, bytes_max) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(clean) => clean,
+    }
+}
+
+/// Cleans the name of a consumer or model.
+pub(super) fn name(text: String) -> String {
+    cleaned(text, NAME_BYTES_MAX)
+}
+
+/// Decodes how a request ended and what its response reported.
+pub(super) fn usage_report(request: &SettleRequest) -> UsageReport {
+    let credible =
+        |tokens: &&evenkeel_proto::v1::Tokens| tokens.input <= TOKENS_MAX && tokens.output <= TOKENS_MAX;
+    let tokens = request.tokens.as_ref().filter(credible).map(|tokens| Tokens {
+        input: tokens.input,
+        output: tokens.output,
+        cached_input: tokens.cached_input,
+        reasoning: tokens.reasoning,
+    });
+    UsageReport {
+        outcome: outcome(request.outcome()),
+        tokens,
+        is_final: request.tokens_final && tokens.is_some(),
+        output_bytes: request.output_bytes.min(TOKENS_MAX),
+        began: request.first_token_ms > 0,
+        body_read: request.body_read,
+    }
+}
+
+fn outcome(outcome: PbOutcome) -> Outcome {
+    match outcome {
+        PbOutcome::Unspecified => Outcome::Unknown,
+        PbOutcome::Success => Outcome::Success,
+        PbOutcome::ClientError => Outcome::ClientError,
+        PbOutcome::ServerError => Outcome::ServerError,
+        PbOutcome::UpstreamReset => Outcome::UpstreamReset,
+        PbOutcome::ClientAbort => Outcome::ClientAbort,
+        PbOutcome::Timeout => Outcome::Timeout,
+        PbOutcome::NotSent => Outcome::NotSent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_a_client_is_never_an_error() {
+        let request = AdmitRequest {
+            model: format!("m\n\u{85}{}", "é".repeat(200)),
+            session: "s".repeat(300),
+            ..AdmitRequest::default()
+        };
+        let request = limit_request(request, Pool::default());
+        assert!(
+            request.attributes.model.starts_with("m\u{fffd}\u{fffd}é")
+                && request.attributes.model.len() <= NAME_BYTES_MAX
+        );
+        assert_eq!(request.session.len(), SESSION_BYTES_MAX);
+    }
+
+    #[test]
+    fn counts_that_are_not_credible_are_ignored() {
+        let tokens = |input| Some(evenkeel_proto::v1::Tokens { input, ..Default::default() });
+        let settle =
+            |input| SettleRequest { tokens: tokens(input), tokens_final: true, ..Default::default() };
+        let report = |input| usage_report(&settle(input));
+        assert!(report(TOKENS_MAX).is_final);
+        for input in [TOKENS_MAX + 1, 1 << 63, u64::MAX] {
+            assert_eq!((report(input).tokens, report(input).is_final), (None, false));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What a gateway sees of changes, and changes that come through it.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use evenkeel_proto::v1::{self as pb, admit_response::Answer};
+
+use super::start;
+use crate::support::{
+    admin::{LIMITS_AND_QUOTAS, TOKEN, by, client, set_quota},
+    eventually,
+    requests::{admit_for, candidate},
+    sidecar::Sidecar,
+};
+
+/// Alice's request, which limits and quotas count.
+fn admit(lease: u64) -> pb::AdmitRequest {
+    pb::AdmitRequest {
+        candidates: vec![candidate("10.0.0.1:80", 1.0, 0)],
+        prompt_bytes: 400,
+        max_output_tokens: 100,
+        ..admit_for("alice", "small", lease)
+    }
+}
+
+#[tokio::test]
+async fn an_override_applies_to_requests() {
+    let sidecar = start().await;
+    let mut admin = client(&sidecar).await;
+    admin.set_quota(by(TOKEN, set_quota("credit", "alice", 100_000))).await.unwrap();
+    admin.set_quota(by(TOKEN, set_quota("month", "alice", 100_000))).await.unwrap();
+    let answer = async |lease| sidecar.send(admit(lease)).await;
+    assert!(matches!(answer(1).await, Answer::Admitted(_)));
+    let none = pb::SetOverrideRequest {
+        limit: "rpm".into(),
+        key: "consumer=alice".into(),
+        amount: Some(0),
+        ..pb::SetOverrideRequest::default()
+    };
+    admin.set_override(by(TOKEN, none)).await.unwrap();
+    let denied = eventually(Duration::from_secs(20), "the override applies", async || {
+        // Each attempt takes a new number: an admitted lease would be admitted again.
+        static LEASE: AtomicU64 = AtomicU64::new(2);
+        match answer(LEASE.fetch_add(1, Ordering::Relaxed)).await {
+            Answer::Denied(denied) => Ok(denied),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    assert_eq!((denied.status, denied.reason()), (429, pb::Reason::Limit));
+    let reset = pb::DeleteOverrideRequest { limit: "rpm".into(), key: "consumer=alice".into() };
+    admin.delete_override(by(TOKEN, reset)).await.unwrap();
+    eventually(Duration::from_secs(20), "the configured amount applies again", async || {
+        match answer(1000).await {
+            Answer::Admitted(_) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_administrator_changes_quotas_through_the_gateway() {
+    let sidecar = Sidecar::start(&format!("{LIMITS_AND_QUOTAS}\nquota_admins: [boss]\n")).await;
+    let ask = async |lease, consumer: &str, method: &str, path: &str, body: &str| {
+        let call = pb::AdminCall { method: method.into(), body: body.as_bytes().to_vec() };
+        let path = format!("/v1/chat/completions/quota{path}");
+        let subject = pb::Subject { consumer: consumer.into(), path, ..pb::Subject::default() };
+        let request = pb::AdmitRequest { admin_call: Some(call), subject: Some(subject), ..admit(lease) };
+        match sidecar.send(request).await {
+            Answer::DirectResponse(answered) => (answered.status, String::from_utf8(answered.body).unwrap()),
+            other => panic!("not answered: {other:?}"),
+        }
+    };
+    let refresh = "consumer=alice&quota=10000";
+    assert_eq!(ask(1, "alice", "POST", "/refresh", refresh).await.0, 403);
+    assert_eq!(ask(2, "boss", "POST", "/refresh", refresh).await, (200, "refresh quota successful".into()));
+    for lease in [3, 3, 4] {
+        let delta = ask(lease, "boss", "POST", "/delta", "consumer=alice&value=-100").await;
+        assert_eq!(delta, (200, "delta quota successful".into()));
+    }
+    let balance = r#"{"consumer":"alice","quota":9800}"#.to_owned();
+    assert_eq!(ask(5, "boss", "GET", "?consumer=alice", "").await, (200, balance), "lease 3 counted once");
+    let request = pb::ListQuotaChangesRequest { quota: "credit".into(), consumer: "alice".into() };
+    let changes = client(&sidecar).await.list_quota_changes(request).await.unwrap().into_inner().changes;
+    assert_eq!((changes.len(), changes[0].who.as_str()), (3, "gateway:boss"));
+}

@@ -1,0 +1,17 @@
+//! What administrators change: quotas, overrides and drains, over gRPC, HTTP, the command and the gateway.
+
+use crate::support::{
+    admin::{LIMITS_AND_QUOTAS, with_admin},
+    sidecar::Sidecar,
+};
+
+mod change_log;
+mod command_line;
+mod gateway;
+mod grpc;
+mod http;
+
+/// Starts a sidecar with limits, quotas and an administrator.
+async fn start() -> Sidecar {
+    Sidecar::start(&with_admin(LIMITS_AND_QUOTAS)).await
+}

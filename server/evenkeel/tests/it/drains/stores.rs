@@ -1,0 +1,154 @@
+//! The contract of stores: drains, and the log of changes.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_domain::PoolId;
+use evenkeel_store::{
+    changes::{AdminChange, ChangeStore},
+    drains::{Drain, DrainStore},
+    memory::{MemoryChanges, MemoryDrains},
+};
+
+use crate::support::{
+    redis::{Cluster, Redis},
+    store::{redis_options, redis_store},
+};
+
+const TTL: Duration = Duration::from_secs(20);
+
+/// The stores under test.
+struct Subject {
+    drains: Arc<dyn DrainStore>,
+    changes: Arc<dyn ChangeStore>,
+}
+
+fn a_drain(endpoint: &str, pool: Option<PoolId>) -> Drain {
+    Drain { endpoint: endpoint.into(), pool, note: "a|note".into(), who: "ops".into(), at_ms: 0 }
+}
+
+async fn each_pool_has_its_own_drains(s: &Subject) {
+    let first = s.drains.drains_version().await.unwrap();
+    assert_eq!(s.drains.drains().await.unwrap().drains, []);
+    let pools = [None, PoolId::new("r", "c|1").ok(), PoolId::new("", "c|1").ok()];
+    for pool in &pools {
+        let put = s.drains.put_drain(&a_drain("m|0:80", pool.clone())).await.unwrap().unwrap();
+        assert!(!put.before && put.at_ms > 1_600_000_000_000);
+    }
+    let again = Drain { note: String::new(), who: "night".into(), ..a_drain("m|0:80", None) };
+    let put = s.drains.put_drain(&again).await.unwrap().unwrap();
+    assert!(put.before);
+    let list = s.drains.drains().await.unwrap();
+    assert_eq!(list.version, s.drains.drains_version().await.unwrap());
+    assert_ne!(list.version, first);
+    let sorted = [pools[0].clone(), pools[2].clone(), pools[1].clone()];
+    assert_eq!(list.drains.iter().map(|drain| drain.pool.clone()).collect::<Vec<_>>(), sorted);
+    assert_eq!(list.drains[0], Drain { at_ms: put.at_ms, ..again });
+    assert_eq!(list.drains[1].note, "a|note");
+    for pool in &pools {
+        assert!(s.drains.delete_drain("m|0:80", pool.as_ref()).await.unwrap());
+        assert!(!s.drains.delete_drain("m|0:80", pool.as_ref()).await.unwrap());
+    }
+    let empty = s.drains.drains().await.unwrap();
+    assert_eq!(empty.drains, []);
+    assert_ne!(empty.version, list.version, "deleting one is a change too");
+}
+
+async fn a_store_keeps_at_most_1000_drains(s: &Subject) {
+    for from in (0..1000).step_by(100) {
+        let put = (from..from + 100)
+            .map(|i| async move { s.drains.put_drain(&a_drain(&format!("m-{i}:80"), None)).await });
+        futures::future::join_all(put).await.into_iter().for_each(|put| assert!(put.unwrap().is_some()));
+    }
+    assert_eq!(s.drains.put_drain(&a_drain("m-1000:80", None)).await.unwrap(), None);
+    assert!(s.drains.put_drain(&a_drain("m-7:80", None)).await.unwrap().unwrap().before);
+    assert!(s.drains.delete_drain("m-7:80", None).await.unwrap());
+    assert!(s.drains.put_drain(&a_drain("m-1000:80", None)).await.unwrap().is_some());
+    assert_eq!(s.drains.drains().await.unwrap().drains.len(), 1000);
+}
+
+async fn a_store_keeps_the_newest_1000_changes_once(s: &Subject) {
+    let change = |i: usize| AdminChange {
+        at_ms: 0,
+        who: "ops".into(),
+        what: "quota.set".into(),
+        target: format!("credit/{i}"),
+        before: String::new(),
+        after: "7".into(),
+        note: "why".into(),
+    };
+    assert_eq!(s.changes.changes(10).await.unwrap(), []);
+    for i in 0..1003 {
+        s.changes.add_change(&format!("id-{i}"), &change(i)).await.unwrap();
+        if i % 100 == 0 {
+            s.changes.add_change(&format!("id-{i}"), &change(i)).await.unwrap();
+        }
+    }
+    let all = s.changes.changes(5000).await.unwrap();
+    assert_eq!(all.len(), 1000);
+    for (i, kept) in all.iter().enumerate() {
+        assert!(kept.at_ms > 1_600_000_000_000);
+        assert_eq!(AdminChange { at_ms: 0, ..kept.clone() }, change(1002 - i));
+    }
+    assert_eq!(s.changes.changes(2).await.unwrap(), all[..2]);
+    assert_eq!(s.changes.changes(0).await.unwrap(), []);
+}
+
+macro_rules! scenarios {
+    ($($scenario:ident),* $(,)?) => {
+        mod memory {
+            use super::*;
+            $(#[tokio::test]
+            async fn $scenario() {
+                let (drains, changes) = (Arc::<MemoryDrains>::default(), Arc::<MemoryChanges>::default());
+                super::$scenario(&Subject { drains, changes }).await;
+            })*
+        }
+        mod redis {
+            use super::*;
+            $(#[tokio::test]
+            async fn $scenario() {
+                let redis = Redis::start();
+                let store = redis_store(&redis_options(vec![redis.url()], false, "p"), TTL).await;
+                super::$scenario(&Subject { drains: store.clone(), changes: store }).await;
+            })*
+        }
+        mod cluster {
+            use super::*;
+            #[tokio::test]
+            async fn every_scenario() {
+                let cluster = Cluster::start();
+                $({
+                    let options = redis_options(cluster.urls(), true, stringify!($scenario));
+                    let store = redis_store(&options, TTL).await;
+                    super::$scenario(&Subject { drains: store.clone(), changes: store }).await;
+                })*
+            }
+        }
+    };
+}
+
+scenarios!(
+    each_pool_has_its_own_drains,
+    a_store_keeps_at_most_1000_drains,
+    a_store_keeps_the_newest_1000_changes_once,
+);
+
+/// Guards against an older version that loses all drains because a newer one has written some in another layout.
+#[tokio::test]
+async fn an_unreadable_drain_hides_no_other() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    for endpoint in ["m-0:80", "m-1:80"] {
+        store.put_drain(&a_drain(endpoint, None)).await.unwrap().unwrap();
+    }
+    let key = "ek2:drains";
+    let kept: i64 = ::redis::from_redis_value(redis.command(&["HLEN", key])).unwrap();
+    assert_eq!(kept, 3, "two and a version");
+    for (field, value) in [("||m-2:80", "not lines"), ("m-3:80", "7\nops\n"), ("||m-4:80", "soon\nops\n")] {
+        redis.command(&["HSET", key, field, value]);
+    }
+    let list = store.drains().await.unwrap();
+    let endpoints: Vec<_> = list.drains.iter().map(|drain| &*drain.endpoint).collect();
+    assert_eq!(endpoints, ["m-0:80", "m-1:80"]);
+    assert_eq!(list.version, store.drains_version().await.unwrap());
+}

@@ -1,0 +1,81 @@
+//! RecordStore of quotas and overrides in stores.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_domain::limit::{CounterRule, Meter, OnOutage, Window};
+use evenkeel_store::{
+    counters::{Counters, Entry, ReservationId, Reserve, Settlement, Verdict},
+    records::{Account, Action, Edit, Edited, Range, Record, RecordStore},
+};
+
+use crate::support::store::{holder, lease};
+
+mod agreement;
+mod contract;
+mod redis;
+
+const HOUR: Window = Window::Length(3_600_000);
+const TTL: Duration = Duration::from_secs(60);
+
+/// One store under test.
+struct Subject {
+    records: Arc<dyn RecordStore>,
+    counters: Arc<dyn Counters>,
+    /// Prefixes consumers, so that scenarios on one store do not meet.
+    name: &'static str,
+}
+
+impl Subject {
+    fn account(&self, consumer: &str, quota: &str, rule: CounterRule) -> Account {
+        Account::new(&format!("{}/{consumer}", self.name), quota.into(), rule).unwrap()
+    }
+
+    async fn edit(&self, account: &Account, action: Action, id: &str) -> Option<Edited> {
+        let edit = Edit { action, who: "ops".into(), note: format!("note of {id}"), id: id.into() };
+        self.records.edit_quota(account, &edit).await.unwrap()
+    }
+
+    async fn read(&self, account: &Account) -> Record {
+        self.records.quota(account).await.unwrap()
+    }
+
+    async fn reserve(&self, account: &Account, number: u64, cost: u64) -> (Verdict, ReservationId) {
+        let id = ReservationId { holder: holder("h"), lease: lease(number) };
+        let meters = vec![Meter {
+            bucket: Arc::clone(&account.bucket),
+            name: Arc::clone(&account.quota),
+            rule: account.rule,
+            cost,
+            provisional: true,
+            shadow: false,
+            on_outage: OnOutage::Open,
+        }];
+        (self.counters.reserve(Reserve { id: Some(id.clone()), meters }).await.unwrap(), id)
+    }
+
+    async fn settle(&self, account: &Account, (verdict, id): (Verdict, ReservationId), actual: u64) {
+        let entries = vec![Entry {
+            bucket: Arc::clone(&account.bucket),
+            name: Arc::clone(&account.quota),
+            rule: account.rule,
+            window: verdict.readings[0].window,
+            reserved: verdict.readings[0].taken,
+            actual,
+            provisional: true,
+        }];
+        assert!(self.counters.settle(Settlement { id, notes: verdict.notes, entries }).await.unwrap());
+    }
+
+    async fn names(
+        &self,
+        quota: &str,
+        rule: &CounterRule,
+        prefix: &str,
+        after: &str,
+        most: usize,
+    ) -> Vec<String> {
+        let range = Range { prefix, after, most };
+        let page = self.records.quotas(&quota.into(), rule, range).await.unwrap();
+        page.into_iter().map(|(name, _)| name.to_string()).collect()
+    }
+}

@@ -1,0 +1,98 @@
+//! What Redis keeps of quotas, for how long, and what a lost reply does.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use evenkeel_domain::limit::CounterRule;
+use evenkeel_store::records::{Action, Edit, Record};
+
+use super::{HOUR, Subject, TTL};
+use crate::support::{
+    eventually,
+    proxy::{Mode, Proxy},
+    redis::Redis,
+    store::{redis_options, redis_store},
+};
+
+#[tokio::test]
+async fn only_records_never_expire() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let s = Subject { records: store.clone(), counters: store, name: "n" };
+    let (paid, monthly) =
+        (CounterRule::Prepaid { default: None }, CounterRule::Budget { default: Some(9), window: HOUR });
+    let (paid, monthly) = (s.account("a", "paid", paid), s.account("a", "monthly", monthly));
+    let key = "ek2:{consumer=n/a}:counters";
+    let ttl = || -> i64 { ::redis::from_redis_value(redis.command(&["PTTL", key])).unwrap() };
+
+    s.reserve(&monthly, 1, 1).await;
+    assert!((1..=7_200_000).contains(&ttl()), "use alone ends with its window: {}", ttl());
+    s.edit(&monthly, Action::Set(5), "1").await.unwrap();
+    assert_eq!(ttl(), -1, "an amount on record stays");
+    s.edit(&paid, Action::Set(5), "1").await.unwrap();
+    s.edit(&monthly, Action::Delete, "2").await.unwrap();
+    assert_eq!(ttl(), -1, "a balance stays");
+    s.edit(&paid, Action::Delete, "2").await.unwrap();
+    assert!(ttl() > 0, "only use is left");
+    s.reserve(&monthly, 2, 1).await;
+    assert!(ttl() > 0);
+    s.edit(&paid, Action::Set(5), "3").await.unwrap();
+    assert_eq!(ttl(), -1);
+
+    let other = s.account("b", "paid", CounterRule::Prepaid { default: None });
+    s.edit(&other, Action::Set(5), "1").await.unwrap();
+    s.edit(&other, Action::Delete, "2").await.unwrap();
+    let left: BTreeSet<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*n/b*"])).unwrap();
+    assert_eq!(left, BTreeSet::from(["ek2:{consumer=n/b}:changes:paid".to_owned()]));
+}
+
+/// Reservations are recorded by day: those of requests that never settle count for two days.
+#[tokio::test]
+async fn reservations_count_for_two_days() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let s = Subject { records: store.clone(), counters: store, name: "n" };
+    let account = s.account("a", "paid", CounterRule::Prepaid { default: None });
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let today = now.as_secs() / 86_400;
+    for (days_ago, reserved) in [(1, 5), (2, 0), (9, 0)] {
+        let record = [100, 7, 0, today - days_ago, 5, 3].map(|n| (n as f64).to_le_bytes()).concat();
+        // One counter, a prepaid balance of six doubles called "paid", on record.
+        let text = b"\x05\x06\x04\0paid";
+        let head = [0, 1].map(|n| f64::from(n).to_le_bytes()).concat();
+        let value = [&(text.len() as u16).to_le_bytes()[..], text, &head, &record].concat();
+        let mut write = ::redis::cmd("SET");
+        write.arg("ek2:{consumer=n/a}:counters").arg(value);
+        let _: () = write.query(&mut redis.connection()).unwrap();
+        let expected = Record { recorded: true, balance: 100, used: 7, reserved, ..Record::default() };
+        assert_eq!(s.read(&account).await, expected, "{days_ago} days ago");
+        let edited = s.edit(&account, Action::Adjust(1), &days_ago.to_string()).await.unwrap();
+        assert_eq!(edited.record, Record { balance: 101, ..expected });
+        assert_eq!(s.read(&account).await, edited.record);
+    }
+}
+
+#[tokio::test]
+async fn a_change_repeated_after_a_lost_reply_counts_once() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.port).await;
+    let store = redis_store(&redis_options(vec![proxy.url()], false, ""), TTL).await;
+    let s = Subject { records: store.clone(), counters: store, name: "n" };
+    let account = s.account("a", "paid", CounterRule::Prepaid { default: None });
+    s.edit(&account, Action::Set(0), "0").await.unwrap();
+    let edit = Edit { action: Action::Adjust(5), who: "ops".into(), note: String::new(), id: "once".into() };
+    for mode in [Mode::CutReply, Mode::Refuse] {
+        proxy.set(mode);
+        assert!(s.records.edit_quota(&account, &edit).await.is_err(), "{mode:?}");
+        proxy.set(Mode::Pass);
+    }
+    let edited = eventually(Duration::from_secs(20), "the store is back", async || {
+        let edited = s.records.edit_quota(&account, &edit).await;
+        edited.map_err(|error| error.to_string())
+    });
+    assert_eq!(edited.await.unwrap().after, 5);
+    s.edit(&account, Action::Adjust(5), "once").await.unwrap();
+    assert_eq!(
+        (s.read(&account).await.balance, s.records.quota_changes(&account).await.unwrap().len()),
+        (5, 2)
+    );
+}

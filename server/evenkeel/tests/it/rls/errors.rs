@@ -1,0 +1,101 @@
+//! Requests that are malformed, too large or unknown, and a service that is not configured.
+
+use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use prost::Message as _;
+use tonic::{
+    Code as GrpcCode,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
+};
+
+use super::{LIMITS, OK, OVER, Rls, by, client, stores};
+use crate::support::sidecar::Sidecar;
+
+/// By default Envoy lets a request pass when the service returns an error.
+#[tokio::test]
+async fn no_request_passes_because_of_an_error() {
+    for rls in stores("").await {
+        let values: Vec<String> = (0..=256).map(|i| i.to_string()).collect();
+        let many: Vec<_> = values.iter().map(|value| by(&[("ten", value)])).collect();
+        assert_eq!(rls.codes(4, &many[..256]).await, (OK, vec![(OK, 6); 256]));
+        assert_eq!(rls.codes(7, &many[..256]).await.0, OVER);
+        assert_eq!(rls.codes(6, &many[..256]).await, (OK, vec![(OK, 0); 256]), "all or none");
+        assert_eq!(rls.codes(1, &many).await.0, OVER);
+
+        // A client's header need not be UTF-8, and Envoy passes it on.
+        let descriptors = vec![by(&[("two", "odd ZZ")])];
+        let mut bytes =
+            RateLimitRequest { domain: "d".to_owned(), descriptors, hits_addend: 1 }.encode_to_vec();
+        let at = bytes.windows(2).position(|two| two == b"ZZ").unwrap();
+        bytes[at..at + 2].copy_from_slice(b"\xff\xfe");
+        assert!(RateLimitRequest::decode(&*bytes).is_err());
+        let channel = Channel::from_shared(rls.sidecar.url()).unwrap().connect().await.unwrap();
+        for expected in [OK, OK, OVER] {
+            let mut grpc = Grpc::new(channel.clone());
+            grpc.ready().await.unwrap();
+            let method = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit".parse().unwrap();
+            let answer = grpc.unary(tonic::Request::new(bytes.clone()), method, Plain).await.unwrap();
+            assert_eq!(answer.get_ref().overall_code(), expected);
+        }
+    }
+}
+
+/// Sends bytes unchanged, which a generated client would not.
+#[derive(Clone, Copy)]
+struct Plain;
+
+impl Codec for Plain {
+    type Encode = Vec<u8>;
+    type Decode = RateLimitResponse;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Plain {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, bytes: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        prost::bytes::BufMut::put_slice(to, &bytes);
+        Ok(())
+    }
+}
+
+impl Decoder for Plain {
+    type Item = RateLimitResponse;
+    type Error = tonic::Status;
+
+    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<RateLimitResponse>, tonic::Status> {
+        Ok(Some(RateLimitResponse::decode(from).unwrap()))
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_domain_is_admitted_and_an_empty_request_rejected() {
+    let rls = Rls::start(LIMITS, "", None).await;
+    let none = [by(&[("none", "a")])];
+    assert_eq!(rls.ask_in("", 1, &none).await.unwrap_err().code(), GrpcCode::InvalidArgument);
+    assert_eq!(rls.ask_in("d", 1, &[]).await.unwrap_err().code(), GrpcCode::InvalidArgument);
+    let elsewhere = rls.ask_in("elsewhere", 1, &none).await.unwrap();
+    assert_eq!((elsewhere.overall_code(), elsewhere.statuses.len()), (OK, 1));
+    let requests = rls.metrics("evenkeel_rls_descriptors_total{domain=\"\"").await;
+    assert_eq!(requests.len(), 2, "{requests:?}");
+    assert!(rls.metrics("evenkeel_rls_duration_seconds_count").await[0].ends_with(" 3"));
+}
+
+#[tokio::test]
+async fn without_configuration_the_service_is_unimplemented() {
+    let sidecar = Sidecar::start("").await;
+    let request = RateLimitRequest { domain: "d".to_owned(), ..RateLimitRequest::default() };
+    let error = client(&sidecar).await.should_rate_limit(request).await.unwrap_err();
+    assert_eq!(error.code(), GrpcCode::Unimplemented);
+}

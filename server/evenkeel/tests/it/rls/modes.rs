@@ -1,0 +1,72 @@
+//! Limits that do not simply refuse: shadow mode, quota mode, replacement, and the policy for an outage.
+
+use std::time::Duration;
+
+use super::{LIMITS, OK, OVER, Rls, by, hits, stores};
+use crate::support::{
+    eventually,
+    proxy::{Mode, Proxy},
+    redis::Redis,
+};
+
+#[tokio::test]
+async fn shadow_and_quota_limits_admit_and_one_limit_replaces_another() {
+    for rls in stores("").await {
+        let shadow = [by(&[("shadow", "a")])];
+        for _ in 0..3 {
+            assert_eq!(rls.codes(1, &shadow).await, (OK, vec![(OK, 0)]));
+        }
+        let quotas = [by(&[("small", "a")]), by(&[("large", "a")])];
+        assert_eq!(rls.codes(1, &quotas).await, (OK, vec![(OK, 0), (OK, 1)]));
+        assert_eq!(rls.codes(1, &quotas).await, (OK, vec![(OVER, 0), (OK, 0)]));
+        assert_eq!(rls.codes(1, &quotas).await, (OVER, vec![(OVER, 0), (OVER, 0)]));
+        let replaced = [by(&[("two", "a")]), by(&[("instead", "a")])];
+        assert_eq!(rls.codes(1, &replaced).await, (OK, vec![(OK, 0), (OK, 4)]));
+        assert_eq!(rls.codes(1, &replaced[..1]).await, (OK, vec![(OK, 1)]));
+        let requests = rls.metrics("evenkeel_rls_descriptors_total{").await.join("\n");
+        assert!(requests.contains("limit=\"shadow\",result=\"shadow_over_limit\"} 2"), "{requests}");
+        assert!(requests.contains("limit=\"two\",result=\"replaced\"} 1"), "{requests}");
+    }
+}
+
+#[tokio::test]
+async fn in_shadow_mode_responses_carry_headers_and_never_refuse() {
+    for rls in stores(", shadow_mode: true, headers: [ratelimit, ietf]").await {
+        let response = rls.ask(1, &[by(&[("none", "a")]), by(&[("ten", "a")])]).await;
+        assert_eq!((response.overall_code(), response.statuses[0].code()), (OK, OVER));
+        let headers: Vec<_> =
+            response.response_headers_to_add.iter().map(|h| (h.key.as_str(), h.value.as_str())).collect();
+        assert_eq!(
+            headers[..3],
+            [("RateLimit-Limit", "0"), ("RateLimit-Remaining", "0"), ("RateLimit-Reset", "1")]
+        );
+        assert_eq!(headers[3], ("RateLimit-Policy", "\"limit\";q=0;w=1, \"limit\";q=10;w=31536000"));
+        assert_eq!((headers[4].0, headers.len()), ("RateLimit", 5));
+    }
+}
+
+#[tokio::test]
+async fn the_configured_policy_decides_during_an_outage() {
+    let redis = Redis::start();
+    for (on_outage, expected) in
+        [("local", [OK, OK, OVER]), ("open", [OK, OK, OK]), ("closed", [OVER, OVER, OVER])]
+    {
+        let proxy = Proxy::start(redis.port).await;
+        let store = proxy.store(&format!(", key_prefix: {on_outage}, timeout: 1s"));
+        let rls = Rls::start_on(LIMITS, &format!(", on_outage: {on_outage}"), &store).await;
+        let two = [by(&[("two", "a")])];
+        assert_eq!(rls.codes(1, &two).await, (OK, vec![(OK, 1)]));
+        proxy.set(Mode::Refuse);
+        for code in expected {
+            assert_eq!(rls.codes(1, &two).await.0, code, "{on_outage}");
+        }
+        // The policy decides a look too.
+        assert_eq!(rls.codes(1, &[hits(0, by(&[("ten", "a")]))]).await.0, expected[0], "{on_outage}");
+        proxy.set(Mode::Pass);
+        eventually(Duration::from_secs(10), "the shared counter counts again", || async {
+            let codes = rls.codes(1, &[hits(0, by(&[("two", "a")]))]).await;
+            if codes == (OK, vec![(OK, 1)]) { Ok(()) } else { Err(format!("{codes:?}")) }
+        })
+        .await;
+    }
+}

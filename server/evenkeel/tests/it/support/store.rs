@@ -1,0 +1,49 @@
+//! Stores without a sidecar, and the values they take.
+
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_domain::{Endpoint, HolderId, LeaseId, PoolId, Roster, settings::RedisOptions};
+use evenkeel_store::{Held, Pool, Store as _, redis::RedisStore};
+use evenkeel_telemetry::Metrics;
+use tokio_util::task::TaskTracker;
+
+pub(crate) fn redis_options(urls: Vec<String>, cluster: bool, key_prefix: &str) -> RedisOptions {
+    RedisOptions {
+        urls,
+        cluster,
+        key_prefix: key_prefix.to_owned(),
+        timeout: Duration::from_secs(5),
+        connect_timeout: Duration::from_secs(5),
+    }
+}
+
+/// Connects a store. `ttl` is how long a holder lives without a KeepAlive.
+pub(crate) async fn redis_store(options: &RedisOptions, ttl: Duration) -> Arc<RedisStore> {
+    let store = RedisStore::new(options, ttl, Metrics::new().unwrap(), TaskTracker::new()).unwrap();
+    store.ping().await.unwrap();
+    Arc::new(store)
+}
+
+pub(crate) fn pool(route: &str, cluster: &str) -> Arc<Pool> {
+    Arc::new(Pool { id: PoolId::new(route, cluster).unwrap(), higress_table: false })
+}
+
+pub(crate) fn holder(id: &str) -> HolderId {
+    HolderId::new(id).unwrap()
+}
+
+pub(crate) fn lease(number: u64) -> LeaseId {
+    LeaseId::new(number).unwrap()
+}
+
+/// Builds a roster of (address, weight, cap).
+pub(crate) fn roster(endpoints: &[(&str, f64, u32)]) -> Arc<Roster> {
+    let endpoint =
+        |&(address, weight, cap): &(&str, f64, u32)| Endpoint { address: address.into(), weight, cap };
+    Arc::new(Roster::new(endpoints.iter().map(endpoint).collect()))
+}
+
+pub(crate) fn held(issued_through: u64, leases: &[(u64, Option<&str>)]) -> Held {
+    let entry = |&(id, endpoint): &(u64, Option<&str>)| (lease(id), endpoint.map(Into::into));
+    Held { issued_through, leases: leases.iter().map(entry).collect() }
+}

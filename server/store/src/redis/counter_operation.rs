@@ -1,0 +1,85 @@
+//! Operations on counters, as they wait in their lane.
+
+use std::sync::Arc;
+
+use evenkeel_domain::{StoreError, limit::Meter};
+use evenkeel_telemetry::traces::StoreSpan;
+use tokio::sync::oneshot;
+
+use super::{Shared, keys::Keys};
+use crate::counters::{Entry, Note, ReservationId, Verdict};
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// The span of an operation, where it is recorded.
+type Traced = Option<Box<StoreSpan>>;
+
+/// An operation that waits for its batch.
+pub(super) enum Op {
+    Reserve { id: Option<ReservationId>, meters: Vec<Meter>, how: How, answer: Answer<Verdict>, span: Traced },
+    Settle { id: ReservationId, note: Option<Note>, entries: Vec<Entry>, answer: Answer<bool>, span: Traced },
+}
+
+/// What becomes of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// It is made.
+    Make = 0,
+    /// Nothing is taken; the answer is what making it would answer.
+    Look = 1,
+    /// What it took is given back, by its record.
+    GiveBack = 2,
+}
+
+impl Op {
+    pub(super) fn counters(&self) -> usize {
+        match self {
+            Self::Reserve { meters, .. } => meters.len(),
+            Self::Settle { entries, .. } => entries.len(),
+        }
+    }
+
+    /// Returns the reservation that it makes or settles, and where the record of the latter is.
+    pub(super) fn noted(&self) -> Option<(&ReservationId, Option<&Note>)> {
+        match self {
+            Self::Reserve { id, .. } => id.as_ref().map(|id| (id, None)),
+            Self::Settle { id, note, .. } => note.as_ref().map(|note| (id, Some(note))),
+        }
+    }
+
+    /// Marks its span as sent, in a call of this many operations.
+    pub(super) fn sent(&mut self, operations: usize) {
+        let counters = self.counters();
+        let (Self::Reserve { span, .. } | Self::Settle { span, .. }) = self;
+        if let Some(span) = span {
+            span.sent(operations);
+            span.set_number("evenkeel.store.counters", counters);
+        }
+    }
+
+    pub(super) fn fail(self, error: &StoreError) {
+        match self {
+            Self::Reserve { answer, span, .. } => {
+                StoreSpan::ended(span, Some(error));
+                drop(answer.send(Err(error.clone())));
+            }
+            Self::Settle { answer, span, .. } => {
+                StoreSpan::ended(span, Some(error));
+                drop(answer.send(Err(error.clone())));
+            }
+        }
+    }
+}
+
+/// Where a lane's counters are.
+pub(super) struct Place {
+    /// The tag that records of reservations are kept under.
+    pub(super) tag: Arc<str>,
+    pub(super) keys: Keys,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Returns the id of a reservation in the scripts.
+pub(super) fn id_text(id: &ReservationId) -> String {
+    format!("{}/{}", id.holder, id.lease)
+}

@@ -1,0 +1,95 @@
+//! A batch as a call of the script `windows`, where that can do it; lua/windows.lua describes its arguments.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use evenkeel_domain::limit::{Bucket, CounterRule, Meter};
+use rustc_hash::FxHashMap;
+
+use super::{
+    counter_operation::{How, Op, Place},
+    encode::{Doubles, is_same, rule_numbers},
+    script::{Call, WINDOWS},
+};
+
+/// Batches that go to `count` after `windows` met a string that it does not know: where a key has other counters too,
+/// every call of `windows` for it is in vain.
+const SKIPPED: u32 = 16;
+
+/// Whether `windows` is called.
+#[derive(Default)]
+pub(super) struct Windows {
+    skip: AtomicU32,
+}
+
+impl Windows {
+    /// Sends the next batches to `count`.
+    pub(super) fn pause(&self) {
+        self.skip.store(SKIPPED, Ordering::Relaxed);
+    }
+
+    /// Returns the call where the script can do this batch: reservations without records under fixed windows, no key of
+    /// which has two counters or two kinds of windows.
+    pub(super) fn call(&self, work: &Place, ops: &[Op]) -> Option<Call> {
+        let skip = self.skip.load(Ordering::Relaxed);
+        if skip > 0 {
+            self.skip.store(skip - 1, Ordering::Relaxed);
+            return None;
+        }
+        let mut limits: Vec<&Meter> = Vec::with_capacity(4);
+        let mut keys: Vec<String> = Vec::with_capacity(ops.len());
+        let mut key_of: FxHashMap<&Bucket, (usize, &Meter)> =
+            FxHashMap::with_capacity_and_hasher(ops.len(), Default::default());
+        let mut asked = Doubles::default();
+        for op in ops {
+            let Op::Reserve { id: None, meters, how: how @ (How::Make | How::Look), .. } = op else {
+                return None;
+            };
+            asked.push([u64::from(*how == How::Look), meters.len() as u64]);
+            for meter in meters {
+                let CounterRule::Fixed { window, .. } = meter.rule else { return None };
+                let (key, other) = key_of.entry(&meter.bucket).or_insert_with(|| {
+                    keys.push(work.keys.counters(&meter.bucket.tag, &meter.bucket.rest));
+                    (keys.len(), meter)
+                });
+                let same_window =
+                    matches!(other.rule, CounterRule::Fixed { window: other, .. } if other == window);
+                if meter.provisional || !same_window || !is_same(&meter.name, &other.name) {
+                    return None;
+                }
+                let same = |limit: &&Meter| {
+                    limit.rule == meter.rule
+                        && limit.shadow == meter.shadow
+                        && is_same(&limit.name, &meter.name)
+                };
+                let limit = limits.iter().position(same).unwrap_or_else(|| {
+                    limits.push(meter);
+                    limits.len() - 1
+                });
+                asked.push([*key as u64, limit as u64 + 1, meter.cost]);
+            }
+        }
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let mut call = Call::new(&WINDOWS, &keys);
+        work.shared.clock.tell(&mut call);
+        let mut numbers = Doubles::default();
+        for limit in &limits {
+            numbers.push([u64::from(limit.shadow)]);
+            numbers.push_signed(rule_numbers(&limit.rule).1);
+        }
+        call.bytes(&numbers.0).bytes(&asked.0);
+        for limit in limits {
+            call.bytes(&layout_text(&limit.name));
+        }
+        Some(call)
+    }
+}
+
+/// The text in front of a string that has this one fixed window; lua/fragments/codec.lua describes it.
+fn layout_text(name: &str) -> Vec<u8> {
+    const FIXED_WINDOW: u8 = 1;
+    const DOUBLES: u8 = 3;
+    let mut text = vec![FIXED_WINDOW, DOUBLES];
+    text.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    text.extend_from_slice(name.as_bytes());
+    text
+}
