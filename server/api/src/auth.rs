@@ -74,7 +74,7 @@ impl Admins {
     fn log(&self, error: NoAdmin) {
         let now = unix_ms() / 1000;
         if self.logged_s.swap(now, Ordering::Relaxed) != now {
-            warn!(target: "evenkeel::audit", %error, "a change was refused");
+            warn!(target: "evenkeel::change_log", %error, "administrative call refused");
         }
     }
 

@@ -40,7 +40,7 @@ impl ChangeLog {
     pub async fn record(&self, change: AdminChange) {
         let change = cleaned(change);
         let AdminChange { who, what, target, before, after, note, .. } = &change;
-        info!(target: "evenkeel::audit", who, what, target, before, after, note, "changed");
+        info!(target: "evenkeel::change_log", who, what, target, before, after, note, "changed");
         let id = format!("{:032x}", rand::random::<u128>());
         if let Err(error) = self.store.add_change(&id, &change).await {
             self.metrics.change_log_failures.inc();

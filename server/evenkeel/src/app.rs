@@ -283,25 +283,25 @@ pub async fn run(
     stop_grpc.cancel();
     grpc::end_health_watches(&mut health).await;
     if !ends_within(DRAIN_MAX, &calls).await {
-        warn!(after_s = DRAIN_MAX.as_secs(), "calls still under way: stopping all the same");
+        warn!(after_s = DRAIN_MAX.as_secs(), "calls still in progress: stopping anyway");
     }
     // The last answers are on their way; who does not read a list or a watch is not waited for.
     if !ends_within(END_MAX, &grpc_servers).await {
-        info!("connections still open: stopping all the same");
+        info!("connections still open: stopping anyway");
     }
     // After the last calls, which record; while the store is still there.
     ledger.flush_all(LEDGER_MAX).await;
     if !tracer.shutdown(TRACES_MAX).await {
-        info!("the collector takes too long: what is left of traces is not exported");
+        info!("the collector is too slow: the remaining traces are not exported");
     }
     // Last, so that readiness can be asked for as long as anything is served.
     stop_http.cancel();
     if !ends_within(END_MAX, &http_server).await {
-        warn!("HTTP requests still under way: stopping all the same");
+        warn!("HTTP requests still in progress: stopping anyway");
     }
     background.cancel();
     if !ends_within(END_MAX, &tasks).await {
-        warn!("background tasks still running: stopping all the same");
+        warn!("background tasks still running: stopping anyway");
     }
     if let Some(path) = &addresses.grpc_socket {
         let _ = std::fs::remove_file(path);
@@ -451,7 +451,7 @@ fn serve_grpc(
         let stop = stop.clone().cancelled_owned();
         servers.spawn(async move {
             if let Err(error) = grpc.serve_with_incoming_shutdown(incoming, stop).await {
-                error!(%error, "gRPC over TCP ended");
+                error!(%error, "the gRPC server on TCP failed");
             }
         });
     }
@@ -461,7 +461,7 @@ fn serve_grpc(
         servers.spawn(async move {
             let incoming = UnixListenerStream::new(listener);
             if let Err(error) = grpc.serve_with_incoming_shutdown(incoming, stop).await {
-                error!(%error, "gRPC over the Unix socket ended");
+                error!(%error, "the gRPC server on the Unix socket failed");
             }
         });
     }
@@ -471,7 +471,7 @@ fn serve_http(servers: &TaskTracker, listener: TcpListener, http: axum::Router, 
     let stop = stop.clone().cancelled_owned();
     servers.spawn(async move {
         if let Err(error) = axum::serve(listener, http).with_graceful_shutdown(stop).await {
-            error!(%error, "HTTP ended");
+            error!(%error, "the HTTP server failed");
         }
     });
 }

@@ -125,7 +125,7 @@ impl Reload {
                 self.seen = digests(&self.path, &before);
                 self.metrics.config_valid.set(0);
                 for fault in &faults.0 {
-                    error!(file = %self.path.display(), fault, "configuration not reloaded");
+                    error!(file = %self.path.display(), fault, "configuration rejected: the previous one stays in force");
                 }
                 Outcome::Rejected
             }
@@ -168,8 +168,9 @@ async fn run(mut reload: Reload, shutdown: CancellationToken) {
     let (changed, mut changes) = mpsc::channel(1);
     let mut watching = DirectoryWatcher::new(changed);
     // Without a handler, SIGHUP would end the process; set one even if watching fails.
-    let mut hang_up =
-        signal(SignalKind::hangup()).inspect_err(|error| warn!(%error, "no reload on SIGHUP")).ok();
+    let mut hang_up = signal(SignalKind::hangup())
+        .inspect_err(|error| warn!(%error, "SIGHUP will not reload the configuration"))
+        .ok();
     watching.follow(reload.directories());
     let mut action: fn(&mut Reload) -> Outcome = Reload::check;
     loop {
@@ -200,7 +201,7 @@ async fn run(mut reload: Reload, shutdown: CancellationToken) {
                 while changes.try_recv().is_ok() {}
             }
             () = hung_up(hang_up.as_mut()) => {
-                info!("SIGHUP: reading the configuration");
+                info!("SIGHUP: reloading the configuration");
                 action = Reload::read;
             }
             () = tokio::time::sleep(CHECK_INTERVAL) => {}
@@ -249,7 +250,7 @@ impl DirectoryWatcher {
         for directory in directories {
             match watcher.watch(&directory, RecursiveMode::NonRecursive) {
                 Ok(()) => self.directories.push(directory),
-                Err(error) => warn!(%error, directory = %directory.display(), "cannot be watched"),
+                Err(error) => warn!(%error, directory = %directory.display(), "directory cannot be watched"),
             }
         }
     }

@@ -286,7 +286,7 @@ impl<'w> Watch<'w> {
                 warn!(%failure, service, "cannot watch the endpoints; keeping the last ones");
             }
         } else {
-            debug!(%failure, service = self.service, "watching again");
+            debug!(%failure, service = self.service, "restarting the watch");
         }
         let longest = retry_wait_max(self.failures, self.options.retry_max);
         let fraction: f64 = rand::rng().random_range(0.5..=1.0);

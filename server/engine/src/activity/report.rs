@@ -108,7 +108,7 @@ impl Reporter {
             }
         }
         if tokio::time::timeout(LAST_MAX, self.report(true)).await.is_err() {
-            debug!("the last report took too long");
+            debug!("the last report timed out");
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Shared,
-    counter_operation::{Op, Place},
+    counter_operation::{How, Op, Place},
     encode::{self, Sent},
     lane::{BATCH_MAX, Work},
     link::Way,

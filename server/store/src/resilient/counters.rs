@@ -136,7 +136,10 @@ impl ResilientStore {
             return false;
         }
         self.metrics.settlements_lost.inc();
-        tracing::warn!(attempts, "settlement dropped: the store refuses it; what it reserved stays charged");
+        tracing::warn!(
+            attempts,
+            "settlement given up because the store rejects it: what it reserved stays charged"
+        );
         true
     }
 

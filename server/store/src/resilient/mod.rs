@@ -305,7 +305,7 @@ impl ResilientStore {
         let mut circuit = self.circuit.lock();
         if circuit.warned_at.is_none_or(|at| at.elapsed() >= QUIET) {
             circuit.warned_at = Some(Instant::now());
-            warn!(%error, "store call failed: answered from local knowledge (further ones are only counted for a while)");
+            warn!(%error, "store call failed: answered from local knowledge (further failures are only counted for a while)");
         }
     }
 
@@ -320,7 +320,7 @@ impl ResilientStore {
                 if flapping { (circuit.probe_interval * 2).min(PROBE_INTERVAL_MAX) } else { PROBE_INTERVAL };
             circuit.probe_interval
         };
-        warn!(%error, "store unavailable: serving from local knowledge");
+        warn!(%error, "store down: serving from local knowledge");
         self.losses.fetch_add(1, Ordering::Relaxed);
         self.metrics.store_up.set(0);
         self.metrics.store_losses.inc();
@@ -351,7 +351,7 @@ impl ResilientStore {
             if let Some(local) =
                 self.local.as_ref().filter(|_| guessing && since.elapsed() > self.holder_ttl * 2)
             {
-                info!("store away for long: no longer guessing at other gateways' load");
+                info!("store down for long: no longer estimating the load of other gateways");
                 local.forget_assumed();
                 guessing = false;
             }
@@ -359,7 +359,7 @@ impl ResilientStore {
         self.circuit.lock().closed_at = Some(Instant::now());
         self.down.store(false, Ordering::Relaxed);
         self.metrics.store_up.set(1);
-        info!(after_ms = since.elapsed().as_millis() as u64, "store is back");
+        info!(after_ms = since.elapsed().as_millis() as u64, "store up again");
         self.settle_waiting().await;
     }
 

@@ -16,7 +16,7 @@ impl RateLimiter {
             return Vec::new();
         }
         self.try_give_back(meters).await.unwrap_or_else(|error| {
-            debug!(error = &error as &dyn std::error::Error, "hits were not given back");
+            debug!(error = &error as &dyn std::error::Error, "hits were not refunded");
             meters.iter().map(|meter| Reading { amount: meter.rule.most(), ..Reading::default() }).collect()
         })
     }
