@@ -72,7 +72,6 @@ struct InFlightTable {
     requests: HashMap<u64, InFlightRequest>,
     /// Counts by gateway and host.
     local: Vec<Vec<u32>>,
-    /// Counts by host.
     global: Vec<u32>,
     ttft: Vec<f64>,
     e2e: Vec<f64>,

@@ -33,7 +33,6 @@ struct Gateway {
     metrics: OnceCell<Vec<u32>>,
 }
 
-/// A plugin instance.
 struct Root {
     host: Rc<Gateway>,
     worker: Rc<RefCell<Worker>>,

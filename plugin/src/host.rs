@@ -4,7 +4,6 @@ use crate::metrics::Counter;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// A lifecycle event.
     Info,
     /// A failure from which the plugin recovers automatically.
     Warn,

@@ -3,7 +3,6 @@
 /// Declares the counters, each with its doc comment and its name in the gateway's statistics.
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// A counter.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Counter { $($(#[$doc])* $variant,)* }
 

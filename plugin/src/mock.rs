@@ -13,7 +13,6 @@ use crate::{
     metrics::Counter,
 };
 
-/// A local response.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Response {
     pub(crate) status: u32,

@@ -12,7 +12,6 @@ pub const EVENT_BYTES_MAX: usize = 64 << 10;
 /// Strips the usage from one response.
 #[derive(Debug, Default)]
 pub struct UsageStripper {
-    /// The incomplete event.
     held: Vec<u8>,
     /// The current event is too long and passes as it arrives.
     passing_through: bool,

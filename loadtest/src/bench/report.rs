@@ -20,7 +20,6 @@ pub struct BenchRun {
     pub redis_cpu_us_per_call: Option<f64>,
     /// CPU time of Redis per admitted request, including its Settle.
     pub redis_cpu_us_per_admit: Option<f64>,
-    /// Failed calls.
     pub errors: u64,
 }
 

@@ -8,7 +8,6 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::lab::{LabError, Ready};
 
-/// A gRPC listener.
 #[derive(Clone, Debug)]
 pub(super) enum GrpcServer {
     /// URL of a TCP listener.
@@ -27,7 +26,6 @@ impl GrpcServer {
         ready.grpc_socket.clone().map(Self::Unix)
     }
 
-    /// Opens one connection.
     pub(super) async fn connect(&self) -> Result<Channel, LabError> {
         let failed = |error: tonic::transport::Error| LabError::Response {
             what: format!("connecting to {self:?}: {error}"),

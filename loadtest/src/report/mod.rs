@@ -80,7 +80,6 @@ pub struct PolicyReport {
     pub requests: usize,
     /// Requests without a complete, successful response.
     pub errors: usize,
-    /// Errors by message.
     pub error_kinds: BTreeMap<String, usize>,
     /// p99 time to first token that the simulation predicts for this policy.
     pub simulated_ttft_p99_ms: f64,
@@ -90,7 +89,6 @@ pub struct PolicyReport {
     /// Lateness of the load generator.
     pub generator_late_wall_ms: Percentiles,
     pub cpu: Cpu,
-    /// Responses by host.
     pub answered_by: BTreeMap<String, usize>,
 }
 

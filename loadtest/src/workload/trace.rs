@@ -25,7 +25,6 @@ pub enum TraceError {
     Fields {
         /// Line number, starting at 1.
         line: usize,
-        /// Number of fields.
         got: usize,
     },
     #[error("line {line}, {field}: expected {expected}, got {got:?}")]

@@ -19,9 +19,7 @@ pub enum Source {
     Header(String),
     /// Text in the request's dynamic metadata: the name of a filter, then the names below it.
     Metadata(Vec<String>),
-    /// A gateway property.
     Property(Vec<String>),
-    /// A constant.
     Value(String),
 }
 

@@ -7,7 +7,6 @@ macro_rules! keys {
         pub enum Key {
             /// An item of an array.
             Item,
-            /// Any other name.
             Other,
             /// `model` spelled in another case, which some servers (those written in Go) accept as well.
             ModelAnyCase,

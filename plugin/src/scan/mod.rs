@@ -35,7 +35,6 @@ pub enum Event<'a> {
     Word { word: Word, member_at: usize, at: usize, end: usize },
 }
 
-/// A bare word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
     True,
@@ -45,7 +44,6 @@ pub enum Word {
     Other,
 }
 
-/// Receives events.
 pub trait Sink {
     /// Handles an event. `path` holds the keys from the outermost value to the event's own.
     fn on_event(&mut self, path: &[Key], event: Event<'_>);
@@ -79,11 +77,9 @@ enum State {
     Broken,
 }
 
-/// Scans one value.
 #[derive(Debug)]
 pub struct Scanner {
     state: State,
-    /// Bytes consumed.
     at: usize,
     /// Open containers up to [`DEPTH_MAX`], and those beyond it.
     depth: usize,

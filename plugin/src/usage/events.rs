@@ -24,7 +24,6 @@ enum Line {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Data {
     None,
-    /// A JSON object.
     Json,
     /// Number of bytes of `[DONE]` matched so far.
     Done(usize),

@@ -24,7 +24,6 @@ pub(super) const SETTLED_MAX: usize = 4096;
 /// Most headers that the sidecar may ask for.
 pub(super) const WANTED_MAX: usize = 64;
 
-/// State of KeepAlive.
 #[derive(Debug)]
 pub(super) struct KeepAlive {
     interval_ms: u64,

@@ -67,7 +67,6 @@ enum Progress {
     Responded,
 }
 
-/// One request.
 #[derive(Debug)]
 struct Stream {
     phase: Phase,

@@ -59,7 +59,6 @@ fn usage(requests: u64, estimated: u64, tokens: Option<TokenUsage>, cost: u64) -
     format!("{requests},{estimated},{input},{output},{cached_input},{reasoning},{total},{cost},{decimal}\r\n")
 }
 
-/// Sessions.
 #[must_use]
 pub fn sessions(sessions: &[SessionRow]) -> String {
     let lines = sessions.iter().map(|row| {

@@ -36,7 +36,6 @@ pub type Result<T> = std::result::Result<T, ApiError>;
 
 /// The engine behind the operations.
 pub struct Api {
-    /// This sidecar.
     pub about: About,
     /// Start time in milliseconds of the Unix epoch.
     pub started_at_ms: u64,
@@ -56,7 +55,6 @@ pub struct Api {
     pub ledger: Arc<Ledger>,
     /// How limits read a gateway's request.
     pub limit_request: fn(pb::AdmitRequest, pb::Pool) -> LimitRequest,
-    /// Permits for watches.
     pub watchers: Arc<Semaphore>,
     /// The overview that all watches share.
     pub watched: watch::Watched,

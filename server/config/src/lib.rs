@@ -39,7 +39,6 @@ pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
 pub use limits::{AMOUNT_EXPECTED, parse_amount};
 pub use schema::schema;
 
-/// A validated configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: Listen,
@@ -58,7 +57,6 @@ pub struct Config {
     pub unlisted: Option<PoolRule>,
     /// Limits, quotas and their tables.
     pub rules: Arc<LimitRules>,
-    /// Administrators.
     pub admin: Arc<Vec<AdminToken>>,
     pub ledger: LedgerOptions,
     /// Settings that are allowed but probably not intended.
@@ -74,10 +72,8 @@ pub struct Config {
     sections: Sections,
 }
 
-/// Listening addresses.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// gRPC over TCP.
     pub grpc: Option<SocketAddr>,
     /// gRPC over a Unix socket.
     pub grpc_socket: Option<PathBuf>,

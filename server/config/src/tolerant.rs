@@ -18,7 +18,6 @@ const FAULTS_MAX: usize = 100;
 /// Longest part of an unknown field's name that a fault shows, in characters.
 const NAME_MAX: usize = 64;
 
-/// Faults of deserialization.
 #[derive(Debug, Default)]
 pub(super) struct ParseFaults {
     pub(super) faults: Vec<String>,
@@ -96,7 +95,6 @@ struct Found {
     wrong: Option<Wrong>,
 }
 
-/// Where reading failed.
 #[derive(Default)]
 struct Wrong {
     path: String,

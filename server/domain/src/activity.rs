@@ -16,7 +16,6 @@ pub enum AdmitResult {
     Open,
     /// Refused: every endpoint at its cap.
     PoolFull,
-    /// Refused: no endpoints.
     NoEndpoints,
     /// Refused by a limit.
     Limit,
@@ -158,7 +157,6 @@ pub struct FullestKey {
     pub rest: String,
     /// Amount in force for the key.
     pub amount: u64,
-    /// Used, reservations included.
     pub used: u64,
     /// When the whole amount is free again, in ms of the Unix epoch. 0: unknown.
     pub reset_at_ms: u64,
@@ -205,7 +203,6 @@ pub enum StoreKind {
     /// In its own memory.
     #[default]
     Memory,
-    /// In one Redis.
     Redis,
     /// In a Redis Cluster.
     RedisCluster,
@@ -244,7 +241,6 @@ pub struct SidecarStatus {
     pub limits_revision: String,
 }
 
-/// A refused request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// A random id, which removes duplicates of repeated writes.
@@ -263,14 +259,12 @@ pub struct Refused {
     pub status: u16,
     /// The `retry-after` of the response. 0: none.
     pub retry_after_ms: u64,
-    /// Empty if unknown.
     pub consumer: String,
     pub model: String,
     /// The limit or quota that refused the request. Empty if none did.
     pub limit: String,
     /// The key under which the limit counts the request.
     pub key: String,
-    /// Amount in force.
     pub amount: u64,
     pub used: u64,
     /// What the request would have reserved.

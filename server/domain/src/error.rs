@@ -19,7 +19,6 @@ pub enum DomainError {
     /// The sidecar is stopping.
     #[error("the sidecar is stopping")]
     Stopped,
-    /// The store failed.
     #[error("{operation}")]
     Store {
         /// What the caller did, as in "reading a quota".

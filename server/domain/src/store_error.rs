@@ -21,11 +21,7 @@ pub enum StoreError {
     },
     /// The store returned a malformed reply.
     #[error("script {script} answered {detail}")]
-    Corrupt {
-        script: &'static str,
-        /// The reply, shortened.
-        detail: String,
-    },
+    Corrupt { script: &'static str, detail: String },
 }
 
 impl StoreError {

@@ -52,7 +52,6 @@ struct Row {
     status: u16,
     /// Label in traces, and `type` and `code` in the body.
     name: &'static str,
-    /// For the client.
     message: &'static str,
     /// For operators, beside the recorded refusal.
     why: &'static str,
@@ -118,7 +117,6 @@ impl Reason {
 /// The details of a refusal, for lookups by operators.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RefusalDetails {
-    /// Empty if unknown.
     pub consumer: String,
     /// The model the request named.
     pub model: String,
@@ -126,22 +124,18 @@ pub struct RefusalDetails {
     pub limit: String,
     /// The key under which it counts the request.
     pub key: String,
-    /// Amount in force.
     pub amount: u64,
     /// Used at the time of the refusal.
     pub used: u64,
     /// What the request would have reserved.
     pub cost: u64,
-    /// The explanation.
     pub why: String,
 }
 
 /// A refusal as the gateway answers it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
-    /// Why.
     pub reason: Reason,
-    /// HTTP status.
     pub status: u16,
     /// Time until a retry can succeed. 0: waiting does not help.
     pub retry_after_ms: u64,
@@ -149,7 +143,6 @@ pub struct Refusal {
     pub headers: Vec<(String, String)>,
     /// Body of the response.
     pub body: String,
-    /// For the record.
     pub details: RefusalDetails,
 }
 

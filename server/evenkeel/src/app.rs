@@ -75,11 +75,9 @@ pub struct Listeners {
 /// Where a sidecar really listens.
 #[derive(Clone, Debug, Serialize)]
 pub struct Addresses {
-    /// gRPC over TCP.
     pub grpc: Option<String>,
     /// gRPC over a Unix socket.
     pub grpc_socket: Option<PathBuf>,
-    /// HTTP.
     pub http: String,
 }
 

@@ -31,7 +31,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Live {
     /// Limits, quotas and their tables.
     pub rules: watch::Receiver<Arc<LimitRules>>,
-    /// Administrators.
     pub admin: watch::Receiver<Arc<Vec<AdminToken>>>,
     /// Keeps both channels open if nothing is ever sent, so that a receiver waits.
     _open: Option<Arc<Senders>>,

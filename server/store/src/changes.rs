@@ -20,7 +20,6 @@ pub struct AdminChange {
     pub target: String,
     /// The value before, for people.
     pub before: String,
-    /// The value after.
     pub after: String,
     /// The administrator's note. May be empty.
     pub note: String,

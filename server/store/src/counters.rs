@@ -14,7 +14,6 @@ use evenkeel_domain::{
 pub struct ReservationId {
     /// Who renewals the lease.
     pub holder: HolderId,
-    /// Its number.
     pub lease: LeaseId,
 }
 
@@ -66,7 +65,6 @@ pub struct Reading {
 /// What an answer rests on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ground {
-    /// The shared counters.
     #[default]
     Shared,
     /// The store was unavailable: this sidecar's own counters, for its share of the amounts; or, for meters that
@@ -103,15 +101,12 @@ pub struct Note {
 /// One counter of a reservation, to be settled.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Where.
     pub bucket: Arc<Bucket>,
     /// Name of the limit or quota.
     pub name: Arc<str>,
-    /// Its rule now.
     pub rule: CounterRule,
     /// The window, slot or day it was taken in.
     pub window: u64,
-    /// What was taken.
     pub reserved: u64,
     /// What is to be charged instead.
     pub actual: u64,
@@ -138,20 +133,16 @@ impl Entry {
 /// The end of a reservation.
 #[derive(Clone, Debug)]
 pub struct Settlement {
-    /// Whose.
     pub id: ReservationId,
     /// Where it was noted; none where it was made without an id.
     pub notes: Vec<Note>,
-    /// Its counters.
     pub entries: Vec<Entry>,
 }
 
 /// A running request to be kept counted.
 #[derive(Clone, Debug)]
 pub struct Renewal {
-    /// Whose.
     pub id: ReservationId,
-    /// Where.
     pub bucket: Arc<Bucket>,
     /// Name of the limit.
     pub name: Arc<str>,
@@ -159,7 +150,6 @@ pub struct Renewal {
     pub ttl_ms: u64,
 }
 
-/// Counters.
 #[async_trait]
 pub trait Counters: Send + Sync + 'static {
     /// Takes of all counters, or of none where one has no room. Repeated with the same id on the

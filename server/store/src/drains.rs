@@ -4,7 +4,6 @@
 use async_trait::async_trait;
 use evenkeel_domain::{PoolId, StoreError};
 
-/// Most drains.
 pub const DRAINS_MAX: usize = 1000;
 
 /// An endpoint that gets no new requests. The texts hold no control characters.

@@ -20,7 +20,6 @@ pub mod usage;
 /// A pool as a store sees it.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
-    /// Its identity.
     pub id: PoolId,
     /// Counts live in Higress's own table, which other gateways change too.
     pub higress_table: bool,
@@ -29,13 +28,11 @@ pub struct Pool {
 /// One admission: pick an endpoint and take a lease on it, in one step.
 #[derive(Clone, Debug)]
 pub struct Admit {
-    /// From which pool.
     pub pool: Arc<Pool>,
     /// Endpoints to choose from.
     pub roster: Arc<Roster>,
     /// Who will hold the lease.
     pub holder: HolderId,
-    /// Its number.
     pub lease: LeaseId,
     /// Random number that decides among equals.
     pub tie: u32,
@@ -53,9 +50,7 @@ pub struct Held {
 /// What was changed to make the table equal to a holder's list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repairs {
-    /// Leases put back.
     pub restored: u64,
-    /// Leases given back.
     pub dropped: u64,
     /// Leases moved to the endpoint they are really on.
     pub moved: u64,
@@ -92,9 +87,7 @@ pub struct Table {
 /// A lease as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// Its number.
     pub id: LeaseId,
-    /// On which endpoint.
     pub endpoint: Arc<str>,
     /// When it was granted or put back, by the store's clock.
     pub since_ms: u64,

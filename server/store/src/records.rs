@@ -11,7 +11,6 @@ use evenkeel_domain::{
 
 /// Most changes kept per record.
 pub const CHANGES_MAX: usize = 100;
-/// Most overrides.
 pub const OVERRIDES_MAX: usize = 10_000;
 
 /// One consumer in one quota.
@@ -46,7 +45,6 @@ pub struct Record {
     pub reserved: u64,
     /// A budget's amount per period. 0 for a prepaid quota.
     pub amount: u64,
-    /// Used, without reservations.
     pub used: u64,
     /// Used beyond the balance.
     pub overrun: u64,

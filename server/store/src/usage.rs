@@ -85,7 +85,6 @@ pub fn session_part(key: &str) -> u8 {
 pub struct FlushId {
     /// Random id of the process.
     pub instance: Arc<str>,
-    /// Rises from 1.
     pub sequence: u64,
     /// The time by the sidecar's clock.
     pub now_ms: u64,
@@ -94,9 +93,7 @@ pub struct FlushId {
 /// Sums to add to one day.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DayBatch {
-    /// Unique keys.
     pub rows: Vec<(RowKey, Usage)>,
-    /// Unique keys.
     pub sessions: Vec<(SessionKey, SessionSum)>,
 }
 

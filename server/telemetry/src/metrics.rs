@@ -26,7 +26,6 @@ pub struct Metrics {
     /// Allows one scrape at a time: another one would reset the gauges that this one is about to read.
     scrape: Mutex<()>,
     pub admits: Admits,
-    /// In seconds.
     pub admit_duration: Histogram,
     pub limits: LimitMetrics,
     /// Refusals that cannot be looked up later.

@@ -10,7 +10,6 @@ use super::catalogue::{Catalogue, counters, gauges};
 
 pub struct PoolMetrics {
     pub in_flight: GaugeVec,
-    /// 0 if unlimited.
     pub endpoint_cap: GaugeVec,
     pub endpoint_weight: GaugeVec,
     /// Sum of a pool's caps; absent if any endpoint is unlimited.

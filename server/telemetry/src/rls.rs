@@ -9,7 +9,6 @@ pub struct RlsMetrics {
     pub descriptors: IntCounterVec,
     /// By `domain`, `limit`, `value` and `result`, for limits with `detailed_metric`.
     pub detailed: IntCounterVec,
-    /// In seconds.
     pub duration: Histogram,
     /// 1 while the current files are in force.
     pub config_valid: IntGauge,

@@ -15,7 +15,6 @@ if used == tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], 1000) end
 return used
 ";
 
-/// Counts random keys.
 pub(crate) async fn call(mut connection: MultiplexedConnection, recorder: Rc<Recorder>) {
     let script = Script::new(FIXED_WINDOW);
     while !recorder.is_stopped() {

@@ -86,7 +86,6 @@ fn address(i: usize) -> String {
     format!("10.0.{}.{}:8000", i / 250, i % 250)
 }
 
-/// Picks endpoints.
 pub(crate) async fn call(mut script: PickScript, recorder: Rc<Recorder>) {
     while !recorder.is_stopped() {
         let start = Instant::now();

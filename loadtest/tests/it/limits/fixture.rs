@@ -36,7 +36,6 @@ pub(super) struct Fixture {
     client: HttpClient,
 }
 
-/// Requests sent concurrently.
 pub(super) struct Batch {
     pub(super) requests: Vec<JoinHandle<Result<Reply, String>>>,
     /// Number of requests with a complete response.

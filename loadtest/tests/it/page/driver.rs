@@ -42,7 +42,6 @@ impl Drop for Running {
     }
 }
 
-/// One chat request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ask {
     pub(super) consumer: String,

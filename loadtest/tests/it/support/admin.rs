@@ -8,7 +8,6 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-/// The administrator's token.
 pub(crate) const TOKEN: &str = "an-administrators-token";
 
 pub(crate) type Admin = AdminClient<InterceptedService<Channel, Authorize>>;

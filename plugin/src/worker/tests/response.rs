@@ -7,7 +7,6 @@ use crate::metrics::Counter;
 
 const STREAM: &str = include_str!("../../../tests/fixtures/openai-chat.sse");
 
-/// Starts the response.
 fn begin(rig: &mut Rig, context: u32, status: u64, headers: &[(&str, &str)]) {
     rig.host.with_stream(context, |s| {
         s.response_headers.insert(":status".into(), status.to_string());

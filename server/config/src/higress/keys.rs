@@ -5,9 +5,7 @@ use crate::limits::raw::RawCondition;
 /// A key of a rule item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyMatch {
-    /// This value.
     Exact(String),
-    /// Any value.
     All,
     /// Values with this prefix.
     Prefix(String),

@@ -84,7 +84,6 @@ fn expected(items: &[Item], matching: &str, (consumer, header, address): Request
     if matching == "first" { hits.take(1).collect() } else { hits.collect() }
 }
 
-/// What Evenkeel counts.
 fn counted(config: &Config, (consumer, header, address): Request) -> Vec<String> {
     let facts = Attributes {
         consumer: consumer.to_owned(),

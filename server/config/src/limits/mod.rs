@@ -36,7 +36,6 @@ const LIMITS_MAX: usize = 256;
 /// Most headers that limits and quotas may use.
 const HEADERS_MAX: usize = 64;
 
-/// The validated sections.
 pub(super) struct Limits {
     pub(super) rules: LimitRules,
     pub(super) admin: Vec<AdminToken>,

@@ -12,7 +12,6 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slice {
     family: Family,
-    /// TCP ports.
     ports: Vec<Port>,
     /// Addresses of endpoints that may get requests.
     ready: Vec<IpAddr>,
@@ -36,7 +35,6 @@ struct Port {
 /// The endpoints of several slices for one port.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Endpoints without duplicates.
     pub(super) addresses: Vec<SocketAddr>,
     /// Number of ready endpoints without the port.
     pub(super) without_port: usize,

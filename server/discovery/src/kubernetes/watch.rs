@@ -55,11 +55,10 @@ pub(super) enum Failure {
     Interrupted(String),
     /// 410: the API server no longer has the changes since the last known version.
     Gone,
-    /// 401.
     Unauthorized,
-    /// 403.
-    Forbidden { namespace: String },
-    /// Any other answer.
+    Forbidden {
+        namespace: String,
+    },
     UnexpectedAnswer(String),
 }
 
@@ -118,7 +117,6 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     last.to_string()
 }
 
-/// Watches one service.
 pub(super) struct Watch<'w> {
     pub(super) service: &'w str,
     pub(super) options: &'w KubernetesOptions,

@@ -17,7 +17,6 @@ pub struct Attributes {
     pub path: String,
     /// Names in lower case.
     pub headers: HashMap<String, String>,
-    /// Empty if unknown.
     pub model: String,
     pub route: String,
     pub cluster: String,

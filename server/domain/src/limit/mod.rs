@@ -228,7 +228,6 @@ impl Rejected {
     }
 }
 
-/// Shortest period.
 pub const PERIOD_MIN: Duration = Duration::from_secs(1);
 /// Longest period: a year, as in envoyproxy/ratelimit.
 pub const PERIOD_MAX: Duration = Duration::from_secs(366 * 86_400);

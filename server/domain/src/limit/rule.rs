@@ -26,7 +26,6 @@ impl fmt::Display for Bucket {
     }
 }
 
-/// Fixed windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
     /// Windows of this many ms, from the Unix epoch on.
@@ -71,7 +70,6 @@ pub enum CounterRule {
     /// Up to `amount` requests at the same time. Each counts until it is settled, or until `ttl_ms` after its holder's
     /// last KeepAlive.
     Running { amount: u64, ttl_ms: u64 },
-    /// A recorded balance.
     Prepaid {
         /// Balance of a consumer without a record. `None`: refused.
         default: Option<u64>,

@@ -35,7 +35,6 @@ pub enum KubernetesApi {
     Inferred,
     /// By a kubeconfig's current context.
     Kubeconfig(PathBuf),
-    /// By its URL.
     Server {
         /// `https://` or `http://`.
         url: http::Uri,
@@ -77,7 +76,6 @@ impl ServiceRule {
 /// A port of endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServicePort {
-    /// By its name.
     Name(String),
     /// By the number that endpoints listen on.
     Number(u16),

@@ -23,7 +23,6 @@ pub struct LimitFiles {
 /// Options of all domains.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimiterOptions {
-    /// Refuses no request.
     pub shadow: bool,
     pub headers: RateLimitHeaders,
     /// What a sidecar does while the store is unavailable.

@@ -39,6 +39,5 @@ pub enum OnStoreFailure {
     Local,
     /// Admit without choosing; the gateway chooses.
     Open,
-    /// Refuse with 503.
     Closed,
 }

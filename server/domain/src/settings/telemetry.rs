@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::Secret;
 
-/// The log.
 #[derive(Clone, Debug)]
 pub struct Log {
     /// Whether each line is a JSON object.
@@ -13,7 +12,6 @@ pub struct Log {
     pub level: String,
 }
 
-/// Export of traces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traces {
     /// The collector: `http://host:port` or `https://host:port`.

@@ -58,7 +58,6 @@ impl RowKey {
     }
 }
 
-/// Consumer and session.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionKey(Arc<str>);
 

@@ -13,7 +13,6 @@ pub use keys::{NONE, OTHER, RowKey, SEPARATOR, SESSION_BYTES_MAX, SessionKey, wr
 /// Largest count: the largest integer that Lua and JSON hold exactly.
 const COUNT_MAX: u64 = (1 << 53) - 1;
 
-/// Sums over requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Usage {
     /// Requests that have ended.

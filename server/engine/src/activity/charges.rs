@@ -70,7 +70,6 @@ impl Charges {
         self.change(quota, consumer, standing.at_ms, |account| account.standing = standing);
     }
 
-    /// Records a charge.
     pub(super) fn charge(&mut self, quota: &Arc<str>, consumer: &str, amount: u64, now_ms: u64) {
         if amount == 0 {
             return;

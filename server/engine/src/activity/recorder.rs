@@ -26,7 +26,6 @@ use super::{
 
 /// Most repairs that wait for the store.
 const REPAIRS_MAX: usize = 2000;
-/// Most holders counted.
 const HOLDERS_MAX: usize = 100_000;
 
 /// The state of a limit or quota after a request was checked against it.

@@ -57,7 +57,6 @@ pub struct Reporter {
     pages: Pages,
     /// The rules last reported, and their fingerprint.
     revision: Option<(Arc<LimitRules>, String)>,
-    /// Reports written.
     reports: u64,
     /// How often the store had been lost at the last report.
     losses: u64,

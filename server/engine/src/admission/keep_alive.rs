@@ -19,7 +19,6 @@ const CONCURRENCY: usize = 16;
 /// Everything one holder has.
 #[derive(Debug)]
 pub struct HolderList {
-    /// The holder.
     pub holder: HolderId,
     /// Its leases by pool. Routes that share a table may each name a part of it.
     pub pools: Vec<(PoolId, Held)>,

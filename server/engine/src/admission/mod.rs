@@ -38,17 +38,13 @@ pub mod settle;
 pub struct Admission {
     /// Pools and their tables.
     pub balancer: Arc<Balancer>,
-    /// Limits and quotas.
     pub limiter: Arc<Limiter>,
-    /// Usage.
     pub ledger: Arc<Ledger>,
     /// For administrators' calls that come through a gateway.
     pub quotas: Arc<Quotas>,
     /// What happened, for people.
     pub recorder: Arc<Recorder>,
-    /// Spans.
     pub tracer: Tracer,
-    /// Metrics.
     pub metrics: Arc<Metrics>,
 }
 
@@ -60,7 +56,6 @@ pub enum Decision {
     Refused(Box<Refusal>),
 }
 
-/// An admitted request.
 pub struct Admitted {
     /// Where to; `None` where the gateway chooses.
     pub endpoint: Option<Arc<str>>,

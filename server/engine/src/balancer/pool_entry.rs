@@ -165,7 +165,6 @@ impl PoolEntry {
         self.roster.store(roster);
     }
 
-    /// Replaces the drains.
     pub(super) fn set_drains(&self, new: &PoolDrains) {
         {
             let mut drains = self.drains.lock();

@@ -16,7 +16,6 @@ pub struct PoolView {
     pub in_flight: u64,
     /// Sum of the caps of the endpoints that get requests. `None` if any of them is unlimited.
     pub capacity: Option<u64>,
-    /// Holders alive.
     pub holders: u64,
     /// When the table was read, by the store's clock, in ms of the Unix epoch.
     pub read_at_ms: u64,
@@ -24,7 +23,6 @@ pub struct PoolView {
     pub current: bool,
     /// Share of the requests in flight that would have to move for each endpoint to have its part. From 0 to 1.
     pub imbalance: f64,
-    /// Sorted by address.
     pub endpoints: Vec<EndpointView>,
     pub id: PoolId,
 }

@@ -49,7 +49,6 @@ const QUERIES_MAX: usize = 2;
 /// One request that has ended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UsageRecord<'a> {
-    /// Empty if unknown.
     pub consumer: &'a str,
     pub model: &'a str,
     pub route: &'a str,
@@ -104,7 +103,6 @@ impl Ledger {
         Self::with_clock(options, store, metrics, Arc::new(unix_ms))
     }
 
-    /// For tests.
     #[must_use]
     pub fn with_clock(
         options: LedgerOptions,

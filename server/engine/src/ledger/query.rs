@@ -56,9 +56,7 @@ pub struct Query {
     pub by: By,
     /// Only usage of this consumer. Empty: all. [`NONE`]: only usage without a consumer.
     pub consumer: String,
-    /// Likewise.
     pub model: String,
-    /// Likewise.
     pub route: String,
 }
 

@@ -17,7 +17,6 @@ const SESSIONS_AT_ONCE: usize = 1000;
 /// One page of a day's sessions.
 #[derive(Clone, Debug, Default)]
 pub struct SessionPage {
-    /// Most tokens first.
     pub sessions: Vec<(SessionKey, SessionSum)>,
     /// Token of the next page. Empty on the last page.
     pub next: String,

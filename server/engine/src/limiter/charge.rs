@@ -24,10 +24,8 @@ pub struct UsageReport {
     pub body_read: bool,
 }
 
-/// The charge.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Charge {
-    /// Tokens by kind.
     pub tokens: Tokens,
     /// Whether the tokens are estimated.
     pub estimated: bool,

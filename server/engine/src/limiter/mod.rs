@@ -76,7 +76,6 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether none applies.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.limits.is_empty()
@@ -84,10 +83,13 @@ impl Selection {
 }
 
 /// The result of [`Limiter::reserve`].
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every request is held, and a box would cost it an allocation"
+)]
 pub enum Reserved {
     /// All limits had room, and it is reserved.
     Held(Reservation),
-    /// Nothing is reserved.
     Refused(Box<Refusal>),
 }
 

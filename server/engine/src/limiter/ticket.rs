@@ -69,7 +69,6 @@ pub struct Ticket {
     pub model: String,
     pub session: String,
     pub prompt_bytes: u64,
-    /// Estimated output tokens.
     pub output_tokens: u64,
     /// Where the store keeps the reservation records.
     pub notes: Vec<Note>,

@@ -17,7 +17,6 @@ use super::{
 
 /// Most files of a directory.
 const FILES_MAX: usize = 1024;
-/// Largest file.
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// The faults of all files.

@@ -14,9 +14,7 @@ pub enum Unit {
     Day,
     /// 7 days; starts on Thursday.
     Week,
-    /// 30 days.
     Month,
-    /// 365 days.
     Year,
 }
 

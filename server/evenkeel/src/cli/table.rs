@@ -4,7 +4,6 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// Narrower than this no column of texts is cut.
 const TEXT_WIDTH_MIN: usize = 8;
-/// Between columns.
 const GAP: &str = "  ";
 
 /// A heading, and whether the column is of numbers.

@@ -10,10 +10,8 @@ use evenkeel_domain::{
     limit::{CounterRule, Meter},
 };
 use evenkeel_telemetry::traces::StoreSpan;
-use tokio::sync::oneshot;
 
 use super::{
-    Shared,
     counter_operation::{How, Op, Place},
     encode::{self, Sent},
     lane::{BATCH_MAX, Work},
@@ -21,7 +19,7 @@ use super::{
     script::Numbers,
     windows::Windows,
 };
-use crate::counters::{Entry, Note, Reading, ReservationId, Verdict};
+use crate::counters::{Note, Reading, Verdict};
 
 /// Most counters in one script call: bounds how long Redis is busy with it.
 const COUNTERS_MAX: usize = 1024;

@@ -169,7 +169,6 @@ pub(crate) struct SessionsKeys {
 }
 
 impl SessionsKeys {
-    /// List: turns.
     pub(crate) fn turns(&self, session: &SessionKey) -> String {
         let mut key = format!("{}:turns:", self.tagged);
         encode(session.consumer(), &mut key);

@@ -72,7 +72,6 @@ enum Connection {
     Cluster(ClusterConnection),
 }
 
-/// The connections.
 pub(crate) struct Link {
     pool: Pool,
     timeout: Duration,

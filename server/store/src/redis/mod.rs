@@ -61,7 +61,6 @@ const REAP_MAX: usize = 1000;
 const POOL_LISTED_MS: u64 = DAY_MS;
 /// Lanes from which on idle ones are dropped when a new one is needed.
 const LANES_MAX: usize = 8192;
-/// Most pools listed.
 const POOLS_MAX: isize = 10_000;
 
 /// Tables shared by all sidecars.
@@ -79,7 +78,6 @@ struct Shared {
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     clock: Clock,
-    /// For spans.
     database: Database,
 }
 

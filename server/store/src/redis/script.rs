@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::link::{Link, Way};
 
-/// One Lua script.
 pub(crate) struct Script {
     /// Name of its file without ending: the `operation` in metrics and errors.
     pub(crate) name: &'static str,
@@ -97,12 +96,10 @@ impl Call {
         call
     }
 
-    /// The script's name.
     pub(crate) fn name(&self) -> &'static str {
         self.script.name
     }
 
-    /// Appends an argument.
     pub(crate) fn arg(&mut self, text: &str) -> &mut Self {
         self.bytes(text.as_bytes())
     }

@@ -15,15 +15,12 @@ use super::{
 /// An entry to be put on record.
 pub(super) struct Entry<'a> {
     pub(super) name: &'a str,
-    /// 0 for none.
     pub(super) end_ms: u64,
-    /// Lines.
     pub(super) rest: &'a str,
 }
 
 /// What putting an entry on record did.
 pub(super) struct Put {
-    /// By Redis's clock.
     pub(super) at_ms: u64,
     /// Whether there was one of this name.
     pub(super) before: bool,

@@ -12,7 +12,6 @@ use super::{CURRENT, span::Span};
 pub enum Database {
     /// Redis, with its address and port unless it is a cluster.
     Redis(Option<(Arc<str>, u16)>),
-    /// The embedded store.
     Memory,
 }
 

@@ -35,7 +35,6 @@ pub(super) enum Action {
     Unlimited,
     /// Another limit of the request replaces this one.
     Replaced,
-    /// Takes hits.
     Count {
         /// Index in [`Plan::meters`].
         meter: usize,

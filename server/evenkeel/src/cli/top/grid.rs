@@ -9,11 +9,9 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::super::table::cut;
 
-/// Between columns.
 const GAP: usize = 2;
 /// Narrower than this no name is, while another column could go.
 const NAME_WIDTH_MIN: usize = 14;
-/// Widest bar.
 const BAR_WIDTH_MAX: usize = 40;
 
 /// How things are drawn here.
@@ -51,7 +49,6 @@ pub(super) struct Column {
     pub(super) weight: u8,
 }
 
-/// One cell.
 pub(super) enum Cell {
     Text(String),
     Number(String),
@@ -59,7 +56,6 @@ pub(super) enum Cell {
     Bar(f64, bool),
 }
 
-/// One row.
 pub(super) struct Row {
     pub(super) cells: Vec<Cell>,
     pub(super) selected: bool,

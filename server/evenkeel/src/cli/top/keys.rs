@@ -8,7 +8,6 @@ use super::model::{Key, Model, Sort, endpoints};
 /// Orders of pools and of endpoints, as `s` goes through them.
 const POOL_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Imbalance];
 const ENDPOINT_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Room];
-/// Longest filter.
 const FILTER_CHARS_MAX: usize = 64;
 
 /// What a key brings about, beyond what is shown.

@@ -16,7 +16,6 @@ const TOLD_WITHIN: Duration = Duration::from_secs(3);
 /// A pool's identity: cluster, then route, as lists are ordered.
 pub(super) type Key = (String, String);
 
-/// In which order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sort {
     Load,
@@ -56,7 +55,6 @@ struct Known {
     watch: u64,
 }
 
-/// What is known.
 #[derive(Default)]
 pub(super) struct Model {
     pools: BTreeMap<Key, Known>,

@@ -18,7 +18,6 @@ use tokio::sync::mpsc;
 
 /// A key is looked for this often after the end is asked for.
 const POLL: Duration = Duration::from_millis(50);
-/// Keys that wait.
 const KEYS_MAX: usize = 64;
 
 /// What comes from the terminal.
@@ -26,7 +25,6 @@ pub(super) enum Input {
     Key(KeyEvent),
     /// Its size is another.
     Resized,
-    /// It is gone.
     Closed,
 }
 

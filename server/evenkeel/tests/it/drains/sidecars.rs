@@ -46,7 +46,6 @@ async fn shows_in_flight(sidecar: &Sidecar, endpoint: &str) -> u64 {
 /// Continuous requests: each worker holds one lease at a time.
 struct Load {
     stop: Arc<AtomicBool>,
-    /// Admissions by endpoint.
     seen: Arc<parking_lot::Mutex<BTreeMap<String, u64>>>,
     workers: Vec<tokio::task::JoinHandle<()>>,
 }

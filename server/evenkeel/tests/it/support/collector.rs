@@ -61,7 +61,6 @@ impl TraceService for Got {
     }
 }
 
-/// Stops when dropped.
 pub(crate) struct Collector {
     pub(crate) got: Arc<Got>,
     pub(crate) port: u16,

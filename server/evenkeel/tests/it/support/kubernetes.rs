@@ -52,7 +52,6 @@ struct World {
     asked: Vec<Asked>,
 }
 
-/// Stops when dropped.
 pub(crate) struct FakeApi {
     pub(crate) port: u16,
     shared: Arc<Shared>,
@@ -194,7 +193,6 @@ pub(crate) fn slice(family: &str, port: u16, endpoints: &[Value]) -> Value {
     json!({"addressType": family, "ports": [{"name": "http", "port": port, "protocol": "TCP"}], "endpoints": endpoints})
 }
 
-/// A ready endpoint.
 pub(crate) fn ready(address: &str) -> Value {
     json!({"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false}})
 }

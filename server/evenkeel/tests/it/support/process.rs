@@ -7,7 +7,6 @@ use std::{
 
 use super::command::PROGRAM;
 
-/// Ends when dropped.
 pub(crate) struct Process(Child);
 
 impl Process {

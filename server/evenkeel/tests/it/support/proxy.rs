@@ -16,7 +16,6 @@ use super::redis::store_at;
 /// What happens to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Bytes pass.
     Pass,
     /// Bytes wait; connections stay open.
     Stall,
@@ -26,7 +25,6 @@ pub(crate) enum Mode {
     CutReply,
 }
 
-/// Stops when dropped.
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     mode: Arc<watch::Sender<Mode>>,

@@ -8,7 +8,6 @@ use std::{
 
 use super::eventually;
 
-/// The shell's prompt.
 pub(crate) const PROMPT: &str = "ready>";
 
 /// One terminal with a shell in it.

@@ -34,7 +34,6 @@ mod faults;
 mod interfaces;
 mod queries;
 
-/// 2026-11-18, 11:06 UTC.
 const NOW: u64 = 1_795_000_000_000;
 const DAY_MS: u64 = 86_400_000;
 const LIMIT: Duration = Duration::from_secs(20);
