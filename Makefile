@@ -70,6 +70,8 @@ lint: ## Formatting, clippy, Lua, dependencies, documentation
 	cargo fmt --all --check
 	@.ci/check-text
 	@.ci/check-docs
+	@.ci/check-language
+	@.ci/check-cycles
 	@.ci/assemble-lua out/lua
 	luacheck --quiet out/lua
 	.ci/check-dependencies

@@ -280,7 +280,7 @@ fn concurrent_operations_balance() {
                         lease: number,
                         tie: (task * 31 + round) as u32,
                     };
-                    if store.admit(admit).await.unwrap() != None {
+                    if store.admit(admit).await.unwrap().is_some() {
                         admitted += 1;
                         held.push(number);
                     }
