@@ -1,4 +1,4 @@
-//! What all sidecars have reported: requests over time, fullest keys, burn rates, refusals, repairs, sidecars.
+//! Reports of all sidecars: requests over time, fullest keys, burn rates, refusals, repairs, sidecars.
 
 use evenkeel_domain::{
     DomainError,
@@ -18,13 +18,12 @@ use crate::{
     convert::{counts, store_kind},
 };
 
-/// How far back unless the request says otherwise.
 const SPAN_MS: u64 = 15 * 60_000;
 
 impl Api {
     pub async fn list_sidecars(&self, _: ListSidecarsRequest) -> Result<ListSidecarsResponse> {
         let sidecars = self.reported(self.history.sidecars()).await?.into_iter().map(|(status, alive)| {
-            // One that reports reaches the store; of this one it is known.
+            // A sidecar that reports reaches the store. This sidecar knows the state of its own connection.
             let is_this = status.id == self.about.id;
             SidecarState {
                 store_up: if is_this { self.balancer.store.is_up() } else { alive },

@@ -1,4 +1,4 @@
-//! Administrators and their tokens. Reading needs none.
+//! Administrators and their tokens. Only changes need a token.
 
 use std::sync::{
     Arc,
@@ -18,11 +18,11 @@ use crate::{Api, Result};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Administrator(pub(crate) String);
 
-/// The administrators of the configuration as last read.
+/// The administrators in the last valid configuration.
 pub struct Admins {
     tokens: watch::Receiver<Arc<Vec<AdminToken>>>,
     metrics: Arc<Metrics>,
-    /// The second in which a refusal was last logged.
+    /// The second in which a rejection was last logged.
     logged_s: AtomicU64,
 }
 
@@ -30,13 +30,13 @@ pub struct Admins {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoAdmin {
     #[error(
-        "changes are not possible: the configuration names no administrators; give them tokens under \
+        "changes are not possible: the configuration names no administrators; add tokens under \
          admin.tokens"
     )]
     NoneConfigured,
     #[error("changes need an administrator's token: authorization: Bearer <token>")]
     NoToken,
-    #[error("authorization: this token is no administrator's")]
+    #[error("authorization: this token belongs to no administrator")]
     WrongToken,
 }
 
@@ -54,7 +54,7 @@ impl Admins {
     /// Returns the administrator of a header or metadata `authorization`. Compares all tokens, each in constant time.
     ///
     /// # Errors
-    /// If it is no administrator's.
+    /// If the token belongs to no administrator.
     pub fn check(&self, authorization: Option<&str>) -> Result<Administrator> {
         let found = self.find(authorization);
         let result = match found {
@@ -74,7 +74,7 @@ impl Admins {
     fn log(&self, error: NoAdmin) {
         let now = unix_ms() / 1000;
         if self.logged_s.swap(now, Ordering::Relaxed) != now {
-            warn!(target: "evenkeel::change_log", %error, "administrative call refused");
+            warn!(target: "evenkeel::change_log", %error, "administrative call rejected");
         }
     }
 
@@ -99,7 +99,7 @@ impl Admins {
 }
 
 impl Api {
-    #[allow(clippy::unused_async)] // as every operation
+    #[allow(clippy::unused_async)] // every operation is async
     pub async fn who_am_i(&self, by: Administrator, _: WhoAmIRequest) -> Result<WhoAmIResponse> {
         Ok(WhoAmIResponse { name: by.0 })
     }
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_configured_token_is_somebody() {
+    fn only_a_configured_token_belongs_to_an_administrator() {
         let (admins, tokens) = admins(
             "admin: {tokens: [{name: ops, token: 0123456789abcdef}, {name: ci, token: fedcba9876543210}]}",
         );

@@ -1,4 +1,4 @@
-//! Enums of the domain as enums of the API.
+//! Converts enums of the domain to enums of the API.
 
 use evenkeel_domain::{activity::StoreKind as Kind, limit};
 use evenkeel_proto::v1::{self as pb, StoreKind};

@@ -1,4 +1,4 @@
-//! Usage as CSV (RFC 4180) whose fields a spreadsheet does not read as formulas.
+//! Usage as CSV (RFC 4180). No field is a formula to a spreadsheet.
 
 use std::borrow::Cow;
 
@@ -7,18 +7,18 @@ use evenkeel_proto::{
     v1::{Outcome, SessionRow, TokenUsage, Turn, Usage, UsageDimension, UsageRow},
 };
 
-/// Names of the columns of [`Usage`].
+/// Column names of [`Usage`].
 const USAGE_COLUMNS: &str = "requests,estimated,input_tokens,output_tokens,cached_input_tokens,reasoning_tokens,\
                              total_tokens,cost_millionths,cost\r\n";
 
-/// Millionths as a decimal: `1.25`, `0.000001`, `3`.
+/// Formats millionths as a decimal: `1.25`, `0.000001`, `3`.
 #[must_use]
 pub fn decimal(millionths: u64) -> String {
     let text = format!("{}.{:06}", millionths / 1_000_000, millionths % 1_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A field of CSV. A text that a spreadsheet would read as a formula gets an apostrophe in front, as OWASP advises.
+/// Formats a field of CSV. A text that a spreadsheet reads as a formula gets a leading apostrophe, as OWASP advises.
 #[must_use]
 pub fn csv_field(text: &str) -> Cow<'_, str> {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
@@ -29,14 +29,14 @@ pub fn csv_field(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("\"{apostrophe}{}\"", text.replace('"', "\"\"")))
 }
 
-/// A moment for people and spreadsheets: `2026-11-21T15:04:05.123Z`.
+/// Formats a time for people and spreadsheets: `2026-11-21T15:04:05.123Z`.
 #[must_use]
 pub fn moment(ms: u64) -> String {
     let at = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     at.map(|at| format!("{at:.3}")).unwrap_or_default()
 }
 
-/// The first line of usage by these dimensions.
+/// Returns the header line of usage by these dimensions.
 #[must_use]
 pub fn usage_header(by: &[i32]) -> String {
     let dimensions = (1..5).filter(|dimension| by.contains(dimension));
@@ -44,7 +44,7 @@ pub fn usage_header(by: &[i32]) -> String {
     names.collect::<String>() + USAGE_COLUMNS
 }
 
-/// One line of usage.
+/// Returns one line of usage.
 #[must_use]
 pub fn usage_row(row: &UsageRow) -> String {
     let names = [&row.day, &row.consumer, &row.model, &row.route];
@@ -70,7 +70,7 @@ pub fn sessions(sessions: &[SessionRow]) -> String {
     format!("session,consumer,last,{USAGE_COLUMNS}") + &lines.collect::<String>()
 }
 
-/// Turns of a session.
+/// Returns the turns of a session, with a header.
 #[must_use]
 pub fn turns(turns: &[Turn]) -> String {
     let header = "at,model,route,status,outcome,input_tokens,output_tokens,cached_input_tokens,reasoning_tokens,\

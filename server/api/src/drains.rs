@@ -42,7 +42,7 @@ impl Api {
     }
 }
 
-/// Without route and cluster, every pool.
+/// Without route and cluster, the drain applies to every pool.
 fn pool<'a>(route: &'a str, cluster: &'a str) -> Option<(&'a str, &'a str)> {
     (!route.is_empty() || !cluster.is_empty()).then_some((route, cluster))
 }

@@ -1,4 +1,4 @@
-//! Errors of the API: the one table from the domain's errors to gRPC codes and HTTP statuses.
+//! Errors of the API, and the only table that maps the domain's errors to gRPC codes and HTTP statuses.
 
 use std::error::Error;
 
@@ -22,7 +22,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// Code, name in JSON, number in gRPC, HTTP status.
+    /// Columns: code, name in JSON, number in gRPC, HTTP status.
     pub const TABLE: [(Self, &'static str, i32, u16); 10] = [
         (Self::InvalidArgument, "invalid_argument", 3, 400),
         (Self::UnsupportedMediaType, "unsupported_media_type", 3, 415),
@@ -70,7 +70,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// A wrong field, and what it must be.
+    /// Returns an error about a wrong field, which says what the field must be.
     #[must_use]
     pub fn of_field(code: Code, field: &str, expected: &str, got: &str) -> Self {
         let message = format!("{field}: must be {expected}, got {got}");
@@ -85,7 +85,7 @@ impl From<DomainError> for ApiError {
 }
 
 impl From<&DomainError> for ApiError {
-    /// The message is the error's own, followed by its causes.
+    /// Converts an error of the domain. The message includes its causes.
     fn from(error: &DomainError) -> Self {
         let code = match error {
             DomainError::Invalid { .. } => Code::InvalidArgument,

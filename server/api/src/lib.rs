@@ -1,5 +1,5 @@
-//! Every operation of the operators' API: one async method from request message to response message. gRPC and HTTP only
-//! decode, call and encode.
+//! The operators' API. Each operation is one async method that takes a request message and returns a response message;
+//! gRPC and HTTP only decode, call and encode.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ pub struct Api {
     /// Start time in milliseconds of the Unix epoch.
     pub started_at_ms: u64,
     pub keep_alive_interval: Duration,
-    /// What all sidecars have reported.
+    /// The reports of all sidecars.
     pub history: History,
     /// Pools as of the last sweep.
     pub views: Arc<Views>,
@@ -53,7 +53,7 @@ pub struct Api {
     pub change_log: Arc<ChangeLog>,
     pub admins: Admins,
     pub ledger: Arc<Ledger>,
-    /// How limits read a gateway's request.
+    /// Converts a gateway's request into the input of the limits.
     pub limit_request: fn(pb::AdmitRequest, pb::Pool) -> LimitRequest,
     pub watchers: Arc<Semaphore>,
     /// The overview that all watches share.
@@ -61,7 +61,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Reads what sidecars reported; fails at once while the store is away.
+    /// Reads the reports of all sidecars. Fails at once while the store is down.
     async fn reported<T>(
         &self,
         read: impl Future<Output = std::result::Result<T, StoreError>>,

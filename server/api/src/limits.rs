@@ -1,4 +1,4 @@
-//! Limits, overrides of them, and which of them apply to a request.
+//! Limits, their overrides, and which limits apply to a request.
 
 use evenkeel_domain::{
     DomainError,
@@ -15,7 +15,7 @@ use evenkeel_store::records::Override;
 use crate::{Administrator, Api, ApiError, Code, Result, convert::counts, usage::tokens};
 
 impl Api {
-    #[allow(clippy::unused_async)] // as every operation
+    #[allow(clippy::unused_async)] // every operation is async
     pub async fn list_limits(&self, _: ListLimitsRequest) -> Result<ListLimitsResponse> {
         Ok(ListLimitsResponse { limits: self.overrides.limits().iter().map(|limit| encode(limit)).collect() })
     }
@@ -96,7 +96,7 @@ fn encode(limit: &Limit) -> pb::Limit {
 
 fn explanation(explained: Explained) -> Explanation {
     let reading = explained.reading;
-    // The reading of a prepaid quota contains what is left.
+    // The state of a prepaid quota contains the remaining balance.
     let used = if explained.prepaid { reading.amount.saturating_sub(reading.used) } else { reading.used };
     let kind = if explained.quota { RuleKind::Quota } else { RuleKind::Limit };
     Explanation {

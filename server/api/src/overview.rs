@@ -1,4 +1,4 @@
-//! The cluster at a glance, from the last sweep: a live read of every pool would be too much for each glance.
+//! The overview of the cluster, from the last sweep: reading every pool for each request would load the store too much.
 
 use std::cmp::Ordering;
 
@@ -73,7 +73,7 @@ impl Api {
 
     async fn sidecars_alive(&self) -> Option<u64> {
         let all = self.reported(self.history.sidecars()).await.ok()?;
-        // This one may not have reported yet.
+        // This sidecar may not have reported yet.
         Some(all.iter().filter(|(_, alive)| *alive).count().max(1) as u64)
     }
 
@@ -91,7 +91,7 @@ impl Api {
     }
 }
 
-/// Returns true if anything but times differs.
+/// Returns true if anything except times differs.
 pub(crate) fn differs(a: &Overview, b: &Overview) -> bool {
     let timeless = |overview: &Overview| {
         let mut copy = Overview { now_ms: 0, age_ms: 0, ..overview.clone() };

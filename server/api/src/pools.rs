@@ -1,4 +1,4 @@
-//! Pools, their endpoints, holders and leases, read from the tables: 16 reads at a time.
+//! Pools with their endpoints, holders and leases, read from the tables.
 
 use std::{cmp::Ordering, ops::Bound, sync::Arc};
 
@@ -20,9 +20,9 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{Api, Result};
 
-/// Tables, or holders' leases, read at the same time for one list.
+/// Most tables, or holders' leases, read concurrently for one list.
 const CONCURRENCY: usize = 16;
-/// Endpoints on a page unless the request says otherwise.
+/// Default number of endpoints on a page.
 const ENDPOINTS: u32 = 50;
 
 impl Api {
@@ -79,7 +79,7 @@ impl Api {
         let only = if holder.is_empty() { None } else { Some(HolderId::new(&holder)?) };
         let size = page_size_of(page_size)?;
         let after = lease_after(&page_token)?;
-        // Only holders from the last page's on are read, and no more than fill this one.
+        // Read only the holders after the previous page, and only those needed to fill this one.
         let from = after.as_ref().map_or(Bound::Unbounded, |(holder, _)| Bound::Included(holder.clone()));
         let holders = table.holders.range((from, Bound::Unbounded)).map(|(holder, _)| holder.clone());
         let wanted: Vec<_> = holders.filter(|h| only.as_ref().is_none_or(|only| only == h)).collect();
@@ -105,7 +105,7 @@ impl Api {
         Ok(ListLeasesResponse { leases, next_page_token })
     }
 
-    /// Returns the pool of this name, as a gateway calls it or as lists show it.
+    /// Returns the pool with this name, in the gateway's form or in the form of lists.
     pub(crate) fn entry(&self, route: &str, cluster: &str) -> Result<Arc<PoolEntry>> {
         if cluster.is_empty() {
             return Err(DomainError::invalid("cluster", "the name of a pool's cluster", "none").into());
@@ -162,7 +162,7 @@ pub(crate) fn summary(view: &PoolView) -> PoolSummary {
     }
 }
 
-/// One page of a pool's endpoints.
+/// Returns one page of a pool's endpoints.
 pub(crate) fn endpoints_of(view: &PoolView, request: &ListEndpointsRequest) -> Result<ListEndpointsResponse> {
     let mut endpoints: Vec<EndpointState> =
         view.endpoints.iter().filter(|e| e.address.contains(&request.search)).map(endpoint).collect();
@@ -203,7 +203,7 @@ fn sort(endpoints: &mut [EndpointState], sort: EndpointSort) {
     });
 }
 
-// Names contain no control characters.
+// Names contain no control characters, so a newline separates them.
 fn pool_token(id: &PoolId) -> String {
     format!("{}\n{}", id.route(), id.cluster())
 }

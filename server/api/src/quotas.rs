@@ -58,7 +58,7 @@ impl Api {
     }
 }
 
-/// Returns a required value: a mistyped change must not set a balance to 0.
+/// Returns a required value, or an error if it is missing: a mistyped change must not set a balance to 0.
 fn given<T>(field: &str, value: Option<T>) -> Result<T> {
     value.ok_or_else(|| ApiError::of_field(Code::InvalidArgument, field, "given", "none"))
 }

@@ -14,7 +14,7 @@ use futures::{Stream, TryStreamExt as _};
 
 use crate::{Api, ApiError, Result};
 
-/// The default and the largest number of rows, and of sessions, on a page.
+/// The default and the largest number of rows or sessions on a page.
 const ROWS: (usize, usize) = (100, 10_000);
 const SESSIONS: (usize, usize) = (20, 1000);
 
@@ -32,7 +32,7 @@ impl Api {
         })
     }
 
-    /// Returns all rows of all pages, a day's at a time if the dimensions include the day.
+    /// Streams all rows. If the dimensions include the day, reads one day at a time.
     ///
     /// # Errors
     /// If the request is invalid.

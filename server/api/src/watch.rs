@@ -1,4 +1,4 @@
-//! Streams of what sweeps find.
+//! Streams the results of sweeps.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,16 +22,16 @@ use crate::{
     pools::{endpoints_of, state},
 };
 
-/// Watches of one sidecar at the same time.
+/// Most concurrent watches of one sidecar.
 pub const WATCHERS_MAX: usize = 1000;
-/// Pools in the overview of a watch.
+/// Most pools in the overview of a watch.
 const POOLS: u32 = 100;
-/// Unchanged figures are sent again after this time.
+/// Longest time between two responses: unchanged figures are sent again after it.
 const QUIET: Duration = Duration::from_secs(2);
 /// Least time between two responses.
 const PACE: Duration = Duration::from_millis(250);
 
-/// The overview of the sweep at this time: created once for all watches.
+/// The overview of one sweep, with the sweep's time. Created once for all watches.
 #[derive(Default)]
 pub struct Watched(tokio::sync::Mutex<Option<(Instant, Arc<Overview>)>>);
 
@@ -82,7 +82,7 @@ impl Api {
     ) -> Result<impl Stream<Item = PoolState> + Send + use<>> {
         let mut wanted = HashSet::new();
         for pool in request.pools {
-            // As lists show it, or as a gateway calls it.
+            // The name may have the form of lists or the gateway's form.
             let listed = PoolId::new(&pool.route, &pool.cluster)?;
             wanted.extend([listed, self.balancer.directory.identity(&pool.route, &pool.cluster)?]);
         }
@@ -125,7 +125,7 @@ impl Api {
         Ok(overview)
     }
 
-    /// One page of a pool's endpoints as of the last sweep. `None` if the pool is newer than that.
+    /// Returns one page of a pool's endpoints as of the last sweep. `None` if the pool is newer than the sweep.
     fn swept_endpoints(&self, request: &ListEndpointsRequest) -> Result<Option<ListEndpointsResponse>> {
         let entry = self.entry(&request.route, &request.cluster)?;
         self.views.all().get(&entry.pool.id).map(|view| endpoints_of(view, request)).transpose()
@@ -133,7 +133,7 @@ impl Api {
 }
 
 impl Watcher {
-    /// Waits for the next response. `None` when the sidecar stops: the watcher then turns to another sidecar.
+    /// Waits for the next response. Returns `None` when the sidecar stops: the client then connects to another sidecar.
     async fn next(&mut self) -> Option<WatchResponse> {
         loop {
             if let Some((at, ..)) = &self.sent {
@@ -147,7 +147,7 @@ impl Watcher {
                 }
             }
             let overview = self.api.shared_overview().await.ok()?;
-            // A pool that is gone may come back.
+            // Keep watching: a pool that is gone may come back.
             let request = self.endpoints.as_ref();
             let endpoints = request.and_then(|request| self.api.swept_endpoints(request).ok().flatten());
             let is_news = self.sent.as_ref().is_none_or(|(at, before, endpoints_before)| {
@@ -160,7 +160,7 @@ impl Watcher {
         }
     }
 
-    /// Also returns if the next sweep takes longer than [`QUIET`].
+    /// Waits for the next sweep, at most for [`QUIET`].
     async fn wait_for_sweep(&mut self) -> Option<()> {
         match tokio::time::timeout(QUIET, self.swept.changed()).await {
             Ok(Err(_)) => None,

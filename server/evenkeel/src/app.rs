@@ -1,4 +1,4 @@
-//! Wiring: configuration to running tasks, and the ordered drain.
+//! Builds the running sidecar from its configuration, and shuts it down in order.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -56,36 +56,37 @@ use crate::{
     transport::{grpc, http},
 };
 
-/// Longest wait for calls under way when draining.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for answers to be read, for HTTP and for background tasks at the end.
+/// Longest wait at shutdown for the gateways' calls in progress.
+const CALLS_MAX: Duration = Duration::from_secs(10);
+/// Longest wait at shutdown for each of: gRPC connections, HTTP requests, background tasks.
 const END_MAX: Duration = Duration::from_secs(1);
-/// Longest wait for traces to be exported at the end.
+/// Longest wait at shutdown for the export of traces.
 const TRACES_MAX: Duration = Duration::from_secs(2);
-/// Longest wait for usage to be written at the end.
+/// Longest wait at shutdown for the ledger to write usage.
 const LEDGER_MAX: Duration = Duration::from_secs(2);
 
-/// Bound listeners: made before anything runs, so that tests can use port 0 and faults show at once.
+/// The bound listeners. They are bound before any task starts, so that tests can use port 0 and an address in use is
+/// reported at once.
 pub struct Listeners {
     grpc: Option<TcpListener>,
     socket: Option<(UnixListener, PathBuf)>,
     http: TcpListener,
 }
 
-/// Where a sidecar really listens.
+/// The addresses that a sidecar listens on, with the ports that the system assigned.
 #[derive(Clone, Debug, Serialize)]
 pub struct Addresses {
     pub grpc: Option<String>,
-    /// gRPC over a Unix socket.
+    /// Path of the Unix socket for gRPC.
     pub grpc_socket: Option<PathBuf>,
     pub http: String,
 }
 
 impl Listeners {
-    /// Binds everything.
+    /// Binds all listeners.
     ///
     /// # Errors
-    /// Where an address is taken or not allowed.
+    /// If an address is in use or not permitted.
     pub async fn bind(config: &Config) -> anyhow::Result<Self> {
         let grpc = match config.listen.grpc {
             Some(address) => Some(
@@ -110,10 +111,10 @@ impl Listeners {
         Ok(Self { grpc, socket, http })
     }
 
-    /// The addresses bound.
+    /// Returns the bound addresses.
     ///
     /// # Errors
-    /// Where the system does not tell.
+    /// If the system cannot report an address.
     pub fn addresses(&self) -> anyhow::Result<Addresses> {
         let grpc = self.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
         Ok(Addresses {
@@ -128,20 +129,20 @@ impl Listeners {
 async fn bind_socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     if path.exists() {
         if tokio::net::UnixStream::connect(path).await.is_ok() {
-            anyhow::bail!("another process listens there");
+            anyhow::bail!("another process listens on this socket");
         }
-        std::fs::remove_file(path).context("cannot remove the socket left behind")?;
+        std::fs::remove_file(path).context("cannot remove the stale socket")?;
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     Ok(listener)
 }
 
-/// Serves until `shutdown`, then drains: readiness and health off, a while for load balancers to see it, no new
-/// gRPC connections, calls under way finished, HTTP and background tasks ended.
+/// Serves until `shutdown`, then stops in order: turns readiness and health off, waits `shutdown_delay` so that load
+/// balancers notice, accepts no new gRPC connections, waits for calls in progress, ends HTTP and the background tasks.
 ///
 /// # Errors
-/// Where a listener fails.
+/// If the sidecar cannot start, for example because the store's options or the rate limit files are invalid.
 pub async fn run(
     config: Config,
     listeners: Listeners,
@@ -183,7 +184,12 @@ pub async fn run(
     ));
     let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
     metrics.limits.set_revision(config.rules.fingerprint());
-    tasks.spawn(follow(live.rules.clone(), Arc::clone(&rules), Arc::clone(&metrics), background.clone()));
+    tasks.spawn(follow_rules(
+        live.rules.clone(),
+        Arc::clone(&rules),
+        Arc::clone(&metrics),
+        background.clone(),
+    ));
     let change_log = Arc::new(ChangeLog::new(changes, tasks.clone(), Arc::clone(&metrics)));
     let drains =
         Arc::new(Drains::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&change_log)));
@@ -280,19 +286,19 @@ pub async fn run(
     tokio::time::sleep(config.shutdown_delay).await;
     stop_grpc.cancel();
     grpc::end_health_watches(&mut health).await;
-    if !ends_within(DRAIN_MAX, &calls).await {
-        warn!(after_s = DRAIN_MAX.as_secs(), "calls still in progress: stopping anyway");
+    if !ends_within(CALLS_MAX, &calls).await {
+        warn!(after_s = CALLS_MAX.as_secs(), "calls still in progress: stopping anyway");
     }
-    // The last answers are on their way; who does not read a list or a watch is not waited for.
+    // Clients still read the last responses. A client that stopped reading a list or a watch must not delay the end.
     if !ends_within(END_MAX, &grpc_servers).await {
         info!("connections still open: stopping anyway");
     }
-    // After the last calls, which record; while the store is still there.
+    // After the last calls, because they record usage, and before the store closes.
     ledger.flush_all(LEDGER_MAX).await;
     if !tracer.shutdown(TRACES_MAX).await {
-        info!("the collector is too slow: the remaining traces are not exported");
+        info!("the trace collector is too slow: the remaining traces are not exported");
     }
-    // Last, so that readiness can be asked for as long as anything is served.
+    // HTTP ends after gRPC, so that probes can read the readiness as long as the sidecar serves.
     stop_http.cancel();
     if !ends_within(END_MAX, &http_server).await {
         warn!("HTTP requests still in progress: stopping anyway");
@@ -308,15 +314,15 @@ pub async fn run(
     Ok(())
 }
 
-/// What tells this sidecar from all others.
+/// Returns a random id that distinguishes this sidecar from all others.
 fn instance_id() -> anyhow::Result<String> {
     let mut random = [0; 8];
-    getrandom::fill(&mut random).context("no randomness")?;
+    getrandom::fill(&mut random).context("cannot read random bytes from the system")?;
     Ok(format!("{:016x}", u64::from_be_bytes(random)))
 }
 
-/// Puts rules in force as they are read.
-async fn follow(
+/// Applies new limit rules whenever the reloader publishes them.
+async fn follow_rules(
     mut read: tokio::sync::watch::Receiver<Arc<LimitRules>>,
     rules: Arc<ArcSwap<LimitRules>>,
     metrics: Arc<Metrics>,
@@ -333,13 +339,13 @@ async fn follow(
     }
 }
 
-/// Closes the tracker and waits for its tasks; false where they take longer.
+/// Closes the tracker and waits for its tasks. Returns false if they take longer than `limit`.
 async fn ends_within(limit: Duration, tasks: &TaskTracker) -> bool {
     tasks.close();
     tokio::time::timeout(limit, tasks.wait()).await.is_ok()
 }
 
-/// The rate limit service, and the task that follows its files.
+/// Creates the rate limiter of the rate limit service, and starts the task that follows its files.
 fn rate_limits(
     service: &RateLimitService,
     counters: Arc<dyn Counters>,
@@ -361,7 +367,7 @@ fn rate_limits(
     Ok(Arc::new(rate_limiter))
 }
 
-/// A store, and what is kept in it beside tables and counters.
+/// A store with tables and counters, and the records, drains and change log kept in it.
 struct Opened {
     store: Arc<ResilientStore>,
     records: Arc<dyn RecordStore>,
@@ -401,8 +407,8 @@ async fn open_store(
     }
 }
 
-/// Where usage and what has happened are kept. Over connections of their own: a query that reads a month of usage holds
-/// up no KeepAlive.
+/// Opens the stores of usage and activity. They use separate connections to Redis, so that a query over a month of
+/// usage does not delay a KeepAlive.
 fn records_beside(
     config: &Config,
     metrics: &Arc<Metrics>,
@@ -419,7 +425,7 @@ fn records_beside(
     })
 }
 
-/// What the store is, for those who watch.
+/// Returns the kind of the store, which operators see on the page and in `evenkeel sidecars`.
 fn store_kind(config: &StoreConfig) -> StoreKind {
     match config {
         StoreConfig::Memory => StoreKind::Memory,
@@ -428,7 +434,7 @@ fn store_kind(config: &StoreConfig) -> StoreKind {
     }
 }
 
-/// Where this sidecar runs, in a name people know it by: the host's, which in Kubernetes is the pod's, and its port.
+/// Returns a name by which people recognise this sidecar: the host name, which in Kubernetes is the pod's, and the port.
 fn name_of(http: &str) -> String {
     let host = rustix::system::uname();
     let port = http.rsplit(':').next().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! The Evenkeel sidecar: the doors (gRPC, HTTP), the wiring of the crates behind them, and the reload of the configuration.
+//! The Evenkeel sidecar: gRPC and HTTP servers, the wiring of the crates behind them, and the reload of the
+//! configuration.
 
 pub mod app;
 pub mod reload;

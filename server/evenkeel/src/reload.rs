@@ -1,5 +1,5 @@
-//! Reloads the configuration while the sidecar runs. Limits and the like take effect at once; for other sections, the log
-//! says that they need a restart.
+//! Reloads the configuration while the sidecar runs. Changes of the sections in [`Live`] take effect at once; for other
+//! changed sections, the sidecar logs that they need a restart.
 //!
 //! The sidecar watches directories and compares the contents of the files: Kubernetes swaps a symbolic link above a mounted
 //! file, editors replace files, and a watcher may report one change several times or not name what changed.
@@ -21,18 +21,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-/// How long to wait for the end of a burst of changes before reading.
+/// Pause before reading the files, so that a burst of changes ends first.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How often the files are compared even without an event, because network file systems report none.
+/// Interval at which the files are compared without an event, because network file systems report none.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The reloadable part of the configuration: the last valid one.
+/// The reloadable part of the last valid configuration.
 #[derive(Clone, Debug)]
 pub struct Live {
     /// Limits, quotas and their tables.
     pub rules: watch::Receiver<Arc<LimitRules>>,
     pub admin: watch::Receiver<Arc<Vec<AdminToken>>>,
-    /// Keeps both channels open if nothing is ever sent, so that a receiver waits.
+    /// Keeps both channels open even if nothing is ever sent, so that receivers wait.
     _open: Option<Arc<Senders>>,
 }
 

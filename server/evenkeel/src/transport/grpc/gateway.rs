@@ -22,13 +22,13 @@ use tonic::{Request, Response, Status};
 use super::{keep_alive, request, spans};
 use crate::transport::status::to_status;
 
-/// A KeepAlive that the shared store did not take is due again after this part of the interval.
+/// Divides the interval after a KeepAlive that the shared store did not apply, so that the next one is due sooner.
 const RETRY_PART: u32 = 4;
 
 pub(super) struct GatewayService {
     admission: Arc<Admission>,
     keep_alive_interval: Duration,
-    /// Running calls; a shutdown waits for them.
+    /// Calls in progress; a shutdown waits for them.
     calls: TaskTracker,
 }
 
@@ -169,7 +169,7 @@ fn admitted(request: Admitted) -> pb::Admitted {
     }
 }
 
-/// The client and support find the refusal by `request_id`.
+/// Encodes a refusal. The client and support staff find it by `request_id`.
 fn denied(refusal: Refusal, request_id: String) -> pb::Denied {
     let reason = match refusal.reason {
         Reason::PoolFull => pb::Reason::PoolFull,

@@ -9,7 +9,7 @@ use evenkeel_store::{Held, counters::ReservationId};
 
 /// Most pools in one KeepAlive.
 const HELD_POOLS_MAX: usize = 4096;
-/// Most leases in one KeepAlive, over all its pools: far above what one gateway worker can carry.
+/// Most leases in one KeepAlive, over all its pools: far more than one gateway worker can hold.
 const HELD_LEASES_MAX: usize = 262_144;
 
 pub(super) fn decode(request: KeepAliveRequest) -> Result<HolderList, DomainError> {

@@ -22,12 +22,12 @@ mod request;
 mod rls;
 mod spans;
 
-/// Converts a gateway's request for the limits.
+/// Converts a gateway's request into the input of the limits.
 pub fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     request::limit_request(request, pool)
 }
 
-/// Largest message accepted: a KeepAlive of several hundred thousand leases.
+/// Largest message accepted, in bytes: enough for a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Services with a health status: the sidecar as a whole, and those that gateways call.
@@ -44,14 +44,14 @@ pub async fn set_not_serving(health: &HealthReporter) {
     }
 }
 
-/// Ends the watches of health, which would otherwise delay the shutdown.
+/// Ends the health watches, which would otherwise delay the shutdown.
 pub async fn end_health_watches(health: &mut HealthReporter) {
     for service in HEALTH {
         health.clear_service_status(service).await;
     }
 }
 
-/// Returns all services, and the handle that turns health off at the shutdown. `calls` tracks gateways' calls in progress.
+/// Returns all services, and the handle that turns health off at shutdown. `calls` tracks gateways' calls in progress.
 ///
 /// # Errors
 /// If the embedded descriptors are damaged.

@@ -10,13 +10,13 @@ use evenkeel_domain::{
 use evenkeel_engine::limiter::{LimitRequest, UsageReport};
 use evenkeel_proto::v1::{AdmitRequest, Outcome as PbOutcome, Pool, SettleRequest};
 
-/// Longest id of a request, in bytes.
+/// Longest request id, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// Larger counts are not credible and are ignored.
+/// Largest credible count of tokens; larger counts are ignored.
 const TOKENS_MAX: u64 = 1_000_000_000;
 
-/// Decodes what limits look at. Text that a client may have chosen is never an error, as a gateway may fail open on an
-/// error: [`clean`] shortens it instead.
+/// Decodes the attributes that limits use. [`clean`] repairs text that a client may have chosen: an error would let a
+/// gateway fail open.
 pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     let subject = request.subject.unwrap_or_default();
     let attributes = Attributes {
@@ -35,7 +35,7 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     LimitRequest { attributes, session, prompt_bytes, max_output_tokens }
 }
 
-/// Cleans the gateway's id of a request.
+/// Cleans the gateway's request id.
 pub(super) fn request_id(text: String) -> String {
     cleaned(text, REQUEST_ID_BYTES_MAX)
 }

@@ -25,7 +25,7 @@ pub(super) struct RlsService {
     rate_limiter: Arc<RateLimiter>,
     metrics: Arc<Metrics>,
     tracer: Tracer,
-    /// Running calls; a shutdown waits for them.
+    /// Calls in progress; a shutdown waits for them.
     calls: TaskTracker,
 }
 
@@ -65,7 +65,7 @@ impl RateLimitService for RlsService {
     }
 }
 
-/// Keys and values. Invalid UTF-8 becomes U+FFFD, so values that differ only in invalid bytes share a counter.
+/// Decodes keys and values. Invalid UTF-8 becomes U+FFFD, so values that differ only in invalid bytes share a counter.
 fn decode_entries(descriptor: &RateLimitDescriptor) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
     let text = |bytes| String::from_utf8_lossy(bytes);
     descriptor.entries.iter().map(|entry| (text(&entry.key), text(&entry.value))).collect()
@@ -85,7 +85,7 @@ fn decode<'a>(
     }
 }
 
-/// The unit of a descriptor's own limit; Envoy has no weeks there.
+/// Decodes the unit of a limit in a descriptor. Envoy has no weeks there.
 fn decode_unit(unit: i32) -> Option<Unit> {
     match RateLimitUnit::try_from(unit).ok()? {
         RateLimitUnit::Unknown => None,

@@ -40,7 +40,7 @@ pub(super) fn admit(
     Some(span)
 }
 
-/// Ends the span of an Admit. One that is only dropped has no result: its gateway did not wait for the answer.
+/// Ends the span of an Admit. A span that is dropped instead has no result: its gateway did not wait for the answer.
 pub(super) fn admitted(span: Option<Span>, decision: &Result<Decision, DomainError>) {
     let Some(mut span) = span else { return };
     let result = match decision {
@@ -130,7 +130,7 @@ pub(super) fn rate_limited(span: Option<Span>, evaluation: &Result<Evaluation, S
     }
 }
 
-/// What the call itself brings: Envoy's own gRPC clients write it there.
+/// Returns the trace context from the call's metadata, where Envoy's own gRPC clients write it.
 fn carried_by(metadata: &MetadataMap) -> TraceHeaders<'_> {
     let text = |name| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     TraceHeaders { parent: text("traceparent"), state: text("tracestate") }

@@ -22,7 +22,7 @@ mod routes;
 mod usage;
 mod watch;
 
-/// What the handlers need.
+/// Shared state of the handlers.
 pub struct Http {
     pub api: Arc<Api>,
     /// For `/metrics`.
@@ -42,8 +42,8 @@ pub fn router(http: Arc<Http>) -> Router {
         .with_state(http)
 }
 
-/// Ready also while the store is away: the sidecar then answers by its stated policy, and a gateway that
-/// stopped asking would be worse off.
+/// Reports readiness. The sidecar is ready even while the store is down: it then answers by each pool's policy, which
+/// serves a gateway better than no answer.
 async fn readyz(State(http): State<Arc<Http>>) -> Response {
     let stopping = http.api.balancer.recorder.is_stopping();
     let status = if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
@@ -66,7 +66,7 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
     }
 }
 
-/// Sets the metrics of pools at each scrape: tables as of the last sweep, and counts as of now.
+/// Sets the metrics of pools at each scrape: tables as of the last sweep, and current counts.
 fn set_pools(m: &PoolMetrics, http: &Http) {
     m.clear();
     for view in http.api.views.all().values() {

@@ -13,7 +13,7 @@ use ring::digest;
 
 use super::Http;
 
-/// Nothing from elsewhere, nothing inline, nowhere to send a form, and no frame of another page's.
+/// The content security policy: no resources from other origins, no inline code, no forms, no frames.
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'";
 
@@ -23,7 +23,7 @@ const INDEX: &str = "index.html";
 struct Asset {
     path: &'static str,
     bytes: &'static [u8],
-    /// What is served: the same, compressed.
+    /// The content, compressed with gzip; empty if the compression failed.
     gzip: Vec<u8>,
     etag: HeaderValue,
 }
@@ -34,7 +34,7 @@ macro_rules! assets {
     };
 }
 
-/// Every file of the page that browsers ask for. A test holds this list against the directory.
+/// Every file of the page that browsers request. A test compares this list with the directory.
 const FILES: [(&str, &[u8]); 28] = assets![
     "icon.svg",
     "index.html",
@@ -66,7 +66,7 @@ const FILES: [(&str, &[u8]); 28] = assets![
     "views/why.js",
 ];
 
-/// Compressed once, when the page is first asked for.
+/// The files, compressed once, at the first request for the page.
 static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| FILES.into_iter().map(Asset::new).collect());
 
 pub(super) fn routes() -> Router<Arc<Http>> {
@@ -80,7 +80,7 @@ impl Asset {
     fn new((path, bytes): (&'static str, &'static [u8])) -> Self {
         let hash = digest::digest(&digest::SHA256, bytes);
         let hex: String = hash.as_ref()[..12].iter().map(|byte| format!("{byte:02x}")).collect();
-        // Hexadecimal digits are always a header's value.
+        // Hexadecimal digits always form a valid header value.
         let etag =
             HeaderValue::from_str(&format!("W/\"{hex}\"")).unwrap_or(HeaderValue::from_static("W/\"\""));
         Self { path, bytes, gzip: gzip(bytes), etag }
@@ -97,14 +97,14 @@ impl Asset {
     }
 }
 
-/// Empty where it could not be done; the bytes are then served as they are.
+/// Compresses the bytes. Returns an empty vector on failure; the file is then served uncompressed.
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     use std::io::Write as _;
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
-/// One file. Browsers keep it and ask whether it is still the same: so a newer sidecar's page is whole at once.
+/// Serves one file. Browsers cache it but revalidate it, so a page never mixes files of two versions.
 fn serve(path: &str, headers: &HeaderMap) -> Response {
     let Some(asset) = ASSETS.iter().find(|asset| asset.path == path) else {
         return (StatusCode::NOT_FOUND, "no such file\n").into_response();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_is_served_and_none_is_left_over() {
+    fn every_file_of_the_directory_is_served() {
         let mut there = BTreeSet::new();
         files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("page"), "", &mut there);
         there.retain(|name| !name.ends_with("LICENSE") && !name.ends_with(".md"));
@@ -162,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn the_page_names_every_module_beforehand() {
-        // Else the browser learns of them one after the other.
+    fn the_page_preloads_every_module() {
+        // Otherwise the browser discovers the modules one after another.
         let index = std::str::from_utf8(FILES.iter().find(|(path, _)| *path == INDEX).unwrap().1).unwrap();
         for (path, _) in
             FILES.iter().filter(|(path, _)| path.starts_with("lib/") || path.starts_with("views/"))
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_asked_for_once_and_come_compressed() {
+    fn files_are_cached_and_compressed() {
         let all: usize = ASSETS.iter().map(|asset| asset.gzip.len()).sum();
         assert!(all < 100_000, "{all} bytes in all");
         let mut headers = HeaderMap::new();

@@ -17,7 +17,7 @@ use super::Http;
 pub(super) type Shared = State<Arc<Http>>;
 pub(super) type Answer = Result<Response, Failure>;
 
-/// A message as JSON; 204 for an empty one.
+/// Returns a message as JSON, or 204 for an empty one.
 pub(super) fn reply<T: serde::Serialize>(result: Result<T, ApiError>) -> Answer {
     Ok(match serde_json::to_vec(&result?) {
         Ok(json) if json == b"{}" => StatusCode::NO_CONTENT.into_response(),
@@ -26,7 +26,7 @@ pub(super) fn reply<T: serde::Serialize>(result: Result<T, ApiError>) -> Answer 
     })
 }
 
-/// An error as a response: the one shape of every error over HTTP.
+/// Returns an error as a response. Every error over HTTP has this shape.
 pub(super) struct Failure(ApiError);
 
 impl From<ApiError> for Failure {
@@ -48,8 +48,8 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Gives errors that no operation returned the same shape: unknown paths and methods. A gRPC client that calls this port
-/// by mistake reads the status only where there is no body.
+/// Gives the same shape to errors that no operation returned, such as unknown paths and methods. A gRPC client that calls
+/// this port by mistake gets no body, because it reads the HTTP status only without one.
 pub(super) async fn json_errors(request: Request, next: Next) -> Response {
     let media = request.headers().get(header::CONTENT_TYPE);
     let is_grpc = media.is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"));

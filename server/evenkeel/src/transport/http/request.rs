@@ -1,4 +1,4 @@
-//! Requests: path, query and JSON body into one message of the API.
+//! Decodes path, query and JSON body into one message of the API.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 
 use super::{Http, reply::Failure};
 
-/// The token alone, for sidecars behind a proxy whose own login uses `authorization`.
+/// Carries the bare token, for sidecars behind a proxy whose login uses `authorization`.
 const TOKEN_HEADER: &str = "x-evenkeel-token";
 
 /// Values by name. A name may occur more than once.
@@ -29,7 +29,7 @@ pub(super) type Pairs = BTreeMap<String, Vec<String>>;
 /// A request that needs no administrator.
 pub(super) struct Read<T>(pub(super) T);
 
-/// A request that needs one.
+/// A request that needs an administrator.
 pub(super) struct Change<T>(pub(super) Administrator, pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Http>> for Read<T> {
@@ -89,13 +89,13 @@ pub(super) async fn pairs(request: Request, query: bool) -> Result<(Request, Pai
     Ok((Request::from_parts(parts, body), pairs))
 }
 
-/// A message from texts alone.
+/// Decodes a message from text values.
 pub(super) fn from_pairs<T: DeserializeOwned>(pairs: Pairs) -> Result<T, ApiError> {
     let pairs = pairs.into_iter().map(|(name, values)| (name, Values(values)));
     serde_path_to_error::deserialize(MapDeserializer::new(pairs)).map_err(wrong)
 }
 
-/// A message from a JSON object, and values of the path.
+/// Decodes a message from a JSON object and the values of the path.
 fn from_body<T: DeserializeOwned>(body: &[u8], path: Pairs) -> Result<T, ApiError> {
     let invalid = |field: &str, message: String| ApiError {
         code: Code::InvalidArgument,
@@ -113,11 +113,11 @@ fn from_body<T: DeserializeOwned>(body: &[u8], path: Pairs) -> Result<T, ApiErro
     serde_path_to_error::deserialize(Value::Object(object)).map_err(wrong)
 }
 
-/// Says which field is wrong, and what was expected.
+/// Returns an error that names the wrong field and what was expected.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 fn wrong<E: std::fmt::Display>(error: serde_path_to_error::Error<E>) -> ApiError {
     let (path, message) = (error.path().to_string(), error.inner().to_string());
-    // The name of a list, not of one of its items.
+    // Report the list, not one of its items.
     let path = path.split('[').next().unwrap_or_default().to_owned();
     let (field, message) = match message.strip_prefix("unknown field ") {
         Some(rest) => {
@@ -142,7 +142,7 @@ fn unknown_field(unknown: &str, known: &[&str]) -> String {
     }
 }
 
-/// The texts given for one field.
+/// The text values of one field.
 struct Values(Vec<String>);
 
 impl Values {
@@ -205,8 +205,8 @@ impl<'de> Deserializer<'de> for Values {
     }
 }
 
-/// Returns the administrator, by `x-evenkeel-token` or, without it, by `authorization`. A page of another site must not
-/// make a browser call: a foreign origin is rejected, and bodies must be JSON, about which browsers ask first.
+/// Returns the administrator, by `x-evenkeel-token` or, without it, by `authorization`. Another site's page must not make
+/// a browser call this API: foreign origins are rejected, and bodies must be JSON, for which browsers send a preflight.
 fn authenticate(admins: &Admins, headers: &HeaderMap) -> Result<Administrator, ApiError> {
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(origin) = text(header::ORIGIN) {
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(of(&[("authorization", "Bearer an-administrators-token")]), Ok(()));
         let wrong = Err(Code::Unauthenticated);
         assert_eq!(of(&[login]), wrong);
-        // A wrong one is wrong, whatever else is shown.
+        // A wrong `x-evenkeel-token` is rejected even beside a valid `authorization`.
         assert_eq!(of(&[("authorization", "Bearer an-administrators-token"), (TOKEN_HEADER, "x")]), wrong);
         assert_eq!(of(&[(TOKEN_HEADER, "")]), wrong);
         let foreign = ("origin", "http://elsewhere.example");

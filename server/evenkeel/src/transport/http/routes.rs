@@ -1,4 +1,4 @@
-//! Which operation each path of the HTTP API is.
+//! The routes of the HTTP API: the operation behind each path.
 
 use std::sync::Arc;
 
@@ -15,10 +15,11 @@ use super::{
     usage, watch,
 };
 
-/// Largest body, in bytes.
+/// Largest request body, in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Each route is `who METHOD path operation`: `anyone` may call it, or an `admin`, or it has a handler of its own.
+/// Declares each route as `WHO METHOD PATH OPERATION`. `anyone` or only an `admin` may call it; `own` names a separate
+/// handler.
 macro_rules! routes {
     ($($who:ident $(($handler:path))? $method:ident $path:literal $operation:ident;)*) => {
         pub(super) fn routes() -> Router<Arc<Http>> {
@@ -27,7 +28,7 @@ macro_rules! routes {
             router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         }
 
-        /// Who may call, method, path and operation of each route.
+        /// Caller (`anyone`, `admin` or `own`), method, path and operation of each route.
         #[cfg(test)]
         const TABLE: &[[&str; 4]] =
             &[$([stringify!($who), stringify!($method), $path, stringify!($operation)],)*];
@@ -92,13 +93,13 @@ mod tests {
 
     use super::*;
 
-    /// `ListPools` for `list_pools`.
+    /// Returns `ListPools` for `list_pools`.
     fn rpc(operation: &str) -> String {
         let capital = |word: &str| word[..1].to_uppercase() + &word[1..];
         operation.split('_').map(capital).collect()
     }
 
-    /// The comment of a call: its place in the file is service 0 (field 6), method `at` (field 2).
+    /// Returns the comment of a call. Its path in the descriptor is service 0 (field 6), method `at` (field 2).
     fn comment(file: &FileDescriptorProto, at: usize) -> String {
         let locations = file.source_code_info.iter().flat_map(|info| &info.location);
         let comment = locations.into_iter().find(|location| location.path == [6, 0, 2, at as i32]);
@@ -107,7 +108,7 @@ mod tests {
         words.unwrap_or_default().join(" ")
     }
 
-    /// Names of a request's fields that are not in the path.
+    /// Returns the names of the request fields that are not in the path.
     fn fields(files: &FileDescriptorSet, call: &MethodDescriptorProto, path: &str) -> String {
         let name = call.input_type().rsplit('.').next();
         let messages = files.file.iter().flat_map(|file| &file.message_type);
@@ -117,7 +118,7 @@ mod tests {
         fields.map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ")
     }
 
-    /// The tables of docs/api.md: every call of both services, with its route.
+    /// Returns the tables of docs/api.md: every call of both services, with its route.
     fn tables() -> String {
         let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
         let mut text = String::new();

@@ -1,4 +1,4 @@
-//! Usage as JSON, or as CSV where the request prefers it.
+//! Usage as JSON, or as CSV if the request prefers it.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::{
     request::{from_pairs, pairs},
 };
 
-/// A request, and whether it wants CSV: by `format`, else by `accept`.
+/// A request, and whether to answer it in CSV: decided by `format`, otherwise by `accept`.
 pub(super) struct Wanted<T> {
     csv: bool,
     request: T,

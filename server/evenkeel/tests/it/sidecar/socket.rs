@@ -48,7 +48,7 @@ async fn the_unix_socket_serves_health_and_reflection() {
     // It does not take over a socket in use.
     let config = evenkeel_config::Config::parse(&yaml).unwrap();
     let taken = evenkeel::app::Listeners::bind(&config).await.err().expect("the socket is taken");
-    assert!(format!("{taken:#}").contains("another process listens there"), "{taken:#}");
+    assert!(format!("{taken:#}").contains("another process listens on this socket"), "{taken:#}");
 
     s.shutdown.cancel();
     s.task.await.unwrap().unwrap();
