@@ -15,7 +15,7 @@ use super::{
 /// Show the number of requests over time, by result.
 #[derive(Args)]
 pub(crate) struct Activity {
-    /// How far back, such as 15m or 6h; at most 48h. Steps are 10 s long up to 1h, else 5 minutes
+    /// The time span up to now, such as 15m or 6h; at most 48h. Steps are 10 s long up to 1h, otherwise 5 minutes
     #[arg(long, default_value = "15m", value_parser = parse_duration, value_name = "TIME")]
     span: Duration,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `evenkeel admit`: a lease by hand, as a gateway takes it.
+//! `evenkeel admit`: takes one lease as a gateway does.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use super::{
     output::put,
 };
 
-/// Ask for an endpoint.
+/// Request an endpoint.
 #[derive(Args)]
 pub(crate) struct Admit {
     #[command(flatten)]
     server: Server,
     #[command(flatten)]
     pool: PoolArgs,
-    /// Offer this endpoint (host:port); repeat for more. Without any, the sidecar's own are used
+    /// Offer this endpoint (host:port); repeat for more. Without any, the sidecar uses the endpoints it knows
     #[arg(long = "candidate", value_name = "ADDRESS")]
     candidates: Vec<String>,
-    /// Hold the lease this long before giving it back
+    /// Hold the lease this long before settling it
     #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "TIME")]
     hold: Duration,
 }
@@ -68,7 +68,7 @@ impl Admit {
                     anyhow::bail!("denied: {status} {reason}, retry after {} ms", denied.retry_after_ms)
                 }
                 Some(Answer::DirectResponse(_)) | None => {
-                    anyhow::bail!("the sidecar gave no answer that this version understands")
+                    anyhow::bail!("this version does not understand the sidecar's answer")
                 }
             };
         self.hold(&mut client, &holder, endpoint).await?;
@@ -80,7 +80,7 @@ impl Admit {
             ..pb::SettleRequest::default()
         };
         let released = client.settle(settle).await.map_err(failed("settle the lease"))?.into_inner().released;
-        put(&format!("settled{}\n", if released { "" } else { ": it was no longer there" }))?;
+        put(&format!("settled{}\n", if released { "" } else { ": the lease had already ended" }))?;
         Ok(())
     }
 

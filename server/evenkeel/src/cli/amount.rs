@@ -5,22 +5,21 @@ use evenkeel_proto::v1 as pb;
 
 use super::output::word;
 
-/// What amounts of cost are in, for help.
+/// Help text about the unit of amounts of cost.
 pub(super) const OF_COST: &str = "\
-Amounts are whole numbers, such as 10000, 100k or 1.5M, and in tables plain. Where a limit or quota counts cost, they are
-in millionths of the currency of `prices`: 2.50 of it is written 2.5M, and printed as 2500000.";
+Amounts are whole numbers, such as 10000, 100k or 1.5M; tables print all digits. If a limit or quota counts cost, amounts
+are in millionths of the currency of `prices`: 2.50 is written 2.5M, and printed as 2500000.";
 
-/// Reads an amount as the configuration does, but in the unit of the API: of cost, millionths.
+/// Parses an amount as the configuration does, but in the unit of the API: cost is in millionths.
 ///
 /// # Errors
-/// What was expected.
+/// Returns what was expected.
 pub(super) fn amount(text: &str) -> Result<u64, String> {
-    let wrong =
-        || format!("must be {AMOUNT_EXPECTED}; of cost, in millionths of the currency: 1.5M for 1.50");
+    let wrong = || format!("must be {AMOUNT_EXPECTED}; cost in millionths of the currency: 1.5M for 1.50");
     parse_amount(text, false).ok_or_else(wrong)
 }
 
-/// What is counted, with its unit if the word alone does not name it; `-` if it is no longer configured.
+/// Returns what a limit or quota counts, with the unit for cost; `-` if it is no longer configured.
 pub(super) fn unit(counts: i32) -> String {
     if counts == i32::from(pb::Counts::Cost) {
         "cost (millionths)".to_owned()

@@ -1,4 +1,4 @@
-//! `evenkeel check-config`, and how commands load configuration files.
+//! `evenkeel check-config`, and the loading of configuration files for commands.
 
 use std::{
     fmt,
@@ -17,7 +17,7 @@ use super::output::{Column, Item, Output, put, text};
 /// Check a configuration file.
 #[derive(Args)]
 pub(crate) struct CheckConfig {
-    /// The file
+    /// The configuration file
     #[arg(value_name = "FILE", required_unless_present = "rate_limit")]
     config: Option<PathBuf>,
     /// A file of limits in the format of envoyproxy/ratelimit, or a directory of such files
@@ -28,7 +28,7 @@ pub(crate) struct CheckConfig {
     output: Output,
 }
 
-/// The faults of a configuration file and of the files of limits that it names.
+/// The faults of a configuration file and of the limit files that it names.
 #[derive(Debug)]
 pub(super) struct InvalidConfig {
     path: PathBuf,
@@ -45,7 +45,7 @@ impl fmt::Display for InvalidConfig {
 
 impl std::error::Error for InvalidConfig {}
 
-/// Loads a configuration. If it is faulty, the error also has the faults of the files of limits that it names.
+/// Loads a configuration. If it is faulty, the error includes the faults of the limit files that it names.
 pub(super) fn load(path: &Path) -> Result<Config, InvalidConfig> {
     Config::load(path).map_err(|faults| {
         let source = Config::rate_limit_files(path);
@@ -54,7 +54,7 @@ pub(super) fn load(path: &Path) -> Result<Config, InvalidConfig> {
     })
 }
 
-/// What was checked and found.
+/// The result of a check.
 #[derive(Default)]
 struct Report {
     /// Valid files and their summaries.
@@ -89,7 +89,7 @@ impl Report {
     /// Checks the files and collects findings.
     ///
     /// # Errors
-    /// All faults.
+    /// Returns all faults.
     fn check(&mut self, config: Option<&Path>, rate_limit: Option<PathBuf>) -> anyhow::Result<()> {
         if let Some(path) = rate_limit {
             self.check_limits(&LimitFiles { path, merge_domains: false })?;

@@ -18,10 +18,10 @@ use super::{
     output::Output,
 };
 
-/// Largest answer taken: a page of 10,000 rows with long names.
+/// Largest answer accepted, in bytes: enough for a page of 10,000 rows with long names.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Which sidecar to ask.
+/// The option that names the sidecar.
 #[derive(Args, Clone)]
 pub(super) struct Server {
     /// The sidecar's gRPC address: http://host:port, or unix:/path
@@ -34,46 +34,46 @@ pub(super) struct Server {
     pub(super) url: String,
 }
 
-/// Where to ask and how to print.
+/// The options that name the sidecar and the output format.
 #[derive(Args)]
 pub(super) struct Ask {
     #[command(flatten)]
     pub(super) server: Server,
-    /// How to print
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     pub(super) output: Output,
 }
 
-/// Which pool.
+/// The options that name one pool.
 #[derive(Args)]
 pub(super) struct PoolArgs {
     /// The gateway's cluster
     #[arg(long)]
     cluster: String,
-    /// The gateway's route; leave out where the cluster's routes share one table
+    /// The gateway's route; leave it out if the cluster's routes share one table
     #[arg(long, default_value = "", hide_default_value = true)]
     route: String,
 }
 
-/// Which pool, if only one.
+/// The options that restrict a list to one pool.
 #[derive(Args, Clone)]
 pub(super) struct OnlyPool {
-    /// Only the pool of this cluster of the gateway's
+    /// Only the pool of this cluster
     #[arg(long)]
     cluster: Option<String>,
-    /// And of this route; leave out where the cluster's routes share one table
+    /// Only the pool of this route; leave it out if the cluster's routes share one table
     #[arg(long, default_value = "", hide_default_value = true, requires = "cluster")]
     route: String,
 }
 
-/// As who.
+/// The options that authenticate an administrator.
 #[derive(Args, Clone)]
 pub(super) struct As {
-    /// An administrator's token. Others on this machine can see it in the list of processes: prefer the variable or a
+    /// An administrator's token. Other users of this machine can see it in the process list: prefer the variable or a
     /// file
     #[arg(long, env = "EVENKEEL_ADMIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A file with the token; it comes before the variable and --token
+    /// A file with the token; takes precedence over the variable and --token
     #[arg(long, value_name = "FILE")]
     token_file: Option<std::path::PathBuf>,
 }
@@ -82,19 +82,19 @@ impl Server {
     /// Connects.
     ///
     /// # Errors
-    /// [`Exit::NoAnswer`] where nobody listens there.
+    /// [`Exit::NoAnswer`] if no sidecar listens at the address.
     pub(super) async fn connect(&self) -> anyhow::Result<Channel> {
         let channel = self.endpoint()?.timeout(Duration::from_secs(10)).connect().await;
-        // Of the chain only the last says more than that there was no connection.
+        // Only the last error in the chain says more than that the connection failed.
         channel.map_err(|e| {
             Fault::error(Exit::NoAnswer, format!("no sidecar answers at {}: {}", self.url, root_cause(&e)))
         })
     }
 
-    /// Where to connect to.
+    /// Parses the address.
     ///
     /// # Errors
-    /// [`Exit::Usage`] where it is no address of a sidecar.
+    /// [`Exit::Usage`] if it is not a valid address of a sidecar.
     pub(super) fn endpoint(&self) -> anyhow::Result<Endpoint> {
         let tls = if self.url.starts_with("https:") { " (sidecars do not speak TLS)" } else { "" };
         let wrong = || format!("--server: must be http://host:port or unix:/path, got {:?}{tls}", self.url);
@@ -106,29 +106,29 @@ impl Server {
     }
 }
 
-/// The last of a chain of causes.
+/// Returns the last error in a chain of causes.
 pub(super) fn root_cause<'a>(
     error: &'a (dyn std::error::Error + 'static),
 ) -> &'a (dyn std::error::Error + 'static) {
     std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
 }
 
-/// Asks `evenkeel.v1.Inspect`.
+/// Client of `evenkeel.v1.Inspect`.
 pub(super) fn inspect(channel: Channel) -> InspectClient<Channel> {
     InspectClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// Asks `evenkeel.v1.Admin`.
+/// Client of `evenkeel.v1.Admin`.
 pub(super) fn admin(channel: Channel) -> AdminClient<Channel> {
     AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// Asks `evenkeel.v1.Gateway`.
+/// Client of `evenkeel.v1.Gateway`.
 pub(super) fn gateway(channel: Channel) -> GatewayClient<Channel> {
     GatewayClient::new(channel)
 }
 
-/// An answer; `None` if the sidecar runs an older version that does not know the call.
+/// Returns the answer; `None` if the sidecar runs an older version that does not know the call.
 pub(super) fn if_known<T>(answer: Result<T, Status>) -> Result<Option<T>, Status> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -155,12 +155,12 @@ macro_rules! all_pages {
 pub(super) use all_pages;
 
 impl Ask {
-    /// A connection to what administrators use.
+    /// Connects to `Admin`.
     pub(super) async fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {
         Ok(admin(self.server.connect().await?))
     }
 
-    /// A connection to what operators look at.
+    /// Connects to `Inspect`.
     pub(super) async fn inspect(&self) -> anyhow::Result<InspectClient<Channel>> {
         Ok(inspect(self.server.connect().await?))
     }
@@ -178,14 +178,14 @@ impl OnlyPool {
         Some(pb::Pool { route: self.route.clone(), cluster })
     }
 
-    /// Route and cluster; empty for every pool.
+    /// Returns route and cluster; empty for every pool.
     pub(super) fn names(&self) -> (String, String) {
         (self.route.clone(), self.cluster.clone().unwrap_or_default())
     }
 }
 
 impl As {
-    /// A changing call, with the token.
+    /// Adds the administrator's token to a request that changes something.
     ///
     /// # Errors
     /// [`Exit::Refused`] without a token.
@@ -197,7 +197,7 @@ impl As {
             (None, None) => {
                 return Err(Fault::error(
                     Exit::Refused,
-                    "this changes something: show an administrator's token with EVENKEEL_ADMIN_TOKEN, --token-file or \
+                    "this changes something: give an administrator's token with EVENKEEL_ADMIN_TOKEN, --token-file or \
                      --token",
                 ));
             }
@@ -205,7 +205,7 @@ impl As {
         let mut request = Request::new(message);
         let value: MetadataValue<_> = format!("Bearer {}", token.trim())
             .parse()
-            .map_err(|_| Fault::error(Exit::Usage, "the token must be printable ASCII characters"))?;
+            .map_err(|_| Fault::error(Exit::Usage, "the token must consist of printable ASCII characters"))?;
         request.metadata_mut().insert("authorization", value);
         Ok(request)
     }

@@ -14,7 +14,7 @@ pub(crate) struct ConvertHigress {
     /// The plugin: ai-token-ratelimit or cluster-key-rate-limit
     #[arg(long, value_name = "PLUGIN")]
     plugin: HigressPlugin,
-    /// Which of several matching rule items count: first (Higress until June 2026) or all (since then)
+    /// Which of several matching rule items apply: first (Higress until June 2026) or all (since then)
     #[arg(long, value_name = "WHICH")]
     matching: Option<String>,
     /// The configuration, bare or as a WasmPlugin resource

@@ -10,7 +10,7 @@ use super::{
     pools::pool_text,
 };
 
-/// Shown for an endpoint that is drained in every pool.
+/// Shown as the pool of an endpoint that is drained in every pool.
 const EVERY_POOL: &str = "(every pool)";
 
 /// Drain an endpoint.

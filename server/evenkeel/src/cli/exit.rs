@@ -4,7 +4,7 @@ use tonic::{Code, Status};
 
 use super::OutputClosed;
 
-/// The exit codes in `--help`.
+/// Help text that lists the exit codes.
 pub(super) const HELP: &str = "\
 Exit codes:
   0  done
@@ -14,7 +14,7 @@ Exit codes:
   4  not permitted: no administrator's token, or one the sidecar does not know
   5  no answer: no sidecar at the address, or its store is down";
 
-/// What a command ends with.
+/// Exit codes of commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     Done = 0,
@@ -25,7 +25,7 @@ pub(crate) enum Exit {
     NoAnswer = 5,
 }
 
-/// An error that has an exit code of its own.
+/// An error with a specific exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{words}")]
 pub(super) struct Fault {
@@ -40,16 +40,16 @@ impl Fault {
 }
 
 impl Exit {
-    /// Of a command that failed so.
+    /// Returns the exit code for an error of a command.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
-        // Whoever reads the output has seen enough: that is no failure.
+        // The reader closed the output early, which is not a failure.
         if error.is::<OutputClosed>() {
             return Self::Done;
         }
         error.chain().find_map(|cause| cause.downcast_ref::<Fault>()).map_or(Self::Failed, |fault| fault.exit)
     }
 
-    /// Of a sidecar's error answer.
+    /// Returns the exit code for a sidecar's error response.
     fn of_code(code: Code) -> Self {
         match code {
             Code::InvalidArgument | Code::OutOfRange => Self::Usage,
@@ -76,11 +76,11 @@ pub(super) fn failed(what: &'static str) -> impl FnOnce(Status) -> anyhow::Error
     }
 }
 
-/// The error where only HTTP answers.
-pub(super) const HTTP_PORT: &str = "--server: must be a sidecar's gRPC address (listen.grpc, port 9190); what answers \
-                                    there speaks only HTTP, as listen.http does (port 9191)";
+/// The error if the address answers only HTTP.
+pub(super) const HTTP_PORT: &str = "--server: must be a sidecar's gRPC address (listen.grpc, port 9190); this \
+                                    address answers only HTTP, as listen.http does (port 9191)";
 
-/// Whether a web server answered that it has no such page: tonic's words where an answer is none of gRPC's.
+/// Returns true if a web server answered 404. Recognises it by tonic's message for a response that is not gRPC.
 pub(super) fn is_http(status: &Status) -> bool {
     status.code() == Code::Unimplemented && status.message().starts_with("grpc-status header missing")
 }
@@ -96,7 +96,7 @@ mod tests {
         let words = "grpc-status header missing, mapped from HTTP status code ";
         let error = failed("try")(Status::unimplemented(format!("{words}404")));
         assert_eq!((Exit::of(&error), error.to_string()), (Exit::Usage, HTTP_PORT.to_owned()));
-        // A proxy that has lost its sidecar.
+        // A proxy answers 503 if it cannot reach its sidecar.
         let error = failed("try")(Status::unavailable(format!("{words}503")));
         assert_eq!(Exit::of(&error), Exit::NoAnswer);
         let error = failed("try")(Status::unimplemented("x"));

@@ -1,4 +1,4 @@
-//! `evenkeel explain`: which limits apply to a request, and why or why not.
+//! `evenkeel explain`: shows which limits apply to a request, and why or why not.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -23,7 +23,7 @@ pub(crate) struct Explain {
     /// The authenticated consumer
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
-    /// The model asked for
+    /// The requested model
     #[arg(long, default_value = "", hide_default_value = true)]
     model: String,
     /// The gateway's route
@@ -53,7 +53,7 @@ pub(crate) struct Explain {
     /// Read this configuration instead of asking a sidecar: shows what applies, without counters
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Show only why this request was refused, by the gateway's id (x-request-id)
+    /// Show only why the request with this gateway's id (x-request-id) was refused
     #[arg(long, value_name = "ID", conflicts_with_all = ["consumer", "model", "route", "cluster", "path",
           "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "config"])]
     request_id: Option<String>,
@@ -115,7 +115,7 @@ impl Explain {
         Ok(())
     }
 
-    /// What applies by the configuration alone.
+    /// Prints which limits apply, from the configuration file alone.
     fn offline(&self, config: &Config) -> anyhow::Result<()> {
         let facts = Attributes {
             consumer: self.consumer.clone(),
@@ -147,7 +147,7 @@ impl Explain {
     }
 }
 
-/// A limit or quota as configured, seen from one request.
+/// A configured limit or quota, and whether it applies to the request.
 #[derive(Serialize)]
 struct Rule {
     name: String,
@@ -176,7 +176,7 @@ impl Item for Rule {
     ];
 }
 
-/// The key where it applies, and why; why not where it does not.
+/// Returns the key and the reason if the limit applies; otherwise the reason why it does not.
 fn judge(facts: &Attributes, key: &Key, name: &str, when: &[Condition]) -> Result<(String, String), String> {
     if let Some(unmet) = when.iter().find(|condition| !condition.holds(facts)) {
         return Err(format!("not {unmet}"));
@@ -189,7 +189,7 @@ fn judge(facts: &Attributes, key: &Key, name: &str, when: &[Condition]) -> Resul
     Ok((bucket.to_string(), if met.is_empty() { "always".to_owned() } else { met.join(", ") }))
 }
 
-/// A figure of a limit that applies.
+/// Formats a figure; `-` if the limit does not apply.
 fn figure(of: &pb::Explanation, n: u64) -> String {
     if of.applies { n.to_string() } else { "-".to_owned() }
 }

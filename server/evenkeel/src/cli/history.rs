@@ -13,7 +13,7 @@ use super::{
 /// Show refusals.
 #[derive(Args)]
 pub(crate) struct Refusals {
-    /// The gateway's id of a request (x-request-id): only this one, in full
+    /// Show only the refusal of this request (x-request-id), with all details
     #[arg(value_name = "REQUEST-ID")]
     request_id: Option<String>,
     /// Only this consumer's
@@ -61,7 +61,7 @@ impl Refusals {
     }
 }
 
-/// Prints why one request was refused.
+/// Prints the reason of one refusal.
 pub(super) async fn refusal(ask: &Ask, request_id: String) -> anyhow::Result<()> {
     let request = pb::GetRefusalRequest { request_id };
     let refusal = ask.inspect().await?.get_refusal(request).await;
@@ -73,7 +73,7 @@ pub(super) async fn refusal(ask: &Ask, request_id: String) -> anyhow::Result<()>
     ask.output.one(&refusal)
 }
 
-/// A refusal for people: one line for each known fact.
+/// Formats a refusal for people: one line for each known fact.
 fn in_words(refusal: &pb::Refusal) -> String {
     let numbers =
         format!("{} used of {}; the request would have taken {}", refusal.used, refusal.amount, refusal.cost);

@@ -12,7 +12,7 @@ use super::{
     output::{Column, Item, count_or_dash, csv_only, number, or_dash, text, time, word, yes},
 };
 
-/// Look at limits, and override them for one consumer or other key.
+/// Show limits, and override them for one consumer or another key.
 #[derive(Args)]
 #[command(after_help = OF_COST)]
 pub(crate) struct Limits {
@@ -24,13 +24,13 @@ pub(crate) struct Limits {
 enum Command {
     /// Show the limits in force, as configured
     List(List),
-    /// Set another amount of a limit for one key, or exempt it
+    /// Set another amount for one key of a limit, or exempt the key
     Override(Override),
     /// Remove an override: the configured amount applies again
     Reset(Reset),
     /// Show overrides
     Overrides(Overrides),
-    /// Show the keys with the largest share used, among those requests were counted in recently
+    /// Show the keys that have used the largest share of their limit, among those that counted requests recently
     Fullest(Fullest),
 }
 
@@ -47,14 +47,14 @@ struct Override {
     limit: String,
     /// The key, such as consumer=alice, or consumer=alice|model=m
     key: String,
-    /// The amount instead of the configured one, such as 10000, 100k or 1.5M; of cost, in millionths of the currency:
+    /// The amount instead of the configured one, such as 10000, 100k or 1.5M; cost in millionths of the currency:
     /// 2.5M for 2.50
     #[arg(long, required_unless_present = "unlimited", conflicts_with = "unlimited", value_name = "N", value_parser = amount)]
     amount: Option<u64>,
-    /// Not limited at all
+    /// Exempt the key from the limit
     #[arg(long)]
     unlimited: bool,
-    /// For how long, such as 30m, 2h or 7d; without it, until it is removed
+    /// How long the override lasts, such as 30m, 2h or 7d; by default, until it is removed
     #[arg(long = "for", value_name = "TIME", value_parser = humantime_serde::re::humantime::parse_duration)]
     lasts: Option<Duration>,
     #[command(flatten)]
@@ -91,7 +91,7 @@ struct Fullest {
     /// Only this limit's
     #[arg(long, default_value = "", hide_default_value = true)]
     limit: String,
-    /// Only keys that contain this
+    /// Only keys that contain this text
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     search: String,
     /// At most this many

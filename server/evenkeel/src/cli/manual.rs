@@ -1,4 +1,4 @@
-//! `evenkeel completion` and `evenkeel man`: what packagers install beside the program.
+//! `evenkeel completion` and `evenkeel man`: print the files that packagers install beside the program.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ Examples:
   evenkeel completion fish > ~/.config/fish/completions/evenkeel.fish
   source <(evenkeel completion bash)        # for this shell only")]
 pub(crate) struct Completion {
-    /// For which shell
+    /// The shell
     shell: Shell,
 }
 
@@ -32,12 +32,12 @@ pub(crate) struct Completion {
 Examples:
   evenkeel man | man -l -
   evenkeel man quota set | man -l -
-  evenkeel man --dir /usr/share/man/man1    # all pages, one a command")]
+  evenkeel man --dir /usr/share/man/man1    # one page for each command")]
 pub(crate) struct Manual {
-    /// Of which command, such as `quota set`; none: of evenkeel as a whole
+    /// The command, such as `quota set`; without one, the page of evenkeel itself
     #[arg(value_name = "COMMAND", conflicts_with = "dir")]
     of: Vec<String>,
-    /// Write the pages of all commands into this directory, which must be there
+    /// Write the pages of all commands into this directory, which must exist
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -57,7 +57,7 @@ impl Manual {
             let cannot = || format!("--dir: cannot write into {}", dir.display());
             return clap_mangen::generate_to(root, &dir).with_context(cannot);
         }
-        // Full names: evenkeel-quota-set(1).
+        // Pages have full names, such as evenkeel-quota-set(1).
         root.build();
         let mut command = &root;
         for word in &self.of {

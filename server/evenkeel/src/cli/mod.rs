@@ -43,7 +43,7 @@ enum Command {
     CheckConfig(check::CheckConfig),
     /// Print the configuration as JSON Schema, for editors and other tools
     ConfigSchema(schema::ConfigSchema),
-    /// Print the limits of a Higress plugin's configuration as Evenkeel's own
+    /// Convert the limits of a Higress plugin's configuration to Evenkeel's and print them
     ConvertHigress(convert::ConvertHigress),
     /// Watch pools live in the terminal: load, endpoints, rates; drain endpoints
     Top(Box<top::Top>),
@@ -115,7 +115,7 @@ impl Cli {
     }
 }
 
-/// Runs a command's future.
+/// Runs a command's future to its end.
 fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    /// Every command with those below it, by its full name.
+    /// Returns every command and subcommand with its full name.
     fn walk<'a>(command: &'a Command, name: &str, found: &mut Vec<(String, &'a Command)>) {
         for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
             let name = format!("{name} {}", sub.get_name()).trim().to_owned();
@@ -165,9 +165,9 @@ mod tests {
         cli.debug_assert();
     }
 
-    /// What prints a list prints it in the same ways everywhere.
+    /// Every command that prints a list has the same options.
     #[test]
-    fn what_asks_a_sidecar_has_the_same_options() {
+    fn commands_that_call_a_sidecar_share_their_options() {
         let mut cli = Cli::command();
         cli.build();
         let mut found = Vec::new();

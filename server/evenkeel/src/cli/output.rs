@@ -1,4 +1,4 @@
-//! What commands print: tables for people, JSON and CSV for programs.
+//! Output of commands: tables for people, JSON and CSV for programs.
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::table;
 
-/// How to print.
+/// Formats of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
     /// Aligned columns; on a terminal, long texts are cut to its width
@@ -26,39 +26,39 @@ pub(super) enum Output {
     Csv,
 }
 
-/// Whoever reads the output has seen enough, as `head` has.
+/// The reader closed the output before its end, as `head` does.
 #[derive(Debug, thiserror::Error)]
 #[error("the output is closed")]
 pub(crate) struct OutputClosed;
 
 /// One column of a list.
 pub(super) struct Column<T> {
-    /// The field in JSON, and so in CSV; `pool.route` for a field of an object within. Empty: not in CSV.
+    /// Name of the field in JSON and CSV, such as `pool.route` for a nested one. Empty: not in CSV.
     field: &'static str,
-    /// Heading in tables; empty: not in tables.
+    /// Heading in tables. Empty: not in tables.
     title: &'static str,
-    /// Aligned to the right.
+    /// Aligns the column to the right.
     number: bool,
-    /// The cell of a table.
+    /// Formats the cell of a table.
     cell: fn(&T) -> String,
 }
 
-/// A column of texts.
+/// Returns a column of text.
 pub(super) const fn text<T>(field: &'static str, title: &'static str, cell: fn(&T) -> String) -> Column<T> {
     Column { field, title, number: false, cell }
 }
 
-/// A column of numbers.
+/// Returns a column of numbers.
 pub(super) const fn number<T>(field: &'static str, title: &'static str, cell: fn(&T) -> String) -> Column<T> {
     Column { field, title, number: true, cell }
 }
 
-/// A column of CSV alone.
+/// Returns a column that only CSV has.
 pub(super) const fn csv_only<T>(field: &'static str) -> Column<T> {
     Column { field, title: "", number: false, cell: |_| String::new() }
 }
 
-/// What commands list: one line of a table, one record of CSV, one object of JSON.
+/// An item of a list: one line of a table, one record of CSV, one object of JSON.
 pub(super) trait Item: Serialize + Sized + 'static {
     const COLUMNS: &'static [Column<Self>];
 }
@@ -69,7 +69,7 @@ impl Output {
         self.list(std::slice::from_ref(item), item)
     }
 
-    /// Prints items, or in JSON the message they are part of.
+    /// Prints items. JSON prints the whole message that contains them.
     pub(super) fn list<T: Item>(self, items: &[T], message: &impl Serialize) -> anyhow::Result<()> {
         match self {
             Self::Json => put_json(message)?,
@@ -85,27 +85,27 @@ impl Output {
     }
 }
 
-/// Prints text as it is.
+/// Prints text unchanged.
 pub(super) fn put(text: &str) -> Result<(), OutputClosed> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|_| OutputClosed)
 }
 
-/// Prints a message as JSON over several lines.
+/// Prints a message as indented JSON.
 pub(super) fn put_json(message: &impl Serialize) -> anyhow::Result<()> {
     Ok(put(&format!("{}\n", serde_json::to_string_pretty(message)?))?)
 }
 
-/// Columns of the terminal the output goes to; none for files and pipes, which get everything.
+/// Returns the width of the terminal in columns. `None` for files and pipes, which get uncut text.
 pub(super) fn terminal_width() -> Option<usize> {
     let size = || ratatui::crossterm::terminal::size().ok().map(|(columns, _)| usize::from(columns));
     io::stdout().is_terminal().then(size).flatten().filter(|columns| *columns > 0)
 }
 
-/// A header and records of CSV.
+/// Returns a CSV header and one record for each item.
 pub(super) fn csv<T: Item>(items: &[T]) -> anyhow::Result<String> {
     let fields = || T::COLUMNS.iter().map(|column| column.field).filter(|field| !field.is_empty());
-    // A field within another is named by its last part.
+    // The header names a nested field by its last part.
     let names = fields().map(|field| field.rsplit('.').next().unwrap_or(field).to_owned());
     let mut out = names.collect::<Vec<_>>().join(",") + "\r\n";
     for item in items {
@@ -132,7 +132,7 @@ fn csv_value(value: &Value) -> String {
     }
 }
 
-/// A time as people read it, in UTC; `-` for none.
+/// Formats a time in UTC; `-` for none.
 pub(super) fn time(ms: u64) -> String {
     if ms == 0 {
         return "-".to_owned();
@@ -141,7 +141,7 @@ pub(super) fn time(ms: u64) -> String {
     at.map_or_else(|| ms.to_string(), |at| at.to_string())
 }
 
-/// A length of time in its two largest units; `-` for none.
+/// Formats a duration in its two largest units; `-` for none.
 pub(super) fn length(ms: u64) -> String {
     if ms == 0 {
         return "-".to_owned();
@@ -151,22 +151,22 @@ pub(super) fn length(ms: u64) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// A text, or `-` for none.
+/// Returns the text, or `-` if it is empty.
 pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-" } else { text }.to_owned()
 }
 
-/// A number, or `-` for none.
+/// Formats a number; `-` for 0.
 pub(super) fn count_or_dash(n: u64) -> String {
     if n == 0 { "-".to_owned() } else { n.to_string() }
 }
 
-/// `yes` or `no`.
+/// Returns `yes` or `no`.
 pub(super) fn yes(is: bool) -> String {
     if is { "yes" } else { "no" }.to_owned()
 }
 
-/// The short name of an enum's value, or `-` where there is none.
+/// Returns the short name of an enum value, or `-` if it has none.
 pub(super) fn word<E: Named>(number: i32) -> String {
     E::short_name(number).unwrap_or("-").to_owned()
 }

@@ -11,7 +11,7 @@ use super::{
     output::{Column, Item, csv_only, number, or_dash, text},
 };
 
-/// Shown for the route of a pool that all routes of a cluster share.
+/// Shown as the route of a pool that all routes of a cluster share.
 pub(super) const ALL_ROUTES: &str = "(all)";
 
 /// Show pools.
@@ -51,7 +51,7 @@ impl Pools {
     }
 }
 
-/// Every pool over all pages, or one pool.
+/// Reads one pool, or the pools of all pages.
 pub(super) async fn list(
     mut client: InspectClient<Channel>,
     only: &OnlyPool,
@@ -68,7 +68,7 @@ pub(super) async fn list(
 
 const SHOW_POOL: &str = "show the pool (`evenkeel pools` lists all)";
 
-/// An endpoint of a pool, or a pool without endpoints.
+/// A line of output: an endpoint of a pool, or a pool without endpoints.
 #[derive(Serialize)]
 pub(super) struct Line {
     cluster: String,
@@ -78,7 +78,7 @@ pub(super) struct Line {
     endpoint: Option<pb::EndpointState>,
 }
 
-/// Pools as lines of a table or CSV.
+/// Returns the lines of pools for a table or CSV.
 pub(super) fn lines(pools: &[pb::PoolState]) -> Vec<Line> {
     let of_pool = |pool: &pb::PoolState| {
         let endpoints = pool.endpoints.iter().cloned().map(Some);
@@ -121,13 +121,13 @@ impl Item for Line {
     ];
 }
 
-/// What is out of the ordinary about an endpoint.
+/// Returns the unusual states of an endpoint.
 pub(super) fn marks(endpoint: &pb::EndpointState) -> Vec<&'static str> {
     let marks = [(endpoint.drained, "drained"), (!endpoint.listed, "left the pool")];
     marks.into_iter().filter(|(is, _)| *is).map(|(_, mark)| mark).collect()
 }
 
-/// A pool's identity for people: `cluster`, or `route/cluster`.
+/// Formats a pool's identity for people: `cluster`, or `route/cluster`.
 pub(super) fn pool_text(pool: Option<&pb::Pool>, none: &str) -> String {
     match pool {
         None => none.to_owned(),

@@ -10,7 +10,7 @@ use super::{
     output::{Column, Item, length, number, text, time, yes},
 };
 
-/// Look at and change the balances of consumers.
+/// Show and change the balances of consumers.
 #[derive(Args)]
 #[command(after_help = OF_COST)]
 pub(crate) struct Quota {
@@ -49,7 +49,7 @@ struct Get {
 
 #[derive(Args)]
 struct Of {
-    /// Name of the quota; may be left out where only one is configured
+    /// Name of the quota; may be left out if only one is configured
     #[arg(long, default_value = "", hide_default_value = true)]
     quota: String,
     #[command(flatten)]
@@ -61,7 +61,7 @@ struct Of {
 struct Set {
     /// Name of the consumer
     consumer: String,
-    /// The new balance or amount, such as 10000, 100k or 1.5M; of cost, in millionths of the currency: 2.5M for 2.50
+    /// The new balance or amount, such as 10000, 100k or 1.5M; cost in millionths of the currency: 2.5M for 2.50
     #[arg(value_parser = amount)]
     amount: u64,
     /// Reason for the change log
@@ -78,13 +78,13 @@ struct Set {
 struct Adjust {
     /// Name of the consumer
     consumer: String,
-    /// How much, such as 10000, 100k or 1.5M; of cost, in millionths of the currency: 2.5M for 2.50
+    /// The change, such as 10000, 100k or 1.5M; cost in millionths of the currency: 2.5M for 2.50
     #[arg(value_parser = amount)]
     amount: u64,
     /// Reason for the change log
     #[arg(long, default_value = "", hide_default_value = true)]
     note: String,
-    /// Makes a repeated call harmless: one with the id of an earlier change does nothing
+    /// Makes a retry safe: a call with the id of an earlier change does nothing
     #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
     request_id: String,
     #[command(flatten)]
@@ -214,7 +214,7 @@ impl BurnRates {
     }
 }
 
-/// The amount per period; a prepaid quota has no period.
+/// Formats a budget's amount per period; `-` for a prepaid balance, which has no period.
 fn amount_of_budget(amount: u64, reset: u64) -> String {
     if reset == 0 { "-".to_owned() } else { amount.to_string() }
 }

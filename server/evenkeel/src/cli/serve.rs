@@ -17,13 +17,13 @@ use super::check::load;
 /// Run the sidecar.
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// Configuration file (YAML); without one, an embedded store and defaults
+    /// Configuration file (YAML); without one, the sidecar uses an embedded store and defaults
     #[arg(short, long, env = "EVENKEEL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// Once serving, write the bound addresses to this file as JSON
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Log filter, over the file's log.level (such as debug, or evenkeel=debug)
+    /// Log filter, such as debug or evenkeel=debug; takes precedence over the file's log.level
     #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER")]
     log_level: Option<String>,
 }
@@ -41,7 +41,7 @@ impl Serve {
         for warning in &config.warnings {
             tracing::warn!(warning, "configuration");
         }
-        // redis over rediss:// panics where no provider is chosen.
+        // The redis crate panics on rediss:// if no cryptography provider is installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         runtime(config.worker_threads)?.block_on(async {
             let listeners = Listeners::bind(&config).await?;
@@ -53,7 +53,8 @@ impl Serve {
     }
 }
 
-/// One worker is one thread: no work is handed between threads, which makes a call about half as dear.
+/// Builds the runtime. One worker means one thread: work never moves between threads, which about halves the cost of a
+/// call.
 fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     if worker_threads == 1 {
         tokio::runtime::Builder::new_current_thread().enable_all().build()
@@ -74,7 +75,7 @@ fn stop_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Tells a person where everything listens, and a program through the ready file.
+/// Prints the addresses for a person, and writes them to the ready file for a program.
 fn announce(addresses: &Addresses, ready_file: Option<&Path>) -> anyhow::Result<()> {
     if let Some(path) = ready_file {
         let partial = path.with_extension("partial");

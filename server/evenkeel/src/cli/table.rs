@@ -1,15 +1,15 @@
-//! Aligned columns, made to fit a terminal.
+//! Tables with aligned columns, fitted to the terminal.
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// Narrower than this no column of texts is cut.
+/// Least width to which a text column is cut.
 const TEXT_WIDTH_MIN: usize = 8;
 const GAP: &str = "  ";
 
-/// A heading, and whether the column is of numbers.
+/// A heading, and whether the column contains numbers.
 pub(super) type Head = (&'static str, bool);
 
-/// Rows under headings. With `width`, texts are cut so that lines fit it as far as possible.
+/// Formats rows under headings. With `width`, cuts texts so that lines fit it as far as possible.
 pub(super) fn lines(columns: &[Head], rows: &[Vec<String>], width: Option<usize>) -> String {
     let titles = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
     let clean = |row: &Vec<String>| row.iter().map(|cell| clean(cell)).collect();
@@ -34,7 +34,7 @@ pub(super) fn lines(columns: &[Head], rows: &[Vec<String>], width: Option<usize>
     text
 }
 
-/// Takes from the widest columns of texts until the line fits; numbers are never cut.
+/// Shrinks the widest text columns until the line fits. Numbers are never cut.
 fn fit(columns: &[Head], widths: &mut [usize], width: usize) {
     let gaps = GAP.len() * columns.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > width {
@@ -44,7 +44,7 @@ fn fit(columns: &[Head], widths: &mut [usize], width: usize) {
     }
 }
 
-/// At most so wide; what is missing is shown as `…`.
+/// Cuts a text to the width, and marks the cut with `…`.
 pub(super) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -63,7 +63,7 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     out
 }
 
-/// Without what would steer the terminal or break the line: names and notes come from others.
+/// Replaces control characters, which would control the terminal or break the line: names and notes are untrusted.
 fn clean(cell: &str) -> String {
     cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -12,7 +12,7 @@ use super::{
     table,
 };
 
-/// Rows and sessions on one page.
+/// Largest number of rows or sessions requested on one page.
 const ROWS_MAX: u32 = 10_000;
 const SESSIONS_MAX: u32 = 1000;
 
@@ -45,10 +45,10 @@ struct SumsArgs {
     /// Last day, included; today by default
     #[arg(long, conflicts_with = "days", value_name = "DAY")]
     to: Option<String>,
-    /// This many days up to today
+    /// The number of days up to today, which is included
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=400))]
     days: u32,
-    /// Only this consumer's; "(none)" for requests without
+    /// Only this consumer's; "(none)" for requests without a consumer
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
     /// Only this model's
@@ -57,7 +57,7 @@ struct SumsArgs {
     /// Only this route's
     #[arg(long, default_value = "", hide_default_value = true)]
     route: String,
-    /// Most rows to show; 0 for all. Tables show 50 unless given, JSON and CSV all
+    /// Most rows to show; 0 for all. By default, tables show 50 rows, JSON and CSV show all
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
     #[command(flatten)]
@@ -69,7 +69,7 @@ struct SessionsArgs {
     /// The day (UTC), such as 2026-11-21; today by default
     #[arg(long, default_value = "", hide_default_value = true)]
     day: String,
-    /// Only this consumer's; "(none)" for requests without
+    /// Only this consumer's; "(none)" for requests without a consumer
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
     /// Most sessions to show; 0 for all
@@ -81,9 +81,9 @@ struct SessionsArgs {
 
 #[derive(Args)]
 struct SessionArgs {
-    /// Its id, as the client gave it
+    /// The session's id, as the client sent it
     session: String,
-    /// Its consumer; leave out if the requests had none
+    /// The session's consumer; leave it out if the requests had none
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
     #[command(flatten)]
@@ -146,7 +146,7 @@ impl SumsArgs {
             let mut page = page.map_err(failed("show the usage"))?.into_inner();
             count += page.rows.len();
             if output == Output::Csv {
-                // Written as they come, so that memory stays bounded.
+                // Print each page as it arrives, so that memory stays bounded.
                 put(&page.rows.iter().map(csv::usage_row).collect::<String>())?;
             } else {
                 rows.append(&mut page.rows);
@@ -222,7 +222,7 @@ impl SessionArgs {
     }
 }
 
-/// What is left up to the limit, at most a page.
+/// Returns the number of rows left up to the limit, at most one page.
 fn page_size(limit: usize, have: usize, max: u32) -> u32 {
     match limit {
         0 => max,

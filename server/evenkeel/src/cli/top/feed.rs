@@ -1,4 +1,4 @@
-//! The feed of `top`: a watch of the pools, and beside it sidecars and rates. Reconnects automatically.
+//! The feed of `top`: watches the pools, polls sidecars and rates, and reconnects automatically.
 
 use std::time::Duration;
 
@@ -14,29 +14,29 @@ use super::super::{
     exit::{HTTP_PORT, failed, is_http},
 };
 
-/// Between attempts to reach a sidecar.
+/// Pause between attempts to reach a sidecar.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// A watch is renewed this often: this is how pools that no sidecar knows any more disappear.
+/// Lifetime of a watch. A new watch no longer sends the pools that no sidecar knows any more, so they disappear.
 const WATCH_ANEW: Duration = Duration::from_secs(60);
-/// A sidecar that does not answer a ping for this long is gone.
+/// Longest wait for the answer to a ping; after that the connection counts as lost.
 const PING_EVERY: Duration = Duration::from_secs(2);
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How far back rates are asked for: its last whole step counts.
+/// Span of the rates that the feed requests; only its last complete step counts.
 const RATES_SPAN_MS: u64 = 60_000;
-/// News that wait to be shown; the sidecar merges further changes meanwhile.
+/// Most news that wait for the screen. Beyond them, the sidecar merges further changes.
 pub(super) const NEWS_MAX: usize = 256;
 
 /// News from the sidecar.
 #[derive(Debug)]
 pub(super) enum News {
-    /// A watch has begun: every pool follows, then each change.
+    /// A watch has started: every pool follows, then each change.
     Begun,
-    /// A pool as it is now.
+    /// The current state of a pool.
     Pool(Box<pb::PoolState>),
-    /// The sidecars; `None` if this one's version does not report them.
+    /// The sidecars; `None` if the sidecar's version does not report them.
     Sidecars(Option<Vec<pb::SidecarState>>),
-    /// Requests over time; `None` if this one's version does not report them.
+    /// Requests over time; `None` if the sidecar's version does not report them.
     Activity(Option<pb::GetActivityResponse>),
     /// The connection is lost, and why.
     Lost(String),
@@ -45,7 +45,7 @@ pub(super) enum News {
 /// The receiver of the news is gone.
 struct Closed;
 
-/// Why a conversation ended.
+/// Why the feed's connection ended.
 enum End {
     Closed,
     Lost(String),
@@ -62,7 +62,7 @@ impl From<Status> for End {
         if is_http(&status) {
             return Self::Lost(HTTP_PORT.to_owned());
         }
-        // The last cause of the transport's chain says most.
+        // Only the last cause in the transport's chain names the problem.
         let cause = root_cause(&status).to_string();
         Self::Lost(if status.message().is_empty() { cause } else { status.message().to_owned() })
     }
@@ -110,7 +110,7 @@ async fn converse(
     end.unwrap_or(End::Closed)
 }
 
-/// Follows the pools until that fails.
+/// Follows the pools until the connection fails.
 async fn watch(
     mut client: InspectClient<Channel>,
     only: Option<pb::Pool>,
@@ -123,7 +123,7 @@ async fn watch(
             timeout(ANSWER_WITHIN, client.watch_pools(request)).await.map_err(late)??.into_inner();
         send(news, News::Begun).await?;
         let until = Instant::now() + WATCH_ANEW;
-        // Until it is time to renew it.
+        // The loop ends when the watch must be renewed.
         while let Ok(message) = timeout_at(until, stream.message()).await {
             let state = message?.ok_or_else(|| End::Lost("it is stopping".to_owned()))?;
             send(news, News::Pool(Box::new(state))).await?;
@@ -131,7 +131,7 @@ async fn watch(
     }
 }
 
-/// Polls what cannot be watched. A failure is left to the watch to notice.
+/// Polls sidecars and rates, which have no watch. The watch reports lost connections, so failures here are ignored.
 async fn ask(
     mut client: InspectClient<Channel>,
     every: Duration,
@@ -172,7 +172,7 @@ pub(super) async fn drain(
     Ok(format!("{endpoint} is drained: it gets no new requests"))
 }
 
-/// Ends every drain of an endpoint that holds in a pool.
+/// Ends every drain of an endpoint that applies to a pool.
 pub(super) async fn undrain(
     server: &Server,
     by: &As,

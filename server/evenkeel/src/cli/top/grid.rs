@@ -1,4 +1,4 @@
-//! Rows under a header, in whatever width there is: columns that matter least go first.
+//! Rows under a header, fitted to the width of the terminal: the least important columns are left out first.
 
 use ratatui::{
     buffer::Buffer,
@@ -10,21 +10,21 @@ use unicode_width::UnicodeWidthStr as _;
 use super::super::table::cut;
 
 const GAP: usize = 2;
-/// Narrower than this no name is, while another column could go.
+/// Least width of the name column, as long as another column can be left out.
 const NAME_WIDTH_MIN: usize = 14;
 const BAR_WIDTH_MAX: usize = 40;
 
-/// How things are drawn here.
+/// What the terminal can show.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
-    /// The terminal shows colours, and they are wanted.
+    /// The terminal shows colours, and NO_COLOR does not forbid them.
     pub(super) colour: bool,
-    /// The terminal shows more than ASCII.
+    /// The terminal shows characters beyond ASCII.
     pub(super) unicode: bool,
 }
 
 impl Look {
-    /// As the environment has it: NO_COLOR, and a locale of UTF-8.
+    /// Reads the environment: NO_COLOR, and whether the locale uses UTF-8.
     pub(super) fn of_environment(get: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| get(name).filter(|value| !value.is_empty());
         let locale = set("LC_ALL").or_else(|| set("LC_CTYPE")).or_else(|| set("LANG")).unwrap_or_default();
@@ -35,35 +35,35 @@ impl Look {
         }
     }
 
-    /// A style with this colour, where colours are shown.
+    /// Returns a style with this colour, or a plain style without colours.
     pub(super) fn in_colour(self, colour: Color) -> Style {
         if self.colour { Style::new().fg(colour) } else { Style::new() }
     }
 }
 
-/// A column. The first takes the room it needs, of what is left.
+/// A column. The first one grows into the width that the others leave.
 pub(super) struct Column {
     pub(super) title: &'static str,
     pub(super) width: usize,
-    /// Columns of less weight go first where it is narrow.
+    /// On a narrow screen, columns of the least weight are left out first.
     pub(super) weight: u8,
 }
 
 pub(super) enum Cell {
     Text(String),
     Number(String),
-    /// From 0 to 1, and whether that is of a capacity: then nearly full is red.
+    /// A share from 0 to 1, and whether it is a share of a capacity: then a nearly full bar is red.
     Bar(f64, bool),
 }
 
 pub(super) struct Row {
     pub(super) cells: Vec<Cell>,
     pub(super) selected: bool,
-    /// Shown dim: no new requests go there.
+    /// Draws the row dim, because the endpoint gets no new requests.
     pub(super) dim: bool,
 }
 
-/// Draws as many rows as fit.
+/// Draws the rows that fit.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, look: Look, columns: &[Column], rows: &[Row]) {
     if area.height == 0 {
         return;
@@ -95,12 +95,12 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, look: Look, columns: &[Colum
     }
 }
 
-/// One line of an area.
+/// Returns one line of an area.
 pub(super) fn line(area: Rect, i: u16) -> Rect {
     Rect { y: area.y + i, height: 1, ..area }
 }
 
-/// Width of each column; 0 for those left out.
+/// Returns the width of each column; 0 for a column that is left out.
 fn fit(columns: &[Column], name: usize, width: usize) -> Vec<usize> {
     let mut widths: Vec<usize> = columns.iter().map(|column| column.width).collect();
     let Some(first) = widths.first_mut() else { return widths };
@@ -116,7 +116,7 @@ fn fit(columns: &[Column], name: usize, width: usize) -> Vec<usize> {
     let grown = spare.min(name.saturating_sub(widths[0]));
     widths[0] += grown;
     spare -= grown;
-    // Bars are what has no title of its own.
+    // Only bars have no title.
     if let Some(bar) = columns.iter().position(|column| column.title.is_empty())
         && widths[bar] > 0
     {
@@ -152,7 +152,7 @@ fn put_row(buffer: &mut Buffer, area: Rect, look: Look, widths: &[usize], row: &
 fn put_bar(buffer: &mut Buffer, area: Rect, look: Look, share: f64, of_capacity: bool) {
     let width = usize::from(area.width);
     let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
-    // Something is always seen of something, and a full bar only of what is full.
+    // A share above 0 fills at least one cell, and only a full share fills all.
     let filled = match (share * width as f64).round() as usize {
         0 if share > 0.0 => 1,
         all if all == width && share < 1.0 => width.saturating_sub(1),
@@ -188,9 +188,9 @@ mod tests {
     ];
 
     #[test]
-    fn what_matters_least_goes_first() {
+    fn the_least_important_columns_are_left_out_first() {
         assert_eq!(fit(&COLUMNS, 20, 80), [20, 4, 40, 7]);
-        assert_eq!(fit(&COLUMNS, 20, 40), [15, 4, 8, 7], "the name gets what is spare first");
+        assert_eq!(fit(&COLUMNS, 20, 40), [15, 4, 8, 7], "the name gets the spare width first");
         assert_eq!(fit(&COLUMNS, 20, 30), [14, 4, 8, 0]);
         assert_eq!(fit(&COLUMNS, 20, 20), [14, 4, 0, 0]);
         assert_eq!(fit(&COLUMNS, 20, 10), [10, 0, 0, 0]);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn bars_show_something_of_something_and_are_full_only_when_full() {
+    fn bars_are_empty_only_at_0_and_full_only_at_1() {
         assert_eq!([bar(0.0, false), bar(0.001, false)], ["..........", "#........."]);
         assert_eq!([bar(0.5, true), bar(0.99, false)], ["█████░░░░░", "#########."]);
         assert_eq!(
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_says_how_to_draw() {
+    fn the_environment_decides_colours_and_characters() {
         let look = |set: &'static [(&str, &str)]| {
             Look::of_environment(|name| {
                 set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())

@@ -1,16 +1,16 @@
-//! What a person at the terminal asks `top` for.
+//! Keys of `top`: what each one changes or requests.
 
 use evenkeel_proto::v1 as pb;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::model::{Key, Model, Sort, endpoints};
 
-/// Orders of pools and of endpoints, as `s` goes through them.
+/// Orders of pools and of endpoints, in the sequence that `s` steps through.
 const POOL_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Imbalance];
 const ENDPOINT_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Room];
 const FILTER_CHARS_MAX: usize = 64;
 
-/// What a key brings about, beyond what is shown.
+/// What a key requests beyond a change of the screen.
 #[derive(Debug, PartialEq)]
 pub(super) enum Action {
     None,
@@ -19,14 +19,14 @@ pub(super) enum Action {
     Undrain { endpoint: String, pool: pb::Pool },
 }
 
-/// What keys are for at present.
+/// What the next key means.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Mode {
     Browse,
     Help,
-    /// The filter is being typed.
+    /// The user types the filter.
     Filter,
-    /// Whether to drain, or to give requests again.
+    /// Asks whether to drain the endpoint, or to undrain it if `drained`.
     Confirm {
         endpoint: String,
         pool: pb::Pool,
@@ -34,20 +34,19 @@ pub(super) enum Mode {
     },
 }
 
-/// What is looked at, and how.
+/// What the screen shows: the list, its order, filter and selection.
 #[derive(Debug)]
 pub(super) struct Desk {
-    /// The pool whose endpoints are shown; none: the pools.
+    /// The pool whose endpoints are shown; `None` shows the pools.
     pub(super) open: Option<Key>,
-    /// Opens the first pool: only one was requested.
+    /// Opens the first pool, because the command named only one.
     pub(super) open_first: bool,
     pub(super) pool: Option<Key>,
     pub(super) endpoint: Option<String>,
     pub(super) mode: Mode,
     pub(super) paused: bool,
-    /// The last thing there was to say.
     pub(super) message: String,
-    /// First row shown, and how many fit.
+    /// The first row on the screen, and the number of rows that fit.
     pub(super) top: usize,
     pub(super) rows: usize,
     filters: [String; 2],
@@ -84,7 +83,7 @@ impl Desk {
         sorts[self.sorts[self.level()] % sorts.len()]
     }
 
-    /// Row that is selected, of those shown now; the first where what was selected is gone.
+    /// Returns the index of the selected row; 0 if the selected item is gone.
     pub(super) fn selected(&self, model: &Model) -> usize {
         self.position(model).unwrap_or(0)
     }
@@ -168,7 +167,7 @@ impl Desk {
         }
     }
 
-    /// One step back: a filter first, then the endpoints.
+    /// Goes one step back: clears the filter, or else leaves the endpoints.
     fn leave(&mut self) {
         let level = self.level();
         if !self.filters[level].is_empty() {
@@ -209,7 +208,7 @@ impl Desk {
     }
 }
 
-/// What an answer to the question stands for; anything else is no.
+/// Returns the action for an answer to the question. Any key but `y` and `o` means no.
 fn confirmed(code: KeyCode, endpoint: String, pool: pb::Pool, drained: bool) -> Action {
     match (code, drained) {
         (KeyCode::Char('y'), true) => Action::Undrain { endpoint, pool },
@@ -268,7 +267,7 @@ mod tests {
         let llm = pb::Pool { route: String::new(), cluster: "a".into() };
         let asked = Mode::Confirm { endpoint: "x".into(), pool: llm.clone(), drained: false };
         assert_eq!(desk.mode, asked);
-        assert_eq!(press(&mut desk, &model, "n"), Action::None, "anything but y and o is no");
+        assert_eq!(press(&mut desk, &model, "n"), Action::None, "any key but y and o means no");
         assert_eq!(press(&mut desk, &model, "dy"), Action::Drain { endpoint: "x".into(), pool: None });
         let only = Action::Drain { endpoint: "x".into(), pool: Some(llm) };
         assert_eq!(press(&mut desk, &model, "do"), only);
@@ -284,7 +283,11 @@ mod tests {
         assert_eq!((desk.filter(), desk.mode == Mode::Filter), ("b", true));
         press(&mut desk, &model, "\n\n");
         assert_eq!(desk.open, Some(("b".to_owned(), String::new())));
-        assert_eq!((desk.filter(), desk.sort()), ("", Sort::Load), "each level has its own");
+        assert_eq!(
+            (desk.filter(), desk.sort()),
+            ("", Sort::Load),
+            "pools and endpoints have separate filters and orders"
+        );
         press(&mut desk, &model, "sss");
         assert_eq!(desk.sort(), Sort::Room);
         press(&mut desk, &model, "\u{1b}");

@@ -38,11 +38,11 @@ mod model;
 mod screen;
 mod view;
 
-/// The display is redrawn at least this often, so that ages are right.
+/// Longest time between two frames, so that the ages shown are right.
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
-/// Two frames are at least this far apart, however fast news come.
+/// Least time between two frames, however fast news arrive.
 const FRAME: Duration = Duration::from_millis(50);
-/// Width of a plain frame that goes to no terminal.
+/// Width in columns of a frame that is not printed to a terminal.
 const PLAIN_WIDTH: usize = 120;
 
 /// Watch pools live.
@@ -51,7 +51,7 @@ const PLAIN_WIDTH: usize = 120;
 Keys: arrows or j k select, Enter shows a pool's endpoints, Esc goes back, s changes the order, / filters, p pauses,
 d drains the selected endpoint after asking (with an administrator's token), ? shows all keys, q quits.
 
-Where standard output is no terminal, one frame is printed, as with --once. NO_COLOR is respected.
+If standard output is not a terminal, one frame is printed, as with --once. NO_COLOR is respected.
 
 Examples:
   evenkeel top --cluster llm                # the endpoints of one pool
@@ -62,13 +62,13 @@ pub(crate) struct Top {
     server: Server,
     #[command(flatten)]
     pool: OnlyPool,
-    /// Print one frame and end
+    /// Print one frame and exit
     #[arg(long)]
     once: bool,
-    /// How often to refresh rates and sidecars, from 200ms on; pools are shown as they change
+    /// How often to refresh rates and sidecars, at least 200ms; changes of pools are shown at once
     #[arg(long, default_value = "1s", value_parser = interval, value_name = "TIME")]
     interval: Duration,
-    /// How to show it: json and csv print each change of a pool, until interrupted
+    /// Output format: json and csv print each change of a pool, until interrupted
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
     #[command(flatten)]
@@ -85,7 +85,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 impl Top {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        // Trying again and again is of no use where it is no address.
+        // Reject an invalid address here: the feed would retry it forever.
         self.server.endpoint()?;
         match self.output {
             Output::Table if self.once || !io::stdout().is_terminal() => self.frame().await,
@@ -99,13 +99,13 @@ impl Top {
         pools::list(inspect(self.server.connect().await?), &self.pool).await
     }
 
-    /// Once, as `evenkeel pools` does.
+    /// Prints the pools once, as `evenkeel pools` does.
     async fn list(self) -> anyhow::Result<()> {
         let pools = self.pools().await?;
         self.output.list(&pools::lines(&pools.pools), &pools)
     }
 
-    /// One frame as text.
+    /// Prints one frame as text.
     async fn frame(self) -> anyhow::Result<()> {
         let (mut model, now) = (Model::default(), Instant::now());
         let pools = self.pools().await?.pools;
@@ -122,14 +122,14 @@ impl Top {
 
         let mut desk = Desk::new(false);
         desk.open = self.pool.encode().and_then(|_| model.first().cloned());
-        // Nothing is selected in print.
+        // Printed frames have no selected row.
         let (width, height) =
             (terminal_width().unwrap_or(PLAIN_WIDTH), rows as u64 + u64::from(HEAD_LINES) + 2);
         let area = Rect::new(0, 0, width.clamp(20, 1000) as u16, height.min(60_000) as u16);
         let mut buffer = Buffer::empty(area);
         View { url: &self.server.url, model: &model, look: look(), now }.draw(&mut buffer, &mut desk);
         let mut lines = lines(&buffer);
-        // The keys at the foot are for people.
+        // The last line lists keys, which a printed frame does not need.
         lines.pop();
         let text = lines.join("\n");
         Ok(put(&format!("{}\n", text.trim_end()))?)
@@ -141,7 +141,7 @@ impl Top {
         (receive, tokio::spawn(feed))
     }
 
-    /// Each change of a pool, until the output is closed.
+    /// Prints each change of a pool, until the output is closed.
     async fn changes(self) -> anyhow::Result<()> {
         let (mut news, _feed) = self.listen();
         let mut header = true;
@@ -162,7 +162,7 @@ impl Top {
         Ok(())
     }
 
-    /// On the screen, until somebody wants it to end.
+    /// Runs on the screen until the user quits or a signal arrives.
     async fn live(self) -> anyhow::Result<()> {
         let (mut news, mut feed) = self.listen();
         let mut ends = Ends::new()?;
@@ -188,10 +188,10 @@ impl Top {
                     Some(Input::Resized) => {}
                     Some(Input::Closed) | None => return Ok(()),
                 },
-                // While paused, the sidecar keeps what changes until it is wanted.
+                // While paused, the feed's channel fills up, and the sidecar merges the changes.
                 Some(first) = news.recv(), if !desk.paused => {
                     model.hear(first, now);
-                    // What comes fast is shown together.
+                    // One frame shows all news that arrive within a short time.
                     tokio::time::sleep_until((now + FRAME).into()).await;
                     while let Ok(next) = news.try_recv() {
                         model.hear(next, Instant::now());
@@ -205,26 +205,26 @@ impl Top {
         }
     }
 
-    /// Does what takes time beside the screen.
+    /// Runs an action in the background, so that the screen stays responsive.
     fn act(&self, action: Action, desk: &mut Desk, send: mpsc::Sender<String>) {
         let (server, by) = (self.server.clone(), self.by.clone());
-        "asking the sidecar".clone_into(&mut desk.message);
+        "waiting for the sidecar".clone_into(&mut desk.message);
         tokio::spawn(async move {
             let done = match action {
                 Action::Drain { endpoint, pool } => feed::drain(&server, &by, &endpoint, pool).await,
                 Action::Undrain { endpoint, pool } => feed::undrain(&server, &by, &endpoint, &pool).await,
                 Action::None | Action::Quit => return,
             };
-            // Nobody listens any more when it has ended meanwhile.
+            // The receiver is gone if `top` has ended meanwhile.
             let _ = send.send(done.unwrap_or_else(|error| format!("{error:#}"))).await;
         });
     }
 }
 
-/// The feed runs as long as its receiver: it ends earlier only when something is broken.
+/// Reports that the feed ended. It runs as long as its receiver, so an earlier end is a bug or a panic.
 fn stopped(ended: Result<(), JoinError>) -> anyhow::Result<()> {
-    ended.context("what listens to the sidecar has failed")?;
-    anyhow::bail!("what listens to the sidecar has stopped")
+    ended.context("the connection to the sidecar failed")?;
+    anyhow::bail!("the connection to the sidecar stopped unexpectedly")
 }
 
 /// Signals that end a program.
@@ -251,7 +251,7 @@ fn look() -> Look {
     Look::of_environment(|name| std::env::var(name).ok())
 }
 
-/// A buffer as lines of text.
+/// Returns a buffer as lines of text.
 fn lines(buffer: &Buffer) -> Vec<String> {
     let width = usize::from(buffer.area().width.max(1));
     let mut lines = Vec::new();
@@ -259,7 +259,7 @@ fn lines(buffer: &Buffer) -> Vec<String> {
         let mut line = String::new();
         let mut wide = 0;
         for cell in cells {
-            // The second half of a wide character is a cell of its own.
+            // A wide character is followed by an empty cell.
             if wide == 0 {
                 line.push_str(cell.symbol());
                 wide = unicode_width::UnicodeWidthStr::width(cell.symbol());

@@ -1,4 +1,4 @@
-//! The state of `top`, and the order in which it is shown.
+//! The state of `top`, and the sort orders.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -10,10 +10,10 @@ use evenkeel_proto::v1 as pb;
 
 use super::feed::News;
 
-/// This long after a watch began, pools that it has not sent are forgotten.
+/// Time after the start of a watch when pools that it has not sent are removed.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
-/// A pool's identity: cluster, then route, as lists are ordered.
+/// A pool's identity: cluster, then route, which is also the order of lists.
 pub(super) type Key = (String, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +37,11 @@ impl Sort {
     }
 }
 
-/// Figures over all pools.
+/// Totals over all pools.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Totals {
     pub(super) in_flight: u64,
-    /// None where any pool is unlimited.
+    /// `None` if any pool is unlimited.
     pub(super) capacity: Option<u64>,
     pub(super) pools: usize,
     pub(super) endpoints: usize,
@@ -49,7 +49,7 @@ pub(super) struct Totals {
     pub(super) full: usize,
 }
 
-/// A pool, and the watch that sent it.
+/// A pool, and the number of the watch that sent it.
 struct Known {
     state: pb::PoolState,
     watch: u64,
@@ -58,12 +58,12 @@ struct Known {
 #[derive(Default)]
 pub(super) struct Model {
     pools: BTreeMap<Key, Known>,
-    /// Watches begun, and when the last was.
+    /// The number of watches started, and the start of the last one.
     watch: u64,
     begun: Option<Instant>,
-    /// When the sidecar last sent something.
+    /// Time of the sidecar's last message.
     pub(super) seen: Option<Instant>,
-    /// Since when there is no answer, and why.
+    /// Time since which the sidecar does not answer, and the reason.
     pub(super) lost: Option<(Instant, String)>,
     /// `None` if unknown.
     pub(super) sidecars: Option<Vec<pb::SidecarState>>,
@@ -94,7 +94,7 @@ impl Model {
         self.seen = Some(now);
     }
 
-    /// Forgets pools that are no longer known, when it is time to.
+    /// Removes pools that the current watch has not sent, once it has had time to send them.
     pub(super) fn tidy(&mut self, now: Instant) {
         if self.begun.is_some_and(|begun| now.duration_since(begun) >= TOLD_WITHIN) {
             let watch = self.watch;
@@ -106,7 +106,7 @@ impl Model {
         self.pools.get(key).map(|known| &known.state)
     }
 
-    /// The first pool by name.
+    /// Returns the first pool by name.
     pub(super) fn first(&self) -> Option<&Key> {
         self.pools.keys().next()
     }
@@ -125,14 +125,14 @@ impl Model {
         totals
     }
 
-    /// Whether the store is up; `None` if unknown.
+    /// Returns whether the store is up; `None` if unknown.
     pub(super) fn store_up(&self) -> Option<bool> {
         let alive = self.sidecars.iter().flatten().filter(|sidecar| sidecar.alive);
         let known = self.pools.values().map(|known| known.state.current).chain(alive.map(|s| s.store_up));
         known.reduce(|all, up| all && up)
     }
 
-    /// Pools whose name contains `filter`, in order.
+    /// Returns the pools whose name contains `filter`, sorted.
     pub(super) fn pools(&self, sort: Sort, filter: &str) -> Vec<(&Key, &pb::PoolState)> {
         let filter = filter.to_lowercase();
         let matches = |(cluster, route): &Key| {
@@ -140,7 +140,7 @@ impl Model {
         };
         let mut pools: Vec<_> = self.pools.iter().map(|(key, known)| (key, &known.state)).collect();
         pools.retain(|(key, _)| filter.is_empty() || matches(key));
-        // The map is in the order of names, and stays so among equals.
+        // The map is ordered by name, and a stable sort keeps that order among equals.
         match sort {
             Sort::Load => pools.sort_by(|(_, a), (_, b)| most(pool_load(a), pool_load(b))),
             Sort::InFlight => pools.sort_by_key(|(_, state)| Reverse(state.in_flight)),
@@ -154,7 +154,7 @@ impl Model {
     }
 }
 
-/// Endpoints whose address contains `filter`, in order.
+/// Returns the endpoints whose address contains `filter`, sorted.
 pub(super) fn endpoints<'a>(
     state: &'a pb::PoolState,
     sort: Sort,
@@ -178,27 +178,27 @@ fn most(a: f64, b: f64) -> Ordering {
     b.total_cmp(&a)
 }
 
-/// Share of its capacity that a pool has in flight; what is unlimited comes after what has any load.
+/// Returns the share of its capacity that a pool has in flight. Unlimited pools sort after limited pools with any load.
 fn pool_load(state: &pb::PoolState) -> f64 {
     if let Some(capacity) = state.capacity.filter(|capacity| *capacity > 0) {
         return state.in_flight as f64 / capacity as f64;
     }
-    // Between 0 and the least load a limited pool can have, by what is in flight.
+    // Below the least load above 0 that a limited pool can have; among unlimited pools, ordered by requests in flight.
     1e-12 * state.in_flight as f64
 }
 
-/// In flight by cap, or by weight where unlimited.
+/// Returns requests in flight divided by the cap, or by the weight if there is no cap.
 fn endpoint_load(endpoint: &pb::EndpointState) -> f64 {
     let by = if endpoint.cap > 0 { f64::from(endpoint.cap) } else { endpoint.weight };
     if by > 0.0 { endpoint.in_flight as f64 / by } else { 0.0 }
 }
 
-/// Endpoints at their cap.
+/// Counts the endpoints at their cap.
 pub(super) fn full(state: &pb::PoolState) -> usize {
     state.endpoints.iter().filter(|e| e.cap > 0 && e.in_flight >= u64::from(e.cap)).count()
 }
 
-/// Admitted and refused a second, in the last whole step.
+/// Returns requests admitted and refused per second, over the last complete step.
 fn rates(activity: &pb::GetActivityResponse) -> Option<(f64, f64)> {
     let [.., whole, _] = activity.steps.as_slice() else { return None };
     let seconds = activity.step_ms as f64 / 1000.0;
@@ -274,9 +274,9 @@ pub(super) mod tests {
         let mut model = model_of(vec![pool("old", vec![]), pool("kept", vec![])], start);
         model.hear(News::Lost("refused".into()), start);
         model.hear(News::Lost("refused again".into()), start + Duration::from_secs(9));
-        assert_eq!(model.lost, Some((start, "refused again".to_owned())), "since when it was lost first");
+        assert_eq!(model.lost, Some((start, "refused again".to_owned())), "the time of the first loss stays");
         model.tidy(start + Duration::from_secs(99));
-        assert_eq!(model.totals().pools, 2, "the last figures stay while there is no answer");
+        assert_eq!(model.totals().pools, 2, "the last figures stay while the sidecar does not answer");
         let back = start + Duration::from_secs(100);
         model.hear(News::Begun, back);
         model.hear(News::Pool(Box::new(pool("kept", vec![]))), back);

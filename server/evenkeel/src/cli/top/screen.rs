@@ -1,4 +1,4 @@
-//! The terminal: taken over, and restored however `top` ends.
+//! Takes over the terminal, and restores it whichever way `top` ends.
 
 use std::{
     io,
@@ -16,19 +16,18 @@ use ratatui::{
 };
 use tokio::sync::mpsc;
 
-/// A key is looked for this often after the end is asked for.
+/// Interval at which the keyboard thread checks whether `top` has ended.
 const POLL: Duration = Duration::from_millis(50);
 const KEYS_MAX: usize = 64;
 
-/// What comes from the terminal.
+/// Events of the terminal.
 pub(super) enum Input {
     Key(KeyEvent),
-    /// Its size is another.
     Resized,
     Closed,
 }
 
-/// The terminal in raw mode, on its other screen; as it was again when dropped, and when something panics.
+/// The terminal in raw mode, on its alternate screen. Dropping it, or a panic, restores the terminal.
 pub(super) struct Screen {
     pub(super) terminal: DefaultTerminal,
     stop: Arc<AtomicBool>,
@@ -36,9 +35,9 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal over; keys come through the channel.
+    /// Takes over the terminal. The channel delivers keys and changes of size.
     pub(super) fn open() -> io::Result<(Self, mpsc::Receiver<Input>)> {
-        // Sets a panic hook that restores the terminal, too.
+        // This also sets a panic hook that restores the terminal.
         let terminal = ratatui::try_init()?;
         let (send, receive) = mpsc::channel(KEYS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
@@ -70,7 +69,7 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         ratatui::restore();
-        // Not waited for: it ends within a poll, or with the process.
+        // The keyboard thread need not be joined: it ends within one poll, or with the process.
         drop(self.reader.take());
     }
 }

@@ -1,4 +1,4 @@
-//! The screen of `top`, drawn into a buffer of any size.
+//! Draws the screen of `top` into a buffer of any size.
 
 use std::time::Instant;
 
@@ -33,12 +33,12 @@ const HELP: &[(&str, &str)] = &[
     ("d", "drain the selected endpoint, or undrain it"),
     ("q Ctrl-C", "quit"),
     ("", ""),
-    ("LOAD", "in flight of what the caps allow; without caps a bar by the busiest"),
+    ("LOAD", "in flight as a share of the caps; without caps a bar relative to the busiest"),
     ("FULL", "endpoints at their cap"),
     ("IMBALANCE", "share of the requests in flight that would have to move"),
 ];
 
-/// What is shown, of what.
+/// Draws the model for one sidecar's address.
 pub(super) struct View<'a> {
     pub(super) url: &'a str,
     pub(super) model: &'a Model,
@@ -47,7 +47,7 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
-    /// Draws everything. What is selected is kept in sight.
+    /// Draws the whole screen, and scrolls so that the selected row is visible.
     pub(super) fn draw(&self, buffer: &mut Buffer, desk: &mut Desk) {
         let area = *buffer.area();
         if area.width < 4 || area.height == 0 {
@@ -69,11 +69,11 @@ impl View<'_> {
         }
     }
 
-    /// Where, and how it stands; totals and rates; what is looked at.
+    /// Draws the lines above the table: the sidecar and its state; totals and rates; the current list.
     pub(super) fn head(&self, buffer: &mut Buffer, area: Rect, desk: &Desk) {
         let (state, style) = self.state(desk);
         let name = format!(" evenkeel top  {}", self.url);
-        // How it stands matters more than where.
+        // On a narrow screen, the state matters more than the address.
         let room = usize::from(area.width).saturating_sub(state.width() + 3);
         put(buffer, area, 0, &cut(&name, room), Style::new().add_modifier(Modifier::BOLD));
         let x = area.width.saturating_sub(state.width() as u16 + 1);
@@ -164,13 +164,13 @@ impl View<'_> {
         grid::draw(buffer, area, self.look, &columns, rows.get(desk.top..).unwrap_or(&[]));
     }
 
-    /// What is said where there is nothing to list.
+    /// Returns the text shown instead of an empty list.
     fn nothing(&self, desk: &Desk) -> &'static str {
         match (&self.model.seen, desk.filter().is_empty(), desk.open.is_some()) {
             (None, ..) => " no sidecar has answered yet",
             (_, false, _) => " nothing matches the filter; Esc clears it",
             (_, true, true) => " no endpoints known; Esc goes back",
-            (_, true, false) => " no pools yet: no gateway has asked, and none is configured",
+            (_, true, false) => " no pools yet: no gateway has sent a request, and none is configured",
         }
     }
 
@@ -281,7 +281,7 @@ fn help(buffer: &mut Buffer, area: Rect) {
     }
 }
 
-/// One line of text in an area, cut to its width.
+/// Draws one line of text, cut to the width of the area.
 fn put(buffer: &mut Buffer, area: Rect, i: u16, text: &str, style: Style) {
     if i < area.height {
         buffer.set_stringn(area.x, area.y + i, cut(text, area.width.into()), area.width.into(), style);
@@ -292,7 +292,7 @@ fn column((title, width, weight): (&'static str, usize, u8)) -> Column {
     Column { title, width, weight }
 }
 
-/// A pool's name: its cluster, and its route where it has one of its own.
+/// Returns a pool's name: its cluster, and its route unless all routes share the pool.
 fn title(cluster: &str, route: &str) -> String {
     let route = if route.is_empty() { ALL_ROUTES } else { route };
     format!("{cluster} {route}")
@@ -306,7 +306,7 @@ fn percent(share: f64) -> f64 {
     share * 100.0
 }
 
-/// By the load; where nothing is capped, by the busiest.
+/// Fills the bar by the load; without caps, relative to the busiest row.
 fn bar(load: Option<f64>, of: f64, busiest: f64) -> Cell {
     load.map_or_else(
         || Cell::Bar(if busiest > 0.0 { of / busiest } else { 0.0 }, false),
