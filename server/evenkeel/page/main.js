@@ -1,4 +1,4 @@
-// The capacity page: which view is shown, and the events of the watch.
+// The capacity page: shows the current view, and passes the events of the watch to it.
 
 import { setAttr, setText, show } from './lib/dom.js';
 import { duration } from './lib/format.js';
@@ -19,10 +19,10 @@ import * as why from './views/why.js';
 const VIEWS = {
   '/': overview, '/pool': pool, '/limits': limits, '/quotas': quotas, '/usage': usage, '/session': session, '/cluster': cluster, '/why': why, '/changes': changes,
 };
-/** The entry of the menu that a view belongs to. */
+/** The menu entry of each view. */
 const MENU = { '/pool': '/', '/session': '/usage' };
 
-/** Older figures are marked as old. */
+/** Age in ms from which the page marks figures as old. */
 const OLD_MS = 10_000;
 
 const by = (id) => document.getElementById(id);
@@ -69,7 +69,7 @@ function storeBanner({ store, age_ms: age }) {
   const old = !away && age > OLD_MS;
   const banner = by('store-banner');
   show(banner, away || old);
-  if (away) setText(banner, 'The store is down: figures are this sidecar\u2019s own, or the last ones seen. Requests are answered by each pool\u2019s policy.');
+  if (away) setText(banner, 'The store is down: figures are this sidecar\u2019s own, or the last ones read. Each pool\u2019s policy decides about requests.');
   else if (old) setText(banner, `The figures are ${duration(age)} old: the store answers slowly.`);
 }
 

@@ -1,4 +1,4 @@
-// The changes an administrator can make from here: balances and budgets, amounts of limits for single keys, endpoints.
+// The changes that an administrator can make on the page: balances and budgets, overrides of limits, drains.
 
 import { act } from './admin.js';
 import { ApiError, read, segment } from './api.js';
@@ -6,7 +6,7 @@ import { field } from './dialog.js';
 import { h, setText, show } from './dom.js';
 import * as f from './format.js';
 
-/** A button in a row of a table. `label` says to what it is done, for those who hear it alone. */
+/** A button in a row of a table. `label` names its target for screen readers. */
 export function actionButton(text, onClick) {
   const hidden = h('span', { class: 'hidden-label' });
   const shown = h('span', { text });
@@ -25,7 +25,7 @@ const whole = (input) => (/^\d{1,16}$/.test(input.value.trim()) ? Number(input.v
 
 const option = (value, text) => h('option', { value, text });
 
-/** What a number typed means: cost is typed in the currency, everything else as it is. */
+/** An input for an amount. Users type cost in the currency, all other amounts unscaled. */
 function amountField(counts, label) {
   const input = h('input', { type: 'text', inputmode: counts === 'cost' ? 'decimal' : 'numeric', autocomplete: 'off' });
   const money = counts === 'cost';
@@ -77,7 +77,7 @@ export function changeQuota({ quota, consumer }, done) {
 
 const UNTIL = [['', 'until it is removed'], ['3600000', 'for 1 hour'], ['14400000', 'for 4 hours'], ['86400000', 'for 1 day'], ['604800000', 'for 7 days'], ['at', 'until a time …']];
 
-/** Another amount of a limit for one key. `limit` is one of `api/v1/limits`; `look` reads it by its name. */
+/** Overrides a limit's amount for one key. `limit` comes from `api/v1/limits`; `look` reads it by its name. */
 export function overrideLimit({ limit: known, key, look = false }, done) {
   act(async () => {
     const limit = (look && (await read('limits')).limits.find((one) => one.name === known.name)) || known;
@@ -93,7 +93,7 @@ export function overrideLimit({ limit: known, key, look = false }, done) {
     const expires = () => (until.value === '' ? 0 : until.value === 'at' ? new Date(at.value).getTime() : Date.now() + Number(until.value));
     return {
       title: `Limit ${limit.name} of ${key}`,
-      about: 'In force on every sidecar within a quarter of an interval. What was counted stays counted.',
+      about: 'Takes effect on every sidecar within a quarter of a KeepAlive interval. Earlier counts stay.',
       fields: [field('Instead', how), much.element, field('How long', until), atField],
       note: false,
       state() {
@@ -103,7 +103,7 @@ export function overrideLimit({ limit: known, key, look = false }, done) {
         const n = much.value();
         const end = expires();
         const known = free || !Number.isNaN(n);
-        const fault = !known ? 'How much: must be a number of 0 or more.' : Number.isNaN(end) || (end && end <= Date.now()) ? 'Until: must be a time to come.' : null;
+        const fault = !known ? 'How much: must be a number of 0 or more.' : Number.isNaN(end) || (end && end <= Date.now()) ? 'Until: must be a future time.' : null;
         const long = end && !fault ? `, until ${f.time(end)}` : '';
         const after = !known ? '?' : `${free ? 'unlimited' : shown(n)}${long}`;
         return {
@@ -120,7 +120,7 @@ export function overrideLimit({ limit: known, key, look = false }, done) {
 export function forgetOverride(override, counts, done) {
   act(async () => ({
     title: `Override of ${override.limit} for ${override.key}`,
-    about: 'The amount of the configuration applies again.',
+    about: 'The configured amount applies again.',
     fields: [], note: false,
     state: () => ({
       before: override.unlimited ? 'unlimited' : f.amountOf(override.amount, counts), after: 'as configured', confirm: 'Remove it', tone: 'bad',
@@ -130,13 +130,13 @@ export function forgetOverride(override, counts, done) {
   }), done);
 }
 
-/** Takes an endpoint out of the choice. */
+/** Drains an endpoint. */
 export function drainEndpoint({ pool, endpoint }, done) {
   act(async () => {
     const where = h('select', {}, option('pool', `In the pool ${f.poolName(pool)}`), option('all', 'In every pool'));
     return {
       title: `Drain ${endpoint.address}`,
-      about: `Its ${f.plural(endpoint.in_flight, 'request')} in flight will be finished; new ones go elsewhere.`,
+      about: `Its ${f.plural(endpoint.in_flight, 'request')} in flight will finish; new ones go elsewhere.`,
       fields: [field('Where', where)],
       state() {
         const of = where.value === 'all' ? {} : { route: pool.route, cluster: pool.cluster };
@@ -155,7 +155,7 @@ export function undrainEndpoint(drain, done) {
   act(async () => undrainPlan(drain), done);
 }
 
-/** The same by the endpoint of a pool: by this pool's own drain, or that of every pool. */
+/** Ends the drain of a pool's endpoint: the drain in this pool, or else the one in every pool. */
 export function undrainIn({ pool, endpoint }, done) {
   act(async () => {
     const { drains } = await read('drains');

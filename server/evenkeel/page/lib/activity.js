@@ -24,10 +24,10 @@ const SPANS = Object.keys(WORDS);
 
 const spanMs = (span) => Number.parseInt(span, 10) * (span.endsWith('m') ? 60_000 : 3_600_000);
 
-/** A step that has hardly begun says nothing about a rate. */
+/** Least elapsed time of the current step, in ms, for its rate to be shown. */
 const BEGUN_MS = 3000;
 
-/** The part of a view; `pool` is `{route, cluster}`, or null for all. */
+/** The activity section of a view; `pool` is `{route, cluster}`, or null for all pools. */
 export function activity(pool) {
   const spans = choice('Time span', SPANS.map((value) => ({ value, label: WORDS[value], href: '#' })));
   const part = section('Activity', { actions: spans.element, wide: true });
@@ -67,14 +67,14 @@ export function activity(pool) {
   };
 }
 
-/** Requests a second in each step: times, and one column for each series. The step under way counts for what is gone. */
+/** Returns times and one column per series: requests a second in each step. The current step counts its elapsed part. */
 function rates({ step_ms: length, steps }) {
   const times = steps.map((step) => step.at_ms);
   const seconds = times.map((from, at) => {
     const gone = at === steps.length - 1 ? Math.min(length, Math.max(0, Date.now() - from)) : length;
     return gone < Math.min(BEGUN_MS, length) ? null : gone / 1000;
   });
-  // The last step is drawn to its end.
+  // Draw the last step to its end.
   times.push((times.at(-1) ?? 0) + length);
   const column = (key) => {
     const values = seconds.map((s, at) => (s === null ? null : steps[at][key] / s));
@@ -139,7 +139,7 @@ function describe(title, columns, times, span) {
   return `${title} in the last ${WORDS[span]}: ${mean} requests a second on average, at most ${f.rate(most)} at ${f.time(times[at])}`;
 }
 
-/** The same figures as a table, made only once somebody opens it. */
+/** The same figures as a table, filled when the user opens it. */
 function stepsTable() {
   const body = h('tbody');
   const all = [...ADMITTED, ...REFUSED];

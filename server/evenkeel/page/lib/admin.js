@@ -1,4 +1,4 @@
-// A change: what will change, why, a confirmation; then the result, with its line of the change log.
+// The dialog of a change: the effect, a note, a confirmation; then the result, with its line of the change log.
 
 import { ApiError, change, read } from './api.js';
 import { beforeAfter, faultLine, field, openDialog } from './dialog.js';
@@ -8,12 +8,12 @@ import { adminToken, withToken } from './token.js';
 import { announce } from './ui.js';
 
 /**
- * Opens the dialog of a change, after a token was given.
+ * Opens the dialog of a change, once there is a token.
  *
- * `prepare()` reads what is needed and answers
- * `{title, about, fields, state(), note}`, where `state()` is called after each input and answers
- * `{before, after, confirm, tone, fault, call: {method, path, parameters, body}, what, target}`. `done()` is called once it
- * has happened.
+ * `prepare()` reads the current state and returns
+ * `{title, about, fields, state(), note}`. The dialog calls `state()` after each input, which returns
+ * `{before, after, confirm, tone, fault, call: {method, path, parameters, body}, what, target}`. It calls `done()` after
+ * the change.
  */
 export function act(prepare, done) {
   withToken(async () => {
@@ -83,23 +83,23 @@ function form(plan, close, done) {
 function result(state, line, close) {
   const button = h('button', { type: 'button', class: 'primary', text: 'Close', on: { click: close } });
   const element = h('div', { class: 'dialog-body result', role: 'status' },
-    h('p', {}, h('strong', { text: 'Done. ' }), line ? 'The change log says:' : 'It is in the sidecar\u2019s log.'),
+    h('p', {}, h('strong', { text: 'Done. ' }), line ? 'The change log shows:' : 'The sidecar\u2019s log has the change.'),
     line ? changeText(line) : null, h('div', { class: 'dialog-actions' }, button));
-  // Once it is in the page.
+  // Focus works only once the element is in the page.
   queueMicrotask(() => button.focus());
   return element;
 }
 
-/** One line of the change log as text. */
+/** Returns one line of the change log as text. */
 export function changeText(line) {
   const text = `${f.time(line.at_ms)}  ${line.who}  ${line.what}  ${line.target}  ${line.before || '–'} → ${line.after || '–'}`;
   return h('pre', { class: 'change-line', tabindex: '0' }, h('code', { text: line.note ? `${text}  “${line.note}”` : text }));
 }
 
-/** The target of a drain names its pool after the endpoint. */
+/** Returns the target of a drain, which names the pool after the endpoint. */
 const isOf = (line, target) => line.target === target || (line.what.startsWith('endpoint.') && line.target.startsWith(`${target} in `));
 
-/** The newest line of the change log about this, or null. */
+/** Returns the newest matching line of the change log, or null. */
 async function changeLine({ what, target }) {
   try {
     const { changes } = await read('changes', { page_size: 20 });

@@ -1,6 +1,6 @@
-// Calls of the sidecar's JSON API. All addresses are relative, so that the page works below any path.
+// Calls the sidecar's JSON API. All addresses are relative, so that the page works below any path.
 
-/** An answer that is no success: the server's own words, and its status (0: no answer at all). */
+/** A failed call, with the server's message and HTTP status (0: no answer). */
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
@@ -8,7 +8,7 @@ export class ApiError extends Error {
   }
 }
 
-/** `api/v1/<path>?<parameters>`; empty ones are left out. */
+/** Returns `api/v1/<path>?<parameters>` without empty parameters. */
 export function address(path, parameters = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {
@@ -18,18 +18,18 @@ export function address(path, parameters = {}) {
   return `api/v1/${path}${text ? `?${text}` : ''}`;
 }
 
-/** A part of a path, whatever is in it. */
+/** Escapes one segment of a path. */
 export const segment = (text) => encodeURIComponent(text);
 
-/** Reads. */
+/** Reads a resource. */
 export const read = (path, parameters, signal) => call('GET', address(path, parameters), { signal });
 
-/** Changes, with an administrator's token. */
+/** Sends a change with the administrator's token. */
 export const change = (method, path, parameters, body, token) => call(method, address(path, parameters), { body, token });
 
 async function call(method, url, { body, token, signal }) {
   const headers = {};
-  // Not Authorization: what is behind a proxy's login has that for the proxy.
+  // Not Authorization: behind a proxy with a login, that header carries the proxy's credentials.
   if (token) headers['x-evenkeel-token'] = token;
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   let response;
@@ -53,8 +53,8 @@ async function call(method, url, { body, token, signal }) {
 }
 
 /**
- * Reads again and again while the page is looked at. `load(signal)` answers data for `take`; what fails goes to `fail`.
- * A read under way is given up when another is asked for.
+ * Polls while the page is visible. `load(signal)` returns data for `take`; errors go to `fail`. A new read aborts the one
+ * in progress.
  */
 export function poll(load, take, fail, everyMs) {
   let timer = 0;

@@ -1,4 +1,4 @@
-// Stacked areas over time, drawn by uPlot (vendor/uplot), in the colours of the style sheet.
+// Stacked areas over time, drawn with uPlot (vendor/uplot) in the colours of the style sheet.
 
 import { h } from './dom.js';
 import * as f from './format.js';
@@ -9,7 +9,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 
 /**
  * `series`: `[{key, label, colour}]`, from the bottom upwards; `colour` is a custom property of the style sheet.
- * `onHover(index | null)` is called with the step pointed at.
+ * Calls `onHover(index | null)` with the step under the pointer.
  */
 export function stackedChart({ series, sync, height = 168, onHover, format = f.rate }) {
   const canvas = h('div', { class: 'chart-canvas' });
@@ -17,7 +17,7 @@ export function stackedChart({ series, sync, height = 168, onHover, format = f.r
   let plot = null;
   let drawn = null;
 
-  // The sum of all is drawn first and the others over it, so what stays visible of each is its own part.
+  // Draw the sum of all series first and smaller sums over it, so that each series' own part stays visible.
   const stack = (columns) => {
     const stacked = [];
     let sum = columns[0].map(() => null);
@@ -63,7 +63,7 @@ export function stackedChart({ series, sync, height = 168, onHover, format = f.r
 
   return {
     element,
-    /** `times` in ms, `columns` one for each series; `label` says in words what is to be seen. */
+    /** `times` in ms, `columns` one for each series; `label` describes the chart in words. */
     set(times, columns, label) {
       drawn = { data: [times.map((ms) => ms / 1000), ...stack(columns)], spanMs: times.at(-1) - times[0] };
       element.setAttribute('aria-label', label);

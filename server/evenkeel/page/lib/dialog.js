@@ -1,8 +1,8 @@
-// Dialogs: what will change, a confirmation, and what came of it. The browser keeps the focus inside, and gives it back.
+// Dialogs. The browser keeps the focus inside an open dialog, and restores it afterwards.
 
 import { h, setText, show, uniqueId } from './dom.js';
 
-/** Opens one. `build(close)` answers `{title, content, first}`; `first` gets the focus. */
+/** Opens a dialog. `build(close)` returns `{title, content, first}`; `first` gets the focus. */
 export function openDialog(build) {
   const from = document.activeElement;
   const id = uniqueId('dialog');
@@ -16,7 +16,7 @@ export function openDialog(build) {
   dismiss.addEventListener('click', close);
   dialog.addEventListener('close', () => {
     dialog.remove();
-    // The page may have gone on meanwhile.
+    // The page may have replaced the element meanwhile.
     if (from?.isConnected) from.focus();
   });
   document.body.append(dialog);
@@ -25,7 +25,7 @@ export function openDialog(build) {
   return { close, dialog };
 }
 
-/** A field of a form with its label and a word of help. */
+/** A field of a form with its label and a help text. */
 export function field(label, input, help) {
   const id = uniqueId('field');
   input.id = id;
@@ -34,7 +34,7 @@ export function field(label, input, help) {
   return h('div', { class: 'field' }, h('label', { for: id, text: label }), input, note);
 }
 
-/** Before → after, in words. */
+/** Shows before → after in words. */
 export function beforeAfter() {
   const before = h('span', { class: 'before' });
   const after = h('span', { class: 'after' });
@@ -50,7 +50,7 @@ export function beforeAfter() {
   };
 }
 
-/** The line of a dialog for an error. */
+/** The line of a dialog that shows an error. */
 export function faultLine() {
   const element = h('p', { class: 'fault', role: 'alert', hidden: true });
   return {

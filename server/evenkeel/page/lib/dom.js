@@ -1,10 +1,10 @@
-// Elements, made and changed without markup: names of consumers are hostile input and only ever become text.
+// Creates and changes elements without markup: consumers' names are hostile input and only ever become text.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
 /**
- * An element. `props`: `class`, `text`, `on: {event: handler}`, `dataset`, anything else is an attribute; false, null
- * and undefined leave it out, true sets it empty.
+ * Creates an element. `props`: `class`, `text`, `on: {event: handler}`, `dataset`; any other name is an attribute, which
+ * false, null and undefined leave out and true sets to an empty value.
  */
 export function h(tag, props, ...children) {
   const element = document.createElement(tag);
@@ -13,7 +13,7 @@ export function h(tag, props, ...children) {
   return element;
 }
 
-/** An SVG element, by attributes alone. */
+/** Creates an SVG element with attributes. */
 export function svg(tag, attributes, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -33,13 +33,13 @@ function set(element, props) {
   }
 }
 
-/** Sets a text where it differs: a tick that changes nothing touches nothing. */
+/** Sets a text if it differs, so that a tick without changes does not touch the document. */
 export function setText(node, text) {
   const value = String(text);
   if (node.textContent !== value) node.textContent = value;
 }
 
-/** Sets or takes away an attribute, where it differs. */
+/** Sets or removes an attribute if it differs. */
 export function setAttr(element, name, value) {
   if (value === null || value === undefined || value === false) {
     if (element.hasAttribute(name)) element.removeAttribute(name);
@@ -49,14 +49,14 @@ export function setAttr(element, name, value) {
   if (element.getAttribute(name) !== text) element.setAttribute(name, text);
 }
 
-/** Shows or hides. */
+/** Shows or hides an element. */
 export function show(element, shown) {
   if (element.hidden === shown) element.hidden = !shown;
 }
 
 /**
- * Keeps the children of `parent` equal to `items`, one for each key: those that stay are changed in place.
- * `make(item)` answers `{element, set(item)}`.
+ * Updates the children of `parent` to match `items`, one for each key. Children that stay are changed in place.
+ * `make(item)` returns `{element, set(item)}`.
  */
 export function keyed(parent, key, make) {
   let held = new Map();
@@ -75,14 +75,14 @@ export function keyed(parent, key, make) {
     }
     for (const [id, child] of held) if (!next.has(id)) child.element.remove();
     held = next;
-    // What is moved loses the focus that is in it.
+    // A moved element loses the focus inside it.
     if (focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
   };
 }
 
 let ids = 0;
 
-/** An id nobody else has. */
+/** Returns a unique id. */
 export function uniqueId(prefix) {
   ids += 1;
   return `${prefix}-${ids}`;

@@ -1,4 +1,4 @@
-// Numbers and times as people read them, by the browser's own locale.
+// Formats numbers and times in the browser's locale.
 
 const plain = new Intl.NumberFormat();
 const tenth = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
@@ -11,14 +11,14 @@ const dayClock = new Intl.DateTimeFormat(undefined, {
 /** 12,345 */
 export const int = (n) => plain.format(n);
 
-/** 12.3k, 4.5M, as the configuration writes them; below ten thousand as it is. */
+/** 12.3k, 4.5M, as in the configuration; all digits below ten thousand. */
 export function compact(n) {
   if (Math.abs(n) < 10_000) return plain.format(Math.round(n));
   const [size, unit] = [[1e9, 'G'], [1e6, 'M'], [1e3, 'k']].find(([least]) => Math.abs(n) >= least * 0.99995);
   return `${tenth.format(n / size)}${unit}`;
 }
 
-/** 0.42, 12.3, 1,234: as exact as is of use. */
+/** 0.42, 12.3, 1,234: about three significant digits. */
 export function rate(n) {
   if (n === 0) return '0';
   if (n < 0.01) return '<0.01';
@@ -32,7 +32,7 @@ export const percent = (share) => `${share > 0 && share < 0.001 ? '<0.1' : tenth
 const cents = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const small = new Intl.NumberFormat(undefined, { minimumFractionDigits: 2, maximumFractionDigits: 4 });
 
-/** Millionths of the currency of the price table, whose name is not configured. */
+/** Cost, from millionths of the currency of the price table. The currency has no configured name. */
 export function money(millionths) {
   const value = millionths / 1e6;
   return (value !== 0 && Math.abs(value) < 0.1 ? small : cents).format(value);
@@ -40,13 +40,13 @@ export function money(millionths) {
 
 const UNITS = { requests: 'requests', tokens: 'tokens', input_tokens: 'input tokens', output_tokens: 'output tokens' };
 
-/** An amount of what a limit or quota counts, without its unit unless it is money. */
+/** An amount of a limit or quota, without its unit. */
 export const amount = (n, counts) => (counts === 'cost' ? money(n) : int(n));
 
-/** The same, short. */
+/** Like `amount`, but short. */
 export const amountShort = (n, counts) => (counts === 'cost' ? money(n) : compact(n));
 
-/** What is counted, in words. */
+/** What a limit or quota counts, in words. */
 export const unit = (counts) => (counts === 'cost' ? 'cost, in the currency of the prices' : UNITS[counts] ?? '');
 
 /** An amount with its unit. */
@@ -66,7 +66,7 @@ export function duration(ms) {
   return hours % 24 && days < 10 ? `${days} d ${hours % 24} h` : `${days} d`;
 }
 
-/** Time since, or until. */
+/** The time since or until a moment. */
 export function relative(atMs, nowMs = Date.now()) {
   const gone = nowMs - atMs;
   if (Math.abs(gone) < 1500) return 'now';
@@ -74,24 +74,24 @@ export function relative(atMs, nowMs = Date.now()) {
   return gone > 0 ? `${words} ago` : `in ${words}`;
 }
 
-/** Local time; with the day where it is not today's. */
+/** Local time, with the day unless it is today. */
 export function time(ms) {
   const date = new Date(ms);
   const today = date.toDateString() === new Date().toDateString();
   return today ? clock.format(date) : dayClock.format(date);
 }
 
-/** UTC, to the second: for titles. */
+/** UTC to the second, for titles. */
 export const utc = (ms) => `${new Date(ms).toISOString().slice(0, 19).replace('T', ' ')} UTC`;
 
-/** A day of the ledger, which counts by UTC. */
+/** A day (UTC) of the ledger. */
 export const day = (ms) => new Date(ms).toISOString().slice(0, 10);
 
 /** 1 endpoint, 2 endpoints */
 export const plural = (n, one, many = `${one}s`) => `${int(n)} ${n === 1 ? one : many}`;
 
-/** A pool by name. */
+/** The name of a pool. */
 export const poolName = (pool) => (pool.route ? `${pool.cluster} · ${pool.route}` : pool.cluster);
 
-/** A name, or what stands for none. */
+/** A name, or a placeholder for an empty one. */
 export const named = (name) => (name === '' || name === undefined ? '(none)' : name);

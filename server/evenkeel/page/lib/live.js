@@ -1,15 +1,15 @@
-// The watch: one stream of events, reopened when it breaks off.
+// The watch: one stream of events, reopened when it breaks.
 
 import { address } from './api.js';
 
-/** The sidecar sends something at least every 2 s. */
+/** The sidecar sends an event at least every 2 s. */
 const SILENT_AFTER_MS = 5000;
 const AGAIN_MIN_MS = 500;
 const AGAIN_MAX_MS = 3000;
 
 /**
- * `onEvent(name, data)` for each event, `onState('connecting' | 'live' | 'lost')` where that changes, `onRefused()` where
- * the sidecar rejects the parameters: the stream then has the overview alone.
+ * Calls `onEvent(name, data)` for each event, `onState('connecting' | 'live' | 'lost')` when the state changes, and
+ * `onRefused()` if the sidecar rejects the parameters: the stream then contains only the overview.
  */
 export function live(onEvent, onState, onRefused) {
   let source = null;
@@ -30,11 +30,11 @@ export function live(onEvent, onState, onRefused) {
     source = null;
     clearTimeout(watchdog);
     clearTimeout(again);
-    // The browser retries automatically, but not after an answer such as 503 of a proxy in between.
+    // The browser retries automatically, except after a response such as a proxy's 503.
     again = setTimeout(open, wait);
     wait = Math.min(wait * 2, AGAIN_MAX_MS);
   };
-  // A stream that was answered with an error says no more than one that was not answered: ask once more how it is.
+  // EventSource does not report the status of an error response: send a plain request to learn it.
   const broke = async () => {
     const mine = source;
     if (mine?.readyState !== EventSource.CLOSED || Object.keys(parameters).length === 0) {
@@ -46,7 +46,7 @@ export function live(onEvent, onState, onRefused) {
     try {
       ({ status } = await fetch(address('watch', parameters), { signal: probe.signal, cache: 'no-store' }));
     } catch {
-      // No answer at all.
+      // The sidecar does not answer.
     }
     probe.abort();
     if (source !== mine) return;
@@ -79,7 +79,7 @@ export function live(onEvent, onState, onRefused) {
     alive();
   };
 
-  // A browser has few connections to one server: a tab that nobody looks at leaves them to the others.
+  // A browser opens few connections to one server: a hidden tab leaves them to the visible ones.
   document.addEventListener('visibilitychange', () => {
     if (!document.hidden) {
       if (!source) open();
@@ -93,7 +93,7 @@ export function live(onEvent, onState, onRefused) {
 
   become('connecting');
   return {
-    /** Also this pool's endpoints, or, without parameters, the overview alone. */
+    /** Adds a pool's endpoints to the watch; without parameters, watches only the overview. */
     watch(next) {
       if (source && JSON.stringify(next) === JSON.stringify(parameters)) return;
       parameters = next;

@@ -1,13 +1,13 @@
-// The part of the address after #: which view, and how it is sorted, filtered and paged. So links can be shared, and
-// the browser's own back and forward work.
+// The fragment of the address holds the view and its order, filters and page, so that links can be shared and the
+// browser's back and forward work.
 
-/** What the address says now. */
+/** Returns the view and parameters of the current address. */
 export function current() {
   const [path, query] = location.hash.replace(/^#/, '').split('?');
   return { path: path || '/', params: Object.fromEntries(new URLSearchParams(query ?? '')) };
 }
 
-/** An address; empty parameters are left out. */
+/** Returns an address without empty parameters. */
 export function link(path, params = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(params)) {
@@ -17,7 +17,7 @@ export function link(path, params = {}) {
   return `#${path}${text ? `?${text}` : ''}`;
 }
 
-/** Goes there; `replace` where it should be no step of the browser's back button. */
+/** Opens an address. With `replace`, it adds no entry to the browser's history. */
 export function go(path, params, { replace = false } = {}) {
   const to = link(path, params);
   if (to === location.hash) return;
@@ -29,13 +29,13 @@ export function go(path, params, { replace = false } = {}) {
   }
 }
 
-/** Parameters that say which page of a list: of the view's first list, or with a letter before them of its second. */
+/** The parameters for the page of a list. A prefix letter marks those of the view's second list. */
 const PAGED = /^[a-z]?(page|n)$/;
 
-/** The parameters without any page: what is filtered otherwise begins at the first one. */
+/** Removes the page parameters, because a changed filter starts at the first page. */
 export const unpaged = (params) => Object.fromEntries(Object.entries(params).filter(([name]) => !PAGED.test(name)));
 
-/** Changes some parameters of the present view. A changed filter begins at the first page of every list. */
+/** Changes some parameters of the current view. A changed filter starts at the first page of every list. */
 export function patch(changes, options) {
   const { path, params } = current();
   const turns = Object.keys(changes).some((name) => PAGED.test(name));

@@ -1,14 +1,14 @@
-// Tables of rows with keys: sorted, searched and paged by the server, changed in place by each tick.
+// Tables of rows with keys. The server sorts, searches and pages them; each tick changes them in place.
 
 import { announce } from './ui.js';
 import { h, keyed, setAttr, setText, show, uniqueId } from './dom.js';
 import * as f from './format.js';
 import { current, link, patch, unpaged } from './router.js';
 
-/** Tokens of the pages seen, so that "previous" needs no second order: by view and filter, then number. */
+/** Tokens of the visited pages by view and filter, then page number, because the server returns only the token of the next page. */
 const seen = new Map();
 
-/** A cell of text. `title` may say more. */
+/** A cell of text, with an optional title. */
 export const text = (of, title) => (td) => (row) => {
   setText(td, of(row));
   if (title) setAttr(td, 'title', title(row));
@@ -27,7 +27,7 @@ export const linked = (of, href) => (td) => {
 /**
  * `columns`: `{title, make(td) → set(row), num, sort, order, wide, head}`. `sort` names the server's order, `order` is
  * its direction ("descending", "ascending"). `head` marks the cell that names the row. `key(row)` identifies a row.
- * `sortParam` is the parameter of the address that holds the order, `defaultSort` what stands where it is missing.
+ * `sortParam` is the parameter of the address that holds the order, `defaultSort` the order without it.
  */
 export function dataTable({ caption, columns, key, emptyState, defaultSort = '', sortParam = 'sort', cards = true }) {
   const headers = columns.map((column) => header(column, sortParam));
@@ -81,7 +81,7 @@ function newRow(columns) {
   return { element, set: (row) => setters.forEach((set) => set(row)) };
 }
 
-/** The size of a page. */
+/** Rows on a page. */
 export const PAGE_SIZE = 50;
 
 /** Buttons for pages. `what` names the rows: "endpoints". `prefix` distinguishes two pagers of one view. */
@@ -108,7 +108,7 @@ export function pager(what, { size = PAGE_SIZE, prefix = '' } = {}) {
   next.addEventListener('click', () => turn(state.number + 1));
   return {
     element, size,
-    /** `shown` rows of `total` (undefined where that is not known). */
+    /** `shown` rows of `total` (undefined if unknown). */
     set(shown, total, nextToken) {
       const number = Number(current().params[numberParam] || 1);
       state = { number, next: nextToken };

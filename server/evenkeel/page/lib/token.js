@@ -1,4 +1,4 @@
-// The administrator's token: asked for where one is needed, kept in this tab alone, never in an address.
+// The administrator's token: requested when a change needs it, kept only in this tab, never part of an address.
 
 import { ApiError, change } from './api.js';
 import { faultLine, field, openDialog } from './dialog.js';
@@ -26,38 +26,38 @@ const keep = (next, whose) => {
     if (next) sessionStorage.setItem(KEPT_AS, next);
     else sessionStorage.removeItem(KEPT_AS);
   } catch {
-    // Storage may be turned off; the token then lasts as long as the page.
+    // If the browser forbids storage, the token lasts as long as the page.
   }
   listeners.forEach((listener) => listener({ token, name }));
 };
 
-/** The token, or nothing. */
+/** Returns the token, if there is one. */
 export const adminToken = () => token;
 
-/** Calls `listener({token, name})` now and when it changes. */
+/** Calls `listener({token, name})` now and whenever the token changes. */
 export function onToken(listener) {
   listeners.add(listener);
   listener({ token, name });
 }
 
-/** Whether the sidecar has administrators at all. */
+/** Records whether the sidecar has administrators. */
 export function setConfigured(is) {
   configured = is;
 }
 
-/** Forgets it. */
+/** Forgets the token. */
 export function forget() {
   keep('', '');
   announce('The token is forgotten');
 }
 
-/** The name of the administrator; throws the sidecar's error for a wrong token. */
+/** Returns the administrator's name; throws the sidecar's error for a wrong token. */
 export async function whose(candidate) {
   const answer = await change('GET', 'whoami', {}, undefined, candidate);
   return answer.name;
 }
 
-/** A token kept from before may be of yesterday. */
+/** Checks a stored token, which the configuration may no longer contain. */
 export async function check() {
   if (!token) return;
   try {
@@ -67,13 +67,13 @@ export async function check() {
   }
 }
 
-/** Asks for it, unless it is known; then goes on with `then`. */
+/** Asks for a token unless there is one, then calls `then`. */
 export function withToken(then) {
   if (token) then();
   else askForToken(then);
 }
 
-/** The dialog: takes a token, shows the administrator's name, forgets the token. */
+/** Opens the dialog that takes a token, shows the administrator's name and forgets the token. */
 export function askForToken(then) {
   openDialog((close) => {
     if (!configured) return { title: 'Changes are not possible here', content: notConfigured() };
@@ -83,7 +83,7 @@ export function askForToken(then) {
 
 function notConfigured() {
   return h('div', { class: 'dialog-body' },
-    h('p', { text: 'This sidecar names no administrators, so it refuses every change. Give them tokens in its configuration:' }),
+    h('p', { text: 'This sidecar names no administrators, so it refuses every change. Add tokens to its configuration:' }),
     h('pre', { tabindex: '0' }, h('code', { text: 'admin:\n  tokens:\n    - {name: ops, token_file: /run/secrets/evenkeel-ops}' })));
 }
 
@@ -105,8 +105,8 @@ function asked(close, then) {
   const send = h('button', { type: 'submit', class: 'primary', text: 'Use this token' });
   const cancel = h('button', { type: 'button', text: 'Cancel', on: { click: close } });
   const form = h('form', { class: 'dialog-body', novalidate: true },
-    h('p', { text: 'Looking needs nothing. Changing quotas, limits and endpoints needs the token of an administrator.' }),
-    field('Token', input, 'Kept in this tab until it is closed or you forget it; sent only with your changes.'),
+    h('p', { text: 'Reading needs no token. Changing quotas, limits and endpoints needs an administrator\u2019s token.' }),
+    field('Token', input, 'Kept in this tab until you close the tab or forget the token; sent only with your changes.'),
     fault.element, h('div', { class: 'dialog-actions' }, cancel, send));
   form.addEventListener('submit', async (event) => {
     event.preventDefault();

@@ -1,9 +1,9 @@
-// Small parts that several views are made of.
+// Small elements that several views share.
 
 import { h, setAttr, setText, show, uniqueId } from './dom.js';
 import * as f from './format.js';
 
-/** A time that says how long ago, with the exact one in its title. */
+/** A relative time, with the exact time as its title. */
 export function timeOf(kind = 'relative') {
   const element = h('time');
   return {
@@ -20,13 +20,13 @@ export function timeOf(kind = 'relative') {
   };
 }
 
-/** How full: a bar, with the words beside it elsewhere, so that it is hidden from those who do not see it. */
+/** A bar for a share. It is hidden from screen readers, because the caller shows the share as text. */
 export function loadBar() {
   const fill = h('span', { class: 'fill' });
   const element = h('span', { class: 'bar', 'aria-hidden': 'true' }, fill);
   return {
     element,
-    /** `share` from 0 to 1; null where there is no bound. */
+    /** `share` from 0 to 1; null if there is no bound. */
     set(share, level = levelOf(share)) {
       setAttr(element, 'data-level', level);
       const width = `${Math.round(Math.min(1, share ?? 0) * 1000) / 10}%`;
@@ -35,7 +35,7 @@ export function loadBar() {
   };
 }
 
-/** full, high, or nothing of note. */
+/** Returns the level of a share. */
 export function levelOf(share) {
   if (share === null || share === undefined) return 'unbounded';
   if (share >= 1) return 'full';
@@ -55,7 +55,7 @@ export function badge() {
   };
 }
 
-/** A number with its name. */
+/** A number with its label. */
 export function stat(label, { href } = {}) {
   const value = h('dd', { class: 'stat-value' });
   const note = h('dd', { class: 'stat-note' });
@@ -70,7 +70,7 @@ export function stat(label, { href } = {}) {
   };
 }
 
-/** A part of a view with a heading; `problem` shows what could not be read. */
+/** A section of a view with a heading; `problem` shows a read error. */
 export function section(title, { actions, wide = false, note } = {}) {
   const id = uniqueId('part');
   const heading = h('h2', { id, text: title });
@@ -81,7 +81,7 @@ export function section(title, { actions, wide = false, note } = {}) {
       actions ? h('div', { class: 'actions' }, actions) : null), problem, body);
   return {
     element, heading, body,
-    /** What went wrong; nothing where all is well again. */
+    /** Shows an error; without one, hides the last. */
     fail(error) {
       show(problem, Boolean(error));
       element.classList.toggle('failed', Boolean(error));
@@ -90,15 +90,15 @@ export function section(title, { actions, wide = false, note } = {}) {
   };
 }
 
-/** Nothing there: says so, and what to type to change that. */
+/** The placeholder of an empty table, with a command to try. */
 export function empty(text, command) {
   return h('div', { class: 'empty' }, h('p', { text }), command ? h('pre', { tabindex: '0' }, h('code', { text: command })) : null);
 }
 
-/** The heading of a view, which takes the focus when one comes to it. */
+/** The heading of a view, which takes the focus when the view opens. */
 export const viewHeading = (text) => h('h1', { tabindex: '-1', text });
 
-/** One of several, as links: so each has an address. `options`: `[{value, label, href}]`. */
+/** A choice as links, so that each option has an address. `options`: `[{value, label, href}]`. */
 export function choice(label, options) {
   const links = options.map((option) => h('a', { class: 'choice', href: option.href, text: option.label }));
   const element = h('div', { class: 'choices', role: 'group', 'aria-label': label }, links);
@@ -134,7 +134,7 @@ export function searchField(label, onChange) {
 
 const politely = () => document.getElementById('announcer');
 
-/** Says something to those who do not see it; only what matters, never each tick. */
+/** Announces a text to screen readers. Not for every tick. */
 export function announce(text) {
   const region = politely();
   if (region) setText(region, text);
@@ -146,5 +146,5 @@ export const REASONS = {
   store_unavailable: 'store down', overloaded: 'overloaded', invalid: 'invalid',
 };
 
-/** A reason in words. */
+/** Returns a reason in words. */
 export const reasonWords = (reason) => REASONS[reason] ?? String(reason ?? '').replaceAll('_', ' ');

@@ -1,5 +1,5 @@
-// A real Chromium over the page, and what every check needs: what it complained of, and the driver on the other end of
-// the pipe, which owns the sidecars, gateways and model servers.
+// Runs a real Chromium against the page, and gives each check the browser's complaints and a pipe to the driver, which
+// owns the sidecars, gateways and model servers.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -16,18 +16,18 @@ const tools = createRequire(`${need('EVENKEEL_PAGE_TOOLS')}/`);
 const { chromium } = tools('playwright-core');
 const axe = readFileSync(tools.resolve('axe-core/axe.min.js'), 'utf8');
 
-/** Base addresses of the sidecars' HTTP, ending in a slash. */
+/** Base addresses of the sidecars' HTTP API, ending in a slash. */
 export const SIDECARS = need('EVENKEEL_PAGE_URLS').split(',');
 export const TOKEN = need('EVENKEEL_PAGE_TOKEN');
 
-/** Far more than anything takes on a busy machine; what has to be faster says so itself. */
+/** Generous timeout for a busy machine; checks that must be faster set their own. */
 export const PATIENCE = 20_000;
 
 const lines = createInterface({ input: process.stdin });
 const answers = lines[Symbol.asyncIterator]();
 let turn = Promise.resolve();
 
-/** Asks the driver to do or tell something; it answers one line. */
+/** Sends a command to the driver, which answers with one line. */
 export function driver(what, args = {}) {
   const asked = turn.then(async () => {
     process.stdout.write(`${JSON.stringify({ do: what, ...args })}\n`);
@@ -41,7 +41,7 @@ export function driver(what, args = {}) {
   return asked;
 }
 
-/** Lets the driver's pipe go, so that this process can end. */
+/** Releases the driver's pipe, so that this process can end. */
 export const hangUp = () => lines.close();
 
 export const log = (text) => process.stderr.write(`${text}\n`);
@@ -79,7 +79,7 @@ export async function visit(hash = '', { base = SIDECARS[0], ...options } = {}) 
   return {
     page, context,
     tolerate: (pattern) => tolerated.push(pattern),
-    /** Ends the visit; nothing may have been complained of. */
+    /** Ends the visit, and fails if the browser complained. */
     async leave() {
       await context.close();
       const left = complaints.filter((text) => !tolerated.some((pattern) => pattern.test(text)));
@@ -88,13 +88,13 @@ export async function visit(hash = '', { base = SIDECARS[0], ...options } = {}) 
   };
 }
 
-/** JSON of a sidecar's API, asked for without the browser. */
+/** Reads JSON from a sidecar's API without the browser. */
 export async function api(path, { base = SIDECARS[0], ...options } = {}) {
   const response = await fetch(`${base}api/v1/${path}`, options);
   return { status: response.status, body: response.status === 204 ? null : await response.json() };
 }
 
-/** Waits until `look()` answers something that `holds`; tells what was seen last. */
+/** Waits until `look()` returns a value for which `holds`. On failure, reports the last value. */
 export async function until(what, look, holds, patienceMs = PATIENCE) {
   const started = Date.now();
   for (;;) {
@@ -105,7 +105,7 @@ export async function until(what, look, holds, patienceMs = PATIENCE) {
   }
 }
 
-/** Serious findings of axe-core about what is shown now. */
+/** Returns axe-core's serious findings on the current view. */
 export async function accessible(page, what) {
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
@@ -115,13 +115,13 @@ export async function accessible(page, what) {
   assert.deepEqual(serious, [], `axe-core about ${what}`);
 }
 
-/** A figure of the head of a view, by its name. */
+/** Returns a figure from the header of a view, by its label. */
 export const figure = (page, name) => page.locator('.stat', { has: page.locator('dt', { hasText: name }) }).locator('.stat-value').innerText();
 
 /** 1,234 → 1234 */
 export const number = (text) => Number(text.replace(/[^\d.-]/g, ''));
 
-/** The texts of a column, by its title, as they are shown. */
+/** Returns the texts of a column, by its title. */
 export async function column(page, caption, title) {
   return page.getByRole('table', { name: caption }).evaluate((table, wanted) => {
     const at = [...table.tHead.rows[0].cells].findIndex((cell) => cell.textContent.trim().startsWith(wanted));

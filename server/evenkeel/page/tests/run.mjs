@@ -1,5 +1,5 @@
-// node run.mjs CHECK...: runs these checks one after the other. What it says is on standard error; standard output and
-// input are the driver's (loadtest/tests/it/page).
+// node run.mjs CHECK...: runs the checks one after another. It prints to standard error, because standard input and
+// output are the pipe to the driver (loadtest/tests/it/page).
 
 import { hangUp, log, start, stop } from './browser.mjs';
 

@@ -1,4 +1,4 @@
-// What administrators have changed, newest first.
+// The change log: administrators' changes, newest first.
 
 import { poll, read } from '../lib/api.js';
 import { h } from '../lib/dom.js';
@@ -10,13 +10,13 @@ const WHAT = {
   'override.delete': 'removed an override', 'endpoint.drain': 'drained an endpoint', 'endpoint.undrain': 'undrained an endpoint',
 };
 
-/** Changes listed. */
+/** Most changes listed. */
 const LISTED = 200;
 
 export function create() {
   const part = section('Change log', { wide: true, note: `The newest ${LISTED}; the sidecars\u2019 logs have them all.` });
   const table = dataTable({
-    caption: 'Changes, newest first', key: (c) => c.key, emptyState: empty('Nothing was changed yet.', 'evenkeel quota set alice 100000 --note "trial"'),
+    caption: 'Changes, newest first', key: (c) => c.key, emptyState: empty('No changes yet.', 'evenkeel quota set alice 100000 --note "trial"'),
     columns: [
       { title: 'When', make: (td) => {
         const time = timeOf();
@@ -34,7 +34,7 @@ export function create() {
   part.body.append(table.element);
   const take = (data) => {
     part.fail(null);
-    // Two may be made in one millisecond: number those that look the same.
+    // Two changes may happen in one millisecond: number identical ones.
     const seen = new Map();
     table.set(data.changes.map((c) => {
       const same = `${c.at_ms}/${c.who}/${c.what}/${c.target}/${c.after}`;

@@ -30,7 +30,7 @@ export function create() {
   return { title: 'Cluster', element, watch: () => ({}), refresh, update: refresh, destroy: () => parts.forEach((one) => one.stop()) };
 }
 
-/** A part that is a table, read again every two seconds. */
+/** Returns a section with a table that is read again every two seconds. */
 function part({ title, note, path, parameters, table, rows }) {
   const shown = section(title, { wide: true, note });
   shown.body.append(table.element);
@@ -48,7 +48,7 @@ function alive(sidecar) {
 }
 
 function sidecars() {
-  // Those that differ from most enforce other limits.
+  // A sidecar whose revision differs from the majority's enforces other limits.
   let usual = '';
   const table = dataTable({
     caption: 'Sidecars', key: (s) => s.id, emptyState: empty('No sidecar has reported yet.'),
@@ -72,7 +72,7 @@ function sidecars() {
     usual = [...counted].sort((a, b) => b[1] - a[1])[0]?.[0] ?? '';
     return data.sidecars;
   };
-  return part({ title: 'Sidecars', path: 'sidecars', table, rows, note: 'Those alive within the last ten minutes.' });
+  return part({ title: 'Sidecars', path: 'sidecars', table, rows, note: 'Sidecars that were alive within the last ten minutes.' });
 }
 
 const poolOf = (drain) => drain.pool ?? {};

@@ -1,4 +1,4 @@
-// Limits: the keys closest to their limit, the limits configured, and the overrides.
+// Limits: the fullest keys, the configured limits, and the overrides.
 
 import { actionButton, forgetOverride, overrideLimit } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
@@ -10,10 +10,10 @@ import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
 import { withToken } from '../lib/token.js';
 import { badge, empty, loadBar, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
 
-/** Overrides listed. */
+/** Most overrides listed. */
 const OVERRIDES = 200;
 
-/** As configured, by name. */
+/** The configured limits by name. */
 const configured = new Map();
 
 async function learn(signal) {
@@ -25,7 +25,7 @@ async function learn(signal) {
 
 const countsOf = (override) => configured.get(override.limit)?.counts;
 
-/** The table of keys by how much of their limit is used; `short` for the overview. */
+/** Returns the table of keys, ordered by the share of their limit that is used; `short` for the overview. */
 export function fullestTable({ short = false, done } = {}) {
   const columns = [
     { title: 'Key', head: true, make: linked((n) => n.key, (n) => link('/limits', { search: n.key })) },
@@ -77,7 +77,7 @@ export function create() {
   const search = searchField('Search consumers and keys', (value) => patch({ search: value }, { replace: true }));
   const which = h('select', { 'aria-label': 'Limit' }, h('option', { value: '', text: 'Every limit' }));
   which.addEventListener('change', () => patch({ limit: which.value }));
-  const part = section('Closest to their limit', { actions: [which, search.element], wide: true, note: 'Among the keys that requests were counted in recently.' });
+  const part = section('Closest to their limit', { actions: [which, search.element], wide: true, note: 'Among the keys that counted requests recently.' });
   const refresh = () => polls.forEach((one) => one.refresh());
   const fullest = fullestTable({ done: refresh });
   const pages = pager('keys');
@@ -100,7 +100,7 @@ export function create() {
     poll((signal) => read('overrides', { page_size: OVERRIDES }, signal), overrides.set, overrides.fail, () => 5000),
   ];
   const element = h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Limits'),
-    h('p', { class: 'lead', text: 'Requests, tokens and cost, counted over all gateways together.' })), part.element, overrides.element, all.element);
+    h('p', { class: 'lead', text: 'Requests, tokens and cost, counted across all gateways.' })), part.element, overrides.element, all.element);
   return {
     title: 'Limits', element, watch: () => ({}), refresh,
     update(next) {
@@ -113,7 +113,7 @@ export function create() {
   };
 }
 
-/** Options of a choice by name, and which is chosen; what the address names stays, also where it is unknown. */
+/** Fills a choice with names and selects one. A name from the address stays an option even if it is unknown. */
 export function options(select, names, chosen = '') {
   const wanted = ['', ...names, ...(chosen && !names.includes(chosen) ? [chosen] : [])];
   const present = [...select.options].map((one) => one.value);
@@ -127,7 +127,7 @@ export function options(select, names, chosen = '') {
 function overridesPart(done) {
   const part = section('Overrides', { wide: true, note: 'Another amount for one key, set by an administrator.' });
   const table = dataTable({
-    caption: 'Overrides', key: (o) => `${o.limit}\n${o.key}`, emptyState: empty('None. Every key has the amount of the configuration.', 'evenkeel limits override LIMIT consumer=alice --amount 1000 --for 2h'),
+    caption: 'Overrides', key: (o) => `${o.limit}\n${o.key}`, emptyState: empty('No overrides. Every key has the configured amount.', 'evenkeel limits override LIMIT consumer=alice --amount 1000 --for 2h'),
     columns: [
       { title: 'Key', head: true, make: text((o) => o.key) },
       { title: 'Limit', make: text((o) => o.limit) },
@@ -160,7 +160,7 @@ const ALGORITHMS = { fixed_window: 'fixed window', sliding_window: 'sliding wind
 function configuredPart(done) {
   const part = section('As configured', { wide: true });
   const table = dataTable({
-    caption: 'Limits as configured', key: (limit) => limit.name, emptyState: empty('No limits are configured. They are written into the configuration, under limits.', 'evenkeel check-config evenkeel.yaml'),
+    caption: 'Limits as configured', key: (limit) => limit.name, emptyState: empty('No limits are configured. Add them to the configuration, under limits.', 'evenkeel check-config evenkeel.yaml'),
     columns: [
       { title: 'Limit', head: true, make: linked((limit) => limit.name, (limit) => link('/limits', { limit: limit.name })) },
       { title: 'Counts', make: text((limit) => f.unit(limit.counts)) },
@@ -190,7 +190,7 @@ function configuredPart(done) {
   } };
 }
 
-/** Which key, before the override itself. */
+/** Asks for the key before the override. */
 function askKey(limit, done) {
   openDialog((close) => {
     const input = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: limit.key.length ? limit.key.map((part) => `${part}=`).join('|') : `limit=${limit.name}` });

@@ -1,4 +1,4 @@
-// Have we room, who uses it, what was refused: in one screen.
+// The overview: free capacity, its users, and the last refusals on one screen.
 
 import { activity } from '../lib/activity.js';
 import { poll, read } from '../lib/api.js';
@@ -11,7 +11,7 @@ import { fullestTable } from './limits.js';
 import { burnRatesTable } from './quotas.js';
 import { refusalsTable } from './why.js';
 
-/** Rows of each of the small tables. */
+/** Rows in each small table. */
 const ASIDE_ROWS = 6;
 const FIRST_POOL = 'evenkeel admit --cluster llm --candidate 127.0.0.1:8000 --hold 30s';
 
@@ -51,7 +51,7 @@ export function create() {
   };
 }
 
-/** The answer in words, then the figures it is made of. */
+/** Shows the state in words, then the figures behind it. */
 function headline() {
   const heading = viewHeading('Reading …');
   const words = h('p', { class: 'lead' });
@@ -73,7 +73,7 @@ function headline() {
       setText(heading, answer(totals, share));
       setText(words, totals.pools
         ? `${f.plural(totals.pools, 'pool')}, ${f.plural(totals.endpoints, 'endpoint')}${totals.drained ? ` (${f.int(totals.drained)} drained)` : ''}, ${f.plural(totals.holders, 'holder')}${totals.pools > 1 ? ' in the pool with most' : ''}`
-        : 'No gateway has asked for an endpoint yet.');
+        : 'No gateway has sent a request yet.');
       show(meter, bounded && totals.capacity > 0);
       setAttr(meter, 'aria-valuemax', totals.capacity ?? 0);
       setAttr(meter, 'aria-valuenow', Math.min(totals.in_flight, totals.capacity ?? 0));
@@ -124,7 +124,7 @@ function poolsPart() {
       { title: 'In flight', num: true, sort: 'in_flight', order: 'descending', make: text((p) => (p.capacity === null ? f.int(p.in_flight) : `${f.int(p.in_flight)} of ${f.int(p.capacity)}`)) },
       { title: 'Room', num: true, sort: 'room', order: 'ascending', make: text((p) => (p.room === null ? 'no cap' : f.int(p.room))) },
       { title: 'Endpoints', make: text(endpointWords) },
-      { title: 'Imbalance', num: true, sort: 'imbalance', order: 'descending', make: text((p) => f.percent(p.imbalance), () => 'Share of the requests in flight that would have to move for each endpoint to have its part') },
+      { title: 'Imbalance', num: true, sort: 'imbalance', order: 'descending', make: text((p) => f.percent(p.imbalance), () => 'Share of the requests in flight that would have to move for an even load') },
       { title: 'Holders', num: true, make: text((p) => f.int(p.holders)) },
     ],
   });
@@ -138,7 +138,7 @@ function poolsPart() {
     pages.set(data.pools.length, data.total, data.next_page_token);
     show(search.element, data.total > 8 || Boolean(params.search));
   };
-  // The stream has the first pools in the usual order; any other order or page is polled.
+  // The stream contains the first pools in the default order; poll for any other order or page.
   const load = (signal) => read('overview', { sort: params.sort, search: params.search, page_token: params.page, page_size: PAGE_SIZE }, signal);
   const polled = poll(load, take, part.fail, () => (own() ? 1500 : 3_600_000));
   return {
@@ -167,11 +167,11 @@ function endpointWords(pool) {
   return [f.int(pool.endpoints), ...parts.filter(Boolean)].join(', ');
 }
 
-const poolsEmpty = () => empty('No pools to show. A pool is there once a gateway has asked for an endpoint, or the configuration names one. To try it:', FIRST_POOL);
+const poolsEmpty = () => empty('No pools to show. A pool appears once a gateway has sent a request for it, or the configuration names it. To try it:', FIRST_POOL);
 
 function consumersTable() {
   return dataTable({
-    caption: 'Consumers by tokens used today', key: (row) => row.consumer, emptyState: empty('Nothing used today (UTC).'),
+    caption: 'Consumers by tokens used today', key: (row) => row.consumer, emptyState: empty('No usage today (UTC).'),
     columns: [
       { title: 'Consumer', head: true, make: linked((r) => f.named(r.consumer), (r) => link('/usage', { consumer: r.consumer || '(none)', by: 'model' })) },
       { title: 'Requests', num: true, make: text((r) => f.compact(r.requests), (r) => f.int(r.requests)) },

@@ -11,9 +11,9 @@ import { badge, empty, loadBar, searchField, section, stat, viewHeading } from '
 
 export function create({ rewatch }) {
   let params = {};
-  // A pool nobody knows yet is not watched: the stream would be refused.
+  // Do not watch a pool that no sidecar knows yet: the stream would be rejected.
   let unknown = false;
-  // Nor is what the stream refuses for another reason: it is asked for, and the fault shown.
+  // If the stream is rejected for another reason, poll instead and show the error.
   let refused = false;
   const pool = () => ({ cluster: params.cluster ?? '', route: params.route ?? '' });
   const heading = viewHeading('Pool');
@@ -47,7 +47,7 @@ export function create({ rewatch }) {
   };
   const fail = (error) => {
     if (error.status === 404) known(false);
-    endpoints.fail(error.status === 404 ? { message: 'no sidecar knows this pool. It is there once a gateway has asked for it, or the configuration names it' } : error);
+    endpoints.fail(error.status === 404 ? { message: 'no sidecar knows this pool. It appears once a gateway has sent a request for it, or the configuration names it' } : error);
   };
   const polled = poll((signal) => read('endpoints', query(), signal), take, fail, () => (unknown || refused ? 2000 : 3_600_000));
   const refresh = () => polled.refresh();
@@ -88,7 +88,7 @@ export function create({ rewatch }) {
   };
 }
 
-/** What is to be said of an endpoint, in a word, and how grave it is. */
+/** Returns the state of an endpoint in a word or two, and its severity. */
 function state(endpoint) {
   if (endpoint.drained) return ['drained', 'warn'];
   if (!endpoint.listed) return ['left the pool', 'warn'];

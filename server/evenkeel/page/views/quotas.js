@@ -1,4 +1,4 @@
-// Quotas: how fast they are used and when they run out; balances on record.
+// Quotas: how fast consumers use them, when they run out, and the recorded balances.
 
 import { actionButton, changeQuota } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
@@ -11,7 +11,7 @@ import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
 import { empty, loadBar, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
 import { options } from './limits.js';
 
-/** Names of the quotas configured, from the overview. */
+/** Names of the configured quotas, from the overview. */
 let names = [];
 
 const runsOut = (burn) => {
@@ -20,7 +20,7 @@ const runsOut = (burn) => {
   return burn.reset_at_ms ? 'not in this period' : 'not within a year';
 };
 
-/** The table of consumers by when their quotas run out; `short` for the overview. */
+/** Returns the table of consumers, ordered by the time their quotas run out; `short` for the overview. */
 export function burnRatesTable({ short = false, done } = {}) {
   const columns = [
     { title: 'Consumer', head: true, make: linked((b) => f.named(b.consumer), (b) => link('/quotas', { search: b.consumer })) },
@@ -121,7 +121,7 @@ function recordsPart(done) {
   const part = section('On record', { wide: true });
   const table = dataTable({
     caption: 'Quotas on record', key: (q) => `${q.quota}\n${q.consumer}`,
-    emptyState: empty('No consumer has a record that begins so; the configured default applies.', 'evenkeel quota set alice 100000 --note "trial"'),
+    emptyState: empty('No consumer whose name begins so has a record; the configured default applies.', 'evenkeel quota set alice 100000 --note "trial"'),
     columns: [
       { title: 'Consumer', head: true, make: text((q) => q.consumer) },
       { title: 'Quota', make: text((q) => q.quota) },
@@ -147,7 +147,7 @@ function recordsPart(done) {
   };
 }
 
-/** Asks for the quota and the consumer before the change itself: also for a consumer that no list shows. */
+/** Asks for the quota and the consumer before the change, so that it works for a consumer that no list shows. */
 function askForConsumer(params, done) {
   openDialog((close) => {
     const quota = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: params.quota || names[0] || '' });

@@ -1,4 +1,4 @@
-// Usage and cost by consumer, model, route and day, and the sessions of a day; each row leads further in.
+// Usage and cost by consumer, model, route and day, and the sessions of a day; each row links to its details.
 
 import { address, poll, read } from '../lib/api.js';
 import { h, setAttr, setText, show } from '../lib/dom.js';
@@ -11,12 +11,12 @@ const DAY_MS = 86_400_000;
 const RANGES = [['1', 'Today'], ['7', '7 days'], ['30', '30 days']];
 const BY = ['consumer', 'model', 'route', 'day'];
 const FILTERS = ['consumer', 'model', 'route'];
-/** What a row of one kind leads to. */
+/** The grouping that a row of each kind links to. */
 const NEXT = { consumer: 'model', model: 'consumer', route: 'consumer', day: 'consumer' };
 
-const NO_USAGE = 'Nothing was used then. Requests are counted when they have ended, on the day they ended (UTC).';
+const NO_USAGE = 'No usage in this period. A request counts on the day it ends (UTC).';
 
-/** The days asked for: given, or so many up to today. */
+/** Returns the selected days: a range, or a number of days up to today. */
 function range(params) {
   if (params.from) return { from: params.from, to: params.to || params.from };
   const days = Number(params.days || 1);
@@ -45,7 +45,7 @@ export function create() {
     h('dl', { class: 'stats' }, Object.values(stats).map((one) => one.element))),
     rows.element, days.element, sessions.element);
 
-  // Days that are counted back from today move on with it: all of the view, and no page of yesterday's.
+  // A range that ends today moves at midnight: reload the whole view, from its first page.
   let today = '';
   const movedOn = () => {
     if (today === f.day(Date.now()) || params.from) return false;
@@ -91,7 +91,7 @@ export function create() {
   };
 }
 
-/** The filters in force, each with a button that takes it away. */
+/** Shows the active filters, each with a button that removes it. */
 function chipsOf(params) {
   return FILTERS.filter((name) => params[name]).map((name) => {
     const button = h('button', { type: 'button', 'aria-label': `All ${name}s again`, text: '×' });
@@ -146,13 +146,13 @@ function rowsPart() {
   };
 }
 
-/** Where a row leads: to what is in it. */
+/** Returns the link of a row: the usage within it. */
 function further(by, row) {
   const { params } = current();
   const to = { ...unpaged(params), by: NEXT[by] === 'consumer' ? '' : NEXT[by] };
   if (by === 'day') return link('/usage', { ...to, days: '', from: row.day, to: row.day, by: params.by === 'day' ? '' : to.by });
   const wanted = { ...to, [by]: row[by] || '(none)' };
-  // A filtered dimension is no grouping: all rows would have the same value.
+  // Do not group by a filtered dimension: all rows would have the same value.
   const rest = BY.filter((kind) => !wanted[kind] && kind !== 'route');
   const next = rest.includes(NEXT[by]) ? NEXT[by] : rest[0] ?? 'day';
   return link('/usage', { ...wanted, by: next === 'consumer' ? '' : next });
@@ -184,7 +184,7 @@ function sessionsPart() {
   const csv = h('a', { class: 'button', download: 'sessions.csv', text: 'CSV' });
   const part = section('Sessions', { actions: csv, wide: true });
   const table = dataTable({
-    caption: 'Sessions by tokens', key: (s) => `${s.consumer}\n${s.session}`, emptyState: empty('No sessions on that day. Requests belong to one where the plugin is told which header names it.', 'evenkeel usage sessions'),
+    caption: 'Sessions by tokens', key: (s) => `${s.consumer}\n${s.session}`, emptyState: empty('No sessions on that day. Requests belong to a session if the plugin\u2019s session_headers name the header with its id.', 'evenkeel usage sessions'),
     columns: [
       { title: 'Session', head: true, make: linked((s) => f.named(s.session), (s) => link('/session', { id: s.session, consumer: s.consumer })) },
       { title: 'Consumer', make: linked((s) => f.named(s.consumer), (s) => link('/usage', { consumer: s.consumer || '(none)', by: 'model' })) },

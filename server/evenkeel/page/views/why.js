@@ -1,4 +1,4 @@
-// Why a request was refused, by its id; and the last refusals.
+// Explains a refusal by its request id, and lists the last refusals.
 
 import { actionButton, changeQuota, overrideLimit } from '../lib/actions.js';
 import { poll, read, segment } from '../lib/api.js';
@@ -8,7 +8,7 @@ import { current, go, link, patch } from '../lib/router.js';
 import { dataTable, linked, text } from '../lib/table.js';
 import { empty, loadBar, reasonWords, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
 
-/** The table of refusals, newest first; `short` for the overview. */
+/** Returns the table of refusals, newest first; `short` for the overview. */
 export function refusalsTable({ short = false } = {}) {
   const columns = [
     { title: 'When', make: (td) => {
@@ -33,10 +33,10 @@ export function refusalsTable({ short = false } = {}) {
   });
 }
 
-/** Refusals listed. */
+/** Most refusals listed. */
 const LISTED = 100;
 
-/** A refusal is written within a second or so: what is not on record is asked for again so often, so soon. */
+/** Most attempts to read a refusal, and the pause between them: sidecars record a refusal within about a second. */
 const AGAIN_MAX = 5;
 const AGAIN_MS = 1000;
 
@@ -54,11 +54,11 @@ export function create() {
   });
   const answer = h('div', { role: 'status' });
   const search = searchField('Only this consumer', (value) => patch({ consumer: value }, { replace: true }));
-  const part = section('Last refusals', { actions: search.element, wide: true, note: `The newest ${LISTED}. One that has an id is explained for an hour.` });
+  const part = section('Last refusals', { actions: search.element, wide: true, note: `The newest ${LISTED}. A refusal with an id is explained for an hour.` });
   const table = refusalsTable();
   part.body.append(table.element);
   const element = h('div', { class: 'view' }, h('header', { class: 'panel hero slim' }, h('div', { class: 'hero-words' }, viewHeading('Why was it refused?'),
-    h('p', { class: 'lead', text: 'A refused request has its id in the gateway\u2019s access log, and in the header x-request-id where the gateway sends it.' }), form, answer)), part.element);
+    h('p', { class: 'lead', text: 'A refused request has its id in the gateway\u2019s access log, and in the header x-request-id if the gateway sends it.' }), form, answer)), part.element);
   const take = (data) => {
     part.fail(null);
     table.set(data.refusals);
@@ -74,7 +74,7 @@ export function create() {
     missing = true;
     again += 1;
     const words = error.status === 404 ? notFound(params.id) : h('p', { class: 'problem', text: `Could not be read: ${error.message}` });
-    // Said once to those who hear it.
+    // Announce it once to screen readers.
     if (answer.textContent !== words.textContent) answer.replaceChildren(words);
   }, () => (missing && again < AGAIN_MAX ? AGAIN_MS : 3_600_000));
   const explainAgain = () => {
@@ -103,7 +103,7 @@ export function create() {
   };
 }
 
-const notFound = (id) => h('div', { class: 'empty' }, h('p', { text: `No refusal of ${id} is on record. It may have been admitted, or refused more than an hour ago, or be one of more than 20 refusals a second, or its gateway sends no request ids.` }));
+const notFound = (id) => h('div', { class: 'empty' }, h('p', { text: `No refusal of ${id} is on record. The request may have been admitted, or refused more than an hour ago; more than 20 refusals a second are not all recorded; or the gateway sends no request ids.` }));
 
 const FACTS = [
   ['When', (r) => `${f.time(r.at_ms)} (${f.utc(r.at_ms)})`],
@@ -115,7 +115,7 @@ const FACTS = [
   ['By sidecar', (r) => r.sidecar],
 ];
 
-/** What refused it, in words, then the sum that did not fit. */
+/** Returns the reason in words, then the figures that exceeded the limit. */
 function explain(refusal) {
   const facts = FACTS.map(([name, of]) => [name, of(refusal)]).filter(([, value]) => value);
   const list = h('dl', { class: 'facts' }, facts.map(([name, value]) => h('div', {}, h('dt', { text: name }), h('dd', { text: value }))));
@@ -138,7 +138,7 @@ function arithmetic(r) {
   return h('div', { class: 'arithmetic' }, words, bar.element);
 }
 
-/** What the limit or quota counts: requests, tokens or cost. */
+/** Returns what the limit or quota counts: requests, tokens or cost. */
 async function countsOf(r) {
   if (r.reason === 'quota') return (await read(`quotas/${segment(r.limit)}/${segment(r.consumer)}`)).counts;
   return (await read('limits')).limits.find((limit) => limit.name === r.limit)?.counts ?? '';

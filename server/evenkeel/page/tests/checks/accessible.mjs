@@ -1,4 +1,4 @@
-// Every view, light and dark, wide and on a phone: nothing serious to axe-core, and nothing wider than the screen.
+// Every view, light and dark, wide and on a phone: axe-core finds no serious fault, and nothing is wider than the screen.
 
 import assert from 'node:assert/strict';
 import { accessible, driver, visit } from '../browser.mjs';
@@ -13,7 +13,7 @@ const SCREENS = [
   ['phone', { colorScheme: 'light', viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true }],
 ];
 
-/** A pool that nobody knows is told to be so, and all else stays live. */
+/** The page reports an unknown pool, and everything else stays live. */
 async function unknown() {
   const { page, tolerate, leave } = await visit('#/pool?cluster=nobodys');
   tolerate(/nobodys/);

@@ -1,4 +1,5 @@
-// Changes: refused without a token and with a wrong one; with the right one confirmed, made, and shown with its line of the change log.
+// Changes: the sidecar rejects them without a valid token; with one, the page confirms, sends and shows them with their line of
+// the change log.
 
 import assert from 'node:assert/strict';
 import { api, driver, SIDECARS, TOKEN, until, visit } from '../browser.mjs';
@@ -17,7 +18,7 @@ async function refusedWithout() {
 
 const dialog = (page) => page.getByRole('dialog');
 
-/** What the change log says once it is done. */
+/** Returns the line of the change log after the change. */
 async function done(page) {
   const result = dialog(page).getByRole('status');
   await result.getByText('Done.').waitFor();
@@ -33,7 +34,7 @@ export default async function check() {
   const { page, tolerate, leave } = await visit('#/limits');
   tolerate(/whoami/);
 
-  // Without a token the button asks for one; a wrong one is told in the server's words.
+  // Without a token the button asks for one; for a wrong one, the page shows the server's message.
   const override = page.getByRole('button', { name: 'Override … consumer-rpm for a key' });
   await override.click();
   await dialog(page).getByRole('heading', { name: 'Administrator’s token' }).waitFor();
@@ -47,7 +48,7 @@ export default async function check() {
   await dialog(page).getByLabel('Key').fill('consumer=alice');
   await page.keyboard.press('Enter');
 
-  // Another amount for one key.
+  // Override a limit for one key.
   await dialog(page).getByRole('heading', { name: 'Limit consumer-rpm of consumer=alice' }).waitFor();
   await dialog(page).getByRole('button', { name: 'Enter an amount' }).click();
   await dialog(page).getByRole('alert').getByText('must be a number').waitFor();
@@ -64,7 +65,7 @@ export default async function check() {
   await done(page);
   assert.deepEqual((await api('overrides')).body.overrides, []);
 
-  // A balance, typed in the currency.
+  // Set a balance, typed in the currency.
   await page.getByRole('link', { name: 'Quotas' }).first().click();
   await page.getByRole('button', { name: 'Set a quota …' }).click();
   await dialog(page).getByLabel('Quota').fill('credit');
@@ -82,12 +83,12 @@ export default async function check() {
 
   await drain(page);
 
-  // Everything is in the list of changes.
+  // The change log lists all changes.
   await page.getByRole('link', { name: 'Changes' }).click();
   const table = page.getByRole('table', { name: 'Changes' });
   for (const what of ['drained an endpoint', 'undrained an endpoint', 'set a quota', 'set an override', 'removed an override']) await table.getByText(what, { exact: true }).first().waitFor();
 
-  // The token is kept in this tab alone, and forgotten when it is told to be.
+  // The page keeps the token only in this tab, and forgets it on request.
   assert.ok(!page.url().includes(TOKEN) && !(await page.evaluate(() => JSON.stringify(localStorage))).includes(TOKEN));
   await page.reload();
   const who = page.locator('#admin');
@@ -98,11 +99,11 @@ export default async function check() {
   assert.equal(await page.evaluate(() => sessionStorage.length), 0);
   await page.getByRole('link', { name: 'Quotas' }).first().click();
   await page.getByRole('button', { name: 'Set a quota …' }).click();
-  await dialog(page).getByText('needs the token of an administrator').waitFor();
+  await dialog(page).getByText('needs an administrator’s token').waitFor();
   await leave();
 }
 
-/** An endpoint gets no new requests, and gets them again. */
+/** A drained endpoint gets no new requests; undrained, it gets requests again. */
 async function drain(page) {
   const { hosts } = await driver('hosts');
   const address = Object.keys(hosts)[0];
@@ -113,7 +114,7 @@ async function drain(page) {
   assert.match(await done(page), new RegExp(`tests\\s+endpoint\\.drain\\s+.*${address}`));
   const row = page.getByRole('row', { name: address });
   await row.getByText('drained', { exact: true }).waitFor();
-  // In force everywhere within an interval.
+  // The change takes effect on every sidecar within an interval.
   for (const base of SIDECARS) {
     const drained = async () => (await api('endpoints?cluster=llm', { base })).body.endpoints.find((one) => one.address === address).drained;
     await until('every sidecar knows', drained, (is) => is);

@@ -1,11 +1,11 @@
-// The page shows what the API and the model servers themselves count, from any sidecar, and follows within two seconds.
+// On any sidecar, the page shows the figures of the API and the model servers, and follows changes within two seconds.
 
 import assert from 'node:assert/strict';
 import { api, column, driver, figure, log, number, SIDECARS, until, visit } from '../browser.mjs';
 
 const FOLLOWS_WITHIN_MS = 2000;
 
-/** In flight by endpoint, as one page shows it. */
+/** Returns the requests in flight by endpoint that a page shows. */
 async function shown(page) {
   const [addresses, counts] = [await column(page, 'Endpoints of the pool', 'Endpoint'), await column(page, 'Endpoints of the pool', 'In flight')];
   return Object.fromEntries(addresses.map((address, at) => [address, number(counts[at])]));
@@ -27,7 +27,7 @@ export default async function check() {
     assert.equal(number(await figure(page, 'Room left')), body.pool.capacity - 7);
   }
 
-  // The overview says the same, and follows a change, on both sidecars, whichever gateway it comes through.
+  // The overview on both sidecars shows the same figures, and follows a change through either gateway.
   for (const { page } of visits) await page.evaluate(() => { location.hash = '#/'; });
   const follow = async (change, args, wanted) => {
     await driver(change, args);
@@ -43,9 +43,9 @@ export default async function check() {
   assert.equal(body.totals.in_flight, 5);
   for (const { page } of visits) {
     assert.equal(number(await figure(page, 'Sidecars')), SIDECARS.length);
-    // The page before this one may just have closed a request.
+    // The previous page may just have closed a request.
     await page.getByRole('heading', { name: `Room for ${body.totals.capacity - 5} more` }).waitFor();
-    // One keyed row that was changed in place, not a table made anew each time.
+    // The row was changed in place; the table was not rebuilt.
     const row = await page.locator('table tbody tr').first().elementHandle();
     await driver('open', { count: 1 });
     await page.waitForFunction(() => document.querySelector('.stat-value')?.textContent === '6');
@@ -55,7 +55,7 @@ export default async function check() {
   }
   await driver('close', { count: 5 });
 
-  // What was admitted is in the activity, in the chart's words and in its table.
+  // The chart's label and table contain the admitted requests.
   const { page } = visits[0];
   await page.reload();
   const told = page.getByRole('img', { name: /^Admitted in the last 15 min/ });

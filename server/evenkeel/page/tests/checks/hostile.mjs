@@ -1,17 +1,17 @@
-// Names of consumers, models and sessions are whatever clients send: they are shown as text, and lead where they should.
+// Clients choose the names of consumers, models and sessions: the page shows them as text, and their links work.
 
 import assert from 'node:assert/strict';
 import { column, driver, until, visit } from '../browser.mjs';
 
 const NAME = '<img src=x onerror="alert(1)">&amp;/?#"\'%2F';
 
-// In a key some characters are written as in addresses.
+// Keys escape some characters as addresses do.
 const KEY = `consumer=${NAME}`;
 
 export default async function check() {
   await driver('use', { consumer: NAME, model: NAME, session: NAME, requests: 3 });
   const { page, tolerate, leave } = await visit('#/usage');
-  // It is no request's id either.
+  // The name is no request id either.
   tolerate(/refusals/);
   const clean = async (where) => {
     assert.equal(await page.locator('main img, main script, main iframe').count(), 0, `markup was made of a name in ${where}`);

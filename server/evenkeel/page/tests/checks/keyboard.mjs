@@ -1,4 +1,4 @@
-// All of it by keyboard: every stop can be seen, the focus goes where one goes, and comes back out of dialogs.
+// The whole page works by keyboard: every stop is visible, the focus follows navigation, and dialogs return it.
 
 import assert from 'node:assert/strict';
 import { visit } from '../browser.mjs';
@@ -13,7 +13,7 @@ const focused = (page) => page.evaluate(() => {
   };
 });
 
-/** Presses Tab until the focus is on something that fits. */
+/** Presses Tab until the focused element matches. */
 async function tabTo(page, fits, most = 80) {
   for (let i = 0; i < most; i += 1) {
     await page.keyboard.press('Tab');
@@ -25,7 +25,7 @@ async function tabTo(page, fits, most = 80) {
   throw new Error('not reached by Tab');
 }
 
-/** A list whose rows change places keeps the focus on the row that had it. */
+/** When the rows of a list change places, the focused row keeps the focus. */
 async function moved() {
   const { page, leave } = await visit('#/');
   const seen = await page.evaluate(async () => {
@@ -53,7 +53,7 @@ export default async function check() {
   await page.keyboard.press('Enter');
   assert.equal((await focused(page)).tag, 'H1');
 
-  // Into a pool, where its heading has the focus; sorted, with the order told.
+  // Open a pool: its heading has the focus. Sort it: the page announces the order.
   await tabTo(page, (at) => at.tag === 'A' && at.text === 'llm');
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { name: 'llm', level: 1 }).waitFor();
@@ -68,7 +68,7 @@ export default async function check() {
   assert.match((await focused(page)).text, /^Endpoint/, 'the focus stays where it was');
   assert.match(await page.locator('#announcer').textContent(), /Sorted by Endpoint/);
 
-  // A dialog takes the focus, keeps it, and gives it back.
+  // A dialog takes the focus, keeps it, and returns it.
   const { text } = await tabTo(page, (at) => at.tag === 'BUTTON' && at.text.startsWith('Drain …'));
   await page.keyboard.press('Space');
   const dialog = page.getByRole('dialog', { name: 'Administrator’s token' });
@@ -82,7 +82,7 @@ export default async function check() {
   await dialog.waitFor({ state: 'detached' });
   assert.equal((await focused(page)).text, text);
 
-  // Back is back.
+  // The browser's back button works.
   await page.goBack();
   await page.goBack();
   await page.getByRole('heading', { name: /Room for/ }).waitFor();

@@ -1,4 +1,4 @@
-// What is shown is in the address: links can be sent, back and forward work, tables can be taken away as CSV.
+// The address holds the state of the view: links can be shared, back and forward work, and tables download as CSV.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -35,7 +35,7 @@ async function addresses() {
   await leave();
 }
 
-/** What is filtered otherwise begins at the first page of every list, also of the second one of a view. */
+/** A changed filter starts at the first page of every list, including the second list of a view. */
 async function pages() {
   const { page, tolerate, leave } = await visit('#/quotas?rpage=of-another-filter&rn=2');
   tolerate(/status of 400/);
@@ -47,7 +47,7 @@ async function pages() {
   await leave();
 }
 
-/** Today is another day after midnight (UTC): what is open goes on with it. */
+/** At midnight (UTC), an open view moves on to the new day. */
 async function midnight() {
   const { page, leave } = await visit('#/usage');
   await page.getByRole('table', { name: 'Usage by consumer' }).waitFor();
@@ -74,7 +74,7 @@ async function csv() {
   await leave();
 }
 
-/** Below a path, as an ingress or kubectl's proxy serves it. */
+/** The page works below a path, where an ingress or kubectl's proxy may serve it. */
 async function prefix() {
   const target = new URL(SIDECARS[0]);
   const proxy = createServer((from, to) => {

@@ -1,4 +1,4 @@
-// The page is there at once, small, and under a policy that lets nothing else in.
+// The page loads quickly, is small, and has a content security policy that allows only its own files.
 
 import assert from 'node:assert/strict';
 import { api, log, SIDECARS, visit } from '../browser.mjs';
@@ -6,7 +6,7 @@ import { api, log, SIDECARS, visit } from '../browser.mjs';
 const LOADED_WITHIN_MS = 1000;
 const TRANSFER_MAX = 150_000;
 
-/** From the start of the visit to the first figures, and the bytes of all that was fetched for it. */
+/** Returns the time from the start of a visit to the first figures, and the bytes fetched. */
 async function load() {
   const { page, leave } = await visit();
   await page.waitForFunction(() => document.querySelector('.stat-value')?.textContent !== '');
@@ -20,7 +20,7 @@ async function load() {
 }
 
 export default async function check() {
-  // Where the machine has other work, some visits wait for it and not for the page.
+  // On a busy machine, some visits wait for the machine and not for the page.
   const visits = [];
   for (let i = 0; i < 5; i += 1) visits.push(await load());
   const fastest = Math.min(...visits.map((one) => one.ms));

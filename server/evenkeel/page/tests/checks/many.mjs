@@ -1,13 +1,13 @@
-// 500 endpoints and 10,000 consumers: everything is there at once, in pages, and the page stays quick while they change.
+// 500 endpoints and 10,000 consumers: lists load quickly, in pages, and the page stays responsive while figures change.
 
 import assert from 'node:assert/strict';
 import { api, log, number, visit } from '../browser.mjs';
 
 const AT_ONCE_MS = 1000;
-/** Part of the time that the page may keep its thread busy in long tasks. */
+/** Largest share of time that the page's thread may spend in long tasks. */
 const BUSY_MAX = 0.2;
 
-/** Does something until a condition holds; the fastest of three has to be quick, as the machine may have other work. */
+/** Measures an action until a condition holds. Only the fastest of three runs must be quick, because the machine may be busy. */
 async function quick(page, what, act, holds) {
   const took = [];
   for (let i = 0; i < 3; i += 1) {
@@ -24,7 +24,7 @@ const go = (page, hash) => page.evaluate((to) => { location.hash = to; }, hash);
 
 export default async function check() {
   const { body } = await api('limits/fullest?limit=consumer-rpm&page_size=1');
-  // Sidecars report the fullest keys, not all.
+  // Sidecars report only the fullest keys.
   log(`page: ${body.total} keys of limits`);
   assert.ok(body.total >= 100, `${body.total} keys of limits are known`);
 

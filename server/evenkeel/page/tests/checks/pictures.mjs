@@ -25,7 +25,7 @@ export default async function pictures() {
   for (const [name, hash, options] of PICTURES) {
     const { page, leave } = await visit(hash ?? `#/why?id=${encodeURIComponent(refused?.request_id ?? '')}`, { base: SIDECARS[0], ...options });
     await page.waitForFunction(() => document.body.dataset.live === 'live');
-    // Every part has been read, and the charts are drawn.
+    // Every section has loaded, and the charts are drawn.
     await page.waitForLoadState('networkidle').catch(() => {});
     await page.waitForTimeout(1500);
     await page.screenshot({ path: join(process.env.EVENKEEL_PAGE_PICTURES, `${name}.png`) });

@@ -1,9 +1,9 @@
-// A sidecar is killed and started again, and the store hangs: the page says so, and goes on by itself.
+// A sidecar is killed and restarted, and the store hangs: the page reports both, and recovers automatically.
 
 import assert from 'node:assert/strict';
 import { driver, figure, log, number, until, visit } from '../browser.mjs';
 
-/** A pool that cannot be told as it is asked for is no sidecar without an answer: the fault is said, all else goes on. */
+/** If the sidecar rejects a pool's parameters, the page shows the error and does not report a lost sidecar. */
 async function refused() {
   const { page, tolerate, leave } = await visit('#/pool?cluster=llm&sort=nothing-like-it');
   tolerate(/status of 400/);
@@ -19,7 +19,7 @@ async function refused() {
 export default async function check() {
   await refused();
   const { page, tolerate, leave } = await visit();
-  // What a browser says of connections that were refused or lost.
+  // The browser's messages about refused or lost connections.
   tolerate(/net::ERR_(CONNECTION_|INCOMPLETE_CHUNKED|EMPTY_RESPONSE|ABORTED)/);
   const lost = page.locator('#lost-banner');
   const live = () => page.evaluate(() => document.body.dataset.live);
