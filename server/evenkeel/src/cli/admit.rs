@@ -43,7 +43,7 @@ impl Admit {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let mut client = gateway(self.server.connect().await?);
         let mut random = [0; 8];
-        getrandom::fill(&mut random).context("no randomness")?;
+        getrandom::fill(&mut random).context("cannot read random bytes from the system")?;
         let holder = format!("cli-{:016x}", u64::from_be_bytes(random));
         let candidate = |address: &String| pb::Candidate { address: address.clone(), weight: 0.0, cap: 0 };
         let request = pb::AdmitRequest {

@@ -131,15 +131,15 @@ impl Explain {
         let limits = config.rules.limits.iter().map(|limit| {
             let exception = limit.exceptions.iter().find(|e| e.when.iter().all(|c| c.holds(&facts)));
             let amount = exception.map_or(Some(limit.amount), |exception| exception.amount);
-            (&limit.name, "limit", judge(&facts, &limit.key, &limit.name, &limit.when), amount)
+            (&limit.name, "limit", evaluate(&facts, &limit.key, &limit.name, &limit.when), amount)
         });
         let quotas = config.rules.quotas.iter().map(|quota| {
             let amount = Some(quota.default.unwrap_or(0));
-            (&quota.name, "quota", judge(&facts, &consumer, &quota.name, &quota.when), amount)
+            (&quota.name, "quota", evaluate(&facts, &consumer, &quota.name, &quota.when), amount)
         });
-        let all = limits.chain(quotas).map(|(name, kind, judged, amount)| {
-            let applies = judged.is_ok();
-            let (key, why) = judged.unwrap_or_else(|why| (String::new(), why));
+        let all = limits.chain(quotas).map(|(name, kind, verdict, amount)| {
+            let applies = verdict.is_ok();
+            let (key, why) = verdict.unwrap_or_else(|why| (String::new(), why));
             Rule { name: name.to_string(), kind, applies, key, amount, why }
         });
         let rules: Vec<Rule> = all.collect();
@@ -177,7 +177,12 @@ impl Item for Rule {
 }
 
 /// Returns the key and the reason if the limit applies; otherwise the reason why it does not.
-fn judge(facts: &Attributes, key: &Key, name: &str, when: &[Condition]) -> Result<(String, String), String> {
+fn evaluate(
+    facts: &Attributes,
+    key: &Key,
+    name: &str,
+    when: &[Condition],
+) -> Result<(String, String), String> {
     if let Some(unmet) = when.iter().find(|condition| !condition.holds(facts)) {
         return Err(format!("not {unmet}"));
     }
