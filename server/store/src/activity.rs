@@ -1,6 +1,5 @@
-//! Stores what has happened. Each sidecar writes its own reports and pages in place of its previous ones, so that a
-//! call may be repeated. Refusals and repairs are appended. [`super::memory`] and [`super::redis`] give the same
-//! answers.
+//! Stores activity: reports, refusals and repairs. Each sidecar replaces its own reports and pages, so that a call may
+//! be repeated. Refusals and repairs are appended. [`super::memory`] and [`super::redis`] give the same answers.
 
 use async_trait::async_trait;
 use evenkeel_domain::{

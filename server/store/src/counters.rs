@@ -1,5 +1,5 @@
-//! Counters of limits and quotas: reserved when a request is admitted, settled when it has ended. As with the table
-//! of requests in flight, [`super::memory`] and [`super::redis`] give the same answers.
+//! Counters of limits and quotas. A request reserves when it is admitted and settles when it has ended.
+//! [`super::memory`] and [`super::redis`] give the same answers.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use evenkeel_domain::{
     limit::{Bucket, CounterRule, Meter},
 };
 
-/// Whose reservation: what makes repeated calls harmless.
+/// The id of a reservation, which makes calls idempotent.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReservationId {
-    /// Who renewals the lease.
+    /// The holder, which renews the reservation with its KeepAlives.
     pub holder: HolderId,
     pub lease: LeaseId,
 }
 
 impl ReservationId {
-    /// Of no gateway: for what is given back without having been noted.
+    /// An id of no gateway, to give back a reservation that has no record.
     #[must_use]
     pub fn nobody() -> Self {
         match (HolderId::new("-"), LeaseId::new(1)) {
@@ -28,94 +28,94 @@ impl ReservationId {
     }
 }
 
-/// Takes of several counters at once: all or none.
+/// Reserves in several counters at once: in all or in none.
 #[derive(Clone, Debug)]
 pub struct Reserve {
-    /// Set where it is to be settled. Without it a repeated call takes again.
+    /// `None` if the request will not be settled. Without an id, a repeated call takes again.
     pub id: Option<ReservationId>,
-    /// What it takes; no counter twice.
+    /// The counters and costs. Names no counter twice.
     pub meters: Vec<Meter>,
 }
 
 /// One counter after [`Counters::reserve`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
-    /// Whether this counter had no room.
+    /// Whether this counter has no room.
     pub over: bool,
-    /// Used now, what this request took included. Of a prepaid quota: what is left.
+    /// The used amount, including what this request took. For a prepaid quota, the balance.
     pub used: u64,
-    /// Part of what is used that is reserved for requests under way, as far as that is kept apart.
+    /// The part of the used amount that running requests reserve, if the algorithm keeps it apart.
     pub reserved: u64,
-    /// Taken by this request: less than asked for where a quota had less. 0 where refused.
+    /// What this request took: less than its cost if a quota had less, 0 if it was refused.
     pub taken: u64,
-    /// The amount in force: of quotas from their record. 0 and nothing used where a quota has neither record nor
+    /// The amount in force; for a quota, the one on record. 0, with nothing used, if a quota has neither record nor
     /// default.
     pub amount: u64,
-    /// The window, slot or day it was taken in; to be shown when it is settled.
+    /// The window, slot or day of the reservation. The settlement returns it.
     pub window: u64,
-    /// Time until all that is used is free again if nothing else comes; 0 where no time brings that about.
+    /// Time until the whole amount is free again without further requests. 0 if time alone frees nothing.
     pub reset_ms: u64,
-    /// Where over: time until this request would fit if nothing else came; 0 where no time brings that about.
+    /// For a refusal, the time until this request would fit without further requests. 0 if time alone frees nothing.
     pub retry_ms: u64,
-    /// Where over: time for which nothing but an administrator can make room, not even what is settled; 0 where a
-    /// refusal must not be remembered.
+    /// For a refusal, the time in which only an administrator can make room, and no settlement can. 0 if the refusal
+    /// must not be cached.
     pub final_ms: u64,
 }
 
-/// What an answer rests on.
+/// The basis of a [`Reserved`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ground {
     #[default]
     Shared,
-    /// The store was unavailable: this sidecar's own counters, for its share of the amounts; or, for meters that
-    /// are open, nothing.
+    /// The store was unavailable: this sidecar's own counters, with its share of the amounts. Meters with the policy
+    /// `open` counted nothing.
     Local,
-    /// The store was unavailable, and a meter is closed.
+    /// The store was unavailable, and a meter has the policy `closed`.
     Closed,
 }
 
-/// The answer to [`Counters::reserve`].
+/// The result of [`Counters::reserve`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// What it rests on.
     pub ground: Ground,
-    /// Whether all had room (but for those in shadow mode), and it was taken.
+    /// Whether all counters had room, apart from those in shadow mode, and the request took from them.
     pub admitted: bool,
-    /// One for each meter.
+    /// One for each meter, in their order.
     pub readings: Vec<Reading>,
-    /// Where the reservation is noted; to be shown when it is settled.
+    /// Where the records of the reservation are. The settlement returns them.
     pub notes: Vec<Note>,
 }
 
-/// Where a store noted a reservation, so that it is settled once.
+/// Where a store recorded a reservation, so that it is settled once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// The tag it is kept under.
+    /// The tag that the record is kept under.
     pub tag: Arc<str>,
-    /// Day of the note, since the Unix epoch.
+    /// Day of the record, since the Unix epoch.
     pub day: u64,
-    /// When the place it is noted in was made, in ms: another one means that the store lost its memory.
+    /// When the store created the day's records, in ms. If it differs at the settlement, the store has lost its data.
     pub epoch: u64,
 }
 
-/// One counter of a reservation, to be settled.
+/// The settlement of one counter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub bucket: Arc<Bucket>,
     /// Name of the limit or quota.
     pub name: Arc<str>,
     pub rule: CounterRule,
-    /// The window, slot or day it was taken in.
+    /// The window, slot or day of the reservation.
     pub window: u64,
     pub reserved: u64,
-    /// What is to be charged instead.
+    /// The charge, in place of the reserved amount.
     pub actual: u64,
     /// As in its meter.
     pub provisional: bool,
 }
 
 impl Entry {
-    /// Settles what `meter` took, as `reading` reports it, with what the request really used.
+    /// Builds the settlement of what `meter` took, according to `reading`, with the request's actual use.
     #[must_use]
     pub fn settling(meter: &Meter, reading: &Reading, actual: u64) -> Self {
         Self {
@@ -130,50 +130,50 @@ impl Entry {
     }
 }
 
-/// The end of a reservation.
+/// The settlement of a reservation.
 #[derive(Clone, Debug)]
 pub struct Settlement {
     pub id: ReservationId,
-    /// Where it was noted; none where it was made without an id.
+    /// Where the reservation was recorded. Empty if it had no id.
     pub notes: Vec<Note>,
     pub entries: Vec<Entry>,
 }
 
-/// A running request to be kept counted.
+/// A running request that stays counted.
 #[derive(Clone, Debug)]
 pub struct Renewal {
     pub id: ReservationId,
     pub bucket: Arc<Bucket>,
     /// Name of the limit.
     pub name: Arc<str>,
-    /// How long it stays without being renewed.
+    /// How long the request stays counted without another renewal.
     pub ttl_ms: u64,
 }
 
 #[async_trait]
 pub trait Counters: Send + Sync + 'static {
-    /// Takes of all counters, or of none where one has no room. Repeated with the same id on the
-    /// same day it takes nothing more, and answers with what was taken then.
+    /// Takes from all counters, or from none if one has no room. A repeated call with the same id on the same day takes
+    /// nothing more, and returns what the first call took.
     ///
-    /// On Redis Cluster counters of different tags are in different places: they are asked at once, and where one
-    /// refuses, the others are given back.
+    /// On Redis Cluster, counters of different tags are in different slots. The store calls all slots at once. If one
+    /// refuses, it gives back what the others took.
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError>;
 
-    /// Gives back what a reservation took, as it was noted then; nothing where there is no note of it. For one whose
-    /// answer was lost. What counts as running is left to end by itself.
+    /// Gives back what a reservation took, according to its record. Does nothing without a record. Callers use it when
+    /// the reply to a reservation was lost. A request that counts as running stays counted until its time to live ends.
     async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError>;
 
-    /// What [`Self::reserve`] would answer, taking nothing.
+    /// Returns what [`Self::reserve`] would return, and takes nothing.
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError>;
 
-    /// Replaces what was taken by what is to be charged, once: a repeated call changes nothing and answers false.
+    /// Replaces the reserved amounts by the charge, once: a repeated call changes nothing and returns false.
     ///
-    /// - In the window in which it was taken, the difference is added or given back; no counter falls below 0.
-    /// - Where that window has passed, more than was taken is charged to the present one, and less is not given back.
-    /// - A reservation the store has lost (it came back empty) is charged in full to the present window.
-    /// - Without notes it is applied each time it is called.
+    /// - While the window of the reservation lasts, adds or gives back the difference. No counter falls below 0.
+    /// - After that window, charges any excess to the current one, and gives nothing back.
+    /// - If the store has lost the reservation because it came back empty, charges the current window in full.
+    /// - Without records, every call applies.
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError>;
 
-    /// Keeps running requests counted, and puts back those the store has lost.
+    /// Keeps running requests counted, and restores those that the store has lost.
     async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError>;
 }

@@ -1,6 +1,6 @@
 //! The store: the table of requests in flight, in domain words. Two implementations give the same answers:
 //! [`memory`] (embedded, and the reference model) and [`redis`] (shared by all sidecars).
-//! [`resilient`] puts the one behind the other, for when Redis is slow or gone.
+//! [`resilient`] combines them: it answers from memory while Redis is slow or unavailable.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ pub mod usage;
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
     pub id: PoolId,
-    /// Counts live in Higress's own table, which other gateways change too.
+    /// Whether the counts are in Higress's table, which other gateways change too.
     pub higress_table: bool,
 }
 
@@ -31,23 +31,23 @@ pub struct Admit {
     pub pool: Arc<Pool>,
     /// Endpoints to choose from.
     pub roster: Arc<Roster>,
-    /// Who will hold the lease.
+    /// The future holder of the lease.
     pub holder: HolderId,
     pub lease: LeaseId,
-    /// Random number that decides among equals.
+    /// A random number that decides among equals.
     pub tie: u32,
 }
 
-/// What a holder says it has in one pool.
+/// The leases that a holder reports for one pool.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held {
-    /// Largest lease number issued when the list was drawn up.
+    /// Largest lease number that the holder had issued when it made the list.
     pub issued_through: u64,
-    /// Each lease with its endpoint, where the holder knows it.
+    /// Each lease with its endpoint, if the holder knows it.
     pub leases: Vec<(LeaseId, Option<Arc<str>>)>,
 }
 
-/// What was changed to make the table equal to a holder's list.
+/// The repairs that made the table equal to a holder's list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repairs {
     pub restored: u64,
@@ -64,43 +64,43 @@ impl std::ops::AddAssign for Repairs {
     }
 }
 
-/// The result of reaping a part of a dead holder's leases.
+/// The result of [`Store::reap`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reaped {
     /// Leases given back by this call.
     pub leases: u64,
-    /// True when the holder still has some, so that the call is to be repeated.
+    /// Whether the holder has more leases, so that the caller must repeat the call.
     pub more: bool,
 }
 
 /// One pool's table at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// Milliseconds of the Unix epoch by the store's clock.
+    /// In ms of the Unix epoch, by the store's clock.
     pub now_ms: u64,
     /// Requests in flight per endpoint; endpoints without any are absent.
     pub in_flight: BTreeMap<Arc<str>, u64>,
-    /// Holders with the time they count as dead unless heard of, by the store's clock.
+    /// Holders with their deadlines by the store's clock. A holder counts as dead once its deadline has passed.
     pub holders: BTreeMap<HolderId, u64>,
 }
 
-/// A lease as operators see it.
+/// A lease, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub id: LeaseId,
     pub endpoint: Arc<str>,
-    /// When it was granted or put back, by the store's clock.
+    /// When the lease was granted or restored, by the store's clock.
     pub since_ms: u64,
 }
 
 /// The table of requests in flight. Every operation is one atomic step on one pool.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Picks an endpoint and takes a lease on it; `None` where every endpoint is at its cap. A repeated call with the same
-    /// lease returns the endpoint already leased.
+    /// Picks an endpoint and takes a lease on it. Returns `None` if every endpoint is at its cap. A repeated call with
+    /// the same lease returns the endpoint already leased.
     async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError>;
 
-    /// Gives a lease back; false when it was unknown or already given back.
+    /// Gives a lease back. Returns false if the lease is unknown or was given back before.
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError>;
 
     /// Keeps a holder alive and makes the table equal to its list.
@@ -111,27 +111,27 @@ pub trait Store: Send + Sync + 'static {
         held: &Held,
     ) -> Result<Repairs, StoreError>;
 
-    /// Gives back up to a bounded number of leases of a holder past its deadline; nothing while it is alive.
+    /// Gives back a bounded number of leases of a holder past its deadline. Does nothing while the holder is alive.
     async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError>;
 
     /// Reads one pool's table.
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError>;
 
-    /// Checks that each count equals its live leases and mends those that do not; the number mended.
+    /// Compares each count with the number of its leases and corrects it. Returns the number of corrected counts.
     async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError>;
 
-    /// All leases of a holder in a pool, by number.
+    /// Returns all leases of a holder in a pool, by number.
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError>;
 
-    /// Makes a pool known to all sidecars. To be repeated now and then while it is in use.
+    /// Registers a pool for all sidecars. The caller repeats this while the pool is in use.
     async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError>;
 
-    /// The pools any sidecar has registered within the last day.
+    /// Returns the pools that any sidecar has registered within the last day.
     async fn pools(&self) -> Result<Vec<PoolId>, StoreError>;
 
-    /// Tells that a sidecar is alive for `ttl`; how many are.
+    /// Announces that a sidecar is alive for `ttl`. Returns the number of sidecars alive.
     async fn announce(&self, instance: &str, ttl: Duration) -> Result<usize, StoreError>;
 
-    /// Checks that the store can be written to, connecting first where needed.
+    /// Checks that the store accepts writes. Connects first if necessary.
     async fn ping(&self) -> Result<(), StoreError>;
 }

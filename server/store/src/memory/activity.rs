@@ -1,4 +1,4 @@
-//! What has happened, in this process's memory: for an embedded store, and the reference for the one in Redis.
+//! Activity in this process's memory: for an embedded store, and the reference for the one in Redis.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 

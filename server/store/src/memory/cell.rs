@@ -237,7 +237,7 @@ impl Cell {
         }
     }
 
-    /// Returns the reading: the used amount, the amount in force, and the window to pass when settling.
+    /// Returns the used amount, the amount in force, and the window that the settlement must pass.
     pub(super) fn reading(&self, rule: &CounterRule, now: u64) -> Reading {
         let (used, amount, window) = match (self, rule) {
             (Self::Fixed { start, used, .. }, CounterRule::Fixed { amount, .. }) => (*used, *amount, *start),

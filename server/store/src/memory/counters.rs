@@ -42,12 +42,12 @@ pub(super) struct State {
     purge_at: usize,
 }
 
-/// Notes of one day.
+/// Records of the reservations of one day.
 struct Notes {
     /// When the first was made, in ms.
     epoch: u64,
-    /// Reservations not yet settled, with the window and what was taken of each counter; `None`: settled after the
-    /// note was lost.
+    /// Reservations not yet settled, with the window and the taken amount of each counter. `None`: settled after the
+    /// record was lost.
     ids: HashMap<ReservationId, Option<Vec<(u64, u64)>>>,
 }
 
@@ -209,7 +209,7 @@ impl State {
             }
         }
         for entry in &settlement.entries {
-            // A KeepAlive that was under way may have put back what ran: a repeated settlement ends it once more.
+            // A KeepAlive under way may have restored the running request. A repeated settlement ends it again.
             if !(first || matches!(entry.rule, CounterRule::Running { .. })) {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Activity in Redis: hashes of the sidecars' reports, as JSON, and lists of refusals and repairs.
+//! Activity in Redis: the sidecars' reports in hashes, as JSON, and lists of refusals and repairs.
 //! docs/redis-layout.md shows the layout.
 
 use std::sync::Arc;
@@ -22,21 +22,21 @@ use crate::activity::{
     ActivityStore, REFUSAL_KEPT_MS, REFUSALS_MAX, REPAIRS_MAX, REPORT_KEPT_MS, Report, page_kept_ms,
 };
 
-/// Most JSON read on the spot, in bytes: some hundred microseconds.
+/// Most bytes of JSON parsed on the runtime's threads, which takes some hundred microseconds.
 const READ_BYTES_MAX: usize = 32 * 1024;
-/// Refusals written at once.
+/// Most refusals written at once.
 const CONCURRENCY: usize = 4;
-/// How long a list stays that nothing is added to: a week.
+/// Expiry of a list after its last entry: a week, in ms.
 const LIST_KEPT_MS: u64 = 7 * 86_400_000;
 
-/// What has happened, shared by all sidecars.
+/// The activity store that all sidecars share.
 pub struct RedisActivity {
     keys: Keys,
     shared: Arc<Shared>,
 }
 
 impl RedisStore {
-    /// What has happened, over the connections of this store.
+    /// Returns the activity store on the connections of this store.
     #[must_use]
     pub fn activity(&self) -> RedisActivity {
         RedisActivity { keys: self.keys.clone(), shared: Arc::clone(&self.shared) }
@@ -48,7 +48,8 @@ impl RedisActivity {
         self.shared.command("activity", cmd).await
     }
 
-    /// Returns every sidecar's report under one key, and its time. Skips reports that another version wrote in another shape.
+    /// Returns every sidecar's report under one key, and its time. Skips reports that another version wrote in another
+    /// shape.
     async fn timed<T: DeserializeOwned + Send + 'static>(
         &self,
         key: &str,
@@ -88,7 +89,7 @@ fn texts(value: Value) -> Result<Vec<String>, StoreError> {
     redis::from_redis_value(value).map_err(|e| corrupt(&e.to_string()))
 }
 
-/// What is read of texts. Long ones are read on a thread of their own: the runtime has requests to admit.
+/// Parses texts. Parses long ones on a separate thread, as the runtime's threads admit requests.
 async fn read_beside<T: Send + 'static>(
     texts: Vec<String>,
     read: fn(&str) -> Option<T>,

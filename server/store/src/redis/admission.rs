@@ -17,7 +17,7 @@ use super::{
 impl Work for PoolWork {
     type Op = Op;
 
-    /// In order, as long as their admissions choose from one roster and no lease is named twice.
+    /// Takes operations in order, until an admission chooses from another roster or a lease comes a second time.
     fn next_batch(queue: &VecDeque<Op>) -> usize {
         let mut first: Option<&Arc<Roster>> = None;
         let mut named: HashSet<(&HolderId, LeaseId)> = HashSet::with_capacity(queue.len().min(BATCH_MAX));

@@ -1,4 +1,4 @@
-//! One call of the script `commit`: operations grouped as it takes them, and its answers handed back.
+//! One call of the script `commit`: groups operations as the script expects them, and returns its answers.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +13,7 @@ use super::{
     script::{COMMIT, Call, Reply, pack},
 };
 
-/// Operations by holder; within a holder settlements first.
+/// Operations by holder. For each holder, settlements come first.
 pub(super) struct Batch {
     holders: Vec<Group>,
 }
@@ -55,7 +55,7 @@ impl Batch {
         call
     }
 
-    /// The batch as lua/commit.lua takes it: addresses, weights, caps, holders, ties.
+    /// Returns the batch as lua/commit.lua expects it: addresses, weights, caps, holders, ties.
     fn encode(&self) -> Vec<u8> {
         let mut ties = Vec::new();
         let mut roster: Option<&Roster> = None;
@@ -74,7 +74,7 @@ impl Batch {
             .iter()
             .map(|group| {
                 let ops = group.settlements.iter().chain(&group.admissions);
-                // As texts: they are names of fields, and Lua writes numbers slowly.
+                // As texts: the script uses leases as names of fields, and Lua formats numbers slowly.
                 let leases = ops.map(|op| op.lease.to_string()).collect();
                 (group.holder.as_str(), leases, group.settlements.len())
             })
@@ -106,7 +106,7 @@ impl Batch {
     }
 }
 
-/// A number of each endpoint; one where it is the same for all.
+/// A number for each endpoint, or one number if it is the same for all.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum PerEndpoint<T> {
@@ -123,8 +123,8 @@ impl<T: Copy + PartialEq> PerEndpoint<T> {
 }
 
 impl Op {
-    /// Reads this operation's answer and hands it to its caller. One that has gone away does not wait for it; its
-    /// holder's KeepAlive mends the rest.
+    /// Reads this operation's answer and sends it to the caller. If the caller has stopped waiting, the holder's next
+    /// KeepAlive repairs the table.
     fn deliver(self, reply: &mut Reply) {
         let value = reply.value();
         match self.kind {

@@ -1,4 +1,4 @@
-//! Operations on counters: sent in batches to the script `count` or `windows`, and their answers handed back.
+//! Sends operations on counters in batches to the script `count` or `windows`, and returns their answers.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::counters::{Note, Reading, Verdict};
 
-/// Most counters in one script call: bounds how long Redis is busy with it.
+/// Most counters in one script call, which bounds how long the call blocks Redis.
 const COUNTERS_MAX: usize = 1024;
 
 /// The work of a lane of counters.
@@ -50,7 +50,7 @@ impl Work for CountWork {
         self.place.shared.metrics.store_batch.observe(operations as f64);
         ops.iter_mut().for_each(|op| op.sent(operations));
         let Err((ops, error)) = self.send(ops).await else { return };
-        // Such as for a key of another type, which must not fail the others of the batch.
+        // For example a key of another type, which must not fail the rest of the batch.
         if ops.len() > 1 && matches!(error, StoreError::Script { .. }) {
             for op in ops {
                 if let Err((op, error)) = self.send(vec![op]).await {
@@ -68,7 +68,7 @@ impl Work for CountWork {
 }
 
 impl CountWork {
-    /// Sends a batch and hands out its answers; where that fails, hands it back.
+    /// Sends a batch and distributes its answers. If the call fails, returns the batch.
     async fn send(&self, ops: Vec<Op>) -> Result<(), (Vec<Op>, StoreError)> {
         if let Some(call) = self.windows.call(&self.place, &ops) {
             match self.place.shared.run_packed(&call, Way::Request).await {
@@ -130,7 +130,7 @@ impl CountWork {
     }
 }
 
-/// Reads the verdict on one reservation. `order`: the meters as the script has them, empty where that is their own order.
+/// Reads the verdict on one reservation. `order` is the script's order of the meters; empty if it is that of the call.
 fn verdict(
     reply: &mut Numbers,
     meters: &[Meter],

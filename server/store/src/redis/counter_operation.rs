@@ -1,4 +1,4 @@
-//! Operations on counters, as they wait in their lane.
+//! Operations on counters that wait in their lane.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::counters::{Entry, Note, ReservationId, Verdict};
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
-/// The span of an operation, where it is recorded.
+/// The span of an operation, if its trace is sampled.
 type Traced = Option<Box<StoreSpan>>;
 
 /// An operation that waits for its batch.
@@ -20,14 +20,14 @@ pub(super) enum Op {
     Settle { id: ReservationId, note: Option<Note>, entries: Vec<Entry>, answer: Answer<bool>, span: Traced },
 }
 
-/// What becomes of a reservation.
+/// What the script does with a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
-    /// It is made.
+    /// Reserves.
     Make = 0,
-    /// Nothing is taken; the answer is what making it would answer.
+    /// Takes nothing, and returns what reserving would return.
     Look = 1,
-    /// What it took is given back, by its record.
+    /// Gives back what the reservation took, according to its record.
     GiveBack = 2,
 }
 
@@ -39,7 +39,7 @@ impl Op {
         }
     }
 
-    /// Returns the reservation that it makes or settles, and where the record of the latter is.
+    /// Returns the reservation to make or settle and, for a settlement, where its record is.
     pub(super) fn noted(&self) -> Option<(&ReservationId, Option<&Note>)> {
         match self {
             Self::Reserve { id, .. } => id.as_ref().map(|id| (id, None)),
@@ -47,7 +47,7 @@ impl Op {
         }
     }
 
-    /// Marks its span as sent, in a call of this many operations.
+    /// Marks the span as sent, in a call with this number of operations.
     pub(super) fn sent(&mut self, operations: usize) {
         let counters = self.counters();
         let (Self::Reserve { span, .. } | Self::Settle { span, .. }) = self;
@@ -71,9 +71,9 @@ impl Op {
     }
 }
 
-/// Where a lane's counters are.
+/// The place of a lane's counters.
 pub(super) struct Place {
-    /// The tag that records of reservations are kept under.
+    /// The tag of the keys that hold records of reservations.
     pub(super) tag: Arc<str>,
     pub(super) keys: Keys,
     pub(super) shared: Arc<Shared>,

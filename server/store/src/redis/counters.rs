@@ -1,6 +1,6 @@
-//! Counters in Redis. On one server all operations share a lane, and one call takes of all counters or of none. On
-//! Redis Cluster each tag has a lane of its own: a request that is counted under several is asked for at once, and
-//! given back where one refuses.
+//! Counters in Redis. On a single server, all operations share a lane, and one call takes from all counters or from
+//! none. On Redis Cluster, each tag has its own lane. A request under several tags reserves under all of them at once,
+//! and gives everything back if one refuses.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -23,11 +23,11 @@ use super::{
 };
 use crate::counters::{Counters, Entry, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict};
 
-/// Tag that a single server keeps all records of reservations under.
+/// Tag of all records of reservations on a single server.
 const ALL: &str = "limits";
-/// Most requests kept counted by one script call.
+/// Most requests that one script call renews.
 const RENEWALS_MAX: usize = 1000;
-/// Such calls under way at once.
+/// Most concurrent calls that renew requests.
 const RENEWAL_CALLS_MAX: usize = 16;
 
 /// The lanes of counters.
@@ -53,7 +53,7 @@ impl Lanes {
             return Arc::clone(lane);
         }
         let mut lanes = by_tag.write();
-        // One that nothing waits in or is under way in is held by nobody else.
+        // Nobody else holds a lane in which nothing waits or is under way.
         if lanes.len() >= LANES_MAX {
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
@@ -88,7 +88,7 @@ impl Lanes {
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Asks for each tag at once; where one refuses, or fails, gives back the others.
+    /// Reserves under all tags at once. If one refuses or fails, gives back the others.
     async fn reserve_apart(&self, reserve: Reserve, how: How) -> Result<Verdict, StoreError> {
         let groups = by_tag(reserve.meters, |meter| &meter.bucket.tag);
         let answers = join_all(groups.iter().map(|group| {
@@ -119,7 +119,7 @@ impl Lanes {
         if !admitted {
             merged.notes.clear();
             merged.readings.iter_mut().for_each(|reading| (reading.taken, reading.window) = (0, 0));
-            // A reservation without an id has no record: any id will do.
+            // A reservation without an id has no record, so any id will do.
             let id = reserve.id.unwrap_or_else(ReservationId::nobody);
             join_all(back.into_iter().map(|(note, entries)| self.settle(id.clone(), note, entries))).await;
         }
@@ -136,7 +136,7 @@ fn lane(tag: &Arc<str>, keys: &Keys, shared: &Arc<Shared>) -> Arc<Lane<CountWork
     Lane::new(work, shared.tasks.clone())
 }
 
-/// Items by their tag, each with its place in the list.
+/// Groups items by their tag, each with its index in the list.
 fn by_tag<T>(items: Vec<T>, tag: impl Fn(&T) -> &str) -> Vec<Vec<(usize, T)>> {
     let mut groups: Vec<Vec<(usize, T)>> = Vec::new();
     for (at, item) in items.into_iter().enumerate() {
@@ -202,7 +202,7 @@ impl Counters for RedisStore {
                 (note, group.into_iter().map(|(_, entry)| entry).collect())
             })
             .collect();
-        // Notes whose limits are no longer configured are settled as well.
+        // Also settles records whose limits are no longer configured.
         groups.extend(notes.into_iter().map(|note| (Some(note), Vec::new())));
         let answers = join_all(
             groups.into_iter().map(|(note, entries)| self.counters.settle(id.clone(), note, entries)),

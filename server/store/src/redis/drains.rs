@@ -1,4 +1,4 @@
-//! Drains in Redis, a hash with a version, and administrators' changes, a list.
+//! Drains in Redis, in a hash with a version, and administrators' changes, in a list.
 
 use async_trait::async_trait;
 use evenkeel_domain::{PoolId, StoreError};
@@ -61,7 +61,7 @@ impl ChangeStore for RedisStore {
             self.command("changes", redis::cmd("LRANGE").arg(self.keys.changes()).arg(0).arg(last)).await?;
         let entries: Vec<String> =
             redis::from_redis_value(range).map_err(|e| corrupt("changes", e.to_string()))?;
-        // Those that other releases write in another layout are passed over.
+        // Skips changes that another version of Evenkeel wrote in another layout.
         Ok(entries.iter().filter_map(|entry| parse_change(entry)).collect())
     }
 }

@@ -1,4 +1,4 @@
-//! A batch of operations as a call of the script `count`; lua/count.lua describes its arguments.
+//! Encodes a batch of operations as a call of the script `count`; lua/count.lua describes the arguments.
 
 use evenkeel_domain::{
     clock::DAY_MS,
@@ -12,17 +12,17 @@ use super::{
     script::{COUNT, Call},
 };
 
-/// Arguments of `count` before the names.
+/// Number of arguments of `count` before the names.
 const FIXED_ARGUMENTS: usize = 6;
 
-/// What is needed to read the reply to a call.
+/// What reading the reply to a call requires.
 #[derive(Default)]
 pub(super) struct Sent {
-    /// The day reservations are recorded under.
+    /// The day under which reservations are recorded.
     pub(super) today: u64,
-    /// Days of records in the call.
+    /// Number of days of records in the call.
     pub(super) days: Vec<u64>,
-    /// For each reservation the order in which the script has its meters; empty where it is their own.
+    /// For each reservation, the script's order of its meters. Empty if it is that of the call.
     pub(super) orders: Vec<Vec<usize>>,
 }
 
@@ -55,7 +55,7 @@ impl<'a> Place<'a> {
         matches!(self.rule, CounterRule::Running { .. })
     }
 
-    /// Tag and rest of the key of its string. A quota is a counter of its consumer.
+    /// Returns the tag and the rest of the key of its string. A quota is a counter of its consumer.
     fn string(&self) -> (&'a str, &'a str) {
         (&self.bucket.tag, if self.rule.is_quota() { "" } else { &self.bucket.rest })
     }
@@ -67,7 +67,7 @@ impl<'a> Place<'a> {
 }
 
 /// Returns the order in which the script takes the counters of an operation: running requests first, then string by
-/// string. Empty where it is their own.
+/// string. Empty if the counters are in that order already.
 fn order(op: &Op) -> Vec<usize> {
     let n = op.counters();
     let first = (n > 0).then(|| Place::of(op, 0));
@@ -101,16 +101,16 @@ struct Batch<'a> {
     zset_of: FxHashMap<(&'a Bucket, &'a str), usize>,
     names: Vec<&'a str>,
     rules: Vec<(&'a CounterRule, u64)>,
-    /// Each a list of names and rules by number.
+    /// Each set is a list of names and rules, by number.
     sets: Vec<Vec<(usize, usize)>>,
     settlements: Doubles,
     reservations: Doubles,
 }
 
-/// Returns the call, and what is needed to read its reply.
+/// Returns the call, and what reading its reply requires.
 pub(super) fn call(work: &Lane, ops: &[Op]) -> (Call, Sent) {
     let today = work.shared.clock.about_now_ms() / DAY_MS;
-    // Reservations are numbered day by day, and within a day in the order of the operations.
+    // Numbers reservations day by day, and within a day in the order of the operations.
     let mut records: Vec<(u64, Vec<String>)> = Vec::new();
     for op in ops {
         if let Some((id, note)) = op.noted() {
@@ -281,7 +281,7 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// Returns the number, from 1, of what is the same in a list, having added it where it is missing.
+/// Returns the number, from 1, of the equal item in a list. Adds the item if it is missing.
 fn number_of<T>(list: &mut Vec<T>, is_same: impl FnMut(&T) -> bool, new: impl FnOnce() -> T) -> usize {
     1 + list.iter().position(is_same).unwrap_or_else(|| {
         list.push(new());
@@ -289,7 +289,7 @@ fn number_of<T>(list: &mut Vec<T>, is_same: impl FnMut(&T) -> bool, new: impl Fn
     })
 }
 
-/// Returns the kind of a rule and its numbers, as its algorithm's file in lua/fragments takes them.
+/// Returns the kind and the numbers of a rule, as its algorithm's file in lua/fragments expects them.
 pub(super) fn rule_numbers(rule: &CounterRule) -> (u64, [i64; 5]) {
     let or_none = |default: Option<u64>| default.map_or(-1, |n| n as i64);
     let windows = |amount: i64, window: Window| match window {
@@ -308,12 +308,12 @@ pub(super) fn rule_numbers(rule: &CounterRule) -> (u64, [i64; 5]) {
     }
 }
 
-/// Compares texts that are mostly one and the same.
+/// Compares texts that are mostly the same allocation.
 pub(super) fn is_same(a: &str, b: &str) -> bool {
     std::ptr::eq(a, b) || a == b
 }
 
-/// Numbers as packed doubles, little-endian: a script reads them eight times as fast as MessagePack.
+/// Packs numbers as little-endian doubles, which a script reads eight times as fast as MessagePack.
 #[derive(Default)]
 pub(super) struct Doubles(pub(super) Vec<u8>);
 

@@ -1,5 +1,5 @@
-//! Every Redis key is built here. All keys of one pool carry its hash tag, so that Redis Cluster keeps
-//! them in one slot; docs/redis-layout.md shows the layout.
+//! Builds every Redis key. All keys of one pool carry its hash tag, so that Redis Cluster keeps them in one slot.
+//! docs/redis-layout.md shows the layout.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,7 @@ use evenkeel_domain::{
 
 use crate::Pool;
 
-/// Version of the layout. A change of the layout changes it, so that two versions of Evenkeel can share one Redis.
+/// Version of the layout. Each change of the layout changes it, so that two versions of Evenkeel can share one Redis.
 pub(crate) const LAYOUT: &str = "ek2";
 
 /// Builds keys under a configured prefix.
@@ -32,7 +32,7 @@ pub(crate) struct PoolKeys {
 }
 
 impl Keys {
-    /// `prefix` sets deployments that share one Redis apart; empty for none.
+    /// Builds keys under `prefix`, which separates deployments that share one Redis. May be empty.
     pub(crate) fn new(prefix: &str) -> Self {
         let prefix = if prefix.is_empty() { LAYOUT.to_owned() } else { format!("{prefix}:{LAYOUT}") };
         Self { prefix }
@@ -43,7 +43,7 @@ impl Keys {
         format!("{}:pools", self.prefix)
     }
 
-    /// Sorted set of one score: consumers with a record in a quota.
+    /// Sorted set, all scores equal: consumers with a record in a quota.
     pub(crate) fn quota_index(&self, quota: &str) -> String {
         format!("{}:quotas:{quota}", self.prefix)
     }
@@ -68,17 +68,17 @@ impl Keys {
         format!("{}:changes", self.prefix)
     }
 
-    /// Sorted set: sidecar → time until which it counts as alive, in ms.
+    /// Sorted set: sidecar → end of the time for which it counts as alive, in ms.
     pub(crate) fn sidecars(&self) -> String {
         format!("{}:sidecars", self.prefix)
     }
 
-    /// Hash: sidecar → its report of this kind; or list of this kind of event.
+    /// Hash: sidecar → its report of this kind. Or a list of this kind of event.
     pub(crate) fn activity(&self, kind: &str) -> String {
         format!("{}:{{activity}}:{kind}", self.prefix)
     }
 
-    /// Hash: sidecar → its counts of one page of time.
+    /// Hash: sidecar → its counts of one page.
     pub(crate) fn activity_page(&self, resolution: Resolution, page_ms: u64) -> String {
         format!("{}:{{activity}}:{}:{page_ms}", self.prefix, resolution.name())
     }
@@ -88,7 +88,7 @@ impl Keys {
         format!("{}:refusal:{request_id}", self.prefix)
     }
 
-    /// String: written to find out whether Redis accepts writes.
+    /// String: the probe writes it to find out whether Redis accepts writes.
     pub(crate) fn probe(&self) -> String {
         format!("{}:probe", self.prefix)
     }
@@ -110,20 +110,20 @@ impl Keys {
         SessionsKeys { last: format!("{tagged}:last"), sums: format!("{tagged}:sums"), tagged }
     }
 
-    /// String: all counters of one key. Quotas are counters of their consumer, which `rest` is empty for.
+    /// String: all counters of one key. Quotas are counters of their consumer, with an empty `rest`.
     pub(crate) fn counters(&self, tag: &str, rest: &str) -> String {
         let separator = if rest.is_empty() { "" } else { ":" };
         format!("{}:{{{tag}}}:counters{separator}{rest}", self.prefix)
     }
 
-    /// Sorted set: request running under a limit of concurrency → deadline.
+    /// Sorted set: request running under a concurrency limit → deadline.
     pub(crate) fn running(&self, bucket: &Bucket, limit: &str) -> String {
         let Bucket { tag, rest } = bucket;
         let separator = if rest.is_empty() { "" } else { ":" };
         format!("{}:{{{tag}}}:running:{limit}{separator}{rest}", self.prefix)
     }
 
-    /// Hash: reservation → its record until it is settled, of one day.
+    /// Hash: reservation of one day → its record, until it is settled.
     pub(crate) fn reservations(&self, tag: &str, day: u64) -> String {
         format!("{}:{{{tag}}}:reserved:{day}", self.prefix)
     }
@@ -162,7 +162,7 @@ impl DayKeys {
 #[derive(Clone, Debug)]
 pub(crate) struct SessionsKeys {
     tagged: String,
-    /// Sorted set: session → when it was last heard of.
+    /// Sorted set: session → time of its last turn, in ms.
     pub(crate) last: String,
     /// Hash: session → counts.
     pub(crate) sums: String,
@@ -190,7 +190,7 @@ impl PoolKeys {
     }
 }
 
-/// `route|cluster` with everything percent-encoded that could end a hash tag or be taken for the separator.
+/// Returns `route|cluster`, with percent-encoding for characters that could end a hash tag or look like the separator.
 pub(crate) fn encode_pool(pool: &PoolId) -> String {
     let mut out = String::with_capacity(pool.route().len() + pool.cluster().len() + 1);
     encode(pool.route(), &mut out);
@@ -199,19 +199,20 @@ pub(crate) fn encode_pool(pool: &PoolId) -> String {
     out
 }
 
-/// The inverse of [`encode_pool`]; `None` where the text is not of its making.
+/// The inverse of [`encode_pool`]. Returns `None` for any other text.
 pub(crate) fn decode_pool(text: &str) -> Option<PoolId> {
     let (route, cluster) = text.split_once('|')?;
     PoolId::new(&decode(route)?, &decode(cluster)?).ok()
 }
 
-/// The field of a drain: `route|cluster|endpoint`, or `||endpoint` in every pool, as no cluster's name is empty.
+/// Returns the field of a drain: `route|cluster|endpoint`, or `||endpoint` for every pool, as no cluster's name is
+/// empty.
 pub(crate) fn drain_field(endpoint: &str, pool: Option<&PoolId>) -> String {
     let pool = pool.map_or_else(|| "|".to_owned(), encode_pool);
     format!("{pool}|{endpoint}")
 }
 
-/// The inverse of [`drain_field`]; `None` where the text is not of its making.
+/// The inverse of [`drain_field`]. Returns `None` for any other text.
 pub(crate) fn drain_of_field(field: &str) -> Option<(String, Option<PoolId>)> {
     if let Some(endpoint) = field.strip_prefix("||") {
         return Some((endpoint.to_owned(), None));

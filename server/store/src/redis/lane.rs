@@ -1,5 +1,5 @@
-//! Group commit: operations on the same keys go to Redis in batches. Operations that arrive while script calls are under
-//! way wait, and leave together. There is no timer: an idle lane sends at once, a busy one pays for one script call a
+//! Group commit: sends operations on the same keys to Redis in batches. Operations that arrive during a script call
+//! wait and leave together. There is no timer: an idle lane sends at once, and a busy one makes one script call per
 //! batch.
 
 use std::{collections::VecDeque, future::Future, sync::Arc};
@@ -8,29 +8,29 @@ use evenkeel_domain::StoreError;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-/// Script calls of one lane under way at once. One would leave Redis idle for a round trip between batches.
+/// Most concurrent script calls of one lane. With one, Redis would be idle for a round trip between batches.
 const CALLS_MAX: usize = 2;
-/// With no more operations than this under way, the lane counts as idle: a further call leaves at once. Otherwise it
-/// leaves beside another only when it is full: a call itself costs Redis as much as some 40 operations do.
+/// With at most this number of operations under way, the lane counts as idle, and a further call leaves at once.
+/// Otherwise a further call leaves only when it is full, as the call alone costs Redis as much as some 40 operations.
 const IDLE_MAX: usize = 8;
-/// Most operations in one script call: bounds how long Redis is busy with it.
+/// Most operations in one script call, which bounds how long the call blocks Redis.
 pub(super) const BATCH_MAX: usize = 256;
-/// Most operations waiting in one lane; beyond, callers get an error at once.
+/// Most operations that wait in one lane. Beyond it, callers get an error at once.
 const QUEUE_MAX: usize = 16_384;
 
-/// What a lane's operations are, and what becomes of a batch of them.
+/// The operations of a lane, and how a batch of them is sent.
 pub(super) trait Work: Send + Sync + 'static {
-    /// One operation, with where its answer goes.
+    /// One operation, with the channel of its answer.
     type Op: Send + 'static;
 
-    /// Returns how many operations from the front of the queue make up the next batch: at least one where there is any,
-    /// and at most [`BATCH_MAX`].
+    /// Returns the number of operations at the front of the queue that form the next batch: at least one unless the
+    /// queue is empty, and at most [`BATCH_MAX`].
     fn next_batch(queue: &VecDeque<Self::Op>) -> usize;
 
-    /// Sends a batch and hands out its answers.
+    /// Sends a batch and distributes its answers.
     fn commit(&self, ops: Vec<Self::Op>) -> impl Future<Output = ()> + Send;
 
-    /// Answers an operation with an error.
+    /// Fails an operation with an error.
     fn fail(op: Self::Op, error: &StoreError);
 }
 
@@ -41,16 +41,17 @@ pub(super) struct Lane<W: Work> {
     state: Mutex<State<W::Op>>,
 }
 
-/// What waits and what is under way.
+/// The operations that wait, and the calls under way.
 struct State<O> {
     queue: VecDeque<O>,
-    /// Script calls under way, and the operations in them.
+    /// Script calls under way, and the number of operations in them.
     calls: usize,
     operations: usize,
 }
 
 impl<O> State<O> {
-    /// Whether the waiting operations may leave now. Always so when nothing is under way: none is left behind.
+    /// Whether the waiting operations may leave now. If nothing is under way, they always may, so that none stays
+    /// behind.
     fn may_leave(&self) -> bool {
         self.calls == 0
             || (self.calls < CALLS_MAX && (self.operations <= IDLE_MAX || self.queue.len() >= BATCH_MAX))
@@ -63,7 +64,7 @@ impl<W: Work> Lane<W> {
         Arc::new(Self { work, tasks, state: Mutex::new(state) })
     }
 
-    /// Queues an operation; its answer comes through its own channel.
+    /// Queues an operation. The answer comes through the operation's channel.
     pub(super) fn submit(self: &Arc<Self>, op: W::Op) {
         let mut state = self.state.lock();
         if state.queue.len() >= QUEUE_MAX {
@@ -76,7 +77,7 @@ impl<W: Work> Lane<W> {
             state.calls += 1;
             drop(state);
             let lane = Arc::clone(self);
-            // At most CALLS_MAX in a lane; each ends when nothing may leave.
+            // A lane has at most CALLS_MAX of these tasks. Each ends when nothing may leave.
             self.tasks.spawn(async move { lane.flush().await });
         }
     }

@@ -1,8 +1,8 @@
 //! Connections to Redis or Redis Cluster, all from one deadpool.
 //!
-//! The request path has one multiplexed connection, taken from the pool and held: checking one out costs a round
-//! trip of its own. Everything else (tables, audits, lists of leases) takes a connection of the pool for
-//! each call, with a longer timeout, so that a large answer holds up no request.
+//! The request path holds one multiplexed connection, as each checkout from the pool costs a round trip. All other
+//! calls (tables, recounts, lists of leases) check out a connection each and have a longer timeout, so that a large
+//! answer delays no request.
 
 use std::{
     sync::{
@@ -20,32 +20,32 @@ use redis::{
     cluster_async::ClusterConnection,
 };
 
-/// Most connections open at once: the held one, its successor while the old one drains, and those beside the
-/// request path.
+/// Most open connections: the held one, its successor while calls on the old one end, and those outside the request
+/// path.
 const POOL_SIZE: usize = 8;
-/// Times a cluster call is sent again after a redirection or a lost node. Scripts are idempotent.
+/// Most retries of a cluster call after a redirection or a lost node. Scripts are idempotent.
 const CLUSTER_RETRIES: u32 = 2;
-/// Timeouts in a row after which the held connection is given up. A lost packet or a fork of Redis is no reason.
+/// Timeouts in a row after which the sidecar closes the held connection. A lost packet or a fork of Redis causes fewer.
 const TIMEOUTS_MAX: u32 = 3;
 
-/// In which way a call is made.
+/// The connection and timeout of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// A request waits for it: over the held connection, with the short timeout.
+    /// A request waits for the call: the held connection and the short timeout.
     Request,
-    /// Nobody does: over a connection of the pool, with the long timeout.
+    /// No request waits: a connection from the pool and the long timeout.
     Beside,
 }
 
-/// Which server a call ran into.
+/// The state of the server, judged by a call.
 enum Standing {
-    /// It answered; the connection is sound.
+    /// The server answered, and the connection works.
     Answered(Result<Value, RedisError>),
-    /// It is there and cannot serve, now or any more: another connection may reach one that can.
+    /// The server answered that it cannot serve. Another connection may reach one that can.
     Unfit(RedisError),
-    /// It is not there.
+    /// The server cannot be reached.
     Gone(RedisError),
-    /// It did not answer in time.
+    /// The server did not answer in time.
     Silent,
 }
 
@@ -54,7 +54,7 @@ enum Pool {
     Cluster(managed::Pool<ClusterManager>),
 }
 
-/// A connection checked out of the pool. It goes back when dropped, unless it was found broken.
+/// A connection checked out of the pool. Dropping it returns it, unless a call found it broken.
 struct Checked {
     object: Option<Object>,
     broken: AtomicBool,
@@ -81,7 +81,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Prepares the connections; nothing is sent until [`Self::connect`].
+    /// Prepares the connections. Sends nothing before [`Self::connect`].
     pub(crate) fn new(options: &RedisOptions) -> Result<Self, RedisError> {
         let timeout_beside = options.connect_timeout.max(options.timeout);
         let timeouts = managed::Timeouts {
@@ -117,7 +117,7 @@ impl Link {
         Ok(Self { pool, timeout, timeout_beside, held, connecting })
     }
 
-    /// Sends one command and waits for its answer; an error that Redis itself answered is the inner one.
+    /// Sends one command and waits for its answer. The inner error is one that Redis answered.
     pub(crate) async fn query(&self, cmd: &Cmd, way: Way) -> Result<Result<Value, RedisError>, StoreError> {
         let (checked, timeout) = match way {
             Way::Request => {
@@ -152,8 +152,8 @@ impl Link {
         }
     }
 
-    /// Connects the request path unless connected. Only this waits for a connection there: a call made without one
-    /// fails at once, so that no request waits for a server that is not there.
+    /// Connects the request path unless it is connected. Calls on the request path fail at once without a connection,
+    /// so that no request waits for a server that cannot be reached.
     pub(crate) async fn connect(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.connecting.lock().await;
         if self.held.lock().is_some() {
@@ -194,7 +194,7 @@ impl Checked {
                 Connection::Cluster(c) => c.req_packed_command(cmd).await,
             }
         });
-        // A single server's errors come as values, a cluster's as errors.
+        // The client returns a single server's errors as values, and a cluster's as errors.
         match answer.await.map(|answer| answer.and_then(Value::extract_error)) {
             Ok(Ok(value)) => Standing::Answered(Ok(value)),
             Ok(Err(error)) => stand(error),
@@ -204,8 +204,8 @@ impl Checked {
 }
 
 impl Drop for Checked {
-    /// What was found broken leaves the pool for good: the pool's own check (PING) passes on a server that can no
-    /// longer be written to.
+    /// Removes a broken connection from the pool. The pool's own check (PING) succeeds on a server that no longer
+    /// accepts writes.
     fn drop(&mut self) {
         let Some(object) = self.object.take() else { return };
         if self.broken.load(Ordering::Relaxed) {
@@ -217,7 +217,7 @@ impl Drop for Checked {
     }
 }
 
-/// Judges an error by its kind and code.
+/// Returns the state of the server, judged by an error's kind and code.
 fn stand(error: RedisError) -> Standing {
     const UNFIT: [&str; 10] = [
         "READONLY",
@@ -239,7 +239,7 @@ fn stand(error: RedisError) -> Standing {
     }
 }
 
-/// Waiting in vain for a place in the pool says nothing about Redis.
+/// A timeout while waiting for a place in the pool does not mean that Redis is unavailable.
 fn not_connected(error: &managed::PoolError<RedisError>) -> StoreError {
     match error {
         managed::PoolError::Timeout(managed::TimeoutType::Wait) => StoreError::Overloaded(POOL_SIZE),
@@ -263,7 +263,7 @@ fn build<M: managed::Manager>(
         .map_err(|e| client_error(&e.to_string()))
 }
 
-/// deadpool-redis's own manager leaves retries and timeouts of a cluster client at their defaults.
+/// Sets retries and timeouts of a cluster client, which deadpool-redis's manager leaves at their defaults.
 struct ClusterManager {
     client: ClusterClient,
 }

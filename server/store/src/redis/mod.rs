@@ -52,18 +52,18 @@ mod windows;
 pub use activity::RedisActivity;
 pub use usage::RedisUsage;
 
-/// Expiry of a pool's keys, set when they are new and renewed by KeepAlives and recounts: it removes what is left when
-/// all sidecars are gone for good.
+/// Expiry of a pool's keys. Scripts set it on new keys, and KeepAlives and recounts renew it. It removes the keys
+/// after all sidecars have been uninstalled.
 const KEY_EXPIRY_MS: u64 = 3_600_000;
-/// About how many leases one reap gives back at most: bounds how long Redis is busy with it.
+/// Approximately the most leases that one reap gives back, which bounds how long the call blocks Redis.
 const REAP_MAX: usize = 1000;
-/// How long a pool stays listed after it was last registered.
+/// How long a pool stays listed after its last registration.
 const POOL_LISTED_MS: u64 = DAY_MS;
-/// Lanes from which on idle ones are dropped when a new one is needed.
+/// Number of lanes from which on a new lane makes the store drop idle ones.
 const LANES_MAX: usize = 8192;
 const POOLS_MAX: isize = 10_000;
 
-/// Tables shared by all sidecars.
+/// The tables that all sidecars share.
 pub struct RedisStore {
     keys: Keys,
     shared: Arc<Shared>,
@@ -71,7 +71,7 @@ pub struct RedisStore {
     counters: counters::Lanes,
 }
 
-/// What all lanes use.
+/// The state that all lanes share.
 struct Shared {
     link: Link,
     holder_ttl_ms: u64,
@@ -81,12 +81,12 @@ struct Shared {
     database: Database,
 }
 
-/// The time counters use, in ms of the Unix epoch; 0 for Redis's own.
+/// The time for counters, in ms of the Unix epoch. 0: Redis's clock.
 #[derive(Default)]
 struct Clock(AtomicU64);
 
 impl Clock {
-    /// Appends it as an argument; empty for Redis's own.
+    /// Appends the time as an argument. Empty for Redis's clock.
     fn tell(&self, call: &mut Call) {
         match self.0.load(Ordering::Relaxed) {
             0 => call.arg(""),
@@ -94,7 +94,7 @@ impl Clock {
         };
     }
 
-    /// Returns about the present time, to find the day that a reservation is recorded under.
+    /// Returns the approximate time, for the day under which a reservation is recorded.
     fn about_now_ms(&self) -> u64 {
         match self.0.load(Ordering::Relaxed) {
             0 => unix_ms(),
@@ -104,7 +104,7 @@ impl Clock {
 }
 
 impl Shared {
-    /// Runs a script, and keeps account of how long it took and how it went.
+    /// Runs a script, and measures its duration and result.
     async fn run(&self, call: &Call, way: Way) -> Result<script::Reply, StoreError> {
         let started = Instant::now();
         let reply = call.run(&self.link, way).await;
@@ -112,7 +112,7 @@ impl Shared {
         reply
     }
 
-    /// Sends a command beside the request path, and keeps account of it likewise.
+    /// Sends a command outside the request path, and measures it likewise.
     async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
         let started = Instant::now();
         let answer = match self.link.query(cmd, Way::Beside).await {
@@ -124,7 +124,7 @@ impl Shared {
         answer
     }
 
-    /// As [`Self::run`], for an answer packed into one text.
+    /// Like [`Self::run`], for a reply packed into one text.
     async fn run_packed(&self, call: &Call, way: Way) -> Result<script::Numbers, StoreError> {
         let started = Instant::now();
         let reply = call.run_packed(&self.link, way).await;
@@ -132,7 +132,7 @@ impl Shared {
         reply
     }
 
-    /// The span of an operation of the request path, where it is recorded.
+    /// Starts the span of an operation on the request path, if its trace is sampled.
     fn span(&self, name: &'static str, script: &'static str) -> Option<Box<StoreSpan>> {
         StoreSpan::begin(name, script, &self.database)
     }
@@ -147,10 +147,10 @@ impl Shared {
 }
 
 impl RedisStore {
-    /// Prepares the store; the first call connects. A holder not heard of for `holder_ttl` counts as dead.
+    /// Prepares the store. The first call connects. A holder counts as dead after `holder_ttl` without a KeepAlive.
     ///
     /// # Errors
-    /// Where a URL cannot be understood.
+    /// If a URL is invalid.
     pub fn new(
         options: &RedisOptions,
         holder_ttl: Duration,
@@ -172,7 +172,7 @@ impl RedisStore {
         Ok(Self { keys, shared, lanes: RwLock::default(), counters })
     }
 
-    /// Makes counters use this time, in ms of the Unix epoch, instead of Redis's: for tests on virtual time.
+    /// Makes counters use this time, in ms of the Unix epoch, instead of Redis's clock. For tests on virtual time.
     pub fn set_clock(&self, now_ms: u64) {
         self.shared.clock.0.store(now_ms, Ordering::Relaxed);
     }
@@ -182,7 +182,8 @@ impl RedisStore {
             return Arc::clone(lane);
         }
         let mut lanes = self.lanes.write();
-        // Pools come and go. Nobody else holds a lane with nothing waiting or under way; the next call makes it again.
+        // Pools come and go. Nobody else holds a lane in which nothing waits or is under way. The next call recreates
+        // it.
         if lanes.len() >= LANES_MAX {
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
@@ -198,10 +199,10 @@ impl RedisStore {
         self.shared.command(operation, cmd).await
     }
 
-    /// What Redis says of itself that an operator should know at start: `maxmemory_policy`, where it may evict.
+    /// Returns Redis's `maxmemory_policy` if it allows eviction, to warn operators at start.
     ///
     /// # Errors
-    /// Where Redis cannot be asked.
+    /// If Redis is unavailable.
     pub async fn evicting_policy(&self) -> Result<Option<String>, StoreError> {
         let value = self.command("info", redis::cmd("INFO").arg("memory")).await?;
         let text: String = redis::from_redis_value(value).unwrap_or_default();
@@ -285,7 +286,7 @@ impl Store for RedisStore {
 
     async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
         if pool.higress_table {
-            return Ok(0); // The counts include requests of other gateways, which have no leases.
+            return Ok(0); // the counts include requests of other gateways, which have no leases
         }
         let table = self.table(pool).await?;
         let lane = self.lane(pool);
@@ -302,7 +303,7 @@ impl Store for RedisStore {
         }
         let mut reply = self.shared.run(&call, Way::Beside).await?;
         reply.integer()?;
-        Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went; the next recount will do.
+        Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went, and the next recount corrects
     }
 
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
@@ -372,7 +373,7 @@ impl Store for RedisStore {
     }
 }
 
-/// Where Redis listens, if that is one place reached over TCP.
+/// Returns the address of Redis, if it is a single one reached over TCP.
 fn server(options: &RedisOptions) -> Option<(Arc<str>, u16)> {
     let [url] = &options.urls[..] else { return None };
     let url = redis::parse_redis_url(url)?;
@@ -383,7 +384,7 @@ fn stopped() -> StoreError {
     StoreError::Unavailable("the sidecar is stopping".to_owned())
 }
 
-/// Whether a text is a URL that the Redis client understands.
+/// Whether the Redis client accepts a URL.
 #[must_use]
 pub fn is_url(text: &str) -> bool {
     redis::parse_redis_url(text).is_some()

@@ -1,4 +1,4 @@
-//! Operations on a pool's table, as they wait in its lane.
+//! Operations on a pool's table that wait in its lane.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(super) struct Op {
     pub(super) holder: HolderId,
     pub(super) lease: LeaseId,
     pub(super) kind: Kind,
-    /// The trace of its request, if that is sampled.
+    /// The trace of the request, if it is sampled.
     pub(super) span: Option<Box<StoreSpan>>,
 }
 

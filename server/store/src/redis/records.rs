@@ -1,8 +1,8 @@
 //! Records in Redis: consumers' records in quotas, an index of these consumers, and overrides.
 //!
-//! The index of a quota lies in another slot than the records of its consumers. It is written before a record and
-//! after it, and an entry without a record is removed when it is read. So the index lacks a record only where a sidecar
-//! dies in the middle of a change, until somebody reads the record.
+//! The index of a quota is in another slot than the records of its consumers. A change writes the index before and
+//! after the record, and a read removes an entry without a record. So the index lacks a record only if a sidecar dies
+//! during a change, until someone reads the record.
 
 use std::sync::Arc;
 
@@ -25,9 +25,10 @@ use crate::records::{
     Account, Action, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record, RecordStore,
 };
 
-/// Records read at once for one list.
+/// Most records read at once for one list.
 const CONCURRENCY: usize = 6;
-/// Most rounds of one list, and the least to ask for in each but the first: entries may have lost their records.
+/// Most rounds of reads for one list, and the fewest entries read in each after the first. Further rounds replace
+/// entries without a record.
 const ROUNDS_MAX: usize = 20;
 const ROUND_MIN: usize = 100;
 
@@ -43,7 +44,7 @@ impl RedisStore {
         };
         let Account { bucket, quota, .. } = account;
         let mut numbers = Doubles::default();
-        // A rule that is no quota's has no record: as an empty balance.
+        // A rule of a limit has no record; it is sent as an empty balance.
         let (kind, of_rule) =
             rule_numbers(if rule.is_quota() { rule } else { &CounterRule::Prepaid { default: None } });
         numbers.push([kind]);
@@ -71,7 +72,7 @@ impl RedisStore {
         self.command("quota_index", &add).await.map(drop)
     }
 
-    /// Takes an account without a record off the index, unless it has one again.
+    /// Removes an account without a record from the index, unless it has one again.
     async fn forget(&self, account: &Account) -> Result<(), StoreError> {
         let mut remove = redis::cmd("ZREM");
         remove.arg(self.keys.quota_index(&account.quota)).arg(&*account.consumer);
@@ -86,7 +87,7 @@ impl RedisStore {
         } else {
             format!("({}", range.after)
         };
-        // No UTF-8 text holds this byte, so everything with the prefix is below.
+        // No UTF-8 text contains this byte, so every name with the prefix sorts below.
         let mut to = [b"(", range.prefix.as_bytes(), b"\xff"].concat();
         if range.prefix.is_empty() {
             to = b"+".to_vec();

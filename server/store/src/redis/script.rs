@@ -1,4 +1,4 @@
-//! The scripts of lua/, and how they are called and their answers read.
+//! The scripts of lua/: builds calls, runs them and reads the replies.
 
 use std::sync::LazyLock;
 
@@ -9,14 +9,14 @@ use serde::Serialize;
 use super::link::{Link, Way};
 
 pub(crate) struct Script {
-    /// Name of its file without ending: the `operation` in metrics and errors.
+    /// Name of its file without the extension, and the `operation` in metrics and errors.
     pub(crate) name: &'static str,
     source: String,
     sha1: String,
 }
 
-/// The files of lua/fragments. The FRAGMENTS lines of a script's header name those it uses, in order; `.ci/assemble-lua`
-/// assembles scripts in the same way for the linter.
+/// The files of lua/fragments. The FRAGMENTS lines of a script's header name the fragments it uses, in order.
+/// `.ci/assemble-lua` assembles scripts in the same way for the linter.
 macro_rules! fragments {
     ($($name:literal)*) => {
         const FRAGMENTS: &[(&str, &str)] =
@@ -114,7 +114,7 @@ impl Call {
     /// Appends a number as an argument.
     pub(crate) fn number(&mut self, value: impl std::fmt::Display) -> &mut Self {
         use std::io::Write as _;
-        // Writing to a Vec cannot fail.
+        // Writes to a Vec cannot fail.
         let _ = write!(self.arguments, "{value}");
         self.ends.push(self.arguments.len());
         self
@@ -136,8 +136,7 @@ impl Call {
         cmd
     }
 
-    /// Runs the script, in the request path or beside it; sends its source along where Redis does not have it (yet, or
-    /// any more).
+    /// Runs the script, on the request path or outside it. Sends the source if Redis does not have the script.
     pub(crate) async fn run(&self, link: &Link, way: Way) -> Result<Reply, StoreError> {
         match self.answer(link, way).await? {
             Value::Array(values) => Ok(Reply { script: self.script.name, values: values.into_iter() }),
@@ -145,7 +144,7 @@ impl Call {
         }
     }
 
-    /// Like [`Self::run`], for a script that replies with one text of packed doubles.
+    /// Like [`Self::run`], for a script that returns packed doubles.
     pub(crate) async fn run_packed(&self, link: &Link, way: Way) -> Result<Numbers, StoreError> {
         match self.answer(link, way).await? {
             Value::BulkString(bytes) => Ok(Numbers { script: self.script.name, bytes, at: 0 }),
@@ -162,7 +161,7 @@ impl Call {
     }
 }
 
-/// A script's answer packed into one text: doubles, least significant byte first, read from the front.
+/// A script's reply of packed little-endian doubles, read from the front.
 pub(crate) struct Numbers {
     script: &'static str,
     bytes: Vec<u8>,
@@ -174,7 +173,7 @@ impl Numbers {
         self.bytes.is_empty()
     }
 
-    /// The next number, which has to be a whole one and not negative.
+    /// Returns the next number, which must be a non-negative integer.
     pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
         let eight = self.bytes.get(self.at..self.at + 8).and_then(|bytes| bytes.try_into().ok());
         let number =
@@ -189,7 +188,7 @@ impl Numbers {
 
 /// Packs an argument as MessagePack.
 pub(crate) fn pack<T: Serialize>(value: &T) -> Vec<u8> {
-    // Fails only for types that the callers do not have: lists of unknown length, and writers that fail.
+    // Fails only for lists of unknown length and for writers that fail, and callers pass neither.
     rmp_serde::to_vec(value).unwrap_or_default()
 }
 
@@ -205,14 +204,14 @@ fn corrupt(script: &'static str, value: &Value) -> StoreError {
     StoreError::Corrupt { script, detail }
 }
 
-/// A script's answer, read from the front.
+/// A script's reply, read from the front.
 pub(crate) struct Reply {
     script: &'static str,
     values: std::vec::IntoIter<Value>,
 }
 
 impl Reply {
-    /// The next value, whatever it is.
+    /// Returns the next value, of any type.
     pub(crate) fn value(&mut self) -> Result<Value, StoreError> {
         self.values.next().ok_or_else(|| StoreError::Corrupt {
             script: self.script,
@@ -220,7 +219,7 @@ impl Reply {
         })
     }
 
-    /// The next value as an integer.
+    /// Returns the next value as an integer.
     pub(crate) fn integer(&mut self) -> Result<i64, StoreError> {
         match self.value()? {
             Value::Int(n) => Ok(n),
@@ -228,18 +227,18 @@ impl Reply {
         }
     }
 
-    /// The next value as a count: negative ones are as wrong as text.
+    /// Returns the next value as a count. A negative value is an error.
     pub(crate) fn count(&mut self) -> Result<u64, StoreError> {
         let n = self.integer()?;
         u64::try_from(n).map_err(|_| corrupt(self.script, &Value::Int(n)))
     }
 
-    /// All values not read yet.
+    /// Returns all values not read yet.
     pub(crate) fn rest(self) -> Vec<Value> {
         self.values.collect()
     }
 
-    /// The next value as pairs of name and number. The name '' is filler and passed over.
+    /// Returns the next value as pairs of name and number. Skips the name '', which is filler.
     pub(crate) fn pairs(&mut self) -> Result<Vec<(String, f64)>, StoreError> {
         let values = match self.value()? {
             Value::Array(values) => values,
@@ -262,7 +261,7 @@ impl Reply {
         Ok(pairs)
     }
 
-    /// An error about a value of this reply.
+    /// Builds the error for a value of this reply.
     pub(crate) fn corrupt(&self, value: &Value) -> StoreError {
         corrupt(self.script, value)
     }
@@ -272,7 +271,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    /// Without this a misspelt fragment would leave a script that fails in Redis only.
+    /// A misspelt fragment must fail here, and not only in Redis.
     #[test]
     fn scripts_name_fragments_that_exist() {
         for script in ALL {

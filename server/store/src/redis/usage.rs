@@ -1,4 +1,4 @@
-//! Usage in Redis: a hash of rows and a list of sessions for each day, and the sessions with their turns in parts.
+//! Usage in Redis: a hash of rows and a list of sessions for each day, and sessions with their turns, in parts.
 //! docs/redis-layout.md shows the layout.
 
 use std::{sync::Arc, time::Duration};
@@ -22,10 +22,10 @@ use crate::usage::{
     session_part,
 };
 
-/// About how many rows are read at once: bounds how long Redis is busy with it.
+/// Approximate number of rows read at once, which bounds how long the call blocks Redis.
 const SCAN_COUNT: usize = 1000;
 
-/// Usage shared by all sidecars.
+/// The usage store that all sidecars share.
 pub struct RedisUsage {
     keys: Keys,
     shared: Arc<Shared>,
@@ -33,7 +33,7 @@ pub struct RedisUsage {
 }
 
 impl RedisStore {
-    /// Usage, over the connections of this store.
+    /// Returns the usage store on the connections of this store.
     #[must_use]
     pub fn usage(&self, bounds: UsageBounds) -> RedisUsage {
         RedisUsage { keys: self.keys.clone(), shared: Arc::clone(&self.shared), bounds }
@@ -41,13 +41,13 @@ impl RedisStore {
 }
 
 impl RedisUsage {
-    /// How long the keys of a part stay after they were last written. A day longer than its sessions, which go by the
-    /// sidecar's clock.
+    /// Returns how long the keys of a part stay after the last write: a day longer than its sessions, whose times are
+    /// by the sidecar's clock.
     fn part_ttl_ms(&self) -> u64 {
         (self.bounds.retention + Duration::from_secs(86_400)).as_millis() as u64
     }
 
-    /// Forgets the sessions that `usage_sessions` named: name, then ms.
+    /// Deletes the sessions that `usage_sessions` returned as name and ms.
     async fn forget(&self, keys: &SessionsKeys, named: &[Value]) -> Result<u64, StoreError> {
         let named: Vec<(SessionKey, &str)> = named
             .chunks_exact(2)
@@ -121,7 +121,7 @@ impl UsageStore for RedisUsage {
         }
         let mut reply = self.shared.run(&call, Way::Beside).await?;
         let (repeated, too_many) = (reply.count()? == 0, reply.count()? == 1);
-        // The sums are in. What cannot be forgotten now is named again by the next call.
+        // The sums are added. The next call returns sessions again that cannot be deleted now.
         let forgotten = self.forget(&keys, &reply.rest()).await.unwrap_or(0);
         Ok(Applied { repeated, folded: 0, dropped: if too_many { forgotten } else { 0 } })
     }
@@ -173,7 +173,7 @@ impl UsageStore for RedisUsage {
             redis::from_redis_value(self.command(&get).await?).map_err(|e| corrupt(&e.to_string()))?;
         let mut sessions = Vec::with_capacity(names.len());
         for (name, sum) in names.iter().zip(sums) {
-            let Some(sum) = sum else { continue }; // given up between the two commands
+            let Some(sum) = sum else { continue }; // dropped between the two commands
             let sum = decode_sum(&sum);
             let (Some(key), Some(sum)) = (SessionKey::from_text(name), sum) else {
                 return Err(corrupt("a session of another layout"));
@@ -205,7 +205,7 @@ fn corrupt(detail: &str) -> StoreError {
     StoreError::Corrupt { script: "usage", detail: detail.to_owned() }
 }
 
-/// Argument of lua/usage_day.lua: rows, their counts, sessions, and their ms and counts.
+/// The argument of lua/usage_day.lua: rows, their counts, sessions, and their ms and counts.
 fn encode_day(batch: &DayBatch) -> Vec<u8> {
     let rows: Vec<&str> = batch.rows.iter().map(|(key, _)| key.as_str()).collect();
     let counts: Vec<u64> = batch.rows.iter().flat_map(|(_, usage)| usage.counts()).collect();
@@ -214,7 +214,7 @@ fn encode_day(batch: &DayBatch) -> Vec<u8> {
     pack(&(rows, counts, sessions, sums))
 }
 
-/// Argument of lua/usage_sessions.lua: sessions, their ms and counts, and how many turns of each follow as arguments.
+/// The argument of lua/usage_sessions.lua: sessions, their ms and counts, and how many turns of each follow.
 fn encode_sessions(batch: &[(SessionKey, SessionUpdate)]) -> Vec<u8> {
     let sessions: Vec<&str> = batch.iter().map(|(key, _)| key.as_str()).collect();
     let sums: Vec<u64> = batch.iter().flat_map(|(_, update)| sum_numbers(&update.sum)).collect();
@@ -245,7 +245,7 @@ fn encode_turn(turn: &Turn) -> Vec<u8> {
     ))
 }
 
-/// One value of a packed list. Lua writes a number as a float where it has become one.
+/// One value of a packed list. Lua writes a large number as a float.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Part {
@@ -286,7 +286,7 @@ fn decode_sum(bytes: &[u8]) -> Option<SessionSum> {
     Some(SessionSum { last_ms, usage: Usage::from_counts(counts) })
 }
 
-/// Reads a turn. One with more parts was written by a later version, which keeps these.
+/// Reads a turn. A later version may have written further parts, which this ignores.
 fn decode_turn(bytes: &[u8]) -> Option<Turn> {
     let parts = unpack(bytes)?;
     let [at_ms, status, outcome, input, output, cached_input, reasoning, estimated, cost, first, total] =
@@ -336,7 +336,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever stands in Redis, reading it does not panic.
+        /// No value in Redis makes the reader panic.
         #[test]
         fn any_bytes_are_read(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode_turn(&bytes);

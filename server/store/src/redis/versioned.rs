@@ -1,4 +1,4 @@
-//! Hashes with a version: overrides and drains. Sidecars poll the version, and read the hash when it has changed.
+//! Hashes with a version: overrides and drains. Sidecars poll the version, and read the hash after it has changed.
 
 use std::sync::Once;
 
@@ -12,25 +12,25 @@ use super::{
     script::{Call, VERSIONED},
 };
 
-/// An entry to be put on record.
+/// An entry to write.
 pub(super) struct Entry<'a> {
     pub(super) name: &'a str,
     pub(super) end_ms: u64,
     pub(super) rest: &'a str,
 }
 
-/// What putting an entry on record did.
+/// The result of writing an entry.
 pub(super) struct Put {
     pub(super) at_ms: u64,
-    /// Whether there was one of this name.
+    /// Whether it replaced an entry of this name.
     pub(super) before: bool,
 }
 
-/// Sidecars read the hash again with every change: one warning in the life of a process is enough.
+/// Allows one warning per process, as sidecars read the hash after every change.
 static OTHER_LAYOUT: Once = Once::new();
 
 impl RedisStore {
-    /// Puts an entry on record; `None` where the hash has `most` of them already.
+    /// Writes an entry. Returns `None` if the hash has `most` other entries.
     pub(super) async fn put_versioned(
         &self,
         key: &str,
@@ -44,7 +44,7 @@ impl RedisStore {
         Ok(done.then_some(Put { at_ms, before: reply.count()? == 1 }))
     }
 
-    /// Removes an entry; false where there is none.
+    /// Removes an entry. Returns false if there is none.
     pub(super) async fn remove_versioned(&self, key: &str, name: &str) -> Result<bool, StoreError> {
         let mut call = Call::new(&VERSIONED, &[key]);
         call.arg(name).arg("remove").arg("0").arg("").arg("0");
@@ -67,7 +67,7 @@ impl RedisStore {
             } else if let Some(entry) = parse(name, value) {
                 entries.push(entry);
             } else {
-                // An entry that another version of Evenkeel wrote must not hide the rest: without a list none is in force.
+                // An entry that another version of Evenkeel wrote must not hide the rest, or none would be in force.
                 OTHER_LAYOUT.call_once(|| {
                     warn!(operation, name, "skipped an entry in a layout that this version does not know");
                 });

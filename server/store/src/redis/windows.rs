@@ -1,4 +1,4 @@
-//! A batch as a call of the script `windows`, where that can do it; lua/windows.lua describes its arguments.
+//! Encodes a batch as a call of the script `windows`, if that can process it; lua/windows.lua describes the arguments.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,24 +11,24 @@ use super::{
     script::{Call, WINDOWS},
 };
 
-/// Batches that go to `count` after `windows` met a string that it does not know: where a key has other counters too,
-/// every call of `windows` for it is in vain.
+/// Number of batches that go to `count` after `windows` found a string with other counters. While a key has other
+/// counters too, every call of `windows` for it fails.
 const SKIPPED: u32 = 16;
 
-/// Whether `windows` is called.
+/// Decides whether batches go to `windows`.
 #[derive(Default)]
 pub(super) struct Windows {
     skip: AtomicU32,
 }
 
 impl Windows {
-    /// Sends the next batches to `count`.
+    /// Makes the next batches go to `count`.
     pub(super) fn pause(&self) {
         self.skip.store(SKIPPED, Ordering::Relaxed);
     }
 
-    /// Returns the call where the script can do this batch: reservations without records under fixed windows, no key of
-    /// which has two counters or two kinds of windows.
+    /// Returns the call if the script can process this batch: reservations without records, under fixed windows, with
+    /// one counter and one kind of window per key.
     pub(super) fn call(&self, work: &Place, ops: &[Op]) -> Option<Call> {
         let skip = self.skip.load(Ordering::Relaxed);
         if skip > 0 {
@@ -84,7 +84,7 @@ impl Windows {
     }
 }
 
-/// The text in front of a string that has this one fixed window; lua/fragments/codec.lua describes it.
+/// Returns the text at the start of a string with only this fixed window; lua/fragments/codec.lua describes it.
 fn layout_text(name: &str) -> Vec<u8> {
     const FIXED_WINDOW: u8 = 1;
     const DOUBLES: u8 = 3;

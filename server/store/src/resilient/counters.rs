@@ -1,13 +1,16 @@
-//! Counters while the store may be away. What a meter's policy says then: `local` counts here, up to the amount
-//! divided by the number of sidecars alive; `open` counts nothing and refuses nothing; `closed` refuses.
+//! Counters that survive an outage of the store. During an outage, each meter follows its policy: `local` counts in
+//! this sidecar, up to the amount divided by the number of sidecars alive; `open` counts nothing and refuses nothing;
+//! `closed` refuses.
 //!
-//! Settlements that do not reach the store wait here until it is back: it is told once, as a reservation is settled
-//! only once. What quotas were asked for meanwhile is charged when it is settled, if the store is back by then.
+//! A settlement that does not reach the store waits here until the store is back. The store applies it once. Requests
+//! under quotas that were admitted during the outage are charged when they settle, if the store is back by then.
 //!
-//! A reservation whose call failed may have been made all the same, while the request goes on by what is known here. It
-//! would stay until its window ends, and in a prepaid balance for good: so it waits here as well, and is given back.
+//! The store may have applied a reservation whose call failed, although this sidecar decided the request locally. The
+//! reserved amount would stay taken until its window ends, and in a prepaid balance for ever. So this sidecar gives the
+//! reservation back when the store answers again.
 //!
-//! What the store refuses for a reason of its own (a key of another type, say) is tried a few times and then dropped.
+//! If the store rejects a call with an error, for example because a key has another type, this sidecar tries the call
+//! a few times and then drops it.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -27,27 +30,27 @@ use crate::counters::{
     Counters, Ground, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict,
 };
 
-/// Most settlements that wait for the store; beyond, the oldest are lost, and counted.
+/// Most settlements that wait for the store. Beyond it, the oldest is dropped and counted as lost.
 const WAITING_MAX: usize = 65_536;
-/// How many are sent at the same time.
+/// Most waiting calls that are sent at the same time.
 const CONCURRENCY: usize = 64;
-/// Times something is sent that the store answers with an error.
+/// Most attempts at a call that the store answers with an error.
 const ATTEMPTS_MAX: u8 = 3;
-/// Tag of notes made here.
+/// Tag of the records of this sidecar's own counters.
 const HERE: &str = "local";
 
-/// What waits for the store.
+/// Calls that wait for the store.
 #[derive(Default)]
 pub(super) struct Waiting {
     settlements: VecDeque<(Settlement, u8)>,
-    /// Whose settlements wait or are being sent.
+    /// Reservations whose settlements wait or are being sent.
     ids: HashSet<ReservationId>,
-    /// Reservations that may have been made, to be given back.
+    /// Reservations to give back, which the store may have applied.
     doubtful: VecDeque<(Reserve, u8)>,
 }
 
 impl ResilientStore {
-    /// What is done without the store.
+    /// Decides without the store.
     async fn reserve_here(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
         let Some(here) = &self.local_counters else { return Err(away()) };
         let closed = |meter: &Meter| meter.on_outage == OnOutage::Closed && !meter.shadow;
@@ -75,7 +78,7 @@ impl ResilientStore {
         Ok(Verdict { ground: Ground::Local, admitted: verdict.admitted, readings, notes })
     }
 
-    /// This sidecar's part of an amount.
+    /// Returns this sidecar's share of an amount.
     fn share(&self, rule: CounterRule) -> CounterRule {
         let instances = self.instances.load(Ordering::Relaxed) as u64;
         let part = |amount: u64| if amount == 0 { 0 } else { (amount / instances).max(1) };
@@ -92,7 +95,8 @@ impl ResilientStore {
         }
     }
 
-    /// Settles what was reserved here: limits here, and quotas, which nothing was taken of, in the store.
+    /// Settles a reservation that this sidecar made alone: limits in its own counters, and quotas, from which nothing
+    /// was taken, in the store.
     async fn settle_here(&self, settlement: Settlement) -> Result<bool, StoreError> {
         let Some(here) = &self.local_counters else { return Err(away()) };
         let Settlement { id, notes, entries } = settlement;
@@ -111,9 +115,9 @@ impl ResilientStore {
         Ok(settled)
     }
 
-    /// False: it waits already.
+    /// Queues a settlement. Returns false if it waits already.
     fn wait(&self, settlement: Settlement, attempts: u8) -> bool {
-        // Without a note it is not known whether it was applied.
+        // Without a record, nothing shows whether the store applied it.
         if settlement.notes.is_empty() || self.is_hopeless(attempts) {
             return true;
         }
@@ -138,12 +142,12 @@ impl ResilientStore {
         self.metrics.settlements_lost.inc();
         tracing::warn!(
             attempts,
-            "settlement given up because the store rejects it: what it reserved stays charged"
+            "gave up a settlement because the store rejects it: the reserved amounts stay charged"
         );
         true
     }
 
-    /// Remembers a reservation whose call failed. One without an id cannot be told from another.
+    /// Queues a reservation whose call failed, to give it back. Without an id, the store could not identify it.
     fn doubt(&self, reserve: Reserve, attempts: u8) {
         if reserve.id.is_none() || self.is_hopeless(attempts) {
             return;
@@ -156,14 +160,14 @@ impl ResilientStore {
         waiting.doubtful.push_back((reserve, attempts));
     }
 
-    /// Settlements that wait for the store, and reservations to be given back.
+    /// Returns the number of settlements that wait for the store, and of reservations to give back.
     #[must_use]
     pub fn settlements_waiting(&self) -> usize {
         let waiting = self.waiting.lock();
         waiting.settlements.len() + waiting.doubtful.len()
     }
 
-    /// Sends what waited for the store, each once. To be called now and then.
+    /// Sends each waiting call once. Housekeeping calls this.
     pub async fn settle_waiting(&self) {
         let (settlements, doubtful) = {
             let mut waiting = self.waiting.lock();
@@ -204,7 +208,7 @@ impl ResilientStore {
     }
 }
 
-/// Whether trying again will hardly help.
+/// Whether another attempt is unlikely to succeed.
 fn is_final(error: &StoreError) -> bool {
     matches!(error, StoreError::Script { .. } | StoreError::Corrupt { .. })
 }
@@ -217,7 +221,7 @@ fn away() -> StoreError {
     StoreError::Unavailable("circuit open after earlier failures".to_owned())
 }
 
-/// Of a call to the counters in this process.
+/// Starts the span of a call to the counters in this process.
 fn span(counters: usize) -> Option<Box<StoreSpan>> {
     let mut span = StoreSpan::memory("evenkeel.store count")?;
     span.set_number("evenkeel.store.counters", counters);
@@ -234,7 +238,7 @@ impl Counters for ResilientStore {
         if self.is_up() {
             match self.observe(self.counters.reserve(reserve.clone()).await) {
                 Ok(verdict) => return Ok(verdict),
-                // It was not sent.
+                // The call was not sent.
                 Err(StoreError::Overloaded(_)) => {}
                 Err(_) => self.doubt(reserve.clone(), 0),
             }
@@ -274,7 +278,7 @@ impl Counters for ResilientStore {
 
     async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
         let Some(here) = &self.local_counters else { return self.counters.renew(renewals).await };
-        // Local knowledge is always at hand.
+        // The local counters follow every KeepAlive, so that an outage finds them complete.
         here.renew(renewals.clone()).await?;
         if !self.is_up() {
             return Ok(());
@@ -302,12 +306,12 @@ mod tests {
     use super::*;
     use crate::memory::{MemoryCounters, MemoryStore};
 
-    /// Does what it is told, and while it is lame lets nobody know.
+    /// A store that applies each call, and while it is lame loses the reply.
     #[derive(Default)]
     struct Lame {
         counters: MemoryCounters,
         lame: AtomicBool,
-        /// Refuses to settle, and counts how often it was asked to.
+        /// Rejects settlements, and counts the attempts.
         refuses: AtomicBool,
         refused: AtomicU8,
     }
@@ -380,13 +384,13 @@ mod tests {
         Reserve { id: Some(id), meters: meters() }
     }
 
-    /// What is used of the limit, left of the balance, and running.
+    /// Returns the used amount of the limit, the balance, and the number of running requests.
     async fn seen(lame: &Lame) -> [u64; 3] {
         let readings = lame.counters.peek(meters()).await.unwrap().readings;
         [readings[0].used, readings[1].used, readings[2].used]
     }
 
-    /// What was reserved by a call whose answer never came was left reserved for good.
+    /// A reservation whose reply was lost must not stay reserved for ever.
     #[tokio::test]
     async fn what_was_reserved_unknown_to_us_is_given_back() {
         let lame = Arc::new(Lame::default());
@@ -396,11 +400,11 @@ mod tests {
         assert_eq!(seen(&lame).await, [40, 60, 1]);
         lame.lame.store(false, Ordering::Relaxed);
         store.settle_waiting().await;
-        // What counts as running ends by itself.
+        // A running request stays counted until its time to live ends.
         assert_eq!(seen(&lame).await, [0, 100, 1]);
     }
 
-    /// A Settle that a gateway repeats while the store is away is told from the first one.
+    /// A gateway may repeat a Settle while the store is down. The repeated call must not settle again.
     #[tokio::test]
     async fn a_repeated_settlement_that_waits_is_the_same_one() {
         let lame = Arc::new(Lame::default());
@@ -422,7 +426,7 @@ mod tests {
         assert_eq!(seen(&lame).await, [30, 70, 0]);
     }
 
-    /// One settlement that the store refused was sent again without end, and nothing else was done.
+    /// A settlement that the store rejects must not be sent without end and hold up the others.
     #[tokio::test]
     async fn what_the_store_refuses_is_dropped_after_a_few_times() {
         let lame = Arc::new(Lame::default());

@@ -1,14 +1,13 @@
-//! The store as the rest of the sidecar uses it: the shared one while it answers, local knowledge while it does
+//! The store as the rest of the sidecar uses it: the shared store while it answers, and local knowledge while it does
 //! not.
 //!
-//! The circuit opens when the store says it cannot be reached (which includes a few calls in a row that timed out);
-//! from then on no request waits for it, and a probe tells when it is back. A single timeout, or an error about
-//! one pool's keys, opens nothing: only the operations it met are answered locally.
+//! The circuit opens when the store is unavailable, which includes several timeouts in a row. While it is open, no
+//! request waits for the store, and a probe finds out when the store is back. A single timeout, or an error about one
+//! pool's keys, does not open the circuit: only the affected operations are answered locally.
 //!
-//! Local knowledge is always at hand: a memory store follows the gateways' KeepAlive lists, and the load others had
-//! in the last table seen. It is used for as long as a dead holder's leases would be kept twice over; after that
-//! the others' load is no longer guessed at. When the store is back, the gateways' next KeepAlives make its table
-//! equal to what they hold; nothing local needs to be copied.
+//! Local knowledge is a memory store. It follows the gateways' KeepAlive lists, and has the load of the other gateways
+//! from the last table seen. It drops that load after an outage of twice the holder TTL. When the store is back, the
+//! gateways' next KeepAlives make its table equal to their lists. The sidecar copies nothing from local knowledge.
 
 use std::{
     future::Future,
@@ -38,27 +37,27 @@ use super::{
 
 mod counters;
 
-/// Time between probes while the circuit is open; longer where it keeps opening.
+/// Time between probes while the circuit is open. Longer if the circuit keeps opening.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(2);
-/// A circuit that opens again within this time of closing is probed half as often.
+/// If the circuit opens again within this time after closing, probes come half as often.
 const FLAP: Duration = Duration::from_secs(10);
 /// Least time between two warnings about single failed calls.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// A store with a plan for its failure.
+/// The store with its fallback.
 pub struct ResilientStore {
     primary: Arc<dyn Store>,
     counters: Arc<dyn Counters>,
-    /// Absent where the primary is in this process and cannot fail.
+    /// Absent if the primary is in this process and cannot fail.
     local: Option<MemoryStore>,
     local_counters: Option<MemoryCounters>,
-    /// What of counters waits for the store.
+    /// Calls about counters that wait for the store.
     waiting: Mutex<counters::Waiting>,
     /// Sidecars that share the store.
     instances: AtomicUsize,
     down: AtomicBool,
-    /// Times the circuit has opened.
+    /// How often the circuit has opened.
     losses: AtomicU64,
     circuit: Mutex<Circuit>,
     holder_ttl: Duration,
@@ -69,7 +68,7 @@ pub struct ResilientStore {
     this: std::sync::Weak<Self>,
 }
 
-/// What is remembered of earlier failures.
+/// The state of the circuit after earlier failures.
 #[derive(Default)]
 struct Circuit {
     closed_at: Option<Instant>,
@@ -77,7 +76,7 @@ struct Circuit {
     warned_at: Option<Instant>,
 }
 
-/// `endpoint` is what a table picked, if it had room.
+/// Returns the verdict for the endpoint that a table picked, if it had room.
 fn verdict(endpoint: Option<Arc<str>>, basis: Basis) -> Verdict {
     match endpoint {
         Some(_) => Verdict::Admitted { endpoint, basis },
@@ -86,7 +85,7 @@ fn verdict(endpoint: Option<Arc<str>>, basis: Basis) -> Verdict {
 }
 
 impl ResilientStore {
-    /// An embedded store: it cannot be out of reach.
+    /// Creates the store on an embedded one, which cannot become unavailable.
     #[must_use]
     pub fn embedded(
         store: MemoryStore,
@@ -99,7 +98,7 @@ impl ResilientStore {
         Self::build(Arc::new(store), counters, None, holder_ttl, metrics, tasks, shutdown)
     }
 
-    /// A shared store, with local knowledge to fall back on.
+    /// Creates the store on a shared one, with local knowledge as the fallback.
     #[must_use]
     pub fn shared<S: Store + Counters>(
         store: Arc<S>,
@@ -140,7 +139,7 @@ impl ResilientStore {
         })
     }
 
-    /// Connects. Where that fails the sidecar serves from local knowledge until the store is there.
+    /// Connects. If that fails, the sidecar serves from local knowledge until the store answers.
     pub async fn connect(&self) {
         if let Err(error) = self.primary.ping().await {
             self.open_circuit(&error);
@@ -153,19 +152,19 @@ impl ResilientStore {
         !self.down.load(Ordering::Relaxed)
     }
 
-    /// Sidecars that share it, as last seen.
+    /// Returns the number of sidecars that share the store, as last seen.
     #[must_use]
     pub fn instances(&self) -> usize {
         self.instances.load(Ordering::Relaxed)
     }
 
-    /// Times it has been lost.
+    /// Returns how often the store has been lost.
     #[must_use]
     pub fn losses(&self) -> u64 {
         self.losses.load(Ordering::Relaxed)
     }
 
-    /// Picks and leases, or does what the pool's policy says where the store cannot.
+    /// Picks an endpoint and takes a lease on it. Follows the pool's policy if the store fails.
     pub async fn admit(&self, admit: Admit, on_failure: OnStoreFailure) -> Result<Verdict, StoreError> {
         let Some(local) = &self.local else {
             let _span = StoreSpan::memory("evenkeel.store commit");
@@ -186,7 +185,7 @@ impl ResilientStore {
         }
     }
 
-    /// Gives a lease back; see [`Store::settle`].
+    /// See [`Store::settle`].
     pub async fn settle(
         &self,
         pool: &Arc<Pool>,
@@ -197,7 +196,7 @@ impl ResilientStore {
             let _span = StoreSpan::memory("evenkeel.store commit");
             return self.primary.settle(pool, holder, lease).await;
         };
-        // Also where the lease was granted locally and the store never heard of it.
+        // Also if the lease was granted locally and the store does not know it.
         let known_locally = local.settle(pool, holder, lease).await?;
         if !self.is_up() {
             return Ok(known_locally);
@@ -208,8 +207,8 @@ impl ResilientStore {
         }
     }
 
-    /// Keeps a holder alive; see [`Store::keep_alive`]. The flag is false where the shared store did not take the list;
-    /// local knowledge always does.
+    /// Keeps a holder alive; see [`Store::keep_alive`]. The flag is false if the list did not reach the shared store.
+    /// Local knowledge always takes it.
     pub async fn keep_alive(
         &self,
         pool: &Arc<Pool>,
@@ -229,7 +228,7 @@ impl ResilientStore {
         }
     }
 
-    /// Gives back leases of a dead holder; see [`Store::reap`].
+    /// See [`Store::reap`].
     pub async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
         match &self.local {
             Some(local) if !self.is_up() => local.reap(pool, holder).await,
@@ -237,7 +236,7 @@ impl ResilientStore {
         }
     }
 
-    /// Reads one pool's table. The flag is false where it is not the shared one but what is known locally.
+    /// Reads one pool's table. The flag is false if the table is local knowledge.
     pub async fn table(&self, pool: &Arc<Pool>) -> Result<(Table, bool), StoreError> {
         let Some(local) = &self.local else { return Ok((self.primary.table(pool).await?, true)) };
         if self.is_up()
@@ -253,7 +252,7 @@ impl ResilientStore {
         Ok((table, false))
     }
 
-    /// See [`Store::audit`].
+    /// See [`Store::recount`].
     pub async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
         self.if_up(self.primary.audit(pool)).await
     }
@@ -276,7 +275,7 @@ impl ResilientStore {
         self.if_up(self.primary.pools()).await
     }
 
-    /// Tells the other sidecars of this one, and counts them; see [`Store::announce`].
+    /// Announces this sidecar to the others, and counts them; see [`Store::announce`].
     pub async fn announce(&self, instance: &str, ttl: Duration) -> Result<(), StoreError> {
         let alive = self.if_up(self.primary.announce(instance, ttl)).await?;
         self.instances.store(alive.max(1), Ordering::Relaxed);
@@ -291,7 +290,7 @@ impl ResilientStore {
         self.observe(call.await)
     }
 
-    /// Draws the circuit's conclusions from how a call went.
+    /// Updates the circuit from the result of a call.
     fn observe<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         match &answer {
             Ok(_) => {}
@@ -305,7 +304,7 @@ impl ResilientStore {
         let mut circuit = self.circuit.lock();
         if circuit.warned_at.is_none_or(|at| at.elapsed() >= QUIET) {
             circuit.warned_at = Some(Instant::now());
-            warn!(%error, "store call failed: answered from local knowledge (further failures are only counted for a while)");
+            warn!(%error, "store call failed: answered from local knowledge (the next failures are not logged)");
         }
     }
 
@@ -332,7 +331,7 @@ impl ResilientStore {
 
     async fn probe(&self, interval: Duration) {
         let since = Instant::now();
-        // One that opens for the first time is probed at once: most often only the connection was lost.
+        // Probes at once when the circuit opens for the first time, as mostly only the connection was lost.
         let mut wait = if interval > PROBE_INTERVAL { interval } else { Duration::ZERO };
         let mut guessing = true;
         loop {
@@ -351,7 +350,7 @@ impl ResilientStore {
             if let Some(local) =
                 self.local.as_ref().filter(|_| guessing && since.elapsed() > self.holder_ttl * 2)
             {
-                info!("store down for long: no longer estimating the load of other gateways");
+                info!("the store has been down too long: the load of other gateways no longer counts");
                 local.forget_assumed();
                 guessing = false;
             }
@@ -363,8 +362,7 @@ impl ResilientStore {
         self.settle_waiting().await;
     }
 
-    /// Forgets the leases of holders that have fallen silent, as far as they are known locally. To be called
-    /// now and then.
+    /// Drops the leases of silent holders from local knowledge. Housekeeping calls this.
     pub fn forget_silent_holders(&self) {
         if let Some(local) = &self.local {
             local.forget_silent_holders();
