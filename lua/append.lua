@@ -2,7 +2,7 @@
 --
 -- KEYS  1  list    newest first
 -- ARGV  1  most entries
---       2  how long the list is to stay, in ms
+--       2  expiry of the list, in ms
 --       3- entries, newest last
 -- RETURNS { number of entries }
 -- ERRORS  none of its own

@@ -1,8 +1,8 @@
--- change: adds a change an administrator made to the list of the last ones, once.
+-- change: appends an administrator's change to the change log, once.
 --
 -- FRAGMENTS basics
 -- KEYS  1  list    changes, newest first: lines of id, ms, what, who, target, before, after, note
--- ARGV  1  id: one of the last 16 changes with the same makes this call do nothing
+-- ARGV  1  id. The call does nothing if one of the last 16 changes has the same id
 --       2  what
 --       3  who
 --       4  target
@@ -10,7 +10,7 @@
 --       6  after
 --       7  note
 --       8  most changes
--- RETURNS { 1, now } where added; { 0, now } where it was there
+-- RETURNS { 1, now in ms } if added; { 0, now in ms } if the list has it already
 -- ERRORS  none of its own
 -- COST    O(1)
 -- LAYOUT  ek2; see docs/redis-layout.md

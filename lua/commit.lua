@@ -3,27 +3,26 @@
 -- FRAGMENTS basics filler
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch
---       3..     hash    leases of one holder: lease -> "<13 digits of ms>:<endpoint>"; one key a holder
+--       3..     hash    leases of one holder: lease -> "<13 digits of ms>:<endpoint>"; one key per holder
 -- ARGV  1       holder TTL, ms
 --       2       expiry of the pool's keys, ms
---       3       "1" where this table is ours alone, "0" where Higress writes KEYS[1] too
---       4       the batch, MessagePack (one argument instead of hundreds: half the cost of a call was
---               taking arguments apart):
+--       3       "1" if only Evenkeel writes this table, "0" if Higress writes KEYS[1] too
+--       4       the batch, MessagePack (one argument, as parsing hundreds took half the time of a call):
 --                 { addresses, weights, caps, holders, ties }
---               addresses: what to choose from, in order; weights (> 0) and caps (0: unlimited): a list
---               beside it, or one number for all
+--               addresses: the endpoints to choose from, in order; weights (> 0) and caps (0: unlimited):
+--               one for each address, or one number for all
 --               holders: for each of KEYS 3.. { id, leases, S }; the script settles the first S
 --               leases and admits the others; no lease is named twice
---               ties: for each admission a number that decides among equals
+--               ties: for each admission, a number that decides among equals
 -- RETURNS       { now in ms, clamped, results of all settlements ..., results of all admissions ... }
 --               in the order of holders and leases
---               clamped: settlements that met a count of 0 (the table had drifted)
+--               clamped: settlements that found a count of 0, as the table had drifted
 --               settlement: 1 given back, 0 unknown
---               admission:  index of the endpoint from 1; 0 every endpoint is at its cap; or, where the
+--               admission:  index of the endpoint from 1; 0 if every endpoint is at its cap; or, if the
 --                           lease exists already, the address of its endpoint
 -- ERRORS        none of its own
--- COST          O(addresses + operations), plus O(addresses) each time the admissions have used up all
---               equally good endpoints
+-- COST          O(addresses + operations), plus O(addresses) each time the admissions have used all
+--               endpoints with the least score
 -- LAYOUT        ek2; see docs/redis-layout.md
 
 
@@ -34,7 +33,7 @@ local address, weight, cap, holders, ties = batch[1], batch[2], batch[3], batch[
 local endpoints = #address
 local reply, n_reply = { now, 0 }, 2
 
--- What is in flight on each address. Where few have any, reading all there is costs less than asking for each.
+-- Requests in flight on each address. If few addresses have any, reading the whole hash costs less than reading each.
 local count, was, index = {}, {}, nil
 if endpoints > 0 then
   local found
@@ -89,7 +88,7 @@ for h = 1, #holders do
   end
 end
 
--- The endpoints with the least score, in order; nil: to be found again.
+-- The endpoints with the least score, in order. nil: not computed yet.
 local equals
 local weights, caps = type(weight) == 'table' and weight, type(cap) == 'table' and cap
 
@@ -140,7 +139,7 @@ for h = 1, #holders do
   granted[h] = set
 end
 
--- All reading is done: write. A key's expiry is set when it is new; KeepAlives and recounts renew it.
+-- All reads are done; writes follow. Sets the expiry of new keys; KeepAlives and recounts renew it.
 local deadlines, n_deadlines, deadline = {}, 0, string.format('%.0f', now + ttl_ms)
 for h = 1, #holders do
   local set, del = granted[h], settled[h]
@@ -157,8 +156,8 @@ if n_deadlines > 0 and call('ZADD', KEYS[2], unpack(deadlines)) > 0 then
   call('PEXPIRE', KEYS[2], expiry_ms)
 end
 
--- The counts that changed: few, as an admission often takes the place that a settlement left. Writing a number is
--- slow, and many are the same.
+-- Writes the changed counts. They are few, as an admission often takes the place that a settlement left. Formatting a
+-- number is slow, and many numbers are equal.
 local text = {}
 local set, del = {}, {}
 if ours then set = { '', FILLER } end

@@ -5,26 +5,26 @@
 -- KEYS      first   string  counters of one key; see codec
 --           then    zset    requests running under one limit of concurrency; see running
 --           then    hash    records of reservations; see reservations
--- ARGV      1       time to take for now, ms; '' for Redis's clock
+-- ARGV      1       current time, ms; '' for Redis's clock
 --           2..4    packed doubles: see counters and reservations
 --           5       settlements, packed doubles, each
 --                     reservation or 0, epoch of its record, z, g,
 --                     z times the number of a zset, from 1,
 --                     g times { number of a string, set, for each counter { window, reserved, actual } }
 --           6       reservations, packed doubles, each
---                     reservation or 0, mode (0: take, 1: only look, 2: give back what the record says), z, g,
+--                     reservation or 0, mode (0: take, 1: peek, 2: give back according to the record), z, g,
 --                     z times { number of a zset, from 1, rule, cost },
 --                     g times { number of a string, set, for each counter its cost }
 --           then    names; see counters. Then ids; see reservations
--- RETURNS   packed doubles: now in ms; for each hash its epoch; for each settlement 1, or 0 where it was settled
+-- RETURNS   packed doubles: now in ms; for each hash its epoch; for each settlement 1, or 0 if it was settled
 --           before; for each reservation, its counters in the order of ARGV[6],
---             1, each counter                          admitted. A counter is what its algorithm's REPLY says; of a
---                                                      zset, how many run
---             2, each counter, each { window, taken }  admitted, where the request takes not what it asked for
+--             1, each counter                          admitted. REPLY of its algorithm describes a counter; a zset
+--                                                      replies with the number of running requests
+--             2, each counter, each { window, taken }  admitted, if the request takes other amounts than its costs
 --             0, each { 1 if over, retry ms, final ms }, each counter      refused
---             1, or 0 where there is no record         to give back
+--             1, or 0 if there is no record            given back
 -- ERRORS    none of its own
--- COST      O(counters + operations), and O(log running) for limits of concurrency
+-- COST      O(counters + operations), and O(log running) for concurrency limits
 -- LAYOUT    ek2; see docs/redis-layout.md
 
 local settlements, reservations = numbers_of(ARGV[5]), numbers_of(ARGV[6])
@@ -47,8 +47,8 @@ while settlements[p] do
       lost = true
       record(r, SETTLED)
     end
-    -- A KeepAlive under way may have put the request back: a repeated settlement ends it once more. A settlement
-    -- without a record was made under another arrangement of keys: such a request's time to live ends it.
+    -- A KeepAlive under way may have restored the request, so a repeated settlement ends it again. A settlement
+    -- without a record comes from another layout of keys, and the request stays counted until its time to live ends.
     for i = p, p + n_running - 1 do call('ZREM', KEYS[n_keys + settlements[i]], id_of(r)) end
   end
   p = p + n_running
@@ -75,12 +75,12 @@ while settlements[p] do
   reply[n_reply] = first and 1 or 0
 end
 
--- Of the reservation at hand: what each counter gives, false where it has no room; the counters of each group, and
--- where in them its set's are; window and taken of each counter.
+-- For the current reservation: what each counter gives, or false if it has no room; the counters of each group, and
+-- the positions of its set's counters in them; window and taken amount of each counter.
 local taken, c_of, places_of, pairs_of = {}, {}, {}, {}
 
 -- Finds what each counter gives. Returns whether all have room, and where the next reservation begins. `repeated`: the
--- request was admitted before; `before`: with these windows and amounts.
+-- request was admitted before. `before`: the windows and amounts of that admission.
 local function judge(q, n_running, n_groups, repeated, before)
   local n, admitted = 0, true
   for _ = 1, n_running do
@@ -120,7 +120,7 @@ local function judge(q, n_running, n_groups, repeated, before)
   return admitted, q
 end
 
--- Takes, unless it is only to look, and replies.
+-- Takes, unless the call only peeks, and replies.
 local function admit(q, n_running, n_groups, r, takes, before)
   local n, as_asked, to = 0, not before, n_reply + 1
   for _ = 1, n_running do
@@ -193,7 +193,7 @@ local function refuse(q, n_running, n_groups)
   n_reply = to
 end
 
--- Gives back what the record says was taken; returns where the next reservation begins. What counts as running stays
+-- Gives back the amounts in the record. Returns where the next reservation begins. A running request stays counted
 -- until its time to live ends.
 local function give_back(q, n_running, n_groups, r, before)
   local n = n_running
@@ -217,7 +217,7 @@ local function give_back(q, n_running, n_groups, r, before)
   return q
 end
 
--- How many counters the reservation at q has.
+-- Returns the number of counters of the reservation at q.
 local function counters_in(q, n_running, n_groups)
   local n = n_running
   q = q + 3 * n_running
@@ -234,7 +234,7 @@ while reservations[p] do
   local n_running, n_groups = reservations[p + 2], reservations[p + 3]
   local repeated, before = r > 0 and recorded[r], nil
   p = p + 4
-  -- The record does not apply where the limits have changed since.
+  -- The record does not apply if the limits have changed since.
   if repeated and #repeated == 16 * counters_in(p, n_running, n_groups) then before = numbers_of(repeated) end
   if mode == 2 then
     p = give_back(p, n_running, n_groups, r, before)
@@ -249,7 +249,7 @@ while reservations[p] do
   end
 end
 
--- All reading is done.
+-- All reads are done; writes follow.
 write_counters()
 write_running()
 write_reservations()

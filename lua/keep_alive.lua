@@ -6,9 +6,9 @@
 --       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
 -- ARGV  1       holder TTL, ms
 --       2       expiry of the pool's keys, ms
---       3       "1" where this table is ours alone, "0" where Higress writes KEYS[1] too
+--       3       "1" if only Evenkeel writes this table, "0" if Higress writes KEYS[1] too
 --       4       holder id
---       5       largest lease the holder had issued when it drew up the list
+--       5       largest lease that the holder had issued when it made the list
 --       6       E, number of addresses the list refers to
 --       then    E addresses
 --       then    the list: lease, index of its address from 1 (0: the holder does not know it yet)
@@ -65,7 +65,7 @@ end
 
 if #set > 0 then set[#set + 1], set[#set + 2] = '', FILLER end
 
--- unpack has a limit of some thousand values.
+-- unpack takes at most some thousand values.
 for from = 1, #del, 1000 do
   call('HDEL', KEYS[3], unpack(del, from, min(from + 999, #del)))
 end
@@ -73,7 +73,7 @@ for from = 1, #set, 1000 do
   call('HSET', KEYS[3], unpack(set, from, min(from + 999, #set)))
 end
 for endpoint, by in pairs(delta) do
-  -- Another writer of a Higress table may have left less than 0.
+  -- Another writer of a Higress table may have left a count below 0.
   local count = max(tonumber(call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
   if count > 0 then
     call('HSET', KEYS[1], endpoint, string.format('%.0f', count))

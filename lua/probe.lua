@@ -1,10 +1,10 @@
--- probe: finds out whether scripts can write here.
+-- probe: checks whether scripts can write to this server.
 --
 -- FRAGMENTS basics
--- KEYS  1       string  a key of its own
+-- KEYS  1       string  a key that only this script writes
 -- ARGV          none
 -- RETURNS       { now in ms }
--- ERRORS        whatever refuses a write: READONLY, OOM, MISCONF, NOPERM ...
+-- ERRORS        any error that Redis returns for a write: READONLY, OOM, MISCONF, NOPERM ...
 -- COST          O(1)
 -- LAYOUT        ek2; see docs/redis-layout.md
 

@@ -1,4 +1,4 @@
--- quota: reads or changes one consumer's record in one quota, once for each change's id, and keeps the last changes.
+-- quota: reads or changes one consumer's record in one quota, and keeps the last changes. Applies each change id once.
 --
 -- FRAGMENTS basics algorithms codec edges window prepaid budget
 -- KEYS  1  string  counters of the consumer; see codec
@@ -6,20 +6,20 @@
 -- ARGV  1  read, set, adjust or delete
 --       2  name of the quota
 --       3  rule, packed doubles: kind, five numbers of its algorithm
---       4  set: balance or amount; adjust: what to add, negative to take away; else 0
---       5  most that a balance or amount can be
+--       4  set: balance or amount; adjust: the difference, which may be negative; else 0
+--       5  largest balance or amount
 --       6  id of the change
 --       7  who
 --       8  note
 -- RETURNS { status, now in ms, before, after, 1 if there is a record, used, reserved, overrun,
 --           balance or amount on record or -1 }
 --         status: 1 read or changed; 0 a change with this id was made before; -1 there is nothing to delete. before and
---         after: balance or amount in force. used: of a budget, what is reserved included
+--         after: balance or amount in force. used: for a budget, includes reservations
 -- ERRORS  none of its own
 -- COST    O(counters of the consumer); O(changes kept) for the id
 -- LAYOUT  ek2; see docs/redis-layout.md
 
--- As many as the store's CHANGES_MAX, kept longer than anything a quota counts by.
+-- Equals the store's CHANGES_MAX. The changes expire later than any period of a quota ends.
 local CHANGES_MAX, CHANGES_MS = 100, 400 * 86400000
 
 local what, name, value, most, id = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -31,7 +31,7 @@ local c, layout = decode(call('GET', KEYS[1]))
 local at = layout.quotas[name]
 local is_of_kind = at and layout.kind_at[at] == algorithm.kind
 
--- Returns the balance or amount on record, or -1; what is used, reserved, overrun.
+-- Returns the balance or amount on record, or -1, and the used, reserved and overrun amounts.
 local function figures()
   if not is_of_kind then return -1, 0, 0, 0 end
   return c[at + algorithm.record], algorithm.figures(c, at, rule)

@@ -1,12 +1,12 @@
--- reap: gives back some of the leases of a holder that is past its deadline; nothing while it is alive.
+-- reap: gives back some leases of a holder that is past its deadline. Does nothing while the holder is alive.
 --
 -- FRAGMENTS basics
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch
 --       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
 -- ARGV  1       holder id
---       2       about how many leases to give back at most (a small hash is given back whole)
--- RETURNS       { now in ms, leases given back, 1 when the holder has more, else 0 }
+--       2       approximately the most leases to give back (a small hash is given back whole)
+-- RETURNS       { now in ms, leases given back, 1 if the holder has more, else 0 }
 -- ERRORS        none of its own
 -- COST          O(leases given back), plus a walk over empty buckets of a hash that was once large
 -- LAYOUT        ek2; see docs/redis-layout.md
@@ -14,8 +14,8 @@
 local deadline_ms = call('ZSCORE', KEYS[2], ARGV[1])
 if not deadline_ms or tonumber(deadline_ms) > now then return { now, 0, 0 } end
 
--- One call looks at a bounded part of the hash, which may be the part that earlier calls emptied: go on until
--- something is found or the hash is through.
+-- One HSCAN visits a bounded part of the hash, which earlier calls may have emptied. Continues until it finds a lease
+-- or the hash ends.
 local cursor, leases = '0'
 repeat
   local part = call('HSCAN', KEYS[3], cursor, 'COUNT', ARGV[2])
@@ -24,14 +24,14 @@ until cursor == '0' or #leases > 2
 local delta, fields = {}, {}
 for at = 1, #leases, 2 do
   local endpoint = string.sub(leases[at + 1], 15)
-  -- HSCAN may name a field twice; only what is really removed counts. The field '' is no lease.
+  -- HSCAN may return a field twice, so only removed fields count. The field '' is not a lease.
   if leases[at] ~= '' and call('HDEL', KEYS[3], leases[at]) == 1 then
     delta[endpoint] = (delta[endpoint] or 0) - 1
     fields[#fields + 1] = leases[at]
   end
 end
 for endpoint, by in pairs(delta) do
-  -- Another writer of a Higress table may have left less than 0.
+  -- Another writer of a Higress table may have left a count below 0.
   local count = max(tonumber(call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
   if count > 0 then
     call('HSET', KEYS[1], endpoint, string.format('%.0f', count))

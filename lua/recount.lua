@@ -1,17 +1,17 @@
--- recount: renews the expiry of a pool's keys, compares its counts with the sum of its leases, and corrects counts that
--- differ (a key was evicted or deleted by hand). For tables that only Evenkeel writes.
+-- recount: renews the expiry of a pool's keys, compares the counts with the sum of the leases, and corrects counts that
+-- differ because a key was evicted or deleted by hand. For tables that only Evenkeel writes.
 --
 -- FRAGMENTS basics
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch
---       3..     hash    leases of one holder; one key a holder, of all holders
+--       3..     hash    leases of one holder; one key per holder, for all holders
 -- ARGV  1       expiry of the pool's keys, ms
 --       2..     one holder id for each of KEYS 3..
 -- RETURNS       { now in ms, endpoints whose count was corrected }
---               { now in ms, -1 } when the holders are no longer those given; to be tried again
+--               { now in ms, -1 } if the holders have changed; the next recount tries again
 -- ERRORS        none of its own
--- The field '' of a hash is no endpoint and no lease: it keeps the hash a hash table; see filler.
--- COST          O(holders + endpoints in use) when the sums agree, else O(leases)
+-- The field '' of a hash is neither an endpoint nor a lease; see filler.
+-- COST          O(holders + endpoints in use) if the sums agree, else O(leases)
 -- LAYOUT        ek2; see docs/redis-layout.md
 
 if call('ZCARD', KEYS[2]) ~= #KEYS - 2 then return { now, -1 } end

@@ -1,8 +1,8 @@
--- renew: keeps requests counted that run under limits of concurrency, and puts back those that are missing.
+-- renew: keeps requests under concurrency limits counted, and restores those that are missing.
 --
 -- FRAGMENTS basics given_time
 -- KEYS  1..   zset    requests running under one limit and key: id -> deadline, ms
--- ARGV  1     time to take for now, ms; '' for Redis's clock
+-- ARGV  1     current time, ms; '' for Redis's clock
 --       2..   for each of KEYS the id of a request, and its time to live in ms; a key may come several times
 -- RETURNS     { now in ms }
 -- ERRORS      none of its own

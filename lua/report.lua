@@ -3,7 +3,7 @@
 -- FRAGMENTS basics
 -- KEYS  n  hash    sidecar -> time in ms, a newline, report; one for each kind and each page of counts
 -- ARGV  1  sidecar
---       2n+1  how long the n-th key is to stay, in ms
+--       2n+1  expiry of the n-th key, in ms
 --       2n    report for the n-th key
 -- RETURNS { 1 }
 -- ERRORS  none of its own

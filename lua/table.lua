@@ -4,8 +4,8 @@
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms of the Unix epoch
 -- ARGV          none
--- RETURNS       { now in ms, { endpoint, count ... }, { holder, deadline in ms ... } }; the endpoint '' is none: it
---               keeps the hash a hash table; see filler
+-- RETURNS       { now in ms, { endpoint, count ... }, { holder, deadline in ms ... } }. The field '' is not an
+--               endpoint; see filler
 -- ERRORS        none of its own
 -- COST          O(endpoints in use + holders); writes nothing
 -- LAYOUT        ek2; see docs/redis-layout.md

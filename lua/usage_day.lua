@@ -5,22 +5,22 @@
 --       2       zset    consumer and session, separated by 0x1F -> tokens
 --       3       hash    the same -> { ms of the last turn, seven counts }, MessagePack
 --       4       string  number of the last flush of this instance that was applied here
--- ARGV  1       number of this flush, rising; only the next is sent when this is known to be applied
---       2       expiry of the keys, ms; set where a key has none
---       3       rows at which new ones are folded into others of their model
+-- ARGV  1       number of this flush; rises. The sidecar sends the next one only after this one has been applied
+--       2       expiry of the keys, ms; set on keys without one
+--       3       number of rows from which on new ones are folded into `(other)` of their model
 --       4       most rows
 --       5       most sessions
---       6       sessions that are left when there are more
---       7       most sessions given up at once
+--       6       number of sessions that stay if there are more
+--       7       most sessions dropped at once
 --       8       MessagePack: { rows, counts of rows, sessions, { ms, counts } of sessions }; the numbers flat, no row
 --               and no session twice, at most 1000 of each
--- RETURNS       { 1, requests folded, sessions given up }
---               { 0, 0, 0 } when this flush, or a later one, has been applied
--- ERRORS        none of its own. All that may fail for the type of a key is read before anything is written, and the
---               number of the flush is written first: a call that fails has added nothing, or (rights taken away in its
---               midst) is not repeated
--- The field '' of a hash is no row and no session: it keeps the hash a hash table; see filler.
--- COST          O(rows + sessions * log(sessions of the day)), and the same for those given up
+-- RETURNS       { 1, requests folded, sessions dropped }
+--               { 0, 0, 0 } if this flush, or a later one, has been applied before
+-- ERRORS        none of its own. The script reads every key before it writes, so that a key of another type fails the
+--               call before it has added anything. It writes the number of the flush first, so that a call that loses
+--               its rights midway is not repeated
+-- The field '' of a hash is neither a row nor a session; see filler.
+-- COST          O(rows + sessions * log(sessions of the day)), and the same for dropped sessions
 -- LAYOUT        ek2; see docs/redis-layout.md
 
 local OTHER, SEPARATOR, COUNTS, COUNT_MAX = '(other)', '\31', 7, 9007199254740991
@@ -38,7 +38,7 @@ local function add(sum, first, from, at)
   end
 end
 
--- Rows: those there are, and places for those that are new.
+-- Rows: existing ones, and places for new ones.
 local order, sum_of, folded = {}, {}, 0
 if #rows > 0 then
   local found, fields = call('HMGET', KEYS[1], unpack(rows)), call('HLEN', KEYS[1])
@@ -87,7 +87,7 @@ if #sessions > 0 then
   end
 end
 
--- All reading is done: write.
+-- All reads are done; writes follow.
 local function expire(key)
   if call('PTTL', key) < 0 then call('PEXPIRE', key, ARGV[2]) end
 end

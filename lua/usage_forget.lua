@@ -1,10 +1,10 @@
--- usage_forget: forgets sessions that had no turn since usage_sessions named them.
+-- usage_forget: deletes sessions that had no turn since usage_sessions returned them.
 --
 -- KEYS  1       zset    consumer and session, separated by 0x1F -> ms of the last turn
 --       2       hash    the same -> { ms of the last turn, seven counts }, MessagePack
---       3..     list    turns of one session; one key a session
+--       3..     list    turns of one session; one key per session
 -- ARGV  1..     for each of KEYS 3.. the session, and its ms from usage_sessions
--- RETURNS       { sessions forgotten }
+-- RETURNS       { sessions deleted }
 -- ERRORS        none of its own
 -- COST          O(sessions given * log(sessions of the part) + their turns)
 -- LAYOUT        ek2; see docs/redis-layout.md
@@ -13,7 +13,7 @@ local call, forgotten = redis.call, 0
 for k = 3, #KEYS do
   local session, ms = ARGV[2 * k - 5], ARGV[2 * k - 4]
   if call('ZSCORE', KEYS[1], session) == ms then
-    -- Last, so that one that could not be done is named again.
+    -- Last, so that usage_sessions returns a session again if this call fails.
     call('DEL', KEYS[k])
     call('HDEL', KEYS[2], session)
     call('ZREM', KEYS[1], session)

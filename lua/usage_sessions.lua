@@ -1,25 +1,25 @@
--- usage_sessions: adds the turns of one flush to the sessions of one part, once, and names those to be forgotten.
+-- usage_sessions: adds the turns of one flush to the sessions of one part, once, and returns the sessions to delete.
 --
 -- FRAGMENTS filler
 -- KEYS  1       zset    consumer and session, separated by 0x1F -> ms of the last turn, by the sidecar's clock
 --       2       hash    the same -> { ms of the last turn, seven counts }, MessagePack
 --       3       string  number of the last flush of this instance that was applied here
---       4..     list    turns of one session, MessagePack; one key a session
--- ARGV  1       number of this flush, rising; only the next is sent when this is known to be applied
+--       4..     list    turns of one session, MessagePack; one key per session
+-- ARGV  1       number of this flush; rises. The sidecar sends the next one only after this one has been applied
 --       2       expiry of the keys, ms
 --       3       most sessions of this part
 --       4       most turns of a session
---       5       ms: sessions with no turn since then are forgotten
---       6       most sessions named at once
+--       5       ms: sessions with no turn since then are old
+--       6       most sessions returned at once
 --       7       MessagePack: { sessions, { ms, counts } of sessions, number of turns of each }; the numbers flat, no
 --               session twice, at most 1000 of them, and 1000 turns of each
 --       8..     turns, MessagePack, session by session
 -- RETURNS       { 1, too many, sessions and their ms ... }
---               { 0, too many, sessions and their ms ... } when this flush, or a later one, has been applied
---               too many: 1 where the sessions named are too many, 0 where they are old. Next, the sidecar
---               calls usage_forget with them: this script has no keys of their turns
+--               { 0, too many, sessions and their ms ... } if this flush, or a later one, has been applied before
+--               too many: 1 if the part has too many sessions, 0 if the returned ones are old. The sidecar then calls
+--               usage_forget with them, as this script does not have the keys of their turns
 -- ERRORS        none of its own; as usage_day
--- The field '' of the hash is no session: it keeps the hash a hash table; see filler.
+-- The field '' of the hash is not a session; see filler.
 -- COST          O(turns + sessions * log(sessions of the part))
 -- LAYOUT        ek2; see docs/redis-layout.md
 
@@ -47,7 +47,7 @@ local function apply()
   end
   for i = 1, #sessions do call('LLEN', KEYS[i + 3]) end
 
-  -- All reading is done: write.
+  -- All reads are done; writes follow.
   call('SET', KEYS[3], ARGV[1], 'PX', expiry_ms)
   call('HSET', KEYS[2], unpack(totals))
   call('ZADD', KEYS[1], unpack(scores))

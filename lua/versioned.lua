@@ -1,17 +1,17 @@
--- versioned: puts an entry on record in a hash with a version, or removes it. Overrides and drains are such hashes.
+-- versioned: writes or removes an entry of a hash with a version. Overrides and drains are such hashes.
 --
 -- FRAGMENTS basics
--- KEYS  1  hash    name -> lines of ms when it was set, end in ms or 0, rest; the field '' has the version: another
---                  number after each change
+-- KEYS  1  hash    name -> lines: ms when it was set, end in ms or 0, rest. The field '' holds the version, a number
+--                  that differs after each change
 -- ARGV  1  name
 --       2  'put' or 'remove'
 --       3  end of the entry, ms of the Unix epoch, or 0
---       4  the rest of its lines
+--       4  the rest of the lines
 --       5  most entries
--- RETURNS { 1, now in ms, 1 if there was an entry before } where done
---         { 0, now in ms, 0 } where there is none to remove, or most of them already
+-- RETURNS { 1, now in ms, 1 if there was an entry before } if done
+--         { 0, now in ms, 0 } if there is no entry to remove, or the hash is full
 -- ERRORS  none of its own
--- COST    O(1); O(entries) where there are most of them
+-- COST    O(1); O(entries) if the hash is full
 -- LAYOUT  ek2; see docs/redis-layout.md
 
 local name, most = ARGV[1], tonumber(ARGV[5])
@@ -21,7 +21,7 @@ if ARGV[2] == 'remove' then
   if before == 0 then return { 0, now, 0 } end
   call('HDEL', KEYS[1], name)
 else
-  -- The version is one more field.
+  -- The version takes one field.
   if before == 0 and call('HLEN', KEYS[1]) > most then
     local all = call('HGETALL', KEYS[1])
     for i = 1, #all, 2 do
@@ -32,6 +32,6 @@ else
   end
   call('HSET', KEYS[1], name, table.concat({ string.format('%.0f', now), ARGV[3], ARGV[4] }, '\n'))
 end
--- The time and not a count: a store that lost its data must not come to an earlier version again.
+-- The time, not a count, as a store that lost its data must not repeat an earlier version.
 call('HSET', KEYS[1], '', string.format('%.0f', time[1] * 1000000 + time[2]))
 return { 1, now, before }

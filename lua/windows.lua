@@ -1,18 +1,18 @@
--- windows: does what `count` does, for the commonest batch: reservations without records, under fixed windows only, and
--- no key with two counters. Redis runs the whole of a script at each call, so this one defines hardly a function and
--- makes few tables: a batch of one costs half as much as in `count`.
+-- windows: does the work of `count` for the most common batch: reservations without records, under fixed windows only,
+-- with one counter per key. Redis runs the whole script at each call, so this one defines few functions and tables. A
+-- batch of one costs half as much as in `count`.
 --
 -- FRAGMENTS basics given_time edges expiry
 -- KEYS      string  counters of one key; see codec. No key twice
--- ARGV      1       time to take for now, ms; '' for Redis's clock
+-- ARGV      1       current time, ms; '' for Redis's clock
 --           2       limits, packed doubles, each { 1 in shadow mode else 0, amount, windows }; see edges
 --           3       reservations, packed doubles, each
---                     1 to only look else 0, n, n times { number of the key, number of the limit, cost }
---           4..     for each limit the text of a string with its counter alone; see codec
+--                     1 to peek else 0, n, n times { number of the key, number of the limit, cost }
+--           4..     for each limit, the text of a string with only its counter; see codec
 -- RETURNS   packed doubles: now in ms; for each reservation
 --             1, each counter { used, reserved, start }                                       admitted
 --             0, each { 1 if over, retry ms, final ms }, each counter { used, reserved, start }   refused
---           or '', having done nothing, where a string has other counters than this one: `count` has to do it
+--           or '', with nothing done, if a string has other counters. The sidecar then calls `count`
 -- ERRORS    none of its own
 -- COST      O(counters)
 -- LAYOUT    ek2; see docs/redis-layout.md
@@ -23,7 +23,7 @@ local limits = { unpack_struct('<' .. rep('d', #ARGV[2] / 8), ARGV[2]) }
 local asked = { unpack_struct('<' .. rep('d', #ARGV[3] / 8), ARGV[3]) }
 local n_asked = #asked - 1 -- The last is the position behind the text.
 
--- By limit. Tables begin with an element, so that a batch of one makes none grow.
+-- By limit. Each table starts with one element, so that a batch of one need not grow it.
 local is_shadow, amounts, starts, stops = { false }, { 0 }, { 0 }, { 0 }
 for l = 1, (#limits - 1) / LIMIT_NUMBERS do
   local from = LIMIT_NUMBERS * (l - 1) + 1
@@ -87,7 +87,7 @@ while p < n_asked do
   p = last + 3
 end
 
--- All reading is done.
+-- All reads are done; writes follow.
 for k = 1, #KEYS do
   if is_changed[k] then
     local l, until_ms = limit_of[k], until_of[k]

@@ -3,29 +3,29 @@
 -- PROVIDES  ALGORITHMS   kind -> algorithm, with the fields
 --             kind, doubles   how a counter is stored; see codec
 --             quota           true for the quotas
---             record          quotas: where the counter has the amount on record; -1 there means none
+--             record          quotas: position of the amount on record, which is -1 without a record
 --             rule(rule, numbers, from)
---                             names the numbers of a rule, from numbers[from + 1] on
+--                             sets the fields of a rule from the numbers at numbers[from + 1] and after
 --             room(c, at, rule, cost)
---                             returns what a request can take, nil where there is no room
+--                             returns what a request can take, nil if there is no room
 --             at_most(c, at, rule, cost)
---                             returns what a request takes that is not refused; without it, the cost
+--                             returns what a request takes that is admitted without room; default: the cost
 --             take(c, at, rule, taken)
---                             takes
+--                             takes an amount
 --             settle(c, at, rule, window, reserved, actual)
---                             replaces what a request reserved by what it is charged
+--                             replaces the reserved amount by the charge
 --             read(c, at, rule, reply, n)
 --                             appends the counter to a reply of n numbers; returns the new n, and the window, slot,
---                             time or day to show when the request is settled
+--                             time or day that the settlement passes
 --             retry(c, at, rule, cost)
---                             returns, of a refusal, the ms until the request would fit, and the ms for which only an
+--                             for a refusal, returns the ms until the request would fit, and the ms in which only an
 --                             administrator can make room
 --             figures(c, at, rule)
---                             quotas: returns what is used, reserved and overrun
---           take and settle return the time until which the counter matters, ms; 0 where that has no end; nil where
---           they changed nothing.
---           room, settle and figures bring the counter up to now; the others run after one of them.
---           A rule has `provisional` where what a request takes is replaced when it ends.
+--                             quotas: returns the used, reserved and overrun amounts
+--           take and settle return the time until which the counter matters, ms; 0 if that has no end; nil if they
+--           changed nothing.
+--           room, settle and figures advance the counter to now; the others run after one of them.
+--           A rule has `provisional` if the settlement replaces what a request takes.
 --           server/src/store/memory/cell.rs is the reference, with the same order of arithmetic.
 
 local FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, CONCURRENCY, PREPAID, BUDGET = 1, 2, 3, 4, 5, 6

@@ -1,4 +1,4 @@
--- basics: what nearly every script uses.
+-- basics: functions and the time, which nearly every script uses.
 --
 -- PROVIDES  call, floor, max, min
 --           now   ms of the Unix epoch by Redis's clock: the only clock that decides anything

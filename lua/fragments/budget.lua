@@ -1,8 +1,8 @@
 -- budget: an amount in each window, from the consumer's record or the default.
 --
--- ARGV    rule: amount for a consumer without a record, where -1 refuses such consumers; windows; see edges
+-- ARGV    rule: amount for a consumer without a record, or -1 to refuse such consumers; windows; see edges
 -- LAYOUT  START, USED, RESERVED; see window
---         AMOUNT   the amount on record; -1 without a record, and the default applies
+--         AMOUNT   the amount on record; -1 without a record, when the default applies
 -- REPLY   used, reserved, amount, start
 
 do
@@ -22,7 +22,7 @@ do
       rule.default = numbers[from + 1]
       rule.start, rule.stop = window_of(numbers, from)
     end,
-    -- The last of a budget goes to one request at a time.
+    -- One request at a time can take the rest of a budget.
     room = function(c, at, rule, cost)
       window_now(c, at, rule)
       local amount = amount_of(c, at, rule)

@@ -10,13 +10,13 @@
 -- LAYOUT    ek2; see docs/redis-layout.md. All numbers are little-endian. The counters of one key are
 --             u16 n, n bytes of text, doubles
 --           The text names each counter: u8 kind, u8 number of doubles, u16 n, n bytes of name. The doubles are
---             UNTIL    when the key expires, ms; while it has no expiry, when its limits stop to matter
---             LASTING  1 while a balance or an amount is on record, which leaves the key without expiry; else 0
+--             UNTIL    when the key expires, ms; while it has no expiry, when its limits no longer matter
+--             LASTING  1 while a balance or an amount is on record, so that the key has no expiry; else 0
 --             the doubles of each counter, in the order of the text; the algorithm's file names them
 --           A script holds the doubles as one flat list c, where c[at + START] is a number of the counter at `at`.
 
 local UNTIL, LASTING, HEAD_DOUBLES = 1, 2, 2
--- Most numbers that one call takes apart or puts together: each takes a place on Lua's stack.
+-- Most numbers that one call packs or unpacks, as each takes a place on Lua's stack.
 local CHUNK = 2000
 
 local pack, unpack_struct, rep, sub = struct.pack, struct.unpack, string.rep, string.sub
@@ -26,7 +26,7 @@ local function numbers_of(packed)
   for from = 0, max(0, n - 1), CHUNK do
     local count = min(CHUNK, n - from)
     local part = { unpack_struct('<' .. rep('d', count), packed, 8 * from + 1) }
-    part[count + 1] = nil -- Drops the position behind the last.
+    part[count + 1] = nil -- Drops the position after the last number.
     if list then
       for i = 1, count do list[from + i] = part[i] end
     else
@@ -47,7 +47,7 @@ local function packed_of(numbers)
   return table.concat(parts)
 end
 
--- By text: in a batch most keys share one.
+-- Cached by text, as most keys of a batch have the same.
 local layouts = {}
 
 local function layout_of(text)
@@ -74,7 +74,7 @@ local function decode(value)
   local text, from = unpack_struct('<Hc0', value)
   local layout = layout_of(text)
   local c = { unpack_struct(layout.format, value, from) }
-  c[layout.doubles + 1] = nil -- Drops the position behind the last.
+  c[layout.doubles + 1] = nil -- Drops the position after the last number.
   return c, layout
 end
 

@@ -1,16 +1,16 @@
--- counters: reads the strings of counters a call uses, and writes back those that changed.
+-- counters: reads the strings of counters that a call uses, and writes those that changed.
 --
 -- PROVIDES  head            the numbers of ARGV[2]
 --           rules, sets     by number; see ARGV. A set is a list of rules, with `names`
---           open(k, set)    returns the counters of KEYS[k], and where in them those of the set are: 0 where a quota's
---                           record is of another kind
+--           open(k, set)    returns the counters of KEYS[k], and the positions of the set's counters in them: 0 if a
+--                           quota's record is of another kind
 --           changed(k, ms)  marks the counters of KEYS[k] as changed; they matter until then, or 0
 --           write_counters()
 -- KEYS      first  string  counters of one key; see codec
--- ARGV      2      packed doubles: how many of KEYS are strings of counters; how many of ARGV precede the names; what
---                  other fragments state
+-- ARGV      2      packed doubles: number of KEYS that are strings of counters; number of ARGV before the names; then
+--                  the numbers of other fragments
 --           3      packed doubles: rules, 7 numbers each: kind, flags (1 shadow, 2 provisional), five numbers of its
---                  algorithm, 0 where it has fewer
+--                  algorithm, padded with 0
 --           4      packed doubles: sets of counters of one key that a request uses together: n, n times
 --                  { number of the name, number of the rule }
 --           names  text, of limits and quotas
@@ -43,11 +43,11 @@ do
   end
 end
 
--- MGET reads a key of another type as none.
+-- MGET returns a key of another type as absent.
 local stored = n_keys > 0 and call('MGET', unpack(KEYS, 1, n_keys))
 local counters, layouts_by_key, until_by_key = {}, {}, {}
 
--- Adds the counters of the set that are missing.
+-- Adds the missing counters of the set.
 local function find(k, set)
   local c, layout = counters[k], layouts_by_key[k]
   local places, before
@@ -62,7 +62,7 @@ local function find(k, set)
       elseif at and quota then
         places[i] = 0
       else
-        -- The limit has changed its kind: it starts from nothing.
+        -- The limit has changed its kind, so it starts from 0.
         if at then layout = without_counter(layout, c, name, quota) end
         layout = with_counter(layout, c, name, algorithm)
       end

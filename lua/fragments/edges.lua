@@ -1,4 +1,4 @@
--- edges: the window that now is in.
+-- edges: the current window.
 --
 -- PROVIDES  window_of(numbers, from)   returns its start and its end, ms
 -- ARGV      five numbers from numbers[from + 1] on: an amount; the length of the windows, ms, and 0, 0, 0; or the

@@ -1,6 +1,6 @@
 -- filler: keeps a hash a hash table.
 --
--- PROVIDES  FILLER   value of the field '' of a hash, which is no endpoint, lease or reservation
+-- PROVIDES  FILLER   value of the field '' of a hash, which is not an endpoint, lease or reservation
 --
 -- Redis keeps a hash of up to 512 fields as a list, and each access then costs O(fields). One value longer than
 -- hash-max-listpack-value (64) makes it a hash table.

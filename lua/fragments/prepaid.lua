@@ -1,12 +1,12 @@
 -- prepaid: a balance that administrators fill and requests use up.
 --
--- ARGV    rule: balance of a consumer without a record; -1 refuses such consumers
--- LAYOUT  BALANCE    what is left; -1 without a record, and the default applies
---         CHARGED    what requests were charged
---         OVERRUN    the part of that which exceeded the balance
+-- ARGV    rule: balance of a consumer without a record, or -1 to refuse such consumers
+-- LAYOUT  BALANCE    the balance; -1 without a record, when the default applies
+--         CHARGED    sum of all charges
+--         OVERRUN    the part of CHARGED that exceeded the balance
 --         DAY        days since the Unix epoch
---         TODAY      what requests under way reserved on that day
---         YESTERDAY  and on the day before
+--         TODAY      reserved on DAY by running requests
+--         YESTERDAY  reserved on the day before by running requests
 -- REPLY   balance, reserved, amount, day
 
 do
@@ -21,7 +21,7 @@ do
     end
   end
 
-  -- Puts the default on record where nothing is; returns whether there is a record now.
+  -- Records the default if there is no record. Returns whether there is a record now.
   local function on_record(c, at, rule)
     if c[at + BALANCE] < 0 then
       if rule.default < 0 then return false end
@@ -42,7 +42,7 @@ do
     quota = true,
     record = BALANCE,
     rule = function(rule, numbers, from) rule.default = numbers[from + 1] end,
-    -- The last of a balance goes to one request at a time.
+    -- One request at a time can take the rest of a balance.
     room = function(c, at, rule, cost)
       if c[at + DAY] ~= today then bring_up(c, at) end
       local balance = balance_of(c, at, rule)

@@ -1,17 +1,17 @@
 -- reservations: records that make reserving and settling idempotent. Reserving writes a record, settling deletes it.
 --
 -- PROVIDES  recorded       reservation -> its record, or false
---           day_of         reservation -> number of the hash its record is in
+--           day_of         reservation -> number of the hash that has its record
 --           epochs         number of the hash -> its epoch
 --           id_of(r)       returns the id of reservation r
 --           record(r, value), forget(r)
 --           write_reservations()
 --           SETTLED        the record of a reservation that was settled after Redis had lost its record
--- KEYS      last  hash     records of one day: id -> packed doubles, for each counter the window it was taken in and
---                          what was taken; or SETTLED. The field '' has the hash's epoch, the time it was made, ms,
+-- KEYS      last  hash     records of one day: id -> packed doubles, for each counter the window and the amount
+--                          taken; or SETTLED. The field '' has the hash's epoch, which is its creation time in ms,
 --                          and filler
--- ARGV      2     packed doubles, after those of counters: how many of ARGV precede the ids; for each hash how many
---                 ids. Reservations are numbered through all hashes, from 1
+-- ARGV      2     packed doubles, after those of counters: number of ARGV before the ids; for each hash the number
+--                 of ids. Reservations are numbered across all hashes, from 1
 --           ids   "HOLDER/LEASE"; no id twice
 
 local SETTLED = '0'

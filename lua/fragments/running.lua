@@ -1,6 +1,6 @@
--- running: requests running under limits of concurrency.
+-- running: requests running under concurrency limits.
 --
--- PROVIDES  running(k)        returns how many run under zset k
+-- PROVIDES  running(k)        returns the number of requests running under zset k
 --           run(k, rule, id)  counts a request as running, once
 --           write_running()
 -- KEYS      zset  after the strings: requests running under one limit: id -> deadline, ms

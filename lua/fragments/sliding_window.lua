@@ -1,4 +1,4 @@
--- sliding_window: up to an amount in any window as long as the period, counted in 16 slots of it and the newest.
+-- sliding_window: up to an amount in any window of the period's length, counted in 16 slots and the newest one.
 --
 -- ARGV    rule: amount, period in ms
 -- LAYOUT  SLOT    number of the newest slot

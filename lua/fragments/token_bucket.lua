@@ -3,8 +3,7 @@
 --
 -- ARGV    rule: burst, amount, period in ms
 -- LAYOUT  AS_OF   time of DEBT, ms
---         DEBT    what requests took and the bucket has not regained, times the period: whole numbers, so that rounding
---                 loses nothing
+--         DEBT    tokens taken and not yet refilled, times the period: a whole number, so that rounding loses nothing
 --         PERIOD  that period, ms
 -- REPLY   used
 
@@ -42,7 +41,7 @@ do
     settle = function(c, at, rule, taken_at, reserved, actual)
       bring_up(c, at, rule)
       local more = (actual - reserved) * rule.period
-      -- What the bucket has regained since is not given back: others may have used it.
+      -- Does not give back what the bucket has refilled since, as other requests may have used it.
       if more < 0 then more = -min(-more, max(0, reserved * rule.period - (now - taken_at) * rule.amount)) end
       local debt = max(0, c[at + DEBT] + more)
       c[at + DEBT] = debt

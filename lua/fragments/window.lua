@@ -1,9 +1,9 @@
--- window: what fixed windows and budgets share.
+-- window: the code that fixed windows and budgets share.
 --
 -- PROVIDES  window_now, window_take, window_settle; see algorithms
---           START, USED, RESERVED   positions: when the window began, ms; what is used in it; the part of that which
---                                   requests under way reserve
--- A rule has `start` and `stop`, the window that now is in.
+--           START, USED, RESERVED   positions: start of the window, ms; used amount; the part of it that running
+--                                   requests reserve
+-- A rule has `start` and `stop` of the current window.
 
 local START, USED, RESERVED = 1, 2, 3
 
