@@ -47,7 +47,7 @@ impl Prometheus {
     ) -> Result<Self, LabError> {
         let program = paths::prometheus()?;
         let (port, config, data) = (ports::free_port()?, dir.join("prometheus.json"), dir.join("prometheus"));
-        // Prometheus expects YAML, of which JSON is a subset.
+        // Prometheus expects YAML, and every JSON text is YAML.
         let text = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": rules,

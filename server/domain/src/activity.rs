@@ -1,5 +1,5 @@
-//! What has happened: results of requests over time, refusals, repairs of tables, and the status of each sidecar. The
-//! store keeps these types, and all sidecars share them.
+//! Activity: results of requests over time, refusals, repairs of tables, and the status of each sidecar. The store
+//! keeps these types, and all sidecars share them.
 
 use serde::{Deserialize, Serialize};
 

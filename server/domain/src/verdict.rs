@@ -1,13 +1,13 @@
-//! The verdict on a request, from the store to the doors, and the one table from a refusal to its response.
+//! The verdict on a request, and the table that maps each reason of a refusal to its response.
 
 use std::sync::Arc;
 
 use crate::activity::AdmitResult;
 
-/// What an admission rests on.
+/// The basis of an admission.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Basis {
-    /// The table all sidecars share.
+    /// The table that all sidecars share.
     #[default]
     Shared,
     /// This sidecar's local knowledge: the store is unavailable.

@@ -15,14 +15,14 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-/// Most retries of an export, as far as its timeout allows.
+/// Most retries of an export. Its timeout may allow fewer.
 const RETRIES_MAX: usize = 4;
 /// Time before the first retry; doubles with each further one.
 const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(4);
 
-/// Returns a tracer that exports to the configured collector, or one that records nothing if there is none. Call it inside
-/// a Tokio runtime.
+/// Returns a tracer that exports to the configured collector, or one that records nothing if there is none. Call it
+/// inside a Tokio runtime.
 ///
 /// # Errors
 /// Fails if TLS cannot be set up, or a header is invalid.
@@ -31,7 +31,7 @@ pub fn start(config: Option<&Traces>, instance: &str, metrics: &TraceMetrics) ->
     Ok(Tracer::new(exporter(config, instance)?, config.sample, metrics))
 }
 
-/// Returns an exporter that connects when there is something to send.
+/// Returns an exporter that connects at the first export.
 fn exporter(config: &Traces, instance: &str) -> anyhow::Result<SpanExporter> {
     let retries = RetryPolicy::recommended()
         .with_max_retries(RETRIES_MAX)

@@ -200,7 +200,7 @@ impl Fixture {
         Ok((limit.used, limit.reserved))
     }
 
-    /// Waits until the usage of one limit or quota is `used`, of which `reserved` is reserved.
+    /// Waits until one limit or quota has used `used`, including `reserved` that is reserved.
     pub(super) async fn wait_used(
         &self,
         sidecar: usize,

@@ -20,7 +20,7 @@ impl Scope {
         Self::default()
     }
 
-    /// Makes a scope from the lists of a rule, exactly one of which must be given.
+    /// Makes a scope from the lists of a rule. Exactly one list must be given.
     pub(super) fn new(
         check: &mut Check,
         path: &str,
@@ -120,8 +120,8 @@ pub(super) fn negated(condition: &RawCondition) -> RawCondition {
     }
 }
 
-/// Merges adjacent rules with the same configuration for several routes, because Higress counts them together. Rules that
-/// are not adjacent stay apart, as merging them would change their order.
+/// Merges adjacent rules with the same configuration for several routes, because Higress counts them together. Rules
+/// that are not adjacent stay apart, as merging them would change their order.
 pub(super) fn merge(list: Vec<(String, Scope, Settings)>) -> Vec<(String, Scope, Settings)> {
     let mut merged: Vec<(String, Scope, Settings)> = Vec::with_capacity(list.len());
     for (path, mut scope, settings) in list {

@@ -63,7 +63,7 @@ pub enum Algorithm {
     Concurrency,
 }
 
-/// What happens while the store is unavailable.
+/// The policy while the store is unavailable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnOutage {

@@ -140,6 +140,6 @@ pub struct Meter {
     pub provisional: bool,
     /// Shadow mode: the counter counts, but refuses nothing.
     pub shadow: bool,
-    /// What happens while the store is unavailable.
+    /// The policy while the store is unavailable.
     pub on_outage: OnOutage,
 }

@@ -79,7 +79,7 @@ impl History {
     /// If the store fails.
     pub async fn sidecars(&self) -> Result<Vec<(SidecarStatus, bool)>, StoreError> {
         let statuses = self.statuses.get_or_read(FRESH, self.store.statuses()).await?;
-        // The last report tells the store's time to within an interval, as this sidecar reports too.
+        // The last report gives the store's time to within an interval, as this sidecar reports too.
         let now = statuses.iter().map(|status| status.seen_at_ms).max().unwrap_or(0);
         let listed = statuses.iter().filter(|status| status.seen_at_ms + LISTED_MS >= now);
         let mut listed: Vec<_> = listed

@@ -1,8 +1,8 @@
-//! What has happened, so that operators can ask: is there room, who uses it, why was this request refused?
+//! Activity: shows operators whether there is room, who uses it, and why a request was refused.
 //!
 //! A [`Recorder`] takes events and never waits. About once a second, [`report`] writes what this sidecar saw to the
-//! store, in place of its previous report. [`History`] joins the reports of all sidecars. So any sidecar returns
-//! figures for the whole cluster, and a lost call costs nothing.
+//! store, in place of its previous report. [`History`] joins the reports of all sidecars, so that any sidecar returns
+//! figures for the whole cluster. The next report makes up for a lost call.
 
 mod burn_rate;
 mod cached;

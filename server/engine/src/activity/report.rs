@@ -93,7 +93,7 @@ impl Reporter {
         self.started_at_ms
     }
 
-    /// Reports until `shutdown`, and then once more.
+    /// Reports periodically until `shutdown`, and then once more.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -111,7 +111,7 @@ impl Reporter {
         }
     }
 
-    /// Writes what is new to the store. What the store does not take waits for the next report.
+    /// Writes changes to the store. If that fails, they wait for the next report.
     async fn report(&mut self, ending: bool) -> Result<(), StoreError> {
         let now_ms = unix_ms();
         let totals = self.pools.totals();

@@ -1,4 +1,4 @@
-//! A holder's list: the tables are made equal to it, and its concurrent requests stay counted.
+//! Applies a holder's list: makes the tables equal to it, and keeps the holder's concurrent requests counted.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,32 +13,32 @@ use tracing::warn;
 use super::Admission;
 use crate::balancer::pool_entry::PoolEntry;
 
-/// Lists of one KeepAlive applied at the same time.
+/// Most lists of one KeepAlive that are applied at the same time.
 const CONCURRENCY: usize = 16;
 
-/// Everything one holder has.
+/// The leases and tickets of one holder.
 #[derive(Debug)]
 pub struct HolderList {
     pub holder: HolderId,
-    /// Its leases by pool. Routes that share a table may each name a part of it.
+    /// The leases by pool. Routes that share a table may each list a part of it.
     pub pools: Vec<(PoolId, Held)>,
     /// Tickets of requests that count in a limit of concurrency.
     pub tickets: Vec<(ReservationId, Vec<u8>)>,
 }
 
-/// What a KeepAlive brought about.
+/// The result of a KeepAlive.
 #[derive(Clone, Debug, Default)]
 pub struct KeptAlive {
     /// Repairs in all pools.
     pub repairs: Repairs,
     /// Pools whose lists did not reach the shared table.
     pub unapplied: u32,
-    /// Pools this sidecar does not serve. They must not cost the holder its leases in the others.
+    /// Pools that this sidecar does not serve. The holder keeps its leases in the others.
     pub unserved: Vec<PoolId>,
 }
 
 impl Admission {
-    /// Keeps a holder alive and makes every table equal to its list. A failure in one pool hides no other's result.
+    /// Keeps a holder alive and makes every table equal to its list. A failure in one pool does not affect the others.
     pub async fn keep_alive(&self, list: HolderList) -> KeptAlive {
         let HolderList { holder, pools, tickets } = list;
         self.recorder.seen(&holder);
@@ -74,7 +74,7 @@ impl Admission {
         kept
     }
 
-    /// Joins the lists of routes that share a table: what one names, another must not drop.
+    /// Joins the lists of routes that share a table, as the list of one route must not drop the leases of another.
     fn by_table(&self, pools: Vec<(PoolId, Held)>) -> (Vec<(Arc<PoolEntry>, Held)>, Vec<PoolId>) {
         let mut lists: HashMap<PoolId, (Arc<PoolEntry>, Held)> = HashMap::with_capacity(pools.len());
         let mut unserved = Vec::new();

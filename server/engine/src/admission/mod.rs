@@ -1,5 +1,5 @@
-//! The way of a request: admitted by its limits and its pool, settled in both when it ends, recorded in the ledger.
-//! [`settle`] has its end, [`keep_alive`] the list of what a gateway holds.
+//! Admits a request by its limits and its pool, settles it in both when it ends, and records it in the ledger.
+//! [`settle`] handles the end of a request, and [`keep_alive`] a gateway's list of leases.
 
 use std::{
     sync::Arc,
@@ -34,15 +34,15 @@ use crate::{
 pub mod keep_alive;
 pub mod settle;
 
-/// What requests go through.
+/// The components that a request passes through.
 pub struct Admission {
     /// Pools and their tables.
     pub balancer: Arc<Balancer>,
     pub limiter: Arc<Limiter>,
     pub ledger: Arc<Ledger>,
-    /// For administrators' calls that come through a gateway.
+    /// Serves administrators' calls that come through a gateway.
     pub quotas: Arc<Quotas>,
-    /// What happened, for people.
+    /// Records events, for operators.
     pub recorder: Arc<Recorder>,
     pub tracer: Tracer,
     pub metrics: Arc<Metrics>,
@@ -52,16 +52,16 @@ pub struct Admission {
 pub enum Decision {
     /// The request may go on.
     Admitted(Admitted),
-    /// The gateway answers the client.
+    /// The gateway sends this response to the client.
     Refused(Box<Refusal>),
 }
 
 pub struct Admitted {
-    /// Where to; `None` where the gateway chooses.
+    /// The chosen endpoint. `None` if the gateway chooses.
     pub endpoint: Option<Arc<str>>,
     /// How the endpoint was chosen.
     pub basis: Basis,
-    /// What the gateway returns with the settlement; often empty.
+    /// The ticket, which the gateway returns with the settlement. Often empty.
     pub ticket: Vec<u8>,
     /// Whether KeepAlives carry the ticket, as the request counts in a limit of concurrency.
     pub show_ticket: bool,
@@ -72,11 +72,11 @@ pub struct Admitted {
 }
 
 impl Admission {
-    /// Decides on a request. Where limits apply, the decision completes even if the caller stops waiting, so that the
-    /// sidecar knows what is reserved when the request settles. `request_id` is the gateway's; empty for none.
+    /// Decides on a request. If limits apply, the decision completes even if the caller stops waiting, so that the
+    /// sidecar knows the reservations when the request settles. `request_id` is the gateway's, and may be empty.
     ///
     /// # Errors
-    /// Where the request itself is wrong, or an embedded store fails. A refusal is a decision.
+    /// If the request is invalid, or an embedded store fails. A refusal is a decision.
     pub async fn admit(
         self: &Arc<Self>,
         pick: PickRequest,
@@ -101,8 +101,7 @@ impl Admission {
         decision
     }
 
-    /// Asks the limits and the pool at the same time, as each costs a round trip, and rolls back the one that admits
-    /// where the other refuses.
+    /// Asks the limits and the pool at the same time, as each costs a round trip. If one refuses, rolls back the other.
     async fn decide(
         &self,
         pool: &PoolEntry,
@@ -160,7 +159,7 @@ impl Admission {
         Box::new(Refusal::of_pool(reason, retry_after_s, consumer, model))
     }
 
-    /// Counts the decision, and keeps a refusal for whoever asks why.
+    /// Counts the decision, and records a refusal so that operators can look it up.
     fn record(&self, decision: &Result<Decision, DomainError>, pool: &PoolEntry, request_id: &str) {
         let admits = &self.metrics.admits;
         let result: AdmitResult = match decision {
@@ -219,8 +218,8 @@ impl Admission {
         respond(&self.quotas, &admins, call).await
     }
 
-    /// Forgets what is too old, announces this sidecar to the others, and sends settlements that wait for the store, once
-    /// an interval until `shutdown`.
+    /// Drops expired state, announces this sidecar to the others, and sends settlements that wait for the store, once
+    /// per interval until `shutdown`.
     pub async fn housekeeping(
         self: Arc<Self>,
         instance: String,

@@ -1,4 +1,4 @@
-//! The end of a request: its lease released, its reservation replaced by its charge, its usage recorded.
+//! The end of a request: releases its lease, replaces its reservation by its charge, and records its usage.
 
 use evenkeel_domain::{DomainError, HolderId, LeaseId, usage::Outcome};
 use evenkeel_store::counters::ReservationId;
@@ -13,7 +13,7 @@ use crate::{
 /// A request that has ended.
 #[derive(Clone, Debug)]
 pub struct EndedRequest {
-    /// As when it was admitted; so are `cluster`, `holder` and `lease`.
+    /// `route`, `cluster`, `holder` and `lease` are those of the admission.
     pub route: String,
     /// See `route`.
     pub cluster: String,
@@ -21,17 +21,17 @@ pub struct EndedRequest {
     pub holder: HolderId,
     /// See `route`.
     pub lease: LeaseId,
-    /// From its admission; empty where the gateway never received it.
+    /// The ticket from the admission. Empty if the gateway never received it.
     pub ticket: Vec<u8>,
-    /// The model its response named; serves where the request named none.
+    /// The model in the response, for a request that named none.
     pub model: String,
-    /// How it ended, and what its response reported.
+    /// How the request ended, and the usage in its response.
     pub report: UsageReport,
-    /// HTTP status; 0 when none.
+    /// HTTP status. 0: none.
     pub status: u16,
-    /// Time to the first byte of the response body; 0 when there was none.
+    /// Time to the first byte of the response body. 0: no body.
     pub first_token_ms: u64,
-    /// Time to its end.
+    /// Time to the end of the response.
     pub total_ms: u64,
 }
 
@@ -39,7 +39,7 @@ impl Admission {
     /// Settles a request. Returns whether this call released the lease. Settling is idempotent.
     ///
     /// # Errors
-    /// Where the pool cannot be, or an embedded store fails.
+    /// If the pool's name is invalid, or an embedded store fails.
     pub async fn settle(&self, ended: EndedRequest) -> Result<bool, DomainError> {
         let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
         let (released, settled) = tokio::join!(

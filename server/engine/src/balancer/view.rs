@@ -1,4 +1,4 @@
-//! A pool as operators see it: its table joined with its endpoints.
+//! The view of a pool for operators: its table joined with its endpoints.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct PoolView {
     pub read_at_ms: u64,
     /// False while the store is unavailable.
     pub current: bool,
-    /// Share of the requests in flight that would have to move for each endpoint to have its part. From 0 to 1.
+    /// Share of the requests in flight that exceed their endpoint's part by weight, from 0 to 1.
     pub imbalance: f64,
     pub endpoints: Vec<EndpointView>,
     pub id: PoolId,

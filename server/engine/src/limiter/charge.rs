@@ -1,4 +1,4 @@
-//! What a request is charged when it has ended.
+//! The charge of a request that has ended.
 
 use evenkeel_domain::{
     limit::{Counts, LimitRules, price::Tokens},
@@ -12,15 +12,15 @@ use super::{estimates::Estimates, ticket::Ticket};
 pub struct UsageReport {
     /// How the request ended.
     pub outcome: Outcome,
-    /// Tokens the response reported, if any.
+    /// Tokens that the response reported, if any.
     pub tokens: Option<Tokens>,
-    /// Whether the response reported them at its end.
+    /// Whether the response reported the tokens at its end.
     pub is_final: bool,
-    /// Bytes of generated text in the response.
+    /// Size of the generated text in the response, in bytes.
     pub output_bytes: u64,
     /// Whether the gateway saw any of the response's body.
     pub began: bool,
-    /// Whether the gateway read the body to its end and understood it, so that nothing else was generated.
+    /// Whether the gateway read and parsed the whole body, so that it contains no other generated text.
     pub body_read: bool,
 }
 
@@ -36,10 +36,10 @@ pub struct Charge {
 impl Charge {
     /// Returns the charge of a request:
     ///
-    /// - what its response reported at its end;
-    /// - nothing, where it was never sent, or failed or was cut off before its body began;
-    /// - otherwise its prompt and the output seen; where it is complete and its body could not be read, the expected
-    ///   output.
+    /// - the tokens that its response reported at its end;
+    /// - nothing, if the request was never sent, or failed or was cut off before the body began;
+    /// - otherwise the prompt and the output seen, or the estimated output if the response is complete and its body
+    ///   could not be read.
     #[must_use]
     pub fn of(report: &UsageReport, ticket: &Ticket, estimates: &Estimates, rules: &LimitRules) -> Self {
         let (tokens, estimated) = tokens(report, ticket, estimates, rules);
@@ -101,21 +101,21 @@ mod tests {
         let (complete, cut_off, failed) = (Outcome::Success, Outcome::UpstreamReset, Outcome::ServerError);
         let cases = [
             (report(complete, Some(tokens(5, 7)), true, 99, true), tokens(5, 7), false),
-            // A stream that reported its usage and was then cut off: what it reported.
+            // The stream was cut off after it had reported its usage.
             (report(cut_off, Some(tokens(5, 7)), true, 99, true), tokens(5, 7), false),
-            // Cut off in mid-stream: the prompt, and what was streamed.
+            // Cut off in mid-stream: charges the prompt and the streamed output.
             (report(cut_off, None, false, 41, true), tokens(10, 11), true),
             (report(cut_off, Some(tokens(8, 1)), false, 40, true), tokens(8, 10), true),
             (report(cut_off, None, false, 0, false), tokens(0, 0), false),
             (report(failed, None, false, 0, true), tokens(0, 0), false),
-            // Complete, and its body could not be read.
+            // The response is complete, but its body could not be read.
             (report(complete, None, false, 0, true), tokens(10, 300), true),
             (report(complete, None, false, 80, true), tokens(10, 20), true),
         ];
         for (report, tokens, estimated) in cases {
             assert_eq!(charge(report), Charge { tokens, estimated, cost: 0 }, "{report:?}");
         }
-        // Complete, read, and nothing generated in it: a list of models, say.
+        // The response is complete and has no generated text, such as a list of models.
         let listed = UsageReport { body_read: true, ..report(complete, None, false, 0, true) };
         assert_eq!(charge(listed).tokens, tokens(10, 0));
         let nothing = Charge { tokens: tokens(0, 0), estimated: false, cost: 0 };

@@ -1,4 +1,4 @@
-//! The limits and quotas, compiled after each reload: what does not depend on the request is computed once.
+//! The limits and quotas, compiled after each reload, so that requests repeat no work that does not depend on them.
 
 use std::{
     cell::Cell,
@@ -183,7 +183,7 @@ impl CompiledLimit {
         window
     }
 
-    /// Returns what a request reserves.
+    /// Returns the amount that a request reserves.
     fn cost(&self, expected: &Expected<'_>) -> u64 {
         if self.definition.is_concurrency() {
             1

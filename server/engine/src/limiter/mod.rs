@@ -1,5 +1,5 @@
-//! Limits and quotas: which apply to a request, what is reserved when it is admitted and charged when it has ended, and
-//! their administration.
+//! Limits and quotas: selects those that apply to a request, reserves when it is admitted, and charges it when it has
+//! ended. Submodules administer them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,16 +55,16 @@ pub struct Limiter {
     metrics: Arc<Metrics>,
 }
 
-/// A request before it is admitted, as limits see it.
+/// A request before its admission, with the properties that limits use.
 #[derive(Clone, Debug, Default)]
 pub struct LimitRequest {
-    /// What limits look at.
+    /// The attributes that conditions and keys use.
     pub attributes: Attributes,
-    /// Its session, for the ledger.
+    /// The session, for the ledger.
     pub session: String,
-    /// Size of its prompt in bytes; 0 when unknown.
+    /// Size of the prompt in bytes. 0: unknown.
     pub prompt_bytes: u64,
-    /// Output tokens it allows; 0 when it names no bound.
+    /// Most output tokens that the request allows. 0: no bound.
     pub max_output_tokens: u64,
 }
 
@@ -85,16 +85,16 @@ impl Selection {
 /// The result of [`Limiter::reserve`].
 #[expect(
     clippy::large_enum_variant,
-    reason = "nearly every request is held, and a box would cost it an allocation"
+    reason = "nearly every request has this variant, and a box would cost an allocation"
 )]
 pub enum Reserved {
-    /// All limits had room, and it is reserved.
+    /// All limits had room, and the request has reserved.
     Held(Reservation),
     Refused(Box<Refusal>),
 }
 
 impl Limiter {
-    /// Creates a limiter. A concurrent request that is not renewed for `holder_ttl` is no longer counted.
+    /// Creates a limiter. A concurrent request counts until `holder_ttl` after its last renewal.
     #[must_use]
     pub fn new(
         rules: Arc<ArcSwap<LimitRules>>,
@@ -119,7 +119,7 @@ impl Limiter {
         }
     }
 
-    /// The rules in force, ready for requests.
+    /// Returns the rules in force, compiled for requests.
     fn compiled(&self) -> Arc<Compiled> {
         let compiled = self.compiled.load();
         let rules = self.rules.load();
@@ -131,7 +131,7 @@ impl Limiter {
         new
     }
 
-    /// Of each limit the share that its fullest key has used, as this sidecar last saw it.
+    /// Returns the used share of the fullest key of each limit, as this sidecar last saw it.
     #[must_use]
     pub fn fullest(&self) -> Vec<(Arc<str>, f64)> {
         let compiled = self.compiled();
@@ -140,13 +140,13 @@ impl Limiter {
         fullest
     }
 
-    /// Headers that gateways have to pass on for the rules in force.
+    /// Returns the headers that gateways must pass on for the rules in force.
     #[must_use]
     pub fn wanted_headers(&self) -> Vec<String> {
         self.compiled().wanted_headers.clone()
     }
 
-    /// Consumers that may ask about quotas, and change them, through a gateway.
+    /// Returns the consumers that may read and change quotas through a gateway.
     #[must_use]
     pub fn quota_admins(&self) -> Vec<String> {
         self.rules.load().quota_admins.clone()
@@ -155,7 +155,7 @@ impl Limiter {
     /// Selects the limits and quotas that apply to a request.
     ///
     /// # Errors
-    /// The refusal, where an earlier one still stands.
+    /// Returns the refusal if a cached one still applies.
     pub fn select(&self, request: &LimitRequest) -> Result<Selection, Box<Refusal>> {
         let compiled = self.compiled();
         let LimitRequest { attributes, prompt_bytes, max_output_tokens, .. } = request;
@@ -174,10 +174,10 @@ impl Limiter {
         }
     }
 
-    /// Reserves what a request is expected to use, in all limits and quotas or in none.
+    /// Reserves the estimated use of a request, in all limits and quotas or in none.
     ///
     /// # Errors
-    /// Where the store fails and the limits have no policy for that.
+    /// If the store fails and no policy of the limits covers the failure.
     pub async fn reserve(
         &self,
         request: LimitRequest,
@@ -232,7 +232,7 @@ impl Limiter {
         }
     }
 
-    /// Records what the counters hold, for people.
+    /// Records the state of the counters, for operators.
     fn record(&self, compiled: &Compiled, limits: &[SelectedLimit], verdict: &Verdict, consumer: &str) {
         let states = limits.iter().zip(&verdict.readings);
         self.recorder.metered(states.map(|(limit, reading)| {
@@ -254,10 +254,10 @@ impl Limiter {
         }));
     }
 
-    /// Renews concurrent requests, by the tickets a KeepAlive carries.
+    /// Renews the concurrent requests whose tickets a KeepAlive carries.
     ///
     /// # Errors
-    /// Where the store fails.
+    /// If the store fails.
     pub async fn renew(&self, tickets: Vec<(ReservationId, Vec<u8>)>) -> Result<(), StoreError> {
         let compiled = self.compiled();
         let mut renewals = Vec::new();
@@ -276,13 +276,13 @@ impl Limiter {
         if renewals.is_empty() { Ok(()) } else { self.counters.renew(renewals).await }
     }
 
-    /// Forgets tickets that are too old. Housekeeping calls it.
+    /// Drops tickets that are too old. Housekeeping calls this.
     pub fn purge(&self) {
         self.open.purge();
     }
 }
 
-/// Whether a counter in shadow mode would have refused what it took.
+/// Whether a counter in shadow mode would have refused the request.
 fn is_over(meter: &Meter, reading: &Reading) -> bool {
     match meter.rule {
         CounterRule::Prepaid { .. } => reading.taken < meter.cost,

@@ -1,4 +1,4 @@
-//! Keys of overrides: reads what an administrator writes as the key under which requests are counted.
+//! Keys of overrides: converts an administrator's text to the key under which requests are counted.
 
 use std::collections::HashMap;
 

@@ -22,7 +22,7 @@ use crate::{
     versioned::{RecordList, Versioned},
 };
 
-/// What applies to one key instead of the limit's amount.
+/// The amount that replaces the limit's for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverrideAmount {
     /// `None`: unlimited.

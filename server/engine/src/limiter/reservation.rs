@@ -1,4 +1,4 @@
-//! What the limits of one request reserved.
+//! The reservations of one request.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub struct Reservation {
     pub headers: Vec<Header>,
     /// Number of limits and quotas that apply to the request.
     pub limits: usize,
-    /// What a rollback returns.
+    /// The amounts that a rollback gives back.
     taken: Vec<(Meter, Reading)>,
     /// Where the store keeps the reservation.
     notes: Vec<Note>,
@@ -67,7 +67,7 @@ impl Reservation {
             notes: verdict.notes.clone(),
             debits: debits.collect(),
         };
-        // What this sidecar counted alone and kept no record of cannot be rolled back in the store.
+        // The store cannot roll back what only this sidecar counted, without a record.
         let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
         let count = limits.len();
         let taken = limits.into_iter().map(|limit| limit.meter).zip(verdict.readings);
@@ -77,8 +77,8 @@ impl Reservation {
 }
 
 impl Limiter {
-    /// Keeps the ticket of an admitted request, in case its gateway never receives it. False where the request has ended
-    /// meanwhile; the caller then rolls back.
+    /// Keeps the ticket of an admitted request, in case its gateway never receives it. Returns false if the request has
+    /// ended meanwhile; the caller then rolls back.
     #[must_use]
     pub fn open(&self, id: &ReservationId, ticket: &[u8], reservation: &Reservation) -> bool {
         let is_open = self.open.admitted(id, ticket);
@@ -88,7 +88,7 @@ impl Limiter {
         is_open
     }
 
-    /// Returns all that a request took, the count of requests included: the pool did not admit it.
+    /// Gives back everything that a request took, including the count of requests, as the pool did not admit it.
     pub async fn roll_back(&self, id: &ReservationId, reservation: Reservation) {
         if reservation.taken.is_empty() {
             return;

@@ -1,5 +1,5 @@
-//! The response to a client: fields of the IETF draft *RateLimit header fields for HTTP*
-//! (draft-ietf-httpapi-ratelimit-headers, as of -10), the older `X-RateLimit-*`, and refusals it can act on.
+//! The response to a client: the fields of the IETF draft *RateLimit header fields for HTTP*
+//! (draft-ietf-httpapi-ratelimit-headers, as of -10), the older `X-RateLimit-*`, and refusals in OpenAI's shape.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use super::compiled::{Compiled, Definition, SelectedLimit};
 /// A response header; the name is in lower case.
 pub type Header = (&'static str, String);
 
-/// A concurrent request may end at any time.
+/// Retry time of a concurrency limit, in ms. It is short, as a running request may end at any time.
 const RUNNING_RETRY_MS: u64 = 1000;
 
 /// Writes the header fields for the limits of a request, without those in shadow mode.
@@ -46,7 +46,7 @@ pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], readings: &
         headers.push(("ratelimit", left));
     }
     if wanted.x {
-        // These fields describe one limit: the one closest to its end.
+        // These fields describe a single limit: the fullest one.
         let left = |(limit, reading): &(&SelectedLimit, &Reading)| {
             let remaining = remaining(&compiled.entries[limit.entry].definition, reading);
             remaining as f64 / reading.amount.max(1) as f64
@@ -61,7 +61,7 @@ pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], readings: &
     headers
 }
 
-/// Builds the refusal of a request; `None` where no counter refuses it.
+/// Builds the refusal of a request. Returns `None` if no counter refuses it.
 pub(super) fn refusal(
     compiled: &Compiled,
     limits: &[SelectedLimit],
@@ -69,7 +69,7 @@ pub(super) fn refusal(
     request: &Attributes,
 ) -> Option<Refusal> {
     let refusing = limits.iter().zip(readings).filter(|(limit, reading)| reading.over && !limit.meter.shadow);
-    // Of several, the one that refuses for longest; 0 means that waiting does not help.
+    // Of several refusals, chooses the longest. 0 means that waiting does not help.
     let wait = |(limit, reading): &(&SelectedLimit, &Reading)| match retry_ms(compiled, limit, reading) {
         0 => u64::MAX,
         ms => ms,
@@ -88,7 +88,7 @@ pub(super) fn refusal(
     if retry_after_ms > 0 {
         add("retry-after", retry_after_ms.div_ceil(1000).to_string());
     } else {
-        // Without it, OpenAI's and Anthropic's clients would retry.
+        // Without this header, OpenAI's and Anthropic's clients would retry.
         add("x-should-retry", "false".to_owned());
     }
     for (name, value) in self::headers(compiled, limits, readings) {
@@ -116,7 +116,7 @@ fn details(
     let Meter { bucket, cost, .. } = &limit.meter;
     let (name, what) = (definition.name(), what(definition.counts()));
     let is_prepaid = matches!(definition, Definition::Quota(quota) if quota.kind == QuotaKind::Prepaid);
-    // The counter of a prepaid quota holds what is left.
+    // The counter of a prepaid quota holds the balance.
     let (amount, used) = if is_prepaid { (reading.used, 0) } else { (reading.amount, reading.used) };
     let why = match definition {
         Definition::Limit(limit) if definition.is_concurrency() => {
@@ -190,7 +190,7 @@ fn what(counts: Counts) -> &'static str {
     }
 }
 
-/// The quota unit of the draft; requests need none.
+/// Returns the draft's quota unit. Requests need none.
 fn unit(definition: &Definition) -> Option<&'static str> {
     if definition.is_concurrency() {
         return Some("concurrent-requests");

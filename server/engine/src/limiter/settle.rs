@@ -1,4 +1,4 @@
-//! The charge of a request that has ended, in the place of what it reserved.
+//! Settles a request that has ended: replaces the reserved amounts by the charge.
 
 use std::sync::Arc;
 
@@ -13,24 +13,24 @@ use super::{
 };
 use crate::activity::Charged;
 
-/// A request whose reservations are settled.
+/// A request with settled reservations.
 pub struct Settled {
-    /// From its admission, with the response's model where the request named none.
+    /// The attributes at its admission, with the response's model if the request named none.
     pub ticket: Ticket,
-    /// What the request is charged.
+    /// The charge of the request.
     pub charge: Charge,
-    /// Whether this call settled it; `None` where nothing was reserved, so that the store cannot know.
+    /// Whether this call settled the request. `None` if nothing was reserved, so that the store cannot know.
     pub first: Option<bool>,
-    /// Whether this sidecar admitted the request and saw no earlier end.
+    /// Whether this sidecar admitted the request and saw no earlier settlement.
     pub was_open: bool,
 }
 
 impl Limiter {
-    /// Settles a request's reservations. `ticket` is what its gateway returned; where that is empty, the sidecar's own
-    /// copy serves. `None` where this sidecar knows nothing of the request.
+    /// Settles a request's reservations. If the gateway returned no `ticket`, uses the sidecar's copy. Returns `None`
+    /// if there is no copy either.
     ///
     /// # Errors
-    /// Where the store fails and the limits have no policy for that.
+    /// If the store fails and no policy of the limits covers the failure.
     pub async fn settle(
         &self,
         id: &ReservationId,
@@ -77,7 +77,7 @@ impl Limiter {
     }
 }
 
-/// Makes the settlement of one debit; `None` where its limit is no longer configured and counts nowhere.
+/// Builds the settlement of one debit. Returns `None` if its limit is no longer configured and has no counter.
 fn entry<'c>(
     compiled: &'c Compiled,
     debit: Debit,

@@ -1,5 +1,5 @@
-//! What the gateway keeps for an admitted request and returns with its settlement: the reservations and the request's
-//! attributes for the ledger. It lets any sidecar settle.
+//! Tickets: the reservations of an admitted request, and its attributes for the ledger. The gateway keeps the ticket
+//! and returns it with the settlement, so that any sidecar can settle.
 
 use std::sync::Arc;
 

@@ -6,12 +6,12 @@ use evenkeel_domain::limit::{Bucket, attributes::encode_value};
 
 use super::{request::DescriptorEntry, unit::Unit};
 
-/// Longest tag of a bucket; the entries of a longer one are replaced by a digest.
+/// Longest tag of a bucket, in bytes. A digest replaces the entries of a longer one.
 const TAG_BYTES_MAX: usize = 512;
-/// An entry whose key contains one of these words has a secret value, of which only a digest is visible.
+/// An entry whose key contains one of these words has a secret value. Only a digest of it is visible.
 const SECRETS: [&str; 8] =
     ["auth", "token", "secret", "cookie", "password", "api_key", "api-key", "credential"];
-/// Names of counters of descriptors' own limits start with it.
+/// Prefix of the names of counters of descriptors' own limits.
 const OVERRIDE: &str = "override.";
 
 /// Returns the bucket `rls:domain|key=value|key=value`. All of it is the tag, so that counters spread over a Redis

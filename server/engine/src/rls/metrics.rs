@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
-/// Values of one limit with a time series of their own; further values count as [`OTHER`].
+/// Most values of one limit with a time series each. Further values count as [`OTHER`].
 const VALUES_MAX: usize = 100;
 const OTHER: &str = "other";
 

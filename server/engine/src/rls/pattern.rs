@@ -1,6 +1,6 @@
 //! Values with wildcards.
 
-/// A value with at least one `*`, each of which stands for any text.
+/// A value with at least one `*`. Each `*` stands for any text.
 pub(super) struct Pattern {
     first: Box<str>,
     middle: Box<[Box<str>]>,

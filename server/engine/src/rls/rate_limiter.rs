@@ -32,7 +32,7 @@ mod plan;
 
 /// Most descriptors of a request. A request with more is refused; after an error, Envoy would let it pass by default.
 const DESCRIPTORS_MAX: usize = 256;
-/// What remains of an unlimited limit.
+/// The remaining amount that an unlimited limit reports.
 const REMAINING_MAX: u32 = u32::MAX;
 
 /// Evaluates requests against rules that may change.
@@ -175,7 +175,7 @@ impl RateLimiter {
     }
 }
 
-/// What the store returned for a request.
+/// The store's replies for a request.
 struct Readings {
     count: Count,
     /// Own hits charged although the request is refused, by meter.

@@ -1,4 +1,4 @@
-//! What a gateway asks of the rate limiter.
+//! A request to the rate limiter.
 
 use super::unit::Unit;
 

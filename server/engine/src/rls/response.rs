@@ -1,4 +1,4 @@
-//! What the rate limiter answers.
+//! The rate limiter's response.
 
 use std::sync::Arc;
 

@@ -286,7 +286,7 @@ async fn a_watch_sends_a_snapshot_then_changes_until_the_sidecar_stops() {
     sidecar.lease("llm", "g", 2).await;
     read_until("\"in_flight\":2").await;
     sidecar.shutdown.cancel();
-    read_until("nothing that is told").await;
+    read_until("no such event").await;
     tokio::time::timeout(SOON, sidecar.task).await.expect("no watch holds up the end").unwrap().unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Counts a request, and remembers refusals.
+//! Counts a request, and caches refusals.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use super::{
     plan::{Action, DescriptorPlan, Plan},
 };
 
-/// What the store returned for the meters of a request.
+/// The store's reply for the meters of a request.
 pub(super) struct Count {
     pub(super) verdict: Verdict,
-    /// The request is refused without asking the store. Nothing is known of the counters that are not over.
+    /// A cached refusal. The state of the counters that are not over is unknown.
     pub(super) remembered: bool,
 }
 
@@ -64,8 +64,8 @@ impl RateLimiter {
         Ok(Count { verdict, remembered: false })
     }
 
-    /// Charges descriptors' own hits although the request is refused, by whichever limit: they report what a response
-    /// used, and a limit that ignored them would never be reached. Returns the hits charged, by meter.
+    /// Charges descriptors' own hits even if a limit refuses the request. They report what a response used, and a limit
+    /// that ignored them would never be reached. Returns the hits charged, by meter.
     pub(super) async fn charge_own_hits(&self, plan: &Plan<'_>, count: &Count) -> BTreeMap<usize, u64> {
         let Count { verdict, remembered } = count;
         let mut own_hits = BTreeMap::new();
@@ -81,7 +81,7 @@ impl RateLimiter {
         if own_hits.is_empty() {
             return own_hits;
         }
-        // Meters in shadow mode are charged whatever is left.
+        // Meters in shadow mode are charged regardless of what is left.
         let charge = |(meter, hits): (&usize, &u64)| Meter {
             cost: *hits,
             shadow: true,

@@ -9,8 +9,8 @@ use tracing::debug;
 use super::{RateLimiter, plan::is_same_counter};
 
 impl RateLimiter {
-    /// Gives back the cost of each meter, and returns what each counter holds then. If the store fails, nothing is given
-    /// back, and the counters appear unused.
+    /// Gives back the cost of each meter, and returns what each counter holds then. If the store fails, nothing is
+    /// given back, and the counters appear unused.
     pub(super) async fn give_back(&self, meters: &[Meter]) -> Vec<Reading> {
         if meters.is_empty() {
             return Vec::new();
@@ -21,8 +21,8 @@ impl RateLimiter {
         })
     }
 
-    /// One peek and one settlement for the whole request. The peek is necessary because only the store's clock decides
-    /// which window is open.
+    /// Makes one peek and one settlement for the whole request. The peek is necessary because the store's clock decides
+    /// which window is current.
     async fn try_give_back(&self, meters: &[Meter]) -> Result<Vec<Reading>, DomainError> {
         let mut counters: Vec<Meter> = Vec::with_capacity(meters.len());
         let counter_of: Vec<usize> = meters

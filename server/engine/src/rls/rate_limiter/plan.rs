@@ -1,4 +1,4 @@
-//! Finds the limit of each descriptor, and plans what to count.
+//! Finds the limit of each descriptor, and plans the counting.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use crate::rls::{
     tree::{Amount, Domain, MatchedLimit},
 };
 
-/// What to do for a request.
+/// The plan for a request.
 pub(super) struct Plan<'r> {
     pub(super) descriptors: Vec<DescriptorPlan<'r>>,
-    /// What the request takes; each counter once.
+    /// What the request takes. Contains each counter once.
     pub(super) meters: Vec<Meter>,
-    /// What the request gives back; a counter may be there several times.
+    /// What the request gives back. May contain a counter several times.
     pub(super) give_backs: Vec<Meter>,
 }
 
-/// What to do for one descriptor.
+/// The action for one descriptor.
 pub(super) struct DescriptorPlan<'r> {
     pub(super) limit: Option<CurrentLimit>,
     pub(super) metrics: Option<&'r LimitMetrics>,
@@ -47,7 +47,7 @@ pub(super) enum Action {
     GiveBack(usize),
 }
 
-/// Whether a limit is in shadow mode, and whether it is in quota mode.
+/// The modes of a limit: shadow mode and quota mode.
 #[derive(Clone, Copy, Default)]
 struct Mode {
     shadow: bool,

@@ -162,7 +162,7 @@ async fn own_hits_are_charged_if_another_limit_refuses() {
         (false, vec![4, 1]),
         "no other counter"
     );
-    // Even if the refusal is remembered.
+    // Even if the refusal is cached.
     assert!(left(&limiter, 1, &[by("none", "x"), own(4, "a")]).await.0);
     assert_eq!(left(&limiter, 1, &[own(0, "a")]).await, (false, vec![0]));
 }
