@@ -62,7 +62,7 @@ pub struct Reading {
     pub final_ms: u64,
 }
 
-/// The basis of a [`Reserved`].
+/// The basis of a [`Verdict`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ground {
     #[default]
