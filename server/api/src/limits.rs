@@ -95,9 +95,9 @@ fn encode(limit: &Limit) -> pb::Limit {
 }
 
 fn explanation(explained: Explained) -> Explanation {
-    let reading = explained.reading;
-    // The state of a prepaid quota contains the remaining balance.
-    let used = if explained.prepaid { reading.amount.saturating_sub(reading.used) } else { reading.used };
+    let state = explained.state;
+    // For a prepaid quota, `used` is the balance.
+    let used = if explained.prepaid { state.amount.saturating_sub(state.used) } else { state.used };
     let kind = if explained.quota { RuleKind::Quota } else { RuleKind::Limit };
     Explanation {
         name: explained.name.to_string(),
@@ -105,12 +105,12 @@ fn explanation(explained: Explained) -> Explanation {
         applies: explained.applies,
         why: explained.why,
         key: explained.key,
-        amount: reading.amount,
+        amount: state.amount,
         used,
-        reserved: reading.reserved,
+        reserved: state.reserved,
         cost: explained.cost,
-        refuses: reading.over && !explained.shadow,
-        reset_ms: reading.reset_ms,
+        refuses: state.over && !explained.shadow,
+        reset_ms: state.reset_ms,
         shadow: explained.shadow,
     }
 }

@@ -39,7 +39,7 @@ pub struct Reserve {
 
 /// One counter after [`Counters::reserve`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reading {
+pub struct CounterState {
     /// Whether this counter has no room.
     pub over: bool,
     /// The used amount, including what this request took. For a prepaid quota, the balance.
@@ -64,7 +64,7 @@ pub struct Reading {
 
 /// The basis of a [`Verdict`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ground {
+pub enum ReserveBasis {
     #[default]
     Shared,
     /// The store was unavailable: this sidecar's own counters, with its share of the amounts. Meters with the policy
@@ -78,18 +78,18 @@ pub enum Ground {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// What it rests on.
-    pub ground: Ground,
+    pub basis: ReserveBasis,
     /// Whether all counters had room, apart from those in shadow mode, and the request took from them.
     pub admitted: bool,
     /// One for each meter, in their order.
-    pub readings: Vec<Reading>,
+    pub states: Vec<CounterState>,
     /// Where the records of the reservation are. The settlement returns them.
-    pub notes: Vec<Note>,
+    pub records: Vec<RecordRef>,
 }
 
 /// Where a store recorded a reservation, so that it is settled once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct RecordRef {
     /// The tag that the record is kept under.
     pub tag: Arc<str>,
     /// Day of the record, since the Unix epoch.
@@ -115,15 +115,15 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Builds the settlement of what `meter` took, according to `reading`, with the request's actual use.
+    /// Builds the settlement of what `meter` took, according to `state`, with the request's actual use.
     #[must_use]
-    pub fn settling(meter: &Meter, reading: &Reading, actual: u64) -> Self {
+    pub fn settling(meter: &Meter, state: &CounterState, actual: u64) -> Self {
         Self {
             bucket: Arc::clone(&meter.bucket),
             name: Arc::clone(&meter.name),
             rule: meter.rule,
-            window: reading.window,
-            reserved: reading.taken,
+            window: state.window,
+            reserved: state.taken,
             actual,
             provisional: meter.provisional,
         }
@@ -135,7 +135,7 @@ impl Entry {
 pub struct Settlement {
     pub id: ReservationId,
     /// Where the reservation was recorded. Empty if it had no id.
-    pub notes: Vec<Note>,
+    pub records: Vec<RecordRef>,
     pub entries: Vec<Entry>,
 }
 

@@ -118,7 +118,7 @@ pub trait Store: Send + Sync + 'static {
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError>;
 
     /// Compares each count with the number of its leases and corrects it. Returns the number of corrected counts.
-    async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError>;
+    async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError>;
 
     /// Returns all leases of a holder in a pool, by number.
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError>;

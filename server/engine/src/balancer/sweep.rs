@@ -123,7 +123,7 @@ async fn sweep_pool(
     match sweep_table(balancer, metrics, &entry).await {
         Ok((table, current)) => {
             if recount && current {
-                match store.audit(&entry.pool).await {
+                match store.recount(&entry.pool).await {
                     Ok(0) => {}
                     Ok(corrected) => {
                         metrics.repairs.recounted.inc_by(corrected);

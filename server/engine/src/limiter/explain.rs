@@ -8,7 +8,7 @@ use evenkeel_domain::{
     clock::unix_ms,
     limit::{Attributes, Bucket, Meter, price::Tokens},
 };
-use evenkeel_store::counters::{Ground, Reading};
+use evenkeel_store::counters::{CounterState, ReserveBasis};
 
 use super::{LimitRequest, Limiter, compiled::CompiledLimit, estimates::Estimate};
 
@@ -24,10 +24,10 @@ pub struct Explanation {
     /// What the request would reserve.
     pub cost: u64,
     /// The counter now, with nothing reserved.
-    pub reading: Reading,
+    pub state: CounterState,
     pub shadow: bool,
     pub quota: bool,
-    /// For a prepaid quota, the reading's `used` is the balance.
+    /// For a prepaid quota, the state's `used` is the balance.
     pub prepaid: bool,
 }
 
@@ -66,13 +66,13 @@ impl Limiter {
         else {
             return;
         };
-        if verdict.ground != Ground::Shared {
+        if verdict.basis != ReserveBasis::Shared {
             return;
         }
-        for ((at, _), reading) in meters.iter().zip(&verdict.readings) {
+        for ((at, _), state) in meters.iter().zip(&verdict.states) {
             let row = &mut rows[*at];
-            row.used = reading.used;
-            row.reset_at_ms = if reading.reset_ms == 0 { 0 } else { now_ms + reading.reset_ms };
+            row.used = state.used;
+            row.reset_at_ms = if state.reset_ms == 0 { 0 } else { now_ms + state.reset_ms };
             row.seen_at_ms = now_ms;
         }
     }
@@ -100,7 +100,7 @@ impl Limiter {
                 why: String::new(),
                 key: String::new(),
                 cost: 0,
-                reading: Reading::default(),
+                state: CounterState::default(),
                 shadow: entry.definition.shadow(),
                 quota: entry.definition.is_quota(),
                 prepaid: false,
@@ -112,7 +112,7 @@ impl Limiter {
                     explanation.why = why(entry, &request.attributes);
                     explanation.key = meter.bucket.to_string();
                     explanation.cost = meter.cost;
-                    explanation.reading = verdict.readings.get(at).copied().unwrap_or_default();
+                    explanation.state = verdict.states.get(at).copied().unwrap_or_default();
                     explanation.prepaid =
                         matches!(meter.rule, evenkeel_domain::limit::CounterRule::Prepaid { .. });
                 }

@@ -10,7 +10,9 @@ use evenkeel_domain::{
     limit::{Attributes, CounterRule, LimitRules, Meter},
     verdict::{Reason, Refusal},
 };
-use evenkeel_store::counters::{Counters, Ground, Reading, Renewal, ReservationId, Reserve, Verdict};
+use evenkeel_store::counters::{
+    CounterState, Counters, Renewal, ReservationId, Reserve, ReserveBasis, Verdict,
+};
 use evenkeel_telemetry::Metrics;
 
 use crate::activity::{Metered, Recorder};
@@ -163,8 +165,8 @@ impl Limiter {
             self.estimates.estimate(&compiled.rules, &attributes.model, *prompt_bytes, *max_output_tokens);
         let limits = compiled.select(attributes, &self.overrides.load(), &estimate, unix_ms());
         let known = limits.iter().filter_map(|l| self.refusals.get(&l.meter).map(|known| (l.clone(), known)));
-        let (refusing, readings): (Vec<SelectedLimit>, Vec<Reading>) = known.unzip();
-        match response::refusal(&compiled, &refusing, &readings, attributes) {
+        let (refusing, states): (Vec<SelectedLimit>, Vec<CounterState>) = known.unzip();
+        match response::refusal(&compiled, &refusing, &states, attributes) {
             Some(refusal) => {
                 self.metrics.limit_refusals_cached.inc();
                 refusing.iter().for_each(|limit| compiled.entries[limit.entry].counters.refused.inc());
@@ -192,37 +194,35 @@ impl Limiter {
             let settles = meters.iter().any(|meter| meter.provisional);
             self.counters.reserve(Reserve { id: settles.then(|| id.clone()), meters }).await?
         };
-        if verdict.ground == Ground::Closed {
+        if verdict.basis == ReserveBasis::Closed {
             let Attributes { consumer, model, .. } = request.attributes;
             let refusal = Refusal::of_pool(Reason::StoreUnavailable, 1, consumer, model);
             return Ok(Reserved::Refused(Box::new(refusal)));
         }
         self.count(&compiled, &limits, &verdict);
-        if verdict.ground == Ground::Shared {
+        if verdict.basis == ReserveBasis::Shared {
             self.record(&compiled, &limits, &verdict, &request.attributes.consumer);
         }
         if !verdict.admitted {
-            for (limit, reading) in limits.iter().zip(&verdict.readings) {
-                self.refusals.insert(&limit.meter, reading);
+            for (limit, state) in limits.iter().zip(&verdict.states) {
+                self.refusals.insert(&limit.meter, state);
             }
-            if let Some(refusal) =
-                response::refusal(&compiled, &limits, &verdict.readings, &request.attributes)
+            if let Some(refusal) = response::refusal(&compiled, &limits, &verdict.states, &request.attributes)
             {
                 return Ok(Reserved::Refused(Box::new(refusal)));
             }
         }
-        let headers = match verdict.ground {
-            Ground::Shared => response::headers(&compiled, &limits, &verdict.readings),
+        let headers = match verdict.basis {
+            ReserveBasis::Shared => response::headers(&compiled, &limits, &verdict.states),
             _ => Vec::new(),
         };
         Ok(Reserved::Held(Reservation::new(request, limits, estimate, verdict, headers)))
     }
 
     fn count(&self, compiled: &Compiled, limits: &[SelectedLimit], verdict: &Verdict) {
-        for (limit, reading) in limits.iter().zip(&verdict.readings) {
+        for (limit, state) in limits.iter().zip(&verdict.states) {
             let counters = &compiled.entries[limit.entry].counters;
-            let over =
-                reading.over || (verdict.admitted && limit.meter.shadow && is_over(&limit.meter, reading));
+            let over = state.over || (verdict.admitted && limit.meter.shadow && is_over(&limit.meter, state));
             match (over, limit.meter.shadow) {
                 (true, true) => counters.shadow_refused.inc(),
                 (true, false) => counters.refused.inc(),
@@ -234,20 +234,20 @@ impl Limiter {
 
     /// Records the state of the counters, for operators.
     fn record(&self, compiled: &Compiled, limits: &[SelectedLimit], verdict: &Verdict, consumer: &str) {
-        let states = limits.iter().zip(&verdict.readings);
-        self.recorder.metered(states.map(|(limit, reading)| {
+        let states = limits.iter().zip(&verdict.states);
+        self.recorder.metered(states.map(|(limit, state)| {
             let (meter, is_quota) = (&limit.meter, compiled.entries[limit.entry].definition.is_quota());
             let (amount, level) = match meter.rule {
-                CounterRule::Prepaid { .. } => (0, reading.used),
-                CounterRule::Budget { .. } => (reading.amount, reading.amount.saturating_sub(reading.used)),
-                _ => (reading.amount, reading.used),
+                CounterRule::Prepaid { .. } => (0, state.used),
+                CounterRule::Budget { .. } => (state.amount, state.amount.saturating_sub(state.used)),
+                _ => (state.amount, state.used),
             };
             Metered {
                 name: &meter.name,
                 bucket: &meter.bucket,
                 amount,
                 level,
-                reset_ms: reading.reset_ms,
+                reset_ms: state.reset_ms,
                 shadow: meter.shadow,
                 quota_of: is_quota.then_some(consumer),
             }
@@ -283,9 +283,9 @@ impl Limiter {
 }
 
 /// Whether a counter in shadow mode would have refused the request.
-fn is_over(meter: &Meter, reading: &Reading) -> bool {
+fn is_over(meter: &Meter, state: &CounterState) -> bool {
     match meter.rule {
-        CounterRule::Prepaid { .. } => reading.taken < meter.cost,
-        _ => reading.used > reading.amount,
+        CounterRule::Prepaid { .. } => state.taken < meter.cost,
+        _ => state.used > state.amount,
     }
 }

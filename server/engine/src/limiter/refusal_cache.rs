@@ -7,7 +7,7 @@ use std::{
 };
 
 use evenkeel_domain::limit::{Bucket, Meter};
-use evenkeel_store::counters::Reading;
+use evenkeel_store::counters::CounterState;
 use parking_lot::Mutex;
 
 /// Longest time that a refusal is cached. An administrator may raise the amount meanwhile, or a settlement free some.
@@ -38,19 +38,19 @@ pub struct RefusalCache {
 
 impl RefusalCache {
     /// Caches that a counter had no room, if that cannot change yet.
-    pub fn insert(&self, meter: &Meter, reading: &Reading) {
-        if !reading.over || reading.final_ms == 0 || meter.shadow {
+    pub fn insert(&self, meter: &Meter, state: &CounterState) {
+        if !state.over || state.final_ms == 0 || meter.shadow {
             return;
         }
         let now = Instant::now();
         let after = |ms: u64| (ms > 0).then(|| now + Duration::from_millis(ms));
         let refused = CachedRefusal {
-            until: now + Duration::from_millis(reading.final_ms).min(CACHED_MAX),
+            until: now + Duration::from_millis(state.final_ms).min(CACHED_MAX),
             cost: meter.cost,
-            amount: reading.amount,
-            used: reading.used,
-            retry_at: after(reading.retry_ms),
-            reset_at: after(reading.reset_ms),
+            amount: state.amount,
+            used: state.used,
+            retry_at: after(state.retry_ms),
+            reset_at: after(state.reset_ms),
         };
         let mut part = self.part(&meter.bucket).lock();
         if part.len() >= COUNTERS_MAX / PARTS {
@@ -62,9 +62,9 @@ impl RefusalCache {
         part.insert((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), refused);
     }
 
-    /// Returns the reading of a counter that is known to have no room for this cost.
+    /// Returns the state of a counter that is known to have no room for this cost.
     #[must_use]
-    pub fn get(&self, meter: &Meter) -> Option<Reading> {
+    pub fn get(&self, meter: &Meter) -> Option<CounterState> {
         let part = self.part(&meter.bucket).lock();
         if part.is_empty() || meter.shadow {
             return None;
@@ -77,13 +77,13 @@ impl RefusalCache {
         }
         // At least 1, as 0 means that time alone frees nothing.
         let left = |at: Option<Instant>| at.map_or(0, |at| (at - now).as_millis().max(1) as u64);
-        Some(Reading {
+        Some(CounterState {
             over: true,
             used: refused.used,
             amount: refused.amount,
             retry_ms: left(refused.retry_at),
             reset_ms: left(refused.reset_at),
-            ..Reading::default()
+            ..CounterState::default()
         })
     }
 
@@ -120,14 +120,14 @@ mod tests {
     #[test]
     fn only_a_refusal_that_cannot_change_is_cached() {
         let cache = RefusalCache::default();
-        let over = Reading {
+        let over = CounterState {
             over: true,
             used: 10,
             amount: 10,
             retry_ms: 5000,
             reset_ms: 9000,
             final_ms: 5000,
-            ..Reading::default()
+            ..CounterState::default()
         };
         cache.insert(&meter("a", 3, 10), &over);
         let cached = cache.get(&meter("a", 3, 10)).unwrap();
@@ -137,14 +137,14 @@ mod tests {
         assert!(cache.get(&meter("b", 3, 10)).is_none(), "another consumer");
         cache.remove(&meter("a", 3, 10).bucket, &"l".into());
         assert!(cache.get(&meter("a", 3, 10)).is_none());
-        cache.insert(&meter("a", 3, 10), &Reading { final_ms: 0, ..over });
+        cache.insert(&meter("a", 3, 10), &CounterState { final_ms: 0, ..over });
         assert!(cache.get(&meter("a", 3, 10)).is_none(), "it may change");
     }
 
     #[test]
     fn memory_is_bounded() {
         let cache = RefusalCache::default();
-        let over = Reading { over: true, amount: 1, final_ms: 60_000, ..Reading::default() };
+        let over = CounterState { over: true, amount: 1, final_ms: 60_000, ..CounterState::default() };
         for i in 0..COUNTERS_MAX * 2 {
             cache.insert(&meter(&i.to_string(), 1, 1), &over);
         }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use evenkeel_domain::limit::{CounterRule, Meter};
-use evenkeel_store::counters::{Entry, Ground, Note, Reading, ReservationId, Settlement, Verdict};
+use evenkeel_store::counters::{
+    CounterState, Entry, RecordRef, ReservationId, ReserveBasis, Settlement, Verdict,
+};
 
 use super::{
     Header, LimitRequest, Limiter,
@@ -24,9 +26,9 @@ pub struct Reservation {
     /// Number of limits and quotas that apply to the request.
     pub limits: usize,
     /// The amounts that a rollback gives back.
-    taken: Vec<(Meter, Reading)>,
+    taken: Vec<(Meter, CounterState)>,
     /// Where the store keeps the reservation.
-    notes: Vec<Note>,
+    records: Vec<RecordRef>,
     /// Quotas that count requests, and are charged on admission: name, consumer, amount.
     charged: Vec<(Arc<str>, String, u64)>,
 }
@@ -40,23 +42,23 @@ impl Reservation {
         headers: Vec<Header>,
     ) -> Self {
         let show_ticket = limits.iter().any(|limit| matches!(limit.meter.rule, CounterRule::Running { .. }));
-        let states = || limits.iter().zip(&verdict.readings);
+        let states = || limits.iter().zip(&verdict.states);
         let provisional = states().filter(|(limit, _)| limit.meter.provisional);
-        let debits = provisional.map(|(limit, reading)| Debit {
+        let debits = provisional.map(|(limit, state)| Debit {
             bucket: Arc::clone(&limit.meter.bucket),
             name: Arc::clone(&limit.meter.name),
-            window: reading.window,
-            reserved: reading.taken,
+            window: state.window,
+            reserved: state.taken,
             rate: if let CounterRule::TokenBucket { amount, .. } = limit.meter.rule { amount } else { 0 },
         });
         let consumer = request.attributes.consumer;
         let charged = states().filter(|(limit, _)| {
             let is_quota =
                 matches!(limit.meter.rule, CounterRule::Prepaid { .. } | CounterRule::Budget { .. });
-            is_quota && !limit.meter.provisional && verdict.ground == Ground::Shared
+            is_quota && !limit.meter.provisional && verdict.basis == ReserveBasis::Shared
         });
         let charged = charged
-            .map(|(limit, reading)| (Arc::clone(&limit.meter.name), consumer.clone(), reading.taken))
+            .map(|(limit, state)| (Arc::clone(&limit.meter.name), consumer.clone(), state.taken))
             .collect();
         let ticket = Ticket {
             consumer,
@@ -64,15 +66,15 @@ impl Reservation {
             session: request.session,
             prompt_bytes: request.prompt_bytes,
             output_tokens: estimate.output.ceil() as u64,
-            notes: verdict.notes.clone(),
+            records: verdict.records.clone(),
             debits: debits.collect(),
         };
         // The store cannot roll back what only this sidecar counted, without a record.
-        let is_known = verdict.ground == Ground::Shared || !verdict.notes.is_empty();
+        let is_known = verdict.basis == ReserveBasis::Shared || !verdict.records.is_empty();
         let count = limits.len();
-        let taken = limits.into_iter().map(|limit| limit.meter).zip(verdict.readings);
+        let taken = limits.into_iter().map(|limit| limit.meter).zip(verdict.states);
         let taken = if is_known { taken.collect() } else { Vec::new() };
-        Self { ticket, show_ticket, headers, limits: count, taken, notes: verdict.notes, charged }
+        Self { ticket, show_ticket, headers, limits: count, taken, records: verdict.records, charged }
     }
 }
 
@@ -94,11 +96,11 @@ impl Limiter {
             return;
         }
         let taken = reservation.taken.iter();
-        let entries = taken.map(|(meter, reading)| Entry::settling(meter, reading, 0)).collect();
+        let entries = taken.map(|(meter, state)| Entry::settling(meter, state, 0)).collect();
         for (meter, _) in &reservation.taken {
             self.refusals.remove(&meter.bucket, &meter.name);
         }
-        let settlement = Settlement { id: id.clone(), notes: reservation.notes, entries };
+        let settlement = Settlement { id: id.clone(), records: reservation.records, entries };
         if let Err(error) = self.counters.settle(settlement).await {
             tracing::debug!(%error, "the store did not roll back a reservation");
         }

@@ -7,7 +7,7 @@ use evenkeel_domain::{
     limit::{Algorithm, Attributes, Counts, Meter, Period, QuotaKind},
     verdict::{Reason, Refusal, RefusalDetails, error_body},
 };
-use evenkeel_store::counters::Reading;
+use evenkeel_store::counters::CounterState;
 
 use super::compiled::{Compiled, Definition, SelectedLimit};
 
@@ -18,28 +18,28 @@ pub type Header = (&'static str, String);
 const RUNNING_RETRY_MS: u64 = 1000;
 
 /// Writes the header fields for the limits of a request, without those in shadow mode.
-pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], readings: &[Reading]) -> Vec<Header> {
+pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], states: &[CounterState]) -> Vec<Header> {
     let wanted = compiled.rules.headers;
     let mut headers = Vec::new();
-    let shown = || limits.iter().zip(readings).filter(|(limit, _)| !limit.meter.shadow);
+    let shown = || limits.iter().zip(states).filter(|(limit, _)| !limit.meter.shadow);
     if shown().next().is_none() {
         return headers;
     }
     if wanted.ietf {
         let (mut policy, mut left) = (String::with_capacity(64), String::with_capacity(64));
-        for (limit, reading) in shown() {
+        for (limit, state) in shown() {
             let separator = if policy.is_empty() { "" } else { ", " };
             let definition = &compiled.entries[limit.entry].definition;
-            let _ = write!(policy, "{separator}\"{}\";q={}", limit.meter.name, reading.amount);
+            let _ = write!(policy, "{separator}\"{}\";q={}", limit.meter.name, state.amount);
             if let Some(seconds) = period(definition).map(Period::policy_seconds) {
                 let _ = write!(policy, ";w={seconds}");
             }
             if let Some(unit) = unit(definition) {
                 let _ = write!(policy, ";qu=\"{unit}\"");
             }
-            let _ = write!(left, "{separator}\"{}\";r={}", limit.meter.name, remaining(definition, reading));
-            if reading.reset_ms > 0 {
-                let _ = write!(left, ";t={}", reading.reset_ms.div_ceil(1000));
+            let _ = write!(left, "{separator}\"{}\";r={}", limit.meter.name, remaining(definition, state));
+            if state.reset_ms > 0 {
+                let _ = write!(left, ";t={}", state.reset_ms.div_ceil(1000));
             }
         }
         headers.push(("ratelimit-policy", policy));
@@ -47,15 +47,15 @@ pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], readings: &
     }
     if wanted.x {
         // These fields describe a single limit: the fullest one.
-        let left = |(limit, reading): &(&SelectedLimit, &Reading)| {
-            let remaining = remaining(&compiled.entries[limit.entry].definition, reading);
-            remaining as f64 / reading.amount.max(1) as f64
+        let left = |(limit, state): &(&SelectedLimit, &CounterState)| {
+            let remaining = remaining(&compiled.entries[limit.entry].definition, state);
+            remaining as f64 / state.amount.max(1) as f64
         };
-        if let Some((limit, reading)) = shown().min_by(|a, b| left(a).total_cmp(&left(b))) {
-            let remaining = remaining(&compiled.entries[limit.entry].definition, reading);
-            headers.push(("x-ratelimit-limit", reading.amount.to_string()));
+        if let Some((limit, state)) = shown().min_by(|a, b| left(a).total_cmp(&left(b))) {
+            let remaining = remaining(&compiled.entries[limit.entry].definition, state);
+            headers.push(("x-ratelimit-limit", state.amount.to_string()));
             headers.push(("x-ratelimit-remaining", remaining.to_string()));
-            headers.push(("x-ratelimit-reset", reading.reset_ms.div_ceil(1000).to_string()));
+            headers.push(("x-ratelimit-reset", state.reset_ms.div_ceil(1000).to_string()));
         }
     }
     headers
@@ -65,18 +65,18 @@ pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], readings: &
 pub(super) fn refusal(
     compiled: &Compiled,
     limits: &[SelectedLimit],
-    readings: &[Reading],
+    states: &[CounterState],
     request: &Attributes,
 ) -> Option<Refusal> {
-    let refusing = limits.iter().zip(readings).filter(|(limit, reading)| reading.over && !limit.meter.shadow);
+    let refusing = limits.iter().zip(states).filter(|(limit, state)| state.over && !limit.meter.shadow);
     // Of several refusals, chooses the longest. 0 means that waiting does not help.
-    let wait = |(limit, reading): &(&SelectedLimit, &Reading)| match retry_ms(compiled, limit, reading) {
+    let wait = |(limit, state): &(&SelectedLimit, &CounterState)| match retry_ms(compiled, limit, state) {
         0 => u64::MAX,
         ms => ms,
     };
-    let (first, reading) = refusing.max_by_key(wait)?;
+    let (first, state) = refusing.max_by_key(wait)?;
     let definition = &compiled.entries[first.entry].definition;
-    let retry_after_ms = retry_ms(compiled, first, reading);
+    let retry_after_ms = retry_ms(compiled, first, state);
     let rejected = definition.rejected();
     let mut headers: Vec<(String, String)> =
         rejected.headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -91,7 +91,7 @@ pub(super) fn refusal(
         // Without this header, OpenAI's and Anthropic's clients would retry.
         add("x-should-retry", "false".to_owned());
     }
-    for (name, value) in self::headers(compiled, limits, readings) {
+    for (name, value) in self::headers(compiled, limits, states) {
         add(name, value);
     }
     if rejected.body.is_none() {
@@ -102,22 +102,22 @@ pub(super) fn refusal(
         status: rejected.status,
         retry_after_ms,
         headers,
-        body: rejected.body.clone().unwrap_or_else(|| body(definition, reading, retry_after_ms)),
-        details: details(definition, first, reading, request),
+        body: rejected.body.clone().unwrap_or_else(|| body(definition, state, retry_after_ms)),
+        details: details(definition, first, state, request),
     })
 }
 
 fn details(
     definition: &Definition,
     limit: &SelectedLimit,
-    reading: &Reading,
+    state: &CounterState,
     request: &Attributes,
 ) -> RefusalDetails {
     let Meter { bucket, cost, .. } = &limit.meter;
     let (name, what) = (definition.name(), what(definition.counts()));
     let is_prepaid = matches!(definition, Definition::Quota(quota) if quota.kind == QuotaKind::Prepaid);
     // The counter of a prepaid quota holds the balance.
-    let (amount, used) = if is_prepaid { (reading.used, 0) } else { (reading.amount, reading.used) };
+    let (amount, used) = if is_prepaid { (state.used, 0) } else { (state.amount, state.used) };
     let why = match definition {
         Definition::Limit(limit) if definition.is_concurrency() => {
             format!(
@@ -147,17 +147,13 @@ fn details(
     }
 }
 
-fn retry_ms(compiled: &Compiled, limit: &SelectedLimit, reading: &Reading) -> u64 {
-    if compiled.entries[limit.entry].definition.is_concurrency() {
-        RUNNING_RETRY_MS
-    } else {
-        reading.retry_ms
-    }
+fn retry_ms(compiled: &Compiled, limit: &SelectedLimit, state: &CounterState) -> u64 {
+    if compiled.entries[limit.entry].definition.is_concurrency() { RUNNING_RETRY_MS } else { state.retry_ms }
 }
 
-fn body(definition: &Definition, reading: &Reading, retry_after_ms: u64) -> String {
+fn body(definition: &Definition, state: &CounterState, retry_after_ms: u64) -> String {
     let name = definition.name();
-    let amount = reading.amount;
+    let amount = state.amount;
     let (kind, mut message) = match definition {
         Definition::Quota(_) if amount == 0 => {
             ("insufficient_quota", format!("no quota {name:?} has been granted"))
@@ -215,9 +211,9 @@ fn period(definition: &Definition) -> Option<&Period> {
     }
 }
 
-fn remaining(definition: &Definition, reading: &Reading) -> u64 {
+fn remaining(definition: &Definition, state: &CounterState) -> u64 {
     match definition {
-        Definition::Quota(quota) if quota.kind == QuotaKind::Prepaid => reading.used,
-        _ => reading.amount.saturating_sub(reading.used),
+        Definition::Quota(quota) if quota.kind == QuotaKind::Prepaid => state.used,
+        _ => state.amount.saturating_sub(state.used),
     }
 }

@@ -50,10 +50,10 @@ impl Limiter {
         if report.outcome == Outcome::Success && report.is_final && report.tokens.is_some() {
             self.estimates.learn(&ticket.model, ticket.prompt_bytes, report.output_bytes, &charge.tokens);
         }
-        if ticket.notes.is_empty() {
+        if ticket.records.is_empty() {
             return Ok(Some(Settled { ticket, charge, first: None, was_open }));
         }
-        let notes = std::mem::take(&mut ticket.notes);
+        let records = std::mem::take(&mut ticket.records);
         let now_ms = unix_ms();
         let settled: Vec<(&compiled::CompiledLimit, Entry)> = std::mem::take(&mut ticket.debits)
             .into_iter()
@@ -64,7 +64,7 @@ impl Limiter {
         }
         let amounts: Vec<_> = settled.iter().map(|(of, entry)| (*of, entry.reserved, entry.actual)).collect();
         let entries = settled.into_iter().map(|(_, entry)| entry).collect();
-        let first = self.counters.settle(Settlement { id: id.clone(), notes, entries }).await?;
+        let first = self.counters.settle(Settlement { id: id.clone(), records, entries }).await?;
         for (of, reserved, amount) in
             amounts.into_iter().filter(|(of, ..)| first && !of.definition.is_concurrency())
         {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use evenkeel_domain::limit::Bucket;
-use evenkeel_store::counters::Note;
+use evenkeel_store::counters::RecordRef;
 use prost::Message as _;
 
 /// Longest ticket a gateway keeps, in bytes.
@@ -25,13 +25,13 @@ mod wire {
         #[prost(uint64, tag = "5")]
         pub(super) output_tokens: u64,
         #[prost(message, repeated, tag = "6")]
-        pub(super) notes: Vec<Note>,
+        pub(super) records: Vec<RecordRef>,
         #[prost(message, repeated, tag = "7")]
         pub(super) buckets: Vec<Bucket>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Note {
+    pub(super) struct RecordRef {
         #[prost(string, tag = "1")]
         pub(super) tag: String,
         #[prost(uint64, tag = "2")]
@@ -71,7 +71,7 @@ pub struct Ticket {
     pub prompt_bytes: u64,
     pub output_tokens: u64,
     /// Where the store keeps the reservation records.
-    pub notes: Vec<Note>,
+    pub records: Vec<RecordRef>,
     /// The amounts to settle.
     pub debits: Vec<Debit>,
 }
@@ -94,7 +94,11 @@ impl Ticket {
     /// needs.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
-        let note = |note: Note| wire::Note { tag: note.tag.to_string(), day: note.day, epoch: note.epoch };
+        let record = |record: RecordRef| wire::RecordRef {
+            tag: record.tag.to_string(),
+            day: record.day,
+            epoch: record.epoch,
+        };
         let mut buckets: Vec<wire::Bucket> = Vec::new();
         for debit in self.debits {
             let Bucket { tag, rest } = &*debit.bucket;
@@ -114,7 +118,7 @@ impl Ticket {
             session: self.session,
             prompt_bytes: self.prompt_bytes,
             output_tokens: self.output_tokens,
-            notes: self.notes.into_iter().map(note).collect(),
+            records: self.records.into_iter().map(record).collect(),
             buckets,
         };
         if ticket.encoded_len() > TICKET_BYTES_MAX {
@@ -130,7 +134,11 @@ impl Ticket {
             return None;
         }
         let ticket = wire::Ticket::decode(bytes).ok()?;
-        let note = |note: wire::Note| Note { tag: note.tag.into(), day: note.day, epoch: note.epoch };
+        let record = |record: wire::RecordRef| RecordRef {
+            tag: record.tag.into(),
+            day: record.day,
+            epoch: record.epoch,
+        };
         let debits = ticket.buckets.into_iter().flat_map(|bucket| {
             let of = Arc::new(Bucket { tag: bucket.tag, rest: bucket.rest });
             bucket.debits.into_iter().map(move |debit| Debit {
@@ -147,7 +155,7 @@ impl Ticket {
             session: ticket.session,
             prompt_bytes: ticket.prompt_bytes,
             output_tokens: ticket.output_tokens,
-            notes: ticket.notes.into_iter().map(note).collect(),
+            records: ticket.records.into_iter().map(record).collect(),
             debits: debits.collect(),
         })
     }
@@ -174,7 +182,7 @@ mod tests {
             session: "s".into(),
             prompt_bytes: 7,
             output_tokens: 512,
-            notes: vec![Note { tag: "limits".into(), day: 20_000, epoch: 1_800_000_000_000 }],
+            records: vec![RecordRef { tag: "limits".into(), day: 20_000, epoch: 1_800_000_000_000 }],
             debits,
         }
     }

@@ -11,7 +11,7 @@ use evenkeel_domain::{
     limit::{Meter, OnOutage},
     settings::RateLimiterOptions,
 };
-use evenkeel_store::counters::{Counters, Ground, Reading, Verdict};
+use evenkeel_store::counters::{CounterState, Counters, ReserveBasis, Verdict};
 use plan::{Action, DescriptorPlan, Plan};
 use prometheus::IntCounter;
 
@@ -95,7 +95,7 @@ impl RateLimiter {
         };
         let charged = self.charge_own_hits(&plan, &count).await;
         let given_back = self.give_back(&plan.give_backs).await;
-        Ok(self.report(domain, &plan, &Readings { count, charged, given_back }))
+        Ok(self.report(domain, &plan, &Replies { count, charged, given_back }))
     }
 
     fn refuse_unchecked(&self, request: &RateLimitRequest<'_>) -> Evaluation {
@@ -109,12 +109,12 @@ impl RateLimiter {
 
     /// Returns the status of each descriptor, and counts it in the metrics. A request is over if a limit is over, or if
     /// all its limits in quota mode are.
-    fn report(&self, domain: &Domain, plan: &Plan<'_>, readings: &Readings) -> Evaluation {
+    fn report(&self, domain: &Domain, plan: &Plan<'_>, replies: &Replies) -> Evaluation {
         let mut statuses = Vec::with_capacity(plan.descriptors.len());
         let mut over = false;
         let (mut quotas, mut quotas_over) = (0, 0);
         for descriptor in &plan.descriptors {
-            let (status, result) = self.status(descriptor, plan, readings);
+            let (status, result) = self.status(descriptor, plan, replies);
             if matches!(descriptor.action, Action::NoLimit) {
                 domain.no_limit.inc();
             }
@@ -140,9 +140,9 @@ impl RateLimiter {
         &self,
         descriptor: &DescriptorPlan<'_>,
         plan: &Plan<'_>,
-        readings: &Readings,
+        replies: &Replies,
     ) -> (DescriptorStatus, Option<DescriptorResult>) {
-        let Count { verdict, remembered } = &readings.count;
+        let Count { verdict, remembered } = &replies.count;
         let limit = descriptor.limit.as_ref();
         match descriptor.action {
             Action::NoLimit => (DescriptorStatus::default(), None),
@@ -152,23 +152,23 @@ impl RateLimiter {
             }
             Action::Replaced => (DescriptorStatus::default(), Some(DescriptorResult::Replaced)),
             Action::GiveBack(i) => {
-                let status = status(limit, &readings.given_back[i], Ground::Shared, false);
+                let status = status(limit, &replies.given_back[i], ReserveBasis::Shared, false);
                 (status, Some(DescriptorResult::Refunded))
             }
-            Action::Count { meter, .. } if *remembered && !verdict.readings[meter].over => {
+            Action::Count { meter, .. } if *remembered && !verdict.states[meter].over => {
                 (DescriptorStatus::default(), None)
             }
             Action::Count { meter, shadow, .. } => {
-                let mut reading = verdict.readings[meter];
-                let over = is_over(&plan.meters[meter], &reading, verdict);
-                reading.used += readings.charged.get(&meter).unwrap_or(&0);
+                let mut state = verdict.states[meter];
+                let over = is_over(&plan.meters[meter], &state, verdict);
+                state.used += replies.charged.get(&meter).unwrap_or(&0);
                 let result = match over {
                     false => DescriptorResult::Ok,
                     true if shadow || self.options.shadow => DescriptorResult::ShadowOverLimit,
                     true if *remembered => DescriptorResult::OverLimitCached,
                     true => DescriptorResult::OverLimit,
                 };
-                let status = status(limit, &reading, verdict.ground, over);
+                let status = status(limit, &state, verdict.basis, over);
                 (DescriptorStatus { over: over && !shadow, ..status }, Some(result))
             }
         }
@@ -176,12 +176,12 @@ impl RateLimiter {
 }
 
 /// The store's replies for a request.
-struct Readings {
+struct Replies {
     count: Count,
     /// Own hits charged although the request is refused, by meter.
     charged: BTreeMap<usize, u64>,
     /// By index of [`Action::GiveBack`].
-    given_back: Vec<Reading>,
+    given_back: Vec<CounterState>,
 }
 
 fn check(request: &RateLimitRequest<'_>) -> Result<(), DomainError> {
@@ -194,24 +194,29 @@ fn check(request: &RateLimitRequest<'_>) -> Result<(), DomainError> {
     Ok(())
 }
 
-/// Returns whether a counter is over its limit. A meter in shadow mode is never refused, so its reading alone does not
+/// Returns whether a counter is over its limit. A meter in shadow mode is never refused, so its state alone does not
 /// say so.
-fn is_over(meter: &Meter, reading: &Reading, verdict: &Verdict) -> bool {
-    let is_counted = match verdict.ground {
-        Ground::Shared => true,
-        Ground::Local => meter.on_outage == OnOutage::Local,
-        Ground::Closed => false,
+fn is_over(meter: &Meter, state: &CounterState, verdict: &Verdict) -> bool {
+    let is_counted = match verdict.basis {
+        ReserveBasis::Shared => true,
+        ReserveBasis::Local => meter.on_outage == OnOutage::Local,
+        ReserveBasis::Closed => false,
     };
     let cost = if verdict.admitted { 0 } else { meter.cost };
-    reading.over || is_counted && meter.shadow && reading.used + cost > reading.amount
+    state.over || is_counted && meter.shadow && state.used + cost > state.amount
 }
 
-fn status(limit: Option<&CurrentLimit>, reading: &Reading, ground: Ground, over: bool) -> DescriptorStatus {
+fn status(
+    limit: Option<&CurrentLimit>,
+    state: &CounterState,
+    basis: ReserveBasis,
+    over: bool,
+) -> DescriptorStatus {
     let Some(limit) = limit else { return DescriptorStatus::default() };
-    let is_uncounted = ground != Ground::Shared && reading.amount == 0;
-    let amount = if is_uncounted { u64::from(limit.requests) } else { reading.amount };
-    let remaining = if over { 0 } else { amount.saturating_sub(reading.used) };
-    let reset_ms = match reading.reset_ms {
+    let is_uncounted = basis != ReserveBasis::Shared && state.amount == 0;
+    let amount = if is_uncounted { u64::from(limit.requests) } else { state.amount };
+    let remaining = if over { 0 } else { amount.saturating_sub(state.used) };
+    let reset_ms = match state.reset_ms {
         0 => limit.unit.ms() - unix_ms() % limit.unit.ms(),
         ms => ms,
     };

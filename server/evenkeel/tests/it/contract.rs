@@ -136,7 +136,7 @@ async fn leases_and_pools_are_listed(s: &Subject) {
     s.store.register(&s.pool).await.unwrap();
     s.store.register(&s.pool).await.unwrap();
     assert_eq!(s.store.pools().await.unwrap(), std::slice::from_ref(&s.pool.id));
-    assert_eq!(s.store.audit(&s.pool).await.unwrap(), 0);
+    assert_eq!(s.store.recount(&s.pool).await.unwrap(), 0);
 }
 
 async fn many_leases_at_once(s: &Subject) {

@@ -15,7 +15,7 @@ use evenkeel_domain::limit::{
     rule::{SLOTS, slot_ms},
 };
 use evenkeel_store::{
-    counters::{Counters, Entry, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict},
+    counters::{CounterState, Counters, Entry, Renewal, ReservationId, Reserve, Settlement, Verdict},
     memory::MemoryCounters,
     redis::RedisStore,
 };
@@ -157,19 +157,19 @@ struct Both {
 /// Equal, except for where the reservation is recorded.
 fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
     prop_assert_eq!(memory.admitted, redis.admitted, "{:?} {:?}", memory, redis);
-    prop_assert_eq!(&memory.readings, &redis.readings);
-    prop_assert_eq!(memory.notes.len(), redis.notes.len());
+    prop_assert_eq!(&memory.states, &redis.states);
+    prop_assert_eq!(memory.records.len(), redis.records.len());
     Ok(())
 }
 
 fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64) -> Settlement {
     // A settlement does not know the amount.
-    let entry = |(meter, reading): (&Meter, &Reading)| Entry {
+    let entry = |(meter, state): (&Meter, &CounterState)| Entry {
         rule: with_amount(meter.rule, 0),
-        ..Entry::settling(meter, reading, actual)
+        ..Entry::settling(meter, state, actual)
     };
-    let entries: Vec<Entry> = meters.iter().zip(&verdict.readings).map(entry).collect();
-    Settlement { id: id(number), notes: verdict.notes.clone(), entries }
+    let entries: Vec<Entry> = meters.iter().zip(&verdict.states).map(entry).collect();
+    Settlement { id: id(number), records: verdict.records.clone(), entries }
 }
 
 impl Both {
@@ -218,7 +218,7 @@ impl Both {
             Step::Settle { id: number, actual } => {
                 let today = self.now_ms / DAY_MS;
                 // Reservation records live for two days of Redis's own time, which does not pass here.
-                let kept = |v: &Verdict| v.notes.iter().all(|note| note.day + 1 >= today);
+                let kept = |v: &Verdict| v.records.iter().all(|record| record.day + 1 >= today);
                 if let Some((meters, m, r)) = self.reserved.get(number).filter(|(_, m, _)| kept(m)) {
                     let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
                     let r = self.redis.settle(settlement(*number, meters, r, *actual)).await.unwrap();
@@ -261,7 +261,7 @@ impl Both {
         // One call cannot carry an id twice.
         for (number, set, key, cost, ends) in ops {
             let known = self.reserved.get(number);
-            let kept = known.is_some_and(|(_, m, _)| m.notes.iter().all(|note| note.day + 1 >= today));
+            let kept = known.is_some_and(|(_, m, _)| m.records.iter().all(|record| record.day + 1 >= today));
             if *ends && kept && !ended.iter().any(|(n, _)| n == number) && !asked.contains_key(number) {
                 ended.push((*number, *cost));
             } else if !ended.iter().any(|(n, _)| n == number) {
@@ -357,9 +357,9 @@ async fn admitted(
         let verdict = counters.reserve(Reserve { id: None, meters: vec![meter.clone()] }).await.unwrap();
         if verdict.admitted {
             log.push((now, *cost));
-        } else if verdict.readings[0].retry_ms > 0 {
+        } else if verdict.states[0].retry_ms > 0 {
             // Retry-After is exact: there is no room just before it, and room at it.
-            let retry_ms = verdict.readings[0].retry_ms;
+            let retry_ms = verdict.states[0].retry_ms;
             set_clock(now + retry_ms - 1);
             assert!(
                 !counters.peek(vec![meter.clone()]).await.unwrap().admitted,
@@ -461,7 +461,7 @@ async fn a_repeated_settlement_ends_a_restored_request() {
     let meters = meters(3, 0, 1, false, true);
     let running = meters.iter().position(|m| matches!(m.rule, CounterRule::Running { .. })).unwrap();
     for store in stores {
-        let used = async || store.peek(meters.clone()).await.unwrap().readings[running].used;
+        let used = async || store.peek(meters.clone()).await.unwrap().states[running].used;
         let verdict = store.reserve(Reserve { id: Some(id(1)), meters: meters.clone() }).await.unwrap();
         assert!(store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
         let meter = &meters[running];

@@ -51,7 +51,7 @@ enum Step {
     Reap {
         holder: usize,
     },
-    Audit,
+    Recount,
     /// Several at once, which leave in one script call: (holder, lease, tie, whether to settle).
     Batch {
         ops: Vec<(usize, u64, u32, bool)>,
@@ -71,7 +71,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(holder, listed, unknown, endpoint, through)| Step::KeepAlive { holder, listed, unknown, endpoint, through }),
         1 => holder.clone().prop_map(|holder| Step::Die { holder }),
         1 => holder.prop_map(|holder| Step::Reap { holder }),
-        1 => Just(Step::Audit),
+        1 => Just(Step::Recount),
         3 => (prop::collection::vec((0..HOLDERS.len(), 1_u64..=8, any::<u32>(), any::<bool>()), 1..12), 0..3_usize)
             .prop_map(|(ops, roster)| Step::Batch { ops, roster }),
         1 => Just(Step::ForgetScripts),
@@ -134,7 +134,7 @@ impl Both {
             }
             Step::Batch { ref ops, roster } => self.batch(ops, roster).await?,
             Step::Reap { holder: h } => self.reap(h).await?,
-            Step::Audit => prop_assert_eq!(self.redis.audit(pool).await.unwrap(), 0),
+            Step::Recount => prop_assert_eq!(self.redis.recount(pool).await.unwrap(), 0),
             Step::ForgetScripts => drop(self.server.command(&["SCRIPT", "FLUSH"])),
         }
         Ok(())
@@ -306,6 +306,6 @@ fn concurrent_operations_balance() {
         assert_eq!(table.in_flight.values().sum::<u64>(), held);
         assert!(table.in_flight.values().all(|n| *n <= 40), "{:?}", table.in_flight);
         assert!(admitted > held, "some were admitted and settled");
-        assert_eq!(store.audit(&pool).await.unwrap(), 0);
+        assert_eq!(store.recount(&pool).await.unwrap(), 0);
     });
 }

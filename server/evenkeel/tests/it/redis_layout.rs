@@ -50,8 +50,8 @@ async fn every_key_expires() {
     store.register(&pool).await.unwrap();
     check("register");
     redis.command(&["DEL", "x:ek2:{r|c}:in-flight"]);
-    store.audit(&pool).await.unwrap();
-    check("audit");
+    store.recount(&pool).await.unwrap();
+    check("recount");
 }
 
 /// Guards against the loss of single keys, by eviction or by an operator.
@@ -68,10 +68,10 @@ async fn a_recount_restores_lost_counts() {
     // A settlement must not make the lost count negative.
     assert!(store.settle(&pool, &holder("h"), lease(4)).await.unwrap());
     assert!(store.table(&pool).await.unwrap().in_flight.is_empty());
-    assert_eq!(store.audit(&pool).await.unwrap(), 2);
+    assert_eq!(store.recount(&pool).await.unwrap(), 2);
     let after = store.table(&pool).await.unwrap().in_flight;
     assert_eq!(after.values().sum::<u64>(), before.values().sum::<u64>() - 1);
-    assert_eq!(store.audit(&pool).await.unwrap(), 0);
+    assert_eq!(store.recount(&pool).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -114,7 +114,11 @@ async fn higress_table_is_shared() {
     assert_eq!(admit(&*store, &pool, 2).await, Some("b".into()));
     assert_eq!(count("b"), Some(1));
     assert_eq!(store.table(&pool).await.unwrap().in_flight.get("a"), Some(&3));
-    assert_eq!(store.audit(&pool).await.unwrap(), 0, "other gateways' counts have no leases to compare with");
+    assert_eq!(
+        store.recount(&pool).await.unwrap(),
+        0,
+        "other gateways' counts have no leases to compare with"
+    );
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use evenkeel_domain::{
     },
 };
 
-use crate::counters::{Entry, Reading, ReservationId};
+use crate::counters::{CounterState, Entry, ReservationId};
 
 /// The state of a counter at some time.
 #[derive(Clone, Debug, PartialEq)]
@@ -238,7 +238,7 @@ impl Cell {
     }
 
     /// Returns the used amount, the amount in force, and the window that the settlement must pass.
-    pub(super) fn reading(&self, rule: &CounterRule, now: u64) -> Reading {
+    pub(super) fn state(&self, rule: &CounterRule, now: u64) -> CounterState {
         let (used, amount, window) = match (self, rule) {
             (Self::Fixed { start, used, .. }, CounterRule::Fixed { amount, .. }) => (*used, *amount, *start),
             (Self::Sliding { slot, counts }, CounterRule::Sliding { amount, .. }) => {
@@ -258,7 +258,7 @@ impl Cell {
             _ => (0, 0, 0),
         };
         let (reserved, reset_ms) = (self.reserved(), rule.reset_ms(used, now));
-        Reading { used, reserved, amount, window, reset_ms, ..Reading::default() }
+        CounterState { used, reserved, amount, window, reset_ms, ..CounterState::default() }
     }
 
     /// For a refusal, returns the time until the cost would fit, and the time for which it cannot fit, whatever is

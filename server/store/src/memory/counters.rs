@@ -18,7 +18,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::cell::Cell;
-use crate::counters::{Counters, Entry, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict};
+use crate::counters::{
+    CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, Settlement, Verdict,
+};
 
 /// From this number of counters on, expired ones are deleted.
 const PURGE_FROM: usize = 1024;
@@ -38,12 +40,12 @@ pub(super) type Place = (Arc<Bucket>, Arc<str>);
 #[derive(Default)]
 pub(super) struct State {
     pub(super) cells: HashMap<Place, Stored>,
-    notes: BTreeMap<u64, Notes>,
+    records: BTreeMap<u64, DayRecords>,
     purge_at: usize,
 }
 
 /// Records of the reservations of one day.
-struct Notes {
+struct DayRecords {
     /// When the first was made, in ms.
     epoch: u64,
     /// Reservations not yet settled, with the window and the taken amount of each counter. `None`: settled after the
@@ -131,10 +133,10 @@ impl State {
     /// Reserves, unless the call only peeks.
     fn reserve(&mut self, reserve: &Reserve, look: bool, now: u64) -> Verdict {
         let id = reserve.id.as_ref();
-        let today = self.notes.get(&(now / DAY_MS));
-        let noted = id.zip(today).and_then(|(id, notes)| notes.ids.get(id).cloned());
-        let repeated = noted.is_some();
-        let before = noted.flatten().filter(|before| before.len() == reserve.meters.len());
+        let today = self.records.get(&(now / DAY_MS));
+        let recorded = id.zip(today).and_then(|(id, records)| records.ids.get(id).cloned());
+        let repeated = recorded.is_some();
+        let before = recorded.flatten().filter(|before| before.len() == reserve.meters.len());
         let judge = |(i, meter): (usize, &Meter)| {
             let cell = self.cell(&meter.bucket, &meter.name, &meter.rule, now);
             let room = cell.as_ref().and_then(|cell| cell.room(&meter.rule, meter.cost));
@@ -150,27 +152,27 @@ impl State {
         };
         let judged: Vec<Judged> = reserve.meters.iter().enumerate().map(judge).collect();
         let admitted = judged.iter().all(|judged| judged.taken.is_some());
-        let readings = reserve.meters.iter().zip(judged).enumerate();
-        let readings: Vec<Reading> = readings
+        let states = reserve.meters.iter().zip(judged).enumerate();
+        let states: Vec<CounterState> = states
             .map(|(i, (meter, judged))| match judged {
                 Judged { cell, taken: Some(taken) } if admitted => {
-                    let reading = self.take(meter, cell, taken, id, look || repeated, now);
-                    let window = before.as_ref().map_or(reading.window, |before| before[i].0);
-                    Reading { window, ..reading }
+                    let state = self.take(meter, cell, taken, id, look || repeated, now);
+                    let window = before.as_ref().map_or(state.window, |before| before[i].0);
+                    CounterState { window, ..state }
                 }
                 Judged { cell, taken } => refused(meter, cell.as_ref(), taken.is_none(), now),
             })
             .collect();
-        let mut notes = Vec::new();
+        let mut records = Vec::new();
         if let (Some(id), true, false) = (id, admitted, look) {
             let day = now / DAY_MS;
-            self.notes.retain(|noted, _| noted + 2 > day);
-            let of_day = self.notes.entry(day).or_insert_with(|| Notes::new(now));
-            let taken = readings.iter().map(|reading| (reading.window, reading.taken)).collect();
+            self.records.retain(|recorded, _| recorded + 2 > day);
+            let of_day = self.records.entry(day).or_insert_with(|| DayRecords::new(now));
+            let taken = states.iter().map(|state| (state.window, state.taken)).collect();
             of_day.ids.entry(id.clone()).or_insert(Some(taken));
-            notes.push(Note { tag: Arc::default(), day, epoch: of_day.epoch });
+            records.push(RecordRef { tag: Arc::default(), day, epoch: of_day.epoch });
         }
-        Verdict { admitted, readings, notes, ..Verdict::default() }
+        Verdict { admitted, states, records, ..Verdict::default() }
     }
 
     fn take(
@@ -181,8 +183,8 @@ impl State {
         id: Option<&ReservationId>,
         look: bool,
         now: u64,
-    ) -> Reading {
-        let Some(mut cell) = cell else { return Reading { taken, ..Reading::default() } };
+    ) -> CounterState {
+        let Some(mut cell) = cell else { return CounterState { taken, ..CounterState::default() } };
         if !look {
             let hold = match meter.rule {
                 CounterRule::Running { ttl_ms, .. } => id.map(|id| (id, now + ttl_ms)),
@@ -191,17 +193,17 @@ impl State {
             cell.take(taken, meter.provisional, hold);
             self.put((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), cell.clone(), &meter.rule, now);
         }
-        Reading { taken, ..cell.reading(&meter.rule, now) }
+        CounterState { taken, ..cell.state(&meter.rule, now) }
     }
 
     fn settle(&mut self, settlement: &Settlement, now: u64) -> bool {
         let (mut first, mut lost) = (true, false);
-        for note in &settlement.notes {
-            let of_day = self.notes.entry(note.day).or_insert_with(|| Notes::new(now));
+        for record in &settlement.records {
+            let of_day = self.records.entry(record.day).or_insert_with(|| DayRecords::new(now));
             match of_day.ids.get(&settlement.id) {
                 Some(Some(_)) => drop(of_day.ids.remove(&settlement.id)),
                 Some(None) => first = false,
-                None if of_day.epoch == note.epoch => first = false,
+                None if of_day.epoch == record.epoch => first = false,
                 None => {
                     of_day.ids.insert(settlement.id.clone(), None);
                     lost = true;
@@ -223,7 +225,7 @@ impl State {
 
     fn give_back(&mut self, reserve: &Reserve, now: u64) {
         let Some(id) = &reserve.id else { return };
-        let Some(of_day) = self.notes.get_mut(&(now / DAY_MS)) else { return };
+        let Some(of_day) = self.records.get_mut(&(now / DAY_MS)) else { return };
         let is_same = |taken: &Vec<(u64, u64)>| taken.len() == reserve.meters.len();
         if !of_day.ids.get(id).and_then(Option::as_ref).is_some_and(is_same) {
             return;
@@ -234,7 +236,7 @@ impl State {
                 continue;
             }
             let Some(mut cell) = self.cell(&meter.bucket, &meter.name, &meter.rule, now) else { continue };
-            let entry = Entry::settling(meter, &Reading { window, taken, ..Reading::default() }, 0);
+            let entry = Entry::settling(meter, &CounterState { window, taken, ..CounterState::default() }, 0);
             cell.settle(&entry, taken, id, now);
             self.put((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), cell, &meter.rule, now);
         }
@@ -249,16 +251,16 @@ impl State {
     }
 }
 
-impl Notes {
+impl DayRecords {
     fn new(now: u64) -> Self {
         Self { epoch: now, ids: HashMap::new() }
     }
 }
 
-fn refused(meter: &Meter, cell: Option<&Cell>, over: bool, now: u64) -> Reading {
-    let Some(cell) = cell else { return Reading { over, ..Reading::default() } };
+fn refused(meter: &Meter, cell: Option<&Cell>, over: bool, now: u64) -> CounterState {
+    let Some(cell) = cell else { return CounterState { over, ..CounterState::default() } };
     let (retry_ms, final_ms) = cell.waits(&meter.rule, meter.cost, meter.provisional, now);
-    Reading { over, retry_ms, final_ms, window: 0, ..cell.reading(&meter.rule, now) }
+    CounterState { over, retry_ms, final_ms, window: 0, ..cell.state(&meter.rule, now) }
 }
 
 #[async_trait]

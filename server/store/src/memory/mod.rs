@@ -261,7 +261,7 @@ impl Store for MemoryStore {
         }))
     }
 
-    async fn audit(&self, _pool: &Arc<Pool>) -> Result<u64, StoreError> {
+    async fn recount(&self, _pool: &Arc<Pool>) -> Result<u64, StoreError> {
         Ok(0) // Nothing but the operations above can touch these tables.
     }
 

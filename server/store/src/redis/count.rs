@@ -19,7 +19,7 @@ use super::{
     script::Numbers,
     windows::Windows,
 };
-use crate::counters::{Note, Reading, Verdict};
+use crate::counters::{CounterState, RecordRef, Verdict};
 
 /// Most counters in one script call, which bounds how long the call blocks Redis.
 const COUNTERS_MAX: usize = 1024;
@@ -41,7 +41,7 @@ impl Work for CountWork {
             counters += op.counters();
             counters <= COUNTERS_MAX || counters == op.counters()
         };
-        let ids = queue.iter().take(BATCH_MAX).take_while(fits).map(|op| op.noted().map(|(id, _)| id));
+        let ids = queue.iter().take(BATCH_MAX).take_while(fits).map(|op| op.recorded().map(|(id, _)| id));
         ids.take_while(|id| id.is_none_or(|id| named.insert(id))).count()
     }
 
@@ -101,7 +101,7 @@ impl CountWork {
             Err(error) => return ops.into_iter().for_each(|op| op.fail(&error)),
         };
         let epoch = days.iter().position(|day| day == today).map_or(0, |i| epochs[i]);
-        let note = Note { tag: Arc::clone(&self.place.tag), day: *today, epoch };
+        let record = RecordRef { tag: Arc::clone(&self.place.tag), day: *today, epoch };
         let (settlements, reservations): (Vec<Op>, Vec<Op>) =
             ops.into_iter().partition(|op| matches!(op, Op::Settle { .. }));
         for op in settlements {
@@ -113,14 +113,14 @@ impl CountWork {
         }
         for (i, op) in reservations.into_iter().enumerate() {
             if let Op::Reserve { id, meters, how, answer, span } = op {
-                let note = (id.is_some() && how == How::Make).then_some(&note);
+                let record = (id.is_some() && how == How::Make).then_some(&record);
                 let verdict = match how {
                     How::GiveBack => {
                         reply.count().map(|n| Verdict { admitted: n == 1, ..Verdict::default() })
                     }
                     How::Make | How::Look => {
                         let order = orders.get(i).map_or(&[][..], Vec::as_slice);
-                        verdict(&mut reply, &meters, order, note, now)
+                        verdict(&mut reply, &meters, order, record, now)
                     }
                 };
                 StoreSpan::ended(span, verdict.as_ref().err());
@@ -135,7 +135,7 @@ fn verdict(
     reply: &mut Numbers,
     meters: &[Meter],
     order: &[usize],
-    note: Option<&Note>,
+    record: Option<&RecordRef>,
     now: u64,
 ) -> Result<Verdict, StoreError> {
     const REFUSED: u64 = 0;
@@ -143,43 +143,48 @@ fn verdict(
     let at = |i: usize| order.get(i).copied().unwrap_or(i);
     let result = reply.count()?;
     let admitted = result != REFUSED;
-    let mut readings = vec![Reading::default(); meters.len()];
+    let mut states = vec![CounterState::default(); meters.len()];
     if !admitted {
         for i in 0..meters.len() {
-            let reading = &mut readings[at(i)];
-            reading.over = reply.count()? == 1;
-            (reading.retry_ms, reading.final_ms) = (reply.count()?, reply.count()?);
+            let state = &mut states[at(i)];
+            state.over = reply.count()? == 1;
+            (state.retry_ms, state.final_ms) = (reply.count()?, reply.count()?);
         }
     }
     for i in 0..meters.len() {
-        let (meter, reading) = (&meters[at(i)], &mut readings[at(i)]);
-        read(reply, &meter.rule, reading, now)?;
-        (reading.taken, reading.window) = if admitted { (meter.cost, reading.window) } else { (0, 0) };
-        reading.reset_ms = meter.rule.reset_ms(reading.used, now);
+        let (meter, state) = (&meters[at(i)], &mut states[at(i)]);
+        read(reply, &meter.rule, state, now)?;
+        (state.taken, state.window) = if admitted { (meter.cost, state.window) } else { (0, 0) };
+        state.reset_ms = meter.rule.reset_ms(state.used, now);
     }
     if admitted && result != AS_ASKED {
         for i in 0..meters.len() {
-            let reading = &mut readings[at(i)];
-            (reading.window, reading.taken) = (reply.count()?, reply.count()?);
+            let state = &mut states[at(i)];
+            (state.window, state.taken) = (reply.count()?, reply.count()?);
         }
     }
-    let notes = note.filter(|_| admitted).cloned().into_iter().collect();
-    Ok(Verdict { admitted, readings, notes, ..Verdict::default() })
+    let records = record.filter(|_| admitted).cloned().into_iter().collect();
+    Ok(Verdict { admitted, states, records, ..Verdict::default() })
 }
 
 /// Reads one counter: the REPLY of its algorithm's file in lua/fragments.
-fn read(reply: &mut Numbers, rule: &CounterRule, reading: &mut Reading, now: u64) -> Result<(), StoreError> {
-    reading.used = reply.count()?;
+fn read(
+    reply: &mut Numbers,
+    rule: &CounterRule,
+    state: &mut CounterState,
+    now: u64,
+) -> Result<(), StoreError> {
+    state.used = reply.count()?;
     match *rule {
         CounterRule::Fixed { amount, .. } => {
-            (reading.reserved, reading.window, reading.amount) = (reply.count()?, reply.count()?, amount);
+            (state.reserved, state.window, state.amount) = (reply.count()?, reply.count()?, amount);
         }
-        CounterRule::Sliding { amount, .. } => (reading.window, reading.amount) = (reply.count()?, amount),
-        CounterRule::TokenBucket { burst, .. } => (reading.window, reading.amount) = (now, burst),
-        CounterRule::Running { amount, .. } => reading.amount = amount,
+        CounterRule::Sliding { amount, .. } => (state.window, state.amount) = (reply.count()?, amount),
+        CounterRule::TokenBucket { burst, .. } => (state.window, state.amount) = (now, burst),
+        CounterRule::Running { amount, .. } => state.amount = amount,
         CounterRule::Prepaid { .. } | CounterRule::Budget { .. } => {
-            (reading.reserved, reading.amount) = (reply.count()?, reply.count()?);
-            reading.window = reply.count()?;
+            (state.reserved, state.amount) = (reply.count()?, reply.count()?);
+            state.window = reply.count()?;
         }
     }
     Ok(())

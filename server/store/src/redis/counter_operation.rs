@@ -7,7 +7,7 @@ use evenkeel_telemetry::traces::StoreSpan;
 use tokio::sync::oneshot;
 
 use super::{Shared, keys::Keys};
-use crate::counters::{Entry, Note, ReservationId, Verdict};
+use crate::counters::{Entry, RecordRef, ReservationId, Verdict};
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -16,8 +16,20 @@ type Traced = Option<Box<StoreSpan>>;
 
 /// An operation that waits for its batch.
 pub(super) enum Op {
-    Reserve { id: Option<ReservationId>, meters: Vec<Meter>, how: How, answer: Answer<Verdict>, span: Traced },
-    Settle { id: ReservationId, note: Option<Note>, entries: Vec<Entry>, answer: Answer<bool>, span: Traced },
+    Reserve {
+        id: Option<ReservationId>,
+        meters: Vec<Meter>,
+        how: How,
+        answer: Answer<Verdict>,
+        span: Traced,
+    },
+    Settle {
+        id: ReservationId,
+        record: Option<RecordRef>,
+        entries: Vec<Entry>,
+        answer: Answer<bool>,
+        span: Traced,
+    },
 }
 
 /// What the script does with a reservation.
@@ -40,10 +52,10 @@ impl Op {
     }
 
     /// Returns the reservation to make or settle and, for a settlement, where its record is.
-    pub(super) fn noted(&self) -> Option<(&ReservationId, Option<&Note>)> {
+    pub(super) fn recorded(&self) -> Option<(&ReservationId, Option<&RecordRef>)> {
         match self {
             Self::Reserve { id, .. } => id.as_ref().map(|id| (id, None)),
-            Self::Settle { id, note, .. } => note.as_ref().map(|note| (id, Some(note))),
+            Self::Settle { id, record, .. } => record.as_ref().map(|record| (id, Some(record))),
         }
     }
 

@@ -21,7 +21,9 @@ use super::{
     stopped,
     windows::Windows,
 };
-use crate::counters::{Counters, Entry, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict};
+use crate::counters::{
+    CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, Settlement, Verdict,
+};
 
 /// Tag of all records of reservations on a single server.
 const ALL: &str = "limits";
@@ -77,14 +79,14 @@ impl Lanes {
     async fn settle(
         &self,
         id: ReservationId,
-        note: Option<Note>,
+        record: Option<RecordRef>,
         entries: Vec<Entry>,
     ) -> Result<bool, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let of_note = || note.as_ref().map_or("", |note| &note.tag);
-        let tag = entries.first().map_or_else(of_note, |entry| &entry.bucket.tag);
+        let of_record = || record.as_ref().map_or("", |record| &record.tag);
+        let tag = entries.first().map_or_else(of_record, |entry| &entry.bucket.tag);
         let span = self.shared.span("evenkeel.store count", "count");
-        self.of(tag).submit(Op::Settle { id, note, entries, answer, span });
+        self.of(tag).submit(Op::Settle { id, record, entries, answer, span });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -98,7 +100,7 @@ impl Lanes {
         .await;
         let admitted = answers.iter().all(|answer| answer.as_ref().is_ok_and(|verdict| verdict.admitted));
         let mut merged = Verdict { admitted, ..Verdict::default() };
-        merged.readings = vec![Reading::default(); groups.iter().map(Vec::len).sum()];
+        merged.states = vec![CounterState::default(); groups.iter().map(Vec::len).sum()];
         let (mut back, mut failed) = (Vec::new(), None);
         for (group, answer) in groups.iter().zip(answers) {
             let verdict = match answer {
@@ -111,17 +113,18 @@ impl Lanes {
             if verdict.admitted && !admitted && how == How::Make {
                 back.push(give_back(group, &verdict));
             }
-            for ((at, _), reading) in group.iter().zip(verdict.readings) {
-                merged.readings[*at] = reading;
+            for ((at, _), state) in group.iter().zip(verdict.states) {
+                merged.states[*at] = state;
             }
-            merged.notes.extend(verdict.notes);
+            merged.records.extend(verdict.records);
         }
         if !admitted {
-            merged.notes.clear();
-            merged.readings.iter_mut().for_each(|reading| (reading.taken, reading.window) = (0, 0));
+            merged.records.clear();
+            merged.states.iter_mut().for_each(|state| (state.taken, state.window) = (0, 0));
             // A reservation without an id has no record, so any id will do.
             let id = reserve.id.unwrap_or_else(ReservationId::nobody);
-            join_all(back.into_iter().map(|(note, entries)| self.settle(id.clone(), note, entries))).await;
+            join_all(back.into_iter().map(|(record, entries)| self.settle(id.clone(), record, entries)))
+                .await;
         }
         failed.map_or(Ok(merged), Err)
     }
@@ -148,10 +151,10 @@ fn by_tag<T>(items: Vec<T>, tag: impl Fn(&T) -> &str) -> Vec<Vec<(usize, T)>> {
     groups
 }
 
-fn give_back(group: &[(usize, Meter)], verdict: &Verdict) -> (Option<Note>, Vec<Entry>) {
+fn give_back(group: &[(usize, Meter)], verdict: &Verdict) -> (Option<RecordRef>, Vec<Entry>) {
     let entries =
-        group.iter().zip(&verdict.readings).map(|((_, meter), reading)| Entry::settling(meter, reading, 0));
-    (verdict.notes.first().cloned(), entries.collect())
+        group.iter().zip(&verdict.states).map(|((_, meter), state)| Entry::settling(meter, state, 0));
+    (verdict.records.first().cloned(), entries.collect())
 }
 
 #[async_trait]
@@ -190,22 +193,22 @@ impl Counters for RedisStore {
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        let Settlement { id, mut notes, entries } = settlement;
+        let Settlement { id, mut records, entries } = settlement;
         if self.counters.by_tag.is_none() {
-            return self.counters.settle(id, notes.pop(), entries).await;
+            return self.counters.settle(id, records.pop(), entries).await;
         }
-        let mut groups: Vec<(Option<Note>, Vec<Entry>)> = by_tag(entries, |entry| &entry.bucket.tag)
+        let mut groups: Vec<(Option<RecordRef>, Vec<Entry>)> = by_tag(entries, |entry| &entry.bucket.tag)
             .into_iter()
             .map(|group| {
-                let at = notes.iter().position(|note| *note.tag == *group[0].1.bucket.tag);
-                let note = at.map(|at| notes.swap_remove(at));
-                (note, group.into_iter().map(|(_, entry)| entry).collect())
+                let at = records.iter().position(|record| *record.tag == *group[0].1.bucket.tag);
+                let record = at.map(|at| records.swap_remove(at));
+                (record, group.into_iter().map(|(_, entry)| entry).collect())
             })
             .collect();
         // Also settles records whose limits are no longer configured.
-        groups.extend(notes.into_iter().map(|note| (Some(note), Vec::new())));
+        groups.extend(records.into_iter().map(|record| (Some(record), Vec::new())));
         let answers = join_all(
-            groups.into_iter().map(|(note, entries)| self.counters.settle(id.clone(), note, entries)),
+            groups.into_iter().map(|(record, entries)| self.counters.settle(id.clone(), record, entries)),
         );
         let answers = answers.await.into_iter().collect::<Result<Vec<bool>, _>>()?;
         Ok(answers.contains(&true))

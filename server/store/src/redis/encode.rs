@@ -113,8 +113,8 @@ pub(super) fn call(work: &Lane, ops: &[Op]) -> (Call, Sent) {
     // Numbers reservations day by day, and within a day in the order of the operations.
     let mut records: Vec<(u64, Vec<String>)> = Vec::new();
     for op in ops {
-        if let Some((id, note)) = op.noted() {
-            let day = note.map_or(today, |note| note.day);
+        if let Some((id, record)) = op.recorded() {
+            let day = record.map_or(today, |record| record.day);
             let known = records.iter().position(|(known, _)| *known == day).unwrap_or_else(|| {
                 records.push((day, Vec::new()));
                 records.len() - 1
@@ -131,8 +131,8 @@ pub(super) fn call(work: &Lane, ops: &[Op]) -> (Call, Sent) {
     let mut batch = Batch::new(&work.keys, ops.len());
     let mut orders = Vec::with_capacity(ops.len());
     for op in ops {
-        let record = op.noted().and_then(|(_, note)| {
-            let day = note.map_or(today, |note| note.day);
+        let record = op.recorded().and_then(|(_, record)| {
+            let day = record.map_or(today, |record| record.day);
             let (_, number) = next.iter_mut().find(|(known, _)| *known == day)?;
             *number += 1;
             Some(*number)
@@ -182,7 +182,7 @@ impl<'a> Batch<'a> {
             }
         }
         let second = match op {
-            Op::Settle { note, .. } => note.as_ref().map_or(0, |note| note.epoch),
+            Op::Settle { record, .. } => record.as_ref().map_or(0, |record| record.epoch),
             Op::Reserve { how, .. } => *how as u64,
         };
         self.numbers(op).push([record as u64, second, running as u64, ends.len() as u64]);

@@ -284,7 +284,7 @@ impl Store for RedisStore {
         Ok(Table { now_ms, in_flight, holders })
     }
 
-    async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
+    async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
         if pool.higress_table {
             return Ok(0); // the counts include requests of other gateways, which have no leases
         }

@@ -27,7 +27,7 @@ use futures::future::join_all;
 
 use super::ResilientStore;
 use crate::counters::{
-    Counters, Ground, Note, Reading, Renewal, ReservationId, Reserve, Settlement, Verdict,
+    CounterState, Counters, RecordRef, Renewal, ReservationId, Reserve, ReserveBasis, Settlement, Verdict,
 };
 
 /// Most settlements that wait for the store. Beyond it, the oldest is dropped and counted as lost.
@@ -55,9 +55,9 @@ impl ResilientStore {
         let Some(here) = &self.local_counters else { return Err(away()) };
         let closed = |meter: &Meter| meter.on_outage == OnOutage::Closed && !meter.shadow;
         if reserve.meters.iter().any(closed) {
-            let reading = |meter: &Meter| Reading { over: closed(meter), ..Reading::default() };
-            let readings = reserve.meters.iter().map(reading).collect();
-            return Ok(Verdict { ground: Ground::Closed, readings, ..Verdict::default() });
+            let state = |meter: &Meter| CounterState { over: closed(meter), ..CounterState::default() };
+            let states = reserve.meters.iter().map(state).collect();
+            return Ok(Verdict { basis: ReserveBasis::Closed, states, ..Verdict::default() });
         }
         let (counted, meters): (Vec<usize>, Vec<Meter>) = (reserve.meters.iter().enumerate())
             .filter(|(_, meter)| is_counted_here(meter))
@@ -67,15 +67,15 @@ impl ResilientStore {
                 (i, Meter { cost, ..meter })
             })
             .unzip();
-        let mut readings = vec![Reading::default(); reserve.meters.len()];
+        let mut states = vec![CounterState::default(); reserve.meters.len()];
         let _span = span(meters.len());
         let verdict = here.reserve(Reserve { id: reserve.id, meters }).await?;
-        for (i, reading) in counted.into_iter().zip(verdict.readings) {
-            readings[i] = reading;
+        for (i, state) in counted.into_iter().zip(verdict.states) {
+            states[i] = state;
         }
-        let here = |note: Note| Note { tag: HERE.into(), ..note };
-        let notes = verdict.notes.into_iter().map(here).collect();
-        Ok(Verdict { ground: Ground::Local, admitted: verdict.admitted, readings, notes })
+        let here = |record: RecordRef| RecordRef { tag: HERE.into(), ..record };
+        let records = verdict.records.into_iter().map(here).collect();
+        Ok(Verdict { basis: ReserveBasis::Local, admitted: verdict.admitted, states, records })
     }
 
     /// Returns this sidecar's share of an amount.
@@ -99,17 +99,17 @@ impl ResilientStore {
     /// was taken, in the store.
     async fn settle_here(&self, settlement: Settlement) -> Result<bool, StoreError> {
         let Some(here) = &self.local_counters else { return Err(away()) };
-        let Settlement { id, notes, entries } = settlement;
+        let Settlement { id, records, entries } = settlement;
         let (quotas, mut limits): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.rule.is_quota());
         limits.iter_mut().for_each(|entry| entry.rule = self.share(entry.rule));
         let here = {
             let _span = span(limits.len());
-            here.settle(Settlement { id: id.clone(), notes, entries: limits }).await
+            here.settle(Settlement { id: id.clone(), records, entries: limits }).await
         };
         let settled = here?;
         if settled && !quotas.is_empty() && self.is_up() {
-            let charge = Settlement { id, notes: Vec::new(), entries: quotas };
+            let charge = Settlement { id, records: Vec::new(), entries: quotas };
             drop(self.observe(self.counters.settle(charge).await));
         }
         Ok(settled)
@@ -118,7 +118,7 @@ impl ResilientStore {
     /// Queues a settlement. Returns false if it waits already.
     fn wait(&self, settlement: Settlement, attempts: u8) -> bool {
         // Without a record, nothing shows whether the store applied it.
-        if settlement.notes.is_empty() || self.is_hopeless(attempts) {
+        if settlement.records.is_empty() || self.is_hopeless(attempts) {
             return true;
         }
         let mut waiting = self.waiting.lock();
@@ -262,7 +262,7 @@ impl Counters for ResilientStore {
             let _span = span(settlement.entries.len());
             return self.counters.settle(settlement).await;
         }
-        if settlement.notes.iter().any(|note| *note.tag == *HERE) {
+        if settlement.records.iter().any(|record| *record.tag == *HERE) {
             return self.settle_here(settlement).await;
         }
         if self.waiting.lock().ids.contains(&settlement.id) {
@@ -386,8 +386,8 @@ mod tests {
 
     /// Returns the used amount of the limit, the balance, and the number of running requests.
     async fn seen(lame: &Lame) -> [u64; 3] {
-        let readings = lame.counters.peek(meters()).await.unwrap().readings;
-        [readings[0].used, readings[1].used, readings[2].used]
+        let states = lame.counters.peek(meters()).await.unwrap().states;
+        [states[0].used, states[1].used, states[2].used]
     }
 
     /// A reservation whose reply was lost must not stay reserved for ever.
@@ -396,7 +396,7 @@ mod tests {
         let lame = Arc::new(Lame::default());
         let store = shared(&lame);
         lame.lame.store(true, Ordering::Relaxed);
-        assert_eq!(Counters::reserve(&*store, reserve()).await.unwrap().ground, Ground::Local);
+        assert_eq!(Counters::reserve(&*store, reserve()).await.unwrap().basis, ReserveBasis::Local);
         assert_eq!(seen(&lame).await, [40, 60, 1]);
         lame.lame.store(false, Ordering::Relaxed);
         store.settle_waiting().await;
@@ -413,10 +413,10 @@ mod tests {
         let Reserve { id, meters } = reserve();
         let entries = meters
             .iter()
-            .zip(&verdict.readings)
-            .map(|(meter, reading)| crate::counters::Entry::settling(meter, reading, 30));
+            .zip(&verdict.states)
+            .map(|(meter, state)| crate::counters::Entry::settling(meter, state, 30));
         let (id, entries) = (id.unwrap(), entries.collect());
-        let settlement = Settlement { id, notes: verdict.notes, entries };
+        let settlement = Settlement { id, records: verdict.records, entries };
         store.down.store(true, Ordering::Relaxed);
         assert!(Counters::settle(&*store, settlement.clone()).await.unwrap());
         assert!(!Counters::settle(&*store, settlement.clone()).await.unwrap());
@@ -434,7 +434,7 @@ mod tests {
         let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
         lame.refuses.store(true, Ordering::Relaxed);
         let id = reserve().id.unwrap();
-        let settlement = Settlement { id, notes: verdict.notes, entries: Vec::new() };
+        let settlement = Settlement { id, records: verdict.records, entries: Vec::new() };
         assert!(Counters::settle(&*store, settlement).await.unwrap());
         for _ in 0..10 {
             store.settle_waiting().await;

@@ -253,8 +253,8 @@ impl ResilientStore {
     }
 
     /// See [`Store::recount`].
-    pub async fn audit(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
-        self.if_up(self.primary.audit(pool)).await
+    pub async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
+        self.if_up(self.primary.recount(pool)).await
     }
 
     /// See [`Store::leases`].

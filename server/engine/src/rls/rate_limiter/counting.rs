@@ -6,7 +6,7 @@ use evenkeel_domain::{
     DomainError,
     limit::{AMOUNT_MAX, Meter},
 };
-use evenkeel_store::counters::{Ground, Reading, Reserve, Verdict};
+use evenkeel_store::counters::{CounterState, Reserve, ReserveBasis, Verdict};
 use tracing::debug;
 
 use super::{
@@ -24,20 +24,21 @@ pub(super) struct Count {
 impl RateLimiter {
     /// Returns the refusal of a request if one of its counters is known to be over.
     pub(super) fn recall(&self, plan: &Plan<'_>) -> Option<Count> {
-        let known: Vec<Option<Reading>> = plan.meters.iter().map(|meter| self.refusals.get(meter)).collect();
+        let known: Vec<Option<CounterState>> =
+            plan.meters.iter().map(|meter| self.refusals.get(meter)).collect();
         known.iter().find(|known| known.is_some())?;
         // Own hits must be charged, unless their counter has nothing left.
         let must_charge = |descriptor: &DescriptorPlan<'_>| match descriptor.action {
             Action::Count { meter, own_hits, .. } => {
-                own_hits > 0 && known[meter].is_none_or(|reading| reading.used < reading.amount)
+                own_hits > 0 && known[meter].is_none_or(|state| state.used < state.amount)
             }
             _ => false,
         };
         if plan.descriptors.iter().any(must_charge) {
             return None;
         }
-        let readings = known.into_iter().map(Option::unwrap_or_default).collect();
-        Some(Count { verdict: Verdict { readings, ..Verdict::default() }, remembered: true })
+        let states = known.into_iter().map(Option::unwrap_or_default).collect();
+        Some(Count { verdict: Verdict { states, ..Verdict::default() }, remembered: true })
     }
 
     /// Takes from all counters, or from none.
@@ -56,9 +57,9 @@ impl RateLimiter {
                 reserved.map_err(DomainError::store("counting a request"))?
             }
         };
-        if !verdict.admitted && verdict.ground == Ground::Shared {
-            for (meter, reading) in meters.iter().zip(&verdict.readings) {
-                self.refusals.insert(meter, reading);
+        if !verdict.admitted && verdict.basis == ReserveBasis::Shared {
+            for (meter, state) in meters.iter().zip(&verdict.states) {
+                self.refusals.insert(meter, state);
             }
         }
         Ok(Count { verdict, remembered: false })
@@ -69,7 +70,7 @@ impl RateLimiter {
     pub(super) async fn charge_own_hits(&self, plan: &Plan<'_>, count: &Count) -> BTreeMap<usize, u64> {
         let Count { verdict, remembered } = count;
         let mut own_hits = BTreeMap::new();
-        if verdict.admitted || *remembered || verdict.ground == Ground::Closed {
+        if verdict.admitted || *remembered || verdict.basis == ReserveBasis::Closed {
             return own_hits;
         }
         for descriptor in &plan.descriptors {

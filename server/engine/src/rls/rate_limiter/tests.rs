@@ -356,9 +356,10 @@ struct Down;
 impl Counters for Down {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
         let closed = reserve.meters.iter().any(|meter| meter.on_outage == OnOutage::Closed);
-        let (ground, admitted) = if closed { (Ground::Closed, false) } else { (Ground::Local, true) };
-        let readings = vec![Reading { over: closed, ..Reading::default() }; reserve.meters.len()];
-        Ok(Verdict { ground, admitted, readings, ..Verdict::default() })
+        let (basis, admitted) =
+            if closed { (ReserveBasis::Closed, false) } else { (ReserveBasis::Local, true) };
+        let states = vec![CounterState { over: closed, ..CounterState::default() }; reserve.meters.len()];
+        Ok(Verdict { basis, admitted, states, ..Verdict::default() })
     }
 
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use evenkeel_domain::limit::{CounterRule, Window};
 use evenkeel_store::{
-    counters::Reading,
+    counters::CounterState,
     memory::{MemoryCounters, MemoryRecords},
     records::{Action, Edited, Record},
 };
@@ -49,8 +49,8 @@ async fn memory_and_redis_agree() {
                     );
                     // Times depend on each store's clock.
                     let [one, other] = [&pair.0.0, &pair.1.0].map(|verdict| {
-                        let reading = verdict.readings[0];
-                        (verdict.admitted, Reading { reset_ms: 0, retry_ms: 0, ..reading })
+                        let state = verdict.states[0];
+                        (verdict.admitted, CounterState { reset_ms: 0, retry_ms: 0, ..state })
                     });
                     assert_eq!(one, other, "seed {seed} step {step}: reserve {cost}");
                     if pair.0.0.admitted {

@@ -41,7 +41,7 @@ async fn a_balance_is_set_used_and_topped_up(s: &Subject) {
     // A request may cost more than the balance.
     s.edit(&alice, Action::Set(5), "4").await.unwrap();
     let last = s.reserve(&alice, 4, 20).await;
-    assert_eq!(last.0.readings[0].taken, 5, "the last of it goes to one request");
+    assert_eq!(last.0.states[0].taken, 5, "the last of it goes to one request");
     s.settle(&alice, last, 12).await;
     let spent = Record { recorded: true, used: 37, overrun: 7, ..Record::default() };
     assert_eq!(s.read(&alice).await, spent);

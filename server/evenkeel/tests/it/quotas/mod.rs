@@ -58,12 +58,12 @@ impl Subject {
             bucket: Arc::clone(&account.bucket),
             name: Arc::clone(&account.quota),
             rule: account.rule,
-            window: verdict.readings[0].window,
-            reserved: verdict.readings[0].taken,
+            window: verdict.states[0].window,
+            reserved: verdict.states[0].taken,
             actual,
             provisional: true,
         }];
-        assert!(self.counters.settle(Settlement { id, notes: verdict.notes, entries }).await.unwrap());
+        assert!(self.counters.settle(Settlement { id, records: verdict.records, entries }).await.unwrap());
     }
 
     async fn names(
