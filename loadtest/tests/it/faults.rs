@@ -142,6 +142,8 @@ async fn a_ten_minute_stream_stays_counted() {
         .time_scale(20.0)
         .token_batch(100)
         .keep_alive_interval(Duration::from_millis(500))
+        // On a busy machine a call that times out leaves the lease in local knowledge until the next KeepAlive.
+        .store_timeout(Duration::from_millis(500))
         .plugin_config(patient_plugin);
     let Some(lab) = lab::start(builder).await else { return };
     // At 10 ms per token, 60,000 tokens take ten minutes.
