@@ -13,7 +13,7 @@ pub mod v1 {
 
 /// Package `envoy.service.ratelimit.v3`: Envoy's rate limit service.
 #[cfg(feature = "grpc")]
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used)]
+#[allow(unreachable_pub, clippy::all, clippy::unwrap_used)]
 pub mod rate_limit_service {
     include!(concat!(env!("OUT_DIR"), "/envoy.service.ratelimit.v3.rs"));
 }
