@@ -47,7 +47,7 @@ struct Override {
     limit: String,
     /// The key, such as consumer=alice, or consumer=alice|model=m
     key: String,
-    /// The amount instead of the configured one, such as 10000, 100k or 1.5M; cost in millionths of the currency:
+    /// Amount for this key, such as 10000, 100k or 1.5M; cost in millionths of the currency:
     /// 2.5M for 2.50
     #[arg(long, required_unless_present = "unlimited", conflicts_with = "unlimited", value_name = "N", value_parser = amount)]
     amount: Option<u64>,

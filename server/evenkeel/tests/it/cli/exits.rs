@@ -27,7 +27,7 @@ async fn exit_codes_are_those_that_help_documents() {
         (&bare, None, "pools", 2, "--server: must be http://host:port or unix:/path, got \"127.0.0.1:"),
         (&bare, None, "top --output json", 2, "--server: must be http://host:port"),
         (&tls, None, "pools", 2, "(sidecars do not speak TLS)"),
-        (&http, None, "pools", 2, "speaks only HTTP, as listen.http does (port 9191)"),
+        (&http, None, "pools", 2, "answers only HTTP, as listen.http does (port 9191)"),
         (
             &http,
             Some(TOKEN),
@@ -35,7 +35,7 @@ async fn exit_codes_are_those_that_help_documents() {
             2,
             "must be a sidecar's gRPC address (listen.grpc, port 9190)",
         ),
-        (&http, None, "top --once", 2, "speaks only HTTP"),
+        (&http, None, "top --once", 2, "answers only HTTP"),
         (&url, Some(TOKEN), "quota set alice 1.5", 2, "must be a whole number up to 10^15, such as"),
         (&url, Some(TOKEN), "quota add alice lots", 2, "1.5M for 1.50"),
         (&url, Some(TOKEN), "quota subtract alice 1000000000000001", 2, "up to 10^15"),
