@@ -112,16 +112,18 @@ impl Admission {
         let id = ReservationId { holder: pick.holder.clone(), lease: pick.lease };
         let (reserved, picked) =
             tokio::join!(self.limiter.reserve(request, selection, &id), self.balancer.pick(pool, pick));
-        let mut reservation = match reserved.map_err(DomainError::store("reserving")) {
-            Ok(Reserved::Held(reservation)) => reservation,
-            refused => {
+        let reserved = match reserved {
+            Ok(Reserved::Held(reservation)) => Ok(reservation),
+            Ok(Reserved::Refused(refusal)) => Err(Ok(Decision::Refused(refusal))),
+            Err(error) => Err(Err(DomainError::store("reserving")(error))),
+        };
+        let mut reservation = match reserved {
+            Ok(reservation) => reservation,
+            Err(decision) => {
                 if let Ok(Verdict::Admitted { endpoint: Some(_), .. }) = picked {
                     self.balancer.roll_back(pool, &id.holder, id.lease).await;
                 }
-                return match refused? {
-                    Reserved::Refused(refusal) => Ok(Decision::Refused(refusal)),
-                    Reserved::Held(_) => Err(DomainError::Stopped), // matched above
-                };
+                return decision;
             }
         };
         let (endpoint, basis) = match picked {
@@ -184,10 +186,14 @@ impl Admission {
         if result.is_admitted() || !self.recorder.wants_refusal() {
             return;
         }
-        let failed = || Refusal::of_pool(Reason::StoreUnavailable, 0, String::new(), String::new());
-        let Refusal { status, retry_after_ms, details, .. } = match decision {
-            Ok(Decision::Refused(refusal)) => Refusal::clone(refusal),
-            _ => failed(),
+        let (status, retry_after_ms, details) = match decision {
+            Ok(Decision::Refused(refusal)) => {
+                (refusal.status, refusal.retry_after_ms, refusal.details.clone())
+            }
+            _ => {
+                let failed = Refusal::of_pool(Reason::StoreUnavailable, 0, String::new(), String::new());
+                (failed.status, failed.retry_after_ms, failed.details)
+            }
         };
         let RefusalDetails { consumer, model, limit, key, amount, used, cost, why } = details;
         self.recorder.refused(Refused {
