@@ -92,9 +92,20 @@ impl Driver {
             .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let (mut answers, told) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let log = child.stderr.take().unwrap();
+        let log = std::thread::spawn(move || {
+            let mut whole = String::new();
+            for line in BufReader::new(log).lines().map_while(Result::ok) {
+                eprintln!("{line}");
+                whole.push_str(&line);
+                whole.push('\n');
+            }
+            whole
+        });
         let mut child = Running(child);
         let (lines, mut asked) = mpsc::unbounded_channel();
         std::thread::spawn(move || {
@@ -115,7 +126,8 @@ impl Driver {
         };
         tokio::time::timeout(LIMIT, all).await.expect("the checks took too long");
         let status = child.0.wait().unwrap();
-        assert!(status.success(), "{}: {status}; see above", script.display());
+        let log = log.join().unwrap();
+        assert!(status.success(), "{}: {status}\n{log}", script.display());
     }
 
     /// Carries out one request of the checks.
