@@ -49,7 +49,7 @@ loadtest: tools plugin
 
 # Building the tests leaves the programs in target/debug too: with the features of tests, so that nothing is built twice.
 # The last command ends in cargo test's own summary.
-TESTS := --locked --workspace --exclude evenkeel-proto --lib --bins --tests
+TESTS := --locked --workspace --lib --bins --tests
 test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy, Prometheus, Chromium and OpenAI client included
 	@.ci/setup prometheus python browser tmux chart
 	cargo test $(TESTS) --no-run

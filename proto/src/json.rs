@@ -15,7 +15,7 @@ pub trait Named {
     }
 }
 
-include!(concat!(env!("OUT_DIR"), "/json.rs"));
+include!("../generated/enum_names.rs");
 
 fn number<E: Named, Error: serde::de::Error>(name: &str) -> Result<i32, Error> {
     let found = E::NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number);

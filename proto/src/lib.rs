@@ -1,4 +1,4 @@
-//! Evenkeel's gRPC API, compiled from the `.proto` files beside this crate's manifest. The generated items carry the
+//! Evenkeel's gRPC API, generated from the `.proto` files beside this crate's manifest. The generated items carry the
 //! comments of those files.
 
 #[cfg(feature = "json")]
@@ -8,15 +8,15 @@ pub mod json;
 /// administrators).
 #[allow(unreachable_pub, clippy::all, clippy::unwrap_used)]
 pub mod v1 {
-    include!(concat!(env!("OUT_DIR"), "/evenkeel.v1.rs"));
+    include!("../generated/evenkeel.v1.rs");
 }
 
 /// Package `envoy.service.ratelimit.v3`: Envoy's rate limit service.
 #[cfg(feature = "grpc")]
 #[allow(unreachable_pub, clippy::all, clippy::unwrap_used)]
 pub mod rate_limit_service {
-    include!(concat!(env!("OUT_DIR"), "/envoy.service.ratelimit.v3.rs"));
+    include!("../generated/envoy.service.ratelimit.v3.rs");
 }
 
 /// Encoded `FileDescriptorSet` of `evenkeel.v1`, for gRPC server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/evenkeel.v1.bin"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("../generated/evenkeel.v1.bin");
