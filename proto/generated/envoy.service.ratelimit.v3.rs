@@ -5,7 +5,7 @@ pub struct RateLimitRequest {
     pub domain: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, repeated, tag = "2")]
     pub descriptors: ::prost::alloc::vec::Vec<RateLimitDescriptor>,
-    /// Hits of every descriptor without its own; 0 means 1.
+    /// Number of hits for each descriptor that does not set `hits_addend`; 0 means 1.
     #[prost(uint32, tag = "3")]
     pub hits_addend: u32,
 }
@@ -174,7 +174,7 @@ pub struct HeaderValue {
     #[prost(string, tag = "2")]
     pub value: ::prost::alloc::string::String,
 }
-/// Units of an override. Their numbers differ from those of `RateLimitResponse.RateLimit.Unit`.
+/// Units of an override. The numbers differ from the numbers of `RateLimitResponse.RateLimit.Unit`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum RateLimitUnit {

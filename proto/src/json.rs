@@ -1,11 +1,12 @@
-//! The messages as JSON: fields as in the .proto files, enums by their short names in lower case, 64-bit numbers as
-//! numbers, null for what is unset. Reading rejects unknown fields; a missing field has its default.
+//! The messages as JSON. Fields have the names in the .proto files. An enum value is its short name in lower case, a
+//! 64-bit number is a JSON number, and an unset field is null. Deserialization rejects unknown fields and gives a
+//! missing field its default.
 
 use crate::v1;
 
-/// An enum of the API.
+/// An enum whose values have short names in JSON.
 pub trait Named {
-    /// Short names and numbers; the unspecified value has none.
+    /// Short names and numbers. The unspecified value has no short name.
     const NAMES: &[(&str, i32)];
 
     /// Returns the short name of a number; `None` for the unspecified value and for values of a newer version.
@@ -26,7 +27,7 @@ fn number<E: Named, Error: serde::de::Error>(name: &str) -> Result<i32, Error> {
     })
 }
 
-/// One enum: a name, or null if unspecified.
+/// Serializes and deserializes an enum value as its short name, or as null if it is unspecified.
 pub(crate) mod enumeration {
     use std::borrow::Cow;
 
@@ -44,7 +45,7 @@ pub(crate) mod enumeration {
     }
 }
 
-/// A list of an enum's names.
+/// Serializes and deserializes a list of enum values as a list of short names.
 pub(crate) mod enums {
     use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! Evenkeel's gRPC API, generated from the `.proto` files beside this crate's manifest. The generated items carry the
-//! comments of those files.
+//! Evenkeel's gRPC API, generated from the `.proto` files in this crate's directory. The generated items have the
+//! comments of the `.proto` files.
 
 #[cfg(feature = "json")]
 pub mod json;
@@ -18,5 +18,5 @@ pub mod rate_limit_service {
     include!("../generated/envoy.service.ratelimit.v3.rs");
 }
 
-/// Encoded `FileDescriptorSet` of `evenkeel.v1`, for gRPC server reflection.
+/// The encoded `FileDescriptorSet` of `evenkeel.v1`, for gRPC server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("../generated/evenkeel.v1.bin");

@@ -1,4 +1,5 @@
-//! Reports of all sidecars: requests over time, fullest keys, burn rates, refusals, repairs, sidecars.
+//! Operations on the reports of all sidecars: requests over time, the fullest keys of limits, burn rates of quotas,
+//! refusals, repairs, and the sidecars themselves.
 
 use evenkeel_domain::{
     DomainError,
@@ -23,7 +24,8 @@ const SPAN_MS: u64 = 15 * 60_000;
 impl Api {
     pub async fn list_sidecars(&self, _: ListSidecarsRequest) -> Result<ListSidecarsResponse> {
         let sidecars = self.reported(self.history.sidecars()).await?.into_iter().map(|(status, alive)| {
-            // A sidecar that reports reaches the store. This sidecar knows the state of its own connection.
+            // Another sidecar reaches the store if its reports arrive. This sidecar knows the state of its own
+            // connection.
             let is_this = status.id == self.about.id;
             SidecarState {
                 store_up: if is_this { self.balancer.store.is_up() } else { alive },

@@ -1,4 +1,4 @@
-//! Administrators and their tokens. Only changes need a token.
+//! Authenticates administrators by their tokens. Only changes need a token.
 
 use std::sync::{
     Arc,
@@ -13,8 +13,8 @@ use tracing::warn;
 
 use crate::{Api, Result};
 
-/// The name of an administrator whose token was checked. Only [`Admins::check`] creates one, so an operation that takes
-/// it cannot run without a token.
+/// The name of an administrator whose token was checked. Only [`Admins::check`] creates this type, so an operation that
+/// takes it as a parameter cannot run without a valid token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Administrator(pub(crate) String);
 
@@ -22,7 +22,7 @@ pub struct Administrator(pub(crate) String);
 pub struct Admins {
     tokens: watch::Receiver<Arc<Vec<AdminToken>>>,
     metrics: Arc<Metrics>,
-    /// The second in which a rejection was last logged.
+    /// Time when a rejection was last logged, in seconds since the Unix epoch.
     logged_s: AtomicU64,
 }
 
@@ -46,15 +46,16 @@ impl Admins {
         Self { tokens, metrics, logged_s: AtomicU64::new(0) }
     }
 
-    /// Returns true if the configuration names administrators.
+    /// Returns whether the configuration names administrators.
     pub(crate) fn any(&self) -> bool {
         !self.tokens.borrow().is_empty()
     }
 
-    /// Returns the administrator of a header or metadata `authorization`. Compares all tokens, each in constant time.
+    /// Returns the administrator that the `authorization` HTTP header or gRPC metadata identifies. Compares the token
+    /// with all administrators' tokens, each in constant time.
     ///
     /// # Errors
-    /// If the token belongs to no administrator.
+    /// If the token is missing or belongs to no administrator.
     pub fn check(&self, authorization: Option<&str>) -> Result<Administrator> {
         let found = self.find(authorization);
         let result = match found {
@@ -70,7 +71,7 @@ impl Admins {
         Ok(found.map(Administrator)?)
     }
 
-    /// Logs at most once a second: the metric counts every rejection.
+    /// Logs at most one rejection per second. The metric counts every rejection.
     fn log(&self, error: NoAdmin) {
         let now = unix_ms() / 1000;
         if self.logged_s.swap(now, Ordering::Relaxed) != now {

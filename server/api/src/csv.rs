@@ -1,4 +1,4 @@
-//! Usage as CSV (RFC 4180). No field is a formula to a spreadsheet.
+//! Formats usage as CSV (RFC 4180). Spreadsheets do not interpret any field as a formula.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,8 @@ pub fn decimal(millionths: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Formats a field of CSV. A text that a spreadsheet reads as a formula gets a leading apostrophe, as OWASP advises.
+/// Formats a CSV field. A text that a spreadsheet would interpret as a formula gets a leading apostrophe, as OWASP
+/// advises.
 #[must_use]
 pub fn csv_field(text: &str) -> Cow<'_, str> {
     let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
@@ -29,14 +30,14 @@ pub fn csv_field(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("\"{apostrophe}{}\"", text.replace('"', "\"\"")))
 }
 
-/// Formats a time for people and spreadsheets: `2026-11-21T15:04:05.123Z`.
+/// Formats a time, given in ms since the Unix epoch: `2026-11-21T15:04:05.123Z`.
 #[must_use]
 pub fn moment(ms: u64) -> String {
     let at = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     at.map(|at| format!("{at:.3}")).unwrap_or_default()
 }
 
-/// Returns the header line of usage by these dimensions.
+/// Returns the header line for usage that is grouped by these dimensions.
 #[must_use]
 pub fn usage_header(by: &[i32]) -> String {
     let dimensions = (1..5).filter(|dimension| by.contains(dimension));
@@ -70,7 +71,7 @@ pub fn sessions(sessions: &[SessionRow]) -> String {
     format!("session,consumer,last,{USAGE_COLUMNS}") + &lines.collect::<String>()
 }
 
-/// Returns the turns of a session, with a header.
+/// Returns the turns of a session, with a header line.
 #[must_use]
 pub fn turns(turns: &[Turn]) -> String {
     let header = "at,model,route,status,outcome,input_tokens,output_tokens,cached_input_tokens,reasoning_tokens,\

@@ -1,4 +1,4 @@
-//! Drained endpoints, and the change log.
+//! Operations on drained endpoints, and on the change log.
 
 use evenkeel_proto::v1::{
     self as pb, DrainEndpointRequest, ListChangesRequest, ListChangesResponse, ListDrainsRequest,
@@ -42,7 +42,7 @@ impl Api {
     }
 }
 
-/// Without route and cluster, the drain applies to every pool.
+/// Returns the pool of a drain. Without route and cluster, returns `None`: the drain applies to every pool.
 fn pool<'a>(route: &'a str, cluster: &'a str) -> Option<(&'a str, &'a str)> {
     (!route.is_empty() || !cluster.is_empty()).then_some((route, cluster))
 }

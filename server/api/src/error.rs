@@ -6,7 +6,7 @@ use evenkeel_domain::{DomainError, StoreError};
 
 use crate::auth::NoAdmin;
 
-/// Kind of an error.
+/// The kind of an API error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     InvalidArgument,
@@ -51,7 +51,7 @@ impl Code {
         Self::TABLE[self as usize].3
     }
 
-    /// Returns the code of an HTTP status that no operation returned, such as that of an unknown path.
+    /// Returns the code for an HTTP status that no operation returned, such as the status for an unknown path.
     #[must_use]
     pub fn of_http(status: u16) -> Self {
         let found = Self::TABLE.iter().find(|(_, _, _, http)| *http == status).map(|(code, ..)| *code);
@@ -64,13 +64,13 @@ impl Code {
 #[error("{message}")]
 pub struct ApiError {
     pub code: Code,
-    /// The field, parameter or header that is wrong.
+    /// The field, parameter or header that is invalid.
     pub field: Option<String>,
     pub message: String,
 }
 
 impl ApiError {
-    /// Returns an error about a wrong field, which says what the field must be.
+    /// Returns an error about an invalid field. The message states what the field must be.
     #[must_use]
     pub fn of_field(code: Code, field: &str, expected: &str, got: &str) -> Self {
         let message = format!("{field}: must be {expected}, got {got}");
@@ -85,7 +85,7 @@ impl From<DomainError> for ApiError {
 }
 
 impl From<&DomainError> for ApiError {
-    /// Converts an error of the domain. The message includes its causes.
+    /// Converts an error of the domain. The message includes the error's causes.
     fn from(error: &DomainError) -> Self {
         let code = match error {
             DomainError::Invalid { .. } => Code::InvalidArgument,

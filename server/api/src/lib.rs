@@ -1,5 +1,5 @@
-//! The operators' API. Each operation is one async method that takes a request message and returns a response message;
-//! gRPC and HTTP only decode, call and encode.
+//! The operators' API. Each operation is one async method that takes a request message and returns a response message.
+//! The gRPC and HTTP layers only decode the request, call the method and encode the response.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,10 +34,10 @@ pub use watch::WATCHERS_MAX;
 
 pub type Result<T> = std::result::Result<T, ApiError>;
 
-/// The engine behind the operations.
+/// The parts of the engine that the operations use.
 pub struct Api {
     pub about: About,
-    /// Start time in milliseconds of the Unix epoch.
+    /// Start time, in ms since the Unix epoch.
     pub started_at_ms: u64,
     pub keep_alive_interval: Duration,
     /// The reports of all sidecars.
@@ -61,7 +61,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// Reads the reports of all sidecars. Fails at once while the store is down.
+    /// Reads reports of all sidecars. Fails without a call to the store while the store is unavailable.
     async fn reported<T>(
         &self,
         read: impl Future<Output = std::result::Result<T, StoreError>>,

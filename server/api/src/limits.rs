@@ -1,4 +1,4 @@
-//! Limits, their overrides, and which limits apply to a request.
+//! Operations on limits and their overrides. Also explains which limits apply to a request.
 
 use evenkeel_domain::{
     DomainError,
@@ -96,7 +96,7 @@ fn encode(limit: &Limit) -> pb::Limit {
 
 fn explanation(explained: Explained) -> Explanation {
     let state = explained.state;
-    // For a prepaid quota, `used` is the balance.
+    // For a prepaid quota, `state.used` is the balance.
     let used = if explained.prepaid { state.amount.saturating_sub(state.used) } else { state.used };
     let kind = if explained.quota { RuleKind::Quota } else { RuleKind::Limit };
     Explanation {

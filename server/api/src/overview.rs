@@ -1,4 +1,4 @@
-//! The overview of the cluster, from the last sweep: reading every pool for each request would load the store too much.
+//! The overview of all pools, as of the last sweep. Reading every pool for each request would load the store too much.
 
 use std::cmp::Ordering;
 
@@ -91,7 +91,7 @@ impl Api {
     }
 }
 
-/// Returns true if anything except times differs.
+/// Returns whether anything except times differs.
 pub(crate) fn differs(a: &Overview, b: &Overview) -> bool {
     let timeless = |overview: &Overview| {
         let mut copy = Overview { now_ms: 0, age_ms: 0, ..overview.clone() };

@@ -1,4 +1,4 @@
-//! Pools with their endpoints, holders and leases, read from the tables.
+//! Operations on pools with their endpoints, holders and leases, read from the pools' tables.
 
 use std::{cmp::Ordering, ops::Bound, sync::Arc};
 
@@ -20,7 +20,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{Api, Result};
 
-/// Most tables, or holders' leases, read concurrently for one list.
+/// Maximum number of tables, or of holders' leases, read concurrently for one list.
 const CONCURRENCY: usize = 16;
 /// Default number of endpoints on a page.
 const ENDPOINTS: u32 = 50;
@@ -79,7 +79,8 @@ impl Api {
         let only = if holder.is_empty() { None } else { Some(HolderId::new(&holder)?) };
         let size = page_size_of(page_size)?;
         let after = lease_after(&page_token)?;
-        // Read only the holders after the previous page, and only those needed to fill this one.
+        // Start at the last holder of the previous page, which may have more leases, and read only the holders needed
+        // to fill this page.
         let from = after.as_ref().map_or(Bound::Unbounded, |(holder, _)| Bound::Included(holder.clone()));
         let holders = table.holders.range((from, Bound::Unbounded)).map(|(holder, _)| holder.clone());
         let wanted: Vec<_> = holders.filter(|h| only.as_ref().is_none_or(|only| only == h)).collect();
@@ -105,7 +106,7 @@ impl Api {
         Ok(ListLeasesResponse { leases, next_page_token })
     }
 
-    /// Returns the pool with this name, in the gateway's form or in the form of lists.
+    /// Returns the pool with these names, which may be those that gateways send or those that lists show.
     pub(crate) fn entry(&self, route: &str, cluster: &str) -> Result<Arc<PoolEntry>> {
         if cluster.is_empty() {
             return Err(DomainError::invalid("cluster", "the name of a pool's cluster", "none").into());
@@ -203,7 +204,7 @@ fn sort(endpoints: &mut [EndpointState], sort: EndpointSort) {
     });
 }
 
-// Names contain no control characters, so a newline separates them.
+// A newline separates the two names, because names contain no control characters.
 fn pool_token(id: &PoolId) -> String {
     format!("{}\n{}", id.route(), id.cluster())
 }

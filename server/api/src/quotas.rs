@@ -1,4 +1,4 @@
-//! Balances of consumers.
+//! Operations on consumers' balances and budgets.
 
 use evenkeel_engine::limiter::quotas::{QuotaEdit, QuotaView};
 use evenkeel_proto::v1::{
@@ -58,7 +58,8 @@ impl Api {
     }
 }
 
-/// Returns a required value, or an error if it is missing: a mistyped change must not set a balance to 0.
+/// Returns a required value, or an error if the value is missing. Otherwise, a change without an amount would set a
+/// balance to 0.
 fn given<T>(field: &str, value: Option<T>) -> Result<T> {
     value.ok_or_else(|| ApiError::of_field(Code::InvalidArgument, field, "given", "none"))
 }

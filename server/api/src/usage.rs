@@ -1,4 +1,4 @@
-//! Usage, and sessions with their turns.
+//! Operations on usage, and on sessions with their turns.
 
 use evenkeel_domain::{
     DomainError,
@@ -14,7 +14,7 @@ use futures::{Stream, TryStreamExt as _};
 
 use crate::{Api, ApiError, Result};
 
-/// The default and the largest number of rows or sessions on a page.
+/// Default and maximum number of rows, and of sessions, on a page.
 const ROWS: (usize, usize) = (100, 10_000);
 const SESSIONS: (usize, usize) = (20, 1000);
 

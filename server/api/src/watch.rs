@@ -22,16 +22,16 @@ use crate::{
     pools::{endpoints_of, state},
 };
 
-/// Most concurrent watches of one sidecar.
+/// Maximum number of concurrent watches of one sidecar.
 pub const WATCHERS_MAX: usize = 1000;
-/// Most pools in the overview of a watch.
+/// Maximum number of pools in the overview of a watch.
 const POOLS: u32 = 100;
-/// Longest time between two responses: unchanged figures are sent again after it.
+/// Maximum time between two responses. After this time, a watch sends unchanged figures again.
 const QUIET: Duration = Duration::from_secs(2);
-/// Least time between two responses.
+/// Minimum time between two responses.
 const PACE: Duration = Duration::from_millis(250);
 
-/// The overview of one sweep, with the sweep's time. Created once for all watches.
+/// The overview of one sweep, with the time of the sweep. All watches share it.
 #[derive(Default)]
 pub struct Watched(tokio::sync::Mutex<Option<(Instant, Arc<Overview>)>>);
 
@@ -41,12 +41,12 @@ struct Watcher {
     swept: Receiver<Instant>,
     stop: CancellationToken,
     sent: Option<(tokio::time::Instant, Arc<Overview>, Option<ListEndpointsResponse>)>,
-    /// Returned when the watch ends.
+    /// Permit of the watch, which is released when the watch ends.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Api {
-    /// Streams the overview, and one pool's endpoints if the request names a cluster, until `stop`.
+    /// Streams the overview, and one pool's endpoints if the request names a cluster, until `stop` is cancelled.
     ///
     /// # Errors
     /// If the request is invalid, no sidecar knows the pool, or too many watches are open.
@@ -71,7 +71,8 @@ impl Api {
         Ok(stream::unfold(watcher, |mut watcher| async move { Some((watcher.next().await?, watcher)) }))
     }
 
-    /// Streams the state of every pool, then of each that changes, until `stop`. A slow reader gets the newest state.
+    /// Streams the state of every pool, then the state of each pool that changes, until `stop` is cancelled. A slow
+    /// reader gets only the newest state of a pool.
     ///
     /// # Errors
     /// If a pool's name is invalid.
@@ -82,7 +83,7 @@ impl Api {
     ) -> Result<impl Stream<Item = PoolState> + Send + use<>> {
         let mut wanted = HashSet::new();
         for pool in request.pools {
-            // The name may have the form of lists or the gateway's form.
+            // The names may be those that lists show or those that gateways send.
             let listed = PoolId::new(&pool.route, &pool.cluster)?;
             wanted.extend([listed, self.balancer.directory.identity(&pool.route, &pool.cluster)?]);
         }
@@ -125,7 +126,8 @@ impl Api {
         Ok(overview)
     }
 
-    /// Returns one page of a pool's endpoints as of the last sweep. `None` if the pool is newer than the sweep.
+    /// Returns one page of a pool's endpoints as of the last sweep. `None` if the sidecar learned of the pool after the
+    /// sweep.
     fn swept_endpoints(&self, request: &ListEndpointsRequest) -> Result<Option<ListEndpointsResponse>> {
         let entry = self.entry(&request.route, &request.cluster)?;
         self.views.all().get(&entry.pool.id).map(|view| endpoints_of(view, request)).transpose()
@@ -133,7 +135,8 @@ impl Api {
 }
 
 impl Watcher {
-    /// Waits for the next response. Returns `None` when the sidecar stops: the client then connects to another sidecar.
+    /// Waits for the next response. Returns `None` when the sidecar stops, so that the client connects to another
+    /// sidecar.
     async fn next(&mut self) -> Option<WatchResponse> {
         loop {
             if let Some((at, ..)) = &self.sent {
@@ -147,7 +150,7 @@ impl Watcher {
                 }
             }
             let overview = self.api.shared_overview().await.ok()?;
-            // Keep watching: a pool that is gone may come back.
+            // Continue if the pool is gone, because it may come back.
             let request = self.endpoints.as_ref();
             let endpoints = request.and_then(|request| self.api.swept_endpoints(request).ok().flatten());
             let is_news = self.sent.as_ref().is_none_or(|(at, before, endpoints_before)| {
@@ -160,7 +163,7 @@ impl Watcher {
         }
     }
 
-    /// Waits for the next sweep, at most for [`QUIET`].
+    /// Waits for the next sweep, but at most for [`QUIET`]. Returns `None` if there will be no more sweeps.
     async fn wait_for_sweep(&mut self) -> Option<()> {
         match tokio::time::timeout(QUIET, self.swept.changed()).await {
             Ok(Err(_)) => None,

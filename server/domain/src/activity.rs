@@ -1,34 +1,34 @@
-//! Activity: results of requests over time, refusals, repairs of tables, and the status of each sidecar. The store
-//! keeps these types, and all sidecars share them.
+//! Results of requests over time, refusals, repairs of tables, and the status of each sidecar. Each sidecar writes
+//! these types to the store, and all sidecars read them.
 
 use serde::{Deserialize, Serialize};
 
-/// The result of a request for an endpoint.
+/// The result of an Admit call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(usize)]
 pub enum AdmitResult {
-    /// Admitted by the shared table.
+    /// Admitted based on the table that all sidecars share.
     Shared,
-    /// Admitted by this sidecar's local table, while the store was unavailable.
+    /// Admitted based on this sidecar's local table, because the store was unavailable.
     Local,
-    /// Admitted without a chosen endpoint, while the store was unavailable.
+    /// Admitted without a chosen endpoint, because the store was unavailable.
     Open,
-    /// Refused: every endpoint at its cap.
+    /// Refused because every endpoint was at its cap.
     PoolFull,
     NoEndpoints,
     /// Refused by a limit.
     Limit,
     /// Refused by a quota.
     Quota,
-    /// Refused: the store was unavailable.
+    /// Refused because the store was unavailable.
     StoreUnavailable,
 }
 
 /// Number of [`AdmitResult`]s.
 pub const ADMIT_RESULTS: usize = AdmitResult::ALL.len();
 
-/// Requests by [`AdmitResult`].
+/// Number of requests by [`AdmitResult`].
 pub type Counts = [u64; ADMIT_RESULTS];
 
 impl AdmitResult {
@@ -44,7 +44,7 @@ impl AdmitResult {
         Self::StoreUnavailable,
     ];
 
-    /// Returns the name in JSON and metrics.
+    /// Returns the result's name in JSON and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -80,22 +80,22 @@ pub fn admitted_and_refused(counts: &Counts) -> (u64, u64) {
     })
 }
 
-/// Steps in a page.
+/// Number of steps in a page.
 pub const STEPS: u64 = 12;
 
-/// The length of time steps. Steps are kept in pages of [`STEPS`].
+/// The duration of time steps. The store has pages of [`STEPS`] steps each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resolution {
-    /// Steps of 10 s, for the last hour.
+    /// Steps of 10 s, stored for the last hour.
     Fine,
-    /// Steps of 5 min, for the last two days.
+    /// Steps of 5 min, stored for the last two days.
     Coarse,
 }
 
 impl Resolution {
     pub const ALL: [Self; 2] = [Self::Fine, Self::Coarse];
 
-    /// Returns the length of a step, in ms.
+    /// Returns the duration of a step, in ms.
     #[must_use]
     pub fn step_ms(self) -> u64 {
         match self {
@@ -104,13 +104,13 @@ impl Resolution {
         }
     }
 
-    /// Returns the length of a page, in ms.
+    /// Returns the duration of a page, in ms.
     #[must_use]
     pub fn page_ms(self) -> u64 {
         self.step_ms() * STEPS
     }
 
-    /// Returns the longest span that is shown in these steps, in ms.
+    /// Returns the maximum time span that is shown in these steps, in ms.
     #[must_use]
     pub fn span_max_ms(self) -> u64 {
         match self {
@@ -119,7 +119,7 @@ impl Resolution {
         }
     }
 
-    /// Returns the name in keys of the store.
+    /// Returns the resolution's name in store keys.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -128,7 +128,7 @@ impl Resolution {
         }
     }
 
-    /// Returns the start of the page that contains `at_ms`, and the index of the step in it.
+    /// Returns the start of the page that contains `at_ms`, and the index of the step within the page.
     #[must_use]
     pub fn place(self, at_ms: u64) -> (u64, usize) {
         let page = at_ms / self.page_ms() * self.page_ms();
@@ -139,15 +139,14 @@ impl Resolution {
 /// The counts of one sidecar for one pool in one page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolSteps {
-    /// Name of the route.
     pub route: String,
-    /// Name of the cluster.
     pub cluster: String,
-    /// Indexes and counts of the steps with any requests.
+    /// Index and counts of each step that has requests.
     pub steps: Vec<(usize, Counts)>,
 }
 
-/// One key of a limit, as of its last request.
+/// A key of a limit, as of its last request. Sidecars report the fullest keys: those that have used the largest
+/// fraction of their amount.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FullestKey {
     pub limit: String,
@@ -155,19 +154,19 @@ pub struct FullestKey {
     pub tag: String,
     /// The rest of the key.
     pub rest: String,
-    /// Amount in force for the key.
+    /// Amount that applies to the key.
     pub amount: u64,
     pub used: u64,
-    /// When the whole amount is free again, in ms of the Unix epoch. 0: unknown.
+    /// Time when the whole amount is available again, in ms since the Unix epoch. 0: time alone frees nothing.
     pub reset_at_ms: u64,
-    /// Shadow mode: the limit counts, but refuses nothing.
+    /// Whether the limit is in shadow mode: it counts requests, but refuses none.
     pub shadow: bool,
-    /// When the last request saw it, in ms of the Unix epoch.
+    /// Time of the last request, in ms since the Unix epoch.
     pub seen_at_ms: u64,
 }
 
 impl FullestKey {
-    /// Returns the used share of the amount.
+    /// Returns the used fraction of the amount.
     #[must_use]
     pub fn share(&self) -> f64 {
         self.used as f64 / self.amount.max(1) as f64
@@ -180,31 +179,31 @@ impl FullestKey {
     }
 }
 
-/// What one sidecar charged to one consumer's quota in the last hour, and the quota's state at its last request.
+/// The amounts that one sidecar charged to one consumer's quota in the last hour, and the state of the quota at the
+/// last request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuotaCharges {
     pub quota: String,
     pub consumer: String,
     pub balance: u64,
-    /// A budget's amount per period. 0 for a prepaid quota.
+    /// Amount per period of a budget. 0 for a prepaid quota.
     pub amount: u64,
-    /// When a budget's period ends, in ms of the Unix epoch. 0 for a prepaid quota.
+    /// End of the budget's period, in ms since the Unix epoch. 0 for a prepaid quota.
     pub reset_at_ms: u64,
-    /// When the last request saw it, in ms of the Unix epoch.
+    /// Time of the last request, in ms since the Unix epoch.
     pub seen_at_ms: u64,
-    /// The start of each step, in ms of the Unix epoch, and the amount charged in it.
+    /// Start of each step, in ms since the Unix epoch, and the amount charged in the step.
     pub charged: Vec<(u64, u64)>,
 }
 
-/// Where a sidecar counts requests.
+/// The kind of a sidecar's store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
-    /// In its own memory.
+    /// The sidecar's own memory.
     #[default]
     Memory,
     Redis,
-    /// In a Redis Cluster.
     RedisCluster,
 }
 
@@ -216,81 +215,81 @@ pub struct SidecarStatus {
     /// Name of the pod or host.
     pub name: String,
     pub version: String,
-    /// When the sidecar started, in ms of the Unix epoch.
+    /// Time when the sidecar started, in ms since the Unix epoch.
     pub started_at_ms: u64,
-    /// When it reported this, in ms of the Unix epoch. The store sets it.
+    /// Time of the report, in ms since the Unix epoch. The store sets this field.
     #[serde(default)]
     pub seen_at_ms: u64,
     /// Time between two reports, in ms.
     pub interval_ms: u64,
-    /// The sidecar is stopping and takes no new work.
+    /// Whether the sidecar is stopping and takes no new work.
     pub draining: bool,
-    /// This is its last report.
+    /// Whether this is the sidecar's last report.
     #[serde(default)]
     pub ended: bool,
     pub store: StoreKind,
-    /// How often it has lost the store.
+    /// Number of times that the sidecar has lost the store.
     pub store_losses: u64,
-    /// Gateway workers that are alive at this sidecar.
+    /// Number of gateway workers that recently sent a KeepAlive to this sidecar.
     pub holders: u64,
-    /// Requests admitted since the start.
+    /// Number of requests admitted since the start.
     pub admitted: u64,
-    /// Requests refused since the start.
+    /// Number of requests refused since the start.
     pub refused: u64,
-    /// Fingerprint of the limits in force.
+    /// Fingerprint of the active limits.
     pub limits_revision: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
-    /// A random id, which removes duplicates of repeated writes.
+    /// A random id, by which readers recognize duplicates from repeated writes.
     #[serde(default)]
     pub id: u64,
-    /// The gateway's id of the request. May be empty.
+    /// The gateway's request id. May be empty.
     pub request_id: String,
-    /// In ms of the Unix epoch.
+    /// Time of the refusal, in ms since the Unix epoch.
     pub at_ms: u64,
     pub route: String,
     pub cluster: String,
     pub reason: AdmitResult,
-    /// The explanation for operators.
+    /// Explains the refusal to operators.
     pub why: String,
     /// HTTP status of the response.
     pub status: u16,
-    /// The `retry-after` of the response. 0: none.
+    /// The `retry-after` of the response. 0: the response has none.
     pub retry_after_ms: u64,
     pub consumer: String,
     pub model: String,
-    /// The limit or quota that refused the request. Empty if none did.
+    /// Name of the limit or quota that refused the request. Empty for other reasons.
     pub limit: String,
-    /// The key under which the limit counts the request.
+    /// Key under which the limit or quota counts the request.
     pub key: String,
     pub amount: u64,
     pub used: u64,
-    /// What the request would have reserved.
+    /// Amount that the request would have reserved.
     pub cost: u64,
-    /// Name of the sidecar that refused it.
+    /// Name of the sidecar that refused the request.
     pub sidecar: String,
 }
 
-/// The kind of a repair.
+/// The kind of a repair of a pool's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RepairKind {
-    /// Leases that the table lacked were put back.
+    /// Leases that the table lacked were restored.
     Restored,
-    /// Leases that the gateway no longer had were returned.
+    /// Leases that the gateway no longer had were released.
     Dropped,
-    /// Leases were moved to the endpoint they are really on.
+    /// Leases were moved to the endpoint that the gateway reported.
     Moved,
-    /// Leases of a dead holder were returned.
+    /// Leases of a dead holder were released.
     Reaped,
     /// Counts that differed from the number of leases were corrected.
     Recounted,
 }
 
 impl RepairKind {
-    /// Returns the name in JSON.
+    /// Returns the kind's name in JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -303,18 +302,18 @@ impl RepairKind {
     }
 }
 
-/// One repair of a table.
+/// One repair of a pool's table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
-    /// A random id, which removes duplicates of repeated writes.
+    /// A random id, by which readers recognize duplicates from repeated writes.
     #[serde(default)]
     pub id: u64,
-    /// In ms of the Unix epoch.
+    /// Time of the repair, in ms since the Unix epoch.
     pub at_ms: u64,
     pub kind: RepairKind,
     pub route: String,
     pub cluster: String,
-    /// The holder of the leases. Empty for a recount.
+    /// Holder of the leases. Empty for a recount.
     pub holder: String,
     /// Number of leases, or of corrected counts.
     pub count: u64,

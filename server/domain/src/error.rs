@@ -1,4 +1,4 @@
-//! Errors of the domain, free of any transport.
+//! Errors of the domain, independent of any transport.
 
 use std::borrow::Cow;
 
@@ -10,18 +10,17 @@ pub enum DomainError {
     /// The caller's input is invalid.
     #[error("{field}: must be {expected}, got {got}")]
     Invalid { field: &'static str, expected: Cow<'static, str>, got: String },
-    /// There is no such thing.
+    /// The requested object does not exist.
     #[error("{what} not found: {hint}")]
     NotFound { what: String, hint: &'static str },
-    /// There is no room for more.
+    /// The maximum number of objects is reached.
     #[error("{what}: {hint}")]
     Full { what: String, hint: &'static str },
-    /// The sidecar is stopping.
     #[error("the sidecar is stopping")]
     Stopped,
     #[error("{operation}")]
     Store {
-        /// What the caller did, as in "reading a quota".
+        /// What the caller was doing, such as "reading a quota".
         operation: &'static str,
         #[source]
         source: StoreError,
@@ -35,7 +34,7 @@ impl DomainError {
         Self::Invalid { field, expected: expected.into(), got: got.to_owned() }
     }
 
-    /// Builds the error for a request without a recorded refusal.
+    /// Builds the error for a request whose refusal is not recorded.
     #[must_use]
     pub fn not_recorded(request_id: &str) -> Self {
         Self::NotFound {
@@ -44,7 +43,7 @@ impl DomainError {
         }
     }
 
-    /// Adds the operation to an error of the store.
+    /// Returns a function that adds the caller's operation to a store error.
     pub fn store(operation: &'static str) -> impl FnOnce(StoreError) -> Self {
         move |source| Self::Store { operation, source }
     }

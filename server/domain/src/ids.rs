@@ -4,11 +4,11 @@ use std::{borrow::Cow, fmt, sync::Arc};
 
 use super::DomainError;
 
-/// Largest lease number: the largest integer that Lua and JSON hold exactly.
+/// Largest lease number: the largest integer that Lua and JSON represent exactly.
 pub const LEASE_MAX: u64 = (1 << 53) - 1;
-/// Longest route, cluster or endpoint name, in bytes.
+/// Maximum length of a route, cluster or endpoint name, in bytes.
 pub const NAME_BYTES_MAX: usize = 256;
-/// Longest holder id, in bytes.
+/// Maximum length of a holder id, in bytes.
 const HOLDER_BYTES_MAX: usize = 64;
 
 /// A route and a cluster, whose endpoints share a table of requests in flight.
@@ -60,7 +60,7 @@ impl fmt::Debug for PoolId {
     }
 }
 
-/// Checks a name from outside: at most 256 bytes, no control characters.
+/// Checks a name from a caller: at most 256 bytes, no control characters.
 pub fn check_name(field: &'static str, name: &str) -> Result<(), DomainError> {
     if name.len() > NAME_BYTES_MAX {
         return Err(DomainError::invalid(field, "at most 256 bytes", &format!("{} bytes", name.len())));
@@ -71,7 +71,7 @@ pub fn check_name(field: &'static str, name: &str) -> Result<(), DomainError> {
     Ok(())
 }
 
-/// Checks a text from outside: at most `bytes_max` bytes, no control characters.
+/// Checks a text from a caller: at most `bytes_max` bytes, no control characters.
 pub fn check_text(
     field: &'static str,
     text: &str,
@@ -87,10 +87,11 @@ pub fn check_text(
     Ok(())
 }
 
-/// Cleans a text that a client may have chosen: replaces control characters with U+FFFD, then cuts it at `bytes_max`.
+/// Cleans a text that a client may have chosen: replaces control characters with U+FFFD, then truncates the text to
+/// `bytes_max` bytes.
 #[must_use]
 pub fn clean(text: &str, bytes_max: usize) -> Cow<'_, str> {
-    // 0xC2 starts the control characters beyond ASCII, and some others.
+    // In UTF-8, 0xC2 is the first byte of the control characters beyond ASCII, and of some other characters.
     let is_plain = text.bytes().all(|b| b >= 0x20 && b != 0x7f && b != 0xc2);
     if is_plain && text.len() <= bytes_max {
         return Cow::Borrowed(text);
@@ -101,12 +102,12 @@ pub fn clean(text: &str, bytes_max: usize) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// A gateway worker: a random id that its Wasm VM makes when it starts.
+/// The id of a gateway worker, which the worker's Wasm VM generates at random when it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HolderId(Arc<str>);
 
 impl HolderId {
-    /// Validates 1 to 64 bytes of `[A-Za-z0-9_.-]`.
+    /// Validates an id: 1 to 64 bytes of `[A-Za-z0-9_.-]`.
     pub fn new(id: &str) -> Result<Self, DomainError> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         if id.is_empty() || id.len() > HOLDER_BYTES_MAX || !id.bytes().all(plain) {
@@ -127,12 +128,12 @@ impl fmt::Display for HolderId {
     }
 }
 
-/// The number of a lease, unique and rising within its holder.
+/// The number of a lease, unique within its holder and increasing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(u64);
 
 impl LeaseId {
-    /// Validates 1 to 2^53-1.
+    /// Validates a number from 1 to 2^53-1.
     pub fn new(number: u64) -> Result<Self, DomainError> {
         if (1..=LEASE_MAX).contains(&number) {
             Ok(Self(number))

@@ -1,4 +1,4 @@
-//! The domain: pools, endpoints, holders, leases, the choice of an endpoint, limits and usage. Free of I/O.
+//! The domain model: pools, endpoints, holders, leases, the choice of an endpoint, limits and usage. Does no I/O.
 
 pub mod activity;
 pub mod clock;

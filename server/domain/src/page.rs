@@ -1,11 +1,11 @@
-//! Pages of lists.
+//! Divides lists into pages.
 
 use super::DomainError;
 
 const DEFAULT: usize = 100;
 const MOST: usize = 1000;
 
-/// Returns the page size for a requested one. 0 requests 100.
+/// Returns the page size for a request, in which 0 means 100.
 ///
 /// # Errors
 /// If more than 1000 are requested.
@@ -17,8 +17,8 @@ pub fn page_size_of(size: u32) -> Result<usize, DomainError> {
     }
 }
 
-/// Returns one page of a list and the token of the next page. The token is a position, for lists whose order changes
-/// all the time.
+/// Returns one page of a list and the token of the next page. The token is an index, because these lists change their
+/// order continually.
 ///
 /// # Errors
 /// If the token is invalid.
@@ -33,8 +33,8 @@ pub fn page_at<T>(mut list: Vec<T>, size: usize, token: &str) -> Result<(Vec<T>,
     Ok((list, next_token))
 }
 
-/// Cuts a list to one page and returns the token of the next page. The token is the last key of this page, so that
-/// later insertions and deletions shift nothing.
+/// Truncates a list to one page and returns the token of the next page. The token is the last key of this page, so that
+/// insertions and deletions do not shift later pages.
 pub fn cut<T>(list: &mut Vec<T>, size: usize, token: impl FnOnce(&T) -> String) -> String {
     if list.len() <= size {
         return String::new();

@@ -1,8 +1,8 @@
-//! The endpoints of a pool, and the choice among them.
+//! The endpoints of a pool, and the choice of one endpoint.
 
 use std::sync::Arc;
 
-/// Most endpoints in one pool. Bounds what one script call carries and scans.
+/// Maximum number of endpoints in one pool. Bounds what one script call carries and scans.
 pub const ENDPOINTS_MAX: usize = 1024;
 
 /// An endpoint to choose from.
@@ -12,18 +12,18 @@ pub struct Endpoint {
     pub address: Arc<str>,
     /// Relative capacity, above 0.
     pub weight: f64,
-    /// Most requests in flight. 0: unlimited.
+    /// Maximum number of requests in flight. 0: unlimited.
     pub cap: u32,
 }
 
-/// The endpoints of one pool at one time, with unique addresses, sorted.
+/// The endpoints of one pool at one time, sorted by address. Addresses are unique.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Roster {
     endpoints: Vec<Endpoint>,
 }
 
 impl Roster {
-    /// Sorts by address. Of endpoints with the same address, the first stays.
+    /// Sorts the endpoints by address. Of endpoints with the same address, only the first is used.
     #[must_use]
     pub fn new(mut endpoints: Vec<Endpoint>) -> Self {
         endpoints.sort_by(|a, b| a.address.cmp(&b.address));
@@ -48,8 +48,9 @@ impl Roster {
     }
 }
 
-/// Chooses the endpoint with the least `(in_flight + 1) / weight` among those below their cap. Of equals, sorted by
-/// address, it takes the one at `tie` modulo their number. Returns `None` if every endpoint is at its cap.
+/// Chooses the endpoint with the least `(in_flight + 1) / weight` among the endpoints below their cap. If several
+/// endpoints have the least value, sorts them by address and chooses the one at index `tie` modulo their number.
+/// Returns `None` if every endpoint is at its cap.
 ///
 /// This is the reference for `lua/commit.lua`, which must choose the same endpoint. Both compute the score as one IEEE
 /// 754 division.

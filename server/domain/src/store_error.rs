@@ -1,15 +1,15 @@
-//! Errors of the store.
+//! Errors of calls to the store.
 
 /// Why a call to the store failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The store cannot be reached or does not serve now.
+    /// The store cannot be reached, or cannot serve calls at present.
     #[error("store unavailable: {0}")]
     Unavailable(String),
     /// The store did not reply in time. It may still apply the call.
     #[error("store did not answer within {0} ms")]
     Timeout(u64),
-    /// Too many calls wait for the store.
+    /// Too many calls are waiting for the store.
     #[error("{0} calls already wait for the store")]
     Overloaded(usize),
     /// A script returned an error.

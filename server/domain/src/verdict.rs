@@ -1,18 +1,18 @@
-//! The verdict on a request, and the table that maps each reason of a refusal to its response.
+//! The verdict on a request, and the table that maps each reason for a refusal to its response.
 
 use std::sync::Arc;
 
 use crate::activity::AdmitResult;
 
-/// The basis of an admission.
+/// The information from which the endpoint was chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Basis {
     /// The table that all sidecars share.
     #[default]
     Shared,
-    /// This sidecar's local knowledge: the store is unavailable.
+    /// This sidecar's local knowledge, because the store is unavailable.
     Local,
-    /// Nothing: the store is unavailable and the policy is open, so the gateway chooses.
+    /// None: the store is unavailable and the pool's policy is `open`, so the gateway chooses the endpoint.
     Open,
 }
 
@@ -25,7 +25,7 @@ pub enum Reason {
     NoEndpoints,
     /// Administrators have drained all endpoints of the pool.
     AllDrained,
-    /// The store is unavailable, and the policy of the pool or of a limit is closed.
+    /// The store is unavailable, and the policy of the pool, a limit or a quota is `closed`.
     StoreUnavailable,
     /// A limit is exhausted.
     Limit,
@@ -33,33 +33,32 @@ pub enum Reason {
     Quota,
 }
 
-/// The verdict of a pool.
+/// The result of choosing an endpoint in a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The request may go on.
+    /// The request may go upstream.
     Admitted {
         /// `None` if the basis is [`Basis::Open`].
         endpoint: Option<Arc<str>>,
-        /// How the endpoint was chosen.
         basis: Basis,
     },
-    /// The request is refused.
     Refused(Reason),
 }
 
-/// One row of the table of refusals.
+/// One row of the table of refusals: the reason's name and response.
 struct Row {
     status: u16,
-    /// Label in traces, and `type` and `code` in the body.
+    /// Label in traces, and `type` and `code` in the response body.
     name: &'static str,
     message: &'static str,
-    /// For operators, beside the recorded refusal.
+    /// Explanation for operators, stored with the recorded refusal.
     why: &'static str,
     result: AdmitResult,
 }
 
 impl Reason {
-    /// The table. A limit's or quota's own configuration overrides status, message and explanation.
+    /// Returns the reason's row in the table of refusals. The configuration of a limit or quota overrides status,
+    /// message and explanation.
     const fn row(self) -> Row {
         match self {
             Self::PoolFull => Row {
@@ -107,7 +106,7 @@ impl Reason {
         }
     }
 
-    /// The label in traces and in the body of the response.
+    /// Returns the label in traces and in the response body.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().name
@@ -118,30 +117,29 @@ impl Reason {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RefusalDetails {
     pub consumer: String,
-    /// The model the request named.
+    /// Model that the request named.
     pub model: String,
-    /// Name of the limit or quota that refused the request. Empty if none did.
+    /// Name of the limit or quota that refused the request. Empty for other reasons.
     pub limit: String,
-    /// The key under which it counts the request.
+    /// Key under which the limit or quota counts the request.
     pub key: String,
     pub amount: u64,
-    /// Used at the time of the refusal.
+    /// Amount used at the time of the refusal.
     pub used: u64,
-    /// What the request would have reserved.
+    /// Amount that the request would have reserved.
     pub cost: u64,
     pub why: String,
 }
 
-/// A refusal as the gateway answers it.
+/// A refusal, with the response that the gateway returns to the client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     pub reason: Reason,
     pub status: u16,
-    /// Time until a retry can succeed. 0: waiting does not help.
+    /// Time until a retry can succeed. 0: waiting alone does not help.
     pub retry_after_ms: u64,
-    /// Names in lower case.
+    /// Names are in lower case.
     pub headers: Vec<(String, String)>,
-    /// Body of the response.
     pub body: String,
     pub details: RefusalDetails,
 }
@@ -165,7 +163,7 @@ impl Refusal {
     }
 }
 
-/// Writes an error in the shape of OpenAI's, which clients of model servers read. `more` adds fields.
+/// Returns an error body in OpenAI's format, which clients of model servers can parse. `more` adds fields to the error.
 #[must_use]
 pub fn error_body(message: &str, kind: &str, more: serde_json::Value) -> String {
     let mut error = serde_json::json!({"message": message, "type": kind, "code": kind});

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt, fmt::Write as _, net::IpAddr, sync::Arc};
 
 use super::rule::Bucket;
 
-/// A longer value appears in keys as its digest.
+/// Maximum length of a value that appears in keys as text, in bytes. A longer value appears as its digest.
 const PLAIN_BYTES_MAX: usize = 64;
 
 /// The attributes of a request.
@@ -13,14 +13,14 @@ pub struct Attributes {
     /// The authenticated consumer. Empty if unknown.
     pub consumer: String,
     pub source_ip: Option<IpAddr>,
-    /// The path with its query.
+    /// The path, including the query.
     pub path: String,
-    /// Names in lower case.
+    /// Headers, keyed by name in lower case.
     pub headers: HashMap<String, String>,
     pub model: String,
     pub route: String,
     pub cluster: String,
-    /// Further attributes that the gateway sends.
+    /// Other values that the gateway sends, keyed by name.
     pub descriptors: HashMap<String, String>,
 }
 
@@ -33,21 +33,21 @@ pub enum Attribute {
     Cluster,
     /// The path, without its query.
     Path,
-    /// The client's address, or its network with these prefix lengths.
+    /// The client's address, or its network for shorter prefix lengths.
     Ip {
-        /// Bits of an IPv4 address that count.
+        /// Prefix length for IPv4 addresses.
         v4: u8,
-        /// Bits of an IPv6 address that count.
+        /// Prefix length for IPv6 addresses.
         v6: u8,
     },
-    /// The first address in a header such as `x-forwarded-for`. A client can forge it unless a proxy in front replaces
-    /// it.
+    /// The first address in a header such as `x-forwarded-for`. A client can forge the address unless a proxy in front
+    /// of the gateway replaces the header.
     HeaderIp {
-        /// The header, in lower case.
+        /// Name of the header, in lower case.
         header: String,
-        /// Bits of an IPv4 address that count.
+        /// Prefix length for IPv4 addresses.
         v4: u8,
-        /// Bits of an IPv6 address that count.
+        /// Prefix length for IPv6 addresses.
         v6: u8,
     },
     /// A request header. The name is in lower case.
@@ -86,7 +86,7 @@ impl Attribute {
         })
     }
 
-    /// Returns the value in a request. `None` if the attribute is absent or empty.
+    /// Returns the attribute's value in a request. `None` if the attribute is absent or empty.
     pub fn value<'a>(&self, attributes: &'a Attributes) -> Option<std::borrow::Cow<'a, str>> {
         let borrowed = |value: &'a str| (!value.is_empty()).then_some(std::borrow::Cow::Borrowed(value));
         match self {
@@ -124,7 +124,7 @@ impl Attribute {
         }
     }
 
-    /// Whether the values are secrets that must not be shown.
+    /// Returns whether the attribute's values are secrets that must not be shown.
     fn is_secret(&self) -> bool {
         match self {
             Self::Cookie(_) => true,
@@ -159,7 +159,7 @@ impl fmt::Display for Attribute {
     }
 }
 
-/// The attributes of a limit's key, consumer first.
+/// The attributes of a limit's key. The consumer comes first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Key(Vec<Attribute>);
 
@@ -177,7 +177,8 @@ impl Key {
     /// Returns the bucket in which a request is counted. `None` if the request lacks an attribute. `limit` names the
     /// bucket of a key without attributes.
     ///
-    /// The tag of a key with a consumer is the consumer, so that Redis Cluster keeps all keys of a consumer together.
+    /// If the key contains the consumer, the consumer is the tag, so that all counters of a consumer hash to one slot
+    /// of a Redis Cluster.
     pub fn bucket(&self, attributes: &Attributes, limit: &str) -> Option<Arc<Bucket>> {
         let mut tag = String::with_capacity(48);
         let mut rest = String::new();
@@ -197,8 +198,8 @@ impl Key {
     }
 }
 
-/// Writes a value as it appears in keys. A secret or long value becomes a digest. Characters that could end a hash tag
-/// or a part of the key are encoded.
+/// Writes a value as it appears in keys. Replaces a secret or long value with a digest. Encodes characters that could
+/// end a hash tag or a part of the key.
 pub fn encode_value(secret: bool, value: &str, out: &mut String) {
     let from = out.len();
     if !secret && value.len() <= PLAIN_BYTES_MAX {

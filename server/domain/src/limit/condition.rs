@@ -1,4 +1,4 @@
-//! Conditions: when a limit applies.
+//! Conditions under which a limit applies.
 
 use std::{fmt, net::IpAddr};
 
@@ -6,13 +6,13 @@ use regex::Regex;
 
 use super::attributes::{Attribute, Attributes};
 
-/// What the value of an attribute must be.
+/// A test of an attribute's value.
 #[derive(Clone, Debug)]
 pub enum Matcher {
     /// Present, with any value.
     Present,
     Absent,
-    /// Equal to one of these.
+    /// Equal to one of these texts.
     OneOf(Vec<String>),
     Prefix(String),
     /// Matched as a whole by a regular expression. See [`Matcher::regex`].
@@ -22,9 +22,9 @@ pub enum Matcher {
         /// The expression anchored at both ends.
         anchored: Regex,
     },
-    /// An address in one of these networks: address and prefix length.
+    /// An address in one of these networks, given by address and prefix length.
     Cidr(Vec<(IpAddr, u8)>),
-    /// Not matched by this.
+    /// Not matched by this test.
     Not(Box<Matcher>),
 }
 
@@ -44,7 +44,7 @@ impl Matcher {
         Ok(Self::Regex { source: source.to_owned(), anchored })
     }
 
-    /// Whether a value matches. `None`: the attribute is absent.
+    /// Returns whether a value matches. `None` means that the attribute is absent.
     pub fn matches(&self, value: Option<&str>) -> bool {
         match (self, value) {
             (Self::Absent, value) => value.is_none(),
@@ -82,7 +82,7 @@ impl fmt::Display for Matcher {
     }
 }
 
-/// An attribute and what it must be.
+/// An attribute and a test of its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     pub attribute: Attribute,
@@ -90,7 +90,7 @@ pub struct Condition {
 }
 
 impl Condition {
-    /// Whether the condition holds for a request.
+    /// Returns whether the condition holds for a request.
     pub fn holds(&self, attributes: &Attributes) -> bool {
         self.matcher.matches(self.attribute.value(attributes).as_deref())
     }
@@ -102,7 +102,7 @@ impl fmt::Display for Condition {
     }
 }
 
-/// Parses `10.0.0.0/8`, `::1`, `10.1.2.3`.
+/// Parses a network or an address, such as `10.0.0.0/8`, `::1` or `10.1.2.3`.
 pub fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
     let (ip, bits) = text.split_once('/').map_or((text, None), |(ip, bits)| (ip, Some(bits)));
     let ip: IpAddr = ip.parse().ok()?;

@@ -15,9 +15,9 @@ pub use period::{CalendarUnit, Period};
 pub use price::Prices;
 pub use rule::{AMOUNT_MAX, Bucket, CounterRule, Meter, Window};
 
-/// Longest name of a limit or quota, in bytes.
+/// Maximum length of the name of a limit or quota, in bytes.
 pub const LIMIT_NAME_BYTES_MAX: usize = 64;
-/// Most limits and quotas that count one request.
+/// Maximum number of limits and quotas that count one request.
 pub const METERS_MAX: usize = 16;
 
 /// What a limit or quota counts.
@@ -27,16 +27,16 @@ pub enum Counts {
     Requests,
     /// Input and output tokens together.
     Tokens,
-    /// Input tokens, cached ones included.
+    /// Input tokens, including cached tokens.
     InputTokens,
-    /// Output tokens, reasoning included.
+    /// Output tokens, including reasoning tokens.
     OutputTokens,
-    /// Cost in millionths of the price table's currency.
+    /// Cost, in millionths of the price table's currency unit.
     Cost,
 }
 
 impl Counts {
-    /// Returns what one request counts for. Calls `cost` only if the cost counts.
+    /// Returns the amount that one request counts. Calls `cost` only for [`Self::Cost`].
     #[must_use]
     pub fn amount(self, tokens: &price::Tokens, cost: impl FnOnce() -> u64) -> u64 {
         match self {
@@ -49,17 +49,16 @@ impl Counts {
     }
 }
 
-/// How a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
     /// The whole amount becomes available at the start of each period.
     FixedWindow,
-    /// At most the amount in any window of the period's length. Counted in slots of 1/16 of the period: a used amount
-    /// becomes free up to one slot late, never early.
+    /// At most the amount in any window of the period's length. Usage is counted in slots of 1/16 of the period, so a
+    /// used amount becomes free up to one slot late, never early.
     SlidingWindow,
     /// A steady rate of the amount per period, and at most `burst` at once.
     TokenBucket { burst: u64 },
-    /// Requests running at the same time.
+    /// A maximum number of requests in flight.
     Concurrency,
 }
 
@@ -67,7 +66,7 @@ pub enum Algorithm {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnOutage {
-    /// Each sidecar counts on its own, up to the amount divided by the number of sidecars alive.
+    /// Each sidecar counts on its own, up to the amount divided by the number of live sidecars.
     #[default]
     Local,
     /// Nothing is counted and nothing is refused.
@@ -80,20 +79,20 @@ pub enum OnOutage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     pub status: u16,
-    /// Headers in addition to those that show the limit.
+    /// Headers in addition to the headers that report the limit.
     pub headers: BTreeMap<String, String>,
-    /// `None`: an error in OpenAI's shape.
+    /// `None`: an error in OpenAI's format.
     pub body: Option<String>,
 }
 
-/// Another amount under some conditions. The first exception that matches applies.
+/// A different amount under some conditions. The first exception that matches applies.
 #[derive(Clone, Debug)]
 pub struct Exception {
     /// All conditions must hold.
     pub when: Vec<Condition>,
     /// `None`: unlimited.
     pub amount: Option<u64>,
-    /// The burst of a token bucket. `None`: in proportion to the amount.
+    /// Capacity of the token bucket. `None`: in proportion to the amount.
     pub burst: Option<u64>,
 }
 
@@ -102,27 +101,27 @@ pub struct Limit {
     /// Unique name, which appears in responses, metrics and keys. 1 to 64 bytes of `[A-Za-z0-9_.-]`.
     pub name: Arc<str>,
     pub counts: Counts,
-    /// Amount per period, or requests at the same time. At most 10^15. 0 refuses all.
+    /// Amount per period, or maximum number of requests in flight. At most 10^15. 0 refuses every request.
     pub amount: u64,
     /// Has no meaning for concurrency.
     pub period: Period,
     pub algorithm: Algorithm,
-    /// Each combination of values of these attributes has its own counter. Without attributes, all requests share one.
-    /// A request that lacks an attribute is not limited.
+    /// Each combination of values of these attributes has its own counter. Without attributes, all requests share one
+    /// counter. A request that lacks an attribute is not limited.
     pub key: Key,
     /// The limit applies if all conditions hold.
     pub when: Vec<Condition>,
     pub exceptions: Vec<Exception>,
-    /// Shadow mode: counts, but refuses nothing.
+    /// Whether the rule is in shadow mode: it counts requests, but refuses none.
     pub shadow: bool,
     pub rejected: Rejected,
-    /// Factor on the estimate for the reserved amount, at least 1.
+    /// Factor between the estimate and the reserved amount, at least 1.
     pub margin: f64,
     pub on_outage: OnOutage,
 }
 
 impl Limit {
-    /// Returns the burst for another amount, in proportion to the configured one.
+    /// Returns the burst for a different amount, in proportion to the configured burst and amount.
     #[must_use]
     pub fn burst_for(&self, amount: u64) -> u64 {
         match self.algorithm {
@@ -139,9 +138,9 @@ impl Limit {
 /// The kind of a quota.
 #[derive(Clone, Debug, PartialEq)]
 pub enum QuotaKind {
-    /// Administrators fill a balance, and requests use it up.
+    /// Administrators top up a balance, and requests use it up.
     Prepaid,
-    /// Each period has an amount.
+    /// Each consumer has an amount per period.
     Budget(Period),
 }
 
@@ -152,19 +151,19 @@ pub struct QuotaRule {
     pub name: Arc<str>,
     pub counts: Counts,
     pub kind: QuotaKind,
-    /// Balance or amount for consumers without a record. `None`: they are refused.
+    /// Balance, or amount per period, of consumers without a record. `None`: requests of these consumers are refused.
     pub default: Option<u64>,
     /// The quota applies if all conditions hold and the request has a consumer.
     pub when: Vec<Condition>,
-    /// Shadow mode: counts, but refuses nothing.
+    /// Whether the rule is in shadow mode: it counts requests, but refuses none.
     pub shadow: bool,
     pub rejected: Rejected,
-    /// Factor on the estimate for the reserved amount, at least 1.
+    /// Factor between the estimate and the reserved amount, at least 1.
     pub margin: f64,
     pub on_outage: OnOutage,
 }
 
-/// The headers that show limits to clients.
+/// The headers that report limits to clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitHeaders {
     /// `RateLimit` and `RateLimit-Policy` of the IETF draft.
@@ -173,7 +172,7 @@ pub struct LimitHeaders {
     pub x: bool,
 }
 
-/// The estimates for a model before requests have reported their use.
+/// The estimates for a model before requests have reported their usage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSeed {
     pub model: Matcher,
@@ -198,7 +197,8 @@ pub struct LimitRules {
 }
 
 impl LimitRules {
-    /// Returns a fingerprint: FNV-1a of all settings. Sidecars with different fingerprints enforce different limits.
+    /// Returns a fingerprint: the FNV-1a hash of all settings. Sidecars with different fingerprints enforce different
+    /// limits.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         format!("{self:?}").bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -229,5 +229,5 @@ impl Rejected {
 }
 
 pub const PERIOD_MIN: Duration = Duration::from_secs(1);
-/// Longest period: a year, as in envoyproxy/ratelimit.
+/// Maximum period: a year, as in envoyproxy/ratelimit.
 pub const PERIOD_MAX: Duration = Duration::from_secs(366 * 86_400);

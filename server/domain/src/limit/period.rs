@@ -1,4 +1,4 @@
-//! Periods: a length of time, or a calendar unit in a time zone.
+//! Periods: a duration, or a calendar unit in a time zone.
 
 use std::{fmt, time::Duration};
 
@@ -6,10 +6,10 @@ use jiff::{Timestamp, ToSpan as _, Zoned, tz::TimeZone};
 
 use super::rule::Window;
 
-/// How often an amount becomes available again.
+/// The time after which an amount becomes available again.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Period {
-    /// Fixed windows of this length start at its multiples since the Unix epoch.
+    /// A duration. Fixed windows start at multiples of the duration since the Unix epoch.
     Length(Duration),
     Calendar {
         unit: CalendarUnit,
@@ -28,7 +28,7 @@ pub enum CalendarUnit {
 }
 
 impl Period {
-    /// Returns the windows around `now_ms`, in ms of the Unix epoch.
+    /// Returns the windows around `now_ms`, which is in ms since the Unix epoch.
     pub fn window(&self, now_ms: u64) -> Window {
         match self {
             Self::Length(length) => Window::Length(length.as_millis() as u64),
@@ -42,7 +42,7 @@ impl Period {
         }
     }
 
-    /// Returns the length, or the longest length of a calendar unit.
+    /// Returns the duration, or the maximum duration of a calendar unit.
     pub fn longest(&self) -> Duration {
         match self {
             Self::Length(length) => *length,
@@ -52,7 +52,7 @@ impl Period {
         }
     }
 
-    /// Returns the seconds for the `RateLimit-Policy` header. A calendar unit has its usual length.
+    /// Returns the seconds for the `RateLimit-Policy` header. For a calendar unit, this is its usual duration.
     pub fn policy_seconds(&self) -> u64 {
         match self {
             Self::Length(length) => length.as_secs(),
@@ -79,7 +79,7 @@ impl fmt::Display for Period {
     }
 }
 
-/// Formats a length in days and smaller units, as larger units vary in length.
+/// Formats a duration in days and smaller units, because months and years vary in duration.
 fn units(length: Duration) -> String {
     let mut left = length.as_secs();
     let mut parts = Vec::new();
@@ -102,7 +102,7 @@ fn start(unit: CalendarUnit, zone: &TimeZone, at_ms: u64) -> Zoned {
         CalendarUnit::Week => date.saturating_sub(i64::from(date.weekday().to_monday_zero_offset()).days()),
         CalendarUnit::Month => date.first_of_month(),
     };
-    // If a midnight does not exist, this is the first time after it.
+    // If this midnight does not exist in the time zone, `to_zoned` returns the first time after it.
     first.to_zoned(zone.clone()).unwrap_or(at)
 }
 
@@ -166,7 +166,7 @@ mod tests {
         );
     }
 
-    /// Guards against "1month 13h 26m 24s" for a length beyond 30 days.
+    /// Guards against "1month 13h 26m 24s" for a duration beyond 30 days.
     #[test]
     fn lengths_are_shown_in_days_and_smaller_units() {
         let text = |seconds| Period::Length(Duration::from_secs(seconds)).to_string();

@@ -2,16 +2,16 @@
 
 use super::condition::Matcher;
 
-/// Tokens of one request, by kind.
+/// Token counts of one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Tokens {
-    /// Prompt tokens, cached ones included.
+    /// Prompt tokens, including cached tokens.
     pub input: u64,
-    /// Generated tokens, reasoning included.
+    /// Generated tokens, including reasoning tokens.
     pub output: u64,
-    /// The part of `input` that was read from a cache.
+    /// Part of `input`: tokens read from a prompt cache.
     pub cached_input: u64,
-    /// The part of `output` that was reasoning.
+    /// Part of `output`: tokens spent on reasoning.
     pub reasoning: u64,
 }
 
@@ -23,7 +23,7 @@ impl Tokens {
     }
 }
 
-/// Prices of one model, in currency units per million tokens, which is millionths of a unit per token.
+/// Prices of one model, in currency units per million tokens. This equals millionths of a unit per token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Price {
     pub model: Matcher,
@@ -42,7 +42,7 @@ pub struct Price {
 pub struct Prices(pub Vec<Price>);
 
 impl Prices {
-    /// Returns the cost of a request, in millionths of the currency, rounded up. 0 if no price matches.
+    /// Returns the cost of a request, in millionths of the currency unit, rounded up. 0 if no price matches.
     #[must_use]
     pub fn cost(&self, model: &str, tokens: &Tokens) -> u64 {
         let Some(price) = self.0.iter().find(|price| price.model.matches(Some(model))) else { return 0 };
@@ -67,7 +67,7 @@ mod tests {
         let tokens = Tokens { input: 100, output: 50, cached_input: 40, reasoning: 10 };
         assert_eq!(prices.cost("ab", &tokens), 120 + 20 + 320 + 40);
         assert_eq!(prices.cost("b", &tokens), 0);
-        // Cached tokens count up to the number of input tokens.
+        // At most as many cached tokens as input tokens are charged.
         assert_eq!(prices.cost("a", &Tokens { input: 1, cached_input: 9, ..Tokens::default() }), 1);
     }
 }

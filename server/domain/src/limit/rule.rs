@@ -1,16 +1,16 @@
-//! Counters as a store keeps them: their buckets, their rules, and what one request reserves.
+//! Counters in a store: their buckets, their rules, and what one request reserves.
 
 use std::{fmt, sync::Arc};
 
 use super::OnOutage;
 
-/// Largest amount, burst, balance or cost. Far below the largest integer that a double holds exactly, so that sums stay
-/// exact.
+/// Maximum amount, burst, balance or cost. It is far below the largest integer that a double represents exactly, so
+/// that sums are exact.
 pub const AMOUNT_MAX: u64 = 1_000_000_000_000_000;
-/// Slots of a sliding window.
+/// Number of slots of a sliding window.
 pub const SLOTS: usize = 16;
 
-/// Where the counters of one key are kept. All buckets with the same tag are on one node of a Redis Cluster.
+/// The location of one key's counters in the store. All buckets with the same tag are on one node of a Redis Cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Bucket {
     /// `consumer=alice`, or the whole key if it has no consumer.
@@ -28,10 +28,10 @@ impl fmt::Display for Bucket {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
-    /// Windows of this many ms, from the Unix epoch on.
+    /// Windows of this duration in ms, starting at the Unix epoch.
     Length(u64),
-    /// The starts of the previous, the current and the next window, and the end of the next, in ms of the Unix epoch.
-    /// So a clock that is off by less than a window does no harm.
+    /// The starts of the previous, the current and the next window, and the end of the next window, in ms since the
+    /// Unix epoch. With these four times, a clock that is off by less than a window does no harm.
     Edges([u64; 4]),
 }
 
@@ -62,34 +62,36 @@ impl Window {
 pub enum CounterRule {
     /// Up to `amount` in each window.
     Fixed { amount: u64, window: Window },
-    /// Up to `amount` in any `period_ms`, kept in [`SLOTS`] slots.
+    /// Up to `amount` in any `period_ms`, counted in [`SLOTS`] slots.
     Sliding { amount: u64, period_ms: u64 },
     /// A token bucket of `burst` tokens, refilled with `amount` per `period_ms`. The arithmetic is GCRA, as a
     /// continuous-state leaky bucket (ITU-T I.371, annex A).
     TokenBucket { burst: u64, amount: u64, period_ms: u64 },
-    /// Up to `amount` requests at the same time. Each counts until it is settled, or until `ttl_ms` after its holder's
+    /// Up to `amount` requests in flight. A request counts until it is settled, or until `ttl_ms` after its holder's
     /// last KeepAlive.
     Running { amount: u64, ttl_ms: u64 },
     Prepaid {
-        /// Balance of a consumer without a record. `None`: refused.
+        /// Balance of a consumer without a record. `None`: requests of the consumer are refused.
         default: Option<u64>,
     },
-    /// A recorded amount in each window.
+    /// Up to the consumer's amount in each window.
     Budget {
-        /// Amount for a consumer without a record. `None`: refused.
+        /// Amount of a consumer without a record. `None`: requests of the consumer are refused.
         default: Option<u64>,
         window: Window,
     },
 }
 
 impl CounterRule {
-    /// Whether the counter is a quota's, which is kept in the consumer's record and does not expire.
+    /// Returns whether the counter belongs to a quota. Such a counter is part of the consumer's record and does not
+    /// expire.
     #[must_use]
     pub fn is_quota(&self) -> bool {
         matches!(self, Self::Prepaid { .. } | Self::Budget { .. })
     }
 
-    /// Returns the time until the whole amount is free again without further requests. 0 if time alone frees nothing.
+    /// Returns the time until the whole amount is available again without further requests. 0 if time alone frees
+    /// nothing.
     #[must_use]
     pub fn reset_ms(&self, used: u64, now_ms: u64) -> u64 {
         match *self {
@@ -107,8 +109,9 @@ impl CounterRule {
         }
     }
 
-    /// Returns the most that one request reserves. A higher estimate is cut to it, so that the first request is never
-    /// refused. For quotas, the store knows the balance.
+    /// Returns the maximum amount that one request may reserve. A higher estimate is reduced to this maximum, so that a
+    /// first request is never refused. For quotas, the result is no real bound, because only the store knows the
+    /// balance.
     #[must_use]
     pub fn most(&self) -> u64 {
         match *self {
@@ -121,8 +124,8 @@ impl CounterRule {
     }
 }
 
-/// Returns the length of a slot of a sliding window, in ms. Any window of the period's length lies within [`SLOTS`]
-/// slots and the newest one.
+/// Returns the duration of a slot of a sliding window, in ms. The newest slot and the [`SLOTS`] slots before it cover
+/// any window of the period's length that ends now.
 #[must_use]
 pub fn slot_ms(period_ms: u64) -> u64 {
     period_ms.div_ceil(SLOTS as u64)
@@ -136,9 +139,9 @@ pub struct Meter {
     pub name: Arc<str>,
     pub rule: CounterRule,
     pub cost: u64,
-    /// The settlement replaces the reserved cost. If false, the cost is final.
+    /// Whether the settlement replaces the reserved cost. If false, the reserved cost is final.
     pub provisional: bool,
-    /// Shadow mode: the counter counts, but refuses nothing.
+    /// Whether the counter is in shadow mode: it counts requests, but refuses none.
     pub shadow: bool,
     /// The policy while the store is unavailable.
     pub on_outage: OnOutage,

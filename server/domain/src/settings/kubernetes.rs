@@ -1,19 +1,19 @@
-//! How to reach the Kubernetes API server, and which service has a pool's endpoints.
+//! The connection to the Kubernetes API server, and the services whose endpoints form pools.
 
 use std::{path::PathBuf, time::Duration};
 
-/// Most services that a sidecar watches. Each is a connection to the API server.
+/// Maximum number of services that a sidecar watches. Each service needs a connection to the API server.
 pub const SERVICES_MAX: usize = 256;
 
 /// How to reach the API server, and how long to wait for it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KubernetesOptions {
     pub api: KubernetesApi,
-    /// Namespace of services that name none; `None` for the pod's.
+    /// Namespace of services whose rule sets none; `None` for the pod's namespace.
     pub namespace: Option<String>,
-    /// How long one watch lasts, and how long a silent connection is trusted.
+    /// Duration of one watch, and time after which the sidecar closes a silent connection.
     pub watch_timeout: Duration,
-    /// Longest wait between two attempts.
+    /// Maximum wait between two attempts.
     pub retry_max: Duration,
 }
 
@@ -31,33 +31,34 @@ impl Default for KubernetesOptions {
 /// How to find the API server.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KubernetesApi {
-    /// By `KUBECONFIG`, or else the pod's service account, or else `~/.kube/config`.
+    /// From `KUBECONFIG`, or else the pod's service account, or else `~/.kube/config`.
     Inferred,
-    /// By a kubeconfig's current context.
+    /// From the current context of a kubeconfig file.
     Kubeconfig(PathBuf),
     Server {
-        /// `https://` or `http://`.
+        /// A URL with `https://` or `http://`.
         url: http::Uri,
-        /// Holds the bearer token; read again when it changes.
+        /// File with the bearer token. The sidecar reads the file again when it changes.
         token_file: Option<PathBuf>,
-        /// Holds CA certificates; `None` for the system's.
+        /// File with CA certificates; `None` for the system's certificates.
         ca_file: Option<PathBuf>,
     },
 }
 
-/// The service that has the endpoints of a rule's pools.
+/// The service whose endpoints form the pools of a pool rule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServiceRule {
-    /// Its name; `None` to take it from the cluster's name.
+    /// Name of the service. `None`: the cluster's name contains it.
     pub service: Option<String>,
-    /// Its namespace. If `service` is `None`, only clusters of this namespace match.
+    /// Namespace of the service. If `service` is `None`, only clusters of services in this namespace match.
     pub namespace: Option<String>,
-    /// Its port; `None` for the one in the cluster's name, or the only one.
+    /// Port of the endpoints. `None`: the only port or, if there are several, the port in the cluster's name.
     pub port: Option<ServicePort>,
 }
 
 impl ServiceRule {
-    /// Returns the service of a cluster, or `None` if neither the rule nor the cluster's name contains one.
+    /// Returns the service of a cluster. `None` if neither the rule nor the cluster's name contains a service, or if
+    /// the namespaces differ.
     #[must_use]
     pub fn of(&self, cluster: &str) -> Option<PoolService> {
         if let Some(service) = &self.service {
@@ -77,16 +78,16 @@ impl ServiceRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServicePort {
     Name(String),
-    /// By the number that endpoints listen on.
+    /// The port number on which the endpoints listen.
     Number(u16),
-    /// The only one, or the one of this number if there are several.
+    /// The only port or, if there are several, the port with this number.
     Only {
         /// The number in the cluster's name.
         or: Option<u16>,
     },
 }
 
-/// The service that has a pool's endpoints.
+/// The service whose endpoints form a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolService {
     pub service: String,
@@ -96,8 +97,8 @@ pub struct PoolService {
 }
 
 /// Parses service, namespace and port from a cluster's name in the form of Istio and Higress:
-/// `outbound|80||llm.models.svc.cluster.local`. Returns `None` for a subset, which the third part names, because slices do
-/// not say which endpoints belong to it.
+/// `outbound|80||llm.models.svc.cluster.local`. Returns `None` if the third part names a subset, because EndpointSlices
+/// do not show which endpoints belong to a subset.
 pub fn of_cluster_name(cluster: &str) -> Option<(&str, &str, u16)> {
     let parts: Vec<&str> = cluster.split('|').collect();
     let &["outbound", port, "", host] = parts.as_slice() else { return None };
@@ -107,7 +108,7 @@ pub fn of_cluster_name(cluster: &str) -> Option<(&str, &str, u16)> {
     is_service.then_some((service, namespace, port.parse().ok().filter(|port| *port > 0)?))
 }
 
-/// Whether a text is a valid name of a namespace. Services and ports have stricter rules.
+/// Returns whether a text is a valid name of a namespace. The rules for names of services and ports are stricter.
 pub fn is_label(text: &str) -> bool {
     let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
     (1..=63).contains(&text.len())

@@ -1,19 +1,19 @@
-//! The usage ledger.
+//! Settings of the usage ledger.
 
 use std::time::Duration;
 
-/// Which usage the ledger keeps, and for how long.
+/// Which usage the ledger stores, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LedgerOptions {
-    /// Whether usage is recorded.
+    /// Whether the sidecar records usage.
     pub enabled: bool,
-    /// How long a day is kept after its end, and a session after its last request.
+    /// How long a day is stored after its end, and a session after its last request.
     pub retention: Duration,
-    /// Most sessions in a day's list, and approximately the most sessions kept with their turns.
+    /// Maximum number of sessions in a day's list, and approximate maximum of sessions stored with their turns.
     pub sessions_max: usize,
-    /// Most rows of a day.
+    /// Maximum number of usage rows per day.
     pub rows_max: usize,
-    /// Most turns kept per session; at most 1000.
+    /// Maximum number of turns stored per session; at most 1000.
     pub turns_max: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Validated settings, which the configuration produces and other crates use.
+//! Validated settings. The crate `evenkeel-config` creates them from the configuration file.
 
 mod kubernetes;
 mod ledger;

@@ -1,4 +1,4 @@
-//! Pool rules.
+//! Pool rules: the settings of pools.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,40 +8,40 @@ use crate::Endpoint;
 /// Settings of the pools of a cluster.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolRule {
-    /// The cluster; `None` for any.
+    /// The cluster; `None` for any cluster.
     pub cluster: Option<String>,
-    /// The route; `None` for any.
+    /// The route; `None` for any route.
     pub route: Option<String>,
-    /// Whether each route has its own table.
+    /// Whether each route has its own table of requests in flight.
     pub per_route: bool,
     pub source: Source,
-    /// Weight of endpoints without one.
+    /// Weight of endpoints that set no weight.
     pub weight: f64,
-    /// Cap of endpoints without one; 0 is unlimited.
+    /// Cap of endpoints that set no cap; 0 means unlimited.
     pub cap: u32,
     pub on_store_failure: OnStoreFailure,
-    /// Retry-After when every endpoint is at its cap.
+    /// `Retry-After` of the response when every endpoint is at its cap.
     pub full_retry_after: Duration,
-    /// Whether to share the table of Higress.
+    /// Whether to share the table of Higress's `ai-load-balancer`.
     pub higress_table: bool,
 }
 
 /// Where a pool's endpoints come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
-    /// Each request brings them.
+    /// Each request brings the endpoints.
     Request,
-    /// The configuration lists them.
+    /// The configuration lists the endpoints.
     Static(Vec<Endpoint>),
-    /// DNS: every address of a name, looked up again when its TTL has passed.
+    /// Every address of a DNS name is an endpoint. The sidecar looks the name up again when its TTL has passed.
     Dns {
-        /// For example that of a headless service.
+        /// For example the name of a headless service.
         name: String,
         /// Port of every endpoint.
         port: u16,
-        /// Longest time between two look-ups.
+        /// Maximum time between two look-ups.
         refresh: Duration,
-        /// `None` for the system's.
+        /// `None` for the system's DNS server.
         nameserver: Option<SocketAddr>,
     },
     /// The EndpointSlices of a service.

@@ -1,4 +1,4 @@
-//! Envoy's rate limit service.
+//! Settings of Envoy's rate limit service.
 
 use std::path::PathBuf;
 
@@ -11,30 +11,32 @@ pub struct RateLimitService {
     pub options: RateLimiterOptions,
 }
 
-/// The source of the limits.
+/// The files that define the limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitFiles {
-    /// A file, or a directory, whose files count that end in `.yaml` or `.yml` and do not start with a dot.
+    /// A file, or a directory. In a directory, the sidecar reads the files whose names end in `.yaml` or `.yml` and do
+    /// not start with a dot.
     pub path: PathBuf,
-    /// Several files may define the same domain.
+    /// Whether several files may define parts of the same domain.
     pub merge_domains: bool,
 }
 
-/// Options of all domains.
+/// Options that apply to all domains.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimiterOptions {
     pub shadow: bool,
     pub headers: RateLimitHeaders,
-    /// What a sidecar does while the store is unavailable.
+    /// Policy while the store is unavailable.
     pub on_outage: OnOutage,
 }
 
-/// Response headers that show a client its limits.
+/// Response headers that report limits to the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RateLimitHeaders {
-    /// `RateLimit-Limit`, `-Remaining` and `-Reset`, as in envoyproxy/ratelimit, for the tightest limit.
+    /// `RateLimit-Limit`, `-Remaining` and `-Reset`, as in envoyproxy/ratelimit, for the limit that has the least
+    /// remaining.
     pub plain: bool,
-    /// The same with the prefix `X-`.
+    /// The same headers with the prefix `X-`.
     pub x: bool,
     /// `RateLimit` and `RateLimit-Policy` of the IETF draft, for all limits.
     pub ietf: bool,

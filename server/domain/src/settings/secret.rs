@@ -14,13 +14,13 @@ impl Secret {
         Self(text)
     }
 
-    /// Returns the text, for the one peer that must see it.
+    /// Returns the text. Only the peer to which the secret belongs may see it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Compares in constant time.
+    /// Returns whether a text equals the secret. Compares in constant time.
     #[must_use]
     pub fn is(&self, given: &str) -> bool {
         self.0.as_bytes().ct_eq(given.as_bytes()).into()
@@ -42,7 +42,7 @@ impl fmt::Debug for Secret {
 /// An administrator, authenticated by a bearer token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminToken {
-    /// Shown as `who` in the change log.
+    /// Name of the administrator, which the change log shows as `who`.
     pub name: String,
     pub secret: Secret,
 }

@@ -1,24 +1,24 @@
-//! How to reach Redis, and what a pool does while it is unavailable.
+//! The connection to Redis, and what a pool does while Redis is unavailable.
 
 use std::{fmt, time::Duration};
 
 /// How to reach Redis.
 #[derive(Clone)]
 pub struct RedisOptions {
-    /// `redis://` or `rediss://` URLs of one server, or of some nodes of a cluster.
+    /// `redis://` or `rediss://` URLs of one server, or of one or more nodes of a cluster.
     pub urls: Vec<String>,
     /// Whether the URLs are nodes of a Redis Cluster.
     pub cluster: bool,
     /// Prefix of every key.
     pub key_prefix: String,
-    /// Longest wait for an answer.
+    /// Maximum wait for the answer to a call for which a request waits.
     pub timeout: Duration,
-    /// Longest wait for a connection.
+    /// Maximum wait for a connection, and for the answer to other calls unless `timeout` is longer.
     pub connect_timeout: Duration,
 }
 
 impl fmt::Debug for RedisOptions {
-    /// Leaves out the URLs, which may hold a password.
+    /// Leaves out the URLs, which may contain a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisOptions")
             .field("urls", &format_args!("{} redacted", self.urls.len()))
@@ -34,10 +34,10 @@ impl fmt::Debug for RedisOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStoreFailure {
-    /// Choose from local knowledge.
+    /// Choose an endpoint from local knowledge.
     #[default]
     Local,
-    /// Admit without choosing; the gateway chooses.
+    /// Admit the request without an endpoint, so that the gateway chooses one.
     Open,
     Closed,
 }

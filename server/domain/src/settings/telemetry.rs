@@ -1,4 +1,4 @@
-//! Logs and traces.
+//! Settings of logs and traces.
 
 use std::time::Duration;
 
@@ -14,15 +14,16 @@ pub struct Log {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Traces {
-    /// The collector: `http://host:port` or `https://host:port`.
+    /// URL of the collector: `http://host:port` or `https://host:port`.
     pub endpoint: String,
-    /// CA certificates in PEM that its certificate is verified against; `None` for the system's.
+    /// CA certificates in PEM against which the collector's certificate is verified; `None` for the system's
+    /// certificates.
     pub ca: Option<String>,
-    /// Fraction of the requests without a trace that are recorded, 0 to 1.
+    /// Fraction, from 0 to 1, of the requests without a trace for which the sidecar starts one.
     pub sample: f64,
-    /// Longest wait for the collector's answer, including repeated exports.
+    /// Maximum wait for the collector's answer, including repeated exports.
     pub timeout: Duration,
-    /// Headers of each export; names in lower case.
+    /// Headers of each export. Names are in lower case.
     pub headers: Vec<(String, Secret)>,
     /// `service.name` of the exported spans.
     pub service_name: String,

@@ -9,7 +9,7 @@ use crate::clock::DAY_MS;
 pub struct Day(u32);
 
 impl Day {
-    /// Returns the day of a time in ms of the Unix epoch.
+    /// Returns the day that contains a time, given in ms since the Unix epoch.
     #[must_use]
     pub fn of_ms(ms: u64) -> Self {
         Self(u32::try_from(ms / DAY_MS).unwrap_or(u32::MAX))
@@ -26,7 +26,7 @@ impl Day {
         u32::try_from(since.get_days()).ok().map(Self)
     }
 
-    /// Returns the start of the day, in ms of the Unix epoch.
+    /// Returns the start of the day, in ms since the Unix epoch.
     #[must_use]
     pub fn start_ms(self) -> u64 {
         u64::from(self.0) * DAY_MS
@@ -42,7 +42,7 @@ impl Day {
         Self(self.0.saturating_sub(days))
     }
 
-    /// Counts the days from `self` to `other`. 0 if `other` is earlier.
+    /// Returns the number of days from `self` to `other`. 0 if `other` is earlier.
     #[must_use]
     pub fn until(self, other: Self) -> u32 {
         other.0.saturating_sub(self.0)

@@ -1,19 +1,19 @@
-//! Keys of usage: consumer, model and route, or consumer and session, joined in one text.
+//! Keys of usage: a row's consumer, model and route, or a session's consumer and id, joined in one text.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use crate::{NAME_BYTES_MAX, clean};
 
-/// Longest session id, in bytes.
+/// Maximum length of a session id, in bytes.
 pub const SESSION_BYTES_MAX: usize = 128;
-/// Stands for the names of folded usage.
+/// Replaces the names of folded usage: usage that has no row of its own, because there are too many rows.
 pub const OTHER: &str = "(other)";
-/// Shows an empty name, and filters by it.
+/// Displayed in place of an empty name. As a filter, selects the empty name.
 pub const NONE: &str = "(none)";
-/// Separates the names in a key. No name contains it, as control characters are replaced.
+/// Separates the names in a key. No name contains the separator, because control characters in names are replaced.
 pub const SEPARATOR: char = '\u{1f}';
 
-/// Consumer, model and route.
+/// The key of a usage row: consumer, model and route.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowKey(Arc<str>);
 
@@ -45,13 +45,13 @@ impl RowKey {
         std::array::from_fn(|_| parts.next().unwrap_or_default())
     }
 
-    /// Returns the key that takes this key's usage if there is no room: `(other)` of the same model.
+    /// Returns the key to which this key's usage is added if there are too many rows: `(other)` of the same model.
     #[must_use]
     pub fn folded(&self) -> Self {
         Self::new(OTHER, self.names()[1], OTHER)
     }
 
-    /// Returns the key that takes the usage if there is no room for [`Self::folded`] either.
+    /// Returns the key to which usage is added if there are too many rows for [`Self::folded`] as well.
     #[must_use]
     pub fn other() -> Self {
         Self::new(OTHER, OTHER, OTHER)

@@ -10,29 +10,29 @@ mod keys;
 pub use day::Day;
 pub use keys::{NONE, OTHER, RowKey, SEPARATOR, SESSION_BYTES_MAX, SessionKey, write_row, write_session};
 
-/// Largest count: the largest integer that Lua and JSON hold exactly.
+/// Maximum of a count: the largest integer that Lua and JSON represent exactly.
 const COUNT_MAX: u64 = (1 << 53) - 1;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Usage {
-    /// Requests that have ended.
+    /// Number of requests that have ended.
     pub requests: u64,
-    /// Requests whose tokens were estimated.
+    /// Number of requests whose tokens were estimated.
     pub estimated: u64,
     pub tokens: Tokens,
-    /// Cost in millionths of the price table's currency.
+    /// Cost, in millionths of the price table's currency unit.
     pub cost: u64,
 }
 
 impl Usage {
-    /// Returns the counts in the order in which stores keep them.
+    /// Returns the counts in the order in which stores save them.
     #[must_use]
     pub fn counts(&self) -> [u64; 7] {
         let t = &self.tokens;
         [self.requests, self.estimated, t.input, t.output, t.cached_input, t.reasoning, self.cost]
     }
 
-    /// The inverse of [`Self::counts`].
+    /// Builds the usage from counts in the order of [`Self::counts`].
     #[must_use]
     pub fn from_counts(c: [u64; 7]) -> Self {
         let tokens = Tokens { input: c[2], output: c[3], cached_input: c[4], reasoning: c[5] };
@@ -41,7 +41,7 @@ impl Usage {
 }
 
 impl std::ops::AddAssign for Usage {
-    /// No count goes beyond 2^53 - 1.
+    /// Adds each count, up to 2^53 - 1.
     fn add_assign(&mut self, other: Self) {
         let (mut sum, other) = (self.counts(), other.counts());
         for (count, more) in sum.iter_mut().zip(other) {
@@ -55,7 +55,7 @@ impl std::ops::AddAssign for Usage {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// The gateway did not report it.
+    /// The gateway did not report the outcome.
     #[default]
     Unknown,
     /// A complete response with a status below 400.
@@ -66,9 +66,9 @@ pub enum Outcome {
     ServerError,
     /// The upstream reset the stream or could not be reached.
     UpstreamReset,
-    /// The client went away.
+    /// The client disconnected before the response ended.
     ClientAbort,
-    /// A timeout of the gateway.
+    /// A timeout of the gateway expired.
     Timeout,
     /// The gateway never sent the request upstream.
     NotSent,
@@ -86,19 +86,19 @@ impl Outcome {
         Self::NotSent,
     ];
 
-    /// Returns the number in stores and in the API.
+    /// Returns the outcome's number in stores and in the API.
     #[must_use]
     pub fn number(self) -> u8 {
         self as u8
     }
 
-    /// The inverse of [`Self::number`]. An unknown number is [`Self::Unknown`].
+    /// Returns the outcome with this number. An unknown number is [`Self::Unknown`].
     #[must_use]
     pub fn from_number(number: i32) -> Self {
         usize::try_from(number).ok().and_then(|n| Self::ALL.get(n).copied()).unwrap_or_default()
     }
 
-    /// Returns the name in the API's JSON.
+    /// Returns the outcome's name in the API's JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -114,31 +114,31 @@ impl Outcome {
     }
 }
 
-/// One request of a session, without any content.
+/// One request of a session, without prompt and response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// When the request ended, in ms of the Unix epoch.
+    /// Time when the request ended, in ms since the Unix epoch.
     pub at_ms: u64,
     pub model: Arc<str>,
     pub route: Arc<str>,
-    /// HTTP status. 0: none.
+    /// HTTP status that the client received. 0: the client received none.
     pub status: u16,
     pub outcome: Outcome,
     pub tokens: Tokens,
-    /// The tokens were estimated.
+    /// Whether the tokens were estimated.
     pub estimated: bool,
-    /// Cost in millionths of the price table's currency.
+    /// Cost, in millionths of the price table's currency unit.
     pub cost: u64,
-    /// Time to the first byte of the response body. 0: no body.
+    /// Time from Admit to the first byte of the response body. 0: the response had no body.
     pub first_token_ms: u64,
-    /// Time to the end of the response.
+    /// Time from Admit to the end of the request.
     pub total_ms: u64,
 }
 
 /// The usage of a session, and the time of its last turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionSum {
-    /// When the last turn ended, in ms of the Unix epoch.
+    /// Time when the last turn ended, in ms since the Unix epoch.
     pub last_ms: u64,
     pub usage: Usage,
 }
