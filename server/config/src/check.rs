@@ -1,11 +1,10 @@
-//! The collector of faults and warnings. A check adds its fault and validation goes on, so that all faults are reported
-//! at once.
+//! Collects errors and warnings. Validation continues after an error, so that all errors are reported at once.
 
 use std::{fmt::Display, net::SocketAddr, time::Duration};
 
 use evenkeel_domain::NAME_BYTES_MAX;
 
-/// Collects faults, and warnings of what is allowed but probably not intended.
+/// Collects errors, and warnings about settings that are allowed but probably not intended.
 #[derive(Default)]
 pub(super) struct Check {
     faults: Vec<String>,
@@ -13,12 +12,12 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// Adds a fault: `path: must be expected, got got`.
+    /// Adds the error `PATH: must be EXPECTED, got GOT`.
     pub(super) fn fault(&mut self, path: &str, expected: &str, got: impl Display) {
         self.faults.push(format!("{path}: must be {expected}, got {got}"));
     }
 
-    /// Adds a fault that has another form.
+    /// Adds an error whose text is complete.
     pub(super) fn push(&mut self, fault: String) {
         self.faults.push(fault);
     }
@@ -31,7 +30,7 @@ impl Check {
         self.warnings.push(format!("{path}: {warning}"));
     }
 
-    /// Returns the faults and the warnings.
+    /// Returns the errors and the warnings.
     pub(super) fn into_parts(self) -> (Vec<String>, Vec<String>) {
         (self.faults, self.warnings)
     }

@@ -1,13 +1,13 @@
-//! User and password of the store if they are not in its URL: the password comes from a file, such as a mounted secret.
+//! Adds user and password to the URLs of the store. The password comes from a file, such as a mounted secret.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Files, check::Check};
 
-/// Longest password, in bytes.
+/// Maximum length of the password, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1024;
 
-/// Adds the user, and the password from a file, to each URL. No fault shows either.
+/// Adds the user, and the password from the file, to each URL. Error messages contain neither of them.
 pub(super) fn add_to_urls(
     check: &mut Check,
     files: &mut Files,
@@ -41,7 +41,7 @@ pub(super) fn add_to_urls(
     let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let credentials = format!("{}:{}@", encoded(user.unwrap_or_default()), encoded(&password));
     for url in urls.iter_mut() {
-        // The check of URLs reports a text that is not a URL.
+        // The validation of the URLs reports a text that is not a URL.
         let Some(at) = url.find("://").map(|at| at + 3) else { continue };
         let authority = url[at..].split(['/', '?']).next().unwrap_or_default();
         if authority.contains('@') {

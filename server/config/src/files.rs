@@ -1,4 +1,4 @@
-//! Files that a configuration names, and which of its sections changed.
+//! Reads the files that a configuration names, and finds the sections that differ between two configurations.
 
 use std::{
     collections::BTreeMap,
@@ -8,14 +8,14 @@ use std::{
 
 use serde_json::Value;
 
-/// Largest file read, in bytes.
+/// Maximum size of a file, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
-/// Sections that take effect without a restart.
+/// Sections whose changes take effect without a restart.
 pub(super) const RELOADED: [&str; 8] =
     ["limits", "higress_rules", "quotas", "prices", "models", "limit_headers", "quota_admins", "admin"];
 
-/// Reads files that the configuration names, and records which.
+/// Reads files that the configuration names, and records their paths.
 pub(super) struct Files {
     directory: PathBuf,
     read: Vec<PathBuf>,
@@ -26,12 +26,12 @@ impl Files {
         Self { directory: directory.to_owned(), read: Vec::new() }
     }
 
-    /// Resolves a path; a relative one starts at the configuration's directory.
+    /// Resolves a relative path against the configuration file's directory.
     pub(super) fn resolve(&self, path: &str) -> PathBuf {
         self.directory.join(path)
     }
 
-    /// Reads a file; a relative path starts at the configuration's directory.
+    /// Reads a file. A relative path is resolved against the configuration file's directory.
     pub(super) fn read(&mut self, path: &str) -> io::Result<String> {
         let path = self.resolve(path);
         let size = std::fs::metadata(&path).map(|metadata| metadata.len());
@@ -49,7 +49,7 @@ impl Files {
     }
 }
 
-/// A digest of each top-level section of the file.
+/// A digest of each top-level section of a configuration file.
 #[derive(Clone, Default, PartialEq)]
 pub(super) struct Sections(BTreeMap<String, Vec<u8>>);
 
@@ -62,7 +62,7 @@ impl Sections {
         Self(sections.iter().map(|(name, value)| (name.clone(), digest(value))).collect())
     }
 
-    /// Returns the names of sections that differ and need a restart.
+    /// Returns the names of the sections that differ and whose changes need a restart.
     pub(super) fn changed_for_restart(&self, other: &Self) -> Vec<String> {
         let names: std::collections::BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
         names

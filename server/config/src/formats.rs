@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-/// A duration in the format of the crate `humantime`.
+/// Pattern of a duration in the format of the crate `humantime`.
 const SPAN: &str = concat!(
     r"^([0-9]+(\.[0-9]+)? ?",
     "(nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds|second|secs|sec|s|minutes|minute|min|mins|m|hours|hour|hr|hrs|h|",
     r"days|day|d|weeks|week|wk|wks|w|months|month|M|years|year|yr|yrs|y) ?)+$|^0$",
 );
 
-/// An IP address and port.
+/// Pattern of an IP address and port.
 const SOCKET: &str = r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|\[[0-9A-Fa-f:.%]+\]):[0-9]{1,5}$";
 
 macro_rules! values {
@@ -70,7 +70,7 @@ values! {
     /// A whole number, with or without quotes.
     Whole => json_schema!({"type": ["integer", "string"], "pattern": "^[0-9]+$", "x-type": "whole number"});
 
-    /// Text that needs no quotes if it looks like a number.
+    /// Text, which needs no quotes even if it looks like a number.
     Text => json_schema!({"type": ["string", "number", "boolean"], "minLength": 1, "maxLength": 1024, "x-type": "text"});
 
     /// An address to listen on, or `off`.
@@ -93,7 +93,7 @@ values! {
     Label => json_schema!({
         "type": "string",
         "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
-        "x-range": "1..63 of `a-z 0-9 -`"
+        "x-range": "1..63 characters of `a-z 0-9 -`"
     });
 
     /// A port of a service, by number or name.
@@ -130,6 +130,6 @@ values! {
         "x-range": "`none`, or one or a list of `ratelimit`, `x`, `ietf`"
     });
 
-    /// What to do while Redis is unavailable.
+    /// The policy while Redis is unavailable.
     Outage => json_schema!({"type": "string", "enum": ["local", "open", "closed"]});
 }

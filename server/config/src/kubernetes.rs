@@ -1,4 +1,4 @@
-//! The section `kubernetes`: how the sidecar reaches the API server.
+//! The section `kubernetes`: how the sidecar reaches the Kubernetes API server.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use super::{
     service_rule::label,
 };
 
-/// Longest a watch may last: API servers and clients give up at 295 s.
+/// Maximum duration of a watch. API servers and clients give up after 295 s.
 const WATCH_TIMEOUT_MAX: Duration = Duration::from_secs(290);
 
-/// How to reach the Kubernetes API server. Files are read when the first pool needs them.
+/// Connection to the Kubernetes API server. The sidecar reads the files when the first pool needs them.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawKubernetes {
@@ -32,31 +32,31 @@ pub(super) struct RawKubernetes {
         )
     )]
     api_server: Option<String>,
-    /// A file with the bearer token; read again when it changes. Only with `api_server`, which then must be `https://` or
-    /// a loopback address, because the token is not sent in clear text over a network.
+    /// A file that contains the bearer token. The sidecar reads the file again when it changes. Requires `api_server`
+    /// with `https://` or a loopback address, because the sidecar does not send the token over a network in clear text.
     #[schemars(length(min = 1), extend("x-default" = "none"))]
     token_file: Option<String>,
-    /// A file with the CA certificates that the API server's certificate is verified against; read again when it changes.
-    /// Only with `api_server`.
-    #[schemars(length(min = 1), extend("x-default" = "the system's"))]
+    /// A file with the CA certificates against which the API server's certificate is verified. The sidecar reads the
+    /// file again when it changes. Requires `api_server`.
+    #[schemars(length(min = 1), extend("x-default" = "the system's certificates"))]
     ca_file: Option<String>,
-    /// A kubeconfig file; its current context is used. Not together with `api_server`.
+    /// A kubeconfig file, whose current context is used. Not allowed together with `api_server`.
     #[schemars(length(min = 1))]
     kubeconfig: Option<String>,
-    /// Namespace of pools without a `namespace`; required with `api_server` if there are such pools.
-    #[schemars(with = "Label", extend("x-default" = "the pod's, or that of the kubeconfig's context"))]
+    /// Namespace of the services of pools that set no `namespace`. Required with `api_server` if there are such pools.
+    #[schemars(with = "Label", extend("x-default" = "the pod's namespace, or the namespace of the kubeconfig's context"))]
     namespace: Option<String>,
-    /// How long one watch lasts, and how long the sidecar trusts a silent connection.
+    /// Duration of one watch, and time after which the sidecar closes a silent connection.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "2m", "x-range" = "1s..290s"))]
     watch_timeout: Option<Duration>,
-    /// Longest wait between two attempts to reach the API server.
+    /// Maximum wait between two attempts to reach the API server.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "30s", "x-range" = "100ms..5m"))]
     retry_max: Option<Duration>,
 }
 
-/// Validates the section. Some fields are required only if a rule needs them.
+/// Validates the section. Some fields are required only if a pool rule needs them.
 pub(super) fn options<'r>(
     check: &mut Check,
     files: &Files,
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(parse("kubernetes: {}").warnings.len(), 1);
     }
 
-    /// Guards against a token that others on the network can read.
+    /// Guards against sending a token in clear text over a network.
     #[test]
     fn a_token_is_sent_in_clear_on_loopback_only() {
         let of = |server: &str, more: &str| {

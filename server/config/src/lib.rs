@@ -1,4 +1,4 @@
-//! Reads the configuration file and validates it into [`Config`]. All faults are reported at once.
+//! Reads the configuration file and validates it into [`Config`]. Reports all errors at once.
 
 use std::{
     fmt,
@@ -42,32 +42,32 @@ pub use schema::schema;
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: Listen,
-    /// How often gateways send KeepAlive.
+    /// Time between two KeepAlive calls of a gateway worker.
     pub keep_alive_interval: Duration,
-    /// How long to keep serving after SIGTERM, reported as not ready, before new connections are refused.
+    /// How long the sidecar continues to serve after SIGTERM, while it reports that it is not ready.
     pub shutdown_delay: Duration,
     pub log: Log,
     pub worker_threads: usize,
     pub store: StoreConfig,
-    /// Pool rules; the first that matches a request applies.
+    /// Pool rules. The first rule that matches a request applies.
     pub pools: Vec<PoolRule>,
     /// How to reach the Kubernetes API server.
     pub kubernetes: KubernetesOptions,
-    /// The rule for requests that no other matches; `None` refuses them.
+    /// The rule for requests that match no rule in `pools`. `None`: the sidecar rejects them.
     pub unlisted: Option<PoolRule>,
-    /// Limits, quotas and their tables.
+    /// Limits and quotas, with the prices, model estimates and headers that they use.
     pub rules: Arc<LimitRules>,
     pub admin: Arc<Vec<AdminToken>>,
     pub ledger: LedgerOptions,
     /// Settings that are allowed but probably not intended.
     pub warnings: Vec<String>,
-    /// Envoy's rate limit service; `None` if it is not served.
+    /// Envoy's rate limit service; `None` if the sidecar does not serve it.
     pub rate_limit_service: Option<RateLimitService>,
-    /// Export of traces; `None` if it is off.
+    /// Export of traces; `None` if the sidecar exports none.
     pub traces: Option<Traces>,
-    /// The file that the configuration was loaded from.
+    /// The file from which the configuration was loaded.
     pub path: Option<PathBuf>,
-    /// Other files that were read.
+    /// Paths of the other files that were read.
     pub files: Vec<PathBuf>,
     sections: Sections,
 }
@@ -75,22 +75,22 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub struct Listen {
     pub grpc: Option<SocketAddr>,
-    /// gRPC over a Unix socket.
+    /// Path of the Unix socket for gRPC.
     pub grpc_socket: Option<PathBuf>,
-    /// Mode of the Unix socket's file.
+    /// Mode of the Unix socket file.
     pub grpc_socket_mode: u32,
-    /// Metrics, health, JSON and the page.
+    /// Address for metrics, health checks, the JSON API and the capacity page.
     pub http: SocketAddr,
 }
 
-/// Where the tables are stored.
+/// Where tables, counters, quota records and usage are stored.
 #[derive(Clone, Debug)]
 pub enum StoreConfig {
     Memory,
     Redis(RedisOptions),
 }
 
-/// All faults of a configuration.
+/// All errors in a configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Faults(pub Vec<String>);
 
@@ -105,10 +105,10 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 impl Config {
-    /// Reads a file and the files it names.
+    /// Reads a configuration file and the files that it names.
     ///
     /// # Errors
-    /// All faults.
+    /// Returns every error in the configuration, not only the first.
     pub fn load(path: &Path) -> Result<Self, Faults> {
         let yaml = std::fs::read_to_string(path)
             .map_err(|error| Faults(vec![format!("{}: cannot be read: {error}", path.display())]))?;
@@ -117,18 +117,18 @@ impl Config {
         Ok(config)
     }
 
-    /// Parses YAML. Relative paths in it start at the working directory.
+    /// Parses YAML. Resolves relative paths in it against the working directory.
     ///
     /// # Errors
-    /// All faults.
+    /// Returns every error in the configuration, not only the first.
     pub fn parse(yaml: &str) -> Result<Self, Faults> {
         Self::parse_in(yaml, Path::new(""))
     }
 
-    /// Parses YAML. Relative paths in it start at `directory`.
+    /// Parses YAML. Resolves relative paths in it against `directory`.
     ///
     /// # Errors
-    /// All faults.
+    /// Returns every error in the configuration, not only the first.
     pub fn parse_in(yaml: &str, directory: &Path) -> Result<Self, Faults> {
         let (raw, parse_faults) = read(yaml)?;
         let mut files = Files::new(directory);
@@ -144,7 +144,8 @@ impl Config {
         Ok(config)
     }
 
-    /// Returns the names of limits and quotas that use the model. Gateways know it only if they read bodies.
+    /// Returns the names of the limits and quotas that use the model. Gateways know the model only if they read request
+    /// bodies.
     #[must_use]
     pub fn uses_of_model(&self) -> Vec<&str> {
         let is_model = |condition: &Condition| condition.attribute == Attribute::Model;
@@ -158,7 +159,7 @@ impl Config {
         limits.map(|limit| &*limit.name).chain(quotas.map(|quota| &*quota.name)).collect()
     }
 
-    /// Returns the files of the rate limit service that a configuration file names, even if it has faults.
+    /// Returns the rate limit service's files that a configuration file names, even if the configuration has errors.
     #[must_use]
     pub fn rate_limit_files(path: &Path) -> Option<LimitFiles> {
         let (raw, _) = read(&std::fs::read_to_string(path).ok()?).ok()?;
@@ -189,20 +190,21 @@ impl Config {
         parts.join(", ")
     }
 
-    /// Returns the sections that differ from another configuration's and need a restart.
+    /// Returns the names of the sections that differ from the other configuration and whose changes need a restart.
     #[must_use]
     pub fn needs_restart(&self, other: &Self) -> Vec<String> {
         self.sections.changed_for_restart(&other.sections)
     }
 
-    /// A holder that is silent for this long counts as dead. One KeepAlive may come half an interval late. With a sweep
-    /// every quarter of an interval, a dead holder's leases are released within two intervals.
+    /// Returns the time after which a silent holder counts as dead. A KeepAlive may thus come half an interval late.
+    /// With a sweep every quarter of an interval, a dead holder's leases are released within two intervals.
     #[must_use]
     pub fn holder_ttl(&self) -> Duration {
         self.keep_alive_interval * 3 / 2
     }
 
-    /// How often the sidecar reads each table, for views, metrics and reaping.
+    /// Returns the time between two sweeps, in which the sidecar reads each table for views and metrics and releases
+    /// the leases of dead holders.
     #[must_use]
     pub fn sweep_interval(&self) -> Duration {
         self.keep_alive_interval / 4
@@ -217,7 +219,7 @@ fn read(yaml: &str) -> Result<(raw::RawConfig, tolerant::ParseFaults), Faults> {
     tolerant::parse(yaml).map_err(Faults)
 }
 
-/// Parses one YAML document. A fault names the place but does not quote the line, which may hold a password.
+/// Parses one YAML document. An error names the position but does not quote the line, which may contain a password.
 fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(yaml, options).map_err(|e| redact(&e.to_string()))
@@ -228,7 +230,7 @@ fn redact(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        // Up to the last @, because a password may contain an unescaped one.
+        // Removes all text up to the last @, because a password may contain an unescaped @.
         let end =
             part.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`')).unwrap_or(part.len());
         let from = part[..end].rfind('@').unwrap_or(0);

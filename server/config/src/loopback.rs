@@ -1,6 +1,6 @@
-//! Loopback addresses, the only ones to which the sidecar sends a secret in clear text.
+//! Recognizes loopback addresses, the only addresses to which the sidecar sends a secret in clear text.
 
-/// Whether traffic to a host stays on this machine.
+/// Returns whether traffic to a host stays on this machine.
 pub(super) fn is_loopback(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.eq_ignore_ascii_case("localhost")

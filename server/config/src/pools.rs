@@ -17,105 +17,114 @@ use super::{
 
 const WEIGHT: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
 
-/// Settings of a cluster's pools. Without `endpoints` and discovery, endpoints come with each request: the plugin's
-/// `candidates`, or Higress's own list.
+/// Settings of a cluster's pools. If `endpoints`, `dns` and `kubernetes` are all absent, each request brings its
+/// endpoints: the plugin's `candidates`, or Higress's own list.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["cluster"]))]
 pub(super) struct RawPool {
-    /// The gateway's name of the upstream cluster, or `"*"` for any.
+    /// The gateway's name of the upstream cluster, or `"*"` for any cluster.
     #[schemars(length(min = 1, max = 256))]
     cluster: String,
-    /// Only this route, or `"*"`; needs `per_route: true`, because routes that share a table share its rule.
-    #[schemars(length(min = 1, max = 256), extend("x-default" = "any"))]
+    /// The gateway's name of the route, or `"*"` for any route. A name requires `per_route: true`, because routes that
+    /// share a table share its rule.
+    #[schemars(length(min = 1, max = 256), extend("x-default" = "any route"))]
     route: Option<String>,
-    /// Whether each route has its own table. Set it only if routes do not share model servers.
+    /// Whether each route has its own table of requests in flight. Set `true` only if the routes do not share model
+    /// servers.
     per_route: bool,
-    /// The endpoints; each address once.
+    /// The endpoints of the pool. Addresses must be unique.
     #[schemars(length(max = 1024))]
     endpoints: Vec<RawEndpoint>,
-    /// Endpoints from DNS; not together with `endpoints`.
+    /// Endpoints from DNS. Not allowed together with `endpoints`.
     dns: Option<RawDns>,
-    /// Endpoints from Kubernetes: the ready ones in the EndpointSlices of a service; not together with `endpoints` or
-    /// `dns`.
+    /// Endpoints from Kubernetes: the ready endpoints in the EndpointSlices of a service. Not allowed together with
+    /// `endpoints` or `dns`.
     kubernetes: Option<RawServiceRule>,
-    /// Share the table of Higress's `ai-load-balancer`. Needs `per_route: true`; not on Redis Cluster.
+    /// Whether to share the table of Higress's `ai-load-balancer`. Requires `per_route: true`; not allowed on Redis
+    /// Cluster.
     higress_table: bool,
-    /// Relative capacity of endpoints without a `weight`.
+    /// Relative capacity of endpoints that set no `weight`.
     #[schemars(range(min = 0.001, max = 1000), extend("default" = 1))]
     weight: Option<f64>,
-    /// Most requests in flight on an endpoint without a `cap`; 0 is unlimited.
+    /// Maximum number of requests in flight on an endpoint that sets no `cap`; 0 means unlimited.
     #[schemars(range(min = 0, max = 4294967295u32), extend("default" = 0))]
     cap: Option<u32>,
-    /// While Redis is unavailable, and for a request whose call to it failed: choose from local knowledge (`local`), let
-    /// the gateway choose (`open`), or refuse with 503 (`closed`).
+    /// Policy while Redis is unavailable, and for a request whose call to Redis has failed. `local`: the sidecar
+    /// chooses an endpoint from the leases of its own gateways and the last table that it read. `open`: the gateway
+    /// chooses the endpoint. `closed`: the request is refused with 503.
     #[schemars(with = "Outage", extend("default" = "local"))]
     on_store_failure: Option<OnStoreFailure>,
-    /// `Retry-After` of the 429 when every endpoint is at its cap, in whole seconds.
+    /// Value of `Retry-After` in the 429 response to a request that finds every endpoint at its cap, in whole seconds.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "1s", "x-range" = "1s..1h"))]
     full_retry_after: Option<Duration>,
 }
 
-/// An endpoint.
+/// One endpoint of the pool.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawEndpoint {
-    /// The address as the gateway knows it, usually `IP:port`.
+    /// Address of the endpoint as the gateway knows it, usually `IP:port`.
     #[schemars(length(min = 1, max = 256))]
     address: String,
     /// Relative capacity.
     #[serde(default)]
-    #[schemars(range(min = 0.001, max = 1000), extend("x-default" = "the pool's"))]
+    #[schemars(range(min = 0.001, max = 1000), extend("x-default" = "the pool's value"))]
     weight: Option<f64>,
-    /// Most requests in flight; 0 is unlimited.
+    /// Maximum number of requests in flight; 0 means unlimited.
     #[serde(default)]
-    #[schemars(range(min = 0, max = 4294967295u32), extend("x-default" = "the pool's"))]
+    #[schemars(range(min = 0, max = 4294967295u32), extend("x-default" = "the pool's value"))]
     cap: Option<u32>,
 }
 
-/// Endpoints from DNS: A records, or AAAA records if there are none.
+/// Endpoints from DNS: the A records of a name or, if there are none, its AAAA records.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RawDns {
-    /// A name, such as a headless service's. Each of its addresses is an endpoint, up to 1024. A name that ends with a dot
-    /// is looked up as it is, without the search domains of `/etc/resolv.conf`.
+    /// A DNS name, such as the name of a headless service. Each address of the name is an endpoint, up to 1024
+    /// endpoints. A name that ends with a dot is looked up as it is, without the search domains of `/etc/resolv.conf`.
     #[schemars(length(min = 1, max = 256))]
     name: String,
     /// Port of every endpoint.
     #[schemars(range(min = 1, max = 65535))]
     port: u16,
-    /// Longest time between look-ups. If the TTL of the answer is shorter, the sidecar follows it, down to 1s.
+    /// Maximum time between two look-ups of the name. If the TTL of the answer is shorter, the sidecar looks the name
+    /// up again after the TTL, but at most once per second.
     #[serde(default, with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..1h"))]
     refresh: Option<Duration>,
-    /// The DNS server to ask.
+    /// Address of the DNS server.
     #[serde(default)]
-    #[schemars(with = "Socket", extend("x-default" = "the system's"))]
+    #[schemars(with = "Socket", extend("x-default" = "the system's DNS server"))]
     nameserver: Option<String>,
 }
 
-/// Settings of clusters that no rule matches.
+/// Settings of clusters that no rule under `pools` matches.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawUnlisted {
-    /// Whether to serve these clusters. With `false`, Admit answers NOT_FOUND, and the gateway's `on_error` applies.
+    /// Whether the sidecar serves these clusters. If `false`, Admit fails with NOT_FOUND, and the plugin's `on_error`
+    /// applies.
     accept: bool,
-    /// Whether each route has its own table.
+    /// Whether each route has its own table of requests in flight.
     per_route: bool,
-    /// Clusters that have Istio's or Higress's name of a service get its endpoints. Without `service`.
+    /// If set, a cluster whose name contains a Kubernetes service, in the form
+    /// `outbound|80||llm.models.svc.cluster.local` of Istio and Higress, gets the endpoints of the service. `service`
+    /// must be absent.
     kubernetes: Option<RawServiceRule>,
-    /// Relative capacity of endpoints without a `weight`.
+    /// Relative capacity of endpoints that set no `weight`.
     #[schemars(range(min = 0.001, max = 1000), extend("default" = 1))]
     weight: Option<f64>,
-    /// Most requests in flight on an endpoint without a `cap`; 0 is unlimited.
+    /// Maximum number of requests in flight on an endpoint that sets no `cap`; 0 means unlimited.
     #[schemars(range(min = 0, max = 4294967295u32), extend("default" = 0))]
     cap: Option<u32>,
-    /// While Redis is unavailable: choose from local knowledge (`local`), let the gateway choose (`open`), or refuse with
-    /// 503 (`closed`).
+    /// Policy while Redis is unavailable, and for a request whose call to Redis has failed. `local`: the sidecar
+    /// chooses an endpoint from the leases of its own gateways and the last table that it read. `open`: the gateway
+    /// chooses the endpoint. `closed`: the request is refused with 503.
     #[schemars(with = "Outage", extend("default" = "local"))]
     on_store_failure: Option<OnStoreFailure>,
-    /// `Retry-After` of the 429 when every endpoint is at its cap, in whole seconds.
+    /// Value of `Retry-After` in the 429 response to a request that finds every endpoint at its cap, in whole seconds.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "1s", "x-range" = "1s..1h"))]
     full_retry_after: Option<Duration>,

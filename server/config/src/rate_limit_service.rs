@@ -1,4 +1,4 @@
-//! The section `rate_limit_service`: Envoy's rate limit service, with its files of limits.
+//! The section `rate_limit_service`: Envoy's rate limit service and its files of limits.
 
 use evenkeel_domain::{
     limit::OnOutage,
@@ -18,20 +18,21 @@ use super::{
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["config"]))]
 pub(super) struct RawRateLimitService {
-    /// A file of limits, or a directory. In a directory, the sidecar reads files whose names end in `.yaml` or `.yml` and do
-    /// not begin with a dot, at most 1024 of at most 8 MiB. It watches the files and reads them again when they change. A
-    /// relative path starts at the configuration's directory.
+    /// A file of limits, or a directory. In a directory, the sidecar reads the files whose names end in `.yaml` or
+    /// `.yml` and do not begin with a dot: at most 1024 files of at most 8 MiB each. The sidecar watches the files and
+    /// reads them again when they change. A relative path is resolved against the configuration file's directory.
     #[schemars(length(min = 1))]
     config: Option<String>,
-    /// Whether several files may define parts of one domain.
+    /// Whether several files may define parts of the same domain.
     merge_domains: bool,
-    /// Count and report every descriptor, but refuse no request.
+    /// Whether to count and report every descriptor but refuse no request.
     shadow_mode: bool,
-    /// Headers that report limits to the client: `none`, or one or a list of `ratelimit`, `x`, `ietf`.
+    /// Headers that report limits to the client. `ratelimit` sends `RateLimit-Limit`, `-Remaining` and `-Reset`. `x`
+    /// sends the same headers with the prefix `X-`. `ietf` sends `RateLimit` and `RateLimit-Policy` of the IETF draft.
     #[schemars(with = "HeadersSchema", extend("default" = "none"))]
     headers: Option<RawHeaders>,
-    /// While Redis is unavailable: each sidecar counts alone (`local`), no request is refused (`open`), or every request
-    /// with a limit is refused (`closed`).
+    /// Policy while Redis is unavailable. `local`: each sidecar counts on its own. `open`: no request is refused.
+    /// `closed`: every request with a limit is refused.
     #[schemars(with = "Outage", extend("default" = "local"))]
     on_outage: OnOutage,
 }

@@ -1,4 +1,4 @@
-//! The field `kubernetes` of a pool: the Kubernetes service that has its endpoints.
+//! The field `kubernetes` of a pool: the Kubernetes service whose endpoints form the pool.
 
 use evenkeel_domain::settings::{ServicePort, ServiceRule, is_label, of_cluster_name};
 use schemars::JsonSchema;
@@ -9,23 +9,25 @@ use super::{
     formats::{Label, ServicePortText},
 };
 
-/// A Kubernetes service; its ready endpoints are the pool's. At most 256 services.
+/// A Kubernetes service, whose ready endpoints form the pool. The configuration may name at most 256 services.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawServiceRule {
-    /// The service. Optional if `cluster` has the form `outbound|80||llm.models.svc.cluster.local`, which contains service,
-    /// namespace and port, or is `"*"`; then clusters with other names get their endpoints with each request.
+    /// Name of the service. Optional in two cases: if `cluster` has the form
+    /// `outbound|80||llm.models.svc.cluster.local`, which contains the service, namespace and port, or if `cluster` is
+    /// `"*"`. With `"*"`, a cluster whose name lacks that form takes its endpoints from each request.
     #[schemars(with = "Label", extend("x-default" = "from the cluster's name"))]
     service: Option<String>,
-    /// The service's namespace. Without `service`, only services of this namespace are followed.
+    /// Namespace of the service. If `service` is absent, only clusters of services in this namespace get their
+    /// endpoints from Kubernetes.
     #[schemars(with = "Label", extend("x-default" = "`kubernetes.namespace`, or from the cluster's name"))]
     namespace: Option<String>,
-    /// The endpoints' port: its number, or its name in the service.
-    #[schemars(with = "ServicePortText", extend("x-default" = "the only one"))]
+    /// Port of the endpoints: its number, or its name in the service.
+    #[schemars(with = "ServicePortText", extend("x-default" = "the only port, or the port in the cluster's name if there are several"))]
     port: Option<String>,
 }
 
-/// Validates a pool's field. `cluster` is the cluster that the rule names, if any.
+/// Validates the field. `cluster` is the cluster that the pool's rule names, if any.
 pub(super) fn validate(
     check: &mut Check,
     path: &str,

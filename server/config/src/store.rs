@@ -8,44 +8,47 @@ use serde::Deserialize;
 
 use super::{Files, StoreConfig, check::Check, credentials, formats::Span};
 
-/// Where the tables are stored. With `type: memory`, all other fields are rejected, because they would have no effect.
+/// Where tables of requests in flight, counters, quota records and usage are stored. With `type: memory`, all other
+/// fields are rejected, because they would have no effect.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawStore {
-    /// `memory` keeps the tables in the process and shares nothing: for a single sidecar, or to try things out. `redis`
-    /// keeps one set of tables for all sidecars.
+    /// `memory` stores the data in the sidecar's process and shares nothing; it is for a single sidecar, or for trials.
+    /// `redis` stores the data in Redis, shared by all sidecars.
     #[serde(rename = "type")]
     #[schemars(extend("default" = "memory"))]
     kind: Option<RawStoreType>,
-    /// One Redis, or one node of a cluster, as `redis://user:password@host:6379/0`; `rediss://` uses TLS. The sidecar does
-    /// not watch Redis Sentinel: give an address that follows the primary.
+    /// URL of a Redis server, or of one node of a cluster: `redis://user:password@host:6379/0`, or `rediss://` for TLS.
+    /// The sidecar does not watch Redis Sentinel, so the address must always lead to the current primary.
     #[schemars(regex(pattern = "^rediss?://"), extend("x-default" = "required for `redis`, unless `urls` is given"))]
     url: Option<String>,
-    /// Several nodes of a cluster, each as in `url`; instead of `url`. More than one needs `cluster: true`.
+    /// URLs of several nodes of a cluster, each as in `url`, instead of `url`. More than one URL requires
+    /// `cluster: true`.
     #[schemars(inner(regex(pattern = "^rediss?://")))]
     urls: Vec<String>,
-    /// The user to log in as, if the URL names none. Needs `password_file`.
+    /// The user to log in as, if the URL names none. Requires `password_file`.
     #[schemars(extend("x-default" = "none"))]
     user: Option<String>,
-    /// A file that holds the password, such as a mounted secret; absent if the URL has one. A relative path starts at the
-    /// configuration's directory. Read at start.
+    /// A file that contains the password, such as a mounted secret. Omit the field if the URL contains a user or
+    /// password. A relative path is resolved against the configuration file's directory. The sidecar reads the file at
+    /// start.
     #[schemars(extend("x-default" = "none"))]
     password_file: Option<String>,
     /// Whether the URLs are nodes of a Redis Cluster.
     #[schemars(extend("default" = false))]
     cluster: Option<bool>,
-    /// Prefix of every key; separates deployments that share a Redis. All sidecars that share their tables need the same
-    /// value.
+    /// Prefix of every key, which separates deployments that share a Redis. All sidecars that share their tables need
+    /// the same value.
     #[schemars(length(max = 64), regex(pattern = "^[^{}]*$"), extend("default" = "", "x-range" = "at most 64 bytes, without `{` and `}`"))]
     key_prefix: Option<String>,
-    /// Longest wait for the answer to a call of the request path (Admit, Settle). A request may also wait for the call in
-    /// progress before its own, so set at most half the plugin's `deadline_ms` (50); then the pool's policy answers rather
-    /// than the gateway's.
+    /// Maximum time that the sidecar waits for Redis's answer to a call for which a request waits (Admit, Settle). A
+    /// request may first have to wait for another call that is in progress. So set at most half of the plugin's
+    /// `deadline_ms` (by default 50): then the pool's policy decides about the request, not the gateway's.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "25ms", "x-range" = "1ms..10s"))]
     timeout: Option<Duration>,
-    /// Longest wait for a connection, and for the answer to all other calls (KeepAlives, tables, recounts, lists) unless
-    /// `timeout` is longer. No request waits for it.
+    /// Maximum time that the sidecar waits for a connection, and for the answer to any other call (KeepAlives, tables,
+    /// recounts, lists), unless `timeout` is longer. No request waits for these calls.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "1s", "x-range" = "1ms..60s"))]
     connect_timeout: Option<Duration>,
@@ -96,7 +99,7 @@ fn redis_options(check: &mut Check, files: &mut Files, raw: RawStore) -> RedisOp
     }
     for (i, url) in urls.iter().enumerate() {
         if redis::parse_redis_url(url).is_none() {
-            // The URL may hold a password: do not show it.
+            // The message does not show the URL, which may contain a password.
             let path = if urls.len() == 1 { "store.url".to_owned() } else { format!("store.urls[{i}]") };
             check.fault(&path, "a redis:// or rediss:// URL", "something else");
         }

@@ -64,7 +64,7 @@ fn all_faults_are_reported_at_once() {
     assert_eq!(found, expected);
 }
 
-/// A fault of parsing hides none of validation.
+/// Errors of parsing do not hide errors of validation.
 #[test]
 fn faults_of_parsing_are_reported_with_all_others() {
     let found = faults(
@@ -130,7 +130,7 @@ fn a_file_that_is_not_a_configuration_has_one_fault() {
         assert_eq!(faults(yaml).len(), 1, "{yaml}");
     }
     assert!(Config::parse("# nothing\n").is_ok());
-    // Parsing ends, whatever is in lists and maps.
+    // Parsing terminates even if a key contains a dot.
     assert_eq!(
         faults("limits: [{rejected: {headers: {a.b: []}}}]").iter().filter(|f| f.contains("a.b")).count(),
         1
@@ -145,7 +145,7 @@ fn secrets_stay_out_of_faults() {
     assert!(found.iter().all(|fault| !fault.contains("hunter2")), "{found:?}");
 }
 
-/// A parser may quote the line of an error, which may hold the password.
+/// Guards against errors of the YAML parser that quote a line with a password.
 #[test]
 fn secrets_stay_out_of_syntax_faults() {
     for yaml in [

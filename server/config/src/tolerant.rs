@@ -1,6 +1,6 @@
-//! Fault-tolerant deserialization. serde stops at the first error; this module reads on, so that all faults are reported
-//! at once. It skips unknown fields. It leaves out a value that has the wrong type or is not one of an enum's names, and
-//! reads the file again without it.
+//! Deserialization that continues after an error. serde stops at the first error; this module reports all errors at
+//! once. It skips unknown fields. If a value has the wrong type or is not one of an enum's names, it reads the file
+//! again without the value.
 
 use std::{cell::RefCell, collections::BTreeSet, marker::PhantomData};
 
@@ -13,20 +13,20 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// Most faults reported: a file with more is hardly a configuration.
+/// Maximum number of errors reported. A file with more errors is hardly a configuration.
 const FAULTS_MAX: usize = 100;
-/// Longest part of an unknown field's name that a fault shows, in characters.
+/// Maximum length of an unknown field's name in an error, in characters.
 const NAME_MAX: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct ParseFaults {
     pub(super) faults: Vec<String>,
-    /// Paths of values that were left out.
+    /// Paths of the values that were left out.
     left_out: BTreeSet<String>,
 }
 
 impl ParseFaults {
-    /// Whether a fault of validation only follows from a value that was left out.
+    /// Returns whether a validation error is only a consequence of a value that was left out.
     pub(super) fn explain(&self, fault: &str) -> bool {
         let within = |path: &String| {
             fault.strip_prefix(path.as_str()).is_some_and(|rest| rest.starts_with(['.', '[', ':']))
@@ -35,12 +35,12 @@ impl ParseFaults {
     }
 }
 
-/// Deserializes YAML, with all faults that a reader can correct.
+/// Deserializes YAML. Returns the value and all errors that the author of the file can correct.
 ///
 /// # Errors
-/// The faults, if the text is not YAML, is not a mapping, or has more faults than [`FAULTS_MAX`].
+/// Returns only the errors if the text is not YAML, is not a mapping, or has more than [`FAULTS_MAX`] errors.
 pub(super) fn parse<T: DeserializeOwned>(yaml: &str) -> Result<(T, ParseFaults), Vec<String>> {
-    // Other faults of a text that is not YAML would only mislead.
+    // If the text is not YAML, other errors would only mislead.
     super::from_yaml::<serde_json::Value>(yaml).map_err(|fault| vec![fault])?;
     let (mut result, mut all_unknown) = (ParseFaults::default(), Vec::new());
     loop {
@@ -51,7 +51,7 @@ pub(super) fn parse<T: DeserializeOwned>(yaml: &str) -> Result<(T, ParseFaults),
         });
         let Found { unknown, wrong } = attempt.found.into_inner();
         for fault in unknown {
-            // Each attempt finds those before it again.
+            // Each attempt finds the unknown fields of the previous attempts again.
             if !all_unknown.contains(&fault) {
                 all_unknown.push(fault);
             }
@@ -66,7 +66,7 @@ pub(super) fn parse<T: DeserializeOwned>(yaml: &str) -> Result<(T, ParseFaults),
         let Wrong { mut path, message } = wrong.unwrap_or_default();
         let error = message.unwrap_or(error);
         if result.left_out.contains(&path) {
-            // Nothing can stand in its place: leave out what holds it as well.
+            // Without the value, reading fails at the same path again: leave out the enclosing value as well.
             path.truncate(path.rfind(['.', '[']).unwrap_or(0));
         } else if !path.is_empty() {
             result.faults.push(format!("{path}: {error}"));
@@ -82,7 +82,7 @@ pub(super) fn parse<T: DeserializeOwned>(yaml: &str) -> Result<(T, ParseFaults),
     }
 }
 
-/// One reading of the file: what it leaves out, and what it finds.
+/// One attempt to read the file: the values that it leaves out, and the errors that it finds.
 struct Attempt<'s> {
     left_out: &'s BTreeSet<String>,
     found: RefCell<Found>,
@@ -90,7 +90,7 @@ struct Attempt<'s> {
 
 #[derive(Default)]
 struct Found {
-    /// Faults of unknown fields.
+    /// Errors about unknown fields.
     unknown: Vec<String>,
     wrong: Option<Wrong>,
 }
@@ -98,11 +98,11 @@ struct Found {
 #[derive(Default)]
 struct Wrong {
     path: String,
-    /// What to report in place of the parser's error.
+    /// Message to report in place of the parser's error.
     message: Option<String>,
 }
 
-/// A place in the file.
+/// A value in the file, given by its path.
 #[derive(Clone)]
 struct Place<'s> {
     attempt: &'s Attempt<'s>,
@@ -123,7 +123,7 @@ impl Place<'_> {
         self.attempt.left_out.contains(&self.path)
     }
 
-    /// Records this place if reading failed here. The innermost place is the first to do so, and stays.
+    /// Records this path if reading failed. The innermost path is recorded first, and is not replaced.
     fn record<T, E>(&self, read: Result<T, E>) -> Result<T, E> {
         if read.is_err() {
             self.record_wrong(None);
@@ -147,7 +147,7 @@ impl Place<'_> {
     }
 }
 
-/// `a, b or c`.
+/// Formats names as `a, b or c`.
 fn alternatives(names: &[&str]) -> String {
     match names {
         [] => String::new(),
@@ -156,13 +156,13 @@ fn alternatives(names: &[&str]) -> String {
     }
 }
 
-/// A deserializer or seed that knows its place.
+/// A deserializer or seed that knows the path of its value.
 struct Tracked<'s, I> {
     inner: I,
     place: Place<'s>,
 }
 
-/// A visitor that knows its place. For a struct it has the names of the fields.
+/// A visitor that knows the path of its value. For a struct, it also has the names of the fields.
 struct TrackedVisitor<'s, V> {
     inner: V,
     place: Place<'s>,
@@ -216,7 +216,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Tracked<'_, D> {
         )
     }
 
-    /// Reads an enum of unit variants, as all of the configuration's are, from its text.
+    /// Reads an enum from its text. All enums of the configuration have only unit variants.
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -326,7 +326,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for TrackedSeq<'_, A> {
 struct TrackedMap<'s, A> {
     inner: A,
     place: Place<'s>,
-    /// The place of the next value.
+    /// The path of the next value.
     value: Place<'s>,
     fields: &'static [&'static str],
 }
@@ -354,8 +354,8 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for TrackedMap<'_, A> {
     }
 }
 
-/// Stands in for an item that was left out, so that those after it keep their places: an empty mapping, or the first of
-/// an enum's names.
+/// Stands in for a list item that was left out, so that the items after it keep their indexes. Deserializes as an empty
+/// mapping, or as the first name of an enum.
 struct StandIn<E>(PhantomData<E>);
 
 impl<'de, E: Error> Deserializer<'de> for StandIn<E> {

@@ -1,4 +1,4 @@
-//! The section `traces`: where to export spans.
+//! The section `traces`: the export of spans.
 
 use std::time::Duration;
 
@@ -9,34 +9,35 @@ use serde::Deserialize;
 use super::{check::Check, files::Files, formats::Span, loopback::is_loopback};
 
 const HEADERS_MAX: usize = 16;
-/// Longest value of a header, in bytes.
+/// Maximum length of a header's value, in bytes.
 const VALUE_BYTES_MAX: usize = 4096;
 const ENDPOINT: &str = "a URL such as http://collector:4317, with a host and a port and no path";
 
-/// Where to export spans. All other fields need `endpoint`. The sidecar ignores `OTEL_*` environment variables.
+/// Export of spans. All other fields require `endpoint`. The sidecar ignores the `OTEL_*` environment variables.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawTraces {
-    /// A collector that accepts OTLP over gRPC.
+    /// URL of a collector that accepts OTLP over gRPC.
     #[schemars(
         regex(pattern = r"^https?://[^/@]+:[0-9]+/?$"),
         extend("x-range" = "`http://host:port` or `https://host:port`", "x-default" = "none")
     )]
     pub(crate) endpoint: Option<String>,
-    /// A file with the CA certificates that the collector's certificate is verified against; only with `https://`. A
-    /// relative path starts at the configuration's directory.
-    #[schemars(extend("x-default" = "the system's"))]
+    /// A file with the CA certificates against which the collector's certificate is verified. Allowed only with
+    /// `https://`. A relative path is resolved against the configuration file's directory.
+    #[schemars(extend("x-default" = "the system's certificates"))]
     pub(crate) ca_file: Option<String>,
-    /// Fraction of the requests without a `traceparent` that are recorded. Requests with a `traceparent` are recorded if its
-    /// sampled flag is set.
+    /// Fraction of the requests without a `traceparent` for which the sidecar starts a trace. A request with a
+    /// `traceparent` is recorded if the sampled flag of the `traceparent` is set.
     #[schemars(range(min = 0, max = 1), extend("default" = 0))]
     pub(crate) sample: Option<f64>,
-    /// Longest wait for the collector's answer. An export that takes longer is not repeated. No request waits for it.
+    /// Maximum time that the sidecar waits for the collector's answer. An export that takes longer is not repeated. No
+    /// request waits for an export.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..60s"))]
     pub(crate) timeout: Option<Duration>,
-    /// Headers of each export, each with a `name` and either `value` or `value_file`. A value from a file is treated as a
-    /// secret: `endpoint` then must be `https://` or a loopback address.
+    /// Headers of each export, each with a `name` and either `value` or `value_file`. A value from a file is treated as
+    /// a secret, so `endpoint` must then be `https://` or a loopback address.
     #[schemars(length(max = 16))]
     pub(crate) headers: Vec<RawHeader>,
     /// `service.name` of the exported spans.
@@ -44,18 +45,19 @@ pub(super) struct RawTraces {
     pub(crate) service_name: Option<String>,
 }
 
-/// A header of an export.
+/// A header that the sidecar sends with each export.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["name"], "minProperties" = 2, "maxProperties" = 2))]
 pub(super) struct RawHeader {
-    /// The header's name, in lower case; each once. Names that gRPC reserves are rejected.
-    #[schemars(length(min = 1, max = 64), regex(pattern = "^[a-z0-9_.-]+$"), extend("x-range" = "1..64 of `a-z 0-9 _ . -`"))]
+    /// Name of the header, in lower case. Must be unique. Names that gRPC reserves are rejected.
+    #[schemars(length(min = 1, max = 64), regex(pattern = "^[a-z0-9_.-]+$"), extend("x-range" = "1..64 characters of `a-z 0-9 _ . -`"))]
     pub(crate) name: String,
-    /// The header's value.
+    /// Value of the header.
     #[schemars(length(min = 1, max = 4096), regex(pattern = "^[ -~]*$"), extend("x-range" = "1..4096 printable ASCII characters", "x-default" = "none"))]
     pub(crate) value: Option<String>,
-    /// A file that holds the value, such as a mounted secret. A relative path starts at the configuration's directory.
+    /// A file that contains the value, such as a mounted secret. A relative path is resolved against the configuration
+    /// file's directory.
     #[schemars(extend("x-default" = "none"))]
     pub(crate) value_file: Option<String>,
 }
@@ -76,7 +78,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
     };
     let tls = endpoint.starts_with("https://");
     if !is_endpoint(&endpoint) {
-        // The URL may hold a password: do not show it.
+        // The message does not show the URL, which may contain a password.
         check.fault("traces.endpoint", ENDPOINT, "something else");
     } else if !tls && raw.headers.iter().any(|h| h.value_file.is_some()) && !is_loopback(host(&endpoint)) {
         let expected = "https:// or a loopback address if traces.headers have a value_file";
@@ -115,7 +117,7 @@ fn is_endpoint(text: &str) -> bool {
     host_is_valid && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-/// The host of a URL that [`is_endpoint`] accepts.
+/// Returns the host of a URL that [`is_endpoint`] accepts.
 fn host(endpoint: &str) -> &str {
     let place = endpoint.split_once("://").map_or(endpoint, |(_, place)| place);
     place.rsplit_once(':').map_or(place, |(host, _)| host)
@@ -252,7 +254,7 @@ mod tests {
             );
             let found = parse(&format!("traces: {{endpoint: 'http://{place}'{headers}}}")).unwrap_err();
             assert_eq!(found.0, [expected]);
-            // A tenant's name is not a secret.
+            // A `value` such as a tenant's name is not treated as a secret.
             let tenant = ", headers: [{name: x-scope-orgid, value: team}]";
             parse(&format!("traces: {{endpoint: 'http://{place}'{tenant}}}")).unwrap();
             parse(&format!("traces: {{endpoint: 'https://{place}'{headers}}}")).unwrap();

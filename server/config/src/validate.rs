@@ -68,7 +68,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
     if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
 }
 
-/// Takes the sections about limits out of the file, and adds the limits of Higress's plugins.
+/// Takes the sections about limits out of `raw`, and adds the limits of Higress's plugins.
 fn limit_sections(check: &mut Check, files: &mut Files, raw: &mut RawConfig) -> RawSections {
     let mut names: HashSet<String> = raw.limits.iter().map(|limit| limit.name.clone()).collect();
     names.extend(raw.quotas.iter().map(|quota| quota.name.clone()));
@@ -103,7 +103,7 @@ fn listen(check: &mut Check, raw: RawListen) -> Listen {
     if raw.grpc.as_deref() == Some("off") && raw.grpc_socket.is_none() {
         check.fault("listen.grpc_socket", "a path if listen.grpc is off", "none");
     }
-    // The longest path that a Unix socket address holds before its terminating zero.
+    // A Unix socket address holds at most 107 bytes of path and a terminating zero.
     if let Some(path) = raw.grpc_socket.as_deref().filter(|path| path.is_empty() || path.len() > 107) {
         check.fault("listen.grpc_socket", "a path of 1..107 bytes", format!("{path:?}"));
     }

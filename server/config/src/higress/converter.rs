@@ -25,16 +25,17 @@ pub(super) struct Converter<'a> {
     pub(super) check: &'a mut Check,
     pub(super) plugin: Plugin,
     pub(super) matching: Option<Matching>,
-    /// Names of limits in use.
+    /// Names that limits and quotas already have.
     pub(super) names: &'a mut HashSet<String>,
-    /// Whether clients get X-RateLimit-* headers at all.
+    /// Whether the sidecar sends X-RateLimit-* headers to clients.
     pub(super) shows_x: bool,
-    /// Values of `rule_name` so far.
+    /// Values of `rule_name` in the configurations converted so far.
     pub(super) rule_names: HashSet<String>,
 }
 
 impl Converter<'_> {
-    /// Returns the limits of one configuration. A field's name is appended to `path` as it is.
+    /// Returns the limits of one configuration. `path` ends with the separator to which an error message appends a
+    /// field's name.
     pub(super) fn settings(&mut self, path: &str, scope: &Scope, settings: &Settings) -> Vec<RawLimit> {
         if scope.is_empty() {
             self.check.warn(
@@ -130,7 +131,7 @@ impl Converter<'_> {
                 Matching::First
             }
             Some(matching) => matching,
-            // Higress accepts both since the change that made all items count.
+            // Higress has accepted both fields since the change that made all matching items count.
             None if both => Matching::All,
             None => {
                 if items > 1 {
@@ -147,7 +148,7 @@ impl Converter<'_> {
         ItemParser { check: self.check, plugin: self.plugin }
     }
 
-    /// Makes a limit with a name that no other has.
+    /// Creates a limit with a unique name.
     fn limit(&mut self, rule_name: &str, part: &str, rate: ParsedRate, rejected: &RawRejected) -> RawLimit {
         let known = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
         let base: String = rule_name.chars().map(known).take(36).collect();
@@ -176,7 +177,7 @@ impl Converter<'_> {
         }
     }
 
-    /// Adds the conditions of a limit. Returns false if it never applies.
+    /// Adds the conditions of a limit. Returns false if the limit never applies.
     fn conditions(
         &mut self,
         limit: &mut RawLimit,
@@ -204,7 +205,7 @@ impl Converter<'_> {
             if limits::contradict(positive, &negative) {
                 return false;
             }
-            // A condition that always holds is left out.
+            // Skip a condition that always holds.
             if !limits::covers(&negative, positive) {
                 limit.when.push(raw);
             }

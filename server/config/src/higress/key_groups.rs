@@ -15,12 +15,13 @@ use crate::{
 
 /// Keys of one item that become one limit.
 pub(super) struct KeyGroup<'a> {
-    /// Keys before the group, which are counted by other limits.
+    /// Earlier keys of the item, whose requests are counted by other limits.
     pub(super) before: Vec<&'a KeyMatch>,
     pub(super) keys: Vec<&'a Key>,
 }
 
-/// Returns conditions, as few as possible, that hold if none of the keys matches.
+/// Returns conditions that hold if none of the keys matches. All exact values share one condition, and all networks
+/// share one.
 pub(super) fn negations(attribute: &str, keys: &[&KeyMatch]) -> Vec<RawCondition> {
     let exact = |key: &&&KeyMatch| matches!(key, KeyMatch::Exact(_));
     let network = |key: &&&KeyMatch| matches!(key, KeyMatch::Network(_));
@@ -42,8 +43,8 @@ pub(super) fn negations(attribute: &str, keys: &[&KeyMatch]) -> Vec<RawCondition
         .collect()
 }
 
-/// Groups the keys of an item that can be one limit: exact values of the same period in any order, because at most one
-/// matches a request; other keys only if they follow each other.
+/// Groups the keys of an item so that each group becomes one limit. Exact values with the same period form one group in
+/// any order, because at most one of them matches a request. Other keys form a group only if they are adjacent.
 pub(super) fn key_groups<'a>(check: &mut Check, rule: &'a Rule, earlier: &[Rule]) -> Vec<KeyGroup<'a>> {
     let same =
         |one: &Key, other: &Key| one.rate.period == other.rate.period && one.rate.counts == other.rate.counts;
@@ -70,7 +71,7 @@ pub(super) fn key_groups<'a>(check: &mut Check, rule: &'a Rule, earlier: &[Rule]
     groups
 }
 
-/// Whether an item matches every request that has a value of an attribute.
+/// Returns whether an item matches every request in which the attribute has the value.
 fn covers_value(rule: &Rule, attribute: &str, value: &KeyMatch) -> bool {
     let KeyMatch::Exact(_) = value else { return false };
     let own = limits::condition(&any_of(attribute, &[value]));
@@ -95,8 +96,8 @@ pub(super) fn set_amounts(limit: &mut RawLimit, attribute: &str, group: &KeyGrou
             None => groups.push((key.rate.amount, vec![&key.matches])),
         }
     }
-    // The first exception that matches applies. The limit itself has the amount of the last keys; for exact values, that
-    // of the most keys.
+    // The first exception that matches applies, so the limit itself takes the amount of the last keys. If all keys are
+    // exact values, their order does not matter, and the limit takes the amount that most keys have.
     let base = if all_exact {
         let (base, _) = groups
             .iter()

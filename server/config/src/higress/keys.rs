@@ -1,22 +1,23 @@
-//! Matchers of `limit_keys` entries.
+//! Converts the keys of `limit_keys` entries to conditions.
 
 use crate::limits::raw::RawCondition;
 
-/// A key of a rule item.
+/// The values that a key of a `limit_keys` entry matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyMatch {
     Exact(String),
     All,
     /// Values with this prefix.
     Prefix(String),
-    /// Values that match as a whole.
+    /// Values that match this expression as a whole.
     Regex(String),
-    /// An address or network.
+    /// Addresses that are in this network or equal to this address.
     Network(String),
 }
 
 impl KeyMatch {
-    /// Converts a pattern of Go's `MatchString`, which finds a match anywhere, to one that matches the whole value.
+    /// Converts a pattern for Go's `MatchString`, which finds a match anywhere in the value, to a pattern that matches
+    /// the whole value.
     pub(super) fn regex(source: &str) -> Self {
         let anchored = !source.contains('|');
         let (start, rest) = match source.strip_prefix('^') {
@@ -51,7 +52,7 @@ impl KeyMatch {
     }
 }
 
-/// Returns the condition that at least one of the keys matches.
+/// Returns a condition that holds if at least one of the keys matches.
 pub(super) fn any_of(attribute: &str, keys: &[&KeyMatch]) -> RawCondition {
     let mut condition = RawCondition { attribute: attribute.to_owned(), ..RawCondition::default() };
     let exact = |key: &&KeyMatch| matches!(key, KeyMatch::Exact(_));

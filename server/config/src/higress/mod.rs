@@ -1,5 +1,6 @@
-//! Converts configurations of Higress's plugins `ai-token-ratelimit` and `cluster-key-rate-limit` to limits: bare, with
-//! `_rules_`, or as a WasmPlugin resource. docs/migrating-from-higress.md lists the differences.
+//! Converts configurations of Higress's plugins `ai-token-ratelimit` and `cluster-key-rate-limit` to limits. A
+//! configuration can be bare, contain `_rules_`, or be a WasmPlugin resource. docs/migrating-from-higress.md lists the
+//! differences from Higress.
 
 use std::{collections::HashSet, str::FromStr};
 
@@ -34,7 +35,7 @@ mod scope;
 #[cfg(test)]
 mod tests;
 
-/// A plugin of Higress.
+/// A Higress plugin whose configuration can be converted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
@@ -62,8 +63,8 @@ impl FromStr for Plugin {
     }
 }
 
-/// Which `rule_items` count a request that several match. Higress counted only the first until its pull request 4011 of
-/// June 2026.
+/// Which `rule_items` count a request that several of them match. Until its pull request 4011 of June 2026, Higress
+/// counted a request only in the first item that matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
@@ -77,23 +78,23 @@ fn from_name<T: DeserializeOwned>(name: &str) -> Option<T> {
     T::deserialize(deserializer).ok()
 }
 
-/// The configuration of a Higress plugin.
+/// A file with the configuration of a Higress plugin, whose limits the sidecar enforces.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["plugin", "file"]))]
 pub(crate) struct RawHigressRules {
-    /// The plugin.
+    /// Name of the Higress plugin.
     pub(super) plugin: Option<Plugin>,
-    /// The file with the configuration, bare or as a WasmPlugin resource. A relative path starts at the configuration's
-    /// directory.
+    /// The file with the plugin's configuration, bare or as a WasmPlugin resource. A relative path is resolved against
+    /// the configuration file's directory.
     pub(super) file: String,
-    /// Which of several matching `rule_items` count a request: `first`, as in Higress until June 2026, or `all`, as since
-    /// then.
+    /// Which `rule_items` count a request that several of them match. `first`: only the first item, as in Higress until
+    /// June 2026. `all`: all of these items, as in later versions of Higress.
     #[schemars(extend("x-default" = "`first`; `all` if the file has both `global_threshold` and `rule_items`"))]
     pub(super) matching: Option<Matching>,
 }
 
-/// Returns the limits of one file, each with the path that names it in faults.
+/// Returns the limits in one file, each with the path that error messages show for it.
 pub(super) fn load(
     check: &mut Check,
     files: &mut Files,
@@ -118,10 +119,10 @@ pub(super) fn load(
     limits.into_iter().map(|limit| (format!("{}: limit {}", raw.file, limit.name), limit)).collect()
 }
 
-/// Converts a plugin's configuration to limits as YAML, and returns warnings beside it.
+/// Converts a plugin's configuration to limits in YAML. Returns the YAML and the warnings.
 ///
 /// # Errors
-/// All faults.
+/// Returns every error in the configuration, not only the first.
 pub fn convert(
     plugin: Plugin,
     matching: Option<&str>,
@@ -177,7 +178,7 @@ fn convert_text(
 
 type Found = Vec<(String, Scope, Settings)>;
 
-/// Returns each configuration in the file with its path and the requests it applies to.
+/// Returns each configuration in the file, with its path and the requests to which it applies.
 fn configurations(check: &mut Check, file: &str, plugin: Plugin, text: &str) -> Result<Found, String> {
     let options = || serde_saphyr::options! { with_snippet: false };
     let yaml = |error: serde_saphyr::Error| super::redact(&error.to_string());
@@ -214,7 +215,8 @@ fn configurations(check: &mut Check, file: &str, plugin: Plugin, text: &str) -> 
     Ok(found)
 }
 
-/// Adds the configurations under `_rules_`. The first that matches applies, otherwise the configuration beside them.
+/// Adds the configurations under `_rules_`. The first rule that matches a request applies. If none matches, the
+/// configuration next to `_rules_` applies.
 fn rules(check: &mut Check, path: &str, outer: &Scope, mut settings: Settings, found: &mut Found) {
     let mut earlier = Vec::new();
     let rules = settings.rules.take().unwrap_or_default();
@@ -228,7 +230,7 @@ fn rules(check: &mut Check, path: &str, outer: &Scope, mut settings: Settings, f
         found.push((format!("{path}."), scope.after(&earlier).within(outer), rule));
         earlier.push(scope);
     }
-    // With rules, the configuration beside them is optional.
+    // If there are rules, the configuration next to `_rules_` is optional.
     if !any || settings.rule_name.is_some() {
         found.push((path.to_owned(), Scope::all().after(&earlier).within(outer), settings));
     }

@@ -1,5 +1,5 @@
-//! Compares converted limits with a model of the plugin, written from its description: for any configuration, both must
-//! count the same requests.
+//! Compares converted limits with a model of the plugin that is written from the plugin's documentation. For any
+//! configuration, both must count the same requests.
 
 use std::collections::HashMap;
 
@@ -9,10 +9,10 @@ use proptest::prelude::*;
 use super::{Plugin, convert};
 use crate::Config;
 
-/// An entry of `rule_items`: field, name, and keys with unit and amount.
+/// An entry of `rule_items`: the field, the field's value, and the keys with unit and amount.
 type Item = (&'static str, &'static str, Vec<(&'static str, &'static str, u64)>);
 
-/// A request: consumer, header x-a, address; empty if absent.
+/// A request: consumer, header `x-a` and client address. An empty text means absent.
 type Request = (&'static str, &'static str, &'static str);
 
 fn items() -> impl Strategy<Value = Vec<Item>> {
@@ -58,7 +58,7 @@ fn yaml(items: &[Item]) -> String {
     format!("rule_name: r\nrule_items:\n{}", items.iter().map(item).collect::<String>())
 }
 
-/// What the plugin counts: the first key that matches, of the first item or of all.
+/// Returns what the plugin counts: the first key that matches, in the first item that matches or in all items.
 fn expected(items: &[Item], matching: &str, (consumer, header, address): Request) -> Vec<String> {
     let of_item = |(i, (field, _, keys)): (usize, &Item)| {
         let value = match *field {

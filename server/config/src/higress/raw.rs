@@ -1,5 +1,5 @@
-//! Configurations of Higress's plugins as written. The names of unknown fields are kept for warnings, because Higress
-//! ignores such fields.
+//! Configurations of Higress's plugins as written in the file. Higress ignores unknown fields, so this module stores
+//! their names for warnings.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use serde::{
     de::{IgnoredAny, MapAccess, Visitor},
 };
 
-/// A Kubernetes resource, or something else.
+/// A YAML document: a Kubernetes resource, or a bare configuration.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Resource {
@@ -16,7 +16,7 @@ pub(super) struct Resource {
     pub(super) spec: Option<Spec>,
 }
 
-/// The relevant part of a WasmPlugin.
+/// The relevant fields of a WasmPlugin.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct Spec {
@@ -37,7 +37,7 @@ pub(super) struct MatchRule {
     pub(super) config_disable: bool,
 }
 
-/// Structs that keep the names of unknown fields.
+/// Defines structs that store the names of unknown fields.
 macro_rules! lenient {
     ($(#[$doc:meta])* $name:ident { $($field:ident = $key:literal: $type:ty,)* }) => {
         $(#[$doc])*
@@ -80,7 +80,7 @@ macro_rules! lenient {
 }
 
 lenient! {
-    /// A plugin's configuration, with the rules of the file-based form.
+    /// A plugin's configuration, including `_rules_`.
     Settings {
         rule_name = "rule_name": String,
         global_threshold = "global_threshold": Rate,

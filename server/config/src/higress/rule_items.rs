@@ -29,12 +29,12 @@ pub(super) struct Key {
 /// A parsed entry of `rule_items`.
 pub(super) struct Rule {
     pub(super) attribute: String,
-    /// Whether each key is a value, so that at most one matches a request.
+    /// Whether all keys are exact values, so that at most one key matches a request.
     pub(super) exact: bool,
     pub(super) keys: Vec<Key>,
 }
 
-/// Parses rule items and adds their faults to `check`.
+/// Parses rule items and adds their errors to `check`.
 pub(super) struct ItemParser<'a> {
     pub(super) check: &'a mut Check,
     pub(super) plugin: Plugin,

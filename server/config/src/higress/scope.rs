@@ -1,4 +1,4 @@
-//! The requests that a plugin's configuration applies to.
+//! The requests to which a plugin's configuration applies.
 
 use super::raw::Settings;
 use crate::{
@@ -6,12 +6,12 @@ use crate::{
     limits::raw::{RawCondition, RawMatcher},
 };
 
-/// The requests that meet some conditions.
+/// A set of requests, given by conditions.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope {
-    /// Must hold; `None` for all requests.
+    /// The condition that a request must meet; `None` for all requests.
     is: Option<RawCondition>,
-    /// Exclude the requests of earlier configurations.
+    /// Conditions that exclude the requests of earlier configurations.
     is_not: Vec<RawCondition>,
 }
 
@@ -20,7 +20,7 @@ impl Scope {
         Self::default()
     }
 
-    /// Makes a scope from the lists of a rule. Exactly one list must be given.
+    /// Builds a scope from the lists of a rule. Exactly one of the lists must be given.
     pub(super) fn new(
         check: &mut Check,
         path: &str,
@@ -47,7 +47,7 @@ impl Scope {
             }
         } else if !domains.is_empty() {
             let hosts: Vec<_> = domains.iter().map(|domain| host(domain)).collect();
-            // Envoy returns :authority for host.
+            // Envoy returns the value of :authority for the header host.
             regex("header:host", format!("(?i:{})(?::[0-9]+)?", hosts.join("|")))
         } else if !services.is_empty() {
             let clusters: Vec<_> = services.iter().map(|service| cluster(service)).collect();
@@ -65,7 +65,7 @@ impl Scope {
         Self { is: Some(is), is_not: Vec::new() }
     }
 
-    /// Excludes the requests of earlier rules.
+    /// Returns this scope without the requests of earlier rules.
     pub(super) fn after(&self, earlier: &[Self]) -> Self {
         let mut scope = self.clone();
         let mut routes: Vec<String> = Vec::new();
@@ -91,13 +91,13 @@ impl Scope {
         scope
     }
 
-    /// Adds the conditions of an outer scope.
+    /// Restricts this scope to the requests of an outer scope.
     pub(super) fn within(mut self, outer: &Self) -> Self {
         self.is_not.extend(outer.is.iter().chain(&outer.is_not).cloned());
         self
     }
 
-    /// Whether no route is left.
+    /// Returns whether earlier rules cover all routes of this scope.
     pub(super) fn is_empty(&self) -> bool {
         self.is.as_ref().and_then(|is| is.one_of.as_ref()).is_some_and(Vec::is_empty)
     }
@@ -120,8 +120,8 @@ pub(super) fn negated(condition: &RawCondition) -> RawCondition {
     }
 }
 
-/// Merges adjacent rules with the same configuration for several routes, because Higress counts them together. Rules
-/// that are not adjacent stay apart, as merging them would change their order.
+/// Merges adjacent rules that have the same configuration into one rule for all their routes, because Higress counts
+/// these routes together. Rules that are not adjacent are not merged, because that would change the order of the rules.
 pub(super) fn merge(list: Vec<(String, Scope, Settings)>) -> Vec<(String, Scope, Settings)> {
     let mut merged: Vec<(String, Scope, Settings)> = Vec::with_capacity(list.len());
     for (path, mut scope, settings) in list {
@@ -151,7 +151,7 @@ fn host(domain: &str) -> String {
     }
 }
 
-/// Converts `name` or `name:port` to a regular expression that matches Envoy's name of the cluster.
+/// Converts `name` or `name:port` to a regular expression that matches Envoy's name for the cluster.
 fn cluster(service: &str) -> String {
     let (name, port) = service.rsplit_once(':').unwrap_or((service, ""));
     let port = if port.is_empty() { "[0-9]*".to_owned() } else { regex::escape(port) };

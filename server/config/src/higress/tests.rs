@@ -1,4 +1,4 @@
-//! Configurations from the plugins' documents.
+//! Tests the conversion with configurations from the plugins' documentation.
 
 use std::collections::HashMap;
 
@@ -153,7 +153,7 @@ fn queries_and_cookies() {
     assert_eq!(meets(&rules, &query("a1")), "r.tokens.0.second=1");
     assert_eq!(meets(&rules, &query("42")), "r.tokens.0.second=2");
     assert_eq!(meets(&rules, &query("c")), "r.tokens.1.day=1");
-    // The first item has it.
+    // The first item also matches "abc", and only the first match counts.
     assert_eq!(meets(&rules, &query("abc")), "r.tokens.0.second=1");
     assert_eq!(
         warnings,
@@ -212,7 +212,7 @@ spec:
         settings("off", 9)
     );
     let (rules, _) = rules(None, &yaml);
-    // Higress counts rules of one name and one configuration together.
+    // Higress counts rules that have the same name and configuration together.
     for route in ["route-a", "route-b", "route-c"] {
         assert_eq!(meets(&rules, &on_route(route)), "ab.tokens.global.minute=1", "{route}");
     }

@@ -1,13 +1,13 @@
-//! Amounts as people write them.
+//! Parses amounts such as `10k` and `1.5M`.
 
 use evenkeel_domain::limit::AMOUNT_MAX;
 
-/// Describes an amount in faults.
+/// Describes a valid amount in error messages.
 pub const AMOUNT_EXPECTED: &str = "a whole number up to 10^15, such as 10000, 10k or 1.5M";
 
-/// Parses `10000`, `10k`, `1.5M` or `2G` exactly, in units of one, or of a millionth if `millionths` is set.
+/// Parses `10000`, `10k`, `1.5M` or `2G` exactly. Returns whole units or, if `millionths` is set, millionths.
 ///
-/// Returns `None` if the text is not an amount, not a whole number of units, or more than 10^15 of them.
+/// Returns `None` if the text is not an amount, or if the result is not a whole number or is above 10^15.
 pub fn parse_amount(text: &str, millionths: bool) -> Option<u64> {
     let (digits, thousands) = match text.as_bytes().last()? {
         b'k' => (&text[..text.len() - 1], 1),

@@ -1,4 +1,4 @@
-//! Validates conditions, and decides whether two of them contradict or imply each other.
+//! Validates conditions, and decides whether two conditions contradict or imply each other.
 
 use std::{collections::HashSet, net::IpAddr};
 
@@ -7,11 +7,11 @@ use evenkeel_domain::limit::{Attribute, Condition, Matcher, condition::parse_cid
 use super::raw::{RawCondition, RawMatcher};
 use crate::check::Check;
 
-/// Most conditions of a limit, quota or exception.
+/// Maximum number of conditions of a limit, quota or exception.
 const CONDITIONS_MAX: usize = 32;
-/// Most values of one condition.
+/// Maximum number of values of one condition.
 const VALUES_MAX: usize = 1024;
-/// Longest value, in bytes.
+/// Maximum length of a value, in bytes.
 const VALUE_BYTES_MAX: usize = 1024;
 
 const ATTRIBUTE: &str = "consumer, model, route, cluster, path, ip, ip/24, ip:x-forwarded-for, header:x, query:x, cookie:x \
@@ -25,20 +25,20 @@ pub(super) fn attribute(check: &mut Check, path: &str, text: &str) -> Option<Att
     }
     if let Some(name) = attribute.as_ref().and_then(Attribute::wanted_header).filter(|name| !is_header(name))
     {
-        // Gateways do not forward others.
+        // Gateways forward only headers with valid names.
         let expected = "a header with a name of letters, digits and !#$%&'*+-.^_`|~ (host for the domain)";
         check.fault(path, expected, format!("{name:?}"));
     }
     attribute
 }
 
-/// Whether a text can be the name of a header.
+/// Returns whether a text is a valid header name.
 pub(super) fn is_header(name: &str) -> bool {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !name.is_empty() && name.len() <= 128 && name.bytes().all(token)
 }
 
-/// Validates a list of conditions. Returns those without faults.
+/// Validates a list of conditions. Returns the valid conditions.
 pub(super) fn conditions(check: &mut Check, path: &str, raw: Vec<RawCondition>) -> Vec<Condition> {
     if raw.len() > CONDITIONS_MAX {
         check.fault(path, "at most 32 conditions", raw.len());
@@ -116,7 +116,7 @@ fn matcher(check: &mut Check, path: &str, raw: RawMatcher) -> Option<Matcher> {
         return match Matcher::regex(&source) {
             Ok(matcher) => Some(matcher),
             Err(error) => {
-                // The last line names the error; those before it mark the place.
+                // The last line names the error. The lines before it mark the position.
                 let why = error.to_string();
                 let why = why.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
                 check.fault(&path, "a regular expression", format!("{source:?}: {why}"));
@@ -166,7 +166,8 @@ fn values_are_valid(check: &mut Check, path: &str, values: &[String]) -> bool {
     valid
 }
 
-/// Whether two conditions cannot both hold. `false` may be wrong, because regular expressions are not compared.
+/// Returns whether two conditions cannot both hold. The result may be `false` although they cannot, because regular
+/// expressions are not compared.
 pub(crate) fn contradict(one: &Condition, other: &Condition) -> bool {
     one.attribute == other.attribute
         && (disjoint(&one.matcher, &other.matcher) || disjoint(&other.matcher, &one.matcher))
@@ -189,7 +190,8 @@ fn disjoint(one: &Matcher, other: &Matcher) -> bool {
     }
 }
 
-/// Whether every value that matches one matches the other. `false` may be wrong.
+/// Returns whether every value that matches `one` also matches `other`. The result may be `false` although every value
+/// does.
 pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
     match (one, other) {
         (Matcher::OneOf(one), Matcher::OneOf(other)) => {
@@ -210,12 +212,12 @@ pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
     }
 }
 
-/// Whether `wide` holds for every request for which `narrow` does. `false` may be wrong.
+/// Returns whether `wide` holds for every request for which `narrow` holds. The result may be `false` although it does.
 pub(crate) fn covers(wide: &Condition, narrow: &Condition) -> bool {
     wide.attribute == narrow.attribute && implies(&narrow.matcher, &wide.matcher)
 }
 
-/// Whether a network lies within another.
+/// Returns whether a network is contained in another network.
 fn within((ip, bits): &(IpAddr, u8), (other, other_bits): &(IpAddr, u8)) -> bool {
     bits >= other_bits && Matcher::Cidr(vec![(*other, *other_bits)]).matches(Some(&ip.to_string()))
 }

@@ -1,4 +1,4 @@
-//! Fields that limits and quotas share.
+//! Validates the fields that limits and quotas share.
 
 use evenkeel_domain::limit::{Counts, LIMIT_NAME_BYTES_MAX};
 
@@ -9,7 +9,7 @@ use super::{
 use crate::check::Check;
 
 const COST: &str = "a cost with at most 6 digits after the point, such as 2.50";
-/// Default of `reserve_margin`: a response twice as long as estimated does not overrun the limit.
+/// Default of `reserve_margin`. With this factor, a response twice as long as estimated does not overrun the limit.
 const MARGIN: f64 = 2.0;
 
 pub(super) fn name(check: &mut Check, path: &str, name: &str) {
@@ -19,7 +19,7 @@ pub(super) fn name(check: &mut Check, path: &str, name: &str) {
     }
 }
 
-/// The name of what is counted, as written in the file.
+/// Returns the name of what a limit counts, as written in the file.
 pub(crate) fn counts_name(counts: Counts) -> &'static str {
     match counts {
         Counts::Requests => "requests",

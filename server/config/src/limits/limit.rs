@@ -1,4 +1,4 @@
-//! A limit as written to [`Limit`].
+//! Validates a [`RawLimit`] into a [`Limit`].
 
 use evenkeel_domain::limit::{Algorithm, Attribute, Condition, Counts, Exception, Key, Limit, Matcher};
 
@@ -11,12 +11,12 @@ use super::{
 };
 use crate::check::Check;
 
-/// Most attributes of a key.
+/// Maximum number of attributes of a key.
 const KEY_MAX: usize = 8;
-/// Most exceptions of a limit.
+/// Maximum number of exceptions of a limit.
 const EXCEPTIONS_MAX: usize = 256;
 
-/// Validates a limit. `path` begins with a file's name if the limit comes from another file.
+/// Validates a limit. `path` begins with the name of a file if the limit comes from another file.
 pub(super) fn limit(check: &mut Check, path: &str, raw: RawLimit) -> Limit {
     name(check, &format!("{path}.name"), &raw.name);
     let counts = counts(check, &format!("{path}.counts"), raw.counts);
@@ -141,7 +141,7 @@ fn exceptions(
         }
         let when = conditions(check, &format!("{path}.when"), raw.when);
         never_applies(check, &path, &when, &list, limit_when);
-        // The default is the amount, as for the limit itself.
+        // The default burst is the amount of the exception, as for the limit itself.
         let burst = burst(check, &format!("{path}.burst"), raw.burst.as_deref(), counts);
         let burst = burst.or(amount).filter(|_| bucket && !raw.unlimited);
         list.push(Exception { when, amount: amount.filter(|_| !raw.unlimited), burst });
@@ -149,7 +149,7 @@ fn exceptions(
     list
 }
 
-/// Warns of an exception that no request can reach.
+/// Warns about an exception that applies to no request.
 fn never_applies(
     check: &mut Check,
     path: &str,

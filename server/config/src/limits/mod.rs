@@ -1,4 +1,4 @@
-//! Validates limits, quotas and their tables into [`LimitRules`].
+//! Validates limits, quotas and the sections that they use into [`LimitRules`].
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,10 +30,10 @@ mod tests;
 
 pub use amount::{AMOUNT_EXPECTED, parse_amount};
 
-/// Most limits and quotas in total.
+/// Maximum number of limits and quotas in total.
 const LIMITS_MAX: usize = 256;
 
-/// Most headers that limits and quotas may use.
+/// Maximum number of request headers that limits and quotas may use.
 const HEADERS_MAX: usize = 64;
 
 pub(super) struct Limits {
@@ -88,14 +88,14 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawSections) -
     Limits { rules, admin: tables::admin(check, files, admin), ledger: tables::ledger(check, ledger) }
 }
 
-/// Checks limits that were converted from another file, without the rest of a configuration.
+/// Validates limits that were converted from another file, without the rest of a configuration.
 pub(super) fn check_converted(check: &mut Check, path: &str, limits: &[raw::RawLimit]) {
     for raw in limits {
         limit::limit(check, &format!("{path}: limit {}", raw.name), raw.clone());
     }
 }
 
-/// Validates one condition. Returns `None` if it has faults.
+/// Validates one condition. Returns `None` if the condition is invalid.
 pub(super) fn condition(raw: &raw::RawCondition) -> Option<Condition> {
     conditions::conditions(&mut Check::default(), "", vec![raw.clone()]).pop()
 }
@@ -116,7 +116,7 @@ fn names_are_unique<'a>(check: &mut Check, names: impl Iterator<Item = (&'a Stri
     }
 }
 
-/// Counts the headers that limits and quotas use.
+/// Counts the request headers that limits and quotas use.
 fn headers(rules: &LimitRules) -> usize {
     let of_limits = rules.limits.iter().flat_map(|limit| {
         let exceptions = limit.exceptions.iter().flat_map(|exception| &exception.when);
@@ -127,7 +127,7 @@ fn headers(rules: &LimitRules) -> usize {
     of_limits.chain(of_quotas).filter_map(Attribute::wanted_header).collect::<HashSet<&str>>().len()
 }
 
-/// Warns of what is allowed but probably not intended.
+/// Warns about settings that are allowed but probably not intended.
 fn warn_of_gaps(check: &mut Check, rules: &LimitRules) {
     if !rules.quota_admins.is_empty() && rules.quotas.is_empty() {
         check.warn("quota_admins", "has no effect: there are no quotas");

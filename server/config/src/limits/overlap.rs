@@ -1,4 +1,4 @@
-//! How many limits and quotas can apply to one request.
+//! Computes how many limits and quotas can apply to one request.
 
 use evenkeel_domain::limit::{Attribute, Condition, LimitRules, Matcher};
 
@@ -8,7 +8,7 @@ use super::conditions::contradict;
 struct Scope<'a> {
     name: &'a str,
     when: &'a [Condition],
-    /// Attributes that must be present.
+    /// Conditions that the attributes of the key are present.
     needs: Vec<Condition>,
 }
 
@@ -17,17 +17,18 @@ impl Scope<'_> {
         self.when.iter().chain(&self.needs)
     }
 
-    /// Whether the conditions show that no request can match both.
+    /// Returns whether the conditions prove that no request can match both scopes.
     fn excludes(&self, other: &Self) -> bool {
         self.conditions().any(|one| other.conditions().any(|other| contradict(one, other)))
     }
 }
 
-/// Sorts limits and quotas into groups such that at most one member of a group applies to a request. The number of groups
-/// thus bounds the number of counters of a request. Returns the name of each group's first member.
+/// Sorts limits and quotas into groups such that at most one member of each group applies to a request. The number of
+/// groups is therefore an upper bound for the number of counters of a request. Returns the name of each group's first
+/// member.
 ///
-/// There may be more groups than necessary: regular expressions are not compared, and each limit joins the first group
-/// that it fits.
+/// There may be more groups than necessary, because regular expressions are not compared and each limit joins the first
+/// group that it fits.
 pub(super) fn groups(rules: &LimitRules) -> Vec<String> {
     let present =
         |attribute: &Attribute| Condition { attribute: attribute.clone(), matcher: Matcher::Present };

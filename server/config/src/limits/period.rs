@@ -1,4 +1,4 @@
-//! The fields `per` and `time_zone`.
+//! Validates the fields `per` and `time_zone`.
 
 use std::time::Duration;
 
@@ -7,22 +7,22 @@ use humantime_serde::re::humantime;
 
 use crate::check::Check;
 
-/// Longest period: the longest month.
+/// Maximum period: the duration of the longest month.
 const PERIOD_MAX: Duration = Duration::from_secs(31 * 86_400);
 
-/// A value for a message, or that there is none.
+/// Formats a value for an error message; `none` if there is no value.
 fn got(value: Option<&str>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| format!("{value:?}"))
 }
 
-/// A period before its time zone is known.
+/// A parsed `per`, without the time zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Per {
     Length(Duration),
     Calendar(CalendarUnit),
 }
 
-/// Parses `1s`..`31d` in whole seconds, `day`, `week`, `month`.
+/// Parses a duration from `1s` to `31d` in whole seconds, or `day`, `week` or `month`.
 fn parse_per(text: &str) -> Option<Per> {
     Some(match text {
         "day" => Per::Calendar(CalendarUnit::Day),
@@ -40,7 +40,7 @@ fn parse_per(text: &str) -> Option<Per> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeriodKind {
     Any,
-    /// Only a length; the text names the algorithm.
+    /// Only a duration. The text is the name of the algorithm in error messages.
     Length(&'static str),
     Nothing,
 }

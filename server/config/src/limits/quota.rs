@@ -1,4 +1,4 @@
-//! A quota as written to [`QuotaRule`].
+//! Validates a [`RawQuota`] into a [`QuotaRule`].
 
 use evenkeel_domain::limit::{QuotaKind, QuotaRule};
 

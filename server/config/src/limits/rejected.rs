@@ -1,4 +1,4 @@
-//! The field `rejected`: the response to a refused request.
+//! Validates the field `rejected`: the response to a refused request.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Sections beside limits: prices, estimates for models, headers, administrators, the ledger.
+//! Validates the sections for prices, model estimates, headers, administrators and the ledger.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use evenkeel_domain::{
 use super::raw::{RawAdmin, RawAdminToken, RawLedger, RawLimitHeader, RawModel, RawPrice};
 use crate::{Files, check::Check};
 
-/// Most entries of each table.
+/// Maximum number of entries of each table.
 const ROWS_MAX: usize = 1024;
-/// Fewest sessions and rows that the ledger needs.
+/// Minimum of `ledger.sessions_max` and `ledger.rows_max`.
 const LEDGER_MIN: usize = 100;
-/// Length of an administrator's token, in bytes.
+/// Allowed length of an administrator's token, in bytes.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
 
 pub(super) fn prices(check: &mut Check, raw: Vec<RawPrice>) -> Prices {
@@ -68,8 +68,8 @@ fn rows_max(check: &mut Check, path: &str, rows: usize) {
     }
 }
 
-/// Parses a model's name, or a prefix followed by `*`. The first entry that matches applies, so an entry that an earlier
-/// one covers is a mistake.
+/// Parses a model's name, or a prefix followed by `*`. Warns if an earlier entry covers the same names, because only
+/// the first entry that matches a model applies.
 fn model<'a>(
     check: &mut Check,
     path: &str,
@@ -103,7 +103,7 @@ fn number(
         let expected = format!("{}..{}", range.start(), range.end());
         check.fault(&format!("{path}.{field}"), &expected, format!("{text:?}"));
     }
-    // Do not report a faulty number as missing as well.
+    // Returns a number even if the text is invalid, so that the caller does not also report it as missing.
     number.or(Some(*range.start()))
 }
 
@@ -145,7 +145,7 @@ pub(super) fn admin(check: &mut Check, files: &mut Files, raw: RawAdmin) -> Vec<
     tokens
 }
 
-/// Reads a token. No fault shows it.
+/// Reads a token. Error messages do not contain it.
 fn secret(check: &mut Check, files: &mut Files, path: &str, raw: &RawAdminToken) -> Option<Secret> {
     let (text, path) = match (&raw.token, &raw.token_file) {
         (Some(token), None) => (token.clone(), format!("{path}.token")),

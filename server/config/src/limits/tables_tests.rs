@@ -1,4 +1,4 @@
-//! Quotas, prices, models, headers, administrators and the ledger.
+//! Tests quotas, prices, models, headers, administrators and the ledger.
 
 use std::time::Duration;
 

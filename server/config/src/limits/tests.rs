@@ -1,4 +1,4 @@
-//! Limits and their faults: each message beside a file that causes it.
+//! Tests the errors of limits: each message with a file that causes it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub(super) fn faults(yaml: &str) -> Vec<String> {
     Config::parse(yaml).expect_err("accepted").0
 }
 
-/// Returns the faults of one limit, given the fields that differ from a valid one's.
+/// Returns the errors of one limit. `fields` replaces fields of a valid limit.
 fn faults_of_limit(fields: &str) -> Vec<String> {
     let valid = ["name: l", "counts: tokens", "amount: 10", "per: 1m"];
     let given = |line: &&&str| !fields.lines().any(|other| other.split(':').next() == line.split(':').next());
@@ -197,7 +197,7 @@ fn names_are_unique_among_limits_and_quotas() {
     );
 }
 
-/// Faults of limits do not hide those of other sections.
+/// Errors in limits do not hide errors in other sections.
 #[test]
 fn all_faults_are_reported_at_once() {
     let found = faults(
@@ -224,7 +224,7 @@ fn at_most_sixteen_may_apply_to_one_request() {
     );
     // With one limit per route, only one applies to a request.
     Config::parse(&file(&|i| format!("{{attribute: route, exact: r{i}}}"))).unwrap();
-    // An attribute of the key must be present.
+    // A limit counts only requests that have all attributes of its key.
     let apart = |i| if i == 0 { "{attribute: consumer, present: false}".to_owned() } else { String::new() };
     faults(&file(&apart));
     Config::parse(&(file(&apart).replace("amount: 1", "amount: 1, key: [consumer]")).replacen(

@@ -1,4 +1,4 @@
-//! Puts the schema into that of the Helm chart's values, so that `helm install` rejects a misspelt field.
+//! Inserts the schema into the schema of the Helm chart's values, so that `helm install` rejects a misspelt field.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::schema;
 
-/// Where `config` and the definitions begin in the chart's schema.
+/// Texts with which `config` and the definitions begin in the chart's schema.
 const SECTION: &str = "\n    \"config\": {\n";
 const DEFINITIONS: &str = "\n  \"definitions\": {";
 
-/// Returns the chart's schema with ours in it. Helm supports draft 7, which has `definitions` in place of `$defs`.
+/// Returns the chart's schema with the schema of the configuration inserted. Helm supports draft 7, which has
+/// `definitions` in place of `$defs`.
 fn with_config(chart: &str) -> String {
     let mut own: Value =
         serde_json::from_str(&schema().to_string().replace("#/$defs/", "#/definitions/")).unwrap();
@@ -21,7 +22,7 @@ fn with_config(chart: &str) -> String {
     }
     fields
         .insert("description".into(), json!("The sidecar's configuration, docs/configuration-reference.md."));
-    // The chart sets the path of the files.
+    // The chart itself sets the path of the limit files.
     definitions["RateLimitService"].as_object_mut().unwrap().remove("required");
     let (before, rest) = chart.split_once(SECTION).unwrap();
     let (_, after) = rest.split_once("\n    },\n").unwrap();
@@ -38,7 +39,7 @@ fn with_config(chart: &str) -> String {
     )
 }
 
-/// `UPDATE=1` regenerates it.
+/// With `UPDATE=1`, regenerates the chart's schema.
 #[test]
 fn the_charts_schema_contains_the_configuration() {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../helm/evenkeel/values.schema.json");

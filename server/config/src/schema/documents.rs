@@ -1,4 +1,4 @@
-//! Checks the configurations that the documents show.
+//! Checks the configurations in the documentation.
 
 use std::path::PathBuf;
 
@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::{schema, tests::repository, validator::faults};
 use crate::{Config, from_yaml};
 
-/// Checks complete configurations in the documents, that is blocks of YAML whose fields are all sections, and complete
-/// files of the rate limit service.
+/// Every complete configuration in the documentation is valid: each YAML block whose fields are all sections, and each
+/// complete file of the rate limit service.
 #[test]
 fn configurations_in_documents_are_valid() {
     let root = schema();
@@ -47,7 +47,7 @@ fn configurations_in_documents_are_valid() {
             count += 1;
             assert_eq!(faults(&root, &value), [""; 0], "{}: {block}", file.display());
             let found = Config::parse(&block).err().map(|faults| faults.0).unwrap_or_default();
-            // The files that examples name do not exist.
+            // The files that the examples name do not exist, so ignore errors about reading them.
             let found: Vec<String> = found.into_iter().filter(|fault| !fault.contains("be read")).collect();
             assert!(found.is_empty(), "{}: {found:?} in {block}", file.display());
         }
@@ -55,7 +55,7 @@ fn configurations_in_documents_are_valid() {
     assert!(count >= 20 && limits >= 3, "{count}, {limits}");
 }
 
-/// Returns the blocks of YAML in a document, also those within a list.
+/// Returns the YAML blocks in a document, including blocks inside a list.
 fn blocks(text: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut open: Option<(usize, String)> = None;

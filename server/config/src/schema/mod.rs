@@ -1,10 +1,10 @@
-//! The JSON Schema of the configuration, generated from the raw types: for editors, the Helm chart, and
-//! docs/configuration-reference.md.
+//! Generates the JSON Schema of the configuration from the raw types. Editors, the Helm chart and
+//! docs/configuration-reference.md use the schema.
 //!
-//! Beside the standard keywords it has `x-range` (bounds that no keyword can express), `x-type` (the type of a text),
-//! `x-default` (a default that is not a fixed value) and `x-reloads` (whether a section is reloaded at runtime). Rules
-//! that only validation can check are not in it, such as fields that exclude each other. It is stricter than the parser
-//! in one respect: text that looks like a number needs quotes.
+//! In addition to the standard keywords, the schema has `x-range` (bounds that no keyword can express), `x-type` (the
+//! type of a text), `x-default` (a default that is not a fixed value) and `x-reloads` (whether a section is reloaded at
+//! runtime). The schema does not contain rules that only validation can check, such as fields that exclude each other.
+//! The schema is stricter than the parser in one respect: text that looks like a number needs quotes.
 
 use schemars::{
     Schema,
@@ -36,12 +36,12 @@ pub fn schema() -> Value {
     value
 }
 
-/// The name of a type in the schema.
+/// Returns the name of a type in the schema.
 fn named(raw: &str) -> String {
     raw.strip_prefix("Raw").unwrap_or(raw).to_owned()
 }
 
-/// Removes the traces of `Option` and of number widths: an optional field is left out of the file, not written as null.
+/// Removes null types and number formats: an optional field is omitted from the file, not written as null.
 fn strip_null(schema: &mut Schema) {
     let is_null = |value: &Value| value.is_null() || *value == json!("null");
     let without_null = schema.get("anyOf").and_then(Value::as_array).and_then(|any| {

@@ -9,11 +9,11 @@ use super::{schema, validator::resolved};
 const HEAD: &str = "\
 # Configuration reference
 
-This page lists every field of the sidecar's configuration file. `evenkeel config-schema` prints the same as JSON Schema.
-[configuration.md](configuration.md) explains what the sections are for and how they work together.
+This page lists every field of the sidecar's configuration file. `evenkeel config-schema` prints the same information as
+a JSON Schema. [configuration.md](configuration.md) explains what the sections are for and how they work together.
 
-Times have a unit: `25ms`, `2s`, `1m 30s`. A relative path of a file starts at the configuration's directory. Fields are
-optional unless they are marked *required*.
+Times have a unit: `25ms`, `2s`, `1m 30s`. A relative path is resolved against the configuration file's directory. Fields
+are optional unless they are marked *required*.
 
 <!-- Generated from the types in server/config by `UPDATE=1 cargo test -p evenkeel-config reference`. -->
 ";
@@ -22,7 +22,7 @@ pub(super) fn reference() -> String {
     let root = schema();
     let mut text = HEAD.to_owned();
     let fields = sorted(&root);
-    text.push_str("\n## Top level\n\nChanges to sections marked *reloaded* take effect at runtime; changes to other sections need a restart.\n");
+    text.push_str("\n## Top level\n\nChanges to sections marked *reloaded* take effect at runtime. Changes to other sections need a restart.\n");
     text.push_str("\n| field | type | default | bounds | reloaded | meaning |\n|---|---|---|---|---|---|\n");
     for (name, field, required) in &fields {
         let reloaded = if field["x-reloads"] == true { "yes" } else { "no" };
@@ -35,7 +35,7 @@ pub(super) fn reference() -> String {
     text
 }
 
-/// Returns the fields of a type: required ones first, then by name.
+/// Returns the fields of a type: first the required fields, then the others, both sorted by name.
 fn sorted(schema: &Value) -> Vec<(&String, &Value, bool)> {
     let required = |name: &String| {
         schema
@@ -50,7 +50,7 @@ fn sorted(schema: &Value) -> Vec<(&String, &Value, bool)> {
     fields
 }
 
-/// Writes the section of a field's type, and those of its fields. Each type is written once.
+/// Writes the section of a field's type, and the sections of the types of its fields. Writes each type only once.
 fn sections<'s>(
     text: &mut String,
     root: &'s Value,
@@ -179,7 +179,8 @@ fn bounds(field: &Value) -> String {
     parts.into_iter().chain([outer, each]).filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Formats `minLength` and `maxLength`, or the same of another unit.
+/// Formats the bounds `minLength` and `maxLength`, or `minItems` and `maxItems`, or `minProperties` and
+/// `maxProperties`.
 fn length(field: Option<&Map<String, Value>>, of: &str, unit: &str) -> String {
     let bound = |which: &str| field.and_then(|field| field.get(&format!("{which}{of}")));
     match (bound("min"), bound("max")) {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Config, Sections, from_yaml};
 
-/// Configurations that together have every section, so that every field can be set in one of them.
+/// Configurations that together contain every section, so that every field can be set in one of them.
 const BASES: [&str; 6] = [
     "{}",
     "listen: {}\nlog: {}\nruntime: {}\nstore: {}\nunlisted_pools: {}\nadmin: {tokens: [{name: ops, token: \
@@ -41,14 +41,14 @@ fn base(text: &str) -> Value {
     from_yaml(text).unwrap()
 }
 
-/// Describes what a configuration means. The sections of the file are left out, as they hold the text as written.
+/// Parses a configuration and formats the result. Leaves out `sections`, which depends on the text as written.
 fn meaning(value: &Value) -> Result<String, Vec<String>> {
     let mut config = Config::parse(&value.to_string()).map_err(|faults| faults.0)?;
     config.sections = Sections::default();
     Ok(format!("{config:?}"))
 }
 
-/// Collects every object of a value: its pointer, its path in faults, and its schema.
+/// Collects every object in a value, with the object's pointer, its path in error messages, and its schema.
 fn objects<'s>(
     root: &'s Value,
     schema: &'s Value,
@@ -77,7 +77,8 @@ fn objects<'s>(
     }
 }
 
-/// Calls `with` for every field of every base: the base, the object's pointer, the field's path, name and schema.
+/// Calls `with` for every field of every base, with the base, the object's pointer, and the field's path, name and
+/// schema.
 fn each_field(root: &Value, mut with: impl FnMut(&Value, &str, &str, &str, &Value)) {
     for text in BASES {
         let base = base(text);
@@ -98,7 +99,7 @@ fn set(base: &Value, at: &str, name: &str, value: Value) -> Value {
     changed
 }
 
-/// A path without indices.
+/// Returns a path without its indexes.
 fn place(path: &str) -> String {
     path.chars().filter(|c| !c.is_ascii_digit()).collect()
 }
@@ -130,7 +131,7 @@ fn bases_are_valid_and_reach_every_definition() {
         reached.extend(found.into_iter().map(|(_, _, schema)| schema["description"].to_string()));
     }
     let definitions = root["$defs"].as_object().unwrap().iter();
-    // A section of this type only names a file.
+    // No base contains `higress_rules`, which needs a file.
     let missed: Vec<&String> = definitions
         .filter(|(name, schema)| {
             *name != "HigressRules" && !reached.contains(&schema["description"].to_string())
@@ -140,7 +141,7 @@ fn bases_are_valid_and_reach_every_definition() {
     assert!(missed.is_empty(), "{missed:?}");
 }
 
-/// Writing out a default changes nothing.
+/// Writing a default value into the file changes nothing.
 #[test]
 fn documented_defaults_are_the_real_ones() {
     let root = schema();
@@ -152,7 +153,7 @@ fn documented_defaults_are_the_real_ones() {
         assert_eq!(faults(&root, &written), [""; 0], "{path}");
         let mut left_out = base.clone();
         left_out.pointer_mut(at).unwrap().as_object_mut().unwrap().remove(name);
-        // If the base does not allow the field, another base does.
+        // Skip a base that does not allow the field: another base allows it.
         let (Ok(with), Ok(without)) = (meaning(&written), meaning(&left_out)) else { return };
         assert_eq!(with, without, "{path}: {default}");
         shown.insert(place(path));
@@ -161,11 +162,12 @@ fn documented_defaults_are_the_real_ones() {
     assert!(all.len() > 40, "{all:?}");
 }
 
-/// The parser accepts values at the bounds and rejects those beyond.
+/// The parser accepts values at the documented bounds and rejects values beyond them.
 #[test]
 fn documented_bounds_are_the_real_ones() {
     let root = schema();
-    // Values at a bound; those that a base accepts; and fields whose path a fault names beyond the bound.
+    // Values at a bound, values at a bound that some base accepts, and fields whose error for a value beyond the bound
+    // names the field's path.
     let (mut at_bound, mut accepted, mut reported) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     each_field(&root, |base, at, path, name, field| {
         let (within, beyond) = edges(field);
@@ -192,7 +194,7 @@ fn documented_bounds_are_the_real_ones() {
     assert!(unreported.is_empty() && reported.len() > 30, "{unreported:?} {reported:?}");
 }
 
-/// Values at the bounds of a field and beyond them.
+/// Returns the values at the bounds of a field, and the values just beyond the bounds.
 fn edges(field: &Value) -> (Vec<Value>, Vec<Value>) {
     let (mut within, mut beyond) = (Vec::new(), Vec::new());
     let range = field.get("x-range").and_then(Value::as_str).and_then(|range| range.split(' ').next());
@@ -349,7 +351,7 @@ fn schema_and_parser_accept_the_same_times_and_amounts() {
     }
 }
 
-/// `UPDATE=1` regenerates it.
+/// With `UPDATE=1`, regenerates the reference.
 #[test]
 fn the_reference_matches_the_types() {
     let (path, made) = (repository().join("docs/configuration-reference.md"), reference());

@@ -1,5 +1,5 @@
-//! Validates a value against the schema. It implements the part of JSON Schema that the schema uses, and panics at
-//! anything else.
+//! Validates a value against the schema. Implements the part of JSON Schema that the schema uses, and panics on any
+//! other keyword.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ const ANNOTATIONS: [&str; 11] = [
     "$comment",
 ];
 
-/// Returns the faults of a value, each with its place.
+/// Returns the errors of a value, each with its path.
 pub(super) fn faults(root: &Value, value: &Value) -> Vec<String> {
     let mut faults = Vec::new();
     Validator { root }.validate(root, value, "", &mut faults);
@@ -54,7 +54,7 @@ impl Validator<'_> {
         }
     }
 
-    /// Whether a keyword holds. Adds the faults of inner values.
+    /// Returns whether a keyword holds. Adds the errors of inner values to `faults`.
     fn holds(
         &self,
         keywords: &Map<String, Value>,
