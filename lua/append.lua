@@ -1,7 +1,7 @@
--- append: adds to the head of a list of bounded length.
+-- append: adds entries to the head of a list, and trims the list to a maximum length.
 --
 -- KEYS  1  list    newest first
--- ARGV  1  most entries
+-- ARGV  1  maximum number of entries
 --       2  expiry of the list, in ms
 --       3- entries, newest last
 -- RETURNS { number of entries }

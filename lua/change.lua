@@ -9,8 +9,8 @@
 --       5  before
 --       6  after
 --       7  note
---       8  most changes
--- RETURNS { 1, now in ms } if added; { 0, now in ms } if the list has it already
+--       8  maximum number of changes
+-- RETURNS { 1, now in ms } if added; { 0, now in ms } if the list already contains the change
 -- ERRORS  none of its own
 -- COST    O(1)
 -- LAYOUT  ek2; see docs/redis-layout.md

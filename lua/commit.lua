@@ -2,7 +2,7 @@
 --
 -- FRAGMENTS basics filler
 -- KEYS  1       hash    endpoint -> requests in flight
---       2       zset    holder -> deadline, ms of the Unix epoch
+--       2       zset    holder -> deadline, ms since the Unix epoch
 --       3..     hash    leases of one holder: lease -> "<13 digits of ms>:<endpoint>"; one key per holder
 -- ARGV  1       holder TTL, ms
 --       2       expiry of the pool's keys, ms
@@ -13,10 +13,10 @@
 --               one for each address, or one number for all
 --               holders: for each of KEYS 3.. { id, leases, S }; the script settles the first S
 --               leases and admits the others; no lease is named twice
---               ties: for each admission, a number that decides among equals
+--               ties: for each admission, a number that decides between endpoints with equal scores
 -- RETURNS       { now in ms, clamped, results of all settlements ..., results of all admissions ... }
 --               in the order of holders and leases
---               clamped: settlements that found a count of 0, as the table had drifted
+--               clamped: settlements that found a count of 0, because the table had drifted
 --               settlement: 1 given back, 0 unknown
 --               admission:  index of the endpoint from 1; 0 if every endpoint is at its cap; or, if the
 --                           lease exists already, the address of its endpoint
@@ -33,7 +33,8 @@ local address, weight, cap, holders, ties = batch[1], batch[2], batch[3], batch[
 local endpoints = #address
 local reply, n_reply = { now, 0 }, 2
 
--- Requests in flight on each address. If few addresses have any, reading the whole hash costs less than reading each.
+-- Requests in flight on each address. If few addresses have requests in flight, reading the whole hash costs less than
+-- reading one field for each address.
 local count, was, index = {}, {}, nil
 if endpoints > 0 then
   local found
@@ -139,7 +140,7 @@ for h = 1, #holders do
   granted[h] = set
 end
 
--- All reads are done; writes follow. Sets the expiry of new keys; KeepAlives and recounts renew it.
+-- All reads are done; writes follow. The script sets the expiry of new keys. KeepAlives and recounts renew it.
 local deadlines, n_deadlines, deadline = {}, 0, string.format('%.0f', now + ttl_ms)
 for h = 1, #holders do
   local set, del = granted[h], settled[h]
@@ -156,8 +157,8 @@ if n_deadlines > 0 and call('ZADD', KEYS[2], unpack(deadlines)) > 0 then
   call('PEXPIRE', KEYS[2], expiry_ms)
 end
 
--- Writes the changed counts. They are few, as an admission often takes the place that a settlement left. Formatting a
--- number is slow, and many numbers are equal.
+-- Writes the changed counts. Few counts change, because an admission often takes the place of a settled request.
+-- Formatting a number is slow, and many numbers are equal, so each number is formatted once.
 local text = {}
 local set, del = {}, {}
 if ours then set = { '', FILLER } end

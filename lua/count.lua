@@ -3,7 +3,7 @@
 -- FRAGMENTS basics given_time algorithms codec edges window fixed_window sliding_window token_bucket concurrency
 -- FRAGMENTS prepaid budget other_kind expiry counters running filler reservations
 -- KEYS      first   string  counters of one key; see codec
---           then    zset    requests running under one limit of concurrency; see running
+--           then    zset    in-flight requests under one concurrency limit; see running
 --           then    hash    records of reservations; see reservations
 -- ARGV      1       current time, ms; '' for Redis's clock
 --           2..4    packed doubles: see counters and reservations
@@ -19,7 +19,7 @@
 -- RETURNS   packed doubles: now in ms; for each hash its epoch; for each settlement 1, or 0 if it was settled
 --           before; for each reservation, its counters in the order of ARGV[6],
 --             1, each counter                          admitted. REPLY of its algorithm describes a counter; a zset
---                                                      replies with the number of running requests
+--                                                      replies with the number of in-flight requests
 --             2, each counter, each { window, taken }  admitted, if the request takes other amounts than its costs
 --             0, each { 1 if over, retry ms, final ms }, each counter      refused
 --             1, or 0 if there is no record            given back
@@ -47,8 +47,8 @@ while settlements[p] do
       lost = true
       record(r, SETTLED)
     end
-    -- A KeepAlive under way may have restored the request, so a repeated settlement ends it again. A settlement
-    -- without a record comes from another layout of keys, and the request stays counted until its time to live ends.
+    -- A concurrent KeepAlive may have restored the request, so a repeated settlement removes it again. A settlement
+    -- without a record comes from another layout of keys. Its request remains counted until its time to live ends.
     for i = p, p + n_running - 1 do call('ZREM', KEYS[n_keys + settlements[i]], id_of(r)) end
   end
   p = p + n_running
@@ -75,12 +75,13 @@ while settlements[p] do
   reply[n_reply] = first and 1 or 0
 end
 
--- For the current reservation: what each counter gives, or false if it has no room; the counters of each group, and
--- the positions of its set's counters in them; window and taken amount of each counter.
+-- For the current reservation: the amount to take from each counter, or false if the cost does not fit; the counters of
+-- each group, and the positions of its set's counters in them; the window and the taken amount of each counter.
 local taken, c_of, places_of, pairs_of = {}, {}, {}, {}
 
--- Finds what each counter gives. Returns whether all have room, and where the next reservation begins. `repeated`: the
--- request was admitted before. `before`: the windows and amounts of that admission.
+-- Finds the amount to take from each counter. Returns whether the request fits into all counters, and the position of
+-- the next reservation. `repeated`: whether the request was admitted before. `before`: the windows and amounts of the
+-- earlier admission.
 local function judge(q, n_running, n_groups, repeated, before)
   local n, admitted = 0, true
   for _ = 1, n_running do
@@ -120,7 +121,7 @@ local function judge(q, n_running, n_groups, repeated, before)
   return admitted, q
 end
 
--- Takes, unless the call only peeks, and replies.
+-- Takes the amounts, unless the call only peeks, and appends the reply.
 local function admit(q, n_running, n_groups, r, takes, before)
   local n, as_asked, to = 0, not before, n_reply + 1
   for _ = 1, n_running do
@@ -193,8 +194,8 @@ local function refuse(q, n_running, n_groups)
   n_reply = to
 end
 
--- Gives back the amounts in the record. Returns where the next reservation begins. A running request stays counted
--- until its time to live ends.
+-- Gives back the amounts in the record. Returns the position of the next reservation. A request under a concurrency
+-- limit remains counted until its time to live ends.
 local function give_back(q, n_running, n_groups, r, before)
   local n = n_running
   q = q + 3 * n_running
@@ -234,7 +235,7 @@ while reservations[p] do
   local n_running, n_groups = reservations[p + 2], reservations[p + 3]
   local repeated, before = r > 0 and recorded[r], nil
   p = p + 4
-  -- The record does not apply if the limits have changed since.
+  -- If the limits have changed since the request was admitted, the record does not apply.
   if repeated and #repeated == 16 * counters_in(p, n_running, n_groups) then before = numbers_of(repeated) end
   if mode == 2 then
     p = give_back(p, n_running, n_groups, r, before)

@@ -2,7 +2,7 @@
 --
 -- FRAGMENTS basics filler
 -- KEYS  1       hash    endpoint -> requests in flight
---       2       zset    holder -> deadline, ms of the Unix epoch
+--       2       zset    holder -> deadline, ms since the Unix epoch
 --       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
 -- ARGV  1       holder TTL, ms
 --       2       expiry of the pool's keys, ms
@@ -65,7 +65,7 @@ end
 
 if #set > 0 then set[#set + 1], set[#set + 2] = '', FILLER end
 
--- unpack takes at most some thousand values.
+-- unpack takes at most a few thousand values.
 for from = 1, #del, 1000 do
   call('HDEL', KEYS[3], unpack(del, from, min(from + 999, #del)))
 end

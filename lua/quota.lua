@@ -14,9 +14,9 @@
 -- RETURNS { status, now in ms, before, after, 1 if there is a record, used, reserved, overrun,
 --           balance or amount on record or -1 }
 --         status: 1 read or changed; 0 a change with this id was made before; -1 there is nothing to delete. before and
---         after: balance or amount in force. used: for a budget, includes reservations
+--         after: balance or amount that applies. used: for a budget, includes reservations
 -- ERRORS  none of its own
--- COST    O(counters of the consumer); O(changes kept) for the id
+-- COST    O(counters of the consumer); O(stored changes) to look for the id
 -- LAYOUT  ek2; see docs/redis-layout.md
 
 -- Equals the store's CHANGES_MAX. The changes expire later than any period of a quota ends.

@@ -2,10 +2,10 @@
 --
 -- FRAGMENTS basics
 -- KEYS  1       hash    endpoint -> requests in flight
---       2       zset    holder -> deadline, ms of the Unix epoch
+--       2       zset    holder -> deadline, ms since the Unix epoch
 --       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
 -- ARGV  1       holder id
---       2       approximately the most leases to give back (a small hash is given back whole)
+--       2       approximate maximum number of leases to give back (of a small hash, all leases)
 -- RETURNS       { now in ms, leases given back, 1 if the holder has more, else 0 }
 -- ERRORS        none of its own
 -- COST          O(leases given back), plus a walk over empty buckets of a hash that was once large

@@ -3,7 +3,7 @@
 --
 -- FRAGMENTS basics
 -- KEYS  1       hash    endpoint -> requests in flight
---       2       zset    holder -> deadline, ms of the Unix epoch
+--       2       zset    holder -> deadline, ms since the Unix epoch
 --       3..     hash    leases of one holder; one key per holder, for all holders
 -- ARGV  1       expiry of the pool's keys, ms
 --       2..     one holder id for each of KEYS 3..

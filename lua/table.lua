@@ -2,7 +2,7 @@
 --
 -- FRAGMENTS basics
 -- KEYS  1       hash    endpoint -> requests in flight
---       2       zset    holder -> deadline, ms of the Unix epoch
+--       2       zset    holder -> deadline, ms since the Unix epoch
 -- ARGV          none
 -- RETURNS       { now in ms, { endpoint, count ... }, { holder, deadline in ms ... } }. The field '' is not an
 --               endpoint; see filler

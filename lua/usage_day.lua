@@ -3,15 +3,15 @@
 -- FRAGMENTS filler
 -- KEYS  1       hash    consumer, model and route, separated by 0x1F -> seven counts, MessagePack
 --       2       zset    consumer and session, separated by 0x1F -> tokens
---       3       hash    the same -> { ms of the last turn, seven counts }, MessagePack
+--       3       hash    consumer and session -> { ms of the last turn, seven counts }, MessagePack
 --       4       string  number of the last flush of this instance that was applied here
--- ARGV  1       number of this flush; rises. The sidecar sends the next one only after this one has been applied
+-- ARGV  1       number of this flush; rises. The sidecar sends the next flush only after this one has been applied
 --       2       expiry of the keys, ms; set on keys without one
---       3       number of rows from which on new ones are folded into `(other)` of their model
---       4       most rows
---       5       most sessions
---       6       number of sessions that stay if there are more
---       7       most sessions dropped at once
+--       3       number of rows from which on new rows are folded into `(other)` of their model
+--       4       maximum number of rows
+--       5       maximum number of sessions
+--       6       number of sessions that remain if there are more than the maximum
+--       7       maximum number of sessions dropped at once
 --       8       MessagePack: { rows, counts of rows, sessions, { ms, counts } of sessions }; the numbers flat, no row
 --               and no session twice, at most 1000 of each
 -- RETURNS       { 1, requests folded, sessions dropped }
@@ -38,7 +38,7 @@ local function add(sum, first, from, at)
   end
 end
 
--- Rows: existing ones, and places for new ones.
+-- Rows: finds existing rows and adds new ones.
 local order, sum_of, folded = {}, {}, 0
 if #rows > 0 then
   local found, fields = call('HMGET', KEYS[1], unpack(rows)), call('HLEN', KEYS[1])

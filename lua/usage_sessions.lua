@@ -2,15 +2,15 @@
 --
 -- FRAGMENTS filler
 -- KEYS  1       zset    consumer and session, separated by 0x1F -> ms of the last turn, by the sidecar's clock
---       2       hash    the same -> { ms of the last turn, seven counts }, MessagePack
+--       2       hash    consumer and session -> { ms of the last turn, seven counts }, MessagePack
 --       3       string  number of the last flush of this instance that was applied here
 --       4..     list    turns of one session, MessagePack; one key per session
--- ARGV  1       number of this flush; rises. The sidecar sends the next one only after this one has been applied
+-- ARGV  1       number of this flush; rises. The sidecar sends the next flush only after this one has been applied
 --       2       expiry of the keys, ms
---       3       most sessions of this part
---       4       most turns of a session
+--       3       maximum number of sessions of this part
+--       4       maximum number of turns of a session
 --       5       ms: sessions with no turn since then are old
---       6       most sessions returned at once
+--       6       maximum number of sessions returned at once
 --       7       MessagePack: { sessions, { ms, counts } of sessions, number of turns of each }; the numbers flat, no
 --               session twice, at most 1000 of them, and 1000 turns of each
 --       8..     turns, MessagePack, session by session

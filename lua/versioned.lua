@@ -5,9 +5,9 @@
 --                  that differs after each change
 -- ARGV  1  name
 --       2  'put' or 'remove'
---       3  end of the entry, ms of the Unix epoch, or 0
+--       3  end of the entry, ms since the Unix epoch, or 0
 --       4  the rest of the lines
---       5  most entries
+--       5  maximum number of entries
 -- RETURNS { 1, now in ms, 1 if there was an entry before } if done
 --         { 0, now in ms, 0 } if there is no entry to remove, or the hash is full
 -- ERRORS  none of its own
@@ -32,6 +32,6 @@ else
   end
   call('HSET', KEYS[1], name, table.concat({ string.format('%.0f', now), ARGV[3], ARGV[4] }, '\n'))
 end
--- The time, not a count, as a store that lost its data must not repeat an earlier version.
+-- The version is the time, not a count, because a store that has lost its data must not repeat an earlier version.
 call('HSET', KEYS[1], '', string.format('%.0f', time[1] * 1000000 + time[2]))
 return { 1, now, before }

@@ -45,10 +45,10 @@ while p < n_asked do
       local value, text, _ = stored[k], ARGV[3 + l], nil
       local until_ms, start, used, reserved = 0, starts[l], 0, 0
       if value then
-        -- The length of the text, five doubles.
+        -- The length of the text takes 2 bytes, and the five doubles 40.
         if #value ~= #text + 42 or sub(value, 3, #text + 2) ~= text then return '' end
         until_ms, _, start, used, reserved = unpack_struct('<ddddd', value, #text + 3)
-        -- Keeps a counter of the next window: the clock was set back a little.
+        -- After the clock was set back a little, the counter may be of the next window. Keep it.
         if start ~= starts[l] and start ~= stops[l] then start, used, reserved = starts[l], 0, 0 end
       end
       limit_of[k], until_of[k], start_of[k], used_of[k], reserved_of[k] = l, until_ms, start, used, reserved

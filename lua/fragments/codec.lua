@@ -10,13 +10,13 @@
 -- LAYOUT    ek2; see docs/redis-layout.md. All numbers are little-endian. The counters of one key are
 --             u16 n, n bytes of text, doubles
 --           The text names each counter: u8 kind, u8 number of doubles, u16 n, n bytes of name. The doubles are
---             UNTIL    when the key expires, ms; while it has no expiry, when its limits no longer matter
+--             UNTIL    time when the key expires, ms; if it has no expiry, the time when its limits no longer matter
 --             LASTING  1 while a balance or an amount is on record, so that the key has no expiry; else 0
 --             the doubles of each counter, in the order of the text; the algorithm's file names them
 --           A script holds the doubles as one flat list c, where c[at + START] is a number of the counter at `at`.
 
 local UNTIL, LASTING, HEAD_DOUBLES = 1, 2, 2
--- Most numbers that one call packs or unpacks, as each takes a place on Lua's stack.
+-- Maximum number of numbers that one call packs or unpacks, because each takes a slot on Lua's stack.
 local CHUNK = 2000
 
 local pack, unpack_struct, rep, sub = struct.pack, struct.unpack, string.rep, string.sub
@@ -47,7 +47,7 @@ local function packed_of(numbers)
   return table.concat(parts)
 end
 
--- Cached by text, as most keys of a batch have the same.
+-- The layout of each text. Cached, because most keys of a batch have the same text.
 local layouts = {}
 
 local function layout_of(text)

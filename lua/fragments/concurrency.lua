@@ -1,7 +1,7 @@
 -- concurrency: up to an amount of requests at the same time. A sorted set counts them; see running.
 --
--- ARGV    rule: amount, ms until a request that nobody renews no longer counts
--- REPLY   number of running requests
+-- ARGV    rule: amount, ms after which a request that is not renewed no longer counts
+-- REPLY   number of in-flight requests
 
 ALGORITHMS[CONCURRENCY] = {
   rule = function(rule, numbers, from) rule.amount, rule.ttl = numbers[from + 1], numbers[from + 2] end,

@@ -4,7 +4,7 @@
 --           rules, sets     by number; see ARGV. A set is a list of rules, with `names`
 --           open(k, set)    returns the counters of KEYS[k], and the positions of the set's counters in them: 0 if a
 --                           quota's record is of another kind
---           changed(k, ms)  marks the counters of KEYS[k] as changed; they matter until then, or 0
+--           changed(k, ms)  marks the counters of KEYS[k] as changed; they matter until ms, or forever if 0
 --           write_counters()
 -- KEYS      first  string  counters of one key; see codec
 -- ARGV      2      packed doubles: number of KEYS that are strings of counters; number of ARGV before the names; then

@@ -1,8 +1,9 @@
 -- edges: the current window.
 --
--- PROVIDES  window_of(numbers, from)   returns its start and its end, ms
--- ARGV      five numbers from numbers[from + 1] on: an amount; the length of the windows, ms, and 0, 0, 0; or the
---           amount and four edges of windows, ms: the start of the window before, of this one, of the next, and its end
+-- PROVIDES  window_of(numbers, from)   returns the window's start and end, ms
+-- ARGV      five numbers from numbers[from + 1] on: an amount, the duration of the windows in ms, and 0, 0, 0; or an
+--           amount and four edges in ms: the starts of the previous, the current and the next window, and the end of
+--           the next window
 
 local function window_of(numbers, from)
   local length, edge, after = numbers[from + 2], numbers[from + 3], numbers[from + 4]

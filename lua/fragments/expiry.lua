@@ -2,9 +2,9 @@
 --
 -- PROVIDES  expiry_of(until_ms)   returns the time to store as UNTIL, for counters that matter until then, ms
 
--- Sets the expiry up to this much later, as each renewal costs as much as half a request.
+-- The expiry is set up to this much later than necessary, because each renewal costs as much as half a request.
 local AHEAD_MS = 60000
--- No counter is kept longer than this, even if a bucket takes longer to fill.
+-- Maximum time that a counter is stored, even if a bucket takes longer to refill.
 local KEPT_MS = 400 * 86400000
 
 local function expiry_of(until_ms)

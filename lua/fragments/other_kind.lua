@@ -1,5 +1,5 @@
 -- other_kind: replaces the algorithm of a quota if its stored counter is of another kind than its rule. The record
--- stays, and the quota refuses.
+-- remains, and the quota refuses.
 --
 -- PROVIDES  OTHER_KIND   an algorithm; see algorithms
 -- REPLY     as prepaid and budget, all 0

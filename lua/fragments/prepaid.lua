@@ -5,8 +5,8 @@
 --         CHARGED    sum of all charges
 --         OVERRUN    the part of CHARGED that exceeded the balance
 --         DAY        days since the Unix epoch
---         TODAY      reserved on DAY by running requests
---         YESTERDAY  reserved on the day before by running requests
+--         TODAY      reserved on DAY by in-flight requests
+--         YESTERDAY  reserved on the day before by in-flight requests
 -- REPLY   balance, reserved, amount, day
 
 do

@@ -15,7 +15,7 @@
 --           ids   "HOLDER/LEASE"; no id twice
 
 local SETTLED = '0'
--- Longer than any request runs.
+-- Longer than any request lasts.
 local RECORDS_MS = 2 * 86400000
 
 local ids_from, n_days = head[3], #head - 3

@@ -1,9 +1,9 @@
--- running: requests running under concurrency limits.
+-- running: in-flight requests under concurrency limits.
 --
--- PROVIDES  running(k)        returns the number of requests running under zset k
---           run(k, rule, id)  counts a request as running, once
+-- PROVIDES  running(k)        returns the number of in-flight requests in zset k
+--           run(k, rule, id)  adds a request to zset k, and counts it once
 --           write_running()
--- KEYS      zset  after the strings: requests running under one limit: id -> deadline, ms
+-- KEYS      zset  after the strings: in-flight requests under one limit: id -> deadline, ms
 
 local running_by_key, started, ttl_by_key = {}, {}, {}
 

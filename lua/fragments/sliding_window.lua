@@ -11,7 +11,7 @@ do
 
   local function bring_up(c, at, rule)
     local by = rule.slot - c[at + SLOT]
-    -- Keeps a slot ahead: the clock was set back a little.
+    -- After the clock was set back a little, the newest slot is ahead of the clock. Keep it.
     if by == 0 or by < 0 and by >= -SLOTS then return end
     local newest, sum = at + COUNTS, 0
     for i = SLOTS, 0, -1 do

@@ -41,7 +41,7 @@ do
     settle = function(c, at, rule, taken_at, reserved, actual)
       bring_up(c, at, rule)
       local more = (actual - reserved) * rule.period
-      -- Does not give back what the bucket has refilled since, as other requests may have used it.
+      -- Does not give back what the bucket has refilled since the reservation: other requests may have used it.
       if more < 0 then more = -min(-more, max(0, reserved * rule.period - (now - taken_at) * rule.amount)) end
       local debt = max(0, c[at + DEBT] + more)
       c[at + DEBT] = debt

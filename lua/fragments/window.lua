@@ -1,13 +1,13 @@
 -- window: the code that fixed windows and budgets share.
 --
 -- PROVIDES  window_now, window_take, window_settle; see algorithms
---           START, USED, RESERVED   positions: start of the window, ms; used amount; the part of it that running
---                                   requests reserve
+--           START, USED, RESERVED   positions: start of the window, ms; used amount; the part of the used amount that
+--                                   in-flight requests have reserved
 -- A rule has `start` and `stop` of the current window.
 
 local START, USED, RESERVED = 1, 2, 3
 
--- Keeps a counter of the next window: the clock was set back a little.
+-- After the clock was set back a little, the counter may be of the next window. Keep it.
 local function window_now(c, at, rule)
   local start = c[at + START]
   if start ~= rule.start and start ~= rule.stop then

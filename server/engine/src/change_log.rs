@@ -1,5 +1,5 @@
-//! The change log: administrators' changes. Each successful change is one line in the sidecar's log and one record in
-//! the store, whichever API it came through.
+//! The change log: the changes that administrators make. Each successful change is one line in the sidecar's log and
+//! one record in the store, regardless of the API.
 
 use std::{future::Future, sync::Arc};
 
@@ -9,7 +9,7 @@ use evenkeel_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-/// Longest text of a change, in bytes. Names are far shorter.
+/// Maximum length of a text in a change, in bytes. Names are far shorter.
 const TEXT_BYTES_MAX: usize = 2048;
 
 /// Writes and reads the change log.
@@ -25,10 +25,10 @@ impl ChangeLog {
         Self { store, tasks, metrics }
     }
 
-    /// Runs a change and its record to the end, even if the caller stops waiting.
+    /// Completes a change and its record, even if the caller stops waiting.
     ///
     /// # Errors
-    /// Those of `change`.
+    /// The errors of `change`.
     pub async fn run_to_end<T: Send + 'static>(
         &self,
         change: impl Future<Output = Result<T, DomainError>> + Send + 'static,
@@ -36,7 +36,8 @@ impl ChangeLog {
         self.tasks.spawn(change).await.unwrap_or(Err(DomainError::Stopped))
     }
 
-    /// Records a change that was made. If the store cannot be written, the change stands and the sidecar's log has it.
+    /// Records a change that was made. If writing to the store fails, the change remains and is only in the sidecar's
+    /// log.
     pub async fn record(&self, change: AdminChange) {
         let change = cleaned(change);
         let AdminChange { who, what, target, before, after, note, .. } = &change;
@@ -63,7 +64,7 @@ impl ChangeLog {
     }
 }
 
-/// Replaces control characters, which separate the texts in the store, and truncates long texts.
+/// Replaces control characters, which separate the texts in the store. Truncates long texts.
 fn cleaned(mut change: AdminChange) -> AdminChange {
     let AdminChange { who, what, target, before, after, note, .. } = &mut change;
     for text in [who, what, target, before, after, note] {
@@ -90,10 +91,10 @@ pub(crate) mod tests {
         Arc::new(ChangeLog::new(Arc::new(MemoryChanges::default()), TaskTracker::new(), metrics))
     }
 
-    struct Away;
+    struct UnavailableStore;
 
     #[async_trait]
-    impl ChangeStore for Away {
+    impl ChangeStore for UnavailableStore {
         async fn add_change(&self, _: &str, _: &AdminChange) -> Result<(), StoreError> {
             Err(StoreError::Unavailable("away".into()))
         }
@@ -134,7 +135,7 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn a_failed_write_is_counted() {
         let metrics = Metrics::new().unwrap();
-        let log = ChangeLog::new(Arc::new(Away), TaskTracker::new(), Arc::clone(&metrics));
+        let log = ChangeLog::new(Arc::new(UnavailableStore), TaskTracker::new(), Arc::clone(&metrics));
         log.record(AdminChange::default()).await;
         assert_eq!(metrics.change_log_failures.get(), 1);
         assert!(log.list(0).await.is_err());

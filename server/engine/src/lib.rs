@@ -1,8 +1,8 @@
-//! What the sidecar does for gateways and operators, free of any transport.
+//! What the sidecar does for gateways and operators, independent of any transport.
 //!
-//! [`admission`] takes a request through the [`limiter`] and the [`balancer`] and, when it ends, into the [`ledger`].
-//! [`rls`] answers Envoy's rate limit filter from the same counters. [`activity`] records what happened, for operators,
-//! and [`change_log`] what administrators changed.
+//! [`admission`] takes a request through the [`limiter`] and the [`balancer`], and records it in the [`ledger`] when it
+//! ends. [`rls`] answers Envoy's rate limit filter from the same counters. [`activity`] records events for operators,
+//! and [`change_log`] records the changes that administrators make.
 
 pub mod activity;
 pub mod admission;

@@ -1,7 +1,7 @@
 //! Versioned records: lists that administrators change and every sidecar applies, such as drains and overrides.
 //!
-//! Each sidecar keeps the whole list in memory. It polls the version four times per KeepAlive interval, and reads the
-//! list when the version has changed. While the store is unavailable, the last list read stays in force.
+//! Each sidecar has the whole list in memory. It polls the version four times per KeepAlive interval, and reads the
+//! list when the version has changed. While the store is unavailable, the list that was last read remains active.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,43 +17,43 @@ use tracing::{info, warn};
 
 use crate::change_log::ChangeLog;
 
-/// One kind of records: how to read them from the store and put them in force.
+/// One kind of records: how to read the records from the store, and how to apply them.
 #[async_trait]
 pub(crate) trait RecordList: Send + Sync + 'static {
-    /// Name for logs, in the plural.
+    /// The name of the records in logs, in the plural.
     const NAME: &'static str;
     type Record: Send;
 
-    /// Reads the version alone.
+    /// Reads only the version.
     async fn version(&self) -> Result<u64, StoreError>;
 
     /// Reads all records and their version.
     async fn read(&self) -> Result<(u64, Vec<Self::Record>), StoreError>;
 
-    /// Puts the records in force at this sidecar, in place of the previous ones.
+    /// Applies the records at this sidecar, in place of the previous records.
     fn apply(&self, records: Vec<Self::Record>);
 }
 
-/// Keeps one list of records in force, and changes it.
+/// Applies one list of records at this sidecar, and changes the list.
 pub(crate) struct Versioned<L> {
     list: L,
     pub(crate) change_log: Arc<ChangeLog>,
-    /// Version in force. Locked during a read, so that an older list never replaces a newer one.
+    /// The applied version. Locked during a read, so that an older list never replaces a newer list.
     version: Mutex<Option<u64>>,
     changed: Notify,
 }
 
 impl<L: RecordList> Versioned<L> {
-    /// No records are in force until the first [`Self::refresh`].
+    /// Creates the list. No records are active until the first [`Self::refresh`].
     pub(crate) fn new(list: L, change_log: Arc<ChangeLog>) -> Arc<Self> {
         Arc::new(Self { list, change_log, version: Mutex::default(), changed: Notify::new() })
     }
 
-    /// Runs `change`, which writes to the store, then logs it and puts it in force at this sidecar. Completes even if
+    /// Runs `change`, which writes to the store. Then logs the change and applies it at this sidecar. Completes even if
     /// the caller stops waiting.
     ///
     /// # Errors
-    /// Those of `change`. If only the refresh fails, [`Self::run`] repeats it.
+    /// The errors of `change`. If only the refresh fails, [`Self::run`] repeats the refresh.
     pub(crate) async fn change<T: Send + 'static>(
         self: &Arc<Self>,
         change: impl Future<Output = Result<(T, AdminChange), DomainError>> + Send + 'static,
@@ -70,10 +70,10 @@ impl<L: RecordList> Versioned<L> {
         self.change_log.run_to_end(all).await
     }
 
-    /// Reads the records if their version has changed, and puts them in force.
+    /// Reads the records if their version has changed, and applies them.
     ///
     /// # Errors
-    /// If the store is unavailable. The previous records then stay in force.
+    /// If the store is unavailable. The previous records then remain active.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let mut version = self.version.lock().await;
         if *version != Some(self.list.version().await?) {
@@ -84,7 +84,7 @@ impl<L: RecordList> Versioned<L> {
         Ok(())
     }
 
-    /// Refreshes at once, four times per `keep_alive_interval` and after a change whose own refresh failed, until
+    /// Refreshes at once, four times per `keep_alive_interval`, and after a change whose own refresh failed, until
     /// `end`. Logs the first failure and the recovery.
     pub(crate) async fn run(&self, keep_alive_interval: Duration, end: &CancellationToken) {
         let mut tick = tokio::time::interval(keep_alive_interval / 4);
@@ -120,13 +120,13 @@ mod tests {
     use super::*;
     use crate::change_log::tests::change_log;
 
-    /// Counts reads of the version. The reads numbered in `failing` fail.
+    /// Counts how often the version is read. The reads whose numbers are in `failing` fail.
     #[derive(Default)]
     struct Numbers {
         reads: AtomicU64,
         failing: Vec<u64>,
         version: Arc<AtomicU64>,
-        in_force: SyncMutex<Vec<u64>>,
+        applied: SyncMutex<Vec<u64>>,
         hangs: bool,
     }
 
@@ -153,7 +153,7 @@ mod tests {
         }
 
         fn apply(&self, records: Vec<u64>) {
-            *self.in_force.lock() = records;
+            *self.applied.lock() = records;
         }
     }
 
@@ -177,11 +177,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_in_force_and_in_the_log_when_it_returns() {
+    async fn a_change_is_applied_and_logged_when_the_call_returns() {
         let numbers = Arc::new(Numbers::default());
         let versioned = Versioned::new(Arc::clone(&numbers), change_log());
         versioned.change(write(Arc::clone(&numbers.version))).await.unwrap();
-        assert_eq!(*numbers.in_force.lock(), [1]);
+        assert_eq!(*numbers.applied.lock(), [1]);
         assert_eq!(versioned.change_log.list(0).await.unwrap().len(), 1);
     }
 
@@ -193,7 +193,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
             versioned.change(write(Arc::clone(&numbers.version))).await.unwrap();
             tokio::time::sleep(Duration::from_millis(10)).await;
-            assert_eq!(*numbers.in_force.lock(), [1]);
+            assert_eq!(*numbers.applied.lock(), [1]);
             assert_eq!(numbers.reads.load(Ordering::Relaxed), 3, "at the start, after the change, and again");
             end.cancel();
         };

@@ -1,5 +1,6 @@
-//! Stores activity: reports, refusals and repairs. Each sidecar replaces its own reports and pages, so that a call may
-//! be repeated. Refusals and repairs are appended. [`super::memory`] and [`super::redis`] give the same answers.
+//! Stores activity: reports of sidecars, refusals and repairs. Each sidecar replaces its own reports and pages, so that
+//! a call may be repeated. Refusals and repairs are appended. [`super::memory`] and [`super::redis`] give the same
+//! answers.
 
 use async_trait::async_trait;
 use evenkeel_domain::{
@@ -7,22 +8,22 @@ use evenkeel_domain::{
     activity::{FullestKey, PoolSteps, QuotaCharges, Refused, Repair, Resolution, SidecarStatus},
 };
 
-/// How long the last report of a sidecar is kept, in ms.
+/// How long the store retains the last report of a sidecar, in ms.
 pub const REPORT_KEPT_MS: u64 = 3_600_000;
 /// How long a refusal can be looked up by its request's id, in ms.
 pub const REFUSAL_KEPT_MS: u64 = 3_600_000;
-/// Most refusals in the list.
+/// Maximum number of refusals in the list.
 pub const REFUSALS_MAX: usize = 1000;
-/// Most repairs in the list.
+/// Maximum number of repairs in the list.
 pub const REPAIRS_MAX: usize = 200;
 
-/// Returns how long a page is kept after the last write, in ms.
+/// Returns how long the store retains a page after its last write, in ms.
 #[must_use]
 pub fn page_kept_ms(resolution: Resolution) -> u64 {
     resolution.span_max_ms() + 2 * resolution.page_ms()
 }
 
-/// A sidecar's report. Where a field is `None`, the previous report stays.
+/// A sidecar's report. If a field is `None`, the previous value of that field remains.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub status: Option<SidecarStatus>,
@@ -47,7 +48,7 @@ pub trait ActivityStore: Send + Sync + 'static {
     /// Deletes the reports of sidecars.
     async fn forget(&self, sidecars: &[String]) -> Result<(), StoreError>;
 
-    /// Replaces a sidecar's counts of one page.
+    /// Replaces the counts of one sidecar in one page.
     async fn put_page(
         &self,
         sidecar: &str,
@@ -56,19 +57,19 @@ pub trait ActivityStore: Send + Sync + 'static {
         pools: &[PoolSteps],
     ) -> Result<(), StoreError>;
 
-    /// Returns the counts of one page from each sidecar that wrote some.
+    /// Returns the counts of one page, for each sidecar that wrote counts in that page.
     async fn page(&self, resolution: Resolution, page_ms: u64) -> Result<Vec<Vec<PoolSteps>>, StoreError>;
 
-    /// Appends refusals, newest last.
+    /// Appends refusals. `refusals` starts with the oldest.
     async fn add_refusals(&self, refusals: &[Refused]) -> Result<(), StoreError>;
 
-    /// Returns a refusal by its request's id.
+    /// Returns the refusal with this request id.
     async fn refusal(&self, request_id: &str) -> Result<Option<Refused>, StoreError>;
 
     /// Returns the last [`REFUSALS_MAX`] refusals, newest first.
     async fn refusals(&self) -> Result<Vec<Refused>, StoreError>;
 
-    /// Appends repairs, newest last.
+    /// Appends repairs. `repairs` starts with the oldest.
     async fn add_repairs(&self, repairs: &[Repair]) -> Result<(), StoreError>;
 
     /// Returns the last [`REPAIRS_MAX`] repairs, newest first.

@@ -4,13 +4,13 @@
 use async_trait::async_trait;
 use evenkeel_domain::StoreError;
 
-/// Most changes kept. Older ones are dropped.
+/// Maximum number of stored changes. The store drops older changes.
 pub const CHANGES_MAX: usize = 1000;
 
-/// One change an administrator made. Its texts hold no control characters.
+/// One change that an administrator made. Its texts contain no control characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminChange {
-    /// When, in ms of the Unix epoch, by the store's clock.
+    /// Time of the change by the store's clock, in ms since the Unix epoch.
     pub at_ms: u64,
     /// Name of the admin token, or `gateway:<consumer>`.
     pub who: String,
@@ -18,7 +18,7 @@ pub struct AdminChange {
     pub what: String,
     /// The quota and consumer, limit and key, or endpoint and pool.
     pub target: String,
-    /// The value before, for people.
+    /// The value before the change, as text for people.
     pub before: String,
     pub after: String,
     /// The administrator's note. May be empty.
@@ -28,9 +28,9 @@ pub struct AdminChange {
 #[async_trait]
 pub trait ChangeStore: Send + Sync + 'static {
     /// Appends a change. The store sets `at_ms`. Does nothing if one of the last few changes has the same `id`, so that
-    /// a call may be repeated.
+    /// the caller may repeat the call.
     async fn add_change(&self, id: &str, change: &AdminChange) -> Result<(), StoreError>;
 
-    /// Returns the last `most` changes, newest first.
+    /// Returns at most `most` of the last changes, newest first.
     async fn changes(&self, most: usize) -> Result<Vec<AdminChange>, StoreError>;
 }

@@ -1,6 +1,6 @@
-//! The store: the table of requests in flight, in domain words. Two implementations give the same answers:
-//! [`memory`] (embedded, and the reference model) and [`redis`] (shared by all sidecars).
-//! [`resilient`] combines them: it answers from memory while Redis is slow or unavailable.
+//! The store: the table of requests in flight, in the types of the domain. Two implementations give the same answers:
+//! [`memory`] (embedded, and the reference model) and [`redis`] (shared by all sidecars). [`resilient`] combines them:
+//! it answers from memory while Redis is slow or unavailable.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -17,33 +17,33 @@ pub mod redis;
 pub mod resilient;
 pub mod usage;
 
-/// A pool as a store sees it.
+/// A pool and the table that its counts are in.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Pool {
     pub id: PoolId,
-    /// Whether the counts are in Higress's table, which other gateways change too.
+    /// Whether the counts are in Higress's table, which other gateways also change.
     pub higress_table: bool,
 }
 
-/// One admission: pick an endpoint and take a lease on it, in one step.
+/// An admission: atomically picks an endpoint and takes a lease on it.
 #[derive(Clone, Debug)]
 pub struct Admit {
     pub pool: Arc<Pool>,
-    /// Endpoints to choose from.
+    /// The endpoints to choose from.
     pub roster: Arc<Roster>,
-    /// The future holder of the lease.
+    /// The gateway worker that will hold the lease.
     pub holder: HolderId,
     pub lease: LeaseId,
-    /// A random number that decides among equals.
+    /// A random number that decides between equally loaded endpoints.
     pub tie: u32,
 }
 
-/// The leases that a holder reports for one pool.
+/// The leases that a holder (one gateway worker) reports for one pool.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held {
-    /// Largest lease number that the holder had issued when it made the list.
+    /// The largest lease number that the holder had issued when it made the list.
     pub issued_through: u64,
-    /// Each lease with its endpoint, if the holder knows it.
+    /// Each lease, with its endpoint if the holder knows the endpoint.
     pub leases: Vec<(LeaseId, Option<Arc<str>>)>,
 }
 
@@ -52,7 +52,7 @@ pub struct Held {
 pub struct Repairs {
     pub restored: u64,
     pub dropped: u64,
-    /// Leases moved to the endpoint they are really on.
+    /// Leases moved to the endpoint that the list names.
     pub moved: u64,
 }
 
@@ -67,7 +67,7 @@ impl std::ops::AddAssign for Repairs {
 /// The result of [`Store::reap`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reaped {
-    /// Leases given back by this call.
+    /// Number of leases that this call gave back.
     pub leases: u64,
     /// Whether the holder has more leases, so that the caller must repeat the call.
     pub more: bool,
@@ -76,34 +76,34 @@ pub struct Reaped {
 /// One pool's table at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
-    /// In ms of the Unix epoch, by the store's clock.
+    /// Time by the store's clock, in ms since the Unix epoch.
     pub now_ms: u64,
-    /// Requests in flight per endpoint; endpoints without any are absent.
+    /// Requests in flight per endpoint. Endpoints without requests in flight are absent.
     pub in_flight: BTreeMap<Arc<str>, u64>,
-    /// Holders with their deadlines by the store's clock. A holder counts as dead once its deadline has passed.
+    /// The deadline of each holder by the store's clock. A holder is dead once its deadline has passed.
     pub holders: BTreeMap<HolderId, u64>,
 }
 
-/// A lease, for operators.
+/// A lease, as shown to operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
     pub id: LeaseId,
     pub endpoint: Arc<str>,
-    /// When the lease was granted or restored, by the store's clock.
+    /// Time by the store's clock when the lease was granted or restored.
     pub since_ms: u64,
 }
 
-/// The table of requests in flight. Every operation is one atomic step on one pool.
+/// The table of requests in flight. Every operation on a pool is atomic.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Picks an endpoint and takes a lease on it. Returns `None` if every endpoint is at its cap. A repeated call with
-    /// the same lease returns the endpoint already leased.
+    /// the same lease returns the endpoint that the first call picked.
     async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError>;
 
     /// Gives a lease back. Returns false if the lease is unknown or was given back before.
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError>;
 
-    /// Keeps a holder alive and makes the table equal to its list.
+    /// Renews a holder's deadline and makes the table equal to the holder's list.
     async fn keep_alive(
         &self,
         pool: &Arc<Pool>,
@@ -111,25 +111,27 @@ pub trait Store: Send + Sync + 'static {
         held: &Held,
     ) -> Result<Repairs, StoreError>;
 
-    /// Gives back a bounded number of leases of a holder past its deadline. Does nothing while the holder is alive.
+    /// Gives back a bounded number of leases of a holder that is past its deadline. Does nothing while the holder is
+    /// alive.
     async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError>;
 
     /// Reads one pool's table.
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError>;
 
-    /// Compares each count with the number of its leases and corrects it. Returns the number of corrected counts.
+    /// Compares each count with the number of its leases and corrects wrong counts. Returns the number of corrected
+    /// counts.
     async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError>;
 
-    /// Returns all leases of a holder in a pool, by number.
+    /// Returns all leases of a holder in a pool, sorted by lease number.
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError>;
 
-    /// Registers a pool for all sidecars. The caller repeats this while the pool is in use.
+    /// Registers a pool for all sidecars. The caller repeats the call while the pool is in use.
     async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError>;
 
     /// Returns the pools that any sidecar has registered within the last day.
     async fn pools(&self) -> Result<Vec<PoolId>, StoreError>;
 
-    /// Announces that a sidecar is alive for `ttl`. Returns the number of sidecars alive.
+    /// Announces that a sidecar is alive for `ttl`. Returns the number of live sidecars.
     async fn announce(&self, instance: &str, ttl: Duration) -> Result<usize, StoreError>;
 
     /// Checks that the store accepts writes. Connects first if necessary.

@@ -9,23 +9,23 @@ use evenkeel_domain::{
     limit::{Attribute, Attributes, Bucket, CounterRule, Key},
 };
 
-/// Most changes kept per record.
+/// Maximum number of changes stored per record.
 pub const CHANGES_MAX: usize = 100;
 pub const OVERRIDES_MAX: usize = 10_000;
 
-/// One consumer in one quota.
+/// One consumer's account in one quota.
 #[derive(Clone, Debug)]
 pub struct Account {
     pub consumer: Arc<str>,
-    /// The bucket of the consumer's records.
+    /// The bucket that contains the consumer's records.
     pub bucket: Arc<Bucket>,
     pub quota: Arc<str>,
-    /// The quota's rule now: prepaid or a budget.
+    /// The current rule of the quota: prepaid or a budget.
     pub rule: CounterRule,
 }
 
 impl Account {
-    /// Returns `None` if the consumer's name is empty.
+    /// Builds an account. Returns `None` if the consumer's name is empty.
     #[must_use]
     pub fn new(consumer: &str, quota: Arc<str>, rule: CounterRule) -> Option<Self> {
         let attributes = Attributes { consumer: consumer.to_owned(), ..Attributes::default() };
@@ -37,23 +37,23 @@ impl Account {
 /// The state of an account.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Record {
-    /// Whether there is a record. If not, the configured default applies.
+    /// Whether the account has a record. If not, the configured default applies.
     pub recorded: bool,
-    /// The balance, less reservations.
+    /// The balance after subtracting the reserved amounts.
     pub balance: u64,
-    /// Reserved for running requests.
+    /// Amounts reserved for in-flight requests.
     pub reserved: u64,
     /// A budget's amount per period. 0 for a prepaid quota.
     pub amount: u64,
     pub used: u64,
-    /// Used beyond the balance.
+    /// The amount used beyond the balance.
     pub overrun: u64,
     /// Time until the budget's period ends. 0 for a prepaid quota.
     pub reset_ms: u64,
 }
 
 impl Record {
-    /// Returns the record of a budget. `used` includes reservations.
+    /// Builds the record of a budget. `used` includes the reserved amounts.
     pub(crate) fn of_budget(
         rule: &CounterRule,
         custom: Option<u64>,
@@ -75,20 +75,21 @@ impl Record {
     }
 }
 
-/// A change of an account.
+/// A requested action on an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Sets the balance, or a budget's amount per period.
     Set(u64),
-    /// Adds this, or subtracts it if negative. The result is clamped to
+    /// Adds this difference, which may be negative. The result is clamped to
     /// 0..[`AMOUNT_MAX`](evenkeel_domain::limit::AMOUNT_MAX).
     Adjust(i64),
-    /// Deletes the record, so that the configured default applies. What a budget has used in this period stays.
+    /// Deletes the record, so that the configured default applies. The amount that a budget has used in this period
+    /// remains.
     Delete,
 }
 
 impl Action {
-    /// Returns the name in the history.
+    /// Returns the action's name in the history.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -99,20 +100,21 @@ impl Action {
     }
 }
 
-/// A requested change of an account. The texts hold no control characters.
+/// A requested change of an account. The texts contain no control characters.
 #[derive(Clone, Debug)]
 pub struct Edit {
     pub action: Action,
     pub who: String,
     pub note: String,
-    /// An edit with the id of one of the last [`CHANGES_MAX`] edits of this account changes nothing.
+    /// Identifies the edit. If one of the last [`CHANGES_MAX`] edits of this account has the same id, this edit changes
+    /// nothing.
     pub id: String,
 }
 
 /// The result of an [`Edit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edited {
-    /// False if an earlier edit had the same id, so that nothing changed.
+    /// False if an earlier edit had the same id, so that this edit changed nothing.
     pub applied: bool,
     /// Balance, or amount per period, before the edit.
     pub before: u64,
@@ -124,7 +126,7 @@ pub struct Edited {
 /// One change in the history of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// In ms of the Unix epoch, by the store's clock.
+    /// Time of the change by the store's clock, in ms since the Unix epoch.
     pub at_ms: u64,
     pub who: String,
     /// `set`, `adjust` or `delete`.
@@ -139,52 +141,52 @@ pub struct Change {
 /// Selects the records of a quota to list.
 #[derive(Clone, Copy, Debug)]
 pub struct Range<'a> {
-    /// Only consumers whose names start with this.
+    /// Only consumers whose names start with this prefix.
     pub prefix: &'a str,
-    /// Only consumers after this one. Empty: all.
+    /// Only consumers after this one in name order. Empty: all consumers.
     pub after: &'a str,
     pub most: usize,
 }
 
-/// Another amount of a limit for one key.
+/// An override of a limit's amount for one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
     pub limit: String,
-    /// The displayed [`Bucket`].
+    /// The key, as the [`Bucket`] displays it.
     pub key: String,
     /// `None`: unlimited.
     pub amount: Option<u64>,
-    /// In ms of the Unix epoch. `None`: never.
+    /// When the override expires, in ms since the Unix epoch. `None`: never.
     pub expires_at_ms: Option<u64>,
-    /// Name of the admin token. Holds no control characters.
+    /// Name of the admin token. Contains no control characters.
     pub who: String,
-    /// When it was set, in ms of the Unix epoch, by the store's clock.
+    /// When the override was set, by the store's clock, in ms since the Unix epoch.
     pub at_ms: u64,
 }
 
 /// All overrides at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverrideList {
-    /// Differs after each change.
+    /// A number that differs after each change.
     pub version: u64,
-    /// Sorted by limit, then key. May contain expired ones.
+    /// Sorted by limit, then by key. May contain expired overrides.
     pub overrides: Vec<Override>,
 }
 
 #[async_trait]
 pub trait RecordStore: Send + Sync + 'static {
-    /// The state of an account.
+    /// Returns the state of an account.
     async fn quota(&self, account: &Account) -> Result<Record, StoreError>;
 
-    /// Changes an account and records the change in its history, in one step. Returns `None` if there is no record to
+    /// Atomically changes an account and records the change in its history. Returns `None` if there is no record to
     /// delete.
     async fn edit_quota(&self, account: &Account, edit: &Edit) -> Result<Option<Edited>, StoreError>;
 
-    /// Returns the last [`CHANGES_MAX`] changes of an account, newest first. They outlive the record.
+    /// Returns the last [`CHANGES_MAX`] changes of an account, newest first. The history outlives the record.
     async fn quota_changes(&self, account: &Account) -> Result<Vec<Change>, StoreError>;
 
-    /// Returns the consumers with a record, by name. A record that a request created from the quota's default is listed
-    /// only after an administrator has read it.
+    /// Returns the consumers that have a record, sorted by name. A record that a request created from the quota's
+    /// default is listed only after an administrator has read it.
     async fn quotas(
         &self,
         quota: &Arc<str>,
@@ -192,15 +194,15 @@ pub trait RecordStore: Send + Sync + 'static {
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError>;
 
-    /// Sets an override in place of the previous one, if any, and returns its `at_ms`. Returns `None` if there are
-    /// [`OVERRIDES_MAX`] others.
+    /// Sets an override and returns its `at_ms`. Replaces any previous override of the key. Returns `None` if there are
+    /// already [`OVERRIDES_MAX`] other overrides.
     async fn set_override(&self, new: &Override) -> Result<Option<u64>, StoreError>;
 
-    /// Deletes an override. Returns false if there is none.
+    /// Deletes an override. Returns false if there is no such override.
     async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError>;
 
     async fn overrides(&self) -> Result<OverrideList, StoreError>;
 
-    /// Returns [`OverrideList::version`] alone.
+    /// Returns only [`OverrideList::version`].
     async fn overrides_version(&self) -> Result<u64, StoreError>;
 }

@@ -1,4 +1,5 @@
-//! Stores usage. [`super::memory`] and [`super::redis`] give the same answers.
+//! Stores usage: the sums of each day, and the sessions with their turns. [`super::memory`] and [`super::redis`] give
+//! the same answers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,22 +10,23 @@ use evenkeel_domain::{
     usage::{Day, RowKey, SessionKey, SessionSum, Turn, Usage},
 };
 
-/// Parts that sessions are divided into by name. Each part has its own cluster slot and script call.
+/// Number of parts that the sessions are distributed over, by a hash of their key. Each part has its own cluster slot
+/// and script call.
 pub const SESSION_PARTS: u8 = 16;
-/// Most sessions of a day that one call drops if there are too many.
+/// Maximum number of sessions of a day that one call drops.
 pub const TRIM_MAX: usize = 1000;
-/// Most sessions that one call of [`UsageStore::add_sessions`] deletes.
+/// Maximum number of sessions that one call of [`UsageStore::add_sessions`] deletes.
 pub const FORGET_MAX: usize = 200;
 
-/// Bounds of what is kept.
+/// Bounds of the stored usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UsageBounds {
-    /// How long a day is kept after its end, and a session after its last turn.
+    /// How long the store retains a day after the day's end, and a session after its last turn.
     pub retention: Duration,
     pub rows_max: usize,
-    /// Most sessions in a day's list, and approximately the most sessions kept with their turns.
+    /// Maximum number of sessions in a day's list, and the approximate maximum of sessions stored with their turns.
     pub sessions_max: usize,
-    /// Most turns kept per session.
+    /// Maximum number of turns stored per session.
     pub turns_max: usize,
 }
 
@@ -40,36 +42,38 @@ impl From<&LedgerOptions> for UsageBounds {
 }
 
 impl UsageBounds {
-    /// Returns the number of rows from which on only folded rows are added: `(other)` of a model, and of all.
+    /// Returns the number of rows from which on new usage is added only to folded rows: `(other)` of a model, or
+    /// `(other)` of all models.
     #[must_use]
     pub fn rows_own_max(&self) -> usize {
         self.rows_max - self.rows_max.div_ceil(10).min(1000)
     }
 
-    /// Returns how many of a day's sessions stay if there are more than [`Self::sessions_max`]. Several are dropped at
-    /// once, as otherwise each new session would drop the last one before it had gathered enough tokens to stay.
+    /// Returns the number of a day's sessions that remain when there are more than [`Self::sessions_max`]. One call
+    /// drops several sessions. If it dropped only one, each new session would be dropped before it had gathered enough
+    /// tokens to stay.
     #[must_use]
     pub fn sessions_left(&self) -> usize {
         self.sessions_max * 9 / 10
     }
 
-    /// Returns the most sessions of one part.
+    /// Returns the maximum number of sessions in one part.
     #[must_use]
     pub fn part_max(&self) -> usize {
         self.sessions_max.div_ceil(usize::from(SESSION_PARTS))
     }
 
-    /// Returns how long the keys of a day live.
+    /// Returns the time to live of a day's keys.
     #[must_use]
     pub fn day_ttl(&self, day: Day, now_ms: u64) -> Duration {
         let end = Duration::from_millis(day.plus(1).start_ms()) + self.retention;
-        // At least an hour, for usage that an outage has delayed beyond the retention.
+        // At least one hour, for usage that an outage has delayed beyond the retention.
         end.saturating_sub(Duration::from_millis(now_ms)).max(Duration::from_secs(3600))
     }
 }
 
-/// Returns the part of a session: FNV-1a, mixed once more as the last bytes of the key reach few bits. All versions and
-/// stores must agree.
+/// Returns the part of a session: FNV-1a, mixed once more, because the last bytes of the key affect few bits of the
+/// hash. All versions and stores must compute the same part.
 #[must_use]
 pub fn session_part(key: &str) -> u8 {
     let hash = key
@@ -79,8 +83,8 @@ pub fn session_part(key: &str) -> u8 {
     ((mixed >> 33) % u64::from(SESSION_PARTS)) as u8
 }
 
-/// Makes a call idempotent. An instance sends rising numbers to each place (a day or a part), the next one only after
-/// the store has confirmed the last.
+/// The id of a flush. It makes the call idempotent. An instance sends rising numbers to each day and each part. It
+/// sends the next number only after the store has confirmed the last one.
 #[derive(Clone, Debug)]
 pub struct FlushId {
     /// Random id of the process.
@@ -101,42 +105,42 @@ pub struct DayBatch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionUpdate {
     pub sum: SessionSum,
-    /// The turns to keep, oldest first.
+    /// The turns to store, oldest first.
     pub turns: Vec<Turn>,
 }
 
-/// The result of a batch.
+/// The result of a flush.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// The batch had been applied before, and nothing was added.
+    /// Whether the flush had been applied before, so that nothing was added.
     pub repeated: bool,
-    /// Requests counted under `(other)`, as the day had too many rows.
+    /// Number of requests counted under `(other)`, because the day had too many rows.
     pub folded: u64,
-    /// Sessions dropped, as there were too many.
+    /// Number of sessions dropped, because there were too many.
     pub dropped: u64,
 }
 
 /// A chunk of a day's rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rows {
-    /// Keys with their sums so far. A later chunk may repeat a row with newer sums.
+    /// Keys and their sums so far. A later chunk may repeat a row with newer sums.
     pub rows: Vec<(RowKey, Usage)>,
-    /// Where the next chunk starts. `None` at the end.
+    /// Position of the next chunk. `None` at the end.
     pub next: Option<u64>,
 }
 
 #[async_trait]
 pub trait UsageStore: Send + Sync + 'static {
-    /// Adds to a day, unless this flush or a later one of the same instance has been added already.
+    /// Adds a batch to a day, unless this flush or a later one of the same instance has been added already.
     ///
-    /// New rows beyond [`UsageBounds::rows_own_max`] are folded into `(other)` of their model, and beyond the last but
-    /// one place into `(other)` of all. If there are more than [`UsageBounds::sessions_max`] sessions, those with the
-    /// fewest tokens are dropped, down to [`UsageBounds::sessions_left`], at most [`TRIM_MAX`] at once.
+    /// From [`UsageBounds::rows_own_max`] rows on, new rows are folded into the row `(other)` of their model. The last
+    /// free row is reserved for `(other)` of all models. If there are more than [`UsageBounds::sessions_max`] sessions,
+    /// the call drops those with the fewest tokens, down to [`UsageBounds::sessions_left`], but at most [`TRIM_MAX`].
     async fn add_day(&self, id: &FlushId, day: Day, batch: &DayBatch) -> Result<Applied, StoreError>;
 
-    /// Adds to the sessions of one part, likewise once. Deletes the sessions with the oldest last turns if there are
-    /// more than [`UsageBounds::part_max`], and those without a turn for longer than the retention, at most
-    /// [`FORGET_MAX`] at once.
+    /// Adds a batch to the sessions of one part, unless the flush has been added already. Then deletes at most
+    /// [`FORGET_MAX`] sessions: those with the oldest last turns if the part has more than [`UsageBounds::part_max`],
+    /// else those without a turn for longer than the retention.
     async fn add_sessions(
         &self,
         id: &FlushId,
@@ -144,11 +148,11 @@ pub trait UsageStore: Send + Sync + 'static {
         batch: &[(SessionKey, SessionUpdate)],
     ) -> Result<Applied, StoreError>;
 
-    /// Reads a chunk of a day's rows, starting with `from` 0. May miss rows that are added meanwhile.
+    /// Reads a chunk of a day's rows. The first chunk starts at `from` 0. May miss rows that are added in the meantime.
     async fn rows(&self, day: Day, from: u64) -> Result<Rows, StoreError>;
 
-    /// Returns a day's sessions with at most `tokens_max` tokens, most tokens first, equals by descending key, without
-    /// the first `skip`.
+    /// Returns a day's sessions with at most `tokens_max` tokens, sorted by tokens and then by key, both descending.
+    /// Skips the first `skip` sessions.
     async fn top_sessions(
         &self,
         day: Day,
@@ -157,7 +161,7 @@ pub trait UsageStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(SessionKey, SessionSum)>, StoreError>;
 
-    /// Returns one session with its kept turns, oldest first. `None` if it is not kept.
+    /// Returns one session with its stored turns, oldest first. `None` if the session is not stored.
     async fn session(&self, key: &SessionKey) -> Result<Option<SessionUpdate>, StoreError>;
 }
 

@@ -1,4 +1,4 @@
-//! Burn rates: how fast quotas are used, and when they run out at the rate of the last hour.
+//! Burn rates: how fast quotas are used, and when they run out if they are used at the rate of the last hour.
 
 use std::collections::BTreeMap;
 
@@ -6,27 +6,28 @@ use evenkeel_domain::activity::QuotaCharges;
 
 use super::charges::KEPT_MS;
 
-/// The shortest time that a rate is averaged over, in ms, so that a burst does not count as an hour's use.
+/// The shortest time that a rate is averaged over, in ms. It prevents a short burst from looking like an hour of use.
 const AVERAGED_MIN_MS: u64 = 300_000;
-/// A quota that lasts longer than this has no time at which it runs out, in ms.
+/// If a quota lasts longer than this, in ms, it is reported as not running out.
 const RUNS_OUT_MAX_MS: f64 = 366.0 * 86_400_000.0;
 
-/// How fast one consumer's quota is used.
+/// How fast one consumer uses up a quota.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BurnRate {
     pub quota: String,
     pub consumer: String,
-    /// The balance at its last request.
+    /// The balance at the consumer's last request.
     pub balance: u64,
     /// A budget's amount per period. 0 for a prepaid quota.
     pub amount: u64,
-    /// Used per hour, averaged over the last hour or since the first charge in it.
+    /// Amount used per hour: the average over the last hour, or since the first charge if that is later. The average
+    /// covers at least five minutes.
     pub burn_per_hour: f64,
-    /// When the quota runs out at that rate, in ms of the Unix epoch. 0: it does not.
+    /// When the quota runs out at that rate, in ms since the Unix epoch. 0: it does not run out.
     pub runs_out_at_ms: u64,
-    /// When a budget's period ends, in ms of the Unix epoch. 0 for a prepaid quota.
+    /// When a budget's period ends, in ms since the Unix epoch. 0 for a prepaid quota.
     pub reset_at_ms: u64,
-    /// When the last request saw the quota, in ms of the Unix epoch.
+    /// When the last request was checked against the quota, in ms since the Unix epoch.
     pub seen_at_ms: u64,
 }
 
@@ -34,11 +35,12 @@ pub struct BurnRate {
 struct Joined {
     last: QuotaCharges,
     charged: u64,
-    /// Start of the first step with a charge.
+    /// Start of the first time step that has a charge.
     since_ms: Option<u64>,
 }
 
-/// Joins the charges that sidecars report. Quotas that run out soonest come first, the others by balance.
+/// Joins the charges that sidecars report. The quotas that run out soonest come first. Quotas that do not run out come
+/// last, sorted by balance.
 pub(super) fn join(reported: Vec<Vec<QuotaCharges>>, now_ms: u64) -> Vec<BurnRate> {
     let from = now_ms.saturating_sub(KEPT_MS);
     let mut all: BTreeMap<(String, String), Joined> = BTreeMap::new();
@@ -52,7 +54,7 @@ pub(super) fn join(reported: Vec<Vec<QuotaCharges>>, now_ms: u64) -> Vec<BurnRat
             joined.last = charges;
         }
     }
-    // A quota that was only charged, by requests admitted more than an hour ago, has no known balance.
+    // If a quota was only charged, for requests admitted more than an hour ago, its balance is not known.
     let seen = all.into_values().filter(|joined| joined.last.seen_at_ms > 0);
     let mut rates: Vec<BurnRate> = seen.map(|joined| joined.forecast(now_ms)).collect();
     rates.sort_by_key(|rate| (rate.runs_out_at_ms.wrapping_sub(1), rate.balance));
@@ -64,13 +66,13 @@ impl Joined {
         let QuotaCharges { quota, consumer, mut balance, amount, mut reset_at_ms, seen_at_ms, .. } =
             self.last;
         if reset_at_ms > 0 && reset_at_ms <= now_ms {
-            // A new period has begun, without a request so far.
+            // A new period has started, and no request has used the quota in it yet.
             (balance, reset_at_ms) = (amount, 0);
         }
         let past_ms = now_ms.saturating_sub(self.since_ms.unwrap_or(now_ms)).clamp(AVERAGED_MIN_MS, KEPT_MS);
         let burn_per_ms = self.charged as f64 / past_ms as f64;
         let lasts_ms = if balance == 0 { 0.0 } else { balance as f64 / burn_per_ms };
-        // Without a known end of the period, a budget does not run out.
+        // If the end of the period is not known, a budget is reported as not running out.
         let left_ms = if amount > 0 { reset_at_ms.saturating_sub(now_ms) as f64 } else { RUNS_OUT_MAX_MS };
         let runs_out = lasts_ms < left_ms.min(RUNS_OUT_MAX_MS);
         BurnRate {
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn the_balance_is_the_one_seen_last() {
+    fn the_balance_of_the_last_request_is_reported() {
         let unseen = || QuotaCharges { seen_at_ms: 0, ..charges("a", 0, 0, &[(NOW - 600_000, 30)]) };
         assert_eq!(join(vec![vec![unseen()]], NOW), []);
         let rates = join(vec![vec![unseen()], vec![charges("a", 120, 0, &[])]], NOW);

@@ -1,14 +1,14 @@
-//! A cached reading of the store, so that many callers cost one call.
+//! A cached value from the store, so that many callers cost one call of the store.
 
 use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::StoreError;
 use tokio::{sync::Mutex, time::Instant};
 
-/// A reading younger than this serves further callers.
+/// How long a cached value serves further callers.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
 
-/// The last reading of a value, or its failure. Callers that arrive during a reading wait for it.
+/// The last value that was read, or the error of reading it. Callers that arrive during a read wait for that read.
 pub(super) struct Cached<T>(Mutex<Option<Reading<T>>>);
 
 struct Reading<T> {
@@ -23,7 +23,7 @@ impl<T> Default for Cached<T> {
 }
 
 impl<T> Cached<T> {
-    /// Returns the cached value if it is younger than `fresh`, and else what `read` returns. A failure is cached for
+    /// Returns the cached value if it is younger than `fresh`, else the result of `read`. An error is cached for
     /// [`FRESH`].
     pub(super) async fn get_or_read(
         &self,

@@ -1,4 +1,4 @@
-//! The charges of quotas in the last hour, as this sidecar makes them: the source of burn rates.
+//! The quota charges that this sidecar made in the last hour. Burn rates are computed from them.
 
 use std::{
     cmp::Reverse,
@@ -10,14 +10,14 @@ use evenkeel_domain::activity::{QuotaCharges, Resolution};
 
 use super::eviction::Eviction;
 
-/// Most accounts kept. When there are more, the half that lasts longest is evicted.
+/// Maximum number of accounts. Beyond it, the half whose balances last longest is evicted.
 const ACCOUNTS_MAX: usize = 10_000;
-/// Consumers in a report, divided evenly among the quotas.
+/// Maximum number of consumers in a report, divided evenly among the quotas.
 const REPORTED_MAX: usize = 500;
-/// How long charges are kept.
+/// How long charges are retained.
 pub(super) const KEPT_MS: u64 = 3_600_000;
 
-/// The state of a quota at its last request.
+/// The state of a consumer's quota at the consumer's last request.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Standing {
     pub(super) balance: u64,
@@ -26,11 +26,11 @@ pub(super) struct Standing {
     pub(super) at_ms: u64,
 }
 
-/// One consumer in one quota.
+/// One consumer's use of one quota.
 #[derive(Default)]
 struct Account {
     standing: Standing,
-    /// Starts of steps of [`Resolution::Coarse`] and the amounts charged in them, oldest first.
+    /// Starts of time steps ([`Resolution::Coarse`]) and the amounts charged in them, oldest first.
     charged: VecDeque<(u64, u64)>,
 }
 
@@ -45,7 +45,8 @@ impl Account {
         self.charged.iter().map(|(_, amount)| amount).sum()
     }
 
-    /// Returns how often the charges of the last hour fit into the balance. The accounts with the least are reported.
+    /// Returns how many times the balance covers the charges of the last hour. The accounts with the lowest values are
+    /// reported.
     fn lasts(&self) -> f64 {
         match (self.standing.at_ms, self.standing.balance, self.sum()) {
             (0, _, sum) => 1.0 / (1.0 + sum as f64),
@@ -56,7 +57,7 @@ impl Account {
     }
 }
 
-/// Charges of the last hour by quota and consumer.
+/// Charges of the last hour, by quota and consumer.
 #[derive(Default)]
 pub(super) struct Charges {
     accounts: HashMap<Arc<str>, HashMap<Box<str>, Account>>,
@@ -65,7 +66,7 @@ pub(super) struct Charges {
 }
 
 impl Charges {
-    /// Records the state of a quota that a request was checked against.
+    /// Records the state of a quota against which a request was checked.
     pub(super) fn see(&mut self, quota: &Arc<str>, consumer: &str, standing: Standing) {
         self.change(quota, consumer, standing.at_ms, |account| account.standing = standing);
     }
@@ -105,7 +106,7 @@ impl Charges {
         self.retain(|account| eviction.keeps(account.lasts()));
     }
 
-    /// Makes the next report complete, as the last one is lost.
+    /// Makes the next report complete, because the store has lost the last report.
     pub(super) fn mark_changed(&mut self) {
         self.changed = true;
     }
@@ -126,7 +127,7 @@ impl Charges {
         self.count = self.accounts.values().map(HashMap::len).sum();
     }
 
-    /// Returns the charges of the accounts that run out soonest, or `None` if nothing has changed since the last call.
+    /// Returns the charges of the accounts that run out soonest. `None` if nothing has changed since the last call.
     pub(super) fn take_changed(&mut self, now_ms: u64) -> Option<Vec<QuotaCharges>> {
         if !std::mem::take(&mut self.changed) {
             return None;
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_accounts_charged_most_stay() {
+    fn eviction_keeps_the_accounts_with_the_largest_charges() {
         let (mut table, quota) = (Charges::default(), Arc::from("q"));
         for i in 0..25_000_u64 {
             table.charge(&quota, &format!("c{i}"), 1 + i % 100, 1000);

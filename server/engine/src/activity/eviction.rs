@@ -1,14 +1,14 @@
-//! Eviction: keeps the half of many scored things with the lower scores.
+//! Eviction: of many items with scores, keeps the half with the lower scores.
 
-/// Decides, in one pass over the things, which of them stay.
+/// Decides which items remain, in one pass over the items.
 pub(super) struct Eviction {
     median: f64,
-    /// How many more things with exactly the median score may stay.
+    /// How many more items with exactly the median score may remain.
     equal: usize,
 }
 
 impl Eviction {
-    /// Plans to keep `most` things, about half of them. `scores` holds the score of each and must not be empty.
+    /// Plans to keep `most` items, about half of all. `scores` contains the score of each item and must not be empty.
     pub(super) fn new(mut scores: Vec<f64>, most: usize) -> Self {
         let at = scores.len() / 2;
         let (below, median, _) = scores.select_nth_unstable_by(at, f64::total_cmp);
@@ -17,7 +17,7 @@ impl Eviction {
         Self { median, equal: most.saturating_sub(below) }
     }
 
-    /// Returns whether a thing with this score stays. Call it once for each thing.
+    /// Returns whether an item with this score remains. The caller must call it exactly once for each item.
     pub(super) fn keeps(&mut self, score: f64) -> bool {
         let is_equal = score == self.median && self.equal > 0;
         self.equal -= usize::from(is_equal);

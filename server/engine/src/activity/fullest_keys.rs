@@ -1,4 +1,4 @@
-//! The fullest keys of limits, as this sidecar sees them.
+//! The fullest keys of limits, as seen by this sidecar. A key is fuller the larger the used fraction of its amount is.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -6,14 +6,15 @@ use evenkeel_domain::{activity::FullestKey, limit::Bucket};
 
 use super::eviction::Eviction;
 
-/// Most keys kept. When there are more, the emptier half is evicted.
+/// Maximum number of keys. Beyond it, the emptier half is evicted.
 const KEYS_MAX: usize = 4096;
-/// Keys in a report.
+/// Maximum number of keys in a report.
 const REPORTED_MAX: usize = 200;
-/// How long a key without a reset time, such as one of a concurrency limit, is reported after a request used it, in ms.
+/// How long a key without a reset time, such as a key of a concurrency limit, is reported after its last request, in
+/// ms.
 const KEPT_MS: u64 = 30_000;
 
-/// The state of a key at its last request.
+/// The state of a key at the key's last request.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) amount: u64,
@@ -58,12 +59,12 @@ impl FullestKeys {
         self.keys.retain(|_, seen| eviction.keeps(-seen.share()));
     }
 
-    /// Makes the next report complete, as the last one is lost.
+    /// Makes the next report complete, because the store has lost the last report.
     pub(super) fn mark_changed(&mut self) {
         self.changed = true;
     }
 
-    /// Returns the used share of the fullest key of each limit.
+    /// Returns, for each limit, the used fraction of its fullest key.
     pub(super) fn shares(&self, now_ms: u64) -> HashMap<Arc<str>, f64> {
         let mut shares = HashMap::new();
         let current = self.keys.iter().filter(|(_, seen)| seen.is_current(now_ms));
@@ -74,7 +75,7 @@ impl FullestKeys {
         shares
     }
 
-    /// Returns the fullest keys, or `None` if nothing has changed since the last call.
+    /// Returns the fullest keys. `None` if nothing has changed since the last call.
     pub(super) fn take_changed(&mut self, now_ms: u64) -> Option<Vec<FullestKey>> {
         if !std::mem::take(&mut self.changed) {
             return None;
@@ -99,7 +100,7 @@ impl FullestKeys {
     }
 }
 
-/// Whether a key still counts: it has not been reset since it was seen.
+/// Whether the state of a key is still valid: the key has not been reset since the last request.
 pub(super) fn is_current(reset_at_ms: u64, seen_at_ms: u64, now_ms: u64) -> bool {
     let until = if reset_at_ms == 0 { seen_at_ms.saturating_add(KEPT_MS) } else { reset_at_ms };
     until > now_ms
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_of_a_limit_is_that_of_its_fullest_key() {
+    fn the_share_of_a_limit_equals_the_share_of_its_fullest_key() {
         let (mut table, a, b) = (FullestKeys::default(), Arc::from("a"), Arc::from("b"));
         for (limit, key, used, reset_at_ms) in [(&a, 1, 300, 0), (&a, 2, 700, 50), (&b, 1, 200, 0)] {
             table.see(limit, &bucket(key), seen(used, reset_at_ms));
@@ -158,13 +159,13 @@ mod tests {
         }
         let reported = table.take_changed(0).unwrap();
         assert!(reported.iter().all(|key| key.used > 900), "{:?}", reported.iter().map(|n| n.used).min());
-        // A long tail of equal keys evicts no fuller key.
+        // Many nearly empty keys do not evict a fuller key.
         let mut tail = FullestKeys::default();
         for i in 0..12_000 {
             tail.see(&limit, &bucket(i), seen(if i % 12 == 0 { 900 } else { 1 }, 0));
         }
         assert_eq!(tail.keys.values().filter(|seen| seen.used == 900).count(), 1000);
-        // All keys are equally full.
+        // The number of keys stays bounded if all keys are equally full.
         for i in 0..10_000 {
             table.see(&limit, &bucket(i), seen(7, 0));
             assert!(table.keys.len() <= KEYS_MAX);

@@ -1,4 +1,4 @@
-//! Joins the reports of all sidecars.
+//! Joins the reports of all sidecars and answers queries from them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,23 +23,23 @@ use super::{
     fullest_keys::is_current,
 };
 
-/// A cached page that has ended serves callers for this long. A sidecar that was cut off may still write to it.
+/// How long a page is cached after the page has ended. A sidecar that was disconnected may still write to such a page.
 const FRESH_OVER: Duration = Duration::from_secs(30);
-/// Pages read at once.
+/// Maximum number of pages read concurrently.
 const CONCURRENCY: usize = 4;
-/// How long a stopped sidecar is listed, in ms.
+/// How long a stopped sidecar remains listed, in ms.
 const LISTED_MS: u64 = 600_000;
-/// A sidecar counts as stopped after this many intervals without a report.
+/// A sidecar counts as stopped after this number of intervals without a report.
 const INTERVALS_MISSED_MAX: u64 = 5;
 
 /// Results of requests by time step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Steps {
-    /// Length of a step in ms.
+    /// Duration of a step in ms.
     pub step_ms: u64,
-    /// Start of the first step, in ms of the Unix epoch.
+    /// Start of the first step, in ms since the Unix epoch.
     pub from_ms: u64,
-    /// Oldest first. The last step has not ended.
+    /// Counts of each step, oldest first. The last step has not ended yet.
     pub counts: Vec<Counts>,
 }
 
@@ -48,7 +48,7 @@ type Page = HashMap<(String, String), [Counts; STEPS as usize]>;
 
 type Pages = HashMap<(Resolution, u64), Arc<Cached<Page>>>;
 
-/// Answers queries from the reports of all sidecars. Caches what it reads.
+/// Answers queries from the reports of all sidecars. Caches what it reads from the store.
 pub struct History {
     store: Arc<dyn ActivityStore>,
     pages: Mutex<Pages>,
@@ -73,13 +73,14 @@ impl History {
         }
     }
 
-    /// Returns the sidecars by name, each with whether it is alive. Includes those that stopped within ten minutes.
+    /// Returns the sidecars sorted by name, and whether each is alive. Includes sidecars that stopped within the last
+    /// ten minutes.
     ///
     /// # Errors
     /// If the store fails.
     pub async fn sidecars(&self) -> Result<Vec<(SidecarStatus, bool)>, StoreError> {
         let statuses = self.statuses.get_or_read(FRESH, self.store.statuses()).await?;
-        // The last report gives the store's time to within an interval, as this sidecar reports too.
+        // This sidecar reports too, so the newest report is at most one interval older than the store's clock.
         let now = statuses.iter().map(|status| status.seen_at_ms).max().unwrap_or(0);
         let listed = statuses.iter().filter(|status| status.seen_at_ms + LISTED_MS >= now);
         let mut listed: Vec<_> = listed
@@ -92,7 +93,7 @@ impl History {
         Ok(listed)
     }
 
-    /// Returns the results of requests in the last `span_ms`, in one pool (route and cluster) or in all.
+    /// Returns the results of requests in the last `span_ms`, in one pool (route and cluster) or in all pools.
     ///
     /// # Errors
     /// If the store fails.
@@ -138,7 +139,7 @@ impl History {
     }
 
     async fn page(&self, resolution: Resolution, start: u64, now_ms: u64) -> Result<Arc<Page>, StoreError> {
-        // A sidecar reports the last step up to some seconds late.
+        // Sidecars report the last step of a page up to a few seconds late.
         let is_over = start + resolution.page_ms() + Resolution::Fine.page_ms() < now_ms;
         let fresh = if is_over { FRESH_OVER } else { FRESH };
         let page = {
@@ -159,7 +160,7 @@ impl History {
     pub async fn fullest_keys(&self) -> Result<Arc<Vec<FullestKey>>, StoreError> {
         let read = async {
             let now = unix_ms();
-            // If several sidecars report a key, the last one to see it counts.
+            // If several sidecars report a key, the newest state is used.
             let mut keys: BTreeMap<(String, String), FullestKey> = BTreeMap::new();
             for seen in self.store.fullest_keys().await?.into_iter().flatten() {
                 let key = (seen.limit.clone(), seen.key());
@@ -175,7 +176,7 @@ impl History {
         self.fullest_keys.get_or_read(FRESH, read).await
     }
 
-    /// Returns the burn rates of quotas used within the last hour. Those that run out soonest come first.
+    /// Returns the burn rates of quotas used within the last hour. The quotas that run out soonest come first.
     ///
     /// # Errors
     /// If the store fails.
@@ -184,7 +185,7 @@ impl History {
         self.burn_rates.get_or_read(FRESH, read).await
     }
 
-    /// Returns the last recorded refusals, newest first, of one consumer, or of all if `consumer` is empty.
+    /// Returns the last recorded refusals, newest first: those of one consumer, or all if `consumer` is empty.
     ///
     /// # Errors
     /// If the store fails.
@@ -196,7 +197,7 @@ impl History {
         Ok(wanted.take(most).cloned().collect())
     }
 
-    /// Returns a refusal by its request's id.
+    /// Returns the refusal with this request id.
     ///
     /// # Errors
     /// If the store fails.
@@ -216,7 +217,7 @@ impl History {
     }
 }
 
-/// Sorts and removes duplicates: a sidecar repeats a call whose reply was lost.
+/// Sorts a list and removes duplicates. A sidecar repeats a call whose reply was lost, which adds entries twice.
 fn newest_first<T>(mut list: Vec<T>, key: impl Fn(&T) -> (u64, u64)) -> Vec<T> {
     list.sort_by_key(|entry| std::cmp::Reverse(key(entry)));
     list.dedup_by_key(|entry| key(entry));
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_page_watched_for_a_day_takes_no_more_memory() {
+    async fn the_page_cache_stays_small_if_it_is_queried_for_a_day() {
         let store = Arc::new(MemoryActivity::default());
         let history = History::new(Arc::clone(&store) as Arc<dyn ActivityStore>);
         for minute in 0..1440_u64 {

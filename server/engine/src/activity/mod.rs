@@ -1,8 +1,8 @@
-//! Activity: shows operators whether there is room, who uses it, and why a request was refused.
+//! Activity: shows operators the spare capacity, who uses it, and why a request was refused.
 //!
-//! A [`Recorder`] takes events and never waits. About once a second, [`report`] writes what this sidecar saw to the
-//! store, in place of its previous report. [`History`] joins the reports of all sidecars, so that any sidecar returns
-//! figures for the whole cluster. The next report makes up for a lost call.
+//! A [`Recorder`] takes events without waiting. About once a second, [`report`] writes to the store what this sidecar
+//! saw, in place of its previous report. If such a call fails, the next report makes up for it. [`History`] joins the
+//! reports of all sidecars, so that any sidecar can return figures for the whole cluster.
 
 mod burn_rate;
 mod cached;

@@ -1,4 +1,4 @@
-//! This sidecar's counts of requests by pool and time step, until they are in the store.
+//! This sidecar's counts of requests by pool and time step, until they have been written to the store.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,7 +7,7 @@ use evenkeel_domain::{
     activity::{ADMIT_RESULTS, Counts, PoolSteps, Resolution, STEPS, add},
 };
 
-/// Most pools in one page. Further pools are counted under [`OTHER`].
+/// Maximum number of pools in one page. Further pools are counted under [`OTHER`].
 const POOLS_MAX: usize = 500;
 /// The cluster under which further pools are counted.
 pub(super) const OTHER: &str = "(other)";
@@ -20,23 +20,23 @@ struct Page {
     dirty: bool,
 }
 
-/// The pages that have not ended or have not been written.
+/// The pages that have not ended or have not been written to the store.
 #[derive(Default)]
 pub(super) struct Pages {
     pages: BTreeMap<(Resolution, u64), Page>,
-    /// The totals of each pool when they were last read.
+    /// The totals of each pool at the last call of [`Self::read`].
     read: HashMap<PoolId, Counts>,
 }
 
 impl Pages {
-    /// Adds what the totals of the pools have grown by since the last call.
+    /// Adds the increase of each pool's totals since the last call.
     pub(super) fn read<'a>(&mut self, pools: impl Iterator<Item = (&'a PoolId, Counts)>, now_ms: u64) {
         let mut read = HashMap::with_capacity(self.read.len());
         for (id, counts) in pools {
             let before = self.read.get(id).copied().unwrap_or_default();
             let mut more = [0; ADMIT_RESULTS];
             for ((more, now), before) in more.iter_mut().zip(counts).zip(before) {
-                // A pool that was evicted and is used again counts from 0.
+                // If a pool was evicted and created again, its totals start from 0.
                 *more = if now >= before { now - before } else { now };
             }
             read.insert(id.clone(), counts);
@@ -58,7 +58,7 @@ impl Pages {
         add(&mut page.pools.entry(key).or_default()[step], more);
     }
 
-    /// Returns the pages to write, oldest first.
+    /// Returns the pages that must be written to the store, oldest first.
     pub(super) fn dirty(&self) -> Vec<(Resolution, u64, Vec<PoolSteps>)> {
         let dirty = self.pages.iter().filter(|(_, page)| page.dirty);
         dirty
@@ -78,19 +78,19 @@ impl Pages {
             .collect()
     }
 
-    /// Records that the store has a page that [`Self::dirty`] returned.
+    /// Records that the store has confirmed a page that [`Self::dirty`] returned.
     pub(super) fn written(&mut self, resolution: Resolution, start: u64) {
         if let Some(page) = self.pages.get_mut(&(resolution, start)) {
             page.dirty = false;
         }
     }
 
-    /// Makes all pages dirty, as the store has lost them.
+    /// Makes all pages dirty, because the store has lost them.
     pub(super) fn mark_dirty(&mut self) {
         self.pages.values_mut().for_each(|page| page.dirty = true);
     }
 
-    /// Drops the pages that have ended and are written, and those too old to be shown.
+    /// Drops the pages that have ended and were written, and the pages that are too old to be shown.
     pub(super) fn forget_old(&mut self, now_ms: u64) {
         self.pages.retain(|(resolution, start), page| {
             let is_open = start + resolution.page_ms() > now_ms;
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(dirty[1].2[0].steps, [(0, counts(7))]);
         pages.written(dirty[0].0, dirty[0].1);
         assert_eq!(pages.dirty().len(), 1);
-        // The pool was evicted and created again, so it counts from 0.
+        // The pool was evicted and created again, so its totals start from 0.
         pages.read([(&a, counts(1))].into_iter(), 120_000);
         assert_eq!(pages.dirty()[0].2[0].steps, [(0, counts(1))]);
         pages.forget_old(120_000);

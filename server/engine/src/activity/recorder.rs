@@ -1,4 +1,4 @@
-//! Records events as requests pass, without waiting.
+//! Records events while the sidecar handles requests, without waiting.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use super::{
     refusal_queue::RefusalQueue,
 };
 
-/// Most repairs that wait for the store.
+/// Maximum number of repairs that wait for the store.
 const REPAIRS_MAX: usize = 2000;
 const HOLDERS_MAX: usize = 100_000;
 
@@ -33,18 +33,18 @@ const HOLDERS_MAX: usize = 100_000;
 pub struct Metered<'a> {
     pub name: &'a Arc<str>,
     pub bucket: &'a Arc<Bucket>,
-    /// Amount in force. 0 for a prepaid quota.
+    /// The amount of the limit for this key. 0 for a prepaid quota.
     pub amount: u64,
-    /// For a limit: used, reservations included. For a quota: the balance.
+    /// For a limit, the used amount including reservations. For a quota, the balance.
     pub level: u64,
     /// Time until the whole amount is free again. 0 if time alone frees nothing.
     pub reset_ms: u64,
     pub shadow: bool,
-    /// The consumer of a quota. `None` for a limit.
+    /// The consumer, if this is a quota. `None` for a limit.
     pub quota_of: Option<&'a str>,
 }
 
-/// A charge of a quota.
+/// A charge to a quota.
 #[derive(Clone, Copy, Debug)]
 pub struct Charged<'a> {
     pub quota: &'a Arc<str>,
@@ -52,7 +52,7 @@ pub struct Charged<'a> {
     pub amount: u64,
 }
 
-/// Records what happens at this sidecar.
+/// Records the events at this sidecar.
 pub struct Recorder {
     name: String,
     stopping: AtomicBool,
@@ -66,7 +66,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Records for the sidecar of this name. `unrecorded` counts the refusals that are not recorded.
+    /// Creates the recorder of the sidecar with this name. `unrecorded` counts the refusals that are not recorded.
     #[must_use]
     pub fn new(name: String, unrecorded: IntCounter) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Recorder {
         &self.name
     }
 
-    /// Marks the sidecar as stopping: it takes no new work.
+    /// Marks the sidecar as stopping, which means that it takes no new work.
     pub fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -97,7 +97,7 @@ impl Recorder {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Sets how many sidecars share the rate of recorded refusals.
+    /// Sets the number of sidecars that share the rate of recorded refusals.
     pub(super) fn set_sidecars(&self, sidecars: usize) {
         self.refusals.set_sidecars(sidecars);
     }
@@ -108,13 +108,13 @@ impl Recorder {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Returns the requests admitted and refused since the start.
+    /// Returns the numbers of requests admitted and refused since the start.
     #[must_use]
     pub fn totals(&self) -> (u64, u64) {
         (self.admitted.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed))
     }
 
-    /// Records the state of the limits and quotas that a request was checked against.
+    /// Records the state of the limits and quotas against which a request was checked.
     pub fn metered<'a>(&self, found: impl Iterator<Item = Metered<'a>> + Clone) {
         let now_ms = unix_ms();
         let reset_at_ms = |ms: u64| if ms == 0 { 0 } else { now_ms + ms };
@@ -134,18 +134,19 @@ impl Recorder {
         }
     }
 
-    /// Records a charge of a quota.
+    /// Records a charge to a quota.
     pub fn charged(&self, charged: &Charged<'_>) {
         self.charges.lock().charge(charged.quota, charged.consumer, charged.amount, unix_ms());
     }
 
-    /// Returns whether to record a refusal: their rate is bounded. If not, counts it as unrecorded.
+    /// Returns whether the caller should record a refusal. If the bounded rate is exceeded, counts the refusal as
+    /// unrecorded and returns false.
     #[must_use]
     pub fn wants_refusal(&self) -> bool {
         self.refusals.has_room()
     }
 
-    /// Records a refusal. Call it only if [`Self::wants_refusal`] returned true.
+    /// Records a refusal. The caller must have called [`Self::wants_refusal`] for it, with the result true.
     pub fn refused(&self, mut refused: Refused) {
         refused.id = rand::random();
         refused.at_ms = unix_ms();
@@ -179,7 +180,7 @@ impl Recorder {
         }
     }
 
-    /// Counts the gateway workers seen within this time.
+    /// Returns the number of gateway workers seen within this time.
     pub(super) fn holders(&self, within: std::time::Duration) -> u64 {
         let mut holders = self.holders.lock();
         holders.retain(|_, at| at.elapsed() <= within);
@@ -203,13 +204,13 @@ impl Recorder {
         kept.truncate(REPAIRS_MAX);
     }
 
-    /// Returns the used share of the fullest key of each limit, as this sidecar last saw it.
+    /// Returns, for each limit, the used fraction of its fullest key as this sidecar last saw it.
     #[must_use]
     pub fn fullest_shares(&self) -> Vec<(Arc<str>, f64)> {
         self.fullest_keys.lock().shares(unix_ms()).into_iter().collect()
     }
 
-    /// Makes the next report of limits and quotas complete, as the last one is lost.
+    /// Makes the next report of limits and quotas complete, because the store has lost the last report.
     pub(super) fn mark_changed(&self) {
         self.fullest_keys.lock().mark_changed();
         self.charges.lock().mark_changed();

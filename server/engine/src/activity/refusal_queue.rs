@@ -1,4 +1,4 @@
-//! Recorded refusals that wait for the store, at a bounded rate.
+//! A queue of recorded refusals that wait for the store. It takes refusals at a bounded rate.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,15 +7,16 @@ use parking_lot::Mutex;
 use prometheus::IntCounter;
 use tokio::time::Instant;
 
-/// Refusals that all sidecars together record per second, and at once. One hour of them takes 40 MB in the store.
+/// Refusals that all sidecars together record: per second on average, and in one burst. At this rate, the refusals of
+/// one hour take about 44 MB in the store.
 const RATE_PER_S: f64 = 20.0;
 const BURST: f64 = 1000.0;
-/// Most refusals that wait for the store.
+/// Maximum number of refusals that wait for the store.
 const WAITING_MAX: usize = 2000;
 
 pub(super) struct RefusalQueue {
     state: Mutex<State>,
-    /// Sidecars that share the rate.
+    /// Number of sidecars that share the rate.
     sidecars: AtomicUsize,
     /// Counts the refusals that are not recorded.
     unrecorded: IntCounter,
@@ -23,7 +24,7 @@ pub(super) struct RefusalQueue {
 
 struct State {
     waiting: Vec<Refused>,
-    /// Refusals that may be recorded now: a token bucket, filled as of `at`.
+    /// Number of refusals that may be recorded now: the tokens of a token bucket, as of `at`.
     room: f64,
     at: Instant,
 }
@@ -34,12 +35,12 @@ impl RefusalQueue {
         Self { state: Mutex::new(state), sidecars: AtomicUsize::new(1), unrecorded }
     }
 
-    /// Sets how many sidecars share the rate.
+    /// Sets the number of sidecars that share the rate.
     pub(super) fn set_sidecars(&self, sidecars: usize) {
         self.sidecars.store(sidecars.max(1), Ordering::Relaxed);
     }
 
-    /// Returns whether to record a refusal, and counts it as unrecorded if not.
+    /// Returns whether the caller may record a refusal. If not, counts the refusal as unrecorded.
     pub(super) fn has_room(&self) -> bool {
         let mut state = self.state.lock();
         let now = Instant::now();
@@ -64,7 +65,8 @@ impl RefusalQueue {
         std::mem::take(&mut self.state.lock().waiting)
     }
 
-    /// Puts refusals that did not reach the store back in front. If there are too many, the oldest are dropped.
+    /// Puts refusals that did not reach the store back to the front of the queue. Drops the oldest if there are too
+    /// many.
     pub(super) fn put_back(&self, refusals: Vec<Refused>) {
         let mut state = self.state.lock();
         let newer = std::mem::replace(&mut state.waiting, refusals);

@@ -1,4 +1,4 @@
-//! Reports what this sidecar saw to the store, for all sidecars to read.
+//! Reports to the store what this sidecar saw, so that all sidecars can read it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,11 +21,11 @@ use super::{Recorder, pages::Pages};
 
 /// Time between two reports.
 pub const INTERVAL: Duration = Duration::from_secs(1);
-/// One report in this many carries the fullest keys and the burn rates.
+/// Every n-th report contains the fullest keys and the charges of quotas.
 const LISTS_EVERY: u64 = 2;
-/// One report in this many deletes the reports of sidecars that ended long ago.
+/// Every n-th report also deletes the reports of sidecars that stopped long ago.
 const FORGET_EVERY: u64 = 600;
-/// Longest wait for the last report.
+/// Maximum time for the last report.
 const LAST_MAX: Duration = Duration::from_millis(500);
 
 /// The part of a sidecar's status that does not change while it runs.
@@ -33,9 +33,9 @@ const LAST_MAX: Duration = Duration::from_millis(500);
 pub struct About {
     /// Random id of the process.
     pub id: String,
-    /// Where it counts requests.
+    /// Where the sidecar counts requests.
     pub store: StoreKind,
-    /// A holder counts as dead after this long without a KeepAlive.
+    /// A holder counts as dead after this time without a KeepAlive.
     pub holder_ttl: Duration,
 }
 
@@ -55,10 +55,10 @@ pub struct Reporter {
     rules: Arc<ArcSwap<LimitRules>>,
     started_at_ms: u64,
     pages: Pages,
-    /// The rules last reported, and their fingerprint.
+    /// The rules that were last reported, and their fingerprint.
     revision: Option<(Arc<LimitRules>, String)>,
     reports: u64,
-    /// How often the store had been lost at the last report.
+    /// How often the store had been lost by the time of the last report.
     losses: u64,
 }
 
@@ -87,13 +87,13 @@ impl Reporter {
         }
     }
 
-    /// Returns when this sidecar started, in ms of the Unix epoch.
+    /// Returns when this sidecar started, in ms since the Unix epoch.
     #[must_use]
     pub fn started_at_ms(&self) -> u64 {
         self.started_at_ms
     }
 
-    /// Reports periodically until `shutdown`, and then once more.
+    /// Reports periodically until `shutdown`, then reports once more.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -111,7 +111,7 @@ impl Reporter {
         }
     }
 
-    /// Writes changes to the store. If that fails, they wait for the next report.
+    /// Writes changes to the store. If that fails, the next report includes them.
     async fn report(&mut self, ending: bool) -> Result<(), StoreError> {
         let now_ms = unix_ms();
         let totals = self.pools.totals();
@@ -123,7 +123,7 @@ impl Reporter {
         self.recorder.set_sidecars(self.tables.instances());
         let losses = self.tables.losses();
         if losses != self.losses {
-            // The store may have come back empty.
+            // The store may have restarted empty.
             self.losses = losses;
             self.pages.mark_dirty();
             self.recorder.mark_changed();
@@ -161,7 +161,7 @@ impl Reporter {
         kept
     }
 
-    /// Deletes the reports of sidecars that ended long ago.
+    /// Deletes the reports of sidecars that stopped long ago.
     async fn forget_long_gone(&self) -> Result<(), StoreError> {
         let statuses = self.store.statuses().await?;
         let now = statuses.iter().map(|status| status.seen_at_ms).max().unwrap_or(0);
@@ -190,7 +190,7 @@ impl Reporter {
         }
     }
 
-    /// Returns the fingerprint of the limits in force.
+    /// Returns the fingerprint of the active limits.
     fn revision(&mut self) -> String {
         let rules = self.rules.load_full();
         if let Some((known, revision)) = &self.revision

@@ -1,4 +1,5 @@
-//! Applies a holder's list: makes the tables equal to it, and keeps the holder's concurrent requests counted.
+//! Applies a holder's list of leases: makes the tables equal to the list, and renews the holder's requests under
+//! concurrency limits. A holder is one gateway worker.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,16 +14,16 @@ use tracing::warn;
 use super::Admission;
 use crate::balancer::pool_entry::PoolEntry;
 
-/// Most lists of one KeepAlive that are applied at the same time.
+/// Maximum number of lists of one KeepAlive that are applied concurrently.
 const CONCURRENCY: usize = 16;
 
 /// The leases and tickets of one holder.
 #[derive(Debug)]
 pub struct HolderList {
     pub holder: HolderId,
-    /// The leases by pool. Routes that share a table may each list a part of it.
+    /// The leases by pool. Routes that share a table may each list a part of the table's leases.
     pub pools: Vec<(PoolId, Held)>,
-    /// Tickets of requests that count in a limit of concurrency.
+    /// Tickets of requests under concurrency limits.
     pub tickets: Vec<(ReservationId, Vec<u8>)>,
 }
 
@@ -33,12 +34,12 @@ pub struct KeptAlive {
     pub repairs: Repairs,
     /// Pools whose lists did not reach the shared table.
     pub unapplied: u32,
-    /// Pools that this sidecar does not serve. The holder keeps its leases in the others.
+    /// Pools that this sidecar does not serve. The leases in all other pools are renewed.
     pub unserved: Vec<PoolId>,
 }
 
 impl Admission {
-    /// Keeps a holder alive and makes every table equal to its list. A failure in one pool does not affect the others.
+    /// Renews a holder and makes every table equal to its list. A failure in one pool does not affect the other pools.
     pub async fn keep_alive(&self, list: HolderList) -> KeptAlive {
         let HolderList { holder, pools, tickets } = list;
         self.recorder.seen(&holder);
@@ -74,7 +75,7 @@ impl Admission {
         kept
     }
 
-    /// Joins the lists of routes that share a table, as the list of one route must not drop the leases of another.
+    /// Joins the lists of routes that share a table, so that the list of one route does not drop the leases of another.
     fn by_table(&self, pools: Vec<(PoolId, Held)>) -> (Vec<(Arc<PoolEntry>, Held)>, Vec<PoolId>) {
         let mut lists: HashMap<PoolId, (Arc<PoolEntry>, Held)> = HashMap::with_capacity(pools.len());
         let mut unserved = Vec::new();

@@ -1,4 +1,4 @@
-//! Admits a request by its limits and its pool, settles it in both when it ends, and records it in the ledger.
+//! The way of a request: its limits and its pool admit it, both settle it when it ends, and the ledger records it.
 //! [`settle`] handles the end of a request, and [`keep_alive`] a gateway's list of leases.
 
 use std::{
@@ -50,7 +50,7 @@ pub struct Admission {
 
 /// The decision on a request.
 pub enum Decision {
-    /// The request may go on.
+    /// The request may proceed.
     Admitted(Admitted),
     /// The gateway sends this response to the client.
     Refused(Box<Refusal>),
@@ -61,9 +61,9 @@ pub struct Admitted {
     pub endpoint: Option<Arc<str>>,
     /// How the endpoint was chosen.
     pub basis: Basis,
-    /// The ticket, which the gateway returns with the settlement. Often empty.
+    /// The ticket, which the gateway sends back with the settlement. Often empty.
     pub ticket: Vec<u8>,
-    /// Whether KeepAlives carry the ticket, as the request counts in a limit of concurrency.
+    /// Whether the gateway must include the ticket in its KeepAlives, because the request is under a concurrency limit.
     pub show_ticket: bool,
     /// Headers for the client.
     pub headers: Vec<Header>,
@@ -73,10 +73,11 @@ pub struct Admitted {
 
 impl Admission {
     /// Decides on a request. If limits apply, the decision completes even if the caller stops waiting, so that the
-    /// sidecar knows the reservations when the request settles. `request_id` is the gateway's, and may be empty.
+    /// sidecar knows the reservations when the request settles. `request_id` is the gateway's id of the request and may
+    /// be empty.
     ///
     /// # Errors
-    /// If the request is invalid, or an embedded store fails. A refusal is a decision.
+    /// If the request is invalid, or an embedded store fails. A refusal is a decision, not an error.
     pub async fn admit(
         self: &Arc<Self>,
         pick: PickRequest,
@@ -101,7 +102,8 @@ impl Admission {
         decision
     }
 
-    /// Asks the limits and the pool at the same time, as each costs a round trip. If one refuses, rolls back the other.
+    /// Asks the limits and the pool concurrently, because each costs a round trip. If one refuses, rolls back the
+    /// other.
     async fn decide(
         &self,
         pool: &PoolEntry,
@@ -161,7 +163,7 @@ impl Admission {
         Box::new(Refusal::of_pool(reason, retry_after_s, consumer, model))
     }
 
-    /// Counts the decision, and records a refusal so that operators can look it up.
+    /// Counts the decision. Records a refusal so that operators can look it up.
     fn record(&self, decision: &Result<Decision, DomainError>, pool: &PoolEntry, request_id: &str) {
         let admits = &self.metrics.admits;
         let result: AdmitResult = match decision {
@@ -224,8 +226,8 @@ impl Admission {
         respond(&self.quotas, &admins, call).await
     }
 
-    /// Drops expired state, announces this sidecar to the others, and sends settlements that wait for the store, once
-    /// per interval until `shutdown`.
+    /// Once per interval until `shutdown`: drops expired state, announces this sidecar to the other sidecars, and sends
+    /// settlements that wait for the store.
     pub async fn housekeeping(
         self: Arc<Self>,
         instance: String,

@@ -1,4 +1,4 @@
-//! The end of a request: releases its lease, replaces its reservation by its charge, and records its usage.
+//! The end of a request: releases its lease, replaces its reservation with the charge, and records its usage.
 
 use evenkeel_domain::{DomainError, HolderId, LeaseId, usage::Outcome};
 use evenkeel_store::counters::ReservationId;
@@ -13,23 +13,20 @@ use crate::{
 /// A request that has ended.
 #[derive(Clone, Debug)]
 pub struct EndedRequest {
-    /// `route`, `cluster`, `holder` and `lease` are those of the admission.
+    /// `route`, `cluster`, `holder` and `lease` have the values of the admission.
     pub route: String,
-    /// See `route`.
     pub cluster: String,
-    /// See `route`.
     pub holder: HolderId,
-    /// See `route`.
     pub lease: LeaseId,
     /// The ticket from the admission. Empty if the gateway never received it.
     pub ticket: Vec<u8>,
-    /// The model in the response, for a request that named none.
+    /// The model that the response named, for a request that named no model.
     pub model: String,
-    /// How the request ended, and the usage in its response.
+    /// How the request ended, and the usage that its response reported.
     pub report: UsageReport,
-    /// HTTP status. 0: none.
+    /// HTTP status of the response. 0: no response.
     pub status: u16,
-    /// Time to the first byte of the response body. 0: no body.
+    /// Time to the first byte of the response body. 0: the response had no body.
     pub first_token_ms: u64,
     /// Time to the end of the response.
     pub total_ms: u64,
@@ -57,7 +54,7 @@ impl Admission {
         released
     }
 
-    /// Counts a settled request and records it in the ledger, once.
+    /// Counts a settled request and records it in the ledger, once per request.
     fn charge(&self, ended: &EndedRequest, settled: &Settled, released: bool) {
         let settles = &self.metrics.limit_settles;
         match settled.first {

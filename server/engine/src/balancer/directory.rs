@@ -1,4 +1,4 @@
-//! The pools this sidecar knows, and the rule that applies to each route and cluster.
+//! The pools that this sidecar knows, and the rule that applies to each route and cluster.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -12,14 +12,14 @@ use tokio::sync::mpsc;
 
 use super::{drained::Drained, pool_entry::PoolEntry};
 
-/// Most pools one sidecar serves: bounds memory, metric labels and sweeps.
+/// Maximum number of pools that one sidecar serves. It bounds memory, metric labels and the work of sweeps.
 pub const POOLS_MAX: usize = 4096;
-/// Most (route, cluster) names in the cache. When it is full, it is cleared.
+/// Maximum number of (route, cluster) names in the cache. When the cache is full, it is cleared.
 const NAMES_MAX: usize = 4 * POOLS_MAX;
-/// A pool unused for this long may be evicted when there are [`POOLS_MAX`].
+/// When there are [`POOLS_MAX`] pools, a pool that has been unused for this time may be evicted.
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// A cache of pools by the names gateways use for them. One pool may have many names.
+/// A cache of pools by the names that gateways use for them. One pool may have many names.
 #[derive(Default)]
 struct Names {
     by_cluster: HashMap<Box<str>, HashMap<Box<str>, Arc<PoolEntry>>>,
@@ -32,7 +32,7 @@ impl Names {
     }
 
     fn insert(&mut self, route: &str, cluster: &str, entry: &Arc<PoolEntry>) {
-        // Checked under the lock that `forget` holds while it drops the names.
+        // The caller holds the lock under which `forget` drops the names of an evicted pool.
         if entry.is_forgotten() {
             return;
         }
@@ -59,28 +59,28 @@ impl Names {
     }
 }
 
-/// All pools. Requests create pools by naming them. When there is no room, the pool unused for the longest time is
-/// evicted. A lookup allocates nothing.
+/// All pools. A request for an unknown name creates a pool. When the directory is full, the pool that has been unused
+/// for the longest time is evicted. A lookup of a cached name allocates nothing.
 pub struct Directory {
     rules: Vec<Arc<PoolRule>>,
     unlisted: Option<Arc<PoolRule>>,
     idle: Duration,
-    /// Locked after `by_id` if both are needed.
+    /// If both locks are needed, `by_id` is locked before this one.
     by_name: RwLock<Names>,
     by_id: RwLock<HashMap<PoolId, Arc<PoolEntry>>>,
     drained: ArcSwap<Drained>,
-    /// Sends new pools whose endpoints discovery must find.
+    /// Sends new pools whose endpoints the discovery must find.
     discover: mpsc::UnboundedSender<Arc<PoolEntry>>,
 }
 
 impl Directory {
-    /// Creates the pools whose rules name a cluster. The receiver gets every pool whose endpoints come from DNS or
+    /// Creates the pools whose rules name a cluster. The receiver receives every pool whose endpoints come from DNS or
     /// Kubernetes.
     pub fn new(
         rules: Vec<PoolRule>,
         unlisted: Option<PoolRule>,
     ) -> (Self, mpsc::UnboundedReceiver<Arc<PoolEntry>>) {
-        // Bounded by POOLS_MAX, as each pool is sent once.
+        // POOLS_MAX bounds this channel, because each pool is sent once.
         let (discover, discovered) = mpsc::unbounded_channel();
         let directory = Self {
             rules: rules.into_iter().map(Arc::new).collect(),
@@ -102,11 +102,11 @@ impl Directory {
         (directory, discovered)
     }
 
-    /// Returns the pool of a request, and creates it if there is none.
+    /// Returns the pool of a request. Creates the pool if it does not exist.
     ///
     /// # Errors
-    /// `Invalid` for an invalid name or one pool too many; `NotFound` if no rule matches and unlisted pools are not
-    /// accepted.
+    /// `Invalid` if a name is invalid or there are too many pools; `NotFound` if no rule matches and unlisted pools are
+    /// not accepted.
     pub fn resolve(&self, route: &str, cluster: &str) -> Result<Arc<PoolEntry>, DomainError> {
         if let Some(entry) = self.by_name.read().get(route, cluster) {
             return Ok(Arc::clone(entry));
@@ -124,7 +124,7 @@ impl Directory {
         Ok(entry)
     }
 
-    /// Returns the identity of the pool that a gateway's names resolve to, whether or not it exists.
+    /// Returns the identity of the pool that a gateway's names resolve to. The pool need not exist.
     ///
     /// # Errors
     /// `Invalid` for an invalid name.
@@ -136,10 +136,10 @@ impl Directory {
         }
     }
 
-    /// Returns an existing pool by its name, as ListPools shows it or as a gateway calls it.
+    /// Returns an existing pool by the names that ListPools shows or that a gateway uses.
     ///
     /// # Errors
-    /// `Invalid` for an invalid name; `NotFound` if no sidecar has registered the pool.
+    /// `Invalid` for an invalid name; `NotFound` if this sidecar does not know the pool.
     pub fn find(&self, route: &str, cluster: &str) -> Result<Arc<PoolEntry>, DomainError> {
         let (listed, resolved) = (PoolId::new(route, cluster)?, self.identity(route, cluster)?);
         let by_id = self.by_id.read();
@@ -150,7 +150,8 @@ impl Directory {
         })
     }
 
-    /// Returns the pool with this identity, which another sidecar has registered, and creates it if there is room.
+    /// Returns the pool with this identity, which another sidecar has registered. Creates the pool if the directory is
+    /// not full.
     pub fn adopt(&self, id: &PoolId) -> Option<Arc<PoolEntry>> {
         if let Some(entry) = self.by_id.read().get(id) {
             return Some(Arc::clone(entry));
@@ -169,7 +170,7 @@ impl Directory {
 
     /// Replaces the drains of every pool.
     pub(super) fn set_drained(&self, drained: &Arc<Drained>) {
-        // Stored first: a pool created meanwhile either reads the new drains or is among `all`.
+        // Stored first, so that a pool created concurrently either reads the new drains or is in `all`.
         self.drained.store(Arc::clone(drained));
         for entry in self.all() {
             entry.set_drains(&drained.of(&entry.pool.id));
@@ -182,7 +183,7 @@ impl Directory {
         self.rules
             .iter()
             .find(|rule| {
-                // A rule that names a route is per route, as the route of a shared table is empty.
+                // A rule that names a route has a table per route, because the route of a shared table is empty.
                 fits(&rule.cluster, id.cluster()) && fits(&rule.route, id.route())
             })
             .or(self.unlisted.as_ref())
@@ -194,7 +195,7 @@ impl Directory {
             return Some(Arc::clone(entry));
         }
         if by_id.len() >= POOLS_MAX {
-            // An adopted pool evicts none: two registered pools would evict each other in turn.
+            // An adopted pool evicts no other pool. Otherwise two registered pools would evict each other in turn.
             let idlest = match claim {
                 Claim::Configured | Claim::Adopted => None,
                 Claim::Requested => idlest(&by_id, self.idle),
@@ -226,7 +227,7 @@ enum Claim {
     Adopted,
 }
 
-/// Returns the pool unused for the longest time, if that is at least `idle`.
+/// Returns the pool that has been unused for the longest time, if that time is at least `idle`.
 fn idlest(by_id: &HashMap<PoolId, Arc<PoolEntry>>, idle: Duration) -> Option<Arc<PoolEntry>> {
     let since = by_id.values().filter_map(|entry| Some((entry.idle_since()?, entry)));
     let idle = since.filter(|(since, _)| since.elapsed() >= idle);
@@ -280,7 +281,7 @@ mod tests {
         assert!(d.resolve("", "c0").is_ok());
     }
 
-    /// Guards against rejecting every further pool forever once there are 4096.
+    /// Guards against a full directory that rejects every new pool forever, although some pools are idle.
     #[test]
     fn an_idle_pool_is_evicted() {
         let mut d = directory("pools: [{cluster: a}]");

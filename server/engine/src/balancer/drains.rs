@@ -1,4 +1,5 @@
-//! Drains: an administrator takes an endpoint out of the choice, in one pool or in all. The requests on it finish.
+//! Drains: an administrator stops new requests to an endpoint, in one pool or in all pools. The requests on the
+//! endpoint finish.
 
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -16,12 +17,12 @@ use crate::{
     versioned::{RecordList, Versioned},
 };
 
-/// Longest note, in bytes.
+/// Maximum length of a note, in bytes.
 const NOTE_BYTES_MAX: usize = 256;
-/// Most similar endpoints, or pools, that an error names.
+/// Maximum number of similar endpoints, or of pools, that an error names.
 const SUGGESTIONS: usize = 3;
 
-/// Changes drains, and keeps them in force at this sidecar.
+/// Changes drains, and applies the stored drains at this sidecar.
 pub struct Drains {
     store: Arc<dyn DrainStore>,
     balancer: Arc<Balancer>,
@@ -55,7 +56,7 @@ impl RecordList for DrainRecords {
 }
 
 impl Drains {
-    /// No drains are in force until [`Self::run`] has read them.
+    /// Creates the service. No drain is active until [`Self::run`] has read the drains.
     #[must_use]
     pub fn new(
         store: Arc<dyn DrainStore>,
@@ -67,12 +68,12 @@ impl Drains {
         Self { store, balancer, views, versioned: Versioned::new(records, change_log) }
     }
 
-    /// Drains an endpoint in one pool, or in all pools if `pool` (route and cluster) is `None`. The drain is in force
-    /// at this sidecar when this returns, and at the others within a quarter of a KeepAlive interval. A repeated drain
-    /// replaces who, when and why.
+    /// Drains an endpoint in one pool, or in all pools if `pool` (route and cluster) is `None`. The drain is active at
+    /// this sidecar when the call returns, and at the other sidecars within a quarter of a KeepAlive interval. A
+    /// repeated drain replaces who, when and why.
     ///
     /// # Errors
-    /// If the pool is unknown, this sidecar knows that no pool has such an endpoint, a text is invalid, or the store is
+    /// If the pool is unknown, this sidecar knows that no pool has the endpoint, a text is invalid, or the store is
     /// unavailable or full.
     pub async fn drain(
         &self,
@@ -108,7 +109,8 @@ impl Drains {
         self.versioned.change(drain).await
     }
 
-    /// Puts an endpoint back into the choice. `pool` names the same pool, or all pools, as the drain.
+    /// Lets an endpoint get new requests again. `pool` must be the pool of the drain, or `None` if the drain is in all
+    /// pools.
     ///
     /// # Errors
     /// If there is no such drain or the store is unavailable.
@@ -119,7 +121,7 @@ impl Drains {
         who: &str,
     ) -> Result<(), DomainError> {
         check_endpoint(endpoint)?;
-        // The names may be those of a list or those a gateway uses, and the pool may be gone.
+        // The names may come from a list or from a gateway, and the pool may no longer exist.
         let pools = match pool {
             None => vec![None],
             Some((route, cluster)) => {
@@ -144,7 +146,7 @@ impl Drains {
         self.versioned.change(undrain).await
     }
 
-    /// Returns all drains, by endpoint, then pool.
+    /// Returns all drains, sorted by endpoint, then by pool.
     ///
     /// # Errors
     /// If the store is unavailable.
@@ -152,14 +154,14 @@ impl Drains {
         Ok(self.store.drains().await.map_err(DomainError::store("reading drains"))?.drains)
     }
 
-    /// Keeps the drains in force up to date until `end`.
+    /// Reads changed drains from the store until `end`.
     pub async fn run(self: Arc<Self>, keep_alive_interval: Duration, end: CancellationToken) {
         self.versioned.run(keep_alive_interval, &end).await;
     }
 
-    /// Rejects an endpoint that none of the pools has: it is more likely a typo than an endpoint still to come. Accepts
-    /// any endpoint if this sidecar does not know the endpoints of one of the pools, as when they come with requests
-    /// that other sidecars get.
+    /// Rejects an endpoint that none of the pools has, because it is more likely a typo than a future endpoint. Accepts
+    /// any endpoint if this sidecar does not know the endpoints of one of the pools, for example because only other
+    /// sidecars get requests for that pool, and the requests bring the endpoints.
     fn check_known(&self, endpoint: &str, pool: Option<&PoolEntry>) -> Result<(), DomainError> {
         let views = self.views.all();
         let all;
@@ -205,7 +207,7 @@ fn change(drain: &Drain, what: &str, before: &str, after: &str) -> AdminChange {
     }
 }
 
-/// Builds the error for a drain that does not exist. It names the other drains of the endpoint.
+/// Builds the error for a drain that does not exist. The error names the other drains of the endpoint.
 async fn not_drained(store: &dyn DrainStore, endpoint: &str, pool: Option<&PoolId>) -> DomainError {
     let list = store.drains().await.unwrap_or_default().drains;
     let elsewhere: Vec<String> = list
@@ -230,18 +232,18 @@ fn check_endpoint(endpoint: &str) -> Result<(), DomainError> {
     check_name("endpoint", endpoint)
 }
 
-/// Names an endpoint and the pool it is drained in, for operators.
+/// Formats an endpoint and the pool in which it is drained, for operators.
 fn place(endpoint: &str, pool: Option<&PoolId>) -> String {
     pool.map_or_else(|| endpoint.to_owned(), |pool| format!("{endpoint} in {pool}"))
 }
 
-/// Returns the addresses whose beginning and end are most like `wanted`.
+/// Returns the addresses whose start and end are most similar to `wanted`.
 fn nearest(wanted: &str, known: &BTreeSet<Arc<str>>) -> Vec<String> {
     let like = |address: &str| {
         let same = |(a, b): &(u8, u8)| a == b;
         let front = address.bytes().zip(wanted.bytes()).take_while(same).count();
         let back = address.bytes().rev().zip(wanted.bytes().rev()).take_while(same).count();
-        // A byte that both ends share counts once.
+        // A byte in both the common start and the common end is counted once.
         (front + back).min(address.len().min(wanted.len()))
     };
     let mut all: Vec<_> = known.iter().map(|address| (Reverse(like(address)), address)).collect();

@@ -1,4 +1,4 @@
-//! Admit, Settle and KeepAlive of one pool: endpoints, policies and drains in front of the store.
+//! Admit, Settle and KeepAlive for one pool: applies endpoints, policies and drains, then calls the store.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub mod view;
 use directory::Directory;
 use pool_entry::{Candidate, PoolEntry};
 
-/// Picks endpoints, and takes and returns leases on them.
+/// Picks endpoints, and takes and gives back leases on them.
 pub struct Balancer {
     pub directory: Directory,
     pub store: Arc<ResilientStore>,
@@ -42,7 +42,7 @@ pub struct PickRequest {
     pub cluster: Arc<str>,
     pub holder: HolderId,
     pub lease: LeaseId,
-    /// Endpoints the request offers. Empty: the pool's own.
+    /// Endpoints that the request offers. If empty, the pool's own endpoints are used.
     pub offered: Vec<Candidate>,
 }
 
@@ -82,7 +82,7 @@ impl Balancer {
         Ok(verdict)
     }
 
-    /// Settles a lease. Returns false where the lease is unknown.
+    /// Settles a lease. Returns false if the lease is unknown.
     ///
     /// # Errors
     /// If the pool is invalid or an embedded store fails.
@@ -105,15 +105,16 @@ impl Balancer {
         answer.map_err(DomainError::store("settling a lease"))
     }
 
-    /// Releases the lease of a request that is refused after all. It is no settlement: no gateway sent one.
+    /// Releases the lease of a request that a limit has refused. Not counted as a settlement, because no gateway sent
+    /// one.
     pub async fn roll_back(&self, entry: &PoolEntry, holder: &HolderId, lease: LeaseId) {
         if let Err(error) = self.store.settle(&entry.pool, holder, lease).await {
             debug!(%error, %lease, "the lease of a refused request stays until the next KeepAlive");
         }
     }
 
-    /// Keeps a holder alive in one pool and makes the table equal to its list. The flag is false if the list did not
-    /// reach the shared table.
+    /// Renews a holder in one pool and makes the table equal to the holder's list. The flag is false if the list did
+    /// not reach the shared table.
     ///
     /// # Errors
     /// If the store fails.
@@ -126,7 +127,7 @@ impl Balancer {
         entry.mark_used();
         let answer = self.store.keep_alive(&entry.pool, holder, held).await;
         match &answer {
-            // Repairs of the local table say nothing about the shared one.
+            // Repairs of the local table are not repairs of the shared table.
             Ok((_, false)) => self.metrics.keep_alives.unapplied.inc(),
             Ok((repairs, true)) => {
                 self.metrics.keep_alives.ok.inc();

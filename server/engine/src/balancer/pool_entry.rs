@@ -1,4 +1,4 @@
-//! One pool: its rule, its endpoints, and the endpoints that get requests.
+//! One pool: its rule, its endpoints, and which of the endpoints get requests.
 
 use std::{
     collections::BTreeSet,
@@ -20,10 +20,10 @@ use tokio::time::Instant;
 
 use super::drained::PoolDrains;
 
-/// Candidate lists cached per pool. Gateways of different kinds or versions offer different lists.
+/// Maximum number of candidate lists cached per pool. Gateways of different kinds or versions offer different lists.
 const OFFERS_MAX: usize = 8;
 
-/// An endpoint offered with a request. A zero means the pool's default.
+/// An endpoint that a request offers. A weight or cap of 0 means the pool's default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     pub address: String,
@@ -35,21 +35,22 @@ pub struct Candidate {
 pub struct PoolEntry {
     pub pool: Arc<Pool>,
     pub rule: Arc<PoolRule>,
-    /// Results of its requests at this sidecar.
+    /// Results of the pool's requests at this sidecar.
     pub counts: PoolCounts,
-    /// Endpoints from the configuration, DNS or Kubernetes. Empty if they come with requests.
+    /// Endpoints from the configuration, DNS or Kubernetes. Empty if the endpoints come with requests.
     roster: ArcSwap<Roster>,
-    /// The endpoints of `roster` that are not drained; the same [`Roster`] if none is. Requests read only this one.
+    /// The endpoints of `roster` that are not drained. The same [`Roster`] if no endpoint is drained. Requests read
+    /// only `open`.
     open: ArcSwap<Roster>,
-    /// Held while either roster is replaced, so that `open` always matches `roster` and the drains.
+    /// Locked while `roster` or `open` is replaced, so that `open` always matches `roster` and the drains.
     drains: Mutex<PoolDrains>,
-    /// Candidate lists, each sorted by address, the most recently used list first.
+    /// Candidate lists. Each list is sorted by address. The most recently used list comes first.
     offered: Mutex<Vec<Offer>>,
     used: AtomicBool,
-    /// The configuration names the pool, so it is never evicted.
+    /// Whether the configuration names the pool. Such a pool is never evicted.
     configured: bool,
     forgotten: AtomicBool,
-    /// When the pool was last in use, at this sidecar or in its table.
+    /// When a gateway last used the pool, or its table last had holders or requests in flight.
     busy_at: Mutex<Instant>,
 }
 
@@ -82,10 +83,10 @@ impl PoolEntry {
         }
     }
 
-    /// Returns the endpoints to choose from: the offered ones, or the pool's own if none is offered. Drained endpoints
-    /// are left out.
+    /// Returns the endpoints to choose from: the offered endpoints, or the pool's own endpoints if none are offered.
+    /// Leaves out drained endpoints.
     ///
-    /// Requests that offer the same endpoints share one [`Roster`], so that they can share a batch.
+    /// Requests that offer the same endpoints get the same [`Roster`], so that they can be in the same batch.
     pub fn roster(&self, mut offered: Vec<Candidate>) -> Result<Arc<Roster>, DomainError> {
         if offered.is_empty() {
             return Ok(self.open.load_full());
@@ -93,7 +94,7 @@ impl PoolEntry {
         if offered.len() > ENDPOINTS_MAX {
             return Err(DomainError::invalid("candidates", "at most 1024", &offered.len().to_string()));
         }
-        // The sort is stable: of two candidates with one address the first stays, as in a roster.
+        // The sort is stable: of two candidates with the same address the first remains, as in a roster.
         offered.sort_by(|a, b| a.address.cmp(&b.address));
         let mut known = self.offered.lock();
         let roster = match known.iter().position(|offer| offer.candidates == offered) {
@@ -104,7 +105,7 @@ impl PoolEntry {
             None => {
                 let roster = Arc::new(self.roster_of(&offered)?);
                 known.truncate(OFFERS_MAX - 1);
-                // The list is locked already, so a drain that comes after this line finds the offer in it.
+                // `offered` is already locked, so a drain after this line finds the new offer in the list.
                 let open = open(&roster, &self.drains.lock());
                 known.insert(0, Offer { candidates: offered, roster, open: Arc::clone(&open) });
                 open
@@ -138,7 +139,7 @@ impl PoolEntry {
         Ok(Roster::new(endpoints))
     }
 
-    /// Returns the pool's own endpoints or, if it has none, the most recently offered ones.
+    /// Returns the pool's own endpoints. If it has none, returns the most recently offered endpoints.
     #[must_use]
     pub fn known_roster(&self) -> Arc<Roster> {
         let own = self.roster.load_full();
@@ -148,7 +149,7 @@ impl PoolEntry {
         self.offered.lock().first().map_or(own, |offer| Arc::clone(&offer.roster))
     }
 
-    /// Only a configured pool may be a label of the discovery metrics.
+    /// Whether the configuration names the pool. Only such a pool may be a label of the discovery metrics.
     pub fn is_configured(&self) -> bool {
         self.configured
     }
@@ -203,12 +204,12 @@ impl PoolEntry {
         self.used.swap(false, Ordering::Relaxed)
     }
 
-    /// Records that the pool is in use or may be in use.
+    /// Records that the pool is in use, or that this sidecar cannot exclude it.
     pub(super) fn mark_busy(&self) {
         *self.busy_at.lock() = Instant::now();
     }
 
-    /// Whether the pool was evicted. Tasks that follow it may then end.
+    /// Whether the pool was evicted. Tasks that work for the pool may then end.
     pub fn is_forgotten(&self) -> bool {
         self.forgotten.load(Ordering::Relaxed)
     }
@@ -218,13 +219,13 @@ impl PoolEntry {
         self.forgotten.store(true, Ordering::Relaxed);
     }
 
-    /// Returns when the pool was last in use, or `None` if it must not be evicted.
+    /// Returns when the pool was last in use. `None` if the pool must not be evicted.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         (!self.configured && !self.used.load(Ordering::Relaxed)).then(|| *self.busy_at.lock())
     }
 }
 
-/// Returns the roster without its drained endpoints, or the roster itself if none is drained.
+/// Returns the roster without its drained endpoints. Returns the same roster if no endpoint is drained.
 fn open(roster: &Arc<Roster>, drains: &PoolDrains) -> Arc<Roster> {
     let gets_requests = |endpoint: &&Endpoint| !drains.has(&endpoint.address);
     if !drains.any() || roster.endpoints().iter().all(|endpoint| gets_requests(&endpoint)) {
@@ -255,7 +256,7 @@ mod tests {
         assert!(entry.roster(vec![candidate("x", f64::NAN, 0)]).is_err());
         assert!(entry.roster(vec![candidate("", 0.0, 0)]).is_err());
         assert!(entry.roster(vec![candidate("x", 0.0, 0); ENDPOINTS_MAX + 1]).is_err());
-        // The same endpoints in another order, and after lists of other gateways, are the same roster.
+        // The same endpoints in another order give the same roster, also after other gateways have offered other lists.
         for other in 1..OFFERS_MAX as u32 {
             entry.roster(vec![candidate("o", 0.0, other)]).unwrap();
         }

@@ -1,6 +1,6 @@
-//! The sweep: reads every pool's table four times per KeepAlive interval, so that this sidecar has a recent table when
-//! the store fails, and returns the leases of dead holders. Every sidecar sweeps every registered pool, as a pool may
-//! outlive the node that used it.
+//! The sweep: reads every pool's table four times per KeepAlive interval and gives back the leases of dead holders. If
+//! the store fails, this sidecar therefore has a recent table. Every sidecar sweeps every registered pool, because a
+//! pool may outlive the sidecar that used it.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +19,14 @@ use tracing::{debug, info, warn};
 
 use super::{Balancer, pool_entry::PoolEntry, view::PoolView};
 
-/// Pools swept at once.
+/// Maximum number of pools swept concurrently.
 const CONCURRENCY: usize = 16;
-/// Most reap calls for one holder in one sweep. The next sweep continues.
+/// Maximum number of reap calls for one holder in one sweep. The next sweep continues.
 const REAPS_MAX: usize = 64;
-/// One sweep in this many (one per KeepAlive interval) also recounts, registers pools and reads the registry.
+/// Every n-th sweep (one per KeepAlive interval) also recounts, registers pools and reads the registry of pools.
 const SLOW_EVERY: u64 = 4;
 
-/// The views of the last sweep, for readers and watchers.
+/// The views of the last sweep, for readers and for watchers.
 pub struct Views {
     views: ArcSwap<BTreeMap<PoolId, Arc<PoolView>>>,
     changed: watch::Sender<Instant>,
@@ -45,7 +45,7 @@ impl Views {
         self.views.load_full()
     }
 
-    /// Returns a receiver that changes at the end of each sweep.
+    /// Returns a receiver that is notified at the end of each sweep.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Instant> {
         self.changed.subscribe()

@@ -7,21 +7,21 @@ use evenkeel_store::Table;
 
 use super::pool_entry::PoolEntry;
 
-/// One pool at one moment.
+/// The state of one pool at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolView {
-    /// Empty if routes share the table.
+    /// Empty if all routes of the cluster share the table.
     pub route: String,
     pub cluster: String,
     pub in_flight: u64,
     /// Sum of the caps of the endpoints that get requests. `None` if any of them is unlimited.
     pub capacity: Option<u64>,
     pub holders: u64,
-    /// When the table was read, by the store's clock, in ms of the Unix epoch.
+    /// When the table was read, by the store's clock, in ms since the Unix epoch.
     pub read_at_ms: u64,
-    /// False while the store is unavailable.
+    /// Whether the table is from the shared store. False while the store is unavailable.
     pub current: bool,
-    /// Share of the requests in flight that exceed their endpoint's part by weight, from 0 to 1.
+    /// Fraction of the requests in flight that exceed their endpoint's fair share, from 0 to 1.
     pub imbalance: f64,
     pub endpoints: Vec<EndpointView>,
     pub id: PoolId,
@@ -34,11 +34,11 @@ pub struct EndpointView {
     /// Requests in flight from all gateways.
     pub in_flight: u64,
     pub weight: f64,
-    /// Most requests in flight. 0: unlimited.
+    /// Maximum number of requests in flight. 0: unlimited.
     pub cap: u32,
-    /// False if the endpoint has left the pool and only its last requests remain.
+    /// False if the endpoint is no longer in the pool and only its last requests remain.
     pub listed: bool,
-    /// An administrator has drained the endpoint, so it gets no new requests.
+    /// Whether an administrator has drained the endpoint, so that it gets no new requests.
     pub drained: bool,
 }
 
@@ -86,22 +86,24 @@ impl PoolView {
         }
     }
 
-    /// Returns the number of requests that still fit. `None` if any endpoint that gets requests is unlimited.
+    /// Returns the number of further requests that the endpoints can take. `None` if any endpoint that gets requests is
+    /// unlimited.
     #[must_use]
     pub fn room(&self) -> Option<u64> {
         let open = self.endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
         open.map(|e| (e.cap > 0).then(|| u64::from(e.cap).saturating_sub(e.in_flight))).sum()
     }
 
-    /// Whether anything but the time of reading differs.
+    /// Whether the two views differ in anything but the time when they were read.
     #[must_use]
     pub fn differs(&self, other: &Self) -> bool {
         self.endpoints != other.endpoints || self.holders != other.holders || self.current != other.current
     }
 }
 
-/// Returns the share of requests above their endpoint's part. A part is by weight, rounded up and at most the cap.
-/// Endpoints that left or are drained do not count, as their requests are finishing.
+/// Returns the fraction of requests in flight that exceed their endpoint's fair share. The fair share is proportional
+/// to the weight, rounded up, and at most the cap. Endpoints that are drained or no longer in the pool do not count,
+/// because they only finish their requests.
 fn imbalance(endpoints: &[EndpointView]) -> f64 {
     let in_use = || endpoints.iter().filter(|endpoint| endpoint.listed && !endpoint.drained);
     let total: u64 = in_use().map(|endpoint| endpoint.in_flight).sum();
@@ -128,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn imbalance_is_the_share_that_would_have_to_move() {
+    fn imbalance_is_the_fraction_of_requests_above_the_fair_share() {
         let of = |list: &[(u64, f64, u32)]| {
             let list: Vec<_> = list.iter().map(|(n, weight, cap)| endpoint(*n, *weight, *cap)).collect();
             imbalance(&list)

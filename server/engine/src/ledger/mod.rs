@@ -1,8 +1,8 @@
 //! The ledger: usage by day, consumer, model and route, and by session.
 //!
-//! [`Ledger::record`] adds a request to sums in memory. Every half second the sums are flushed to the store, in one
-//! call for each day and each part of the sessions. A call whose reply was lost is repeated, and the store applies it
-//! once. So the sums are exact, except for what a killed sidecar had not flushed.
+//! [`Ledger::record`] adds a request to sums in memory. Every half second, the sums are flushed to the store, with one
+//! call for each day and each part of the sessions. A call whose reply was lost is repeated, and the store applies the
+//! flush only once. So the sums are exact, apart from sums that a killed sidecar had not flushed.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,16 +34,16 @@ mod pending;
 pub mod query;
 pub mod sessions;
 
-/// Time between flushes. Doubles after each failure, up to the maximum.
+/// Time between flushes. It doubles after each failure, up to the maximum.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 const FLUSH_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// Time between attempts of the final flush.
 const FINAL_FLUSH_INTERVAL: Duration = Duration::from_millis(50);
-/// Least time between two warnings.
+/// Minimum time between two warnings.
 const QUIET: Duration = Duration::from_secs(60);
-/// Most concurrent calls of one flush.
+/// Maximum number of concurrent calls of one flush.
 const CALLS_MAX: usize = 2;
-/// Most concurrent queries. Each may hold the rows of a day.
+/// Maximum number of concurrent queries. Each query may have the rows of a whole day in memory.
 const QUERIES_MAX: usize = 2;
 
 /// One request that has ended.
@@ -52,23 +52,23 @@ pub struct UsageRecord<'a> {
     pub consumer: &'a str,
     pub model: &'a str,
     pub route: &'a str,
-    /// The session's id from the client. May be empty.
+    /// The session id that the client sent. May be empty.
     pub session: &'a str,
     pub tokens: Tokens,
-    /// The tokens were estimated, as the response did not report them.
+    /// Whether the tokens are an estimate, because the response did not report them.
     pub estimated: bool,
     /// Cost in millionths of the price table's currency.
     pub cost: u64,
-    /// HTTP status. 0: none.
+    /// HTTP status of the response. 0: no response.
     pub status: u16,
     pub outcome: Outcome,
-    /// Time to the first byte of the response body. 0: no body.
+    /// Time to the first byte of the response body. 0: the response had no body.
     pub first_token_ms: u64,
     /// Time to the end of the response.
     pub total_ms: u64,
 }
 
-/// Returns the time, in ms of the Unix epoch.
+/// A function that returns the time, in ms since the Unix epoch.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// The ledger of one sidecar.
@@ -81,15 +81,15 @@ pub struct Ledger {
     instance: Arc<str>,
     sequence: AtomicU64,
     pending: Mutex<Pending>,
-    /// Batches that have left `pending` and may not have been applied. Locked during a flush.
+    /// Batches that were taken from `pending`, and that the store has not confirmed. Locked during a flush.
     outbox: tokio::sync::Mutex<Outbox>,
-    /// Requests in the outbox.
+    /// Number of requests in the outbox.
     sent_requests: AtomicU64,
     queries: Semaphore,
     warned_at: Mutex<Option<Instant>>,
 }
 
-/// The batches for each place in order. The first one may have been applied already.
+/// The batches for each day and each part, in order. The store may already have applied the first batch of a queue.
 type Outbox = BTreeMap<Place, VecDeque<Queued>>;
 
 struct Queued {
@@ -131,8 +131,7 @@ impl Ledger {
         &self.options
     }
 
-    /// Adds a request to the day on which it ended, by this sidecar's clock. Never waits, and takes some hundred
-    /// nanoseconds.
+    /// Adds a request to the current day, by this sidecar's clock. Never waits, and takes a few hundred nanoseconds.
     pub fn record(&self, record: &UsageRecord<'_>) {
         if !self.options.enabled {
             return;
@@ -149,7 +148,7 @@ impl Ledger {
         }
     }
 
-    /// Counts the recorded requests that may not be in the store.
+    /// Returns the number of recorded requests that the store has not confirmed.
     #[must_use]
     pub fn waiting(&self) -> u64 {
         self.pending.lock().requests() + self.sent_requests.load(Ordering::Relaxed)
@@ -158,7 +157,7 @@ impl Ledger {
     /// Flushes the recorded requests to the store.
     ///
     /// # Errors
-    /// If the store fails. The next flush sends what did not reach it.
+    /// If the store fails. The next flush sends the batches that did not reach the store.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let mut outbox = self.outbox.lock().await;
         let batches = self.pending.lock().take(|place| !outbox.contains_key(&place));
@@ -178,7 +177,7 @@ impl Ledger {
         result
     }
 
-    /// Sends the batches of one place in order. Drops a batch only when the store has confirmed it.
+    /// Sends the batches for one day or part in order. Drops a batch only when the store has confirmed it.
     async fn send(&self, place: Place, queue: &mut VecDeque<Queued>) -> Result<(), StoreError> {
         let metrics = &self.metrics.ledger;
         while let Some(Queued { sequence, batch }) = queue.front() {
@@ -207,7 +206,7 @@ impl Ledger {
                 () = tokio::time::sleep(wait) => {}
                 () = shutdown.cancelled() => return,
             }
-            // The batch of an aborted call stays in the outbox.
+            // If the call is aborted, its batch remains in the outbox.
             let flushed = tokio::select! {
                 flushed = self.flush() => flushed,
                 () = shutdown.cancelled() => return,
@@ -230,7 +229,8 @@ impl Ledger {
         }
     }
 
-    /// Flushes everything, for at most `limit`. Call it after the last record and before the store closes.
+    /// Flushes everything, for at most `limit`. The caller must call this after the last record and before the store
+    /// closes.
     pub async fn flush_all(&self, limit: Duration) {
         let all = async {
             loop {

@@ -1,11 +1,11 @@
-//! Page tokens: the sort key of the last row of a page.
+//! Page tokens. A token contains the sort key of the last row of a page.
 
 use evenkeel_domain::{
     DomainError,
     usage::{Day, RowKey, SessionKey, SessionSum},
 };
 
-/// The sort key of a row of usage: day, if grouped by day, then tokens, then names.
+/// The sort key of a row of usage: the day (if grouped by day), then tokens, then names.
 pub(super) type RowPlace = (Option<Day>, u64, RowKey);
 
 pub(super) fn encode_row(day: Option<Day>, tokens: u64, key: &str) -> String {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_decodes_to_its_place_and_others_are_rejected() {
+    fn a_token_decodes_to_its_sort_key_and_invalid_tokens_are_rejected() {
         let (day, key) = (Day::parse("2026-11-21"), RowKey::new("ä.b", "", "r"));
         let token = encode_row(day, 7, key.as_str());
         assert_eq!(decode_row(&token, true).unwrap(), (day, 7, key));

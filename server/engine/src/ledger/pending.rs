@@ -1,4 +1,4 @@
-//! Recorded usage that waits for the next flush: sums, and the turns of sessions. All of it is bounded.
+//! Recorded usage that waits for the next flush: sums, and the turns of sessions. All its parts are bounded.
 
 use std::{
     borrow::Borrow,
@@ -14,23 +14,23 @@ use evenkeel_store::usage::{DayBatch, SESSION_PARTS, SessionUpdate, session_part
 
 use super::UsageRecord;
 
-/// Most rows of one day. Further ones are folded into `(other)` of their model, and beyond twice as many into `(other)`
-/// of all models.
+/// Maximum number of rows of one day with names of their own. Further rows are folded into `(other)` of their model.
+/// From twice this number on, they are folded into `(other)` of all models.
 const ROWS_MAX: usize = 10_000;
-/// Most sessions in the list of one day. Further ones are left out of it.
+/// Maximum number of sessions in the list of one day. Further sessions are not in the list.
 const DAY_SESSIONS_MAX: usize = 10_000;
-/// Most sessions of one part. Further ones are dropped.
+/// Maximum number of sessions of one part. Further sessions are dropped.
 const PART_SESSIONS_MAX: usize = 1_000;
-/// Most turns. Further ones count only in the sums.
+/// Maximum number of turns. Further turns are counted only in the sums.
 const TURNS_MAX: usize = 32_768;
-/// Most days. If there are more, the oldest is dropped.
+/// Maximum number of days. Beyond it, the oldest day is dropped.
 const DAYS_MAX: usize = 8;
-/// Most rows, sessions and turns in one call, which bounds the time it takes in the store.
+/// Maximum number of rows, sessions and turns in one call. They bound the duration of the call in the store.
 const ROWS_AT_ONCE: usize = 500;
 const SESSIONS_AT_ONCE: usize = 200;
 const TURNS_AT_ONCE: usize = 2_000;
 
-/// The destination of a batch. Each place applies its batches in order.
+/// The destination of a batch. The store applies the batches of one destination in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Place {
     Day(Day),
@@ -45,7 +45,7 @@ pub(super) enum Batch {
 }
 
 impl Batch {
-    /// Counts the requests in its rows.
+    /// Returns the number of requests in the rows of the batch.
     pub(super) fn requests(&self) -> u64 {
         match self {
             Self::Day(batch) => batch.rows.iter().map(|(_, usage)| usage.requests).sum(),
@@ -54,20 +54,20 @@ impl Batch {
     }
 }
 
-/// What a record lost to the bounds.
+/// What the bounds removed from a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lost {
-    /// The record is counted under `(other)`.
+    /// Whether the record is counted under `(other)`.
     pub(super) folded: bool,
-    /// The record is not in the sums of its session.
+    /// Whether the record is missing in the sums of its session.
     pub(super) session: bool,
-    /// The record is not among the turns.
+    /// Whether the record is missing among the turns.
     pub(super) turn: bool,
-    /// Requests of the oldest day, which was dropped.
+    /// Number of requests of the oldest day, if that day was dropped.
     pub(super) requests: u64,
 }
 
-/// A map with lookups by text, which allocates a key only for a new one.
+/// A map with lookups by text. A lookup allocates a key only if it adds an entry.
 struct Indexed<K, V> {
     index: HashMap<K, usize>,
     entries: Vec<(K, V)>,
@@ -88,7 +88,7 @@ impl<K: Clone + Eq + Hash + Borrow<str>, V: Default> Indexed<K, V> {
         self.index.get(text).copied()
     }
 
-    /// Returns the index of a key, which is new if there was none.
+    /// Returns the index of the key's entry. Adds an entry if the key has none.
     fn place(&mut self, key: K) -> usize {
         let next = self.entries.len();
         let at = *self.index.entry(key.clone()).or_insert(next);
@@ -108,7 +108,7 @@ struct DayPending {
 #[derive(Default)]
 struct Row {
     usage: Usage,
-    /// Model and route, which all turns of this row share.
+    /// Model and route. All turns of this row share the two texts.
     names: Option<(Arc<str>, Arc<str>)>,
 }
 
@@ -124,7 +124,7 @@ pub(super) struct Pending {
     parts: Vec<Indexed<SessionKey, Session>>,
     turns: usize,
     requests: u64,
-    /// Buffers for the keys of a record, so that a known key allocates nothing.
+    /// Buffers for the keys of a record, so that a known key causes no allocation.
     text: String,
     session_text: String,
 }
@@ -177,7 +177,7 @@ impl Pending {
             let [_, model, route] = names(&self.text);
             (model.into(), route.into())
         };
-        // A folded row has other names than this record.
+        // The names of a folded row differ from the names of this record.
         let (model, route) =
             if lost.folded { own_names() } else { row.names.get_or_insert_with(own_names).clone() };
         let sum = SessionSum { last_ms: now_ms, usage };
@@ -218,7 +218,7 @@ impl Pending {
         lost
     }
 
-    /// Takes the usage for the `free` places, in batches of bounded size.
+    /// Takes the usage for the destinations that are `free`, in batches of bounded size.
     pub(super) fn take(&mut self, free: impl Fn(Place) -> bool) -> Vec<(Place, Batch)> {
         let mut batches = Vec::new();
         let days: Vec<Day> = self.days.keys().copied().filter(|day| free(Place::Day(*day))).collect();
@@ -251,7 +251,7 @@ impl Pending {
 }
 
 impl DayPending {
-    /// Returns the row of a key, or the row it is folded into.
+    /// Returns the row of a key, or the row into which the key is folded.
     fn row(&mut self, text: &str, folded: &mut bool) -> &mut Row {
         let at = self.rows.at(text).unwrap_or_else(|| {
             let mut key = RowKey::from_text(text).unwrap_or_else(RowKey::other);
@@ -281,7 +281,7 @@ impl DayPending {
     }
 }
 
-/// Returns the value of a session, which is new if there was none. `None` if there is no room.
+/// Returns the value of a session. Adds the session if it is missing. `None` if there are already `max` sessions.
 fn session_at<'a, V: Default>(
     sessions: &'a mut Indexed<SessionKey, V>,
     text: &str,

@@ -1,4 +1,4 @@
-//! Queries of usage, grouped by any of day, consumer, model and route.
+//! Queries of usage, grouped by any combination of day, consumer, model and route.
 
 use std::{cmp::Reverse, collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -14,11 +14,11 @@ use super::{
     page_token::{decode_row, encode_row},
 };
 
-/// Most days in one query.
+/// Maximum number of days in one query.
 pub const DAYS_MAX: u32 = 400;
-/// Most rows that are sorted together in memory: those of one day if grouped by day, else all.
+/// Maximum number of rows sorted together in memory: the rows of one day if grouped by day, else all rows.
 const GROUPS_MAX: usize = 200_000;
-/// Longest wait for other queries.
+/// Maximum time that a query waits for other queries.
 const QUEUE_MAX: Duration = Duration::from_secs(5);
 
 /// The dimensions that usage is grouped by.
@@ -31,7 +31,7 @@ pub struct By {
 }
 
 impl By {
-    /// Parses names from `day`, `consumer`, `model` and `route`, separated by commas. The text may be empty.
+    /// Parses a comma-separated list of `day`, `consumer`, `model` and `route`. The text may be empty.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut by = Self::default();
@@ -51,10 +51,10 @@ impl By {
 /// A query of usage.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// See [`Ledger::days`].
+    /// A range of days from [`Ledger::days`].
     pub days: RangeInclusive<Day>,
     pub by: By,
-    /// Only usage of this consumer. Empty: all. [`NONE`]: only usage without a consumer.
+    /// Only usage of this consumer. Empty: all consumers. [`NONE`]: only usage without a consumer.
     pub consumer: String,
     pub model: String,
     pub route: String,
@@ -65,7 +65,7 @@ pub struct Query {
 pub struct Row {
     /// `None` if not grouped by day.
     pub day: Option<Day>,
-    /// Consumer, model and route, separated. Empty if not grouped by it.
+    /// Consumer, model and route, separated. A name is empty if the rows are not grouped by it.
     key: Arc<str>,
     pub usage: Usage,
 }
@@ -78,7 +78,7 @@ impl Row {
         Self { day, key: key.into(), usage }
     }
 
-    /// Returns consumer, model and route. Each is empty if not grouped by it.
+    /// Returns consumer, model and route. A name is empty if the rows are not grouped by it.
     #[must_use]
     pub fn names(&self) -> [&str; 3] {
         let mut parts = self.key.splitn(3, SEPARATOR);
@@ -99,7 +99,7 @@ impl Row {
 /// One page of the result of a query.
 #[derive(Clone, Debug, Default)]
 pub struct UsagePage {
-    /// Most tokens first. If grouped by day, by day first.
+    /// Rows sorted by tokens, descending. If grouped by day, rows are sorted by day, and by tokens within a day.
     pub rows: Vec<Row>,
     /// Token of the next page. Empty on the last page.
     pub next: String,
@@ -107,13 +107,13 @@ pub struct UsagePage {
     pub total: Usage,
 }
 
-/// Rows that are sorted together: those of one day, or of all days.
+/// Rows that are sorted together: the rows of one day, or of all days.
 struct Section {
     day: Option<Day>,
     days: RangeInclusive<Day>,
 }
 
-/// Returns the name to filter by, as the ledger stores it. `None`: all names.
+/// Returns the name to filter by, in the form in which the ledger stores names. `None`: all names.
 pub(super) fn wanted(name: &str) -> Option<String> {
     (!name.is_empty()).then(|| clean(name, NAME_BYTES_MAX).into_owned())
 }
@@ -123,7 +123,7 @@ pub(super) fn is_wanted(wanted: Option<&String>, name: &str) -> bool {
 }
 
 impl Ledger {
-    /// Parses a range of days. An empty `from` or `to` means today. Errors name the `fields`.
+    /// Parses a range of days. An empty `from` or `to` means today. Errors name the parameters in `fields`.
     ///
     /// # Errors
     /// If a day is invalid, the range is empty, or it reaches beyond the retention.
@@ -145,7 +145,7 @@ impl Ledger {
             let expected = "no more days ago than ledger.retention, and than 399";
             return Err(DomainError::invalid(fields[0], expected, &from.to_string()));
         }
-        // Other sidecars' clocks may be ahead.
+        // The clocks of other sidecars may be ahead.
         if to > today.plus(1) {
             return Err(DomainError::invalid(fields[1], "today (UTC) at the latest", &to.to_string()));
         }
@@ -173,7 +173,7 @@ impl Ledger {
     /// Returns one page of the result of a query.
     ///
     /// # Errors
-    /// If the token is not one of this query, the store fails, or there are too many rows.
+    /// If the token is not from this query, the store fails, or there are too many rows.
     pub async fn query(&self, query: &Query, size: usize, token: &str) -> Result<UsagePage, DomainError> {
         self.check_enabled()?;
         let after = if token.is_empty() { None } else { Some(decode_row(token, query.by.day)?) };
@@ -250,7 +250,7 @@ impl Ledger {
         .await
     }
 
-    /// Runs `work` off the threads that serve requests: a hundred thousand rows take some ten milliseconds.
+    /// Runs `work` outside the threads that serve requests: 100,000 rows take some ten milliseconds.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

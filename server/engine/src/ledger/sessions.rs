@@ -1,4 +1,4 @@
-//! Queries of sessions: those of a day, or one with its turns.
+//! Queries of sessions: the sessions of a day, or one session with its turns.
 
 use evenkeel_domain::{
     DomainError,
@@ -11,7 +11,7 @@ use super::{
     query::{is_wanted, wanted},
 };
 
-/// Sessions read from the store at once.
+/// Number of sessions read from the store in one call.
 const SESSIONS_AT_ONCE: usize = 1000;
 
 /// One page of a day's sessions.
@@ -28,12 +28,12 @@ pub struct Session {
     pub key: SessionKey,
     /// Sums over all turns.
     pub sum: SessionSum,
-    /// The turns that are still kept, oldest first.
+    /// The turns that are still stored, oldest first.
     pub turns: Vec<Turn>,
 }
 
 impl Ledger {
-    /// Returns one page of a day's sessions, most tokens first.
+    /// Returns one page of a day's sessions, sorted by tokens in descending order.
     ///
     /// # Errors
     /// If the token is invalid or the store fails.
@@ -48,7 +48,7 @@ impl Ledger {
         let wanted = wanted(consumer);
         let after = if token.is_empty() { None } else { Some(decode_session(token)?) };
         let tokens_max = after.as_ref().map(|(tokens, _)| *tokens);
-        // Without a filter, one page needs only one row more than its size.
+        // Without a filter, one page needs only one session more than its size.
         let at_once = if wanted.is_some() { SESSIONS_AT_ONCE } else { (size + 1).min(SESSIONS_AT_ONCE) };
         let mut page = SessionPage::default();
         let mut skip = 0;
@@ -78,7 +78,7 @@ impl Ledger {
     /// Returns one session with its turns.
     ///
     /// # Errors
-    /// If the session is not kept or the store fails.
+    /// If the session is not stored or the store fails.
     pub async fn session(&self, consumer: &str, session: &str) -> Result<Session, DomainError> {
         self.check_enabled()?;
         let key = SessionKey::new(if consumer == NONE { "" } else { consumer }, session);

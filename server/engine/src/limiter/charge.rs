@@ -12,15 +12,16 @@ use super::{estimates::Estimates, ticket::Ticket};
 pub struct UsageReport {
     /// How the request ended.
     pub outcome: Outcome,
-    /// Tokens that the response reported, if any.
+    /// The tokens that the response reported, if any.
     pub tokens: Option<Tokens>,
     /// Whether the response reported the tokens at its end.
     pub is_final: bool,
     /// Size of the generated text in the response, in bytes.
     pub output_bytes: u64,
-    /// Whether the gateway saw any of the response's body.
+    /// Whether the gateway saw any part of the response's body.
     pub began: bool,
-    /// Whether the gateway read and parsed the whole body, so that it contains no other generated text.
+    /// Whether the gateway read and parsed the whole body. If so, the response has no generated text beyond
+    /// `output_bytes`.
     pub body_read: bool,
 }
 
@@ -34,19 +35,19 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Returns the charge of a request:
+    /// Computes the charge of a request:
     ///
     /// - the tokens that its response reported at its end;
-    /// - nothing, if the request was never sent, or failed or was cut off before the body began;
-    /// - otherwise the prompt and the output seen, or the estimated output if the response is complete and its body
-    ///   could not be read.
+    /// - nothing, if the request was never sent, or if it failed or was cut off before the body started;
+    /// - otherwise the prompt and the output that the gateway saw. If the response is complete but its body could not
+    ///   be read, the estimated output.
     #[must_use]
     pub fn of(report: &UsageReport, ticket: &Ticket, estimates: &Estimates, rules: &LimitRules) -> Self {
         let (tokens, estimated) = tokens(report, ticket, estimates, rules);
         Self { tokens, estimated, cost: rules.prices.cost(&ticket.model, &tokens) }
     }
 
-    /// Returns the amount in the unit that a limit or quota counts.
+    /// Returns the charge in the unit that a limit or quota counts.
     #[must_use]
     pub fn amount(&self, counts: Counts) -> u64 {
         counts.amount(&self.tokens, || self.cost)
@@ -86,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn charges() {
+    fn the_charge_depends_on_the_outcome_and_the_reported_usage() {
         let tokens = |input, output| Tokens { input, output, ..Tokens::default() };
         let ticket = Ticket { output_tokens: 300, prompt_bytes: 38, ..Ticket::default() };
         let report = |outcome, tokens, is_final, output_bytes, began| UsageReport {
@@ -103,7 +104,7 @@ mod tests {
             (report(complete, Some(tokens(5, 7)), true, 99, true), tokens(5, 7), false),
             // The stream was cut off after it had reported its usage.
             (report(cut_off, Some(tokens(5, 7)), true, 99, true), tokens(5, 7), false),
-            // Cut off in mid-stream: charges the prompt and the streamed output.
+            // The stream was cut off before its end: the charge is the prompt and the streamed output.
             (report(cut_off, None, false, 41, true), tokens(10, 11), true),
             (report(cut_off, Some(tokens(8, 1)), false, 40, true), tokens(8, 10), true),
             (report(cut_off, None, false, 0, false), tokens(0, 0), false),

@@ -1,4 +1,5 @@
-//! The limits and quotas, compiled after each reload, so that requests repeat no work that does not depend on them.
+//! The limits and quotas in compiled form. They are compiled after each reload, so that a request only costs the work
+//! that depends on the request itself.
 
 use std::{
     cell::Cell,
@@ -15,7 +16,7 @@ use evenkeel_telemetry::{LimitCounters, LimitMetrics};
 
 use super::{estimates::Estimate, overrides::OverrideTable};
 
-/// A limit or quota as configured.
+/// The configuration of a limit or quota.
 #[derive(Clone, Debug)]
 pub(super) enum Definition {
     Limit(Arc<Limit>),
@@ -27,9 +28,9 @@ pub(super) struct CompiledLimit {
     pub(super) definition: Definition,
     /// Index in [`Compiled::keys`]. `None`: one counter for all requests.
     key: Option<usize>,
-    /// The bucket of that one counter.
+    /// The bucket of the single counter, if `key` is `None`.
     shared: Arc<Bucket>,
-    /// For a calendar period: the current windows and the time in which they are valid.
+    /// For a calendar period, the current windows, and the time in which they are valid.
     window: ArcSwapOption<(std::ops::Range<u64>, Window)>,
     pub(super) counters: LimitCounters,
 }
@@ -42,12 +43,12 @@ pub(super) struct SelectedLimit {
     pub(super) meter: Meter,
 }
 
-/// The estimated use of one request. Computes its cost once for all limits that count cost.
+/// The estimated use of one request. Computes the cost once for all limits that count cost.
 struct Expected<'r> {
     estimate: &'r Estimate,
     rules: &'r LimitRules,
     model: &'r str,
-    /// The last margin and the cost with it.
+    /// The last margin, and the cost with this margin.
     cost: Cell<Option<(f64, u64)>>,
 }
 
@@ -72,12 +73,12 @@ pub(super) struct Compiled {
     pub(super) entries: Vec<CompiledLimit>,
     keys: Vec<Key>,
     by_name: HashMap<Arc<str>, usize>,
-    /// Headers that gateways must pass on.
+    /// Request headers that gateways must pass on.
     pub(super) wanted_headers: Vec<String>,
     ttl_ms: u64,
 }
 
-/// The amount in force for one key.
+/// The amount that applies to one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Amount {
     pub(super) amount: u64,
@@ -113,12 +114,12 @@ impl CompiledLimit {
         self.definition.when()
     }
 
-    /// Returns the first condition that does not hold. `None`: the limit applies.
+    /// Returns the first condition that is not met. `None`: all conditions are met.
     pub(super) fn unmet(&self, attributes: &Attributes) -> Option<&Condition> {
         self.definition.when().iter().find(|condition| !condition.holds(attributes))
     }
 
-    /// Returns the amount in force. `None`: unlimited.
+    /// Returns the amount that applies to the request's key. `None`: unlimited.
     pub(super) fn amount(
         &self,
         attributes: &Attributes,
@@ -141,7 +142,7 @@ impl CompiledLimit {
         }
     }
 
-    /// Returns the rule of its counters as of now.
+    /// Returns the rule of the limit's counters as of now.
     pub(super) fn rule(&self, amount: Amount, ttl_ms: u64, now_ms: u64) -> CounterRule {
         let Amount { amount, burst } = amount;
         match &self.definition {
@@ -167,7 +168,7 @@ impl CompiledLimit {
         }
     }
 
-    /// Computes a calendar window once, as that takes a microsecond.
+    /// Returns the current window. Caches a calendar window, because computing it takes a microsecond.
     fn window(&self, period: &Period, now_ms: u64) -> Window {
         if let Period::Length(length) = period {
             return Window::Length(length.as_millis() as u64);
@@ -316,7 +317,8 @@ impl Compiled {
         selected
     }
 
-    /// Returns the key under which a request is counted, or the attribute it lacks.
+    /// Returns the key under which a request is counted. If the request lacks an attribute of the key, returns that
+    /// attribute as the error.
     pub(super) fn bucket_of(
         &self,
         entry: &CompiledLimit,
@@ -334,12 +336,12 @@ impl Compiled {
         self.by_name.get(name).map(|i| &self.entries[*i])
     }
 
-    /// Returns the rule with which to settle a counter. The amount matters only for token buckets.
+    /// Returns the rule for settling a counter. The amount matters only for token buckets.
     pub(super) fn rule_to_settle(&self, entry: &CompiledLimit, rate: u64, now_ms: u64) -> CounterRule {
         entry.rule(Amount { amount: rate, burst: rate }, self.ttl_ms, now_ms)
     }
 
-    /// Returns the meter with which to read the counter of one key that has this amount.
+    /// Returns the meter for reading the counter of one key with this amount.
     pub(super) fn meter_to_read(
         &self,
         entry: &CompiledLimit,

@@ -1,5 +1,5 @@
-//! Administrators' calls about quotas through the gateway, for clients of Higress's ai-quota: `GET …?consumer=`,
-//! `POST …/refresh` and `POST …/delta`. Statuses and bodies are those of ai-quota.
+//! Administrators' calls about quotas through the gateway: `GET …?consumer=`, `POST …/refresh` and `POST …/delta`.
+//! Clients of Higress's ai-quota plugin use them. The statuses and bodies equal those of ai-quota.
 
 use std::borrow::Cow;
 
@@ -13,12 +13,12 @@ use super::quotas::{QuotaEdit, Quotas};
 #[derive(Clone, Copy, Debug)]
 pub struct AdminCall<'a> {
     pub method: &'a str,
-    /// Path with its query.
+    /// The path with its query.
     pub path: &'a str,
     pub body: &'a [u8],
     /// The authenticated consumer. May be empty.
     pub consumer: &'a str,
-    /// Makes the call idempotent, such as `holder:lease`.
+    /// An id that makes the call idempotent, such as `holder:lease`.
     pub request_id: &'a str,
 }
 
@@ -30,7 +30,7 @@ pub struct DirectResponse {
     pub body: Vec<u8>,
 }
 
-/// Answers a call, for the first configured quota. `admins` are the consumers allowed to call.
+/// Answers a call for the first configured quota. `admins` lists the consumers that may make such calls.
 pub async fn respond(quotas: &Quotas, admins: &[String], call: AdminCall<'_>) -> DirectResponse {
     if call.consumer.is_empty() {
         return text(401, "quota: the request has no consumer");
@@ -92,7 +92,7 @@ async fn look_up(quotas: &Quotas, quota: &str, method: &str, query: &str) -> Dir
     }
 }
 
-/// A field of a form, unless empty.
+/// Returns a field of a form. `None` if the field is absent or empty.
 fn form<'a>(form: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
     let mut pairs = form_urlencoded::parse(form);
     pairs.find(|(key, _)| key == name).map(|(_, value)| value).filter(|value| !value.is_empty())
@@ -104,7 +104,7 @@ fn failed(error: &DomainError) -> DirectResponse {
         DomainError::Store { .. } => 503,
         _ => 403,
     };
-    // The body leaves out the error of Redis, which is not for clients.
+    // The body does not contain Redis's error, which is not for clients.
     text(status, &format!("quota: {error}"))
 }
 
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_of_others_and_invalid_calls_are_rejected() {
+    async fn calls_of_other_consumers_and_invalid_calls_are_rejected() {
         let some = quotas(&["first"]);
         let cases = [
             ("GET", "?consumer=a", "", "", 401),

@@ -1,4 +1,4 @@
-//! Estimates the use of a request, learned per model from the use of earlier requests.
+//! Estimates the usage of a request. Learns from the usage of earlier requests, per model.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,15 +7,16 @@ use parking_lot::{Mutex, RwLock};
 
 /// Estimated output tokens for an unknown model.
 const OUTPUT_TOKENS: f64 = 512.0;
-/// Estimated bytes of text per token for an unknown model. English has about 4.
+/// Estimated bytes of text per token for an unknown model. English text has about 4.
 const BYTES_PER_TOKEN: f64 = 4.0;
-/// Least weight of a new request. The first requests have equal weights.
+/// Minimum weight of a new request in a mean. The first requests have equal weights.
 const WEIGHT_MIN: f64 = 0.05;
-/// Bounds of a learned value. All languages and tokenizers lie within, and no odd request moves a model far.
+/// Bounds of a learned ratio. All languages and tokenizers are within these bounds, and a single unusual request
+/// changes the mean little.
 const BYTES_PER_TOKEN_LEARNED: std::ops::RangeInclusive<f64> = 1.0..=16.0;
-/// A model counts as known after this many requests. Until then its seed applies.
+/// Number of requests after which a model counts as known. Until then, the configured seed applies.
 const KNOWN_FROM: u32 = 5;
-/// Most models with estimates of their own. Further models stay unknown.
+/// Maximum number of models with estimates of their own. Further models remain unknown.
 const MODELS_MAX: usize = 1024;
 
 /// The means of one model.
@@ -50,7 +51,7 @@ impl Mean {
 pub struct Estimate {
     pub input: f64,
     pub output: f64,
-    /// Most output tokens that the request allows. 0: no bound.
+    /// Maximum number of output tokens that the request allows. 0: no maximum.
     pub output_max: u64,
 }
 
@@ -80,7 +81,7 @@ impl Estimates {
         let bytes = bytes.or(seed.and_then(|seed| seed.bytes_per_token)).unwrap_or(BYTES_PER_TOKEN);
         let expected = learned.output_tokens.known().or(seed.and_then(|seed| seed.output_tokens));
         let output = match (expected, output_max) {
-            // For an unknown model, all that the request allows.
+            // For an unknown model, assumes the maximum that the request allows.
             (None, 0) => OUTPUT_TOKENS,
             (None, most) => most as f64,
             (Some(expected), _) => expected,
@@ -118,7 +119,7 @@ impl Estimates {
         if prompt_bytes > 0 && tokens.input > 0 {
             learned.bytes_per_input_token.add(ratio(prompt_bytes, tokens.input));
         }
-        // All output counts, hidden reasoning too.
+        // Counts all output, including hidden reasoning.
         if output_bytes > 0 && tokens.output > 0 {
             learned.bytes_per_output_token.add(ratio(output_bytes, tokens.output));
         }
@@ -157,7 +158,7 @@ mod tests {
         assert_eq!(learned, Estimate { input: 50.0, output: 110.0, output_max: 200 });
         assert_eq!(learned.with_margin(2.0), Tokens { input: 100, output: 200, ..Tokens::default() });
         assert_eq!(estimates.output_tokens_of("m", 30), 11);
-        // The mean follows a change slowly.
+        // The mean adapts slowly to a change.
         for _ in 0..200 {
             estimates.learn("m", 0, 0, &Tokens { output: 10, ..Tokens::default() });
         }

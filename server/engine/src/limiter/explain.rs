@@ -17,35 +17,36 @@ use super::{LimitRequest, Limiter, compiled::CompiledLimit, estimates::Estimate}
 pub struct Explanation {
     pub name: Arc<str>,
     pub applies: bool,
-    /// Why it applies or does not.
+    /// Why the limit applies or does not apply.
     pub why: String,
     /// The key under which the request is counted. Empty if the limit does not apply.
     pub key: String,
-    /// What the request would reserve.
+    /// The amount that the request would reserve.
     pub cost: u64,
-    /// The counter now, with nothing reserved.
+    /// The current state of the counter. The explanation reserves nothing.
     pub state: CounterState,
     pub shadow: bool,
     pub quota: bool,
-    /// For a prepaid quota, the state's `used` is the balance.
+    /// Whether this is a prepaid quota. If so, `used` in the state is the balance.
     pub prepaid: bool,
 }
 
 /// The explanation of a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explained {
-    /// In the order of the configuration, limits first.
+    /// The limits and then the quotas, in configuration order.
     pub limits: Vec<Explanation>,
-    /// Whether all of them would admit the request now.
+    /// Whether all limits and quotas would admit the request now.
     pub admitted: bool,
-    /// The estimated use, without margin.
+    /// The estimated usage, without the margin.
     pub estimate: Tokens,
 }
 
 impl Limiter {
-    /// Updates the rows from the store. If the store fails, the rows stay as they were last seen. Removes the rows of
-    /// limits that are no longer configured or no longer limit the key. The amount is that of an override or, without
-    /// one, the amount last in force: the attributes that exceptions need are not known here.
+    /// Updates the rows from the store. If the store fails, the rows remain as they were last seen. Removes rows whose
+    /// limit is no longer configured, and rows whose key an override exempts. The amount is the amount of an override
+    /// or, without an override, the amount at the key's last request: exceptions depend on attributes that are not
+    /// known here.
     pub async fn refresh(&self, rows: &mut Vec<FullestKey>) {
         let (compiled, overrides, now_ms) = (self.compiled(), self.overrides.load_full(), unix_ms());
         rows.retain_mut(|row| {
@@ -77,7 +78,7 @@ impl Limiter {
         }
     }
 
-    /// Explains a request, and reserves nothing.
+    /// Explains which limits and quotas apply to a request. Reserves nothing.
     ///
     /// # Errors
     /// If the store is unavailable.

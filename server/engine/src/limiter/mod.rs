@@ -1,5 +1,5 @@
-//! Limits and quotas: selects those that apply to a request, reserves when it is admitted, and charges it when it has
-//! ended. Submodules administer them.
+//! Limits and quotas: selects the limits and quotas that apply to a request, reserves its estimated usage when it is
+//! admitted, and charges its actual usage when it has ended. Submodules administer overrides and quotas.
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ pub use settle::Settled;
 use ticket::Debit;
 pub use ticket::{TICKET_BYTES_MAX, Ticket};
 
-/// Reserves for requests under limits and quotas, and charges them.
+/// Reserves the estimated usage of requests under limits and quotas, and charges the actual usage.
 pub struct Limiter {
     rules: Arc<ArcSwap<LimitRules>>,
     compiled: ArcSwap<Compiled>,
@@ -62,11 +62,11 @@ pub struct Limiter {
 pub struct LimitRequest {
     /// The attributes that conditions and keys use.
     pub attributes: Attributes,
-    /// The session, for the ledger.
+    /// The session id, for the ledger.
     pub session: String,
     /// Size of the prompt in bytes. 0: unknown.
     pub prompt_bytes: u64,
-    /// Most output tokens that the request allows. 0: no bound.
+    /// Maximum number of output tokens that the request allows. 0: no maximum.
     pub max_output_tokens: u64,
 }
 
@@ -90,13 +90,13 @@ impl Selection {
     reason = "nearly every request has this variant, and a box would cost an allocation"
 )]
 pub enum Reserved {
-    /// All limits had room, and the request has reserved.
+    /// All limits admit the request, and its amounts are reserved.
     Held(Reservation),
     Refused(Box<Refusal>),
 }
 
 impl Limiter {
-    /// Creates a limiter. A concurrent request counts until `holder_ttl` after its last renewal.
+    /// Creates a limiter. A request under a concurrency limit counts until `holder_ttl` after its last renewal.
     #[must_use]
     pub fn new(
         rules: Arc<ArcSwap<LimitRules>>,
@@ -121,7 +121,7 @@ impl Limiter {
         }
     }
 
-    /// Returns the rules in force, compiled for requests.
+    /// Returns the active rules in compiled form. Compiles them if they have changed.
     fn compiled(&self) -> Arc<Compiled> {
         let compiled = self.compiled.load();
         let rules = self.rules.load();
@@ -133,7 +133,7 @@ impl Limiter {
         new
     }
 
-    /// Returns the used share of the fullest key of each limit, as this sidecar last saw it.
+    /// Returns, for each limit, the used fraction of its fullest key as this sidecar last saw it.
     #[must_use]
     pub fn fullest(&self) -> Vec<(Arc<str>, f64)> {
         let compiled = self.compiled();
@@ -142,7 +142,7 @@ impl Limiter {
         fullest
     }
 
-    /// Returns the headers that gateways must pass on for the rules in force.
+    /// Returns the request headers that gateways must pass on for the active rules.
     #[must_use]
     pub fn wanted_headers(&self) -> Vec<String> {
         self.compiled().wanted_headers.clone()
@@ -157,7 +157,7 @@ impl Limiter {
     /// Selects the limits and quotas that apply to a request.
     ///
     /// # Errors
-    /// Returns the refusal if a cached one still applies.
+    /// Returns the refusal if a cached refusal still applies.
     pub fn select(&self, request: &LimitRequest) -> Result<Selection, Box<Refusal>> {
         let compiled = self.compiled();
         let LimitRequest { attributes, prompt_bytes, max_output_tokens, .. } = request;
@@ -176,7 +176,7 @@ impl Limiter {
         }
     }
 
-    /// Reserves the estimated use of a request, in all limits and quotas or in none.
+    /// Reserves the estimated usage of a request, in all limits and quotas or in none.
     ///
     /// # Errors
     /// If the store fails and no policy of the limits covers the failure.
@@ -232,7 +232,7 @@ impl Limiter {
         }
     }
 
-    /// Records the state of the counters, for operators.
+    /// Records the states of the counters, for operators.
     fn record(&self, compiled: &Compiled, limits: &[SelectedLimit], verdict: &Verdict, consumer: &str) {
         let states = limits.iter().zip(&verdict.states);
         self.recorder.metered(states.map(|(limit, state)| {
@@ -254,7 +254,7 @@ impl Limiter {
         }));
     }
 
-    /// Renews the concurrent requests whose tickets a KeepAlive carries.
+    /// Renews the requests under concurrency limits whose tickets a KeepAlive contains.
     ///
     /// # Errors
     /// If the store fails.
@@ -276,13 +276,13 @@ impl Limiter {
         if renewals.is_empty() { Ok(()) } else { self.counters.renew(renewals).await }
     }
 
-    /// Drops tickets that are too old. Housekeeping calls this.
+    /// Drops tickets that are too old. The sidecar's housekeeping calls this.
     pub fn purge(&self) {
         self.open.purge();
     }
 }
 
-/// Whether a counter in shadow mode would have refused the request.
+/// Whether a counter in shadow mode would have refused the request if it were not in shadow mode.
 fn is_over(meter: &Meter, state: &CounterState) -> bool {
     match meter.rule {
         CounterRule::Prepaid { .. } => state.taken < meter.cost,

@@ -1,5 +1,5 @@
-//! Tickets of running requests that this sidecar admitted, for a gateway that settles without one because it never
-//! received the response.
+//! Stores the tickets of in-flight requests that this sidecar admitted. If a gateway never received the response to its
+//! Admit, it settles without a ticket, and the sidecar uses the stored ticket.
 
 use std::{
     collections::HashMap,
@@ -9,19 +9,19 @@ use std::{
 use evenkeel_store::counters::ReservationId;
 use parking_lot::Mutex;
 
-/// Most tickets kept. Further requests can be settled only with their ticket.
+/// Maximum number of stored tickets. Further requests can be settled only with the ticket from the gateway.
 const OPEN_MAX: usize = 131_072;
-/// How long a ticket is kept.
+/// How long a ticket is stored.
 const KEPT: Duration = Duration::from_secs(3600);
-/// How long the end of a request is kept while its Admit may still be under way.
+/// How long a Settle that arrived before its Admit is remembered, because the Admit may still be in progress.
 const ENDED_KEPT: Duration = Duration::from_secs(60);
-/// Parts with a lock each, so that requests seldom wait for each other.
+/// Number of shards, each with its own lock, so that requests rarely wait for each other.
 const PARTS: usize = 16;
 
 enum State {
-    /// Admitted with this ticket.
+    /// Admitted, with this ticket.
     Admitted(Vec<u8>),
-    /// Ended before it was admitted.
+    /// Ended before the sidecar had admitted it.
     Ended,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct OpenRequests {
 }
 
 impl OpenRequests {
-    /// Keeps a ticket. False where the request has already ended.
+    /// Stores a ticket. Returns false if the request has already ended.
     pub(super) fn admitted(&self, id: &ReservationId, ticket: &[u8]) -> bool {
         let mut part = self.part(id).lock();
         if let Some((_, State::Ended)) = part.get(id) {
@@ -47,8 +47,8 @@ impl OpenRequests {
         true
     }
 
-    /// Removes and returns the ticket of a request that has ended. With `is_early` its Admit may still be under way,
-    /// and [`Self::admitted`] then returns false.
+    /// Removes and returns the ticket of a request that has ended. With `is_early`, the Admit may still be in progress.
+    /// [`Self::admitted`] then returns false for it.
     pub(super) fn ended(&self, id: &ReservationId, is_early: bool) -> Option<Vec<u8>> {
         let mut part = self.part(id).lock();
         match part.remove(id) {
@@ -62,7 +62,7 @@ impl OpenRequests {
         }
     }
 
-    /// Forgets entries past their age.
+    /// Drops entries that are too old.
     pub(super) fn purge(&self) {
         for part in &self.parts {
             part.lock().retain(|_, (since, state)| {

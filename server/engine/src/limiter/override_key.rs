@@ -1,4 +1,4 @@
-//! Keys of overrides: converts an administrator's text to the key under which requests are counted.
+//! Keys of overrides: converts a key that an administrator wrote to the key under which requests are counted.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use evenkeel_domain::{
     limit::{Attribute, Attributes, Key, Limit},
 };
 
-/// Longest key of an override, in bytes.
+/// Maximum length of an override's key, in bytes.
 const KEY_BYTES_MAX: usize = 1024;
 
 /// Returns the form of a limit's keys, such as `consumer=…|model=…`.
@@ -21,8 +21,8 @@ pub fn form_of_key(limit: &Limit) -> String {
     parts.join("|")
 }
 
-/// Returns the key as requests are counted under it. The text may name the attributes in any order. Reserved characters
-/// are encoded unless they already are, and secrets become digests.
+/// Returns the key under which requests are counted. `text` may name the attributes in any order. Reserved characters
+/// are encoded unless they are already encoded, and secrets become digests.
 pub(super) fn canonical_key(limit: &Limit, text: &str) -> Result<String, DomainError> {
     let wrong = || {
         let expected = format!("of the form {} (| and % as %7C and %25)", form_of_key(limit));
@@ -59,7 +59,7 @@ fn is_digest(value: &str) -> bool {
 /// Returns the attributes of a request in which `attribute` has this value.
 fn request_with(attribute: &Attribute, value: String) -> Attributes {
     let mut request = Attributes::default();
-    // A network is `address/bits`.
+    // A network is in CIDR notation: `address/prefix-length`.
     let address = value.split('/').next().unwrap_or_default().to_owned();
     match attribute {
         Attribute::Consumer => request.consumer = value,
@@ -80,7 +80,7 @@ fn request_with(attribute: &Attribute, value: String) -> Attributes {
     request
 }
 
-/// Decodes percent-encoding. A `%` that no two hex digits follow stays.
+/// Decodes percent-encoding. A `%` without two hex digits after it remains as it is.
 fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let bytes = text.as_bytes();

@@ -1,4 +1,4 @@
-//! Overrides: another amount of a limit for one key, which an administrator sets at run time.
+//! Overrides: an administrator replaces the amount of a limit for one key, at run time.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,16 +22,16 @@ use crate::{
     versioned::{RecordList, Versioned},
 };
 
-/// The amount that replaces the limit's for one key.
+/// The amount that replaces the limit's amount for one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OverrideAmount {
     /// `None`: unlimited.
     pub amount: Option<u64>,
-    /// In ms of the Unix epoch.
+    /// When the override expires, in ms since the Unix epoch. `None`: never.
     expires_at_ms: Option<u64>,
 }
 
-/// The overrides in force, for lookups.
+/// The active overrides, for lookups.
 #[derive(Debug, Default)]
 pub struct OverrideTable {
     by_limit: HashMap<Box<str>, HashMap<Box<str>, OverrideAmount>>,
@@ -47,8 +47,8 @@ impl OverrideTable {
         Self { by_limit }
     }
 
-    /// Returns the override of a key, unless it has expired. `key` is the
-    /// [`Bucket`](evenkeel_domain::limit::Bucket) as displayed.
+    /// Returns the override of a key, unless it has expired. `key` is the key as
+    /// [`Bucket`](evenkeel_domain::limit::Bucket) displays it.
     #[must_use]
     pub fn get(&self, limit: &str, key: &str) -> Option<&OverrideAmount> {
         let found = self.by_limit.get(limit)?.get(key)?;
@@ -61,7 +61,7 @@ impl OverrideTable {
         self.by_limit.contains_key(limit)
     }
 
-    /// Counts the overrides, expired ones included.
+    /// Returns the number of overrides, including expired overrides.
     #[must_use]
     pub fn len(&self) -> usize {
         self.by_limit.values().map(HashMap::len).sum()
@@ -73,7 +73,7 @@ impl OverrideTable {
     }
 }
 
-/// Changes overrides, and keeps them in force at this sidecar.
+/// Changes overrides, and applies the stored overrides at this sidecar.
 pub struct Overrides {
     store: Arc<dyn RecordStore>,
     rules: Arc<ArcSwap<LimitRules>>,
@@ -107,7 +107,7 @@ impl RecordList for OverrideRecords {
 }
 
 impl Overrides {
-    /// No overrides are in force until [`Self::run`] has read them.
+    /// Creates the service. No override is active until [`Self::run`] has read the overrides.
     #[must_use]
     pub fn new(
         store: Arc<dyn RecordStore>,
@@ -119,7 +119,7 @@ impl Overrides {
         Self { store, rules, current, versioned: Versioned::new(records, change_log) }
     }
 
-    /// Returns the overrides in force, which this keeps up to date.
+    /// Returns the active overrides. Each refresh replaces the table inside.
     #[must_use]
     pub fn current(&self) -> Arc<ArcSwap<OverrideTable>> {
         Arc::clone(&self.current)
@@ -131,12 +131,12 @@ impl Overrides {
         self.rules.load().limits.clone()
     }
 
-    /// Sets an override, in place of the previous one of its key. It is in force at this sidecar when this returns,
-    /// and at the others within a quarter of a KeepAlive interval.
+    /// Sets an override. Replaces any previous override of the key. The override is active at this sidecar when the
+    /// call returns, and at the other sidecars within a quarter of a KeepAlive interval.
     ///
     /// # Errors
-    /// If there is no such limit, the key does not fit it, the amount or the expiry is invalid, or the store is
-    /// unavailable or full.
+    /// If the limit does not exist, the key does not fit the limit, the amount or the expiry is invalid, or the store
+    /// is unavailable or full.
     pub async fn set(&self, mut new: Override) -> Result<Override, DomainError> {
         let limit = self.limit(&new.limit)?;
         new.key = canonical_key(&limit, &new.key)?;
@@ -147,7 +147,7 @@ impl Overrides {
             let expected = "in the future (ms of the Unix epoch), or 0 for never";
             return Err(DomainError::invalid("expires_at_ms", expected, &at.to_string()));
         }
-        let before = self.in_force(&limit.name, &new.key).await;
+        let before = self.describe_active(&limit.name, &new.key).await;
         let store = Arc::clone(&self.store);
         let set = async move {
             let set = store.set_override(&new).await.map_err(DomainError::store("setting an override"))?;
@@ -174,7 +174,7 @@ impl Overrides {
             Ok(limit) => canonical_key(&limit, key)?,
             Err(_) => key.to_owned(),
         };
-        let before = self.in_force(limit, &key).await;
+        let before = self.describe_active(limit, &key).await;
         let (store, limit, who) = (Arc::clone(&self.store), limit.to_owned(), who.to_owned());
         let delete = async move {
             let deleted = store.delete_override(&limit, &key).await;
@@ -189,7 +189,8 @@ impl Overrides {
         self.versioned.change(delete).await
     }
 
-    /// Returns one page of the overrides that have not expired, by limit, then key, and the token of the next page.
+    /// Returns one page of the overrides that have not expired, sorted by limit and then by key, and the token of the
+    /// next page.
     ///
     /// # Errors
     /// If the size or the token is invalid or the store is unavailable.
@@ -220,9 +221,10 @@ impl Overrides {
         Ok((page, next))
     }
 
-    /// Describes the override in force, for the change log. If the store is unavailable, that is the last one read.
-    async fn in_force(&self, limit: &str, key: &str) -> String {
-        // The change that follows reports the error of the store.
+    /// Describes the active override, for the change log. If the store is unavailable, describes the override that was
+    /// last read.
+    async fn describe_active(&self, limit: &str, key: &str) -> String {
+        // If the store fails, the change that follows reports the error.
         let _ = self.versioned.refresh().await;
         let current = self.current.load();
         current.get(limit, key).map_or_else(|| "none".to_owned(), |found| shown(found.amount))
@@ -237,7 +239,7 @@ impl Overrides {
         })
     }
 
-    /// Keeps the overrides in force up to date until `end`.
+    /// Reads changed overrides from the store until `end`.
     pub async fn run(self: Arc<Self>, keep_alive_interval: Duration, end: CancellationToken) {
         self.versioned.run(keep_alive_interval, &end).await;
     }
@@ -299,7 +301,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn an_override_is_in_force_until_it_expires_or_is_deleted() {
+    async fn an_override_applies_until_it_expires_or_is_deleted() {
         let overrides = overrides();
         overrides.versioned.refresh().await.unwrap();
         overrides.set(of("rpm", "consumer=alice")).await.unwrap();
@@ -355,7 +357,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn pages_follow_each_other_by_limit_and_key() {
+    async fn pages_are_sorted_by_limit_and_key() {
         let overrides = overrides();
         for i in 0..7 {
             overrides.set(of("rpm", &format!("consumer={i}"))).await.unwrap();

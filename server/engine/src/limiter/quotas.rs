@@ -1,4 +1,4 @@
-//! Administration of quotas: reads and changes of balances and budgets, each change with a record in the change log.
+//! Administration of quotas: reads and changes balances and budgets. Each change is recorded in the change log.
 
 use std::sync::Arc;
 
@@ -16,9 +16,9 @@ use evenkeel_store::{
 
 use crate::change_log::ChangeLog;
 
-/// Longest note, and longest id that the sidecar makes, in bytes.
+/// Maximum length of a note, and of an id that the sidecar generates, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
-/// Longest id that a client may set, in bytes.
+/// Maximum length of an id that a client may set, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Reads and changes quotas.
@@ -44,7 +44,7 @@ pub struct QuotaEdit {
     /// Name of the admin token, or `gateway:<consumer>`.
     pub who: String,
     pub note: String,
-    /// Makes the change idempotent: a repeated id changes nothing. May be empty.
+    /// An id that makes the change idempotent: a change with a repeated id changes nothing. May be empty.
     pub request_id: String,
 }
 
@@ -58,10 +58,11 @@ impl Quotas {
         Self { store, rules, change_log }
     }
 
-    /// Returns one consumer's balance. Here and below, `quota` may be empty if only one quota is configured.
+    /// Returns one consumer's balance. In this and the following methods, `quota` may be empty if only one quota is
+    /// configured.
     ///
     /// # Errors
-    /// Here and below: if a name is invalid or the store is unavailable.
+    /// In this and the following methods: if a name is invalid or the store is unavailable.
     pub async fn get(&self, quota: &str, consumer: &str) -> Result<QuotaView, DomainError> {
         let (rule, account) = self.account(quota, consumer)?;
         let record = self.store.quota(&account).await.map_err(DomainError::store("reading a quota"))?;
@@ -78,7 +79,7 @@ impl Quotas {
         self.apply(quota, consumer, edit).await
     }
 
-    /// Like [`Self::edit`], but allows a longer id.
+    /// Does the same as [`Self::edit`], but allows a longer id.
     pub(super) async fn apply(
         &self,
         quota: &str,
@@ -99,7 +100,7 @@ impl Quotas {
         }
         let (rule, account) = self.account(quota, consumer)?;
         let QuotaEdit { action, who, note, request_id } = edit;
-        // A cluster client may send a call twice. The id keeps the second one from counting.
+        // A cluster client may send a call twice. The id ensures that the second call changes nothing.
         let id = if request_id.is_empty() { random_id() } else { request_id };
         let edit = Edit { action, who, note, id };
         let (store, change_log) = (Arc::clone(&self.store), Arc::clone(&self.change_log));
@@ -119,7 +120,7 @@ impl Quotas {
         self.change_log.run_to_end(done).await
     }
 
-    /// Returns one page of the consumers with a record, by name, and the token of the next page.
+    /// Returns one page of the consumers that have a record, sorted by name, and the token of the next page.
     ///
     /// # Errors
     /// Also if the page size or token is invalid.
@@ -156,7 +157,7 @@ impl Quotas {
         self.store.quota_changes(&account).await.map_err(DomainError::store("reading a quota's history"))
     }
 
-    /// Returns the names of the configured quotas, in order.
+    /// Returns the names of the configured quotas, in configuration order.
     #[must_use]
     pub fn names(&self) -> Vec<Arc<str>> {
         self.rules.load().quotas.iter().map(|quota| Arc::clone(&quota.name)).collect()
@@ -312,7 +313,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn changes_without_an_id_all_count() {
+    async fn every_change_without_an_id_takes_effect() {
         let quotas = quotas(&["tokens"]);
         for _ in 0..2 {
             quotas.edit("", "alice", edit(Action::Adjust(5))).await.unwrap();

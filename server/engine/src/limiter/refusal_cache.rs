@@ -1,4 +1,4 @@
-//! Cached refusals: while a counter cannot have room, requests are refused without a call to the store.
+//! Cached refusals. While a request cannot fit into a counter, the sidecar refuses it without calling the store.
 
 use std::{
     collections::HashMap,
@@ -10,21 +10,23 @@ use evenkeel_domain::limit::{Bucket, Meter};
 use evenkeel_store::counters::CounterState;
 use parking_lot::Mutex;
 
-/// Longest time that a refusal is cached. An administrator may raise the amount meanwhile, or a settlement free some.
+/// Maximum time that a refusal is cached. In the meantime an administrator may raise the amount, or a settlement may
+/// free some of it.
 const CACHED_MAX: Duration = Duration::from_secs(1);
-/// Most cached refusals. When there are more, the expired ones are dropped, and if that is not enough, all.
+/// Maximum number of cached refusals. Beyond it, expired refusals are dropped. If the cache is still full, all refusals
+/// are dropped.
 const COUNTERS_MAX: usize = 65_536;
-/// Parts with a lock each, so that requests seldom wait for each other.
+/// Number of shards, each with its own lock, so that requests rarely wait for each other.
 const PARTS: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct CachedRefusal {
     until: Instant,
-    /// The cost that was refused. A lower cost may fit.
+    /// The cost that did not fit. A lower cost may fit.
     cost: u64,
     amount: u64,
     used: u64,
-    /// When the cost would fit, and when the whole amount is free. `None`: time alone frees nothing.
+    /// When the cost will fit, and when the whole amount will be free. `None`: time alone frees nothing.
     retry_at: Option<Instant>,
     reset_at: Option<Instant>,
 }
@@ -37,7 +39,7 @@ pub struct RefusalCache {
 }
 
 impl RefusalCache {
-    /// Caches that a counter had no room, if that cannot change yet.
+    /// Caches a refusal, if the counter cannot admit the cost for some time.
     pub fn insert(&self, meter: &Meter, state: &CounterState) {
         if !state.over || state.final_ms == 0 || meter.shadow {
             return;
@@ -62,7 +64,7 @@ impl RefusalCache {
         part.insert((Arc::clone(&meter.bucket), Arc::clone(&meter.name)), refused);
     }
 
-    /// Returns the state of a counter that is known to have no room for this cost.
+    /// Returns the state of a counter if the cached refusal shows that this cost does not fit.
     #[must_use]
     pub fn get(&self, meter: &Meter) -> Option<CounterState> {
         let part = self.part(&meter.bucket).lock();
@@ -75,7 +77,7 @@ impl RefusalCache {
         if refused.until <= now || meter.cost < refused.cost || refused.amount != meter.rule.most() {
             return None;
         }
-        // At least 1, as 0 means that time alone frees nothing.
+        // At least 1, because 0 means that time alone frees nothing.
         let left = |at: Option<Instant>| at.map_or(0, |at| (at - now).as_millis().max(1) as u64);
         Some(CounterState {
             over: true,
@@ -87,13 +89,13 @@ impl RefusalCache {
         })
     }
 
-    /// Drops the refusals of a counter, as some of its amount was freed.
+    /// Drops the cached refusal of a counter, because some of its amount has been freed.
     pub fn remove(&self, bucket: &Arc<Bucket>, name: &Arc<str>) {
         self.part(bucket).lock().remove(&(Arc::clone(bucket), Arc::clone(name)));
     }
 
     fn part(&self, bucket: &Bucket) -> &Mutex<Part> {
-        // Tags differ at the end.
+        // Tags differ most at the end.
         let sum = bucket.tag.bytes().rev().take(8).fold(0_usize, |sum, byte| sum * 31 + usize::from(byte));
         &self.parts[sum % PARTS]
     }

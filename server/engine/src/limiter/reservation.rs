@@ -15,11 +15,11 @@ use super::{
 };
 use crate::activity::Charged;
 
-/// A request that its limits admitted.
+/// The reservation of a request that its limits admitted.
 pub struct Reservation {
-    /// For the gateway, which returns it with the settlement.
+    /// The ticket for the gateway, which sends it back with the settlement.
     pub ticket: Ticket,
-    /// Whether KeepAlives carry the ticket, as the request counts in a limit of concurrency.
+    /// Whether the gateway must include the ticket in its KeepAlives, because the request is under a concurrency limit.
     pub show_ticket: bool,
     /// Headers for the client.
     pub headers: Vec<Header>,
@@ -27,9 +27,9 @@ pub struct Reservation {
     pub limits: usize,
     /// The amounts that a rollback gives back.
     taken: Vec<(Meter, CounterState)>,
-    /// Where the store keeps the reservation.
+    /// References to the store's records of the reservation.
     records: Vec<RecordRef>,
-    /// Quotas that count requests, and are charged on admission: name, consumer, amount.
+    /// Quotas that count requests and are charged on admission: name, consumer and amount.
     charged: Vec<(Arc<str>, String, u64)>,
 }
 
@@ -69,7 +69,7 @@ impl Reservation {
             records: verdict.records.clone(),
             debits: debits.collect(),
         };
-        // The store cannot roll back what only this sidecar counted, without a record.
+        // Without a record, the store cannot roll back what only this sidecar's own counters took.
         let is_known = verdict.basis == ReserveBasis::Shared || !verdict.records.is_empty();
         let count = limits.len();
         let taken = limits.into_iter().map(|limit| limit.meter).zip(verdict.states);
@@ -79,8 +79,8 @@ impl Reservation {
 }
 
 impl Limiter {
-    /// Keeps the ticket of an admitted request, in case its gateway never receives it. Returns false if the request has
-    /// ended meanwhile; the caller then rolls back.
+    /// Stores the ticket of an admitted request, in case the gateway never receives it. Returns false if the request
+    /// has already ended. The caller must then roll back.
     #[must_use]
     pub fn open(&self, id: &ReservationId, ticket: &[u8], reservation: &Reservation) -> bool {
         let is_open = self.open.admitted(id, ticket);
@@ -90,7 +90,8 @@ impl Limiter {
         is_open
     }
 
-    /// Gives back everything that a request took, including the count of requests, as the pool did not admit it.
+    /// Gives back everything that a request took, including amounts of limits that count requests, because the pool did
+    /// not admit the request.
     pub async fn roll_back(&self, id: &ReservationId, reservation: Reservation) {
         if reservation.taken.is_empty() {
             return;

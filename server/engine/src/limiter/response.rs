@@ -1,5 +1,6 @@
 //! The response to a client: the fields of the IETF draft *RateLimit header fields for HTTP*
-//! (draft-ietf-httpapi-ratelimit-headers, as of -10), the older `X-RateLimit-*`, and refusals in OpenAI's shape.
+//! (draft-ietf-httpapi-ratelimit-headers, as of -10), the older `X-RateLimit-*` fields, and refusals in OpenAI's error
+//! format.
 
 use std::fmt::Write as _;
 
@@ -11,13 +12,13 @@ use evenkeel_store::counters::CounterState;
 
 use super::compiled::{Compiled, Definition, SelectedLimit};
 
-/// A response header; the name is in lower case.
+/// A response header. The name is in lower case.
 pub type Header = (&'static str, String);
 
-/// Retry time of a concurrency limit, in ms. It is short, as a running request may end at any time.
+/// Retry time of a concurrency limit, in ms. It is short, because an in-flight request may end at any time.
 const RUNNING_RETRY_MS: u64 = 1000;
 
-/// Writes the header fields for the limits of a request, without those in shadow mode.
+/// Builds the header fields for the limits of a request, except limits in shadow mode.
 pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], states: &[CounterState]) -> Vec<Header> {
     let wanted = compiled.rules.headers;
     let mut headers = Vec::new();
@@ -46,7 +47,7 @@ pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], states: &[C
         headers.push(("ratelimit", left));
     }
     if wanted.x {
-        // These fields describe a single limit: the fullest one.
+        // These fields describe a single limit: the limit with the smallest remaining fraction.
         let left = |(limit, state): &(&SelectedLimit, &CounterState)| {
             let remaining = remaining(&compiled.entries[limit.entry].definition, state);
             remaining as f64 / state.amount.max(1) as f64
@@ -61,7 +62,7 @@ pub(super) fn headers(compiled: &Compiled, limits: &[SelectedLimit], states: &[C
     headers
 }
 
-/// Builds the refusal of a request. Returns `None` if no counter refuses it.
+/// Builds the refusal of a request. Returns `None` if no counter refuses the request.
 pub(super) fn refusal(
     compiled: &Compiled,
     limits: &[SelectedLimit],
@@ -69,7 +70,7 @@ pub(super) fn refusal(
     request: &Attributes,
 ) -> Option<Refusal> {
     let refusing = limits.iter().zip(states).filter(|(limit, state)| state.over && !limit.meter.shadow);
-    // Of several refusals, chooses the longest. 0 means that waiting does not help.
+    // Of several refusals, chooses the refusal with the longest retry time. 0 means that waiting does not help.
     let wait = |(limit, state): &(&SelectedLimit, &CounterState)| match retry_ms(compiled, limit, state) {
         0 => u64::MAX,
         ms => ms,
@@ -116,7 +117,7 @@ fn details(
     let Meter { bucket, cost, .. } = &limit.meter;
     let (name, what) = (definition.name(), what(definition.counts()));
     let is_prepaid = matches!(definition, Definition::Quota(quota) if quota.kind == QuotaKind::Prepaid);
-    // The counter of a prepaid quota holds the balance.
+    // The counter of a prepaid quota contains the balance.
     let (amount, used) = if is_prepaid { (state.used, 0) } else { (state.amount, state.used) };
     let why = match definition {
         Definition::Limit(limit) if definition.is_concurrency() => {
@@ -186,7 +187,7 @@ fn what(counts: Counts) -> &'static str {
     }
 }
 
-/// Returns the draft's quota unit. Requests need none.
+/// Returns the quota unit as in the draft. Requests have no unit.
 fn unit(definition: &Definition) -> Option<&'static str> {
     if definition.is_concurrency() {
         return Some("concurrent-requests");

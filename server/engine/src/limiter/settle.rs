@@ -1,4 +1,4 @@
-//! Settles a request that has ended: replaces the reserved amounts by the charge.
+//! Settles a request that has ended: replaces the reserved amounts with the charge.
 
 use std::sync::Arc;
 
@@ -13,21 +13,21 @@ use super::{
 };
 use crate::activity::Charged;
 
-/// A request with settled reservations.
+/// A request that has been settled.
 pub struct Settled {
-    /// The attributes at its admission, with the response's model if the request named none.
+    /// The attributes at the request's admission, with the response's model if the request named no model.
     pub ticket: Ticket,
     /// The charge of the request.
     pub charge: Charge,
-    /// Whether this call settled the request. `None` if nothing was reserved, so that the store cannot know.
+    /// Whether this call settled the request. `None` if nothing was reserved, because the store then cannot know.
     pub first: Option<bool>,
     /// Whether this sidecar admitted the request and saw no earlier settlement.
     pub was_open: bool,
 }
 
 impl Limiter {
-    /// Settles a request's reservations. If the gateway returned no `ticket`, uses the sidecar's copy. Returns `None`
-    /// if there is no copy either.
+    /// Settles a request's reservations. If the gateway sent no `ticket`, uses the stored ticket of this sidecar.
+    /// Returns `None` if there is no stored ticket either.
     ///
     /// # Errors
     /// If the store fails and no policy of the limits covers the failure.
@@ -77,7 +77,7 @@ impl Limiter {
     }
 }
 
-/// Builds the settlement of one debit. Returns `None` if its limit is no longer configured and has no counter.
+/// Builds the settlement of one debit. Returns `None` if the limit of the debit is no longer configured.
 fn entry<'c>(
     compiled: &'c Compiled,
     debit: Debit,

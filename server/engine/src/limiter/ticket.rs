@@ -1,5 +1,5 @@
-//! Tickets: the reservations of an admitted request, and its attributes for the ledger. The gateway keeps the ticket
-//! and returns it with the settlement, so that any sidecar can settle.
+//! Tickets. A ticket contains the reservations of an admitted request, and its attributes for the ledger. The gateway
+//! stores the ticket and sends it back with the settlement, so that any sidecar can settle the request.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use evenkeel_domain::limit::Bucket;
 use evenkeel_store::counters::RecordRef;
 use prost::Message as _;
 
-/// Longest ticket a gateway keeps, in bytes.
+/// Maximum length of a ticket that a gateway stores, in bytes.
 pub const TICKET_BYTES_MAX: usize = 4096;
 
-/// The wire format. A field number is never reused.
+/// The wire format. A field number must not be reused.
 mod wire {
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Ticket {
@@ -70,7 +70,7 @@ pub struct Ticket {
     pub session: String,
     pub prompt_bytes: u64,
     pub output_tokens: u64,
-    /// Where the store keeps the reservation records.
+    /// References to the store's records of the reservation.
     pub records: Vec<RecordRef>,
     /// The amounts to settle.
     pub debits: Vec<Debit>,
@@ -85,13 +85,13 @@ pub struct Debit {
     /// The window, slot or day of the reservation.
     pub window: u64,
     pub reserved: u64,
-    /// For a token bucket, the amount per period at the reservation. Else 0.
+    /// For a token bucket, the amount per period at the time of the reservation. Else 0.
     pub rate: u64,
 }
 
 impl Ticket {
-    /// Encodes the ticket. If it is longer than [`TICKET_BYTES_MAX`], it loses the session, which only the ledger
-    /// needs.
+    /// Encodes the ticket. If the ticket is longer than [`TICKET_BYTES_MAX`], leaves out the session, which only the
+    /// ledger needs.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
         let record = |record: RecordRef| wire::RecordRef {
@@ -127,7 +127,7 @@ impl Ticket {
         ticket.encode_to_vec()
     }
 
-    /// Decodes a ticket. Returns `None` if it is empty or unreadable.
+    /// Decodes a ticket. Returns `None` if the bytes are empty or not a ticket.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {

@@ -11,10 +11,10 @@ use super::{
     tree::{Amount, Domain, Level, Limit, Node, Rules, Values},
 };
 
-/// Compiles all files. Unless `merge` is set, a domain must be in a single file.
+/// Compiles all files. Unless `merge` is set, a domain must not be in more than one file.
 ///
 /// # Errors
-/// Returns all domains and descriptors that are defined twice.
+/// Returns an error for each domain and descriptor that is defined twice.
 pub(super) fn compile(
     files: Vec<File>,
     merge: bool,
@@ -32,7 +32,7 @@ pub(super) fn compile(
                 file.domain
             );
             compiler.fault("domain", text);
-            // Reports the faults of its descriptors as well.
+            // Also reports the errors of this file's descriptors.
             compiler.level(&mut Level::default(), &file.domain, &file.descriptors, &mut Vec::new());
             continue;
         }
@@ -53,7 +53,7 @@ struct Compiler<'a> {
     metrics: &'a RateLimitMetrics,
     limits: usize,
     faults: Vec<Fault>,
-    /// The name of the file in hand.
+    /// The name of the file that is being compiled.
     file: String,
 }
 
@@ -62,7 +62,7 @@ impl Compiler<'_> {
         self.faults.push(Fault { file: self.file.clone(), path: path.to_owned(), text });
     }
 
-    /// Adds `descriptors` to a level. `path` holds the descriptors that lead to it.
+    /// Adds `descriptors` to a level. `path` contains the descriptors that lead to the level.
     fn level<'f>(
         &mut self,
         level: &mut Level,
@@ -81,7 +81,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// Returns a new node for a descriptor; `None`, with a fault, if the level already has that descriptor.
+    /// Returns a new node for a descriptor. If the level already has that descriptor, records an error and returns
+    /// `None`.
     fn place<'v>(&mut self, values: &'v mut Values, descriptor: &DescriptorRule) -> Option<&'v mut Node> {
         let mut node = Node::default();
         let Some(value) = descriptor.value.as_deref() else {
@@ -146,7 +147,7 @@ impl Compiler<'_> {
     }
 }
 
-/// Returns the metric label of a limit without a name: its place in the file, as `key_value.key`.
+/// Returns the metric label of a limit without a name: its descriptor path in the file, as `key_value.key`.
 fn label(path: &[&DescriptorRule]) -> String {
     let part = |step: &&DescriptorRule| match &step.value {
         Some(value) => format!("{}_{value}", step.key),
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_are_faults() {
+    fn duplicate_descriptors_and_domains_are_faults() {
         let twice = "domain: d\ndescriptors: [{key: a}, {key: a, value: b}, {key: a, value: 'b*'}, {key: a}, \
                      {key: a, value: b}, {key: a, value: 'b*'}, {key: c, descriptors: [{key: a}, {key: a}]}]";
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Where a descriptor's counter is in the store: its bucket and, within it, its name.
+//! The key of a descriptor's counter in the store: its bucket, and its name in the bucket.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -6,16 +6,17 @@ use evenkeel_domain::limit::{Bucket, attributes::encode_value};
 
 use super::{request::DescriptorEntry, unit::Unit};
 
-/// Longest tag of a bucket, in bytes. A digest replaces the entries of a longer one.
+/// Maximum length of a bucket's tag, in bytes. In a longer tag, a digest replaces the entries.
 const TAG_BYTES_MAX: usize = 512;
-/// An entry whose key contains one of these words has a secret value. Only a digest of it is visible.
+/// If an entry's key contains one of these words, its value is secret, and only a digest of the value is visible.
 const SECRETS: [&str; 8] =
     ["auth", "token", "secret", "cookie", "password", "api_key", "api-key", "credential"];
-/// Prefix of the names of counters of descriptors' own limits.
+/// Prefix of the names of counters for descriptors' own limits.
 const OVERRIDE: &str = "override.";
 
-/// Returns the bucket `rls:domain|key=value|key=value`. All of it is the tag, so that counters spread over a Redis
-/// Cluster. `shared` returns the pattern that stands for the value of an entry, if values share a counter.
+/// Returns the bucket `rls:domain|key=value|key=value`. The whole text is the tag, so that the counters are distributed
+/// over a Redis Cluster. If several values of an entry share a counter, `shared` returns the pattern that replaces the
+/// value.
 pub(super) fn bucket<'s>(
     domain: &str,
     entries: &[DescriptorEntry<'_>],
@@ -42,13 +43,13 @@ pub(super) fn bucket<'s>(
     Arc::new(Bucket { tag, rest: String::new() })
 }
 
-/// Returns the counter's name for a descriptor's own limit. It contains the unit, because windows of different lengths
-/// cannot share a counter.
+/// Returns the name of the counter for a descriptor's own limit. The name contains the unit, because windows of
+/// different durations cannot share a counter.
 pub(super) fn override_name(unit: Unit) -> Arc<str> {
     format!("{OVERRIDE}{unit}").into()
 }
 
-/// Returns the counter's name for a limit of a file; it never equals an [`override_name`].
+/// Returns the name of the counter for a limit of a file. It never equals an [`override_name`].
 pub(super) fn limit_name(limit: &str) -> Arc<str> {
     let mut name = String::new();
     encode_value(false, limit, &mut name);

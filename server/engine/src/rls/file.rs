@@ -1,5 +1,6 @@
-//! Files of limits, in the format of envoyproxy/ratelimit. Parsing finds every fault of a file, with its place. It reads
-//! the text twice: once as untyped values, and once for scalars as they were written (`value: 1.10` is the text `1.10`).
+//! Files of limits, in the format of envoyproxy/ratelimit. Parsing finds every error in a file, with its path. The text
+//! is parsed twice: once as untyped values, and once for scalars as they were written (`value: 1.10` is the text
+//! `1.10`).
 
 use std::fmt;
 
@@ -11,18 +12,18 @@ use super::unit::Unit;
 
 mod reader;
 
-/// Most levels of descriptors.
+/// Maximum number of nested levels of descriptors.
 pub(super) const DEPTH_MAX: usize = 16;
-/// Most faults reported for one file.
+/// Maximum number of errors reported for one file.
 const FAULTS_MAX: usize = 100;
 
-/// A fault of a file, and its place.
+/// An error in a file, and its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub file: String,
-    /// Path within the file, such as `descriptors[2].key`; empty if the fault is about the file as a whole.
+    /// Path within the file, such as `descriptors[2].key`. Empty if the error concerns the whole file.
     pub path: String,
-    /// What is expected, and what the file has.
+    /// What was expected, and what the file contains.
     pub text: String,
 }
 
@@ -62,9 +63,9 @@ pub(super) struct DescriptorRule {
 #[derive(Debug)]
 pub(super) struct LimitRule {
     pub(super) name: Option<String>,
-    /// `None` is unlimited.
+    /// Requests per unit. `None`: unlimited.
     pub(super) amount: Option<(u32, Unit)>,
-    /// Names of the limits that this one replaces.
+    /// Names of the limits that this limit replaces.
     pub(super) replaces: Vec<String>,
 }
 
@@ -85,7 +86,7 @@ impl File {
     /// Parses the text of a file.
     ///
     /// # Errors
-    /// Returns all faults of the file.
+    /// Returns all errors in the file.
     pub(super) fn parse(name: &str, yaml: &str) -> Result<Self, Vec<Fault>> {
         let options = || serde_saphyr::options! { with_snippet: false };
         let mut reader = Reader::new(name);
@@ -96,12 +97,12 @@ impl File {
                 return Err(reader.faults);
             }
         };
-        // Fails if a value has the wrong type, which `reader` then reports.
+        // This fails if a value has the wrong type. `reader` then reports the error.
         let texts: Result<Texts, _> = serde_saphyr::from_str_with_options(yaml, options());
         let failed = texts.as_ref().err().map(ToString::to_string);
         let (domain, descriptors) = reader.file(&value, &texts.unwrap_or_default());
         if let (Some(error), true) = (failed, reader.faults.is_empty()) {
-            // Without `texts`, scalars would not be as they were written.
+            // Without `texts`, some scalars would differ from what the file contains.
             reader.fault("", format!("must have a text wherever one is expected: {error}"));
         }
         let Reader { mut faults, without_effect, .. } = reader;
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_reported_with_its_place() {
+    fn every_fault_is_reported_with_its_path() {
         let found = faults(
             "domain: ''\n\
              extra: 1\n\
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(faults(""), ["a.yaml: domain: must be a name, got none"]);
     }
 
-    /// A null item makes the second reading fail, which would change other values.
+    /// Guards against a null item: it makes the second parse fail, which would change how other values are read.
     #[test]
     fn an_empty_item_is_a_fault() {
         for list in ["[~, {key: a, value: 1.10}]", "\n- \n- {key: a, value: 1.10}"] {

@@ -15,11 +15,11 @@ use super::{
     tree::Rules,
 };
 
-/// Most files of a directory.
+/// Maximum number of files in a directory.
 const FILES_MAX: usize = 1024;
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// The faults of all files.
+/// The errors in all files.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Faults(pub Vec<Fault>);
 
@@ -33,13 +33,13 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// Names and texts of the files, sorted by name.
+/// The names and texts of the files, sorted by name.
 pub(super) type Texts = Vec<(String, String)>;
 
 /// Reads and compiles all files.
 ///
 /// # Errors
-/// Returns all faults of all files.
+/// Returns all errors in all files.
 pub fn load(from: &LimitFiles, metrics: &RateLimitMetrics) -> Result<Rules, Faults> {
     let texts = read(from).map_err(|fault| Faults(vec![fault]))?;
     compile_texts(from, &texts, metrics)
@@ -102,7 +102,7 @@ pub(super) fn read(from: &LimitFiles) -> Result<Texts, Fault> {
     paths.into_iter().map(read).collect()
 }
 
-/// Returns the directories to watch: that of the files, and those of all symbolic links in their path.
+/// Returns the directories to watch: the directory of the files, and the directories of all symbolic links in its path.
 pub(super) fn watched_directories(from: &LimitFiles) -> Vec<PathBuf> {
     let path = std::path::absolute(&from.path).unwrap_or_else(|_| from.path.clone());
     let mut directories = Vec::new();
@@ -144,7 +144,7 @@ mod tests {
         write("README.md", "no yaml: [");
         fs::create_dir(dir.path().join("sub.yaml")).unwrap();
         assert_eq!(load().unwrap(), (2, 2));
-        // Faults of all files at once, and of files that contradict each other.
+        // Reports errors in all files together, and conflicts between files.
         write("b.yml", GOOD);
         write("c.yaml", "domain: f\ndescriptors: [{value: x}]");
         write("d.yaml", "domain: [");

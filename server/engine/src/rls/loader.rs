@@ -1,5 +1,5 @@
-//! Keeps the rules equal to their files: reads the files at start and after each change. If a file has faults, the last
-//! valid rules stay in force.
+//! Loads the rules from their files, at start and after each change of the files. If a file contains errors, the last
+//! valid rules remain active.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,30 +17,31 @@ use super::{
     watcher::{READ_EVERY, Watcher},
 };
 
-/// Changes that follow each other within this time are read together: few updates of a directory are a single step.
+/// Changes that follow each other within this time are read together, because an update of a directory usually consists
+/// of several changes.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Longest wait for such changes to end.
+/// Maximum time to wait until such changes end.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
-/// Longest pause after a failed read. The pause grows, so that a permanent failure costs little.
+/// Maximum pause after a failed read. The pause grows, so that a permanent failure costs little.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 #[derive(Clone)]
 pub struct LoadMetrics {
-    /// 1 while the present files are in force.
+    /// 1 while the rules in use are from the current files, else 0.
     pub valid: IntGauge,
     pub loaded: IntCounter,
     pub rejected: IntCounter,
 }
 
-/// Keeps rules equal to their files.
+/// Watches the files of limits and replaces the rules when the files change.
 pub struct Loader {
     source: LimitFiles,
     rules: Arc<ArcSwap<Rules>>,
     rate_limit_metrics: Arc<RateLimitMetrics>,
     metrics: LoadMetrics,
-    /// What was read last, valid or not; `None` after a failed read.
+    /// The texts that were last read, valid or not. `None` after a failed read.
     last: Option<Texts>,
-    /// The faults of `last`, which are in the log.
+    /// The errors that were last logged, if the files still contain errors.
     reported: Option<Faults>,
 }
 
@@ -48,7 +49,7 @@ impl Loader {
     /// Reads the files for the first time.
     ///
     /// # Errors
-    /// Returns all faults of all files.
+    /// Returns all errors in all files.
     pub fn start(
         source: LimitFiles,
         rate_limit_metrics: Arc<RateLimitMetrics>,
@@ -69,20 +70,20 @@ impl Loader {
         })
     }
 
-    /// Returns the rules in force.
+    /// Returns the active rules. Each reload replaces the rules inside.
     #[must_use]
     pub fn rules(&self) -> Arc<ArcSwap<Rules>> {
         Arc::clone(&self.rules)
     }
 
-    /// Follows the files until `stop` is cancelled.
+    /// Watches the files until `stop` is cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         let (changed, mut changes) = mpsc::channel(1);
-        // This sender keeps the channel open if there is no watcher.
+        // This sender keeps the channel open if the watcher does not exist.
         let mut watcher = Watcher::new(changed.clone());
         let mut pause = SETTLE;
         loop {
-            // Reads at the start as well, since the files may have changed before the watch began.
+            // Also reads at the start, because the files may have changed before the watch started.
             let reading = tokio::task::spawn_blocking(move || {
                 watcher.watch(&watched_directories(&self.source));
                 let is_read = self.reload();
@@ -106,12 +107,12 @@ impl Loader {
         }
     }
 
-    /// Reads the files and applies them if they are new and valid. Returns false if they cannot be read.
+    /// Reads the files. If they are new and valid, applies them. Returns false if they cannot be read.
     fn reload(&mut self) -> bool {
         let texts = match read(&self.source) {
             Ok(texts) => texts,
             Err(fault) => {
-                // The next successful read counts as new, even if it equals the last one.
+                // The next successful read counts as new, even if its texts equal the previous texts.
                 self.last = None;
                 self.reject(Faults(vec![fault]));
                 return false;
@@ -134,7 +135,7 @@ impl Loader {
         true
     }
 
-    /// Logs and counts the faults, unless they are the ones reported last.
+    /// Logs and counts errors, unless they equal the errors that were last reported.
     fn reject(&mut self, faults: Faults) {
         self.metrics.valid.set(0);
         if self.reported.as_ref() != Some(&faults) {
@@ -174,7 +175,7 @@ mod tests {
         Loader::start(source, Arc::new(RateLimitMetrics::unregistered()), metrics).unwrap()
     }
 
-    /// A volume that is mounted again makes its directory unreadable for a moment, and then has the same files.
+    /// A volume that is mounted again makes its directory unreadable for a moment. Then the same files are there again.
     #[test]
     fn the_same_files_are_valid_again_after_a_failure_to_read() {
         let dir = tempfile::tempdir().unwrap();
@@ -190,7 +191,7 @@ mod tests {
         fs::remove_file(&bad).unwrap();
         assert!(loader.reload());
         assert_eq!(state(), (1, 2, 1));
-        // A fault in readable files is also reported once, and again after a different fault.
+        // An error in readable files is also reported once, and reported again after a different error.
         for (text, rejected) in [("a", 2), ("a", 2), ("domain: d", 3), ("a", 4)] {
             fs::write(&bad, text).unwrap();
             assert!(loader.reload());
@@ -198,7 +199,7 @@ mod tests {
         }
     }
 
-    /// If files cannot be read, the loader neither spins nor gives up.
+    /// If files cannot be read, the loader neither loops without a pause nor stops.
     #[tokio::test(start_paused = true)]
     async fn failed_reads_are_repeated_with_pauses() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,23 +1,23 @@
-//! Metrics of descriptors. Labels are names from the files. Values of requests are labels only if a file asks for them,
-//! and then a bounded number of them.
+//! Metrics of descriptors. Labels contain names from the files. They contain values of requests only if a file asks for
+//! them, and then a bounded number of values.
 
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
-/// Most values of one limit with a time series each. Further values count as [`OTHER`].
+/// Maximum number of values per limit that have time series of their own. Further values are counted as [`OTHER`].
 const VALUES_MAX: usize = 100;
 const OTHER: &str = "other";
 
-/// The label `result`.
+/// The values of the label `result`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DescriptorResult {
     Ok,
     OverLimit,
-    /// OverLimit, without asking the store.
+    /// Over the limit according to a cached refusal, without a call of the store.
     OverLimitCached,
-    /// OverLimit, but the limit or the whole service is in shadow mode.
+    /// Over the limit, but the limit or the whole service is in shadow mode.
     ShadowOverLimit,
     Unlimited,
     /// Another limit of the request replaces this one.
@@ -37,7 +37,7 @@ impl DescriptorResult {
     ];
 }
 
-/// The time series of one limit, or of one value under it.
+/// The time series of one limit, or of one value of a limit.
 pub(super) struct LimitMetrics {
     by_result: [IntCounter; DescriptorResult::ALL.len()],
 }
@@ -48,7 +48,7 @@ impl LimitMetrics {
     }
 }
 
-/// The time series of a limit by the values of requests.
+/// The time series of one limit, by the values of requests.
 pub(super) struct ValueMetrics {
     domain: Box<str>,
     limit: Box<str>,
@@ -79,19 +79,19 @@ type ByLimit = HashMap<(Box<str>, Box<str>), Arc<ValueMetrics>>;
 pub struct RateLimitMetrics {
     limits: IntCounterVec,
     values: IntCounterVec,
-    /// By domain and limit. Kept across reloads of the files, so that the bound on values holds.
+    /// By domain and limit. Retained across reloads of the files, so that the bound on values holds.
     value_metrics: Mutex<ByLimit>,
 }
 
 impl RateLimitMetrics {
-    /// Counts in `limits`, which has the labels `domain`, `limit` and `result`, and in `values`, which has the labels
-    /// `domain`, `limit`, `value` and `result`.
+    /// Creates metrics on two vectors. `limits` must have the labels `domain`, `limit` and `result`; `values` must have
+    /// the labels `domain`, `limit`, `value` and `result`.
     #[must_use]
     pub fn new(limits: IntCounterVec, values: IntCounterVec) -> Self {
         Self { limits, values, value_metrics: Mutex::default() }
     }
 
-    /// Returns metrics that are never exported: for checking files.
+    /// Returns metrics that are never exported, for checking files.
     ///
     /// # Panics
     /// Never: the names are constants.
@@ -120,12 +120,12 @@ impl RateLimitMetrics {
         Arc::clone(self.value_metrics.lock().entry((domain.into(), limit.into())).or_insert_with(new))
     }
 
-    /// Counts descriptors of a domain that match no limit.
+    /// Returns the counter of descriptors of a domain that match no limit.
     pub(super) fn no_limit(&self, domain: &str) -> IntCounter {
         self.limits.with_label_values(&[domain, "", "no_limit"])
     }
 
-    /// Counts requests for domains that are in no file.
+    /// Returns the counter of requests for domains that are in no file.
     pub(super) fn unknown_domain(&self) -> IntCounter {
         self.limits.with_label_values(&["", "", "unknown_domain"])
     }

@@ -1,6 +1,6 @@
-//! Envoy's rate limit service, with the files of envoyproxy/ratelimit: [`RateLimiter`] evaluates requests against
-//! [`Rules`], which [`load`] compiles from the files and [`Loader`] keeps up to date. The counters themselves are those
-//! of [`evenkeel_store::counters`].
+//! An implementation of Envoy's rate limit service that reads the files of envoyproxy/ratelimit. [`RateLimiter`]
+//! evaluates requests against [`Rules`]. [`load`] compiles the rules from the files, and [`Loader`] reloads them after
+//! changes. The counters are in [`evenkeel_store::counters`].
 
 mod compile;
 mod counter_key;

@@ -1,6 +1,6 @@
 //! Values with wildcards.
 
-/// A value with at least one `*`. Each `*` stands for any text.
+/// A value with at least one `*`. Each `*` matches any text.
 pub(super) struct Pattern {
     first: Box<str>,
     middle: Box<[Box<str>]>,
@@ -8,7 +8,7 @@ pub(super) struct Pattern {
 }
 
 impl Pattern {
-    /// Returns `None` if the value has no `*`.
+    /// Parses a value. Returns `None` if the value contains no `*`.
     pub(super) fn parse(value: &str) -> Option<Self> {
         let (first, rest) = value.split_once('*')?;
         let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
@@ -28,7 +28,7 @@ impl Pattern {
         })
     }
 
-    /// Returns the value as the file has it, except that adjacent stars become one.
+    /// Returns the value as in the file, except that adjacent stars become one star.
     pub(super) fn text(&self) -> String {
         let mut text = self.first.to_string();
         for part in &self.middle {
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_star_stands_for_any_text() {
+    fn each_star_matches_any_text() {
         let matches = |pattern, value| Pattern::parse(pattern).unwrap().matches(value);
         for (pattern, value, expected) in [
             ("*", "", true),

@@ -1,4 +1,4 @@
-//! Evaluates requests: finds the limits of all descriptors ([`plan`]), counts the request under all of them or none
+//! Evaluates requests: finds the limits of all descriptors ([`plan`]), counts the request under all limits or none
 //! ([`counting`]), gives hits back ([`give_back`]), and reports a status for each descriptor.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -30,12 +30,13 @@ mod counting;
 mod give_back;
 mod plan;
 
-/// Most descriptors of a request. A request with more is refused; after an error, Envoy would let it pass by default.
+/// Maximum number of descriptors in a request. A request with more is refused. An error would not be safe: Envoy lets a
+/// request pass after an error by default.
 const DESCRIPTORS_MAX: usize = 256;
 /// The remaining amount that an unlimited limit reports.
 const REMAINING_MAX: u32 = u32::MAX;
 
-/// Evaluates requests against rules that may change.
+/// Evaluates requests against rules that may change at run time.
 pub struct RateLimiter {
     rules: Arc<ArcSwap<Rules>>,
     counters: Arc<dyn Counters>,
@@ -43,7 +44,7 @@ pub struct RateLimiter {
     options: RateLimiterOptions,
     unknown_domain: IntCounter,
     invalid_requests: IntCounter,
-    /// The counters' names for descriptors' own limits, by unit.
+    /// The names of the counters for descriptors' own limits, by unit.
     override_names: [Arc<str>; Unit::ALL.len()],
     unnamed: Arc<str>,
 }
@@ -107,8 +108,8 @@ impl RateLimiter {
         }
     }
 
-    /// Returns the status of each descriptor, and counts it in the metrics. A request is over if a limit is over, or if
-    /// all its limits in quota mode are.
+    /// Returns the status of each descriptor, and counts the descriptor in the metrics. A request is over its limits if
+    /// a limit is over, or if all its limits in quota mode are over.
     fn report(&self, domain: &Domain, plan: &Plan<'_>, replies: &Replies) -> Evaluation {
         let mut statuses = Vec::with_capacity(plan.descriptors.len());
         let mut over = false;
@@ -135,7 +136,7 @@ impl RateLimiter {
         Evaluation { over: over && !self.options.shadow, statuses, headers }
     }
 
-    /// Returns the status of a descriptor, and its result for the metrics; `None` if nothing was counted.
+    /// Returns the status of a descriptor, and its result for the metrics. The result is `None` if nothing was counted.
     fn status(
         &self,
         descriptor: &DescriptorPlan<'_>,
@@ -178,9 +179,9 @@ impl RateLimiter {
 /// The store's replies for a request.
 struct Replies {
     count: Count,
-    /// Own hits charged although the request is refused, by meter.
+    /// Descriptors' own hits that were charged although the request is refused, by meter.
     charged: BTreeMap<usize, u64>,
-    /// By index of [`Action::GiveBack`].
+    /// The counters after hits were given back, by the index in [`Action::GiveBack`].
     given_back: Vec<CounterState>,
 }
 
@@ -194,8 +195,7 @@ fn check(request: &RateLimitRequest<'_>) -> Result<(), DomainError> {
     Ok(())
 }
 
-/// Returns whether a counter is over its limit. A meter in shadow mode is never refused, so its state alone does not
-/// say so.
+/// Returns whether a counter is over its limit. A meter in shadow mode never refuses, so its `over` flag is not enough.
 fn is_over(meter: &Meter, state: &CounterState, verdict: &Verdict) -> bool {
     let is_counted = match verdict.basis {
         ReserveBasis::Shared => true,

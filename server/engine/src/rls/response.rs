@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::unit::Unit;
 
-/// The result of a request.
+/// The result of evaluating a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evaluation {
-    /// The gateway refuses the request.
+    /// Whether the gateway must refuse the request.
     pub over: bool,
-    /// One for each descriptor, in the request's order.
+    /// One status for each descriptor, in the order of the request.
     pub statuses: Vec<DescriptorStatus>,
     /// Headers for the client.
     pub headers: Vec<(&'static str, String)>,

@@ -1,4 +1,5 @@
-//! The limits of all domains, as trees of hash maps that lead from a descriptor's entries to its limit.
+//! The limits of all domains, as trees of hash maps. A path through a tree leads from a descriptor's entries to its
+//! limit.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -30,7 +31,7 @@ pub(super) struct Domain {
     pub(super) overrides: Arc<LimitMetrics>,
 }
 
-/// One level of a tree: adjacent descriptors of a file.
+/// One level of a tree: the descriptors in one list of a file.
 #[derive(Default)]
 pub(super) struct Level {
     pub(super) keys: HashMap<Box<str>, Values>,
@@ -40,7 +41,7 @@ pub(super) struct Level {
 #[derive(Default)]
 pub(super) struct Values {
     pub(super) exact: HashMap<Box<str>, Node>,
-    /// In the order of the file: the first match wins.
+    /// In the order of the file. The first match is used.
     pub(super) wildcards: Vec<(Pattern, Node)>,
     pub(super) any: Option<Box<Node>>,
 }
@@ -56,7 +57,7 @@ pub(super) struct Node {
 pub(super) struct Limit {
     /// Empty for a limit without a name.
     pub(super) name: Arc<str>,
-    /// The counter's name in its bucket.
+    /// The name of the counter in its bucket.
     pub(super) counter: Arc<str>,
     pub(super) amount: Amount,
     pub(super) shadow: bool,
@@ -64,9 +65,9 @@ pub(super) struct Limit {
     pub(super) replaces: Box<[Box<str>]>,
     pub(super) metrics: Arc<LimitMetrics>,
     pub(super) value_metrics: Option<Arc<ValueMetrics>>,
-    /// The entries whose values are in the label of `value_metrics`, one bit each.
+    /// One bit for each entry: whether the label of `value_metrics` contains the entry's value.
     pub(super) labelled: u32,
-    /// The bucket, if it is the same for all requests.
+    /// The bucket, if it is equal for all requests.
     pub(super) bucket: Option<Arc<Bucket>>,
 }
 
@@ -76,7 +77,7 @@ pub(super) enum Amount {
     PerUnit(u32, Unit),
 }
 
-/// The limit of a descriptor, and the nodes that lead to it.
+/// The limit of a descriptor, and the nodes on the path to the limit.
 pub(super) struct MatchedLimit<'r> {
     pub(super) limit: &'r Arc<Limit>,
     domain: &'r Domain,
@@ -94,7 +95,7 @@ impl Rules {
         (self.domains.len(), self.limits)
     }
 
-    /// Returns the fields that the files set and Evenkeel ignores, each as `file: path`.
+    /// Returns the fields that files set and Evenkeel ignores, each as `file: path`.
     #[must_use]
     pub fn without_effect(&self) -> &[String] {
         &self.without_effect
@@ -117,7 +118,7 @@ impl Level {
 }
 
 impl Domain {
-    /// Returns the limit of a descriptor, whose entries must lead to it, one level each.
+    /// Returns the limit of a descriptor. Each entry must lead one level down, and the last entry to a limit.
     pub(super) fn find(&self, entries: &[DescriptorEntry<'_>]) -> Option<MatchedLimit<'_>> {
         if entries.len() > DEPTH_MAX {
             return None;
@@ -133,7 +134,7 @@ impl Domain {
         Some(MatchedLimit { limit, domain: self, path })
     }
 
-    /// Returns the bucket of a descriptor with its own limit.
+    /// Returns the bucket of a descriptor that has its own limit.
     pub(super) fn override_bucket(&self, entries: &[DescriptorEntry<'_>]) -> Arc<Bucket> {
         bucket(&self.name, entries, |_| None)
     }
@@ -147,7 +148,7 @@ impl MatchedLimit<'_> {
         }
     }
 
-    /// Returns the metrics for the request's values, if the file asks for them.
+    /// Returns the metrics for the request's values, if the file asks for such metrics.
     pub(super) fn value_metrics(&self, entries: &[DescriptorEntry<'_>]) -> Option<Arc<LimitMetrics>> {
         Some(self.limit.value_metrics.as_ref()?.of(&self.value_label(entries)))
     }
@@ -191,7 +192,7 @@ mod tests {
         Some((found.limit.name.to_string(), found.bucket(entries).tag.clone()))
     }
 
-    /// Entries, and the name and tag of the limit they lead to.
+    /// Entries, and the name and tag of the limit to which they lead.
     type Case<'a> = (&'a [DescriptorEntry<'a>], Option<(&'a str, &'a str)>);
 
     const RULES: &str = "
@@ -227,14 +228,14 @@ descriptors:
             (&[("a", "allowed")], None),
             (&[("c", "1")], None),
             (&[], None),
-            // Each entry must lead one level down, and the last one to a limit.
+            // Each entry must lead one level down, and the last entry to a limit.
             (&[("a", "x"), ("b", "1")], Some(("a-x-b", "rls:d|a=x|b=1"))),
             (&[("a", "x"), ("b", "y1")], Some(("a-x-by", "rls:d|a=x|b=y1"))),
             (&[("a", "1"), ("b", "1")], None),
             (&[("b", "1"), ("a", "x")], None),
             (&[("a", "x"), ("b", "1"), ("c", "1")], None),
             (&[("f", "f/1")], None),
-            // Exact values win over patterns, which are tried in the order of the file.
+            // Exact values take precedence over patterns. Patterns are tried in the order of the file.
             (&[("p", "/v1/m")], Some(("m", "rls:d|p=/v1/m"))),
             (&[("p", "/v1/m/chat/x")], Some(("chat", "rls:d|p=/v1/m/chat/x"))),
             (&[("p", "/v1/other")], Some(("v1", "rls:d|p=/v1/*"))),

@@ -1,25 +1,26 @@
-//! Units of time of the limits.
+//! The time units of limits.
 
 use std::fmt;
 
 const SECOND_MS: u64 = 1000;
 const DAY_MS: u64 = 86_400 * SECOND_MS;
 
-/// A unit has a fixed length, and its windows start at whole multiples of that length since the Unix epoch.
+/// A time unit. Each unit has a fixed duration. Its windows start at whole multiples of the duration since the Unix
+/// epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unit {
     Second,
     Minute,
     Hour,
     Day,
-    /// 7 days; starts on Thursday.
+    /// 7 days, starting on Thursday.
     Week,
     Month,
     Year,
 }
 
 impl Unit {
-    /// All units, the shortest first.
+    /// All units, shortest first.
     pub const ALL: [Self; 7] =
         [Self::Second, Self::Minute, Self::Hour, Self::Day, Self::Week, Self::Month, Self::Year];
 
@@ -29,7 +30,7 @@ impl Unit {
         Self::ALL.into_iter().find(|unit| unit.name().eq_ignore_ascii_case(name))
     }
 
-    /// Returns the name in files of limits.
+    /// Returns the name that files of limits use.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -6,20 +6,20 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-/// The files are read this often without a change as well: not every file system reports changes.
+/// The files are also read at this interval without a reported change, because not every file system reports changes.
 pub(super) const READ_EVERY: Duration = Duration::from_secs(30);
 
-/// A watch of directories. If the system cannot watch any, it reports no changes.
+/// Watches directories. If the operating system cannot watch directories, no changes are reported.
 pub(super) struct Watcher {
     watcher: Option<RecommendedWatcher>,
     watched: Vec<PathBuf>,
 }
 
 impl Watcher {
-    /// Sends to `changed` after each change.
+    /// Creates a watcher that sends to `changed` after each change.
     pub(super) fn new(changed: mpsc::Sender<()>) -> Self {
         let report = move |event: notify::Result<notify::Event>| {
-            // Reading changes nothing. If the channel is full, the loader already knows of a change.
+            // Read accesses change nothing. If the channel is full, the loader already knows of a change.
             if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
                 let _ = changed.try_send(());
             }
@@ -32,8 +32,8 @@ impl Watcher {
         Self { watcher: watcher.ok(), watched: Vec::new() }
     }
 
-    /// Watches these directories instead of the previous ones. A path that is unchanged is watched again, because it may
-    /// now lead to another directory.
+    /// Watches these directories instead of the previous directories. An unchanged path is watched again, because it
+    /// may now lead to another directory.
     pub(super) fn watch(&mut self, directories: &[PathBuf]) {
         let Some(watcher) = &mut self.watcher else { return };
         for path in self.watched.drain(..) {

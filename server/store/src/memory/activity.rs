@@ -1,4 +1,4 @@
-//! Activity in this process's memory: for an embedded store, and the reference for the one in Redis.
+//! Activity in this process's memory: the embedded store, and the reference for the store in Redis.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::activity::{ActivityStore, REFUSAL_KEPT_MS, REFUSALS_MAX, REPAIRS_MAX, Report, page_kept_ms};
 
-/// Most refusals kept by request id.
+/// Maximum number of refusals stored by request id.
 const REFUSALS_BY_ID_MAX: usize = 100_000;
 
 #[derive(Default)]
@@ -27,7 +27,7 @@ struct Kept {
     charges: BTreeMap<String, Vec<QuotaCharges>>,
     pages: BTreeMap<(Resolution, u64), BTreeMap<String, Vec<PoolSteps>>>,
     by_id: HashMap<String, Refused>,
-    /// Times and request ids, oldest first.
+    /// Time and request id of each refusal in `by_id`, oldest first.
     ids: VecDeque<(u64, String)>,
     refusals: VecDeque<Refused>,
     repairs: VecDeque<Repair>,

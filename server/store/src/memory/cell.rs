@@ -1,4 +1,4 @@
-//! One counter: the reference for the algorithms in `lua/fragments`, which do the same arithmetic in the same order.
+//! One counter: the reference for the algorithms in `lua/fragments`. Those do the same arithmetic in the same order.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use evenkeel_domain::{
 
 use crate::counters::{CounterState, Entry, ReservationId};
 
-/// The state of a counter at some time.
+/// The state of a counter at one time.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
     Fixed {
@@ -27,7 +27,7 @@ pub(super) enum Cell {
     },
     TokenBucket {
         at_ms: u64,
-        /// Used tokens times the period: whole numbers, so that rounding loses nothing.
+        /// Used tokens times the period. The product is a whole number, so that rounding loses nothing.
         debt: f64,
         period_ms: u64,
     },
@@ -37,7 +37,7 @@ pub(super) enum Cell {
         used: u64,
         overrun: u64,
         day: u64,
-        /// Reserved on `day` and on the day before.
+        /// Amounts reserved on `day` and on the day before.
         reserved: [u64; 2],
     },
     Budget {
@@ -49,14 +49,14 @@ pub(super) enum Cell {
 }
 
 impl Cell {
-    /// Returns the counter as of now: `before` advanced in time, or a new one. `None` if a quota has neither record nor
-    /// default.
+    /// Returns the counter as of now: `before` advanced in time, or a new counter. Returns `None` if a quota has
+    /// neither a record nor a default, or if its record is of another kind.
     pub(super) fn at(before: Option<&Self>, rule: &CounterRule, now: u64) -> Option<Self> {
         Some(match (*rule, before) {
             (CounterRule::Fixed { window, .. }, before) => {
                 let (start, end) = window.around(now);
                 match before {
-                    // A count of the next window: the clock was set back a little.
+                    // After the clock was set back a little, the counter may be of the next window. Keep it.
                     Some(Self::Fixed { start: s, .. }) if *s == start || *s == end => before.cloned()?,
                     _ => Self::Fixed { start, used: 0, reserved: 0 },
                 }
@@ -64,7 +64,7 @@ impl Cell {
             (CounterRule::Sliding { period_ms, .. }, before) => {
                 let slot = now / slot_ms(period_ms);
                 let mut counts = [0; SLOTS + 1];
-                // A slot ahead: the clock was set back a little.
+                // After the clock was set back a little, the newest slot is ahead of the clock. Keep it.
                 if let Some(cell @ Self::Sliding { slot: s, .. }) = before
                     && *s > slot
                     && *s <= slot + SLOTS as u64
@@ -133,12 +133,12 @@ impl Cell {
         )
     }
 
-    /// Returns what to take in shadow mode without room. A balance gives no more than it has.
+    /// Returns the amount that a request takes in shadow mode if it does not fit. A balance gives no more than it has.
     pub(super) fn in_shadow(&self, cost: u64) -> u64 {
         if let Self::Prepaid { balance, .. } = self { cost.min(*balance) } else { cost }
     }
 
-    /// Returns what can be taken. `None` if there is no room.
+    /// Returns the amount that a request can take. `None` if the cost does not fit.
     pub(super) fn room(&self, rule: &CounterRule, cost: u64) -> Option<u64> {
         let fits = match (self, rule) {
             (Self::Fixed { used, .. }, CounterRule::Fixed { amount, .. }) => {
@@ -211,7 +211,8 @@ impl Cell {
                 let period = *period_ms as f64;
                 let mut more = more as f64 * period;
                 if more < 0.0 {
-                    // The refill since the reservation cannot be returned, as it may have made room for others.
+                    // Other requests may have used what the bucket refilled since the reservation, so that part is not
+                    // given back.
                     let refilled = (now as f64 - *at as f64) * *amount as f64;
                     more = -(-more).min((reserved as f64 * period - refilled).max(0.0));
                 }
@@ -237,7 +238,7 @@ impl Cell {
         }
     }
 
-    /// Returns the used amount, the amount in force, and the window that the settlement must pass.
+    /// Returns the used amount, the amount of the limit or quota, and the window that the settlement passes back.
     pub(super) fn state(&self, rule: &CounterRule, now: u64) -> CounterState {
         let (used, amount, window) = match (self, rule) {
             (Self::Fixed { start, used, .. }, CounterRule::Fixed { amount, .. }) => (*used, *amount, *start),
@@ -261,8 +262,8 @@ impl Cell {
         CounterState { used, reserved, amount, window, reset_ms, ..CounterState::default() }
     }
 
-    /// For a refusal, returns the time until the cost would fit, and the time for which it cannot fit, whatever is
-    /// settled.
+    /// For a refusal, returns the time until the cost would fit, and the time during which no settlement can make it
+    /// fit.
     pub(super) fn waits(&self, rule: &CounterRule, cost: u64, provisional: bool, now: u64) -> (u64, u64) {
         let unless_provisional = |retry: u64| (retry, if provisional { 0 } else { retry });
         match (self, rule) {
@@ -325,7 +326,7 @@ impl Cell {
     }
 }
 
-/// Lets one request at a time take the rest of a quota that is too small for it.
+/// Lets one request at a time take the rest of a quota that has less left than the request's cost.
 fn last_bit(left: u64, cost: u64, reserved: u64) -> Option<u64> {
     if left >= cost.max(1) { Some(cost) } else { (left > 0 && reserved == 0).then_some(left) }
 }

@@ -22,19 +22,19 @@ use crate::counters::{
     CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, Settlement, Verdict,
 };
 
-/// From this number of counters on, expired ones are deleted.
+/// From this number of counters on, [`State::put`] deletes expired counters.
 const PURGE_FROM: usize = 1024;
 
-/// Counters of limits and quotas. Uses tokio's time, so that tests can pause it.
+/// Counters of limits and quotas. Uses tokio's time, so that tests can pause the clock.
 pub struct MemoryCounters {
     started: Instant,
     started_unix_ms: u64,
-    /// The time if it was set, else 0.
+    /// The time that a test has set, or 0.
     set_ms: AtomicU64,
     state: Mutex<State>,
 }
 
-/// The place of a counter: its key and the name of its limit.
+/// Identifies a counter: its key and the name of its limit or quota.
 pub(super) type Place = (Arc<Bucket>, Arc<str>);
 
 #[derive(Default)]
@@ -46,14 +46,14 @@ pub(super) struct State {
 
 /// Records of the reservations of one day.
 struct DayRecords {
-    /// When the first was made, in ms.
+    /// When the first record of the day was made, in ms.
     epoch: u64,
-    /// Reservations not yet settled, with the window and the taken amount of each counter. `None`: settled after the
-    /// record was lost.
+    /// Reservations that are not settled yet, with the window and the taken amount of each counter. `None`: settled
+    /// after the record was lost.
     ids: HashMap<ReservationId, Option<Vec<(u64, u64)>>>,
 }
 
-/// A counter, and when it expires. `None`: never.
+/// A counter, and the time when it expires. `None`: never.
 pub(super) struct Stored {
     pub(super) cell: Cell,
     pub(super) until_ms: Option<u64>,
@@ -71,12 +71,12 @@ impl Default for MemoryCounters {
 }
 
 impl MemoryCounters {
-    /// Stops the clock at this time, in ms of the Unix epoch. For tests on virtual time.
+    /// Stops the clock at this time, in ms since the Unix epoch. For tests on virtual time.
     pub fn set_clock(&self, now_ms: u64) {
         self.set_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Returns the time, in ms of the Unix epoch.
+    /// Returns the time, in ms since the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
         match self.set_ms.load(Ordering::Relaxed) {
@@ -85,7 +85,7 @@ impl MemoryCounters {
         }
     }
 
-    /// Counts the counters. For tests.
+    /// Returns the number of counters. For tests.
     #[must_use]
     pub fn len(&self) -> usize {
         self.state.lock().cells.len()
@@ -96,7 +96,7 @@ impl MemoryCounters {
         self.len() == 0
     }
 
-    /// Deletes everything, like a store that came back empty.
+    /// Deletes everything, like a store that restarted empty.
     pub fn clear(&self) {
         *self.state.lock() = State::default();
     }
@@ -107,11 +107,11 @@ impl MemoryCounters {
     }
 }
 
-/// One evaluated meter of a reservation: its counter as of now, and what can be taken from it.
+/// One evaluated meter of a reservation: its counter as of now, and the amount that the request can take.
 struct Judged {
-    /// `None` if a quota has neither record nor default.
+    /// `None` if the quota has no usable counter; see [`Cell::at`].
     cell: Option<Cell>,
-    /// `None` if there is no room.
+    /// `None` if the cost does not fit.
     taken: Option<u64>,
 }
 
@@ -211,7 +211,8 @@ impl State {
             }
         }
         for entry in &settlement.entries {
-            // A KeepAlive under way may have restored the running request. A repeated settlement ends it again.
+            // A concurrent KeepAlive may have restored the in-flight request, so a repeated settlement removes it
+            // again.
             if !(first || matches!(entry.rule, CounterRule::Running { .. })) {
                 continue;
             }

@@ -28,10 +28,10 @@ pub use usage::MemoryUsage;
 
 use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table};
 
-/// Most leases that one [`Store::reap`] returns.
+/// Maximum number of leases that one [`Store::reap`] gives back.
 pub const REAP_MAX: usize = 1000;
 
-/// Tables in this process's memory. Uses tokio's time, so that tests can pause it.
+/// Tables in this process's memory. Uses tokio's time, so that tests can pause the clock.
 pub struct MemoryStore {
     holder_ttl: Duration,
     started: Instant,
@@ -48,7 +48,7 @@ struct State {
 #[derive(Default)]
 struct PoolTable {
     counts: BTreeMap<Arc<str>, u64>,
-    /// Load of other sidecars. See [`MemoryStore::assume_rest_of`].
+    /// In-flight requests of other sidecars, by endpoint. See [`MemoryStore::assume_rest_of`].
     assumed: BTreeMap<Arc<str>, u64>,
     deadlines: BTreeMap<HolderId, u64>,
     leases: BTreeMap<HolderId, BTreeMap<LeaseId, Lease>>,
@@ -120,14 +120,15 @@ impl PoolTable {
 }
 
 impl MemoryStore {
-    /// A holder counts as dead after `holder_ttl` without a KeepAlive.
+    /// Creates an empty store. A holder is dead after `holder_ttl` without a KeepAlive.
     #[must_use]
     pub fn new(holder_ttl: Duration) -> Self {
         Self { holder_ttl, started: Instant::now(), started_unix_ms: unix_ms(), state: Mutex::default() }
     }
 
-    /// Takes what a shared table shows beyond the leases known here as the load of other sidecars. It counts in the
-    /// choice, without leases. Replaces the previous load.
+    /// Attributes to other sidecars the in-flight requests in a shared table that exceed the leases in this store.
+    /// [`Store::admit`] includes this load when it picks an endpoint, although this store has no leases for it.
+    /// Replaces the previous load.
     pub fn assume_rest_of(&self, pool: &PoolId, in_flight: &BTreeMap<Arc<str>, u64>) {
         let mut state = self.state.lock();
         let table = state.pools.entry(pool.clone()).or_default();
@@ -142,7 +143,7 @@ impl MemoryStore {
         self.state.lock().pools.values_mut().for_each(|table| table.assumed.clear());
     }
 
-    /// Returns the leases of all holders past their deadline.
+    /// Removes all holders that are past their deadline, with their leases.
     pub fn forget_silent_holders(&self) {
         let now_ms = self.now_ms();
         for table in self.state.lock().pools.values_mut() {
@@ -158,13 +159,13 @@ impl MemoryStore {
         }
     }
 
-    /// Returns the load that [`Self::assume_rest_of`] found.
+    /// Returns the load of other sidecars that [`Self::assume_rest_of`] found.
     #[must_use]
     pub fn assumed(&self, pool: &Pool) -> BTreeMap<Arc<str>, u64> {
         self.with(pool, |table| table.assumed.clone())
     }
 
-    /// Makes a holder's table equal to its list, as [`Store::keep_alive`] does.
+    /// Makes a holder's leases equal to its list, as [`Store::keep_alive`] does.
     pub fn adopt(&self, pool: &Pool, holder: &HolderId, held: &Held) -> Repairs {
         let (now, deadline) = (self.now_ms(), self.deadline_ms());
         self.with(pool, |table| table.adopt(holder, held, now, deadline))
@@ -262,7 +263,7 @@ impl Store for MemoryStore {
     }
 
     async fn recount(&self, _pool: &Arc<Pool>) -> Result<u64, StoreError> {
-        Ok(0) // Nothing but the operations above can touch these tables.
+        Ok(0) // Only the operations above change these tables, so the counts cannot be wrong.
     }
 
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {

@@ -1,4 +1,4 @@
-//! Records of quotas and overrides in this process's memory. The balances are among the counters.
+//! Records of quotas and overrides in this process's memory. The balances themselves are among the counters.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -22,7 +22,7 @@ use crate::records::{
     RecordStore,
 };
 
-/// Most accounts with a history. If there are more, the history changed least recently is dropped.
+/// Maximum number of accounts with a history. Beyond it, the history with the oldest last change is dropped.
 const HISTORIES_MAX: usize = 10_000;
 
 pub struct MemoryRecords {
@@ -34,7 +34,7 @@ pub struct MemoryRecords {
 struct Kept {
     /// Ids and changes of each account, newest first.
     changes: HashMap<Place, VecDeque<(String, Change)>>,
-    /// The consumers with a record, by quota.
+    /// The consumers that have a record, by quota.
     index: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     overrides: BTreeMap<(String, String), Override>,
     version: u64,
@@ -46,7 +46,7 @@ impl MemoryRecords {
         Self { counters, kept: Mutex::default() }
     }
 
-    /// Locks the counters first, as everywhere.
+    /// Locks the counters before the records. Every caller that takes both locks uses this order.
     fn with<T>(&self, f: impl FnOnce(&mut State, &mut Kept, u64) -> T) -> T {
         self.counters.with(|state, now| f(state, &mut self.kept.lock(), now))
     }
@@ -71,12 +71,12 @@ fn read(state: &State, place: &Place, rule: &CounterRule, now: u64) -> Record {
     }
 }
 
-/// Returns the number that an administrator sets: the amount of a budget, or the balance.
+/// Returns the number that an administrator sets: the amount of a budget, or the balance of a prepaid quota.
 fn level(record: &Record, rule: &CounterRule) -> u64 {
     if matches!(rule, CounterRule::Budget { .. }) { record.amount } else { record.balance }
 }
 
-/// Sets the level of a record, or deletes it.
+/// Sets the amount or balance of a record. `None` deletes it.
 fn write(state: &mut State, place: Place, rule: &CounterRule, level: Option<u64>, now: u64) {
     let stored = state.cells.get(&place).map(|stored| &stored.cell);
     match (rule, level) {

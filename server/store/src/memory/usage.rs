@@ -17,7 +17,7 @@ use crate::usage::{
     UsageStore, session_part,
 };
 
-/// Rows read at once.
+/// Maximum number of rows in one chunk.
 const ROWS_AT_ONCE: usize = 1000;
 
 pub struct MemoryUsage {
@@ -35,7 +35,7 @@ struct DayTable {
     expires_ms: u64,
     rows: BTreeMap<RowKey, Usage>,
     sums: HashMap<SessionKey, SessionSum>,
-    /// The keys of `sums` by tokens.
+    /// Tokens and key of each session in `sums`, fewest tokens first.
     by_tokens: BTreeSet<(u64, SessionKey)>,
     applied: HashMap<Arc<str>, u64>,
 }
@@ -47,7 +47,7 @@ struct Part {
     applied: HashMap<Arc<str>, u64>,
 }
 
-/// Records a flush, and returns whether it is new.
+/// Records a flush. Returns whether the flush is new.
 fn is_new(applied: &mut HashMap<Arc<str>, u64>, id: &FlushId) -> bool {
     let last = applied.entry(Arc::clone(&id.instance)).or_default();
     let new = *last < id.sequence;

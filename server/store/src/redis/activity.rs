@@ -22,9 +22,9 @@ use crate::activity::{
     ActivityStore, REFUSAL_KEPT_MS, REFUSALS_MAX, REPAIRS_MAX, REPORT_KEPT_MS, Report, page_kept_ms,
 };
 
-/// Most bytes of JSON parsed on the runtime's threads, which takes some hundred microseconds.
+/// Maximum number of JSON bytes that the runtime's threads parse, which takes a few hundred microseconds.
 const READ_BYTES_MAX: usize = 32 * 1024;
-/// Most refusals written at once.
+/// Maximum number of concurrent writes of refusals.
 const CONCURRENCY: usize = 4;
 /// Expiry of a list after its last entry: a week, in ms.
 const LIST_KEPT_MS: u64 = 7 * 86_400_000;
@@ -48,8 +48,8 @@ impl RedisActivity {
         self.shared.command("activity", cmd).await
     }
 
-    /// Returns every sidecar's report under one key, and its time. Skips reports that another version wrote in another
-    /// shape.
+    /// Returns every sidecar's report in one hash, with its time. Skips reports that another version wrote in another
+    /// format.
     async fn timed<T: DeserializeOwned + Send + 'static>(
         &self,
         key: &str,
@@ -89,7 +89,7 @@ fn texts(value: Value) -> Result<Vec<String>, StoreError> {
     redis::from_redis_value(value).map_err(|e| corrupt(&e.to_string()))
 }
 
-/// Parses texts. Parses long ones on a separate thread, as the runtime's threads admit requests.
+/// Parses texts. A separate thread parses long texts, because the runtime's threads admit requests.
 async fn read_beside<T: Send + 'static>(
     texts: Vec<String>,
     read: fn(&str) -> Option<T>,

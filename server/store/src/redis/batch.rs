@@ -74,7 +74,7 @@ impl Batch {
             .iter()
             .map(|group| {
                 let ops = group.settlements.iter().chain(&group.admissions);
-                // As texts: the script uses leases as names of fields, and Lua formats numbers slowly.
+                // Leases are sent as texts: the script uses them as field names, and Lua formats numbers slowly.
                 let leases = ops.map(|op| op.lease.to_string()).collect();
                 (group.holder.as_str(), leases, group.settlements.len())
             })
@@ -106,7 +106,7 @@ impl Batch {
     }
 }
 
-/// A number for each endpoint, or one number if it is the same for all.
+/// A number for each endpoint, or a single number if it is equal for all endpoints.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum PerEndpoint<T> {

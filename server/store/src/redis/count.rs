@@ -21,10 +21,11 @@ use super::{
 };
 use crate::counters::{CounterState, RecordRef, Verdict};
 
-/// Most counters in one script call, which bounds how long the call blocks Redis.
+/// Maximum number of counters in one script call. It bounds how long the call blocks Redis.
 const COUNTERS_MAX: usize = 1024;
 
-/// The work of a lane of counters.
+/// The work of a lane of counters: sends operations to the script `count` or `windows`. A lane ([`super::lane`])
+/// batches operations on the same keys.
 pub(super) struct CountWork {
     pub(super) place: Place,
     pub(super) windows: Windows,
@@ -50,7 +51,7 @@ impl Work for CountWork {
         self.place.shared.metrics.store_batch.observe(operations as f64);
         ops.iter_mut().for_each(|op| op.sent(operations));
         let Err((ops, error)) = self.send(ops).await else { return };
-        // For example a key of another type, which must not fail the rest of the batch.
+        // For example, one key may have another type. It must not fail the other operations of the batch.
         if ops.len() > 1 && matches!(error, StoreError::Script { .. }) {
             for op in ops {
                 if let Err((op, error)) = self.send(vec![op]).await {
@@ -130,7 +131,8 @@ impl CountWork {
     }
 }
 
-/// Reads the verdict on one reservation. `order` is the script's order of the meters; empty if it is that of the call.
+/// Reads the verdict on one reservation. `order` is the script's order of the meters. It is empty if that order equals
+/// the order in `meters`.
 fn verdict(
     reply: &mut Numbers,
     meters: &[Meter],

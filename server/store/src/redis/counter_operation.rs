@@ -1,4 +1,4 @@
-//! Operations on counters that wait in their lane.
+//! Operations on counters. They wait in a lane until the lane sends them to Redis in a batch.
 
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ impl Op {
     }
 }
 
-/// The place of a lane's counters.
+/// Where a lane's counters are: their keys, and the connection to Redis.
 pub(super) struct Place {
     /// The tag of the keys that hold records of reservations.
     pub(super) tag: Arc<str>,

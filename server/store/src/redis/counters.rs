@@ -27,12 +27,12 @@ use crate::counters::{
 
 /// Tag of all records of reservations on a single server.
 const ALL: &str = "limits";
-/// Most requests that one script call renews.
+/// Maximum number of requests that one script call renews.
 const RENEWALS_MAX: usize = 1000;
-/// Most concurrent calls that renew requests.
+/// Maximum number of concurrent calls that renew requests.
 const RENEWAL_CALLS_MAX: usize = 16;
 
-/// The lanes of counters.
+/// The lanes of counters. A lane batches operations on the same keys.
 pub(super) struct Lanes {
     keys: Keys,
     shared: Arc<Shared>,
@@ -55,7 +55,7 @@ impl Lanes {
             return Arc::clone(lane);
         }
         let mut lanes = by_tag.write();
-        // Nobody else holds a lane in which nothing waits or is under way.
+        // If no operation of a lane waits or is in progress, only this map references the lane.
         if lanes.len() >= LANES_MAX {
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
@@ -121,7 +121,7 @@ impl Lanes {
         if !admitted {
             merged.records.clear();
             merged.states.iter_mut().for_each(|state| (state.taken, state.window) = (0, 0));
-            // A reservation without an id has no record, so any id will do.
+            // A reservation without an id has no record, so the settlement can use any id.
             let id = reserve.id.unwrap_or_else(ReservationId::nobody);
             join_all(back.into_iter().map(|(record, entries)| self.settle(id.clone(), record, entries)))
                 .await;

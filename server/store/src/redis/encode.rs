@@ -18,11 +18,11 @@ const FIXED_ARGUMENTS: usize = 6;
 /// What reading the reply to a call requires.
 #[derive(Default)]
 pub(super) struct Sent {
-    /// The day under which reservations are recorded.
+    /// The day of newly made records.
     pub(super) today: u64,
-    /// Number of days of records in the call.
+    /// The days whose hashes of records are among the keys of the call, in the order of the keys.
     pub(super) days: Vec<u64>,
-    /// For each reservation, the script's order of its meters. Empty if it is that of the call.
+    /// For each reservation, the script's order of its meters. Empty if that order equals the order in the operation.
     pub(super) orders: Vec<Vec<usize>>,
 }
 
@@ -55,7 +55,8 @@ impl<'a> Place<'a> {
         matches!(self.rule, CounterRule::Running { .. })
     }
 
-    /// Returns the tag and the rest of the key of its string. A quota is a counter of its consumer.
+    /// Returns the tag and the rest of the key of the string that contains this counter. A quota is a counter of its
+    /// consumer, so its rest is empty.
     fn string(&self) -> (&'a str, &'a str) {
         (&self.bucket.tag, if self.rule.is_quota() { "" } else { &self.bucket.rest })
     }
@@ -66,8 +67,8 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Returns the order in which the script takes the counters of an operation: running requests first, then string by
-/// string. Empty if the counters are in that order already.
+/// Returns the order in which the script takes the counters of an operation: counters of concurrent requests first,
+/// then string by string. Empty if the counters already have that order.
 fn order(op: &Op) -> Vec<usize> {
     let n = op.counters();
     let first = (n > 0).then(|| Place::of(op, 0));
@@ -110,7 +111,7 @@ struct Batch<'a> {
 /// Returns the call, and what reading its reply requires.
 pub(super) fn call(work: &Lane, ops: &[Op]) -> (Call, Sent) {
     let today = work.shared.clock.about_now_ms() / DAY_MS;
-    // Numbers reservations day by day, and within a day in the order of the operations.
+    // Numbers the reservations from 1, day by day, and within a day in the order of the operations.
     let mut records: Vec<(u64, Vec<String>)> = Vec::new();
     for op in ops {
         if let Some((id, record)) = op.recorded() {

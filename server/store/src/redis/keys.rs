@@ -1,5 +1,5 @@
-//! Builds every Redis key. All keys of one pool carry its hash tag, so that Redis Cluster keeps them in one slot.
-//! docs/redis-layout.md shows the layout.
+//! Builds every Redis key. All keys of one pool contain its hash tag, so that they hash to one slot of a Redis Cluster.
+//! docs/redis-layout.md describes the layout.
 
 use std::fmt::Write as _;
 
@@ -68,12 +68,12 @@ impl Keys {
         format!("{}:changes", self.prefix)
     }
 
-    /// Sorted set: sidecar → end of the time for which it counts as alive, in ms.
+    /// Sorted set: sidecar → time in ms until which the sidecar counts as alive unless it announces itself again.
     pub(crate) fn sidecars(&self) -> String {
         format!("{}:sidecars", self.prefix)
     }
 
-    /// Hash: sidecar → its report of this kind. Or a list of this kind of event.
+    /// Hash: sidecar → its report of this kind. For `refusals` and `repairs`, a list of these events.
     pub(crate) fn activity(&self, kind: &str) -> String {
         format!("{}:{{activity}}:{kind}", self.prefix)
     }
@@ -116,14 +116,14 @@ impl Keys {
         format!("{}:{{{tag}}}:counters{separator}{rest}", self.prefix)
     }
 
-    /// Sorted set: request running under a concurrency limit → deadline.
+    /// Sorted set: in-flight request under a concurrency limit → deadline.
     pub(crate) fn running(&self, bucket: &Bucket, limit: &str) -> String {
         let Bucket { tag, rest } = bucket;
         let separator = if rest.is_empty() { "" } else { ":" };
         format!("{}:{{{tag}}}:running:{limit}{separator}{rest}", self.prefix)
     }
 
-    /// Hash: reservation of one day → its record, until it is settled.
+    /// Hash: reservation of one day → its record. Settling the reservation removes the record.
     pub(crate) fn reservations(&self, tag: &str, day: u64) -> String {
         format!("{}:{{{tag}}}:reserved:{day}", self.prefix)
     }
@@ -190,7 +190,7 @@ impl PoolKeys {
     }
 }
 
-/// Returns `route|cluster`, with percent-encoding for characters that could end a hash tag or look like the separator.
+/// Returns `route|cluster`. Percent-encodes characters that could end a hash tag or look like the separator.
 pub(crate) fn encode_pool(pool: &PoolId) -> String {
     let mut out = String::with_capacity(pool.route().len() + pool.cluster().len() + 1);
     encode(pool.route(), &mut out);

@@ -1,6 +1,6 @@
-//! Group commit: sends operations on the same keys to Redis in batches. Operations that arrive during a script call
-//! wait and leave together. There is no timer: an idle lane sends at once, and a busy one makes one script call per
-//! batch.
+//! Group commit: a lane sends operations on the same keys to Redis in batches. Operations that arrive during a script
+//! call wait, and the lane sends them together in the next call. No timer is involved: an idle lane sends an operation
+//! at once, and a busy lane makes one script call per batch.
 
 use std::{collections::VecDeque, future::Future, sync::Arc};
 
@@ -8,17 +8,19 @@ use evenkeel_domain::StoreError;
 use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 
-/// Most concurrent script calls of one lane. With one, Redis would be idle for a round trip between batches.
+/// Maximum number of concurrent script calls of one lane. With only one, Redis would be idle for a round trip between
+/// batches.
 const CALLS_MAX: usize = 2;
-/// With at most this number of operations under way, the lane counts as idle, and a further call leaves at once.
-/// Otherwise a further call leaves only when it is full, as the call alone costs Redis as much as some 40 operations.
+/// With at most this number of operations in progress, the lane counts as idle and makes a further call at once.
+/// Otherwise it makes a further call only for a full batch, because the call itself costs Redis as much as about 40
+/// operations.
 const IDLE_MAX: usize = 8;
-/// Most operations in one script call, which bounds how long the call blocks Redis.
+/// Maximum number of operations in one script call. It bounds how long the call blocks Redis.
 pub(super) const BATCH_MAX: usize = 256;
-/// Most operations that wait in one lane. Beyond it, callers get an error at once.
+/// Maximum number of operations that wait in one lane. Beyond it, callers get an error at once.
 const QUEUE_MAX: usize = 16_384;
 
-/// The operations of a lane, and how a batch of them is sent.
+/// The kind of operations that a lane takes, and how the lane sends a batch of them.
 pub(super) trait Work: Send + Sync + 'static {
     /// One operation, with the channel of its answer.
     type Op: Send + 'static;
@@ -41,17 +43,17 @@ pub(super) struct Lane<W: Work> {
     state: Mutex<State<W::Op>>,
 }
 
-/// The operations that wait, and the calls under way.
+/// The waiting operations and the calls in progress.
 struct State<O> {
     queue: VecDeque<O>,
-    /// Script calls under way, and the number of operations in them.
+    /// Script calls in progress, and the number of operations in those calls.
     calls: usize,
     operations: usize,
 }
 
 impl<O> State<O> {
-    /// Whether the waiting operations may leave now. If nothing is under way, they always may, so that none stays
-    /// behind.
+    /// Whether the waiting operations may be sent now. With no call in progress they always may, so that no operation
+    /// waits forever.
     fn may_leave(&self) -> bool {
         self.calls == 0
             || (self.calls < CALLS_MAX && (self.operations <= IDLE_MAX || self.queue.len() >= BATCH_MAX))
@@ -77,12 +79,12 @@ impl<W: Work> Lane<W> {
             state.calls += 1;
             drop(state);
             let lane = Arc::clone(self);
-            // A lane has at most CALLS_MAX of these tasks. Each ends when nothing may leave.
+            // At most CALLS_MAX of these tasks run for one lane. Each task ends when it may send nothing more.
             self.tasks.spawn(async move { lane.flush().await });
         }
     }
 
-    /// Sends batches until nothing may leave. The caller has counted the first call.
+    /// Sends batches until nothing more may be sent. The caller has already counted the first call.
     async fn flush(&self) {
         loop {
             let batch: Vec<W::Op> = {

@@ -1,8 +1,8 @@
 //! Connections to Redis or Redis Cluster, all from one deadpool.
 //!
-//! The request path holds one multiplexed connection, as each checkout from the pool costs a round trip. All other
-//! calls (tables, recounts, lists of leases) check out a connection each and have a longer timeout, so that a large
-//! answer delays no request.
+//! The request path holds one multiplexed connection, because each checkout from the pool costs a round trip. Each
+//! other call (tables, recounts, lists of leases) checks out a connection of its own and has a longer timeout, so that
+//! a large answer delays no request.
 
 use std::{
     sync::{
@@ -20,12 +20,14 @@ use redis::{
     cluster_async::ClusterConnection,
 };
 
-/// Most open connections: the held one, its successor while calls on the old one end, and those outside the request
-/// path.
+/// Maximum number of open connections: the held connection, its successor while calls on the old connection end, and
+/// the connections outside the request path.
 const POOL_SIZE: usize = 8;
-/// Most retries of a cluster call after a redirection or a lost node. Scripts are idempotent.
+/// Maximum number of retries of a cluster call after a redirection or a lost node. Scripts are idempotent, so a retry
+/// is safe.
 const CLUSTER_RETRIES: u32 = 2;
-/// Timeouts in a row after which the sidecar closes the held connection. A lost packet or a fork of Redis causes fewer.
+/// Number of consecutive timeouts after which the sidecar closes the held connection. A lost packet or a fork of Redis
+/// causes fewer timeouts.
 const TIMEOUTS_MAX: u32 = 3;
 
 /// The connection and timeout of a call.
@@ -152,8 +154,8 @@ impl Link {
         }
     }
 
-    /// Connects the request path unless it is connected. Calls on the request path fail at once without a connection,
-    /// so that no request waits for a server that cannot be reached.
+    /// Connects the request path unless it is already connected. Without a connection, calls on the request path fail
+    /// at once, so that no request waits for an unreachable server.
     pub(crate) async fn connect(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.connecting.lock().await;
         if self.held.lock().is_some() {
@@ -194,7 +196,7 @@ impl Checked {
                 Connection::Cluster(c) => c.req_packed_command(cmd).await,
             }
         });
-        // The client returns a single server's errors as values, and a cluster's as errors.
+        // The Redis client returns errors of a single server as values, and errors of a cluster as errors.
         match answer.await.map(|answer| answer.and_then(Value::extract_error)) {
             Ok(Ok(value)) => Standing::Answered(Ok(value)),
             Ok(Err(error)) => stand(error),
@@ -217,7 +219,7 @@ impl Drop for Checked {
     }
 }
 
-/// Returns the state of the server, judged by an error's kind and code.
+/// Derives the state of the server from an error's kind and code.
 fn stand(error: RedisError) -> Standing {
     const UNFIT: [&str; 10] = [
         "READONLY",
@@ -239,7 +241,7 @@ fn stand(error: RedisError) -> Standing {
     }
 }
 
-/// A timeout while waiting for a place in the pool does not mean that Redis is unavailable.
+/// A timeout while waiting for a free slot in the pool does not mean that Redis is unavailable.
 fn not_connected(error: &managed::PoolError<RedisError>) -> StoreError {
     match error {
         managed::PoolError::Timeout(managed::TimeoutType::Wait) => StoreError::Overloaded(POOL_SIZE),

@@ -1,4 +1,4 @@
-//! The shared store: Lua scripts on Redis or Redis Cluster. The only user of the redis crate.
+//! The shared store: Lua scripts on Redis or Redis Cluster. Only this module uses the redis crate.
 
 use std::{
     collections::HashMap,
@@ -52,14 +52,14 @@ mod windows;
 pub use activity::RedisActivity;
 pub use usage::RedisUsage;
 
-/// Expiry of a pool's keys. Scripts set it on new keys, and KeepAlives and recounts renew it. It removes the keys
-/// after all sidecars have been uninstalled.
+/// Expiry of a pool's keys. Scripts set it on new keys; KeepAlives and recounts renew it. It removes the keys of an
+/// installation whose sidecars are all gone.
 const KEY_EXPIRY_MS: u64 = 3_600_000;
-/// Approximately the most leases that one reap gives back, which bounds how long the call blocks Redis.
+/// Approximate maximum number of leases that one reap gives back. It bounds how long the call blocks Redis.
 const REAP_MAX: usize = 1000;
-/// How long a pool stays listed after its last registration.
+/// How long a pool remains listed after its last registration.
 const POOL_LISTED_MS: u64 = DAY_MS;
-/// Number of lanes from which on a new lane makes the store drop idle ones.
+/// Number of lanes from which on creating a lane also drops idle lanes.
 const LANES_MAX: usize = 8192;
 const POOLS_MAX: isize = 10_000;
 
@@ -81,12 +81,12 @@ struct Shared {
     database: Database,
 }
 
-/// The time for counters, in ms of the Unix epoch. 0: Redis's clock.
+/// The time for counters, in ms since the Unix epoch. 0: Redis's clock.
 #[derive(Default)]
 struct Clock(AtomicU64);
 
 impl Clock {
-    /// Appends the time as an argument. Empty for Redis's clock.
+    /// Appends the time as an argument: empty for Redis's clock.
     fn tell(&self, call: &mut Call) {
         match self.0.load(Ordering::Relaxed) {
             0 => call.arg(""),
@@ -104,7 +104,7 @@ impl Clock {
 }
 
 impl Shared {
-    /// Runs a script, and measures its duration and result.
+    /// Runs a script. Records its duration and any error in the metrics.
     async fn run(&self, call: &Call, way: Way) -> Result<script::Reply, StoreError> {
         let started = Instant::now();
         let reply = call.run(&self.link, way).await;
@@ -112,7 +112,7 @@ impl Shared {
         reply
     }
 
-    /// Sends a command outside the request path, and measures it likewise.
+    /// Sends a command outside the request path. Records its duration and any error in the metrics.
     async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
         let started = Instant::now();
         let answer = match self.link.query(cmd, Way::Beside).await {
@@ -172,7 +172,7 @@ impl RedisStore {
         Ok(Self { keys, shared, lanes: RwLock::default(), counters })
     }
 
-    /// Makes counters use this time, in ms of the Unix epoch, instead of Redis's clock. For tests on virtual time.
+    /// Makes counters use this time, in ms since the Unix epoch, instead of Redis's clock. For tests on virtual time.
     pub fn set_clock(&self, now_ms: u64) {
         self.shared.clock.0.store(now_ms, Ordering::Relaxed);
     }
@@ -182,8 +182,8 @@ impl RedisStore {
             return Arc::clone(lane);
         }
         let mut lanes = self.lanes.write();
-        // Pools come and go. Nobody else holds a lane in which nothing waits or is under way. The next call recreates
-        // it.
+        // Pools come and go. If no operation of a lane waits or is in progress, only this map references the lane. The
+        // next operation of its pool creates the lane again.
         if lanes.len() >= LANES_MAX {
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
@@ -199,7 +199,7 @@ impl RedisStore {
         self.shared.command(operation, cmd).await
     }
 
-    /// Returns Redis's `maxmemory_policy` if it allows eviction, to warn operators at start.
+    /// Returns Redis's `maxmemory_policy` if that policy allows eviction, to warn operators at start.
     ///
     /// # Errors
     /// If Redis is unavailable.
@@ -316,7 +316,7 @@ impl Store for RedisStore {
             let id = LeaseId::new(lease.parse().ok()?).ok()?;
             Some(Lease { id, endpoint: endpoint.into(), since_ms: ms.parse().ok()? })
         };
-        // The field '' is filler: it keeps the hash a hash table.
+        // The field '' is filler; see docs/redis-layout.md.
         let leases = pairs.into_iter().filter(|(lease, _)| !lease.is_empty());
         let mut leases = leases.map(parse).collect::<Option<Vec<Lease>>>().ok_or_else(|| {
             StoreError::Corrupt { script: "leases", detail: "a lease of another layout".to_owned() }
@@ -373,7 +373,7 @@ impl Store for RedisStore {
     }
 }
 
-/// Returns the address of Redis, if it is a single one reached over TCP.
+/// Returns the host and port of Redis if it is a single server with a TCP address.
 fn server(options: &RedisOptions) -> Option<(Arc<str>, u16)> {
     let [url] = &options.urls[..] else { return None };
     let url = redis::parse_redis_url(url)?;

@@ -1,4 +1,4 @@
-//! Operations on a pool's table that wait in its lane.
+//! Operations on a pool's table. They wait in the pool's lane until the lane sends them to Redis in a batch.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) enum Kind {
     Settle { answer: oneshot::Sender<Result<bool, StoreError>> },
 }
 
-/// The lane of one pool.
+/// What the lane of one pool needs to send its operations.
 pub(super) struct PoolWork {
     pub(super) pool: Arc<Pool>,
     pub(super) keys: PoolKeys,

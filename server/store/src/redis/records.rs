@@ -1,8 +1,8 @@
 //! Records in Redis: consumers' records in quotas, an index of these consumers, and overrides.
 //!
-//! The index of a quota is in another slot than the records of its consumers. A change writes the index before and
-//! after the record, and a read removes an entry without a record. So the index lacks a record only if a sidecar dies
-//! during a change, until someone reads the record.
+//! The index of a quota is in another slot than the records of the quota's consumers. A change writes the index before
+//! and after the record, and a read removes an index entry that has no record. So the index lacks a record only if a
+//! sidecar dies during a change, until someone reads the record.
 
 use std::sync::Arc;
 
@@ -25,10 +25,10 @@ use crate::records::{
     Account, Action, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record, RecordStore,
 };
 
-/// Most records read at once for one list.
+/// Maximum number of records read concurrently for one list.
 const CONCURRENCY: usize = 6;
-/// Most rounds of reads for one list, and the fewest entries read in each after the first. Further rounds replace
-/// entries without a record.
+/// Maximum number of rounds of reads for one list. A further round replaces index entries that have no record, and
+/// reads at least `ROUND_MIN` entries.
 const ROUNDS_MAX: usize = 20;
 const ROUND_MIN: usize = 100;
 
@@ -44,7 +44,7 @@ impl RedisStore {
         };
         let Account { bucket, quota, .. } = account;
         let mut numbers = Doubles::default();
-        // A rule of a limit has no record; it is sent as an empty balance.
+        // A rule of a limit has no record. It is sent as a prepaid quota without a default.
         let (kind, of_rule) =
             rule_numbers(if rule.is_quota() { rule } else { &CounterRule::Prepaid { default: None } });
         numbers.push([kind]);
@@ -72,7 +72,8 @@ impl RedisStore {
         self.command("quota_index", &add).await.map(drop)
     }
 
-    /// Removes an account without a record from the index, unless it has one again.
+    /// Removes an account that has no record from the index. Adds it again if a record has been created in the
+    /// meantime.
     async fn forget(&self, account: &Account) -> Result<(), StoreError> {
         let mut remove = redis::cmd("ZREM");
         remove.arg(self.keys.quota_index(&account.quota)).arg(&*account.consumer);

@@ -136,7 +136,7 @@ impl Call {
         cmd
     }
 
-    /// Runs the script, on the request path or outside it. Sends the source if Redis does not have the script.
+    /// Runs the script. Sends the source if Redis does not have the script.
     pub(crate) async fn run(&self, link: &Link, way: Way) -> Result<Reply, StoreError> {
         match self.answer(link, way).await? {
             Value::Array(values) => Ok(Reply { script: self.script.name, values: values.into_iter() }),
@@ -271,7 +271,7 @@ impl Reply {
 mod tests {
     use super::*;
 
-    /// A misspelt fragment must fail here, and not only in Redis.
+    /// Guards against a misspelt fragment that only Redis would notice.
     #[test]
     fn scripts_name_fragments_that_exist() {
         for script in ALL {

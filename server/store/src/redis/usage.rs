@@ -22,7 +22,7 @@ use crate::usage::{
     session_part,
 };
 
-/// Approximate number of rows read at once, which bounds how long the call blocks Redis.
+/// Approximate number of rows in one chunk. It bounds how long the call blocks Redis.
 const SCAN_COUNT: usize = 1000;
 
 /// The usage store that all sidecars share.
@@ -41,13 +41,13 @@ impl RedisStore {
 }
 
 impl RedisUsage {
-    /// Returns how long the keys of a part stay after the last write: a day longer than its sessions, whose times are
-    /// by the sidecar's clock.
+    /// Returns how long the keys of a part remain after the last write: one day longer than its sessions, because the
+    /// times of the sessions are by the sidecar's clock.
     fn part_ttl_ms(&self) -> u64 {
         (self.bounds.retention + Duration::from_secs(86_400)).as_millis() as u64
     }
 
-    /// Deletes the sessions that `usage_sessions` returned as name and ms.
+    /// Deletes sessions. `named` contains the name and ms of each session, as `usage_sessions` returned them.
     async fn forget(&self, keys: &SessionsKeys, named: &[Value]) -> Result<u64, StoreError> {
         let named: Vec<(SessionKey, &str)> = named
             .chunks_exact(2)
@@ -121,7 +121,7 @@ impl UsageStore for RedisUsage {
         }
         let mut reply = self.shared.run(&call, Way::Beside).await?;
         let (repeated, too_many) = (reply.count()? == 0, reply.count()? == 1);
-        // The sums are added. The next call returns sessions again that cannot be deleted now.
+        // The sums are already added. If a session cannot be deleted now, the next call returns it again.
         let forgotten = self.forget(&keys, &reply.rest()).await.unwrap_or(0);
         Ok(Applied { repeated, folded: 0, dropped: if too_many { forgotten } else { 0 } })
     }
@@ -205,7 +205,7 @@ fn corrupt(detail: &str) -> StoreError {
     StoreError::Corrupt { script: "usage", detail: detail.to_owned() }
 }
 
-/// The argument of lua/usage_day.lua: rows, their counts, sessions, and their ms and counts.
+/// Encodes the batch argument of lua/usage_day.lua.
 fn encode_day(batch: &DayBatch) -> Vec<u8> {
     let rows: Vec<&str> = batch.rows.iter().map(|(key, _)| key.as_str()).collect();
     let counts: Vec<u64> = batch.rows.iter().flat_map(|(_, usage)| usage.counts()).collect();
@@ -214,7 +214,7 @@ fn encode_day(batch: &DayBatch) -> Vec<u8> {
     pack(&(rows, counts, sessions, sums))
 }
 
-/// The argument of lua/usage_sessions.lua: sessions, their ms and counts, and how many turns of each follow.
+/// Encodes the batch argument of lua/usage_sessions.lua.
 fn encode_sessions(batch: &[(SessionKey, SessionUpdate)]) -> Vec<u8> {
     let sessions: Vec<&str> = batch.iter().map(|(key, _)| key.as_str()).collect();
     let sums: Vec<u64> = batch.iter().flat_map(|(_, update)| sum_numbers(&update.sum)).collect();
@@ -286,7 +286,7 @@ fn decode_sum(bytes: &[u8]) -> Option<SessionSum> {
     Some(SessionSum { last_ms, usage: Usage::from_counts(counts) })
 }
 
-/// Reads a turn. A later version may have written further parts, which this ignores.
+/// Reads a turn. Ignores further parts, which a later version may have written.
 fn decode_turn(bytes: &[u8]) -> Option<Turn> {
     let parts = unpack(bytes)?;
     let [at_ms, status, outcome, input, output, cached_input, reasoning, estimated, cost, first, total] =

@@ -1,4 +1,5 @@
-//! Hashes with a version: overrides and drains. Sidecars poll the version, and read the hash after it has changed.
+//! Hashes with a version: overrides and drains. Sidecars poll the version, and read the hash when the version has
+//! changed.
 
 use std::sync::Once;
 
@@ -26,7 +27,7 @@ pub(super) struct Put {
     pub(super) before: bool,
 }
 
-/// Allows one warning per process, as sidecars read the hash after every change.
+/// Limits the warning to one per process, because sidecars read the hash after every change.
 static OTHER_LAYOUT: Once = Once::new();
 
 impl RedisStore {
@@ -67,7 +68,7 @@ impl RedisStore {
             } else if let Some(entry) = parse(name, value) {
                 entries.push(entry);
             } else {
-                // An entry that another version of Evenkeel wrote must not hide the rest, or none would be in force.
+                // An entry that another version of Evenkeel wrote must not prevent the other entries from being read.
                 OTHER_LAYOUT.call_once(|| {
                     warn!(operation, name, "skipped an entry in a layout that this version does not know");
                 });

@@ -1,4 +1,5 @@
-//! Encodes a batch as a call of the script `windows`, if that can process it; lua/windows.lua describes the arguments.
+//! Encodes a batch as a call of the script `windows` if that script can process the batch. lua/windows.lua describes
+//! the arguments.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,8 +12,8 @@ use super::{
     script::{Call, WINDOWS},
 };
 
-/// Number of batches that go to `count` after `windows` found a string with other counters. While a key has other
-/// counters too, every call of `windows` for it fails.
+/// Number of batches that go to `count` after `windows` found a string that has other counters too. While a key has
+/// other counters, every call of `windows` for that key fails.
 const SKIPPED: u32 = 16;
 
 /// Decides whether batches go to `windows`.
@@ -84,7 +85,8 @@ impl Windows {
     }
 }
 
-/// Returns the text at the start of a string with only this fixed window; lua/fragments/codec.lua describes it.
+/// Returns the text at the start of a string that contains only this fixed window. lua/fragments/codec.lua describes
+/// the text.
 fn layout_text(name: &str) -> Vec<u8> {
     const FIXED_WINDOW: u8 = 1;
     const DOUBLES: u8 = 3;

@@ -1,16 +1,17 @@
-//! Counters that survive an outage of the store. During an outage, each meter follows its policy: `local` counts in
-//! this sidecar, up to the amount divided by the number of sidecars alive; `open` counts nothing and refuses nothing;
+//! Counters that survive an outage of the store. During an outage, each limit follows its policy: `local` counts in
+//! this sidecar, up to the amount divided by the number of live sidecars; `open` counts nothing and refuses nothing;
 //! `closed` refuses.
 //!
-//! A settlement that does not reach the store waits here until the store is back. The store applies it once. Requests
-//! under quotas that were admitted during the outage are charged when they settle, if the store is back by then.
+//! A settlement that does not reach the store waits here until the store is available again. The store applies it once.
+//! Requests under quotas that were admitted during the outage are charged when they settle, if the store is available
+//! by then.
 //!
 //! The store may have applied a reservation whose call failed, although this sidecar decided the request locally. The
-//! reserved amount would stay taken until its window ends, and in a prepaid balance for ever. So this sidecar gives the
+//! reserved amount would stay taken until its window ends, and in a prepaid balance forever. So this sidecar gives the
 //! reservation back when the store answers again.
 //!
-//! If the store rejects a call with an error, for example because a key has another type, this sidecar tries the call
-//! a few times and then drops it.
+//! If the store rejects a waiting call with an error, for example because a key has another type, this sidecar repeats
+//! the call a few times and then drops it.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -30,11 +31,11 @@ use crate::counters::{
     CounterState, Counters, RecordRef, Renewal, ReservationId, Reserve, ReserveBasis, Settlement, Verdict,
 };
 
-/// Most settlements that wait for the store. Beyond it, the oldest is dropped and counted as lost.
+/// Maximum number of settlements that wait for the store. Beyond it, the oldest is dropped and counted as lost.
 const WAITING_MAX: usize = 65_536;
-/// Most waiting calls that are sent at the same time.
+/// Maximum number of waiting calls that are sent at the same time.
 const CONCURRENCY: usize = 64;
-/// Most attempts at a call that the store answers with an error.
+/// Maximum number of repeated attempts at a call that the store rejects with an error.
 const ATTEMPTS_MAX: u8 = 3;
 /// Tag of the records of this sidecar's own counters.
 const HERE: &str = "local";
@@ -43,16 +44,16 @@ const HERE: &str = "local";
 #[derive(Default)]
 pub(super) struct Waiting {
     settlements: VecDeque<(Settlement, u8)>,
-    /// Reservations whose settlements wait or are being sent.
+    /// Ids of the settlements that wait or are being sent.
     ids: HashSet<ReservationId>,
-    /// Reservations to give back, which the store may have applied.
+    /// Reservations to give back, because the store may have applied them.
     doubtful: VecDeque<(Reserve, u8)>,
 }
 
 impl ResilientStore {
-    /// Decides without the store.
+    /// Decides a reservation without the store.
     async fn reserve_here(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
-        let Some(here) = &self.local_counters else { return Err(away()) };
+        let Some(here) = &self.local_counters else { return Err(unavailable()) };
         let closed = |meter: &Meter| meter.on_outage == OnOutage::Closed && !meter.shadow;
         if reserve.meters.iter().any(closed) {
             let state = |meter: &Meter| CounterState { over: closed(meter), ..CounterState::default() };
@@ -78,7 +79,7 @@ impl ResilientStore {
         Ok(Verdict { basis: ReserveBasis::Local, admitted: verdict.admitted, states, records })
     }
 
-    /// Returns this sidecar's share of an amount.
+    /// Returns the rule with this sidecar's fraction of the amount.
     fn share(&self, rule: CounterRule) -> CounterRule {
         let instances = self.instances.load(Ordering::Relaxed) as u64;
         let part = |amount: u64| if amount == 0 { 0 } else { (amount / instances).max(1) };
@@ -95,10 +96,10 @@ impl ResilientStore {
         }
     }
 
-    /// Settles a reservation that this sidecar made alone: limits in its own counters, and quotas, from which nothing
-    /// was taken, in the store.
+    /// Settles a reservation that this sidecar made without the store. Settles limits in the sidecar's own counters.
+    /// Charges quotas in the store, because the reservation took nothing from them.
     async fn settle_here(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        let Some(here) = &self.local_counters else { return Err(away()) };
+        let Some(here) = &self.local_counters else { return Err(unavailable()) };
         let Settlement { id, records, entries } = settlement;
         let (quotas, mut limits): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.rule.is_quota());
@@ -115,9 +116,9 @@ impl ResilientStore {
         Ok(settled)
     }
 
-    /// Queues a settlement. Returns false if it waits already.
-    fn wait(&self, settlement: Settlement, attempts: u8) -> bool {
-        // Without a record, nothing shows whether the store applied it.
+    /// Queues a settlement. Returns false if a settlement of the same reservation is already queued.
+    fn queue_settlement(&self, settlement: Settlement, attempts: u8) -> bool {
+        // Without a record, the store cannot detect a repeated settlement, so the settlement is not repeated.
         if settlement.records.is_empty() || self.is_hopeless(attempts) {
             return true;
         }
@@ -147,8 +148,9 @@ impl ResilientStore {
         true
     }
 
-    /// Queues a reservation whose call failed, to give it back. Without an id, the store could not identify it.
-    fn doubt(&self, reserve: Reserve, attempts: u8) {
+    /// Queues a reservation whose call failed, to give it back. Without an id, the store could not identify the
+    /// reservation.
+    fn queue_give_back(&self, reserve: Reserve, attempts: u8) {
         if reserve.id.is_none() || self.is_hopeless(attempts) {
             return;
         }
@@ -160,14 +162,14 @@ impl ResilientStore {
         waiting.doubtful.push_back((reserve, attempts));
     }
 
-    /// Returns the number of settlements that wait for the store, and of reservations to give back.
+    /// Returns the number of waiting settlements plus the number of reservations to give back.
     #[must_use]
     pub fn settlements_waiting(&self) -> usize {
         let waiting = self.waiting.lock();
         waiting.settlements.len() + waiting.doubtful.len()
     }
 
-    /// Sends each waiting call once. Housekeeping calls this.
+    /// Sends each waiting call once. The sidecar's housekeeping calls this.
     pub async fn settle_waiting(&self) {
         let (settlements, doubtful) = {
             let mut waiting = self.waiting.lock();
@@ -189,21 +191,21 @@ impl ResilientStore {
     async fn settle_again(&self, settlement: Settlement, attempts: u8) {
         let answer = match self.is_up() {
             true => self.observe(self.counters.settle(settlement.clone()).await),
-            false => Err(away()),
+            false => Err(unavailable()),
         };
         self.waiting.lock().ids.remove(&settlement.id);
         if let Err(error) = answer {
-            self.wait(settlement, attempts + u8::from(is_final(&error)));
+            self.queue_settlement(settlement, attempts + u8::from(is_final(&error)));
         }
     }
 
     async fn give_back_again(&self, reserve: Reserve, attempts: u8) {
         let answer = match self.is_up() {
             true => self.observe(self.counters.give_back(reserve.clone()).await),
-            false => Err(away()),
+            false => Err(unavailable()),
         };
         if let Err(error) = answer {
-            self.doubt(reserve, attempts + u8::from(is_final(&error)));
+            self.queue_give_back(reserve, attempts + u8::from(is_final(&error)));
         }
     }
 }
@@ -217,7 +219,7 @@ fn is_counted_here(meter: &Meter) -> bool {
     meter.on_outage == OnOutage::Local && !meter.rule.is_quota()
 }
 
-fn away() -> StoreError {
+fn unavailable() -> StoreError {
     StoreError::Unavailable("circuit open after earlier failures".to_owned())
 }
 
@@ -238,9 +240,9 @@ impl Counters for ResilientStore {
         if self.is_up() {
             match self.observe(self.counters.reserve(reserve.clone()).await) {
                 Ok(verdict) => return Ok(verdict),
-                // The call was not sent.
+                // The store was not called.
                 Err(StoreError::Overloaded(_)) => {}
-                Err(_) => self.doubt(reserve.clone(), 0),
+                Err(_) => self.queue_give_back(reserve.clone(), 0),
             }
         }
         self.reserve_here(reserve).await
@@ -252,7 +254,7 @@ impl Counters for ResilientStore {
 
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
         if self.local_counters.is_some() && !self.is_up() {
-            return Err(away());
+            return Err(unavailable());
         }
         self.observe(self.counters.peek(meters).await)
     }
@@ -273,12 +275,12 @@ impl Counters for ResilientStore {
         {
             return Ok(settled);
         }
-        Ok(self.wait(settlement, 0))
+        Ok(self.queue_settlement(settlement, 0))
     }
 
     async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
         let Some(here) = &self.local_counters else { return self.counters.renew(renewals).await };
-        // The local counters follow every KeepAlive, so that an outage finds them complete.
+        // The local counters receive every renewal, so that they are complete when an outage starts.
         here.renew(renewals.clone()).await?;
         if !self.is_up() {
             return Ok(());
@@ -306,24 +308,24 @@ mod tests {
     use super::*;
     use crate::memory::{MemoryCounters, MemoryStore};
 
-    /// A store that applies each call, and while it is lame loses the reply.
+    /// A store that applies each call. While `loses_replies` is set, the caller gets a timeout instead of the reply.
     #[derive(Default)]
-    struct Lame {
+    struct UnreliableStore {
         counters: MemoryCounters,
-        lame: AtomicBool,
-        /// Rejects settlements, and counts the attempts.
-        refuses: AtomicBool,
-        refused: AtomicU8,
+        loses_replies: AtomicBool,
+        /// If set, the store rejects settlements.
+        rejects: AtomicBool,
+        rejections: AtomicU8,
     }
 
-    impl Lame {
+    impl UnreliableStore {
         fn answer<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-            if self.lame.load(Ordering::Relaxed) { Err(StoreError::Timeout(1)) } else { answer }
+            if self.loses_replies.load(Ordering::Relaxed) { Err(StoreError::Timeout(1)) } else { answer }
         }
     }
 
     #[async_trait]
-    impl Counters for Lame {
+    impl Counters for UnreliableStore {
         async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
             self.answer(self.counters.reserve(reserve).await)
         }
@@ -337,8 +339,8 @@ mod tests {
         }
 
         async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
-            if self.refuses.load(Ordering::Relaxed) {
-                self.refused.fetch_add(1, Ordering::Relaxed);
+            if self.rejects.load(Ordering::Relaxed) {
+                self.rejections.fetch_add(1, Ordering::Relaxed);
                 return Err(StoreError::Script { script: "count", detail: "WRONGTYPE".to_owned() });
             }
             self.answer(self.counters.settle(settlement).await)
@@ -349,11 +351,11 @@ mod tests {
         }
     }
 
-    fn shared(lame: &Arc<Lame>) -> Arc<ResilientStore> {
+    fn shared(unreliable: &Arc<UnreliableStore>) -> Arc<ResilientStore> {
         let ttl = Duration::from_secs(60);
         ResilientStore::build(
             Arc::new(MemoryStore::new(ttl)),
-            Arc::clone(lame) as _,
+            Arc::clone(unreliable) as _,
             Some(MemoryStore::new(ttl)),
             ttl,
             Metrics::new().unwrap(),
@@ -384,31 +386,31 @@ mod tests {
         Reserve { id: Some(id), meters: meters() }
     }
 
-    /// Returns the used amount of the limit, the balance, and the number of running requests.
-    async fn seen(lame: &Lame) -> [u64; 3] {
-        let states = lame.counters.peek(meters()).await.unwrap().states;
+    /// Returns the used amount of the fixed window, the balance, and the number of in-flight requests.
+    async fn seen(unreliable: &UnreliableStore) -> [u64; 3] {
+        let states = unreliable.counters.peek(meters()).await.unwrap().states;
         [states[0].used, states[1].used, states[2].used]
     }
 
-    /// A reservation whose reply was lost must not stay reserved for ever.
+    /// Guards against reserved amounts that stay taken forever because the reply was lost.
     #[tokio::test]
-    async fn what_was_reserved_unknown_to_us_is_given_back() {
-        let lame = Arc::new(Lame::default());
-        let store = shared(&lame);
-        lame.lame.store(true, Ordering::Relaxed);
+    async fn a_reservation_whose_reply_was_lost_is_given_back() {
+        let unreliable = Arc::new(UnreliableStore::default());
+        let store = shared(&unreliable);
+        unreliable.loses_replies.store(true, Ordering::Relaxed);
         assert_eq!(Counters::reserve(&*store, reserve()).await.unwrap().basis, ReserveBasis::Local);
-        assert_eq!(seen(&lame).await, [40, 60, 1]);
-        lame.lame.store(false, Ordering::Relaxed);
+        assert_eq!(seen(&unreliable).await, [40, 60, 1]);
+        unreliable.loses_replies.store(false, Ordering::Relaxed);
         store.settle_waiting().await;
-        // A running request stays counted until its time to live ends.
-        assert_eq!(seen(&lame).await, [0, 100, 1]);
+        // A request under a concurrency limit remains counted until its time to live ends.
+        assert_eq!(seen(&unreliable).await, [0, 100, 1]);
     }
 
     /// A gateway may repeat a Settle while the store is down. The repeated call must not settle again.
     #[tokio::test]
-    async fn a_repeated_settlement_that_waits_is_the_same_one() {
-        let lame = Arc::new(Lame::default());
-        let store = shared(&lame);
+    async fn a_settlement_repeated_during_an_outage_settles_once() {
+        let unreliable = Arc::new(UnreliableStore::default());
+        let store = shared(&unreliable);
         let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
         let Reserve { id, meters } = reserve();
         let entries = meters
@@ -423,23 +425,23 @@ mod tests {
         store.down.store(false, Ordering::Relaxed);
         store.settle_waiting().await;
         assert!(!Counters::settle(&*store, settlement).await.unwrap());
-        assert_eq!(seen(&lame).await, [30, 70, 0]);
+        assert_eq!(seen(&unreliable).await, [30, 70, 0]);
     }
 
-    /// A settlement that the store rejects must not be sent without end and hold up the others.
+    /// Guards against a settlement that is repeated forever and delays the other settlements.
     #[tokio::test]
-    async fn what_the_store_refuses_is_dropped_after_a_few_times() {
-        let lame = Arc::new(Lame::default());
-        let store = shared(&lame);
+    async fn a_settlement_that_the_store_rejects_is_dropped_after_a_few_attempts() {
+        let unreliable = Arc::new(UnreliableStore::default());
+        let store = shared(&unreliable);
         let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
-        lame.refuses.store(true, Ordering::Relaxed);
+        unreliable.rejects.store(true, Ordering::Relaxed);
         let id = reserve().id.unwrap();
         let settlement = Settlement { id, records: verdict.records, entries: Vec::new() };
         assert!(Counters::settle(&*store, settlement).await.unwrap());
         for _ in 0..10 {
             store.settle_waiting().await;
         }
-        assert_eq!(lame.refused.load(Ordering::Relaxed), 1 + ATTEMPTS_MAX);
+        assert_eq!(unreliable.rejections.load(Ordering::Relaxed), 1 + ATTEMPTS_MAX);
         assert_eq!(store.metrics.settlements_lost.get(), 1);
     }
 }

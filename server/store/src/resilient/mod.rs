@@ -1,13 +1,15 @@
 //! The store as the rest of the sidecar uses it: the shared store while it answers, and local knowledge while it does
 //! not.
 //!
-//! The circuit opens when the store is unavailable, which includes several timeouts in a row. While it is open, no
-//! request waits for the store, and a probe finds out when the store is back. A single timeout, or an error about one
-//! pool's keys, does not open the circuit: only the affected operations are answered locally.
+//! The circuit breaker opens when the store is unavailable. Several timeouts in a row count as unavailable. While the
+//! circuit breaker is open, no request waits for the store, and a probe finds out when the store is available again. A
+//! single timeout, or an error about one pool's keys, does not open the circuit breaker: only the affected operations
+//! are answered locally.
 //!
-//! Local knowledge is a memory store. It follows the gateways' KeepAlive lists, and has the load of the other gateways
-//! from the last table seen. It drops that load after an outage of twice the holder TTL. When the store is back, the
-//! gateways' next KeepAlives make its table equal to their lists. The sidecar copies nothing from local knowledge.
+//! Local knowledge is a memory store. Every KeepAlive list and settlement of this sidecar's gateways updates it. It
+//! takes the load of the other gateways from the last table that the sidecar read, and drops that load after an outage
+//! of twice the holder TTL. When the store is available again, the gateways' next KeepAlives make the shared table
+//! equal to their lists. The sidecar copies nothing from local knowledge to the store.
 
 use std::{
     future::Future,
@@ -37,38 +39,39 @@ use super::{
 
 mod counters;
 
-/// Time between probes while the circuit is open. Longer if the circuit keeps opening.
+/// Time between probes while the circuit breaker is open. It grows up to the maximum if the circuit breaker keeps
+/// opening.
 const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(2);
-/// If the circuit opens again within this time after closing, probes come half as often.
+/// If the circuit breaker opens again within this time after closing, the time between probes doubles.
 const FLAP: Duration = Duration::from_secs(10);
-/// Least time between two warnings about single failed calls.
+/// Minimum time between two warnings about single failed calls.
 const QUIET: Duration = Duration::from_secs(10);
 
 /// The store with its fallback.
 pub struct ResilientStore {
     primary: Arc<dyn Store>,
     counters: Arc<dyn Counters>,
-    /// Absent if the primary is in this process and cannot fail.
+    /// `None` if the primary store is in this process and cannot fail.
     local: Option<MemoryStore>,
     local_counters: Option<MemoryCounters>,
-    /// Calls about counters that wait for the store.
+    /// Calls on counters that wait for the store.
     waiting: Mutex<counters::Waiting>,
-    /// Sidecars that share the store.
+    /// Number of sidecars that share the store.
     instances: AtomicUsize,
     down: AtomicBool,
-    /// How often the circuit has opened.
+    /// Number of times that the circuit breaker has opened.
     losses: AtomicU64,
     circuit: Mutex<Circuit>,
     holder_ttl: Duration,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    /// For the probe task, which outlives the call that starts it.
+    /// A reference for the probe task, which outlives the call that starts it.
     this: std::sync::Weak<Self>,
 }
 
-/// The state of the circuit after earlier failures.
+/// State of the circuit breaker that is retained between outages.
 #[derive(Default)]
 struct Circuit {
     closed_at: Option<Instant>,
@@ -76,7 +79,7 @@ struct Circuit {
     warned_at: Option<Instant>,
 }
 
-/// Returns the verdict for the endpoint that a table picked, if it had room.
+/// Returns the verdict for the endpoint that a table picked. `None` means that every endpoint is at its cap.
 fn verdict(endpoint: Option<Arc<str>>, basis: Basis) -> Verdict {
     match endpoint {
         Some(_) => Verdict::Admitted { endpoint, basis },
@@ -85,7 +88,7 @@ fn verdict(endpoint: Option<Arc<str>>, basis: Basis) -> Verdict {
 }
 
 impl ResilientStore {
-    /// Creates the store on an embedded one, which cannot become unavailable.
+    /// Creates a store on top of an embedded store, which cannot become unavailable.
     #[must_use]
     pub fn embedded(
         store: MemoryStore,
@@ -98,7 +101,7 @@ impl ResilientStore {
         Self::build(Arc::new(store), counters, None, holder_ttl, metrics, tasks, shutdown)
     }
 
-    /// Creates the store on a shared one, with local knowledge as the fallback.
+    /// Creates a store on top of a shared store, with local knowledge as the fallback.
     #[must_use]
     pub fn shared<S: Store + Counters>(
         store: Arc<S>,
@@ -139,32 +142,32 @@ impl ResilientStore {
         })
     }
 
-    /// Connects. If that fails, the sidecar serves from local knowledge until the store answers.
+    /// Connects to the store. If that fails, the sidecar serves from local knowledge until the store answers.
     pub async fn connect(&self) {
         if let Err(error) = self.primary.ping().await {
             self.open_circuit(&error);
         }
     }
 
-    /// Whether the store answers.
+    /// Whether the circuit breaker is closed.
     #[must_use]
     pub fn is_up(&self) -> bool {
         !self.down.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of sidecars that share the store, as last seen.
+    /// Returns the number of live sidecars that share the store, as of the last [`Self::announce`].
     #[must_use]
     pub fn instances(&self) -> usize {
         self.instances.load(Ordering::Relaxed)
     }
 
-    /// Returns how often the store has been lost.
+    /// Returns how often the circuit breaker has opened.
     #[must_use]
     pub fn losses(&self) -> u64 {
         self.losses.load(Ordering::Relaxed)
     }
 
-    /// Picks an endpoint and takes a lease on it. Follows the pool's policy if the store fails.
+    /// Picks an endpoint and takes a lease on it. If the store fails, applies `on_failure`, the pool's policy.
     pub async fn admit(&self, admit: Admit, on_failure: OnStoreFailure) -> Result<Verdict, StoreError> {
         let Some(local) = &self.local else {
             let _span = StoreSpan::memory("evenkeel.store commit");
@@ -185,7 +188,7 @@ impl ResilientStore {
         }
     }
 
-    /// See [`Store::settle`].
+    /// Gives a lease back; see [`Store::settle`].
     pub async fn settle(
         &self,
         pool: &Arc<Pool>,
@@ -196,7 +199,7 @@ impl ResilientStore {
             let _span = StoreSpan::memory("evenkeel.store commit");
             return self.primary.settle(pool, holder, lease).await;
         };
-        // Also if the lease was granted locally and the store does not know it.
+        // Also settles in local knowledge: it may have granted a lease that the store does not know.
         let known_locally = local.settle(pool, holder, lease).await?;
         if !self.is_up() {
             return Ok(known_locally);
@@ -207,8 +210,8 @@ impl ResilientStore {
         }
     }
 
-    /// Keeps a holder alive; see [`Store::keep_alive`]. The flag is false if the list did not reach the shared store.
-    /// Local knowledge always takes it.
+    /// Renews a holder's deadline; see [`Store::keep_alive`]. The flag is false if the list did not reach the shared
+    /// store. Local knowledge always adopts the list.
     pub async fn keep_alive(
         &self,
         pool: &Arc<Pool>,
@@ -228,7 +231,7 @@ impl ResilientStore {
         }
     }
 
-    /// See [`Store::reap`].
+    /// Gives back leases of a dead holder; see [`Store::reap`].
     pub async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
         match &self.local {
             Some(local) if !self.is_up() => local.reap(pool, holder).await,
@@ -236,7 +239,7 @@ impl ResilientStore {
         }
     }
 
-    /// Reads one pool's table. The flag is false if the table is local knowledge.
+    /// Reads one pool's table. The flag is false if the table comes from local knowledge.
     pub async fn table(&self, pool: &Arc<Pool>) -> Result<(Table, bool), StoreError> {
         let Some(local) = &self.local else { return Ok((self.primary.table(pool).await?, true)) };
         if self.is_up()
@@ -252,12 +255,12 @@ impl ResilientStore {
         Ok((table, false))
     }
 
-    /// See [`Store::recount`].
+    /// Corrects wrong counts; see [`Store::recount`].
     pub async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
         self.if_up(self.primary.recount(pool)).await
     }
 
-    /// See [`Store::leases`].
+    /// Returns a holder's leases; see [`Store::leases`].
     pub async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
         match &self.local {
             Some(local) if !self.is_up() => local.leases(pool, holder).await,
@@ -265,17 +268,17 @@ impl ResilientStore {
         }
     }
 
-    /// See [`Store::register`].
+    /// Registers a pool; see [`Store::register`].
     pub async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
         self.if_up(self.primary.register(pool)).await
     }
 
-    /// See [`Store::pools`].
+    /// Returns the registered pools; see [`Store::pools`].
     pub async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
         self.if_up(self.primary.pools()).await
     }
 
-    /// Announces this sidecar to the others, and counts them; see [`Store::announce`].
+    /// Announces this sidecar to the other sidecars, and records how many are alive; see [`Store::announce`].
     pub async fn announce(&self, instance: &str, ttl: Duration) -> Result<(), StoreError> {
         let alive = self.if_up(self.primary.announce(instance, ttl)).await?;
         self.instances.store(alive.max(1), Ordering::Relaxed);
@@ -290,7 +293,7 @@ impl ResilientStore {
         self.observe(call.await)
     }
 
-    /// Updates the circuit from the result of a call.
+    /// Opens the circuit breaker if a call found the store unavailable. Logs a warning for another error.
     fn observe<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         match &answer {
             Ok(_) => {}
@@ -324,14 +327,14 @@ impl ResilientStore {
         self.metrics.store_up.set(0);
         self.metrics.store_losses.inc();
         if let Some(this) = self.this.upgrade() {
-            // Ends when the store is back, or with the sidecar.
+            // The task ends when the store is available again or the sidecar stops.
             self.tasks.spawn(async move { this.probe(probe_interval).await });
         }
     }
 
     async fn probe(&self, interval: Duration) {
         let since = Instant::now();
-        // Probes at once when the circuit opens for the first time, as mostly only the connection was lost.
+        // If the circuit breaker did not open shortly before, probes at once: usually only the connection was lost.
         let mut wait = if interval > PROBE_INTERVAL { interval } else { Duration::ZERO };
         let mut guessing = true;
         loop {
@@ -362,7 +365,7 @@ impl ResilientStore {
         self.settle_waiting().await;
     }
 
-    /// Drops the leases of silent holders from local knowledge. Housekeeping calls this.
+    /// Removes dead holders from local knowledge, with their leases. The sidecar's housekeeping calls this.
     pub fn forget_silent_holders(&self) {
         if let Some(local) = &self.local {
             local.forget_silent_holders();

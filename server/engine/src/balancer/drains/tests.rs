@@ -48,7 +48,7 @@ impl Drains {
 }
 
 #[tokio::test]
-async fn a_drained_endpoint_leaves_the_choice_until_it_is_undrained() {
+async fn a_drained_endpoint_gets_no_requests_until_it_is_undrained() {
     let drains = drains(POOLS);
     let entry = drains.balancer.directory.resolve("", "llm").unwrap();
     let (own, offered) = (entry.roster(Vec::new()).unwrap(), ["m-1:80", "x:80"]);
@@ -112,7 +112,7 @@ async fn the_verdict_says_that_all_endpoints_are_drained() {
 }
 
 #[tokio::test]
-async fn an_unknown_endpoint_is_rejected_with_similar_ones() {
+async fn an_unknown_endpoint_is_rejected_and_similar_endpoints_are_named() {
     let drains = drains(POOLS);
     let error = async |endpoint: &str, pool: Option<(&str, &str)>| {
         drains.drain(endpoint, pool, "", "ops").await.unwrap_err().to_string()
@@ -137,7 +137,7 @@ async fn an_endpoint_is_accepted_if_the_pools_endpoints_are_unknown() {
     let drains = drains("pools: [{cluster: llm}]");
     drains.drain("m-9:80", None, "", "ops").await.unwrap();
     assert_eq!(drains.choice("llm", &["m-9:80", "m-1:80"]), ["m-1:80"]);
-    // The request above offered endpoints, so they are known now.
+    // The request above offered endpoints, so the sidecar knows the endpoints of the pool now.
     assert!(drains.drain("m-8:80", None, "", "ops").await.is_err());
 }
 

@@ -1,11 +1,11 @@
-//! Reads a file's values and collects its faults.
+//! Reads a file's values, and collects the errors in the file.
 
 use serde_json::{Map, Value};
 
 use super::{DEPTH_MAX, DescriptorRule, Fault, LimitRule, Texts};
 use crate::rls::unit::Unit;
 
-/// Longest domain, key, value and name, in bytes.
+/// Maximum length of a domain, key, value or name, in bytes.
 const TEXT_BYTES_MAX: usize = 1024;
 
 pub(super) struct Reader<'a> {
@@ -194,7 +194,7 @@ impl<'a> Reader<'a> {
         names
     }
 
-    /// Returns a map, and faults for fields other than `fields`; null is an empty map.
+    /// Returns a map. Records an error for each field that is not in `fields`. Null is an empty map.
     fn map<'v>(
         &mut self,
         path: &str,
@@ -217,7 +217,7 @@ impl<'a> Reader<'a> {
         Some(map)
     }
 
-    /// Returns a text; `None` if it is absent or empty.
+    /// Returns a text. `None` if the text is absent or empty.
     fn text(&mut self, path: &str, value: Option<&Value>, written: Option<&str>) -> Option<String> {
         let text = match value? {
             Value::Null => return None,
@@ -249,7 +249,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Formats a value for a fault.
+/// Formats a value for an error message.
 fn short(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),

@@ -14,20 +14,20 @@ use super::{
     plan::{Action, DescriptorPlan, Plan},
 };
 
-/// The store's reply for the meters of a request.
+/// The result of counting a request: the store's reply, or a cached refusal.
 pub(super) struct Count {
     pub(super) verdict: Verdict,
-    /// A cached refusal. The state of the counters that are not over is unknown.
+    /// Whether the verdict is a cached refusal. If so, the states of counters that are not over are unknown.
     pub(super) remembered: bool,
 }
 
 impl RateLimiter {
-    /// Returns the refusal of a request if one of its counters is known to be over.
+    /// Returns the cached refusal of a request, if one of its counters is known to be over.
     pub(super) fn recall(&self, plan: &Plan<'_>) -> Option<Count> {
         let known: Vec<Option<CounterState>> =
             plan.meters.iter().map(|meter| self.refusals.get(meter)).collect();
         known.iter().find(|known| known.is_some())?;
-        // Own hits must be charged, unless their counter has nothing left.
+        // Descriptors' own hits must be charged, unless nothing remains in their counter.
         let must_charge = |descriptor: &DescriptorPlan<'_>| match descriptor.action {
             Action::Count { meter, own_hits, .. } => {
                 own_hits > 0 && known[meter].is_none_or(|state| state.used < state.amount)
@@ -51,7 +51,7 @@ impl RateLimiter {
         let peeked = if only_reads { self.counters.peek(meters.to_vec()).await.ok() } else { None };
         let verdict = match peeked {
             Some(verdict) => verdict,
-            // After a failed peek as well: `on_outage` covers a reservation of nothing, but not a peek.
+            // Also after a failed peek: `on_outage` covers a reservation of nothing, but not a peek.
             None => {
                 let reserved = self.counters.reserve(Reserve { id: None, meters: meters.to_vec() }).await;
                 reserved.map_err(DomainError::store("counting a request"))?
@@ -65,8 +65,8 @@ impl RateLimiter {
         Ok(Count { verdict, remembered: false })
     }
 
-    /// Charges descriptors' own hits even if a limit refuses the request. They report what a response used, and a limit
-    /// that ignored them would never be reached. Returns the hits charged, by meter.
+    /// Charges descriptors' own hits even if a limit refuses the request. Such hits report what a response used. A
+    /// limit that ignored them would never be reached. Returns the charged hits by meter.
     pub(super) async fn charge_own_hits(&self, plan: &Plan<'_>, count: &Count) -> BTreeMap<usize, u64> {
         let Count { verdict, remembered } = count;
         let mut own_hits = BTreeMap::new();
@@ -82,7 +82,7 @@ impl RateLimiter {
         if own_hits.is_empty() {
             return own_hits;
         }
-        // Meters in shadow mode are charged regardless of what is left.
+        // In shadow mode, meters are charged regardless of what remains.
         let charge = |(meter, hits): (&usize, &u64)| Meter {
             cost: *hits,
             shadow: true,

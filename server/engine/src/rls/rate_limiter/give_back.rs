@@ -9,8 +9,8 @@ use tracing::debug;
 use super::{RateLimiter, plan::is_same_counter};
 
 impl RateLimiter {
-    /// Gives back the cost of each meter, and returns what each counter holds then. If the store fails, nothing is
-    /// given back, and the counters appear unused.
+    /// Gives back the cost of each meter. Returns the state of each counter after that. If the store fails, gives
+    /// nothing back, and the counters are reported as unused.
     pub(super) async fn give_back(&self, meters: &[Meter]) -> Vec<CounterState> {
         if meters.is_empty() {
             return Vec::new();
@@ -24,8 +24,8 @@ impl RateLimiter {
         })
     }
 
-    /// Makes one peek and one settlement for the whole request. The peek is necessary because the store's clock decides
-    /// which window is current.
+    /// Makes one peek and one settlement for the whole request. The peek is necessary because the store's clock
+    /// determines the current window.
     async fn try_give_back(&self, meters: &[Meter]) -> Result<Vec<CounterState>, DomainError> {
         let mut counters: Vec<Meter> = Vec::with_capacity(meters.len());
         let counter_of: Vec<usize> = meters
@@ -33,7 +33,7 @@ impl RateLimiter {
             .map(|meter| {
                 let known = counters.iter().position(|other| is_same_counter(other, meter));
                 known.unwrap_or_else(|| {
-                    // In shadow mode, because a refusal has no window: a counter may be over its limit.
+                    // In shadow mode, because a counter may be over its limit, and a refusal contains no window.
                     counters.push(Meter { cost: 0, shadow: true, ..meter.clone() });
                     counters.len() - 1
                 })

@@ -15,13 +15,13 @@ use crate::rls::{
 /// The plan for a request.
 pub(super) struct Plan<'r> {
     pub(super) descriptors: Vec<DescriptorPlan<'r>>,
-    /// What the request takes. Contains each counter once.
+    /// The amounts that the request takes. Contains each counter once.
     pub(super) meters: Vec<Meter>,
-    /// What the request gives back. May contain a counter several times.
+    /// The amounts that the request gives back. May contain a counter several times.
     pub(super) give_backs: Vec<Meter>,
 }
 
-/// The action for one descriptor.
+/// The action planned for one descriptor.
 pub(super) struct DescriptorPlan<'r> {
     pub(super) limit: Option<CurrentLimit>,
     pub(super) metrics: Option<&'r LimitMetrics>,
@@ -33,7 +33,7 @@ pub(super) struct DescriptorPlan<'r> {
 pub(super) enum Action {
     NoLimit,
     Unlimited,
-    /// Another limit of the request replaces this one.
+    /// Another limit of the request replaces this limit.
     Replaced,
     Count {
         /// Index in [`Plan::meters`].
@@ -81,7 +81,7 @@ impl RateLimiter {
         plan
     }
 
-    /// Plans a descriptor with a limit of a file.
+    /// Plans a descriptor that matches a limit of a file.
     fn plan_found<'r>(
         &self,
         plan: &mut Plan<'r>,
@@ -92,8 +92,8 @@ impl RateLimiter {
     ) -> DescriptorPlan<'r> {
         let limit = found.limit;
         let value_metrics = found.value_metrics(&descriptor.entries);
-        let planned = |limit_in_force, action| DescriptorPlan {
-            limit: limit_in_force,
+        let planned = |active_limit, action| DescriptorPlan {
+            limit: active_limit,
             metrics: Some(&*limit.metrics),
             value_metrics,
             action,
@@ -110,7 +110,7 @@ impl RateLimiter {
         }
     }
 
-    /// Plans a descriptor that matches no limit of a file, and may have its own.
+    /// Plans a descriptor that matches no limit of a file. The descriptor may have a limit of its own.
     fn plan_override<'r>(
         &self,
         plan: &mut Plan<'r>,
@@ -154,7 +154,7 @@ impl RateLimiter {
 }
 
 impl Plan<'_> {
-    /// Adds what a descriptor takes or gives back. Descriptors with the same counter share a meter.
+    /// Adds the hits that a descriptor takes or gives back. Descriptors with the same counter share a meter.
     fn action(
         &mut self,
         request: &RateLimitRequest<'_>,
@@ -173,7 +173,7 @@ impl Plan<'_> {
         match self.meters.get_mut(index) {
             Some(other) => {
                 other.cost = (other.cost + meter.cost).min(AMOUNT_MAX);
-                // Descriptors' own limits on one counter may differ in their amounts; the smallest one applies.
+                // Descriptors' own limits on one counter may have different amounts. The smallest amount applies.
                 if meter.rule.most() < other.rule.most() {
                     other.rule = meter.rule;
                 }

@@ -52,14 +52,14 @@ async fn ask(limiter: &RateLimiter, hits: u32, descriptors: &[Descriptor<'_>]) -
     limiter.evaluate(&request).await.unwrap()
 }
 
-/// Returns whether the request is over, and what remains for each descriptor.
+/// Returns whether the request is over its limits, and the remaining amount of each descriptor.
 async fn left(limiter: &RateLimiter, hits: u32, descriptors: &[Descriptor<'_>]) -> (bool, Vec<u32>) {
     let evaluation = ask(limiter, hits, descriptors).await;
     (evaluation.over, evaluation.statuses.iter().map(|status| status.remaining).collect())
 }
 
 #[tokio::test]
-async fn counts_each_value_apart_until_the_unit_ends() {
+async fn each_value_is_counted_separately_until_the_unit_ends() {
     let counters = counters();
     let limiter = limiter_with(RateLimiterOptions::default(), Arc::clone(&counters) as Arc<dyn Counters>);
     assert_eq!(left(&limiter, 0, &[by("two", "a")]).await, (false, vec![1]));
@@ -70,7 +70,7 @@ async fn counts_each_value_apart_until_the_unit_ends() {
     let status = DescriptorStatus { over: true, limit: Some(limit), remaining: 0, reset_s: 60 };
     assert_eq!(refused, Evaluation { over: true, statuses: vec![status], headers: Vec::new() });
     counters.set_clock(START_MS + 60_000);
-    // Another sidecar, because this one remembers the refusal for a second of its own clock.
+    // Uses another sidecar, because the first one caches the refusal for a second of its own clock.
     let limiter = limiter_with(RateLimiterOptions::default(), Arc::clone(&counters) as Arc<dyn Counters>);
     assert_eq!(left(&limiter, 1, &[by("two", "a")]).await, (false, vec![1]));
     assert_eq!(left(&limiter, 1, &[by("none", "a")]).await, (true, vec![0]));
@@ -99,9 +99,9 @@ async fn requests_without_a_limit_pass() {
     }
 }
 
-/// After an error, Envoy would let the request pass by default.
+/// Guards against an error for too many descriptors: by default, Envoy lets a request pass after an error.
 #[tokio::test]
-async fn all_of_many_descriptors_count_and_too_many_are_refused() {
+async fn up_to_256_descriptors_are_counted_and_more_are_refused() {
     let limiter = limiter();
     let values: Vec<String> = (0..=256).map(|i| i.to_string()).collect();
     let mut many: Vec<Descriptor<'_>> = values[..255].iter().map(|value| by("ten", value)).collect();
@@ -131,7 +131,7 @@ async fn if_one_limit_refuses_no_other_is_charged() {
         "three hits did not fit and took nothing"
     );
     assert_eq!(left(&limiter, 1, &both).await, (true, vec![0, 8]));
-    // Two descriptors with one counter take from it together.
+    // Two descriptors with the same counter take from it together.
     assert_eq!(left(&limiter, 2, &[by("ten", "b"), by("ten", "b")]).await, (false, vec![6, 6]));
 }
 
@@ -142,13 +142,13 @@ async fn own_hits_are_always_charged() {
     assert_eq!(left(&limiter, 1, &[hits(0)]).await, (false, vec![10]), "only reads");
     assert_eq!(left(&limiter, 1, &[hits(7)]).await, (false, vec![3]));
     assert_eq!(left(&limiter, 1, &[hits(0)]).await, (false, vec![3]));
-    // A response used more than remained: from now on nothing passes, not even a read.
+    // A response used more than remained. After that nothing passes, not even a read.
     assert_eq!(left(&limiter, 1, &[hits(7), by("two", "a")]).await, (true, vec![0, 2]));
     assert_eq!(left(&limiter, 1, &[hits(0)]).await, (true, vec![0]));
     assert!(left(&limiter, 1, &[Descriptor { hits: Some(u64::MAX), ..by("ten", "b") }]).await.0);
 }
 
-/// Own hits report what a response used, whichever limit refuses the request.
+/// Descriptors' own hits report what a response used. They are charged even if another limit refuses the request.
 #[tokio::test]
 async fn own_hits_are_charged_if_another_limit_refuses() {
     let limiter = limiter();
@@ -162,7 +162,7 @@ async fn own_hits_are_charged_if_another_limit_refuses() {
         (false, vec![4, 1]),
         "no other counter"
     );
-    // Even if the refusal is cached.
+    // Own hits are also charged if the refusal is cached.
     assert!(left(&limiter, 1, &[by("none", "x"), own(4, "a")]).await.0);
     assert_eq!(left(&limiter, 1, &[own(0, "a")]).await, (false, vec![0]));
 }
@@ -177,7 +177,7 @@ async fn hits_are_given_back() {
     assert_eq!(left(&limiter, 1, &[by("ten", "a"), by("none", "a"), back(1)]).await, (true, vec![10, 0, 10]));
 }
 
-/// A refused peek has no window, and hits are given back to a window.
+/// Guards against a peek that is refused: a refusal contains no window to which hits could be given back.
 #[tokio::test]
 async fn hits_are_given_back_to_a_counter_over_its_limit() {
     let limiter = limiter();
@@ -189,7 +189,7 @@ async fn hits_are_given_back_to_a_counter_over_its_limit() {
     assert_eq!(left(&limiter, 1, &[own(0, "a"), own(0, "b")]).await, (false, vec![1, 6]));
 }
 
-/// Counts the calls to a store.
+/// A store that counts its calls.
 #[derive(Default)]
 struct Calls {
     counters: MemoryCounters,
@@ -239,7 +239,7 @@ async fn all_hits_of_a_request_are_given_back_at_once() {
 }
 
 #[tokio::test]
-async fn shadow_counts_and_never_refuses() {
+async fn a_limit_in_shadow_mode_counts_and_never_refuses() {
     let limiter = limiter();
     for expected in [0, 0, 0] {
         assert!(!left(&limiter, 1, &[by("shadow", "a"), by("ten", "a")]).await.0);
@@ -276,7 +276,7 @@ async fn a_limit_replaces_another() {
 }
 
 #[tokio::test]
-async fn a_descriptor_may_bring_its_limit() {
+async fn a_descriptor_may_have_its_own_limit() {
     let limiter = limiter();
     let own = |requests| Descriptor { limit: Some((requests, Unit::Day)), ..by("shadow", "a") };
     let evaluation = ask(&limiter, 1, &[own(1)]).await;
@@ -286,7 +286,7 @@ async fn a_descriptor_may_bring_its_limit() {
     );
     assert!(ask(&limiter, 1, &[own(1)]).await.over, "shadow mode belongs to the file's limit");
     assert_eq!(left(&limiter, 1, &[own(3)]).await, (false, vec![1]));
-    // A key that no file has, in a domain that a file has.
+    // An unknown key in a known domain.
     let unknown = Descriptor { entries: vec![("x", "y")], limit: Some((0, Unit::Day)), ..by("", "") };
     assert!(ask(&limiter, 1, std::slice::from_ref(&unknown)).await.over);
     let elsewhere = RateLimitRequest { domain: "e", hits: 0, descriptors: vec![unknown] };
@@ -294,7 +294,7 @@ async fn a_descriptor_may_bring_its_limit() {
 }
 
 #[tokio::test]
-async fn a_counter_that_is_over_is_remembered() {
+async fn a_refusal_is_cached() {
     let counters = counters();
     let limiter = limiter_with(RateLimiterOptions::default(), Arc::clone(&counters) as Arc<dyn Counters>);
     assert_eq!(left(&limiter, 2, &[by("two", "a"), by("ten", "a")]).await, (false, vec![0, 8]));
@@ -308,7 +308,7 @@ async fn a_counter_that_is_over_is_remembered() {
     );
     assert_eq!(evaluation.statuses[0].limit.as_ref().map(|limit| limit.requests), Some(2));
     assert_eq!(evaluation.statuses[1], DescriptorStatus::default(), "unknown");
-    // Own hits are charged all the same: a response has used them.
+    // Own hits are charged nevertheless, because a response has used them.
     let own = Descriptor { hits: Some(4), ..by("ten", "a") };
     assert_eq!(left(&limiter, 1, &[own]).await, (false, vec![6]));
     let back = Descriptor { give_back: true, ..by("two", "a") };
@@ -316,7 +316,7 @@ async fn a_counter_that_is_over_is_remembered() {
     assert_eq!(left(&limiter, 1, &[by("two", "a")]).await, (false, vec![1]), "giving back ends the refusal");
 }
 
-/// Windows of different lengths on one counter would reset each other.
+/// Guards against windows of different durations on one counter, which would reset each other.
 #[tokio::test]
 async fn own_limits_have_a_counter_for_each_unit() {
     let limiter = limiter();
@@ -327,7 +327,7 @@ async fn own_limits_have_a_counter_for_each_unit() {
     assert_eq!(left(&limiter, 1, &[day(), year()]).await, (false, vec![1, 3]), "separately");
     assert_eq!(left(&limiter, 1, &[year(), day()]).await, (false, vec![2, 0]));
     assert_eq!(left(&limiter, 1, &[year(), day()]).await, (true, vec![2, 0]));
-    // Two amounts on one counter: the smaller one applies.
+    // If two limits with different amounts have the same counter, the smaller amount applies.
     assert_eq!(left(&limiter, 1, &[own(9, Unit::Hour), own(3, Unit::Hour)]).await, (false, vec![1, 1]));
     assert_eq!(left(&limiter, 1, &[own(9, Unit::Hour), own(3, Unit::Hour)]).await, (true, vec![0, 0]));
     assert_eq!(left(&limiter, 1, &[own(9, Unit::Hour)]).await, (false, vec![6]));
@@ -349,7 +349,7 @@ async fn own_limits_share_no_counter_with_limits_of_a_file() {
     }
 }
 
-/// A store that is down, with `on_outage` applied.
+/// A store that is unavailable and applies `on_outage`.
 struct Down;
 
 #[async_trait::async_trait]
@@ -380,7 +380,7 @@ impl Counters for Down {
 }
 
 #[tokio::test]
-async fn an_outage_follows_the_configured_policy() {
+async fn the_configured_policy_applies_during_an_outage() {
     let with = |on_outage| {
         limiter_with(RateLimiterOptions { on_outage, ..RateLimiterOptions::default() }, Arc::new(Down))
     };
