@@ -1,4 +1,4 @@
-# Evenkeel: try it, test it, measure it. Each target sets up what it needs and the machine lacks (.ci/setup).
+# Evenkeel: try it, test it, measure it. Each target first installs what it needs and the machine lacks, with .ci/setup.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,7 +9,7 @@ TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CONFIG ?= docs/run.yaml
 TRACE  ?=
 
-# What the tests and the load tester run; each can be set from outside.
+# The programs and files that tests and the load tester use. The environment can override each variable.
 export EVENKEEL_ENVOY ?= $(abspath .tools/envoy/envoy/_bin/envoy)
 export EVENKEEL_PYTHON ?= $(abspath .tools/python/bin/python)
 export EVENKEEL_PAGE_TOOLS ?= $(abspath .tools/page)
@@ -47,8 +47,8 @@ PROFILE ?= quick
 loadtest: tools plugin
 	cargo build --locked --profile $(PROFILE) -p evenkeel -p evenkeel-loadtest --bins
 
-# Building the tests leaves the programs in target/debug too: with the features of tests, so that nothing is built twice.
-# The last command ends in cargo test's own summary.
+# Building the tests also builds the programs in target/debug, with the features that the tests need, so that nothing is
+# built twice. The output of the last command ends with cargo test's own summary.
 TESTS := --locked --workspace --lib --bins --tests
 test: tools plugin ## Run every test, end-to-end ones with real Redis, Envoy, Prometheus, Chromium and OpenAI client included
 	@.ci/setup prometheus python browser tmux chart

@@ -1,8 +1,9 @@
-//! Endpoints from DNS. A pool's task looks up its name again when the TTL of the answer has passed. After a failed
-//! look-up the pool keeps its last endpoints; an empty answer (a headless service scaled to zero) empties it.
+//! Endpoints from DNS. Each pool has a task that looks up the pool's name again when the TTL of the answer has passed,
+//! and after `refresh` at the latest. After a failed look-up the pool keeps its last endpoints. An empty answer (a
+//! headless service scaled to zero) empties the pool.
 //!
-//! An answer counts as empty only if the name server has neither A nor AAAA records. The sidecar looks them up
-//! separately, because hickory's combined look-up returns the error of only one of them, which hides a failure.
+//! An answer counts as empty only if the name server has neither A nor AAAA records. The sidecar looks up A and AAAA
+//! separately: hickory's combined look-up returns only one of two errors, and so can hide a failure.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,7 +22,7 @@ use tracing::warn;
 
 use super::Target;
 
-/// Shortest time between two look-ups of a name, even if its TTL is shorter, unless `refresh` is shorter still.
+/// Minimum time between two look-ups of a name, even if its TTL is shorter. A shorter `refresh` replaces this minimum.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
 
 pub(super) async fn follow(target: &Target<'_>, metrics: &Metrics) {
@@ -57,8 +58,8 @@ pub(super) async fn follow(target: &Target<'_>, metrics: &Metrics) {
     }
 }
 
-/// Returns the addresses of a name's A records, or of its AAAA records if it has no A records, and their TTL. A host with
-/// both is thus one endpoint.
+/// Returns the addresses in a name's A records or, if the name has no A records, in its AAAA records, with their TTL. A
+/// host with both kinds is thus one endpoint.
 async fn look_up(
     resolver: &TokioResolver,
     name: &str,
@@ -74,7 +75,8 @@ async fn look_up(
     Ok((ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect(), ttl))
 }
 
-/// Returns no addresses if the name server answers that there are no records; every other failure is an error.
+/// Returns the addresses in a name's records of one type, and their TTL. Returns no addresses if the name server
+/// answers that there are no such records. Every other failure is an error.
 async fn records(
     resolver: &TokioResolver,
     name: &str,

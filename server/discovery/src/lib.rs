@@ -1,4 +1,4 @@
-//! Finds the endpoints of pools whose requests do not bring them: by DNS, or in the EndpointSlices of a Kubernetes
+//! Finds the endpoints of pools whose requests do not carry endpoints: by DNS, or in the EndpointSlices of a Kubernetes
 //! service. Each pool has a task that updates its roster. While a source is unavailable, the pool keeps its last
 //! endpoints.
 
@@ -22,10 +22,10 @@ mod kubernetes;
 #[path = "without_kubernetes.rs"]
 mod kubernetes;
 
-/// A pool's source is not compiled into this binary.
+/// Error: the source of a pool is not compiled into this binary.
 #[derive(Debug)]
 pub struct Unsupported {
-    /// The cluster that the rule names, if any.
+    /// The cluster of the pool's rule, if the rule names one.
     cluster: Option<String>,
 }
 
@@ -46,7 +46,7 @@ impl Error for Unsupported {}
 /// Checks that this binary supports the sources of all rules.
 ///
 /// # Errors
-/// If a rule has a Kubernetes source and the binary is built without the feature `kubernetes`.
+/// Fails if a rule has a Kubernetes source and the binary is built without the feature `kubernetes`.
 pub fn check_support<'r>(rules: impl IntoIterator<Item = &'r PoolRule>) -> Result<(), Unsupported> {
     let is_unsupported =
         |rule: &&PoolRule| !cfg!(feature = "kubernetes") && matches!(rule.source, Source::Kubernetes(_));
@@ -56,7 +56,7 @@ pub fn check_support<'r>(rules: impl IntoIterator<Item = &'r PoolRule>) -> Resul
     }
 }
 
-/// Starts a task for each pool that needs one, until `shutdown`.
+/// Starts a task for each pool whose source is DNS or Kubernetes. The tasks end at `shutdown`.
 pub async fn run(
     mut pools: mpsc::UnboundedReceiver<Arc<PoolEntry>>,
     kubernetes: KubernetesOptions,
@@ -93,10 +93,10 @@ async fn follow(entry: &PoolEntry, hub: &Arc<kubernetes::Hub>, metrics: &Metrics
     }
 }
 
-/// A pool whose source is followed.
+/// A pool whose roster a task keeps up to date.
 struct Target<'e> {
     entry: &'e PoolEntry,
-    /// Only for pools that the configuration names: gateways must not choose label values.
+    /// `None` for pools that the configuration does not name, because gateways must not choose label values.
     gauges: Option<Gauges>,
 }
 
@@ -128,7 +128,7 @@ impl<'e> Target<'e> {
         }
     }
 
-    /// Reports how many endpoints are left out because they lack the port.
+    /// Reports the number of endpoints that are left out because they lack the port.
     #[cfg(feature = "kubernetes")]
     #[allow(clippy::cast_precision_loss)]
     fn set_without_port(&self, count: usize) {
@@ -146,7 +146,7 @@ impl<'e> Target<'e> {
             weight: rule.weight,
             cap: rule.cap,
         };
-        // Sort before truncating, so that the order of the answer does not change which endpoints are kept.
+        // Sort before truncating, so that the order of the answer does not decide which endpoints remain.
         let found = Roster::new(addresses.into_iter().map(endpoint).collect());
         let all = found.endpoints().len();
         if let Some(gauges) = &self.gauges {

@@ -1,4 +1,5 @@
-//! Stands in for `kubernetes` in a build without that feature, in which `check_support` rejects Kubernetes sources.
+//! Replaces the module `kubernetes` in a build without that feature. In such a build, `check_support` rejects
+//! Kubernetes sources.
 
 use std::sync::Arc;
 

@@ -19,10 +19,10 @@ import * as why from './views/why.js';
 const VIEWS = {
   '/': overview, '/pool': pool, '/limits': limits, '/quotas': quotas, '/usage': usage, '/session': session, '/cluster': cluster, '/why': why, '/changes': changes,
 };
-/** The menu entry of each view. */
+/** Views without a menu entry, and the entry that is marked for each of them. */
 const MENU = { '/pool': '/', '/session': '/usage' };
 
-/** Age in ms from which the page marks figures as old. */
+/** Age in ms after which the page marks figures as old. */
 const OLD_MS = 10_000;
 
 const by = (id) => document.getElementById(id);

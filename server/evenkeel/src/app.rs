@@ -1,4 +1,4 @@
-//! Builds the running sidecar from its configuration, and shuts it down in order.
+//! Starts the sidecar from its configuration, and stops its parts in order.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -56,17 +56,17 @@ use crate::{
     transport::{grpc, http},
 };
 
-/// Longest wait at shutdown for the gateways' calls in progress.
+/// Maximum time that a shutdown waits for gateways' calls in progress.
 const CALLS_MAX: Duration = Duration::from_secs(10);
-/// Longest wait at shutdown for each of: gRPC connections, HTTP requests, background tasks.
+/// Maximum time that a shutdown waits for each of three groups: gRPC connections, HTTP requests, background tasks.
 const END_MAX: Duration = Duration::from_secs(1);
-/// Longest wait at shutdown for the export of traces.
+/// Maximum time that a shutdown waits for the export of traces.
 const TRACES_MAX: Duration = Duration::from_secs(2);
-/// Longest wait at shutdown for the ledger to write usage.
+/// Maximum time that a shutdown waits for the ledger to write usage.
 const LEDGER_MAX: Duration = Duration::from_secs(2);
 
-/// The bound listeners. They are bound before any task starts, so that tests can use port 0 and an address in use is
-/// reported at once.
+/// The bound sockets. The sidecar binds them before any task starts, so that tests can use port 0 and an address in use
+/// is reported at once.
 pub struct Listeners {
     grpc: Option<TcpListener>,
     socket: Option<(UnixListener, PathBuf)>,
@@ -86,7 +86,7 @@ impl Listeners {
     /// Binds all listeners.
     ///
     /// # Errors
-    /// If an address is in use or not permitted.
+    /// Fails if an address is in use or not permitted.
     pub async fn bind(config: &Config) -> anyhow::Result<Self> {
         let grpc = match config.listen.grpc {
             Some(address) => Some(
@@ -114,7 +114,7 @@ impl Listeners {
     /// Returns the bound addresses.
     ///
     /// # Errors
-    /// If the system cannot report an address.
+    /// Fails if the system cannot report an address.
     pub fn addresses(&self) -> anyhow::Result<Addresses> {
         let grpc = self.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
         Ok(Addresses {
@@ -125,7 +125,7 @@ impl Listeners {
     }
 }
 
-/// Binds a Unix socket, replacing one that a dead process left behind.
+/// Binds a Unix socket. Replaces a socket file that a dead process left behind.
 async fn bind_socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     if path.exists() {
         if tokio::net::UnixStream::connect(path).await.is_ok() {
@@ -138,11 +138,12 @@ async fn bind_socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves until `shutdown`, then stops in order: turns readiness and health off, waits `shutdown_delay` so that load
-/// balancers notice, accepts no new gRPC connections, waits for calls in progress, ends HTTP and the background tasks.
+/// Serves until `shutdown` is cancelled, then stops in this order: reports that it is not ready, waits `shutdown_delay`
+/// so that load balancers notice, accepts no new gRPC connections, waits for calls in progress, writes usage, exports
+/// traces, ends HTTP and the background tasks.
 ///
 /// # Errors
-/// If the sidecar cannot start, for example because the store's options or the rate limit files are invalid.
+/// Fails if the sidecar cannot start, for example because the store's options or the rate limit files are invalid.
 pub async fn run(
     config: Config,
     listeners: Listeners,
@@ -164,7 +165,7 @@ pub async fn run(
     let balancer = Balancer::new(directory, Arc::clone(&store), Arc::clone(&recorder), Arc::clone(&metrics));
     let balancer = Arc::new(balancer);
     let views = Arc::new(sweep::Views::default());
-    let (usage, activity) = records_beside(&config, &metrics, &tasks)?;
+    let (usage, activity) = open_usage_and_activity(&config, &metrics, &tasks)?;
     let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
 
     tasks.spawn(Arc::clone(&ledger).run(background.clone()));
@@ -289,16 +290,16 @@ pub async fn run(
     if !ends_within(CALLS_MAX, &calls).await {
         warn!(after_s = CALLS_MAX.as_secs(), "calls still in progress: stopping anyway");
     }
-    // Clients still read the last responses. A client that stopped reading a list or a watch must not delay the end.
+    // Clients may still be reading the last responses. A client that has stopped reading must not delay the shutdown.
     if !ends_within(END_MAX, &grpc_servers).await {
         info!("connections still open: stopping anyway");
     }
-    // After the last calls, because they record usage, and before the store closes.
+    // Flush the ledger after the last calls, which record usage, and before the store closes.
     ledger.flush_all(LEDGER_MAX).await;
     if !tracer.shutdown(TRACES_MAX).await {
         info!("the trace collector is too slow: the remaining traces are not exported");
     }
-    // HTTP ends after gRPC, so that probes can read the readiness as long as the sidecar serves.
+    // End HTTP after gRPC, so that probes can read the readiness as long as the sidecar serves gateways.
     stop_http.cancel();
     if !ends_within(END_MAX, &http_server).await {
         warn!("HTTP requests still in progress: stopping anyway");
@@ -339,13 +340,13 @@ async fn follow_rules(
     }
 }
 
-/// Closes the tracker and waits for its tasks. Returns false if they take longer than `limit`.
+/// Closes the tracker and waits for its tasks. Returns false if the tasks take longer than `limit`.
 async fn ends_within(limit: Duration, tasks: &TaskTracker) -> bool {
     tasks.close();
     tokio::time::timeout(limit, tasks.wait()).await.is_ok()
 }
 
-/// Creates the rate limiter of the rate limit service, and starts the task that follows its files.
+/// Creates the limiter of the rate limit service, and starts the task that watches the service's limit files.
 fn rate_limits(
     service: &RateLimitService,
     counters: Arc<dyn Counters>,
@@ -367,7 +368,7 @@ fn rate_limits(
     Ok(Arc::new(rate_limiter))
 }
 
-/// A store with tables and counters, and the records, drains and change log kept in it.
+/// The store of tables and counters, and the interfaces to the records, drains and change log in the same store.
 struct Opened {
     store: Arc<ResilientStore>,
     records: Arc<dyn RecordStore>,
@@ -409,7 +410,7 @@ async fn open_store(
 
 /// Opens the stores of usage and activity. They use separate connections to Redis, so that a query over a month of
 /// usage does not delay a KeepAlive.
-fn records_beside(
+fn open_usage_and_activity(
     config: &Config,
     metrics: &Arc<Metrics>,
     tasks: &TaskTracker,
@@ -425,7 +426,7 @@ fn records_beside(
     })
 }
 
-/// Returns the kind of the store, which operators see on the page and in `evenkeel sidecars`.
+/// Returns the kind of store that operators see on the page and in `evenkeel sidecars`.
 fn store_kind(config: &StoreConfig) -> StoreKind {
     match config {
         StoreConfig::Memory => StoreKind::Memory,
@@ -434,7 +435,7 @@ fn store_kind(config: &StoreConfig) -> StoreKind {
     }
 }
 
-/// Returns a name by which people recognise this sidecar: the host name, which in Kubernetes is the pod's, and the port.
+/// Returns a name that identifies this sidecar to people: host name and port. In Kubernetes the host name is the pod's.
 fn name_of(http: &str) -> String {
     let host = rustix::system::uname();
     let port = http.rsplit(':').next().unwrap_or_default();

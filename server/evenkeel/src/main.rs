@@ -1,4 +1,4 @@
-//! The `evenkeel` command: arguments → configuration → application → signal.
+//! The `evenkeel` command: parses the arguments, runs the command, and returns its exit code.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,9 @@
-//! Reloads the configuration while the sidecar runs. Changes of the sections in [`Live`] take effect at once; for other
-//! changed sections, the sidecar logs that they need a restart.
+//! Reloads the configuration while the sidecar runs. Changes to the sections in [`Live`] take effect at once. If other
+//! sections change, the sidecar logs that they need a restart.
 //!
-//! The sidecar watches directories and compares the contents of the files: Kubernetes swaps a symbolic link above a mounted
-//! file, editors replace files, and a watcher may report one change several times or not name what changed.
+//! The sidecar watches directories and compares the contents of the files. Watching single files is not enough:
+//! Kubernetes swaps a symbolic link above a mounted file, editors replace files, and a watcher may report one change
+//! several times or without the name of the changed file.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,18 +22,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
-/// Pause before reading the files, so that a burst of changes ends first.
+/// Wait between a change and reading the files, so that a burst of changes ends first.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Interval at which the files are compared without an event, because network file systems report none.
+/// Interval at which the sidecar compares the files without an event, because network file systems send no events.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The reloadable part of the last valid configuration.
+/// The current values of the sections that can be reloaded, from the last valid configuration.
 #[derive(Clone, Debug)]
 pub struct Live {
-    /// Limits, quotas and their tables.
+    /// Limits and quotas, with prices, models, headers and quota administrators.
     pub rules: watch::Receiver<Arc<LimitRules>>,
     pub admin: watch::Receiver<Arc<Vec<AdminToken>>>,
-    /// Keeps both channels open even if nothing is ever sent, so that receivers wait.
+    /// Keeps both channels open if there is no file to reload, so that receivers wait for ever instead of failing.
     _open: Option<Arc<Senders>>,
 }
 
@@ -41,7 +42,7 @@ pub struct Reload {
     path: PathBuf,
     /// The configuration that the sidecar started with.
     started: Config,
-    /// Digests of the files when last read, the configuration's own first.
+    /// Digests of the files as last read. The first is the configuration file.
     seen: Vec<(PathBuf, Option<Vec<u8>>)>,
     live: Senders,
     metrics: Arc<Metrics>,
@@ -67,16 +68,17 @@ impl Senders {
     }
 }
 
-/// The result of a check.
+/// The result of reading the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Unchanged,
     Applied,
-    /// The files are faulty; the last valid configuration stays.
+    /// The files are invalid; the last valid configuration stays active.
     Rejected,
 }
 
-/// Watches the file that a configuration was loaded from, until `shutdown`. Without a file there is nothing to reload.
+/// Watches the file that the configuration was loaded from, until `shutdown`. Without a file there is nothing to
+/// reload, and the returned values never change.
 pub fn start(
     config: &Config,
     metrics: &Arc<Metrics>,
@@ -120,7 +122,7 @@ impl Reload {
                 Outcome::Applied
             }
             Err(faults) => {
-                // Keep watching the files read before: a correction may be in one of them.
+                // Keep watching the files that were read before, because the correction may be in one of them.
                 self.seen = digests(&self.path, &before);
                 self.metrics.config_valid.set(0);
                 for fault in &faults.0 {
@@ -146,7 +148,8 @@ impl Reload {
         info!(file = %self.path.display(), summary = config.summary(), "configuration reloaded");
     }
 
-    /// Returns the directories to watch: those of the files and of the targets of symbolic links.
+    /// Returns the directories to watch: those that contain the files, and those that contain the targets of symbolic
+    /// links.
     fn directories(&self) -> Vec<PathBuf> {
         let mut directories: Vec<PathBuf> = Vec::new();
         for (path, _) in &self.seen {
@@ -162,18 +165,19 @@ impl Reload {
     }
 }
 
-/// Watches the files, and reads them on SIGHUP, until `shutdown`.
+/// Watches the files until `shutdown`. Reads them after a change and on SIGHUP.
 async fn run(mut reload: Reload, shutdown: CancellationToken) {
     let (changed, mut changes) = mpsc::channel(1);
     let mut watching = DirectoryWatcher::new(changed);
-    // Without a handler, SIGHUP would end the process; set one even if watching fails.
+    // Without a handler, SIGHUP would end the process. Install the handler even if watching fails.
     let mut hang_up = signal(SignalKind::hangup())
         .inspect_err(|error| warn!(%error, "SIGHUP will not reload the configuration"))
         .ok();
     watching.follow(reload.directories());
     let mut action: fn(&mut Reload) -> Outcome = Reload::check;
     loop {
-        // The first check finds changes between loading and watching. Reading files blocks, so it runs beside the runtime.
+        // The first check finds changes made between loading and watching. Reading files blocks, so a blocking thread
+        // does it.
         let checked = tokio::task::spawn_blocking(move || {
             let outcome = action(&mut reload);
             (reload, outcome)
@@ -185,10 +189,10 @@ async fn run(mut reload: Reload, shutdown: CancellationToken) {
         };
         action = Reload::check;
         let directories = reload.directories();
-        // Watch again even if the names are the same: a directory may have been replaced, and the watch is on the old one.
+        // Watch again even if the names are the same: the watch may be on a directory that has been replaced.
         if outcome != Outcome::Unchanged || watching.directories != directories {
             watching.follow(directories);
-            // Check for changes in the meantime.
+            // Check for changes made in the meantime.
             if outcome != Outcome::Unchanged {
                 continue;
             }
@@ -217,7 +221,7 @@ async fn hung_up(signal: Option<&mut Signal>) {
     }
 }
 
-/// A file system watcher and the directories that it watches.
+/// Watches directories in the file system.
 struct DirectoryWatcher {
     watcher: Option<RecommendedWatcher>,
     directories: Vec<PathBuf>,
@@ -255,7 +259,7 @@ impl DirectoryWatcher {
     }
 }
 
-/// Returns digests of the files, the configuration's own first.
+/// Returns the digest of each file, or `None` if the file cannot be read. The first is the configuration file.
 fn digests(path: &Path, files: &[PathBuf]) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let digest = |path: &Path| {
         let text = std::fs::read(path).ok()?;
@@ -309,7 +313,7 @@ mod tests {
         assert_eq!(reload.check(), Outcome::Rejected);
         assert_eq!((amount(&live), metrics.config_valid.get()), (2, 0));
         assert_eq!(metrics.config_last_success.get(), loaded);
-        // The same fault is reported once.
+        // Unchanged files are not read again, so a fault is reported once.
         assert_eq!(reload.check(), Outcome::Unchanged);
 
         fs::remove_file(&path).unwrap();
@@ -347,7 +351,8 @@ mod tests {
         assert!(new.needs_restart(&new).is_empty());
     }
 
-    /// A ConfigMap is a directory of symbolic links through a link `..data`, which Kubernetes replaces.
+    /// Kubernetes mounts a ConfigMap as a directory of symbolic links that lead through the link `..data`, and replaces
+    /// that link when the ConfigMap changes.
     #[tokio::test]
     async fn a_swapped_link_is_followed() {
         let directory = tempfile::tempdir().unwrap();

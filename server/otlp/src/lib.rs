@@ -1,4 +1,4 @@
-//! Exports traces by OTLP over gRPC. This crate keeps the exporter and its dependencies out of the crates below.
+//! Exports traces by OTLP over gRPC. Only this crate depends on the exporter and its dependencies.
 
 use std::{str::FromStr as _, time::Duration};
 
@@ -15,14 +15,14 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-/// Most retries of an export. Its timeout may allow fewer.
+/// Maximum number of retries of an export. The timeout of the export may allow fewer.
 const RETRIES_MAX: usize = 4;
-/// Time before the first retry; doubles with each further one.
+/// Wait before the first retry. It doubles with each further retry, up to `BACKOFF_MAX`.
 const BACKOFF: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(4);
 
-/// Returns a tracer that exports to the configured collector, or one that records nothing if there is none. Call it
-/// inside a Tokio runtime.
+/// Returns a tracer that exports to the configured collector, or a tracer that records nothing if no collector is
+/// configured. Must be called inside a Tokio runtime.
 ///
 /// # Errors
 /// Fails if TLS cannot be set up, or a header is invalid.
@@ -49,7 +49,7 @@ fn exporter(config: &Traces, instance: &str) -> anyhow::Result<SpanExporter> {
     Ok(exporter)
 }
 
-/// Returns a channel with a bound on connecting, which the SDK's own channel lacks.
+/// Returns a channel with a timeout for connecting, which the SDK's own channel lacks.
 fn channel(config: &Traces) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_str(&config.endpoint).context("traces.endpoint")?;
     let mut endpoint = endpoint.connect_timeout(config.timeout).timeout(config.timeout);
@@ -64,7 +64,7 @@ fn channel(config: &Traces) -> anyhow::Result<Channel> {
     Ok(endpoint.connect_lazy())
 }
 
-/// Replaces the headers that the SDK reads from the environment with those of the configuration.
+/// Replaces the headers that the SDK reads from the environment with the headers in the configuration.
 fn headers(config: &Traces) -> anyhow::Result<impl Interceptor + Clone + Send + Sync + use<>> {
     let mut headers = MetadataMap::new();
     for (name, secret) in &config.headers {

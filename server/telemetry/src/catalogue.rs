@@ -1,4 +1,4 @@
-//! Registers metrics, and keeps a list of their descriptions to compare with docs/metrics.md.
+//! Registers metrics. In tests, also lists their descriptions, which a test compares with docs/metrics.md.
 
 #[cfg(test)]
 use parking_lot::Mutex;
@@ -7,7 +7,7 @@ use prometheus::{
     Registry, core::Collector, proto::MetricFamily,
 };
 
-/// Latency buckets in seconds, from a loopback round trip to a gateway's patience.
+/// Latency buckets in seconds, from a round trip on the loopback interface up to the longest that a gateway waits.
 pub(super) const LATENCY_BUCKETS: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
@@ -21,7 +21,7 @@ pub(super) struct MetricDescription {
     pub(super) help: String,
 }
 
-/// A registry that, in tests, also lists metrics without a value.
+/// A registry of metrics. In tests, it also lists metrics without a value.
 #[derive(Default)]
 pub(super) struct Catalogue {
     registry: Registry,

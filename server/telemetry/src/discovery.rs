@@ -1,16 +1,16 @@
-//! Metrics of the discovery of endpoints by DNS and Kubernetes.
+//! Metrics of discovery, which finds endpoints by DNS and Kubernetes.
 
 use prometheus::{GaugeVec, IntCounter};
 
 use super::catalogue::{Catalogue, counters, gauges};
 
-/// Pools appear as labels only if the configuration names them: gateways can name any number of pools.
+/// Only pools that the configuration names appear as labels, because gateways can name any number of pools.
 pub struct DiscoveryMetrics {
     pub errors_dns: IntCounter,
     pub errors_kubernetes: IntCounter,
-    /// 1 while the source of a pool answers, by `source`, `route` and `cluster`.
+    /// 1 while the source of a pool answers. Labels: `source`, `route`, `cluster`.
     pub up: GaugeVec,
-    /// By `route`, `cluster` and `reason`.
+    /// Ready endpoints that are not used. Labels: `route`, `cluster`, `reason`.
     pub unused: GaugeVec,
 }
 

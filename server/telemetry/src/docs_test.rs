@@ -1,4 +1,4 @@
-//! Compares docs/metrics.md with the registered metrics, both ways.
+//! Compares docs/metrics.md with the registered metrics, in both directions.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,7 +70,7 @@ fn the_document_states_a_bound_for_every_label() {
     assert_eq!(used, stated, "labels of metrics, and labels whose bound docs/metrics.md states");
 }
 
-/// Values that exist from the start come from enums, so the document can explain all of them.
+/// Label values that exist from the start come from enums, so the document can explain all of them.
 #[test]
 fn the_document_explains_every_fixed_label_value() {
     let (documented, metrics) = (documented(), Metrics::new().unwrap());

@@ -16,7 +16,7 @@ pub struct LedgerMetrics {
 /// Children of `evenkeel_ledger_flushes_total`.
 pub struct LedgerFlushes {
     pub applied: IntCounter,
-    /// The store had applied the batch before, but its reply was lost.
+    /// The store had already applied the batch, but its reply was lost.
     pub repeated: IntCounter,
     /// The store did not reply or returned an error; the batch is sent again.
     pub failed: IntCounter,
@@ -24,9 +24,9 @@ pub struct LedgerFlushes {
 
 /// Children of `evenkeel_ledger_folded_total`.
 pub struct LedgerFolded {
-    /// Too many rows waited in this sidecar.
+    /// Rows folded because too many rows waited in this sidecar.
     pub buffer_full: IntCounter,
-    /// The day had too many rows in the store.
+    /// Rows folded because the store had too many rows for the day.
     pub day_full: IntCounter,
 }
 
@@ -34,7 +34,7 @@ pub struct LedgerFolded {
 pub struct LedgerDropped {
     pub requests: IntCounter,
     pub sessions: IntCounter,
-    /// Turns that only the sums of their session include.
+    /// Turns that are not stored one by one: only the sums of their session include them.
     pub turns: IntCounter,
 }
 

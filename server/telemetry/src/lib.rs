@@ -19,14 +19,15 @@ pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
 pub use pools::{PoolCounts, PoolMetrics};
 
-/// Starts logging to standard error. ERROR needs a person, WARN recovers without one, INFO is lifecycle, and DEBUG is
-/// each request.
+/// Starts logging to standard error. The levels: ERROR needs a person, WARN recovered automatically, INFO reports the
+/// lifecycle, and DEBUG reports each request.
 ///
 /// # Errors
-/// Fails if the filter is invalid, or if logging was started before.
+/// Fails if the filter is invalid, or if logging has already been started.
 pub fn init_logs(log: &Log) -> anyhow::Result<()> {
     let mut filter: EnvFilter = log.level.parse()?;
-    // kube_client logs each failed request as an error. Its callers log what matters about the failure.
+    // kube_client logs each failed request as an error. Turn it off, because its callers log what matters about a
+    // failure.
     if !log.level.contains("kube_client") {
         filter = filter.add_directive("kube_client=off".parse()?);
     }

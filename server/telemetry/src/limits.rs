@@ -15,11 +15,11 @@ pub struct LimitMetrics {
     revision: IntGauge,
 }
 
-/// The counters of one limit or quota, looked up once.
+/// The metrics of one limit or quota. The caller keeps them, so that a request needs no look-up by name.
 pub struct LimitCounters {
     pub admitted: IntCounter,
     pub refused: IntCounter,
-    /// Requests that the limit would have refused outside shadow mode.
+    /// Requests that a limit in shadow mode would otherwise have refused.
     pub shadow_refused: IntCounter,
     reserved: IntCounter,
     charged: IntCounter,
@@ -63,7 +63,8 @@ impl LimitMetrics {
         })
     }
 
-    /// Sets the usage of the fullest keys and removes limits that are gone. Called at each scrape.
+    /// Sets the used fraction of each limit's fullest key (the key that has used most of its amount), and removes
+    /// limits that no longer exist. Called at each scrape.
     pub fn set_usage(&self, fullest: &[(Arc<str>, f64)]) {
         self.usage.reset();
         for (limit, share) in fullest {
@@ -72,7 +73,7 @@ impl LimitMetrics {
     }
 
     pub fn set_revision(&self, fingerprint: u64) {
-        // Prometheus's numbers are doubles: they hold 53 bits exactly.
+        // Prometheus stores numbers as doubles, which represent 53 bits exactly.
         self.revision.set((fingerprint & ((1 << 53) - 1)) as i64);
     }
 
@@ -103,7 +104,7 @@ impl LimitCounters {
 /// Children of `evenkeel_limit_settlements_total`.
 pub struct LimitSettles {
     pub charged: IntCounter,
-    /// The reservation had been settled before.
+    /// The reservation had already been settled.
     pub repeated: IntCounter,
     pub error: IntCounter,
 }
@@ -126,11 +127,11 @@ impl LimitSettles {
 
 /// Tokens and cost of ended requests.
 pub struct Charged {
-    /// Input tokens: reported, then estimated ones.
+    /// Input tokens: the reported ones, then the estimated ones.
     pub input: [IntCounter; 2],
-    /// Output tokens: reported, then estimated ones.
+    /// Output tokens: the reported ones, then the estimated ones.
     pub output: [IntCounter; 2],
-    /// In the currency of the price table.
+    /// Cost in the currency of the price table.
     pub cost: Counter,
 }
 
@@ -167,7 +168,7 @@ mod tests {
         let counters = limits.of("tokens");
         counters.settled(100, 70);
         counters.settled(100, 130);
-        // A reload of the configuration continues the counters of the same name.
+        // After a reload of the configuration, a limit continues the counters of the same name.
         let again = limits.of("tokens");
         assert_eq!([again.reserved.get(), again.charged.get(), again.overrun.get()], [200, 200, 30]);
     }

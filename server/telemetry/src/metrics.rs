@@ -23,12 +23,12 @@ const BATCH_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256
 /// The sidecar's metrics and their registry.
 pub struct Metrics {
     catalogue: Catalogue,
-    /// Allows one scrape at a time: another one would reset the gauges that this one is about to read.
+    /// Allows one scrape at a time. A second scrape would reset the gauges that the first is about to read.
     scrape: Mutex<()>,
     pub admits: Admits,
     pub admit_duration: Histogram,
     pub limits: LimitMetrics,
-    /// Refusals that cannot be looked up later.
+    /// Refusals that were not recorded, so that nobody can look them up.
     pub refusals_unrecorded: IntCounter,
     pub limit_refusals_cached: IntCounter,
     pub limit_settles: LimitSettles,
@@ -37,11 +37,11 @@ pub struct Metrics {
     pub charged: Charged,
     pub settles: Settles,
     pub keep_alives: KeepAlives,
-    /// In seconds, by `operation`.
+    /// Duration of calls in seconds. Label: `operation`.
     pub store_duration: HistogramVec,
-    /// By `operation` and `kind`.
+    /// Failed calls. Labels: `operation`, `kind`.
     pub store_errors: IntCounterVec,
-    /// Operations in one commit.
+    /// Number of operations in one commit.
     pub store_batch: Histogram,
     pub store_up: IntGauge,
     pub store_losses: IntCounter,
@@ -49,16 +49,16 @@ pub struct Metrics {
     pub leases_reaped: IntCounter,
     pub repairs: Repairs,
     pub ledger: LedgerMetrics,
-    /// By `result`.
+    /// Calls that change something. Label: `result`.
     pub admin_calls: IntCounterVec,
     pub change_log_failures: IntCounter,
     pub overrides: IntGauge,
     pub discovery: DiscoveryMetrics,
     pub pools: PoolMetrics,
-    /// Seconds since the last sweep.
+    /// Time since the last sweep, in seconds.
     pub table_age: Gauge,
     pub config_valid: IntGauge,
-    /// Unix time in seconds.
+    /// Unix time of the last successful load, in seconds.
     pub config_last_success: Gauge,
     pub rls: RlsMetrics,
     pub traces: TraceMetrics,
@@ -68,7 +68,7 @@ impl Metrics {
     /// Registers all metrics.
     ///
     /// # Errors
-    /// Fails if two metrics share a name, which a test rules out.
+    /// Fails if two metrics have the same name. A test makes sure that this cannot happen.
     pub fn new() -> prometheus::Result<Arc<Self>> {
         let r = Catalogue::default();
         let metrics = Self {
@@ -191,8 +191,8 @@ impl Metrics {
         &self.catalogue
     }
 
-    /// Returns all metrics in Prometheus's text format, after `set_gauges` has set the gauges that are set at each
-    /// scrape.
+    /// Returns all metrics in Prometheus's text format. Before that, `set_gauges` sets the gauges that only a scrape
+    /// sets.
     ///
     /// # Errors
     /// Fails if the encoder fails.

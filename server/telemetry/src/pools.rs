@@ -1,5 +1,5 @@
-//! Metrics of pools. Each scrape resets and sets all of them, so that pools and endpoints that are gone disappear. There
-//! are at most 4096 pools.
+//! Metrics of pools. Each scrape resets all of them and sets them again, so that pools and endpoints that no longer
+//! exist disappear. There are at most 4096 pools.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ pub struct PoolMetrics {
     pub endpoint_weight: GaugeVec,
     /// Sum of a pool's caps; absent if any endpoint is unlimited.
     pub capacity: GaugeVec,
-    /// By pool and `state`.
+    /// Number of endpoints. Labels: the pool and `state`.
     pub endpoints: GaugeVec,
     pub holders: GaugeVec,
     pub imbalance: GaugeVec,
@@ -31,7 +31,7 @@ fn label(result: AdmitResult) -> &'static str {
     }
 }
 
-/// Counts one pool's requests by result. It is part of the pool, so that counting needs no look-up.
+/// Counts the requests of one pool by result. The counts are part of the pool, so that counting needs no look-up.
 #[derive(Debug, Default)]
 pub struct PoolCounts([AtomicU64; ADMIT_RESULTS]);
 
@@ -96,7 +96,7 @@ impl PoolMetrics {
         })
     }
 
-    /// Removes all pools, before a scrape sets those that still exist.
+    /// Removes all pools, before a scrape sets the pools that still exist.
     pub fn clear(&self) {
         for gauge in [
             &self.in_flight,

@@ -1,4 +1,4 @@
-//! Counters of the gateways' calls: Admit, Settle and KeepAlive, and the repairs that KeepAlives lead to.
+//! Counters of the gateways' calls: Admit, Settle and KeepAlive, and of the repairs that KeepAlives cause.
 
 use prometheus::IntCounter;
 
@@ -8,9 +8,9 @@ use super::catalogue::{Catalogue, counters};
 pub struct Admits {
     /// Admitted from the shared table.
     pub shared: IntCounter,
-    /// Admitted from local knowledge while the store was unavailable.
+    /// Admitted from local knowledge, while the store was unavailable.
     pub local: IntCounter,
-    /// Admitted without an endpoint while the store was unavailable.
+    /// Admitted without an endpoint, while the store was unavailable.
     pub open: IntCounter,
     /// Refused: every endpoint is at its cap.
     pub pool_full: IntCounter,
@@ -19,9 +19,9 @@ pub struct Admits {
     pub store_unavailable: IntCounter,
     pub limit: IntCounter,
     pub quota: IntCounter,
-    /// Answered by the sidecar itself.
+    /// Answered by the sidecar itself, without an endpoint.
     pub direct_response: IntCounter,
-    /// Rejected: the call itself is wrong.
+    /// Rejected because the call itself is invalid.
     pub invalid: IntCounter,
 }
 
@@ -46,7 +46,7 @@ impl Admits {
 /// Children of `evenkeel_settles_total`.
 pub struct Settles {
     pub released: IntCounter,
-    /// The lease did not exist any more.
+    /// The lease no longer existed.
     pub unknown: IntCounter,
     pub error: IntCounter,
 }
@@ -89,15 +89,15 @@ impl KeepAlives {
 
 /// Children of `evenkeel_repairs_total`.
 pub struct Repairs {
-    /// Missing leases put back from a holder's list.
+    /// Leases that the table lacked, restored from the holder's list.
     pub restored: IntCounter,
-    /// Leases that their holder no longer had.
+    /// Leases removed because their holder no longer had them.
     pub dropped: IntCounter,
-    /// Leases moved to the endpoint that really serves them.
+    /// Leases moved to the endpoint that serves them according to the holder's list.
     pub moved: IntCounter,
-    /// Settlements that found a count of 0.
+    /// Settlements that found a count of 0, which stays 0.
     pub clamped: IntCounter,
-    /// Counts that differed from the number of their leases.
+    /// Counts that differed from the number of leases.
     pub recounted: IntCounter,
 }
 

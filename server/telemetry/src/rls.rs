@@ -5,12 +5,12 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use super::catalogue::{Catalogue, LATENCY_BUCKETS, counters, histogram, int_gauge};
 
 pub struct RlsMetrics {
-    /// By `domain`, `limit` and `result`.
+    /// Descriptors that met a limit. Labels: `domain`, `limit`, `result`.
     pub descriptors: IntCounterVec,
-    /// By `domain`, `limit`, `value` and `result`, for limits with `detailed_metric`.
+    /// Descriptors that met a limit with `detailed_metric`. Labels: `domain`, `limit`, `value`, `result`.
     pub detailed: IntCounterVec,
     pub duration: Histogram,
-    /// 1 while the current files are in force.
+    /// 1 if the service uses the current files, 0 if it rejected them.
     pub config_valid: IntGauge,
     pub config_applied: IntCounter,
     pub config_rejected: IntCounter,

@@ -1,4 +1,4 @@
-//! The client of the API server, and its token.
+//! The client of the Kubernetes API server, and its token.
 
 use std::{
     fs,
@@ -17,19 +17,20 @@ use kube::{
 use parking_lot::Mutex;
 use tower::util::MapRequestLayer;
 
-/// Longest wait for a connection to the API server.
+/// Maximum wait for a connection to the API server.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// Makes a client. It does not connect yet.
+/// Creates a client, which does not connect yet.
 ///
 /// # Errors
-/// If a file is missing or faulty.
+/// Fails if a file is missing or invalid.
 pub(super) async fn client(options: &KubernetesOptions) -> Result<Client, String> {
     let mut config = match &options.api {
         KubernetesApi::Server { url, token_file, ca_file } => {
             let mut config = Config::new(url.clone());
             config.auth_info.token_file = token_file.as_ref().map(|path| path.display().to_string());
-            // The system's CA certificates are loaded only if needed. Those of a file are read again when it changes.
+            // kube loads the system's CA certificates only if they are needed. It reads a CA file again when the file
+            // changes.
             let skips_system = ca_file.is_some() || url.scheme_str() == Some("http");
             config.root_cert = skips_system.then(Vec::new);
             config.root_cert_file.clone_from(ca_file);
@@ -39,7 +40,7 @@ pub(super) async fn client(options: &KubernetesOptions) -> Result<Client, String
         KubernetesApi::Inferred => inferred().await?,
     };
     config.connect_timeout = Some(CONNECT_MAX);
-    // `Watch` waits between attempts.
+    // Disable kube's own retries, because `Watch` waits between attempts.
     config.default_retry = false;
     let token = match config.auth_info.token_file.take() {
         Some(path) if config.auth_info.token.is_none() => Some(TokenFile::open(path.into())?),
@@ -71,11 +72,11 @@ async fn inferred() -> Result<Config, String> {
     Config::from_kubeconfig(&KubeConfigOptions::default()).await.map_err(|error| error.to_string())
 }
 
-/// A file with a token. It is read for each request, because Kubernetes renews tokens once an hour and requests are few.
-/// kube's own reader rejects a token file that ends with a line feed.
+/// A file that contains a token. The client reads the file for each request, because Kubernetes renews tokens once an
+/// hour and requests are few. kube's own reader rejects a token file that ends with a line feed.
 struct TokenFile {
     path: PathBuf,
-    /// The last token, used while the file is being replaced.
+    /// The last valid token, used while the file is being replaced.
     last: Mutex<HeaderValue>,
 }
 

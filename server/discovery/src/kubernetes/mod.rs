@@ -1,5 +1,5 @@
-//! Endpoints from Kubernetes. The pools of a service share one watch of its EndpointSlices, which ends with the last of
-//! them.
+//! Endpoints from Kubernetes. All pools of a service share one watch of its EndpointSlices. The watch ends when no pool
+//! uses the service any more.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,17 +23,17 @@ mod access;
 mod slices;
 mod watch;
 
-/// How often a pool's task checks whether the pool is still used, and whether its service can be watched.
+/// Interval at which a pool's task checks whether the pool is still used, and whether its service can be watched.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A service: namespace (`None` for the default one) and name.
+/// Identifies a service by its namespace (`None` means the default namespace) and its name.
 type Key = (Option<String>, String);
 
 /// The watches, and the client that they share.
 pub(super) struct Hub {
     options: KubernetesOptions,
     client: OnceCell<Client>,
-    /// At most `SERVICES_MAX`.
+    /// The state of each watched service, at most `SERVICES_MAX`.
     watched: Mutex<HashMap<Key, Arc<channel::Sender<ServiceState>>>>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
@@ -51,7 +51,8 @@ impl Hub {
         Arc::new(Self { options, client, watched, metrics, tasks, shutdown })
     }
 
-    /// Subscribes to the state of a service. Returns `None` if too many services are watched.
+    /// Subscribes to the state of a service. Returns `None` if the sidecar already watches the maximum number of
+    /// services.
     fn subscribe(self: &Arc<Self>, service: &PoolService) -> Option<channel::Receiver<ServiceState>> {
         let namespace = service.namespace.clone().or_else(|| self.options.namespace.clone());
         let key = (namespace, service.service.clone());
@@ -76,7 +77,8 @@ impl Hub {
         Some(receiver)
     }
 
-    /// Waits until no pool uses the service. The lock excludes a subscription between the check and the removal.
+    /// Waits until no pool uses the service, and removes the service. The lock prevents a subscription between the
+    /// check and the removal.
     async fn until_unused(&self, key: &Key, state: &channel::Sender<ServiceState>) {
         loop {
             state.closed().await;
@@ -131,7 +133,7 @@ pub(super) async fn follow(target: &Target<'_>, service: &PoolService, hub: &Arc
             target.apply(found.addresses);
         }
         match tokio::time::timeout(CHECK_INTERVAL, state.changed()).await {
-            // The watch ends with the sidecar.
+            // The watch has ended, because the sidecar is stopping.
             Ok(Err(_)) => return,
             Err(_) if entry.is_forgotten() => return,
             Ok(Ok(())) | Err(_) => {}
@@ -139,7 +141,7 @@ pub(super) async fn follow(target: &Target<'_>, service: &PoolService, hub: &Arc
     }
 }
 
-/// Warnings in effect, so that each is logged once.
+/// The warnings that currently apply, so that each is logged once.
 #[derive(Default)]
 struct Warnings {
     no_slices: bool,

@@ -1,4 +1,4 @@
-//! The relevant part of EndpointSlices, and the endpoints of a pool from several slices.
+//! Extracts the relevant part of EndpointSlices, and computes the endpoints of a pool from several slices.
 
 use std::{
     collections::BTreeSet,
@@ -21,14 +21,14 @@ pub(super) struct Slice {
 enum Family {
     V4,
     V6,
-    /// Names, which are deprecated, and unknown types.
+    /// Host names (the deprecated type FQDN), and unknown types.
     Other,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Port {
     name: String,
-    /// `None` means any port, 0 an invalid one.
+    /// `None` means any port. 0 means an invalid port.
     number: Option<u16>,
 }
 
@@ -36,7 +36,7 @@ struct Port {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) addresses: Vec<SocketAddr>,
-    /// Number of ready endpoints without the port.
+    /// Number of ready endpoints that lack the port.
     pub(super) without_port: usize,
     /// Number of slices whose addresses are not IP addresses.
     pub(super) of_other_family: usize,
@@ -51,14 +51,14 @@ impl From<EndpointSlice> for Slice {
         };
         let endpoints = slice.endpoints.unwrap_or_default();
         let ready = endpoints.iter().filter(|endpoint| may_serve(endpoint));
-        // The API defines no meaning for further addresses; Kubernetes ignores them as well.
+        // The API defines no meaning for further addresses, and Kubernetes ignores them too.
         let addresses = ready.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok());
         Self { family, ready: addresses.collect(), ports: tcp(slice.ports.unwrap_or_default()) }
     }
 }
 
-/// Whether an endpoint may get requests. Endpoints count as ready by default. A terminating endpoint gets no new requests,
-/// even if the service publishes endpoints that are not ready.
+/// Returns whether an endpoint may get requests. An endpoint without conditions is ready. A terminating endpoint gets
+/// no new requests, even if the service publishes endpoints that are not ready.
 fn may_serve(endpoint: &Endpoint) -> bool {
     endpoint
         .conditions
@@ -91,16 +91,16 @@ impl Slice {
         port.filter(|port| *port > 0)
     }
 
-    /// Returns the port with a number. A slice without ports (a headless service without any), or with a port without a
-    /// number, allows every port.
+    /// Returns the port number if the slice allows it. A slice without ports (of a headless service without ports), or
+    /// with a port without a number, allows every port.
     fn port_with_number(&self, number: u16) -> Option<u16> {
         let matches = |port: &Port| port.number.is_none_or(|known| known == number);
         (self.ports.is_empty() || self.ports.iter().any(matches)).then_some(number)
     }
 }
 
-/// Returns the endpoints of a service. A dual-stack service has slices of both families with the same pods. If it has
-/// slices of IPv4, only these are used, even if no endpoint in them is ready.
+/// Returns the endpoints of a service. A dual-stack service has slices of both families for the same pods. If the
+/// service has IPv4 slices, only their endpoints are used, even if none of them is ready.
 pub(super) fn endpoints<'s>(slices: impl Iterator<Item = &'s Slice> + Clone, wanted: &ServicePort) -> Found {
     let has_v4 = slices.clone().any(|slice| slice.family == Family::V4);
     let family = if has_v4 { Family::V4 } else { Family::V6 };
@@ -172,7 +172,7 @@ mod tests {
             endpoint(4, json!({"ready": null, "serving": false})),
             endpoint(5, json!({"ready": false})),
             endpoint(6, json!({"ready": false, "serving": true, "terminating": true})),
-            // A terminating pod of a service that publishes endpoints that are not ready.
+            // A terminating pod of a service that also publishes endpoints that are not ready.
             endpoint(7, json!({"ready": true, "serving": true, "terminating": true})),
             {"addresses": []},
             {"addresses": ["host"]},
@@ -185,7 +185,7 @@ mod tests {
         let (v4, v6) = (of("IPv4", &http(), &["10.0.0.1"]), of("IPv6", &http(), &["fd00::1"]));
         assert_eq!(addresses(&[v6.clone(), v4]), ["10.0.0.1:8000"]);
         assert_eq!(addresses(std::slice::from_ref(&v6)), ["[fd00::1]:8000"]);
-        // Scaled to zero, after the slice of one family was updated.
+        // The service was scaled to zero, and only the IPv4 slice has been updated.
         assert!(addresses(&[of("IPv4", &http(), &[]), v6.clone()]).is_empty());
         let named = of("FQDN", &http(), &["llm.example.com"]);
         let both = endpoints([v6, named].iter(), &ServicePort::Only { or: None });
@@ -208,9 +208,9 @@ mod tests {
             (two.clone(), only(None), none(1)),
             (two.clone(), only(Some(8000)), at(8000)),
             (two, only(Some(80)), none(1)),
-            // A service's port may differ from that of its endpoints.
+            // The port number of a service may differ from the port number of its endpoints.
             (http(), only(Some(80)), at(8000)),
-            // A service with one port may leave out its name.
+            // A service with one port may omit the port's name.
             (json!([{"name": "", "port": 8000}]), only(None), at(8000)),
             (json!([{"port": 8000}]), only(None), at(8000)),
             // A slice without ports, or with a port without a number.
@@ -225,7 +225,8 @@ mod tests {
         }
     }
 
-    /// Two versions of a pod may have different numbers for a port of the same name; they are in two slices.
+    /// Two versions of a pod may have different numbers for a port of the same name. Kubernetes then puts their
+    /// endpoints into two slices.
     #[test]
     fn each_slice_has_its_own_ports() {
         let slices = [

@@ -1,8 +1,8 @@
 //! Lists a service's EndpointSlices and then watches them, as long as a pool uses the service.
 //!
-//! After a watch ends or its connection breaks, the next one continues from the same resource version. If the API server
-//! answers with an error, such as 410 because it no longer has that version, the slices are listed again and replace the
-//! known ones in one step. No failure removes an endpoint.
+//! After a watch ends or its connection breaks, the next watch continues from the same resource version. If the API
+//! server answers with an error, such as 410 because it no longer has that version, the sidecar lists the slices again
+//! and replaces all known slices at once. No failure removes an endpoint.
 
 use std::{collections::BTreeMap, fmt, pin::pin, sync::Arc, time::Duration};
 
@@ -24,15 +24,16 @@ use tracing::{debug, info, warn};
 
 use super::slices::Slice;
 
-/// Most slices of a service. Kubernetes puts 100 endpoints into each, and a pool holds 1024.
+/// Maximum number of slices of a service. Kubernetes puts up to 100 endpoints into a slice, and a pool has at most
+/// 1024.
 const SLICES_MAX: usize = 256;
-/// Longest wait for a list, or for a watch to start.
+/// Maximum wait for a list, or for the start of a watch.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// How much longer than requested a watch may last.
+/// Time by which a watch may exceed its requested duration.
 const WATCH_MARGIN: Duration = Duration::from_secs(2);
-/// A watch that lasts this long resets the count of failures.
+/// A watch that lasts at least this long resets the number of failures.
 const STABLE_AFTER: Duration = Duration::from_secs(1);
-/// Longest wait before the second attempt. It doubles with each attempt, up to `retry_max`.
+/// Maximum wait before the second attempt. The maximum doubles with each attempt, up to `retry_max`.
 const RETRY_MIN: Duration = Duration::from_millis(200);
 
 /// The state of a service.
@@ -40,18 +41,18 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 pub(super) struct ServiceState {
     /// Slices by name; `None` before the first list.
     pub(super) slices: Option<Arc<BTreeMap<String, Slice>>>,
-    /// Whether the service is being watched.
+    /// Whether a watch of the service is running.
     pub(super) up: bool,
 }
 
 /// Why a service is not being watched.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// No client could be made.
+    /// The sidecar could not create a client.
     Client(String),
-    /// No connection, or no answer.
+    /// The API server could not be reached, or did not answer.
     NoAnswer(String),
-    /// The watch broke off, or ended as soon as it had started.
+    /// The watch was cut off, or ended as soon as it had started.
     Interrupted(String),
     /// 410: the API server no longer has the changes since the last known version.
     Gone,
@@ -102,13 +103,13 @@ impl Failure {
         }
     }
 
-    /// Whether a watch may continue where it ended; otherwise the slices are listed again.
+    /// Returns whether the next watch may continue where this one ended. If not, the slices must be listed again.
     fn is_of_connection(&self) -> bool {
         matches!(self, Self::Client(_) | Self::NoAnswer(_) | Self::Interrupted(_))
     }
 }
 
-/// Returns the last error of a chain, the only specific one.
+/// Returns the last error of a chain, because only that error is specific.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
@@ -123,11 +124,11 @@ pub(super) struct Watch<'w> {
     pub(super) state: &'w watch::Sender<ServiceState>,
     pub(super) metrics: &'w Metrics,
     slices: BTreeMap<String, Slice>,
-    /// The resource version to continue from; `None` to list first.
+    /// The resource version to continue from. `None` means that the slices must be listed first.
     version: Option<String>,
     /// Failed attempts since the last stable watch.
     failures: u32,
-    /// The failure logged last, so that it is logged once.
+    /// Kind of the failure logged last, so that a repeated failure is logged once.
     logged: Option<std::mem::Discriminant<Failure>>,
 }
 
@@ -142,7 +143,7 @@ impl<'w> Watch<'w> {
         Self { service, options, state, metrics, slices, version, failures, logged }
     }
 
-    /// Watches the service until that fails.
+    /// Watches the service until the watch fails.
     pub(super) async fn attempt(&mut self, api: &Api<EndpointSlice>, namespace: &str) -> Failure {
         let mut since = None;
         let failure = self.list_and_watch(api, namespace, &mut since).await;
@@ -177,7 +178,7 @@ impl<'w> Watch<'w> {
             let started = *since.insert(Instant::now());
             self.set_up();
             let mut events = pin!(events);
-            // A connection that is silent for longer than the watch lasts is not trusted.
+            // Do not trust a connection that is silent for longer than the watch lasts.
             while let Ok(Some(event)) =
                 timeout(self.options.watch_timeout + WATCH_MARGIN, events.next()).await
             {
@@ -271,8 +272,8 @@ impl<'w> Watch<'w> {
         self.state.send_if_modified(|state| !std::mem::replace(&mut state.up, true));
     }
 
-    /// Waits for the next attempt. The first failure after a stable watch is normal, because connections break and old
-    /// versions expire. Later ones are logged and counted.
+    /// Waits before the next attempt. The first failure after a stable watch is normal, because connections break and
+    /// old versions expire. Later failures are logged and counted.
     pub(super) async fn wait_for_retry(&mut self, failure: Failure) {
         self.failures = self.failures.saturating_add(1);
         if self.failures > 1 || !self.state.borrow().up {
@@ -292,7 +293,7 @@ impl<'w> Watch<'w> {
     }
 }
 
-/// The longest wait after a number of failures.
+/// Returns the maximum wait after a number of failures.
 fn retry_wait_max(failures: u32, retry_max: Duration) -> Duration {
     let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
     RETRY_MIN.saturating_mul(doubled).min(retry_max)

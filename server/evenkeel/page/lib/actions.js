@@ -1,4 +1,5 @@
-// The changes that an administrator can make on the page: balances and budgets, overrides of limits, drains.
+// The changes that an administrator can make on the page: to balances and budgets, to overrides of limits, and to
+// drains.
 
 import { act } from './admin.js';
 import { ApiError, read, segment } from './api.js';
@@ -6,7 +7,7 @@ import { field } from './dialog.js';
 import { h, setText, show } from './dom.js';
 import * as f from './format.js';
 
-/** A button in a row of a table. `label` names its target for screen readers. */
+/** Creates a button for a row of a table. `set(words, whose)` sets its text and, for screen readers, its target. */
 export function actionButton(text, onClick) {
   const hidden = h('span', { class: 'hidden-label' });
   const shown = h('span', { text });
@@ -25,7 +26,7 @@ const whole = (input) => (/^\d{1,16}$/.test(input.value.trim()) ? Number(input.v
 
 const option = (value, text) => h('option', { value, text });
 
-/** An input for an amount. Users type cost in the currency, all other amounts unscaled. */
+/** Creates an input for an amount. Users type a cost in the currency, and every other amount as a whole number. */
 function amountField(counts, label) {
   const input = h('input', { type: 'text', inputmode: counts === 'cost' ? 'decimal' : 'numeric', autocomplete: 'off' });
   const money = counts === 'cost';
@@ -77,7 +78,10 @@ export function changeQuota({ quota, consumer }, done) {
 
 const UNTIL = [['', 'until it is removed'], ['3600000', 'for 1 hour'], ['14400000', 'for 4 hours'], ['86400000', 'for 1 day'], ['604800000', 'for 7 days'], ['at', 'until a time …']];
 
-/** Overrides a limit's amount for one key. `limit` comes from `api/v1/limits`; `look` reads it by its name. */
+/**
+ * Overrides a limit's amount for one key. `limit` is an item of `api/v1/limits`. With `look`, it has only a name, and
+ * the rest is read.
+ */
 export function overrideLimit({ limit: known, key, look = false }, done) {
   act(async () => {
     const limit = (look && (await read('limits')).limits.find((one) => one.name === known.name)) || known;
@@ -116,7 +120,6 @@ export function overrideLimit({ limit: known, key, look = false }, done) {
   }, done);
 }
 
-/** Removes an override. */
 export function forgetOverride(override, counts, done) {
   act(async () => ({
     title: `Override of ${override.limit} for ${override.key}`,
@@ -130,7 +133,6 @@ export function forgetOverride(override, counts, done) {
   }), done);
 }
 
-/** Drains an endpoint. */
 export function drainEndpoint({ pool, endpoint }, done) {
   act(async () => {
     const where = h('select', {}, option('pool', `In the pool ${f.poolName(pool)}`), option('all', 'In every pool'));
@@ -150,12 +152,12 @@ export function drainEndpoint({ pool, endpoint }, done) {
   }, done);
 }
 
-/** Ends a drain, as `api/v1/drains` returns it. */
+/** Ends a drain. `drain` is an item of `api/v1/drains`. */
 export function undrainEndpoint(drain, done) {
   act(async () => undrainPlan(drain), done);
 }
 
-/** Ends the drain of a pool's endpoint: the drain in this pool, or else the one in every pool. */
+/** Ends the drain of a pool's endpoint: the drain in this pool if there is one, otherwise the drain in every pool. */
 export function undrainIn({ pool, endpoint }, done) {
   act(async () => {
     const { drains } = await read('drains');

@@ -1,4 +1,4 @@
-// Requests by result over the last minutes or hours: admitted, and refused by reason.
+// Charts of requests over the last minutes or hours: admitted requests, and refused requests by reason.
 
 import { poll, read } from './api.js';
 import { stackedChart } from './chart.js';
@@ -24,10 +24,10 @@ const SPANS = Object.keys(WORDS);
 
 const spanMs = (span) => Number.parseInt(span, 10) * (span.endsWith('m') ? 60_000 : 3_600_000);
 
-/** Least elapsed time of the current step, in ms, for its rate to be shown. */
+/** Minimum elapsed time of the current step, in ms, before its rate is shown. */
 const BEGUN_MS = 3000;
 
-/** The activity section of a view; `pool` is `{route, cluster}`, or null for all pools. */
+/** Creates the activity section of a view. `pool` is `{route, cluster}`, or null for all pools. */
 export function activity(pool) {
   const spans = choice('Time span', SPANS.map((value) => ({ value, label: WORDS[value], href: '#' })));
   const part = section('Activity', { actions: spans.element, wide: true });
@@ -67,14 +67,17 @@ export function activity(pool) {
   };
 }
 
-/** Returns times and one column per series: requests a second in each step. The current step counts its elapsed part. */
+/**
+ * Returns the times, and for each series a column of requests per second. The current step is averaged over its elapsed
+ * part.
+ */
 function rates({ step_ms: length, steps }) {
   const times = steps.map((step) => step.at_ms);
   const seconds = times.map((from, at) => {
     const gone = at === steps.length - 1 ? Math.min(length, Math.max(0, Date.now() - from)) : length;
     return gone < Math.min(BEGUN_MS, length) ? null : gone / 1000;
   });
-  // Draw the last step to its end.
+  // Add the end of the last step, so that the chart draws the whole step.
   times.push((times.at(-1) ?? 0) + length);
   const column = (key) => {
     const values = seconds.map((s, at) => (s === null ? null : steps[at][key] / s));
@@ -139,7 +142,7 @@ function describe(title, columns, times, span) {
   return `${title} in the last ${WORDS[span]}: ${mean} requests a second on average, at most ${f.rate(most)} at ${f.time(times[at])}`;
 }
 
-/** The same figures as a table, filled when the user opens it. */
+/** Creates a table with the figures of the charts. It is filled when the user opens it. */
 function stepsTable() {
   const body = h('tbody');
   const all = [...ADMITTED, ...REFUSED];

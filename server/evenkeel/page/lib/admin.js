@@ -1,4 +1,5 @@
-// The dialog of a change: the effect, a note, a confirmation; then the result, with its line of the change log.
+// The dialog of a change. It shows the effect and asks for a note and a confirmation. Then it shows the result, with
+// the line of the change log.
 
 import { ApiError, change, read } from './api.js';
 import { beforeAfter, faultLine, field, openDialog } from './dialog.js';
@@ -8,12 +9,10 @@ import { adminToken, withToken } from './token.js';
 import { announce } from './ui.js';
 
 /**
- * Opens the dialog of a change, once there is a token.
- *
- * `prepare()` reads the current state and returns
- * `{title, about, fields, state(), note}`. The dialog calls `state()` after each input, which returns
- * `{before, after, confirm, tone, fault, call: {method, path, parameters, body}, what, target}`. It calls `done()` after
- * the change.
+ * Opens the dialog of a change. First asks for a token if there is none.
+ * `prepare()` reads the current state and returns `{title, about, fields, state(), note}`. After each input, the dialog
+ * calls `state()`, which returns `{before, after, confirm, tone, fault, call: {method, path, parameters, body}, what,
+ * target}`. After the change, the dialog calls `done()`.
  */
 export function act(prepare, done) {
   withToken(async () => {
@@ -60,7 +59,8 @@ function form(plan, close, done) {
     confirm.disabled = true;
     try {
       const { method, path, parameters, body } = state.call(note.value.trim());
-      // The line before the change, not this computer's clock, distinguishes the new line from an older one of the same kind.
+      // Read the newest line of the same kind before the change, to recognise the new line. This computer's clock may
+      // be wrong.
       const before = await changeLine(state);
       await change(method, path, parameters, body, adminToken());
       const after = await changeLine(state);
@@ -90,13 +90,13 @@ function result(state, line, close) {
   return element;
 }
 
-/** Returns one line of the change log as text. */
+/** Creates an element with one line of the change log. */
 export function changeText(line) {
   const text = `${f.time(line.at_ms)}  ${line.who}  ${line.what}  ${line.target}  ${line.before || '–'} → ${line.after || '–'}`;
   return h('pre', { class: 'change-line', tabindex: '0' }, h('code', { text: line.note ? `${text}  “${line.note}”` : text }));
 }
 
-/** Returns the target of a drain, which names the pool after the endpoint. */
+/** Returns whether a line is about a target. In the line of a drain, the pool follows the endpoint. */
 const isOf = (line, target) => line.target === target || (line.what.startsWith('endpoint.') && line.target.startsWith(`${target} in `));
 
 /** Returns the newest matching line of the change log, or null. */

@@ -1,6 +1,6 @@
 // Calls the sidecar's JSON API. All addresses are relative, so that the page works below any path.
 
-/** A failed call, with the server's message and HTTP status (0: no answer). */
+/** A failed call, with the server's message and HTTP status. The status is 0 if there was no answer. */
 export class ApiError extends Error {
   constructor(status, message) {
     super(message);
@@ -21,7 +21,6 @@ export function address(path, parameters = {}) {
 /** Escapes one segment of a path. */
 export const segment = (text) => encodeURIComponent(text);
 
-/** Reads a resource. */
 export const read = (path, parameters, signal) => call('GET', address(path, parameters), { signal });
 
 /** Sends a change with the administrator's token. */
@@ -29,7 +28,7 @@ export const change = (method, path, parameters, body, token) => call(method, ad
 
 async function call(method, url, { body, token, signal }) {
   const headers = {};
-  // Not Authorization: behind a proxy with a login, that header carries the proxy's credentials.
+  // Do not use Authorization: behind a proxy with a login, that header carries the proxy's credentials.
   if (token) headers['x-evenkeel-token'] = token;
   if (body !== undefined) headers['Content-Type'] = 'application/json';
   let response;
@@ -53,8 +52,8 @@ async function call(method, url, { body, token, signal }) {
 }
 
 /**
- * Polls while the page is visible. `load(signal)` returns data for `take`; errors go to `fail`. A new read aborts the one
- * in progress.
+ * Polls while the page is visible. Passes the data that `load(signal)` returns to `take`, and errors to `fail`. A new
+ * read aborts the previous read if it is still in progress.
  */
 export function poll(load, take, fail, everyMs) {
   let timer = 0;

@@ -8,8 +8,8 @@ const dark = matchMedia('(prefers-color-scheme: dark)');
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /**
- * `series`: `[{key, label, colour}]`, from the bottom upwards; `colour` is a custom property of the style sheet.
- * Calls `onHover(index | null)` with the step under the pointer.
+ * Creates a chart. `series` is `[{key, label, colour}]`, from the bottom upwards; `colour` is a custom property of the
+ * style sheet. The chart calls `onHover(index | null)` with the step under the pointer.
  */
 export function stackedChart({ series, sync, height = 168, onHover, format = f.rate }) {
   const canvas = h('div', { class: 'chart-canvas' });
@@ -17,7 +17,7 @@ export function stackedChart({ series, sync, height = 168, onHover, format = f.r
   let plot = null;
   let drawn = null;
 
-  // Draw the sum of all series first and smaller sums over it, so that each series' own part stays visible.
+  // Draw the sum of all series first, and smaller sums over it, so that the part of each series stays visible.
   const stack = (columns) => {
     const stacked = [];
     let sum = columns[0].map(() => null);
@@ -63,7 +63,7 @@ export function stackedChart({ series, sync, height = 168, onHover, format = f.r
 
   return {
     element,
-    /** `times` in ms, `columns` one for each series; `label` describes the chart in words. */
+    /** Draws `columns`, one for each series, at `times` in ms. `label` describes the chart in words. */
     set(times, columns, label) {
       drawn = { data: [times.map((ms) => ms / 1000), ...stack(columns)], spanMs: times.at(-1) - times[0] };
       element.setAttribute('aria-label', label);

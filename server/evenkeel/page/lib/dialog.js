@@ -1,4 +1,4 @@
-// Dialogs. The browser keeps the focus inside an open dialog, and restores it afterwards.
+// Dialogs. The browser keeps the focus inside an open dialog. The focus then returns to where it was before.
 
 import { h, setText, show, uniqueId } from './dom.js';
 
@@ -16,7 +16,7 @@ export function openDialog(build) {
   dismiss.addEventListener('click', close);
   dialog.addEventListener('close', () => {
     dialog.remove();
-    // The page may have replaced the element meanwhile.
+    // The page may have removed that element in the meantime.
     if (from?.isConnected) from.focus();
   });
   document.body.append(dialog);
@@ -25,7 +25,7 @@ export function openDialog(build) {
   return { close, dialog };
 }
 
-/** A field of a form with its label and a help text. */
+/** Creates a form field with a label and a help text. */
 export function field(label, input, help) {
   const id = uniqueId('field');
   input.id = id;
@@ -34,7 +34,7 @@ export function field(label, input, help) {
   return h('div', { class: 'field' }, h('label', { for: id, text: label }), input, note);
 }
 
-/** Shows before → after in words. */
+/** Creates a line that shows a value before and after a change. */
 export function beforeAfter() {
   const before = h('span', { class: 'before' });
   const after = h('span', { class: 'after' });
@@ -50,7 +50,7 @@ export function beforeAfter() {
   };
 }
 
-/** The line of a dialog that shows an error. */
+/** Creates the line of a dialog that shows an error. */
 export function faultLine() {
   const element = h('p', { class: 'fault', role: 'alert', hidden: true });
   return {

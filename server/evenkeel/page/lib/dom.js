@@ -1,10 +1,10 @@
-// Creates and changes elements without markup: consumers' names are hostile input and only ever become text.
+// Creates and changes elements without parsing markup. Names of consumers are hostile input and must only become text.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
 /**
- * Creates an element. `props`: `class`, `text`, `on: {event: handler}`, `dataset`; any other name is an attribute, which
- * false, null and undefined leave out and true sets to an empty value.
+ * Creates an element. In `props`, `class`, `text`, `on: {event: handler}` and `dataset` have a meaning; every other
+ * name is an attribute. The values false, null and undefined leave the attribute out; true sets it to an empty text.
  */
 export function h(tag, props, ...children) {
   const element = document.createElement(tag);
@@ -33,7 +33,7 @@ function set(element, props) {
   }
 }
 
-/** Sets a text if it differs, so that a tick without changes does not touch the document. */
+/** Sets a text if it differs, so that an update without changes does not touch the document. */
 export function setText(node, text) {
   const value = String(text);
   if (node.textContent !== value) node.textContent = value;
@@ -49,14 +49,13 @@ export function setAttr(element, name, value) {
   if (element.getAttribute(name) !== text) element.setAttribute(name, text);
 }
 
-/** Shows or hides an element. */
 export function show(element, shown) {
   if (element.hidden === shown) element.hidden = !shown;
 }
 
 /**
- * Updates the children of `parent` to match `items`, one for each key. Children that stay are changed in place.
- * `make(item)` returns `{element, set(item)}`.
+ * Returns a function that makes the children of `parent` match its items, with one child for each key. Children that
+ * stay are changed in place. `make(item)` returns `{element, set(item)}`.
  */
 export function keyed(parent, key, make) {
   let held = new Map();
@@ -82,7 +81,6 @@ export function keyed(parent, key, make) {
 
 let ids = 0;
 
-/** Returns a unique id. */
 export function uniqueId(prefix) {
   ids += 1;
   return `${prefix}-${ids}`;

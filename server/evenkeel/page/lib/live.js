@@ -1,15 +1,15 @@
-// The watch: one stream of events, reopened when it breaks.
+// Watches the pools through one stream of events, and opens the stream again when it breaks.
 
 import { address } from './api.js';
 
-/** The sidecar sends an event at least every 2 s. */
+/** Time without an event after which the stream counts as lost. The sidecar sends an event at least every 2 s. */
 const SILENT_AFTER_MS = 5000;
 const AGAIN_MIN_MS = 500;
 const AGAIN_MAX_MS = 3000;
 
 /**
  * Calls `onEvent(name, data)` for each event, `onState('connecting' | 'live' | 'lost')` when the state changes, and
- * `onRefused()` if the sidecar rejects the parameters: the stream then contains only the overview.
+ * `onRefused()` if the sidecar rejects the parameters. After a rejection, the stream contains only the overview.
  */
 export function live(onEvent, onState, onRefused) {
   let source = null;
@@ -30,11 +30,11 @@ export function live(onEvent, onState, onRefused) {
     source = null;
     clearTimeout(watchdog);
     clearTimeout(again);
-    // The browser retries automatically, except after a response such as a proxy's 503.
+    // The browser does not retry after an error response, such as a proxy's 503.
     again = setTimeout(open, wait);
     wait = Math.min(wait * 2, AGAIN_MAX_MS);
   };
-  // EventSource does not report the status of an error response: send a plain request to learn it.
+  // EventSource does not report the status of an error response, so send a plain request to learn the status.
   const broke = async () => {
     const mine = source;
     if (mine?.readyState !== EventSource.CLOSED || Object.keys(parameters).length === 0) {
@@ -79,7 +79,7 @@ export function live(onEvent, onState, onRefused) {
     alive();
   };
 
-  // A browser opens few connections to one server: a hidden tab leaves them to the visible ones.
+  // A browser opens few connections to one server, so a hidden tab leaves them to the visible tabs.
   document.addEventListener('visibilitychange', () => {
     if (!document.hidden) {
       if (!source) open();
@@ -93,7 +93,7 @@ export function live(onEvent, onState, onRefused) {
 
   become('connecting');
   return {
-    /** Adds a pool's endpoints to the watch; without parameters, watches only the overview. */
+    /** Adds a pool's endpoints to the watch. Without parameters, watches only the overview. */
     watch(next) {
       if (source && JSON.stringify(next) === JSON.stringify(parameters)) return;
       parameters = next;

@@ -1,5 +1,5 @@
-// The fragment of the address holds the view and its order, filters and page, so that links can be shared and the
-// browser's back and forward work.
+// The fragment of the address contains the view, its sort order, its filters and its page. Links can therefore be
+// shared, and the browser's back and forward buttons work.
 
 /** Returns the view and parameters of the current address. */
 export function current() {
@@ -7,7 +7,7 @@ export function current() {
   return { path: path || '/', params: Object.fromEntries(new URLSearchParams(query ?? '')) };
 }
 
-/** Returns an address without empty parameters. */
+/** Returns the address of a view, without empty parameters. */
 export function link(path, params = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(params)) {
@@ -17,7 +17,7 @@ export function link(path, params = {}) {
   return `#${path}${text ? `?${text}` : ''}`;
 }
 
-/** Opens an address. With `replace`, it adds no entry to the browser's history. */
+/** Opens an address. With `replace`, adds no entry to the browser's history. */
 export function go(path, params, { replace = false } = {}) {
   const to = link(path, params);
   if (to === location.hash) return;
@@ -29,13 +29,13 @@ export function go(path, params, { replace = false } = {}) {
   }
 }
 
-/** The parameters for the page of a list. A prefix letter marks those of the view's second list. */
+/** The parameters that select the page of a list. A prefix letter marks the parameters of the view's second list. */
 const PAGED = /^[a-z]?(page|n)$/;
 
 /** Removes the page parameters, because a changed filter starts at the first page. */
 export const unpaged = (params) => Object.fromEntries(Object.entries(params).filter(([name]) => !PAGED.test(name)));
 
-/** Changes some parameters of the current view. A changed filter starts at the first page of every list. */
+/** Changes some parameters of the current view. If a filter changes, every list starts at its first page. */
 export function patch(changes, options) {
   const { path, params } = current();
   const turns = Object.keys(changes).some((name) => PAGED.test(name));

@@ -1,20 +1,23 @@
-// Tables of rows with keys. The server sorts, searches and pages them; each tick changes them in place.
+// Tables whose rows have keys. The server sorts, searches and pages the rows. An update changes the rows in place.
 
 import { announce } from './ui.js';
 import { h, keyed, setAttr, setText, show, uniqueId } from './dom.js';
 import * as f from './format.js';
 import { current, link, patch, unpaged } from './router.js';
 
-/** Tokens of the visited pages by view and filter, then page number, because the server returns only the token of the next page. */
+/**
+ * Tokens of the visited pages, by view and filter and then by page number. The server returns only the token of the
+ * next page.
+ */
 const seen = new Map();
 
-/** A cell of text, with an optional title. */
+/** Creates a text cell, with an optional title. */
 export const text = (of, title) => (td) => (row) => {
   setText(td, of(row));
   if (title) setAttr(td, 'title', title(row));
 };
 
-/** A cell with a link. */
+/** Creates a cell that contains a link. */
 export const linked = (of, href) => (td) => {
   const a = h('a');
   td.append(a);
@@ -25,9 +28,10 @@ export const linked = (of, href) => (td) => {
 };
 
 /**
- * `columns`: `{title, make(td) → set(row), num, sort, order, wide, head}`. `sort` names the server's order, `order` is
- * its direction ("descending", "ascending"). `head` marks the cell that names the row. `key(row)` identifies a row.
- * `sortParam` is the parameter of the address that holds the order, `defaultSort` the order without it.
+ * Creates a table. `columns` is a list of `{title, make(td) → set(row), num, sort, order, wide, head}`. `sort` is the
+ * server's name for the column's sort order, and `order` is its direction ("descending", "ascending"). `head` marks the
+ * cell that names the row. `key(row)` identifies a row. `sortParam` is the parameter of the address that contains the
+ * sort order. Without it, `defaultSort` applies.
  */
 export function dataTable({ caption, columns, key, emptyState, defaultSort = '', sortParam = 'sort', cards = true }) {
   const headers = columns.map((column) => header(column, sortParam));
@@ -81,10 +85,13 @@ function newRow(columns) {
   return { element, set: (row) => setters.forEach((set) => set(row)) };
 }
 
-/** Rows on a page. */
+/** Number of rows on a page. */
 export const PAGE_SIZE = 50;
 
-/** Buttons for pages. `what` names the rows: "endpoints". `prefix` distinguishes two pagers of one view. */
+/**
+ * Creates the buttons that turn pages. `what` names the rows, such as "endpoints". `prefix` distinguishes two pagers of
+ * one view.
+ */
 export function pager(what, { size = PAGE_SIZE, prefix = '' } = {}) {
   const [pageParam, numberParam] = [`${prefix}page`, `${prefix}n`];
   const count = h('p', { class: 'pager-count' });
@@ -108,7 +115,7 @@ export function pager(what, { size = PAGE_SIZE, prefix = '' } = {}) {
   next.addEventListener('click', () => turn(state.number + 1));
   return {
     element, size,
-    /** `shown` rows of `total` (undefined if unknown). */
+    /** Shows the number of rows on this page, `shown`, and of all rows, `total` (undefined if unknown). */
     set(shown, total, nextToken) {
       const number = Number(current().params[numberParam] || 1);
       state = { number, next: nextToken };

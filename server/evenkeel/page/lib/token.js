@@ -1,4 +1,5 @@
-// The administrator's token: requested when a change needs it, kept only in this tab, never part of an address.
+// The administrator's token. The page asks for it when a change needs it, stores it only in this tab, and never writes
+// it into an address.
 
 import { ApiError, change } from './api.js';
 import { faultLine, field, openDialog } from './dialog.js';
@@ -26,7 +27,7 @@ const keep = (next, whose) => {
     if (next) sessionStorage.setItem(KEPT_AS, next);
     else sessionStorage.removeItem(KEPT_AS);
   } catch {
-    // If the browser forbids storage, the token lasts as long as the page.
+    // If the browser forbids storage, the token is lost when the page is reloaded.
   }
   listeners.forEach((listener) => listener({ token, name }));
 };
@@ -45,19 +46,18 @@ export function setConfigured(is) {
   configured = is;
 }
 
-/** Forgets the token. */
 export function forget() {
   keep('', '');
   announce('The token is forgotten');
 }
 
-/** Returns the administrator's name; throws the sidecar's error for a wrong token. */
+/** Returns the administrator's name. Throws the sidecar's error if the token is wrong. */
 export async function whose(candidate) {
   const answer = await change('GET', 'whoami', {}, undefined, candidate);
   return answer.name;
 }
 
-/** Checks a stored token, which the configuration may no longer contain. */
+/** Checks the stored token, because the configuration may no longer contain it. */
 export async function check() {
   if (!token) return;
   try {
@@ -67,13 +67,16 @@ export async function check() {
   }
 }
 
-/** Asks for a token unless there is one, then calls `then`. */
+/** Asks for a token if there is none, and then calls `then`. */
 export function withToken(then) {
   if (token) then();
   else askForToken(then);
 }
 
-/** Opens the dialog that takes a token, shows the administrator's name and forgets the token. */
+/**
+ * Opens a dialog. If there is no token, the dialog asks for one. Otherwise it shows the administrator's name and can
+ * forget the token.
+ */
 export function askForToken(then) {
   openDialog((close) => {
     if (!configured) return { title: 'Changes are not possible here', content: notConfigured() };

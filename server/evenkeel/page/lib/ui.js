@@ -3,7 +3,7 @@
 import { h, setAttr, setText, show, uniqueId } from './dom.js';
 import * as f from './format.js';
 
-/** A relative time, with the exact time as its title. */
+/** Creates a relative time whose title is the exact time. */
 export function timeOf(kind = 'relative') {
   const element = h('time');
   return {
@@ -20,13 +20,16 @@ export function timeOf(kind = 'relative') {
   };
 }
 
-/** A bar for a share. It is hidden from screen readers, because the caller shows the share as text. */
+/**
+ * Creates a bar for a fraction. The bar is hidden from screen readers, because the caller also shows the fraction as
+ * text.
+ */
 export function loadBar() {
   const fill = h('span', { class: 'fill' });
   const element = h('span', { class: 'bar', 'aria-hidden': 'true' }, fill);
   return {
     element,
-    /** `share` from 0 to 1; null if there is no bound. */
+    /** Sets the fraction, from 0 to 1; null means that there is no bound. */
     set(share, level = levelOf(share)) {
       setAttr(element, 'data-level', level);
       const width = `${Math.round(Math.min(1, share ?? 0) * 1000) / 10}%`;
@@ -35,14 +38,14 @@ export function loadBar() {
   };
 }
 
-/** Returns the level of a share. */
+/** Returns the level of a fraction, which sets the colour of its bar. */
 export function levelOf(share) {
   if (share === null || share === undefined) return 'unbounded';
   if (share >= 1) return 'full';
   return share >= 0.85 ? 'high' : 'ok';
 }
 
-/** A word with a coloured mark. */
+/** Creates a word with a coloured mark. */
 export function badge() {
   const element = h('span', { class: 'badge' });
   return {
@@ -55,7 +58,7 @@ export function badge() {
   };
 }
 
-/** A number with its label. */
+/** Creates a number with its label. */
 export function stat(label, { href } = {}) {
   const value = h('dd', { class: 'stat-value' });
   const note = h('dd', { class: 'stat-note' });
@@ -70,7 +73,7 @@ export function stat(label, { href } = {}) {
   };
 }
 
-/** A section of a view with a heading; `problem` shows a read error. */
+/** Creates a section of a view, with a heading. Its `problem` shows a read error. */
 export function section(title, { actions, wide = false, note } = {}) {
   const id = uniqueId('part');
   const heading = h('h2', { id, text: title });
@@ -81,7 +84,7 @@ export function section(title, { actions, wide = false, note } = {}) {
       actions ? h('div', { class: 'actions' }, actions) : null), problem, body);
   return {
     element, heading, body,
-    /** Shows an error; without one, hides the last. */
+    /** Shows an error. Without an error, hides the previous one. */
     fail(error) {
       show(problem, Boolean(error));
       element.classList.toggle('failed', Boolean(error));
@@ -90,15 +93,17 @@ export function section(title, { actions, wide = false, note } = {}) {
   };
 }
 
-/** The placeholder of an empty table, with a command to try. */
+/** Creates the placeholder of an empty table, with a command to try. */
 export function empty(text, command) {
   return h('div', { class: 'empty' }, h('p', { text }), command ? h('pre', { tabindex: '0' }, h('code', { text: command })) : null);
 }
 
-/** The heading of a view, which takes the focus when the view opens. */
+/** Creates the heading of a view, which takes the focus when the view opens. */
 export const viewHeading = (text) => h('h1', { tabindex: '-1', text });
 
-/** A choice as links, so that each option has an address. `options`: `[{value, label, href}]`. */
+/**
+ * Creates a choice whose options are links, so that each option has an address. `options`: `[{value, label, href}]`.
+ */
 export function choice(label, options) {
   const links = options.map((option) => h('a', { class: 'choice', href: option.href, text: option.label }));
   const element = h('div', { class: 'choices', role: 'group', 'aria-label': label }, links);
@@ -113,7 +118,7 @@ export function choice(label, options) {
   };
 }
 
-/** A search field; calls `onChange` when typing pauses. */
+/** Creates a search field. It calls `onChange` when the user pauses typing. */
 export function searchField(label, onChange) {
   const id = uniqueId('search');
   let timer = 0;
@@ -134,13 +139,13 @@ export function searchField(label, onChange) {
 
 const politely = () => document.getElementById('announcer');
 
-/** Announces a text to screen readers. Not for every tick. */
+/** Announces a text to screen readers. Do not call it at every update. */
 export function announce(text) {
   const region = politely();
   if (region) setText(region, text);
 }
 
-/** A link to a pool. */
+/** The reasons for results of requests, in words. */
 export const REASONS = {
   admitted: 'admitted', pool_full: 'pool full', no_endpoints: 'no endpoints', limit: 'limit', quota: 'quota',
   store_unavailable: 'store down', overloaded: 'overloaded', invalid: 'invalid',

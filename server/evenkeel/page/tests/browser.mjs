@@ -1,5 +1,5 @@
-// Runs a real Chromium against the page, and gives each check the browser's complaints and a pipe to the driver, which
-// owns the sidecars, gateways and model servers.
+// Runs a real Chromium against the page. Gives each check the errors that the browser reports, and a pipe to the driver
+// (loadtest/tests/it/page), which runs the sidecars, gateways and model servers.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -20,14 +20,14 @@ const axe = readFileSync(tools.resolve('axe-core/axe.min.js'), 'utf8');
 export const SIDECARS = need('EVENKEEL_PAGE_URLS').split(',');
 export const TOKEN = need('EVENKEEL_PAGE_TOKEN');
 
-/** Generous timeout for a busy machine; checks that must be faster set their own. */
+/** Timeout in ms that is long enough for a busy machine. Checks that must be faster set their own. */
 export const PATIENCE = 20_000;
 
 const lines = createInterface({ input: process.stdin });
 const answers = lines[Symbol.asyncIterator]();
 let turn = Promise.resolve();
 
-/** Sends a command to the driver, which answers with one line. */
+/** Sends a command to the driver and returns its one-line answer. */
 export function driver(what, args = {}) {
   const asked = turn.then(async () => {
     process.stdout.write(`${JSON.stringify({ do: what, ...args })}\n`);
@@ -58,8 +58,8 @@ export async function start() {
 export const stop = () => browser?.close();
 
 /**
- * A window of its own, with nothing kept. `tolerate(pattern)` says which complaints are meant to come; every other
- * error of the console, of a script or of the content policy fails the check.
+ * Opens the page in a new browser context without stored data. Any error in the console, in a script or against the
+ * content security policy fails the check, except those that match a pattern given to `tolerate(pattern)`.
  */
 export async function visit(hash = '', { base = SIDECARS[0], ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, locale: 'en-US', acceptDownloads: true, ...options });
@@ -79,7 +79,7 @@ export async function visit(hash = '', { base = SIDECARS[0], ...options } = {}) 
   return {
     page, context,
     tolerate: (pattern) => tolerated.push(pattern),
-    /** Ends the visit, and fails if the browser complained. */
+    /** Ends the visit. Fails if the browser reported an error that the check does not tolerate. */
     async leave() {
       await context.close();
       const left = complaints.filter((text) => !tolerated.some((pattern) => pattern.test(text)));
@@ -94,7 +94,7 @@ export async function api(path, { base = SIDECARS[0], ...options } = {}) {
   return { status: response.status, body: response.status === 204 ? null : await response.json() };
 }
 
-/** Waits until `look()` returns a value for which `holds`. On failure, reports the last value. */
+/** Waits until `look()` returns a value for which `holds` is true. On failure, reports the last value. */
 export async function until(what, look, holds, patienceMs = PATIENCE) {
   const started = Date.now();
   for (;;) {
@@ -105,7 +105,7 @@ export async function until(what, look, holds, patienceMs = PATIENCE) {
   }
 }
 
-/** Returns axe-core's serious findings on the current view. */
+/** Fails if axe-core finds a serious violation in the current view. */
 export async function accessible(page, what) {
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => window.axe.run(document, { resultTypes: ['violations'] }));
@@ -118,7 +118,7 @@ export async function accessible(page, what) {
 /** Returns a figure from the header of a view, by its label. */
 export const figure = (page, name) => page.locator('.stat', { has: page.locator('dt', { hasText: name }) }).locator('.stat-value').innerText();
 
-/** 1,234 → 1234 */
+/** Parses a formatted number: 1,234 → 1234 */
 export const number = (text) => Number(text.replace(/[^\d.-]/g, ''));
 
 /** Returns the texts of a column, by its title. */

@@ -1,5 +1,5 @@
-// node run.mjs CHECK...: runs the checks one after another. It prints to standard error, because standard input and
-// output are the pipe to the driver (loadtest/tests/it/page).
+// node run.mjs CHECK...: runs the checks one after another. Prints to standard error, because standard input and output
+// are the pipe to the driver (loadtest/tests/it/page).
 
 import { hangUp, log, start, stop } from './browser.mjs';
 

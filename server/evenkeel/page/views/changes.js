@@ -10,7 +10,7 @@ const WHAT = {
   'override.delete': 'removed an override', 'endpoint.drain': 'drained an endpoint', 'endpoint.undrain': 'undrained an endpoint',
 };
 
-/** Most changes listed. */
+/** Maximum number of changes in the list. */
 const LISTED = 200;
 
 export function create() {
@@ -34,7 +34,7 @@ export function create() {
   part.body.append(table.element);
   const take = (data) => {
     part.fail(null);
-    // Two changes may happen in one millisecond: number identical ones.
+    // Two identical changes can happen in one millisecond, so number them.
     const seen = new Map();
     table.set(data.changes.map((c) => {
       const same = `${c.at_ms}/${c.who}/${c.what}/${c.target}/${c.after}`;

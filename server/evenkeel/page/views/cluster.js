@@ -1,4 +1,4 @@
-// Sidecars and their store, drained endpoints, repairs.
+// The sidecars and their store, the drained endpoints, and the repairs.
 
 import { actionButton, undrainEndpoint } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
@@ -48,7 +48,7 @@ function alive(sidecar) {
 }
 
 function sidecars() {
-  // A sidecar whose revision differs from the majority's enforces other limits.
+  // The revision of most sidecars. A sidecar with another revision enforces other limits.
   let usual = '';
   const table = dataTable({
     caption: 'Sidecars', key: (s) => s.id, emptyState: empty('No sidecar has reported yet.'),

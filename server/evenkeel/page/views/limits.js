@@ -1,4 +1,4 @@
-// Limits: the fullest keys, the configured limits, and the overrides.
+// The keys that have used most of their limits, the configured limits, and the overrides.
 
 import { actionButton, forgetOverride, overrideLimit } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
@@ -10,7 +10,7 @@ import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
 import { withToken } from '../lib/token.js';
 import { badge, empty, loadBar, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
 
-/** Most overrides listed. */
+/** Maximum number of overrides in the list. */
 const OVERRIDES = 200;
 
 /** The configured limits by name. */
@@ -25,7 +25,9 @@ async function learn(signal) {
 
 const countsOf = (override) => configured.get(override.limit)?.counts;
 
-/** Returns the table of keys, ordered by the share of their limit that is used; `short` for the overview. */
+/**
+ * Returns the table of keys, ordered by the used fraction of their limit. `short` selects the columns for the overview.
+ */
 export function fullestTable({ short = false, done } = {}) {
   const columns = [
     { title: 'Key', head: true, make: linked((n) => n.key, (n) => link('/limits', { search: n.key })) },
@@ -113,7 +115,10 @@ export function create() {
   };
 }
 
-/** Fills a choice with names and selects one. A name from the address stays an option even if it is unknown. */
+/**
+ * Fills a select element with names and selects one of them. A name from the address stays an option even if it is
+ * unknown.
+ */
 export function options(select, names, chosen = '') {
   const wanted = ['', ...names, ...(chosen && !names.includes(chosen) ? [chosen] : [])];
   const present = [...select.options].map((one) => one.value);
@@ -190,7 +195,7 @@ function configuredPart(done) {
   } };
 }
 
-/** Asks for the key before the override. */
+/** Asks for the key, and then opens the dialog of the override. */
 function askKey(limit, done) {
   openDialog((close) => {
     const input = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: limit.key.length ? limit.key.map((part) => `${part}=`).join('|') : `limit=${limit.name}` });

@@ -1,4 +1,4 @@
-// The overview: free capacity, its users, and the last refusals on one screen.
+// The overview: spare capacity, who uses it, and the last refusals, on one screen.
 
 import { activity } from '../lib/activity.js';
 import { poll, read } from '../lib/api.js';
@@ -11,7 +11,7 @@ import { fullestTable } from './limits.js';
 import { burnRatesTable } from './quotas.js';
 import { refusalsTable } from './why.js';
 
-/** Rows in each small table. */
+/** Number of rows in each small table. */
 const ASIDE_ROWS = 6;
 const FIRST_POOL = 'evenkeel admit --cluster llm --candidate 127.0.0.1:8000 --hold 30s';
 
@@ -51,7 +51,7 @@ export function create() {
   };
 }
 
-/** Shows the state in words, then the figures behind it. */
+/** Shows the state in words, followed by its figures. */
 function headline() {
   const heading = viewHeading('Reading …');
   const words = h('p', { class: 'lead' });
@@ -138,7 +138,7 @@ function poolsPart() {
     pages.set(data.pools.length, data.total, data.next_page_token);
     show(search.element, data.total > 8 || Boolean(params.search));
   };
-  // The stream contains the first pools in the default order; poll for any other order or page.
+  // The stream contains the first pools in the default order. For any other order or page, poll.
   const load = (signal) => read('overview', { sort: params.sort, search: params.search, page_token: params.page, page_size: PAGE_SIZE }, signal);
   const polled = poll(load, take, part.fail, () => (own() ? 1500 : 3_600_000));
   return {

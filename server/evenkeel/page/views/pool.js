@@ -1,4 +1,4 @@
-// One pool: every endpoint's requests in flight against its cap, its holders, its activity.
+// One pool: the requests in flight and the cap of each endpoint, the pool's holders, and its activity.
 
 import { actionButton, drainEndpoint, undrainIn } from '../lib/actions.js';
 import { activity } from '../lib/activity.js';
@@ -11,9 +11,9 @@ import { badge, empty, loadBar, searchField, section, stat, viewHeading } from '
 
 export function create({ rewatch }) {
   let params = {};
-  // Do not watch a pool that no sidecar knows yet: the stream would be rejected.
+  // Do not watch a pool that no sidecar knows yet, because the sidecar would reject the stream.
   let unknown = false;
-  // If the stream is rejected for another reason, poll instead and show the error.
+  // If the sidecar rejects the stream for another reason, poll instead and show the error.
   let refused = false;
   const pool = () => ({ cluster: params.cluster ?? '', route: params.route ?? '' });
   const heading = viewHeading('Pool');

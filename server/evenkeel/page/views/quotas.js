@@ -20,7 +20,10 @@ const runsOut = (burn) => {
   return burn.reset_at_ms ? 'not in this period' : 'not within a year';
 };
 
-/** Returns the table of consumers, ordered by the time their quotas run out; `short` for the overview. */
+/**
+ * Returns the table of consumers, ordered by the time when their quotas run out. `short` selects the columns for the
+ * overview.
+ */
 export function burnRatesTable({ short = false, done } = {}) {
   const columns = [
     { title: 'Consumer', head: true, make: linked((b) => f.named(b.consumer), (b) => link('/quotas', { search: b.consumer })) },
@@ -147,7 +150,7 @@ function recordsPart(done) {
   };
 }
 
-/** Asks for the quota and the consumer before the change, so that it works for a consumer that no list shows. */
+/** Asks for the quota and the consumer before the change, so that users can change a consumer that no list shows. */
 function askForConsumer(params, done) {
   openDialog((close) => {
     const quota = h('input', { type: 'text', autocomplete: 'off', spellcheck: 'false', value: params.quota || names[0] || '' });

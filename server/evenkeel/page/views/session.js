@@ -1,4 +1,4 @@
-// One session and its turns, without any content.
+// One session and its turns, without prompts or responses.
 
 import { address, poll, read, segment } from '../lib/api.js';
 import { h, setAttr, setText } from '../lib/dom.js';

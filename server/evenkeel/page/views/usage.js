@@ -1,4 +1,4 @@
-// Usage and cost by consumer, model, route and day, and the sessions of a day; each row links to its details.
+// Usage and cost by consumer, model, route and day, and the sessions of a day. Each row links to its details.
 
 import { address, poll, read } from '../lib/api.js';
 import { h, setAttr, setText, show } from '../lib/dom.js';
@@ -11,7 +11,7 @@ const DAY_MS = 86_400_000;
 const RANGES = [['1', 'Today'], ['7', '7 days'], ['30', '30 days']];
 const BY = ['consumer', 'model', 'route', 'day'];
 const FILTERS = ['consumer', 'model', 'route'];
-/** The grouping that a row of each kind links to. */
+/** For each grouping, the grouping of the view that a row links to. */
 const NEXT = { consumer: 'model', model: 'consumer', route: 'consumer', day: 'consumer' };
 
 const NO_USAGE = 'No usage in this period. A request counts on the day it ends (UTC).';
@@ -45,7 +45,7 @@ export function create() {
     h('dl', { class: 'stats' }, Object.values(stats).map((one) => one.element))),
     rows.element, days.element, sessions.element);
 
-  // A range that ends today moves at midnight: reload the whole view, from its first page.
+  // A range that ends today moves at midnight. Then reload the whole view from its first page.
   let today = '';
   const movedOn = () => {
     if (today === f.day(Date.now()) || params.from) return false;
@@ -146,7 +146,7 @@ function rowsPart() {
   };
 }
 
-/** Returns the link of a row: the usage within it. */
+/** Returns the link of a row. It leads to the usage within that row. */
 function further(by, row) {
   const { params } = current();
   const to = { ...unpaged(params), by: NEXT[by] === 'consumer' ? '' : NEXT[by] };

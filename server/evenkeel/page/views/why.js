@@ -8,7 +8,7 @@ import { current, go, link, patch } from '../lib/router.js';
 import { dataTable, linked, text } from '../lib/table.js';
 import { empty, loadBar, reasonWords, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
 
-/** Returns the table of refusals, newest first; `short` for the overview. */
+/** Returns the table of refusals, newest first. `short` selects the columns for the overview. */
 export function refusalsTable({ short = false } = {}) {
   const columns = [
     { title: 'When', make: (td) => {
@@ -33,10 +33,13 @@ export function refusalsTable({ short = false } = {}) {
   });
 }
 
-/** Most refusals listed. */
+/** Maximum number of refusals in the list. */
 const LISTED = 100;
 
-/** Most attempts to read a refusal, and the pause between them: sidecars record a refusal within about a second. */
+/**
+ * Maximum number of attempts to read a refusal, and the wait between them. Sidecars record a refusal within about a
+ * second.
+ */
 const AGAIN_MAX = 5;
 const AGAIN_MS = 1000;
 
@@ -74,7 +77,7 @@ export function create() {
     missing = true;
     again += 1;
     const words = error.status === 404 ? notFound(params.id) : h('p', { class: 'problem', text: `Could not be read: ${error.message}` });
-    // Announce it once to screen readers.
+    // Change the text only if it differs, so that screen readers announce it once.
     if (answer.textContent !== words.textContent) answer.replaceChildren(words);
   }, () => (missing && again < AGAIN_MAX ? AGAIN_MS : 3_600_000));
   const explainAgain = () => {
@@ -115,7 +118,7 @@ const FACTS = [
   ['By sidecar', (r) => r.sidecar],
 ];
 
-/** Returns the reason in words, then the figures that exceeded the limit. */
+/** Returns the reason in words, followed by the figures that exceeded the limit. */
 function explain(refusal) {
   const facts = FACTS.map(([name, of]) => [name, of(refusal)]).filter(([, value]) => value);
   const list = h('dl', { class: 'facts' }, facts.map(([name, value]) => h('div', {}, h('dt', { text: name }), h('dd', { text: value }))));

@@ -15,7 +15,8 @@ use super::{
 /// Show the number of requests over time, by result.
 #[derive(Args)]
 pub(crate) struct Activity {
-    /// The time span up to now, such as 15m or 6h; at most 48h. Steps are 10 s long up to 1h, otherwise 5 minutes
+    /// Time span up to now, such as 15m or 6h; at most 48h. A span of up to 1h has steps of 10 seconds, a longer one
+    /// steps of 5 minutes
     #[arg(long, default_value = "15m", value_parser = parse_duration, value_name = "TIME")]
     span: Duration,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `evenkeel admit`: takes one lease as a gateway does.
+//! `evenkeel admit`: takes one lease as a gateway does, and settles it.
 
 use std::time::Duration;
 
@@ -20,10 +20,11 @@ pub(crate) struct Admit {
     server: Server,
     #[command(flatten)]
     pool: PoolArgs,
-    /// Offer this endpoint (host:port); repeat for more. Without any, the sidecar uses the endpoints it knows
+    /// Send this endpoint (host:port) as a candidate; repeat for more. Without candidates, the sidecar uses the
+    /// endpoints it knows
     #[arg(long = "candidate", value_name = "ADDRESS")]
     candidates: Vec<String>,
-    /// Hold the lease this long before settling it
+    /// How long to hold the lease before settling it
     #[arg(long, default_value = "0s", value_parser = parse_duration, value_name = "TIME")]
     hold: Duration,
 }
@@ -84,7 +85,7 @@ impl Admit {
         Ok(())
     }
 
-    /// Keeps the lease alive as a gateway does.
+    /// Sends KeepAlives as a gateway does, until the time of `--hold` has passed.
     async fn hold(
         &self,
         client: &mut GatewayClient<Channel>,

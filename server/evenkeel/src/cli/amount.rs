@@ -10,16 +10,16 @@ pub(super) const OF_COST: &str = "\
 Amounts are whole numbers, such as 10000, 100k or 1.5M; tables print all digits. If a limit or quota counts cost, amounts
 are in millionths of the currency of `prices`: 2.50 is written 2.5M, and printed as 2500000.";
 
-/// Parses an amount as the configuration does, but in the unit of the API: cost is in millionths.
+/// Parses an amount in the configuration's syntax, but in the API's unit: cost is in millionths of the currency.
 ///
 /// # Errors
-/// Returns what was expected.
+/// Returns a text that describes valid amounts.
 pub(super) fn amount(text: &str) -> Result<u64, String> {
     let wrong = || format!("must be {AMOUNT_EXPECTED}; cost in millionths of the currency: 1.5M for 1.50");
     parse_amount(text, false).ok_or_else(wrong)
 }
 
-/// Returns what a limit or quota counts, with the unit for cost; `-` if it is no longer configured.
+/// Returns what a limit or quota counts, with the unit if it counts cost; `-` if it is no longer configured.
 pub(super) fn unit(counts: i32) -> String {
     if counts == i32::from(pb::Counts::Cost) {
         "cost (millionths)".to_owned()

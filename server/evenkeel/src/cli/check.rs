@@ -45,7 +45,7 @@ impl fmt::Display for InvalidConfig {
 
 impl std::error::Error for InvalidConfig {}
 
-/// Loads a configuration. If it is faulty, the error includes the faults of the limit files that it names.
+/// Loads a configuration. If it is invalid, the error includes the faults of the limit files that it names.
 pub(super) fn load(path: &Path) -> Result<Config, InvalidConfig> {
     Config::load(path).map_err(|faults| {
         let source = Config::rate_limit_files(path);
@@ -54,7 +54,7 @@ pub(super) fn load(path: &Path) -> Result<Config, InvalidConfig> {
     })
 }
 
-/// The result of a check.
+/// The result of `check-config`.
 #[derive(Default)]
 struct Report {
     /// Valid files and their summaries.
@@ -89,7 +89,7 @@ impl Report {
     /// Checks the files and collects findings.
     ///
     /// # Errors
-    /// Returns all faults.
+    /// Fails at the first invalid source, with all faults of that source.
     fn check(&mut self, config: Option<&Path>, rate_limit: Option<PathBuf>) -> anyhow::Result<()> {
         if let Some(path) = rate_limit {
             self.check_limits(&LimitFiles { path, merge_domains: false })?;
@@ -138,7 +138,7 @@ impl Report {
         self.findings.push(Finding { file: file.to_owned(), level, message });
     }
 
-    /// Prints the report for people. Faults are printed as the command's error.
+    /// Prints warnings and summaries as text. The command's error contains the faults.
     fn print_text(&self) -> anyhow::Result<()> {
         for finding in self.findings.iter().filter(|finding| finding.level == "warning") {
             eprintln!("warning: {}", finding.message);

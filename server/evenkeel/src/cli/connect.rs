@@ -1,4 +1,4 @@
-//! Connections to a sidecar, and the options they share.
+//! Connections to a sidecar, and the options that commands share.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use super::{
     output::Output,
 };
 
-/// Largest answer accepted, in bytes: enough for a page of 10,000 rows with long names.
+/// Maximum size of a response, in bytes: enough for a page of 10,000 rows with long names.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// The option that names the sidecar.
@@ -50,7 +50,7 @@ pub(super) struct PoolArgs {
     /// The gateway's cluster
     #[arg(long)]
     cluster: String,
-    /// The gateway's route; leave it out if the cluster's routes share one table
+    /// The gateway's route; omit it if all routes of the cluster share one table
     #[arg(long, default_value = "", hide_default_value = true)]
     route: String,
 }
@@ -61,7 +61,7 @@ pub(super) struct OnlyPool {
     /// Only the pool of this cluster
     #[arg(long)]
     cluster: Option<String>,
-    /// Only the pool of this route; leave it out if the cluster's routes share one table
+    /// Only the pool of this route; omit it if all routes of the cluster share one table
     #[arg(long, default_value = "", hide_default_value = true, requires = "cluster")]
     route: String,
 }
@@ -69,32 +69,32 @@ pub(super) struct OnlyPool {
 /// The options that authenticate an administrator.
 #[derive(Args, Clone)]
 pub(super) struct As {
-    /// An administrator's token. Other users of this machine can see it in the process list: prefer the variable or a
-    /// file
+    /// An administrator's token. Other users of this machine can see it in the process list, so prefer the environment
+    /// variable or --token-file
     #[arg(long, env = "EVENKEEL_ADMIN_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A file with the token; takes precedence over the variable and --token
+    /// A file that contains the token; takes precedence over --token and the environment variable
     #[arg(long, value_name = "FILE")]
     token_file: Option<std::path::PathBuf>,
 }
 
 impl Server {
-    /// Connects.
+    /// Connects to the sidecar.
     ///
     /// # Errors
     /// [`Exit::NoAnswer`] if no sidecar listens at the address.
     pub(super) async fn connect(&self) -> anyhow::Result<Channel> {
         let channel = self.endpoint()?.timeout(Duration::from_secs(10)).connect().await;
-        // Only the last error in the chain says more than that the connection failed.
+        // Only the last error in the chain names the cause; the others only say that the connection failed.
         channel.map_err(|e| {
             Fault::error(Exit::NoAnswer, format!("no sidecar answers at {}: {}", self.url, root_cause(&e)))
         })
     }
 
-    /// Parses the address.
+    /// Parses the address in `--server`.
     ///
     /// # Errors
-    /// [`Exit::Usage`] if it is not a valid address of a sidecar.
+    /// [`Exit::Usage`] if `--server` is not a valid address of a sidecar.
     pub(super) fn endpoint(&self) -> anyhow::Result<Endpoint> {
         let tls = if self.url.starts_with("https:") { " (sidecars do not speak TLS)" } else { "" };
         let wrong = || format!("--server: must be http://host:port or unix:/path, got {:?}{tls}", self.url);
@@ -113,22 +113,22 @@ pub(super) fn root_cause<'a>(
     std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
 }
 
-/// Client of `evenkeel.v1.Inspect`.
+/// Returns a client of `evenkeel.v1.Inspect`.
 pub(super) fn inspect(channel: Channel) -> InspectClient<Channel> {
     InspectClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// Client of `evenkeel.v1.Admin`.
+/// Returns a client of `evenkeel.v1.Admin`.
 pub(super) fn admin(channel: Channel) -> AdminClient<Channel> {
     AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// Client of `evenkeel.v1.Gateway`.
+/// Returns a client of `evenkeel.v1.Gateway`.
 pub(super) fn gateway(channel: Channel) -> GatewayClient<Channel> {
     GatewayClient::new(channel)
 }
 
-/// Returns the answer; `None` if the sidecar runs an older version that does not know the call.
+/// Returns the response, or `None` if the sidecar runs an older version that does not know the call.
 pub(super) fn if_known<T>(answer: Result<T, Status>) -> Result<Option<T>, Status> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
@@ -137,7 +137,7 @@ pub(super) fn if_known<T>(answer: Result<T, Status>) -> Result<Option<T>, Status
     }
 }
 
-/// Reads every page of a list: the first response, with the items of all pages.
+/// Reads every page of a list. Returns the first response with the items of all pages.
 macro_rules! all_pages {
     ($client:expr, $call:ident, $request:expr, $list:ident, $what:expr) => {{
         let (mut client, mut request) = ($client, $request);
@@ -178,7 +178,7 @@ impl OnlyPool {
         Some(pb::Pool { route: self.route.clone(), cluster })
     }
 
-    /// Returns route and cluster; empty for every pool.
+    /// Returns route and cluster. Both are empty if the command concerns every pool.
     pub(super) fn names(&self) -> (String, String) {
         (self.route.clone(), self.cluster.clone().unwrap_or_default())
     }
@@ -188,7 +188,7 @@ impl As {
     /// Adds the administrator's token to a request that changes something.
     ///
     /// # Errors
-    /// [`Exit::Refused`] without a token.
+    /// [`Exit::Refused`] if the user gave no token.
     pub(super) fn request<T>(&self, message: T) -> anyhow::Result<Request<T>> {
         let token = match (&self.token_file, &self.token) {
             (Some(path), _) => std::fs::read_to_string(path)

@@ -14,10 +14,10 @@ pub(crate) struct ConvertHigress {
     /// The plugin: ai-token-ratelimit or cluster-key-rate-limit
     #[arg(long, value_name = "PLUGIN")]
     plugin: HigressPlugin,
-    /// Which of several matching rule items apply: first (Higress until June 2026) or all (since then)
+    /// Which of several matching rule items apply: first (Higress until June 2026) or all (Higress since then)
     #[arg(long, value_name = "WHICH")]
     matching: Option<String>,
-    /// The configuration, bare or as a WasmPlugin resource
+    /// A file with the plugin's configuration, either by itself or inside a WasmPlugin resource
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }

@@ -10,13 +10,13 @@ use super::{
     pools::pool_text,
 };
 
-/// Shown as the pool of an endpoint that is drained in every pool.
+/// Text that tables show as the pool of an endpoint that is drained in every pool.
 const EVERY_POOL: &str = "(every pool)";
 
 /// Drain an endpoint.
 #[derive(Args)]
 pub(crate) struct Drain {
-    /// Its address, as `evenkeel pools` shows it
+    /// Address of the endpoint, as `evenkeel pools` shows it
     endpoint: String,
     #[command(flatten)]
     pool: OnlyPool,
@@ -32,7 +32,7 @@ pub(crate) struct Drain {
 /// End the drain of an endpoint.
 #[derive(Args)]
 pub(crate) struct Undrain {
-    /// Its address, as `evenkeel drains` shows it
+    /// Address of the endpoint, as `evenkeel drains` shows it
     endpoint: String,
     #[command(flatten)]
     pool: OnlyPool,

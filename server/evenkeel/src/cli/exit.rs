@@ -8,10 +8,10 @@ use super::OutputClosed;
 pub(super) const HELP: &str = "\
 Exit codes:
   0  done
-  1  failed for another reason than those below
+  1  any other failure
   2  usage error: an unknown option, a value the sidecar rejects, an invalid --server URL
   3  not found: no such pool, quota, record or request
-  4  not permitted: no administrator's token, or one the sidecar does not know
+  4  not permitted: the administrator's token is missing or unknown
   5  no answer: no sidecar at the address, or its store is down";
 
 /// Exit codes of commands.
@@ -42,7 +42,7 @@ impl Fault {
 impl Exit {
     /// Returns the exit code for an error of a command.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
-        // The reader closed the output early, which is not a failure.
+        // A reader that closes the output early, such as `head`, is not a failure.
         if error.is::<OutputClosed>() {
             return Self::Done;
         }
@@ -61,7 +61,7 @@ impl Exit {
     }
 }
 
-/// Converts a sidecar's error response. `what` completes "cannot …", and names a command that helps.
+/// Converts a sidecar's error response. `what` completes the message "cannot …" and may name a command that helps.
 pub(super) fn failed(what: &'static str) -> impl FnOnce(Status) -> anyhow::Error {
     move |status| {
         if is_http(&status) {
@@ -76,11 +76,11 @@ pub(super) fn failed(what: &'static str) -> impl FnOnce(Status) -> anyhow::Error
     }
 }
 
-/// The error if the address answers only HTTP.
+/// The error message if the address answers only HTTP.
 pub(super) const HTTP_PORT: &str = "--server: must be a sidecar's gRPC address (listen.grpc, port 9190); this \
                                     address answers only HTTP, as listen.http does (port 9191)";
 
-/// Returns true if a web server answered 404. Recognises it by tonic's message for a response that is not gRPC.
+/// Returns true if a web server answered 404. tonic then reports `Unimplemented` with this message.
 pub(super) fn is_http(status: &Status) -> bool {
     status.code() == Code::Unimplemented && status.message().starts_with("grpc-status header missing")
 }

@@ -14,7 +14,7 @@ use super::{
     connect::Ask,
     exit::failed,
     history::refusal,
-    output::{Column, Item, Output, csv_only, length, number, or_dash, put, text, word, yes},
+    output::{Column, Item, Output, csv_only, duration, number, or_dash, put, text, word, yes},
 };
 
 /// Show which limits and quotas apply to a request, their state, and what would refuse it. Reserves nothing.
@@ -41,19 +41,19 @@ pub(crate) struct Explain {
     /// A request header; repeat for more
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = pair)]
     headers: Vec<(String, String)>,
-    /// Another attribute the gateway sends with the request; repeat for more
+    /// Another attribute that the gateway sends with the request; repeat for more
     #[arg(long = "descriptor", value_name = "NAME=VALUE", value_parser = pair)]
     descriptors: Vec<(String, String)>,
     /// Size of the prompt in bytes
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
     prompt_bytes: u64,
-    /// Output tokens the request allows (max_tokens)
+    /// Maximum number of output tokens that the request sets (max_tokens)
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     max_tokens: u64,
-    /// Read this configuration instead of asking a sidecar: shows what applies, without counters
+    /// Read this configuration file instead of asking a sidecar. Shows which limits apply, without their usage
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Show only why the request with this gateway's id (x-request-id) was refused
+    /// Show only why the request with this id (x-request-id) was refused
     #[arg(long, value_name = "ID", conflicts_with_all = ["consumer", "model", "route", "cluster", "path",
           "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "config"])]
     request_id: Option<String>,
@@ -176,7 +176,7 @@ impl Item for Rule {
     ];
 }
 
-/// Returns the key and the reason if the limit applies; otherwise the reason why it does not.
+/// Returns the key and the reason if the limit applies. Otherwise the error is the reason why it does not apply.
 fn evaluate(
     facts: &Attributes,
     key: &Key,
@@ -194,7 +194,7 @@ fn evaluate(
     Ok((bucket.to_string(), if met.is_empty() { "always".to_owned() } else { met.join(", ") }))
 }
 
-/// Formats a figure; `-` if the limit does not apply.
+/// Formats a number; `-` if the limit does not apply.
 fn figure(of: &pb::Explanation, n: u64) -> String {
     if of.applies { n.to_string() } else { "-".to_owned() }
 }
@@ -217,7 +217,7 @@ impl Item for pb::Explanation {
         number("used", "USED", |e| figure(e, e.used)),
         number("reserved", "RESERVED", |e| figure(e, e.reserved)),
         number("cost", "COST", |e| figure(e, e.cost)),
-        number("reset_ms", "RESETS-IN", |e| length(e.reset_ms)),
+        number("reset_ms", "RESETS-IN", |e| duration(e.reset_ms)),
         text("refuses", "REFUSES", refuses),
         csv_only("shadow"),
         text("why", "WHY", |e| e.why.clone()),

@@ -16,10 +16,10 @@ pub(crate) struct Refusals {
     /// Show only the refusal of this request (x-request-id), with all details
     #[arg(value_name = "REQUEST-ID")]
     request_id: Option<String>,
-    /// Only this consumer's
+    /// Show only refusals of this consumer
     #[arg(long, default_value = "", hide_default_value = true, conflicts_with = "request_id")]
     consumer: String,
-    /// At most this many; 0 means 100
+    /// Maximum number of refusals to show; 0 means 100
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N", conflicts_with = "request_id",
           value_parser = clap::value_parser!(u32).range(..=1000))]
     last: u32,
@@ -30,7 +30,7 @@ pub(crate) struct Refusals {
 /// Show repairs.
 #[derive(Args)]
 pub(crate) struct Repairs {
-    /// At most this many; 0 means 100
+    /// Maximum number of repairs to show; 0 means 100
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N",
           value_parser = clap::value_parser!(u32).range(..=200))]
     last: u32,
@@ -41,7 +41,7 @@ pub(crate) struct Repairs {
 /// Show what administrators changed.
 #[derive(Args)]
 pub(crate) struct Changes {
-    /// At most this many; 0 means 100
+    /// Maximum number of changes to show; 0 means 100
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N",
           value_parser = clap::value_parser!(u32).range(..=1000))]
     last: u32,

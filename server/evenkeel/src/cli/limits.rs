@@ -22,15 +22,15 @@ pub(crate) struct Limits {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Show the limits in force, as configured
+    /// Show the active limits, as configured
     List(List),
-    /// Set another amount for one key of a limit, or exempt the key
+    /// Override the amount of a limit for one key, or exempt the key
     Override(Override),
-    /// Remove an override: the configured amount applies again
+    /// Remove an override, so that the configured amount applies again
     Reset(Reset),
     /// Show overrides
     Overrides(Overrides),
-    /// Show the keys that have used the largest share of their limit, among those that counted requests recently
+    /// Show the keys that have used the largest fraction of their limit, among keys that counted requests recently
     Fullest(Fullest),
 }
 
@@ -78,7 +78,7 @@ struct Reset {
 #[derive(Args)]
 #[command(after_help = OF_COST)]
 struct Overrides {
-    /// Only this limit's
+    /// Show only overrides of this limit
     #[arg(long, default_value = "", hide_default_value = true)]
     limit: String,
     #[command(flatten)]
@@ -88,13 +88,13 @@ struct Overrides {
 #[derive(Args)]
 #[command(after_help = OF_COST)]
 struct Fullest {
-    /// Only this limit's
+    /// Show only keys of this limit
     #[arg(long, default_value = "", hide_default_value = true)]
     limit: String,
-    /// Only keys that contain this text
+    /// Show only keys that contain this text
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     search: String,
-    /// At most this many
+    /// Maximum number of keys to show
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     top: u32,
     #[command(flatten)]

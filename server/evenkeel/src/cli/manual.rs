@@ -1,4 +1,4 @@
-//! `evenkeel completion` and `evenkeel man`: print the files that packagers install beside the program.
+//! `evenkeel completion` and `evenkeel man`: print the files that packagers install with the program.
 
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ Examples:
   evenkeel man quota set | man -l -
   evenkeel man --dir /usr/share/man/man1    # one page for each command")]
 pub(crate) struct Manual {
-    /// The command, such as `quota set`; without one, the page of evenkeel itself
+    /// The command, such as `quota set`; if omitted, prints the page of evenkeel itself
     #[arg(value_name = "COMMAND", conflicts_with = "dir")]
     of: Vec<String>,
     /// Write the pages of all commands into this directory, which must exist

@@ -27,7 +27,7 @@ mod usage;
 pub(crate) use exit::Exit;
 pub(crate) use output::OutputClosed;
 
-/// Global least-request routing for AI gateways: one table of requests in flight for all of them.
+/// Global least-request routing for AI gateways, with one table of the requests in flight of all gateways.
 #[derive(Parser)]
 #[command(version, propagate_version = true, after_help = exit::HELP)]
 pub(crate) struct Cli {
@@ -49,13 +49,13 @@ enum Command {
     Top(Box<top::Top>),
     /// Show pools with each endpoint's requests in flight
     Pools(pools::Pools),
-    /// Show the holders alive in a pool: one for each gateway worker
+    /// Show the live holders of a pool: one for each gateway worker
     Holders(pools::Holders),
     /// Show the leases of a pool: requests in flight, by holder and endpoint
     Leases(pools::Leases),
     /// Take a lease on an endpoint as a gateway does, and settle it
     Admit(admit::Admit),
-    /// Drain an endpoint: its requests finish, new ones go elsewhere
+    /// Drain an endpoint: its requests finish, and new requests go to other endpoints
     Drain(drain::Drain),
     /// End the drain of an endpoint
     Undrain(drain::Undrain),
@@ -67,7 +67,7 @@ enum Command {
     Activity(activity::Activity),
     /// Show the last refusals, or why one request was refused
     Refusals(history::Refusals),
-    /// Show the last repairs of the tables of requests in flight
+    /// Show the last repairs of tables of requests in flight
     Repairs(history::Repairs),
     /// Show the change log: what administrators changed, newest first
     Changes(history::Changes),
@@ -81,7 +81,7 @@ enum Command {
     Explain(Box<explain::Explain>),
     /// Print a script that completes commands and options in a shell
     Completion(manual::Completion),
-    /// Print a manual page, or write all of them into a directory
+    /// Print a manual page, or write all manual pages into a directory
     Man(manual::Manual),
 }
 
@@ -165,7 +165,7 @@ mod tests {
         cli.debug_assert();
     }
 
-    /// Every command that prints a list has the same options.
+    /// Every command that calls a sidecar has `--server`, and every command that prints a list has `--output`.
     #[test]
     fn commands_that_call_a_sidecar_share_their_options() {
         let mut cli = Cli::command();

@@ -15,10 +15,9 @@ use serde_json::Value;
 
 use super::table;
 
-/// Formats of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Output {
-    /// Aligned columns; on a terminal, long texts are cut to its width
+    /// Aligned columns; on a terminal, long texts are cut so that lines fit
     Table,
     /// JSON, as the HTTP API returns it
     Json,
@@ -26,16 +25,16 @@ pub(super) enum Output {
     Csv,
 }
 
-/// The reader closed the output before its end, as `head` does.
+/// Error: the reader closed the output before its end, as `head` does.
 #[derive(Debug, thiserror::Error)]
 #[error("the output is closed")]
 pub(crate) struct OutputClosed;
 
 /// One column of a list.
 pub(super) struct Column<T> {
-    /// Name of the field in JSON and CSV, such as `pool.route` for a nested one. Empty: not in CSV.
+    /// Name of the field in JSON and CSV, such as `pool.route` for a nested field. If empty, CSV omits the column.
     field: &'static str,
-    /// Heading in tables. Empty: not in tables.
+    /// Heading in tables. If empty, tables omit the column.
     title: &'static str,
     /// Aligns the column to the right.
     number: bool,
@@ -53,7 +52,7 @@ pub(super) const fn number<T>(field: &'static str, title: &'static str, cell: fn
     Column { field, title, number: true, cell }
 }
 
-/// Returns a column that only CSV has.
+/// Returns a column that appears only in CSV.
 pub(super) const fn csv_only<T>(field: &'static str) -> Column<T> {
     Column { field, title: "", number: false, cell: |_| String::new() }
 }
@@ -69,7 +68,7 @@ impl Output {
         self.list(std::slice::from_ref(item), item)
     }
 
-    /// Prints items. JSON prints the whole message that contains them.
+    /// Prints items. As JSON, prints the whole message that contains the items.
     pub(super) fn list<T: Item>(self, items: &[T], message: &impl Serialize) -> anyhow::Result<()> {
         match self {
             Self::Json => put_json(message)?,
@@ -96,7 +95,7 @@ pub(super) fn put_json(message: &impl Serialize) -> anyhow::Result<()> {
     Ok(put(&format!("{}\n", serde_json::to_string_pretty(message)?))?)
 }
 
-/// Returns the width of the terminal in columns. `None` for files and pipes, which get uncut text.
+/// Returns the width of the terminal in columns. Returns `None` for files and pipes, in which texts are not cut.
 pub(super) fn terminal_width() -> Option<usize> {
     let size = || ratatui::crossterm::terminal::size().ok().map(|(columns, _)| usize::from(columns));
     io::stdout().is_terminal().then(size).flatten().filter(|columns| *columns > 0)
@@ -132,7 +131,7 @@ fn csv_value(value: &Value) -> String {
     }
 }
 
-/// Formats a time in UTC; `-` for none.
+/// Formats a time in UTC; `-` if it is 0.
 pub(super) fn time(ms: u64) -> String {
     if ms == 0 {
         return "-".to_owned();
@@ -141,13 +140,13 @@ pub(super) fn time(ms: u64) -> String {
     at.map_or_else(|| ms.to_string(), |at| at.to_string())
 }
 
-/// Formats a duration in its two largest units; `-` for none.
-pub(super) fn length(ms: u64) -> String {
+/// Formats a duration in its two largest units; `-` if it is 0.
+pub(super) fn duration(ms: u64) -> String {
     if ms == 0 {
         return "-".to_owned();
     }
-    let length = Duration::from_secs(ms.div_ceil(1000));
-    let text = Period::Length(length).to_string();
+    let duration = Duration::from_secs(ms.div_ceil(1000));
+    let text = Period::Length(duration).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
@@ -156,7 +155,7 @@ pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-" } else { text }.to_owned()
 }
 
-/// Formats a number; `-` for 0.
+/// Formats a number; `-` if it is 0.
 pub(super) fn count_or_dash(n: u64) -> String {
     if n == 0 { "-".to_owned() } else { n.to_string() }
 }
@@ -214,9 +213,9 @@ mod tests {
     #[test]
     fn times_are_readable() {
         assert_eq!(time(1_700_000_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!((time(0).as_str(), length(0).as_str()), ("-", "-"));
-        assert_eq!(length(93_784_000), "1d 2h");
-        assert_eq!(length(1), "1s");
+        assert_eq!((time(0).as_str(), duration(0).as_str()), ("-", "-"));
+        assert_eq!(duration(93_784_000), "1d 2h");
+        assert_eq!(duration(1), "1s");
         assert_eq!((word::<Reason>(1), word::<Reason>(0)), ("pool_full".to_owned(), "-".to_owned()));
     }
 }

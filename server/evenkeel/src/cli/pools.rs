@@ -11,7 +11,7 @@ use super::{
     output::{Column, Item, csv_only, number, or_dash, text},
 };
 
-/// Shown as the route of a pool that all routes of a cluster share.
+/// Text that tables show as the route of a pool that all routes of a cluster share.
 pub(super) const ALL_ROUTES: &str = "(all)";
 
 /// Show pools.
@@ -37,7 +37,7 @@ pub(crate) struct Holders {
 pub(crate) struct Leases {
     #[command(flatten)]
     pool: PoolArgs,
-    /// Only this holder's
+    /// Show only leases of this holder
     #[arg(long, default_value = "", hide_default_value = true)]
     holder: String,
     #[command(flatten)]
@@ -51,7 +51,7 @@ impl Pools {
     }
 }
 
-/// Reads one pool, or the pools of all pages.
+/// Reads one pool, or all pages of the list of pools.
 pub(super) async fn list(
     mut client: InspectClient<Channel>,
     only: &OnlyPool,
@@ -121,7 +121,7 @@ impl Item for Line {
     ];
 }
 
-/// Returns the unusual states of an endpoint.
+/// Returns the states of an endpoint that tables mark: drained, or no longer in the pool.
 pub(super) fn marks(endpoint: &pb::EndpointState) -> Vec<&'static str> {
     let marks = [(endpoint.drained, "drained"), (!endpoint.listed, "left the pool")];
     marks.into_iter().filter(|(is, _)| *is).map(|(_, mark)| mark).collect()

@@ -7,7 +7,7 @@ use super::{
     amount::{OF_COST, amount, unit},
     connect::{As, Ask, all_pages},
     exit::failed,
-    output::{Column, Item, length, number, text, time, yes},
+    output::{Column, Item, duration, number, text, time, yes},
 };
 
 /// Show and change the balances of consumers.
@@ -26,11 +26,11 @@ enum Command {
     Set(Set),
     /// Add to a balance or budget
     Add(Adjust),
-    /// Subtract from a balance or budget, down to 0
+    /// Subtract from a balance or budget; the result is at least 0
     Subtract(Adjust),
-    /// Delete a consumer's record: the configured default applies again
+    /// Delete a consumer's record, so that the configured default applies again
     Delete(Delete),
-    /// Show all consumers with a record, by name
+    /// Show all consumers that have a record, sorted by name
     List(List),
     /// Show the changes of one consumer's record, newest first
     History(Get),
@@ -49,7 +49,7 @@ struct Get {
 
 #[derive(Args)]
 struct Of {
-    /// Name of the quota; may be left out if only one is configured
+    /// Name of the quota; may be omitted if only one quota is configured
     #[arg(long, default_value = "", hide_default_value = true)]
     quota: String,
     #[command(flatten)]
@@ -78,13 +78,13 @@ struct Set {
 struct Adjust {
     /// Name of the consumer
     consumer: String,
-    /// The change, such as 10000, 100k or 1.5M; cost in millionths of the currency: 2.5M for 2.50
+    /// The amount to add or subtract, such as 10000, 100k or 1.5M; cost in millionths of the currency: 2.5M for 2.50
     #[arg(value_parser = amount)]
     amount: u64,
     /// Reason for the change log
     #[arg(long, default_value = "", hide_default_value = true)]
     note: String,
-    /// Makes a retry safe: a call with the id of an earlier change does nothing
+    /// Id of this change. It makes a retry safe: a call with the id of an earlier change does nothing
     #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
     request_id: String,
     #[command(flatten)]
@@ -106,7 +106,7 @@ struct Delete {
 #[derive(Args)]
 #[command(after_help = OF_COST)]
 struct List {
-    /// Only consumers whose name begins with this text
+    /// Show only consumers whose name starts with this text
     #[arg(long, default_value = "", hide_default_value = true)]
     prefix: String,
     #[command(flatten)]
@@ -116,13 +116,13 @@ struct List {
 #[derive(Args)]
 #[command(after_help = OF_COST)]
 struct BurnRates {
-    /// Only this quota's
+    /// Show only consumers of this quota
     #[arg(long, default_value = "", hide_default_value = true)]
     quota: String,
-    /// Only consumers whose name contains this text
+    /// Show only consumers whose name contains this text
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
     search: String,
-    /// At most this many
+    /// Maximum number of consumers to show
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     top: u32,
     #[command(flatten)]
@@ -228,7 +228,7 @@ impl Item for pb::Quota {
         number("used", "USED", |q| q.used.to_string()),
         number("overrun", "OVERRUN", |q| q.overrun.to_string()),
         number("amount", "AMOUNT", |q| amount_of_budget(q.amount, q.reset_ms)),
-        number("reset_ms", "RESETS-IN", |q| length(q.reset_ms)),
+        number("reset_ms", "RESETS-IN", |q| duration(q.reset_ms)),
         text("counts", "COUNTS", |q| unit(q.counts)),
         text("recorded", "RECORDED", |q| if q.recorded { yes(true) } else { "no (default)".to_owned() }),
     ];

@@ -17,13 +17,13 @@ use super::check::load;
 /// Run the sidecar.
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// Configuration file (YAML); without one, the sidecar uses an embedded store and defaults
+    /// Configuration file (YAML); without a file, the sidecar uses an embedded store and default settings
     #[arg(short, long, env = "EVENKEEL_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Once serving, write the bound addresses to this file as JSON
+    /// Write the bound addresses to this file as JSON, once the sidecar is serving
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// Log filter, such as debug or evenkeel=debug; takes precedence over the file's log.level
+    /// Log filter, such as debug or evenkeel=debug; takes precedence over log.level of the configuration
     #[arg(long, env = "EVENKEEL_LOG", value_name = "FILTER")]
     log_level: Option<String>,
 }
@@ -53,8 +53,8 @@ impl Serve {
     }
 }
 
-/// Builds the runtime. One worker means one thread: work never moves between threads, which about halves the cost of a
-/// call.
+/// Builds the runtime. With one worker there is only one thread, and work never moves between threads. That about
+/// halves the cost of a call.
 fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
     if worker_threads == 1 {
         tokio::runtime::Builder::new_current_thread().enable_all().build()
@@ -75,7 +75,7 @@ fn stop_on_signal(shutdown: CancellationToken) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Prints the addresses for a person, and writes them to the ready file for a program.
+/// Prints the addresses for people, and writes them to the ready file for programs.
 fn announce(addresses: &Addresses, ready_file: Option<&Path>) -> anyhow::Result<()> {
     if let Some(path) = ready_file {
         let partial = path.with_extension("partial");

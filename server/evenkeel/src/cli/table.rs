@@ -2,14 +2,14 @@
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-/// Least width to which a text column is cut.
+/// Minimum width to which a text column is cut.
 const TEXT_WIDTH_MIN: usize = 8;
 const GAP: &str = "  ";
 
-/// A heading, and whether the column contains numbers.
+/// The heading of a column, and whether the column contains numbers.
 pub(super) type Head = (&'static str, bool);
 
-/// Formats rows under headings. With `width`, cuts texts so that lines fit it as far as possible.
+/// Formats rows under headings. If `width` is set, cuts texts so that lines fit that width as far as possible.
 pub(super) fn lines(columns: &[Head], rows: &[Vec<String>], width: Option<usize>) -> String {
     let titles = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
     let clean = |row: &Vec<String>| row.iter().map(|cell| clean(cell)).collect();
@@ -63,7 +63,8 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     out
 }
 
-/// Replaces control characters, which would control the terminal or break the line: names and notes are untrusted.
+/// Replaces control characters, because names and notes are untrusted: such a character could control the terminal or
+/// break the line.
 fn clean(cell: &str) -> String {
     cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -12,7 +12,7 @@ use super::{
     table,
 };
 
-/// Largest number of rows or sessions requested on one page.
+/// Maximum number of rows, and of sessions, on a requested page.
 const ROWS_MAX: u32 = 10_000;
 const SESSIONS_MAX: u32 = 1000;
 
@@ -28,36 +28,36 @@ pub(crate) struct Usage {
 
 #[derive(Subcommand)]
 enum Part {
-    /// Show a day's sessions by tokens, most first
+    /// Show the sessions of one day, sorted by tokens in descending order
     Sessions(SessionsArgs),
-    /// Show one session's turns, without any content
+    /// Show the turns of one session, without prompts or responses
     Session(SessionArgs),
 }
 
 #[derive(Args)]
 struct SumsArgs {
-    /// One row for each combination of these: day, consumer, model, route
+    /// Group by these dimensions: day, consumer, model, route
     #[arg(long, value_enum, value_delimiter = ',', default_value = "model", value_name = "DIMENSION,...")]
     by: Vec<Dimension>,
     /// First day (UTC), such as 2026-11-21
     #[arg(long, conflicts_with = "days", value_name = "DAY")]
     from: Option<String>,
-    /// Last day, included; today by default
+    /// Last day (UTC), inclusive; today by default
     #[arg(long, conflicts_with = "days", value_name = "DAY")]
     to: Option<String>,
-    /// The number of days up to today, which is included
+    /// Number of days up to and including today
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=400))]
     days: u32,
-    /// Only this consumer's; "(none)" for requests without a consumer
+    /// Show only usage of this consumer; "(none)" selects requests without a consumer
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
-    /// Only this model's
+    /// Show only usage of this model
     #[arg(long, default_value = "", hide_default_value = true)]
     model: String,
-    /// Only this route's
+    /// Show only usage of this route
     #[arg(long, default_value = "", hide_default_value = true)]
     route: String,
-    /// Most rows to show; 0 for all. By default, tables show 50 rows, JSON and CSV show all
+    /// Maximum number of rows to show; 0 shows all. By default, tables show 50 rows; JSON and CSV show all
     #[arg(long, value_name = "ROWS")]
     limit: Option<usize>,
     #[command(flatten)]
@@ -69,10 +69,10 @@ struct SessionsArgs {
     /// The day (UTC), such as 2026-11-21; today by default
     #[arg(long, default_value = "", hide_default_value = true)]
     day: String,
-    /// Only this consumer's; "(none)" for requests without a consumer
+    /// Show only sessions of this consumer; "(none)" selects sessions without a consumer
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
-    /// Most sessions to show; 0 for all
+    /// Maximum number of sessions to show; 0 shows all
     #[arg(long, default_value_t = 20)]
     limit: usize,
     #[command(flatten)]
@@ -83,7 +83,7 @@ struct SessionsArgs {
 struct SessionArgs {
     /// The session's id, as the client sent it
     session: String,
-    /// The session's consumer; leave it out if the requests had none
+    /// The session's consumer; omit it if the requests had no consumer
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
     #[command(flatten)]
@@ -222,7 +222,7 @@ impl SessionArgs {
     }
 }
 
-/// Returns the number of rows left up to the limit, at most one page.
+/// Returns the size of the next page: the rows still missing up to `limit`, but at most `max`.
 fn page_size(limit: usize, have: usize, max: u32) -> u32 {
     match limit {
         0 => max,

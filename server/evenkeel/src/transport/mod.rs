@@ -1,4 +1,4 @@
-//! gRPC and HTTP: decode, call, encode. Wire types stop here.
+//! The gRPC and HTTP servers. Each handler decodes a request, calls the engine or the API, and encodes the response.
 
 pub mod grpc;
 pub mod http;

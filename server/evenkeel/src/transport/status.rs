@@ -1,4 +1,4 @@
-//! Errors as gRPC statuses.
+//! Converts errors to gRPC statuses.
 
 use evenkeel_api::ApiError;
 use evenkeel_domain::DomainError;

@@ -1,4 +1,5 @@
-//! The rights a sidecar needs in Redis: those of docs/operations.md suffice. All tests here run with them alone.
+//! The rights in docs/operations.md are enough for a sidecar in Redis. Every test of this program gives its sidecars
+//! only these rights.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ async fn start(redis: &Redis) -> Sidecar {
     Sidecar::start(&with_admin(&(redis.store(", timeout: 5s") + CONFIG))).await
 }
 
-/// Sends a request and settles it, and sends one that is refused.
+/// Sends one request and settles it, and sends another that is refused.
 async fn serve(sidecar: &Sidecar, lease: u64) {
     let request = pb::AdmitRequest { session: "s".into(), ..admit_for("alice", "m", lease) };
     let admitted = sidecar.admitted(request).await;
@@ -44,7 +45,7 @@ async fn the_documented_rights_are_enough() {
     let (one, other) = (start(&redis).await, start(&redis).await);
     serve(&one, 1).await;
     serve(&other, 11).await;
-    // The sidecar writes usage and activity in the background, and reads them with other commands.
+    // The sidecar writes usage and activity in the background, and reads them with commands that `serve` does not use.
     eventually(Duration::from_secs(20), "usage is recorded", || async {
         let (status, body) = one.get("/api/v1/usage?by=consumer").await;
         if status == 200 && body.contains("alice") { Ok(()) } else { Err(body) }
@@ -56,7 +57,7 @@ async fn the_documented_rights_are_enough() {
     assert_eq!(redis.refused(), [""; 0]);
 }
 
-/// Shows that the test above can fail.
+/// The test above can fail: Redis reports a missing right.
 #[tokio::test]
 async fn a_missing_right_is_reported() {
     let redis = Redis::start();

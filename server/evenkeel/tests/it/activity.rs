@@ -1,4 +1,5 @@
-//! Activity as any sidecar reports it: counts over time, refusals, limits and quotas, repairs, sidecars.
+//! Any sidecar reports the activity of all sidecars: counts over time, refusals, limits and quotas, repairs, and the
+//! sidecars.
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,7 +51,7 @@ async fn json(sidecar: &Sidecar, path: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// Gets a path until the response is as expected, and returns it.
+/// Reads a path until the response is as expected, and returns the response.
 async fn becomes(sidecar: &Sidecar, path: &str, expected: impl Fn(&Value) -> bool) -> Value {
     eventually(SOON, path, || async {
         let (status, body) = sidecar.get(path).await;
@@ -68,13 +69,13 @@ fn sum(series: &Value, fate: &str) -> u64 {
 async fn any_sidecar_reports_the_activity_of_all() {
     let redis = Redis::start();
     let (a, b) = two_sidecars(&redis).await;
-    // Two requests at each sidecar. The fifth of the same consumer is refused, and the reason is recorded.
+    // Each sidecar admits two requests. The fifth request of the same consumer is refused, and the reason is recorded.
     for (lease, sidecar) in [(1, &a), (2, &b), (3, &a), (4, &b)] {
         assert!(matches!(admit(sidecar, "alice", lease).await, Answer::Admitted(_)));
     }
     let Answer::Denied(denied) = admit(&a, "alice", 5).await else { panic!("not denied") };
     assert!(denied.headers.iter().any(|h| h.name == "x-request-id" && h.value == "req-5"), "{denied:?}");
-    // For another consumer every endpoint is at its cap.
+    // For another consumer, every endpoint is at its cap.
     assert!(matches!(admit(&a, "bob", 6).await, Answer::Denied(_)));
 
     let activity = becomes(&b, "/api/v1/activity?span_ms=900000", |v| {
@@ -151,7 +152,8 @@ async fn limits_report_current_use_and_quotas_their_burn_rate() {
     .await;
     let alice =
         rates["burn_rates"].as_array().unwrap().iter().find(|one| one["consumer"] == "alice").unwrap();
-    // The rate covers the time since the step of five minutes began, and at least five minutes.
+    // The rate is the average since the start of the 5-minute step with the first charge, but over at least five
+    // minutes.
     let rate = alice["burn_per_hour"].as_f64().unwrap();
     assert!((6_000.0..=12_000.0).contains(&rate), "{alice}");
     assert!(alice["runs_out_at_ms"].as_u64() > Some(0) && alice["counts"] == "tokens", "{alice}");
@@ -160,12 +162,12 @@ async fn limits_report_current_use_and_quotas_their_burn_rate() {
 #[tokio::test]
 async fn only_admitted_requests_count_in_a_burn_rate() {
     let sidecar = Sidecar::start(&CONFIG.replace("amount: 4", "amount: 400")).await;
-    // Four are admitted.
+    // The pool admits four of these requests.
     for lease in 1..=20 {
         admit(&sidecar, "alice", lease).await;
     }
     becomes(&sidecar, "/api/v1/activity", |v| sum(v, "shared") == 4 && sum(v, "pool_full") == 16).await;
-    // Sidecars report lists less often than counts.
+    // Sidecars report charges less often than counts.
     let rate = |v: &Value| v["burn_rates"][0]["burn_per_hour"].as_f64().unwrap_or(0.0);
     let burns = becomes(&sidecar, "/api/v1/quotas/burn-rates?quota=calls", |v| rate(v) >= 24.0).await;
     assert!(rate(&burns) <= 48.0, "4 in five to ten minutes: {burns}");
@@ -214,7 +216,7 @@ async fn pools_are_reported_while_the_store_is_down() {
     assert!(status == 503 && body.contains("unavailable"), "{status} {body}");
     assert!(matches!(a.admit("llm", "g", 2).await, Answer::Admitted(_)));
     redis.restart();
-    // The sidecar kept what happened meanwhile.
+    // The sidecar reports what happened during the outage.
     becomes(&a, "/api/v1/activity", |v| sum(v, "local") == 1 && sum(v, "shared") == 1).await;
     becomes(&a, "/api/v1/sidecars", |v| {
         let sidecars = v["sidecars"].as_array().unwrap();
@@ -294,7 +296,7 @@ async fn redis_activity(urls: Vec<String>, cluster: bool) -> Arc<dyn ActivitySto
     Arc::new(redis_store(&redis_options(urls, cluster, ""), SOON).await.activity())
 }
 
-/// Both stores, and Redis Cluster, give the same answers.
+/// Memory, Redis and Redis Cluster give the same answers.
 #[tokio::test]
 async fn stores_agree() {
     let (redis, cluster) = (Redis::start(), Cluster::start());

@@ -1,4 +1,4 @@
-//! Reloading the configuration of a running sidecar, and the commands that check one.
+//! Reloading the configuration of a running sidecar, and the commands that check a configuration.
 
 use std::{
     fs,
@@ -9,7 +9,8 @@ use std::{
 
 use crate::support::{command::offline, eventually, http::metric, process::Process};
 
-/// It watches the file, and reads it on SIGHUP. A faulty file leaves the configuration in force.
+/// The sidecar watches the file, and also reads it on SIGHUP. If the file is invalid, the previous configuration stays
+/// active.
 #[tokio::test]
 async fn a_running_sidecar_reloads_a_changed_file() {
     let directory = tempfile::tempdir().unwrap();

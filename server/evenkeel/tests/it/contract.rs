@@ -1,4 +1,4 @@
-//! The store's contract: each scenario runs on memory, on Redis and on Redis Cluster.
+//! The contract of stores: each scenario runs with memory, with Redis and with Redis Cluster.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -16,13 +16,13 @@ const TTL: Duration = Duration::from_secs(60);
 struct Subject {
     store: Arc<dyn Store>,
     pool: Arc<Pool>,
-    /// Puts a holder past its deadline.
+    /// Moves a holder's deadline into the past.
     expire: Expire,
 }
 
 type Expire = Box<dyn Fn(&Arc<Pool>, &str) -> futures::future::BoxFuture<'static, ()>>;
 
-/// For pools whose names need no encoding in keys.
+/// Supports only pools whose names need no encoding in keys.
 async fn put_past_deadline(c: &mut impl redis::aio::ConnectionLike, prefix: &str, pool: &Pool, holder: &str) {
     let key = format!("{prefix}ek2:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
     redis::cmd("ZADD").arg(key).arg("XX").arg(1).arg(holder).exec_async(c).await.unwrap();
@@ -73,9 +73,9 @@ fn at(endpoint: &str) -> Option<Arc<str>> {
 
 async fn least_request_by_weight_under_caps(s: &Subject) {
     let r = roster(&[("a", 1.0, 2), ("b", 2.0, 2), ("c", 1.0, 1)]);
-    assert_eq!(s.admit(&r, "h", 1, 0).await, at("b")); // 1/2 beats 1/1
-    assert_eq!(s.admit(&r, "h", 2, 1).await, at("b")); // all tie at 1: second of a, b, c
-    assert_eq!(s.admit(&r, "h", 3, 1).await, at("c")); // b is full: second of a, c
+    assert_eq!(s.admit(&r, "h", 1, 0).await, at("b")); // b: (0+1)/2 is less than 1/1
+    assert_eq!(s.admit(&r, "h", 2, 1).await, at("b")); // all scores are 1: tie 1 picks the second of a, b, c
+    assert_eq!(s.admit(&r, "h", 3, 1).await, at("c")); // b is full: tie 1 picks the second of a, c
     assert_eq!(s.admit(&r, "h", 4, 7).await, at("a"));
     assert_eq!(s.admit(&r, "h", 5, 0).await, at("a"));
     assert_eq!(s.admit(&r, "h", 6, 0).await, None);
@@ -88,7 +88,7 @@ async fn admitting_and_settling_twice_equals_once(s: &Subject) {
     let r = roster(&[("a", 1.0, 0), ("b", 1.0, 0)]);
     assert_eq!(s.admit(&r, "h", 1, 0).await, at("a"));
     assert_eq!(s.admit(&r, "h", 1, 1).await, at("a"));
-    // An existing lease keeps its endpoint even if that has left the roster.
+    // An existing lease keeps its endpoint even if the endpoint has left the roster.
     assert_eq!(s.admit(&roster(&[("b", 1.0, 0)]), "h", 1, 0).await, at("a"));
     assert_eq!(s.counts().await, counts(&[("a", 1)]));
     assert!(!s.settle("other", 1).await);
@@ -102,13 +102,14 @@ async fn the_table_becomes_the_holders_list(s: &Subject) {
     for number in 1..=4 {
         s.admit(&r, "h", number, 0).await;
     }
-    // 1 kept; 2 ended; 3 is really on b; 4 was issued after the list; 9 was lost by the store; 8 is pending.
+    // The list keeps 1, lacks 2 (ended), and has 3 on b, 9 (lost by the store) and 8 (pending). Lease 4 was issued
+    // after it.
     let list = held(3, &[(1, Some("a")), (3, Some("b")), (9, Some("c")), (8, None)]);
     let repairs = s.keep_alive("h", &list).await;
     assert_eq!(repairs, Repairs { restored: 1, dropped: 1, moved: 1 });
     assert_eq!(s.counts().await, counts(&[("a", 2), ("b", 1), ("c", 1)]));
     assert_eq!(s.keep_alive("h", &list).await, Repairs::default());
-    // A pending lease that exists is kept, wherever it is.
+    // A pending lease that the store knows stays on its endpoint.
     let pending = held(9, &[(1, None), (3, None), (9, None)]);
     assert_eq!(s.keep_alive("h", &pending).await, Repairs { dropped: 1, ..Repairs::default() });
     assert_eq!(s.keep_alive("h", &held(9, &[])).await.dropped, 3);
@@ -140,7 +141,7 @@ async fn leases_and_pools_are_listed(s: &Subject) {
 }
 
 async fn many_leases_at_once(s: &Subject) {
-    // More than unpack() takes in one call, and more than one batch.
+    // These are more than unpack() takes in one call, and more than one batch.
     let list: Vec<(u64, Option<&str>)> = (1..=9000).map(|n| (n, Some(["a", "b"][n as usize % 2]))).collect();
     assert_eq!(s.keep_alive("h", &held(9000, &list)).await.restored, 9000);
     assert_eq!(s.counts().await, counts(&[("a", 4500), ("b", 4500)]));
@@ -154,7 +155,7 @@ async fn many_leases_at_once(s: &Subject) {
     assert_eq!(s.counts().await, counts(&[]));
 }
 
-/// Guards against a scan that begins each time in the part of the hash that the last call emptied.
+/// Guards against a scan that starts each time in the part of the hash that the last call emptied.
 async fn a_dead_holder_with_very_many_leases_is_reaped(s: &Subject) {
     let list: Vec<(u64, Option<&str>)> = (1..=40_000).map(|n| (n, Some("a"))).collect();
     assert_eq!(s.keep_alive("h", &held(40_000, &list)).await.restored, 40_000);
@@ -198,17 +199,17 @@ macro_rules! contract {
                 super::$scenario(&Subject { store, pool: pool("r", "c"), expire }).await;
             })*
         }
-        /// One cluster for all scenarios: its start takes seconds.
+        /// All scenarios share one cluster, because its start takes seconds.
         #[tokio::test]
         async fn on_redis_cluster() {
             let cluster = Cluster::start();
             $({
                 let name = stringify!($scenario);
                 let store = redis_store(&redis_options(cluster.urls(), true, name), TTL).await;
-                // Pools of several slots, with names that try to break the hash tag.
+                // The pools hash to several slots, and some of their names try to break the hash tag.
                 for pool in [pool("r", "c"), pool("", "outbound|80||x"), pool("{a}", "}b{")] {
                     let (store, pool) = (store.clone(), pool);
-                    // These need a registry with this pool alone, or expire its holder by hand.
+                    // These scenarios need a registry with only this pool, or expire the pool's holder by hand.
                     let alone = name == "leases_and_pools_are_listed" || name.starts_with("a_dead_holder");
                     if alone && pool.id.route() != "r" { continue }
                     let expire = cluster.expire(concat!(stringify!($scenario), ":"));

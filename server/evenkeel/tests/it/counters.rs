@@ -1,5 +1,5 @@
-//! Counters on virtual time: any interleaving has the same results in memory and on Redis, and no algorithm admits more
-//! than it states.
+//! Counters in virtual time: any interleaving of operations has the same results in memory and on Redis, and no
+//! algorithm admits more than it promises.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ const START_MS: u64 = 1_800_000_000_000;
 const DAY_MS: u64 = 86_400_000;
 const TTL: Duration = Duration::from_secs(60);
 
-/// Limits and quotas with small amounts and short periods, so that few steps meet their edges.
+/// Returns limits and quotas with small amounts and short periods, so that a few steps reach their edges.
 fn rules() -> Vec<(&'static str, CounterRule)> {
     let edges = [START_MS - 5000, START_MS, START_MS + 3000, START_MS + 9000];
     vec![
@@ -46,8 +46,8 @@ fn rules() -> Vec<(&'static str, CounterRule)> {
     ]
 }
 
-/// The rules that count a request, as bits of an index into [`rules`]. Those without a default refuse everything, and
-/// are rare here.
+/// Sets of rules that count a request. Bit n stands for rule n of [`rules`]. Rules without a default refuse everything,
+/// so they are rare here.
 const SETS: [u32; 7] =
     [0b0_0000_0001, 0b0_0000_0100, 0b0_0000_1000, 0b0_0001_0001, 0b0_1010_0101, 0b0_1011_1111, 0b1_0100_0011];
 
@@ -60,7 +60,7 @@ fn meters(set: usize, key: usize, cost: u64, shadow: bool, provisional: bool) ->
     let meter = |(i, (name, rule)): (usize, (&str, CounterRule))| Meter {
         bucket: bucket(rule.is_quota()),
         name: name.into(),
-        // An exception or override changes the amount of the same counter.
+        // An exception or override changes the amount without changing the counter.
         rule: if cost == 5 { with_amount(rule, 25) } else { rule },
         cost: if matches!(rule, CounterRule::Running { .. }) { 1 } else { cost },
         provisional: provisional || matches!(rule, CounterRule::Running { .. }),
@@ -87,15 +87,15 @@ enum Step {
     Pass {
         ms: u64,
     },
-    /// The clock is set back a little.
+    /// The clock is set back by a few milliseconds.
     Back {
         ms: u64,
     },
-    /// What was reserved under this id is given back by its reservation record.
+    /// Takes back the reservation of this id, by its reservation record.
     GiveBack {
         id: u64,
     },
-    /// Reserve, with an id or without (then it cannot be settled).
+    /// Reserves, with or without an id. A reservation without an id cannot be settled.
     Reserve {
         id: Option<u64>,
         set: usize,
@@ -109,7 +109,7 @@ enum Step {
         key: usize,
         cost: u64,
     },
-    /// Settle what was reserved under this id, if anything, at `actual`; perhaps again.
+    /// Settles the reservation of this id, if there is one, at `actual`. It may have been settled before.
     Settle {
         id: u64,
         actual: u64,
@@ -118,12 +118,12 @@ enum Step {
         id: u64,
         key: usize,
     },
-    /// Several at once, which leave in one script call: those that end are settled, the others reserve.
+    /// Several operations in one script call. If the last field is true, the operation settles; otherwise it reserves.
     Batch {
         ops: Vec<(u64, usize, usize, u64, bool)>,
     },
     ForgetScripts,
-    /// The store comes back empty.
+    /// The store restarts empty.
     LoseAll,
 }
 
@@ -150,11 +150,11 @@ struct Both {
     server: Arc<Redis>,
     prefix: String,
     now_ms: u64,
-    /// What was reserved under each id, as each store returned it.
+    /// The reservation under each id, as memory and as Redis returned it.
     reserved: BTreeMap<u64, (Vec<Meter>, Verdict, Verdict)>,
 }
 
-/// Equal, except for where the reservation is recorded.
+/// Checks that two verdicts are equal, except for the place where the reservation is recorded.
 fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
     prop_assert_eq!(memory.admitted, redis.admitted, "{:?} {:?}", memory, redis);
     prop_assert_eq!(&memory.states, &redis.states);
@@ -163,7 +163,7 @@ fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
 }
 
 fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64) -> Settlement {
-    // A settlement does not know the amount.
+    // The caller of a settlement does not know the limit's amount.
     let entry = |(meter, state): (&Meter, &CounterState)| Entry {
         rule: with_amount(meter.rule, 0),
         ..Entry::settling(meter, state, actual)
@@ -204,7 +204,7 @@ impl Both {
                 }
             }
             Step::Reserve { id, set, key, cost, shadow, provisional } => {
-                // A provisional meter needs an id to be settled by.
+                // A provisional meter needs an id, so that it can be settled.
                 let meters = meters(*set, *key, *cost, *shadow, *provisional);
                 let needs_id = meters.iter().any(|meter| meter.provisional);
                 let id = if needs_id { Some(id.unwrap_or(1)) } else { *id };
@@ -217,7 +217,7 @@ impl Both {
             }
             Step::Settle { id: number, actual } => {
                 let today = self.now_ms / DAY_MS;
-                // Reservation records live for two days of Redis's own time, which does not pass here.
+                // Reservation records expire after two days of Redis's own time, which does not pass in this test.
                 let kept = |v: &Verdict| v.records.iter().all(|record| record.day + 1 >= today);
                 if let Some((meters, m, r)) = self.reserved.get(number).filter(|(_, m, _)| kept(m)) {
                     let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
@@ -245,7 +245,7 @@ impl Both {
                 for key in keys {
                     self.server.command(&["DEL", &key]);
                 }
-                // The clock of a restarted store has moved on.
+                // The clock of a restarted store shows a later time.
                 self.now_ms += 1;
                 self.memory.set_clock(self.now_ms);
                 self.redis.set_clock(self.now_ms);
@@ -258,7 +258,7 @@ impl Both {
         let today = self.now_ms / DAY_MS;
         let mut asked: BTreeMap<u64, Vec<Meter>> = BTreeMap::new();
         let mut ended: Vec<(u64, u64)> = Vec::new();
-        // One call cannot carry an id twice.
+        // One call cannot contain an id twice.
         for (number, set, key, cost, ends) in ops {
             let known = self.reserved.get(number);
             let kept = known.is_some_and(|(_, m, _)| m.records.iter().all(|record| record.day + 1 >= today));
@@ -298,13 +298,13 @@ impl Both {
         redis::from_redis_value(found).unwrap()
     }
 
-    /// Returns whether a string of counters holds a quota.
+    /// Returns whether the value of a counters key contains a quota.
     fn has_a_quota(&self, key: &str) -> bool {
         let value: Vec<u8> = redis::from_redis_value(self.server.command(&["GET", key])).unwrap();
         ["credit", "budget"].iter().any(|name| value.windows(name.len()).any(|at| at == name.as_bytes()))
     }
 
-    /// Only records of quotas never expire.
+    /// Checks that every key expires, except records of quotas.
     fn every_key_expires(&self) -> Result<(), TestCaseError> {
         for key in self.keys() {
             let ttl: i64 = redis::from_redis_value(self.server.command(&["PTTL", &key])).unwrap();
@@ -340,7 +340,7 @@ fn memory_and_redis_count_alike() {
     });
 }
 
-/// Returns a log of what was admitted: time and cost.
+/// Returns the time and cost of each admitted request.
 async fn admitted(
     counters: &dyn Counters,
     set_clock: &dyn Fn(u64),
@@ -358,7 +358,7 @@ async fn admitted(
         if verdict.admitted {
             log.push((now, *cost));
         } else if verdict.states[0].retry_ms > 0 {
-            // Retry-After is exact: there is no room just before it, and room at it.
+            // Retry-After is exact: just before that time the limit still refuses, and at that time it admits.
             let retry_ms = verdict.states[0].retry_ms;
             set_clock(now + retry_ms - 1);
             assert!(
@@ -373,7 +373,7 @@ async fn admitted(
     log
 }
 
-/// Sum of what was admitted in `from..to`.
+/// Returns the sum of the costs admitted in `from..to`.
 fn between(log: &[(u64, u64)], from: u64, to: u64) -> u64 {
     log.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, cost)| cost).sum()
 }
@@ -385,7 +385,7 @@ fn holds_what_it_states(rule: CounterRule, log: &[(u64, u64)]) -> Result<(), Tes
                 let (start, end) = window.around(*from);
                 prop_assert!(between(log, start, end) <= amount, "{:?}", log);
             }
-            // In no window as long as the period, wherever it begins.
+            // The limit holds in every window as long as the period, wherever the window starts.
             CounterRule::Sliding { amount, period_ms } => {
                 prop_assert!(between(log, *from, from + period_ms) <= amount, "from {}: {:?}", from, log);
             }
@@ -435,7 +435,7 @@ fn no_algorithm_admits_more_than_it_states() {
     });
 }
 
-/// The sliding window's stated approximation: room comes back at most one slot late.
+/// A sliding window approximates: capacity returns at most one slot late.
 #[tokio::test]
 async fn a_sliding_window_is_at_most_one_slot_late() {
     let memory = MemoryCounters::default();
@@ -450,8 +450,9 @@ async fn a_sliding_window_is_at_most_one_slot_late() {
     }
 }
 
-/// A KeepAlive may arrive after the Settle of a request it lists, and restores it as running. Gateways settle such a
-/// request again. Guards against leaving it running for as long as a dead gateway's.
+/// A KeepAlive that lists a request may arrive after the Settle of this request, and restores the request as in flight.
+/// Gateways then settle the request again. Guards against a request that stays in flight as long as those of a dead
+/// gateway.
 #[tokio::test]
 async fn a_repeated_settlement_ends_a_restored_request() {
     let server = Redis::start();
@@ -473,7 +474,7 @@ async fn a_repeated_settlement_ends_a_restored_request() {
         };
         store.renew(vec![hold]).await.unwrap();
         assert!(!store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
-        // A peek counts the peeked request too, if it would be admitted.
+        // A peek reserves nothing, so this counts only requests in flight.
         assert_eq!(used().await, 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Endpoints from DNS, with a small name server in the test.
+//! Endpoints from DNS. The test contains a small name server.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -18,7 +18,7 @@ use tokio::{net::UdpSocket, sync::watch};
 
 use crate::support::{eventually, sidecar::Sidecar};
 
-/// How the name server responds: with addresses, with an error, or with an error to A alone.
+/// How the name server responds: with addresses, with an error, or with an error for A queries only.
 #[derive(Clone)]
 enum Zone {
     Addresses(Vec<IpAddr>),
@@ -90,7 +90,7 @@ async fn follow(server: SocketAddr) -> Sidecar {
     .await
 }
 
-/// Waits for two more failed look-ups: the second began after this was called.
+/// Waits for two more failed look-ups, because only the second surely started after this call.
 async fn fails(s: &Sidecar) {
     let failed = async || s.metric("evenkeel_discovery_errors_total{source=\"dns\"}").await;
     let before = failed().await;
@@ -117,20 +117,20 @@ async fn endpoints_follow_dns() {
     assert!(s.settle("llm", "h", 1).await);
     assert!(s.pool("llm").await.endpoints.iter().all(|e| e.listed));
 
-    // A failing name server changes no endpoint; its failures are counted.
+    // A failing name server changes no endpoint, and the failures are counted.
     let _ = zone.send_replace(Zone::Fails(ResponseCode::ServFail));
     fails(&s).await;
     assert_eq!(endpoints(&s).await, ["10.0.0.3:8000"]);
 
-    // A service scaled to nothing has no endpoints.
+    // A service scaled to zero has no endpoints.
     let _ = zone.send_replace(Zone::Addresses(Vec::new()));
     becomes(&s, &[]).await;
     let Answer::Denied(denied) = s.admit("llm", "h", 2).await else { panic!("admitted") };
     assert_eq!(denied.reason(), Reason::NoEndpoints);
 }
 
-/// Guards against hickory's look-up of both families, which returns the error of AAAA alone ("no records"): the pool
-/// became empty.
+/// Guards against hickory's combined look-up of A and AAAA. It returned only the error of AAAA ("no records"), so the
+/// pool became empty.
 #[tokio::test]
 async fn missing_aaaa_records_do_not_hide_a_failure_of_a() {
     let (server, zone) = name_server().await;

@@ -1,5 +1,5 @@
-//! Redis slow, cut off, killed or emptied: the configured policy decides requests, and after the next KeepAlive the table
-//! equals the gateways' lists.
+//! Redis is slow, cut off, killed or emptied. Then the configured policy decides requests, and after the next KeepAlive
+//! the table equals the gateways' lists.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The interval is long: on a busy machine the sidecar must not reap what a test holds.
+/// The interval is long, so that the sidecar does not reap a test's leases on a busy machine.
 fn yaml(url: &str, policy: &str) -> String {
     let endpoints = "[{address: a, cap: 50}, {address: b, cap: 50}]";
     store_at(url, ", timeout: 200ms, connect_timeout: 500ms")
@@ -32,7 +32,7 @@ fn admitted(answer: Answer) -> pb::Admitted {
     }
 }
 
-/// Admits one lease until the response has this basis. Every response must be an admission.
+/// Repeats the Admit of one lease until the response has this basis. Every response must be an admission.
 async fn until_basis(s: &Sidecar, basis: Basis, lease: u64) {
     eventually(LIMIT, basis.as_str_name(), || async {
         let got = admitted(s.admit("llm", "g", lease).await).basis();
@@ -60,7 +60,7 @@ async fn local_knowledge_bridges_a_killed_redis_until_a_keep_alive_repairs_it() 
     until_basis(&s, Basis::Local, 2).await;
     let second = s.lease("llm", "g", 2).await;
     assert_ne!(first, second, "local knowledge holds the lease of the last KeepAlive");
-    // The sidecar keeps a settlement during the outage; the KeepAlive after recovery brings it to the store.
+    // During the outage the sidecar applies the settlement locally. After it, the KeepAlive no longer lists that lease.
     s.settle("llm", "g", 1).await;
     assert!(!s.pool("llm").await.current);
     redis.restart();
@@ -116,7 +116,7 @@ async fn a_sidecar_starts_without_redis_and_finds_it_later() {
     until_basis(&s, Basis::Shared, 2).await;
 }
 
-/// A hanging Redis costs a few callers its timeout, then none.
+/// A hanging Redis delays only a few callers by its timeout, and then none.
 #[tokio::test]
 async fn a_hanging_redis_delays_few_requests() {
     let redis = Redis::start();
@@ -130,7 +130,7 @@ async fn a_hanging_redis_delays_few_requests() {
     for lease in 3..=42 {
         assert_eq!(admitted(s.admit("llm", "g", lease).await).basis(), Basis::Local);
     }
-    // One timeout each would be 8 s.
+    // 40 timeouts would take 8 s.
     assert!(since.elapsed() < Duration::from_secs(2), "40 admissions took {:?}", since.elapsed());
     proxy.set(Mode::Pass);
     until_basis(&s, Basis::Shared, 30).await;
@@ -146,7 +146,8 @@ async fn a_refused_and_a_cut_connection_recover() {
     until_basis(&s, Basis::Local, 2).await;
     proxy.set(Mode::Pass);
     until_basis(&s, Basis::Shared, 3).await;
-    // The reply of an applied script is lost: the lease exists, and the KeepAlive says where.
+    // Redis applied the script but its reply is lost, so the lease exists. The next KeepAlive names the lease's
+    // endpoint.
     proxy.set(Mode::CutReply);
     let fourth = s.lease("llm", "g", 4).await;
     proxy.set(Mode::Pass);
@@ -169,9 +170,9 @@ async fn a_killed_client_connection_is_replaced() {
     assert_eq!(admitted(s.admit("llm", "g", 3).await).basis(), Basis::Shared);
 }
 
-/// After a single slow reply, such as while Redis forks, only its own callers are answered locally.
+/// After a single slow reply, such as while Redis forks, only the callers of that reply are answered locally.
 #[tokio::test]
-async fn one_slow_answer_opens_no_circuit() {
+async fn one_slow_answer_does_not_open_the_circuit_breaker() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
     let s = Sidecar::start(&yaml(&proxy.url(), "local")).await;
@@ -203,8 +204,8 @@ async fn local_knowledge_forgets_what_was_settled_after_recovery() {
     until_basis(&s, Basis::Local, 2).await;
 }
 
-/// After a failover the old master responds but takes no writes: the sidecar must leave it, even if the new one has the
-/// same address (a name, a virtual address).
+/// After a failover the old master responds but accepts no writes. The sidecar must leave it, even if the new master
+/// has the same address (a name or a virtual address).
 #[tokio::test]
 async fn a_demoted_master_is_abandoned() {
     let (old, new) = (Redis::start(), Redis::start());
@@ -213,14 +214,14 @@ async fn a_demoted_master_is_abandoned() {
     s.lease("llm", "g", 1).await;
     old.command(&["REPLICAOF", "127.0.0.1", &new.port.to_string()]);
     until_basis(&s, Basis::Local, 2).await;
-    // New connections reach the new master; the old ones stay open.
+    // New connections reach the new master, while the old connections stay open.
     proxy.lead_to(new.port);
     until_basis(&s, Basis::Shared, 3).await;
 }
 
-/// The response reports it, and asks for the next KeepAlive soon.
+/// The response reports the pool that was not applied, and asks for the next KeepAlive soon.
 #[tokio::test]
-async fn a_keep_alive_the_store_did_not_take_is_repeated_soon() {
+async fn a_keep_alive_that_the_store_did_not_apply_is_repeated_soon() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
     let s = Sidecar::start(&yaml(&proxy.url(), "local")).await;

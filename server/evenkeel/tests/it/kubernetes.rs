@@ -1,4 +1,4 @@
-//! Endpoints from EndpointSlices, with an API server in the test.
+//! Endpoints from EndpointSlices. The test contains an API server.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::{
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Starts a sidecar with one pool, of `models/llm`, that retries soon.
+/// Starts a sidecar with one pool, whose endpoints are those of the service `models/llm`. The sidecar retries soon.
 async fn follow(port: u16) -> Sidecar {
     follow_with(port, "").await
 }
@@ -62,25 +62,25 @@ const ERRORS: &str = "evenkeel_discovery_errors_total{source=\"kubernetes\"}";
 async fn endpoints_follow_slices() {
     let api = FakeApi::start().await;
     api.put("llm-a", &[ready("10.0.0.1"), not_ready("10.0.0.2")]);
-    // Of another service, and of another namespace.
+    // One slice belongs to another service, and one to another namespace.
     api.put_slice("models", "other", "other-a", slice("IPv4", 8000, &[ready("10.0.9.1")]));
     api.put_slice("elsewhere", "llm", "llm-a", slice("IPv4", 8000, &[ready("10.0.9.2")]));
     let s = follow(api.port).await;
     becomes(&s, &["10.0.0.1:8000"]).await;
     metric_is(&s, UP, |up| up == 1.0).await;
 
-    // A second slice; an endpoint in both is one.
+    // A second slice is added. An endpoint that is in both slices counts once.
     api.put("llm-b", &[ready("10.0.0.3"), ready("10.0.0.1")]);
     becomes(&s, &["10.0.0.1:8000", "10.0.0.3:8000"]).await;
-    // One becomes ready.
+    // An endpoint becomes ready.
     api.put("llm-a", &[ready("10.0.0.1"), ready("10.0.0.2")]);
     becomes(&s, &["10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"]).await;
-    // A slice is deleted; an endpoint that is also in the other stays.
+    // A slice is deleted. An endpoint that is also in the other slice stays.
     api.delete("llm-b");
     becomes(&s, &["10.0.0.1:8000", "10.0.0.2:8000"]).await;
     assert_eq!(api.lists(), 1, "changes come from the watch, without a list: {:?}", api.asked());
 
-    // A service scaled to nothing has no endpoints.
+    // A service scaled to zero has no endpoints.
     api.put("llm-a", &[]);
     becomes(&s, &[]).await;
     let Answer::Denied(denied) = s.admit("llm", "h", 1).await else { panic!("admitted") };
@@ -93,12 +93,12 @@ async fn an_unready_or_terminating_endpoint_gets_no_new_request() {
     api.put("llm-a", &[ready("10.0.0.1"), not_ready("10.0.0.2"), terminating("10.0.0.3")]);
     let s = follow(api.port).await;
     becomes(&s, &["10.0.0.1:8000"]).await;
-    // The cap is 1: the next request would go to another endpoint.
+    // The cap is 1, so the next request would go to another endpoint.
     assert_eq!(&*s.lease("llm", "h", 1).await, "10.0.0.1:8000");
     let Answer::Denied(denied) = s.admit("llm", "h", 2).await else { panic!("admitted") };
     assert_eq!(denied.reason(), Reason::PoolFull);
 
-    // Its pod terminates: its request counts until it ends.
+    // The endpoint's pod terminates. Its request is counted until the request ends.
     api.put("llm-a", &[terminating("10.0.0.1"), ready("10.0.0.2")]);
     becomes(&s, &["10.0.0.2:8000"]).await;
     assert_eq!(&*s.lease("llm", "h", 3).await, "10.0.0.2:8000");
@@ -135,8 +135,8 @@ async fn endpoints_stay_while_the_api_server_is_down() {
     assert_eq!(api.lists(), 1, "a new watch resumes where the last was cut");
 }
 
-/// Only a list shows a change that no watch reports any more. Guards against kube's own watcher, which repeats a watch
-/// that gets the status 410.
+/// After a watch expires (410), only a new list shows the changes that no watch reports any more. Guards against a
+/// switch to the watcher of the `kube` crate, which repeats a watch after status 410 instead of listing.
 #[tokio::test]
 async fn an_expired_watch_is_followed_by_a_new_list() {
     for in_stream in [false, true] {
@@ -160,7 +160,7 @@ async fn an_expired_watch_is_followed_by_a_new_list() {
         metric_is(&s, UP, |up| up == 1.0).await;
         assert_eq!(api.lists(), 2, "{:?}", api.asked());
 
-        // A running watch gets the status 410 too; the next one works.
+        // A watch in progress gets the status 410 too. The next watch works.
         api.compact();
         eventually(LIMIT, "a third list", || async {
             if api.lists() == 3 { Ok(()) } else { Err(api.lists().to_string()) }
@@ -198,7 +198,7 @@ async fn errors_and_cut_responses_change_no_endpoint() {
         metric_is(&s, UP, |up| up == 1.0).await;
     }
 
-    // Cut in the middle of an event.
+    // The response is cut in the middle of an event.
     let before = api.watches();
     proxy.set(Mode::CutReply);
     api.put("llm-a", &[ready("10.0.0.2")]);
@@ -232,7 +232,7 @@ async fn a_new_watch_resumes_from_the_last_bookmark() {
     becomes(&s, &["10.0.0.1:8000"]).await;
     let listed = api.asked()[1].version.clone();
     api.bookmark();
-    // A watch lasts a second, and the next begins at the last bookmark.
+    // A watch lasts a second, and the next watch starts at the last bookmark.
     eventually(LIMIT, "a watch from the bookmark", || async {
         let last = api.asked().last().cloned().unwrap();
         let is_later = last.is_watch && last.version.parse::<u64>().unwrap() > listed.parse().unwrap();
@@ -265,12 +265,12 @@ async fn pools_of_one_service_share_a_watch() {
     become_of(&s, "b", &["10.0.0.1:9000"]).await;
     let endpoint = s.pool("b").await.endpoints.remove(0);
     assert_eq!((endpoint.weight, endpoint.cap), (2.0, 7));
-    // The pool does not say which of two ports.
+    // The pool does not name one of the service's two ports.
     let left_out = "evenkeel_discovery_unused_endpoints{cluster=\"c\",reason=\"missing_port\",route=\"\"}";
     metric_is(&s, left_out, |left_out| left_out == 1.0).await;
     assert!(endpoints_of(&s, "c").await.is_empty());
 
-    // Istio's names of clusters, which the configuration does not list.
+    // This cluster has a name as in Istio, and the configuration does not list it.
     let named = "outbound|8000||llm.models.svc.cluster.local";
     eventually(LIMIT, "admitted", || async {
         match s.admit(named, "h", 1).await {
@@ -288,7 +288,7 @@ async fn pools_of_one_service_share_a_watch() {
     let asked = api.asked();
     assert_eq!((api.lists(), api.watches()), (1, 1), "{asked:?}");
     assert!(asked.iter().all(|asked| (&*asked.namespace, &*asked.service) == ("models", "llm")));
-    // A name that comes from a gateway is no label.
+    // A name that comes from a gateway is not used as a label.
     let (_, text) = s.get("/metrics").await;
     let labelled = |line: &&str| line.starts_with("evenkeel_discovery_up") && line.contains("outbound");
     assert_eq!(text.lines().find(labelled), None);
@@ -309,7 +309,7 @@ async fn the_token_is_sent_and_ipv6_used_without_ipv4() {
     api.put_slice("models", "llm", "llm-v4", slice("IPv4", 8000, &[ready("10.0.0.1")]));
     becomes(&s, &["10.0.0.1:8000"]).await;
 
-    // The sidecar reads a new token.
+    // The token in the file changes, and the sidecar sends the new token.
     std::fs::write(&token, "an0ther\n").unwrap();
     api.end_watches();
     eventually(LIMIT, "the new token", || async {
@@ -395,7 +395,7 @@ async fn the_log_names_missing_rights_once() {
         if api.lists() >= before + 3 { Ok(()) } else { Err(api.lists().to_string()) }
     })
     .await;
-    // With the rights, it needs no restart.
+    // When the sidecar gets the rights, it needs no restart.
     api.fail_with(None);
     logs("the API server sends endpoints again").await;
     logs("endpoints changed pool=llm from=0 to=1").await;

@@ -1,4 +1,4 @@
-//! Limits as a gateway sees them: the response of Admit, the ticket, and what Settle charges.
+//! Limits from a gateway's point of view: the response of Admit, the ticket, and what Settle charges.
 
 use evenkeel_proto::v1 as pb;
 
@@ -21,19 +21,19 @@ async fn start(redis: &Redis) -> Sidecar {
     Sidecar::start(&(redis.store(", timeout: 5s") + LIMITS)).await
 }
 
-/// A prompt of 100 tokens.
+/// Returns a request whose prompt is estimated at 100 tokens.
 fn admit(lease: u64, consumer: &str, model: &str) -> pb::AdmitRequest {
     pb::AdmitRequest { prompt_bytes: 400, ..admit_for(consumer, model, lease) }
 }
 
-/// Returns what the limit of tokens counts as used and as reserved.
+/// Returns the tokens that the limit counts as used and as reserved.
 async fn used(sidecar: &Sidecar, consumer: &str) -> (u64, u64) {
     let request = pb::ExplainRequest { request: Some(admit(0, consumer, "small")) };
     let explained = admin::client(sidecar).await.explain(request).await.unwrap().into_inner();
     (explained.limits[0].used, explained.limits[0].reserved)
 }
 
-/// A gateway that fails open lets a request pass after an error.
+/// Guards against a client that bypasses limits: a gateway that fails open admits a request after an error.
 #[tokio::test]
 async fn no_client_text_turns_an_answer_into_an_error() {
     let redis = Redis::start();
@@ -54,7 +54,7 @@ async fn any_sidecar_settles_a_ticket_once() {
         sidecar.end(settle_success(1, ticket.clone(), 100, 50)).await;
         assert_eq!(used(&one, "alice").await, (150, 0));
     }
-    // Without a ticket, the sidecar that admitted the request charges what it remembers.
+    // If the gateway sends no ticket, the sidecar that admitted the request uses its own copy.
     one.admitted(admit(2, "alice", "small")).await;
     one.end(settle_success(2, Vec::new(), 100, 10)).await;
     assert_eq!(used(&other, "alice").await, (260, 0));
@@ -69,12 +69,12 @@ async fn implausible_token_counts_are_not_charged() {
         s.end(settle_success(lease, ticket, 100, output)).await;
     }
     let (used, reserved) = used(&s, "alice").await;
-    // They are charged as if the responses had reported no usage.
+    // These requests are charged as if their responses had reported no usage.
     assert!(used <= 600 && reserved == 0, "{used} {reserved}");
     s.admitted(admit(4, "alice", "small")).await;
 }
 
-/// A denial has the standard's headers, and the sidecar caches it.
+/// A refusal has the standard headers. The sidecar answers a repeated request from its cache.
 #[tokio::test]
 async fn a_refusal_names_its_limit_and_when_to_retry() {
     let redis = Redis::start();

@@ -1,4 +1,5 @@
-//! The sidecar's integration tests. CONTRIBUTING.md ("Adding a test") says where a test goes and how to run one.
+//! The sidecar's integration tests. CONTRIBUTING.md ("Adding a test") describes where a test belongs and how to run
+//! one.
 
 #![allow(clippy::unwrap_used)]
 

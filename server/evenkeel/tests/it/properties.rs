@@ -1,5 +1,5 @@
-//! Any interleaving of operations has the same results in memory and on Redis, and on both a count equals its live
-//! leases and is never negative.
+//! Any interleaving of operations has the same results in memory and on Redis. In both stores, each count equals the
+//! number of live leases and is never negative.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use crate::support::{
 const HOLDERS: [&str; 3] = ["g1", "g2", "g3"];
 const ENDPOINTS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// One step; numbers are reduced to what exists when it runs.
+/// One step. Its numbers are reduced to existing items when the step runs.
 #[derive(Clone, Debug)]
 enum Step {
     Admit {
@@ -35,7 +35,7 @@ enum Step {
         holder: usize,
         lease: u64,
     },
-    /// The holder lists some of the leases 1..=8: bit n for lease n+1, each with or without its endpoint.
+    /// The holder lists some of the leases 1..=8, each with or without its endpoint. Bit n stands for lease n+1.
     KeepAlive {
         holder: usize,
         listed: u8,
@@ -43,7 +43,7 @@ enum Step {
         endpoint: usize,
         through: u64,
     },
-    /// The holder falls silent past its deadline, and is reaped.
+    /// The holder sends nothing until its deadline has passed, and is reaped.
     Die {
         holder: usize,
     },
@@ -52,12 +52,11 @@ enum Step {
         holder: usize,
     },
     Recount,
-    /// Several at once, which leave in one script call: (holder, lease, tie, whether to settle).
+    /// Several operations in one script call. Each is (holder, lease, tie, whether to settle).
     Batch {
         ops: Vec<(usize, u64, u32, bool)>,
         roster: usize,
     },
-    /// Redis forgets its scripts.
     ForgetScripts,
 }
 
@@ -140,7 +139,8 @@ impl Both {
         Ok(())
     }
 
-    /// All operations are polled before anything else runs, so they all wait when the lane takes its batch.
+    /// Runs operations in one batch. All of them are polled before anything else runs, so they all wait when the lane
+    /// (the queue that batches calls to Redis) takes its batch.
     async fn batch(&self, ops: &[(usize, u64, u32, bool)], roster: usize) -> Result<(), TestCaseError> {
         let mut named = BTreeSet::new();
         let ops: Vec<_> = ops.iter().filter(|(h, number, ..)| named.insert((*h, *number))).collect();
@@ -160,7 +160,7 @@ impl Both {
             }
         }));
         let answers = answers.await;
-        // The script's order: settlements, then admissions, each by holder in order of appearance.
+        // The script runs settlements first, then admissions. Within each, holders are in order of appearance.
         let mut holders: Vec<usize> = Vec::new();
         for (h, ..) in &ops {
             if !holders.contains(h) {
@@ -196,16 +196,16 @@ impl Both {
         Ok(())
     }
 
-    /// Count = live leases on each store, never negative, the same on both.
+    /// Checks that both stores are equal, that each count equals its live leases, and that no count is negative.
     async fn check(&self) -> Result<(), TestCaseError> {
         let memory = summary(&self.memory, &self.pool).await?;
         let redis = summary(&*self.redis, &self.pool).await?;
         prop_assert_eq!(memory, redis);
-        // table() could hide a negative count: read the hash itself.
+        // table() could hide a negative count, so read the hash itself.
         let key = format!("{}:ek2:{{r|c}}:in-flight", self.prefix);
         let mut raw: BTreeMap<String, String> =
             redis::from_redis_value(self.server.command(&["HGETALL", &key])).unwrap();
-        raw.remove(""); // filler
+        raw.remove(""); // the filler field of such hashes
         prop_assert!(raw.values().all(|n| n.parse::<u64>().is_ok_and(|n| n > 0)), "{:?}", raw);
         Ok(())
     }
@@ -257,7 +257,7 @@ fn memory_and_redis_agree_on_every_interleaving() {
     });
 }
 
-/// Concurrent operations share batches.
+/// Concurrent operations, which share batches, admit and release each lease once.
 #[test]
 fn concurrent_operations_balance() {
     let server = Redis::start();

@@ -1,4 +1,4 @@
-//! What the Redis store leaves in Redis: expiries, repair of lost keys, Higress's table.
+//! What the Redis store writes to Redis: expiries, the repair of lost keys, and Higress's table.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,7 +54,7 @@ async fn every_key_expires() {
     check("recount");
 }
 
-/// Guards against the loss of single keys, by eviction or by an operator.
+/// Guards against the loss of single keys, through eviction or an operator.
 #[tokio::test]
 async fn a_recount_restores_lost_counts() {
     let redis = Redis::start();
@@ -65,7 +65,7 @@ async fn a_recount_restores_lost_counts() {
     }
     let before = store.table(&pool).await.unwrap().in_flight;
     redis.command(&["DEL", "ek2:{r|c}:in-flight"]);
-    // A settlement must not make the lost count negative.
+    // The settlement must not make the lost count negative.
     assert!(store.settle(&pool, &holder("h"), lease(4)).await.unwrap());
     assert!(store.table(&pool).await.unwrap().in_flight.is_empty());
     assert_eq!(store.recount(&pool).await.unwrap(), 2);
@@ -92,7 +92,7 @@ async fn a_dead_holder_is_reaped_after_its_ttl_and_not_before() {
     assert!(!store.settle(&pool, &holder("h"), lease(1)).await.unwrap(), "a late settle changes nothing");
 }
 
-/// Gateways that still run Higress's plugin write its table with HINCRBY, and let it go negative.
+/// Gateways that still run Higress's plugin write Higress's table with HINCRBY, and can make it negative.
 #[tokio::test]
 async fn higress_table_is_shared() {
     let redis = Redis::start();
@@ -108,7 +108,7 @@ async fn higress_table_is_shared() {
     assert_eq!((count("a"), count("b")), (Some(3), Some(2)));
     assert!(store.settle(&pool, &holder("h"), lease(1)).await.unwrap());
     assert_eq!((count("a"), count("b")), (Some(3), Some(1)));
-    // The other gateway counts down once too often; the script starts from 0 again.
+    // The other gateway decrements once too often. The script then counts from 0.
     redis.command(&["HINCRBY", key, "b", "-2"]);
     assert_eq!(count("b"), Some(-1));
     assert_eq!(admit(&*store, &pool, 2).await, Some("b".into()));

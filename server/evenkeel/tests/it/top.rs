@@ -1,4 +1,4 @@
-//! `evenkeel top` in a real terminal, beside a real sidecar.
+//! Runs `evenkeel top` in a real terminal, against a real sidecar.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ pools:
 - {cluster: small, cap: 2, endpoints: [{address: 'd:1'}]}
 ";
 
-/// Starts a sidecar that top reaches by a socket, whose path survives a restart.
+/// Starts a sidecar that `top` reaches through a socket. The path of the socket stays the same after a restart.
 async fn start(tmux: &Tmux, yaml: &str) -> (Sidecar, String) {
     let socket = tmux.path().join("ek.sock").display().to_string();
     let listen = format!("listen: {{grpc: '127.0.0.1:0', http: '127.0.0.1:0', grpc_socket: '{socket}'}}");
@@ -27,7 +27,7 @@ async fn start(tmux: &Tmux, yaml: &str) -> (Sidecar, String) {
     (sidecar, format!("unix:{socket}"))
 }
 
-/// Takes leases with these numbers and keeps them.
+/// Takes leases with these numbers, and keeps them alive.
 async fn hold(
     sidecar: &Sidecar,
     leases: &mut BTreeMap<u64, String>,
@@ -40,23 +40,23 @@ async fn hold(
     sidecar.alive("llm", "h", &held)
 }
 
-/// Returns the words of the line that begins with `name`.
+/// Returns the words of the line that starts with `name`.
 fn row<'a>(screen: &'a str, name: &str) -> Option<Vec<&'a str>> {
     let line = screen.lines().map(str::trim_start).find(|line| line.starts_with(name))?;
     Some(line.split_whitespace().collect())
 }
 
-/// Returns the number in a column of the line that begins with `name`.
+/// Returns the number in a column of the line that starts with `name`.
 fn number(screen: &str, name: &str, column: usize) -> Option<u64> {
     row(screen, name)?.get(column)?.parse().ok()
 }
 
 fn top(url: &str, pid_file: &str) -> String {
-    // The shell becomes the program, so the file has its pid.
+    // `exec` replaces the shell with the program, so the pid in the file is the program's.
     format!("clear; sh -c 'echo $$ > {pid_file}; exec {PROGRAM} top --server {url}'; echo \"ended $?\"")
 }
 
-/// Waits for the shell, and checks that its terminal has its settings back.
+/// Waits for the shell, and checks that its terminal has its former settings again.
 async fn is_restored(tmux: &Tmux) {
     tmux.shows("the shell is back", |screen| screen.contains("ended 0") && screen.contains(PROMPT)).await;
     assert!(!tmux.is_taken(), "the other screen is left");
@@ -76,7 +76,7 @@ async fn top_shows_pools_and_drains_endpoints() {
     tmux.types(&format!("export EVENKEEL_ADMIN_TOKEN={TOKEN}"));
     tmux.types(&top(&url, &pid_file));
 
-    // The numbers are those of the API.
+    // The screen shows the same numbers as the API.
     let screen = tmux.shows("the leases are shown", |screen| number(screen, "llm", 2) == Some(5)).await;
     let state = sidecar.pool("llm").await;
     let of = |column| number(&screen, "llm", column);
@@ -86,7 +86,7 @@ async fn top_shows_pools_and_drains_endpoints() {
         .await;
     assert!(screen.lines().all(|line| line.chars().count() <= 80) && screen.contains("store up"), "{screen}");
 
-    // A change is shown within 2 s. A busy machine may take longer, but not every time.
+    // A change is shown within 2 s. On a busy machine it may take longer, but not every time.
     let mut slowest = Vec::new();
     for lease in 6..=15 {
         drop(alive);
@@ -100,7 +100,7 @@ async fn top_shows_pools_and_drains_endpoints() {
     }
     assert!(slowest.last().is_some_and(|took| *took < Duration::from_secs(2)), "{slowest:?}");
 
-    // Keys: the other pool, its endpoints, back, the first one's endpoints, by name.
+    // These keys open the other pool, go back, open the first pool's endpoints, and sort them by name.
     tmux.keys(&["j", "Enter"]);
     tmux.shows("the other pool's endpoints", |screen| row(screen, "d:1").is_some()).await;
     tmux.keys(&["Escape"]);
@@ -115,7 +115,7 @@ async fn top_shows_pools_and_drains_endpoints() {
     let order: Vec<usize> =
         ["a:1", "b:1", "c:1"].map(|name| screen.find(&format!(" {name} ")).unwrap()).to_vec();
     assert!(order.is_sorted(), "{screen}");
-    // top asks before it drains an endpoint, and undrains it again.
+    // top asks before it drains an endpoint. The same key undrains the endpoint.
     tmux.keys(&["j", "d"]);
     tmux.shows("the question", |screen| screen.contains("drain b:1?  y in every pool  o only in llm")).await;
     tmux.keys(&["o"]);
@@ -138,14 +138,14 @@ async fn top_shows_pools_and_drains_endpoints() {
     tmux.shows("all endpoints again", |screen| row(screen, "a:1").is_some()).await;
     tmux.keys(&["Escape"]);
 
-    // Narrow and low, and wide again.
+    // The screen becomes narrow and low, and then wide again.
     for (columns, rows) in [("30", "6"), ("10", "3"), ("120", "40")] {
         tmux.command(&["resize-window", "-x", columns, "-y", rows]);
         tmux.shows("it fits", |screen| screen.contains("store up")).await;
     }
     tmux.shows("all columns", |screen| screen.contains("HOLDERS") && screen.contains("IMBALANCE")).await;
 
-    // top reconnects to a restarted sidecar, whose embedded store begins empty.
+    // top reconnects to a restarted sidecar, whose embedded store is empty.
     drop(alive);
     sidecar.shutdown.cancel();
     sidecar.task.await.unwrap().unwrap();
@@ -204,7 +204,7 @@ async fn top_prints_one_frame_without_a_terminal() {
         sidecar.lease("llm", "h", lease).await;
     }
     let url = sidecar.url();
-    // Standard output is a pipe here: with and without --once, top prints one frame.
+    // Standard output is a pipe here. top prints one frame with and without --once.
     for words in [&["top"][..], &["top", "--once"]] {
         let output = evenkeel(&url, None, words).await;
         let text = String::from_utf8(output.stdout).unwrap();

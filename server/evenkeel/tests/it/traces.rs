@@ -1,5 +1,5 @@
-//! Traces as a collector sees them: one trace from the gateway's span to the call of the store. Collectors delay no
-//! request.
+//! Traces as a collector receives them: one trace covers the gateway's span down to the call to the store. A collector
+//! delays no request.
 
 use std::{
     collections::HashMap,
@@ -32,7 +32,7 @@ fn traceparent(flags: &str) -> String {
     format!("00-{TRACE}-{PARENT}-{flags}")
 }
 
-/// Asks in the context of a gateway's span.
+/// Returns an Admit in the context of a gateway's span.
 fn ask(lease: u64, traceparent: &str) -> pb::AdmitRequest {
     pb::AdmitRequest { traceparent: traceparent.to_owned(), ..requests::admit("llm", lease) }
 }
@@ -136,7 +136,7 @@ async fn only_requests_the_gateway_samples_are_recorded() {
     for (lease, traceparent) in (1..).zip(&not) {
         sidecar.send(offered(lease, traceparent)).await;
     }
-    // Spans are exported in order: an earlier recorded one would come first.
+    // Spans are exported in the order in which they are recorded. A span of an earlier request would come first.
     sidecar.send(offered(9, &traceparent("01"))).await;
     let spans = collector.spans(2).await;
     assert_eq!(names(&spans), ["evenkeel.admit", "evenkeel.store commit"]);
@@ -145,7 +145,7 @@ async fn only_requests_the_gateway_samples_are_recorded() {
     assert_eq!((attributes(call)["db.system.name"].as_str(), call.kind()), ("memory", SpanKind::Internal));
 }
 
-/// No context travels from Admit to Settle, nor from one sidecar to another.
+/// Gateways pass no trace context here, neither from Admit to Settle nor from one sidecar to another.
 #[tokio::test]
 async fn every_sidecar_derives_the_same_trace_from_a_lease() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
@@ -163,7 +163,7 @@ async fn every_sidecar_derives_the_same_trace_from_a_lease() {
     assert_eq!((first.parent_span_id.len(), &first.trace_id), (0, &end.trace_id));
     assert_eq!(end.parent_span_id, first.span_id);
     assert_ne!(of_lease("2", "evenkeel.admit").trace_id, first.trace_id);
-    // `sample` does not overrule a gateway that has decided not to sample.
+    // `sample` does not apply to a request if the gateway has decided not to sample it.
     one.send(ask(3, &traceparent("00"))).await;
     one.send(ask(4, "")).await;
     let spans = collector.spans(8).await;
@@ -230,7 +230,7 @@ async fn a_span_records_a_store_that_does_not_answer() {
     let failed = systems["redis"];
     assert_eq!(code(failed), StatusCode::Error);
     assert_eq!(attributes(failed)["error.type"], "timeout");
-    // The local knowledge that the sidecar used instead.
+    // The sidecar used its local knowledge instead.
     assert_eq!(code(systems["memory"]), StatusCode::Unset);
 }
 
@@ -246,9 +246,9 @@ async fn a_down_or_slow_collector_delays_no_request() {
         }
         started.elapsed()
     };
-    // A busy machine is slow without traces too.
+    // On a busy machine, requests are slow without traces too.
     let limit = LIMIT.max(flood(9001, "00").await * 4);
-    // Two spans each: more than the exporter holds.
+    // Each request has two spans, so these are more spans than the exporter's queue holds.
     flood(1, "01").await;
     let refused = flood(3001, "01").await;
     let (_, text) = sidecar.get("/metrics").await;
@@ -258,7 +258,7 @@ async fn a_down_or_slow_collector_delays_no_request() {
 
     let collector = Collector::start_on(socket);
     collector.got.stalls.store(true, Ordering::Relaxed);
-    // The first batch never gets an answer.
+    // The collector does not answer the first batch.
     let stalled = flood(6001, "01").await;
     assert!(refused < limit && stalled < limit, "{refused:?} {stalled:?}, not within {limit:?}");
     collector.got.stalls.store(false, Ordering::Relaxed);

@@ -1,19 +1,20 @@
 //! Parses W3C Trace Context: `traceparent` and `tracestate`.
 //!
-//! OpenTelemetry's `TraceContextPropagator` allocates for each request, sampled or not, and accepts values that the
+//! OpenTelemetry's `TraceContextPropagator` allocates for each request, sampled or not. It also accepts values that the
 //! recommendation rejects, such as ids that are too short, or version 00 with extra fields. So this module checks the
-//! format, and leaves only the fields themselves to OpenTelemetry.
+//! format itself, and uses OpenTelemetry only to parse the single fields.
 
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
 use super::TraceHeaders;
 
-/// Longest `tracestate` passed on, in bytes.
+/// Maximum length of a `tracestate` that is passed on, in bytes.
 const STATE_BYTES_MAX: usize = 512;
 /// Length of a `traceparent` of version 00, in bytes.
 const LEN: usize = 55;
 
-/// Returns the span a request comes from, or `None` if its `traceparent` is invalid. Allocates only if it is sampled.
+/// Returns the span that a request comes from, or `None` if its `traceparent` is invalid. Allocates only if the request
+/// is sampled.
 pub(super) fn parent(headers: TraceHeaders<'_>) -> Option<SpanContext> {
     let text = headers.parent;
     // Later versions may append fields.
@@ -38,7 +39,7 @@ pub(super) fn parent(headers: TraceHeaders<'_>) -> Option<SpanContext> {
     context.is_valid().then_some(context)
 }
 
-/// Returns a `tracestate` to pass on: empty if it is too long or invalid.
+/// Returns the `tracestate` to pass on. It is empty if the text is too long or invalid.
 fn state(text: &str) -> TraceState {
     let text = if text.len() <= STATE_BYTES_MAX { text } else { "" };
     text.parse().unwrap_or_default()
@@ -81,14 +82,14 @@ mod tests {
         let wrong = [
             "".to_owned(),
             "00".to_owned(),
-            // Envoy writes this if it knows no trace.
+            // The header mutation of docs/traces.md writes this value if Envoy has no trace.
             "00-----01".to_owned(),
             VALID.to_uppercase(),
             VALID.replacen("00", "ff", 1),
             VALID[..54].to_owned(),
             format!("{VALID}-"),
             format!(" {VALID}"),
-            // Two headers, joined.
+            // Two `traceparent` headers, joined.
             format!("{VALID},{VALID}"),
             VALID.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
             VALID.replace("b7ad6b7169203331", &"0".repeat(16)),

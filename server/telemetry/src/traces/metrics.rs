@@ -7,12 +7,12 @@ use crate::catalogue::{Catalogue, counters};
 #[derive(Clone, Debug)]
 pub struct TraceMetrics {
     pub exported: IntCounter,
-    /// Spans that found the queue full.
+    /// Spans dropped because the queue was full.
     pub dropped: IntCounter,
-    /// Spans given up after their export and its retries had failed.
+    /// Spans dropped because their export and all its retries failed.
     pub failed: IntCounter,
     pub exports_ok: IntCounter,
-    /// Exports that failed with all their retries.
+    /// Exports that failed, including all their retries.
     pub exports_failed: IntCounter,
 }
 

@@ -1,9 +1,9 @@
 //! Traces: spans of Admit, Settle and ShouldRateLimit and of their calls to the store, in the trace that the gateway's
 //! `traceparent` names. docs/traces.md lists their attributes.
 //!
-//! OpenTelemetry's SDK exports spans, but its `Tracer` does not begin them: it makes up the ids of new spans, whereas the
-//! Admit and the Settle of a lease must agree on theirs. While traces are off, a request costs one check of an `Option`;
-//! a request that is not sampled costs the parsing of its `traceparent`.
+//! OpenTelemetry's SDK exports spans, but its `Tracer` does not start them: it generates random ids, whereas the Admit
+//! and the Settle of a lease must have the same trace id. While traces are off, a request costs one check of an
+//! `Option`. A request that is not sampled costs the parsing of its `traceparent`.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -28,33 +28,33 @@ tokio::task_local! {
     static CURRENT: Arc<SpanHandle>;
 }
 
-/// Begins spans of requests. The default tracer records none.
+/// Starts the spans of requests. The default tracer records no spans.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<Recording>>);
 
 struct Recording {
     queue: Arc<SpanQueue>,
-    /// Decides about requests that belong to no trace yet; `None` records none of them.
+    /// Samples the requests that belong to no trace yet. `None` records none of these requests.
     sampler: Option<Sampler>,
 }
 
 /// The trace headers of a request, as its caller wrote them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TraceHeaders<'a> {
-    /// `traceparent`.
+    /// Value of the header `traceparent`.
     pub parent: &'a str,
-    /// `tracestate`.
+    /// Value of the header `tracestate`.
     pub state: &'a str,
 }
 
-/// The trace that a request without a trace begins.
+/// The trace to start for a request that belongs to no trace.
 #[derive(Clone, Copy, Debug)]
 pub enum Root<'a> {
-    /// The trace of a lease. Its id follows from the lease, so Admit and Settle find the same trace.
+    /// The trace of a lease. Its id is derived from the lease, so that Admit and Settle use the same trace.
     Lease {
         holder: &'a str,
         lease: u64,
-        /// Whether the span is the root of that trace, and not a child of the root.
+        /// Whether the span is the root of the trace. If not, the span is a child of the root.
         first: bool,
     },
     /// A new trace with a random id.
@@ -62,7 +62,7 @@ pub enum Root<'a> {
 }
 
 impl Tracer {
-    /// Returns a tracer that records the share `sample` of the requests that belong to no trace.
+    /// Returns a tracer. Of the requests that belong to no trace, it records the fraction `sample`.
     #[must_use]
     pub fn new(exporter: impl SpanExporter + 'static, sample: f64, metrics: &TraceMetrics) -> Self {
         Self::with_queue(SpanQueue::new(exporter, metrics), sample)
@@ -73,18 +73,18 @@ impl Tracer {
         Self(Some(Arc::new(Recording { queue: Arc::new(queue), sampler })))
     }
 
-    /// Returns whether spans are recorded at all.
+    /// Returns whether this tracer can record spans.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Begins the span of a request. Returns `None` if the request is not recorded.
+    /// Starts the span of a request. Returns `None` if the request is not recorded.
     #[must_use]
     pub fn begin(&self, name: &'static str, headers: TraceHeaders<'_>, root: Root<'_>) -> Option<Span> {
         let recording = self.0.as_deref()?;
         let (context, parent) = match context::parent(headers) {
-            // The caller that began the trace has decided.
+            // The caller that started the trace has decided not to sample it.
             Some(parent) if !parent.is_sampled() => return None,
             Some(parent) => (child_context(&parent), parent),
             None => recording.root(root)?,
@@ -92,19 +92,19 @@ impl Tracer {
         Some(Span::of_request(Arc::clone(&recording.queue), context, &parent, name))
     }
 
-    /// Exports the recorded spans; spans that end afterwards are dropped. Returns false if that takes longer than
+    /// Exports the recorded spans. Spans that end afterwards are dropped. Returns false if the export takes longer than
     /// `timeout`, for example because the collector is unreachable.
     pub async fn shutdown(&self, timeout: Duration) -> bool {
         let Some(recording) = &self.0 else { return true };
         let queue = Arc::clone(&recording.queue);
-        // Exporting needs the runtime, which may have one thread only.
+        // The export needs the runtime, which may have only one thread, so this thread must not block.
         tokio::task::spawn_blocking(move || queue.close(timeout)).await.unwrap_or(false)
     }
 }
 
 impl Recording {
-    /// Returns the context of a span that begins a trace, and that of its parent. Returns `None` if the trace is not
-    /// sampled.
+    /// Returns the context of a request's span in the trace `root`, and the context of the span's parent. Returns
+    /// `None` if the trace is not sampled.
     fn root(&self, root: Root<'_>) -> Option<(SpanContext, SpanContext)> {
         let sampler = self.sampler.as_ref()?;
         let random = RandomIdGenerator::default();
@@ -122,7 +122,7 @@ impl Recording {
     }
 }
 
-/// Derives the trace of a lease, and its root span.
+/// Derives the trace id and the root span's id from a lease.
 fn lease_root(holder: &str, lease: u64) -> (TraceId, SpanId) {
     let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
     digest.update(holder.as_bytes());
@@ -134,7 +134,7 @@ fn lease_root(holder: &str, lease: u64) -> (TraceId, SpanId) {
     (TraceId::from_bytes(trace), SpanId::from_bytes(span))
 }
 
-/// The span that a task works for, if any.
+/// The span of the request that a task processes, if the request is recorded.
 #[derive(Clone, Default)]
 pub struct Current(Option<Arc<SpanHandle>>);
 
@@ -144,7 +144,7 @@ impl Current {
         Self(span.map(Span::handle))
     }
 
-    /// Runs `work` for the span: calls to the store become its children.
+    /// Runs `work` within the span: the spans of its calls to the store become children of this span.
     pub async fn within<F: Future>(self, work: impl FnOnce() -> F) -> F::Output {
         match self.0 {
             Some(span) => CURRENT.scope(span, work()).await,
@@ -153,7 +153,7 @@ impl Current {
     }
 }
 
-/// Returns the span that the current task works for, so that another task can continue it.
+/// Returns the span of the current task, so that another task can continue it.
 #[must_use]
 pub fn current() -> Current {
     Current(CURRENT.try_with(Arc::clone).ok())

@@ -1,5 +1,5 @@
-//! The queue of ended spans. OpenTelemetry's SDK batches and exports them on its own thread. Requests never wait for it,
-//! and its memory is bounded. The counts and the log messages about exports come from here.
+//! The queue of ended spans. OpenTelemetry's SDK batches and exports them on its own thread. Requests never wait for an
+//! export, and the memory of the queue is bounded. This module also counts and logs exports.
 
 use std::{
     sync::{
@@ -18,15 +18,15 @@ use tracing::{info, warn};
 
 use super::TraceMetrics;
 
-/// Most ended spans that wait for export; further ones are dropped.
+/// Maximum number of ended spans that wait for export. Further spans are dropped.
 pub(super) const QUEUE_MAX: usize = 4096;
-/// Most spans in one export.
+/// Maximum number of spans in one export.
 const BATCH_MAX: usize = 512;
-/// Longest time that a span waits for a batch to fill.
+/// Maximum time that a span waits for a batch to fill.
 const DELAY: Duration = Duration::from_secs(1);
 
-/// Ended spans that wait for export. The SDK does not report which spans it drops, so this queue never holds more than
-/// the SDK's: it drops and counts the excess itself.
+/// Ended spans that wait for export. The SDK does not report which spans it drops. This queue therefore never holds
+/// more spans than the SDK's queue can: it drops and counts the excess itself.
 #[derive(Debug)]
 pub(super) struct SpanQueue {
     pub(super) processor: Box<dyn SpanProcessor>,
@@ -61,16 +61,16 @@ impl SpanQueue {
         }
     }
 
-    /// Exports the waiting spans and accepts no further ones. Returns false if that takes longer than `timeout`. Blocks
-    /// its thread.
+    /// Exports the waiting spans and accepts no further spans. Returns false if that takes longer than `timeout`.
+    /// Blocks the calling thread.
     pub(super) fn close(&self, timeout: Duration) -> bool {
-        // From here on, the queue counts as full.
+        // From now on, the queue counts as full.
         self.waiting.fetch_add(QUEUE_MAX, Ordering::AcqRel);
         self.processor.shutdown_with_timeout(timeout).is_ok()
     }
 }
 
-/// Counts and logs the exports of another exporter.
+/// Wraps another exporter, and counts and logs its exports.
 #[derive(Debug)]
 struct CountingExporter<E> {
     inner: E,

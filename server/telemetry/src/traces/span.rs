@@ -1,4 +1,4 @@
-//! Spans. They exist only for recorded requests, and join the queue when they end.
+//! Spans. They exist only for recorded requests. A span is added to the queue when it ends.
 
 use std::{
     fmt::Display,
@@ -14,10 +14,11 @@ use opentelemetry_sdk::trace::{IdGenerator as _, RandomIdGenerator, SpanData, Sp
 
 use super::queue::SpanQueue;
 
-/// Longest text of an attribute or a status, in bytes.
+/// Maximum length of an attribute's or a status's text, in bytes.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// The beginning of a request by both clocks. The monotonic clock times all spans of the request.
+/// The start of a request, by the system clock and by the monotonic clock. The monotonic clock times all spans of the
+/// request.
 #[derive(Clone, Copy, Debug)]
 struct Clock(SystemTime, Instant);
 
@@ -30,13 +31,13 @@ impl Clock {
 /// A span in progress. It ends when it is dropped.
 #[derive(Debug)]
 pub struct Span {
-    /// Taken when the span ends. Boxed to keep the `Option<Span>` of requests without a span small.
+    /// Taken when the span ends. It is boxed so that an `Option<Span>` is small for requests without a span.
     data: Option<Box<SpanData>>,
     handle: Arc<SpanHandle>,
 }
 
 impl Span {
-    /// Begins the span of a request, below its parent if that is valid, otherwise as the root of a trace.
+    /// Starts the span of a request: a child of `parent` if `parent` is valid, otherwise the root of a trace.
     pub(super) fn of_request(
         queue: Arc<SpanQueue>,
         context: SpanContext,
@@ -68,7 +69,7 @@ impl Span {
         Self { data: Some(Box::new(data)), handle: Arc::new(handle) }
     }
 
-    /// Sets an attribute. Ignores empty texts, and cuts long ones.
+    /// Sets an attribute. Ignores empty texts, and truncates long ones.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         let mut value = value.into();
         if let Value::String(text) = &value {
@@ -132,7 +133,7 @@ pub(super) fn child_context(parent: &SpanContext) -> SpanContext {
     SpanContext::new(parent.trace_id(), id, TraceFlags::SAMPLED, false, state)
 }
 
-/// Cuts a text to the maximum length, at a character boundary.
+/// Truncates a text to the maximum length, at a character boundary.
 fn cut(text: &str) -> &str {
     let mut end = text.len().min(TEXT_BYTES_MAX);
     while !text.is_char_boundary(end) {

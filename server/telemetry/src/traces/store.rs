@@ -7,15 +7,15 @@ use opentelemetry::trace::SpanKind;
 
 use super::{CURRENT, span::Span};
 
-/// The target of a store call, in the terms of OpenTelemetry's conventions.
+/// The database that a store call goes to, in the terms of OpenTelemetry's conventions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Database {
-    /// Redis, with its address and port unless it is a cluster.
+    /// Redis, with its address and port. A cluster has none.
     Redis(Option<(Arc<str>, u16)>),
     Memory,
 }
 
-/// The span of a call to the store, from the moment the call is queued.
+/// The span of a call to the store. It starts when the call is queued.
 #[derive(Debug)]
 pub struct StoreSpan {
     span: Span,
@@ -23,8 +23,7 @@ pub struct StoreSpan {
 }
 
 impl StoreSpan {
-    /// Begins a span below the one that the current task works for, if there is one. `operation` is the name of the
-    /// script.
+    /// Starts a child of the span of the current task, if the task has one. `operation` is the name of the script.
     #[must_use]
     pub fn begin(name: &'static str, operation: &'static str, database: &Database) -> Option<Box<Self>> {
         let kind = if *database == Database::Memory { SpanKind::Internal } else { SpanKind::Client };
@@ -44,7 +43,7 @@ impl StoreSpan {
         Some(Box::new(Self { span, queued: Instant::now() }))
     }
 
-    /// Begins the span of a call to the embedded store.
+    /// Starts the span of a call to the embedded store.
     #[must_use]
     pub fn memory(name: &'static str) -> Option<Box<Self>> {
         Self::begin(name, "", &Database::Memory)
@@ -54,7 +53,7 @@ impl StoreSpan {
         self.span.set_number(key, number);
     }
 
-    /// Records that the call is sent now, together with others: `operations` in all.
+    /// Records that the call is sent now, in a batch of `operations` operations.
     pub fn sent(&mut self, operations: usize) {
         let waited_us = self.queued.elapsed().as_micros();
         self.span.set_number("evenkeel.store.waited_us", waited_us);

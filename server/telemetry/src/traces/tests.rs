@@ -15,7 +15,7 @@ use super::*;
 
 const SAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// Keeps ended spans and exports nothing.
+/// Stores ended spans instead of exporting them.
 #[derive(Clone, Debug, Default)]
 struct Ended(Arc<Mutex<Vec<SpanData>>>);
 
@@ -43,7 +43,7 @@ impl Ended {
     }
 }
 
-/// Returns a tracer whose queue has room for `room` spans.
+/// Returns a tracer whose queue accepts `room` spans.
 fn tracer(sample: f64, room: usize) -> (Tracer, Ended, IntCounter) {
     let ended = Ended::default();
     let dropped = IntCounter::new("dropped", "dropped").unwrap();
@@ -149,7 +149,7 @@ async fn store_calls_are_children_of_their_request() {
     Current::of(span.as_ref())
         .within(|| async {
             drop(call().unwrap());
-            // Another task has to continue the span explicitly.
+            // A spawned task does not inherit the span of its parent task.
             assert!(tokio::spawn(async { StoreSpan::memory("lost").is_none() }).await.unwrap());
             let taken = current().within(|| async { drop(StoreSpan::memory("taken").unwrap()) });
             tokio::spawn(taken).await.unwrap();

@@ -39,7 +39,7 @@ fn failures_name_the_remedy() {
     assert!(failure.is_of_connection() && !of(410).is_of_connection() && !of(504).is_of_connection());
 }
 
-/// An API server that can be made unavailable, with one slice of one endpoint.
+/// An API server that a test can make unavailable. It has one slice with one endpoint.
 struct Server {
     world: Mutex<World>,
     cut: Notify,
@@ -111,7 +111,7 @@ fn addresses(state: &watch::Sender<ServiceState>) -> Vec<String> {
     found.addresses.iter().map(ToString::to_string).collect()
 }
 
-/// In virtual time, with the default waits.
+/// While the API server is away, the pool keeps its endpoints. The test uses virtual time and the default waits.
 #[tokio::test(start_paused = true)]
 async fn a_minute_without_the_api_server_changes_nothing() {
     let (server, metrics) = (Server::new(), Metrics::new().unwrap());
@@ -153,7 +153,7 @@ async fn a_minute_without_the_api_server_changes_nothing() {
     }
 }
 
-/// Guards against watching without a pause if the API server ends each watch at once.
+/// Guards against starting watches without a pause if the API server ends each watch at once.
 #[tokio::test(start_paused = true)]
 async fn watches_that_end_at_once_are_restarted_less_and_less_often() {
     let (server, metrics) = (Server::new(), Metrics::new().unwrap());

@@ -1,4 +1,5 @@
-// Every view, light and dark, wide and on a phone: axe-core finds no serious fault, and nothing is wider than the screen.
+// Checks every view in the light and dark themes and on a phone: axe-core reports no serious violation, and no element
+// is wider than the viewport.
 
 import assert from 'node:assert/strict';
 import { accessible, driver, visit } from '../browser.mjs';
@@ -13,7 +14,7 @@ const SCREENS = [
   ['phone', { colorScheme: 'light', viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true }],
 ];
 
-/** The page reports an unknown pool, and everything else stays live. */
+/** The page reports that a pool is unknown, and everything else stays live. */
 async function unknown() {
   const { page, tolerate, leave } = await visit('#/pool?cluster=nobodys');
   tolerate(/nobodys/);

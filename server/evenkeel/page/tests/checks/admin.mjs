@@ -1,5 +1,5 @@
-// Changes: the sidecar rejects them without a valid token; with one, the page confirms, sends and shows them with their line of
-// the change log.
+// Changes need a valid token. Without one, the sidecar rejects them. With one, the page asks for confirmation, sends
+// the change and shows its line of the change log.
 
 import assert from 'node:assert/strict';
 import { api, driver, SIDECARS, TOKEN, until, visit } from '../browser.mjs';
@@ -18,7 +18,7 @@ async function refusedWithout() {
 
 const dialog = (page) => page.getByRole('dialog');
 
-/** Returns the line of the change log after the change. */
+/** Returns the line of the change log that the dialog shows after the change. */
 async function done(page) {
   const result = dialog(page).getByRole('status');
   await result.getByText('Done.').waitFor();
@@ -34,7 +34,7 @@ export default async function check() {
   const { page, tolerate, leave } = await visit('#/limits');
   tolerate(/whoami/);
 
-  // Without a token the button asks for one; for a wrong one, the page shows the server's message.
+  // Without a token, the button asks for one. For a wrong token, the page shows the server's message.
   const override = page.getByRole('button', { name: 'Override … consumer-rpm for a key' });
   await override.click();
   await dialog(page).getByRole('heading', { name: 'Administrator’s token' }).waitFor();
@@ -88,7 +88,7 @@ export default async function check() {
   const table = page.getByRole('table', { name: 'Changes' });
   for (const what of ['drained an endpoint', 'undrained an endpoint', 'set a quota', 'set an override', 'removed an override']) await table.getByText(what, { exact: true }).first().waitFor();
 
-  // The page keeps the token only in this tab, and forgets it on request.
+  // The page stores the token only in this tab, and forgets it on request.
   assert.ok(!page.url().includes(TOKEN) && !(await page.evaluate(() => JSON.stringify(localStorage))).includes(TOKEN));
   await page.reload();
   const who = page.locator('#admin');
@@ -103,7 +103,7 @@ export default async function check() {
   await leave();
 }
 
-/** A drained endpoint gets no new requests; undrained, it gets requests again. */
+/** A drained endpoint gets no new requests. After the drain ends, it gets requests again. */
 async function drain(page) {
   const { hosts } = await driver('hosts');
   const address = Object.keys(hosts)[0];
@@ -114,7 +114,7 @@ async function drain(page) {
   assert.match(await done(page), new RegExp(`tests\\s+endpoint\\.drain\\s+.*${address}`));
   const row = page.getByRole('row', { name: address });
   await row.getByText('drained', { exact: true }).waitFor();
-  // The change takes effect on every sidecar within an interval.
+  // The change takes effect on every sidecar within one KeepAlive interval.
   for (const base of SIDECARS) {
     const drained = async () => (await api('endpoints?cluster=llm', { base })).body.endpoints.find((one) => one.address === address).drained;
     await until('every sidecar knows', drained, (is) => is);

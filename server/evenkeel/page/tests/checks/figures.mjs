@@ -1,4 +1,5 @@
-// On any sidecar, the page shows the figures of the API and the model servers, and follows changes within two seconds.
+// On every sidecar, the page shows the same figures as the API and the model servers, and shows a change within two
+// seconds.
 
 import assert from 'node:assert/strict';
 import { api, column, driver, figure, log, number, SIDECARS, until, visit } from '../browser.mjs';
@@ -27,7 +28,7 @@ export default async function check() {
     assert.equal(number(await figure(page, 'Room left')), body.pool.capacity - 7);
   }
 
-  // The overview on both sidecars shows the same figures, and follows a change through either gateway.
+  // The overviews of both sidecars show the same figures, and a change through either gateway.
   for (const { page } of visits) await page.evaluate(() => { location.hash = '#/'; });
   const follow = async (change, args, wanted) => {
     await driver(change, args);
@@ -43,9 +44,9 @@ export default async function check() {
   assert.equal(body.totals.in_flight, 5);
   for (const { page } of visits) {
     assert.equal(number(await figure(page, 'Sidecars')), SIDECARS.length);
-    // The previous page may just have closed a request.
+    // The previous round has just closed a request, so wait until this page shows that.
     await page.getByRole('heading', { name: `Room for ${body.totals.capacity - 5} more` }).waitFor();
-    // The row was changed in place; the table was not rebuilt.
+    // The page changes the row in place and does not rebuild the table.
     const row = await page.locator('table tbody tr').first().elementHandle();
     await driver('open', { count: 1 });
     await page.waitForFunction(() => document.querySelector('.stat-value')?.textContent === '6');
@@ -55,7 +56,7 @@ export default async function check() {
   }
   await driver('close', { count: 5 });
 
-  // The chart's label and table contain the admitted requests.
+  // The label and the table of the chart contain the admitted requests.
   const { page } = visits[0];
   await page.reload();
   const told = page.getByRole('img', { name: /^Admitted in the last 15 min/ });

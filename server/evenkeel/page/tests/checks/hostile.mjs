@@ -1,17 +1,18 @@
-// Clients choose the names of consumers, models and sessions: the page shows them as text, and their links work.
+// Clients choose the names of consumers, models and sessions, so the page must show them as text and encode them in
+// links.
 
 import assert from 'node:assert/strict';
 import { column, driver, until, visit } from '../browser.mjs';
 
 const NAME = '<img src=x onerror="alert(1)">&amp;/?#"\'%2F';
 
-// Keys escape some characters as addresses do.
+// In keys of limits, some characters are percent-encoded.
 const KEY = `consumer=${NAME}`;
 
 export default async function check() {
   await driver('use', { consumer: NAME, model: NAME, session: NAME, requests: 3 });
   const { page, tolerate, leave } = await visit('#/usage');
-  // The name is no request id either.
+  // No request has this name as its id, so the sidecar answers with an error.
   tolerate(/refusals/);
   const clean = async (where) => {
     assert.equal(await page.locator('main img, main script, main iframe').count(), 0, `markup was made of a name in ${where}`);

@@ -1,4 +1,5 @@
-// The whole page works by keyboard: every stop is visible, the focus follows navigation, and dialogs return it.
+// The whole page works by keyboard: each focused element is visible, the focus follows navigation, and a closed dialog
+// returns the focus.
 
 import assert from 'node:assert/strict';
 import { visit } from '../browser.mjs';
@@ -25,7 +26,7 @@ async function tabTo(page, fits, most = 80) {
   throw new Error('not reached by Tab');
 }
 
-/** When the rows of a list change places, the focused row keeps the focus. */
+/** When the rows of a list change their order, the focused row keeps the focus. */
 async function moved() {
   const { page, leave } = await visit('#/');
   const seen = await page.evaluate(async () => {
@@ -53,7 +54,7 @@ export default async function check() {
   await page.keyboard.press('Enter');
   assert.equal((await focused(page)).tag, 'H1');
 
-  // Open a pool: its heading has the focus. Sort it: the page announces the order.
+  // Open a pool: its heading gets the focus. Sort it: the page announces the sort order.
   await tabTo(page, (at) => at.tag === 'A' && at.text === 'llm');
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { name: 'llm', level: 1 }).waitFor();
@@ -68,7 +69,7 @@ export default async function check() {
   assert.match((await focused(page)).text, /^Endpoint/, 'the focus stays where it was');
   assert.match(await page.locator('#announcer').textContent(), /Sorted by Endpoint/);
 
-  // A dialog takes the focus, keeps it, and returns it.
+  // A dialog takes the focus, keeps it while it is open, and returns it when it closes.
   const { text } = await tabTo(page, (at) => at.tag === 'BUTTON' && at.text.startsWith('Drain …'));
   await page.keyboard.press('Space');
   const dialog = page.getByRole('dialog', { name: 'Administrator’s token' });

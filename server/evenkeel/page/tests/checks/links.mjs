@@ -1,4 +1,5 @@
-// The address holds the state of the view: links can be shared, back and forward work, and tables download as CSV.
+// The address contains the state of the view. Links can therefore be shared, and back and forward work. Tables can be
+// downloaded as CSV.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -35,7 +36,7 @@ async function addresses() {
   await leave();
 }
 
-/** A changed filter starts at the first page of every list, including the second list of a view. */
+/** If a filter changes, every list starts at its first page, including the second list of a view. */
 async function pages() {
   const { page, tolerate, leave } = await visit('#/quotas?rpage=of-another-filter&rn=2');
   tolerate(/status of 400/);
@@ -74,7 +75,7 @@ async function csv() {
   await leave();
 }
 
-/** The page works below a path, where an ingress or kubectl's proxy may serve it. */
+/** The page works below a path prefix, such as that of an ingress or of kubectl's proxy. */
 async function prefix() {
   const target = new URL(SIDECARS[0]);
   const proxy = createServer((from, to) => {

@@ -6,7 +6,7 @@ import { api, log, SIDECARS, visit } from '../browser.mjs';
 const LOADED_WITHIN_MS = 1000;
 const TRANSFER_MAX = 150_000;
 
-/** Returns the time from the start of a visit to the first figures, and the bytes fetched. */
+/** Returns the time from the start of a visit to the first figures, and the number of bytes fetched. */
 async function load() {
   const { page, leave } = await visit();
   await page.waitForFunction(() => document.querySelector('.stat-value')?.textContent !== '');
@@ -20,7 +20,7 @@ async function load() {
 }
 
 export default async function check() {
-  // On a busy machine, some visits wait for the machine and not for the page.
+  // On a busy machine, a visit may wait for the machine instead of the page, so only the fastest visit must be quick.
   const visits = [];
   for (let i = 0; i < 5; i += 1) visits.push(await load());
   const fastest = Math.min(...visits.map((one) => one.ms));

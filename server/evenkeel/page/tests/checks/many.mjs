@@ -1,13 +1,17 @@
-// 500 endpoints and 10,000 consumers: lists load quickly, in pages, and the page stays responsive while figures change.
+// With 500 endpoints and 10,000 consumers, lists load quickly and in pages. The page stays responsive while figures
+// change.
 
 import assert from 'node:assert/strict';
 import { api, log, number, visit } from '../browser.mjs';
 
 const AT_ONCE_MS = 1000;
-/** Largest share of time that the page's thread may spend in long tasks. */
+/** Maximum fraction of time that the page's thread may spend in long tasks. */
 const BUSY_MAX = 0.2;
 
-/** Measures an action until a condition holds. Only the fastest of three runs must be quick, because the machine may be busy. */
+/**
+ * Measures the time from an action until a condition holds. Only the fastest of three runs must be quick, because the
+ * machine may be busy.
+ */
 async function quick(page, what, act, holds) {
   const took = [];
   for (let i = 0; i < 3; i += 1) {
@@ -24,7 +28,7 @@ const go = (page, hash) => page.evaluate((to) => { location.hash = to; }, hash);
 
 export default async function check() {
   const { body } = await api('limits/fullest?limit=consumer-rpm&page_size=1');
-  // Sidecars report only the fullest keys.
+  // Sidecars report only the keys that have used most of their limits.
   log(`page: ${body.total} keys of limits`);
   assert.ok(body.total >= 100, `${body.total} keys of limits are known`);
 
@@ -53,7 +57,7 @@ export default async function check() {
   await page.getByLabel('Search addresses').fill('10.40.1.9');
   await page.waitForFunction(() => document.querySelectorAll('main table')[0].tBodies[0].rows.length === 10);
 
-  // While hundreds of figures change four times a second.
+  // Measure while hundreds of figures change four times a second.
   await go(page, '#/pool?cluster=large');
   await page.getByRole('table', { name: 'Endpoints of the pool' }).waitFor();
   const busy = await page.evaluate(() => new Promise((resolve) => {

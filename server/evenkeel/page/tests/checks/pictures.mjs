@@ -1,4 +1,4 @@
-// Pictures for the documentation; see loadtest/tests/it/page/pictures.rs.
+// Takes the pictures for the documentation; see loadtest/tests/it/page/pictures.rs.
 
 import { join } from 'node:path';
 import { api, SIDECARS, TOKEN, visit } from '../browser.mjs';
@@ -25,7 +25,7 @@ export default async function pictures() {
   for (const [name, hash, options] of PICTURES) {
     const { page, leave } = await visit(hash ?? `#/why?id=${encodeURIComponent(refused?.request_id ?? '')}`, { base: SIDECARS[0], ...options });
     await page.waitForFunction(() => document.body.dataset.live === 'live');
-    // Every section has loaded, and the charts are drawn.
+    // Wait until every section has loaded and the charts are drawn.
     await page.waitForLoadState('networkidle').catch(() => {});
     await page.waitForTimeout(1500);
     await page.screenshot({ path: join(process.env.EVENKEEL_PAGE_PICTURES, `${name}.png`) });

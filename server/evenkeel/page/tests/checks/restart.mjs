@@ -1,4 +1,4 @@
-// A sidecar is killed and restarted, and the store hangs: the page reports both, and recovers automatically.
+// The page reports that its sidecar was killed, and later that the store hangs. It recovers from both automatically.
 
 import assert from 'node:assert/strict';
 import { driver, figure, log, number, until, visit } from '../browser.mjs';
@@ -19,7 +19,7 @@ async function refused() {
 export default async function check() {
   await refused();
   const { page, tolerate, leave } = await visit();
-  // The browser's messages about refused or lost connections.
+  // The browser reports connections that are refused or lost.
   tolerate(/net::ERR_(CONNECTION_|INCOMPLETE_CHUNKED|EMPTY_RESPONSE|ABORTED)/);
   const lost = page.locator('#lost-banner');
   const live = () => page.evaluate(() => document.body.dataset.live);
@@ -38,7 +38,7 @@ export default async function check() {
   assert.ok(await page.evaluate(() => window.sameDocument), 'the page was loaded anew');
   await driver('close', { count: 3 });
 
-  // The store hangs.
+  // Now the store hangs.
   const banner = page.locator('#store-banner');
   tolerate(/status of 503/);
   await driver('store', { up: false });

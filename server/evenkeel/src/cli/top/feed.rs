@@ -14,23 +14,23 @@ use super::super::{
     exit::{HTTP_PORT, failed, is_http},
 };
 
-/// Pause between attempts to reach a sidecar.
+/// Wait between attempts to reach a sidecar.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-/// Lifetime of a watch. A new watch no longer sends the pools that no sidecar knows any more, so they disappear.
+/// Lifetime of a watch. A new watch does not send pools that no sidecar knows any more, so they disappear.
 const WATCH_ANEW: Duration = Duration::from_secs(60);
-/// Longest wait for the answer to a ping; after that the connection counts as lost.
+/// Interval of HTTP/2 pings, and maximum wait for the answer to a ping. After that the connection counts as lost.
 const PING_EVERY: Duration = Duration::from_secs(2);
-/// Longest wait for an answer.
+/// Maximum wait for a response.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// Span of the rates that the feed requests; only its last complete step counts.
+/// Time span of the requested rates. `top` shows only the last complete step.
 const RATES_SPAN_MS: u64 = 60_000;
-/// Most news that wait for the screen. Beyond them, the sidecar merges further changes.
+/// Maximum number of messages that wait for the screen. While the queue is full, the sidecar merges further changes.
 pub(super) const NEWS_MAX: usize = 256;
 
-/// News from the sidecar.
+/// A message from the feed to the screen.
 #[derive(Debug)]
 pub(super) enum News {
-    /// A watch has started: every pool follows, then each change.
+    /// A watch has started. It sends every pool, and then each change of a pool.
     Begun,
     /// The current state of a pool.
     Pool(Box<pb::PoolState>),
@@ -38,14 +38,14 @@ pub(super) enum News {
     Sidecars(Option<Vec<pb::SidecarState>>),
     /// Requests over time; `None` if the sidecar's version does not report them.
     Activity(Option<pb::GetActivityResponse>),
-    /// The connection is lost, and why.
+    /// The connection is lost, for this reason.
     Lost(String),
 }
 
-/// The receiver of the news is gone.
+/// Error: the receiver of the messages is gone.
 struct Closed;
 
-/// Why the feed's connection ended.
+/// The reason why the feed's connection ended.
 enum End {
     Closed,
     Lost(String),
@@ -68,7 +68,7 @@ impl From<Status> for End {
     }
 }
 
-/// Sends news until the receiver is gone.
+/// Sends messages until the receiver is gone.
 pub(super) async fn run(server: Server, only: Option<pb::Pool>, every: Duration, news: mpsc::Sender<News>) {
     loop {
         let why = match converse(&server, only.clone(), every, &news).await {
@@ -110,7 +110,7 @@ async fn converse(
     end.unwrap_or(End::Closed)
 }
 
-/// Follows the pools until the connection fails.
+/// Watches the pools until the connection fails.
 async fn watch(
     mut client: InspectClient<Channel>,
     only: Option<pb::Pool>,
@@ -123,7 +123,7 @@ async fn watch(
             timeout(ANSWER_WITHIN, client.watch_pools(request)).await.map_err(late)??.into_inner();
         send(news, News::Begun).await?;
         let until = Instant::now() + WATCH_ANEW;
-        // The loop ends when the watch must be renewed.
+        // The inner loop ends when the watch must be renewed.
         while let Ok(message) = timeout_at(until, stream.message()).await {
             let state = message?.ok_or_else(|| End::Lost("it is stopping".to_owned()))?;
             send(news, News::Pool(Box::new(state))).await?;
@@ -131,7 +131,8 @@ async fn watch(
     }
 }
 
-/// Polls sidecars and rates, which have no watch. The watch reports lost connections, so failures here are ignored.
+/// Polls the sidecars and the rates, which have no watch. Ignores failures, because the watch of pools reports lost
+/// connections.
 async fn ask(
     mut client: InspectClient<Channel>,
     every: Duration,
@@ -157,7 +158,7 @@ async fn send(news: &mpsc::Sender<News>, what: News) -> Result<(), Closed> {
     news.send(what).await.map_err(|_| Closed)
 }
 
-/// Drains an endpoint, in one pool or in all.
+/// Drains an endpoint in one pool, or in every pool if `pool` is `None`.
 pub(super) async fn drain(
     server: &Server,
     by: &As,

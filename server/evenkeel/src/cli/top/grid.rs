@@ -1,4 +1,4 @@
-//! Rows under a header, fitted to the width of the terminal: the least important columns are left out first.
+//! Draws rows under a header. If the terminal is narrow, leaves out the least important columns first.
 
 use ratatui::{
     buffer::Buffer,
@@ -10,16 +10,16 @@ use unicode_width::UnicodeWidthStr as _;
 use super::super::table::cut;
 
 const GAP: usize = 2;
-/// Least width of the name column, as long as another column can be left out.
+/// Minimum width of the name column, as long as another column can be left out.
 const NAME_WIDTH_MIN: usize = 14;
 const BAR_WIDTH_MAX: usize = 40;
 
-/// What the terminal can show.
+/// How to draw on this terminal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look {
-    /// The terminal shows colours, and NO_COLOR does not forbid them.
+    /// Whether to use colours: NO_COLOR is not set.
     pub(super) colour: bool,
-    /// The terminal shows characters beyond ASCII.
+    /// Whether to use characters beyond ASCII: the locale uses UTF-8.
     pub(super) unicode: bool,
 }
 
@@ -35,24 +35,24 @@ impl Look {
         }
     }
 
-    /// Returns a style with this colour, or a plain style without colours.
+    /// Returns a style with this colour, or a plain style if colours are off.
     pub(super) fn in_colour(self, colour: Color) -> Style {
         if self.colour { Style::new().fg(colour) } else { Style::new() }
     }
 }
 
-/// A column. The first one grows into the width that the others leave.
+/// A column. The first column takes the width that the other columns leave free.
 pub(super) struct Column {
     pub(super) title: &'static str,
     pub(super) width: usize,
-    /// On a narrow screen, columns of the least weight are left out first.
+    /// If the screen is narrow, columns with the smallest weight are left out first.
     pub(super) weight: u8,
 }
 
 pub(super) enum Cell {
     Text(String),
     Number(String),
-    /// A share from 0 to 1, and whether it is a share of a capacity: then a nearly full bar is red.
+    /// A fraction from 0 to 1, and whether it is a fraction of a capacity. If so, a nearly full bar is red.
     Bar(f64, bool),
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Row {
     pub(super) dim: bool,
 }
 
-/// Draws the rows that fit.
+/// Draws the rows that fit into the area.
 pub(super) fn draw(buffer: &mut Buffer, area: Rect, look: Look, columns: &[Column], rows: &[Row]) {
     if area.height == 0 {
         return;
@@ -95,7 +95,7 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, look: Look, columns: &[Colum
     }
 }
 
-/// Returns one line of an area.
+/// Returns line `i` of an area.
 pub(super) fn line(area: Rect, i: u16) -> Rect {
     Rect { y: area.y + i, height: 1, ..area }
 }
@@ -116,7 +116,7 @@ fn fit(columns: &[Column], name: usize, width: usize) -> Vec<usize> {
     let grown = spare.min(name.saturating_sub(widths[0]));
     widths[0] += grown;
     spare -= grown;
-    // Only bars have no title.
+    // Only the column of bars has no title.
     if let Some(bar) = columns.iter().position(|column| column.title.is_empty())
         && widths[bar] > 0
     {
@@ -152,7 +152,7 @@ fn put_row(buffer: &mut Buffer, area: Rect, look: Look, widths: &[usize], row: &
 fn put_bar(buffer: &mut Buffer, area: Rect, look: Look, share: f64, of_capacity: bool) {
     let width = usize::from(area.width);
     let share = if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
-    // A share above 0 fills at least one cell, and only a full share fills all.
+    // A fraction above 0 fills at least one cell, and only 1 fills all cells.
     let filled = match (share * width as f64).round() as usize {
         0 if share > 0.0 => 1,
         all if all == width && share < 1.0 => width.saturating_sub(1),

@@ -1,16 +1,16 @@
-//! Keys of `top`: what each one changes or requests.
+//! Handles the keys of `top`. A key changes what the screen shows, or requests an action.
 
 use evenkeel_proto::v1 as pb;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::model::{Key, Model, Sort, endpoints};
 
-/// Orders of pools and of endpoints, in the sequence that `s` steps through.
+/// Sort orders of pools and of endpoints, in the sequence in which the key `s` selects them.
 const POOL_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Imbalance];
 const ENDPOINT_SORTS: [Sort; 4] = [Sort::Load, Sort::InFlight, Sort::Name, Sort::Room];
 const FILTER_CHARS_MAX: usize = 64;
 
-/// What a key requests beyond a change of the screen.
+/// The action that a key requests, if it does more than change the screen.
 #[derive(Debug, PartialEq)]
 pub(super) enum Action {
     None,
@@ -19,14 +19,14 @@ pub(super) enum Action {
     Undrain { endpoint: String, pool: pb::Pool },
 }
 
-/// What the next key means.
+/// The mode, which determines what the next key means.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Mode {
     Browse,
     Help,
     /// The user types the filter.
     Filter,
-    /// Asks whether to drain the endpoint, or to undrain it if `drained`.
+    /// The screen asks whether to drain the endpoint, or to undrain it if `drained`.
     Confirm {
         endpoint: String,
         pool: pb::Pool,
@@ -34,26 +34,26 @@ pub(super) enum Mode {
     },
 }
 
-/// What the screen shows: the list, its order, filter and selection.
+/// State of the user interface: the open list, its sort order, filter and selection.
 #[derive(Debug)]
-pub(super) struct Desk {
+pub(super) struct Ui {
     /// The pool whose endpoints are shown; `None` shows the pools.
     pub(super) open: Option<Key>,
-    /// Opens the first pool, because the command named only one.
+    /// Whether to open the first pool, because the command names only one pool.
     pub(super) open_first: bool,
     pub(super) pool: Option<Key>,
     pub(super) endpoint: Option<String>,
     pub(super) mode: Mode,
     pub(super) paused: bool,
     pub(super) message: String,
-    /// The first row on the screen, and the number of rows that fit.
+    /// Index of the first row on the screen, and the number of rows that fit.
     pub(super) top: usize,
     pub(super) rows: usize,
     filters: [String; 2],
     sorts: [usize; 2],
 }
 
-impl Desk {
+impl Ui {
     pub(super) fn new(open_first: bool) -> Self {
         Self {
             open: None,
@@ -167,7 +167,7 @@ impl Desk {
         }
     }
 
-    /// Goes one step back: clears the filter, or else leaves the endpoints.
+    /// Goes one step back: clears the filter if there is one, and otherwise closes the list of endpoints.
     fn leave(&mut self) {
         let level = self.level();
         if !self.filters[level].is_empty() {
@@ -208,7 +208,7 @@ impl Desk {
     }
 }
 
-/// Returns the action for an answer to the question. Any key but `y` and `o` means no.
+/// Returns the action for the answer to the question. Any key other than `y` and `o` means no.
 fn confirmed(code: KeyCode, endpoint: String, pool: pb::Pool, drained: bool) -> Action {
     match (code, drained) {
         (KeyCode::Char('y'), true) => Action::Undrain { endpoint, pool },
@@ -227,14 +227,14 @@ mod tests {
         *,
     };
 
-    fn press(desk: &mut Desk, model: &Model, keys: &str) -> Action {
+    fn press(ui: &mut Ui, model: &Model, keys: &str) -> Action {
         let code = |c| match c {
             '\n' => KeyCode::Enter,
             '\u{1b}' => KeyCode::Esc,
             c => KeyCode::Char(c),
         };
         let keys = keys.chars().map(|c| KeyEvent::new(code(c), KeyModifiers::NONE));
-        keys.map(|key| desk.key(key, model)).last().unwrap_or(Action::None)
+        keys.map(|key| ui.key(key, model)).last().unwrap_or(Action::None)
     }
 
     fn model() -> Model {
@@ -246,58 +246,58 @@ mod tests {
 
     #[test]
     fn the_selection_stays_with_what_is_selected() {
-        let (mut model, mut desk) = (model(), Desk::new(false));
-        press(&mut desk, &model, "j");
-        assert_eq!(desk.pool, Some(("b".to_owned(), String::new())));
+        let (mut model, mut ui) = (model(), Ui::new(false));
+        press(&mut ui, &model, "j");
+        assert_eq!(ui.pool, Some(("b".to_owned(), String::new())));
         let busy = pool("b", vec![endpoint("z", 4, 4)]);
         model.hear(super::super::feed::News::Pool(Box::new(busy)), Instant::now());
-        assert_eq!(desk.selected(&model), 0, "b has become the first");
-        press(&mut desk, &model, "G");
-        assert_eq!(desk.pool.as_ref().map(|(cluster, _)| cluster.as_str()), Some("a"));
-        press(&mut desk, &model, "jjjj g");
-        assert_eq!(desk.selected(&model), 0);
+        assert_eq!(ui.selected(&model), 0, "b has become the first");
+        press(&mut ui, &model, "G");
+        assert_eq!(ui.pool.as_ref().map(|(cluster, _)| cluster.as_str()), Some("a"));
+        press(&mut ui, &model, "jjjj g");
+        assert_eq!(ui.selected(&model), 0);
     }
 
     #[test]
     fn draining_asks_first() {
-        let (model, mut desk) = (model(), Desk::new(false));
-        assert_eq!(press(&mut desk, &model, "d"), Action::None);
-        assert!(desk.message.contains("open a pool"));
-        press(&mut desk, &model, "\nd");
+        let (model, mut ui) = (model(), Ui::new(false));
+        assert_eq!(press(&mut ui, &model, "d"), Action::None);
+        assert!(ui.message.contains("open a pool"));
+        press(&mut ui, &model, "\nd");
         let llm = pb::Pool { route: String::new(), cluster: "a".into() };
         let asked = Mode::Confirm { endpoint: "x".into(), pool: llm.clone(), drained: false };
-        assert_eq!(desk.mode, asked);
-        assert_eq!(press(&mut desk, &model, "n"), Action::None, "any key but y and o means no");
-        assert_eq!(press(&mut desk, &model, "dy"), Action::Drain { endpoint: "x".into(), pool: None });
+        assert_eq!(ui.mode, asked);
+        assert_eq!(press(&mut ui, &model, "n"), Action::None, "any key but y and o means no");
+        assert_eq!(press(&mut ui, &model, "dy"), Action::Drain { endpoint: "x".into(), pool: None });
         let only = Action::Drain { endpoint: "x".into(), pool: Some(llm) };
-        assert_eq!(press(&mut desk, &model, "do"), only);
+        assert_eq!(press(&mut ui, &model, "do"), only);
         let b = pb::Pool { route: String::new(), cluster: "b".into() };
         let undrain = Action::Undrain { endpoint: "z".into(), pool: b };
-        assert_eq!(press(&mut desk, &model, "\u{1b}j\ndy"), undrain);
+        assert_eq!(press(&mut ui, &model, "\u{1b}j\ndy"), undrain);
     }
 
     #[test]
     fn filters_orders_and_the_way_back() {
-        let (model, mut desk) = (model(), Desk::new(false));
-        press(&mut desk, &model, "/b");
-        assert_eq!((desk.filter(), desk.mode == Mode::Filter), ("b", true));
-        press(&mut desk, &model, "\n\n");
-        assert_eq!(desk.open, Some(("b".to_owned(), String::new())));
+        let (model, mut ui) = (model(), Ui::new(false));
+        press(&mut ui, &model, "/b");
+        assert_eq!((ui.filter(), ui.mode == Mode::Filter), ("b", true));
+        press(&mut ui, &model, "\n\n");
+        assert_eq!(ui.open, Some(("b".to_owned(), String::new())));
         assert_eq!(
-            (desk.filter(), desk.sort()),
+            (ui.filter(), ui.sort()),
             ("", Sort::Load),
             "pools and endpoints have separate filters and orders"
         );
-        press(&mut desk, &model, "sss");
-        assert_eq!(desk.sort(), Sort::Room);
-        press(&mut desk, &model, "\u{1b}");
-        assert_eq!((desk.open.is_none(), desk.filter(), desk.sort()), (true, "b", Sort::Load));
-        press(&mut desk, &model, "\u{1b}");
-        assert_eq!(desk.filter(), "");
-        assert_eq!(press(&mut desk, &model, "?q"), Action::None, "any key leaves the help");
-        assert_eq!(press(&mut desk, &model, "q"), Action::Quit);
+        press(&mut ui, &model, "sss");
+        assert_eq!(ui.sort(), Sort::Room);
+        press(&mut ui, &model, "\u{1b}");
+        assert_eq!((ui.open.is_none(), ui.filter(), ui.sort()), (true, "b", Sort::Load));
+        press(&mut ui, &model, "\u{1b}");
+        assert_eq!(ui.filter(), "");
+        assert_eq!(press(&mut ui, &model, "?q"), Action::None, "any key leaves the help");
+        assert_eq!(press(&mut ui, &model, "q"), Action::Quit);
         let ctrl_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-        press(&mut desk, &model, "/");
-        assert_eq!(desk.key(ctrl_c, &model), Action::Quit, "in any mode");
+        press(&mut ui, &model, "/");
+        assert_eq!(ui.key(ctrl_c, &model), Action::Quit, "in any mode");
     }
 }

@@ -1,4 +1,4 @@
-//! `evenkeel top`: pools, live in the terminal.
+//! `evenkeel top`: shows pools live in the terminal.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -19,7 +19,7 @@ use tokio::{
 use self::{
     feed::{NEWS_MAX, News},
     grid::Look,
-    keys::{Action, Desk},
+    keys::{Action, Ui},
     model::Model,
     screen::{Input, Screen},
     view::{HEAD_LINES, View},
@@ -38,11 +38,11 @@ mod model;
 mod screen;
 mod view;
 
-/// Longest time between two frames, so that the ages shown are right.
+/// Maximum time between two frames, so that the ages on the screen stay right.
 const REDRAW_EVERY: Duration = Duration::from_millis(250);
-/// Least time between two frames, however fast news arrive.
+/// Minimum time between two frames, however fast messages arrive.
 const FRAME: Duration = Duration::from_millis(50);
-/// Width in columns of a frame that is not printed to a terminal.
+/// Width in columns of a frame that is printed to a file or pipe.
 const PLAIN_WIDTH: usize = 120;
 
 /// Watch pools live.
@@ -65,7 +65,7 @@ pub(crate) struct Top {
     /// Print one frame and exit
     #[arg(long)]
     once: bool,
-    /// How often to refresh rates and sidecars, at least 200ms; changes of pools are shown at once
+    /// How often to refresh rates and sidecars, 200ms..1h; changes of pools are shown at once
     #[arg(long, default_value = "1s", value_parser = interval, value_name = "TIME")]
     interval: Duration,
     /// Output format: json and csv print each change of a pool, until interrupted
@@ -85,7 +85,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 impl Top {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        // Reject an invalid address here: the feed would retry it forever.
+        // Reject an invalid address here, because the feed would retry it forever.
         self.server.endpoint()?;
         match self.output {
             Output::Table if self.once || !io::stdout().is_terminal() => self.frame().await,
@@ -120,14 +120,14 @@ impl Top {
         model.hear(News::Sidecars(sidecars.map(|answer| answer.into_inner().sidecars)), now);
         model.hear(News::Activity(activity.map(tonic::Response::into_inner)), now);
 
-        let mut desk = Desk::new(false);
-        desk.open = self.pool.encode().and_then(|_| model.first().cloned());
+        let mut ui = Ui::new(false);
+        ui.open = self.pool.encode().and_then(|_| model.first().cloned());
         // Printed frames have no selected row.
         let (width, height) =
             (terminal_width().unwrap_or(PLAIN_WIDTH), rows as u64 + u64::from(HEAD_LINES) + 2);
         let area = Rect::new(0, 0, width.clamp(20, 1000) as u16, height.min(60_000) as u16);
         let mut buffer = Buffer::empty(area);
-        View { url: &self.server.url, model: &model, look: look(), now }.draw(&mut buffer, &mut desk);
+        View { url: &self.server.url, model: &model, look: look(), now }.draw(&mut buffer, &mut ui);
         let mut lines = lines(&buffer);
         // The last line lists keys, which a printed frame does not need.
         lines.pop();
@@ -162,42 +162,42 @@ impl Top {
         Ok(())
     }
 
-    /// Runs on the screen until the user quits or a signal arrives.
+    /// Shows pools on the screen until the user quits or a signal arrives.
     async fn live(self) -> anyhow::Result<()> {
         let (mut news, mut feed) = self.listen();
         let mut ends = Ends::new()?;
         let (mut screen, mut keys) = Screen::open().context("cannot take over the terminal")?;
         let (send, mut done) = mpsc::channel::<String>(8);
-        let (mut model, mut desk, look) = (Model::default(), Desk::new(self.pool.encode().is_some()), look());
+        let (mut model, mut ui, look) = (Model::default(), Ui::new(self.pool.encode().is_some()), look());
         let mut redraw = tokio::time::interval(REDRAW_EVERY);
         loop {
             let now = Instant::now();
             model.tidy(now);
-            if desk.open_first && model.first().is_some() {
-                (desk.open, desk.open_first) = (model.first().cloned(), false);
+            if ui.open_first && model.first().is_some() {
+                (ui.open, ui.open_first) = (model.first().cloned(), false);
             }
             let view = View { url: &self.server.url, model: &model, look, now };
-            screen.terminal.draw(|frame| view.draw(frame.buffer_mut(), &mut desk))?;
+            screen.terminal.draw(|frame| view.draw(frame.buffer_mut(), &mut ui))?;
             tokio::select! {
                 input = keys.recv() => match input {
-                    Some(Input::Key(key)) => match desk.key(key, &model) {
+                    Some(Input::Key(key)) => match ui.key(key, &model) {
                         Action::None => {}
                         Action::Quit => return Ok(()),
-                        action => self.act(action, &mut desk, send.clone()),
+                        action => self.act(action, &mut ui, send.clone()),
                     },
                     Some(Input::Resized) => {}
                     Some(Input::Closed) | None => return Ok(()),
                 },
-                // While paused, the feed's channel fills up, and the sidecar merges the changes.
-                Some(first) = news.recv(), if !desk.paused => {
+                // While the display is paused, the feed's channel fills up. The sidecar then merges the changes.
+                Some(first) = news.recv(), if !ui.paused => {
                     model.hear(first, now);
-                    // One frame shows all news that arrive within a short time.
+                    // One frame shows all messages that arrive within a short time.
                     tokio::time::sleep_until((now + FRAME).into()).await;
                     while let Ok(next) = news.try_recv() {
                         model.hear(next, Instant::now());
                     }
                 }
-                Some(text) = done.recv() => desk.message = text,
+                Some(text) = done.recv() => ui.message = text,
                 _ = redraw.tick() => {}
                 ended = &mut feed => return stopped(ended),
                 () = ends.wait() => return Ok(()),
@@ -206,28 +206,29 @@ impl Top {
     }
 
     /// Runs an action in the background, so that the screen stays responsive.
-    fn act(&self, action: Action, desk: &mut Desk, send: mpsc::Sender<String>) {
+    fn act(&self, action: Action, ui: &mut Ui, send: mpsc::Sender<String>) {
         let (server, by) = (self.server.clone(), self.by.clone());
-        "waiting for the sidecar".clone_into(&mut desk.message);
+        "waiting for the sidecar".clone_into(&mut ui.message);
         tokio::spawn(async move {
             let done = match action {
                 Action::Drain { endpoint, pool } => feed::drain(&server, &by, &endpoint, pool).await,
                 Action::Undrain { endpoint, pool } => feed::undrain(&server, &by, &endpoint, &pool).await,
                 Action::None | Action::Quit => return,
             };
-            // The receiver is gone if `top` has ended meanwhile.
+            // The receiver is gone if `top` has ended in the meantime.
             let _ = send.send(done.unwrap_or_else(|error| format!("{error:#}"))).await;
         });
     }
 }
 
-/// Reports that the feed ended. It runs as long as its receiver, so an earlier end is a bug or a panic.
+/// Returns the error for a feed that ended. The feed runs as long as its receiver, so an earlier end is a bug or a
+/// panic.
 fn stopped(ended: Result<(), JoinError>) -> anyhow::Result<()> {
     ended.context("the connection to the sidecar failed")?;
     anyhow::bail!("the connection to the sidecar stopped unexpectedly")
 }
 
-/// Signals that end a program.
+/// Signals that end `top`.
 struct Ends([tokio::signal::unix::Signal; 3]);
 
 impl Ends {
@@ -251,7 +252,7 @@ fn look() -> Look {
     Look::of_environment(|name| std::env::var(name).ok())
 }
 
-/// Returns a buffer as lines of text.
+/// Returns the buffer's content as lines of text.
 fn lines(buffer: &Buffer) -> Vec<String> {
     let width = usize::from(buffer.area().width.max(1));
     let mut lines = Vec::new();

@@ -1,4 +1,4 @@
-//! The state of `top`, and the sort orders.
+//! The data that `top` shows, and the sort orders of its lists.
 
 use std::{
     cmp::{Ordering, Reverse},
@@ -10,10 +10,10 @@ use evenkeel_proto::v1 as pb;
 
 use super::feed::News;
 
-/// Time after the start of a watch when pools that it has not sent are removed.
+/// Time in which a new watch sends all pools. After it, pools that the watch has not sent are removed.
 const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
-/// A pool's identity: cluster, then route, which is also the order of lists.
+/// A pool's identity: cluster, then route. Lists sorted by name use the same order.
 pub(super) type Key = (String, String);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Sort {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Totals {
     pub(super) in_flight: u64,
-    /// `None` if any pool is unlimited.
+    /// Sum of the pools' capacities. `None` if a pool is unlimited.
     pub(super) capacity: Option<u64>,
     pub(super) pools: usize,
     pub(super) endpoints: usize,
@@ -58,14 +58,14 @@ struct Known {
 #[derive(Default)]
 pub(super) struct Model {
     pools: BTreeMap<Key, Known>,
-    /// The number of watches started, and the start of the last one.
+    /// Number of watches started, and the start of the last watch.
     watch: u64,
     begun: Option<Instant>,
     /// Time of the sidecar's last message.
     pub(super) seen: Option<Instant>,
-    /// Time since which the sidecar does not answer, and the reason.
+    /// Time since which the sidecar has not answered, and the reason.
     pub(super) lost: Option<(Instant, String)>,
-    /// `None` if unknown.
+    /// `None` if the sidecar has not reported them.
     pub(super) sidecars: Option<Vec<pb::SidecarState>>,
     /// Requests admitted and refused per second; `None` if unknown.
     pub(super) rates: Option<(f64, f64)>,
@@ -94,7 +94,7 @@ impl Model {
         self.seen = Some(now);
     }
 
-    /// Removes pools that the current watch has not sent, once it has had time to send them.
+    /// Removes pools that the current watch has not sent within [`TOLD_WITHIN`].
     pub(super) fn tidy(&mut self, now: Instant) {
         if self.begun.is_some_and(|begun| now.duration_since(begun) >= TOLD_WITHIN) {
             let watch = self.watch;
@@ -140,7 +140,7 @@ impl Model {
         };
         let mut pools: Vec<_> = self.pools.iter().map(|(key, known)| (key, &known.state)).collect();
         pools.retain(|(key, _)| filter.is_empty() || matches(key));
-        // The map is ordered by name, and a stable sort keeps that order among equals.
+        // The map is sorted by name, and a stable sort keeps that order among equal pools.
         match sort {
             Sort::Load => pools.sort_by(|(_, a), (_, b)| most(pool_load(a), pool_load(b))),
             Sort::InFlight => pools.sort_by_key(|(_, state)| Reverse(state.in_flight)),
@@ -178,12 +178,13 @@ fn most(a: f64, b: f64) -> Ordering {
     b.total_cmp(&a)
 }
 
-/// Returns the share of its capacity that a pool has in flight. Unlimited pools sort after limited pools with any load.
+/// Returns a pool's requests in flight divided by its capacity. An unlimited pool gets a smaller value than every
+/// limited pool that has requests in flight.
 fn pool_load(state: &pb::PoolState) -> f64 {
     if let Some(capacity) = state.capacity.filter(|capacity| *capacity > 0) {
         return state.in_flight as f64 / capacity as f64;
     }
-    // Below the least load above 0 that a limited pool can have; among unlimited pools, ordered by requests in flight.
+    // This is less than any load above 0 of a limited pool. It sorts unlimited pools by requests in flight.
     1e-12 * state.in_flight as f64
 }
 

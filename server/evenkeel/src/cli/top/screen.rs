@@ -1,4 +1,4 @@
-//! Takes over the terminal, and restores it whichever way `top` ends.
+//! Takes over the terminal, and restores it however `top` ends.
 
 use std::{
     io,
@@ -20,14 +20,13 @@ use tokio::sync::mpsc;
 const POLL: Duration = Duration::from_millis(50);
 const KEYS_MAX: usize = 64;
 
-/// Events of the terminal.
 pub(super) enum Input {
     Key(KeyEvent),
     Resized,
     Closed,
 }
 
-/// The terminal in raw mode, on its alternate screen. Dropping it, or a panic, restores the terminal.
+/// The terminal in raw mode, on its alternate screen. Dropping this value restores the terminal; so does a panic.
 pub(super) struct Screen {
     pub(super) terminal: DefaultTerminal,
     stop: Arc<AtomicBool>,
@@ -35,9 +34,9 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes over the terminal. The channel delivers keys and changes of size.
+    /// Takes over the terminal. Returns it with a channel that delivers keys and size changes.
     pub(super) fn open() -> io::Result<(Self, mpsc::Receiver<Input>)> {
-        // This also sets a panic hook that restores the terminal.
+        // `try_init` also sets a panic hook that restores the terminal.
         let terminal = ratatui::try_init()?;
         let (send, receive) = mpsc::channel(KEYS_MAX);
         let stop = Arc::new(AtomicBool::new(false));
@@ -69,7 +68,7 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         ratatui::restore();
-        // The keyboard thread need not be joined: it ends within one poll, or with the process.
+        // The keyboard thread need not be joined, because it ends within one poll interval or with the process.
         drop(self.reader.take());
     }
 }

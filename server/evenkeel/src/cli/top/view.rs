@@ -16,11 +16,11 @@ use super::{
         table::cut,
     },
     grid::{self, Cell, Column, Look, Row, line},
-    keys::{Desk, Mode},
+    keys::{Mode, Ui},
     model::{Key, Model, endpoints, full},
 };
 
-/// Lines above the table.
+/// Number of lines above the table.
 pub(super) const HEAD_LINES: u16 = 3;
 
 const HELP: &[(&str, &str)] = &[
@@ -38,7 +38,7 @@ const HELP: &[(&str, &str)] = &[
     ("IMBALANCE", "share of the requests in flight that would have to move"),
 ];
 
-/// Draws the model for one sidecar's address.
+/// One frame of `top`: the model of the sidecar at `url`, at the time `now`.
 pub(super) struct View<'a> {
     pub(super) url: &'a str,
     pub(super) model: &'a Model,
@@ -48,30 +48,30 @@ pub(super) struct View<'a> {
 
 impl View<'_> {
     /// Draws the whole screen, and scrolls so that the selected row is visible.
-    pub(super) fn draw(&self, buffer: &mut Buffer, desk: &mut Desk) {
+    pub(super) fn draw(&self, buffer: &mut Buffer, ui: &mut Ui) {
         let area = *buffer.area();
         if area.width < 4 || area.height == 0 {
             return;
         }
-        self.head(buffer, area, desk);
+        self.head(buffer, area, ui);
         let foot = area.height.saturating_sub(1);
         let body = Rect { y: HEAD_LINES, height: foot.saturating_sub(HEAD_LINES), ..area };
         if body.height > 0 && HEAD_LINES < area.height {
-            desk.rows = usize::from(body.height).saturating_sub(1).max(1);
-            if desk.mode == Mode::Help {
+            ui.rows = usize::from(body.height).saturating_sub(1).max(1);
+            if ui.mode == Mode::Help {
                 help(buffer, body);
             } else {
-                self.body(buffer, body, desk);
+                self.body(buffer, body, ui);
             }
         }
         if foot >= HEAD_LINES {
-            self.foot(buffer, line(area, foot), desk);
+            self.foot(buffer, line(area, foot), ui);
         }
     }
 
-    /// Draws the lines above the table: the sidecar and its state; totals and rates; the current list.
-    pub(super) fn head(&self, buffer: &mut Buffer, area: Rect, desk: &Desk) {
-        let (state, style) = self.state(desk);
+    /// Draws the lines above the table: the sidecar and its state, the totals and rates, and the title of the list.
+    pub(super) fn head(&self, buffer: &mut Buffer, area: Rect, ui: &Ui) {
+        let (state, style) = self.state(ui);
         let name = format!(" evenkeel top  {}", self.url);
         // On a narrow screen, the state matters more than the address.
         let room = usize::from(area.width).saturating_sub(state.width() + 3);
@@ -82,11 +82,11 @@ impl View<'_> {
             put(buffer, area, 1, &self.totals(), Style::new());
         }
         if area.height > 2 {
-            put(buffer, area, 2, &self.subject(desk), Style::new().add_modifier(Modifier::DIM));
+            put(buffer, area, 2, &self.subject(ui), Style::new().add_modifier(Modifier::DIM));
         }
     }
 
-    fn state(&self, desk: &Desk) -> (String, Style) {
+    fn state(&self, ui: &Ui) -> (String, Style) {
         let ago = |at: Instant| self.now.saturating_duration_since(at).as_secs_f64();
         let Self { model, look, .. } = self;
         if let Some((since, _)) = &model.lost {
@@ -104,7 +104,7 @@ impl View<'_> {
             words.push(format!("sidecars {alive}/{}", sidecars.len()));
         }
         words.push(format!("last seen {:.1}s ago", ago(seen)));
-        if desk.paused {
+        if ui.paused {
             words.push("PAUSED".to_owned());
         }
         (words.join("  "), look.in_colour(colour))
@@ -133,8 +133,8 @@ impl View<'_> {
         )
     }
 
-    fn subject(&self, desk: &Desk) -> String {
-        let what = match &desk.open {
+    fn subject(&self, ui: &Ui) -> String {
+        let what = match &ui.open {
             None => "pools".to_owned(),
             Some((cluster, route)) => {
                 let state = self.model.pool(&(cluster.clone(), route.clone()));
@@ -142,31 +142,31 @@ impl View<'_> {
                 format!("{} of {holders} holders", title(cluster, route))
             }
         };
-        let filter = desk.filter();
+        let filter = ui.filter();
         let filter = if filter.is_empty() { String::new() } else { format!(", with {filter:?}") };
-        format!(" {what}, by {}{filter}", desk.sort().name())
+        format!(" {what}, by {}{filter}", ui.sort().name())
     }
 
-    fn body(&self, buffer: &mut Buffer, area: Rect, desk: &mut Desk) {
-        let (columns, rows) = match desk.open.clone() {
+    fn body(&self, buffer: &mut Buffer, area: Rect, ui: &mut Ui) {
+        let (columns, rows) = match ui.open.clone() {
             Some(key) => match self.model.pool(&key) {
-                Some(state) => self.endpoint_rows(state, desk),
+                Some(state) => self.endpoint_rows(state, ui),
                 None => (Vec::new(), Vec::new()),
             },
-            None => self.pool_rows(desk),
+            None => self.pool_rows(ui),
         };
         if rows.is_empty() {
-            return put(buffer, area, 0, self.nothing(desk), Style::new());
+            return put(buffer, area, 0, self.nothing(ui), Style::new());
         }
-        let selected = desk.selected(self.model);
-        desk.top = desk.top.min(selected).max((selected + 1).saturating_sub(desk.rows));
-        desk.top = desk.top.min(rows.len().saturating_sub(desk.rows));
-        grid::draw(buffer, area, self.look, &columns, rows.get(desk.top..).unwrap_or(&[]));
+        let selected = ui.selected(self.model);
+        ui.top = ui.top.min(selected).max((selected + 1).saturating_sub(ui.rows));
+        ui.top = ui.top.min(rows.len().saturating_sub(ui.rows));
+        grid::draw(buffer, area, self.look, &columns, rows.get(ui.top..).unwrap_or(&[]));
     }
 
     /// Returns the text shown instead of an empty list.
-    fn nothing(&self, desk: &Desk) -> &'static str {
-        match (&self.model.seen, desk.filter().is_empty(), desk.open.is_some()) {
+    fn nothing(&self, ui: &Ui) -> &'static str {
+        match (&self.model.seen, ui.filter().is_empty(), ui.open.is_some()) {
             (None, ..) => " no sidecar has answered yet",
             (_, false, _) => " nothing matches the filter; Esc clears it",
             (_, true, true) => " no endpoints known; Esc goes back",
@@ -174,7 +174,7 @@ impl View<'_> {
         }
     }
 
-    pub(super) fn pool_rows(&self, desk: &Desk) -> (Vec<Column>, Vec<Row>) {
+    pub(super) fn pool_rows(&self, ui: &Ui) -> (Vec<Column>, Vec<Row>) {
         let columns = [
             ("POOL", 8, 9),
             ("IN-FLIGHT", 9, 8),
@@ -186,9 +186,9 @@ impl View<'_> {
             ("HOLDERS", 7, 1),
             ("IMBALANCE", 9, 2),
         ];
-        let pools = self.model.pools(desk.sort(), desk.filter());
+        let pools = self.model.pools(ui.sort(), ui.filter());
         let busiest = pools.iter().map(|(_, state)| state.in_flight).max().unwrap_or(0);
-        let selected = desk.selected(self.model);
+        let selected = ui.selected(self.model);
         let row = |(i, (key, state)): (usize, &(&Key, &pb::PoolState))| {
             let capacity = state.capacity.filter(|capacity| *capacity > 0);
             let load = capacity.map(|capacity| state.in_flight as f64 / capacity as f64);
@@ -211,7 +211,7 @@ impl View<'_> {
         (columns.map(column).into(), pools.iter().enumerate().map(row).collect())
     }
 
-    pub(super) fn endpoint_rows(&self, state: &pb::PoolState, desk: &Desk) -> (Vec<Column>, Vec<Row>) {
+    pub(super) fn endpoint_rows(&self, state: &pb::PoolState, ui: &Ui) -> (Vec<Column>, Vec<Row>) {
         let columns = [
             ("ENDPOINT", 8, 9),
             ("IN-FLIGHT", 9, 8),
@@ -222,11 +222,11 @@ impl View<'_> {
             ("SHARE", 5, 3),
             ("STATE", 13, 5),
         ];
-        let shown = endpoints(state, desk.sort(), desk.filter());
+        let shown = endpoints(state, ui.sort(), ui.filter());
         let by_weight =
             |e: &pb::EndpointState| if e.weight > 0.0 { e.in_flight as f64 / e.weight } else { 0.0 };
         let busiest = state.endpoints.iter().map(by_weight).fold(0.0, f64::max);
-        let selected = desk.selected(self.model);
+        let selected = ui.selected(self.model);
         let row = |(i, endpoint): (usize, &&pb::EndpointState)| {
             let load = (endpoint.cap > 0).then(|| endpoint.in_flight as f64 / f64::from(endpoint.cap));
             let share = endpoint.in_flight as f64 / (state.in_flight.max(1)) as f64;
@@ -245,9 +245,9 @@ impl View<'_> {
         (columns.map(column).into(), shown.iter().enumerate().map(row).collect())
     }
 
-    fn foot(&self, buffer: &mut Buffer, area: Rect, desk: &Desk) {
-        let (text, style) = match &desk.mode {
-            Mode::Filter => (format!("/{}_", desk.filter()), Style::new()),
+    fn foot(&self, buffer: &mut Buffer, area: Rect, ui: &Ui) {
+        let (text, style) = match &ui.mode {
+            Mode::Filter => (format!("/{}_", ui.filter()), Style::new()),
             Mode::Confirm { endpoint, drained: true, .. } => {
                 (format!("undrain {endpoint}?  y yes  n no"), self.look.in_colour(Color::Yellow))
             }
@@ -257,13 +257,13 @@ impl View<'_> {
                 (ask, self.look.in_colour(Color::Yellow))
             }
             Mode::Help => ("any key goes back".to_owned(), Style::new()),
-            Mode::Browse => match (&self.model.lost, desk.message.is_empty()) {
+            Mode::Browse => match (&self.model.lost, ui.message.is_empty()) {
                 (Some((_, why)), _) => (
                     format!("no answer from {}; trying again: {why}", self.url),
                     self.look.in_colour(Color::Red),
                 ),
-                (None, false) => (desk.message.clone(), self.look.in_colour(Color::Yellow)),
-                (None, true) if desk.open.is_some() => {
+                (None, false) => (ui.message.clone(), self.look.in_colour(Color::Yellow)),
+                (None, true) if ui.open.is_some() => {
                     ("Esc back  s order  / filter  d drain  p pause  ? help  q quit".to_owned(), Style::new())
                 }
                 (None, true) => {
@@ -306,7 +306,7 @@ fn percent(share: f64) -> f64 {
     share * 100.0
 }
 
-/// Fills the bar by the load; without caps, relative to the busiest row.
+/// Returns a bar that the load fills or, without a cap, a bar relative to the busiest row.
 fn bar(load: Option<f64>, of: f64, busiest: f64) -> Cell {
     load.map_or_else(
         || Cell::Bar(if busiest > 0.0 { of / busiest } else { 0.0 }, false),
@@ -330,14 +330,14 @@ mod tests {
 
     const LOOK: Look = Look { colour: false, unicode: false };
 
-    fn screen(model: &Model, desk: &mut Desk, now: Instant, width: u16, height: u16) -> Vec<String> {
+    fn screen(model: &Model, ui: &mut Ui, now: Instant, width: u16, height: u16) -> Vec<String> {
         let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
-        View { url: "http://127.0.0.1:9190", model, look: LOOK, now }.draw(&mut buffer, desk);
+        View { url: "http://127.0.0.1:9190", model, look: LOOK, now }.draw(&mut buffer, ui);
         super::super::lines(&buffer)
     }
 
-    fn press(desk: &mut Desk, model: &Model, code: KeyCode) {
-        desk.key(KeyEvent::new(code, KeyModifiers::NONE), model);
+    fn press(ui: &mut Ui, model: &Model, code: KeyCode) {
+        ui.key(KeyEvent::new(code, KeyModifiers::NONE), model);
     }
 
     fn model(now: Instant) -> Model {
@@ -348,8 +348,8 @@ mod tests {
     #[test]
     fn pools_and_their_endpoints_are_shown() {
         let now = Instant::now();
-        let (model, mut desk) = (model(now), Desk::new(false));
-        let shown = screen(&model, &mut desk, now, 100, 10);
+        let (model, mut ui) = (model(now), Ui::new(false));
+        let shown = screen(&model, &mut ui, now, 100, 10);
         assert_eq!(
             shown[..6],
             [
@@ -361,8 +361,8 @@ mod tests {
                 " free (all)          2         -      -  ####..................          1     0        0         0%",
             ]
         );
-        press(&mut desk, &model, KeyCode::Enter);
-        let shown = screen(&model, &mut desk, now, 100, 10);
+        press(&mut ui, &model, KeyCode::Enter);
+        let shown = screen(&model, &mut ui, now, 100, 10);
         assert!(shown[2].starts_with(" llm (all) of 0 holders, by load"), "{shown:#?}");
         assert!(
             shown[4].contains("10.0.0.1:80") && shown[4].contains("100%") && shown[4].contains("73%"),
@@ -378,10 +378,10 @@ mod tests {
         let model = model_of(vec![pool("llm", many), pool("ein-sehr-langer-name-日本", vec![])], now);
         for (width, height) in (0..=90).flat_map(|width| [0, 1, 2, 3, 4, 5, 24].map(|height| (width, height)))
         {
-            let mut desk = Desk::new(false);
+            let mut ui = Ui::new(false);
             for key in [KeyCode::Null, KeyCode::Enter, KeyCode::End, KeyCode::Char('?'), KeyCode::Char('d')] {
-                press(&mut desk, &model, key);
-                screen(&model, &mut desk, now, width, height);
+                press(&mut ui, &model, key);
+                screen(&model, &mut ui, now, width, height);
             }
         }
     }
@@ -390,8 +390,8 @@ mod tests {
     fn what_is_selected_is_in_sight_of_500() {
         let now = Instant::now();
         let many = (0..500).map(|i| endpoint(&format!("e{i:03}"), 500 - i, 512)).collect();
-        let (model, mut desk) = (model_of(vec![pool("llm", many)], now), Desk::new(false));
-        press(&mut desk, &model, KeyCode::Enter);
+        let (model, mut ui) = (model_of(vec![pool("llm", many)], now), Ui::new(false));
+        press(&mut ui, &model, KeyCode::Enter);
         for (key, expected) in [
             (KeyCode::Null, "e000"),
             (KeyCode::End, "e499"),
@@ -399,8 +399,8 @@ mod tests {
             (KeyCode::Up, "e479"),
             (KeyCode::Home, "e000"),
         ] {
-            press(&mut desk, &model, key);
-            let shown = screen(&model, &mut desk, now, 80, 24);
+            press(&mut ui, &model, key);
+            let shown = screen(&model, &mut ui, now, 80, 24);
             assert!(shown.iter().any(|line| line.contains(expected)), "{key:?}: {shown:#?}");
         }
     }
@@ -408,9 +408,9 @@ mod tests {
     #[test]
     fn it_says_when_there_is_no_answer() {
         let now = Instant::now();
-        let (mut model, mut desk) = (model(now), Desk::new(false));
+        let (mut model, mut ui) = (model(now), Ui::new(false));
         model.hear(News::Lost("Connection refused".into()), now);
-        let shown = screen(&model, &mut desk, now + Duration::from_secs(7), 80, 10);
+        let shown = screen(&model, &mut ui, now + Duration::from_secs(7), 80, 10);
         assert!(shown[0].ends_with("no answer for 7s"), "{shown:#?}");
         assert_eq!(shown[9], " no answer from http://127.0.0.1:9190; trying again: Connection refused");
         assert!(shown[4].contains("llm (all)"), "the last figures stay: {shown:#?}");

@@ -22,7 +22,8 @@ use tonic::{Request, Response, Status};
 use super::{keep_alive, request, spans};
 use crate::transport::status::to_status;
 
-/// Divides the interval after a KeepAlive that the shared store did not apply, so that the next one is due sooner.
+/// Divisor of the KeepAlive interval in the response to a KeepAlive that the shared store did not apply, so that the
+/// next KeepAlive comes sooner.
 const RETRY_PART: u32 = 4;
 
 pub(super) struct GatewayService {
@@ -110,7 +111,7 @@ impl Gateway for GatewayService {
             first_token_ms: request.first_token_ms,
             total_ms: request.total_ms,
         };
-        // A settlement completes even if its gateway stops waiting.
+        // A settlement completes even if its gateway stops waiting for the response.
         let admission = Arc::clone(&self.admission);
         let settle = move || async move { admission.settle(ended).await };
         let settled = self.calls.spawn(Current::of(span.as_ref()).within(settle)).await;
@@ -124,7 +125,7 @@ impl Gateway for GatewayService {
         request: Request<KeepAliveRequest>,
     ) -> Result<Response<KeepAliveResponse>, Status> {
         let _call = self.calls.token();
-        // The whole list is checked before anything changes.
+        // Check the whole list before anything changes.
         let list = keep_alive::decode(request.into_inner()).map_err(|e| to_status(&e))?;
         let KeptAlive { repairs, unapplied, unserved } = self.admission.keep_alive(list).await;
         let part = if unapplied == 0 { 1 } else { RETRY_PART };
@@ -169,7 +170,7 @@ fn admitted(request: Admitted) -> pb::Admitted {
     }
 }
 
-/// Encodes a refusal. The client and support staff find it by `request_id`.
+/// Encodes a refusal. The client and support staff can look it up by `request_id`.
 fn denied(refusal: Refusal, request_id: String) -> pb::Denied {
     let reason = match refusal.reason {
         Reason::PoolFull => pb::Reason::PoolFull,

@@ -7,9 +7,9 @@ use evenkeel_engine::admission::keep_alive::HolderList;
 use evenkeel_proto::v1::{HeldPool, KeepAliveRequest};
 use evenkeel_store::{Held, counters::ReservationId};
 
-/// Most pools in one KeepAlive.
+/// Maximum number of pools in one KeepAlive.
 const HELD_POOLS_MAX: usize = 4096;
-/// Most leases in one KeepAlive, over all its pools: far more than one gateway worker can hold.
+/// Maximum number of leases in one KeepAlive, over all its pools: far more than one gateway worker can hold.
 const HELD_LEASES_MAX: usize = 262_144;
 
 pub(super) fn decode(request: KeepAliveRequest) -> Result<HolderList, DomainError> {

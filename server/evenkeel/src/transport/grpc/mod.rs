@@ -22,15 +22,15 @@ mod request;
 mod rls;
 mod spans;
 
-/// Converts a gateway's request into the input of the limits.
+/// Converts a gateway's request into the limiter's input.
 pub fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     request::limit_request(request, pool)
 }
 
-/// Largest message accepted, in bytes: enough for a KeepAlive of several hundred thousand leases.
+/// Maximum size of a message, in bytes: enough for a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Services with a health status: the sidecar as a whole, and those that gateways call.
+/// Services with a health status: the whole sidecar (the empty name), and the services that gateways call.
 const HEALTH: [&str; 3] = [
     "",
     <GatewayServer<gateway::GatewayService> as NamedService>::NAME,
@@ -51,10 +51,11 @@ pub async fn end_health_watches(health: &mut HealthReporter) {
     }
 }
 
-/// Returns all services, and the handle that turns health off at shutdown. `calls` tracks gateways' calls in progress.
+/// Returns all services, and the handle that turns their health off at shutdown. `calls` tracks gateways' calls in
+/// progress.
 ///
 /// # Errors
-/// If the embedded descriptors are damaged.
+/// Fails if the embedded descriptors are damaged.
 pub async fn routes(
     admission: Arc<Admission>,
     api: Arc<Api>,

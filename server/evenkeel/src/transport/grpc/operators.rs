@@ -1,4 +1,4 @@
-//! `evenkeel.v1.Inspect` and `evenkeel.v1.Admin`: each call is one operation of the API.
+//! `evenkeel.v1.Inspect` and `evenkeel.v1.Admin`: each call runs one operation of the API.
 
 use std::sync::Arc;
 
@@ -24,8 +24,8 @@ impl Operators {
     }
 }
 
-/// Implements a service. An operation with `by` needs an administrator's token, one with `stream` ends when the sidecar
-/// stops.
+/// Implements a service. An operation marked `by` needs an administrator's token. An operation marked `stream` ends
+/// when the sidecar stops.
 macro_rules! service {
     ($service:ident: $($call:tt)*) => { service!(@ $service {} $($call)*); };
     (@ $service:ident {$($done:tt)*} $name:ident($request:ty) -> $response:ty; $($rest:tt)*) => {

@@ -10,13 +10,13 @@ use evenkeel_domain::{
 use evenkeel_engine::limiter::{LimitRequest, UsageReport};
 use evenkeel_proto::v1::{AdmitRequest, Outcome as PbOutcome, Pool, SettleRequest};
 
-/// Longest request id, in bytes.
+/// Maximum length of a request id, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
-/// Largest credible count of tokens; larger counts are ignored.
+/// Largest credible number of tokens. The sidecar ignores a report with a larger number.
 const TOKENS_MAX: u64 = 1_000_000_000;
 
-/// Decodes the attributes that limits use. [`clean`] repairs text that a client may have chosen: an error would let a
-/// gateway fail open.
+/// Decodes the attributes that limits use. [`clean`] repairs text that a client may have chosen. An error instead would
+/// let the request pass at a gateway that fails open.
 pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     let subject = request.subject.unwrap_or_default();
     let attributes = Attributes {
@@ -35,7 +35,7 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     LimitRequest { attributes, session, prompt_bytes, max_output_tokens }
 }
 
-/// Cleans the gateway's request id.
+/// Cleans the gateway's request id, as [`clean`] does.
 pub(super) fn request_id(text: String) -> String {
     cleaned(text, REQUEST_ID_BYTES_MAX)
 }
@@ -47,7 +47,7 @@ fn cleaned(text: String, bytes_max: usize) -> String {
     }
 }
 
-/// Cleans the name of a consumer or model.
+/// Cleans the name of a consumer or model, as [`clean`] does.
 pub(super) fn name(text: String) -> String {
     cleaned(text, NAME_BYTES_MAX)
 }

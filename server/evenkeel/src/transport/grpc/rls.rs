@@ -1,4 +1,4 @@
-//! `envoy.service.ratelimit.v3.RateLimitService`, which Envoy's rate limit filters call: decodes their requests and
+//! `envoy.service.ratelimit.v3.RateLimitService`, which Envoy's rate limit filters call. Decodes their requests, and
 //! encodes the decisions of the rate limiter.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -75,7 +75,7 @@ fn decode<'a>(
     descriptor: &RateLimitDescriptor,
     entries: &'a [(Cow<'_, str>, Cow<'_, str>)],
 ) -> Descriptor<'a> {
-    // A limit without a known unit is ignored, so the file's limit applies.
+    // Ignore a limit whose unit is unknown: the limit in the file then applies.
     let limit = descriptor.limit.and_then(|limit| Some((limit.requests_per_unit, decode_unit(limit.unit)?)));
     Descriptor {
         entries: entries.iter().map(|(key, value)| (&**key, &**value)).collect(),
@@ -85,7 +85,7 @@ fn decode<'a>(
     }
 }
 
-/// Decodes the unit of a limit in a descriptor. Envoy has no weeks there.
+/// Decodes the unit of a descriptor's limit. Envoy has no unit for weeks there.
 fn decode_unit(unit: i32) -> Option<Unit> {
     match RateLimitUnit::try_from(unit).ok()? {
         RateLimitUnit::Unknown => None,

@@ -1,4 +1,4 @@
-//! Attributes of the spans of gateways' calls.
+//! The spans of gateways' calls, and their attributes.
 
 use evenkeel_domain::{
     DomainError, HolderId,
@@ -14,7 +14,7 @@ use evenkeel_proto::v1::{AdmitRequest, SettleRequest};
 use evenkeel_telemetry::traces::{Root, Span, TraceHeaders, Tracer};
 use tonic::{Status, metadata::MetadataMap};
 
-/// Begins the span of an Admit.
+/// Starts the span of an Admit.
 pub(super) fn admit(
     tracer: &Tracer,
     request: &AdmitRequest,
@@ -40,7 +40,8 @@ pub(super) fn admit(
     Some(span)
 }
 
-/// Ends the span of an Admit. A span that is dropped instead has no result: its gateway did not wait for the answer.
+/// Ends the span of an Admit. If the gateway stops waiting for the response, the span is dropped instead and has no
+/// result.
 pub(super) fn admitted(span: Option<Span>, decision: &Result<Decision, DomainError>) {
     let Some(mut span) = span else { return };
     let result = match decision {
@@ -71,7 +72,7 @@ pub(super) fn admitted(span: Option<Span>, decision: &Result<Decision, DomainErr
     span.set("evenkeel.result", result);
 }
 
-/// Begins the span of a Settle.
+/// Starts the span of a Settle.
 pub(super) fn settle(
     tracer: &Tracer,
     request: &SettleRequest,
@@ -111,7 +112,7 @@ pub(super) fn settled(span: Option<Span>, released: &Result<bool, DomainError>) 
     }
 }
 
-/// Begins the span of a ShouldRateLimit.
+/// Starts the span of a ShouldRateLimit.
 pub(super) fn rate_limit(tracer: &Tracer, metadata: &MetadataMap, domain: &str) -> Option<Span> {
     if !tracer.is_on() {
         return None;
@@ -130,7 +131,7 @@ pub(super) fn rate_limited(span: Option<Span>, evaluation: &Result<Evaluation, S
     }
 }
 
-/// Returns the trace context from the call's metadata, where Envoy's own gRPC clients write it.
+/// Returns the trace context in the call's metadata, where Envoy's own gRPC clients write it.
 fn carried_by(metadata: &MetadataMap) -> TraceHeaders<'_> {
     let text = |name| metadata.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     TraceHeaders { parent: text("traceparent"), state: text("tracestate") }

@@ -1,4 +1,4 @@
-//! HTTP: the API as JSON, metrics, health, and the capacity page.
+//! The HTTP server: the API as JSON, metrics, health, and the capacity page.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ mod watch;
 /// Shared state of the handlers.
 pub struct Http {
     pub api: Arc<Api>,
-    /// For `/metrics`.
+    /// Exported at `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Ends the watches, which would otherwise delay the shutdown.
     pub stop: CancellationToken,
@@ -66,7 +66,7 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
     }
 }
 
-/// Sets the metrics of pools at each scrape: tables as of the last sweep, and current counts.
+/// Sets the metrics of pools at each scrape: the tables as of the last sweep, and the current request counts.
 fn set_pools(m: &PoolMetrics, http: &Http) {
     m.clear();
     for view in http.api.views.all().values() {

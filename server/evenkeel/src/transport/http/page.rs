@@ -1,4 +1,4 @@
-//! The capacity page: the files in `server/evenkeel/page`.
+//! Serves the capacity page: the files in `server/evenkeel/page`.
 
 use std::sync::{Arc, LazyLock};
 
@@ -104,7 +104,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
 }
 
-/// Serves one file. Browsers cache it but revalidate it, so a page never mixes files of two versions.
+/// Serves one file. Browsers cache the file but revalidate it, so a page never mixes files of two versions.
 fn serve(path: &str, headers: &HeaderMap) -> Response {
     let Some(asset) = ASSETS.iter().find(|asset| asset.path == path) else {
         return (StatusCode::NOT_FOUND, "no such file\n").into_response();
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn the_page_preloads_every_module() {
-        // Otherwise the browser discovers the modules one after another.
+        // Without preloading, the browser discovers the modules one after another.
         let index = std::str::from_utf8(FILES.iter().find(|(path, _)| *path == INDEX).unwrap().1).unwrap();
         for (path, _) in
             FILES.iter().filter(|(path, _)| path.starts_with("lib/") || path.starts_with("views/"))

@@ -1,4 +1,4 @@
-//! Responses: messages and errors as JSON.
+//! Converts messages and errors to JSON responses.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::Http;
 pub(super) type Shared = State<Arc<Http>>;
 pub(super) type Answer = Result<Response, Failure>;
 
-/// Returns a message as JSON, or 204 for an empty one.
+/// Returns a message as JSON, or status 204 for an empty message.
 pub(super) fn reply<T: serde::Serialize>(result: Result<T, ApiError>) -> Answer {
     Ok(match serde_json::to_vec(&result?) {
         Ok(json) if json == b"{}" => StatusCode::NO_CONTENT.into_response(),
@@ -26,7 +26,7 @@ pub(super) fn reply<T: serde::Serialize>(result: Result<T, ApiError>) -> Answer 
     })
 }
 
-/// Returns an error as a response. Every error over HTTP has this shape.
+/// An error response. Every error over HTTP has this JSON format.
 pub(super) struct Failure(ApiError);
 
 impl From<ApiError> for Failure {
@@ -48,8 +48,9 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Gives the same shape to errors that no operation returned, such as unknown paths and methods. A gRPC client that calls
-/// this port by mistake gets no body, because it reads the HTTP status only without one.
+/// Converts errors that no operation returned, such as unknown paths and methods, to the format of [`Failure`]. A gRPC
+/// client that calls this port by mistake gets no body, because such a client reads the HTTP status only of a response
+/// without a body.
 pub(super) async fn json_errors(request: Request, next: Next) -> Response {
     let media = request.headers().get(header::CONTENT_TYPE);
     let is_grpc = media.is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"));

@@ -20,10 +20,10 @@ use serde_json::{Map, Value};
 
 use super::{Http, reply::Failure};
 
-/// Carries the bare token, for sidecars behind a proxy whose login uses `authorization`.
+/// Header that carries the bare token, for sidecars behind a proxy whose login uses `authorization`.
 const TOKEN_HEADER: &str = "x-evenkeel-token";
 
-/// Values by name. A name may occur more than once.
+/// Parameter values by name. A name may occur more than once.
 pub(super) type Pairs = BTreeMap<String, Vec<String>>;
 
 /// A request that needs no administrator.
@@ -71,7 +71,7 @@ async fn read<T: DeserializeOwned>(request: Request, http: &Arc<Http>) -> Result
     from_body(&body, pairs)
 }
 
-/// Returns the values of the path, and of the query if `query`.
+/// Returns the values in the path and, if `query` is true, in the query.
 pub(super) async fn pairs(request: Request, query: bool) -> Result<(Request, Pairs), ApiError> {
     let (mut parts, body) = request.into_parts();
     let path = RawPathParams::from_request_parts(&mut parts, &()).await.map_err(|rejection| ApiError {
@@ -113,11 +113,11 @@ fn from_body<T: DeserializeOwned>(body: &[u8], path: Pairs) -> Result<T, ApiErro
     serde_path_to_error::deserialize(Value::Object(object)).map_err(wrong)
 }
 
-/// Returns an error that names the wrong field and what was expected.
+/// Returns an error that names the wrong field and the expected value.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 fn wrong<E: std::fmt::Display>(error: serde_path_to_error::Error<E>) -> ApiError {
     let (path, message) = (error.path().to_string(), error.inner().to_string());
-    // Report the list, not one of its items.
+    // Name the list field, not one item of the list.
     let path = path.split('[').next().unwrap_or_default().to_owned();
     let (field, message) = match message.strip_prefix("unknown field ") {
         Some(rest) => {
@@ -191,7 +191,7 @@ impl<'de> Deserializer<'de> for Values {
         visitor.visit_some(self)
     }
 
-    /// Both `?by=day,model` and `?by=day&by=model`.
+    /// Accepts both `?by=day,model` and `?by=day&by=model`.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let items =
             self.0.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|item| !item.is_empty());
@@ -205,8 +205,9 @@ impl<'de> Deserializer<'de> for Values {
     }
 }
 
-/// Returns the administrator, by `x-evenkeel-token` or, without it, by `authorization`. Another site's page must not make
-/// a browser call this API: foreign origins are rejected, and bodies must be JSON, for which browsers send a preflight.
+/// Returns the administrator that `x-evenkeel-token` names or, without that header, `authorization`. A page of another
+/// site must not make a browser call this API, so foreign origins are rejected. Bodies must be JSON, for which browsers
+/// send a preflight request.
 fn authenticate(admins: &Admins, headers: &HeaderMap) -> Result<Administrator, ApiError> {
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(origin) = text(header::ORIGIN) {
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!(of(&[("authorization", "Bearer an-administrators-token")]), Ok(()));
         let wrong = Err(Code::Unauthenticated);
         assert_eq!(of(&[login]), wrong);
-        // A wrong `x-evenkeel-token` is rejected even beside a valid `authorization`.
+        // A wrong `x-evenkeel-token` is rejected even together with a valid `authorization`.
         assert_eq!(of(&[("authorization", "Bearer an-administrators-token"), (TOKEN_HEADER, "x")]), wrong);
         assert_eq!(of(&[(TOKEN_HEADER, "")]), wrong);
         let foreign = ("origin", "http://elsewhere.example");

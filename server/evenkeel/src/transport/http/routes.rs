@@ -1,4 +1,4 @@
-//! The routes of the HTTP API: the operation behind each path.
+//! The routes of the HTTP API, and the operation behind each route.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use super::{
     usage, watch,
 };
 
-/// Largest request body, in bytes.
+/// Maximum size of a request body, in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Declares each route as `WHO METHOD PATH OPERATION`. `anyone` or only an `admin` may call it; `own` names a separate
-/// handler.
+/// Declares each route as `WHO METHOD PATH OPERATION`. WHO is `anyone` or `admin`, or `own(HANDLER)` for a route with a
+/// separate handler.
 macro_rules! routes {
     ($($who:ident $(($handler:path))? $method:ident $path:literal $operation:ident;)*) => {
         pub(super) fn routes() -> Router<Arc<Http>> {

@@ -1,4 +1,4 @@
-//! Usage as JSON, or as CSV if the request prefers it.
+//! Returns usage as JSON, or as CSV if the request prefers CSV.
 
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ use super::{
     request::{from_pairs, pairs},
 };
 
-/// A request, and whether to answer it in CSV: decided by `format`, otherwise by `accept`.
+/// A request, and whether the response is CSV. The parameter `format` decides that; without it, the header `accept`
+/// does.
 pub(super) struct Wanted<T> {
     csv: bool,
     request: T,
@@ -54,8 +55,8 @@ pub(super) async fn usage(State(http): Shared, wanted: Wanted<QueryUsageRequest>
         let rows = http.api.query_usage(request).await?.rows;
         return as_csv("usage", header + &rows.iter().map(csv::usage_row).collect::<String>());
     }
-    // All rows. A failure before the first of them is an error response; after it the response ends early, without its
-    // last chunk.
+    // The request names no page, so return all rows. A failure before the first rows is an error response. After a
+    // later failure the response ends early, without its last chunk.
     let mut parts = Box::pin(http.api.export_usage(&request)?);
     let first = parts.try_next().await?.unwrap_or_default();
     let parts = futures::stream::once(std::future::ready(Ok(first))).chain(parts);

@@ -1,4 +1,4 @@
-//! The watch as server-sent events.
+//! Sends a watch as server-sent events.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -18,7 +18,7 @@ use super::{
     request::Read,
 };
 
-/// How long a browser waits before it connects again.
+/// Time that a browser waits before it connects again.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) async fn watch(State(http): Shared, Read(request): Read<WatchRequest>) -> Answer {
@@ -30,7 +30,7 @@ pub(super) async fn watch(State(http): Shared, Read(request): Read<WatchRequest>
         stream::iter([overview, endpoints].into_iter().flatten().map(Ok::<_, Infallible>))
     });
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(15));
-    // Proxies such as nginx would buffer events otherwise.
+    // Without this header, proxies such as nginx buffer the events.
     let headers = [(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))];
     Ok((headers, Sse::new(events).keep_alive(keep_alive)).into_response())
 }

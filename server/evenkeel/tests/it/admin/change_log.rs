@@ -11,7 +11,7 @@ use crate::support::{
 
 const POOL: &str = "pools: [{cluster: llm, endpoints: [{address: 'm-0:80'}, {address: 'm-1:80'}]}]";
 
-/// Over gRPC and HTTP, and at either sidecar.
+/// The log is the same for changes over gRPC and HTTP, and at either sidecar.
 #[tokio::test]
 async fn each_change_is_logged_once_in_order() {
     let redis = Redis::start();

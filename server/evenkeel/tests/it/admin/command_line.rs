@@ -1,4 +1,4 @@
-//! Changes with the command, and what it explains.
+//! Changes that administrators make with the command, and the texts it prints.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! What a gateway sees of changes, and changes that come through it.
+//! The effect of changes on a gateway, and changes that come through a gateway.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -15,7 +15,7 @@ use crate::support::{
     sidecar::Sidecar,
 };
 
-/// Alice's request, which limits and quotas count.
+/// Returns a request of Alice, which limits and quotas count.
 fn admit(lease: u64) -> pb::AdmitRequest {
     pb::AdmitRequest {
         candidates: vec![candidate("10.0.0.1:80", 1.0, 0)],
@@ -41,7 +41,7 @@ async fn an_override_applies_to_requests() {
     };
     admin.set_override(by(TOKEN, none)).await.unwrap();
     let denied = eventually(Duration::from_secs(20), "the override applies", async || {
-        // Each attempt takes a new number: an admitted lease would be admitted again.
+        // Each attempt uses a new lease number, because a repeated Admit of an admitted lease is admitted again.
         static LEASE: AtomicU64 = AtomicU64::new(2);
         match answer(LEASE.fetch_add(1, Ordering::Relaxed)).await {
             Answer::Denied(denied) => Ok(denied),

@@ -1,4 +1,4 @@
-//! Changes over gRPC.
+//! Changes that administrators make over gRPC.
 
 use std::time::Duration;
 

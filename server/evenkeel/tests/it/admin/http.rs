@@ -1,4 +1,4 @@
-//! Changes over HTTP.
+//! Changes that administrators make over HTTP.
 
 use axum::http::Method;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ async fn http_sets_and_deletes_overrides() {
     assert_eq!(call(&sidecar, Method::DELETE, path, None, &[]).await.0, 404);
 }
 
-/// A rejected call: method, path, body and headers; the expected status and the field it names.
+/// A rejected call: method, path, body and headers, the expected status, and the field that the error names.
 type Wrong<'a> = (&'a Method, &'a str, Option<&'a str>, &'a [(&'a str, &'a str)], u16, &'a str);
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn http_errors_name_the_wrong_field() {
             400,
             "expires_at_ms",
         ),
-        // Errors that no handler raises are JSON as well.
+        // Errors that do not come from a handler are JSON too.
         (&put, "/api/v1/quotas/credit/a", Some(&large), &[], 413, ""),
         (&delete, "/api/v1/pools", None, &[], 405, ""),
         (&Method::POST, "/api/v1/usage", None, &[], 405, ""),

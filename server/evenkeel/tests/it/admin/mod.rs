@@ -1,4 +1,4 @@
-//! What administrators change: quotas, overrides and drains, over gRPC, HTTP, the command and the gateway.
+//! Administrators change quotas, overrides and drains over gRPC, over HTTP, with the command and through the gateway.
 
 use crate::support::{
     admin::{LIMITS_AND_QUOTAS, with_admin},

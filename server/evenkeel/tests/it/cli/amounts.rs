@@ -28,7 +28,7 @@ async fn changing_commands_print_json() {
     );
 }
 
-/// Commands accept amounts as the configuration does, and print the unit of amounts in millionths.
+/// Commands accept amounts in the syntax of the configuration. Tables show which amounts are in millionths.
 #[tokio::test]
 async fn amounts_accept_units() {
     let config = "

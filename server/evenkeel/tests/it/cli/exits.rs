@@ -1,4 +1,4 @@
-//! Exit codes and messages of errors.
+//! The exit codes and error messages of commands.
 
 use super::CONFIG;
 use crate::support::{
@@ -80,7 +80,7 @@ async fn a_store_that_is_down_exits_with_5() {
     assert_eq!(output.status.code(), Some(5), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// `evenkeel leases | head` must neither panic nor fail.
+/// `evenkeel leases | head` neither panics nor fails.
 #[tokio::test]
 async fn a_closed_pipe_is_no_error() {
     let s = Sidecar::start(CONFIG).await;

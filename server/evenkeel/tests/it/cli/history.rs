@@ -14,7 +14,7 @@ use crate::support::{
     sidecar::Sidecar,
 };
 
-/// Asks for an endpoint; whether the request was admitted.
+/// Sends an Admit, and returns whether it was admitted.
 async fn admit(sidecar: &Sidecar, consumer: &str, lease: u64) -> bool {
     matches!(sidecar.send(admit_for(consumer, "m", lease)).await, Answer::Admitted(_))
 }

@@ -1,4 +1,4 @@
-//! Each list as JSON, CSV and a table.
+//! Commands print each list as JSON, CSV and a table.
 
 use serde_json::json;
 

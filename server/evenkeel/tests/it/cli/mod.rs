@@ -1,4 +1,4 @@
-//! The command: what it prints and how it exits, against a real sidecar.
+//! The command against a real sidecar: what it prints, and its exit codes.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ limits:
 quotas: [{name: credit, counts: tokens, kind: prepaid}]
 ";
 
-/// Starts a sidecar on each store.
+/// Starts one sidecar on the embedded store and one on Redis.
 async fn both() -> Vec<(Option<Redis>, Sidecar)> {
     let memory = Sidecar::start(&with_admin(CONFIG)).await;
     let redis = Redis::start();
@@ -36,7 +36,7 @@ async fn both() -> Vec<(Option<Redis>, Sidecar)> {
     vec![(None, memory), (Some(redis), shared)]
 }
 
-/// Finds fields of `a` that `b` lacks or has with another value.
+/// Collects the fields of `a` that `b` lacks or that have another value in `b`.
 fn differences(a: &Value, b: &Value, path: &str, found: &mut Vec<String>) {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -50,7 +50,7 @@ fn differences(a: &Value, b: &Value, path: &str, found: &mut Vec<String>) {
                 .enumerate()
                 .for_each(|(i, (a, b))| differences(a, b, &format!("{path}[{i}]"), found));
         }
-        // These change between two readings.
+        // These fields change between two readings.
         _ if ["read_at_ms", "seen_at_ms", "runs_out_at_ms", "burn_per_hour"]
             .iter()
             .any(|end| path.ends_with(end)) =>
@@ -64,7 +64,7 @@ fn differences(a: &Value, b: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Checks that a command prints as JSON what the HTTP API returns, with the same names and types.
+/// Checks that a command prints as JSON the same names, types and values that the HTTP API returns.
 async fn equals_http(sidecar: &Sidecar, words: &str, path: &str) {
     eventually(Duration::from_secs(60), "both report the same", async || {
         let printed = prints_json(sidecar, words).await;
@@ -77,7 +77,7 @@ async fn equals_http(sidecar: &Sidecar, words: &str, path: &str) {
     .await;
 }
 
-/// Checks that a list in CSV has this header and number of records, and returns it.
+/// Checks that a list in CSV has this header and number of records, and returns the list.
 async fn csv_agrees(sidecar: &Sidecar, words: &str, header: &str, records: usize) -> String {
     let csv = prints(sidecar, &format!("{words} -o csv")).await;
     assert!(csv.ends_with("\r\n") && csv.starts_with(&format!("{header}\r\n")), "{words}: {csv}");

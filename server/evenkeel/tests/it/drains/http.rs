@@ -10,7 +10,7 @@ use crate::support::{
     sidecar::Sidecar,
 };
 
-/// A rejected call: method, path, body and headers; the expected status.
+/// A rejected call: method, path, body and headers, and the expected status.
 type Wrong<'a> = (&'a Method, &'a str, Option<&'a str>, &'a [(&'a str, &'a str)], u16);
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Drained endpoints: what stores keep, and what sidecars do.
+//! Drained endpoints: what stores record, and what sidecars do.
 
 use evenkeel_proto::v1 as pb;
 

@@ -1,4 +1,4 @@
-//! Drains at sidecars that share a Redis: under load, and while it is down.
+//! Drains at sidecars that share a Redis, under load and while Redis is down.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,7 @@ async fn shows_in_flight(sidecar: &Sidecar, endpoint: &str) -> u64 {
     state.endpoints.iter().filter(|e| e.address == endpoint).map(|e| e.in_flight).sum()
 }
 
-/// Continuous requests: each worker holds one lease at a time.
+/// Continuous requests. Each worker holds one lease at a time.
 struct Load {
     stop: Arc<AtomicBool>,
     seen: Arc<parking_lot::Mutex<BTreeMap<String, u64>>>,
@@ -71,12 +71,12 @@ impl Load {
         Self { stop, seen, workers }
     }
 
-    /// Returns the admissions so far and resets the counts.
+    /// Returns the admissions by endpoint since the last call, and resets their counts.
     fn take(&self) -> BTreeMap<String, u64> {
         std::mem::take(&mut *self.seen.lock())
     }
 
-    /// Waits for `more` admissions and returns them by endpoint.
+    /// Waits for `more` admissions, and returns these by endpoint.
     async fn after(&self, more: u64) -> BTreeMap<String, u64> {
         self.take();
         eventually(PATIENCE, "requests are admitted", async || {
@@ -98,11 +98,12 @@ impl Load {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
     let redis = Redis::start();
-    // A drain reaches the other sidecar in a quarter of this, and on a busy machine before it ends.
+    // A drain reaches the other sidecar within a quarter of this interval, or on a busy machine within the whole
+    // interval.
     let interval = Duration::from_secs(12);
     let yaml = with_admin(&(redis.store(", timeout: 5s") + POOLS)).replace("500ms", "12s");
     let (here, there) = (Arc::new(Sidecar::start(&yaml).await), Arc::new(Sidecar::start(&yaml).await));
-    // A request that is in flight when its endpoint is drained.
+    // One of these requests is in flight on the endpoint when the endpoint is drained.
     let mut running = None;
     for lease in 1..=3 {
         if &*there.lease("llm", "long", lease).await == "m-1:80" {
@@ -121,7 +122,7 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
     let drained =
         admin.drain_endpoint(by(TOKEN, drain_of("m-1:80", Some("llm")))).await.unwrap().into_inner();
     assert_eq!((&*drained.who, &*drained.note, drained.pool), ("ops", "a note", Some(pool("llm"))));
-    // The drain applies here at once, except to requests that were being admitted.
+    // At this sidecar the drain takes effect at once, except for requests that are already being admitted.
     let applies_here = async {
         loads[0].after(8).await;
         assert!(!loads[0].after(100).await.contains_key("m-1:80"), "at the sidecar that drained it");
@@ -136,7 +137,7 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
     let seen = loads[1].after(300).await;
     assert!(!seen.contains_key("m-1:80"), "at the other: {seen:?}");
     assert!(seen.contains_key("m-0:80") && seen.contains_key("m-2:80"), "the others carry on: {seen:?}");
-    // A request in flight stays counted until it ends, and settles as usual.
+    // A request in flight is counted until it ends, and settles as usual.
     there.keep_alive("llm", "long", 3, &list).await;
     let state = there.pool("llm").await;
     let on = |endpoint: &str| state.endpoints.iter().find(|e| e.address == endpoint).unwrap().clone();
@@ -148,7 +149,7 @@ async fn a_drain_at_one_sidecar_applies_at_all_under_load() {
         if left == 0 { Ok(()) } else { Err(left.to_string()) }
     })
     .await;
-    // The other sidecar undrains it.
+    // The other sidecar ends the drain.
     client(&there).await.undrain_endpoint(by(TOKEN, undrain_of("m-1:80", Some("llm")))).await.unwrap();
     until_drained(&here, "llm", "m-1:80", false).await;
     for load in &loads {
@@ -198,7 +199,7 @@ async fn a_drain_holds_while_the_store_is_down() {
     })
     .await;
     until_drained(&sidecar, "llm", "m-0:80", false).await;
-    // A store that lost its data has no drains.
+    // A store that has lost its data has no drains.
     admin.drain_endpoint(by(TOKEN, drain_of("m-0:80", None))).await.unwrap();
     redis.command(&["FLUSHALL"]);
     until_drained(&sidecar, "llm", "m-0:80", false).await;

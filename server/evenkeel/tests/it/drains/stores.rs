@@ -1,4 +1,4 @@
-//! The contract of stores: drains, and the log of changes.
+//! The contract of stores for drains and for the log of changes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -133,7 +133,7 @@ scenarios!(
     a_store_keeps_the_newest_1000_changes_once,
 );
 
-/// Guards against an older version that loses all drains because a newer one has written some in another layout.
+/// Guards against an older version that ignores all drains because a newer version has written some in another layout.
 #[tokio::test]
 async fn an_unreadable_drain_hides_no_other() {
     let redis = Redis::start();

@@ -24,7 +24,7 @@ async fn memory_and_redis_agree() {
     let counters = Arc::new(MemoryCounters::default());
     let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
     let local = Subject { records, counters, name: "r" };
-    // A window that does not end while the test runs.
+    // This window does not end while the test runs.
     let window = Window::Length(1_000_000_000_000_000);
     let rules = [
         CounterRule::Prepaid { default: None },
@@ -47,7 +47,7 @@ async fn memory_and_redis_agree() {
                         shared.reserve(&account, number, cost).await,
                         local.reserve(&account, number, cost).await,
                     );
-                    // Times depend on each store's clock.
+                    // Times depend on the clock of each store, so they are not compared.
                     let [one, other] = [&pair.0.0, &pair.1.0].map(|verdict| {
                         let state = verdict.states[0];
                         (verdict.admitted, CounterState { reset_ms: 0, retry_ms: 0, ..state })

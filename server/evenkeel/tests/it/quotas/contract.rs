@@ -1,4 +1,4 @@
-//! The contract of stores: each scenario runs in memory, on Redis and on Redis Cluster.
+//! The contract of stores for quotas: each scenario runs with memory, with Redis and with Redis Cluster.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ async fn a_balance_is_set_used_and_topped_up(s: &Subject) {
     let during = Record { recorded: true, balance: 70, reserved: 30, ..Record::default() };
     assert_eq!(s.read(&alice).await, during);
 
-    // A request in flight stays reserved.
+    // The amount of a request in flight stays reserved.
     let more = s.edit(&alice, Action::Adjust(50), "2").await.unwrap();
     assert_eq!((more.before, more.after, more.record.reserved), (70, 120, 30));
     s.settle(&alice, first, 25).await;
@@ -38,7 +38,7 @@ async fn a_balance_is_set_used_and_topped_up(s: &Subject) {
     assert_eq!((taken.before, taken.after, taken.record.used), (125, 0, 25), "never below 0");
     assert!(!s.reserve(&alice, 3, 1).await.0.admitted);
 
-    // A request may cost more than the balance.
+    // The last request may cost more than the balance.
     s.edit(&alice, Action::Set(5), "4").await.unwrap();
     let last = s.reserve(&alice, 4, 20).await;
     assert_eq!(last.0.states[0].taken, 5, "the last of it goes to one request");
@@ -58,7 +58,7 @@ async fn the_default_applies_until_a_record_exists(s: &Subject) {
     assert_eq!((deleted.before, deleted.after, deleted.record.recorded), (1005, 1000, false));
     assert_eq!(s.edit(&bob, Action::Delete, "3").await, None, "nothing to delete");
 
-    // A record that a request made is listed after it has been read.
+    // A record that a request has created is listed once it has been read.
     let carol = s.account("carol", "paid", rule);
     assert!(s.reserve(&carol, 1, 10).await.0.admitted);
     let prefix = format!("{}/", s.name);
@@ -104,7 +104,7 @@ async fn a_calendar_budget_resets_at_the_end_of_its_window(s: &Subject) {
     let record = s.read(&eve).await;
     assert_eq!((record.recorded, record.amount, record.used, record.balance), (true, 10, 4, 6));
     assert!(record.reset_ms > day - 60_000 && record.reset_ms <= day, "{record:?}");
-    // The next window begins full.
+    // The next window starts with the full amount.
     let window = Window::Edges([now - day, now - 1, now + day, now + week]);
     let next = s.account("eve", "monthly", CounterRule::Budget { default: None, window });
     let record = s.read(&next).await;
@@ -117,7 +117,7 @@ async fn a_repeated_change_applies_once(s: &Subject) {
     assert_eq!(s.edit(&fay, Action::Adjust(5), "once").await.unwrap().after, 15);
     let again = s.edit(&fay, Action::Adjust(5), "once").await.unwrap();
     assert_eq!((again.applied, again.after), (false, 15));
-    // Ids are compared as a whole, and with ids only.
+    // An id matches only another id, and only as a whole.
     for id in ["onc", "ops", "", "adjust", "note of once"] {
         assert!(s.edit(&fay, Action::Adjust(1), id).await.unwrap().applied, "{id:?}");
     }
@@ -142,7 +142,7 @@ async fn concurrent_changes_all_count(s: &Subject) {
     let gus = s.account("gus", "paid", CounterRule::Prepaid { default: None });
     s.edit(&gus, Action::Set(0), "0").await.unwrap();
     let changes = (0..60).map(|i| {
-        let (gus, id) = (&gus, format!("c{}", i / 2)); // each twice
+        let (gus, id) = (&gus, format!("c{}", i / 2)); // each id twice
         async move { s.edit(gus, Action::Adjust(7), &id).await.unwrap().applied }
     });
     let applied = futures::future::join_all(changes).await.into_iter().filter(|applied| *applied).count();
@@ -208,7 +208,7 @@ async fn overrides_are_kept_by_limit_and_key(s: &Subject) {
     }
 }
 
-/// Fills the store with overrides, so it runs last.
+/// Runs last, because it fills the store with overrides.
 async fn a_store_keeps_at_most_10000_overrides(s: &Subject) {
     let of = |i: usize, expires_at_ms| Override {
         limit: "bound".into(),
@@ -277,14 +277,14 @@ scenarios!(
     a_store_keeps_at_most_10000_overrides,
 );
 
-/// Consumers' records, their index and overrides stay. Every other key expires.
+/// Checks that every key expires, except consumers' records, their index, and overrides.
 fn every_key_has_a_stated_life(redis: &Redis) {
     let keys: Vec<String> = ::redis::from_redis_value(redis.command(&["KEYS", "*"])).unwrap();
     for key in keys {
         let ttl: i64 = ::redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap();
         let stays = key.starts_with("p:ek2:quotas:") || key == "p:ek2:overrides";
         let may_stay = key.ends_with("}:counters");
-        // -2: the key has expired since KEYS.
+        // -2 means that the key has expired since KEYS.
         assert!(ttl > 0 || ttl == -2 || ttl == -1 && (stays || may_stay), "{key}: {ttl} ms");
     }
 }

@@ -1,4 +1,4 @@
-//! RecordStore of quotas and overrides in stores.
+//! The contract of stores for quotas and overrides, and what is specific to Redis.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ const TTL: Duration = Duration::from_secs(60);
 struct Subject {
     records: Arc<dyn RecordStore>,
     counters: Arc<dyn Counters>,
-    /// Prefixes consumers, so that scenarios on one store do not meet.
+    /// Prefix of consumers' names, so that scenarios on one store use different consumers.
     name: &'static str,
 }
 

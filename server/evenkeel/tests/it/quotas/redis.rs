@@ -1,4 +1,4 @@
-//! What Redis keeps of quotas, for how long, and what a lost reply does.
+//! What Redis stores for quotas, how long it stores it, and the effect of a lost reply.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -45,7 +45,7 @@ async fn only_records_never_expire() {
     assert_eq!(left, BTreeSet::from(["ek2:{consumer=n/b}:changes:paid".to_owned()]));
 }
 
-/// Reservations are recorded by day: those of requests that never settle count for two days.
+/// Reservations are recorded by day. A reservation that is never settled counts for two days.
 #[tokio::test]
 async fn reservations_count_for_two_days() {
     let redis = Redis::start();
@@ -56,7 +56,7 @@ async fn reservations_count_for_two_days() {
     let today = now.as_secs() / 86_400;
     for (days_ago, reserved) in [(1, 5), (2, 0), (9, 0)] {
         let record = [100, 7, 0, today - days_ago, 5, 3].map(|n| (n as f64).to_le_bytes()).concat();
-        // One counter, a prepaid balance of six doubles called "paid", on record.
+        // The value has one counter: a recorded prepaid balance of six doubles, named "paid".
         let text = b"\x05\x06\x04\0paid";
         let head = [0, 1].map(|n| f64::from(n).to_le_bytes()).concat();
         let value = [&(text.len() as u16).to_le_bytes()[..], text, &head, &record].concat();

@@ -1,4 +1,4 @@
-//! What each descriptor is charged, on both stores and on a cluster.
+//! Tests what each descriptor is charged, with the embedded store, with Redis, and with Redis Cluster.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn each_limit_counts_its_own_descriptors() {
         }
         assert_eq!(rls.codes(1, &[by(&[("free", "x")])]).await, (OK, vec![(OK, u32::MAX)]));
 
-        // One counter for all paths, and one for each user in them.
+        // All paths under /v1/ share the counters, and each user has one counter.
         let user = |path, user| by(&[("path", path), ("user", user)]);
         assert_eq!(rls.codes(1, &[user("/v1/a", "u")]).await, (OK, vec![(OK, 1)]));
         assert_eq!(rls.codes(1, &[user("/v1/b", "u")]).await, (OK, vec![(OK, 0)]));
@@ -82,7 +82,7 @@ async fn a_descriptor_may_carry_its_own_hits_and_limit() {
         assert_eq!(rls.codes(5, &[hits(4, ten()), by(&[("ten", "b")])]).await, (OK, vec![(OK, 6), (OK, 5)]));
         let back = RateLimitDescriptor { is_negative_hits: true, ..hits(3, ten()) };
         assert_eq!(rls.codes(1, &[back]).await, (OK, vec![(OK, 9)]));
-        // A response used more tokens than are left: they are charged, and the next look is refused.
+        // A response used more tokens than the limit has left. The tokens are charged, and the next look is refused.
         assert_eq!(rls.codes(1, &[hits(50, ten())]).await, (OVER, vec![(OVER, 0)]));
         assert_eq!(rls.codes(1, &[hits(0, ten())]).await, (OVER, vec![(OVER, 0)]));
 
@@ -93,7 +93,7 @@ async fn a_descriptor_may_carry_its_own_hits_and_limit() {
         };
         assert_eq!(rls.codes(1, &[own(1)]).await, (OK, vec![(OK, 0)]));
         assert_eq!(rls.codes(1, &[own(1)]).await, (OVER, vec![(OVER, 0)]));
-        // Without a known unit, the limit of the file applies.
+        // If the unit is unknown, the limit in the file applies.
         let mut wrong = own(1);
         wrong.limit.as_mut().unwrap().unit = 0;
         assert_eq!(rls.codes(1, &[wrong]).await, (OK, vec![(OK, u32::MAX)]));
@@ -104,14 +104,15 @@ async fn a_descriptor_may_carry_its_own_hits_and_limit() {
         };
         assert_eq!(rls.codes(1, &[day(), own(9)]).await, (OK, vec![(OK, 2), (OK, 7)]));
         assert_eq!(rls.codes(1, &[own(9), day()]).await, (OK, vec![(OK, 6), (OK, 1)]));
-        // Hits that a descriptor carries are charged even if another descriptor is refused.
+        // The hits in a descriptor are charged even if another descriptor is refused.
         let refused = [hits(3, by(&[("ten", "c")])), by(&[("none", "x")]), hits(2, by(&[("ten", "c")]))];
         assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OK, 5), (OVER, 0), (OK, 5)]));
         assert_eq!(rls.codes(1, &[by(&[("ten", "c")])]).await, (OK, vec![(OK, 4)]));
     }
 }
 
-/// Counters of one request lie on different nodes: each is charged, and gets its charge back if another refuses.
+/// The counters of one request are on different nodes. If one counter refuses, the charges of all others are taken
+/// back.
 #[tokio::test]
 async fn a_cluster_charges_all_limits_or_none() {
     let cluster = Cluster::start();

@@ -1,4 +1,4 @@
-//! Requests that are malformed, too large or unknown, and a service that is not configured.
+//! Requests that are malformed, too large or unknown, and a sidecar without a rate limit service.
 
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
 use prost::Message as _;
@@ -12,7 +12,7 @@ use tonic::{
 use super::{LIMITS, OK, OVER, Rls, by, client, stores};
 use crate::support::sidecar::Sidecar;
 
-/// By default Envoy lets a request pass when the service returns an error.
+/// No request is answered with an error, because Envoy admits a request by default if the service returns an error.
 #[tokio::test]
 async fn no_request_passes_because_of_an_error() {
     for rls in stores("").await {
@@ -23,7 +23,7 @@ async fn no_request_passes_because_of_an_error() {
         assert_eq!(rls.codes(6, &many[..256]).await, (OK, vec![(OK, 0); 256]), "all or none");
         assert_eq!(rls.codes(1, &many).await.0, OVER);
 
-        // A client's header need not be UTF-8, and Envoy passes it on.
+        // A client's header may be invalid UTF-8, and Envoy passes it on unchanged.
         let descriptors = vec![by(&[("two", "odd ZZ")])];
         let mut bytes =
             RateLimitRequest { domain: "d".to_owned(), descriptors, hits_addend: 1 }.encode_to_vec();
@@ -41,7 +41,7 @@ async fn no_request_passes_because_of_an_error() {
     }
 }
 
-/// Sends bytes unchanged, which a generated client would not.
+/// Sends bytes unchanged. A generated client would not send invalid ones.
 #[derive(Clone, Copy)]
 struct Plain;
 

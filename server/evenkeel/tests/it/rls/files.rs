@@ -1,4 +1,4 @@
-//! The files with limits: reloads, links, and `check-config`.
+//! The files that contain the limits: reloads, symbolic links, and `check-config`.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -35,7 +35,7 @@ async fn changed_files_are_loaded_and_wrong_ones_rejected() {
     rls.write("domain: d\ndescriptors: [{key: two, rate_limit: {unit: fortnight}}]");
     config_valid(&rls, 0.0).await;
     assert_eq!(limit_of(&rls, "two").await, Some(20), "the last good one stays");
-    // A second file, and the first one corrected.
+    // A second file is added, and the first file is corrected.
     fs::write(rls.dir.path().join("more.yaml"), LIMITS.replace("domain: d", "domain: e")).unwrap();
     rls.write(LIMITS);
     config_valid(&rls, 1.0).await;
@@ -51,7 +51,7 @@ fn link(to: &str, at: &Path) {
     fs::rename(&partial, at).unwrap();
 }
 
-/// Kubernetes writes the files of a ConfigMap to a new directory and swaps the link to it.
+/// For an update, Kubernetes writes the files of a ConfigMap to a new directory and swaps the link to that directory.
 #[tokio::test]
 async fn an_updated_config_map_is_loaded() {
     let dir = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ async fn an_updated_config_map_is_loaded() {
     }
 }
 
-/// The `runtime` of envoyproxy/ratelimit swaps a link in the path to the files.
+/// The `runtime` of envoyproxy/ratelimit swaps a link in the path of the files.
 #[tokio::test]
 async fn a_swapped_link_in_the_path_is_followed() {
     let dir = tempfile::tempdir().unwrap();
@@ -92,7 +92,7 @@ async fn a_swapped_link_in_the_path_is_followed() {
     limit_becomes(&rls, "two", Some(3)).await;
     link("2", &dir.path().join("current"));
     limit_becomes(&rls, "two", Some(4)).await;
-    // The sidecar watches the new directory too.
+    // The sidecar also watches the new directory.
     fs::write(path.join("limits.yaml"), LIMITS).unwrap();
     limit_becomes(&rls, "two", Some(2)).await;
 }
@@ -122,7 +122,7 @@ fn check_config_checks_rate_limit_files() {
         assert!(text.contains("good.yaml: domain: must be a name, got none"), "{text}");
         assert!(text.contains("good.yaml: descriptors[0].key: must be a name, got none"), "{text}");
     }
-    // Faults of the configuration hide no fault of the files it names.
+    // Faults of the configuration do not hide faults of the files that it names.
     let section =
         format!("xyz: 1\nrate_limit_service: {{config: '{}', hedders: x}}", path("good.yaml").display());
     fs::write(path("evenkeel.yaml"), section).unwrap();

@@ -1,4 +1,4 @@
-//! Envoy's rate limit service.
+//! Tests Evenkeel as Envoy's rate limit service.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ mod errors;
 mod files;
 mod modes;
 
-/// Long units, so that no window ends during a test.
+/// The units are long, so that no window ends during a test.
 const LIMITS: &str = "
 domain: d
 descriptors:
@@ -51,7 +51,7 @@ struct Rls {
 }
 
 impl Rls {
-    /// `more` continues the section `rate_limit_service`.
+    /// Starts a sidecar. `more` continues the section `rate_limit_service`.
     async fn start(limits: &str, more: &str, redis: Option<Redis>) -> Self {
         let store = redis.as_ref().map_or(String::new(), |redis| redis.store(", timeout: 2s"));
         Self { _redis: redis, ..Self::start_on(limits, more, &store).await }
@@ -86,14 +86,14 @@ impl Rls {
         self.client.clone().should_rate_limit(request).await.map(tonic::Response::into_inner)
     }
 
-    /// Asks, and returns the overall code, and code and remainder of each descriptor.
+    /// Sends a request. Returns the overall code, and the code and remainder of each descriptor.
     async fn codes(&self, hits: u32, descriptors: &[RateLimitDescriptor]) -> (Code, Vec<(Code, u32)>) {
         let response = self.ask(hits, descriptors).await;
         let statuses = response.statuses.iter().map(|status| (status.code(), status.limit_remaining));
         (response.overall_code(), statuses.collect())
     }
 
-    /// Returns the lines of the metrics that begin with `start` and are not 0.
+    /// Returns the metric lines that start with `start` and whose value is not 0.
     async fn metrics(&self, start: &str) -> Vec<String> {
         let (_, text) = self.sidecar.get("/metrics").await;
         text.lines()
@@ -116,7 +116,7 @@ fn hits(value: u64, descriptor: RateLimitDescriptor) -> RateLimitDescriptor {
     RateLimitDescriptor { hits_addend: Some(UInt64Value { value }), ..descriptor }
 }
 
-/// Starts the service on each store, with the same limits.
+/// Starts the service with the embedded store and with Redis, with the same limits.
 async fn stores(more: &str) -> [Rls; 2] {
     [Rls::start(LIMITS, more, None).await, Rls::start(LIMITS, more, Some(Redis::start())).await]
 }

@@ -1,4 +1,4 @@
-//! Limits that do not simply refuse: shadow mode, quota mode, replacement, and the policy for an outage.
+//! Limits that do more than refuse: shadow mode, quota mode, replacement, and the policy for an outage.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn the_configured_policy_decides_during_an_outage() {
         for code in expected {
             assert_eq!(rls.codes(1, &two).await.0, code, "{on_outage}");
         }
-        // The policy decides a look too.
+        // The policy also decides a request that only looks (0 hits).
         assert_eq!(rls.codes(1, &[hits(0, by(&[("ten", "a")]))]).await.0, expected[0], "{on_outage}");
         proxy.set(Mode::Pass);
         eventually(Duration::from_secs(10), "the shared counter counts again", || async {

@@ -1,4 +1,4 @@
-//! Admit and Settle.
+//! The calls Admit and Settle, and what they do to the table.
 
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ async fn two_sidecars_share_one_table() {
     assert_ne!(first, second, "the second sees the first's lease");
     assert!(b.settle("llm", "g1", 1).await, "any sidecar settles");
     assert_eq!(a.pool("llm").await.in_flight, 1);
-    // g2 falls silent: sidecar a, which g2 never called, reaps its lease.
+    // g2 stops sending KeepAlives. Sidecar a reaps its lease, although g2 never called a.
     eventually(Duration::from_secs(20), "the silent holder's lease is reaped", || async {
         match a.pool("llm").await.in_flight {
             0 => Ok(()),

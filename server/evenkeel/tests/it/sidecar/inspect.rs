@@ -1,4 +1,4 @@
-//! What operators see: lists, watches, metrics and health.
+//! What operators can see: lists, watches, metrics and health.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ async fn lists_are_read_in_pages() {
     }
     let page = async |holder: &str, page_token: String| {
         let request = pb::ListLeasesRequest {
-            // A gateway names the route too.
+            // Gateways also send the route, which this pool ignores.
             route: "any".into(),
             cluster: "llm".into(),
             holder: holder.to_owned(),
@@ -29,7 +29,7 @@ async fn lists_are_read_in_pages() {
     };
     let (first, token) = page("", String::new()).await;
     assert_eq!(first, "g1/1 g1/2");
-    // A lease that ends between two pages shifts nothing.
+    // A lease that ends between two pages does not shift the next page.
     s.settle("llm", "g1", 1).await;
     let (second, token) = page("", token).await;
     assert_eq!(second, "g1/3 g2/1");
@@ -91,7 +91,7 @@ async fn http_serves_metrics_health_and_pools() {
     ] {
         assert!(text.contains(expected), "{expected} in {text}");
     }
-    // A second scrape sets these metrics again, and does not add to them.
+    // A second scrape sets these metrics again instead of adding to them.
     let (_, again) = s.get("/metrics").await;
     assert!(again.contains("evenkeel_pool_admits_total{cluster=\"llm\",result=\"admitted\",route=\"\"} 1"));
     assert_eq!(s.get("/healthz").await.0, 200);

@@ -1,4 +1,4 @@
-//! KeepAlive.
+//! The call KeepAlive: it makes the table equal to the holder's list.
 
 use evenkeel_proto::v1 as pb;
 use tonic::Code;
@@ -10,7 +10,7 @@ use crate::support::{
     sidecar::Sidecar,
 };
 
-/// Several routes of one cluster share a table; the list of one must not drop the leases of another.
+/// Several routes of a cluster share a table. The list of one route does not drop the leases of another.
 #[tokio::test]
 async fn routes_of_one_cluster_share_a_list_of_leases() {
     let s = Sidecar::start(&steady(TWO)).await;
@@ -26,7 +26,7 @@ async fn routes_of_one_cluster_share_a_list_of_leases() {
     assert_eq!(s.pool("llm").await.in_flight, 2);
 }
 
-/// A pool that is no longer served must not cost a holder its leases in the pools that are.
+/// A pool that is no longer served does not cost a holder its leases in other pools.
 #[tokio::test]
 async fn a_refused_pool_leaves_the_others_alive() {
     let s = Sidecar::start(&steady(&format!("{TWO}\nunlisted_pools: {{accept: false}}"))).await;
@@ -45,7 +45,7 @@ async fn a_refused_pool_leaves_the_others_alive() {
     assert_eq!(answer.interval_ms, 60_000);
     assert_eq!(s.pool("llm").await.in_flight, 2);
 
-    // Malformed input rejects the whole call.
+    // If any input is malformed, the sidecar rejects the whole call.
     let many = pb::HeldPool { endpoints: vec!["a".into(); 1025], ..held("llm", &[]) };
     for (wrong, message) in [
         (held("", &[]), "pool.cluster: must be"),
@@ -59,9 +59,10 @@ async fn a_refused_pool_leaves_the_others_alive() {
     assert_eq!(s.pool("llm").await.in_flight, 2);
 }
 
-/// Guards against counting pools that only local knowledge took as applied, and their repairs as repairs of the table.
+/// Guards against counting a pool as applied when only the sidecar's local knowledge was updated, and against counting
+/// its repairs as repairs of the table.
 #[tokio::test]
-async fn a_keep_alive_reports_pools_the_store_did_not_take() {
+async fn a_keep_alive_reports_pools_that_the_store_did_not_apply() {
     let mut redis = Redis::start();
     let s = Sidecar::start(&steady(&(redis.store(", timeout: 2s") + TWO))).await;
     let answer = s.keep_alive("llm", "h", 1, &[(1, Some("a:1"))]).await;

@@ -1,4 +1,4 @@
-//! A whole sidecar with real clients: what gateways ask, what operators see, and how it stops.
+//! A whole sidecar with real clients: the calls of gateways, the views of operators, and the shutdown.
 
 mod gateway;
 mod inspect;
@@ -9,7 +9,8 @@ mod socket;
 const TWO: &str =
     "pools: [{cluster: llm, cap: 2, full_retry_after: 7s, endpoints: [{address: 'a:1'}, {address: 'b:1'}]}]";
 
-/// Nothing expires, however slow the machine: for tests that are not about silent holders.
+/// Returns a configuration with which no holder expires, however slow the machine is. For tests that are not about dead
+/// holders.
 fn steady(yaml: &str) -> String {
     format!("keep_alive_interval: 60s\n{yaml}")
 }

@@ -1,4 +1,4 @@
-//! How a sidecar stops.
+//! The shutdown of a sidecar.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use evenkeel_proto::v1::{self as pb, inspect_client::InspectClient};
 use super::{TWO, steady};
 use crate::support::{eventually, sidecar::Sidecar};
 
-/// Load balancers must see that a sidecar is stopping while it still serves them.
+/// A sidecar reports that it is stopping while it still serves, so that load balancers notice in time.
 #[tokio::test]
 async fn a_stopping_sidecar_reports_it_and_serves_until_the_delay_ends() {
     let s = Sidecar::start(&format!("shutdown_delay: 1s\n{TWO}")).await;
@@ -30,16 +30,16 @@ async fn a_stopping_sidecar_reports_it_and_serves_until_the_delay_ends() {
     assert_eq!(s.get("/readyz").await.0, 503, "on a new connection");
     s.lease("llm", "h", 1).await;
     assert!(s.settle("llm", "h", 1).await);
-    // Afterwards neither the watch of health nor idle connections delay it.
+    // After the delay, neither the watch of health nor idle connections hold up the shutdown.
     let stopped = tokio::time::timeout(Duration::from_secs(8), s.task).await.expect("stops in time");
     stopped.unwrap().unwrap();
     assert!(since.elapsed() >= Duration::from_secs(1), "after {:?}", since.elapsed());
 }
 
-/// Guards against a watcher that does not read, which delayed a shutdown for its full ten seconds.
+/// Guards against a client that does not read its watch. It delayed a shutdown for the full ten seconds.
 #[tokio::test]
 async fn a_watcher_that_does_not_read_does_not_delay_the_shutdown() {
-    // More pools than the watch buffers, with states larger than the connection's window.
+    // There are more pools than the watch buffers, with states larger than the connection's window.
     let many: Vec<String> = (0..400)
         .map(|i| {
             let endpoints: Vec<_> = (0..200).map(|j| format!("{{address: 'host-{i}-{j}'}}")).collect();

@@ -1,4 +1,4 @@
-//! The Unix socket.
+//! Tests the Unix socket for gRPC.
 
 use evenkeel_proto::v1::gateway_client::GatewayClient;
 
@@ -13,7 +13,7 @@ async fn the_unix_socket_serves_health_and_reflection() {
         "listen: {{grpc: '127.0.0.1:0', http: '127.0.0.1:0', grpc_socket: '{}', grpc_socket_mode: '0600'}}\n{TWO}",
         path.display()
     );
-    // The sidecar replaces the socket file of a dead process.
+    // The sidecar replaces the socket file that a dead process left.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let s = Sidecar::start_at(&yaml).await;
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
@@ -45,7 +45,7 @@ async fn the_unix_socket_serves_health_and_reflection() {
     let names: Vec<_> = services.service.iter().map(|s| s.name.as_str()).collect();
     assert!(names.contains(&"evenkeel.v1.Gateway") && names.contains(&"evenkeel.v1.Inspect"), "{names:?}");
 
-    // It does not take over a socket in use.
+    // A second sidecar does not take over a socket in use.
     let config = evenkeel_config::Config::parse(&yaml).unwrap();
     let taken = evenkeel::app::Listeners::bind(&config).await.err().expect("the socket is taken");
     assert!(format!("{taken:#}").contains("another process listens on this socket"), "{taken:#}");

@@ -1,4 +1,4 @@
-//! An administrator: the configuration that names one, the token, and calls that carry it.
+//! An administrator for tests: the configuration that names the administrator, the token, and calls with the token.
 
 use axum::{
     body::Body,
@@ -13,12 +13,12 @@ use tonic::{
 
 use super::{http, sidecar::Sidecar};
 
-/// The administrator's token in [`ADMIN`].
+/// The token of the administrator in [`ADMIN`].
 pub(crate) const TOKEN: &str = "0123456789abcdef";
-/// Append it to a configuration: it names the administrator `ops`.
+/// Configuration that names the administrator `ops`. Append it to other configuration.
 pub(crate) const ADMIN: &str = "\nadmin: {tokens: [{name: ops, token: 0123456789abcdef}]}\n";
 
-/// Limits of each kind and both kinds of quota, without an administrator.
+/// Configuration with limits of each kind and both kinds of quota, without an administrator.
 pub(crate) const LIMITS_AND_QUOTAS: &str = "
 limits:
 - {name: rpm, counts: requests, amount: 60, per: 1m, key: [consumer]}
@@ -34,7 +34,7 @@ pub(crate) fn with_admin(yaml: &str) -> String {
     format!("{yaml}{ADMIN}")
 }
 
-/// Connects a gRPC client. Its changes need [`by`].
+/// Connects a gRPC client. Calls that change something also need [`by`].
 pub(crate) async fn client(sidecar: &Sidecar) -> AdminClient<Channel> {
     AdminClient::new(Endpoint::from_shared(sidecar.url()).unwrap().connect().await.unwrap())
 }
@@ -52,8 +52,8 @@ pub(crate) fn set_quota(quota: &str, consumer: &str, amount: u64) -> pb::SetQuot
     pb::SetQuotaRequest { quota, consumer, amount: Some(amount), note: "a note".into() }
 }
 
-/// Calls the HTTP API with [`TOKEN`], and as JSON if there is a body. `headers` override these; an empty value removes
-/// a header. Returns `Null` for a body that is not JSON.
+/// Calls the HTTP API with [`TOKEN`], and with the content type JSON if there is a body. `headers` override these
+/// headers; an empty value removes a header. Returns `Null` for a body that is not JSON.
 pub(crate) async fn call(
     sidecar: &Sidecar,
     method: Method,

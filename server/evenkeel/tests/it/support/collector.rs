@@ -1,4 +1,4 @@
-//! An OpenTelemetry collector in this process.
+//! An OpenTelemetry collector in the process of the test.
 
 use std::{
     collections::HashMap,
@@ -23,16 +23,16 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use super::{eventually, refusing_port};
 
-/// What a collector has received, and how it misbehaves.
+/// What the collector has received, and how it misbehaves.
 #[derive(Default)]
 pub(crate) struct Got {
     pub(crate) spans: Mutex<Vec<Span>>,
-    /// Attributes of the resource, and headers, of the last export.
+    /// Attributes of the resource in the last export, and the header `x-key` of that export.
     pub(crate) resource: Mutex<HashMap<String, String>>,
     pub(crate) key: Mutex<Option<String>>,
-    /// Does not answer until `go_on` is notified.
+    /// If true, the collector does not answer until `go_on` is notified.
     pub(crate) stalls: AtomicBool,
-    /// The number of exports that it answers with `Unavailable`.
+    /// Number of further exports that the collector answers with `Unavailable`.
     pub(crate) not_ready: AtomicUsize,
     pub(crate) go_on: Notify,
 }
@@ -83,12 +83,12 @@ impl Collector {
         Self { got, port, task: tokio::spawn(async move { serve.await.unwrap() }) }
     }
 
-    /// Returns the section `traces`, continued with `more`.
+    /// Returns the configuration section `traces` for this collector. `more` continues the section.
     pub(crate) fn yaml(&self, more: &str) -> String {
         format!("traces: {{endpoint: 'http://127.0.0.1:{}'{more}}}\n", self.port)
     }
 
-    /// Waits for this many spans.
+    /// Waits until the collector has received this number of spans.
     pub(crate) async fn spans(&self, count: usize) -> Vec<Span> {
         eventually(Duration::from_secs(10), &format!("{count} spans"), || async {
             let spans = self.got.spans.lock().clone();
@@ -120,7 +120,7 @@ pub(crate) fn names(spans: &[Span]) -> Vec<&str> {
     names
 }
 
-/// Returns the one span of this name.
+/// Returns the only span with this name.
 pub(crate) fn named<'s>(spans: &'s [Span], name: &str) -> &'s Span {
     let mut found = spans.iter().filter(|span| span.name == name);
     let span = found.next().unwrap_or_else(|| panic!("no {name} among {:?}", names(spans)));

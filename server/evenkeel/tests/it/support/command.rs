@@ -15,14 +15,14 @@ fn command(words: &[impl AsRef<OsStr>]) -> std::process::Command {
     command
 }
 
-/// Runs a command that needs no sidecar: whether it succeeds, standard output and standard error.
+/// Runs a command that needs no sidecar. Returns whether it succeeds, its standard output and its standard error.
 pub(crate) fn offline(words: &[impl AsRef<OsStr>]) -> (bool, String, String) {
     let output = command(words).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.success(), text(output.stdout), text(output.stderr))
 }
 
-/// Runs a command that calls the sidecar at `url`. Address and token come from the environment.
+/// Runs a command that calls the sidecar at `url`. The environment contains the address and the token.
 pub(crate) async fn evenkeel(url: &str, token: Option<&str>, words: &[&str]) -> Output {
     let mut command = command(words);
     command.env("EVENKEEL_SERVER", url);
@@ -32,7 +32,8 @@ pub(crate) async fn evenkeel(url: &str, token: Option<&str>, words: &[&str]) -> 
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-/// Returns what a command prints that must succeed, as administrator. Spaces separate its words.
+/// Runs a command as administrator, which must succeed, and returns what it prints. Spaces separate the words of the
+/// command.
 pub(crate) async fn prints(sidecar: &Sidecar, words: &str) -> String {
     let words: Vec<&str> = words.split(' ').collect();
     let output = evenkeel(&sidecar.url(), Some(TOKEN), &words).await;
@@ -40,13 +41,13 @@ pub(crate) async fn prints(sidecar: &Sidecar, words: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The same, as JSON.
+/// Runs a command like [`prints`], and returns the JSON that it prints.
 pub(crate) async fn prints_json(sidecar: &Sidecar, words: &str) -> Value {
     let text = prints(sidecar, &format!("{words} --output json")).await;
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words}: {error}: {text}"))
 }
 
-/// Returns exit code and standard error of a command that must print nothing on standard output.
+/// Returns the exit code and standard error of a command, which must print nothing on standard output.
 pub(crate) async fn fails(sidecar: &Sidecar, token: Option<&str>, words: &str) -> (i32, String) {
     let words: Vec<&str> = words.split(' ').collect();
     let output = evenkeel(&sidecar.url(), token, &words).await;

@@ -1,4 +1,4 @@
-//! An HTTP client.
+//! An HTTP client for tests.
 
 use std::fmt::Display;
 
@@ -15,24 +15,24 @@ pub(crate) async fn send(request: Request<Body>) -> Response<Body> {
     client.request(request).await.unwrap().map(Body::new)
 }
 
-/// Gets a path of a server at `host:port`. The body may still be on its way.
+/// Requests a path from a server at `host:port`. The body of the response may not have arrived yet.
 pub(crate) async fn open(server: impl Display, path: &str) -> Response<Body> {
     send(Request::get(format!("http://{server}{path}")).body(Body::empty()).unwrap()).await
 }
 
-/// Reads a response to its end: status and body.
+/// Reads a response to its end. Returns its status and body.
 pub(crate) async fn text(response: Response<Body>) -> (u16, String) {
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// Gets a path: status and body.
+/// Requests a path, and returns status and body.
 pub(crate) async fn get(server: impl Display, path: &str) -> (u16, String) {
     text(open(server, path).await).await
 }
 
-/// Returns the value of one metric, named with its labels as `/metrics` prints it.
+/// Returns the value of one metric. `name` includes the labels, as `/metrics` prints them.
 pub(crate) async fn metric(server: impl Display, name: &str) -> f64 {
     let (_, text) = get(server, "/metrics").await;
     let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));

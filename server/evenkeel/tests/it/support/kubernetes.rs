@@ -1,5 +1,5 @@
-//! A Kubernetes API server that serves EndpointSlices only: it lists and watches them, and misbehaves on command.
-//! Versions, events, bookmarks, 410 and errors follow the page "Kubernetes API Concepts".
+//! A Kubernetes API server that serves only EndpointSlices. It lists and watches them, and misbehaves if a test asks it
+//! to. Versions, events, bookmarks, status 410 and errors follow the page "Kubernetes API Concepts".
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,25 +27,25 @@ pub(crate) struct Asked {
     pub(crate) is_watch: bool,
     pub(crate) namespace: String,
     pub(crate) service: String,
-    /// The version at which a watch begins.
+    /// The resource version at which a watch starts.
     pub(crate) version: String,
     pub(crate) token: Option<String>,
 }
 
 #[derive(Default)]
 struct World {
-    /// By namespace and name.
+    /// Slices by namespace and name.
     slices: BTreeMap<(String, String), Value>,
     version: u64,
-    /// Changes: version, namespace, service, and the line that a watch sends.
+    /// Each change has a version, a namespace, a service, and the line that a watch sends.
     events: Vec<(u64, String, String, String)>,
-    /// A watch from an earlier version gets 410.
+    /// A watch from an older version gets status 410.
     oldest: u64,
-    /// The status of every response.
+    /// The status of every response, if set.
     fault: Option<u16>,
-    /// Whether a watch reports 410 in its first event, and not as its status.
+    /// Whether a watch reports 410 in its first event instead of its HTTP status.
     gone_in_stream: bool,
-    /// Watches up to this number get no more events, or end.
+    /// Watches with a number up to `muted` get no more events. Watches with a number up to `ended` end.
     muted: usize,
     ended: usize,
     watches: usize,
@@ -132,7 +132,7 @@ impl FakeApi {
         });
     }
 
-    /// Forgets all changes so far.
+    /// Discards all changes so far, so that older watches get 410.
     pub(crate) fn compact(&self) {
         self.change(|world| {
             world.events.clear();
@@ -141,7 +141,7 @@ impl FakeApi {
         });
     }
 
-    /// Chooses how a watch reports 410.
+    /// Sets how a watch reports 410: in an event, or as its HTTP status.
     pub(crate) fn report_gone_in_stream(&self, in_stream: bool) {
         self.change(|world| world.gone_in_stream = in_stream);
     }
@@ -150,7 +150,7 @@ impl FakeApi {
         self.change(|world| world.fault = status);
     }
 
-    /// Silences the current watches.
+    /// Stops sending events to the current watches.
     pub(crate) fn mute(&self) {
         self.change(|world| world.muted = world.watches);
     }
@@ -188,7 +188,7 @@ impl World {
     }
 }
 
-/// A slice with one port named `http`.
+/// Returns a slice with one port, named `http`.
 pub(crate) fn slice(family: &str, port: u16, endpoints: &[Value]) -> Value {
     json!({"addressType": family, "ports": [{"name": "http", "port": port, "protocol": "TCP"}], "endpoints": endpoints})
 }
@@ -197,12 +197,12 @@ pub(crate) fn ready(address: &str) -> Value {
     json!({"addresses": [address], "conditions": {"ready": true, "serving": true, "terminating": false}})
 }
 
-/// An endpoint of a pod that fails its readiness probe.
+/// Returns an endpoint of a pod that fails its readiness probe.
 pub(crate) fn not_ready(address: &str) -> Value {
     json!({"addresses": [address], "conditions": {"ready": false, "serving": false, "terminating": false}})
 }
 
-/// An endpoint of a terminating pod.
+/// Returns an endpoint of a terminating pod.
 pub(crate) fn terminating(address: &str) -> Value {
     json!({"addresses": [address], "conditions": {"ready": false, "serving": true, "terminating": true}})
 }
@@ -283,7 +283,7 @@ struct Watcher {
     changed: watch::Receiver<()>,
 }
 
-/// What comes next in a watch.
+/// What a watch sends next.
 enum Next {
     Lines(String),
     End,
@@ -301,7 +301,7 @@ impl Watcher {
             return Next::End;
         }
         if self.from < world.oldest {
-            // A slow watch gets 410 too.
+            // A watch that is too slow gets 410 too.
             return Next::Lines(format!("{}\n", json!({"type": "ERROR", "object": failure(410, "Expired")})));
         }
         let mut lines = String::new();

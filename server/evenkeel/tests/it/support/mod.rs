@@ -17,12 +17,12 @@ pub(crate) mod store;
 pub(crate) mod tls;
 pub(crate) mod tmux;
 
-/// Returns a port that was free a moment ago. Another process may take it first.
+/// Returns a port that was free a moment ago. Another process may still take it first.
 pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Reserves a port that refuses connections, until the socket listens.
+/// Returns a bound socket and its port. The port refuses connections until the socket listens.
 pub(crate) fn refusing_port() -> (tokio::net::TcpSocket, u16) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -30,7 +30,7 @@ pub(crate) fn refusing_port() -> (tokio::net::TcpSocket, u16) {
     (socket, port)
 }
 
-/// Repeats `condition` until it is `Ok`. Panics with its last `Err` after `limit`.
+/// Calls `condition` until it returns `Ok`. After `limit`, panics with the last `Err`.
 pub(crate) async fn eventually<T, F>(limit: Duration, what: &str, mut condition: impl FnMut() -> F) -> T
 where
     F: Future<Output = Result<T, String>>,

@@ -10,7 +10,7 @@ use super::command::PROGRAM;
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Serves a configuration, with `more` arguments. The log goes to `log`.
+    /// Starts a sidecar with a configuration and `more` arguments. It writes its log to `log`.
     pub(crate) fn serve(config: &Path, more: &[&Path], log: Stdio) -> Self {
         let mut command = Command::new(PROGRAM);
         command.args([Path::new("serve"), Path::new("--config"), config]).args(more);

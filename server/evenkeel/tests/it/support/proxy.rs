@@ -1,4 +1,4 @@
-//! A TCP proxy that misbehaves on command, as a network does.
+//! A TCP proxy that misbehaves as a network does, if a test asks it to.
 
 use std::sync::{
     Arc,
@@ -13,15 +13,15 @@ use tokio::{
 
 use super::redis::store_at;
 
-/// What happens to connections.
+/// How the proxy treats connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Pass,
-    /// Bytes wait; connections stay open.
+    /// The proxy holds back all bytes, and connections stay open.
     Stall,
-    /// Connections are closed, new ones at once.
+    /// The proxy closes all connections, and every new connection at once.
     Refuse,
-    /// The next reply is cut after its first byte, and its connection closed.
+    /// The proxy cuts the next reply after its first byte, and closes that connection.
     CutReply,
 }
 
@@ -68,7 +68,7 @@ impl Proxy {
         self.to.store(port, Ordering::Relaxed);
     }
 
-    /// Returns the section `store` for a sidecar behind the proxy, continued with `more`.
+    /// Returns the configuration section `store` for a sidecar behind the proxy. `more` continues the section.
     pub(crate) fn store(&self, more: &str) -> String {
         store_at(&self.url(), more)
     }

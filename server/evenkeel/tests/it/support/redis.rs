@@ -1,4 +1,4 @@
-//! Real redis-server processes on free ports of 127.0.0.1: one server, or a cluster.
+//! Real redis-server processes on free ports of 127.0.0.1: a single server, or a cluster.
 
 use std::{
     collections::BTreeMap,
@@ -8,12 +8,13 @@ use std::{
 
 use super::free_port;
 
-/// Returns the section `store` for a Redis at `url`, continued with `more`: `", timeout: 2s"`.
+/// Returns the configuration section `store` for a Redis at `url`. `more` continues the section, such as `", timeout:
+/// 2s"`.
 pub(crate) fn store_at(url: &str, more: &str) -> String {
     format!("store: {{type: redis, url: '{url}'{more}}}\n")
 }
 
-/// One Redis server that keeps nothing on disk.
+/// One Redis server that stores nothing on disk.
 pub(crate) struct Redis {
     child: Child,
     pub(crate) port: u16,
@@ -30,7 +31,7 @@ impl Redis {
         Self::start_any(|| arguments.iter().copied().map(str::to_owned).collect())
     }
 
-    /// Another process may take a free port first, so each attempt gets new ports.
+    /// Starts a server. Another process may take a free port first, so each attempt uses new ports.
     fn start_any(arguments: impl Fn() -> Vec<String>) -> Self {
         for _ in 0..5 {
             let (dir, port, arguments) = (tempfile::tempdir().unwrap(), free_port(), arguments());
@@ -42,43 +43,45 @@ impl Redis {
         panic!("redis-server did not start");
     }
 
-    /// Returns the section `store` for a sidecar, continued with `more`: `", timeout: 2s"`.
+    /// Returns the configuration section `store` for a sidecar. `more` continues the section, such as `", timeout:
+    /// 2s"`.
     pub(crate) fn store(&self, more: &str) -> String {
         store_at(&self.url(), more)
     }
 
-    /// Returns the URL for a sidecar: of a user with exactly the rights that docs/operations.md documents.
+    /// Returns the URL for a sidecar. Its user has only the rights that docs/operations.md documents, and what tests
+    /// need.
     pub(crate) fn url(&self) -> String {
         format!("redis://evenkeel:evenkeel@127.0.0.1:{}/", self.port)
     }
 
-    /// Connects the test, as a user with all rights.
+    /// Connects as a user with all rights, for the test itself.
     pub(crate) fn connection(&self) -> redis::Connection {
         let url = format!("redis://127.0.0.1:{}/", self.port);
         redis::Client::open(url).unwrap().get_connection().unwrap()
     }
 
-    /// Returns the commands that the sidecar's user lacked rights for, newest first.
+    /// Returns the commands for which the sidecar's user lacked a right, newest first.
     pub(crate) fn refused(&self) -> Vec<String> {
         let log: Vec<BTreeMap<String, redis::Value>> =
             redis::from_redis_value(self.command(&["ACL", "LOG"])).unwrap();
         log.iter().map(|entry| format!("{:?} {:?}", entry["reason"], entry["object"])).collect()
     }
 
-    /// Sends one command, as a user with all rights.
+    /// Sends one command as a user with all rights.
     pub(crate) fn command(&self, words: &[&str]) -> redis::Value {
         let mut cmd = redis::cmd(words[0]);
         cmd.arg(&words[1..]);
         cmd.query(&mut self.connection()).unwrap()
     }
 
-    /// Stops the server as a crash does.
+    /// Kills the server, as a crash would.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Starts the server again on its port, empty.
+    /// Starts the server again on the same port, without data.
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.port, &self.arguments, self.dir.path());
         assert!(answers(&mut self.child, self.port), "redis-server did not start again");
@@ -106,8 +109,8 @@ fn spawn(port: u16, arguments: &[String], dir: &std::path::Path) -> Child {
         .expect("redis-server is installed: see .ci/setup redis")
 }
 
-/// Returns the rights of a sidecar's user from docs/operations.md, and those that tests add: key prefixes, Higress's
-/// tables, and clusters.
+/// Returns the rights of a sidecar's user from docs/operations.md, and the rights that only tests need: for key
+/// prefixes, for Higress's tables, and for clusters.
 fn rights() -> Vec<String> {
     let (_, command) =
         include_str!("../../../../../docs/operations.md").split_once("ACL SETUSER evenkeel ").unwrap();

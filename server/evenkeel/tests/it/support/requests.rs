@@ -1,17 +1,17 @@
-//! A gateway worker's requests with defaults. A test changes the fields it is about:
-//! `pb::AdmitRequest { model: "m".into(), ..admit("llm", 1) }`.
+//! Requests of a gateway worker, with defaults. A test changes only the fields that it is about: `pb::AdmitRequest {
+//! model: "m".into(), ..admit("llm", 1) }`.
 
 use evenkeel_proto::v1 as pb;
 
-/// The worker that sends these requests.
+/// The gateway worker that sends these requests.
 pub(crate) const HOLDER: &str = "h";
 
-/// Names a pool by its cluster alone.
+/// Returns a pool that is named by its cluster alone.
 pub(crate) fn pool(cluster: &str) -> pb::Pool {
     pb::Pool { route: String::new(), cluster: cluster.to_owned() }
 }
 
-/// Asks for an endpoint of a pool; no limit sees a consumer or a model.
+/// Returns an Admit for an endpoint of a pool, without a consumer or a model for limits.
 pub(crate) fn admit(cluster: &str, lease: u64) -> pb::AdmitRequest {
     pb::AdmitRequest {
         pool: Some(pool(cluster)),
@@ -21,7 +21,7 @@ pub(crate) fn admit(cluster: &str, lease: u64) -> pb::AdmitRequest {
     }
 }
 
-/// Asks for an endpoint of the pool `llm` for a consumer and a model, under the request id `req-LEASE`.
+/// Returns an Admit for an endpoint of the pool `llm`, for a consumer and a model. Its request id is `req-LEASE`.
 pub(crate) fn admit_for(consumer: &str, model: &str, lease: u64) -> pb::AdmitRequest {
     pb::AdmitRequest {
         subject: Some(subject(consumer)),
@@ -39,7 +39,7 @@ pub(crate) fn candidate(address: &str, weight: f64, cap: u32) -> pb::Candidate {
     pb::Candidate { address: address.to_owned(), weight, cap }
 }
 
-/// Ends a lease and says nothing of the response.
+/// Returns a Settle without information about the response.
 pub(crate) fn settle(cluster: &str, lease: u64) -> pb::SettleRequest {
     pb::SettleRequest {
         pool: Some(pool(cluster)),
@@ -49,7 +49,7 @@ pub(crate) fn settle(cluster: &str, lease: u64) -> pb::SettleRequest {
     }
 }
 
-/// Ends a lease of the pool `llm` with a response of 200 that reported its usage.
+/// Returns a Settle in the pool `llm`, for a response with status 200 that reported its usage.
 pub(crate) fn settle_success(lease: u64, ticket: Vec<u8>, input: u64, output: u64) -> pb::SettleRequest {
     pb::SettleRequest {
         outcome: pb::Outcome::Success.into(),
@@ -61,7 +61,7 @@ pub(crate) fn settle_success(lease: u64, ticket: Vec<u8>, input: u64, output: u6
     }
 }
 
-/// Lists the leases a worker has in a pool, each on its endpoint if it knows one.
+/// Returns the list of a worker's leases in a pool, each with its endpoint if the worker knows it.
 pub(crate) fn held(cluster: &str, leases: &[(u64, Option<&str>)]) -> pb::HeldPool {
     pb::HeldPool {
         pool: Some(pool(cluster)),
@@ -76,7 +76,7 @@ pub(crate) fn held(cluster: &str, leases: &[(u64, Option<&str>)]) -> pb::HeldPoo
     }
 }
 
-/// Says that [`HOLDER`] has exactly these leases, and has issued numbers up to `issued_through`.
+/// Returns a KeepAlive: [`HOLDER`] has exactly these leases, and has issued numbers up to `issued_through`.
 pub(crate) fn keep_alive(issued_through: u64, pools: Vec<pb::HeldPool>) -> pb::KeepAliveRequest {
     pb::KeepAliveRequest { holder: HOLDER.to_owned(), issued_through, pools }
 }

@@ -1,4 +1,4 @@
-//! A sidecar in this process, on free ports, with real clients.
+//! A sidecar in the process of the test, on free ports, with real clients.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,13 +25,13 @@ pub(crate) struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts one with a configuration that has no `listen`.
+    /// Starts a sidecar. The configuration must have no section `listen`.
     pub(crate) async fn start(yaml: &str) -> Self {
         let listen = "listen: {grpc: '127.0.0.1:0', http: '127.0.0.1:0'}\n";
         Self::start_at(&format!("{listen}{yaml}")).await
     }
 
-    /// Starts one with a whole configuration.
+    /// Starts a sidecar with a complete configuration.
     pub(crate) async fn start_at(yaml: &str) -> Self {
         let config = Config::parse(yaml).unwrap();
         let listeners = Listeners::bind(&config).await.unwrap();
@@ -54,12 +54,12 @@ impl Sidecar {
         format!("http://{}", self.addresses.grpc.as_ref().unwrap())
     }
 
-    /// Sends one of [`requests`].
+    /// Sends an Admit, such as one of [`requests`].
     pub(crate) async fn send(&self, request: impl IntoRequest<pb::AdmitRequest>) -> Answer {
         self.gateway.clone().admit(request).await.unwrap().into_inner().answer.unwrap()
     }
 
-    /// Sends a request that must be admitted.
+    /// Sends an Admit that must be admitted.
     pub(crate) async fn admitted(&self, request: impl IntoRequest<pb::AdmitRequest>) -> pb::Admitted {
         match self.send(request).await {
             Answer::Admitted(admitted) => admitted,
@@ -67,7 +67,7 @@ impl Sidecar {
         }
     }
 
-    /// Sends a request that must be denied.
+    /// Sends an Admit that must be denied.
     pub(crate) async fn denied(&self, request: impl IntoRequest<pb::AdmitRequest>) -> pb::Denied {
         match self.send(request).await {
             Answer::Denied(denied) => denied,
@@ -75,28 +75,28 @@ impl Sidecar {
         }
     }
 
-    /// Asks for an endpoint of a pool.
+    /// Sends an Admit for an endpoint of a pool.
     pub(crate) async fn admit(&self, cluster: &str, holder: &str, lease: u64) -> Answer {
         self.send(pb::AdmitRequest { holder: holder.to_owned(), ..requests::admit(cluster, lease) }).await
     }
 
-    /// Asks for an endpoint of a pool, and returns the one it must get.
+    /// Sends an Admit for an endpoint of a pool. It must be admitted. Returns the endpoint.
     pub(crate) async fn lease(&self, cluster: &str, holder: &str, lease: u64) -> Arc<str> {
         let request = pb::AdmitRequest { holder: holder.to_owned(), ..requests::admit(cluster, lease) };
         self.admitted(request).await.endpoint.into()
     }
 
-    /// Sends one of [`requests`]; whether it released a lease.
+    /// Sends a Settle, such as one of [`requests`]. Returns whether it released a lease.
     pub(crate) async fn end(&self, request: pb::SettleRequest) -> bool {
         self.gateway.clone().settle(request).await.unwrap().into_inner().released
     }
 
-    /// Ends a lease; whether there was one.
+    /// Settles a lease. Returns whether the lease existed.
     pub(crate) async fn settle(&self, cluster: &str, holder: &str, lease: u64) -> bool {
         self.end(pb::SettleRequest { holder: holder.to_owned(), ..requests::settle(cluster, lease) }).await
     }
 
-    /// Says that `holder` has exactly `leases`, and has issued numbers up to `issued_through`.
+    /// Sends a KeepAlive: `holder` has exactly `leases`, and has issued numbers up to `issued_through`.
     pub(crate) async fn keep_alive(
         &self,
         cluster: &str,
@@ -109,7 +109,7 @@ impl Sidecar {
         self.gateway.clone().keep_alive(request).await.unwrap().into_inner()
     }
 
-    /// Repeats the KeepAlive of a holder with these leases.
+    /// Repeats the KeepAlive of a holder with these leases, until the result is dropped.
     pub(crate) fn alive(&self, cluster: &str, holder: &str, leases: &[(u64, Option<&str>)]) -> Alive {
         let issued_through = leases.last().map_or(0, |(lease, _)| *lease);
         let request = requests::keep_alive(issued_through, vec![requests::held(cluster, leases)]);
@@ -129,18 +129,18 @@ impl Sidecar {
         self.inspect.clone().get_pool(request).await.unwrap().into_inner()
     }
 
-    /// Gets a path of the HTTP port: status and body.
+    /// Requests a path of the HTTP port, and returns status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         http::get(&self.addresses.http, path).await
     }
 
-    /// Returns the value of one metric, named with its labels as `/metrics` prints it.
+    /// Returns the value of one metric. `name` includes the labels, as `/metrics` prints them.
     pub(crate) async fn metric(&self, name: &str) -> f64 {
         http::metric(&self.addresses.http, name).await
     }
 }
 
-/// A holder that sends its KeepAlives until dropped.
+/// A holder that sends KeepAlives until this value is dropped.
 pub(crate) struct Alive(JoinHandle<()>);
 
 impl Drop for Alive {

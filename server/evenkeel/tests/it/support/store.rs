@@ -1,4 +1,4 @@
-//! Stores without a sidecar, and the values they take.
+//! Stores without a sidecar, and the values that their methods need.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ pub(crate) fn redis_options(urls: Vec<String>, cluster: bool, key_prefix: &str) 
     }
 }
 
-/// Connects a store. `ttl` is how long a holder lives without a KeepAlive.
+/// Connects a store. A holder lives for `ttl` without a KeepAlive.
 pub(crate) async fn redis_store(options: &RedisOptions, ttl: Duration) -> Arc<RedisStore> {
     let store = RedisStore::new(options, ttl, Metrics::new().unwrap(), TaskTracker::new()).unwrap();
     store.ping().await.unwrap();
@@ -36,7 +36,7 @@ pub(crate) fn lease(number: u64) -> LeaseId {
     LeaseId::new(number).unwrap()
 }
 
-/// Builds a roster of (address, weight, cap).
+/// Builds a roster from (address, weight, cap).
 pub(crate) fn roster(endpoints: &[(&str, f64, u32)]) -> Arc<Roster> {
     let endpoint =
         |&(address, weight, cap): &(&str, f64, u32)| Endpoint { address: address.into(), weight, cap };

@@ -1,4 +1,4 @@
-//! TLS in front of a server that speaks none.
+//! TLS in front of a server that does not support TLS.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio_rustls::{
     },
 };
 
-/// Terminates TLS in front of `port`. Returns the port to call, and the certificate that vouches for it as PEM.
+/// Terminates TLS in front of `port`. Returns the port to call, and in PEM the certificate that clients must trust.
 pub(crate) async fn behind_tls(port: u16) -> (u16, String) {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));

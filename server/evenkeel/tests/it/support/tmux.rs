@@ -1,4 +1,4 @@
-//! A real terminal: a tmux server that stops when dropped.
+//! A real terminal: a tmux server, which stops when this value is dropped.
 
 use std::{
     path::Path,
@@ -10,7 +10,7 @@ use super::eventually;
 
 pub(crate) const PROMPT: &str = "ready>";
 
-/// One terminal with a shell in it.
+/// One terminal in which a shell runs.
 pub(crate) struct Tmux {
     dir: tempfile::TempDir,
 }
@@ -42,7 +42,7 @@ impl Tmux {
         command.output().expect("tmux is installed: see .ci/setup tmux")
     }
 
-    /// Runs a command of tmux and returns its output.
+    /// Runs a tmux command and returns its output.
     pub(crate) fn command(&self, words: &[&str]) -> String {
         let output = self.run(words);
         assert!(output.status.success(), "tmux {words:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -55,7 +55,7 @@ impl Tmux {
         self.keys(&["Enter"]);
     }
 
-    /// Presses keys, which have tmux's names.
+    /// Presses keys, named as in tmux.
     pub(crate) fn keys(&self, keys: &[&str]) {
         self.command(&[&["send-keys"], keys].concat());
     }
@@ -64,7 +64,7 @@ impl Tmux {
         self.command(&["capture-pane", "-p"])
     }
 
-    /// Waits until the screen is as wanted, and returns it.
+    /// Waits until the screen is as wanted, and returns the screen.
     pub(crate) async fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         eventually(Duration::from_secs(60), what, async || {
             let screen = self.screen();
@@ -73,7 +73,7 @@ impl Tmux {
         .await
     }
 
-    /// Returns whether a program uses the whole screen.
+    /// Returns whether a program uses the terminal's alternate screen.
     pub(crate) fn is_taken(&self) -> bool {
         self.command(&["display-message", "-p", "#{alternate_on}"]).trim() == "1"
     }

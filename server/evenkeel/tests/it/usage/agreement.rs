@@ -1,4 +1,4 @@
-//! Memory, Redis and Redis Cluster report the same usage, whatever is recorded.
+//! Memory, Redis and Redis Cluster report the same usage for any recorded requests.
 
 use evenkeel_domain::usage::Outcome;
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::support::redis::Cluster;
 
-/// A request that several stores record.
+/// A request that is recorded in several stores.
 #[derive(Clone, Debug)]
 struct Request {
     instance: usize,
@@ -33,7 +33,7 @@ fn request() -> impl Strategy<Value = Request> {
         })
 }
 
-/// Names that try to break keys, and some that are empty.
+/// Some of these names try to break keys, and some are empty.
 const CONSUMERS: [&str; 8] = ["alice", "", "b|ob", "{c}", "d%7C", "(other)", "ü\u{7f}", "=1"];
 const MODELS: [&str; 5] = ["gpt", "", "m|2", "a\u{1f}b", "claude"];
 
@@ -79,7 +79,7 @@ async fn everything(ledger: &Ledger) -> impl PartialEq + std::fmt::Debug + use<>
     (all(ledger).await, sessions, one_by_one)
 }
 
-/// The requests exceed every bound and span days.
+/// The requests exceed every bound, and cover several days.
 #[test]
 fn memory_and_redis_report_the_same_usage() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -99,7 +99,8 @@ fn memory_and_redis_report_the_same_usage() {
                 now.fetch_add(t.hours * 3_600_000 + 1, Ordering::Relaxed);
                 for ledger in &ledgers[t.instance] {
                     record(ledger, t);
-                    // One record per flush: which row gets the last place must not depend on the order of a map.
+                    // Flush each record alone, because the order of a map must not decide which row gets the last
+                    // place.
                     ledger.flush().await.unwrap();
                 }
                 expected += Usage {

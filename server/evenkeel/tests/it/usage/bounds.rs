@@ -7,7 +7,7 @@ use super::*;
 #[tokio::test]
 async fn rows_beyond_the_bound_fold_into_others_of_their_model() {
     let redis = Redis::start();
-    let limits = small(); // 18 of 20 rows keep their own names
+    let limits = small(); // 18 of at most 20 rows keep their own names
     let options = redis_options(vec![redis.url()], false, "");
     for store in [memory_usage(&limits), redis_usage(&options, &limits)] {
         let ledger = ledger_at(&Arc::new(AtomicU64::new(NOW)), &limits, store);
@@ -60,7 +60,7 @@ async fn sessions_are_bounded_and_expire_with_their_turns() {
     let error = ledger.session("c", "s0").await.unwrap_err().to_string();
     assert!(error.starts_with("session \"s0\" of consumer \"c\" not found"), "{error}");
 
-    // A session older than the retention is removed when another arrives in its part.
+    // A session that is older than the retention is removed when a new session is written to the same part.
     now.fetch_add(36 * DAY_MS, Ordering::Relaxed);
     for n in 0..200 {
         let session = format!("n{n}");

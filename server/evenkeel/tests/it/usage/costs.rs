@@ -4,7 +4,7 @@ use evenkeel_domain::usage::Outcome;
 
 use super::*;
 
-/// Prints the costs: `cargo test --release -p evenkeel --test it -- --ignored --nocapture usage::costs`.
+/// Prints what recording costs. Run `cargo test --release -p evenkeel --test it -- --ignored --nocapture usage::costs`.
 #[tokio::test]
 #[ignore = "measures, and needs a release build"]
 async fn costs() {
@@ -64,7 +64,7 @@ async fn costs() {
     let (count, bytes) = (len("LLEN", &keys[0]), memory(&keys[0]));
     println!("{}: {count} turns, {bytes} bytes, {} each", keys[0], bytes / count);
 
-    // A full day.
+    // The day is full.
     let names: Vec<String> = (0..100_000).map(|n| format!("consumer-{n:06}")).collect();
     for chunk in names.chunks(9_000) {
         for consumer in chunk {

@@ -1,4 +1,4 @@
-//! Whatever fails, each record counts once.
+//! Whatever fails, each record is counted once.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::support::{
     proxy::{Mode, Proxy},
 };
 
-/// What several sidecars recorded together.
+/// The sum of what several sidecars recorded.
 #[derive(Default)]
 struct Truth {
     rows: BTreeMap<(Day, RowKey), Usage>,
     sessions: BTreeMap<SessionKey, Usage>,
 }
 
-/// Guards against batches added twice (after a lost reply) or never (after a lost call).
+/// Guards against batches that are added twice (after a lost reply) or never (after a lost call).
 #[tokio::test]
 async fn sums_are_exact_whatever_the_network_does() {
     let redis = Redis::start();
@@ -64,7 +64,7 @@ async fn sums_are_exact_whatever_the_network_does() {
             }
         }
         now.fetch_add(DAY_MS / 40, Ordering::Relaxed);
-        // At a varying moment, so that the proxy loses a call in some rounds and a reply in others.
+        // The moment of the fault varies, so that the proxy loses a call in some rounds and a reply in others.
         let fault = async {
             tokio::time::sleep(Duration::from_micros(round * 97 % 4000)).await;
             proxy.set([Mode::CutReply, Mode::Stall, Mode::CutReply, Mode::Refuse][round as usize % 4]);
@@ -98,7 +98,7 @@ async fn sums_are_exact_whatever_the_network_does() {
     }
 }
 
-/// Guards against a late call, already given up and repeated, that adds its batch a second time.
+/// Guards against a late call that adds its batch again, after the sidecar gave the call up and repeated it.
 #[tokio::test]
 async fn a_batch_counts_once_in_any_order() {
     let redis = Redis::start();
@@ -117,7 +117,7 @@ async fn a_batch_counts_once_in_any_order() {
             let applied = store.add_sessions(&id(sequence), part, &sessions).await.unwrap();
             assert_eq!(applied.repeated, repeated);
         }
-        // Another instance and another day have their own sequence numbers.
+        // Another instance and another day have sequence numbers of their own.
         let other = FlushId { instance: "j".into(), ..id(1) };
         assert!(!store.add_day(&other, day, &batch).await.unwrap().repeated);
         assert!(!store.add_day(&id(1), day.plus(1), &batch).await.unwrap().repeated);
@@ -156,7 +156,7 @@ async fn usage_waits_for_a_store_that_is_down_and_queries_fail() {
     running.await.unwrap();
 }
 
-/// Guards against a flush that ends before it has written the last records.
+/// Guards against a flush that ends before the last records are written.
 #[tokio::test]
 async fn a_shutdown_writes_what_waits() {
     let redis = Redis::start();

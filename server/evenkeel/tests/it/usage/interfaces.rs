@@ -1,4 +1,4 @@
-//! From gateways into the ledger, and out of it over HTTP and with the command.
+//! How usage gets from gateways into the ledger, and how HTTP and the command return it.
 
 use evenkeel_domain::usage::{Day, Outcome};
 use evenkeel_proto::v1 as pb;
@@ -10,7 +10,7 @@ use crate::support::{
     sidecar::Sidecar,
 };
 
-/// Starts a sidecar whose Redis holds the usage that another sidecar recorded yesterday and today.
+/// Starts a sidecar whose Redis contains the usage that another sidecar recorded yesterday and today.
 async fn sidecar_with_usage() -> (Redis, Sidecar) {
     let redis = Redis::start();
     let s = Sidecar::start(&redis.store(", key_prefix: u")).await;
@@ -141,7 +141,7 @@ async fn http_reports_usage() {
     assert!(text.contains("evenkeel_ledger_waiting_requests 0"), "{text}");
 }
 
-/// Runs a command: whether it succeeds, and standard output or else standard error.
+/// Runs a command. Returns whether it succeeds, and its standard output or, on failure, its standard error.
 async fn cli(s: &Sidecar, words: &str) -> (bool, String) {
     let words: Vec<&str> = words.split(' ').collect();
     let output = evenkeel(&s.url(), None, &words).await;
@@ -179,7 +179,7 @@ total           6          2   1200     120      42         18    15
     assert!(!ok && error.contains("cannot show the usage: reading usage"), "{error}");
 }
 
-/// A repeated Settle counts once, and the shutdown writes what the ledger still holds.
+/// A repeated Settle is counted once, and the shutdown writes the records that are still in memory.
 #[tokio::test]
 async fn a_settlement_is_recorded_once() {
     let redis = Redis::start();

@@ -1,4 +1,4 @@
-//! The usage ledger: it reports what was recorded whatever fails, memory and Redis agree, and bounds hold.
+//! The usage ledger: it reports what was recorded despite failures, memory and Redis agree, and bounds hold.
 
 use std::{
     sync::{
@@ -52,7 +52,7 @@ fn memory_usage(ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
     Arc::new(MemoryUsage::new(UsageBounds::from(ledger)))
 }
 
-/// Returns a ledger whose clock shows `now`.
+/// Returns a ledger whose clock shows the time in `now`.
 fn ledger_at(now: &Arc<AtomicU64>, options: &LedgerOptions, store: Arc<dyn UsageStore>) -> Arc<Ledger> {
     let now = Arc::clone(now);
     let clock: Clock = Arc::new(move || now.load(Ordering::Relaxed));
@@ -70,7 +70,7 @@ fn query(ledger: &Ledger, by: &str) -> Query {
     }
 }
 
-/// Returns all rows by all dimensions.
+/// Returns all rows, grouped by all dimensions.
 async fn all(ledger: &Ledger) -> Vec<Row> {
     ledger.query(&query(ledger, "day,consumer,model,route"), 10_000, "").await.unwrap().rows
 }

@@ -1,4 +1,4 @@
-//! Pages of a query, and the ranges it accepts.
+//! The pages of a query, and the ranges that a query accepts.
 
 use evenkeel_domain::usage::{Day, NONE};
 
