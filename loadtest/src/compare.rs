@@ -46,17 +46,17 @@ pub struct Plan {
     pub load: f64,
     /// Start of the slice within the trace.
     pub slice_start: Duration,
-    /// Length of the slice at the recorded rate.
+    /// Duration of the slice at the recorded rate.
     pub slice_duration: Duration,
     pub spread: Spread,
     pub seed: u64,
     pub synthetic: bool,
-    /// Directory of logs and configurations.
+    /// Directory for logs and configurations.
     pub lab_dir: Option<PathBuf>,
 }
 
 impl Plan {
-    /// Returns the workload to send and the factor by which it is faster than recorded.
+    /// Returns the workload to send, and the factor by which its arrivals are faster than recorded.
     pub fn workload(&self, trace: &Workload) -> (Workload, f64) {
         trace.slice(self.slice_start, self.slice_duration).at_load(self.load, &self.engine, self.hosts)
     }
@@ -73,7 +73,7 @@ impl Plan {
             Some(dir) => lab.dir(dir),
             None => lab,
         };
-        // Unused processes would take CPU time from the others.
+        // Do not start processes that no policy uses: they would take CPU time from the others.
         if self.policies.contains(&Policy::Evenkeel) { lab.redis().sidecars(self.sidecars) } else { lab }
     }
 
@@ -93,7 +93,7 @@ impl Plan {
 pub struct Comparison {
     pub report: Report,
     pub series: BTreeMap<Policy, Series>,
-    /// Results of every request.
+    /// Results of every request, by policy.
     pub replays: BTreeMap<Policy, Replay>,
 }
 
@@ -159,7 +159,7 @@ fn simulated(plan: &Plan, workload: &Workload, policy: Policy) -> f64 {
     };
     let system = System {
         hosts: plan.hosts,
-        // Envoy counts a host's requests per process, however many workers it has.
+        // Envoy counts a host's requests per process, not per worker.
         gateways: plan.gateways,
         engine: plan.engine.clone(),
     };
@@ -308,7 +308,7 @@ async fn sample_hosts(lab: Arc<Lab>, time_scale: f64, stop: CancellationToken) -
     snapshots
 }
 
-/// CPU time used so far by each kind of process.
+/// CPU time that each kind of process has used so far.
 struct Usage {
     kinds: BTreeMap<&'static str, Duration>,
     machine: Option<(Duration, Duration)>,

@@ -2,10 +2,10 @@
 
 use std::{fs, time::Duration};
 
-/// Returns the CPU time of a process and all its threads; `None` if it has ended.
+/// Returns the CPU time of a process and all its threads; `None` if the process has ended.
 pub fn of_process(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the name in parentheses, which may contain any character.
+    // The second field is the process name in parentheses, which may contain any character.
     let rest = stat.rsplit_once(')')?.1;
     let mut fields = rest.split_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;

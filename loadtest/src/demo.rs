@@ -2,14 +2,14 @@
 //!
 //! The parameters are chosen with `simulate` on the Azure conversation trace:
 //!
-//! - **Slice.** 16 minutes from minute 6 on: 4,961 requests, the longest period in which the arrival rate of each
-//!   minute stays within about a tenth of the mean. A slice with a stronger trend would overload the hosts for minutes
-//!   under every policy.
+//! - **Slice.** 16 minutes from minute 6 on, with 4,961 requests. This is the longest period in which the arrival rate
+//!   of each minute stays within about a tenth of the mean. A slice with a stronger trend would overload the hosts for
+//!   minutes under every policy.
 //! - **Engine.** 20 slots, steps of 30 to 40 ms, 20,000 prompt tokens per second: a large model on one server with
 //!   current accelerators.
 //! - **Load.** 0.85, with arrivals 2.4 times as fast as recorded.
-//! - **Time.** 12 trace seconds per wall second: 33 s per policy, and one wall millisecond of noise adds 12 ms to about
-//!   400 ms.
+//! - **Time.** 12 trace seconds per wall second. Each policy takes 33 s, and one wall millisecond of noise adds 12 ms
+//!   to a time to first token of about 400 ms.
 //!
 //! Over five seeds, the simulation predicts a p99 time to first token of 2.4 to 2.9 s for eight gateways with Envoy's
 //! least request, and of 392 to 398 ms for the ideal policy.
@@ -27,8 +27,8 @@ use crate::{
     workload::{Workload, synth, trace},
 };
 
-/// Seed of the synthetic trace. Like the slice of the original, it is chosen so that no trend overloads the hosts for
-/// minutes under every policy.
+/// Seed of the synthetic trace. Like the slice of the original trace, the seed is chosen so that no trend overloads the
+/// hosts for minutes under every policy.
 const SYNTHETIC_SEED: u64 = 5;
 const SYNTHETIC_DURATION: Duration = Duration::from_secs(3500);
 
@@ -66,8 +66,8 @@ pub fn trace_candidates() -> Vec<PathBuf> {
     vec![root.join("data").join(name), root.join("../shared/data").join(name)]
 }
 
-/// Loads the given trace; otherwise a copy of the Azure trace; otherwise generates a synthetic one. The second value
-/// says whether the trace is synthetic.
+/// Loads the trace at `path` or, without a path, a copy of the Azure trace. If there is no copy, generates a synthetic
+/// trace. The second value is true if the trace is synthetic.
 pub fn load_trace(path: Option<&Path>) -> Result<(Workload, bool), trace::TraceError> {
     let found = trace_candidates().into_iter().find(|path| path.is_file());
     match path.map(Path::to_owned).or(found) {
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::simulate::{SimulatedPolicy, System, run};
 
-    /// Users without a copy of the original see the same effect.
+    /// The synthetic trace shows the same effect as the original, for users without a copy of the original.
     #[test]
     fn the_synthetic_trace_shows_the_effect() {
         let plan = plan();

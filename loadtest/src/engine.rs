@@ -1,18 +1,19 @@
-//! A model server's engine with continuous batching, on virtual time.
+//! The engine of a model server with continuous batching, in virtual time.
 //!
-//! The engine works in steps, as vLLM does with chunked prefill. At the start of a step it puts every running
-//! sequence into the batch, fills the free slots from a first-in, first-out queue, and reads at most
-//! [`EngineParams::prefill_budget`] prompt tokens, oldest sequence first. The step then lasts
+//! The engine works in steps, as vLLM does with chunked prefill. A *sequence* is one request in the engine. At the
+//! start of a step, the engine puts every running sequence into the batch, fills the free slots from a first-in,
+//! first-out queue, and reads at most [`EngineParams::prefill_budget`] prompt tokens, oldest sequence first. The step
+//! then takes
 //!
 //! ```text
 //! base + per_seq × decoding sequences + per_prefill_token × prompt tokens read
 //! ```
 //!
-//! When it ends, every decoding sequence has one more token, and every sequence whose prompt has been read
-//! completely has its first. A sequence that has all its tokens frees its slot.
+//! At the end of the step, every decoding sequence has one more token, and every sequence whose prompt has been read
+//! completely has its first token. A sequence that has all its tokens frees its slot.
 //!
-//! The engine has no clock: its owner passes the time. The mock server passes scaled wall-clock time, the simulator
-//! the time of the next event, so both run the same code.
+//! The engine has no clock: its owner passes the time. The mock server passes scaled wall-clock time, and the simulator
+//! passes the time of the next event. Both therefore run the same code.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,17 +22,18 @@ use serde::{Deserialize, Serialize};
 /// Speed and size of one model server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EngineParams {
-    /// Sequences that run concurrently (vLLM's `max_num_seqs`).
+    /// Number of sequences that run concurrently (vLLM's `max_num_seqs`).
     pub slots: usize,
     /// Duration of a step with an empty batch.
     pub base_ms: f64,
-    /// Time each decoding sequence adds to a step.
+    /// Time that each decoding sequence adds to a step.
     pub per_seq_ms: f64,
-    /// Time each prompt token adds to the step that reads it.
+    /// Time that each prompt token adds to the step that reads it.
     pub per_prefill_token_ms: f64,
-    /// Maximum prompt tokens read per step.
+    /// Maximum number of prompt tokens read per step.
     pub prefill_budget: u32,
-    /// Capacity of the KV cache in tokens. Only its usage ratio is reported: the engine never preempts.
+    /// Capacity of the KV cache in tokens. The capacity affects only the reported usage: the engine never preempts a
+    /// sequence.
     pub kv_tokens: u64,
 }
 
@@ -56,10 +58,11 @@ impl EngineParams {
         Duration::from_nanos((ms * 1e6).round().max(1.0) as u64)
     }
 
-    /// Returns the requests per second that one host completes with all slots busy: a load of 1.
+    /// Returns the requests per second that one host completes while all its slots are in use. This rate is a load of
+    /// 1.
     ///
-    /// With a full batch each step yields one token per slot, so a request costs its share of the decode steps plus
-    /// the time its own prompt adds to steps.
+    /// With a full batch, each step yields one token per slot. A request therefore costs `1 / slots`
+    /// of the time of its decode steps, plus the time that its prompt adds to steps.
     pub fn capacity_rps(&self, mean_prompt: f64, mean_output: f64) -> f64 {
         let slots = self.slots as f64;
         let decode_ms = mean_output / slots * (self.base_ms + self.per_seq_ms * slots);
@@ -79,13 +82,13 @@ impl EngineParams {
     }
 }
 
-/// One token of one sequence. Readers may coalesce several.
+/// One token of one sequence. Readers may combine several tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Emission {
     pub id: u64,
-    /// End of the step that produced it, in virtual time.
+    /// Virtual time at the end of the step that produced the token.
     pub at: Duration,
-    /// Tokens the sequence has produced so far.
+    /// Number of tokens that the sequence has produced so far.
     pub produced: u32,
     pub done: bool,
 }
@@ -99,7 +102,7 @@ struct Sequence {
     output: u32,
     /// Prompt tokens that the current step reads.
     chunk: u32,
-    /// Whether the sequence takes part in the current step; one that waits for prefill budget does not.
+    /// Whether the sequence takes part in the current step. A sequence that waits for prefill budget does not.
     stepping: bool,
 }
 
@@ -109,7 +112,7 @@ pub struct EngineTotals {
     pub steps: u64,
     /// Time spent in steps.
     pub busy: Duration,
-    /// Busy slots integrated over time.
+    /// Number of busy slots, integrated over time.
     pub slot_seconds: f64,
     pub prompt_tokens: u64,
     pub generated_tokens: u64,
@@ -141,7 +144,7 @@ impl Engine {
         &self.params
     }
 
-    /// Returns the end of the current step; `None` when idle.
+    /// Returns the end of the current step; `None` if the engine is idle.
     pub fn next_event(&self) -> Option<Duration> {
         self.step_ends
     }
@@ -155,7 +158,7 @@ impl Engine {
         self.waiting.len()
     }
 
-    /// Returns the share of the KV cache in use. It can exceed 1, because the engine never preempts.
+    /// Returns the fraction of the KV cache in use. It can exceed 1, because the engine never preempts a sequence.
     pub fn kv_usage(&self) -> f64 {
         let used: u64 =
             self.running.iter().map(|s| u64::from(s.prompt - s.prompt_left) + u64::from(s.produced)).sum();
@@ -166,7 +169,7 @@ impl Engine {
         self.totals
     }
 
-    /// Finishes every step that ends by `now` and starts each next step exactly when the previous one ended: a late
+    /// Finishes every step that ends by `now`. Starts each next step exactly when the previous step ended, so a late
     /// call causes no drift.
     pub fn advance(&mut self, now: Duration, mut emit: impl FnMut(Emission)) {
         while let Some(ends) = self.step_ends.filter(|ends| *ends <= now) {
@@ -193,7 +196,8 @@ impl Engine {
         }
     }
 
-    /// Removes a sequence immediately: its slot is free for the next step. Returns false if it is unknown or finished.
+    /// Removes a sequence immediately, so that its slot is free for the next step. Returns false if the sequence is
+    /// unknown or finished.
     pub fn abort(&mut self, id: u64) -> bool {
         if let Some(i) = self.running.iter().position(|s| s.id == id) {
             self.running.remove(i);
@@ -272,7 +276,7 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// (id, produced, done, at in ms)
+    /// Returns for each emission: id, produced, done, and the time in ms.
     fn run(engine: &mut Engine, until: Duration) -> Vec<(u64, u32, bool, u64)> {
         let mut out = Vec::new();
         engine.advance(until, |e| out.push((e.id, e.produced, e.done, e.at.as_millis() as u64)));
@@ -283,7 +287,8 @@ mod tests {
     fn step_durations_follow_the_formula() {
         let mut engine = Engine::new(params());
         engine.submit(ms(0), 1, 150, 3);
-        // Two chunks: 100 tokens take 20 + 10, 50 take 20 + 5. Then decode steps of 20 + 1.
+        // The prompt is read in two steps: 100 tokens take 20 + 10 ms, 50 tokens take 20 + 5 ms. Each decode step then
+        // takes 20 + 1 ms.
         assert_eq!(engine.next_event(), Some(ms(30)));
         assert_eq!(run(&mut engine, ms(1000)), [(1, 1, false, 55), (1, 2, false, 76), (1, 3, true, 97)]);
         assert_eq!(engine.next_event(), None);
@@ -298,7 +303,8 @@ mod tests {
         engine.submit(ms(0), 1, 10, 3);
         assert_eq!(run(&mut engine, ms(10)), []);
         engine.submit(ms(10), 2, 20, 1);
-        // Step 1: 20 + 1 = 21. Step 2: one decodes (1), the other reads 20 tokens (2): 23, so it ends at 44.
+        // Step 1 takes 20 + 1 ms and ends at 21 ms. In step 2, one sequence decodes (1 ms) and the other reads 20
+        // tokens (2 ms): it takes 23 ms and ends at 44 ms.
         assert_eq!(run(&mut engine, ms(44)), [(1, 1, false, 21), (1, 2, false, 44), (2, 1, true, 44)]);
         assert_eq!(run(&mut engine, ms(100)), [(1, 3, true, 65)]);
     }
@@ -309,7 +315,7 @@ mod tests {
         for id in 1..=3 {
             engine.submit(ms(0), id, 10, 2);
         }
-        // The first starts alone, the second joins, the third waits for a slot.
+        // The first sequence starts alone, the second joins, and the third waits for a slot.
         run(&mut engine, ms(21));
         assert_eq!((engine.running(), engine.waiting()), (2, 1));
         let order: Vec<u64> = run(&mut engine, ms(1000)).iter().filter(|e| e.2).map(|e| e.0).collect();
@@ -322,7 +328,8 @@ mod tests {
         engine.submit(ms(0), 1, 10, 1);
         engine.submit(ms(0), 2, 80, 1);
         engine.submit(ms(0), 3, 80, 1);
-        // 21; then 80 tokens of the second and 20 of the third: 30 more; then the third's other 60: 26 more.
+        // Step 1 takes 21 ms. Step 2 reads 80 tokens of sequence 2 and 20 tokens of sequence 3, and takes 30 ms. Step 3
+        // reads the other 60 tokens of sequence 3, and takes 26 ms.
         assert_eq!(run(&mut engine, ms(1000)), [(1, 1, true, 21), (2, 1, true, 51), (3, 1, true, 77)]);
     }
 

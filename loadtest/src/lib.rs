@@ -1,16 +1,16 @@
 //! Evenkeel's load tester.
 //!
 //! It replays a trace of LLM requests through real gateways to mock model servers, once under each balancing policy,
-//! and reports the time to first token under each. It also measures the throughput and latency of one sidecar.
+//! and reports the time to first token under each policy. It also measures the throughput and latency of one sidecar.
 //!
 //! | module | content |
 //! |---|---|
 //! | [`workload`] | traces: read from CSV, sliced, scaled, or synthesized |
-//! | [`engine`] | a model server with continuous batching, on virtual time |
-//! | [`mock`] | the engine behind HTTP, on the wall clock |
+//! | [`engine`] | a model server with continuous batching, in virtual time |
+//! | [`mock`] | the engine behind HTTP, in scaled wall-clock time |
 //! | [`lab`] | real Redis, sidecars and Envoys, owned by the run or test that started them |
 //! | [`replay`] | the open-loop load generator |
-//! | [`simulate`] | policies as pure functions over the engine, on virtual time |
+//! | [`simulate`] | policies as pure functions over the engine, in virtual time |
 //! | [`compare`], [`report`], [`demo`] | runs under all policies, their report, the demonstration's parameters |
 //! | [`bench`](mod@bench) | closed-loop benchmarks of one sidecar |
 //! | [`live`] | a complete system under continuous traffic |

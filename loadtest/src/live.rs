@@ -20,15 +20,16 @@ use crate::{
     mock::{CONSUMER, OUTPUT_TOKENS, PROMPT_TOKENS},
 };
 
-/// Administrator's token of a live system, which listens only on the loopback interface.
+/// Administrator's token of the live system. A fixed token is safe, because the system listens only on the loopback
+/// interface.
 pub const ADMIN_TOKEN: &str = "live-demonstration-token";
 /// Period of the oscillating request rate.
 const RATE_PERIOD: Duration = Duration::from_secs(180);
-/// Maximum number of requests in flight; further ones are not sent.
+/// Maximum number of requests in flight. Further requests are not sent.
 const IN_FLIGHT_MAX: usize = 2000;
 const MODELS: [&str; 3] = ["llama-70b", "qwen-32b", "gemma-9b"];
 
-/// Every limit and quota refuses some consumer within minutes.
+/// Limits and quotas. Each of them refuses requests within minutes.
 const LIMITS: &str = "
 limits:
 - {name: tokens-per-minute, counts: tokens, amount: 60000, per: 1m, algorithm: sliding_window, key: [consumer]}
@@ -52,7 +53,7 @@ pub struct LivePlan {
     pub consumers: usize,
     /// Mean requests per second.
     pub rate_rps: f64,
-    /// Seed of the traffic; the same seed repeats it.
+    /// Seed of the traffic. The same seed gives the same traffic.
     pub seed: u64,
 }
 
@@ -93,7 +94,7 @@ pub async fn start(plan: &LivePlan) -> Result<Lab, LabError> {
         .await
 }
 
-/// Sends traffic through these gateways until dropped.
+/// Sends traffic through these gateways until the future is dropped.
 pub async fn traffic(plan: &LivePlan, gateways: Vec<String>) {
     let client = Arc::new(Client::builder(TokioExecutor::new()).build(HttpConnector::new()));
     let (mut rng, started, mut in_flight) =
@@ -113,7 +114,7 @@ pub async fn traffic(plan: &LivePlan, gateways: Vec<String>) {
     }
 }
 
-/// Sends a request and ignores the result: refusals and errors are expected.
+/// Sends a request. Ignores the result, because refusals and errors are expected.
 async fn send(client: Arc<Client<HttpConnector, Full<Bytes>>>, request: Request<Full<Bytes>>) {
     if let Ok(response) = client.request(request).await {
         let _ = response.into_body().collect().await;

@@ -12,7 +12,7 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    /// Computes the percentiles of samples in any order; all 0 without samples.
+    /// Computes the percentiles of samples in any order. Without samples, all percentiles are 0.
     pub fn of(samples: impl IntoIterator<Item = f64>) -> Self {
         let mut sorted: Vec<f64> = samples.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -31,7 +31,7 @@ impl Percentiles {
     }
 }
 
-/// Returns the smallest sample that at least a share `q` of the samples does not exceed; 0 without samples.
+/// Returns the smallest sample that at least a fraction `q` of the samples does not exceed; 0 without samples.
 pub fn quantile(sorted: &[f64], q: f64) -> f64 {
     let rank = (q * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.clamp(1, sorted.len().max(1)) - 1).copied().unwrap_or_default()

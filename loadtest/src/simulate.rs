@@ -1,6 +1,6 @@
-//! Simulates a comparison on virtual time: the same trace and engines, with policies as pure functions. It takes seconds
-//! instead of minutes and has no network, gateways or noise. It serves to choose the parameters of a real run and to
-//! predict its result.
+//! Simulates a comparison in virtual time, with the same trace and engines, and with policies as pure functions. A
+//! simulation takes seconds instead of minutes, and has no network, gateways or noise. It serves to choose the
+//! parameters of a real run and to predict its result.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,11 +20,11 @@ pub enum SimulatedPolicy {
     /// Each gateway cycles through the hosts from a random start.
     RoundRobin,
     Random,
-    /// Of two random hosts, the one with fewer of this gateway's own requests: Envoy's `LEAST_REQUEST`.
+    /// Of two random hosts, the host with fewer requests from this gateway: Envoy's `LEAST_REQUEST`.
     LocalTwoChoices,
-    /// The host with the fewest of this gateway's own requests.
+    /// The host with the fewest requests from this gateway.
     LocalLeast,
-    /// The host with the fewest requests of all gateways.
+    /// The host with the fewest requests from all gateways together.
     GlobalLeast,
 }
 
@@ -49,14 +49,14 @@ pub struct SimulationResult {
     pub ttft_ms: Percentiles,
     /// Time to last token.
     pub e2e_ms: Percentiles,
-    /// Mean share of slots busy during the trace.
+    /// Mean fraction of slots in use during the trace.
     pub utilisation: f64,
 }
 
 #[derive(Clone, Debug)]
 pub struct System {
     pub hosts: usize,
-    /// Gateways; each knows only its own requests.
+    /// Number of gateways. Each gateway knows only its own requests.
     pub gateways: usize,
     pub engine: EngineParams,
 }
@@ -70,7 +70,7 @@ struct InFlightRequest {
 #[derive(Default)]
 struct InFlightTable {
     requests: HashMap<u64, InFlightRequest>,
-    /// Counts by gateway and host.
+    /// Number of requests in flight, by gateway and host.
     local: Vec<Vec<u32>>,
     global: Vec<u32>,
     ttft: Vec<f64>,
@@ -122,7 +122,7 @@ pub fn run(workload: &Workload, system: &System, policy: SimulatedPolicy, seed: 
     }
 }
 
-/// Returns the index of the lowest count; ties are broken at random.
+/// Returns the index of the lowest count. Breaks ties at random.
 pub(crate) fn least_loaded(counts: &[u32], rng: &mut impl Rng) -> usize {
     let min = counts.iter().min().copied().unwrap_or_default();
     let ties = counts.iter().filter(|n| **n == min).count().max(1);

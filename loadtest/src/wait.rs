@@ -1,4 +1,4 @@
-//! Waiting for conditions instead of for fixed times.
+//! Waits for conditions instead of for fixed times.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub struct WaitError {
 /// Polls `condition` until it is true.
 ///
 /// # Errors
-/// If it is still false after `within`.
+/// If the condition is still false after `within`.
 pub async fn until(
     what: impl Into<String>,
     within: Duration,

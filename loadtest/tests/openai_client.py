@@ -21,7 +21,7 @@ import time
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-# Per attempt. No test waits for longer.
+# For each attempt. No test waits longer.
 TIMEOUT_S = 30
 RECORDED_HEADERS = ("retry-after", "x-should-retry", "ratelimit")
 
@@ -62,7 +62,7 @@ class Call:
         self.attempts[-1].update(answered=time.monotonic(), status=response.status_code, headers=headers)
 
     def completion(self, completion):
-        # The client accepts any shape; the response must nevertheless have OpenAI's.
+        # The library accepts any shape, but the response must have OpenAI's shape.
         ChatCompletion.model_validate(completion.to_dict())
         self.text = completion.choices[0].message.content
         self.finish = completion.choices[0].finish_reason

@@ -15,7 +15,7 @@ use crate::{
 /// Longest name of a pool, endpoint, consumer or model, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 
-/// Longest path or header value passed on, in bytes.
+/// Longest path or header value that the plugin sends, in bytes.
 pub(crate) const VALUE_BYTES_MAX: usize = 2048;
 
 const SESSION_BYTES_MAX: usize = 128;
@@ -23,23 +23,24 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 const TRACEPARENT_BYTES_MAX: usize = 64;
 const TRACESTATE_BYTES_MAX: usize = 512;
 
-/// Header in which gateways keep the request id that their access logs show.
+/// Header with the request id that gateways write to their access logs.
 const REQUEST_ID: &str = "x-request-id";
 
-/// Most candidates in one Admit.
+/// Maximum number of candidates in one Admit.
 const CANDIDATES_MAX: usize = 1024;
 
-/// Returns the pool of the effective stream; `None` if its cluster is unknown.
+/// Returns the pool of the effective stream; `None` if the stream's cluster is unknown.
 pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
     let name = |configured: &Option<String>, property: &str| match configured {
         Some(name) => name.clone(),
-        // Envoy has these properties below `xds`; older versions and Higress have them at the top level.
+        // Envoy has these properties inside `xds`; older versions and Higress have them at the top level.
         None => text_property(host, &["xds", property])
             .or_else(|| text_property(host, &[property]))
             .unwrap_or_default(),
     };
     let cluster = name(&config.pool_cluster, "cluster_name");
-    // In mode `name` the endpoint selects the route, so the route matched now may be the client's choice.
+    // In mode `name`, the header with the endpoint selects the route. The route that is matched now may therefore be
+    // the client's choice.
     let route = match &config.pool_route {
         None if !config.apply.by_address() => String::new(),
         route => name(route, "route_name"),
@@ -49,15 +50,15 @@ pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
     (!cluster.is_empty()).then_some(key)
 }
 
-/// Builds the Admit message of the effective stream, without pool, holder and lease. `wanted` are the headers that the
-/// sidecar asked for.
+/// Builds the Admit message of the effective stream, without pool, holder and lease. `wanted` contains the names of the
+/// headers that the sidecar requested.
 pub fn admit_request(
     host: &dyn Host,
     config: &Config,
     wanted: &[String],
     body: &BodySummary,
 ) -> AdmitRequest {
-    // If the path names a model, servers use it and ignore the body's.
+    // If the path names a model, servers use that model and ignore the model in the body.
     let model = path::model(&request_path(host)).unwrap_or_else(|| body.model.clone());
     AdmitRequest {
         candidates: candidates(host, config),
@@ -73,13 +74,14 @@ pub fn admit_request(
     }
 }
 
-/// Returns a header whole or, if it is longer than `bytes_max`, empty: a cut trace context would name another trace.
+/// Returns the value of a header, or an empty string if the value is longer than `bytes_max`. A truncated trace context
+/// would identify another trace.
 fn header_within(host: &dyn Host, name: &str, bytes_max: usize) -> String {
     host.request_header(name).filter(|value| value.len() <= bytes_max).unwrap_or_default()
 }
 
-/// Returns whether the consumer header has several different values. The client may have sent any of them. Empty
-/// values do not count.
+/// Returns whether the consumer header has several different values. The client may have sent any of these values.
+/// Ignores empty values.
 pub fn consumer_is_ambiguous(host: &dyn Host, config: &Config) -> bool {
     consumer_header(host, config).is_some_and(|(_, ambiguous)| ambiguous)
 }
@@ -107,13 +109,13 @@ pub fn upstream_address(host: &dyn Host) -> Option<String> {
     text_property(host, &["upstream", "address"]).map(|address| sanitize(&address, NAME_BYTES_MAX))
 }
 
-/// Returns whether the response came from upstream rather than from the gateway itself. True for gateways that do not
-/// set `response.code_details`.
+/// Returns whether the response came from upstream rather than from the gateway itself. Returns true for gateways that
+/// do not set `response.code_details`.
 pub fn is_via_upstream(host: &dyn Host) -> bool {
     text_property(host, &["response", "code_details"]).is_none_or(|details| details == "via_upstream")
 }
 
-/// Returns an integer property, or 0. Gateways encode integers as 64 bits, little-endian.
+/// Returns an integer property, or 0 if it is absent. Gateways encode integers as 64 bits, little-endian.
 pub fn number_property(host: &dyn Host, path: &[&str]) -> u64 {
     let bytes = host.property(path).unwrap_or_default();
     bytes.try_into().map_or(0, u64::from_le_bytes)
@@ -124,7 +126,7 @@ fn text_property(host: &dyn Host, path: &[&str]) -> Option<String> {
     (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Returns the first session header that is present and not empty.
+/// Returns the value of the first session header that is present and not empty.
 fn session(host: &dyn Host, config: &Config) -> String {
     let sessions = config.session_headers.iter().filter_map(|name| host.request_header(name));
     let session = sessions.into_iter().find(|session| !session.is_empty()).unwrap_or_default();
@@ -133,7 +135,7 @@ fn session(host: &dyn Host, config: &Config) -> String {
 
 fn source_value(host: &dyn Host, source: &Source) -> Option<String> {
     let property = |path: &[&str]| {
-        // Numbers arrive as eight bytes; only text counts as present.
+        // Numbers arrive as eight bytes. Only text without control characters is accepted.
         let text = String::from_utf8(host.property(path)?).ok()?;
         (!text.chars().any(char::is_control)).then_some(text)
     };
@@ -177,7 +179,7 @@ fn subject(host: &dyn Host, config: &Config, wanted: &[String]) -> Subject {
     }
 }
 
-/// Returns the healthy hosts that the gateway lists, with the weight and cap configured for their address. If it lists
+/// Returns the healthy hosts that the gateway lists, with the weight and cap configured for their address. If there are
 /// none, returns the configured candidates.
 fn candidates(host: &dyn Host, config: &Config) -> Vec<Candidate> {
     let configured = |address: &str| config.candidates.iter().find(|c| c.address == address);
@@ -222,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn port_is_removed() {
+    fn the_port_is_removed_from_an_address() {
         let cases = [
             ("10.0.0.1:80", "10.0.0.1"),
             ("[::1]:80", "::1"),

@@ -1,7 +1,9 @@
-//! The module's entry point: translates proxy-wasm callbacks and host calls. It decides nothing.
+//! Entry point of the Wasm module: passes proxy-wasm callbacks to the worker, and the worker's host calls to
+//! proxy-wasm. It makes no decisions.
 //!
-//! A callback borrows the worker until it returns. This is safe because gateways defer the effects of a host call
-//! (resuming, answering, a call that fails at once) until the callback has returned.
+//! A callback borrows the worker until the callback returns. No second callback runs meanwhile, because gateways defer
+//! the effects of a host call (a resumed request, a local response, a call that fails at once) until the callback has
+//! returned.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -38,7 +40,7 @@ struct Root {
     worker: Rc<RefCell<Worker>>,
 }
 
-/// A stream. The worker keeps its state.
+/// An HTTP stream. The worker stores the stream's state.
 struct Stream {
     context: u32,
     host: Rc<Gateway>,
@@ -98,7 +100,7 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
-        // While the body is held, the gateway passes the size of everything held so far.
+        // While the gateway buffers the body, `bytes` is the size of the whole buffer.
         self.request_body_bytes = self.request_body_bytes.max(bytes);
         let bytes = self.request_body_bytes;
         action(self.worker.borrow_mut().on_request_body(&*self.host, self.context, bytes, end_of_stream))
@@ -130,7 +132,7 @@ impl HttpContext for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // Ends a stream that the gateway dropped without calling on_log; after on_log it does nothing.
+        // Ends a stream that the gateway dropped without calling `on_log`. After `on_log`, this does nothing.
         if let Ok(mut worker) = self.worker.try_borrow_mut() {
             worker.on_end(&*self.host, self.context);
         }
@@ -267,8 +269,8 @@ fn grpc_response(bytes: usize) -> Vec<u8> {
 }
 
 /// Encodes the `envoy.config.core.v3.GrpcService` message that names a cluster. Gateways also accept a bare cluster
-/// name, but only if it does not parse as that message. A name too long for a one-byte length, which the SDK's text
-/// argument cannot carry, is passed bare.
+/// name, but only if the name does not parse as that message. A name of more than 125 bytes is passed bare, because its
+/// message contains length bytes above 127, which the SDK's text argument cannot carry.
 fn grpc_service(cluster: &str) -> String {
     match u8::try_from(cluster.len()) {
         Ok(len @ 1..=125) => format!("\n{}\n{}{cluster}", char::from(len + 2), char::from(len)),
@@ -276,7 +278,8 @@ fn grpc_service(cluster: &str) -> String {
     }
 }
 
-/// Returns a random id: 132 bits as 22 characters. The gateway seeds the hash keys of the standard library randomly.
+/// Returns a random id: 132 bits in 22 characters. The randomness comes from the hash keys of the standard library,
+/// which the gateway seeds.
 fn holder_id(context: u32) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let time = hostcalls::get_current_time().ok();

@@ -1,16 +1,16 @@
-//! Reads all request headers at once, the only way to see every value of a repeated header. The SDK's own function
-//! aborts the Wasm VM if a header name is not UTF-8.
+//! Reads all request headers in one host call, the only way to read every value of a repeated header. The SDK's
+//! function for this call aborts the Wasm VM if a header name is not UTF-8.
 #![allow(unsafe_code)]
 
 /// Status of a successful host call.
 const OK: u32 = 0;
 
-/// proxy-wasm's id of the map of request headers.
+/// Number of the request header map in proxy-wasm.
 const REQUEST_HEADERS: u32 = 0;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
-    /// Returns a serialized map in a buffer that the gateway allocates in this module.
+    /// Returns a serialized map. The gateway allocates the map's buffer in this module's memory.
     fn proxy_get_header_map_pairs(map: u32, return_data: *mut *mut u8, return_bytes: *mut usize) -> u32;
 }
 
@@ -23,8 +23,8 @@ pub(crate) fn request_headers() -> Vec<(String, String)> {
     if status != OK || data.is_null() {
         return Vec::new();
     }
-    // SAFETY: the gateway allocated the buffer with exactly this size through this module's
-    // `proxy_on_memory_allocate` and passes its ownership.
+    // SAFETY: the gateway allocated the buffer with exactly this size through this module's `proxy_on_memory_allocate`,
+    // and passes ownership of the buffer to this function.
     let map = unsafe { Vec::from_raw_parts(data, bytes, bytes) };
     crate::host::decode_pairs(&map)
 }

@@ -1,4 +1,4 @@
-//! Host calls that only Higress has. Other gateways refuse to load a module that imports them.
+//! Host calls that only Higress has. Other gateways do not load a module that imports these calls.
 #![allow(unsafe_code)]
 
 /// Status of a successful host call.
@@ -6,8 +6,8 @@ const OK: u32 = 0;
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
-    /// Returns the hosts of the routed cluster as a serialized map from address to JSON description, in a buffer that
-    /// the gateway allocates in this module.
+    /// Returns the hosts of the routed cluster as a serialized map from address to JSON description. The gateway
+    /// allocates the map's buffer in this module's memory.
     fn proxy_get_upstream_hosts(return_data: *mut *mut u8, return_bytes: *mut usize) -> u32;
 
     fn proxy_set_upstream_override_host(address: *const u8, address_bytes: usize) -> u32;
@@ -21,14 +21,14 @@ pub(crate) fn upstream_hosts() -> Vec<(String, String)> {
     if unsafe { proxy_get_upstream_hosts(&raw mut data, &raw mut bytes) } != OK || data.is_null() {
         return Vec::new();
     }
-    // SAFETY: the gateway allocated the buffer with exactly this size through this module's
-    // `proxy_on_memory_allocate` and passes its ownership.
+    // SAFETY: the gateway allocated the buffer with exactly this size through this module's `proxy_on_memory_allocate`,
+    // and passes ownership of the buffer to this function.
     let map = unsafe { Vec::from_raw_parts(data, bytes, bytes) };
     crate::host::decode_pairs(&map)
 }
 
-/// Makes the routed cluster use this host; returns false if the gateway refuses.
+/// Makes the routed cluster use this host. Returns false if the gateway does not apply the host.
 pub(crate) fn override_host(address: &str) -> bool {
-    // SAFETY: pointer and length belong to a live string that the gateway only reads.
+    // SAFETY: pointer and length describe a live string, which the gateway only reads.
     unsafe { proxy_set_upstream_override_host(address.as_ptr(), address.len()) == OK }
 }

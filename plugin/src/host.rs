@@ -1,4 +1,5 @@
-//! The gateway's interface to the plugin. Implemented over proxy-wasm in the module and by a mock in tests.
+//! The interface through which the plugin uses the gateway. In the Wasm module it is implemented over proxy-wasm, and
+//! in tests by a mock.
 
 use crate::metrics::Counter;
 
@@ -7,7 +8,7 @@ pub enum Level {
     Info,
     /// A failure from which the plugin recovers automatically.
     Warn,
-    /// A failure that needs a person.
+    /// A failure that a person must fix.
     Error,
 }
 
@@ -34,14 +35,14 @@ impl Method {
 pub const SERVICE: &str = "evenkeel.v1.Gateway";
 
 /// The gateway. Methods act on the *effective context*: the stream or root context whose callback is running, unless
-/// [`Host::enter`] changed it.
+/// [`Host::enter`] has selected another context.
 pub trait Host {
-    /// Returns milliseconds of a monotonic clock.
+    /// Returns the time of a monotonic clock, in milliseconds.
     fn now_ms(&self) -> u64;
 
     fn log(&self, level: Level, message: &str);
 
-    /// Makes `context` the effective context; returns false if it no longer exists.
+    /// Makes `context` the effective context. Returns false if `context` no longer exists.
     fn enter(&self, context: u32) -> bool;
 
     /// Returns a property; `None` if it is absent or empty.
@@ -74,41 +75,42 @@ pub trait Host {
     /// Replaces the first `replaced` bytes of the buffered request body.
     fn set_request_body(&self, replaced: usize, body: &[u8]);
 
-    /// Returns up to `bytes_max` bytes, starting at offset `at`, of the response body chunk that is passing.
+    /// Returns up to `bytes_max` bytes of the current response body chunk, starting at offset `at`.
     fn response_body(&self, at: usize, bytes_max: usize) -> Vec<u8>;
 
-    /// Replaces the first `replaced` bytes of that chunk.
+    /// Replaces the first `replaced` bytes of the current response body chunk.
     fn set_response_body(&self, replaced: usize, body: &[u8]);
 
-    /// Calls the sidecar and returns a token that identifies the answer; `None` if the gateway could not make the call.
+    /// Calls the sidecar. Returns a token that identifies the answer, or `None` if the gateway could not make the call.
     fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32>;
 
     /// Resumes a paused request.
     fn resume_request(&self);
 
-    /// Answers the client locally; the request does not go upstream.
+    /// Sends the client a response from the gateway itself; the request does not go upstream.
     fn respond(&self, status: u32, headers: &[(String, String)], body: &[u8]);
 
     fn set_tick_ms(&self, period_ms: u64);
 
     fn count(&self, counter: Counter, by: u64);
 
-    /// Higress only: returns the hosts of the routed cluster, each with a JSON description.
+    /// Returns the hosts of the routed cluster, each with a JSON description. Only Higress returns any hosts.
     fn upstream_hosts(&self) -> Vec<(String, String)> {
         Vec::new()
     }
 
-    /// Higress only: makes the routed cluster use this host; returns false if Higress refuses.
+    /// Makes the routed cluster use this host. Returns false if the gateway does not apply the host; only Higress can.
     fn override_host(&self, _address: &str) -> bool {
         false
     }
 
-    /// Higress only: keeps the matched route although the plugin changes request headers.
+    /// Keeps the matched route when the plugin later changes request headers. Only Higress supports this.
     fn keep_route(&self) {}
 }
 
-/// Decodes a serialized proxy-wasm map: the number of pairs, then the length of each name and value, then each name and
-/// value followed by a zero byte. Numbers are 32 bits, little-endian. Stops at the first pair that is cut off.
+/// Decodes a serialized proxy-wasm map. The map consists of the number of pairs, the lengths of each name and value,
+/// and then each name and value, each followed by a zero byte. Numbers are 32 bits, little-endian. Decoding stops at
+/// the first truncated pair.
 pub fn decode_pairs(map: &[u8]) -> Vec<(String, String)> {
     let word = |at: usize| -> Option<usize> {
         let bytes = map.get(at..at.checked_add(4)?)?;

@@ -1,5 +1,5 @@
-//! Every lease that a worker holds, with its pool and endpoint. KeepAlive carries this table to the sidecar, which
-//! makes the shared table match it.
+//! The leases that a worker holds, each with its pool and endpoint. KeepAlive sends this table to the sidecar, and the
+//! sidecar makes the shared table in its store match it.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -8,10 +8,10 @@ use std::{
 
 use evenkeel_proto::v1::{HeldPool, Pool};
 
-/// Most pools remembered. Pools come from the gateway's configuration, so real gateways stay far below.
+/// Maximum number of pools in the table. Pools come from the gateway's configuration, so real gateways have far fewer.
 pub const POOLS_MAX: usize = 1024;
 
-/// How long KeepAlive still lists a pool after its last lease ended.
+/// How long KeepAlive still lists a pool after the pool's last lease ended.
 pub const EMPTY_POOL_KEPT_MS: u64 = 10 * 60 * 1000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,12 +26,12 @@ impl PoolKey {
     }
 }
 
-/// Where a lease is.
+/// What the plugin knows about the endpoint of a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
     /// The sidecar has not answered Admit yet.
     Pending,
-    /// The gateway chose the endpoint, and the plugin has not seen it yet.
+    /// The gateway chose the endpoint, and the plugin does not know it yet.
     Unknown,
     At(Rc<str>),
 }
@@ -42,7 +42,7 @@ pub struct HeldLease {
     pub location: Location,
     /// The stream that holds the lease.
     pub context: u32,
-    /// Set if KeepAlive must carry the ticket.
+    /// The ticket, if KeepAlive must send it.
     ticket: Option<Rc<[u8]>>,
 }
 
@@ -50,7 +50,8 @@ pub struct HeldLease {
 struct PoolState {
     leases: usize,
     empty_since_ms: u64,
-    /// The sidecar does not serve this pool: it is not listed, and kept only until its requests end.
+    /// True if the sidecar does not serve this pool. KeepAlive then does not list the pool, and the table removes it
+    /// when its requests have ended.
     refused: bool,
 }
 
@@ -77,12 +78,12 @@ impl LeaseTable {
         self.leases.is_empty()
     }
 
-    /// Returns the number of pools remembered, including those without leases.
+    /// Returns the number of pools in the table, including pools without leases.
     pub fn pools(&self) -> usize {
         self.pools.len()
     }
 
-    /// Issues the next lease; `None` if the table has no room for another pool.
+    /// Issues the next lease. Returns `None` if the pool is new and the table is full of pools that have leases.
     pub fn issue(&mut self, pool: PoolKey, context: u32) -> Option<u64> {
         if !self.pools.contains_key(&pool) && self.pools.len() >= POOLS_MAX && !self.evict_longest_empty() {
             return None;
@@ -100,7 +101,7 @@ impl LeaseTable {
         Some(self.issued)
     }
 
-    /// Issues a number for a request that takes no lease.
+    /// Issues a lease number for a request that takes no lease.
     pub fn issue_number(&mut self) -> u64 {
         self.issued += 1;
         self.issued
@@ -114,19 +115,19 @@ impl LeaseTable {
         let Some(held) = self.leases.get_mut(&lease) else { return };
         held.location = location;
         if let (Location::At(_), Some(pool)) = (&held.location, self.pools.get_mut(&held.pool)) {
-            // A list without a lease on a known endpoint would make the sidecar drop that lease.
+            // List the pool again. If the list lacked a lease on a known endpoint, the sidecar would drop that lease.
             pool.refused = false;
         }
     }
 
-    /// Adds a lease's ticket to every list from now on.
+    /// Adds a lease's ticket to every later KeepAlive list.
     pub fn show_ticket(&mut self, lease: u64, ticket: Rc<[u8]>) {
         if let Some(held) = self.leases.get_mut(&lease) {
             held.ticket = Some(ticket);
         }
     }
 
-    /// Removes a lease; `None` if it is not held.
+    /// Removes and returns a lease; `None` if the table does not contain it.
     pub fn remove(&mut self, lease: u64, now_ms: u64) -> Option<HeldLease> {
         let held = self.leases.remove(&lease)?;
         if let Some(pool) = self.pools.get_mut(&held.pool) {
@@ -141,14 +142,14 @@ impl LeaseTable {
         Some(held)
     }
 
-    /// Forgets pools that have been empty for [`EMPTY_POOL_KEPT_MS`].
+    /// Removes pools that have been empty for [`EMPTY_POOL_KEPT_MS`].
     pub fn prune(&mut self, now_ms: u64) {
         self.pools.retain(|_, pool| pool.leases > 0 || now_ms < pool.empty_since_ms + EMPTY_POOL_KEPT_MS);
     }
 
-    /// Forgets pools that the sidecar does not serve, except those with a lease on a known endpoint: another sidecar
-    /// may have granted it. The other leases of a forgotten pool stay until they end; they are listed again only
-    /// after a new Admit for the pool or once their endpoint becomes known.
+    /// Stops listing pools that the sidecar does not serve, except pools with a lease on a known endpoint: another
+    /// sidecar may have granted that lease. The leases of an unlisted pool stay in the table until they end. KeepAlive
+    /// lists them again only after a new Admit for the pool, or once an endpoint becomes known.
     pub fn forget_refused(&mut self, pools: &HashSet<PoolKey>) {
         if pools.is_empty() {
             return;
@@ -168,7 +169,7 @@ impl LeaseTable {
         self.leases.range(after + 1..).take(max).map(|(lease, held)| (*lease, held.context)).collect()
     }
 
-    /// Returns the list for KeepAlive: every pool the sidecar serves, with its leases.
+    /// Returns the list for KeepAlive: every pool that the sidecar has not refused, with its leases.
     pub fn held_pools(&self) -> Vec<HeldPool> {
         let mut lists: HashMap<&PoolKey, (HeldPool, HashMap<&str, u32>)> = self
             .pools
@@ -191,7 +192,7 @@ impl LeaseTable {
             list.leases.push(*lease);
             list.endpoint_of.push(index);
             if let Some(ticket) = &held.ticket {
-                // Parallel to `leases`; stays empty while no lease has a ticket.
+                // `tickets` is parallel to `leases`, and stays empty while no lease has a ticket.
                 list.tickets.resize(list.leases.len() - 1, Vec::new());
                 list.tickets.push(ticket.to_vec());
             }
@@ -202,7 +203,7 @@ impl LeaseTable {
         lists.into_values().map(|(list, _)| list).collect()
     }
 
-    /// Forgets the pool that has been empty longest; false if every pool holds a lease.
+    /// Removes the pool that has been empty longest. Returns false if every pool has a lease.
     fn evict_longest_empty(&mut self) -> bool {
         let emptiest = self.pools.iter().filter(|(_, p)| p.leases == 0).min_by_key(|(_, p)| p.empty_since_ms);
         let Some(key) = emptiest.map(|(key, _)| Rc::clone(key)) else { return false };
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_has_each_endpoint_once_and_zero_for_pending_leases() {
+    fn a_list_contains_each_endpoint_once_and_zero_for_pending_leases() {
         let mut table = LeaseTable::default();
         for context in 0..4 {
             table.issue(pool("a"), context);
@@ -317,7 +318,7 @@ mod tests {
         assert_eq!(&*table.remove(1, 0).unwrap().pool, &pool("a"));
         assert!(table.remove(2, 0).is_some());
         assert_eq!(table.pools(), 0);
-        // An empty pool is forgotten at once; other pools stay.
+        // An empty pool is removed at once; other pools stay.
         table.issue(pool("a"), 3);
         table.issue(pool("b"), 4);
         table.remove(3, 0);

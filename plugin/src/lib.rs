@@ -1,12 +1,16 @@
-//! Evenkeel's gateway plugin. It asks the sidecar for an endpoint before a request goes upstream, applies the answer,
-//! and reports how the request ended. It makes no decisions itself.
+//! Evenkeel's gateway plugin. Before a request goes upstream, the plugin asks the sidecar for an endpoint (the Admit
+//! call) and applies the answer. When the request ends, the plugin reports the outcome (the Settle call). It makes no
+//! decisions itself.
+//!
+//! A *lease* is the sidecar's record of one request in flight. The plugin instance that owns a lease is the lease's
+//! *holder*. On a timer tick, the holder lists all its leases in a KeepAlive call.
 //!
 //! | module | content |
 //! |---|---|
-//! | [`config`] | plugin configuration; reports every fault |
-//! | [`host`] | the gateway's interface: this crate's only way out |
-//! | [`worker`] | one plugin instance in one gateway worker: its streams, calls and tick |
-//! | [`lease_table`] | the leases this worker holds, which KeepAlive reports |
+//! | [`config`] | plugin configuration; reports every error |
+//! | [`host`] | the interface to the gateway; all host calls go through it |
+//! | [`worker`] | one plugin instance in one gateway worker: its streams, its calls to the sidecar and its tick |
+//! | [`lease_table`] | the leases of this instance, which KeepAlive reports |
 //! | [`attributes`] | request attributes from the gateway, for Admit |
 //! | [`request_body`] | model and prompt size from a JSON body; the edit that requests usage |
 //! | [`usage`] | model, tokens and text size of a response, for each API |
@@ -15,7 +19,8 @@
 //! | [`scan`] | a streaming JSON scanner with constant memory |
 //! | [`metrics`] | the counters |
 //!
-//! Only the `entry` module, compiled for Wasm, uses proxy-wasm. Tests run everything else natively against a mock host.
+//! Only the `entry` module, compiled for Wasm, uses proxy-wasm. Tests run all other modules natively against a mock
+//! host.
 
 pub mod attributes;
 pub mod config;

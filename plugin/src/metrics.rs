@@ -21,25 +21,25 @@ macro_rules! counters {
 counters! {
     /// Admits answered with an endpoint from the shared table.
     AdmitsShared = "evenkeel_admits_shared",
-    /// Admits answered with an endpoint from the sidecar's own view: its store was unavailable.
+    /// Admits answered with an endpoint from the sidecar's own view, because its store was unavailable.
     AdmitsLocal = "evenkeel_admits_local",
-    /// Admits that left the choice to the gateway.
+    /// Admits that left the choice of the endpoint to the gateway.
     AdmitsOpen = "evenkeel_admits_open",
     /// Admits that were denied.
     AdmitsDenied = "evenkeel_admits_denied",
     /// Admits without an answer within the deadline.
     AdmitsTimeout = "evenkeel_admits_timeout",
-    /// Admits that failed otherwise: sidecar unreachable, error status, unreadable answer.
+    /// Admits that failed for another reason: sidecar unreachable, error status, unreadable answer.
     AdmitsFailed = "evenkeel_admits_failed",
     /// Admits that the sidecar rejected as invalid; the request was refused with 400.
     AdmitsInvalid = "evenkeel_admits_invalid",
-    /// Requests refused with 401: their consumer header has several values.
+    /// Requests refused with 401 because their consumer header has several values.
     ConsumerAmbiguous = "evenkeel_consumer_ambiguous",
-    /// Requests that went on without an answer to Admit (`on_error` open).
+    /// Requests that proceeded without an answer to Admit (`on_error` open).
     FailOpen = "evenkeel_fail_open",
-    /// Requests refused without an answer to Admit (`on_error` closed).
+    /// Requests refused because the sidecar did not answer Admit (`on_error` closed).
     FailClosed = "evenkeel_fail_closed",
-    /// Requests that went to an endpoint other than the sidecar chose.
+    /// Requests that went to an endpoint that the sidecar did not choose.
     EndpointMismatches = "evenkeel_endpoint_mismatches",
     /// Requests whose body was not complete in time.
     BodyTimeouts = "evenkeel_body_timeouts",
@@ -63,17 +63,17 @@ counters! {
     UsageFaults = "evenkeel_usage_faults",
     /// Streams for which the plugin requested usage that the client did not request.
     UsageRequested = "evenkeel_usage_requested",
-    /// Events of such streams that were too long to strip and passed unchanged.
+    /// Events that passed unchanged because they were too long for the plugin to strip the usage that it requested.
     UsageNotStripped = "evenkeel_usage_not_stripped",
-    /// Header names requested by the sidecar that are invalid or beyond the limit.
+    /// Header names that the sidecar requested and the plugin rejected: invalid names, and names beyond the maximum.
     WantedHeadersRejected = "evenkeel_wanted_headers_rejected",
-    /// Tickets too large to keep for Settle.
+    /// Tickets that were too large to store for Settle.
     TicketsDropped = "evenkeel_tickets_dropped",
     /// Settles sent.
     SettlesSent = "evenkeel_settles_sent",
-    /// Settles sent a second time because a KeepAlive was under way at the first.
+    /// Settles sent a second time because a KeepAlive was pending when they were first sent.
     SettlesRepeated = "evenkeel_settles_repeated",
-    /// Settles that could not be sent; the next KeepAlive makes up for them.
+    /// Settles that could not be sent; the next KeepAlive drops their leases.
     SettlesFailed = "evenkeel_settles_failed",
     /// KeepAlives answered.
     KeepAlivesOk = "evenkeel_keepalives_ok",
@@ -92,7 +92,7 @@ mod tests {
     use super::Counter;
 
     #[test]
-    fn names_are_unique_and_indexes_follow_their_order() {
+    fn names_are_unique_and_discriminants_are_indexes_of_all() {
         let mut names: Vec<_> = Counter::ALL.iter().map(|c| c.name()).collect();
         names.sort_unstable();
         names.dedup();

@@ -1,4 +1,4 @@
-//! A gateway for tests: records what the plugin does and returns what the test sets.
+//! A mock gateway for tests. It records what the plugin does, and returns the values that the test sets.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,7 +29,7 @@ pub(crate) struct MockStream {
     pub(crate) response_headers: BTreeMap<String, String>,
     pub(crate) properties: HashMap<String, Vec<u8>>,
     pub(crate) body: Vec<u8>,
-    /// The chunk of the response body that is passing.
+    /// The current chunk of the response body.
     pub(crate) response_chunk: Vec<u8>,
     pub(crate) resumed: u32,
     pub(crate) response: Option<Response>,

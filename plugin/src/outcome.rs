@@ -31,11 +31,11 @@ mod flag {
 /// How the gateway ended a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ending {
-    /// Status that the client received; 0 if none.
+    /// Status that the client received; 0 if it received no status.
     pub status: u32,
     /// The `response.flags` property.
     pub flags: u64,
-    /// The gateway had chosen an upstream host: the request left, or tried to leave, the gateway.
+    /// True if the gateway had chosen an upstream host, so that it sent the request or tried to.
     pub sent: bool,
 }
 

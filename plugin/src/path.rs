@@ -1,11 +1,11 @@
-//! Request paths as an upstream server may read them.
+//! Interprets request paths as an upstream server may interpret them.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// Returns the path percent-decoded, without query, empty segments, `.` and `..`. Each segment has a leading slash; the
-/// root is empty.
+/// Returns the path percent-decoded, without query, empty segments, `.` and `..`. Each segment of the result has a
+/// leading slash; the root path gives an empty result.
 pub(crate) fn normalize(path: &str) -> String {
     let decoded = decode(without_query(path));
     let mut segments: Vec<&str> = Vec::new();
@@ -24,8 +24,8 @@ pub(crate) fn without_query(path: &str) -> &str {
 }
 
 /// Returns the model named by a Gemini path (`/v1beta/models/gemini-2.5-flash:generateContent`) or an Azure path
-/// (`/openai/deployments/gpt-4o/chat/completions`). `None` for a path with `.` or `..`, which a server may resolve to
-/// another model.
+/// (`/openai/deployments/gpt-4o/chat/completions`). Returns `None` for a path with `.` or `..` segments, because a
+/// server may resolve the path to another model.
 pub(crate) fn model(path: &str) -> Option<String> {
     let decoded = decode(without_query(path));
     let segments: Vec<&str> = decoded.split('/').filter(|segment| !segment.is_empty()).collect();
@@ -38,7 +38,7 @@ pub(crate) fn model(path: &str) -> Option<String> {
     if let Some(segments) = azure {
         return Some(segments[2].to_owned());
     }
-    // The last segment is taken before decoding: a model name may contain encoded slashes.
+    // Take the last segment before decoding the path, because a model name may contain encoded slashes.
     let (_, last) = without_query(path).trim_end_matches('/').rsplit_once("/models/")?;
     if last.contains('/') {
         return None;
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn model_of_gemini_and_azure_paths() {
+    fn gemini_and_azure_paths_name_the_model() {
         let cases = [
             ("/v1beta/models/gemini-2.5-flash:generateContent", Some("gemini-2.5-flash")),
             (

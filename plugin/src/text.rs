@@ -1,9 +1,9 @@
-//! Text that the sidecar accepts, from whatever a client sent.
+//! Converts text that clients sent to text that the sidecar accepts.
 
 const REPLACEMENT: &str = "\u{fffd}";
 
-/// Replaces control characters and cuts the text to `bytes_max`. Cuts last: each invalid byte that was replaced before
-/// has become three.
+/// Replaces control characters and truncates the result to `bytes_max` bytes. Truncation comes last, because a replaced
+/// character takes three bytes.
 pub(crate) fn sanitize(text: &str, bytes_max: usize) -> String {
     let mut sanitized = prefix(text, bytes_max).to_owned();
     if sanitized.contains(char::is_control) {
@@ -13,7 +13,8 @@ pub(crate) fn sanitize(text: &str, bytes_max: usize) -> String {
     sanitized
 }
 
-/// As [`sanitize`], for the first bytes of a text, which may end within a character: drops the incomplete character.
+/// Does the same as [`sanitize`] for the first bytes of a text. If the bytes end within a character, drops that
+/// incomplete character.
 pub(crate) fn sanitize_bytes(bytes: &[u8], bytes_max: usize) -> String {
     let is_incomplete = |len: usize| {
         let tail = bytes.len().checked_sub(len).map(|at| str::from_utf8(&bytes[at..]));
@@ -23,7 +24,7 @@ pub(crate) fn sanitize_bytes(bytes: &[u8], bytes_max: usize) -> String {
     sanitize(&String::from_utf8_lossy(&bytes[..bytes.len() - dropped]), bytes_max)
 }
 
-/// Returns the longest prefix of whole characters within `bytes_max`.
+/// Returns the longest prefix of whole characters that has at most `bytes_max` bytes.
 fn prefix(text: &str, bytes_max: usize) -> &str {
     let mut end = text.len().min(bytes_max);
     while !text.is_char_boundary(end) {
@@ -58,7 +59,7 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(sanitize(text, 256), expected);
         }
-        // Invalid bytes stay visible: a name made only of them differs from an absent one.
+        // Invalid bytes stay visible: a name that consists only of invalid bytes differs from an absent name.
         let cases: [(&[u8], &str); 6] = [
             (b"", ""),
             ("aé".as_bytes(), "aé"),

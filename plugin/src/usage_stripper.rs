@@ -1,26 +1,26 @@
-//! Removes from an OpenAI event stream the usage that only the plugin requested: drops the chunk that carries nothing
-//! else and removes `"usage": null` from the others. Every other byte passes unchanged.
+//! Removes from an OpenAI event stream the usage that the plugin requested and the client did not. Drops the chunk that
+//! contains only usage, and removes `"usage": null` from the other chunks. Every other byte passes unchanged.
 
 use std::ops::Range;
 
 use crate::scan::{Event, Key, Scanner, Sink, Word};
 
-/// Longest event that is inspected. The stripper holds an event until it is complete or longer than this; a longer
-/// event passes unchanged.
+/// Longest event that the stripper inspects. The stripper holds an event back until the event is complete or longer
+/// than this. A longer event passes unchanged.
 pub const EVENT_BYTES_MAX: usize = 64 << 10;
 
 /// Strips the usage from one response.
 #[derive(Debug, Default)]
 pub struct UsageStripper {
     held: Vec<u8>,
-    /// The current event is too long and passes as it arrives.
+    /// True if the current event is too long to inspect and passes as it arrives.
     passing_through: bool,
-    /// The current line is not empty.
+    /// True if the current line is not empty.
     in_line: bool,
-    /// The last byte was a carriage return.
+    /// True if the last byte was a carriage return.
     after_cr: bool,
-    /// Set if the last byte ended an event: whether that event was forwarded. The newline of a `\r\n` is forwarded
-    /// only if its event was.
+    /// If the last byte ended an event: whether that event was forwarded. The newline of a `\r\n` is forwarded only if
+    /// the event before it was.
     event_forwarded: Option<bool>,
     oversized_events: u64,
 }
@@ -35,7 +35,7 @@ impl UsageStripper {
                 && self.after_cr
                 && rest[0] == b'\n'
             {
-                // Forwarded at once rather than held: the next event may be long in coming.
+                // Forward the newline at once, because the next event may arrive much later.
                 self.after_cr = false;
                 out.extend(forwarded.then_some(b'\n'));
                 rest = &rest[1..];
@@ -62,7 +62,7 @@ impl UsageStripper {
         out
     }
 
-    /// Ends the body and returns the bytes still held.
+    /// Ends the body, and returns the bytes that are still held back.
     pub fn end(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         strip_usage(&self.held, &mut out);
@@ -75,13 +75,13 @@ impl UsageStripper {
         self.oversized_events
     }
 
-    /// Returns the number of bytes held.
+    /// Returns the number of bytes held back.
     pub fn held_bytes(&self) -> usize {
         self.held.len()
     }
 
     /// Returns the number of bytes up to the end of the event, including its blank line, and whether the event ends
-    /// there. Stops early if the event grows too long.
+    /// there. Stops early if the event becomes too long.
     fn event_end(&mut self, bytes: &[u8]) -> (usize, bool) {
         let room = if self.passing_through { usize::MAX } else { EVENT_BYTES_MAX + 1 - self.held.len() };
         for (i, byte) in bytes.iter().take(room).enumerate() {
@@ -97,7 +97,8 @@ impl UsageStripper {
     }
 }
 
-/// Appends an event to `out` without the usage that only the plugin requested; returns false if nothing remains of it.
+/// Appends an event to `out` without the usage that only the plugin requested. Returns false if nothing remains of the
+/// event.
 fn strip_usage(event: &[u8], out: &mut Vec<u8>) -> bool {
     let Some(data) = data_range(event) else {
         out.extend_from_slice(event);
@@ -107,7 +108,7 @@ fn strip_usage(event: &[u8], out: &mut Vec<u8>) -> bool {
     let mut scanner = Scanner::default();
     scanner.feed(&event[data.clone()], &mut contents);
     if !scanner.is_done() || contents.other_content {
-        // Not the chunk that carries only usage.
+        // This is not the chunk that contains only usage.
         contents.usage = false;
     }
     if contents.usage && contents.choices {
@@ -140,7 +141,7 @@ fn data_range(event: &[u8]) -> Option<Range<usize>> {
     data
 }
 
-/// Extends the range of a member to one adjacent comma.
+/// Extends the range of a member to include one adjacent comma.
 fn with_comma(event: &[u8], member: Range<usize>) -> Range<usize> {
     let is_blank = |b: &u8| b.is_ascii_whitespace();
     let before = event[..member.start].iter().rposition(|b| !is_blank(b));
@@ -154,7 +155,7 @@ fn with_comma(event: &[u8], member: Range<usize>) -> Range<usize> {
     }
 }
 
-/// What a chunk of the stream contains.
+/// Contents of one chunk of the stream.
 #[derive(Debug, Default)]
 struct ChunkContents {
     choices: bool,
@@ -204,7 +205,7 @@ mod tests {
         let kept = [
             "data: [DONE]\n\n",
             "data: {\"choices\":[{\"delta\":{\"content\":\"{\\\"usage\\\":null,\"}}]}\n\n",
-            // With the last choice: the server sends this usage to every client.
+            // Usage in the chunk of the last choice: the server sends it to every client.
             "data: {\"choices\":[{\"delta\":{}}],\"usage\":{\"prompt_tokens\":1}}\n\n",
             "data: {\"choices\":[],\"prompt_filter_results\":[]}\n\n",
             "data: {\"type\":\"message_delta\",\"usage\":{\"output_tokens\":1}}\n\n",
@@ -240,7 +241,8 @@ mod tests {
         assert_eq!(stripper.feed(b"\n"), b"data: [DONE]\n\n");
     }
 
-    /// Guards against holding back the last byte of each event, which HTTP trailers then lost.
+    /// The last byte of each event is forwarded at once. A stripper that held this byte back lost it when HTTP trailers
+    /// followed.
     #[test]
     fn an_event_with_carriage_returns_is_forwarded_at_once() {
         let mut stripper = UsageStripper::default();

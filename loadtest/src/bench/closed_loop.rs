@@ -1,4 +1,5 @@
-//! Callers in a closed loop: each has one call in flight and makes the next one when that has ended.
+//! Runs callers in a closed loop: each caller has one call in flight, and starts the next call when the previous one
+//! has ended.
 
 use std::{
     rc::Rc,
@@ -26,7 +27,7 @@ pub(super) struct Measurement<C> {
     pub(super) cpu_after: C,
 }
 
-/// Calls `target` for `config.run`, after a warm-up, on the current thread. `cpu` is read at the start and at the end.
+/// Calls `target` on the current thread for `config.run`, after a warm-up. Reads `cpu` at the start and at the end.
 pub(super) fn run<C>(
     target: &Target,
     config: &BenchConfig,
@@ -54,7 +55,7 @@ pub(super) fn run<C>(
     Ok(Measurement { recording: recorder.recording(), wall, cpu_before, cpu_after })
 }
 
-/// Starts `config.callers` callers, spread over `config.connections` connections.
+/// Starts `config.callers` callers, distributed over `config.connections` connections.
 async fn start_callers(
     target: &Target,
     config: &BenchConfig,

@@ -1,4 +1,4 @@
-//! Measures how many decisions per second one sidecar makes, compared with its bounds: a gRPC server with constant
+//! Measures how many decisions per second one sidecar makes. Compares the sidecar with a gRPC server with constant
 //! responses, a naive script in Redis, and an empty round trip.
 
 use std::path::Path;
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::lab::LabError;
 
-/// Runs the benchmark. `echo_server` is the program to run as the bare server: this one, with its `echo` subcommand.
-/// `log` receives progress messages.
+/// Runs the benchmark. `echo_server` is the path of this program, which is the bare server when run with its `echo`
+/// subcommand. `log` receives progress messages.
 pub async fn run(
     config: &BenchConfig,
     echo_server: &Path,

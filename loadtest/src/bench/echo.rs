@@ -1,5 +1,6 @@
-//! A gRPC server with constant responses: the upper bound of what a sidecar can reach over the same transport. It
-//! implements `evenkeel.v1.Gateway` and Envoy's rate limit service, so that the same client calls both.
+//! A gRPC server with constant responses. Its throughput is the upper bound for a sidecar over the same transport. It
+//! implements `evenkeel.v1.Gateway` and Envoy's rate limit service, so that the same client can call this server and a
+//! sidecar.
 
 use std::{
     io,
@@ -72,7 +73,8 @@ impl Gateway for Echo {
     }
 }
 
-/// Serves on a free port of 127.0.0.1 and on `socket` until dropped. It writes `ready_file` when it is ready.
+/// Serves on a free port of 127.0.0.1 and on `socket` until the future is dropped. Writes `ready_file` when the server
+/// is ready.
 pub async fn serve(socket: PathBuf, ready_file: &Path) -> io::Result<()> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let address = listener.local_addr()?;

@@ -48,7 +48,8 @@ impl Latencies {
     }
 }
 
-/// Times in turn: Admit over TCP and over the Unix socket, Admit of the bare server, PING, and the naive script.
+/// Measures in turn: Admit to the sidecar over TCP and over the Unix socket, Admit to the bare server, PING, and the
+/// naive script.
 pub(super) async fn run(
     sidecar: &Ready,
     echo: &Ready,

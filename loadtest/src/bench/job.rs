@@ -1,4 +1,4 @@
-//! One kind of run: a target, and the processes whose CPU time it is charged.
+//! One kind of run: a target, and the processes whose CPU time the run reports.
 
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use super::{
 };
 use crate::{cpu, lab::LabError};
 
-/// One kind of run.
 pub(super) struct Job {
     pub(super) name: &'static str,
     pub(super) target: Target,
@@ -22,7 +21,7 @@ impl Job {
         let cpu = |pid: Option<u32>| pid.and_then(cpu::of_process);
         let (target, config) = (self.target.clone(), config.clone());
         let (server, redis) = (self.server_pid, self.redis_pid);
-        // Each run has its own thread and runtime, so that the client costs the same for every target.
+        // Each run has its own thread and runtime, so that the client has the same cost for every target.
         let result = tokio::task::spawn_blocking(move || {
             closed_loop::run(&target, &config, || (cpu(server), cpu(redis)))
         })
@@ -48,7 +47,7 @@ impl Job {
     }
 }
 
-/// Runs every job `config.rounds` times and returns the median run of each.
+/// Runs every job `config.rounds` times and returns the median run of each job.
 pub(super) async fn run_all(
     jobs: &[Job],
     config: &BenchConfig,

@@ -19,19 +19,19 @@ pub use report::{BenchReport, BenchRun, Check, rate_limit_table};
 /// Parameters of a benchmark.
 #[derive(Clone, Debug)]
 pub struct BenchConfig {
-    /// Endpoints of the pool.
+    /// Number of endpoints in the pool.
     pub endpoints: usize,
     /// Number of callers, each with one call in flight.
     pub callers: usize,
-    /// Connections that the callers share.
+    /// Number of connections that the callers share.
     pub connections: usize,
-    /// Length of one run, without the warm-up.
+    /// Duration of one run, without the warm-up.
     pub run: Duration,
-    /// Runs of each kind; the median counts.
+    /// Number of runs of each kind. The report contains the median run.
     pub rounds: usize,
-    /// Single calls on the idle system.
+    /// Number of single calls on the idle system.
     pub idle_calls: usize,
-    /// Directory of logs and configurations.
+    /// Directory for logs and configurations.
     pub dir: Option<PathBuf>,
 }
 

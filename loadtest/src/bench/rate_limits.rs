@@ -61,7 +61,7 @@ pub async fn run(
     Ok(runs)
 }
 
-/// A limit that no run reaches, one that every request exceeds, and none.
+/// Returns descriptors with a limit that no run reaches, with a limit that every request exceeds, and without a limit.
 fn limits_yaml() -> String {
     format!(
         "domain: {DOMAIN}\n\

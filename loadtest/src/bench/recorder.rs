@@ -22,7 +22,7 @@ pub(super) struct Recorder {
     latency_us: RefCell<Histogram<u64>>,
 }
 
-/// What a recorder has recorded.
+/// The calls that a recorder has recorded.
 #[derive(Debug)]
 pub(super) struct Recording {
     pub(super) calls: u64,
@@ -45,12 +45,12 @@ impl Recorder {
         })
     }
 
-    /// Starts or stops recording; calls outside of it are the warm-up.
+    /// Starts or stops recording. Calls that are not recorded belong to the warm-up.
     pub(super) fn set_recording(&self, recording: bool) {
         self.recording.set(recording);
     }
 
-    /// Tells the callers to return.
+    /// Makes the callers return.
     pub(super) fn stop(&self) {
         self.stopped.set(true);
     }

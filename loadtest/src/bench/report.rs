@@ -44,7 +44,7 @@ pub struct BenchReport {
     pub checks: Vec<Check>,
 }
 
-/// Returns the run with the median rate, with all its own values.
+/// Returns the run with the median rate. All values of the result come from this run.
 pub(super) fn median(mut runs: Vec<BenchRun>) -> Option<BenchRun> {
     runs.sort_by(|a, b| a.calls_per_s.total_cmp(&b.calls_per_s));
     let middle = runs.len().checked_sub(1)? / 2;
@@ -60,7 +60,8 @@ pub(super) fn checks(runs: &[BenchRun]) -> Vec<Check> {
     let rate = |name| find(name).map(|run| run.calls_per_s);
     let redis = |name| find(name).and_then(|run| run.redis_cpu_us_per_admit);
     let p50 = |name| find(name).map(|run| run.p50_ms);
-    // Admit and Settle are two calls, so this is the CPU time per admitted request.
+    // Server CPU time is per call, and Admit and Settle are two calls. The sum is therefore the CPU time per admitted
+    // request.
     let cpu = |name| {
         let run = find(name)?;
         Some(2.0 * run.server_cpu_us_per_call? + run.redis_cpu_us_per_admit?)
@@ -68,37 +69,37 @@ pub(super) fn checks(runs: &[BenchRun]) -> Vec<Check> {
     let ratio_of = |a: Option<f64>, b: Option<f64>| Some(a? / b.filter(|b| *b > 0.0)?);
     [
         check(
-            "calls/s of admit_settle divided by tonic_echo",
+            "calls/s of admit_settle divided by calls/s of tonic_echo",
             ratio_of(rate("admit_settle"), rate("tonic_echo")),
             "at least 0.5",
             |v| v >= 0.5,
         ),
         check(
-            "Redis CPU per admit of admit_settle (including Settle) divided by bare_evalsha",
+            "Redis CPU per admit (including Settle) of admit_settle divided by that of bare_evalsha",
             ratio_of(redis("admit_settle"), redis("bare_evalsha")),
             "at most 0.25",
             |v| v <= 0.25,
         ),
         check(
-            "the same divided by bare_evalsha_same_rule",
+            "Redis CPU per admit (including Settle) of admit_settle divided by that of bare_evalsha_same_rule",
             ratio_of(redis("admit_settle"), redis("bare_evalsha_same_rule")),
             "at most 0.25",
             |v| v <= 0.25,
         ),
         check(
-            "sidecar and Redis CPU per admit of admit_settle_limited (3 limits and a quota) divided by admit_settle",
+            "sidecar and Redis CPU per admit of admit_settle_limited (3 limits and a quota) divided by that of admit_settle",
             ratio_of(cpu("admit_settle_limited"), cpu("admit_settle")),
             "at most 1.6",
             |v| v <= 1.6,
         ),
         check(
-            "p50 of idle_admit divided by redis_evalsha, a round trip with the naive script",
+            "p50 of idle_admit divided by p50 of redis_evalsha, a round trip with the naive script",
             ratio_of(p50("idle_admit"), p50("redis_evalsha")),
             "at most 2",
             |v| v <= 2.0,
         ),
         check(
-            "p50 of idle_admit divided by redis_round_trip, an empty round trip",
+            "p50 of idle_admit divided by p50 of redis_round_trip, an empty round trip",
             ratio_of(p50("idle_admit"), p50("redis_round_trip")),
             "at most 2",
             |v| v <= 2.0,
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_run_keeps_its_own_values() {
+    fn all_values_of_the_median_run_come_from_one_run() {
         let runs = [3.0, 1.0, 2.0].map(|rate| run("x", rate, rate, rate)).to_vec();
         assert_eq!(median(runs).unwrap(), run("x", 2.0, 2.0, 2.0));
         assert_eq!(median(Vec::new()), None);

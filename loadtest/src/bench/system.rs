@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use super::BenchConfig;
 use crate::lab::{Lab, LabError, Process, Ready};
 
-/// Running processes and what the benchmarks need to know of them.
+/// The running processes, with the addresses and process ids that the benchmarks need.
 pub(super) struct System {
     pub(super) sidecar: Server,
     pub(super) echo: Server,
@@ -22,7 +22,7 @@ pub(super) struct Server {
 }
 
 impl System {
-    /// Starts all processes. `echo_server` is the program whose `echo` subcommand is the echo server.
+    /// Starts all processes. `echo_server` is the path of the program whose `echo` subcommand is the echo server.
     pub(super) async fn start(
         config: &BenchConfig,
         endpoints: usize,

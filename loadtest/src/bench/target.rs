@@ -1,4 +1,4 @@
-//! What a benchmark calls.
+//! The targets that a benchmark calls.
 
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ impl GrpcServer {
             }
             Self::Unix(path) => {
                 let path = path.clone();
-                // tonic needs a URI for the headers; the connection goes to the socket.
+                // tonic needs a URI for the headers. The connection goes to the socket.
                 let connector = tower::service_fn(move |_: Uri| {
                     let path = path.clone();
                     async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
@@ -54,7 +54,7 @@ impl GrpcServer {
     }
 }
 
-/// What the callers of one run call.
+/// The target that the callers of one run call.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
     /// Admit and Settle of `evenkeel.v1.Gateway`.
@@ -75,7 +75,7 @@ pub(super) enum Target {
     PickScript {
         redis_url: String,
         endpoints: usize,
-        /// Whether the script follows Evenkeel's rule instead of the naive one.
+        /// Whether the script applies Evenkeel's rule instead of the naive rule.
         by_rule: bool,
     },
 }

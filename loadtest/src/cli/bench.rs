@@ -13,7 +13,7 @@ use super::progress_log;
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
-    /// Directory of the report
+    /// Directory for the report
     #[arg(long, default_value = "out/bench")]
     out: PathBuf,
     /// Number of endpoints in the pool
@@ -22,13 +22,13 @@ pub(crate) struct BenchArgs {
     /// Number of callers, each with one call in flight
     #[arg(long, default_value_t = 256)]
     callers: usize,
-    /// HTTP/2 (or Redis) connections that the callers share
+    /// Number of HTTP/2 (or Redis) connections that the callers share
     #[arg(long, default_value_t = 4)]
     connections: usize,
-    /// Length of one run, in seconds
+    /// Duration of one run, in seconds
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Number of runs of each kind, alternating; the median counts
+    /// Number of runs of each kind; the kinds alternate, and the report has the median run
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Number of single calls on the idle system
@@ -56,13 +56,13 @@ pub(crate) async fn run_decisions(args: BenchArgs) -> anyhow::Result<()> {
 
 #[derive(Debug, Args)]
 pub(crate) struct BenchRateLimitsArgs {
-    /// Directory of the report
+    /// Directory for the report
     #[arg(long, default_value = "out/bench-rate-limits")]
     out: PathBuf,
-    /// Length of one run, in seconds
+    /// Duration of one run, in seconds
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Number of runs of each kind, alternating; the median counts
+    /// Number of runs of each kind; the kinds alternate, and the report has the median run
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
@@ -81,7 +81,7 @@ pub(crate) async fn run_rate_limits(args: BenchRateLimitsArgs) -> anyhow::Result
     Ok(())
 }
 
-/// Returns the program to run as the echo server: this one. Warns if it is a debug build.
+/// Returns the path of this program, which is also the echo server. Warns if this is a debug build.
 fn echo_server() -> anyhow::Result<PathBuf> {
     if cfg!(debug_assertions) {
         eprintln!("NOTE: this is a debug build; its results are not meaningful.");
@@ -110,7 +110,8 @@ pub(crate) struct EchoArgs {
 }
 
 pub(crate) async fn run_echo(args: EchoArgs) -> anyhow::Result<()> {
-    // A single-threaded runtime, like a sidecar's. A plain thread: shutdown would wait for a blocking task.
+    // The runtime is single-threaded, like a sidecar's. It has a plain thread, because shutdown would wait for a
+    // blocking task.
     let (done, serving) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let serve = || {

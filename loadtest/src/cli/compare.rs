@@ -22,7 +22,7 @@ use super::{EngineArgs, TraceArgs, progress_log};
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Directory of the report
+    /// Directory for the report
     #[arg(long, default_value = "out/demo")]
     out: PathBuf,
     /// Trace file (default: a copy of the Azure conversation trace if found, otherwise a synthetic trace)
@@ -49,7 +49,7 @@ pub(crate) async fn run_demo(args: DemoArgs) -> anyhow::Result<()> {
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
-    /// Directory of the report
+    /// Directory for the report
     #[arg(long, default_value = "out/compare")]
     out: PathBuf,
     /// Policies, in the order in which they run
@@ -67,7 +67,7 @@ pub(crate) struct CompareArgs {
     /// Worker threads per gateway
     #[arg(long, default_value_t = 1)]
     envoy_concurrency: usize,
-    /// Offered load, reached by scaling the arrival rate; at 1 the hosts are saturated
+    /// Offered load, to which the arrival rate is scaled; at 1 the hosts are saturated
     #[arg(long, default_value_t = 0.85)]
     load: f64,
     /// Trace seconds per wall second

@@ -20,14 +20,14 @@ use evenkeel_loadtest::{
 
 const AFTER_HELP: &str = "\
 Traces are CSV files with the columns TIMESTAMP,ContextTokens,GeneratedTokens, like the public Azure LLM inference traces. \
-Without --trace and without a copy of the Azure trace, the commands use a synthetic trace with the same statistics and say so.
+Without --trace and without a copy of the Azure trace, the commands use a synthetic trace with the same statistics and report this.
 
-EVENKEEL_ENVOY, EVENKEEL_BIN, EVENKEEL_PLUGIN_WASM and EVENKEEL_REDIS_SERVER name the programs under test; by default they \
-are searched for in .tools/, the build's target directories and PATH. A run uses free ports and ends every process it started.
+EVENKEEL_ENVOY, EVENKEEL_BIN, EVENKEEL_PLUGIN_WASM and EVENKEEL_REDIS_SERVER set the paths of the programs under test; without \
+them, the commands look in .tools/, the build's target directories and PATH. A run uses free ports and ends every process it started.
 
   evenkeel-loadtest demo                        the complete comparison, with an HTML report
   evenkeel-loadtest live                        a complete system to explore, until Ctrl-C
-  evenkeel-loadtest simulate --load 0.9         the predicted result, without any process
+  evenkeel-loadtest simulate --load 0.9         the predicted result, without starting other processes
   evenkeel-loadtest replay --gateway URL …      load on your own gateways";
 
 /// Replays traces of LLM requests through real gateways and compares balancing policies
@@ -40,7 +40,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Compare all policies with parameters chosen for the trace (under 4 minutes)
+    /// Compare all policies with preset parameters (takes under 4 minutes)
     Demo(compare::DemoArgs),
     /// Compare policies with your own parameters
     Compare(compare::CompareArgs),
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     /// Measure one sidecar's rate limit service, compared with a bare gRPC server
     BenchRateLimits(bench::BenchRateLimitsArgs),
-    /// Simulate a comparison on virtual time, to predict its result
+    /// Simulate a comparison in virtual time, to predict its result
     Simulate(simulate::SimulateArgs),
     /// Send a trace to gateways that are already running
     Replay(replay::ReplayArgs),
@@ -78,7 +78,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// Returns a function that prints progress messages with the seconds since now.
+/// Returns a function that prints progress messages, each with the number of seconds since this call.
 fn progress_log() -> impl Fn(&str) {
     let start = Instant::now();
     move |message: &str| eprintln!("[{:>4.0} s] {message}", start.elapsed().as_secs_f64())
@@ -88,7 +88,7 @@ fn progress_log() -> impl Fn(&str) {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Model servers")]
 pub(crate) struct EngineArgs {
-    /// Sequences that one host runs concurrently (vLLM's max_num_seqs)
+    /// Number of sequences that one host runs concurrently (vLLM's max_num_seqs)
     #[arg(long, default_value_t = 20)]
     slots: usize,
     /// Duration of a step with an empty batch, in milliseconds
@@ -100,10 +100,10 @@ pub(crate) struct EngineArgs {
     /// Milliseconds that each prompt token adds to the step that reads it
     #[arg(long, default_value_t = 0.05)]
     per_prefill_token_ms: f64,
-    /// Maximum prompt tokens read per step
+    /// Maximum number of prompt tokens read per step
     #[arg(long, default_value_t = 2048)]
     prefill_budget: u32,
-    /// Capacity of the KV cache in tokens (only reported)
+    /// Capacity of the KV cache in tokens (affects only the reported usage)
     #[arg(long, default_value_t = 100_000)]
     kv_tokens: u64,
 }
@@ -126,7 +126,7 @@ pub(crate) struct MockArgs {
     /// Number of hosts
     #[arg(long, default_value_t = 1)]
     hosts: u16,
-    /// Address of the first host; further hosts use the following ports. With port 0 each host uses a free port
+    /// Address of the first host; further hosts use the following ports. With port 0, each host uses a free port
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// Virtual seconds per wall second
@@ -161,7 +161,7 @@ async fn mock(args: &MockArgs) -> anyhow::Result<()> {
     std::future::pending().await
 }
 
-/// The trace and the slice of it to use.
+/// The trace, and the slice of the trace to use.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Trace")]
 pub(crate) struct TraceArgs {
@@ -171,7 +171,7 @@ pub(crate) struct TraceArgs {
     /// Start of the slice, in seconds
     #[arg(long, default_value_t = 360.0)]
     start: f64,
-    /// Length of the slice, in seconds
+    /// Duration of the slice, in seconds
     #[arg(long, default_value_t = 960.0)]
     duration: f64,
 }

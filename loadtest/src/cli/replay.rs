@@ -15,7 +15,8 @@ pub(crate) struct ReplayArgs {
     /// Base URL of a gateway; may be repeated
     #[arg(long = "gateway", value_name = "URL", required = true)]
     gateways: Vec<String>,
-    /// Hosts among which the generator itself chooses, from one table of all requests in flight; a header names the choice
+    /// Hosts from which the load generator chooses, by one table of all requests in flight; it sends the host in a
+    /// header
     #[arg(long, value_name = "IP:PORT", value_delimiter = ',')]
     ideal_over: Vec<SocketAddr>,
     /// Trace seconds per wall second

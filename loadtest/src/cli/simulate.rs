@@ -15,7 +15,7 @@ pub(crate) struct SimulateArgs {
     /// Number of gateways
     #[arg(long, default_value_t = 8)]
     gateways: usize,
-    /// Offered load, reached by scaling the arrival rate; at 1 the hosts are saturated
+    /// Offered load, to which the arrival rate is scaled; at 1 the hosts are saturated
     #[arg(long, default_value_t = 0.85)]
     load: f64,
     /// Number of runs per policy, each with its own seed

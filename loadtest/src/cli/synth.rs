@@ -14,7 +14,7 @@ pub(crate) struct SynthArgs {
     /// Seed; the same seed yields the same trace
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Length of the trace, in seconds
+    /// Duration of the trace, in seconds
     #[arg(long, default_value_t = 3500.0)]
     duration: f64,
     /// Mean requests per second

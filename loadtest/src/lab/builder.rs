@@ -19,7 +19,7 @@ use crate::{
     mock::{Fleet, FleetConfig},
 };
 
-/// Configuration of a lab. Each setter states its default in parentheses.
+/// Configuration of a lab. The doc of each setter has the default in parentheses.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct LabBuilder {
@@ -80,14 +80,14 @@ impl LabBuilder {
         self
     }
 
-    /// Sets the number of sidecars (0). Gateway `i` asks sidecar `i % sidecars`. Without sidecars there is no
+    /// Sets the number of sidecars (0). Gateway `i` calls sidecar `i % sidecars`. Without sidecars there is no
     /// [`Policy::Evenkeel`] listener.
     pub fn sidecars(mut self, sidecars: usize) -> Self {
         self.sidecars = sidecars;
         self
     }
 
-    /// Starts a Redis as the sidecars' store. Otherwise each sidecar has its own memory store.
+    /// Starts a Redis as the sidecars' store. Otherwise each sidecar has a separate store in memory.
     pub fn redis(mut self) -> Self {
         self.redis = true;
         self
@@ -105,19 +105,19 @@ impl LabBuilder {
         self
     }
 
-    /// Sets the virtual seconds of the mock hosts per wall second (1).
+    /// Sets the number of virtual seconds of the mock hosts per wall second (1).
     pub fn time_scale(mut self, time_scale: f64) -> Self {
         self.time_scale = time_scale;
         self
     }
 
-    /// Sets the tokens per SSE event (1).
+    /// Sets the number of tokens per SSE event (1).
     pub fn token_batch(mut self, token_batch: u32) -> Self {
         self.token_batch = token_batch;
         self
     }
 
-    /// Sets the worker threads of each Envoy (1).
+    /// Sets the number of worker threads of each Envoy (1).
     pub fn envoy_concurrency(mut self, workers: usize) -> Self {
         self.concurrency = workers;
         self
@@ -153,7 +153,7 @@ impl LabBuilder {
         self
     }
 
-    /// Keeps logs and configurations in `dir` instead of a temporary directory.
+    /// Writes logs and configurations to `dir` instead of a temporary directory.
     pub fn dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.dir = Some(dir.into());
         self
@@ -210,7 +210,7 @@ impl LabBuilder {
             };
             envoys.push(Envoy::start(index, dir, self.concurrency, &policies, describe).await?);
         }
-        // The Envoys start in parallel; only the waiting is sequential.
+        // The Envoys start in parallel; only the waits are sequential.
         for envoy in &mut envoys {
             envoy.wait_ready().await?;
         }

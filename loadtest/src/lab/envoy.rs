@@ -21,7 +21,7 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts an Envoy. `describe` receives the admin port and the listeners' ports and returns the configuration.
+    /// Starts an Envoy. `describe` receives the admin port and the listeners' ports, and returns the configuration.
     pub(crate) async fn start(
         index: usize,
         dir: &Path,
@@ -55,7 +55,7 @@ impl Envoy {
     /// Returns the base URL of the listener for `policy`.
     ///
     /// # Panics
-    /// If the lab was built without what that policy needs: the plugin and sidecars.
+    /// If the policy needs the plugin and sidecars, and the lab was built without them.
     #[allow(clippy::expect_used)]
     pub fn url(&self, policy: Policy) -> String {
         let port = self.listeners.get(&policy).expect("the lab has no listener for this policy");

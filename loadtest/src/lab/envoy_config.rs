@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::{CLUSTER, Policy};
 
-/// Request header in which Envoy's `override_host` policy reads the chosen host.
+/// Request header from which Envoy's `override_host` policy reads the chosen host.
 pub const OVERRIDE_HOST_HEADER: &str = "x-gateway-destination-endpoint";
 
-/// Far more than any run reaches: circuit breakers must not override the policy's choice.
+/// A limit far above what any run reaches, because circuit breakers must not override the policy's choice.
 const NO_LIMIT: u32 = 1_000_000;
 
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ impl EnvoyConfig {
         let config = json!({
             "admin": {"address": socket_address("127.0.0.1", self.admin_port)},
             "static_resources": {"listeners": listeners, "clusters": clusters},
-            // Without a limit Envoy logs a warning; no run may reach it.
+            // Without a limit, Envoy logs a warning. No run reaches this limit.
             "overload_manager": {"resource_monitors": [{
                 "name": "envoy.resource_monitors.global_downstream_max_connections",
                 "typed_config": {
@@ -128,7 +128,8 @@ fn rbac_filter() -> Value {
     })
 }
 
-/// Routes that end requests early: the route's timeout ends `/timeout`, the RBAC filter denies `/denied`.
+/// Returns routes that end requests early: the route's timeout ends requests for `/timeout`, and the RBAC filter denies
+/// requests for `/denied`.
 fn failing_routes() -> [Value; 2] {
     let route = |name: &str, timeout: &str| {
         json!({
@@ -170,7 +171,7 @@ fn no_limits() -> Value {
     json!({"thresholds": [thresholds("DEFAULT"), thresholds("HIGH")]})
 }
 
-/// The host that the header names; without the header, Envoy's own least request.
+/// Returns a policy that uses the host in the header or, without the header, Envoy's least request.
 fn override_host() -> Value {
     json!({"policies": [{"typed_extension_config": {
         "name": "envoy.load_balancing_policies.override_host",
@@ -224,7 +225,7 @@ fn wasm_filter(plugin: &Plugin) -> Value {
             },
         },
     });
-    // Otherwise Envoy withholds the body while the plugin holds the headers.
+    // Without this setting, Envoy withholds the body while the plugin pauses the request at its headers.
     if plugin.config["read_body"] == true {
         filter["typed_config"]["config"]["allow_on_headers_stop_iteration"] = true.into();
     }

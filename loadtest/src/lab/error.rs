@@ -10,7 +10,7 @@ pub enum LabError {
     #[error("{what} not found; {hint} (looked in {})", .looked.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "))]
     Missing {
         what: &'static str,
-        /// How to install it or name its location.
+        /// How to install the program or module, or how to set its path.
         hint: &'static str,
         looked: Vec<PathBuf>,
     },
@@ -37,7 +37,7 @@ pub enum LabError {
         what: &'static str,
         source: ::redis::RedisError,
     },
-    /// A process gave no response or an unexpected one.
+    /// A process sent no response, or an unexpected response.
     #[error("{what}")]
     Response { what: String },
     /// The configuration of the lab or the benchmark cannot be built.

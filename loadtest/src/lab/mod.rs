@@ -13,8 +13,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Dropping the lab kills every process by its own process id. Nothing waits for a fixed time: readiness is polled
-//! until a deadline.
+//! Dropping the lab kills every process by its own process id. The lab never waits for a fixed time: it polls until a
+//! process is ready or a deadline has passed.
 
 mod builder;
 mod envoy;
@@ -54,7 +54,7 @@ use crate::{
 /// Name of the upstream cluster, and of the sidecars' pool.
 pub const CLUSTER: &str = "llm";
 
-/// Running processes and mock hosts. Fields drop in this order: gateways first, hosts last.
+/// The running processes and mock hosts. The fields drop in this order: gateways first, hosts last.
 #[derive(Debug)]
 pub struct Lab {
     envoys: Vec<Envoy>,
@@ -62,7 +62,7 @@ pub struct Lab {
     redis: Option<Redis>,
     fleet: Fleet,
     dir: PathBuf,
-    /// Sockets and, unless the caller named a directory, logs and configurations. Removed on drop.
+    /// Directory of the sockets and, unless the caller set a directory, of logs and configurations. Removed on drop.
     _temp: tempfile::TempDir,
 }
 
@@ -81,7 +81,7 @@ impl Lab {
         &self.envoys
     }
 
-    /// Gateway `i` asks sidecar `i % sidecars`.
+    /// Returns a sidecar. Gateway `i` calls sidecar `i % sidecars`.
     ///
     /// # Panics
     /// If there is no such sidecar.
@@ -113,7 +113,7 @@ impl Lab {
         self.fleet.addresses()
     }
 
-    /// Returns the requests in flight on each host, as the hosts count them.
+    /// Returns the number of requests in flight on each host, as the hosts count them.
     pub fn mock_in_flight(&self) -> Vec<u64> {
         self.fleet.in_flight()
     }
@@ -122,7 +122,7 @@ impl Lab {
         self.fleet.stats()
     }
 
-    /// Returns the base URL of every gateway's listener for `policy`.
+    /// Returns the base URLs of all gateways' listeners for `policy`.
     pub fn urls(&self, policy: Policy) -> Vec<String> {
         self.envoys.iter().map(|envoy| envoy.url(policy)).collect()
     }

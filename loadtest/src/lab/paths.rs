@@ -4,25 +4,25 @@ use std::path::{Path, PathBuf};
 
 use super::LabError;
 
-/// Environment variable that names Envoy's binary.
+/// Environment variable with the path of the Envoy binary.
 pub const ENVOY: &str = "EVENKEEL_ENVOY";
-/// Environment variable that names the sidecar's binary.
+/// Environment variable with the path of the sidecar binary.
 pub const SIDECAR: &str = "EVENKEEL_BIN";
-/// Environment variable that names the plugin's Wasm module.
+/// Environment variable with the path of the plugin's Wasm module.
 pub const PLUGIN: &str = "EVENKEEL_PLUGIN_WASM";
-/// Environment variable that names Redis's binary.
+/// Environment variable with the path of the Redis binary.
 pub const REDIS: &str = "EVENKEEL_REDIS_SERVER";
-/// Environment variable that names a Python interpreter with OpenAI's client library.
+/// Environment variable with the path of a Python interpreter that has OpenAI's client library.
 pub const PYTHON: &str = "EVENKEEL_PYTHON";
-/// Environment variable that names Prometheus's binary.
+/// Environment variable with the path of the Prometheus binary.
 pub const PROMETHEUS: &str = "EVENKEEL_PROMETHEUS";
-/// Environment variable that names promtool.
+/// Environment variable with the path of promtool.
 pub const PROMTOOL: &str = "EVENKEEL_PROMTOOL";
-/// Environment variable that names Node.js.
+/// Environment variable with the path of Node.js.
 pub const NODE: &str = "EVENKEEL_NODE";
-/// Environment variable that names Chromium.
+/// Environment variable with the path of Chromium.
 pub const BROWSER: &str = "EVENKEEL_BROWSER";
-/// Environment variable that names the directory whose `node_modules` holds playwright-core.
+/// Environment variable with the directory whose `node_modules` contains playwright-core.
 pub const PAGE_TOOLS: &str = "EVENKEEL_PAGE_TOOLS";
 
 /// Returns the root of the workspace in which this crate was built.
@@ -47,7 +47,7 @@ fn find(
     candidates
         .iter()
         .find(|path| path.is_file())
-        // Not canonicalized: Debian's redis-server is a link to a program that selects its mode by its name.
+        // Do not canonicalize the path: Debian's redis-server is a link to a program that selects its mode by its name.
         .and_then(|path| std::path::absolute(path).ok())
         .ok_or(LabError::Missing { what, hint, looked: candidates })
 }
@@ -58,7 +58,8 @@ pub fn envoy() -> Result<PathBuf, LabError> {
     find(ENVOY, candidates, "Envoy", "fetch it with `make tools` or set EVENKEEL_ENVOY")
 }
 
-/// Finds the sidecar beside this program, one directory up (test binaries are in `deps/`), or in a target directory.
+/// Finds the sidecar in the directory of this program, in its parent directory (test binaries are in `deps/`), or in a
+/// target directory.
 pub fn sidecar() -> Result<PathBuf, LabError> {
     let mut candidates = Vec::new();
     if let Ok(exe) = std::env::current_exe() {
@@ -80,7 +81,8 @@ pub fn redis_server() -> Result<PathBuf, LabError> {
     find(REDIS, on_path("redis-server"), "redis-server", "install Redis or set EVENKEEL_REDIS_SERVER")
 }
 
-/// Finds a Python interpreter with OpenAI's client library. `PATH` is not searched: that Python lacks the library.
+/// Finds a Python interpreter with OpenAI's client library. Does not search `PATH`, because a Python found there
+/// usually lacks the library.
 pub fn python() -> Result<PathBuf, LabError> {
     let candidates = vec![workspace().join(".tools/python/bin/python")];
     find(
@@ -112,7 +114,7 @@ pub fn browser() -> Result<PathBuf, LabError> {
     )
 }
 
-/// Returns the directory whose `node_modules` holds playwright-core, which drives the browser.
+/// Returns the directory whose `node_modules` contains playwright-core, which drives the browser.
 pub fn page_tools() -> Result<PathBuf, LabError> {
     let dir = std::env::var_os(PAGE_TOOLS).map_or_else(|| workspace().join(".tools/page"), PathBuf::from);
     let looked = dir.join("node_modules/playwright-core/package.json");
@@ -128,7 +130,8 @@ fn on_path(program: &str) -> Vec<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).collect()
 }
 
-/// The target directory of this program, that of `CARGO_TARGET_DIR`, and the workspace's default.
+/// Returns the target directory of this program, the directory in `CARGO_TARGET_DIR`, and the workspace's default
+/// target directory.
 fn target_dirs() -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     if let Ok(exe) = std::env::current_exe() {

@@ -13,11 +13,11 @@ pub enum Policy {
     EnvoyRoundRobin,
     /// Envoy's `RANDOM`.
     EnvoyRandom,
-    /// Envoy's `LEAST_REQUEST`: of two random hosts, the one with fewer of this Envoy's own requests.
+    /// Envoy's `LEAST_REQUEST`: of two random hosts, the host with fewer requests from this Envoy.
     EnvoyLeastRequest,
-    /// The plugin asks its sidecar.
+    /// The plugin asks its sidecar for the host.
     Evenkeel,
-    /// The load generator knows every request in flight and names the host itself.
+    /// The load generator itself chooses the host, from one table of all requests in flight.
     Ideal,
 }
 

@@ -1,7 +1,8 @@
-//! Free TCP ports for processes that need a known port and keep it across restarts.
+//! Free TCP ports for processes that need a known port, and the same port after a restart.
 //!
-//! Ports lie below Linux's ephemeral range, so no outgoing connection can take one while its process restarts. This
-//! process reserves a block of ports by listening on the first one, so tests in other processes use other blocks.
+//! The ports are below Linux's ephemeral range, so no outgoing connection can take a port while its process restarts.
+//! This process reserves a block of ports by listening on the block's first port, so tests in other processes use other
+//! blocks.
 
 use std::net::{Ipv4Addr, TcpListener};
 
@@ -17,13 +18,13 @@ const PORTS_PER_BLOCK: u16 = 200;
 struct Reserved {
     next: u16,
     end: u16,
-    /// One listener per reserved block, on its first port. Exhausted blocks stay reserved.
+    /// One listener per reserved block, on the block's first port. Exhausted blocks stay reserved.
     guards: Vec<TcpListener>,
 }
 
 static RESERVED: Mutex<Reserved> = Mutex::new(Reserved { next: 0, end: 0, guards: Vec::new() });
 
-/// Returns a port that no process listens on and that this process has not handed out before.
+/// Returns a port that no process listens on and that this process has not returned before.
 pub fn free_port() -> Result<u16, LabError> {
     let mut reserved = RESERVED.lock();
     for _ in 0..2 * PORTS_PER_BLOCK {

@@ -1,4 +1,4 @@
-//! HTTP requests that ask a process for its state.
+//! HTTP requests that read the state of a process.
 
 use std::time::Duration;
 

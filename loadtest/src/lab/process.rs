@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::LabError;
 use crate::wait::{POLL_INTERVAL, WaitError};
 
-/// A child process that can be started more than once. Dropping it kills it.
+/// A child process that can be started more than once. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -25,7 +25,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Describes a process whose output is appended to `<dir>/<name>.log`. It does not start it.
+    /// Describes a process whose output is appended to `<dir>/<name>.log`. Does not start the process.
     pub fn new(name: impl Into<String>, program: PathBuf, dir: &Path) -> Self {
         let name = name.into();
         let log = dir.join(format!("{name}.log"));
@@ -44,7 +44,7 @@ impl Process {
         self
     }
 
-    /// Starts the process. A previous instance is killed first.
+    /// Starts the process. Kills a previous instance first.
     pub fn spawn(&mut self) -> Result<(), LabError> {
         self.reap();
         let open = || OpenOptions::new().create(true).append(true).open(&self.log);
@@ -84,7 +84,7 @@ impl Process {
         Ok(())
     }
 
-    /// Sends SIGTERM and waits for the process to end. Returns its exit code; `None` if a signal ended it.
+    /// Sends SIGTERM and waits for the process to end. Returns the exit code; `None` if a signal ended the process.
     pub async fn terminate(&mut self, within: Duration) -> Result<Option<i32>, LabError> {
         self.signal(Signal::TERM)?;
         let start = Instant::now();
@@ -103,7 +103,7 @@ impl Process {
         }
     }
 
-    /// Suspends the process with SIGSTOP: its connections stay open, but it no longer responds.
+    /// Suspends the process with SIGSTOP. Its connections stay open, but it no longer responds.
     pub fn pause(&mut self) -> Result<(), LabError> {
         self.signal(Signal::STOP)
     }

@@ -1,4 +1,5 @@
-//! A Prometheus process on a free port with its data in the lab's directory. It scrapes and evaluates every second.
+//! A Prometheus process on a free port, with its data in the lab's directory. It scrapes targets and evaluates rules
+//! every second.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +26,7 @@ pub struct Prometheus {
 pub struct Series {
     /// Labels, including `__name__` if the series has one.
     pub metric: BTreeMap<String, String>,
-    /// Time in seconds, and the value as Prometheus formats it.
+    /// Time in seconds, and the value as text in Prometheus's format.
     value: (f64, String),
 }
 

@@ -74,7 +74,7 @@ impl Redis {
         self.launch().await
     }
 
-    /// Suspends Redis: connections stay open, but it no longer responds.
+    /// Suspends Redis. Connections stay open, but Redis no longer responds.
     pub fn pause(&mut self) -> Result<(), LabError> {
         self.process.pause()
     }

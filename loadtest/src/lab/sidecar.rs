@@ -47,7 +47,7 @@ impl Sidecar {
         let socket = socket_dir.join(format!("s{index}.sock"));
         let ready_file = dir.join(format!("{name}.ready.json"));
         let path = dir.join(format!("{name}.yaml"));
-        // Ports are fixed instead of 0, so that clients find a restarted sidecar at the same address.
+        // The ports are fixed, not 0, so that clients find a restarted sidecar at the same address.
         let (grpc, http) = (ports::free_port()?, ports::free_port()?);
         let listen = format!(
             "listen: {{grpc: \"127.0.0.1:{grpc}\", grpc_socket: \"{}\", http: \"127.0.0.1:{http}\"}}",
@@ -129,7 +129,7 @@ impl Sidecar {
         self.launch().await
     }
 
-    /// Suspends the sidecar: connections stay open, but it no longer responds.
+    /// Suspends the sidecar. Connections stay open, but the sidecar no longer responds.
     pub fn pause(&mut self) -> Result<(), LabError> {
         self.process.pause()
     }

@@ -26,7 +26,7 @@ impl From<Infallible> for Cut {
     }
 }
 
-/// `created` of every response, in Unix seconds.
+/// Value of `created` in every response, in Unix seconds.
 pub(crate) const CREATED: u64 = 1_767_225_600;
 
 /// Token counts of one response.
@@ -129,7 +129,7 @@ impl Body for EventStream {
             return Poll::Ready(Some(Err(Cut)));
         }
         let Some(progress) = ready!(self.sequence.progress.poll_recv(cx)) else {
-            // The engine stopped before it finished this sequence: the fleet is shutting down.
+            // The engine stopped before it finished this sequence, because the fleet is shutting down.
             self.ended = true;
             return Poll::Ready(Some(Err(Cut)));
         };

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::{Clock, HostStats, Served, ServedEnd};
 use crate::engine::{Engine, EngineParams, EngineTotals};
 
-/// Maximum number of requests that one host records; it serves further ones without recording them.
+/// Maximum number of requests that one host records. The host serves further requests without recording them.
 const SERVED_MAX: usize = 100_000;
 
 /// Progress of one sequence, sent to the task that responds to its client.
@@ -86,7 +86,7 @@ impl Host {
         self.state.lock().served.clone()
     }
 
-    /// Counts a request as in flight. [`Self::start`] passes it to the engine.
+    /// Counts a request as in flight. [`Self::start`] submits it to the engine.
     pub(crate) fn accept(self: &Arc<Self>, served: Served) -> Sequence {
         let (sender, progress) = mpsc::unbounded_channel();
         let mut state = self.state.lock();
@@ -102,7 +102,7 @@ impl Host {
         Sequence { host: Arc::clone(self), id, prompt, output, record, progress }
     }
 
-    /// Submits a sequence to the engine once the hosts are not held.
+    /// Submits a sequence to the engine when the fleet no longer holds requests back.
     pub(crate) async fn start(&self, sequence: &Sequence) {
         // An error means that the fleet is shutting down.
         let _ = self.held.clone().wait_for(|held| !held).await;
@@ -134,14 +134,14 @@ impl Host {
     }
 }
 
-/// A sequence whose client waits for it. Dropping it aborts the sequence.
+/// A sequence whose client waits for it. Dropping this value aborts the sequence.
 #[derive(Debug)]
 pub(crate) struct Sequence {
     host: Arc<Host>,
     pub(crate) id: u64,
     pub(crate) prompt: u32,
     pub(crate) output: u32,
-    /// Index of its record in the host's list.
+    /// Index of the sequence's record in the host's list.
     record: Option<usize>,
     pub(crate) progress: mpsc::UnboundedReceiver<Progress>,
 }
@@ -169,7 +169,7 @@ impl Drop for Sequence {
     }
 }
 
-/// Runs the engine, waking at the end of each step. A late wake-up finishes several steps, each at its exact time.
+/// Runs the engine. Wakes up at the end of each step; a late wake-up finishes several steps, each at its exact time.
 pub(crate) async fn drive(host: Arc<Host>) {
     loop {
         let next = {

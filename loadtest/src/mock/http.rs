@@ -26,7 +26,7 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Probably out of file descriptors: give connections time to close.
+            // The process probably has no free file descriptors. Give connections time to close.
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             continue;
         };
@@ -43,7 +43,7 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
     }
 }
 
-/// Closes the connection without a response.
+/// Error that closes the connection without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("connection reset as requested")]
 struct Reset;

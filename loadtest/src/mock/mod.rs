@@ -1,7 +1,7 @@
-//! Mock model servers: several hosts in one process, each on its own port with its own
+//! Mock model servers: several hosts in one process. Each host has its own port and its own
 //! [`Engine`](crate::engine::Engine), which determines when each token is ready.
 //!
-//! A fleet runs in its own thread, so that its timers do not queue behind the load generator's.
+//! A fleet of hosts runs in its own thread, so that its timers do not queue behind the load generator's timers.
 
 mod body;
 mod host;
@@ -20,20 +20,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::{EngineParams, EngineTotals};
 
-/// Request header: tokens in the prompt.
+/// Request header with the number of tokens in the prompt.
 pub const PROMPT_TOKENS: &str = "x-mock-prompt-tokens";
-/// Request header: tokens to generate.
+/// Request header with the number of tokens to generate.
 pub const OUTPUT_TOKENS: &str = "x-mock-output-tokens";
-/// Request header: bytes of text per generated token (4).
+/// Request header with the number of bytes of text per generated token (default: 4).
 pub const TOKEN_BYTES: &str = "x-mock-token-bytes";
-/// Request header: the consumer. [`Fleet::served`] lists the requests that have it.
+/// Request header with the consumer. [`Fleet::served`] lists the requests that have this header.
 pub const CONSUMER: &str = "x-mse-consumer";
-/// Request header: how the request fails; see [`Failure`].
+/// Request header that makes the request fail; see [`Failure`].
 pub const FAIL: &str = "x-mock-fail";
-/// Response header: `ip:port` of the host that responded.
+/// Response header with the `ip:port` of the host that responded.
 pub const HOST: &str = "x-mock-host";
 
-/// A failure that a request asks for in its `x-mock-fail` header.
+/// A failure that a request specifies in its `x-mock-fail` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// `503`: an immediate error response with a JSON body.
@@ -42,7 +42,7 @@ pub enum Failure {
     NotFoundEmpty,
     /// `reset`: the host closes the connection without a response.
     Reset,
-    /// `cut:9`: the host closes the connection after streaming 9 tokens; `cut`: after 1.
+    /// `cut:9`: the host closes the connection after streaming 9 tokens. `cut`: after 1 token.
     Cut(u32),
     /// `stall:9`: the stream stalls after 9 tokens.
     Stall(u32),
@@ -86,7 +86,7 @@ impl FleetConfig {
 /// Request counts of one host, as `/stats` reports them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HostStats {
-    /// Requests accepted and not yet ended: running, waiting or hanging.
+    /// Accepted requests that have not ended: running, waiting or hanging.
     pub in_flight: u64,
     /// Sequences that have a slot.
     pub running: u64,
@@ -100,7 +100,7 @@ pub struct HostStats {
     pub aborted: u64,
 }
 
-/// Record of one request: the reference for usage that other components count.
+/// Record of one request. Tests compare it with the usage that other components count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Served {
     pub consumer: String,
@@ -140,7 +140,7 @@ impl Clock {
     }
 }
 
-/// Running hosts. Dropping the fleet closes them and all their connections.
+/// The running hosts. Dropping the fleet closes them and all their connections.
 #[derive(Debug)]
 pub struct Fleet {
     hosts: Vec<Arc<Host>>,
@@ -199,12 +199,12 @@ impl Fleet {
         self.hosts.iter().flat_map(|host| host.served()).collect()
     }
 
-    /// Holds requests before the engine: they count as in flight but receive no response.
+    /// Holds requests back from the engine. They count as in flight, but receive no response.
     pub fn hold(&self) {
         self.held.send_replace(true);
     }
 
-    /// Passes held requests on to the engine.
+    /// Passes the requests that were held back to the engine.
     pub fn release(&self) {
         self.held.send_replace(false);
     }

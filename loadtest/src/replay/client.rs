@@ -50,7 +50,8 @@ impl Client {
         Self { client, timeout }
     }
 
-    /// Sends one request through `gateway` and reads the response to its end. `host` names the host in a header.
+    /// Sends one request through `gateway` and reads the response to its end. `host` is sent in a header that selects
+    /// the host.
     pub async fn send(&self, gateway: &str, request: Request, host: Option<SocketAddr>) -> Exchange {
         let mut exchange =
             Exchange { first: None, end: Instant::now(), status: None, host: None, error: None };
@@ -158,7 +159,7 @@ mod tests {
         let hosts =
             replay.samples.iter().filter(|s| s.host == Some(fleet.addresses()[0].to_string())).count();
         assert_eq!(hosts, 20);
-        // On an idle host the first token takes 20 + 10 ms; 19 more steps of 20 ms follow.
+        // On an idle host, the first token takes 20 + 10 ms. 19 more steps of 20 ms follow.
         let first = Percentiles::of(replay.ttft_trace_ms());
         let last = Percentiles::of(replay.e2e_trace_ms());
         assert!(first.p50 >= 30.0 && last.p50 >= first.p50 + 380.0, "{first:?} {last:?}");

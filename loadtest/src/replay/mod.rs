@@ -1,6 +1,6 @@
 //! Replays a workload in an open loop: every request is sent at its time in the trace, however slow the responses are.
-//! Times to first and last token count from that due time rather than from the actual sending, so a stalled system
-//! cannot hide its effect on later requests (coordinated omission). The generator's own lateness is recorded.
+//! Times to first and last token are measured from that due time rather than from the actual sending, so a stalled
+//! system cannot hide its effect on later requests (coordinated omission). The generator also records its own lateness.
 
 mod client;
 mod picker;
@@ -37,8 +37,8 @@ pub enum Spread {
 pub struct ReplayConfig {
     /// Base URLs of the gateways.
     pub gateways: Vec<String>,
-    /// With hosts, the generator itself chooses the host from a table of all requests in flight and names it in a
-    /// header.
+    /// If set, the generator itself chooses one of these hosts, from a table of all requests in flight, and sends
+    /// the host in a header.
     pub ideal_over: Option<Vec<SocketAddr>>,
     /// Trace seconds per wall second.
     pub time_scale: f64,
@@ -75,7 +75,7 @@ impl Sample {
 
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// One per request, in the order of the trace.
+    /// One sample per request, in the order of the trace.
     pub samples: Vec<Sample>,
     /// Wall time from the start of the replay to the last response.
     pub wall: Duration,

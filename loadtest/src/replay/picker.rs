@@ -1,4 +1,4 @@
-//! The ideal policy: the generator keeps one table of all requests in flight.
+//! The ideal policy: the generator chooses hosts from one table of all requests in flight.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -7,7 +7,7 @@ use rand::{SeedableRng, rngs::SmallRng};
 
 use crate::simulate::least_loaded;
 
-/// Chooses the host with the fewest requests in flight; ties are broken at random.
+/// Chooses the host with the fewest requests in flight. Breaks ties at random.
 #[derive(Debug)]
 pub struct Picker {
     hosts: Vec<SocketAddr>,
@@ -27,7 +27,7 @@ impl Picker {
         Self { hosts, table: Mutex::new((counts, SmallRng::seed_from_u64(seed))) }
     }
 
-    /// Chooses a host and counts one more request on it.
+    /// Chooses a host and adds one to its requests in flight.
     pub fn pick(self: &Arc<Self>) -> Pick {
         let mut table = self.table.lock();
         let (counts, rng) = &mut *table;

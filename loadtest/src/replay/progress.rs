@@ -1,4 +1,4 @@
-//! A progress bar on standard error, if that is a terminal.
+//! A progress bar on standard error, if standard error is a terminal.
 
 use std::{
     io::IsTerminal,
@@ -14,7 +14,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Creates a bar with `label`, hidden unless standard error is a terminal.
+    /// Creates a bar with `label`. The bar is hidden unless standard error is a terminal.
     pub fn new(label: impl Into<String>) -> Self {
         let target = if std::io::stderr().is_terminal() {
             ProgressDrawTarget::stderr_with_hz(5)

@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::Spread;
 
-/// Starts `send(index, due)` at each due time and waits for all of them. `due` holds ascending times, relative to now.
-/// Each `send` runs in its own task, so a slow one delays no other.
+/// Starts `send(index, due)` at each due time, and waits until all of them have ended. `due` contains ascending times,
+/// relative to now. Each `send` runs in its own task, so a slow one does not delay the others.
 pub async fn open_loop<F, T>(due: &[Duration], mut send: impl FnMut(usize, Instant) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,
@@ -64,7 +64,7 @@ mod tests {
         for (sent, due) in sent.iter().zip(&due) {
             assert!(sent.abs_diff(*due) <= Duration::from_millis(1), "due {due:?}, sent {sent:?}");
         }
-        // All 50 waited concurrently.
+        // All 50 requests waited concurrently.
         assert!(start.elapsed() < Duration::from_secs(61));
     }
 

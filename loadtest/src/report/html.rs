@@ -20,8 +20,8 @@ pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String
     let _ = writeln!(
         out,
         "<section><h2>Time to first token</h2>\
-         <p class=\"note\">Share of requests served within a given time. Each step up leaves a tenth of the requests, so the right end \
-         of a curve is its slow tail. Further left is better.</p>{}{}</section>",
+         <p class=\"note\">Fraction of requests whose first token arrived within a given time. Each step up leaves a tenth of the requests, so the \
+         right end of a curve is its slow tail. Further left is better.</p>{}{}</section>",
         legend(series),
         plots::ttft_cdf(series)
     );
@@ -80,12 +80,12 @@ fn head(report: &Report) -> String {
     };
     figure(plots::duration(headline.evenkeel_p99_ms), "p99 time to first token with Evenkeel");
     if let Some(p) = report.policies.get(&Policy::EnvoyLeastRequest) {
-        figure(plots::duration(p.ttft_ms.p99), "the same with Envoy’s least request");
+        figure(plots::duration(p.ttft_ms.p99), "p99 time to first token with Envoy’s least request");
     }
     if let Some(above) = headline.above_ideal {
         figure(
             format!("{:+.1} %", above * 100.0),
-            "compared to the ideal, which always knows every request in flight",
+            "compared to the ideal policy, which always knows every request in flight",
         );
     }
     figure(errors.to_string(), "errors in all runs");
@@ -133,7 +133,7 @@ fn multiples(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
         let imbalance = report.policies.get(policy).map_or(0.0, |p| p.imbalance.mean);
         let _ = write!(
             out,
-            "<div><h3>{}<small>busiest host {imbalance:.1} above the mean</small></h3>{}</div>",
+            "<div><h3>{}<small>busiest host: {imbalance:.1} requests above the mean</small></h3>{}</div>",
             title(*policy),
             plots::in_flight(*policy, s, max, slots)
         );
@@ -195,7 +195,7 @@ fn method(report: &Report) -> String {
         "Load",
         format!(
             "{:.2} of the hosts’ capacity with all slots busy. Open loop: each request is sent at its time in the trace, \
-             however slow the responses are, and its latency counts from then.",
+             however slow the responses are, and its latency is measured from that time.",
             s.load
         ),
     );
@@ -203,7 +203,7 @@ fn method(report: &Report) -> String {
         "Model servers",
         format!(
             "{} mock hosts with continuous batching and {} slots each. A step takes {} ms, plus {} ms per decoding sequence, plus \
-             {} ms per prompt token (at most {} per step). Further requests wait in a first-in, first-out queue.",
+             {} ms per prompt token (at most {} tokens per step). Requests without a slot wait in a first-in, first-out queue.",
             s.hosts, e.slots, e.base_ms, e.per_seq_ms, e.per_prefill_token_ms, e.prefill_budget
         ),
     );
@@ -211,7 +211,7 @@ fn method(report: &Report) -> String {
         "Gateways",
         format!(
             "{} Envoy processes with {} worker each; requests are distributed over them {}. Envoy’s least request uses its default: \
-             of two random hosts, the one with fewer of this gateway’s own requests.",
+             of two random hosts, the host with fewer requests from this gateway.",
             s.gateways,
             s.envoy_concurrency,
             match s.spread {
@@ -246,9 +246,9 @@ fn method(report: &Report) -> String {
 
 fn noise(noise: &Noise, scale: f64) -> String {
     let mut out = format!(
-        "<section><h2>Noise</h2><p class=\"note\">Single small requests on the idle system, whose first token is expected after {:.1} ms. \
-         The additional latency comes from the machine, the network stack and the gateway, and is part of every result above \
-         ({scale} ms here are 1 ms of wall time). Smaller differences between policies are not significant.</p><div class=\"scroll\"><table><tr><th>path</th><th>requests</th><th>p50, wall</th><th>p99, wall</th>\
+        "<section><h2>Noise</h2><p class=\"note\">The load tester sent single small requests through the idle system. Their first token is expected after {:.1} ms; the table shows the additional latency. \
+         It comes from the machine, the network stack and the gateway, and is part of every result above \
+         ({scale} ms here are 1 ms of wall time). Differences between policies that are smaller than this latency are not significant.</p><div class=\"scroll\"><table><tr><th>path</th><th>requests</th><th>p50, wall</th><th>p99, wall</th>\
          <th>p50</th><th>p99</th></tr>",
         noise.expected_ttft_ms
     );
@@ -297,7 +297,7 @@ mod tests {
             assert!(html.contains(title(policy)) && html.contains(&format!("var(--{policy})")));
         }
         assert!(html.contains("a &lt;trace&gt;.csv") && !html.contains("<trace>"));
-        // The page loads nothing; its only URL is the name of the SVG namespace.
+        // The page loads nothing. Its only URL is the name of the SVG namespace.
         assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("http"));
         assert_eq!(html.matches("<svg").count(), 7);
     }

@@ -27,7 +27,7 @@ pub struct Setup {
     pub synthetic: bool,
     /// Start of the slice within the trace.
     pub slice_start_s: f64,
-    /// Length of the slice at the recorded rate.
+    /// Duration of the slice at the recorded rate.
     pub slice_duration_s: f64,
     /// Factor by which arrivals were accelerated to reach the load.
     pub arrival_factor: f64,
@@ -52,10 +52,10 @@ pub struct Setup {
     pub seed: u64,
 }
 
-/// Measurement of sequential requests on an idle system, whose time to first token is known.
+/// Measurement of sequential requests on an idle system, where the time to first token is known in advance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
-    /// Time to first token by the engine's formula.
+    /// Time to first token according to the engine's formula.
     pub expected_ttft_ms: f64,
     /// Additional latency by path: `direct` (no gateway), `envoy`, `evenkeel`.
     pub paths: BTreeMap<String, NoisePath>,
@@ -67,7 +67,7 @@ pub struct NoisePath {
     pub requests: usize,
     /// Measured minus expected time in wall milliseconds.
     pub overhead_wall_ms: Percentiles,
-    /// The same in trace milliseconds.
+    /// Measured minus expected time in trace milliseconds.
     pub overhead_ms: Percentiles,
 }
 
@@ -83,7 +83,7 @@ pub struct PolicyReport {
     pub error_kinds: BTreeMap<String, usize>,
     /// p99 time to first token that the simulation predicts for this policy.
     pub simulated_ttft_p99_ms: f64,
-    /// Mean share of slots busy while requests were sent.
+    /// Mean fraction of slots in use while requests were sent.
     pub utilisation: f64,
     pub imbalance: Imbalance,
     /// Lateness of the load generator.
@@ -102,15 +102,15 @@ pub struct Imbalance {
 /// CPU usage during one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cpu {
-    /// Busy share of all cores of the machine, including other processes.
+    /// Fraction of the time of all cores that was used, including by other processes.
     pub machine: f64,
     /// CPU microseconds per request, summed over all gateways.
     pub envoy_us: f64,
-    /// The same for all sidecars.
+    /// CPU microseconds per request, summed over all sidecars.
     pub sidecar_us: f64,
-    /// The same for Redis.
+    /// CPU microseconds of Redis per request.
     pub redis_us: f64,
-    /// The same for the load generator and the mock hosts.
+    /// CPU microseconds per request of the load generator and the mock hosts.
     pub loadtest_us: f64,
 }
 
@@ -123,14 +123,14 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Returns the busiest host's requests minus the mean.
+    /// Returns the number of requests on the busiest host minus the mean of all hosts.
     pub fn imbalance(&self) -> f64 {
         let max = self.hosts.iter().max().copied().unwrap_or_default();
         max as f64 - self.hosts.iter().sum::<u64>() as f64 / self.hosts.len().max(1) as f64
     }
 }
 
-/// Data for the plots beyond the report.
+/// Data that the plots need and the report does not contain.
 #[derive(Clone, Debug, Default)]
 pub struct Series {
     /// Times to first token in trace milliseconds, ascending.
@@ -142,9 +142,9 @@ pub struct Series {
 pub struct Headline {
     /// p99 time to first token with Evenkeel.
     pub evenkeel_p99_ms: f64,
-    /// p99 of Envoy's least request divided by Evenkeel's.
+    /// p99 time to first token with Envoy's least request, divided by the p99 with Evenkeel.
     pub times_better: Option<f64>,
-    /// p99 of Evenkeel divided by the ideal's, minus 1.
+    /// p99 time to first token with Evenkeel, divided by the p99 with the ideal policy, minus 1.
     pub above_ideal: Option<f64>,
 }
 

@@ -17,7 +17,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 type DrawResult = Result<(), Box<dyn std::error::Error>>;
 
-/// Placeholder colours, replaced by CSS variables in the finished drawing. No chart uses them otherwise.
+/// Placeholder colours, which CSS variables replace in the finished drawing. No chart uses these colours otherwise.
 const TEXT: RGBColor = RGBColor(1, 2, 3);
 const GRID: RGBColor = RGBColor(4, 5, 6);
 const HOST: RGBColor = RGBColor(7, 8, 9);
@@ -56,7 +56,7 @@ impl Ranged for Ticks {
     }
 }
 
-/// Draws a chart and replaces the placeholder colours by variables.
+/// Draws a chart and replaces the placeholder colours by CSS variables.
 fn draw(width: u32, height: u32, label: &str, paint: impl FnOnce(&Area<'_>) -> DrawResult) -> String {
     let mut svg = String::new();
     {
@@ -106,7 +106,7 @@ fn mesh(
     Ok(())
 }
 
-/// Draws the distribution of the time to first token. The time axis is logarithmic; each step of the vertical axis
+/// Draws the distribution of the time to first token. The time axis is logarithmic. On the vertical axis, each step up
 /// leaves a tenth of the requests.
 pub(super) fn ttft_cdf(series: &BTreeMap<Policy, Series>) -> String {
     let max = series.values().filter_map(|s| s.ttft_ms.last()).copied().fold(1000.0, f64::max);
@@ -212,7 +212,7 @@ pub(super) fn imbalance(series: &BTreeMap<Policy, Series>) -> String {
     })
 }
 
-/// Returns the mean imbalance in `bins` equal intervals.
+/// Returns the mean imbalance in each of about `bins` equal intervals.
 fn smoothed(series: &Series, bins: usize) -> Vec<(f64, f64)> {
     let chunk = series.in_flight.len().div_ceil(bins).max(1);
     series
@@ -228,7 +228,7 @@ fn smoothed(series: &Series, bins: usize) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// Reduces the points to about `max`, but keeps all of the last 60, which show the tail.
+/// Reduces the points to about `max`. Does not drop any of the last 60 points, which show the tail.
 fn thin(points: Vec<(f64, f64)>, max: usize) -> Vec<(f64, f64)> {
     let every = points.len().div_ceil(max).max(1);
     let tail = points.len().saturating_sub(60);

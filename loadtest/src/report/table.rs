@@ -46,7 +46,7 @@ pub fn table(report: &Report) -> String {
             out.push_str(&format!(", {times:.1} times lower than Envoy's least request"));
         }
         if let Some(above) = headline.above_ideal {
-            out.push_str(&format!(", {:+.1} % compared to the ideal", above * 100.0));
+            out.push_str(&format!(", {:+.1} % compared to the ideal policy", above * 100.0));
         }
         out.push_str(".\n");
     }

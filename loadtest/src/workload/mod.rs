@@ -26,7 +26,7 @@ pub struct Workload {
     /// Origin of the requests, for the report.
     pub source: String,
     pub requests: Vec<Request>,
-    /// Length of the trace; rates are requests divided by it.
+    /// Duration of the trace. Rates are the number of requests divided by this duration.
     pub duration: Duration,
 }
 
@@ -82,7 +82,8 @@ impl Workload {
         s.rate_rps / (engine.capacity_rps(s.prompt_mean, s.output_mean) * hosts as f64)
     }
 
-    /// Returns the same requests with arrivals scaled so that they offer `load`, and the factor.
+    /// Returns the same requests, with arrivals scaled so that they offer `load`. The second value is the scaling
+    /// factor.
     pub fn at_load(&self, load: f64, engine: &EngineParams, hosts: usize) -> (Self, f64) {
         let factor = load / self.load(engine, hosts);
         (self.faster(factor), factor)

@@ -1,14 +1,15 @@
 //! A synthetic trace with the statistics of the Azure conversation trace, for users without a copy of the original.
 //!
-//! Fitted to "Azure LLM inference trace 2023", conversation (19,366 requests in 58 minutes):
+//! The trace is fitted to "Azure LLM inference trace 2023", conversation (19,366 requests in 58 minutes):
 //!
-//! - **Sizes.** Neither size is lognormal: prompts cluster around 400, 1,050 and 4,090 tokens, outputs around 85 and
-//!   400. Both are therefore drawn from the original's quantiles, interpolated on a logarithmic scale. The correlation
-//!   of their logarithms is 0.09 and is ignored.
-//! - **Arrivals.** A Poisson process with a varying rate: the logarithm of the rate is the sum of two
+//! - **Sizes.** Neither prompt sizes nor output sizes are lognormal: prompts cluster around 400, 1,050 and 4,090
+//!   tokens, and outputs around 85 and 400. Both are therefore drawn from the original's quantiles, interpolated on a
+//!   logarithmic scale. The correlation of their logarithms is 0.09 and is ignored.
+//! - **Arrivals.** Arrivals are a Poisson process with a varying rate. The logarithm of the rate is the sum of two
 //!   Ornstein-Uhlenbeck processes. The slow one (standard deviation 0.27, relaxation time 600 s) causes changes over
-//!   minutes, the fast one (0.22, 1.5 s) causes bursts. They are fitted to the index of dispersion of counts: 1.4 in
-//!   windows of 1 s, 2.5 of 5 s, 3.9 of 10 s, 16 of 60 s. A Poisson process has 1 in every window.
+//!   minutes; the fast one (0.22, 1.5 s) causes bursts. They are fitted to the index of dispersion of counts: 1.4 in
+//!   windows of 1 s, 2.5 of 5 s, 3.9 of 10 s, 16 of 60 s. A Poisson process with a constant rate has an index of 1 in
+//!   every window.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const FAST: OrnsteinUhlenbeck = OrnsteinUhlenbeck { deviation: 0.22, relaxation_
 /// Interval within which the rate is constant.
 const TICK_S: f64 = 0.1;
 
-/// Quantiles of the original's `ContextTokens`: (share of requests, tokens).
+/// Quantiles of the original's `ContextTokens`: (fraction of requests, tokens).
 const PROMPT_QUANTILES: &[(f64, f64)] = &[
     (0.0, 2.0),
     (0.005, 16.0),
@@ -50,7 +51,7 @@ const PROMPT_QUANTILES: &[(f64, f64)] = &[
     (1.0, 14050.0),
 ];
 
-/// Quantiles of the original's `GeneratedTokens`.
+/// Quantiles of the original's `GeneratedTokens`: (fraction of requests, tokens).
 const OUTPUT_QUANTILES: &[(f64, f64)] = &[
     (0.0, 7.0),
     (0.005, 14.0),
@@ -99,7 +100,7 @@ pub fn generate(seed: u64, duration: Duration, rate_rps: f64) -> Workload {
 
     let mut requests = Vec::new();
     let mut tick = 0u64;
-    // Time to the next arrival of a unit-rate Poisson process; it elapses at the current rate.
+    // Time to the next arrival of a Poisson process with rate 1. This time elapses at the current rate.
     let mut left = exponential(&mut rng);
     while tick as f64 * TICK_S < duration.as_secs_f64() {
         let rate = (centre + slow + fast).exp();
@@ -134,7 +135,7 @@ fn exponential(rng: &mut SmallRng) -> f64 {
     -(1.0 - rng.random::<f64>()).ln()
 }
 
-/// Draws from the standard normal distribution by the Box-Muller transform.
+/// Draws from the standard normal distribution with the Box-Muller transform.
 fn normal(rng: &mut SmallRng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()

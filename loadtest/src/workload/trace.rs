@@ -12,7 +12,7 @@ use jiff::civil::{self, DateTime};
 use super::{Request, Workload};
 
 const HEADER: &str = "TIMESTAMP,ContextTokens,GeneratedTokens";
-/// A larger token count is rejected as an error in the file.
+/// Maximum number of tokens in a field. A larger number is reported as an error in the file.
 const TOKENS_MAX: u32 = 10_000_000;
 
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub fn read_file(path: &Path) -> Result<Workload, TraceError> {
     read(BufReader::new(file), &source)
 }
 
-/// Reads a trace. Requests are sorted by time, and times are relative to the first.
+/// Reads a trace. Sorts the requests by time, and makes times relative to the first request.
 pub fn read(input: impl BufRead, source: &str) -> Result<Workload, TraceError> {
     let mut rows = Vec::new();
     for (number, line) in input.lines().enumerate() {
@@ -91,7 +91,7 @@ fn row(text: &str, line: usize) -> Result<(DateTime, u32, u32), TraceError> {
     Ok((at, tokens("ContextTokens", prompt)?, tokens("GeneratedTokens", output)?))
 }
 
-/// Writes a workload in the same format. Times start at midnight of 2023-11-16, the day of the original.
+/// Writes a workload in the format of [`read`]. Times start at midnight of 2023-11-16, the day of the original.
 pub fn write(workload: &Workload, mut out: impl Write) -> io::Result<()> {
     let day = civil::date(2023, 11, 16).to_datetime(civil::Time::midnight());
     writeln!(out, "{HEADER}")?;

@@ -1,4 +1,4 @@
-//! Envoy's own policies and the override header, through real Envoys to mock hosts.
+//! Tests of Envoy's own policies and of the override header, with real Envoys and mock hosts.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Failures and the recovery from each, compared with the hosts' own counts.
+//! Tests of failures and of the recovery from each failure. They compare the table with the hosts' own counts.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use crate::support::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Tolerance of a recovery within one interval: reading the table, the probe that detects that Redis is up (100 ms), and
-/// scheduling on a busy machine.
+/// Tolerance for a recovery within one interval. It covers reading the table, the probe that detects that Redis is up
+/// (100 ms), and scheduling on a busy machine.
 const SLACK: Duration = Duration::from_millis(700);
 
-/// The deadline is not under test, and debug builds on a busy machine are slow.
+/// Sets a long deadline: the deadline is not under test, and debug builds on a busy machine are slow.
 fn patient_plugin(config: &mut Value) {
     config["deadline_ms"] = 1000.into();
 }
@@ -70,7 +70,7 @@ async fn leases_survive_a_killed_sidecar() {
 
     lab.sidecar(0).kill9().unwrap();
     load.wait_served(50).await;
-    // Documented policy: the gateway fails open and remembers the hosts of its requests.
+    // The gateway fails open, as documented, and the plugin records the hosts of these requests.
     let _meanwhile = open_many(&lab, 0, 15).await;
     lab.sidecar(0).restart().await.unwrap();
     let since = Instant::now();
@@ -82,8 +82,8 @@ async fn leases_survive_a_killed_sidecar() {
     watch.assert_never_negative().await;
 }
 
-/// Under load the table and the hosts cannot be read at the same moment, so short requests may differ; the long streams
-/// must all be counted.
+/// Asserts that the table counts all long streams. Under load, the table and the hosts cannot be read at the same
+/// moment, so their counts of short requests may differ.
 async fn assert_streams_counted(lab: &Lab, sidecar: usize) {
     let table = by_table(lab, sidecar).await.unwrap();
     assert!(table.values().sum::<u64>() >= 40, "{table:?} beside {:?}", by_hosts(lab));
@@ -118,7 +118,7 @@ async fn counts_recover_from_redis_restarting_empty() {
 
     lab.redis().kill9().unwrap();
     load.wait_served(50).await;
-    // Documented policy: the sidecars choose by local counts.
+    // The sidecars choose by local counts, as documented.
     let _meanwhile = (open_many(&lab, 0, 10).await, open_many(&lab, 1, 10).await);
     assert_eq!(metric(&lab, 0, "evenkeel_store_up").await, 0.0);
     assert!(metric(&lab, 0, "evenkeel_admits_total{result=\"admitted_local\"}").await >= 10.0);
@@ -133,8 +133,8 @@ async fn counts_recover_from_redis_restarting_empty() {
     watch.assert_never_negative().await;
 }
 
-/// Ten minutes of virtual time at twenty times the speed: 60 KeepAlive intervals. A store with a maximum lease age would
-/// lose the stream.
+/// A stream of ten minutes in virtual time, at twenty times the speed, stays counted. It lasts 60 KeepAlive intervals,
+/// so a store with a maximum lease age would lose it.
 #[tokio::test]
 async fn a_ten_minute_stream_stays_counted() {
     let builder = Lab::builder().hosts(2).envoys(1).sidecars(2).redis().engine(roomy_engine());
@@ -142,7 +142,8 @@ async fn a_ten_minute_stream_stays_counted() {
         .time_scale(20.0)
         .token_batch(100)
         .keep_alive_interval(Duration::from_millis(500))
-        // On a busy machine a call that times out leaves the lease in local knowledge until the next KeepAlive.
+        // If a call times out on a busy machine, only the sidecar's local state contains the lease until the next
+        // KeepAlive.
         .store_timeout(Duration::from_millis(500))
         .plugin_config(patient_plugin);
     let Some(lab) = lab::start(builder).await else { return };

@@ -1,9 +1,9 @@
 //! Integration tests with real processes.
 //!
-//! They need Envoy (`EVENKEEL_ENVOY`). Some also need a Python interpreter with OpenAI's client library
-//! (`EVENKEEL_PYTHON`), Prometheus (`EVENKEEL_PROMETHEUS`, `EVENKEEL_PROMTOOL`), or Chromium, Node.js and playwright-core
-//! (`EVENKEEL_BROWSER`, `EVENKEEL_NODE`, `EVENKEEL_PAGE_TOOLS`). Without such a program a test says so and passes; with
-//! `EVENKEEL_IT_REQUIRED` set it fails.
+//! All tests need Envoy (`EVENKEEL_ENVOY`). Some tests also need a Python interpreter with OpenAI's client library
+//! (`EVENKEEL_PYTHON`), Prometheus (`EVENKEEL_PROMETHEUS`, `EVENKEEL_PROMTOOL`), or Chromium, Node.js and
+//! playwright-core (`EVENKEEL_BROWSER`, `EVENKEEL_NODE`, `EVENKEEL_PAGE_TOOLS`). If such a program is not installed, a
+//! test prints this and passes; with `EVENKEEL_IT_REQUIRED` set, the test fails.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! OpenAI's own client library against a gateway: how it handles responses, limits and quotas, and what is charged.
+//! Tests of OpenAI's own client library against a gateway: how the library handles responses, limits and quotas, and
+//! what the consumers are charged.
 //!
 //! `tests/openai_client.py` makes the calls and returns the library's view of the results as JSON.
 
@@ -20,13 +21,13 @@ use crate::support::{
     wait::within,
 };
 
-/// Far more than any wait takes on a busy machine.
+/// Time limit for a wait. It is far longer than any wait takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
 const PROMPT: u64 = 137;
 const OUTPUT: u64 = 30;
 
-/// A token limit for all consumers; one request in three seconds by each algorithm for the `hasty-…` consumers; one in
-/// a month for `greedy`; a quota of less than one request for `poor`.
+/// A token limit for all consumers; a limit of one request in three seconds, with each algorithm, for the `hasty-…`
+/// consumers; a limit of one request in a month for `greedy`; a quota of less than one request for `poor`.
 const LIMITS: &str = "
 limits:
   - {name: tokens, counts: tokens, amount: 1M, per: 31d, key: [consumer]}
@@ -52,7 +53,7 @@ quotas:
 #[derive(Debug, Deserialize)]
 struct CallResult {
     text: String,
-    /// Usage of the response, or of each chunk that has the field.
+    /// Usage in the response, or in each chunk that has the field.
     usages: Vec<Option<Usage>>,
     finish: Option<String>,
     chunks: usize,
@@ -114,14 +115,14 @@ impl CallResult {
     }
 }
 
-/// A gateway that hides usage from clients that did not ask for it.
+/// A gateway that hides usage from clients that did not request it.
 struct Fixture {
     lab: Lab,
     python: PathBuf,
 }
 
 impl Fixture {
-    /// Returns `None` and says so if a program is not installed.
+    /// Starts the fixture. If a program is not installed, prints this and returns `None`.
     async fn start() -> Option<Self> {
         let python = lab::found(paths::python())?;
         let builder = Lab::builder()
@@ -188,7 +189,7 @@ impl Fixture {
         .await;
     }
 
-    /// Returns a consumer's quota: balance, reserved, used, overrun.
+    /// Returns a consumer's quota as (balance, reserved, used, overrun).
     async fn balance(&self, consumer: &str) -> (u64, u64, u64, u64) {
         let get = pb::GetQuotaRequest { quota: "balance".into(), consumer: consumer.into() };
         let quota = self.admin().await.unwrap().get_quota(get).await.unwrap().into_inner();
@@ -280,7 +281,7 @@ async fn clients_wait_for_retry_after_and_are_served() {
     });
     for (limit, result) in limits.into_iter().zip(result) {
         let refused = result.iter().map(|result| assert_waited(limit, result)).sum::<usize>();
-        // Each but the first came within three seconds of the previous one, unless the machine delayed it.
+        // Each request except the first came within three seconds of the previous one, unless the machine delayed it.
         assert!(refused >= 1, "no request was refused by {limit}");
         fixture.wait_charged(&format!("hasty-{limit}"), 4).await;
         for (result, count) in [("admitted", 4), ("refused", refused)] {
@@ -291,7 +292,7 @@ async fn clients_wait_for_retry_after_and_are_served() {
     fixture.assert_no_errors().await;
 }
 
-/// Asserts that a call was served after it had waited for `retry-after`. Returns how often it was refused.
+/// Asserts that a call was served after it had waited for `retry-after`. Returns the number of refusals.
 fn assert_waited(limit: &str, result: &CallResult) -> usize {
     result.assert_served();
     // One wait suffices, because no other client uses the limit.
@@ -309,7 +310,7 @@ fn assert_waited(limit: &str, result: &CallResult) -> usize {
 }
 
 #[tokio::test]
-async fn a_reached_limit_is_raised_with_its_message() {
+async fn a_reached_limit_raises_an_exception_with_its_message() {
     let Some(fixture) = Fixture::start().await else { return };
     let greedy = |via: &str| call("greedy", via);
     let calls = [
@@ -336,7 +337,7 @@ async fn a_reached_limit_is_raised_with_its_message() {
 }
 
 #[tokio::test]
-async fn an_exhausted_quota_is_raised_without_a_retry() {
+async fn an_exhausted_quota_raises_an_exception_without_a_retry() {
     let Some(fixture) = Fixture::start().await else { return };
     fixture.call(&[call("poor", "create")])[0].assert_served();
     fixture.wait_charged("poor", 1).await;

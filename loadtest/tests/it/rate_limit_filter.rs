@@ -1,5 +1,5 @@
-//! Envoy's own rate limit filter, without the plugin, calls a sidecar that reads configuration files of
-//! envoyproxy/ratelimit.
+//! Tests of Envoy's own rate limit filter, without the plugin. The filter calls a sidecar that reads configuration
+//! files of envoyproxy/ratelimit.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::support::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Typical limits: one per address, a ban, nested descriptors, shadow mode, tokens.
+/// Typical limits: a limit per address, a ban, nested descriptors, a limit in shadow mode, a limit of tokens.
 const LIMITS: &str = "
 domain: edge
 descriptors:
@@ -51,7 +51,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// Returns `None` and says so if a program is not installed.
+    /// Starts the fixture. If a program is not installed, prints this and returns `None`.
     async fn start() -> Option<Self> {
         let limits = tempfile::tempdir().unwrap();
         fs::write(limits.path().join("edge.yaml"), LIMITS).unwrap();
@@ -87,7 +87,7 @@ impl Fixture {
     }
 }
 
-/// Returns an action that makes a descriptor entry of a request header.
+/// Returns an action that converts a request header to a descriptor entry.
 fn from_header(header: &str, key: &str) -> Value {
     json!({"request_headers": {"header_name": header, "descriptor_key": key}})
 }
@@ -110,7 +110,7 @@ fn connection_manager() -> Value {
         "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
         json!({
             "domain": "edge",
-            // Far more than a call takes: an error must not look like a refusal.
+            // The timeout is far longer than a call takes, because an error must not look like a refusal.
             "timeout": "10s",
             "failure_mode_deny": true,
             "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
@@ -158,7 +158,8 @@ async fn requests_are_allowed_and_refused() {
     }
     assert_eq!(fixture.status(&[("x-team", "red")]).await, 429);
     assert_eq!(fixture.status(&[("x-team", "blue"), ("x-user", "ann")]).await, 429);
-    // The limit of the address was charged only for allowed requests: 3 of users, 3 × 3, and this one.
+    // The limit of the address was charged only for the allowed requests: 3 of `ann` and `bob`, 3 × 3 in the loop, and
+    // this one.
     let (_, headers) = fixture.send(&[]).await;
     assert_eq!(headers["ratelimit-remaining"], (1000 - 3 - 9 - 1).to_string().as_str());
     let metrics = fixture.lab.sidecars()[0].metrics().await.unwrap();
@@ -170,7 +171,7 @@ async fn requests_are_allowed_and_refused() {
 async fn tokens_are_charged_after_the_response() {
     let Some(fixture) = Fixture::start().await else { return };
     let send = async || fixture.status(&[("x-tokens-of", "ann")]).await;
-    // Each response is charged 7 of 10 tokens. The second exceeds the limit and is charged nevertheless.
+    // Each response is charged 7 of 10 tokens. The second response exceeds the limit and is charged nevertheless.
     assert_eq!(send().await, 200);
     within(LIMIT, "tokens are charged", || fixture.metrics_contain("limit=\"tokens\",result=\"ok\"} 2"))
         .await;

@@ -1,5 +1,5 @@
-//! However a request ends, the plugin settles its lease. KeepAlives are a minute apart here, so none of them can repair
-//! a missing Settle.
+//! However a request ends, the plugin settles its lease. KeepAlives are a minute apart in these tests, so no KeepAlive
+//! can repair a missing Settle.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Fixture {
         chat::request(&self.url(), 10, output)
     }
 
-    /// Waits until one more lease is settled and none is left.
+    /// Waits until one more lease is settled and no lease is left.
     async fn wait_settled(&mut self, ending: &str) {
         self.settled += 1.0;
         within(LIMIT, &format!("the lease is settled after {ending}"), || async {
@@ -128,7 +128,7 @@ async fn a_full_pool_refuses_the_request() {
     assert_eq!(by_table(&fixture.lab, 0).await.unwrap().values().copied().collect::<Vec<_>>(), [1, 1]);
 }
 
-/// A client cannot choose its host: the plugin drops the client's header.
+/// A client cannot choose its host, because the plugin removes the client's header.
 #[tokio::test]
 async fn the_clients_override_header_is_ignored() {
     let Some(fixture) = Fixture::start("").await else { return };

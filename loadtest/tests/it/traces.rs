@@ -1,5 +1,5 @@
-//! One trace from Envoy to Redis: a real Envoy with its own OpenTelemetry tracer, the plugin, a sidecar, and a collector
-//! to which both export. The gateway is configured as docs/traces.md describes.
+//! One trace covers a request from Envoy to Redis. A real Envoy with its own OpenTelemetry tracer and the plugin, and a
+//! sidecar, export spans to one collector. The gateway is configured as docs/traces.md describes.
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ const TRACEPARENT: &str = "00-%TRACE_ID%-%SPAN_ID%-%CEL((request.id.matches('^[^
                            (!('traceparent' in request.headers) || \
                            request.headers['traceparent'].endsWith('1'))) ? '01' : '00')%";
 
-/// A collector that keeps every exported span with the name of its service.
+/// A collector that stores every exported span with the name of its service.
 #[derive(Default)]
 struct Collector(Mutex<Vec<(String, Span)>>);
 
@@ -74,8 +74,8 @@ impl Drop for Fixture {
 }
 
 impl Fixture {
-    /// The gateway samples `percent` of the requests that do not ask for a trace. Returns `None` and says so if a
-    /// program is not installed.
+    /// Starts the fixture. The gateway samples `percent` % of the requests that do not request a trace themselves. If a
+    /// program is not installed, prints this and returns `None`.
     async fn start(percent: u32) -> Option<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let otlp = listener.local_addr().unwrap().port();
@@ -124,7 +124,7 @@ impl Fixture {
                 spans.iter().map(|(service, span)| format!("{service}: {}", span.name)).collect();
             let all = expected.iter().all(|name| spans.iter().any(|(_, span)| span.name == *name));
             let envoy = spans.iter().any(|(service, span)| service == "envoy" && span.kind == SERVER);
-            // Two calls each for Admit and Settle, one for the rate limit.
+            // The sidecar calls Redis twice for Admit, twice for Settle, and once for the rate limit.
             let calls = spans.iter().filter(|(_, span)| span.name.starts_with("evenkeel.store ")).count();
             if !all || !envoy || calls < 5 {
                 return Err(format!("{names:?}"));
@@ -167,7 +167,7 @@ fn hex(bytes: &[u8]) -> String {
 fn connection_manager(percent: u32, module: &Path) -> Value {
     let plugin = json!({
         "sidecar": {"cluster": "evenkeel"},
-        // Far more than a call takes.
+        // The deadline is far longer than a call takes.
         "deadline_ms": 10_000,
         "on_error": "closed",
         "apply": {"mode": "override_host", "header": OVERRIDE_HOST_HEADER},
@@ -270,7 +270,7 @@ async fn a_clients_trace_continues_through_envoy_to_redis() {
 #[tokio::test]
 async fn a_trace_started_by_envoy_continues_to_redis() {
     let Some(fixture) = Fixture::start(0).await else { return };
-    // Neither is sampled, whatever flag the client sends.
+    // Neither request is sampled, whatever flag the client sends.
     fixture.send(&[]).await;
     fixture.send(&[("traceparent", &format!("00-{CLIENT_TRACE_ID}-{CLIENT_SPAN_ID}-01"))]).await;
     // This header requests a trace.

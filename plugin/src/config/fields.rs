@@ -1,4 +1,4 @@
-//! Reads a JSON object field by field and collects every fault instead of stopping at the first.
+//! Reads a JSON object field by field. Collects every error instead of stopping at the first.
 
 use std::ops::RangeInclusive;
 
@@ -12,7 +12,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Starts on a value; a value that is not an object is a fault.
+    /// Starts to read `value`. Records an error if `value` is not an object.
     pub(super) fn of(value: &'a Value, path: String, faults: &mut Vec<String>) -> Self {
         let object = value.as_object();
         if object.is_none() {
@@ -27,13 +27,13 @@ impl<'a> Fields<'a> {
         if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) }
     }
 
-    /// Returns the raw value; `null` counts as absent.
+    /// Returns the raw value; `None` if the field is absent or `null`.
     pub(super) fn get(&mut self, field: &'static str) -> Option<&'a Value> {
         self.known.push(field);
         self.object?.get(field).filter(|value| !value.is_null())
     }
 
-    /// Reads a string. `expected` describes what `check` accepts.
+    /// Reads a string. In error messages, `expected` describes the strings that `check` accepts.
     pub(super) fn text(
         &mut self,
         field: &'static str,
@@ -55,7 +55,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reads an integer within bounds.
+    /// Reads an integer from `min` to `max`.
     pub(super) fn whole(
         &mut self,
         field: &'static str,
@@ -64,7 +64,7 @@ impl<'a> Fields<'a> {
         faults: &mut Vec<String>,
     ) -> Option<u64> {
         let value = self.get(field)?;
-        // Gateways that keep the configuration as a protobuf Struct print integers as doubles.
+        // Gateways that store the configuration as a protobuf Struct print integers as doubles.
         let number = value.as_u64().or_else(|| {
             let double = value.as_f64()?;
             (double.fract() == 0.0 && (0.0..9e15).contains(&double)).then_some(double as u64)
@@ -81,8 +81,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reads a number that is 0 or within bounds. `expected` spells out the bounds: formatting floating-point numbers
-    /// would add 14 KB to the module.
+    /// Reads a number that is 0 or within `bounds`. `expected` contains the bounds as text, because code that formats
+    /// floating-point numbers would add 14 KB to the module.
     pub(super) fn number_or_0(
         &mut self,
         field: &'static str,
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
         value.as_bool()
     }
 
-    /// Reads a list of at most `len_max` values; returns each with its full path.
+    /// Reads a list of at most `len_max` values. Returns each value with its full path.
     pub(super) fn list(
         &mut self,
         field: &'static str,
@@ -143,7 +143,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Returns the type of a value, for messages.
+/// Returns the type of a value, for error messages.
 pub(super) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

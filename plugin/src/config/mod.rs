@@ -1,4 +1,4 @@
-//! Plugin configuration. Every fault names its field and what was expected.
+//! Plugin configuration. Every error names the field and the expected value.
 
 mod fields;
 mod source;
@@ -13,29 +13,29 @@ pub use source::Source;
 
 use crate::path;
 
-/// Default header for the endpoint, which Envoy's `override_host` policy reads.
+/// Default name of the header with the endpoint, which Envoy's `override_host` policy reads.
 pub const ENDPOINT_HEADER: &str = "x-gateway-destination-endpoint";
 
 /// Header that Envoy's original-destination clusters read.
 pub const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
 
-/// Most candidates in one configuration.
+/// Maximum number of candidates in one configuration.
 const CANDIDATES_MAX: usize = 1024;
 
-/// Bounds of a candidate's weight, as in the sidecar.
+/// Bounds of a candidate's weight, the same as in the sidecar.
 const WEIGHT: RangeInclusive<f64> = 0.001..=1000.0;
 
 const ADDRESS: &str = "an address or name of 1 to 256 bytes without control characters";
 
 const CLUSTER: &str = "a cluster name of 1 to 256 bytes without control characters";
 
-/// Most entries of `pass_headers`.
+/// Maximum number of entries in `pass_headers`.
 const PASS_HEADERS_MAX: usize = 32;
 
-/// Most entries of `session_headers`.
+/// Maximum number of entries in `session_headers`.
 const SESSION_HEADERS_MAX: usize = 16;
 
-/// Headers in which agents send their session; Higress reads the first four.
+/// Headers in which agents send their session. Higress reads the first four of them.
 const SESSION_HEADERS: [&str; 7] = [
     "x-openclaw-session-key",
     "x-clawdbot-session-key",
@@ -46,59 +46,61 @@ const SESSION_HEADERS: [&str; 7] = [
     "x-thread-id",
 ];
 
-/// Most entries of `admin_paths`.
+/// Maximum number of entries in `admin_paths`.
 const ADMIN_PATHS_MAX: usize = 16;
 
 /// A validated plugin configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The gateway's cluster that reaches the sidecar.
+    /// The gateway's cluster through which the plugin calls the sidecar.
     pub sidecar_cluster: String,
-    /// How long a request waits for Admit.
+    /// How long a request waits for the answer to its Admit.
     pub deadline_ms: u64,
     pub on_error: OnError,
     pub apply: Apply,
-    /// Endpoints sent with every Admit.
+    /// Endpoints sent with every Admit. If Higress lists its hosts, the plugin sends those hosts with the weights and
+    /// caps set here.
     pub candidates: Vec<Candidate>,
-    /// Replaces the gateway's route in the pool's identity.
+    /// Route in the pool's identity, instead of the gateway's route.
     pub pool_route: Option<String>,
-    /// Replaces the gateway's cluster in the pool's identity.
+    /// Cluster in the pool's identity, instead of the gateway's cluster.
     pub pool_cluster: Option<String>,
     /// Source of the authenticated consumer.
     pub consumer: Source,
-    /// Headers passed on with Admit, in lower case.
+    /// Names of the request headers sent with Admit, in lower case.
     pub pass_headers: Vec<String>,
-    /// Headers that may name the session, in lower case; the first one present counts.
+    /// Names of the headers that may contain the session, in lower case. The plugin uses the first header that is
+    /// present and not empty.
     pub session_headers: Vec<String>,
-    /// Other values passed on with Admit, by name.
+    /// Names and sources of other values sent with Admit.
     pub descriptors: Vec<(String, Source)>,
-    /// Suffixes of the paths that the sidecar answers itself, normalized by [`path::normalize`].
+    /// Suffixes of the paths whose requests the sidecar answers itself, normalized by [`path::normalize`].
     pub admin_paths: Vec<String>,
-    /// Whether to read model and prompt size from the body.
+    /// Whether to read the model and the prompt size from the request body.
     pub read_body: bool,
     pub on_unread_body: OnUnreadBody,
-    /// Largest body that is buffered.
+    /// Largest request body that the plugin buffers.
     pub body_bytes_max: usize,
     /// Whether to read usage from responses.
     pub read_usage: bool,
-    /// Whether to remove `accept-encoding` from requests: the plugin cannot read compressed responses.
+    /// Whether to remove `accept-encoding` from requests, because the plugin cannot read compressed responses.
     pub uncompressed_responses: bool,
-    /// Whether to request usage from OpenAI streams and strip it if the client did not request it.
+    /// Whether to request usage from OpenAI streams. The plugin strips the usage if the client did not request it.
     pub include_usage: bool,
-    /// How long to wait for a complete body.
+    /// How long to wait for a complete request body.
     pub body_wait_ms: u64,
-    /// KeepAlive interval until the sidecar sets one.
+    /// KeepAlive interval until the sidecar sets another interval.
     pub keep_alive_ms: u64,
-    /// Response header that reports how the request was placed.
+    /// Name of the response header that reports how the endpoint was chosen.
     pub report_header: Option<String>,
 }
 
-/// What happens to a request without an answer to Admit.
+/// What happens to a request if the sidecar does not answer its Admit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
-    /// The request goes on, and the gateway chooses the endpoint.
+    /// The request proceeds, and the gateway chooses the endpoint.
     Open,
-    /// The plugin refuses the request with 503.
+    /// The plugin refuses the request with status 503.
     Closed,
 }
 
@@ -114,18 +116,18 @@ pub enum OnUnreadBody {
 /// How the plugin applies the chosen endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Apply {
-    /// Writes it into a header that the cluster's `override_host` policy reads.
+    /// Writes the endpoint into a header that the cluster's `override_host` policy reads.
     OverrideHost { header: String },
-    /// Writes it into `x-envoy-original-dst-host`.
+    /// Writes the endpoint into `x-envoy-original-dst-host`.
     OriginalDst,
-    /// Writes it, as the name of a cluster or provider, into a header that the gateway routes by.
+    /// Writes the endpoint, which is the name of a cluster or provider, into a header by which the gateway routes.
     Name { header: String },
-    /// Passes it to Higress's host call.
+    /// Passes the endpoint to Higress's host call.
     Higress,
 }
 
 impl Apply {
-    /// Returns the header that carries the endpoint. Clients must not be able to set it.
+    /// Returns the name of the header that carries the endpoint. Clients must not be able to set this header.
     pub fn header(&self) -> Option<&str> {
         match self {
             Apply::OverrideHost { header } | Apply::Name { header } => Some(header),
@@ -134,7 +136,7 @@ impl Apply {
         }
     }
 
-    /// Returns whether endpoints are addresses, which can be compared with the upstream's.
+    /// Returns whether endpoints are addresses, which can be compared with the upstream address.
     pub fn by_address(&self) -> bool {
         !matches!(self, Apply::Name { .. })
     }
@@ -142,16 +144,16 @@ impl Apply {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// `host:port`, or a name in mode `name`.
+    /// `host:port` or, in mode `name`, the name of a cluster or provider.
     pub address: String,
     /// Relative capacity; 0 selects the pool's default.
     pub weight: f64,
-    /// Most requests in flight; 0 selects the pool's default.
+    /// Maximum number of requests in flight; 0 selects the pool's default.
     pub cap: u32,
 }
 
 impl Config {
-    /// Parses a configuration; an empty one is all defaults. Returns every fault on failure.
+    /// Parses a configuration. An empty text gives the default configuration. On failure, returns every error.
     pub fn parse(text: &[u8]) -> Result<Config, Vec<String>> {
         let empty = text.iter().all(u8::is_ascii_whitespace);
         let value: Value = match serde_json::from_slice(if empty { b"{}" } else { text }) {
@@ -334,7 +336,7 @@ fn headers(
 
 fn admin_paths(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
     let mut suffixes = Vec::new();
-    // A suffix that matches every path would keep every request from its upstream.
+    // A suffix that matches every path would prevent every request from going upstream.
     let is_valid = |text: &str| {
         (2..=256).contains(&text.len())
             && text.starts_with('/')
@@ -352,7 +354,7 @@ fn admin_paths(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
     suffixes
 }
 
-/// Returns whether the sidecar accepts a text as a name. It rejects every Admit that carries another.
+/// Returns whether the sidecar accepts a text as a name. The sidecar rejects every Admit with an invalid name.
 fn is_name(text: &str) -> bool {
     (1..=256).contains(&text.len()) && !text.chars().any(char::is_control)
 }

@@ -1,4 +1,4 @@
-//! Where the plugin reads a value of a request.
+//! Configures where the plugin reads a value of a request.
 
 use serde_json::Value;
 
@@ -9,15 +9,15 @@ use super::{
 
 const DESCRIPTORS_MAX: usize = 32;
 
-/// Most names in a metadata or property path.
+/// Maximum number of names in a metadata or property path.
 const PATH_MAX: usize = 16;
 
 /// Where the plugin reads a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A request header, by lower-case name.
+    /// The request header with this lower-case name.
     Header(String),
-    /// Text in the request's dynamic metadata: the name of a filter, then the names below it.
+    /// Text in the request's dynamic metadata. The path starts with the name of a filter.
     Metadata(Vec<String>),
     Property(Vec<String>),
     Value(String),

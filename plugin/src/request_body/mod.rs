@@ -1,5 +1,5 @@
-//! Reads a JSON request body for Admit: model, prompt size and output bound. Also finds the edit that makes an OpenAI
-//! stream report its usage.
+//! Reads the model, the prompt size and the output bound from a JSON request body, for Admit. Also finds the edit that
+//! makes an OpenAI stream report its usage.
 
 mod stream_options;
 #[cfg(test)]
@@ -16,21 +16,21 @@ use crate::{
 /// What a request body contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodySummary {
-    /// True if the body is exactly one complete JSON object. Another parser may read anything else differently.
+    /// True if the body is exactly one complete JSON object. Another parser may interpret any other body differently.
     pub is_object: bool,
-    /// `model`, the last one if there are several; empty if absent.
+    /// Value of the last member `model`; empty if absent.
     pub model: String,
     /// Bytes of prompt text and tool definitions; 0 if none was found.
     pub prompt_bytes: u64,
-    /// Largest output bound: it is unknown which of several a server applies. 0 if there is none, or if one of them is
-    /// no bound, such as -1.
+    /// The largest of the output bounds, because it is unknown which bound a server applies. 0 if the body has no
+    /// bound, or if a bound means "unlimited", such as -1.
     pub max_output_tokens: u64,
-    /// The edit that makes the stream report its usage; `None` if the body does not ask for a stream, already asks for
+    /// The edit that makes the stream report its usage; `None` if the body does not request a stream, already requests
     /// usage, or is not one JSON object.
     pub usage_edit: Option<Edit>,
 }
 
-/// Estimated bytes of one token in a prompt given as token numbers.
+/// Estimated number of bytes per token, for a prompt given as token numbers.
 const TOKEN_BYTES: u64 = 4;
 
 /// Some clients send a UTF-8 byte order mark before the JSON, and most servers skip it.
@@ -46,7 +46,7 @@ pub fn begins_as_object(head: &[u8]) -> Option<bool> {
     Some(*first == b'{')
 }
 
-/// Summarizes a body. If the body is truncated or not JSON, the summary covers the part before the fault.
+/// Summarizes a body. If the body is truncated or not JSON, the summary covers the part before the error.
 pub fn summarize(body: &[u8]) -> BodySummary {
     let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let mut collector = Collector::default();
@@ -68,20 +68,20 @@ pub fn summarize(body: &[u8]) -> BodySummary {
 #[derive(Debug, Default)]
 struct Collector {
     model: Vec<u8>,
-    /// The model from a member such as `Model`, spelled in another case.
+    /// The model from a member whose name differs from `model` only in case, such as `Model`.
     model_any_case: Vec<u8>,
     prompt_bytes: u64,
     max_output_tokens: u64,
-    /// At least one output bound is negative.
+    /// True if at least one output bound is negative.
     unbounded: bool,
-    /// The current `source` is text rather than an image.
+    /// True if the current `source` is text rather than an image.
     text_source: bool,
     tools_at: usize,
     stream_options: StreamOptions,
 }
 
 impl Collector {
-    /// Takes the last model, as servers' parsers do. A model that is not text clears it.
+    /// Stores the last model in the body, as servers' parsers do. A model that is not text clears the stored model.
     fn model(&mut self, path: &[Key], event: &Event<'_>) {
         let model = match path {
             [Key::Model] => &mut self.model,
@@ -103,7 +103,7 @@ impl Sink for Collector {
         self.model(path, &event);
         match event {
             Event::Part(part) if is_prompt(path) => self.prompt_bytes += part.len() as u64,
-            // Anthropic sends documents and images in members of the same name.
+            // Anthropic sends documents and images in members with the same name.
             Event::Open { .. } if path.ends_with(&[Source]) => self.text_source = false,
             Event::Text(head) if path.ends_with(&[Source, Type]) => self.text_source = head == b"text",
             Event::Part(part) if self.text_source && is_source_data(path) => {
@@ -134,7 +134,7 @@ fn is_prompt(path: &[Key]) -> bool {
     use Key::*;
     let [root, below @ ..] = path else { return false };
     match path {
-        // Arguments and results of earlier tool calls, whatever they contain.
+        // All text in the arguments and results of earlier tool calls.
         [Messages, Item, Content, Item, Input, ..]
         | [Contents, Item, Parts, Item, Function, Args, ..]
         | [Contents, Item, Parts, Item, FunctionResponse, Response, ..] => return true,

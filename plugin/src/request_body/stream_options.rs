@@ -1,13 +1,13 @@
-//! Edits an OpenAI request so that its stream reports usage.
+//! Edits an OpenAI request so that its response stream reports usage.
 
 use std::ops::Range;
 
 use crate::scan::{Event, Key, Word};
 
-/// An edit of a request body that keeps every other byte.
+/// An edit that replaces one range of a request body and leaves all other bytes unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edit {
-    /// The bytes to replace; empty for an insertion.
+    /// Range of the bytes to replace; empty for an insertion.
     pub(super) range: Range<usize>,
     pub(super) replacement: &'static str,
 }
@@ -27,9 +27,9 @@ impl Edit {
 /// Tracks `stream` and `stream_options` of a request body.
 #[derive(Debug, Default)]
 pub(super) struct StreamOptions {
-    /// Offset of the opening brace of the body.
+    /// Offset of the body's opening brace.
     object_at: Option<usize>,
-    /// `stream` is true, and how often the body names it.
+    /// Whether `stream` is true, and how many members have this name.
     stream: bool,
     stream_count: u32,
     options: Options,
@@ -47,7 +47,7 @@ enum Options {
         empty: bool,
         /// The value of `include_usage`, if it is false or null.
         off: Option<Range<usize>>,
-        /// `include_usage` is true or has an unexpected value.
+        /// True if `include_usage` is true or has an unexpected value.
         on: bool,
     },
     Other,
@@ -94,8 +94,8 @@ impl StreamOptions {
         self.object_at.is_some()
     }
 
-    /// Returns the edit that sets `include_usage`; `None` if the body does not ask for a stream, already includes
-    /// usage, or repeats a member.
+    /// Returns the edit that sets `include_usage`; `None` if the body does not request a stream, already requests
+    /// usage, or repeats one of the two members.
     pub(super) fn edit(&self) -> Option<Edit> {
         if !self.stream || self.stream_count != 1 || self.options_count > 1 {
             return None;

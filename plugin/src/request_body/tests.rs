@@ -32,7 +32,7 @@ fn bodies_of_all_common_apis_are_summarized() {
         (r#"{"model":"o","prompt":"ab","options":{"num_predict":8}}"#, ("o", 2, 8)),
         (r#"{"model":"o","prompt":"ab","options":{"num_predict":-1}}"#, ("o", 2, 0)),
         (r#"{"model":7,"max_tokens":"many"}"#, ("", 0, 0)),
-        // It is unknown which bound a server applies.
+        // The largest bound counts, because it is unknown which bound a server applies.
         (r#"{"max_tokens":1,"options":{"num_predict":9999}}"#, ("", 0, 9999)),
         (r#"{"max_output_tokens":9,"max_tokens":7,"max_tokens":8}"#, ("", 0, 9)),
         (r#"{"max_tokens":1,"options":{"num_predict":-1}}"#, ("", 0, 0)),
@@ -73,7 +73,7 @@ fn bodies_of_all_common_apis_are_summarized() {
 }
 
 #[test]
-fn model_is_chosen_as_servers_choose_it() {
+fn the_model_is_the_one_that_servers_use() {
     let cases = [
         (r#"{"model":"a","model":"b"}"#, "b"),
         (r#"{"model":"a","model":null}"#, ""),
@@ -134,13 +134,13 @@ fn an_object_is_recognized_by_its_first_bytes() {
 fn a_long_model_name_is_truncated() {
     let body = format!(r#"{{"model":"{}"}}"#, "é".repeat(300));
     assert_eq!(summarize(body.as_bytes()).model.len(), 256);
-    // Each invalid byte is replaced by three.
+    // Each invalid byte is replaced by three bytes.
     let body = [&b"{\"model\":\""[..], &[0xff; 255], b"a\"}"].concat();
     assert_eq!(summarize(&body).model.len(), 255);
 }
 
 #[test]
-fn edit_makes_a_stream_report_usage() {
+fn the_edit_makes_a_stream_report_usage() {
     let cases = [
         (
             r#" { "stream" : true, "x": 1.50 } "#,

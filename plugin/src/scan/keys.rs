@@ -1,4 +1,4 @@
-//! The member names the plugin looks for; any other name is [`Key::Other`].
+//! The member names that the plugin looks for. Any other name is [`Key::Other`].
 
 macro_rules! keys {
     ($($variant:ident = $($name:literal)|+,)*) => {
@@ -8,12 +8,13 @@ macro_rules! keys {
             /// An item of an array.
             Item,
             Other,
-            /// `model` spelled in another case, which some servers (those written in Go) accept as well.
+            /// A name that differs from `model` only in case. Some servers, such as those written in Go, accept such
+            /// names.
             ModelAnyCase,
             $($variant,)*
         }
 
-        /// A table makes a smaller module than a match.
+        /// This is a table, because a `match` would make the module larger.
         const NAMES: &[(&str, Key)] = &[$($(($name, Key::$variant),)+)*];
     };
 }
@@ -107,7 +108,7 @@ impl Key {
         NAMES.iter().find(|(known, _)| known.as_bytes() == name).map_or(unknown, |(_, key)| *key)
     }
 
-    /// Returns whether [`super::Event::Text`] carries the beginning of a text under this name.
+    /// Returns whether [`super::Event::Text`] carries the beginning of a text with this member name.
     pub(super) fn keeps_text(self) -> bool {
         use Key::{FinishReason, Model, ModelAnyCase, ModelId, ModelVersion, Type};
         matches!(self, FinishReason | Model | ModelAnyCase | ModelId | ModelVersion | Type)

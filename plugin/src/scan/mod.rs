@@ -1,7 +1,7 @@
-//! Scans one JSON value in chunks, split at any byte, and reports each event with its path. The scanner keeps only the
-//! path and the beginning of some texts, so a value of any size takes a few hundred bytes.
+//! Scans one JSON value that arrives in chunks, split at any byte, and reports each event with its path. The scanner
+//! stores only the path and the beginning of some texts, so it needs a few hundred bytes for a value of any size.
 //!
-//! It is lenient: it follows the structure but does not validate numbers and words.
+//! The scanner is lenient: it checks the structure, but does not validate numbers and bare words.
 
 mod keys;
 mod number;
@@ -12,26 +12,27 @@ use keys::KEY_BYTES_MAX;
 pub use keys::Key;
 use number::Number;
 
-/// Nesting levels that are followed; deeper ones are skipped.
+/// Number of nesting levels that the scanner reports; it skips deeper levels.
 pub const DEPTH_MAX: usize = 16;
 
-/// Bytes kept of a text.
+/// Maximum number of bytes stored of a text.
 pub const TEXT_BYTES_MAX: usize = 256;
 
-/// An event within a value. Offsets count from the first byte of the value's input.
+/// An event within a value. Offsets are relative to the first byte of the value's input.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// An object or array begins; `at` is the offset of its bracket.
+    /// An object or array starts; `at` is the offset of its bracket.
     Open { array: bool, at: usize },
     /// An object or array ends; `at` is the offset of its bracket.
     Close { at: usize },
     /// A decoded part of a text. Each half of a surrogate pair becomes two placeholder bytes.
     Part(&'a [u8]),
-    /// The end of a text. Carries its first [`TEXT_BYTES_MAX`] bytes if [`Key::keeps_text`], else nothing.
+    /// The end of a text. Contains the first [`TEXT_BYTES_MAX`] bytes of the text if [`Key::keeps_text`], otherwise
+    /// nothing.
     Text(&'a [u8]),
-    /// A number without its fraction; `None` if it is negative. Exponents are applied.
+    /// The integer part of a number, after its exponent is applied; `None` if the number is negative or malformed.
     Number(Option<u64>),
-    /// A bare word from `at` to `end`. `member_at` is the offset of the quote before its member name.
+    /// A bare word at offsets `at` to `end`. `member_at` is the offset of the quote before its member name.
     Word { word: Word, member_at: usize, at: usize, end: usize },
 }
 
@@ -40,21 +41,21 @@ pub enum Word {
     True,
     False,
     Null,
-    /// Such as `NaN`, which some servers write.
+    /// Any other word, such as `NaN`, which some servers write.
     Other,
 }
 
 pub trait Sink {
-    /// Handles an event. `path` holds the keys from the outermost value to the event's own.
+    /// Handles an event. `path` contains the keys from the outermost value to the value of the event.
     fn on_event(&mut self, path: &[Key], event: Event<'_>);
 }
 
-/// What the text being scanned is.
+/// Role of the text that is being scanned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TextRole {
     Key,
     Value,
-    /// Below [`DEPTH_MAX`].
+    /// The text is deeper than [`DEPTH_MAX`].
     Skipped,
 }
 
@@ -71,7 +72,7 @@ enum State {
     Hex(TextRole),
     Number,
     Word,
-    /// Below [`DEPTH_MAX`].
+    /// Inside a value that is deeper than [`DEPTH_MAX`].
     Skipping,
     Done,
     Broken,
@@ -81,21 +82,21 @@ enum State {
 pub struct Scanner {
     state: State,
     at: usize,
-    /// Open containers up to [`DEPTH_MAX`], and those beyond it.
+    /// Number of open containers up to [`DEPTH_MAX`], and number of open containers beyond it.
     depth: usize,
     skipped_depth: u32,
     /// One bit per open container: set for an array.
     arrays: u32,
-    /// For each open container, the key of the value being scanned in it.
+    /// For each open container, the key of the value that is being scanned in it.
     path: [Key; DEPTH_MAX],
     /// Offsets of the current member and of the current value.
     member_at: usize,
     value_at: usize,
-    /// Beginning of the current text or word, and whether the text is longer.
+    /// Beginning of the current text or word, and whether the text continues after it.
     head: [u8; TEXT_BYTES_MAX],
     head_len: usize,
     truncated: bool,
-    /// The current escaped code unit, and how many of its digits are missing.
+    /// The current escaped code unit, and the number of its digits that are still missing.
     hex: u16,
     hex_left: u8,
     number: Number,
@@ -123,7 +124,7 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Starts over with a new value.
+    /// Resets the scanner for a new value.
     pub fn reset(&mut self) {
         *self = Scanner::default();
     }
@@ -143,7 +144,7 @@ impl Scanner {
         self.state == State::Broken
     }
 
-    /// Consumes bytes up to the end of the value or to a fault; returns how many.
+    /// Consumes bytes up to the end of the value or the first error. Returns the number of bytes consumed.
     pub fn feed(&mut self, bytes: &[u8], sink: &mut dyn Sink) -> usize {
         let mut i = 0;
         while i < bytes.len() && !self.is_done() && !self.is_broken() {
@@ -157,7 +158,7 @@ impl Scanner {
         i
     }
 
-    /// Handles one byte outside texts; returns false if the byte belongs to the next token.
+    /// Handles one byte outside texts. Returns false if the byte belongs to the next token.
     fn step(&mut self, byte: u8, sink: &mut dyn Sink) -> bool {
         let is_blank = matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
         match self.state {
@@ -238,7 +239,7 @@ impl Scanner {
         self.state = if self.depth == 0 { State::Done } else { State::After };
     }
 
-    /// Handles a byte below [`DEPTH_MAX`].
+    /// Handles a byte of a value that is deeper than [`DEPTH_MAX`].
     fn skip(&mut self, byte: u8) {
         match byte {
             b'"' => self.begin_text(TextRole::Skipped),
@@ -288,7 +289,7 @@ impl Scanner {
         (self.head_len, self.truncated) = (0, false);
     }
 
-    /// Consumes a text up to its end or an escape; returns how many bytes.
+    /// Consumes a text up to its end or the next escape. Returns the number of bytes consumed.
     fn text(&mut self, role: TextRole, bytes: &[u8], sink: &mut dyn Sink) -> usize {
         let run = bytes.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(bytes.len());
         if run > 0 {

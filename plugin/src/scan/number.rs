@@ -1,9 +1,9 @@
 //! Reads an unsigned integer from the digits of a JSON number.
 
-/// Fraction digits that are kept: with more, the number exceeds 64 bits anyway.
+/// Maximum number of fraction digits stored. With a larger exponent, a number of at least 1 exceeds 64 bits anyway.
 const FRACTION_DIGITS_MAX: u32 = 19;
 
-/// The part of a number being read.
+/// The part of a number that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Whole,
@@ -11,17 +11,17 @@ enum Part {
     Exponent,
 }
 
-/// A number being read. Saturates at the largest 64-bit value.
+/// A number that is being read. Saturates at the largest 64-bit value.
 #[derive(Debug)]
 pub(super) struct Number {
     part: Part,
     whole: u64,
-    /// The fraction digits kept, and how many they are.
+    /// The stored fraction digits, and the number of these digits.
     fraction: u64,
     fraction_len: u32,
     exponent: u32,
     exponent_negative: bool,
-    /// The number has no minus sign and is well-formed.
+    /// True if the number has no minus sign and is well-formed.
     valid: bool,
 }
 
@@ -39,7 +39,7 @@ impl Number {
         }
     }
 
-    /// Reads the next byte; returns false if the byte does not belong to the number.
+    /// Reads the next byte. Returns false if the byte does not belong to the number.
     pub(super) fn feed(&mut self, byte: u8) -> bool {
         let digit = u64::from(byte.wrapping_sub(b'0'));
         match (byte, self.part) {

@@ -95,7 +95,7 @@ fn bytes_after_the_value_are_not_consumed() {
 }
 
 #[test]
-fn long_texts_and_names_are_not_kept_whole() {
+fn long_texts_and_names_are_truncated() {
     let (lines, _) =
         scan(&[format!(r#"{{"model":"{}","{}":1}}"#, "m".repeat(300), "usage".repeat(9)).as_bytes()]);
     assert!(lines[1].ends_with(&format!("{:?}", "m".repeat(TEXT_BYTES_MAX))));
@@ -120,7 +120,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Returns the bytes of all texts and the sum of all whole numbers.
+/// Returns the number of bytes in all texts, and the sum of all whole numbers.
 fn sums(value: &Value) -> (usize, u64) {
     let add = |(a, b): (usize, u64), (c, d): (usize, u64)| (a + c, b.wrapping_add(d));
     match value {

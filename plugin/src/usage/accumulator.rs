@@ -1,4 +1,4 @@
-//! Interprets the JSON values of a response and accumulates the usage they report.
+//! Interprets the JSON values of a response, and accumulates the usage that they report.
 
 use super::{Usage, stream_length::StreamLength, token_counts::TokenCounts};
 use crate::{
@@ -12,14 +12,14 @@ struct Document {
     counts: TokenCounts,
     /// Bytes of generated text.
     text: u64,
-    /// Bytes of reasoning, by member name: some servers send the same text under both names.
+    /// Bytes of reasoning under each of two member names. Some servers send the same text under both names.
     reasoning: u64,
     reasoning_content: u64,
     has_choices: bool,
     has_choice: bool,
-    /// The value contains a finish reason.
+    /// True if the value contains a finish reason.
     finished: bool,
-    /// The value's `type` marks it as the last of the stream.
+    /// True if the value's `type` marks the value as the last of the stream.
     last: bool,
 }
 
@@ -36,20 +36,20 @@ pub(super) struct UsageAccumulator {
     counts: TokenCounts,
     output_bytes: u64,
     document: Document,
-    /// DashScope's content and reasoning.
+    /// Lengths of DashScope's content and reasoning.
     content: StreamLength,
     reasoning: StreamLength,
     complete: bool,
-    /// At least one value was read.
+    /// True if at least one value was read.
     has_value: bool,
-    /// Data that is not JSON was skipped.
+    /// True if data that is not JSON was skipped.
     skipped: bool,
     ended: bool,
     faults: u64,
 }
 
 impl UsageAccumulator {
-    /// Ends a value. `whole` means that the value is the whole body.
+    /// Ends a value. `whole` is true if the value is the whole body.
     pub(super) fn end_document(&mut self, whole: bool) {
         self.has_value = true;
         let document = std::mem::take(&mut self.document);
@@ -63,7 +63,7 @@ impl UsageAccumulator {
         self.complete |= document.last || is_final;
     }
 
-    /// Ends a value that is not valid JSON: discards its counts and keeps the bytes of its text.
+    /// Ends a value that is not valid JSON. Discards the value's token counts, but not its number of text bytes.
     pub(super) fn broken_document(&mut self) {
         self.document.counts = TokenCounts::default();
         (self.document.finished, self.document.last) = (false, false);
@@ -71,12 +71,12 @@ impl UsageAccumulator {
         self.faults += 1;
     }
 
-    /// Records data that is not JSON and was skipped.
+    /// Records that data was skipped because it is not JSON.
     pub(super) fn skip(&mut self) {
         self.skipped = true;
     }
 
-    /// Ends the body, which ended between two values.
+    /// Records that the body ended between two values.
     pub(super) fn end(&mut self) {
         self.complete = true;
         self.ended = true;
@@ -96,12 +96,12 @@ impl UsageAccumulator {
     }
 
     pub(super) fn usage(&self) -> Usage {
-        // Within a value, the total may precede the counts that it sums.
+        // Ignore the total of an incomplete value, because a total may precede the counts that it sums.
         let counts = self.counts.merge(TokenCounts { total: None, ..self.document.counts });
         let output_bytes =
             self.output_bytes + self.document.output_bytes() + self.content.bytes() + self.reasoning.bytes();
-        // Not final if the response did not report the tokens of its text or of its prompt (Ollama omits a cached
-        // prompt): the sidecar estimates those.
+        // The usage is not final if the response did not report the tokens of its prompt (Ollama omits a cached prompt)
+        // or of its text. The sidecar then estimates the missing counts.
         let has_all =
             counts.has_input() && (counts.has_output() || counts.total.is_some() || output_bytes == 0);
         Usage {
@@ -145,7 +145,7 @@ impl UsageAccumulator {
         *count = Some(number);
     }
 
-    /// Counts a part of a text if its path holds generated text.
+    /// Counts the bytes of a part of a text if the path is that of generated text.
     fn on_text_part(&mut self, path: &[Key], part: &[u8]) {
         use Key::*;
         let bytes = part.len() as u64;

@@ -1,4 +1,4 @@
-//! A body of JSON values: one, a sequence, or an array of them.
+//! A body that is one JSON value, a sequence of JSON values, or an array of JSON values.
 
 use super::accumulator::UsageAccumulator;
 use crate::scan::Scanner;
@@ -8,9 +8,9 @@ use crate::scan::Scanner;
 pub(super) struct Documents {
     scanner: Scanner,
     by_line: bool,
-    /// Inside the array that holds the values.
+    /// True inside the array that contains the values.
     in_array: bool,
-    /// After a fault: skips to the end of the line or, without `by_line`, the rest of the body.
+    /// True after an error: the reader skips the rest of the line or, without `by_line`, the rest of the body.
     skipping: bool,
 }
 
@@ -43,7 +43,7 @@ impl Documents {
         self.scanner.is_at_start() && !self.skipping && !self.in_array
     }
 
-    /// Consumes a byte that stands between two values; returns false if the byte begins a value.
+    /// Consumes a byte between two values. Returns false if the byte starts a value.
     fn consume_separator(&mut self, byte: u8) -> bool {
         match byte {
             b'[' if !self.in_array => self.in_array = true,
@@ -56,7 +56,7 @@ impl Documents {
 
     fn after_feed(&mut self, accumulator: &mut UsageAccumulator) {
         if self.scanner.is_done() {
-            // A single value is the whole body; more may follow a line or an array item.
+            // A single value is the whole body. After a line or an array item, more values may follow.
             accumulator.end_document(!self.by_line && !self.in_array);
         } else if self.scanner.is_broken() {
             accumulator.broken_document();

@@ -37,7 +37,7 @@ pub(super) struct Events {
     scanner: Scanner,
     line: Line,
     data: Data,
-    /// The last byte was a carriage return; a newline after it belongs to the same line end.
+    /// True if the last byte was a carriage return. A newline after it belongs to the same line end.
     after_cr: bool,
 }
 
@@ -83,8 +83,8 @@ impl Events {
         }
     }
 
-    /// Ends the body and returns whether it ended between two events. An event that lacks only its final blank line
-    /// counts as ended.
+    /// Ends the body, and returns whether it ended between two events. An event that lacks only its final blank line is
+    /// complete.
     pub(super) fn end(&mut self, accumulator: &mut UsageAccumulator) -> bool {
         let is_whole = match self.data {
             Data::None => true,
@@ -148,7 +148,7 @@ impl Events {
             Data::Json if self.scanner.is_done() => accumulator.end_document(false),
             Data::Json => accumulator.broken_document(),
             Data::Done(matched) if matched == DONE.len() => accumulator.mark_complete(),
-            // Broken JSON was already counted as a fault.
+            // Broken JSON was already counted as an error.
             Data::Done(_) | Data::Other => accumulator.skip(),
             Data::None => {}
         }

@@ -1,11 +1,11 @@
-//! Reads usage from a response: model, tokens and bytes of generated text. Reads the body in chunks as it passes, split
-//! at any byte, in constant memory. Recognizes the API from the content.
+//! Reads usage from a response: the model, the tokens, and the number of bytes of generated text. The body arrives in
+//! chunks, split at any byte, and is read in constant memory. The reader recognizes the API from the content.
 //!
 //! | API | source |
 //! |---|---|
 //! | OpenAI chat completions, completions, embeddings, and compatible servers | `usage.prompt_tokens`, … in the body or a chunk |
-//! | OpenAI responses | `usage.input_tokens`, …; in a stream below `response` |
-//! | Anthropic messages | `usage.input_tokens`, excluding tokens read from or written to a cache; in a stream `message_start` and `message_delta` |
+//! | OpenAI responses | `usage.input_tokens`, …; in a stream, inside `response` |
+//! | Anthropic messages | `usage.input_tokens`, which excludes tokens read from or written to a cache; in a stream, `message_start` and `message_delta` |
 //! | Gemini | `usageMetadata`, as JSON, a stream of events or one array |
 //! | Qwen on DashScope | `usage.input_tokens`, … in every event |
 //! | Ollama | `prompt_eval_count`, `eval_count` in the last line |
@@ -34,14 +34,14 @@ pub struct Usage {
     pub is_final: bool,
     /// Bytes of generated text.
     pub output_bytes: u64,
-    /// True if the body was read to its end without skipping anything: `tokens` and `output_bytes` are complete.
+    /// True if the body was read to its end and nothing was skipped: `tokens` and `output_bytes` are complete.
     pub body_read: bool,
 }
 
 /// How the body frames its JSON values.
 #[derive(Debug)]
 enum Framing {
-    /// The body has only contained whitespace so far.
+    /// The body has contained only whitespace so far.
     Unknown,
     Events(Events),
     Documents(Documents),
@@ -56,8 +56,8 @@ pub struct UsageReader {
 }
 
 impl UsageReader {
-    /// Creates a reader for JSON or server-sent events. With `by_line` each line is a separate value, and a line that
-    /// is not valid JSON is skipped; otherwise reading stops there.
+    /// Creates a reader for JSON or server-sent events. With `by_line`, each line is a separate value, and the reader
+    /// skips a line that is not valid JSON. Without `by_line`, reading stops at invalid JSON.
     pub fn new(by_line: bool) -> UsageReader {
         UsageReader { framing: Framing::Unknown, accumulator: UsageAccumulator::default(), by_line }
     }
@@ -82,7 +82,7 @@ impl UsageReader {
         }
     }
 
-    /// Ends the body. Not called for a body that was cut off.
+    /// Ends the body. Callers do not call this for a truncated body.
     pub fn end(&mut self) {
         let is_whole = match &mut self.framing {
             Framing::Events(events) => events.end(&mut self.accumulator),

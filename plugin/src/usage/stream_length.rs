@@ -1,7 +1,7 @@
-//! Length of a text that events carry either in increments or each time from its beginning. DashScope does either, as
-//! the request asks, and the events look the same.
+//! Length of a text that a stream of events carries. Each event contains either the next part of the text or the whole
+//! text so far. DashScope sends either form, depending on the request, and the events do not show which form they have.
 
-/// Measures such a text in bytes.
+/// Measures the length of such a text, in bytes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct StreamLength {
     /// Bytes of all complete events.
@@ -9,11 +9,11 @@ pub(super) struct StreamLength {
     /// Length and hash of the previous event.
     previous_len: u64,
     previous_hash: u64,
-    /// Length and hash of the current event, and whether it begins with the text of the previous one.
+    /// Length and hash of the current event, and whether it starts with the text of the previous event.
     len: u64,
     hash: u64,
     continues: bool,
-    /// At least one event did not begin with the text of the previous one.
+    /// True if at least one event did not start with the text of the previous event.
     incremental: bool,
 }
 
@@ -40,8 +40,8 @@ impl StreamLength {
         (self.len, self.hash, self.continues) = (0, 0, false);
     }
 
-    /// Returns the length of the text. While the current event is shorter than the previous one, it is unknown which of
-    /// the two forms the stream has; the text then counts as repeated.
+    /// Returns the length of the text. While the current event is shorter than the previous event, the form of the
+    /// stream is unknown, and the current event counts as a repetition.
     pub(super) fn bytes(&self) -> u64 {
         if self.incremental || (self.len >= self.previous_len && self.previous_len > 0 && !self.continues) {
             self.total + self.len

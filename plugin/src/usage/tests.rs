@@ -2,12 +2,12 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// A provider's response and the usage in it.
+/// A provider's response and the usage that it reports.
 struct Sample {
     name: &'static str,
     body: &'static [u8],
     model: &'static str,
-    /// Input, cached input, output, reasoning.
+    /// Tokens: input, cached input, output, reasoning.
     tokens: Option<(u64, u64, u64, u64)>,
     text: &'static str,
 }
@@ -90,7 +90,7 @@ fn read(name: &str, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>, end: boo
 }
 
 #[test]
-fn every_api_is_read() {
+fn usage_of_every_api_is_read() {
     for sample in &SAMPLES {
         let tokens = sample.tokens.map(|(input, cached_input, output, reasoning)| Tokens {
             input,
@@ -122,7 +122,7 @@ fn a_stream_that_announced_its_end_is_final() {
 }
 
 #[test]
-fn splitting_at_every_byte_does_not_matter() {
+fn a_split_at_any_byte_does_not_change_the_usage() {
     for sample in &SAMPLES {
         let whole = read(sample.name, [sample.body], true);
         assert_eq!(read(sample.name, sample.body.chunks(1), true), whole, "{}", sample.name);
@@ -130,7 +130,7 @@ fn splitting_at_every_byte_does_not_matter() {
 }
 
 #[test]
-fn other_line_ends_do_not_matter() {
+fn all_line_endings_give_the_same_usage() {
     for sample in SAMPLES.iter().filter(|s| s.name.ends_with(".sse")) {
         let whole = read(sample.name, [sample.body], true);
         let text = String::from_utf8(sample.body.to_vec()).unwrap();
@@ -151,7 +151,7 @@ fn no_prefix_reports_more_than_the_whole() {
         let mut before = Usage::default();
         for end in 0..sample.body.len() {
             let (usage, _) = read(sample.name, [&sample.body[..end]], false);
-            // Except a text that may still turn out to be incremental.
+            // DashScope is an exception while it is unknown whether its text is incremental.
             if !sample.name.starts_with("dashscope") {
                 assert!(before.output_bytes <= usage.output_bytes, "{} at {end}", sample.name);
             }
@@ -232,19 +232,19 @@ fn usage_under_other_names_is_read() {
         (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"cached_tokens":5}}"#, (9, 5, 3, 0)),
         (r#"{"choices":[{"usage":{"prompt_tokens":9,"completion_tokens":3}}]}"#, (9, 0, 3, 0)),
         (r#"{"x_groq":{"usage":{"prompt_tokens":9,"completion_tokens":3}}}"#, (9, 0, 3, 0)),
-        // LiteLLM adds Anthropic's names to OpenAI's; OpenAI's prompt is the whole prompt.
+        // LiteLLM adds Anthropic's names to OpenAI's names. OpenAI's prompt count is the whole prompt.
         (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"cache_read_input_tokens":4}}"#, (9, 4, 3, 0)),
-        // xAI excludes reasoning from the completion.
+        // xAI excludes reasoning tokens from the completion tokens.
         (
             r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":19,"completion_tokens_details":{"reasoning_tokens":7}}}"#,
             (9, 0, 10, 7),
         ),
-        // Absurd counts stay within bounds.
+        // Counts that are too large stay within bounds.
         (
             r#"{"usage":{"prompt_tokens":18446744073709551615999,"cached_tokens":18446744073709551615,"completion_tokens":1.5,"completion_tokens_details":{"reasoning_tokens":7}}}"#,
             (u64::MAX, u64::MAX, 1, 1),
         ),
-        // The total reveals reasoning that is not reported.
+        // The total reveals reasoning tokens that are not reported.
         (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"total_tokens":19}}"#, (9, 0, 10, 0)),
         (r#"{"usage":{"total_tokens":19,"prompt_tokens":9}}"#, (9, 0, 10, 0)),
         (
@@ -311,7 +311,6 @@ proptest! {
         prop_assert_eq!(read(sample.name, chunks, true), read(sample.name, [&body], true));
     }
 
-    /// Garbage does not cause a panic.
     #[test]
     fn garbage_does_not_panic(body in vec(any::<u8>(), 0..300), lines in any::<bool>()) {
         read(if lines { "a.ndjson" } else { "a.json" }, [&body], true);
@@ -320,7 +319,8 @@ proptest! {
     }
 }
 
-/// The sidecar estimates what was not reported; it must not be charged as zero.
+/// The sidecar estimates counts that are not reported. If the usage were final, the sidecar would charge
+/// them as zero.
 #[test]
 fn usage_is_final_only_if_input_and_output_are_reported() {
     let cases = [
@@ -345,7 +345,7 @@ fn usage_is_final_only_if_input_and_output_are_reported() {
     }
 }
 
-/// A list of models generates nothing and must not be charged as a chat.
+/// `body_read` shows the sidecar that a list of models contains no generated text, so that it is not charged as a chat.
 #[test]
 fn body_read_requires_a_complete_body() {
     let cases = [

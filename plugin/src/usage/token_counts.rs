@@ -1,11 +1,11 @@
-//! Token counts under the names that providers give them.
+//! Token counts, under the names that providers give them.
 
 use evenkeel_proto::v1::Tokens;
 
-/// Counts that a response reported; `None` where it reported none.
+/// Token counts of a response; `None` for each count that the response did not report.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct TokenCounts {
-    /// The whole prompt: OpenAI chat, Gemini, Ollama.
+    /// The whole prompt, as reported by OpenAI chat, Gemini and Ollama.
     pub(super) prompt: Option<u64>,
     /// The prompt; Anthropic excludes `cache_read` and `cache_written` from it.
     pub(super) input: Option<u64>,
@@ -13,19 +13,20 @@ pub(super) struct TokenCounts {
     pub(super) cache_written: Option<u64>,
     /// Part of the prompt that was read from a cache.
     pub(super) cached: Option<u64>,
-    /// Gemini's tool call prompts, not part of `prompt`.
+    /// Tokens of Gemini's tool call prompts; `prompt` does not include them.
     pub(super) tool_prompt: Option<u64>,
     pub(super) output: Option<u64>,
-    /// Part of `output`.
+    /// Reasoning tokens that are part of `output`.
     pub(super) reasoning: Option<u64>,
-    /// Gemini's reasoning, not part of `output`.
+    /// Gemini's reasoning tokens; `output` does not include them.
     pub(super) thoughts: Option<u64>,
-    /// Prompt and output together: OpenAI and compatible servers.
+    /// Prompt and output together, as reported by OpenAI and compatible servers.
     pub(super) total: Option<u64>,
 }
 
 impl TokenCounts {
-    /// Takes the larger of each count: counts of a stream only grow, but some servers send zeros in between.
+    /// Returns the larger value of each count. The counts of a stream only grow, but some servers send zeros in
+    /// between.
     pub(super) fn merge(self, other: TokenCounts) -> TokenCounts {
         TokenCounts {
             prompt: self.prompt.max(other.prompt),
@@ -45,7 +46,8 @@ impl TokenCounts {
         self.has_input() || self.has_output()
     }
 
-    /// Returns whether the input is known. A total alone is the input, as for embeddings and rankings.
+    /// Returns whether the number of input tokens is known. If a response reports only a total, as for embeddings and
+    /// rankings, the total is the input.
     pub(super) fn has_input(self) -> bool {
         self.prompt.or(self.input).or(self.total).is_some()
     }
@@ -54,7 +56,7 @@ impl TokenCounts {
         self.output.or(self.thoughts).is_some()
     }
 
-    /// Converts the counts to the terms of Settle; `None` if the response reported none.
+    /// Converts the counts to the fields of Settle; `None` if the response reported no counts.
     pub(super) fn tokens(self) -> Option<Tokens> {
         if !self.is_reported() {
             return None;
@@ -70,13 +72,13 @@ impl TokenCounts {
         let input = plus(input, self.tool_prompt);
         let reasoning = or_0(self.reasoning.or(self.thoughts));
         if reasoning > 0 && self.thoughts.is_none() {
-            // Some servers exclude reasoning from the output; only the total reveals it.
+            // Some servers exclude reasoning from the output. Only the total reveals this.
             let with_reasoning = output.saturating_add(reasoning);
             if self.total == Some(input.saturating_add(with_reasoning)) {
                 output = with_reasoning;
             }
         } else if let (Some(_), Some(total), None) = (self.prompt, self.total, self.thoughts) {
-            // Other servers do not report reasoning at all.
+            // Other servers do not report reasoning at all, but include it in the total.
             output = output.max(total.saturating_sub(input));
         }
         Some(Tokens {

@@ -9,11 +9,11 @@ use crate::{
     request_body::{self, BodySummary},
 };
 
-/// Model of a request whose body could not be read. Limits can use it as a key like any other model; otherwise a client
-/// could bypass every limit on models with an unreadable body.
+/// Model name for a request whose body could not be read. Limits can use this name as a key like any other model.
+/// Otherwise a client could bypass every limit on models by sending an unreadable body.
 pub(super) const UNKNOWN_MODEL: &str = "(unknown)";
 
-/// Bytes inspected to decide whether a body begins as an object.
+/// Number of bytes inspected to decide whether a body starts as a JSON object.
 const HEAD_BYTES: usize = 256;
 
 /// Why a body could not be read.
@@ -25,7 +25,7 @@ pub(super) enum UnreadReason {
 }
 
 impl Worker {
-    /// Stops waiting for every body that is not complete within `body_wait_ms`.
+    /// Ends the wait for every body that is not complete within `body_wait_ms`.
     pub(super) fn time_out_bodies(&mut self, host: &dyn Host, now_ms: u64) {
         if !self.buffers_bodies() {
             return;
@@ -49,7 +49,7 @@ impl Worker {
         }
     }
 
-    /// Sends Admit for a request whose body is complete, too large, or recognized as not JSON.
+    /// Sends Admit for a request whose body is complete, or handles a body that is too large or not JSON.
     pub(super) fn admit_with_body(&mut self, host: &dyn Host, context: u32, buffered: usize) -> Progress {
         if self.streams.get(&context).is_some_and(|stream| stream.is_admin_call) {
             return self.send_admin_call(host, context, buffered);
@@ -70,8 +70,8 @@ impl Worker {
         self.send_admit(host, context, &summary)
     }
 
-    /// Sends Admit for a request whose body could not be read, or refuses the request. `bytes` is the size reported for
-    /// its prompt.
+    /// Sends Admit for a request whose body could not be read, or refuses the request. `bytes` is the reported size of
+    /// the prompt.
     pub(super) fn admit_unread_body(
         &mut self,
         host: &dyn Host,
@@ -93,7 +93,7 @@ impl Worker {
                 (415, "body_not_json", "The request body must be an uncompressed JSON object.")
             }
         };
-        // A request without a pool reaches no upstream, for example on a route that redirects.
+        // A request without a pool, for example on a route that redirects, reaches no upstream.
         let has_pool = self.streams.get(&context).is_some_and(|stream| stream.pool.is_some());
         if has_pool && self.config.on_unread_body == OnUnreadBody::Refuse {
             self.set_report_header(context, "error");
@@ -104,7 +104,7 @@ impl Worker {
         self.send_admit(host, context, &summary)
     }
 
-    /// Edits the body so that an OpenAI stream reports its usage, if the client did not request it.
+    /// Edits an OpenAI request so that its stream reports usage, unless the client already requests usage.
     fn request_usage(&mut self, host: &dyn Host, context: u32, body: &[u8], summary: &BodySummary) {
         let Some(edit) = summary.usage_edit.as_ref().filter(|_| self.config.include_usage) else { return };
         let path = attributes::request_path(host);
@@ -127,18 +127,18 @@ pub(super) fn content_length(host: &dyn Host) -> Option<u64> {
     host.request_header("content-length").and_then(|length| length.parse().ok())
 }
 
-/// Returns whether the request is a POST: only those have a body that names a model.
+/// Returns whether the request is a POST. Only a POST has a body that names a model.
 pub(super) fn is_post(host: &dyn Host) -> bool {
     host.request_header(":method").as_deref() == Some("POST")
 }
 
-/// Returns whether the request is a POST that declares JSON.
+/// Returns whether the request is a POST with the content type JSON.
 pub(super) fn is_json(host: &dyn Host) -> bool {
     is_post(host) && content_type(host).starts_with("application/json")
 }
 
-/// Returns whether the body may be JSON. Servers accept JSON under any type, so this only excludes types that cannot be
-/// JSON, and compressed bodies.
+/// Returns whether the body may be JSON. Servers accept JSON with any content type, so this excludes only compressed
+/// bodies and types that cannot be JSON.
 pub(super) fn may_be_json(host: &dyn Host) -> bool {
     const BINARY: [&str; 9] = [
         "multipart/",
@@ -157,7 +157,7 @@ pub(super) fn may_be_json(host: &dyn Host) -> bool {
         && matches!(encoding.trim().to_ascii_lowercase().as_str(), "" | "identity")
 }
 
-/// Returns whether the buffered part of the body begins as a JSON object; true while it is too short to decide.
+/// Returns whether the buffered part of the body starts as a JSON object; true while the part is too short to decide.
 pub(super) fn begins_as_object(host: &dyn Host) -> bool {
     request_body::begins_as_object(&host.request_body(HEAD_BYTES)) != Some(false)
 }

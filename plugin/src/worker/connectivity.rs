@@ -5,10 +5,10 @@ use crate::{
     host::{Host, Level},
 };
 
-/// Shortest time between two log lines: an overloaded sidecar would otherwise fill the log.
+/// Minimum time between two log lines, so that an overloaded sidecar does not fill the log.
 const LOG_INTERVAL_MS: u64 = 5000;
 
-/// Whether the sidecar answers, and what was last logged about it.
+/// Whether the sidecar answers, and which of these states was logged last.
 #[derive(Debug, Default)]
 pub(super) struct Connectivity {
     failing: bool,
@@ -26,7 +26,7 @@ impl Connectivity {
         }
     }
 
-    /// Records that the sidecar did not answer. Keeps the reason of the first failure.
+    /// Records that the sidecar did not answer. Stores only the reason of the first failure.
     pub(super) fn on_failure(&mut self, host: &dyn Host, config: &Config, reason: impl FnOnce() -> String) {
         if !self.failing {
             self.failing = true;

@@ -1,4 +1,5 @@
-//! Requests that the sidecar answers itself, such as those for a quota path. They never go upstream and hold no lease.
+//! Admin calls: requests that the sidecar answers itself, such as requests for a quota path. Admin calls never go
+//! upstream and hold no lease.
 
 use evenkeel_proto::v1::{AdminCall, DirectResponse};
 use prost::Message as _;
@@ -14,12 +15,13 @@ use crate::{
     text::sanitize,
 };
 
-/// Largest body of such a request, in bytes.
+/// Largest body of an admin call, in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
 const METHOD_BYTES_MAX: usize = 32;
 
-/// Deadline of the call. Longer than `deadline_ms`, as no model request waits for it.
+/// Deadline of the call to the sidecar. It is longer than the default `deadline_ms`, because no model request waits for
+/// the call.
 const TIMEOUT_MS: u64 = 2000;
 
 impl Worker {
@@ -46,12 +48,12 @@ impl Worker {
             attributes::admit_request(host, &self.config, &self.wanted_headers, &BodySummary::default());
         request.pool = stream.pool.as_ref().map(PoolKey::to_proto);
         request.holder.clone_from(&self.holder);
-        // Takes no lease. If a sidecar that does not know admin calls takes one, the next KeepAlive that lists the pool
-        // drops it.
+        // An admin call takes no lease. A sidecar version that does not know admin calls may grant one; the next
+        // KeepAlive that lists the pool drops that lease.
         request.lease = self.lease_table.issue_number();
         let method = sanitize(&host.request_header(":method").unwrap_or_default(), METHOD_BYTES_MAX);
         if let Some(subject) = &mut request.subject {
-            // The sidecar receives the path that was compared above.
+            // Send the normalized path, which is the path that `is_admin_path` compared.
             let query = subject.path.find('?').map_or("", |at| &subject.path[at..]);
             subject.path = sanitize(&(path::normalize(&subject.path) + query), attributes::VALUE_BYTES_MAX);
         }
@@ -70,7 +72,7 @@ impl Worker {
         }
     }
 
-    /// Returns the sidecar's response to the client.
+    /// Forwards the sidecar's response to the client.
     pub(super) fn on_direct_response(
         &mut self,
         host: &dyn Host,
@@ -86,7 +88,8 @@ impl Worker {
         Progress::Responded
     }
 
-    /// Refuses an unanswered request, whatever `on_error` says: an upstream cannot serve it.
+    /// Refuses an admin call that the sidecar did not answer. `on_error` does not apply, because an upstream cannot
+    /// serve the request.
     pub(super) fn admin_call_unanswered(&mut self, host: &dyn Host, context: u32) -> Progress {
         let message = "The service did not answer. Try again.";
         self.refuse_admin_call(host, context, 503, "service_unavailable", message)
@@ -97,7 +100,7 @@ impl Worker {
         self.refuse_admin_call(host, context, 408, "body_timeout", message)
     }
 
-    /// Refuses a request whose Admit the sidecar rejected as invalid.
+    /// Refuses an admin call that the sidecar rejected as invalid.
     pub(super) fn admin_call_invalid(&mut self, host: &dyn Host, context: u32) -> Progress {
         host.count(Counter::DirectResponsesFailed, 1);
         self.refuse_invalid(host, context)

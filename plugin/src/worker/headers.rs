@@ -4,7 +4,7 @@ use evenkeel_proto::v1::Header;
 
 use crate::config::is_header_name;
 
-/// Returns the valid headers as name and value, for a local response.
+/// Returns the valid headers as pairs of name and value, for a local response.
 pub(super) fn valid_headers(headers: Vec<Header>) -> Vec<(String, String)> {
     headers.into_iter().filter(is_valid_header).map(|header| (header.name, header.value)).collect()
 }

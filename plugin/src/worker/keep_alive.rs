@@ -1,4 +1,4 @@
-//! KeepAlive: sent on the tick, with everything this holder has.
+//! Sends KeepAlive on the tick, with every lease of this holder.
 
 use evenkeel_proto::v1::{KeepAliveRequest, KeepAliveResponse, Pool};
 use prost::Message as _;
@@ -14,14 +14,14 @@ use crate::{
 /// Bounds of the interval that the sidecar may set.
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 
-/// Longest deadline of a KeepAlive.
+/// Longest deadline of a KeepAlive call.
 const TIMEOUT_MS_MAX: u64 = 5000;
 
-/// Most Settles recorded while a KeepAlive is under way. That KeepAlive may restore the leases of any beyond this
-/// number, and the next KeepAlive drops them.
+/// Maximum number of Settles recorded while a KeepAlive is pending. The pending KeepAlive may restore leases whose
+/// Settles exceed this number; the next KeepAlive drops those leases.
 pub(super) const SETTLED_MAX: usize = 4096;
 
-/// Most headers that the sidecar may ask for.
+/// Maximum number of headers that the sidecar may request.
 pub(super) const WANTED_MAX: usize = 64;
 
 #[derive(Debug)]
@@ -33,15 +33,15 @@ pub(super) struct KeepAlive {
     token: Option<u32>,
     /// Largest lease number that the pending KeepAlive can list.
     listed_through: u64,
-    /// Settles sent since then, for leases it may list: if the sidecar applies a Settle first, the KeepAlive restores
-    /// the lease.
+    /// Settles sent since the pending KeepAlive, for leases that it may list. If the sidecar applies such a Settle
+    /// before the KeepAlive, the KeepAlive restores the lease.
     settled: Vec<Vec<u8>>,
-    /// The tick is faster than usual because the next KeepAlive is due early.
+    /// True if the tick is faster than usual because the next KeepAlive is due early.
     retrying_early: bool,
 }
 
 impl KeepAlive {
-    /// Creates the state; the first KeepAlive is due at once.
+    /// Creates the state. The first KeepAlive is due at once.
     pub(super) fn new(interval_ms: u64) -> KeepAlive {
         KeepAlive {
             interval_ms,
@@ -54,7 +54,7 @@ impl KeepAlive {
         }
     }
 
-    /// Returns whether the token is that of the pending KeepAlive.
+    /// Returns whether `token` belongs to the pending KeepAlive.
     pub(super) fn is_pending(&self, token: u32) -> bool {
         self.token == Some(token)
     }
@@ -66,13 +66,13 @@ impl KeepAlive {
         }
     }
 
-    /// Takes the recorded Settles.
+    /// Removes and returns the recorded Settles.
     pub(super) fn take_settled(&mut self) -> Vec<Vec<u8>> {
         std::mem::take(&mut self.settled)
     }
 
-    /// Returns half the interval, so that a lost KeepAlive can be repeated before the sidecar considers the holder
-    /// dead.
+    /// Returns the deadline of a KeepAlive. It is half the interval, so that the plugin can repeat a lost KeepAlive
+    /// before the sidecar considers the holder dead.
     fn timeout_ms(&self) -> u64 {
         (self.interval_ms / 2).min(TIMEOUT_MS_MAX)
     }
@@ -82,7 +82,7 @@ impl KeepAlive {
         self.interval_ms / 4
     }
 
-    /// Returns whether a KeepAlive is due. Ticks may be slightly early.
+    /// Returns whether a KeepAlive is due. Allows for slightly early ticks.
     fn due(&self, now_ms: u64) -> bool {
         let lost = now_ms > self.sent_ms + 2 * self.timeout_ms();
         (self.token.is_none() || lost) && now_ms + self.retry_ms() / 2 >= self.due_ms
@@ -101,7 +101,8 @@ impl Worker {
         }
         self.keep_alive.sent_ms = now_ms;
         self.keep_alive.due_ms = now_ms + self.keep_alive.interval_ms;
-        // Leases settled during an earlier KeepAlive are absent from this list, which therefore corrects that one.
+        // This list omits leases settled during an earlier KeepAlive, so the sidecar drops such leases if the
+        // earlier KeepAlive restored them.
         self.keep_alive.settled.clear();
         self.keep_alive.listed_through = self.lease_table.issued_through();
         let request = KeepAliveRequest {
@@ -140,7 +141,7 @@ impl Worker {
         }
     }
 
-    /// Updates the headers that the sidecar asked for, skipping configured and invalid ones.
+    /// Stores the names of the headers that the sidecar requests. Skips names that are already configured or invalid.
     fn update_wanted_headers(&mut self, host: &dyn Host, names: Vec<String>) {
         let mut wanted: Vec<String> = Vec::new();
         let mut rejected = 0;
@@ -158,7 +159,7 @@ impl Worker {
         self.wanted_headers = wanted;
     }
 
-    /// Schedules an early repetition.
+    /// Schedules the next KeepAlive early.
     fn keep_alive_failed(&mut self, host: &dyn Host, reason: impl FnOnce() -> String) {
         host.count(Counter::KeepAlivesFailed, 1);
         self.connectivity.on_failure(host, &self.config, reason);
@@ -167,9 +168,9 @@ impl Worker {
         host.set_tick_ms(self.tick_ms().min(self.keep_alive.retry_ms()));
     }
 
-    /// Returns the tick period: the interval or, if bodies are buffered, an integer fraction of it. KeepAlives are
-    /// sent only on ticks, so a period that does not divide the interval would stretch it beyond the silence a holder
-    /// is allowed.
+    /// Returns the tick period: the interval or, if bodies are buffered, an integer fraction of the interval.
+    /// KeepAlives are sent only on ticks. With a period that does not divide the interval, KeepAlives could be so late
+    /// that the sidecar considers the holder dead.
     fn tick_ms(&self) -> u64 {
         let interval_ms = self.keep_alive.interval_ms;
         if self.buffers_bodies() {

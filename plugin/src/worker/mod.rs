@@ -1,7 +1,7 @@
-//! One plugin instance in one worker of the gateway: its streams, its calls to the sidecar, its tick.
+//! One plugin instance in one worker of the gateway: its streams, its calls to the sidecar, and its tick.
 //!
-//! Each instance is a separate holder with its own lease numbers and its own KeepAlive. Plugin configurations that
-//! share a Wasm VM therefore cannot drop each other's leases.
+//! Each instance is a separate holder of leases, with its own lease numbers and its own KeepAlive. Plugin
+//! configurations that share a Wasm VM therefore cannot drop each other's leases.
 
 mod body_buffer;
 mod connectivity;
@@ -30,10 +30,10 @@ use crate::{
     metrics::Counter,
 };
 
-/// Delay of the first tick: short, so that the sidecar learns of a new holder at once.
+/// Delay of the first tick. It is short, so that the sidecar registers a new holder at once.
 const FIRST_TICK_MS: u64 = 20;
 
-/// Most streams whose upstream address one tick looks up; the next tick continues after them.
+/// Maximum number of streams whose upstream address one tick looks up; the next tick continues with the rest.
 const LOCATED_PER_TICK_MAX: usize = 4096;
 
 /// What the gateway does with a request after a callback.
@@ -43,7 +43,7 @@ pub enum Flow {
     Pause,
 }
 
-/// How far the plugin is with a request.
+/// Which step of request handling a stream has reached.
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
     BufferingBody {
@@ -52,18 +52,18 @@ enum Phase {
     AwaitingAdmit {
         token: u32,
     },
-    /// The request went on or was answered locally.
+    /// The request proceeded, or the client received a local response.
     Decided,
 }
 
-/// What a step did with a request.
+/// Result of one step of request handling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Sent Admit and waits for the answer.
+    /// The plugin sent Admit and waits for the answer.
     Waiting,
-    /// The request may go on.
+    /// The request may proceed.
     Proceed,
-    /// The request was answered locally.
+    /// The client received a local response.
     Responded,
 }
 
@@ -74,17 +74,17 @@ struct Stream {
     lease: Option<u64>,
     /// The endpoint that the sidecar chose.
     chosen_endpoint: Option<Rc<str>>,
-    /// The request went to another endpoint, and this has been counted.
+    /// True if the request went to another endpoint, and this mismatch has been counted.
     mismatch_counted: bool,
     admit_sent_ms: u64,
     first_token_ms: Option<u64>,
-    /// From here on the upstream address is final.
+    /// True once the response has started: the upstream address is final from then on.
     response_started: bool,
-    /// The gateway created the response itself, so its body holds no tokens.
+    /// True if the gateway created the response itself. Its body then contains no tokens.
     local_reply: bool,
-    /// The path is one of `admin_paths`.
+    /// True if the path is one of `admin_paths`.
     is_admin_call: bool,
-    /// The plugin answered the request locally: it must not reach the upstream.
+    /// True if the plugin refused the request, which must then not reach the upstream.
     refused: bool,
     ticket: Rc<[u8]>,
     traceparent: String,
@@ -93,23 +93,23 @@ struct Stream {
     response_body: ResponseBody,
 }
 
-/// One plugin instance. Every method that takes a `context` expects that stream as the effective context and leaves
-/// it so.
+/// One plugin instance. Every method with a `context` parameter expects that stream as the effective context, and
+/// returns with the same effective context.
 pub struct Worker {
     root: u32,
     holder: String,
     config: Config,
     lease_table: LeaseTable,
     streams: HashMap<u32, Stream>,
-    /// Streams by the token of their Admit.
+    /// Maps the token of a pending Admit to its stream.
     pending_admits: HashMap<u32, u32>,
     keep_alive: KeepAlive,
     connectivity: Connectivity,
-    /// Headers that the sidecar asked for and that are not configured, in lower case.
+    /// Names of the headers that the sidecar requested and the configuration does not list, in lower case.
     wanted_headers: Vec<String>,
-    /// Lease number up to which the last tick looked up addresses.
+    /// Lease number up to which the last tick looked up upstream addresses.
     located_through: u64,
-    /// Warnings already logged, one bit each.
+    /// Warnings already logged, one bit for each.
     warned: u8,
 }
 
@@ -133,7 +133,7 @@ impl Worker {
         }
     }
 
-    /// Applies a configuration. Returns false if it is invalid, after logging every fault.
+    /// Applies a configuration. If it is invalid, logs every error and returns false.
     pub fn configure(&mut self, host: &dyn Host, text: &[u8]) -> bool {
         match Config::parse(text) {
             Ok(config) => {
@@ -160,7 +160,7 @@ impl Worker {
         &self.lease_table
     }
 
-    /// Handles a tick. The root context is the effective one.
+    /// Handles a tick. The root context must be the effective context.
     pub fn on_tick(&mut self, host: &dyn Host) {
         let now_ms = host.now_ms();
         self.locate_streams(host);
@@ -171,7 +171,7 @@ impl Worker {
         self.send_keep_alive_if_due(host, now_ms);
     }
 
-    /// Handles an answer of the sidecar, under any effective context.
+    /// Handles an answer from the sidecar. Any context may be the effective context.
     pub fn on_answer(&mut self, host: &dyn Host, token: u32, status: u32, body: &[u8]) {
         if self.keep_alive.is_pending(token) {
             self.on_keep_alive_answer(host, status, body);
@@ -201,7 +201,7 @@ impl Worker {
         }
     }
 
-    /// Moves the lease of a stream to the upstream address in use.
+    /// Sets the location of a stream's lease to the upstream address in use.
     fn update_location(&mut self, host: &dyn Host, context: u32) {
         let Some(stream) = self.streams.get_mut(&context) else { return };
         let Some(lease) = stream.lease.filter(|_| self.config.apply.by_address()) else { return };

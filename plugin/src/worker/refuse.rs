@@ -1,4 +1,4 @@
-//! Refusals by the plugin itself.
+//! Requests that the plugin itself refuses.
 
 use super::{Phase, Progress, Worker};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     metrics::Counter,
 };
 
-/// Warnings that a worker logs once.
+/// A warning that a worker logs only once.
 #[derive(Clone, Copy, Debug)]
 enum Warning {
     InvalidAdmit,
@@ -14,7 +14,7 @@ enum Warning {
 }
 
 impl Worker {
-    /// Answers a request locally with a JSON error. It never reaches an upstream.
+    /// Refuses a request with a JSON error. The request never reaches an upstream.
     pub(super) fn refuse(
         &mut self,
         host: &dyn Host,
@@ -36,8 +36,8 @@ impl Worker {
         Progress::Responded
     }
 
-    /// Refuses a request whose Admit the sidecar rejected as invalid. The sidecar granted nothing, and it is reachable,
-    /// so `on_error` does not apply: otherwise a client that can provoke such a rejection would bypass every limit.
+    /// Refuses a request whose Admit the sidecar rejected as invalid. `on_error` does not apply, because the sidecar is
+    /// reachable and granted nothing. Otherwise a client that can provoke such a rejection would bypass every limit.
     pub(super) fn refuse_invalid(&mut self, host: &dyn Host, context: u32) -> Progress {
         host.count(Counter::AdmitsInvalid, 1);
         self.warn_once(
@@ -53,8 +53,8 @@ impl Worker {
         self.refuse(host, context, 400, "invalid_request", "The request cannot be admitted.")
     }
 
-    /// Refuses a request whose consumer header has several values. None of them can be trusted, and without a consumer
-    /// the request would bypass the limits keyed by it.
+    /// Refuses a request whose consumer header has several values. The plugin can trust none of the values, and a
+    /// request without a consumer would bypass the limits that are keyed by consumer.
     pub(super) fn refuse_ambiguous_consumer(&mut self, host: &dyn Host, context: u32) -> Progress {
         host.count(Counter::ConsumerAmbiguous, 1);
         let line = "evenkeel: a request names several consumers; the plugin answers such requests with 401. \

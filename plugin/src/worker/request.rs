@@ -1,4 +1,4 @@
-//! The request side: buffer the body, send Admit, apply the answer, let the request go on.
+//! Handles requests: buffers the body, sends Admit, applies the answer, and lets the request proceed.
 
 use std::rc::Rc;
 
@@ -30,7 +30,8 @@ const DEADLINE_EXCEEDED: u32 = 4;
 /// gRPC status of a call that did not reach the sidecar.
 const UNAVAILABLE: u32 = 14;
 
-/// Longest ticket that is kept, in bytes.
+/// Largest ticket that the plugin stores, in bytes. A ticket is data in the answer to Admit that Settle returns to the
+/// sidecar.
 pub(super) const TICKET_BYTES_MAX: usize = 4096;
 
 impl Worker {
@@ -43,7 +44,7 @@ impl Worker {
             host.keep_route();
         }
         let mut stream = Stream::new(host.now_ms());
-        // Read before any header changes: gateways match the route again after a change.
+        // Read the pool before any header changes, because gateways match the route again after a change.
         stream.pool = attributes::pool(host, &self.config);
         self.remove_endpoint_header(host);
         let is_admin_call = self.is_admin_path(host);
@@ -80,7 +81,7 @@ impl Worker {
         progress.flow()
     }
 
-    /// Returns the largest body that is buffered.
+    /// Returns the size of the largest body that the plugin buffers.
     pub(super) fn body_bytes_max(&self, is_admin_call: bool) -> usize {
         if is_admin_call { direct_response::BODY_BYTES_MAX } else { self.config.body_bytes_max }
     }
@@ -90,7 +91,7 @@ impl Worker {
         self.config.read_body || !self.config.admin_paths.is_empty()
     }
 
-    /// Handles a part of a request body. `buffered` is the size of everything the gateway holds of it.
+    /// Handles a part of a request body. `buffered` is the number of body bytes in the gateway's buffer.
     pub fn on_request_body(
         &mut self,
         host: &dyn Host,
@@ -108,10 +109,10 @@ impl Worker {
             Phase::BufferingBody { .. } if !stream.is_admin_call && !begins_as_object(host) => {
                 self.admit_with_body(host, context, buffered).flow()
             }
-            // The gateway buffers what arrives, up to its limit: the SDK has no action that only stops the client from
-            // sending.
+            // The gateway buffers the bytes that arrive, up to its own limit. The SDK has no action that only stops the
+            // client from sending.
             Phase::BufferingBody { .. } | Phase::AwaitingAdmit { .. } => Flow::Pause,
-            // Answered locally: the body must not reach the upstream.
+            // The client received a local response, so the body must not reach the upstream.
             Phase::Decided if stream.is_admin_call || stream.refused => Flow::Pause,
             Phase::Decided => Flow::Continue,
         }
@@ -152,7 +153,7 @@ impl Worker {
                     self.refuse_invalid(host, context)
                 }
             }
-            // No answer, or one of the wrong kind.
+            // The sidecar did not answer, or sent an answer of the wrong kind.
             _ if is_admin_call => {
                 let reason = || format!("Admit for an admin path: gRPC status {status}");
                 self.connectivity.on_failure(host, &self.config, reason);
@@ -160,7 +161,7 @@ impl Worker {
             }
             _ => {
                 let sent_ms = self.streams.get(&context).map_or(0, |stream| stream.admit_sent_ms);
-                // Envoy may report its own deadline as UNAVAILABLE.
+                // Envoy may use UNAVAILABLE to report that its own deadline has expired.
                 let timed_out = status == DEADLINE_EXCEEDED
                     || (status == UNAVAILABLE && host.now_ms() >= sent_ms + self.config.deadline_ms);
                 host.count(if timed_out { Counter::AdmitsTimeout } else { Counter::AdmitsFailed }, 1);
@@ -184,13 +185,14 @@ impl Worker {
         let pool = stream.pool.take();
         let Some((pool, lease)) = pool.and_then(|p| Some((p.clone(), self.lease_table.issue(p, context)?)))
         else {
-            // Without a cluster, for example on a route that redirects, there is no endpoint to choose.
+            // A request without a cluster, for example on a route that redirects, has no endpoint to choose. A full
+            // lease table also leads here.
             stream.phase = Phase::Decided;
             return Progress::Proceed;
         };
         stream.lease = Some(lease);
         let uncompressed = self.config.read_usage && self.config.uncompressed_responses;
-        // Checked first, because any change of headers makes the gateway match the route again.
+        // Check for the header first, because any change of headers makes the gateway match the route again.
         if uncompressed && host.request_header("accept-encoding").is_some() {
             host.remove_request_header("accept-encoding");
         }
@@ -200,8 +202,8 @@ impl Worker {
         request.lease = lease;
         stream.traceparent.clone_from(&request.traceparent);
         let cluster = &self.config.sidecar_cluster;
-        // Envoy makes this a call of the root context, so the end of the stream does not cancel it: its answer always
-        // arrives, and the SDK releases its token.
+        // Envoy attributes this call to the root context, so the end of the stream does not cancel the call. The answer
+        // always arrives, and the SDK then releases the token.
         match host.call(cluster, Method::Admit, &request.encode_to_vec(), self.config.deadline_ms) {
             Some(token) => {
                 stream.phase = Phase::AwaitingAdmit { token };
@@ -267,8 +269,8 @@ impl Worker {
         Progress::Responded
     }
 
-    /// Applies `on_error`. The lease stays in the table: the sidecar may have granted it, and if the request goes on,
-    /// the next KeepAlive counts it.
+    /// Applies `on_error`. The lease stays in the lease table, because the sidecar may have granted it. If the request
+    /// proceeds, the next KeepAlive lists the lease.
     fn on_unanswered(&mut self, host: &dyn Host, context: u32) -> Progress {
         match self.config.on_error {
             OnError::Open => {
@@ -295,8 +297,8 @@ impl Worker {
         }
     }
 
-    /// Leaves the choice of the endpoint to the gateway. In modes where only a header selects the endpoint, takes the
-    /// configured candidates in turn.
+    /// Lets the gateway choose the endpoint. In modes where only a header selects the endpoint, uses the configured
+    /// candidates in turn.
     fn place_by_gateway(&mut self, host: &dyn Host, context: u32) {
         let Some(stream) = self.streams.get_mut(&context) else { return };
         stream.phase = Phase::Decided;
@@ -311,7 +313,7 @@ impl Worker {
         }
     }
 
-    /// Sends a request to an endpoint.
+    /// Directs a request to an endpoint.
     fn apply_endpoint(&mut self, host: &dyn Host, context: u32, endpoint: &str) {
         let applied = match self.config.apply.header() {
             Some(header) => {
@@ -329,14 +331,14 @@ impl Worker {
         }
     }
 
-    /// Reports in a response header how the request was placed, if configured.
+    /// Adds the configured report header to the response, with `placement` as its value.
     pub(super) fn set_report_header(&mut self, context: u32, placement: &str) {
         if let (Some(name), Some(stream)) = (&self.config.report_header, self.streams.get_mut(&context)) {
             stream.response_headers.push(Header { name: name.clone(), value: placement.to_owned() });
         }
     }
 
-    /// Removes the header that selects the endpoint: a client must not choose it.
+    /// Removes the header that selects the endpoint, because a client must not choose the endpoint.
     fn remove_endpoint_header(&self, host: &dyn Host) {
         if let Some(header) = self.config.apply.header()
             && host.request_header(header).is_some()

@@ -1,4 +1,4 @@
-//! The response side: add headers, read usage, strip usage that the client did not request.
+//! Handles responses: adds headers, reads usage, and strips usage that the client did not request.
 
 use super::{Phase, Stream, Worker};
 use crate::{
@@ -9,13 +9,14 @@ use crate::{
     usage_stripper::UsageStripper,
 };
 
-/// Most bytes copied from the gateway at once: the memory of a Wasm module never shrinks.
+/// Maximum number of bytes copied from the gateway at once. The bound matters because the memory of a Wasm module never
+/// shrinks.
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 
-/// What the plugin does with the response body of one request.
+/// State of the response body of one request.
 #[derive(Debug, Default)]
 pub(super) struct ResponseBody {
-    /// The plugin requested usage that the client did not request.
+    /// True if the plugin requested usage that the client did not request.
     pub(super) strips_usage: bool,
     reader: Option<Box<UsageReader>>,
     stripper: Option<UsageStripper>,
@@ -23,13 +24,13 @@ pub(super) struct ResponseBody {
 }
 
 impl Worker {
-    /// Handles the headers of a response, including those of the gateway's own responses.
+    /// Handles the headers of a response, including a response that the gateway created itself.
     pub fn on_response_headers(&mut self, host: &dyn Host, context: u32) {
         self.update_location(host, context);
         let Some(stream) = self.streams.get_mut(&context) else { return };
         if let Phase::AwaitingAdmit { token } = stream.phase {
-            // The gateway answered while the request was paused, for example after its own timeout: the sidecar's
-            // answer comes too late.
+            // The gateway responded while the request was paused, for example because of a timeout. The sidecar's
+            // answer would come too late.
             self.pending_admits.remove(&token);
         }
         stream.phase = Phase::Decided;
@@ -47,7 +48,7 @@ impl Worker {
     pub fn on_response_body(&mut self, host: &dyn Host, context: u32, bytes: usize, end_of_stream: bool) {
         let Some(stream) = self.streams.get_mut(&context) else { return };
         if bytes > 0 && !stream.local_reply && stream.first_token_ms.is_none() {
-            // At least 1: 0 means that the response had no body.
+            // The value is at least 1, because 0 means that the response had no body.
             stream.first_token_ms = Some(host.now_ms().saturating_sub(stream.admit_sent_ms).max(1));
         }
         stream.response_body.feed(host, bytes, end_of_stream);
@@ -89,7 +90,7 @@ impl ResponseBody {
         }
     }
 
-    /// Reads a chunk of the body as it passes.
+    /// Reads a chunk of the body before the gateway forwards the chunk.
     fn feed(&mut self, host: &dyn Host, bytes: usize, end_of_stream: bool) {
         let Some(reader) = &mut self.reader else { return };
         let (mut at, mut forwarded, mut changed) = (0, Vec::new(), false);

@@ -1,4 +1,4 @@
-//! The end of a request, however it ends.
+//! Settles the lease of a request when the request ends.
 
 use evenkeel_proto::v1::SettleRequest;
 use prost::Message as _;
@@ -11,7 +11,7 @@ use crate::{
     outcome::Ending,
 };
 
-/// Deadline of a Settle. The next KeepAlive makes up for a lost one.
+/// Deadline of a Settle call. If a Settle is lost, the next KeepAlive drops its lease.
 const TIMEOUT_MS: u64 = 2000;
 
 impl Worker {
@@ -24,8 +24,8 @@ impl Worker {
             sent: stream.phase == Phase::Decided && attributes::upstream_address(host).is_some(),
         };
         if let Phase::AwaitingAdmit { token } = stream.phase {
-            // The sidecar may have granted the lease, so it is settled now. If Settle arrives before Admit, the next
-            // KeepAlive does not list the lease and thereby ends it.
+            // The sidecar may have granted the lease, so the plugin settles it. If the Settle arrives before the Admit,
+            // the next KeepAlive drops the lease, because its list does not contain the lease.
             self.pending_admits.remove(&token);
         }
         if let Some(lease) = stream.lease {
@@ -54,8 +54,8 @@ impl Worker {
             traceparent: stream.traceparent.clone(),
         };
         let message = request.encode_to_vec();
-        // The call must outlive the stream. Envoy gives every call to the root context automatically; another gateway
-        // would cancel the call with the stream.
+        // The call must outlive the stream. Envoy attributes every call to the root context by itself. Another proxy
+        // would cancel the call together with the stream.
         host.enter(self.root);
         let sent = self.send_settle(host, &message);
         host.enter(context);
@@ -63,8 +63,9 @@ impl Worker {
         self.keep_alive.record_settle(lease, message);
     }
 
-    /// Repeats the Settles that were sent while a KeepAlive was under way: the sidecar may have applied a Settle
-    /// first and then the list with its lease. Settle is idempotent. The root context is the effective one.
+    /// Repeats the Settles that were sent while a KeepAlive was pending. The sidecar may have applied such a Settle
+    /// first, and then the KeepAlive that lists the lease. Settle is idempotent. The root context must be the effective
+    /// context.
     pub(super) fn repeat_settles(&mut self, host: &dyn Host) {
         for message in self.keep_alive.take_settled() {
             let sent = self.send_settle(host, &message);

@@ -1,10 +1,10 @@
-//! Fuzzes the readers of responses and request bodies: takes samples of each provider, mutates them with some knowledge
-//! of their structure, and splits them at random. Runs on stable Rust for a bounded time.
+//! Fuzzes the readers of responses and request bodies. The inputs are samples of each provider, mutated with some
+//! knowledge of their structure and split at random. Runs on stable Rust for a bounded time.
 //!
-//! | variable | |
+//! | variable | meaning |
 //! |---|---|
-//! | `EVENKEEL_FUZZ_MS` | time for each provider, 2000 by default |
-//! | `EVENKEEL_FUZZ_SEED` | runs only the input made from this seed; a failure prints its seed |
+//! | `EVENKEEL_FUZZ_MS` | duration for each provider in milliseconds, 2000 by default |
+//! | `EVENKEEL_FUZZ_SEED` | the only seed to run; a failure prints its seed |
 
 // The code below is test code outside test functions.
 #![allow(clippy::unwrap_used)]
@@ -86,7 +86,7 @@ fn usage_is_sound(body: &[u8], random: &mut Random) {
     if let Some(tokens) = usage.tokens {
         assert!(tokens.cached_input <= tokens.input && tokens.reasoning <= tokens.output);
     }
-    // Texts that may still turn out to be incremental can report more than the whole.
+    // A prefix can report more text than the whole body while it is unknown whether its text is incremental.
     let (before, _) = read([&body[..random.below(body.len() + 1)]], by_line, false);
     assert!(before.output_bytes <= body.len() as u64 && before.model.len() <= 256);
 }

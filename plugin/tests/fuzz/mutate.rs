@@ -1,6 +1,6 @@
-//! Random mutations with some knowledge of JSON and event streams.
+//! Mutates inputs at random, with some knowledge of JSON and event streams.
 
-/// Fragments that have a meaning to the readers.
+/// Fragments that the readers interpret.
 const WORDS: [&str; 36] = [
     "{",
     "}",
@@ -84,7 +84,7 @@ impl Random {
     }
 }
 
-/// Makes an input from the samples.
+/// Returns a sample with random mutations.
 pub(crate) fn mutate(samples: &[(String, Vec<u8>)], random: &mut Random) -> Vec<u8> {
     let mut bytes = samples[random.below(samples.len())].1.clone();
     for _ in 0..random.below(8) {

@@ -1,4 +1,4 @@
-//! Builds the modules under test, or reads those named in the environment.
+//! Builds the Wasm modules under test, or reads modules whose paths are in the environment.
 
 use std::{
     env,
@@ -6,12 +6,13 @@ use std::{
     process::Command,
 };
 
-/// Returns the general module; `EVENKEEL_PLUGIN_WASM` names a built one.
+/// Returns the general module. `EVENKEEL_PLUGIN_WASM` may contain the path of a module that is already built.
 pub(crate) fn general() -> Vec<u8> {
     module("EVENKEEL_PLUGIN_WASM", "general", &[])
 }
 
-/// Returns the module for Higress; `EVENKEEL_PLUGIN_HIGRESS_WASM` names a built one.
+/// Returns the module for Higress. `EVENKEEL_PLUGIN_HIGRESS_WASM` may contain the path of a module that is already
+/// built.
 pub(crate) fn higress() -> Vec<u8> {
     module("EVENKEEL_PLUGIN_HIGRESS_WASM", "higress", &["--features", "higress"])
 }
@@ -22,7 +23,7 @@ fn module(variable: &str, name: &str, features: &[&str]) -> Vec<u8> {
 }
 
 fn build(name: &str, features: &[&str]) -> PathBuf {
-    // Separate directories: both builds write the same file name, and tests may run in parallel.
+    // Use separate directories, because both builds write the same file name and tests may run in parallel.
     let target_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("plugin-{name}"));
     let output = Command::new(env!("CARGO"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -1,5 +1,5 @@
-//! A gateway that runs the module in an interpreter: the part of the proxy-wasm 0.2.1 interface that the plugin uses,
-//! and Higress's host calls.
+//! A gateway that runs the module in an interpreter. It implements Higress's host calls and the part of the proxy-wasm
+//! 0.2.1 interface that the plugin uses.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ pub(crate) struct Call {
     pub(crate) timeout_ms: u32,
 }
 
-/// State of the gateway, and what the module did to it.
+/// State of the gateway, including the module's changes.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) configuration: Vec<u8>,
@@ -29,7 +29,7 @@ pub(crate) struct State {
     pub(crate) request_headers: HashMap<String, String>,
     pub(crate) response_headers: HashMap<String, String>,
     pub(crate) request_body: Vec<u8>,
-    /// The chunk that is passing.
+    /// The current chunk of the response body.
     pub(crate) response_body: Vec<u8>,
     pub(crate) upstream_hosts: Vec<(String, String)>,
     pub(crate) answer: Vec<u8>,
@@ -73,7 +73,7 @@ impl Gateway {
         gateway
     }
 
-    /// Calls an exported function; returns its result, or 0 if it has none.
+    /// Calls an exported function. Returns the function's result, or 0 if it has no result.
     pub(crate) fn call(&mut self, name: &str, arguments: &[u32]) -> i32 {
         let function: Func = self.instance.get_func(&self.store, name).unwrap_or_else(|| panic!("no {name}"));
         let arguments: Vec<Val> = arguments.iter().map(|value| Val::I32(*value as i32)).collect();
@@ -84,7 +84,7 @@ impl Gateway {
         results.first().and_then(Val::i32).unwrap_or(0)
     }
 
-    /// As [`Gateway::call`], for a callback of a stream or root context.
+    /// Calls a callback of a stream or root context, as [`Gateway::call`] does.
     pub(crate) fn callback(&mut self, name: &str, context: u32, arguments: &[u32]) -> i32 {
         self.store.data_mut().effective = context;
         self.call(name, &[&[context], arguments].concat())
@@ -238,7 +238,7 @@ impl Host<'_> {
         Ok(OK)
     }
 
-    /// Returns the headers selected by the first argument.
+    /// Returns the header map that the first argument selects.
     fn headers(&mut self) -> &mut HashMap<String, String> {
         match self.int(0) {
             0 => &mut self.state().request_headers,
@@ -259,7 +259,7 @@ impl Host<'_> {
         self.caller.get_export("memory").and_then(Extern::into_memory).unwrap()
     }
 
-    /// Returns the bytes at a pointer and length in two arguments.
+    /// Returns the bytes whose address is argument `index` and whose length is argument `index + 1`.
     fn bytes(&self, index: usize) -> Vec<u8> {
         let (at, len) = (self.int(index) as usize, self.int(index + 1) as usize);
         self.memory().data(&self.caller)[at..at + len].to_vec()
@@ -269,13 +269,14 @@ impl Host<'_> {
         String::from_utf8(self.bytes(index)).unwrap()
     }
 
-    /// Writes bytes to the address in an argument.
+    /// Writes bytes to the address in argument `index`.
     fn put(&mut self, index: usize, bytes: &[u8]) {
         let at = self.int(index) as usize;
         self.memory().write(&mut self.caller, at, bytes).unwrap();
     }
 
-    /// Copies bytes into memory that the module allocates; two arguments say where to write their pointer and length.
+    /// Copies bytes into memory that the module allocates. Writes their address and length to the addresses in
+    /// arguments `index` and `index + 1`.
     fn give(&mut self, index: usize, bytes: &[u8]) -> Result<(), Error> {
         let allocate =
             self.caller.get_export("proxy_on_memory_allocate").and_then(Extern::into_func).unwrap();

@@ -1,4 +1,4 @@
-//! Tests of the built modules: their imports, their size, and a request through each.
+//! Tests of the built modules: their imports, their size, and one request through each module.
 
 // The gateway below is test code outside test functions.
 #![allow(clippy::unwrap_used)]
@@ -16,10 +16,10 @@ use gateway::{Gateway, State};
 use prost::Message;
 use wasmi::{Engine, Module};
 
-/// Largest module accepted: every gateway worker keeps a compiled copy.
+/// Size limit of a module, because every gateway worker stores a compiled copy.
 const BYTES_MAX: usize = 400 * 1024;
 
-/// Host calls of proxy-wasm 0.2.1, which every gateway offers.
+/// Host calls of proxy-wasm 0.2.1, which every gateway provides.
 const PROXY_WASM: &str = "
     add_header_map_value call_foreign_function clear_route_cache close_stream continue_stream define_metric
     dequeue_shared_queue done enqueue_shared_queue get_buffer_bytes get_buffer_status get_configuration
@@ -29,7 +29,7 @@ const PROXY_WASM: &str = "
     replace_header_map_value resolve_shared_queue send_local_response set_buffer_bytes set_effective_context
     set_header_map_pairs set_property set_shared_data set_tick_period_milliseconds";
 
-/// The part of WASI that Envoy offers.
+/// The part of WASI that Envoy provides.
 const WASI: &str = "
     args_get args_sizes_get clock_time_get environ_get environ_sizes_get fd_close fd_fdstat_get fd_read fd_seek
     fd_write proc_exit random_get sched_yield";
@@ -68,7 +68,7 @@ fn the_higress_module_is_small_and_adds_only_higresss_host_calls() {
 }
 
 #[test]
-fn a_request_through_the_higress_module() {
+fn the_higress_module_handles_a_request() {
     let mut gateway = Gateway::start(&build::higress(), higress());
     gateway.callback("proxy_on_context_create", ROOT, &[0]);
     assert_eq!(gateway.callback("proxy_on_vm_start", ROOT, &[0]), 1);

@@ -1,4 +1,4 @@
-//! Callers of a fixed-window counter in Redis, the minimum that a rate limit costs.
+//! Callers of a fixed-window counter in Redis, which is the minimum cost of a rate limit.
 
 use std::{rc::Rc, time::Instant};
 

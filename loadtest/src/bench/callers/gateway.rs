@@ -18,7 +18,7 @@ use crate::lab::CLUSTER;
 
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The pool that every call concerns.
+/// Returns the pool that every call uses.
 fn pool() -> Pool {
     Pool { route: String::new(), cluster: CLUSTER.into() }
 }
@@ -50,7 +50,8 @@ pub(crate) fn settle_request(holder: &str, lease: u64) -> SettleRequest {
     }
 }
 
-/// Spawns one caller per recorder. The callers share a connection and are one holder, like one worker of a gateway.
+/// Spawns one caller per recorder. The callers share a connection and a holder id, like the requests of one gateway
+/// worker.
 pub(crate) fn spawn(
     client: &GatewayClient<Channel>,
     connection: usize,
@@ -101,7 +102,7 @@ async fn call(
 
 async fn keep_alive(mut client: GatewayClient<Channel>, holder: String, recorder: Rc<Recorder>) {
     while !recorder.is_stopped() {
-        // An empty list with `issued_through` 0 makes no claim about any lease: it only keeps the holder alive.
+        // An empty list with `issued_through` 0 changes no lease; it only keeps the holder alive.
         let held = HeldPool { pool: Some(pool()), ..HeldPool::default() };
         let request = KeepAliveRequest { holder: holder.clone(), issued_through: 0, pools: vec![held] };
         let _ = client.keep_alive(request).await;

@@ -2,10 +2,10 @@
 
 use evenkeel_proto::v1::{AdmitRequest, SettleRequest, Subject, Tokens};
 
-/// Number of consumers; each has its own counters.
+/// Number of consumers. Each consumer has its own counters.
 const CONSUMERS: u64 = 1000;
 
-/// Three limits and a quota per consumer; no run reaches them. They do not apply to requests without a consumer.
+/// Three limits and a quota per consumer. No run reaches them, and they do not apply to requests without a consumer.
 pub(crate) const CONFIG: &str = "
 limits:
   - {name: requests, counts: requests, amount: 1000000000, per: 1m, key: [consumer]}

@@ -1,4 +1,4 @@
-//! The callers of each kind of target.
+//! The callers for each kind of benchmark target.
 
 pub(super) mod fixed_window;
 pub(super) mod gateway;
@@ -6,5 +6,5 @@ pub(super) mod limited_requests;
 pub(super) mod pick_script;
 pub(super) mod rate_limit_service;
 
-/// Number of keys among which callers of counters choose at random.
+/// Number of keys from which callers of counters choose at random.
 const COUNTER_KEYS: u32 = 1000;

@@ -1,5 +1,5 @@
-//! Callers of a Redis script that picks an endpoint: the naive approach, without leases. It reads all counts and
-//! increments the lowest.
+//! Callers of a Redis script that picks an endpoint without leases, which is the naive approach. The script reads all
+//! counts and increments the lowest one.
 
 use std::{rc::Rc, time::Instant};
 
@@ -23,7 +23,7 @@ redis.call('HINCRBY', KEYS[1], best, 1)
 return best
 ";
 
-/// Follows Evenkeel's rule: among the given endpoints, by weight, below their caps, ties broken at random.
+/// Applies Evenkeel's rule: among the given endpoints, by weight, below their caps, ties broken at random.
 const PICK_BY_RULE: &str = r"
 -- KEYS[1] hash endpoint -> count.  ARGV tie; then address, weight, cap of each endpoint.  RETURNS the endpoint.
 local addresses = {}

@@ -12,13 +12,13 @@ use tonic::transport::Channel;
 use super::{super::recorder::Recorder, COUNTER_KEYS};
 
 pub(crate) const DOMAIN: &str = "bench";
-/// Key of descriptors that no run exceeds.
+/// Key of the descriptors whose limit no run reaches.
 pub(crate) const WITHIN_LIMIT: &str = "within";
-/// Key of descriptors that every request exceeds.
+/// Key of the descriptors whose limit every request exceeds.
 pub(crate) const OVER_LIMIT: &str = "over";
 pub(crate) const UNLIMITED: &str = "unlimited";
 
-/// Checks the limit of `key` for random values.
+/// Checks the limit of `key` with random values until the recorder stops.
 pub(crate) async fn call(channel: Channel, key: &'static str, recorder: Rc<Recorder>) {
     let mut client = RateLimitServiceClient::new(channel);
     let expected = if key == OVER_LIMIT { Code::OverLimit } else { Code::Ok };

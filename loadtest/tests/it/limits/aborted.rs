@@ -1,4 +1,4 @@
-//! Streams that end early are charged for their prompt and for what was streamed.
+//! Streams that end early are charged for their prompt and for the output that was streamed.
 
 use evenkeel_loadtest::mock::ServedEnd;
 use http_body_util::BodyExt;
@@ -10,7 +10,7 @@ const LIMITS: &str =
     "limits:\n  - {name: tph, counts: tokens, amount: 100k, per: 1h, key: [consumer], reserve_margin: 1}";
 /// Prompt tokens that the sidecar expects from the size of the prompt.
 const EXPECTED_PROMPT: u64 = 400;
-/// Output tokens generated when the stream ends.
+/// Number of output tokens that are generated when the stream ends.
 const STREAMED: u64 = 120;
 
 /// How a stream ends after [`STREAMED`] tokens.
@@ -51,7 +51,8 @@ impl Fixture {
         generated(&text)
     }
 
-    /// Asserts that a stream that ends early is charged `input` and the seen share of `output`, in addition to `before`.
+    /// Asserts that a stream that ends early is charged `input`, and `output` in proportion to the text seen, in
+    /// addition to `before`.
     async fn assert_charged(
         &self,
         request: &ChatRequest,
@@ -76,7 +77,7 @@ impl Fixture {
         let streamed = served.last().map(|served| u64::from(served.streamed)).unwrap();
         match early {
             EarlyEnd::ClientDisconnects => assert_eq!((seen, streamed), (STREAMED, STREAMED)),
-            // A reset discards what the gateway has not yet delivered.
+            // A reset discards the text that the gateway has not yet delivered.
             _ => assert!(
                 1 <= seen && seen <= streamed && streamed <= STREAMED,
                 "{early:?}: {seen} of {streamed}"
@@ -98,14 +99,14 @@ impl Fixture {
     }
 }
 
-/// The prompt is charged as estimated from its size, and the output as estimated from the size of what passed the
-/// gateway: at least what the client saw, at most what the host streamed. The estimate is 4 bytes per token until five
-/// responses have reported usage for the model, then the observed ratio.
+/// The prompt is charged as estimated from its size. The output is charged as estimated from the size of the text that
+/// passed the gateway: at least the text that the client received, at most the text that the host streamed. The
+/// estimate is 4 bytes per token until five responses have reported usage for the model, and then the observed ratio.
 #[tokio::test]
 async fn streams_cut_off_are_charged_for_what_was_streamed() {
     let Some(mut fixture) = Fixture::start(Fixture::builder(1, LIMITS).hosts(1)).await else { return };
     fixture.wait_window(HOUR, LIMIT).await;
-    // The actual prompt is half of the estimate, and a token has 6 bytes.
+    // The actual prompt has half of the estimated tokens, and a token has 6 bytes.
     let request =
         |early: &str, token_bytes| ChatRequest::of(early).actual_tokens(200, 600).token_bytes(token_bytes);
     futures::future::join_all(

@@ -1,4 +1,4 @@
-//! Bursts of requests: all gateways together keep to a limit, even if the expected usage is wrong.
+//! In bursts of requests, all gateways together keep to a limit, even if the expected usage is wrong.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ const ALL: [usize; 4] = [0, 1, 2, 3];
 const AMOUNT: u64 = 10_000;
 /// Tokens that the sidecars expect of a request.
 const EXPECTED: u64 = 1000;
-/// Default `reserve_margin`: the factor of the expected usage that is reserved.
+/// Default `reserve_margin`: the factor by which the expected usage is multiplied to get the reservation.
 const MARGIN: u64 = 2;
 
-/// Sends bursts of 200 requests of one consumer through four gateways until none is admitted. Returns how many the first
-/// burst admitted.
+/// Sends bursts of 200 requests of one consumer through four gateways until no request is admitted. Returns the number
+/// of requests that the first burst admitted.
 async fn send_bursts(fixture: &mut Fixture, consumer: &str, margin: u64, request: &ChatRequest) -> u64 {
     let actual = u64::from(request.prompt + request.output);
     let mut first = None;
     fixture.wait_window(MINUTE, ROOM).await;
-    // Each burst admits at least one request, or is the last.
+    // Each burst except the last admits at least one request.
     for burst in 0..=AMOUNT / actual {
         let before = fixture.host_totals(consumer);
         let (batch, at_hosts) = fixture.hold(&ALL, 200, request).await;
@@ -64,7 +64,7 @@ async fn send_bursts(fixture: &mut Fixture, consumer: &str, margin: u64, request
         host_totals.tokens <= AMOUNT + error,
         "{host_totals:?}: more than one request's error above the limit"
     );
-    // A refused request would not have fit, given the expected usage.
+    // With its expected usage, a refused request would have exceeded the limit.
     assert!(host_totals.tokens + EXPECTED.max(actual) * margin > AMOUNT, "{host_totals:?}");
     fixture.wait_ledger_matches_hosts(3, consumer).await;
     eprintln!(
@@ -76,7 +76,7 @@ async fn send_bursts(fixture: &mut Fixture, consumer: &str, margin: u64, request
     first.unwrap_or_default()
 }
 
-/// `fields` are further fields of the limit.
+/// Returns a token limit, with `fields` as its further fields.
 fn limits(fields: &str) -> String {
     format!("limits:\n  - {{name: tpm, counts: tokens, amount: {AMOUNT}, per: 1m, key: [consumer]{fields}}}")
 }
@@ -104,7 +104,7 @@ async fn requests_of_half_the_expected_size_keep_to_a_limit() {
     assert_eq!(send_bursts(&mut fixture, "half", MARGIN, &request).await, 5);
 }
 
-/// Four rules; for each consumer a different one is the tightest.
+/// Four limits and quotas. For each consumer, a different one is the tightest.
 const MIXED: &str = "
 limits:
   - name: rpm
@@ -174,7 +174,7 @@ async fn a_refused_request_consumes_nothing_of_other_rules() {
         }
         fixture.wait_ledger_matches_hosts(1, consumer).await;
     }
-    // The quota as administrators see it.
+    // Read the quota as administrators see it.
     let get = evenkeel_proto::v1::GetQuotaRequest { quota: "balance".into(), consumer: "by-quota".into() };
     within(LIMIT, "the balance is the unused rest", || async {
         let mut admin = fixture.admin(2).await?;

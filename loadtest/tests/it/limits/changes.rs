@@ -1,5 +1,5 @@
-//! Changes while requests arrive: amounts in the configuration and administrators' overrides. Also exceptions and the
-//! shadow mode.
+//! Tests of changes while requests arrive: changed amounts in the configuration, and administrators' overrides. Also
+//! tests exceptions and the shadow mode.
 
 use std::{fs, time::Duration};
 
@@ -43,10 +43,10 @@ async fn amounts_change_while_requests_arrive() {
         ChatRequest::of("rich").header("x-tier", "gold"),
     );
 
-    // Exceptions.
+    // An exception gives `friend` a higher amount.
     assert_eq!(fixture.statuses(&plain, 5).await, [200, 200, 200, 429, 429]);
     assert_eq!(fixture.statuses(&friend, 6).await, [200, 200, 200, 200, 200, 429]);
-    // Sidecars ask gateways for headers in their KeepAlive responses.
+    // Sidecars request headers from the gateways in their KeepAlive responses.
     let probes = std::cell::Cell::new(0);
     within(LIMIT, "the gateways send the header that the limit needs", || async {
         for gateway in 0..2 {
@@ -65,7 +65,7 @@ async fn amounts_change_while_requests_arrive() {
     .await;
     assert_eq!(fixture.statuses(&gold, 8).await, [200; 8]);
 
-    // The shadow limit is exceeded by far; administrators see this, clients do not.
+    // Requests exceed the shadow limit by far. Administrators see this, clients do not.
     let reply = fixture.send(0, &gold).await;
     assert_eq!(reply.status, 200);
     assert!(!reply.headers.iter().any(|(_, value)| value.to_str().unwrap_or("").contains("trial")));
@@ -74,7 +74,7 @@ async fn amounts_change_while_requests_arrive() {
     let refused = "evenkeel_limit_checks_total{limit=\"trial\",result=\"shadow_refused\"}";
     assert!(metric(&fixture.lab, 0, refused).await + metric(&fixture.lab, 1, refused).await >= 8.0);
 
-    // An override set at one sidecar takes effect at the other's gateway within an interval.
+    // An override set at one sidecar takes effect at the other sidecar's gateway within an interval.
     let request = pb::SetOverrideRequest {
         limit: "calls".into(),
         key: "consumer=plain".into(),
@@ -113,7 +113,7 @@ async fn amounts_change_while_requests_arrive() {
     })
     .await;
 
-    // The configuration changes: a higher amount, and the shadow limit is enforced.
+    // The configuration changes: the amount rises, and the shadow limit is enforced.
     let new = ChatRequest::of("new");
     assert_eq!(fixture.statuses(&new, 4).await, [200, 200, 200, 429]);
     for sidecar in fixture.lab.sidecars() {

@@ -1,4 +1,4 @@
-//! Reservations and running requests when a gateway, a sidecar or Redis fails.
+//! Tests of reservations and requests in flight when a gateway, a sidecar or Redis fails.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,8 @@ quotas:
   - {name: balance, counts: tokens, kind: prepaid, default: 1M, reserve_margin: 1}
 ";
 
-/// The reservations remain until their window ends, and in a prepaid balance permanently. The running requests stop
-/// counting after one and a half intervals of silence.
+/// The reservations remain until their window ends; in a prepaid balance they remain permanently. The requests in
+/// flight stop counting after one and a half intervals without a KeepAlive.
 #[tokio::test]
 async fn a_killed_gateways_reservations_end_with_their_window() {
     const WINDOW: Duration = Duration::from_secs(10);
@@ -29,7 +29,8 @@ async fn a_killed_gateways_reservations_end_with_their_window() {
     let before = fixture.host_totals("bereft");
     assert_eq!(before.requests, 0);
 
-    // Four through the gateway that will be killed, two through the other: the concurrency limit is reached.
+    // Four requests go through the gateway that will be killed, and two through the other gateway. They reach the
+    // concurrency limit.
     let (dying, at_hosts) = fixture.hold(&[0], 4, &request).await;
     assert_eq!(at_hosts, 4);
     let (living, at_hosts) = fixture.hold(&[1], 3, &request).await;
@@ -42,11 +43,12 @@ async fn a_killed_gateways_reservations_end_with_their_window() {
     for request in dying.requests {
         request.await.unwrap().unwrap_err();
     }
-    // One and a half intervals after its last KeepAlive, which was at most one interval before it was killed.
+    // The requests stop counting one and a half intervals after the gateway's last KeepAlive. The gateway sent this
+    // KeepAlive at most one interval before it was killed.
     fixture.wait_used(1, &request, "at-once", 2, 0).await;
     let took = killed.elapsed();
     eprintln!(
-        "running requests of the killed gateway stopped counting after {took:?} (interval {INTERVAL:?})"
+        "requests in flight of the killed gateway stopped counting after {took:?} (interval {INTERVAL:?})"
     );
     assert!(took <= INTERVAL * 3 / 2 + SLACK, "{took:?}");
     fixture.lab.fleet().release();
@@ -54,21 +56,21 @@ async fn a_killed_gateways_reservations_end_with_their_window() {
     fixture.wait_used(1, &request, "tokens", 4 * EXPECTED + 2 * 700, 4 * EXPECTED).await;
     fixture.wait_used(1, &request, "balance", 4 * EXPECTED + 2 * 700, 4 * EXPECTED).await;
 
-    // The next window starts without the reservations; the balance keeps them.
+    // The next window starts without the reservations. The balance still contains them.
     fixture.wait_used(1, &request, "tokens", 0, 0).await;
     fixture.send(1, &request).await.assert_served();
     fixture.wait_used(1, &request, "tokens", 700, 0).await;
     fixture.wait_used(1, &request, "balance", 4 * EXPECTED + 3 * 700, 4 * EXPECTED).await;
     fixture.wait_used(1, &request, "at-once", 0, 0).await;
 
-    // A restarted gateway is a new holder without the old one's leases.
+    // A restarted gateway is a new holder, without the leases of the old holder.
     fixture.lab.envoy(0).restart().await.unwrap();
     fixture.send(0, &request).await.assert_served();
     fixture.wait_used(1, &request, "balance", 4 * EXPECTED + 4 * 700, 4 * EXPECTED).await;
 }
 
-/// Windows restart at zero. Requests in flight are charged in full, once, when they end; running requests count again with
-/// the next KeepAlive.
+/// Asserts that windows restart at zero. Requests in flight are charged in full, once, when they end. Concurrency
+/// limits count them again after the next KeepAlive.
 async fn assert_recovery_from_data_loss(restart: bool) {
     let builder = Fixture::builder(2, HOURLY).keep_alive_interval(INTERVAL);
     let Some(mut fixture) = Fixture::start(builder).await else { return };
@@ -90,8 +92,8 @@ async fn assert_recovery_from_data_loss(restart: bool) {
         fixture.lab.redis().flushall().await.unwrap();
     }
     let since = Instant::now();
-    within(INTERVAL * 3 / 2 + SLACK, "running requests count again", || async {
-        // Both are asked: a sidecar notices a lost connection only with its next call.
+    within(INTERVAL * 3 / 2 + SLACK, "requests in flight count again", || async {
+        // Both sidecars are called, because a sidecar notices a lost connection only at its next call.
         for sidecar in 0..2 {
             let limits = fixture.explain(sidecar, &request).await?;
             let (tokens, running) = (&limits["tokens"], &limits["at-once"]);
@@ -107,7 +109,7 @@ async fn assert_recovery_from_data_loss(restart: bool) {
     eprintln!("running requests counted again after {took:?} (interval {INTERVAL:?})");
     assert!(took <= INTERVAL + SLACK, "{took:?}");
 
-    // New requests in addition to the old ones: the concurrency limit still holds.
+    // New requests arrive in addition to the requests in flight. The concurrency limit still holds.
     let (more, at_hosts) = fixture.hold(&[0, 1], 5, &request).await;
     assert_eq!(at_hosts, 2);
     fixture.wait_used(0, &request, "tokens", 2 * EXPECTED, 2 * EXPECTED).await;
@@ -138,7 +140,7 @@ async fn redis_restarting_empty_charges_requests_in_flight_once() {
     assert_recovery_from_data_loss(true).await;
 }
 
-/// The ticket, which the gateway keeps, lists the reservations.
+/// A restarted sidecar settles a request by its ticket, which the gateway stores and which lists the reservations.
 #[tokio::test]
 async fn a_restarted_sidecar_settles_by_the_ticket() {
     let builder = Fixture::builder(2, HOURLY).keep_alive_interval(INTERVAL);
@@ -160,8 +162,8 @@ async fn a_restarted_sidecar_settles_by_the_ticket() {
     fixture.wait_ledger_matches_hosts(1, "patient").await;
 }
 
-/// While Redis is down, each sidecar admits requests up to its share. Requests that end meanwhile are charged when Redis is
-/// up again.
+/// While Redis is down, each sidecar admits requests up to its share of a limit. Requests that end in the meantime are
+/// charged when Redis is up again.
 #[tokio::test]
 async fn requests_that_end_while_redis_is_down_are_charged_later() {
     // Each sidecar's share of 6 concurrent requests is 3.
@@ -182,7 +184,7 @@ async fn requests_that_end_while_redis_is_down_are_charged_later() {
     .await;
 
     fixture.lab.redis().pause().unwrap();
-    // Documented policy: each sidecar admits no more than its share.
+    // Each sidecar admits no more than its share, as documented.
     let (meanwhile, at_hosts) = fixture.hold(&[0, 1], 20, &other).await;
     assert_eq!(at_hosts, 6);
     fixture.lab.fleet().release();
@@ -190,7 +192,7 @@ async fn requests_that_end_while_redis_is_down_are_charged_later() {
     for reply in meanwhile.replies().await.iter().filter(|reply| reply.status != 200) {
         assert_eq!(reply.status, 429, "{}", reply.body);
     }
-    // Redis stays down for some KeepAlives: gateways repeat Settles that overlapped with one.
+    // Redis stays down for some KeepAlives, because gateways repeat Settles that overlapped with a KeepAlive.
     for sidecar in 0..2 {
         within(LIMIT, "KeepAlives are not applied to the store", || async {
             let unapplied =
@@ -210,7 +212,8 @@ async fn requests_that_end_while_redis_is_down_are_charged_later() {
     fixture.wait_used(0, &request, "at-once", 0, 0).await;
     fixture.wait_ledger_matches_hosts(0, "before").await;
     fixture.wait_ledger_matches_hosts(0, "meanwhile").await;
-    // Counts by share are not added to the store, and no reservation remains that no Settle would release.
+    // Requests that were counted against the shares are not added to the counters in the store. No reservation remains
+    // that no Settle would release.
     fixture.wait_used(1, &other, "tokens", 0, 0).await;
     fixture.wait_used(0, &other, "at-once", 0, 0).await;
 }

@@ -1,4 +1,4 @@
-//! Gateways under test, and what the hosts, the limits and the ledger count.
+//! The gateways under test, and functions that read the counts of the hosts, the limits and the ledger.
 
 use std::{
     collections::BTreeMap,
@@ -41,12 +41,12 @@ pub(super) struct Batch {
     /// Number of requests with a complete response.
     answered: Arc<AtomicUsize>,
     consumer: String,
-    /// Number of the consumer's requests that the hosts served before.
+    /// Number of the consumer's requests that the hosts served before this batch.
     served_before: usize,
 }
 
 impl Batch {
-    /// Waits until each request is either held at a host or refused. Returns how many are at hosts.
+    /// Waits until each request is either held at a host or refused. Returns the number of requests at hosts.
     pub(super) async fn wait_decided(&self, fixture: &Fixture) -> usize {
         let at_hosts = || fixture.served(&self.consumer).len() - self.served_before;
         within(LIMIT, "every request is at a host or refused", || async {
@@ -60,14 +60,14 @@ impl Batch {
         at_hosts()
     }
 
-    /// Returns all replies; every request must have one.
+    /// Returns all replies. Panics if a request has no reply.
     pub(super) async fn replies(self) -> Vec<Reply> {
         let replies = futures::future::join_all(self.requests).await;
         replies.into_iter().map(|reply| reply.unwrap().unwrap()).collect()
     }
 }
 
-/// What the hosts served to one consumer.
+/// The requests and tokens that the hosts served to one consumer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct HostTotals {
     pub(super) requests: u64,
@@ -105,7 +105,7 @@ impl Fixture {
         Reply::read(response).await.unwrap()
     }
 
-    /// Opens a response on its own connection, so that dropping it aborts the request.
+    /// Sends a request on its own connection, so that dropping the response aborts the request.
     pub(super) async fn open(&self, gateway: usize, request: &ChatRequest) -> Response<Incoming> {
         let response = chat::client().request(request.build(&self.url(gateway))).await.unwrap();
         assert_eq!(response.status(), 200);
@@ -133,8 +133,8 @@ impl Fixture {
         }
     }
 
-    /// Sends requests concurrently while the hosts are held, and waits until each is at a host or refused. Returns the
-    /// number at hosts.
+    /// Sends requests concurrently while the hosts hold requests back. Waits until each request is at a host or
+    /// refused. Also returns the number of requests at hosts.
     pub(super) async fn hold(
         &self,
         gateways: &[usize],
@@ -153,7 +153,7 @@ impl Fixture {
         served
     }
 
-    /// Returns what the hosts served to this consumer. Every request must be complete.
+    /// Returns the requests and tokens that the hosts served to this consumer. Panics if a request is not complete.
     pub(super) fn host_totals(&self, consumer: &str) -> HostTotals {
         let served = self.served(consumer);
         let complete = |served: &Served| served.end == Some(ServedEnd::Complete);
@@ -162,7 +162,7 @@ impl Fixture {
         HostTotals { requests: served.len() as u64, tokens }
     }
 
-    /// Connects to a sidecar's administration.
+    /// Connects to a sidecar's Admin service.
     pub(super) async fn admin(&self, sidecar: usize) -> Result<Admin, String> {
         admin::admin(&self.lab, sidecar).await
     }
@@ -188,7 +188,7 @@ impl Fixture {
         Ok(explained.into_inner().limits.into_iter().map(|limit| (limit.name.clone(), limit)).collect())
     }
 
-    /// Returns the usage of one limit or quota, and how much of that is reserved.
+    /// Returns the usage of one limit or quota, and the reserved part of this usage.
     pub(super) async fn used(
         &self,
         sidecar: usize,
@@ -200,7 +200,7 @@ impl Fixture {
         Ok((limit.used, limit.reserved))
     }
 
-    /// Waits until one limit or quota has used `used`, including `reserved` that is reserved.
+    /// Waits until the usage of one limit or quota is `used`, including `reserved` for reservations.
     pub(super) async fn wait_used(
         &self,
         sidecar: usize,
@@ -227,7 +227,8 @@ impl Fixture {
         Ok(usage.into_inner().total.unwrap_or_default())
     }
 
-    /// Waits until the ledger shows what the hosts served to a consumer, with nothing estimated.
+    /// Waits until the ledger contains exactly the requests and tokens that the hosts served to a consumer, with no
+    /// estimates.
     pub(super) async fn wait_ledger_matches_hosts(&self, sidecar: usize, consumer: &str) {
         let host_totals = self.host_totals(consumer);
         within(LIMIT, "the ledger matches the hosts", || async {
@@ -243,7 +244,7 @@ impl Fixture {
         .await;
     }
 
-    /// Waits for the next window of this length by Redis's clock, unless at least `left` remains of the current one.
+    /// Waits for the next window of this length by Redis's clock, unless at least `left` remains of the current window.
     pub(super) async fn wait_window(&mut self, length: Duration, left: Duration) {
         let mut connection = self.lab.redis().connect().await.unwrap();
         loop {
@@ -256,13 +257,13 @@ impl Fixture {
         }
     }
 
-    /// Reads a fixed window's counter directly from Redis: used, reserved.
+    /// Reads the counter of a fixed window directly from Redis. Returns the used and the reserved amount.
     pub(super) async fn redis_counter(&mut self, consumer: &str, limit: &str) -> Option<(f64, f64)> {
         let mut connection = self.lab.redis().connect().await.unwrap();
         let key = format!("ek2:{{consumer={consumer}}}:counters");
         let value: Option<Vec<u8>> = redis::cmd("GET").arg(key).query_async(&mut connection).await.unwrap();
         let value = value?;
-        // The text in front names each counter: kind, number of doubles, length of the name, name.
+        // The value starts with a text that describes each counter: kind, number of doubles, length of the name, name.
         let length = |at: usize| usize::from(u16::from_le_bytes([value[at], value[at + 1]]));
         let (text_end, mut entry, mut first) = (2 + length(0), 2, 2);
         while entry < text_end && value[entry + 4..entry + 4 + length(entry + 2)] != *limit.as_bytes() {

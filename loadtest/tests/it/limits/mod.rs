@@ -1,4 +1,4 @@
-//! Limits and quotas through real gateways, compared with what the mock hosts served.
+//! Tests of limits and quotas with real gateways. They compare the counts with the requests that the mock hosts served.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ mod request;
 use fixture::{Fixture, HostTotals};
 use request::{ChatRequest, Reply};
 
-/// Far more than any wait takes on a busy machine.
+/// Time limit for a wait. It is far longer than any wait takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
-/// The sidecars' KeepAlive interval in tests of what happens within one.
+/// The sidecars' KeepAlive interval in tests of what happens within one interval.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Tolerance of "within an interval": the measurement itself, on a busy machine.
+/// Tolerance for "within an interval". It covers the measurement itself on a busy machine.
 const SLACK: Duration = Duration::from_millis(700);
 const HOUR: Duration = Duration::from_secs(3600);

@@ -6,7 +6,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
-/// Usage that the sidecars expect of a request of [`ChatRequest::of`]: 1000 tokens.
+/// Configures the usage that the sidecars expect of a [`ChatRequest::of`]: 1000 tokens.
 pub(super) const SEEDS: &str = "models: [{model: \"*\", output_tokens: 600, bytes_per_token: 4}]\n";
 
 /// A chat request and the response that its host generates.
@@ -26,7 +26,8 @@ pub(super) struct ChatRequest {
 }
 
 impl ChatRequest {
-    /// Returns a stream of 400 prompt and 600 output tokens, as [`SEEDS`] expects, for a model of its own.
+    /// Returns a streaming request with 400 prompt and 600 output tokens, as [`SEEDS`] expects. Each consumer has its
+    /// own model.
     pub(super) fn of(consumer: &str) -> Self {
         Self {
             consumer: consumer.to_owned(),
@@ -56,7 +57,7 @@ impl ChatRequest {
         self.header(FAIL, how)
     }
 
-    /// Sets the bytes of text per token.
+    /// Sets the number of bytes of text per token.
     pub(super) fn token_bytes(mut self, bytes: u32) -> Self {
         self.token_bytes = bytes;
         self
@@ -68,7 +69,7 @@ impl ChatRequest {
         self
     }
 
-    /// Asks for the complete response instead of a stream.
+    /// Requests the complete response instead of a stream.
     pub(super) fn not_streamed(mut self) -> Self {
         self.stream = false;
         self
@@ -111,13 +112,13 @@ impl Reply {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.headers)).to_str().unwrap()
     }
 
-    /// Asserts that the response is complete and hides the usage that the client did not ask for.
+    /// Asserts that the response is complete and hides the usage that the client did not request.
     pub(super) fn assert_served(&self) {
         assert_eq!(self.status, 200, "{}", self.body);
         assert!(self.body.contains("[DONE]") && !self.body.contains("usage"), "{}", self.body);
     }
 
-    /// Asserts that this limit refused the request, with the error type and headers that clients act on.
+    /// Asserts that this limit refused the request, with the error type and headers to which clients react.
     pub(super) fn assert_refused_by(&self, limit: &str, kind: &str) {
         assert_eq!(self.status, 429, "{}", self.body);
         let body: serde_json::Value = serde_json::from_str(&self.body).unwrap();

@@ -1,4 +1,5 @@
-//! The lab's end of the pipe to the browser's driver: owns the lab and carries out the requests of the checks.
+//! The lab's end of the pipe to the Node.js program that drives the browser. It owns the lab, and carries out the
+//! requests of the checks.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -20,9 +21,9 @@ use tokio::sync::mpsc;
 use super::TOKEN;
 use crate::support::{chat, pool::by_hosts, traffic::ENDLESS};
 
-/// Far more than all checks take on a busy machine.
+/// Time limit for all checks. It is far longer than the checks take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(420);
-/// Time for one request, which may be sent while a sidecar is starting.
+/// Time limit for one request, which may be sent while a sidecar is starting.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A lab and the open requests.
@@ -32,7 +33,7 @@ pub(super) struct Driver {
     sent: usize,
 }
 
-/// A child process; dropping it kills it by its own process id.
+/// A child process. Dropping this value kills the process by its own process id.
 struct Running(Child);
 
 impl Drop for Running {
@@ -77,7 +78,7 @@ impl Driver {
         Self { lab, held: Vec::new(), sent: 0 }
     }
 
-    /// Runs a script of `server/evenkeel/page/tests`, which must succeed.
+    /// Runs a script in `server/evenkeel/page/tests`. Panics if the script fails.
     pub(super) async fn run(&mut self, script: &Path, arguments: &[&str], variables: &[(&str, &str)]) {
         let urls: Vec<String> = (self.lab.sidecars().iter())
             .map(|sidecar| format!("http://{}/", sidecar.ready().http.as_deref().unwrap()))
@@ -174,14 +175,15 @@ impl Driver {
         }
     }
 
-    /// Sends a request through the next gateway, and again while its sidecar is down.
+    /// Sends a request through the next gateway. While a sidecar is down, sends the request again through the next
+    /// gateway.
     pub(super) async fn send(&mut self, ask: &Ask) -> Result<Response<Incoming>, String> {
         let start = Instant::now();
         loop {
             let gateways = self.lab.envoys();
             let url = gateways[self.sent % gateways.len()].url(Policy::Evenkeel);
             self.sent += 1;
-            // Each request has its own connection, so that dropping the response aborts it.
+            // Each request has its own connection, so that dropping the response aborts the request.
             let response = chat::client().request(ask.build(&url)).await.map_err(|e| e.to_string())?;
             if response.status() != 503 || start.elapsed() > PATIENCE {
                 return Ok(response);
@@ -223,7 +225,7 @@ impl Driver {
         }
     }
 
-    /// Sends requests until one is refused and returns its id.
+    /// Sends requests until one is refused. Returns the id of the refused request.
     async fn refuse(&mut self, consumer: &str) -> Result<Value, String> {
         for _ in 0..10 {
             let request_id = format!("page-test-{}", self.sent);

@@ -1,4 +1,4 @@
-//! The page with 500 endpoints and 10,000 consumers.
+//! Test of the page with 500 endpoints and 10,000 consumers.
 
 use std::{
     path::Path,
@@ -21,7 +21,7 @@ use crate::support::lab;
 
 const ENDPOINTS: usize = 500;
 const CONSUMERS: u64 = 10_000;
-/// Requests in flight at any time.
+/// Number of requests in flight at any time.
 const WORKERS: usize = 48;
 
 fn request(i: u64, candidates: Vec<pb::Candidate>) -> Request {
@@ -37,7 +37,7 @@ fn request(i: u64, candidates: Vec<pb::Candidate>) -> Request {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_is_fast_where_there_is_much() {
+async fn the_page_is_fast_with_many_endpoints_and_consumers() {
     for found in [paths::browser(), paths::node(), paths::page_tools()] {
         if lab::found(found).is_none() {
             return;
@@ -54,7 +54,8 @@ async fn the_page_is_fast_where_there_is_much() {
     let worker = Arc::new(Worker::connect(&lab.sidecars()[0].grpc_url().unwrap(), "gateway-1").await);
     let candidates = endpoints("10.40", ENDPOINTS, 16);
 
-    // One request per consumer first, then further ones, so that the page changes while it is checked.
+    // The tasks send one request per consumer first, and then further requests, so that the page changes during the
+    // checks.
     let (next, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let task = |_| {
         let (worker, next, stop) = (Arc::clone(&worker), Arc::clone(&next), Arc::clone(&stop));

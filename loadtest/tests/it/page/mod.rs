@@ -1,8 +1,9 @@
-//! The capacity page in a real Chromium, compared with what the sidecars and the mock hosts count.
+//! Tests of the capacity page in a real Chromium. They compare the page with the counts of the sidecars and the mock
+//! hosts.
 //!
-//! The checks are in `server/evenkeel/page/tests/checks`. They run in Node.js, which drives the browser. Their requests to the lab
-//! (chat requests, a killed sidecar, the hosts' own counts) are lines on Node's standard output; the responses are lines
-//! on its standard input.
+//! The checks are in `server/evenkeel/page/tests/checks`. They run in Node.js, which drives the browser. The checks
+//! send requests to the lab (chat requests, a killed sidecar, the hosts' own counts) as lines on Node's standard
+//! output. They read the responses as lines on its standard input.
 
 use std::{path::Path, time::Duration};
 
@@ -35,7 +36,8 @@ quotas:
 prices: [{model: \"*\", input: 0.5, output: 1.5}]
 ";
 
-/// Two gateways with a sidecar each, over one Redis. Returns `None` and says so if a program is not installed.
+/// Starts two gateways with a sidecar each, over one Redis. If a program is not installed, prints this and returns
+/// `None`.
 async fn start() -> Option<Driver> {
     lab::found(paths::browser())?;
     lab::found(paths::node())?;
@@ -56,7 +58,7 @@ async fn start() -> Option<Driver> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_page_shows_what_is_true() {
+async fn the_page_shows_the_counts_of_sidecars_and_hosts() {
     let Some(mut driver) = start().await else { return };
     let checks =
         ["loading", "figures", "refusal", "hostile", "links", "keyboard", "admin", "accessible", "restart"];

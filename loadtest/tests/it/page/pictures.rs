@@ -63,7 +63,7 @@ impl Dice {
     }
 }
 
-/// Sends one pool's traffic through all workers until aborted.
+/// Sends one pool's traffic through all workers until the task is aborted.
 async fn traffic(workers: Vec<Arc<Worker>>, pool: usize) {
     let (model, network, count, cap, rate, lasts) = POOLS[pool];
     let candidates = endpoints(network, count, cap);
@@ -92,7 +92,7 @@ async fn traffic(workers: Vec<Arc<Worker>>, pool: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes minutes, and proves nothing: `make pictures`"]
+#[ignore = "takes minutes and checks nothing; run `make pictures`"]
 async fn pictures_of_the_page() {
     let builder = Lab::builder()
         .hosts(4)

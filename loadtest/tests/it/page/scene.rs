@@ -1,5 +1,5 @@
-//! Traffic of simulated gateway workers, which call the sidecars themselves for endpoints to which nothing connects. This
-//! allows hundreds of endpoints and thousands of consumers.
+//! Traffic of simulated gateway workers, which call the sidecars directly. Nothing connects to the endpoints, so there
+//! can be hundreds of endpoints and thousands of consumers.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

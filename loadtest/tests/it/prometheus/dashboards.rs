@@ -1,4 +1,4 @@
-//! The dashboards as files: errors that Grafana would not report, and all their queries.
+//! Checks the dashboard files for errors that Grafana would not report, and returns all their queries.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ const PANEL_TYPES: [&str; 5] = ["timeseries", "stat", "bargauge", "heatmap", "ro
 
 /// One query of a dashboard.
 pub(super) struct Query {
-    /// Dashboard and panel or variable.
+    /// Names the dashboard, and the panel or variable.
     pub(super) place: String,
     /// The PromQL expression with every variable set to "All".
     pub(super) expression: String,
@@ -48,7 +48,7 @@ fn variables(dashboard: &Value) -> impl Iterator<Item = &Value> {
     list(&dashboard["templating"]["list"]).iter().filter(|variable| variable["type"] == "query")
 }
 
-/// Substitutes values for Grafana's own variables and "All" for those of the dashboard.
+/// Replaces Grafana's own variables by values, and the dashboard's variables by "All".
 fn substituted(expression: &str, dashboard: &Value) -> String {
     let mut expression = expression.replace("$__rate_interval", "2m").replace("$__range", "5m");
     for variable in variables(dashboard) {
@@ -66,7 +66,7 @@ fn label_values(query: &str) -> String {
     format!("count by ({label}) ({metric})")
 }
 
-/// Returns all queries of a dashboard, including those of its variables.
+/// Returns all queries of a dashboard, including the queries of its variables.
 pub(super) fn queries(name: &str, dashboard: &Value) -> Vec<Query> {
     let mut all: Vec<Query> = variables(dashboard)
         .map(|variable| Query {
@@ -130,7 +130,7 @@ fn check_panel(panel: &Value, dashboard: &Value, problems: &mut Problems<'_>) {
                 names.contains(&used.as_str()) || ["__rate_interval", "__range"].contains(&used.as_str());
             problems.unless(known, format!("{title}: no variable ${used}"));
         }
-        // Otherwise the panel would include metrics of the same names from other jobs.
+        // Without this selector, the panel would include metrics with the same names from other jobs.
         problems.unless(
             expression.contains("job=~\"$job\""),
             format!("{title}: does not select the chosen jobs"),
@@ -138,7 +138,7 @@ fn check_panel(panel: &Value, dashboard: &Value, problems: &mut Problems<'_>) {
     }
 }
 
-/// Panels are within the grid and do not overlap.
+/// Checks that panels are within the grid and do not overlap.
 fn check_grid(panels: &[Value], problems: &mut Problems<'_>) {
     let mut taken = BTreeMap::new();
     for panel in panels {
@@ -217,7 +217,8 @@ fn dashboards_are_valid() {
     assert!(all_problems.is_empty(), "{}", all_problems.join("\n"));
 }
 
-/// Detects misspelt metrics in queries that have a default for a missing series.
+/// Every queried metric is documented. This detects misspelt metrics in queries that have a default for a missing
+/// series.
 #[test]
 fn queried_metrics_are_documented() {
     let documented = fs::read_to_string(paths::workspace().join("docs/metrics.md")).unwrap();
@@ -243,7 +244,8 @@ fn queried_metrics_are_documented() {
     assert!(names.len() > 40, "{}", names.len());
 }
 
-/// All sidecars report the same values of a shared pool, so a sum over sidecars would be a multiple.
+/// No query sums a metric of a shared pool over sidecars. All sidecars report the same values, so the sum would be a
+/// multiple.
 #[test]
 fn shared_pool_metrics_are_not_summed() {
     let shared =
@@ -255,7 +257,7 @@ fn shared_pool_metrics_are_not_summed() {
             for metric in shared.map(|metric| format!("evenkeel_{metric}{{")) {
                 for (at, _) in expression.match_indices(&metric).filter(|_| !place.contains("variable")) {
                     checked += 1;
-                    // `max by (…) (` or `min by (…) (` must precede it.
+                    // `max by (…) (` or `min by (…) (` must precede the metric.
                     let before = expression[..at].trim_end_matches('(').trim_end();
                     let clause = before.rfind("by (").map_or("", |by| before[..by].trim_end());
                     if !before.ends_with(')') || !(clause.ends_with("max") || clause.ends_with("min")) {

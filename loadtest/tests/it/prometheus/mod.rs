@@ -1,5 +1,6 @@
-//! Dashboards and alert rules against a real Prometheus, which scrapes sidecars under load and after failures. Every
-//! dashboard expression must have a result, every rule must be evaluated, and no alert may fire on a healthy system.
+//! Tests the dashboards and alert rules with a real Prometheus, which scrapes sidecars under load and after failures.
+//! Every dashboard expression must have a result, every rule must be evaluated, and no alert may fire on a healthy
+//! system.
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
@@ -27,7 +28,7 @@ use crate::support::{
 mod dashboards;
 mod rules;
 
-/// Far more than any wait takes on a busy machine.
+/// Time limit for a wait. It is far longer than any wait takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 const JOB: &str = "evenkeel";
 /// Maximum requests in flight on each of three hosts.
@@ -56,12 +57,13 @@ const LOAD_ALERTS: [&str; 2] = ["EvenkeelAdmitSlow", "EvenkeelSidecarBusy"];
 const WITHOUT_SERIES: [&str; 3] = [
     // The lab's endpoints come from the configuration, not from DNS or Kubernetes.
     "evenkeel_discovery_up",
-    // Timeouts and script errors of Redis; the tests of the store cause them.
+    // Timeouts and script errors of Redis occur only in the tests of the store.
     "evenkeel_store_errors_total{kind=\"timeout\"}",
     "evenkeel_store_errors_total{kind=~\"script|corrupt\"}",
 ];
 
-/// Two gateways with a sidecar each over one Redis, scraped by a Prometheus. The directory holds the rate limit files.
+/// Starts two gateways with a sidecar each over one Redis, and a Prometheus that scrapes the sidecars. The directory
+/// contains the rate limit files.
 async fn start() -> Option<(Lab, Prometheus, tempfile::TempDir)> {
     let files = tempfile::tempdir().unwrap();
     fs::write(files.path().join("edge.yaml"), RATE_LIMITS).unwrap();
@@ -96,7 +98,7 @@ async fn wait_for(prometheus: &Prometheus, expression: &str) {
     .await;
 }
 
-/// Returns the pending and firing alerts, except those that load alone may cause.
+/// Returns the pending and firing alerts, except alerts that load alone may cause.
 async fn alerts(prometheus: &Prometheus) -> BTreeSet<String> {
     let series = prometheus.query("ALERTS").await.unwrap_or_default();
     let names = series.into_iter().filter_map(|sample| sample.metric.get("alertname").cloned());
@@ -138,9 +140,9 @@ async fn call_rate_limit_service(lab: &Lab) {
     }
 }
 
-/// Causes everything that the dashboards show and the alerts report.
+/// Causes every event that the dashboards show and the alerts report.
 async fn cause_trouble(lab: &mut Lab, prometheus: &Prometheus, files: &tempfile::TempDir) {
-    // Limits: one refuses, one in shadow mode would.
+    // One limit refuses requests, and another limit would refuse them without shadow mode.
     let statuses = [
         chat_status(lab, 0, "ann").await,
         chat_status(lab, 0, "ann").await,
@@ -153,7 +155,7 @@ async fn cause_trouble(lab: &mut Lab, prometheus: &Prometheus, files: &tempfile:
     assert_eq!(put_override(lab, "a-guess").await, 401);
     call_rate_limit_service(lab).await;
 
-    // A full pool.
+    // The pool is full.
     let streams = open_many(lab, 0, 3 * CAP - 6).await;
     let lost = open_many(lab, 1, 6).await;
     let refused = async || {
@@ -167,7 +169,7 @@ async fn cause_trouble(lab: &mut Lab, prometheus: &Prometheus, files: &tempfile:
     wait_for(prometheus, "evenkeel:pool_utilisation:ratio == 1").await;
     wait_for(prometheus, "ALERTS{alertname=\"EvenkeelPoolNearlyFull\",cluster=\"llm\"}").await;
 
-    // A gateway is killed: its leases are reaped.
+    // A gateway is killed, and its leases are reaped.
     let before = holders(lab, 0).await.unwrap().len();
     lab.envoy(1).kill9().unwrap();
     drop(lost);
@@ -212,7 +214,7 @@ async fn cause_trouble(lab: &mut Lab, prometheus: &Prometheus, files: &tempfile:
     drop(streams);
 }
 
-/// Returns what is wrong with the result of one dashboard query, if anything.
+/// Returns the problem with the result of one dashboard query, if there is one.
 async fn find_problem(prometheus: &Prometheus, query: &dashboards::Query) -> Option<String> {
     let message = |what: &str| Some(format!("{}: {what}: {}", query.place, query.expression));
     let series = match prometheus.query(&query.expression).await {
@@ -229,7 +231,7 @@ async fn find_problem(prometheus: &Prometheus, query: &dashboards::Query) -> Opt
     lacks.and_then(|label| message(&format!("the legend uses {label}, which a series lacks")))
 }
 
-/// Returns the selectors of an expression: sidecar metrics with their label matchers.
+/// Returns the selectors in an expression: sidecar metrics with their label matchers.
 fn selectors(expression: &str) -> Vec<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let mut found = Vec::new();
@@ -285,7 +287,7 @@ async fn dashboards_and_rules_find_their_series() {
     let Some((mut lab, prometheus, files)) = start().await else { return };
     wait_for(&prometheus, &format!("count(up{{job=\"{JOB}\"}} == 1) == 2")).await;
 
-    // Healthy system: rules are evaluated under load, and no alert is pending.
+    // On a healthy system, rules are evaluated under load, and no alert is pending.
     let load = ClosedLoop::start(&lab, &[0, 1], 4);
     load.wait_served(200).await;
     wait_for(&prometheus, "count(evenkeel:pool_admits:rate5m{result=\"admitted\"} > 0)").await;

@@ -1,4 +1,4 @@
-//! The alert rules as files: promtool accepts and tests them, and each alert has a section in the runbook.
+//! Checks the file of alert rules: promtool accepts and tests the rules, and each alert has a section in the runbook.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
 
@@ -18,7 +18,7 @@ pub(super) fn all() -> Vec<Value> {
     groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
 }
 
-/// Runs promtool and returns its output. Returns `None` and says so if it is not installed.
+/// Runs promtool and returns its output. If promtool is not installed, prints this and returns `None`.
 pub(super) fn promtool(arguments: &[&str], input: &str) -> Option<String> {
     use std::{io::Write as _, process::Stdio};
     let program = lab::found(paths::promtool())?;
@@ -80,7 +80,7 @@ fn each_alert_has_annotations_and_a_runbook_section() {
             let label: String = label.chars().take_while(char::is_ascii_alphanumeric).collect();
             let by = expression.split("by (").skip(1).filter_map(|by| by.split(')').next());
             let kept = by.clone().count() == 0 || by.into_iter().any(|by| by.split(", ").any(|l| l == label));
-            // Recorded series keep the labels of the pool.
+            // Recorded series have the labels of the pool.
             let recorded = expression.contains("evenkeel:")
                 && ["route", "cluster", "instance"].contains(&label.as_str());
             assert!(kept || recorded, "{name}: {expression} has no label {label}");

@@ -1,4 +1,4 @@
-//! Clients of a sidecar's gRPC listener and of its administration.
+//! Clients of a sidecar's gRPC listener and of its Admin service.
 
 use evenkeel_loadtest::lab::Lab;
 use evenkeel_proto::v1::admin_client::AdminClient;
@@ -13,7 +13,7 @@ pub(crate) const TOKEN: &str = "an-administrators-token";
 pub(crate) type Admin = AdminClient<InterceptedService<Channel, Authorize>>;
 type Authorize = fn(Request<()>) -> Result<Request<()>, Status>;
 
-/// Returns the section of a sidecar's configuration that names the administrator `tests` with [`TOKEN`].
+/// Returns the section of a sidecar's configuration that defines the administrator `tests` with [`TOKEN`].
 pub(crate) fn config() -> String {
     format!("admin: {{tokens: [{{name: tests, token: {TOKEN}}}]}}")
 }
@@ -25,7 +25,7 @@ pub(crate) async fn connect(lab: &Lab, sidecar: usize) -> Result<Channel, String
     endpoint.connect().await.map_err(|e| e.to_string())
 }
 
-/// Connects to a sidecar's administration, with the token.
+/// Connects to a sidecar's Admin service, with the token.
 pub(crate) async fn admin(lab: &Lab, sidecar: usize) -> Result<Admin, String> {
     Ok(AdminClient::with_interceptor(connect(lab, sidecar).await?, authorize as Authorize))
 }

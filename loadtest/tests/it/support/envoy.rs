@@ -1,4 +1,4 @@
-//! Envoys with their own configurations, for tests of gateways that differ from the lab's.
+//! Envoys with a test's own configuration, for gateways that differ from the lab's.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -11,14 +11,14 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A gateway with a test's own configuration.
 pub(crate) struct CustomEnvoy {
-    /// Base URL of its listener.
+    /// Base URL of the gateway's listener.
     pub(crate) url: String,
     pub(crate) process: Process,
 }
 
 impl CustomEnvoy {
-    /// Starts an Envoy. `http_connection_manager` and `clusters` go into its configuration. Returns `None` and says so
-    /// if Envoy is not installed.
+    /// Starts an Envoy with `http_connection_manager` and `clusters` in its configuration. If Envoy is not installed,
+    /// prints this and returns `None`.
     pub(crate) async fn start(
         lab: &Lab,
         name: &str,

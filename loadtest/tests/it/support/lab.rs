@@ -1,4 +1,4 @@
-//! Labs, and what several of them have in common.
+//! Starts labs, and defines settings that several labs share.
 
 use evenkeel_loadtest::{
     engine::EngineParams,
@@ -6,12 +6,12 @@ use evenkeel_loadtest::{
 };
 use serde_json::Value;
 
-/// Starts a lab. Returns `None` and says so if a program is not installed.
+/// Starts a lab. If a program is not installed, prints this and returns `None`.
 pub(crate) async fn start(builder: LabBuilder) -> Option<Lab> {
     found(builder.start().await)
 }
 
-/// Returns `None` and says so if a program is not installed.
+/// Returns the value of a result. If a program is not installed, prints this and returns `None`.
 ///
 /// # Panics
 /// On any other error, and on a missing program if `EVENKEEL_IT_REQUIRED` is set.
@@ -26,7 +26,8 @@ pub(crate) fn found<T>(result: Result<T, LabError>) -> Option<T> {
     }
 }
 
-/// An engine whose requests never queue, for tests that count rather than time. A token takes 10 ms.
+/// Returns an engine whose requests never queue, for tests that count requests rather than measure time. A token takes
+/// 10 ms.
 pub(crate) fn roomy_engine() -> EngineParams {
     EngineParams {
         slots: 4096,
@@ -37,7 +38,7 @@ pub(crate) fn roomy_engine() -> EngineParams {
     }
 }
 
-/// An engine with 1 ms per token.
+/// Returns an engine with 1 ms per token.
 pub(crate) fn fast_engine() -> EngineParams {
     EngineParams { base_ms: 1.0, per_seq_ms: 0.0, per_prefill_token_ms: 0.0, ..EngineParams::default() }
 }

@@ -16,12 +16,12 @@ use tonic::transport::Channel;
 
 use super::{admin::connect, wait::within};
 
-/// Returns the requests in flight per host, as the hosts count them.
+/// Returns the number of requests in flight per host, as the hosts count them.
 pub(crate) fn by_hosts(lab: &Lab) -> BTreeMap<String, u64> {
     lab.hosts().iter().map(ToString::to_string).zip(lab.mock_in_flight()).collect()
 }
 
-/// Returns the requests in flight per host in the shared table, as one sidecar reads it.
+/// Returns the number of requests in flight per host in the shared table, as one sidecar reads it.
 pub(crate) async fn by_table(lab: &Lab, sidecar: usize) -> Result<BTreeMap<String, u64>, String> {
     let request = pb::GetPoolRequest { cluster: CLUSTER.into(), ..Default::default() };
     let pool = inspect(lab, sidecar).await?.get_pool(request).await.map_err(|e| e.to_string())?.into_inner();
@@ -31,7 +31,7 @@ pub(crate) async fn by_table(lab: &Lab, sidecar: usize) -> Result<BTreeMap<Strin
     Ok(pool.endpoints.into_iter().map(|endpoint| (endpoint.address, endpoint.in_flight)).collect())
 }
 
-/// Returns the leases of each holder, as one sidecar reads them.
+/// Returns the number of leases of each holder, as one sidecar reads them.
 pub(crate) async fn holders(lab: &Lab, sidecar: usize) -> Result<BTreeMap<String, u64>, String> {
     let request = pb::ListHoldersRequest { cluster: CLUSTER.into(), ..Default::default() };
     let response = inspect(lab, sidecar).await?.list_holders(request).await.map_err(|e| e.to_string())?;
@@ -42,7 +42,7 @@ async fn inspect(lab: &Lab, sidecar: usize) -> Result<InspectClient<Channel>, St
     Ok(InspectClient::new(connect(lab, sidecar).await?))
 }
 
-/// Waits until the table equals the hosts' own counts, and returns how long that took.
+/// Waits until the table equals the hosts' own counts. Returns the duration of the wait.
 pub(crate) async fn wait_exact(lab: &Lab, sidecar: usize, limit: Duration) -> Duration {
     within(limit, "the table equals the hosts' own counts", || async {
         let (hosts, table) = (by_hosts(lab), by_table(lab, sidecar).await?);
@@ -58,7 +58,7 @@ pub(crate) async fn metric(lab: &Lab, sidecar: usize, name: &str) -> f64 {
     value.unwrap_or_else(|| panic!("no metric {name} in\n{text}")).parse().unwrap()
 }
 
-/// Reads the table in Redis continuously: no count may ever be negative.
+/// Reads the table in Redis continuously, and checks that no count is negative.
 pub(crate) struct CountWatch {
     stop: Arc<AtomicBool>,
     task: JoinHandle<(u64, Option<String>)>,

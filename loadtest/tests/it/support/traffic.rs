@@ -20,7 +20,7 @@ use super::{
     wait::within,
 };
 
-/// Tokens of a stream that no test outlasts.
+/// Number of tokens of a stream that lasts longer than any test.
 pub(crate) const ENDLESS: u32 = 1_000_000;
 
 /// A response that is still streaming. Dropping it closes the stream.

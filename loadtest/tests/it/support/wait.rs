@@ -1,10 +1,10 @@
-//! Waiting for conditions.
+//! Waits for conditions.
 
 use std::time::{Duration, Instant};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Waits until a condition holds and returns how long that took. Panics with the last failure after `limit`.
+/// Waits until a condition holds, and returns the duration of the wait. After `limit`, panics with the last failure.
 pub(crate) async fn within<F>(limit: Duration, what: &str, mut condition: impl FnMut() -> F) -> Duration
 where
     F: Future<Output = Result<(), String>>,

@@ -1,4 +1,4 @@
-//! Request attributes in Admit.
+//! Tests of the request attributes in Admit.
 
 use super::*;
 use crate::metrics::Counter;
@@ -51,7 +51,8 @@ fn the_consumer_may_come_from_a_verified_token() {
     assert_eq!(rig.host.last_call(Method::Admit).admit().subject.unwrap().consumer, "bob");
 }
 
-/// Higress's authentication plugins append the consumer to the client's header, and gateways return the first value.
+/// Higress's authentication plugins append the consumer to the header that the client sent, and gateways return the
+/// first value of a header. A request with several different consumers is therefore refused.
 #[test]
 fn an_ambiguous_consumer_is_refused() {
     let cases: [(&[&str], Result<&str, u32>); 6] = [
@@ -173,16 +174,16 @@ fn a_configured_pool_takes_precedence() {
 }
 
 #[test]
-fn a_route_that_the_client_may_have_chosen_names_no_pool() {
+fn in_mode_name_the_matched_route_is_not_part_of_the_pool() {
     let mut rig = Rig::new(r#"{"apply":{"mode":"name","header":"x-p"},"pool":{"cluster":"c"}}"#);
     rig.arrive(5);
     assert_eq!(rig.host.last_call(Method::Admit).admit().pool.unwrap().route, "");
 }
 
-/// The sidecar rejects names with control characters and names that are too long: a client must not be able to send
-/// one.
+/// The sidecar rejects an Admit with a name that contains control characters or is too long. Whatever a client sends,
+/// the plugin sends no such name.
 #[test]
-fn no_client_input_makes_admit_an_error() {
+fn no_client_input_makes_admit_invalid() {
     let name = |text: &str, max: usize| text.len() <= max && !text.contains(char::is_control);
     let control = "x\u{1}\u{7f}\u{85}\n".to_owned();
     let wrong = String::from_utf8_lossy(&[0xff; 3000]).into_owned();
@@ -240,7 +241,7 @@ fn admit_and_settle_carry_the_trace() {
     assert_eq!(rig.host.last_call(Method::Settle).settle().traceparent, traceparent);
 }
 
-/// A truncated trace context would name another trace.
+/// A trace context that is too long is left out, because a truncated trace context would identify another trace.
 #[test]
 fn an_oversized_trace_context_is_left_out() {
     for (more, expected) in [(0, true), (1, false)] {

@@ -1,9 +1,9 @@
-//! Reading request bodies, and bodies that cannot be read.
+//! Tests of reading request bodies, and of bodies that cannot be read.
 
 use super::*;
 use crate::metrics::Counter;
 
-/// Sends a POST with these headers whose body arrives in these chunks.
+/// Sends a POST with these headers, whose body arrives in these chunks.
 fn post(rig: &mut Rig, headers: &Headers, chunks: &[&[u8]]) -> Flow {
     rig.host.open(5);
     rig.host.with_stream(5, |s| {
@@ -26,7 +26,8 @@ fn last_admit(rig: &Rig) -> Option<(String, u64)> {
     Some((call.admit().model, call.admit().prompt_bytes))
 }
 
-/// Servers accept JSON under any type: a client could otherwise avoid limits on models by its choice of the type.
+/// Servers accept JSON with any content type. If the plugin did not, a client could avoid limits on models by sending
+/// another content type.
 #[test]
 fn a_body_is_read_whatever_its_content_type() {
     let body: &[u8] = br#"{"model":"m1","prompt":"abc"}"#;
@@ -47,7 +48,7 @@ fn a_body_is_read_whatever_its_content_type() {
     }
 }
 
-/// Limits on models must hold although the body cannot be read.
+/// A request whose body cannot be read has the model `(unknown)`, so that limits on models apply to it.
 #[test]
 fn an_unreadable_body_gets_the_unknown_model() {
     const MAX: &str = r#""read_body":true,"body_bytes_max":40"#;
@@ -59,11 +60,11 @@ fn an_unreadable_body_gets_the_unknown_model() {
         (json, &[br#"{"model":"m1""#], 13, 415),
         (json, &[br#"[{"model":"m1"}]"#], 16, 415),
         (json, &[b"\x1f\x8b"], 2, 415),
-        // Recognized at once, without waiting for the rest.
+        // The plugin recognizes that this is not JSON without waiting for the rest.
         (json, &[b" ", b"model=m1", b""], 9, 415),
         (&[("content-type", "multipart/form-data; boundary=x")], &[], 0, 415),
         (&[("content-encoding", "gzip"), ("content-type", "application/json")], &[], 0, 415),
-        // A declared body that an older Envoy delivers without its last part.
+        // An older Envoy delivers a body with a declared length without the body's last part.
         (&[("content-length", "14")], &[b""], 14, 415),
         (&[("content-length", "30")], &[br#"{"model":"m1","#], 30, 415),
     ];
@@ -101,7 +102,7 @@ fn a_body_that_arrives_too_slowly_gets_the_unknown_model() {
     }
 }
 
-/// Gemini and Azure run the model that the path names.
+/// The model in the path takes precedence, because Gemini and Azure run the model that the path names.
 #[test]
 fn the_model_in_the_path_takes_precedence() {
     let body: &[u8] = br#"{"model":"cheap"}"#;
@@ -124,7 +125,7 @@ fn a_request_without_a_body_has_no_unknown_model() {
     let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
     rig.arrive(5);
     assert_eq!(last_admit(&rig), Some((String::new(), 0)));
-    // A GET is not held.
+    // The plugin does not buffer the body of a GET.
     let mut rig = Rig::new(r#"{"read_body":true,"on_unread_body":"refuse"}"#);
     rig.host.open(5);
     rig.host.with_stream(5, |s| s.request_headers.insert(":method".into(), "GET".into()));
@@ -132,7 +133,7 @@ fn a_request_without_a_body_has_no_unknown_model() {
     assert_eq!(last_admit(&rig), Some((String::new(), 0)));
 }
 
-/// A client that names this model itself is counted with unreadable bodies.
+/// A request that names the model `(unknown)` itself counts like a request with an unreadable body.
 #[test]
 fn a_client_may_name_the_unknown_model() {
     let mut rig = Rig::new(r#"{"read_body":true}"#);

@@ -1,4 +1,4 @@
-//! Requests that the sidecar answers itself.
+//! Tests of requests that the sidecar answers itself.
 
 use evenkeel_proto::v1::DirectResponse;
 
@@ -123,7 +123,7 @@ fn a_late_body_is_refused() {
     assert_eq!((status(&rig), rig.resumed(5)), (408, 0));
 }
 
-/// An upstream may resolve such a path to one that the sidecar answers.
+/// An upstream may resolve each of these paths to a path that the sidecar answers.
 #[test]
 fn the_path_is_compared_as_a_server_reads_it() {
     for path in ["/v1/quota/", "/v1//%71uota", "/v1%2Fquota", "/v1/./quota", "/v1/x/../quota//"] {

@@ -49,7 +49,7 @@ impl Rig {
         self.worker.on_answer(&self.host, token, status, &body.unwrap_or_default());
     }
 
-    /// Returns the lease in a stream's Admit.
+    /// Returns the lease number in a stream's Admit.
     fn lease(&self, context: u32) -> Option<u64> {
         let calls = self.host.calls_of(Method::Admit);
         calls.iter().find(|call| call.context == context).map(|call| call.admit().lease)
@@ -80,7 +80,7 @@ impl Rig {
         self.worker.on_tick(&self.host);
     }
 
-    /// Returns the list of a KeepAlive sent now.
+    /// Sends a KeepAlive and returns its message.
     fn list(&mut self) -> evenkeel_proto::v1::KeepAliveRequest {
         self.host.advance(60_000);
         self.tick();
@@ -100,7 +100,7 @@ impl Rig {
     }
 }
 
-/// Headers in a table of cases.
+/// Request headers in a table of test cases.
 type Headers = [(&'static str, &'static str)];
 
 fn admitted(endpoint: &str, basis: Basis) -> Answer {

@@ -8,7 +8,7 @@ use proptest::{collection::vec, prelude::*};
 use super::*;
 use crate::{lease_table::Location, metrics::Counter};
 
-/// An event at the gateway. A number selects a stream.
+/// An event at the gateway. A `usize` that comes first selects a stream.
 #[derive(Clone, Debug)]
 enum Event {
     Arrive {
@@ -20,7 +20,7 @@ enum Event {
     Fail(usize, u32),
     Upstream(usize, u8),
     Response(usize),
-    /// This many bytes of a response pass.
+    /// A chunk of this many bytes of a response passes the plugin.
     Chunk(usize, usize),
     End(usize),
     Tick,
@@ -49,27 +49,28 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// Streams in the order of arrival, and what the sidecar answered; answers may arrive after the end.
+/// The streams in the order of arrival, and the sidecar's answers. An answer may arrive after the end of its stream.
 #[derive(Default)]
 struct Seen {
     live: Vec<u32>,
     ended: Vec<u32>,
     answered: HashSet<u32>,
     denied: HashSet<u32>,
-    /// Streams that the gateway itself answered before the sidecar did.
+    /// Streams for which the gateway itself responded before the sidecar answered.
     preempted: HashSet<u32>,
-    /// At least one KeepAlive answer refused pools.
+    /// True if at least one KeepAlive answer refused pools.
     refused: bool,
     table: Table,
 }
 
-/// The shared table in the worst case: Settles reach it at once, a KeepAlive only when its answer arrives.
+/// A model of the shared table for the worst case: it applies a Settle at once, but a KeepAlive only when the plugin
+/// receives the answer.
 #[derive(Default)]
 struct Table {
     leases: HashSet<u64>,
-    /// Number of calls that have reached it, except KeepAlives.
+    /// Number of calls, except KeepAlives, that have reached the table.
     calls: usize,
-    /// Tokens of the KeepAlives that have reached it.
+    /// Tokens of the KeepAlives that have reached the table.
     kept_alive: HashSet<u32>,
 }
 
@@ -189,11 +190,16 @@ fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Whatever the order of events: once all streams have ended, the lease table is empty; each lease was settled
-    /// once (again only after a KeepAlive, with the same message), except denied ones; no request was resumed twice;
-    /// every KeepAlive listed exactly the leases then held (at least those on known endpoints if pools were refused);
-    /// and after each KeepAlive answer, however late the KeepAlive was applied, the shared table held no lease that
-    /// had ended.
+    /// These properties hold for any order of events:
+    ///
+    /// - Once all streams have ended, the lease table is empty.
+    /// - Each lease is settled once, except denied leases. After a KeepAlive, a Settle may be repeated with the same
+    ///   message.
+    /// - No request is resumed twice.
+    /// - Every KeepAlive lists exactly the leases held at that time. If pools were refused, it lists at least those
+    ///   leases that are on known endpoints.
+    /// - After each KeepAlive answer, however late the KeepAlive was applied, the shared table contains no lease that
+    ///   has ended.
     #[test]
     fn every_lease_is_settled_once(events in vec(event(), 0..120)) {
         let mut rig = Rig::new("");
@@ -212,7 +218,7 @@ proptest! {
                 let lease_table = rig.worker.lease_table();
                 let on = |lease| matches!(lease_table.get(lease).map(|held| &held.location), Some(Location::At(_)));
                 let known = lease_table.leases_after(0, usize::MAX).into_iter().filter(|(lease, _)| on(*lease)).count();
-                // Leases of a refused pool on no known endpoint may be left out.
+                // The list may omit leases of a refused pool that are not on a known endpoint.
                 prop_assert!(leases == lease_table.len() || seen.refused && (known..lease_table.len()).contains(&leases));
             }
         }

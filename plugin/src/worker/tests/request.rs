@@ -1,10 +1,10 @@
-//! Sending Admit and applying its answer.
+//! Tests of sending Admit and applying its answer.
 
 use super::*;
 use crate::{config::ENDPOINT_HEADER, host::Level, metrics::Counter};
 
 #[test]
-fn elapsed_time_tells_a_deadline_from_an_unreachable_sidecar() {
+fn elapsed_time_distinguishes_a_deadline_from_an_unreachable_sidecar() {
     for (waited_ms, counter) in [(49, Counter::AdmitsFailed), (50, Counter::AdmitsTimeout)] {
         let mut rig = Rig::new("");
         rig.arrive(5);
@@ -121,9 +121,9 @@ fn an_unanswered_request_goes_on_with_an_unknown_endpoint() {
     }
 }
 
-/// Guards against a client that bypasses every limit by provoking an error of Admit.
+/// Guards against a client that bypasses every limit by making the sidecar reject its Admit.
 #[test]
-fn an_invalid_admit_is_not_an_outage() {
+fn an_invalid_admit_is_refused_whatever_on_error_says() {
     for on_error in ["open", "closed"] {
         let mut rig = Rig::new(&format!(r#"{{"on_error":"{on_error}"}}"#));
         for context in [5, 6] {
@@ -173,7 +173,7 @@ fn on_error_closed_answers_503_with_retry_after_and_json() {
         assert_eq!(rig.host.count_of(Counter::FailClosed), 1);
         rig.host.refuse_calls.set(false);
         rig.end(5);
-        // The sidecar may have granted the lease.
+        // The sidecar may have granted the lease, so the plugin settles it.
         assert_eq!(rig.outcome(), Outcome::NotSent);
     }
 }
@@ -252,7 +252,7 @@ fn changes_of_connectivity_are_logged_once() {
 
 #[cfg(feature = "higress")]
 #[test]
-fn higress_receives_the_host_and_offers_the_healthy_ones() {
+fn higress_lists_its_healthy_hosts_and_receives_the_chosen_one() {
     let mut rig = Rig::new(r#"{"apply":{"mode":"higress"},"candidates":[{"address":"a:1","weight":3}]}"#);
     let about = |health: &str| format!(r#"{{"health_status":"{health}"}}"#);
     *rig.host.hosts.borrow_mut() = vec![

@@ -1,4 +1,4 @@
-//! Reading usage from responses and stripping it.
+//! Tests of reading usage from responses and stripping it.
 
 use evenkeel_proto::v1::{SettleRequest, Tokens};
 
@@ -15,7 +15,7 @@ fn begin(rig: &mut Rig, context: u32, status: u64, headers: &[(&str, &str)]) {
     rig.respond(context, "a:1", status);
 }
 
-/// Passes a chunk of the body; returns what the client receives.
+/// Passes a chunk of the body to the plugin. Returns the bytes that the client receives.
 fn pass(rig: &mut Rig, context: u32, chunk: &[u8], end: bool) -> Vec<u8> {
     rig.host.with_stream(context, |s| s.response_chunk = chunk.to_vec());
     rig.worker.on_response_body(&rig.host, context, chunk.len(), end);
@@ -68,7 +68,7 @@ fn a_truncated_response_reports_its_text_size() {
 }
 
 #[test]
-fn settle_says_whether_the_body_was_read() {
+fn settle_reports_whether_the_body_was_read() {
     for (kind, end, body_read) in
         [("application/json", true, true), ("application/json", false, false), ("text/html", true, false)]
     {
@@ -163,7 +163,7 @@ fn accept_encoding_is_removed() {
 }
 
 #[test]
-fn headers_from_the_sidecar_are_on_error_responses_too() {
+fn error_responses_also_get_the_headers_from_the_sidecar() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.answer(
@@ -223,7 +223,7 @@ fn a_stream_reports_usage_that_the_client_does_not_see() {
 }
 
 #[test]
-fn held_bytes_pass_at_the_end() {
+fn bytes_held_back_are_forwarded_at_the_end_of_the_body() {
     let mut rig = chat(INCLUDE, "/v1/completions", r#"{"stream":true}"#);
     begin(&mut rig, 5, 200, &[EVENTS]);
     assert_eq!(pass(&mut rig, 5, b"data: [DO", false), b"");

@@ -1,4 +1,4 @@
-//! Endings of a request.
+//! Tests of the end of a request.
 
 use super::{
     super::{keep_alive::SETTLED_MAX, request::TICKET_BYTES_MAX},
@@ -102,7 +102,7 @@ fn a_stream_that_ends_before_the_answer_settles_its_lease() {
     rig.end(5);
     assert_eq!(rig.outcome(), Outcome::NotSent);
     assert!(rig.worker.lease_table().is_empty());
-    // The late answer finds no stream.
+    // When the late answer arrives, the stream no longer exists.
     rig.admit(5, "a:1");
     assert_eq!(rig.resumed(5), 0);
     assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
@@ -173,7 +173,7 @@ fn without_an_answer_settle_has_no_ticket() {
 }
 
 #[test]
-fn a_settle_that_cannot_be_sent_is_not_kept() {
+fn a_settle_that_cannot_be_sent_is_dropped() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
@@ -193,7 +193,7 @@ fn keep_alive_answered(rig: &mut Rig, status: u32) {
     rig.worker.on_answer(&rig.host, token, status, &[]);
 }
 
-/// Guards against a KeepAlive that restores leases settled while it was under way.
+/// Settles that were sent while a KeepAlive was pending are repeated, because the KeepAlive may restore their leases.
 #[test]
 fn settles_during_a_keep_alive_are_repeated() {
     for status in [0, 4, 14] {
@@ -205,7 +205,7 @@ fn settles_during_a_keep_alive_are_repeated() {
         rig.end(5);
         rig.tick();
         rig.end(6);
-        rig.arrive(8); // issued after the list was built: cannot be restored
+        rig.arrive(8); // issued after the list was built, so the KeepAlive cannot restore it
         rig.admit(8, "a:1");
         rig.end(8);
         assert_eq!(rig.host.calls_of(Method::Settle).len(), 3);
@@ -214,7 +214,8 @@ fn settles_during_a_keep_alive_are_repeated() {
         assert_eq!(settles.iter().map(|s| s.settle().lease).collect::<Vec<_>>(), [1, 2, 4, 2], "{status}");
         assert_eq!((&settles[3].message, settles[3].context), (&settles[1].message, ROOT));
         assert_eq!(rig.host.count_of(Counter::SettlesRepeated), 1);
-        // Not repeated again; nor is a Settle sent while no KeepAlive is under way.
+        // The plugin repeats a Settle only once, and does not repeat a Settle that was sent while no KeepAlive was
+        // pending.
         rig.end(7);
         keep_alive_answered(&mut rig, status);
         assert_eq!(rig.host.calls_of(Method::Settle).len(), 5);

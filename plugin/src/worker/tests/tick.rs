@@ -1,4 +1,4 @@
-//! The tick: KeepAlive and upstream addresses.
+//! Tests of the tick: KeepAlive and upstream addresses.
 
 use evenkeel_proto::v1::{KeepAliveResponse, Pool};
 
@@ -87,7 +87,7 @@ fn the_sidecar_sets_the_interval() {
     rig.host.advance(1000);
     rig.tick();
     assert_eq!(sent(&rig), 1);
-    rig.host.advance(1999); // a tick a little early
+    rig.host.advance(1999); // slightly early
     rig.tick();
     assert_eq!((sent(&rig), rig.host.last_call(Method::KeepAlive).timeout_ms), (2, 1500));
     answer_keep_alive(&mut rig, 0);
@@ -96,8 +96,9 @@ fn the_sidecar_sets_the_interval() {
     assert_eq!(rig.host.count_of(Counter::LeasesMoved), 6);
 }
 
-/// Guards against ticks that do not divide the interval: with 1600 in 2000 only every second tick was used, and the
-/// holder was silent for 3200 ms, longer than the 3000 after which the sidecar considers it dead.
+/// Guards against ticks that do not divide the interval. With a tick of 1600 ms and an interval of 2000 ms, only every
+/// second tick sent a KeepAlive. The holder was then silent for 3200 ms, but the sidecar considers it dead after 3000
+/// ms.
 #[test]
 fn buffering_bodies_does_not_stretch_the_interval() {
     let pairs = [
@@ -238,7 +239,7 @@ fn a_request_that_went_elsewhere_is_listed_at_its_endpoint() {
 }
 
 #[test]
-fn retries_are_followed_from_host_to_host() {
+fn a_lease_moves_with_each_retry_to_the_next_host() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
