@@ -15,7 +15,7 @@ NAMESPACE = "gateways"
 
 
 class Loader(yaml.CSafeLoader):
-    """Reads YAML as Kubernetes does: `=` is text, and a mapping must not repeat a key."""
+    """Reads YAML as Kubernetes does: `=` is text, and a mapping must not have a key twice."""
 
     def construct_mapping(self, node, deep=False):
         names = [key.value for key, _ in node.value]
@@ -40,7 +40,7 @@ def load_all(text):
 
 
 class Refused(Exception):
-    """Helm did not render the chart; the text is its output."""
+    """Helm did not render the chart. The text is Helm's output."""
 
 
 def helm(*arguments, values=None, chart=CHART):
@@ -83,7 +83,7 @@ def configuration(documents, release="ek-evenkeel"):
 
 
 def merged(base, patch):
-    """Applies a strategic merge patch, as far as pods need it: merges lists of named items by name."""
+    """Applies a strategic merge patch to a pod: merges lists of named items by name, and appends other lists."""
     if isinstance(base, dict) and isinstance(patch, dict):
         keys = list(base) + [key for key in patch if key not in base]
         return {key: merged(base.get(key), patch[key]) if key in patch else base[key] for key in keys}
@@ -124,7 +124,7 @@ def gateway_deployment(container):
 
 
 def workload(documents):
-    """Returns the workload that runs the sidecar; in mode sidecar a gateway's Deployment with the patch applied."""
+    """Returns the workload that runs the sidecar. In mode sidecar, this is a gateway's Deployment with the patch."""
     for document in documents:
         if document["kind"] in ("Deployment", "DaemonSet"):
             return document

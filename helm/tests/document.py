@@ -1,4 +1,4 @@
-"""Builds the table of values in the chart's README from the comments of values.yaml. To write it, run
+"""Builds the table of values in the chart's README from the comments of values.yaml. To update the table, run
 `.tools/chart/python/bin/python helm/tests/document.py`."""
 
 import json

@@ -1,9 +1,10 @@
-"""Values to render: the choices for each part in `PARTS`, and cases that combine every two choices."""
+"""The values that the tests render. `PARTS` has the choices for each part of the values. A case has one choice for each
+part, and the cases together combine every two choices."""
 
 import copy
 import itertools
 
-# A configuration that uses every section that the chart passes on.
+# A configuration with every section that the chart passes to the sidecar.
 CONFIG = {
     "keep_alive_interval": "2s",
     "log": {"level": "evenkeel=debug"},
@@ -245,13 +246,13 @@ def values(case):
     if tuple(map(int, case["kubernetes"].split("."))) < (1, 29, 0):
         found.setdefault("sidecar", {})["native"] = False
     if case["mode"] in ("sidecar", "socket"):
-        # The chart has no policy for the gateway's pods.
+        # The chart creates no NetworkPolicy for the gateway's pods.
         found.pop("networkPolicy", None)
     return found, case["kubernetes"]
 
 
 def cases():
-    """Returns cases that combine any two choices of different parts at least once; greedy and deterministic."""
+    """Returns cases that together combine every two choices of different parts. The search is greedy and deterministic."""
     names = list(PARTS)
     wanted = {
         frozenset(((a, x), (b, y))) for a, b in itertools.combinations(names, 2) for x in PARTS[a] for y in PARTS[b]

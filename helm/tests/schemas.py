@@ -1,5 +1,6 @@
-"""Validates strictly and without a cluster: Kubernetes' own kinds by kubernetes-validate, others by the schemas that
-their projects publish in CustomResourceDefinitions. An unknown field is an error here; a cluster would drop it."""
+"""Validates manifests strictly and without a cluster: Kubernetes' own kinds with kubernetes-validate, other kinds with
+the schemas that their projects publish in CustomResourceDefinitions. An unknown field is an error here, although a
+cluster would drop the field."""
 
 import functools
 import json
@@ -11,8 +12,9 @@ from chart import TOOLS, load, load_all, workload
 
 SAMPLES = Path(__file__).parent / "samples"
 
-# Maps group and kind to the file of the published schema. Every manifest is also validated against a schema in samples,
-# written after the documentation and limited to what the chart uses. Without the module proxy, that one is the only check.
+# Maps group and kind to the file of the published schema. Every manifest of these kinds is also validated against a
+# schema in samples/, which is written from the documentation and has only the fields that the chart uses. If the module
+# proxy is unreachable, the schema in samples/ is the only check.
 PUBLISHED = {
     ("extensions.istio.io", "WasmPlugin"): "istio.io/api/customresourcedefinitions.gen.yaml",
     ("networking.istio.io", "DestinationRule"): "istio.io/api/customresourcedefinitions.gen.yaml",
@@ -132,9 +134,9 @@ _seen = set()
 
 
 def validate(document, kubernetes):
-    """Raises `Invalid` if a manifest is wrong for this version of Kubernetes.
+    """Raises `Invalid` if a manifest is invalid for this version of Kubernetes.
 
-    Returns the kind of schema that it was validated against: `kubernetes`, `published` or `sample`."""
+    Returns the kind of schema against which the manifest was validated: `kubernetes`, `published` or `sample`."""
     group, _, version = document["apiVersion"].rpartition("/")
     kind = document["kind"]
     try:
@@ -169,7 +171,7 @@ def _embedded(document, kubernetes):
 
 
 def validate_all(documents, kubernetes):
-    """Validates every manifest, that no two have the same name, and the workload that runs the sidecar."""
+    """Validates every manifest and the workload that runs the sidecar. No two manifests may have the same identity."""
     seen = set()
     found = {}
     for document in documents:

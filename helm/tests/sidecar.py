@@ -13,7 +13,7 @@ EVENKEEL = pathlib.Path(os.environ.get("EVENKEEL_BIN") or TARGET / "debug" / "ev
 
 
 def mount(documents, root, secrets):
-    """Writes every mounted file below `root`. `secrets` holds the secrets that the chart does not create, by name."""
+    """Writes every mounted file below `root`. `secrets` has the secrets and ConfigMaps of the user, by name."""
     document = workload(documents)
     volumes = {volume["name"]: volume for volume in document["spec"]["template"]["spec"].get("volumes", [])}
     rendered = {(d["kind"], d["metadata"]["name"]): d for d in documents}

@@ -18,7 +18,7 @@ class Documents(unittest.TestCase):
     def test_the_table_of_values_is_that_of_values_yaml(self):
         self.assertEqual(document.README.read_text(), document.written(), "run .tools/chart/python/bin/python helm/tests/document.py")
 
-    def test_values_that_do_not_speak_for_themselves_are_explained(self):
+    def test_values_without_a_plain_name_have_a_comment(self):
         said = document.comments()
         plain = {
             "pullPolicy",
@@ -81,7 +81,7 @@ class Documents(unittest.TestCase):
             self.assertRegex(templates, rf"\.{name.rsplit('.', 1)[-1]}\b", name)
 
     def blocks(self, first, least):
-        """Returns the blocks of YAML that begin with the comment `first`, with the names of their documents."""
+        """Returns the YAML blocks that start with the comment `first`, each with the name of its document."""
         found = []
         for path in [CHART / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
             for indent, text in re.findall(
@@ -91,7 +91,7 @@ class Documents(unittest.TestCase):
         self.assertGreaterEqual(len(found), least)
         return found
 
-    def test_values_in_documents_are_good(self):
+    def test_values_in_documents_are_valid(self):
         secrets = {
             "evenkeel-redis": {"password": "x"},
             "redis-ca": {"ca.crt": "x"},
@@ -106,7 +106,7 @@ class Documents(unittest.TestCase):
                 validate_all(documents, "1.33.0")
                 check_config(documents, secrets)
 
-    def test_envoys_configuration_in_documents_is_good(self):
+    def test_envoys_configuration_in_documents_is_valid(self):
         for name, text in self.blocks("envoy.yaml", 1):
             config = load(text.replace("out/plugin/evenkeel_plugin.wasm", MODULE))
             self.assertEqual(text.count("8080"), 1, "the document replaces 8080 for the second Envoy with sed")
@@ -114,7 +114,7 @@ class Documents(unittest.TestCase):
             self.assertTrue(taken, f"{name}: {said}")
         for name, text in self.blocks("evenkeel.yaml", 2):
             if "/etc/evenkeel/" in text:
-                continue  # it names files that do not exist here
+                continue  # the block names files that do not exist here
             with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
                 file.write(text)
                 file.flush()

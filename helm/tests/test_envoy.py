@@ -124,7 +124,9 @@ def accepted(config):
 
 
 def with_local_module(filter_config):
-    """Replaces the module's URL by a local file, as Istio's agent and Envoy Gateway do after fetching it."""
+    """Returns the configuration with a local file in place of the module's URL, and the original `code`.
+
+    Istio's agent and Envoy Gateway replace the URL in the same way after they have downloaded the module."""
     config = copy.deepcopy(filter_config)
     code = config["config"]["vm_config"]["code"]
     config["config"]["vm_config"]["code"] = {"local": {"filename": MODULE}}
@@ -228,7 +230,7 @@ class Fragments(unittest.TestCase):
                     self.assertIs(config["config"]["allow_on_headers_stop_iteration"], True)
                 self.envoy_takes(bootstrap(clusters, [{"name": "evenkeel", "typed_config": config}]))
 
-    def test_the_plugin_takes_its_configuration(self):
+    def test_the_plugin_accepts_its_configuration(self):
         """Loads the plugin configuration of each kind of resource into the real module in the real Envoy."""
         found = []
         for plugin in ("istio", "envoy-gateway", "envoy-gateway-body"):
@@ -241,7 +243,7 @@ class Fragments(unittest.TestCase):
             self.assertEqual(config["sidecar"], {"cluster": "evenkeel"})
             self.assertEqual(config["apply"]["mode"], "override_host")
             self.envoy_takes(self.with_plugin(config))
-        # Shows that the check can fail.
+        # The check must be able to fail.
         taken, said = accepted(self.with_plugin({"deadline_ms": 0}))
         self.assertFalse(taken, said)
 
@@ -272,7 +274,7 @@ class Fragments(unittest.TestCase):
             ],
         )
 
-    def test_higress_gets_the_cluster_and_its_own_way_to_apply(self):
+    def test_higress_gets_the_cluster_and_the_apply_mode_higress(self):
         for mode in ("daemonset", "socket"):
             documents = self.rendered(mode, "higress")
             (patch,) = self.patches(documents)
@@ -283,7 +285,7 @@ class Fragments(unittest.TestCase):
             self.assertEqual(find(documents, "WasmPlugin")["metadata"]["namespace"], "higress-system")
             self.assertEqual(spec["failStrategy"], "FAIL_OPEN")
 
-    def test_envoy_gateway_gets_the_cluster_by_a_patch_of_its_resources(self):
+    def test_envoy_gateway_gets_the_cluster_through_an_envoy_patch_policy(self):
         policy = find(self.rendered("deployment", "envoy-gateway"), "EnvoyPatchPolicy")["spec"]
         self.assertEqual(policy["targetRef"], {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "eg"})
         (patch,) = policy["jsonPatches"]
@@ -295,7 +297,7 @@ class Fragments(unittest.TestCase):
         self.check_sidecar_cluster(patch["operation"]["value"], "deployment")
         self.envoy_takes(bootstrap([patch["operation"]["value"]]))
 
-    def test_envoy_gateway_gets_the_cluster_in_its_bootstrap_beside_the_container(self):
+    def test_in_sidecar_mode_envoy_gateway_gets_the_cluster_in_the_bootstrap(self):
         for mode in ("sidecar", "socket"):
             documents = self.rendered(mode, "envoy-gateway")
             proxy = find(documents, "EnvoyProxy")["spec"]
@@ -306,7 +308,7 @@ class Fragments(unittest.TestCase):
             self.envoy_takes(bootstrap([patch["value"]]))
             self.assertNotIn("EnvoyPatchPolicy", [d["kind"] for d in documents])
 
-    def test_envoy_gateway_applies_endpoints_by_a_field_of_its_own(self):
+    def test_envoy_gateway_applies_endpoints_through_a_backend_traffic_policy(self):
         documents = self.rendered("deployment", "envoy-gateway")
         balancer = find(documents, "BackendTrafficPolicy")["spec"]["loadBalancer"]
         self.assertEqual(
@@ -327,7 +329,7 @@ class Fragments(unittest.TestCase):
                 [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "chat"}],
             )
 
-    def test_envoy_gateway_lets_bodies_be_read(self):
+    def test_envoy_gateway_allows_the_plugin_to_read_bodies(self):
         """The patch matches the name that Envoy Gateway gives the filter, and Envoy accepts the result."""
         documents = self.rendered("sidecar", "envoy-gateway-body")
         policy = find(documents, "EnvoyExtensionPolicy")
@@ -360,8 +362,8 @@ class Fragments(unittest.TestCase):
         )
         self.assertIn("config", filters[0]["typedConfig"])
 
-    def test_envoy_refuses_the_override_beside_weights_by_locality(self):
-        """Istio sets these weights for locality load balancing, unless a DestinationRule turns it off."""
+    def test_envoy_rejects_the_override_together_with_locality_weights(self):
+        """Istio sets these weights for locality load balancing, unless a DestinationRule disables it."""
         documents = self.rendered("deployment", "istio-filter")
         override = next(p for p in self.patches(documents) if p["patch"]["operation"] == "MERGE")
         cluster = proto_merged(istio_cluster("llm", 80), override["patch"]["value"])
@@ -380,7 +382,7 @@ class Fragments(unittest.TestCase):
         patches = find(documents, "EnvoyPatchPolicy")["spec"]["jsonPatches"]
         self.assertEqual([p["name"] for p in patches], ["tcp-80", "tcp-443"])
 
-    def test_envoy_refuses_what_is_wrong(self):
+    def test_envoy_rejects_an_invalid_configuration(self):
         added, override, _ = self.patches(self.rendered("deployment", "istio"))
         cluster = copy.deepcopy(added["patch"]["value"])
         cluster["load_assignment"]["endpoint"] = []

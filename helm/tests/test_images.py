@@ -111,7 +111,7 @@ class Images(unittest.TestCase):
             "server/evenkeel/page/tests/node_modules/x/y.js",
         ):
             self.assertTrue(ignored(path), path)
-        # Files that the program embeds, from any directory.
+        # The program may embed files from any directory.
         for source in (p for p in needed if p.endswith(".rs")):
             for name in re.findall(r'include_(?:str|bytes)!\(\s*"([^"]+)"', (ROOT / source).read_text()):
                 inside = (ROOT / source).parent.joinpath(name).resolve().relative_to(ROOT)

@@ -52,11 +52,12 @@ class Pods(unittest.TestCase):
     def test_the_shutdown_delay_fits_into_the_grace_period(self):
         documents = rendered({"shutdownDelaySeconds": 42})
         self.assertEqual(configuration(documents)["shutdown_delay"], "42s")
-        # The rest is for calls in progress, which get 10 s: docs/operations.md.
+        # Calls in progress get another 10 s: docs/operations.md.
         self.assertGreater(workload(documents)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 42 + 10)
 
     def test_a_deployments_shutdown_delay_outlasts_a_cached_dns_answer(self):
-        # CoreDNS gives 30 s: a gateway that resolved the name right before the pod left connects to it for that long.
+        # CoreDNS sets a TTL of 30 s. If a gateway resolved the name right before the pod was removed, the gateway may
+        # connect to the pod for that long.
         for mode, least, most in (("deployment", 31, 60), ("daemonset", 1, 10), ("sidecar", 1, 10)):
             documents = rendered({"mode": mode})
             seconds = int(configuration(documents)["shutdown_delay"].removesuffix("s"))
@@ -89,7 +90,7 @@ class Pods(unittest.TestCase):
         self.assertLessEqual(waiting, set(container))
         self.assertLessEqual(waiting, set(sidecar_container(workload(rendered()))))
 
-    def test_pods_restart_for_what_only_a_restart_applies(self):
+    def test_pods_restart_for_changes_that_need_a_restart(self):
         def checksum(config):
             return workload(rendered({"config": config}))["spec"]["template"]["metadata"]["annotations"][
                 "checksum/config"
@@ -107,7 +108,7 @@ class Pods(unittest.TestCase):
         left_out = re.search(r"omit \$config (.*) -\}\}", template).group(1)
         self.assertEqual(sorted(re.findall(r'"(\w+)"', left_out)), sorted(re.findall(r'"(\w+)"', reloaded)))
 
-    def test_a_deployment_spreads_and_a_daemonset_need_not(self):
+    def test_only_a_deployment_has_topology_spread_constraints(self):
         spec = workload(rendered())["spec"]
         constraint = spec["template"]["spec"]["topologySpreadConstraints"][0]
         self.assertEqual(constraint["labelSelector"]["matchLabels"], spec["selector"]["matchLabels"])
@@ -115,7 +116,7 @@ class Pods(unittest.TestCase):
             "topologySpreadConstraints", workload(rendered({"mode": "daemonset"}))["spec"]["template"]["spec"]
         )
 
-    def test_the_autoscaler_has_the_say_over_replicas(self):
+    def test_the_autoscaler_alone_sets_the_replicas(self):
         documents = rendered({"autoscaling": {"enabled": True}})
         self.assertNotIn("replicas", workload(documents)["spec"])
         self.assertEqual(find(documents, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["name"], "ek-evenkeel")
@@ -154,7 +155,7 @@ class Store(unittest.TestCase):
         )
         self.assertNotIn("hunter2", str([d for d in documents if d["kind"] != "Secret"]))
 
-    def test_passwords_reach_the_sidecar_as_they_are(self):
+    def test_passwords_reach_the_sidecar_unchanged(self):
         for password in ("plain", "p@ss/word:%25", "quotes\"'\\", "ü €"):
             documents = rendered({"redis": {"password": password, "user": "evenkeel"}})
             self.assertEqual(find(documents, "Secret")["stringData"]["password"], password)
@@ -188,7 +189,7 @@ class Store(unittest.TestCase):
         self.assertEqual(len(first["password"]), 32)
         self.assertIn("lookup", (CHART / "templates/_redis.tpl").read_text())
 
-    def test_a_change_of_the_bundled_redis_reaches_it_and_the_sidecars(self):
+    def test_a_change_of_the_bundled_redis_restarts_redis_and_the_sidecars(self):
         def digests(mode="deployment", **redis):
             documents = rendered({"mode": mode, "redis": {"mode": "bundled", "urls": [], **redis}})
             pods = find(documents, "StatefulSet")["spec"]["template"]["metadata"]["annotations"]
@@ -206,19 +207,19 @@ class Store(unittest.TestCase):
         digest = hashlib.sha256(secret["password"].encode()).hexdigest()
         self.assertIn(f"#{digest}", secret["users.acl"].split())
 
-    def test_a_certificate_authority_is_named_to_the_sidecar(self):
+    def test_the_sidecar_gets_the_path_of_the_certificate_authority(self):
         documents = rendered({"redis": {"urls": ["rediss://redis"], "tls": {"caSecret": "ca", "caKey": "root.pem"}}})
         container = sidecar_container(workload(documents))
         self.assertIn({"name": "SSL_CERT_FILE", "value": "/etc/evenkeel/ca/root.pem"}, container["env"])
 
-    def test_embedded(self):
+    def test_without_redis_the_store_is_embedded(self):
         documents = rendered({"redis": {"mode": "none", "urls": []}, "replicas": 1})
         self.assertEqual(configuration(documents)["store"], {"type": "memory"})
         check_config(documents)
 
 
 class Network(unittest.TestCase):
-    def test_only_what_is_needed_is_let_through(self):
+    def test_the_network_policy_allows_only_needed_connections(self):
         policy = {"enabled": True, "gateways": [{"podSelector": {"matchLabels": {"a": "b"}}}]}
         spec = find(
             rendered({"networkPolicy": policy, "redis": {"urls": ["redis://a:6380/1", "redis://b"], "cluster": True}}),
@@ -252,14 +253,14 @@ class Network(unittest.TestCase):
             spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "sidecar"
         )
 
-    def test_gateways_are_led_to_all_pods_or_to_their_nodes(self):
+    def test_services_lead_to_all_pods_or_to_the_pod_on_the_gateways_node(self):
         documents = rendered()
         self.assertEqual(find(documents, "Service", "ek-evenkeel-headless")["spec"]["clusterIP"], "None")
         service = find(rendered({"mode": "daemonset"}), "Service")
         self.assertEqual(service["spec"]["internalTrafficPolicy"], "Local")
         self.assertNotIn("Service", kinds(rendered({"mode": "sidecar"})))
 
-    def test_listening(self):
+    def test_listen_addresses(self):
         self.assertEqual(
             configuration(rendered({"listenAddress": "[::]"}))["listen"], {"grpc": "[::]:9190", "http": "[::]:9191"}
         )
@@ -274,12 +275,12 @@ class Network(unittest.TestCase):
 class Discovery(unittest.TestCase):
     RULE = [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]}]
 
-    def test_without_it_there_is_neither_token_nor_role(self):
+    def test_without_discovery_there_is_neither_token_nor_role(self):
         documents = rendered({"config": matrix.CONFIG})
         self.assertIs(workload(documents)["spec"]["template"]["spec"]["automountServiceAccountToken"], False)
         self.assertFalse({"Role", "ClusterRole"} & set(kinds(documents)))
 
-    def test_a_role_in_each_namespace_that_is_watched(self):
+    def test_each_watched_namespace_has_a_role(self):
         pools = [
             {"cluster": "outbound|80||llm.models.svc.cluster.local", "kubernetes": {}},
             {"cluster": "outbound|80||llm.others.svc.cluster.local", "kubernetes": {"port": "http"}},
@@ -305,7 +306,7 @@ class Discovery(unittest.TestCase):
         )
         self.assertEqual(find(documents, "Role")["metadata"]["namespace"], "models")
 
-    def test_services_anywhere_need_a_role_of_the_whole_cluster(self):
+    def test_services_in_any_namespace_need_a_cluster_role(self):
         documents = rendered({"config": {"unlisted_pools": {"kubernetes": {}}}})
         self.assertEqual(find(documents, "ClusterRole")["rules"], self.RULE)
         self.assertEqual(find(documents, "ClusterRole")["metadata"]["name"], "gateways-ek-evenkeel-endpoints")
@@ -313,7 +314,7 @@ class Discovery(unittest.TestCase):
         self.assertEqual(find(documents, "Role")["metadata"]["namespace"], "models")
         self.assertNotIn("ClusterRole", kinds(documents))
 
-    def test_in_sidecar_mode_the_gateway_has_the_right(self):
+    def test_in_sidecar_mode_the_gateways_account_has_the_role(self):
         values = {
             "mode": "sidecar",
             "config": {"pools": [matrix.SLICES]},
@@ -336,7 +337,7 @@ class Monitoring(unittest.TestCase):
         }
     }
 
-    def test_every_rule_and_every_dashboard_is_there_unchanged(self):
+    def test_every_rule_and_every_dashboard_is_rendered_unchanged(self):
         documents = rendered(self.ALL)
         rules = [
             group for file in sorted((CHART / "rules").glob("*.yaml")) for group in load(file.read_text())["groups"]
@@ -359,7 +360,7 @@ class Monitoring(unittest.TestCase):
         self.assertIn("https://wiki.example/runbook#evenkeelpoolfull", text)
         self.assertNotIn("docs/runbook.md", text)
 
-    def test_a_release_by_another_name_is_missed_when_it_is_down(self):
+    def test_the_down_alert_selects_a_release_with_another_name(self):
         down = 'up{job=~".*(evenkeel|edge).*"} == 0'
         self.assertIn(down, [rule["expr"] for rule in self.rules({}, fullnameOverride="edge")])
         documents = rendered({**self.ALL, "fullnameOverride": "edge"})
@@ -407,7 +408,7 @@ class Library(unittest.TestCase):
         self.assertEqual({m["name"] for m in pod["spec"]["initContainers"][0]["volumeMounts"]}, names)
         self.assertEqual(find(documents, "ConfigMap", "edge-evenkeel")["metadata"]["namespace"], "gateways")
 
-    def test_a_container_that_is_no_native_sidecar_stands_beside_the_gateways(self):
+    def test_a_sidecar_that_is_not_native_is_an_ordinary_container(self):
         values = {"mode": "sidecar", "sidecar": {"native": False, "socket": {"enabled": True}}}
         spec = workload(rendered(values, "1.25.0"))["spec"]["template"]["spec"]
         self.assertEqual([c["name"] for c in spec["containers"]], ["istio-proxy", "evenkeel"])
@@ -416,7 +417,7 @@ class Library(unittest.TestCase):
         self.assertIn(socket, spec["containers"][0]["volumeMounts"])
         self.assertIn(socket, spec["containers"][1]["volumeMounts"])
 
-    def test_istios_template_adds_what_the_patch_adds(self):
+    def test_istios_template_equals_the_patch(self):
         data = find(rendered({"mode": "sidecar"}), "ConfigMap", "ek-evenkeel-sidecar")["data"]
         template = load(load(data["istiod-values.yaml"])["sidecarInjectorWebhook"]["templates"]["evenkeel"])
         self.assertEqual(template, load(data["deployment-patch.yaml"])["spec"]["template"])
@@ -425,7 +426,7 @@ class Library(unittest.TestCase):
 
 
 class Notes(unittest.TestCase):
-    """Renders NOTES.txt as a manifest, because `helm template` leaves it out."""
+    """Renders NOTES.txt as a manifest, because `helm template` omits it."""
 
     def notes(self, values):
         with tempfile.TemporaryDirectory() as directory:
@@ -449,7 +450,7 @@ class Notes(unittest.TestCase):
         self.assertIn("exec daemonset/ek-evenkeel", self.notes({"mode": "daemonset"}))
         text = self.notes({"mode": "sidecar", "sidecar": {"gateway": "higress"}})
         self.assertIn("patch deployment higress-gateway --patch-file patch.yaml", text)
-        self.assertIn("keeps nothing", self.notes({"redis": {"mode": "bundled", "urls": []}}))
+        self.assertIn("loses its data", self.notes({"redis": {"mode": "bundled", "urls": []}}))
         self.assertIn(
             "plugin.istio.modelServers` is empty",
             self.notes({"plugin": {"url": "oci://x", "istio": {"enabled": True}}}),
@@ -468,7 +469,7 @@ class Notes(unittest.TestCase):
 
 
 class Package(unittest.TestCase):
-    def test_the_package_holds_what_the_chart_needs(self):
+    def test_the_package_contains_rules_and_dashboards(self):
         with tempfile.TemporaryDirectory() as directory:
             subprocess.run(
                 [TOOLS / "helm", "package", CHART, "--destination", directory], check=True, capture_output=True

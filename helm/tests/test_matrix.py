@@ -13,7 +13,7 @@ from sidecar import EVENKEEL, check_config
 
 
 def check(case):
-    """Checks one case. Returns the schemas that its manifests were validated against, or the fault."""
+    """Checks a case. Returns the case, the schema against which each kind was validated, and the error or `None`."""
     values, kubernetes = matrix.values(case)
     try:
         documents = render(values, kubernetes)
@@ -78,7 +78,7 @@ class Matrix(unittest.TestCase):
             for x, y in itertools.product(matrix.PARTS[a], matrix.PARTS[b]):
                 self.assertIn(frozenset(((a, x), (b, y))), met)
 
-    def test_texts_that_look_like_numbers_stay_texts(self):
+    def test_strings_that_look_like_numbers_stay_strings(self):
         digits = {
             "fullnameOverride": "1e3",
             "priorityClassName": "123",
@@ -128,7 +128,7 @@ class Matrix(unittest.TestCase):
                 }
                 values, _ = matrix.values(case | {part: choice})
                 if "sidecar" in values:
-                    values["sidecar"]["native"] = False  # `helm lint` takes no Kubernetes version
+                    values["sidecar"]["native"] = False  # `helm lint` has no option for the Kubernetes version
                 if values["mode"] == "sidecar":
                     values["sidecar"] = {**values.get("sidecar", {}), "native": False}
                 with self.subTest(part=part, choice=choice):

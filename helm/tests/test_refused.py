@@ -1,4 +1,4 @@
-"""The chart rejects invalid values by name, and reports all faults of a kind at once."""
+"""The chart rejects invalid values, names them, and reports all errors of a kind at once."""
 
 import unittest
 
@@ -172,24 +172,24 @@ def refused(test, values, kubernetes="1.33.0"):
 
 
 class RefusedValues(unittest.TestCase):
-    def test_the_schema_refuses_what_no_value_can_be(self):
+    def test_the_schema_rejects_values_that_are_invalid_alone(self):
         for values, expected in SCHEMA:
             with self.subTest(expected):
                 self.assertIn(expected, refused(self, values))
 
-    def test_values_that_do_not_go_together_are_refused(self):
+    def test_values_that_contradict_each_other_are_rejected(self):
         for values, expected in CHECKS:
             with self.subTest(expected):
                 said = refused(self, values)
                 self.assertIn(expected, said)
-                # Only this fault, and none that follows from it.
+                # The chart reports only this error, and no consequence of it.
                 self.assertIn("1 fault in the values", said)
 
-    def test_native_sidecars_need_a_kubernetes_that_has_them(self):
+    def test_native_sidecars_need_a_kubernetes_that_supports_them(self):
         said = refused(self, {"mode": "sidecar"}, "1.28.9")
         self.assertIn("sidecar.native: must be false before Kubernetes 1.29, got true with v1.28.9", said)
 
-    def test_all_faults_are_reported_at_once(self):
+    def test_all_errors_are_reported_at_once(self):
         said = refused(
             self,
             {
@@ -200,5 +200,5 @@ class RefusedValues(unittest.TestCase):
         )
         self.assertIn("4 faults in the values", said)
 
-    def test_other_versions_of_kubernetes_are_refused(self):
+    def test_older_versions_of_kubernetes_are_rejected(self):
         self.assertIn("chart requires kubeVersion: >=1.25.0-0", refused(self, {}, "1.24.17"))

@@ -1,5 +1,5 @@
-"""Runs what the chart creates, without Kubernetes: the real Redis with its arguments and rights, the sidecar with its
-files, and Envoy with its patches."""
+"""Runs the parts of the chart without Kubernetes: Redis with the rendered arguments and users, the sidecar with the
+rendered files, and Envoy with the rendered patches."""
 
 import contextlib
 import http.server
@@ -30,7 +30,7 @@ def free_port():
 
 @contextlib.contextmanager
 def running(command):
-    """Runs a process. Yields it and a function that returns its output so far; always stops it."""
+    """Runs a process, and stops it at the end. Yields the process and a function that returns its output so far."""
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen([str(part) for part in command], stdout=log, stderr=subprocess.STDOUT) as process,
@@ -62,7 +62,7 @@ def eventually(test, condition, said, seconds=30):
 
 
 class Trial(unittest.TestCase):
-    def test_the_sidecar_works_on_the_bundled_redis_with_no_right_to_spare(self):
+    def test_the_sidecar_works_with_the_permissions_of_the_bundled_redis(self):
         documents = render(
             {
                 "redis": {"mode": "bundled", "keyPrefix": "trial", "password": "p@ss/word:%25 x"},
@@ -111,7 +111,7 @@ class Trial(unittest.TestCase):
                 )
                 self.assertEqual(admitted.returncode, 0, admitted.stderr + both())
                 self.assertIn("10.0.0.1:8000", admitted.stdout)
-                # Wait until recounts and the registry have run as well.
+                # Wait until the recounts and the registry of sidecars have run too.
                 time_up = time.monotonic() + 1
                 eventually(self, lambda: time.monotonic() > time_up, both)
                 with urllib.request.urlopen(f"http://127.0.0.1:{http}/metrics", timeout=5) as answer:
@@ -128,7 +128,7 @@ class Trial(unittest.TestCase):
 
 
 class Port(http.server.BaseHTTPRequestHandler):
-    """Answers as a model server that returns its own port."""
+    """A model server that responds with its own port."""
 
     def do_GET(self):
         body = str(self.server.server_port).encode()
@@ -150,8 +150,8 @@ def model_server():
 
 
 class Gateway(unittest.TestCase):
-    def test_requests_go_where_the_sidecar_says_through_the_rendered_patches(self):
-        """Runs Envoy with Istio's cluster, patched by the rendered EnvoyFilter, beside the sidecar on its socket."""
+    def test_requests_go_to_the_endpoint_that_the_sidecar_chooses(self):
+        """Runs the sidecar on its socket, and Envoy with Istio's cluster, patched by the rendered EnvoyFilter."""
         service = "llm.models.svc.cluster.local"
         with tempfile.TemporaryDirectory() as directory, model_server() as first, model_server() as second:
             grpc, http_port, gateway = free_port(), free_port(), free_port()
@@ -216,7 +216,7 @@ class Gateway(unittest.TestCase):
                 {"name": "chat", "match": {"prefix": "/"}, "route": {"cluster": cluster["name"]}}
             ]
             config = bootstrap([patches[("CLUSTER", "ADD")], cluster], listeners=[listens])
-            # There is no control plane here.
+            # The test has no control plane.
             del config["dynamic_resources"]
             (root / "envoy.json").write_text(json.dumps(config))
             path = root / sidecar_container(workload(documents))["args"][2].lstrip("/")

@@ -1,4 +1,5 @@
-{{/* Rejects values that contradict each other, and reports all faults at once. values.schema.json checks single values. */}}
+{{/* Rejects values that contradict each other, and reports all errors at once. values.schema.json checks single
+     values. */}}
 
 {{- define "evenkeel.checks" -}}
 {{- $v := .Values -}}
@@ -65,7 +66,7 @@
 {{- end -}}
 {{- end -}}
 
-{{- /* Fields of the configuration that the chart writes. */ -}}
+{{- /* Fields of `config` that the chart sets. */ -}}
 {{- $config := $v.config -}}
 {{- if hasKey $config "listen" -}}
 {{- $faults = append $faults "config.listen: is set by mode, listenAddress, ports and sidecar.socket" -}}

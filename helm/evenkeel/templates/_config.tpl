@@ -1,4 +1,4 @@
-{{/* The sidecar's configuration: `config`, plus the fields that follow from other values. */}}
+{{/* The sidecar's configuration: `config`, plus the fields that the chart derives from other values. */}}
 
 {{- define "evenkeel.config" -}}
 {{- $config := deepCopy .Values.config -}}
@@ -49,7 +49,8 @@
 {{- toYaml $config -}}
 {{- end -}}
 
-{{/* Seconds. The cluster's DNS lets answers be kept for 30; before them the service's endpoints have to follow. */}}
+{{/* The shutdown delay in seconds: 5 for the update of the service's endpoints and, in `mode: deployment`, another 30
+     for cached answers of the cluster's DNS. */}}
 {{- define "evenkeel.shutdownDelay" -}}
 {{- if eq (toString .Values.shutdownDelaySeconds) "auto" -}}
 {{- ternary 35 5 (eq .Values.mode "deployment") -}}
@@ -58,8 +59,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A digest of the fields that need a restart. The sidecar reloads limits and similar fields while it runs, so changing
-     those does not restart pods. */}}
+{{/* A digest of the fields whose changes need a restart. The sidecar reloads the omitted fields without a restart. */}}
 {{- define "evenkeel.checksum" -}}
 {{- $config := include "evenkeel.config" . | fromYaml -}}
 {{- $kept := omit $config "limits" "higress_rules" "quotas" "prices" "models" "limit_headers" "quota_admins" "admin" -}}

@@ -1,4 +1,4 @@
-{{/* Configuration of the gateways: fragments for Envoy, and the plugin's configuration. */}}
+{{/* Configuration of the gateways: fragments of Envoy's configuration, and the plugin's configuration. */}}
 
 {{/* The cluster through which the plugin reaches the sidecar. */}}
 {{- define "evenkeel.sidecarCluster" -}}
@@ -34,14 +34,15 @@ load_assignment:
               {{- end }}
 {{- end -}}
 
-{{/* With a Deployment, gateways find all pods by DNS, because a connection to the service's address would stay with one
-     pod. With a DaemonSet, the service leads to the pod on the gateway's own node. */}}
+{{/* The host name of the sidecars. With a Deployment, this is the headless service, whose DNS answers list all pods: a
+     connection to the address of a normal service would stay with one pod. With a DaemonSet, the service leads to the
+     pod on the gateway's node. */}}
 {{- define "evenkeel.serviceHost" -}}
 {{- $headless := ternary "-headless" "" (eq .Values.mode "deployment") -}}
 {{- printf "%s%s.%s.svc.%s" (include "evenkeel.fullname" .) $headless .Release.Namespace .Values.clusterDomain -}}
 {{- end -}}
 
-{{/* Uses the host that the plugin's header names, or the gateway's own least request without one. */}}
+{{/* Uses the host that the plugin's header names. Without this header, uses the gateway's own least-request policy. */}}
 {{- define "evenkeel.overrideHost" -}}
 policies:
   - typed_extension_config:
@@ -89,7 +90,7 @@ config:
       local: {filename: {{ trimPrefix "file://" .Values.plugin.url | quote }}}
       {{- else }}
       remote:
-        # Istio's agent fetches the module and replaces this by a local file.
+        # Istio's agent downloads the module and replaces this field by a local file.
         http_uri: {uri: {{ .Values.plugin.url | quote }}, timeout: 30s}
         {{- with .Values.plugin.sha256 }}
         sha256: {{ . | quote }}

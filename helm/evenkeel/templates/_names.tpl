@@ -45,7 +45,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* The name of the secret with Redis's password, or empty. */}}
+{{/* The name of the secret with Redis's password; empty if there is no password. */}}
 {{- define "evenkeel.redisSecret" -}}
 {{- if .Values.redis.existingSecret -}}
 {{- .Values.redis.existingSecret -}}
@@ -58,7 +58,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.redis.existingSecret -}}{{- .Values.redis.existingSecretKey -}}{{- else -}}password{{- end -}}
 {{- end -}}
 
-{{/* The name of the secret with the administrators' tokens, or empty. */}}
+{{/* The name of the secret with the administrators' tokens; empty if there are no tokens. */}}
 {{- define "evenkeel.adminSecret" -}}
 {{- if .Values.admin.existingSecret -}}
 {{- .Values.admin.existingSecret -}}
@@ -67,7 +67,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 {{- end -}}
 
-{{/* The gateway that gets the plugin: `istio`, `higress`, `envoyGateway`, or empty. */}}
+{{/* The gateway that loads the plugin: `istio`, `higress` or `envoyGateway`; empty if the plugin is disabled. */}}
 {{- define "evenkeel.gateway" -}}
 {{- $values := .Values -}}
 {{- range list "istio" "higress" "envoyGateway" -}}

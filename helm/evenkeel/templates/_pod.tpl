@@ -1,4 +1,4 @@
-{{/* The container and its volumes. Charts of gateways that depend on this chart can include them:
+{{/* The sidecar's container and its volumes. A gateway's chart that depends on this chart can include both:
      {{ include "evenkeel.sidecarContainer" .Subcharts.evenkeel }}. */}}
 
 {{- define "evenkeel.container" -}}
@@ -105,7 +105,7 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
-{{/* The pods of the Deployment and the DaemonSet. */}}
+{{/* The pod template of the Deployment and the DaemonSet. */}}
 {{- define "evenkeel.podTemplate" -}}
 metadata:
   annotations:
@@ -159,7 +159,7 @@ spec:
   {{- end }}
 {{- end -}}
 
-{{/* The container for gateways' pods, with restartPolicy if it is a native sidecar. */}}
+{{/* The container for gateways' pods. A native sidecar is an init container with `restartPolicy: Always`. */}}
 {{- define "evenkeel.sidecarContainer" -}}
 {{ include "evenkeel.container" . }}
 {{- if .Values.sidecar.native }}

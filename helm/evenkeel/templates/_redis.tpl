@@ -1,7 +1,8 @@
-{{/* The bundled Redis: its password and its users. */}}
+{{/* The password and the users of the bundled Redis. */}}
 
-{{/* Generates a password once and then reads it back from the secret. Without a cluster, each rendering generates one, and
-     .Release keeps it for the whole rendering; Helm might store it if .Values kept it. */}}
+{{/* Generates a password at the first installation, and later reads it from the secret. Without access to a cluster,
+     each rendering generates a password. The password is stored in .Release, so that all manifests of a rendering use
+     the same one. It is not stored in .Values, because Helm might save these with the release. */}}
 {{- define "evenkeel.bundledPassword" -}}
 {{- if .Values.redis.password -}}
 {{- .Values.redis.password -}}
@@ -15,7 +16,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* One user with the permissions that docs/operations.md lists; no others. */}}
+{{/* One user, with exactly the permissions that docs/operations.md lists. */}}
 {{- define "evenkeel.bundledAcl" -}}
 user default off
 user evenkeel on #{{ include "evenkeel.bundledPassword" . | sha256sum }} resetkeys ~{{ with .Values.redis.keyPrefix }}{{ . }}:{{ end }}ek2:* resetchannels -@all {{ include "evenkeel.aclCommands" . }}
