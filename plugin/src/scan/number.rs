@@ -1,7 +1,8 @@
 //! Reads an unsigned integer from the digits of a JSON number.
 
-/// Maximum number of fraction digits stored. With a larger exponent, a number of at least 1 exceeds 64 bits anyway.
-const FRACTION_DIGITS_MAX: u32 = 19;
+/// Significant digits below this bound can take one more digit. Digits beyond cannot change the result: 38 digits exceed
+/// 64 bits, unless the exponent removes at least as many digits as were dropped.
+const DIGITS_BOUND: u128 = 10_u128.pow(37);
 
 /// The part of a number that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,14 +12,13 @@ enum Part {
     Exponent,
 }
 
-/// A number that is being read. Saturates at the largest 64-bit value.
+/// A number that is being read: `digits` times ten to the power of `power` plus the exponent. Saturates at the largest
+/// 64-bit value.
 #[derive(Debug)]
 pub(super) struct Number {
     part: Part,
-    whole: u64,
-    /// The stored fraction digits, and the number of these digits.
-    fraction: u64,
-    fraction_len: u32,
+    digits: u128,
+    power: i64,
     exponent: u32,
     exponent_negative: bool,
     /// True if the number has no minus sign and is well-formed.
@@ -30,9 +30,8 @@ impl Number {
     pub(super) fn new(first: u8) -> Number {
         Number {
             part: Part::Whole,
-            whole: u64::from(first.saturating_sub(b'0')),
-            fraction: 0,
-            fraction_len: 0,
+            digits: u128::from(first.saturating_sub(b'0')),
+            power: 0,
             exponent: 0,
             exponent_negative: false,
             valid: first != b'-',
@@ -41,17 +40,19 @@ impl Number {
 
     /// Reads the next byte. Returns false if the byte does not belong to the number.
     pub(super) fn feed(&mut self, byte: u8) -> bool {
-        let digit = u64::from(byte.wrapping_sub(b'0'));
+        let digit = u32::from(byte.wrapping_sub(b'0'));
         match (byte, self.part) {
-            (b'0'..=b'9', Part::Whole) => self.whole = self.whole.saturating_mul(10).saturating_add(digit),
-            (b'0'..=b'9', Part::Fraction) => {
-                if self.fraction_len < FRACTION_DIGITS_MAX {
-                    self.fraction = self.fraction * 10 + digit;
-                    self.fraction_len += 1;
+            (b'0'..=b'9', Part::Whole | Part::Fraction) => {
+                let is_fraction = self.part == Part::Fraction;
+                if self.digits < DIGITS_BOUND {
+                    self.digits = self.digits * 10 + u128::from(digit);
+                    self.power -= i64::from(is_fraction);
+                } else {
+                    self.power += i64::from(!is_fraction);
                 }
             }
             (b'0'..=b'9', Part::Exponent) => {
-                self.exponent = self.exponent.saturating_mul(10).saturating_add(digit as u32);
+                self.exponent = self.exponent.saturating_mul(10).saturating_add(digit);
             }
             (b'.', Part::Whole) => self.part = Part::Fraction,
             (b'e' | b'E', Part::Whole | Part::Fraction) => self.part = Part::Exponent,
@@ -69,23 +70,18 @@ impl Number {
     }
 
     fn magnitude(&self) -> u64 {
-        let ten_to = |power: u32| 10_u64.checked_pow(power);
-        if self.exponent_negative {
-            return ten_to(self.exponent).map_or(0, |divisor| self.whole / divisor);
+        if self.digits == 0 {
+            return 0;
         }
-        let whole = match ten_to(self.exponent) {
-            _ if self.whole == 0 => 0,
-            Some(factor) => self.whole.saturating_mul(factor),
-            None => u64::MAX,
+        let exponent = i64::from(self.exponent);
+        let power = self.power + if self.exponent_negative { -exponent } else { exponent };
+        let ten_to = u32::try_from(power.unsigned_abs()).ok().and_then(|n| 10_u128.checked_pow(n));
+        let magnitude = match ten_to {
+            Some(factor) if power >= 0 => self.digits.saturating_mul(factor),
+            Some(divisor) => self.digits / divisor,
+            None if power >= 0 => u128::MAX,
+            None => 0,
         };
-        let fraction = if self.exponent < self.fraction_len {
-            ten_to(self.fraction_len - self.exponent).map_or(0, |divisor| self.fraction / divisor)
-        } else if self.fraction == 0 {
-            0
-        } else {
-            ten_to(self.exponent - self.fraction_len)
-                .map_or(u64::MAX, |factor| self.fraction.saturating_mul(factor))
-        };
-        whole.saturating_add(fraction)
+        u64::try_from(magnitude).unwrap_or(u64::MAX)
     }
 }
