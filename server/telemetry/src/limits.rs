@@ -56,10 +56,10 @@ impl LimitMetrics {
             usage: gauges(
                 r,
                 "evenkeel_limit_usage_ratio",
-                "Share of its amount that the fullest key of a limit has used, as last seen by this sidecar.",
+                "Fraction of its amount that the fullest key of a limit has used, as last seen by this sidecar.",
                 &["limit"],
             )?,
-            revision: int_gauge(r, "evenkeel_limits_revision", "Fingerprint of the limits in force.")?,
+            revision: int_gauge(r, "evenkeel_limits_revision", "Fingerprint of the active limits.")?,
         })
     }
 

@@ -94,7 +94,7 @@ impl Metrics {
             settlements_lost: counter(
                 &r,
                 "evenkeel_limit_settlements_lost_total",
-                "Settlements of reservations given up: what they had reserved stays charged.",
+                "Settlements that the sidecar gave up: the reserved amounts stay charged.",
             )?,
             settlements_waiting: int_gauge(
                 &r,

@@ -84,7 +84,7 @@ impl PoolMetrics {
             imbalance: gauges(
                 r,
                 "evenkeel_pool_imbalance",
-                "Share of the requests in flight that would have to move to give each endpoint its share, from 0 to 1.",
+                "Fraction of the requests in flight that would have to move to give each endpoint its share, from 0 to 1.",
                 &pool,
             )?,
             admits: counters(

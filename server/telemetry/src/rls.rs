@@ -27,7 +27,7 @@ impl RlsMetrics {
         let config_valid = int_gauge(
             r,
             "evenkeel_rls_config_valid",
-            "1 while the current limit files are in force, 0 while earlier ones are.",
+            "1 while the current limit files are active, 0 while earlier ones are.",
         )?;
         config_valid.set(1);
         Ok(Self {
