@@ -39,7 +39,7 @@ pub(crate) struct Cli {
 enum Command {
     /// Run the sidecar
     Serve(serve::Serve),
-    /// Check a configuration file and report every fault
+    /// Check a configuration file and report every error
     CheckConfig(check::CheckConfig),
     /// Print the configuration as JSON Schema, for editors and other tools
     ConfigSchema(schema::ConfigSchema),
