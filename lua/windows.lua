@@ -23,7 +23,7 @@ local limits = { unpack_struct('<' .. rep('d', #ARGV[2] / 8), ARGV[2]) }
 local asked = { unpack_struct('<' .. rep('d', #ARGV[3] / 8), ARGV[3]) }
 local n_asked = #asked - 1 -- The last is the position behind the text.
 
--- By limit. Each table starts with one element, so that a batch of one need not grow it.
+-- Indexed by limit. Each table starts with one element, so that it need not grow for a batch with one limit.
 local is_shadow, amounts, starts, stops = { false }, { 0 }, { 0 }, { 0 }
 for l = 1, (#limits - 1) / LIMIT_NUMBERS do
   local from = LIMIT_NUMBERS * (l - 1) + 1
@@ -31,7 +31,7 @@ for l = 1, (#limits - 1) / LIMIT_NUMBERS do
   starts[l], stops[l] = window_of(limits, from)
 end
 
--- By key: the counter as of now.
+-- Indexed by key: the counter as of now.
 local stored = call('MGET', unpack(KEYS))
 local limit_of, until_of, start_of, used_of, reserved_of = { false }, { 0 }, { 0 }, { 0 }, { 0 }
 local is_changed = { false }

@@ -35,7 +35,7 @@ pub struct Ending {
     pub status: u32,
     /// The `response.flags` property.
     pub flags: u64,
-    /// True if the gateway had chosen an upstream host, so that it sent the request or tried to.
+    /// True if the gateway had chosen an upstream host, and therefore sent the request or tried to.
     pub sent: bool,
 }
 

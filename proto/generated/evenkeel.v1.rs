@@ -3572,10 +3572,10 @@ pub struct Totals {
     pub drained: u64,
     #[prost(uint64, tag = "4")]
     pub in_flight: u64,
-    /// Sum of the capacities of all pools; unset if a pool is unlimited.
+    /// Sum of the capacities of all pools; unset if any of the pools is unlimited.
     #[prost(uint64, optional, tag = "5")]
     pub capacity: ::core::option::Option<u64>,
-    /// Number of further requests that the caps allow; unset if a pool is unlimited.
+    /// Number of additional requests that the caps allow; unset if any of the pools is unlimited.
     #[prost(uint64, optional, tag = "6")]
     pub room: ::core::option::Option<u64>,
     /// Number of holders in the pool that has the most holders.
@@ -4641,7 +4641,7 @@ pub mod inspect_client {
                 .insert(GrpcMethod::new("evenkeel.v1.Inspect", "GetPool"));
             self.inner.unary(req, path, codec).await
         }
-        /// Streams the state of pools: first of all pools, then of each pool that changes.
+        /// Streams the state of every requested pool, then the state of each pool that changes.
         pub async fn watch_pools(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchPoolsRequest>,
@@ -4890,7 +4890,7 @@ pub mod inspect_client {
                 .insert(GrpcMethod::new("evenkeel.v1.Inspect", "GetRefusal"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists repairs of the tables of requests in flight, newest first.
+        /// Lists repairs to the in-flight request tables, newest first.
         pub async fn list_repairs(
             &mut self,
             request: impl tonic::IntoRequest<super::ListRepairsRequest>,
@@ -4968,7 +4968,7 @@ pub mod inspect_server {
             >
             + std::marker::Send
             + 'static;
-        /// Streams the state of pools: first of all pools, then of each pool that changes.
+        /// Streams the state of every requested pool, then the state of each pool that changes.
         async fn watch_pools(
             &self,
             request: tonic::Request<super::WatchPoolsRequest>,
@@ -5044,7 +5044,7 @@ pub mod inspect_server {
             &self,
             request: tonic::Request<super::GetRefusalRequest>,
         ) -> std::result::Result<tonic::Response<super::Refusal>, tonic::Status>;
-        /// Lists repairs of the tables of requests in flight, newest first.
+        /// Lists repairs to the in-flight request tables, newest first.
         async fn list_repairs(
             &self,
             request: tonic::Request<super::ListRepairsRequest>,

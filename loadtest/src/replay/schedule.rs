@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::Spread;
 
-/// Starts `send(index, due)` at each due time, and waits until all of them have ended. `due` contains ascending times,
-/// relative to now. Each `send` runs in its own task, so a slow one does not delay the others.
+/// Calls `send(index, due)` at each due time, and waits until all the calls have finished. `due` contains ascending
+/// times, relative to now. Each call runs in its own task, so a slow call does not delay the others.
 pub async fn open_loop<F, T>(due: &[Duration], mut send: impl FnMut(usize, Instant) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,

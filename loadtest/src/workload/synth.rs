@@ -100,7 +100,7 @@ pub fn generate(seed: u64, duration: Duration, rate_rps: f64) -> Workload {
 
     let mut requests = Vec::new();
     let mut tick = 0u64;
-    // Time to the next arrival of a Poisson process with rate 1. This time elapses at the current rate.
+    // Time to the next arrival of a Poisson process with rate 1. One second of real time uses up `rate` seconds of it.
     let mut left = exponential(&mut rng);
     while tick as f64 * TICK_S < duration.as_secs_f64() {
         let rate = (centre + slow + fast).exp();

@@ -166,8 +166,8 @@ fn values_are_valid(check: &mut Check, path: &str, values: &[String]) -> bool {
     valid
 }
 
-/// Returns whether two conditions cannot both hold. The result may be `false` although they cannot, because regular
-/// expressions are not compared.
+/// Returns whether two conditions cannot both hold. The check is conservative: it may return `false` for conditions
+/// that cannot both hold, because it does not compare regular expressions.
 pub(crate) fn contradict(one: &Condition, other: &Condition) -> bool {
     one.attribute == other.attribute
         && (disjoint(&one.matcher, &other.matcher) || disjoint(&other.matcher, &one.matcher))
@@ -190,8 +190,8 @@ fn disjoint(one: &Matcher, other: &Matcher) -> bool {
     }
 }
 
-/// Returns whether every value that matches `one` also matches `other`. The result may be `false` although every value
-/// does.
+/// Returns whether every value that matches `one` also matches `other`. The check is conservative: it may return
+/// `false` even if every such value matches `other`.
 pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
     match (one, other) {
         (Matcher::OneOf(one), Matcher::OneOf(other)) => {
@@ -212,7 +212,8 @@ pub(super) fn implies(one: &Matcher, other: &Matcher) -> bool {
     }
 }
 
-/// Returns whether `wide` holds for every request for which `narrow` holds. The result may be `false` although it does.
+/// Returns whether `wide` holds for every request for which `narrow` holds. The check is conservative: it may return
+/// `false` even if `wide` holds for every such request.
 pub(crate) fn covers(wide: &Condition, narrow: &Condition) -> bool {
     wide.attribute == narrow.attribute && implies(&narrow.matcher, &wide.matcher)
 }

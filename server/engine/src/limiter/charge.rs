@@ -20,8 +20,7 @@ pub struct UsageReport {
     pub output_bytes: u64,
     /// Whether the gateway saw any part of the response's body.
     pub began: bool,
-    /// Whether the gateway read and parsed the whole body. If so, the response has no generated text beyond
-    /// `output_bytes`.
+    /// Whether the gateway read and parsed the whole response body. If so, `output_bytes` counts all generated text.
     pub body_read: bool,
 }
 

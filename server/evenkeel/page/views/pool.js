@@ -11,9 +11,9 @@ import { badge, empty, loadBar, searchField, section, stat, viewHeading } from '
 
 export function create({ rewatch }) {
   let params = {};
-  // Do not watch a pool that no sidecar knows yet, because the sidecar would reject the stream.
+  // True while no sidecar knows the pool. The view then polls, because the sidecar would reject a watch.
   let unknown = false;
-  // If the sidecar rejects the stream for another reason, poll instead and show the error.
+  // True if the sidecar rejected the watch for another reason. The view then polls and shows the error.
   let refused = false;
   const pool = () => ({ cluster: params.cluster ?? '', route: params.route ?? '' });
   const heading = viewHeading('Pool');

@@ -1,4 +1,5 @@
-//! One call of the script `commit`: groups operations as the script expects them, and returns its answers.
+//! Makes one call to the script `commit`: groups the operations as the script expects, and delivers the script's
+//! answers.
 
 use std::{collections::HashMap, sync::Arc};
 

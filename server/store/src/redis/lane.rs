@@ -11,13 +11,13 @@ use tokio_util::task::TaskTracker;
 /// Maximum number of concurrent script calls of one lane. With only one, Redis would be idle for a round trip between
 /// batches.
 const CALLS_MAX: usize = 2;
-/// With at most this number of operations in progress, the lane counts as idle and makes a further call at once.
-/// Otherwise it makes a further call only for a full batch, because the call itself costs Redis as much as about 40
+/// If at most this many operations are in progress, the lane counts as idle and makes another call immediately.
+/// Otherwise it makes another call only for a full batch, because the call itself costs Redis as much as about 40
 /// operations.
 const IDLE_MAX: usize = 8;
 /// Maximum number of operations in one script call. It bounds how long the call blocks Redis.
 pub(super) const BATCH_MAX: usize = 256;
-/// Maximum number of operations that wait in one lane. Beyond it, callers get an error at once.
+/// Maximum number of operations that wait in one lane. If the lane is full, callers get an error immediately.
 const QUEUE_MAX: usize = 16_384;
 
 /// The kind of operations that a lane takes, and how the lane sends a batch of them.

@@ -55,8 +55,8 @@ pub(super) async fn usage(State(http): Shared, wanted: Wanted<QueryUsageRequest>
         let rows = http.api.query_usage(request).await?.rows;
         return as_csv("usage", header + &rows.iter().map(csv::usage_row).collect::<String>());
     }
-    // The request names no page, so return all rows. A failure before the first rows is an error response. After a
-    // later failure the response ends early, without its last chunk.
+    // The request specifies no page, so return all rows. A failure before the first rows produces an error response.
+    // After a later failure, the response is cut off without the terminating chunk, so that the client notices.
     let mut parts = Box::pin(http.api.export_usage(&request)?);
     let first = parts.try_next().await?.unwrap_or_default();
     let parts = futures::stream::once(std::future::ready(Ok(first))).chain(parts);

@@ -61,7 +61,7 @@ impl Redis {
         redis::Client::open(url).unwrap().get_connection().unwrap()
     }
 
-    /// Returns the commands for which the sidecar's user lacked a right, newest first.
+    /// Returns the commands and keys that the ACL denied to the sidecar's Redis user, newest first.
     pub(crate) fn refused(&self) -> Vec<String> {
         let log: Vec<BTreeMap<String, redis::Value>> =
             redis::from_redis_value(self.command(&["ACL", "LOG"])).unwrap();

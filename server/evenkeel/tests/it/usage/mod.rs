@@ -1,4 +1,5 @@
-//! The usage ledger: it reports what was recorded despite failures, memory and Redis agree, and bounds hold.
+//! Tests of the usage ledger: it reports all recorded usage despite failures, the memory and Redis stores agree, and
+//! the bounds hold.
 
 use std::{
     sync::{
