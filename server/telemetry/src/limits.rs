@@ -32,31 +32,31 @@ impl LimitMetrics {
             checks: counters(
                 r,
                 "evenkeel_limit_checks_total",
-                "Requests checked against a limit or quota that applies to them, by its name and the result.",
+                "Requests checked against a limit or quota, by the limit's name and the result.",
                 &["limit", "result"],
             )?,
             reserved: counters(
                 r,
                 "evenkeel_limit_reserved_total",
-                "Amount that ended requests had reserved of a limit or quota, in its unit.",
+                "Amount of a limit or quota that finished requests had reserved.",
                 &["limit"],
             )?,
             charged: counters(
                 r,
                 "evenkeel_limit_charged_total",
-                "Amount that a limit or quota charged to ended requests, in its unit.",
+                "Amount of a limit or quota that finished requests were charged.",
                 &["limit"],
             )?,
             overrun: counters(
                 r,
                 "evenkeel_limit_overrun_total",
-                "Amount that ended requests were charged beyond their reservations, in the limit's unit.",
+                "Amount that finished requests were charged beyond their reservations.",
                 &["limit"],
             )?,
             usage: gauges(
                 r,
                 "evenkeel_limit_usage_ratio",
-                "Fraction of its amount that the fullest key of a limit has used, as last seen by this sidecar.",
+                "Fraction of the limit's amount that the key with the highest usage has used, as last seen by this sidecar.",
                 &["limit"],
             )?,
             revision: int_gauge(r, "evenkeel_limits_revision", "Fingerprint of the active limits.")?,
@@ -125,7 +125,7 @@ impl LimitSettles {
     }
 }
 
-/// Tokens and cost of ended requests.
+/// Tokens and cost of finished requests.
 pub struct Charged {
     /// Input tokens: the reported ones, then the estimated ones.
     pub input: [IntCounter; 2],
@@ -140,7 +140,7 @@ impl Charged {
         let tokens = counters(
             r,
             "evenkeel_tokens_total",
-            "Tokens of ended requests, by kind and basis.",
+            "Tokens of finished requests, by kind and basis.",
             &["kind", "basis"],
         )?;
         let by_basis = |kind| ["reported", "estimated"].map(|basis| tokens.with_label_values(&[kind, basis]));
@@ -151,7 +151,7 @@ impl Charged {
                 r,
                 Counter::new(
                     "evenkeel_cost_total",
-                    "Cost of ended requests, in the currency of the price table.",
+                    "Cost of finished requests, in the currency of the price table.",
                 )?,
             )?,
         })

@@ -94,12 +94,12 @@ impl Metrics {
             settlements_lost: counter(
                 &r,
                 "evenkeel_limit_settlements_lost_total",
-                "Settlements that the sidecar gave up: the reserved amounts stay charged.",
+                "Settlements that the sidecar gave up; the reserved amounts stay charged.",
             )?,
             settlements_waiting: int_gauge(
                 &r,
                 "evenkeel_limit_settlements_waiting",
-                "Settlements of reservations that wait for the store.",
+                "Settlements that are waiting for the store.",
             )?,
             charged: Charged::new(&r)?,
             settles: Settles::new(&r)?,
@@ -136,12 +136,12 @@ impl Metrics {
             sidecars: int_gauge(
                 &r,
                 "evenkeel_sidecars",
-                "Sidecars alive that share the store, as last seen by this one.",
+                "Live sidecars that share the store, as last seen by this sidecar.",
             )?,
             leases_reaped: counter(
                 &r,
                 "evenkeel_leases_reaped_total",
-                "Leases released because their holders fell silent.",
+                "Leases released because their holders stopped sending KeepAlives.",
             )?,
             repairs: Repairs::new(&r)?,
             ledger: LedgerMetrics::new(&r)?,
@@ -156,7 +156,7 @@ impl Metrics {
                 "evenkeel_change_log_failures_total",
                 "Administrators' changes that took effect but are missing from the change log.",
             )?,
-            overrides: int_gauge(&r, "evenkeel_overrides", "Overrides of limits that this sidecar knows.")?,
+            overrides: int_gauge(&r, "evenkeel_overrides", "Limit overrides that this sidecar knows.")?,
             discovery: DiscoveryMetrics::new(&r)?,
             pools: PoolMetrics::new(&r)?,
             table_age: gauge(

@@ -71,7 +71,7 @@ impl PoolMetrics {
             capacity: gauges(
                 r,
                 "evenkeel_pool_capacity",
-                "Sum of the caps of a pool's endpoints; absent if any of them is unlimited.",
+                "Sum of the caps of a pool's endpoints; absent if any endpoint is unlimited.",
                 &pool,
             )?,
             endpoints: gauges(
@@ -80,11 +80,11 @@ impl PoolMetrics {
                 "Endpoints of a pool, by state.",
                 &["route", "cluster", "state"],
             )?,
-            holders: gauges(r, "evenkeel_holders", "Gateway workers alive in a pool.", &pool)?,
+            holders: gauges(r, "evenkeel_holders", "Live gateway workers in a pool.", &pool)?,
             imbalance: gauges(
                 r,
                 "evenkeel_pool_imbalance",
-                "Fraction of the requests in flight that would have to move to give each endpoint its share, from 0 to 1.",
+                "Fraction of the requests in flight that exceed their endpoint's fair share, from 0 to 1.",
                 &pool,
             )?,
             admits: counters(

@@ -27,7 +27,7 @@ impl RlsMetrics {
         let config_valid = int_gauge(
             r,
             "evenkeel_rls_config_valid",
-            "1 while the current limit files are active, 0 while earlier ones are.",
+            "1 while the current limit files are active, 0 while an earlier version of them is active.",
         )?;
         config_valid.set(1);
         Ok(Self {
@@ -40,7 +40,7 @@ impl RlsMetrics {
             detailed: counters(
                 r,
                 "evenkeel_rls_detailed_descriptors_total",
-                "Descriptors of limits with detailed_metric, by value and result.",
+                "Descriptors of limits with detailed_metric or value_to_metric, by value and result.",
                 &["domain", "limit", "value", "result"],
             )?,
             duration: histogram(
