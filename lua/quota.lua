@@ -24,30 +24,28 @@ local CHANGES_MAX, CHANGES_MS = 100, 400 * 86400000
 
 local what, name, value, most, id = ARGV[1], ARGV[2], tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local numbers = numbers_of(ARGV[3])
-local algorithm, rule = ALGORITHMS[numbers[1]], {}
-algorithm.rule(rule, numbers, 1)
+local rule, default = ALGORITHMS[numbers[1]](numbers, 1, false, false), max(0, numbers[2])
 
-local c, layout = decode(call('GET', KEYS[1]))
-local at = layout.quotas[name]
-local is_of_kind = at and layout.kind_at[at] == algorithm.kind
+local c = decode(call('GET', KEYS[1]))
+local at = c[1].quotas[name]
+local is_of_kind = at and c[1].kind_at[at] == rule.kind
 
 -- Returns the balance or amount on record, or -1, and the used, reserved and overrun amounts.
 local function figures()
   if not is_of_kind then return -1, 0, 0, 0 end
-  return c[at + algorithm.record], algorithm.figures(c, at, rule)
+  return c[at + rule.record], rule.figures(c, at)
 end
 
 local function answer(status, before)
   local level, used, reserved, overrun = figures()
-  local after = level >= 0 and level or max(0, rule.default)
+  local after = level >= 0 and level or default
   return { status, now, before or after, after, level >= 0 and 1 or 0, used, reserved, overrun, level }
 end
 
 -- Whether a quota has a balance or an amount on record.
 local function is_lasting()
-  for _, place in pairs(layout.quotas) do
-    local other = ALGORITHMS[layout.kind_at[place]]
-    if c[place + other.record] >= 0 then return true end
+  for _, place in pairs(c[1].quotas) do
+    if c[place + RECORD[c[1].kind_at[place]]] >= 0 then return true end
   end
   return false
 end
@@ -59,34 +57,35 @@ for _, change in ipairs(call('LRANGE', KEYS[2], 0, CHANGES_MAX - 1)) do
 end
 local level, used = figures()
 if what == 'delete' and level < 0 then return answer(-1) end
-local before = level >= 0 and level or max(0, rule.default)
+local before = level >= 0 and level or default
 
 if what == 'delete' then
-  if algorithm.kind == BUDGET and used > 0 then
-    c[at + algorithm.record] = -1
+  if rule.kind == BUDGET and used > 0 then
+    c[at + rule.record] = -1
     c[UNTIL] = max(c[UNTIL], rule.stop)
   else
-    layout, is_of_kind = without_counter(layout, c, name, true), false
+    without_counter(c, name, true)
+    is_of_kind = false
   end
   c[LASTING] = is_lasting() and 1 or 0
   local left_ms = c[UNTIL] - now
   if c[LASTING] == 1 then
-    call('SET', KEYS[1], encode(c, layout))
+    call('SET', KEYS[1], encode(c))
   elseif left_ms > 0 then
-    call('SET', KEYS[1], encode(c, layout), 'PX', string.format('%.0f', left_ms))
+    call('SET', KEYS[1], encode(c), 'PX', string.format('%.0f', left_ms))
   else
     call('DEL', KEYS[1])
   end
 else
-  if at and not is_of_kind then layout = without_counter(layout, c, name, true) end
+  if at and not is_of_kind then without_counter(c, name, true) end
   if not is_of_kind then
-    layout = with_counter(layout, c, name, algorithm)
-    at, is_of_kind = layout.quotas[name], true
-    algorithm.figures(c, at, rule)
+    with_counter(c, name, rule)
+    at, is_of_kind = c[1].quotas[name], true
+    rule.figures(c, at)
   end
-  c[at + algorithm.record] = min(most, max(0, what == 'set' and value or before + value))
+  c[at + rule.record] = min(most, max(0, what == 'set' and value or before + value))
   c[LASTING] = 1
-  call('SET', KEYS[1], encode(c, layout))
+  call('SET', KEYS[1], encode(c))
 end
 
 local reply = answer(1, before)

@@ -2,7 +2,7 @@
 -- with one counter per key. Redis runs the whole script at each call, so this one defines few functions and tables. A
 -- batch of one costs half as much as in `count`.
 --
--- FRAGMENTS basics given_time edges expiry
+-- FRAGMENTS basics given_time edges expiry other_types
 -- KEYS      string  counters of one key; see codec. No key twice
 -- ARGV      1       current time, ms; '' for Redis's clock
 --           2       limits, packed doubles, each { 1 in shadow mode else 0, amount, windows }; see edges
@@ -13,7 +13,7 @@
 --             1, each counter { used, reserved, start }                                       admitted
 --             0, each { 1 if over, retry ms, final ms }, each counter { used, reserved, start }   refused
 --           or '', with nothing done, if a string has other counters. The sidecar then calls `count`
--- ERRORS    none of its own
+-- ERRORS    Redis's own if a key has another type; nothing is done
 -- COST      O(counters)
 -- LAYOUT    ek2; see docs/redis-layout.md
 
@@ -28,7 +28,7 @@ local is_shadow, amounts, starts, stops = { false }, { 0 }, { 0 }, { 0 }
 for l = 1, (#limits - 1) / LIMIT_NUMBERS do
   local from = LIMIT_NUMBERS * (l - 1) + 1
   is_shadow[l], amounts[l] = limits[from] == 1, limits[from + 1]
-  starts[l], stops[l] = window_of(limits, from)
+  starts[l], stops[l] = window_of(limits[from + 2], limits[from + 3], limits[from + 4], limits[from + 5])
 end
 
 -- Indexed by key: the counter as of now.
@@ -50,12 +50,16 @@ while p < n_asked do
         until_ms, _, start, used, reserved = unpack_struct('<ddddd', value, #text + 3)
         -- After the clock was set back a little, the counter may be of the next window. Keep it.
         if start ~= starts[l] and start ~= stops[l] then start, used, reserved = starts[l], 0, 0 end
+      else
+        is_absent(KEYS[k])
       end
       limit_of[k], until_of[k], start_of[k], used_of[k], reserved_of[k] = l, until_ms, start, used, reserved
     end
   end
   p = last + 3
 end
+
+check_absent()
 
 local reply, n_reply = { now, 0, 0, 0, 0 }, 1
 p = 1

@@ -1,34 +1,34 @@
 -- algorithms: the table that each algorithm's fragment adds itself to.
 --
--- PROVIDES  ALGORITHMS   kind -> algorithm, with the fields
+-- PROVIDES  RECORD       kind of a quota -> position of the amount on record, which is -1 without a record
+--           ALGORITHMS   kind -> function(numbers, from, shadow, provisional), which returns the rule with the numbers
+--                        at numbers[from + 1] and after. A rule has the fields
 --             kind, doubles   how a counter is stored; see codec
---             quota           true for the quotas
---             record          quotas: position of the amount on record, which is -1 without a record
---             rule(rule, numbers, from)
---                             sets the fields of a rule from the numbers at numbers[from + 1] and after
---             room(c, at, rule, cost)
+--             record          quotas: RECORD of the kind
+--             shadow          true if the rule refuses no request
+--             room(c, at, cost)
 --                             returns the amount that a request can take, nil if the cost does not fit
---             at_most(c, at, rule, cost)
+--             at_most(c, at, cost)
 --                             returns the amount for a request that is admitted although the cost does not fit;
 --                             default: the cost
---             take(c, at, rule, taken)
---                             takes an amount
---             settle(c, at, rule, window, reserved, actual)
---                             replaces the reserved amount by the charge
---             read(c, at, rule, reply, n)
---                             appends the counter to a reply of n numbers; returns the new n, and the window, slot,
---                             time or day that the settlement passes back
---             retry(c, at, rule, cost)
+--             take(c, at, taken, reply, n)
+--                             takes an amount unless `taken` is nil, and appends the counter to a reply of n numbers.
+--                             Returns the new n; the window, slot, time or day that the settlement passes back; and
+--                             UNTIL
+--             settle(c, at, window, reserved, actual)
+--                             replaces the reserved amount by the charge; returns UNTIL
+--             retry(c, at, cost)
 --                             for a refusal, returns the ms until the request would fit, and the ms during which only
 --                             an administrator can make it fit
---             figures(c, at, rule)
---                             quotas: returns the used, reserved and overrun amounts
---           take and settle return the time until which the counter matters, ms; 0 if it matters forever; nil if they
---           changed nothing.
+--             figures(c, at)  quotas: returns the used, reserved and overrun amounts
+--           UNTIL is the time until which the counter matters, ms; 0 if it matters forever; nil if nothing changed.
 --           room, settle and figures advance the counter to now; the others run after one of them.
---           A rule has `provisional` if the settlement replaces what a request takes.
+--           `provisional`: the settlement replaces what a request takes.
+--           A script creates only the functions of the rules that it uses. Their numbers are locals, which Lua reads
+--           faster than fields of a table.
 --           server/store/src/memory/cell.rs is the reference, with the same order of arithmetic.
 
 local FIXED_WINDOW, SLIDING_WINDOW, TOKEN_BUCKET, CONCURRENCY, PREPAID, BUDGET = 1, 2, 3, 4, 5, 6
 local FIRST_QUOTA = PREPAID
+local RECORD = { [PREPAID] = 1, [BUDGET] = 4 }
 local ALGORITHMS = {}

@@ -5,43 +5,51 @@
 --         AMOUNT   the amount on record; -1 without a record, when the default applies
 -- REPLY   used, reserved, amount, start
 
-do
+ALGORITHMS[BUDGET] = function(numbers, from, shadow, provisional)
   local AMOUNT = 4
+  local default = numbers[from + 1]
+  local start, stop = window_of(numbers[from + 2], numbers[from + 3], numbers[from + 4], numbers[from + 5])
 
-  local function amount_of(c, at, rule)
+  local function amount_of(c, at)
     local amount = c[at + AMOUNT]
-    return amount >= 0 and amount or rule.default
+    return amount >= 0 and amount or default
   end
 
-  ALGORITHMS[BUDGET] = {
+  -- After the clock was set back a little, the counter may be of the next window. Keep it.
+  local function bring_up(c, at)
+    local first = c[at + START]
+    if first ~= start and first ~= stop then c[at + START], c[at + USED], c[at + RESERVED] = start, 0, 0 end
+  end
+
+  return {
     kind = BUDGET,
     doubles = 4,
-    quota = true,
-    record = AMOUNT,
-    rule = function(rule, numbers, from)
-      rule.default = numbers[from + 1]
-      rule.start, rule.stop = window_of(numbers, from)
-    end,
+    record = RECORD[BUDGET],
+    stop = stop,
+    shadow = shadow,
     -- One request at a time can take the rest of a budget.
-    room = function(c, at, rule, cost)
-      window_now(c, at, rule)
-      local amount = amount_of(c, at, rule)
+    room = function(c, at, cost)
+      bring_up(c, at)
+      local amount = amount_of(c, at)
       if amount < 0 then return nil end
       local left = amount - c[at + USED]
       if left >= 1 and left >= cost then return cost end
       return left > 0 and c[at + RESERVED] == 0 and left or nil
     end,
-    take = window_take,
-    settle = window_settle,
-    read = function(c, at, rule, reply, n)
-      local start = c[at + START]
+    take = function(c, at, taken, reply, n)
+      if taken then
+        c[at + USED] = c[at + USED] + taken
+        if provisional then c[at + RESERVED] = c[at + RESERVED] + taken end
+      end
+      local first = c[at + START]
       reply[n + 1], reply[n + 2] = c[at + USED], c[at + RESERVED]
-      reply[n + 3], reply[n + 4] = max(0, amount_of(c, at, rule)), start
-      return n + 4, start
+      reply[n + 3], reply[n + 4] = max(0, amount_of(c, at)), first
+      return n + 4, first, stop
     end,
-    retry = function(c, at, rule) return amount_of(c, at, rule) > 0 and max(0, rule.stop - now) or 0, 0 end,
-    figures = function(c, at, rule)
-      window_now(c, at, rule)
+    settle = window_settle(start, stop, provisional),
+    retry = function(c, at) return amount_of(c, at) > 0 and max(0, stop - now) or 0, 0 end,
+    figures = function(c, at)
+      bring_up(c, at)
       return c[at + USED], c[at + RESERVED], 0
     end,
   }

@@ -2,10 +2,10 @@
 --
 -- PROVIDES  numbers_of(packed)   returns the numbers in a text
 --           packed_of(numbers)   returns a text of the numbers
---           decode(value)        returns the counters in a string, or none, as a flat list; and their layout
---           encode(c, layout)    returns the counters as a string
---           with_counter(layout, c, name, algorithm), without_counter(layout, c, name, quota)
---                                adds or removes a counter; returns the layout after that
+--           decode(value)        returns the counters in a string, or none, as a flat list c
+--           encode(c)            returns the counters as a string
+--           with_counter(c, name, rule), without_counter(c, name, quota)
+--                                adds or removes a counter
 --           UNTIL, LASTING       positions
 -- LAYOUT    ek2; see docs/redis-layout.md. All numbers are little-endian. The counters of one key are
 --             u16 n, n bytes of text, doubles
@@ -13,11 +13,19 @@
 --             UNTIL    time when the key expires, ms; if it has no expiry, the time when its limits no longer matter
 --             LASTING  1 while a balance or an amount is on record, so that the key has no expiry; else 0
 --             the doubles of each counter, in the order of the text; the algorithm's file names them
---           A script holds the doubles as one flat list c, where c[at + START] is a number of the counter at `at`.
+--           A script holds a string as one flat list c of its layout, the text and the doubles. c[at + START] is a
+--           number of the counter at `at`. One number may follow that belongs to no counter. A layout has the fields
+--             text            the text
+--             last            position of the last double
+--             size            length of the string
+--             format          of the string, for `struct`
+--             limits, quotas  name -> at
+--             kind_at         at -> kind
+--             places          for other fragments
 
-local UNTIL, LASTING, HEAD_DOUBLES = 1, 2, 2
--- Maximum number of numbers that one call packs or unpacks, because each takes a slot on Lua's stack.
-local CHUNK = 2000
+local UNTIL, LASTING, HEAD = 3, 4, 4
+-- Maximum number of numbers that one call packs or unpacks, because each takes a slot on Lua's stack of 8000.
+local CHUNK = 4000
 
 local pack, unpack_struct, rep, sub = struct.pack, struct.unpack, string.rep, string.sub
 
@@ -53,49 +61,64 @@ local layouts = {}
 local function layout_of(text)
   local layout = layouts[text]
   if layout then return layout end
-  local limits, quotas, kind_at = {}, {}, {}
-  local doubles, from = HEAD_DOUBLES, 1
+  local limits, quotas, kind_at, last, from = {}, {}, {}, HEAD, 1
   while from <= #text do
-    local kind, size, name
-    kind, size, name, from = unpack_struct('<BBHc0', text, from)
-    if kind < FIRST_QUOTA then limits[name] = doubles else quotas[name] = doubles end
-    kind_at[doubles] = kind
-    doubles = doubles + size
+    local kind, doubles, name
+    kind, doubles, name, from = unpack_struct('<BBHc0', text, from)
+    if kind < FIRST_QUOTA then limits[name] = last else quotas[name] = last end
+    kind_at[last], last = kind, last + doubles
   end
-  local format = rep('d', doubles)
-  layout = { text = text, doubles = doubles, format = '<' .. format, whole_format = '<Hc0' .. format, limits = limits,
-    quotas = quotas, kind_at = kind_at, places = {} }
+  local doubles = last - UNTIL + 1
+  layout = { text = text, last = last, size = 2 + #text + 8 * doubles, format = '<Hc' .. #text .. rep('d', doubles),
+    limits = limits, quotas = quotas, kind_at = kind_at, places = {} }
   layouts[text] = layout
   return layout
 end
 
+-- The layout of the last string. The next string usually has the same, and then one call reads all of it.
+local usual
+
 local function decode(value)
-  if not value then return { 0, 0 }, layout_of('') end
-  local text, from = unpack_struct('<Hc0', value)
-  local layout = layout_of(text)
-  local c = { unpack_struct(layout.format, value, from) }
-  c[layout.doubles + 1] = nil -- Drops the position after the last number.
-  return c, layout
-end
-
-local function encode(c, layout) return pack(layout.whole_format, #layout.text, layout.text, unpack(c)) end
-
-local function with_counter(layout, c, name, algorithm)
-  local n = layout.doubles
-  for i = n + 1, n + algorithm.doubles do c[i] = 0 end
-  if algorithm.record then c[n + algorithm.record] = -1 end
-  return layout_of(layout.text .. pack('<BBHc0', algorithm.kind, algorithm.doubles, #name, name))
-end
-
-local function without_counter(layout, c, name, quota)
-  local before, from, text = HEAD_DOUBLES, 1, layout.text
-  while from <= #text do
-    local kind, size, other, to = unpack_struct('<BBHc0', text, from)
-    if other == name and (kind >= FIRST_QUOTA) == quota then
-      for _ = 1, size do table.remove(c, before + 1) end
-      return layout_of(sub(text, 1, from - 1) .. sub(text, to))
+  if not value then return { layout_of(''), '', 0, 0 } end
+  local layout = usual
+  if layout and #value == layout.size then
+    local c = { unpack_struct(layout.format, value) }
+    if c[2] == layout.text then
+      c[1] = layout
+      return c
     end
-    before, from = before + size, to
   end
-  return layout
+  local text, from = unpack_struct('<Hc0', value)
+  layout = layout_of(text)
+  local c = { layout, text, unpack_struct('<' .. rep('d', layout.last - UNTIL + 1), value, from) }
+  -- The format of a string without counters serves only to pack it.
+  if text ~= '' then usual = layout end
+  return c
+end
+
+local function encode(c)
+  local layout = c[1]
+  return pack(layout.format, #layout.text, unpack(c, 2, layout.last))
+end
+
+local function with_counter(c, name, rule)
+  local last = c[1].last
+  for i = last + 1, last + rule.doubles do c[i] = 0 end
+  if rule.record then c[last + rule.record] = -1 end
+  c[2] = c[2] .. pack('<BBHc0', rule.kind, rule.doubles, #name, name)
+  c[1] = layout_of(c[2])
+end
+
+local function without_counter(c, name, quota)
+  local last, from, text = HEAD, 1, c[2]
+  while from <= #text do
+    local kind, doubles, other, to = unpack_struct('<BBHc0', text, from)
+    if other == name and (kind >= FIRST_QUOTA) == quota then
+      for _ = 1, doubles do table.remove(c, last + 1) end
+      c[2] = sub(text, 1, from - 1) .. sub(text, to)
+      c[1] = layout_of(c[2])
+      return
+    end
+    last, from = last + doubles, to
+  end
 end

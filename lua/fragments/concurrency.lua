@@ -3,6 +3,6 @@
 -- ARGV    rule: amount, ms after which a request that is not renewed no longer counts
 -- REPLY   number of in-flight requests
 
-ALGORITHMS[CONCURRENCY] = {
-  rule = function(rule, numbers, from) rule.amount, rule.ttl = numbers[from + 1], numbers[from + 2] end,
-}
+ALGORITHMS[CONCURRENCY] = function(numbers, from, shadow)
+  return { amount = numbers[from + 1], ttl = numbers[from + 2], shadow = shadow }
+end

@@ -4,27 +4,38 @@
 -- LAYOUT  START, USED, RESERVED; see window
 -- REPLY   used, reserved, start
 
-ALGORITHMS[FIXED_WINDOW] = {
-  kind = FIXED_WINDOW,
-  doubles = 3,
-  rule = function(rule, numbers, from)
-    rule.amount = numbers[from + 1]
-    rule.start, rule.stop = window_of(numbers, from)
-  end,
-  room = function(c, at, rule, cost)
-    if c[at + START] ~= rule.start then window_now(c, at, rule) end
-    return c[at + USED] + cost <= rule.amount and cost or nil
-  end,
-  take = window_take,
-  settle = window_settle,
-  read = function(c, at, _, reply, n)
-    local start = c[at + START]
-    reply[n + 1], reply[n + 2], reply[n + 3] = c[at + USED], c[at + RESERVED], start
-    return n + 3, start
-  end,
-  retry = function(c, at, rule, cost)
-    local reset = max(0, rule.stop - now)
-    return cost <= rule.amount and reset or 0,
-      c[at + USED] + cost - c[at + RESERVED] > rule.amount and reset or 0
-  end,
-}
+ALGORITHMS[FIXED_WINDOW] = function(numbers, from, shadow, provisional)
+  local amount = numbers[from + 1]
+  local start, stop = window_of(numbers[from + 2], numbers[from + 3], numbers[from + 4], numbers[from + 5])
+  return {
+    kind = FIXED_WINDOW,
+    doubles = 3,
+    shadow = shadow,
+    room = function(c, at, cost)
+      local first = c[at + START]
+      -- After the clock was set back a little, the counter may be of the next window. Keep it.
+      if first ~= start and first ~= stop then
+        c[at + START], c[at + USED], c[at + RESERVED] = start, 0, 0
+      end
+      return c[at + USED] + cost <= amount and cost or nil
+    end,
+    take = function(c, at, taken, reply, n)
+      local first, used, reserved = c[at + START], c[at + USED], c[at + RESERVED]
+      if taken then
+        used = used + taken
+        c[at + USED] = used
+        if provisional then
+          reserved = reserved + taken
+          c[at + RESERVED] = reserved
+        end
+      end
+      reply[n + 1], reply[n + 2], reply[n + 3] = used, reserved, first
+      return n + 3, first, stop
+    end,
+    settle = window_settle(start, stop, provisional),
+    retry = function(c, at, cost)
+      local reset = max(0, stop - now)
+      return cost <= amount and reset or 0, c[at + USED] + cost - c[at + RESERVED] > amount and reset or 0
+    end,
+  }
+end

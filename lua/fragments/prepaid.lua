@@ -9,82 +9,73 @@
 --         YESTERDAY  reserved on the day before by in-flight requests
 -- REPLY   balance, reserved, amount, day
 
-do
+ALGORITHMS[PREPAID] = function(numbers, from, shadow, provisional)
   local BALANCE, CHARGED, OVERRUN, DAY, TODAY, YESTERDAY = 1, 2, 3, 4, 5, 6
-  local today = floor(now / 86400000)
+  local default, today = numbers[from + 1], floor(now / 86400000)
+  local TAKEN = provisional and TODAY or CHARGED
 
   local function bring_up(c, at)
     local day = c[at + DAY]
-    if day ~= today then
-      c[at + YESTERDAY] = day == today - 1 and c[at + TODAY] or 0
-      c[at + DAY], c[at + TODAY] = today, 0
-    end
+    c[at + YESTERDAY] = day == today - 1 and c[at + TODAY] or 0
+    c[at + DAY], c[at + TODAY] = today, 0
   end
 
-  -- Records the default if there is no record. Returns whether there is a record now.
-  local function on_record(c, at, rule)
-    if c[at + BALANCE] < 0 then
-      if rule.default < 0 then return false end
-      c[at + BALANCE] = rule.default
-    end
-    c[LASTING] = 1
-    return true
-  end
-
-  local function balance_of(c, at, rule)
-    local balance = c[at + BALANCE]
-    return balance >= 0 and balance or rule.default
-  end
-
-  ALGORITHMS[PREPAID] = {
+  return {
     kind = PREPAID,
     doubles = 6,
-    quota = true,
-    record = BALANCE,
-    rule = function(rule, numbers, from) rule.default = numbers[from + 1] end,
+    record = RECORD[PREPAID],
+    shadow = shadow,
     -- One request at a time can take the rest of a balance.
-    room = function(c, at, rule, cost)
+    room = function(c, at, cost)
       if c[at + DAY] ~= today then bring_up(c, at) end
-      local balance = balance_of(c, at, rule)
+      local balance = c[at + BALANCE]
+      if balance < 0 then balance = default end
       if balance >= 1 and balance >= cost then return cost end
       return balance > 0 and c[at + TODAY] + c[at + YESTERDAY] == 0 and balance or nil
     end,
-    at_most = function(c, at, rule, cost) return min(max(0, balance_of(c, at, rule)), cost) end,
-    take = function(c, at, rule, taken)
-      if not on_record(c, at, rule) then return nil end
-      c[at + BALANCE] = max(0, c[at + BALANCE] - taken)
-      local place = at + (rule.provisional and TODAY or CHARGED)
-      c[place] = c[place] + taken
-      return 0
+    at_most = function(c, at, cost)
+      local balance = c[at + BALANCE]
+      return min(max(0, balance >= 0 and balance or default), cost)
     end,
-    settle = function(c, at, rule, day, reserved, actual)
-      bring_up(c, at)
-      if not on_record(c, at, rule) then return nil end
-      local more = actual - reserved
-      if not rule.provisional then
+    -- The first charge records the default.
+    take = function(c, at, taken, reply, n)
+      local balance, changed = c[at + BALANCE], nil
+      if balance < 0 then balance = default end
+      if taken and balance >= 0 then
+        balance = balance - taken
+        if balance < 0 then balance = 0 end
+        c[at + BALANCE], c[at + TAKEN], c[LASTING], changed = balance, c[at + TAKEN] + taken, 1, 0
+      end
+      local reserved, day = c[at + TODAY] + c[at + YESTERDAY], today
+      if balance < 0 then balance, day = 0, 0 end
+      reply[n + 1], reply[n + 2], reply[n + 3] = balance, reserved, balance + c[at + CHARGED] + reserved
+      reply[n + 4] = day
+      return n + 4, day, changed
+    end,
+    settle = function(c, at, day, reserved, actual)
+      if c[at + DAY] ~= today then bring_up(c, at) end
+      local balance, more = c[at + BALANCE], actual - reserved
+      if balance < 0 then
+        if default < 0 then return nil end
+        balance = default
+      end
+      if not provisional then
         c[at + CHARGED] = max(0, c[at + CHARGED] + more)
       else
         c[at + CHARGED] = c[at + CHARGED] + actual
-        if day == today then
-          c[at + TODAY] = max(0, c[at + TODAY] - reserved)
-        elseif day == today - 1 then
-          c[at + YESTERDAY] = max(0, c[at + YESTERDAY] - reserved)
+        local place = at + (day == today and TODAY or YESTERDAY)
+        if day == today or day == today - 1 then
+          local left = c[place] - reserved
+          c[place] = left > 0 and left or 0
         end
       end
-      local paid = min(c[at + BALANCE], more)
-      c[at + BALANCE], c[at + OVERRUN] = c[at + BALANCE] - paid, c[at + OVERRUN] + more - paid
+      local paid = balance < more and balance or more
+      c[at + BALANCE], c[at + OVERRUN], c[LASTING] = balance - paid, c[at + OVERRUN] + more - paid, 1
       return 0
-    end,
-    read = function(c, at, rule, reply, n)
-      local balance, reserved = balance_of(c, at, rule), c[at + TODAY] + c[at + YESTERDAY]
-      local day = balance >= 0 and today or 0
-      reply[n + 1], reply[n + 2] = max(0, balance), reserved
-      reply[n + 3], reply[n + 4] = max(0, balance) + c[at + CHARGED] + reserved, day
-      return n + 4, day
     end,
     retry = function() return 0, 0 end,
     figures = function(c, at)
-      bring_up(c, at)
+      if c[at + DAY] ~= today then bring_up(c, at) end
       return c[at + CHARGED], c[at + TODAY] + c[at + YESTERDAY], c[at + OVERRUN]
     end,
   }

@@ -1,7 +1,7 @@
 -- reservations: records that make reserving and settling idempotent. Reserving writes a record, settling deletes it.
 --
--- PROVIDES  recorded       reservation -> its record, or false
---           day_of         reservation -> number of the hash that has its record
+-- PROVIDES  record_of(r)   returns the record of reservation r, or false
+--           day_of(r)      returns the number of the hash that has its record
 --           epochs         number of the hash -> its epoch
 --           id_of(r)       returns the id of reservation r
 --           record(r, value), forget(r)
@@ -10,49 +10,62 @@
 -- KEYS      last  hash     records of one day: id -> packed doubles, for each counter the window and the amount
 --                          taken; or SETTLED. The field '' has the hash's epoch, which is its creation time in ms,
 --                          and filler
--- ARGV      2     packed doubles, after those of counters: number of ARGV before the ids; for each hash the number
---                 of ids. Reservations are numbered across all hashes, from 1
---           ids   "HOLDER/LEASE"; no id twice
+-- ARGV      ids   "HOLDER/LEASE"; no id twice. Reservations are numbered across all hashes, from 1
 
 local SETTLED = '0'
 -- Longer than any request lasts.
 local RECORDS_MS = 2 * 86400000
 
-local ids_from, n_days = head[3], #head - 3
 local first_day = #KEYS - n_days
-local recorded, day_of, epochs, is_new, to_set, to_delete = {}, {}, {}, {}, {}, {}
+-- `values` has an element before those of the reservations. last_of: number of the hash -> its last reservation.
+local values, last_of, epochs, is_new = {}, {}, {}, {}
+-- By number of the hash: what to write, and the length of these lists.
+local to_set, n_set, to_delete, n_deleted = {}, {}, {}, {}
 
 do
   local r = 0
   for day = 1, n_days do
-    local n = head[3 + day]
-    local values = call('HMGET', KEYS[first_day + day], '', unpack(ARGV, ids_from + r + 1, ids_from + r + n))
-    local epoch = values[1]
+    local to = r + numbers[HEAD_NUMBERS + day]
+    local found = call('HMGET', KEYS[first_day + day], '', unpack(ARGV, ids_from + r + 1, ids_from + to))
+    local epoch = found[1]
     epochs[day], is_new[day] = epoch and tonumber(string.match(epoch, '^%d+')) or now, not epoch
-    for i = 1, n do recorded[r + i], day_of[r + i] = values[i + 1], day end
-    r, to_set[day], to_delete[day] = r + n, {}, {}
+    if day == 1 then
+      values = found
+    else
+      for i = r + 1, to do values[1 + i] = found[1 + i - r] end
+    end
+    r, last_of[day], to_set[day], n_set[day], to_delete[day], n_deleted[day] = to, to, {}, 0, {}, 0
   end
+end
+
+local function record_of(r) return values[1 + r] end
+
+local function day_of(r)
+  local day = 1
+  while r > last_of[day] do day = day + 1 end
+  return day
 end
 
 local function id_of(r) return ARGV[ids_from + r] end
 
 local function record(r, value)
-  local set = to_set[day_of[r]]
-  local n = #set
-  set[n + 1], set[n + 2], recorded[r] = id_of(r), value, value
+  local day = n_days == 1 and 1 or day_of(r)
+  local set, n = to_set[day], n_set[day]
+  set[n + 1], set[n + 2], values[1 + r], n_set[day] = ARGV[ids_from + r], value, value, n + 2
 end
 
 local function forget(r)
-  local ids = to_delete[day_of[r]]
-  ids[#ids + 1], recorded[r] = id_of(r), false
+  local day = n_days == 1 and 1 or day_of(r)
+  local n = n_deleted[day] + 1
+  to_delete[day][n], values[1 + r], n_deleted[day] = ARGV[ids_from + r], false, n
 end
 
 local function write_reservations()
   for day = 1, n_days do
-    local key, set, ids = KEYS[first_day + day], to_set[day], to_delete[day]
-    if #ids > 0 then call('HDEL', key, unpack(ids)) end
-    if #set > 0 then
-      if is_new[day] then set[#set + 1], set[#set + 2] = '', string.format('%.0f', now) .. FILLER end
+    local key, set, n = KEYS[first_day + day], to_set[day], n_set[day]
+    if n_deleted[day] > 0 then call('HDEL', key, unpack(to_delete[day])) end
+    if n > 0 then
+      if is_new[day] then set[n + 1], set[n + 2] = '', string.format('%.0f', now) .. FILLER end
       call('HSET', key, unpack(set))
       if is_new[day] then call('PEXPIRE', key, RECORDS_MS) end
     end

@@ -7,54 +7,54 @@
 --         PERIOD  that period, ms
 -- REPLY   used
 
-do
+ALGORITHMS[TOKEN_BUCKET] = function(numbers, from, shadow, provisional)
   local AS_OF, DEBT, PERIOD = 1, 2, 3
   local ceil = math.ceil
+  local burst, amount, period = numbers[from + 1], numbers[from + 2], numbers[from + 3]
+  local full = burst * period
 
-  local function bring_up(c, at, rule)
-    local period, as_of = c[at + PERIOD], c[at + AS_OF]
-    if period ~= rule.period then
-      c[at + DEBT] = period > 0 and c[at + DEBT] / period * rule.period or 0
-      c[at + PERIOD] = rule.period
+  -- Returns the debt as of now.
+  local function bring_up(c, at)
+    local before, as_of, debt = c[at + PERIOD], c[at + AS_OF], c[at + DEBT]
+    if before ~= period then
+      debt = before > 0 and debt / before * period or 0
+      c[at + PERIOD], c[at + DEBT] = period, debt
     end
     if as_of < now then
-      c[at + AS_OF], c[at + DEBT] = now, max(0, c[at + DEBT] - (now - as_of) * rule.amount)
+      debt = debt - (now - as_of) * amount
+      if debt < 0 then debt = 0 end
+      c[at + AS_OF], c[at + DEBT] = now, debt
     end
+    return debt
   end
 
-  ALGORITHMS[TOKEN_BUCKET] = {
+  return {
     kind = TOKEN_BUCKET,
     doubles = 3,
-    rule = function(rule, numbers, from)
-      rule.burst, rule.amount, rule.period = numbers[from + 1], numbers[from + 2], numbers[from + 3]
-      rule.full = rule.burst * rule.period
+    shadow = shadow,
+    room = function(c, at, cost) return bring_up(c, at) + cost * period <= full and cost or nil end,
+    take = function(c, at, taken, reply, n)
+      local debt = c[at + DEBT]
+      if taken then
+        debt = debt + taken * period
+        c[at + DEBT] = debt
+      end
+      reply[n + 1] = ceil(debt / period)
+      return n + 1, now, now + debt / amount
     end,
-    room = function(c, at, rule, cost)
-      bring_up(c, at, rule)
-      return c[at + DEBT] + cost * rule.period <= rule.full and cost or nil
-    end,
-    take = function(c, at, rule, taken)
-      local debt = c[at + DEBT] + taken * rule.period
-      c[at + DEBT] = debt
-      return now + debt / rule.amount
-    end,
-    settle = function(c, at, rule, taken_at, reserved, actual)
-      bring_up(c, at, rule)
-      local more = (actual - reserved) * rule.period
+    settle = function(c, at, taken_at, reserved, actual)
+      local debt, more = bring_up(c, at), (actual - reserved) * period
       -- Does not give back what the bucket has refilled since the reservation: other requests may have used it.
-      if more < 0 then more = -min(-more, max(0, reserved * rule.period - (now - taken_at) * rule.amount)) end
-      local debt = max(0, c[at + DEBT] + more)
+      if more < 0 then more = -min(-more, max(0, reserved * period - (now - taken_at) * amount)) end
+      debt = debt + more
+      if debt < 0 then debt = 0 end
       c[at + DEBT] = debt
-      return now + debt / rule.amount
+      return now + debt / amount
     end,
-    read = function(c, at, rule, reply, n)
-      reply[n + 1] = ceil(c[at + DEBT] / rule.period)
-      return n + 1, now
-    end,
-    retry = function(c, at, rule, cost)
-      if cost > rule.burst then return 0, 0 end
-      local retry = ceil(max(0, c[at + DEBT] + cost * rule.period - rule.full) / rule.amount)
-      return retry, rule.provisional and 0 or retry
+    retry = function(c, at, cost)
+      if cost > burst then return 0, 0 end
+      local retry = ceil(max(0, c[at + DEBT] + cost * period - full) / amount)
+      return retry, provisional and 0 or retry
     end,
   }
 end

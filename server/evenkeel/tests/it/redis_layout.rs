@@ -2,8 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_domain::PoolId;
-use evenkeel_store::{Admit, Pool, Store};
+use evenkeel_domain::{
+    PoolId, StoreError,
+    limit::{Bucket, CounterRule, Meter, OnOutage, Window},
+};
+use evenkeel_store::{
+    Admit, Pool, Store,
+    counters::{ReservationId, Reserve},
+};
 
 use crate::support::{
     eventually,
@@ -126,4 +132,73 @@ async fn an_evicting_policy_is_reported() {
     let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
     assert_eq!(store.evicting_policy().await.unwrap().as_deref(), Some("allkeys-lru"));
+}
+
+fn meter(consumer: &str, name: &str, rule: CounterRule) -> Meter {
+    Meter {
+        bucket: Arc::new(Bucket { tag: format!("consumer={consumer}"), rest: String::new() }),
+        name: name.into(),
+        rule,
+        cost: 1,
+        provisional: false,
+        shadow: false,
+        on_outage: OnOutage::Local,
+    }
+}
+
+/// Somebody has written a value of another type under a key of Evenkeel. MGET hides this, so a SET would replace the
+/// value. Guards against a loss of that value, and against a request that seems to be counted.
+#[tokio::test]
+async fn a_key_of_another_type_is_an_error_and_is_not_overwritten() {
+    use evenkeel_store::counters::Counters as _;
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let fixed = CounterRule::Fixed { amount: 9, window: Window::Length(60_000) };
+    let sliding = CounterRule::Sliding { amount: 9, period_ms: 60_000 };
+    let running = CounterRule::Running { amount: 9, ttl_ms: 60_000 };
+    let credit = CounterRule::Prepaid { default: Some(9) };
+    redis.command(&["HSET", "ek2:{consumer=a}:counters", "field", "kept"]);
+    redis.command(&["HSET", "ek2:{consumer=b}:running:at-once", "field", "kept"]);
+    let reserve = async |number: Option<u64>, meters: &[Meter]| {
+        let id = number.map(|number| ReservationId { holder: holder("h"), lease: lease(number) });
+        store.reserve(Reserve { id, meters: meters.to_vec() }).await
+    };
+    let of_a = |name: &str, rule| meter("a", name, rule);
+    let of_c = meter("c", "fixed", fixed);
+    // Each of these is one call of `one_window`, `windows` or `count`.
+    let cases: [(Option<u64>, Vec<Meter>); 6] = [
+        (None, vec![of_a("fixed", fixed)]),
+        (None, vec![of_a("fixed", fixed), of_c.clone()]),
+        (None, vec![of_a("sliding", sliding), of_c.clone()]),
+        (Some(1), vec![of_a("sliding", sliding), of_c.clone()]),
+        (Some(2), vec![of_a("credit", credit)]),
+        (Some(3), vec![meter("b", "at-once", running), of_c.clone()]),
+    ];
+    for (number, meters) in &cases {
+        let name = &meters[0].name;
+        let (error, other) =
+            tokio::join!(reserve(*number, meters), reserve(Some(9), std::slice::from_ref(&of_c)));
+        let Err(StoreError::Script { detail, .. }) = error else { panic!("{name}: {error:?}") };
+        assert!(detail.contains("WRONGTYPE"), "{name}: {detail}");
+        assert!(other.unwrap().admitted, "{name}: the other request of the batch");
+        assert!(reserve(*number, meters).await.is_err(), "{name}: alone");
+        assert!(store.peek(meters.clone()).await.is_err(), "{name}: peek");
+    }
+    // The reservation 9 counts once, and no failed call has counted.
+    assert_eq!(store.peek(vec![of_c.clone()]).await.unwrap().states[0].used, 1);
+    for key in ["ek2:{consumer=a}:counters", "ek2:{consumer=b}:running:at-once"] {
+        let kept: String = redis::from_redis_value(redis.command(&["HGET", key, "field"])).unwrap();
+        assert_eq!(kept, "kept", "{key}");
+    }
+    // The hash of records.
+    let records = strings(redis.command(&["KEYS", "ek2:{limits}:reserved:*"]));
+    for key in &records {
+        redis.command(&["SET", key, "kept"]);
+    }
+    assert!(reserve(Some(10), std::slice::from_ref(&of_c)).await.is_err());
+    assert_eq!(store.peek(vec![of_c]).await.unwrap().states[0].used, 1);
+    for key in &records {
+        let kept: String = redis::from_redis_value(redis.command(&["GET", key])).unwrap();
+        assert_eq!(kept, "kept", "{key}");
+    }
 }

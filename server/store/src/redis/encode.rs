@@ -12,9 +12,6 @@ use super::{
     script::{COUNT, Call},
 };
 
-/// Number of arguments of `count` before the names.
-const FIXED_ARGUMENTS: usize = 6;
-
 /// What reading the reply to a call requires.
 #[derive(Default)]
 pub(super) struct Sent {
@@ -93,6 +90,17 @@ fn order(op: &Op) -> Vec<usize> {
     order
 }
 
+/// What operations of one kind on counters with the same names and rules have in common.
+#[derive(PartialEq)]
+struct Shape {
+    /// `How` of a reservation, as a number.
+    mode: u64,
+    /// Number of counters of concurrent requests.
+    running: usize,
+    /// Numbers of the sets.
+    sets: Vec<usize>,
+}
+
 /// The parts of a call under construction.
 struct Batch<'a> {
     keys: &'a Keys,
@@ -104,6 +112,7 @@ struct Batch<'a> {
     rules: Vec<(&'a CounterRule, u64)>,
     /// Each set is a list of names and rules, by number.
     sets: Vec<Vec<(usize, usize)>>,
+    shapes: Vec<Shape>,
     settlements: Doubles,
     reservations: Doubles,
 }
@@ -165,6 +174,7 @@ impl<'a> Batch<'a> {
             names: Vec::new(),
             rules: Vec::new(),
             sets: Vec::new(),
+            shapes: Vec::new(),
             settlements: Doubles::default(),
             reservations: Doubles::default(),
         }
@@ -182,11 +192,23 @@ impl<'a> Batch<'a> {
                 ends.push(i + 1);
             }
         }
-        let second = match op {
-            Op::Settle { record, .. } => record.as_ref().map_or(0, |record| record.epoch),
-            Op::Reserve { how, .. } => *how as u64,
-        };
-        self.numbers(op).push([record as u64, second, running as u64, ends.len() as u64]);
+        let mut sets = Vec::with_capacity(ends.len());
+        let mut from = running;
+        for end in &ends {
+            sets.push(self.set((from..*end).map(|i| Place::of(op, at(i)))));
+            from = *end;
+        }
+        match op {
+            Op::Settle { record: of, .. } => {
+                let shape = self.shape(Shape { mode: 0, running, sets });
+                let epoch = of.as_ref().map_or(0, |of| of.epoch);
+                self.settlements.push([record as u64, shape, epoch]);
+            }
+            Op::Reserve { how, .. } => {
+                let shape = self.shape(Shape { mode: *how as u64, running, sets });
+                self.reservations.push([record as u64, shape]);
+            }
+        }
         for i in 0..running {
             let place = Place::of(op, at(i));
             let zset = self.zset(&place);
@@ -201,9 +223,8 @@ impl<'a> Batch<'a> {
         let mut from = running;
         for end in ends {
             let string = self.string(&Place::of(op, at(from)));
-            let set = self.set((from..end).map(|i| Place::of(op, at(i))));
             let numbers = self.numbers(op);
-            numbers.push([string, set]);
+            numbers.push([string]);
             for i in from..end {
                 match op {
                     Op::Settle { entries, .. } => {
@@ -246,21 +267,30 @@ impl<'a> Batch<'a> {
         number_of(&mut self.rules, same, || (place.rule, place.flags))
     }
 
-    fn set(&mut self, places: impl Iterator<Item = Place<'a>>) -> u64 {
+    fn set(&mut self, places: impl Iterator<Item = Place<'a>>) -> usize {
         let mut set = Vec::with_capacity(4);
         for place in places {
             let name = number_of(&mut self.names, |known| is_same(known, place.name), || place.name);
             set.push((name, self.rule(&place)));
         }
-        number_of(&mut self.sets, |known| *known == set, || set.clone()) as u64
+        let known = self.sets.iter().position(|known| *known == set);
+        1 + known.unwrap_or_else(|| {
+            self.sets.push(set);
+            self.sets.len() - 1
+        })
+    }
+
+    fn shape(&mut self, shape: Shape) -> u64 {
+        let known = self.shapes.iter().position(|known| *known == shape);
+        let index = known.unwrap_or_else(|| {
+            self.shapes.push(shape);
+            self.shapes.len() - 1
+        });
+        index as u64 + 1
     }
 
     fn arguments(&self, records: &[(u64, Vec<String>)], call: &mut Call) {
-        let mut head = Doubles::default();
-        let ids_from = FIXED_ARGUMENTS + self.names.len();
-        head.push([self.strings.len() as u64, FIXED_ARGUMENTS as u64, ids_from as u64]);
-        records.iter().for_each(|(_, ids)| head.push([ids.len() as u64]));
-        let (mut rules, mut sets) = (Doubles::default(), Doubles::default());
+        let (mut rules, mut sets, mut shapes) = (Doubles::default(), Doubles::default(), Doubles::default());
         for (rule, flags) in &self.rules {
             let (kind, numbers) = rule_numbers(rule);
             rules.push([kind, *flags]);
@@ -270,9 +300,17 @@ impl<'a> Batch<'a> {
             sets.push([set.len() as u64]);
             set.iter().for_each(|(name, rule)| sets.push([*name as u64, *rule as u64]));
         }
-        for packed in [&head, &rules, &sets, &self.settlements, &self.reservations] {
-            call.bytes(&packed.0);
+        for Shape { mode, running, sets } in &self.shapes {
+            shapes.push([*mode, *running as u64, sets.len() as u64]);
+            sets.iter().for_each(|set| shapes.push([*set as u64]));
         }
+        let mut head = Doubles::default();
+        head.push([self.strings.len() as u64, self.names.len() as u64, records.len() as u64]);
+        head.push([&rules, &sets, &shapes, &self.settlements].map(Doubles::len));
+        records.iter().for_each(|(_, ids)| head.push([ids.len() as u64]));
+        call.joined(
+            [&head, &rules, &sets, &shapes, &self.settlements, &self.reservations].map(|part| &part.0[..]),
+        );
         for name in &self.names {
             call.arg(name);
         }
@@ -319,6 +357,11 @@ pub(super) fn is_same(a: &str, b: &str) -> bool {
 pub(super) struct Doubles(pub(super) Vec<u8>);
 
 impl Doubles {
+    /// Returns the number of numbers.
+    fn len(&self) -> u64 {
+        (self.0.len() / size_of::<f64>()) as u64
+    }
+
     pub(super) fn push<const N: usize>(&mut self, numbers: [u64; N]) {
         for number in numbers {
             self.0.extend_from_slice(&(number as f64).to_le_bytes());

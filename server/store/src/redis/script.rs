@@ -26,7 +26,7 @@ macro_rules! fragments {
 
 fragments! {
     "algorithms" "basics" "budget" "codec" "concurrency" "counters" "edges" "expiry" "filler" "fixed_window"
-    "given_time" "other_kind" "prepaid" "reservations" "running" "sliding_window" "token_bucket" "window"
+    "given_time" "other_kind" "other_types" "prepaid" "reservations" "running" "sliding_window" "token_bucket" "window"
 }
 
 macro_rules! scripts {
@@ -107,6 +107,15 @@ impl Call {
     /// Appends an argument of any bytes.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.arguments.extend_from_slice(bytes);
+        self.ends.push(self.arguments.len());
+        self
+    }
+
+    /// Appends one argument that consists of several parts.
+    pub(crate) fn joined<const N: usize>(&mut self, parts: [&[u8]; N]) -> &mut Self {
+        for part in parts {
+            self.arguments.extend_from_slice(part);
+        }
         self.ends.push(self.arguments.len());
         self
     }
