@@ -26,3 +26,4 @@ mod top;
 #[cfg(feature = "traces")]
 mod traces;
 mod usage;
+mod windows;

@@ -52,6 +52,7 @@ scripts! {
     CHANGE = "change";
     COUNT = "count";
     WINDOWS = "windows";
+    ONE_WINDOW = "one_window";
     RENEW = "renew";
     USAGE_DAY = "usage_day";
     USAGE_SESSIONS = "usage_sessions";

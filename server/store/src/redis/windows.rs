@@ -1,5 +1,5 @@
-//! Encodes a batch as a call of the script `windows` if that script can process the batch. lua/windows.lua describes
-//! the arguments.
+//! Encodes a batch as a call of the script `windows` or `one_window` if that script can process the batch.
+//! lua/windows.lua and lua/one_window.lua describe the arguments.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::{
     counter_operation::{How, Op, Place},
     encode::{Doubles, is_same, rule_numbers},
-    script::{Call, WINDOWS},
+    script::{Call, ONE_WINDOW, WINDOWS},
 };
 
 /// Number of batches that go to `count` after `windows` found a string that has other counters too. While a key has
@@ -28,13 +28,18 @@ impl Windows {
         self.skip.store(SKIPPED, Ordering::Relaxed);
     }
 
-    /// Returns the call if the script can process this batch: reservations without records, under fixed windows, with
-    /// one counter and one kind of window per key.
+    /// Returns the call if one of the scripts can process this batch: reservations without records, under fixed
+    /// windows, with one counter and one kind of window per key.
     pub(super) fn call(&self, work: &Place, ops: &[Op]) -> Option<Call> {
         let skip = self.skip.load(Ordering::Relaxed);
         if skip > 0 {
             self.skip.store(skip - 1, Ordering::Relaxed);
             return None;
+        }
+        if let [Op::Reserve { id: None, meters, how: how @ (How::Make | How::Look), .. }] = ops
+            && let [meter] = &meters[..]
+        {
+            return one(work, meter, *how);
         }
         let mut limits: Vec<&Meter> = Vec::with_capacity(4);
         let mut keys: Vec<String> = Vec::with_capacity(ops.len());
@@ -83,6 +88,21 @@ impl Windows {
         }
         Some(call)
     }
+}
+
+/// Returns the call of `one_window` for a reservation of one counter, if the script can process it.
+fn one(work: &Place, meter: &Meter, how: How) -> Option<Call> {
+    if meter.provisional || !matches!(meter.rule, CounterRule::Fixed { .. }) {
+        return None;
+    }
+    let key = work.keys.counters(&meter.bucket.tag, &meter.bucket.rest);
+    let mut call = Call::new(&ONE_WINDOW, &[&key]);
+    work.shared.clock.tell(&mut call);
+    let mut numbers = Doubles::default();
+    numbers.push([u64::from(how == How::Look), meter.cost, u64::from(meter.shadow)]);
+    numbers.push_signed(rule_numbers(&meter.rule).1);
+    call.bytes(&numbers.0).bytes(&layout_text(&meter.name));
+    Some(call)
 }
 
 /// Returns the text at the start of a string that contains only this fixed window. lua/fragments/codec.lua describes
