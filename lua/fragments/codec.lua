@@ -13,8 +13,9 @@
 --             UNTIL    time when the key expires, ms; if it has no expiry, the time when its limits no longer matter
 --             LASTING  1 while a balance or an amount is on record, so that the key has no expiry; else 0
 --             the doubles of each counter, in the order of the text; the algorithm's file names them
---           A script holds a string as one flat list c of its layout, the text and the doubles. c[at + START] is a
---           number of the counter at `at`. One number may follow that belongs to no counter. A layout has the fields
+--           A script holds a string as one flat list c of its layout, the text and the doubles. c[at + 1] is the
+--           first number of the counter at `at`. After the last counter, the list may have one more number, which has
+--           no meaning. A layout has the fields
 --             text            the text
 --             last            position of the last double
 --             size            length of the string

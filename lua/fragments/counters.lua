@@ -62,8 +62,12 @@ do
   first_number = from
 end
 
-local stored = n_keys > 0 and call('MGET', unpack(KEYS, 1, n_keys))
-local counters, until_by_key = {}, {}
+local counters, until_by_key = n_keys > 0 and call('MGET', unpack(KEYS, 1, n_keys)), {}
+for k = 1, n_keys do
+  local value = counters[k]
+  if not value then is_absent(KEYS[k]) end
+  counters[k] = decode(value)
+end
 
 -- Adds the missing counters of the set.
 local function find(c, set)
@@ -91,12 +95,6 @@ end
 
 local function open(k, set)
   local c = counters[k]
-  if not c then
-    local value = stored[k]
-    if not value then is_absent(KEYS[k]) end
-    c = decode(value)
-    counters[k] = c
-  end
   local places = c[1].places[set]
   if places then return c, places end
   return find(c, set)

@@ -8,5 +8,7 @@ local AHEAD_MS = 60000
 local KEPT_MS = 400 * 86400000
 
 local function expiry_of(until_ms)
+  -- The window of a sidecar whose clock is late may have ended.
+  until_ms = max(until_ms, now)
   return floor(min(until_ms + max(1000, min(until_ms - now, AHEAD_MS)), now + KEPT_MS))
 end

@@ -1,7 +1,7 @@
 -- fixed_window: up to an amount in each window.
 --
 -- ARGV    rule: amount, windows; see edges
--- LAYOUT  START, USED, RESERVED; see window
+-- LAYOUT  see window
 -- REPLY   used, reserved, start
 
 ALGORITHMS[FIXED_WINDOW] = function(numbers, from, shadow, provisional)
@@ -12,21 +12,21 @@ ALGORITHMS[FIXED_WINDOW] = function(numbers, from, shadow, provisional)
     doubles = 3,
     shadow = shadow,
     room = function(c, at, cost)
-      local first = c[at + START]
+      local first = c[at + 1]
       -- After the clock was set back a little, the counter may be of the next window. Keep it.
       if first ~= start and first ~= stop then
-        c[at + START], c[at + USED], c[at + RESERVED] = start, 0, 0
+        c[at + 1], c[at + 2], c[at + 3] = start, 0, 0
       end
-      return c[at + USED] + cost <= amount and cost or nil
+      return c[at + 2] + cost <= amount and cost or nil
     end,
     take = function(c, at, taken, reply, n)
-      local first, used, reserved = c[at + START], c[at + USED], c[at + RESERVED]
+      local first, used, reserved = c[at + 1], c[at + 2], c[at + 3]
       if taken then
         used = used + taken
-        c[at + USED] = used
+        c[at + 2] = used
         if provisional then
           reserved = reserved + taken
-          c[at + RESERVED] = reserved
+          c[at + 3] = reserved
         end
       end
       reply[n + 1], reply[n + 2], reply[n + 3] = used, reserved, first
@@ -35,7 +35,7 @@ ALGORITHMS[FIXED_WINDOW] = function(numbers, from, shadow, provisional)
     settle = window_settle(start, stop, provisional),
     retry = function(c, at, cost)
       local reset = max(0, stop - now)
-      return cost <= amount and reset or 0, c[at + USED] + cost - c[at + RESERVED] > amount and reset or 0
+      return cost <= amount and reset or 0, c[at + 2] + cost - c[at + 3] > amount and reset or 0
     end,
   }
 end

@@ -12,7 +12,7 @@
 ALGORITHMS[PREPAID] = function(numbers, from, shadow, provisional)
   local BALANCE, CHARGED, OVERRUN, DAY, TODAY, YESTERDAY = 1, 2, 3, 4, 5, 6
   local default, today = numbers[from + 1], floor(now / 86400000)
-  local TAKEN = provisional and TODAY or CHARGED
+  local place_of_taken = provisional and TODAY or CHARGED
 
   local function bring_up(c, at)
     local day = c[at + DAY]
@@ -44,7 +44,7 @@ ALGORITHMS[PREPAID] = function(numbers, from, shadow, provisional)
       if taken and balance >= 0 then
         balance = balance - taken
         if balance < 0 then balance = 0 end
-        c[at + BALANCE], c[at + TAKEN], c[LASTING], changed = balance, c[at + TAKEN] + taken, 1, 0
+        c[at + BALANCE], c[at + place_of_taken], c[LASTING], changed = balance, c[at + place_of_taken] + taken, 1, 0
       end
       local reserved, day = c[at + TODAY] + c[at + YESTERDAY], today
       if balance < 0 then balance, day = 0, 0 end
