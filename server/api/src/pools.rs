@@ -56,7 +56,7 @@ impl Api {
     pub async fn list_holders(&self, request: ListHoldersRequest) -> Result<ListHoldersResponse> {
         let ListHoldersRequest { route, cluster, search, page_size, page_token } = request;
         let entry = self.entry(&route, &cluster)?;
-        let (table, _) = self.table(&entry).await?;
+        let table = self.table(&entry).await?;
         let wanted: Vec<_> =
             table.holders.into_iter().filter(|(holder, _)| holder.as_str().contains(&search)).collect();
         let total = wanted.len() as u64;
@@ -75,7 +75,7 @@ impl Api {
     pub async fn list_leases(&self, request: ListLeasesRequest) -> Result<ListLeasesResponse> {
         let ListLeasesRequest { route, cluster, holder, page_size, page_token } = request;
         let entry = &self.entry(&route, &cluster)?;
-        let (table, _) = self.table(entry).await?;
+        let table = self.table(entry).await?;
         let only = if holder.is_empty() { None } else { Some(HolderId::new(&holder)?) };
         let size = page_size_of(page_size)?;
         let after = lease_after(&page_token)?;
@@ -115,11 +115,10 @@ impl Api {
     }
 
     async fn view(&self, entry: &PoolEntry) -> Result<PoolView> {
-        let (table, current) = self.table(entry).await?;
-        Ok(PoolView::new(entry, &table, current))
+        Ok(PoolView::new(entry, &self.table(entry).await?))
     }
 
-    async fn table(&self, entry: &PoolEntry) -> Result<(Table, bool)> {
+    async fn table(&self, entry: &PoolEntry) -> Result<Table> {
         let table = self.balancer.store.table(&entry.pool).await;
         Ok(table.map_err(DomainError::store("reading a pool's table"))?)
     }

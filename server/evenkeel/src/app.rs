@@ -25,6 +25,7 @@ use evenkeel_engine::{
     rls::{LoadMetrics, Loader, RateLimitMetrics, RateLimiter},
 };
 use evenkeel_store::{
+    Store,
     activity::ActivityStore,
     changes::ChangeStore,
     counters::Counters,
@@ -157,12 +158,12 @@ pub async fn run(
     let id = instance_id()?;
     let tracer = tracer::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
-    let Opened { store, records, drains, changes } =
+    let Opened { store, counters, records, drains, changes } =
         open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let unrecorded = metrics.refusals_unrecorded.clone();
     let recorder = Arc::new(Recorder::new(name_of(&addresses.http), unrecorded));
-    let balancer = Balancer::new(directory, Arc::clone(&store), Arc::clone(&recorder), Arc::clone(&metrics));
+    let balancer = Balancer::new(directory, store, Arc::clone(&recorder), Arc::clone(&metrics));
     let balancer = Arc::new(balancer);
     let views = Arc::new(sweep::Views::default());
     let (usage, activity) = open_usage_and_activity(&config, &metrics, &tasks)?;
@@ -203,7 +204,7 @@ pub async fn run(
     let limiter = Limiter::new(
         Arc::clone(&rules),
         overrides.current(),
-        Arc::clone(&store) as Arc<dyn Counters>,
+        Arc::clone(&counters),
         config.holder_ttl(),
         Arc::clone(&recorder),
         Arc::clone(&metrics),
@@ -258,9 +259,7 @@ pub async fn run(
     let rate_limits = config
         .rate_limit_service
         .as_ref()
-        .map(|service| {
-            rate_limits(service, Arc::clone(&store) as Arc<dyn Counters>, &metrics, &tasks, &background)
-        })
+        .map(|service| rate_limits(service, Arc::clone(&counters), &metrics, &tasks, &background))
         .transpose()?
         .map(|rate_limiter| (rate_limiter, Arc::clone(&metrics)));
     let (routes, mut health) = grpc::routes(
@@ -370,7 +369,8 @@ fn rate_limits(
 
 /// The store of tables and counters, and the interfaces to the records, drains and change log in the same store.
 struct Opened {
-    store: Arc<ResilientStore>,
+    store: Arc<dyn Store>,
+    counters: Arc<dyn Counters>,
     records: Arc<dyn RecordStore>,
     drains: Arc<dyn DrainStore>,
     changes: Arc<dyn ChangeStore>,
@@ -385,16 +385,16 @@ async fn open_store(
     let (ttl, metrics, tasks) = (config.holder_ttl(), Arc::clone(metrics), tasks.clone());
     match &config.store {
         StoreConfig::Memory => {
-            let (store, counters) = (MemoryStore::new(ttl), Arc::new(MemoryCounters::default()));
+            metrics.store_up.set(1);
+            let (store, counters) = (Arc::new(MemoryStore::new(ttl)), Arc::<MemoryCounters>::default());
             let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
-            let store = ResilientStore::embedded(store, counters, ttl, metrics, tasks, background.clone());
             let (drains, changes) = (Arc::<MemoryDrains>::default(), Arc::<MemoryChanges>::default());
-            Ok(Opened { store, records, drains, changes })
+            Ok(Opened { store, counters, records, drains, changes })
         }
         StoreConfig::Redis(options) => {
             let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
-            let shared = Arc::clone(&redis);
-            let store = ResilientStore::shared(shared, ttl, metrics, tasks, background.clone());
+            let counters: Arc<dyn Counters> = redis.clone();
+            let store = ResilientStore::new(redis.clone(), counters, ttl, metrics, tasks, background.clone());
             store.connect().await;
             if let Ok(Some(policy)) = redis.evicting_policy().await {
                 warn!(
@@ -403,7 +403,8 @@ async fn open_store(
                 );
             }
             let records: Arc<dyn RecordStore> = redis.clone();
-            Ok(Opened { store, records, drains: redis.clone(), changes: redis })
+            let counters: Arc<dyn Counters> = store.clone();
+            Ok(Opened { store, counters, records, drains: redis.clone(), changes: redis })
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The store: the table of requests in flight, in the types of the domain. Two implementations give the same answers:
-//! [`memory`] (embedded, and the reference model) and [`redis`] (shared by all sidecars). [`resilient`] combines them:
-//! it answers from memory while Redis is slow or unavailable.
+//! [`memory`] (embedded, and the reference model) and [`redis`] (shared by all sidecars). [`resilient`] combines them
+//! for sidecars that share a store: it answers from memory while Redis is slow or unavailable.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use evenkeel_domain::{HolderId, LeaseId, PoolId, Roster, StoreError};
+use evenkeel_domain::{
+    HolderId, LeaseId, PoolId, Roster, StoreError,
+    settings::OnStoreFailure,
+    verdict::{Basis, Reason, Verdict},
+};
 
 pub mod activity;
 pub mod changes;
@@ -36,6 +40,8 @@ pub struct Admit {
     pub lease: LeaseId,
     /// A random number that decides between equally loaded endpoints.
     pub tie: u32,
+    /// Policy of the pool for an admission that the shared table cannot decide.
+    pub on_failure: OnStoreFailure,
 }
 
 /// The leases that a holder (one gateway worker) reports for one pool.
@@ -76,6 +82,8 @@ pub struct Reaped {
 /// One pool's table at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
+    /// False if the table comes from local knowledge, because the shared table is unavailable.
+    pub current: bool,
     /// Time by the store's clock, in ms since the Unix epoch.
     pub now_ms: u64,
     /// Requests in flight per endpoint. Endpoints without requests in flight are absent.
@@ -93,17 +101,26 @@ pub struct Lease {
     pub since_ms: u64,
 }
 
+/// Returns the verdict for the endpoint that a table picked. `None` means that every endpoint is at its cap.
+fn verdict(endpoint: Option<Arc<str>>, basis: Basis) -> Verdict {
+    match endpoint {
+        Some(_) => Verdict::Admitted { endpoint, basis },
+        None => Verdict::Refused(Reason::PoolFull),
+    }
+}
+
 /// The table of requests in flight. Every operation on a pool is atomic.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Picks an endpoint and takes a lease on it. Returns `None` if every endpoint is at its cap. A repeated call with
-    /// the same lease returns the endpoint that the first call picked.
-    async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError>;
+    /// Picks an endpoint and takes a lease on it. Refuses if every endpoint is at its cap. A repeated call with the
+    /// same lease returns the endpoint that the first call picked.
+    async fn admit(&self, admit: Admit) -> Result<Verdict, StoreError>;
 
     /// Gives a lease back. Returns false if the lease is unknown or was given back before.
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError>;
 
-    /// Renews a holder's deadline and makes the table equal to the holder's list.
+    /// Renews a holder's deadline and makes the table equal to the holder's list. After an error, local knowledge still
+    /// has the list.
     async fn keep_alive(
         &self,
         pool: &Arc<Pool>,
@@ -136,4 +153,30 @@ pub trait Store: Send + Sync + 'static {
 
     /// Checks that the store accepts writes. Connects first if necessary.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Whether the circuit breaker is closed.
+    fn is_up(&self) -> bool {
+        true
+    }
+
+    /// Returns how often the circuit breaker has opened.
+    fn losses(&self) -> u64 {
+        0
+    }
+
+    /// Returns the number of live sidecars that share the store, as of the last [`Self::announce`].
+    fn instances(&self) -> usize {
+        1
+    }
+
+    /// Returns the number of calls on counters that wait for the store.
+    fn settlements_waiting(&self) -> usize {
+        0
+    }
+
+    /// Sends each waiting call once. The sidecar's housekeeping calls this.
+    async fn settle_waiting(&self) {}
+
+    /// Removes dead holders from local knowledge, with their leases. The sidecar's housekeeping calls this.
+    fn forget_silent_holders(&self) {}
 }

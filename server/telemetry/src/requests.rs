@@ -68,7 +68,6 @@ pub struct KeepAlives {
     pub ok: IntCounter,
     /// Applied to local knowledge only, because the shared store was unavailable.
     pub unapplied: IntCounter,
-    pub error: IntCounter,
 }
 
 impl KeepAlives {
@@ -82,7 +81,6 @@ impl KeepAlives {
         Ok(Self {
             ok: keep_alives.with_label_values(&["ok"]),
             unapplied: keep_alives.with_label_values(&["unapplied"]),
-            error: keep_alives.with_label_values(&["error"]),
         })
     }
 }

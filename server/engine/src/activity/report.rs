@@ -10,8 +10,8 @@ use evenkeel_domain::{
     limit::LimitRules,
 };
 use evenkeel_store::{
+    Store,
     activity::{ActivityStore, REPORT_KEPT_MS, Report},
-    resilient::ResilientStore,
 };
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,7 @@ pub struct Reporter {
     about: About,
     recorder: Arc<Recorder>,
     pools: Arc<dyn PoolTotals>,
-    tables: Arc<ResilientStore>,
+    tables: Arc<dyn Store>,
     store: Arc<dyn ActivityStore>,
     rules: Arc<ArcSwap<LimitRules>>,
     started_at_ms: u64,
@@ -68,7 +68,7 @@ impl Reporter {
         about: About,
         recorder: Arc<Recorder>,
         pools: Arc<dyn PoolTotals>,
-        tables: Arc<ResilientStore>,
+        tables: Arc<dyn Store>,
         store: Arc<dyn ActivityStore>,
         rules: Arc<ArcSwap<LimitRules>>,
     ) -> Self {

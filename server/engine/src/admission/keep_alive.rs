@@ -51,23 +51,14 @@ impl Admission {
         };
         let (balancer, holder) = (&self.balancer, &holder);
         let mut answers = futures::stream::iter(lists)
-            .map(|(entry, held)| async move {
-                let answer = balancer.keep_alive(&entry, holder, held).await;
-                (entry, answer)
-            })
+            .map(|(entry, held)| async move { balancer.keep_alive(&entry, holder, &held).await })
             .buffer_unordered(CONCURRENCY);
         let mut kept = KeptAlive { unserved, ..KeptAlive::default() };
         let apply = async {
-            while let Some((entry, answer)) = answers.next().await {
+            while let Some(answer) = answers.next().await {
                 match answer {
-                    Ok((repairs, applied)) => {
-                        kept.repairs += repairs;
-                        kept.unapplied += u32::from(!applied);
-                    }
-                    Err(error) => {
-                        warn!(error = &error as &dyn std::error::Error, pool = %entry.pool.id, "KeepAlive not applied");
-                        kept.unapplied += 1;
-                    }
+                    Some(repairs) => kept.repairs += repairs,
+                    None => kept.unapplied += 1,
                 }
             }
         };

@@ -243,8 +243,9 @@ impl Admission {
             }
             self.limiter.purge();
             let store = &self.balancer.store;
-            if let Err(error) = store.announce(&instance, interval * 3).await {
-                debug!(%error, "the sidecar cannot count the other sidecars");
+            match store.announce(&instance, interval * 3).await {
+                Ok(alive) => self.metrics.sidecars.set(alive as i64),
+                Err(error) => debug!(%error, "the sidecar cannot count the other sidecars"),
             }
             store.settle_waiting().await;
         }

@@ -10,7 +10,7 @@ use evenkeel_domain::{
     },
     verdict::{Reason, Verdict},
 };
-use evenkeel_store::{Admit, Held, Repairs, resilient::ResilientStore};
+use evenkeel_store::{Admit, Held, Repairs, Store};
 use evenkeel_telemetry::Metrics;
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 use tracing::debug;
@@ -30,7 +30,7 @@ use pool_entry::{Candidate, PoolEntry};
 /// Picks endpoints, and takes and gives back leases on them.
 pub struct Balancer {
     pub directory: Directory,
-    pub store: Arc<ResilientStore>,
+    pub store: Arc<dyn Store>,
     pub recorder: Arc<Recorder>,
     metrics: Arc<Metrics>,
 }
@@ -54,7 +54,7 @@ impl Balancer {
     #[must_use]
     pub fn new(
         directory: Directory,
-        store: Arc<ResilientStore>,
+        store: Arc<dyn Store>,
         recorder: Arc<Recorder>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -64,7 +64,7 @@ impl Balancer {
     /// Picks an endpoint of the pool and takes a lease on it.
     ///
     /// # Errors
-    /// If the request is invalid or an embedded store fails. A refusal is a verdict, not an error.
+    /// If the request is invalid or the store fails. A refusal is a verdict, not an error.
     pub async fn pick(&self, entry: &PoolEntry, request: PickRequest) -> Result<Verdict, DomainError> {
         let PickRequest { route, cluster, holder, lease, offered } = request;
         entry.mark_used();
@@ -75,9 +75,9 @@ impl Balancer {
             return Ok(Verdict::Refused(if any { Reason::AllDrained } else { Reason::NoEndpoints }));
         }
         let tie = TIES.with_borrow_mut(SmallRng::next_u32);
-        let admit = Admit { pool: Arc::clone(&entry.pool), roster, holder, lease, tie };
-        let verdict = self.store.admit(admit, entry.rule.on_store_failure).await;
-        let verdict = verdict.map_err(DomainError::store("taking a lease"))?;
+        let (pool, on_failure) = (Arc::clone(&entry.pool), entry.rule.on_store_failure);
+        let admit = Admit { pool, roster, holder, lease, tie, on_failure };
+        let verdict = self.store.admit(admit).await.map_err(DomainError::store("taking a lease"))?;
         debug!(%route, %cluster, %lease, ?verdict, "admit");
         Ok(verdict)
     }
@@ -85,7 +85,7 @@ impl Balancer {
     /// Settles a lease. Returns false if the lease is unknown.
     ///
     /// # Errors
-    /// If the pool is invalid or an embedded store fails.
+    /// If the pool is invalid or the store fails.
     pub async fn settle(
         &self,
         route: &str,
@@ -113,36 +113,26 @@ impl Balancer {
         }
     }
 
-    /// Renews a holder in one pool and makes the table equal to the holder's list. The flag is false if the list did
-    /// not reach the shared table.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub async fn keep_alive(
-        &self,
-        entry: &PoolEntry,
-        holder: &HolderId,
-        held: Held,
-    ) -> Result<(Repairs, bool), DomainError> {
+    /// Renews a holder in one pool and makes the table equal to the holder's list. Returns `None` if the list did not
+    /// reach the shared table.
+    pub async fn keep_alive(&self, entry: &PoolEntry, holder: &HolderId, held: &Held) -> Option<Repairs> {
         entry.mark_used();
         let answer = self.store.keep_alive(&entry.pool, holder, held).await;
-        match &answer {
-            // Repairs of the local table are not repairs of the shared table.
-            Ok((_, false)) => self.metrics.keep_alives.unapplied.inc(),
-            Ok((repairs, true)) => {
-                self.metrics.keep_alives.ok.inc();
-                self.metrics.repairs.restored.inc_by(repairs.restored);
-                self.metrics.repairs.dropped.inc_by(repairs.dropped);
-                self.metrics.repairs.moved.inc_by(repairs.moved);
-                let Repairs { restored, dropped, moved } = *repairs;
-                let made = [(Restored, restored), (Dropped, dropped), (Moved, moved)];
-                for (kind, count) in made {
-                    self.recorder.repaired(kind, &entry.pool.id, Some(holder), count);
-                }
-            }
-            Err(_) => self.metrics.keep_alives.error.inc(),
+        let Ok(repairs) =
+            answer.inspect_err(|error| debug!(%error, pool = %entry.pool.id, "KeepAlive not applied"))
+        else {
+            self.metrics.keep_alives.unapplied.inc();
+            return None;
+        };
+        self.metrics.keep_alives.ok.inc();
+        let Repairs { restored, dropped, moved } = repairs;
+        self.metrics.repairs.restored.inc_by(restored);
+        self.metrics.repairs.dropped.inc_by(dropped);
+        self.metrics.repairs.moved.inc_by(moved);
+        for (kind, count) in [(Restored, restored), (Dropped, dropped), (Moved, moved)] {
+            self.recorder.repaired(kind, &entry.pool.id, Some(holder), count);
         }
-        answer.map_err(DomainError::store("keeping a holder alive"))
+        Some(repairs)
     }
 }
 

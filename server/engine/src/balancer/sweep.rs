@@ -121,8 +121,8 @@ async fn sweep_pool(
 ) -> Option<PoolView> {
     let store = &balancer.store;
     match sweep_table(balancer, metrics, &entry).await {
-        Ok((table, current)) => {
-            if recount && current {
+        Ok(table) => {
+            if recount && table.current {
                 match store.recount(&entry.pool).await {
                     Ok(0) => {}
                     Ok(corrected) => {
@@ -133,10 +133,10 @@ async fn sweep_pool(
                     Err(error) => debug!(%error, pool = %entry.pool.id, "pool not recounted"),
                 }
             }
-            if !current || !table.holders.is_empty() || !table.in_flight.is_empty() {
+            if !table.current || !table.holders.is_empty() || !table.in_flight.is_empty() {
                 entry.mark_busy();
             }
-            Some(PoolView::new(&entry, &table, current))
+            Some(PoolView::new(&entry, &table))
         }
         Err(error) => {
             entry.mark_busy();
@@ -146,16 +146,12 @@ async fn sweep_pool(
     }
 }
 
-async fn sweep_table(
-    balancer: &Balancer,
-    metrics: &Metrics,
-    entry: &PoolEntry,
-) -> Result<(Table, bool), StoreError> {
+async fn sweep_table(balancer: &Balancer, metrics: &Metrics, entry: &PoolEntry) -> Result<Table, StoreError> {
     let store = &balancer.store;
-    let (table, current) = store.table(&entry.pool).await?;
+    let table = store.table(&entry.pool).await?;
     let dead: Vec<_> = table.holders.iter().filter(|(_, at)| **at <= table.now_ms).collect();
     if dead.is_empty() {
-        return Ok((table, current));
+        return Ok(table);
     }
     for (holder, _) in dead {
         let mut leases = 0;

@@ -45,7 +45,7 @@ pub struct EndpointView {
 impl PoolView {
     /// Joins a table with the endpoints that this sidecar knows.
     #[must_use]
-    pub fn new(entry: &PoolEntry, table: &Table, current: bool) -> Self {
+    pub fn new(entry: &PoolEntry, table: &Table) -> Self {
         let roster = entry.known_roster();
         let in_flight = |address: &str| table.in_flight.get(address).copied().unwrap_or(0);
         let mut endpoints: Vec<EndpointView> = roster
@@ -79,7 +79,7 @@ impl PoolView {
             capacity,
             holders: table.holders.values().filter(|deadline| **deadline > table.now_ms).count() as u64,
             read_at_ms: table.now_ms,
-            current,
+            current: table.current,
             imbalance: imbalance(&endpoints),
             endpoints,
             id: entry.pool.id.clone(),

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use evenkeel_domain::{HolderId, Roster};
-use evenkeel_store::{Admit, Held, Pool, Reaped, Repairs, Store, memory::MemoryStore};
+use evenkeel_store::{Held, Pool, Reaped, Repairs, Store, memory::MemoryStore};
 
 use crate::support::{
     redis::{Cluster, Redis},
-    store::{held, holder, lease, pool, redis_options, redis_store, roster},
+    store::{admission, held, holder, lease, picked, pool, redis_options, redis_store, roster},
 };
 
 const TTL: Duration = Duration::from_secs(60);
@@ -39,14 +39,7 @@ fn expire_in_redis(connection: redis::aio::MultiplexedConnection, prefix: &'stat
 
 impl Subject {
     async fn admit(&self, roster: &Arc<Roster>, who: &str, number: u64, tie: u32) -> Option<Arc<str>> {
-        let admit = Admit {
-            pool: Arc::clone(&self.pool),
-            roster: Arc::clone(roster),
-            holder: holder(who),
-            lease: lease(number),
-            tie,
-        };
-        self.store.admit(admit).await.unwrap()
+        picked(self.store.admit(admission(&self.pool, roster, who, number, tie)).await.unwrap())
     }
 
     async fn settle(&self, who: &str, number: u64) -> bool {

@@ -11,12 +11,12 @@ use std::{
 };
 
 use evenkeel_domain::Roster;
-use evenkeel_store::{Admit, Held, Pool, Store, memory::MemoryStore, redis::RedisStore};
+use evenkeel_store::{Held, Pool, Store, memory::MemoryStore, redis::RedisStore};
 use proptest::prelude::*;
 
 use crate::support::{
     redis::Redis,
-    store::{holder, lease, pool, redis_options, redis_store, roster},
+    store::{admission, holder, lease, picked, pool, redis_options, redis_store, roster},
 };
 
 const HOLDERS: [&str; 3] = ["g1", "g2", "g3"];
@@ -99,13 +99,7 @@ impl Both {
         let pool = &self.pool;
         match *step {
             Step::Admit { holder: h, lease: number, tie, roster } => {
-                let admit = || Admit {
-                    pool: Arc::clone(pool),
-                    roster: Arc::clone(&self.rosters[roster]),
-                    holder: holder(HOLDERS[h]),
-                    lease: lease(number),
-                    tie,
-                };
+                let admit = || admission(pool, &self.rosters[roster], HOLDERS[h], number, tie);
                 let (m, r) = (self.memory.admit(admit()).await, self.redis.admit(admit()).await);
                 prop_assert_eq!(m.unwrap(), r.unwrap());
             }
@@ -144,12 +138,8 @@ impl Both {
     async fn batch(&self, ops: &[(usize, u64, u32, bool)], roster: usize) -> Result<(), TestCaseError> {
         let mut named = BTreeSet::new();
         let ops: Vec<_> = ops.iter().filter(|(h, number, ..)| named.insert((*h, *number))).collect();
-        let admit = |h: usize, number: u64, tie: u32| Admit {
-            pool: Arc::clone(&self.pool),
-            roster: Arc::clone(&self.rosters[roster]),
-            holder: holder(HOLDERS[h]),
-            lease: lease(number),
-            tie,
+        let admit = |h: usize, number: u64, tie: u32| {
+            admission(&self.pool, &self.rosters[roster], HOLDERS[h], number, tie)
         };
         let answers = futures::future::join_all(ops.iter().map(|(h, number, tie, settle)| async {
             if *settle {
@@ -269,20 +259,15 @@ fn concurrent_operations_balance() {
         let tasks = (0..20_u64).map(|task| {
             let (store, pool, caps) = (Arc::clone(&store), Arc::clone(&pool), Arc::clone(&caps));
             tokio::spawn(async move {
-                let who = holder(&format!("g{}", task % 4));
+                let name = format!("g{}", task % 4);
+                let who = holder(&name);
                 let (mut admitted, mut held) = (0, Vec::new());
                 for round in 0..200_u64 {
-                    let number = lease(1 + task * 1000 + round);
-                    let admit = Admit {
-                        pool: Arc::clone(&pool),
-                        roster: Arc::clone(&caps),
-                        holder: who.clone(),
-                        lease: number,
-                        tie: (task * 31 + round) as u32,
-                    };
-                    if store.admit(admit).await.unwrap().is_some() {
+                    let number = 1 + task * 1000 + round;
+                    let admit = admission(&pool, &caps, &name, number, (task * 31 + round) as u32);
+                    if picked(store.admit(admit).await.unwrap()).is_some() {
                         admitted += 1;
-                        held.push(number);
+                        held.push(lease(number));
                     }
                     if held.len() > 4 {
                         let number = held.swap_remove(round as usize % held.len());

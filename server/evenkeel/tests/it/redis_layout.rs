@@ -14,20 +14,14 @@ use evenkeel_store::{
 use crate::support::{
     eventually,
     redis::Redis,
-    store::{held, holder, lease, pool, redis_options, redis_store, roster},
+    store::{admission, held, holder, lease, picked, pool, redis_options, redis_store, roster},
 };
 
 const TTL: Duration = Duration::from_secs(60);
 
 async fn admit(store: &dyn Store, pool: &Arc<Pool>, number: u64) -> Option<Arc<str>> {
-    let admit = Admit {
-        pool: Arc::clone(pool),
-        roster: roster(&[("a", 1.0, 0), ("b", 1.0, 0)]),
-        holder: holder("h"),
-        lease: lease(number),
-        tie: 0,
-    };
-    store.admit(admit).await.unwrap()
+    let admit = admission(pool, &roster(&[("a", 1.0, 0), ("b", 1.0, 0)]), "h", number, 0);
+    picked(store.admit(admit).await.unwrap())
 }
 
 fn strings(value: redis::Value) -> Vec<String> {

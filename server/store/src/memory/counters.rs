@@ -14,6 +14,7 @@ use evenkeel_domain::{
     clock::{DAY_MS, unix_ms},
     limit::{Bucket, CounterRule, Meter},
 };
+use evenkeel_telemetry::traces::StoreSpan;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -258,6 +259,13 @@ impl DayRecords {
     }
 }
 
+/// Starts the span of a call on the request path.
+fn span(counters: usize) -> Option<Box<StoreSpan>> {
+    let mut span = StoreSpan::memory("evenkeel.store count")?;
+    span.set_number("evenkeel.store.counters", counters);
+    Some(span)
+}
+
 fn refused(meter: &Meter, cell: Option<&Cell>, over: bool, now: u64) -> CounterState {
     let Some(cell) = cell else { return CounterState { over, ..CounterState::default() } };
     let (retry_ms, final_ms) = cell.waits(&meter.rule, meter.cost, meter.provisional, now);
@@ -267,6 +275,7 @@ fn refused(meter: &Meter, cell: Option<&Cell>, over: bool, now: u64) -> CounterS
 #[async_trait]
 impl Counters for MemoryCounters {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
+        let _span = span(reserve.meters.len());
         Ok(self.with(|state, now| state.reserve(&reserve, false, now)))
     }
 
@@ -280,6 +289,7 @@ impl Counters for MemoryCounters {
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+        let _span = span(settlement.entries.len());
         Ok(self.with(|state, now| state.settle(&settlement, now)))
     }
 

@@ -22,11 +22,16 @@ pub use activity::MemoryActivity;
 pub use changes::MemoryChanges;
 pub use counters::MemoryCounters;
 pub use drains::MemoryDrains;
-use evenkeel_domain::{HolderId, LeaseId, PoolId, StoreError, choose, clock::unix_ms};
+use evenkeel_domain::{
+    HolderId, LeaseId, PoolId, StoreError, choose,
+    clock::unix_ms,
+    verdict::{Basis, Verdict},
+};
+use evenkeel_telemetry::traces::StoreSpan;
 pub use records::MemoryRecords;
 pub use usage::MemoryUsage;
 
-use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table};
+use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, verdict};
 
 /// Maximum number of leases that one [`Store::reap`] gives back.
 pub const REAP_MAX: usize = 1000;
@@ -165,6 +170,28 @@ impl MemoryStore {
         self.with(pool, |table| table.assumed.clone())
     }
 
+    /// Picks an endpoint and takes a lease on it. Returns `None` if every endpoint is at its cap.
+    pub(crate) fn pick(&self, admit: &Admit) -> Option<Arc<str>> {
+        let _span = StoreSpan::memory("evenkeel.store commit");
+        let (now, deadline) = (self.now_ms(), self.deadline_ms());
+        self.with(&admit.pool, |table| {
+            table.deadlines.insert(admit.holder.clone(), deadline);
+            if let Some(lease) = table.leases.get(&admit.holder).and_then(|l| l.get(&admit.lease)) {
+                return Some(Arc::clone(&lease.endpoint));
+            }
+            let endpoint = choose(&admit.roster, admit.tie, |address| table.load(address))?;
+            let endpoint = Arc::clone(&endpoint.address);
+            let lease = Lease { id: admit.lease, endpoint: Arc::clone(&endpoint), since_ms: now };
+            table.insert(&admit.holder, lease);
+            Some(endpoint)
+        })
+    }
+
+    /// Removes a lease. Returns false if the lease is unknown.
+    pub(crate) fn remove(&self, pool: &Pool, holder: &HolderId, lease: LeaseId) -> bool {
+        self.with(pool, |table| table.remove(holder, lease))
+    }
+
     /// Makes a holder's leases equal to its list, as [`Store::keep_alive`] does.
     pub fn adopt(&self, pool: &Pool, holder: &HolderId, held: &Held) -> Repairs {
         let (now, deadline) = (self.now_ms(), self.deadline_ms());
@@ -199,27 +226,13 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError> {
-        let (now, deadline) = (self.now_ms(), self.deadline_ms());
-        Ok(self.with(&admit.pool, |table| {
-            table.deadlines.insert(admit.holder.clone(), deadline);
-            if let Some(lease) = table.leases.get(&admit.holder).and_then(|l| l.get(&admit.lease)) {
-                return Some(Arc::clone(&lease.endpoint));
-            }
-            match choose(&admit.roster, admit.tie, |address| table.load(address)) {
-                None => None,
-                Some(endpoint) => {
-                    let endpoint = Arc::clone(&endpoint.address);
-                    let lease = Lease { id: admit.lease, endpoint: Arc::clone(&endpoint), since_ms: now };
-                    table.insert(&admit.holder, lease);
-                    Some(endpoint)
-                }
-            }
-        }))
+    async fn admit(&self, admit: Admit) -> Result<Verdict, StoreError> {
+        Ok(verdict(self.pick(&admit), Basis::Shared))
     }
 
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
-        Ok(self.with(pool, |table| table.remove(holder, lease)))
+        let _span = StoreSpan::memory("evenkeel.store commit");
+        Ok(self.remove(pool, holder, lease))
     }
 
     async fn keep_alive(
@@ -256,6 +269,7 @@ impl Store for MemoryStore {
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
         let now_ms = self.now_ms();
         Ok(self.with(pool, |table| Table {
+            current: true,
             now_ms,
             in_flight: table.counts.clone(),
             holders: table.deadlines.clone(),

@@ -14,6 +14,7 @@ use evenkeel_domain::{
     HolderId, LeaseId, PoolId, StoreError,
     clock::{DAY_MS, unix_ms},
     settings::RedisOptions,
+    verdict::{Basis, Verdict},
 };
 use evenkeel_telemetry::{
     Metrics,
@@ -29,7 +30,7 @@ use script::{Call, KEEP_ALIVE, PROBE, REAP, RECOUNT, TABLE};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table};
+use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, verdict};
 
 mod activity;
 mod admission;
@@ -213,12 +214,12 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn admit(&self, admit: Admit) -> Result<Option<Arc<str>>, StoreError> {
+    async fn admit(&self, admit: Admit) -> Result<Verdict, StoreError> {
         let (answer, answered) = oneshot::channel();
         let kind = Kind::Admit { roster: admit.roster, tie: admit.tie, answer };
         let span = self.shared.span("evenkeel.store commit", "commit");
         self.lane(&admit.pool).submit(Op { holder: admit.holder, lease: admit.lease, kind, span });
-        answered.await.unwrap_or_else(|_| Err(stopped()))
+        Ok(verdict(answered.await.unwrap_or_else(|_| Err(stopped()))?, Basis::Shared))
     }
 
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
@@ -281,7 +282,7 @@ impl Store for RedisStore {
         let in_flight = in_flight.map(|(endpoint, n)| (endpoint.into(), n as u64)).collect();
         let holders = reply.pairs()?.into_iter();
         let holders = holders.filter_map(|(id, at)| Some((HolderId::new(&id).ok()?, at as u64))).collect();
-        Ok(Table { now_ms, in_flight, holders })
+        Ok(Table { current: true, now_ms, in_flight, holders })
     }
 
     async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {

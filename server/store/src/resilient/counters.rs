@@ -23,12 +23,14 @@ use evenkeel_domain::{
     StoreError,
     limit::{CounterRule, Meter, OnOutage},
 };
-use evenkeel_telemetry::traces::StoreSpan;
 use futures::future::join_all;
 
 use super::ResilientStore;
-use crate::counters::{
-    CounterState, Counters, RecordRef, Renewal, ReservationId, Reserve, ReserveBasis, Settlement, Verdict,
+use crate::{
+    Store as _,
+    counters::{
+        CounterState, Counters, RecordRef, Renewal, ReservationId, Reserve, ReserveBasis, Settlement, Verdict,
+    },
 };
 
 /// Maximum number of settlements that wait for the store. Beyond it, the oldest is dropped and counted as lost.
@@ -50,10 +52,15 @@ pub(super) struct Waiting {
     doubtful: VecDeque<(Reserve, u8)>,
 }
 
+impl Waiting {
+    pub(super) fn len(&self) -> usize {
+        self.settlements.len() + self.doubtful.len()
+    }
+}
+
 impl ResilientStore {
     /// Decides a reservation without the store.
     async fn reserve_here(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
-        let Some(here) = &self.local_counters else { return Err(unavailable()) };
         let closed = |meter: &Meter| meter.on_outage == OnOutage::Closed && !meter.shadow;
         if reserve.meters.iter().any(closed) {
             let state = |meter: &Meter| CounterState { over: closed(meter), ..CounterState::default() };
@@ -69,8 +76,7 @@ impl ResilientStore {
             })
             .unzip();
         let mut states = vec![CounterState::default(); reserve.meters.len()];
-        let _span = span(meters.len());
-        let verdict = here.reserve(Reserve { id: reserve.id, meters }).await?;
+        let verdict = self.local_counters.reserve(Reserve { id: reserve.id, meters }).await?;
         for (i, state) in counted.into_iter().zip(verdict.states) {
             states[i] = state;
         }
@@ -99,16 +105,12 @@ impl ResilientStore {
     /// Settles a reservation that this sidecar made without the store. Settles limits in the sidecar's own counters.
     /// Charges quotas in the store, because the reservation took nothing from them.
     async fn settle_here(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        let Some(here) = &self.local_counters else { return Err(unavailable()) };
         let Settlement { id, records, entries } = settlement;
         let (quotas, mut limits): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.rule.is_quota());
         limits.iter_mut().for_each(|entry| entry.rule = self.share(entry.rule));
-        let here = {
-            let _span = span(limits.len());
-            here.settle(Settlement { id: id.clone(), records, entries: limits }).await
-        };
-        let settled = here?;
+        let here = Settlement { id: id.clone(), records, entries: limits };
+        let settled = self.local_counters.settle(here).await?;
         if settled && !quotas.is_empty() && self.is_up() {
             let charge = Settlement { id, records: Vec::new(), entries: quotas };
             drop(self.observe(self.counters.settle(charge).await));
@@ -162,15 +164,8 @@ impl ResilientStore {
         waiting.doubtful.push_back((reserve, attempts));
     }
 
-    /// Returns the number of waiting settlements plus the number of reservations to give back.
-    #[must_use]
-    pub fn settlements_waiting(&self) -> usize {
-        let waiting = self.waiting.lock();
-        waiting.settlements.len() + waiting.doubtful.len()
-    }
-
-    /// Sends each waiting call once. The sidecar's housekeeping calls this.
-    pub async fn settle_waiting(&self) {
+    /// Sends each waiting call once.
+    pub(super) async fn send_waiting(&self) {
         let (settlements, doubtful) = {
             let mut waiting = self.waiting.lock();
             (std::mem::take(&mut waiting.settlements), std::mem::take(&mut waiting.doubtful))
@@ -223,20 +218,9 @@ fn unavailable() -> StoreError {
     StoreError::Unavailable("circuit open after earlier failures".to_owned())
 }
 
-/// Starts the span of a call to the counters in this process.
-fn span(counters: usize) -> Option<Box<StoreSpan>> {
-    let mut span = StoreSpan::memory("evenkeel.store count")?;
-    span.set_number("evenkeel.store.counters", counters);
-    Some(span)
-}
-
 #[async_trait]
 impl Counters for ResilientStore {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
-        if self.local_counters.is_none() {
-            let _span = span(reserve.meters.len());
-            return self.counters.reserve(reserve).await;
-        }
         if self.is_up() {
             match self.observe(self.counters.reserve(reserve.clone()).await) {
                 Ok(verdict) => return Ok(verdict),
@@ -253,17 +237,13 @@ impl Counters for ResilientStore {
     }
 
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
-        if self.local_counters.is_some() && !self.is_up() {
+        if !self.is_up() {
             return Err(unavailable());
         }
         self.observe(self.counters.peek(meters).await)
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        if self.local_counters.is_none() {
-            let _span = span(settlement.entries.len());
-            return self.counters.settle(settlement).await;
-        }
         if settlement.records.iter().any(|record| *record.tag == *HERE) {
             return self.settle_here(settlement).await;
         }
@@ -279,9 +259,8 @@ impl Counters for ResilientStore {
     }
 
     async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
-        let Some(here) = &self.local_counters else { return self.counters.renew(renewals).await };
         // The local counters receive every renewal, so that they are complete when an outage starts.
-        here.renew(renewals.clone()).await?;
+        self.local_counters.renew(renewals.clone()).await?;
         if !self.is_up() {
             return Ok(());
         }
@@ -353,10 +332,9 @@ mod tests {
 
     fn shared(unreliable: &Arc<UnreliableStore>) -> Arc<ResilientStore> {
         let ttl = Duration::from_secs(60);
-        ResilientStore::build(
+        ResilientStore::new(
             Arc::new(MemoryStore::new(ttl)),
             Arc::clone(unreliable) as _,
-            Some(MemoryStore::new(ttl)),
             ttl,
             Metrics::new().unwrap(),
             tokio_util::task::TaskTracker::new(),

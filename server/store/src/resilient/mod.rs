@@ -1,5 +1,5 @@
-//! The store as the rest of the sidecar uses it: the shared store while it answers, and local knowledge while it does
-//! not.
+//! The store of sidecars that share a store: the shared store while it answers, and local knowledge while it does not.
+//! A sidecar with the embedded store uses the memory store alone.
 //!
 //! The circuit breaker opens when the store is unavailable. Several timeouts in a row count as unavailable. While the
 //! circuit breaker is open, no request waits for the store, and a probe finds out when the store is available again. A
@@ -20,12 +20,13 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use evenkeel_domain::{
     HolderId, LeaseId, PoolId, StoreError,
     settings::OnStoreFailure,
     verdict::{Basis, Reason, Verdict},
 };
-use evenkeel_telemetry::{Metrics, traces::StoreSpan};
+use evenkeel_telemetry::Metrics;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,6 +36,7 @@ use super::{
     Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table,
     counters::Counters,
     memory::{MemoryCounters, MemoryStore},
+    verdict,
 };
 
 mod counters;
@@ -52,9 +54,8 @@ const QUIET: Duration = Duration::from_secs(10);
 pub struct ResilientStore {
     primary: Arc<dyn Store>,
     counters: Arc<dyn Counters>,
-    /// `None` if the primary store is in this process and cannot fail.
-    local: Option<MemoryStore>,
-    local_counters: Option<MemoryCounters>,
+    local: MemoryStore,
+    local_counters: MemoryCounters,
     /// Calls on counters that wait for the store.
     waiting: Mutex<counters::Waiting>,
     /// Number of sidecars that share the store.
@@ -79,45 +80,12 @@ struct Circuit {
     warned_at: Option<Instant>,
 }
 
-/// Returns the verdict for the endpoint that a table picked. `None` means that every endpoint is at its cap.
-fn verdict(endpoint: Option<Arc<str>>, basis: Basis) -> Verdict {
-    match endpoint {
-        Some(_) => Verdict::Admitted { endpoint, basis },
-        None => Verdict::Refused(Reason::PoolFull),
-    }
-}
-
 impl ResilientStore {
-    /// Creates a store on top of an embedded store, which cannot become unavailable.
+    /// Creates a store on top of the shared tables and counters, with local knowledge as the fallback.
     #[must_use]
-    pub fn embedded(
-        store: MemoryStore,
-        counters: Arc<MemoryCounters>,
-        holder_ttl: Duration,
-        metrics: Arc<Metrics>,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Arc<Self> {
-        Self::build(Arc::new(store), counters, None, holder_ttl, metrics, tasks, shutdown)
-    }
-
-    /// Creates a store on top of a shared store, with local knowledge as the fallback.
-    #[must_use]
-    pub fn shared<S: Store + Counters>(
-        store: Arc<S>,
-        holder_ttl: Duration,
-        metrics: Arc<Metrics>,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Arc<Self> {
-        let local = MemoryStore::new(holder_ttl);
-        Self::build(Arc::clone(&store) as _, store, Some(local), holder_ttl, metrics, tasks, shutdown)
-    }
-
-    fn build(
+    pub fn new(
         primary: Arc<dyn Store>,
         counters: Arc<dyn Counters>,
-        local: Option<MemoryStore>,
         holder_ttl: Duration,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
@@ -127,8 +95,8 @@ impl ResilientStore {
         Arc::new_cyclic(|this| Self {
             primary,
             counters,
-            local_counters: local.is_some().then(MemoryCounters::default),
-            local,
+            local: MemoryStore::new(holder_ttl),
+            local_counters: MemoryCounters::default(),
             waiting: Mutex::default(),
             instances: AtomicUsize::new(1),
             down: AtomicBool::new(false),
@@ -147,143 +115,6 @@ impl ResilientStore {
         if let Err(error) = self.primary.ping().await {
             self.open_circuit(&error);
         }
-    }
-
-    /// Whether the circuit breaker is closed.
-    #[must_use]
-    pub fn is_up(&self) -> bool {
-        !self.down.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of live sidecars that share the store, as of the last [`Self::announce`].
-    #[must_use]
-    pub fn instances(&self) -> usize {
-        self.instances.load(Ordering::Relaxed)
-    }
-
-    /// Returns how often the circuit breaker has opened.
-    #[must_use]
-    pub fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Relaxed)
-    }
-
-    /// Picks an endpoint and takes a lease on it. If the store fails, applies `on_failure`, the pool's policy.
-    pub async fn admit(&self, admit: Admit, on_failure: OnStoreFailure) -> Result<Verdict, StoreError> {
-        let Some(local) = &self.local else {
-            let _span = StoreSpan::memory("evenkeel.store commit");
-            return Ok(verdict(self.primary.admit(admit).await?, Basis::Shared));
-        };
-        if self.is_up()
-            && let Ok(endpoint) = self.observe(self.primary.admit(admit.clone()).await)
-        {
-            return Ok(verdict(endpoint, Basis::Shared));
-        }
-        match on_failure {
-            OnStoreFailure::Local => {
-                let _span = StoreSpan::memory("evenkeel.store commit");
-                Ok(verdict(local.admit(admit).await?, Basis::Local))
-            }
-            OnStoreFailure::Open => Ok(Verdict::Admitted { endpoint: None, basis: Basis::Open }),
-            OnStoreFailure::Closed => Ok(Verdict::Refused(Reason::StoreUnavailable)),
-        }
-    }
-
-    /// Gives a lease back; see [`Store::settle`].
-    pub async fn settle(
-        &self,
-        pool: &Arc<Pool>,
-        holder: &HolderId,
-        lease: LeaseId,
-    ) -> Result<bool, StoreError> {
-        let Some(local) = &self.local else {
-            let _span = StoreSpan::memory("evenkeel.store commit");
-            return self.primary.settle(pool, holder, lease).await;
-        };
-        // Also settles in local knowledge: it may have granted a lease that the store does not know.
-        let known_locally = local.settle(pool, holder, lease).await?;
-        if !self.is_up() {
-            return Ok(known_locally);
-        }
-        match self.observe(self.primary.settle(pool, holder, lease).await) {
-            Ok(released) => Ok(released),
-            Err(_) => Ok(known_locally),
-        }
-    }
-
-    /// Renews a holder's deadline; see [`Store::keep_alive`]. The flag is false if the list did not reach the shared
-    /// store. Local knowledge always adopts the list.
-    pub async fn keep_alive(
-        &self,
-        pool: &Arc<Pool>,
-        holder: &HolderId,
-        held: Held,
-    ) -> Result<(Repairs, bool), StoreError> {
-        let Some(local) = &self.local else {
-            return Ok((self.primary.keep_alive(pool, holder, &held).await?, true));
-        };
-        local.adopt(pool, holder, &held);
-        if !self.is_up() {
-            return Ok((Repairs::default(), false));
-        }
-        match self.observe(self.primary.keep_alive(pool, holder, &held).await) {
-            Ok(repairs) => Ok((repairs, true)),
-            Err(_) => Ok((Repairs::default(), false)),
-        }
-    }
-
-    /// Gives back leases of a dead holder; see [`Store::reap`].
-    pub async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
-        match &self.local {
-            Some(local) if !self.is_up() => local.reap(pool, holder).await,
-            _ => self.observe(self.primary.reap(pool, holder).await),
-        }
-    }
-
-    /// Reads one pool's table. The flag is false if the table comes from local knowledge.
-    pub async fn table(&self, pool: &Arc<Pool>) -> Result<(Table, bool), StoreError> {
-        let Some(local) = &self.local else { return Ok((self.primary.table(pool).await?, true)) };
-        if self.is_up()
-            && let Ok(table) = self.observe(self.primary.table(pool).await)
-        {
-            local.assume_rest_of(&pool.id, &table.in_flight);
-            return Ok((table, true));
-        }
-        let mut table = local.table(pool).await?;
-        for (endpoint, others) in local.assumed(pool) {
-            *table.in_flight.entry(endpoint).or_default() += others;
-        }
-        Ok((table, false))
-    }
-
-    /// Corrects wrong counts; see [`Store::recount`].
-    pub async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
-        self.if_up(self.primary.recount(pool)).await
-    }
-
-    /// Returns a holder's leases; see [`Store::leases`].
-    pub async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
-        match &self.local {
-            Some(local) if !self.is_up() => local.leases(pool, holder).await,
-            _ => self.observe(self.primary.leases(pool, holder).await),
-        }
-    }
-
-    /// Registers a pool; see [`Store::register`].
-    pub async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
-        self.if_up(self.primary.register(pool)).await
-    }
-
-    /// Returns the registered pools; see [`Store::pools`].
-    pub async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
-        self.if_up(self.primary.pools()).await
-    }
-
-    /// Announces this sidecar to the other sidecars, and records how many are alive; see [`Store::announce`].
-    pub async fn announce(&self, instance: &str, ttl: Duration) -> Result<(), StoreError> {
-        let alive = self.if_up(self.primary.announce(instance, ttl)).await?;
-        self.instances.store(alive.max(1), Ordering::Relaxed);
-        self.metrics.sidecars.set(alive as i64);
-        Ok(())
     }
 
     async fn if_up<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -312,7 +143,7 @@ impl ResilientStore {
     }
 
     fn open_circuit(&self, error: &StoreError) {
-        if self.local.is_none() || self.down.swap(true, Ordering::Relaxed) {
+        if self.down.swap(true, Ordering::Relaxed) {
             return;
         }
         let probe_interval = {
@@ -350,11 +181,9 @@ impl ResilientStore {
                 break;
             }
             wait = interval;
-            if let Some(local) =
-                self.local.as_ref().filter(|_| guessing && since.elapsed() > self.holder_ttl * 2)
-            {
+            if guessing && since.elapsed() > self.holder_ttl * 2 {
                 info!("the store has been down too long: the load of other gateways no longer counts");
-                local.forget_assumed();
+                self.local.forget_assumed();
                 guessing = false;
             }
         }
@@ -362,13 +191,115 @@ impl ResilientStore {
         self.down.store(false, Ordering::Relaxed);
         self.metrics.store_up.set(1);
         info!(after_ms = since.elapsed().as_millis() as u64, "store up again");
-        self.settle_waiting().await;
+        self.send_waiting().await;
+    }
+}
+
+#[async_trait]
+impl Store for ResilientStore {
+    async fn admit(&self, admit: Admit) -> Result<Verdict, StoreError> {
+        if self.is_up()
+            && let Ok(verdict) = self.observe(self.primary.admit(admit.clone()).await)
+        {
+            return Ok(verdict);
+        }
+        Ok(match admit.on_failure {
+            OnStoreFailure::Local => verdict(self.local.pick(&admit), Basis::Local),
+            OnStoreFailure::Open => Verdict::Admitted { endpoint: None, basis: Basis::Open },
+            OnStoreFailure::Closed => Verdict::Refused(Reason::StoreUnavailable),
+        })
     }
 
-    /// Removes dead holders from local knowledge, with their leases. The sidecar's housekeeping calls this.
-    pub fn forget_silent_holders(&self) {
-        if let Some(local) = &self.local {
-            local.forget_silent_holders();
+    async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
+        // Also settles in local knowledge: it may have granted a lease that the store does not know.
+        let known_locally = self.local.remove(pool, holder, lease);
+        if !self.is_up() {
+            return Ok(known_locally);
         }
+        Ok(self.observe(self.primary.settle(pool, holder, lease).await).unwrap_or(known_locally))
+    }
+
+    async fn keep_alive(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        held: &Held,
+    ) -> Result<Repairs, StoreError> {
+        self.local.adopt(pool, holder, held);
+        self.if_up(self.primary.keep_alive(pool, holder, held)).await
+    }
+
+    async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
+        if !self.is_up() {
+            return self.local.reap(pool, holder).await;
+        }
+        self.observe(self.primary.reap(pool, holder).await)
+    }
+
+    async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
+        if self.is_up()
+            && let Ok(table) = self.observe(self.primary.table(pool).await)
+        {
+            self.local.assume_rest_of(&pool.id, &table.in_flight);
+            return Ok(table);
+        }
+        let mut table = Table { current: false, ..self.local.table(pool).await? };
+        for (endpoint, others) in self.local.assumed(pool) {
+            *table.in_flight.entry(endpoint).or_default() += others;
+        }
+        Ok(table)
+    }
+
+    async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
+        self.if_up(self.primary.recount(pool)).await
+    }
+
+    async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
+        if !self.is_up() {
+            return self.local.leases(pool, holder).await;
+        }
+        self.observe(self.primary.leases(pool, holder).await)
+    }
+
+    async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
+        self.if_up(self.primary.register(pool)).await
+    }
+
+    async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
+        self.if_up(self.primary.pools()).await
+    }
+
+    async fn announce(&self, instance: &str, ttl: Duration) -> Result<usize, StoreError> {
+        let alive = self.if_up(self.primary.announce(instance, ttl)).await?;
+        self.instances.store(alive.max(1), Ordering::Relaxed);
+        Ok(alive)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.primary.ping().await
+    }
+
+    fn is_up(&self) -> bool {
+        !self.down.load(Ordering::Relaxed)
+    }
+
+    fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
+    }
+
+    fn instances(&self) -> usize {
+        self.instances.load(Ordering::Relaxed)
+    }
+
+    fn settlements_waiting(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    async fn settle_waiting(&self) {
+        self.send_waiting().await;
+    }
+
+    fn forget_silent_holders(&self) {
+        self.local.forget_silent_holders();
     }
 }

@@ -5,8 +5,7 @@ use evenkeel_domain::{
 };
 use evenkeel_store::{
     Table,
-    memory::{MemoryCounters, MemoryDrains, MemoryStore},
-    resilient::ResilientStore,
+    memory::{MemoryDrains, MemoryStore},
 };
 use evenkeel_telemetry::Metrics;
 
@@ -28,10 +27,7 @@ fn drains(yaml: &str) -> Drains {
     let config = Config::parse(yaml).unwrap();
     let ttl = config.holder_ttl();
     let (directory, _) = Directory::new(config.pools, config.unlisted);
-    let (metrics, tasks) = (Metrics::new().unwrap(), tokio_util::task::TaskTracker::new());
-    let counters = Arc::new(MemoryCounters::default());
-    let (memory, end) = (MemoryStore::new(ttl), CancellationToken::new());
-    let store = ResilientStore::embedded(memory, counters, ttl, Arc::clone(&metrics), tasks, end);
+    let (metrics, store) = (Metrics::new().unwrap(), Arc::new(MemoryStore::new(ttl)));
     let recorder = Arc::new(Recorder::new(String::new(), metrics.refusals_unrecorded.clone()));
     let balancer = Arc::new(Balancer::new(directory, store, recorder, metrics));
     Drains::new(Arc::new(MemoryDrains::default()), balancer, Arc::default(), change_log())
@@ -79,8 +75,8 @@ async fn a_drain_applies_to_later_pools_and_endpoints() {
     let found = ["n-0:80", "n-1:80"].map(|a| Endpoint { address: a.into(), weight: 1.0, cap: 2 });
     entry.set_roster(Roster::new(found.to_vec()));
     assert_eq!(drains.choice("llm", &[]), ["n-1:80"], "as discovery finds it");
-    let table = Table { in_flight: [("n-0:80".into(), 1)].into(), ..Table::default() };
-    let view = PoolView::new(&entry, &table, true);
+    let table = Table { current: true, in_flight: [("n-0:80".into(), 1)].into(), ..Table::default() };
+    let view = PoolView::new(&entry, &table);
     let seen: Vec<_> = view.endpoints.iter().map(|e| (&*e.address, e.listed, e.drained)).collect();
     assert_eq!(seen, [("n-0:80", true, true), ("n-1:80", true, false)]);
     assert_eq!((view.capacity, view.in_flight), (Some(2), 1));

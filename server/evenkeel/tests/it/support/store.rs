@@ -2,8 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_domain::{Endpoint, HolderId, LeaseId, PoolId, Roster, settings::RedisOptions};
-use evenkeel_store::{Held, Pool, Store as _, redis::RedisStore};
+use evenkeel_domain::{
+    Endpoint, HolderId, LeaseId, PoolId, Roster,
+    settings::{OnStoreFailure, RedisOptions},
+    verdict::{Basis, Reason, Verdict},
+};
+use evenkeel_store::{Admit, Held, Pool, Store as _, redis::RedisStore};
 use evenkeel_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +34,21 @@ pub(crate) fn pool(route: &str, cluster: &str) -> Arc<Pool> {
 
 pub(crate) fn holder(id: &str) -> HolderId {
     HolderId::new(id).unwrap()
+}
+
+pub(crate) fn admission(pool: &Arc<Pool>, roster: &Arc<Roster>, who: &str, number: u64, tie: u32) -> Admit {
+    let (pool, roster) = (Arc::clone(pool), Arc::clone(roster));
+    let (holder, lease) = (holder(who), lease(number));
+    Admit { pool, roster, holder, lease, tie, on_failure: OnStoreFailure::Local }
+}
+
+/// Returns the endpoint that a store picked. `None` means that every endpoint was at its cap.
+pub(crate) fn picked(verdict: Verdict) -> Option<Arc<str>> {
+    match verdict {
+        Verdict::Admitted { endpoint: Some(endpoint), basis: Basis::Shared } => Some(endpoint),
+        Verdict::Refused(Reason::PoolFull) => None,
+        verdict => panic!("{verdict:?} is not a decision of the shared table"),
+    }
 }
 
 pub(crate) fn lease(number: u64) -> LeaseId {
