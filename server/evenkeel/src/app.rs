@@ -34,7 +34,7 @@ use evenkeel_store::{
         MemoryActivity, MemoryChanges, MemoryCounters, MemoryDrains, MemoryRecords, MemoryStore, MemoryUsage,
     },
     records::RecordStore,
-    redis::RedisStore,
+    redis::{RedisActivity, RedisClient, RedisStore, RedisUsage},
     resilient::ResilientStore,
     usage::{UsageBounds, UsageStore},
 };
@@ -166,7 +166,7 @@ pub async fn run(
     let balancer = Balancer::new(directory, store, Arc::clone(&recorder), Arc::clone(&metrics));
     let balancer = Arc::new(balancer);
     let views = Arc::new(sweep::Views::default());
-    let (usage, activity) = open_usage_and_activity(&config, &metrics, &tasks)?;
+    let (usage, activity) = open_usage_and_activity(&config, &metrics)?;
     let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
 
     tasks.spawn(Arc::clone(&ledger).run(background.clone()));
@@ -409,20 +409,18 @@ async fn open_store(
     }
 }
 
-/// Opens the stores of usage and activity. They use separate connections to Redis, so that a query over a month of
+/// Opens the stores of usage and activity. They share connections of their own to Redis, so that a query over a month of
 /// usage does not delay a KeepAlive.
 fn open_usage_and_activity(
     config: &Config,
     metrics: &Arc<Metrics>,
-    tasks: &TaskTracker,
 ) -> anyhow::Result<(Arc<dyn UsageStore>, Arc<dyn ActivityStore>)> {
     let bounds = UsageBounds::from(&config.ledger);
     Ok(match &config.store {
         StoreConfig::Memory => (Arc::new(MemoryUsage::new(bounds)), Arc::new(MemoryActivity::default())),
         StoreConfig::Redis(options) => {
-            let (metrics, tasks) = (Arc::clone(metrics), tasks.clone());
-            let redis = RedisStore::new(options, config.holder_ttl(), metrics, tasks)?;
-            (Arc::new(redis.usage(bounds)), Arc::new(redis.activity()))
+            let client = Arc::new(RedisClient::new(options, Arc::clone(metrics))?);
+            (Arc::new(RedisUsage::new(Arc::clone(&client), bounds)), Arc::new(RedisActivity::new(client)))
         }
     })
 }

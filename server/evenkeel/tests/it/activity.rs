@@ -11,7 +11,9 @@ use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use evenkeel_store::{
     activity::{ActivityStore, REFUSALS_MAX, REPAIRS_MAX, Report},
     memory::MemoryActivity,
+    redis::{RedisActivity, RedisClient},
 };
+use evenkeel_telemetry::Metrics;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 
@@ -21,7 +23,7 @@ use crate::support::{
     redis::{Cluster, Redis},
     requests::{admit_for, settle_success},
     sidecar::Sidecar,
-    store::{redis_options, redis_store},
+    store::redis_options,
 };
 
 const SOON: Duration = Duration::from_secs(15);
@@ -292,17 +294,17 @@ async fn a_watch_sends_a_snapshot_then_changes_until_the_sidecar_stops() {
     tokio::time::timeout(SOON, sidecar.task).await.expect("no watch holds up the end").unwrap().unwrap();
 }
 
-async fn redis_activity(urls: Vec<String>, cluster: bool) -> Arc<dyn ActivityStore> {
-    Arc::new(redis_store(&redis_options(urls, cluster, ""), SOON).await.activity())
+fn redis_activity(urls: Vec<String>, cluster: bool) -> Arc<dyn ActivityStore> {
+    let client = RedisClient::new(&redis_options(urls, cluster, ""), Metrics::new().unwrap()).unwrap();
+    Arc::new(RedisActivity::new(Arc::new(client)))
 }
 
 /// Memory, Redis and Redis Cluster give the same answers.
 #[tokio::test]
 async fn stores_agree() {
     let (redis, cluster) = (Redis::start(), Cluster::start());
-    let (single, clustered) =
-        (redis_activity(vec![redis.url()], false), redis_activity(cluster.urls(), true));
-    let (single, clustered) = (single.await, clustered.await);
+    let [single, clustered] =
+        [redis_activity(vec![redis.url()], false), redis_activity(cluster.urls(), true)];
     for store in [Arc::new(MemoryActivity::default()) as Arc<dyn ActivityStore>, single, clustered] {
         reports_replace_each_other(&*store).await;
         lists_are_bounded(&*store).await;

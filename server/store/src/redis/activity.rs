@@ -13,8 +13,7 @@ use redis::Value;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    RedisStore, Shared,
-    keys::Keys,
+    RedisClient,
     link::Way,
     script::{APPEND, Call, REPORT},
 };
@@ -31,21 +30,17 @@ const LIST_KEPT_MS: u64 = 7 * 86_400_000;
 
 /// The activity store that all sidecars share.
 pub struct RedisActivity {
-    keys: Keys,
-    shared: Arc<Shared>,
-}
-
-impl RedisStore {
-    /// Returns the activity store on the connections of this store.
-    #[must_use]
-    pub fn activity(&self) -> RedisActivity {
-        RedisActivity { keys: self.keys.clone(), shared: Arc::clone(&self.shared) }
-    }
+    client: Arc<RedisClient>,
 }
 
 impl RedisActivity {
+    #[must_use]
+    pub fn new(client: Arc<RedisClient>) -> Self {
+        Self { client }
+    }
+
     async fn command(&self, cmd: &redis::Cmd) -> Result<Value, StoreError> {
-        self.shared.command("activity", cmd).await
+        self.client.command("activity", cmd).await
     }
 
     /// Returns every sidecar's report in one hash, with its time. Skips reports that another version wrote in another
@@ -77,7 +72,7 @@ impl RedisActivity {
         for entry in entries {
             call.arg(&json(entry)?);
         }
-        self.shared.run(&call, Way::Beside).await.map(drop)
+        self.client.run(&call, Way::Beside).await.map(drop)
     }
 }
 
@@ -112,8 +107,10 @@ impl ActivityStore for RedisActivity {
         let nearest = report.fullest_keys.as_ref().map(json).transpose()?;
         let burns = report.charges.as_ref().map(json).transpose()?;
         let told = [("status", status), ("nearest", nearest), ("burns", burns)];
-        let told: Vec<(String, String)> =
-            told.into_iter().filter_map(|(kind, text)| Some((self.keys.activity(kind), text?))).collect();
+        let told: Vec<(String, String)> = told
+            .into_iter()
+            .filter_map(|(kind, text)| Some((self.client.keys.activity(kind), text?)))
+            .collect();
         if told.is_empty() {
             return Ok(());
         }
@@ -123,25 +120,25 @@ impl ActivityStore for RedisActivity {
         for (_, text) in &told {
             call.arg(text).number(REPORT_KEPT_MS);
         }
-        self.shared.run(&call, Way::Beside).await.map(drop)
+        self.client.run(&call, Way::Beside).await.map(drop)
     }
 
     async fn statuses(&self) -> Result<Vec<SidecarStatus>, StoreError> {
-        let told: Vec<(u64, SidecarStatus)> = self.timed(&self.keys.activity("status")).await?;
+        let told: Vec<(u64, SidecarStatus)> = self.timed(&self.client.keys.activity("status")).await?;
         Ok(told.into_iter().map(|(seen_at_ms, status)| SidecarStatus { seen_at_ms, ..status }).collect())
     }
 
     async fn fullest_keys(&self) -> Result<Vec<Vec<FullestKey>>, StoreError> {
-        self.all(&self.keys.activity("nearest")).await
+        self.all(&self.client.keys.activity("nearest")).await
     }
 
     async fn quota_charges(&self) -> Result<Vec<Vec<QuotaCharges>>, StoreError> {
-        self.all(&self.keys.activity("burns")).await
+        self.all(&self.client.keys.activity("burns")).await
     }
 
     async fn forget(&self, sidecars: &[String]) -> Result<(), StoreError> {
         for kind in ["status", "nearest", "burns"] {
-            self.command(redis::cmd("HDEL").arg(self.keys.activity(kind)).arg(sidecars)).await?;
+            self.command(redis::cmd("HDEL").arg(self.client.keys.activity(kind)).arg(sidecars)).await?;
         }
         Ok(())
     }
@@ -153,21 +150,21 @@ impl ActivityStore for RedisActivity {
         page_ms: u64,
         pools: &[PoolSteps],
     ) -> Result<(), StoreError> {
-        let key = self.keys.activity_page(resolution, page_ms);
+        let key = self.client.keys.activity_page(resolution, page_ms);
         let mut call = Call::new(&REPORT, &[&key]);
         call.arg(sidecar).arg(&json(pools)?).number(page_kept_ms(resolution));
-        self.shared.run(&call, Way::Beside).await.map(drop)
+        self.client.run(&call, Way::Beside).await.map(drop)
     }
 
     async fn page(&self, resolution: Resolution, page_ms: u64) -> Result<Vec<Vec<PoolSteps>>, StoreError> {
-        self.all(&self.keys.activity_page(resolution, page_ms)).await
+        self.all(&self.client.keys.activity_page(resolution, page_ms)).await
     }
 
     async fn add_refusals(&self, refusals: &[Refused]) -> Result<(), StoreError> {
         let mut sets = Vec::new();
         for refused in refusals.iter().filter(|refused| !refused.request_id.is_empty()) {
             let mut set = redis::cmd("SET");
-            set.arg(self.keys.refusal(&refused.request_id)).arg(json(refused)?);
+            set.arg(self.client.keys.refusal(&refused.request_id)).arg(json(refused)?);
             set.arg("PX").arg(REFUSAL_KEPT_MS);
             sets.push(set);
         }
@@ -177,24 +174,24 @@ impl ActivityStore for RedisActivity {
             set?;
         }
         drop(sets);
-        self.append(&self.keys.activity("refusals"), REFUSALS_MAX, refusals).await
+        self.append(&self.client.keys.activity("refusals"), REFUSALS_MAX, refusals).await
     }
 
     async fn refusal(&self, request_id: &str) -> Result<Option<Refused>, StoreError> {
-        let value = self.command(redis::cmd("GET").arg(self.keys.refusal(request_id))).await?;
+        let value = self.command(redis::cmd("GET").arg(self.client.keys.refusal(request_id))).await?;
         let text: Option<String> = redis::from_redis_value(value).map_err(|e| corrupt(&e.to_string()))?;
         text.map(|text| serde_json::from_str(&text).map_err(|e| corrupt(&e.to_string()))).transpose()
     }
 
     async fn refusals(&self) -> Result<Vec<Refused>, StoreError> {
-        self.list(&self.keys.activity("refusals")).await
+        self.list(&self.client.keys.activity("refusals")).await
     }
 
     async fn add_repairs(&self, repairs: &[Repair]) -> Result<(), StoreError> {
-        self.append(&self.keys.activity("repairs"), REPAIRS_MAX, repairs).await
+        self.append(&self.client.keys.activity("repairs"), REPAIRS_MAX, repairs).await
     }
 
     async fn repairs(&self) -> Result<Vec<Repair>, StoreError> {
-        self.list(&self.keys.activity("repairs")).await
+        self.list(&self.client.keys.activity("repairs")).await
     }
 }

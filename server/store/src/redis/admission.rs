@@ -42,7 +42,7 @@ impl Work for PoolWork {
         self.shared.metrics.store_batch.observe(ops.len() as f64);
         let batch = Batch::new(ops);
         let call = batch.call(self);
-        match self.shared.run(&call, Way::Request).await {
+        match self.shared.client.run(&call, Way::Request).await {
             Err(error) => batch.fail(&error),
             Ok(reply) => batch.deliver(reply, &self.shared.metrics),
         }

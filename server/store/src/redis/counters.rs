@@ -232,13 +232,13 @@ impl Counters for RedisStore {
 impl RedisStore {
     async fn renew_part(&self, part: &[(usize, Renewal)]) -> Result<(), StoreError> {
         let keys: Vec<String> =
-            part.iter().map(|(_, renewal)| self.keys.running(&renewal.bucket, &renewal.name)).collect();
+            part.iter().map(|(_, renewal)| self.keys().running(&renewal.bucket, &renewal.name)).collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let mut call = Call::new(&RENEW, &keys);
         self.shared.clock.tell(&mut call);
         for (_, renewal) in part {
             call.arg(&id_text(&renewal.id)).number(renewal.ttl_ms);
         }
-        self.shared.run(&call, Way::Beside).await.map(drop)
+        self.shared.client.run(&call, Way::Beside).await.map(drop)
     }
 }

@@ -23,23 +23,23 @@ impl DrainStore for RedisStore {
             end_ms: 0,
             rest: &format!("{}\n{}", new.who, new.note),
         };
-        let put = self.put_versioned(&self.keys.drains(), entry, DRAINS_MAX).await?;
+        let put = self.put_versioned(&self.keys().drains(), entry, DRAINS_MAX).await?;
         Ok(put.map(|Put { at_ms, before }| PutDrain { at_ms, before }))
     }
 
     async fn delete_drain(&self, endpoint: &str, pool: Option<&PoolId>) -> Result<bool, StoreError> {
-        self.remove_versioned(&self.keys.drains(), &drain_field(endpoint, pool)).await
+        self.remove_versioned(&self.keys().drains(), &drain_field(endpoint, pool)).await
     }
 
     async fn drains(&self) -> Result<DrainList, StoreError> {
-        let (version, drains) = self.versioned("drains", &self.keys.drains(), parse_drain).await?;
+        let (version, drains) = self.versioned("drains", &self.keys().drains(), parse_drain).await?;
         let mut list = DrainList { version, drains };
         list.drains.sort_by(|a, b| (&a.endpoint, &a.pool).cmp(&(&b.endpoint, &b.pool)));
         Ok(list)
     }
 
     async fn drains_version(&self) -> Result<u64, StoreError> {
-        self.version("drains", &self.keys.drains()).await
+        self.version("drains", &self.keys().drains()).await
     }
 }
 
@@ -47,18 +47,18 @@ impl DrainStore for RedisStore {
 impl ChangeStore for RedisStore {
     async fn add_change(&self, id: &str, change: &AdminChange) -> Result<(), StoreError> {
         let AdminChange { who, what, target, before, after, note, .. } = change;
-        let mut call = Call::new(&CHANGE, &[&self.keys.changes()]);
+        let mut call = Call::new(&CHANGE, &[&self.keys().changes()]);
         for text in [id, what, who, target, before, after, note] {
             call.arg(text);
         }
         call.number(CHANGES_MAX);
-        self.shared.run(&call, Way::Beside).await.map(drop)
+        self.shared.client.run(&call, Way::Beside).await.map(drop)
     }
 
     async fn changes(&self, most: usize) -> Result<Vec<AdminChange>, StoreError> {
         let Some(last) = most.checked_sub(1) else { return Ok(Vec::new()) };
         let range =
-            self.command("changes", redis::cmd("LRANGE").arg(self.keys.changes()).arg(0).arg(last)).await?;
+            self.command("changes", redis::cmd("LRANGE").arg(self.keys().changes()).arg(0).arg(last)).await?;
         let entries: Vec<String> =
             redis::from_redis_value(range).map_err(|e| corrupt("changes", e.to_string()))?;
         // Skips changes that another version of Evenkeel wrote in another layout.

@@ -22,7 +22,7 @@ use evenkeel_telemetry::{
 };
 use keys::Keys;
 use lane::Lane;
-use link::{Link, Way};
+use link::Way;
 use operation::{Kind, Op, PoolWork};
 use parking_lot::RwLock;
 use redis::Value;
@@ -35,6 +35,7 @@ use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, verdict};
 mod activity;
 mod admission;
 mod batch;
+mod client;
 mod count;
 mod counter_operation;
 mod counters;
@@ -51,6 +52,7 @@ mod versioned;
 mod windows;
 
 pub use activity::RedisActivity;
+pub use client::RedisClient;
 pub use usage::RedisUsage;
 
 /// Expiry of a pool's keys. Scripts set it on new keys; KeepAlives and recounts renew it. It removes the keys of an
@@ -66,7 +68,6 @@ const POOLS_MAX: isize = 10_000;
 
 /// The tables that all sidecars share.
 pub struct RedisStore {
-    keys: Keys,
     shared: Arc<Shared>,
     lanes: RwLock<HashMap<Arc<Pool>, Arc<Lane<PoolWork>>>>,
     counters: counters::Lanes,
@@ -74,7 +75,7 @@ pub struct RedisStore {
 
 /// The state that all lanes share.
 struct Shared {
-    link: Link,
+    client: RedisClient,
     holder_ttl_ms: u64,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
@@ -105,45 +106,17 @@ impl Clock {
 }
 
 impl Shared {
-    /// Runs a script. Records its duration and any error in the metrics.
-    async fn run(&self, call: &Call, way: Way) -> Result<script::Reply, StoreError> {
-        let started = Instant::now();
-        let reply = call.run(&self.link, way).await;
-        self.observe(call.name(), started, reply.as_ref().err());
-        reply
-    }
-
-    /// Sends a command outside the request path. Records its duration and any error in the metrics.
-    async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
-        let started = Instant::now();
-        let answer = match self.link.query(cmd, Way::Beside).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(StoreError::Script { script: operation, detail: error.to_string() }),
-            Err(error) => Err(error),
-        };
-        self.observe(operation, started, answer.as_ref().err());
-        answer
-    }
-
-    /// Like [`Self::run`], for a reply packed into one text.
+    /// Like [`RedisClient::run`], for a reply packed into one text.
     async fn run_packed(&self, call: &Call, way: Way) -> Result<script::Numbers, StoreError> {
         let started = Instant::now();
-        let reply = call.run_packed(&self.link, way).await;
-        self.observe(call.name(), started, reply.as_ref().err());
+        let reply = call.run_packed(&self.client.link, way).await;
+        self.client.observe(call.name(), started, reply.as_ref().err());
         reply
     }
 
     /// Starts the span of an operation on the request path, if its trace is sampled.
     fn span(&self, name: &'static str, script: &'static str) -> Option<Box<StoreSpan>> {
         StoreSpan::begin(name, script, &self.database)
-    }
-
-    fn observe(&self, operation: &'static str, started: Instant, error: Option<&StoreError>) {
-        let metrics = &self.metrics;
-        metrics.store_duration.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
-        if let Some(error) = error {
-            metrics.store_errors.with_label_values(&[operation, error.kind()]).inc();
-        }
     }
 }
 
@@ -158,19 +131,19 @@ impl RedisStore {
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
     ) -> Result<Self, StoreError> {
-        let link = Link::new(options).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+        let client = RedisClient::new(options, Arc::clone(&metrics))?;
+        let keys = client.keys.clone();
         let holder_ttl_ms = holder_ttl.as_millis() as u64;
         let shared = Arc::new(Shared {
-            link,
+            client,
             holder_ttl_ms,
             metrics,
             tasks,
             clock: Clock::default(),
             database: Database::Redis(server(options)),
         });
-        let keys = Keys::new(&options.key_prefix);
-        let counters = counters::Lanes::new(options.cluster, keys.clone(), Arc::clone(&shared));
-        Ok(Self { keys, shared, lanes: RwLock::default(), counters })
+        let counters = counters::Lanes::new(options.cluster, keys, Arc::clone(&shared));
+        Ok(Self { shared, lanes: RwLock::default(), counters })
     }
 
     /// Makes counters use this time, in ms since the Unix epoch, instead of Redis's clock. For tests on virtual time.
@@ -189,7 +162,7 @@ impl RedisStore {
             lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
         }
         let lane = lanes.entry(Arc::clone(pool)).or_insert_with(|| {
-            let (keys, shared) = (self.keys.pool(pool), Arc::clone(&self.shared));
+            let (keys, shared) = (self.keys().pool(pool), Arc::clone(&self.shared));
             let tasks = shared.tasks.clone();
             Lane::new(PoolWork { pool: Arc::clone(pool), keys, shared }, tasks)
         });
@@ -197,7 +170,11 @@ impl RedisStore {
     }
 
     async fn command(&self, operation: &'static str, cmd: &redis::Cmd) -> Result<Value, StoreError> {
-        self.shared.command(operation, cmd).await
+        self.shared.client.command(operation, cmd).await
+    }
+
+    fn keys(&self) -> &Keys {
+        &self.shared.client.keys
     }
 
     /// Returns Redis's `maxmemory_policy` if that policy allows eviction, to warn operators at start.
@@ -257,7 +234,7 @@ impl Store for RedisStore {
         for (lease, endpoint) in &held.leases {
             call.number(lease).number(endpoint.as_deref().map_or(0, |address| index_of[address]));
         }
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         reply.integer()?;
         Ok(Repairs { restored: reply.count()?, dropped: reply.count()?, moved: reply.count()? })
     }
@@ -267,7 +244,7 @@ impl Store for RedisStore {
         let keys = &lane.work.keys;
         let mut call = Call::new(&REAP, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
         call.arg(holder.as_str()).number(REAP_MAX);
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         reply.integer()?;
         Ok(Reaped { leases: reply.count()?, more: reply.count()? == 1 })
     }
@@ -275,7 +252,7 @@ impl Store for RedisStore {
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
         let lane = self.lane(pool);
         let call = Call::new(&TABLE, &[&lane.work.keys.in_flight, &lane.work.keys.holders]);
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         let now_ms = reply.count()?;
         // Another writer of a Higress table may leave counts below 0.
         let in_flight = reply.pairs()?.into_iter().filter(|(_, n)| *n > 0.0);
@@ -302,7 +279,7 @@ impl Store for RedisStore {
         for holder in table.holders.keys() {
             call.arg(holder.as_str());
         }
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         reply.integer()?;
         Ok(u64::try_from(reply.integer()?).unwrap_or(0)) // -1: holders came or went, and the next recount corrects
     }
@@ -327,7 +304,7 @@ impl Store for RedisStore {
     }
 
     async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
-        let (key, now_ms) = (self.keys.pools(), unix_ms());
+        let (key, now_ms) = (self.keys().pools(), unix_ms());
         let mut add = redis::cmd("ZADD");
         add.arg(&key).arg(now_ms).arg(keys::encode_pool(&pool.id));
         self.command("register", &add).await?;
@@ -337,7 +314,7 @@ impl Store for RedisStore {
     }
 
     async fn pools(&self) -> Result<Vec<PoolId>, StoreError> {
-        let key = self.keys.pools();
+        let key = self.keys().pools();
         let mut trim = redis::cmd("ZREMRANGEBYSCORE");
         trim.arg(&key).arg("-inf").arg(unix_ms().saturating_sub(POOL_LISTED_MS));
         self.command("pools", &trim).await?;
@@ -352,7 +329,7 @@ impl Store for RedisStore {
     }
 
     async fn announce(&self, instance: &str, ttl: Duration) -> Result<usize, StoreError> {
-        let (key, now_ms) = (self.keys.sidecars(), unix_ms());
+        let (key, now_ms) = (self.keys().sidecars(), unix_ms());
         let mut add = redis::cmd("ZADD");
         add.arg(&key).arg(now_ms + ttl.as_millis() as u64).arg(instance);
         self.command("announce", &add).await?;
@@ -368,9 +345,9 @@ impl Store for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.shared.link.connect().await?;
-        let call = Call::new(&PROBE, &[&self.keys.probe()]);
-        self.shared.run(&call, Way::Request).await.map(drop)
+        self.shared.client.link.connect().await?;
+        let call = Call::new(&PROBE, &[&self.keys().probe()]);
+        self.shared.client.run(&call, Way::Request).await.map(drop)
     }
 }
 

@@ -49,12 +49,13 @@ impl RedisStore {
             rule_numbers(if rule.is_quota() { rule } else { &CounterRule::Prepaid { default: None } });
         numbers.push([kind]);
         numbers.push_signed(of_rule);
-        let (record, changes) = (self.keys.counters(&bucket.tag, ""), self.keys.quota_changes(bucket, quota));
+        let (record, changes) =
+            (self.keys().counters(&bucket.tag, ""), self.keys().quota_changes(bucket, quota));
         let mut call = Call::new(&QUOTA, &[&record, &changes]);
         call.arg(what).arg(quota).bytes(&numbers.0).number(value).number(AMOUNT_MAX);
         let text = |f: fn(&Edit) -> &str| edit.map_or("", f);
         call.arg(text(|e| &e.id)).arg(text(|e| &e.who)).arg(text(|e| &e.note));
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         let (status, now) = (reply.integer()?, reply.count()?);
         let (before, after, recorded) = (reply.count()?, reply.count()?, reply.count()? == 1);
         let (used, reserved, overrun) = (reply.count()?, reply.count()?, reply.count()?);
@@ -68,7 +69,7 @@ impl RedisStore {
 
     async fn index(&self, account: &Account) -> Result<(), StoreError> {
         let mut add = redis::cmd("ZADD");
-        add.arg(self.keys.quota_index(&account.quota)).arg(0).arg(&*account.consumer);
+        add.arg(self.keys().quota_index(&account.quota)).arg(0).arg(&*account.consumer);
         self.command("quota_index", &add).await.map(drop)
     }
 
@@ -76,7 +77,7 @@ impl RedisStore {
     /// meantime.
     async fn forget(&self, account: &Account) -> Result<(), StoreError> {
         let mut remove = redis::cmd("ZREM");
-        remove.arg(self.keys.quota_index(&account.quota)).arg(&*account.consumer);
+        remove.arg(self.keys().quota_index(&account.quota)).arg(&*account.consumer);
         self.command("quota_index", &remove).await?;
         let (_, now) = self.account(account, None).await?;
         if now.record.recorded { self.index(account).await } else { Ok(()) }
@@ -94,7 +95,7 @@ impl RedisStore {
             to = b"+".to_vec();
         }
         let mut list = redis::cmd("ZRANGE");
-        list.arg(self.keys.quota_index(quota)).arg(from).arg(to).arg("BYLEX");
+        list.arg(self.keys().quota_index(quota)).arg(from).arg(to).arg("BYLEX");
         list.arg("LIMIT").arg(0).arg(range.most);
         texts("quota_index", self.command("quota_index", &list).await?)
     }
@@ -131,7 +132,7 @@ impl RecordStore for RedisStore {
 
     async fn quota_changes(&self, account: &Account) -> Result<Vec<Change>, StoreError> {
         let mut list = redis::cmd("LRANGE");
-        list.arg(self.keys.quota_changes(&account.bucket, &account.quota)).arg(0).arg(-1);
+        list.arg(self.keys().quota_changes(&account.bucket, &account.quota)).arg(0).arg(-1);
         let entries = texts("quota_changes", self.command("quota_changes", &list).await?)?;
         let parsed: Option<Vec<Change>> = entries.iter().map(|entry| parse_change(entry)).collect();
         parsed.ok_or_else(|| StoreError::Corrupt {
@@ -183,23 +184,24 @@ impl RecordStore for RedisStore {
             end_ms: new.expires_at_ms.unwrap_or(0),
             rest: &format!("{amount}\n{}", new.who),
         };
-        let put = self.put_versioned(&self.keys.overrides(), entry, OVERRIDES_MAX).await?;
+        let put = self.put_versioned(&self.keys().overrides(), entry, OVERRIDES_MAX).await?;
         Ok(put.map(|put| put.at_ms))
     }
 
     async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError> {
-        self.remove_versioned(&self.keys.overrides(), &format!("{limit}|{key}")).await
+        self.remove_versioned(&self.keys().overrides(), &format!("{limit}|{key}")).await
     }
 
     async fn overrides(&self) -> Result<OverrideList, StoreError> {
-        let (version, entries) = self.versioned("overrides", &self.keys.overrides(), parse_override).await?;
+        let (version, entries) =
+            self.versioned("overrides", &self.keys().overrides(), parse_override).await?;
         let mut list = OverrideList { version, overrides: entries };
         list.overrides.sort_by(|a, b| (&a.limit, &a.key).cmp(&(&b.limit, &b.key)));
         Ok(list)
     }
 
     async fn overrides_version(&self) -> Result<u64, StoreError> {
-        self.version("overrides", &self.keys.overrides()).await
+        self.version("overrides", &self.keys().overrides()).await
     }
 }
 

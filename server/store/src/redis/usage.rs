@@ -12,8 +12,8 @@ use redis::Value;
 use serde::Deserialize;
 
 use super::{
-    RedisStore, Shared,
-    keys::{Keys, SessionsKeys},
+    RedisClient,
+    keys::SessionsKeys,
     link::Way,
     script::{Call, USAGE_DAY, USAGE_FORGET, USAGE_SESSIONS, pack},
 };
@@ -27,20 +27,16 @@ const SCAN_COUNT: usize = 1000;
 
 /// The usage store that all sidecars share.
 pub struct RedisUsage {
-    keys: Keys,
-    shared: Arc<Shared>,
+    client: Arc<RedisClient>,
     bounds: UsageBounds,
 }
 
-impl RedisStore {
-    /// Returns the usage store on the connections of this store.
-    #[must_use]
-    pub fn usage(&self, bounds: UsageBounds) -> RedisUsage {
-        RedisUsage { keys: self.keys.clone(), shared: Arc::clone(&self.shared), bounds }
-    }
-}
-
 impl RedisUsage {
+    #[must_use]
+    pub fn new(client: Arc<RedisClient>, bounds: UsageBounds) -> Self {
+        Self { client, bounds }
+    }
+
     /// Returns how long the keys of a part remain after the last write: one day longer than its sessions, because the
     /// times of the sessions are by the sidecar's clock.
     fn part_ttl_ms(&self) -> u64 {
@@ -69,18 +65,18 @@ impl RedisUsage {
         for (session, ms) in &named {
             call.arg(session.as_str()).arg(ms);
         }
-        self.shared.run(&call, Way::Beside).await?.count()
+        self.client.run(&call, Way::Beside).await?.count()
     }
 
     async fn command(&self, cmd: &redis::Cmd) -> Result<Value, StoreError> {
-        self.shared.command("usage", cmd).await
+        self.client.command("usage", cmd).await
     }
 }
 
 #[async_trait]
 impl UsageStore for RedisUsage {
     async fn add_day(&self, id: &FlushId, day: Day, batch: &DayBatch) -> Result<Applied, StoreError> {
-        let keys = self.keys.usage_day(day);
+        let keys = self.client.keys.usage_day(day);
         let applied = keys.applied(&id.instance);
         let mut call = Call::new(&USAGE_DAY, &[&keys.rows, &keys.sessions, &keys.session_sums, &applied]);
         call.number(id.sequence)
@@ -91,7 +87,7 @@ impl UsageStore for RedisUsage {
             .number(self.bounds.sessions_left())
             .number(TRIM_MAX)
             .bytes(&encode_day(batch));
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let mut reply = self.client.run(&call, Way::Beside).await?;
         Ok(Applied { repeated: reply.count()? == 0, folded: reply.count()?, dropped: reply.count()? })
     }
 
@@ -101,7 +97,7 @@ impl UsageStore for RedisUsage {
         part: u8,
         batch: &[(SessionKey, SessionUpdate)],
     ) -> Result<Applied, StoreError> {
-        let keys = self.keys.sessions(part);
+        let keys = self.client.keys.sessions(part);
         let applied = keys.applied(&id.instance);
         let turns: Vec<String> = batch.iter().map(|(session, _)| keys.turns(session)).collect();
         let all: Vec<&str> = [keys.last.as_str(), keys.sums.as_str(), applied.as_str()]
@@ -119,7 +115,7 @@ impl UsageStore for RedisUsage {
         for turn in batch.iter().flat_map(|(_, update)| &update.turns) {
             call.bytes(&encode_turn(turn));
         }
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let mut reply = self.client.run(&call, Way::Beside).await?;
         let (repeated, too_many) = (reply.count()? == 0, reply.count()? == 1);
         // The sums are already added. If a session cannot be deleted now, the next call returns it again.
         let forgotten = self.forget(&keys, &reply.rest()).await.unwrap_or(0);
@@ -128,7 +124,7 @@ impl UsageStore for RedisUsage {
 
     async fn rows(&self, day: Day, from: u64) -> Result<Rows, StoreError> {
         let mut scan = redis::cmd("HSCAN");
-        scan.arg(self.keys.usage_day(day).rows).arg(from).arg("COUNT").arg(SCAN_COUNT);
+        scan.arg(self.client.keys.usage_day(day).rows).arg(from).arg("COUNT").arg(SCAN_COUNT);
         let value = self.command(&scan).await?;
         let (next, flat): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
             redis::from_redis_value(value).map_err(|e| corrupt(&e.to_string()))?;
@@ -154,7 +150,7 @@ impl UsageStore for RedisUsage {
         skip: usize,
         limit: usize,
     ) -> Result<Vec<(SessionKey, SessionSum)>, StoreError> {
-        let keys = self.keys.usage_day(day);
+        let keys = self.client.keys.usage_day(day);
         let mut range = redis::cmd("ZREVRANGEBYSCORE");
         range.arg(&keys.sessions);
         match tokens_max {
@@ -184,7 +180,7 @@ impl UsageStore for RedisUsage {
     }
 
     async fn session(&self, key: &SessionKey) -> Result<Option<SessionUpdate>, StoreError> {
-        let keys = self.keys.sessions(session_part(key.as_str()));
+        let keys = self.client.keys.sessions(session_part(key.as_str()));
         let mut get = redis::cmd("HGET");
         get.arg(&keys.sums).arg(key.as_str());
         let sum: Option<Vec<u8>> =

@@ -40,7 +40,7 @@ impl RedisStore {
     ) -> Result<Option<Put>, StoreError> {
         let mut call = Call::new(&VERSIONED, &[key]);
         call.arg(entry.name).arg("put").number(entry.end_ms).arg(entry.rest).number(most);
-        let mut reply = self.shared.run(&call, Way::Beside).await?;
+        let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         let (done, at_ms) = (reply.count()? == 1, reply.count()?);
         Ok(done.then_some(Put { at_ms, before: reply.count()? == 1 }))
     }
@@ -49,7 +49,7 @@ impl RedisStore {
     pub(super) async fn remove_versioned(&self, key: &str, name: &str) -> Result<bool, StoreError> {
         let mut call = Call::new(&VERSIONED, &[key]);
         call.arg(name).arg("remove").arg("0").arg("").arg("0");
-        Ok(self.shared.run(&call, Way::Beside).await?.count()? == 1)
+        Ok(self.shared.client.run(&call, Way::Beside).await?.count()? == 1)
     }
 
     /// Returns the version and all entries.

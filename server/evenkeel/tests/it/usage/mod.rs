@@ -20,11 +20,10 @@ use evenkeel_engine::ledger::{
 };
 use evenkeel_store::{
     memory::MemoryUsage,
-    redis::RedisStore,
+    redis::{RedisClient, RedisUsage},
     usage::{UsageBounds, UsageStore},
 };
 use evenkeel_telemetry::Metrics;
-use tokio_util::task::TaskTracker;
 
 use crate::support::{redis::Redis, store::redis_options};
 
@@ -44,9 +43,8 @@ fn small() -> LedgerOptions {
 }
 
 fn redis_usage(options: &RedisOptions, ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
-    let ttl = Duration::from_secs(60);
-    let store = RedisStore::new(options, ttl, Metrics::new().unwrap(), TaskTracker::new()).unwrap();
-    Arc::new(store.usage(UsageBounds::from(ledger)))
+    let client = Arc::new(RedisClient::new(options, Metrics::new().unwrap()).unwrap());
+    Arc::new(RedisUsage::new(client, UsageBounds::from(ledger)))
 }
 
 fn memory_usage(ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
