@@ -10,7 +10,7 @@ use evenkeel_proto::v1::{
     ListLimitsRequest, ListLimitsResponse, ListOverridesRequest, ListOverridesResponse, RuleKind,
     SetOverrideRequest,
 };
-use evenkeel_store::records::Override;
+use evenkeel_store::overrides::Override;
 
 use crate::{Administrator, Api, ApiError, Code, Result, convert::counts, usage::tokens};
 

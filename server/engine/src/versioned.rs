@@ -5,9 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use evenkeel_domain::{DomainError, StoreError};
-use evenkeel_store::changes::AdminChange;
+use evenkeel_store::{
+    changes::AdminChange,
+    versioned::{Record, VersionedMap},
+};
 use tokio::{
     sync::{Mutex, Notify},
     time::MissedTickBehavior,
@@ -17,18 +19,11 @@ use tracing::{info, warn};
 
 use crate::change_log::ChangeLog;
 
-/// One kind of records: how to read the records from the store, and how to apply them.
-#[async_trait]
+/// One kind of records, and how to apply them.
 pub(crate) trait RecordList: Send + Sync + 'static {
     /// The name of the records in logs, in the plural.
     const NAME: &'static str;
-    type Record: Send;
-
-    /// Reads only the version.
-    async fn version(&self) -> Result<u64, StoreError>;
-
-    /// Reads all records and their version.
-    async fn read(&self) -> Result<(u64, Vec<Self::Record>), StoreError>;
+    type Record: Record + Send;
 
     /// Applies the records at this sidecar, in place of the previous records.
     fn apply(&self, records: Vec<Self::Record>);
@@ -36,6 +31,7 @@ pub(crate) trait RecordList: Send + Sync + 'static {
 
 /// Applies one list of records at this sidecar, and changes the list.
 pub(crate) struct Versioned<L> {
+    pub(crate) map: Arc<dyn VersionedMap>,
     list: L,
     pub(crate) change_log: Arc<ChangeLog>,
     /// The applied version. Locked during a read, so that an older list never replaces a newer list.
@@ -45,8 +41,8 @@ pub(crate) struct Versioned<L> {
 
 impl<L: RecordList> Versioned<L> {
     /// Creates the list. No records are active until the first [`Self::refresh`].
-    pub(crate) fn new(list: L, change_log: Arc<ChangeLog>) -> Arc<Self> {
-        Arc::new(Self { list, change_log, version: Mutex::default(), changed: Notify::new() })
+    pub(crate) fn new(map: Arc<dyn VersionedMap>, list: L, change_log: Arc<ChangeLog>) -> Arc<Self> {
+        Arc::new(Self { map, list, change_log, version: Mutex::default(), changed: Notify::new() })
     }
 
     /// Runs `change`, which writes to the store. Then logs the change and applies it at this sidecar. Completes even if
@@ -70,14 +66,21 @@ impl<L: RecordList> Versioned<L> {
         self.change_log.run_to_end(all).await
     }
 
+    /// Reads all records and their version. Skips a record in a layout that this version does not know, because it must
+    /// not prevent the others from being read.
+    pub(crate) async fn read(&self) -> Result<(u64, Vec<L::Record>), StoreError> {
+        let (version, entries) = self.map.read().await?;
+        Ok((version, entries.iter().filter_map(L::Record::read).collect()))
+    }
+
     /// Reads the records if their version has changed, and applies them.
     ///
     /// # Errors
     /// If the store is unavailable. The previous records then remain active.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let mut version = self.version.lock().await;
-        if *version != Some(self.list.version().await?) {
-            let (read, records) = self.list.read().await?;
+        if *version != Some(self.map.version().await?) {
+            let (read, records) = self.read().await?;
             self.list.apply(records);
             *version = Some(read);
         }
@@ -115,6 +118,8 @@ impl<L: RecordList> Versioned<L> {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use async_trait::async_trait;
+    use evenkeel_store::versioned::{Entry, Put};
     use parking_lot::Mutex as SyncMutex;
 
     use super::*;
@@ -126,15 +131,42 @@ mod tests {
         reads: AtomicU64,
         failing: Vec<u64>,
         version: Arc<AtomicU64>,
-        applied: SyncMutex<Vec<u64>>,
+        applied: SyncMutex<Vec<Number>>,
         hangs: bool,
     }
 
-    #[async_trait]
+    #[derive(Debug, PartialEq)]
+    struct Number(u64);
+
+    impl Record for Number {
+        fn entry(&self) -> Entry {
+            Entry { at_ms: self.0, ..Entry::default() }
+        }
+
+        fn read(entry: &Entry) -> Option<Self> {
+            Some(Self(entry.at_ms))
+        }
+    }
+
     impl RecordList for Arc<Numbers> {
-        type Record = u64;
+        type Record = Number;
 
         const NAME: &'static str = "numbers";
+
+        fn apply(&self, records: Vec<Number>) {
+            *self.applied.lock() = records;
+        }
+    }
+
+    #[async_trait]
+    impl VersionedMap for Numbers {
+        async fn put(&self, _new: &Entry) -> Result<Option<Put>, StoreError> {
+            Ok(None)
+        }
+
+        async fn remove(&self, _name: &str) -> Result<bool, StoreError> {
+            Ok(false)
+        }
 
         async fn version(&self) -> Result<u64, StoreError> {
             let read = self.reads.fetch_add(1, Ordering::Relaxed);
@@ -147,14 +179,15 @@ mod tests {
             Ok(self.version.load(Ordering::Relaxed))
         }
 
-        async fn read(&self) -> Result<(u64, Vec<u64>), StoreError> {
+        async fn read(&self) -> Result<(u64, Vec<Entry>), StoreError> {
             let version = self.version.load(Ordering::Relaxed);
-            Ok((version, vec![version]))
+            Ok((version, vec![Number(version).entry()]))
         }
+    }
 
-        fn apply(&self, records: Vec<u64>) {
-            *self.applied.lock() = records;
-        }
+    fn versioned(numbers: &Arc<Numbers>) -> Arc<Versioned<Arc<Numbers>>> {
+        let map: Arc<dyn VersionedMap> = numbers.clone();
+        Versioned::new(map, Arc::clone(numbers), change_log())
     }
 
     async fn write(version: Arc<AtomicU64>) -> Result<((), AdminChange), DomainError> {
@@ -166,7 +199,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_task_refreshes_four_times_an_interval_until_the_end() {
         let numbers = Arc::new(Numbers { failing: vec![1], ..Numbers::default() });
-        let (versioned, end) = (Versioned::new(Arc::clone(&numbers), change_log()), CancellationToken::new());
+        let (versioned, end) = (versioned(&numbers), CancellationToken::new());
         let story = async {
             tokio::time::sleep(Duration::from_millis(3100)).await;
             assert_eq!(numbers.reads.load(Ordering::Relaxed), 4, "at once and every second");
@@ -179,21 +212,21 @@ mod tests {
     #[tokio::test]
     async fn a_change_is_applied_and_logged_when_the_call_returns() {
         let numbers = Arc::new(Numbers::default());
-        let versioned = Versioned::new(Arc::clone(&numbers), change_log());
+        let versioned = versioned(&numbers);
         versioned.change(write(Arc::clone(&numbers.version))).await.unwrap();
-        assert_eq!(*numbers.applied.lock(), [1]);
+        assert_eq!(*numbers.applied.lock(), [Number(1)]);
         assert_eq!(versioned.change_log.list(0).await.unwrap().len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_task_repeats_the_refresh_of_a_change_at_once() {
         let numbers = Arc::new(Numbers { failing: vec![1], ..Numbers::default() });
-        let (versioned, end) = (Versioned::new(Arc::clone(&numbers), change_log()), CancellationToken::new());
+        let (versioned, end) = (versioned(&numbers), CancellationToken::new());
         let story = async {
             tokio::time::sleep(Duration::from_millis(10)).await;
             versioned.change(write(Arc::clone(&numbers.version))).await.unwrap();
             tokio::time::sleep(Duration::from_millis(10)).await;
-            assert_eq!(*numbers.applied.lock(), [1]);
+            assert_eq!(*numbers.applied.lock(), [Number(1)]);
             assert_eq!(numbers.reads.load(Ordering::Relaxed), 3, "at the start, after the change, and again");
             end.cancel();
         };
@@ -204,7 +237,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_task_ends_during_a_call() {
         let numbers = Arc::new(Numbers { hangs: true, ..Numbers::default() });
-        let (versioned, end) = (Versioned::new(numbers, change_log()), CancellationToken::new());
+        let (versioned, end) = (versioned(&numbers), CancellationToken::new());
         let story = async {
             tokio::time::sleep(Duration::from_millis(10)).await;
             end.cancel();

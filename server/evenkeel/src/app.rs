@@ -29,14 +29,16 @@ use evenkeel_store::{
     activity::ActivityStore,
     changes::ChangeStore,
     counters::Counters,
-    drains::DrainStore,
+    drains::DRAINS_MAX,
     memory::{
-        MemoryActivity, MemoryChanges, MemoryCounters, MemoryDrains, MemoryRecords, MemoryStore, MemoryUsage,
+        MemoryActivity, MemoryChanges, MemoryCounters, MemoryMap, MemoryRecords, MemoryStore, MemoryUsage,
     },
+    overrides::OVERRIDES_MAX,
     records::RecordStore,
     redis::{RedisActivity, RedisClient, RedisStore, RedisUsage},
     resilient::ResilientStore,
     usage::{UsageBounds, UsageStore},
+    versioned::VersionedMap,
 };
 use evenkeel_telemetry::Metrics;
 use serde::Serialize;
@@ -158,7 +160,7 @@ pub async fn run(
     let id = instance_id()?;
     let tracer = tracer::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
-    let Opened { store, counters, records, drains, changes } =
+    let Opened { store, counters, records, drains, overrides, changes } =
         open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let unrecorded = metrics.refusals_unrecorded.clone();
@@ -196,8 +198,7 @@ pub async fn run(
     let drains =
         Arc::new(Drains::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&change_log)));
     tasks.spawn(Arc::clone(&drains).run(config.keep_alive_interval, background.clone()));
-    let overrides =
-        Arc::new(Overrides::new(Arc::clone(&records), Arc::clone(&rules), Arc::clone(&change_log)));
+    let overrides = Arc::new(Overrides::new(overrides, Arc::clone(&rules), Arc::clone(&change_log)));
     tasks.spawn(Arc::clone(&overrides).run(config.keep_alive_interval, background.clone()));
     let quotas = Arc::new(Quotas::new(records, Arc::clone(&rules), Arc::clone(&change_log)));
 
@@ -367,12 +368,13 @@ fn rate_limits(
     Ok(Arc::new(rate_limiter))
 }
 
-/// The store of tables and counters, and the interfaces to the records, drains and change log in the same store.
+/// The interfaces to everything in one store, apart from usage and activity.
 struct Opened {
     store: Arc<dyn Store>,
     counters: Arc<dyn Counters>,
     records: Arc<dyn RecordStore>,
-    drains: Arc<dyn DrainStore>,
+    drains: Arc<dyn VersionedMap>,
+    overrides: Arc<dyn VersionedMap>,
     changes: Arc<dyn ChangeStore>,
 }
 
@@ -388,8 +390,14 @@ async fn open_store(
             metrics.store_up.set(1);
             let (store, counters) = (Arc::new(MemoryStore::new(ttl)), Arc::<MemoryCounters>::default());
             let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
-            let (drains, changes) = (Arc::<MemoryDrains>::default(), Arc::<MemoryChanges>::default());
-            Ok(Opened { store, counters, records, drains, changes })
+            Ok(Opened {
+                store,
+                counters,
+                records,
+                drains: Arc::new(MemoryMap::new(DRAINS_MAX)),
+                overrides: Arc::new(MemoryMap::new(OVERRIDES_MAX)),
+                changes: Arc::<MemoryChanges>::default(),
+            })
         }
         StoreConfig::Redis(options) => {
             let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
@@ -402,9 +410,14 @@ async fn open_store(
                     "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
                 );
             }
-            let records: Arc<dyn RecordStore> = redis.clone();
-            let counters: Arc<dyn Counters> = store.clone();
-            Ok(Opened { store, counters, records, drains: redis.clone(), changes: redis })
+            Ok(Opened {
+                counters: store.clone(),
+                store,
+                records: redis.clone(),
+                drains: Arc::new(redis.map("drains", DRAINS_MAX)),
+                overrides: Arc::new(redis.map("overrides", OVERRIDES_MAX)),
+                changes: redis,
+            })
         }
     }
 }

@@ -16,10 +16,13 @@ pub mod changes;
 pub mod counters;
 pub mod drains;
 pub mod memory;
+mod name_text;
+pub mod overrides;
 pub mod records;
 pub mod redis;
 pub mod resilient;
 pub mod usage;
+pub mod versioned;
 
 /// A pool and the table that its counts are in.
 #[derive(Debug, PartialEq, Eq, Hash)]

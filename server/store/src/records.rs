@@ -1,5 +1,5 @@
-//! Records that administrators set: balances and budgets of quotas, and overrides of limits. [`super::memory`] and
-//! [`super::redis`] give the same answers.
+//! Records that administrators set: balances and budgets of quotas. [`super::memory`] and [`super::redis`] give the same
+//! answers.
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use evenkeel_domain::{
 
 /// Maximum number of changes stored per record.
 pub const CHANGES_MAX: usize = 100;
-pub const OVERRIDES_MAX: usize = 10_000;
 
 /// One consumer's account in one quota.
 #[derive(Clone, Debug)]
@@ -148,31 +147,6 @@ pub struct Range<'a> {
     pub most: usize,
 }
 
-/// An override of a limit's amount for one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Override {
-    pub limit: String,
-    /// The key, as the [`Bucket`] displays it.
-    pub key: String,
-    /// `None`: unlimited.
-    pub amount: Option<u64>,
-    /// When the override expires, in ms since the Unix epoch. `None`: never.
-    pub expires_at_ms: Option<u64>,
-    /// Name of the admin token. Contains no control characters.
-    pub who: String,
-    /// When the override was set, by the store's clock, in ms since the Unix epoch.
-    pub at_ms: u64,
-}
-
-/// All overrides at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OverrideList {
-    /// A number that differs after each change.
-    pub version: u64,
-    /// Sorted by limit, then by key. May contain expired overrides.
-    pub overrides: Vec<Override>,
-}
-
 #[async_trait]
 pub trait RecordStore: Send + Sync + 'static {
     /// Returns the state of an account.
@@ -193,16 +167,4 @@ pub trait RecordStore: Send + Sync + 'static {
         rule: &CounterRule,
         range: Range<'_>,
     ) -> Result<Vec<(Arc<str>, Record)>, StoreError>;
-
-    /// Sets an override and returns its `at_ms`. Replaces any previous override of the key. Returns `None` if there are
-    /// already [`OVERRIDES_MAX`] other overrides.
-    async fn set_override(&self, new: &Override) -> Result<Option<u64>, StoreError>;
-
-    /// Deletes an override. Returns false if there is no such override.
-    async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError>;
-
-    async fn overrides(&self) -> Result<OverrideList, StoreError>;
-
-    /// Returns only [`OverrideList::version`].
-    async fn overrides_version(&self) -> Result<u64, StoreError>;
 }

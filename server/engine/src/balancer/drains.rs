@@ -3,11 +3,11 @@
 
 use std::{cmp::Reverse, collections::BTreeSet, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use evenkeel_domain::{DomainError, PoolId, StoreError, check_name, check_text};
+use evenkeel_domain::{DomainError, PoolId, check_name, check_text};
 use evenkeel_store::{
     changes::AdminChange,
-    drains::{DRAINS_MAX, Drain, DrainList, DrainStore},
+    drains::{DRAINS_MAX, Drain, drain_name},
+    versioned::{Record as _, VersionedMap},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -24,31 +24,19 @@ const SUGGESTIONS: usize = 3;
 
 /// Changes drains, and applies the stored drains at this sidecar.
 pub struct Drains {
-    store: Arc<dyn DrainStore>,
     balancer: Arc<Balancer>,
     views: Arc<Views>,
     versioned: Arc<Versioned<DrainRecords>>,
 }
 
 struct DrainRecords {
-    store: Arc<dyn DrainStore>,
     balancer: Arc<Balancer>,
 }
 
-#[async_trait]
 impl RecordList for DrainRecords {
     type Record = Drain;
 
     const NAME: &'static str = "drains";
-
-    async fn version(&self) -> Result<u64, StoreError> {
-        self.store.drains_version().await
-    }
-
-    async fn read(&self) -> Result<(u64, Vec<Drain>), StoreError> {
-        let DrainList { version, drains } = self.store.drains().await?;
-        Ok((version, drains))
-    }
 
     fn apply(&self, drains: Vec<Drain>) {
         self.balancer.directory.set_drained(&Arc::new(Drained::new(&drains)));
@@ -59,13 +47,13 @@ impl Drains {
     /// Creates the service. No drain is active until [`Self::run`] has read the drains.
     #[must_use]
     pub fn new(
-        store: Arc<dyn DrainStore>,
+        map: Arc<dyn VersionedMap>,
         balancer: Arc<Balancer>,
         views: Arc<Views>,
         change_log: Arc<ChangeLog>,
     ) -> Self {
-        let records = DrainRecords { store: Arc::clone(&store), balancer: Arc::clone(&balancer) };
-        Self { store, balancer, views, versioned: Versioned::new(records, change_log) }
+        let records = DrainRecords { balancer: Arc::clone(&balancer) };
+        Self { balancer, views, versioned: Versioned::new(map, records, change_log) }
     }
 
     /// Drains an endpoint in one pool, or in all pools if `pool` (route and cluster) is `None`. The drain is active at
@@ -94,9 +82,9 @@ impl Drains {
             who: who.to_owned(),
             at_ms: 0,
         };
-        let store = Arc::clone(&self.store);
+        let map = Arc::clone(&self.versioned.map);
         let drain = async move {
-            let put = store.put_drain(&new).await.map_err(DomainError::store("draining an endpoint"))?;
+            let put = map.put(&new.entry()).await.map_err(DomainError::store("draining an endpoint"))?;
             let put = put.ok_or_else(|| DomainError::Full {
                 what: format!("{DRAINS_MAX} endpoints are drained already"),
                 hint: "undrain some, or take them out of the configuration or discovery",
@@ -130,10 +118,10 @@ impl Drains {
                 if listed == resolved { vec![Some(listed)] } else { vec![Some(listed), Some(resolved)] }
             }
         };
-        let (store, endpoint, who) = (Arc::clone(&self.store), endpoint.to_owned(), who.to_owned());
+        let (versioned, endpoint, who) = (Arc::clone(&self.versioned), endpoint.to_owned(), who.to_owned());
         let undrain = async move {
             for pool in &pools {
-                let deleted = store.delete_drain(&endpoint, pool.as_ref()).await;
+                let deleted = versioned.map.remove(&drain_name(&endpoint, pool.as_ref())).await;
                 if deleted.map_err(DomainError::store("undraining an endpoint"))? {
                     let (pool, note) = (pool.clone(), String::new());
                     let deleted = Drain { endpoint, pool, note, who, at_ms: 0 };
@@ -141,7 +129,8 @@ impl Drains {
                 }
             }
             let wanted = pools.first().and_then(Option::as_ref);
-            Err(not_drained(&*store, &endpoint, wanted).await)
+            let (_, drains) = versioned.read().await.unwrap_or_default();
+            Err(not_drained(drains, &endpoint, wanted))
         };
         self.versioned.change(undrain).await
     }
@@ -151,7 +140,9 @@ impl Drains {
     /// # Errors
     /// If the store is unavailable.
     pub async fn list(&self) -> Result<Vec<Drain>, DomainError> {
-        Ok(self.store.drains().await.map_err(DomainError::store("reading drains"))?.drains)
+        let (_, mut drains) = self.versioned.read().await.map_err(DomainError::store("reading drains"))?;
+        drains.sort_by(|a, b| (&a.endpoint, &a.pool).cmp(&(&b.endpoint, &b.pool)));
+        Ok(drains)
     }
 
     /// Reads changed drains from the store until `end`.
@@ -208,9 +199,9 @@ fn change(drain: &Drain, what: &str, before: &str, after: &str) -> AdminChange {
 }
 
 /// Builds the error for a drain that does not exist. The error names the other drains of the endpoint.
-async fn not_drained(store: &dyn DrainStore, endpoint: &str, pool: Option<&PoolId>) -> DomainError {
-    let list = store.drains().await.unwrap_or_default().drains;
-    let elsewhere: Vec<String> = list
+fn not_drained(mut drains: Vec<Drain>, endpoint: &str, pool: Option<&PoolId>) -> DomainError {
+    drains.sort_by(|a, b| a.pool.cmp(&b.pool));
+    let elsewhere: Vec<String> = drains
         .iter()
         .filter(|drain| drain.endpoint == endpoint)
         .take(SUGGESTIONS)

@@ -3,16 +3,16 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use evenkeel_domain::{
-    DomainError, StoreError,
+    DomainError,
     clock::unix_ms,
     limit::{AMOUNT_MAX, Limit, LimitRules},
     page::{cut, page_size_of},
 };
 use evenkeel_store::{
     changes::AdminChange,
-    records::{OVERRIDES_MAX, Override, OverrideList, RecordStore},
+    overrides::{OVERRIDES_MAX, Override, override_name},
+    versioned::{Record as _, VersionedMap},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -75,31 +75,19 @@ impl OverrideTable {
 
 /// Changes overrides, and applies the stored overrides at this sidecar.
 pub struct Overrides {
-    store: Arc<dyn RecordStore>,
     rules: Arc<ArcSwap<LimitRules>>,
     current: Arc<ArcSwap<OverrideTable>>,
     versioned: Arc<Versioned<OverrideRecords>>,
 }
 
 struct OverrideRecords {
-    store: Arc<dyn RecordStore>,
     current: Arc<ArcSwap<OverrideTable>>,
 }
 
-#[async_trait]
 impl RecordList for OverrideRecords {
     type Record = Override;
 
     const NAME: &'static str = "overrides";
-
-    async fn version(&self) -> Result<u64, StoreError> {
-        self.store.overrides_version().await
-    }
-
-    async fn read(&self) -> Result<(u64, Vec<Override>), StoreError> {
-        let OverrideList { version, overrides } = self.store.overrides().await?;
-        Ok((version, overrides))
-    }
 
     fn apply(&self, overrides: Vec<Override>) {
         self.current.store(Arc::new(OverrideTable::new(overrides)));
@@ -110,13 +98,13 @@ impl Overrides {
     /// Creates the service. No override is active until [`Self::run`] has read the overrides.
     #[must_use]
     pub fn new(
-        store: Arc<dyn RecordStore>,
+        map: Arc<dyn VersionedMap>,
         rules: Arc<ArcSwap<LimitRules>>,
         change_log: Arc<ChangeLog>,
     ) -> Self {
         let current = Arc::<ArcSwap<OverrideTable>>::default();
-        let records = OverrideRecords { store: Arc::clone(&store), current: Arc::clone(&current) };
-        Self { store, rules, current, versioned: Versioned::new(records, change_log) }
+        let records = OverrideRecords { current: Arc::clone(&current) };
+        Self { rules, current, versioned: Versioned::new(map, records, change_log) }
     }
 
     /// Returns the active overrides. Each refresh replaces the table inside.
@@ -148,13 +136,14 @@ impl Overrides {
             return Err(DomainError::invalid("expires_at_ms", expected, &at.to_string()));
         }
         let before = self.describe_active(&limit.name, &new.key).await;
-        let store = Arc::clone(&self.store);
+        let map = Arc::clone(&self.versioned.map);
         let set = async move {
-            let set = store.set_override(&new).await.map_err(DomainError::store("setting an override"))?;
-            new.at_ms = set.ok_or_else(|| DomainError::Full {
+            let put = map.put(&new.entry()).await.map_err(DomainError::store("setting an override"))?;
+            let put = put.ok_or_else(|| DomainError::Full {
                 what: format!("there are {OVERRIDES_MAX} overrides already"),
                 hint: "delete some, or change the limit in the configuration",
             })?;
+            new.at_ms = put.at_ms;
             let mut after = shown(new.amount);
             if let Some(ends) = new.expires_at_ms.and_then(utc) {
                 after = format!("{after} until {ends}");
@@ -175,9 +164,9 @@ impl Overrides {
             Err(_) => key.to_owned(),
         };
         let before = self.describe_active(limit, &key).await;
-        let (store, limit, who) = (Arc::clone(&self.store), limit.to_owned(), who.to_owned());
+        let (map, limit, who) = (Arc::clone(&self.versioned.map), limit.to_owned(), who.to_owned());
         let delete = async move {
-            let deleted = store.delete_override(&limit, &key).await;
+            let deleted = map.remove(&override_name(&limit, &key)).await;
             if !deleted.map_err(DomainError::store("deleting an override"))? {
                 return Err(DomainError::NotFound {
                     what: format!("override of limit {limit:?} for {key:?}"),
@@ -209,9 +198,10 @@ impl Overrides {
             }
             after => after,
         };
-        let list = self.store.overrides().await.map_err(DomainError::store("reading overrides"))?;
+        let read = self.versioned.read().await;
+        let (_, mut page) = read.map_err(DomainError::store("reading overrides"))?;
+        page.sort_by(|a, b| (&a.limit, &a.key).cmp(&(&b.limit, &b.key)));
         let now = unix_ms();
-        let mut page = list.overrides;
         page.retain(|o| {
             (limit.is_empty() || o.limit == limit)
                 && o.expires_at_ms.is_none_or(|at| now < at)
@@ -261,7 +251,7 @@ fn shown(amount: Option<u64>) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use evenkeel_domain::limit::{Algorithm, Attribute, Counts, Key, OnOutage, Period, Rejected};
-    use evenkeel_store::memory::{MemoryCounters, MemoryRecords};
+    use evenkeel_store::memory::MemoryMap;
 
     use super::*;
     use crate::change_log::tests::change_log;
@@ -286,7 +276,7 @@ pub(super) mod tests {
     fn overrides() -> Overrides {
         let limits = vec![Arc::new(limit("rpm", &["consumer"])), Arc::new(limit("all", &[]))];
         let rules = Arc::new(ArcSwap::from_pointee(LimitRules { limits, ..LimitRules::default() }));
-        Overrides::new(Arc::new(MemoryRecords::new(Arc::new(MemoryCounters::default()))), rules, change_log())
+        Overrides::new(Arc::new(MemoryMap::new(OVERRIDES_MAX)), rules, change_log())
     }
 
     fn of(limit: &str, key: &str) -> Override {

@@ -14,14 +14,13 @@ mod activity;
 mod cell;
 mod changes;
 mod counters;
-mod drains;
 mod records;
 mod usage;
+mod versioned;
 
 pub use activity::MemoryActivity;
 pub use changes::MemoryChanges;
 pub use counters::MemoryCounters;
-pub use drains::MemoryDrains;
 use evenkeel_domain::{
     HolderId, LeaseId, PoolId, StoreError, choose,
     clock::unix_ms,
@@ -30,6 +29,7 @@ use evenkeel_domain::{
 use evenkeel_telemetry::traces::StoreSpan;
 pub use records::MemoryRecords;
 pub use usage::MemoryUsage;
+pub use versioned::MemoryMap;
 
 use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, verdict};
 

@@ -1,4 +1,4 @@
-//! Records of quotas and overrides in this process's memory. The balances themselves are among the counters.
+//! Records of quotas in this process's memory. The balances themselves are among the counters.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -17,10 +17,7 @@ use super::{
     cell::Cell,
     counters::{Place, State},
 };
-use crate::records::{
-    Account, Action, CHANGES_MAX, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record,
-    RecordStore,
-};
+use crate::records::{Account, Action, CHANGES_MAX, Change, Edit, Edited, Range, Record, RecordStore};
 
 /// Maximum number of accounts with a history. Beyond it, the history with the oldest last change is dropped.
 const HISTORIES_MAX: usize = 10_000;
@@ -36,8 +33,6 @@ struct Kept {
     changes: HashMap<Place, VecDeque<(String, Change)>>,
     /// The consumers that have a record, by quota.
     index: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
-    overrides: BTreeMap<(String, String), Override>,
-    version: u64,
 }
 
 impl MemoryRecords {
@@ -179,37 +174,6 @@ impl RecordStore for MemoryRecords {
             }
             list
         }))
-    }
-
-    async fn set_override(&self, new: &Override) -> Result<Option<u64>, StoreError> {
-        let now = self.counters.now_ms();
-        let mut kept = self.kept.lock();
-        let place = (new.limit.clone(), new.key.clone());
-        if kept.overrides.len() >= OVERRIDES_MAX && !kept.overrides.contains_key(&place) {
-            kept.overrides.retain(|_, old| old.expires_at_ms.is_none_or(|at| at > now));
-            if kept.overrides.len() >= OVERRIDES_MAX {
-                return Ok(None);
-            }
-        }
-        kept.overrides.insert(place, Override { at_ms: now, ..new.clone() });
-        kept.version += 1;
-        Ok(Some(now))
-    }
-
-    async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError> {
-        let mut kept = self.kept.lock();
-        let there = kept.overrides.remove(&(limit.to_owned(), key.to_owned())).is_some();
-        kept.version += u64::from(there);
-        Ok(there)
-    }
-
-    async fn overrides(&self) -> Result<OverrideList, StoreError> {
-        let kept = self.kept.lock();
-        Ok(OverrideList { version: kept.version, overrides: kept.overrides.values().cloned().collect() })
-    }
-
-    async fn overrides_version(&self) -> Result<u64, StoreError> {
-        Ok(self.kept.lock().version)
     }
 }
 

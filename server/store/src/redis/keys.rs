@@ -1,16 +1,17 @@
 //! Builds every Redis key. All keys of one pool contain its hash tag, so that they hash to one slot of a Redis Cluster.
 //! docs/redis-layout.md describes the layout.
 
-use std::fmt::Write as _;
-
 use evenkeel_domain::{
-    HolderId, PoolId,
+    HolderId,
     activity::Resolution,
     limit::Bucket,
     usage::{Day, SessionKey},
 };
 
-use crate::Pool;
+use crate::{
+    Pool,
+    name_text::{encode, encode_pool},
+};
 
 /// Version of the layout. Each change of the layout changes it, so that two versions of Evenkeel can share one Redis.
 pub(crate) const LAYOUT: &str = "ek2";
@@ -53,14 +54,9 @@ impl Keys {
         format!("{}:{{{}}}:changes:{quota}", self.prefix, bucket.tag)
     }
 
-    /// Hash: limit and key → override.
-    pub(crate) fn overrides(&self) -> String {
-        format!("{}:overrides", self.prefix)
-    }
-
-    /// Hash: pool and endpoint → drain.
-    pub(crate) fn drains(&self) -> String {
-        format!("{}:drains", self.prefix)
+    /// Hash: a versioned map, such as `overrides` and `drains`.
+    pub(crate) fn map(&self, name: &str) -> String {
+        format!("{}:{name}", self.prefix)
     }
 
     /// List: changes by administrators.
@@ -190,99 +186,11 @@ impl PoolKeys {
     }
 }
 
-/// Returns `route|cluster`. Percent-encodes characters that could end a hash tag or look like the separator.
-pub(crate) fn encode_pool(pool: &PoolId) -> String {
-    let mut out = String::with_capacity(pool.route().len() + pool.cluster().len() + 1);
-    encode(pool.route(), &mut out);
-    out.push('|');
-    encode(pool.cluster(), &mut out);
-    out
-}
-
-/// The inverse of [`encode_pool`]. Returns `None` for any other text.
-pub(crate) fn decode_pool(text: &str) -> Option<PoolId> {
-    let (route, cluster) = text.split_once('|')?;
-    PoolId::new(&decode(route)?, &decode(cluster)?).ok()
-}
-
-/// Returns the field of a drain: `route|cluster|endpoint`, or `||endpoint` for every pool, as no cluster's name is
-/// empty.
-pub(crate) fn drain_field(endpoint: &str, pool: Option<&PoolId>) -> String {
-    let pool = pool.map_or_else(|| "|".to_owned(), encode_pool);
-    format!("{pool}|{endpoint}")
-}
-
-/// The inverse of [`drain_field`]. Returns `None` for any other text.
-pub(crate) fn drain_of_field(field: &str) -> Option<(String, Option<PoolId>)> {
-    if let Some(endpoint) = field.strip_prefix("||") {
-        return Some((endpoint.to_owned(), None));
-    }
-    let end = field.match_indices('|').nth(1)?.0;
-    Some((field[end + 1..].to_owned(), Some(decode_pool(&field[..end])?)))
-}
-
-fn encode(name: &str, out: &mut String) {
-    for c in name.chars() {
-        if matches!(c, '%' | '|' | '{' | '}') || c.is_whitespace() {
-            for byte in c.to_string().bytes() {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        } else {
-            out.push(c);
-        }
-    }
-}
-
-fn decode(text: &str) -> Option<String> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let hex = [bytes.next()?, bytes.next()?];
-            out.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
-        } else {
-            out.push(byte);
-        }
-    }
-    String::from_utf8(out).ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use evenkeel_domain::PoolId;
+
     use super::*;
-
-    #[test]
-    fn pool_names_survive_encoding_and_stay_apart() {
-        let names = [
-            ("", "llm"),
-            ("r", "outbound|80||svc.ns.svc.cluster.local"),
-            ("r|outbound", "80"),
-            ("a{b}", "c%7C"),
-            ("ü x", "{}"),
-        ];
-        let mut seen = std::collections::HashSet::new();
-        for (route, cluster) in names {
-            let pool = PoolId::new(route, cluster).unwrap();
-            let text = encode_pool(&pool);
-            assert!(!text.contains(['{', '}', ' ']), "{text}");
-            assert_eq!(decode_pool(&text), Some(pool));
-            assert!(seen.insert(text));
-        }
-        assert_eq!(decode_pool("no-separator"), None);
-        assert_eq!(decode_pool("a|%zz"), None);
-    }
-
-    #[test]
-    fn fields_of_drains_survive() {
-        let endpoints = ["10.0.0.1:80", "[::1]:80", "a|b", "||x"];
-        let pools = [None, PoolId::new("", "outbound|80||x").ok(), PoolId::new("r|", "c%").ok()];
-        for (endpoint, pool) in endpoints.iter().flat_map(|e| pools.iter().map(move |p| (e, p))) {
-            let field = drain_field(endpoint, pool.as_ref());
-            assert_eq!(drain_of_field(&field), Some(((*endpoint).to_owned(), pool.clone())), "{field}");
-        }
-        assert_eq!(drain_field("a:1", None), "||a:1");
-        assert_eq!((drain_of_field("a:1"), drain_of_field("a|b")), (None, None));
-    }
 
     #[test]
     fn keys_of_usage_share_a_tag_each() {

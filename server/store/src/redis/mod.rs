@@ -30,16 +30,20 @@ use script::{Call, KEEP_ALIVE, PROBE, REAP, RECOUNT, TABLE};
 use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
-use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, verdict};
+use super::{
+    Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table,
+    name_text::{decode_pool, encode_pool},
+    verdict,
+};
 
 mod activity;
 mod admission;
 mod batch;
+mod changes;
 mod client;
 mod count;
 mod counter_operation;
 mod counters;
-mod drains;
 mod encode;
 mod keys;
 mod lane;
@@ -54,6 +58,7 @@ mod windows;
 pub use activity::RedisActivity;
 pub use client::RedisClient;
 pub use usage::RedisUsage;
+pub use versioned::RedisMap;
 
 /// Expiry of a pool's keys. Scripts set it on new keys; KeepAlives and recounts renew it. It removes the keys of an
 /// installation whose sidecars are all gone.
@@ -306,7 +311,7 @@ impl Store for RedisStore {
     async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
         let (key, now_ms) = (self.keys().pools(), unix_ms());
         let mut add = redis::cmd("ZADD");
-        add.arg(&key).arg(now_ms).arg(keys::encode_pool(&pool.id));
+        add.arg(&key).arg(now_ms).arg(encode_pool(&pool.id));
         self.command("register", &add).await?;
         let mut expire = redis::cmd("PEXPIRE");
         expire.arg(&key).arg(POOL_LISTED_MS);
@@ -323,7 +328,7 @@ impl Store for RedisStore {
         let value = self.command("pools", &list).await?;
         let names: Vec<String> = redis::from_redis_value(value)
             .map_err(|e| StoreError::Corrupt { script: "pools", detail: e.to_string() })?;
-        let mut pools: Vec<PoolId> = names.iter().filter_map(|name| keys::decode_pool(name)).collect();
+        let mut pools: Vec<PoolId> = names.iter().filter_map(|name| decode_pool(name)).collect();
         pools.sort();
         Ok(pools)
     }

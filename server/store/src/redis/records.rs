@@ -1,4 +1,4 @@
-//! Records in Redis: consumers' records in quotas, an index of these consumers, and overrides.
+//! Records in Redis: consumers' records in quotas, and an index of these consumers.
 //!
 //! The index of a quota is in another slot than the records of the quota's consumers. A change writes the index before
 //! and after the record, and a read removes an index entry that has no record. So the index lacks a record only if a
@@ -19,11 +19,8 @@ use super::{
     encode::{Doubles, rule_numbers},
     link::Way,
     script::{Call, QUOTA},
-    versioned::Entry,
 };
-use crate::records::{
-    Account, Action, Change, Edit, Edited, OVERRIDES_MAX, Override, OverrideList, Range, Record, RecordStore,
-};
+use crate::records::{Account, Action, Change, Edit, Edited, Range, Record, RecordStore};
 
 /// Maximum number of records read concurrently for one list.
 const CONCURRENCY: usize = 6;
@@ -176,33 +173,6 @@ impl RecordStore for RedisStore {
         found.truncate(range.most);
         Ok(found)
     }
-
-    async fn set_override(&self, new: &Override) -> Result<Option<u64>, StoreError> {
-        let amount = new.amount.map_or(-1, |amount| amount as i64);
-        let entry = Entry {
-            name: &format!("{}|{}", new.limit, new.key),
-            end_ms: new.expires_at_ms.unwrap_or(0),
-            rest: &format!("{amount}\n{}", new.who),
-        };
-        let put = self.put_versioned(&self.keys().overrides(), entry, OVERRIDES_MAX).await?;
-        Ok(put.map(|put| put.at_ms))
-    }
-
-    async fn delete_override(&self, limit: &str, key: &str) -> Result<bool, StoreError> {
-        self.remove_versioned(&self.keys().overrides(), &format!("{limit}|{key}")).await
-    }
-
-    async fn overrides(&self) -> Result<OverrideList, StoreError> {
-        let (version, entries) =
-            self.versioned("overrides", &self.keys().overrides(), parse_override).await?;
-        let mut list = OverrideList { version, overrides: entries };
-        list.overrides.sort_by(|a, b| (&a.limit, &a.key).cmp(&(&b.limit, &b.key)));
-        Ok(list)
-    }
-
-    async fn overrides_version(&self) -> Result<u64, StoreError> {
-        self.version("overrides", &self.keys().overrides()).await
-    }
 }
 
 fn parse_change(entry: &str) -> Option<Change> {
@@ -211,22 +181,6 @@ fn parse_change(entry: &str) -> Option<Change> {
     let (at_ms, what) = (next()?.parse().ok()?, next()?.to_owned());
     let (before, after) = (next()?.parse().ok()?, next()?.parse().ok()?);
     Some(Change { at_ms, what, before, after, who: next()?.to_owned(), note: next()?.to_owned() })
-}
-
-fn parse_override(field: &str, value: &str) -> Option<Override> {
-    let (limit, key) = field.split_once('|')?;
-    let mut lines = value.splitn(4, '\n');
-    let at_ms = lines.next()?.parse().ok()?;
-    let ends: u64 = lines.next()?.parse().ok()?;
-    let amount: i64 = lines.next()?.parse().ok()?;
-    Some(Override {
-        limit: limit.to_owned(),
-        key: key.to_owned(),
-        amount: u64::try_from(amount).ok(),
-        expires_at_ms: Some(ends).filter(|at| *at > 0),
-        at_ms,
-        who: lines.next()?.to_owned(),
-    })
 }
 
 #[cfg(test)]
@@ -239,9 +193,5 @@ mod tests {
         assert_eq!((change.at_ms, change.before, change.after), (5, 1, 2));
         assert_eq!((&*change.what, &*change.who, &*change.note), ("set", "ops", "a note"));
         assert_eq!(parse_change("id\n5\nset\n1\n2\nops"), None);
-        let set = parse_override("tpm|consumer=a|model=m", "7\n0\n-1\nops").unwrap();
-        assert_eq!((&*set.limit, &*set.key, set.amount), ("tpm", "consumer=a|model=m", None));
-        assert_eq!((set.expires_at_ms, set.at_ms, &*set.who), (None, 7, "ops"));
-        assert_eq!(parse_override("tpm", "1\n0\n7\nops"), None);
     }
 }

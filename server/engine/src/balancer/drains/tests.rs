@@ -5,7 +5,7 @@ use evenkeel_domain::{
 };
 use evenkeel_store::{
     Table,
-    memory::{MemoryDrains, MemoryStore},
+    memory::{MemoryMap, MemoryStore},
 };
 use evenkeel_telemetry::Metrics;
 
@@ -30,7 +30,7 @@ fn drains(yaml: &str) -> Drains {
     let (metrics, store) = (Metrics::new().unwrap(), Arc::new(MemoryStore::new(ttl)));
     let recorder = Arc::new(Recorder::new(String::new(), metrics.refusals_unrecorded.clone()));
     let balancer = Arc::new(Balancer::new(directory, store, recorder, metrics));
-    Drains::new(Arc::new(MemoryDrains::default()), balancer, Arc::default(), change_log())
+    Drains::new(Arc::new(MemoryMap::new(DRAINS_MAX)), balancer, Arc::default(), change_log())
 }
 
 impl Drains {

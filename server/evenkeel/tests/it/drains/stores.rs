@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use evenkeel_domain::PoolId;
 use evenkeel_store::{
     changes::{AdminChange, ChangeStore},
-    drains::{Drain, DrainStore},
-    memory::{MemoryChanges, MemoryDrains},
+    drains::{DRAINS_MAX, Drain, drain_name},
+    memory::{MemoryChanges, MemoryMap},
+    versioned::{Put, Record as _, VersionedMap},
 };
 
 use crate::support::{
@@ -18,7 +19,7 @@ const TTL: Duration = Duration::from_secs(20);
 
 /// The stores under test.
 struct Subject {
-    drains: Arc<dyn DrainStore>,
+    drains: Arc<dyn VersionedMap>,
     changes: Arc<dyn ChangeStore>,
 }
 
@@ -26,44 +27,62 @@ fn a_drain(endpoint: &str, pool: Option<PoolId>) -> Drain {
     Drain { endpoint: endpoint.into(), pool, note: "a|note".into(), who: "ops".into(), at_ms: 0 }
 }
 
+impl Subject {
+    async fn put(&self, drain: &Drain) -> Option<Put> {
+        self.drains.put(&drain.entry()).await.unwrap()
+    }
+
+    async fn remove(&self, endpoint: &str, pool: Option<&PoolId>) -> bool {
+        self.drains.remove(&drain_name(endpoint, pool)).await.unwrap()
+    }
+
+    /// Returns the version, and the drains sorted by pool.
+    async fn read(&self) -> (u64, Vec<Drain>) {
+        let (version, entries) = self.drains.read().await.unwrap();
+        let mut drains: Vec<Drain> = entries.iter().filter_map(Drain::read).collect();
+        drains.sort_by(|a, b| a.pool.cmp(&b.pool));
+        (version, drains)
+    }
+}
+
 async fn each_pool_has_its_own_drains(s: &Subject) {
-    let first = s.drains.drains_version().await.unwrap();
-    assert_eq!(s.drains.drains().await.unwrap().drains, []);
+    let first = s.drains.version().await.unwrap();
+    assert_eq!(s.read().await.1, []);
     let pools = [None, PoolId::new("r", "c|1").ok(), PoolId::new("", "c|1").ok()];
     for pool in &pools {
-        let put = s.drains.put_drain(&a_drain("m|0:80", pool.clone())).await.unwrap().unwrap();
+        let put = s.put(&a_drain("m|0:80", pool.clone())).await.unwrap();
         assert!(!put.before && put.at_ms > 1_600_000_000_000);
     }
     let again = Drain { note: String::new(), who: "night".into(), ..a_drain("m|0:80", None) };
-    let put = s.drains.put_drain(&again).await.unwrap().unwrap();
+    let put = s.put(&again).await.unwrap();
     assert!(put.before);
-    let list = s.drains.drains().await.unwrap();
-    assert_eq!(list.version, s.drains.drains_version().await.unwrap());
-    assert_ne!(list.version, first);
+    let (version, list) = s.read().await;
+    assert_eq!(version, s.drains.version().await.unwrap());
+    assert_ne!(version, first);
     let sorted = [pools[0].clone(), pools[2].clone(), pools[1].clone()];
-    assert_eq!(list.drains.iter().map(|drain| drain.pool.clone()).collect::<Vec<_>>(), sorted);
-    assert_eq!(list.drains[0], Drain { at_ms: put.at_ms, ..again });
-    assert_eq!(list.drains[1].note, "a|note");
+    assert_eq!(list.iter().map(|drain| drain.pool.clone()).collect::<Vec<_>>(), sorted);
+    assert_eq!(list[0], Drain { at_ms: put.at_ms, ..again });
+    assert_eq!(list[1].note, "a|note");
     for pool in &pools {
-        assert!(s.drains.delete_drain("m|0:80", pool.as_ref()).await.unwrap());
-        assert!(!s.drains.delete_drain("m|0:80", pool.as_ref()).await.unwrap());
+        assert!(s.remove("m|0:80", pool.as_ref()).await);
+        assert!(!s.remove("m|0:80", pool.as_ref()).await);
     }
-    let empty = s.drains.drains().await.unwrap();
-    assert_eq!(empty.drains, []);
-    assert_ne!(empty.version, list.version, "deleting one is a change too");
+    let (emptied, empty) = s.read().await;
+    assert_eq!(empty, []);
+    assert_ne!(emptied, version, "deleting one is a change too");
 }
 
 async fn a_store_keeps_at_most_1000_drains(s: &Subject) {
     for from in (0..1000).step_by(100) {
-        let put = (from..from + 100)
-            .map(|i| async move { s.drains.put_drain(&a_drain(&format!("m-{i}:80"), None)).await });
-        futures::future::join_all(put).await.into_iter().for_each(|put| assert!(put.unwrap().is_some()));
+        let put =
+            (from..from + 100).map(|i| async move { s.put(&a_drain(&format!("m-{i}:80"), None)).await });
+        futures::future::join_all(put).await.into_iter().for_each(|put| assert!(put.is_some()));
     }
-    assert_eq!(s.drains.put_drain(&a_drain("m-1000:80", None)).await.unwrap(), None);
-    assert!(s.drains.put_drain(&a_drain("m-7:80", None)).await.unwrap().unwrap().before);
-    assert!(s.drains.delete_drain("m-7:80", None).await.unwrap());
-    assert!(s.drains.put_drain(&a_drain("m-1000:80", None)).await.unwrap().is_some());
-    assert_eq!(s.drains.drains().await.unwrap().drains.len(), 1000);
+    assert_eq!(s.put(&a_drain("m-1000:80", None)).await, None);
+    assert!(s.put(&a_drain("m-7:80", None)).await.unwrap().before);
+    assert!(s.remove("m-7:80", None).await);
+    assert!(s.put(&a_drain("m-1000:80", None)).await.is_some());
+    assert_eq!(s.read().await.1.len(), 1000);
 }
 
 async fn a_store_keeps_the_newest_1000_changes_once(s: &Subject) {
@@ -99,7 +118,8 @@ macro_rules! scenarios {
             use super::*;
             $(#[tokio::test]
             async fn $scenario() {
-                let (drains, changes) = (Arc::<MemoryDrains>::default(), Arc::<MemoryChanges>::default());
+                let drains = Arc::new(MemoryMap::new(DRAINS_MAX));
+                let changes = Arc::<MemoryChanges>::default();
                 super::$scenario(&Subject { drains, changes }).await;
             })*
         }
@@ -109,7 +129,7 @@ macro_rules! scenarios {
             async fn $scenario() {
                 let redis = Redis::start();
                 let store = redis_store(&redis_options(vec![redis.url()], false, "p"), TTL).await;
-                super::$scenario(&Subject { drains: store.clone(), changes: store }).await;
+                super::$scenario(&Subject { drains: Arc::new(store.map("drains", DRAINS_MAX)), changes: store }).await;
             })*
         }
         mod cluster {
@@ -120,7 +140,7 @@ macro_rules! scenarios {
                 $({
                     let options = redis_options(cluster.urls(), true, stringify!($scenario));
                     let store = redis_store(&options, TTL).await;
-                    super::$scenario(&Subject { drains: store.clone(), changes: store }).await;
+                    super::$scenario(&Subject { drains: Arc::new(store.map("drains", DRAINS_MAX)), changes: store }).await;
                 })*
             }
         }
@@ -138,8 +158,9 @@ scenarios!(
 async fn an_unreadable_drain_hides_no_other() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let s = Subject { drains: Arc::new(store.map("drains", DRAINS_MAX)), changes: store };
     for endpoint in ["m-0:80", "m-1:80"] {
-        store.put_drain(&a_drain(endpoint, None)).await.unwrap().unwrap();
+        s.put(&a_drain(endpoint, None)).await.unwrap();
     }
     let key = "ek2:drains";
     let kept: i64 = ::redis::from_redis_value(redis.command(&["HLEN", key])).unwrap();
@@ -147,8 +168,9 @@ async fn an_unreadable_drain_hides_no_other() {
     for (field, value) in [("||m-2:80", "not lines"), ("m-3:80", "7\nops\n"), ("||m-4:80", "soon\nops\n")] {
         redis.command(&["HSET", key, field, value]);
     }
-    let list = store.drains().await.unwrap();
-    let endpoints: Vec<_> = list.drains.iter().map(|drain| &*drain.endpoint).collect();
+    let (version, mut drains) = s.read().await;
+    drains.sort_by(|a, b| a.endpoint.cmp(&b.endpoint));
+    let endpoints: Vec<_> = drains.iter().map(|drain| &*drain.endpoint).collect();
     assert_eq!(endpoints, ["m-0:80", "m-1:80"]);
-    assert_eq!(list.version, store.drains_version().await.unwrap());
+    assert_eq!(version, s.drains.version().await.unwrap());
 }

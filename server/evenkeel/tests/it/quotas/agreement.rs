@@ -5,7 +5,6 @@ use std::sync::Arc;
 use evenkeel_domain::limit::{CounterRule, Window};
 use evenkeel_store::{
     counters::CounterState,
-    memory::{MemoryCounters, MemoryRecords},
     records::{Action, Edited, Record},
 };
 
@@ -20,10 +19,8 @@ async fn memory_and_redis_agree() {
     use rand::{Rng as _, SeedableRng as _};
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
-    let shared = Subject { records: store.clone(), counters: store, name: "r" };
-    let counters = Arc::new(MemoryCounters::default());
-    let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
-    let local = Subject { records, counters, name: "r" };
+    let shared = Subject::redis(&store, "r");
+    let local = Subject::memory(&Arc::default(), "r");
     // This window does not end while the test runs.
     let window = Window::Length(1_000_000_000_000_000);
     let rules = [

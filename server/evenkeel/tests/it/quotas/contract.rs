@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use evenkeel_domain::limit::{CounterRule, Window};
 use evenkeel_store::{
-    counters::Counters,
-    memory::{MemoryCounters, MemoryRecords},
-    records::{Account, Action, Override, Record, RecordStore},
+    overrides::{Override, override_name},
+    records::{Account, Action, Record},
+    versioned::Record as _,
 };
 
 use super::{HOUR, Subject, TTL};
@@ -185,26 +185,24 @@ async fn overrides_are_kept_by_limit_and_key(s: &Subject) {
         who: "ops".into(),
         at_ms: 0,
     };
-    let first = s.records.overrides_version().await.unwrap();
-    let at_ms = s.records.set_override(&of("model=b", Some(5))).await.unwrap().unwrap();
-    let set = s.records.overrides_version().await.unwrap();
+    let first = s.overrides.version().await.unwrap();
+    let put = s.overrides.put(&of("model=b", Some(5)).entry()).await.unwrap().unwrap();
+    let set = s.overrides.version().await.unwrap();
     assert_ne!(first, set);
-    assert!(at_ms > 1_700_000_000_000);
-    s.records
-        .set_override(&Override { expires_at_ms: Some(9), ..of("model=a", None) })
-        .await
-        .unwrap()
-        .unwrap();
-    s.records.set_override(&of("model=b", Some(0))).await.unwrap().unwrap();
-    let list = s.records.overrides().await.unwrap();
-    assert_eq!(list.version, s.records.overrides_version().await.unwrap());
-    let own = list.overrides.into_iter().filter(|o| o.limit == limit);
-    let own: Vec<_> = own.map(|o| (o.key, o.amount, o.expires_at_ms, o.who)).collect();
+    assert!(put.at_ms > 1_700_000_000_000);
+    let short = Override { expires_at_ms: Some(9), ..of("model=a", None) };
+    s.overrides.put(&short.entry()).await.unwrap().unwrap();
+    assert!(s.overrides.put(&of("model=b", Some(0)).entry()).await.unwrap().unwrap().before);
+    let (version, entries) = s.overrides.read().await.unwrap();
+    assert_eq!(version, s.overrides.version().await.unwrap());
+    let own = entries.iter().filter_map(Override::read).filter(|o| o.limit == limit);
+    let mut own: Vec<_> = own.map(|o| (o.key, o.amount, o.expires_at_ms, o.who)).collect();
+    own.sort();
     let key = |key: &str| format!("consumer={}|{key}", s.name);
     let who = || "ops".to_owned();
     assert_eq!(own, [(key("model=a"), None, Some(9), who()), (key("model=b"), Some(0), None, who())]);
     for (key, there) in [(key("model=a"), true), (key("model=a"), false), (key("model=b"), true)] {
-        assert_eq!(s.records.delete_override(&limit, &key).await.unwrap(), there);
+        assert_eq!(s.overrides.remove(&override_name(&limit, &key)).await.unwrap(), there);
     }
 }
 
@@ -219,13 +217,13 @@ async fn a_store_keeps_at_most_10000_overrides(s: &Subject) {
         at_ms: 0,
     };
     for from in (0..10_000).step_by(100) {
-        let set = (from..from + 100).map(|i| async move { s.records.set_override(&of(i, None)).await });
+        let set = (from..from + 100).map(|i| async move { s.overrides.put(&of(i, None).entry()).await });
         futures::future::join_all(set).await.into_iter().for_each(|set| assert!(set.unwrap().is_some()));
     }
-    assert_eq!(s.records.set_override(&of(10_000, None)).await.unwrap(), None);
-    assert!(s.records.set_override(&of(7, Some(1))).await.unwrap().is_some(), "one there may change");
-    assert!(s.records.set_override(&of(10_000, None)).await.unwrap().is_some(), "one that ended makes room");
-    assert_eq!(s.records.overrides().await.unwrap().overrides.len(), 10_000);
+    assert_eq!(s.overrides.put(&of(10_000, None).entry()).await.unwrap(), None);
+    assert!(s.overrides.put(&of(7, Some(1)).entry()).await.unwrap().is_some(), "one there may change");
+    assert!(s.overrides.put(&of(10_000, None).entry()).await.unwrap().is_some(), "one that ended makes room");
+    assert_eq!(s.overrides.read().await.unwrap().1.len(), 10_000);
 }
 
 macro_rules! scenarios {
@@ -234,9 +232,7 @@ macro_rules! scenarios {
             use super::*;
             $(#[tokio::test]
             async fn $scenario() {
-                let counters = Arc::new(MemoryCounters::default());
-                let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
-                super::$scenario(&Subject { records, counters, name: stringify!($scenario) }).await;
+                super::$scenario(&Subject::memory(&Arc::default(), stringify!($scenario))).await;
             })*
         }
         mod redis {
@@ -245,8 +241,7 @@ macro_rules! scenarios {
             async fn $scenario() {
                 let redis = Redis::start();
                 let store = redis_store(&redis_options(vec![redis.url()], false, "p"), TTL).await;
-                let (records, counters): (Arc<dyn RecordStore>, Arc<dyn Counters>) = (store.clone(), store);
-                super::$scenario(&Subject { records, counters, name: stringify!($scenario) }).await;
+                super::$scenario(&Subject::redis(&store, stringify!($scenario))).await;
                 every_key_has_a_stated_life(&redis);
             })*
         }
@@ -256,10 +251,7 @@ macro_rules! scenarios {
             async fn every_scenario() {
                 let cluster = Cluster::start();
                 let store = redis_store(&redis_options(cluster.urls(), true, ""), TTL).await;
-                $({
-                    let (records, counters): (Arc<dyn RecordStore>, Arc<dyn Counters>) = (store.clone(), store.clone());
-                    super::$scenario(&Subject { records, counters, name: stringify!($scenario) }).await;
-                })*
+                $(super::$scenario(&Subject::redis(&store, stringify!($scenario))).await;)*
             }
         }
     };

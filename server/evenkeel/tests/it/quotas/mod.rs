@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use evenkeel_domain::limit::{CounterRule, Meter, OnOutage, Window};
 use evenkeel_store::{
     counters::{Counters, Entry, ReservationId, Reserve, Settlement, Verdict},
+    memory::{MemoryCounters, MemoryMap, MemoryRecords},
+    overrides::OVERRIDES_MAX,
     records::{Account, Action, Edit, Edited, Range, Record, RecordStore},
+    redis::RedisStore,
+    versioned::VersionedMap,
 };
 
 use crate::support::store::{holder, lease};
@@ -20,12 +24,24 @@ const TTL: Duration = Duration::from_secs(60);
 /// One store under test.
 struct Subject {
     records: Arc<dyn RecordStore>,
+    overrides: Arc<dyn VersionedMap>,
     counters: Arc<dyn Counters>,
     /// Prefix of consumers' names, so that scenarios on one store use different consumers.
     name: &'static str,
 }
 
 impl Subject {
+    fn redis(store: &Arc<RedisStore>, name: &'static str) -> Self {
+        let overrides = Arc::new(store.map("overrides", OVERRIDES_MAX));
+        Self { records: store.clone(), overrides, counters: store.clone(), name }
+    }
+
+    fn memory(counters: &Arc<MemoryCounters>, name: &'static str) -> Self {
+        let overrides = Arc::new(MemoryMap::new(OVERRIDES_MAX));
+        let records = Arc::new(MemoryRecords::new(Arc::clone(counters)));
+        Self { records, overrides, counters: counters.clone(), name }
+    }
+
     fn account(&self, consumer: &str, quota: &str, rule: CounterRule) -> Account {
         Account::new(&format!("{}/{consumer}", self.name), quota.into(), rule).unwrap()
     }

@@ -17,7 +17,7 @@ use crate::support::{
 async fn only_records_never_expire() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
-    let s = Subject { records: store.clone(), counters: store, name: "n" };
+    let s = Subject::redis(&store, "n");
     let (paid, monthly) =
         (CounterRule::Prepaid { default: None }, CounterRule::Budget { default: Some(9), window: HOUR });
     let (paid, monthly) = (s.account("a", "paid", paid), s.account("a", "monthly", monthly));
@@ -50,7 +50,7 @@ async fn only_records_never_expire() {
 async fn reservations_count_for_two_days() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
-    let s = Subject { records: store.clone(), counters: store, name: "n" };
+    let s = Subject::redis(&store, "n");
     let account = s.account("a", "paid", CounterRule::Prepaid { default: None });
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let today = now.as_secs() / 86_400;
@@ -76,7 +76,7 @@ async fn a_change_repeated_after_a_lost_reply_counts_once() {
     let redis = Redis::start();
     let proxy = Proxy::start(redis.port).await;
     let store = redis_store(&redis_options(vec![proxy.url()], false, ""), TTL).await;
-    let s = Subject { records: store.clone(), counters: store, name: "n" };
+    let s = Subject::redis(&store, "n");
     let account = s.account("a", "paid", CounterRule::Prepaid { default: None });
     s.edit(&account, Action::Set(0), "0").await.unwrap();
     let edit = Edit { action: Action::Adjust(5), who: "ops".into(), note: String::new(), id: "once".into() };
