@@ -1153,11 +1153,14 @@ pub struct ListOverridesRequest {
     /// If set, returns only overrides of this limit.
     #[prost(string, tag = "1")]
     pub limit: ::prost::alloc::string::String,
+    /// If set, returns only overrides whose keys contain this text.
+    #[prost(string, tag = "2")]
+    pub search: ::prost::alloc::string::String,
     /// Maximum number of overrides on a page, up to 1000; 0 means 100.
-    #[prost(uint32, tag = "2")]
+    #[prost(uint32, tag = "3")]
     pub page_size: u32,
     /// `next_page_token` of the previous page; empty for the first page.
-    #[prost(string, tag = "3")]
+    #[prost(string, tag = "4")]
     pub page_token: ::prost::alloc::string::String,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -1278,9 +1281,10 @@ pub struct ListQuotasRequest {
     /// Name of the quota; may be empty if only one quota is configured.
     #[prost(string, tag = "1")]
     pub quota: ::prost::alloc::string::String,
-    /// If set, returns only consumers whose names begin with this text.
+    /// If set, returns only consumers whose names contain this text. The sidecar compares at most 20,000 names for one
+    /// page, so that a page may contain fewer records than its size and still have a next page.
     #[prost(string, tag = "2")]
-    pub prefix: ::prost::alloc::string::String,
+    pub search: ::prost::alloc::string::String,
     /// Maximum number of records on a page, up to 1000; 0 means 100.
     #[prost(uint32, tag = "3")]
     pub page_size: u32,
@@ -1637,11 +1641,14 @@ pub struct ListDrainsResponse {
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListChangesRequest {
-    /// Maximum number of changes to return, up to 1000; 0 means 100.
+    /// Maximum number of changes on a page, up to 1000; 0 means 100. All pages together contain only the last 1000 changes.
     #[prost(uint32, tag = "1")]
     pub page_size: u32,
+    /// `next_page_token` of the previous page; empty for the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
 }
 /// One change that an administrator made.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -1674,8 +1681,12 @@ pub struct AdminChange {
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListChangesResponse {
+    /// Newest first.
     #[prost(message, repeated, tag = "1")]
     pub changes: ::prost::alloc::vec::Vec<AdminChange>,
+    /// Token of the next page; empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 /// What a limit or quota counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -3890,11 +3901,14 @@ pub struct ListLeasesRequest {
     /// If set, returns only leases of this holder.
     #[prost(string, tag = "3")]
     pub holder: ::prost::alloc::string::String,
+    /// If set, returns only leases whose holder or endpoint contains this text.
+    #[prost(string, tag = "4")]
+    pub search: ::prost::alloc::string::String,
     /// Maximum number of leases on a page, up to 1000; 0 means 100.
-    #[prost(uint32, tag = "4")]
+    #[prost(uint32, tag = "5")]
     pub page_size: u32,
     /// `next_page_token` of the previous page; empty for the first page.
-    #[prost(string, tag = "5")]
+    #[prost(string, tag = "6")]
     pub page_token: ::prost::alloc::string::String,
 }
 /// One request in flight.
@@ -4203,10 +4217,13 @@ pub struct ListRefusalsRequest {
     /// If set, returns only refusals of this consumer.
     #[prost(string, tag = "1")]
     pub consumer: ::prost::alloc::string::String,
-    /// Maximum number of refusals to return, up to 1000; 0 means 100. The list contains only the last 1000 refusals of all
-    /// consumers.
+    /// Maximum number of refusals on a page, up to 1000; 0 means 100. All pages together contain only the last 1000
+    /// refusals of all consumers.
     #[prost(uint32, tag = "2")]
     pub page_size: u32,
+    /// `next_page_token` of the previous page; empty for the first page.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
 }
 /// One refused request.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -4267,8 +4284,12 @@ pub struct Refusal {
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRefusalsResponse {
+    /// Newest first.
     #[prost(message, repeated, tag = "1")]
     pub refusals: ::prost::alloc::vec::Vec<Refusal>,
+    /// Token of the next page; empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -4280,11 +4301,14 @@ pub struct GetRefusalRequest {
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRepairsRequest {
-    /// Maximum number of repairs to return, up to 1000; 0 means 100. The list contains only the last 200 repairs.
+    /// Maximum number of repairs on a page, up to 1000; 0 means 100. All pages together contain only the last 200 repairs.
     #[prost(uint32, tag = "1")]
     pub page_size: u32,
+    /// `next_page_token` of the previous page; empty for the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
 }
 /// One repair of a pool's table of requests in flight.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -4314,8 +4338,12 @@ pub struct Repair {
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListRepairsResponse {
+    /// Newest first.
     #[prost(message, repeated, tag = "1")]
     pub repairs: ::prost::alloc::vec::Vec<Repair>,
+    /// Token of the next page; empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 /// Sort order of pools.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -4,7 +4,7 @@
 use evenkeel_domain::{
     DomainError,
     activity::{AdmitResult, Counts, Refused, Repair, Resolution, admitted_and_refused},
-    page::{page_at, page_size_of},
+    page::{page_at, page_before, page_size_of},
 };
 use evenkeel_engine::activity::Steps;
 use evenkeel_proto::v1::{
@@ -123,9 +123,16 @@ impl Api {
     }
 
     pub async fn list_refusals(&self, request: ListRefusalsRequest) -> Result<ListRefusalsResponse> {
-        let most = page_size_of(request.page_size)?;
-        let refusals = self.reported(self.history.refusals(&request.consumer, most)).await?;
-        Ok(ListRefusalsResponse { refusals: refusals.into_iter().map(refusal).collect() })
+        let ListRefusalsRequest { consumer, page_size, page_token } = request;
+        let size = page_size_of(page_size)?;
+        let all = self.reported(self.history.refusals()).await?;
+        let wanted = all.iter().filter(|refused| consumer.is_empty() || refused.consumer == consumer);
+        let key = |refused: &&Refused| (refused.at_ms, refused.id);
+        let (page, next_page_token) = page_before(wanted.collect(), size, &page_token, key)?;
+        Ok(ListRefusalsResponse {
+            refusals: page.into_iter().cloned().map(refusal).collect(),
+            next_page_token,
+        })
     }
 
     pub async fn get_refusal(&self, request: GetRefusalRequest) -> Result<Refusal> {
@@ -135,9 +142,12 @@ impl Api {
     }
 
     pub async fn list_repairs(&self, request: ListRepairsRequest) -> Result<ListRepairsResponse> {
-        let most = page_size_of(request.page_size)?;
-        let repairs = self.reported(self.history.repairs(most)).await?;
-        Ok(ListRepairsResponse { repairs: repairs.into_iter().map(repair).collect() })
+        let ListRepairsRequest { page_size, page_token } = request;
+        let size = page_size_of(page_size)?;
+        let all = self.reported(self.history.repairs()).await?;
+        let key = |repair: &&Repair| (repair.at_ms, repair.id);
+        let (page, next_page_token) = page_before(all.iter().collect(), size, &page_token, key)?;
+        Ok(ListRepairsResponse { repairs: page.into_iter().cloned().map(repair).collect(), next_page_token })
     }
 }
 

@@ -34,11 +34,13 @@ impl Api {
     }
 
     pub async fn list_changes(&self, request: ListChangesRequest) -> Result<ListChangesResponse> {
-        let changes = self.change_log.list(request.page_size).await?.into_iter().map(|change| {
+        let ListChangesRequest { page_size, page_token } = request;
+        let (page, next_page_token) = self.change_log.list(page_size, &page_token).await?;
+        let changes = page.into_iter().map(|change| {
             let AdminChange { at_ms, who, what, target, before, after, note } = change;
             pb::AdminChange { at_ms, who, what, target, before, after, note }
         });
-        Ok(ListChangesResponse { changes: changes.collect() })
+        Ok(ListChangesResponse { changes: changes.collect(), next_page_token })
     }
 }
 

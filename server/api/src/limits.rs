@@ -55,8 +55,8 @@ impl Api {
     }
 
     pub async fn list_overrides(&self, request: ListOverridesRequest) -> Result<ListOverridesResponse> {
-        let ListOverridesRequest { limit, page_size, page_token } = request;
-        let (page, next_page_token) = self.overrides.list(&limit, page_size, &page_token).await?;
+        let ListOverridesRequest { limit, search, page_size, page_token } = request;
+        let (page, next_page_token) = self.overrides.list(&limit, &search, page_size, &page_token).await?;
         let overrides = page.into_iter().map(encode_override).collect();
         Ok(ListOverridesResponse { overrides, next_page_token })
     }

@@ -73,7 +73,7 @@ impl Api {
     }
 
     pub async fn list_leases(&self, request: ListLeasesRequest) -> Result<ListLeasesResponse> {
-        let ListLeasesRequest { route, cluster, holder, page_size, page_token } = request;
+        let ListLeasesRequest { route, cluster, holder, search, page_size, page_token } = request;
         let entry = &self.entry(&route, &cluster)?;
         let table = self.table(entry).await?;
         let only = if holder.is_empty() { None } else { Some(HolderId::new(&holder)?) };
@@ -94,8 +94,9 @@ impl Api {
             let seen = |lease: &Lease| {
                 after.as_ref().is_some_and(|(last, through)| *last == holder && lease.id <= *through)
             };
-            let unseen = of_holder.into_iter().filter(|lease| !seen(lease)).take(size + 1 - leases.len());
-            leases.extend(unseen.map(|lease| LeaseState {
+            let found = |lease: &Lease| holder.as_str().contains(&search) || lease.endpoint.contains(&search);
+            let unseen = of_holder.into_iter().filter(|lease| found(lease) && !seen(lease));
+            leases.extend(unseen.take(size + 1 - leases.len()).map(|lease| LeaseState {
                 holder: holder.to_string(),
                 lease: lease.id.get(),
                 endpoint: lease.endpoint.to_string(),

@@ -40,8 +40,8 @@ impl Api {
     }
 
     pub async fn list_quotas(&self, request: ListQuotasRequest) -> Result<ListQuotasResponse> {
-        let ListQuotasRequest { quota, prefix, page_size, page_token } = request;
-        let (page, next_page_token) = self.quotas.list(&quota, &prefix, page_size, &page_token).await?;
+        let ListQuotasRequest { quota, search, page_size, page_token } = request;
+        let (page, next_page_token) = self.quotas.list(&quota, &search, page_size, &page_token).await?;
         Ok(ListQuotasResponse { quotas: page.iter().map(encode).collect(), next_page_token })
     }
 

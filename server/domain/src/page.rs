@@ -23,14 +23,50 @@ pub fn page_size_of(size: u32) -> Result<usize, DomainError> {
 /// # Errors
 /// If the token is invalid.
 pub fn page_at<T>(mut list: Vec<T>, size: usize, token: &str) -> Result<(Vec<T>, String), DomainError> {
-    let from: usize = if token.is_empty() { Ok(0) } else { token.parse() }.map_err(|_| {
-        DomainError::invalid("page_token", "one from the previous page", &format!("{token:?}"))
-    })?;
+    let from = position(token)?;
     let next = from.saturating_add(size);
     let next_token = if next < list.len() { next.to_string() } else { String::new() };
     list.truncate(next);
     list.drain(..from.min(list.len()));
     Ok((list, next_token))
+}
+
+/// Returns the index in a token of [`page_at`].
+///
+/// # Errors
+/// If the token is invalid.
+pub fn position(token: &str) -> Result<usize, DomainError> {
+    if token.is_empty() { Ok(0) } else { token.parse().map_err(|_| wrong_token(token)) }
+}
+
+/// Returns one page of a list, newest first, and the token of the next page. The token is the time and id of the last
+/// entry, so that new entries do not shift later pages.
+///
+/// # Errors
+/// If the token is invalid.
+pub fn page_before<T>(
+    mut list: Vec<T>,
+    size: usize,
+    token: &str,
+    key: impl Fn(&T) -> (u64, u64),
+) -> Result<(Vec<T>, String), DomainError> {
+    if !token.is_empty() {
+        let parts = token.split_once(':');
+        let last = parts.and_then(|(at_ms, id)| Some((at_ms.parse().ok()?, id.parse().ok()?)));
+        let last = last.ok_or_else(|| wrong_token(token))?;
+        list.retain(|entry| key(entry) < last);
+    }
+    let next = cut(&mut list, size, |last| {
+        let (at_ms, id) = key(last);
+        format!("{at_ms}:{id}")
+    });
+    Ok((list, next))
+}
+
+/// Returns the error for a token that no page has returned.
+#[must_use]
+pub fn wrong_token(token: &str) -> DomainError {
+    DomainError::invalid("page_token", "one from the previous page", &format!("{token:?}"))
 }
 
 /// Truncates a list to one page and returns the token of the next page. The token is the last key of this page, so that
@@ -56,5 +92,17 @@ mod tests {
         assert_eq!(page_at(list(), 2, "9").ok(), Some((vec![], String::new())));
         assert_eq!(page_at(list(), 2, &usize::MAX.to_string()).ok(), Some((vec![], String::new())));
         assert!(page_at(list(), 2, "x").is_err());
+    }
+
+    /// Guards against entries that a client sees twice or never because new entries arrive between two pages.
+    #[test]
+    fn new_entries_do_not_shift_older_pages() {
+        let mut list = vec![(9, 2), (9, 1), (7, 8), (5, 3)];
+        let page =
+            |list: &[(u64, u64)], token: &str| page_before(list.to_vec(), 2, token, |entry| *entry).ok();
+        assert_eq!(page(&list, ""), Some((vec![(9, 2), (9, 1)], "9:1".to_owned())));
+        list.insert(0, (10, 1));
+        assert_eq!(page(&list, "9:1"), Some((vec![(7, 8), (5, 3)], String::new())));
+        assert_eq!((page(&list, "9"), page(&list, "9:x")), (None, None));
     }
 }

@@ -3,8 +3,11 @@
 
 use std::{future::Future, sync::Arc};
 
-use evenkeel_domain::{DomainError, page::page_size_of};
-use evenkeel_store::changes::{AdminChange, ChangeStore};
+use evenkeel_domain::{
+    DomainError,
+    page::{page_at, page_size_of, position},
+};
+use evenkeel_store::changes::{AdminChange, CHANGES_MAX, ChangeStore};
 use evenkeel_telemetry::Metrics;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -54,13 +57,20 @@ impl ChangeLog {
         }
     }
 
-    /// Returns the last `page_size` changes, newest first. 0 means 100.
+    /// Returns one page of the stored changes, newest first, and the token of the next page.
     ///
     /// # Errors
-    /// If `page_size` is above 1000 or the store is unavailable.
-    pub async fn list(&self, page_size: u32) -> Result<Vec<AdminChange>, DomainError> {
-        let most = page_size_of(page_size)?;
-        self.store.changes(most).await.map_err(DomainError::store("reading changes"))
+    /// If the size or the token is invalid or the store is unavailable.
+    pub async fn list(
+        &self,
+        page_size: u32,
+        page_token: &str,
+    ) -> Result<(Vec<AdminChange>, String), DomainError> {
+        let size = page_size_of(page_size)?;
+        // One more than the page shows whether there is a next page.
+        let most = position(page_token)?.saturating_add(size + 1).min(CHANGES_MAX);
+        let changes = self.store.changes(most).await.map_err(DomainError::store("reading changes"))?;
+        page_at(changes, size, page_token)
     }
 }
 
@@ -109,9 +119,9 @@ pub(crate) mod tests {
         let log = change_log();
         let note = format!("{}ü", "n".repeat(TEXT_BYTES_MAX - 1));
         log.record(AdminChange { target: "a\nb\u{7f}".into(), note, ..AdminChange::default() }).await;
-        let kept = &log.list(0).await.unwrap()[0];
+        let kept = &log.list(0, "").await.unwrap().0[0];
         assert_eq!((&*kept.target, kept.note.len()), ("a b ", TEXT_BYTES_MAX - 1));
-        assert!(log.list(1001).await.is_err());
+        assert!(log.list(1001, "").await.is_err());
     }
 
     #[tokio::test]
@@ -129,7 +139,7 @@ pub(crate) mod tests {
         go.send(()).unwrap();
         log.tasks.close();
         log.tasks.wait().await;
-        assert_eq!(log.list(0).await.unwrap()[0].what, "quota.set");
+        assert_eq!(log.list(0, "").await.unwrap().0[0].what, "quota.set");
     }
 
     #[tokio::test]
@@ -138,6 +148,6 @@ pub(crate) mod tests {
         let log = ChangeLog::new(Arc::new(UnavailableStore), TaskTracker::new(), Arc::clone(&metrics));
         log.record(AdminChange::default()).await;
         assert_eq!(metrics.change_log_failures.get(), 1);
-        assert!(log.list(0).await.is_err());
+        assert!(log.list(0, "").await.is_err());
     }
 }

@@ -215,7 +215,7 @@ mod tests {
         let versioned = versioned(&numbers);
         versioned.change(write(Arc::clone(&numbers.version))).await.unwrap();
         assert_eq!(*numbers.applied.lock(), [Number(1)]);
-        assert_eq!(versioned.change_log.list(0).await.unwrap().len(), 1);
+        assert_eq!(versioned.change_log.list(0, "").await.unwrap().0.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]

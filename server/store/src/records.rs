@@ -137,11 +137,19 @@ pub struct Change {
     pub note: String,
 }
 
+/// The result of [`RecordStore::quotas`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    pub records: Vec<(Arc<str>, Record)>,
+    /// The last consumer that the store has compared, if it stopped before it found the wanted number of records.
+    pub stopped_at: Option<String>,
+}
+
 /// Selects the records of a quota to list.
 #[derive(Clone, Copy, Debug)]
 pub struct Range<'a> {
-    /// Only consumers whose names start with this prefix.
-    pub prefix: &'a str,
+    /// Only consumers whose names contain this text.
+    pub search: &'a str,
     /// Only consumers after this one in name order. Empty: all consumers.
     pub after: &'a str,
     pub most: usize,
@@ -166,5 +174,5 @@ pub trait RecordStore: Send + Sync + 'static {
         quota: &Arc<str>,
         rule: &CounterRule,
         range: Range<'_>,
-    ) -> Result<Vec<(Arc<str>, Record)>, StoreError>;
+    ) -> Result<Found, StoreError>;
 }

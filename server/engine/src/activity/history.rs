@@ -185,16 +185,14 @@ impl History {
         self.burn_rates.get_or_read(FRESH, read).await
     }
 
-    /// Returns the last recorded refusals, newest first: those of one consumer, or all if `consumer` is empty.
+    /// Returns the last recorded refusals, newest first.
     ///
     /// # Errors
     /// If the store fails.
-    pub async fn refusals(&self, consumer: &str, most: usize) -> Result<Vec<Refused>, StoreError> {
+    pub async fn refusals(&self) -> Result<Arc<Vec<Refused>>, StoreError> {
         let read =
             async { Ok(newest_first(self.store.refusals().await?, |refused| (refused.at_ms, refused.id))) };
-        let refusals = self.refusals.get_or_read(FRESH, read).await?;
-        let wanted = refusals.iter().filter(|refused| consumer.is_empty() || refused.consumer == consumer);
-        Ok(wanted.take(most).cloned().collect())
+        self.refusals.get_or_read(FRESH, read).await
     }
 
     /// Returns the refusal with this request id.
@@ -209,11 +207,10 @@ impl History {
     ///
     /// # Errors
     /// If the store fails.
-    pub async fn repairs(&self, most: usize) -> Result<Vec<Repair>, StoreError> {
+    pub async fn repairs(&self) -> Result<Arc<Vec<Repair>>, StoreError> {
         let read =
             async { Ok(newest_first(self.store.repairs().await?, |repair| (repair.at_ms, repair.id))) };
-        let repairs = self.repairs.get_or_read(FRESH, read).await?;
-        Ok(repairs.iter().take(most).cloned().collect())
+        self.repairs.get_or_read(FRESH, read).await
     }
 }
 

@@ -7,7 +7,7 @@ use evenkeel_domain::{
     DomainError,
     clock::unix_ms,
     limit::{AMOUNT_MAX, Limit, LimitRules},
-    page::{cut, page_size_of},
+    page::{cut, page_size_of, wrong_token},
 };
 use evenkeel_store::{
     changes::AdminChange,
@@ -178,24 +178,22 @@ impl Overrides {
         self.versioned.change(delete).await
     }
 
-    /// Returns one page of the overrides that have not expired, sorted by limit and then by key, and the token of the
-    /// next page.
+    /// Returns one page of the overrides that have not expired and whose keys contain `search`, sorted by limit and then
+    /// by key, and the token of the next page.
     ///
     /// # Errors
     /// If the size or the token is invalid or the store is unavailable.
     pub async fn list(
         &self,
         limit: &str,
+        search: &str,
         page_size: u32,
         page_token: &str,
     ) -> Result<(Vec<Override>, String), DomainError> {
         let size = page_size_of(page_size)?;
         let after = match page_token.split_once('|') {
             None if page_token.is_empty() => None,
-            None => {
-                let got = format!("{page_token:?}");
-                return Err(DomainError::invalid("page_token", "one from the previous page", &got));
-            }
+            None => return Err(wrong_token(page_token)),
             after => after,
         };
         let read = self.versioned.read().await;
@@ -204,6 +202,7 @@ impl Overrides {
         let now = unix_ms();
         page.retain(|o| {
             (limit.is_empty() || o.limit == limit)
+                && o.key.contains(search)
                 && o.expires_at_ms.is_none_or(|at| now < at)
                 && after.is_none_or(|after| (o.limit.as_str(), o.key.as_str()) > after)
         });
@@ -306,14 +305,18 @@ pub(super) mod tests {
         while now.get("rpm", "consumer=bob").is_some() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(overrides.list("", 0, "").await.unwrap().0.len(), 1, "an expired override is not listed");
+        assert_eq!(
+            overrides.list("", "", 0, "").await.unwrap().0.len(),
+            1,
+            "an expired override is not listed"
+        );
         overrides.delete("rpm", "consumer=alice", "ops").await.unwrap();
         assert!(matches!(
             overrides.delete("rpm", "consumer=alice", "ops").await,
             Err(DomainError::NotFound { .. })
         ));
         assert_eq!(current.load().get("rpm", "consumer=alice"), None);
-        let log = overrides.versioned.change_log.list(0).await.unwrap();
+        let log = overrides.versioned.change_log.list(0, "").await.unwrap().0;
         let changes: Vec<_> = log
             .iter()
             .map(|c| [&c.who, &c.what, &c.target, &c.before].map(String::as_str))
@@ -342,8 +345,8 @@ pub(super) mod tests {
         assert!(overrides.set(past).await.unwrap_err().to_string().starts_with("expires_at_ms"));
         let much = Override { amount: Some(AMOUNT_MAX + 1), ..of("rpm", "consumer=a") };
         assert!(overrides.set(much).await.unwrap_err().to_string().starts_with("amount"));
-        assert!(overrides.list("", 1001, "").await.is_err());
-        assert!(overrides.list("", 0, "x").await.is_err());
+        assert!(overrides.list("", "", 1001, "").await.is_err());
+        assert!(overrides.list("", "", 0, "x").await.is_err());
     }
 
     #[tokio::test]
@@ -355,7 +358,7 @@ pub(super) mod tests {
         overrides.set(of("all", "limit=all")).await.unwrap();
         let (mut token, mut seen) = (String::new(), Vec::new());
         loop {
-            let (page, next) = overrides.list("", 3, &token).await.unwrap();
+            let (page, next) = overrides.list("", "", 3, &token).await.unwrap();
             seen.extend(page.into_iter().map(|o| o.key));
             if next.is_empty() {
                 break;
@@ -364,6 +367,8 @@ pub(super) mod tests {
         }
         assert_eq!(seen.len(), 8);
         assert_eq!(seen[..2], ["limit=all", "consumer=0"]);
-        assert_eq!(overrides.list("all", 0, "").await.unwrap().0.len(), 1);
+        assert_eq!(overrides.list("all", "", 0, "").await.unwrap().0.len(), 1);
+        assert_eq!(overrides.list("rpm", "mer=5", 0, "").await.unwrap().0[0].key, "consumer=5");
+        assert!(overrides.list("all", "mer=5", 0, "").await.unwrap().0.is_empty());
     }
 }

@@ -7,11 +7,11 @@ use evenkeel_domain::{
     DomainError, check_name, check_text,
     clock::unix_ms,
     limit::{AMOUNT_MAX, CounterRule, Counts, LimitRules, QuotaKind, QuotaRule},
-    page::{cut, page_size_of},
+    page::{cut, page_size_of, wrong_token},
 };
 use evenkeel_store::{
     changes::AdminChange,
-    records::{Account, Action, Change, Edit, Edited, Range, Record, RecordStore},
+    records::{Account, Action, Change, Edit, Edited, Found, Range, Record, RecordStore},
 };
 
 use crate::change_log::ChangeLog;
@@ -120,32 +120,29 @@ impl Quotas {
         self.change_log.run_to_end(done).await
     }
 
-    /// Returns one page of the consumers that have a record, sorted by name, and the token of the next page.
+    /// Returns one page of the consumers that have a record and whose names contain `search`, sorted by name, and the
+    /// token of the next page.
     ///
     /// # Errors
     /// Also if the page size or token is invalid.
     pub async fn list(
         &self,
         quota: &str,
-        prefix: &str,
+        search: &str,
         page_size: u32,
         page_token: &str,
     ) -> Result<(Vec<QuotaView>, String), DomainError> {
         let size = page_size_of(page_size)?;
-        check_name("prefix", prefix)?;
-        let wrong = check_name("page_token", page_token).is_err();
-        if wrong || !page_token.is_empty() && !page_token.starts_with(prefix) {
-            let got = format!("{page_token:?}");
-            return Err(DomainError::invalid("page_token", "one from the previous page", &got));
-        }
+        check_name("search", search)?;
+        check_name("page_token", page_token).map_err(|_| wrong_token(page_token))?;
         let quota = self.quota(quota)?;
-        let range = Range { prefix, after: page_token, most: size + 1 };
+        let range = Range { search, after: page_token, most: size + 1 };
         let found = self.store.quotas(&quota.name, &rule_of(&quota), range).await;
-        let found = found.map_err(DomainError::store("listing a quota"))?;
+        let Found { records, stopped_at } = found.map_err(DomainError::store("listing a quota"))?;
         let mut page: Vec<_> =
-            found.into_iter().map(|(consumer, record)| view(&quota, consumer, record)).collect();
+            records.into_iter().map(|(consumer, record)| view(&quota, consumer, record)).collect();
         let next = cut(&mut page, size, |last| last.consumer.to_string());
-        Ok((page, next))
+        Ok((page, if next.is_empty() { stopped_at.unwrap_or_default() } else { next }))
     }
 
     /// Returns the changes of one record, newest first.
@@ -285,7 +282,7 @@ pub(super) mod tests {
             let error = quotas.edit("", consumer, edit).await.unwrap_err().to_string();
             assert!(error.starts_with(begins), "{error}");
         }
-        assert!(quotas.list("", "b", 0, "a").await.is_err(), "a token of another list");
+        assert!(quotas.list("", "", 0, "a\n").await.is_err());
         assert!(quotas.list("", "", 1001, "").await.is_err());
     }
 
@@ -298,7 +295,7 @@ pub(super) mod tests {
         }
         quotas.edit("", "alice", edit(Action::Delete)).await.unwrap();
         quotas.edit("", "alice", edit(Action::Delete)).await.unwrap_err();
-        let log = quotas.change_log.list(0).await.unwrap();
+        let log = quotas.change_log.list(0, "").await.unwrap().0;
         let changes: Vec<_> = log
             .iter()
             .map(|c| [&c.who, &c.what, &c.target, &c.before, &c.after, &c.note].map(String::as_str))

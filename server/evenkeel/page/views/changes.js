@@ -2,7 +2,8 @@
 
 import { poll, read } from '../lib/api.js';
 import { h } from '../lib/dom.js';
-import { dataTable, text } from '../lib/table.js';
+import { current } from '../lib/router.js';
+import { PAGE_SIZE, dataTable, pager, text } from '../lib/table.js';
 import { empty, section, timeOf, viewHeading } from '../lib/ui.js';
 
 const WHAT = {
@@ -10,11 +11,8 @@ const WHAT = {
   'override.delete': 'removed an override', 'endpoint.drain': 'drained an endpoint', 'endpoint.undrain': 'undrained an endpoint',
 };
 
-/** Maximum number of changes in the list. */
-const LISTED = 200;
-
 export function create() {
-  const part = section('Change log', { wide: true, note: `The newest ${LISTED}; the sidecars\u2019 logs have them all.` });
+  const part = section('Change log', { wide: true, note: 'The newest 1000; the sidecars\u2019 logs have them all.' });
   const table = dataTable({
     caption: 'Changes, newest first', key: (c) => c.key, emptyState: empty('No changes yet.', 'evenkeel quota set alice 100000 --note "trial"'),
     columns: [
@@ -31,7 +29,8 @@ export function create() {
       { title: 'Why', make: text((c) => c.note || '–') },
     ],
   });
-  part.body.append(table.element);
+  const pages = pager('changes');
+  part.body.append(table.element, pages.element);
   const take = (data) => {
     part.fail(null);
     // Two identical changes can happen in one millisecond, so number them.
@@ -41,8 +40,9 @@ export function create() {
       seen.set(same, (seen.get(same) ?? 0) + 1);
       return { ...c, key: `${same}/${seen.get(same)}` };
     }));
+    pages.set(data.changes.length, undefined, data.next_page_token);
   };
-  const polled = poll((signal) => read('changes', { page_size: LISTED }, signal), take, part.fail, () => 3000);
+  const polled = poll((signal) => read('changes', { page_size: PAGE_SIZE, page_token: current().params.page }, signal), take, part.fail, () => 3000);
   return {
     title: 'Changes', watch: () => ({}), refresh: polled.refresh, update: polled.refresh, destroy: polled.stop,
     element: h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Changes'), h('p', { class: 'lead', text: 'What administrators changed: the state before and after.' })), part.element),

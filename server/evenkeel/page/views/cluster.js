@@ -4,8 +4,8 @@ import { actionButton, undrainEndpoint } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
 import { h } from '../lib/dom.js';
 import * as f from '../lib/format.js';
-import { link } from '../lib/router.js';
-import { dataTable, linked, text } from '../lib/table.js';
+import { current, link } from '../lib/router.js';
+import { PAGE_SIZE, dataTable, linked, pager, text } from '../lib/table.js';
 import { badge, empty, section, timeOf, viewHeading } from '../lib/ui.js';
 
 const STORES = { memory: 'embedded', redis: 'Redis', redis_cluster: 'Redis Cluster' };
@@ -31,14 +31,16 @@ export function create() {
 }
 
 /** Returns a section with a table that is read again every two seconds. */
-function part({ title, note, path, parameters, table, rows }) {
+function part({ title, note, path, pages, table, rows }) {
   const shown = section(title, { wide: true, note });
-  shown.body.append(table.element);
+  shown.body.append(table.element, ...(pages ? [pages.element] : []));
   const take = (data) => {
     shown.fail(null);
     table.set(rows(data));
+    pages?.set(rows(data).length, undefined, data.next_page_token);
   };
-  const polled = poll((signal) => read(path, parameters, signal), take, shown.fail, () => 2000);
+  const parameters = () => (pages ? { page_size: PAGE_SIZE, page_token: current().params.page } : {});
+  const polled = poll((signal) => read(path, parameters(), signal), take, shown.fail, () => 2000);
   return { element: shown.element, refresh: polled.refresh, stop: polled.stop };
 }
 
@@ -117,5 +119,5 @@ function repairs() {
       { title: 'By sidecar', make: text((r) => r.sidecar) },
     ],
   });
-  return part({ title: 'Last repairs', path: 'repairs', parameters: { page_size: 50 }, table, rows: (data) => data.repairs, note: 'Where a table of requests in flight differed from what gateways hold.' });
+  return part({ title: 'Last repairs', path: 'repairs', pages: pager('repairs'), table, rows: (data) => data.repairs, note: 'Where a table of requests in flight differed from what gateways hold.' });
 }

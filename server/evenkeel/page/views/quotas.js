@@ -92,7 +92,7 @@ export function create() {
   const loadRecords = async (signal) => {
     const quota = params.quota || names[0] || '';
     if (!quota) return { quota, quotas: [], next_page_token: '' };
-    return { quota, ...(await read('quotas', { quota, prefix: params.search, page_size: PAGE_SIZE, page_token: params.rpage }, signal)) };
+    return { quota, ...(await read('quotas', { quota, search: params.search, page_size: PAGE_SIZE, page_token: params.rpage }, signal)) };
   };
   const polls = [
     poll((signal) => read('quotas/burn-rates', { quota: params.quota, search: params.search, page_size: PAGE_SIZE, page_token: params.page }, signal), take, part.fail, () => 2000),
@@ -124,7 +124,7 @@ function recordsPart(done) {
   const part = section('On record', { wide: true });
   const table = dataTable({
     caption: 'Quotas on record', key: (q) => `${q.quota}\n${q.consumer}`,
-    emptyState: empty('No consumer whose name begins so has a record; the configured default applies.', 'evenkeel quota set alice 100000 --note "trial"'),
+    emptyState: empty('No consumer whose name contains this text has a record; the configured default applies.', 'evenkeel quota set alice 100000 --note "trial"'),
     columns: [
       { title: 'Consumer', head: true, make: text((q) => q.consumer) },
       { title: 'Quota', make: text((q) => q.quota) },

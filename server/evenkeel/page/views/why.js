@@ -5,7 +5,7 @@ import { poll, read, segment } from '../lib/api.js';
 import { h, setText, show } from '../lib/dom.js';
 import * as f from '../lib/format.js';
 import { current, go, link, patch } from '../lib/router.js';
-import { dataTable, linked, text } from '../lib/table.js';
+import { PAGE_SIZE, dataTable, linked, pager, text } from '../lib/table.js';
 import { empty, loadBar, reasonWords, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
 
 /** Returns the table of refusals, newest first. `short` selects the columns for the overview. */
@@ -33,9 +33,6 @@ export function refusalsTable({ short = false } = {}) {
   });
 }
 
-/** Maximum number of refusals in the list. */
-const LISTED = 100;
-
 /**
  * Maximum number of attempts to read a refusal, and the wait between them. Sidecars record a refusal within about a
  * second.
@@ -57,16 +54,18 @@ export function create() {
   });
   const answer = h('div', { role: 'status' });
   const search = searchField('Only this consumer', (value) => patch({ consumer: value }, { replace: true }));
-  const part = section('Last refusals', { actions: search.element, wide: true, note: `The newest ${LISTED}. A refusal with an id is explained for an hour.` });
+  const part = section('Last refusals', { actions: search.element, wide: true, note: 'The newest 1000. A refusal with an id is explained for an hour.' });
   const table = refusalsTable();
-  part.body.append(table.element);
+  const pages = pager('refusals');
+  part.body.append(table.element, pages.element);
   const element = h('div', { class: 'view' }, h('header', { class: 'panel hero slim' }, h('div', { class: 'hero-words' }, viewHeading('Why was it refused?'),
     h('p', { class: 'lead', text: 'A refused request has its id in the gateway\u2019s access log, and in the header x-request-id if the gateway sends it.' }), form, answer)), part.element);
   const take = (data) => {
     part.fail(null);
     table.set(data.refusals);
+    pages.set(data.refusals.length, undefined, data.next_page_token);
   };
-  const polled = poll((signal) => read('refusals', { consumer: params.consumer, page_size: LISTED }, signal), take, part.fail, () => 3000);
+  const polled = poll((signal) => read('refusals', { consumer: params.consumer, page_size: PAGE_SIZE, page_token: params.page }, signal), take, part.fail, () => 3000);
   let asked = '';
   let missing = false;
   let again = 0;

@@ -137,23 +137,6 @@ pub(super) fn if_known<T>(answer: Result<T, Status>) -> Result<Option<T>, Status
     }
 }
 
-/// Reads every page of a list. Returns the first response with the items of all pages.
-macro_rules! all_pages {
-    ($client:expr, $call:ident, $request:expr, $list:ident, $what:expr) => {{
-        let (mut client, mut request) = ($client, $request);
-        let failed = || crate::cli::exit::failed($what);
-        let mut whole = client.$call(request.clone()).await.map_err(failed())?.into_inner();
-        while !whole.next_page_token.is_empty() {
-            request.page_token = std::mem::take(&mut whole.next_page_token);
-            let page = client.$call(request.clone()).await.map_err(failed())?.into_inner();
-            whole.$list.extend(page.$list);
-            whole.next_page_token = page.next_page_token;
-        }
-        whole
-    }};
-}
-pub(super) use all_pages;
-
 impl Ask {
     /// Connects to `Admin`.
     pub(super) async fn admin(&self) -> anyhow::Result<AdminClient<Channel>> {

@@ -6,6 +6,7 @@ use evenkeel_proto::v1::{self as pb, Reason};
 use super::{
     connect::Ask,
     exit::failed,
+    list::{Rows, pages, print},
     output::{Column, Item, Output, count_or_dash, csv_only, number, or_dash, put, text, time, word},
     pools::pool_text,
 };
@@ -14,15 +15,13 @@ use super::{
 #[derive(Args)]
 pub(crate) struct Refusals {
     /// Show only the refusal of this request (x-request-id), with all details
-    #[arg(value_name = "REQUEST-ID")]
+    #[arg(value_name = "REQUEST-ID", conflicts_with = "rows")]
     request_id: Option<String>,
     /// Show only refusals of this consumer
     #[arg(long, default_value = "", hide_default_value = true, conflicts_with = "request_id")]
     consumer: String,
-    /// Maximum number of refusals to show; 0 means 100
-    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N", conflicts_with = "request_id",
-          value_parser = clap::value_parser!(u32).range(..=1000))]
-    last: u32,
+    #[command(flatten)]
+    rows: Rows,
     #[command(flatten)]
     ask: Ask,
 }
@@ -30,10 +29,8 @@ pub(crate) struct Refusals {
 /// Show repairs.
 #[derive(Args)]
 pub(crate) struct Repairs {
-    /// Maximum number of repairs to show; 0 means 100
-    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(..=200))]
-    last: u32,
+    #[command(flatten)]
+    rows: Rows,
     #[command(flatten)]
     ask: Ask,
 }
@@ -41,10 +38,8 @@ pub(crate) struct Repairs {
 /// Show what administrators changed.
 #[derive(Args)]
 pub(crate) struct Changes {
-    /// Maximum number of changes to show; 0 means 100
-    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N",
-          value_parser = clap::value_parser!(u32).range(..=1000))]
-    last: u32,
+    #[command(flatten)]
+    rows: Rows,
     #[command(flatten)]
     ask: Ask,
 }
@@ -54,10 +49,11 @@ impl Refusals {
         if let Some(request_id) = self.request_id {
             return refusal(&self.ask, request_id).await;
         }
-        let request = pb::ListRefusalsRequest { consumer: self.consumer, page_size: self.last };
-        let answer = self.ask.inspect().await?.list_refusals(request).await;
-        let answer = answer.map_err(failed("list the refusals"))?.into_inner();
-        self.ask.output.list(&answer.refusals, &answer)
+        let Self { consumer, rows, ask, .. } = self;
+        let request = pb::ListRefusalsRequest { consumer, ..pb::ListRefusalsRequest::default() };
+        let (client, limit) = (ask.inspect().await?, rows.limit(ask.output));
+        let answer = pages!(client, list_refusals, request, refusals, limit, "list the refusals");
+        print(ask.output, &answer.refusals, &answer.next_page_token, &answer)
     }
 }
 
@@ -127,10 +123,11 @@ impl Item for pb::Refusal {
 
 impl Repairs {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let request = pb::ListRepairsRequest { page_size: self.last };
-        let answer = self.ask.inspect().await?.list_repairs(request).await;
-        let answer = answer.map_err(failed("list the repairs"))?.into_inner();
-        self.ask.output.list(&answer.repairs, &answer)
+        let Self { rows, ask } = self;
+        let (client, request, limit) =
+            (ask.inspect().await?, pb::ListRepairsRequest::default(), rows.limit(ask.output));
+        let answer = pages!(client, list_repairs, request, repairs, limit, "list the repairs");
+        print(ask.output, &answer.repairs, &answer.next_page_token, &answer)
     }
 }
 
@@ -149,10 +146,11 @@ impl Item for pb::Repair {
 
 impl Changes {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let request = pb::ListChangesRequest { page_size: self.last };
-        let answer = self.ask.admin().await?.list_changes(request).await;
-        let answer = answer.map_err(failed("list the changes"))?.into_inner();
-        self.ask.output.list(&answer.changes, &answer)
+        let Self { rows, ask } = self;
+        let (client, request, limit) =
+            (ask.admin().await?, pb::ListChangesRequest::default(), rows.limit(ask.output));
+        let answer = pages!(client, list_changes, request, changes, limit, "list the changes");
+        print(ask.output, &answer.changes, &answer.next_page_token, &answer)
     }
 }
 

@@ -7,8 +7,9 @@ use evenkeel_proto::v1::{self as pb, Algorithm};
 
 use super::{
     amount::{OF_COST, amount, unit},
-    connect::{As, Ask, all_pages},
+    connect::{As, Ask},
     exit::failed,
+    list::{Search, pages, print},
     output::{Column, Item, count_or_dash, csv_only, number, or_dash, text, time, word, yes},
 };
 
@@ -29,9 +30,9 @@ enum Command {
     /// Remove an override, so that the configured amount applies again
     Reset(Reset),
     /// Show overrides
-    Overrides(Overrides),
+    Overrides(OfLimit),
     /// Show the keys that have used the largest fraction of their limit, among keys that counted requests recently
-    Fullest(Fullest),
+    Fullest(OfLimit),
 }
 
 #[derive(Args)]
@@ -77,26 +78,12 @@ struct Reset {
 
 #[derive(Args)]
 #[command(after_help = OF_COST)]
-struct Overrides {
-    /// Show only overrides of this limit
-    #[arg(long, default_value = "", hide_default_value = true)]
+struct OfLimit {
+    /// Show only rows of this limit
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "LIMIT")]
     limit: String,
     #[command(flatten)]
-    ask: Ask,
-}
-
-#[derive(Args)]
-#[command(after_help = OF_COST)]
-struct Fullest {
-    /// Show only keys of this limit
-    #[arg(long, default_value = "", hide_default_value = true)]
-    limit: String,
-    /// Show only keys that contain this text
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
-    search: String,
-    /// Maximum number of keys to show
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    top: u32,
+    list: Search,
     #[command(flatten)]
     ask: Ask,
 }
@@ -107,8 +94,8 @@ impl Limits {
             Command::List(list) => list.run().await,
             Command::Override(set) => set.run().await,
             Command::Reset(reset) => reset.run().await,
-            Command::Overrides(overrides) => overrides.run().await,
-            Command::Fullest(fullest) => fullest.run().await,
+            Command::Overrides(which) => which.overrides().await,
+            Command::Fullest(which) => which.fullest().await,
         }
     }
 }
@@ -147,22 +134,21 @@ impl Reset {
     }
 }
 
-impl Overrides {
-    async fn run(self) -> anyhow::Result<()> {
-        let Self { limit, ask } = self;
-        let request = pb::ListOverridesRequest { limit, page_size: 1000, page_token: String::new() };
-        let answer = all_pages!(ask.admin().await?, list_overrides, request, overrides, "list the overrides");
-        ask.output.list(&answer.overrides, &answer)
+impl OfLimit {
+    async fn overrides(self) -> anyhow::Result<()> {
+        let Self { limit, list: Search { search, rows }, ask } = self;
+        let request = pb::ListOverridesRequest { limit, search, ..pb::ListOverridesRequest::default() };
+        let (client, most) = (ask.admin().await?, rows.limit(ask.output));
+        let answer = pages!(client, list_overrides, request, overrides, most, "list the overrides");
+        print(ask.output, &answer.overrides, &answer.next_page_token, &answer)
     }
-}
 
-impl Fullest {
-    async fn run(self) -> anyhow::Result<()> {
-        let Self { limit, search, top, ask } = self;
-        let request = pb::ListFullestKeysRequest { limit, search, page_size: top, page_token: String::new() };
-        let answer = ask.inspect().await?.list_fullest_keys(request).await;
-        let answer = answer.map_err(failed("list the fullest keys"))?.into_inner();
-        ask.output.list(&answer.keys, &answer)
+    async fn fullest(self) -> anyhow::Result<()> {
+        let Self { limit, list: Search { search, rows }, ask } = self;
+        let request = pb::ListFullestKeysRequest { limit, search, ..pb::ListFullestKeysRequest::default() };
+        let (client, most) = (ask.inspect().await?, rows.limit(ask.output));
+        let answer = pages!(client, list_fullest_keys, request, keys, most, "list the fullest keys");
+        print(ask.output, &answer.keys, &answer.next_page_token, &answer)
     }
 }
 

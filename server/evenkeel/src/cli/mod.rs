@@ -13,6 +13,7 @@ mod exit;
 mod explain;
 mod history;
 mod limits;
+mod list;
 mod manual;
 mod output;
 mod pools;

@@ -6,8 +6,9 @@ use serde::Serialize;
 use tonic::transport::Channel;
 
 use super::{
-    connect::{Ask, OnlyPool, PoolArgs, all_pages},
+    connect::{Ask, OnlyPool, PoolArgs},
     exit::failed,
+    list::{Search, pages, print},
     output::{Column, Item, csv_only, number, or_dash, text},
 };
 
@@ -29,6 +30,8 @@ pub(crate) struct Holders {
     #[command(flatten)]
     pool: PoolArgs,
     #[command(flatten)]
+    list: Search,
+    #[command(flatten)]
     ask: Ask,
 }
 
@@ -40,6 +43,8 @@ pub(crate) struct Leases {
     /// Show only leases of this holder
     #[arg(long, default_value = "", hide_default_value = true)]
     holder: String,
+    #[command(flatten)]
+    list: Search,
     #[command(flatten)]
     ask: Ask,
 }
@@ -58,7 +63,7 @@ pub(super) async fn list(
 ) -> anyhow::Result<pb::ListPoolsResponse> {
     if only.encode().is_none() {
         let request = pb::ListPoolsRequest::default();
-        return Ok(all_pages!(client, list_pools, request, pools, "list the pools"));
+        return Ok(pages!(client, list_pools, request, pools, 0, "list the pools"));
     }
     let (route, cluster) = only.names();
     let answer = client.get_pool(pb::GetPoolRequest { route, cluster }).await;
@@ -139,11 +144,11 @@ pub(super) fn pool_text(pool: Option<&pb::Pool>, none: &str) -> String {
 impl Holders {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let pb::Pool { route, cluster } = self.pool.encode();
-        let page_size = 1000;
-        let request =
-            pb::ListHoldersRequest { route, cluster, page_size, ..pb::ListHoldersRequest::default() };
-        let answer = all_pages!(self.ask.inspect().await?, list_holders, request, holders, SHOW_POOL);
-        self.ask.output.list(&answer.holders, &answer)
+        let Self { list: Search { search, rows }, ask, .. } = self;
+        let request = pb::ListHoldersRequest { route, cluster, search, ..pb::ListHoldersRequest::default() };
+        let (client, limit) = (ask.inspect().await?, rows.limit(ask.output));
+        let answer = pages!(client, list_holders, request, holders, limit, SHOW_POOL);
+        print(ask.output, &answer.holders, &answer.next_page_token, &answer)
     }
 }
 
@@ -162,10 +167,12 @@ impl Item for pb::HolderState {
 impl Leases {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
         let pb::Pool { route, cluster } = self.pool.encode();
-        let (holder, page_token) = (self.holder, String::new());
-        let request = pb::ListLeasesRequest { route, cluster, holder, page_size: 1000, page_token };
-        let answer = all_pages!(self.ask.inspect().await?, list_leases, request, leases, SHOW_POOL);
-        self.ask.output.list(&answer.leases, &answer)
+        let Self { holder, list: Search { search, rows }, ask, .. } = self;
+        let request =
+            pb::ListLeasesRequest { route, cluster, holder, search, ..pb::ListLeasesRequest::default() };
+        let (client, limit) = (ask.inspect().await?, rows.limit(ask.output));
+        let answer = pages!(client, list_leases, request, leases, limit, SHOW_POOL);
+        print(ask.output, &answer.leases, &answer.next_page_token, &answer)
     }
 }
 

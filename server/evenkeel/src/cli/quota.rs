@@ -5,8 +5,9 @@ use evenkeel_proto::v1 as pb;
 
 use super::{
     amount::{OF_COST, amount, unit},
-    connect::{As, Ask, all_pages},
+    connect::{As, Ask},
     exit::failed,
+    list::{Search, pages, print},
     output::{Column, Item, duration, number, text, time, yes},
 };
 
@@ -106,9 +107,8 @@ struct Delete {
 #[derive(Args)]
 #[command(after_help = OF_COST)]
 struct List {
-    /// Show only consumers whose name starts with this text
-    #[arg(long, default_value = "", hide_default_value = true)]
-    prefix: String,
+    #[command(flatten)]
+    list: Search,
     #[command(flatten)]
     of: Of,
 }
@@ -119,12 +119,8 @@ struct BurnRates {
     /// Show only consumers of this quota
     #[arg(long, default_value = "", hide_default_value = true)]
     quota: String,
-    /// Show only consumers whose name contains this text
-    #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
-    search: String,
-    /// Maximum number of consumers to show
-    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    top: u32,
+    #[command(flatten)]
+    list: Search,
     #[command(flatten)]
     ask: Ask,
 }
@@ -197,20 +193,21 @@ impl Delete {
 
 impl List {
     async fn run(self) -> anyhow::Result<()> {
-        let (Of { quota, ask }, prefix) = (self.of, self.prefix);
-        let request = pb::ListQuotasRequest { quota, prefix, page_size: 1000, page_token: String::new() };
-        let answer = all_pages!(ask.admin().await?, list_quotas, request, quotas, "list the quota's records");
-        ask.output.list(&answer.quotas, &answer)
+        let (Of { quota, ask }, Search { search, rows }) = (self.of, self.list);
+        let request = pb::ListQuotasRequest { quota, search, ..pb::ListQuotasRequest::default() };
+        let (client, limit) = (ask.admin().await?, rows.limit(ask.output));
+        let answer = pages!(client, list_quotas, request, quotas, limit, "list the quota's records");
+        print(ask.output, &answer.quotas, &answer.next_page_token, &answer)
     }
 }
 
 impl BurnRates {
     async fn run(self) -> anyhow::Result<()> {
-        let Self { quota, search, top, ask } = self;
-        let request = pb::ListBurnRatesRequest { quota, search, page_size: top, page_token: String::new() };
-        let answer = ask.inspect().await?.list_burn_rates(request).await;
-        let answer = answer.map_err(failed("list the burn rates"))?.into_inner();
-        ask.output.list(&answer.burn_rates, &answer)
+        let Self { quota, list: Search { search, rows }, ask } = self;
+        let request = pb::ListBurnRatesRequest { quota, search, ..pb::ListBurnRatesRequest::default() };
+        let (client, limit) = (ask.inspect().await?, rows.limit(ask.output));
+        let answer = pages!(client, list_burn_rates, request, burn_rates, limit, "list the burn rates");
+        print(ask.output, &answer.burn_rates, &answer.next_page_token, &answer)
     }
 }
 

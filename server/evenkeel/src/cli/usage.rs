@@ -8,13 +8,13 @@ use evenkeel_proto::v1::{self as pb, Outcome, TokenUsage};
 use super::{
     connect::Ask,
     exit::failed,
+    list::{Rows, note, page_size, pages},
     output::{Output, put, put_json, terminal_width, word},
     table,
 };
 
 /// Maximum number of rows, and of sessions, on a requested page.
 const ROWS_MAX: u32 = 10_000;
-const SESSIONS_MAX: u32 = 1000;
 
 /// Show usage.
 #[derive(Args)]
@@ -57,9 +57,8 @@ struct SumsArgs {
     /// Show only usage of this route
     #[arg(long, default_value = "", hide_default_value = true)]
     route: String,
-    /// Maximum number of rows to show; 0 shows all. By default, tables show 50 rows; JSON and CSV show all
-    #[arg(long, value_name = "ROWS")]
-    limit: Option<usize>,
+    #[command(flatten)]
+    list: Rows,
     #[command(flatten)]
     ask: Ask,
 }
@@ -72,9 +71,8 @@ struct SessionsArgs {
     /// Show only sessions of this consumer; "(none)" selects sessions without a consumer
     #[arg(long, default_value = "", hide_default_value = true)]
     consumer: String,
-    /// Maximum number of sessions to show; 0 shows all
-    #[arg(long, default_value_t = 20)]
-    limit: usize,
+    #[command(flatten)]
+    list: Rows,
     #[command(flatten)]
     ask: Ask,
 }
@@ -133,7 +131,7 @@ impl SumsArgs {
 
     async fn run(self) -> anyhow::Result<()> {
         let output = self.ask.output;
-        let limit = self.limit.unwrap_or(if output == Output::Table { 50 } else { 0 });
+        let limit = self.list.limit(output);
         let mut client = self.ask.admin().await?;
         let mut request = self.request();
         if output == Output::Csv {
@@ -160,40 +158,24 @@ impl SumsArgs {
         match output {
             Output::Csv => {}
             Output::Json => put_json(&whole)?,
-            Output::Table => {
-                put(&usage_table(&request.by, &whole))?;
-                if !whole.next_page_token.is_empty() {
-                    put("(more rows: see --limit)\n")?;
-                }
-            }
+            Output::Table => put(&usage_table(&request.by, &whole))?,
         }
-        Ok(())
+        note(output, &whole.next_page_token)
     }
 }
 
 impl SessionsArgs {
     async fn run(self) -> anyhow::Result<()> {
-        let mut client = self.ask.admin().await?;
-        let mut sessions: Vec<pb::SessionRow> = Vec::new();
         let (day, consumer) = (self.day, self.consumer);
-        let mut request = pb::ListSessionsRequest { day, consumer, ..pb::ListSessionsRequest::default() };
-        let mut whole = loop {
-            request.page_size = page_size(self.limit, sessions.len(), SESSIONS_MAX);
-            let page = client.list_sessions(request.clone()).await;
-            let mut page = page.map_err(failed("list the sessions"))?.into_inner();
-            sessions.append(&mut page.sessions);
-            request.page_token.clone_from(&page.next_page_token);
-            if request.page_token.is_empty() || (self.limit > 0 && sessions.len() >= self.limit) {
-                break page;
-            }
-        };
-        whole.sessions = sessions;
+        let request = pb::ListSessionsRequest { day, consumer, ..pb::ListSessionsRequest::default() };
+        let (client, limit) = (self.ask.admin().await?, self.list.limit(self.ask.output));
+        let whole = pages!(client, list_sessions, request, sessions, limit, "list the sessions");
         match self.ask.output {
             Output::Csv => put(&csv::sessions(&whole.sessions))?,
             Output::Json => put_json(&whole)?,
             Output::Table => put(&sessions_table(&whole.sessions))?,
         }
-        Ok(())
+        note(self.ask.output, &whole.next_page_token)
     }
 }
 
@@ -219,14 +201,6 @@ impl SessionArgs {
             }
         }
         Ok(())
-    }
-}
-
-/// Returns the size of the next page: the rows still missing up to `limit`, but at most `max`.
-fn page_size(limit: usize, have: usize, max: u32) -> u32 {
-    match limit {
-        0 => max,
-        limit => u32::try_from(limit - have.min(limit)).unwrap_or(max).clamp(1, max),
     }
 }
 
@@ -306,14 +280,4 @@ fn turns_table(turns: &[pb::Turn]) -> String {
     };
     let rows: Vec<_> = turns.iter().map(row).collect();
     lines(&["AT", "MODEL", "ROUTE", "OUTCOME"], &numbers, &rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pages_fill_up_to_the_limit() {
-        assert_eq!([page_size(0, 5, 10), page_size(7, 5, 10), page_size(99, 0, 10)], [10, 2, 10]);
-    }
 }

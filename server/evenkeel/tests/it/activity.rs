@@ -116,6 +116,14 @@ async fn any_sidecar_reports_the_activity_of_all() {
     assert!(status == 404 && body.contains("req-1"), "{body}");
     let list = json(&b, "/api/v1/refusals?consumer=alice").await;
     assert_eq!(list["refusals"].as_array().unwrap().len(), 1);
+    let first = json(&b, "/api/v1/refusals?page_size=1").await;
+    let token = first["next_page_token"].as_str().unwrap();
+    let second = json(&b, &format!("/api/v1/refusals?page_size=1&page_token={token}")).await;
+    assert_eq!(
+        [&first, &second].map(|page| page["refusals"][0]["consumer"].as_str().unwrap()),
+        ["bob", "alice"]
+    );
+    assert_eq!(second["next_page_token"], "");
     let message = b.inspect.clone().get_refusal(pb::GetRefusalRequest { request_id: "req-5".into() }).await;
     let message = message.unwrap().into_inner();
     assert_eq!((message.reason(), &*message.key), (pb::Reason::Limit, "consumer=alice"));
@@ -189,6 +197,12 @@ async fn sidecars_and_repairs_are_reported() {
         (&"dropped".into(), &"g".into(), &1.into())
     );
     assert_eq!(repair["pool"]["cluster"], "llm");
+    a.lease("llm", "g", 2).await;
+    a.keep_alive("llm", "g", 2, &[]).await;
+    let first = becomes(&b, "/api/v1/repairs?page_size=1", |v| v["next_page_token"] != "").await;
+    let token = first["next_page_token"].as_str().unwrap();
+    let second = json(&b, &format!("/api/v1/repairs?page_size=1&page_token={token}")).await;
+    assert_eq!(second["repairs"], repairs["repairs"]);
 
     let alive = |v: &Value| {
         v["sidecars"].as_array().unwrap().iter().filter(|sidecar| sidecar["alive"] == true).count()
@@ -260,6 +274,8 @@ async fn lists_are_sorted_paged_and_searched_and_errors_name_the_field() {
         ("/api/v1/overview?page_token=x", 400, "page_token: must be one from the previous page"),
         ("/api/v1/activity?span_ms=1y", 400, "span_ms: must be a whole number"),
         ("/api/v1/watch?cluster=nobody", 404, "nobody"),
+        ("/api/v1/repairs?page_token=7", 400, "page_token: must be one from the previous page"),
+        ("/api/v1/changes?page_token=x", 400, "page_token: must be one from the previous page"),
         ("/api/v1/repairs?size=1", 400, "size: unknown field, must be one of page_size"),
     ] {
         let (got, body) = sidecar.get(path).await;

@@ -17,7 +17,7 @@ use super::{
     cell::Cell,
     counters::{Place, State},
 };
-use crate::records::{Account, Action, CHANGES_MAX, Change, Edit, Edited, Range, Record, RecordStore};
+use crate::records::{Account, Action, CHANGES_MAX, Change, Edit, Edited, Found, Range, Record, RecordStore};
 
 /// Maximum number of accounts with a history. Beyond it, the history with the oldest last change is dropped.
 const HISTORIES_MAX: usize = 10_000;
@@ -149,16 +149,16 @@ impl RecordStore for MemoryRecords {
         quota: &Arc<str>,
         rule: &CounterRule,
         range: Range<'_>,
-    ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
+    ) -> Result<Found, StoreError> {
         Ok(self.with(|state, kept, now| {
-            let Some(index) = kept.index.get_mut(quota) else { return Vec::new() };
-            let from: Arc<str> = range.after.max(range.prefix).into();
+            let Some(index) = kept.index.get_mut(quota) else { return Found::default() };
+            let from: Arc<str> = range.after.into();
             let (mut list, mut gone) = (Vec::new(), Vec::new());
             for consumer in index.range(from..) {
-                if !consumer.starts_with(range.prefix) || list.len() == range.most {
+                if list.len() == range.most {
                     break;
                 }
-                if **consumer == *range.after {
+                if **consumer == *range.after || !consumer.contains(range.search) {
                     continue;
                 }
                 let Some(account) = Account::new(consumer, Arc::clone(quota), *rule) else { continue };
@@ -172,7 +172,7 @@ impl RecordStore for MemoryRecords {
             for consumer in gone {
                 index.remove(&consumer);
             }
-            list
+            Found { records: list, stopped_at: None }
         }))
     }
 }

@@ -20,14 +20,14 @@ use super::{
     link::Way,
     script::{Call, QUOTA},
 };
-use crate::records::{Account, Action, Change, Edit, Edited, Range, Record, RecordStore};
+use crate::records::{Account, Action, Change, Edit, Edited, Found, Range, Record, RecordStore};
 
 /// Maximum number of records read concurrently for one list.
 const CONCURRENCY: usize = 6;
-/// Maximum number of rounds of reads for one list. A further round replaces index entries that have no record, and
-/// reads at least `ROUND_MIN` entries.
+/// Maximum number of rounds of reads for one list. Each round compares `ROUND` index entries; the first reads fewer if
+/// every entry is wanted. A further round replaces entries that have no record or are not wanted.
 const ROUNDS_MAX: usize = 20;
-const ROUND_MIN: usize = 100;
+const ROUND: usize = 1000;
 
 impl RedisStore {
     /// Reads or changes one account. Returns the status, as lua/quota.lua describes it, and the account.
@@ -80,20 +80,12 @@ impl RedisStore {
         if now.record.recorded { self.index(account).await } else { Ok(()) }
     }
 
-    async fn indexed(&self, quota: &str, range: Range<'_>) -> Result<Vec<String>, StoreError> {
-        let from = if range.after.is_empty() || range.after < range.prefix {
-            format!("[{}", range.prefix)
-        } else {
-            format!("({}", range.after)
-        };
-        // No UTF-8 text contains this byte, so every name with the prefix sorts below.
-        let mut to = [b"(", range.prefix.as_bytes(), b"\xff"].concat();
-        if range.prefix.is_empty() {
-            to = b"+".to_vec();
-        }
+    /// Returns the consumers in the index after one of them, sorted by name.
+    async fn indexed(&self, quota: &str, after: &str, most: usize) -> Result<Vec<String>, StoreError> {
+        let from = if after.is_empty() { "-".to_owned() } else { format!("({after}") };
         let mut list = redis::cmd("ZRANGE");
-        list.arg(self.keys().quota_index(quota)).arg(from).arg(to).arg("BYLEX");
-        list.arg("LIMIT").arg(0).arg(range.most);
+        list.arg(self.keys().quota_index(quota)).arg(from).arg("+").arg("BYLEX");
+        list.arg("LIMIT").arg(0).arg(most);
         texts("quota_index", self.command("quota_index", &list).await?)
     }
 }
@@ -143,15 +135,22 @@ impl RecordStore for RedisStore {
         quota: &Arc<str>,
         rule: &CounterRule,
         range: Range<'_>,
-    ) -> Result<Vec<(Arc<str>, Record)>, StoreError> {
+    ) -> Result<Found, StoreError> {
         let (mut found, mut after) = (Vec::new(), range.after.to_owned());
         for round in 0..ROUNDS_MAX {
-            let most = (range.most - found.len()).max(if round > 0 { ROUND_MIN } else { 0 });
-            let names = self.indexed(quota, Range { after: &after, most, ..range }).await?;
-            let end = names.len() < most;
+            let most = if round > 0 || !range.search.is_empty() { ROUND } else { range.most };
+            let names = self.indexed(quota, &after, most).await?;
+            let mut end = names.len() < most;
             after = names.last().cloned().unwrap_or_default();
-            let accounts = names.iter().filter_map(|name| Account::new(name, Arc::clone(quota), *rule));
-            let accounts: Vec<Account> = accounts.collect();
+            let wanted = names.iter().filter(|name| name.contains(range.search));
+            let accounts = wanted.filter_map(|name| Account::new(name, Arc::clone(quota), *rule));
+            let mut accounts: Vec<Account> = accounts.collect();
+            let missing = range.most - found.len();
+            if accounts.len() > missing {
+                accounts.truncate(missing);
+                // The next round continues after the last account that this round reads.
+                (after, end) = (accounts[missing - 1].consumer.to_string(), false);
+            }
             let mut read = futures::stream::iter(accounts)
                 .map(|account| async move {
                     let (_, Edited { record, .. }) = self.account(&account, None).await?;
@@ -167,11 +166,10 @@ impl RecordStore for RedisStore {
                 }
             }
             if end || found.len() >= range.most {
-                break;
+                return Ok(Found { records: found, stopped_at: None });
             }
         }
-        found.truncate(range.most);
-        Ok(found)
+        Ok(Found { records: found, stopped_at: Some(after) })
     }
 }
 

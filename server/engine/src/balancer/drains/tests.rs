@@ -124,7 +124,7 @@ async fn an_unknown_endpoint_is_rejected_and_similar_endpoints_are_named() {
     assert!(note.starts_with("note: must be"), "{note}");
     assert!(
         drains.list().await.unwrap().is_empty()
-            && drains.versioned.change_log.list(0).await.unwrap().is_empty()
+            && drains.versioned.change_log.list(0, "").await.unwrap().0.is_empty()
     );
 }
 
@@ -157,7 +157,7 @@ async fn drains_are_in_the_change_log() {
     }
     assert_eq!(drains.list().await.unwrap()[0].note, "again");
     drains.undrain("m-0:80", Some(("", "llm")), "night").await.unwrap();
-    let log = drains.versioned.change_log.list(0).await.unwrap();
+    let log = drains.versioned.change_log.list(0, "").await.unwrap().0;
     let changes: Vec<_> = log
         .iter()
         .map(|c| [&c.who, &c.what, &c.target, &c.before, &c.after, &c.note].map(String::as_str))

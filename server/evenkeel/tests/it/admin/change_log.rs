@@ -59,6 +59,17 @@ async fn each_change_is_logged_once_in_order() {
         .await
         .unwrap();
     let changes = one.list_changes(pb::ListChangesRequest::default()).await.unwrap().into_inner().changes;
+    let (mut paged, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let page =
+            one.list_changes(pb::ListChangesRequest { page_size: 3, page_token }).await.unwrap().into_inner();
+        paged.extend(page.changes);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(paged, changes);
     let logged: Vec<_> = changes
         .iter()
         .rev()

@@ -23,8 +23,10 @@ async fn the_command_changes_and_lists_quotas() {
     let got = prints_json(&sidecar, "quota get alice --quota credit").await;
     assert_eq!((&got["balance"], &got["recorded"]), (&json!(120), &json!(true)));
     prints(&sidecar, "quota set bob 5 --quota credit").await;
-    let list = prints(&sidecar, "quota list --quota credit --prefix b").await;
+    let list = prints(&sidecar, "quota list --quota credit --search b").await;
     assert_eq!(list.lines().count(), 2, "{list}");
+    let list = prints(&sidecar, "quota list --quota credit --rows 1").await;
+    assert!(list.contains("alice") && list.ends_with("\n(more rows: see --rows)\n"), "{list}");
     let history = prints(&sidecar, "quota history alice --quota credit").await;
     let lines: Vec<_> = history.lines().collect();
     assert_eq!(lines.len(), 4, "{history}");

@@ -54,9 +54,9 @@ async fn grpc_changes_and_lists_quotas() {
     for i in 0..5 {
         admin.set_quota(by(TOKEN, set_quota("credit", &format!("user-{i}"), i))).await.unwrap();
     }
-    let list = |prefix: &str, page_token: String| pb::ListQuotasRequest {
+    let list = |search: &str, page_token: String| pb::ListQuotasRequest {
         quota: "credit".into(),
-        prefix: prefix.into(),
+        search: search.into(),
         page_size: 2,
         page_token,
     };

@@ -33,7 +33,7 @@ async fn http_changes_and_lists_quotas() {
         (&json!("set"), &json!("welcome"), &json!("ops"))
     );
     call(&sidecar, Method::PUT, "/api/v1/quotas/credit/bob", Some(r#"{"amount": 1}"#), &[]).await;
-    let list = "/api/v1/quotas?quota=credit&prefix=&page_size=1";
+    let list = "/api/v1/quotas?quota=credit&search=&page_size=1";
     let page = call(&sidecar, get.clone(), list, None, &no_token).await.1;
     assert_eq!(
         (&page["quotas"][0]["consumer"], &page["next_page_token"]),
@@ -53,6 +53,11 @@ async fn http_sets_and_deletes_overrides() {
     assert_eq!((status, &set["unlimited"], &set["amount"]), (200, &json!(true), &Value::Null));
     let all = call(&sidecar, Method::GET, "/api/v1/overrides?limit=rpm", None, &[]).await.1;
     assert_eq!(all["overrides"], json!([set]));
+    for (search, found) in [("ali", 1), ("bob", 0)] {
+        let path = format!("/api/v1/overrides?search={search}");
+        let some = call(&sidecar, Method::GET, &path, None, &[]).await.1;
+        assert_eq!(some["overrides"].as_array().unwrap().len(), found, "{search}");
+    }
     let limits = call(&sidecar, Method::GET, "/api/v1/limits", None, &[]).await.1;
     assert_eq!(limits["limits"][1]["form_of_key"], json!("consumer=…|model=…"));
     assert_eq!(call(&sidecar, Method::DELETE, path, None, &[]).await.0, 204);

@@ -53,7 +53,7 @@ async fn commands_report_refusals_activity_and_limits() {
         );
         let words = prints(s, "refusals req-2").await;
         assert!(words.contains("\nbecause       ") && words.contains("consumer      alice"), "{words}");
-        assert_eq!(prints_json(s, "refusals --consumer bob").await, json!({"refusals": []}));
+        assert_eq!(prints_json(s, "refusals --consumer bob").await, json!({"refusals": [], "next_page_token": ""}));
         let unknown = evenkeel(&s.url(), None, &["refusals", "req-9"]).await;
         assert_eq!(unknown.status.code(), Some(3));
         equals_http(s, "refusals", "/api/v1/refusals").await;
@@ -154,7 +154,7 @@ async fn commands_drain_endpoints_and_list_the_change_log() {
         }
         prints(s, "undrain b:1 --cluster llm").await;
         equals_http(s, "changes", "/api/v1/changes").await;
-        let changes = prints_json(s, "changes --last 2").await;
+        let changes = prints_json(s, "changes --rows 2").await;
         let what: Vec<_> =
             changes["changes"].as_array().unwrap().iter().map(|c| (&c["what"], &c["who"])).collect();
         assert_eq!(what, [(&json!("endpoint.undrain"), &json!("ops")); 2]);

@@ -168,6 +168,9 @@ async fn records_are_listed_by_name(s: &Subject) {
     assert_eq!(s.names(&quota, &rule, &format!("{}001", s.name), "", 100).await, expected[10..20]);
     assert_eq!(s.names(&quota, &rule, &expected[7], "", 100).await, [expected[7].as_str()]);
     assert!(s.names(&quota, &rule, &expected[7], &expected[7], 100).await.is_empty());
+    let ninety_nine: Vec<_> = expected.iter().filter(|name| name.contains("99")).cloned().collect();
+    assert_eq!(s.names(&quota, &rule, "99", "", 100).await, ninety_nine);
+    assert_eq!(s.names(&quota, &rule, "99", &ninety_nine[0], 2).await, ninety_nine[1..3]);
     assert!(s.names("no-such", &rule, "", "", 100).await.is_empty());
     for account in &accounts[..30] {
         s.edit(account, Action::Delete, "2").await.unwrap();

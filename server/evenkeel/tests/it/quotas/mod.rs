@@ -86,12 +86,12 @@ impl Subject {
         &self,
         quota: &str,
         rule: &CounterRule,
-        prefix: &str,
+        search: &str,
         after: &str,
         most: usize,
     ) -> Vec<String> {
-        let range = Range { prefix, after, most };
+        let range = Range { search, after, most };
         let page = self.records.quotas(&quota.into(), rule, range).await.unwrap();
-        page.into_iter().map(|(name, _)| name.to_string()).collect()
+        page.records.into_iter().map(|(name, _)| name.to_string()).collect()
     }
 }

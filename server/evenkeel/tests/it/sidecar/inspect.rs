@@ -14,12 +14,13 @@ async fn lists_are_read_in_pages() {
     for (holder, lease) in [("g1", 1), ("g1", 2), ("g1", 3), ("g2", 1), ("g3", 9), ("g3", 10)] {
         s.lease("llm", holder, lease).await;
     }
-    let page = async |holder: &str, page_token: String| {
+    let searched = async |holder: &str, search: &str, page_token: String| {
         let request = pb::ListLeasesRequest {
             // Gateways also send the route, which this pool ignores.
             route: "any".into(),
             cluster: "llm".into(),
             holder: holder.to_owned(),
+            search: search.to_owned(),
             page_size: 2,
             page_token,
         };
@@ -27,6 +28,7 @@ async fn lists_are_read_in_pages() {
         let leases: Vec<_> = page.leases.iter().map(|l| format!("{}/{}", l.holder, l.lease)).collect();
         (leases.join(" "), page.next_page_token)
     };
+    let page = async |holder: &str, page_token: String| searched(holder, "", page_token).await;
     let (first, token) = page("", String::new()).await;
     assert_eq!(first, "g1/1 g1/2");
     // A lease that ends between two pages does not shift the next page.
@@ -36,6 +38,12 @@ async fn lists_are_read_in_pages() {
     let (third, token) = page("", token).await;
     assert_eq!((third.as_str(), token.as_str()), ("g3/9 g3/10", ""));
     assert_eq!(page("g3", "g3:9".to_owned()).await, ("g3/10".to_owned(), String::new()));
+    assert_eq!(searched("", "3", String::new()).await, ("g3/9 g3/10".to_owned(), String::new()));
+    assert_eq!(searched("", "no such", String::new()).await, Default::default());
+    let all = pb::ListLeasesRequest { cluster: "llm".into(), ..Default::default() };
+    let all = s.inspect.clone().list_leases(all).await.unwrap().into_inner();
+    let endpoint = all.leases[0].endpoint.clone();
+    assert!(searched("", &endpoint, String::new()).await.0.starts_with("g1/2"));
 
     for cluster in ["m", "k"] {
         s.admit(cluster, "g1", 4).await;

@@ -160,8 +160,8 @@ llama,3         3          1    600      60      21          9   7.5
 total           6          2   1200     120      42         18    15
 ";
     assert!(ok && table == expected, "{table}");
-    let (_, table) = cli(&s, "usage --by day,consumer --limit 1").await;
-    assert!(table.contains("=2+5") && table.ends_with("(more rows: see --limit)\n"), "{table}");
+    let (_, table) = cli(&s, "usage --by day,consumer --rows 1").await;
+    assert!(table.contains("=2+5") && table.ends_with("(more rows: see --rows)\n"), "{table}");
     let (_, csv) = cli(&s, "usage --by consumer --output csv").await;
     let (_, over_http) = s.get(&format!("/api/v1/usage?from={}&by=consumer&format=csv", days_ago(6))).await;
     assert_eq!(csv, over_http);
