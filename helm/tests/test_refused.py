@@ -47,10 +47,10 @@ SCHEMA = [
 
 # Rejected by _checks.tpl: values that contradict each other.
 CHECKS = [
-    ({"redis": {"urls": []}}, "redis.urls: must name a Redis if redis.mode is external, got none"),
+    ({"redis": {"urls": []}}, "redis.urls: must contain a URL if redis.mode is external, got none"),
     (
         {"redis": {"urls": ["redis://a", "redis://b"]}},
-        "redis.urls: must be one URL unless redis.cluster is true, got 2",
+        "redis.urls: must contain one URL unless redis.cluster is true, got 2",
     ),
     ({"redis": {"mode": "bundled"}}, "redis.urls: must be empty if redis.mode is bundled"),
     (
@@ -64,16 +64,19 @@ CHECKS = [
     ),
     (
         {"redis": {"mode": "bundled", "urls": [], "bundled": {"maxMemory": "384mb"}}},
-        "redis.bundled.maxMemory: must be below redis.bundled.resources.limits.memory, 384Mi, got 384mb",
+        "redis.bundled.maxMemory: must be below redis.bundled.resources.limits.memory (384Mi), got 384mb",
     ),
     (
         {"redis": {"mode": "none", "urls": [], "keyPrefix": "x"}, "replicas": 1},
         "redis.keyPrefix: must be empty if redis.mode is none",
     ),
-    ({"redis": {"mode": "none", "urls": []}}, "replicas: must be 1, with autoscaling off, if redis.mode is none"),
+    (
+        {"redis": {"mode": "none", "urls": []}},
+        "replicas: must be 1, and autoscaling.enabled must be false, if redis.mode is none",
+    ),
     (
         {"redis": {"mode": "none", "urls": []}, "replicas": 1, "autoscaling": {"enabled": True}},
-        "replicas: must be 1, with autoscaling off",
+        "replicas: must be 1, and autoscaling.enabled must be false",
     ),
     (
         {"redis": {"mode": "none", "urls": []}, "mode": "daemonset"},
@@ -83,37 +86,52 @@ CHECKS = [
         {"redis": {"password": "x", "existingSecret": "y"}},
         "redis.password: must be empty if redis.existingSecret is set",
     ),
-    ({"redis": {"user": "x"}}, "redis.user: needs redis.existingSecret or redis.password"),
-    ({"redis": {"tls": {"caSecret": "x"}}}, "redis.tls: has no effect unless redis.urls begin with rediss://"),
+    ({"redis": {"user": "x"}}, "redis.user: must be empty unless redis.existingSecret or redis.password is set"),
+    (
+        {"redis": {"tls": {"caSecret": "x"}}},
+        "redis.tls: must be empty unless a URL in redis.urls begins with rediss://",
+    ),
     (
         {"redis": {"urls": ["rediss://a"], "tls": {"caSecret": "x", "caConfigMap": "y"}}},
-        "redis.tls: must name either caSecret or caConfigMap, got both",
+        "redis.tls: must set only one of caSecret and caConfigMap, got both",
     ),
-    ({"config": {"listen": {"grpc": "off"}}}, "config.listen: is set by mode, listenAddress, ports and sidecar.socket"),
-    ({"config": {"shutdown_delay": "1s"}}, "config.shutdown_delay: is set by shutdownDelaySeconds"),
-    ({"config": {"store": {"url": "redis://x"}}}, "config.store.url: is set by redis"),
-    ({"config": {"store": {"password_file": "x"}}}, "config.store.password_file: is set by redis"),
+    (
+        {"config": {"listen": {"grpc": "off"}}},
+        "config.listen: must be absent, because mode, listenAddress, ports and sidecar.socket set it",
+    ),
+    (
+        {"config": {"shutdown_delay": "1s"}},
+        "config.shutdown_delay: must be absent, because shutdownDelaySeconds sets it",
+    ),
+    (
+        {"config": {"store": {"url": "redis://x"}}},
+        "config.store.url: must be absent, because the values below redis set it",
+    ),
+    (
+        {"config": {"store": {"password_file": "x"}}},
+        "config.store.password_file: must be absent, because the values below redis set it",
+    ),
     (
         {"config": {"admin": {"tokens": []}}, "admin": {"tokens": {"ops": "x" * 16}}},
         "config.admin: must be absent if admin.tokens or admin.existingSecret is set",
     ),
     (
         {"config": {"rate_limit_service": {"config": "x"}}, "rateLimitFiles": {"a.yaml": ""}},
-        "config.rate_limit_service.config: is set by rateLimitFiles",
+        "config.rate_limit_service.config: must be absent, because rateLimitFiles sets it",
     ),
     (
         {"admin": {"tokens": {"ops": "x" * 16}, "existingSecret": "x", "names": ["ops"]}},
         "admin.tokens: must be empty if admin.existingSecret is set",
     ),
     ({"admin": {"existingSecret": "x"}}, "admin.names: must name the keys of admin.existingSecret, got none"),
-    ({"admin": {"names": ["ops"]}}, "admin.names: has no effect without admin.existingSecret"),
+    ({"admin": {"names": ["ops"]}}, "admin.names: must be empty unless admin.existingSecret is set"),
     (
         {"mode": "daemonset", "autoscaling": {"enabled": True}},
         "autoscaling.enabled: must be false if mode is daemonset",
     ),
     (
         {"autoscaling": {"enabled": True, "minReplicas": 9}},
-        "autoscaling.minReplicas: must be at most maxReplicas, 8, got 9",
+        "autoscaling.minReplicas: must be at most maxReplicas (8), got 9",
     ),
     ({"ports": {"grpc": 9191}}, "ports.grpc: must differ from ports.http, got 9191"),
     (
@@ -136,14 +154,17 @@ CHECKS = [
         {"mode": "sidecar", "plugin": {"url": "oci://x", "higress": {"enabled": True}}},
         "sidecar.gateway: must be higress if plugin.higress.enabled is true, got istio",
     ),
-    ({"plugin": {"config": {"sidecar": {"cluster": "x"}}}}, "plugin.config.sidecar: is set by the chart"),
+    (
+        {"plugin": {"config": {"sidecar": {"cluster": "x"}}}},
+        "plugin.config.sidecar: must be absent, because the chart sets it",
+    ),
     (
         {"plugin": {"url": "oci://x", "higress": {"enabled": True}, "config": {"apply": {"mode": "override_host"}}}},
-        "plugin.config.apply.mode: must be higress with plugin.higress.enabled, got override_host",
+        "plugin.config.apply.mode: must be higress if plugin.higress.enabled is true, got override_host",
     ),
     (
         {"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"apply": {"mode": "name"}}}},
-        "plugin.config.apply.mode: must be override_host, which the chart configures, got name",
+        "plugin.config.apply.mode: must be override_host unless plugin.higress.enabled is true, got name",
     ),
     (
         {"plugin": {"url": "oci://x", "istio": {"enabled": True}, "config": {"read_body": True}}},
@@ -151,11 +172,11 @@ CHECKS = [
     ),
     (
         {"plugin": {"url": "oci://x", "imagePullSecret": "y", "istio": {"enabled": True, "resource": "EnvoyFilter"}}},
-        "plugin.imagePullSecret: has no effect if plugin.istio.resource is EnvoyFilter",
+        "plugin.imagePullSecret: must be empty if plugin.istio.resource is EnvoyFilter",
     ),
     (
         {"plugin": {"url": "file:///x", "envoyGateway": {"enabled": True, "gateway": "eg"}}},
-        "plugin.url: must be an oci:// or https:// URL with Envoy Gateway",
+        "plugin.url: must be an oci:// or https:// URL if plugin.envoyGateway.enabled is true",
     ),
     (
         {"plugin": {"url": "oci://x", "envoyGateway": {"enabled": True}}},

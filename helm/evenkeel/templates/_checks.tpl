@@ -9,10 +9,10 @@
 {{- $redis := $v.redis -}}
 {{- if eq $redis.mode "external" -}}
 {{- if not $redis.urls -}}
-{{- $faults = append $faults "redis.urls: must name a Redis if redis.mode is external, got none" -}}
+{{- $faults = append $faults "redis.urls: must contain a URL if redis.mode is external, got none" -}}
 {{- end -}}
 {{- if and (gt (len $redis.urls) 1) (not $redis.cluster) -}}
-{{- $faults = append $faults (printf "redis.urls: must be one URL unless redis.cluster is true, got %d" (len $redis.urls)) -}}
+{{- $faults = append $faults (printf "redis.urls: must contain one URL unless redis.cluster is true, got %d" (len $redis.urls)) -}}
 {{- end -}}
 {{- else -}}
 {{- if $redis.urls -}}
@@ -35,9 +35,9 @@
 {{- end -}}
 {{- end -}}
 {{- if eq $v.mode "daemonset" -}}
-{{- $faults = append $faults "redis.mode: must be external or bundled if mode is daemonset, because pods share nothing without Redis, got none" -}}
+{{- $faults = append $faults "redis.mode: must be external or bundled if mode is daemonset, because the pods cannot share counts without Redis, got none" -}}
 {{- else if and (eq $v.mode "deployment") (or $v.autoscaling.enabled (ne (int $v.replicas) 1)) -}}
-{{- $faults = append $faults "replicas: must be 1, with autoscaling off, if redis.mode is none, because pods share nothing without Redis" -}}
+{{- $faults = append $faults "replicas: must be 1, and autoscaling.enabled must be false, if redis.mode is none, because the pods cannot share counts without Redis" -}}
 {{- end -}}
 {{- end -}}
 {{- $limit := toString (dig "limits" "memory" "" (default dict $redis.bundled.resources)) -}}
@@ -46,44 +46,44 @@
 {{- $bytes := mul (regexFind "^[0-9]+" $limit | int64) (index $units (regexFind "[a-zA-Z]*$" $limit)) -}}
 {{- $data := mul (regexFind "^[0-9]+" $redis.bundled.maxMemory | int64) (index $units (regexFind "[a-z]*$" $redis.bundled.maxMemory)) -}}
 {{- if ge $data $bytes -}}
-{{- $faults = append $faults (printf "redis.bundled.maxMemory: must be below redis.bundled.resources.limits.memory, %s, got %s" $limit $redis.bundled.maxMemory) -}}
+{{- $faults = append $faults (printf "redis.bundled.maxMemory: must be below redis.bundled.resources.limits.memory (%s), got %s" $limit $redis.bundled.maxMemory) -}}
 {{- end -}}
 {{- end -}}
 {{- if and $redis.password $redis.existingSecret -}}
 {{- $faults = append $faults "redis.password: must be empty if redis.existingSecret is set" -}}
 {{- end -}}
 {{- if and $redis.user (not (include "evenkeel.redisSecret" .)) -}}
-{{- $faults = append $faults "redis.user: needs redis.existingSecret or redis.password" -}}
+{{- $faults = append $faults "redis.user: must be empty unless redis.existingSecret or redis.password is set" -}}
 {{- end -}}
 {{- if and $redis.tls.caSecret $redis.tls.caConfigMap -}}
-{{- $faults = append $faults "redis.tls: must name either caSecret or caConfigMap, got both" -}}
+{{- $faults = append $faults "redis.tls: must set only one of caSecret and caConfigMap, got both" -}}
 {{- end -}}
 {{- if or $redis.tls.caSecret $redis.tls.caConfigMap -}}
 {{- $tls := false -}}
 {{- range $redis.urls -}}{{- if hasPrefix "rediss://" . -}}{{- $tls = true -}}{{- end -}}{{- end -}}
 {{- if not $tls -}}
-{{- $faults = append $faults "redis.tls: has no effect unless redis.urls begin with rediss://" -}}
+{{- $faults = append $faults "redis.tls: must be empty unless a URL in redis.urls begins with rediss://" -}}
 {{- end -}}
 {{- end -}}
 
 {{- /* Fields of `config` that the chart sets. */ -}}
 {{- $config := $v.config -}}
 {{- if hasKey $config "listen" -}}
-{{- $faults = append $faults "config.listen: is set by mode, listenAddress, ports and sidecar.socket" -}}
+{{- $faults = append $faults "config.listen: must be absent, because mode, listenAddress, ports and sidecar.socket set it" -}}
 {{- end -}}
 {{- if hasKey $config "shutdown_delay" -}}
-{{- $faults = append $faults "config.shutdown_delay: is set by shutdownDelaySeconds" -}}
+{{- $faults = append $faults "config.shutdown_delay: must be absent, because shutdownDelaySeconds sets it" -}}
 {{- end -}}
 {{- range list "type" "url" "urls" "cluster" "key_prefix" "user" "password_file" -}}
 {{- if hasKey (default dict $config.store) . -}}
-{{- $faults = append $faults (printf "config.store.%s: is set by redis" .) -}}
+{{- $faults = append $faults (printf "config.store.%s: must be absent, because the values below redis set it" .) -}}
 {{- end -}}
 {{- end -}}
 {{- if and (hasKey $config "admin") (include "evenkeel.adminSecret" .) -}}
 {{- $faults = append $faults "config.admin: must be absent if admin.tokens or admin.existingSecret is set" -}}
 {{- end -}}
 {{- if and $v.rateLimitFiles (hasKey (default dict $config.rate_limit_service) "config") -}}
-{{- $faults = append $faults "config.rate_limit_service.config: is set by rateLimitFiles" -}}
+{{- $faults = append $faults "config.rate_limit_service.config: must be absent, because rateLimitFiles sets it" -}}
 {{- end -}}
 {{- if and $v.admin.tokens $v.admin.existingSecret -}}
 {{- $faults = append $faults "admin.tokens: must be empty if admin.existingSecret is set" -}}
@@ -92,7 +92,7 @@
 {{- $faults = append $faults "admin.names: must name the keys of admin.existingSecret, got none" -}}
 {{- end -}}
 {{- if and $v.admin.names (not $v.admin.existingSecret) -}}
-{{- $faults = append $faults "admin.names: has no effect without admin.existingSecret" -}}
+{{- $faults = append $faults "admin.names: must be empty unless admin.existingSecret is set" -}}
 {{- end -}}
 
 {{- /* The workload. */ -}}
@@ -101,7 +101,7 @@
 {{- $faults = append $faults (printf "autoscaling.enabled: must be false if mode is %s" $v.mode) -}}
 {{- end -}}
 {{- if gt (int $v.autoscaling.minReplicas) (int $v.autoscaling.maxReplicas) -}}
-{{- $faults = append $faults (printf "autoscaling.minReplicas: must be at most maxReplicas, %d, got %d" (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) -}}
+{{- $faults = append $faults (printf "autoscaling.minReplicas: must be at most maxReplicas (%d), got %d" (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas)) -}}
 {{- end -}}
 {{- end -}}
 {{- if eq (int $v.ports.grpc) (int $v.ports.http) -}}
@@ -112,7 +112,7 @@
 {{- $faults = append $faults (printf "sidecar.native: must be false before Kubernetes 1.29, got true with %s" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
 {{- if $v.networkPolicy.enabled -}}
-{{- $faults = append $faults "networkPolicy.enabled: must be false if mode is sidecar: the pods are the gateway's" -}}
+{{- $faults = append $faults "networkPolicy.enabled: must be false if mode is sidecar, because the pods belong to the gateway" -}}
 {{- end -}}
 {{- else if and $v.networkPolicy.enabled (not $v.networkPolicy.gateways) -}}
 {{- $faults = append $faults "networkPolicy.gateways: must name the allowed callers if networkPolicy.enabled is true, got none" -}}
@@ -136,23 +136,23 @@
 {{- $faults = append $faults "plugin.url: must be an oci://, https:// or file:// URL of the plugin's module, got none" -}}
 {{- end -}}
 {{- if hasKey $plugin.config "sidecar" -}}
-{{- $faults = append $faults "plugin.config.sidecar: is set by the chart" -}}
+{{- $faults = append $faults "plugin.config.sidecar: must be absent, because the chart sets it" -}}
 {{- end -}}
 {{- $apply := dig "apply" "mode" "" $plugin.config -}}
 {{- if and $plugin.higress.enabled $apply (ne $apply "higress") -}}
-{{- $faults = append $faults (printf "plugin.config.apply.mode: must be higress with plugin.higress.enabled, got %s" $apply) -}}
+{{- $faults = append $faults (printf "plugin.config.apply.mode: must be higress if plugin.higress.enabled is true, got %s" $apply) -}}
 {{- else if and (not $plugin.higress.enabled) $apply (ne $apply "override_host") -}}
-{{- $faults = append $faults (printf "plugin.config.apply.mode: must be override_host, which the chart configures, got %s" $apply) -}}
+{{- $faults = append $faults (printf "plugin.config.apply.mode: must be override_host unless plugin.higress.enabled is true, got %s" $apply) -}}
 {{- end -}}
 {{- if and $plugin.istio.enabled (eq $plugin.istio.resource "WasmPlugin") $plugin.config.read_body -}}
-{{- $faults = append $faults "plugin.istio.resource: must be EnvoyFilter if plugin.config.read_body is true, because a WasmPlugin cannot allow it, got WasmPlugin" -}}
+{{- $faults = append $faults "plugin.istio.resource: must be EnvoyFilter if plugin.config.read_body is true, because a WasmPlugin cannot let the plugin read bodies, got WasmPlugin" -}}
 {{- end -}}
 {{- if and $plugin.istio.enabled (eq $plugin.istio.resource "EnvoyFilter") $plugin.imagePullSecret -}}
-{{- $faults = append $faults "plugin.imagePullSecret: has no effect if plugin.istio.resource is EnvoyFilter" -}}
+{{- $faults = append $faults "plugin.imagePullSecret: must be empty if plugin.istio.resource is EnvoyFilter" -}}
 {{- end -}}
 {{- if $plugin.envoyGateway.enabled -}}
 {{- if hasPrefix "file://" $plugin.url -}}
-{{- $faults = append $faults "plugin.url: must be an oci:// or https:// URL with Envoy Gateway, which cannot load files" -}}
+{{- $faults = append $faults "plugin.url: must be an oci:// or https:// URL if plugin.envoyGateway.enabled is true, because Envoy Gateway cannot load files" -}}
 {{- end -}}
 {{- if not $plugin.envoyGateway.gateway -}}
 {{- $faults = append $faults "plugin.envoyGateway.gateway: must name a Gateway, got none" -}}

@@ -35,7 +35,7 @@ impl Api {
                 started_at_ms: status.started_at_ms,
                 seen_at_ms: status.seen_at_ms,
                 alive,
-                stopping: status.draining,
+                stopping: status.shutting_down,
                 store: store_kind(status.store).into(),
                 store_losses: status.store_losses,
                 holders: status.holders,

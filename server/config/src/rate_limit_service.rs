@@ -1,7 +1,7 @@
 //! The section `rate_limit_service`: Envoy's rate limit service and its files of limits.
 
 use evenkeel_domain::{
-    limit::OnOutage,
+    limit::OnStoreFailure,
     settings::{LimitFiles, RateLimitHeaders, RateLimitService, RateLimiterOptions},
 };
 use schemars::JsonSchema;
@@ -34,7 +34,7 @@ pub(super) struct RawRateLimitService {
     /// Policy while Redis is unavailable. `local`: each sidecar counts on its own. `open`: no request is refused.
     /// `closed`: every request with a limit is refused.
     #[schemars(with = "Outage", extend("default" = "local"))]
-    on_outage: OnOutage,
+    on_store_failure: OnStoreFailure,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,13 +69,17 @@ pub(super) fn validate(check: &mut Check, files: &Files, raw: RawRateLimitServic
     }
     RateLimitService {
         files: LimitFiles { path: files.resolve(&path), merge_domains: raw.merge_domains },
-        options: RateLimiterOptions { shadow: raw.shadow_mode, headers, on_outage: raw.on_outage },
+        options: RateLimiterOptions {
+            shadow: raw.shadow_mode,
+            headers,
+            on_store_failure: raw.on_store_failure,
+        },
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_domain::{limit::OnOutage, settings::RateLimitHeaders};
+    use evenkeel_domain::{limit::OnStoreFailure, settings::RateLimitHeaders};
 
     use crate::Config;
 
@@ -86,17 +90,17 @@ mod tests {
         let plain = section("rate_limit_service: {config: /limits}").unwrap();
         assert_eq!(plain.files.path.to_str(), Some("/limits"));
         assert_eq!(
-            (plain.options.headers, plain.options.on_outage),
-            (RateLimitHeaders::default(), OnOutage::Local)
+            (plain.options.headers, plain.options.on_store_failure),
+            (RateLimitHeaders::default(), OnStoreFailure::Local)
         );
         let all = section(
             "rate_limit_service: {config: a.yaml, merge_domains: true, shadow_mode: true, headers: [ratelimit, \
-             ietf], on_outage: closed}",
+             ietf], on_store_failure: closed}",
         )
         .unwrap();
         assert_eq!(all.options.headers, RateLimitHeaders { plain: true, x: false, ietf: true });
         assert!(all.files.merge_domains && all.options.shadow);
-        assert_eq!(all.options.on_outage, OnOutage::Closed);
+        assert_eq!(all.options.on_store_failure, OnStoreFailure::Closed);
         assert!(section("rate_limit_service: {config: a, headers: x}").unwrap().options.headers.x);
     }
 
@@ -109,6 +113,6 @@ mod tests {
                 "rate_limit_service.headers: must be none, or one or a list of ratelimit, x and ietf, got \"w\"",
             ]
         );
-        assert!(Config::parse("rate_limit_service: {on_outage: maybe}").is_err());
+        assert!(Config::parse("rate_limit_service: {on_store_failure: maybe}").is_err());
     }
 }

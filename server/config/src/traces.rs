@@ -30,7 +30,7 @@ pub(super) struct RawTraces {
     /// Fraction of the requests without a `traceparent` for which the sidecar starts a trace. A request with a
     /// `traceparent` is recorded if the sampled flag of the `traceparent` is set.
     #[schemars(range(min = 0, max = 1), extend("default" = 0))]
-    pub(crate) sample: Option<f64>,
+    pub(crate) sample_ratio: Option<f64>,
     /// Maximum time that the sidecar waits for the collector's answer. An export that takes longer is not repeated. No
     /// request waits for an export.
     #[serde(with = "humantime_serde")]
@@ -66,7 +66,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
     let Some(endpoint) = raw.endpoint else {
         let given = [
             ("ca_file", raw.ca_file.is_some()),
-            ("sample", raw.sample.is_some()),
+            ("sample_ratio", raw.sample_ratio.is_some()),
             ("timeout", raw.timeout.is_some()),
             ("headers", !raw.headers.is_empty()),
             ("service_name", raw.service_name.is_some()),
@@ -91,15 +91,22 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
     if ca.as_ref().is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
         check.fault("traces.ca_file", "a file of certificates in PEM", "none in it");
     }
-    let sample = raw.sample.unwrap_or(0.0);
-    if !(0.0..=1.0).contains(&sample) {
-        check.fault("traces.sample", "0..1", sample);
+    let sample_ratio = raw.sample_ratio.unwrap_or(0.0);
+    if !(0.0..=1.0).contains(&sample_ratio) {
+        check.fault("traces.sample_ratio", "0..1", sample_ratio);
     }
     let s = Duration::from_secs;
     let timeout = check.duration("traces.timeout", raw.timeout, s(5), Duration::from_millis(100), s(60));
     let service_name = raw.service_name.unwrap_or_else(|| "evenkeel".to_owned());
     check.name("traces.service_name", &service_name);
-    Some(Traces { endpoint, ca, sample, timeout, headers: headers(check, files, raw.headers), service_name })
+    Some(Traces {
+        endpoint,
+        ca,
+        sample_ratio,
+        timeout,
+        headers: headers(check, files, raw.headers),
+        service_name,
+    })
 }
 
 fn is_endpoint(text: &str) -> bool {
@@ -188,25 +195,25 @@ mod tests {
         for section in ["", "traces: {}", "traces: {headers: []}"] {
             assert_eq!(Config::parse(section).unwrap().traces, None, "{section}");
         }
-        let expected = "traces.endpoint: must be given if traces.sample is, got none";
-        assert_eq!(faults("{sample: 0.1}"), [expected]);
+        let expected = "traces.endpoint: must be given if traces.sample_ratio is, got none";
+        assert_eq!(faults("{sample_ratio: 0.1}"), [expected]);
     }
 
     #[test]
     fn the_section_is_parsed() {
         let config = Config::parse("traces: {endpoint: 'http://collector:4317'}").unwrap();
         let traces = config.traces.unwrap();
-        assert_eq!((traces.sample, traces.timeout), (0.0, Duration::from_secs(5)));
+        assert_eq!((traces.sample_ratio, traces.timeout), (0.0, Duration::from_secs(5)));
         assert_eq!((&*traces.service_name, traces.headers.len()), ("evenkeel", 0));
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("key"), "s3cret\n").unwrap();
         std::fs::write(directory.path().join("ca"), "-----BEGIN CERTIFICATE-----\n").unwrap();
-        let yaml = "traces: {endpoint: 'https://[::1]:4317', ca_file: ca, sample: 0.25, timeout: 2s, service_name: a, \
+        let yaml = "traces: {endpoint: 'https://[::1]:4317', ca_file: ca, sample_ratio: 0.25, timeout: 2s, service_name: a, \
                     headers: [{name: x-key, value_file: key}, {name: x-scope, value: 'team one'}]}";
         let config = Config::parse_in(yaml, directory.path()).unwrap();
         assert!(!format!("{config:?}").contains("s3cret"));
         let traces = config.traces.unwrap();
-        assert_eq!((traces.sample, traces.timeout), (0.25, Duration::from_secs(2)));
+        assert_eq!((traces.sample_ratio, traces.timeout), (0.25, Duration::from_secs(2)));
         let headers: Vec<_> = traces.headers.iter().map(|(name, value)| (&**name, value.reveal())).collect();
         assert_eq!(headers, [("x-key", "s3cret"), ("x-scope", "team one")]);
         assert_eq!(config.files.len(), 2);
@@ -215,7 +222,7 @@ mod tests {
     #[test]
     fn all_faults_are_reported_without_secrets() {
         let found = faults(
-            "{endpoint: 'http://me:pw@collector:4317', ca_file: /nowhere, sample: 1.5, timeout: 1ms, service_name: '', \
+            "{endpoint: 'http://me:pw@collector:4317', ca_file: /nowhere, sample_ratio: 1.5, timeout: 1ms, service_name: '', \
              headers: [{name: X-Key, value: a}, {name: a, value: s3cret, value_file: b}, {name: b}, \
              {name: c, value: \"s3\\ncret\"}, {name: c, value: d}, {name: d, value_file: /nowhere}]}",
         );
@@ -223,7 +230,7 @@ mod tests {
             "traces.endpoint: must be a URL such as http://collector:4317, ",
             "traces.ca_file: must be absent unless traces.endpoint is https://, got a file",
             "traces.ca_file: must be a file that can be read, got \"/nowhere\": ",
-            "traces.sample: must be 0..1, got 1.5",
+            "traces.sample_ratio: must be 0..1, got 1.5",
             "traces.timeout: must be 100ms..60s, got 1ms",
             "traces.service_name: must be a name of 1..256 bytes",
             "traces.headers[0].name: must be a header's name in lower case",

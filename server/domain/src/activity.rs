@@ -222,8 +222,8 @@ pub struct SidecarStatus {
     pub seen_at_ms: u64,
     /// Time between two reports, in ms.
     pub interval_ms: u64,
-    /// Whether the sidecar is stopping and takes no new work.
-    pub draining: bool,
+    /// Whether the sidecar is shutting down and takes no new work.
+    pub shutting_down: bool,
     /// Whether this is the sidecar's last report.
     #[serde(default)]
     pub ended: bool,

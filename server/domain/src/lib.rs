@@ -6,6 +6,7 @@ mod error;
 mod ids;
 pub mod limit;
 pub mod page;
+mod policy;
 mod roster;
 pub mod settings;
 mod store_error;

@@ -28,7 +28,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(4);
 /// Fails if TLS cannot be set up, or a header is invalid.
 pub fn start(config: Option<&Traces>, instance: &str, metrics: &TraceMetrics) -> anyhow::Result<Tracer> {
     let Some(config) = config else { return Ok(Tracer::default()) };
-    Ok(Tracer::new(exporter(config, instance)?, config.sample, metrics))
+    Ok(Tracer::new(exporter(config, instance)?, config.sample_ratio, metrics))
 }
 
 /// Returns an exporter that connects at the first export.

@@ -45,7 +45,7 @@ pub(super) fn limit(check: &mut Check, path: &str, raw: RawLimit) -> Limit {
         shadow: shadow(raw.mode),
         rejected: rejected(check, path, raw.rejected),
         margin: margin(check, path, raw.reserve_margin.as_deref(), counts),
-        on_outage: raw.on_outage.unwrap_or_default(),
+        on_store_failure: raw.on_store_failure.unwrap_or_default(),
     }
 }
 

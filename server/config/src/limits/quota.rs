@@ -41,7 +41,7 @@ pub(super) fn quota(check: &mut Check, path: &str, raw: RawQuota) -> QuotaRule {
         shadow: shadow(raw.mode),
         rejected: rejected(check, path, raw.rejected),
         margin: margin(check, path, raw.reserve_margin.as_deref(), counts),
-        on_outage: raw.on_outage.unwrap_or_default(),
+        on_store_failure: raw.on_store_failure.unwrap_or_default(),
         name: raw.name.into(),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use evenkeel_domain::limit::{Counts, OnOutage};
+use evenkeel_domain::limit::{Counts, OnStoreFailure};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -129,7 +129,7 @@ pub(crate) struct RawLimit {
     /// `open`: the limit refuses no request. `closed`: the limit refuses every request to which it applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Outage", extend("default" = "local"))]
-    pub(crate) on_outage: Option<OnOutage>,
+    pub(crate) on_store_failure: Option<OnStoreFailure>,
 }
 
 /// A condition: an attribute and one test of its value. An empty value counts as absent.
@@ -277,7 +277,7 @@ pub(crate) struct RawQuota {
     /// Policy while Redis is unavailable. `local`: each sidecar enforces an equal share of the amount on its own.
     /// `open`: the quota refuses no request. `closed`: the quota refuses every request to which it applies.
     #[schemars(with = "Outage", extend("default" = "local"))]
-    pub(crate) on_outage: Option<OnOutage>,
+    pub(crate) on_store_failure: Option<OnStoreFailure>,
 }
 
 /// Prices of a model per million tokens. All prices are in the same currency.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use evenkeel_domain::limit::{Algorithm, Attribute, Attributes, CalendarUnit, Counts, OnOutage, Period};
+use evenkeel_domain::limit::{
+    Algorithm, Attribute, Attributes, CalendarUnit, Counts, OnStoreFailure, Period,
+};
 
 use crate::Config;
 
@@ -35,7 +37,7 @@ fn a_limit_with_every_field() {
   mode: shadow
   rejected: {status: 403, headers: {X-Why: tokens}, body: no}
   reserve_margin: 2
-  on_outage: closed
+  on_store_failure: closed
 - {name: cost, counts: cost, amount: 2.50, per: 1d}
 - {name: burst, counts: requests, amount: 10, per: 1s, algorithm: token_bucket, burst: 50}
 - {name: at-once, counts: requests, amount: 4, algorithm: concurrency, key: [consumer]}
@@ -51,7 +53,10 @@ prices: [{model: '*', input: 2, output: 8}]
     assert_eq!(tokens.exceptions[0].amount, Some(1_500_000));
     assert_eq!(tokens.exceptions[1].amount, None);
     assert_eq!(tokens.rejected.headers["x-why"], "tokens");
-    assert_eq!((tokens.rejected.status, tokens.margin, tokens.on_outage), (403, 2.0, OnOutage::Closed));
+    assert_eq!(
+        (tokens.rejected.status, tokens.margin, tokens.on_store_failure),
+        (403, 2.0, OnStoreFailure::Closed)
+    );
     let facts = |model: &str, ip: &str| Attributes {
         model: model.into(),
         source_ip: ip.parse().ok(),
@@ -162,7 +167,7 @@ fn each_fault_of_a_limit() {
                 .into(),
         ),
         ("mode: off", "mode: must be enforce or shadow, got \"off\"".into()),
-        ("on_outage: panic", "on_outage: must be local, open or closed, got \"panic\"".into()),
+        ("on_store_failure: panic", "on_store_failure: must be local, open or closed, got \"panic\"".into()),
         ("reserve_margin: 0.5", "reserve_margin: must be 1..100, got \"0.5\"".into()),
         (
             "counts: requests\nreserve_margin: 2",

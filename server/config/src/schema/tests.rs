@@ -276,7 +276,7 @@ fn schema_and_parser_reject_malformed_values() {
         "pools: [{cluster: a, kubernetes: {service: a, port: 0}}]",
         "kubernetes: {api_server: 'ftp://a'}",
         "traces: {endpoint: 'c:1'}",
-        "traces: {endpoint: 'http://c:1', sample: all}",
+        "traces: {endpoint: 'http://c:1', sample_ratio: all}",
         "traces: {endpoint: 'http://c:1', headers: [{name: a}]}",
         "unlisted_pools: {accept: 3}",
         "limits: [{counts: tokens, amount: 1, per: 1m}]",
@@ -316,7 +316,7 @@ fn schema_and_parser_reject_malformed_values() {
         "higress_rules: [{plugin: ai-cache, file: a}]",
         "rate_limit_service: {}",
         "rate_limit_service: {config: a, headers: [w]}",
-        "rate_limit_service: {config: a, on_outage: never}",
+        "rate_limit_service: {config: a, on_store_failure: never}",
     ] {
         assert!(!faults(&root, &base(yaml)).is_empty(), "the schema accepts {yaml}");
         assert!(Config::parse(yaml).is_err(), "the parser accepts {yaml}");

@@ -15,6 +15,8 @@ pub use period::{CalendarUnit, Period};
 pub use price::Prices;
 pub use rule::{AMOUNT_MAX, Bucket, CounterRule, Meter, Window};
 
+pub use crate::policy::OnStoreFailure;
+
 /// Maximum length of the name of a limit or quota, in bytes.
 pub const LIMIT_NAME_BYTES_MAX: usize = 64;
 /// Maximum number of limits and quotas that count one request.
@@ -62,19 +64,6 @@ pub enum Algorithm {
     Concurrency,
 }
 
-/// The policy while the store is unavailable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnOutage {
-    /// Each sidecar counts on its own, up to the amount divided by the number of live sidecars.
-    #[default]
-    Local,
-    /// Nothing is counted and nothing is refused.
-    Open,
-    /// Every request that the limit applies to is refused.
-    Closed,
-}
-
 /// The response to a request over a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
@@ -117,7 +106,7 @@ pub struct Limit {
     pub rejected: Rejected,
     /// Factor between the estimate and the reserved amount, at least 1.
     pub margin: f64,
-    pub on_outage: OnOutage,
+    pub on_store_failure: OnStoreFailure,
 }
 
 impl Limit {
@@ -160,7 +149,7 @@ pub struct QuotaRule {
     pub rejected: Rejected,
     /// Factor between the estimate and the reserved amount, at least 1.
     pub margin: f64,
-    pub on_outage: OnOutage,
+    pub on_store_failure: OnStoreFailure,
 }
 
 /// The headers that report limits to clients.

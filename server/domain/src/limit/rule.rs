@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::OnOutage;
+use super::OnStoreFailure;
 
 /// Maximum amount, burst, balance or cost. It is far below the largest integer that a double represents exactly, so
 /// that sums are exact.
@@ -144,5 +144,5 @@ pub struct Meter {
     /// Whether the counter is in shadow mode: it counts requests, but refuses none.
     pub shadow: bool,
     /// The policy while the store is unavailable.
-    pub on_outage: OnOutage,
+    pub on_store_failure: OnStoreFailure,
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::limit::OnOutage;
+use crate::limit::OnStoreFailure;
 
 /// The section `rate_limit_service`.
 #[derive(Clone, Debug)]
@@ -27,7 +27,7 @@ pub struct RateLimiterOptions {
     pub shadow: bool,
     pub headers: RateLimitHeaders,
     /// Policy while the store is unavailable.
-    pub on_outage: OnOutage,
+    pub on_store_failure: OnStoreFailure,
 }
 
 /// Response headers that report limits to the client.

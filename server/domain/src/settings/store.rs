@@ -1,4 +1,4 @@
-//! The connection to Redis, and what a pool does while Redis is unavailable.
+//! The connection to Redis.
 
 use std::{fmt, time::Duration};
 
@@ -28,16 +28,4 @@ impl fmt::Debug for RedisOptions {
             .field("connect_timeout", &self.connect_timeout)
             .finish()
     }
-}
-
-/// What a pool does while the store is unavailable.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnStoreFailure {
-    /// Choose an endpoint from local knowledge.
-    #[default]
-    Local,
-    /// Admit the request without an endpoint, so that the gateway chooses one.
-    Open,
-    Closed,
 }

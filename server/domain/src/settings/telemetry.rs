@@ -20,7 +20,7 @@ pub struct Traces {
     /// certificates.
     pub ca: Option<String>,
     /// Fraction, from 0 to 1, of the requests without a trace for which the sidecar starts one.
-    pub sample: f64,
+    pub sample_ratio: f64,
     /// Maximum wait for the collector's answer, including repeated exports.
     pub timeout: Duration,
     /// Headers of each export. Names are in lower case.

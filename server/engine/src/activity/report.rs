@@ -179,7 +179,7 @@ impl Reporter {
             started_at_ms: self.started_at_ms,
             seen_at_ms: 0,
             interval_ms: INTERVAL.as_millis() as u64,
-            draining: self.recorder.is_stopping(),
+            shutting_down: self.recorder.is_stopping(),
             ended,
             store: self.about.store,
             store_losses: self.tables.losses(),

@@ -9,8 +9,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use evenkeel_domain::limit::{
-    Algorithm, Attributes, Bucket, Condition, CounterRule, Counts, Key, Limit, LimitRules, Meter, OnOutage,
-    Period, QuotaKind, QuotaRule, Rejected, Window,
+    Algorithm, Attributes, Bucket, Condition, CounterRule, Counts, Key, Limit, LimitRules, Meter,
+    OnStoreFailure, Period, QuotaKind, QuotaRule, Rejected, Window,
 };
 use evenkeel_telemetry::{LimitCounters, LimitMetrics};
 
@@ -243,10 +243,10 @@ impl Definition {
         }
     }
 
-    pub(super) fn on_outage(&self) -> OnOutage {
+    pub(super) fn on_store_failure(&self) -> OnStoreFailure {
         match self {
-            Self::Limit(limit) => limit.on_outage,
-            Self::Quota(quota) => quota.on_outage,
+            Self::Limit(limit) => limit.on_store_failure,
+            Self::Quota(quota) => quota.on_store_failure,
         }
     }
 
@@ -310,7 +310,7 @@ impl Compiled {
                 cost,
                 provisional: entry.definition.is_provisional(),
                 shadow: entry.definition.shadow(),
-                on_outage: entry.definition.on_outage(),
+                on_store_failure: entry.definition.on_store_failure(),
             };
             selected.push(SelectedLimit { entry: i, meter });
         }
@@ -358,7 +358,7 @@ impl Compiled {
             cost: 1,
             provisional: entry.definition.is_provisional(),
             shadow: true,
-            on_outage: entry.definition.on_outage(),
+            on_store_failure: entry.definition.on_store_failure(),
         }
     }
 

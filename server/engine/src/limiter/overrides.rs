@@ -249,7 +249,7 @@ fn shown(amount: Option<u64>) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use evenkeel_domain::limit::{Algorithm, Attribute, Counts, Key, OnOutage, Period, Rejected};
+    use evenkeel_domain::limit::{Algorithm, Attribute, Counts, Key, OnStoreFailure, Period, Rejected};
     use evenkeel_store::memory::MemoryMap;
 
     use super::*;
@@ -268,7 +268,7 @@ pub(super) mod tests {
             shadow: false,
             rejected: Rejected::with_status(429),
             margin: 1.0,
-            on_outage: OnOutage::Open,
+            on_store_failure: OnStoreFailure::Open,
         }
     }
 

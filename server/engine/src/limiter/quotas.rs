@@ -221,7 +221,7 @@ fn change(account: &Account, edit: Edit, edited: &Edited) -> AdminChange {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use evenkeel_domain::limit::{OnOutage, Rejected};
+    use evenkeel_domain::limit::{OnStoreFailure, Rejected};
     use evenkeel_store::memory::{MemoryCounters, MemoryRecords};
 
     use super::*;
@@ -238,7 +238,7 @@ pub(super) mod tests {
                 shadow: false,
                 rejected: Rejected::with_status(403),
                 margin: 1.0,
-                on_outage: OnOutage::Open,
+                on_store_failure: OnStoreFailure::Open,
             })
         };
         let rules = LimitRules { quotas: names.iter().map(rule).collect(), ..LimitRules::default() };

@@ -103,7 +103,7 @@ impl RefusalCache {
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_domain::limit::{CounterRule, OnOutage};
+    use evenkeel_domain::limit::{CounterRule, OnStoreFailure};
 
     use super::*;
 
@@ -115,7 +115,7 @@ mod tests {
             cost,
             provisional: false,
             shadow: false,
-            on_outage: OnOutage::Local,
+            on_store_failure: OnStoreFailure::Local,
         }
     }
 

@@ -8,7 +8,7 @@ use counting::Count;
 use evenkeel_domain::{
     DomainError,
     clock::unix_ms,
-    limit::{Meter, OnOutage},
+    limit::{Meter, OnStoreFailure},
     settings::RateLimiterOptions,
 };
 use evenkeel_store::counters::{CounterState, Counters, ReserveBasis, Verdict};
@@ -72,7 +72,7 @@ impl RateLimiter {
     /// Evaluates and counts a request.
     ///
     /// # Errors
-    /// `Invalid` if the request has no domain or no descriptors; `Store` if the store fails and `on_outage` does not
+    /// `Invalid` if the request has no domain or no descriptors; `Store` if the store fails and `on_store_failure` does not
     /// cover the failure.
     pub async fn evaluate(&self, request: &RateLimitRequest<'_>) -> Result<Evaluation, DomainError> {
         if let Err(error) = check(request) {
@@ -199,7 +199,7 @@ fn check(request: &RateLimitRequest<'_>) -> Result<(), DomainError> {
 fn is_over(meter: &Meter, state: &CounterState, verdict: &Verdict) -> bool {
     let is_counted = match verdict.basis {
         ReserveBasis::Shared => true,
-        ReserveBasis::Local => meter.on_outage == OnOutage::Local,
+        ReserveBasis::Local => meter.on_store_failure == OnStoreFailure::Local,
         ReserveBasis::Closed => false,
     };
     let cost = if verdict.admitted { 0 } else { meter.cost };

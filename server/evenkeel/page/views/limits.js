@@ -3,15 +3,12 @@
 import { actionButton, forgetOverride, overrideLimit } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
 import { faultLine, field, openDialog } from '../lib/dialog.js';
-import { h, setText, show } from '../lib/dom.js';
+import { h, show } from '../lib/dom.js';
 import * as f from '../lib/format.js';
 import { link, patch } from '../lib/router.js';
 import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
 import { withToken } from '../lib/token.js';
 import { badge, empty, loadBar, searchField, section, timeOf, viewHeading } from '../lib/ui.js';
-
-/** Maximum number of overrides in the list. */
-const OVERRIDES = 200;
 
 /** The configured limits by name. */
 const configured = new Map();
@@ -99,7 +96,7 @@ export function create() {
       all.set(limits);
       options(which, limits.map((limit) => limit.name), params.limit);
     }, all.fail, () => 30_000),
-    poll((signal) => read('overrides', { page_size: OVERRIDES }, signal), overrides.set, overrides.fail, () => 5000),
+    poll((signal) => read('overrides', { limit: params.limit, search: params.search, page_size: PAGE_SIZE, page_token: params.opage }, signal), overrides.set, overrides.fail, () => 5000),
   ];
   const element = h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Limits'),
     h('p', { class: 'lead', text: 'Requests, tokens and cost, counted across all gateways.' })), part.element, overrides.element, all.element);
@@ -132,7 +129,7 @@ export function options(select, names, chosen = '') {
 function overridesPart(done) {
   const part = section('Overrides', { wide: true, note: 'Another amount for one key, set by an administrator.' });
   const table = dataTable({
-    caption: 'Overrides', key: (o) => `${o.limit}\n${o.key}`, emptyState: empty('No overrides. Every key has the configured amount.', 'evenkeel limits override LIMIT consumer=alice --amount 1000 --for 2h'),
+    caption: 'Overrides', key: (o) => `${o.limit}\n${o.key}`, emptyState: empty('No override of these keys. They have the configured amount.', 'evenkeel limits override LIMIT consumer=alice --amount 1000 --for 2h'),
     columns: [
       { title: 'Key', head: true, make: text((o) => o.key) },
       { title: 'Limit', make: text((o) => o.limit) },
@@ -150,13 +147,12 @@ function overridesPart(done) {
       } },
     ],
   });
-  const more = h('p', { class: 'muted', hidden: true });
-  part.body.append(table.element, more);
+  const pages = pager('overrides', { prefix: 'o' });
+  part.body.append(table.element, pages.element);
   return { element: part.element, fail: part.fail, set(data) {
     part.fail(null);
     table.set(data.overrides);
-    show(more, Boolean(data.next_page_token));
-    setText(more, `The first ${f.int(data.overrides.length)}; \u201cevenkeel limits overrides\u201d lists them all.`);
+    pages.set(data.overrides.length, undefined, data.next_page_token);
   } };
 }
 

@@ -180,8 +180,7 @@ impl As {
             (None, None) => {
                 return Err(Fault::error(
                     Exit::Refused,
-                    "this changes something: give an administrator's token with EVENKEEL_ADMIN_TOKEN, --token-file or \
-                     --token",
+                    "this change needs an administrator's token: set EVENKEEL_ADMIN_TOKEN, --token-file or --token",
                 ));
             }
         };

@@ -179,8 +179,8 @@ async fn only_admitted_requests_count_in_a_burn_rate() {
     becomes(&sidecar, "/api/v1/activity", |v| sum(v, "shared") == 4 && sum(v, "pool_full") == 16).await;
     // Sidecars report charges less often than counts.
     let rate = |v: &Value| v["burn_rates"][0]["burn_per_hour"].as_f64().unwrap_or(0.0);
-    let burns = becomes(&sidecar, "/api/v1/quotas/burn-rates?quota=calls", |v| rate(v) >= 24.0).await;
-    assert!(rate(&burns) <= 48.0, "4 in five to ten minutes: {burns}");
+    let burn_rates = becomes(&sidecar, "/api/v1/quotas/burn-rates?quota=calls", |v| rate(v) >= 24.0).await;
+    assert!(rate(&burn_rates) <= 48.0, "4 in five to ten minutes: {burn_rates}");
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ async fn stores_agree() {
 
 async fn reports_replace_each_other(store: &dyn ActivityStore) {
     let status = |id: &str, admitted| SidecarStatus { id: id.into(), admitted, ..SidecarStatus::default() };
-    let nearest = FullestKey {
+    let fullest = FullestKey {
         limit: "l".into(),
         tag: "consumer=a".into(),
         rest: String::new(),
@@ -343,7 +343,7 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
     for admitted in [1, 2] {
         let report = Report {
             status: Some(status("a", admitted)),
-            fullest_keys: Some(vec![nearest.clone()]),
+            fullest_keys: Some(vec![fullest.clone()]),
             charges: Some(vec![charges.clone()]),
         };
         store.report("a", &report).await.unwrap();
@@ -354,7 +354,7 @@ async fn reports_replace_each_other(store: &dyn ActivityStore) {
     statuses.sort_by_key(|status| status.admitted);
     assert_eq!(statuses.iter().map(|s| (&*s.id, s.admitted)).collect::<Vec<_>>(), [("a", 2), ("b", 9)]);
     assert!(statuses.iter().all(|status| status.seen_at_ms > 1_600_000_000_000));
-    assert_eq!(store.fullest_keys().await.unwrap(), [vec![nearest]]);
+    assert_eq!(store.fullest_keys().await.unwrap(), [vec![fullest]]);
     assert_eq!(store.quota_charges().await.unwrap(), [vec![charges]]);
     store.forget(&["a".into()]).await.unwrap();
     assert_eq!(store.statuses().await.unwrap().len(), 1);

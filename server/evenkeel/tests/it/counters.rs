@@ -11,7 +11,7 @@ use std::{
 };
 
 use evenkeel_domain::limit::{
-    Bucket, CounterRule, Meter, OnOutage, Window,
+    Bucket, CounterRule, Meter, OnStoreFailure, Window,
     rule::{SLOTS, slot_ms},
 };
 use evenkeel_store::{
@@ -65,7 +65,7 @@ fn meters(set: usize, key: usize, cost: u64, shadow: bool, provisional: bool) ->
         cost: if matches!(rule, CounterRule::Running { .. }) { 1 } else { cost },
         provisional: provisional || matches!(rule, CounterRule::Running { .. }),
         shadow: shadow && i % 2 == 0,
-        on_outage: OnOutage::Local,
+        on_store_failure: OnStoreFailure::Local,
     };
     chosen.map(meter).collect()
 }
@@ -352,8 +352,9 @@ async fn admitted(
         now += pass_ms;
         set_clock(now);
         let bucket = Arc::new(Bucket { tag: "consumer=log".into(), rest: String::new() });
-        let (name, on_outage) = ("l".into(), OnOutage::Local);
-        let meter = Meter { bucket, name, rule, cost: *cost, provisional: false, shadow: false, on_outage };
+        let (name, on_store_failure) = ("l".into(), OnStoreFailure::Local);
+        let meter =
+            Meter { bucket, name, rule, cost: *cost, provisional: false, shadow: false, on_store_failure };
         let verdict = counters.reserve(Reserve { id: None, meters: vec![meter.clone()] }).await.unwrap();
         if verdict.admitted {
             log.push((now, *cost));

@@ -175,7 +175,7 @@ async fn a_signal_restores_the_terminal() {
     tmux.keys(&["Enter"]);
     tmux.shows("endpoints", |screen| screen.contains("ENDPOINT ")).await;
     tmux.keys(&["d", "y"]);
-    tmux.shows("the missing token is reported", |screen| screen.contains("give an administrator's token"))
+    tmux.shows("the missing token is reported", |screen| screen.contains("needs an administrator's token"))
         .await;
     let pid = std::fs::read_to_string(&pid_file).unwrap();
     let killed = std::process::Command::new("kill").args(["-TERM", pid.trim()]).status().unwrap();

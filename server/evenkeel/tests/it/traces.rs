@@ -149,7 +149,7 @@ async fn only_requests_the_gateway_samples_are_recorded() {
 #[tokio::test]
 async fn every_sidecar_derives_the_same_trace_from_a_lease() {
     let (redis, collector) = (Redis::start(), Collector::start().await);
-    let yaml = on_redis(&redis) + &collector.yaml(", sample: 1");
+    let yaml = on_redis(&redis) + &collector.yaml(", sample_ratio: 1");
     let (one, other) = (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await);
     one.lease("llm", "g", 1).await;
     assert!(other.settle("llm", "g", 1).await);
@@ -163,7 +163,7 @@ async fn every_sidecar_derives_the_same_trace_from_a_lease() {
     assert_eq!((first.parent_span_id.len(), &first.trace_id), (0, &end.trace_id));
     assert_eq!(end.parent_span_id, first.span_id);
     assert_ne!(of_lease("2", "evenkeel.admit").trace_id, first.trace_id);
-    // `sample` does not apply to a request if the gateway has decided not to sample it.
+    // `sample_ratio` does not apply to a request if the gateway has decided not to sample it.
     one.send(ask(3, &traceparent("00"))).await;
     one.send(ask(4, "")).await;
     let spans = collector.spans(8).await;

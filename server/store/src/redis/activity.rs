@@ -104,9 +104,9 @@ fn json<T: Serialize + ?Sized>(value: &T) -> Result<String, StoreError> {
 impl ActivityStore for RedisActivity {
     async fn report(&self, sidecar: &str, report: &Report) -> Result<(), StoreError> {
         let status = report.status.as_ref().map(json).transpose()?;
-        let nearest = report.fullest_keys.as_ref().map(json).transpose()?;
-        let burns = report.charges.as_ref().map(json).transpose()?;
-        let told = [("status", status), ("nearest", nearest), ("burns", burns)];
+        let fullest_keys = report.fullest_keys.as_ref().map(json).transpose()?;
+        let charges = report.charges.as_ref().map(json).transpose()?;
+        let told = [("status", status), ("fullest-keys", fullest_keys), ("burn-rates", charges)];
         let told: Vec<(String, String)> = told
             .into_iter()
             .filter_map(|(kind, text)| Some((self.client.keys.activity(kind), text?)))
@@ -129,15 +129,15 @@ impl ActivityStore for RedisActivity {
     }
 
     async fn fullest_keys(&self) -> Result<Vec<Vec<FullestKey>>, StoreError> {
-        self.all(&self.client.keys.activity("nearest")).await
+        self.all(&self.client.keys.activity("fullest-keys")).await
     }
 
     async fn quota_charges(&self) -> Result<Vec<Vec<QuotaCharges>>, StoreError> {
-        self.all(&self.client.keys.activity("burns")).await
+        self.all(&self.client.keys.activity("burn-rates")).await
     }
 
     async fn forget(&self, sidecars: &[String]) -> Result<(), StoreError> {
-        for kind in ["status", "nearest", "burns"] {
+        for kind in ["status", "fullest-keys", "burn-rates"] {
             self.command(redis::cmd("HDEL").arg(self.client.keys.activity(kind)).arg(sidecars)).await?;
         }
         Ok(())

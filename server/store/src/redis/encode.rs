@@ -379,7 +379,7 @@ impl Doubles {
 mod tests {
     use std::sync::Arc;
 
-    use evenkeel_domain::limit::{Meter, OnOutage};
+    use evenkeel_domain::limit::{Meter, OnStoreFailure};
 
     use super::{super::counter_operation::How, *};
 
@@ -392,7 +392,7 @@ mod tests {
             cost: 1,
             provisional: true,
             shadow: false,
-            on_outage: OnOutage::Local,
+            on_store_failure: OnStoreFailure::Local,
         };
         let sliding = CounterRule::Sliding { amount: 1, period_ms: 1 };
         let order_of = |meters: Vec<Meter>| {

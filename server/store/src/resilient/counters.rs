@@ -21,7 +21,7 @@ use std::{
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
-    limit::{CounterRule, Meter, OnOutage},
+    limit::{CounterRule, Meter, OnStoreFailure},
 };
 use futures::future::join_all;
 
@@ -61,7 +61,7 @@ impl Waiting {
 impl ResilientStore {
     /// Decides a reservation without the store.
     async fn reserve_here(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
-        let closed = |meter: &Meter| meter.on_outage == OnOutage::Closed && !meter.shadow;
+        let closed = |meter: &Meter| meter.on_store_failure == OnStoreFailure::Closed && !meter.shadow;
         if reserve.meters.iter().any(closed) {
             let state = |meter: &Meter| CounterState { over: closed(meter), ..CounterState::default() };
             let states = reserve.meters.iter().map(state).collect();
@@ -211,7 +211,7 @@ fn is_final(error: &StoreError) -> bool {
 }
 
 fn is_counted_here(meter: &Meter) -> bool {
-    meter.on_outage == OnOutage::Local && !meter.rule.is_quota()
+    meter.on_store_failure == OnStoreFailure::Local && !meter.rule.is_quota()
 }
 
 fn unavailable() -> StoreError {
@@ -350,7 +350,7 @@ mod tests {
             cost: if matches!(rule, CounterRule::Running { .. }) { 1 } else { 40 },
             provisional: true,
             shadow: false,
-            on_outage: OnOutage::Local,
+            on_store_failure: OnStoreFailure::Local,
         };
         vec![
             meter("fixed", CounterRule::Fixed { amount: 100, window: Window::Length(86_400_000) }),

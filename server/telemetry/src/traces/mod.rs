@@ -62,14 +62,14 @@ pub enum Root<'a> {
 }
 
 impl Tracer {
-    /// Returns a tracer. Of the requests that belong to no trace, it records the fraction `sample`.
+    /// Returns a tracer. Of the requests that belong to no trace, it records the fraction `sample_ratio`.
     #[must_use]
-    pub fn new(exporter: impl SpanExporter + 'static, sample: f64, metrics: &TraceMetrics) -> Self {
-        Self::with_queue(SpanQueue::new(exporter, metrics), sample)
+    pub fn new(exporter: impl SpanExporter + 'static, sample_ratio: f64, metrics: &TraceMetrics) -> Self {
+        Self::with_queue(SpanQueue::new(exporter, metrics), sample_ratio)
     }
 
-    fn with_queue(queue: SpanQueue, sample: f64) -> Self {
-        let sampler = (sample > 0.0).then_some(Sampler::TraceIdRatioBased(sample));
+    fn with_queue(queue: SpanQueue, sample_ratio: f64) -> Self {
+        let sampler = (sample_ratio > 0.0).then_some(Sampler::TraceIdRatioBased(sample_ratio));
         Self(Some(Arc::new(Recording { queue: Arc::new(queue), sampler })))
     }
 

@@ -44,7 +44,7 @@ impl Ended {
 }
 
 /// Returns a tracer whose queue accepts `room` spans.
-fn tracer(sample: f64, room: usize) -> (Tracer, Ended, IntCounter) {
+fn tracer(sample_ratio: f64, room: usize) -> (Tracer, Ended, IntCounter) {
     let ended = Ended::default();
     let dropped = IntCounter::new("dropped", "dropped").unwrap();
     let queue = SpanQueue {
@@ -52,7 +52,7 @@ fn tracer(sample: f64, room: usize) -> (Tracer, Ended, IntCounter) {
         waiting: Arc::new(AtomicUsize::new(queue::QUEUE_MAX - room)),
         dropped: dropped.clone(),
     };
-    (Tracer::with_queue(queue, sample), ended, dropped)
+    (Tracer::with_queue(queue, sample_ratio), ended, dropped)
 }
 
 fn headers(parent: &str) -> TraceHeaders<'_> {
@@ -71,8 +71,8 @@ fn an_idle_tracer_begins_nothing() {
 
 #[test]
 fn admit_and_settle_of_a_lease_are_sampled_together() {
-    for (sample, expected) in [(0.0, 0..=0), (0.25, 400..=600), (1.0, 2000..=2000)] {
-        let (tracer, _ended, _) = tracer(sample, 1);
+    for (sample_ratio, expected) in [(0.0, 0..=0), (0.25, 400..=600), (1.0, 2000..=2000)] {
+        let (tracer, _ended, _) = tracer(sample_ratio, 1);
         let mut sampled = 0;
         for n in 1..=2000 {
             let begins = tracer.begin("admit", TraceHeaders::default(), lease(n, true)).is_some();
@@ -80,7 +80,7 @@ fn admit_and_settle_of_a_lease_are_sampled_together() {
             assert_eq!(begins, ends);
             sampled += usize::from(begins);
         }
-        assert!(expected.contains(&sampled), "{sample}: {sampled}");
+        assert!(expected.contains(&sampled), "{sample_ratio}: {sampled}");
     }
 }
 

@@ -51,7 +51,7 @@ impl RateLimiter {
         let peeked = if only_reads { self.counters.peek(meters.to_vec()).await.ok() } else { None };
         let verdict = match peeked {
             Some(verdict) => verdict,
-            // Also after a failed peek: `on_outage` covers a reservation of nothing, but not a peek.
+            // Also after a failed peek: `on_store_failure` covers a reservation of nothing, but not a peek.
             None => {
                 let reserved = self.counters.reserve(Reserve { id: None, meters: meters.to_vec() }).await;
                 reserved.map_err(DomainError::store("counting a request"))?

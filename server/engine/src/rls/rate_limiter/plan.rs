@@ -148,7 +148,7 @@ impl RateLimiter {
             cost: 0,
             provisional: false,
             shadow: mode.shadow || mode.quota || self.options.shadow,
-            on_outage: self.options.on_outage,
+            on_store_failure: self.options.on_store_failure,
         }
     }
 }

@@ -349,13 +349,13 @@ async fn own_limits_share_no_counter_with_limits_of_a_file() {
     }
 }
 
-/// A store that is unavailable and applies `on_outage`.
+/// A store that is unavailable and applies `on_store_failure`.
 struct Down;
 
 #[async_trait::async_trait]
 impl Counters for Down {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
-        let closed = reserve.meters.iter().any(|meter| meter.on_outage == OnOutage::Closed);
+        let closed = reserve.meters.iter().any(|meter| meter.on_store_failure == OnStoreFailure::Closed);
         let (basis, admitted) =
             if closed { (ReserveBasis::Closed, false) } else { (ReserveBasis::Local, true) };
         let states = vec![CounterState { over: closed, ..CounterState::default() }; reserve.meters.len()];
@@ -381,11 +381,11 @@ impl Counters for Down {
 
 #[tokio::test]
 async fn the_configured_policy_applies_during_an_outage() {
-    let with = |on_outage| {
-        limiter_with(RateLimiterOptions { on_outage, ..RateLimiterOptions::default() }, Arc::new(Down))
+    let with = |on_store_failure| {
+        limiter_with(RateLimiterOptions { on_store_failure, ..RateLimiterOptions::default() }, Arc::new(Down))
     };
-    assert_eq!(left(&with(OnOutage::Open), 1, &[by("ten", "a")]).await, (false, vec![10]));
-    let closed = with(OnOutage::Closed);
+    assert_eq!(left(&with(OnStoreFailure::Open), 1, &[by("ten", "a")]).await, (false, vec![10]));
+    let closed = with(OnStoreFailure::Closed);
     assert_eq!(left(&closed, 1, &[by("ten", "a"), by("free", "")]).await, (true, vec![0, u32::MAX]));
     assert_eq!(left(&closed, 1, &[by("unknown", "a")]).await, (false, vec![0]), "needs no store");
 }

@@ -53,7 +53,10 @@ async fn commands_report_refusals_activity_and_limits() {
         );
         let words = prints(s, "refusals req-2").await;
         assert!(words.contains("\nbecause       ") && words.contains("consumer      alice"), "{words}");
-        assert_eq!(prints_json(s, "refusals --consumer bob").await, json!({"refusals": [], "next_page_token": ""}));
+        assert_eq!(
+            prints_json(s, "refusals --consumer bob").await,
+            json!({"refusals": [], "next_page_token": ""})
+        );
         let unknown = evenkeel(&s.url(), None, &["refusals", "req-9"]).await;
         assert_eq!(unknown.status.code(), Some(3));
         equals_http(s, "refusals", "/api/v1/refusals").await;
@@ -102,13 +105,16 @@ async fn commands_report_refusals_activity_and_limits() {
 
         listed("limits fullest", "keys").await;
         equals_http(s, "limits fullest --limit rpm", "/api/v1/limits/fullest?limit=rpm").await;
-        let nearest = "limit,key,used,amount,share,reset_at_ms,shadow,seen_at_ms,counts";
-        csv_agrees(s, "limits fullest --limit rpm", nearest, 1).await;
+        let fullest = "limit,key,used,amount,share,reset_at_ms,shadow,seen_at_ms,counts";
+        csv_agrees(s, "limits fullest --limit rpm", fullest, 1).await;
         let table = prints(s, "limits fullest --limit rpm").await;
         assert!(table.contains("consumer=alice") && table.contains("100%"), "{table}");
         equals_http(s, "quota burn-rates", "/api/v1/quotas/burn-rates").await;
-        let burns = prints(s, "quota burn-rates -o csv").await;
-        assert!(burns.starts_with("quota,consumer,balance,amount,burn_per_hour,runs_out_at_ms,"), "{burns}");
+        let burn_rates = prints(s, "quota burn-rates -o csv").await;
+        assert!(
+            burn_rates.starts_with("quota,consumer,balance,amount,burn_per_hour,runs_out_at_ms,"),
+            "{burn_rates}"
+        );
         equals_http(s, "repairs", "/api/v1/repairs").await;
         csv_agrees(s, "repairs", "at_ms,kind,count,route,cluster,holder,sidecar", 0).await;
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_domain::limit::{CounterRule, Meter, OnOutage, Window};
+use evenkeel_domain::limit::{CounterRule, Meter, OnStoreFailure, Window};
 use evenkeel_store::{
     counters::{Counters, Entry, ReservationId, Reserve, Settlement, Verdict},
     memory::{MemoryCounters, MemoryMap, MemoryRecords},
@@ -64,7 +64,7 @@ impl Subject {
             cost,
             provisional: true,
             shadow: false,
-            on_outage: OnOutage::Open,
+            on_store_failure: OnStoreFailure::Open,
         }];
         (self.counters.reserve(Reserve { id: Some(id.clone()), meters }).await.unwrap(), id)
     }

@@ -48,20 +48,20 @@ async fn in_shadow_mode_responses_carry_headers_and_never_refuse() {
 #[tokio::test]
 async fn the_configured_policy_decides_during_an_outage() {
     let redis = Redis::start();
-    for (on_outage, expected) in
+    for (on_store_failure, expected) in
         [("local", [OK, OK, OVER]), ("open", [OK, OK, OK]), ("closed", [OVER, OVER, OVER])]
     {
         let proxy = Proxy::start(redis.port).await;
-        let store = proxy.store(&format!(", key_prefix: {on_outage}, timeout: 1s"));
-        let rls = Rls::start_on(LIMITS, &format!(", on_outage: {on_outage}"), &store).await;
+        let store = proxy.store(&format!(", key_prefix: {on_store_failure}, timeout: 1s"));
+        let rls = Rls::start_on(LIMITS, &format!(", on_store_failure: {on_store_failure}"), &store).await;
         let two = [by(&[("two", "a")])];
         assert_eq!(rls.codes(1, &two).await, (OK, vec![(OK, 1)]));
         proxy.set(Mode::Refuse);
         for code in expected {
-            assert_eq!(rls.codes(1, &two).await.0, code, "{on_outage}");
+            assert_eq!(rls.codes(1, &two).await.0, code, "{on_store_failure}");
         }
         // The policy also decides a request that only looks (0 hits).
-        assert_eq!(rls.codes(1, &[hits(0, by(&[("ten", "a")]))]).await.0, expected[0], "{on_outage}");
+        assert_eq!(rls.codes(1, &[hits(0, by(&[("ten", "a")]))]).await.0, expected[0], "{on_store_failure}");
         proxy.set(Mode::Pass);
         eventually(Duration::from_secs(10), "the shared counter counts again", || async {
             let codes = rls.codes(1, &[hits(0, by(&[("two", "a")]))]).await;
