@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::{
     PoolId, StoreError,
-    limit::{Bucket, CounterRule, Meter, OnOutage, Window},
+    limit::{Bucket, CounterRule, Meter, OnStoreFailure, Window},
 };
 use evenkeel_store::{
-    Admit, Pool, Store,
+    Pool, Store,
     counters::{ReservationId, Reserve},
 };
 
@@ -136,7 +136,7 @@ fn meter(consumer: &str, name: &str, rule: CounterRule) -> Meter {
         cost: 1,
         provisional: false,
         shadow: false,
-        on_outage: OnOutage::Local,
+        on_store_failure: OnStoreFailure::Local,
     }
 }
 

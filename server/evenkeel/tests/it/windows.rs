@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_domain::limit::{Bucket, CounterRule, Meter, OnOutage, Window};
+use evenkeel_domain::limit::{Bucket, CounterRule, Meter, OnStoreFailure, Window};
 use evenkeel_store::{
     counters::{Counters, Reserve},
     memory::MemoryCounters,
@@ -35,7 +35,7 @@ fn meter(key: usize, cost: u64, shadow: bool) -> Meter {
         cost,
         provisional: false,
         shadow,
-        on_outage: OnOutage::Local,
+        on_store_failure: OnStoreFailure::Local,
     }
 }
 
