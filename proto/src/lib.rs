@@ -1,8 +1,13 @@
 //! Evenkeel's gRPC API, generated from the `.proto` files in this crate's directory. The generated items have the
 //! comments of the `.proto` files.
 
+#[cfg(feature = "grpc")]
+mod holder_secret;
 #[cfg(feature = "json")]
 pub mod json;
+
+#[cfg(feature = "grpc")]
+pub use holder_secret::{HOLDER_SECRET, HolderClient, HolderSecret};
 
 /// Package `evenkeel.v1`: the services `Gateway` (for gateways), `Inspect` (for operators) and `Admin` (for
 /// administrators).

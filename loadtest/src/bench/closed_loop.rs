@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use super::{
     BenchConfig,
-    callers::{fixed_window, gateway, pick_script, pick_script::PickScript, rate_limit_service},
+    callers::{fixed_window, gateway, pick_script, pick_script::PickScript, rate_limit_service, stream},
     recorder::{Recorder, Recording},
     target::Target,
 };
@@ -71,6 +71,9 @@ async fn start_callers(
             Target::Gateway { server, limited } => {
                 let client = server.gateway_client().await?;
                 tasks.extend(gateway::spawn(&client, connection, *limited, recorders));
+            }
+            Target::Stream { server } => {
+                tasks.extend(stream::spawn(server.gateway_client().await?, recorders).await?);
             }
             Target::RateLimitService { server, key } => {
                 let channel = server.connect().await?;

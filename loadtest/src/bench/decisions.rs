@@ -29,6 +29,10 @@ pub async fn run(
         let target = Target::Gateway { server: server?, limited };
         Some(Job { name, target, server_pid: process.pid, redis_pid })
     };
+    let stream = |name, server: Option<GrpcServer>| {
+        let target = Target::Stream { server: server? };
+        Some(Job { name, target, server_pid: sidecar.pid, redis_pid: *redis_pid })
+    };
     let script = |name, by_rule| {
         let target =
             Target::PickScript { redis_url: redis_url.clone(), endpoints: config.endpoints, by_rule };
@@ -38,6 +42,7 @@ pub async fn run(
     let jobs: Vec<Job> = [
         gateway("admit_settle", tcp(&sidecar.ready), false, sidecar, *redis_pid),
         gateway("tonic_echo", tcp(&echo.ready), false, echo, None),
+        stream("admit_settle_stream", tcp(&sidecar.ready)),
         gateway("admit_settle_limited", tcp(&sidecar.ready), true, sidecar, *redis_pid),
         script("bare_evalsha", false),
         script("bare_evalsha_same_rule", true),

@@ -16,8 +16,8 @@ use evenkeel_proto::{
         rate_limit_service_server::{RateLimitService, RateLimitServiceServer},
     },
     v1::{
-        AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, SettleRequest,
-        SettleResponse,
+        AdmitRequest, AdmitResponse, Admitted, Basis, FromWorker, KeepAliveRequest, KeepAliveResponse,
+        SettleRequest, SettleResponse, ToWorker,
         admit_response::Answer,
         gateway_server::{Gateway, GatewayServer},
     },
@@ -25,7 +25,7 @@ use evenkeel_proto::{
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
 };
 
@@ -55,6 +55,15 @@ impl RateLimitService for Echo {
 
 #[tonic::async_trait]
 impl Gateway for Echo {
+    type ConnectStream = tokio_stream::Empty<Result<ToWorker, Status>>;
+
+    async fn connect(
+        &self,
+        _: Request<Streaming<FromWorker>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        Err(Status::unimplemented("the echo server answers unary calls only"))
+    }
+
     async fn admit(&self, _: Request<AdmitRequest>) -> Result<Response<AdmitResponse>, Status> {
         let admitted = Admitted {
             endpoint: "127.0.0.1:10000".into(),

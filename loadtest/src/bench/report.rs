@@ -58,6 +58,7 @@ pub(super) fn checks(runs: &[BenchRun]) -> Vec<Check> {
         value.map(|value| Check { what: what.into(), value, target: target.into(), met: met(value) })
     };
     let rate = |name| find(name).map(|run| run.calls_per_s);
+    let sidecar = |name| find(name).and_then(|run| run.server_cpu_us_per_call);
     let redis = |name| find(name).and_then(|run| run.redis_cpu_us_per_admit);
     let p50 = |name| find(name).map(|run| run.p50_ms);
     // Server CPU time is per call, and Admit and Settle are two calls. The sum is therefore the CPU time per admitted
@@ -73,6 +74,18 @@ pub(super) fn checks(runs: &[BenchRun]) -> Vec<Check> {
             ratio_of(rate("admit_settle"), rate("tonic_echo")),
             "at least 0.5",
             |v| v >= 0.5,
+        ),
+        check(
+            "calls/s of admit_settle_stream divided by calls/s of tonic_echo, both counted as calls",
+            ratio_of(rate("admit_settle_stream"), rate("tonic_echo")),
+            "at least 2",
+            |v| v >= 2.0,
+        ),
+        check(
+            "sidecar CPU per call of admit_settle_stream divided by that of admit_settle",
+            ratio_of(sidecar("admit_settle_stream"), sidecar("admit_settle")),
+            "at most 0.5",
+            |v| v <= 0.5,
         ),
         check(
             "Redis CPU per admit (including Settle) of admit_settle divided by that of bare_evalsha",
@@ -198,6 +211,7 @@ mod tests {
         let runs = [
             run("admit_settle", 60_000.0, 6.0, 1.0),
             run("tonic_echo", 100_000.0, 0.0, 1.0),
+            run("admit_settle_stream", 210_000.0, 6.0, 1.0),
             run("admit_settle_limited", 50_000.0, 10.0, 1.0),
             run("bare_evalsha", 30_000.0, 30.0, 1.0),
             run("bare_evalsha_same_rule", 20_000.0, 60.0, 1.0),
@@ -209,7 +223,16 @@ mod tests {
         let found: Vec<_> = checks.iter().map(|c| (c.value, c.met)).collect();
         assert_eq!(
             found,
-            [(0.6, true), (0.2, true), (0.1, true), (18.0 / 14.0, true), (1.25, true), (2.5, false)]
+            [
+                (0.6, true),
+                (2.1, true),
+                (1.0, false),
+                (0.2, true),
+                (0.1, true),
+                (18.0 / 14.0, true),
+                (1.25, true),
+                (2.5, false)
+            ]
         );
     }
 

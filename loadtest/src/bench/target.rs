@@ -1,12 +1,15 @@
 //! The targets that a benchmark calls.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
 
-use evenkeel_proto::v1::gateway_client::GatewayClient;
+use evenkeel_proto::{HolderClient, HolderSecret};
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::lab::{LabError, Ready};
+
+/// The secret of all holders of this process, because several connections may share a holder.
+static SECRET: LazyLock<[u8; 16]> = LazyLock::new(rand::random);
 
 #[derive(Clone, Debug)]
 pub(super) enum GrpcServer {
@@ -49,8 +52,8 @@ impl GrpcServer {
     }
 
     /// Opens one connection to the gateway service.
-    pub(super) async fn gateway_client(&self) -> Result<GatewayClient<Channel>, LabError> {
-        Ok(GatewayClient::new(self.connect().await?))
+    pub(super) async fn gateway_client(&self) -> Result<HolderClient<Channel>, LabError> {
+        Ok(HolderClient::new(HolderSecret::new(*SECRET).on(self.connect().await?)))
     }
 }
 
@@ -63,6 +66,8 @@ pub(super) enum Target {
         /// Whether limits and a quota apply to the requests.
         limited: bool,
     },
+    /// Admissions and settlements on streams of `evenkeel.v1.Gateway`, one stream for each connection.
+    Stream { server: GrpcServer },
     /// Envoy's rate limit service.
     RateLimitService {
         server: GrpcServer,

@@ -1,11 +1,6 @@
 //! Starts the sidecar from its configuration, and stops its parts in order.
 
-use std::{
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -20,18 +15,21 @@ use evenkeel_engine::{
     admission::Admission,
     balancer::{Balancer, directory::Directory, drains::Drains, sweep},
     change_log::ChangeLog,
+    holders::Holders,
     ledger::Ledger,
     limiter::{Limiter, overrides::Overrides, quotas::Quotas},
     rls::{LoadMetrics, Loader, RateLimitMetrics, RateLimiter},
 };
 use evenkeel_store::{
-    Store,
+    Store, Undelivered,
     activity::ActivityStore,
     changes::ChangeStore,
     counters::Counters,
     drains::DRAINS_MAX,
+    holders::HolderStore,
     memory::{
-        MemoryActivity, MemoryChanges, MemoryCounters, MemoryMap, MemoryRecords, MemoryStore, MemoryUsage,
+        MemoryActivity, MemoryChanges, MemoryCounters, MemoryHolders, MemoryMap, MemoryRecords, MemoryStore,
+        MemoryUsage,
     },
     overrides::OVERRIDES_MAX,
     records::RecordStore,
@@ -41,10 +39,9 @@ use evenkeel_store::{
     versioned::VersionedMap,
 };
 use evenkeel_telemetry::Metrics;
-use serde::Serialize;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,92 +51,25 @@ use tonic::{
 };
 use tracing::{error, info, warn};
 
+pub use crate::listeners::{Addresses, Listeners};
 use crate::{
     reload, tracer,
     transport::{grpc, http},
 };
 
+/// Maximum number of unary calls that clients have given up and that the server has not looked at. Beyond it, the server
+/// closes the connection. h2's default is 20, which a pause of 200 ms can exceed.
+const PENDING_RESETS_MAX: usize = 4096;
 /// Maximum time that a shutdown waits for gateways' calls in progress.
 const CALLS_MAX: Duration = Duration::from_secs(10);
 /// Maximum time that a shutdown waits for each of three groups: gRPC connections, HTTP requests, background tasks.
 const END_MAX: Duration = Duration::from_secs(1);
 /// Maximum time that a shutdown waits for the export of traces.
 const TRACES_MAX: Duration = Duration::from_secs(2);
+/// Maximum time that a shutdown waits for the store, if settlements wait for it.
+const STORE_MAX: Duration = Duration::from_secs(5);
 /// Maximum time that a shutdown waits for the ledger to write usage.
 const LEDGER_MAX: Duration = Duration::from_secs(2);
-
-/// The bound sockets. The sidecar binds them before any task starts, so that tests can use port 0 and an address in use
-/// is reported at once.
-pub struct Listeners {
-    grpc: Option<TcpListener>,
-    socket: Option<(UnixListener, PathBuf)>,
-    http: TcpListener,
-}
-
-/// The addresses that a sidecar listens on, with the ports that the system assigned.
-#[derive(Clone, Debug, Serialize)]
-pub struct Addresses {
-    pub grpc: Option<String>,
-    /// Path of the Unix socket for gRPC.
-    pub grpc_socket: Option<PathBuf>,
-    pub http: String,
-}
-
-impl Listeners {
-    /// Binds all listeners.
-    ///
-    /// # Errors
-    /// Fails if an address is in use or not permitted.
-    pub async fn bind(config: &Config) -> anyhow::Result<Self> {
-        let grpc = match config.listen.grpc {
-            Some(address) => Some(
-                TcpListener::bind(address)
-                    .await
-                    .with_context(|| format!("listen.grpc: cannot listen on {address}"))?,
-            ),
-            None => None,
-        };
-        let socket = match &config.listen.grpc_socket {
-            Some(path) => {
-                let bound = bind_socket(path, config.listen.grpc_socket_mode).await;
-                let listener = bound
-                    .with_context(|| format!("listen.grpc_socket: cannot listen on {}", path.display()))?;
-                Some((listener, path.clone()))
-            }
-            None => None,
-        };
-        let address = config.listen.http;
-        let http = TcpListener::bind(address).await;
-        let http = http.with_context(|| format!("listen.http: cannot listen on {address}"))?;
-        Ok(Self { grpc, socket, http })
-    }
-
-    /// Returns the bound addresses.
-    ///
-    /// # Errors
-    /// Fails if the system cannot report an address.
-    pub fn addresses(&self) -> anyhow::Result<Addresses> {
-        let grpc = self.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
-        Ok(Addresses {
-            grpc: grpc.map(|address| address.to_string()),
-            grpc_socket: self.socket.as_ref().map(|(_, path)| path.clone()),
-            http: self.http.local_addr()?.to_string(),
-        })
-    }
-}
-
-/// Binds a Unix socket. Replaces a socket file that a dead process left behind.
-async fn bind_socket(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
-    if path.exists() {
-        if tokio::net::UnixStream::connect(path).await.is_ok() {
-            anyhow::bail!("another process listens on this socket");
-        }
-        std::fs::remove_file(path).context("cannot remove the stale socket")?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
-}
 
 /// Serves until `shutdown` is cancelled, then stops in this order: reports that it is not ready, waits `shutdown_delay`
 /// so that load balancers notice, accepts no new gRPC connections, waits for calls in progress, writes usage, exports
@@ -160,7 +90,7 @@ pub async fn run(
     let id = instance_id()?;
     let tracer = tracer::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
-    let Opened { store, counters, records, drains, overrides, changes } =
+    let Opened { store, counters, holders, records, drains, overrides, changes } =
         open_store(&config, &metrics, &tasks, &background).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let unrecorded = metrics.refusals_unrecorded.clone();
@@ -188,9 +118,11 @@ pub async fn run(
     ));
     let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
     metrics.limits.set_revision(config.rules.fingerprint());
+    let (rules_applied, rules_changed) = watch::channel(());
     tasks.spawn(follow_rules(
         live.rules.clone(),
         Arc::clone(&rules),
+        rules_applied,
         Arc::clone(&metrics),
         background.clone(),
     ));
@@ -225,6 +157,8 @@ pub async fn run(
         config.keep_alive_interval,
         background.clone(),
     ));
+    let holders = Holders::new(holders, Arc::clone(&metrics));
+    tasks.spawn(Arc::clone(&holders).housekeeping(config.keep_alive_interval, background.clone()));
     let about = About { id, store: store_kind(&config.store), holder_ttl: config.holder_ttl() };
     let reporter = Reporter::new(
         about.clone(),
@@ -255,7 +189,8 @@ pub async fn run(
     });
     tasks.spawn(reporter.run(background.clone()));
 
-    let (stop_grpc, stop_http) = (CancellationToken::new(), CancellationToken::new());
+    let (end_streams, stop_http) = (grpc::Shutdown::default(), CancellationToken::new());
+    let stop_grpc = end_streams.stop.clone();
     let calls = TaskTracker::new();
     let rate_limits = config
         .rate_limit_service
@@ -263,15 +198,16 @@ pub async fn run(
         .map(|service| rate_limits(service, Arc::clone(&counters), &metrics, &tasks, &background))
         .transpose()?
         .map(|rate_limiter| (rate_limiter, Arc::clone(&metrics)));
-    let (routes, mut health) = grpc::routes(
+    let gateways = grpc::Gateways {
         admission,
-        Arc::clone(&api),
-        config.keep_alive_interval,
-        calls.clone(),
-        rate_limits,
-        stop_grpc.clone(),
-    )
-    .await?;
+        holders,
+        keep_alive_interval: config.keep_alive_interval,
+        calls: calls.clone(),
+        rules: rules_changed,
+        sidecar: name_of(&addresses.http),
+        shutdown: end_streams.clone(),
+    };
+    let (routes, mut health) = grpc::routes(gateways, Arc::clone(&api), rate_limits).await?;
     let http = Arc::new(http::Http { api, metrics, stop: stop_http.clone() });
 
     let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
@@ -283,12 +219,21 @@ pub async fn run(
     shutdown.cancelled().await;
     info!(delay_ms = config.shutdown_delay.as_millis() as u64, "shutting down");
     recorder.set_stopping();
+    end_streams.leaving.cancel();
     grpc::set_not_serving(&health).await;
     tokio::time::sleep(config.shutdown_delay).await;
     stop_grpc.cancel();
     grpc::end_health_watches(&mut health).await;
     if !ends_within(CALLS_MAX, &calls).await {
         warn!(after_s = CALLS_MAX.as_secs(), "calls still in progress: stopping anyway");
+    }
+    // This sidecar has acknowledged these settlements, so nobody else sends them.
+    let Undelivered { settlements, tokens } = balancer.store.drain(STORE_MAX).await;
+    if settlements > 0 {
+        warn!(
+            settlements,
+            tokens, "the store is unavailable: settlements are lost, and their reservations stay charged"
+        );
     }
     // Clients may still be reading the last responses. A client that has stopped reading must not delay the shutdown.
     if !ends_within(END_MAX, &grpc_servers).await {
@@ -326,6 +271,7 @@ fn instance_id() -> anyhow::Result<String> {
 async fn follow_rules(
     mut read: tokio::sync::watch::Receiver<Arc<LimitRules>>,
     rules: Arc<ArcSwap<LimitRules>>,
+    applied: watch::Sender<()>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
 ) {
@@ -337,6 +283,7 @@ async fn follow_rules(
         let new = Arc::clone(&read.borrow_and_update());
         metrics.limits.set_revision(new.fingerprint());
         rules.store(new);
+        applied.send_replace(());
     }
 }
 
@@ -372,6 +319,7 @@ fn rate_limits(
 struct Opened {
     store: Arc<dyn Store>,
     counters: Arc<dyn Counters>,
+    holders: Arc<dyn HolderStore>,
     records: Arc<dyn RecordStore>,
     drains: Arc<dyn VersionedMap>,
     overrides: Arc<dyn VersionedMap>,
@@ -393,6 +341,7 @@ async fn open_store(
             Ok(Opened {
                 store,
                 counters,
+                holders: Arc::<MemoryHolders>::default(),
                 records,
                 drains: Arc::new(MemoryMap::new(DRAINS_MAX)),
                 overrides: Arc::new(MemoryMap::new(OVERRIDES_MAX)),
@@ -401,8 +350,16 @@ async fn open_store(
         }
         StoreConfig::Redis(options) => {
             let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
-            let counters: Arc<dyn Counters> = redis.clone();
-            let store = ResilientStore::new(redis.clone(), counters, ttl, metrics, tasks, background.clone());
+            let (counters, holders) = (redis.clone(), redis.clone());
+            let store = ResilientStore::new(
+                redis.clone(),
+                counters,
+                holders,
+                ttl,
+                metrics,
+                tasks,
+                background.clone(),
+            );
             store.connect().await;
             if let Ok(Some(policy)) = redis.evicting_policy().await {
                 warn!(
@@ -412,6 +369,7 @@ async fn open_store(
             }
             Ok(Opened {
                 counters: store.clone(),
+                holders: store.clone(),
                 store,
                 records: redis.clone(),
                 drains: Arc::new(redis.map("drains", DRAINS_MAX)),
@@ -461,7 +419,11 @@ fn serve_grpc(
     routes: Routes,
     stop: &CancellationToken,
 ) {
-    let server = || Server::builder().http2_keepalive_interval(Some(Duration::from_secs(30)));
+    let server = || {
+        Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+    };
     if let Some(listener) = tcp {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let grpc = server().add_routes(routes.clone());

@@ -2,6 +2,7 @@
 //! configuration.
 
 pub mod app;
+mod listeners;
 pub mod reload;
 mod tracer;
 pub mod transport;

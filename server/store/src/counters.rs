@@ -139,6 +139,8 @@ pub struct Settlement {
     /// Where the reservation was recorded. Empty if it had no id.
     pub records: Vec<RecordRef>,
     pub entries: Vec<Entry>,
+    /// Tokens that the request used. Only reports about settlements that are lost contain them.
+    pub tokens: u64,
 }
 
 /// The renewal of an in-flight request under a concurrency limit.

@@ -15,6 +15,7 @@ pub mod activity;
 pub mod changes;
 pub mod counters;
 pub mod drains;
+pub mod holders;
 pub mod memory;
 mod name_text;
 pub mod overrides;
@@ -45,6 +46,14 @@ pub struct Admit {
     pub tie: u32,
     /// Policy of the pool for an admission that the shared table cannot decide.
     pub on_failure: OnStoreFailure,
+}
+
+/// Settlements that a shutdown could not send to the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Undelivered {
+    pub settlements: usize,
+    /// Tokens of their requests.
+    pub tokens: u64,
 }
 
 /// The leases that a holder (one gateway worker) reports for one pool.
@@ -179,6 +188,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Sends each waiting call once. The sidecar's housekeeping calls this.
     async fn settle_waiting(&self) {}
+
+    /// Sends the waiting settlements until the store has all of them or `limit` has passed. Returns what the sidecar could
+    /// not send.
+    async fn drain(&self, _limit: Duration) -> Undelivered {
+        Undelivered::default()
+    }
 
     /// Removes dead holders from local knowledge, with their leases. The sidecar's housekeeping calls this.
     fn forget_silent_holders(&self) {}

@@ -13,6 +13,7 @@ mod metrics;
 mod pools;
 mod requests;
 mod rls;
+mod streams;
 pub mod traces;
 
 pub use limits::{LimitCounters, LimitMetrics};

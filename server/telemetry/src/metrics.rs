@@ -15,6 +15,7 @@ use super::{
     pools::PoolMetrics,
     requests::{Admits, KeepAlives, Repairs, Settles},
     rls::RlsMetrics,
+    streams::StreamMetrics,
     traces::TraceMetrics,
 };
 
@@ -61,6 +62,7 @@ pub struct Metrics {
     /// Unix time of the last successful load, in seconds.
     pub config_last_success: Gauge,
     pub rls: RlsMetrics,
+    pub streams: StreamMetrics,
     pub traces: TraceMetrics,
 }
 
@@ -175,6 +177,7 @@ impl Metrics {
                 "Unix time at which the configuration was last applied, in seconds.",
             )?,
             rls: RlsMetrics::new(&r)?,
+            streams: StreamMetrics::new(&r)?,
             traces: TraceMetrics::new(&r)?,
             catalogue: r,
             scrape: Mutex::new(()),

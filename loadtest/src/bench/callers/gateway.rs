@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use evenkeel_proto::v1::{
-    AdmitRequest, HeldPool, KeepAliveRequest, Outcome, Pool, SettleRequest, admit_response::Answer,
-    gateway_client::GatewayClient,
+use evenkeel_proto::{
+    HolderClient,
+    v1::{AdmitRequest, HeldPool, KeepAliveRequest, Outcome, Pool, SettleRequest, admit_response::Answer},
 };
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
@@ -19,7 +19,7 @@ use crate::lab::CLUSTER;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Returns the pool that every call uses.
-fn pool() -> Pool {
+pub(super) fn pool() -> Pool {
     Pool { route: String::new(), cluster: CLUSTER.into() }
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn settle_request(holder: &str, lease: u64) -> SettleRequest {
 /// Spawns one caller per recorder. The callers share a connection and a holder id, like the requests of one gateway
 /// worker.
 pub(crate) fn spawn(
-    client: &GatewayClient<Channel>,
+    client: &HolderClient<Channel>,
     connection: usize,
     limited: bool,
     recorders: impl Iterator<Item = Rc<Recorder>>,
@@ -73,7 +73,7 @@ pub(crate) fn spawn(
 }
 
 async fn call(
-    mut client: GatewayClient<Channel>,
+    mut client: HolderClient<Channel>,
     holder: String,
     last_lease: Rc<Cell<u64>>,
     limited: bool,
@@ -100,7 +100,7 @@ async fn call(
     }
 }
 
-async fn keep_alive(mut client: GatewayClient<Channel>, holder: String, recorder: Rc<Recorder>) {
+async fn keep_alive(mut client: HolderClient<Channel>, holder: String, recorder: Rc<Recorder>) {
     while !recorder.is_stopped() {
         // An empty list with `issued_through` 0 changes no lease; it only keeps the holder alive.
         let held = HeldPool { pool: Some(pool()), ..HeldPool::default() };

@@ -5,6 +5,7 @@ pub(super) mod gateway;
 pub(super) mod limited_requests;
 pub(super) mod pick_script;
 pub(super) mod rate_limit_service;
+pub(super) mod stream;
 
 /// Number of keys from which callers of counters choose at random.
 const COUNTER_KEYS: u32 = 1000;

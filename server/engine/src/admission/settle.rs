@@ -1,6 +1,6 @@
 //! The end of a request: releases its lease, replaces its reservation with the charge, and records its usage.
 
-use evenkeel_domain::{DomainError, HolderId, LeaseId, usage::Outcome};
+use evenkeel_domain::{DomainError, HolderId, LeaseId, PoolId, usage::Outcome};
 use evenkeel_store::counters::ReservationId;
 use tracing::debug;
 
@@ -50,6 +50,28 @@ impl Admission {
                 self.metrics.limit_settles.error.inc();
                 debug!(%error, lease = %id.lease, "the store did not settle the reservation");
             }
+        }
+        released
+    }
+
+    /// Gives back what an admission took whose request was not sent: its lease, if the pool is known, and its reservation,
+    /// if this sidecar has made it.
+    ///
+    /// # Errors
+    /// If an embedded store fails.
+    pub async fn cancel(&self, pool: Option<&PoolId>, id: ReservationId) -> Result<(), DomainError> {
+        let report = UsageReport::not_sent();
+        let release = async {
+            match pool {
+                Some(pool) => {
+                    self.balancer.settle(pool.route(), pool.cluster(), &id.holder, id.lease).await.map(drop)
+                }
+                None => Ok(()),
+            }
+        };
+        let (released, given_back) = tokio::join!(release, self.limiter.settle(&id, &[], "", &report));
+        if let Err(error) = given_back {
+            debug!(%error, lease = %id.lease, "the store did not give a reservation back");
         }
         released
     }

@@ -33,6 +33,15 @@ pub struct Charge {
     pub cost: u64,
 }
 
+impl UsageReport {
+    /// The report of a request that its gateway did not send upstream.
+    #[must_use]
+    pub fn not_sent() -> Self {
+        let outcome = Outcome::NotSent;
+        Self { outcome, tokens: None, is_final: false, output_bytes: 0, began: false, body_read: false }
+    }
+}
+
 impl Charge {
     /// Computes the charge of a request:
     ///

@@ -101,7 +101,7 @@ impl Limiter {
         for (meter, _) in &reservation.taken {
             self.refusals.remove(&meter.bucket, &meter.name);
         }
-        let settlement = Settlement { id: id.clone(), records: reservation.records, entries };
+        let settlement = Settlement { id: id.clone(), records: reservation.records, entries, tokens: 0 };
         if let Err(error) = self.counters.settle(settlement).await {
             tracing::debug!(%error, "the store did not roll back a reservation");
         }

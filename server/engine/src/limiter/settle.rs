@@ -64,7 +64,8 @@ impl Limiter {
         }
         let amounts: Vec<_> = settled.iter().map(|(of, entry)| (*of, entry.reserved, entry.actual)).collect();
         let entries = settled.into_iter().map(|(_, entry)| entry).collect();
-        let first = self.counters.settle(Settlement { id: id.clone(), records, entries }).await?;
+        let settlement = Settlement { id: id.clone(), records, entries, tokens: charge.tokens.total() };
+        let first = self.counters.settle(settlement).await?;
         for (of, reserved, amount) in
             amounts.into_iter().filter(|(of, ..)| first && !of.definition.is_concurrency())
         {

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use evenkeel_proto::v1::{self as pb, admit_response::Answer, gateway_client::GatewayClient};
+use evenkeel_proto::{
+    HolderClient,
+    v1::{self as pb, admit_response::Answer},
+};
 use tonic::transport::Channel;
 
 use super::{
@@ -42,10 +45,12 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 impl Admit {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let mut client = gateway(self.server.connect().await?);
-        let mut random = [0; 8];
-        getrandom::fill(&mut random).context("cannot read random bytes from the system")?;
-        let holder = format!("cli-{:016x}", u64::from_be_bytes(random));
+        let (mut id, mut secret) = ([0; 8], [0; 16]);
+        for random in [&mut id[..], &mut secret] {
+            getrandom::fill(random).context("cannot read random bytes from the system")?;
+        }
+        let mut client = gateway(self.server.connect().await?, secret);
+        let holder = format!("cli-{:016x}", u64::from_be_bytes(id));
         let candidate = |address: &String| pb::Candidate { address: address.clone(), weight: 0.0, cap: 0 };
         let request = pb::AdmitRequest {
             pool: Some(self.pool.encode()),
@@ -88,7 +93,7 @@ impl Admit {
     /// Sends KeepAlives as a gateway does, until the time of `--hold` has passed.
     async fn hold(
         &self,
-        client: &mut GatewayClient<Channel>,
+        client: &mut HolderClient<Channel>,
         holder: &str,
         endpoint: String,
     ) -> anyhow::Result<()> {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use evenkeel_proto::v1::{
-    self as pb, admin_client::AdminClient, gateway_client::GatewayClient, inspect_client::InspectClient,
+use evenkeel_proto::{
+    HolderClient, HolderSecret,
+    v1::{self as pb, admin_client::AdminClient, inspect_client::InspectClient},
 };
 use tonic::{
     Code, Request, Status,
@@ -123,9 +124,9 @@ pub(super) fn admin(channel: Channel) -> AdminClient<Channel> {
     AdminClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
-/// Returns a client of `evenkeel.v1.Gateway`.
-pub(super) fn gateway(channel: Channel) -> GatewayClient<Channel> {
-    GatewayClient::new(channel)
+/// Returns a client of `evenkeel.v1.Gateway` for a new holder with this secret.
+pub(super) fn gateway(channel: Channel, secret: [u8; 16]) -> HolderClient<Channel> {
+    HolderClient::new(HolderSecret::new(secret).on(channel))
 }
 
 /// Returns the response, or `None` if the sidecar runs an older version that does not know the call.

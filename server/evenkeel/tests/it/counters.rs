@@ -169,7 +169,7 @@ fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64) -> 
         ..Entry::settling(meter, state, actual)
     };
     let entries: Vec<Entry> = meters.iter().zip(&verdict.states).map(entry).collect();
-    Settlement { id: id(number), records: verdict.records.clone(), entries }
+    Settlement { id: id(number), records: verdict.records.clone(), entries, tokens: 0 }
 }
 
 impl Both {

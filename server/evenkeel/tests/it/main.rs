@@ -8,11 +8,13 @@ mod activity;
 mod admin;
 mod cli;
 mod config;
+mod connect;
 mod contract;
 mod counters;
 mod discovery;
 mod drains;
 mod faults;
+mod holders;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod limits;

@@ -14,6 +14,7 @@ mod activity;
 mod cell;
 mod changes;
 mod counters;
+mod holders;
 mod records;
 mod usage;
 mod versioned;
@@ -27,6 +28,7 @@ use evenkeel_domain::{
     verdict::{Basis, Verdict},
 };
 use evenkeel_telemetry::traces::StoreSpan;
+pub use holders::MemoryHolders;
 pub use records::MemoryRecords;
 pub use usage::MemoryUsage;
 pub use versioned::MemoryMap;

@@ -193,7 +193,7 @@ impl Counters for RedisStore {
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        let Settlement { id, mut records, entries } = settlement;
+        let Settlement { id, mut records, entries, .. } = settlement;
         if self.counters.by_tag.is_none() {
             return self.counters.settle(id, records.pop(), entries).await;
         }

@@ -69,6 +69,11 @@ impl Keys {
         format!("{}:sidecars", self.prefix)
     }
 
+    /// Hash: secret and epoch of a holder.
+    pub(crate) fn holder(&self, holder: &HolderId) -> String {
+        format!("{}:holder:{holder}", self.prefix)
+    }
+
     /// Hash: sidecar → its report of this kind. For `refusals` and `repairs`, a list of these events.
     pub(crate) fn activity(&self, kind: &str) -> String {
         format!("{}:{{activity}}:{kind}", self.prefix)

@@ -45,6 +45,7 @@ mod count;
 mod counter_operation;
 mod counters;
 mod encode;
+mod holders;
 mod keys;
 mod lane;
 mod link;

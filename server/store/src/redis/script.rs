@@ -45,6 +45,7 @@ scripts! {
     KEEP_ALIVE = "keep_alive";
     REAP = "reap";
     TABLE = "table";
+    CLAIM = "claim";
     PROBE = "probe";
     RECOUNT = "recount";
     QUOTA = "quota";

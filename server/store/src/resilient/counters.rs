@@ -14,8 +14,9 @@
 //! the call a few times and then drops it.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::atomic::Ordering,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -27,7 +28,7 @@ use futures::future::join_all;
 
 use super::ResilientStore;
 use crate::{
-    Store as _,
+    Store as _, Undelivered,
     counters::{
         CounterState, Counters, RecordRef, Renewal, ReservationId, Reserve, ReserveBasis, Settlement, Verdict,
     },
@@ -42,12 +43,15 @@ const ATTEMPTS_MAX: u8 = 3;
 /// Tag of the records of this sidecar's own counters.
 const HERE: &str = "local";
 
+/// Time between two attempts while a shutdown waits for the store.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Calls that wait for the store.
 #[derive(Default)]
 pub(super) struct Waiting {
     settlements: VecDeque<(Settlement, u8)>,
-    /// Ids of the settlements that wait or are being sent.
-    ids: HashSet<ReservationId>,
+    /// The settlements that wait or are being sent, with the tokens of their requests.
+    ids: HashMap<ReservationId, u64>,
     /// Reservations to give back, because the store may have applied them.
     doubtful: VecDeque<(Reserve, u8)>,
 }
@@ -105,14 +109,14 @@ impl ResilientStore {
     /// Settles a reservation that this sidecar made without the store. Settles limits in the sidecar's own counters.
     /// Charges quotas in the store, because the reservation took nothing from them.
     async fn settle_here(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        let Settlement { id, records, entries } = settlement;
+        let Settlement { id, records, entries, tokens } = settlement;
         let (quotas, mut limits): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.rule.is_quota());
         limits.iter_mut().for_each(|entry| entry.rule = self.share(entry.rule));
-        let here = Settlement { id: id.clone(), records, entries: limits };
+        let here = Settlement { id: id.clone(), records, entries: limits, tokens };
         let settled = self.local_counters.settle(here).await?;
         if settled && !quotas.is_empty() && self.is_up() {
-            let charge = Settlement { id, records: Vec::new(), entries: quotas };
+            let charge = Settlement { id, records: Vec::new(), entries: quotas, tokens };
             drop(self.observe(self.counters.settle(charge).await));
         }
         Ok(settled)
@@ -125,9 +129,10 @@ impl ResilientStore {
             return true;
         }
         let mut waiting = self.waiting.lock();
-        if !waiting.ids.insert(settlement.id.clone()) {
+        if waiting.ids.contains_key(&settlement.id) {
             return false;
         }
+        waiting.ids.insert(settlement.id.clone(), settlement.tokens);
         if waiting.settlements.len() >= WAITING_MAX
             && let Some((lost, _)) = waiting.settlements.pop_front()
         {
@@ -162,6 +167,33 @@ impl ResilientStore {
             self.metrics.settlements_lost.inc();
         }
         waiting.doubtful.push_back((reserve, attempts));
+    }
+
+    /// Sends what waits, until everything has been sent or `limit` has passed. Returns what could not be sent.
+    pub(super) async fn send_all_waiting(&self, limit: Duration) -> Undelivered {
+        let all = async {
+            loop {
+                if self.is_up() {
+                    self.send_waiting().await;
+                }
+                if self.undelivered() == Undelivered::default() {
+                    return;
+                }
+                tokio::time::sleep(DRAIN_INTERVAL).await;
+            }
+        };
+        if self.undelivered() != Undelivered::default() {
+            let _ = tokio::time::timeout(limit, all).await;
+        }
+        let undelivered = self.undelivered();
+        self.metrics.settlements_lost.inc_by(undelivered.settlements as u64);
+        undelivered
+    }
+
+    fn undelivered(&self) -> Undelivered {
+        let waiting = self.waiting.lock();
+        let tokens = waiting.ids.values().copied().fold(0, u64::saturating_add);
+        Undelivered { settlements: waiting.ids.len(), tokens }
     }
 
     /// Sends each waiting call once.
@@ -247,7 +279,7 @@ impl Counters for ResilientStore {
         if settlement.records.iter().any(|record| *record.tag == *HERE) {
             return self.settle_here(settlement).await;
         }
-        if self.waiting.lock().ids.contains(&settlement.id) {
+        if self.waiting.lock().ids.contains_key(&settlement.id) {
             return Ok(false);
         }
         if self.is_up()
@@ -285,7 +317,7 @@ mod tests {
     use evenkeel_telemetry::Metrics;
 
     use super::*;
-    use crate::memory::{MemoryCounters, MemoryStore};
+    use crate::memory::{MemoryCounters, MemoryHolders, MemoryStore};
 
     /// A store that applies each call. While `loses_replies` is set, the caller gets a timeout instead of the reply.
     #[derive(Default)]
@@ -335,6 +367,7 @@ mod tests {
         ResilientStore::new(
             Arc::new(MemoryStore::new(ttl)),
             Arc::clone(unreliable) as _,
+            Arc::<MemoryHolders>::default(),
             ttl,
             Metrics::new().unwrap(),
             tokio_util::task::TaskTracker::new(),
@@ -396,7 +429,7 @@ mod tests {
             .zip(&verdict.states)
             .map(|(meter, state)| crate::counters::Entry::settling(meter, state, 30));
         let (id, entries) = (id.unwrap(), entries.collect());
-        let settlement = Settlement { id, records: verdict.records, entries };
+        let settlement = Settlement { id, records: verdict.records, entries, tokens: 0 };
         store.down.store(true, Ordering::Relaxed);
         assert!(Counters::settle(&*store, settlement.clone()).await.unwrap());
         assert!(!Counters::settle(&*store, settlement.clone()).await.unwrap());
@@ -414,7 +447,7 @@ mod tests {
         let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
         unreliable.rejects.store(true, Ordering::Relaxed);
         let id = reserve().id.unwrap();
-        let settlement = Settlement { id, records: verdict.records, entries: Vec::new() };
+        let settlement = Settlement { id, records: verdict.records, entries: Vec::new(), tokens: 0 };
         assert!(Counters::settle(&*store, settlement).await.unwrap());
         for _ in 0..10 {
             store.settle_waiting().await;

@@ -33,8 +33,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use super::{
-    Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table,
+    Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, Undelivered,
     counters::Counters,
+    holders::{Epoch, HolderRecord, HolderStore, Secret},
     memory::{MemoryCounters, MemoryStore},
     verdict,
 };
@@ -54,6 +55,7 @@ const QUIET: Duration = Duration::from_secs(10);
 pub struct ResilientStore {
     primary: Arc<dyn Store>,
     counters: Arc<dyn Counters>,
+    holders: Arc<dyn HolderStore>,
     local: MemoryStore,
     local_counters: MemoryCounters,
     /// Calls on counters that wait for the store.
@@ -86,6 +88,7 @@ impl ResilientStore {
     pub fn new(
         primary: Arc<dyn Store>,
         counters: Arc<dyn Counters>,
+        holders: Arc<dyn HolderStore>,
         holder_ttl: Duration,
         metrics: Arc<Metrics>,
         tasks: TaskTracker,
@@ -95,6 +98,7 @@ impl ResilientStore {
         Arc::new_cyclic(|this| Self {
             primary,
             counters,
+            holders,
             local: MemoryStore::new(holder_ttl),
             local_counters: MemoryCounters::default(),
             waiting: Mutex::default(),
@@ -299,7 +303,23 @@ impl Store for ResilientStore {
         self.send_waiting().await;
     }
 
+    async fn drain(&self, limit: Duration) -> Undelivered {
+        self.send_all_waiting(limit).await
+    }
+
     fn forget_silent_holders(&self) {
         self.local.forget_silent_holders();
+    }
+}
+
+#[async_trait]
+impl HolderStore for ResilientStore {
+    async fn claim(
+        &self,
+        holder: &HolderId,
+        secret: &Secret,
+        epoch: Epoch,
+    ) -> Result<HolderRecord, StoreError> {
+        self.if_up(self.holders.claim(holder, secret, epoch)).await
     }
 }

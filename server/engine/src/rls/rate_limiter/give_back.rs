@@ -52,7 +52,7 @@ impl RateLimiter {
             provisional: false,
         };
         let entries = meters.iter().zip(&counter_of).map(entry).collect();
-        let settlement = Settlement { id: ReservationId::nobody(), records: Vec::new(), entries };
+        let settlement = Settlement { id: ReservationId::nobody(), records: Vec::new(), entries, tokens: 0 };
         self.counters.settle(settlement).await.map_err(DomainError::store("giving hits back"))?;
 
         let after = meters.iter().zip(&counter_of).map(|(meter, counter)| {

@@ -1,4 +1,4 @@
-//! Decodes a KeepAlive.
+//! Decodes a holder's list of leases.
 
 use std::sync::Arc;
 
@@ -12,9 +12,8 @@ const HELD_POOLS_MAX: usize = 4096;
 /// Maximum number of leases in one KeepAlive, over all its pools: far more than one gateway worker can hold.
 const HELD_LEASES_MAX: usize = 262_144;
 
-pub(super) fn decode(request: KeepAliveRequest) -> Result<HolderList, DomainError> {
-    let KeepAliveRequest { holder, issued_through, pools } = request;
-    let holder = HolderId::new(&holder)?;
+pub(super) fn decode(holder: HolderId, request: KeepAliveRequest) -> Result<HolderList, DomainError> {
+    let KeepAliveRequest { issued_through, pools, .. } = request;
     if pools.len() > HELD_POOLS_MAX {
         return Err(DomainError::invalid("pools", "at most 4096", &pools.len().to_string()));
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_api::Api;
-use evenkeel_engine::{admission::Admission, limiter::LimitRequest, rls::RateLimiter};
+use evenkeel_engine::{admission::Admission, holders::Holders, limiter::LimitRequest, rls::RateLimiter};
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
@@ -15,12 +15,17 @@ use evenkeel_telemetry::Metrics;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+mod answers;
+mod calls;
 mod gateway;
 mod keep_alive;
 mod operators;
 mod request;
 mod rls;
+mod session;
 mod spans;
+
+pub use session::Shutdown;
 
 /// Converts a gateway's request into the limiter's input.
 pub fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
@@ -51,26 +56,41 @@ pub async fn end_health_watches(health: &mut HealthReporter) {
     }
 }
 
-/// Returns all services, and the handle that turns their health off at shutdown. `calls` tracks gateways' calls in
-/// progress.
+/// What the services of gateways need.
+pub struct Gateways {
+    pub admission: Arc<Admission>,
+    pub holders: Arc<Holders>,
+    pub keep_alive_interval: std::time::Duration,
+    /// Calls and streams in progress.
+    pub calls: tokio_util::task::TaskTracker,
+    /// Changes when new limit rules apply.
+    pub rules: tokio::sync::watch::Receiver<()>,
+    /// Name of this sidecar, for the gateways' logs.
+    pub sidecar: String,
+    pub shutdown: Shutdown,
+}
+
+/// Returns all services, and the handle that turns their health off at shutdown.
 ///
 /// # Errors
 /// Fails if the embedded descriptors are damaged.
 pub async fn routes(
-    admission: Arc<Admission>,
+    gateways: Gateways,
     api: Arc<Api>,
-    keep_alive_interval: std::time::Duration,
-    calls: tokio_util::task::TaskTracker,
     rate_limits: Option<(Arc<RateLimiter>, Arc<Metrics>)>,
-    shutdown: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
+    let Gateways { admission, holders, keep_alive_interval, calls, rules, sidecar, shutdown } = gateways;
     let rate_limits = rate_limits.map(|(rate_limiter, metrics)| {
         let service = rls::RlsService::new(rate_limiter, metrics, admission.tracer.clone(), calls.clone());
         rls::RlsServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX)
     });
-    let gateway = gateway::GatewayService::new(Arc::clone(&admission), keep_alive_interval, calls);
+    let stop = shutdown.stop.clone();
+    let calls_of_gateways = calls::Calls::new(admission, keep_alive_interval);
+    let sessions =
+        session::Sessions { calls: calls_of_gateways, holders, tracker: calls, sidecar, rules, shutdown };
+    let gateway = gateway::GatewayService::new(Arc::new(sessions));
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let operators = operators::Operators { api, stop: shutdown };
+    let operators = operators::Operators { api, stop };
     let inspect = InspectServer::new(operators.clone());
     let admin = AdminServer::new(operators);
     let (reporter, health) = tonic_health::server::health_reporter();

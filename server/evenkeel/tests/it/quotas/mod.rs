@@ -79,7 +79,12 @@ impl Subject {
             actual,
             provisional: true,
         }];
-        assert!(self.counters.settle(Settlement { id, records: verdict.records, entries }).await.unwrap());
+        assert!(
+            self.counters
+                .settle(Settlement { id, records: verdict.records, entries, tokens: 0 })
+                .await
+                .unwrap()
+        );
     }
 
     async fn names(

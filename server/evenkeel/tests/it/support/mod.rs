@@ -16,6 +16,7 @@ pub(crate) mod sidecar;
 pub(crate) mod store;
 pub(crate) mod tls;
 pub(crate) mod tmux;
+pub(crate) mod worker;
 
 /// Returns a port that was free a moment ago. Another process may still take it first.
 pub(crate) fn free_port() -> u16 {

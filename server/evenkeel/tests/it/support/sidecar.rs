@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use evenkeel::app::{self, Addresses, Listeners};
 use evenkeel_config::Config;
-use evenkeel_proto::v1::{
-    self as pb, admit_response::Answer, gateway_client::GatewayClient, inspect_client::InspectClient,
+use evenkeel_proto::{
+    HolderClient, HolderSecret,
+    v1::{self as pb, admit_response::Answer, inspect_client::InspectClient},
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,8 @@ use super::{http, requests};
 
 pub(crate) struct Sidecar {
     pub(crate) addresses: Addresses,
-    pub(crate) gateway: GatewayClient<Channel>,
+    /// Sends the same secret for every holder, to every sidecar.
+    pub(crate) gateway: HolderClient<Channel>,
     pub(crate) inspect: InspectClient<Channel>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) task: JoinHandle<anyhow::Result<()>>,
@@ -45,7 +47,8 @@ impl Sidecar {
         let addresses = is_ready.await.expect("the sidecar starts");
         let grpc = format!("http://{}", addresses.grpc.as_ref().unwrap());
         let channel = Endpoint::from_shared(grpc).unwrap().connect().await.unwrap();
-        let (gateway, inspect) = (GatewayClient::new(channel.clone()), InspectClient::new(channel));
+        let gateway = HolderClient::new(HolderSecret::new([5; 16]).on(channel.clone()));
+        let inspect = InspectClient::new(channel);
         Self { addresses, gateway, inspect, shutdown, task }
     }
 

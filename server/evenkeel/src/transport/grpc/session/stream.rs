@@ -1,0 +1,430 @@
+//! One stream of a worker.
+
+use std::{pin::pin, sync::Arc};
+
+use evenkeel_domain::{DomainError, LEASE_MAX, LeaseId, PoolId};
+use evenkeel_engine::{
+    admission::keep_alive::HolderList,
+    holders::{Registration, Rejected},
+};
+use evenkeel_proto::v1::{
+    AdmitAnswer, AdmitResponse, FromWorker, KeepAliveResponse, Settings, admit_response::Answer,
+};
+use evenkeel_store::Held;
+use evenkeel_telemetry::Metrics;
+use futures::{
+    FutureExt as _, Stream, StreamExt as _,
+    future::BoxFuture,
+    stream::{Fuse, FuturesUnordered},
+};
+use prometheus::IntCounter;
+use tokio::time::MissedTickBehavior;
+use tonic::{Status, metadata::MetadataMap};
+use tracing::{debug, info};
+
+use super::{
+    super::answers,
+    ADMITS_MAX, SETTLEMENTS_MAX, Sessions,
+    acknowledged::Acknowledged,
+    decode::{self, Admission, Parts},
+    order::{Order, Step, Work},
+    outbox::Outbox,
+    rejection,
+};
+
+/// Maximum number of admissions in progress, including those that the worker has cancelled. Beyond it, the answer is an
+/// error.
+const PENDING_MAX: usize = 4 * ADMITS_MAX;
+/// Maximum number of settlements and cancellations in progress. A worker may drop settlements that this sidecar still
+/// has, so this is more than the worker's bound.
+const WORK_MAX: usize = 2 * SETTLEMENTS_MAX;
+/// Maximum number of lists that wait.
+const LISTS_MAX: usize = 8;
+/// Maximum number of leases that a worker has without listing them, as in a list.
+const GRANTED_MAX: usize = 262_144;
+/// Number of messages that a stream reads before it looks at its other events.
+const BURST: usize = 64;
+/// Number of checks in an interval of pings.
+const CHECKS: u32 = 2;
+
+/// The end of an operation.
+enum Done {
+    Admitted(LeaseId, Result<AdmitResponse, DomainError>),
+    Settled(u64),
+    Released,
+    Listed(Result<KeepAliveResponse, Rejected>),
+    Goodbye,
+}
+
+/// Why a stream ends.
+enum End {
+    Goodbye,
+    Lost,
+    Rejected(Rejected),
+    Invalid(Status),
+    Exceeded(&'static str),
+    Silent,
+    Shutdown,
+}
+
+impl End {
+    fn status(&self) -> Result<(), Status> {
+        match self {
+            Self::Goodbye | Self::Lost | Self::Shutdown => Ok(()),
+            Self::Rejected(rejected) => Err(rejection(*rejected)),
+            Self::Invalid(status) => Err(status.clone()),
+            Self::Exceeded(what) => Err(Status::resource_exhausted(*what)),
+            Self::Silent => {
+                Err(Status::deadline_exceeded("the worker sent or read nothing for two intervals of pings"))
+            }
+        }
+    }
+
+    fn counter<'m>(&self, metrics: &'m Metrics) -> &'m IntCounter {
+        let ended = &metrics.streams.ended;
+        match self {
+            Self::Goodbye => &ended.goodbye,
+            Self::Lost => &ended.lost,
+            Self::Rejected(Rejected::Replaced) => &ended.replaced,
+            Self::Rejected(Rejected::WrongSecret) => &ended.refused,
+            Self::Invalid(_) => &ended.invalid,
+            Self::Exceeded(_) => &ended.exceeded,
+            Self::Silent => &ended.silent,
+            Self::Shutdown => &ended.shutdown,
+        }
+    }
+}
+
+pub(super) struct WorkerStream {
+    sessions: Arc<Sessions>,
+    registration: Arc<Registration>,
+    outbox: Outbox,
+    order: Order,
+    acknowledged: Acknowledged,
+    running: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Answers that have not been put into the outbox.
+    answers: Vec<AdmitAnswer>,
+    /// Settings that the worker has.
+    settings: Settings,
+    is_ending: bool,
+    watch: Watch,
+}
+
+/// Notices a worker that sends nothing or reads nothing. It counts checks instead of time, because after a pause of this
+/// process, what the worker has sent meanwhile is read first.
+#[derive(Default)]
+struct Watch {
+    checks: u32,
+    pings: u64,
+    /// Number of checks since the last message.
+    unheard: u32,
+    /// Number of messages that had left when something waited for the first time.
+    left: Option<u64>,
+    /// Number of checks since a message has left.
+    unread: u32,
+}
+
+impl Watch {
+    /// Returns whether the worker is silent.
+    fn check(&mut self, outbox: &Outbox) -> bool {
+        self.checks += 1;
+        self.unheard += 1;
+        let left = outbox.stuck_after();
+        self.unread = if left.is_some() && left == self.left { self.unread + 1 } else { 0 };
+        self.left = left;
+        if left.is_none() && self.checks.is_multiple_of(CHECKS) {
+            self.pings += 1;
+            outbox.ping(self.pings);
+        }
+        self.unheard.max(self.unread) > 2 * CHECKS
+    }
+}
+
+impl WorkerStream {
+    pub(super) fn new(sessions: Arc<Sessions>, registration: Registration, outbox: Outbox) -> Self {
+        sessions.calls.admission.metrics.streams.open.inc();
+        Self {
+            settings: sessions.settings(),
+            registration: Arc::new(registration),
+            outbox,
+            order: Order::default(),
+            acknowledged: Acknowledged::default(),
+            running: FuturesUnordered::new(),
+            answers: Vec::new(),
+            is_ending: false,
+            watch: Watch::default(),
+            sessions,
+        }
+    }
+
+    /// Serves the stream until it ends, and finishes what is in progress.
+    pub(super) async fn serve<S>(mut self, first: FromWorker, incoming: S)
+    where
+        S: Stream<Item = Result<FromWorker, Status>> + Send + Unpin,
+    {
+        let holder = self.registration.holder().clone();
+        info!(%holder, "a gateway worker has connected");
+        let end = match self.receive(first) {
+            Ok(()) => self.until_end(incoming.fuse()).await,
+            Err(end) => end,
+        };
+        let status = end.status();
+        if let Err(status) = &status {
+            info!(%holder, status = status.message(), "the stream of a gateway worker has ended");
+        } else {
+            debug!(%holder, "the stream of a gateway worker has ended");
+        }
+        end.counter(self.metrics()).inc();
+        self.progress(0);
+        self.outbox.end(status);
+        self.finish().await;
+    }
+
+    async fn until_end<S>(&mut self, mut incoming: Fuse<S>) -> End
+    where
+        S: Stream<Item = Result<FromWorker, Status>> + Send + Unpin,
+    {
+        let (registration, shutdown) = (Arc::clone(&self.registration), self.sessions.shutdown.clone());
+        let (gone, mut rules) = (self.outbox.gone(), self.sessions.rules.clone());
+        let mut replaced = pin!(registration.replaced());
+        let mut gone = pin!(gone.cancelled());
+        let mut leaving = pin!(shutdown.leaving.cancelled().fuse());
+        let mut stop = pin!(shutdown.stop.cancelled().fuse());
+        let mut checks = tokio::time::interval(self.sessions.ping_interval() / CHECKS);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_stopping = false;
+        loop {
+            if is_stopping && self.order.is_idle() {
+                return End::Shutdown;
+            }
+            let event = tokio::select! {
+                biased;
+                done = self.running.next(), if !self.running.is_empty() => done.map_or(Ok(()), |done| self.ended(done)),
+                message = incoming.next(), if !self.is_ending && !is_stopping => self.message(message),
+                () = &mut replaced => Err(End::Rejected(Rejected::Replaced)),
+                () = &mut gone => Err(End::Lost),
+                () = &mut leaving => { self.outbox.leave(); Ok(()) }
+                () = &mut stop => { is_stopping = true; Ok(()) }
+                Ok(()) = rules.changed() => { self.renew_settings(); Ok(()) }
+                _ = checks.tick() => if self.watch.check(&self.outbox) { Err(End::Silent) } else { Ok(()) },
+            };
+            if let Err(end) = event {
+                return end;
+            }
+            if let Err(end) = self.burst(&mut incoming, is_stopping) {
+                return end;
+            }
+        }
+    }
+
+    /// Handles what is ready, without waiting.
+    fn burst<S>(&mut self, incoming: &mut Fuse<S>, is_stopping: bool) -> Result<(), End>
+    where
+        S: Stream<Item = Result<FromWorker, Status>> + Send + Unpin,
+    {
+        for _ in 0..BURST {
+            match self.running.next().now_or_never() {
+                Some(Some(done)) => self.ended(done)?,
+                _ => break,
+            }
+        }
+        for _ in 0..BURST {
+            if self.is_ending || is_stopping {
+                break;
+            }
+            match incoming.next().now_or_never() {
+                Some(message) => self.message(message)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: Option<Result<FromWorker, Status>>) -> Result<(), End> {
+        match message {
+            Some(Ok(message)) if message.hello.is_some() => {
+                Err(End::Invalid(decode::invalid("hello", "only in the first message", "one more")))
+            }
+            Some(Ok(message)) => self.receive(message),
+            // tonic returns a message that it cannot decode as an error of the stream.
+            Some(Err(status)) if status.code() == tonic::Code::Internal => Err(End::Invalid(
+                Status::invalid_argument(format!("a message is malformed: {}", status.message())),
+            )),
+            Some(Err(_)) | None => Err(End::Lost),
+        }
+    }
+
+    /// Applies the parts of a message, or puts them into their order.
+    fn receive(&mut self, message: FromWorker) -> Result<(), End> {
+        self.watch.unheard = 0;
+        let Parts { settlements, cancelled, admission, leases, goodbye } =
+            decode::parts(message, self.registration.holder()).map_err(End::Invalid)?;
+        for settlement in settlements {
+            if !self.acknowledged.received(settlement.number) {
+                let (expected, got) = ("more than in the message before", settlement.number.to_string());
+                return Err(End::Invalid(decode::invalid("first_settlement", expected, &got)));
+            }
+            self.order.push(Work::Settle(settlement));
+        }
+        self.metrics().streams.cancels.inc_by(cancelled.len() as u64);
+        for lease in cancelled {
+            self.order.push(Work::Cancel(lease));
+        }
+        if let Some(admission) = admission {
+            self.admit(admission)?;
+        }
+        if let Some(list) = leases {
+            self.order.push(Work::List(list));
+        }
+        if goodbye {
+            self.is_ending = true;
+            self.order.push(Work::Goodbye);
+        }
+        self.start();
+        let (work, lists, granted) = (self.order.work(), self.order.lists(), self.order.granted());
+        match (work > WORK_MAX + LISTS_MAX, lists > LISTS_MAX, granted > GRANTED_MAX) {
+            (true, ..) => Err(End::Exceeded("settlements: too many that are not acknowledged")),
+            (_, true, _) => Err(End::Exceeded("leases: too many lists at once")),
+            (.., true) => Err(End::Exceeded("leases: the worker lists its leases too rarely")),
+            _ => Ok(()),
+        }
+    }
+
+    fn admit(&mut self, Admission { lease, pool, request }: Admission) -> Result<(), End> {
+        if self.order.awaited() + self.outbox.answers() >= ADMITS_MAX {
+            return Err(End::Exceeded("admit: more admissions than pending_admits_max"));
+        }
+        if self.order.pending() >= PENDING_MAX {
+            let error = DomainError::Full { what: "admissions".into(), hint: "too many are in progress" };
+            self.answers.push(answers::on_stream(lease, Err(error)));
+            return Ok(());
+        }
+        if !self.order.admission(lease, pool) {
+            let (expected, got) = ("a lease without an admission in progress", lease.to_string());
+            return Err(End::Invalid(decode::invalid("admit.lease", expected, &got)));
+        }
+        self.metrics().streams.admits_pending.inc();
+        let (calls, holder) = (self.sessions.calls.clone(), self.registration.holder().clone());
+        self.running.push(Box::pin(async move {
+            Done::Admitted(lease, calls.admit(holder, lease, request, &MetadataMap::new()).await)
+        }));
+        Ok(())
+    }
+
+    /// Starts the work whose turn it is.
+    fn start(&mut self) {
+        while let Some(step) = self.order.next() {
+            let (calls, holder) = (self.sessions.calls.clone(), self.registration.holder().clone());
+            let registration = Arc::clone(&self.registration);
+            let future: BoxFuture<'static, Done> = match step {
+                Step::Settle(decode::Settlement { number, lease, pool, request }) => {
+                    let settle = calls.settle(holder, lease, pool, request, &MetadataMap::new());
+                    // A settlement that failed is not repeated: its pool is unknown, or an embedded store failed.
+                    Box::pin(settle.map(move |_| Done::Settled(number)))
+                }
+                Step::Release { lease, pool } => Box::pin(async move {
+                    calls.release(holder, lease, pool).await;
+                    Done::Released
+                }),
+                Step::List(list) => Box::pin(async move {
+                    // A list of an earlier stream must not replace the list of a later one.
+                    match registration.renew().await {
+                        Ok(()) => Done::Listed(Ok(calls.keep_alive(list).await)),
+                        Err(rejected) => Done::Listed(Err(rejected)),
+                    }
+                }),
+                Step::Goodbye(pools) => Box::pin(async move {
+                    if registration.renew().await.is_ok() {
+                        calls.keep_alive(nothing(&registration, pools)).await;
+                    }
+                    Done::Goodbye
+                }),
+            };
+            self.running.push(future);
+        }
+    }
+
+    /// Handles the end of an operation.
+    fn ended(&mut self, done: Done) -> Result<(), End> {
+        let mut acknowledged = 0;
+        let mut end = Ok(());
+        match done {
+            Done::Admitted(lease, answer) => {
+                self.metrics().streams.admits_pending.dec();
+                if self.order.admission_ended(lease, is_granted(&answer)) {
+                    self.answers.push(answers::on_stream(lease, answer));
+                }
+            }
+            Done::Settled(number) => {
+                self.order.work_ended();
+                acknowledged = self.acknowledged.applied(number);
+            }
+            Done::Released => self.order.work_ended(),
+            Done::Listed(listed) => {
+                self.order.list_ended();
+                match listed {
+                    Ok(response) => self.outbox.repaired(response),
+                    Err(rejected) => end = Err(End::Rejected(rejected)),
+                }
+            }
+            Done::Goodbye => {
+                self.order.list_ended();
+                end = Err(End::Goodbye);
+            }
+        }
+        self.start();
+        self.progress(acknowledged);
+        end
+    }
+
+    fn progress(&mut self, acknowledged: u64) {
+        self.metrics().streams.settlements_acknowledged.inc_by(acknowledged);
+        let through = (acknowledged > 0).then(|| self.acknowledged.through());
+        self.outbox.progress(&mut self.answers, through);
+    }
+
+    fn renew_settings(&mut self) {
+        let settings = self.sessions.settings();
+        if settings != self.settings {
+            self.settings.clone_from(&settings);
+            self.outbox.settings(settings);
+        }
+    }
+
+    /// Applies the settlements and cancellations that have been received. The worker sends those again that it does not
+    /// know to be acknowledged, and settling is idempotent.
+    async fn finish(mut self) {
+        self.order.drop_lists();
+        self.start();
+        while let Some(done) = self.running.next().await {
+            // A stream that has ended cannot end again.
+            let _ = self.ended(done);
+        }
+    }
+
+    fn metrics(&self) -> &Metrics {
+        &self.sessions.calls.admission.metrics
+    }
+}
+
+impl Drop for WorkerStream {
+    fn drop(&mut self) {
+        let streams = &self.metrics().streams;
+        streams.open.dec();
+        streams.admits_pending.sub(self.order.pending() as i64);
+    }
+}
+
+fn is_granted(answer: &Result<AdmitResponse, DomainError>) -> bool {
+    matches!(answer, Ok(AdmitResponse { answer: Some(Answer::Admitted(_)) }))
+}
+
+/// Returns a list that releases all leases.
+fn nothing(registration: &Registration, pools: Vec<PoolId>) -> HolderList {
+    let held = || Held { issued_through: LEASE_MAX, leases: Vec::new() };
+    HolderList {
+        holder: registration.holder().clone(),
+        pools: pools.into_iter().map(|pool| (pool, held())).collect(),
+        tickets: Vec::new(),
+    }
+}
