@@ -6,7 +6,7 @@
 //! returned.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     hash::{BuildHasher, RandomState},
     rc::Rc,
     time::{Duration, Instant},
@@ -19,9 +19,9 @@ use proxy_wasm::{
 };
 
 use crate::{
-    host::{Host, Level, Method, SERVICE},
+    host::{Host, Level, METHOD, SERVICE},
     metrics::Counter,
-    worker::{Flow, Worker},
+    worker::{Flow, Worker, random_id},
 };
 
 proxy_wasm::main! {{
@@ -33,6 +33,8 @@ struct Gateway {
     started: Instant,
     /// Metric ids in the order of [`Counter::ALL`].
     metrics: OnceCell<Vec<u32>>,
+    /// Number of random numbers drawn.
+    drawn: Cell<u64>,
 }
 
 struct Root {
@@ -50,16 +52,25 @@ struct Stream {
 
 impl Root {
     fn new(context: u32) -> Root {
-        let host = Rc::new(Gateway { started: Instant::now(), metrics: OnceCell::new() });
-        let worker = Rc::new(RefCell::new(Worker::new(context, holder_id(context))));
+        let host =
+            Rc::new(Gateway { started: Instant::now(), metrics: OnceCell::new(), drawn: Cell::new(0) });
+        let worker = Rc::new(RefCell::new(Worker::new(context, random_id(&*host))));
         Root { host, worker }
     }
 }
 
 impl Context for Root {
-    fn on_grpc_call_response(&mut self, token_id: u32, status_code: u32, response_size: usize) {
-        let body = grpc_response(response_size);
-        self.worker.borrow_mut().on_answer(&*self.host, token_id, status_code, &body);
+    fn on_grpc_stream_message(&mut self, token_id: u32, message_size: usize) {
+        let message = grpc_message(message_size);
+        self.worker.borrow_mut().on_stream_message(&*self.host, token_id, &message);
+    }
+
+    fn on_grpc_stream_close(&mut self, token_id: u32, status_code: u32) {
+        self.worker.borrow_mut().on_stream_close(&*self.host, token_id, status_code);
+    }
+
+    fn on_done(&mut self) -> bool {
+        self.worker.borrow_mut().on_done(&*self.host)
     }
 }
 
@@ -87,12 +98,7 @@ impl RootContext for Root {
     }
 }
 
-impl Context for Stream {
-    fn on_grpc_call_response(&mut self, token_id: u32, status_code: u32, response_size: usize) {
-        let body = grpc_response(response_size);
-        self.worker.borrow_mut().on_answer(&*self.host, token_id, status_code, &body);
-    }
-}
+impl Context for Stream {}
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
@@ -208,10 +214,30 @@ impl Host for Gateway {
         let _ = hostcalls::set_buffer(BufferType::HttpResponseBody, 0, replaced, body);
     }
 
-    fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32> {
-        let timeout = Duration::from_millis(timeout_ms);
-        let service = grpc_service(cluster);
-        hostcalls::dispatch_grpc_call(&service, SERVICE, method.name(), vec![], Some(message), timeout).ok()
+    fn open_stream(&self, cluster: &str) -> Option<u32> {
+        hostcalls::open_grpc_stream(&grpc_service(cluster), SERVICE, METHOD, vec![]).ok()
+    }
+
+    fn send(&self, token: u32, message: &[u8]) {
+        let _ = hostcalls::send_grpc_stream_message(token, Some(message), false);
+    }
+
+    fn cancel_stream(&self, token: u32) {
+        let _ = hostcalls::cancel_grpc_stream(token);
+    }
+
+    fn close_stream(&self, token: u32) {
+        let _ = hostcalls::close_grpc_stream(token);
+    }
+
+    fn done(&self) {
+        let _ = hostcalls::done();
+    }
+
+    /// The randomness comes from the hash keys of the standard library, which the gateway seeds.
+    fn random(&self) -> u64 {
+        let drawn = self.drawn.replace(self.drawn.get() + 1);
+        RandomState::new().hash_one((hostcalls::get_current_time().ok(), std::ptr::from_ref(self), drawn))
     }
 
     fn resume_request(&self) {
@@ -261,7 +287,7 @@ fn action(flow: Flow) -> Action {
     }
 }
 
-fn grpc_response(bytes: usize) -> Vec<u8> {
+fn grpc_message(bytes: usize) -> Vec<u8> {
     if bytes == 0 {
         return Vec::new();
     }
@@ -276,21 +302,4 @@ fn grpc_service(cluster: &str) -> String {
         Ok(len @ 1..=125) => format!("\n{}\n{}{cluster}", char::from(len + 2), char::from(len)),
         _ => cluster.to_owned(),
     }
-}
-
-/// Returns a random id: 132 bits in 22 characters. The randomness comes from the hash keys of the standard library,
-/// which the gateway seeds.
-fn holder_id(context: u32) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let time = hostcalls::get_current_time().ok();
-    let mut word = 0;
-    (0..22_u32)
-        .map(|i| {
-            if i % 10 == 0 {
-                word = RandomState::new().hash_one((time, context, i));
-            }
-            let index = (word >> (6 * (i % 10))) & 63;
-            char::from(ALPHABET[index as usize])
-        })
-        .collect()
 }

@@ -12,27 +12,11 @@ pub enum Level {
     Error,
 }
 
-/// Methods of `evenkeel.v1.Gateway`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    Admit,
-    Settle,
-    KeepAlive,
-}
-
-impl Method {
-    /// Returns the method's name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Admit => "Admit",
-            Method::Settle => "Settle",
-            Method::KeepAlive => "KeepAlive",
-        }
-    }
-}
-
 /// Full name of the gRPC service.
 pub const SERVICE: &str = "evenkeel.v1.Gateway";
+
+/// Name of the method that connects a worker.
+pub const METHOD: &str = "Connect";
 
 /// The gateway. Methods act on the *effective context*: the stream or root context whose callback is running, unless
 /// [`Host::enter`] has selected another context.
@@ -81,8 +65,24 @@ pub trait Host {
     /// Replaces the first `replaced` bytes of the current response body chunk.
     fn set_response_body(&self, replaced: usize, body: &[u8]);
 
-    /// Calls the sidecar. Returns a token that identifies the answer, or `None` if the gateway could not make the call.
-    fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32>;
+    /// Opens a stream to the sidecar. The root context must be the effective context. Returns the stream's token, or
+    /// `None` if the gateway could not open the stream. A token does not mean that the stream is connected.
+    fn open_stream(&self, cluster: &str) -> Option<u32>;
+
+    /// Sends a message on a stream. The gateway accepts every message, even if it cannot send it.
+    fn send(&self, token: u32, message: &[u8]);
+
+    /// Resets a stream. Its close is not reported.
+    fn cancel_stream(&self, token: u32);
+
+    /// Releases a stream that the sidecar has ended.
+    fn close_stream(&self, token: u32);
+
+    /// Lets the gateway delete the plugin instance, whose end the instance has delayed.
+    fn done(&self);
+
+    /// Returns random bits, for ids, secrets and jitter.
+    fn random(&self) -> u64;
 
     /// Resumes a paused request.
     fn resume_request(&self);

@@ -1,4 +1,4 @@
-//! The leases that a worker holds, each with its pool and endpoint. KeepAlive sends this table to the sidecar, and the
+//! The leases that a worker holds, each with its pool and endpoint. A list sends this table to the sidecar, and the
 //! sidecar makes the shared table in its store match it.
 
 use std::{
@@ -11,7 +11,7 @@ use evenkeel_proto::v1::{HeldPool, Pool};
 /// Maximum number of pools in the table. Pools come from the gateway's configuration, so real gateways have far fewer.
 pub const POOLS_MAX: usize = 1024;
 
-/// How long KeepAlive still lists a pool after the pool's last lease ended.
+/// How long lists still contain a pool after the pool's last lease ended.
 pub const EMPTY_POOL_KEPT_MS: u64 = 10 * 60 * 1000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ pub struct HeldLease {
     pub location: Location,
     /// The stream that holds the lease.
     pub context: u32,
-    /// The ticket, if KeepAlive must send it.
+    /// The ticket, if lists must contain it.
     ticket: Option<Rc<[u8]>>,
 }
 
@@ -50,7 +50,7 @@ pub struct HeldLease {
 struct PoolState {
     leases: usize,
     empty_since_ms: u64,
-    /// True if the sidecar does not serve this pool. KeepAlive then does not list the pool, and the table removes it
+    /// True if the sidecar does not serve this pool. Lists then omit the pool, and the table removes it
     /// when its requests have ended.
     refused: bool,
 }
@@ -120,7 +120,7 @@ impl LeaseTable {
         }
     }
 
-    /// Adds a lease's ticket to every later KeepAlive list.
+    /// Adds a lease's ticket to every later list.
     pub fn show_ticket(&mut self, lease: u64, ticket: Rc<[u8]>) {
         if let Some(held) = self.leases.get_mut(&lease) {
             held.ticket = Some(ticket);
@@ -148,8 +148,8 @@ impl LeaseTable {
     }
 
     /// Stops listing pools that the sidecar does not serve, except pools with a lease on a known endpoint: another
-    /// sidecar may have granted that lease. The leases of an unlisted pool stay in the table until they end. KeepAlive
-    /// lists them again only after a new Admit for the pool, or once an endpoint becomes known.
+    /// sidecar may have granted that lease. The leases of an unlisted pool stay in the table until they end. Lists
+    /// contain them again only after a new Admit for the pool, or once an endpoint becomes known.
     pub fn forget_refused(&mut self, pools: &HashSet<PoolKey>) {
         if pools.is_empty() {
             return;
@@ -169,7 +169,7 @@ impl LeaseTable {
         self.leases.range(after + 1..).take(max).map(|(lease, held)| (*lease, held.context)).collect()
     }
 
-    /// Returns the list for KeepAlive: every pool that the sidecar has not refused, with its leases.
+    /// Returns the list for the sidecar: every pool that the sidecar has not refused, with its leases.
     pub fn held_pools(&self) -> Vec<HeldPool> {
         let mut lists: HashMap<&PoolKey, (HeldPool, HashMap<&str, u32>)> = self
             .pools

@@ -1,16 +1,16 @@
-//! Evenkeel's gateway plugin. Before a request goes upstream, the plugin asks the sidecar for an endpoint (the Admit
-//! call) and applies the answer. When the request ends, the plugin reports the outcome (the Settle call). It makes no
-//! decisions itself.
+//! Evenkeel's gateway plugin. Before a request goes upstream, the plugin asks the sidecar for an endpoint (Admit) and
+//! applies the answer. When the request ends, the plugin reports the outcome (its settlement). It makes no decisions
+//! itself.
 //!
 //! A *lease* is the sidecar's record of one request in flight. The plugin instance that owns a lease is the lease's
-//! *holder*. On a timer tick, the holder lists all its leases in a KeepAlive call.
+//! *holder*. On a timer tick, the holder lists all its leases. All of this passes through one stream to the sidecar.
 //!
 //! | module | content |
 //! |---|---|
 //! | [`config`] | plugin configuration; reports every error |
 //! | [`host`] | the interface to the gateway; all host calls go through it |
-//! | [`worker`] | one plugin instance in one gateway worker: its streams, its calls to the sidecar and its tick |
-//! | [`lease_table`] | the leases of this instance, which KeepAlive reports |
+//! | [`worker`] | one plugin instance in one gateway worker: its streams, its stream to the sidecar and its tick |
+//! | [`lease_table`] | the leases of this instance, which it lists to the sidecar |
 //! | [`attributes`] | request attributes from the gateway, for Admit |
 //! | [`request_body`] | model and prompt size from a JSON body; the edit that requests usage |
 //! | [`usage`] | model, tokens and text size of a response, for each API |

@@ -69,21 +69,37 @@ counters! {
     WantedHeadersRejected = "evenkeel_wanted_headers_rejected",
     /// Tickets that were too large to store for Settle.
     TicketsDropped = "evenkeel_tickets_dropped",
-    /// Settles sent.
+    /// Admissions that were asked again on another stream.
+    AdmitsResent = "evenkeel_admits_resent",
+    /// Admissions that the plugin cancelled, because their deadline passed or their request ended.
+    AdmitsCancelled = "evenkeel_admits_cancelled",
+    /// Settlements sent.
     SettlesSent = "evenkeel_settles_sent",
-    /// Settles sent a second time because a KeepAlive was pending when they were first sent.
-    SettlesRepeated = "evenkeel_settles_repeated",
-    /// Settles that could not be sent; the next KeepAlive drops their leases.
-    SettlesFailed = "evenkeel_settles_failed",
-    /// KeepAlives answered.
-    KeepAlivesOk = "evenkeel_keepalives_ok",
-    /// KeepAlives that failed.
-    KeepAlivesFailed = "evenkeel_keepalives_failed",
-    /// Leases that the store had lost and a KeepAlive restored.
+    /// Settlements sent again on another stream.
+    SettlesResent = "evenkeel_settles_resent",
+    /// Settlements that the sidecar acknowledged.
+    SettlesAcknowledged = "evenkeel_settles_acknowledged",
+    /// Settlements dropped because too many had no acknowledgement; the next list releases their leases.
+    SettlesDropped = "evenkeel_settles_dropped",
+    /// Attempts to open a stream to the sidecar.
+    StreamsOpened = "evenkeel_streams_opened",
+    /// Streams that the sidecar accepted.
+    StreamsReady = "evenkeel_streams_ready",
+    /// Streams that failed: the sidecar or the connection ended them with an error.
+    StreamsClosed = "evenkeel_streams_closed",
+    /// Streams that the plugin gave up because the sidecar was silent.
+    StreamsSilent = "evenkeel_streams_silent",
+    /// Streams that the plugin left because the sidecar shut down.
+    StreamsLeft = "evenkeel_streams_left",
+    /// Streams that the sidecar refused because the holder belongs to another client.
+    StreamsRefused = "evenkeel_streams_refused",
+    /// Lists of leases that the sidecar applied.
+    ListsApplied = "evenkeel_lists_applied",
+    /// Leases that the store had lost and a list restored.
     LeasesRestored = "evenkeel_leases_restored",
-    /// Leases that this worker no longer had and a KeepAlive dropped.
+    /// Leases that this worker no longer had and a list dropped.
     LeasesDropped = "evenkeel_leases_dropped",
-    /// Leases that a KeepAlive moved to the endpoint in use.
+    /// Leases that a list moved to the endpoint in use.
     LeasesMoved = "evenkeel_leases_moved",
 }
 

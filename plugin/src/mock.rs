@@ -1,17 +1,21 @@
-//! A mock gateway for tests. It records what the plugin does, and returns the values that the test sets.
+//! A mock gateway for tests, with the sidecar at the other end of its streams. It records what the plugin does, and
+//! returns the values that the test sets. The tests play the sidecar: they read what it received, and let it answer.
 
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap, HashSet},
 };
 
-use evenkeel_proto::v1::{AdmitRequest, KeepAliveRequest, SettleRequest};
+use evenkeel_proto::v1::{AdmitRequest, FromWorker, KeepAliveRequest, SettleRequest};
 use prost::Message;
 
 use crate::{
-    host::{Host, Level, Method},
+    host::{Host, Level},
     metrics::Counter,
 };
+
+/// A gateway's Wasm VM traps if one call into it resumes some hundreds of requests.
+pub(crate) const RESUMED_IN_CALL_MAX: u32 = 32;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Response {
@@ -35,32 +39,11 @@ pub(crate) struct MockStream {
     pub(crate) response: Option<Response>,
 }
 
-/// A call to the sidecar.
+/// A message that the sidecar received.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct Sent {
     pub(crate) token: u32,
-    pub(crate) context: u32,
-    pub(crate) cluster: String,
-    pub(crate) method: Method,
-    pub(crate) message: Vec<u8>,
-    pub(crate) timeout_ms: u64,
-}
-
-impl Call {
-    pub(crate) fn admit(&self) -> AdmitRequest {
-        assert_eq!(self.method, Method::Admit);
-        AdmitRequest::decode(&*self.message).unwrap()
-    }
-
-    pub(crate) fn settle(&self) -> SettleRequest {
-        assert_eq!(self.method, Method::Settle);
-        SettleRequest::decode(&*self.message).unwrap()
-    }
-
-    pub(crate) fn keep_alive(&self) -> KeepAliveRequest {
-        assert_eq!(self.method, Method::KeepAlive);
-        KeepAliveRequest::decode(&*self.message).unwrap()
-    }
+    pub(crate) message: FromWorker,
 }
 
 /// Root context of the instance under test.
@@ -71,14 +54,26 @@ pub(crate) struct Mock {
     pub(crate) effective: Cell<u32>,
     pub(crate) streams: RefCell<HashMap<u32, MockStream>>,
     pub(crate) gone: RefCell<HashSet<u32>>,
-    pub(crate) calls: RefCell<Vec<Call>>,
-    pub(crate) refuse_calls: Cell<bool>,
+    /// Clusters of the streams to the sidecar that the plugin has opened, by token.
+    pub(crate) opened: RefCell<BTreeMap<u32, String>>,
+    /// Tokens of the streams that are open.
+    pub(crate) open: RefCell<HashSet<u32>>,
+    /// Tokens that the gateway has not released.
+    pub(crate) tokens: RefCell<HashSet<u32>>,
+    /// What the sidecar received, over all streams.
+    pub(crate) sent: RefCell<Vec<Sent>>,
+    /// Number of messages that the gateway accepted after the stream had ended.
+    pub(crate) lost: Cell<usize>,
+    pub(crate) refuse_open: Cell<bool>,
+    pub(crate) done: Cell<u32>,
+    pub(crate) resumed_in_call: Cell<u32>,
     pub(crate) tick_ms: Cell<u64>,
     pub(crate) logs: RefCell<Vec<(Level, String)>>,
     pub(crate) counts: RefCell<HashMap<Counter, u64>>,
     pub(crate) hosts: RefCell<Vec<(String, String)>>,
     pub(crate) overridden: RefCell<Vec<(u32, String)>>,
     next_token: Cell<u32>,
+    drawn: Cell<u64>,
 }
 
 impl Mock {
@@ -88,14 +83,21 @@ impl Mock {
             effective: Cell::new(ROOT),
             streams: RefCell::default(),
             gone: RefCell::default(),
-            calls: RefCell::default(),
-            refuse_calls: Cell::new(false),
+            opened: RefCell::default(),
+            open: RefCell::default(),
+            tokens: RefCell::default(),
+            sent: RefCell::default(),
+            lost: Cell::new(0),
+            refuse_open: Cell::new(false),
+            done: Cell::new(0),
+            resumed_in_call: Cell::new(0),
             tick_ms: Cell::new(0),
             logs: RefCell::default(),
             counts: RefCell::default(),
             hosts: RefCell::default(),
             overridden: RefCell::default(),
-            next_token: Cell::new(1),
+            next_token: Cell::new(2),
+            drawn: Cell::new(0),
         }
     }
 
@@ -108,7 +110,7 @@ impl Mock {
         stream.properties.insert("xds.cluster_name".into(), b"llm".to_vec());
         stream.properties.insert("source.address".into(), b"192.0.2.7:4711".to_vec());
         self.streams.borrow_mut().insert(context, stream);
-        self.effective.set(context);
+        self.call(context);
     }
 
     pub(crate) fn with_stream<T>(&self, context: u32, change: impl FnOnce(&mut MockStream) -> T) -> T {
@@ -119,12 +121,43 @@ impl Mock {
         self.with_stream(context, |s| s.properties.insert(property.into(), value.to_vec()));
     }
 
-    pub(crate) fn calls_of(&self, method: Method) -> Vec<Call> {
-        self.calls.borrow().iter().filter(|call| call.method == method).cloned().collect()
+    /// Begins a call into the plugin, with this effective context.
+    pub(crate) fn call(&self, context: u32) {
+        self.effective.set(context);
+        self.resumed_in_call.set(0);
     }
 
-    pub(crate) fn last_call(&self, method: Method) -> Call {
-        self.calls_of(method).pop().unwrap()
+    /// Returns the token of the newest open stream to the sidecar.
+    pub(crate) fn token(&self) -> Option<u32> {
+        let open = self.open.borrow();
+        assert!(open.len() <= 2, "one stream for each worker, and its successor");
+        open.iter().copied().max()
+    }
+
+    /// Ends a stream to the sidecar, as the sidecar or the connection does.
+    pub(crate) fn end_stream(&self, token: u32) {
+        assert!(self.open.borrow_mut().remove(&token));
+    }
+
+    /// Returns the messages that the sidecar received.
+    pub(crate) fn messages(&self) -> Vec<FromWorker> {
+        self.sent.borrow().iter().map(|sent| sent.message.clone()).collect()
+    }
+
+    pub(crate) fn admits(&self) -> Vec<AdmitRequest> {
+        self.messages().into_iter().filter_map(|message| message.admit).collect()
+    }
+
+    pub(crate) fn settlements(&self) -> Vec<SettleRequest> {
+        self.messages().into_iter().flat_map(|message| message.settlements).collect()
+    }
+
+    pub(crate) fn cancelled(&self) -> Vec<u64> {
+        self.messages().into_iter().flat_map(|message| message.cancelled).collect()
+    }
+
+    pub(crate) fn lists(&self) -> Vec<KeepAliveRequest> {
+        self.messages().into_iter().filter_map(|message| message.leases).collect()
     }
 
     pub(crate) fn count_of(&self, counter: Counter) -> u64 {
@@ -133,6 +166,11 @@ impl Mock {
 
     pub(crate) fn advance(&self, ms: u64) {
         self.now_ms.set(self.now_ms.get() + ms);
+    }
+
+    fn count_resumed(&self) {
+        self.resumed_in_call.set(self.resumed_in_call.get() + 1);
+        assert!(self.resumed_in_call.get() <= RESUMED_IN_CALL_MAX, "the VM traps");
     }
 
     fn in_stream<T>(&self, read: impl FnOnce(&mut MockStream) -> T) -> Option<T> {
@@ -210,29 +248,60 @@ impl Host for Mock {
         self.in_stream(|s| drop(s.response_chunk.splice(..replaced, body.iter().copied())));
     }
 
-    fn call(&self, cluster: &str, method: Method, message: &[u8], timeout_ms: u64) -> Option<u32> {
-        if self.refuse_calls.get() {
+    fn open_stream(&self, cluster: &str) -> Option<u32> {
+        assert_eq!(
+            self.effective.get(),
+            ROOT,
+            "the gateway delivers messages to the context that opened the stream"
+        );
+        if self.refuse_open.get() {
             return None;
         }
         let token = self.next_token.replace(self.next_token.get() + 2);
-        self.calls.borrow_mut().push(Call {
-            token,
-            context: self.effective.get(),
-            cluster: cluster.to_owned(),
-            method,
-            message: message.to_vec(),
-            timeout_ms,
-        });
+        self.opened.borrow_mut().insert(token, cluster.to_owned());
+        self.open.borrow_mut().insert(token);
+        self.tokens.borrow_mut().insert(token);
         Some(token)
+    }
+
+    fn send(&self, token: u32, message: &[u8]) {
+        if !self.open.borrow().contains(&token) {
+            self.lost.set(self.lost.get() + 1);
+            return;
+        }
+        let message = FromWorker::decode(message).unwrap();
+        assert!(message.settlements.len() <= 256 && message.cancelled.len() <= 256);
+        self.sent.borrow_mut().push(Sent { token, message });
+    }
+
+    fn cancel_stream(&self, token: u32) {
+        self.open.borrow_mut().remove(&token);
+        self.tokens.borrow_mut().remove(&token);
+    }
+
+    fn close_stream(&self, token: u32) {
+        assert!(!self.open.borrow().contains(&token), "closed before its end");
+        self.tokens.borrow_mut().remove(&token);
+    }
+
+    fn done(&self) {
+        self.done.set(self.done.get() + 1);
+    }
+
+    fn random(&self) -> u64 {
+        self.drawn.set(self.drawn.get() + 1);
+        self.drawn.get().wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     fn resume_request(&self) {
         self.in_stream(|s| s.resumed += 1).unwrap();
+        self.count_resumed();
     }
 
     fn respond(&self, status: u32, headers: &[(String, String)], body: &[u8]) {
         let response = Response { status, headers: headers.to_vec(), body: body.to_vec() };
         self.in_stream(|s| assert!(s.response.replace(response).is_none(), "answered twice")).unwrap();
+        self.count_resumed();
     }
 
     fn set_tick_ms(&self, period_ms: u64) {

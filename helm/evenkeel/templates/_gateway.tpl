@@ -15,7 +15,10 @@ lb_policy: LEAST_REQUEST
 typed_extension_protocol_options:
   envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
     "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-    explicit_http_config: {http2_protocol_options: {}}
+    explicit_http_config:
+      http2_protocol_options:
+        # Ends the plugin's stream if the sidecar or the network is dead.
+        connection_keepalive: {interval: 1s, timeout: 0.5s}
 circuit_breakers:
   thresholds:
     - {max_requests: {{ .Values.plugin.maxRequests }}, max_pending_requests: {{ .Values.plugin.maxRequests }}}

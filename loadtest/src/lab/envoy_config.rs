@@ -196,7 +196,9 @@ fn sidecar_cluster(socket: &Path) -> Value {
         "circuit_breakers": no_limits(),
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-            "explicit_http_config": {"http2_protocol_options": {}},
+            "explicit_http_config": {"http2_protocol_options": {
+                "connection_keepalive": {"interval": "1s", "timeout": "0.5s"},
+            }},
         }},
         "load_assignment": {"cluster_name": "evenkeel", "endpoints": [{"lb_endpoints": [
             {"endpoint": {"address": {"pipe": {"path": socket}}}},

@@ -163,3 +163,43 @@ async fn a_ten_minute_stream_stays_counted() {
         assert_eq!(metric(&lab, sidecar, "evenkeel_leases_reaped_total").await, 0.0);
     }
 }
+
+/// A Wasm VM that resumes several hundred requests in one call traps. Its holder would be gone, and with it the leases.
+#[tokio::test]
+async fn a_frozen_sidecar_delays_requests_until_their_deadline_only() {
+    const BEFORE: usize = 10;
+    const MEANWHILE: usize = 500;
+    let Some(mut lab) = lab::start(lab(1)).await else { return };
+    let _before = open_many(&lab, 0, BEFORE).await;
+    let before: Vec<String> = holders(&lab, 0).await.unwrap().into_keys().collect();
+    lab.sidecar(0).pause().unwrap();
+    let since = Instant::now();
+    let _meanwhile = open_many(&lab, 0, MEANWHILE).await;
+    let took = since.elapsed();
+    lab.sidecar(0).resume().unwrap();
+    eprintln!("{MEANWHILE} requests passed a frozen sidecar within {took:?}");
+    assert!((Duration::from_secs(1)..Duration::from_secs(8)).contains(&took), "{took:?}");
+    let load = ClosedLoop::start(&lab, &[0], 8);
+    load.wait_served(20).await;
+    load.stop().await;
+    wait_exact(&lab, 0, 2 * INTERVAL + SLACK).await;
+    assert_eq!(by_table(&lab, 0).await.unwrap().values().sum::<u64>(), (BEFORE + MEANWHILE) as u64);
+    let after: Vec<String> = holders(&lab, 0).await.unwrap().into_keys().collect();
+    assert_eq!(after, before, "the worker is the same holder");
+}
+
+#[tokio::test]
+async fn the_table_is_exact_after_a_sidecar_has_shut_down_and_started_again() {
+    let Some(mut lab) = lab::start(lab(1)).await else { return };
+    let watch = CountWatch::start(&mut lab).await;
+    let _streams = open_many(&lab, 0, 20).await;
+    let load = ClosedLoop::start(&lab, &[0], 16);
+    load.wait_served(50).await;
+    assert_eq!(lab.sidecar(0).terminate(Duration::from_secs(20)).await.unwrap(), Some(0));
+    lab.sidecar(0).restart().await.unwrap();
+    load.wait_served(50).await;
+    load.stop().await;
+    wait_exact(&lab, 0, INTERVAL + SLACK).await;
+    assert_eq!(by_table(&lab, 0).await.unwrap().values().sum::<u64>(), 20);
+    watch.assert_never_negative().await;
+}

@@ -29,7 +29,9 @@ impl<'a> Fields<'a> {
 
     /// Returns the raw value; `None` if the field is absent or `null`.
     pub(super) fn get(&mut self, field: &'static str) -> Option<&'a Value> {
-        self.known.push(field);
+        if !self.known.contains(&field) {
+            self.known.push(field);
+        }
         self.object?.get(field).filter(|value| !value.is_null())
     }
 

@@ -29,6 +29,9 @@ const ADDRESS: &str = "an address or name of 1 to 256 bytes without control char
 
 const CLUSTER: &str = "a cluster name of 1 to 256 bytes without control characters";
 
+/// Maximum number of clusters in `sidecar.cluster`.
+const SIDECAR_CLUSTERS_MAX: usize = 8;
+
 /// Maximum number of entries in `pass_headers`.
 const PASS_HEADERS_MAX: usize = 32;
 
@@ -52,8 +55,9 @@ const ADMIN_PATHS_MAX: usize = 16;
 /// A validated plugin configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The gateway's cluster through which the plugin calls the sidecar.
-    pub sidecar_cluster: String,
+    /// The gateway's clusters through which the plugin connects to a sidecar: the first one, and the others after
+    /// failures, in turn.
+    pub sidecar_clusters: Vec<String>,
     /// How long a request waits for the answer to its Admit.
     pub deadline_ms: u64,
     pub on_error: OnError,
@@ -89,7 +93,7 @@ pub struct Config {
     pub include_usage: bool,
     /// How long to wait for a complete request body.
     pub body_wait_ms: u64,
-    /// KeepAlive interval until the sidecar sets another interval.
+    /// Interval of the lists of leases until the sidecar sets another interval.
     pub keep_alive_ms: u64,
     /// Name of the response header that reports how the endpoint was chosen.
     pub report_header: Option<String>,
@@ -168,7 +172,7 @@ impl Config {
 
 fn read(value: &Value, faults: &mut Vec<String>) -> Config {
     let mut top = Fields::of(value, String::new(), faults);
-    let sidecar_cluster = sidecar(&mut top, faults);
+    let sidecar_clusters = sidecar(&mut top, faults);
     let apply = apply(&mut top, faults);
     let (pool_route, pool_cluster) = pool(&mut top, faults);
     if !apply.by_address() && pool_cluster.is_none() {
@@ -189,7 +193,7 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
         };
     let header = "an HTTP header name";
     let config = Config {
-        sidecar_cluster,
+        sidecar_clusters,
         deadline_ms: top.whole("deadline_ms", 1, 10_000, faults).unwrap_or(50),
         on_error,
         apply,
@@ -236,14 +240,27 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
     config
 }
 
-fn sidecar(top: &mut Fields<'_>, faults: &mut Vec<String>) -> String {
-    let mut cluster = None;
+/// Reads `sidecar.cluster`: one name or a list of names.
+fn sidecar(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Vec<String> {
+    let mut clusters = Vec::new();
     if let Some(value) = top.get("sidecar") {
         let mut fields = Fields::of(value, top.name("sidecar"), faults);
-        cluster = fields.text("cluster", CLUSTER, is_name, faults);
+        if fields.get("cluster").is_some_and(Value::is_array) {
+            for (name, value) in fields.list("cluster", SIDECAR_CLUSTERS_MAX, faults) {
+                match value.as_str() {
+                    Some(text) if is_name(text) => clusters.push(text.to_owned()),
+                    _ => faults.push(format!("{name}: must be {CLUSTER}, got {value}")),
+                }
+            }
+        } else {
+            clusters.extend(fields.text("cluster", CLUSTER, is_name, faults));
+        }
         fields.finish(faults);
     }
-    cluster.unwrap_or_else(|| "evenkeel".to_owned())
+    if clusters.is_empty() {
+        clusters.push("evenkeel".to_owned());
+    }
+    clusters
 }
 
 fn apply(top: &mut Fields<'_>, faults: &mut Vec<String>) -> Apply {

@@ -12,7 +12,7 @@ fn faults(text: &str) -> Vec<String> {
 fn an_empty_configuration_is_all_defaults() {
     for text in ["", "  \n", "{}", "{\"sidecar\":null}"] {
         let config = ok(text);
-        assert_eq!(config.sidecar_cluster, "evenkeel");
+        assert_eq!(config.sidecar_clusters, ["evenkeel"]);
         assert_eq!(config.deadline_ms, 50);
         assert_eq!(config.on_error, OnError::Open);
         assert_eq!(config.apply, Apply::OverrideHost { header: ENDPOINT_HEADER.into() });
@@ -45,7 +45,7 @@ fn every_option_is_read() {
     assert_eq!(
         config,
         Config {
-            sidecar_cluster: "side".into(),
+            sidecar_clusters: vec!["side".into()],
             deadline_ms: 20,
             on_error: OnError::Closed,
             apply: Apply::Name { header: "x-provider".into() },
@@ -93,6 +93,10 @@ fn each_fault_names_its_field() {
         (
             r#"{"sidecar":{"cluster":""}}"#,
             "sidecar.cluster: must be a cluster name of 1 to 256 bytes without control characters, got \"\"",
+        ),
+        (
+            r#"{"sidecar":{"cluster":["a",""]}}"#,
+            "sidecar.cluster[1]: must be a cluster name of 1 to 256 bytes without control characters, got \"\"",
         ),
         (r#"{"sidecar":{"adress":"x"}}"#, "sidecar.adress: unknown field; must be one of cluster"),
         (r#"{"deadline_ms":0}"#, "deadline_ms: must be a whole number from 1 to 10000, got 0"),
@@ -248,4 +252,12 @@ fn mode_higress_requires_the_higress_build() {
     } else {
         assert!(result.unwrap_err()[0].starts_with("apply.mode: \"higress\" requires the Higress module"));
     }
+}
+
+#[test]
+fn several_sidecar_clusters_are_listed() {
+    let config = Config::parse(br#"{"sidecar":{"cluster":["a","b"]}}"#).unwrap();
+    assert_eq!(config.sidecar_clusters, ["a", "b"]);
+    let config = Config::parse(br#"{"sidecar":{"cluster":[]}}"#).unwrap();
+    assert_eq!(config.sidecar_clusters, ["evenkeel"]);
 }

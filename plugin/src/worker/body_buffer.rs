@@ -25,14 +25,17 @@ pub(super) enum UnreadReason {
 }
 
 impl Worker {
-    /// Ends the wait for every body that is not complete within `body_wait_ms`.
-    pub(super) fn time_out_bodies(&mut self, host: &dyn Host, now_ms: u64) {
+    /// Ends the wait for up to `max` bodies that are not complete within `body_wait_ms`. Returns their number. Changes
+    /// the effective context.
+    pub(super) fn time_out_bodies(&mut self, host: &dyn Host, now_ms: u64, max: usize) -> usize {
         if !self.buffers_bodies() {
-            return;
+            return 0;
         }
         let is_late = |s: &Stream| matches!(s.phase, Phase::BufferingBody { since_ms } if now_ms >= since_ms + self.config.body_wait_ms);
-        let contexts: Vec<u32> = self.streams.iter().filter(|(_, s)| is_late(s)).map(|(c, _)| *c).collect();
-        for context in contexts {
+        let late = self.streams.iter().filter(|(_, s)| is_late(s)).map(|(context, _)| *context);
+        let late: Vec<u32> = late.take(max).collect();
+        for context in &late {
+            let context = *context;
             if host.enter(context) {
                 let progress = if self.streams.get(&context).is_some_and(|stream| stream.is_admin_call) {
                     host.count(Counter::BodyTimeouts, 1);
@@ -47,6 +50,7 @@ impl Worker {
                 }
             }
         }
+        late.len()
     }
 
     /// Sends Admit for a request whose body is complete, or handles a body that is too large or not JSON.

@@ -45,16 +45,16 @@ impl Connectivity {
         }
         self.logged_failing = self.failing;
         self.logged_ms = Some(now_ms);
-        let cluster = &config.sidecar_cluster;
+        let clusters = &config.sidecar_clusters;
         let consequence = match config.on_error {
             OnError::Open => "requests go on and the gateway chooses their endpoints",
             OnError::Closed => "the plugin refuses requests",
         };
         let reason = &self.reason;
         let line = if self.failing {
-            format!("evenkeel: the sidecar does not answer (cluster {cluster:?}: {reason}); {consequence}")
+            format!("evenkeel: the sidecar does not answer ({clusters:?}: {reason}); {consequence}")
         } else {
-            format!("evenkeel: the sidecar answers again (cluster {cluster:?})")
+            format!("evenkeel: the sidecar answers again ({clusters:?})")
         };
         host.log(Level::Warn, &line);
     }

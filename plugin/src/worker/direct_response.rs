@@ -6,12 +6,7 @@ use prost::Message as _;
 
 use super::{Phase, Progress, Worker, headers::valid_headers};
 use crate::{
-    attributes,
-    host::{Host, Method},
-    lease_table::PoolKey,
-    metrics::Counter,
-    path,
-    request_body::BodySummary,
+    attributes, host::Host, lease_table::PoolKey, metrics::Counter, path, request_body::BodySummary,
     text::sanitize,
 };
 
@@ -20,9 +15,9 @@ pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 
 const METHOD_BYTES_MAX: usize = 32;
 
-/// Deadline of the call to the sidecar. It is longer than the default `deadline_ms`, because no model request waits for
-/// the call.
-const TIMEOUT_MS: u64 = 2000;
+/// How long an admin call waits for the answer. This is longer than the default `deadline_ms`, because no model request
+/// waits.
+const DEADLINE_MS: u64 = 2000;
 
 impl Worker {
     /// Returns whether the effective stream's path is one of `admin_paths`.
@@ -47,10 +42,9 @@ impl Worker {
         let mut request =
             attributes::admit_request(host, &self.config, &self.wanted_headers, &BodySummary::default());
         request.pool = stream.pool.as_ref().map(PoolKey::to_proto);
-        request.holder.clone_from(&self.holder);
-        // An admin call takes no lease. A sidecar version that does not know admin calls may grant one; the next
-        // KeepAlive that lists the pool drops that lease.
-        request.lease = self.lease_table.issue_number();
+        // An admin call takes no lease, but needs a number for its answer.
+        let lease = self.lease_table.issue_number();
+        request.lease = lease;
         let method = sanitize(&host.request_header(":method").unwrap_or_default(), METHOD_BYTES_MAX);
         if let Some(subject) = &mut request.subject {
             // Send the normalized path, which is the path that `is_admin_path` compared.
@@ -58,18 +52,7 @@ impl Worker {
             subject.path = sanitize(&(path::normalize(&subject.path) + query), attributes::VALUE_BYTES_MAX);
         }
         request.admin_call = Some(AdminCall { method, body });
-        match host.call(&self.config.sidecar_cluster, Method::Admit, &request.encode_to_vec(), TIMEOUT_MS) {
-            Some(token) => {
-                stream.phase = Phase::AwaitingAdmit { token };
-                self.pending_admits.insert(token, context);
-                Progress::Waiting
-            }
-            None => {
-                self.connectivity
-                    .on_failure(host, &self.config, || "the gateway could not send Admit".into());
-                self.admin_call_unanswered(host, context)
-            }
-        }
+        self.ask(host, context, lease, request.encode_to_vec(), DEADLINE_MS)
     }
 
     /// Forwards the sidecar's response to the client.

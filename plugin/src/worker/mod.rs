@@ -1,40 +1,43 @@
-//! One plugin instance in one worker of the gateway: its streams, its calls to the sidecar, and its tick.
+//! One plugin instance in one worker of the gateway: its streams, its stream to the sidecar, and its tick.
 //!
-//! Each instance is a separate holder of leases, with its own lease numbers and its own KeepAlive. Plugin
-//! configurations that share a Wasm VM therefore cannot drop each other's leases.
+//! Each instance is a separate holder of leases, with its own lease numbers, its own stream to the sidecar and its own
+//! lists. Plugin configurations that share a Wasm VM therefore cannot drop each other's leases.
+//!
+//! A request's *stream* is the gateway's HTTP stream; [`stream`] is the one to the sidecar.
 
+mod admissions;
 mod body_buffer;
+mod connection;
 mod connectivity;
 mod direct_response;
 mod headers;
-mod keep_alive;
+mod list;
+mod message;
+mod outbox;
 mod refuse;
 mod request;
 mod response;
 mod settle;
+mod stream;
 #[cfg(test)]
 mod tests;
+mod tick;
 
 use std::{collections::HashMap, rc::Rc};
 
+use admissions::Admissions;
+use connection::Connection;
 use connectivity::Connectivity;
 use evenkeel_proto::v1::Header;
-use keep_alive::KeepAlive;
+use list::ListSchedule;
+use outbox::Outbox;
 use response::ResponseBody;
 
 use crate::{
-    attributes,
     config::Config,
     host::{Host, Level},
-    lease_table::{LeaseTable, Location, PoolKey},
-    metrics::Counter,
+    lease_table::{LeaseTable, PoolKey},
 };
-
-/// Delay of the first tick. It is short, so that the sidecar registers a new holder at once.
-const FIRST_TICK_MS: u64 = 20;
-
-/// Maximum number of streams whose upstream address one tick looks up; the next tick continues with the rest.
-const LOCATED_PER_TICK_MAX: usize = 4096;
 
 /// What the gateway does with a request after a callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +53,7 @@ enum Phase {
         since_ms: u64,
     },
     AwaitingAdmit {
-        token: u32,
+        lease: u64,
     },
     /// The request proceeded, or the client received a local response.
     Decided,
@@ -59,7 +62,7 @@ enum Phase {
 /// Result of one step of request handling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// The plugin sent Admit and waits for the answer.
+    /// The request waits for the sidecar's answer.
     Waiting,
     /// The request may proceed.
     Proceed,
@@ -101,14 +104,19 @@ pub struct Worker {
     config: Config,
     lease_table: LeaseTable,
     streams: HashMap<u32, Stream>,
-    /// Maps the token of a pending Admit to its stream.
-    pending_admits: HashMap<u32, u32>,
-    keep_alive: KeepAlive,
+    connection: Connection,
+    admissions: Admissions,
+    outbox: Outbox,
+    list: ListSchedule,
     connectivity: Connectivity,
     /// Names of the headers that the sidecar requested and the configuration does not list, in lower case.
     wanted_headers: Vec<String>,
-    /// Lease number up to which the last tick looked up upstream addresses.
+    /// Lease number up to which upstream addresses were looked up before the last list.
     located_through: u64,
+    tick_ms: u64,
+    next_tick_ms: u64,
+    /// When the next tick looks at the bodies that are being buffered.
+    slow_due_ms: u64,
     /// Warnings already logged, one bit for each.
     warned: u8,
 }
@@ -121,14 +129,19 @@ impl Worker {
         Worker {
             root,
             holder,
-            keep_alive: KeepAlive::new(config.keep_alive_ms),
+            list: ListSchedule::new(config.keep_alive_ms),
             config,
             lease_table: LeaseTable::default(),
             streams: HashMap::new(),
-            pending_admits: HashMap::new(),
+            connection: Connection::new(),
+            admissions: Admissions::default(),
+            outbox: Outbox::default(),
             connectivity: Connectivity::default(),
             wanted_headers: Vec::new(),
             located_through: 0,
+            tick_ms: 0,
+            next_tick_ms: u64::MAX,
+            slow_due_ms: 0,
             warned: 0,
         }
     }
@@ -137,9 +150,15 @@ impl Worker {
     pub fn configure(&mut self, host: &dyn Host, text: &[u8]) -> bool {
         match Config::parse(text) {
             Ok(config) => {
-                self.keep_alive = KeepAlive::new(config.keep_alive_ms);
+                if config.sidecar_clusters != self.config.sidecar_clusters {
+                    self.reconnect(host);
+                }
+                if config.keep_alive_ms != self.config.keep_alive_ms {
+                    self.list = ListSchedule::new(config.keep_alive_ms);
+                }
                 self.config = config;
-                host.set_tick_ms(FIRST_TICK_MS);
+                self.next_tick_ms = u64::MAX;
+                self.hurry(host, host.now_ms());
                 host.log(Level::Info, &format!("evenkeel: holder {}, root {}", self.holder, self.root));
                 true
             }
@@ -159,63 +178,19 @@ impl Worker {
     pub fn lease_table(&self) -> &LeaseTable {
         &self.lease_table
     }
+}
 
-    /// Handles a tick. The root context must be the effective context.
-    pub fn on_tick(&mut self, host: &dyn Host) {
-        let now_ms = host.now_ms();
-        self.locate_streams(host);
-        self.time_out_bodies(host, now_ms);
-        host.enter(self.root);
-        self.lease_table.prune(now_ms);
-        self.connectivity.log_change(host, &self.config, now_ms);
-        self.send_keep_alive_if_due(host, now_ms);
-    }
-
-    /// Handles an answer from the sidecar. Any context may be the effective context.
-    pub fn on_answer(&mut self, host: &dyn Host, token: u32, status: u32, body: &[u8]) {
-        if self.keep_alive.is_pending(token) {
-            self.on_keep_alive_answer(host, status, body);
-        } else if let Some(context) = self.pending_admits.remove(&token)
-            && host.enter(context)
-        {
-            self.on_admit_answer(host, context, status, body);
-        }
-    }
-
-    /// Looks up the upstream addresses of requests that have no response yet.
-    fn locate_streams(&mut self, host: &dyn Host) {
-        if !self.config.apply.by_address() {
-            return;
-        }
-        let leases = self.lease_table.leases_after(self.located_through, LOCATED_PER_TICK_MAX);
-        self.located_through = match leases.last() {
-            Some((lease, _)) if leases.len() == LOCATED_PER_TICK_MAX => *lease,
-            _ => 0,
-        };
-        for (_, context) in leases {
-            let is_due =
-                self.streams.get(&context).is_some_and(|s| s.phase == Phase::Decided && !s.response_started);
-            if is_due && host.enter(context) {
-                self.update_location(host, context);
+/// Returns a random id of a holder: 132 bits in 22 characters.
+pub fn random_id(host: &dyn Host) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut word = 0;
+    (0..22_u32)
+        .map(|i| {
+            if i % 10 == 0 {
+                word = host.random();
             }
-        }
-    }
-
-    /// Sets the location of a stream's lease to the upstream address in use.
-    fn update_location(&mut self, host: &dyn Host, context: u32) {
-        let Some(stream) = self.streams.get_mut(&context) else { return };
-        let Some(lease) = stream.lease.filter(|_| self.config.apply.by_address()) else { return };
-        let Some(actual) = attributes::upstream_address(host) else { return };
-        let lease_at = self.lease_table.get(lease).map(|held| &held.location);
-        if matches!(lease_at, Some(Location::At(endpoint)) if **endpoint == *actual) {
-            return;
-        }
-        if stream.chosen_endpoint.as_deref().is_some_and(|chosen| chosen != actual)
-            && !stream.mismatch_counted
-        {
-            stream.mismatch_counted = true;
-            host.count(Counter::EndpointMismatches, 1);
-        }
-        self.lease_table.set_location(lease, Location::At(actual.into()));
-    }
+            let index = (word >> (6 * (i % 10))) & 63;
+            char::from(ALPHABET[index as usize])
+        })
+        .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use evenkeel_proto::v1::{AdmitResponse, Admitted, Basis, Denied, Header, admit_response::Answer};
+use evenkeel_proto::v1::{AdmitError, Admitted, Basis, Denied, Header, admit_answer, admit_response::Answer};
 use prost::Message as _;
 
 use super::{
@@ -15,20 +15,14 @@ use super::{
 use crate::{
     attributes,
     config::{Apply, OnError},
-    host::{Host, Method},
+    host::Host,
     lease_table::Location,
     metrics::Counter,
     request_body::BodySummary,
 };
 
-/// gRPC status of a call that the sidecar rejects as invalid.
+/// Code of an admission that the sidecar rejects as invalid.
 const INVALID_ARGUMENT: u32 = 3;
-
-/// gRPC status of a call that took too long.
-const DEADLINE_EXCEEDED: u32 = 4;
-
-/// gRPC status of a call that did not reach the sidecar.
-const UNAVAILABLE: u32 = 14;
 
 /// Largest ticket that the plugin stores, in bytes. A ticket is data in the answer to Admit that Settle returns to the
 /// sidecar.
@@ -129,53 +123,88 @@ impl Worker {
         }
     }
 
-    pub(super) fn on_admit_answer(&mut self, host: &dyn Host, context: u32, status: u32, body: &[u8]) {
-        let response = if status == 0 { AdmitResponse::decode(body).ok() } else { None };
+    /// Applies the sidecar's answer to a stream's Admit. The stream must be the effective context.
+    pub(super) fn on_admit_answer(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        answer: Option<admit_answer::Answer>,
+    ) {
+        let (response, error) = match answer {
+            Some(admit_answer::Answer::Response(response)) => (response.answer, None),
+            Some(admit_answer::Answer::Error(error)) => (None, Some(error)),
+            None => (None, None),
+        };
         let is_admin_call = self.streams.get(&context).is_some_and(|stream| stream.is_admin_call);
-        let progress = match response.and_then(|response| response.answer) {
+        self.connectivity.on_answer(host, &self.config);
+        let progress = match response {
             Some(Answer::DirectResponse(response)) if is_admin_call => {
-                self.connectivity.on_answer(host, &self.config);
                 self.on_direct_response(host, context, response)
             }
-            Some(Answer::Admitted(admitted)) if !is_admin_call => {
-                self.connectivity.on_answer(host, &self.config);
-                self.on_admitted(host, context, admitted)
-            }
-            Some(Answer::Denied(denied)) => {
-                self.connectivity.on_answer(host, &self.config);
-                self.on_denied(host, context, denied)
-            }
-            _ if status == INVALID_ARGUMENT => {
-                self.connectivity.on_answer(host, &self.config);
+            Some(Answer::Admitted(admitted)) if !is_admin_call => self.on_admitted(host, context, admitted),
+            Some(Answer::Denied(denied)) => self.on_denied(host, context, denied),
+            _ if error.as_ref().is_some_and(|error| error.code == INVALID_ARGUMENT) => {
                 if is_admin_call {
                     self.admin_call_invalid(host, context)
                 } else {
                     self.refuse_invalid(host, context)
                 }
             }
-            // The sidecar did not answer, or sent an answer of the wrong kind.
-            _ if is_admin_call => {
-                let reason = || format!("Admit for an admin path: gRPC status {status}");
-                self.connectivity.on_failure(host, &self.config, reason);
-                self.admin_call_unanswered(host, context)
-            }
+            // The sidecar failed, or sent an answer of the wrong kind.
             _ => {
-                let sent_ms = self.streams.get(&context).map_or(0, |stream| stream.admit_sent_ms);
-                // Envoy may use UNAVAILABLE to report that its own deadline has expired.
-                let timed_out = status == DEADLINE_EXCEEDED
-                    || (status == UNAVAILABLE && host.now_ms() >= sent_ms + self.config.deadline_ms);
-                host.count(if timed_out { Counter::AdmitsTimeout } else { Counter::AdmitsFailed }, 1);
-                self.connectivity.on_failure(host, &self.config, || match status {
-                    _ if timed_out => format!("Admit: no answer within {} ms", self.config.deadline_ms),
-                    0 => "Admit: unreadable answer".into(),
-                    _ => format!("Admit: gRPC status {status}"),
-                });
-                self.on_unanswered(host, context)
+                let AdmitError { code, message } = error.unwrap_or_default();
+                self.fail_admission(host, context, || format!("Admit failed: code {code} {message}"))
             }
         };
         if progress == Progress::Proceed {
             host.resume_request();
         }
+    }
+
+    /// Ends the wait of a stream whose deadline has passed. The stream must be the effective context.
+    pub(super) fn on_deadline(&mut self, host: &dyn Host, context: u32) {
+        host.count(Counter::AdmitsTimeout, 1);
+        let deadline_ms = self.config.deadline_ms;
+        let reason = || format!("Admit: no answer within {deadline_ms} ms");
+        self.connectivity.on_failure(host, &self.config, reason);
+        if self.on_unanswered(host, context) == Progress::Proceed {
+            host.resume_request();
+        }
+    }
+
+    /// Handles an admission that failed before its deadline.
+    fn fail_admission(&mut self, host: &dyn Host, context: u32, reason: impl FnOnce() -> String) -> Progress {
+        host.count(Counter::AdmitsFailed, 1);
+        self.connectivity.on_failure(host, &self.config, reason);
+        self.on_unanswered(host, context)
+    }
+
+    /// Sends an admission, or keeps it until the stream is ready.
+    pub(super) fn ask(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        lease: u64,
+        request: Vec<u8>,
+        deadline_ms: u64,
+    ) -> Progress {
+        let now_ms = host.now_ms();
+        let deadline_ms = now_ms + deadline_ms;
+        self.connection.wanted = true;
+        if self.admissions.is_full() {
+            let reason = || "too many requests wait for an answer".to_owned();
+            return self.fail_admission(host, context, reason);
+        }
+        if !self.connection.may_answer_by(deadline_ms) {
+            return self.fail_admission(host, context, || "no stream to the sidecar".to_owned());
+        }
+        if let Some(stream) = self.streams.get_mut(&context) {
+            stream.phase = Phase::AwaitingAdmit { lease };
+        }
+        self.admissions.add(lease, context, deadline_ms, request);
+        self.send_admission(host, lease);
+        self.hurry(host, now_ms);
+        Progress::Waiting
     }
 
     /// Issues a lease and sends Admit.
@@ -198,25 +227,9 @@ impl Worker {
         }
         let mut request = attributes::admit_request(host, &self.config, &self.wanted_headers, body);
         request.pool = Some(pool.to_proto());
-        request.holder.clone_from(&self.holder);
         request.lease = lease;
         stream.traceparent.clone_from(&request.traceparent);
-        let cluster = &self.config.sidecar_cluster;
-        // Envoy attributes this call to the root context, so the end of the stream does not cancel the call. The answer
-        // always arrives, and the SDK then releases the token.
-        match host.call(cluster, Method::Admit, &request.encode_to_vec(), self.config.deadline_ms) {
-            Some(token) => {
-                stream.phase = Phase::AwaitingAdmit { token };
-                self.pending_admits.insert(token, context);
-                Progress::Waiting
-            }
-            None => {
-                host.count(Counter::AdmitsFailed, 1);
-                self.connectivity
-                    .on_failure(host, &self.config, || "the gateway could not send Admit".into());
-                self.on_unanswered(host, context)
-            }
-        }
+        self.ask(host, context, lease, request.encode_to_vec(), self.config.deadline_ms)
     }
 
     fn on_admitted(&mut self, host: &dyn Host, context: u32, admitted: Admitted) -> Progress {
@@ -269,9 +282,12 @@ impl Worker {
         Progress::Responded
     }
 
-    /// Applies `on_error`. The lease stays in the lease table, because the sidecar may have granted it. If the request
-    /// proceeds, the next KeepAlive lists the lease.
+    /// Applies `on_error`. If the request proceeds, its lease stays in the lease table: the next list lists it, and it
+    /// is settled at its end. A request for an admin path is always refused.
     fn on_unanswered(&mut self, host: &dyn Host, context: u32) -> Progress {
+        if self.streams.get(&context).is_some_and(|stream| stream.is_admin_call) {
+            return self.admin_call_unanswered(host, context);
+        }
         match self.config.on_error {
             OnError::Open => {
                 host.count(Counter::FailOpen, 1);
@@ -283,8 +299,8 @@ impl Worker {
                 host.count(Counter::FailClosed, 1);
                 if let Some(stream) = self.streams.get_mut(&context) {
                     stream.phase = Phase::Decided;
-                    if let Some(lease) = stream.lease {
-                        self.lease_table.set_location(lease, Location::Unknown);
+                    if let Some(lease) = stream.lease.take() {
+                        self.lease_table.remove(lease, host.now_ms());
                     }
                 }
                 self.set_report_header(context, "error");

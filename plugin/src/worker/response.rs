@@ -27,12 +27,9 @@ impl Worker {
     /// Handles the headers of a response, including a response that the gateway created itself.
     pub fn on_response_headers(&mut self, host: &dyn Host, context: u32) {
         self.update_location(host, context);
+        // The gateway may respond while the request is paused, for example because of a timeout.
+        self.abandon_admission(host, context);
         let Some(stream) = self.streams.get_mut(&context) else { return };
-        if let Phase::AwaitingAdmit { token } = stream.phase {
-            // The gateway responded while the request was paused, for example because of a timeout. The sidecar's
-            // answer would come too late.
-            self.pending_admits.remove(&token);
-        }
         stream.phase = Phase::Decided;
         stream.response_started = true;
         stream.local_reply = !attributes::is_via_upstream(host);

@@ -1,45 +1,66 @@
-//! Settles the lease of a request when the request ends.
+//! Reports how a request ended.
 
-use evenkeel_proto::v1::SettleRequest;
+use std::rc::Rc;
+
+use evenkeel_proto::v1::{Outcome, SettleRequest};
 use prost::Message as _;
 
 use super::{Phase, Stream, Worker};
-use crate::{
-    attributes,
-    host::{Host, Method},
-    metrics::Counter,
-    outcome::Ending,
-};
-
-/// Deadline of a Settle call. If a Settle is lost, the next KeepAlive drops its lease.
-const TIMEOUT_MS: u64 = 2000;
+use crate::{attributes, host::Host, lease_table::PoolKey, metrics::Counter, outcome::Ending};
 
 impl Worker {
     /// Handles the end of a stream. Further calls for the stream do nothing.
     pub fn on_end(&mut self, host: &dyn Host, context: u32) {
+        self.abandon_admission(host, context);
         let Some(stream) = self.streams.remove(&context) else { return };
+        let Some(lease) = stream.lease else { return };
         let ending = Ending {
             status: attributes::number_property(host, &["response", "code"]) as u32,
             flags: attributes::number_property(host, &["response", "flags"]),
-            sent: stream.phase == Phase::Decided && attributes::upstream_address(host).is_some(),
+            sent: attributes::upstream_address(host).is_some(),
         };
-        if let Phase::AwaitingAdmit { token } = stream.phase {
-            // The sidecar may have granted the lease, so the plugin settles it. If the Settle arrives before the Admit,
-            // the next KeepAlive drops the lease, because its list does not contain the lease.
-            self.pending_admits.remove(&token);
-        }
-        if let Some(lease) = stream.lease {
-            self.settle(host, context, lease, ending, &stream);
+        self.settle(host, lease, ending, &stream);
+    }
+
+    /// Stops waiting for the answer to a stream's Admit, because its request has ended or the gateway has responded
+    /// itself.
+    pub(super) fn abandon_admission(&mut self, host: &dyn Host, context: u32) {
+        let Some(stream) = self.streams.get_mut(&context) else { return };
+        let Phase::AwaitingAdmit { lease } = stream.phase else { return };
+        stream.phase = Phase::Decided;
+        let held = stream.lease.take().and_then(|lease| self.lease_table.remove(lease, host.now_ms()));
+        // An admission that is no longer pending has an answer, which the plugin has not applied.
+        let admission = self.admissions.remove(lease);
+        if admission.as_ref().is_none_or(|admission| admission.asked) {
+            let is_sent = admission.map_or(self.connection.is_ready(), |admission| admission.sent);
+            self.cancel(host, lease, is_sent, held.map(|held| held.pool));
+            self.hurry(host, host.now_ms());
         }
     }
 
-    fn settle(&mut self, host: &dyn Host, context: u32, lease: u64, ending: Ending, stream: &Stream) {
+    /// Gives up an admission that the sidecar may have granted. `is_sent`: on the current stream. `pool` is the pool of
+    /// a request that does not go on.
+    pub(super) fn cancel(&mut self, host: &dyn Host, lease: u64, is_sent: bool, pool: Option<Rc<PoolKey>>) {
+        host.count(Counter::AdmitsCancelled, 1);
+        let settlement = pool.map(|pool| {
+            let outcome = Outcome::NotSent.into();
+            let pool = Some(pool.to_proto());
+            SettleRequest { pool, lease, outcome, ..SettleRequest::default() }.encode_to_vec()
+        });
+        match settlement {
+            _ if is_sent => self.outbox.cancel(lease, settlement),
+            Some(settlement) => self.outbox.settle(host, settlement),
+            None => {}
+        }
+    }
+
+    fn settle(&mut self, host: &dyn Host, lease: u64, ending: Ending, stream: &Stream) {
         let now_ms = host.now_ms();
         let Some(held) = self.lease_table.remove(lease, now_ms) else { return };
         let usage = stream.usage(host);
         let request = SettleRequest {
             pool: Some(held.pool.to_proto()),
-            holder: self.holder.clone(),
+            holder: String::new(),
             lease,
             outcome: ending.outcome().into(),
             status: ending.status,
@@ -53,27 +74,10 @@ impl Worker {
             body_read: usage.body_read,
             traceparent: stream.traceparent.clone(),
         };
-        let message = request.encode_to_vec();
-        // The call must outlive the stream. Envoy attributes every call to the root context by itself. Another proxy
-        // would cancel the call together with the stream.
-        host.enter(self.root);
-        let sent = self.send_settle(host, &message);
-        host.enter(context);
-        host.count(if sent { Counter::SettlesSent } else { Counter::SettlesFailed }, 1);
-        self.keep_alive.record_settle(lease, message);
-    }
-
-    /// Repeats the Settles that were sent while a KeepAlive was pending. The sidecar may have applied such a Settle
-    /// first, and then the KeepAlive that lists the lease. Settle is idempotent. The root context must be the effective
-    /// context.
-    pub(super) fn repeat_settles(&mut self, host: &dyn Host) {
-        for message in self.keep_alive.take_settled() {
-            let sent = self.send_settle(host, &message);
-            host.count(if sent { Counter::SettlesRepeated } else { Counter::SettlesFailed }, 1);
+        self.outbox.settle(host, request.encode_to_vec());
+        if self.outbox.has_batch() {
+            self.send_unsent(host);
         }
-    }
-
-    fn send_settle(&self, host: &dyn Host, message: &[u8]) -> bool {
-        host.call(&self.config.sidecar_cluster, Method::Settle, message, TIMEOUT_MS).is_some()
+        self.hurry(host, now_ms);
     }
 }

@@ -3,22 +3,22 @@
 
 use std::collections::HashMap;
 
+use evenkeel_proto::v1::{FromWorker, ToWorker};
+use prost::Message as _;
 use wasmi::{Caller, Engine, Error, Extern, Func, Instance, Linker, Memory, Module, Store, Val};
 
 /// Statuses of host calls.
 const OK: i32 = 0;
 const NOT_FOUND: i32 = 1;
 
-/// A call to the sidecar.
+/// A stream to the sidecar.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct SidecarStream {
     pub(crate) token: u32,
     pub(crate) context: u32,
     pub(crate) target: Vec<u8>,
     pub(crate) service: String,
     pub(crate) method: String,
-    pub(crate) message: Vec<u8>,
-    pub(crate) timeout_ms: u32,
 }
 
 /// State of the gateway, including the module's changes.
@@ -32,10 +32,15 @@ pub(crate) struct State {
     /// The current chunk of the response body.
     pub(crate) response_body: Vec<u8>,
     pub(crate) upstream_hosts: Vec<(String, String)>,
-    pub(crate) answer: Vec<u8>,
+    /// The message from the sidecar.
+    pub(crate) message: Vec<u8>,
     pub(crate) now_ns: u64,
     pub(crate) effective: u32,
-    pub(crate) calls: Vec<Call>,
+    pub(crate) opened: Vec<SidecarStream>,
+    /// Messages to the sidecar.
+    pub(crate) sent: Vec<Vec<u8>>,
+    pub(crate) closed: Vec<u32>,
+    pub(crate) is_done: bool,
     pub(crate) overridden: Vec<(u32, String)>,
     pub(crate) resumed: Vec<u32>,
     pub(crate) tick_ms: u32,
@@ -94,17 +99,24 @@ impl Gateway {
         self.store.data()
     }
 
-    /// Returns the last call of a method.
-    pub(crate) fn last(&self, method: &str) -> Call {
-        let calls = &self.state().calls;
-        calls.iter().rev().find(|call| call.method == method).unwrap_or_else(|| panic!("no {method}")).clone()
+    /// Returns the messages to the sidecar.
+    pub(crate) fn sent(&self) -> Vec<FromWorker> {
+        self.state().sent.iter().map(|message| FromWorker::decode(&**message).unwrap()).collect()
     }
 
-    /// Delivers the sidecar's answer to a call.
-    pub(crate) fn answer(&mut self, call: &Call, answer: Vec<u8>) {
-        let bytes = answer.len() as u32;
-        self.store.data_mut().answer = answer;
-        self.callback("proxy_on_grpc_receive", call.context, &[call.token, bytes]);
+    /// Delivers a message from the sidecar on the last stream.
+    pub(crate) fn say(&mut self, message: &ToWorker) {
+        let stream = self.state().opened.last().unwrap().clone();
+        let message = message.encode_to_vec();
+        let bytes = message.len() as u32;
+        self.store.data_mut().message = message;
+        self.callback("proxy_on_grpc_receive", stream.context, &[stream.token, bytes]);
+    }
+
+    /// Ends the last stream with a gRPC status.
+    pub(crate) fn end_stream(&mut self, status: u32) {
+        let stream = self.state().opened.last().unwrap().clone();
+        self.callback("proxy_on_grpc_close", stream.context, &[stream.token, status]);
     }
 }
 
@@ -126,7 +138,7 @@ impl Host<'_> {
                 let bytes = match self.int(0) {
                     0 => self.state().request_body.clone(),
                     1 => self.state().response_body.clone(),
-                    5 => self.state().answer.clone(),
+                    5 => self.state().message.clone(),
                     7 => self.state().configuration.clone(),
                     other => panic!("buffer {other}"),
                 };
@@ -177,20 +189,29 @@ impl Host<'_> {
                 let name = self.text(1);
                 self.headers().remove(&name);
             }
-            "proxy_grpc_call" => {
+            "proxy_grpc_stream" => {
                 let state = self.state();
-                let call = Call {
-                    token: 2 * state.calls.len() as u32 + 1,
+                let stream = SidecarStream {
+                    token: 2 * state.opened.len() as u32 + 2,
                     context: state.effective,
                     target: self.bytes(0),
                     service: self.text(2),
                     method: self.text(4),
-                    message: self.bytes(8),
-                    timeout_ms: self.int(10),
                 };
-                self.put(11, &call.token.to_le_bytes());
-                self.state().calls.push(call);
+                self.put(8, &stream.token.to_le_bytes());
+                self.state().opened.push(stream);
             }
+            "proxy_grpc_send" => {
+                let (token, message) = (self.int(0), self.bytes(1));
+                let state = self.state();
+                assert_eq!(Some(token), state.opened.last().map(|stream| stream.token));
+                state.sent.push(message);
+            }
+            "proxy_grpc_close" => {
+                let token = self.int(0);
+                self.state().closed.push(token);
+            }
+            "proxy_done" => self.state().is_done = true,
             "proxy_continue_stream" => {
                 let state = self.state();
                 state.resumed.push(state.effective);

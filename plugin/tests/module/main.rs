@@ -9,11 +9,10 @@ mod gateway;
 use std::collections::BTreeSet;
 
 use evenkeel_proto::v1::{
-    AdmitRequest, AdmitResponse, Admitted, Basis, KeepAliveRequest, KeepAliveResponse, Outcome,
-    SettleRequest, admit_response::Answer,
+    AdmitAnswer, AdmitResponse, Admitted, Basis, KeepAliveResponse, Outcome, ToWorker, Welcome, admit_answer,
+    admit_response,
 };
 use gateway::{Gateway, State};
-use prost::Message;
 use wasmi::{Engine, Module};
 
 /// Size limit of a module, because every gateway worker stores a compiled copy.
@@ -78,41 +77,41 @@ fn the_higress_module_handles_a_request() {
 
     gateway.callback("proxy_on_context_create", STREAM, &[ROOT]);
     assert_eq!(gateway.callback("proxy_on_request_headers", STREAM, &[3, 1]), 1, "paused");
-    let call = gateway.last("Admit");
-    assert_eq!(call.target, b"\n\x06\n\x04side", "a GrpcService message naming the cluster");
-    assert_eq!((call.service.as_str(), call.timeout_ms, call.context), ("evenkeel.v1.Gateway", 25, STREAM));
-    let admit = AdmitRequest::decode(&*call.message).unwrap();
+    assert!(gateway.state().opened.is_empty(), "only the root context opens the stream");
+    let admit = connect(&mut gateway);
+    let stream = gateway.state().opened[0].clone();
+    assert_eq!(stream.target, b"\n\x06\n\x04side", "a GrpcService message naming the cluster");
+    assert_eq!((&*stream.service, &*stream.method, stream.context), ("evenkeel.v1.Gateway", "Connect", ROOT));
+    let hello = gateway.sent()[0].hello.clone().unwrap();
+    assert!(
+        hello.holder.len() == 22
+            && hello.holder.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+    );
+    assert_ne!(hello.secret, [0; 16]);
     let candidates: Vec<_> = admit.candidates.iter().map(|c| c.address.as_str()).collect();
     assert_eq!(candidates, ["10.0.0.1:80", "10.0.0.3:80"], "only healthy hosts");
     assert_eq!(admit.pool.unwrap().cluster, "outbound|80||llm.dns");
     assert_eq!(admit.subject.unwrap().consumer, "alice");
-    assert!(
-        admit.holder.len() == 22
-            && admit.holder.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
-    );
-
     let admitted =
         Admitted { endpoint: "10.0.0.3:80".into(), basis: Basis::Shared.into(), ..Admitted::default() };
-    let answer = AdmitResponse { answer: Some(Answer::Admitted(admitted)) };
-    gateway.answer(&call, answer.encode_to_vec());
+    gateway.say(&answer(admit.lease, admitted));
     assert_eq!(gateway.state().overridden, [(STREAM, "10.0.0.3:80".to_owned())]);
     assert_eq!(gateway.state().resumed, [STREAM]);
     assert_eq!(gateway.state().properties["clear_route_cache"], b"off", "the route is kept");
 
+    gateway.end_stream(14);
+    assert_eq!(gateway.state().closed, [2], "an ended stream is released");
     gateway.callback("proxy_on_tick", ROOT, &[]);
-    let call = gateway.last("KeepAlive");
-    assert_eq!(call.context, ROOT);
-    let list = KeepAliveRequest::decode(&*call.message).unwrap();
-    assert_eq!((list.holder.as_str(), list.issued_through), (admit.holder.as_str(), 1));
+    assert_eq!(gateway.sent().pop().unwrap().hello.unwrap().secret, b"secret");
+    gateway.say(&welcome());
+    let list = gateway.sent().pop().unwrap().leases.unwrap();
+    assert_eq!(list.issued_through, 1);
     assert_eq!(
         (&list.pools[0].leases[..], &list.pools[0].endpoints[..]),
         (&[1][..], &["10.0.0.3:80".to_owned()][..])
     );
-    gateway.answer(
-        &call,
-        KeepAliveResponse { interval_ms: 2000, ..KeepAliveResponse::default() }.encode_to_vec(),
-    );
-    assert_eq!(gateway.state().tick_ms, 2000);
+    let repaired = KeepAliveResponse { interval_ms: 2000, ..KeepAliveResponse::default() };
+    gateway.say(&ToWorker { repaired: Some(repaired), ..ToWorker::default() });
 
     let state = gateway.store.data_mut();
     state.now_ns += 9_000_000;
@@ -120,15 +119,19 @@ fn the_higress_module_handles_a_request() {
     state.properties.insert("response.code".into(), 404_u64.to_le_bytes().to_vec());
     gateway.callback("proxy_on_response_headers", STREAM, &[1, 1]);
     gateway.callback("proxy_on_log", STREAM, &[]);
-    let call = gateway.last("Settle");
-    assert_eq!(call.context, ROOT, "a call of the stream would be cancelled with it");
-    let settle = SettleRequest::decode(&*call.message).unwrap();
+    gateway.callback("proxy_on_tick", ROOT, &[]);
+    let settle = gateway.sent().pop().unwrap().settlements[0].clone();
     assert_eq!((settle.lease, settle.status, settle.total_ms), (1, 404, 9));
     assert_eq!(settle.outcome(), Outcome::ClientError);
 
     gateway.callback("proxy_on_done", STREAM, &[]);
     gateway.callback("proxy_on_delete", STREAM, &[]);
-    assert_eq!(gateway.state().calls.iter().filter(|call| call.method == "Settle").count(), 1);
+    gateway.callback("proxy_on_tick", ROOT, &[]);
+    assert_eq!(gateway.sent().iter().map(|message| message.settlements.len()).sum::<usize>(), 1);
+    assert_eq!(gateway.callback("proxy_on_done", ROOT, &[]), 0, "waits for the answer to goodbye");
+    assert!(gateway.sent().pop().unwrap().goodbye && !gateway.state().is_done);
+    gateway.end_stream(0);
+    assert!(gateway.state().is_done);
     assert!(gateway.state().metrics.contains(&("evenkeel_admits_shared".into(), 1)));
 }
 
@@ -151,11 +154,10 @@ fn a_stream_through_the_general_module_reports_its_usage() {
     gateway.callback("proxy_on_request_body", STREAM, &[body.len() as u32, 1]);
     let sent = String::from_utf8(gateway.state().request_body.clone()).unwrap();
     assert!(sent.starts_with(r#"{"stream_options":{"include_usage":true},"model":"gpt-4o-mini","#), "{sent}");
-    let call = gateway.last("Admit");
-    let admit = AdmitRequest::decode(&*call.message).unwrap();
+    let admit = connect(&mut gateway);
     assert_eq!((admit.model.as_str(), admit.prompt_bytes), ("gpt-4o-mini", 2));
     let admitted = Admitted { endpoint: "a:1".into(), ..Admitted::default() };
-    gateway.answer(&call, AdmitResponse { answer: Some(Answer::Admitted(admitted)) }.encode_to_vec());
+    gateway.say(&answer(admit.lease, admitted));
 
     let state = gateway.store.data_mut();
     state.response_headers =
@@ -175,7 +177,8 @@ fn a_stream_through_the_general_module_reports_its_usage() {
     assert!(seen.ends_with("data: [DONE]\n\n") && !seen.contains("usage"), "{seen}");
 
     gateway.callback("proxy_on_log", STREAM, &[]);
-    let settle = SettleRequest::decode(&*gateway.last("Settle").message).unwrap();
+    gateway.callback("proxy_on_tick", ROOT, &[]);
+    let settle = gateway.sent().pop().unwrap().settlements[0].clone();
     let tokens = settle.tokens.unwrap();
     assert_eq!((tokens.input, tokens.cached_input, tokens.output), (19, 4, 10));
     assert_eq!((settle.tokens_final, settle.output_bytes), (true, 16));
@@ -190,6 +193,24 @@ fn an_invalid_configuration_is_rejected_with_every_fault() {
     assert_eq!(gateway.callback("proxy_on_configure", ROOT, &[1]), 0);
     let logs = gateway.state().logs.join("\n");
     assert!(logs.contains("deadline_ms: must be") && logs.contains("typo: unknown field"), "{logs}");
+}
+
+fn welcome() -> ToWorker {
+    let welcome = Welcome { secret: b"secret".to_vec(), ..Welcome::default() };
+    ToWorker { welcome: Some(welcome), ..ToWorker::default() }
+}
+
+/// Makes the stream ready, and returns the Admit that waited for it.
+fn connect(gateway: &mut Gateway) -> evenkeel_proto::v1::AdmitRequest {
+    gateway.callback("proxy_on_tick", ROOT, &[]);
+    gateway.say(&welcome());
+    gateway.sent().pop().unwrap().admit.unwrap()
+}
+
+fn answer(lease: u64, admitted: Admitted) -> ToWorker {
+    let response = AdmitResponse { answer: Some(admit_response::Answer::Admitted(admitted)) };
+    let answer = AdmitAnswer { lease, answer: Some(admit_answer::Answer::Response(response)) };
+    ToWorker { answers: vec![answer], ..ToWorker::default() }
 }
 
 /// Returns a Higress gateway with three hosts, one of them unhealthy.

@@ -6,12 +6,15 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_proto::v1::{self as pb, admit_response::Answer, gateway_client::GatewayClient};
+use evenkeel_proto::{
+    HolderClient, HolderSecret,
+    v1::{self as pb, admit_response::Answer},
+};
 use tonic::transport::{Channel, Endpoint};
 
 /// A simulated worker of a gateway.
 pub(super) struct Worker {
-    client: GatewayClient<Channel>,
+    client: HolderClient<Channel>,
     holder: String,
     leases: AtomicU64,
 }
@@ -36,7 +39,11 @@ pub(super) fn endpoints(network: &str, count: usize, cap: u32) -> Vec<pb::Candid
 impl Worker {
     pub(super) async fn connect(url: &str, holder: &str) -> Self {
         let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
-        Self { client: GatewayClient::new(channel), holder: holder.to_owned(), leases: AtomicU64::new(0) }
+        Self {
+            client: HolderClient::new(HolderSecret::new(rand::random()).on(channel)),
+            holder: holder.to_owned(),
+            leases: AtomicU64::new(0),
+        }
     }
 
     /// Sends Admit, waits for the duration of the request and sends Settle. Returns whether the request was admitted.

@@ -17,12 +17,11 @@ fn admit_carries_the_request_attributes() {
         s.request_headers.insert("content-length".into(), "321".into());
     });
     assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
-    let call = rig.host.last_call(Method::Admit);
-    assert_eq!((call.cluster.as_str(), call.timeout_ms, call.context), ("side", 30, 5));
-    let admit = call.admit();
+    assert_eq!(rig.host.opened.borrow().values().collect::<Vec<_>>(), ["side"]);
+    let admit = rig.last_admit();
     let pool = admit.pool.unwrap();
     assert_eq!((pool.route.as_str(), pool.cluster.as_str()), ("chat", "llm"));
-    assert_eq!((admit.holder.as_str(), admit.lease, admit.prompt_bytes), ("holder", 1, 321));
+    assert_eq!((admit.holder.as_str(), admit.lease, admit.prompt_bytes), ("", 1, 321));
     let subject = admit.subject.unwrap();
     assert_eq!(subject.consumer, "alice");
     assert_eq!(subject.source_ip, "192.0.2.7");
@@ -42,13 +41,13 @@ fn the_consumer_may_come_from_a_verified_token() {
         rig.host.set_property(5, property, value);
         rig.host.with_stream(5, |s| s.request_headers.insert("x-mse-consumer".into(), "mallory".into()));
         rig.worker.on_request_headers(&rig.host, 5, true);
-        assert_eq!(rig.host.last_call(Method::Admit).admit().subject.unwrap().consumer, consumer);
+        assert_eq!(rig.last_admit().subject.unwrap().consumer, consumer);
     }
     let mut rig = Rig::new(r#"{"consumer":{"header":"X-Who"}}"#);
     rig.host.open(5);
     rig.host.with_stream(5, |s| s.request_headers.insert("x-who".into(), "bob".into()));
     rig.worker.on_request_headers(&rig.host, 5, true);
-    assert_eq!(rig.host.last_call(Method::Admit).admit().subject.unwrap().consumer, "bob");
+    assert_eq!(rig.last_admit().subject.unwrap().consumer, "bob");
 }
 
 /// Higress's authentication plugins append the consumer to the header that the client sent, and gateways return the
@@ -77,11 +76,11 @@ fn an_ambiguous_consumer_is_refused() {
             assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Pause);
             match expected {
                 Ok(consumer) => {
-                    assert_eq!(rig.host.last_call(Method::Admit).admit().subject.unwrap().consumer, consumer);
+                    assert_eq!(rig.last_admit().subject.unwrap().consumer, consumer);
                 }
                 Err(status) => {
                     assert_eq!(rig.host.with_stream(5, |s| s.response.clone()).unwrap().status, status);
-                    assert!(rig.host.calls_of(Method::Admit).is_empty());
+                    assert!(rig.host.admits().is_empty());
                     assert_eq!(rig.worker.on_request_trailers(&rig.host, 5), Flow::Pause, "never forwarded");
                 }
             }
@@ -108,14 +107,14 @@ fn the_first_session_header_is_sent_truncated() {
             s.request_headers.extend(headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
         });
         rig.worker.on_request_headers(&rig.host, 5, true);
-        assert_eq!(rig.host.last_call(Method::Admit).admit().session, session);
+        assert_eq!(rig.last_admit().session, session);
     }
 
     let mut rig = Rig::new("");
     rig.host.open(5);
     rig.host.with_stream(5, |s| s.request_headers.insert("x-thread-id".into(), "\u{e9}".repeat(100)));
     rig.worker.on_request_headers(&rig.host, 5, true);
-    assert_eq!(rig.host.last_call(Method::Admit).admit().session, "\u{e9}".repeat(64));
+    assert_eq!(rig.last_admit().session, "\u{e9}".repeat(64));
 }
 
 #[test]
@@ -131,7 +130,7 @@ fn the_request_id_is_sent_truncated() {
             rig.host.with_stream(5, |s| s.request_headers.insert("x-request-id".into(), id));
         }
         rig.worker.on_request_headers(&rig.host, 5, true);
-        assert_eq!(rig.host.last_call(Method::Admit).admit().request_id, expected);
+        assert_eq!(rig.last_admit().request_id, expected);
     }
 }
 
@@ -146,7 +145,7 @@ fn descriptors_that_are_present_are_sent() {
     rig.host.set_property(5, "metadata.filter_metadata.jwt.org", b"acme");
     rig.host.set_property(5, "connection.sni", b"llm.example");
     rig.worker.on_request_headers(&rig.host, 5, true);
-    let descriptors = rig.host.last_call(Method::Admit).admit().subject.unwrap().descriptors;
+    let descriptors = rig.last_admit().subject.unwrap().descriptors;
     let mut descriptors: Vec<_> = descriptors.into_iter().collect();
     descriptors.sort();
     let expected = [("org", "acme"), ("region", "eu"), ("sni", "llm.example"), ("tenant", &"t".repeat(256))];
@@ -161,7 +160,7 @@ fn older_gateways_have_route_and_cluster_at_the_top_level() {
     rig.host.set_property(5, "route_name", b"old-route");
     rig.host.set_property(5, "cluster_name", b"old-cluster");
     rig.worker.on_request_headers(&rig.host, 5, true);
-    let pool = rig.host.last_call(Method::Admit).admit().pool.unwrap();
+    let pool = rig.last_admit().pool.unwrap();
     assert_eq!((pool.route.as_str(), pool.cluster.as_str()), ("old-route", "old-cluster"));
 }
 
@@ -169,7 +168,7 @@ fn older_gateways_have_route_and_cluster_at_the_top_level() {
 fn a_configured_pool_takes_precedence() {
     let mut rig = Rig::new(r#"{"pool":{"route":"","cluster":"shared"}}"#);
     rig.arrive(5);
-    let pool = rig.host.last_call(Method::Admit).admit().pool.unwrap();
+    let pool = rig.last_admit().pool.unwrap();
     assert_eq!((pool.route.as_str(), pool.cluster.as_str()), ("", "shared"));
 }
 
@@ -177,7 +176,7 @@ fn a_configured_pool_takes_precedence() {
 fn in_mode_name_the_matched_route_is_not_part_of_the_pool() {
     let mut rig = Rig::new(r#"{"apply":{"mode":"name","header":"x-p"},"pool":{"cluster":"c"}}"#);
     rig.arrive(5);
-    assert_eq!(rig.host.last_call(Method::Admit).admit().pool.unwrap().route, "");
+    assert_eq!(rig.last_admit().pool.unwrap().route, "");
 }
 
 /// The sidecar rejects an Admit with a name that contains control characters or is too long. Whatever a client sends,
@@ -209,7 +208,7 @@ fn no_client_input_makes_admit_invalid() {
         });
         rig.worker.on_request_headers(&rig.host, 5, false);
         rig.worker.on_request_body(&rig.host, 5, body.len(), true);
-        let admit = rig.host.last_call(Method::Admit).admit();
+        let admit = rig.last_admit();
         let (pool, subject) = (admit.pool.unwrap(), admit.subject.unwrap());
         assert!(!admit.model.is_empty() && name(&admit.model, 256), "{:?}", admit.model);
         assert!(
@@ -233,12 +232,12 @@ fn admit_and_settle_carry_the_trace() {
         rig.host.with_stream(5, |s| s.request_headers.insert(name.into(), value.into()));
     }
     rig.worker.on_request_headers(&rig.host, 5, true);
-    let admit = rig.host.last_call(Method::Admit).admit();
+    let admit = rig.last_admit();
     assert_eq!((&*admit.traceparent, &*admit.tracestate), (traceparent, "a=1"));
     rig.admit(5, "a:1");
     rig.respond(5, "a:1", 200);
     rig.end(5);
-    assert_eq!(rig.host.last_call(Method::Settle).settle().traceparent, traceparent);
+    assert_eq!(rig.last_settlement().traceparent, traceparent);
 }
 
 /// A trace context that is too long is left out, because a truncated trace context would identify another trace.
@@ -251,7 +250,7 @@ fn an_oversized_trace_context_is_left_out() {
             rig.host.with_stream(5, |s| s.request_headers.insert(name.into(), "a".repeat(len + more)));
         }
         rig.worker.on_request_headers(&rig.host, 5, true);
-        let admit = rig.host.last_call(Method::Admit).admit();
+        let admit = rig.last_admit();
         for value in [admit.traceparent, admit.tracestate] {
             assert_eq!(!value.is_empty(), expected);
         }

@@ -39,7 +39,7 @@ fn the_sidecars_response_reaches_the_client_and_no_lease_is_held() {
     for (path, body) in [("/v1/chat/completions/quota?consumer=a", None), ("/x/quota/delta", Some(form))] {
         let mut rig = Rig::new(CONFIG);
         assert_eq!(send(&mut rig, path, body), Flow::Pause);
-        let admit = rig.host.last_call(Method::Admit).admit();
+        let admit = rig.last_admit();
         let call = admit.admin_call.unwrap();
         assert_eq!((call.method.as_str(), call.body.as_slice()), ("POST", body.unwrap_or_default()));
         assert_eq!((admit.lease, admit.pool.unwrap().cluster.as_str()), (1, "llm"));
@@ -53,14 +53,14 @@ fn the_sidecars_response_reaches_the_client_and_no_lease_is_held() {
         assert_eq!(rig.host.count_of(Counter::DirectResponses), 1);
         assert_eq!(rig.worker.on_request_body(&rig.host, 5, 9, true), Flow::Pause, "never forwarded");
         rig.end(5);
-        assert!(rig.host.calls_of(Method::Settle).is_empty());
+        assert!(rig.settlements().is_empty());
         assert_eq!(rig.list().issued_through, 1, "an issued number is not reused");
     }
 }
 
 #[test]
 fn an_unanswered_admin_call_is_refused_and_never_forwarded() {
-    let cases = [(14, None), (4, None), (0, None), (0, Some(admitted("a:1", Basis::Shared)))];
+    let cases = [(14, None), (0, None), (0, Some(admitted("a:1", Basis::Shared)))];
     for (code, answer) in cases {
         let mut rig = Rig::new(CONFIG);
         send(&mut rig, "/quota", None);
@@ -69,10 +69,19 @@ fn an_unanswered_admin_call_is_refused_and_never_forwarded() {
         assert_eq!(rig.host.count_of(Counter::DirectResponsesFailed), 1);
         assert!(rig.worker.lease_table().is_empty());
     }
-    let mut rig = Rig::new(CONFIG);
-    rig.host.refuse_calls.set(true);
-    assert_eq!(send(&mut rig, "/quota", None), Flow::Pause);
-    assert_eq!(status(&rig), 503);
+    for waits in [false, true] {
+        let mut rig = Rig::new(CONFIG);
+        if !waits {
+            rig.cut_off();
+        }
+        assert_eq!(send(&mut rig, "/quota", None), Flow::Pause);
+        for _ in 0..2 {
+            rig.host.advance(if waits { 1000 } else { 0 });
+            rig.tick();
+        }
+        assert_eq!((status(&rig), rig.resumed(5)), (503, 0));
+        assert!(rig.worker.admissions.is_empty());
+    }
 }
 
 #[test]
@@ -107,7 +116,7 @@ fn an_oversized_body_is_refused() {
             assert_eq!(rig.worker.on_request_body(&rig.host, 5, 65537, false), Flow::Pause);
         }
         assert_eq!(status(&rig), 413);
-        assert!(rig.host.calls.borrow().is_empty());
+        assert!(rig.host.sent.borrow().is_empty());
     }
 }
 
@@ -129,7 +138,7 @@ fn the_path_is_compared_as_a_server_reads_it() {
     for path in ["/v1/quota/", "/v1//%71uota", "/v1%2Fquota", "/v1/./quota", "/v1/x/../quota//"] {
         let mut rig = Rig::new(r#"{"admin_paths":["/quota/"]}"#);
         assert_eq!(send(&mut rig, &format!("{path}?consumer=a%2Fb"), None), Flow::Pause);
-        let admit = rig.host.last_call(Method::Admit).admit();
+        let admit = rig.last_admit();
         assert!(admit.admin_call.is_some(), "{path}");
         assert_eq!(admit.subject.unwrap().path, "/v1/quota?consumer=a%2Fb");
     }
@@ -140,11 +149,11 @@ fn other_paths_go_upstream() {
     for path in ["/v1/chat/completions", "/quotas", "/quota/other", "/v1?x=/quota"] {
         let mut rig = Rig::new(CONFIG);
         send(&mut rig, path, None);
-        assert_eq!(rig.host.last_call(Method::Admit).admit().admin_call, None, "{path}");
+        assert_eq!(rig.last_admit().admin_call, None, "{path}");
         rig.answer(5, 0, Some(direct_response()));
         assert_eq!((rig.host.with_stream(5, |s| s.response.clone()), rig.resumed(5)), (None, 1));
     }
     let mut rig = Rig::new("");
     send(&mut rig, "/quota", None);
-    assert_eq!(rig.host.last_call(Method::Admit).admit().admin_call, None);
+    assert_eq!(rig.last_admit().admin_call, None);
 }

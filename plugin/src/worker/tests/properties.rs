@@ -1,249 +1,380 @@
 //! Properties that hold for any interleaving of events.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
-use evenkeel_proto::v1::{KeepAliveRequest, KeepAliveResponse};
+use evenkeel_proto::v1::{FromWorker, Pool};
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::{lease_table::Location, metrics::Counter};
 
-/// An event at the gateway. A `usize` that comes first selects a stream.
+/// An event at the gateway, at the sidecar or between them. A `usize` that comes first selects a stream.
 #[derive(Clone, Debug)]
 enum Event {
-    Arrive {
-        refused: bool,
-    },
-    Admit(usize),
-    Open(usize),
-    Deny(usize),
-    Fail(usize, u32),
+    Arrive,
+    /// The sidecar answers an Admit that it has read.
+    Answer(usize, Kind),
     Upstream(usize, u8),
     Response(usize),
     /// A chunk of this many bytes of a response passes the plugin.
     Chunk(usize, usize),
     End(usize),
-    Tick,
-    KeptAlive(u32),
+    /// The sidecar reads up to this many messages.
+    Read(usize),
+    Acknowledge,
+    ApplyList,
     /// The sidecar does not serve the pool.
-    Refused,
+    RefusePool,
+    Leave,
+    /// The stream ends with this status. What the sidecar has not read is lost.
+    Cut(u32),
+    /// Time passes, with the ticks that the plugin has asked for.
     Pass(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Admitted,
+    Open,
+    Denied,
+    Invalid,
+    Failed,
+    Unreadable,
 }
 
 fn event() -> impl Strategy<Value = Event> {
     let stream = 0..8_usize;
+    let kind = prop_oneof![
+        4 => Just(Kind::Admitted),
+        1 => Just(Kind::Open),
+        2 => Just(Kind::Denied),
+        1 => Just(Kind::Invalid),
+        1 => Just(Kind::Failed),
+        1 => Just(Kind::Unreadable),
+    ];
     prop_oneof![
-        4 => any::<bool>().prop_map(|refused| Event::Arrive { refused }),
-        4 => stream.clone().prop_map(Event::Admit),
-        1 => stream.clone().prop_map(Event::Open),
-        2 => stream.clone().prop_map(Event::Deny),
-        2 => (stream.clone(), prop_oneof![Just(4_u32), Just(14)]).prop_map(|(s, c)| Event::Fail(s, c)),
+        6 => Just(Event::Arrive),
+        6 => (stream.clone(), kind).prop_map(|(s, kind)| Event::Answer(s, kind)),
         2 => (stream.clone(), 0..3_u8).prop_map(|(s, host)| Event::Upstream(s, host)),
         3 => stream.clone().prop_map(Event::Response),
-        2 => (stream.clone(), 0..600_usize).prop_map(|(s, bytes)| Event::Chunk(s, bytes)),
-        4 => stream.prop_map(Event::End),
-        2 => Just(Event::Tick),
-        2 => prop_oneof![2 => Just(0_u32), 1 => Just(14)].prop_map(Event::KeptAlive),
-        1 => Just(Event::Refused),
-        2 => (1..3000_u64).prop_map(Event::Pass),
+        1 => (stream.clone(), 0..600_usize).prop_map(|(s, bytes)| Event::Chunk(s, bytes)),
+        5 => stream.prop_map(Event::End),
+        8 => (1..4_usize).prop_map(Event::Read),
+        2 => Just(Event::Acknowledge),
+        2 => Just(Event::ApplyList),
+        1 => Just(Event::RefusePool),
+        1 => Just(Event::Leave),
+        2 => prop_oneof![Just(14_u32), Just(0), Just(10)].prop_map(Event::Cut),
+        5 => prop_oneof![4 => 1..30_u64, 1 => 30..3000_u64].prop_map(Event::Pass),
     ]
 }
 
-/// The streams in the order of arrival, and the sidecar's answers. An answer may arrive after the end of its stream.
+/// What a sidecar knows of one stream.
 #[derive(Default)]
-struct Seen {
-    live: Vec<u32>,
-    ended: Vec<u32>,
-    answered: HashSet<u32>,
-    denied: HashSet<u32>,
-    /// Streams for which the gateway itself responded before the sidecar answered.
-    preempted: HashSet<u32>,
-    /// True if at least one KeepAlive answer refused pools.
+struct View {
+    /// Number of messages of this stream that it has read.
+    read: usize,
+    /// Leases whose Admit it has read.
+    asked: HashSet<u64>,
+    /// Largest number of a settlement that it has read.
+    settled_through: u64,
+    has_list: bool,
+}
+
+/// The sidecars' view. They read the messages of a stream in their order, and share a table.
+#[derive(Default)]
+struct Sidecar {
+    streams: HashMap<u32, View>,
+    /// Leases whose Admit was read on any stream.
+    asked: HashSet<u64>,
+    settled: BTreeMap<u64, SettleRequest>,
+    cancelled: HashSet<u64>,
+    /// The leases that are counted.
+    table: HashSet<u64>,
+}
+
+/// Returns the tokens of the open streams, the oldest first.
+fn tokens(rig: &Rig) -> Vec<u32> {
+    let mut tokens: Vec<u32> = rig.host.open.borrow().iter().copied().collect();
+    tokens.sort_unstable();
+    tokens
+}
+
+impl Sidecar {
+    /// Reads the next message of a stream. Returns false if there is none.
+    fn read(&mut self, rig: &mut Rig, token: u32) -> bool {
+        if !rig.host.open.borrow().contains(&token) {
+            return false;
+        }
+        let view = self.streams.entry(token).or_default();
+        let message = {
+            let sent = rig.host.sent.borrow();
+            sent.iter().filter(|sent| sent.token == token).nth(view.read).map(|sent| sent.message.clone())
+        };
+        let Some(message) = message else { return false };
+        view.read += 1;
+        let says_hello = message.hello.is_some();
+        self.apply(token, message);
+        if says_hello {
+            let welcome = Some(Welcome::default());
+            rig.say_on(token, &ToWorker { welcome, ..ToWorker::default() });
+        }
+        true
+    }
+
+    fn apply(&mut self, token: u32, message: FromWorker) {
+        let view = self.streams.entry(token).or_default();
+        assert!(
+            message.settlements.is_empty() || message.first_settlement > view.settled_through,
+            "in order"
+        );
+        if !message.settlements.is_empty() {
+            view.settled_through = message.first_settlement + message.settlements.len() as u64 - 1;
+        }
+        for settlement in message.settlements {
+            self.table.remove(&settlement.lease);
+            if let Some(earlier) = self.settled.insert(settlement.lease, settlement.clone()) {
+                assert_eq!(earlier, settlement, "settled twice");
+            }
+        }
+        for lease in message.cancelled {
+            self.table.remove(&lease);
+            self.cancelled.insert(lease);
+        }
+        if let Some(admit) = message.admit {
+            self.asked.insert(admit.lease);
+            view.asked.insert(admit.lease);
+            self.table.insert(admit.lease);
+        }
+        if let Some(list) = message.leases {
+            let listed: HashMap<u64, u32> = list
+                .pools
+                .iter()
+                .flat_map(|pool| pool.leases.iter().copied().zip(pool.endpoint_of.iter().copied()))
+                .collect();
+            self.table.retain(|lease| *lease > list.issued_through || listed.contains_key(lease));
+            self.table.extend(listed.iter().filter(|(_, endpoint)| **endpoint > 0).map(|(lease, _)| *lease));
+            view.has_list = true;
+        }
+    }
+}
+
+/// A request in the gateway.
+#[derive(Clone, Debug)]
+struct Request {
+    context: u32,
+    lease: u64,
+    arrived_ms: u64,
+    /// True if the sidecar's answer refused the request, or failed and `on_error` refuses it.
     refused: bool,
-    table: Table,
+    response_started: bool,
 }
 
-/// A model of the shared table for the worst case: it applies a Settle at once, but a KeepAlive only when the plugin
-/// receives the answer.
-#[derive(Default)]
-struct Table {
-    leases: HashSet<u64>,
-    /// Number of calls, except KeepAlives, that have reached the table.
-    calls: usize,
-    /// Tokens of the KeepAlives that have reached the table.
-    kept_alive: HashSet<u32>,
+struct Run {
+    rig: Rig,
+    sidecar: Sidecar,
+    closed: bool,
+    live: Vec<Request>,
+    ended: Vec<Request>,
 }
 
-impl Table {
-    fn settle(&mut self, rig: &Rig) {
-        for call in &rig.host.calls.borrow()[self.calls..] {
-            if call.method == Method::Settle {
-                self.leases.remove(&call.settle().lease);
+impl Run {
+    fn awaits(&self, context: u32) -> bool {
+        self.rig.worker.streams.get(&context).is_some_and(|s| matches!(s.phase, Phase::AwaitingAdmit { .. }))
+    }
+
+    fn pass(&mut self, ms: u64) {
+        let until_ms = self.rig.host.now_ms.get() + ms;
+        while self.rig.host.now_ms.get() < until_ms {
+            let step_ms = self.rig.host.tick_ms.get().min(until_ms - self.rig.host.now_ms.get());
+            self.rig.host.advance(step_ms);
+            self.rig.tick();
+            for request in self.live.iter().filter(|request| self.awaits(request.context)) {
+                assert!(self.rig.host.now_ms.get() < request.arrived_ms + 50 + 10, "late: {request:?}");
             }
-            self.calls += 1;
         }
     }
 
-    fn keep_alive(&mut self, list: &KeepAliveRequest) {
-        let listed: HashMap<u64, u32> = list
-            .pools
-            .iter()
-            .flat_map(|pool| pool.leases.iter().copied().zip(pool.endpoint_of.iter().copied()))
-            .collect();
-        self.leases.retain(|lease| *lease > list.issued_through || listed.contains_key(lease));
-        self.leases.extend(listed.iter().filter(|(_, endpoint)| **endpoint > 0).map(|(lease, _)| *lease));
-    }
-}
-
-fn run(rig: &mut Rig, seen: &mut Seen, event: &Event) {
-    let pick = |list: &[u32], i: usize| (!list.is_empty()).then(|| list[i % list.len()]);
-    let all = |seen: &Seen| [seen.live.clone(), seen.ended.clone()].concat();
-    match *event {
-        Event::Arrive { refused } => {
-            let context = 10 + (seen.live.len() + seen.ended.len()) as u32;
-            rig.host.refuse_calls.set(refused);
-            rig.arrive(context);
-            rig.host.refuse_calls.set(false);
-            seen.live.push(context);
-            if refused {
-                seen.answered.insert(context);
+    fn apply(&mut self, event: &Event) {
+        let picked = |i: usize| (!self.live.is_empty()).then(|| i % self.live.len());
+        match *event {
+            Event::Arrive => {
+                let context = 10 + (self.live.len() + self.ended.len()) as u32;
+                self.rig.arrive(context);
+                let lease = self.rig.worker.lease_table().issued_through();
+                let arrived_ms = self.rig.host.now_ms.get();
+                let refused = self.rig.host.with_stream(context, |s| s.response.is_some());
+                self.live.push(Request { context, lease, arrived_ms, refused, response_started: false });
             }
-        }
-        Event::Admit(i) | Event::Open(i) | Event::Deny(i) | Event::Fail(i, _) => {
-            let Some(context) = pick(&all(seen), i) else { return };
-            if !seen.answered.insert(context) {
-                return;
-            }
-            match *event {
-                Event::Admit(_) => {
-                    if seen.live.contains(&context) {
-                        seen.table.leases.extend(rig.lease(context));
-                    }
-                    rig.admit(context, "h0");
-                }
-                Event::Open(_) => rig.answer(context, 0, Some(admitted("", Basis::Open))),
-                Event::Fail(_, status) => rig.answer(context, status, None),
-                _ => {
-                    rig.answer(context, 0, Some(denied()));
-                    if seen.live.contains(&context) && !seen.preempted.contains(&context) {
-                        seen.denied.insert(context);
-                    }
+            Event::Answer(i, kind) => {
+                let Some(index) = picked(i) else { return };
+                let Request { context, lease, .. } = self.live[index];
+                let was_asked = |token: &u32| {
+                    self.sidecar.streams.get(token).is_some_and(|view| view.asked.contains(&lease))
+                };
+                let Some(token) = tokens(&self.rig).into_iter().find(was_asked) else { return };
+                let awaited = self.awaits(context);
+                let (code, answer) = match kind {
+                    Kind::Admitted => (0, Some(admitted("h0", Basis::Shared))),
+                    Kind::Open => (0, Some(admitted("", Basis::Open))),
+                    Kind::Denied => (0, Some(denied())),
+                    Kind::Invalid => (3, None),
+                    Kind::Failed => (14, None),
+                    Kind::Unreadable => (0, None),
+                };
+                self.rig.answer_on(token, lease, code, answer);
+                let failed = self.closed && matches!(kind, Kind::Failed | Kind::Unreadable);
+                let is_refusal = failed || matches!(kind, Kind::Denied | Kind::Invalid);
+                if awaited && is_refusal {
+                    self.live[index].refused = true;
+                    self.sidecar.table.remove(&lease);
                 }
             }
-        }
-        Event::Upstream(i, host) => {
-            if let Some(context) = pick(&seen.live, i) {
-                rig.host.set_property(context, "upstream.address", format!("h{host}").as_bytes());
+            Event::Upstream(i, host) => {
+                if let Some(index) = picked(i) {
+                    let address = format!("h{host}");
+                    let context = self.live[index].context;
+                    self.rig.host.set_property(context, "upstream.address", address.as_bytes());
+                }
             }
-        }
-        Event::Response(i) => {
-            if let Some(context) = pick(&seen.live, i) {
-                rig.host.with_stream(context, |s| {
+            Event::Response(i) => {
+                let Some(index) = picked(i) else { return };
+                let context = self.live[index].context;
+                self.rig.host.with_stream(context, |s| {
                     s.response_headers.insert(":status".into(), "200".into());
                     s.response_headers.insert("content-type".into(), "text/event-stream".into());
                 });
-                rig.respond(context, "h1", 200);
-                if !seen.answered.contains(&context) {
-                    seen.preempted.insert(context);
-                }
+                self.rig.respond(context, "h1", 200);
+                self.live[index].response_started = true;
             }
-        }
-        Event::Chunk(i, bytes) => {
-            if let Some(context) = pick(&seen.live, i) {
+            Event::Chunk(i, bytes) => {
+                let Some(index) = picked(i) else { return };
+                let context = self.live[index].context;
                 let body = include_bytes!("../../../tests/fixtures/anthropic.sse");
-                rig.host.effective.set(context);
-                rig.host.with_stream(context, |s| s.response_chunk = body[..bytes].to_vec());
-                rig.worker.on_response_body(&rig.host, context, bytes, i % 2 == 0);
+                self.rig.host.call(context);
+                self.rig.host.with_stream(context, |s| s.response_chunk = body[..bytes].to_vec());
+                self.rig.worker.on_response_body(&self.rig.host, context, bytes, i % 2 == 0);
             }
-        }
-        Event::End(i) => {
-            if let Some(context) = pick(&seen.live, i) {
-                seen.live.retain(|c| *c != context);
-                seen.ended.push(context);
-                rig.end(context);
-            }
-        }
-        Event::Tick => rig.tick(),
-        Event::KeptAlive(status) => {
-            if let Some(call) = rig.host.calls_of(Method::KeepAlive).pop() {
-                if seen.table.kept_alive.insert(call.token) {
-                    seen.table.keep_alive(&call.keep_alive());
+            Event::End(i) => {
+                if let Some(index) = picked(i) {
+                    let request = self.live.remove(index);
+                    self.rig.end(request.context);
+                    self.ended.push(request);
                 }
-                rig.host.effective.set(ROOT);
-                rig.worker.on_answer(&rig.host, call.token, status, &[]);
+            }
+            Event::Read(messages) => {
+                for token in tokens(&self.rig) {
+                    for _ in 0..messages {
+                        self.sidecar.read(&mut self.rig, token);
+                    }
+                }
+            }
+            Event::Acknowledge => {
+                for token in tokens(&self.rig) {
+                    let settled_through = self.sidecar.streams.entry(token).or_default().settled_through;
+                    self.rig.say_on(token, &ToWorker { settled_through, ..ToWorker::default() });
+                }
+            }
+            Event::ApplyList | Event::RefusePool => {
+                let pool = Pool { route: "chat".into(), cluster: "llm".into() };
+                let refused_pools = if matches!(event, Event::RefusePool) { vec![pool] } else { Vec::new() };
+                let repaired = Some(KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() });
+                for token in tokens(&self.rig) {
+                    let view = self.sidecar.streams.entry(token).or_default();
+                    if std::mem::take(&mut view.has_list) {
+                        let repaired = repaired.clone();
+                        self.rig.say_on(token, &ToWorker { repaired, ..ToWorker::default() });
+                    }
+                }
+            }
+            Event::Leave => {
+                if let Some(token) = tokens(&self.rig).first() {
+                    self.rig.say_on(*token, &ToWorker { leave: true, ..ToWorker::default() });
+                }
+            }
+            Event::Cut(status) => {
+                let tokens = tokens(&self.rig);
+                if let Some(token) = if status == 14 { tokens.last() } else { tokens.first() } {
+                    self.rig.cut_stream(*token, status);
+                }
+            }
+            Event::Pass(ms) => self.pass(ms),
+        }
+    }
+
+    /// Lets the sidecar read and answer everything until nothing is left.
+    fn settle_down(&mut self) {
+        for _ in 0..1000 {
+            let mut read = 0;
+            for token in tokens(&self.rig) {
+                while self.sidecar.read(&mut self.rig, token) {
+                    read += 1;
+                }
+            }
+            self.apply(&Event::Acknowledge);
+            self.apply(&Event::ApplyList);
+            self.pass(100);
+            let worker = &self.rig.worker;
+            let is_quiet = worker.outbox.unacknowledged() == 0 && worker.admissions.is_empty();
+            if is_quiet && worker.connection.is_ready() && read == 0 {
+                return;
             }
         }
-        Event::Refused => {
-            if let Some(call) = rig.host.calls_of(Method::KeepAlive).pop() {
-                seen.refused |= seen.table.kept_alive.insert(call.token);
-                let refused_pools =
-                    call.keep_alive().pools.into_iter().filter_map(|list| list.pool).collect();
-                let response = KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() };
-                rig.host.effective.set(ROOT);
-                rig.worker.on_answer(&rig.host, call.token, 0, &response.encode_to_vec());
-            }
-        }
-        Event::Pass(ms) => rig.host.advance(ms),
+        panic!("never settles down: {:?}", self.rig.worker.connection);
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// These properties hold for any order of events:
     ///
-    /// - Once all streams have ended, the lease table is empty.
-    /// - Each lease is settled once, except denied leases. After a KeepAlive, a Settle may be repeated with the same
-    ///   message.
-    /// - No request is resumed twice.
-    /// - Every KeepAlive lists exactly the leases held at that time. If pools were refused, it lists at least those
-    ///   leases that are on known endpoints.
-    /// - After each KeepAlive answer, however late the KeepAlive was applied, the shared table contains no lease that
-    ///   has ended.
+    /// - Every request is resumed or answered once, no later than its deadline plus a tick.
+    /// - A request that went on is settled once. One that did not is cancelled, or settled as not sent, if the sidecar
+    ///   was asked and has not refused it.
+    /// - The sidecar reads settlements in the order of their numbers.
+    /// - Once the sidecar has read everything, it counts no lease that has ended, and every lease of a request whose
+    ///   endpoint the plugin knows.
     #[test]
-    fn every_lease_is_settled_once(events in vec(event(), 0..120)) {
-        let mut rig = Rig::new("");
-        let mut seen = Seen::default();
+    fn every_request_is_decided_once_and_every_lease_is_settled_or_cancelled(
+        closed in any::<bool>(),
+        events in vec(event(), 0..120),
+    ) {
+        let config = if closed { r#"{"on_error":"closed"}"# } else { "" };
+        let rig = Rig::unconnected(config);
+        let mut run = Run { rig, sidecar: Sidecar::default(), closed, live: Vec::new(), ended: Vec::new() };
         for event in &events {
-            let listed = rig.host.calls_of(Method::KeepAlive).len();
-            run(&mut rig, &mut seen, event);
-            seen.table.settle(&rig);
-            if matches!(event, Event::KeptAlive(_)) {
-                let held: HashSet<u64> = rig.worker.lease_table().leases_after(0, usize::MAX).iter().map(|(l, _)| *l).collect();
-                prop_assert!(seen.table.leases.is_subset(&held), "{:?} restored", seen.table.leases.difference(&held));
-            }
-            prop_assert_eq!(rig.worker.lease_table().len(), seen.live.len() - seen.live.iter().filter(|c| seen.denied.contains(c)).count());
-            if let Some(call) = rig.host.calls_of(Method::KeepAlive).get(listed) {
-                let leases: usize = call.keep_alive().pools.iter().map(|p| p.leases.len()).sum();
-                let lease_table = rig.worker.lease_table();
-                let on = |lease| matches!(lease_table.get(lease).map(|held| &held.location), Some(Location::At(_)));
-                let known = lease_table.leases_after(0, usize::MAX).into_iter().filter(|(lease, _)| on(*lease)).count();
-                // The list may omit leases of a refused pool that are not on a known endpoint.
-                prop_assert!(leases == lease_table.len() || seen.refused && (known..lease_table.len()).contains(&leases));
-            }
+            run.apply(event);
         }
-        for context in seen.live.clone() {
-            rig.end(context);
+        run.apply(&Event::Arrive); // makes the plugin connect if it has not
+        run.settle_down();
+        let held: HashSet<u64> =
+            run.rig.worker.lease_table().leases_after(0, usize::MAX).iter().map(|(lease, _)| *lease).collect();
+        prop_assert!(run.sidecar.table.is_subset(&held), "{:?}", run.sidecar.table.difference(&held));
+        while !run.live.is_empty() {
+            run.apply(&Event::End(0));
         }
-        prop_assert!(rig.worker.lease_table().is_empty());
+        prop_assert!(run.rig.worker.lease_table().is_empty() && run.rig.worker.streams.is_empty());
+        run.settle_down();
+        prop_assert!(run.sidecar.table.is_empty(), "{:?}", run.sidecar.table);
+        prop_assert_eq!(run.rig.host.lost.get(), 0);
+        prop_assert!(run.rig.host.tokens.borrow().len() == 1);
 
-        let mut settled: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        let settles = rig.host.calls_of(Method::Settle);
-        for call in &settles {
-            let first = settled.entry(call.settle().lease).or_insert_with(|| call.message.clone());
-            prop_assert_eq!(&*first, &call.message);
-        }
-        let repeated = rig.host.count_of(Counter::SettlesRepeated) as usize;
-        prop_assert_eq!(settles.len(), settled.len() + repeated);
-        let leases: HashMap<u32, u64> = rig.host.calls_of(Method::Admit).iter().map(|c| (c.context, c.admit().lease)).collect();
-        for (context, lease) in leases {
-            prop_assert_eq!(settled.contains_key(&lease), !seen.denied.contains(&context));
-        }
-        let issued = rig.worker.lease_table().issued_through() as usize;
-        prop_assert_eq!(settled.len() + seen.denied.len(), issued);
-        for (context, stream) in rig.host.streams.borrow().iter() {
-            prop_assert!(stream.resumed <= 1, "stream {} resumed {} times", context, stream.resumed);
-            prop_assert!(stream.resumed == 0 || stream.response.is_none());
+        for Request { context, lease, refused, .. } in &run.ended {
+            let (resumed, answered) = run.rig.host.with_stream(*context, |s| (s.resumed, s.response.is_some()));
+            let proceeded = resumed == 1 || run.rig.lease(*context).is_none() && !answered;
+            prop_assert!(resumed <= 1 && !(resumed == 1 && answered));
+            let (settled, cancelled, asked) = (
+                run.sidecar.settled.contains_key(lease),
+                run.sidecar.cancelled.contains(lease),
+                run.sidecar.asked.contains(lease),
+            );
+            prop_assert!(settled || !proceeded, "lease {}", lease);
+            if settled && !proceeded {
+                prop_assert_eq!(run.sidecar.settled[lease].outcome(), Outcome::NotSent);
+            }
+            if asked && !proceeded {
+                prop_assert_eq!(cancelled || settled, !refused, "lease {}", lease);
+            }
         }
     }
 }

@@ -4,24 +4,13 @@ use super::*;
 use crate::{config::ENDPOINT_HEADER, host::Level, metrics::Counter};
 
 #[test]
-fn elapsed_time_distinguishes_a_deadline_from_an_unreachable_sidecar() {
-    for (waited_ms, counter) in [(49, Counter::AdmitsFailed), (50, Counter::AdmitsTimeout)] {
-        let mut rig = Rig::new("");
-        rig.arrive(5);
-        rig.host.advance(waited_ms);
-        rig.answer(5, 14, None);
-        assert_eq!(rig.host.count_of(counter), 1);
-    }
-}
-
-#[test]
 fn a_request_without_a_cluster_goes_on_without_admit() {
     let mut rig = Rig::new("");
     rig.host.open(5);
     rig.host.with_stream(5, |s| s.properties.clear());
     assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Continue);
     rig.end(5);
-    assert!(rig.host.calls.borrow().is_empty());
+    assert!(rig.host.sent.borrow().is_empty());
 }
 
 #[test]
@@ -52,9 +41,9 @@ fn a_client_cannot_choose_the_endpoint() {
     ];
     for (config, header) in cases {
         let mut rig = Rig::new(config);
+        rig.cut_off();
         rig.host.open(5);
         rig.host.with_stream(5, |s| s.request_headers.insert(header.into(), "10.6.6.6:80".into()));
-        rig.host.refuse_calls.set(true);
         assert_eq!(rig.worker.on_request_headers(&rig.host, 5, true), Flow::Continue);
         assert_eq!(rig.header(5, header), None, "{config}");
     }
@@ -92,7 +81,7 @@ fn a_denied_request_gets_the_sidecars_response_and_holds_no_lease() {
     assert_eq!(rig.resumed(5), 0);
     assert!(rig.worker.lease_table().is_empty());
     rig.end(5);
-    assert!(rig.host.calls_of(Method::Settle).is_empty());
+    assert!(rig.settlements().is_empty());
     assert_eq!(rig.host.count_of(Counter::AdmitsDenied), 1);
 }
 
@@ -108,12 +97,18 @@ fn a_denial_without_a_valid_status_is_a_503() {
 
 #[test]
 fn an_unanswered_request_goes_on_with_an_unknown_endpoint() {
-    for (status, counter) in
-        [(4, Counter::AdmitsTimeout), (14, Counter::AdmitsFailed), (0, Counter::AdmitsFailed)]
-    {
+    for (code, counter) in [
+        (None, Counter::AdmitsTimeout),
+        (Some(14), Counter::AdmitsFailed),
+        (Some(4), Counter::AdmitsFailed),
+        (Some(0), Counter::AdmitsFailed),
+    ] {
         let mut rig = Rig::new("");
         assert_eq!(rig.arrive(5), Flow::Pause);
-        rig.answer(5, status, None);
+        match code {
+            Some(code) => rig.answer(5, code, None),
+            None => rig.miss_deadlines(),
+        }
         assert_eq!((rig.resumed(5), rig.header(5, ENDPOINT_HEADER)), (1, None));
         assert_eq!((rig.host.count_of(counter), rig.host.count_of(Counter::FailOpen)), (1, 1));
         let list = rig.list();
@@ -139,7 +134,7 @@ fn an_invalid_admit_is_refused_whatever_on_error_says() {
             );
             rig.end(context);
         }
-        assert!(rig.worker.lease_table().is_empty() && rig.host.calls_of(Method::Settle).is_empty());
+        assert!(rig.worker.lease_table().is_empty() && rig.settlements().is_empty());
         let counted = [Counter::AdmitsInvalid, Counter::AdmitsFailed, Counter::FailOpen, Counter::FailClosed];
         assert_eq!(counted.map(|counter| rig.host.count_of(counter)), [2, 0, 0, 0]);
         assert_eq!(rig.host.logs.borrow().len(), 1, "{:?}", rig.host.logs.borrow());
@@ -147,9 +142,9 @@ fn an_invalid_admit_is_refused_whatever_on_error_says() {
 }
 
 #[test]
-fn a_call_that_cannot_be_made_lets_the_request_go_on_at_once() {
+fn without_a_stream_in_time_the_request_goes_on_at_once() {
     let mut rig = Rig::new("");
-    rig.host.refuse_calls.set(true);
+    rig.cut_off();
     assert_eq!(rig.arrive(5), Flow::Continue);
     assert_eq!(rig.resumed(5), 0);
     assert_eq!(rig.worker.lease_table().len(), 1);
@@ -158,12 +153,15 @@ fn a_call_that_cannot_be_made_lets_the_request_go_on_at_once() {
 
 #[test]
 fn on_error_closed_answers_503_with_retry_after_and_json() {
-    for refuse in [true, false] {
+    for (what, cancelled) in [("no stream", 0), ("an error", 0), ("the deadline", 1)] {
         let mut rig = Rig::new(r#"{"on_error":"closed"}"#);
-        rig.host.refuse_calls.set(refuse);
+        if what == "no stream" {
+            rig.cut_off();
+        }
         assert_eq!(rig.arrive(5), Flow::Pause);
-        if !refuse {
-            rig.answer(5, 4, None);
+        match what {
+            "an error" => rig.answer(5, 4, None),
+            _ => rig.miss_deadlines(),
         }
         let response = rig.host.with_stream(5, |s| s.response.clone()).unwrap();
         assert_eq!(response.status, 503);
@@ -171,10 +169,10 @@ fn on_error_closed_answers_503_with_retry_after_and_json() {
         assert!(serde_json::from_slice::<serde_json::Value>(&response.body).is_ok());
         assert_eq!(rig.resumed(5), 0);
         assert_eq!(rig.host.count_of(Counter::FailClosed), 1);
-        rig.host.refuse_calls.set(false);
         rig.end(5);
-        // The sidecar may have granted the lease, so the plugin settles it.
-        assert_eq!(rig.outcome(), Outcome::NotSent);
+        assert!(rig.worker.lease_table().is_empty());
+        // The sidecar may have granted the lease after the deadline.
+        assert_eq!((rig.cancelled().len(), rig.settlements().len()), (cancelled, 0), "{what}");
     }
 }
 
@@ -197,7 +195,7 @@ fn candidates_are_taken_in_turn_if_only_a_header_selects_the_endpoint() {
         r#"{"apply":{"mode":"name","header":"x-provider"},"pool":{"cluster":"c"},
             "candidates":[{"address":"p0"},{"address":"p1"}]}"#,
     );
-    rig.host.refuse_calls.set(true);
+    rig.cut_off();
     rig.arrive(5);
     rig.arrive(6);
     assert_eq!(rig.header(5, "x-provider").as_deref(), Some("p1"));
@@ -237,14 +235,14 @@ fn changes_of_connectivity_are_logged_once() {
     assert!(
         rig.host.logs.borrow()[0]
             .1
-            .contains("the sidecar does not answer (cluster \"evenkeel\": Admit: gRPC status 14)")
+            .contains("the sidecar does not answer ([\"evenkeel\"]: Admit failed: code 14 m)")
     );
     for context in 9..12 {
         rig.arrive(context);
         rig.admit(context, "a:1");
     }
     assert_eq!(rig.host.logs.borrow().len(), 1, "not more than one line in a while");
-    rig.host.advance(5000);
+    rig.pass(5000);
     rig.tick();
     assert_eq!(rig.host.logs.borrow().len(), 2);
     assert!(rig.host.logs.borrow()[1].1.contains("answers again"));
@@ -261,7 +259,7 @@ fn higress_lists_its_healthy_hosts_and_receives_the_chosen_one() {
         ("c:1".into(), about("Healthy")),
     ];
     rig.arrive(5);
-    let candidates = rig.host.last_call(Method::Admit).admit().candidates;
+    let candidates = rig.last_admit().candidates;
     let offered: Vec<_> = candidates.iter().map(|c| (c.address.as_str(), c.weight)).collect();
     assert_eq!(offered, [("a:1", 3.0), ("c:1", 0.0)]);
     rig.admit(5, "c:1");

@@ -33,7 +33,7 @@ fn streaming(config: &str, headers: &[(&str, &str)]) -> Rig {
 
 fn settled(rig: &mut Rig) -> SettleRequest {
     rig.end(5);
-    rig.host.last_call(Method::Settle).settle()
+    rig.last_settlement()
 }
 
 const EVENTS: (&str, &str) = ("content-type", "text/event-stream; charset=utf-8");
@@ -203,7 +203,7 @@ fn a_stream_reports_usage_that_the_client_does_not_see() {
     let body = String::from_utf8(rig.host.with_stream(5, |s| s.body.clone())).unwrap();
     assert_eq!(body, r#"{"stream_options":{"include_usage":true},"model":"m","stream":true}"#);
     assert_eq!(rig.header(5, "content-length"), Some(body.len().to_string()));
-    assert_eq!(rig.host.last_call(Method::Admit).admit().model, "m");
+    assert_eq!(rig.last_admit().model, "m");
 
     begin(&mut rig, 5, 200, &[EVENTS, ("content-length", "9")]);
     assert!(!rig.host.with_stream(5, |s| s.response_headers.contains_key("content-length")));

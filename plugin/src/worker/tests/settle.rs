@@ -1,9 +1,6 @@
 //! Tests of the end of a request.
 
-use super::{
-    super::{keep_alive::SETTLED_MAX, request::TICKET_BYTES_MAX},
-    *,
-};
+use super::{super::request::TICKET_BYTES_MAX, *};
 use crate::metrics::Counter;
 
 #[test]
@@ -30,9 +27,7 @@ fn every_ending_is_settled_with_its_outcome() {
         rig.host.set_property(5, "response.flags", &u64::to_le_bytes(flags));
         rig.host.advance(3);
         rig.end(5);
-        let call = rig.host.last_call(Method::Settle);
-        assert_eq!(call.context, ROOT, "a call of the stream would be cancelled with it");
-        let settle = call.settle();
+        let settle = rig.last_settlement();
         assert_eq!(settle.outcome(), outcome, "{what}");
         assert_eq!((settle.lease, settle.status, settle.total_ms), (1, status as u32, 10), "{what}");
         assert_eq!(settle.pool.unwrap().cluster, "llm");
@@ -53,7 +48,7 @@ fn time_to_first_token_starts_at_admit() {
     rig.host.advance(20);
     rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.end(5);
-    let settle = rig.host.last_call(Method::Settle).settle();
+    let settle = rig.last_settlement();
     assert_eq!((settle.first_token_ms, settle.total_ms), (12, 32));
 }
 
@@ -70,7 +65,7 @@ fn the_gateways_own_body_has_no_first_token() {
     rig.respond(5, "a:1", 503);
     rig.worker.on_response_body(&rig.host, 5, 10, false);
     rig.end(5);
-    assert_eq!(rig.host.last_call(Method::Settle).settle().first_token_ms, 0);
+    assert_eq!(rig.last_settlement().first_token_ms, 0);
 }
 
 #[test]
@@ -80,7 +75,7 @@ fn a_response_without_body_has_no_first_token() {
     rig.admit(5, "a:1");
     rig.respond(5, "a:1", 404);
     rig.end(5);
-    assert_eq!(rig.host.last_call(Method::Settle).settle().first_token_ms, 0);
+    assert_eq!(rig.last_settlement().first_token_ms, 0);
 }
 
 #[test]
@@ -96,16 +91,27 @@ fn a_request_denied_by_a_later_filter_was_not_sent() {
 }
 
 #[test]
-fn a_stream_that_ends_before_the_answer_settles_its_lease() {
+fn a_stream_that_ends_before_the_answer_cancels_its_lease() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.end(5);
-    assert_eq!(rig.outcome(), Outcome::NotSent);
     assert!(rig.worker.lease_table().is_empty());
+    assert_eq!(rig.cancelled(), [1]);
     // When the late answer arrives, the stream no longer exists.
     rig.admit(5, "a:1");
     assert_eq!(rig.resumed(5), 0);
-    assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
+    assert_eq!((rig.settlements().len(), rig.cancelled().len()), (0, 1));
+}
+
+#[test]
+fn a_stream_that_ends_before_its_admit_was_sent_tells_the_sidecar_nothing() {
+    let mut rig = Rig::unconnected("");
+    rig.arrive(5);
+    rig.end(5);
+    rig.tick();
+    rig.welcome();
+    assert!(rig.host.admits().is_empty() && rig.cancelled().is_empty() && rig.settlements().is_empty());
+    assert!(rig.worker.lease_table().is_empty());
 }
 
 #[test]
@@ -116,24 +122,26 @@ fn an_answer_after_the_gateways_own_response_is_not_applied() {
     rig.admit(5, "a:1");
     assert_eq!((rig.resumed(5), rig.header(5, crate::config::ENDPOINT_HEADER)), (0, None));
     rig.end(5);
-    assert_eq!(rig.outcome(), Outcome::NotSent);
+    assert_eq!((rig.cancelled(), rig.settlements().len()), (vec![1], 0));
 }
 
 #[test]
-fn a_lease_whose_admit_timed_out_is_settled_at_the_end() {
+fn a_request_that_went_on_without_an_answer_is_cancelled_then_and_settled_at_its_end() {
     let mut rig = Rig::new("");
     rig.arrive(5);
-    rig.answer(5, 4, None);
+    rig.miss_deadlines();
+    assert_eq!((rig.resumed(5), rig.cancelled()), (1, vec![1]));
     rig.respond(5, "b:1", 200);
     rig.end(5);
     assert_eq!(rig.outcome(), Outcome::Success);
+    assert_eq!(rig.cancelled(), [1]);
 }
 
 #[test]
 fn a_late_second_answer_changes_nothing() {
     let mut rig = Rig::new("");
     rig.arrive(5);
-    rig.answer(5, 4, None);
+    rig.miss_deadlines();
     rig.admit(5, "a:1");
     assert_eq!(rig.resumed(5), 1);
 }
@@ -145,7 +153,7 @@ fn ending_twice_settles_once() {
     rig.admit(5, "a:1");
     rig.end(5);
     rig.end(5);
-    assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
+    assert_eq!(rig.settlements().len(), 1);
 }
 
 #[test]
@@ -158,115 +166,10 @@ fn settle_returns_the_ticket() {
         rig.answer(5, 0, Some(Answer::Admitted(admitted)));
         assert_eq!(rig.resumed(5), 1);
         rig.end(5);
-        let settle = rig.host.last_call(Method::Settle).settle();
+        let settle = rig.last_settlement();
         assert_eq!(settle.ticket, if kept { ticket } else { Vec::new() }, "{bytes} bytes");
         assert_eq!(rig.host.count_of(Counter::TicketsDropped), u64::from(!kept));
     }
-}
-
-#[test]
-fn without_an_answer_settle_has_no_ticket() {
-    let mut rig = Rig::new("");
-    rig.arrive(5);
-    rig.end(5);
-    assert!(rig.host.last_call(Method::Settle).settle().ticket.is_empty());
-}
-
-#[test]
-fn a_settle_that_cannot_be_sent_is_dropped() {
-    let mut rig = Rig::new("");
-    rig.arrive(5);
-    rig.admit(5, "a:1");
-    rig.host.refuse_calls.set(true);
-    rig.end(5);
-    assert_eq!(rig.host.count_of(Counter::SettlesFailed), 1);
-    rig.host.refuse_calls.set(false);
-    // The next KeepAlive does not list the issued lease, so the sidecar drops it.
-    let list = rig.list();
-    assert_eq!(list.issued_through, 1);
-    assert!(list.pools[0].leases.is_empty());
-}
-
-fn keep_alive_answered(rig: &mut Rig, status: u32) {
-    let token = rig.host.last_call(Method::KeepAlive).token;
-    rig.host.effective.set(ROOT);
-    rig.worker.on_answer(&rig.host, token, status, &[]);
-}
-
-/// Settles that were sent while a KeepAlive was pending are repeated, because the KeepAlive may restore their leases.
-#[test]
-fn settles_during_a_keep_alive_are_repeated() {
-    for status in [0, 4, 14] {
-        let mut rig = Rig::new("");
-        for context in 5..8 {
-            rig.arrive(context);
-            rig.admit(context, "a:1");
-        }
-        rig.end(5);
-        rig.tick();
-        rig.end(6);
-        rig.arrive(8); // issued after the list was built, so the KeepAlive cannot restore it
-        rig.admit(8, "a:1");
-        rig.end(8);
-        assert_eq!(rig.host.calls_of(Method::Settle).len(), 3);
-        keep_alive_answered(&mut rig, status);
-        let settles = rig.host.calls_of(Method::Settle);
-        assert_eq!(settles.iter().map(|s| s.settle().lease).collect::<Vec<_>>(), [1, 2, 4, 2], "{status}");
-        assert_eq!((&settles[3].message, settles[3].context), (&settles[1].message, ROOT));
-        assert_eq!(rig.host.count_of(Counter::SettlesRepeated), 1);
-        // The plugin repeats a Settle only once, and does not repeat a Settle that was sent while no KeepAlive was
-        // pending.
-        rig.end(7);
-        keep_alive_answered(&mut rig, status);
-        assert_eq!(rig.host.calls_of(Method::Settle).len(), 5);
-    }
-}
-
-#[test]
-fn a_settle_that_failed_during_a_keep_alive_is_sent_after_it() {
-    let mut rig = Rig::new("");
-    rig.arrive(5);
-    rig.admit(5, "a:1");
-    rig.tick();
-    rig.host.refuse_calls.set(true);
-    rig.end(5);
-    rig.host.refuse_calls.set(false);
-    keep_alive_answered(&mut rig, 0);
-    assert_eq!(rig.host.last_call(Method::Settle).settle().lease, 1);
-    assert_eq!(
-        (rig.host.count_of(Counter::SettlesFailed), rig.host.count_of(Counter::SettlesRepeated)),
-        (1, 1)
-    );
-}
-
-#[test]
-fn a_keep_alive_corrects_what_a_lost_one_may_have_restored() {
-    let mut rig = Rig::new("");
-    rig.arrive(5);
-    rig.admit(5, "a:1");
-    rig.tick();
-    rig.end(5);
-    let list = rig.list();
-    assert_eq!((list.issued_through, list.pools[0].leases.len()), (1, 0));
-    keep_alive_answered(&mut rig, 0);
-    assert_eq!(rig.host.calls_of(Method::Settle).len(), 1);
-}
-
-#[test]
-fn recorded_settles_are_bounded() {
-    let mut rig = Rig::new("");
-    let contexts = 2..SETTLED_MAX as u32 + 12;
-    for context in contexts.clone() {
-        rig.arrive(context);
-        rig.admit(context, "a:1");
-    }
-    rig.tick();
-    for context in contexts {
-        rig.end(context);
-    }
-    keep_alive_answered(&mut rig, 0);
-    assert_eq!(rig.host.count_of(Counter::SettlesRepeated), SETTLED_MAX as u64);
-    assert!(rig.list().pools[0].leases.is_empty(), "the next one corrects the rest");
 }
 
 #[test]
@@ -276,5 +179,5 @@ fn a_stream_whose_body_was_still_buffered_has_nothing_to_settle() {
     rig.host.with_stream(5, |s| s.request_headers.insert("content-type".into(), "application/json".into()));
     rig.worker.on_request_headers(&rig.host, 5, false);
     rig.end(5);
-    assert!(rig.host.calls.borrow().is_empty());
+    assert!(rig.host.sent.borrow().is_empty());
 }

@@ -1,50 +1,41 @@
-//! Tests of the tick: KeepAlive and upstream addresses.
+//! Tests of the tick: lists, their interval, and upstream addresses.
 
-use evenkeel_proto::v1::{KeepAliveResponse, Pool};
+use evenkeel_proto::v1::Pool;
 
-use super::{super::keep_alive::WANTED_MAX, *};
+use super::{
+    super::{list::WANTED_MAX, tick::LOCATED_MAX},
+    *,
+};
 use crate::{host::Host as _, lease_table::EMPTY_POOL_KEPT_MS, metrics::Counter};
 
-fn answer_keep_alive(rig: &mut Rig, interval_ms: u32) {
-    let token = rig.host.last_call(Method::KeepAlive).token;
-    let response =
-        KeepAliveResponse { interval_ms, restored: 1, dropped: 2, moved: 3, ..KeepAliveResponse::default() };
-    rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
+fn repaired(interval_ms: u32) -> KeepAliveResponse {
+    KeepAliveResponse { interval_ms, restored: 1, dropped: 2, moved: 3, ..KeepAliveResponse::default() }
 }
 
-fn sent(rig: &Rig) -> usize {
-    rig.host.calls_of(Method::KeepAlive).len()
-}
-
-#[test]
-fn the_first_keep_alive_is_prompt_and_empty() {
-    let mut rig = Rig::new("");
-    assert_eq!(rig.host.tick_ms.get(), 20);
-    rig.tick();
-    let call = rig.host.last_call(Method::KeepAlive);
-    assert_eq!((call.context, call.timeout_ms), (ROOT, 500));
-    let request = call.keep_alive();
-    assert_eq!((request.holder.as_str(), request.issued_through, request.pools.len()), ("holder", 0, 0));
-    assert_eq!(rig.host.tick_ms.get(), 1000);
-}
-
-#[test]
-fn headers_wanted_by_the_sidecar_are_passed_on() {
-    let mut rig = Rig::new(r#"{"pass_headers":["x-a"]}"#);
-    let mut answer_with = |wanted: &[String]| {
-        rig.host.advance(60_000);
+/// Lets time pass in steps of the tick until the plugin sends a list. Returns how long that took.
+fn until_list(rig: &mut Rig) -> u64 {
+    let (started_ms, lists) = (rig.host.now_ms(), rig.host.lists().len());
+    while rig.host.lists().len() == lists {
+        rig.pass(rig.host.tick_ms.get());
         rig.tick();
-        let token = rig.host.last_call(Method::KeepAlive).token;
-        let response = KeepAliveResponse { wanted_headers: wanted.to_vec(), ..KeepAliveResponse::default() };
-        rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
-        let context = rig.host.now_ms() as u32;
+    }
+    rig.host.now_ms() - started_ms
+}
+
+#[test]
+fn headers_wanted_by_the_sidecar_are_passed_on_at_once() {
+    let mut rig = Rig::new(r#"{"pass_headers":["x-a"]}"#);
+    let mut context = 4;
+    let mut answer_with = |wanted: &[String]| {
+        rig.change_settings(Settings { wanted_headers: wanted.to_vec(), ..Settings::default() });
+        context += 1;
         rig.host.open(context);
         rig.host.with_stream(context, |s| {
             let names = (0..99).map(|i| format!("x-{i}")).chain(["x-a", "x-b"].map(str::to_owned));
             s.request_headers.extend(names.map(|name| (name, "v".to_owned())));
         });
         rig.worker.on_request_headers(&rig.host, context, true);
-        let headers = rig.host.last_call(Method::Admit).admit().subject.unwrap().headers;
+        let headers = rig.last_admit().subject.unwrap().headers;
         let mut names: Vec<_> = headers.into_keys().collect();
         names.sort();
         (names, rig.host.count_of(Counter::WantedHeadersRejected))
@@ -56,7 +47,7 @@ fn headers_wanted_by_the_sidecar_are_passed_on() {
     let many: Vec<String> = (0..99).map(|i| format!("x-{i}")).collect();
     let (names, refused) = answer_with(&many);
     assert_eq!((names.len(), refused), (1 + WANTED_MAX, 2 + 99 - WANTED_MAX as u64));
-    assert_eq!(answer_with(&[]).0, ["x-a"], "the last answer applies");
+    assert_eq!(answer_with(&[]).0, ["x-a"], "the last settings apply");
 }
 
 #[test]
@@ -74,66 +65,38 @@ fn shown_tickets_are_in_every_list() {
         assert_eq!(list.pools[0].tickets, [&b"t5"[..], b""]);
     }
     rig.end(5);
-    assert_eq!(rig.host.last_call(Method::Settle).settle().ticket, b"t5");
+    assert_eq!(rig.last_settlement().ticket, b"t5");
     assert!(rig.list().pools[0].tickets.is_empty());
 }
 
 #[test]
 fn the_sidecar_sets_the_interval() {
     let mut rig = Rig::new("");
-    rig.tick();
-    answer_keep_alive(&mut rig, 3000);
-    assert_eq!(rig.host.tick_ms.get(), 3000);
-    rig.host.advance(1000);
-    rig.tick();
-    assert_eq!(sent(&rig), 1);
-    rig.host.advance(1999); // slightly early
-    rig.tick();
-    assert_eq!((sent(&rig), rig.host.last_call(Method::KeepAlive).timeout_ms), (2, 1500));
-    answer_keep_alive(&mut rig, 0);
-    assert_eq!(rig.host.tick_ms.get(), 3000, "0 is not an interval");
-    assert_eq!(rig.host.count_of(Counter::KeepAlivesOk), 2);
+    rig.change_settings(Settings { interval_ms: 3000, ..Settings::default() });
+    assert_eq!(until_list(&mut rig), 3000);
+    rig.apply_list(repaired(750));
+    assert_eq!(until_list(&mut rig), 750, "the sidecar could not apply the list");
+    rig.apply_list(repaired(0));
+    assert_eq!(until_list(&mut rig), 750, "0 is not an interval");
+    assert_eq!(rig.host.count_of(Counter::ListsApplied), 2);
     assert_eq!(rig.host.count_of(Counter::LeasesMoved), 6);
 }
 
-/// Guards against ticks that do not divide the interval. With a tick of 1600 ms and an interval of 2000 ms, only every
-/// second tick sent a KeepAlive. The holder was then silent for 3200 ms, but the sidecar considers it dead after 3000
-/// ms.
+/// Guards against ticks for bodies that delay the lists: the sidecar considers a worker without lists dead.
 #[test]
-fn buffering_bodies_does_not_stretch_the_interval() {
-    let pairs = [
-        (2000, 1600),
-        (2000, 1999),
-        (2000, 1001),
-        (2000, 2000),
-        (2000, 60_000),
-        (1000, 100),
-        (1000, 700),
-        (3000, 1000),
-        (60_000, 100),
-        (60_000, 59_999),
-        (100, 100),
-        (333, 110),
-    ];
+fn neither_bodies_nor_requests_stretch_the_interval() {
+    let pairs =
+        [(2000, 1600), (2000, 1999), (2000, 1001), (1000, 100), (1000, 700), (60_000, 59_999), (333, 110)];
     for (interval_ms, body_wait_ms) in pairs {
         let mut rig = Rig::new(&format!(
             r#"{{"read_body":true,"body_wait_ms":{body_wait_ms},"keep_alive_ms":{interval_ms}}}"#
         ));
-        rig.tick();
-        answer_keep_alive(&mut rig, interval_ms as u32);
-        let (mut last_ms, mut gaps) = (rig.host.now_ms(), 0);
-        while gaps < 20 {
-            rig.host.advance(rig.host.tick_ms.get());
-            let before = sent(&rig);
-            rig.tick();
-            if sent(&rig) > before {
-                answer_keep_alive(&mut rig, interval_ms as u32);
-                let gap_ms = rig.host.now_ms() - last_ms;
-                // A KeepAlive is due up to an eighth of the interval early.
-                let expected = interval_ms - interval_ms / 8..=interval_ms;
-                assert!(expected.contains(&gap_ms), "{interval_ms}, {body_wait_ms}: after {gap_ms} ms");
-                (last_ms, gaps) = (rig.host.now_ms(), gaps + 1);
-            }
+        until_list(&mut rig);
+        for context in 5..15 {
+            rig.apply_list(KeepAliveResponse::default());
+            rig.arrive(context);
+            assert_eq!(until_list(&mut rig), interval_ms, "{body_wait_ms}");
+            rig.end(context);
         }
         assert!(rig.host.tick_ms.get() <= body_wait_ms.min(interval_ms));
     }
@@ -141,56 +104,39 @@ fn buffering_bodies_does_not_stretch_the_interval() {
 
 #[test]
 fn the_interval_is_clamped() {
-    for (interval_ms, tick_ms) in [(1, 100), (u32::MAX, 60_000)] {
+    for (interval_ms, expected_ms) in [(1, 100), (u32::MAX, 60_000)] {
         let mut rig = Rig::new("");
-        rig.tick();
-        answer_keep_alive(&mut rig, interval_ms);
-        assert_eq!(rig.host.tick_ms.get(), tick_ms);
+        rig.change_settings(Settings { interval_ms, ..Settings::default() });
+        assert_eq!(until_list(&mut rig), expected_ms);
     }
 }
 
 #[test]
-fn at_most_one_keep_alive_is_pending() {
+fn at_most_two_lists_wait_for_their_answers_at_a_time() {
     let mut rig = Rig::new("");
-    rig.tick();
-    rig.host.advance(1000);
-    rig.tick();
-    assert_eq!(sent(&rig), 1);
-    answer_keep_alive(&mut rig, 1000);
-    rig.tick();
-    assert_eq!(sent(&rig), 2);
+    until_list(&mut rig);
+    assert_eq!(until_list(&mut rig), 1000);
+    assert_eq!(until_list(&mut rig), 2000);
 }
 
 #[test]
-fn a_keep_alive_without_answer_does_not_block_the_next() {
+fn the_tick_is_fast_only_while_something_is_pending() {
     let mut rig = Rig::new("");
     rig.tick();
-    rig.host.advance(1001);
+    let idle_ms = rig.host.tick_ms.get();
+    assert!(idle_ms > 900, "{idle_ms}");
+    rig.arrive(5);
+    assert_eq!(rig.host.tick_ms.get(), 10, "a deadline is pending");
+    rig.admit(5, "a:1");
+    rig.host.advance(10);
     rig.tick();
-    assert_eq!(sent(&rig), 2);
-}
-
-#[test]
-fn a_failed_keep_alive_is_counted_and_repeated_early() {
-    let mut rig = Rig::new("");
+    assert!(rig.host.tick_ms.get() > 900);
+    rig.end(5);
+    assert_eq!(rig.host.tick_ms.get(), 10, "a settlement is pending");
+    rig.host.advance(10);
     rig.tick();
-    assert_eq!(rig.host.tick_ms.get(), 1000);
-    rig.host.advance(500);
-    let token = rig.host.last_call(Method::KeepAlive).token;
-    rig.worker.on_answer(&rig.host, token, 14, &[]);
-    assert_eq!(rig.host.tick_ms.get(), 250);
-    rig.host.refuse_calls.set(true);
-    rig.host.advance(250);
-    rig.tick();
-    assert_eq!(
-        (sent(&rig), rig.host.count_of(Counter::KeepAlivesFailed), rig.host.tick_ms.get()),
-        (1, 2, 250)
-    );
-    rig.host.refuse_calls.set(false);
-    rig.host.advance(250);
-    rig.tick();
-    assert_eq!((sent(&rig), rig.host.tick_ms.get()), (2, 1000));
-    assert_eq!(rig.host.logs.borrow().len(), 1);
+    assert!(rig.host.tick_ms.get() > 900);
+    assert_eq!(rig.host.settlements().len(), 1);
 }
 
 #[test]
@@ -275,13 +221,13 @@ fn a_stream_that_vanished_does_not_stop_the_tick() {
 #[test]
 fn several_ticks_locate_all_streams() {
     let mut rig = Rig::new("");
-    rig.host.refuse_calls.set(true);
-    let count = super::super::LOCATED_PER_TICK_MAX as u32 + 10;
+    rig.cut_off();
+    let count = LOCATED_MAX as u32 + 10;
     for context in 2..count + 2 {
         rig.arrive(context);
         rig.host.set_property(context, "upstream.address", b"b:1");
     }
-    rig.host.refuse_calls.set(false);
+    rig.resume();
     let unknown = |rig: &mut Rig| rig.list().pools[0].endpoint_of.iter().filter(|i| **i == 0).count();
     assert_eq!(unknown(&mut rig), 10);
     assert_eq!(unknown(&mut rig), 0);
@@ -294,7 +240,7 @@ fn an_empty_pool_is_listed_for_a_while() {
     rig.admit(5, "a:1");
     rig.end(5);
     assert_eq!(rig.list().pools.len(), 1);
-    rig.host.advance(EMPTY_POOL_KEPT_MS);
+    rig.pass(EMPTY_POOL_KEPT_MS);
     assert_eq!(rig.list().pools.len(), 0);
 }
 
@@ -304,33 +250,18 @@ fn a_refused_pool_is_forgotten_and_its_requests_go_on() {
     rig.arrive(5);
     rig.answer(5, 5, None);
     rig.arrive(6);
-    rig.tick();
     let refused_pools = vec![Pool { route: "chat".into(), cluster: "llm".into() }];
-    let response = KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() };
-    let token = rig.host.last_call(Method::KeepAlive).token;
-    rig.worker.on_answer(&rig.host, token, 0, &response.encode_to_vec());
+    rig.apply_list(KeepAliveResponse { refused_pools, ..KeepAliveResponse::default() });
     let list = rig.list();
     assert_eq!((list.pools.len(), list.issued_through), (0, 2));
     rig.answer(6, 5, None);
     assert_eq!((rig.resumed(5), rig.resumed(6)), (1, 1));
     rig.end(5);
     rig.end(6);
-    assert_eq!(rig.host.calls_of(Method::Settle).len(), 2);
+    assert_eq!(rig.settlements().len(), 2);
     assert_eq!(rig.worker.lease_table().pools(), 0);
     assert_eq!(rig.arrive(7), Flow::Pause, "Admit is sent as before");
     rig.answer(7, 5, None);
     assert_eq!(rig.resumed(7), 1);
     assert_eq!(rig.list().pools.len(), 1);
-}
-
-#[test]
-fn instances_in_one_vm_list_only_their_own_leases() {
-    let mut rig = Rig::new("");
-    let mut other = Worker::new(2, "other".into());
-    assert!(other.configure(&rig.host, b""));
-    rig.arrive(5);
-    other.on_tick(&rig.host);
-    let request = rig.host.last_call(Method::KeepAlive).keep_alive();
-    assert_eq!((request.holder.as_str(), request.issued_through), ("other", 0));
-    assert_eq!(rig.list().pools[0].leases, [1]);
 }
