@@ -2,7 +2,7 @@
 
 import { actionButton, changeQuota, overrideLimit } from '../lib/actions.js';
 import { poll, read, segment } from '../lib/api.js';
-import { h, setText, show } from '../lib/dom.js';
+import { h, show } from '../lib/dom.js';
 import * as f from '../lib/format.js';
 import { current, go, link, patch } from '../lib/router.js';
 import { PAGE_SIZE, dataTable, linked, pager, text } from '../lib/table.js';
@@ -69,9 +69,9 @@ export function create() {
   let asked = '';
   let missing = false;
   let again = 0;
-  const ask = poll((signal) => (params.id ? read(`refusals/${segment(params.id)}`, {}, signal) : null), (refusal) => {
+  const ask = poll((signal) => (params.id ? refusalOf(params.id, signal) : null), (found) => {
     missing = false;
-    answer.replaceChildren(...(refusal ? [explain(refusal)] : []));
+    answer.replaceChildren(...(found ? [explain(found)] : []));
   }, (error) => {
     missing = true;
     again += 1;
@@ -117,33 +117,39 @@ const FACTS = [
   ['By sidecar', (r) => r.sidecar],
 ];
 
+/** Reads a refusal, and what its limit or quota counts. The page shows both at once, so that no figure lacks its unit. */
+async function refusalOf(id, signal) {
+  const refusal = await read(`refusals/${segment(id)}`, {}, signal);
+  return { refusal, counts: refusal.limit ? await countsOf(refusal, signal) : '' };
+}
+
 /** Returns the reason in words, followed by the figures that exceeded the limit. */
-function explain(refusal) {
+function explain({ refusal, counts }) {
   const facts = FACTS.map(([name, of]) => [name, of(refusal)]).filter(([, value]) => value);
   const list = h('dl', { class: 'facts' }, facts.map(([name, value]) => h('div', {}, h('dt', { text: name }), h('dd', { text: value }))));
   const element = h('div', { class: 'explained' }, h('p', { class: 'verdict', text: refusal.why || reasonWords(refusal.reason) }));
-  if (refusal.limit && refusal.amount) element.append(arithmetic(refusal));
+  if (refusal.limit && refusal.amount) element.append(arithmetic(refusal, counts));
   element.append(list, nextSteps(refusal));
   return element;
 }
 
-function arithmetic(r) {
-  const words = h('p', { class: 'sum' });
+function arithmetic(r, counts) {
+  const shown = (n) => f.amount(n, counts);
+  const words = h('p', { class: 'sum', text: `${shown(r.used)} used + ${shown(r.cost)} for this request, of ${f.amountOf(r.amount, counts)}` });
   const bar = loadBar();
-  const put = (counts) => {
-    const shown = (n) => f.amount(n, counts);
-    setText(words, `${shown(r.used)} used + ${shown(r.cost)} for this request, of ${f.amountOf(r.amount, counts)}`);
-  };
-  put('');
   bar.set(Math.min(1, (r.used + r.cost) / r.amount), 'full');
-  countsOf(r).then(put, () => {});
   return h('div', { class: 'arithmetic' }, words, bar.element);
 }
 
-/** Returns what the limit or quota counts: requests, tokens or cost. */
-async function countsOf(r) {
-  if (r.reason === 'quota') return (await read(`quotas/${segment(r.limit)}/${segment(r.consumer)}`)).counts;
-  return (await read('limits')).limits.find((limit) => limit.name === r.limit)?.counts ?? '';
+/** Returns what the limit or quota counts: requests, tokens or cost; empty if the sidecar does not know it any more. */
+async function countsOf(r, signal) {
+  try {
+    if (r.reason === 'quota') return (await read(`quotas/${segment(r.limit)}/${segment(r.consumer)}`, {}, signal)).counts;
+    return (await read('limits', {}, signal)).limits.find((limit) => limit.name === r.limit)?.counts ?? '';
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    return '';
+  }
 }
 
 function nextSteps(r) {
