@@ -1,12 +1,13 @@
--- claim: reads the record of a holder. If the record has the caller's secret, renews the record and raises its epoch. If
--- there is no record, creates it.
+-- claim: reads the record of a holder. If the record has the caller's secret, renews the record and raises its epoch.
+-- If there is no record, creates it.
 --
 -- FRAGMENTS basics
 -- KEYS  1       hash    secret -> 16 bytes, epoch -> the epoch of the holder's newest stream
 -- ARGV  1       the caller's secret, 16 bytes
 --       2       the epoch of the caller's stream, 0 without a stream, or '' for a new stream
 --       3       expiry of the record, ms
--- RETURNS       { now in ms, the record's secret, the record's epoch }. If the secret is another, nothing has changed
+-- RETURNS       { now in ms, the record's secret, the record's epoch }. If the secret is another, the script
+--               changes nothing
 -- ERRORS        none of its own
 -- COST          O(1)
 -- LAYOUT        ek2; see docs/redis-layout.md
