@@ -33,11 +33,9 @@ live: loadtest ## Run a whole system under traffic until Ctrl-C: look at its pag
 	@EVENKEEL_BIN=$(TARGET)/quick/evenkeel exec $(TARGET)/quick/evenkeel-loadtest live
 
 bench: PROFILE = release
-bench: loadtest ## Measure what one sidecar can do; figures in out/bench/ and out/bench-rate-limits/
-	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
-	$(TARGET)/release/evenkeel-loadtest bench --out out/bench
-	EVENKEEL_BIN=$(TARGET)/release/evenkeel \
-	$(TARGET)/release/evenkeel-loadtest bench-rate-limits --out out/bench-rate-limits
+bench: loadtest ## Measure one sidecar and what it adds to a request; figures in out/bench*/
+	for kind in decisions rate-limits filters; do \
+	EVENKEEL_BIN=$(TARGET)/release/evenkeel $(TARGET)/release/evenkeel-loadtest bench $$kind; done
 
 .PHONY: tools loadtest
 tools:

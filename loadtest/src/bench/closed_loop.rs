@@ -10,7 +10,9 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use super::{
     BenchConfig,
-    callers::{fixed_window, gateway, pick_script, pick_script::PickScript, rate_limit_service, stream},
+    callers::{
+        fixed_window, gateway, http, pick_script, pick_script::PickScript, rate_limit_service, stream,
+    },
     recorder::{Recorder, Recording},
     target::Target,
 };
@@ -79,6 +81,11 @@ async fn start_callers(
                 let channel = server.connect().await?;
                 let caller = |recorder| rate_limit_service::call(channel.clone(), key, recorder);
                 tasks.extend(recorders.map(caller).map(tokio::task::spawn_local));
+            }
+            Target::Http { address } => {
+                for recorder in recorders {
+                    tasks.push(tokio::task::spawn_local(http::call(http::connect(address).await?, recorder)));
+                }
             }
             Target::FixedWindow { redis_url } => {
                 let redis = connect_redis(redis_url).await?;

@@ -1,9 +1,10 @@
-//! Closed-loop benchmarks of one sidecar.
+//! Closed-loop benchmarks of one sidecar, and of the filters that call it.
 
 mod callers;
 mod closed_loop;
 pub mod decisions;
 pub mod echo;
+pub mod filters;
 mod idle;
 mod job;
 pub mod rate_limits;

@@ -1,6 +1,6 @@
 //! Results of the benchmarks.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +31,13 @@ pub struct Check {
     /// The target in words, such as `at most 2`.
     pub target: String,
     pub met: bool,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.met { "met" } else { "NOT MET" };
+        write!(f, "{}: {:.2} (target: {}) {mark}", self.what, self.value, self.target)
+    }
 }
 
 /// Result of the decision benchmark. The runs are written to `report.json`, the checks to `checks.json`.
@@ -158,8 +165,7 @@ impl BenchReport {
             self.endpoints, self.callers, self.connections
         ));
         for check in &self.checks {
-            let mark = if check.met { "met" } else { "NOT MET" };
-            out.push_str(&format!("{}: {:.2} (target: {}) {mark}\n", check.what, check.value, check.target));
+            let _ = writeln!(out, "{check}");
         }
         out
     }

@@ -74,6 +74,11 @@ pub(super) enum Target {
         /// Key of the descriptor; each call uses one of many values.
         key: &'static str,
     },
+    /// A gateway that serves HTTP/1; each caller has its own connection.
+    Http {
+        /// `ip:port` of the gateway.
+        address: String,
+    },
     /// A fixed-window counter in Redis; each call uses one of many keys.
     FixedWindow { redis_url: String },
     /// A script in Redis that picks an endpoint.

@@ -1,4 +1,4 @@
-//! The `bench` and `bench-rate-limits` subcommands, and the server that they compare with.
+//! The `bench` subcommands, and the server that they compare with.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,13 +6,31 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Args;
-use evenkeel_loadtest::bench::{self, BenchConfig, BenchRun};
+use clap::{Args, Subcommand};
+use evenkeel_loadtest::bench::{self, BenchConfig, BenchRun, filters::FilterConfig};
 
 use super::progress_log;
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Decisions per second of one sidecar, compared with a bare gRPC server, a naive Redis script and a round trip
+    Decisions(DecisionsArgs),
+    /// Checks per second of one sidecar's rate limit service, compared with a bare gRPC server
+    RateLimits(RateLimitsArgs),
+    /// What the plugin and Envoy's own rate limit filter add to a request, compared with no filter
+    Filters(FiltersArgs),
+}
+
+pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
+    match command {
+        BenchCommand::Decisions(args) => run_decisions(args).await,
+        BenchCommand::RateLimits(args) => run_rate_limits(args).await,
+        BenchCommand::Filters(args) => run_filters(args).await,
+    }
+}
+
 #[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
+pub(crate) struct DecisionsArgs {
     /// Directory for the report
     #[arg(long, default_value = "out/bench")]
     out: PathBuf,
@@ -36,7 +54,7 @@ pub(crate) struct BenchArgs {
     idle_calls: usize,
 }
 
-pub(crate) async fn run_decisions(args: BenchArgs) -> anyhow::Result<()> {
+async fn run_decisions(args: DecisionsArgs) -> anyhow::Result<()> {
     let config = BenchConfig {
         endpoints: args.endpoints,
         callers: args.callers,
@@ -55,7 +73,7 @@ pub(crate) async fn run_decisions(args: BenchArgs) -> anyhow::Result<()> {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct BenchRateLimitsArgs {
+pub(crate) struct RateLimitsArgs {
     /// Directory for the report
     #[arg(long, default_value = "out/bench-rate-limits")]
     out: PathBuf,
@@ -67,7 +85,7 @@ pub(crate) struct BenchRateLimitsArgs {
     rounds: usize,
 }
 
-pub(crate) async fn run_rate_limits(args: BenchRateLimitsArgs) -> anyhow::Result<()> {
+async fn run_rate_limits(args: RateLimitsArgs) -> anyhow::Result<()> {
     let config = BenchConfig {
         run: Duration::from_secs_f64(args.seconds),
         rounds: args.rounds,
@@ -81,11 +99,51 @@ pub(crate) async fn run_rate_limits(args: BenchRateLimitsArgs) -> anyhow::Result
     Ok(())
 }
 
-/// Returns the path of this program, which is also the echo server. Warns if this is a debug build.
-fn echo_server() -> anyhow::Result<PathBuf> {
+#[derive(Debug, Args)]
+pub(crate) struct FiltersArgs {
+    /// Directory for the report
+    #[arg(long, default_value = "out/bench-filters")]
+    out: PathBuf,
+    /// Duration of one run, in seconds
+    #[arg(long, default_value_t = 1.5)]
+    seconds: f64,
+    /// Number of runs of each kind; the filters alternate, and the report has medians
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// Numbers of requests in flight
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+    in_flight: Vec<usize>,
+    /// Numbers of the gateway's worker threads
+    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    concurrency: Vec<usize>,
+}
+
+async fn run_filters(args: FiltersArgs) -> anyhow::Result<()> {
+    let config = FilterConfig {
+        run: Duration::from_secs_f64(args.seconds),
+        rounds: args.rounds,
+        in_flight: args.in_flight,
+        concurrency: args.concurrency,
+        dir: args.out.join("logs"),
+    };
+    warn_of_debug_build();
+    let report = bench::filters::run(&config, progress_log()).await?;
+    write(&args.out.join("checks.json"), serde_json::to_string_pretty(&report.checks)?)?;
+    let path = args.out.join("report.json");
+    write(&path, serde_json::to_string_pretty(&report.rows)?)?;
+    println!("\n{}\nreport: {}", report.table(), path.display());
+    Ok(())
+}
+
+fn warn_of_debug_build() {
     if cfg!(debug_assertions) {
         eprintln!("NOTE: this is a debug build; its results are not meaningful.");
     }
+}
+
+/// Returns the path of this program, which is also the echo server. Warns if this is a debug build.
+fn echo_server() -> anyhow::Result<PathBuf> {
+    warn_of_debug_build();
     std::env::current_exe().context("finding this program")
 }
 

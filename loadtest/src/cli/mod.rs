@@ -46,10 +46,9 @@ pub(crate) enum Command {
     Compare(compare::CompareArgs),
     /// Run a complete system under traffic until Ctrl-C, to explore its page, metrics and terminal view
     Live(live::LiveArgs),
-    /// Measure one sidecar's decisions per second, compared with a bare gRPC server, a naive Redis script and a round trip
-    Bench(bench::BenchArgs),
-    /// Measure one sidecar's rate limit service, compared with a bare gRPC server
-    BenchRateLimits(bench::BenchRateLimitsArgs),
+    /// Measure one sidecar, or what it adds to a gateway's requests
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Simulate a comparison in virtual time, to predict its result
     Simulate(simulate::SimulateArgs),
     /// Send a trace to gateways that are already running
@@ -68,8 +67,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => compare::run_demo(args).await,
         Command::Compare(args) => compare::run_comparison(args).await,
         Command::Live(args) => live::run(args).await,
-        Command::Bench(args) => bench::run_decisions(args).await,
-        Command::BenchRateLimits(args) => bench::run_rate_limits(args).await,
+        Command::Bench(command) => bench::run(command).await,
         Command::Echo(args) => bench::run_echo(args).await,
         Command::Simulate(args) => simulate::run(&args),
         Command::Replay(args) => replay::run(args).await,

@@ -24,6 +24,7 @@ use crate::{
 #[must_use]
 pub struct LabBuilder {
     hosts: usize,
+    endpoints: Option<Vec<SocketAddr>>,
     envoys: usize,
     sidecars: usize,
     redis: bool,
@@ -44,6 +45,7 @@ impl Default for LabBuilder {
     fn default() -> Self {
         Self {
             hosts: 2,
+            endpoints: None,
             envoys: 1,
             sidecars: 0,
             redis: false,
@@ -71,6 +73,12 @@ impl LabBuilder {
     /// Sets the number of mock hosts (2).
     pub fn hosts(mut self, hosts: usize) -> Self {
         self.hosts = hosts;
+        self
+    }
+
+    /// Sets the endpoints of the sidecars' pool (the mock hosts).
+    pub fn endpoints(mut self, endpoints: Vec<SocketAddr>) -> Self {
+        self.endpoints = Some(endpoints);
         self
     }
 
@@ -176,9 +184,10 @@ impl LabBuilder {
         let fleet = Fleet::start(&fleet).map_err(LabError::io("starting the mock hosts"))?;
         let hosts = fleet.addresses();
         let redis = if self.redis { Some(Redis::start(&dir).await?) } else { None };
+        let endpoints = self.endpoints.as_ref().unwrap_or(&hosts);
         let mut sidecars = Vec::new();
         for index in 0..self.sidecars {
-            let config = |listen: &str| self.sidecar_config(listen, &hosts, redis.as_ref());
+            let config = |listen: &str| self.sidecar_config(listen, endpoints, redis.as_ref());
             sidecars.push(Sidecar::start(index, &dir, temp.path(), config).await?);
         }
         let envoys = self.start_envoys(&dir, &hosts, &sidecars).await?;
@@ -217,7 +226,7 @@ impl LabBuilder {
         Ok(envoys)
     }
 
-    fn sidecar_config(&self, listen: &str, hosts: &[SocketAddr], redis: Option<&Redis>) -> String {
+    fn sidecar_config(&self, listen: &str, endpoints: &[SocketAddr], redis: Option<&Redis>) -> String {
         let timeout = self.store_timeout_ms.map(|ms| format!(", timeout: {ms}ms")).unwrap_or_default();
         let store = redis.map_or("{type: memory}".to_owned(), |redis| {
             format!("{{type: redis, url: \"{}\"{timeout}}}", redis.url())
@@ -232,8 +241,8 @@ impl LabBuilder {
             yaml.push_str(&format!("    {line}\n"));
         }
         yaml.push_str("    endpoints:\n");
-        for host in hosts {
-            yaml.push_str(&format!("      - {{address: \"{host}\"}}\n"));
+        for endpoint in endpoints {
+            yaml.push_str(&format!("      - {{address: \"{endpoint}\"}}\n"));
         }
         yaml
     }

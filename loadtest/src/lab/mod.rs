@@ -16,7 +16,9 @@
 //! Dropping the lab kills every process by its own process id. The lab never waits for a fixed time: it polls until a
 //! process is ready or a deadline has passed.
 
+pub mod bootstrap;
 mod builder;
+mod custom_envoy;
 mod envoy;
 mod envoy_config;
 mod error;
@@ -36,6 +38,7 @@ use std::{
 };
 
 pub use builder::LabBuilder;
+pub use custom_envoy::CustomEnvoy;
 pub use envoy::Envoy;
 pub use envoy_config::OVERRIDE_HOST_HEADER;
 pub use error::LabError;

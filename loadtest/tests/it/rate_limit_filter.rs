@@ -3,13 +3,15 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use evenkeel_loadtest::lab::Lab;
+use evenkeel_loadtest::lab::{
+    CustomEnvoy, Lab,
+    bootstrap::{address, cluster, rate_limit_filter, router, sidecar_cluster},
+};
 use http::{HeaderMap, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::{
     chat::{self, HttpClient},
-    envoy::{CustomEnvoy, address, cluster, router, sidecar_cluster, typed},
     lab::{self, fast_engine},
     wait::within,
 };
@@ -61,7 +63,9 @@ impl Fixture {
         let lab = lab::start(builder.engine(fast_engine()).sidecar_yaml(&section)).await?;
         let clusters =
             [cluster("llm", &address(lab.hosts()[0].port())), sidecar_cluster(lab.sidecars()[0].socket())];
-        let envoy = CustomEnvoy::start(&lab, "envoy-ratelimit", connection_manager(), &clusters).await?;
+        let envoy = lab::found(
+            CustomEnvoy::start(lab.dir(), "envoy-ratelimit", 1, [connection_manager()], &clusters).await,
+        )?;
         Some(Self { lab, envoy, client: chat::client(), limits })
     }
 
@@ -70,7 +74,8 @@ impl Fixture {
     }
 
     async fn send(&self, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap) {
-        let response = self.client.request(chat::small_request(&self.envoy.url, headers)).await.unwrap();
+        let response =
+            self.client.request(chat::small_request(&self.envoy.urls()[0], headers)).await.unwrap();
         let (parts, body) = response.into_parts();
         chat::text(http::Response::new(body)).await.unwrap();
         (parts.status, parts.headers)
@@ -105,21 +110,12 @@ fn connection_manager() -> Value {
         {"actions": tokens, "hits_addend": {"number": 0}},
         {"actions": tokens, "hits_addend": {"number": 7}, "apply_on_stream_done": true},
     ]);
-    let filter = typed(
-        "envoy.filters.http.ratelimit",
-        "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
-        json!({
-            "domain": "edge",
-            // The timeout is far longer than a call takes, because an error must not look like a refusal.
-            "timeout": "10s",
-            "failure_mode_deny": true,
-            "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
-            "rate_limit_service": {
-                "transport_api_version": "V3",
-                "grpc_service": {"envoy_grpc": {"cluster_name": "evenkeel"}},
-            },
-        }),
-    );
+    let filter = rate_limit_filter(json!({
+        "domain": "edge",
+        // The timeout is far longer than a call takes, because an error must not look like a refusal.
+        "timeout": "10s",
+        "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
+    }));
     json!({
         "stat_prefix": "edge",
         "route_config": {"name": "edge", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
@@ -164,7 +160,7 @@ async fn requests_are_allowed_and_refused() {
     assert_eq!(headers["ratelimit-remaining"], (1000 - 3 - 9 - 1).to_string().as_str());
     let metrics = fixture.lab.sidecars()[0].metrics().await.unwrap();
     assert!(metrics.contains("limit=\"user_probe\",result=\"shadow_over_limit\"} 2"), "{metrics}");
-    assert!(fixture.envoy.process.pid().is_some());
+    assert!(fixture.envoy.process().pid().is_some());
 }
 
 #[tokio::test]

@@ -3,7 +3,13 @@
 
 use std::{collections::HashMap, fs, path::Path, sync::Arc, time::Duration};
 
-use evenkeel_loadtest::lab::{CLUSTER, Lab, OVERRIDE_HOST_HEADER, paths};
+use evenkeel_loadtest::lab::{
+    CLUSTER, CustomEnvoy, Lab, OVERRIDE_HOST_HEADER,
+    bootstrap::{
+        address, cluster, http2_cluster, rate_limit_filter, router, sidecar_cluster, typed, wasm_filter,
+    },
+    paths,
+};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -19,7 +25,6 @@ use tonic::{Request, Response, Status, transport::server::TcpIncoming};
 
 use crate::support::{
     chat::{self, HttpClient},
-    envoy::{CustomEnvoy, address, cluster, http2_cluster, router, sidecar_cluster, typed},
     lab::{self, roomy_engine},
     wait::within,
 };
@@ -104,13 +109,14 @@ impl Fixture {
             http2_cluster("otlp", &address(otlp)),
         ];
         let manager = connection_manager(percent, &module);
-        let envoy = CustomEnvoy::start(&lab, "envoy-traces", manager, &clusters).await?;
+        let envoy = lab::found(CustomEnvoy::start(lab.dir(), "envoy-traces", 1, [manager], &clusters).await)?;
         let client = chat::client();
         Some(Self { _lab: lab, envoy, client, collector, collector_task, _limits: limits })
     }
 
     async fn send(&self, headers: &[(&str, &str)]) {
-        let response = self.client.request(chat::small_request(&self.envoy.url, headers)).await.unwrap();
+        let response =
+            self.client.request(chat::small_request(&self.envoy.urls()[0], headers)).await.unwrap();
         assert_eq!(response.status(), 200);
         chat::text(response).await.unwrap();
     }
@@ -183,36 +189,8 @@ fn connection_manager(percent: u32, module: &Path) -> Value {
                 }}]},
             })
         ),
-        typed(
-            "envoy.filters.http.ratelimit",
-            "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
-            json!({
-                "domain": "d",
-                "timeout": "10s",
-                "failure_mode_deny": true,
-                "rate_limit_service": {
-                    "transport_api_version": "V3",
-                    "grpc_service": {"envoy_grpc": {"cluster_name": "evenkeel"}},
-                },
-            })
-        ),
-        typed(
-            "envoy.filters.http.wasm",
-            "envoy.extensions.filters.http.wasm.v3.Wasm",
-            json!({"config": {
-                "name": "evenkeel",
-                "root_id": "evenkeel",
-                "vm_config": {
-                    "vm_id": "evenkeel",
-                    "runtime": "envoy.wasm.runtime.v8",
-                    "code": {"local": {"filename": module}},
-                },
-                "configuration": {
-                    "@type": "type.googleapis.com/google.protobuf.StringValue",
-                    "value": plugin.to_string(),
-                },
-            }})
-        ),
+        rate_limit_filter(json!({"domain": "d", "timeout": "10s"})),
+        wasm_filter("evenkeel", module, &plugin),
         router(),
     ]);
     let tracer = typed(

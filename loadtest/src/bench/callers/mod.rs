@@ -2,6 +2,7 @@
 
 pub(super) mod fixed_window;
 pub(super) mod gateway;
+pub(super) mod http;
 pub(super) mod limited_requests;
 pub(super) mod pick_script;
 pub(super) mod rate_limit_service;

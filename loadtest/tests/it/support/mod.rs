@@ -2,7 +2,6 @@
 
 pub(crate) mod admin;
 pub(crate) mod chat;
-pub(crate) mod envoy;
 pub(crate) mod lab;
 pub(crate) mod pool;
 pub(crate) mod traffic;
