@@ -24,6 +24,8 @@ struct Waiting {
     answers: VecDeque<AdmitAnswer>,
     rest: ToWorker,
     has_rest: bool,
+    /// Number of the last acknowledged settlement, which leaves with the next message.
+    settled_through: u64,
     end: Option<Result<(), Status>>,
     ended: bool,
     /// Number of messages that have left.
@@ -73,18 +75,24 @@ impl Outbox {
         self.put_rest(|rest| rest.welcome = Some(welcome));
     }
 
-    /// Puts answers, and the number of the last acknowledged settlement.
-    pub(super) fn progress(&self, answers: &mut Vec<AdmitAnswer>, settled_through: Option<u64>) {
-        if answers.is_empty() && settled_through.is_none() {
-            return;
+    /// Puts answers.
+    pub(super) fn answers(&self, answers: &mut Vec<AdmitAnswer>) {
+        if !answers.is_empty() {
+            self.put(|waiting| waiting.answers.extend(answers.drain(..)));
         }
-        self.put(|waiting| {
-            waiting.answers.extend(answers.drain(..));
-            if let Some(through) = settled_through {
-                waiting.rest.settled_through = through;
-                waiting.has_rest = true;
-            }
-        });
+    }
+
+    /// Puts the number of the last acknowledged settlement, which leaves with the next message. A message of its own
+    /// would cost the gateway nearly as much as an answer.
+    pub(super) fn acknowledge(&self, settled_through: u64) {
+        self.0.waiting.lock().settled_through = settled_through;
+    }
+
+    /// Sends an acknowledgement that has found no other message.
+    pub(super) fn flush_acknowledgement(&self) {
+        if self.0.waiting.lock().settled_through > 0 {
+            self.put_rest(|_| {});
+        }
     }
 
     pub(super) fn repaired(&self, response: KeepAliveResponse) {
@@ -114,7 +122,7 @@ impl Outbox {
     }
 
     /// Returns the number of answers that wait.
-    pub(super) fn answers(&self) -> usize {
+    pub(super) fn waiting_answers(&self) -> usize {
         self.0.waiting.lock().answers.len()
     }
 
@@ -149,7 +157,8 @@ impl Waiting {
             return None;
         }
         self.has_rest = false;
-        let mut message = std::mem::take(&mut self.rest);
+        let settled_through = std::mem::take(&mut self.settled_through);
+        let mut message = ToWorker { settled_through, ..std::mem::take(&mut self.rest) };
         let count = self.answers.len().min(ANSWERS_MAX);
         message.answers = self.answers.drain(..count).collect();
         self.left += 1;
@@ -198,13 +207,14 @@ mod tests {
         let (outbox, mut outgoing) = outbox();
         assert!(outgoing.next().now_or_never().is_none());
         let answer = |lease| AdmitAnswer { lease, answer: None };
-        outbox.progress(&mut (1..=40).map(answer).collect(), Some(7));
-        outbox.progress(&mut Vec::new(), Some(9));
+        outbox.answers(&mut (1..=40).map(answer).collect());
+        outbox.acknowledge(7);
+        outbox.acknowledge(9);
         outbox.ping(3);
         for dropped in [2, 3] {
             outbox.repaired(KeepAliveResponse { dropped, ..KeepAliveResponse::default() });
         }
-        assert_eq!((outbox.answers(), outbox.stuck_after()), (40, Some(0)));
+        assert_eq!((outbox.waiting_answers(), outbox.stuck_after()), (40, Some(0)));
         outbox.end(Err(Status::aborted("x")));
         let first = outgoing.next().now_or_never().unwrap().unwrap().unwrap();
         assert_eq!((first.answers.len(), first.settled_through, first.ping), (32, 9, 3));
@@ -217,5 +227,17 @@ mod tests {
         let gone = outbox.gone();
         drop(outgoing);
         assert!(gone.is_cancelled());
+    }
+
+    #[test]
+    fn an_acknowledgement_alone_leaves_only_when_it_is_flushed() {
+        let (outbox, mut outgoing) = outbox();
+        outbox.acknowledge(7);
+        assert!(outgoing.next().now_or_never().is_none());
+        outbox.flush_acknowledgement();
+        let message = outgoing.next().now_or_never().unwrap().unwrap().unwrap();
+        assert_eq!(message, ToWorker { settled_through: 7, ..ToWorker::default() });
+        outbox.flush_acknowledgement();
+        assert!(outgoing.next().now_or_never().is_none());
     }
 }

@@ -1,6 +1,6 @@
 //! One stream of a worker.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use evenkeel_domain::{DomainError, LEASE_MAX, LeaseId, PoolId};
 use evenkeel_engine::{
@@ -18,7 +18,7 @@ use futures::{
     stream::{Fuse, FuturesUnordered},
 };
 use prometheus::IntCounter;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Status, metadata::MetadataMap};
 use tracing::{debug, info};
 
@@ -42,6 +42,8 @@ const WORK_MAX: usize = 2 * SETTLEMENTS_MAX;
 const LISTS_MAX: usize = 8;
 /// Maximum number of leases that a worker has without listing them, as in a list.
 const GRANTED_MAX: usize = 262_144;
+/// Maximum time that an acknowledgement waits for another message.
+const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(10);
 /// Number of messages that a stream reads before it looks at its other events.
 const BURST: usize = 64;
 /// Number of checks in an interval of pings.
@@ -106,6 +108,8 @@ pub(super) struct WorkerStream {
     answers: Vec<AdmitAnswer>,
     /// Settings that the worker has.
     settings: Settings,
+    /// When the outbox is flushed, if a settlement has been acknowledged since it was flushed.
+    acknowledge_by: Option<Instant>,
     is_ending: bool,
     watch: Watch,
 }
@@ -151,6 +155,7 @@ impl WorkerStream {
             acknowledged: Acknowledged::default(),
             running: FuturesUnordered::new(),
             answers: Vec::new(),
+            acknowledge_by: None,
             is_ending: false,
             watch: Watch::default(),
             sessions,
@@ -176,6 +181,7 @@ impl WorkerStream {
         }
         end.counter(self.metrics()).inc();
         self.progress(0);
+        self.flush_acknowledgement();
         self.outbox.end(status);
         self.finish().await;
     }
@@ -192,10 +198,14 @@ impl WorkerStream {
         let mut stop = pin!(shutdown.stop.cancelled().fuse());
         let mut checks = tokio::time::interval(self.sessions.ping_interval() / CHECKS);
         checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut acknowledge = pin!(tokio::time::sleep(Duration::ZERO));
         let mut is_stopping = false;
         loop {
             if is_stopping && self.order.is_idle() {
                 return End::Shutdown;
+            }
+            if let Some(by) = self.acknowledge_by.filter(|by| *by > acknowledge.deadline()) {
+                acknowledge.as_mut().reset(by);
             }
             let event = tokio::select! {
                 biased;
@@ -206,6 +216,7 @@ impl WorkerStream {
                 () = &mut leaving => { self.outbox.leave(); Ok(()) }
                 () = &mut stop => { is_stopping = true; Ok(()) }
                 Ok(()) = rules.changed() => { self.renew_settings(); Ok(()) }
+                () = &mut acknowledge, if self.acknowledge_by.is_some() => { self.flush_acknowledgement(); Ok(()) }
                 _ = checks.tick() => if self.watch.check(&self.outbox) { Err(End::Silent) } else { Ok(()) },
             };
             if let Err(end) = event {
@@ -291,7 +302,7 @@ impl WorkerStream {
     }
 
     fn admit(&mut self, Admission { lease, pool, request }: Admission) -> Result<(), End> {
-        if self.order.awaited() + self.outbox.answers() >= ADMITS_MAX {
+        if self.order.awaited() + self.outbox.waiting_answers() >= ADMITS_MAX {
             return Err(End::Exceeded("admit: more admissions than pending_admits_max"));
         }
         if self.order.pending() >= PENDING_MAX {
@@ -378,9 +389,17 @@ impl WorkerStream {
     }
 
     fn progress(&mut self, acknowledged: u64) {
-        self.metrics().streams.settlements_acknowledged.inc_by(acknowledged);
-        let through = (acknowledged > 0).then(|| self.acknowledged.through());
-        self.outbox.progress(&mut self.answers, through);
+        if acknowledged > 0 {
+            self.metrics().streams.settlements_acknowledged.inc_by(acknowledged);
+            self.outbox.acknowledge(self.acknowledged.through());
+            self.acknowledge_by.get_or_insert_with(|| Instant::now() + ACKNOWLEDGE_WITHIN);
+        }
+        self.outbox.answers(&mut self.answers);
+    }
+
+    fn flush_acknowledgement(&mut self) {
+        self.acknowledge_by = None;
+        self.outbox.flush_acknowledgement();
     }
 
     fn renew_settings(&mut self) {
