@@ -6,7 +6,7 @@
 //! returned.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell, RefMut},
     hash::{BuildHasher, RandomState},
     rc::Rc,
     time::{Duration, Instant},
@@ -19,7 +19,7 @@ use proxy_wasm::{
 };
 
 use crate::{
-    host::{Host, Level, METHOD, SERVICE},
+    host::{Host, Level, METHOD, Pairs, SERVICE},
     metrics::Counter,
     worker::{Flow, Worker, random_id},
 };
@@ -31,10 +31,20 @@ proxy_wasm::main! {{
 
 struct Gateway {
     started: Instant,
+    /// What the current callback has read.
+    read: RefCell<Read>,
     /// Metric ids in the order of [`Counter::ALL`].
     metrics: OnceCell<Vec<u32>>,
     /// Number of random numbers drawn.
     drawn: Cell<u64>,
+}
+
+/// Values that do not change while a callback runs. Reading a value from the gateway costs about a microsecond.
+#[derive(Default)]
+struct Read {
+    now_ms: Option<u64>,
+    /// Headers of the request that is the effective context.
+    request_headers: Option<Pairs>,
 }
 
 struct Root {
@@ -52,36 +62,48 @@ struct Stream {
 
 impl Root {
     fn new(context: u32) -> Root {
-        let host =
-            Rc::new(Gateway { started: Instant::now(), metrics: OnceCell::new(), drawn: Cell::new(0) });
+        let host = Rc::new(Gateway {
+            started: Instant::now(),
+            read: RefCell::default(),
+            metrics: OnceCell::new(),
+            drawn: Cell::new(0),
+        });
         let worker = Rc::new(RefCell::new(Worker::new(context, random_id(&*host))));
         Root { host, worker }
+    }
+}
+
+impl Root {
+    /// Begins a callback.
+    fn worker(&self) -> RefMut<'_, Worker> {
+        self.host.begin();
+        self.worker.borrow_mut()
     }
 }
 
 impl Context for Root {
     fn on_grpc_stream_message(&mut self, token_id: u32, message_size: usize) {
         let message = grpc_message(message_size);
-        self.worker.borrow_mut().on_stream_message(&*self.host, token_id, &message);
+        self.worker().on_stream_message(&*self.host, token_id, &message);
     }
 
     fn on_grpc_stream_close(&mut self, token_id: u32, status_code: u32) {
-        self.worker.borrow_mut().on_stream_close(&*self.host, token_id, status_code);
+        self.worker().on_stream_close(&*self.host, token_id, status_code);
     }
 
     fn on_done(&mut self) -> bool {
-        self.worker.borrow_mut().on_done(&*self.host)
+        self.worker().on_done(&*self.host)
     }
 }
 
 impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         let text = self.get_plugin_configuration().unwrap_or_default();
-        self.worker.borrow_mut().configure(&*self.host, &text)
+        self.worker().configure(&*self.host, &text)
     }
 
     fn on_tick(&mut self) {
-        self.worker.borrow_mut().on_tick(&*self.host);
+        self.worker().on_tick(&*self.host);
     }
 
     fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
@@ -98,41 +120,49 @@ impl RootContext for Root {
     }
 }
 
+impl Stream {
+    /// Begins a callback.
+    fn worker(&self) -> RefMut<'_, Worker> {
+        self.host.begin();
+        self.worker.borrow_mut()
+    }
+}
+
 impl Context for Stream {}
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
-        action(self.worker.borrow_mut().on_request_headers(&*self.host, self.context, end_of_stream))
+        action(self.worker().on_request_headers(&*self.host, self.context, end_of_stream))
     }
 
     fn on_http_request_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
         // While the gateway buffers the body, `bytes` is the size of the whole buffer.
         self.request_body_bytes = self.request_body_bytes.max(bytes);
         let bytes = self.request_body_bytes;
-        action(self.worker.borrow_mut().on_request_body(&*self.host, self.context, bytes, end_of_stream))
+        action(self.worker().on_request_body(&*self.host, self.context, bytes, end_of_stream))
     }
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
-        action(self.worker.borrow_mut().on_request_trailers(&*self.host, self.context))
+        action(self.worker().on_request_trailers(&*self.host, self.context))
     }
 
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.worker.borrow_mut().on_response_headers(&*self.host, self.context);
+        self.worker().on_response_headers(&*self.host, self.context);
         Action::Continue
     }
 
     fn on_http_response_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
-        self.worker.borrow_mut().on_response_body(&*self.host, self.context, bytes, end_of_stream);
+        self.worker().on_response_body(&*self.host, self.context, bytes, end_of_stream);
         Action::Continue
     }
 
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
-        self.worker.borrow_mut().on_response_trailers(&*self.host, self.context);
+        self.worker().on_response_trailers(&*self.host, self.context);
         Action::Continue
     }
 
     fn on_log(&mut self) {
-        self.worker.borrow_mut().on_end(&*self.host, self.context);
+        self.worker().on_end(&*self.host, self.context);
     }
 }
 
@@ -140,14 +170,31 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // Ends a stream that the gateway dropped without calling `on_log`. After `on_log`, this does nothing.
         if let Ok(mut worker) = self.worker.try_borrow_mut() {
+            self.host.begin();
             worker.on_end(&*self.host, self.context);
         }
     }
 }
 
+impl Gateway {
+    fn begin(&self) {
+        self.read.take();
+    }
+
+    /// Makes the next look at a request header read them all again.
+    fn forget_request_headers(&self) {
+        self.read.borrow_mut().request_headers = None;
+    }
+
+    fn with_request_headers<T>(&self, read: impl FnOnce(&Pairs) -> T) -> T {
+        read(self.read.borrow_mut().request_headers.get_or_insert_with(crate::header_map::request_headers))
+    }
+}
+
 impl Host for Gateway {
     fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        let elapsed = || self.started.elapsed().as_millis() as u64;
+        *self.read.borrow_mut().now_ms.get_or_insert_with(elapsed)
     }
 
     fn log(&self, level: Level, message: &str) {
@@ -160,6 +207,7 @@ impl Host for Gateway {
     }
 
     fn enter(&self, context: u32) -> bool {
+        self.forget_request_headers();
         hostcalls::set_effective_context(context).is_ok()
     }
 
@@ -168,26 +216,25 @@ impl Host for Gateway {
     }
 
     fn request_header(&self, name: &str) -> Option<String> {
-        let value = hostcalls::get_map_value_bytes(MapType::HttpRequestHeaders, name).ok().flatten()?;
-        Some(String::from_utf8_lossy(&value).into_owned())
+        self.with_request_headers(|headers| headers.values(name).next().map(text))
     }
 
     fn request_header_values(&self, name: &str) -> Vec<String> {
-        let named = |(found, value): (String, String)| found.eq_ignore_ascii_case(name).then_some(value);
-        crate::header_map::request_headers().into_iter().filter_map(named).collect()
+        self.with_request_headers(|headers| headers.values(name).map(text).collect())
     }
 
     fn set_request_header(&self, name: &str, value: &str) {
+        self.forget_request_headers();
         let _ = hostcalls::set_map_value(MapType::HttpRequestHeaders, name, Some(value));
     }
 
     fn remove_request_header(&self, name: &str) {
+        self.forget_request_headers();
         let _ = hostcalls::remove_map_value(MapType::HttpRequestHeaders, name);
     }
 
     fn response_header(&self, name: &str) -> Option<String> {
-        let value = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten()?;
-        Some(String::from_utf8_lossy(&value).into_owned())
+        hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, name).ok().flatten().as_deref().map(text)
     }
 
     fn set_response_header(&self, name: &str, value: &str) {
@@ -278,6 +325,10 @@ impl Host for Gateway {
     fn keep_route(&self) {
         let _ = hostcalls::set_property(vec!["clear_route_cache"], Some(b"off"));
     }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn action(flow: Flow) -> Action {

@@ -1,6 +1,9 @@
-//! Reads all request headers in one host call, the only way to read every value of a repeated header. The SDK's
-//! function for this call aborts the Wasm VM if a header name is not UTF-8.
+//! Reads all request headers in one host call. One call costs less than two calls for single headers, and it is the only
+//! way to read every value of a repeated header. The SDK's function for this call aborts the Wasm VM if a header name is
+//! not UTF-8.
 #![allow(unsafe_code)]
+
+use crate::host::Pairs;
 
 /// Status of a successful host call.
 const OK: u32 = 0;
@@ -15,16 +18,15 @@ unsafe extern "C" {
 }
 
 /// Returns the request headers of the effective context.
-pub(crate) fn request_headers() -> Vec<(String, String)> {
+pub(crate) fn request_headers() -> Pairs {
     let mut data: *mut u8 = std::ptr::null_mut();
     let mut bytes: usize = 0;
     // SAFETY: both pointers are valid for writing one word each.
     let status = unsafe { proxy_get_header_map_pairs(REQUEST_HEADERS, &raw mut data, &raw mut bytes) };
     if status != OK || data.is_null() {
-        return Vec::new();
+        return Pairs::default();
     }
     // SAFETY: the gateway allocated the buffer with exactly this size through this module's `proxy_on_memory_allocate`,
     // and passes ownership of the buffer to this function.
-    let map = unsafe { Vec::from_raw_parts(data, bytes, bytes) };
-    crate::host::decode_pairs(&map)
+    Pairs::new(unsafe { Vec::from_raw_parts(data, bytes, bytes) })
 }

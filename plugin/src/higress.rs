@@ -1,6 +1,8 @@
 //! Host calls that only Higress has. Other gateways do not load a module that imports these calls.
 #![allow(unsafe_code)]
 
+use crate::host::Pairs;
+
 /// Status of a successful host call.
 const OK: u32 = 0;
 
@@ -23,8 +25,9 @@ pub(crate) fn upstream_hosts() -> Vec<(String, String)> {
     }
     // SAFETY: the gateway allocated the buffer with exactly this size through this module's `proxy_on_memory_allocate`,
     // and passes ownership of the buffer to this function.
-    let map = unsafe { Vec::from_raw_parts(data, bytes, bytes) };
-    crate::host::decode_pairs(&map)
+    let map = Pairs::new(unsafe { Vec::from_raw_parts(data, bytes, bytes) });
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    map.iter().map(|(address, description)| (text(address), text(description))).collect()
 }
 
 /// Makes the routed cluster use this host. Returns false if the gateway does not apply the host.

@@ -108,38 +108,47 @@ pub trait Host {
     fn keep_route(&self) {}
 }
 
-/// Decodes a serialized proxy-wasm map. The map consists of the number of pairs, the lengths of each name and value,
-/// and then each name and value, each followed by a zero byte. Numbers are 32 bits, little-endian. Decoding stops at
-/// the first truncated pair.
-pub fn decode_pairs(map: &[u8]) -> Vec<(String, String)> {
-    let word = |at: usize| -> Option<usize> {
-        let bytes = map.get(at..at.checked_add(4)?)?;
-        Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
-    };
-    let text = |at: usize, len: usize| -> Option<String> {
-        Some(String::from_utf8_lossy(map.get(at..at.checked_add(len)?)?).into_owned())
-    };
-    let count = word(0).unwrap_or(0).min(map.len() / 8);
-    let mut pairs = Vec::with_capacity(count);
-    let mut at = 4 + 8 * count;
-    for i in 0..count {
-        let pair = word(4 + 8 * i).zip(word(8 + 8 * i)).and_then(|(name_len, value_len)| {
-            let name = text(at, name_len)?;
-            let value = text(at + name_len + 1, value_len)?;
-            at += name_len + value_len + 2;
-            Some((name, value))
-        });
-        match pair {
-            Some(pair) => pairs.push(pair),
-            None => break,
-        }
+/// A serialized proxy-wasm map. It consists of the number of pairs, the lengths of each name and value, and then each
+/// name and value, each followed by a zero byte. Numbers are 32 bits, little-endian. Reading stops at the first
+/// truncated pair.
+#[derive(Debug, Default)]
+pub struct Pairs(Vec<u8>);
+
+impl Pairs {
+    pub fn new(map: Vec<u8>) -> Self {
+        Self(map)
     }
-    pairs
+
+    /// Returns all names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let count = self.word(0).unwrap_or(0).min(self.0.len() / 8);
+        let mut at = 4 + 8 * count;
+        (0..count).map_while(move |i| {
+            let (name_len, value_len) = (self.word(4 + 8 * i)?, self.word(8 + 8 * i)?);
+            let name = self.0.get(at..at.checked_add(name_len)?)?;
+            let value_at = at + name_len + 1;
+            let value = self.0.get(value_at..value_at.checked_add(value_len)?)?;
+            at = value_at + value_len + 1;
+            Some((name, value))
+        })
+    }
+
+    /// Returns the values of a name in any case.
+    pub fn values<'p>(&'p self, name: &'p str) -> impl Iterator<Item = &'p [u8]> {
+        self.iter()
+            .filter(move |(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
+    }
+
+    fn word(&self, at: usize) -> Option<usize> {
+        let bytes = self.0.get(at..at.checked_add(4)?)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?) as usize)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::decode_pairs;
+    use super::Pairs;
 
     fn encode(pairs: &[(&str, &str)]) -> Vec<u8> {
         let mut map = (pairs.len() as u32).to_le_bytes().to_vec();
@@ -155,18 +164,20 @@ mod tests {
 
     #[test]
     fn pairs_are_decoded() {
-        let pairs = [("10.0.0.1:80", r#"{"health_status":"Healthy"}"#), ("b", "")];
-        let owned = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(decode_pairs(&encode(&pairs)), owned);
-        assert_eq!(decode_pairs(&[]), []);
+        let pairs = [("10.0.0.1:80", r#"{"health_status":"Healthy"}"#), ("b", ""), ("B", "2")];
+        let map = Pairs::new(encode(&pairs));
+        let found: Vec<_> = map.iter().collect();
+        assert_eq!(found, pairs.map(|(name, value)| (name.as_bytes(), value.as_bytes())));
+        assert_eq!(map.values("b").collect::<Vec<_>>(), [b"".as_slice(), b"2"]);
+        assert_eq!(Pairs::default().iter().count(), 0);
     }
 
     #[test]
     fn truncated_maps_do_not_panic() {
         let map = encode(&[("a", "bc"), ("d", "ef")]);
         for end in 0..map.len() {
-            assert!(decode_pairs(&map[..end]).len() <= 2);
+            assert!(Pairs::new(map[..end].to_vec()).iter().count() <= 2);
         }
-        assert_eq!(decode_pairs(&[0xff; 40]), []);
+        assert_eq!(Pairs::new(vec![0xff; 40]).iter().count(), 0);
     }
 }
