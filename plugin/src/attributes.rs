@@ -50,14 +50,24 @@ pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
     (!cluster.is_empty()).then_some(key)
 }
 
-/// Builds the Admit message of the effective stream, without pool, holder and lease. `wanted` contains the names of the
-/// headers that the sidecar requested.
-pub fn admit_request(
-    host: &dyn Host,
-    config: &Config,
-    wanted: &[String],
-    body: &BodySummary,
-) -> AdmitRequest {
+/// What the sidecar's limits use. Reading a property costs about two microseconds, so the plugin reads the address only
+/// if it is wanted.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Names of the headers that the sidecar requested and the configuration does not list, in lower case.
+    pub headers: Vec<String>,
+    pub source_ip: bool,
+}
+
+impl Default for Wanted {
+    /// Before its first answer, the sidecar may want the address.
+    fn default() -> Self {
+        Self { headers: Vec::new(), source_ip: true }
+    }
+}
+
+/// Builds the Admit message of the effective stream, without pool, holder and lease.
+pub fn admit_request(host: &dyn Host, config: &Config, wanted: &Wanted, body: &BodySummary) -> AdmitRequest {
     // If the path names a model, servers use that model and ignore the model in the body.
     let model = path::model(&request_path(host)).unwrap_or_else(|| body.model.clone());
     AdmitRequest {
@@ -109,10 +119,13 @@ pub fn upstream_address(host: &dyn Host) -> Option<String> {
     text_property(host, &["upstream", "address"]).map(|address| sanitize(&address, NAME_BYTES_MAX))
 }
 
-/// Returns whether the response came from upstream rather than from the gateway itself. Returns true for gateways that
-/// do not set `response.code_details`.
-pub fn is_via_upstream(host: &dyn Host) -> bool {
-    text_property(host, &["response", "code_details"]).is_none_or(|details| details == "via_upstream")
+/// Returns whether the response came from upstream rather than from the gateway itself; `None` for gateways that do not
+/// set `response.code_details`. A gateway does not itself answer with success once it has chosen an upstream host.
+pub fn is_via_upstream(host: &dyn Host, status: Option<u32>, has_upstream: bool) -> Option<bool> {
+    if has_upstream && status.is_some_and(|status| status < 400) {
+        return Some(true);
+    }
+    text_property(host, &["response", "code_details"]).map(|details| details == "via_upstream")
 }
 
 /// Returns an integer property, or 0 if it is absent. Gateways encode integers as 64 bits, little-endian.
@@ -150,7 +163,7 @@ fn source_value(host: &dyn Host, source: &Source) -> Option<String> {
     }
 }
 
-fn subject(host: &dyn Host, config: &Config, wanted: &[String]) -> Subject {
+fn subject(host: &dyn Host, config: &Config, wanted: &Wanted) -> Subject {
     let header = |name: &str| host.request_header(name);
     Subject {
         consumer: match &config.consumer {
@@ -159,14 +172,17 @@ fn subject(host: &dyn Host, config: &Config, wanted: &[String]) -> Subject {
         }
         .map(|consumer| sanitize(&consumer, NAME_BYTES_MAX))
         .unwrap_or_default(),
-        source_ip: text_property(host, &["source", "address"])
+        source_ip: wanted
+            .source_ip
+            .then(|| text_property(host, &["source", "address"]))
+            .flatten()
             .map(|address| without_port(&address).to_owned())
             .unwrap_or_default(),
         path: header(":path").map(|path| sanitize(&path, VALUE_BYTES_MAX)).unwrap_or_default(),
         headers: config
             .pass_headers
             .iter()
-            .chain(wanted)
+            .chain(&wanted.headers)
             .filter_map(|name| Some((name.clone(), sanitize(&header(name)?, VALUE_BYTES_MAX))))
             .collect(),
         descriptors: config

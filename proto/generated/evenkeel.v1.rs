@@ -173,6 +173,9 @@ pub struct Settings {
     /// As in KeepAliveResponse.
     #[prost(string, repeated, tag = "2")]
     pub wanted_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether limits use Subject.source_ip. Workers that do not send it save the time to read it.
+    #[prost(bool, tag = "3")]
+    pub wants_source_ip: bool,
 }
 /// Identity of a pool. The endpoints that serve one route through one cluster share a table of requests in flight.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]

@@ -40,7 +40,7 @@ impl Worker {
         let body =
             if stream.phase == Phase::Decided { Vec::new() } else { host.request_body(BODY_BYTES_MAX) };
         let mut request =
-            attributes::admit_request(host, &self.config, &self.wanted_headers, &BodySummary::default());
+            attributes::admit_request(host, &self.config, &self.wanted, &BodySummary::default());
         request.pool = stream.pool.as_ref().map(PoolKey::to_proto);
         // An admin call takes no lease, but needs a number for its answer.
         let lease = self.lease_table.issue_number();

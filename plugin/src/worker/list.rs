@@ -90,6 +90,7 @@ impl Worker {
     pub(super) fn apply_settings(&mut self, host: &dyn Host, settings: Settings) {
         self.list.set_interval(settings.interval_ms);
         self.update_wanted_headers(host, settings.wanted_headers);
+        self.wanted.source_ip = settings.wants_source_ip;
     }
 
     /// Stores the names of the headers that the sidecar requests. Skips names that are already configured or invalid.
@@ -107,6 +108,6 @@ impl Worker {
             }
         }
         host.count(Counter::WantedHeadersRejected, rejected);
-        self.wanted_headers = wanted;
+        self.wanted.headers = wanted;
     }
 }

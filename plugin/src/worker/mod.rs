@@ -34,6 +34,7 @@ use outbox::Outbox;
 use response::ResponseBody;
 
 use crate::{
+    attributes::Wanted,
     config::Config,
     host::{Host, Level},
     lease_table::{LeaseTable, PoolKey},
@@ -83,10 +84,16 @@ struct Stream {
     first_token_ms: Option<u64>,
     /// True once the response has started: the upstream address is final from then on.
     response_started: bool,
+    /// True if an upstream host is known to have responded.
+    sent: bool,
     /// True if the gateway created the response itself. Its body then contains no tokens.
     local_reply: bool,
     /// True if the path is one of `admin_paths`.
     is_admin_call: bool,
+    /// Status of the response; `None` before the response has started.
+    status: Option<u32>,
+    /// True once the whole response has passed.
+    complete: bool,
     /// True if the plugin refused the request, which must then not reach the upstream.
     refused: bool,
     ticket: Rc<[u8]>,
@@ -109,8 +116,7 @@ pub struct Worker {
     outbox: Outbox,
     list: ListSchedule,
     connectivity: Connectivity,
-    /// Names of the headers that the sidecar requested and the configuration does not list, in lower case.
-    wanted_headers: Vec<String>,
+    wanted: Wanted,
     /// Lease number up to which upstream addresses were looked up before the last list.
     located_through: u64,
     tick_ms: u64,
@@ -137,7 +143,7 @@ impl Worker {
             admissions: Admissions::default(),
             outbox: Outbox::default(),
             connectivity: Connectivity::default(),
-            wanted_headers: Vec::new(),
+            wanted: Wanted::default(),
             located_through: 0,
             tick_ms: 0,
             next_tick_ms: u64::MAX,

@@ -225,7 +225,7 @@ impl Worker {
         if uncompressed && host.request_header("accept-encoding").is_some() {
             host.remove_request_header("accept-encoding");
         }
-        let mut request = attributes::admit_request(host, &self.config, &self.wanted_headers, body);
+        let mut request = attributes::admit_request(host, &self.config, &self.wanted, body);
         request.pool = Some(pool.to_proto());
         request.lease = lease;
         stream.traceparent.clone_from(&request.traceparent);
@@ -375,7 +375,10 @@ impl Stream {
             admit_sent_ms: now_ms,
             first_token_ms: None,
             response_started: false,
+            sent: false,
             local_reply: false,
+            status: None,
+            complete: false,
             is_admin_call: false,
             refused: false,
             ticket: Rc::default(),

@@ -26,18 +26,21 @@ pub(super) struct ResponseBody {
 impl Worker {
     /// Handles the headers of a response, including a response that the gateway created itself.
     pub fn on_response_headers(&mut self, host: &dyn Host, context: u32) {
-        self.update_location(host, context);
+        let has_upstream = self.update_location(host, context);
         // The gateway may respond while the request is paused, for example because of a timeout.
         self.abandon_admission(host, context);
         let Some(stream) = self.streams.get_mut(&context) else { return };
         stream.phase = Phase::Decided;
         stream.response_started = true;
-        stream.local_reply = !attributes::is_via_upstream(host);
+        stream.status = host.response_header(":status").and_then(|status| status.parse().ok());
+        let is_via_upstream = attributes::is_via_upstream(host, stream.status, has_upstream);
+        stream.sent = is_via_upstream == Some(true);
+        stream.local_reply = is_via_upstream == Some(false);
         for header in stream.response_headers.drain(..) {
             host.set_response_header(&header.name, &header.value);
         }
         if self.config.read_usage && stream.lease.is_some() && !stream.local_reply {
-            stream.response_body.begin(host);
+            stream.response_body.begin(host, stream.status);
         }
     }
 
@@ -48,12 +51,14 @@ impl Worker {
             // The value is at least 1, because 0 means that the response had no body.
             stream.first_token_ms = Some(host.now_ms().saturating_sub(stream.admit_sent_ms).max(1));
         }
+        stream.complete |= end_of_stream;
         stream.response_body.feed(host, bytes, end_of_stream);
     }
 
     /// Handles the trailers of a response, which complete its body.
     pub fn on_response_trailers(&mut self, _host: &dyn Host, context: u32) {
         if let Some(stream) = self.streams.get_mut(&context) {
+            stream.complete = true;
             stream.response_body.end();
         }
     }
@@ -61,8 +66,7 @@ impl Worker {
 
 impl ResponseBody {
     /// Starts reading if the response may report usage.
-    fn begin(&mut self, host: &dyn Host) {
-        let status = host.response_header(":status").and_then(|status| status.parse::<u32>().ok());
+    fn begin(&mut self, host: &dyn Host, status: Option<u32>) {
         if !status.is_some_and(|status| (200..300).contains(&status)) {
             return;
         }

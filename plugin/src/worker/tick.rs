@@ -135,14 +135,14 @@ impl Worker {
         }
     }
 
-    /// Sets the location of a stream's lease to the upstream address in use.
-    pub(super) fn update_location(&mut self, host: &dyn Host, context: u32) {
-        let Some(stream) = self.streams.get_mut(&context) else { return };
-        let Some(lease) = stream.lease.filter(|_| self.config.apply.by_address()) else { return };
-        let Some(actual) = attributes::upstream_address(host) else { return };
+    /// Sets the location of a stream's lease to the upstream address in use. Returns whether there is one.
+    pub(super) fn update_location(&mut self, host: &dyn Host, context: u32) -> bool {
+        let Some(stream) = self.streams.get_mut(&context) else { return false };
+        let Some(lease) = stream.lease.filter(|_| self.config.apply.by_address()) else { return false };
+        let Some(actual) = attributes::upstream_address(host) else { return false };
         let lease_at = self.lease_table.get(lease).map(|held| &held.location);
         if matches!(lease_at, Some(Location::At(endpoint)) if **endpoint == *actual) {
-            return;
+            return true;
         }
         if stream.chosen_endpoint.as_deref().is_some_and(|chosen| chosen != actual)
             && !stream.mismatch_counted
@@ -151,5 +151,6 @@ impl Worker {
             host.count(Counter::EndpointMismatches, 1);
         }
         self.lease_table.set_location(lease, Location::At(actual.into()));
+        true
     }
 }

@@ -22,8 +22,13 @@ fn answer() -> impl Strategy<Value = AdmitAnswer> {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let wanted_headers = vec(".{0,9}", 0..99);
-    (any::<u32>(), wanted_headers)
-        .prop_map(|(interval_ms, wanted_headers)| Settings { interval_ms, wanted_headers })
+    (any::<u32>(), wanted_headers, any::<bool>()).prop_map(
+        |(interval_ms, wanted_headers, wants_source_ip)| Settings {
+            interval_ms,
+            wanted_headers,
+            wants_source_ip,
+        },
+    )
 }
 
 fn message() -> impl Strategy<Value = ToWorker> {
@@ -91,7 +96,7 @@ proptest! {
             let Some(token) = rig.host.token() else { break };
             rig.host.call(ROOT);
             rig.worker.on_stream_message(&rig.host, token, message);
-            prop_assert!(rig.worker.wanted_headers.len() <= WANTED_MAX);
+            prop_assert!(rig.worker.wanted.headers.len() <= WANTED_MAX);
             prop_assert!((100..=60_000).contains(&rig.worker.list.interval_ms()));
         }
         for _ in 0..9 {

@@ -143,8 +143,13 @@ fn the_gateways_own_response_has_no_usage() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.admit(5, "a:1");
-    rig.host.set_property(5, "response.code_details", b"response_timeout");
-    begin(&mut rig, 5, 200, &[("content-type", "application/json")]);
+    // For example, another filter answers from a cache.
+    rig.host.set_property(5, "response.code_details", b"cache.response_from_cache_filter");
+    rig.host.with_stream(5, |s| {
+        s.response_headers.insert(":status".into(), "200".into());
+        s.response_headers.insert("content-type".into(), "application/json".into());
+    });
+    rig.worker.on_response_headers(&rig.host, 5);
     pass(&mut rig, 5, br#"{"usage":{"prompt_tokens":1}}"#, true);
     assert_eq!(settled(&mut rig).tokens, None);
 }

@@ -23,6 +23,19 @@ fn until_list(rig: &mut Rig) -> u64 {
 }
 
 #[test]
+fn the_address_is_passed_on_until_the_sidecar_does_not_want_it() {
+    let mut rig = Rig::new("");
+    for (context, settings, passed) in [(5, None, true), (6, Some(false), false), (7, Some(true), true)] {
+        if let Some(wants_source_ip) = settings {
+            rig.change_settings(Settings { wants_source_ip, ..Settings::default() });
+        }
+        rig.arrive(context);
+        let source_ip = rig.last_admit().subject.unwrap().source_ip;
+        assert_eq!(source_ip, if passed { "192.0.2.7" } else { "" }, "{settings:?}");
+    }
+}
+
+#[test]
 fn headers_wanted_by_the_sidecar_are_passed_on_at_once() {
     let mut rig = Rig::new(r#"{"pass_headers":["x-a"]}"#);
     let mut context = 4;

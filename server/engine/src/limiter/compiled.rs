@@ -3,13 +3,13 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use arc_swap::ArcSwapOption;
 use evenkeel_domain::limit::{
-    Algorithm, Attributes, Bucket, Condition, CounterRule, Counts, Key, Limit, LimitRules, Meter,
+    Algorithm, Attribute, Attributes, Bucket, Condition, CounterRule, Counts, Key, Limit, LimitRules, Meter,
     OnStoreFailure, Period, QuotaKind, QuotaRule, Rejected, Window,
 };
 use evenkeel_telemetry::{LimitCounters, LimitMetrics};
@@ -75,6 +75,7 @@ pub(super) struct Compiled {
     by_name: HashMap<Arc<str>, usize>,
     /// Request headers that gateways must pass on.
     pub(super) wanted_headers: Vec<String>,
+    pub(super) wants_source_ip: bool,
     ttl_ms: u64,
 }
 
@@ -270,10 +271,13 @@ impl Compiled {
         let exceptions = rules.limits.iter().flat_map(|limit| &limit.exceptions);
         let conditions = conditions.chain(exceptions.flat_map(|exception| &exception.when));
         let attributes = conditions.map(|condition| &condition.attribute);
-        let attributes = attributes.chain(keys.iter().flat_map(Key::attributes));
-        let wanted: BTreeSet<&str> = attributes.filter_map(|attribute| attribute.wanted_header()).collect();
+        let attributes: HashSet<&Attribute> =
+            attributes.chain(keys.iter().flat_map(Key::attributes)).collect();
+        let wanted: BTreeSet<&str> =
+            attributes.iter().filter_map(|attribute| attribute.wanted_header()).collect();
         let wanted_headers = wanted.into_iter().map(str::to_owned).collect();
-        Self { rules, entries, keys, by_name, wanted_headers, ttl_ms }
+        let wants_source_ip = attributes.iter().any(|attribute| matches!(attribute, Attribute::Ip { .. }));
+        Self { rules, entries, keys, by_name, wanted_headers, wants_source_ip, ttl_ms }
     }
 
     /// Selects the limits and quotas that apply to a request.

@@ -148,6 +148,12 @@ impl Limiter {
         self.compiled().wanted_headers.clone()
     }
 
+    /// Returns whether the active rules use the client's address.
+    #[must_use]
+    pub fn wants_source_ip(&self) -> bool {
+        self.compiled().wants_source_ip
+    }
+
     /// Returns the consumers that may read and change quotas through a gateway.
     #[must_use]
     pub fn quota_admins(&self) -> Vec<String> {
