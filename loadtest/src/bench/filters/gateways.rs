@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::Filter;
 use crate::lab::{
     CLUSTER, CustomEnvoy, LabError, OVERRIDE_HOST_HEADER,
-    bootstrap::{address, cluster, override_host, rate_limit_filter, router, sidecar_cluster, wasm_filter},
+    bootstrap::{
+        address, cluster, override_host, rate_limit_filter, router, sidecar_cluster, typed, wasm_filter,
+    },
     paths,
 };
 
@@ -28,7 +30,14 @@ pub(super) async fn start_upstream(dir: &Path) -> Result<(CustomEnvoy, SocketAdd
             "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
         }],
     });
-    let envoy = CustomEnvoy::start(dir, "upstream", 1, [manager("upstream", &route, vec![])], &[]).await?;
+    // Without this filter, Envoy answers before it has read the body, and then closes the connection.
+    let buffer = typed(
+        "envoy.filters.http.buffer",
+        "envoy.extensions.filters.http.buffer.v3.Buffer",
+        json!({"max_request_bytes": 65_536}),
+    );
+    let managers = [manager("upstream", &route, vec![buffer])];
+    let envoy = CustomEnvoy::start(dir, "upstream", 1, managers, &[]).await?;
     let address = envoy.urls()[0].trim_start_matches("http://").parse();
     let address = address.map_err(|_| LabError::Invalid("the address of the upstream is invalid"))?;
     Ok((envoy, address))

@@ -74,7 +74,7 @@ pub async fn run(config: &FilterConfig, log: impl Fn(&str)) -> Result<FilterRepo
     let limits = dir.join("limits.yaml");
     std::fs::write(&limits, service_yaml()).map_err(LabError::io("writing the limits"))?;
     let sidecar_yaml = format!(
-        "limits:\n  - {{name: all, counts: requests, amount: {LIMIT}, per: 1s}}\n\
+        "limits:\n  - {{name: all, counts: requests, amount: {LIMIT}, per: 1s}}\nlimit_headers: []\n\
          rate_limit_service: {{config: \"{}\"}}",
         limits.display()
     );
