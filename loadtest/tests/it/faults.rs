@@ -188,6 +188,29 @@ async fn a_frozen_sidecar_delays_requests_until_their_deadline_only() {
     assert_eq!(after, before, "the worker is the same holder");
 }
 
+/// Both ends of the stream stand still for ten seconds, as on a host that swaps. Meanwhile other sidecars release the
+/// holder's leases, and the first list restores them.
+#[tokio::test]
+async fn the_table_is_exact_after_both_ends_were_frozen() {
+    const FROZEN: Duration = Duration::from_secs(10);
+    let Some(mut lab) = lab::start(lab(2)).await else { return };
+    let watch = CountWatch::start(&mut lab).await;
+    let _streams = (open_many(&lab, 0, 20).await, open_many(&lab, 1, 20).await);
+    let load = ClosedLoop::start(&lab, &[0, 1], 8);
+    load.wait_served(50).await;
+    lab.sidecar(0).pause().unwrap();
+    lab.envoy(0).pause().unwrap();
+    tokio::time::sleep(FROZEN).await;
+    lab.envoy(0).resume().unwrap();
+    lab.sidecar(0).resume().unwrap();
+    load.wait_served(50).await;
+    let longest = load.stop().await;
+    assert!(longest <= FROZEN + Duration::from_secs(1) + SLACK, "{longest:?}");
+    wait_exact(&lab, 1, 2 * INTERVAL + SLACK).await;
+    assert_eq!(by_table(&lab, 0).await.unwrap().values().sum::<u64>(), 40);
+    watch.assert_never_negative().await;
+}
+
 #[tokio::test]
 async fn the_table_is_exact_after_a_sidecar_has_shut_down_and_started_again() {
     let Some(mut lab) = lab::start(lab(1)).await else { return };

@@ -15,5 +15,6 @@ mod page;
 mod prometheus;
 mod rate_limit_filter;
 mod request_endings;
+mod stream_faults;
 mod support;
 mod traces;

@@ -22,7 +22,7 @@ pub struct Figures {
     pub redis_cpu_us: f64,
 }
 
-/// One run.
+/// Figures of one filter in one round.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     pub(super) filter: Filter,

@@ -192,7 +192,7 @@ async fn requests_that_end_while_redis_is_down_are_charged_later() {
     for reply in meanwhile.replies().await.iter().filter(|reply| reply.status != 200) {
         assert_eq!(reply.status, 429, "{}", reply.body);
     }
-    // Redis stays down for some KeepAlives, because gateways repeat Settles that overlapped with a KeepAlive.
+    // Redis stays down for some lists.
     for sidecar in 0..2 {
         within(LIMIT, "KeepAlives are not applied to the store", || async {
             let unapplied =

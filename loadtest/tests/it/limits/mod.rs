@@ -8,6 +8,7 @@ mod changes;
 mod failures;
 mod fixture;
 mod request;
+mod restarts;
 
 use fixture::{Fixture, HostTotals};
 use request::{ChatRequest, Reply};

@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use evenkeel_loadtest::{
@@ -47,26 +47,42 @@ pub(crate) async fn open_many(lab: &Lab, gateway: usize, count: usize) -> Vec<St
 pub(crate) struct ClosedLoop {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
-    workers: Vec<JoinHandle<Vec<String>>>,
+    workers: Vec<JoinHandle<Log>>,
+}
+
+/// What one worker saw.
+#[derive(Default)]
+struct Log {
+    failures: Vec<String>,
+    /// Duration of its longest request.
+    longest: Duration,
 }
 
 impl ClosedLoop {
     /// Starts `workers` workers, distributed over these gateways.
     pub(crate) fn start(lab: &Lab, gateways: &[usize], workers: usize) -> Self {
+        let url = |gateway: &usize| lab.envoys()[*gateway].url(Policy::Evenkeel);
+        Self::over(&gateways.iter().map(url).collect::<Vec<_>>(), workers)
+    }
+
+    /// Starts `workers` workers, distributed over the gateways at these URLs.
+    pub(crate) fn over(urls: &[String], workers: usize) -> Self {
         let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let client = chat::client();
         let worker = |i: usize| {
-            let url = lab.envoys()[gateways[i % gateways.len()]].url(Policy::Evenkeel);
+            let url = urls[i % urls.len()].clone();
             let (stop, served, client) = (Arc::clone(&stop), Arc::clone(&served), client.clone());
             tokio::spawn(async move {
-                let mut failures = Vec::new();
+                let mut log = Log::default();
                 while !stop.load(Ordering::Relaxed) {
+                    let start = Instant::now();
                     match send(&client, &url).await {
                         Ok(()) => _ = served.fetch_add(1, Ordering::Relaxed),
-                        Err(failure) => failures.push(failure),
+                        Err(failure) => log.failures.push(failure),
                     }
+                    log.longest = log.longest.max(start.elapsed());
                 }
-                failures
+                log
             })
         };
         let workers = (0..workers).map(worker).collect();
@@ -83,11 +99,13 @@ impl ClosedLoop {
         .await;
     }
 
-    /// Stops the workers and asserts that every request was served.
-    pub(crate) async fn stop(self) {
+    /// Stops the workers and asserts that every request was served. Returns the duration of the longest request.
+    pub(crate) async fn stop(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
+        let mut longest = Duration::ZERO;
         for worker in self.workers {
-            let failures = worker.await.unwrap();
+            let Log { failures, longest: of_worker } = worker.await.unwrap();
+            longest = longest.max(of_worker);
             assert!(
                 failures.is_empty(),
                 "{} requests failed, such as {:?}",
@@ -95,6 +113,7 @@ impl ClosedLoop {
                 failures.first()
             );
         }
+        longest
     }
 }
 
