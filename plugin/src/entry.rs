@@ -74,7 +74,7 @@ impl Root {
 }
 
 impl Root {
-    /// Begins a callback.
+    /// Borrows the worker for a callback, which reads everything anew.
     fn worker(&self) -> RefMut<'_, Worker> {
         self.host.begin();
         self.worker.borrow_mut()
@@ -121,7 +121,7 @@ impl RootContext for Root {
 }
 
 impl Stream {
-    /// Begins a callback.
+    /// Borrows the worker for a callback, which reads everything anew.
     fn worker(&self) -> RefMut<'_, Worker> {
         self.host.begin();
         self.worker.borrow_mut()

@@ -75,7 +75,6 @@ impl Outbox {
         self.put_rest(|rest| rest.welcome = Some(welcome));
     }
 
-    /// Puts answers.
     pub(super) fn answers(&self, answers: &mut Vec<AdmitAnswer>) {
         if !answers.is_empty() {
             self.put(|waiting| waiting.answers.extend(answers.drain(..)));
