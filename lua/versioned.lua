@@ -1,11 +1,11 @@
--- versioned: writes or removes an entry of a hash with a version. Overrides and drains are such hashes.
+-- versioned: writes or removes an entry of a versioned hash. Overrides and drains are such hashes.
 --
 -- FRAGMENTS basics
 -- KEYS  1  hash    name -> lines: ms when it was set, end in ms or 0, rest. The field '' holds the version, a number
 --                  that differs after each change
 -- ARGV  1  name
 --       2  'put' or 'remove'
---       3  end of the entry, ms since the Unix epoch, or 0
+--       3  expiry of the entry, ms since the Unix epoch, or 0 for none
 --       4  the rest of the lines
 --       5  maximum number of entries
 -- RETURNS { 1, now in ms, 1 if there was an entry before } if done

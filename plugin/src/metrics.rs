@@ -65,7 +65,8 @@ counters! {
     UsageRequested = "evenkeel_usage_requested",
     /// Events that passed unchanged because they were too long for the plugin to strip the usage that it requested.
     UsageNotStripped = "evenkeel_usage_not_stripped",
-    /// Header names that the sidecar requested and the plugin rejected: invalid names, and names beyond the maximum.
+    /// Header names that the sidecar requested and the plugin rejected: invalid names, and names beyond the maximum
+    /// number.
     WantedHeadersRejected = "evenkeel_wanted_headers_rejected",
     /// Tickets that were too large to store for Settle.
     TicketsDropped = "evenkeel_tickets_dropped",

@@ -57,7 +57,7 @@ use crate::{
 /// Name of the upstream cluster, and of the sidecars' pool.
 pub const CLUSTER: &str = "llm";
 
-/// The running processes and mock hosts. The fields drop in this order: gateways first, hosts last.
+/// The running processes and mock hosts. The fields are dropped in their order: gateways first, hosts last.
 #[derive(Debug)]
 pub struct Lab {
     envoys: Vec<Envoy>,

@@ -52,7 +52,7 @@ values! {
         "maximum": 1_000_000_000_000_000_u64,
         "examples": [10000, "10k", "1.5M", 2.5],
         "x-type": "amount",
-        "x-range": "whole number up to 10^15, also with `k`, `M`, `G`"
+        "x-range": "whole number up to 10^15, optionally with `k`, `M` or `G`"
     });
 
     /// The period of a limit or quota.

@@ -100,7 +100,7 @@ struct RawDns {
     nameserver: Option<String>,
 }
 
-/// Settings of clusters that no rule under `pools` matches.
+/// Settings for clusters that no rule under `pools` matches.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawUnlisted {

@@ -25,14 +25,15 @@ pub(super) struct RawConfig {
     /// The addresses on which the sidecar listens.
     pub(super) listen: RawListen,
     /// Time between two KeepAlive calls, with which a gateway worker reports all its leases. A worker that is silent
-    /// for 1.5 intervals counts as dead, and its leases are released within 2 intervals. A shorter interval corrects
-    /// the tables sooner but costs more calls. All sidecars that share a Redis need the same value.
+    /// for 1.5 intervals counts as dead, and its leases are released within 2 intervals of its last call. A shorter
+    /// interval corrects errors in the tables of requests in flight sooner, but costs more calls. All sidecars that
+    /// share a Redis need the same value.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "2s", "x-range" = "100ms..60s"))]
     pub(super) keep_alive_interval: Option<Duration>,
     /// Time for which the sidecar continues to serve after SIGTERM, before it refuses new connections. Meanwhile,
     /// `/readyz` returns 503 and gRPC health returns NOT_SERVING. If clients reach the sidecar through a Kubernetes
-    /// service, set about `5s`, so that Kubernetes can remove the sidecar from the service's endpoints first.
+    /// service, set this to about `5s`, so that Kubernetes can remove the sidecar from the service's endpoints first.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "0s", "x-range" = "0s..5m"))]
     pub(super) shutdown_delay: Option<Duration>,
@@ -40,31 +41,31 @@ pub(super) struct RawConfig {
     pub(super) log: RawLog,
     /// The threads that serve calls.
     pub(super) runtime: RawRuntime,
-    /// Where tables of requests in flight, counters, quota records and usage are stored.
+    /// Where counters, quota records, usage and the tables of requests in flight are stored.
     pub(super) store: RawStore,
     /// Connection to the Kubernetes API server, for pools that set `kubernetes`. Optional if the sidecar runs in a pod.
     pub(super) kubernetes: Option<RawKubernetes>,
     /// Rules for pools. The first rule that matches a request's cluster and route applies. If a rule names its cluster,
-    /// the page and the metrics show the pool before its first request. No two rules may name the same cluster and
-    /// route.
+    /// the sidecar's web page and metrics show the pool even before its first request. No two rules may name the same
+    /// cluster and route.
     pub(super) pools: Vec<RawPool>,
-    /// Settings of clusters that no rule under `pools` matches. Their endpoints come with each request, or from
+    /// Settings for clusters that no rule under `pools` matches. Their endpoints come with each request, or from
     /// Kubernetes. A sidecar serves at most 4096 pools.
     pub(super) unlisted_pools: RawUnlisted,
     /// Limits. Every limit that applies to a request counts the request, and any of them can refuse it. The
-    /// configuration may contain at most 256 limits and quotas; at most 16 of them may be able to apply to the same
-    /// request.
+    /// configuration may contain at most 256 limits and quotas; a configuration in which more than 16 of them could
+    /// apply to the same request is rejected.
     pub(super) limits: Vec<RawLimit>,
     /// Limits that the sidecar reads from the configuration of Higress's plugins.
     pub(super) higress_rules: Vec<RawHigressRules>,
-    /// Quotas. In each quota, every consumer has a balance or a budget, which administrators change at runtime.
+    /// Quotas. In each quota, every consumer has a balance or a budget, which administrators can change at runtime.
     /// Requests without a consumer are not counted.
     pub(super) quotas: Vec<RawQuota>,
-    /// Prices of models, for limits, quotas and reports of cost. The first entry that matches the model applies.
+    /// Prices of models, which limits, quotas and cost reports use. The first entry that matches the model applies.
     #[schemars(length(max = 1024))]
     pub(super) prices: Vec<RawPrice>,
-    /// Initial estimates for requests to a model. After a few requests have reported their usage, each sidecar uses
-    /// estimates that it has learned. The first entry that matches the model applies.
+    /// Initial estimates of the tokens that requests to a model use. Once it knows the usage of a few requests, each
+    /// sidecar uses its own estimates. The first entry that matches the model applies.
     #[schemars(length(max = 1024))]
     pub(super) models: Vec<RawModel>,
     /// Headers that report limits to clients. `ietf` sends `RateLimit` and `RateLimit-Policy` of the IETF draft. `x`
@@ -74,14 +75,14 @@ pub(super) struct RawConfig {
     /// Consumers that may read and change quotas through the gateway's `/quota` paths.
     #[schemars(length(max = 1024), inner(length(min = 1, max = 256)))]
     pub(super) quota_admins: Vec<String>,
-    /// Administrators, who may change quotas and overrides and drain endpoints through the sidecar's API.
+    /// Administrators, who may drain endpoints, and change quotas and overrides, through the sidecar's API.
     pub(super) admin: RawAdmin,
     /// The usage ledger, which records tokens and cost by day, consumer, model and route.
     pub(super) ledger: RawLedger,
     /// Envoy's rate limit service, configured with files in the format of envoyproxy/ratelimit. Without this section,
     /// the sidecar does not serve the rate limit service.
     pub(super) rate_limit_service: Option<RawRateLimitService>,
-    /// Export of the spans of requests with OTLP. Without `endpoint`, the sidecar exports no spans.
+    /// Export of request spans over OTLP. Without `endpoint`, the sidecar exports no spans.
     pub(super) traces: RawTraces,
 }
 

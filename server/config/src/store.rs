@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Files, StoreConfig, check::Check, credentials, formats::Span};
 
-/// Where tables of requests in flight, counters, quota records and usage are stored. With `type: memory`, all other
+/// Where counters, quota records, usage and the tables of requests in flight are stored. With `type: memory`, all other
 /// fields are rejected, because they would have no effect.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

@@ -27,17 +27,17 @@ pub(super) struct RawTraces {
     /// `https://`. A relative path is resolved against the configuration file's directory.
     #[schemars(extend("x-default" = "the system's certificates"))]
     pub(crate) ca_file: Option<String>,
-    /// Fraction of the requests without a `traceparent` for which the sidecar starts a trace. A request with a
-    /// `traceparent` is recorded if the sampled flag of the `traceparent` is set.
+    /// Of the requests without a `traceparent`, the fraction for which the sidecar starts a trace. A request with a
+    /// `traceparent` is traced if its sampled flag is set.
     #[schemars(range(min = 0, max = 1), extend("default" = 0))]
     pub(crate) sample_ratio: Option<f64>,
-    /// Maximum time that the sidecar waits for the collector's answer. An export that takes longer is not repeated. No
+    /// Maximum time that the sidecar waits for the collector's answer. An export that takes longer is not retried. No
     /// request waits for an export.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Span", extend("default" = "5s", "x-range" = "100ms..60s"))]
     pub(crate) timeout: Option<Duration>,
-    /// Headers of each export, each with a `name` and either `value` or `value_file`. A value from a file is treated as
-    /// a secret, so `endpoint` must then be `https://` or a loopback address.
+    /// Headers sent with every export. Each has a `name` and either `value` or `value_file`. A value from a file is
+    /// treated as a secret, so `endpoint` must then be `https://` or a loopback address.
     #[schemars(length(max = 16))]
     pub(crate) headers: Vec<RawHeader>,
     /// `service.name` of the exported spans.

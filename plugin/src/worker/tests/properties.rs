@@ -7,7 +7,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
-/// An event at the gateway, at the sidecar or between them. A `usize` that comes first selects a stream.
+/// An event at the gateway, at the sidecar or between them. If the first field of an event is a `usize`, it selects a
+/// stream.
 #[derive(Clone, Debug)]
 enum Event {
     Arrive,

@@ -258,8 +258,8 @@ pub(crate) struct RawQuota {
     /// Time zone in which `day`, `week` and `month` begin, such as `Europe/Berlin`. Allowed only with these periods.
     #[schemars(extend("default" = "UTC", "x-range" = "a name in the IANA time zone database"))]
     pub(crate) time_zone: Option<String>,
-    /// Balance, or amount per period, of consumers without a record. Without a default, requests of these consumers are
-    /// refused.
+    /// Balance, or amount per period, of consumers without a quota record. Without a default, requests from these
+    /// consumers are refused.
     #[schemars(with = "Amount", extend("x-default" = "none"))]
     pub(crate) default: Option<String>,
     /// The quota applies if all of these conditions hold.
@@ -303,7 +303,8 @@ pub(crate) struct RawPrice {
     pub(crate) reasoning: Option<String>,
 }
 
-/// Initial estimates for requests to a model. At least one of `output_tokens` and `bytes_per_token` is required.
+/// Initial estimates of the tokens that requests to a model use. At least one of `output_tokens` and `bytes_per_token`
+/// is required.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["model"], "minProperties" = 2))]
@@ -319,7 +320,7 @@ pub(crate) struct RawModel {
     pub(crate) bytes_per_token: Option<String>,
 }
 
-/// Administrators, who may change quotas and overrides and drain endpoints through the sidecar's API. Without tokens,
+/// Administrators, who may drain endpoints, and change quotas and overrides, through the sidecar's API. Without tokens,
 /// the API rejects all changes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]

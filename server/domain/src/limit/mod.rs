@@ -140,7 +140,8 @@ pub struct QuotaRule {
     pub name: Arc<str>,
     pub counts: Counts,
     pub kind: QuotaKind,
-    /// Balance, or amount per period, of consumers without a record. `None`: requests of these consumers are refused.
+    /// Balance, or amount per period, of consumers without a quota record. `None`: requests from these consumers are
+    /// refused.
     pub default: Option<u64>,
     /// The quota applies if all conditions hold and the request has a consumer.
     pub when: Vec<Condition>,

@@ -1,4 +1,4 @@
-//! Eviction: of many items with scores, keeps the half with the lower scores.
+//! Eviction: keeps the half of the items that have the lower scores.
 
 /// Decides which items remain, in one pass over the items.
 pub(super) struct Eviction {

@@ -1,4 +1,4 @@
-//! Activity: shows operators the spare capacity, who uses it, and why a request was refused.
+//! Activity: shows operators the spare capacity, who uses the capacity, and why a request was refused.
 //!
 //! A [`Recorder`] takes events without waiting. About once a second, [`report`] writes to the store what this sidecar
 //! saw, in place of its previous report. If such a call fails, the next report makes up for it. [`History`] joins the

@@ -97,8 +97,8 @@ impl Drains {
         self.versioned.change(drain).await
     }
 
-    /// Lets an endpoint get new requests again. `pool` must be the pool of the drain, or `None` if the drain is in all
-    /// pools.
+    /// Lets an endpoint get new requests again. `pool` must be the pool that the drain applies to, or `None` if it
+    /// applies to all pools.
     ///
     /// # Errors
     /// If there is no such drain or the store is unavailable.

@@ -113,8 +113,8 @@ impl Balancer {
         }
     }
 
-    /// Renews a holder in one pool and makes the table equal to the holder's list. Returns `None` if the list did not
-    /// reach the shared table.
+    /// Keeps a holder alive in one pool, and makes the shared table equal to the holder's list. Returns `None` if the
+    /// list did not reach the shared table.
     pub async fn keep_alive(&self, entry: &PoolEntry, holder: &HolderId, held: &Held) -> Option<Repairs> {
         entry.mark_used();
         let answer = self.store.keep_alive(&entry.pool, holder, held).await;

@@ -44,7 +44,7 @@ pub use settle::Settled;
 use ticket::Debit;
 pub use ticket::{TICKET_BYTES_MAX, Ticket};
 
-/// Reserves the estimated usage of requests under limits and quotas, and charges the actual usage.
+/// Reserves the estimated usage of requests against limits and quotas, and then charges the actual usage.
 pub struct Limiter {
     rules: Arc<ArcSwap<LimitRules>>,
     compiled: ArcSwap<Compiled>,
@@ -185,7 +185,7 @@ impl Limiter {
     /// Reserves the estimated usage of a request, in all limits and quotas or in none.
     ///
     /// # Errors
-    /// If the store fails and no policy of the limits covers the failure.
+    /// If the store fails, and the limits have no policy for that.
     pub async fn reserve(
         &self,
         request: LimitRequest,

@@ -1,4 +1,4 @@
-//! Keys of overrides: converts a key that an administrator wrote to the key under which requests are counted.
+//! Keys of overrides: converts the key that an administrator entered into the key under which requests are counted.
 
 use std::collections::HashMap;
 

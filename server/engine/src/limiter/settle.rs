@@ -26,11 +26,11 @@ pub struct Settled {
 }
 
 impl Limiter {
-    /// Settles a request's reservations. If the gateway sent no `ticket`, uses the stored ticket of this sidecar.
-    /// Returns `None` if there is no stored ticket either.
+    /// Settles a request's reservations. If the gateway sent no `ticket`, uses the ticket that this sidecar stored for
+    /// the request. Returns `None` if there is no stored ticket either.
     ///
     /// # Errors
-    /// If the store fails and no policy of the limits covers the failure.
+    /// If the store fails, and the limits have no policy for that.
     pub async fn settle(
         &self,
         id: &ReservationId,

@@ -6,8 +6,8 @@ use evenkeel_domain::settings::RateLimitHeaders;
 
 use super::response::DescriptorStatus;
 
-/// Returns the headers for the limit that is over, or else for the limit with the least remaining. The headers of the
-/// IETF draft contain all limits.
+/// Returns the headers for the exceeded limit or, if none is exceeded, for the limit with the least remaining. The
+/// headers of the IETF draft list every limit, however.
 pub(super) fn headers(which: RateLimitHeaders, statuses: &[DescriptorStatus]) -> Vec<(&'static str, String)> {
     let mut all = Vec::new();
     if which == RateLimitHeaders::default() {

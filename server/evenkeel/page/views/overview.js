@@ -1,4 +1,4 @@
-// The overview: spare capacity, who uses it, and the last refusals, on one screen.
+// The overview: spare capacity, who uses the capacity, and the latest refusals, on one screen.
 
 import { activity } from '../lib/activity.js';
 import { poll, read } from '../lib/api.js';

@@ -53,7 +53,7 @@ pub(crate) struct Explain {
     /// Read this configuration file instead of asking a sidecar. Shows which limits apply, without their usage
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Show only why the request with this id (x-request-id) was refused
+    /// Explain only the refusal of the request with this id (x-request-id)
     #[arg(long, value_name = "ID", conflicts_with_all = ["consumer", "model", "route", "cluster", "path",
           "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "config"])]
     request_id: Option<String>,

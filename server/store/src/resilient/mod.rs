@@ -58,7 +58,7 @@ pub struct ResilientStore {
     holders: Arc<dyn HolderStore>,
     local: MemoryStore,
     local_counters: MemoryCounters,
-    /// Calls on counters that wait for the store.
+    /// Calls to counters that have not reached the store yet.
     waiting: Mutex<counters::Waiting>,
     /// Number of sidecars that share the store.
     instances: AtomicUsize,

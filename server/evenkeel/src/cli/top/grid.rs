@@ -59,7 +59,7 @@ pub(super) enum Cell {
 pub(super) struct Row {
     pub(super) cells: Vec<Cell>,
     pub(super) selected: bool,
-    /// Draws the row dim, because the endpoint gets no new requests.
+    /// Whether to draw the row dim: true if the endpoint gets no new requests.
     pub(super) dim: bool,
 }
 

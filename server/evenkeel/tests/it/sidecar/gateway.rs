@@ -1,4 +1,4 @@
-//! The calls Admit and Settle, and what they do to the table.
+//! Tests of Admit and Settle, and of their effect on the table of requests in flight.
 
 use std::time::Duration;
 

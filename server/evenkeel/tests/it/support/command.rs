@@ -41,7 +41,7 @@ pub(crate) async fn prints(sidecar: &Sidecar, words: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs a command like [`prints`], and returns the JSON that it prints.
+/// Runs a command, as [`prints`] does, and returns the JSON that the command prints.
 pub(crate) async fn prints_json(sidecar: &Sidecar, words: &str) -> Value {
     let text = prints(sidecar, &format!("{words} --output json")).await;
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words}: {error}: {text}"))
