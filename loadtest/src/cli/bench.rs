@@ -6,10 +6,19 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::RangedU64ValueParser};
 use evenkeel_loadtest::bench::{self, BenchConfig, BenchRun, filters::FilterConfig};
 
 use super::progress_log;
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1_000_000)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.filter(|seconds| !seconds.is_zero()).ok_or_else(|| "expected a number above 0".to_owned())
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
@@ -35,22 +44,22 @@ pub(crate) struct DecisionsArgs {
     #[arg(long, default_value = "out/bench")]
     out: PathBuf,
     /// Number of endpoints in the pool
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = at_least_one())]
     endpoints: usize,
     /// Number of callers, each with one call in flight
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_parser = at_least_one())]
     callers: usize,
     /// Number of HTTP/2 (or Redis) connections that the callers share
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = at_least_one())]
     connections: usize,
     /// Duration of one run, in seconds
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    seconds: Duration,
     /// Number of runs of each kind; the kinds alternate, and the report has the median run
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one())]
     rounds: usize,
     /// Number of single calls on the idle system
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 2000, value_parser = at_least_one())]
     idle_calls: usize,
 }
 
@@ -59,7 +68,7 @@ async fn run_decisions(args: DecisionsArgs) -> anyhow::Result<()> {
         endpoints: args.endpoints,
         callers: args.callers,
         connections: args.connections,
-        run: Duration::from_secs_f64(args.seconds),
+        run: args.seconds,
         rounds: args.rounds,
         idle_calls: args.idle_calls,
         dir: Some(args.out.join("logs")),
@@ -78,16 +87,16 @@ pub(crate) struct RateLimitsArgs {
     #[arg(long, default_value = "out/bench-rate-limits")]
     out: PathBuf,
     /// Duration of one run, in seconds
-    #[arg(long, default_value_t = 5.0)]
-    seconds: f64,
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    seconds: Duration,
     /// Number of runs of each kind; the kinds alternate, and the report has the median run
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one())]
     rounds: usize,
 }
 
 async fn run_rate_limits(args: RateLimitsArgs) -> anyhow::Result<()> {
     let config = BenchConfig {
-        run: Duration::from_secs_f64(args.seconds),
+        run: args.seconds,
         rounds: args.rounds,
         dir: Some(args.out.join("logs")),
         ..BenchConfig::default()
@@ -105,22 +114,22 @@ pub(crate) struct FiltersArgs {
     #[arg(long, default_value = "out/bench-filters")]
     out: PathBuf,
     /// Duration of one run, in seconds
-    #[arg(long, default_value_t = 1.5)]
-    seconds: f64,
+    #[arg(long, default_value = "1.5", value_parser = seconds)]
+    seconds: Duration,
     /// Number of runs of each kind; the filters alternate, and the report has medians
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = at_least_one())]
     rounds: usize,
     /// Numbers of requests in flight
-    #[arg(long, value_delimiter = ',', default_value = "1,16,64")]
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64", value_parser = at_least_one())]
     in_flight: Vec<usize>,
     /// Numbers of the gateway's worker threads
-    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    #[arg(long, value_delimiter = ',', default_value = "1,2", value_parser = at_least_one())]
     concurrency: Vec<usize>,
 }
 
 async fn run_filters(args: FiltersArgs) -> anyhow::Result<()> {
     let config = FilterConfig {
-        run: Duration::from_secs_f64(args.seconds),
+        run: args.seconds,
         rounds: args.rounds,
         in_flight: args.in_flight,
         concurrency: args.concurrency,
