@@ -15,11 +15,6 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1_000_000)
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    seconds.filter(|seconds| !seconds.is_zero()).ok_or_else(|| "expected a number above 0".to_owned())
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Decisions per second of one sidecar, compared with a bare gRPC server, a naive Redis script and a round trip
@@ -53,7 +48,7 @@ pub(crate) struct DecisionsArgs {
     #[arg(long, default_value_t = 4, value_parser = at_least_one())]
     connections: usize,
     /// Duration of one run, in seconds
-    #[arg(long, default_value = "5", value_parser = seconds)]
+    #[arg(long, default_value = "5", value_parser = super::seconds)]
     seconds: Duration,
     /// Number of runs of each kind; the kinds alternate, and the report has the median run
     #[arg(long, default_value_t = 3, value_parser = at_least_one())]
@@ -87,7 +82,7 @@ pub(crate) struct RateLimitsArgs {
     #[arg(long, default_value = "out/bench-rate-limits")]
     out: PathBuf,
     /// Duration of one run, in seconds
-    #[arg(long, default_value = "5", value_parser = seconds)]
+    #[arg(long, default_value = "5", value_parser = super::seconds)]
     seconds: Duration,
     /// Number of runs of each kind; the kinds alternate, and the report has the median run
     #[arg(long, default_value_t = 3, value_parser = at_least_one())]
@@ -114,7 +109,7 @@ pub(crate) struct FiltersArgs {
     #[arg(long, default_value = "out/bench-filters")]
     out: PathBuf,
     /// Duration of one run, in seconds
-    #[arg(long, default_value = "1.5", value_parser = seconds)]
+    #[arg(long, default_value = "1.5", value_parser = super::seconds)]
     seconds: Duration,
     /// Number of runs of each kind; the filters alternate, and the report has medians
     #[arg(long, default_value_t = 10, value_parser = at_least_one())]

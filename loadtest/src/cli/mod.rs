@@ -7,7 +7,11 @@ mod replay;
 mod simulate;
 mod synth;
 
-use std::{net::SocketAddr, path::PathBuf, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -80,6 +84,18 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
 fn progress_log() -> impl Fn(&str) {
     let start = Instant::now();
     move |message: &str| eprintln!("[{:>4.0} s] {message}", start.elapsed().as_secs_f64())
+}
+
+/// Parses a number of seconds above 0.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let above_zero = seconds_or_zero(text).ok().filter(|seconds| !seconds.is_zero());
+    above_zero.ok_or_else(|| "expected a number above 0".to_owned())
+}
+
+/// Parses a number of seconds.
+fn seconds_or_zero(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "expected a number from 0".to_owned())
 }
 
 /// Parameters of the mock model servers.
@@ -167,11 +183,11 @@ pub(crate) struct TraceArgs {
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Start of the slice, in seconds
-    #[arg(long, default_value_t = 360.0)]
-    start: f64,
+    #[arg(long, default_value = "360", value_parser = seconds_or_zero)]
+    start: Duration,
     /// Duration of the slice, in seconds
-    #[arg(long, default_value_t = 960.0)]
-    duration: f64,
+    #[arg(long, default_value = "960", value_parser = seconds)]
+    duration: Duration,
 }
 
 impl TraceArgs {

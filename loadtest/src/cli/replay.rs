@@ -32,24 +32,22 @@ pub(crate) struct ReplayArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Wall seconds after which a request counts as an error
-    #[arg(long, default_value_t = 120.0)]
-    timeout: f64,
+    #[arg(long, default_value = "120", value_parser = super::seconds)]
+    timeout: Duration,
     #[command(flatten)]
     trace: TraceArgs,
 }
 
 pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     let (trace, _) = args.trace.load()?;
-    let workload = trace
-        .slice(Duration::from_secs_f64(args.trace.start), Duration::from_secs_f64(args.trace.duration))
-        .faster(args.faster);
+    let workload = trace.slice(args.trace.start, args.trace.duration).faster(args.faster);
     let config = ReplayConfig {
         gateways: args.gateways,
         ideal_over: Some(args.ideal_over).filter(|hosts| !hosts.is_empty()),
         time_scale: args.time_scale,
         spread: args.spread,
         seed: args.seed,
-        timeout: Duration::from_secs_f64(args.timeout),
+        timeout: args.timeout,
     };
     let result = replay(&workload, &config, Progress::new("replay")).await;
     println!(

@@ -1,7 +1,5 @@
 //! The `simulate` subcommand.
 
-use std::time::Duration;
-
 use clap::Args;
 use evenkeel_loadtest::simulate::{SimulatedPolicy, SimulationResult, System, run as simulate};
 
@@ -30,8 +28,7 @@ pub(crate) struct SimulateArgs {
 pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let (trace, _) = args.trace.load()?;
     let engine = args.engine.params();
-    let slice =
-        trace.slice(Duration::from_secs_f64(args.trace.start), Duration::from_secs_f64(args.trace.duration));
+    let slice = trace.slice(args.trace.start, args.trace.duration);
     let (workload, factor) = slice.at_load(args.load, &engine, args.hosts);
     let s = workload.summary();
     println!(

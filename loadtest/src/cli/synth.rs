@@ -15,15 +15,15 @@ pub(crate) struct SynthArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Duration of the trace, in seconds
-    #[arg(long, default_value_t = 3500.0)]
-    duration: f64,
+    #[arg(long, default_value = "3500", value_parser = super::seconds)]
+    duration: Duration,
     /// Mean requests per second
     #[arg(long, default_value_t = synth::RATE_RPS)]
     rate: f64,
 }
 
 pub(crate) fn run(args: &SynthArgs) -> anyhow::Result<()> {
-    let workload = synth::generate(args.seed, Duration::from_secs_f64(args.duration), args.rate);
+    let workload = synth::generate(args.seed, args.duration, args.rate);
     match &args.out {
         None => trace::write(&workload, io::BufWriter::new(io::stdout().lock()))?,
         Some(path) => {
