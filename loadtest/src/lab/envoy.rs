@@ -35,21 +35,13 @@ impl Envoy {
         for policy in policies {
             listeners.insert(*policy, ports::free_port()?);
         }
-        let config = dir.join(format!("{name}.json"));
         let text = describe(admin_port, &listeners).to_json();
-        fs::write(&config, text).map_err(LabError::io(format!("writing {}", config.display())))?;
-        let process = Process::new(name, paths::envoy()?, dir)
-            .args(["--config-path".as_ref(), config.as_os_str()])
-            .args(["--concurrency", &concurrency.to_string()])
-            .args(["--disable-hot-restart", "--log-level", "warning"]);
-        let mut envoy = Self { process, config, admin_port, listeners };
-        envoy.process.spawn()?;
-        Ok(envoy)
+        let (process, config) = spawn(&name, dir, concurrency, &text)?;
+        Ok(Self { process, config, admin_port, listeners })
     }
 
     pub async fn wait_ready(&mut self) -> Result<(), LabError> {
-        let url = format!("{}/ready", self.admin_url());
-        self.process.wait_ready(READY_WITHIN, async || probe::succeeds(&url).await).await
+        wait_ready(&mut self.process, self.admin_port).await
     }
 
     /// Returns the base URL of the listener for `policy`.
@@ -104,4 +96,26 @@ impl Envoy {
     pub fn resume(&mut self) -> Result<(), LabError> {
         self.process.resume()
     }
+}
+
+/// Starts an Envoy with this configuration. Returns the process and the path of its configuration file in `dir`.
+pub(super) fn spawn(
+    name: &str,
+    dir: &Path,
+    workers: usize,
+    config: &str,
+) -> Result<(Process, PathBuf), LabError> {
+    let path = dir.join(format!("{name}.json"));
+    fs::write(&path, config).map_err(LabError::io(format!("writing {}", path.display())))?;
+    let mut process = Process::new(name, paths::envoy()?, dir)
+        .args(["--config-path".as_ref(), path.as_os_str()])
+        .args(["--concurrency", &workers.to_string()])
+        .args(["--disable-hot-restart", "--log-level", "warning"]);
+    process.spawn()?;
+    Ok((process, path))
+}
+
+pub(super) async fn wait_ready(process: &mut Process, admin_port: u16) -> Result<(), LabError> {
+    let url = format!("http://127.0.0.1:{admin_port}/ready");
+    process.wait_ready(READY_WITHIN, async || probe::succeeds(&url).await).await
 }
