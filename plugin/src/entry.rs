@@ -73,37 +73,29 @@ impl Root {
     }
 }
 
-impl Root {
-    /// Borrows the worker for a callback, which reads everything anew.
-    fn worker(&self) -> RefMut<'_, Worker> {
-        self.host.begin();
-        self.worker.borrow_mut()
-    }
-}
-
 impl Context for Root {
     fn on_grpc_stream_message(&mut self, token_id: u32, message_size: usize) {
         let message = grpc_message(message_size);
-        self.worker().on_stream_message(&*self.host, token_id, &message);
+        self.host.begin(&self.worker).on_stream_message(&*self.host, token_id, &message);
     }
 
     fn on_grpc_stream_close(&mut self, token_id: u32, status_code: u32) {
-        self.worker().on_stream_close(&*self.host, token_id, status_code);
+        self.host.begin(&self.worker).on_stream_close(&*self.host, token_id, status_code);
     }
 
     fn on_done(&mut self) -> bool {
-        self.worker().on_done(&*self.host)
+        self.host.begin(&self.worker).on_done(&*self.host)
     }
 }
 
 impl RootContext for Root {
     fn on_configure(&mut self, _size: usize) -> bool {
         let text = self.get_plugin_configuration().unwrap_or_default();
-        self.worker().configure(&*self.host, &text)
+        self.host.begin(&self.worker).configure(&*self.host, &text)
     }
 
     fn on_tick(&mut self) {
-        self.worker().on_tick(&*self.host);
+        self.host.begin(&self.worker).on_tick(&*self.host);
     }
 
     fn create_http_context(&self, context_id: u32) -> Option<Box<dyn HttpContext>> {
@@ -120,65 +112,58 @@ impl RootContext for Root {
     }
 }
 
-impl Stream {
-    /// Borrows the worker for a callback, which reads everything anew.
-    fn worker(&self) -> RefMut<'_, Worker> {
-        self.host.begin();
-        self.worker.borrow_mut()
-    }
-}
-
 impl Context for Stream {}
 
 impl HttpContext for Stream {
     fn on_http_request_headers(&mut self, _count: usize, end_of_stream: bool) -> Action {
-        action(self.worker().on_request_headers(&*self.host, self.context, end_of_stream))
+        action(self.host.begin(&self.worker).on_request_headers(&*self.host, self.context, end_of_stream))
     }
 
     fn on_http_request_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
         // While the gateway buffers the body, `bytes` is the size of the whole buffer.
         self.request_body_bytes = self.request_body_bytes.max(bytes);
         let bytes = self.request_body_bytes;
-        action(self.worker().on_request_body(&*self.host, self.context, bytes, end_of_stream))
+        action(self.host.begin(&self.worker).on_request_body(&*self.host, self.context, bytes, end_of_stream))
     }
 
     fn on_http_request_trailers(&mut self, _count: usize) -> Action {
-        action(self.worker().on_request_trailers(&*self.host, self.context))
+        action(self.host.begin(&self.worker).on_request_trailers(&*self.host, self.context))
     }
 
     fn on_http_response_headers(&mut self, _count: usize, _end_of_stream: bool) -> Action {
-        self.worker().on_response_headers(&*self.host, self.context);
+        self.host.begin(&self.worker).on_response_headers(&*self.host, self.context);
         Action::Continue
     }
 
     fn on_http_response_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
-        self.worker().on_response_body(&*self.host, self.context, bytes, end_of_stream);
+        self.host.begin(&self.worker).on_response_body(&*self.host, self.context, bytes, end_of_stream);
         Action::Continue
     }
 
     fn on_http_response_trailers(&mut self, _count: usize) -> Action {
-        self.worker().on_response_trailers(&*self.host, self.context);
+        self.host.begin(&self.worker).on_response_trailers(&*self.host, self.context);
         Action::Continue
     }
 
     fn on_log(&mut self) {
-        self.worker().on_end(&*self.host, self.context);
+        self.host.begin(&self.worker).on_end(&*self.host, self.context);
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
         // Ends a stream that the gateway dropped without calling `on_log`. After `on_log`, this does nothing.
-        if let Ok(mut worker) = self.worker.try_borrow_mut() {
-            self.host.begin();
-            worker.on_end(&*self.host, self.context);
+        if self.worker.try_borrow_mut().is_ok() {
+            self.host.begin(&self.worker).on_end(&*self.host, self.context);
         }
     }
 }
 
 impl Gateway {
-    fn begin(&self) {
+    /// Borrows the worker for a callback, which reads everything anew.
+    fn begin<'w>(&self, worker: &'w RefCell<Worker>) -> RefMut<'w, Worker> {
         self.read.take();
+        worker.borrow_mut()
     }
 
     /// Makes the next look at a request header read them all again.

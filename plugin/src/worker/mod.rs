@@ -84,10 +84,9 @@ struct Stream {
     first_token_ms: Option<u64>,
     /// True once the response has started: the upstream address is final from then on.
     response_started: bool,
-    /// True if an upstream host is known to have responded.
-    sent: bool,
-    /// True if the gateway created the response itself. Its body then contains no tokens.
-    local_reply: bool,
+    /// Whether the response came from upstream rather than from the gateway itself, whose body contains no tokens.
+    /// `None` if that is unknown.
+    is_via_upstream: Option<bool>,
     /// True if the path is one of `admin_paths`.
     is_admin_call: bool,
     /// Status of the response; `None` before the response has started.

@@ -33,13 +33,11 @@ impl Worker {
         stream.phase = Phase::Decided;
         stream.response_started = true;
         stream.status = host.response_header(":status").and_then(|status| status.parse().ok());
-        let is_via_upstream = attributes::is_via_upstream(host, stream.status, has_upstream);
-        stream.sent = is_via_upstream == Some(true);
-        stream.local_reply = is_via_upstream == Some(false);
+        stream.is_via_upstream = attributes::is_via_upstream(host, stream.status, has_upstream);
         for header in stream.response_headers.drain(..) {
             host.set_response_header(&header.name, &header.value);
         }
-        if self.config.read_usage && stream.lease.is_some() && !stream.local_reply {
+        if self.config.read_usage && stream.lease.is_some() && stream.is_via_upstream != Some(false) {
             stream.response_body.begin(host, stream.status);
         }
     }
@@ -47,7 +45,7 @@ impl Worker {
     /// Handles a chunk of a response body.
     pub fn on_response_body(&mut self, host: &dyn Host, context: u32, bytes: usize, end_of_stream: bool) {
         let Some(stream) = self.streams.get_mut(&context) else { return };
-        if bytes > 0 && !stream.local_reply && stream.first_token_ms.is_none() {
+        if bytes > 0 && stream.is_via_upstream != Some(false) && stream.first_token_ms.is_none() {
             // The value is at least 1, because 0 means that the response had no body.
             stream.first_token_ms = Some(host.now_ms().saturating_sub(stream.admit_sent_ms).max(1));
         }

@@ -14,14 +14,15 @@ impl Worker {
         self.abandon_admission(host, context);
         let Some(stream) = self.streams.remove(&context) else { return };
         let Some(lease) = stream.lease else { return };
+        let is_sent = stream.is_via_upstream == Some(true);
         // Nothing can go wrong any more with a response that has passed completely.
-        let passed = stream.status.filter(|_| stream.complete && stream.sent);
+        let passed = stream.status.filter(|_| stream.complete && is_sent);
         let ending = match passed {
             Some(status) => Ending { status, flags: 0, sent: true },
             None => Ending {
                 status: attributes::number_property(host, &["response", "code"]) as u32,
                 flags: attributes::number_property(host, &["response", "flags"]),
-                sent: stream.sent || attributes::upstream_address(host).is_some(),
+                sent: is_sent || attributes::upstream_address(host).is_some(),
             },
         };
         self.settle(host, lease, ending, &stream);
