@@ -3,7 +3,7 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -271,8 +271,7 @@ impl Compiled {
         let exceptions = rules.limits.iter().flat_map(|limit| &limit.exceptions);
         let conditions = conditions.chain(exceptions.flat_map(|exception| &exception.when));
         let attributes = conditions.map(|condition| &condition.attribute);
-        let attributes: HashSet<&Attribute> =
-            attributes.chain(keys.iter().flat_map(Key::attributes)).collect();
+        let attributes: Vec<&Attribute> = attributes.chain(keys.iter().flat_map(Key::attributes)).collect();
         let wanted: BTreeSet<&str> =
             attributes.iter().filter_map(|attribute| attribute.wanted_header()).collect();
         let wanted_headers = wanted.into_iter().map(str::to_owned).collect();

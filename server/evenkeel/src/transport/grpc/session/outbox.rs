@@ -89,9 +89,7 @@ impl Outbox {
 
     /// Sends an acknowledgement that has found no other message.
     pub(super) fn flush_acknowledgement(&self) {
-        if self.0.waiting.lock().settled_through > 0 {
-            self.put_rest(|_| {});
-        }
+        self.put(|waiting| waiting.has_rest |= waiting.settled_through > 0);
     }
 
     pub(super) fn repaired(&self, response: KeepAliveResponse) {
