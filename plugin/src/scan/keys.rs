@@ -23,94 +23,221 @@ macro_rules! keys {
 pub(super) const KEY_BYTES_MAX: usize = 32;
 
 keys! {
+    Annotations = "annotations",
     Args = "args",
     Arguments = "arguments",
-    CacheCreationInputTokens = "cache_creation_input_tokens",
-    CacheReadInputTokens = "cache_read_input_tokens",
-    CachedContentTokenCount = "cachedContentTokenCount",
+    B64Json = "b64_json",
+    BaseResp = "base_resp",
+    BilledUnits = "billed_units",
+    Body = "body",
+    Bytes = "bytes",
+    CacheCreationInputTokens = "cache_creation_input_tokens"
+        | "cacheWriteInputTokens"
+        | "cacheWriteInputTokenCount",
+    CacheN = "cache_n",
+    CacheReadInputTokens = "cache_read_input_tokens" | "cacheReadInputTokens" | "cacheReadInputTokenCount",
+    CachedContentTokenCount = "cachedContentTokenCount" | "cached_content_token_count",
     CachedTokens = "cached_tokens",
+    CallId = "call_id" | "tool_call_id" | "toolUseId" | "tool_use_id",
     Candidates = "candidates",
-    CandidatesTokenCount = "candidatesTokenCount",
+    CandidatesTokenCount = "candidatesTokenCount" | "candidates_token_count" | "responseTokenCount",
+    Categories = "categories",
     Choices = "choices",
+    Citations = "citations" | "citation",
     Code = "code",
-    CompletionTokens = "completion_tokens",
+    CodeExecutionResult = "codeExecutionResult",
+    Completion = "completion",
+    CompletionTokens = "completion_tokens" | "completionTokens",
     CompletionTokensDetails = "completion_tokens_details",
+    ConnectorTokens = "connector_tokens",
     Content = "content",
+    ContentBlockDelta = "contentBlockDelta",
+    ContentFilterResults = "content_filter_results",
     Contents = "contents",
+    Context = "context",
+    Count = "count",
     Data = "data",
+    Deleted = "deleted",
     Delta = "delta",
+    Details = "details",
     Documents = "documents",
     Done = "done",
-    EvalCount = "eval_count",
+    Embedding = "embedding" | "embeddings",
+    EncryptedContent = "encrypted_content" | "redactedContent",
+    Error = "error",
+    ErrorCode = "error_code",
+    Errors = "errors",
+    EvalCount = "eval_count" | "tokens_predicted" | "generation_token_count" | "totalOutputTextTokenCount",
     ExecutableCode = "executableCode",
-    FinishReason = "finish_reason" | "finishReason",
+    ExecutedTools = "executed_tools",
+    FinishReason = "finish_reason"
+        | "finishReason"
+        | "stop_reason"
+        | "stopReason"
+        | "completionReason"
+        | "done_reason",
+    Flagged = "flagged",
     Function = "function" | "function_call" | "functionCall",
     FunctionResponse = "functionResponse" | "function_response",
     Functions = "functions",
+    GeneratedText = "generated_text",
+    GeneratedTokens = "generated_tokens" | "generated_token_count" | "tokenCount",
+    Generation = "generation",
     GenerationConfig = "generationConfig" | "generation_config",
+    Generations = "generations" | "completions",
+    Id = "id",
+    ImageUrl = "image_url",
     IncludeUsage = "include_usage",
     Input = "input",
-    InputTokens = "input_tokens",
-    InputTokensDetails = "input_tokens_details",
+    InputTokenCount = "inputTokenCount" | "input_token_count" | "input_length",
+    InputTokens = "input_tokens" | "inputTokens",
+    InputTokensDetails = "input_tokens_details" | "input_token_details",
     Instructions = "instructions",
+    InvocationMetrics = "amazon-bedrock-invocationMetrics",
+    IsFinished = "is_finished",
+    Iterations = "iterations",
+    Language = "language",
+    Logprobs = "logprobs",
     MaxCompletionTokens = "max_completion_tokens",
     MaxOutputTokens = "max_output_tokens" | "maxOutputTokens",
     MaxTokens = "max_tokens",
     Message = "message",
     Messages = "messages",
+    Meta = "meta",
+    MetaInfo = "meta_info",
+    MimeType = "mimeType" | "mime_type" | "media_type",
     Model = "model",
     ModelId = "model_id",
+    ModelName = "model_name",
+    ModelTurn = "modelTurn",
     ModelVersion = "modelVersion" | "model_version",
     Models = "models",
+    Name = "name",
+    NativeFinishReason = "native_finish_reason",
     NumPredict = "num_predict",
+    Object = "object",
     Options = "options",
     Output = "output",
-    OutputTokens = "output_tokens",
-    OutputTokensDetails = "output_tokens_details",
+    OutputText = "outputText",
+    OutputTokenCount = "outputTokenCount",
+    OutputTokens = "output_tokens" | "outputTokens",
+    OutputTokensDetails = "output_tokens_details" | "output_token_details",
+    OutputTranscription = "outputTranscription",
+    Outputs = "outputs",
     Parameters = "parameters",
     PartialJson = "partial_json",
     Parts = "parts",
+    PredictedN = "predicted_n",
+    Predictions = "predictions",
     Prompt = "prompt",
     PromptCacheHitTokens = "prompt_cache_hit_tokens",
-    PromptEvalCount = "prompt_eval_count",
-    PromptTokenCount = "promptTokenCount",
-    PromptTokens = "prompt_tokens",
+    PromptEvalCount = "prompt_eval_count" | "tokens_evaluated" | "inputTextTokenCount",
+    PromptN = "prompt_n",
+    PromptTokenCount = "promptTokenCount" | "prompt_token_count",
+    PromptTokens = "prompt_tokens" | "promptTokens",
     PromptTokensDetails = "prompt_tokens_details",
+    ProviderSpecificFields = "provider_specific_fields",
     Query = "query",
     Reasoning = "reasoning",
     ReasoningContent = "reasoning_content",
-    ReasoningTokens = "reasoning_tokens",
+    ReasoningDetails = "reasoning_details" | "thinking_blocks",
+    ReasoningTokens = "reasoning_tokens" | "reasoningTokens" | "thinking_tokens",
     Refusal = "refusal",
+    RelevanceScore = "relevance_score",
     Response = "response",
+    Result = "result",
+    Results = "results",
+    Role = "role",
+    Score = "score" | "scores",
+    ServerContent = "serverContent",
+    SetupComplete = "setupComplete",
+    Signature = "signature" | "thoughtSignature" | "thought_signature",
     Source = "source",
+    Status = "status",
+    StatusCode = "status_code",
+    Stop = "stop",
+    StopSequence = "stop_sequence",
     Stream = "stream",
     StreamOptions = "stream_options",
     Summary = "summary",
     System = "system",
     SystemInstruction = "systemInstruction" | "system_instruction",
     Text = "text",
+    TextOutput = "text_output",
     Texts = "texts",
     Thinking = "thinking",
-    ThoughtsTokenCount = "thoughtsTokenCount",
+    ThoughtsTokenCount = "thoughtsTokenCount" | "thoughts_token_count",
+    Timings = "timings",
+    Title = "title",
+    Token = "token",
+    TokenIds = "token_ids",
+    Tokens = "tokens",
+    ToolCallDelta = "tool_call_delta",
     ToolCalls = "tool_calls",
-    ToolUsePromptTokenCount = "toolUsePromptTokenCount",
+    ToolUsePromptTokenCount = "toolUsePromptTokenCount" | "tool_use_prompt_token_count",
     Tools = "tools",
-    TotalTokens = "total_tokens",
-    Type = "type",
+    TotalTokens = "total_tokens" | "totalTokens" | "totalTokenCount" | "total_token_count",
+    TurnComplete = "turnComplete",
+    Type = "type" | "event_type",
+    Url = "url",
     Usage = "usage",
+    UsageBreakdown = "usage_breakdown",
     UsageMetadata = "usageMetadata" | "usage_metadata",
     XGroq = "x_groq",
 }
 
+/// Number of slots of the hash table. A power of two, at least twice the number of names, so that probes are short.
+const SLOTS: usize = 1024;
+
+/// The index in [`NAMES`], plus 1, of the name in each slot; 0 for a free slot.
+static TABLE: [u16; SLOTS] = table();
+
+const fn table() -> [u16; SLOTS] {
+    assert!(2 * NAMES.len() <= SLOTS);
+    let mut table = [0; SLOTS];
+    let mut i = 0;
+    while i < NAMES.len() {
+        let name = NAMES[i].0.as_bytes();
+        assert!(name.len() <= KEY_BYTES_MAX);
+        let mut slot = hash(name);
+        while table[slot] != 0 {
+            slot = (slot + 1) % SLOTS;
+        }
+        i += 1;
+        table[slot] = i as u16;
+    }
+    table
+}
+
+const fn hash(name: &[u8]) -> usize {
+    let len = name.len();
+    if len == 0 {
+        return 0;
+    }
+    let (first, middle, last) = (name[0] as usize, name[len / 2] as usize, name[len - 1] as usize);
+    (len * 67 + first * 5 + middle * 29 + last * 13) % SLOTS
+}
+
 impl Key {
     pub(super) fn from_name(name: &[u8]) -> Key {
-        let unknown = if name.eq_ignore_ascii_case(b"model") { Key::ModelAnyCase } else { Key::Other };
-        NAMES.iter().find(|(known, _)| known.as_bytes() == name).map_or(unknown, |(_, key)| *key)
+        let mut slot = hash(name);
+        while let Some(i) = usize::from(TABLE[slot]).checked_sub(1) {
+            if NAMES[i].0.as_bytes() == name {
+                return NAMES[i].1;
+            }
+            slot = (slot + 1) % SLOTS;
+        }
+        if name.eq_ignore_ascii_case(b"model") { Key::ModelAnyCase } else { Key::Other }
     }
 
     /// Returns whether [`super::Event::Text`] carries the beginning of a text with this member name.
     pub(super) fn keeps_text(self) -> bool {
-        use Key::{FinishReason, Model, ModelAnyCase, ModelId, ModelVersion, Type};
-        matches!(self, FinishReason | Model | ModelAnyCase | ModelId | ModelVersion | Type)
+        use Key::{
+            FinishReason, Model, ModelAnyCase, ModelId, ModelName, ModelVersion, Object, Status, Type,
+        };
+        matches!(
+            self,
+            FinishReason | Model | ModelAnyCase | ModelId | ModelName | ModelVersion | Object | Status | Type
+        )
     }
 }

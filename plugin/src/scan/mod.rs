@@ -96,6 +96,8 @@ pub struct Scanner {
     head: [u8; TEXT_BYTES_MAX],
     head_len: usize,
     truncated: bool,
+    /// True if `head` must contain the beginning of the current text.
+    keeps_text: bool,
     /// The current escaped code unit, and the number of its digits that are still missing.
     hex: u16,
     hex_left: u8,
@@ -116,6 +118,7 @@ impl Default for Scanner {
             head: [0; TEXT_BYTES_MAX],
             head_len: 0,
             truncated: false,
+            keeps_text: false,
             hex: 0,
             hex_left: 0,
             number: Number::new(b'0'),
@@ -124,9 +127,11 @@ impl Default for Scanner {
 }
 
 impl Scanner {
-    /// Resets the scanner for a new value.
+    /// Resets the scanner for a new value. Leaves the buffers as they are, because they are written before they are
+    /// read.
     pub fn reset(&mut self) {
-        *self = Scanner::default();
+        self.state = State::Value;
+        (self.at, self.depth) = (0, 0);
     }
 
     /// Returns whether the scanner has consumed nothing yet.
@@ -150,6 +155,10 @@ impl Scanner {
         while i < bytes.len() && !self.is_done() && !self.is_broken() {
             let consumed = match self.state {
                 State::Text(role) => self.text(role, &bytes[i..], sink),
+                State::Escape(role) => {
+                    self.escape(role, bytes[i], sink);
+                    1
+                }
                 _ => usize::from(self.step(bytes[i], sink)),
             };
             i += consumed;
@@ -164,7 +173,6 @@ impl Scanner {
         match self.state {
             State::Number => return self.number(byte, sink),
             State::Word => return self.word(byte, sink),
-            State::Escape(role) => self.escape(role, byte, sink),
             State::Hex(role) => self.hex(role, byte, sink),
             State::Skipping => self.skip(byte),
             _ if is_blank => {}
@@ -193,7 +201,10 @@ impl Scanner {
         match byte {
             b'{' => self.open(false, sink),
             b'[' => self.open(true, sink),
-            b'"' => self.begin_text(TextRole::Value),
+            b'"' => {
+                self.keeps_text = self.path[..self.depth].last().is_some_and(|key| key.keeps_text());
+                self.begin_text(TextRole::Value);
+            }
             b'-' | b'0'..=b'9' => {
                 self.number = Number::new(byte);
                 self.state = State::Number;
@@ -291,7 +302,7 @@ impl Scanner {
 
     /// Consumes a text up to its end or the next escape. Returns the number of bytes consumed.
     fn text(&mut self, role: TextRole, bytes: &[u8], sink: &mut dyn Sink) -> usize {
-        let run = bytes.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20)).unwrap_or(bytes.len());
+        let run = run_len(bytes);
         if run > 0 {
             self.part(role, &bytes[..run], sink);
         }
@@ -327,10 +338,8 @@ impl Scanner {
             TextRole::Skipped => {}
             TextRole::Key => self.keep(KEY_BYTES_MAX, part),
             TextRole::Value => {
-                let path = &self.path[..self.depth];
-                let keeps_text = path.last().is_some_and(|key| key.keeps_text());
-                sink.on_event(path, Event::Part(part));
-                if keeps_text {
+                sink.on_event(&self.path[..self.depth], Event::Part(part));
+                if self.keeps_text {
                     self.keep(TEXT_BYTES_MAX, part);
                 }
             }
@@ -388,4 +397,27 @@ impl Scanner {
             None => self.part(role, b"??", sink),
         }
     }
+}
+
+/// Returns the length of the text before the next quote, backslash or control character.
+fn run_len(bytes: &[u8]) -> usize {
+    let mut len = 0;
+    while let Some(eight) = bytes[len..].first_chunk() {
+        if may_end_run(u64::from_le_bytes(*eight)) {
+            break;
+        }
+        len += 8;
+    }
+    let ends_run = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    bytes[len..].iter().position(ends_run).map_or(bytes.len(), |at| len + at)
+}
+
+/// Returns whether any of eight bytes is a quote, a backslash or a control character. Compares all eight at once: a
+/// subtraction borrows from the highest bit of each byte that is smaller.
+fn may_end_run(eight: u64) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHEST_BITS: u64 = ONES << 7;
+    let is_below = |bytes: u64, bound: u64| bytes.wrapping_sub(ONES * bound) & !bytes & HIGHEST_BITS;
+    let is = |byte: u8| is_below(eight ^ (ONES * u64::from(byte)), 1);
+    is_below(eight, 0x20) | is(b'"') | is(b'\\') != 0
 }

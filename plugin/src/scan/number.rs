@@ -4,6 +4,9 @@
 /// 64 bits, unless the exponent removes at least as many digits as were dropped.
 const DIGITS_BOUND: u128 = 10_u128.pow(37);
 
+/// Digits below this bound can take one more digit in 64 bits.
+const SHORT_BOUND: u64 = 10_u64.pow(18);
+
 /// The part of a number that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -45,7 +48,11 @@ impl Number {
             (b'0'..=b'9', Part::Whole | Part::Fraction) => {
                 let is_fraction = self.part == Part::Fraction;
                 if self.digits < DIGITS_BOUND {
-                    self.digits = self.digits * 10 + u128::from(digit);
+                    self.digits = match u64::try_from(self.digits) {
+                        // Most numbers are short, and 64-bit arithmetic is fast.
+                        Ok(digits) if digits < SHORT_BOUND => u128::from(digits * 10 + u64::from(digit)),
+                        _ => self.digits * 10 + u128::from(digit),
+                    };
                     self.power -= i64::from(is_fraction);
                 } else {
                     self.power += i64::from(!is_fraction);
