@@ -457,20 +457,29 @@ pub struct SettleRequest {
     /// The ticket from Admitted; empty if the gateway never received the response to Admit.
     #[prost(bytes = "vec", tag = "10")]
     pub ticket: ::prost::alloc::vec::Vec<u8>,
-    /// True if `tokens` are the response's final counts. If false and `tokens` is set, the response was cut off after it
-    /// had reported `tokens`; the sidecar then estimates the output tokens from output_bytes.
+    /// True if `tokens` are the response's final counts. If false and `tokens` is set, the response reported `tokens` but
+    /// not its regular end, or reported only a part of its counts; the sidecar then charges the larger of `tokens` and its
+    /// own estimate.
     #[prost(bool, tag = "11")]
     pub tokens_final: bool,
     /// Size of the generated text in the response, in bytes; 0 if the gateway did not read the text.
     #[prost(uint64, tag = "12")]
     pub output_bytes: u64,
-    /// True if the gateway read and parsed the response body to its end, so that `tokens` and `output_bytes` are complete.
-    /// If false, the sidecar estimates the output tokens that the response did not report.
+    /// True if the gateway read the response body to its end and knows its form, so that `tokens` and `output_bytes` are
+    /// complete. If false, the sidecar estimates the output tokens that the response did not report.
     #[prost(bool, tag = "13")]
     pub body_read: bool,
     /// The same value as in AdmitRequest, so that Settle joins the same trace.
     #[prost(string, tag = "14")]
     pub traceparent: ::prost::alloc::string::String,
+    /// Sum of input and output tokens if the response reported only their sum, and generated text; otherwise 0. `tokens`
+    /// is then unset, and the sidecar estimates how the sum divides.
+    #[prost(uint64, tag = "30")]
+    pub total_tokens: u64,
+    /// True if the response switched the connection to another protocol, such as WebSocket. Such a connection carries any
+    /// number of responses. The sidecar charges a connection that reported nothing by its duration.
+    #[prost(bool, tag = "31")]
+    pub upgraded: bool,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -666,9 +675,9 @@ pub enum Outcome {
     Success = 1,
     /// A complete response with a status from 400 to 499.
     ClientError = 2,
-    /// A complete response with a status of 500 or above.
+    /// A complete response with a status of 500 or above, or with an error as its body.
     ServerError = 3,
-    /// The upstream reset the stream or could not be reached.
+    /// The upstream reset the stream, ended it with an error, or could not be reached.
     UpstreamReset = 4,
     /// The client disconnected.
     ClientAbort = 5,

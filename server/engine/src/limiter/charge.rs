@@ -20,9 +20,25 @@ pub struct UsageReport {
     pub output_bytes: u64,
     /// Whether the gateway saw any part of the response's body.
     pub began: bool,
-    /// Whether the gateway read and parsed the whole response body. If so, `output_bytes` counts all generated text.
+    /// Whether the gateway read the whole response body and knows its form. If so, `output_bytes` counts all generated
+    /// text.
     pub body_read: bool,
+    /// Sum of input and output tokens, if the response reported only their sum. Otherwise 0.
+    pub total_tokens: u64,
+    /// Whether the response switched the connection to another protocol, such as WebSocket.
+    pub upgraded: bool,
+    /// Time to the end of the response.
+    pub total_ms: u64,
 }
+
+/// Most bytes of text per token. The longest tokens of common vocabularies are 128 spaces, so a count of tokens with
+/// more text than this cannot be true.
+const BYTES_PER_TOKEN_MAX: u64 = 128;
+
+/// Tokens per second of an upgraded connection that reported no usage and no text. They are the rates at which OpenAI's
+/// realtime API counts audio: 10 tokens for a second from the client, 20 for a second to it.
+const CONNECTION_INPUT_PER_SECOND: u64 = 10;
+const CONNECTION_OUTPUT_PER_SECOND: u64 = 20;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Charge {
@@ -37,18 +53,39 @@ impl UsageReport {
     /// The report of a request that its gateway did not send upstream.
     #[must_use]
     pub fn not_sent() -> Self {
-        let outcome = Outcome::NotSent;
-        Self { outcome, tokens: None, is_final: false, output_bytes: 0, began: false, body_read: false }
+        Self::unread(Outcome::NotSent)
+    }
+
+    /// The report of a request whose response the gateway did not see.
+    #[must_use]
+    pub fn unread(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            tokens: None,
+            is_final: false,
+            output_bytes: 0,
+            began: false,
+            body_read: false,
+            total_tokens: 0,
+            upgraded: false,
+            total_ms: 0,
+        }
+    }
+
+    /// Returns whether the output of these tokens can be true, beside the text that the gateway saw.
+    fn is_credible(&self, output: u64) -> bool {
+        output.saturating_mul(BYTES_PER_TOKEN_MAX) >= self.output_bytes
     }
 }
 
 impl Charge {
     /// Computes the charge of a request:
     ///
-    /// - the tokens that its response reported at its end;
+    /// - the tokens that its response reported at its end, except counts that cannot be true;
     /// - nothing, if the request was never sent, or if it failed or was cut off before the body started;
-    /// - otherwise the prompt and the output that the gateway saw. If the response is complete but its body could not
-    ///   be read, the estimated output.
+    /// - otherwise the prompt, and the larger of the output that the response reported and the output that the gateway
+    ///   saw. If the response is complete but its body could not be read or has an unknown form, the expected output. If
+    ///   the response switched protocols and could not be read, its duration.
     #[must_use]
     pub fn of(report: &UsageReport, ticket: &Ticket, estimates: &Estimates, rules: &LimitRules) -> Self {
         let (tokens, estimated) = tokens(report, ticket, estimates, rules);
@@ -75,19 +112,48 @@ fn tokens(
         Outcome::ClientError | Outcome::ServerError => true,
         Outcome::Unknown | Outcome::UpstreamReset | Outcome::ClientAbort | Outcome::Timeout => !report.began,
     };
-    if nothing_more || (report.is_final && report.tokens.is_some()) {
+    let is_final = report.is_final && report.tokens.is_some();
+    let is_prompt_missing = reported.input == 0 && ticket.prompt_bytes > 0;
+    let is_complete = is_final && !is_prompt_missing && report.is_credible(reported.output);
+    if nothing_more || is_complete {
         return (reported, false);
+    }
+    let is_unread = report.output_bytes == 0 && !report.body_read;
+    if report.upgraded && is_unread && report.tokens.is_none() {
+        return (by_duration(report), true);
+    }
+    let input = estimates.estimate(rules, &ticket.model, ticket.prompt_bytes, 0).input.ceil() as u64;
+    let text = estimates.output_tokens_of(&ticket.model, report.output_bytes);
+    if report.tokens.is_none() && report.total_tokens > 0 {
+        return (divide(report.total_tokens, input, if is_unread { None } else { Some(text) }), true);
     }
     let mut tokens = reported;
     if tokens.input == 0 {
-        tokens.input = estimates.estimate(rules, &ticket.model, ticket.prompt_bytes, 0).input.ceil() as u64;
+        tokens.input = input;
     }
-    let output = match report.output_bytes {
-        0 if report.outcome == Outcome::Success && !report.body_read => ticket.output_tokens,
-        bytes => estimates.output_tokens_of(&ticket.model, bytes),
-    };
-    tokens.output = tokens.output.max(output);
+    let is_unknown = is_unread && report.began && report.outcome == Outcome::Success;
+    if is_unknown && !is_final {
+        tokens.output = tokens.output.max(ticket.output_tokens);
+    } else if !is_final || !report.is_credible(tokens.output) {
+        tokens.output = tokens.output.max(text);
+    }
     (tokens, true)
+}
+
+/// Divides a total into the output, if its text was seen, and the rest; otherwise into the expected input, and the rest.
+fn divide(total: u64, input: u64, text: Option<u64>) -> Tokens {
+    let output = text.map_or_else(|| total.saturating_sub(input), |text| text.min(total));
+    Tokens { input: total - output, output, ..Tokens::default() }
+}
+
+/// Estimates the use of an upgraded connection whose messages could not be read.
+fn by_duration(report: &UsageReport) -> Tokens {
+    let seconds = if report.began { report.total_ms.div_ceil(1000) } else { 0 };
+    Tokens {
+        input: seconds.saturating_mul(CONNECTION_INPUT_PER_SECOND),
+        output: seconds.saturating_mul(CONNECTION_OUTPUT_PER_SECOND),
+        ..Tokens::default()
+    }
 }
 
 #[cfg(test)]
@@ -99,12 +165,11 @@ mod tests {
         let tokens = |input, output| Tokens { input, output, ..Tokens::default() };
         let ticket = Ticket { output_tokens: 300, prompt_bytes: 38, ..Ticket::default() };
         let report = |outcome, tokens, is_final, output_bytes, began| UsageReport {
-            outcome,
             tokens,
             is_final,
             output_bytes,
             began,
-            body_read: false,
+            ..UsageReport::unread(outcome)
         };
         let charge = |report| Charge::of(&report, &ticket, &Estimates::default(), &LimitRules::default());
         let (complete, cut_off, failed) = (Outcome::Success, Outcome::UpstreamReset, Outcome::ServerError);
@@ -129,5 +194,51 @@ mod tests {
         assert_eq!(charge(listed).tokens, tokens(10, 0));
         let nothing = Charge { tokens: tokens(0, 0), estimated: false, cost: 0 };
         assert_eq!(charge(report(Outcome::NotSent, None, false, 0, false)), nothing);
+    }
+
+    /// Evidence against a report: text without tokens, a prompt without tokens, a total alone.
+    #[test]
+    fn a_count_that_cannot_be_true_is_estimated() {
+        let tokens = |input, output| Some(Tokens { input, output, ..Tokens::default() });
+        let read = UsageReport { began: true, body_read: true, ..UsageReport::unread(Outcome::Success) };
+        let total = |total_tokens, output_bytes| UsageReport { total_tokens, output_bytes, ..read };
+        let reported = |tokens, output_bytes| UsageReport { tokens, is_final: true, output_bytes, ..read };
+        let unread = UsageReport { began: true, ..UsageReport::unread(Outcome::Success) };
+        let socket = UsageReport { upgraded: true, total_ms: 9500, ..unread };
+        let cut = UsageReport { outcome: Outcome::UpstreamReset, ..socket };
+        // The prompt has 400 bytes; the expected output is 300 tokens.
+        let cases = [
+            (reported(tokens(0, 0), 80), (100, 20), true),
+            (reported(tokens(90, 0), 80), (90, 20), true),
+            (reported(tokens(0, 7), 28), (100, 7), true),
+            (reported(tokens(90, 1), 8000), (90, 2000), true),
+            (reported(tokens(90, 1), 128), (90, 1), false),
+            (reported(tokens(90, 0), 0), (90, 0), false),
+            (total(500, 80), (480, 20), true),
+            (total(10, 80), (0, 10), true),
+            (UsageReport { total_tokens: 500, ..unread }, (100, 400), true),
+            (UsageReport { total_tokens: 60, ..unread }, (60, 0), true),
+            (unread, (100, 300), true),
+            // The response reported its prompt alone, in an unknown form.
+            (UsageReport { tokens: tokens(90, 0), ..unread }, (90, 300), true),
+            (UsageReport { tokens: tokens(90, 40), ..unread }, (90, 300), true),
+            // The response had no body.
+            (UsageReport { began: false, ..unread }, (100, 0), true),
+            (socket, (100, 200), true),
+            (cut, (100, 200), true),
+            (UsageReport { body_read: true, ..socket }, (100, 0), true),
+            (UsageReport { output_bytes: 400, ..socket }, (100, 100), true),
+            (
+                UsageReport { tokens: tokens(90, 40), is_final: true, output_bytes: 99, ..socket },
+                (90, 40),
+                false,
+            ),
+        ];
+        let ticket = Ticket { output_tokens: 300, prompt_bytes: 400, ..Ticket::default() };
+        for (report, (input, output), estimated) in cases {
+            let charge = Charge::of(&report, &ticket, &Estimates::default(), &LimitRules::default());
+            let charged = (charge.tokens.input, charge.tokens.output, charge.estimated);
+            assert_eq!(charged, (input, output, estimated), "{report:?}");
+        }
     }
 }

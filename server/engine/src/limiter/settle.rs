@@ -47,7 +47,7 @@ impl Limiter {
         }
         let compiled = self.compiled();
         let charge = Charge::of(report, &ticket, &self.estimates, &compiled.rules);
-        if report.outcome == Outcome::Success && report.is_final && report.tokens.is_some() {
+        if report.outcome == Outcome::Success && report.tokens.is_some() && !charge.estimated {
             self.estimates.learn(&ticket.model, ticket.prompt_bytes, report.output_bytes, &charge.tokens);
         }
         if ticket.records.is_empty() {

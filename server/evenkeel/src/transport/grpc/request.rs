@@ -69,6 +69,9 @@ pub(super) fn usage_report(request: &SettleRequest) -> UsageReport {
         output_bytes: request.output_bytes.min(TOKENS_MAX),
         began: request.first_token_ms > 0,
         body_read: request.body_read,
+        total_tokens: if request.total_tokens <= TOKENS_MAX { request.total_tokens } else { 0 },
+        upgraded: request.upgraded,
+        total_ms: request.total_ms,
     }
 }
 
