@@ -1,45 +1,69 @@
-//! Interprets the JSON values of a response, and accumulates the usage that they report.
+//! Accumulates the usage that the JSON values of a response report.
 
-use super::{Usage, stream_length::StreamLength, token_counts::TokenCounts};
+use evenkeel_proto::v1::Tokens;
+
+use super::{
+    Usage,
+    document::{self, Document, DocumentCounts},
+    members::{self, TextKind},
+    stream_length::StreamLength,
+    token_counts::{SubCalls, TokenCounts, sum_of},
+};
 use crate::{
     scan::{Event, Key, Sink, TEXT_BYTES_MAX, Word},
     text::sanitize_bytes,
 };
 
-/// Usage reported by one JSON value.
-#[derive(Clone, Debug, Default)]
-struct Document {
-    counts: TokenCounts,
-    /// Bytes of generated text.
-    text: u64,
-    /// Bytes of reasoning under each of two member names. Some servers send the same text under both names.
-    reasoning: u64,
-    reasoning_content: u64,
-    has_choices: bool,
-    has_choice: bool,
-    /// True if the value contains a finish reason.
-    finished: bool,
-    /// True if the value's `type` marks the value as the last of the stream.
-    last: bool,
-}
-
-impl Document {
-    fn output_bytes(&self) -> u64 {
-        self.text + self.reasoning.max(self.reasoning_content)
-    }
+/// Place of a JSON value in the response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The value is the whole body so far.
+    Whole,
+    /// The value is an event or line of a stream.
+    Event,
+    /// The value is an item of the array that is the body: an event of a stream, or one of several results.
+    Item,
+    /// The value is a message of a connection that carries many responses.
+    Message,
 }
 
 /// Accumulates the usage of a response.
 #[derive(Debug, Default)]
 pub(super) struct UsageAccumulator {
     model: String,
+    /// The latest snapshot of the counts, and of the counts that apply if there are no others.
     counts: TokenCounts,
-    output_bytes: u64,
+    fallback: TokenCounts,
+    sub_calls: SubCalls,
+    /// Tokens of the results before the current one, if the body contains several.
+    results: Option<Tokens>,
+    /// Bytes of generated text, and how many of them are in results before the current one.
+    text: u64,
+    text_of_results: u64,
+    /// Bytes of the longest text that repeats the parts of the current result.
+    repeated: u64,
     document: Document,
-    /// Lengths of DashScope's content and reasoning.
-    content: StreamLength,
-    reasoning: StreamLength,
-    complete: bool,
+    document_counts: DocumentCounts,
+    /// Lengths of texts that may grow from value to value.
+    growing: StreamLength,
+    growing_reasoning: StreamLength,
+    /// What the current text is; `None` if it is empty so far.
+    text_kind: Option<TextKind>,
+    /// True if the response announced its end, and no text followed.
+    is_complete: bool,
+    /// True if the only reason for `is_complete` is that the value is the whole body so far.
+    is_whole: bool,
+    /// True if text followed the last count of the output.
+    is_stale: bool,
+    /// True if one of several results has text, but no count of its output.
+    lacks_counts: bool,
+    is_known: bool,
+    /// True if the response contains an image or other data that was generated, or text that may have been.
+    has_other_output: bool,
+    is_pending: bool,
+    has_error: bool,
+    is_failure: bool,
+    is_connection: bool,
     /// True if at least one value was read.
     has_value: bool,
     /// True if data that is not JSON was skipped.
@@ -49,26 +73,98 @@ pub(super) struct UsageAccumulator {
 }
 
 impl UsageAccumulator {
-    /// Ends a value. `whole` is true if the value is the whole body.
-    pub(super) fn end_document(&mut self, whole: bool) {
+    /// Ends a value, and adds its contents to the usage.
+    pub(super) fn end_document(&mut self, place: Place) {
         self.has_value = true;
+        self.text_kind = None;
         let document = std::mem::take(&mut self.document);
-        self.counts = self.counts.merge(document.counts);
-        self.output_bytes += document.output_bytes();
-        self.content.end_event();
-        self.reasoning.end_event();
-        // OpenAI's usage chunk has an empty list of choices.
-        let is_usage_chunk = document.has_choices && !document.has_choice;
-        let is_final = document.counts.is_reported() && (whole || is_usage_chunk || document.finished);
-        self.complete |= document.last || is_final;
+        if document.is_repetition {
+            self.growing.discard_event();
+        }
+        let has_text = document.text_bytes() > 0
+            || document.repeated_bytes() > 0
+            || self.growing.has_text()
+            || self.growing_reasoning.has_text();
+        self.growing.end_event();
+        self.growing_reasoning.end_event();
+        self.text += document.text_bytes();
+        self.repeated = self.repeated.max(document.repeated_bytes());
+        let is_result = match place {
+            Place::Whole | Place::Event => false,
+            Place::Item => document.is_result(),
+            Place::Message => self.document_counts.is_reported,
+        };
+        if is_result {
+            self.end_result();
+        }
+        self.is_known |= document.is_known || has_text;
+        self.has_other_output |= document.is_opaque() || document.has_unknown_text();
+        self.is_pending = document.is_pending();
+        self.is_failure |= document.is_failure;
+        // A connection goes on after an error.
+        self.has_error |= document.is_error() && place != Place::Message;
+        let reports_output = self.document_counts.is_reported && self.take_counts(is_result);
+        if reports_output {
+            self.is_stale = false;
+        } else if has_text {
+            self.is_stale = true;
+            self.lacks_counts |= is_result;
+        }
+        let is_end = match place {
+            Place::Message => reports_output,
+            // The array may contain more results.
+            Place::Item if is_result => false,
+            _ => document.is_end,
+        };
+        self.is_complete = is_end || (self.is_complete && !has_text) || place == Place::Whole;
+        self.is_whole = place == Place::Whole && !is_end;
+    }
+
+    /// Ends one of several results.
+    fn end_result(&mut self) {
+        let parts = self.text - self.text_of_results + self.growing.bytes();
+        self.text = self.text_of_results + parts.max(self.repeated);
+        self.text_of_results = self.text;
+        self.repeated = 0;
+        self.growing = StreamLength::default();
+    }
+
+    /// Takes the counts of a value. Returns whether they include the output.
+    fn take_counts(&mut self, is_result: bool) -> bool {
+        let counts = std::mem::take(&mut self.document_counts);
+        let reports_output = counts.response.reports_output_after(self.counts)
+            || !self.counts.has_output() && counts.fallback.reports_output_after(self.fallback)
+            || counts.sub_calls.is_reported();
+        if is_result {
+            if let Some(tokens) = counts.tokens() {
+                self.results = Some(sum_of(&self.results.unwrap_or_default(), &tokens));
+            }
+            return reports_output;
+        }
+        self.counts = self.counts.replaced_by(counts.response);
+        self.fallback = self.fallback.replaced_by(counts.fallback);
+        if counts.sub_calls.is_reported() {
+            self.sub_calls = counts.sub_calls;
+        }
+        reports_output
     }
 
     /// Ends a value that is not valid JSON. Discards the value's token counts, but not its number of text bytes.
     pub(super) fn broken_document(&mut self) {
-        self.document.counts = TokenCounts::default();
-        (self.document.finished, self.document.last) = (false, false);
-        self.end_document(false);
+        self.document.discard_marks();
+        self.document_counts = DocumentCounts::default();
+        self.end_document(Place::Event);
         self.faults += 1;
+    }
+
+    /// Records that another value follows the one that seemed to be the whole body.
+    pub(super) fn continue_body(&mut self) {
+        self.is_complete &= !self.is_whole;
+    }
+
+    /// Records that the body carries the messages of an upgraded connection.
+    pub(super) fn set_connection(&mut self) {
+        self.is_connection = true;
     }
 
     /// Records that data was skipped because it is not JSON.
@@ -76,15 +172,19 @@ impl UsageAccumulator {
         self.skipped = true;
     }
 
+    /// Records that the stream reported an error outside its JSON values.
+    pub(super) fn fail(&mut self) {
+        self.has_error = true;
+    }
+
     /// Records that the body ended between two values.
     pub(super) fn end(&mut self) {
-        self.complete = true;
         self.ended = true;
     }
 
     /// Records that the response announced its end.
     pub(super) fn mark_complete(&mut self) {
-        self.complete = true;
+        self.is_complete = true;
     }
 
     pub(super) fn faults(&self) -> u64 {
@@ -97,118 +197,71 @@ impl UsageAccumulator {
 
     pub(super) fn usage(&self) -> Usage {
         // Ignore the total of an incomplete value, because a total may precede the counts that it sums.
-        let counts = self.counts.merge(TokenCounts { total: None, ..self.document.counts });
+        let counts = self.counts.or(self.document_counts.response.without_total()).or(self.fallback);
+        let growing = self.growing.bytes() + self.growing_reasoning.bytes();
+        let parts = self.text - self.text_of_results + self.document.text_bytes() + growing;
         let output_bytes =
-            self.output_bytes + self.document.output_bytes() + self.content.bytes() + self.reasoning.bytes();
+            self.text_of_results + parts.max(self.repeated).max(self.document.repeated_bytes());
+        let has_calls = self.results.is_some() || self.sub_calls.is_reported();
+        // The total alone is the input if nothing was generated. Otherwise, the sidecar divides it.
+        let lone_total = counts.lone_total().filter(|_| !has_calls && (output_bytes > 0 || !self.is_known));
+        let tokens = if lone_total.is_some() { None } else { counts.tokens() };
+        let tokens = self.sub_calls.complete(tokens);
+        let tokens = match (self.results, tokens) {
+            (Some(results), Some(tokens)) => Some(sum_of(&results, &tokens)),
+            (results, tokens) => results.or(tokens),
+        };
         // The usage is not final if the response did not report the tokens of its prompt (Ollama omits a cached prompt)
         // or of its text. The sidecar then estimates the missing counts.
-        let has_all =
-            counts.has_input() && (counts.has_output() || counts.total.is_some() || output_bytes == 0);
+        let generated_nothing = self.is_known && output_bytes == 0 && !self.has_other_output;
+        let has_output = counts.has_output() || counts.has_total() || generated_nothing;
+        let has_all = has_calls || counts.has_input() && has_output;
+        // Zeros say nothing about a body of an unknown form.
+        let is_plausible = |tokens: Tokens| self.is_known || tokens.input > 0 || tokens.output > 0;
+        let is_reported = has_all && tokens.is_some_and(is_plausible);
+        let is_stale = self.is_stale || self.lacks_counts;
+        let is_readable = self.has_value && !self.skipped && self.faults == 0 && self.is_known;
+        let is_finished = self.ended && !self.is_pending && !(self.has_other_output && output_bytes == 0);
         Usage {
             model: self.model.clone(),
-            is_final: self.complete && has_all,
-            tokens: counts.tokens(),
+            is_final: self.is_complete && !self.has_error && !is_stale && is_reported,
+            tokens,
+            total_tokens: lone_total.unwrap_or(0),
+            is_error: self.has_error || self.is_failure,
             output_bytes,
-            body_read: self.ended && self.has_value && !self.skipped && self.faults == 0,
+            body_read: is_readable && (is_finished || self.is_connection),
         }
     }
 
-    fn set_count(&mut self, path: &[Key], number: u64) {
-        use Key::*;
-        let counts = &mut self.document.counts;
-        let count = match path {
-            [.., Usage, PromptTokensDetails | InputTokensDetails, CachedTokens] => &mut counts.cached,
-            [.., Usage, CompletionTokensDetails | OutputTokensDetails, ReasoningTokens] => {
-                &mut counts.reasoning
-            }
-            // DashScope's applications list every model they used.
-            [Usage, Models, Item, InputTokens | OutputTokens] => {
-                let count =
-                    if path.ends_with(&[InputTokens]) { &mut counts.input } else { &mut counts.output };
-                *count = Some(count.unwrap_or(0).saturating_add(number));
-                return;
-            }
-            [.., Usage | UsageMetadata, name] | [name] => match name {
-                PromptTokens | PromptTokenCount | PromptEvalCount => &mut counts.prompt,
-                InputTokens => &mut counts.input,
-                CacheReadInputTokens => &mut counts.cache_read,
-                CacheCreationInputTokens => &mut counts.cache_written,
-                CachedTokens | PromptCacheHitTokens | CachedContentTokenCount => &mut counts.cached,
-                ToolUsePromptTokenCount => &mut counts.tool_prompt,
-                CompletionTokens | OutputTokens | CandidatesTokenCount | EvalCount => &mut counts.output,
-                ThoughtsTokenCount => &mut counts.thoughts,
-                TotalTokens => &mut counts.total,
-                _ => return,
-            },
-            _ => return,
+    fn on_part(&mut self, path: &[Key], part: &[u8]) {
+        let kind = match self.text_kind {
+            Some(kind) => kind,
+            None => *self.text_kind.insert(members::text(path)),
         };
-        *count = Some(number);
-    }
-
-    /// Counts the bytes of a part of a text if the path is that of generated text.
-    fn on_text_part(&mut self, path: &[Key], part: &[u8]) {
-        use Key::*;
-        let bytes = part.len() as u64;
-        let document = &mut self.document;
-        match path {
-            // OpenAI chat completions.
-            [Choices, Item, Delta | Message, rest @ ..] => match rest {
-                [Content | Refusal] | [Content, Item, Text] => document.text += bytes,
-                [Function, Arguments] | [ToolCalls, Item, Function, Arguments] => document.text += bytes,
-                [Reasoning] => document.reasoning += bytes,
-                [ReasoningContent] => document.reasoning_content += bytes,
-                _ => {}
-            },
-            // OpenAI completions.
-            [Choices, Item, Text]
-            // OpenAI responses: events and a whole response.
-            | [Delta]
-            | [Output, Item, Arguments | Input]
-            | [Output, Item, Content | Summary, Item, Text | Refusal]
-            // Anthropic: events and a whole message.
-            | [Delta, Text | Thinking | PartialJson]
-            | [Content, Item, Text | Thinking]
-            | [Content, Item, Input, ..]
-            // Gemini.
-            | [Candidates, Item, Content, Parts, Item, Text]
-            | [Candidates, Item, Content, Parts, Item, ExecutableCode, Code]
-            | [Candidates, Item, Content, Parts, Item, Function, Args, ..]
-            // Ollama.
-            | [Response | Thinking]
-            | [Message, Content | Thinking]
-            | [Message, ToolCalls, Item, Function, Arguments, ..] => document.text += bytes,
-            // DashScope.
-            [Output, Text] | [Output, Choices, Item, Message, Content] => self.content.add(part),
-            [Output, Choices, Item, Message, Content, Item, Text] => self.content.add(part),
-            [Output, Choices, Item, Message, ReasoningContent] => self.reasoning.add(part),
-            [Output, Choices, Item, Message, ToolCalls, Item, Function, Arguments] => document.text += bytes,
-            _ => {}
+        match kind {
+            TextKind::Growing if self.document.is_repetition => {}
+            TextKind::Growing => self.growing.add(part),
+            TextKind::GrowingReasoning => self.growing_reasoning.add(part),
+            kind => self.document.add_text(kind, part.len() as u64),
         }
     }
 
     fn on_text(&mut self, path: &[Key], text: &[u8]) {
         use Key::*;
+        let is_empty = self.text_kind.is_none();
+        let kind = self.text_kind.take().unwrap_or_else(|| members::text(path));
+        self.document.is_known |= kind.is_recognized();
         match path {
-            [Model]
+            [Model | ModelId | ModelName | ModelVersion]
             | [Message | Response, Model]
-            | [ModelVersion]
             | [Response, ModelVersion]
             | [Usage, Models, Item, ModelId]
                 if self.model.is_empty() =>
             {
                 self.model = sanitize_bytes(text, TEXT_BYTES_MAX);
             }
-            [Type] => {
-                self.document.last = matches!(
-                    text,
-                    b"message_stop" | b"response.completed" | b"response.incomplete" | b"response.failed"
-                );
-            }
-            // DashScope writes "null" until the last event.
-            [Candidates, Item, FinishReason]
-            | [Output, FinishReason]
-            | [Output, Choices, Item, FinishReason] => {
-                self.document.finished |= !matches!(text, b"" | b"null");
+            _ if kind == TextKind::Other => {
+                self.document.on_text(&mut self.document_counts, path, text, is_empty);
             }
             _ => {}
         }
@@ -217,24 +270,18 @@ impl UsageAccumulator {
 
 impl Sink for UsageAccumulator {
     fn on_event(&mut self, path: &[Key], event: Event<'_>) {
-        use Key::*;
         match event {
-            Event::Part(part) => self.on_text_part(path, part),
+            Event::Part(part) => self.on_part(path, part),
             Event::Text(head) => self.on_text(path, head),
-            Event::Number(Some(number)) => match path {
-                [Usage | UsageMetadata, ..]
-                | [Response | Message | XGroq, Usage | UsageMetadata, ..]
-                | [Choices, Item, Usage, ..]
-                | [PromptEvalCount | EvalCount] => self.set_count(path, number),
-                _ => {}
-            },
-            Event::Open { array, .. } => match path {
-                [Choices] => self.document.has_choices |= array,
-                [Choices, Item] => self.document.has_choice = true,
-                _ => {}
-            },
-            Event::Word { word: Word::True, .. } => self.document.finished |= path == [Done],
-            _ => {}
+            Event::Number(Some(number)) => self.document.on_number(&mut self.document_counts, path, number),
+            Event::Number(None) => {}
+            Event::Open { array, .. } => self.document.on_open(path, array),
+            Event::Close { .. } => document::on_close(&mut self.document_counts, path),
+            Event::Word { word: Word::Null, .. } => {
+                let kind = members::text(path);
+                self.document.is_known |= kind.is_recognized();
+            }
+            Event::Word { word, .. } => self.document.on_word(path, word),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! A body of server-sent events with JSON values as data.
 
-use super::accumulator::UsageAccumulator;
+use super::accumulator::{Place, UsageAccumulator};
 use crate::scan::Scanner;
 
 const DATA: &[u8] = b"data:";
+
+/// Field of an event that reports an error, without the space that may follow the colon.
+const ERROR: &[u8] = b"event:error";
 
 /// Data of the last event of an OpenAI stream.
 const DONE: &[u8] = b"[DONE]";
@@ -13,6 +16,8 @@ const DONE: &[u8] = b"[DONE]";
 enum Line {
     /// Number of bytes of `data:` matched so far.
     Name(usize),
+    /// Number of bytes of `event:error` matched so far.
+    Event(usize),
     /// Before the first byte of data, where one space is skipped.
     Blank,
     Data,
@@ -37,13 +42,20 @@ pub(super) struct Events {
     scanner: Scanner,
     line: Line,
     data: Data,
+    is_error: bool,
     /// True if the last byte was a carriage return. A newline after it belongs to the same line end.
     after_cr: bool,
 }
 
 impl Default for Events {
     fn default() -> Events {
-        Events { scanner: Scanner::default(), line: Line::Name(0), data: Data::None, after_cr: false }
+        Events {
+            scanner: Scanner::default(),
+            line: Line::Name(0),
+            data: Data::None,
+            is_error: false,
+            after_cr: false,
+        }
     }
 }
 
@@ -67,7 +79,17 @@ impl Events {
                     self.line = if matched + 1 == DATA.len() { Line::Blank } else { Line::Name(matched + 1) };
                     rest = after;
                 }
+                Line::Name(0) if *byte == ERROR[0] => {
+                    self.line = Line::Event(1);
+                    rest = after;
+                }
                 Line::Name(_) => self.line = Line::Other,
+                Line::Event(matched) if ERROR.get(matched) == Some(byte) => {
+                    self.line = Line::Event(matched + 1);
+                    rest = after;
+                }
+                Line::Event(matched) if *byte == b' ' && ERROR[..matched].ends_with(b":") => rest = after,
+                Line::Event(_) => self.line = Line::Other,
                 Line::Blank => {
                     self.line = Line::Data;
                     rest = if *byte == b' ' { after } else { rest };
@@ -83,17 +105,21 @@ impl Events {
         }
     }
 
-    /// Ends the body, and returns whether it ended between two events. An event that lacks only its final blank line is
-    /// complete.
-    pub(super) fn end(&mut self, accumulator: &mut UsageAccumulator) -> bool {
+    /// Ends the body. An event that lacks only its final blank line is complete.
+    pub(super) fn end(&mut self, accumulator: &mut UsageAccumulator) {
         let is_whole = match self.data {
             Data::None => true,
             Data::Json => self.scanner.is_done(),
             Data::Done(matched) => matched == DONE.len(),
             Data::Other => false,
         };
+        if self.line == Line::Event(ERROR.len()) {
+            self.is_error = true;
+        }
         self.end_event(accumulator);
-        is_whole
+        if is_whole {
+            accumulator.end();
+        }
     }
 
     fn end_line(&mut self, accumulator: &mut UsageAccumulator) {
@@ -101,6 +127,7 @@ impl Events {
             Line::Name(0) => self.end_event(accumulator),
             // A newline joins the data lines of one event.
             Line::Data => self.data(b"\n", accumulator),
+            Line::Event(matched) => self.is_error |= matched == ERROR.len(),
             _ => {}
         }
         self.line = Line::Name(0);
@@ -145,12 +172,15 @@ impl Events {
 
     fn end_event(&mut self, accumulator: &mut UsageAccumulator) {
         match self.data {
-            Data::Json if self.scanner.is_done() => accumulator.end_document(false),
+            Data::Json if self.scanner.is_done() => accumulator.end_document(Place::Event),
             Data::Json => accumulator.broken_document(),
             Data::Done(matched) if matched == DONE.len() => accumulator.mark_complete(),
             // Broken JSON was already counted as an error.
             Data::Done(_) | Data::Other => accumulator.skip(),
             Data::None => {}
+        }
+        if std::mem::take(&mut self.is_error) {
+            accumulator.fail();
         }
         self.data = Data::None;
         self.scanner.reset();

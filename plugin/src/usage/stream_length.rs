@@ -1,5 +1,6 @@
 //! Length of a text that a stream of events carries. Each event contains either the next part of the text or the whole
-//! text so far. DashScope sends either form, depending on the request, and the events do not show which form they have.
+//! text so far. DashScope and SGLang send either form, depending on the request or the server's configuration, and the
+//! events do not show which form they have.
 
 /// Measures the length of such a text, in bytes.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +38,16 @@ impl StreamLength {
         self.incremental |= self.previous_len > 0 && !self.continues;
         self.total += self.len;
         (self.previous_len, self.previous_hash) = (self.len, self.hash);
+        self.discard_event();
+    }
+
+    /// Returns whether the current event has carried text so far.
+    pub(super) fn has_text(&self) -> bool {
+        self.len > 0
+    }
+
+    /// Forgets the text of the current event.
+    pub(super) fn discard_event(&mut self) {
         (self.len, self.hash, self.continues) = (0, 0, false);
     }
 

@@ -28,6 +28,9 @@ const INVALID_ARGUMENT: u32 = 3;
 /// sidecar.
 pub(super) const TICKET_BYTES_MAX: usize = 4096;
 
+/// Headers with which a client offers to receive a compressed response, or compressed messages of a WebSocket.
+const COMPRESSION_HEADERS: [&str; 2] = ["accept-encoding", "sec-websocket-extensions"];
+
 impl Worker {
     /// Handles the headers of a request.
     pub fn on_request_headers(&mut self, host: &dyn Host, context: u32, end_of_stream: bool) -> Flow {
@@ -222,8 +225,10 @@ impl Worker {
         stream.lease = Some(lease);
         let uncompressed = self.config.read_usage && self.config.uncompressed_responses;
         // Check for the header first, because any change of headers makes the gateway match the route again.
-        if uncompressed && host.request_header("accept-encoding").is_some() {
-            host.remove_request_header("accept-encoding");
+        for name in COMPRESSION_HEADERS.iter().filter(|_| uncompressed) {
+            if host.request_header(name).is_some() {
+                host.remove_request_header(name);
+            }
         }
         let mut request = attributes::admit_request(host, &self.config, &self.wanted, body);
         request.pool = Some(pool.to_proto());

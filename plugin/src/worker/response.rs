@@ -5,7 +5,7 @@ use crate::{
     attributes,
     host::Host,
     metrics::Counter,
-    usage::{Usage, UsageReader},
+    usage::{Format, Usage, UsageReader},
     usage_stripper::UsageStripper,
 };
 
@@ -21,6 +21,29 @@ pub(super) struct ResponseBody {
     reader: Option<Box<UsageReader>>,
     stripper: Option<UsageStripper>,
     ended: bool,
+    /// True if the response switched the connection to another protocol, such as WebSocket.
+    pub(super) is_upgraded: bool,
+}
+
+/// Status of a response that accepts an upgrade of the connection.
+const SWITCHING_PROTOCOLS: u32 = 101;
+
+/// Returns what a content type says about the form of a body; `None` if such a body reports no usage. Servers send JSON
+/// and events under many types, so every type that may contain text is read.
+fn format(content_type: &str) -> Option<Format> {
+    let content_type = content_type.split(';').next().unwrap_or_default().trim();
+    let (class, name) = content_type.split_once('/').unwrap_or((content_type, ""));
+    match (class, name) {
+        ("text", "event-stream") => Some(Format::Events),
+        ("application", "json") => Some(Format::Json),
+        ("application", "x-ndjson" | "ndjson" | "jsonl" | "x-jsonlines" | "jsonlines" | "json-seq") => {
+            Some(Format::Lines)
+        }
+        ("application", "pdf" | "zip" | "gzip" | "wasm") | ("text", "html" | "css" | "javascript") => None,
+        ("application", _) if name.starts_with("grpc") => None,
+        ("audio" | "font" | "image" | "model" | "multipart" | "video", _) => None,
+        _ => Some(Format::Unknown),
+    }
 }
 
 impl Worker {
@@ -65,25 +88,23 @@ impl Worker {
 impl ResponseBody {
     /// Starts reading if the response may report usage.
     fn begin(&mut self, host: &dyn Host, status: Option<u32>) {
-        if !status.is_some_and(|status| (200..300).contains(&status)) {
+        self.is_upgraded = status == Some(SWITCHING_PROTOCOLS);
+        if !self.is_upgraded && !status.is_some_and(|status| (200..300).contains(&status)) {
             return;
         }
-        let content_type = host.response_header("content-type").unwrap_or_default().to_ascii_lowercase();
-        let content_type = content_type.split(';').next().unwrap_or_default().trim();
-        let by_line =
-            matches!(content_type, "application/x-ndjson" | "application/ndjson" | "application/jsonl");
-        let is_event_stream = content_type == "text/event-stream";
-        let is_json = content_type == "application/json" || content_type.ends_with("+json");
-        if !(by_line || is_event_stream || is_json) {
-            return;
-        }
-        let encoding = host.response_header("content-encoding").unwrap_or_default();
-        if !matches!(encoding.trim(), "" | "identity") {
+        let header = |name| host.response_header(name).unwrap_or_default().to_ascii_lowercase();
+        let format = if self.is_upgraded {
+            (header("upgrade").trim() == "websocket").then_some(Format::WebSocket)
+        } else {
+            format(&header("content-type"))
+        };
+        let Some(format) = format else { return };
+        if !matches!(header("content-encoding").trim(), "" | "identity") {
             host.count(Counter::UsageCompressed, 1);
             return;
         }
-        self.reader = Some(Box::new(UsageReader::new(by_line)));
-        if self.strips_usage && is_event_stream {
+        self.reader = Some(Box::new(UsageReader::new(format)));
+        if self.strips_usage && matches!(format, Format::Events | Format::Unknown) {
             self.stripper = Some(UsageStripper::default());
             host.remove_response_header("content-length");
         }
@@ -92,6 +113,9 @@ impl ResponseBody {
     /// Reads a chunk of the body before the gateway forwards the chunk.
     fn feed(&mut self, host: &dyn Host, bytes: usize, end_of_stream: bool) {
         let Some(reader) = &mut self.reader else { return };
+        if !reader.is_reading() && self.stripper.is_none() {
+            return;
+        }
         let (mut at, mut forwarded, mut changed) = (0, Vec::new(), false);
         while at < bytes {
             let chunk = host.response_body(at, CHUNK_BYTES_MAX.min(bytes - at));

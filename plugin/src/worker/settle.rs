@@ -6,7 +6,7 @@ use evenkeel_proto::v1::{Outcome, SettleRequest};
 use prost::Message as _;
 
 use super::{Phase, Stream, Worker};
-use crate::{attributes, host::Host, lease_table::PoolKey, metrics::Counter, outcome::Ending};
+use crate::{attributes, host::Host, lease_table::PoolKey, metrics::Counter, outcome::Ending, usage::Usage};
 
 impl Worker {
     /// Handles the end of a stream. Further calls for the stream do nothing.
@@ -68,7 +68,7 @@ impl Worker {
             pool: Some(held.pool.to_proto()),
             holder: String::new(),
             lease,
-            outcome: ending.outcome().into(),
+            outcome: outcome(ending, &usage).into(),
             status: ending.status,
             tokens: usage.tokens,
             first_token_ms: stream.first_token_ms.unwrap_or(0),
@@ -79,12 +79,23 @@ impl Worker {
             output_bytes: usage.output_bytes,
             body_read: usage.body_read,
             traceparent: stream.traceparent.clone(),
-            ..SettleRequest::default()
+            total_tokens: usage.total_tokens,
+            upgraded: stream.response_body.is_upgraded,
         };
         self.outbox.settle(host, request.encode_to_vec());
         if self.outbox.has_batch() {
             self.send_unsent(host);
         }
         self.hurry(host, now_ms);
+    }
+}
+
+/// Returns the outcome of a request. An error in the body of a response with a good status is an error: of the server if
+/// nothing was generated before it, otherwise an interruption.
+fn outcome(ending: Ending, usage: &Usage) -> Outcome {
+    match ending.outcome() {
+        Outcome::Success if usage.is_error && usage.output_bytes > 0 => Outcome::UpstreamReset,
+        Outcome::Success if usage.is_error => Outcome::ServerError,
+        outcome => outcome,
     }
 }

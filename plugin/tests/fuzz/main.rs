@@ -20,7 +20,7 @@ use std::{
 
 use evenkeel_plugin::{
     request_body,
-    usage::{Usage, UsageReader},
+    usage::{Format, Usage, UsageReader},
     usage_stripper::{EVENT_BYTES_MAX, UsageStripper},
 };
 use mutate::{Random, mutate};
@@ -64,8 +64,8 @@ fn fuzz(prefix: &str, check: impl Fn(&[u8], &mut Random)) {
 }
 
 /// Reads a body in these chunks.
-fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, by_line: bool, end: bool) -> (Usage, u64) {
-    let mut reader = UsageReader::new(by_line);
+fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, format: Format, end: bool) -> (Usage, u64) {
+    let mut reader = UsageReader::new(format);
     for chunk in chunks {
         reader.feed(chunk);
         assert!(reader.held_bytes() <= 1024, "holds {} bytes", reader.held_bytes());
@@ -77,17 +77,28 @@ fn read<'a>(chunks: impl IntoIterator<Item = &'a [u8]>, by_line: bool, end: bool
 }
 
 fn usage_is_sound(body: &[u8], random: &mut Random) {
-    let by_line = random.below(2) == 1;
-    let (usage, faults) = read([body], by_line, true);
-    assert_eq!(read(random.split(body), by_line, true), (usage.clone(), faults), "splits do not matter");
+    let formats = [Format::Unknown, Format::Json, Format::Lines, Format::Events, Format::WebSocket];
+    // Most inputs are read in the form that they have, or nearly have.
+    let format = if random.below(4) == 0 { formats[random.below(formats.len())] } else { Format::Unknown };
+    reading_is_sound(body, format, random);
+}
+
+fn connection_is_sound(body: &[u8], random: &mut Random) {
+    reading_is_sound(body, Format::WebSocket, random);
+}
+
+fn reading_is_sound(body: &[u8], format: Format, random: &mut Random) {
+    let (usage, faults) = read([body], format, true);
+    assert_eq!(read(random.split(body), format, true), (usage.clone(), faults), "splits do not matter");
     assert!(usage.model.len() <= 256);
     assert!(usage.output_bytes <= body.len() as u64, "not more text than bytes");
-    assert!(!usage.is_final || usage.tokens.is_some());
+    assert!(!usage.is_final || usage.tokens.is_some() && !usage.is_error);
+    assert!(usage.total_tokens == 0 || usage.tokens.is_none());
     if let Some(tokens) = usage.tokens {
         assert!(tokens.cached_input <= tokens.input && tokens.reasoning <= tokens.output);
     }
     // A prefix can report more text than the whole body while it is unknown whether its text is incremental.
-    let (before, _) = read([&body[..random.below(body.len() + 1)]], by_line, false);
+    let (before, _) = read([&body[..random.below(body.len() + 1)]], format, false);
     assert!(before.output_bytes <= body.len() as u64 && before.model.len() <= 256);
 }
 
@@ -114,6 +125,28 @@ fn dashscope() {
 #[test]
 fn ollama() {
     fuzz("ollama", usage_is_sound);
+}
+
+#[test]
+fn cohere() {
+    fuzz("cohere", usage_is_sound);
+}
+
+#[test]
+fn bedrock() {
+    fuzz("bedrock", usage_is_sound);
+}
+
+#[test]
+fn inference_servers() {
+    for server in ["tgi", "llama-cpp", "sglang", "triton", "kserve", "watsonx", "mistral"] {
+        fuzz(server, usage_is_sound);
+    }
+}
+
+#[test]
+fn connections() {
+    fuzz("realtime", connection_is_sound);
 }
 
 #[test]

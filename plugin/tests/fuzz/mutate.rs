@@ -1,7 +1,7 @@
 //! Mutates inputs at random, with some knowledge of JSON and event streams.
 
 /// Fragments that the readers interpret.
-const WORDS: [&str; 36] = [
+const WORDS: [&str; 46] = [
     "{",
     "}",
     "[",
@@ -34,6 +34,16 @@ const WORDS: [&str; 36] = [
     "\"model\":\"",
     "\"type\":\"message_stop\",",
     "\"done\":true,",
+    "\"type\":\"response.done\",",
+    "\"finish_reason\":\"stop\",",
+    "\"error\":{",
+    "event: error\n",
+    "\"iterations\":[",
+    "\"meta_info\":{",
+    "\"generated_text\":\"",
+    "\"bytes\":\"eyJ0",
+    "\"total_tokens\":9,",
+    "\u{1e}",
     "\"stream\":true,",
     "\"stream_options\":{",
     "\u{feff}",

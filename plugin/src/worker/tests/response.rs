@@ -1,6 +1,6 @@
 //! Tests of reading usage from responses and stripping it.
 
-use evenkeel_proto::v1::{SettleRequest, Tokens};
+use evenkeel_proto::v1::{Outcome, SettleRequest, Tokens};
 
 use super::*;
 use crate::metrics::Counter;
@@ -104,16 +104,16 @@ fn a_large_chunk_is_copied_in_parts() {
 #[test]
 fn trailers_end_a_body() {
     let mut rig = streaming("", &[("content-type", "text/event-stream")]);
-    pass(&mut rig, 5, b"data: {\"usage\":{\"prompt_tokens\":1}}\n\n", false);
+    pass(&mut rig, 5, b"data: {\"text\":\"\"}\n\n", false);
     rig.worker.on_response_trailers(&rig.host, 5);
-    assert!(settled(&mut rig).tokens_final);
+    assert!(settled(&mut rig).body_read);
 }
 
 #[test]
 fn only_responses_that_may_report_usage_are_read() {
     let body = br#"{"usage":{"prompt_tokens":1}}"#;
     const JSON: (&str, &str) = ("content-type", "application/json");
-    let cases: [(&str, u64, &Headers, bool); 11] = [
+    let cases: [(&str, u64, &Headers, bool); 12] = [
         ("", 200, &[JSON], true),
         ("", 200, &[("content-type", "Application/JSON;charset=utf-8")], true),
         ("", 200, &[("content-type", "application/problem+json")], true),
@@ -121,7 +121,8 @@ fn only_responses_that_may_report_usage_are_read() {
         ("", 200, &[JSON, ("content-encoding", "identity")], true),
         ("", 200, &[JSON, ("content-encoding", "gzip")], false),
         ("", 200, &[("content-type", "text/html")], false),
-        ("", 200, &[], false),
+        ("", 200, &[("content-type", "application/octet-stream")], true),
+        ("", 200, &[], true),
         ("", 429, &[JSON], false),
         ("", 500, &[JSON], false),
         (r#"{"read_usage":false}"#, 200, &[JSON], false),
@@ -155,15 +156,101 @@ fn the_gateways_own_response_has_no_usage() {
 }
 
 #[test]
-fn accept_encoding_is_removed() {
+fn offers_of_compression_are_removed() {
     for (config, kept) in
         [("", false), (r#"{"accept_encoding":"keep"}"#, true), (r#"{"read_usage":false}"#, true)]
     {
-        let mut rig = Rig::new(config);
-        rig.host.open(5);
-        rig.host.with_stream(5, |s| s.request_headers.insert("accept-encoding".into(), "gzip".into()));
-        rig.worker.on_request_headers(&rig.host, 5, true);
-        assert_eq!(rig.header(5, "accept-encoding").is_some(), kept, "{config}");
+        for name in ["accept-encoding", "sec-websocket-extensions"] {
+            let mut rig = Rig::new(config);
+            rig.host.open(5);
+            rig.host.with_stream(5, |s| s.request_headers.insert(name.into(), "permessage-deflate".into()));
+            rig.worker.on_request_headers(&rig.host, 5, true);
+            assert_eq!(rig.header(5, name).is_some(), kept, "{config} {name}");
+        }
+    }
+}
+
+/// Servers send JSON and events under many content types.
+#[test]
+fn the_form_of_a_body_is_recognized_by_its_content() {
+    let event = b"data: {\"choices\":[{\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":9,\"completion_tokens\":3}}\n\n";
+    let line =
+        b"{\"response\":\"hi\",\"done\":false}\n{\"done\":true,\"prompt_eval_count\":9,\"eval_count\":3}\n";
+    let types = [
+        "",
+        "text/plain",
+        "application/octet-stream",
+        "application/stream+json",
+        "application/x-json-stream",
+    ];
+    for body in [&event[..], &line[..]] {
+        for kind in types.into_iter().chain(["application/json", "application/json-seq"]) {
+            let mut rig = streaming("", &[("content-type", kind)]);
+            for byte in body {
+                pass(&mut rig, 5, &[*byte], false);
+            }
+            pass(&mut rig, 5, b"", true);
+            let settle = settled(&mut rig);
+            let tokens = settle.tokens.unwrap_or_default();
+            assert_eq!((tokens.input, tokens.output, settle.tokens_final), (9, 3, true), "{kind}");
+        }
+    }
+    // A download is not copied after its first bytes.
+    let mut rig = streaming("", &[("content-type", "application/octet-stream")]);
+    pass(&mut rig, 5, b"PK\x03\x04", false);
+    rig.host.with_stream(5, |s| s.response_chunk.clear());
+    rig.worker.on_response_body(&rig.host, 5, 1 << 20, false);
+    assert!(!settled(&mut rig).body_read);
+}
+
+/// The plugin removes usage from events even if the server sends them under another type.
+#[test]
+fn usage_is_stripped_from_events_of_any_type() {
+    let requested = chat_stream("text/plain");
+    assert!(requested.ends_with("data: [DONE]\n\n") && !requested.contains("usage"), "{requested}");
+}
+
+fn chat_stream(content_type: &str) -> String {
+    let mut rig = chat(INCLUDE, "/v1/chat/completions", r#"{"stream":true}"#);
+    begin(&mut rig, 5, 200, &[("content-type", content_type)]);
+    let mut seen = pass(&mut rig, 5, STREAM.as_bytes(), false);
+    seen.extend(pass(&mut rig, 5, b"", true));
+    String::from_utf8(seen).unwrap()
+}
+
+/// The outcome of a response with status 200 depends on its body: (status, body, outcome).
+#[test]
+fn an_error_in_the_body_is_an_error() {
+    let text = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n";
+    let error = "data: {\"error\":{\"message\":\"m\"}}\n\n";
+    let cases = [
+        (text.to_owned(), Outcome::Success),
+        (error.to_owned(), Outcome::ServerError),
+        (format!("{text}{error}"), Outcome::UpstreamReset),
+        ("{\"error\":{\"message\":\"m\"}}".to_owned(), Outcome::ServerError),
+    ];
+    for (body, outcome) in cases {
+        let mut rig = streaming("", &[EVENTS]);
+        pass(&mut rig, 5, body.as_bytes(), true);
+        let settle = settled(&mut rig);
+        assert_eq!((settle.outcome(), settle.status), (outcome, 200), "{body}");
+    }
+}
+
+#[test]
+fn messages_of_a_websocket_are_read() {
+    let connection = include_bytes!("../../../tests/fixtures/realtime.ws");
+    for (upgrade, tokens) in [("WebSocket", Some((270, 80))), ("other", None)] {
+        let mut rig = Rig::new("");
+        rig.arrive(5);
+        rig.admit(5, "a:1");
+        begin(&mut rig, 5, 101, &[("upgrade", upgrade)]);
+        for chunk in connection.chunks(7) {
+            assert_eq!(pass(&mut rig, 5, chunk, false), chunk, "passes unchanged");
+        }
+        let settle = settled(&mut rig);
+        let found = settle.tokens.map(|tokens| (tokens.input, tokens.output));
+        assert_eq!((found, settle.upgraded, settle.tokens_final), (tokens, true, tokens.is_some()));
     }
 }
 

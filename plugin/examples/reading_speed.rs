@@ -1,0 +1,58 @@
+//! Measures how fast the plugin reads responses:
+//!
+//! ```text
+//! cargo run -p evenkeel-plugin --profile plugin --example reading_speed
+//! ```
+//!
+//! With `--target wasm32-wasip1`, the result is a module for any WASI runtime. Node.js has the same engine as Envoy.
+
+use std::time::Instant;
+
+use evenkeel_plugin::usage::{Format, UsageReader};
+
+/// Size of a body and of its chunks, in bytes.
+const BODY_BYTES: usize = 4 << 20;
+const CHUNK_BYTES: usize = 4096;
+/// The shortest of several runs counts, because other programs only make a run longer.
+const RUNS: usize = 9;
+
+const OPENAI: &str = r#"data: {"id":"chatcmpl-9","object":"chat.completion.chunk","created":1717171717,"model":"gpt-4o-mini","system_fingerprint":"fp_1","choices":[{"index":0,"delta":{"content":" words"},"logprobs":null,"finish_reason":null}],"usage":null}"#;
+const ANTHROPIC: &str = r#"event: content_block_delta
+data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":" words"}}"#;
+const GEMINI: &str = r#"data: {"candidates":[{"content":{"parts":[{"text":" words"}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":15,"totalTokenCount":15},"modelVersion":"gemini-2.5-flash"}"#;
+const TEXT: &str = r#"The quick brown fox jumps over the lazy dog.\nIt barks, \"loudly\". "#;
+const NUMBERS: &str = "-0.0123456789,0.00123,0.1";
+
+fn main() {
+    let events = |event: &str| format!("{event}\n\n").repeat(BODY_BYTES / event.len());
+    let answer = |text: &str| {
+        let text = text.repeat(BODY_BYTES / text.len());
+        format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}]}}"#)
+    };
+    let numbers = vec![NUMBERS; BODY_BYTES / NUMBERS.len()].join(",");
+    let bodies = [
+        ("OpenAI stream", events(OPENAI)),
+        ("Anthropic stream", events(ANTHROPIC)),
+        ("Gemini stream", events(GEMINI)),
+        ("text with escapes", answer(TEXT)),
+        ("text without escapes", answer("words ")),
+        ("embedding", format!(r#"{{"object":"list","data":[{{"embedding":[{numbers}]}}]}}"#)),
+    ];
+    for (name, body) in bodies {
+        let kb = body.len() as f64 / 1024.0;
+        let ns = (0..RUNS).map(|_| read(body.as_bytes())).fold(f64::MAX, f64::min);
+        println!("{name}: {:.0} ns per KB", ns / kb);
+    }
+}
+
+/// Reads a body. Returns the time in nanoseconds.
+fn read(body: &[u8]) -> f64 {
+    let mut reader = UsageReader::new(Format::Unknown);
+    let start = Instant::now();
+    for chunk in body.chunks(CHUNK_BYTES) {
+        reader.feed(chunk);
+    }
+    let ns = start.elapsed().as_nanos() as f64;
+    assert_eq!(reader.faults(), 0);
+    ns
+}
