@@ -7,7 +7,7 @@ use super::{
     document::{self, Document, DocumentCounts},
     members::{self, TextKind},
     stream_length::StreamLength,
-    token_counts::{SubCalls, TokenCounts, sum_of},
+    token_counts::{SubCalls, TokenCounts, TokenKind, sum_of},
 };
 use crate::{
     scan::{Event, Key, Sink, TEXT_BYTES_MAX, Word},
@@ -103,7 +103,10 @@ impl UsageAccumulator {
         self.is_failure |= document.is_failure;
         // A connection goes on after an error.
         self.has_error |= document.is_error() && place != Place::Message;
-        let reports_output = self.document_counts.is_reported && self.take_counts(is_result);
+        let has_counts = self.document_counts.is_reported;
+        // Counts from the headers are those of the whole body.
+        let reports_output =
+            has_counts && self.take_counts(is_result) || place == Place::Whole && self.fallback.has_output();
         if reports_output {
             self.is_stale = false;
         } else if has_text {
@@ -114,7 +117,7 @@ impl UsageAccumulator {
             Place::Message => reports_output,
             // The array may contain more results.
             Place::Item if is_result => false,
-            _ => document.is_end,
+            _ => document.is_end || document.concludes && has_counts,
         };
         self.is_complete = is_end || (self.is_complete && !has_text) || place == Place::Whole;
         self.is_whole = place == Place::Whole && !is_end;
@@ -155,6 +158,12 @@ impl UsageAccumulator {
         self.document_counts = DocumentCounts::default();
         self.end_document(Place::Event);
         self.faults += 1;
+    }
+
+    /// Takes counts from the headers of the response, which apply if the body reports no others.
+    pub(super) fn set_header_counts(&mut self, input: u64, output: u64) {
+        self.fallback.set(TokenKind::Input, input);
+        self.fallback.set(TokenKind::Output, output);
     }
 
     /// Records that another value follows the one that seemed to be the whole body.

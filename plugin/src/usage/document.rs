@@ -9,7 +9,7 @@ use super::{
 use crate::scan::{Key, Word};
 
 /// Values of `object` of answers that contain no generated text.
-const OBJECTS_WITHOUT_OUTPUT: [&[u8]; 8] = [
+const OBJECTS_WITHOUT_OUTPUT: [&[u8]; 14] = [
     b"list",
     b"model",
     b"embedding",
@@ -17,6 +17,12 @@ const OBJECTS_WITHOUT_OUTPUT: [&[u8]; 8] = [
     b"upload",
     b"batch",
     b"vector_store",
+    b"fine_tuning.job",
+    b"assistant",
+    b"thread",
+    b"conversation",
+    b"container",
+    b"eval",
     b"response.input_tokens",
 ];
 
@@ -71,6 +77,8 @@ pub(super) struct Document {
     pub(super) is_known: bool,
     /// True if the value contains a finish reason, or announces the end of the response.
     pub(super) is_end: bool,
+    /// True if the value concludes a part of the response. It concludes the whole response if it reports counts.
+    pub(super) concludes: bool,
     /// True if the value repeats text that earlier values carried in parts.
     pub(super) is_repetition: bool,
     /// True if the value reports an error of the whole response.
@@ -190,6 +198,7 @@ impl Document {
     fn on_type(&mut self, text: &[u8]) {
         self.is_known |= text == b"model" || text.starts_with(b"response.") || text.starts_with(b"session.");
         self.is_repetition |= text.ends_with(b".done");
+        self.concludes |= text.ends_with(b".done") || text.ends_with(b".completed");
         self.has_error |= text == b"error";
         self.is_failure |= text == b"response.failed";
         self.is_audio |= text.ends_with(b"audio.delta");

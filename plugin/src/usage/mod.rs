@@ -105,6 +105,12 @@ impl UsageReader {
         UsageReader { framing, accumulator: UsageAccumulator::default(), format }
     }
 
+    /// Takes the numbers of input and output tokens from the headers of the response. They apply if the body reports no
+    /// others.
+    pub fn set_header_counts(&mut self, input: u64, output: u64) {
+        self.accumulator.set_header_counts(input, output);
+    }
+
     /// Reads the next chunk of the body.
     pub fn feed(&mut self, chunk: &[u8]) {
         let accumulator = &mut self.accumulator;

@@ -25,6 +25,10 @@ pub(super) struct ResponseBody {
     pub(super) is_upgraded: bool,
 }
 
+/// Headers of Bedrock's InvokeModel with the token counts of a response that is not a stream.
+const INPUT_TOKENS_HEADER: &str = "x-amzn-bedrock-input-token-count";
+const OUTPUT_TOKENS_HEADER: &str = "x-amzn-bedrock-output-token-count";
+
 /// Status of a response that accepts an upgrade of the connection.
 const SWITCHING_PROTOCOLS: u32 = 101;
 
@@ -103,7 +107,12 @@ impl ResponseBody {
             host.count(Counter::UsageCompressed, 1);
             return;
         }
-        self.reader = Some(Box::new(UsageReader::new(format)));
+        let mut reader = Box::new(UsageReader::new(format));
+        let count = |name| host.response_header(name)?.parse().ok();
+        if let Some(output) = count(OUTPUT_TOKENS_HEADER) {
+            reader.set_header_counts(count(INPUT_TOKENS_HEADER).unwrap_or(0), output);
+        }
+        self.reader = Some(reader);
         if self.strips_usage && matches!(format, Format::Events | Format::Unknown) {
             self.stripper = Some(UsageStripper::default());
             host.remove_response_header("content-length");
@@ -159,6 +168,7 @@ impl Stream {
         let counter = match usage.tokens {
             Some(_) if usage.is_final => Counter::UsageFinal,
             Some(_) => Counter::UsagePartial,
+            None if usage.total_tokens > 0 => Counter::UsagePartial,
             None => Counter::UsageAbsent,
         };
         host.count(counter, 1);

@@ -134,6 +134,9 @@ fn a_count_is_final_only_at_the_end_of_a_stream() {
     let used = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
     let unused = r#"{"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":0}}"#;
     let running = r#"{"choices":[{"delta":{"content":"0123456789"}}],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
+    let transcript = r#"{"type":"transcript.text.delta","delta":"0123456789"}"#;
+    let transcribed =
+        r#"{"type":"transcript.text.done","text":"0123456789","usage":{"input_tokens":9,"output_tokens":4}}"#;
     let broken = r#"{"error":{"message":"engine died","code":500}}"#;
     let failed = r#"{"choices":[{"delta":{"content":""},"finish_reason":"error"}],"error":{"code":502}}"#;
     // Body, clean end, bytes of text, output, final, error.
@@ -158,6 +161,8 @@ fn a_count_is_final_only_at_the_end_of_a_stream() {
         (events(&[text, used, "[DONE]"]), false, 10, 4, true, false),
         (events(&[running, running]), true, 20, 4, false, false),
         (events(&[running, finish]), true, 10, 4, true, false),
+        (events(&[transcript, transcribed]), true, 10, 4, true, false),
+        (events(&[transcribed, transcript]), true, 10, 4, false, false),
         (events(&[running, finish, running]), true, 20, 4, false, false),
         (events(&[running, broken]), true, 10, 4, false, true),
         (events(&[running, broken, "[DONE]"]), true, 10, 4, false, true),

@@ -146,6 +146,7 @@ fn only_forms_that_generate_nothing_are_free() {
         r#"{"results":[{"index":0,"relevance_score":0.9}]}"#,
         r#"{"scores":[0.1,0.2]}"#,
         r#"{"model_name":"e","outputs":[{"name":"embedding","datatype":"FP32","shape":[2],"data":[0.1,0.2]}]}"#,
+        r#"{"id":"ftjob-1","object":"fine_tuning.job","status":"queued"}"#,
         r#"{"id":"file-1","object":"file","bytes":120000}"#,
         r#"{"id":"1","object":"thread.deleted","deleted":true}"#,
         r#"{"id":"batch_1","object":"batch","status":"in_progress","output_file_id":null}"#,

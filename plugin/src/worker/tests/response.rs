@@ -237,6 +237,27 @@ fn an_error_in_the_body_is_an_error() {
     }
 }
 
+/// Mistral's and Cohere's models on Bedrock report tokens only in headers.
+#[test]
+fn token_counts_in_headers_apply_if_the_body_has_none() {
+    let anthropic =
+        r#"{"content":[{"type":"text","text":"hi"}],"usage":{"input_tokens":7,"output_tokens":2}}"#;
+    for (body, tokens) in
+        [(r#"{"outputs":[{"text":"hi","stop_reason":"stop"}]}"#, (18, 5)), (anthropic, (7, 2))]
+    {
+        let counts = [
+            ("content-type", "application/json"),
+            ("x-amzn-bedrock-input-token-count", "18"),
+            ("x-amzn-bedrock-output-token-count", "5"),
+        ];
+        let mut rig = streaming("", &counts);
+        pass(&mut rig, 5, body.as_bytes(), true);
+        let settle = settled(&mut rig);
+        let found = settle.tokens.map(|found| (found.input, found.output));
+        assert_eq!((found, settle.tokens_final), (Some(tokens), true), "{body}");
+    }
+}
+
 #[test]
 fn messages_of_a_websocket_are_read() {
     let connection = include_bytes!("../../../tests/fixtures/realtime.ws");
