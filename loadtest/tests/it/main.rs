@@ -10,6 +10,7 @@
 mod envoy_smoke;
 mod faults;
 mod limits;
+mod model_servers;
 mod openai;
 mod page;
 mod prometheus;
