@@ -269,7 +269,7 @@ impl UsageAccumulator {
             {
                 self.model = sanitize_bytes(text, TEXT_BYTES_MAX);
             }
-            _ if kind == TextKind::Other => {
+            _ if !kind.is_recognized() => {
                 self.document.on_text(&mut self.document_counts, path, text, is_empty);
             }
             _ => {}

@@ -170,6 +170,7 @@ impl Document {
                 self.has_error |= text == b"error";
             }
             [Status] => {
+                self.has_error |= matches!(text, b"error" | b"failed");
                 self.has_pending_status = matches!(
                     text,
                     b"queued" | b"in_progress" | b"starting" | b"processing" | b"pending" | b"running"
@@ -183,7 +184,7 @@ impl Document {
             [Message] => self.has_message = true,
             [Code] => self.has_code |= !is_empty,
             [.., FinishReason] if !is_argument(path) => match text {
-                b"error" | b"ERROR" => self.has_error = true,
+                _ if text.starts_with(b"error") || text.starts_with(b"ERROR") => self.has_error = true,
                 // DashScope and watsonx write these values until the last event.
                 b"" | b"null" | b"not_finished" | b"NOT_FINISHED" => {}
                 _ => {
@@ -266,8 +267,13 @@ impl Document {
 
 /// Handles the end of an object or array.
 pub(super) fn on_close(counts: &mut DocumentCounts, path: &[Key]) {
-    if let [.., Key::Iterations | Key::Models, Key::Item] = path {
-        counts.end_sub_call();
+    match path {
+        [.., Key::Iterations | Key::Models, Key::Item] => counts.end_sub_call(),
+        [.., Key::Compaction, Key::Item] | [.., Key::Compaction] => {
+            counts.is_beside = true;
+            counts.end_sub_call();
+        }
+        _ => {}
     }
 }
 

@@ -93,7 +93,8 @@ fn within_usage(path: &[Key]) -> Option<(Scope, TokenKind)> {
     }
     Some(match name {
         // Anthropic's iterations; the models that a DashScope application used.
-        [Iterations | Models, Item, name @ ..] => (Scope::SubCall, named(name)?),
+        [Iterations | Models | Compaction, Item, name @ ..] => (Scope::SubCall, named(name)?),
+        [Compaction, name @ ..] => (Scope::SubCall, named(name)?),
         // Cohere.
         [Tokens, name @ ..] => (Scope::Response, named(name)?),
         [BilledUnits, name @ ..] => (Scope::Fallback, named(name)?),
@@ -179,7 +180,9 @@ pub(super) fn text(path: &[Key]) -> TextKind {
         [Text | TextOutput] | [Text | TextOutput, Item] => TextKind::Growing,
         // Models on Bedrock, watsonx, KServe, Vertex, Replicate and others.
         [Completion | Generation | OutputText | Result | Output] => TextKind::Generated,
-        [Results, Item, GeneratedText | OutputText] | [Outputs, Item, Text | Data, ..] => TextKind::Generated,
+        [Results, Item, GeneratedText | OutputText | Text] | [Outputs, Item, Text | Data, ..] => {
+            TextKind::Generated
+        }
         [Generations, Item, below @ ..] | [Predictions, below @ ..] => generated(below),
         // The same in an envelope.
         [Result | Data | Body | Response, below @ ..] if !matches!(below, [] | [Item, ..]) => text(below),

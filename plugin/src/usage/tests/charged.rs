@@ -137,6 +137,12 @@ fn a_count_is_final_only_at_the_end_of_a_stream() {
     let transcript = r#"{"type":"transcript.text.delta","delta":"0123456789"}"#;
     let transcribed =
         r#"{"type":"transcript.text.done","text":"0123456789","usage":{"input_tokens":9,"output_tokens":4}}"#;
+    // Bedrock's events as a gateway sends them on.
+    let converse = [
+        r#"{"contentBlockDelta":{"delta":{"text":"0123456789"},"contentBlockIndex":0}}"#,
+        r#"{"messageStop":{"stopReason":"end_turn"}}"#,
+        r#"{"metadata":{"usage":{"inputTokens":9,"outputTokens":4,"totalTokens":13}}}"#,
+    ];
     let broken = r#"{"error":{"message":"engine died","code":500}}"#;
     let failed = r#"{"choices":[{"delta":{"content":""},"finish_reason":"error"}],"error":{"code":502}}"#;
     // Body, clean end, bytes of text, output, final, error.
@@ -163,6 +169,9 @@ fn a_count_is_final_only_at_the_end_of_a_stream() {
         (events(&[running, finish]), true, 10, 4, true, false),
         (events(&[transcript, transcribed]), true, 10, 4, true, false),
         (events(&[transcribed, transcript]), true, 10, 4, false, false),
+        (events(&converse), true, 10, 4, true, false),
+        (events(&converse[1..]), true, 0, 4, true, false),
+        (events(&converse[..1]) + &events(&converse[2..]), true, 10, 4, false, false),
         (events(&[running, finish, running]), true, 20, 4, false, false),
         (events(&[running, broken]), true, 10, 4, false, true),
         (events(&[running, broken, "[DONE]"]), true, 10, 4, false, true),
@@ -318,6 +327,16 @@ fn reasoning_and_sub_calls_are_read_wherever_they_are_reported() {
         (
             r#"{"usage":{"iterations":[{"input_tokens":5,"cache_read_input_tokens":700,"output_tokens":9,"type":"advisor_message"}],"input_tokens":100,"output_tokens":10,"cache_read_input_tokens":50}}"#,
             (855, 19, 750, 0),
+            true,
+        ),
+        (
+            r#"{"usage":{"input_tokens":100,"output_tokens":20,"compaction":{"input_tokens":5000,"output_tokens":300}}}"#,
+            (5100, 320, 0, 0),
+            true,
+        ),
+        (
+            r#"{"usage":{"compactions":[{"input_tokens":50,"output_tokens":3},{"input_tokens":50,"output_tokens":3}],"input_tokens":100,"output_tokens":20}}"#,
+            (200, 26, 0, 0),
             true,
         ),
         // Groq's sum is complete.
