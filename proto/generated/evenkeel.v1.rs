@@ -480,6 +480,10 @@ pub struct SettleRequest {
     /// number of responses. The sidecar charges a connection that reported nothing by its duration.
     #[prost(bool, tag = "31")]
     pub upgraded: bool,
+    /// True if the gateway saw at least a part of a body, and could not read it or does not know its form. The sidecar then
+    /// charges the expected output, however the response ended.
+    #[prost(bool, tag = "32")]
+    pub form_unknown: bool,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]

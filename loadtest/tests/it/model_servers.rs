@@ -59,6 +59,13 @@ fn recorded() -> Vec<Recorded> {
         "data: {start}\n\n{}event: error\ndata: {error}\n\n",
         format!("data: {delta}\n\n").repeat(10)
     );
+    let unknown_failed = format!("data: {{\"answer\":\"hi\"}}\n\ndata: {error}\n\n");
+    let snapshots = [
+        r#"{"type":"message_start","message":{"usage":{"input_tokens":8834,"output_tokens":0}}}"#,
+        r#"{"type":"message_delta","usage":{"input_tokens":18,"output_tokens":426,"cache_read_input_tokens":8831}}"#,
+        r#"{"type":"message_stop"}"#,
+    ];
+    let snapshots: String = snapshots.iter().map(|event| format!("data: {event}\n\n")).collect();
     let zeros = r#"{"choices":[{"message":{"content":"0123456789012345678901234567890123456789"}}],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}"#;
     let total = r#"{"choices":[{"message":{"content":"0123456789012345678901234567890123456789"}}],"usage":{"total_tokens":100}}"#;
     vec![
@@ -83,6 +90,13 @@ fn recorded() -> Vec<Recorded> {
         recorded("failed", events, failed.into_bytes(), (9, 2000, true)),
         recorded("error", json, br#"{"error":{"message":"overloaded"}}"#.to_vec(), (0, 0, false)),
         recorded("unknown", json, br#"{"answer":"hi"}"#.to_vec(), (PROMPT_TOKENS, EXPECTED_OUTPUT, true)),
+        recorded("snapshots", events, snapshots.into_bytes(), (8849, 426, false)),
+        recorded(
+            "unknown-failed",
+            events,
+            unknown_failed.into_bytes(),
+            (PROMPT_TOKENS, EXPECTED_OUTPUT, true),
+        ),
         recorded("zeros", json, zeros.into(), (PROMPT_TOKENS, 10, true)),
         recorded("total", json, total.into(), (90, 10, true)),
         Recorded {

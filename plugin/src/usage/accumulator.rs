@@ -64,8 +64,9 @@ pub(super) struct UsageAccumulator {
     has_error: bool,
     is_failure: bool,
     is_connection: bool,
-    /// True if at least one value was read.
+    /// True if at least one value was read; one of an unknown form.
     has_value: bool,
+    has_unknown_value: bool,
     /// True if data that is not JSON was skipped.
     skipped: bool,
     ended: bool,
@@ -97,7 +98,9 @@ impl UsageAccumulator {
         if is_result {
             self.end_result();
         }
-        self.is_known |= document.is_known || has_text;
+        let is_known = document.is_known || has_text;
+        self.is_known |= is_known;
+        self.has_unknown_value |= !is_known && !document.is_error() && !self.document_counts.is_reported;
         self.has_other_output |= document.is_opaque() || document.has_unknown_text();
         self.is_pending = document.is_pending();
         self.is_failure |= document.is_failure;
@@ -239,6 +242,7 @@ impl UsageAccumulator {
             is_error: self.has_error || self.is_failure,
             output_bytes,
             body_read: is_readable && (is_finished || self.is_connection),
+            form_unknown: (self.has_unknown_value || self.skipped) && !self.is_known && output_bytes == 0,
         }
     }
 

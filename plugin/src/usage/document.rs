@@ -177,6 +177,8 @@ impl Document {
                 );
             }
             [.., Iterations, Item, Type] => counts.is_beside = text != b"message",
+            // Bedrock's first event.
+            [Role] => self.is_known = true,
             [Data, Item, Type] => self.is_known |= text == b"model",
             [Data, Item, Embedding] => self.is_known = true,
             [Error] => self.has_error |= !is_empty,
@@ -197,7 +199,9 @@ impl Document {
     }
 
     fn on_type(&mut self, text: &[u8]) {
-        self.is_known |= text == b"model" || text.starts_with(b"response.") || text.starts_with(b"session.");
+        // Events of OpenAI, Anthropic and Cohere, most of them without text.
+        let prefixes: [&[u8]; 6] = [b"response.", b"session.", b"message", b"content", b"stream-", b"ping"];
+        self.is_known |= text == b"model" || prefixes.iter().any(|prefix| text.starts_with(prefix));
         self.is_repetition |= text.ends_with(b".done");
         self.concludes |= text.ends_with(b".done") || text.ends_with(b".completed");
         self.has_error |= text == b"error";
@@ -255,8 +259,8 @@ impl Document {
             // SGLang.
             [MetaInfo, FinishReason] => self.is_end = true,
             [MetaInfo] => self.has_meta_info = true,
-            // Every text in the items of the last two counts as generated.
-            [Models | Tokens | TokenIds | Score | Content | Output] => self.is_known |= is_array,
+            // Every text in the items of the last three counts as generated.
+            [Models | Tokens | TokenIds | Score | Content | Output | Choices] => self.is_known |= is_array,
             [Output, Message] => self.is_known = true,
             [SetupComplete | Embedding] | [Results, Item, Categories] => self.is_known = true,
             [.., Embedding] if !is_argument(path) => self.is_known = true,

@@ -49,6 +49,8 @@ pub struct Usage {
     /// True if the body was read to its end, nothing was skipped, and its form is known: `tokens` and `output_bytes` are
     /// complete.
     pub body_read: bool,
+    /// True if a part of the body was seen, and its form is not known.
+    pub form_unknown: bool,
 }
 
 /// What the headers of a response say about the form of its body.
@@ -168,7 +170,8 @@ impl UsageReader {
 
     /// Returns the usage reported so far.
     pub fn usage(&self) -> Usage {
-        self.accumulator.usage()
+        let usage = self.accumulator.usage();
+        Usage { form_unknown: usage.form_unknown || !self.is_reading(), ..usage }
     }
 
     /// Returns the number of events, lines or bodies that are not valid JSON.

@@ -23,6 +23,8 @@ pub(super) struct ResponseBody {
     ended: bool,
     /// True if the response switched the connection to another protocol, such as WebSocket.
     pub(super) is_upgraded: bool,
+    /// True if the body is compressed, or of a type that the plugin does not read.
+    pub(super) is_unreadable: bool,
 }
 
 /// Headers of Bedrock's InvokeModel with the token counts of a response that is not a stream.
@@ -102,11 +104,14 @@ impl ResponseBody {
         } else {
             format(&header("content-type"))
         };
-        let Some(format) = format else { return };
-        if !matches!(header("content-encoding").trim(), "" | "identity") {
+        let is_compressed = !matches!(header("content-encoding").trim(), "" | "identity");
+        if is_compressed && format.is_some() {
             host.count(Counter::UsageCompressed, 1);
-            return;
         }
+        let Some(format) = format.filter(|_| !is_compressed) else {
+            self.is_unreadable = !self.is_upgraded;
+            return;
+        };
         let mut reader = Box::new(UsageReader::new(format));
         let count = |name| host.response_header(name)?.parse().ok();
         if let Some(output) = count(OUTPUT_TOKENS_HEADER) {

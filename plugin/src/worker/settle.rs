@@ -81,6 +81,7 @@ impl Worker {
             traceparent: stream.traceparent.clone(),
             total_tokens: usage.total_tokens,
             upgraded: stream.response_body.is_upgraded,
+            form_unknown: usage.form_unknown || stream.response_body.is_unreadable,
         };
         self.outbox.settle(host, request.encode_to_vec());
         if self.outbox.has_batch() {
@@ -94,7 +95,9 @@ impl Worker {
 /// nothing was generated before it, otherwise an interruption.
 fn outcome(ending: Ending, usage: &Usage) -> Outcome {
     match ending.outcome() {
-        Outcome::Success if usage.is_error && usage.output_bytes > 0 => Outcome::UpstreamReset,
+        Outcome::Success if usage.is_error && (usage.output_bytes > 0 || usage.form_unknown) => {
+            Outcome::UpstreamReset
+        }
         Outcome::Success if usage.is_error => Outcome::ServerError,
         outcome => outcome,
     }

@@ -106,6 +106,30 @@ fn a_form_that_generates_nothing_has_little_other_text() {
     }
 }
 
+/// A client must not save the output of an unknown form by closing the connection before its end.
+#[test]
+fn an_unknown_form_shows_before_its_end() {
+    let answer = r#"{"answer":"a text of any length"}"#;
+    let error = r#"{"error":"m"}"#;
+    let cases = [
+        (events(&[answer]), true),
+        (events(&[answer, answer, error]), true),
+        (events(&["a text"]), true),
+        (format!("{answer}\n{answer}"), true),
+        ("a text of any length".to_owned(), true),
+        (events(&[error]), false),
+        (events(&[r#"{"choices":[{"delta":{"role":"assistant"}}]}"#]), false),
+        (events(&[r#"{"type":"ping"}"#]), false),
+        (events(&[answer, r#"{"text":"hi"}"#]), false),
+        (": comment\n\n".to_owned(), false),
+        ("{\"answer\":\"a te".to_owned(), false),
+        ("  ".to_owned(), false),
+    ];
+    for (body, form_unknown) in cases {
+        assert_eq!(usage("a", body.as_bytes(), false).form_unknown, form_unknown, "{body}");
+    }
+}
+
 /// Perplexity sends the message so far beside each part, and others the whole message at the end.
 #[test]
 fn a_message_beside_its_parts_counts_once() {

@@ -47,6 +47,7 @@ fn usage_of_every_api_is_read() {
             is_error: false,
             output_bytes: sample.text.len() as u64,
             body_read: true,
+            form_unknown: false,
         };
         assert_eq!(read(sample.name, [sample.body], true), (expected, 0), "{}", sample.name);
     }
@@ -107,6 +108,7 @@ fn no_prefix_reports_more_than_the_whole() {
                 sample.name
             );
             assert!(!usage.is_final || usage.tokens == whole.tokens, "{} at {end}", sample.name);
+            assert!(!usage.form_unknown, "{} at {end}", sample.name);
             before = usage;
         }
     }

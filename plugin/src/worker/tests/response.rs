@@ -133,7 +133,9 @@ fn only_responses_that_may_report_usage_are_read() {
         rig.admit(5, "a:1");
         begin(&mut rig, 5, status, headers);
         assert_eq!(pass(&mut rig, 5, body, true), body);
-        assert_eq!(settled(&mut rig).tokens.is_some(), read, "{config} {status} {headers:?}");
+        let settle = settled(&mut rig);
+        assert_eq!(settle.tokens.is_some(), read, "{config} {status} {headers:?}");
+        assert_eq!(settle.form_unknown, !read && status == 200 && config.is_empty(), "{status} {headers:?}");
         let encoded = headers.iter().any(|(_, v)| *v == "gzip");
         assert_eq!(rig.host.count_of(Counter::UsageCompressed), u64::from(encoded));
     }
@@ -228,6 +230,8 @@ fn an_error_in_the_body_is_an_error() {
         (error.to_owned(), Outcome::ServerError),
         (format!("{text}{error}"), Outcome::UpstreamReset),
         ("{\"error\":{\"message\":\"m\"}}".to_owned(), Outcome::ServerError),
+        // The form is unknown, so text may precede the error.
+        (format!("data: {{\"answer\":\"hi\"}}\n\n{error}"), Outcome::UpstreamReset),
     ];
     for (body, outcome) in cases {
         let mut rig = streaming("", &[EVENTS]);

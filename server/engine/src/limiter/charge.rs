@@ -27,6 +27,8 @@ pub struct UsageReport {
     pub total_tokens: u64,
     /// Whether the response switched the connection to another protocol, such as WebSocket.
     pub upgraded: bool,
+    /// Whether the gateway saw a part of a body that it could not read or whose form it does not know.
+    pub form_unknown: bool,
     /// Time to the end of the response.
     pub total_ms: u64,
 }
@@ -68,6 +70,7 @@ impl UsageReport {
             body_read: false,
             total_tokens: 0,
             upgraded: false,
+            form_unknown: false,
             total_ms: 0,
         }
     }
@@ -84,8 +87,8 @@ impl Charge {
     /// - the tokens that its response reported at its end, except counts that cannot be true;
     /// - nothing, if the request was never sent, or if it failed or was cut off before the body started;
     /// - otherwise the prompt, and the larger of the output that the response reported and the output that the gateway
-    ///   saw. If the response is complete but its body could not be read or has an unknown form, the expected output. If
-    ///   the response switched protocols and could not be read, its duration.
+    ///   saw. If its body could not be read or has an unknown form, the expected output. If the response switched
+    ///   protocols and could not be read, its duration.
     #[must_use]
     pub fn of(report: &UsageReport, ticket: &Ticket, estimates: &Estimates, rules: &LimitRules) -> Self {
         let (tokens, estimated) = tokens(report, ticket, estimates, rules);
@@ -131,7 +134,7 @@ fn tokens(
     if tokens.input == 0 {
         tokens.input = input;
     }
-    let is_unknown = is_unread && report.began && report.outcome == Outcome::Success;
+    let is_unknown = is_unread && report.began && (report.form_unknown || report.outcome == Outcome::Success);
     if is_unknown && !is_final {
         tokens.output = tokens.output.max(ticket.output_tokens);
     } else if !is_final || !report.is_credible(tokens.output) {
@@ -204,6 +207,7 @@ mod tests {
         let total = |total_tokens, output_bytes| UsageReport { total_tokens, output_bytes, ..read };
         let reported = |tokens, output_bytes| UsageReport { tokens, is_final: true, output_bytes, ..read };
         let unread = UsageReport { began: true, ..UsageReport::unread(Outcome::Success) };
+        let interrupted = UsageReport { outcome: Outcome::ClientAbort, ..unread };
         let socket = UsageReport { upgraded: true, total_ms: 9500, ..unread };
         let cut = UsageReport { outcome: Outcome::UpstreamReset, ..socket };
         // The prompt has 400 bytes; the expected output is 300 tokens.
@@ -222,6 +226,9 @@ mod tests {
             // The response reported its prompt alone, in an unknown form.
             (UsageReport { tokens: tokens(90, 0), ..unread }, (90, 300), true),
             (UsageReport { tokens: tokens(90, 40), ..unread }, (90, 300), true),
+            // A response of an unknown form was cut off; one of a known form was cut off before any text.
+            (UsageReport { form_unknown: true, ..interrupted }, (100, 300), true),
+            (interrupted, (100, 0), true),
             // The response had no body.
             (UsageReport { began: false, ..unread }, (100, 0), true),
             (socket, (100, 200), true),

@@ -71,6 +71,7 @@ pub(super) fn usage_report(request: &SettleRequest) -> UsageReport {
         body_read: request.body_read,
         total_tokens: if request.total_tokens <= TOKENS_MAX { request.total_tokens } else { 0 },
         upgraded: request.upgraded,
+        form_unknown: request.form_unknown,
         total_ms: request.total_ms,
     }
 }
