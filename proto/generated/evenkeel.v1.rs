@@ -50,10 +50,10 @@ pub struct Hello {
     /// lost its data.
     #[prost(bytes = "vec", tag = "2")]
     pub secret: ::prost::alloc::vec::Vec<u8>,
-    /// Version of the plugin, for the list of holders.
+    /// Version of the plugin, for the sidecar's log; at most 64 bytes.
     #[prost(string, tag = "3")]
     pub version: ::prost::alloc::string::String,
-    /// Parts of this API that the worker supports, beyond those it must support.
+    /// Parts of this API that the worker supports, beyond those it must support; at most 16.
     #[prost(enumeration = "Capability", repeated, tag = "4")]
     #[cfg_attr(
         feature = "json",
