@@ -29,6 +29,8 @@ counters! {
     AdmitsDenied = "evenkeel_admits_denied",
     /// Admits without an answer within the deadline.
     AdmitsTimeout = "evenkeel_admits_timeout",
+    /// Answers to Admits that came after the deadline, for requests that had gone on.
+    AdmitsLate = "evenkeel_admits_late",
     /// Admits that failed for another reason: sidecar unreachable, error status, unreadable answer.
     AdmitsFailed = "evenkeel_admits_failed",
     /// Admits that the sidecar rejected as invalid; the request was refused with 400.

@@ -18,9 +18,10 @@ pub struct FromWorker {
     /// Requests whose answer has begun; at most 256.
     #[prost(message, repeated, tag = "4")]
     pub first_tokens: ::prost::alloc::vec::Vec<FirstToken>,
-    /// Leases whose admission the worker no longer waits for: the request was not sent upstream, or went without the
-    /// sidecar's choice. At most 256. The sidecar releases what it has taken for them and sends no answer. A worker that
-    /// resumes repeats those that it sent after its last list.
+    /// Leases whose admission the worker no longer waits for, because the request was not sent upstream; at most 256. The
+    /// sidecar releases what it has taken for them and sends no answer. A worker that resumes repeats those that it sent
+    /// after its last list. The worker does not cancel the admission of a request that went upstream without the answer:
+    /// the answer brings the ticket, and the settlement releases the lease.
     #[prost(uint64, repeated, tag = "5")]
     pub cancelled: ::prost::alloc::vec::Vec<u64>,
     /// A request for admission. AdmitRequest.holder is empty, and AdmitRequest.lease identifies the answer. No other

@@ -248,15 +248,8 @@ impl Worker {
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.response_headers = admitted.response_headers;
             stream.response_headers.retain(is_valid_header);
-            if admitted.ticket.len() <= TICKET_BYTES_MAX {
-                stream.ticket = admitted.ticket.into();
-                if let Some(lease) = stream.lease.filter(|_| admitted.show_ticket) {
-                    self.lease_table.show_ticket(lease, Rc::clone(&stream.ticket));
-                }
-            } else {
-                host.count(Counter::TicketsDropped, 1);
-            }
         }
+        self.keep_ticket(host, context, admitted.ticket, admitted.show_ticket);
         if admitted.endpoint.is_empty() || basis == Basis::Open {
             self.place_by_gateway(host, context);
             self.set_report_header(context, "open");
@@ -266,6 +259,32 @@ impl Worker {
             self.apply_endpoint(host, context, &admitted.endpoint);
         }
         Progress::Proceed
+    }
+
+    /// Keeps the ticket for the settlement.
+    fn keep_ticket(&mut self, host: &dyn Host, context: u32, ticket: Vec<u8>, is_listed: bool) {
+        if ticket.len() > TICKET_BYTES_MAX {
+            return host.count(Counter::TicketsDropped, 1);
+        }
+        let Some(stream) = self.streams.get_mut(&context) else { return };
+        stream.ticket = ticket.into();
+        if let Some(lease) = stream.lease.filter(|_| is_listed) {
+            self.lease_table.show_ticket(lease, Rc::clone(&stream.ticket));
+        }
+    }
+
+    /// Handles the answer to a request that has gone on without it. The ticket lets the settlement charge the request.
+    pub(super) fn on_late_answer(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        answer: Option<admit_answer::Answer>,
+    ) {
+        host.count(Counter::AdmitsLate, 1);
+        let Some(admit_answer::Answer::Response(response)) = answer else { return };
+        if let Some(Answer::Admitted(admitted)) = response.answer {
+            self.keep_ticket(host, context, admitted.ticket, admitted.show_ticket);
+        }
     }
 
     fn on_denied(&mut self, host: &dyn Host, context: u32, denied: Denied) -> Progress {

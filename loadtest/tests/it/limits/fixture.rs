@@ -60,6 +60,15 @@ impl Batch {
         at_hosts()
     }
 
+    /// Waits until each request has a complete response.
+    pub(super) async fn wait_answered(&self, limit: Duration) {
+        within(limit, "every request is answered", || async {
+            let answered = self.answered.load(Ordering::Relaxed);
+            if answered == self.requests.len() { Ok(()) } else { Err(answered.to_string()) }
+        })
+        .await;
+    }
+
     /// Returns all replies. Panics if a request has no reply.
     pub(super) async fn replies(self) -> Vec<Reply> {
         let replies = futures::future::join_all(self.requests).await;
