@@ -229,7 +229,7 @@ impl Fixture {
         .await;
     }
 
-    /// Returns a consumer's usage in the ledger, as one sidecar reads it.
+    /// Asks a sidecar for a consumer's usage in the ledger.
     pub(super) async fn usage(&self, sidecar: usize, consumer: &str) -> Result<pb::Usage, String> {
         let request = pb::QueryUsageRequest { consumer: consumer.into(), ..pb::QueryUsageRequest::default() };
         let usage = self.admin(sidecar).await?.query_usage(request).await.map_err(|e| e.to_string())?;
