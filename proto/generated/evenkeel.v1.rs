@@ -271,13 +271,15 @@ pub struct AdmitRequest {
     pub candidates: ::prost::alloc::vec::Vec<Candidate>,
     #[prost(message, optional, tag = "5")]
     pub subject: ::core::option::Option<Subject>,
-    /// Model that the request names; empty if unknown.
+    /// Model that the request names. `(unknown)` if the gateway could not read it, or if the request names none but may
+    /// generate. Empty if the gateway reads no models, or if the request generates nothing.
     #[prost(string, tag = "6")]
     pub model: ::prost::alloc::string::String,
     /// Size of the prompt in bytes; 0 if unknown.
     #[prost(uint64, tag = "7")]
     pub prompt_bytes: u64,
-    /// Maximum number of output tokens that the request allows (`max_tokens`); 0 if the request sets no maximum.
+    /// Maximum number of output tokens that the request allows for each answer (`max_tokens`); 0 if the request sets no
+    /// maximum.
     #[prost(uint64, tag = "8")]
     pub max_output_tokens: u64,
     /// Hashes of successively longer prefixes of the prompt, the longest prefix last, for prefix affinity. Not used yet.
@@ -301,6 +303,43 @@ pub struct AdmitRequest {
     /// The request's `tracestate`; empty if the request has none.
     #[prost(string, tag = "14")]
     pub tracestate: ::prost::alloc::string::String,
+    /// Number of answers that the request asks for (`n`, `best_of`, several prompts), each with up to max_output_tokens. 0
+    /// counts as 1.
+    #[prost(uint64, tag = "15")]
+    pub choices: u64,
+    /// What the request generates. A request that generates nothing is charged no tokens and no cost.
+    #[prost(enumeration = "Generation", tag = "16")]
+    #[cfg_attr(
+        feature = "json",
+        serde(
+            serialize_with = "crate::json::enumeration::serialize::<Generation, _>",
+            deserialize_with = "crate::json::enumeration::deserialize::<Generation, _>"
+        )
+    )]
+    pub generation: i32,
+}
+/// What a gateway has read of a request's body. The fields have the meaning that they have in AdmitRequest.
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RequestBody {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub prompt_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub max_output_tokens: u64,
+    #[prost(uint64, tag = "4")]
+    pub choices: u64,
+    #[prost(enumeration = "Generation", tag = "5")]
+    #[cfg_attr(
+        feature = "json",
+        serde(
+            serialize_with = "crate::json::enumeration::serialize::<Generation, _>",
+            deserialize_with = "crate::json::enumeration::deserialize::<Generation, _>"
+        )
+    )]
+    pub generation: i32,
 }
 /// A request that the sidecar itself answers. The path and query of the request are in AdmitRequest.subject.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -452,7 +491,8 @@ pub struct SettleRequest {
     /// Time from Admit to the end of the request.
     #[prost(uint64, tag = "8")]
     pub total_ms: u64,
-    /// Model that the response names; empty if unknown.
+    /// Model that the response names; empty if unknown. Its price applies if the request named no model, or one without a
+    /// price.
     #[prost(string, tag = "9")]
     pub model: ::prost::alloc::string::String,
     /// The ticket from Admitted; empty if the gateway never received the response to Admit.
@@ -472,6 +512,11 @@ pub struct SettleRequest {
     /// The same value as in AdmitRequest, so that Settle joins the same trace.
     #[prost(string, tag = "14")]
     pub traceparent: ::prost::alloc::string::String,
+    /// What the gateway has read of the request's body, if it read more after Admit. The sidecar charges the request as if
+    /// Admit had carried these values. Limits whose key or conditions use the model still count it under the model in
+    /// AdmitRequest.
+    #[prost(message, optional, tag = "35")]
+    pub request_body: ::core::option::Option<RequestBody>,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -572,6 +617,40 @@ impl Capability {
         match value {
             "CAPABILITY_UNSPECIFIED" => Some(Self::Unspecified),
             "CAPABILITY_FIRST_TOKENS" => Some(Self::FirstTokens),
+            _ => None,
+        }
+    }
+}
+/// What a request makes a model generate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Generation {
+    /// An answer, in the response.
+    Unspecified = 0,
+    /// An answer that the server generates after its response, such as a batch. If the response reports no usage, the
+    /// sidecar charges the expected output.
+    Background = 1,
+    /// Nothing: the request reads or deletes something, counts tokens, or manages stored objects.
+    None = 2,
+}
+impl Generation {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "GENERATION_UNSPECIFIED",
+            Self::Background => "GENERATION_BACKGROUND",
+            Self::None => "GENERATION_NONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "GENERATION_UNSPECIFIED" => Some(Self::Unspecified),
+            "GENERATION_BACKGROUND" => Some(Self::Background),
+            "GENERATION_NONE" => Some(Self::None),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! The charge of a request that has ended.
 
 use evenkeel_domain::{
-    limit::{Counts, LimitRules, price::Tokens},
+    limit::{Counts, Generation, LimitRules, RequestBody, price::Tokens},
     usage::Outcome,
 };
 
@@ -43,16 +43,23 @@ impl UsageReport {
 }
 
 impl Charge {
-    /// Computes the charge of a request:
+    /// Computes the charge of a request. `response_model` is the model that the response named.
     ///
+    /// - nothing, if the request generates nothing;
     /// - the tokens that its response reported at its end;
     /// - nothing, if the request was never sent, or if it failed or was cut off before the body started;
     /// - otherwise the prompt and the output that the gateway saw. If the response is complete but its body could not
-    ///   be read, the estimated output.
+    ///   be read, or if the server generates after its response, the estimated output.
     #[must_use]
-    pub fn of(report: &UsageReport, ticket: &Ticket, estimates: &Estimates, rules: &LimitRules) -> Self {
+    pub fn of(
+        report: &UsageReport,
+        ticket: &Ticket,
+        response_model: &str,
+        estimates: &Estimates,
+        rules: &LimitRules,
+    ) -> Self {
         let (tokens, estimated) = tokens(report, ticket, estimates, rules);
-        Self { tokens, estimated, cost: rules.prices.cost(&ticket.model, &tokens) }
+        Self { tokens, estimated, cost: rules.prices.cost(&ticket.model, response_model, &tokens) }
     }
 
     /// Returns the charge in the unit that a limit or quota counts.
@@ -68,6 +75,11 @@ fn tokens(
     estimates: &Estimates,
     rules: &LimitRules,
 ) -> (Tokens, bool) {
+    // The usage of an object that the request reads is not the usage of the request.
+    if ticket.generation == Generation::Nothing {
+        return (Tokens::default(), false);
+    }
+    let is_background = ticket.generation == Generation::Background;
     let reported = report.tokens.unwrap_or_default();
     let nothing_more = match report.outcome {
         Outcome::NotSent => return (Tokens::default(), false),
@@ -75,14 +87,19 @@ fn tokens(
         Outcome::ClientError | Outcome::ServerError => true,
         Outcome::Unknown | Outcome::UpstreamReset | Outcome::ClientAbort | Outcome::Timeout => !report.began,
     };
-    if nothing_more || (report.is_final && report.tokens.is_some()) {
+    // A server that generates later may report zeros for now.
+    let is_final = report.is_final && report.tokens.is_some() && !(is_background && reported.output == 0);
+    if nothing_more || is_final {
         return (reported, false);
     }
     let mut tokens = reported;
     if tokens.input == 0 {
-        tokens.input = estimates.estimate(rules, &ticket.model, ticket.prompt_bytes, 0).input.ceil() as u64;
+        let prompt = RequestBody { prompt_bytes: ticket.prompt_bytes, ..RequestBody::default() };
+        tokens.input = estimates.estimate(rules, &ticket.model, &prompt).input.ceil() as u64;
     }
     let output = match report.output_bytes {
+        // The text in the response of a background request is not what the server will generate.
+        _ if is_background => ticket.output_tokens,
         0 if report.outcome == Outcome::Success && !report.body_read => ticket.output_tokens,
         bytes => estimates.output_tokens_of(&ticket.model, bytes),
     };
@@ -106,7 +123,7 @@ mod tests {
             began,
             body_read: false,
         };
-        let charge = |report| Charge::of(&report, &ticket, &Estimates::default(), &LimitRules::default());
+        let charge = |report| Charge::of(&report, &ticket, "", &Estimates::default(), &LimitRules::default());
         let (complete, cut_off, failed) = (Outcome::Success, Outcome::UpstreamReset, Outcome::ServerError);
         let cases = [
             (report(complete, Some(tokens(5, 7)), true, 99, true), tokens(5, 7), false),
@@ -129,5 +146,52 @@ mod tests {
         assert_eq!(charge(listed).tokens, tokens(10, 0));
         let nothing = Charge { tokens: tokens(0, 0), estimated: false, cost: 0 };
         assert_eq!(charge(report(Outcome::NotSent, None, false, 0, false)), nothing);
+    }
+
+    fn report_of(outcome: Outcome, tokens: Option<(u64, u64)>, output_bytes: u64) -> UsageReport {
+        let tokens = tokens.map(|(input, output)| Tokens { input, output, ..Tokens::default() });
+        UsageReport {
+            outcome,
+            tokens,
+            is_final: tokens.is_some(),
+            output_bytes,
+            began: true,
+            body_read: true,
+        }
+    }
+
+    fn charge_of(generation: Generation, report: &UsageReport) -> (u64, u64, bool) {
+        let ticket = Ticket { generation, output_tokens: 300, prompt_bytes: 40, ..Ticket::default() };
+        let charge = Charge::of(report, &ticket, "", &Estimates::default(), &LimitRules::default());
+        (charge.tokens.input, charge.tokens.output, charge.estimated)
+    }
+
+    /// A stored response or batch contains the usage of the request that created it.
+    #[test]
+    fn reading_a_stored_result_costs_nothing() {
+        for outcome in [Outcome::Success, Outcome::ClientAbort, Outcome::ServerError] {
+            for tokens in [None, Some((90_000, 60_000))] {
+                let charge = charge_of(Generation::Nothing, &report_of(outcome, tokens, 5000));
+                assert_eq!(charge, (0, 0, false), "{outcome:?} {tokens:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_background_request_is_charged_its_expected_output() {
+        let cases = [
+            // `{"status":"queued","usage":null}`
+            (report_of(Outcome::Success, None, 0), (10, 300, true)),
+            (report_of(Outcome::Success, Some((0, 0)), 0), (10, 300, true)),
+            (report_of(Outcome::Success, Some((8, 0)), 12), (8, 300, true)),
+            // A client that streams the answer gets its usage.
+            (report_of(Outcome::Success, Some((8, 700)), 2800), (8, 700, false)),
+            // The server goes on after the client has left.
+            (report_of(Outcome::ClientAbort, None, 40), (10, 300, true)),
+            (report_of(Outcome::ClientError, None, 0), (0, 0, false)),
+        ];
+        for (report, expected) in cases {
+            assert_eq!(charge_of(Generation::Background, &report), expected, "{report:?}");
+        }
     }
 }

@@ -91,6 +91,7 @@ impl Calls {
             lease,
             ticket: request.ticket,
             model: request::name(request.model),
+            late_body: request.request_body.map(request::late_body),
             report,
             status: u16::try_from(request.status).unwrap_or(0),
             first_token_ms: request.first_token_ms,
