@@ -1,6 +1,6 @@
 //! Reads the attributes of a request from the gateway and builds the Admit message from them.
 
-use evenkeel_proto::v1::{AdmitRequest, Candidate, Subject};
+use evenkeel_proto::v1::{AdmitRequest, Candidate, RequestBody, Subject};
 use serde_json::Value;
 
 use crate::{
@@ -8,7 +8,6 @@ use crate::{
     host::Host,
     lease_table::PoolKey,
     path,
-    request_body::BodySummary,
     text::sanitize,
 };
 
@@ -67,15 +66,15 @@ impl Default for Wanted {
 }
 
 /// Builds the Admit message of the effective stream, without pool, holder and lease.
-pub fn admit_request(host: &dyn Host, config: &Config, wanted: &Wanted, body: &BodySummary) -> AdmitRequest {
-    // If the path names a model, servers use that model and ignore the model in the body.
-    let model = path::model(&request_path(host)).unwrap_or_else(|| body.model.clone());
+pub fn admit_request(host: &dyn Host, config: &Config, wanted: &Wanted, body: &RequestBody) -> AdmitRequest {
     AdmitRequest {
         candidates: candidates(host, config),
         subject: Some(subject(host, config, wanted)),
-        model: sanitize(&model, NAME_BYTES_MAX),
+        model: sanitize(&body.model, NAME_BYTES_MAX),
         prompt_bytes: body.prompt_bytes,
         max_output_tokens: body.max_output_tokens,
+        choices: body.choices,
+        generation: body.generation,
         session: session(host, config),
         request_id: sanitize(&host.request_header(REQUEST_ID).unwrap_or_default(), REQUEST_ID_BYTES_MAX),
         traceparent: header_within(host, "traceparent", TRACEPARENT_BYTES_MAX),

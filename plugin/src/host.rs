@@ -53,8 +53,9 @@ pub trait Host {
     /// Removes every value of a response header.
     fn remove_response_header(&self, name: &str);
 
-    /// Returns up to `bytes_max` bytes of the buffered request body.
-    fn request_body(&self, bytes_max: usize) -> Vec<u8>;
+    /// Returns up to `bytes_max` bytes of the request body, starting at offset `at`: of the buffered body while the request
+    /// is paused, of the current chunk otherwise. `at` is at most the number of bytes there.
+    fn request_body(&self, at: usize, bytes_max: usize) -> Vec<u8>;
 
     /// Replaces the first `replaced` bytes of the buffered request body.
     fn set_request_body(&self, replaced: usize, body: &[u8]);

@@ -49,6 +49,8 @@ counters! {
     BodyTooLarge = "evenkeel_body_too_large",
     /// Requests whose body could not be read, for any reason.
     BodyUnread = "evenkeel_body_unread",
+    /// Requests refused with 400 because their body named another model after Admit.
+    BodyChanged = "evenkeel_body_changed",
     /// Requests for `admin_paths` that the sidecar answered.
     DirectResponses = "evenkeel_direct_responses",
     /// Requests for `admin_paths` that the plugin refused with 503, 413, 408 or 400.

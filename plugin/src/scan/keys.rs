@@ -24,7 +24,17 @@ pub(super) const KEY_BYTES_MAX: usize = 32;
 
 keys! {
     Args = "args",
+    Answers = "n"
+        | "best_of"
+        | "candidateCount"
+        | "candidate_count"
+        | "num_generations"
+        | "num_results"
+        | "numResults"
+        | "num_return_sequences",
     Arguments = "arguments",
+    Background = "background",
+    Batch = "batch",
     CacheCreationInputTokens = "cache_creation_input_tokens",
     CacheReadInputTokens = "cache_read_input_tokens",
     CachedContentTokenCount = "cachedContentTokenCount",
@@ -48,29 +58,43 @@ keys! {
     FunctionResponse = "functionResponse" | "function_response",
     Functions = "functions",
     GenerationConfig = "generationConfig" | "generation_config",
+    InferenceConfig = "inferenceConfig"
+        | "inference_config"
+        | "textGenerationConfig"
+        | "sampling_params"
+        | "inferenceParameters",
     IncludeUsage = "include_usage",
     Input = "input",
+    InputConfig = "inputConfig" | "input_config",
     InputTokens = "input_tokens",
     InputTokensDetails = "input_tokens_details",
     Instructions = "instructions",
-    MaxCompletionTokens = "max_completion_tokens",
-    MaxOutputTokens = "max_output_tokens" | "maxOutputTokens",
-    MaxTokens = "max_tokens",
     Message = "message",
     Messages = "messages",
     Model = "model",
     ModelId = "model_id",
     ModelVersion = "modelVersion" | "model_version",
     Models = "models",
-    NumPredict = "num_predict",
     Options = "options",
     Output = "output",
+    OutputBound = "max_tokens"
+        | "max_completion_tokens"
+        | "max_output_tokens"
+        | "maxOutputTokens"
+        | "max_new_tokens"
+        | "max_tokens_to_sample"
+        | "max_gen_len"
+        | "maxTokens"
+        | "maxTokenCount"
+        | "n_predict"
+        | "num_predict",
     OutputTokens = "output_tokens",
     OutputTokensDetails = "output_tokens_details",
+    Params = "params",
     Parameters = "parameters",
     PartialJson = "partial_json",
     Parts = "parts",
-    Prompt = "prompt",
+    Prompt = "prompt" | "inputs" | "inputText" | "text_input",
     PromptCacheHitTokens = "prompt_cache_hit_tokens",
     PromptEvalCount = "prompt_eval_count",
     PromptTokenCount = "promptTokenCount",
@@ -81,6 +105,8 @@ keys! {
     ReasoningContent = "reasoning_content",
     ReasoningTokens = "reasoning_tokens",
     Refusal = "refusal",
+    Request = "request",
+    Requests = "requests",
     Response = "response",
     Source = "source",
     Stream = "stream",
@@ -110,7 +136,10 @@ impl Key {
 
     /// Returns whether [`super::Event::Text`] carries the beginning of a text with this member name.
     pub(super) fn keeps_text(self) -> bool {
-        use Key::{FinishReason, Model, ModelAnyCase, ModelId, ModelVersion, Type};
-        matches!(self, FinishReason | Model | ModelAnyCase | ModelId | ModelVersion | Type)
+        use Key::{Answers, FinishReason, Model, ModelAnyCase, ModelId, ModelVersion, OutputBound, Type};
+        matches!(
+            self,
+            Answers | FinishReason | Model | ModelAnyCase | ModelId | ModelVersion | OutputBound | Type
+        )
     }
 }

@@ -79,6 +79,7 @@ impl Worker {
             output_bytes: usage.output_bytes,
             body_read: usage.body_read,
             traceparent: stream.traceparent.clone(),
+            request_body: stream.late_body(&self.config),
         };
         self.outbox.settle(host, request.encode_to_vec());
         if self.outbox.has_batch() {
