@@ -212,7 +212,8 @@ pub struct Candidate {
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Subject {
-    /// The authenticated consumer; empty if unknown.
+    /// The authenticated consumer; empty if unknown. Of a name with more than 256 bytes, the sidecar keeps the beginning and
+    /// appends a digest of the whole.
     #[prost(string, tag = "1")]
     pub consumer: ::prost::alloc::string::String,
     /// IP address of the client, without the port.
@@ -285,7 +286,7 @@ pub struct AdmitRequest {
     /// Hashes of successively longer prefixes of the prompt, the longest prefix last, for prefix affinity. Not used yet.
     #[prost(fixed64, repeated, tag = "9")]
     pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
-    /// Id of the session or conversation; empty if unknown. The sidecar truncates it to 128 bytes.
+    /// Id of the session or conversation; empty if unknown. The sidecar shortens it to 128 bytes, as a consumer.
     #[prost(string, tag = "10")]
     pub session: ::prost::alloc::string::String,
     /// Set if the sidecar itself must answer the request, for example on a quota path. The sidecar then chooses no

@@ -4,10 +4,12 @@ use evenkeel_proto::v1::{Generation, RequestBody};
 
 use super::{Stream, body_buffer::UNKNOWN_MODEL};
 use crate::{
+    attributes::VALUE_BYTES_MAX,
     config::Config,
     host::Host,
     path::{self, call::Call},
     request_body::{BodyReader, BodySummary},
+    text::shorten,
 };
 
 /// Maximum number of bytes copied from the gateway at once. The bound matters because the memory of a Wasm module never
@@ -84,7 +86,7 @@ impl RequestTarget {
         let named =
             [&self.model, &body.model].into_iter().chain(self.uses_model_id.then_some(&body.model_id));
         match named.into_iter().find(|model| !model.is_empty()) {
-            Some(model) => model.clone(),
+            Some(model) => shorten(model, VALUE_BYTES_MAX),
             // A server may have a default model. If this request had no model, no limit on models would count it.
             None if config.read_body && (self.call.generates() || self.has_model_body) => {
                 UNKNOWN_MODEL.into()

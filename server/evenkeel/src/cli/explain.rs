@@ -5,7 +5,11 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use evenkeel_config::Config;
-use evenkeel_domain::limit::{Attributes, Condition, Key};
+use evenkeel_domain::{
+    NAME_BYTES_MAX,
+    limit::{Attributes, Condition, Key},
+    shorten,
+};
 use evenkeel_proto::v1::{self as pb, RuleKind};
 use serde::Serialize;
 use serde_json::json;
@@ -118,11 +122,11 @@ impl Explain {
     /// Prints which limits apply, from the configuration file alone.
     fn offline(&self, config: &Config) -> anyhow::Result<()> {
         let facts = Attributes {
-            consumer: self.consumer.clone(),
+            consumer: shorten(&self.consumer, NAME_BYTES_MAX).into_owned(),
             source_ip: self.ip,
             path: self.path.clone(),
             headers: self.headers(),
-            model: self.model.clone(),
+            model: shorten(&self.model, NAME_BYTES_MAX).into_owned(),
             route: self.route.clone(),
             cluster: self.cluster.clone(),
             descriptors: self.descriptors.iter().cloned().collect(),

@@ -44,11 +44,12 @@ impl Calls {
     ) -> Result<AdmitResponse, DomainError> {
         if let Some(call) = request.admin_call.take() {
             let subject = request.subject.unwrap_or_default();
+            let consumer = request::name(subject.consumer);
             let call = AdminCall {
                 method: &call.method,
                 path: &subject.path,
                 body: &call.body,
-                consumer: &subject.consumer,
+                consumer: &consumer,
                 request_id: &format!("{holder}:{lease}"),
             };
             return Ok(answers::direct_response(self.admission.respond(call).await));

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use evenkeel_domain::{
     NAME_BYTES_MAX, clean,
     limit::{Attributes, Generation, RequestBody, price::Tokens},
+    shorten,
     usage::{Outcome, SESSION_BYTES_MAX},
 };
 use evenkeel_engine::limiter::{LateBody, LimitRequest, UsageReport};
@@ -17,7 +18,7 @@ const TOKENS_MAX: u64 = 1_000_000_000;
 /// Largest number of answers that is counted. With [`TOKENS_MAX`] for each, they reach the largest amount of a limit.
 const CHOICES_MAX: u64 = 1_000_000;
 
-/// Decodes the attributes that limits use. [`clean`] repairs text that a client may have chosen. An error instead would
+/// Decodes the attributes that limits use. [`shorten`] and [`clean`] repair text that a client may have chosen. An error instead would
 /// let the request pass at a gateway that fails open.
 pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     let subject = request.subject.unwrap_or_default();
@@ -37,7 +38,7 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
         choices: request.choices,
         generation: Generation::from_number(request.generation),
     };
-    let session = cleaned(request.session, SESSION_BYTES_MAX);
+    let session = shortened(request.session, SESSION_BYTES_MAX);
     LimitRequest { attributes, session, body: bounded(body) }
 }
 
@@ -74,9 +75,16 @@ fn cleaned(text: String, bytes_max: usize) -> String {
     }
 }
 
-/// Cleans the name of a consumer or model, as [`clean`] does.
+/// Shortens the name of a consumer or model, as [`shorten`] does.
 pub(super) fn name(text: String) -> String {
-    cleaned(text, NAME_BYTES_MAX)
+    shortened(text, NAME_BYTES_MAX)
+}
+
+fn shortened(text: String, bytes_max: usize) -> String {
+    match shorten(&text, bytes_max) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(short) => short,
+    }
 }
 
 /// Decodes how a request ended and what its response reported.
