@@ -513,8 +513,8 @@ pub struct SettleRequest {
     /// The same value as in AdmitRequest, so that Settle joins the same trace.
     #[prost(string, tag = "14")]
     pub traceparent: ::prost::alloc::string::String,
-    /// What the gateway has read of the request's body, if it read more after Admit. The sidecar charges the request as if
-    /// Admit had carried these values. Limits whose key or conditions use the model still count it under the model in
+    /// What the gateway has learned about the request after Admit, such as from the rest of its body; absent if Admit
+    /// carried it all. The sidecar charges the request as if Admit had carried these values. Limits whose key or conditions use the model still count it under the model in
     /// AdmitRequest.
     #[prost(message, optional, tag = "35")]
     pub request_body: ::core::option::Option<RequestBody>,

@@ -10,6 +10,7 @@ use crate::{
     path::{self, call::Call},
     request_body::{BodyReader, BodySummary},
     text::shorten,
+    usage::Usage,
 };
 
 /// Maximum number of bytes copied from the gateway at once. The bound matters because the memory of a Wasm module never
@@ -128,8 +129,12 @@ impl RequestReader {
 }
 
 impl Stream {
-    /// Returns what the plugin has read of the request's body after Admit; `None` if Admit carried it all.
-    pub(super) fn late_body(&self, config: &Config) -> Option<RequestBody> {
+    /// Returns what the plugin has learned about the request after Admit; `None` if Admit carried it all.
+    pub(super) fn late_body(&self, config: &Config, usage: &Usage) -> Option<RequestBody> {
+        // A gateway may rewrite the path of a helper call to that of a model.
+        if self.target.call == Call::Helper && usage.tokens.is_some_and(|tokens| tokens.output > 0) {
+            return Some(RequestBody { model: UNKNOWN_MODEL.into(), ..RequestBody::default() });
+        }
         let reader = self.request_reader.as_ref().filter(|reader| reader.admitted_model.is_some())?;
         let mut body = reader.summary();
         if reader.is_hopeless() {

@@ -64,6 +64,7 @@ impl Worker {
         let now_ms = host.now_ms();
         let Some(held) = self.lease_table.remove(lease, now_ms) else { return };
         let usage = stream.usage(host);
+        let request_body = stream.late_body(&self.config, &usage);
         let request = SettleRequest {
             pool: Some(held.pool.to_proto()),
             holder: String::new(),
@@ -79,7 +80,7 @@ impl Worker {
             output_bytes: usage.output_bytes,
             body_read: usage.body_read,
             traceparent: stream.traceparent.clone(),
-            request_body: stream.late_body(&self.config),
+            request_body,
         };
         self.outbox.settle(host, request.encode_to_vec());
         if self.outbox.has_batch() {

@@ -136,3 +136,33 @@ fn paths_name_models_for_bodies_that_name_none() {
         assert_eq!((admit.choices, admit.max_output_tokens), (3, 5));
     }
 }
+
+/// A gateway that rewrites the path of a helper call to that of a model does not make the call free.
+#[test]
+fn a_helper_call_that_generates_is_charged() {
+    let usage = |tokens: &str| format!(r#"{{"model":"m1","choices":[],"usage":{{{tokens}}}}}"#);
+    let cases = [
+        (r#"{"input_tokens":2095}"#.to_owned(), None),
+        (usage(r#""prompt_tokens":5,"completion_tokens":0"#), None),
+        (usage(r#""prompt_tokens":5,"completion_tokens":7"#), Some("(unknown)")),
+    ];
+    for (body, expected) in cases {
+        let mut rig = Rig::new(READ);
+        rig.host.open(5);
+        rig.host.with_stream(5, |s| {
+            s.request_headers.insert(":path".into(), "/v1/messages/count_tokens".into());
+            s.response_headers.insert("content-type".into(), "application/json".into());
+            s.response_headers.insert(":status".into(), "200".into());
+        });
+        rig.worker.on_request_headers(&rig.host, 5, true);
+        rig.note_lease(5);
+        rig.admit(5, "a:1");
+        rig.respond(5, "a:1", 200);
+        rig.host.with_stream(5, |s| s.response_chunk = body.clone().into_bytes());
+        rig.worker.on_response_body(&rig.host, 5, body.len(), true);
+        rig.end(5);
+        let late = rig.last_settlement().request_body;
+        assert_eq!(late.as_ref().map(|late| late.model.as_str()), expected, "{body}");
+        assert!(late.is_none_or(|late| late.generation() == Generation::Unspecified));
+    }
+}

@@ -54,12 +54,15 @@ pub(crate) struct Explain {
     /// Maximum number of output tokens that the request sets (max_tokens)
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     max_tokens: u64,
+    /// Number of answers that the request asks for (n)
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    choices: u64,
     /// Read this configuration file instead of asking a sidecar. Shows which limits apply, without their usage
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Explain only the refusal of the request with this id (x-request-id)
     #[arg(long, value_name = "ID", conflicts_with_all = ["consumer", "model", "route", "cluster", "path",
-          "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "config"])]
+          "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "choices", "config"])]
     request_id: Option<String>,
     #[command(flatten)]
     ask: Ask,
@@ -102,6 +105,7 @@ impl Explain {
             model: self.model.clone(),
             prompt_bytes: self.prompt_bytes,
             max_output_tokens: self.max_tokens,
+            choices: self.choices,
             ..pb::AdmitRequest::default()
         };
         let request = pb::ExplainRequest { request: Some(request) };

@@ -62,6 +62,8 @@ async fn all_answers_of_a_request_are_reserved() {
             admitted += usize::from(matches!(sidecar.send(request).await, Answer::Admitted(_)));
         }
         assert_eq!((admitted, used(&sidecar, "alice", "tokens").await), (1, 800));
+        let words = "explain --consumer bob --model new --max-tokens 100 --choices 8";
+        assert_eq!(prints_json(&sidecar, words).await["estimate"]["output"], json!(800));
     })
     .await;
 }
