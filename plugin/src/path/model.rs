@@ -76,6 +76,10 @@ fn of_collection(before: &[&str], segments: &[&str]) -> Option<String> {
         // watsonx.
         ["ml", "v1", "deployments", model, "text", ..] => *model,
         ["wenxinworkshop", "chat", model] => *model,
+        // TorchServe.
+        ["predictions", model] | ["predictions", model, _] if before.is_empty() => *model,
+        // DeepInfra.
+        ["inference", owner, name] => return Some(format!("{owner}/{name}")),
         // Workers AI.
         ["ai", "run", model @ ..] => return Some(model.join("/")),
         // Replicate.
@@ -165,6 +169,9 @@ mod tests {
             ("/hf-inference/models/o/n/v1/chat/completions", Some("o/n")),
             ("/models/chat/completions?api-version=1", None),
             ("/v1/models/meta/llama/predictions", Some("meta/llama")),
+            ("/predictions/resnet/2.0", Some("resnet")),
+            ("/v1/predictions/p/cancel", None),
+            ("/v1/inference/meta/llama", Some("meta/llama")),
             ("/v1/realtime?model=gpt-realtime", Some("gpt-realtime")),
             ("/openai/realtime?api-version=1&deployment=gpt%2D4o", Some("gpt-4o")),
             ("/v1/realtime?model=a&model=b", None),

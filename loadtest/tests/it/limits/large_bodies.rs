@@ -107,6 +107,26 @@ async fn a_body_is_read_to_its_end_after_admission() {
     }
 }
 
+/// A body just below Envoy's buffer limit, which is 1 MiB by default, is read before admission: limits on models count
+/// it.
+#[tokio::test]
+async fn a_body_below_the_buffer_limit_is_read_before_admission() {
+    let limits = "limits:\n  - {name: tph, counts: tokens, amount: 1M, per: 1h, key: [consumer]}\n  \
+                  - {name: none, counts: requests, amount: 0, per: 1h, when: [{attribute: model, exact: dear}]}";
+    let Some(fixture) = Fixture::start(Fixture::builder(1, limits)).await else { return };
+    let image = "A".repeat(900_000);
+    for (model, status) in [("dear", 429), ("cheap", 200)] {
+        let body = format!(
+            r#"{{"messages":[{{"content":[{{"type":"image_url","image_url":{{"url":"data:{image}"}}}}]}}],"model":"{model}"}}"#
+        );
+        let (parts, response) = upload(&fixture, "alice", Some(body.len()));
+        send(&parts, &body);
+        drop(parts);
+        let reply = Reply::read(response.await.unwrap().unwrap()).await.unwrap();
+        assert_eq!(reply.status, status, "{model} {}", reply.body);
+    }
+}
+
 /// Servers use the last of several models.
 #[tokio::test]
 async fn a_body_that_names_another_model_after_admission_is_refused() {

@@ -98,8 +98,8 @@ fn tokens(
         tokens.input = estimates.estimate(rules, &ticket.model, &prompt).input.ceil() as u64;
     }
     let output = match report.output_bytes {
-        // The text in the response of a background request is not what the server will generate.
-        _ if is_background => ticket.output_tokens,
+        // The response of a background request has at most a part of what the server generates.
+        bytes if is_background => ticket.output_tokens.max(estimates.output_tokens_of(&ticket.model, bytes)),
         0 if report.outcome == Outcome::Success && !report.body_read => ticket.output_tokens,
         bytes => estimates.output_tokens_of(&ticket.model, bytes),
     };
@@ -188,6 +188,7 @@ mod tests {
             (report_of(Outcome::Success, Some((8, 700)), 2800), (8, 700, false)),
             // The server goes on after the client has left.
             (report_of(Outcome::ClientAbort, None, 40), (10, 300, true)),
+            (report_of(Outcome::ClientAbort, None, 4000), (10, 1000, true)),
             (report_of(Outcome::ClientError, None, 0), (0, 0, false)),
         ];
         for (report, expected) in cases {
