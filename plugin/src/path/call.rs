@@ -10,9 +10,9 @@ pub(crate) enum Call {
     Generation,
     /// An answer that the server generates after its response.
     Background,
-    /// A computation without a model's answer, such as counting tokens.
+    /// A call without a model's answer, such as counting tokens or uploading a file.
     Helper,
-    /// Reading, changing or deleting a stored object. The response may contain the usage of another request.
+    /// Reading, deleting or cancelling. The response may contain the usage of another request.
     Storage,
 }
 
@@ -23,9 +23,12 @@ pub(crate) struct Request<'a> {
     pub(crate) path: &'a str,
     /// True if the request asks for a WebSocket.
     pub(crate) is_upgrade: bool,
-    /// True if the request states that its server may apply another method, or that it is asynchronous.
+    /// True if a header makes some servers apply a method that may generate.
     pub(crate) overrides_method: bool,
+    /// True if a header asks for an answer that the client fetches later.
     pub(crate) is_asynchronous: bool,
+    /// True if the request has a body of more than an empty object.
+    pub(crate) has_body: bool,
 }
 
 /// Segments that name calls of models. A path with such a segment before its end is no helper call: a gateway may
@@ -62,7 +65,9 @@ impl Call {
         let before = &segments[..segments.len() - len];
         let is_hidden =
             call != Call::Background && before.iter().any(|segment| MODEL_CALLS.contains(segment));
-        if is_hidden { Call::Generation } else { call }
+        // To cancel something takes no body, and a model needs one.
+        let is_other = call == Call::Storage && request.has_body;
+        if is_hidden || is_other { Call::Generation } else { call }
     }
 
     /// Returns whether the request may make a model generate.
@@ -91,27 +96,27 @@ fn of_end(segments: &[&str]) -> Option<(Call, usize)> {
         [.., "runs", _, "submit_tool_outputs"] => (Background, 3),
         [.., "batches"] | [.., "batch", "jobs"] | [.., "batchPredictionJobs"] => (Background, 1),
         [.., "model-invocation-job" | "async-invoke" | "async-invocations"] => (Background, 1),
-        // Stored objects.
         [.., "messages", "batches", _, "cancel"] => (Storage, 4),
         [.., "responses" | "batches" | "runs" | "jobs" | "predictions" | "uploads", _, "cancel"] => {
             (Storage, 3)
         }
+        // Stored objects.
         [
             ..,
             "files" | "uploads" | "threads" | "assistants" | "conversations" | "containers" | "vector_stores",
-        ] => (Storage, 1),
-        [.., "threads" | "assistants" | "conversations" | "vector_stores", _] => (Storage, 2),
+        ] => (Helper, 1),
+        [.., "threads" | "assistants" | "conversations" | "vector_stores", _] => (Helper, 2),
         [.., "uploads", _, "parts" | "complete"]
         | [.., "threads", _, "messages"]
         | [.., "conversations", _, "items"]
-        | [.., "vector_stores", _, "file_batches" | "search"] => (Storage, 3),
-        [.., "threads", _, "messages" | "runs", _] => (Storage, 4),
-        [.., "realtime", "sessions" | "client_secrets" | "transcription_sessions"] => (Storage, 2),
+        | [.., "vector_stores", _, "file_batches" | "search"] => (Helper, 3),
+        [.., "threads", _, "messages", _] => (Helper, 4),
+        [.., "realtime", "sessions" | "client_secrets" | "transcription_sessions"] => (Helper, 2),
         // Models on the server.
-        [.., "api", "show" | "pull" | "push" | "create" | "copy"] => (Storage, 2),
-        [.., "load_lora_adapter" | "unload_lora_adapter"] => (Storage, 1),
-        [.., "repository", "index"] => (Storage, 2),
-        [.., "repository", "models", _, "load" | "unload"] => (Storage, 4),
+        [.., "api", "show" | "pull" | "push" | "create" | "copy"] => (Helper, 2),
+        [.., "load_lora_adapter" | "unload_lora_adapter"] => (Helper, 1),
+        [.., "repository", "index"] => (Helper, 2),
+        [.., "repository", "models", _, "load" | "unload"] => (Helper, 4),
         [.., last] => return of_method(last),
         [] => return None,
     })
@@ -132,9 +137,19 @@ fn of_method(last: &str) -> Option<(Call, usize)> {
 mod tests {
     use super::*;
 
+    fn request<'a>(method: &'a str, path: &'a str) -> Request<'a> {
+        Request {
+            method,
+            path,
+            is_upgrade: false,
+            overrides_method: false,
+            is_asynchronous: false,
+            has_body: false,
+        }
+    }
+
     fn call(method: &str, path: &str) -> Call {
-        let (is_upgrade, overrides_method, is_asynchronous) = (false, false, false);
-        Call::of(Request { method, path, is_upgrade, overrides_method, is_asynchronous })
+        Call::of(request(method, path))
     }
 
     #[test]
@@ -147,13 +162,7 @@ mod tests {
         for method in ["PUT", "PATCH", "POST", "BREW", ""] {
             assert_eq!(call(method, "/v1/chat/completions"), Call::Generation, "{method}");
         }
-        let get = Request {
-            method: "GET",
-            path: "/v1/realtime?model=m",
-            is_upgrade: true,
-            overrides_method: false,
-            is_asynchronous: false,
-        };
+        let get = Request { is_upgrade: true, ..request("GET", "/v1/realtime?model=m") };
         assert_eq!(Call::of(get), Call::Generation);
         let get = Request { is_upgrade: false, overrides_method: true, ..get };
         assert_eq!(Call::of(get), Call::Generation, "the server may apply POST");
@@ -177,12 +186,12 @@ mod tests {
             ("/v1/messages/batches/b/cancel", Call::Storage),
             ("/v1/batches/b/cancel", Call::Storage),
             ("/v1beta/batches/b:cancel", Call::Storage),
-            ("/v1/files", Call::Storage),
-            ("/v1/uploads/u/parts", Call::Storage),
-            ("/v1/threads", Call::Storage),
-            ("/v1/threads/t/messages", Call::Storage),
-            ("/v1/vector_stores/v/search", Call::Storage),
-            ("/api/show", Call::Storage),
+            ("/v1/files", Call::Helper),
+            ("/v1/uploads/u/parts", Call::Helper),
+            ("/v1/threads", Call::Helper),
+            ("/v1/threads/t/messages", Call::Helper),
+            ("/v1/vector_stores/v/search", Call::Helper),
+            ("/api/show", Call::Helper),
             ("/v1/threads/t/runs", Call::Background),
             ("/v1/threads/runs", Call::Background),
             ("/v1/threads/t/runs/r/submit_tool_outputs", Call::Background),
@@ -193,6 +202,12 @@ mod tests {
         ];
         for (path, expected) in cases {
             assert_eq!(call("POST", path), expected, "{path}");
+            let with_body = Call::of(Request { has_body: true, ..request("POST", path) });
+            assert_eq!(
+                with_body,
+                if expected == Call::Storage { Call::Generation } else { expected },
+                "{path}"
+            );
         }
     }
 

@@ -55,6 +55,7 @@ mod tests {
                 is_upgrade,
                 overrides_method: false,
                 is_asynchronous: false,
+                has_body: false,
             };
             for is_upgrade in [false, true] {
                 prop_assert!(model::model(&path, is_upgrade).is_none_or(|model| !model.is_empty()));

@@ -72,7 +72,9 @@ fn of_collection(before: &[&str], segments: &[&str]) -> Option<String> {
             *model
         }
         // The first API of OpenAI, and servers that keep its paths.
-        ["engines", model, _, ..] => *model,
+        ["engines", model, "completions" | "embeddings"] | ["engines", model, "chat", "completions"] => {
+            *model
+        }
         // watsonx.
         ["ml", "v1", "deployments", model, "text", ..] => *model,
         ["wenxinworkshop", "chat", model] => *model,
@@ -161,6 +163,7 @@ mod tests {
             ("/endpoints/my-endpoint/invocations-response-stream", Some("my-endpoint")),
             ("/serving-endpoints/dbrx/invocations", Some("dbrx")),
             ("/v1/engines/davinci/completions", Some("davinci")),
+            ("/v1/engines/davinci/v1/chat/completions", None),
             ("/ml/v1/deployments/d/text/generation", Some("d")),
             ("/rpc/2.0/ai_custom/v1/wenxinworkshop/chat/ernie", Some("ernie")),
             ("/client/v4/accounts/a/ai/run/@cf/meta/llama-3-8b", Some("@cf/meta/llama-3-8b")),

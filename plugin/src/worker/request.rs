@@ -62,7 +62,7 @@ impl Worker {
             let bytes = if end_of_stream { 0 } else { length.unwrap_or(0) };
             return self.send_admin_call(host, context, usize::try_from(bytes).unwrap_or(usize::MAX)).flow();
         }
-        stream.target = RequestTarget::of(host, &self.config);
+        stream.target = RequestTarget::of(host, &self.config, end_of_stream);
         let reads_body = self.config.read_body && !end_of_stream && stream.target.has_model_body;
         let is_readable = reads_body && may_be_json(host);
         let is_too_large = length.is_some_and(|length| length > self.config.body_bytes_max as u64)

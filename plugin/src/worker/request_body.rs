@@ -2,7 +2,10 @@
 
 use evenkeel_proto::v1::{Generation, RequestBody};
 
-use super::{Stream, body_buffer::UNKNOWN_MODEL};
+use super::{
+    Stream,
+    body_buffer::{UNKNOWN_MODEL, content_length},
+};
 use crate::{
     attributes::VALUE_BYTES_MAX,
     config::Config,
@@ -16,6 +19,9 @@ use crate::{
 /// Maximum number of bytes copied from the gateway at once. The bound matters because the memory of a Wasm module never
 /// shrinks.
 const PART_BYTES_MAX: usize = 64 << 10;
+
+/// Length of `{}`, which some clients send where an API takes no body.
+const EMPTY_OBJECT_BYTES: u64 = 2;
 
 /// What the headers of a request state about it.
 #[derive(Debug, Default)]
@@ -38,8 +44,8 @@ pub(super) struct RequestReader {
 }
 
 impl RequestTarget {
-    /// Reads the target of the effective stream.
-    pub(super) fn of(host: &dyn Host, config: &Config) -> RequestTarget {
+    /// Reads the target of the effective stream. `end_of_stream`: the request has no body.
+    pub(super) fn of(host: &dyn Host, config: &Config, end_of_stream: bool) -> RequestTarget {
         let path = host.request_header(":path").unwrap_or_default();
         let method = host.request_header(":method").unwrap_or_default();
         let header = |name: &str| host.request_header(name).unwrap_or_default();
@@ -56,13 +62,16 @@ impl RequestTarget {
             overrides_method: is_reading(&method) && OVERRIDES.iter().any(overrides),
             // DashScope returns the id of a task.
             is_asynchronous: header("x-dashscope-async").eq_ignore_ascii_case("enable"),
+            has_body: !end_of_stream && content_length(host).is_none_or(|length| length > EMPTY_OBJECT_BYTES),
         });
         let names_model = call.generates() || config.count_helper_calls;
         RequestTarget {
             call,
             model: names_model.then(|| path::model::model(&path, is_upgrade)).flatten().unwrap_or_default(),
             uses_model_id: path.contains("/ml/v1/"),
+            // A tunnel has no body that ends.
             has_model_body: !is_upgrade
+                && method != "CONNECT"
                 && (call.generates() || (config.count_helper_calls && call == Call::Helper)),
         }
     }

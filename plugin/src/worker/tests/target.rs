@@ -41,7 +41,6 @@ fn calls_that_generate_nothing_have_no_model_and_no_prompt() {
         ("POST", "/v1beta/models/g:countTokens"),
         ("POST", "/tokenize"),
         ("POST", "/v1/detokenize"),
-        ("POST", "/v1/responses/r/cancel"),
         ("POST", "/v1/files"),
     ];
     for (method, path) in calls {
@@ -57,6 +56,27 @@ fn calls_that_generate_nothing_have_no_model_and_no_prompt() {
             assert_eq!((admit.max_output_tokens, admit.choices), (0, 0));
         }
     }
+}
+
+/// Cancelling takes no body. A gateway may rewrite a path, and then a request with a body may generate.
+#[test]
+fn cancelling_generates_nothing_without_a_body() {
+    let cancel = |bytes: usize| {
+        let mut rig = Rig::new(READ);
+        rig.host.open(5);
+        rig.host.with_stream(5, |s| {
+            s.request_headers.insert(":path".into(), "/v1/responses/r/cancel".into());
+            s.request_headers.insert("content-length".into(), bytes.to_string());
+            s.body = BODY[..bytes].to_vec();
+        });
+        rig.worker.on_request_headers(&rig.host, 5, bytes == 0);
+        if rig.host.admits().is_empty() {
+            rig.worker.on_request_body(&rig.host, 5, bytes, true);
+        }
+        rig.last_admit().generation()
+    };
+    let expected = [Generation::None, Generation::None, Generation::Unspecified];
+    assert_eq!([0, 2, BODY.len()].map(cancel), expected);
 }
 
 #[test]

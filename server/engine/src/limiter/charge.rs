@@ -85,6 +85,8 @@ fn tokens(
         Outcome::NotSent => return (Tokens::default(), false),
         Outcome::Success => false,
         Outcome::ClientError | Outcome::ServerError => true,
+        // The server may have accepted the request, and goes on without the client.
+        Outcome::ClientAbort | Outcome::Timeout if is_background => false,
         Outcome::Unknown | Outcome::UpstreamReset | Outcome::ClientAbort | Outcome::Timeout => !report.began,
     };
     // A server that generates later may report zeros for now.
@@ -190,6 +192,8 @@ mod tests {
             (report_of(Outcome::ClientAbort, None, 40), (10, 300, true)),
             (report_of(Outcome::ClientAbort, None, 4000), (10, 1000, true)),
             (report_of(Outcome::ClientError, None, 0), (0, 0, false)),
+            (UsageReport { began: false, ..report_of(Outcome::ClientAbort, None, 0) }, (10, 300, true)),
+            (UsageReport { began: false, ..report_of(Outcome::UpstreamReset, None, 0) }, (0, 0, false)),
         ];
         for (report, expected) in cases {
             assert_eq!(charge_of(Generation::Background, &report), expected, "{report:?}");
