@@ -305,6 +305,11 @@ impl Host for Gateway {
     fn keep_route(&self) {
         let _ = hostcalls::set_property(vec!["clear_route_cache"], Some(b"off"));
     }
+
+    #[cfg(feature = "higress")]
+    fn raise_body_limit(&self) {
+        let _ = hostcalls::set_property(vec!["set_decoder_buffer_limit"], Some(crate::higress::BODY_LIMIT));
+    }
 }
 
 fn text(bytes: &[u8]) -> String {

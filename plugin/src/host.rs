@@ -107,6 +107,9 @@ pub trait Host {
 
     /// Keeps the matched route when the plugin later changes request headers. Only Higress supports this.
     fn keep_route(&self) {}
+
+    /// Lets the gateway buffer a longer request body than its listener allows. Only Higress supports this.
+    fn raise_body_limit(&self) {}
 }
 
 /// A serialized proxy-wasm map. It consists of the number of pairs, the lengths of each name and value, and then each

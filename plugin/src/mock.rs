@@ -72,6 +72,8 @@ pub(crate) struct Mock {
     pub(crate) counts: RefCell<HashMap<Counter, u64>>,
     pub(crate) hosts: RefCell<Vec<(String, String)>>,
     pub(crate) overridden: RefCell<Vec<(u32, String)>>,
+    /// Streams whose bodies the gateway buffers beyond its own limit.
+    pub(crate) raised: RefCell<Vec<u32>>,
     next_token: Cell<u32>,
     drawn: Cell<u64>,
 }
@@ -96,6 +98,7 @@ impl Mock {
             counts: RefCell::default(),
             hosts: RefCell::default(),
             overridden: RefCell::default(),
+            raised: RefCell::default(),
             next_token: Cell::new(2),
             drawn: Cell::new(0),
         }
@@ -323,5 +326,9 @@ impl Host for Mock {
     fn override_host(&self, address: &str) -> bool {
         self.overridden.borrow_mut().push((self.effective.get(), address.to_owned()));
         true
+    }
+
+    fn raise_body_limit(&self) {
+        self.raised.borrow_mut().push(self.effective.get());
     }
 }

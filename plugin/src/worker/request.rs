@@ -57,6 +57,7 @@ impl Worker {
             let is_held = stream.phase != Phase::Decided;
             self.streams.insert(context, stream);
             if is_held {
+                host.raise_body_limit();
                 return Flow::Pause;
             }
             let bytes = if end_of_stream { 0 } else { length.unwrap_or(0) };
@@ -71,6 +72,7 @@ impl Worker {
         if is_held {
             stream.phase = Phase::BufferingBody { since_ms: host.now_ms() };
             stream.request_reader = Some(Box::<RequestReader>::default());
+            host.raise_body_limit();
         }
         self.streams.insert(context, stream);
         match (reads_body, is_readable) {

@@ -167,11 +167,12 @@ fn a_body_is_buffered_only_with_read_body() {
     let mut rig = Rig::new("");
     json(&rig);
     rig.worker.on_request_headers(&rig.host, 5, false);
-    assert_eq!(rig.last_admit().model, "");
+    assert_eq!((rig.last_admit().model.as_str(), rig.host.raised.borrow().len()), ("", 0));
 
     let mut rig = Rig::new(r#"{"read_body":true}"#);
     json(&rig);
     assert_eq!(rig.worker.on_request_headers(&rig.host, 5, false), Flow::Pause);
+    assert_eq!(*rig.host.raised.borrow(), [5], "the gateway must hold the body");
     assert_eq!(rig.worker.on_request_body(&rig.host, 5, 10, false), Flow::Pause);
     assert!(rig.host.sent.borrow().is_empty());
     assert_eq!(rig.worker.on_request_body(&rig.host, 5, body.len(), true), Flow::Pause);
