@@ -21,29 +21,28 @@ help: ## Show this list
 
 run: ## Build the sidecar and run it; CONFIG=file for a configuration of your own
 	@.ci/setup compiler
-	cargo build --locked --profile quick -p evenkeel --bin evenkeel
+	.ci/build-quick evenkeel
 	@printf '\n  In another terminal:  %s\n' '$(TARGET)/quick/evenkeel admit --cluster llm --hold 30s'
 	@exec $(TARGET)/quick/evenkeel serve --config $(CONFIG)
 
-demo: loadtest ## Compare balancing policies on real gateways, report in out/demo/; TRACE=file for another trace
+demo: tools plugin quick ## Compare balancing policies on real gateways, report in out/demo/; TRACE=file for another trace
 	EVENKEEL_BIN=$(TARGET)/quick/evenkeel \
 	$(TARGET)/quick/evenkeel-loadtest demo --out out/demo $(if $(TRACE),--trace $(TRACE))
 
-live: loadtest ## Run a whole system under traffic until Ctrl-C: look at its page, metrics and terminal
+live: tools plugin quick ## Run a whole system under traffic until Ctrl-C: look at its page, metrics and terminal
 	@EVENKEEL_BIN=$(TARGET)/quick/evenkeel exec $(TARGET)/quick/evenkeel-loadtest live
 
-bench: PROFILE = release
-bench: loadtest ## Measure one sidecar and what it adds to a request; figures in out/bench*/
+bench: tools plugin ## Measure one sidecar and what it adds to a request; figures in out/bench*/
+	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
 	for kind in decisions rate-limits filters; do \
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel $(TARGET)/release/evenkeel-loadtest bench $$kind; done
 
-.PHONY: tools loadtest
+.PHONY: tools quick
 tools:
 	@.ci/setup compiler redis envoy wasm
 
-PROFILE ?= quick
-loadtest: tools plugin
-	cargo build --locked --profile $(PROFILE) -p evenkeel -p evenkeel-loadtest --bins
+quick:
+	.ci/build-quick evenkeel evenkeel-loadtest
 
 # Building the tests also builds the programs in target/debug, with the features that the tests need, so that nothing is
 # built twice. The output of the last command ends with cargo test's own summary.

@@ -22,7 +22,7 @@ if value then
   -- The length of the text takes 2 bytes, and the five doubles 40.
   if #value ~= #text + 42 or sub(value, 3, #text + 2) ~= text then return '' end
   until_ms, _, first, used, reserved = unpack_struct('<ddddd', value, #text + 3)
-  -- After the clock was set back a little, the counter may be of the next window. Keep it.
+  -- If the clock was set back a little, the counter may belong to the next window. Keep it.
   if first ~= start and first ~= stop then first, used, reserved = start, 0, 0 end
 end
 

@@ -7,7 +7,7 @@
 --       4       string  number of the last flush of this instance that was applied here
 -- ARGV  1       number of this flush; rises. The sidecar sends the next flush only after this one has been applied
 --       2       expiry of the keys, ms; set on keys without one
---       3       number of rows from which on new rows are folded into `(other)` of their model
+--       3       number of rows at which new rows are folded into `(other)` of their model
 --       4       maximum number of rows
 --       5       maximum number of sessions
 --       6       number of sessions that remain if there are more than the maximum

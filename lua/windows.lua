@@ -48,7 +48,7 @@ while p < n_asked do
         -- The length of the text takes 2 bytes, and the five doubles 40.
         if #value ~= #text + 42 or sub(value, 3, #text + 2) ~= text then return '' end
         until_ms, _, start, used, reserved = unpack_struct('<ddddd', value, #text + 3)
-        -- After the clock was set back a little, the counter may be of the next window. Keep it.
+        -- If the clock was set back a little, the counter may belong to the next window. Keep it.
         if start ~= starts[l] and start ~= stops[l] then start, used, reserved = starts[l], 0, 0 end
       else
         is_absent(KEYS[k])

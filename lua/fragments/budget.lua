@@ -14,7 +14,7 @@ ALGORITHMS[BUDGET] = function(numbers, from, shadow, provisional)
     return amount >= 0 and amount or default
   end
 
-  -- After the clock was set back a little, the counter may be of the next window. Keep it.
+  -- If the clock was set back a little, the counter may belong to the next window. Keep it.
   local function bring_up(c, at)
     local first = c[at + 1]
     if first ~= start and first ~= stop then c[at + 1], c[at + 2], c[at + 3] = start, 0, 0 end

@@ -13,7 +13,7 @@ ALGORITHMS[FIXED_WINDOW] = function(numbers, from, shadow, provisional)
     shadow = shadow,
     room = function(c, at, cost)
       local first = c[at + 1]
-      -- After the clock was set back a little, the counter may be of the next window. Keep it.
+      -- If the clock was set back a little, the counter may belong to the next window. Keep it.
       if first ~= start and first ~= stop then
         c[at + 1], c[at + 2], c[at + 3] = start, 0, 0
       end

@@ -9,7 +9,7 @@
 local function window_settle(start, stop, provisional)
   return function(c, at, window, reserved, actual)
     local first = c[at + 1]
-    -- After the clock was set back a little, the counter may be of the next window. Keep it.
+    -- If the clock was set back a little, the counter may belong to the next window. Keep it.
     if first ~= start and first ~= stop then
       first = start
       c[at + 1], c[at + 2], c[at + 3] = start, 0, 0

@@ -1,6 +1,6 @@
 //! Reads the attributes of a request from the gateway and builds the Admit message from them.
 
-use evenkeel_proto::v1::{AdmitRequest, Candidate, Subject};
+use evenkeel_proto::v1::{AdmitRequest, Candidate, RequestBody, Subject};
 use serde_json::Value;
 
 use crate::{
@@ -8,17 +8,17 @@ use crate::{
     host::Host,
     lease_table::PoolKey,
     path,
-    request_body::BodySummary,
-    text::sanitize,
+    text::{sanitize, shorten},
 };
 
-/// Longest name of a pool, endpoint, consumer or model, in bytes.
+/// Longest name of a pool or endpoint, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 
-/// Longest path or header value that the plugin sends, in bytes.
-pub(crate) const VALUE_BYTES_MAX: usize = 2048;
+/// Longest consumer, model, session, path, header value or descriptor that the plugin sends, in bytes. The sidecar
+/// replaces the end of a long name by a digest. Envoy accepts 60 KiB of request headers by default, and the sidecar
+/// messages of 16 MiB, which is more than all values together can take.
+pub(crate) const VALUE_BYTES_MAX: usize = 64 << 10;
 
-const SESSION_BYTES_MAX: usize = 128;
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const TRACEPARENT_BYTES_MAX: usize = 64;
 const TRACESTATE_BYTES_MAX: usize = 512;
@@ -45,8 +45,7 @@ pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
         None if !config.apply.by_address() => String::new(),
         route => name(route, "route_name"),
     };
-    let key =
-        PoolKey { route: sanitize(&route, NAME_BYTES_MAX), cluster: sanitize(&cluster, NAME_BYTES_MAX) };
+    let key = PoolKey { route: shorten(&route, NAME_BYTES_MAX), cluster: shorten(&cluster, NAME_BYTES_MAX) };
     (!cluster.is_empty()).then_some(key)
 }
 
@@ -67,15 +66,15 @@ impl Default for Wanted {
 }
 
 /// Builds the Admit message of the effective stream, without pool, holder and lease.
-pub fn admit_request(host: &dyn Host, config: &Config, wanted: &Wanted, body: &BodySummary) -> AdmitRequest {
-    // If the path names a model, servers use that model and ignore the model in the body.
-    let model = path::model(&request_path(host)).unwrap_or_else(|| body.model.clone());
+pub fn admit_request(host: &dyn Host, config: &Config, wanted: &Wanted, body: &RequestBody) -> AdmitRequest {
     AdmitRequest {
         candidates: candidates(host, config),
         subject: Some(subject(host, config, wanted)),
-        model: sanitize(&model, NAME_BYTES_MAX),
+        model: body.model.clone(),
         prompt_bytes: body.prompt_bytes,
         max_output_tokens: body.max_output_tokens,
+        choices: body.choices,
+        generation: body.generation,
         session: session(host, config),
         request_id: sanitize(&host.request_header(REQUEST_ID).unwrap_or_default(), REQUEST_ID_BYTES_MAX),
         traceparent: header_within(host, "traceparent", TRACEPARENT_BYTES_MAX),
@@ -143,7 +142,7 @@ fn text_property(host: &dyn Host, path: &[&str]) -> Option<String> {
 fn session(host: &dyn Host, config: &Config) -> String {
     let sessions = config.session_headers.iter().filter_map(|name| host.request_header(name));
     let session = sessions.into_iter().find(|session| !session.is_empty()).unwrap_or_default();
-    sanitize(&session, SESSION_BYTES_MAX)
+    shorten(&session, VALUE_BYTES_MAX)
 }
 
 fn source_value(host: &dyn Host, source: &Source) -> Option<String> {
@@ -170,7 +169,7 @@ fn subject(host: &dyn Host, config: &Config, wanted: &Wanted) -> Subject {
             Source::Header(_) => consumer_header(host, config).map(|(consumer, _)| consumer),
             verified => source_value(host, verified),
         }
-        .map(|consumer| sanitize(&consumer, NAME_BYTES_MAX))
+        .map(|consumer| shorten(&consumer, VALUE_BYTES_MAX))
         .unwrap_or_default(),
         source_ip: wanted
             .source_ip
@@ -183,13 +182,13 @@ fn subject(host: &dyn Host, config: &Config, wanted: &Wanted) -> Subject {
             .pass_headers
             .iter()
             .chain(&wanted.headers)
-            .filter_map(|name| Some((name.clone(), sanitize(&header(name)?, VALUE_BYTES_MAX))))
+            .filter_map(|name| Some((name.clone(), shorten(&header(name)?, VALUE_BYTES_MAX))))
             .collect(),
         descriptors: config
             .descriptors
             .iter()
             .filter_map(|(name, source)| {
-                Some((name.clone(), sanitize(&source_value(host, source)?, NAME_BYTES_MAX)))
+                Some((name.clone(), shorten(&source_value(host, source)?, VALUE_BYTES_MAX)))
             })
             .collect(),
     }

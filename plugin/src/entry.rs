@@ -57,7 +57,6 @@ struct Stream {
     context: u32,
     host: Rc<Gateway>,
     worker: Rc<RefCell<Worker>>,
-    request_body_bytes: usize,
 }
 
 impl Root {
@@ -103,7 +102,6 @@ impl RootContext for Root {
             context: context_id,
             host: Rc::clone(&self.host),
             worker: Rc::clone(&self.worker),
-            request_body_bytes: 0,
         }))
     }
 
@@ -120,9 +118,6 @@ impl HttpContext for Stream {
     }
 
     fn on_http_request_body(&mut self, bytes: usize, end_of_stream: bool) -> Action {
-        // While the gateway buffers the body, `bytes` is the size of the whole buffer.
-        self.request_body_bytes = self.request_body_bytes.max(bytes);
-        let bytes = self.request_body_bytes;
         action(self.host.begin(&self.worker).on_request_body(&*self.host, self.context, bytes, end_of_stream))
     }
 
@@ -230,8 +225,8 @@ impl Host for Gateway {
         let _ = hostcalls::remove_map_value(MapType::HttpResponseHeaders, name);
     }
 
-    fn request_body(&self, bytes_max: usize) -> Vec<u8> {
-        hostcalls::get_buffer(BufferType::HttpRequestBody, 0, bytes_max).ok().flatten().unwrap_or_default()
+    fn request_body(&self, at: usize, bytes_max: usize) -> Vec<u8> {
+        hostcalls::get_buffer(BufferType::HttpRequestBody, at, bytes_max).ok().flatten().unwrap_or_default()
     }
 
     fn set_request_body(&self, replaced: usize, body: &[u8]) {
@@ -309,6 +304,11 @@ impl Host for Gateway {
     #[cfg(feature = "higress")]
     fn keep_route(&self) {
         let _ = hostcalls::set_property(vec!["clear_route_cache"], Some(b"off"));
+    }
+
+    #[cfg(feature = "higress")]
+    fn raise_body_limit(&self) {
+        let _ = hostcalls::set_property(vec!["set_decoder_buffer_limit"], Some(crate::higress::BODY_LIMIT));
     }
 }
 

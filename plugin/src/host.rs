@@ -53,8 +53,9 @@ pub trait Host {
     /// Removes every value of a response header.
     fn remove_response_header(&self, name: &str);
 
-    /// Returns up to `bytes_max` bytes of the buffered request body.
-    fn request_body(&self, bytes_max: usize) -> Vec<u8>;
+    /// Returns up to `bytes_max` bytes of the request body, starting at offset `at`: of the buffered body while the request
+    /// is paused, of the current chunk otherwise. `at` is at most the number of bytes there.
+    fn request_body(&self, at: usize, bytes_max: usize) -> Vec<u8>;
 
     /// Replaces the first `replaced` bytes of the buffered request body.
     fn set_request_body(&self, replaced: usize, body: &[u8]);
@@ -106,6 +107,9 @@ pub trait Host {
 
     /// Keeps the matched route when the plugin later changes request headers. Only Higress supports this.
     fn keep_route(&self) {}
+
+    /// Lets the gateway buffer a longer request body than its listener allows. Only Higress supports this.
+    fn raise_body_limit(&self) {}
 }
 
 /// A serialized proxy-wasm map. It consists of the number of pairs, the lengths of each name and value, and then each

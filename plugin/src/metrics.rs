@@ -29,6 +29,8 @@ counters! {
     AdmitsDenied = "evenkeel_admits_denied",
     /// Admits without an answer within the deadline.
     AdmitsTimeout = "evenkeel_admits_timeout",
+    /// Answers to Admits that came after the deadline, for requests that had gone on.
+    AdmitsLate = "evenkeel_admits_late",
     /// Admits that failed for another reason: sidecar unreachable, error status, unreadable answer.
     AdmitsFailed = "evenkeel_admits_failed",
     /// Admits that the sidecar rejected as invalid; the request was refused with 400.
@@ -47,6 +49,8 @@ counters! {
     BodyTooLarge = "evenkeel_body_too_large",
     /// Requests whose body could not be read, for any reason.
     BodyUnread = "evenkeel_body_unread",
+    /// Requests refused with 400 because their body named another model after Admit.
+    BodyChanged = "evenkeel_body_changed",
     /// Requests for `admin_paths` that the sidecar answered.
     DirectResponses = "evenkeel_direct_responses",
     /// Requests for `admin_paths` that the plugin refused with 503, 413, 408 or 400.

@@ -72,6 +72,8 @@ pub(crate) struct Mock {
     pub(crate) counts: RefCell<HashMap<Counter, u64>>,
     pub(crate) hosts: RefCell<Vec<(String, String)>>,
     pub(crate) overridden: RefCell<Vec<(u32, String)>>,
+    /// Streams whose bodies the gateway buffers beyond its own limit.
+    pub(crate) raised: RefCell<Vec<u32>>,
     next_token: Cell<u32>,
     drawn: Cell<u64>,
 }
@@ -96,6 +98,7 @@ impl Mock {
             counts: RefCell::default(),
             hosts: RefCell::default(),
             overridden: RefCell::default(),
+            raised: RefCell::default(),
             next_token: Cell::new(2),
             drawn: Cell::new(0),
         }
@@ -231,8 +234,12 @@ impl Host for Mock {
         self.in_stream(|s| s.response_headers.remove(name));
     }
 
-    fn request_body(&self, bytes_max: usize) -> Vec<u8> {
-        self.in_stream(|s| s.body.iter().copied().take(bytes_max).collect()).unwrap_or_default()
+    fn request_body(&self, at: usize, bytes_max: usize) -> Vec<u8> {
+        let read = |s: &mut MockStream| {
+            assert!(at <= s.body.len(), "gateways do not check the offset");
+            s.body.iter().skip(at).take(bytes_max).copied().collect()
+        };
+        self.in_stream(read).unwrap_or_default()
     }
 
     fn set_request_body(&self, replaced: usize, body: &[u8]) {
@@ -319,5 +326,9 @@ impl Host for Mock {
     fn override_host(&self, address: &str) -> bool {
         self.overridden.borrow_mut().push((self.effective.get(), address.to_owned()));
         true
+    }
+
+    fn raise_body_limit(&self) {
+        self.raised.borrow_mut().push(self.effective.get());
     }
 }

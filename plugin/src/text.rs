@@ -13,6 +13,22 @@ pub(crate) fn sanitize(text: &str, bytes_max: usize) -> String {
     sanitized
 }
 
+/// Number of hexadecimal digits of a digest.
+const DIGEST_DIGITS: usize = 16;
+
+/// Does the same as [`sanitize`], but of a longer text keeps the beginning and appends `#` and a digest of the whole, so
+/// that different texts stay different. The digest (FNV-1a) does not withstand a client that searches for a second text;
+/// the sidecar's digest of a text up to `bytes_max` does.
+pub(crate) fn shorten(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return sanitize(text, bytes_max);
+    }
+    let digest = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("{}#{digest:0DIGEST_DIGITS$x}", sanitize(text, bytes_max - 1 - DIGEST_DIGITS))
+}
+
 /// Does the same as [`sanitize`] for the first bytes of a text. If the bytes end within a character, drops that
 /// incomplete character.
 pub(crate) fn sanitize_bytes(bytes: &[u8], bytes_max: usize) -> String {
@@ -42,6 +58,15 @@ mod tests {
         assert_eq!(prefix("aé", 2), "a");
         assert_eq!(prefix("aé", 3), "aé");
         assert_eq!(prefix("a", 9), "a");
+    }
+
+    #[test]
+    fn long_texts_stay_different() {
+        let long = |end: &str| "é".repeat(200) + end;
+        assert_eq!(shorten("alice\n", 256), "alice\u{fffd}");
+        assert_eq!(shorten(&"a".repeat(256), 256), "a".repeat(256));
+        let (one, other) = (shorten(&long("1"), 256), shorten(&long("2"), 256));
+        assert!(one != other && one.len() <= 256 && one.starts_with(&"é".repeat(119)), "{one}");
     }
 
     #[test]

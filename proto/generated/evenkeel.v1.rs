@@ -18,9 +18,10 @@ pub struct FromWorker {
     /// Requests whose answer has begun; at most 256.
     #[prost(message, repeated, tag = "4")]
     pub first_tokens: ::prost::alloc::vec::Vec<FirstToken>,
-    /// Leases whose admission the worker no longer waits for: the request was not sent upstream, or went without the
-    /// sidecar's choice. At most 256. The sidecar releases what it has taken for them and sends no answer. A worker that
-    /// resumes repeats those that it sent after its last list.
+    /// Leases whose admission the worker no longer waits for, because the request was not sent upstream; at most 256. The
+    /// sidecar releases what it has taken for them and sends no answer. A worker that resumes repeats those that it sent
+    /// after its last list. The worker does not cancel the admission of a request that went upstream without the answer:
+    /// the answer brings the ticket, and the settlement releases the lease.
     #[prost(uint64, repeated, tag = "5")]
     pub cancelled: ::prost::alloc::vec::Vec<u64>,
     /// A request for admission. AdmitRequest.holder is empty, and AdmitRequest.lease identifies the answer. No other
@@ -50,10 +51,10 @@ pub struct Hello {
     /// lost its data.
     #[prost(bytes = "vec", tag = "2")]
     pub secret: ::prost::alloc::vec::Vec<u8>,
-    /// Version of the plugin, for the list of holders.
+    /// Version of the plugin, for the sidecar's log; at most 64 bytes.
     #[prost(string, tag = "3")]
     pub version: ::prost::alloc::string::String,
-    /// Parts of this API that the worker supports, beyond those it must support.
+    /// Parts of this API that the worker supports, beyond those it must support; at most 16.
     #[prost(enumeration = "Capability", repeated, tag = "4")]
     #[cfg_attr(
         feature = "json",
@@ -211,7 +212,8 @@ pub struct Candidate {
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Subject {
-    /// The authenticated consumer; empty if unknown.
+    /// The authenticated consumer; empty if unknown. Of a name with more than 256 bytes, the sidecar keeps the beginning and
+    /// appends a digest of the whole.
     #[prost(string, tag = "1")]
     pub consumer: ::prost::alloc::string::String,
     /// IP address of the client, without the port.
@@ -270,19 +272,21 @@ pub struct AdmitRequest {
     pub candidates: ::prost::alloc::vec::Vec<Candidate>,
     #[prost(message, optional, tag = "5")]
     pub subject: ::core::option::Option<Subject>,
-    /// Model that the request names; empty if unknown.
+    /// Model that the request names. `(unknown)` if the gateway could not read it, or if the request names none but may
+    /// generate. Empty if the gateway reads no models, or if the request generates nothing.
     #[prost(string, tag = "6")]
     pub model: ::prost::alloc::string::String,
     /// Size of the prompt in bytes; 0 if unknown.
     #[prost(uint64, tag = "7")]
     pub prompt_bytes: u64,
-    /// Maximum number of output tokens that the request allows (`max_tokens`); 0 if the request sets no maximum.
+    /// Maximum number of output tokens that the request allows for each answer (`max_tokens`); 0 if the request sets no
+    /// maximum.
     #[prost(uint64, tag = "8")]
     pub max_output_tokens: u64,
     /// Hashes of successively longer prefixes of the prompt, the longest prefix last, for prefix affinity. Not used yet.
     #[prost(fixed64, repeated, tag = "9")]
     pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
-    /// Id of the session or conversation; empty if unknown. The sidecar truncates it to 128 bytes.
+    /// Id of the session or conversation; empty if unknown. The sidecar shortens it to 128 bytes, as a consumer.
     #[prost(string, tag = "10")]
     pub session: ::prost::alloc::string::String,
     /// Set if the sidecar itself must answer the request, for example on a quota path. The sidecar then chooses no
@@ -300,6 +304,43 @@ pub struct AdmitRequest {
     /// The request's `tracestate`; empty if the request has none.
     #[prost(string, tag = "14")]
     pub tracestate: ::prost::alloc::string::String,
+    /// Number of answers that the request asks for (`n`, `best_of`, several prompts), each with up to max_output_tokens. 0
+    /// counts as 1.
+    #[prost(uint64, tag = "15")]
+    pub choices: u64,
+    /// What the request generates. A request that generates nothing is charged no tokens and no cost.
+    #[prost(enumeration = "Generation", tag = "16")]
+    #[cfg_attr(
+        feature = "json",
+        serde(
+            serialize_with = "crate::json::enumeration::serialize::<Generation, _>",
+            deserialize_with = "crate::json::enumeration::deserialize::<Generation, _>"
+        )
+    )]
+    pub generation: i32,
+}
+/// What a gateway has read of a request's body. The fields have the meaning that they have in AdmitRequest.
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RequestBody {
+    #[prost(string, tag = "1")]
+    pub model: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub prompt_bytes: u64,
+    #[prost(uint64, tag = "3")]
+    pub max_output_tokens: u64,
+    #[prost(uint64, tag = "4")]
+    pub choices: u64,
+    #[prost(enumeration = "Generation", tag = "5")]
+    #[cfg_attr(
+        feature = "json",
+        serde(
+            serialize_with = "crate::json::enumeration::serialize::<Generation, _>",
+            deserialize_with = "crate::json::enumeration::deserialize::<Generation, _>"
+        )
+    )]
+    pub generation: i32,
 }
 /// A request that the sidecar itself answers. The path and query of the request are in AdmitRequest.subject.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -451,7 +492,8 @@ pub struct SettleRequest {
     /// Time from Admit to the end of the request.
     #[prost(uint64, tag = "8")]
     pub total_ms: u64,
-    /// Model that the response names; empty if unknown.
+    /// Model that the response names; empty if unknown. Its price applies if the request named no model, or one without a
+    /// price.
     #[prost(string, tag = "9")]
     pub model: ::prost::alloc::string::String,
     /// The ticket from Admitted; empty if the gateway never received the response to Admit.
@@ -474,16 +516,21 @@ pub struct SettleRequest {
     pub traceparent: ::prost::alloc::string::String,
     /// Sum of input and output tokens if the response reported only their sum, and generated text; otherwise 0. `tokens`
     /// is then unset, and the sidecar estimates how the sum divides.
-    #[prost(uint64, tag = "30")]
+    #[prost(uint64, tag = "15")]
     pub total_tokens: u64,
     /// True if the response switched the connection to another protocol, such as WebSocket. Such a connection carries any
     /// number of responses. The sidecar charges a connection that reported nothing by its duration.
-    #[prost(bool, tag = "31")]
+    #[prost(bool, tag = "16")]
     pub upgraded: bool,
     /// True if the gateway saw at least a part of a body, and could not read it or does not know its form. The sidecar then
     /// charges the expected output, however the response ended.
-    #[prost(bool, tag = "32")]
+    #[prost(bool, tag = "17")]
     pub form_unknown: bool,
+    /// What the gateway has learned about the request after Admit, such as from the rest of its body; absent if Admit
+    /// carried it all. The sidecar charges the request as if Admit had carried these values. Limits whose key or conditions
+    /// use the model still count it under the model in AdmitRequest.
+    #[prost(message, optional, tag = "18")]
+    pub request_body: ::core::option::Option<RequestBody>,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -584,6 +631,40 @@ impl Capability {
         match value {
             "CAPABILITY_UNSPECIFIED" => Some(Self::Unspecified),
             "CAPABILITY_FIRST_TOKENS" => Some(Self::FirstTokens),
+            _ => None,
+        }
+    }
+}
+/// What a request makes a model generate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Generation {
+    /// An answer, in the response.
+    Unspecified = 0,
+    /// An answer that the server generates after its response, such as a batch. If the response reports no usage, the
+    /// sidecar charges the expected output.
+    Background = 1,
+    /// Nothing: the request reads or deletes something, counts tokens, or manages stored objects.
+    None = 2,
+}
+impl Generation {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "GENERATION_UNSPECIFIED",
+            Self::Background => "GENERATION_BACKGROUND",
+            Self::None => "GENERATION_NONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "GENERATION_UNSPECIFIED" => Some(Self::Unspecified),
+            "GENERATION_BACKGROUND" => Some(Self::Background),
+            "GENERATION_NONE" => Some(Self::None),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::OVERRIDE_HOST_HEADER;
 
-/// A limit far above what any run reaches, because circuit breakers must not override the policy's choice.
+/// A limit far above what any run reaches, so that Envoy refuses no request or connection because of it.
 const NO_LIMIT: u32 = 1_000_000;
 
 /// Returns a named extension whose configuration is of this type.

@@ -110,7 +110,8 @@ pub(super) fn spawn(
     let mut process = Process::new(name, paths::envoy()?, dir)
         .args(["--config-path".as_ref(), path.as_os_str()])
         .args(["--concurrency", &workers.to_string()])
-        .args(["--disable-hot-restart", "--log-level", "warning"]);
+        // Soon after a change, Envoy drops the earlier configuration.
+        .args(["--disable-hot-restart", "--log-level", "warning", "--drain-time-s", "1"]);
     process.spawn()?;
     Ok((process, path))
 }

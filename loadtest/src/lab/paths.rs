@@ -72,8 +72,7 @@ pub fn sidecar() -> Result<PathBuf, LabError> {
 }
 
 pub fn plugin() -> Result<PathBuf, LabError> {
-    let candidates =
-        target_dirs().into_iter().map(|dir| dir.join("wasm32-wasip1/plugin/evenkeel_plugin.wasm")).collect();
+    let candidates = vec![workspace().join("out/plugin/evenkeel_plugin.wasm")];
     find(PLUGIN, candidates, "the plugin", "build it with `make plugin` or set EVENKEEL_PLUGIN_WASM")
 }
 

@@ -15,6 +15,7 @@ mod openai;
 mod page;
 mod prometheus;
 mod rate_limit_filter;
+mod reconfiguration;
 mod request_endings;
 mod stream_faults;
 mod support;

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use evenkeel_loadtest::lab::{
-    CLUSTER, CustomEnvoy, Lab, OVERRIDE_HOST_HEADER,
-    bootstrap::{address, cluster, http2_cluster, override_host, router, wasm_filter},
+    CustomEnvoy, Lab,
+    bootstrap::{address, http2_cluster},
     paths,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::{
     chat,
+    gateway::{connection_manager, one_host},
     lab::{self, roomy_engine},
     pool::{CountWatch, by_table, holders, wait_exact},
     proxy::{Fault, Proxy},
@@ -34,23 +35,6 @@ enum Notices {
     Plugin,
 }
 
-fn connection_manager(module: &std::path::Path) -> Value {
-    let plugin = json!({
-        "sidecar": {"cluster": "evenkeel"},
-        "deadline_ms": DEADLINE.as_millis() as u64,
-        "apply": {"mode": "override_host", "header": OVERRIDE_HOST_HEADER},
-    });
-    json!({
-        "stat_prefix": "edge",
-        "route_config": {"name": "edge", "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{
-            "name": "chat",
-            "match": {"prefix": "/"},
-            "route": {"cluster": CLUSTER, "timeout": "0s", "idle_timeout": "0s"},
-        }]}]},
-        "http_filters": [wasm_filter("evenkeel", module, &plugin), router()],
-    })
-}
-
 /// Breaks the connection under load. No request waits longer than its deadline, and afterwards the same holder has
 /// exactly the leases of the requests in flight.
 async fn assert_recovery(fault: Fault, notices: Notices) {
@@ -59,8 +43,6 @@ async fn assert_recovery(fault: Fault, notices: Notices) {
     let Some(module) = lab::found(paths::plugin()) else { return };
     let sidecar = lab.sidecars()[0].ready().grpc.as_ref().unwrap().parse().unwrap();
     let proxy = Proxy::start(sidecar).await;
-    let mut upstream = cluster(CLUSTER, &address(lab.hosts()[0].port()));
-    upstream["load_balancing_policy"] = override_host();
     let mut to_sidecar = http2_cluster("evenkeel", &address(proxy.port));
     if notices == Notices::Plugin {
         let options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -68,8 +50,9 @@ async fn assert_recovery(fault: Fault, notices: Notices) {
         options["explicit_http_config"]["http2_protocol_options"] = json!({});
         options["common_http_protocol_options"] = json!({"max_requests_per_connection": 1});
     }
-    let managers = [connection_manager(&module)];
-    let envoy = CustomEnvoy::start(lab.dir(), "envoy-faults", 1, managers, &[upstream, to_sidecar]).await;
+    let managers = [connection_manager(&module, DEADLINE)];
+    let clusters = [one_host(lab.hosts()[0].port()), to_sidecar];
+    let envoy = CustomEnvoy::start(lab.dir(), "envoy-faults", 1, managers, &clusters).await;
     let Some(envoy) = lab::found(envoy) else { return };
 
     let watch = CountWatch::start(&mut lab).await;

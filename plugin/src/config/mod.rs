@@ -19,6 +19,10 @@ pub const ENDPOINT_HEADER: &str = "x-gateway-destination-endpoint";
 /// Header that Envoy's original-destination clusters read.
 pub const ORIGINAL_DST_HEADER: &str = "x-envoy-original-dst-host";
 
+/// Default of `body_bytes_max`: just below the size of Envoy's buffer, 1 MiB by default. If a body exceeds the buffer,
+/// Envoy answers 413.
+const BODY_BYTES_MAX: u64 = 960 << 10;
+
 /// Maximum number of candidates in one configuration.
 const CANDIDATES_MAX: usize = 1024;
 
@@ -83,7 +87,7 @@ pub struct Config {
     /// Whether to read the model and the prompt size from the request body.
     pub read_body: bool,
     pub on_unread_body: OnUnreadBody,
-    /// Largest request body that the plugin buffers.
+    /// Largest request body that the plugin waits for. The gateway buffers it.
     pub body_bytes_max: usize,
     /// Whether to read usage from responses.
     pub read_usage: bool,
@@ -91,6 +95,8 @@ pub struct Config {
     pub uncompressed_responses: bool,
     /// Whether to request usage from OpenAI streams. The plugin strips the usage if the client did not request it.
     pub include_usage: bool,
+    /// Whether calls that generate nothing are counted as requests of the model that they name.
+    pub count_helper_calls: bool,
     /// How long to wait for a complete request body.
     pub body_wait_ms: u64,
     /// Interval of the lists of leases until the sidecar sets another interval.
@@ -216,7 +222,8 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
         include_usage: top.flag("include_usage", faults).unwrap_or(false),
         read_body: top.flag("read_body", faults).unwrap_or(false),
         on_unread_body,
-        body_bytes_max: top.whole("body_bytes_max", 1, 16 << 20, faults).unwrap_or(64 << 10) as usize,
+        body_bytes_max: top.whole("body_bytes_max", 1, 16 << 20, faults).unwrap_or(BODY_BYTES_MAX) as usize,
+        count_helper_calls: top.flag("count_helper_calls", faults).unwrap_or(false),
         body_wait_ms: top.whole("body_wait_ms", 100, 60_000, faults).unwrap_or(1000),
         keep_alive_ms: top.whole("keep_alive_ms", 100, 60_000, faults).unwrap_or(1000),
         report_header: top

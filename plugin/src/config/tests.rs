@@ -23,8 +23,10 @@ fn an_empty_configuration_is_all_defaults() {
         );
         assert!(config.descriptors.is_empty() && config.admin_paths.is_empty());
         assert!(config.read_usage && config.uncompressed_responses && !config.include_usage);
-        assert!(!config.read_body && config.on_unread_body == OnUnreadBody::Admit);
-        assert_eq!((config.body_bytes_max, config.body_wait_ms, config.keep_alive_ms), (65536, 1000, 1000));
+        assert!(
+            !config.read_body && !config.count_helper_calls && config.on_unread_body == OnUnreadBody::Admit
+        );
+        assert_eq!((config.body_bytes_max, config.body_wait_ms, config.keep_alive_ms), (983_040, 1000, 1000));
         assert_eq!(config.report_header, None);
     }
 }
@@ -37,7 +39,7 @@ fn every_option_is_read() {
         "candidates": [{"address": "a", "weight": 2, "cap": 3}, {"address": "b"}],
         "pool": {"route": "r", "cluster": "c"}, "consumer_header": "X-User",
         "pass_headers": ["X-Tenant"], "read_body": true, "on_unread_body": "refuse", "body_bytes_max": 10,
-        "body_wait_ms": 100, "keep_alive_ms": 500, "report_header": "X-Placed",
+        "body_wait_ms": 100, "count_helper_calls": true, "keep_alive_ms": 500, "report_header": "X-Placed",
         "session_headers": ["X-Chat"], "admin_paths": ["/quota", "/quota/delta"], "read_usage": true,
         "accept_encoding": "remove", "include_usage": true, "descriptors": {
             "tenant": {"header": "X-Tenant"}, "org": {"metadata": ["envoy.filters.http.jwt_authn", "payload", "org"]},
@@ -79,6 +81,7 @@ fn every_option_is_read() {
             on_unread_body: OnUnreadBody::Refuse,
             body_bytes_max: 10,
             body_wait_ms: 100,
+            count_helper_calls: true,
             keep_alive_ms: 500,
             report_header: Some("x-placed".into()),
         }

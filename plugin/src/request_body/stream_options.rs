@@ -89,11 +89,6 @@ impl StreamOptions {
         }
     }
 
-    /// Returns whether the body is an object.
-    pub(super) fn is_object(&self) -> bool {
-        self.object_at.is_some()
-    }
-
     /// Returns the edit that sets `include_usage`; `None` if the body does not request a stream, already requests
     /// usage, or repeats one of the two members.
     pub(super) fn edit(&self) -> Option<Edit> {

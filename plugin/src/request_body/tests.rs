@@ -66,9 +66,10 @@ fn bodies_of_all_common_apis_are_summarized() {
     ];
     for (body, (model, prompt_bytes, max_output_tokens)) in cases {
         let is_object = serde_json::from_str::<serde_json::Value>(body).is_ok_and(|value| value.is_object());
-        let model = model.into();
-        let expected = BodySummary { is_object, model, prompt_bytes, max_output_tokens, usage_edit: None };
-        assert_eq!(summarize(body.as_bytes()), expected, "{body}");
+        let model = String::from(model);
+        let summary = summarize(body.as_bytes());
+        let read = (summary.is_object, summary.model, summary.prompt_bytes, summary.max_output_tokens);
+        assert_eq!(read, (is_object, model, prompt_bytes, max_output_tokens), "{body}");
     }
 }
 
@@ -114,26 +115,37 @@ fn ambiguous_bodies_are_not_objects() {
 
 #[test]
 fn an_object_is_recognized_by_its_first_bytes() {
-    let cases: [(&[u8], Option<bool>); 9] = [
-        (b"", None),
-        (b" \r\n\t", None),
-        (b" {", Some(true)),
-        (b"\xef\xbb", None),
-        (b"\xef\xbb\xbf", None),
-        (b"\xef\xbb\xbf{", Some(true)),
-        (b"\xef\xbbx", Some(false)),
-        (b"[", Some(false)),
-        (b"--boundary", Some(false)),
+    let cases: [(&[u8], bool); 11] = [
+        (b"", false),
+        (b" \r\n\t", false),
+        (b" {", false),
+        (b"\xef\xbb", false),
+        (b"\xef\xbb\xbf", false),
+        (b"\xef\xbb\xbf{", false),
+        (b"\xef\xbbx", true),
+        (b"\xef\xbb{", true),
+        (b"[", true),
+        (b"--boundary", true),
+        (b"{} x", true),
     ];
-    for (head, expected) in cases {
-        assert_eq!(begins_as_object(head), expected, "{}", head.escape_ascii());
+    for (head, is_hopeless) in cases {
+        for split in 0..=head.len() {
+            let mut reader = BodyReader::default();
+            reader.feed(&head[..split]);
+            reader.feed(&head[split..]);
+            assert_eq!(reader.is_hopeless(), is_hopeless, "{} at {split}", head.escape_ascii());
+            assert_eq!(reader.bytes(), head.len() as u64);
+        }
     }
 }
 
+/// Truncated names could be equal although the models differ.
 #[test]
-fn a_long_model_name_is_truncated() {
-    let body = format!(r#"{{"model":"{}"}}"#, "é".repeat(300));
-    assert_eq!(summarize(body.as_bytes()).model.len(), 256);
+fn a_name_longer_than_a_models_name_is_none() {
+    let body = |len: usize| format!(r#"{{"model":"{}"}}"#, "é".repeat(len));
+    assert_eq!(summarize(body(128).as_bytes()).model.len(), 256);
+    assert_eq!(summarize(body(129).as_bytes()).model, "");
+    assert_eq!(summarize(br#"{"model":"a","model":"b"}"#).model, "b");
     // Each invalid byte is replaced by three bytes.
     let body = [&b"{\"model\":\""[..], &[0xff; 255], b"a\"}"].concat();
     assert_eq!(summarize(&body).model.len(), 255);
@@ -184,4 +196,79 @@ fn the_edit_makes_a_stream_report_usage() {
         assert_eq!(changed.as_deref(), expected.map(str::as_bytes), "{body}");
     }
     assert_eq!(Edit { range: 3..9, replacement: "" }.apply(b"short"), None);
+}
+
+#[test]
+fn all_answers_of_a_request_are_counted() {
+    let cases = [
+        ("{}", (1, 0)),
+        (r#"{"n":8,"max_tokens":100}"#, (8, 100)),
+        (r#"{"max_tokens":100,"n":8}"#, (8, 100)),
+        (r#"{"n":2,"best_of":5}"#, (5, 0)),
+        (r#"{"n":0}"#, (1, 0)),
+        (r#"{"n":-3}"#, (1, 0)),
+        (r#"{"n":null}"#, (1, 0)),
+        (r#"{"n":"8","max_tokens":"100"}"#, (8, 100)),
+        (r#"{"n":8.0}"#, (8, 0)),
+        (r#"{"n":2,"n":3}"#, (3, 0)),
+        (r#"{"generationConfig":{"candidateCount":4,"maxOutputTokens":9}}"#, (4, 9)),
+        (r#"{"generation_config":{"candidate_count":4}}"#, (4, 0)),
+        (r#"{"parameters":{"n":4,"max_tokens":9}}"#, (4, 9)),
+        (r#"{"inputs":"x","parameters":{"num_return_sequences":3,"max_new_tokens":20}}"#, (3, 20)),
+        (r#"{"prompt":"x","num_generations":3,"max_tokens":7}"#, (3, 7)),
+        (r#"{"text":"x","sampling_params":{"n":3,"max_new_tokens":7}}"#, (3, 7)),
+        (r#"{"inferenceConfig":{"maxTokens":7}}"#, (1, 7)),
+        (r#"{"inputText":"x","textGenerationConfig":{"maxTokenCount":7}}"#, (1, 7)),
+        // Each prompt gets its own answers.
+        (r#"{"prompt":["a","b","c"],"n":2}"#, (6, 0)),
+        (r#"{"prompt":[[1,2],[3]]}"#, (2, 0)),
+        (r#"{"prompt":[1,2,3]}"#, (1, 0)),
+        (r#"{"input":["a","b"]}"#, (1, 0)),
+        (r#"{"messages":[{"n":8}]}"#, (1, 0)),
+        (r#"{"n":18446744073709551615,"prompt":["a","b"]}"#, (u64::MAX, 0)),
+    ];
+    for (body, expected) in cases {
+        let summary = summarize(body.as_bytes());
+        assert_eq!((summary.choices, summary.max_output_tokens), expected, "{body}");
+    }
+}
+
+#[test]
+fn background_requests_and_batches_are_recognized() {
+    let cases = [
+        (r#"{"background":true}"#, true),
+        (r#"{"background":false}"#, false),
+        (r#"{"background":"transparent"}"#, false),
+        (r#"{"metadata":{"background":true}}"#, false),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(summarize(body.as_bytes()).is_background, expected, "{body}");
+    }
+    let request =
+        r#"{"custom_id":"1","params":{"model":"claude","max_tokens":50,"messages":[{"content":"abc"}]}}"#;
+    let body = format!(r#"{{"requests":[{request},{request}]}}"#);
+    let batch = summarize(body.as_bytes());
+    assert_eq!(
+        (&*batch.model, batch.prompt_bytes, batch.max_output_tokens, batch.choices),
+        ("claude", 6, 50, 2)
+    );
+    let body = r#"{"batch":{"input_config":{"requests":{"requests":[{"request":{"contents":[{"parts":[{"text":"ab"}]}]}}]}}}}"#;
+    assert_eq!(summarize(body.as_bytes()).prompt_bytes, 2);
+    let body = r#"{"batch":{"inputConfig":{"requests":{"requests":[{"request":{"generationConfig":{"maxOutputTokens":5}}},{}]}}}}"#;
+    let batch = summarize(body.as_bytes());
+    assert_eq!((batch.max_output_tokens, batch.choices), (5, 2));
+}
+
+/// The gateway passes a body in parts of any size.
+#[test]
+fn parts_of_a_body_are_read_as_the_whole() {
+    let body = "\u{feff} {\"model\":\"é1\",\"n\":\"4\",\"max_tokens\":12,\"stream\":true,\
+                \"messages\":[{\"content\":\"a\\u00e9\"}]} ";
+    let whole = summarize(body.as_bytes());
+    assert!(whole.is_object && whole.usage_edit.is_some());
+    for size in 1..body.len() {
+        let mut reader = BodyReader::default();
+        body.as_bytes().chunks(size).for_each(|part| reader.feed(part));
+        assert_eq!(reader.summary(), whole, "parts of {size}");
+    }
 }

@@ -25,9 +25,19 @@ pub(super) const KEY_BYTES_MAX: usize = 32;
 keys! {
     Annotations = "annotations",
     Args = "args",
+    Answers = "n"
+        | "best_of"
+        | "candidateCount"
+        | "candidate_count"
+        | "num_generations"
+        | "num_results"
+        | "numResults"
+        | "num_return_sequences",
     Arguments = "arguments",
     B64Json = "b64_json",
+    Background = "background",
     BaseResp = "base_resp",
+    Batch = "batch",
     BilledUnits = "billed_units",
     Body = "body",
     Bytes = "bytes",
@@ -89,7 +99,13 @@ keys! {
     Id = "id",
     ImageUrl = "image_url",
     IncludeUsage = "include_usage",
+    InferenceConfig = "inferenceConfig"
+        | "inference_config"
+        | "textGenerationConfig"
+        | "sampling_params"
+        | "inferenceParameters",
     Input = "input",
+    InputConfig = "inputConfig" | "input_config",
     InputTokenCount = "inputTokenCount" | "input_token_count" | "input_length",
     InputTokens = "input_tokens" | "inputTokens",
     InputTokensDetails = "input_tokens_details" | "input_token_details",
@@ -99,9 +115,6 @@ keys! {
     Iterations = "iterations",
     Language = "language",
     Logprobs = "logprobs",
-    MaxCompletionTokens = "max_completion_tokens",
-    MaxOutputTokens = "max_output_tokens" | "maxOutputTokens",
-    MaxTokens = "max_tokens",
     Message = "message",
     Messages = "messages",
     Meta = "meta",
@@ -115,10 +128,20 @@ keys! {
     Models = "models",
     Name = "name",
     NativeFinishReason = "native_finish_reason",
-    NumPredict = "num_predict",
     Object = "object",
     Options = "options",
     Output = "output",
+    OutputBound = "max_tokens"
+        | "max_completion_tokens"
+        | "max_output_tokens"
+        | "maxOutputTokens"
+        | "max_new_tokens"
+        | "max_tokens_to_sample"
+        | "max_gen_len"
+        | "maxTokens"
+        | "maxTokenCount"
+        | "n_predict"
+        | "num_predict",
     OutputText = "outputText" | "output_text",
     OutputTokenCount = "outputTokenCount",
     OutputTokens = "output_tokens" | "outputTokens",
@@ -126,11 +149,12 @@ keys! {
     OutputTranscription = "outputTranscription",
     Outputs = "outputs",
     Parameters = "parameters",
+    Params = "params",
     PartialJson = "partial_json",
     Parts = "parts",
     PredictedN = "predicted_n",
     Predictions = "predictions",
-    Prompt = "prompt",
+    Prompt = "prompt" | "inputs" | "inputText" | "text_input",
     PromptCacheHitTokens = "prompt_cache_hit_tokens",
     PromptEvalCount = "prompt_eval_count" | "tokens_evaluated" | "inputTextTokenCount",
     PromptN = "prompt_n",
@@ -145,6 +169,8 @@ keys! {
     ReasoningTokens = "reasoning_tokens" | "reasoningTokens" | "thinking_tokens",
     Refusal = "refusal",
     RelevanceScore = "relevance_score",
+    Request = "request",
+    Requests = "requests",
     Response = "response",
     Result = "result",
     Results = "results",
@@ -234,11 +260,22 @@ impl Key {
     /// Returns whether [`super::Event::Text`] carries the beginning of a text with this member name.
     pub(super) fn keeps_text(self) -> bool {
         use Key::{
-            FinishReason, Model, ModelAnyCase, ModelId, ModelName, ModelVersion, Object, Status, Type,
+            Answers, FinishReason, Model, ModelAnyCase, ModelId, ModelName, ModelVersion, Object,
+            OutputBound, Status, Type,
         };
         matches!(
             self,
-            FinishReason | Model | ModelAnyCase | ModelId | ModelName | ModelVersion | Object | Status | Type
+            Answers
+                | FinishReason
+                | Model
+                | ModelAnyCase
+                | ModelId
+                | ModelName
+                | ModelVersion
+                | Object
+                | OutputBound
+                | Status
+                | Type
         )
     }
 }

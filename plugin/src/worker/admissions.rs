@@ -1,4 +1,4 @@
-//! The admissions that requests wait for, by lease.
+//! Admissions without an answer, by lease.
 
 use std::collections::VecDeque;
 
@@ -20,6 +20,8 @@ pub(super) struct Admission {
     pub(super) sent: bool,
     /// True if the request was sent on any stream, so that the sidecar may have granted the lease.
     pub(super) asked: bool,
+    /// True if the request has gone on without the answer, which still brings its ticket.
+    late: bool,
 }
 
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(super) struct Admissions {
     pending: VecDeque<Admission>,
     /// How many of `pending` were sent on the current stream.
     sent: usize,
+    /// How many of `pending` are late.
+    late: usize,
     /// Answers that the plugin has not applied yet, with the stream of each.
     answers: VecDeque<(u64, u32, Option<Answer>)>,
     pending_max: usize,
@@ -35,7 +39,8 @@ pub(super) struct Admissions {
 
 impl Default for Admissions {
     fn default() -> Admissions {
-        Admissions { pending: VecDeque::new(), sent: 0, answers: VecDeque::new(), pending_max: PENDING_MAX }
+        let (pending, answers) = (VecDeque::new(), VecDeque::new());
+        Admissions { pending, sent: 0, late: 0, answers, pending_max: PENDING_MAX }
     }
 }
 
@@ -53,7 +58,7 @@ impl Admissions {
 
     /// Returns whether no request waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.answers.is_empty()
+        self.pending.len() == self.late && self.answers.is_empty()
     }
 
     /// Returns whether answers wait to be applied.
@@ -63,8 +68,8 @@ impl Admissions {
 
     /// Adds an admission. Its lease is larger than those of all earlier admissions.
     pub(super) fn add(&mut self, lease: u64, context: u32, deadline_ms: u64, request: Vec<u8>) {
-        let admission = Admission { lease, context, deadline_ms, request, sent: false, asked: false };
-        self.pending.push_back(admission);
+        let (sent, asked, late) = (false, false, false);
+        self.pending.push_back(Admission { lease, context, deadline_ms, request, sent, asked, late });
     }
 
     /// Returns the leases whose admissions the current stream has not sent yet, up to the sidecar's bound.
@@ -92,7 +97,21 @@ impl Admissions {
     pub(super) fn remove(&mut self, lease: u64) -> Option<Admission> {
         let admission = self.pending.remove(self.index(lease)?)?;
         self.sent -= usize::from(admission.sent);
+        self.late -= usize::from(admission.late);
         Some(admission)
+    }
+
+    /// Ends the wait of a request that goes on. The admission still counts as one without an answer, because the
+    /// sidecar counts it too.
+    pub(super) fn go_on(&mut self, lease: u64) {
+        let Some(index) = self.index(lease) else { return };
+        if self.pending[index].sent {
+            self.pending[index].late = true;
+            self.pending[index].request = Vec::new();
+            self.late += 1;
+        } else {
+            self.remove(lease);
+        }
     }
 
     fn index(&self, lease: u64) -> Option<usize> {
@@ -111,14 +130,18 @@ impl Admissions {
         self.answers.pop_front()
     }
 
-    /// Returns a lease whose deadline has passed.
-    pub(super) fn next_late(&self, now_ms: u64) -> Option<u64> {
-        let late = self.pending.iter().find(|admission| now_ms >= admission.deadline_ms);
-        late.map(|admission| admission.lease)
+    /// Returns an admission whose deadline has passed, unless its request has gone on: its lease, its stream, and
+    /// whether the sidecar may have granted it.
+    pub(super) fn next_expired(&self, now_ms: u64) -> Option<(u64, u32, bool)> {
+        let is_expired = |admission: &&Admission| !admission.late && now_ms >= admission.deadline_ms;
+        let expired = self.pending.iter().find(is_expired)?;
+        Some((expired.lease, expired.context, expired.asked))
     }
 
-    /// Prepares every admission to be sent again on another stream.
+    /// Prepares every admission for which a request waits to be sent again on another stream.
     pub(super) fn on_cut(&mut self) {
+        self.pending.retain(|admission| !admission.late);
+        self.late = 0;
         self.pending.iter_mut().for_each(|admission| admission.sent = false);
         self.sent = 0;
     }

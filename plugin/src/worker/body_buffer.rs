@@ -1,20 +1,22 @@
-//! Buffers a request body until Admit can be sent, and handles bodies that cannot be read.
+//! Holds a request until its body is read, or until it must ask without the rest, and handles bodies that cannot be
+//! read.
 
-use super::{Phase, Progress, Stream, Worker};
+use super::{Flow, Phase, Progress, Stream, Worker};
 use crate::{
     attributes,
     config::OnUnreadBody,
     host::Host,
     metrics::Counter,
-    request_body::{self, BodySummary},
+    request_body::{BodySummary, Edit},
 };
 
-/// Model name for a request whose body could not be read. Limits can use this name as a key like any other model.
-/// Otherwise a client could bypass every limit on models by sending an unreadable body.
+/// Model name for a request that names no model, or whose body could not be read. Limits can use this name as a key like
+/// any other model. Otherwise a client could bypass every limit on models by naming none.
 pub(super) const UNKNOWN_MODEL: &str = "(unknown)";
 
-/// Number of bytes inspected to decide whether a body starts as a JSON object.
-const HEAD_BYTES: usize = 256;
+/// The part of `body_bytes_max` for which the plugin waits if the body may be longer. The rest of the gateway's buffer
+/// must hold what arrives until Admit is answered.
+const WAIT_PART: u64 = 2;
 
 /// Why a body could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +43,8 @@ impl Worker {
                     host.count(Counter::BodyTimeouts, 1);
                     self.admin_call_body_timed_out(host, context)
                 } else {
-                    let buffered = host.request_body(self.config.body_bytes_max).len() as u64;
-                    let bytes = content_length(host).unwrap_or(0).max(buffered);
-                    self.admit_unread_body(host, context, UnreadReason::TimedOut, bytes)
+                    self.read_held(host, context);
+                    self.admit_unread_body(host, context, UnreadReason::TimedOut)
                 };
                 if progress == Progress::Proceed {
                     host.resume_request();
@@ -53,35 +54,65 @@ impl Worker {
         late.len()
     }
 
-    /// Sends Admit for a request whose body is complete, or handles a body that is too large or not JSON.
-    pub(super) fn admit_with_body(&mut self, host: &dyn Host, context: u32, buffered: usize) -> Progress {
-        if self.streams.get(&context).is_some_and(|stream| stream.is_admin_call) {
-            return self.send_admin_call(host, context, buffered);
+    fn read_held(&mut self, host: &dyn Host, context: u32) {
+        let stream = self.streams.get_mut(&context);
+        if let Some(reader) = stream.and_then(|stream| stream.request_reader.as_mut()) {
+            reader.read_held(host);
         }
-        if buffered > self.config.body_bytes_max {
-            return self.admit_unread_body(host, context, UnreadReason::TooLarge, buffered as u64);
-        }
-        let body = host.request_body(self.config.body_bytes_max);
-        let bytes = content_length(host).unwrap_or(0).max(buffered.max(body.len()) as u64);
-        if bytes == 0 {
-            return self.send_admit(host, context, &BodySummary::default());
-        }
-        let summary = request_body::summarize(&body);
-        if !summary.is_object {
-            return self.admit_unread_body(host, context, UnreadReason::NotJson, bytes);
-        }
-        self.request_usage(host, context, &body, &summary);
-        self.send_admit(host, context, &summary)
     }
 
-    /// Sends Admit for a request whose body could not be read, or refuses the request. `bytes` is the reported size of
-    /// the prompt.
+    /// Handles a part of a body that the gateway holds.
+    pub(super) fn on_held_body(&mut self, host: &dyn Host, context: u32, end_of_stream: bool) -> Progress {
+        let Some(stream) = self.streams.get_mut(&context) else { return Progress::Proceed };
+        let Some(reader) = &mut stream.request_reader else { return Progress::Waiting };
+        reader.read_held(host);
+        if end_of_stream {
+            return self.admit_with_body(host, context);
+        }
+        if reader.is_hopeless() {
+            return self.admit_unread_body(host, context, UnreadReason::NotJson);
+        }
+        let max = self.config.body_bytes_max as u64;
+        // A body that is refused unless it is read needs no room for more.
+        let may_be_longer = self.config.on_unread_body == OnUnreadBody::Admit
+            && content_length(host).is_none_or(|length| length > max);
+        if reader.bytes() > if may_be_longer { max / WAIT_PART } else { max } {
+            return self.admit_unread_body(host, context, UnreadReason::TooLarge);
+        }
+        Progress::Waiting
+    }
+
+    /// Sends Admit for a request whose body is complete, or handles a body that is not JSON.
+    pub(super) fn admit_with_body(&mut self, host: &dyn Host, context: u32) -> Progress {
+        let Some(stream) = self.streams.get(&context) else { return Progress::Proceed };
+        let Some(reader) = &stream.request_reader else { return Progress::Proceed };
+        if body_bytes(host, stream) == 0 {
+            return self.send_whole_admit(host, context, &BodySummary::default());
+        }
+        let (summary, bytes) = (reader.summary(), reader.bytes() as usize);
+        if !summary.is_object {
+            return self.admit_unread_body(host, context, UnreadReason::NotJson);
+        }
+        if let Some(edit) = &summary.usage_edit {
+            self.request_usage(host, context, bytes, edit);
+        }
+        self.send_whole_admit(host, context, &summary)
+    }
+
+    /// Sends Admit for a request of whose body nothing more is read.
+    fn send_whole_admit(&mut self, host: &dyn Host, context: u32, body: &BodySummary) -> Progress {
+        if let Some(stream) = self.streams.get_mut(&context) {
+            stream.request_reader = None;
+        }
+        self.send_admit(host, context, body)
+    }
+
+    /// Sends Admit for a request whose body could not be read, or not to its end, or refuses the request.
     pub(super) fn admit_unread_body(
         &mut self,
         host: &dyn Host,
         context: u32,
         reason: UnreadReason,
-        bytes: u64,
     ) -> Progress {
         host.count(Counter::BodyUnread, 1);
         let (status, kind, message) = match reason {
@@ -97,27 +128,79 @@ impl Worker {
                 (415, "body_not_json", "The request body must be an uncompressed JSON object.")
             }
         };
+        let Some(stream) = self.streams.get_mut(&context) else { return Progress::Proceed };
         // A request without a pool, for example on a route that redirects, reaches no upstream.
-        let has_pool = self.streams.get(&context).is_some_and(|stream| stream.pool.is_some());
-        if has_pool && self.config.on_unread_body == OnUnreadBody::Refuse {
+        if stream.pool.is_some() && self.config.on_unread_body == OnUnreadBody::Refuse {
+            stream.request_reader = None;
             self.set_report_header(context, "error");
             return self.refuse(host, context, status, kind, message);
         }
-        let summary =
-            BodySummary { model: UNKNOWN_MODEL.into(), prompt_bytes: bytes, ..BodySummary::default() };
-        self.send_admit(host, context, &summary)
+        let bytes = body_bytes(host, stream);
+        let Some(reader) = stream.request_reader.as_mut().filter(|reader| !reader.is_hopeless()) else {
+            // The bytes of a binary body, such as audio, are not a prompt.
+            let prompt_bytes = if may_be_json(host) || is_json(host) { bytes } else { 0 };
+            return self.send_whole_admit(
+                host,
+                context,
+                &BodySummary { prompt_bytes, ..BodySummary::default() },
+            );
+        };
+        let mut body = reader.summary();
+        if reason == UnreadReason::NotJson {
+            body = BodySummary { prompt_bytes: bytes, ..BodySummary::default() };
+            return self.send_whole_admit(host, context, &body);
+        }
+        // What is not read yet may be prompt. The settlement corrects it.
+        body.prompt_bytes += bytes.saturating_sub(reader.bytes());
+        reader.admitted_model = Some(stream.target.request_body(&self.config, &body).model);
+        self.send_admit(host, context, &body)
     }
 
-    /// Edits an OpenAI request so that its stream reports usage, unless the client already requests usage.
-    fn request_usage(&mut self, host: &dyn Host, context: u32, body: &[u8], summary: &BodySummary) {
-        let Some(edit) = summary.usage_edit.as_ref().filter(|_| self.config.include_usage) else { return };
+    /// Handles a part of a body whose Admit has been sent. `at` is the offset of the part in the gateway's buffer.
+    pub(super) fn on_late_body(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        is_held: bool,
+        end_of_stream: bool,
+    ) -> Flow {
+        let proceed = if is_held { Flow::Pause } else { Flow::Continue };
+        let Some(stream) = self.streams.get_mut(&context) else { return proceed };
+        let Some(reader) = &mut stream.request_reader else { return proceed };
+        if is_held {
+            reader.read_held(host);
+        } else {
+            reader.read(host, 0);
+        }
+        if end_of_stream && stream.is_body_changed(&self.config) {
+            return self.refuse_changed_body(host, context).flow();
+        }
+        proceed
+    }
+
+    /// Refuses a request whose body names another model after the plugin has asked for admission. Otherwise a client
+    /// could name a model without limits first, because servers use the last one. The upstream has not received the end
+    /// of the body.
+    pub(super) fn refuse_changed_body(&mut self, host: &dyn Host, context: u32) -> Progress {
+        host.count(Counter::BodyChanged, 1);
+        self.abandon_admission(host, context);
+        let message = "The request body must be one JSON object that names one model.";
+        self.refuse(host, context, 400, "body_ambiguous", message)
+    }
+
+    /// Edits an OpenAI request so that its stream reports usage.
+    fn request_usage(&mut self, host: &dyn Host, context: u32, bytes: usize, edit: &Edit) {
+        if !self.config.include_usage {
+            return;
+        }
         let path = attributes::request_path(host);
         let is_completion = path.ends_with("/chat/completions") || path.ends_with("/completions");
         let Some(stream) = self.streams.get_mut(&context).filter(|s| is_completion && s.pool.is_some())
         else {
             return;
         };
-        let Some(edited) = edit.apply(body) else { return };
+        let body = host.request_body(0, bytes);
+        let Some(edited) = edit.apply(&body) else { return };
         host.set_request_body(body.len(), &edited);
         if host.request_header("content-length").is_some() {
             host.set_request_header("content-length", &edited.len().to_string());
@@ -127,18 +210,19 @@ impl Worker {
     }
 }
 
+/// Returns the length of a stream's body, as far as it is known.
+fn body_bytes(host: &dyn Host, stream: &Stream) -> u64 {
+    let read = stream.request_reader.as_ref().map_or(0, |reader| reader.bytes());
+    content_length(host).unwrap_or(0).max(read)
+}
+
 pub(super) fn content_length(host: &dyn Host) -> Option<u64> {
     host.request_header("content-length").and_then(|length| length.parse().ok())
 }
 
-/// Returns whether the request is a POST. Only a POST has a body that names a model.
-pub(super) fn is_post(host: &dyn Host) -> bool {
-    host.request_header(":method").as_deref() == Some("POST")
-}
-
-/// Returns whether the request is a POST with the content type JSON.
+/// Returns whether the request has the content type JSON.
 pub(super) fn is_json(host: &dyn Host) -> bool {
-    is_post(host) && content_type(host).starts_with("application/json")
+    content_type(host).starts_with("application/json")
 }
 
 /// Returns whether the body may be JSON. Servers accept JSON with any content type, so this excludes only compressed
@@ -159,11 +243,6 @@ pub(super) fn may_be_json(host: &dyn Host) -> bool {
     let encoding = host.request_header("content-encoding").unwrap_or_default();
     !BINARY.iter().any(|binary| kind.starts_with(binary))
         && matches!(encoding.trim().to_ascii_lowercase().as_str(), "" | "identity")
-}
-
-/// Returns whether the buffered part of the body starts as a JSON object; true while the part is too short to decide.
-pub(super) fn begins_as_object(host: &dyn Host) -> bool {
-    request_body::begins_as_object(&host.request_body(HEAD_BYTES)) != Some(false)
 }
 
 fn content_type(host: &dyn Host) -> String {

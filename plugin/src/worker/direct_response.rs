@@ -1,14 +1,11 @@
 //! Admin calls: requests that the sidecar answers itself, such as requests for a quota path. Admin calls never go
 //! upstream and hold no lease.
 
-use evenkeel_proto::v1::{AdminCall, DirectResponse};
+use evenkeel_proto::v1::{AdminCall, DirectResponse, RequestBody};
 use prost::Message as _;
 
 use super::{Phase, Progress, Worker, headers::valid_headers};
-use crate::{
-    attributes, host::Host, lease_table::PoolKey, metrics::Counter, path, request_body::BodySummary,
-    text::sanitize,
-};
+use crate::{attributes, host::Host, lease_table::PoolKey, metrics::Counter, path, text::sanitize};
 
 /// Largest body of an admin call, in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
@@ -38,9 +35,9 @@ impl Worker {
         let Some(stream) = self.streams.get_mut(&context) else { return Progress::Responded };
         stream.admit_sent_ms = host.now_ms();
         let body =
-            if stream.phase == Phase::Decided { Vec::new() } else { host.request_body(BODY_BYTES_MAX) };
+            if stream.phase == Phase::Decided { Vec::new() } else { host.request_body(0, BODY_BYTES_MAX) };
         let mut request =
-            attributes::admit_request(host, &self.config, &self.wanted, &BodySummary::default());
+            attributes::admit_request(host, &self.config, &self.wanted, &RequestBody::default());
         request.pool = stream.pool.as_ref().map(PoolKey::to_proto);
         // An admin call takes no lease, but needs a number for its answer.
         let lease = self.lease_table.issue_number();

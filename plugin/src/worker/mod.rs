@@ -16,6 +16,7 @@ mod message;
 mod outbox;
 mod refuse;
 mod request;
+mod request_body;
 mod response;
 mod settle;
 mod stream;
@@ -31,6 +32,7 @@ use connectivity::Connectivity;
 use evenkeel_proto::v1::Header;
 use list::ListSchedule;
 use outbox::Outbox;
+use request_body::{RequestReader, RequestTarget};
 use response::ResponseBody;
 
 use crate::{
@@ -95,6 +97,12 @@ struct Stream {
     complete: bool,
     /// True if the plugin refused the request, which must then not reach the upstream.
     refused: bool,
+    /// What the request asks for.
+    target: RequestTarget,
+    /// The reader of the request's body, while it is not read to its end.
+    request_reader: Option<Box<RequestReader>>,
+    /// Size of the body of an admin call, as far as it has arrived.
+    admin_body_bytes: usize,
     ticket: Rc<[u8]>,
     traceparent: String,
     /// Headers to add to the response.

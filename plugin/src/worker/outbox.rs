@@ -12,8 +12,8 @@ const BATCH_MAX: usize = 256;
 const KEPT_MAX: usize = 4096;
 
 /// Settlements are kept until the sidecar acknowledges them, and are sent again on the next stream otherwise. A
-/// cancellation concerns an admission on its own stream. It is kept until the sidecar has applied a list that the worker
-/// sent after it. If the stream ends before that, a settlement takes its place.
+/// cancellation concerns an admission on its own stream. It is kept until the sidecar has applied a list that the
+/// worker sent after it. If the stream ends before that, the plugin sends a settlement instead.
 #[derive(Debug)]
 pub(super) struct Outbox {
     /// Number of the first settlement in `settlements`.
@@ -25,7 +25,7 @@ pub(super) struct Outbox {
     /// Largest number sent on any stream.
     sent_through: u64,
     settlements_max: usize,
-    /// Leases, each with the settlement that takes the place of its cancellation if the request did not go on.
+    /// Cancelled leases, each with the settlement that the plugin sends instead if the stream ends first.
     cancelled: VecDeque<(u64, Option<Vec<u8>>)>,
     /// How many of `cancelled` were sent on the current stream.
     cancelled_sent: usize,

@@ -26,6 +26,7 @@ impl Worker {
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.phase = Phase::Decided;
             stream.refused = true;
+            stream.request_reader = None;
         }
         let mut headers = vec![("content-type".to_owned(), "application/json".to_owned())];
         if status == 503 {

@@ -7,14 +7,15 @@ use prost::Message as _;
 
 use super::{
     Flow, Phase, Progress, Stream, Worker,
-    body_buffer::{UnreadReason, begins_as_object, content_length, is_json, is_post, may_be_json},
+    body_buffer::{UnreadReason, content_length, is_json, may_be_json},
     direct_response,
     headers::{is_valid_header, valid_headers},
+    request_body::{RequestReader, RequestTarget},
     response::ResponseBody,
 };
 use crate::{
     attributes,
-    config::{Apply, OnError},
+    config::{Apply, OnError, OnUnreadBody},
     host::Host,
     lease_table::Location,
     metrics::Counter,
@@ -51,36 +52,41 @@ impl Worker {
             return self.refuse_ambiguous_consumer(host, context).flow();
         }
         let length = content_length(host);
-        let fits = length.is_none_or(|length| length <= self.body_bytes_max(is_admin_call) as u64);
-        let reads_body = !is_admin_call && self.config.read_body && !end_of_stream && is_post(host);
-        let is_readable = is_admin_call || (reads_body && may_be_json(host));
-        if is_readable && fits && !end_of_stream {
-            stream.phase = Phase::BufferingBody { since_ms: host.now_ms() };
-            self.streams.insert(context, stream);
-            return Flow::Pause;
-        }
-        self.streams.insert(context, stream);
         if is_admin_call {
+            let fits = length.is_none_or(|length| length <= direct_response::BODY_BYTES_MAX as u64);
+            if fits && !end_of_stream {
+                stream.phase = Phase::BufferingBody { since_ms: host.now_ms() };
+            }
+            let is_held = stream.phase != Phase::Decided;
+            self.streams.insert(context, stream);
+            if is_held {
+                host.raise_body_limit();
+                return Flow::Pause;
+            }
             let bytes = if end_of_stream { 0 } else { length.unwrap_or(0) };
             return self.send_admin_call(host, context, usize::try_from(bytes).unwrap_or(usize::MAX)).flow();
         }
-        let bytes = length.filter(|_| is_json(host)).unwrap_or(0);
-        let progress = match reads_body {
-            true if is_readable => {
-                self.admit_unread_body(host, context, UnreadReason::TooLarge, length.unwrap_or(0))
+        stream.target = RequestTarget::of(host, &self.config, end_of_stream);
+        let reads_body = self.config.read_body && !end_of_stream && stream.target.has_model_body;
+        let is_readable = reads_body && may_be_json(host);
+        let is_too_large = length.is_some_and(|length| length > self.config.body_bytes_max as u64)
+            && self.config.on_unread_body == OnUnreadBody::Refuse;
+        let is_held = is_readable && !is_too_large;
+        if is_held {
+            stream.phase = Phase::BufferingBody { since_ms: host.now_ms() };
+            stream.request_reader = Some(Box::<RequestReader>::default());
+            host.raise_body_limit();
+        }
+        self.streams.insert(context, stream);
+        match (reads_body, is_readable) {
+            _ if is_held => Flow::Pause,
+            (true, true) => self.admit_unread_body(host, context, UnreadReason::TooLarge).flow(),
+            (true, false) => self.admit_unread_body(host, context, UnreadReason::NotJson).flow(),
+            (false, _) => {
+                let prompt_bytes = length.filter(|_| is_json(host)).unwrap_or(0);
+                self.send_admit(host, context, &BodySummary { prompt_bytes, ..BodySummary::default() }).flow()
             }
-            // The bytes of a binary body, such as audio, are not a prompt.
-            true => self.admit_unread_body(host, context, UnreadReason::NotJson, bytes),
-            false => {
-                self.send_admit(host, context, &BodySummary { prompt_bytes: bytes, ..BodySummary::default() })
-            }
-        };
-        progress.flow()
-    }
-
-    /// Returns the size of the largest body that the plugin buffers.
-    pub(super) fn body_bytes_max(&self, is_admin_call: bool) -> usize {
-        if is_admin_call { direct_response::BODY_BYTES_MAX } else { self.config.body_bytes_max }
+        }
     }
 
     /// Returns whether the configuration requires buffering bodies.
@@ -88,30 +94,32 @@ impl Worker {
         self.config.read_body || !self.config.admin_paths.is_empty()
     }
 
-    /// Handles a part of a request body. `buffered` is the number of body bytes in the gateway's buffer.
+    /// Handles a part of a request body. `bytes` is the number of body bytes in the gateway's buffer while the request is
+    /// paused, and the size of this part otherwise.
     pub fn on_request_body(
         &mut self,
         host: &dyn Host,
         context: u32,
-        buffered: usize,
+        bytes: usize,
         end_of_stream: bool,
     ) -> Flow {
-        let Some(stream) = self.streams.get(&context) else { return Flow::Continue };
+        let Some(stream) = self.streams.get_mut(&context) else { return Flow::Continue };
         match stream.phase {
-            Phase::BufferingBody { .. }
-                if end_of_stream || buffered > self.body_bytes_max(stream.is_admin_call) =>
-            {
-                self.admit_with_body(host, context, buffered).flow()
+            Phase::BufferingBody { .. } if stream.is_admin_call => {
+                stream.admin_body_bytes = stream.admin_body_bytes.max(bytes);
+                let buffered = stream.admin_body_bytes;
+                if end_of_stream || buffered > direct_response::BODY_BYTES_MAX {
+                    return self.send_admin_call(host, context, buffered).flow();
+                }
+                Flow::Pause
             }
-            Phase::BufferingBody { .. } if !stream.is_admin_call && !begins_as_object(host) => {
-                self.admit_with_body(host, context, buffered).flow()
-            }
-            // The gateway buffers the bytes that arrive, up to its own limit. The SDK has no action that only stops the
-            // client from sending.
-            Phase::BufferingBody { .. } | Phase::AwaitingAdmit { .. } => Flow::Pause,
+            Phase::BufferingBody { .. } => self.on_held_body(host, context, end_of_stream).flow(),
             // The client received a local response, so the body must not reach the upstream.
             Phase::Decided if stream.is_admin_call || stream.refused => Flow::Pause,
-            Phase::Decided => Flow::Continue,
+            // The gateway buffers the bytes that arrive, up to its own limit. The SDK has no action that only stops the
+            // client from sending.
+            Phase::AwaitingAdmit { .. } => self.on_late_body(host, context, true, end_of_stream),
+            Phase::Decided => self.on_late_body(host, context, false, end_of_stream),
         }
     }
 
@@ -119,9 +127,14 @@ impl Worker {
     pub fn on_request_trailers(&mut self, host: &dyn Host, context: u32) -> Flow {
         let Some(stream) = self.streams.get(&context) else { return Flow::Continue };
         match stream.phase {
-            Phase::BufferingBody { .. } => self.admit_with_body(host, context, 0).flow(),
-            Phase::AwaitingAdmit { .. } => Flow::Pause,
+            Phase::BufferingBody { .. } if stream.is_admin_call => {
+                let buffered = stream.admin_body_bytes;
+                self.send_admin_call(host, context, buffered).flow()
+            }
+            Phase::BufferingBody { .. } => self.on_held_body(host, context, true).flow(),
             Phase::Decided if stream.is_admin_call || stream.refused => Flow::Pause,
+            _ if stream.is_body_changed(&self.config) => self.refuse_changed_body(host, context).flow(),
+            Phase::AwaitingAdmit { .. } => Flow::Pause,
             Phase::Decided => Flow::Continue,
         }
     }
@@ -220,6 +233,7 @@ impl Worker {
             // A request without a cluster, for example on a route that redirects, has no endpoint to choose. A full
             // lease table also leads here.
             stream.phase = Phase::Decided;
+            stream.request_reader = None;
             return Progress::Proceed;
         };
         stream.lease = Some(lease);
@@ -230,7 +244,8 @@ impl Worker {
                 host.remove_request_header(name);
             }
         }
-        let mut request = attributes::admit_request(host, &self.config, &self.wanted, body);
+        let body = stream.target.request_body(&self.config, body);
+        let mut request = attributes::admit_request(host, &self.config, &self.wanted, &body);
         request.pool = Some(pool.to_proto());
         request.lease = lease;
         stream.traceparent.clone_from(&request.traceparent);
@@ -253,15 +268,8 @@ impl Worker {
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.response_headers = admitted.response_headers;
             stream.response_headers.retain(is_valid_header);
-            if admitted.ticket.len() <= TICKET_BYTES_MAX {
-                stream.ticket = admitted.ticket.into();
-                if let Some(lease) = stream.lease.filter(|_| admitted.show_ticket) {
-                    self.lease_table.show_ticket(lease, Rc::clone(&stream.ticket));
-                }
-            } else {
-                host.count(Counter::TicketsDropped, 1);
-            }
         }
+        self.keep_ticket(host, context, admitted.ticket, admitted.show_ticket);
         if admitted.endpoint.is_empty() || basis == Basis::Open {
             self.place_by_gateway(host, context);
             self.set_report_header(context, "open");
@@ -273,10 +281,37 @@ impl Worker {
         Progress::Proceed
     }
 
+    /// Keeps the ticket for the settlement.
+    fn keep_ticket(&mut self, host: &dyn Host, context: u32, ticket: Vec<u8>, is_listed: bool) {
+        if ticket.len() > TICKET_BYTES_MAX {
+            return host.count(Counter::TicketsDropped, 1);
+        }
+        let Some(stream) = self.streams.get_mut(&context) else { return };
+        stream.ticket = ticket.into();
+        if let Some(lease) = stream.lease.filter(|_| is_listed) {
+            self.lease_table.show_ticket(lease, Rc::clone(&stream.ticket));
+        }
+    }
+
+    /// Handles the answer to a request that has gone on without it. The ticket lets the settlement charge the request.
+    pub(super) fn on_late_answer(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        answer: Option<admit_answer::Answer>,
+    ) {
+        host.count(Counter::AdmitsLate, 1);
+        let Some(admit_answer::Answer::Response(response)) = answer else { return };
+        if let Some(Answer::Admitted(admitted)) = response.answer {
+            self.keep_ticket(host, context, admitted.ticket, admitted.show_ticket);
+        }
+    }
+
     fn on_denied(&mut self, host: &dyn Host, context: u32, denied: Denied) -> Progress {
         host.count(Counter::AdmitsDenied, 1);
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.phase = Phase::Decided;
+            stream.request_reader = None;
             if let Some(lease) = stream.lease.take() {
                 self.lease_table.remove(lease, host.now_ms());
             }
@@ -304,6 +339,7 @@ impl Worker {
                 host.count(Counter::FailClosed, 1);
                 if let Some(stream) = self.streams.get_mut(&context) {
                     stream.phase = Phase::Decided;
+                    stream.request_reader = None;
                     if let Some(lease) = stream.lease.take() {
                         self.lease_table.remove(lease, host.now_ms());
                     }
@@ -385,6 +421,9 @@ impl Stream {
             complete: false,
             is_admin_call: false,
             refused: false,
+            target: RequestTarget::default(),
+            request_reader: None,
+            admin_body_bytes: 0,
             ticket: Rc::default(),
             traceparent: String::new(),
             response_headers: Vec::new(),
@@ -394,7 +433,7 @@ impl Stream {
 }
 
 impl Progress {
-    fn flow(self) -> Flow {
+    pub(super) fn flow(self) -> Flow {
         match self {
             Progress::Proceed => Flow::Continue,
             Progress::Waiting | Progress::Responded => Flow::Pause,

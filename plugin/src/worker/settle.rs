@@ -64,6 +64,7 @@ impl Worker {
         let now_ms = host.now_ms();
         let Some(held) = self.lease_table.remove(lease, now_ms) else { return };
         let usage = stream.usage(host);
+        let request_body = stream.late_body(&self.config, &usage);
         let request = SettleRequest {
             pool: Some(held.pool.to_proto()),
             holder: String::new(),
@@ -82,6 +83,7 @@ impl Worker {
             total_tokens: usage.total_tokens,
             upgraded: stream.response_body.is_upgraded,
             form_unknown: usage.form_unknown || stream.response_body.is_unreadable,
+            request_body,
         };
         self.outbox.settle(host, request.encode_to_vec());
         if self.outbox.has_batch() {

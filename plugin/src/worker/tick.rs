@@ -79,10 +79,14 @@ impl Worker {
         while applied < RESUMED_MAX
             && let Some((lease, context, answer)) = self.admissions.next_answer()
         {
-            let phase = self.streams.get(&context).map(|stream| &stream.phase);
-            if phase == Some(&Phase::AwaitingAdmit { lease }) && host.enter(context) {
-                self.on_admit_answer(host, context, answer);
-                applied += 1;
+            let Some(stream) = self.streams.get_mut(&context) else { continue };
+            if stream.phase == (Phase::AwaitingAdmit { lease }) {
+                if host.enter(context) {
+                    self.on_admit_answer(host, context, answer);
+                    applied += 1;
+                }
+            } else if stream.lease == Some(lease) {
+                self.on_late_answer(host, context, answer);
             }
         }
         applied
@@ -93,18 +97,22 @@ impl Worker {
     fn expire_admissions(&mut self, host: &dyn Host, now_ms: u64, max: usize) -> usize {
         let mut expired = 0;
         while expired < max
-            && let Some(lease) = self.admissions.next_late(now_ms)
-            && let Some(admission) = self.admissions.remove(lease)
+            && let Some((lease, context, is_asked)) = self.admissions.next_expired(now_ms)
         {
             expired += 1;
-            if admission.asked {
-                let goes_on = self.config.on_error == OnError::Open;
-                let pool = self.lease_table.get(lease).filter(|_| !goes_on).map(|held| Rc::clone(&held.pool));
-                self.cancel(host, lease, admission.sent, pool);
-                self.connection.missed += 1;
+            self.connection.missed += u32::from(is_asked);
+            let held = self.lease_table.get(lease);
+            if self.config.on_error == OnError::Open && held.is_some() {
+                self.admissions.go_on(lease);
+            } else {
+                let pool = held.map(|held| Rc::clone(&held.pool));
+                let admission = self.admissions.remove(lease);
+                if let Some(admission) = admission.filter(|admission| admission.asked) {
+                    self.cancel(host, lease, admission.sent, pool);
+                }
             }
-            if host.enter(admission.context) {
-                self.on_deadline(host, admission.context);
+            if host.enter(context) {
+                self.on_deadline(host, context);
             }
         }
         expired

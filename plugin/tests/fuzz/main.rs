@@ -19,7 +19,7 @@ use std::{
 };
 
 use evenkeel_plugin::{
-    request_body,
+    request_body::{self, BodyReader},
     usage::{Format, Usage, UsageReader},
     usage_stripper::{EVENT_BYTES_MAX, UsageStripper},
 };
@@ -169,9 +169,14 @@ fn stripping_usage() {
 
 #[test]
 fn request_bodies() {
-    fuzz("request", |body, _| {
+    fuzz("request", |body, random| {
         let summary = request_body::summarize(body);
-        assert!(summary.model.len() <= 256);
+        let mut reader = BodyReader::default();
+        random.split(body).into_iter().for_each(|part| reader.feed(part));
+        assert_eq!(reader.summary(), summary, "splits do not matter");
+        assert_eq!(reader.bytes(), body.len() as u64);
+        assert!(summary.model.len() <= 256 && summary.choices > 0);
+        assert!(!(summary.is_object && reader.is_hopeless()));
         if let Some(edit) = summary.usage_edit {
             let changed = edit.apply(body).expect("the edit is within the body");
             let value: Result<serde_json::Value, _> = serde_json::from_slice(&changed);

@@ -233,3 +233,18 @@ fn higress() -> State {
         ..State::default()
     }
 }
+
+/// Higress buffers 32 KiB of a body, unless a plugin sets another limit.
+#[test]
+fn the_higress_module_lets_the_gateway_hold_a_body() {
+    let mut state = higress();
+    state.configuration = br#"{"apply":{"mode":"higress"},"read_body":true}"#.to_vec();
+    state.request_headers.insert(":method".into(), "POST".into());
+    state.request_headers.insert(":path".into(), "/v1/chat/completions".into());
+    let mut gateway = Gateway::start(&build::higress(), state);
+    gateway.callback("proxy_on_context_create", ROOT, &[0]);
+    assert_eq!(gateway.callback("proxy_on_configure", ROOT, &[1]), 1, "{:?}", gateway.state().logs);
+    gateway.callback("proxy_on_context_create", STREAM, &[ROOT]);
+    assert_eq!(gateway.callback("proxy_on_request_headers", STREAM, &[3, 0]), 1, "pauses");
+    assert_eq!(gateway.state().properties["set_decoder_buffer_limit"], b"104857600");
+}

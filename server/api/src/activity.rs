@@ -2,9 +2,10 @@
 //! refusals, repairs, and the sidecars themselves.
 
 use evenkeel_domain::{
-    DomainError,
+    DomainError, NAME_BYTES_MAX,
     activity::{AdmitResult, Counts, Refused, Repair, Resolution, admitted_and_refused},
     page::{page_at, page_before, page_size_of},
+    shorten,
 };
 use evenkeel_engine::activity::Steps;
 use evenkeel_proto::v1::{
@@ -124,6 +125,7 @@ impl Api {
 
     pub async fn list_refusals(&self, request: ListRefusalsRequest) -> Result<ListRefusalsResponse> {
         let ListRefusalsRequest { consumer, page_size, page_token } = request;
+        let consumer = shorten(&consumer, NAME_BYTES_MAX);
         let size = page_size_of(page_size)?;
         let all = self.reported(self.history.refusals()).await?;
         let wanted = all.iter().filter(|refused| consumer.is_empty() || refused.consumer == consumer);

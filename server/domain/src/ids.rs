@@ -1,6 +1,10 @@
 //! Identities: pools, holders and leases.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use super::DomainError;
 
@@ -8,6 +12,11 @@ use super::DomainError;
 pub const LEASE_MAX: u64 = (1 << 53) - 1;
 /// Maximum length of a route, cluster or endpoint name, in bytes.
 pub const NAME_BYTES_MAX: usize = 256;
+/// Maximum length of a consumer's name in a call, in bytes. The sidecar [shortens](shorten) longer names than
+/// [`NAME_BYTES_MAX`]. Envoy accepts request headers of 60 KiB in total by default.
+pub const IDENTITY_BYTES_MAX: usize = 64 << 10;
+/// Length of a digest in text, in bytes.
+const DIGEST_BYTES: usize = 32;
 /// Maximum length of a holder id, in bytes.
 const HOLDER_BYTES_MAX: usize = 64;
 
@@ -102,6 +111,30 @@ pub fn clean(text: &str, bytes_max: usize) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
+/// Returns the name under which the sidecar knows an identity that a client may have chosen: a consumer, a model or a
+/// session. Replaces control characters as [`clean`] does. Of a name that is longer than `bytes_max`, keeps the beginning
+/// and appends `#` and a digest of the whole, so that different names stay different. A shortened name stays the same if
+/// it is shortened again.
+#[must_use]
+pub fn shorten(name: &str, bytes_max: usize) -> Cow<'_, str> {
+    let cleaned = clean(name, usize::MAX);
+    if cleaned.len() <= bytes_max {
+        return cleaned;
+    }
+    let mut short = clean(&cleaned, bytes_max - 1 - DIGEST_BYTES).into_owned();
+    short.push('#');
+    write_digest(&cleaned, &mut short);
+    Cow::Owned(short)
+}
+
+/// Writes the first half of the SHA-256 digest of a text, in hexadecimal.
+pub(crate) fn write_digest(text: &str, out: &mut String) {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    for byte in &digest.as_ref()[..DIGEST_BYTES / 2] {
+        let _ = write!(out, "{byte:02x}");
+    }
+}
+
 /// The id of a gateway worker, which the worker's Wasm VM generates at random when it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HolderId(Arc<str>);
@@ -163,6 +196,21 @@ mod tests {
         assert_eq!(clean("a\u{1f}b\n\u{7f}\u{85}c", 99), "a\u{fffd}b\u{fffd}\u{fffd}\u{fffd}c");
         assert_eq!(clean("äöü", 5), "äö");
         assert_eq!(clean(&"x".repeat(300), NAME_BYTES_MAX).len(), 256);
+    }
+
+    #[test]
+    fn long_identities_stay_different() {
+        assert_eq!(shorten("alice", 256), "alice");
+        assert_eq!(shorten(&"a".repeat(256), 256), "a".repeat(256));
+        let long = |end: &str| "ä".repeat(200) + end;
+        let (one, other) = (shorten(&long("1"), 256).into_owned(), shorten(&long("2"), 256).into_owned());
+        assert_ne!(one, other);
+        for name in [&one, &other] {
+            assert!(name.len() <= 256 && name.starts_with(&"ä".repeat(111)), "{name}");
+            assert_eq!(shorten(name, 256), *name, "stays the same");
+        }
+        assert_eq!(shorten(&long("\n"), 256), shorten(&long("\u{fffd}"), 256), "as gateways send it");
+        assert_eq!(shorten(&"s".repeat(200), 128).len(), 128);
     }
 
     #[test]

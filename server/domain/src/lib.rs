@@ -14,6 +14,9 @@ pub mod usage;
 pub mod verdict;
 
 pub use error::DomainError;
-pub use ids::{HolderId, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name, check_text, clean};
+pub use ids::{
+    HolderId, IDENTITY_BYTES_MAX, LEASE_MAX, LeaseId, NAME_BYTES_MAX, PoolId, check_name, check_text, clean,
+    shorten,
+};
 pub use roster::{ENDPOINTS_MAX, Endpoint, Roster, choose};
 pub use store_error::StoreError;

@@ -42,8 +42,8 @@ impl From<&LedgerOptions> for UsageBounds {
 }
 
 impl UsageBounds {
-    /// Returns the number of rows from which on new usage is added only to folded rows: `(other)` of a model, or
-    /// `(other)` of all models.
+    /// Returns the number of rows at which a day stops adding rows. The usage of a new row is then added to the row
+    /// `(other)` of its model, or to the row `(other)` of all models.
     #[must_use]
     pub fn rows_own_max(&self) -> usize {
         self.rows_max - self.rows_max.div_ceil(10).min(1000)
@@ -133,7 +133,7 @@ pub struct Rows {
 pub trait UsageStore: Send + Sync + 'static {
     /// Adds a batch to a day, unless this flush or a later one of the same instance has been added already.
     ///
-    /// From [`UsageBounds::rows_own_max`] rows on, new rows are folded into the row `(other)` of their model. The last
+    /// At [`UsageBounds::rows_own_max`] rows, new rows are folded into the row `(other)` of their model. The last
     /// free row is reserved for `(other)` of all models. If there are more than [`UsageBounds::sessions_max`] sessions,
     /// the call drops those with the fewest tokens, down to [`UsageBounds::sessions_left`], but at most [`TRIM_MAX`].
     async fn add_day(&self, id: &FlushId, day: Day, batch: &DayBatch) -> Result<Applied, StoreError>;

@@ -18,7 +18,7 @@ pub(crate) const WITHIN_LIMIT: &str = "within";
 pub(crate) const OVER_LIMIT: &str = "over";
 pub(crate) const UNLIMITED: &str = "unlimited";
 
-/// Checks the limit of `key` with random values until the recorder stops.
+/// Calls the rate limit service until the recorder stops. Each descriptor has `key` and a random value.
 pub(crate) async fn call(channel: Channel, key: &'static str, recorder: Rc<Recorder>) {
     let mut client = RateLimitServiceClient::new(channel);
     let expected = if key == OVER_LIMIT { Code::OverLimit } else { Code::Ok };

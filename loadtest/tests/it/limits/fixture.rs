@@ -60,6 +60,15 @@ impl Batch {
         at_hosts()
     }
 
+    /// Waits until each request has a complete response.
+    pub(super) async fn wait_answered(&self, limit: Duration) {
+        within(limit, "every request is answered", || async {
+            let answered = self.answered.load(Ordering::Relaxed);
+            if answered == self.requests.len() { Ok(()) } else { Err(answered.to_string()) }
+        })
+        .await;
+    }
+
     /// Returns all replies. Panics if a request has no reply.
     pub(super) async fn replies(self) -> Vec<Reply> {
         let replies = futures::future::join_all(self.requests).await;
@@ -220,7 +229,7 @@ impl Fixture {
         .await;
     }
 
-    /// Returns a consumer's usage in the ledger, as one sidecar reads it.
+    /// Asks a sidecar for a consumer's usage in the ledger.
     pub(super) async fn usage(&self, sidecar: usize, consumer: &str) -> Result<pb::Usage, String> {
         let request = pb::QueryUsageRequest { consumer: consumer.into(), ..pb::QueryUsageRequest::default() };
         let usage = self.admin(sidecar).await?.query_usage(request).await.map_err(|e| e.to_string())?;

@@ -7,6 +7,8 @@ mod burst;
 mod changes;
 mod failures;
 mod fixture;
+mod large_bodies;
+mod late;
 mod request;
 mod restarts;
 

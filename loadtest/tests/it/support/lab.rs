@@ -43,8 +43,8 @@ pub(crate) fn fast_engine() -> EngineParams {
     EngineParams { base_ms: 1.0, per_seq_ms: 0.0, per_prefill_token_ms: 0.0, ..EngineParams::default() }
 }
 
-/// Configures the plugin to count usage and to refuse requests that it cannot decide on. The long deadline keeps a busy
-/// machine from causing such refusals.
+/// Configures the plugin to count usage, and to refuse a request if the sidecar does not answer. The long deadline
+/// prevents such refusals on a busy machine.
 pub(crate) fn exact_plugin(config: &mut Value) {
     config["deadline_ms"] = 10_000.into();
     config["on_error"] = "closed".into();

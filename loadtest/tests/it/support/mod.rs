@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod chat;
+pub(crate) mod gateway;
 pub(crate) mod lab;
 pub(crate) mod pool;
 pub(crate) mod proxy;

@@ -1,6 +1,7 @@
 //! Tests of the request attributes in Admit.
 
 use super::*;
+use crate::attributes::VALUE_BYTES_MAX;
 use crate::metrics::Counter;
 
 #[test]
@@ -93,7 +94,7 @@ fn an_ambiguous_consumer_is_refused() {
 }
 
 #[test]
-fn the_first_session_header_is_sent_truncated() {
+fn the_first_session_header_is_sent() {
     let cases: [(&str, &Headers, &str); 4] = [
         ("", &[("x-session-id", "s"), ("x-thread-id", "t")], "s"),
         ("", &[("x-session-id", ""), ("x-thread-id", "t"), ("x-agent-session", "a")], "a"),
@@ -109,12 +110,34 @@ fn the_first_session_header_is_sent_truncated() {
         rig.worker.on_request_headers(&rig.host, 5, true);
         assert_eq!(rig.last_admit().session, session);
     }
+}
 
-    let mut rig = Rig::new("");
-    rig.host.open(5);
-    rig.host.with_stream(5, |s| s.request_headers.insert("x-thread-id".into(), "\u{e9}".repeat(100)));
-    rig.worker.on_request_headers(&rig.host, 5, true);
-    assert_eq!(rig.last_admit().session, "\u{e9}".repeat(64));
+/// The sidecar replaces the end of a long name by a digest. A truncated name could be that of another client.
+#[test]
+fn long_values_are_sent_whole() {
+    let admit = |value: &str| {
+        let mut rig = Rig::new(r#"{"pass_headers":["x-a"],"descriptors":{"d":{"header":"x-a"}}}"#);
+        rig.host.open(5);
+        rig.host.with_stream(5, |s| {
+            for name in ["x-a", "x-mse-consumer", "x-session-id"] {
+                s.request_headers.insert(name.into(), value.to_owned());
+            }
+            s.request_headers.insert(":path".into(), format!("/?x={value}"));
+        });
+        rig.worker.on_request_headers(&rig.host, 5, true);
+        rig.last_admit()
+    };
+    let values = |admit: AdmitRequest| {
+        let subject = admit.subject.unwrap();
+        [subject.consumer, admit.session, subject.headers["x-a"].clone(), subject.descriptors["d"].clone()]
+    };
+    let long = "v".repeat(VALUE_BYTES_MAX);
+    assert!(values(admit(&long)).iter().all(|value| *value == long));
+    assert_eq!(admit(&long[..60_000]).subject.unwrap().path.len(), 60_004);
+    let beyond = |end: &str| values(admit(&(long.clone() + end)));
+    for (one, other) in beyond("1").iter().zip(beyond("2")) {
+        assert!(*one != other && one.len() == VALUE_BYTES_MAX);
+    }
 }
 
 #[test]
@@ -148,7 +171,7 @@ fn descriptors_that_are_present_are_sent() {
     let descriptors = rig.last_admit().subject.unwrap().descriptors;
     let mut descriptors: Vec<_> = descriptors.into_iter().collect();
     descriptors.sort();
-    let expected = [("org", "acme"), ("region", "eu"), ("sni", "llm.example"), ("tenant", &"t".repeat(256))];
+    let expected = [("org", "acme"), ("region", "eu"), ("sni", "llm.example"), ("tenant", &"t".repeat(300))];
     assert_eq!(descriptors, expected.map(|(n, v)| (n.to_owned(), v.to_owned())));
 }
 
@@ -185,7 +208,7 @@ fn in_mode_name_the_matched_route_is_not_part_of_the_pool() {
 fn no_client_input_makes_admit_invalid() {
     let name = |text: &str, max: usize| text.len() <= max && !text.contains(char::is_control);
     let control = "x\u{1}\u{7f}\u{85}\n".to_owned();
-    let wrong = String::from_utf8_lossy(&[0xff; 3000]).into_owned();
+    let wrong = String::from_utf8_lossy(&[0xff; 30_000]).into_owned();
     for (value, body) in [
         (&control, br#"{"model":"x\u0001\u0085\n"}"#.to_vec()),
         (&wrong, [&br#"{"model":""#[..], &[0xff; 255], br#"x"}"#].concat()),
@@ -212,14 +235,14 @@ fn no_client_input_makes_admit_invalid() {
         let (pool, subject) = (admit.pool.unwrap(), admit.subject.unwrap());
         assert!(!admit.model.is_empty() && name(&admit.model, 256), "{:?}", admit.model);
         assert!(
-            name(&admit.session, 128)
+            name(&admit.session, VALUE_BYTES_MAX)
                 && name(&admit.request_id, 128)
-                && name(&subject.consumer, 256)
-                && name(&subject.path, 2048)
+                && name(&subject.consumer, VALUE_BYTES_MAX)
+                && name(&subject.path, VALUE_BYTES_MAX)
         );
         assert!(name(&pool.route, 256) && name(&pool.cluster, 256));
-        assert!(subject.headers.values().all(|value| name(value, 2048)));
-        assert!(subject.descriptors.values().all(|value| name(value, 256)));
+        assert!(subject.headers.values().all(|value| name(value, VALUE_BYTES_MAX)));
+        assert!(subject.descriptors.values().all(|value| name(value, VALUE_BYTES_MAX)));
     }
 }
 

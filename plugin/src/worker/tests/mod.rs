@@ -4,12 +4,14 @@ mod attributes;
 mod body_buffer;
 mod decoding;
 mod direct_response;
+mod late_body;
 mod outbox;
 mod properties;
 mod request;
 mod response;
 mod settle;
 mod stream;
+mod target;
 mod tick;
 
 use std::collections::HashMap;

@@ -125,25 +125,38 @@ fn an_answer_after_the_gateways_own_response_is_not_applied() {
     assert_eq!((rig.cancelled(), rig.settlements().len()), (vec![1], 0));
 }
 
+/// Guards against a request that is neither charged nor recorded.
 #[test]
-fn a_request_that_went_on_without_an_answer_is_cancelled_then_and_settled_at_its_end() {
+fn a_request_that_went_on_is_settled_with_the_ticket_of_the_late_answer() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.miss_deadlines();
-    assert_eq!((rig.resumed(5), rig.cancelled()), (1, vec![1]));
+    assert_eq!((rig.resumed(5), rig.cancelled()), (1, vec![]));
+    let (ticket, show_ticket) = (vec![7; 20], true);
+    let late = Admitted { endpoint: "a:1".into(), ticket, show_ticket, ..Admitted::default() };
+    rig.answer(5, 0, Some(Answer::Admitted(late)));
+    assert_eq!((rig.resumed(5), rig.header(5, crate::config::ENDPOINT_HEADER)), (1, None));
+    assert_eq!(rig.host.count_of(Counter::AdmitsLate), 1);
     rig.respond(5, "b:1", 200);
+    let list = rig.list();
+    assert_eq!((&list.pools[0].endpoints, &list.pools[0].tickets), (&vec!["b:1".into()], &vec![vec![7; 20]]));
     rig.end(5);
-    assert_eq!(rig.outcome(), Outcome::Success);
-    assert_eq!(rig.cancelled(), [1]);
+    let settlement = rig.last_settlement();
+    assert_eq!((rig.outcome(), &settlement.ticket[..]), (Outcome::Success, &[7; 20][..]));
+    assert!(rig.cancelled().is_empty());
 }
 
 #[test]
-fn a_late_second_answer_changes_nothing() {
+fn a_late_refusal_changes_nothing() {
     let mut rig = Rig::new("");
     rig.arrive(5);
     rig.miss_deadlines();
-    rig.admit(5, "a:1");
+    rig.answer(5, 0, Some(Answer::Denied(Denied { status: 429, ..Denied::default() })));
     assert_eq!(rig.resumed(5), 1);
+    assert!(rig.host.with_stream(5, |s| s.response.is_none()));
+    rig.respond(5, "b:1", 200);
+    rig.end(5);
+    assert_eq!((rig.outcome(), rig.last_settlement().ticket.len()), (Outcome::Success, 0));
 }
 
 #[test]

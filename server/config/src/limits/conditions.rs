@@ -2,7 +2,11 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use evenkeel_domain::limit::{Attribute, Condition, Matcher, condition::parse_cidr};
+use evenkeel_domain::{
+    NAME_BYTES_MAX,
+    limit::{Attribute, Condition, Matcher, condition::parse_cidr},
+    shorten,
+};
 
 use super::raw::{RawCondition, RawMatcher};
 use crate::check::Check;
@@ -11,6 +15,9 @@ use crate::check::Check;
 const CONDITIONS_MAX: usize = 32;
 /// Maximum number of values of one condition.
 const VALUES_MAX: usize = 1024;
+/// Maximum length of a prefix of a consumer's or a model's name, in bytes. The sidecar keeps that much of a long name,
+/// whatever its characters.
+const PREFIX_BYTES_MAX: usize = 220;
 /// Maximum length of a value, in bytes.
 const VALUE_BYTES_MAX: usize = 1024;
 
@@ -70,7 +77,30 @@ fn condition(check: &mut Check, path: &str, raw: RawCondition) -> Option<Conditi
             None
         }
     };
-    Some(Condition { attribute: attribute?, matcher: matcher? })
+    let (attribute, matcher) = (attribute?, matcher?);
+    let matcher = if is_shortened(&attribute) { shortened(check, path, matcher) } else { matcher };
+    Some(Condition { attribute, matcher })
+}
+
+/// Returns whether the sidecar shortens long values of an attribute.
+fn is_shortened(attribute: &Attribute) -> bool {
+    matches!(attribute, Attribute::Consumer | Attribute::Model)
+}
+
+/// Shortens the values of a condition, as the sidecar shortens those of requests.
+fn shortened(check: &mut Check, path: &str, matcher: Matcher) -> Matcher {
+    match matcher {
+        Matcher::OneOf(values) => Matcher::OneOf(
+            values.into_iter().map(|value| shorten(&value, NAME_BYTES_MAX).into_owned()).collect(),
+        ),
+        Matcher::Prefix(prefix) if prefix.len() > PREFIX_BYTES_MAX => {
+            let warning = "is longer than 220 bytes: it matches no name of more than 256 bytes, because the sidecar keeps less";
+            check.warn(&format!("{path}.prefix"), warning);
+            Matcher::Prefix(prefix)
+        }
+        Matcher::Not(inner) => Matcher::Not(Box::new(shortened(check, path, *inner))),
+        other => other,
+    }
 }
 
 impl RawMatcher {

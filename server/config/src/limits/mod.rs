@@ -6,7 +6,7 @@ use std::{
 };
 
 use evenkeel_domain::{
-    limit::{Attribute, Condition, Counts, LimitRules, METERS_MAX, Matcher, price::Price},
+    limit::{Attribute, Condition, Counts, LimitRules, METERS_MAX, price::Price},
     settings::{AdminToken, LedgerOptions},
 };
 
@@ -132,13 +132,19 @@ fn warn_of_gaps(check: &mut Check, rules: &LimitRules) {
     if !rules.quota_admins.is_empty() && rules.quotas.is_empty() {
         check.warn("quota_admins", "has no effect: there are no quotas");
     }
-    let mut counts = rules.limits.iter().map(|limit| limit.counts);
-    let mut of_quotas = rules.quotas.iter().map(|quota| quota.counts);
-    let cost_matters = counts.any(|c| c == Counts::Cost) || of_quotas.any(|c| c == Counts::Cost);
+    let limits = rules.limits.iter().map(|limit| (&*limit.name, limit.counts));
+    let all = limits.chain(rules.quotas.iter().map(|quota| (&*quota.name, quota.counts)));
+    let of_cost: Vec<&str> =
+        all.filter(|(_, counts)| *counts == Counts::Cost).map(|(name, _)| name).collect();
     let prices = &rules.prices.0;
-    let rest = |price: &Price| price.model == Matcher::Prefix(String::new());
-    if cost_matters && !prices.is_empty() && !prices.iter().any(rest) {
-        check
-            .warn("prices", "have none for model \"*\": requests to models that are not listed cost nothing");
+    if !of_cost.is_empty() && !prices.is_empty() && !prices.iter().any(Price::is_default) {
+        let names = of_cost.join(", ");
+        check.warn(
+            "prices",
+            &format!(
+                "have no default, an entry for model \"*\": requests to models that are not listed cost nothing, so {names} \
+                 never refuses them"
+            ),
+        );
     }
 }

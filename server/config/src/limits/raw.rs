@@ -285,8 +285,9 @@ pub(crate) struct RawQuota {
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["model", "input", "output"]))]
 pub(crate) struct RawPrice {
-    /// A model's name, or a prefix followed by `*`. Requests to a model without a price cost nothing. An entry for
-    /// `"*"` at the end of the list applies to all other models.
+    /// A model's name, or a prefix followed by `*`. The entry for `"*"` is the default price, of all models without an
+    /// entry of their own. Without it, requests to these models cost nothing, and requests whose model is unknown cost
+    /// as much as with the dearest entry.
     #[schemars(length(min = 1, max = 256), regex(pattern = r"^[^*]*\*?$"))]
     pub(crate) model: String,
     /// Price per million input tokens.

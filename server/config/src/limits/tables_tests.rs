@@ -41,7 +41,10 @@ ledger: {retention: 7d, rows_max: 500}
     );
     assert_eq!(
         config.warnings,
-        ["prices: have none for model \"*\": requests to models that are not listed cost nothing"]
+        [
+            "prices: have no default, an entry for model \"*\": requests to models that are not listed cost nothing, so \
+             budget never refuses them"
+        ]
     );
 }
 

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use evenkeel_domain::limit::{
-    Algorithm, Attribute, Attributes, CalendarUnit, Counts, OnStoreFailure, Period,
+use evenkeel_domain::{
+    NAME_BYTES_MAX,
+    limit::{Algorithm, Attribute, Attributes, CalendarUnit, Counts, OnStoreFailure, Period},
+    shorten,
 };
 
 use crate::Config;
@@ -68,6 +70,27 @@ prices: [{model: '*', input: 2, output: 8}]
     assert_eq!((cost.amount, &cost.period), (2_500_000, &Period::Length(Duration::from_secs(86_400))));
     assert_eq!(burst.algorithm, Algorithm::TokenBucket { burst: 50 });
     assert_eq!((at_once.algorithm, at_once.rejected.status), (Algorithm::Concurrency, 429));
+}
+
+/// The sidecar shortens the long names of consumers and models, so it shortens those in conditions too.
+#[test]
+fn conditions_match_long_names() {
+    let long = |end: &str| "x".repeat(300) + end;
+    let config = |condition: &str| {
+        let limit = "{name: l, counts: requests, amount: 1, per: 1m, when: [{attribute: consumer, ";
+        Config::parse(&format!("limits: [{limit}{condition}}}]}}]"))
+    };
+    let config_of = |condition: &str| config(condition).unwrap().rules.limits[0].when[0].clone();
+    let holds = |condition: &str, consumer: &str| {
+        let consumer = shorten(consumer, NAME_BYTES_MAX).into_owned();
+        config_of(condition).holds(&Attributes { consumer, ..Attributes::default() })
+    };
+    for condition in [format!("exact: {}", long("1")), format!("not: {{exact: {}}}", long("2"))] {
+        assert!(holds(&condition, &long("1")) && !holds(&condition, &long("2")), "{condition}");
+    }
+    assert!(holds(&format!("prefix: {}", "x".repeat(220)), &long("1")));
+    let warnings = config(&format!("prefix: {}", "x".repeat(221))).unwrap().warnings;
+    assert!(warnings[0].starts_with("limits[0].when[0].prefix: is longer than 220 bytes"), "{warnings:?}");
 }
 
 #[test]

@@ -51,7 +51,7 @@ impl From<EndpointSlice> for Slice {
         };
         let endpoints = slice.endpoints.unwrap_or_default();
         let ready = endpoints.iter().filter(|endpoint| may_serve(endpoint));
-        // The API defines no meaning for further addresses, and Kubernetes ignores them too.
+        // The API defines no meaning for the addresses after the first, and kube-proxy ignores them.
         let addresses = ready.filter_map(|endpoint| endpoint.addresses.first()?.parse().ok());
         Self { family, ready: addresses.collect(), ports: tcp(slice.ports.unwrap_or_default()) }
     }

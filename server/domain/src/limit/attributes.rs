@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt, fmt::Write as _, net::IpAddr, sync::Arc};
 
 use super::rule::Bucket;
+use crate::ids::write_digest;
 
 /// Maximum length of a value that appears in keys as text, in bytes. A longer value appears as its digest.
 const PLAIN_BYTES_MAX: usize = 64;
@@ -218,11 +219,8 @@ pub fn encode_value(secret: bool, value: &str, out: &mut String) {
         }
         out.truncate(from);
     }
-    let digest = ring::digest::digest(&ring::digest::SHA256, value.as_bytes());
     out.push('#');
-    for byte in &digest.as_ref()[..16] {
-        let _ = write!(out, "{byte:02x}");
-    }
+    write_digest(value, out);
 }
 
 /// Parses `ip`, `ip/24`, `ip/24/56`.

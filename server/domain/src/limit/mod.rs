@@ -7,12 +7,14 @@ pub mod attributes;
 pub mod condition;
 pub mod period;
 pub mod price;
+pub mod request_body;
 pub mod rule;
 
 pub use attributes::{Attribute, Attributes, Key};
 pub use condition::{Condition, Matcher};
 pub use period::{CalendarUnit, Period};
 pub use price::Prices;
+pub use request_body::{Generation, RequestBody, UNKNOWN_MODEL};
 pub use rule::{AMOUNT_MAX, Bucket, CounterRule, Meter, Window};
 
 pub use crate::policy::OnStoreFailure;

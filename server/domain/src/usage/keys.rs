@@ -2,7 +2,7 @@
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
-use crate::{NAME_BYTES_MAX, clean};
+use crate::{NAME_BYTES_MAX, shorten};
 
 /// Maximum length of a session id, in bytes.
 pub const SESSION_BYTES_MAX: usize = 128;
@@ -18,7 +18,7 @@ pub const SEPARATOR: char = '\u{1f}';
 pub struct RowKey(Arc<str>);
 
 impl RowKey {
-    /// [Cleans](clean) and joins the names.
+    /// [Shortens](shorten) and joins the names.
     #[must_use]
     pub fn new(consumer: &str, model: &str, route: &str) -> Self {
         let mut key = String::with_capacity(consumer.len() + model.len() + route.len() + 2);
@@ -62,7 +62,7 @@ impl RowKey {
 pub struct SessionKey(Arc<str>);
 
 impl SessionKey {
-    /// [Cleans](clean) and joins the names.
+    /// [Shortens](shorten) and joins the names.
     #[must_use]
     pub fn new(consumer: &str, session: &str) -> Self {
         let mut key = String::with_capacity(consumer.len() + session.len() + 1);
@@ -119,18 +119,18 @@ impl fmt::Debug for SessionKey {
 
 /// Writes the text of a [`RowKey`].
 pub fn write_row(out: &mut String, consumer: &str, model: &str, route: &str) {
-    out.push_str(&clean(consumer, NAME_BYTES_MAX));
+    out.push_str(&shorten(consumer, NAME_BYTES_MAX));
     out.push(SEPARATOR);
-    out.push_str(&clean(model, NAME_BYTES_MAX));
+    out.push_str(&shorten(model, NAME_BYTES_MAX));
     out.push(SEPARATOR);
-    out.push_str(&clean(route, NAME_BYTES_MAX));
+    out.push_str(&shorten(route, NAME_BYTES_MAX));
 }
 
 /// Writes the text of a [`SessionKey`].
 pub fn write_session(out: &mut String, consumer: &str, session: &str) {
-    out.push_str(&clean(consumer, NAME_BYTES_MAX));
+    out.push_str(&shorten(consumer, NAME_BYTES_MAX));
     out.push(SEPARATOR);
-    out.push_str(&clean(session, SESSION_BYTES_MAX));
+    out.push_str(&shorten(session, SESSION_BYTES_MAX));
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use tracing::debug;
 use super::Admission;
 use crate::{
     ledger::UsageRecord,
-    limiter::{Settled, UsageReport},
+    limiter::{LateBody, Settled, UsageReport},
 };
 
 /// A request that has ended.
@@ -20,8 +20,10 @@ pub struct EndedRequest {
     pub lease: LeaseId,
     /// The ticket from the admission. Empty if the gateway never received it.
     pub ticket: Vec<u8>,
-    /// The model that the response named, for a request that named no model.
+    /// The model that the response named.
     pub model: String,
+    /// What the gateway read of the request's body after Admit.
+    pub late_body: Option<LateBody>,
     /// How the request ended, and the usage that its response reported.
     pub report: UsageReport,
     /// HTTP status of the response. 0: no response.
@@ -41,7 +43,7 @@ impl Admission {
         let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
         let (released, settled) = tokio::join!(
             self.balancer.settle(&ended.route, &ended.cluster, &ended.holder, ended.lease),
-            self.limiter.settle(&id, &ended.ticket, &ended.model, &ended.report),
+            self.limiter.settle(&id, &ended.ticket, ended.late_body.as_ref(), &ended.model, &ended.report),
         );
         match settled {
             Ok(Some(settled)) => self.charge(&ended, &settled, matches!(released, Ok(true))),
@@ -69,7 +71,7 @@ impl Admission {
                 None => Ok(()),
             }
         };
-        let (released, given_back) = tokio::join!(release, self.limiter.settle(&id, &[], "", &report));
+        let (released, given_back) = tokio::join!(release, self.limiter.settle(&id, &[], None, "", &report));
         if let Err(error) = given_back {
             debug!(%error, lease = %id.lease, "the store did not give a reservation back");
         }

@@ -55,7 +55,7 @@ pub struct UsageRecord<'a> {
     /// The session id that the client sent. May be empty.
     pub session: &'a str,
     pub tokens: Tokens,
-    /// Whether the tokens are an estimate, because the response did not report them.
+    /// True if Evenkeel estimated the tokens, because the response did not report them.
     pub estimated: bool,
     /// Cost in millionths of the price table's currency.
     pub cost: u64,

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use evenkeel_domain::{
-    DomainError, NAME_BYTES_MAX, StoreError, clean,
+    DomainError, NAME_BYTES_MAX, StoreError, shorten,
     usage::{Day, NONE, RowKey, SEPARATOR, Usage, write_row},
 };
 use futures::Stream;
@@ -115,7 +115,7 @@ struct Section {
 
 /// Returns the name to filter by, in the form in which the ledger stores names. `None`: all names.
 pub(super) fn wanted(name: &str) -> Option<String> {
-    (!name.is_empty()).then(|| clean(name, NAME_BYTES_MAX).into_owned())
+    (!name.is_empty()).then(|| shorten(name, NAME_BYTES_MAX).into_owned())
 }
 
 pub(super) fn is_wanted(wanted: Option<&String>, name: &str) -> bool {

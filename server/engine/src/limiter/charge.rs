@@ -1,7 +1,7 @@
 //! The charge of a request that has ended.
 
 use evenkeel_domain::{
-    limit::{Counts, LimitRules, price::Tokens},
+    limit::{Counts, Generation, LimitRules, RequestBody, price::Tokens},
     usage::Outcome,
 };
 
@@ -82,17 +82,24 @@ impl UsageReport {
 }
 
 impl Charge {
-    /// Computes the charge of a request:
+    /// Computes the charge of a request. `response_model` is the model that the response named.
     ///
+    /// - nothing, if the request generates nothing;
     /// - the tokens that its response reported at its end, except counts that cannot be true;
     /// - nothing, if the request was never sent, or if it failed or was cut off before the body started;
     /// - otherwise the prompt, and the larger of the output that the response reported and the output that the gateway
-    ///   saw. If its body could not be read or has an unknown form, the expected output. If the response switched
-    ///   protocols and could not be read, its duration.
+    ///   saw. If its body could not be read or has an unknown form, or if the server generates after its response, the
+    ///   expected output. If the response switched protocols and could not be read, its duration.
     #[must_use]
-    pub fn of(report: &UsageReport, ticket: &Ticket, estimates: &Estimates, rules: &LimitRules) -> Self {
+    pub fn of(
+        report: &UsageReport,
+        ticket: &Ticket,
+        response_model: &str,
+        estimates: &Estimates,
+        rules: &LimitRules,
+    ) -> Self {
         let (tokens, estimated) = tokens(report, ticket, estimates, rules);
-        Self { tokens, estimated, cost: rules.prices.cost(&ticket.model, &tokens) }
+        Self { tokens, estimated, cost: rules.prices.cost(&ticket.model, response_model, &tokens) }
     }
 
     /// Returns the charge in the unit that a limit or quota counts.
@@ -108,14 +115,22 @@ fn tokens(
     estimates: &Estimates,
     rules: &LimitRules,
 ) -> (Tokens, bool) {
+    // The usage of an object that the request reads is not the usage of the request.
+    if ticket.generation == Generation::Nothing && !report.upgraded {
+        return (Tokens::default(), false);
+    }
+    let is_background = ticket.generation == Generation::Background;
     let reported = report.tokens.unwrap_or_default();
     let nothing_more = match report.outcome {
         Outcome::NotSent => return (Tokens::default(), false),
         Outcome::Success => false,
         Outcome::ClientError | Outcome::ServerError => true,
+        // The server may have accepted the request, and goes on without the client.
+        Outcome::ClientAbort | Outcome::Timeout if is_background => false,
         Outcome::Unknown | Outcome::UpstreamReset | Outcome::ClientAbort | Outcome::Timeout => !report.began,
     };
-    let is_final = report.is_final && report.tokens.is_some();
+    // A server that generates later may report zeros for now.
+    let is_final = report.is_final && report.tokens.is_some() && !(is_background && reported.output == 0);
     let is_prompt_missing = reported.input == 0 && ticket.prompt_bytes > 0;
     let is_complete = is_final && !is_prompt_missing && report.is_credible(reported.output);
     if nothing_more || is_complete {
@@ -125,7 +140,8 @@ fn tokens(
     if report.upgraded && is_unread && report.tokens.is_none() {
         return (by_duration(report), true);
     }
-    let input = estimates.estimate(rules, &ticket.model, ticket.prompt_bytes, 0).input.ceil() as u64;
+    let prompt = RequestBody { prompt_bytes: ticket.prompt_bytes, ..RequestBody::default() };
+    let input = estimates.estimate(rules, &ticket.model, &prompt).input.ceil() as u64;
     let text = estimates.output_tokens_of(&ticket.model, report.output_bytes);
     if report.tokens.is_none() && report.total_tokens > 0 {
         return (divide(report.total_tokens, input, if is_unread { None } else { Some(text) }), true);
@@ -135,7 +151,10 @@ fn tokens(
         tokens.input = input;
     }
     let is_unknown = is_unread && report.began && (report.form_unknown || report.outcome == Outcome::Success);
-    if is_unknown && !is_final {
+    if is_background && !is_final {
+        // The response has at most a part of what the server generates.
+        tokens.output = tokens.output.max(ticket.output_tokens).max(text);
+    } else if is_unknown && !is_final {
         tokens.output = tokens.output.max(ticket.output_tokens);
     } else if !is_final || !report.is_credible(tokens.output) {
         tokens.output = tokens.output.max(text);
@@ -174,7 +193,7 @@ mod tests {
             began,
             ..UsageReport::unread(outcome)
         };
-        let charge = |report| Charge::of(&report, &ticket, &Estimates::default(), &LimitRules::default());
+        let charge = |report| Charge::of(&report, &ticket, "", &Estimates::default(), &LimitRules::default());
         let (complete, cut_off, failed) = (Outcome::Success, Outcome::UpstreamReset, Outcome::ServerError);
         let cases = [
             (report(complete, Some(tokens(5, 7)), true, 99, true), tokens(5, 7), false),
@@ -243,9 +262,60 @@ mod tests {
         ];
         let ticket = Ticket { output_tokens: 300, prompt_bytes: 400, ..Ticket::default() };
         for (report, (input, output), estimated) in cases {
-            let charge = Charge::of(&report, &ticket, &Estimates::default(), &LimitRules::default());
+            let charge = Charge::of(&report, &ticket, "", &Estimates::default(), &LimitRules::default());
             let charged = (charge.tokens.input, charge.tokens.output, charge.estimated);
             assert_eq!(charged, (input, output, estimated), "{report:?}");
+        }
+    }
+
+    fn report_of(outcome: Outcome, tokens: Option<(u64, u64)>, output_bytes: u64) -> UsageReport {
+        let tokens = tokens.map(|(input, output)| Tokens { input, output, ..Tokens::default() });
+        let is_final = tokens.is_some();
+        UsageReport {
+            tokens,
+            is_final,
+            output_bytes,
+            began: true,
+            body_read: true,
+            ..UsageReport::unread(outcome)
+        }
+    }
+
+    fn charge_of(generation: Generation, report: &UsageReport) -> (u64, u64, bool) {
+        let ticket = Ticket { generation, output_tokens: 300, prompt_bytes: 40, ..Ticket::default() };
+        let charge = Charge::of(report, &ticket, "", &Estimates::default(), &LimitRules::default());
+        (charge.tokens.input, charge.tokens.output, charge.estimated)
+    }
+
+    /// A stored response or batch contains the usage of the request that created it.
+    #[test]
+    fn reading_a_stored_result_costs_nothing() {
+        for outcome in [Outcome::Success, Outcome::ClientAbort, Outcome::ServerError] {
+            for tokens in [None, Some((90_000, 60_000))] {
+                let charge = charge_of(Generation::Nothing, &report_of(outcome, tokens, 5000));
+                assert_eq!(charge, (0, 0, false), "{outcome:?} {tokens:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_background_request_is_charged_its_expected_output() {
+        let cases = [
+            // `{"status":"queued","usage":null}`
+            (report_of(Outcome::Success, None, 0), (10, 300, true)),
+            (report_of(Outcome::Success, Some((0, 0)), 0), (10, 300, true)),
+            (report_of(Outcome::Success, Some((8, 0)), 12), (8, 300, true)),
+            // A client that streams the answer gets its usage.
+            (report_of(Outcome::Success, Some((8, 700)), 2800), (8, 700, false)),
+            // The server goes on after the client has left.
+            (report_of(Outcome::ClientAbort, None, 40), (10, 300, true)),
+            (report_of(Outcome::ClientAbort, None, 4000), (10, 1000, true)),
+            (report_of(Outcome::ClientError, None, 0), (0, 0, false)),
+            (UsageReport { began: false, ..report_of(Outcome::ClientAbort, None, 0) }, (10, 300, true)),
+            (UsageReport { began: false, ..report_of(Outcome::UpstreamReset, None, 0) }, (0, 0, false)),
+        ];
+        for (report, expected) in cases {
+            assert_eq!(charge_of(Generation::Background, &report), expected, "{report:?}");
         }
     }
 }

@@ -9,8 +9,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use evenkeel_domain::limit::{
-    Algorithm, Attribute, Attributes, Bucket, Condition, CounterRule, Counts, Key, Limit, LimitRules, Meter,
-    OnStoreFailure, Period, QuotaKind, QuotaRule, Rejected, Window,
+    Algorithm, Attribute, Attributes, Bucket, Condition, CounterRule, Counts, Generation, Key, Limit,
+    LimitRules, Meter, OnStoreFailure, Period, QuotaKind, QuotaRule, Rejected, Window,
 };
 use evenkeel_telemetry::{LimitCounters, LimitMetrics};
 
@@ -58,7 +58,7 @@ impl Expected<'_> {
         let cost = || match self.cost.get() {
             Some((known, cost)) if known.to_bits() == margin.to_bits() => cost,
             _ => {
-                let cost = self.rules.prices.cost(self.model, &tokens);
+                let cost = self.rules.prices.cost(self.model, "", &tokens);
                 self.cost.set(Some((margin, cost)));
                 cost
             }
@@ -118,6 +118,12 @@ impl CompiledLimit {
     /// Returns the first condition that is not met. `None`: all conditions are met.
     pub(super) fn unmet(&self, attributes: &Attributes) -> Option<&Condition> {
         self.definition.when().iter().find(|condition| !condition.holds(attributes))
+    }
+
+    /// Returns whether the limit counts anything of a request with this estimate. A request that generates nothing has no
+    /// tokens and no cost, so a client without any left can still read what it has paid for.
+    pub(super) fn counts(&self, estimate: &Estimate) -> bool {
+        estimate.generation != Generation::Nothing || self.definition.counts() == Counts::Requests
     }
 
     /// Returns the amount that applies to the request's key. `None`: unlimited.
@@ -292,7 +298,7 @@ impl Compiled {
         let mut buckets: Vec<Option<Option<Arc<Bucket>>>> = vec![None; self.keys.len()];
         let mut selected = Vec::with_capacity(self.entries.len().min(8));
         for (i, entry) in self.entries.iter().enumerate() {
-            if entry.unmet(attributes).is_some() {
+            if !entry.counts(estimate) || entry.unmet(attributes).is_some() {
                 continue;
             }
             let bucket = match entry.key {

@@ -2,10 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use evenkeel_domain::limit::{LimitRules, price::Tokens};
+use evenkeel_domain::limit::{Generation, LimitRules, RequestBody, price::Tokens};
 use parking_lot::{Mutex, RwLock};
 
-/// Estimated output tokens for an unknown model.
+/// Estimated output tokens of an answer of an unknown model.
 const OUTPUT_TOKENS: f64 = 512.0;
 /// Estimated bytes of text per token for an unknown model. English text has about 4.
 const BYTES_PER_TOKEN: f64 = 4.0;
@@ -22,6 +22,7 @@ const MODELS_MAX: usize = 1024;
 /// The means of one model.
 #[derive(Clone, Copy, Debug, Default)]
 struct Learned {
+    /// Output tokens of one answer.
     output_tokens: Mean,
     bytes_per_input_token: Mean,
     bytes_per_output_token: Mean,
@@ -50,9 +51,11 @@ impl Mean {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     pub input: f64,
+    /// Output tokens of all answers together.
     pub output: f64,
-    /// Maximum number of output tokens that the request allows. 0: no maximum.
+    /// Maximum number of output tokens that the request allows for all answers together. 0: no maximum.
     pub output_max: u64,
+    pub generation: Generation,
 }
 
 impl Estimate {
@@ -74,19 +77,28 @@ pub struct Estimates {
 impl Estimates {
     /// Estimates the use of a request.
     #[must_use]
-    pub fn estimate(&self, rules: &LimitRules, model: &str, prompt_bytes: u64, output_max: u64) -> Estimate {
+    pub fn estimate(&self, rules: &LimitRules, model: &str, body: &RequestBody) -> Estimate {
+        if body.generation == Generation::Nothing {
+            return Estimate { input: 0.0, output: 0.0, output_max: 0, generation: body.generation };
+        }
         let learned = self.models.read().get(model).map(|learned| *learned.lock()).unwrap_or_default();
         let seed = rules.models.iter().find(|seed| seed.model.matches(Some(model)));
         let bytes = learned.bytes_per_input_token.known();
         let bytes = bytes.or(seed.and_then(|seed| seed.bytes_per_token)).unwrap_or(BYTES_PER_TOKEN);
         let expected = learned.output_tokens.known().or(seed.and_then(|seed| seed.output_tokens));
-        let output = match (expected, output_max) {
-            // For an unknown model, assumes the maximum that the request allows.
+        let output = match (expected, body.max_output_tokens) {
             (None, 0) => OUTPUT_TOKENS,
+            // For an unknown model, assumes the maximum that the request allows.
             (None, most) => most as f64,
-            (Some(expected), _) => expected,
+            (Some(expected), 0) => expected,
+            (Some(expected), most) => expected.min(most as f64),
         };
-        Estimate { input: prompt_bytes as f64 / bytes.max(0.1), output, output_max }
+        Estimate {
+            input: body.prompt_bytes as f64 / bytes.max(0.1),
+            output: output * body.answers() as f64,
+            output_max: body.max_output_tokens.saturating_mul(body.answers()),
+            generation: body.generation,
+        }
     }
 
     /// Estimates the output tokens in `output_bytes` of generated text.
@@ -97,8 +109,8 @@ impl Estimates {
         (output_bytes as f64 / bytes.max(0.1)).ceil() as u64
     }
 
-    /// Learns from the reported use of a request.
-    pub fn learn(&self, model: &str, prompt_bytes: u64, output_bytes: u64, tokens: &Tokens) {
+    /// Learns from the reported use of a request with this number of answers.
+    pub fn learn(&self, model: &str, prompt_bytes: u64, answers: u64, output_bytes: u64, tokens: &Tokens) {
         let known = self.models.read().get(model).map(Arc::clone);
         let learned = match known {
             Some(learned) => learned,
@@ -111,7 +123,7 @@ impl Estimates {
             }
         };
         let mut learned = learned.lock();
-        learned.output_tokens.add(tokens.output as f64);
+        learned.output_tokens.add(tokens.output as f64 / answers as f64);
         let ratio = |bytes: u64, tokens: u64| {
             let (least, most) = (BYTES_PER_TOKEN_LEARNED.start(), BYTES_PER_TOKEN_LEARNED.end());
             (bytes as f64 / tokens as f64).clamp(*least, *most)
@@ -136,8 +148,20 @@ mod tests {
     fn estimates_are_learned_and_bounded() {
         let mut rules = LimitRules::default();
         let estimates = Estimates::default();
-        let estimate = |rules: &LimitRules, most| estimates.estimate(rules, "m", 400, most);
-        assert_eq!(estimate(&rules, 0), Estimate { input: 100.0, output: 512.0, output_max: 0 });
+        let body = |most, choices| RequestBody {
+            prompt_bytes: 400,
+            max_output_tokens: most,
+            choices,
+            ..RequestBody::default()
+        };
+        let estimate = |rules: &LimitRules, most| estimates.estimate(rules, "m", &body(most, 1));
+        let estimated = |input, output, output_max| Estimate {
+            input,
+            output,
+            output_max,
+            generation: Generation::Immediate,
+        };
+        assert_eq!(estimate(&rules, 0), estimated(100.0, 512.0, 0));
         assert_eq!(estimate(&rules, 9000).output, 9000.0);
         let seed = ModelSeed {
             model: Matcher::Prefix("m".into()),
@@ -145,22 +169,30 @@ mod tests {
             bytes_per_token: Some(2.0),
         };
         rules.models.push(seed);
-        assert_eq!(estimate(&rules, 9000), Estimate { input: 200.0, output: 50.0, output_max: 9000 });
+        assert_eq!(estimate(&rules, 9000), estimated(200.0, 50.0, 9000));
         for _ in 0..KNOWN_FROM {
             estimates.learn(
                 "m",
                 400,
+                1,
                 300,
                 &Tokens { input: 50, output: 110, reasoning: 10, ..Tokens::default() },
             );
         }
         let learned = estimate(&rules, 200);
-        assert_eq!(learned, Estimate { input: 50.0, output: 110.0, output_max: 200 });
+        assert_eq!(learned, estimated(50.0, 110.0, 200));
         assert_eq!(learned.with_margin(2.0), Tokens { input: 100, output: 200, ..Tokens::default() });
         assert_eq!(estimates.output_tokens_of("m", 30), 11);
+        // Each answer of a request has its own output.
+        assert_eq!(estimates.estimate(&rules, "m", &body(0, 8)), estimated(50.0, 880.0, 0));
+        assert_eq!(estimates.estimate(&rules, "m", &body(100, 8)), estimated(50.0, 800.0, 800));
+        assert_eq!(estimates.estimate(&rules, "new", &body(100, 8)).output, 800.0);
+        assert_eq!(estimates.estimate(&rules, "new", &body(0, 8)).output, 8.0 * OUTPUT_TOKENS);
+        let most = estimates.estimate(&rules, "m", &body(u64::MAX, u64::MAX));
+        assert_eq!(most.output_max, u64::MAX);
         // The mean adapts slowly to a change.
         for _ in 0..200 {
-            estimates.learn("m", 0, 0, &Tokens { output: 10, ..Tokens::default() });
+            estimates.learn("m", 0, 2, 0, &Tokens { output: 20, ..Tokens::default() });
         }
         assert!((estimate(&rules, 0).output - 10.0).abs() < 1.0);
     }
@@ -169,7 +201,7 @@ mod tests {
     fn models_are_bounded() {
         let estimates = Estimates::default();
         for i in 0..MODELS_MAX + 10 {
-            estimates.learn(&format!("m{i}"), 1, 1, &Tokens { input: 1, output: 1, ..Tokens::default() });
+            estimates.learn(&format!("m{i}"), 1, 1, 1, &Tokens { input: 1, output: 1, ..Tokens::default() });
         }
         assert_eq!(estimates.models.read().len(), MODELS_MAX);
     }

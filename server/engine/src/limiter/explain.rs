@@ -85,12 +85,7 @@ impl Limiter {
     pub async fn explain(&self, request: &LimitRequest) -> Result<Explained, StoreError> {
         let compiled = self.compiled();
         let overrides = self.overrides.load();
-        let estimate = self.estimates.estimate(
-            &compiled.rules,
-            &request.attributes.model,
-            request.prompt_bytes,
-            request.max_output_tokens,
-        );
+        let estimate = self.estimates.estimate(&compiled.rules, &request.attributes.model, &request.body);
         let selected = compiled.select(&request.attributes, &overrides, &estimate, unix_ms());
         let verdict = self.counters.peek(selected.iter().map(|limit| limit.meter.clone()).collect()).await?;
         let mut limits = Vec::with_capacity(compiled.entries.len());
@@ -116,6 +111,9 @@ impl Limiter {
                     explanation.state = verdict.states.get(at).copied().unwrap_or_default();
                     explanation.prepaid =
                         matches!(meter.rule, evenkeel_domain::limit::CounterRule::Prepaid { .. });
+                }
+                None if !entry.counts(&estimate) => {
+                    explanation.why = "does not apply: the request generates nothing".to_owned();
                 }
                 None => {
                     explanation.why = match (

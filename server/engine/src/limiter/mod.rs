@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 use evenkeel_domain::{
     StoreError,
     clock::unix_ms,
-    limit::{Attributes, CounterRule, LimitRules, Meter},
+    limit::{Attributes, CounterRule, LimitRules, Meter, RequestBody},
     verdict::{Reason, Refusal},
 };
 use evenkeel_store::counters::{
@@ -40,7 +40,7 @@ use overrides::OverrideTable;
 use refusal_cache::RefusalCache;
 pub use reservation::Reservation;
 pub use response::Header;
-pub use settle::Settled;
+pub use settle::{LateBody, Settled};
 use ticket::Debit;
 pub use ticket::{TICKET_BYTES_MAX, Ticket};
 
@@ -64,10 +64,8 @@ pub struct LimitRequest {
     pub attributes: Attributes,
     /// The session id, for the ledger.
     pub session: String,
-    /// Size of the prompt in bytes. 0: unknown.
-    pub prompt_bytes: u64,
-    /// Maximum number of output tokens that the request allows. 0: no maximum.
-    pub max_output_tokens: u64,
+    /// What the request asks of the model.
+    pub body: RequestBody,
 }
 
 /// The limits and quotas that apply to one request.
@@ -166,9 +164,8 @@ impl Limiter {
     /// Returns the refusal if a cached refusal still applies.
     pub fn select(&self, request: &LimitRequest) -> Result<Selection, Box<Refusal>> {
         let compiled = self.compiled();
-        let LimitRequest { attributes, prompt_bytes, max_output_tokens, .. } = request;
-        let estimate =
-            self.estimates.estimate(&compiled.rules, &attributes.model, *prompt_bytes, *max_output_tokens);
+        let LimitRequest { attributes, body, .. } = request;
+        let estimate = self.estimates.estimate(&compiled.rules, &attributes.model, body);
         let limits = compiled.select(attributes, &self.overrides.load(), &estimate, unix_ms());
         let known = limits.iter().filter_map(|l| self.refusals.get(&l.meter).map(|known| (l.clone(), known)));
         let (refusing, states): (Vec<SelectedLimit>, Vec<CounterState>) = known.unzip();

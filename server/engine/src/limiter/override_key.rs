@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use evenkeel_domain::{
-    DomainError,
+    DomainError, IDENTITY_BYTES_MAX, NAME_BYTES_MAX,
     limit::{Attribute, Attributes, Key, Limit},
+    shorten,
 };
 
-/// Maximum length of an override's key, in bytes.
-const KEY_BYTES_MAX: usize = 1024;
+/// Maximum length of an override's key as an administrator enters it, in bytes. It may contain a long name or header.
+const KEY_BYTES_MAX: usize = IDENTITY_BYTES_MAX;
 
 /// Returns the form of a limit's keys, such as `consumer=…|model=…`.
 #[must_use]
@@ -29,7 +30,7 @@ pub(super) fn canonical_key(limit: &Limit, text: &str) -> Result<String, DomainE
         DomainError::invalid("key", expected, &format!("{text:?}"))
     };
     if text.len() > KEY_BYTES_MAX {
-        return Err(DomainError::invalid("key", "at most 1024 bytes", &format!("{} bytes", text.len())));
+        return Err(DomainError::invalid("key", "at most 65536 bytes", &format!("{} bytes", text.len())));
     }
     let attributes = limit.key.attributes();
     if attributes.is_empty() {
@@ -62,8 +63,8 @@ fn request_with(attribute: &Attribute, value: String) -> Attributes {
     // A network is in CIDR notation: `address/prefix-length`.
     let address = value.split('/').next().unwrap_or_default().to_owned();
     match attribute {
-        Attribute::Consumer => request.consumer = value,
-        Attribute::Model => request.model = value,
+        Attribute::Consumer => request.consumer = shorten(&value, NAME_BYTES_MAX).into_owned(),
+        Attribute::Model => request.model = shorten(&value, NAME_BYTES_MAX).into_owned(),
         Attribute::Route => request.route = value,
         Attribute::Cluster => request.cluster = value,
         Attribute::Path => request.path = value,

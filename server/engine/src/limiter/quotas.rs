@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use evenkeel_domain::{
-    DomainError, check_name, check_text,
+    DomainError, IDENTITY_BYTES_MAX, NAME_BYTES_MAX, check_name, check_text,
     clock::unix_ms,
     limit::{AMOUNT_MAX, CounterRule, Counts, LimitRules, QuotaKind, QuotaRule},
     page::{cut, page_size_of, wrong_token},
+    shorten,
 };
 use evenkeel_store::{
     changes::AdminChange,
@@ -180,9 +181,10 @@ impl Quotas {
 
     fn account(&self, quota: &str, consumer: &str) -> Result<(Arc<QuotaRule>, Account), DomainError> {
         let quota = self.quota(quota)?;
-        check_name("consumer", consumer)?;
-        let account = Account::new(consumer, Arc::clone(&quota.name), rule_of(&quota));
-        let expected = "a name of 1..256 bytes";
+        let expected = "a name of 1..65536 bytes without control characters";
+        check_text("consumer", consumer, IDENTITY_BYTES_MAX, expected)?;
+        let consumer = shorten(consumer, NAME_BYTES_MAX);
+        let account = Account::new(&consumer, Arc::clone(&quota.name), rule_of(&quota));
         let account = account.ok_or_else(|| DomainError::invalid("consumer", expected, "an empty one"))?;
         Ok((quota, account))
     }
@@ -284,6 +286,25 @@ pub(super) mod tests {
         }
         assert!(quotas.list("", "", 0, "a\n").await.is_err());
         assert!(quotas.list("", "", 1001, "").await.is_err());
+    }
+
+    /// Consumers that differ only after the part of their names that is stored have their own records.
+    #[tokio::test]
+    async fn long_names_of_consumers_have_their_own_records() {
+        let quotas = quotas(&["tokens"]);
+        let name = |end: &str| "a".repeat(300) + end;
+        for (end, amount) in [("1", 7), ("2", 9)] {
+            let view = quotas.edit("", &name(end), edit(Action::Set(amount))).await.unwrap();
+            assert_eq!(view.consumer.len(), NAME_BYTES_MAX);
+            // A list shows the shortened name, with which a client can go on.
+            for consumer in [&*name(end), &*view.consumer] {
+                assert_eq!(quotas.get("", consumer).await.unwrap().record.balance, amount);
+            }
+        }
+        let most = "a".repeat(IDENTITY_BYTES_MAX);
+        quotas.get("", &most).await.unwrap();
+        let error = quotas.get("", &(most + "a")).await.unwrap_err().to_string();
+        assert!(error.starts_with("consumer: must be a name of 1..65536 bytes"), "{error}");
     }
 
     #[tokio::test]

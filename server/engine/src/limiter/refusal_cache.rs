@@ -16,7 +16,7 @@ const CACHED_MAX: Duration = Duration::from_secs(1);
 /// Maximum number of cached refusals. Beyond it, expired refusals are dropped. If the cache is still full, all refusals
 /// are dropped.
 const COUNTERS_MAX: usize = 65_536;
-/// Number of shards, each with its own lock, so that requests rarely wait for each other.
+/// Number of parts, each with its own lock, so that requests rarely wait for each other.
 const PARTS: usize = 16;
 
 #[derive(Clone, Copy, Debug)]

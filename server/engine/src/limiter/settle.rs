@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::{StoreError, clock::unix_ms, limit::AMOUNT_MAX, usage::Outcome};
+use evenkeel_domain::{
+    StoreError,
+    clock::unix_ms,
+    limit::{AMOUNT_MAX, Generation, RequestBody, request_body::is_unknown},
+    usage::Outcome,
+};
 use evenkeel_store::counters::{Entry, ReservationId, Settlement};
 
 use super::{
@@ -12,6 +17,14 @@ use super::{
     ticket::{Debit, Ticket},
 };
 use crate::activity::Charged;
+
+/// What a gateway read of a request's body after the request's admission.
+#[derive(Clone, Debug)]
+pub struct LateBody {
+    /// The model that the body names. Unknown if it names none.
+    pub model: String,
+    pub body: RequestBody,
+}
 
 /// A request that has been settled.
 pub struct Settled {
@@ -27,7 +40,8 @@ pub struct Settled {
 
 impl Limiter {
     /// Settles a request's reservations. If the gateway sent no `ticket`, uses the ticket that this sidecar stored for
-    /// the request. Returns `None` if there is no stored ticket either.
+    /// the request. Returns `None` if there is no stored ticket either. `late` replaces what the ticket states about the
+    /// request's body. `model` is the model that the response named.
     ///
     /// # Errors
     /// If the store fails, and the limits have no policy for that.
@@ -35,6 +49,7 @@ impl Limiter {
         &self,
         id: &ReservationId,
         ticket: &[u8],
+        late: Option<&LateBody>,
         model: &str,
         report: &UsageReport,
     ) -> Result<Option<Settled>, StoreError> {
@@ -42,13 +57,19 @@ impl Limiter {
         let was_open = kept.is_some();
         let ticket = if ticket.is_empty() { kept.as_deref().unwrap_or_default() } else { ticket };
         let Some(mut ticket) = Ticket::decode(ticket) else { return Ok(None) };
-        if ticket.model.is_empty() {
+        let compiled = self.compiled();
+        if let Some(late) = late {
+            self.correct(&mut ticket, late, &compiled);
+        }
+        if is_unknown(&ticket.model) && !model.is_empty() {
             model.clone_into(&mut ticket.model);
         }
-        let compiled = self.compiled();
-        let charge = Charge::of(report, &ticket, &self.estimates, &compiled.rules);
-        if report.outcome == Outcome::Success && report.tokens.is_some() && !charge.estimated {
-            self.estimates.learn(&ticket.model, ticket.prompt_bytes, report.output_bytes, &charge.tokens);
+        let charge = Charge::of(report, &ticket, model, &self.estimates, &compiled.rules);
+        let is_typical = report.outcome == Outcome::Success && ticket.generation == Generation::Immediate;
+        if is_typical && report.tokens.is_some() && !charge.estimated {
+            let answers = ticket.choices.max(1);
+            let (prompt_bytes, output_bytes) = (ticket.prompt_bytes, report.output_bytes);
+            self.estimates.learn(&ticket.model, prompt_bytes, answers, output_bytes, &charge.tokens);
         }
         if ticket.records.is_empty() {
             return Ok(Some(Settled { ticket, charge, first: None, was_open }));
@@ -75,6 +96,19 @@ impl Limiter {
             }
         }
         Ok(Some(Settled { ticket, charge, first: Some(first), was_open }))
+    }
+}
+
+impl Limiter {
+    /// Replaces what a ticket states about the request's body by what the gateway read later.
+    fn correct(&self, ticket: &mut Ticket, late: &LateBody, compiled: &Compiled) {
+        if !is_unknown(&late.model) {
+            ticket.model.clone_from(&late.model);
+        }
+        let RequestBody { prompt_bytes, choices, generation, .. } = late.body;
+        (ticket.prompt_bytes, ticket.choices, ticket.generation) = (prompt_bytes, choices, generation);
+        let estimate = self.estimates.estimate(&compiled.rules, &ticket.model, &late.body);
+        ticket.output_tokens = estimate.output.ceil() as u64;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::limit::Bucket;
+use evenkeel_domain::limit::{Bucket, Generation};
 use evenkeel_store::counters::RecordRef;
 use prost::Message as _;
 
@@ -28,6 +28,10 @@ mod wire {
         pub(super) records: Vec<RecordRef>,
         #[prost(message, repeated, tag = "7")]
         pub(super) buckets: Vec<Bucket>,
+        #[prost(uint64, tag = "8")]
+        pub(super) choices: u64,
+        #[prost(uint32, tag = "9")]
+        pub(super) generation: u32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -69,6 +73,10 @@ pub struct Ticket {
     pub model: String,
     pub session: String,
     pub prompt_bytes: u64,
+    /// Number of answers that the request asks for. 0 counts as 1.
+    pub choices: u64,
+    pub generation: Generation,
+    /// The expected output of all answers together.
     pub output_tokens: u64,
     /// References to the store's records of the reservation.
     pub records: Vec<RecordRef>,
@@ -120,6 +128,8 @@ impl Ticket {
             output_tokens: self.output_tokens,
             records: self.records.into_iter().map(record).collect(),
             buckets,
+            choices: self.choices,
+            generation: self.generation.number().into(),
         };
         if ticket.encoded_len() > TICKET_BYTES_MAX {
             ticket.session.clear();
@@ -154,6 +164,8 @@ impl Ticket {
             model: ticket.model,
             session: ticket.session,
             prompt_bytes: ticket.prompt_bytes,
+            choices: ticket.choices,
+            generation: Generation::from_number(ticket.generation as i32),
             output_tokens: ticket.output_tokens,
             records: ticket.records.into_iter().map(record).collect(),
             debits: debits.collect(),
@@ -181,6 +193,8 @@ mod tests {
             model: "m".into(),
             session: "s".into(),
             prompt_bytes: 7,
+            choices: 3,
+            generation: Generation::Background,
             output_tokens: 512,
             records: vec![RecordRef { tag: "limits".into(), day: 20_000, epoch: 1_800_000_000_000 }],
             debits,

@@ -1,4 +1,4 @@
-//! The key of a descriptor's counter in the store: its bucket, and its name in the bucket.
+//! The key of a descriptor's counter: a bucket, and the counter's name in the bucket.
 
 use std::{fmt::Write as _, sync::Arc};
 

@@ -5,7 +5,11 @@ use std::{collections::HashMap, path::PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use evenkeel_config::Config;
-use evenkeel_domain::limit::{Attributes, Condition, Key};
+use evenkeel_domain::{
+    NAME_BYTES_MAX,
+    limit::{Attributes, Condition, Key},
+    shorten,
+};
 use evenkeel_proto::v1::{self as pb, RuleKind};
 use serde::Serialize;
 use serde_json::json;
@@ -50,12 +54,15 @@ pub(crate) struct Explain {
     /// Maximum number of output tokens that the request sets (max_tokens)
     #[arg(long, default_value_t = 0, value_name = "TOKENS")]
     max_tokens: u64,
+    /// Number of answers that the request asks for (n)
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    choices: u64,
     /// Read this configuration file instead of asking a sidecar. Shows which limits apply, without their usage
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Explain only the refusal of the request with this id (x-request-id)
     #[arg(long, value_name = "ID", conflicts_with_all = ["consumer", "model", "route", "cluster", "path",
-          "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "config"])]
+          "ip", "headers", "descriptors", "prompt_bytes", "max_tokens", "choices", "config"])]
     request_id: Option<String>,
     #[command(flatten)]
     ask: Ask,
@@ -98,6 +105,7 @@ impl Explain {
             model: self.model.clone(),
             prompt_bytes: self.prompt_bytes,
             max_output_tokens: self.max_tokens,
+            choices: self.choices,
             ..pb::AdmitRequest::default()
         };
         let request = pb::ExplainRequest { request: Some(request) };
@@ -118,11 +126,11 @@ impl Explain {
     /// Prints which limits apply, from the configuration file alone.
     fn offline(&self, config: &Config) -> anyhow::Result<()> {
         let facts = Attributes {
-            consumer: self.consumer.clone(),
+            consumer: shorten(&self.consumer, NAME_BYTES_MAX).into_owned(),
             source_ip: self.ip,
             path: self.path.clone(),
             headers: self.headers(),
-            model: self.model.clone(),
+            model: shorten(&self.model, NAME_BYTES_MAX).into_owned(),
             route: self.route.clone(),
             cluster: self.cluster.clone(),
             descriptors: self.descriptors.iter().cloned().collect(),

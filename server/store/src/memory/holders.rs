@@ -11,7 +11,7 @@ use crate::holders::{Epoch, HolderRecord, HolderStore, Secret};
 
 /// How long a record remains after its last claim, as in Redis.
 const KEPT: Duration = Duration::from_secs(3600);
-/// Number of records from which on a new record also removes expired records.
+/// Number of records at which a new record also removes expired records.
 const PURGED_FROM: usize = 1024;
 
 #[derive(Default)]

@@ -69,7 +69,7 @@ impl Work for CountWork {
 }
 
 impl CountWork {
-    /// Sends a batch and distributes its answers. If the call fails, returns the batch.
+    /// Sends a batch, and passes each answer to its caller. If the call fails, returns the batch.
     async fn send(&self, ops: Vec<Op>) -> Result<(), (Vec<Op>, StoreError)> {
         if let Some(call) = self.windows.call(&self.place, &ops) {
             match self.place.shared.run_packed(&call, Way::Request).await {

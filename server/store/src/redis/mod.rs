@@ -68,7 +68,7 @@ const KEY_EXPIRY_MS: u64 = 3_600_000;
 const REAP_MAX: usize = 1000;
 /// How long a pool remains listed after its last registration.
 const POOL_LISTED_MS: u64 = DAY_MS;
-/// Number of lanes from which on creating a lane also drops idle lanes.
+/// Number of lanes at which creating another lane also drops idle lanes.
 const LANES_MAX: usize = 8192;
 const POOLS_MAX: isize = 10_000;
 

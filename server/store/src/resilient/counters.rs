@@ -124,7 +124,7 @@ impl ResilientStore {
 
     /// Queues a settlement. Returns false if a settlement of the same reservation is already queued.
     fn queue_settlement(&self, settlement: Settlement, attempts: u8) -> bool {
-        // Without a record, the store cannot detect a repeated settlement, so the settlement is not repeated.
+        // Without a record, the store cannot detect a duplicate, so the sidecar does not send the settlement again.
         if settlement.records.is_empty() || self.is_hopeless(attempts) {
             return true;
         }

@@ -39,7 +39,7 @@ fn failures_name_the_remedy() {
     assert!(failure.is_of_connection() && !of(410).is_of_connection() && !of(504).is_of_connection());
 }
 
-/// An API server that a test can make unavailable. It has one slice with one endpoint.
+/// An API server that a test can make unavailable. It serves one EndpointSlice with one endpoint.
 struct Server {
     world: Mutex<World>,
     cut: Notify,

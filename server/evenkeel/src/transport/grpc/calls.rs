@@ -44,11 +44,12 @@ impl Calls {
     ) -> Result<AdmitResponse, DomainError> {
         if let Some(call) = request.admin_call.take() {
             let subject = request.subject.unwrap_or_default();
+            let consumer = request::name(subject.consumer);
             let call = AdminCall {
                 method: &call.method,
                 path: &subject.path,
                 body: &call.body,
-                consumer: &subject.consumer,
+                consumer: &consumer,
                 request_id: &format!("{holder}:{lease}"),
             };
             return Ok(answers::direct_response(self.admission.respond(call).await));
@@ -91,6 +92,7 @@ impl Calls {
             lease,
             ticket: request.ticket,
             model: request::name(request.model),
+            late_body: request.request_body.map(request::late_body),
             report,
             status: u16::try_from(request.status).unwrap_or(0),
             first_token_ms: request.first_token_ms,

@@ -4,18 +4,21 @@ use std::borrow::Cow;
 
 use evenkeel_domain::{
     NAME_BYTES_MAX, clean,
-    limit::{Attributes, price::Tokens},
+    limit::{Attributes, Generation, RequestBody, price::Tokens},
+    shorten,
     usage::{Outcome, SESSION_BYTES_MAX},
 };
-use evenkeel_engine::limiter::{LimitRequest, UsageReport};
-use evenkeel_proto::v1::{AdmitRequest, Outcome as PbOutcome, Pool, SettleRequest};
+use evenkeel_engine::limiter::{LateBody, LimitRequest, UsageReport};
+use evenkeel_proto::v1::{self as pb, AdmitRequest, Outcome as PbOutcome, Pool, SettleRequest};
 
 /// Maximum length of a request id, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Largest credible number of tokens. The sidecar ignores a report with a larger number.
 const TOKENS_MAX: u64 = 1_000_000_000;
+/// Largest number of answers that is counted. With [`TOKENS_MAX`] for each, they reach the largest amount of a limit.
+const CHOICES_MAX: u64 = 1_000_000;
 
-/// Decodes the attributes that limits use. [`clean`] repairs text that a client may have chosen. An error instead would
+/// Decodes the attributes that limits use. [`shorten`] and [`clean`] repair text that a client may have chosen. An error instead would
 /// let the request pass at a gateway that fails open.
 pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     let subject = request.subject.unwrap_or_default();
@@ -29,10 +32,35 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
         cluster: pool.cluster,
         descriptors: subject.descriptors,
     };
-    let prompt_bytes = request.prompt_bytes.min(TOKENS_MAX);
-    let max_output_tokens = request.max_output_tokens.min(TOKENS_MAX);
-    let session = cleaned(request.session, SESSION_BYTES_MAX);
-    LimitRequest { attributes, session, prompt_bytes, max_output_tokens }
+    let body = RequestBody {
+        prompt_bytes: request.prompt_bytes,
+        max_output_tokens: request.max_output_tokens,
+        choices: request.choices,
+        generation: Generation::from_number(request.generation),
+    };
+    let session = shortened(request.session, SESSION_BYTES_MAX);
+    LimitRequest { attributes, session, body: bounded(body) }
+}
+
+/// Limits a client's numbers to credible ones.
+fn bounded(body: RequestBody) -> RequestBody {
+    RequestBody {
+        prompt_bytes: body.prompt_bytes.min(TOKENS_MAX),
+        max_output_tokens: body.max_output_tokens.min(TOKENS_MAX),
+        choices: body.choices.min(CHOICES_MAX),
+        generation: body.generation,
+    }
+}
+
+/// Decodes what a gateway read of a request's body after Admit.
+pub(super) fn late_body(body: pb::RequestBody) -> LateBody {
+    let size = RequestBody {
+        prompt_bytes: body.prompt_bytes,
+        max_output_tokens: body.max_output_tokens,
+        choices: body.choices,
+        generation: Generation::from_number(body.generation),
+    };
+    LateBody { model: name(body.model), body: bounded(size) }
 }
 
 /// Cleans the gateway's request id, as [`clean`] does.
@@ -47,9 +75,16 @@ fn cleaned(text: String, bytes_max: usize) -> String {
     }
 }
 
-/// Cleans the name of a consumer or model, as [`clean`] does.
+/// Shortens the name of a consumer or model, as [`shorten`] does.
 pub(super) fn name(text: String) -> String {
-    cleaned(text, NAME_BYTES_MAX)
+    shortened(text, NAME_BYTES_MAX)
+}
+
+fn shortened(text: String, bytes_max: usize) -> String {
+    match shorten(&text, bytes_max) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(short) => short,
+    }
 }
 
 /// Decodes how a request ended and what its response reported.

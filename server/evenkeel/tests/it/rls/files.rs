@@ -51,7 +51,8 @@ fn link(to: &str, at: &Path) {
     fs::rename(&partial, at).unwrap();
 }
 
-/// For an update, Kubernetes writes the files of a ConfigMap to a new directory and swaps the link to that directory.
+/// To update a mounted ConfigMap, the kubelet writes the files to a new directory, and then lets the link `..data`
+/// point to it.
 #[tokio::test]
 async fn an_updated_config_map_is_loaded() {
     let dir = tempfile::tempdir().unwrap();

@@ -59,8 +59,8 @@ async fn a_refused_pool_leaves_the_others_alive() {
     assert_eq!(s.pool("llm").await.in_flight, 2);
 }
 
-/// Guards against counting a pool as applied when only the sidecar's local knowledge was updated, and against counting
-/// its repairs as repairs of the table.
+/// While the store is down, the sidecar updates only its local knowledge. It must not report the pool as applied, nor
+/// count local repairs as repairs of the table.
 #[tokio::test]
 async fn a_keep_alive_reports_pools_that_the_store_did_not_apply() {
     let mut redis = Redis::start();

@@ -10,12 +10,18 @@ use super::super::{calls::given, keep_alive};
 
 /// Maximum number of settlements, first tokens and cancellations in one message.
 const PARTS_MAX: usize = 256;
+/// Maximum length of a plugin's version. It bounds a line of the log.
+const VERSION_BYTES_MAX: usize = 64;
+/// Maximum number of capabilities, more than the API will have.
+const CAPABILITIES_MAX: usize = 16;
 
 /// The first part of a stream.
 pub(super) struct Introduction {
     pub(super) holder: HolderId,
     /// `None`: the holder is new.
     pub(super) secret: Option<Secret>,
+    /// Version of the plugin; may be empty.
+    pub(super) version: String,
 }
 
 /// A request that has ended.
@@ -61,7 +67,13 @@ pub(super) fn introduction(hello: Option<Hello>) -> Result<Introduction, Status>
             )
         })?),
     };
-    Ok(Introduction { holder, secret })
+    let within_bound = |field: &str, length: usize, max: usize, unit: &str| {
+        let wrong = || invalid(field, &format!("at most {max} {unit}"), &format!("{length} {unit}"));
+        if length > max { Err(wrong()) } else { Ok(()) }
+    };
+    within_bound("hello.version", hello.version.len(), VERSION_BYTES_MAX, "bytes")?;
+    within_bound("hello.capabilities", hello.capabilities.len(), CAPABILITIES_MAX, "entries")?;
+    Ok(Introduction { holder, secret, version: hello.version })
 }
 
 /// Decodes a message, apart from `hello`. An admission with an invalid field is not an error of the message: its answer
@@ -286,9 +298,18 @@ mod tests {
         }
         // The answer to an admission states what is wrong with it, and the stream continues.
         assert!(parts(admit(1, ""), &holder).unwrap().admission.unwrap().pool.is_none());
-        assert_eq!(
-            introduction(None).err().unwrap().message(),
-            "hello: must be given in the first message, got none"
-        );
+        let hello = |version: &str, capabilities| {
+            let capabilities = vec![1; capabilities];
+            Some(Hello { holder: "h".into(), version: version.into(), capabilities, ..Hello::default() })
+        };
+        let wrong = [
+            (None, "hello: must be given in the first message, got none"),
+            (hello(&"1".repeat(65), 0), "hello.version: must be at most 64 bytes, got 65 bytes"),
+            (hello("1", 17), "hello.capabilities: must be at most 16 entries, got 17 entries"),
+        ];
+        for (hello, expected) in wrong {
+            assert_eq!(introduction(hello).err().unwrap().message(), expected);
+        }
+        assert_eq!(introduction(hello("0.1.0", 16)).unwrap().version, "0.1.0");
     }
 }

@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt as _};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::Status;
+use tracing::info;
 
 use super::calls::Calls;
 
@@ -85,7 +86,7 @@ impl Sessions {
             Some(first) => first?,
             None => return Err(Status::cancelled("the stream ended before its first message")),
         };
-        let Introduction { holder, secret } =
+        let Introduction { holder, secret, version } =
             decode::introduction(first.hello.take()).inspect_err(|_| opened.invalid.inc())?;
         if self.shutdown.leaving.is_cancelled() {
             opened.shutdown.inc();
@@ -96,6 +97,8 @@ impl Sessions {
             rejection(rejected)
         })?;
         if secret.is_some() { &opened.resumed } else { &opened.new }.inc();
+        let plugin = Some(version).filter(|version| !version.is_empty());
+        info!(holder = %registration.holder(), plugin, "a gateway worker has connected");
         let (outbox, outgoing) = outbox::outbox();
         outbox.welcome(self.welcome(&registration));
         let tracker = self.tracker.clone();

@@ -168,7 +168,6 @@ impl WorkerStream {
         S: Stream<Item = Result<FromWorker, Status>> + Send + Unpin,
     {
         let holder = self.registration.holder().clone();
-        info!(%holder, "a gateway worker has connected");
         let end = match self.receive(first) {
             Ok(()) => self.until_end(incoming.fuse()).await,
             Err(end) => end,

@@ -1,0 +1,89 @@
+//! Interprets request paths as an upstream server may interpret them.
+
+pub(crate) mod call;
+pub(crate) mod model;
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+/// Returns the path percent-decoded, without query, empty segments, `.` and `..`. Each segment of the result has a
+/// leading slash; the root path gives an empty result.
+pub(crate) fn normalize(path: &str) -> String {
+    let decoded = decode(without_query(path));
+    let mut segments: Vec<&str> = Vec::new();
+    for segment in decoded.split('/') {
+        match segment {
+            "" | "." => {}
+            ".." => drop(segments.pop()),
+            segment => segments.push(segment),
+        }
+    }
+    segments.iter().flat_map(|segment| ["/", segment]).collect()
+}
+
+pub(crate) fn without_query(path: &str) -> &str {
+    path.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// Returns the segments of a path, percent-decoded, without empty ones. Returns `None` if a segment is `.` or `..`, or
+/// contains one after decoding: a server may resolve such a path to another one.
+fn segments(path: &str) -> Option<Vec<Cow<'_, str>>> {
+    let segments: Vec<Cow<'_, str>> =
+        without_query(path).split('/').filter(|segment| !segment.is_empty()).map(decode).collect();
+    let is_dot = |segment: &Cow<'_, str>| segment.split('/').any(|part| matches!(part, "." | ".."));
+    (!segments.iter().any(is_dot)).then_some(segments)
+}
+
+fn decode(text: &str) -> Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Paths come from clients.
+        #[test]
+        fn any_path_is_interpreted(path in "(/(v1|model|models|..|%2e|a:b|%2F|realtime|openai|deployments|tokenize|é|%ff|x)){0,6}[?#&=a-z%/]{0,6}") {
+            let request = |is_upgrade| call::Request {
+                method: "POST",
+                path: &path,
+                is_upgrade,
+                overrides_method: false,
+                is_asynchronous: false,
+                has_body: false,
+            };
+            for is_upgrade in [false, true] {
+                prop_assert!(model::model(&path, is_upgrade).is_none_or(|model| !model.is_empty()));
+                prop_assert!(!is_upgrade || call::Call::of(request(is_upgrade)).generates());
+            }
+            if path.contains("..") {
+                prop_assert!(call::Call::of(request(false)).generates());
+            }
+        }
+    }
+
+    #[test]
+    fn paths_are_normalized_as_servers_read_them() {
+        let cases = [
+            ("/quota", "/quota"),
+            ("/v1/quota/", "/v1/quota"),
+            ("//v1//quota//?x=/y", "/v1/quota"),
+            ("/v1/%71uot%61", "/v1/quota"),
+            ("/v1%2Fquota%2f", "/v1/quota"),
+            ("/v1/./quota/.", "/v1/quota"),
+            ("/v1/quota/x/%2e%2E", "/v1/quota"),
+            ("/../..", ""),
+            ("/a%", "/a%"),
+            ("/a%zz%4", "/a%zz%4"),
+            ("/%e9", "/\u{fffd}"),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(normalize(path), expected, "{path}");
+        }
+    }
+}
