@@ -3,8 +3,8 @@
 // The gateway below is test code outside test functions.
 #![allow(clippy::unwrap_used)]
 
-mod build;
 mod gateway;
+mod modules;
 
 use std::collections::BTreeSet;
 
@@ -52,7 +52,7 @@ fn known() -> BTreeSet<String> {
 
 #[test]
 fn the_general_module_is_small_and_imports_only_common_host_calls() {
-    let module = build::general();
+    let module = modules::general();
     let unknown: Vec<_> = imports(&module).difference(&known()).cloned().collect();
     assert!(unknown.is_empty(), "unknown to Envoy: {unknown:?}");
     assert!(module.len() < BYTES_MAX, "{} bytes", module.len());
@@ -60,7 +60,7 @@ fn the_general_module_is_small_and_imports_only_common_host_calls() {
 
 #[test]
 fn the_higress_module_is_small_and_adds_only_higresss_host_calls() {
-    let module = build::higress();
+    let module = modules::higress();
     let more: Vec<_> = imports(&module).difference(&known()).cloned().collect();
     assert_eq!(more, HIGRESS);
     assert!(module.len() < BYTES_MAX, "{} bytes", module.len());
@@ -68,7 +68,7 @@ fn the_higress_module_is_small_and_adds_only_higresss_host_calls() {
 
 #[test]
 fn the_higress_module_handles_a_request() {
-    let mut gateway = Gateway::start(&build::higress(), higress());
+    let mut gateway = Gateway::start(&modules::higress(), higress());
     gateway.callback("proxy_on_context_create", ROOT, &[0]);
     assert_eq!(gateway.callback("proxy_on_vm_start", ROOT, &[0]), 1);
     let bytes = gateway.state().configuration.len() as u32;
@@ -146,7 +146,7 @@ fn a_stream_through_the_general_module_reports_its_usage() {
         request_body: body.to_vec(),
         ..higress()
     };
-    let mut gateway = Gateway::start(&build::general(), state);
+    let mut gateway = Gateway::start(&modules::general(), state);
     gateway.callback("proxy_on_context_create", ROOT, &[0]);
     assert_eq!(gateway.callback("proxy_on_configure", ROOT, &[1]), 1, "{:?}", gateway.state().logs);
     gateway.callback("proxy_on_context_create", STREAM, &[ROOT]);
@@ -188,7 +188,7 @@ fn a_stream_through_the_general_module_reports_its_usage() {
 #[test]
 fn an_invalid_configuration_is_rejected_with_every_fault() {
     let state = State { configuration: br#"{"deadline_ms":0,"typo":1}"#.to_vec(), ..higress() };
-    let mut gateway = Gateway::start(&build::higress(), state);
+    let mut gateway = Gateway::start(&modules::higress(), state);
     gateway.callback("proxy_on_context_create", ROOT, &[0]);
     assert_eq!(gateway.callback("proxy_on_configure", ROOT, &[1]), 0);
     let logs = gateway.state().logs.join("\n");
@@ -241,7 +241,7 @@ fn the_higress_module_lets_the_gateway_hold_a_body() {
     state.configuration = br#"{"apply":{"mode":"higress"},"read_body":true}"#.to_vec();
     state.request_headers.insert(":method".into(), "POST".into());
     state.request_headers.insert(":path".into(), "/v1/chat/completions".into());
-    let mut gateway = Gateway::start(&build::higress(), state);
+    let mut gateway = Gateway::start(&modules::higress(), state);
     gateway.callback("proxy_on_context_create", ROOT, &[0]);
     assert_eq!(gateway.callback("proxy_on_configure", ROOT, &[1]), 1, "{:?}", gateway.state().logs);
     gateway.callback("proxy_on_context_create", STREAM, &[ROOT]);
