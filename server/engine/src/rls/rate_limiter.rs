@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
-use counting::Count;
+use counting::{Charge, Count};
 use evenkeel_domain::{
     DomainError,
     clock::unix_ms,
@@ -90,7 +90,7 @@ impl RateLimiter {
             return Ok(self.refuse_unchecked(request));
         }
         let plan = self.plan(domain, request);
-        let count = match self.recall(&plan) {
+        let count = match self.recall(&plan.meters) {
             Some(count) => count,
             None => self.count(&plan.meters).await?,
         };
@@ -156,13 +156,19 @@ impl RateLimiter {
                 let status = status(limit, &replies.given_back[i], ReserveBasis::Shared, false);
                 (status, Some(DescriptorResult::Refunded))
             }
-            Action::Count { meter, .. } if *remembered && !verdict.states[meter].over => {
-                (DescriptorStatus::default(), None)
-            }
             Action::Count { meter, shadow, .. } => {
+                let charge = replies.charged.get(&meter);
                 let mut state = verdict.states[meter];
+                if *remembered && !state.over {
+                    // Only a charge shows the counter.
+                    let Some(&Charge { hits, state: Some(after) }) = charge else {
+                        return (DescriptorStatus::default(), None);
+                    };
+                    state = CounterState { used: after.used.saturating_sub(hits), ..after };
+                    state.over = state.used + plan.meters[meter].cost > state.amount;
+                }
                 let over = is_over(&plan.meters[meter], &state, verdict);
-                state.used += replies.charged.get(&meter).unwrap_or(&0);
+                state.used += charge.map_or(0, |charge| charge.hits);
                 let result = match over {
                     false => DescriptorResult::Ok,
                     true if shadow || self.options.shadow => DescriptorResult::ShadowOverLimit,
@@ -180,7 +186,7 @@ impl RateLimiter {
 struct Replies {
     count: Count,
     /// Descriptors' own hits that were charged although the request is refused, by meter.
-    charged: BTreeMap<usize, u64>,
+    charged: BTreeMap<usize, Charge>,
     /// The counters after hits were given back, by the index in [`Action::GiveBack`].
     given_back: Vec<CounterState>,
 }

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use super::{
     RateLimiter,
-    plan::{Action, DescriptorPlan, Plan},
+    plan::{Action, Plan},
 };
 
 /// The result of counting a request: the store's reply, or a cached refusal.
@@ -21,22 +21,19 @@ pub(super) struct Count {
     pub(super) remembered: bool,
 }
 
+/// Descriptors' own hits that were charged although the request is refused.
+#[derive(Clone, Copy)]
+pub(super) struct Charge {
+    pub(super) hits: u64,
+    /// The counter after the charge. `None` if this sidecar counted alone, because the store was unavailable.
+    pub(super) state: Option<CounterState>,
+}
+
 impl RateLimiter {
     /// Returns the cached refusal of a request, if one of its counters is known to be over.
-    pub(super) fn recall(&self, plan: &Plan<'_>) -> Option<Count> {
-        let known: Vec<Option<CounterState>> =
-            plan.meters.iter().map(|meter| self.refusals.get(meter)).collect();
+    pub(super) fn recall(&self, meters: &[Meter]) -> Option<Count> {
+        let known: Vec<Option<CounterState>> = meters.iter().map(|meter| self.refusals.get(meter)).collect();
         known.iter().find(|known| known.is_some())?;
-        // Descriptors' own hits must be charged, unless nothing remains in their counter.
-        let must_charge = |descriptor: &DescriptorPlan<'_>| match descriptor.action {
-            Action::Count { meter, own_hits, .. } => {
-                own_hits > 0 && known[meter].is_none_or(|state| state.used < state.amount)
-            }
-            _ => false,
-        };
-        if plan.descriptors.iter().any(must_charge) {
-            return None;
-        }
         let states = known.into_iter().map(Option::unwrap_or_default).collect();
         Some(Count { verdict: Verdict { states, ..Verdict::default() }, remembered: true })
     }
@@ -65,13 +62,14 @@ impl RateLimiter {
         Ok(Count { verdict, remembered: false })
     }
 
-    /// Charges descriptors' own hits even if a limit refuses the request. Such hits report what a response used. A
-    /// limit that ignored them would never be reached. Returns the charged hits by meter.
-    pub(super) async fn charge_own_hits(&self, plan: &Plan<'_>, count: &Count) -> BTreeMap<usize, u64> {
-        let Count { verdict, remembered } = count;
+    /// Charges descriptors' own hits even if a limit refuses the request, whether the store refused it now or a cached
+    /// refusal did. Such hits report what a response used. A limit that ignored them would never be reached, and hits
+    /// that are given back later would find too little. Returns the charges by meter.
+    pub(super) async fn charge_own_hits(&self, plan: &Plan<'_>, count: &Count) -> BTreeMap<usize, Charge> {
+        let Verdict { admitted, basis, .. } = count.verdict;
         let mut own_hits = BTreeMap::new();
-        if verdict.admitted || *remembered || verdict.basis == ReserveBasis::Closed {
-            return own_hits;
+        if admitted || basis == ReserveBasis::Closed {
+            return BTreeMap::new();
         }
         for descriptor in &plan.descriptors {
             if let Action::Count { meter, own_hits: hits @ 1.., .. } = descriptor.action {
@@ -80,7 +78,7 @@ impl RateLimiter {
             }
         }
         if own_hits.is_empty() {
-            return own_hits;
+            return BTreeMap::new();
         }
         // In shadow mode, meters are charged regardless of what remains.
         let charge = |(meter, hits): (&usize, &u64)| Meter {
@@ -90,7 +88,13 @@ impl RateLimiter {
         };
         let meters = own_hits.iter().map(charge).collect();
         match self.counters.reserve(Reserve { id: None, meters }).await {
-            Ok(_) => own_hits,
+            Ok(charged) => {
+                let is_shared = charged.basis == ReserveBasis::Shared;
+                let states = charged.states.into_iter();
+                let charge =
+                    |((meter, hits), state)| (meter, Charge { hits, state: is_shared.then_some(state) });
+                own_hits.into_iter().zip(states).map(charge).collect()
+            }
             Err(error) => {
                 debug!(%error, "own hits of a refused request were not charged");
                 BTreeMap::new()

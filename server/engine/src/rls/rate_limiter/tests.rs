@@ -167,6 +167,20 @@ async fn own_hits_are_charged_if_another_limit_refuses() {
     assert_eq!(left(&limiter, 1, &[own(0, "a")]).await, (false, vec![0]));
 }
 
+/// Guards against hits that are lost because a refusal is cached whose counter has nothing left.
+#[tokio::test]
+async fn own_hits_are_charged_beside_a_cached_refusal_of_their_counter() {
+    let limiter = limiter();
+    let own = |hits| Descriptor { hits: Some(hits), ..by("ten", "a") };
+    let back = |hits| Descriptor { give_back: true, ..own(hits) };
+    assert_eq!(left(&limiter, 1, &[own(10)]).await, (false, vec![0]));
+    assert_eq!(left(&limiter, 1, &[by("ten", "a")]).await, (true, vec![0]));
+    assert_eq!(left(&limiter, 1, &[own(5)]).await, (true, vec![0]));
+    assert_eq!(left(&limiter, 1, &[own(0)]).await, (true, vec![0]), "15 are used");
+    assert_eq!(left(&limiter, 1, &[own(2)]).await, (true, vec![0]), "the refusal of a look is cached too");
+    assert_eq!(left(&limiter, 1, &[back(8)]).await, (false, vec![1]));
+}
+
 #[tokio::test]
 async fn hits_are_given_back() {
     let limiter = limiter();

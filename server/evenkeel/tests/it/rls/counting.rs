@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::{
     r#type::v3::RateLimitUnit,
 };
 
-use super::{LIMITS, OK, OVER, Rls, by, hits, stores};
+use super::{LIMITS, OK, OVER, Rls, back, by, hits, stores};
 use crate::support::{eventually, redis::Cluster};
 
 #[tokio::test]
@@ -80,8 +80,7 @@ async fn a_descriptor_may_carry_its_own_hits_and_limit() {
         let ten = || by(&[("ten", "a")]);
         assert_eq!(rls.codes(1, &[hits(0, ten())]).await, (OK, vec![(OK, 10)]), "it only looks");
         assert_eq!(rls.codes(5, &[hits(4, ten()), by(&[("ten", "b")])]).await, (OK, vec![(OK, 6), (OK, 5)]));
-        let back = RateLimitDescriptor { is_negative_hits: true, ..hits(3, ten()) };
-        assert_eq!(rls.codes(1, &[back]).await, (OK, vec![(OK, 9)]));
+        assert_eq!(rls.codes(1, &[back(3, ten())]).await, (OK, vec![(OK, 9)]));
         // A response used more tokens than the limit has left. The tokens are charged, and the next look is refused.
         assert_eq!(rls.codes(1, &[hits(50, ten())]).await, (OVER, vec![(OVER, 0)]));
         assert_eq!(rls.codes(1, &[hits(0, ten())]).await, (OVER, vec![(OVER, 0)]));
@@ -108,6 +107,46 @@ async fn a_descriptor_may_carry_its_own_hits_and_limit() {
         let refused = [hits(3, by(&[("ten", "c")])), by(&[("none", "x")]), hits(2, by(&[("ten", "c")]))];
         assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OK, 5), (OVER, 0), (OK, 5)]));
         assert_eq!(rls.codes(1, &[by(&[("ten", "c")])]).await, (OK, vec![(OK, 4)]));
+    }
+}
+
+/// Guards against charges that are lost beside a refusal that the sidecar remembers: a limit with no amount left would
+/// stay at exactly its amount, and a look would pass.
+#[tokio::test]
+async fn own_hits_are_charged_at_exactly_the_limit() {
+    for rls in stores("").await {
+        let ten = |value| by(&[("ten", value)]);
+        let over = (OVER, vec![(OVER, 0)]);
+        assert_eq!(rls.codes(1, &[hits(10, ten("a"))]).await, (OK, vec![(OK, 0)]));
+        assert_eq!(rls.codes(1, &[ten("a")]).await, over, "remembered from now on");
+        assert_eq!(rls.codes(1, &[hits(5, ten("a"))]).await, over);
+        assert_eq!(rls.codes(1, &[hits(0, ten("a"))]).await, over, "15 are used");
+        assert_eq!(rls.codes(1, &[back(5, ten("a"))]).await, (OK, vec![(OK, 0)]));
+        assert_eq!(rls.codes(1, &[hits(0, ten("a"))]).await, (OK, vec![(OK, 0)]), "10 are used");
+        // The refused descriptor is another one, whose refusal is remembered.
+        let refused = [by(&[("none", "x")]), hits(4, ten("b"))];
+        assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OVER, 0), (OK, 6)]));
+        assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OVER, 0), (OK, 2)]), "remembered");
+        assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OVER, 0), (OVER, 0)]));
+        assert_eq!(rls.codes(1, &[back(3, ten("b"))]).await, (OK, vec![(OK, 1)]), "12 were used");
+    }
+}
+
+#[tokio::test]
+async fn hits_are_given_back_to_a_counter_above_its_limit() {
+    for rls in stores("").await {
+        let ten = || by(&[("ten", "a")]);
+        assert_eq!(rls.codes(1, &[hits(9, ten())]).await, (OK, vec![(OK, 1)]));
+        assert_eq!(rls.codes(1, &[hits(3, ten())]).await, (OVER, vec![(OVER, 0)]));
+        assert_eq!(rls.codes(1, &[back(3, ten())]).await, (OK, vec![(OK, 1)]));
+        assert_eq!(rls.codes(1, &[hits(0, ten())]).await, (OK, vec![(OK, 1)]));
+        // Beside a refusal, and from above to above the limit.
+        assert_eq!(rls.codes(1, &[hits(20, ten())]).await, (OVER, vec![(OVER, 0)]));
+        let refused = [by(&[("none", "x")]), back(2, ten())];
+        assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OVER, 0), (OK, 0)]));
+        assert_eq!(rls.codes(1, &[hits(0, ten())]).await, (OVER, vec![(OVER, 0)]), "27 are used");
+        assert_eq!(rls.codes(1, &[back(20, ten())]).await, (OK, vec![(OK, 3)]));
+        assert_eq!(rls.codes(1, &[hits(0, ten())]).await, (OK, vec![(OK, 3)]));
     }
 }
 

@@ -19,6 +19,7 @@ use crate::support::{redis::Redis, sidecar::Sidecar};
 mod counting;
 mod errors;
 mod files;
+mod model;
 mod modes;
 
 /// The units are long, so that no window ends during a test.
@@ -114,6 +115,11 @@ fn by(entries: &[(&str, &str)]) -> RateLimitDescriptor {
 
 fn hits(value: u64, descriptor: RateLimitDescriptor) -> RateLimitDescriptor {
     RateLimitDescriptor { hits_addend: Some(UInt64Value { value }), ..descriptor }
+}
+
+/// Makes the descriptor subtract `value` from its counter.
+fn back(value: u64, descriptor: RateLimitDescriptor) -> RateLimitDescriptor {
+    RateLimitDescriptor { is_negative_hits: true, ..hits(value, descriptor) }
 }
 
 /// Starts the service with the embedded store and with Redis, with the same limits.
