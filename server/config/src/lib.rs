@@ -9,6 +9,7 @@ use std::{
 };
 
 use evenkeel_domain::{
+    file_kind::FileKind,
     limit::{Attribute, Condition, LimitRules},
     settings::{
         AdminToken, KubernetesOptions, LedgerOptions, LimitFiles, Log, PoolRule, RateLimitService,
@@ -216,13 +217,25 @@ fn read(yaml: &str) -> Result<(raw::RawConfig, tolerant::ParseFaults), Faults> {
     if yaml.trim().is_empty() {
         return Ok(Default::default());
     }
+    // Of a file of another kind, every field would be a fault.
+    if let Ok(document) = from_yaml::<serde_json::Value>(yaml)
+        && let Some(kind) = FileKind::of(&document).filter(|kind| *kind != FileKind::Configuration)
+    {
+        let remedy = kind.remedy();
+        return Err(Faults(vec![format!("must be a configuration of Evenkeel, got {kind}: {remedy}")]));
+    }
     tolerant::parse(yaml).map_err(Faults)
 }
 
 /// Parses one YAML document. An error names the position but does not quote the line, which may contain a password.
 fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
     let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(yaml, options).map_err(|e| redact(&e.to_string()))
+    serde_saphyr::from_str_with_options(yaml, options).map_err(|error| describe(&error))
+}
+
+/// Describes an error of the YAML parser without advice about the parser's API, and without passwords.
+fn describe(error: &serde_saphyr::Error) -> String {
+    redact(&error.render_with_formatter(&serde_saphyr::UserMessageFormatter))
 }
 
 /// Removes user and password from URLs.

@@ -19,8 +19,9 @@ use super::{
 #[schemars(extend("required" = ["config"]))]
 pub(super) struct RawRateLimitService {
     /// A file of limits, or a directory. In a directory, the sidecar reads the files whose names end in `.yaml` or
-    /// `.yml` and do not begin with a dot: at most 1024 files of at most 8 MiB each. The sidecar watches the files and
-    /// reads them again when they change. A relative path is resolved against the configuration file's directory.
+    /// `.yml` and do not begin with a dot: at most 1024 files of at most 8 MiB each. A directory without such a file is
+    /// an error, and other files in it are a warning. The sidecar watches the files and reads them again when they
+    /// change. A relative path is resolved against the configuration file's directory.
     #[schemars(length(min = 1))]
     config: Option<String>,
     /// Whether several files may define parts of the same domain.

@@ -190,3 +190,47 @@ fn secrets_stay_out_of_debug() {
     let config = Config::parse("store: {type: redis, url: 'redis://u:hunter2@h'}").unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
 }
+
+/// Guards against a list of unknown fields where one sentence says what the file is.
+#[test]
+fn a_file_of_another_format_is_named_with_the_remedy() {
+    for (yaml, expected) in [
+        (
+            "apiVersion: v1\nkind: ConfigMap\ndata: {a: b}",
+            "a Kubernetes ConfigMap: give the text of the entry in its data",
+        ),
+        (
+            "domain: d\ndescriptors: []",
+            "a file of limits of Envoy's rate limit service: name it in rate_limit_service.config",
+        ),
+        (
+            "- {namespace: a, max_value: 1, seconds: 1}",
+            "a file of Limitador's limits: convert it with evenkeel",
+        ),
+        (
+            "apiVersion: v1\nkind: WasmPlugin\nspec: {pluginConfig: {a: b}}",
+            "a pluginConfig of Istio's WasmPlugin: ",
+        ),
+        ("admin_consumer: a", "a configuration of Higress's plugin ai-quota: "),
+    ] {
+        let faults = Config::parse(yaml).unwrap_err().0;
+        let start = format!("must be a configuration of Evenkeel, got {expected}");
+        assert!(faults.len() == 1 && faults[0].starts_with(&start), "{faults:?}");
+    }
+    let faults = Config::parse("store: {type: memory}\nprovider: x\ndomain: d").unwrap_err().0;
+    assert!(faults.len() == 2 && faults[0].starts_with("provider: must be one of "), "{faults:?}");
+}
+
+/// Guards against advice about the parser's options, which a file's author cannot set.
+#[test]
+fn errors_do_not_name_the_parsers_api() {
+    for yaml in
+        ["log: {}\nlog: {}", "log: {}\n---\nlog: {}", "log: *x", "log: {level: !!binary /w==}", "log: ["]
+    {
+        for fault in Config::parse(yaml).unwrap_err().0 {
+            for word in ["Options", "Policy", "from_", "Option<", "struct ", "Visitor"] {
+                assert!(!fault.contains(word), "{yaml}: {fault}");
+            }
+        }
+    }
+}

@@ -61,7 +61,7 @@ pub(super) fn parse<T: DeserializeOwned>(yaml: &str) -> Result<(T, ParseFaults),
                 result.faults.splice(0..0, all_unknown);
                 return Ok((value, result));
             }
-            Err(error) => super::redact(&error.to_string()),
+            Err(error) => super::describe(&error),
         };
         let Wrong { mut path, message } = wrong.unwrap_or_default();
         let error = message.unwrap_or(error);

@@ -3,6 +3,7 @@
 pub mod activity;
 pub mod clock;
 mod error;
+pub mod file_kind;
 mod ids;
 pub mod limit;
 pub mod page;

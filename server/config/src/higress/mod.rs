@@ -181,8 +181,8 @@ type Found = Vec<(String, Scope, Settings)>;
 /// Returns each configuration in the file, with its path and the requests to which it applies.
 fn configurations(check: &mut Check, file: &str, plugin: Plugin, text: &str) -> Result<Found, String> {
     let options = || serde_saphyr::options! { with_snippet: false };
-    let yaml = |error: serde_saphyr::Error| super::redact(&error.to_string());
-    let resources: Vec<Resource> = serde_saphyr::from_multiple_with_options(text, options()).map_err(yaml)?;
+    let resources: Vec<Resource> =
+        serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| super::describe(&error))?;
     let mut found = Vec::new();
     if resources.iter().all(|resource| resource.kind.is_none()) {
         let settings: Settings = super::from_yaml(text)?;

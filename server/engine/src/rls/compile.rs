@@ -22,9 +22,8 @@ pub(super) fn compile(
 ) -> Result<Rules, Vec<Fault>> {
     let mut compiler = Compiler { metrics, limits: 0, faults: Vec::new(), file: String::new() };
     let mut domains: HashMap<Box<str>, Domain> = HashMap::new();
-    let (mut owners, mut without_effect) = (HashMap::<String, String>::new(), Vec::new());
+    let (mut owners, mut warnings) = (HashMap::<String, String>::new(), Vec::new());
     for file in files {
-        without_effect.extend(file.without_effect.iter().map(|path| format!("{}: {path}", file.name)));
         compiler.file.clone_from(&file.name);
         if let Some(owner) = owners.get(&file.domain).filter(|_| !merge) {
             let text = format!(
@@ -43,10 +42,14 @@ pub(super) fn compile(
             no_limit: metrics.no_limit(name),
             overrides: metrics.of(name, "override"),
         });
+        let limits = compiler.limits;
         compiler.level(&mut domain.level, &domain.name, &file.descriptors, &mut Vec::new());
+        if compiler.limits == limits {
+            warnings.push(format!("{}: sets no limit", file.name));
+        }
     }
     let Compiler { limits, faults, .. } = compiler;
-    if faults.is_empty() { Ok(Rules { domains, limits, without_effect }) } else { Err(faults) }
+    if faults.is_empty() { Ok(Rules { domains, limits, warnings }) } else { Err(faults) }
 }
 
 struct Compiler<'a> {
@@ -159,10 +162,11 @@ fn label(path: &[&DescriptorRule]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rls::file::parse;
 
     fn compile_texts(texts: &[&str], merge: bool) -> Result<Rules, Vec<String>> {
         let files =
-            texts.iter().zip(["a.yaml", "b.yaml"]).map(|(text, name)| File::parse(name, text).unwrap());
+            texts.iter().zip(["a.yaml", "b.yaml"]).flat_map(|(text, name)| parse(name, text).unwrap().files);
         compile(files.collect(), merge, &RateLimitMetrics::unregistered())
             .map_err(|faults| faults.iter().map(ToString::to_string).collect())
     }

@@ -1,16 +1,21 @@
-//! Files of limits, in the format of envoyproxy/ratelimit. Parsing finds every error in a file, with its path. The text
-//! is parsed twice: once as untyped values, and once for scalars as they were written (`value: 1.10` is the text
-//! `1.10`).
+//! Files of limits, in the format of envoyproxy/ratelimit: a domain with its descriptors. A text may have several such
+//! documents, and a Kubernetes ConfigMap may contain them ([`documents`]). Parsing finds every error, with its path. The
+//! text is parsed twice: once as untyped values, and once for scalars as they were written ([`written`]).
 
 use std::fmt;
 
 use reader::Reader;
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+use written::Written;
 
 use super::unit::Unit;
 
+mod documents;
+mod fields;
 mod reader;
+mod written;
+
+pub(super) use documents::{Documents, is_limit_file_name, parse};
 
 /// Maximum number of nested levels of descriptors.
 pub(super) const DEPTH_MAX: usize = 16;
@@ -39,8 +44,6 @@ pub(super) struct File {
     pub(super) name: String,
     pub(super) domain: String,
     pub(super) descriptors: Vec<DescriptorRule>,
-    /// Paths of known fields that have no effect.
-    pub(super) without_effect: Vec<String>,
 }
 
 /// A descriptor of a file.
@@ -58,6 +61,8 @@ pub(super) struct DescriptorRule {
     pub(super) detailed_metric: bool,
     pub(super) value_to_metric: bool,
     pub(super) share_threshold: bool,
+    /// What the responses' dynamic metadata contains while the limit is not over.
+    pub(super) metadata: Option<Map<String, Value>>,
 }
 
 #[derive(Debug)]
@@ -69,45 +74,14 @@ pub(super) struct LimitRule {
     pub(super) replaces: Vec<String>,
 }
 
-/// Scalars as they were written.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Texts {
-    domain: Option<String>,
-    key: Option<String>,
-    value: Option<String>,
-    name: Option<String>,
-    rate_limit: Option<Box<Texts>>,
-    replaces: Option<Vec<Texts>>,
-    descriptors: Option<Vec<Texts>>,
-}
-
 impl File {
-    /// Parses the text of a file.
-    ///
-    /// # Errors
-    /// Returns all errors in the file.
-    pub(super) fn parse(name: &str, yaml: &str) -> Result<Self, Vec<Fault>> {
-        let options = || serde_saphyr::options! { with_snippet: false };
+    /// Reads a document. `written` has its numbers and flags as they were written.
+    fn read(name: &str, value: &Value, written: &Written) -> Result<Self, Vec<Fault>> {
         let mut reader = Reader::new(name);
-        let value: Value = match serde_saphyr::from_str_with_options(yaml, options()) {
-            Ok(value) => value,
-            Err(error) => {
-                reader.fault("", format!("must be YAML: {error}"));
-                return Err(reader.faults);
-            }
-        };
-        // This fails if a value has the wrong type. `reader` then reports the error.
-        let texts: Result<Texts, _> = serde_saphyr::from_str_with_options(yaml, options());
-        let failed = texts.as_ref().err().map(ToString::to_string);
-        let (domain, descriptors) = reader.file(&value, &texts.unwrap_or_default());
-        if let (Some(error), true) = (failed, reader.faults.is_empty()) {
-            // Without `texts`, some scalars would differ from what the file contains.
-            reader.fault("", format!("must have a text wherever one is expected: {error}"));
-        }
-        let Reader { mut faults, without_effect, .. } = reader;
+        let (domain, descriptors) = reader.file(value, written);
+        let mut faults = reader.faults;
         if faults.is_empty() {
-            return Ok(Self { name: name.to_owned(), domain, descriptors, without_effect });
+            return Ok(Self { name: name.to_owned(), domain, descriptors });
         }
         if faults.len() > FAULTS_MAX {
             let more = faults.len() - FAULTS_MAX;
@@ -127,7 +101,11 @@ mod tests {
     use super::*;
 
     fn faults(yaml: &str) -> Vec<String> {
-        File::parse("a.yaml", yaml).expect_err("accepted").iter().map(ToString::to_string).collect()
+        parse("a.yaml", yaml).expect_err("accepted").iter().map(ToString::to_string).collect()
+    }
+
+    fn file(yaml: &str) -> File {
+        parse("a.yaml", yaml).unwrap().files.remove(0)
     }
 
     #[test]
@@ -148,7 +126,7 @@ mod tests {
              - {key: f, rate_limit: {unit: second, requests_per_unit: 4294967296}}\n",
         );
         let expected = [
-            "a.yaml: extra: must be one of domain, descriptors, got a field of another name",
+            "a.yaml: extra: must be one of domain, descriptors, name, got a field of another name",
             "a.yaml: domain: must be a name, got none",
             "a.yaml: descriptors[0].key: must be a name, got none",
             "a.yaml: descriptors[0].rate_limit.unit: must be second, minute, hour, day, week, month or year, got \
@@ -159,10 +137,8 @@ mod tests {
              \"x\"",
             "a.yaml: descriptors[1].rate_limit.replaces[1].name: must be the name of another limit, got none",
             "a.yaml: descriptors[1].rate_limit.replaces[2]: must be a map with name, got 3",
-            "a.yaml: descriptors[1].descriptors[0].ratelimit: must be one of key, value, rate_limit, descriptors, \
-             shadow_mode, quota_mode, detailed_metric, value_to_metric, share_threshold, metadata, got a field of \
-             another name",
-            "a.yaml: descriptors[1].descriptors[0].rate_limit.requests_per_unit: must be 0..4294967295, got \"many\"",
+            "a.yaml: descriptors[1].descriptors[0].ratelimit: must be rate_limit, got ratelimit",
+            "a.yaml: descriptors[1].descriptors[0].rate_limit.requests_per_unit: must be a whole number in 0..4294967295, got \"many\"",
             "a.yaml: descriptors[1].descriptors[1].share_threshold: must be false unless the value holds a *, got the \
              value \"e\"",
             "a.yaml: descriptors[1].descriptors[1].descriptors: must be a list of descriptors, got 7",
@@ -170,10 +146,48 @@ mod tests {
              detailed_metric, value_to_metric, share_threshold, metadata, got 9",
             "a.yaml: descriptors[3].key: must be a text, got a list",
             "a.yaml: descriptors[3].rate_limit.unit: must be second, minute, hour, day, week, month or year, got none",
-            "a.yaml: descriptors[3].rate_limit.requests_per_unit: must be 0..4294967295, got none",
-            "a.yaml: descriptors[4].rate_limit.requests_per_unit: must be 0..4294967295, got 4294967296",
+            "a.yaml: descriptors[3].rate_limit.requests_per_unit: must be a whole number in 0..4294967295, got none",
+            "a.yaml: descriptors[4].rate_limit.requests_per_unit: must be a whole number in 0..4294967295, got 4294967296",
         ];
         assert_eq!(found, expected, "{found:#?}");
+    }
+
+    /// envoyproxy/ratelimit reads 010 as 8.
+    #[test]
+    fn numbers_are_repeated_as_written() {
+        for (written, expected) in [
+            (
+                "010",
+                "a whole number in 0..4294967295 without a leading 0, which some programs read as octal, got 010",
+            ),
+            ("5.0", "a whole number in 0..4294967295, got 5.0"),
+            ("1e3", "a whole number in 0..4294967295, got 1e3"),
+            ("-1", "a whole number in 0..4294967295, got -1"),
+            ("yes", "a whole number in 0..4294967295, got yes"),
+            ("'5'", "a whole number in 0..4294967295, got \"5\""),
+        ] {
+            let yaml = format!(
+                "domain: d\ndescriptors: [{{key: a, rate_limit: {{unit: day, requests_per_unit: {written}}}}}]"
+            );
+            let path = "a.yaml: descriptors[0].rate_limit.requests_per_unit: must be ";
+            assert_eq!(faults(&yaml), [format!("{path}{expected}")]);
+        }
+    }
+
+    /// Envoy Gateway exports its files with a name, and with empty fields.
+    #[test]
+    fn files_that_envoy_gateway_exports_are_read() {
+        let file = file(
+            "name: first-listener\ndomain: first-listener\ndescriptors:\n- key: route\n  value: route\n  rate_limit: null\n  \
+             descriptors:\n  - key: rule-0\n    value: rule-0\n    rate_limit: {requests_per_unit: 5, unit: SECOND, \
+             unlimited: false, name: '', replaces: []}\n    descriptors: []\n    shadow_mode: false\n    quota_mode: false\n  \
+             - {key: rule-1, rate_limit: {requests_per_unit: 0, unit: UNKNOWN, unlimited: true}}\n  shadow_mode: false\n  \
+             detailed_metric: false\n",
+        );
+        assert_eq!(file.domain, "first-listener");
+        let rules = &file.descriptors[0].descriptors;
+        assert_eq!(rules[0].limit.as_ref().unwrap().amount, Some((5, Unit::Second)));
+        assert_eq!(rules[1].limit.as_ref().unwrap().amount, None);
     }
 
     #[test]
@@ -184,7 +198,6 @@ mod tests {
         assert_eq!(faults(""), ["a.yaml: domain: must be a name, got none"]);
     }
 
-    /// Guards against a null item: it makes the second parse fail, which would change how other values are read.
     #[test]
     fn an_empty_item_is_a_fault() {
         for list in ["[~, {key: a, value: 1.10}]", "\n- \n- {key: a, value: 1.10}"] {
@@ -197,19 +210,21 @@ mod tests {
                 "{list}"
             );
         }
+        assert!(
+            faults("domain: d\ndescriptors: [{key: [], value: 1.10}, {key: a, rate_limit: 010}]")[1]
+                .ends_with("got 010")
+        );
         let replaces = "rate_limit: {unlimited: true, replaces: [~]}";
         assert_eq!(faults(&format!("domain: d\ndescriptors: [{{key: a, {replaces}}}]")).len(), 1);
     }
 
     #[test]
     fn scalars_are_kept_as_written() {
-        let file = File::parse(
-            "a.yaml",
+        let file = file(
             "---\ndomain: 7\ndescriptors:\n- {key: on, value: 1.10, rate_limit: &x {unit: Minute, \
              requests_per_unit: 5, name: 007}}\n- {key: b, value: ~, rate_limit: *x, metadata: {a: b}}\n- key: c\n  \
              rate_limit: {unlimited: yes}\n  descriptors:\n",
-        )
-        .unwrap();
+        );
         assert_eq!(file.domain, "7");
         let descriptor = &file.descriptors[0];
         assert_eq!((descriptor.key.as_str(), descriptor.value.as_deref()), ("on", Some("1.10")));
@@ -217,7 +232,7 @@ mod tests {
         assert_eq!((limit.name.as_deref(), limit.amount), (Some("007"), Some((5, Unit::Minute))));
         assert_eq!((file.descriptors[1].value.as_deref(), file.descriptors[1].limit.is_some()), (None, true));
         assert_eq!(file.descriptors[2].limit.as_ref().unwrap().amount, None);
-        assert_eq!(file.without_effect, ["descriptors[1].metadata"]);
+        assert_eq!(file.descriptors[1].metadata.as_ref().map(Map::len), Some(1));
     }
 
     #[test]
@@ -226,7 +241,7 @@ mod tests {
             let open = "descriptors: [{key: a, ".repeat(depth);
             format!("{{domain: d, {}rate_limit: {{unlimited: true}}{}}}", open, "}]".repeat(depth))
         };
-        assert!(File::parse("a", &nested(DEPTH_MAX)).is_ok());
+        assert!(parse("a", &nested(DEPTH_MAX)).is_ok());
         let found = faults(&nested(DEPTH_MAX + 1));
         assert!(found[0].ends_with("must be nested at most 16 deep, got more"), "{found:?}");
     }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -10,7 +10,7 @@ use evenkeel_domain::settings::LimitFiles;
 
 use super::{
     compile,
-    file::{Fault, File},
+    file::{Documents, Fault, is_limit_file_name, parse},
     metrics::RateLimitMetrics,
     tree::Rules,
 };
@@ -18,6 +18,8 @@ use super::{
 /// Maximum number of files in a directory.
 const FILES_MAX: usize = 1024;
 const FILE_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Maximum number of passed-over files that are named. A directory with more is probably not meant for limits.
+const NAMED_MAX: usize = 20;
 
 /// The errors in all files.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,32 +35,61 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// The names and texts of the files, sorted by name.
-pub(super) type Texts = Vec<(String, String)>;
+/// The files that were found.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Sources {
+    /// Names and texts, sorted by name.
+    texts: Vec<(String, String)>,
+    /// Names of files and directories beside them that are not read, sorted.
+    passed_over: Vec<String>,
+}
+
+impl Sources {
+    /// Describes the passed-over files, for a warning.
+    fn warning(&self, from: &LimitFiles) -> Option<String> {
+        let names = list(&self.passed_over)?;
+        let path = from.path.display();
+        Some(format!("{path}: only files whose names end in .yaml or .yml are read, not {names}"))
+    }
+}
+
+/// Returns at most [`NAMED_MAX`] names as text. `None` without names.
+fn list(names: &[String]) -> Option<String> {
+    let (named, more) = names.split_at(names.len().min(NAMED_MAX));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    (!named.is_empty()).then(|| named.join(", ") + &more)
+}
 
 /// Reads and compiles all files.
 ///
 /// # Errors
 /// Returns all errors in all files.
 pub fn load(from: &LimitFiles, metrics: &RateLimitMetrics) -> Result<Rules, Faults> {
-    let texts = read(from).map_err(|fault| Faults(vec![fault]))?;
-    compile_texts(from, &texts, metrics)
+    let sources = read(from).map_err(|fault| Faults(vec![fault]))?;
+    compile_sources(from, &sources, metrics)
 }
 
-pub(super) fn compile_texts(
+pub(super) fn compile_sources(
     from: &LimitFiles,
-    texts: &Texts,
+    sources: &Sources,
     metrics: &RateLimitMetrics,
 ) -> Result<Rules, Faults> {
     let (mut files, mut faults) = (Vec::new(), Vec::new());
-    for (name, text) in texts {
-        match File::parse(name, text) {
-            Ok(file) => files.push(file),
+    let mut warnings: Vec<String> = sources.warning(from).into_iter().collect();
+    for (name, text) in &sources.texts {
+        match parse(name, text) {
+            Ok(Documents { files: found, warnings: more }) => {
+                files.extend(found);
+                warnings.extend(more);
+            }
             Err(found) => faults.extend(found),
         }
     }
     match compile::compile(files, from.merge_domains, metrics) {
-        Ok(rules) if faults.is_empty() => Ok(rules),
+        Ok(mut rules) if faults.is_empty() => {
+            warnings.append(&mut rules.warnings);
+            Ok(Rules { warnings, ..rules })
+        }
         Ok(_) => Err(Faults(faults)),
         Err(found) => {
             faults.extend(found);
@@ -67,39 +98,71 @@ pub(super) fn compile_texts(
     }
 }
 
-pub(super) fn read(from: &LimitFiles) -> Result<Texts, Fault> {
-    let fault =
-        |path: &Path, text: String| Fault { file: path.display().to_string(), path: String::new(), text };
-    let failed = |path: &Path, error: std::io::Error| fault(path, format!("cannot be read: {error}"));
-    let paths = match fs::read_dir(&from.path) {
-        Err(error) if error.kind() == ErrorKind::NotADirectory => vec![from.path.clone()],
-        Err(error) => return Err(failed(&from.path, error)),
-        Ok(entries) => {
-            let mut paths = Vec::new();
-            for entry in entries {
-                let path = entry.map_err(|error| failed(&from.path, error))?.path();
-                if is_limit_file(&path) && path.is_file() {
-                    paths.push(path);
-                }
-            }
-            paths.sort();
-            paths
-        }
+/// Reads the file, or the files of the directory.
+///
+/// # Errors
+/// Returns the first error of the file system. A directory that contains no file of limits is an error too: a sidecar
+/// without any limit would admit everything.
+pub(super) fn read(from: &LimitFiles) -> Result<Sources, Fault> {
+    let (paths, passed_over) = match fs::read_dir(&from.path) {
+        Err(error) if error.kind() == ErrorKind::NotADirectory => (vec![from.path.clone()], Vec::new()),
+        Err(error) => return Err(unreadable(&from.path, &error)),
+        Ok(entries) => sort_out(entries).map_err(|error| unreadable(&from.path, &error))?,
     };
-    if paths.len() > FILES_MAX {
-        let text = format!("must hold at most {FILES_MAX} files, got {}", paths.len());
+    let count = paths.len();
+    if count > FILES_MAX {
+        return Err(fault(&from.path, format!("must hold at most {FILES_MAX} files, got {count}")));
+    }
+    if count == 0 {
+        let got = list(&passed_over).unwrap_or_else(|| "none".to_owned());
+        let text = format!(
+            "must contain a file whose name ends in .yaml or .yml and has no dot in front, got {got}"
+        );
         return Err(fault(&from.path, text));
     }
-    let read = |path: PathBuf| {
-        let size = fs::metadata(&path).map_err(|error| failed(&path, error))?.len();
-        if size > FILE_BYTES_MAX {
-            return Err(fault(&path, format!("must be at most {FILE_BYTES_MAX} bytes, got {size}")));
+    let texts = paths.into_iter().map(|path| read_text(&path)).collect::<Result<_, _>>()?;
+    Ok(Sources { texts, passed_over })
+}
+
+/// Returns the paths of the files of limits, and the names of everything else that a directory contains. Names that start
+/// with two dots are Kubernetes's own: the versions of a mounted ConfigMap.
+fn sort_out(entries: fs::ReadDir) -> io::Result<(Vec<PathBuf>, Vec<String>)> {
+    let (mut paths, mut passed_over) = (Vec::new(), Vec::new());
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("..") {
+            continue;
         }
-        let text = fs::read_to_string(&path).map_err(|error| failed(&path, error))?;
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok((name, text))
-    };
-    paths.into_iter().map(read).collect()
+        // A link that leads nowhere is not passed over: reading it fails.
+        let is_file = fs::metadata(&path).map_or(true, |metadata| metadata.is_file());
+        if is_file && is_limit_file_name(&name) {
+            paths.push(path);
+        } else {
+            passed_over.push(if path.is_dir() { format!("{name}/") } else { name });
+        }
+    }
+    paths.sort();
+    passed_over.sort();
+    Ok((paths, passed_over))
+}
+
+fn read_text(path: &Path) -> Result<(String, String), Fault> {
+    let size = fs::metadata(path).map_err(|error| unreadable(path, &error))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(fault(path, format!("must be at most {FILE_BYTES_MAX} bytes, got {size}")));
+    }
+    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok((name, text))
+}
+
+fn fault(path: &Path, text: String) -> Fault {
+    Fault { file: path.display().to_string(), path: String::new(), text }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Fault {
+    fault(path, format!("cannot be read: {error}"))
 }
 
 /// Returns the directories to watch: the directory of the files, and the directories of all symbolic links in its path.
@@ -120,11 +183,6 @@ pub(super) fn watched_directories(from: &LimitFiles) -> Vec<PathBuf> {
     directories
 }
 
-fn is_limit_file(path: &Path) -> bool {
-    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    !hidden && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,7 +195,6 @@ mod tests {
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         let source = LimitFiles { path: dir.path().to_owned(), merge_domains: false };
         let load = || load(&source, &RateLimitMetrics::unregistered()).map(|rules| rules.size());
-        assert_eq!(load().unwrap(), (0, 0));
         write("a.yaml", GOOD);
         write("b.yml", &GOOD.replace("domain: d", "domain: e"));
         write(".hidden.yaml", "no yaml: [");
@@ -158,7 +215,51 @@ mod tests {
                 .to_string()
                 .contains("cannot be read")
         );
-        let one = LimitFiles { path: dir.path().join("a.yaml"), merge_domains: false };
+        // A file that is named itself may have any name.
+        fs::rename(dir.path().join("a.yaml"), dir.path().join("limits.conf")).unwrap();
+        let one = LimitFiles { path: dir.path().join("limits.conf"), merge_domains: false };
         assert_eq!(super::load(&one, &RateLimitMetrics::unregistered()).unwrap().size(), (1, 1));
+    }
+
+    /// Guards against a directory whose files all have another ending, which would serve no limit.
+    #[test]
+    fn a_directory_without_a_file_of_limits_is_a_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = LimitFiles { path: dir.path().to_owned(), merge_domains: false };
+        let fault = || load(&source, &RateLimitMetrics::unregistered()).unwrap_err().to_string();
+        assert!(fault().ends_with("has no dot in front, got none"), "{}", fault());
+        fs::create_dir(dir.path().join("..data")).unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        for name in ["limits.json", "limits.yaml.bak", ".limits.yaml", "limits.YAML"] {
+            fs::write(dir.path().join(name), GOOD).unwrap();
+        }
+        assert!(
+            fault().ends_with("got .limits.yaml, limits.YAML, limits.json, limits.yaml.bak, sub/"),
+            "{}",
+            fault()
+        );
+        for i in 0..NAMED_MAX {
+            fs::write(dir.path().join(format!("m{i}")), GOOD).unwrap();
+        }
+        assert!(fault().ends_with(" and 5 more"), "{}", fault());
+    }
+
+    #[test]
+    fn what_is_passed_over_is_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let source = LimitFiles { path: dir.path().to_owned(), merge_domains: false };
+        let load = || load(&source, &RateLimitMetrics::unregistered());
+        write("a.yaml", GOOD);
+        assert_eq!(load().unwrap().warnings(), [""; 0]);
+        write("more.json", GOOD);
+        write("none.yaml", "domain: none\ndescriptors: [{key: a}]");
+        let warnings = load().unwrap().warnings().to_vec();
+        assert!(
+            warnings[0].ends_with(": only files whose names end in .yaml or .yml are read, not more.json")
+        );
+        assert_eq!(warnings[1..], ["none.yaml: sets no limit"]);
+        std::os::unix::fs::symlink("nowhere", dir.path().join("b.yaml")).unwrap();
+        assert!(load().unwrap_err().to_string().contains("b.yaml: cannot be read: "));
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    files::{Faults, Texts, compile_texts, read, watched_directories},
+    files::{Faults, Sources, compile_sources, read, watched_directories},
     metrics::RateLimitMetrics,
     tree::Rules,
     watcher::{READ_EVERY, Watcher},
@@ -39,8 +39,8 @@ pub struct Loader {
     rules: Arc<ArcSwap<Rules>>,
     rate_limit_metrics: Arc<RateLimitMetrics>,
     metrics: LoadMetrics,
-    /// The texts that were last read, valid or not. `None` after a failed read.
-    last: Option<Texts>,
+    /// The files that were last read, valid or not. `None` after a failed read.
+    last: Option<Sources>,
     /// The errors that were last logged, if the files still contain errors.
     reported: Option<Faults>,
 }
@@ -55,8 +55,8 @@ impl Loader {
         rate_limit_metrics: Arc<RateLimitMetrics>,
         metrics: LoadMetrics,
     ) -> Result<Self, Faults> {
-        let texts = read(&source).map_err(|fault| Faults(vec![fault]))?;
-        let rules = compile_texts(&source, &texts, &rate_limit_metrics)?;
+        let sources = read(&source).map_err(|fault| Faults(vec![fault]))?;
+        let rules = compile_sources(&source, &sources, &rate_limit_metrics)?;
         metrics.valid.set(1);
         metrics.loaded.inc();
         log_loaded(&source, &rules);
@@ -65,7 +65,7 @@ impl Loader {
             rules: Arc::new(ArcSwap::from_pointee(rules)),
             rate_limit_metrics,
             metrics,
-            last: Some(texts),
+            last: Some(sources),
             reported: None,
         })
     }
@@ -109,19 +109,19 @@ impl Loader {
 
     /// Reads the files. If they are new and valid, applies them. Returns false if they cannot be read.
     fn reload(&mut self) -> bool {
-        let texts = match read(&self.source) {
-            Ok(texts) => texts,
+        let sources = match read(&self.source) {
+            Ok(sources) => sources,
             Err(fault) => {
-                // The next successful read counts as new, even if its texts equal the previous texts.
+                // The next successful read counts as new, even if its files equal the previous files.
                 self.last = None;
                 self.reject(Faults(vec![fault]));
                 return false;
             }
         };
-        if self.last.as_ref() == Some(&texts) {
+        if self.last.as_ref() == Some(&sources) {
             return true;
         }
-        match compile_texts(&self.source, &texts, &self.rate_limit_metrics) {
+        match compile_sources(&self.source, &sources, &self.rate_limit_metrics) {
             Ok(rules) => {
                 log_loaded(&self.source, &rules);
                 self.rules.store(Arc::new(rules));
@@ -131,7 +131,7 @@ impl Loader {
             }
             Err(faults) => self.reject(faults),
         }
-        self.last = Some(texts);
+        self.last = Some(sources);
         true
     }
 
@@ -149,8 +149,8 @@ impl Loader {
 fn log_loaded(source: &LimitFiles, rules: &Rules) {
     let (domains, limits) = rules.size();
     info!(path = %source.path.display(), domains, limits, "loaded the limits of the rate limit service");
-    if !rules.without_effect().is_empty() {
-        warn!(fields = ?rules.without_effect(), "the files of limits set fields that have no effect");
+    for warning in rules.warnings() {
+        warn!(%warning, "the files of limits are probably not as intended");
     }
 }
 

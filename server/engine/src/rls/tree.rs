@@ -19,7 +19,7 @@ use super::{
 pub struct Rules {
     pub(super) domains: HashMap<Box<str>, Domain>,
     pub(super) limits: usize,
-    pub(super) without_effect: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
 pub(super) struct Domain {
@@ -95,10 +95,10 @@ impl Rules {
         (self.domains.len(), self.limits)
     }
 
-    /// Returns the fields that files set and Evenkeel ignores, each as `file: path`.
+    /// Returns what is valid but probably not intended, with the names of the files.
     #[must_use]
-    pub fn without_effect(&self) -> &[String] {
-        &self.without_effect
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 }
 
@@ -179,11 +179,10 @@ impl MatchedLimit<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rls::{compile::compile, file::File, metrics::RateLimitMetrics};
+    use crate::rls::{compile::compile, file::parse, metrics::RateLimitMetrics};
 
     fn rules(yaml: &str) -> Rules {
-        let file = File::parse("a.yaml", yaml).unwrap();
-        compile(vec![file], false, &RateLimitMetrics::unregistered()).unwrap()
+        compile(parse("a.yaml", yaml).unwrap().files, false, &RateLimitMetrics::unregistered()).unwrap()
     }
 
     /// Returns the name of the limit and the tag of its bucket.

@@ -126,8 +126,8 @@ impl Report {
             faults.0.iter().for_each(|fault| self.found(&file, "fault", fault.to_string()));
             anyhow::Error::from(faults).context(file.clone())
         })?;
-        for field in rules.without_effect() {
-            self.found(&file, "warning", format!("{field}: has no effect"));
+        for warning in rules.warnings() {
+            self.found(&file, "warning", warning.clone());
         }
         let (domains, limits) = rules.size();
         self.valid.push((file, format!("{limits} limits of {domains} domains")));

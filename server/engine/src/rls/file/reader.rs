@@ -2,42 +2,47 @@
 
 use serde_json::{Map, Value};
 
-use super::{DEPTH_MAX, DescriptorRule, Fault, LimitRule, Texts};
+use super::{DEPTH_MAX, DescriptorRule, Fault, LimitRule, Written, fields::Level};
 use crate::rls::unit::Unit;
 
 /// Maximum length of a domain, key, value or name, in bytes.
 const TEXT_BYTES_MAX: usize = 1024;
+/// envoyproxy/ratelimit reads `010` as 8, and other programs as 10.
+const OCTAL: &str = " without a leading 0, which some programs read as octal";
 
 pub(super) struct Reader<'a> {
     file: &'a str,
     pub(super) faults: Vec<Fault>,
-    pub(super) without_effect: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(file: &'a str) -> Self {
-        Self { file, faults: Vec::new(), without_effect: Vec::new() }
+        Self { file, faults: Vec::new() }
     }
 
     pub(super) fn fault(&mut self, path: &str, text: String) {
         self.faults.push(Fault { file: self.file.to_owned(), path: path.to_owned(), text });
     }
 
-    fn must_be(&mut self, path: &str, expected: &str, got: &Value) {
-        self.fault(path, format!("must be {expected}, got {}", short(got)));
+    /// Reports a wrong value. A number or a flag is repeated as it was written.
+    fn must_be(&mut self, path: &str, expected: &str, got: &Value, written: &Written) {
+        let got = written.scalar().map_or_else(|| short(got), str::to_owned);
+        self.fault(path, format!("must be {expected}, got {got}"));
     }
 
-    pub(super) fn file(&mut self, value: &Value, texts: &Texts) -> (String, Vec<DescriptorRule>) {
+    pub(super) fn file(&mut self, value: &Value, written: &Written) -> (String, Vec<DescriptorRule>) {
         let empty = Map::new();
-        let Some(map) = self.map("", value, &empty, &["domain", "descriptors"]) else {
+        let Some(map) = self.map("", value, written, &empty, Level::File) else {
             return Default::default();
         };
-        let domain = self.text("domain", map.get("domain"), texts.domain.as_deref());
+        // Envoy Gateway writes a name above the domain. The limits belong to the domain.
+        self.text("name", map.get("name"), written.field("name"));
+        let domain = self.text("domain", map.get("domain"), written.field("domain"));
         if domain.is_none() {
             self.fault("domain", "must be a name, got none".to_owned());
         }
-        let texts = texts.descriptors.as_deref().unwrap_or(&[]);
-        let descriptors = self.descriptors("descriptors", map.get("descriptors"), texts, 1);
+        let written = written.field("descriptors");
+        let descriptors = self.descriptors("descriptors", map.get("descriptors"), written, 1);
         (domain.unwrap_or_default(), descriptors)
     }
 
@@ -45,14 +50,14 @@ impl<'a> Reader<'a> {
         &mut self,
         path: &str,
         value: Option<&Value>,
-        texts: &[Texts],
+        written: &Written,
         depth: usize,
     ) -> Vec<DescriptorRule> {
         let list = match value {
             None | Some(Value::Null) => return Vec::new(),
             Some(Value::Array(list)) => list,
             Some(other) => {
-                self.must_be(path, "a list of descriptors", other);
+                self.must_be(path, "a list of descriptors", other, written);
                 return Vec::new();
             }
         };
@@ -60,38 +65,25 @@ impl<'a> Reader<'a> {
             self.fault(path, format!("must be nested at most {DEPTH_MAX} deep, got more"));
             return Vec::new();
         }
-        let none = Texts::default();
         let descriptor = |(i, value): (usize, &Value)| {
-            self.descriptor(format!("{path}[{i}]"), value, texts.get(i).unwrap_or(&none), depth)
+            self.descriptor(format!("{path}[{i}]"), value, written.item(i), depth)
         };
         list.iter().enumerate().map(descriptor).collect()
     }
 
-    fn descriptor(&mut self, path: String, value: &Value, texts: &Texts, depth: usize) -> DescriptorRule {
-        const FIELDS: &[&str] = &[
-            "key",
-            "value",
-            "rate_limit",
-            "descriptors",
-            "shadow_mode",
-            "quota_mode",
-            "detailed_metric",
-            "value_to_metric",
-            "share_threshold",
-            "metadata",
-        ];
+    fn descriptor(&mut self, path: String, value: &Value, written: &Written, depth: usize) -> DescriptorRule {
         let empty = Map::new();
         if value.is_null() {
-            self.must_be(&path, &format!("a map with {}", FIELDS.join(", ")), value);
+            self.must_be(&path, &a_map(Level::Descriptor), value, written);
         }
-        let map = self.map(&path, value, &empty, FIELDS).unwrap_or(&empty);
+        let map = self.map(&path, value, written, &empty, Level::Descriptor).unwrap_or(&empty);
         let at = |field: &str| format!("{path}.{field}");
-        let key = self.text(&at("key"), map.get("key"), texts.key.as_deref());
+        let key = self.text(&at("key"), map.get("key"), written.field("key"));
         if key.is_none() && value.is_object() {
             self.fault(&at("key"), "must be a name, got none".to_owned());
         }
-        let value = self.text(&at("value"), map.get("value"), texts.value.as_deref());
-        let mut flag = |field: &str| self.flag(&at(field), map.get(field));
+        let value = self.text(&at("value"), map.get("value"), written.field("value"));
+        let mut flag = |field: &str| self.flag(&at(field), map.get(field), written.field(field));
         let mut descriptor = DescriptorRule {
             key: key.unwrap_or_default(),
             value,
@@ -113,53 +105,58 @@ impl<'a> Reader<'a> {
                 format!("must be false unless the value holds a *, got {got}"),
             );
         }
-        if map.contains_key("metadata") {
-            self.without_effect.push(at("metadata"));
-        }
-        let none = Texts::default();
+        descriptor.metadata = match map.get("metadata") {
+            None | Some(Value::Null) => None,
+            Some(Value::Object(metadata)) => Some(metadata.clone()),
+            Some(other) => {
+                self.must_be(&at("metadata"), "a map", other, written.field("metadata"));
+                None
+            }
+        };
         descriptor.limit = match map.get("rate_limit") {
             None | Some(Value::Null) => None,
-            Some(value) => self.limit(&at("rate_limit"), value, texts.rate_limit.as_deref().unwrap_or(&none)),
+            Some(value) => self.limit(&at("rate_limit"), value, written.field("rate_limit")),
         };
-        let nested = texts.descriptors.as_deref().unwrap_or(&[]);
+        let nested = written.field("descriptors");
         descriptor.descriptors =
             self.descriptors(&at("descriptors"), map.get("descriptors"), nested, depth + 1);
         descriptor.path = path;
         descriptor
     }
 
-    fn limit(&mut self, path: &str, value: &Value, texts: &Texts) -> Option<LimitRule> {
-        const FIELDS: &[&str] = &["unit", "requests_per_unit", "unlimited", "name", "replaces"];
+    fn limit(&mut self, path: &str, value: &Value, written: &Written) -> Option<LimitRule> {
         let empty = Map::new();
-        let map = self.map(path, value, &empty, FIELDS)?;
+        let map = self.map(path, value, written, &empty, Level::Limit)?;
         let at = |field: &str| format!("{path}.{field}");
-        let unlimited = self.flag(&at("unlimited"), map.get("unlimited"));
-        let unit = map.get("unit").filter(|unit| !unit.is_null());
+        let unlimited = self.flag(&at("unlimited"), map.get("unlimited"), written.field("unlimited"));
+        let is_unset = |unit: &&Value| unit.is_null() || unlimited && is_no_unit(unit);
+        let unit = map.get("unit").filter(|unit| !is_unset(unit));
         let amount = map.get("requests_per_unit").filter(|amount| !amount.is_null());
         let amount = if unlimited {
             if let Some(unit) = unit {
-                self.must_be(&at("unit"), "absent where unlimited is true", unit);
+                self.must_be(&at("unit"), "absent where unlimited is true", unit, written.field("unit"));
             }
             None
         } else {
             let units = "second, minute, hour, day, week, month or year";
             let parsed = unit.and_then(Value::as_str).and_then(Unit::parse);
             if parsed.is_none() {
-                self.must_be(&at("unit"), units, unit.unwrap_or(&Value::Null));
+                self.must_be(&at("unit"), units, unit.unwrap_or(&Value::Null), written.field("unit"));
             }
             let requests = amount.and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
             if requests.is_none() {
-                self.must_be(&at("requests_per_unit"), "0..4294967295", amount.unwrap_or(&Value::Null));
+                let written = written.field("requests_per_unit");
+                let is_octal = written.scalar().is_some_and(|text| text.len() > 1 && text.starts_with('0'));
+                let octal = if is_octal { OCTAL } else { "" };
+                let got = amount.unwrap_or(&Value::Null);
+                let expected = format!("a whole number in 0..4294967295{octal}");
+                self.must_be(&at("requests_per_unit"), &expected, got, written);
             }
             requests.zip(parsed)
         };
-        let name = self.text(&at("name"), map.get("name"), texts.name.as_deref());
-        let replaces = self.replaces(
-            &at("replaces"),
-            map.get("replaces"),
-            texts.replaces.as_deref().unwrap_or(&[]),
-            name.as_deref(),
-        );
+        let name = self.text(&at("name"), map.get("name"), written.field("name"));
+        let replaces =
+            self.replaces(&at("replaces"), map.get("replaces"), written.field("replaces"), name.as_deref());
         (unlimited || amount.is_some()).then_some(LimitRule { name, amount, replaces })
     }
 
@@ -167,23 +164,24 @@ impl<'a> Reader<'a> {
         &mut self,
         path: &str,
         value: Option<&Value>,
-        texts: &[Texts],
+        written: &Written,
         name: Option<&str>,
     ) -> Vec<String> {
         let list = match value {
             None | Some(Value::Null) => return Vec::new(),
             Some(Value::Array(list)) => list,
             Some(other) => {
-                self.must_be(path, "a list of names: [{name: a}]", other);
+                self.must_be(path, "a list of names: [{name: a}]", other, written);
                 return Vec::new();
             }
         };
         let mut names = Vec::new();
         for (i, value) in list.iter().enumerate() {
             let (path, empty) = (format!("{path}[{i}]"), Map::new());
-            let Some(map) = self.map(&path, value, &empty, &["name"]) else { continue };
+            let written = written.item(i);
+            let Some(map) = self.map(&path, value, written, &empty, Level::Replaced) else { continue };
             let path = format!("{path}.name");
-            match self.text(&path, map.get("name"), texts.get(i).and_then(|t| t.name.as_deref())) {
+            match self.text(&path, map.get("name"), written.field("name")) {
                 None => self.fault(&path, "must be the name of another limit, got none".to_owned()),
                 Some(other) if Some(other.as_str()) == name => {
                     self.fault(&path, format!("must be the name of another limit, got its own, {other:?}"));
@@ -194,59 +192,70 @@ impl<'a> Reader<'a> {
         names
     }
 
-    /// Returns a map. Records an error for each field that is not in `fields`. Null is an empty map.
+    /// Returns a map. Records an error for each field that the level does not have. Null is an empty map.
     fn map<'v>(
         &mut self,
         path: &str,
         value: &'v Value,
+        written: &Written,
         empty: &'v Map<String, Value>,
-        fields: &[&str],
+        level: Level,
     ) -> Option<&'v Map<String, Value>> {
         let map = match value {
             Value::Object(map) => map,
             Value::Null => empty,
             other => {
-                self.must_be(path, &format!("a map with {}", fields.join(", ")), other);
+                self.must_be(path, &a_map(level), other, written);
                 return None;
             }
         };
-        for field in map.keys().filter(|field| !fields.contains(&field.as_str())) {
+        for field in map.keys().filter(|field| !level.fields().contains(&field.as_str())) {
             let path = if path.is_empty() { field.clone() } else { format!("{path}.{field}") };
-            self.fault(&path, format!("must be one of {}, got a field of another name", fields.join(", ")));
+            self.fault(&path, level.explain(field));
         }
         Some(map)
     }
 
     /// Returns a text. `None` if the text is absent or empty.
-    fn text(&mut self, path: &str, value: Option<&Value>, written: Option<&str>) -> Option<String> {
+    fn text(&mut self, path: &str, value: Option<&Value>, written: &Written) -> Option<String> {
         let text = match value? {
             Value::Null => return None,
             Value::String(text) => text.clone(),
             scalar @ (Value::Bool(_) | Value::Number(_)) => {
-                written.map_or_else(|| scalar.to_string(), str::to_owned)
+                written.scalar().map_or_else(|| scalar.to_string(), str::to_owned)
             }
             other => {
-                self.must_be(path, "a text", other);
+                self.must_be(path, "a text", other, written);
                 return Some(String::new());
             }
         };
         if text.len() > TEXT_BYTES_MAX || text.chars().any(char::is_control) {
-            self.must_be(path, "at most 1024 bytes without control characters", &Value::String(text));
+            let expected = "at most 1024 bytes without control characters";
+            self.must_be(path, expected, &Value::String(text), &Written::Plain);
             return Some(String::new());
         }
         Some(text).filter(|text| !text.is_empty())
     }
 
-    fn flag(&mut self, path: &str, value: Option<&Value>) -> bool {
+    fn flag(&mut self, path: &str, value: Option<&Value>, written: &Written) -> bool {
         match value {
             None | Some(Value::Null) => false,
             Some(Value::Bool(flag)) => *flag,
             Some(other) => {
-                self.must_be(path, "true or false", other);
+                self.must_be(path, "true or false", other, written);
                 false
             }
         }
     }
+}
+
+fn a_map(level: Level) -> String {
+    format!("a map with {}", level.fields().join(", "))
+}
+
+/// Returns whether a unit is a placeholder, which programs write beside `unlimited`.
+fn is_no_unit(unit: &Value) -> bool {
+    unit.as_str().is_some_and(|unit| unit.is_empty() || unit.eq_ignore_ascii_case("unknown"))
 }
 
 /// Formats a value for an error message.

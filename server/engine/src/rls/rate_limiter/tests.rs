@@ -7,7 +7,7 @@ use evenkeel_store::{
 };
 
 use super::*;
-use crate::rls::{compile::compile, file::File, request::Descriptor};
+use crate::rls::{compile::compile, file::parse, request::Descriptor};
 
 const RULES: &str = "
 domain: d
@@ -25,7 +25,7 @@ descriptors:
 
 fn limiter_with(options: RateLimiterOptions, counters: Arc<dyn Counters>) -> RateLimiter {
     let metrics = RateLimitMetrics::unregistered();
-    let rules = compile(vec![File::parse("a", RULES).unwrap()], false, &metrics).unwrap();
+    let rules = compile(parse("a", RULES).unwrap().files, false, &metrics).unwrap();
     RateLimiter::new(Arc::new(ArcSwap::from_pointee(rules)), counters, options, &metrics)
 }
 
@@ -354,7 +354,7 @@ async fn own_limits_share_no_counter_with_limits_of_a_file() {
             "domain: d\ndescriptors: [{{key: a, rate_limit: {{name: {name}, unit: day, requests_per_unit: 3}}}}]"
         );
         let metrics = RateLimitMetrics::unregistered();
-        let rules = compile(vec![File::parse("a", &yaml).unwrap()], false, &metrics).unwrap();
+        let rules = compile(parse("a", &yaml).unwrap().files, false, &metrics).unwrap();
         let rules = Arc::new(ArcSwap::from_pointee(rules));
         let limiter = RateLimiter::new(rules, counters(), RateLimiterOptions::default(), &metrics);
         let own = Descriptor { limit: Some((9, Unit::Day)), ..by("a", "x") };

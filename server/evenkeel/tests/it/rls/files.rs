@@ -123,6 +123,19 @@ fn check_config_checks_rate_limit_files() {
         assert!(text.contains("good.yaml: domain: must be a name, got none"), "{text}");
         assert!(text.contains("good.yaml: descriptors[0].key: must be a name, got none"), "{text}");
     }
+    // A directory whose files all have another ending would serve no limit.
+    let empty = path("empty");
+    fs::create_dir(&empty).unwrap();
+    fs::write(empty.join("limits.json"), LIMITS).unwrap();
+    let (ok, text) = check(&[Path::new("--rate-limit"), &empty]);
+    assert!(
+        !ok && text.contains("must contain a file whose name ends in .yaml or .yml")
+            && text.contains("limits.json"),
+        "{text}"
+    );
+    fs::write(empty.join("limits.yml"), LIMITS).unwrap();
+    let (ok, text) = check(&[Path::new("--rate-limit"), &empty]);
+    assert!(ok && text.contains("warning: ") && text.contains("not limits.json"), "{text}");
     // Faults of the configuration do not hide faults of the files that it names.
     let section =
         format!("xyz: 1\nrate_limit_service: {{config: '{}', hedders: x}}", path("good.yaml").display());
