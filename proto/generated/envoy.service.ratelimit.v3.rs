@@ -47,6 +47,8 @@ pub struct RateLimitResponse {
     pub response_headers_to_add: ::prost::alloc::vec::Vec<HeaderValue>,
     #[prost(message, repeated, tag = "4")]
     pub request_headers_to_add: ::prost::alloc::vec::Vec<HeaderValue>,
+    #[prost(message, optional, tag = "6")]
+    pub dynamic_metadata: ::core::option::Option<::prost_types::Struct>,
 }
 /// Nested message and enum types in `RateLimitResponse`.
 pub mod rate_limit_response {

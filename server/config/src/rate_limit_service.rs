@@ -28,6 +28,11 @@ pub(super) struct RawRateLimitService {
     merge_domains: bool,
     /// Whether to count and report every descriptor but refuse no request.
     shadow_mode: bool,
+    /// Whether all limits are in quota mode: a request is refused only if every group of its descriptors is over a limit.
+    quota_mode: bool,
+    /// Whether responses have dynamic metadata for the gateway's other filters: the descriptors, the quotas that are over,
+    /// and the `metadata` of limits that are not over.
+    dynamic_metadata: bool,
     /// Headers that report limits to the client. `ratelimit` sends `RateLimit-Limit`, `-Remaining` and `-Reset`. `x`
     /// sends the same headers with the prefix `X-`. `ietf` sends `RateLimit` and `RateLimit-Policy` of the IETF draft.
     #[schemars(with = "HeadersSchema", extend("default" = "none"))]
@@ -72,6 +77,8 @@ pub(super) fn validate(check: &mut Check, files: &Files, raw: RawRateLimitServic
         files: LimitFiles { path: files.resolve(&path), merge_domains: raw.merge_domains },
         options: RateLimiterOptions {
             shadow: raw.shadow_mode,
+            quota: raw.quota_mode,
+            metadata: raw.dynamic_metadata,
             headers,
             on_store_failure: raw.on_store_failure,
         },
@@ -95,12 +102,12 @@ mod tests {
             (RateLimitHeaders::default(), OnStoreFailure::Local)
         );
         let all = section(
-            "rate_limit_service: {config: a.yaml, merge_domains: true, shadow_mode: true, headers: [ratelimit, \
-             ietf], on_store_failure: closed}",
+            "rate_limit_service: {config: a.yaml, merge_domains: true, shadow_mode: true, quota_mode: true, \
+             dynamic_metadata: true, headers: [ratelimit, ietf], on_store_failure: closed}",
         )
         .unwrap();
         assert_eq!(all.options.headers, RateLimitHeaders { plain: true, x: false, ietf: true });
-        assert!(all.files.merge_domains && all.options.shadow);
+        assert!(all.files.merge_domains && all.options.shadow && all.options.quota && all.options.metadata);
         assert_eq!(all.options.on_store_failure, OnStoreFailure::Closed);
         assert!(section("rate_limit_service: {config: a, headers: x}").unwrap().options.headers.x);
     }

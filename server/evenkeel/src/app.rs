@@ -18,7 +18,7 @@ use evenkeel_engine::{
     holders::Holders,
     ledger::Ledger,
     limiter::{Limiter, overrides::Overrides, quotas::Quotas},
-    rls::{LoadMetrics, Loader, RateLimitMetrics, RateLimiter},
+    rls::{LoadMetrics, Loader, RateLimitMetrics, RateLimitVectors, RateLimiter},
 };
 use evenkeel_store::{
     Store, Undelivered,
@@ -302,7 +302,12 @@ fn rate_limits(
     background: &CancellationToken,
 ) -> anyhow::Result<Arc<RateLimiter>> {
     let rls = &metrics.rls;
-    let rate_limit_metrics = Arc::new(RateLimitMetrics::new(rls.descriptors.clone(), rls.detailed.clone()));
+    let rate_limit_metrics = Arc::new(RateLimitMetrics::new(RateLimitVectors {
+        descriptors: rls.descriptors.clone(),
+        hits: rls.hits.clone(),
+        near_limit_hits: rls.near_limit_hits.clone(),
+        detailed: rls.detailed.clone(),
+    }));
     let loads = LoadMetrics {
         valid: rls.config_valid.clone(),
         loaded: rls.config_applied.clone(),

@@ -7,6 +7,10 @@ use super::catalogue::{Catalogue, LATENCY_BUCKETS, counters, histogram, int_gaug
 pub struct RlsMetrics {
     /// Descriptors that met a limit. Labels: `domain`, `limit`, `result`.
     pub descriptors: IntCounterVec,
+    /// Hits of these descriptors. Labels: `domain`, `limit`, `result`.
+    pub hits: IntCounterVec,
+    /// Labels: `domain`, `limit`.
+    pub near_limit_hits: IntCounterVec,
     /// Descriptors that met a limit with `detailed_metric`. Labels: `domain`, `limit`, `value`, `result`.
     pub detailed: IntCounterVec,
     pub duration: Histogram,
@@ -36,6 +40,18 @@ impl RlsMetrics {
                 "evenkeel_rls_descriptors_total",
                 "Descriptors evaluated by the rate limit service, by limit and result.",
                 &["domain", "limit", "result"],
+            )?,
+            hits: counters(
+                r,
+                "evenkeel_rls_hits_total",
+                "Hits of the descriptors evaluated by the rate limit service, by limit and result.",
+                &["domain", "limit", "result"],
+            )?,
+            near_limit_hits: counters(
+                r,
+                "evenkeel_rls_near_limit_hits_total",
+                "Hits counted while between 80 % and 100 % of a limit's amount were used.",
+                &["domain", "limit"],
             )?,
             detailed: counters(
                 r,

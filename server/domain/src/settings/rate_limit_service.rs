@@ -25,6 +25,10 @@ pub struct LimitFiles {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimiterOptions {
     pub shadow: bool,
+    /// Whether all limits are in quota mode.
+    pub quota: bool,
+    /// Whether responses have dynamic metadata.
+    pub metadata: bool,
     pub headers: RateLimitHeaders,
     /// Policy while the store is unavailable.
     pub on_store_failure: OnStoreFailure,

@@ -20,7 +20,8 @@ pub(super) fn compile(
     merge: bool,
     metrics: &RateLimitMetrics,
 ) -> Result<Rules, Vec<Fault>> {
-    let mut compiler = Compiler { metrics, limits: 0, faults: Vec::new(), file: String::new() };
+    let mut compiler =
+        Compiler { metrics, limits: 0, faults: Vec::new(), metadata: Vec::new(), file: String::new() };
     let mut domains: HashMap<Box<str>, Domain> = HashMap::new();
     let (mut owners, mut warnings) = (HashMap::<String, String>::new(), Vec::new());
     for file in files {
@@ -48,14 +49,16 @@ pub(super) fn compile(
             warnings.push(format!("{}: sets no limit", file.name));
         }
     }
-    let Compiler { limits, faults, .. } = compiler;
-    if faults.is_empty() { Ok(Rules { domains, limits, warnings }) } else { Err(faults) }
+    let Compiler { limits, faults, metadata, .. } = compiler;
+    if faults.is_empty() { Ok(Rules { domains, limits, warnings, metadata }) } else { Err(faults) }
 }
 
 struct Compiler<'a> {
     metrics: &'a RateLimitMetrics,
     limits: usize,
     faults: Vec<Fault>,
+    /// Paths of the metadata of limits, each as `file: path`.
+    metadata: Vec<String>,
     /// The name of the file that is being compiled.
     file: String,
 }
@@ -76,6 +79,9 @@ impl Compiler<'_> {
         for descriptor in descriptors {
             path.push(descriptor);
             let values = level.keys.entry(descriptor.key.as_str().into()).or_default();
+            if descriptor.metadata.is_some() {
+                self.metadata.push(format!("{}: {}.metadata", self.file, descriptor.path));
+            }
             if let Some(node) = self.place(values, descriptor) {
                 node.limit = descriptor.limit.as_ref().map(|limit| Arc::new(self.limit(domain, limit, path)));
                 self.level(&mut node.level, domain, &descriptor.descriptors, path);
@@ -145,6 +151,7 @@ impl Compiler<'_> {
             metrics: self.metrics.of(domain, &label),
             value_metrics: has_value_metrics.then(|| self.metrics.by_value(domain, &label)),
             labelled,
+            metadata: leaf.and_then(|leaf| leaf.metadata.clone()),
             bucket: has_one_bucket.then(|| bucket(domain, &entries, |_| None)),
         }
     }

@@ -20,7 +20,7 @@ mod watcher;
 pub use file::Fault;
 pub use files::{Faults, load};
 pub use loader::{LoadMetrics, Loader};
-pub use metrics::RateLimitMetrics;
+pub use metrics::{RateLimitMetrics, RateLimitVectors};
 pub use rate_limiter::RateLimiter;
 pub use request::{Descriptor, DescriptorEntry, RateLimitRequest};
 pub use response::{CurrentLimit, DescriptorStatus, Evaluation};

@@ -14,11 +14,12 @@ use evenkeel_domain::{
 use evenkeel_store::counters::{CounterState, Counters, ReserveBasis, Verdict};
 use plan::{Action, DescriptorPlan, Plan};
 use prometheus::IntCounter;
+use quotas::Quotas;
 
 use super::{
     counter_key::override_name,
     headers::headers,
-    metrics::{DescriptorResult, RateLimitMetrics},
+    metrics::{DescriptorResult, LimitMetrics, RateLimitMetrics},
     request::RateLimitRequest,
     response::{CurrentLimit, DescriptorStatus, Evaluation},
     tree::{Domain, Rules},
@@ -28,7 +29,9 @@ use crate::limiter::refusal_cache::RefusalCache;
 
 mod counting;
 mod give_back;
+mod metadata;
 mod plan;
+mod quotas;
 
 /// Maximum number of descriptors in a request. A request with more is refused. An error would not be safe: Envoy lets a
 /// request pass after an error by default.
@@ -83,7 +86,8 @@ impl RateLimiter {
         let Some(domain) = rules.domain(request.domain) else {
             self.unknown_domain.inc();
             let statuses = vec![DescriptorStatus::default(); request.descriptors.len()];
-            return Ok(Evaluation { statuses, ..Evaluation::default() });
+            let metadata = self.options.metadata.then(|| metadata::of_request(request));
+            return Ok(Evaluation { statuses, metadata, ..Evaluation::default() });
         };
         if request.descriptors.len() > DESCRIPTORS_MAX {
             self.invalid_requests.inc();
@@ -96,7 +100,7 @@ impl RateLimiter {
         };
         let charged = self.charge_own_hits(&plan, &count).await;
         let given_back = self.give_back(&plan.give_backs).await;
-        Ok(self.report(domain, &plan, &Replies { count, charged, given_back }))
+        Ok(self.report(domain, request, &plan, &Replies { count, charged, given_back }))
     }
 
     fn refuse_unchecked(&self, request: &RateLimitRequest<'_>) -> Evaluation {
@@ -104,36 +108,48 @@ impl RateLimiter {
         Evaluation {
             over: !self.options.shadow,
             statuses: vec![status; request.descriptors.len()],
-            headers: Vec::new(),
+            ..Evaluation::default()
         }
     }
 
     /// Returns the status of each descriptor, and counts the descriptor in the metrics. A request is over its limits if
-    /// a limit is over, or if all its limits in quota mode are over.
-    fn report(&self, domain: &Domain, plan: &Plan<'_>, replies: &Replies) -> Evaluation {
+    /// a limit is over, or if all its quotas are over.
+    fn report(
+        &self,
+        domain: &Domain,
+        request: &RateLimitRequest<'_>,
+        plan: &Plan<'_>,
+        replies: &Replies,
+    ) -> Evaluation {
         let mut statuses = Vec::with_capacity(plan.descriptors.len());
         let mut over = false;
-        let (mut quotas, mut quotas_over) = (0, 0);
-        for descriptor in &plan.descriptors {
+        let mut quotas = Quotas::default();
+        for (descriptor, asked) in plan.descriptors.iter().zip(&request.descriptors) {
             let (status, result) = self.status(descriptor, plan, replies);
             if matches!(descriptor.action, Action::NoLimit) {
                 domain.no_limit.inc();
             }
             if let Some(result) = result {
-                descriptor.metrics.inspect(|metrics| metrics.count(result));
+                if let Some(metrics) = descriptor.metrics {
+                    metrics.count(result, descriptor.hits);
+                    replies.count_near(descriptor.action, metrics);
+                }
                 descriptor.value_metrics.as_ref().inspect(|metrics| metrics.count(result));
                 if let Action::Count { quota: true, .. } = descriptor.action {
-                    quotas += 1;
-                    quotas_over += u32::from(status.over);
+                    quotas.add(&asked.entries, status.over);
                 } else {
                     over |= status.over;
                 }
             }
             statuses.push(status);
         }
-        over |= quotas > 0 && quotas == quotas_over;
+        over |= quotas.all_over();
+        let metadata = self
+            .options
+            .metadata
+            .then(|| metadata::of_response(request, &plan.descriptors, &statuses, &quotas));
         let headers = headers(self.options.headers, &statuses);
-        Evaluation { over: over && !self.options.shadow, statuses, headers }
+        Evaluation { over: over && !self.options.shadow, statuses, headers, metadata }
     }
 
     /// Returns the status of a descriptor, and its result for the metrics. The result is `None` if nothing was counted.
@@ -189,6 +205,24 @@ struct Replies {
     charged: BTreeMap<usize, Charge>,
     /// The counters after hits were given back, by the index in [`Action::GiveBack`].
     given_back: Vec<CounterState>,
+}
+
+impl Replies {
+    /// Counts the hits that a counter took near its limit. Descriptors with the same counter count them once.
+    fn count_near(&self, action: Action, metrics: &LimitMetrics) {
+        let Action::Count { meter, first: true, .. } = action else { return };
+        let Count { verdict, .. } = &self.count;
+        match (verdict.admitted, self.charged.get(&meter)) {
+            (true, _) => {
+                let state = verdict.states[meter];
+                metrics.count_near(state.amount, state.used.saturating_sub(state.taken), state.used);
+            }
+            (false, Some(Charge { hits, state: Some(state) })) => {
+                metrics.count_near(state.amount, state.used.saturating_sub(*hits), state.used);
+            }
+            (false, _) => {}
+        }
+    }
 }
 
 fn check(request: &RateLimitRequest<'_>) -> Result<(), DomainError> {

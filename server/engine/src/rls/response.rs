@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::unit::Unit;
 
 /// The result of evaluating a request.
@@ -13,6 +15,8 @@ pub struct Evaluation {
     pub statuses: Vec<DescriptorStatus>,
     /// Headers for the client.
     pub headers: Vec<(&'static str, String)>,
+    /// What the gateway's other filters may read.
+    pub metadata: Option<Map<String, Value>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,11 +5,12 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use evenkeel_domain::limit::{Bucket, attributes::encode_value};
 use prometheus::IntCounter;
+use serde_json::{Map, Value};
 
 use super::{
     counter_key::{bucket, is_secret},
     file::DEPTH_MAX,
-    metrics::{LimitMetrics, ValueMetrics},
+    metrics::{ByResult, LimitMetrics, ValueMetrics},
     pattern::Pattern,
     request::DescriptorEntry,
     unit::Unit,
@@ -20,6 +21,8 @@ pub struct Rules {
     pub(super) domains: HashMap<Box<str>, Domain>,
     pub(super) limits: usize,
     pub(super) warnings: Vec<String>,
+    /// Paths of the metadata of limits, each as `file: path`.
+    pub(super) metadata: Vec<String>,
 }
 
 pub(super) struct Domain {
@@ -69,6 +72,8 @@ pub(super) struct Limit {
     pub(super) labelled: u32,
     /// The bucket, if it is equal for all requests.
     pub(super) bucket: Option<Arc<Bucket>>,
+    /// What the response's dynamic metadata contains while the limit is not over.
+    pub(super) metadata: Option<Map<String, Value>>,
 }
 
 #[derive(Clone, Copy)]
@@ -99,6 +104,12 @@ impl Rules {
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Returns the paths of the limits' metadata, which has an effect only with `dynamic_metadata`.
+    #[must_use]
+    pub fn metadata(&self) -> &[String] {
+        &self.metadata
     }
 }
 
@@ -149,7 +160,7 @@ impl MatchedLimit<'_> {
     }
 
     /// Returns the metrics for the request's values, if the file asks for such metrics.
-    pub(super) fn value_metrics(&self, entries: &[DescriptorEntry<'_>]) -> Option<Arc<LimitMetrics>> {
+    pub(super) fn value_metrics(&self, entries: &[DescriptorEntry<'_>]) -> Option<Arc<ByResult>> {
         Some(self.limit.value_metrics.as_ref()?.of(&self.value_label(entries)))
     }
 
@@ -163,7 +174,7 @@ impl MatchedLimit<'_> {
             if self.limit.labelled & 1 << i != 0 {
                 label.push('_');
                 match self.shared(i) {
-                    Some(pattern) => label.push_str(pattern.split('*').next().unwrap_or_default()),
+                    Some(pattern) => label.push_str(pattern),
                     None => encode_value(is_secret(key), value, &mut label),
                 }
             }
@@ -276,7 +287,7 @@ descriptors:
         };
         assert_eq!(
             label(&[("route", "api/v1"), ("method", "GET"), ("user", "u")]).as_deref(),
-            Some("route_api/.method_GET.user")
+            Some("route_api/*.method_GET.user")
         );
         assert_eq!(label(&[("x", "1"), ("y", "2")]).as_deref(), Some("x_1.y_2"));
         assert_eq!(label(&[("z", "1")]), None);

@@ -92,7 +92,7 @@ impl Report {
     /// Fails at the first invalid source, with all faults of that source.
     fn check(&mut self, config: Option<&Path>, rate_limit: Option<PathBuf>) -> anyhow::Result<()> {
         if let Some(path) = rate_limit {
-            self.check_limits(&LimitFiles { path, merge_domains: false })?;
+            self.check_limits(&LimitFiles { path, merge_domains: false }, false)?;
         }
         let Some(path) = config else { return Ok(()) };
         let file = path.display().to_string();
@@ -114,13 +114,13 @@ impl Report {
             self.found(&file, "warning", warning);
         }
         if let Some(service) = &config.rate_limit_service {
-            self.check_limits(&service.files)?;
+            self.check_limits(&service.files, service.options.metadata)?;
         }
         self.valid.push((file, config.summary()));
         Ok(())
     }
 
-    fn check_limits(&mut self, source: &LimitFiles) -> anyhow::Result<()> {
+    fn check_limits(&mut self, source: &LimitFiles, has_metadata: bool) -> anyhow::Result<()> {
         let file = source.path.display().to_string();
         let rules = rls::load(source, &RateLimitMetrics::unregistered()).map_err(|faults| {
             faults.0.iter().for_each(|fault| self.found(&file, "fault", fault.to_string()));
@@ -128,6 +128,11 @@ impl Report {
         })?;
         for warning in rules.warnings() {
             self.found(&file, "warning", warning.clone());
+        }
+        for path in rules.metadata().iter().filter(|_| !has_metadata) {
+            let warning =
+                format!("{path}: has an effect only if rate_limit_service.dynamic_metadata is true");
+            self.found(&file, "warning", warning);
         }
         let (domains, limits) = rules.size();
         self.valid.push((file, format!("{limits} limits of {domains} domains")));

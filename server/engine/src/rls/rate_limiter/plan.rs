@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use evenkeel_domain::limit::{AMOUNT_MAX, Bucket, CounterRule, Meter, Window};
 
+use serde_json::{Map, Value};
+
 use super::RateLimiter;
 use crate::rls::{
-    metrics::LimitMetrics,
+    metrics::{ByResult, LimitMetrics},
     request::{Descriptor, RateLimitRequest},
     response::CurrentLimit,
     tree::{Amount, Domain, MatchedLimit},
@@ -25,7 +27,11 @@ pub(super) struct Plan<'r> {
 pub(super) struct DescriptorPlan<'r> {
     pub(super) limit: Option<CurrentLimit>,
     pub(super) metrics: Option<&'r LimitMetrics>,
-    pub(super) value_metrics: Option<Arc<LimitMetrics>>,
+    pub(super) value_metrics: Option<Arc<ByResult>>,
+    /// The metadata of the limit in the file.
+    pub(super) metadata: Option<&'r Map<String, Value>>,
+    /// The hits that the descriptor takes or gives back.
+    pub(super) hits: u64,
     pub(super) action: Action,
 }
 
@@ -38,6 +44,8 @@ pub(super) enum Action {
     Count {
         /// Index in [`Plan::meters`].
         meter: usize,
+        /// Whether no earlier descriptor has the same meter.
+        first: bool,
         shadow: bool,
         quota: bool,
         /// The descriptor's own hits. They are charged even if the request is refused.
@@ -48,7 +56,7 @@ pub(super) enum Action {
 }
 
 /// The modes of a limit: shadow mode and quota mode.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Mode {
     shadow: bool,
     quota: bool,
@@ -96,6 +104,8 @@ impl RateLimiter {
             limit: active_limit,
             metrics: Some(&*limit.metrics),
             value_metrics,
+            metadata: limit.metadata.as_ref(),
+            hits: hits(request, descriptor),
             action,
         };
         match limit.amount {
@@ -103,7 +113,7 @@ impl RateLimiter {
             Amount::PerUnit(..) if is_replaced => planned(None, Action::Replaced),
             Amount::PerUnit(requests, unit) => {
                 let current = CurrentLimit { name: Arc::clone(&limit.name), requests, unit };
-                let mode = Mode { shadow: limit.shadow, quota: limit.quota };
+                let mode = Mode { shadow: limit.shadow, quota: limit.quota || self.options.quota };
                 let meter = self.meter(&current, found.bucket(&descriptor.entries), &limit.counter, mode);
                 planned(Some(current), plan.action(request, descriptor, meter, mode))
             }
@@ -123,17 +133,22 @@ impl RateLimiter {
                 limit: None,
                 metrics: None,
                 value_metrics: None,
+                metadata: None,
+                hits: hits(request, descriptor),
                 action: Action::NoLimit,
             };
         };
         let current = CurrentLimit { name: Arc::clone(&self.unnamed), requests, unit };
         let bucket = domain.override_bucket(&descriptor.entries);
-        let meter = self.meter(&current, bucket, &self.override_names[unit as usize], Mode::default());
+        let mode = Mode { shadow: false, quota: self.options.quota };
+        let meter = self.meter(&current, bucket, &self.override_names[unit as usize], mode);
         DescriptorPlan {
             limit: Some(current),
             metrics: Some(&domain.overrides),
             value_metrics: None,
-            action: plan.action(request, descriptor, meter, Mode::default()),
+            metadata: None,
+            hits: hits(request, descriptor),
+            action: plan.action(request, descriptor, meter, mode),
         }
     }
 
@@ -162,7 +177,7 @@ impl Plan<'_> {
         mut meter: Meter,
         Mode { shadow, quota }: Mode,
     ) -> Action {
-        meter.cost = descriptor.hits.unwrap_or(u64::from(request.hits.max(1))).min(AMOUNT_MAX);
+        meter.cost = hits(request, descriptor);
         if descriptor.give_back {
             self.give_backs.push(meter);
             return Action::GiveBack(self.give_backs.len() - 1);
@@ -180,8 +195,13 @@ impl Plan<'_> {
             }
             None => self.meters.push(meter),
         }
-        Action::Count { meter: index, shadow, quota, own_hits }
+        Action::Count { meter: index, first: known.is_none(), shadow, quota, own_hits }
     }
+}
+
+/// Returns the hits of a descriptor: its own, or the request's.
+fn hits(request: &RateLimitRequest<'_>, descriptor: &Descriptor<'_>) -> u64 {
+    descriptor.hits.unwrap_or(u64::from(request.hits.max(1))).min(AMOUNT_MAX)
 }
 
 pub(super) fn is_same_counter(a: &Meter, b: &Meter) -> bool {

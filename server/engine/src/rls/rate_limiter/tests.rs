@@ -9,6 +9,8 @@ use evenkeel_store::{
 use super::*;
 use crate::rls::{compile::compile, file::parse, request::Descriptor};
 
+mod quota_mode;
+
 const RULES: &str = "
 domain: d
 descriptors:
@@ -18,7 +20,14 @@ descriptors:
 - {key: free, rate_limit: {unlimited: true}}
 - {key: shadow, shadow_mode: true, rate_limit: {unit: minute, requests_per_unit: 1}}
 - {key: small, quota_mode: true, rate_limit: {unit: minute, requests_per_unit: 1}}
-- {key: large, quota_mode: true, rate_limit: {unit: minute, requests_per_unit: 2}}
+- {key: large, quota_mode: true, metadata: {name: large, a: {x: 1}}, rate_limit: {unit: minute, requests_per_unit: 2}}
+- {key: noted, metadata: {name: noted, a: {x: 2, y: 3}}, rate_limit: {unit: hour, requests_per_unit: 1}}
+- key: backend_name
+  descriptors:
+  - key: model_name_override
+    descriptors:
+    - {key: tenant, quota_mode: true, metadata: {tenant: t}, rate_limit: {unit: hour, requests_per_unit: 1}}
+    - {key: all, quota_mode: true, metadata: {all: t}, rate_limit: {unit: hour, requests_per_unit: 3}}
 - {key: instead, rate_limit: {unit: day, requests_per_unit: 5, replaces: [{name: two}]}}
 - {key: 'fr|ee', value: 'v*', share_threshold: true, rate_limit: {unit: week, requests_per_unit: 1}}
 ";
@@ -68,7 +77,7 @@ async fn each_value_is_counted_separately_until_the_unit_ends() {
     let refused = ask(&limiter, 1, &[by("two", "a")]).await;
     let limit = CurrentLimit { name: "two".into(), requests: 2, unit: Unit::Minute };
     let status = DescriptorStatus { over: true, limit: Some(limit), remaining: 0, reset_s: 60 };
-    assert_eq!(refused, Evaluation { over: true, statuses: vec![status], headers: Vec::new() });
+    assert_eq!(refused, Evaluation { over: true, statuses: vec![status], ..Evaluation::default() });
     counters.set_clock(START_MS + 60_000);
     // Uses another sidecar, because the first one caches the refusal for a second of its own clock.
     let limiter = limiter_with(RateLimiterOptions::default(), Arc::clone(&counters) as Arc<dyn Counters>);
@@ -264,20 +273,6 @@ async fn a_limit_in_shadow_mode_counts_and_never_refuses() {
     let limiter = limiter_with(options, Arc::new(MemoryCounters::default()));
     let evaluation = ask(&limiter, 1, &[by("none", "a")]).await;
     assert!(!evaluation.over && evaluation.statuses[0].over, "reported, but not refused: {evaluation:?}");
-}
-
-#[tokio::test]
-async fn quotas_refuse_if_all_are_over() {
-    let limiter = limiter();
-    let both = [by("small", "a"), by("large", "a")];
-    let over = async || {
-        let evaluation = ask(&limiter, 1, &both).await;
-        (evaluation.over, evaluation.statuses.iter().map(|status| status.over).collect::<Vec<_>>())
-    };
-    assert_eq!(over().await, (false, vec![false, false]));
-    assert_eq!(over().await, (false, vec![true, false]));
-    assert_eq!(over().await, (true, vec![true, true]));
-    assert!(!ask(&limiter, 1, &[by("large", "b"), by("ten", "a")]).await.over);
 }
 
 #[tokio::test]

@@ -35,11 +35,15 @@ pub fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
 /// Maximum size of a message, in bytes: enough for a KeepAlive of several hundred thousand leases.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// The name under which envoyproxy/ratelimit reports its health. Clusters and probes that were written for it ask for
+/// this name, and take an unknown name for an unhealthy server.
+const RATELIMIT: &str = "ratelimit";
 /// Services with a health status: the whole sidecar (the empty name), and the services that gateways call.
-const HEALTH: [&str; 3] = [
+const HEALTH: [&str; 4] = [
     "",
     <GatewayServer<gateway::GatewayService> as NamedService>::NAME,
     <rls::RlsServer as NamedService>::NAME,
+    RATELIMIT,
 ];
 
 /// Reports that this sidecar is stopping.
@@ -108,6 +112,7 @@ pub async fn routes(
         .add_service(reflection);
     if let Some(service) = rate_limits {
         reporter.set_serving::<rls::RlsServer>().await;
+        reporter.set_service_status(RATELIMIT, ServingStatus::Serving).await;
         routes.add_service(service);
     }
     Ok((routes.routes(), reporter))

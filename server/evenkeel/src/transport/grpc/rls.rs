@@ -13,6 +13,8 @@ use evenkeel_telemetry::{
     Metrics,
     traces::{Current, Tracer},
 };
+use prost_types::{ListValue, Struct, value::Kind};
+use serde_json::{Map, Value};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
@@ -117,6 +119,7 @@ fn encode(evaluation: Evaluation) -> RateLimitResponse {
         statuses: evaluation.statuses.into_iter().map(encode_status).collect(),
         response_headers_to_add: evaluation.headers.into_iter().map(header).collect(),
         request_headers_to_add: Vec::new(),
+        dynamic_metadata: evaluation.metadata.map(encode_struct),
     }
 }
 
@@ -133,6 +136,24 @@ fn encode_status(status: rls::DescriptorStatus) -> DescriptorStatus {
         limit_remaining: status.remaining,
         duration_until_reset: reset.and_then(|reset| reset.try_into().ok()),
     }
+}
+
+fn encode_struct(fields: Map<String, Value>) -> Struct {
+    Struct { fields: fields.into_iter().map(|(name, value)| (name, encode_value(value))).collect() }
+}
+
+fn encode_value(value: Value) -> prost_types::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(flag) => Kind::BoolValue(flag),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text),
+        Value::Array(values) => {
+            Kind::ListValue(ListValue { values: values.into_iter().map(encode_value).collect() })
+        }
+        Value::Object(fields) => Kind::StructValue(encode_struct(fields)),
+    };
+    prost_types::Value { kind: Some(kind) }
 }
 
 fn code(over: bool) -> Code {

@@ -47,7 +47,7 @@ async fn each_limit_counts_its_own_descriptors() {
         assert_eq!(rls.codes(1, &[user("/v1/c", "v")]).await, (OK, vec![(OK, 1)]));
         assert_eq!(rls.codes(1, &[user("/v2/c", "v")]).await, (OK, vec![(OK, 0)]));
         let values = rls.metrics("evenkeel_rls_detailed_descriptors_total{").await;
-        let line = "evenkeel_rls_detailed_descriptors_total{domain=\"d\",limit=\"per-user\",result=\"ok\",value=\"path_/v1/.user_u\"} 2";
+        let line = "evenkeel_rls_detailed_descriptors_total{domain=\"d\",limit=\"per-user\",result=\"ok\",value=\"path_/v1/*.user_u\"} 2";
         assert!(values.iter().any(|value| value == line), "{values:?}");
         let requests = rls.metrics("evenkeel_rls_descriptors_total{").await.join("\n");
         for line in [
@@ -123,6 +123,16 @@ async fn own_hits_are_charged_at_exactly_the_limit() {
         assert_eq!(rls.codes(1, &[hits(0, ten("a"))]).await, over, "15 are used");
         assert_eq!(rls.codes(1, &[back(5, ten("a"))]).await, (OK, vec![(OK, 0)]));
         assert_eq!(rls.codes(1, &[hits(0, ten("a"))]).await, (OK, vec![(OK, 0)]), "10 are used");
+        for line in [
+            "evenkeel_rls_hits_total{domain=\"d\",limit=\"ten\",result=\"ok\"} 10",
+            "evenkeel_rls_hits_total{domain=\"d\",limit=\"ten\",result=\"over_limit_cached\"} 5",
+            "evenkeel_rls_hits_total{domain=\"d\",limit=\"ten\",result=\"refunded\"} 5",
+            "evenkeel_rls_near_limit_hits_total{domain=\"d\",limit=\"ten\"} 2",
+        ] {
+            let start = line.split('{').next().unwrap();
+            let found = rls.metrics(start).await;
+            assert!(found.iter().any(|found| found == line), "{line} in {found:?}");
+        }
         // The refused descriptor is another one, whose refusal is remembered.
         let refused = [by(&[("none", "x")]), hits(4, ten("b"))];
         assert_eq!(rls.codes(1, &refused).await, (OVER, vec![(OVER, 0), (OK, 6)]));

@@ -99,3 +99,21 @@ async fn without_configuration_the_service_is_unimplemented() {
     let error = client(&sidecar).await.should_rate_limit(request).await.unwrap_err();
     assert_eq!(error.code(), GrpcCode::Unimplemented);
 }
+
+/// Clusters that were written for envoyproxy/ratelimit ask for the health of `ratelimit`, and eject a server that does not
+/// know the name.
+#[tokio::test]
+async fn health_has_the_names_that_probes_ask_for() {
+    let serving = async |sidecar: &Sidecar, name: &str| {
+        let channel = Channel::from_shared(sidecar.url()).unwrap().connect().await.unwrap();
+        let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+        let request = tonic_health::pb::HealthCheckRequest { service: name.to_owned() };
+        health.check(request).await.map(|response| response.into_inner().status)
+    };
+    let rls = Rls::start(LIMITS, "", None).await;
+    for name in ["", "ratelimit", "envoy.service.ratelimit.v3.RateLimitService"] {
+        assert_eq!(serving(&rls.sidecar, name).await.unwrap(), 1, "{name}");
+    }
+    let without = Sidecar::start("").await;
+    assert_eq!(serving(&without, "ratelimit").await.unwrap_err().code(), GrpcCode::NotFound);
+}

@@ -46,6 +46,27 @@ async fn in_shadow_mode_responses_carry_headers_and_never_refuse() {
 }
 
 #[tokio::test]
+async fn the_metadata_lists_the_quotas_that_are_over() {
+    for rls in stores(", quota_mode: true, dynamic_metadata: true").await {
+        let request = [by(&[("none", "a")]), by(&[("ten", "a")])];
+        let response = rls.ask(1, &request).await;
+        assert_eq!((response.overall_code(), response.statuses[0].code()), (OK, OVER), "a quota is left");
+        let fields = response.dynamic_metadata.unwrap().fields;
+        let names: Vec<&str> = fields.keys().map(String::as_str).collect();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(
+            sorted,
+            ["descriptors", "domain", "hitsAddend", "quotaModeEnabled", "quotaModeViolations"]
+        );
+        let violations = format!("{:?}", fields["quotaModeViolations"]);
+        assert!(violations.contains("NumberValue(0.0)") && !violations.contains("1.0"), "{violations}");
+        assert!(format!("{:?}", fields["descriptors"]).contains("\"ten=a\""), "{fields:?}");
+        assert_eq!(rls.ask(1, &request[..1]).await.overall_code(), OVER);
+    }
+}
+
+#[tokio::test]
 async fn the_configured_policy_decides_during_an_outage() {
     let redis = Redis::start();
     for (on_store_failure, expected) in
