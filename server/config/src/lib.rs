@@ -23,6 +23,7 @@ mod files;
 mod formats;
 mod higress;
 mod kubernetes;
+mod limitador;
 mod limits;
 mod loopback;
 mod pools;
@@ -37,6 +38,7 @@ mod validate;
 
 use files::{Files, Sections};
 pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
+pub use limitador::{Options as LimitadorOptions, convert as convert_limitador};
 pub use limits::{AMOUNT_EXPECTED, parse_amount};
 pub use schema::schema;
 

@@ -4,7 +4,7 @@ use crate::limits::raw::RawCondition;
 
 /// The values that a key of a `limit_keys` entry matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum KeyMatch {
+pub(crate) enum KeyMatch {
     Exact(String),
     All,
     /// Values with this prefix.
@@ -18,7 +18,7 @@ pub(super) enum KeyMatch {
 impl KeyMatch {
     /// Converts a pattern for Go's `MatchString`, which finds a match anywhere in the value, to a pattern that matches
     /// the whole value.
-    pub(super) fn regex(source: &str) -> Self {
+    pub(crate) fn regex(source: &str) -> Self {
         let anchored = !source.contains('|');
         let (start, rest) = match source.strip_prefix('^') {
             Some(rest) if anchored => ("", rest),

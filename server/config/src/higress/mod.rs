@@ -4,18 +4,21 @@
 
 use std::{collections::HashSet, str::FromStr};
 
+use evenkeel_domain::file_kind::{plugin_of_url, remedy_for};
 use schemars::JsonSchema;
 use serde::{
-    Deserialize, Serialize,
+    Deserialize,
     de::{
         DeserializeOwned, IntoDeserializer as _,
         value::{self, StrDeserializer},
     },
 };
+use serde_json::Value;
 
 use self::{
     converter::Converter,
-    raw::{Resource, Settings},
+    given::{Used, is_for, reject_other},
+    raw::{Resource, Settings, Spec},
     scope::Scope,
 };
 use super::{
@@ -25,6 +28,7 @@ use super::{
 };
 
 mod converter;
+mod given;
 mod key_groups;
 mod keys;
 #[cfg(test)]
@@ -34,6 +38,8 @@ mod rule_items;
 mod scope;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use keys::KeyMatch;
 
 /// A Higress plugin whose configuration can be converted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -59,7 +65,15 @@ impl FromStr for Plugin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        from_name(text).ok_or_else(|| format!("must be {PLUGINS}"))
+        from_name(text).ok_or_else(|| not_convertible(text))
+    }
+}
+
+/// Explains a plugin that has no limits to convert.
+fn not_convertible(text: &str) -> String {
+    match plugin_of_url(text) {
+        Some(plugin) if plugin == text => format!("must be {PLUGINS}, got {plugin}: {}", remedy_for(plugin)),
+        _ => format!("must be {PLUGINS}"),
     }
 }
 
@@ -129,24 +143,14 @@ pub fn convert(
     file: &str,
     text: &str,
 ) -> Result<(String, Vec<String>), Faults> {
-    #[derive(Serialize)]
-    struct Converted<'a> {
-        limits: &'a [RawLimit],
-    }
-
     let mut check = Check::default();
     let read = matching.and_then(from_name);
     if let (Some(text), None) = (matching, read) {
         check.fault("matching", "first or all", format!("{text:?}"));
     }
     let limits = convert_text(&mut check, file, plugin, read, text, &mut HashSet::new(), false);
-    limits::check_converted(&mut check, file, &limits);
-    let (mut faults, warnings) = check.into_parts();
-    let yaml = serde_saphyr::to_string(&Converted { limits: &limits });
-    let yaml = yaml.unwrap_or_else(|error| {
-        faults.push(format!("{file}: {error}"));
-        String::new()
-    });
+    let yaml = limits::converted_yaml(&mut check, file, &limits);
+    let (faults, warnings) = check.into_parts();
     if faults.is_empty() { Ok((yaml, warnings)) } else { Err(Faults(faults)) }
 }
 
@@ -181,38 +185,58 @@ type Found = Vec<(String, Scope, Settings)>;
 /// Returns each configuration in the file, with its path and the requests to which it applies.
 fn configurations(check: &mut Check, file: &str, plugin: Plugin, text: &str) -> Result<Found, String> {
     let options = || serde_saphyr::options! { with_snippet: false };
-    let resources: Vec<Resource> =
+    let documents: Vec<Value> =
         serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| super::describe(&error))?;
     let mut found = Vec::new();
-    if resources.iter().all(|resource| resource.kind.is_none()) {
+    if let [document] = &documents[..]
+        && document.get("kind").is_none()
+    {
+        reject_other(plugin, document)?;
         let settings: Settings = super::from_yaml(text)?;
         rules(check, &format!("{file}: "), &Scope::all(), settings, &mut found);
         return Ok(found);
     }
-    for (i, resource) in resources.into_iter().enumerate() {
-        let Some(spec) = resource.spec.filter(|_| resource.kind.as_deref() == Some("WasmPlugin")) else {
-            continue;
+    let resources: Vec<Resource> =
+        serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| super::describe(&error))?;
+    let mut reasons = Vec::new();
+    for (i, (resource, document)) in resources.into_iter().zip(&documents).enumerate() {
+        let path = format!("{file}: document {i}");
+        let used = match is_for(plugin, document) {
+            Ok(used) => used,
+            Err(reason) => {
+                check.warn(&path, &format!("is not used: {reason}"));
+                reasons.push(format!("document {i} {reason}"));
+                continue;
+            }
         };
-        if spec.url.as_deref().is_some_and(|url| !url.contains(plugin.name())) {
-            check.warn(&format!("{file}: document {i}"), "is not used: its url names another plugin");
-            continue;
+        let Some(spec) = resource.spec else { continue };
+        if let (Used::ByConfiguration, Some(url)) = (used, &spec.url) {
+            let warning = format!("is read as {}, which its url {url:?} does not name", plugin.name());
+            check.warn(&path, &warning);
         }
-        let mut earlier = Vec::new();
-        let mut of_resource = Vec::new();
-        for (i, rule) in spec.match_rules.into_iter().enumerate() {
-            let path = format!("{file}: spec.matchRules[{i}]");
-            let Some(config) = rule.config.filter(|_| !rule.config_disable) else { continue };
-            let scope = Scope::new(check, &path, &rule.ingress, &rule.domain, &rule.service, &[]);
-            of_resource.push((format!("{path}.config."), scope.after(&earlier), config));
-            earlier.push(scope);
-        }
-        if let Some(config) = spec.default_config.filter(|_| !spec.default_config_disable) {
-            let path = format!("{file}: spec.defaultConfig.");
-            rules(check, &path, &Scope::all().after(&earlier), config, &mut of_resource);
-        }
-        found.extend(scope::merge(of_resource));
+        found.extend(wasm_plugin(check, file, spec));
+    }
+    if found.is_empty() && !reasons.is_empty() {
+        let (name, reasons) = (plugin.name(), reasons.join("; "));
+        return Err(format!("must contain a configuration of {name}, got none: {reasons}"));
     }
     Ok(found)
+}
+
+fn wasm_plugin(check: &mut Check, file: &str, spec: Spec) -> Found {
+    let (mut earlier, mut of_resource) = (Vec::new(), Vec::new());
+    for (i, rule) in spec.match_rules.into_iter().enumerate() {
+        let path = format!("{file}: spec.matchRules[{i}]");
+        let Some(config) = rule.config.filter(|_| !rule.config_disable) else { continue };
+        let scope = Scope::new(check, &path, &rule.ingress, &rule.domain, &rule.service, &[]);
+        of_resource.push((format!("{path}.config."), scope.after(&earlier), config));
+        earlier.push(scope);
+    }
+    if let Some(config) = spec.default_config.filter(|_| !spec.default_config_disable) {
+        let path = format!("{file}: spec.defaultConfig.");
+        rules(check, &path, &Scope::all().after(&earlier), config, &mut of_resource);
+    }
+    scope::merge(of_resource)
 }
 
 /// Adds the configurations under `_rules_`. The first rule that matches a request applies. If none matches, the

@@ -328,7 +328,9 @@ fn each_fault_names_file_and_path() {
         ),
         (
             "kind: WasmPlugin\nspec: {url: oci://x/ai-proxy, defaultConfig: {rule_name: r}}".to_owned(),
-            "x.yaml: must be a configuration of ai-token-ratelimit, got none".to_owned(),
+            "x.yaml: must contain a configuration of ai-token-ratelimit, got none: document 0 has the url \
+             \"oci://x/ai-proxy\", which names ai-proxy"
+                .to_owned(),
         ),
     ];
     for (yaml, expected) in cases {
@@ -379,4 +381,61 @@ higress_rules:
     assert_eq!(found.len(), 3, "{found:#?}");
     assert!(found[0].starts_with("tokens.yaml: global_threshold.token_per_day: must be "), "{found:?}");
     assert!(found[1].starts_with("requests.yaml: "), "{found:?}");
+}
+
+/// Guards against a mirrored image: its url names no plugin, and the error did not say so.
+#[test]
+fn a_mirrored_image_is_recognized_by_its_configuration() {
+    let plugin = |url: &str, config: &str| {
+        format!(
+            "apiVersion: x/v1\nkind: WasmPlugin\nspec: {{url: '{url}', defaultConfig: {{rule_name: r, {config}}}}}"
+        )
+    };
+    let tokens = "global_threshold: {token_per_day: 1}";
+    for url in ["oci://mirror.example:5000/p/a1b2:1.0", "oci://m/ratelimit", ""] {
+        let (rules, warnings) = rules(None, &plugin(url, tokens));
+        assert_eq!(rules.limits.len(), 1, "{url}");
+        let named =
+            format!("x.yaml: document 0: is read as ai-token-ratelimit, which its url {url:?} does not name");
+        assert_eq!(warnings, [named], "{url}");
+    }
+    for (yaml, expected) in [
+        (plugin("oci://m/a1b2", "query: 1"), "document 0 has the url \"oci://m/a1b2\", which names no known plugin, and its configuration has no limits"),
+        (plugin("oci://m/a1b2", "global_threshold: {query_per_day: 1}"), "and its configuration is a configuration of Higress's plugin cluster-key-rate-limit"),
+        (plugin("oci://m/ai-quota:1", tokens), "which names ai-quota"),
+        ("apiVersion: x/v1\nkind: WasmPlugin\nspec: {url: oci://m/ai-token-ratelimit, pluginConfig: {rule_name: r}}".to_owned(), "a pluginConfig of Istio's WasmPlugin"),
+        ("apiVersion: x/v1\nkind: Deployment\nspec: {}".to_owned(), "document 0 is a Kubernetes Deployment"),
+    ] {
+        let found = faults(&yaml);
+        assert!(found[0].starts_with("x.yaml: must contain a configuration of ai-token-ratelimit, got none: "), "{found:?}");
+        assert!(found[0].contains(expected), "{found:?}");
+    }
+}
+
+#[test]
+fn a_file_of_another_format_is_named_with_the_remedy() {
+    for (yaml, kind, remedy) in [
+        ("pluginConfig: {rule_name: r}", "pluginConfig", "below pluginConfig"),
+        ("redis_key_prefix: 'chat_quota:'\nadmin_consumer: a", "ai-quota", "set quotas and quota_admins"),
+        ("lb_policy: global_least_request", "ai-load-balancer", "set pools"),
+        ("provider: {type: qwen}", "ai-proxy", "keep it in the gateway"),
+        ("- {namespace: n, max_value: 1, seconds: 60}", "Limitador", "convert-limitador"),
+        ("domain: d\ndescriptors: []", "rate limit service", "rate_limit_service.config"),
+    ] {
+        let found = faults(yaml);
+        assert!(
+            found[0].starts_with("x.yaml: must be a configuration of ai-token-ratelimit, got "),
+            "{found:?}"
+        );
+        assert!(found[0].contains(kind) && found[0].contains(remedy), "{found:?}");
+    }
+}
+
+#[test]
+fn plugins_without_limits_have_a_remedy() {
+    let error = |name: &str| name.parse::<Plugin>().unwrap_err();
+    assert!(error("ai-quota").contains("docs/migrating-from-higress.md#quotas"), "{}", error("ai-quota"));
+    assert!(error("ai-load-balancer").contains("set pools"), "{}", error("ai-load-balancer"));
+    assert!(error("ai-proxy").contains("keep it in the gateway"), "{}", error("ai-proxy"));
+    assert_eq!(error("x"), "must be ai-token-ratelimit or cluster-key-rate-limit");
 }

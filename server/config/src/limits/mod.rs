@@ -9,6 +9,7 @@ use evenkeel_domain::{
     limit::{Attribute, Condition, Counts, LimitRules, METERS_MAX, price::Price},
     settings::{AdminToken, LedgerOptions},
 };
+use serde::Serialize;
 
 use self::raw::RawSections;
 use super::{Files, check::Check};
@@ -88,11 +89,21 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawSections) -
     Limits { rules, admin: tables::admin(check, files, admin), ledger: tables::ledger(check, ledger) }
 }
 
-/// Validates limits that were converted from another file, without the rest of a configuration.
-pub(super) fn check_converted(check: &mut Check, path: &str, limits: &[raw::RawLimit]) {
+/// Validates limits that were converted from another file, without the rest of a configuration. Returns them as YAML.
+pub(super) fn converted_yaml(check: &mut Check, path: &str, limits: &[raw::RawLimit]) -> String {
+    #[derive(Serialize)]
+    struct Converted<'a> {
+        limits: &'a [raw::RawLimit],
+    }
+
     for raw in limits {
         limit::limit(check, &format!("{path}: limit {}", raw.name), raw.clone());
     }
+    let yaml = serde_saphyr::to_string(&Converted { limits });
+    yaml.unwrap_or_else(|error| {
+        check.push(format!("{path}: {error}"));
+        String::new()
+    })
 }
 
 /// Validates one condition. Returns `None` if the condition is invalid.

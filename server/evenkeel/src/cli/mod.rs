@@ -46,6 +46,8 @@ enum Command {
     ConfigSchema(schema::ConfigSchema),
     /// Convert the limits of a Higress plugin's configuration to Evenkeel's and print them
     ConvertHigress(convert::ConvertHigress),
+    /// Convert the limits of a Limitador file to Evenkeel's and print them
+    ConvertLimitador(convert::ConvertLimitador),
     /// Watch pools live in the terminal: load, endpoints, rates; drain endpoints
     Top(Box<top::Top>),
     /// Show pools with each endpoint's requests in flight
@@ -93,6 +95,7 @@ impl Cli {
             Command::CheckConfig(check) => check.run(),
             Command::ConfigSchema(schema) => schema.run(),
             Command::ConvertHigress(convert) => convert.run(),
+            Command::ConvertLimitador(convert) => convert.run(),
             Command::Top(top) => block_on(top.run()),
             Command::Pools(pools) => block_on(pools.run()),
             Command::Holders(holders) => block_on(holders.run()),
@@ -153,7 +156,7 @@ mod tests {
             }
         }
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-        let expected = "serve, check-config, config-schema, convert-higress, top, pools, holders, leases, admit, drain, undrain, drains, \
+        let expected = "serve, check-config, config-schema, convert-higress, convert-limitador, top, pools, holders, leases, admit, drain, undrain, drains, \
                         sidecars, activity, refusals, repairs, changes, usage, usage sessions, usage session, quota, \
                         quota get, quota set, quota add, quota subtract, quota delete, quota list, quota history, \
                         quota burn-rates, limits, limits list, limits override, limits reset, limits overrides, \
@@ -173,7 +176,16 @@ mod tests {
         cli.build();
         let mut found = Vec::new();
         walk(&cli, "", &mut found);
-        let groups = ["serve", "config-schema", "convert-higress", "quota", "limits", "completion", "man"];
+        let groups = [
+            "serve",
+            "config-schema",
+            "convert-higress",
+            "convert-limitador",
+            "quota",
+            "limits",
+            "completion",
+            "man",
+        ];
         for (name, command) in found.iter().filter(|(name, _)| !groups.contains(&name.as_str())) {
             let has = |id: &str| command.get_arguments().any(|argument| argument.get_long() == Some(id));
             assert!(has("server") || name == "check-config", "{name} has no --server");

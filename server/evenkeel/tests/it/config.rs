@@ -83,6 +83,24 @@ fn check_config_reports_what_it_reads_and_what_is_wrong() {
     let (ok, out, err) = offline(&["check-config", &path("converted.yaml")]);
     assert!(ok && out.contains("1 limit, "), "{out}{err}");
 
+    let convert = ["convert-higress", "--plugin", "ai-quota", &path("higress.yaml")];
+    let (ok, _, err) = offline(&convert);
+    assert!(!ok && err.contains("set quotas and quota_admins"), "{err}");
+    fs::write(
+        path("limitador.yaml"),
+        "- {namespace: n, max_value: 9, seconds: 60, conditions: [\"descriptors[0]['tier'] == 'free'\"]}",
+    )
+    .unwrap();
+    let convert = ["convert-limitador", "--attribute", "tier=header:x-tier", &path("limitador.yaml")];
+    let (ok, out, err) = offline(&convert);
+    assert!(ok && err.starts_with("warning: ") && out.contains("header:x-tier"), "{out}{err}");
+    fs::write(path("converted.yaml"), &out).unwrap();
+    let (ok, out, err) = offline(&["check-config", &path("converted.yaml")]);
+    assert!(ok && out.contains("1 limit, "), "{out}{err}");
+    let (ok, _, err) = offline(&["convert-limitador", "--attribute", "tier", &path("limitador.yaml")]);
+    assert!(!ok && err.contains("must be ENTRY=ATTRIBUTE"), "{err}");
+
+    let convert = ["convert-higress", "--plugin", "ai-token-ratelimit", &path("higress.yaml")];
     fs::write(path("higress.yaml"), rules.replace('9', "0")).unwrap();
     let (ok, out, err) = offline(&convert);
     assert!(!ok && out.is_empty(), "{out}");

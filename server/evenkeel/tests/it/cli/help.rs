@@ -28,7 +28,7 @@ async fn help_manual_and_completion_cover_every_command() {
     assert!(whole.contains(".TH") && whole.contains("Exit codes"), "{whole}");
     assert_eq!(evenkeel("", None, &["man", "sideways"]).await.status.code(), Some(2));
 
-    let dashed = ["check-config", "config-schema", "convert-higress"];
+    let dashed = ["check-config", "config-schema", "convert-higress", "convert-limitador"];
     for page in pages.iter().filter(|page| *page != "evenkeel.1" && !page.contains("-help")) {
         let name = page.trim_start_matches("evenkeel-").trim_end_matches(".1");
         let words: Vec<&str> = match name {
