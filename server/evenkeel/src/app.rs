@@ -197,7 +197,11 @@ pub async fn run(
         .as_ref()
         .map(|service| rate_limits(service, Arc::clone(&counters), &metrics, &tasks, &background))
         .transpose()?
-        .map(|rate_limiter| (rate_limiter, Arc::clone(&metrics)));
+        .map(|limiter| grpc::RateLimits {
+            limiter,
+            metrics: Arc::clone(&metrics),
+            response_max: response_max(&config.store),
+        });
     let gateways = grpc::Gateways {
         admission,
         holders,
@@ -318,6 +322,15 @@ fn rate_limits(
     let rate_limiter = RateLimiter::new(loader.rules(), counters, service.options, &rate_limit_metrics);
     tasks.spawn(loader.run(background.clone()));
     Ok(Arc::new(rate_limiter))
+}
+
+/// Returns how long a decision about limits may take. A request waits for its own call of the store, and for at most one
+/// call that was already in progress.
+fn response_max(store: &StoreConfig) -> Option<Duration> {
+    match store {
+        StoreConfig::Memory => None,
+        StoreConfig::Redis(options) => Some(options.timeout * 2),
+    }
 }
 
 /// The interfaces to everything in one store, apart from usage and activity.

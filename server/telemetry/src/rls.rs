@@ -2,7 +2,7 @@
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
-use super::catalogue::{Catalogue, LATENCY_BUCKETS, counters, histogram, int_gauge};
+use super::catalogue::{Catalogue, LATENCY_BUCKETS, counter, counters, histogram, int_gauge};
 
 pub struct RlsMetrics {
     /// Descriptors that met a limit. Labels: `domain`, `limit`, `result`.
@@ -14,6 +14,7 @@ pub struct RlsMetrics {
     /// Descriptors that met a limit with `detailed_metric`. Labels: `domain`, `limit`, `value`, `result`.
     pub detailed: IntCounterVec,
     pub duration: Histogram,
+    pub short_deadlines: IntCounter,
     /// 1 if the service uses the current files, 0 if it rejected them.
     pub config_valid: IntGauge,
     pub config_applied: IntCounter,
@@ -64,6 +65,11 @@ impl RlsMetrics {
                 "evenkeel_rls_duration_seconds",
                 "Time to answer a ShouldRateLimit call, excluding transport.",
                 LATENCY_BUCKETS,
+            )?,
+            short_deadlines: counter(
+                r,
+                "evenkeel_rls_short_deadlines_total",
+                "ShouldRateLimit calls whose gateway waits less than the sidecar may need while Redis is slow.",
             )?,
             config_valid,
             config_applied: loads.with_label_values(&["applied"]),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_api::Api;
-use evenkeel_engine::{admission::Admission, holders::Holders, limiter::LimitRequest, rls::RateLimiter};
+use evenkeel_engine::{admission::Admission, holders::Holders, limiter::LimitRequest};
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{
@@ -11,12 +11,12 @@ use evenkeel_proto::{
         inspect_server::InspectServer,
     },
 };
-use evenkeel_telemetry::Metrics;
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 mod answers;
 mod calls;
+mod deadline;
 mod gateway;
 mod keep_alive;
 mod operators;
@@ -25,6 +25,7 @@ mod rls;
 mod session;
 mod spans;
 
+pub use rls::RateLimits;
 pub use session::Shutdown;
 
 /// Converts a gateway's request into the limiter's input.
@@ -81,11 +82,11 @@ pub struct Gateways {
 pub async fn routes(
     gateways: Gateways,
     api: Arc<Api>,
-    rate_limits: Option<(Arc<RateLimiter>, Arc<Metrics>)>,
+    rate_limits: Option<RateLimits>,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
     let Gateways { admission, holders, keep_alive_interval, calls, rules, sidecar, shutdown } = gateways;
-    let rate_limits = rate_limits.map(|(rate_limiter, metrics)| {
-        let service = rls::RlsService::new(rate_limiter, metrics, admission.tracer.clone(), calls.clone());
+    let rate_limits = rate_limits.map(|limits| {
+        let service = rls::RlsService::new(limits, admission.tracer.clone(), calls.clone());
         rls::RlsServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX)
     });
     let stop = shutdown.stop.clone();

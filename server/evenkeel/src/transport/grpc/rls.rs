@@ -1,7 +1,11 @@
 //! `envoy.service.ratelimit.v3.RateLimitService`, which Envoy's rate limit filters call. Decodes their requests, and
 //! encodes the decisions of the rate limiter.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Once},
+    time::Duration,
+};
 
 use evenkeel_engine::rls::{self, Descriptor, Evaluation, RateLimiter, Unit};
 use evenkeel_proto::rate_limit_service::{
@@ -16,29 +20,54 @@ use evenkeel_telemetry::{
 use prost_types::{ListValue, Struct, value::Kind};
 use serde_json::{Map, Value};
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+use tracing::warn;
 
-use super::spans;
+use super::{deadline, spans};
 use crate::transport::status::to_status;
 
 pub(super) type RlsServer = RateLimitServiceServer<RlsService>;
 
+/// What the service needs.
+pub struct RateLimits {
+    pub limiter: Arc<RateLimiter>,
+    pub metrics: Arc<Metrics>,
+    /// Time that a response may take while the store is slow, before `on_store_failure` decides. `None` for a store that
+    /// is never slow.
+    pub response_max: Option<Duration>,
+}
+
 pub(super) struct RlsService {
-    rate_limiter: Arc<RateLimiter>,
-    metrics: Arc<Metrics>,
+    limits: RateLimits,
+    short_deadline: Once,
     tracer: Tracer,
     /// Calls in progress; a shutdown waits for them.
     calls: TaskTracker,
 }
 
 impl RlsService {
-    pub(super) fn new(
-        rate_limiter: Arc<RateLimiter>,
-        metrics: Arc<Metrics>,
-        tracer: Tracer,
-        calls: TaskTracker,
-    ) -> Self {
-        Self { rate_limiter, metrics, tracer, calls }
+    pub(super) fn new(limits: RateLimits, tracer: Tracer, calls: TaskTracker) -> Self {
+        Self { limits, short_deadline: Once::new(), tracer, calls }
+    }
+
+    /// Counts a call whose gateway may stop waiting before the sidecar responds. After that, the gateway admits the request
+    /// by default, whatever `on_store_failure` is.
+    fn check_deadline(&self, metadata: &MetadataMap) {
+        let (Some(deadline), Some(needed)) = (deadline::of(metadata), self.limits.response_max) else {
+            return;
+        };
+        if deadline >= needed {
+            return;
+        }
+        self.limits.metrics.rls.short_deadlines.inc();
+        self.short_deadline.call_once(|| {
+            warn!(
+                timeout_ms = deadline.as_millis() as u64,
+                needed_ms = needed.as_millis() as u64,
+                "the timeout of the gateway's rate limit filter is below twice store.timeout: while Redis is slow, the \
+                 gateway admits requests without asking on_store_failure"
+            );
+        });
     }
 }
 
@@ -49,8 +78,9 @@ impl RateLimitService for RlsService {
         request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
         let _call = self.calls.token();
-        let _timer = self.metrics.rls.duration.start_timer();
+        let _timer = self.limits.metrics.rls.duration.start_timer();
         let (metadata, _, message) = request.into_parts();
+        self.check_deadline(&metadata);
         let domain = String::from_utf8_lossy(&message.domain);
         let entries: Vec<Vec<_>> = message.descriptors.iter().map(decode_entries).collect();
         let descriptors = message.descriptors.iter().zip(&entries);
@@ -60,7 +90,7 @@ impl RateLimitService for RlsService {
             descriptors: descriptors.map(|(descriptor, entries)| decode(descriptor, entries)).collect(),
         };
         let span = spans::rate_limit(&self.tracer, &metadata, &domain);
-        let evaluation = Current::of(span.as_ref()).within(|| self.rate_limiter.evaluate(&request)).await;
+        let evaluation = Current::of(span.as_ref()).within(|| self.limits.limiter.evaluate(&request)).await;
         let evaluation = evaluation.map_err(|error| to_status(&error));
         spans::rate_limited(span, &evaluation);
         evaluation.map(encode).map(Response::new)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
+
 use super::{LIMITS, OK, OVER, Rls, by, hits, stores};
 use crate::support::{
     eventually,
@@ -90,4 +92,26 @@ async fn the_configured_policy_decides_during_an_outage() {
         })
         .await;
     }
+}
+
+/// A gateway that gives up before the sidecar decides admits the request, whatever `on_store_failure` is.
+#[tokio::test]
+async fn a_gateway_that_waits_too_little_is_counted() {
+    // The store's timeout is 2 s, so a response may take 4 s.
+    let [memory, redis] = stores("").await;
+    let ask = async |rls: &Rls, timeout: Duration| {
+        let message = RateLimitRequest {
+            domain: "d".to_owned(),
+            descriptors: vec![by(&[("ten", "a")])],
+            hits_addend: 1,
+        };
+        let mut request = tonic::Request::new(message);
+        request.set_timeout(timeout);
+        rls.client.clone().should_rate_limit(request).await.unwrap();
+        rls.sidecar.metric("evenkeel_rls_short_deadlines_total").await
+    };
+    assert_eq!(ask(&redis, Duration::from_secs(4)).await, 0.0);
+    assert_eq!(ask(&redis, Duration::from_millis(3999)).await, 1.0);
+    assert_eq!(ask(&redis, Duration::from_secs(3)).await, 2.0);
+    assert_eq!(ask(&memory, Duration::from_secs(3)).await, 0.0, "memory is never slow");
 }
