@@ -73,7 +73,7 @@ impl FromStr for Plugin {
 fn not_convertible(text: &str) -> String {
     match plugin_of_url(text) {
         Some(plugin) if plugin == text => format!("must be {PLUGINS}, got {plugin}: {}", remedy_for(plugin)),
-        _ => format!("must be {PLUGINS}"),
+        _ => format!("must be {PLUGINS}, got {text:?}"),
     }
 }
 
@@ -98,7 +98,8 @@ fn from_name<T: DeserializeOwned>(name: &str) -> Option<T> {
 #[schemars(extend("required" = ["plugin", "file"]))]
 pub(crate) struct RawHigressRules {
     /// Name of the Higress plugin.
-    pub(super) plugin: Option<Plugin>,
+    #[schemars(with = "Plugin")]
+    pub(super) plugin: Option<String>,
     /// The file with the plugin's configuration, bare or as a WasmPlugin resource. A relative path is resolved against
     /// the configuration file's directory.
     pub(super) file: String,
@@ -117,9 +118,17 @@ pub(super) fn load(
     names: &mut HashSet<String>,
     shows_x: bool,
 ) -> Vec<(String, RawLimit)> {
-    if raw.plugin.is_none() {
-        check.required(&format!("{path}.plugin"), PLUGINS);
-    }
+    let plugin = match raw.plugin.as_deref().map(str::parse::<Plugin>) {
+        Some(Ok(plugin)) => Some(plugin),
+        Some(Err(error)) => {
+            check.push(format!("{path}.plugin: {error}"));
+            None
+        }
+        None => {
+            check.required(&format!("{path}.plugin"), PLUGINS);
+            None
+        }
+    };
     let text = match files.read(&raw.file) {
         Ok(text) => text,
         Err(error) => {
@@ -128,7 +137,7 @@ pub(super) fn load(
             return Vec::new();
         }
     };
-    let Some(plugin) = raw.plugin else { return Vec::new() };
+    let Some(plugin) = plugin else { return Vec::new() };
     let limits = convert_text(check, &raw.file, plugin, raw.matching, &text, names, shows_x);
     limits.into_iter().map(|limit| (format!("{}: limit {}", raw.file, limit.name), limit)).collect()
 }

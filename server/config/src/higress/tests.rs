@@ -437,5 +437,10 @@ fn plugins_without_limits_have_a_remedy() {
     assert!(error("ai-quota").contains("docs/migrating-from-higress.md#quotas"), "{}", error("ai-quota"));
     assert!(error("ai-load-balancer").contains("set pools"), "{}", error("ai-load-balancer"));
     assert!(error("ai-proxy").contains("keep it in the gateway"), "{}", error("ai-proxy"));
-    assert_eq!(error("x"), "must be ai-token-ratelimit or cluster-key-rate-limit");
+    assert_eq!(error("x"), "must be ai-token-ratelimit or cluster-key-rate-limit, got \"x\"");
+    let faults = Config::parse("higress_rules: [{plugin: ai-quota, file: /nowhere}]").unwrap_err().0;
+    assert!(
+        faults[0].starts_with("higress_rules[0].plugin: must be ") && faults[0].contains("#quotas"),
+        "{faults:?}"
+    );
 }
