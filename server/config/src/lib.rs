@@ -235,9 +235,20 @@ fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
     serde_saphyr::from_str_with_options(yaml, options).map_err(|error| describe(&error))
 }
 
-/// Describes an error of the YAML parser without advice about the parser's API, and without passwords.
+/// Describes an error of the YAML parser without advice about the parser's API, without its names for events, and without
+/// passwords.
 fn describe(error: &serde_saphyr::Error) -> String {
-    redact(&error.render_with_formatter(&serde_saphyr::UserMessageFormatter))
+    let text = redact(&error.render_with_formatter(&serde_saphyr::UserMessageFormatter));
+    for (event, expected) in [
+        ("expected mapping start", "must be a map"),
+        ("expected sequence start", "must be a list"),
+        ("expected string scalar", "must be a text"),
+    ] {
+        if let Some(place) = text.strip_prefix(event) {
+            return format!("{expected}{place}");
+        }
+    }
+    text
 }
 
 /// Removes user and password from URLs.

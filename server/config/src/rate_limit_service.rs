@@ -44,7 +44,7 @@ pub(super) struct RawRateLimitService {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be none, or one or a list of ratelimit, x and ietf")]
 enum RawHeaders {
     One(String),
     Many(Vec<String>),
@@ -122,5 +122,10 @@ mod tests {
             ]
         );
         assert!(Config::parse("rate_limit_service: {on_store_failure: maybe}").is_err());
+        let faults = Config::parse("rate_limit_service: {config: a, headers: {b: c}}").unwrap_err().0;
+        assert!(
+            faults[0].starts_with("rate_limit_service.headers: must be none, or one or a list of "),
+            "{faults:?}"
+        );
     }
 }

@@ -221,6 +221,18 @@ fn a_file_of_another_format_is_named_with_the_remedy() {
     assert!(faults.len() == 2 && faults[0].starts_with("provider: must be one of "), "{faults:?}");
 }
 
+#[test]
+fn a_value_of_the_wrong_kind_is_named_in_words() {
+    for (yaml, expected) in [
+        ("listen: 7", "listen: must be a map at line 1, column 9"),
+        ("pools: 7", "pools: must be a list at line 1, column 8"),
+        ("log: {level: [1]}", "log.level: must be a text at line 1, column 14"),
+        ("- a", "must be a map at line 1, column 1"),
+    ] {
+        assert_eq!(Config::parse(yaml).unwrap_err().0, [expected]);
+    }
+}
+
 /// Guards against advice about the parser's options, which a file's author cannot set.
 #[test]
 fn errors_do_not_name_the_parsers_api() {

@@ -34,7 +34,8 @@ pub(super) fn is_for(plugin: Plugin, document: &Value) -> Result<Used, String> {
     let kind = FileKind::of(document);
     if document["kind"] != "WasmPlugin" {
         return Err(match kind {
-            Some(kind) => format!("is {kind}"),
+            Some(kind @ FileKind::Kubernetes(_)) => format!("is {kind}"),
+            Some(kind) => format!("is {kind}: {}", kind.remedy()),
             None => "is no WasmPlugin".to_owned(),
         });
     }
