@@ -66,10 +66,24 @@ const HIGRESS_FIELDS: [(&str, &str); 12] = [
 const SECTIONS: [&str; 7] =
     ["listen", "store", "pools", "rate_limit_service", "higress_rules", "quota_admins", "limit_headers"];
 
+/// Top-level fields that only the plugin's configuration has.
+const PLUGIN_FIELDS: [&str; 8] = [
+    "sidecar",
+    "apply",
+    "deadline_ms",
+    "read_body",
+    "read_usage",
+    "on_unread_body",
+    "consumer_header",
+    "admin_paths",
+];
+
 /// The format of a file, if it is not the format that its reader expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileKind {
     Configuration,
+    /// The configuration of Evenkeel's plugin.
+    PluginSettings,
     /// A file of limits of envoyproxy/ratelimit.
     RateLimits,
     /// The limits of Limitador.
@@ -109,6 +123,8 @@ impl FileKind {
             Self::RateLimits
         } else if SECTIONS.iter().any(|section| has(section)) {
             Self::Configuration
+        } else if PLUGIN_FIELDS.iter().any(|field| has(field)) {
+            Self::PluginSettings
         } else if has("pluginConfig") {
             Self::PluginConfig
         } else if has("max_value") && has("seconds") {
@@ -167,6 +183,7 @@ impl FileKind {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Configuration => "check it with evenkeel check-config FILE",
+            Self::PluginSettings => "give it to the plugin in the gateway; see docs/plugin.md",
             Self::RateLimits => {
                 "name it in rate_limit_service.config, and check it with evenkeel check-config --rate-limit FILE"
             }
@@ -232,6 +249,7 @@ impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration => f.write_str("a configuration of Evenkeel"),
+            Self::PluginSettings => f.write_str("a configuration of Evenkeel's plugin"),
             Self::RateLimits => f.write_str("a file of limits of Envoy's rate limit service"),
             Self::Limitador => f.write_str("a file of Limitador's limits"),
             Self::ConfigMap => f.write_str("a Kubernetes ConfigMap"),
@@ -282,6 +300,7 @@ mod tests {
             (json!({"name": "x", "domain": "d", "descriptors": []}), "a file of limits"),
             (json!({"static_resources": {}}), "a configuration of Envoy"),
             (json!({"store": {"type": "memory"}}), "a configuration of Evenkeel"),
+            (json!({"apply": {"mode": "higress"}}), "a configuration of Evenkeel's plugin"),
         ];
         for (document, expected) in cases {
             let kind = FileKind::of(&document).map(|kind| kind.to_string()).unwrap_or_default();

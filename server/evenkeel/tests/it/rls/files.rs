@@ -45,6 +45,26 @@ async fn changed_files_are_loaded_and_wrong_ones_rejected() {
     limit_becomes(&rls, "two", None).await;
 }
 
+/// A renamed file would otherwise remove all limits silently.
+#[tokio::test]
+async fn a_directory_without_a_file_of_limits_keeps_the_last_limits() {
+    let rls = Rls::start(LIMITS, "", None).await;
+    let path = |name: &str| rls.dir.path().join(name);
+    fs::rename(path("limits.yaml"), path("limits.conf")).unwrap();
+    config_valid(&rls, 0.0).await;
+    assert_eq!(limit_of(&rls, "two").await, Some(2));
+    let config_map = |requests: u32| {
+        let limits = LIMITS.replace("requests_per_unit: 2", &format!("requests_per_unit: {requests}"));
+        serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"limits.yaml": limits}})
+            .to_string()
+    };
+    fs::write(path("map.yaml"), config_map(7)).unwrap();
+    limit_becomes(&rls, "two", Some(7)).await;
+    config_valid(&rls, 1.0).await;
+    fs::write(path("map.yaml"), config_map(8)).unwrap();
+    limit_becomes(&rls, "two", Some(8)).await;
+}
+
 fn link(to: &str, at: &Path) {
     let partial = at.with_file_name("partial");
     std::os::unix::fs::symlink(to, &partial).unwrap();
