@@ -5,7 +5,9 @@
 use std::fmt;
 
 use reader::Reader;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use serde_saphyr::UserMessageFormatter;
 use written::Written;
 
 use super::unit::Unit;
@@ -94,6 +96,14 @@ impl File {
         }
         Err(faults)
     }
+}
+
+/// Parses all documents that are not empty.
+fn from_yaml<T: DeserializeOwned>(yaml: &str) -> Result<Vec<T>, String> {
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_multiple_with_options(yaml, options)
+        // The other formatter gives advice about the parser's API.
+        .map_err(|error| error.render_with_formatter(&UserMessageFormatter))
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! Finds the documents of limits in a text: documents of their own, and those in a Kubernetes ConfigMap.
 
 use evenkeel_domain::file_kind::FileKind;
-use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use serde_saphyr::UserMessageFormatter;
 
-use super::{Fault, File, Written};
+use super::{Fault, File, Written, from_yaml};
 
 /// The documents of limits in one text.
 #[derive(Debug, Default)]
@@ -65,18 +63,22 @@ impl Found {
 
     /// Reads all documents of a text. Only the text of a file, and not the text in a ConfigMap, may contain ConfigMaps.
     fn text(&mut self, name: &str, yaml: &str, is_file: bool) {
-        let mut values: Vec<Value> = match from_yaml(yaml) {
-            Ok(values) => values,
+        let parsed = from_yaml::<Value>(yaml).and_then(|values| Ok((values, Written::documents(yaml)?)));
+        let (mut values, mut written) = match parsed {
+            Ok(parsed) => parsed,
             Err(error) => return self.fault(name, "", format!("must be YAML: {error}")),
         };
-        if values.is_empty() {
+        if values.is_empty() && written.is_empty() {
             values.push(Value::Null);
+            written.push(Written::Plain);
+        }
+        if values.len() != written.len() {
+            return self.fault(name, "", "must have no tagged null as a document".to_owned());
         }
         let several = values.len() > 1;
-        let mut written = Written::documents(yaml).into_iter();
-        for (i, value) in values.iter().enumerate() {
+        for (i, (value, written)) in values.iter().zip(&written).enumerate() {
             let name = if several { format!("{name}: document {i}") } else { name.to_owned() };
-            self.document(&name, value, &written.next().unwrap_or_default(), is_file);
+            self.document(&name, value, written, is_file);
         }
     }
 
@@ -126,14 +128,6 @@ impl Found {
             }
         }
     }
-}
-
-/// Parses all documents that are not empty.
-fn from_yaml<T: DeserializeOwned>(yaml: &str) -> Result<Vec<T>, String> {
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_multiple_with_options(yaml, options)
-        // The other formatter gives advice about the parser's API.
-        .map_err(|error| error.render_with_formatter(&UserMessageFormatter))
 }
 
 #[cfg(test)]

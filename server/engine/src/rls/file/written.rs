@@ -9,6 +9,8 @@ use serde::{
 };
 use serde_saphyr::Spanned;
 
+use super::from_yaml;
+
 /// A value of a document.
 #[derive(Debug, Default)]
 pub(super) enum Written {
@@ -24,12 +26,13 @@ pub(super) enum Written {
 static PLAIN: Written = Written::Plain;
 
 impl Written {
-    /// Returns all documents of a text that are not empty. The text must be valid YAML.
-    pub(super) fn documents(yaml: &str) -> Vec<Self> {
-        let options = serde_saphyr::options! { with_snippet: false };
-        let documents: Vec<Place> =
-            serde_saphyr::from_multiple_with_options(yaml, options).unwrap_or_default();
-        documents.into_iter().map(|document| Self::of(document, yaml)).collect()
+    /// Returns all documents of a text that are not empty.
+    ///
+    /// # Errors
+    /// Fails if the text is not YAML.
+    pub(super) fn documents(yaml: &str) -> Result<Vec<Self>, String> {
+        let documents: Vec<Place> = from_yaml(yaml)?;
+        Ok(documents.into_iter().map(|document| Self::of(document, yaml)).collect())
     }
 
     fn of(Place(place): Place, yaml: &str) -> Self {
@@ -163,7 +166,7 @@ mod tests {
     #[test]
     fn numbers_and_flags_are_kept_as_written() {
         let yaml = "---\na: 010\nb: [1.10, yes, x, ~, \"010\", ü, 0x1F]\nc: &c {d: 5.0}\ne: *c\nf: {<<: *c, g: 1e3}\n---\n\n---\n7\n";
-        let documents = Written::documents(yaml);
+        let documents = Written::documents(yaml).unwrap();
         assert_eq!(documents.len(), 2);
         let first = &documents[0];
         assert_eq!(first.field("a").scalar(), Some("010"));
