@@ -26,6 +26,8 @@ mod tests;
 
 /// Number of characters of a Limitador name that a limit's name has. The rest is for a number that makes it unique.
 const NAME_CHARS_MAX: usize = 56;
+/// The longest period of a limit, 31 days.
+const SECONDS_MAX: u64 = 31 * 86_400;
 
 /// What Limitador's file does not contain.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +100,12 @@ impl Converter<'_> {
         if limit.namespace.is_empty() {
             self.check.required(&format!("{path}.namespace"), "the name of a namespace");
         }
+        // The fault is at the field of Limitador, not at that of the converted limit.
+        let is_period = |seconds: &u64| (1..=SECONDS_MAX).contains(seconds);
+        if let Some(seconds) = limit.seconds.filter(|seconds| !is_period(seconds)) {
+            self.check.fault(&format!("{path}.seconds"), &format!("1..{SECONDS_MAX}"), seconds);
+        }
+        let seconds = limit.seconds.filter(is_period).unwrap_or(1);
         let key = limit.variables.iter().enumerate().filter_map(|(i, source)| {
             let entry = expression::variable(source).map_err(|got| {
                 let expected = "an entry such as descriptors[0]['user_id']";
@@ -132,7 +140,7 @@ impl Converter<'_> {
             name: self.name(own_name.unwrap_or(&limit.namespace)),
             counts: Some(if listed.is_some() { Counts::Tokens } else { Counts::Requests }),
             amount: limit.max_value.map(|amount| amount.to_string()),
-            per: limit.seconds.map(period),
+            per: Some(period(seconds)),
             algorithm: Some(RawAlgorithm::FixedWindow),
             key,
             when,
@@ -228,7 +236,7 @@ impl Converter<'_> {
 /// Formats a number of seconds.
 fn period(seconds: u64) -> String {
     for (unit, length) in [("d", 86_400), ("h", 3600), ("m", 60)] {
-        if seconds > 0 && seconds.is_multiple_of(length) {
+        if seconds.is_multiple_of(length) {
             return format!("{}{unit}", seconds / length);
         }
     }

@@ -153,8 +153,8 @@ fn what_has_no_equivalent_is_a_fault_with_its_path() {
             "x.yaml: [0].conditions: must be a list of texts",
         ),
         ("- {max_value: 1, seconds: 60}", "x.yaml: [0].namespace: must be the name of a namespace, got none"),
-        ("- {namespace: n, max_value: 1, seconds: 9999999}", "x.yaml: limit n.per: must be "),
-        ("- {namespace: n, max_value: 1, seconds: 0}", "x.yaml: limit n.per: must be "),
+        ("- {namespace: n, max_value: 1, seconds: 9999999}", "x.yaml: [0].seconds: must be 1..2678400, got "),
+        ("- {namespace: n, max_value: 1, seconds: 0}", "x.yaml: [0].seconds: must be 1..2678400, got "),
         (
             "- {namespace: n, max_value: 1, seconds: 1}\n- {namespace: m, max_value: 1, seconds: 1}",
             "x.yaml: must be one namespace",
