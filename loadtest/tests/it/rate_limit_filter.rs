@@ -17,6 +17,8 @@ use crate::support::{
 };
 
 const LIMIT: Duration = Duration::from_secs(10);
+/// Less than half of the filter's timeout.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Typical limits: a limit per address, a ban, nested descriptors, a limit in shadow mode, a limit of tokens.
 const LIMITS: &str = "
@@ -55,11 +57,15 @@ struct Fixture {
 impl Fixture {
     /// Starts the fixture. If a program is not installed, prints this and returns `None`.
     async fn start() -> Option<Self> {
+        Self::start_with(STORE_TIMEOUT).await
+    }
+
+    async fn start_with(store_timeout: Duration) -> Option<Self> {
         let limits = tempfile::tempdir().unwrap();
         fs::write(limits.path().join("edge.yaml"), LIMITS).unwrap();
         let section =
             format!("rate_limit_service: {{config: \"{}\", headers: ratelimit}}", limits.path().display());
-        let builder = Lab::builder().hosts(1).envoys(0).sidecars(1).redis();
+        let builder = Lab::builder().hosts(1).envoys(0).sidecars(1).redis().store_timeout(store_timeout);
         let lab = lab::start(builder.engine(fast_engine()).sidecar_yaml(&section)).await?;
         let clusters =
             [cluster("llm", &address(lab.hosts()[0].port())), sidecar_cluster(lab.sidecars()[0].socket())];
@@ -161,6 +167,17 @@ async fn requests_are_allowed_and_refused() {
     let metrics = fixture.lab.sidecars()[0].metrics().await.unwrap();
     assert!(metrics.contains("limit=\"user_probe\",result=\"shadow_over_limit\"} 2"), "{metrics}");
     assert!(fixture.envoy.process().pid().is_some());
+}
+
+/// Envoy sends the filter's timeout as the deadline of the call.
+#[tokio::test]
+async fn a_filter_that_waits_too_little_is_counted() {
+    for (store_timeout, count) in [(STORE_TIMEOUT, 0), (Duration::from_secs(6), 1)] {
+        let Some(fixture) = Fixture::start_with(store_timeout).await else { return };
+        assert_eq!(fixture.status(&[("x-user", "ann")]).await, 200);
+        let expected = format!("evenkeel_rls_short_deadlines_total {count}\n");
+        fixture.metrics_contain(&expected).await.unwrap();
+    }
 }
 
 #[tokio::test]
