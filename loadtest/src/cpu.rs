@@ -1,4 +1,4 @@
-//! CPU time of processes and of the machine, read from `/proc`.
+//! CPU time of processes and of cores, read from `/proc`.
 
 use std::{fs, time::Duration};
 
@@ -17,13 +17,34 @@ pub fn of_self() -> Duration {
     of_process(std::process::id()).unwrap_or_default()
 }
 
-/// Returns the busy and the idle time of all CPUs together.
-pub fn of_machine() -> Option<(Duration, Duration)> {
-    let stat = fs::read_to_string("/proc/stat").ok()?;
-    let line = stat.lines().find_map(|line| line.strip_prefix("cpu "))?;
-    let fields: Vec<u64> = line.split_whitespace().filter_map(|f| f.parse().ok()).take(8).collect();
-    let idle = fields.get(3)? + fields.get(4)?;
-    Some((ticks(fields.iter().sum::<u64>() - idle), ticks(idle)))
+/// Times of several cores together, since the machine started.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CoreTimes {
+    /// Time in which a core ran any process, or was stolen.
+    pub busy: Duration,
+    pub idle: Duration,
+    /// Part of `busy` in which the hypervisor ran another virtual machine.
+    pub stolen: Duration,
+}
+
+/// Returns the times of these cores; `None` if `/proc/stat` does not list them.
+pub fn of_cores(cores: &[usize]) -> Option<CoreTimes> {
+    parse_cores(&fs::read_to_string("/proc/stat").ok()?, cores)
+}
+
+fn parse_cores(stat: &str, cores: &[usize]) -> Option<CoreTimes> {
+    let mut sum = CoreTimes::default();
+    for core in cores {
+        let name = format!("cpu{core} ");
+        let line = stat.lines().find_map(|line| line.strip_prefix(&name))?;
+        // user, nice, system, idle, iowait, irq, softirq, steal. The later fields are parts of user and nice.
+        let fields: Vec<u64> = line.split_whitespace().map_while(|f| f.parse().ok()).take(8).collect();
+        let idle = fields.get(3)? + fields.get(4)?;
+        sum.busy += ticks(fields.iter().sum::<u64>() - idle);
+        sum.idle += ticks(idle);
+        sum.stolen += ticks(fields.get(7).copied().unwrap_or_default());
+    }
+    Some(sum)
 }
 
 fn ticks(n: u64) -> Duration {
@@ -32,11 +53,22 @@ fn ticks(n: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
-    fn cpu_times_of_this_process_and_machine_are_read() {
-        assert!(super::of_process(std::process::id()).is_some());
-        assert!(super::of_process(u32::MAX).is_none());
-        let (busy, idle) = super::of_machine().unwrap();
-        assert!(busy.as_secs_f64() > 0.0 && idle.as_secs_f64() > 0.0);
+    fn cpu_times_of_this_process_and_its_cores_are_read() {
+        assert!(of_process(std::process::id()).is_some());
+        assert!(of_process(u32::MAX).is_none());
+        let times = of_cores(&crate::machine::Machine::detect().cores).unwrap();
+        assert!(times.busy > Duration::ZERO && times.idle > Duration::ZERO);
+    }
+
+    #[test]
+    fn only_the_given_cores_count() {
+        let stat = "cpu  9 9 9 9 9 9 9 9 9 9\ncpu0 100 0 50 300 20 0 0 30 7 0\ncpu1 1 1 1 1 1 1 1 1 1 1\n\
+                    cpu10 200 0 0 100 0 0 0 0 0 0\nintr 1\n";
+        let times = parse_cores(stat, &[0, 10]).unwrap();
+        assert_eq!((times.busy, times.idle, times.stolen), (ticks(380), ticks(420), ticks(30)));
+        assert_eq!(parse_cores(stat, &[2]), None);
     }
 }

@@ -8,8 +8,9 @@
 //! - **Engine.** 20 slots, steps of 30 to 40 ms, 20,000 prompt tokens per second: a large model on one server with
 //!   current accelerators.
 //! - **Load.** 0.85, with arrivals 2.4 times as fast as recorded.
-//! - **Time.** 12 trace seconds per wall second. Each policy takes 33 s, and one wall millisecond of noise adds 12 ms
-//!   to a time to first token of about 400 ms.
+//! - **Time.** At most 12 trace seconds per wall second. Each policy then takes 33 s, and one wall millisecond of noise
+//!   adds 12 ms to a time to first token of about 400 ms. A slower machine runs at a slower scale, and then with a
+//!   shorter slice and fewer hosts and gateways.
 //!
 //! Over five seeds, the simulation predicts a p99 time to first token of 2.4 to 2.9 s for eight gateways with Envoy's
 //! least request, and of 392 to 398 ms for the ideal policy.
@@ -23,6 +24,7 @@ use crate::{
     compare::Plan,
     engine::EngineParams,
     lab::{Policy, paths},
+    pace::Pace,
     replay::Spread,
     workload::{Workload, synth, trace},
 };
@@ -31,6 +33,11 @@ use crate::{
 /// hosts for minutes under every policy.
 const SYNTHETIC_SEED: u64 = 5;
 const SYNTHETIC_DURATION: Duration = Duration::from_secs(3500);
+
+/// Fastest time scale. Beyond, the milliseconds that gateways and sidecars add become visible in the result.
+pub const SCALE_MAX: f64 = 12.0;
+/// Keeps the whole demonstration within eight minutes, or twelve with repeats.
+const RUN_MAX: Duration = Duration::from_secs(80);
 
 pub fn plan() -> Plan {
     Plan {
@@ -47,7 +54,8 @@ pub fn plan() -> Plan {
             prefill_budget: 2048,
             kv_tokens: 100_000,
         },
-        time_scale: 12.0,
+        pace: Pace::Measured { scale_max: SCALE_MAX, run_max: RUN_MAX },
+        may_shrink: true,
         token_batch: 8,
         load: 0.85,
         slice_start: Duration::from_secs(360),
@@ -72,8 +80,13 @@ pub fn load_trace(path: Option<&Path>) -> Result<(Workload, bool), trace::TraceE
     let found = trace_candidates().into_iter().find(|path| path.is_file());
     match path.map(Path::to_owned).or(found) {
         Some(path) => Ok((trace::read_file(&path)?, false)),
-        None => Ok((synth::generate(SYNTHETIC_SEED, SYNTHETIC_DURATION, synth::RATE_RPS), true)),
+        None => Ok(synthetic_trace()),
     }
+}
+
+/// Generates the trace that replaces a missing copy of the original. The second value says that it is synthetic.
+pub fn synthetic_trace() -> (Workload, bool) {
+    (synth::generate(SYNTHETIC_SEED, SYNTHETIC_DURATION, synth::RATE_RPS), true)
 }
 
 #[cfg(test)]

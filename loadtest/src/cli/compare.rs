@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -13,12 +14,13 @@ use evenkeel_loadtest::{
     compare::{Comparison, Plan, run},
     demo,
     lab::Policy,
+    pace::Pace,
     replay::{Replay, Spread},
     report::table,
     workload::Workload,
 };
 
-use super::{EngineArgs, TraceArgs, progress_log};
+use super::{EngineArgs, TraceArgs, above_zero, exit_code, progress_log, seconds};
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
@@ -36,7 +38,7 @@ pub(crate) struct DemoArgs {
     seed: u64,
 }
 
-pub(crate) async fn run_demo(args: DemoArgs) -> anyhow::Result<()> {
+pub(crate) async fn run_demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let (trace, synthetic) = demo::load_trace(args.trace.as_deref()).context("reading the trace")?;
     if synthetic {
         println!(
@@ -52,7 +54,7 @@ pub(crate) struct CompareArgs {
     /// Directory for the report
     #[arg(long, default_value = "out/compare")]
     out: PathBuf,
-    /// Policies, in the order in which they run
+    /// Policies, in the order in which they run; without --time-scale, Evenkeel runs first
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Policy::ALL)]
     policies: Vec<Policy>,
     /// Number of model servers
@@ -70,9 +72,13 @@ pub(crate) struct CompareArgs {
     /// Offered load, to which the arrival rate is scaled; at 1 the hosts are saturated
     #[arg(long, default_value_t = 0.85)]
     load: f64,
-    /// Trace seconds per wall second
-    #[arg(long, default_value_t = 12.0)]
-    time_scale: f64,
+    /// Trace seconds per wall second (default: the highest number up to 12 at which about half of the CPU stays idle)
+    #[arg(long, value_parser = above_zero)]
+    time_scale: Option<f64>,
+    /// Without --time-scale: wall seconds that the run of a policy may take; on a machine that needs longer, the
+    /// comparison does not start
+    #[arg(long, default_value = "600", value_parser = seconds, conflicts_with = "time_scale")]
+    run_max: Duration,
     /// Tokens per SSE event
     #[arg(long, default_value_t = 8)]
     token_batch: u32,
@@ -88,7 +94,7 @@ pub(crate) struct CompareArgs {
     engine: EngineArgs,
 }
 
-pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<()> {
+pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<ExitCode> {
     let (trace, synthetic) = args.trace.load()?;
     let plan = Plan {
         policies: args.policies,
@@ -97,7 +103,11 @@ pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<()> {
         sidecars: args.sidecars,
         envoy_concurrency: args.envoy_concurrency,
         engine: args.engine.params(),
-        time_scale: args.time_scale,
+        pace: match args.time_scale {
+            Some(time_scale) => Pace::Fixed(time_scale),
+            None => Pace::Measured { scale_max: demo::SCALE_MAX, run_max: args.run_max },
+        },
+        may_shrink: false,
         token_batch: args.token_batch,
         load: args.load,
         slice_start: args.trace.start,
@@ -110,16 +120,19 @@ pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<()> {
     compare_into(plan, &trace, &args.out).await
 }
 
-async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Result<()> {
+async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Result<ExitCode> {
     let logs = out.join("logs");
     if logs.exists() {
         std::fs::remove_dir_all(&logs).with_context(|| format!("removing {}", logs.display()))?;
+    }
+    for policy in Policy::ALL {
+        remove_stale(&samples_path(out, policy))?;
     }
     let plan = Plan { lab_dir: Some(logs), ..plan };
     let Comparison { report, series, replays } = run(&plan, trace, progress_log()).await?;
     report.write(out, &series).with_context(|| format!("writing into {}", out.display()))?;
     for (policy, replay) in &replays {
-        let path = out.join(format!("{policy}.csv"));
+        let path = samples_path(out, *policy);
         write_samples(&path, replay).with_context(|| format!("writing {}", path.display()))?;
     }
     println!("\n{}", table(&report));
@@ -133,7 +146,21 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
         );
     }
     println!("\nreport: {}", out.join("report.html").display());
-    Ok(())
+    Ok(exit_code(report.verdict.valid))
+}
+
+fn samples_path(out: &Path, policy: Policy) -> PathBuf {
+    out.join(format!("{policy}.csv"))
+}
+
+/// Removes a file of an earlier comparison, whose report this one replaces.
+fn remove_stale(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes the result of every request as CSV.

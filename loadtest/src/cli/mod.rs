@@ -10,6 +10,7 @@ mod synth;
 use std::{
     net::SocketAddr,
     path::PathBuf,
+    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,8 @@ Without --trace and without a copy of the Azure trace, the commands use a synthe
 EVENKEEL_ENVOY, EVENKEEL_BIN, EVENKEEL_PLUGIN_WASM and EVENKEEL_REDIS_SERVER set the paths of the programs under test; without \
 them, the commands look in .tools/, the build's target directories and PATH. A run uses free ports and ends every process it started.
 
+`demo`, `compare` and `replay` exit with status 3 if the result is not valid on this machine.
+
   evenkeel-loadtest demo                        the complete comparison, with an HTML report
   evenkeel-loadtest live                        a complete system to explore, until Ctrl-C
   evenkeel-loadtest simulate --load 0.9         the predicted result, without starting other processes
@@ -44,7 +47,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Compare all policies with preset parameters (takes under 4 minutes)
+    /// Compare all policies with preset parameters (takes 4 to 8 minutes, or up to 12 beside other work)
     Demo(compare::DemoArgs),
     /// Compare policies with your own parameters
     Compare(compare::CompareArgs),
@@ -66,24 +69,39 @@ pub(crate) enum Command {
     Echo(bench::EchoArgs),
 }
 
-pub(crate) async fn run(command: Command) -> anyhow::Result<()> {
+/// Exit status of a comparison or replay that is not valid on this machine.
+const NOT_VALID: u8 = 3;
+
+/// Returns the exit status of a run that is valid or not.
+fn exit_code(valid: bool) -> ExitCode {
+    if valid { ExitCode::SUCCESS } else { ExitCode::from(NOT_VALID) }
+}
+
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Demo(args) => compare::run_demo(args).await,
-        Command::Compare(args) => compare::run_comparison(args).await,
+        Command::Demo(args) => return compare::run_demo(args).await,
+        Command::Compare(args) => return compare::run_comparison(args).await,
+        Command::Replay(args) => return replay::run(args).await,
         Command::Live(args) => live::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Echo(args) => bench::run_echo(args).await,
         Command::Simulate(args) => simulate::run(&args),
-        Command::Replay(args) => replay::run(args).await,
         Command::Mock(args) => mock(&args).await,
         Command::Synth(args) => synth::run(&args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Returns a function that prints progress messages, each with the number of seconds since this call.
 fn progress_log() -> impl Fn(&str) {
     let start = Instant::now();
     move |message: &str| eprintln!("[{:>4.0} s] {message}", start.elapsed().as_secs_f64())
+}
+
+/// Parses a time scale.
+fn above_zero(text: &str) -> Result<f64, String> {
+    let scale = text.parse().ok().filter(|scale: &f64| scale.is_finite() && *scale > 0.0);
+    scale.ok_or_else(|| "expected a number above 0".to_owned())
 }
 
 /// Parses a number of seconds above 0.
@@ -144,7 +162,7 @@ pub(crate) struct MockArgs {
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// Virtual seconds per wall second
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = above_zero)]
     time_scale: f64,
     /// Tokens per SSE event
     #[arg(long, default_value_t = 1)]

@@ -1,14 +1,16 @@
 //! The `replay` subcommand.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use clap::Args;
 use evenkeel_loadtest::{
+    machine::{CpuSample, LatenessProbe, Machine},
     percentiles::Percentiles,
-    replay::{Progress, ReplayConfig, Spread, run as replay},
+    replay::{Progress, Replay, ReplayConfig, Spread, run as replay},
+    verdict::{Delays, Fault, RunMeasures, delay_max_ms, rejection},
 };
 
-use super::TraceArgs;
+use super::{TraceArgs, above_zero, exit_code};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReplayArgs {
@@ -20,10 +22,10 @@ pub(crate) struct ReplayArgs {
     #[arg(long, value_name = "IP:PORT", value_delimiter = ',')]
     ideal_over: Vec<SocketAddr>,
     /// Trace seconds per wall second
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = above_zero)]
     time_scale: f64,
     /// Factor by which requests arrive faster than recorded
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = above_zero)]
     faster: f64,
     /// How requests are distributed over the gateways
     #[arg(long, value_enum, default_value_t)]
@@ -38,7 +40,7 @@ pub(crate) struct ReplayArgs {
     trace: TraceArgs,
 }
 
-pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
+pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let (trace, _) = args.trace.load()?;
     let workload = trace.slice(args.trace.start, args.trace.duration).faster(args.faster);
     let config = ReplayConfig {
@@ -49,7 +51,12 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
         seed: args.seed,
         timeout: args.timeout,
     };
+    let machine = Machine::detect();
+    let probe = LatenessProbe::start()?;
+    let before = CpuSample::now(&machine, []);
     let result = replay(&workload, &config, Progress::new("replay")).await;
+    let usage = CpuSample::now(&machine, []).since(&before, &machine);
+    let scheduling = Percentiles::of(probe.stop());
     println!(
         "{} requests in {:.1} s of wall time, {} errors",
         result.samples.len(),
@@ -69,5 +76,30 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<()> {
     if let Some(error) = result.samples.iter().find_map(|s| s.error.as_ref()) {
         println!("first error: {error}");
     }
-    Ok(())
+    println!("CPU of this machine: {:.0} % busy", usage.busy * 100.0);
+    let measures = RunMeasures {
+        cpu: usage,
+        available_cores: machine.available_cores(),
+        delays: Delays {
+            scheduling_ms: scheduling.p99 * args.time_scale,
+            generator_ms: result.late_wall_ms().p99 * args.time_scale,
+            // This process cannot know when the hosts should have sent a token.
+            hosts_ms: 0.0,
+        },
+        requests: result.samples.len(),
+        ..RunMeasures::default()
+    };
+    Ok(exit_code(is_valid(&result, &measures)))
+}
+
+/// Prints the reasons for which the machine of the load generator, and not the gateways, decided the result. The
+/// gateways themselves may be the reason for errors, which are therefore a result.
+fn is_valid(result: &Replay, measures: &RunMeasures) -> bool {
+    let first = Percentiles::of(result.ttft_trace_ms());
+    let faults = measures.faults(None, delay_max_ms(first.p99));
+    let reasons: Vec<String> = faults.iter().map(Fault::to_string).collect();
+    if !reasons.is_empty() {
+        println!("{}", rejection(&reasons));
+    }
+    reasons.is_empty()
 }

@@ -133,6 +133,9 @@ impl Body for EventStream {
             self.ended = true;
             return Poll::Ready(Some(Err(Cut)));
         };
+        if self.sent == 0 {
+            self.sequence.record_first_token(progress.at);
+        }
         let produced = progress.produced.min(self.token_limit());
         let done = progress.done && produced == progress.produced && self.sent < self.token_limit();
         self.ended = done;

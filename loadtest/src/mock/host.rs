@@ -1,15 +1,22 @@
 //! One mock host: an engine driven by the wall clock, and the clients that wait for its sequences.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::{Clock, HostStats, Served, ServedEnd};
+use super::{HostStats, Served, ServedEnd, clock::Clock};
 use crate::engine::{Engine, EngineParams, EngineTotals};
 
 /// Maximum number of requests that one host records. The host serves further requests without recording them.
 const SERVED_MAX: usize = 100_000;
+/// Maximum number of delays that one host records. A long-running host, whose delays nobody reads, stops there.
+const LATE_MAX: usize = 100_000;
 
 /// Progress of one sequence, sent to the task that responds to its client.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +24,8 @@ pub(crate) struct Progress {
     /// Tokens produced so far.
     pub(crate) produced: u32,
     pub(crate) done: bool,
+    /// Virtual time at the end of the step that produced the last token.
+    pub(crate) at: Duration,
 }
 
 #[derive(Debug)]
@@ -26,6 +35,8 @@ struct State {
     next_id: u64,
     stats: HostStats,
     served: Vec<Served>,
+    /// Delays of first tokens in wall milliseconds.
+    late_wall_ms: Vec<f64>,
 }
 
 #[derive(Debug)]
@@ -53,6 +64,7 @@ impl Host {
             next_id: 0,
             stats: HostStats::default(),
             served: Vec::new(),
+            late_wall_ms: Vec::new(),
         };
         Self {
             address,
@@ -84,6 +96,10 @@ impl Host {
     /// Returns a record of every request that named its consumer.
     pub(crate) fn served(&self) -> Vec<Served> {
         self.state.lock().served.clone()
+    }
+
+    pub(crate) fn take_late_wall_ms(&self) -> Vec<f64> {
+        std::mem::take(&mut self.state.lock().late_wall_ms)
     }
 
     /// Counts a request as in flight. [`Self::start`] submits it to the engine.
@@ -124,7 +140,7 @@ impl Host {
                 return;
             }
             if let Some(reader) = readers.get(&e.id) {
-                let _ = reader.send(Progress { produced: e.produced, done: e.done });
+                let _ = reader.send(Progress { produced: e.produced, done: e.done, at: e.at });
             }
             if e.done && readers.remove(&e.id).is_some() {
                 stats.in_flight -= 1;
@@ -147,6 +163,15 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    /// Records how late the response sends the first token, which the engine produced at the virtual time `at`.
+    pub(crate) fn record_first_token(&self, at: Duration) {
+        let late = Instant::now().saturating_duration_since(self.host.clock.wall(at));
+        let mut state = self.host.state.lock();
+        if state.late_wall_ms.len() < LATE_MAX {
+            state.late_wall_ms.push(late.as_secs_f64() * 1e3);
+        }
+    }
+
     /// Records the number of tokens that the response has delivered, and how it ended.
     pub(crate) fn record(&self, streamed: u32, end: Option<ServedEnd>) {
         let Some(index) = self.record else { return };

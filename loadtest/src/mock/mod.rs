@@ -4,15 +4,13 @@
 //! A fleet of hosts runs in its own thread, so that its timers do not queue behind the load generator's timers.
 
 mod body;
+mod clock;
 mod host;
 mod http;
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc};
 
+use clock::Clock;
 use host::Host;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -123,27 +121,11 @@ pub enum ServedEnd {
     Aborted,
 }
 
-/// Virtual time: wall time since the start, multiplied by the scale.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    epoch: Instant,
-    scale: f64,
-}
-
-impl Clock {
-    fn now(&self) -> Duration {
-        self.epoch.elapsed().mul_f64(self.scale)
-    }
-
-    fn wall(&self, at: Duration) -> Instant {
-        self.epoch + at.div_f64(self.scale)
-    }
-}
-
 /// The running hosts. Dropping the fleet closes them and all their connections.
 #[derive(Debug)]
 pub struct Fleet {
     hosts: Vec<Arc<Host>>,
+    clock: Clock,
     held: watch::Sender<bool>,
     cancel: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -152,7 +134,7 @@ pub struct Fleet {
 impl Fleet {
     /// Binds every address and serves until the fleet is dropped.
     pub fn start(config: &FleetConfig) -> std::io::Result<Self> {
-        let clock = Clock { epoch: Instant::now(), scale: config.time_scale };
+        let clock = Clock::new(config.time_scale);
         let (held, watched) = watch::channel(false);
         let mut hosts = Vec::new();
         let mut listeners = Vec::new();
@@ -161,7 +143,7 @@ impl Fleet {
             listener.set_nonblocking(true)?;
             let address = listener.local_addr()?;
             let (engine, held) = (config.engine.clone(), watched.clone());
-            hosts.push(Arc::new(Host::new(address, engine, clock, config.token_batch, held)));
+            hosts.push(Arc::new(Host::new(address, engine, clock.clone(), config.token_batch, held)));
             listeners.push(listener);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -178,7 +160,7 @@ impl Fleet {
             });
             // Dropping the runtime drops every connection.
         })?;
-        Ok(Self { hosts, held, cancel, thread: Some(thread) })
+        Ok(Self { hosts, clock, held, cancel, thread: Some(thread) })
     }
 
     /// Returns the hosts' addresses in the order of the configuration.
@@ -209,6 +191,18 @@ impl Fleet {
         self.held.send_replace(false);
     }
 
+    /// Changes the number of virtual seconds per wall second. The hosts must be idle, because a host does not notice a
+    /// change during a step.
+    pub fn set_time_scale(&self, scale: f64) {
+        self.clock.set_scale(scale);
+    }
+
+    /// Returns how late the hosts sent first tokens since the last call, compared with the engine's time: one delay for
+    /// each response, in wall milliseconds.
+    pub fn take_late_wall_ms(&self) -> Vec<f64> {
+        self.hosts.iter().flat_map(|host| host.take_late_wall_ms()).collect()
+    }
+
     pub fn totals(&self) -> Vec<EngineTotals> {
         self.hosts.iter().map(|host| host.totals()).collect()
     }
@@ -229,6 +223,8 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::{BodyExt, Full};
     use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+
+    use std::time::Duration;
 
     use super::*;
     use crate::wait;
@@ -260,6 +256,8 @@ mod tests {
         let text = String::from_utf8_lossy(&text).into_owned();
         assert!(text.matches("\"content\":\" t\"").count() == 5 && !text.contains("usage"), "{text}");
         assert_eq!(fleet.served(), [served(5, complete)]);
+        let late = fleet.take_late_wall_ms();
+        assert!(late.len() == 1 && late[0] >= 0.0 && fleet.take_late_wall_ms().is_empty(), "{late:?}");
 
         let options = r#","stream_options":{"include_usage":true}"#;
         let response = client.request(chat_request(&url, "", options)).await.unwrap();

@@ -2,8 +2,15 @@
 
 use std::{collections::BTreeMap, fmt::Write};
 
-use super::{Noise, PolicyReport, Report, Series, plots};
-use crate::lab::Policy;
+use super::{
+    Noise, PolicyReport, Report, Series, machine,
+    markup::{escape, thousands, title},
+    plots,
+};
+use crate::{
+    lab::Policy,
+    verdict::{Finding, Order},
+};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -16,7 +23,24 @@ pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String
          <title>Evenkeel: balancing policies on a real trace</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
     );
     out.push_str(&head(report));
-    out.push_str(&bars(report));
+    // Charts would show what the machine decided as if the policies had decided it.
+    if report.verdict.valid {
+        out.push_str(&charts(report, series));
+    }
+    if !report.policies.is_empty() {
+        out.push_str(&table(report));
+        out.push_str(&machine::measures(report));
+    }
+    out.push_str(&method(report));
+    if !report.noise.paths.is_empty() {
+        out.push_str(&noise(&report.noise, report.setup.time_scale));
+    }
+    out.push_str("</main>\n</body>\n</html>\n");
+    out
+}
+
+fn charts(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
+    let mut out = bars(report);
     let _ = writeln!(
         out,
         "<section><h2>Time to first token</h2>\
@@ -33,37 +57,22 @@ pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String
         legend(series),
         plots::imbalance(series)
     );
-    out.push_str(&table(report));
-    out.push_str(&method(report));
-    out.push_str(&noise(&report.noise, report.setup.time_scale));
-    out.push_str("</main>\n</body>\n</html>\n");
     out
-}
-
-fn title(policy: Policy) -> &'static str {
-    match policy {
-        Policy::EnvoyLeastRequest => "Envoy least request",
-        Policy::EnvoyRoundRobin => "Envoy round robin",
-        Policy::EnvoyRandom => "Envoy random",
-        Policy::Evenkeel => "Evenkeel",
-        Policy::Ideal => "Ideal",
-    }
 }
 
 fn head(report: &Report) -> String {
     let setup = &report.setup;
     let headline = report.headline();
-    let heading = match headline.and_then(|h| h.times_better) {
-        Some(times) if times > 1.0 => {
-            format!(
-                "The p99 time to first token is <em>{times:.1} times lower</em> than with Envoy’s least request"
-            )
-        }
-        _ => "Balancing policies on a trace of LLM requests".to_owned(),
-    };
-    let mut out = format!(
-        "<h1>{heading}</h1>\n<p class=\"lead\">{} requests of {} through {} real Envoys to {} model servers at {:.0} % load, \
-         once under each policy.</p>\n",
+    let heading = heading(report);
+    let mut out = format!("<h1>{heading}</h1>\n");
+    if !report.verdict.valid {
+        out.push_str(&machine::rejection(report));
+        return out;
+    }
+    let _ = writeln!(
+        out,
+        "<p class=\"lead\">{} requests of {} through {} real Envoys to {} model servers at {:.0} % load, \
+         once under each policy.</p>",
         thousands(setup.requests),
         escape(&setup.trace),
         setup.gateways,
@@ -95,15 +104,41 @@ fn head(report: &Report) -> String {
     out
 }
 
+fn heading(report: &Report) -> String {
+    if !report.verdict.valid {
+        return "Not valid on this machine".to_owned();
+    }
+    let finding = report.verdict.findings.get(&Policy::EnvoyLeastRequest);
+    match finding.map(|finding| (finding.order, finding.times_lower)) {
+        Some((Order::Ahead, times)) => {
+            format!(
+                "The p99 time to first token is <em>{times:.1} times lower</em> than with Envoy’s least request"
+            )
+        }
+        Some((Order::Level, _)) => {
+            "The p99 time to first token is about the same as with Envoy’s least request".to_owned()
+        }
+        Some((Order::Behind, times)) => {
+            format!(
+                "The p99 time to first token is {:.1} times higher than with Envoy’s least request",
+                1.0 / times
+            )
+        }
+        None => "Balancing policies on a trace of LLM requests".to_owned(),
+    }
+}
+
 fn bars(report: &Report) -> String {
     let longest = report.policies.values().map(|p| p.ttft_ms.p99).fold(1.0, f64::max);
     let mut out = String::from("<section><h2>p99 time to first token</h2><div class=\"bars\">");
     for (policy, p) in &report.policies {
+        let finding = report.verdict.findings.get(policy).map(order).unwrap_or_default();
         let _ = write!(
             out,
-            "<div class=\"name\">{}</div><div class=\"bar\"><i style=\"width:{:.1}%;background:var(--{policy})\"></i>{}</div>",
+            "<div class=\"name\">{}</div><div class=\"bar\"><i style=\"width:{:.1}%;background:var(--{policy})\"></i>{}\
+             <small>{finding}</small></div>",
             title(*policy),
-            p.ttft_ms.p99 / longest * 85.0,
+            p.ttft_ms.p99 / longest * 65.0,
             plots::duration(p.ttft_ms.p99)
         );
     }
@@ -143,8 +178,9 @@ fn multiples(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
 }
 
 fn table(report: &Report) -> String {
-    let mut out = String::from(
-        "<section><h2>All results</h2><p class=\"note\">Milliseconds on the model servers’ clock.</p><div class=\"scroll\"><table>\
+    let heading = if report.verdict.valid { "All results" } else { "Results that are not valid" };
+    let mut out = format!(
+        "<section><h2>{heading}</h2><p class=\"note\">Milliseconds on the model servers’ clock.</p><div class=\"scroll\"><table>\
          <tr><th>policy</th><th>TTFT p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>full response p50</th><th>p99</th>\
          <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots busy</th></tr>",
     );
@@ -168,6 +204,14 @@ fn table(report: &Report) -> String {
     }
     out.push_str("</table></div></section>\n");
     out
+}
+
+fn order(finding: &Finding) -> String {
+    match finding.order {
+        Order::Ahead => format!("Evenkeel: {:.1} times lower", finding.times_lower),
+        Order::Behind => format!("Evenkeel: {:.1} times higher", 1.0 / finding.times_lower),
+        Order::Level => "Evenkeel: no significant difference".to_owned(),
+    }
 }
 
 fn method(report: &Report) -> String {
@@ -233,13 +277,17 @@ fn method(report: &Report) -> String {
         "Ideal",
         "The load generator chooses the host with the fewest requests in flight from one exact table.".into(),
     );
-    item(
-        "Time",
-        format!(
-            "The model servers run {} times as fast as real time: one wall millisecond is {} ms here.",
-            s.time_scale, s.time_scale
-        ),
-    );
+    if s.time_scale > 0.0 {
+        item(
+            "Time",
+            format!(
+                "The model servers run {} times as fast as real time: one wall millisecond is {} ms here. {}",
+                s.time_scale,
+                s.time_scale,
+                escape(&report.machine.explanation)
+            ),
+        );
+    }
     out.push_str("</dl></section>\n");
     out
 }
@@ -268,26 +316,10 @@ fn noise(noise: &Noise, scale: f64) -> String {
     out
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-fn thousands(n: usize) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::tests::sample;
+    use crate::report::tests::{not_valid, sample};
 
     #[test]
     fn the_page_shows_each_policy_and_is_self_contained() {
@@ -300,10 +332,20 @@ mod tests {
         // The page loads nothing. Its only URL is the name of the SVG namespace.
         assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("http"));
         assert_eq!(html.matches("<svg").count(), 7);
+        assert!(html.contains("<em>2.0 times lower</em>") && !html.contains("Not valid"));
     }
 
     #[test]
-    fn thousands_are_grouped() {
-        assert_eq!([thousands(7), thousands(1234), thousands(1_234_567)], ["7", "1,234", "1,234,567"]);
+    fn the_page_of_an_invalid_comparison_shows_reasons_and_no_charts() {
+        let (report, series) = not_valid();
+        let html = page(&report, &series);
+        assert!(html.contains("<h1>Not valid on this machine</h1>") && html.contains("the CPU &amp; more"));
+        for chart in ["<svg", "times lower", "class=\"bars\"", "class=\"figure\""] {
+            assert!(!html.contains(chart), "{chart}");
+        }
+        assert!(html.contains("Results that are not valid") && html.contains("CPU busy"));
+        // A comparison that did not start has no table.
+        let nothing_ran = Report { policies: BTreeMap::new(), ..report };
+        assert!(!page(&nothing_ran, &BTreeMap::new()).contains("Results"));
     }
 }

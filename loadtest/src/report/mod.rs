@@ -1,6 +1,8 @@
 //! The report of a comparison as `report.json`, as `report.html` and as a text table.
 
 mod html;
+mod machine;
+mod markup;
 mod plots;
 mod table;
 
@@ -9,12 +11,17 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use serde::{Deserialize, Serialize};
 pub use table::table;
 
-use crate::{engine::EngineParams, lab::Policy, percentiles::Percentiles, replay::Spread};
+use crate::{
+    engine::EngineParams, lab::Policy, machine::CpuUse, percentiles::Percentiles, replay::Spread,
+    verdict::Verdict,
+};
 
 /// Content of `report.json`. Times are trace milliseconds (on the model servers' clock) unless the name contains `wall`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
+    pub verdict: Verdict,
     pub setup: Setup,
+    pub machine: MachineReport,
     /// Latency that the machine and each path add.
     pub noise: Noise,
     pub policies: BTreeMap<Policy, PolicyReport>,
@@ -52,6 +59,47 @@ pub struct Setup {
     pub seed: u64,
 }
 
+/// The machine, and how the time scale was chosen.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MachineReport {
+    /// Number of cores on which the comparison may run.
+    pub cores: usize,
+    /// CPU limit of the control group, in cores.
+    pub quota_cores: Option<f64>,
+    /// CPU that other processes used before the policies ran.
+    pub others_cores: f64,
+    /// CPU that the system uses without traffic; `None` if it was not measured.
+    pub idle_cores: Option<f64>,
+    /// CPU of a request; `None` if it was not measured.
+    pub request_cost: Option<RequestCost>,
+    /// Whether the load tester chose the time scale.
+    pub time_scale_measured: bool,
+    /// Number of runs that were repeated because the machine did not keep up.
+    pub repeats: usize,
+    /// Why the time scale was chosen; empty if nothing ran.
+    pub explanation: String,
+}
+
+/// CPU microseconds of one request in the calibration.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RequestCost {
+    pub policy: Policy,
+    pub envoy_us: f64,
+    pub sidecar_us: f64,
+    pub redis_us: f64,
+    /// The load generator and the mock hosts.
+    pub loadtest_us: f64,
+    /// Part of the sum of the above that the system uses without traffic.
+    pub idle_us: f64,
+}
+
+impl RequestCost {
+    /// Returns what one more request costs.
+    pub fn total_us(&self) -> f64 {
+        (self.envoy_us + self.sidecar_us + self.redis_us + self.loadtest_us - self.idle_us).max(0.0)
+    }
+}
+
 /// Measurement of sequential requests on an idle system, where the time to first token is known in advance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Noise {
@@ -83,12 +131,22 @@ pub struct PolicyReport {
     pub error_kinds: BTreeMap<String, usize>,
     /// p99 time to first token that the simulation predicts for this policy.
     pub simulated_ttft_p99_ms: f64,
+    /// Lowest such prediction over several seeds.
+    pub simulated_ttft_p99_low_ms: f64,
+    /// Highest such prediction over several seeds.
+    pub simulated_ttft_p99_high_ms: f64,
     /// Mean fraction of slots in use while requests were sent.
     pub utilisation: f64,
     pub imbalance: Imbalance,
-    /// Lateness of the load generator.
+    /// Delay between the time in the trace and the actual sending.
     pub generator_late_wall_ms: Percentiles,
+    /// Delay between the end of the engine's step and the sending of the first token.
+    pub hosts_late_wall_ms: Percentiles,
+    /// Delay between the moment at which a thread wants to run and the moment at which it runs.
+    pub scheduling_late_wall_ms: Percentiles,
     pub cpu: Cpu,
+    /// Requests under Evenkeel whose host was not chosen from the shared table.
+    pub not_shared: usize,
     pub answered_by: BTreeMap<String, usize>,
 }
 
@@ -102,8 +160,8 @@ pub struct Imbalance {
 /// CPU usage during one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cpu {
-    /// Fraction of the time of all cores that was used, including by other processes.
-    pub machine: f64,
+    #[serde(flatten)]
+    pub usage: CpuUse,
     /// CPU microseconds per request, summed over all gateways.
     pub envoy_us: f64,
     /// CPU microseconds per request, summed over all sidecars.
@@ -142,20 +200,20 @@ pub struct Series {
 pub struct Headline {
     /// p99 time to first token with Evenkeel.
     pub evenkeel_p99_ms: f64,
-    /// p99 time to first token with Envoy's least request, divided by the p99 with Evenkeel.
-    pub times_better: Option<f64>,
     /// p99 time to first token with Evenkeel, divided by the p99 with the ideal policy, minus 1.
     pub above_ideal: Option<f64>,
 }
 
 impl Report {
-    /// Returns the headline; `None` if Evenkeel did not run.
+    /// Returns the headline; `None` if the comparison is not valid, or Evenkeel did not run.
     pub fn headline(&self) -> Option<Headline> {
+        if !self.verdict.valid {
+            return None;
+        }
         let p99 = |policy| self.policies.get(&policy).map(|p| p.ttft_ms.p99).filter(|p99| *p99 > 0.0);
         let ours = p99(Policy::Evenkeel)?;
         Some(Headline {
             evenkeel_p99_ms: ours,
-            times_better: p99(Policy::EnvoyLeastRequest).map(|theirs| theirs / ours),
             above_ideal: p99(Policy::Ideal).map(|ideal| ours / ideal - 1.0),
         })
     }
@@ -173,6 +231,7 @@ impl Report {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::verdict::{Finding, Order};
 
     pub(crate) fn sample() -> (Report, BTreeMap<Policy, Series>) {
         let mut policies = BTreeMap::new();
@@ -187,6 +246,9 @@ pub(crate) mod tests {
                 ttft_ms: Percentiles::of(ttft.clone()),
                 e2e_ms: Percentiles::of(ttft.iter().map(|t| t * 10.0)),
                 requests: 1000,
+                simulated_ttft_p99_ms: base,
+                simulated_ttft_p99_low_ms: base * 0.9,
+                simulated_ttft_p99_high_ms: base * 1.1,
                 ..PolicyReport::default()
             };
             policies.insert(policy, report);
@@ -214,7 +276,29 @@ pub(crate) mod tests {
         };
         let paths = [("direct".to_owned(), NoisePath::default())].into();
         let noise = Noise { expected_ttft_ms: 30.0, paths };
-        (Report { setup, noise, policies }, series)
+        let finding = Finding {
+            order: Order::Ahead,
+            times_lower: 2.0,
+            simulated_times_lower: 2.0,
+            significant_times: 1.5,
+        };
+        let findings = [(Policy::EnvoyLeastRequest, finding), (Policy::EnvoyRandom, finding)].into();
+        let verdict = Verdict { valid: true, reasons: Vec::new(), findings };
+        let machine = MachineReport {
+            cores: 2,
+            others_cores: 0.1,
+            explanation: "A request costs 8.0 ms of CPU.".into(),
+            ..MachineReport::default()
+        };
+        (Report { verdict, setup, machine, noise, policies }, series)
+    }
+
+    /// A comparison without a verdict.
+    pub(crate) fn not_valid() -> (Report, BTreeMap<Policy, Series>) {
+        let (report, series) = sample();
+        let reasons = vec!["the CPU & more".into()];
+        let verdict = Verdict { valid: false, reasons, findings: BTreeMap::new() };
+        (Report { verdict, ..report }, series)
     }
 
     #[test]
@@ -230,16 +314,23 @@ pub(crate) mod tests {
             assert_eq!(json["policies"][policy]["errors"], 0);
         }
         assert!(json["noise"]["paths"]["direct"]["overhead_wall_ms"]["p99"].is_f64());
+        assert_eq!(json["policies"]["ideal"]["cpu"]["machine"], 0.0);
         assert_eq!(json["setup"]["load"], 0.85);
+        assert_eq!(json["machine"]["others_cores"], 0.1);
+        assert_eq!(json["verdict"]["valid"], true);
+        assert_eq!(json["verdict"]["findings"]["envoy_random"]["order"], "ahead");
+        let rejected = serde_json::to_value(not_valid().0).unwrap();
+        assert_eq!(rejected["verdict"]["reasons"][0], "the CPU & more");
         let back: Report = serde_json::from_value(json).unwrap();
         assert_eq!(back, sample().0);
     }
 
     #[test]
-    fn the_headline_compares_p99() {
+    fn only_a_valid_comparison_with_evenkeel_has_a_headline() {
         let (mut report, _) = sample();
         let headline = report.headline().unwrap();
-        assert!(headline.times_better.unwrap() > 1.2 && headline.above_ideal.unwrap() > 0.0);
+        assert!(headline.evenkeel_p99_ms > 0.0 && headline.above_ideal.unwrap() > 0.0);
+        assert_eq!(not_valid().0.headline(), None);
         report.policies.remove(&Policy::Ideal);
         assert_eq!(report.headline().unwrap().above_ideal, None);
         report.policies.remove(&Policy::Evenkeel);

@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod comparison;
 mod envoy_smoke;
 mod faults;
 mod limits;

@@ -1,0 +1,39 @@
+//! Pieces of text on the page.
+
+use crate::lab::Policy;
+
+pub(super) fn title(policy: Policy) -> &'static str {
+    match policy {
+        Policy::EnvoyLeastRequest => "Envoy least request",
+        Policy::EnvoyRoundRobin => "Envoy round robin",
+        Policy::EnvoyRandom => "Envoy random",
+        Policy::Evenkeel => "Evenkeel",
+        Policy::Ideal => "Ideal",
+    }
+}
+
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+pub(super) fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!([thousands(7), thousands(1234), thousands(1_234_567)], ["7", "1,234", "1,234,567"]);
+    }
+}
