@@ -143,8 +143,8 @@ async fn the_dearest_requests_are_not_free() {
         assert_eq!(used(&sidecar, "bob", "cost").await, 5);
         // Nobody names the model.
         let ticket = sidecar.admitted(unknown("carol", 3)).await.ticket;
-        sidecar.end(settle_success(3, ticket, 0, 5)).await;
-        assert_eq!(used(&sidecar, "carol", "cost").await, 5000);
+        sidecar.end(settle_success(3, ticket, 100, 5)).await;
+        assert_eq!(used(&sidecar, "carol", "cost").await, 5100);
         let usage = usage_of(&sidecar, "--by consumer,model", 3).await;
         let mut rows: Vec<_> =
             usage["rows"].as_array().unwrap().iter().map(|row| (&row["consumer"], &row["model"])).collect();
