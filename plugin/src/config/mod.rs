@@ -99,7 +99,7 @@ pub struct Config {
     pub count_helper_calls: bool,
     /// How long to wait for a complete request body.
     pub body_wait_ms: u64,
-    /// Interval of the lists of leases until the sidecar sets another interval.
+    /// Interval at which the plugin sends the list of its leases, until the sidecar sets another interval.
     pub keep_alive_ms: u64,
     /// Name of the response header that reports how the endpoint was chosen.
     pub report_header: Option<String>,

@@ -331,7 +331,7 @@ pub(crate) struct RawAdmin {
     pub(crate) tokens: Vec<RawAdminToken>,
 }
 
-/// An administrator, who authenticates with a bearer token.
+/// An administrator that authenticates with a bearer token. Set exactly one of `token` and `token_file`.
 #[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(extend("required" = ["name"], "minProperties" = 2, "maxProperties" = 2))]
