@@ -16,7 +16,14 @@ pub(super) struct StreamLength {
     continues: bool,
     /// True if at least one event did not start with the text of the previous event.
     incremental: bool,
+    /// True if an event was longer than the previous event. Number of events that were equal to it.
+    grew: bool,
+    repeats: u32,
 }
+
+/// Number of repetitions from which events without any growth are parts of a text, such as a word that repeats. Servers
+/// that send the whole text repeat it once, with the finish reason.
+const REPEATS_OF_PARTS: u32 = 2;
 
 impl StreamLength {
     /// Adds a part of the current event's text.
@@ -36,6 +43,8 @@ impl StreamLength {
             return;
         }
         self.incremental |= self.previous_len > 0 && !self.continues;
+        self.grew |= self.previous_len > 0 && self.len > self.previous_len;
+        self.repeats += u32::from(self.len == self.previous_len);
         self.total += self.len;
         (self.previous_len, self.previous_hash) = (self.len, self.hash);
         self.discard_event();
@@ -54,7 +63,11 @@ impl StreamLength {
     /// Returns the length of the text. While the current event is shorter than the previous event, the form of the
     /// stream is unknown, and the current event counts as a repetition.
     pub(super) fn bytes(&self) -> u64 {
-        if self.incremental || (self.len >= self.previous_len && self.previous_len > 0 && !self.continues) {
+        let is_repeated_word = !self.grew && self.repeats >= REPEATS_OF_PARTS;
+        if self.incremental
+            || is_repeated_word
+            || (self.len >= self.previous_len && self.previous_len > 0 && !self.continues)
+        {
             self.total + self.len
         } else {
             self.previous_len.max(self.len)
@@ -68,13 +81,15 @@ mod tests {
 
     #[test]
     fn increments_add_up_and_repeated_text_counts_once() {
-        let cases: [(&[&str], u64); 6] = [
+        let cases: [(&[&str], u64); 8] = [
             (&["Hel", "lo", " there"], 11),
             (&["Hel", "Hello", "Hello there", "", "Hello there"], 11),
             (&["abc"], 3),
             (&["abc", "xyz"], 6),
             (&["abcd", "ab"], 6),
             (&[], 0),
+            (&[" a", " a", " a", " a"], 8),
+            (&["a", "ab", "ab", "ab", "ab"], 2),
         ];
         for (events, bytes) in cases {
             let mut length = StreamLength::default();
