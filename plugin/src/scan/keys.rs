@@ -32,9 +32,10 @@ keys! {
         | "num_generations"
         | "num_results"
         | "numResults"
-        | "num_return_sequences",
+        | "num_return_sequences"
+        | "sampleCount",
     Arguments = "arguments",
-    B64Json = "b64_json",
+    B64Json = "b64_json" | "bytesBase64Encoded",
     Background = "background",
     BaseResp = "base_resp",
     Batch = "batch",
@@ -46,11 +47,16 @@ keys! {
         | "cacheWriteInputTokenCount",
     CacheN = "cache_n",
     CacheReadInputTokens = "cache_read_input_tokens" | "cacheReadInputTokens" | "cacheReadInputTokenCount",
-    CachedContentTokenCount = "cachedContentTokenCount" | "cached_content_token_count",
+    CachedContentTokenCount = "cachedContentTokenCount"
+        | "cached_content_token_count"
+        | "total_cached_tokens",
     CachedTokens = "cached_tokens",
     CallId = "call_id" | "tool_call_id" | "toolUseId" | "tool_use_id",
     Candidates = "candidates",
-    CandidatesTokenCount = "candidatesTokenCount" | "candidates_token_count" | "responseTokenCount",
+    CandidatesTokenCount = "candidatesTokenCount"
+        | "candidates_token_count"
+        | "responseTokenCount"
+        | "total_output_tokens",
     Categories = "categories",
     Choices = "choices",
     Citations = "citations" | "citation",
@@ -62,7 +68,7 @@ keys! {
     CompletionTokensDetails = "completion_tokens_details",
     ConnectorTokens = "connector_tokens",
     Content = "content",
-    ContentBlockDelta = "contentBlockDelta",
+    ContentBlockDelta = "contentBlockDelta" | "content_block",
     ContentFilterResults = "content_filter_results",
     Contents = "contents",
     Context = "context",
@@ -116,7 +122,7 @@ keys! {
     Language = "language",
     Logprobs = "logprobs",
     Message = "message",
-    Messages = "messages",
+    Messages = "messages" | "instances",
     Meta = "meta",
     MetaInfo = "meta_info",
     MimeType = "mimeType" | "mime_type" | "media_type",
@@ -158,7 +164,7 @@ keys! {
     PromptCacheHitTokens = "prompt_cache_hit_tokens",
     PromptEvalCount = "prompt_eval_count" | "tokens_evaluated" | "inputTextTokenCount",
     PromptN = "prompt_n",
-    PromptTokenCount = "promptTokenCount" | "prompt_token_count",
+    PromptTokenCount = "promptTokenCount" | "prompt_token_count" | "total_input_tokens",
     PromptTokens = "prompt_tokens" | "promptTokens",
     PromptTokensDetails = "prompt_tokens_details",
     ProviderSpecificFields = "provider_specific_fields",
@@ -193,7 +199,7 @@ keys! {
     TextOutput = "text_output",
     Texts = "texts",
     Thinking = "thinking",
-    ThoughtsTokenCount = "thoughtsTokenCount" | "thoughts_token_count",
+    ThoughtsTokenCount = "thoughtsTokenCount" | "thoughts_token_count" | "total_thought_tokens",
     Timings = "timings",
     Title = "title",
     Token = "token",
@@ -201,7 +207,9 @@ keys! {
     Tokens = "tokens",
     ToolCallDelta = "tool_call_delta",
     ToolCalls = "tool_calls",
-    ToolUsePromptTokenCount = "toolUsePromptTokenCount" | "tool_use_prompt_token_count",
+    ToolUsePromptTokenCount = "toolUsePromptTokenCount"
+        | "tool_use_prompt_token_count"
+        | "total_tool_use_tokens",
     Tools = "tools",
     TotalTokens = "total_tokens" | "totalTokens" | "totalTokenCount" | "total_token_count",
     TurnComplete = "turnComplete",
@@ -260,12 +268,13 @@ impl Key {
     /// Returns whether [`super::Event::Text`] carries the beginning of a text with this member name.
     pub(super) fn keeps_text(self) -> bool {
         use Key::{
-            Answers, FinishReason, Model, ModelAnyCase, ModelId, ModelName, ModelVersion, Object,
+            Answers, Code, FinishReason, Model, ModelAnyCase, ModelId, ModelName, ModelVersion, Object,
             OutputBound, Status, Type,
         };
         matches!(
             self,
             Answers
+                | Code
                 | FinishReason
                 | Model
                 | ModelAnyCase

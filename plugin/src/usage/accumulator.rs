@@ -4,7 +4,7 @@ use evenkeel_proto::v1::Tokens;
 
 use super::{
     Usage,
-    document::{self, Document, DocumentCounts},
+    document::{self, Document, DocumentCounts, UNKNOWN_BYTES_MAX},
     members::{self, TextKind},
     stream_length::StreamLength,
     token_counts::{SubCalls, TokenCounts, TokenKind, sum_of},
@@ -58,6 +58,8 @@ pub(super) struct UsageAccumulator {
     /// True if one of several results has text, but no count of its output.
     lacks_counts: bool,
     is_known: bool,
+    /// Bytes of text in members of no known API, in values of no known form.
+    unknown_bytes: u64,
     /// True if the response contains an image or other data that was generated, or text that may have been.
     has_other_output: bool,
     is_pending: bool,
@@ -101,7 +103,11 @@ impl UsageAccumulator {
         let is_known = document.is_known || has_text;
         self.is_known |= is_known;
         self.has_unknown_value |= !is_known && !document.is_error() && !self.document_counts.is_reported;
-        self.has_other_output |= document.is_opaque() || document.has_unknown_text();
+        if !is_known {
+            self.unknown_bytes = self.unknown_bytes.saturating_add(document.unknown_bytes());
+        }
+        let has_unknown_text = document.has_unknown_text() || self.unknown_bytes > UNKNOWN_BYTES_MAX;
+        self.has_other_output |= !document.is_error() && (document.is_opaque() || has_unknown_text);
         self.is_pending = document.is_pending();
         self.is_failure |= document.is_failure;
         // A connection goes on after an error.
@@ -228,12 +234,15 @@ impl UsageAccumulator {
         let generated_nothing = self.is_known && output_bytes == 0 && !self.has_other_output;
         let has_output = counts.has_output() || counts.has_total() || generated_nothing;
         let has_all = has_calls || counts.has_input() && has_output;
-        // Zeros say nothing about a body of an unknown form.
-        let is_plausible = |tokens: Tokens| self.is_known || tokens.input > 0 || tokens.output > 0;
+        let has_only_other_output = self.has_other_output && output_bytes == 0;
+        // Zeros say nothing about a body of an unknown form, and no output is none that was seen.
+        let is_plausible = |tokens: Tokens| {
+            tokens.output > 0 || !has_only_other_output && (self.is_known || tokens.input > 0)
+        };
         let is_reported = has_all && tokens.is_some_and(is_plausible);
         let is_stale = self.is_stale || self.lacks_counts;
         let is_readable = self.has_value && !self.skipped && self.faults == 0 && self.is_known;
-        let is_finished = self.ended && !self.is_pending && !(self.has_other_output && output_bytes == 0);
+        let is_finished = self.is_connection || self.ended && !self.is_pending;
         Usage {
             model: self.model.clone(),
             is_final: self.is_complete && !self.has_error && !is_stale && is_reported,
@@ -241,8 +250,9 @@ impl UsageAccumulator {
             total_tokens: lone_total.unwrap_or(0),
             is_error: self.has_error || self.is_failure,
             output_bytes,
-            body_read: is_readable && (is_finished || self.is_connection),
-            form_unknown: (self.has_unknown_value || self.skipped) && !self.is_known && output_bytes == 0,
+            body_read: is_readable && is_finished && !has_only_other_output,
+            form_unknown: has_only_other_output
+                || (self.has_unknown_value || self.skipped) && !self.is_known && output_bytes == 0,
         }
     }
 

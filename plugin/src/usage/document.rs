@@ -64,7 +64,7 @@ impl DocumentCounts {
 
 /// Most bytes of text in members of no known API that an answer without generated text may have. Ids and labels are
 /// shorter.
-const UNKNOWN_BYTES_MAX: u64 = 128;
+pub(super) const UNKNOWN_BYTES_MAX: u64 = 128;
 
 /// Contents of one JSON value, except its token counts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,7 +116,7 @@ impl Document {
 
     /// Returns whether the value contains an image or other data that was generated.
     pub(super) fn is_opaque(&self) -> bool {
-        self.of(TextKind::Opaque) > 0
+        self.of(TextKind::Opaque) > 0 || self.is_audio && self.of(TextKind::Delta) > 0
     }
 
     /// Returns whether the value may be one of several results.
@@ -134,7 +134,12 @@ impl Document {
 
     /// Returns whether the value may contain generated text that the reader does not recognize.
     pub(super) fn has_unknown_text(&self) -> bool {
-        self.of(TextKind::Unknown) > UNKNOWN_BYTES_MAX && !self.has_no_output
+        self.unknown_bytes() > UNKNOWN_BYTES_MAX
+    }
+
+    /// Returns the bytes of text in members of no known API.
+    pub(super) fn unknown_bytes(&self) -> u64 {
+        if self.has_no_output { 0 } else { self.of(TextKind::Unknown) }
     }
 
     /// Returns whether the value is a response that is not generated yet.
@@ -144,7 +149,8 @@ impl Document {
 
     /// Returns whether the value reports an error.
     pub(super) fn is_error(&self) -> bool {
-        self.has_error || self.has_code && self.has_message && !self.is_known
+        // The code of an envelope may be that of a success.
+        self.has_error || self.has_code && self.has_message && !self.is_known && !self.has_unknown_text()
     }
 
     /// Discards the marks of a value that is not valid JSON.
@@ -182,9 +188,13 @@ impl Document {
             [Data, Item, Type] => self.is_known |= text == b"model",
             [Data, Item, Embedding] => self.is_known = true,
             [Error] => self.has_error |= !is_empty,
-            [Error, ..] | [Errors, Item, ..] | [Choices, Item, Error, ..] => self.has_error = true,
+            [Error, ..] | [Errors, Item, ..] | [Choices, Item, Error, ..] => self.has_error |= !is_empty,
             [Message] => self.has_message = true,
-            [Code] => self.has_code |= !is_empty,
+            // Envelopes say so of a success.
+            [Code] => {
+                let successes: [&[u8]; 5] = [b"", b"0", b"200", b"ok", b"success"];
+                self.has_code |= !successes.iter().any(|code| text.eq_ignore_ascii_case(code));
+            }
             [.., FinishReason] if !is_argument(path) => match text {
                 _ if text.starts_with(b"error") || text.starts_with(b"ERROR") => self.has_error = true,
                 // DashScope and watsonx write these values until the last event.
@@ -203,7 +213,8 @@ impl Document {
         let prefixes: [&[u8]; 6] = [b"response.", b"session.", b"message", b"content", b"stream-", b"ping"];
         self.is_known |= text == b"model" || prefixes.iter().any(|prefix| text.starts_with(prefix));
         self.is_repetition |= text.ends_with(b".done");
-        self.concludes |= text.ends_with(b".done") || text.ends_with(b".completed");
+        let ends: [&[u8]; 3] = [b".done", b".completed", b".complete"];
+        self.concludes |= ends.iter().any(|end| text.ends_with(end));
         self.has_error |= text == b"error";
         self.is_failure |= text == b"response.failed";
         self.is_audio |= text.ends_with(b"audio.delta");
@@ -230,7 +241,7 @@ impl Document {
             | [Score | RelevanceScore]
             | [Item | Results | Data, Item, Score | RelevanceScore]
             | [Item, Score] => self.is_known = true,
-            [Error, ..] | [Errors, Item, ..] | [Choices, Item, Error, ..] => self.has_error = true,
+            [Error, ..] | [Errors, Item, ..] | [Choices, Item, Error, ..] => self.has_error |= number != 0,
             [ErrorCode] | [BaseResp, StatusCode] => self.has_error |= number != 0,
             [Code] => self.has_code |= !(number == 0 || (200..300).contains(&number)),
             _ => {

@@ -62,7 +62,10 @@ pub(super) fn count(path: &[Key]) -> Option<(Scope, TokenKind)> {
         [EvalCount] => (Scope::Response, TokenKind::Output),
         // Text Generation Inference.
         [Details, InputTokenCount] => (Scope::Response, TokenKind::Prompt),
-        [Details, GeneratedTokens] => (Scope::Response, TokenKind::Output),
+        // With `best_of`, the sequences are listed beside the best one.
+        [Details, GeneratedTokens] | [Details, Other, Item, GeneratedTokens] => {
+            (Scope::Result, TokenKind::Output)
+        }
         // watsonx, and Titan on Bedrock.
         [Results, Item, InputTokenCount] => (Scope::Result, TokenKind::Prompt),
         [Results, Item, GeneratedTokens] => (Scope::Result, TokenKind::Output),
@@ -152,7 +155,8 @@ pub(super) fn text(path: &[Key]) -> TextKind {
             TextKind::Generated => TextKind::Repeated,
             other => other,
         },
-        // Anthropic, Bedrock, Cohere: events.
+        // Anthropic, Bedrock, Cohere: events. The content of a block is that of a tool on the server.
+        [ContentBlockDelta, Content, ..] => TextKind::Other,
         [Delta | ContentBlockDelta | ToolCallDelta, below @ ..] => generated(below),
         // Anthropic: a whole message. Deeper content is that of tools on the server.
         [Content, Item, Content, _, ..] => TextKind::Other,

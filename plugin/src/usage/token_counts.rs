@@ -189,8 +189,9 @@ impl TokenCounts {
         self.output.is_reported()
     }
 
+    /// Returns whether the total reveals the output. A total below the prompt cannot be true.
     pub(super) fn has_total(self) -> bool {
-        self.total.is_some()
+        self.total.is_some_and(|total| total >= self.input.value())
     }
 
     /// Returns the total if the response reported the total alone.
@@ -225,9 +226,9 @@ impl TokenCounts {
             if reasoning > output || sum_is(with_reasoning) {
                 output = with_reasoning;
             }
-        } else if let (Some(_), Some(total)) = (self.input.prompt, self.total) {
-            // Other servers do not report reasoning at all, but include it in the total. Others again add the caches to
-            // the total although the prompt includes them.
+        } else if let Some(total) = self.total.filter(|_| self.input.prompt.is_some() || output == 0) {
+            // Other servers do not report reasoning or even the output at all, but include it in the total. Others
+            // again add the caches to the total although the prompt includes them.
             let rest = total.saturating_sub(input).saturating_sub(output);
             if !self.is_cache(rest) {
                 output = output.saturating_add(rest);

@@ -272,6 +272,38 @@ fn the_total_reveals_no_output_that_other_counts_explain() {
             true,
         ),
         (r#"{"usage":{"prompt_tokens":0,"completion_tokens":50,"total_tokens":150}}"#, (100, 50, 0, 0), true),
+        // The output itself is missing, 0, or negative.
+        (
+            r#"{"output":{"message":{"content":[{"text":"hi"}]}},"usage":{"inputTokens":30,"totalTokens":658}}"#,
+            (30, 628, 0, 0),
+            true,
+        ),
+        (
+            r#"{"content":[{"text":"hi"}],"usage":{"input_tokens":9,"output_tokens":0,"total_tokens":20}}"#,
+            (9, 11, 0, 0),
+            true,
+        ),
+        (
+            r#"{"usage":{"input_tokens":9,"cache_read_input_tokens":700,"total_tokens":720}}"#,
+            (709, 11, 700, 0),
+            true,
+        ),
+        (
+            r#"{"choices":[{"text":"hi"}],"usage":{"prompt_tokens":9,"completion_tokens":-1,"total_tokens":8}}"#,
+            (9, 0, 0, 0),
+            false,
+        ),
+        // Gemini's Interactions API.
+        (
+            r#"{"status":"completed","outputs":[{"type":"text","text":"hi"}],"usage":{"total_input_tokens":7,"total_output_tokens":20,"total_thought_tokens":22,"total_cached_tokens":3,"total_tool_use_tokens":0,"total_tokens":49}}"#,
+            (7, 42, 3, 22),
+            true,
+        ),
+        (
+            r#"[{"generated_text":"0123456789","details":{"generated_tokens":3,"best_of_sequences":[{"generated_text":"0123456789","generated_tokens":4}],"input_length":5}}]"#,
+            (5, 7, 0, 0),
+            true,
+        ),
     ]);
 }
 

@@ -42,8 +42,15 @@ fn text_at_any_place_of_an_answer_is_counted() {
         ),
         (r#"{"type":"response.custom_tool_call_input.delta","delta":"0123456789"}"#, 10),
         (r#"{"type":"response.audio.transcript.delta","delta":"0123456789"}"#, 10),
-        (r#"{"type":"response.audio.delta","delta":"UklGRg=="}"#, 0),
-        (r#"{"delta":"UklGRg==","type":"response.output_audio.delta"}"#, 0),
+        (r#"{"type":"content_block_start","content_block":{"type":"text","text":"0123456789"}}"#, 10),
+        (
+            r#"{"type":"content_block_start","content_block":{"type":"tool_use","id":"t","name":"n","input":{"a":"0123456789"}}}"#,
+            10,
+        ),
+        (
+            r#"{"type":"content_block_start","content_block":{"type":"web_search_tool_result","content":[{"title":"t","page_age":"long"}]}}"#,
+            0,
+        ),
         (r#"{"type":"response.output_text.done","text":"0123456789"}"#, 0),
         (r#"{"text":"0123456789","type":"response.output_text.done"}"#, 0),
         (
@@ -81,6 +88,35 @@ fn text_at_any_place_of_an_answer_is_counted() {
     for (body, bytes) in cases {
         let usage = usage("a.json", body.as_bytes(), true);
         assert_eq!((usage.output_bytes, usage.body_read), (bytes, true), "{body}");
+    }
+}
+
+/// Images, audio and text of an unknown form cost the expected output, even if the stream is cut off or reports an output
+/// of 0.
+#[test]
+fn output_that_is_not_text_is_seen() {
+    let long = "x".repeat(129);
+    let half = &long[..65];
+    let json = [
+        r#"{"type":"response.audio.delta","delta":"UklGRg=="}"#.to_owned(),
+        r#"{"delta":"UklGRg==","type":"response.output_audio.delta"}"#.to_owned(),
+        r#"{"content":[{"type":"redacted_thinking","data":"AAAA"}]}"#.to_owned(),
+        format!(r#"{{"predictions":[{{"mimeType":"image/png","bytesBase64Encoded":"{long}"}}]}}"#),
+        format!(r#"{{"images":["{long}"],"error":null}}"#),
+        format!(
+            r#"{{"answer":"{long}","usage":{{"prompt_tokens":9,"completion_tokens":0,"total_tokens":9}}}}"#
+        ),
+        format!(r#"{{"answer":"{long}","usage":{{"prompt_tokens":9,"total_tokens":9}}}}"#),
+        format!(r#"{{"score":0.9,"answer":"{long}","usage":{{"prompt_tokens":9,"total_tokens":9}}}}"#),
+    ];
+    let part = format!(r#"{{"answer":"{half}"}}"#);
+    let used = r#"{"usage":{"prompt_tokens":9,"completion_tokens":0}}"#;
+    let stream = events(&[&part, &part, used, "[DONE]"]);
+    for (body, end) in json.iter().chain([&stream]).flat_map(|body| [(body, true), (body, false)]) {
+        let name = if body.starts_with('{') { "a.json" } else { "a.sse" };
+        let usage = usage(name, body.as_bytes(), end);
+        let found = (usage.is_final, usage.body_read, usage.form_unknown, usage.output_bytes);
+        assert_eq!(found, (false, false, true, 0), "{body}");
     }
 }
 
@@ -187,6 +223,8 @@ fn only_forms_that_generate_nothing_are_free() {
         r#"{"output":{"answer":"a text of any length"}}"#,
         r#"{"answer":"a text of any length","stop_reason":"end_turn"}"#,
         r#"{"answer":"a text of any length","done":true}"#,
+        r#"{"code":"Success","message":"OK","data":{"answer":"a text of any length"}}"#,
+        r#"{"code":1000,"message":"ok","data":{"answer":"a text that is longer than the names, codes and labels of an answer that contains no generated text, as most of the answers are, this one too"}}"#,
         r#"{"answers":[{"text":"a text of any length","finish_reason":"stop"}]}"#,
         "{}",
         r#"{"a":1}"#,
@@ -227,6 +265,7 @@ fn an_error_is_recognized_in_any_form() {
         r#"{"error":{"code":500}}"#,
         r#"{"result":null,"success":false,"errors":[{"code":5006,"message":"m"}]}"#,
         r#"[{"error":{"code":503,"status":"UNAVAILABLE"}}]"#,
+        r#"{"error":"m","traceback":"a text that is longer than the names, codes and labels of an answer that contains no generated text, as tracebacks of most of the servers are"}"#,
         r#"{"object":"response","status":"failed","error":{"code":"server_error"},"output":[],"usage":null}"#,
     ];
     let answers = [
@@ -236,6 +275,8 @@ fn an_error_is_recognized_in_any_form() {
         r#"{"code":0,"message":"Success","choices":[{"message":{"content":"hi"}}]}"#,
         r#"{"choices":[{"message":{"content":"hi"}}],"base_resp":{"status_code":0,"status_msg":""}}"#,
         r#"{"error_code":0,"result":"hi"}"#,
+        r#"{"code":"200","message":"success","data":{"text":"hi"}}"#,
+        r#"{"choices":[{"message":{"content":"hi"}}],"error":{"code":0,"message":""}}"#,
         r#"{"content":[{"type":"tool_use","input":{"error":{"a":"hi"},"finish_reason":"error"}}]}"#,
     ];
     for (bodies, is_error) in [(&errors[..], true), (&answers[..], false)] {
