@@ -37,6 +37,10 @@ pub struct UsageReport {
 /// more text than this cannot be true.
 const BYTES_PER_TOKEN_MAX: u64 = 128;
 
+/// Most tokens that a response can report. The largest contexts have 10 million tokens, and a provider may make several
+/// calls for one request. A larger count comes from an overflow, such as a -1 that became unsigned.
+const TOKENS_MAX: u64 = 100_000_000;
+
 /// Tokens per second of an upgraded connection that reported no usage and no text. They are the rates at which OpenAI's
 /// realtime API counts audio: 10 tokens for a second from the client, 20 for a second to it.
 const CONNECTION_INPUT_PER_SECOND: u64 = 10;
@@ -73,6 +77,11 @@ impl UsageReport {
             form_unknown: false,
             total_ms: 0,
         }
+    }
+
+    /// Returns the tokens that the response reported; `None` if it reported none that can be true.
+    fn possible_tokens(&self) -> Option<Tokens> {
+        self.tokens.filter(|tokens| tokens.input.max(tokens.output) <= TOKENS_MAX)
     }
 
     /// Returns whether the output of these tokens can be true, beside the text that the gateway saw.
@@ -120,7 +129,8 @@ fn tokens(
         return (Tokens::default(), false);
     }
     let is_background = ticket.generation == Generation::Background;
-    let reported = report.tokens.unwrap_or_default();
+    let tokens = report.possible_tokens();
+    let reported = tokens.unwrap_or_default();
     let nothing_more = match report.outcome {
         Outcome::NotSent => return (Tokens::default(), false),
         Outcome::Success => false,
@@ -130,20 +140,21 @@ fn tokens(
         Outcome::Unknown | Outcome::UpstreamReset | Outcome::ClientAbort | Outcome::Timeout => !report.began,
     };
     // A server that generates later may report zeros for now.
-    let is_final = report.is_final && report.tokens.is_some() && !(is_background && reported.output == 0);
+    let is_final = report.is_final && tokens.is_some() && !(is_background && reported.output == 0);
     let is_prompt_missing = reported.input == 0 && ticket.prompt_bytes > 0;
     let is_complete = is_final && !is_prompt_missing && report.is_credible(reported.output);
     if nothing_more || is_complete {
         return (reported, false);
     }
     let is_unread = report.output_bytes == 0 && !report.body_read;
-    if report.upgraded && is_unread && report.tokens.is_none() {
+    if report.upgraded && is_unread && tokens.is_none() {
         return (by_duration(report), true);
     }
     let prompt = RequestBody { prompt_bytes: ticket.prompt_bytes, ..RequestBody::default() };
     let input = estimates.estimate(rules, &ticket.model, &prompt).input.ceil() as u64;
     let text = estimates.output_tokens_of(&ticket.model, report.output_bytes);
-    if report.tokens.is_none() && report.total_tokens > 0 {
+    let has_total = !is_background && (1..=TOKENS_MAX).contains(&report.total_tokens);
+    if tokens.is_none() && has_total {
         return (divide(report.total_tokens, input, if is_unread { None } else { Some(text) }), true);
     }
     let mut tokens = reported;
@@ -239,6 +250,11 @@ mod tests {
             (reported(tokens(90, 0), 0), (90, 0), false),
             (total(500, 80), (480, 20), true),
             (total(10, 80), (0, 10), true),
+            // An overflow.
+            (reported(tokens(u64::MAX, 7), 80), (100, 20), true),
+            (reported(tokens(90, u64::from(u32::MAX)), 80), (100, 20), true),
+            (total(u64::MAX, 80), (100, 20), true),
+            (reported(tokens(TOKENS_MAX, 7), 28), (TOKENS_MAX, 7), false),
             (UsageReport { total_tokens: 500, ..unread }, (100, 400), true),
             (UsageReport { total_tokens: 60, ..unread }, (60, 0), true),
             (unread, (100, 300), true),
@@ -305,6 +321,7 @@ mod tests {
             (report_of(Outcome::Success, None, 0), (10, 300, true)),
             (report_of(Outcome::Success, Some((0, 0)), 0), (10, 300, true)),
             (report_of(Outcome::Success, Some((8, 0)), 12), (8, 300, true)),
+            (UsageReport { total_tokens: 9, ..report_of(Outcome::Success, None, 12) }, (10, 300, true)),
             // A client that streams the answer gets its usage.
             (report_of(Outcome::Success, Some((8, 700)), 2800), (8, 700, false)),
             // The server goes on after the client has left.

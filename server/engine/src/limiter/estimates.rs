@@ -14,6 +14,9 @@ const WEIGHT_MIN: f64 = 0.05;
 /// Bounds of a learned ratio. All languages and tokenizers are within these bounds, and a single unusual request
 /// changes the mean little.
 const BYTES_PER_TOKEN_LEARNED: std::ops::RangeInclusive<f64> = 1.0..=16.0;
+/// Most expected output tokens of an answer. Models generate no more, so neither a wrong count in a response nor a maximum
+/// that a request sets raises the expectation further.
+const OUTPUT_TOKENS_MAX: f64 = 262_144.0;
 /// Number of requests after which a model counts as known. Until then, the configured seed applies.
 const KNOWN_FROM: u32 = 5;
 /// Maximum number of models with estimates of their own. Further models remain unknown.
@@ -89,7 +92,7 @@ impl Estimates {
         let output = match (expected, body.max_output_tokens) {
             (None, 0) => OUTPUT_TOKENS,
             // For an unknown model, assumes the maximum that the request allows.
-            (None, most) => most as f64,
+            (None, most) => (most as f64).min(OUTPUT_TOKENS_MAX),
             (Some(expected), 0) => expected,
             (Some(expected), most) => expected.min(most as f64),
         };
@@ -123,7 +126,7 @@ impl Estimates {
             }
         };
         let mut learned = learned.lock();
-        learned.output_tokens.add(tokens.output as f64 / answers as f64);
+        learned.output_tokens.add((tokens.output as f64 / answers as f64).min(OUTPUT_TOKENS_MAX));
         let ratio = |bytes: u64, tokens: u64| {
             let (least, most) = (BYTES_PER_TOKEN_LEARNED.start(), BYTES_PER_TOKEN_LEARNED.end());
             (bytes as f64 / tokens as f64).clamp(*least, *most)
@@ -163,6 +166,7 @@ mod tests {
         };
         assert_eq!(estimate(&rules, 0), estimated(100.0, 512.0, 0));
         assert_eq!(estimate(&rules, 9000).output, 9000.0);
+        assert_eq!(estimate(&rules, u64::MAX).output, OUTPUT_TOKENS_MAX);
         let seed = ModelSeed {
             model: Matcher::Prefix("m".into()),
             output_tokens: Some(50.0),
@@ -195,6 +199,8 @@ mod tests {
             estimates.learn("m", 0, 2, 0, &Tokens { output: 20, ..Tokens::default() });
         }
         assert!((estimate(&rules, 0).output - 10.0).abs() < 1.0);
+        estimates.learn("m", 0, 1, 0, &Tokens { output: u64::MAX, ..Tokens::default() });
+        assert!(estimate(&rules, 0).output < 0.06 * OUTPUT_TOKENS_MAX);
     }
 
     #[test]
