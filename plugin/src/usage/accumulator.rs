@@ -102,16 +102,17 @@ impl UsageAccumulator {
         }
         let is_known = document.is_known || has_text;
         self.is_known |= is_known;
-        self.has_unknown_value |= !is_known && !document.is_error() && !self.document_counts.is_reported;
+        let is_error = document.is_error();
+        self.has_unknown_value |= !is_known && !is_error && !self.document_counts.is_reported;
         if !is_known {
             self.unknown_bytes = self.unknown_bytes.saturating_add(document.unknown_bytes());
         }
         let has_unknown_text = document.has_unknown_text() || self.unknown_bytes > UNKNOWN_BYTES_MAX;
-        self.has_other_output |= !document.is_error() && (document.is_opaque() || has_unknown_text);
+        self.has_other_output |= !is_error && (document.is_opaque() || has_unknown_text);
         self.is_pending = document.is_pending();
         self.is_failure |= document.is_failure;
         // A connection goes on after an error.
-        self.has_error |= document.is_error() && place != Place::Message;
+        self.has_error |= is_error && place != Place::Message;
         let has_counts = self.document_counts.is_reported;
         // Counts from the headers are those of the whole body.
         let reports_output =
@@ -190,9 +191,10 @@ impl UsageAccumulator {
         self.skipped = true;
     }
 
-    /// Records that the stream reported an error outside its JSON values.
+    /// Records that the stream reports an error outside its JSON values. The current value describes it.
     pub(super) fn fail(&mut self) {
         self.has_error = true;
+        self.document.has_error = true;
     }
 
     /// Records that the body ended between two values.

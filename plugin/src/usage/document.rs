@@ -82,7 +82,7 @@ pub(super) struct Document {
     /// True if the value repeats text that earlier values carried in parts.
     pub(super) is_repetition: bool,
     /// True if the value reports an error of the whole response.
-    has_error: bool,
+    pub(super) has_error: bool,
     /// True if the value has an error code; a message.
     has_code: bool,
     has_message: bool,
@@ -237,10 +237,12 @@ impl Document {
             [] | [Item] | [Item, Item] | [Outputs, Item, Data, ..] => self.is_known = true,
             [.., Item] => {}
             // Token counts; rankings.
-            [InputTokens | TotalTokens | Count]
-            | [Score | RelevanceScore]
-            | [Item | Results | Data, Item, Score | RelevanceScore]
-            | [Item, Score] => self.is_known = true,
+            [InputTokens | TotalTokens | Count | Score]
+            | [Item | Results | Data, Item, Score]
+            | [Item, Score] => {
+                self.is_known = true;
+            }
+            [.., RelevanceScore] if !is_argument(path) => self.is_known = true,
             [Error, ..] | [Errors, Item, ..] | [Choices, Item, Error, ..] => self.has_error |= number != 0,
             [ErrorCode] | [BaseResp, StatusCode] => self.has_error |= number != 0,
             [Code] => self.has_code |= !(number == 0 || (200..300).contains(&number)),

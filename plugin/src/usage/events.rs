@@ -159,7 +159,16 @@ impl Events {
                 }
                 Data::Json => {
                     let consumed = self.scanner.feed(rest, accumulator);
-                    if self.scanner.is_broken() || self.scanner.is_done() && !is_blank(&rest[consumed..]) {
+                    rest = &rest[consumed..];
+                    let next = rest.iter().find(|byte| !byte.is_ascii_whitespace());
+                    // Some servers do not write the blank lines between events.
+                    if self.scanner.is_done() && matches!(next, Some(b'{' | b'[')) {
+                        accumulator.end_document(Place::Event);
+                        self.scanner.reset();
+                        self.data = Data::None;
+                        continue;
+                    }
+                    if self.scanner.is_broken() || self.scanner.is_done() && next.is_some() {
                         self.data = Data::Other;
                         accumulator.broken_document();
                     }
@@ -171,22 +180,20 @@ impl Events {
     }
 
     fn end_event(&mut self, accumulator: &mut UsageAccumulator) {
+        let is_error = std::mem::take(&mut self.is_error);
+        if is_error {
+            accumulator.fail();
+        }
         match self.data {
             Data::Json if self.scanner.is_done() => accumulator.end_document(Place::Event),
             Data::Json => accumulator.broken_document(),
             Data::Done(matched) if matched == DONE.len() => accumulator.mark_complete(),
             // Broken JSON was already counted as an error.
-            Data::Done(_) | Data::Other => accumulator.skip(),
-            Data::None => {}
-        }
-        if std::mem::take(&mut self.is_error) {
-            accumulator.fail();
+            // The text of an error event is no output.
+            Data::Done(_) | Data::Other if !is_error => accumulator.skip(),
+            Data::Done(_) | Data::Other | Data::None => {}
         }
         self.data = Data::None;
         self.scanner.reset();
     }
-}
-
-fn is_blank(bytes: &[u8]) -> bool {
-    bytes.iter().all(u8::is_ascii_whitespace)
 }

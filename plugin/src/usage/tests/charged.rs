@@ -188,6 +188,23 @@ fn a_count_is_final_only_at_the_end_of_a_stream() {
     }
 }
 
+/// Some servers write no blank lines, and many clients read such streams.
+#[test]
+fn events_need_no_blank_line_between_them() {
+    let text = r#"{"choices":[{"delta":{"content":"0123456789"}}]}"#;
+    let finish = r#"{"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":4}}"#;
+    for (lines, end, bytes, is_final) in [
+        (&[text, text, finish, "[DONE]"][..], true, 20, true),
+        (&[text, text, finish], true, 20, true),
+        (&[text, text, "[DONE]"], true, 20, false),
+        (&[text, &text[..45]], false, 20, false),
+    ] {
+        let body: String = lines.iter().map(|line| format!("data: {line}\r\n")).collect();
+        let usage = usage("a", body.as_bytes(), end);
+        assert_eq!((usage.output_bytes, usage.is_final), (bytes, is_final), "{body}");
+    }
+}
+
 #[test]
 fn a_line_or_array_without_its_end_is_not_final() {
     let line = r#"{"response":"0123456789","eval_count":3,"prompt_eval_count":9,"done":false}"#;

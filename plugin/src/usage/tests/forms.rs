@@ -208,6 +208,7 @@ fn only_forms_that_generate_nothing_are_free() {
         r#"[[{"label":"a","score":0.9}]]"#,
         r#"{"results":[{"index":0,"relevance_score":0.9}]}"#,
         r#"{"scores":[0.1,0.2]}"#,
+        r#"{"output":{"results":[{"index":0,"relevance_score":0.9,"document":{"text":"a document"}}]}}"#,
         r#"{"model_name":"e","outputs":[{"name":"embedding","datatype":"FP32","shape":[2],"data":[0.1,0.2]}]}"#,
         r#"{"id":"ftjob-1","object":"fine_tuning.job","status":"queued"}"#,
         r#"{"id":"file-1","object":"file","bytes":120000}"#,
@@ -284,6 +285,15 @@ fn an_error_is_recognized_in_any_form() {
             let usage = usage("a.json", body.as_bytes(), true);
             assert_eq!((usage.is_error, usage.output_bytes > 0), (is_error, !is_error), "{body}");
         }
+    }
+    // What an error event contains is no output of an unknown form.
+    for event in [
+        "event: error\ndata: {\"message\":\"m\"}\n\n",
+        "data: {\"message\":\"m\"}\nevent: error\n\n",
+        "event: error\ndata: m\n\n",
+    ] {
+        let usage = usage("a.sse", event.as_bytes(), true);
+        assert_eq!((usage.is_error, usage.form_unknown), (true, false), "{event}");
     }
     let failed = events(&[r#"{"type":"response.failed","response":{"status":"failed","usage":null}}"#]);
     assert!(usage("a.sse", failed.as_bytes(), true).is_error);
