@@ -113,7 +113,10 @@ impl Collector {
             Event::Close { at } if matches!(path, [Tools | Functions]) => {
                 self.prompt_bytes += (at + 1 - self.tools_at) as u64;
             }
-            Event::Text(_) | Event::Open { .. } if matches!(path, [Prompt | Text, Item]) => self.prompts += 1,
+            // An object among `inputs` is a tensor of KServe, not a prompt.
+            Event::Text(_) | Event::Open { array: true, .. } if matches!(path, [Prompt | Text, Item]) => {
+                self.prompts += 1;
+            }
             // Some servers accept numbers as text.
             Event::Text(head) if matches!(path, [.., OutputBound | Answers]) => {
                 if let Some(number) = str::from_utf8(head).ok().and_then(|text| text.trim().parse().ok()) {
@@ -157,7 +160,9 @@ fn is_prompt(path: &[Key]) -> bool {
         // All text in the arguments and results of earlier tool calls.
         [Messages, Item, Content, Item, Input, ..]
         | [Contents, Item, Parts, Item, Function, Args, ..]
-        | [Contents, Item, Parts, Item, FunctionResponse, Response, ..] => return true,
+        | [Contents, Item, Parts, Item, FunctionResponse, Response, ..]
+        // Tensors of KServe.
+        | [Prompt, Item, Data, ..] => return true,
         _ => {}
     }
     let is_within_prompt = |key: &Key| {

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn bodies_of_all_common_apis_are_summarized() {
-    let cases: [(&str, (&str, u64, u64)); 32] = [
+    let cases: [(&str, (&str, u64, u64)); 34] = [
         (r#"{"model":"m","messages":[{"role":"user","content":"hello"}],"max_tokens":7}"#, ("m", 5, 7)),
         (
             r#"{"model":"m","messages":[{"content":[{"type":"text","text":"abc"},{"type":"image"}]}]}"#,
@@ -60,6 +60,14 @@ fn bodies_of_all_common_apis_are_summarized() {
         (r#"{"query":"ab","documents":["cde",{"text":"f","title":"t"}]}"#, ("", 6, 0)),
         (r#"{"query":"ab","texts":["cde"]}"#, ("", 5, 0)),
         (r#"{"input":{"query":"ab","documents":["cde"]}}"#, ("", 5, 0)),
+        (
+            r#"{"inputs":[{"name":"text","datatype":"BYTES","shape":[1],"data":["abc"]},{"name":"k","data":[5]}]}"#,
+            ("", 3, 0),
+        ),
+        (
+            r#"{"instances":[{"prompt":"abc"},{"content":"de"}],"parameters":{"maxOutputTokens":5}}"#,
+            ("", 5, 5),
+        ),
         ("[1,2]", ("", 0, 0)),
         (r#"{"model":"m","messages":[{"content":"cut of"#, ("m", 6, 0)),
         (r#"{"messages":[{"content":"\u00e9\n"}]}"#, ("", 3, 0)),
@@ -224,6 +232,8 @@ fn all_answers_of_a_request_are_counted() {
         (r#"{"prompt":[[1,2],[3]]}"#, (2, 0)),
         (r#"{"prompt":[1,2,3]}"#, (1, 0)),
         (r#"{"input":["a","b"]}"#, (1, 0)),
+        (r#"{"inputs":[{"name":"text","data":["a"]},{"name":"k","data":[5]}]}"#, (1, 0)),
+        (r#"{"instances":[{"prompt":"x"}],"parameters":{"sampleCount":4}}"#, (4, 0)),
         (r#"{"messages":[{"n":8}]}"#, (1, 0)),
         (r#"{"n":18446744073709551615,"prompt":["a","b"]}"#, (u64::MAX, 0)),
     ];
