@@ -7,7 +7,7 @@ use std::fmt;
 use reader::Reader;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use serde_saphyr::UserMessageFormatter;
+use serde_saphyr::{Error, UserMessageFormatter};
 use written::Written;
 
 use super::unit::Unit;
@@ -23,6 +23,9 @@ pub(super) use documents::{Documents, is_limit_file_name, parse};
 pub(super) const DEPTH_MAX: usize = 16;
 /// Maximum number of errors reported for one file.
 const FAULTS_MAX: usize = 100;
+/// Maximum number of values in one file. No file of 8 MiB has as many: a descriptor with a limit has about ten values in
+/// 60 bytes. The bound is for aliases, which may repeat a few values without end.
+const VALUES_MAX: usize = 2_000_000;
 
 /// An error in a file, and its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,14 +103,43 @@ impl File {
 
 /// Parses all documents that are not empty.
 fn from_yaml<T: DeserializeOwned>(yaml: &str) -> Result<Vec<T>, String> {
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_multiple_with_options(yaml, options)
-        // The other formatter gives advice about the parser's API.
-        .map_err(|error| error.render_with_formatter(&UserMessageFormatter))
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! {
+            max_nodes: VALUES_MAX,
+            // A list or a map has two events, and so has a document.
+            max_events: 3 * VALUES_MAX,
+            max_documents: VALUES_MAX,
+            max_anchors: VALUES_MAX,
+            max_aliases: VALUES_MAX,
+            max_merge_keys: VALUES_MAX,
+            max_recorded_anchor_events: 3 * VALUES_MAX,
+            // One anchor may serve the limits of all descriptors.
+            enforce_alias_anchor_ratio: false,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: VALUES_MAX },
+    };
+    serde_saphyr::from_multiple_with_options(yaml, options).map_err(|error| describe(&error))
+}
+
+/// Describes an error without the names of the parser's types, and without advice about its API.
+fn describe(error: &Error) -> String {
+    let text = error.render_with_formatter(&UserMessageFormatter);
+    // The parser names its bounds, such as `Nodes { nodes: 5 }`.
+    match text.strip_prefix("YAML document too large or too complex") {
+        Some(bound) if bound.to_ascii_lowercase().contains("depth") => "it is nested too deep".to_owned(),
+        Some(_) => format!("it has more than {VALUES_MAX} values, counting those of aliases"),
+        None => match text.strip_prefix("recursion limit exceeded") {
+            Some(place) => format!("it is nested too deep{place}"),
+            None => text,
+        },
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
 
     fn faults(yaml: &str) -> Vec<String> {
@@ -206,6 +238,44 @@ mod tests {
             assert_eq!(faults(yaml).len(), 1, "{yaml}");
         }
         assert_eq!(faults(""), ["a.yaml: domain: must be a name, got none"]);
+    }
+
+    /// Guards against bounds of the parser that are below the documented maximum size of a file.
+    #[test]
+    fn a_large_file_and_a_much_used_anchor_are_read() {
+        let mut large = "domain: d\ndescriptors:\n".to_owned();
+        let mut aliases =
+            "domain: d\ndescriptors:\n- {key: a, rate_limit: &l {unlimited: true}}\n".to_owned();
+        for i in 0..30_000 {
+            let limit = "rate_limit: {unit: day, requests_per_unit: 1}";
+            writeln!(large, "- {{key: a, value: v{i}, {limit}}}").unwrap();
+        }
+        for i in 0..500 {
+            writeln!(aliases, "- {{key: a, value: v{i}, rate_limit: *l}}").unwrap();
+            writeln!(aliases, "- {{key: b, value: v{i}, rate_limit: {{<<: *l, name: n{i}}}}}").unwrap();
+        }
+        assert_eq!(file(&large).descriptors.len(), 30_000);
+        assert_eq!(file(&aliases).descriptors.len(), 1001);
+        let documents: String =
+            (0..1100).map(|i| format!("---\ndomain: d{i}\ndescriptors: [{{key: a}}]\n")).collect();
+        assert_eq!(parse("a.yaml", &documents).unwrap().files.len(), 1100);
+    }
+
+    #[test]
+    fn aliases_that_multiply_are_bounded() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..8 {
+            let item = format!("*a{}, ", i - 1).repeat(10);
+            writeln!(bomb, "a{i}: &a{i} [{item}]").unwrap();
+        }
+        for yaml in [bomb, format!("domain: {}", "[".repeat(20_000)), nested_maps(100)] {
+            let found = faults(&yaml);
+            assert!(found.len() == 1 && found[0].starts_with("a.yaml: must be YAML: it "), "{found:?}");
+        }
+    }
+
+    fn nested_maps(depth: usize) -> String {
+        (0..depth).map(|i| format!("{}a:\n", " ".repeat(i))).collect()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     fmt, fs,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -65,7 +65,7 @@ fn list(names: &[String]) -> Option<String> {
 /// # Errors
 /// Returns all errors in all files.
 pub fn load(from: &LimitFiles, metrics: &RateLimitMetrics) -> Result<Rules, Faults> {
-    let sources = read(from).map_err(|fault| Faults(vec![fault]))?;
+    let sources = read(from)?;
     compile_sources(from, &sources, metrics)
 }
 
@@ -101,9 +101,29 @@ pub(super) fn compile_sources(
 /// Reads the file, or the files of the directory.
 ///
 /// # Errors
+/// If a file cannot be read, returns the errors in the other files too.
+pub(super) fn read(from: &LimitFiles) -> Result<Sources, Faults> {
+    let (paths, passed_over) = find(from).map_err(|fault| Faults(vec![fault]))?;
+    let (mut texts, mut faults) = (Vec::new(), Vec::new());
+    for path in paths {
+        match read_text(&path) {
+            Ok(text) => texts.push(text),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if faults.is_empty() {
+        return Ok(Sources { texts, passed_over });
+    }
+    faults.extend(texts.iter().filter_map(|(name, text)| parse(name, text).err()).flatten());
+    Err(Faults(faults))
+}
+
+/// Returns the paths of the files to read, and the names of the passed-over files.
+///
+/// # Errors
 /// Returns the first error of the file system. A directory that contains no file of limits is an error too: a sidecar
 /// without any limit would admit everything.
-pub(super) fn read(from: &LimitFiles) -> Result<Sources, Fault> {
+fn find(from: &LimitFiles) -> Result<(Vec<PathBuf>, Vec<String>), Fault> {
     let (paths, passed_over) = match fs::read_dir(&from.path) {
         Err(error) if error.kind() == ErrorKind::NotADirectory => (vec![from.path.clone()], Vec::new()),
         Err(error) => return Err(unreadable(&from.path, &error)),
@@ -120,8 +140,7 @@ pub(super) fn read(from: &LimitFiles) -> Result<Sources, Fault> {
         );
         return Err(fault(&from.path, text));
     }
-    let texts = paths.into_iter().map(|path| read_text(&path)).collect::<Result<_, _>>()?;
-    Ok(Sources { texts, passed_over })
+    Ok((paths, passed_over))
 }
 
 /// Returns the paths of the files of limits, and the names of everything else that a directory contains. Names that start
@@ -147,12 +166,21 @@ fn sort_out(entries: fs::ReadDir) -> io::Result<(Vec<PathBuf>, Vec<String>)> {
     Ok((paths, passed_over))
 }
 
+/// Reads a file, but no more of it than the maximum: a pipe or a device has no size that a check could see first.
 fn read_text(path: &Path) -> Result<(String, String), Fault> {
-    let size = fs::metadata(path).map_err(|error| unreadable(path, &error))?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(fault(path, format!("must be at most {FILE_BYTES_MAX} bytes, got {size}")));
+    let read = || {
+        let mut bytes = Vec::new();
+        fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|error| unreadable(path, &error))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(fault(path, format!("must be at most {FILE_BYTES_MAX} bytes, got more")));
     }
-    let text = fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        fault(path, format!("must be text in UTF-8, got another encoding or no text, from byte {at} on"))
+    })?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok((name, text))
 }
@@ -242,6 +270,33 @@ mod tests {
             fs::write(dir.path().join(format!("m{i}")), GOOD).unwrap();
         }
         assert!(fault().ends_with(" and 5 more"), "{}", fault());
+    }
+
+    #[test]
+    fn an_unreadable_file_does_not_hide_the_faults_of_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let load = |path: PathBuf| {
+            load(&LimitFiles { path, merge_domains: false }, &RateLimitMetrics::unregistered()).unwrap_err().0
+        };
+        std::os::unix::fs::symlink("nowhere", path("a.yaml")).unwrap();
+        fs::write(path("b.yaml"), b"\xff\xfed\0").unwrap();
+        fs::write(path("c.yaml"), "domain: c\ndescriptors: [{value: x}]").unwrap();
+        let large = fs::File::create(path("d.yaml")).unwrap();
+        large.set_len(FILE_BYTES_MAX + 1).unwrap();
+        let faults: Vec<String> = load(dir.path().to_owned()).iter().map(ToString::to_string).collect();
+        let expected = [
+            ("a.yaml", "cannot be read: No such file"),
+            ("b.yaml", "must be text in UTF-8, got another encoding or no text, from byte 0 on"),
+            ("d.yaml", "must be at most 8388608 bytes, got more"),
+            ("c.yaml", "descriptors[0].key: must be a name, got none"),
+        ];
+        assert_eq!(faults.len(), expected.len(), "{faults:?}");
+        for (fault, (name, text)) in faults.iter().zip(expected) {
+            assert!(fault.contains(&format!("{name}: {text}")), "{faults:?}");
+        }
+        // A device has no end.
+        assert!(load("/dev/zero".into())[0].text.ends_with("got more"));
     }
 
     #[test]

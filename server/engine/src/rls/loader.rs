@@ -55,7 +55,7 @@ impl Loader {
         rate_limit_metrics: Arc<RateLimitMetrics>,
         metrics: LoadMetrics,
     ) -> Result<Self, Faults> {
-        let sources = read(&source).map_err(|fault| Faults(vec![fault]))?;
+        let sources = read(&source)?;
         let rules = compile_sources(&source, &sources, &rate_limit_metrics)?;
         metrics.valid.set(1);
         metrics.loaded.inc();
@@ -111,10 +111,10 @@ impl Loader {
     fn reload(&mut self) -> bool {
         let sources = match read(&self.source) {
             Ok(sources) => sources,
-            Err(fault) => {
+            Err(faults) => {
                 // The next successful read counts as new, even if its files equal the previous files.
                 self.last = None;
-                self.reject(Faults(vec![fault]));
+                self.reject(faults);
                 return false;
             }
         };
