@@ -38,7 +38,9 @@ pub(super) fn of_response(
         .filter(|(_, (plan, status))| status.over && matches!(plan.action, Action::Count { quota: true, .. }))
         .map(|(i, _)| i)
         .collect();
-    fields.insert("quotaModeEnabled".to_owned(), (!quotas.is_empty()).into());
+    // Also beside a cached refusal, which evaluates no other limits, and if the descriptor gives hits back.
+    let has_quotas = plans.iter().any(|plan| plan.quota);
+    fields.insert("quotaModeEnabled".to_owned(), has_quotas.into());
     if !violations.is_empty() {
         fields.insert("quotaModeViolations".to_owned(), violations.into());
     }

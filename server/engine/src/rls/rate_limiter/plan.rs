@@ -30,6 +30,8 @@ pub(super) struct DescriptorPlan<'r> {
     pub(super) value_metrics: Option<Arc<ByResult>>,
     /// The metadata of the limit in the file.
     pub(super) metadata: Option<&'r Map<String, Value>>,
+    /// Whether the limit is in quota mode, whatever the action is.
+    pub(super) quota: bool,
     /// The hits that the descriptor takes or gives back.
     pub(super) hits: u64,
     pub(super) action: Action,
@@ -105,6 +107,7 @@ impl RateLimiter {
             metrics: Some(&*limit.metrics),
             value_metrics,
             metadata: limit.metadata.as_ref(),
+            quota: limit.quota || self.options.quota,
             hits: hits(request, descriptor),
             action,
         };
@@ -134,6 +137,7 @@ impl RateLimiter {
                 metrics: None,
                 value_metrics: None,
                 metadata: None,
+                quota: false,
                 hits: hits(request, descriptor),
                 action: Action::NoLimit,
             };
@@ -147,6 +151,7 @@ impl RateLimiter {
             metrics: Some(&domain.overrides),
             value_metrics: None,
             metadata: None,
+            quota: mode.quota,
             hits: hits(request, descriptor),
             action: plan.action(request, descriptor, meter, mode),
         }

@@ -99,6 +99,14 @@ async fn the_metadata_describes_the_request_and_its_quotas() {
         (&second["quotaModeViolations"], &second["passedBackends"], &second["metadata"]),
         (&serde_json::json!([0]), &passed, &serde_json::json!({"all": "t"}))
     );
+    // The second refusal is a cached one, which evaluates no other limits.
+    for _ in 0..2 {
+        let refused = metadata(1, &[by("none", "a"), by("large", "d")]).await;
+        assert_eq!(refused["quotaModeEnabled"], true, "{refused}");
+    }
+    let back = Descriptor { give_back: true, ..by("large", "d") };
+    assert_eq!(metadata(1, &[back]).await["quotaModeEnabled"], true);
+    assert_eq!(metadata(1, &[by("none", "a")]).await["quotaModeEnabled"], false);
     let elsewhere = RateLimitRequest { domain: "e", hits: 0, descriptors: vec![by("none", "a")] };
     let metadata = limiter.evaluate(&elsewhere).await.unwrap().metadata.unwrap();
     assert_eq!(metadata["domain"], "e");
