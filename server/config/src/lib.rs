@@ -220,26 +220,47 @@ fn read(yaml: &str) -> Result<(raw::RawConfig, tolerant::ParseFaults), Faults> {
         return Ok(Default::default());
     }
     // Of a file of another kind, every field would be a fault.
-    if let Ok(document) = from_yaml::<serde_json::Value>(yaml)
-        && let Some(kind) = FileKind::of(&document).filter(|kind| *kind != FileKind::Configuration)
-    {
+    let documents: Vec<serde_json::Value> = documents(yaml).unwrap_or_default();
+    let kinds = documents.iter().filter_map(FileKind::of);
+    if let Some(kind) = kinds.into_iter().find(|kind| *kind != FileKind::Configuration) {
         let remedy = kind.remedy();
         return Err(Faults(vec![format!("must be a configuration of Evenkeel, got {kind}: {remedy}")]));
+    }
+    if documents.len() > 1 {
+        return Err(Faults(vec![format!("must be one YAML document, got {}", documents.len())]));
     }
     tolerant::parse(yaml).map_err(Faults)
 }
 
 /// Parses one YAML document. An error names the position but does not quote the line, which may contain a password.
 fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
-    let options = serde_saphyr::options! { with_snippet: false };
-    serde_saphyr::from_str_with_options(yaml, options).map_err(|error| describe(&error))
+    serde_saphyr::from_str_with_options(yaml, yaml_options()).map_err(|error| describe(&error))
+}
+
+/// Parses all YAML documents that are not empty.
+fn documents<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<Vec<T>, String> {
+    serde_saphyr::from_multiple_with_options(yaml, yaml_options()).map_err(|error| describe(&error))
+}
+
+fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        with_snippet: false,
+        // One anchor may serve any number of limits. Other bounds of the parser remain.
+        budget: serde_saphyr::budget! { enforce_alias_anchor_ratio: false },
+    }
 }
 
 /// Describes an error of the YAML parser without advice about the parser's API, without its names for events, and without
 /// passwords.
 fn describe(error: &serde_saphyr::Error) -> String {
     let text = redact(&error.render_with_formatter(&serde_saphyr::UserMessageFormatter));
+    // The parser names its bounds, such as `Nodes { nodes: 5 }`.
+    if text.starts_with("YAML document too large or too complex") {
+        return "must be smaller: it has too many values, counting those of aliases, or is nested too deep"
+            .to_owned();
+    }
     for (event, expected) in [
+        ("recursion limit exceeded", "must be nested less deep"),
         ("expected mapping start", "must be a map"),
         ("expected sequence start", "must be a list"),
         ("expected string scalar", "must be a text"),

@@ -212,13 +212,32 @@ fn a_file_of_another_format_is_named_with_the_remedy() {
             "a pluginConfig of Istio's WasmPlugin: ",
         ),
         ("admin_consumer: a", "a configuration of Higress's plugin ai-quota: "),
+        (
+            "domain: d\ndescriptors: []\n---\ndomain: e\ndescriptors: []",
+            "a file of limits of Envoy's rate limit service: ",
+        ),
+        ("node: {id: a}\ndynamic_resources: {}", "a configuration of Envoy: "),
     ] {
         let faults = Config::parse(yaml).unwrap_err().0;
         let start = format!("must be a configuration of Evenkeel, got {expected}");
         assert!(faults.len() == 1 && faults[0].starts_with(&start), "{faults:?}");
     }
+    let faults = Config::parse("store: {type: memory}\n---\nlisten: {}").unwrap_err().0;
+    assert_eq!(faults, ["must be one YAML document, got 2"]);
     let faults = Config::parse("store: {type: memory}\nprovider: x\ndomain: d").unwrap_err().0;
     assert!(faults.len() == 2 && faults[0].starts_with("provider: must be one of "), "{faults:?}");
+}
+
+#[test]
+fn one_anchor_may_serve_many_limits() {
+    let mut yaml = "limits:\n".to_owned();
+    let limit = "counts: requests, amount: 1, per: 1m, rejected:";
+    for i in 0..200 {
+        let rejected = if i == 0 { "&r {status: 403}" } else { "*r" };
+        yaml +=
+            &format!("- {{name: l{i}, when: [{{attribute: cluster, exact: c{i}}}], {limit} {rejected}}}\n");
+    }
+    assert_eq!(Config::parse(&yaml).unwrap().rules.limits.len(), 200);
 }
 
 #[test]

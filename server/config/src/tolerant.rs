@@ -45,7 +45,7 @@ pub(super) fn parse<T: DeserializeOwned>(yaml: &str) -> Result<(T, ParseFaults),
     let (mut result, mut all_unknown) = (ParseFaults::default(), Vec::new());
     loop {
         let attempt = Attempt { left_out: &result.left_out, found: RefCell::default() };
-        let options = serde_saphyr::options! { with_snippet: false };
+        let options = super::yaml_options();
         let read = serde_saphyr::with_deserializer_from_str_with_options(yaml, options, |inner| {
             T::deserialize(Tracked { inner, place: Place { attempt: &attempt, path: String::new() } })
         });

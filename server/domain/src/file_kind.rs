@@ -78,6 +78,19 @@ const PLUGIN_FIELDS: [&str; 8] = [
     "admin_paths",
 ];
 
+/// Top-level fields that only configurations of Envoy, and parts of them, have.
+const ENVOY_FIELDS: [&str; 9] = [
+    "static_resources",
+    "dynamic_resources",
+    "resources",
+    "http_filters",
+    "rate_limits",
+    "virtual_hosts",
+    "typed_config",
+    "typed_per_filter_config",
+    "@type",
+];
+
 /// The format of a file, if it is not the format that its reader expects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileKind {
@@ -119,6 +132,8 @@ impl FileKind {
             return Some(Self::of_kubernetes(kind, map));
         }
         let has = |name: &str| map.contains_key(name);
+        let first_limit = map.get("limits").and_then(|limits| limits.get(0));
+        let is_of_limitador = |limit: &Value| limit.get("max_value").is_some();
         Some(if has("domain") && has("descriptors") {
             Self::RateLimits
         } else if SECTIONS.iter().any(|section| has(section)) {
@@ -127,11 +142,13 @@ impl FileKind {
             Self::PluginSettings
         } else if has("pluginConfig") {
             Self::PluginConfig
-        } else if has("max_value") && has("seconds") {
+        } else if has("max_value") && has("seconds") || first_limit.is_some_and(is_of_limitador) {
             Self::Limitador
+        } else if first_limit.is_some_and(|limit| limit.get("amount").is_some()) {
+            Self::Configuration
         } else if let Some(plugin) = Self::higress_plugin(map) {
             Self::Higress(plugin)
-        } else if has("static_resources") || has("http_filters") || has("rate_limits") || has("@type") {
+        } else if ENVOY_FIELDS.iter().any(|field| has(field)) {
             Self::Envoy
         } else {
             return None;
@@ -204,12 +221,24 @@ impl FileKind {
                  FILE"
             }
             Self::Higress(plugin) => remedy_for(plugin),
-            Self::Envoy => "it configures the gateway; give the file that the rate limit service reads",
+            Self::Envoy => "it configures the gateway: keep it there",
             Self::Kubernetes(_) => {
                 "give a file with the settings themselves, or a ConfigMap that contains it"
             }
         }
     }
+}
+
+/// Returns the objects of a Kubernetes list. The items of a typed list, such as a ConfigMapList, have no kind of their own.
+#[must_use]
+pub fn items_of(list: &Value) -> Vec<Value> {
+    let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).unwrap_or_default();
+    let mut items = list["items"].as_array().cloned().unwrap_or_default();
+    for item in items.iter_mut().filter_map(Value::as_object_mut).filter(|_| !kind.is_empty()) {
+        item.entry("kind").or_insert_with(|| kind.into());
+        item.entry("apiVersion").or_insert_with(|| list["apiVersion"].clone());
+    }
+    items
 }
 
 /// Returns what replaces a Higress plugin that has no limits to convert.
@@ -299,6 +328,10 @@ mod tests {
             (json!({"domain": "d", "descriptors": []}), "a file of limits of Envoy's rate limit service"),
             (json!({"name": "x", "domain": "d", "descriptors": []}), "a file of limits"),
             (json!({"static_resources": {}}), "a configuration of Envoy"),
+            (json!({"node": {"id": "a"}, "dynamic_resources": {}}), "a configuration of Envoy"),
+            (json!({"resources": [{"@type": "x"}]}), "a configuration of Envoy"),
+            (json!({"limits": [{"name": "a", "amount": 1}]}), "a configuration of Evenkeel"),
+            (json!({"limits": [{"max_value": 1, "seconds": 60}]}), "a file of Limitador's limits"),
             (json!({"store": {"type": "memory"}}), "a configuration of Evenkeel"),
             (json!({"apply": {"mode": "higress"}}), "a configuration of Evenkeel's plugin"),
         ];

@@ -16,10 +16,26 @@ pub(super) enum Used {
 /// Rejects a bare document that is of another kind.
 pub(super) fn reject_other(plugin: Plugin, document: &Value) -> Result<(), String> {
     match FileKind::of(document) {
-        // The converter reports what is wrong with the limits of another plugin.
-        None | Some(FileKind::Higress("ai-token-ratelimit" | "cluster-key-rate-limit")) => Ok(()),
+        None => Ok(()),
+        Some(FileKind::Higress("ai-token-ratelimit" | "cluster-key-rate-limit")) => {
+            match of_other(plugin, document) {
+                Some(other) => Err(wrong(plugin, &FileKind::Higress(other.name()))),
+                // The converter reports what is wrong with the limits.
+                None => Ok(()),
+            }
+        }
         Some(kind) => Err(wrong(plugin, &kind)),
     }
+}
+
+/// Returns the other plugin, if all rates of a document are in that plugin's fields.
+fn of_other(plugin: Plugin, document: &Value) -> Option<Plugin> {
+    let (own, other, other_plugin) = match plugin {
+        Plugin::AiTokenRatelimit => ("\"token_per_", "\"query_per_", Plugin::ClusterKeyRateLimit),
+        Plugin::ClusterKeyRateLimit => ("\"query_per_", "\"token_per_", Plugin::AiTokenRatelimit),
+    };
+    let text = document.to_string();
+    (text.contains(other) && !text.contains(own)).then_some(other_plugin)
 }
 
 fn wrong(plugin: Plugin, kind: &FileKind) -> String {
@@ -46,7 +62,10 @@ pub(super) fn is_for(plugin: Plugin, document: &Value) -> Result<Used, String> {
     let url = spec["url"].as_str().unwrap_or_default();
     match plugin_of_url(url) {
         Some(named) if named == plugin.name() => return Ok(Used::ByUrl),
-        Some(named) => return Err(format!("has the url {url:?}, which names {named}")),
+        Some(named) => {
+            let remedy = FileKind::Higress(named).remedy();
+            return Err(format!("has the url {url:?}, which names {named}: {remedy}"));
+        }
         None => {}
     }
     // Without a known name in the url, the configurations decide.
@@ -58,7 +77,7 @@ pub(super) fn is_for(plugin: Plugin, document: &Value) -> Result<Used, String> {
     }
     let rather = kinds.first().map_or_else(
         || "and its configuration has no limits".to_owned(),
-        |kind| format!("and its configuration is {kind}"),
+        |kind| format!("and its configuration is {kind}: {}", kind.remedy()),
     );
     Err(match url {
         "" => format!("has no url, {rather}"),

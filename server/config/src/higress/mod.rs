@@ -4,7 +4,7 @@
 
 use std::{collections::HashSet, str::FromStr};
 
-use evenkeel_domain::file_kind::{plugin_of_url, remedy_for};
+use evenkeel_domain::file_kind::{FileKind, items_of, plugin_of_url, remedy_for};
 use schemars::JsonSchema;
 use serde::{
     Deserialize,
@@ -193,9 +193,7 @@ type Found = Vec<(String, Scope, Settings)>;
 
 /// Returns each configuration in the file, with its path and the requests to which it applies.
 fn configurations(check: &mut Check, file: &str, plugin: Plugin, text: &str) -> Result<Found, String> {
-    let options = || serde_saphyr::options! { with_snippet: false };
-    let documents: Vec<Value> =
-        serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| super::describe(&error))?;
+    let documents: Vec<Value> = super::documents(text)?;
     let mut found = Vec::new();
     if let [document] = &documents[..]
         && document.get("kind").is_none()
@@ -205,16 +203,26 @@ fn configurations(check: &mut Check, file: &str, plugin: Plugin, text: &str) -> 
         rules(check, &format!("{file}: "), &Scope::all(), settings, &mut found);
         return Ok(found);
     }
-    let resources: Vec<Resource> =
-        serde_saphyr::from_multiple_with_options(text, options()).map_err(|error| super::describe(&error))?;
+    let resources: Vec<Resource> = super::documents(text)?;
     let mut reasons = Vec::new();
+    let mut objects = Vec::new();
     for (i, (resource, document)) in resources.into_iter().zip(&documents).enumerate() {
-        let path = format!("{file}: document {i}");
-        let used = match is_for(plugin, document) {
+        match resource.items {
+            // What kubectl prints for several objects.
+            Some(items) if FileKind::of(document) == Some(FileKind::List) => {
+                let of_item = |(n, (item, value))| (format!("document {i}: items[{n}]"), item, value);
+                objects.extend(items.into_iter().zip(items_of(document)).enumerate().map(of_item));
+            }
+            _ => objects.push((format!("document {i}"), resource, document.clone())),
+        }
+    }
+    for (place, resource, document) in objects {
+        let path = format!("{file}: {place}");
+        let used = match is_for(plugin, &document) {
             Ok(used) => used,
             Err(reason) => {
                 check.warn(&path, &format!("is not used: {reason}"));
-                reasons.push(format!("document {i} {reason}"));
+                reasons.push(format!("{place} {reason}"));
                 continue;
             }
         };

@@ -14,6 +14,8 @@ use serde::{
 pub(super) struct Resource {
     pub(super) kind: Option<String>,
     pub(super) spec: Option<Spec>,
+    /// The objects of a list.
+    pub(super) items: Option<Vec<Resource>>,
 }
 
 /// The relevant fields of a WasmPlugin.

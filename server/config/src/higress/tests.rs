@@ -267,7 +267,7 @@ fn each_fault_names_file_and_path() {
             "x.yaml: rule_items: must be given if global_threshold is not, got none".to_owned(),
         ),
         (
-            "rule_name: r\nglobal_threshold: {query_per_day: 3}".to_owned(),
+            "rule_name: r\nglobal_threshold: {tokens_per_day: 3}".to_owned(),
             format!("x.yaml: global_threshold: must be {rate}, got 0 of them"),
         ),
         (
@@ -329,7 +329,7 @@ fn each_fault_names_file_and_path() {
         (
             "kind: WasmPlugin\nspec: {url: oci://x/ai-proxy, defaultConfig: {rule_name: r}}".to_owned(),
             "x.yaml: must contain a configuration of ai-token-ratelimit, got none: document 0 has the url \
-             \"oci://x/ai-proxy\", which names ai-proxy"
+             \"oci://x/ai-proxy\", which names ai-proxy: Evenkeel does not replace it: keep it in the gateway"
                 .to_owned(),
         ),
     ];
@@ -402,7 +402,7 @@ fn a_mirrored_image_is_recognized_by_its_configuration() {
     for (yaml, expected) in [
         (plugin("oci://m/a1b2", "query: 1"), "document 0 has the url \"oci://m/a1b2\", which names no known plugin, and its configuration has no limits"),
         (plugin("oci://m/a1b2", "global_threshold: {query_per_day: 1}"), "and its configuration is a configuration of Higress's plugin cluster-key-rate-limit"),
-        (plugin("oci://m/ai-quota:1", tokens), "which names ai-quota"),
+        (plugin("oci://m/ai-quota:1", tokens), "which names ai-quota: it has no limits to convert: set quotas"),
         ("apiVersion: x/v1\nkind: WasmPlugin\nspec: {url: oci://m/ai-token-ratelimit, pluginConfig: {rule_name: r}}".to_owned(), "a pluginConfig of Istio's WasmPlugin"),
         ("apiVersion: x/v1\nkind: Deployment\nspec: {}".to_owned(), "document 0 is a Kubernetes Deployment"),
     ] {
@@ -421,6 +421,12 @@ fn a_file_of_another_format_is_named_with_the_remedy() {
         ("provider: {type: qwen}", "ai-proxy", "keep it in the gateway"),
         ("- {namespace: n, max_value: 1, seconds: 60}", "Limitador", "convert-limitador"),
         ("domain: d\ndescriptors: []", "rate limit service", "rate_limit_service.config"),
+        (
+            "rule_name: r\nrule_items: [{limit_by_header: x, limit_keys: [{key: a, query_per_day: 1}]}]",
+            "cluster-key-rate-limit",
+            "--plugin cluster-key-rate-limit",
+        ),
+        ("static_resources: {}", "Envoy", "keep it there"),
     ] {
         let found = faults(yaml);
         assert!(
@@ -428,6 +434,33 @@ fn a_file_of_another_format_is_named_with_the_remedy() {
             "{found:?}"
         );
         assert!(found[0].contains(kind) && found[0].contains(remedy), "{found:?}");
+    }
+}
+
+/// `kubectl get -o yaml` prints a list, whose items have no kind of their own if it is a typed list.
+#[test]
+fn the_objects_of_a_list_are_read() {
+    let object = "{apiVersion: x/v1, kind: WasmPlugin, spec: {url: oci://x/ai-token-ratelimit, defaultConfig: {rule_name: r, \
+                  global_threshold: {token_per_day: 1}}}}";
+    let service = "{apiVersion: v1, kind: Service, spec: {}}";
+    for (list, item) in [
+        (format!("apiVersion: v1\nkind: List\nitems: [{object}, {service}]"), ""),
+        (
+            format!(
+                "apiVersion: x/v1\nkind: WasmPluginList\nitems: [{}]",
+                object.replace("kind: WasmPlugin, ", "")
+            ),
+            "",
+        ),
+        (
+            format!("apiVersion: v1\nkind: List\nitems: [{service}]"),
+            "document 0: items[0] is a Kubernetes Service",
+        ),
+    ] {
+        match convert(Plugin::AiTokenRatelimit, None, "x.yaml", &list) {
+            Ok((yaml, _)) => assert!(item.is_empty() && yaml.contains("r.tokens.global.day"), "{yaml}"),
+            Err(found) => assert!(!item.is_empty() && found.0[0].contains(item), "{list}: {found:?}"),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reads Limitador's limits from a file.
 
-use evenkeel_domain::file_kind::FileKind;
+use evenkeel_domain::file_kind::{FileKind, items_of};
 use serde_json::Value;
 
 use crate::check::Check;
@@ -23,7 +23,10 @@ pub(super) type Found = Vec<(String, Limit)>;
 /// Returns all limits of a file.
 pub(super) fn read(check: &mut Check, file: &str, text: &str) -> Found {
     // Limitador reads YAML 1.2, in which only true and false are flags: the namespace n is a text.
-    let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+    let mut options = crate::yaml_options();
+    options.strict_booleans = true;
+    // Limitador reads 010 as a text, too. An error repeats it as it is written.
+    options.leading_zero_numbers_as_strings = true;
     let documents: Vec<Value> = match serde_saphyr::from_multiple_with_options(text, options) {
         Ok(documents) => documents,
         Err(error) => {
@@ -31,24 +34,45 @@ pub(super) fn read(check: &mut Check, file: &str, text: &str) -> Found {
             return Vec::new();
         }
     };
-    let mut found = Vec::new();
+    let (mut found, mut others) = (Vec::new(), Vec::new());
     let several = documents.len() > 1;
     for (i, document) in documents.iter().enumerate() {
         let path = if several { format!("{file}: document {i}: ") } else { format!("{file}: ") };
-        self::document(check, &path, document, &mut found);
+        self::document(check, &path, document, &mut found, &mut others);
     }
     if documents.is_empty() {
         check.fault(file, "a list of limits", "none");
     }
+    // Other objects are usual beside a Limitador resource, for example a Service.
+    for (path, kind) in others {
+        if found.is_empty() {
+            check.push(of_other_kind(&path, &kind));
+        } else {
+            check.warn(&path, &format!("is not read: it is {kind}"));
+        }
+    }
     found
 }
 
-/// `path` ends with the separator to which a field's name is appended.
-fn document(check: &mut Check, path: &str, document: &Value, found: &mut Found) {
+fn of_other_kind(path: &str, kind: &FileKind) -> String {
+    format!("{path}: must be a file of Limitador's limits, got {kind}: {}", kind.remedy())
+}
+
+/// `path` ends with the separator to which a field's name is appended. `others` receives Kubernetes objects that contain no
+/// limits.
+fn document(
+    check: &mut Check,
+    path: &str,
+    document: &Value,
+    found: &mut Found,
+    others: &mut Vec<(String, FileKind)>,
+) {
     let whole = path.trim_end_matches([':', ' ']);
     match (FileKind::of(document), document) {
         (Some(FileKind::ConfigMap), _) => {
             let mut is_empty = true;
+            let first = document["data"].as_object().and_then(|data| data.keys().next());
+            let got = first.map_or_else(|| "none".to_owned(), |key| format!("{key:?}"));
             for (key, text) in document["data"].as_object().into_iter().flatten() {
                 if let (Some(text), true) = (text.as_str(), key.ends_with(".yaml") || key.ends_with(".yml")) {
                     found.extend(read(check, &format!("{path}data.{key}"), text));
@@ -61,23 +85,25 @@ fn document(check: &mut Check, path: &str, document: &Value, found: &mut Found) 
                 }
             }
             if is_empty {
-                check.fault(&format!("{path}data"), "entries whose names end in .yaml or .yml", "none");
+                let expected = "a map with a text whose name ends in .yaml or .yml";
+                check.fault(&format!("{path}data"), expected, got);
             }
         }
         (Some(FileKind::Limitador), Value::Object(object)) if object.contains_key("spec") => {
             list(check, &format!("{path}spec.limits"), &document["spec"]["limits"], found);
         }
-        (Some(FileKind::Limitador), Value::Object(_)) => item(check, whole, document, found),
-        (None | Some(FileKind::Limitador), Value::Array(_)) => list(check, path, document, found),
-        (None, Value::Object(object)) if object.contains_key("limits") => {
+        (None | Some(FileKind::Limitador), Value::Object(object)) if object.contains_key("limits") => {
             list(check, &format!("{path}limits"), &document["limits"], found);
         }
-        (Some(kind), _) => {
-            check.push(format!(
-                "{whole}: must be a file of Limitador's limits, got {kind}: {}",
-                kind.remedy()
-            ));
+        (Some(FileKind::Limitador), Value::Object(_)) => item(check, whole, document, found),
+        (None | Some(FileKind::Limitador), Value::Array(_)) => list(check, path, document, found),
+        (Some(FileKind::List), _) => {
+            for (i, item) in items_of(document).iter().enumerate() {
+                self::document(check, &format!("{path}items[{i}]: "), item, found, others);
+            }
         }
+        (Some(kind @ FileKind::Kubernetes(_)), _) => others.push((whole.to_owned(), kind)),
+        (Some(kind), _) => check.push(of_other_kind(whole, &kind)),
         (None, _) => check.fault(
             whole,
             "a list of limits, each with namespace, max_value and seconds",

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use evenkeel_domain::limit::Counts;
+use evenkeel_domain::limit::{AMOUNT_MAX, Counts};
 
 use self::{
     conditions::Conditions,
@@ -100,7 +100,11 @@ impl Converter<'_> {
         if limit.namespace.is_empty() {
             self.check.required(&format!("{path}.namespace"), "the name of a namespace");
         }
-        // The fault is at the field of Limitador, not at that of the converted limit.
+        // The faults are at the fields of Limitador, not at those of the converted limit.
+        if let Some(amount) = limit.max_value.filter(|amount| *amount > AMOUNT_MAX) {
+            self.check.fault(&format!("{path}.max_value"), &format!("0..{AMOUNT_MAX}"), amount);
+        }
+        let amount = limit.max_value.filter(|amount| *amount <= AMOUNT_MAX).unwrap_or(1);
         let is_period = |seconds: &u64| (1..=SECONDS_MAX).contains(seconds);
         if let Some(seconds) = limit.seconds.filter(|seconds| !is_period(seconds)) {
             self.check.fault(&format!("{path}.seconds"), &format!("1..{SECONDS_MAX}"), seconds);
@@ -131,15 +135,16 @@ impl Converter<'_> {
                 }
             }
         }
-        let own_name = limit.name.as_ref().or(limit.id.as_ref());
+        let namespace = if limit.namespace.is_empty() { "limit" } else { &limit.namespace };
+        let own_name = limit.name.as_deref().or(limit.id.as_deref());
         let is_listed =
             |name: &&String| Some(*name) == limit.name.as_ref() || Some(*name) == limit.id.as_ref();
         let listed = self.options.tokens.iter().find(is_listed);
         self.tokens.extend(listed.cloned());
         RawLimit {
-            name: self.name(own_name.unwrap_or(&limit.namespace)),
+            name: self.name(own_name.filter(|name| !name.is_empty()).unwrap_or(namespace)),
             counts: Some(if listed.is_some() { Counts::Tokens } else { Counts::Requests }),
-            amount: limit.max_value.map(|amount| amount.to_string()),
+            amount: Some(amount.to_string()),
             per: Some(period(seconds)),
             algorithm: Some(RawAlgorithm::FixedWindow),
             key,

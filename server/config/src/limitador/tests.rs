@@ -163,7 +163,15 @@ fn what_has_no_equivalent_is_a_fault_with_its_path() {
             "- {namespace: n, max_value: 1, seconds: 1}\n- {namespace: n, max_value: 2, seconds: 1}",
             "x.yaml: [1]: must be a limit with other seconds",
         ),
-        ("- {namespace: 007, max_value: 1, seconds: 60}", "x.yaml: [0].namespace: must be a text, in quotes"),
+        ("- {namespace: 7, max_value: 1, seconds: 60}", "x.yaml: [0].namespace: must be a text, in quotes"),
+        (
+            "- {namespace: n, max_value: 010, seconds: 60}",
+            "x.yaml: [0].max_value: must be a whole number, got \"010\"",
+        ),
+        (
+            "- {namespace: n, max_value: 1000000000000001, seconds: 60}",
+            "x.yaml: [0].max_value: must be 0..1000000000000000, got 1000000000000001",
+        ),
         ("- 7", "x.yaml: [0]: must be a limit"),
         ("a: 7", "x.yaml: must be a list of limits"),
         ("", "x.yaml: must be a list of limits, "),
@@ -172,11 +180,20 @@ fn what_has_no_equivalent_is_a_fault_with_its_path() {
             "domain: d\ndescriptors: []",
             "x.yaml: must be a file of Limitador's limits, got a file of limits of Envoy's",
         ),
-        ("apiVersion: v1\nkind: ConfigMap\ndata: {a.txt: x}", "x.yaml: data: must be entries"),
+        (
+            "apiVersion: v1\nkind: ConfigMap\ndata: {a.txt: x}",
+            "x.yaml: data: must be a map with a text whose name ends in .yaml or .yml, got \"a.txt\"",
+        ),
+        (
+            "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Service}]",
+            "x.yaml: items[0]: must be a file of Limitador's limits, got a Kubernetes Service",
+        ),
     ];
     for (yaml, expected) in cases {
         let found = faults(&options(), yaml);
         assert!(found[0].starts_with(expected), "{yaml}: {found:?}");
+        // The faults are at fields of the file, and not at those of the converted limit.
+        assert!(found.iter().all(|fault| !fault.contains("x.yaml: limit ")), "{yaml}: {found:?}");
     }
     let yaml = with_conditions(&["x == 'a'"]);
     for (options, expected) in [
@@ -209,7 +226,13 @@ fn limits_in_kubernetes_objects_are_read() {
         format!("apiVersion: limitador.kuadrant.io/v1alpha1\nkind: Limitador\nspec: {{limits: [{limit}]}}");
     let map =
         format!("apiVersion: v1\nkind: ConfigMap\ndata: {{limitador-config.yaml: \"- {limit}\", x: y}}");
-    for yaml in [resource, map, format!("limits: [{limit}]")] {
+    let service = "apiVersion: v1\nkind: Service\nspec: {}";
+    let with_service = format!("{service}\n---\n{resource}");
+    let list = format!(
+        "apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: x/v1, kind: Limitador, spec: {{limits: [{limit}]}}}}"
+    );
+    let typed = format!("apiVersion: x/v1\nkind: LimitadorList\nitems:\n- {{spec: {{limits: [{limit}]}}}}");
+    for yaml in [resource, with_service, list, typed, map, format!("limits: [{limit}]")] {
         let (rules, warnings) = converted(&options(), &yaml);
         assert_eq!(&*rules.limits[0].name, "a-b", "{yaml}");
         assert!(warnings.iter().any(|warning| warning.contains("\"i\" is not converted")), "{warnings:?}");

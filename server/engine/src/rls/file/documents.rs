@@ -1,6 +1,6 @@
 //! Finds the documents of limits in a text: documents of their own, and those in a Kubernetes ConfigMap.
 
-use evenkeel_domain::file_kind::FileKind;
+use evenkeel_domain::file_kind::{FileKind, items_of};
 use serde_json::{Map, Value};
 
 use super::{Fault, File, Written, from_yaml};
@@ -90,7 +90,7 @@ impl Found {
             },
             Some(FileKind::ConfigMap) if is_file => self.config_map(name, value),
             Some(FileKind::List) if is_file => {
-                for (i, item) in value["items"].as_array().into_iter().flatten().enumerate() {
+                for (i, item) in items_of(value).iter().enumerate() {
                     let written = written.field("items").item(i);
                     self.document(&format!("{name}: items[{i}]"), item, written, is_file);
                 }
@@ -180,6 +180,9 @@ mod tests {
             "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n  kind: ConfigMap\n  data: {{l.yaml: {GOOD:?}}}"
         );
         assert_eq!(parse("l.yaml", &list).unwrap().files[0].name, "l.yaml: items[0]: data.l.yaml");
+        // The items of a typed list have no kind of their own.
+        let list = format!("apiVersion: v1\nkind: ConfigMapList\nitems:\n- data: {{l.yaml: {GOOD:?}}}");
+        assert_eq!(parse("l.yaml", &list).unwrap().files[0].name, "l.yaml: items[0]: data.l.yaml");
         for (data, expected) in [
             (
                 "  limits.txt: x",
@@ -222,7 +225,8 @@ mod tests {
             ("lb_policy: global_least_request".to_owned(), "ai-load-balancer", "set pools"),
             (object("EnvoyFilter", "{}"), "EnvoyFilter", "ConfigMap"),
             ("store: {type: memory}".to_owned(), "a configuration of Evenkeel", "check-config FILE"),
-            ("static_resources: {}".to_owned(), "a configuration of Envoy", "gateway"),
+            ("static_resources: {}".to_owned(), "a configuration of Envoy", "keep it there"),
+            ("limits: [{name: a, amount: 1}]".to_owned(), "a configuration of Evenkeel", "check-config FILE"),
         ] {
             let found = faults(&yaml);
             assert_eq!(found.len(), 1, "{found:?}");
