@@ -79,10 +79,9 @@ const PLUGIN_FIELDS: [&str; 8] = [
 ];
 
 /// Top-level fields that only configurations of Envoy, and parts of them, have.
-const ENVOY_FIELDS: [&str; 9] = [
+const ENVOY_FIELDS: [&str; 8] = [
     "static_resources",
     "dynamic_resources",
-    "resources",
     "http_filters",
     "rate_limits",
     "virtual_hosts",
@@ -132,8 +131,11 @@ impl FileKind {
             return Some(Self::of_kubernetes(kind, map));
         }
         let has = |name: &str| map.contains_key(name);
-        let first_limit = map.get("limits").and_then(|limits| limits.get(0));
+        let first = |name: &str| map.get(name).and_then(|list| list.get(0));
+        let first_limit = first("limits");
         let is_of_limitador = |limit: &Value| limit.get("max_value").is_some();
+        // The resources of a response of xDS. Other formats have resources, too.
+        let is_typed = |resource: &Value| resource.get("@type").is_some();
         Some(if has("domain") && has("descriptors") {
             Self::RateLimits
         } else if SECTIONS.iter().any(|section| has(section)) {
@@ -148,7 +150,7 @@ impl FileKind {
             Self::Configuration
         } else if let Some(plugin) = Self::higress_plugin(map) {
             Self::Higress(plugin)
-        } else if ENVOY_FIELDS.iter().any(|field| has(field)) {
+        } else if ENVOY_FIELDS.iter().any(|field| has(field)) || first("resources").is_some_and(is_typed) {
             Self::Envoy
         } else {
             return None;
@@ -339,9 +341,15 @@ mod tests {
             let kind = FileKind::of(&document).map(|kind| kind.to_string()).unwrap_or_default();
             assert!(kind.contains(expected), "{document}: {kind}");
         }
-        for unknown in
-            [json!({}), json!([]), json!({"a": 1}), json!("x"), json!({"domain": "d"}), json!([{"a": 1}])]
-        {
+        for unknown in [
+            json!({"resources": ["b.yaml"]}),
+            json!({}),
+            json!([]),
+            json!({"a": 1}),
+            json!("x"),
+            json!({"domain": "d"}),
+            json!([{"a": 1}]),
+        ] {
             assert_eq!(FileKind::of(&unknown), None, "{unknown}");
         }
     }
