@@ -20,8 +20,14 @@ pub(super) fn compile(
     merge: bool,
     metrics: &RateLimitMetrics,
 ) -> Result<Rules, Vec<Fault>> {
-    let mut compiler =
-        Compiler { metrics, limits: 0, faults: Vec::new(), metadata: Vec::new(), file: String::new() };
+    let mut compiler = Compiler {
+        metrics,
+        limits: 0,
+        faults: Vec::new(),
+        metadata: Vec::new(),
+        named: Vec::new(),
+        file: String::new(),
+    };
     let mut domains: HashMap<Box<str>, Domain> = HashMap::new();
     let (mut owners, mut warnings) = (HashMap::<String, String>::new(), Vec::new());
     for file in files {
@@ -49,7 +55,8 @@ pub(super) fn compile(
             warnings.push(format!("{}: sets no limit", file.name));
         }
     }
-    let Compiler { limits, faults, metadata, .. } = compiler;
+    let Compiler { limits, faults, metadata, named, .. } = compiler;
+    warnings.extend(doubtful_replacements(&named));
     if faults.is_empty() { Ok(Rules { domains, limits, warnings, metadata }) } else { Err(faults) }
 }
 
@@ -59,8 +66,43 @@ struct Compiler<'a> {
     faults: Vec<Fault>,
     /// Paths of the metadata of limits, each as `file: path`.
     metadata: Vec<String>,
+    /// The limits that have a name, or replace others.
+    named: Vec<NamedLimit>,
     /// The name of the file that is being compiled.
     file: String,
+}
+
+/// What a limit replaces, for warnings.
+struct NamedLimit {
+    domain: String,
+    name: String,
+    replaces: Vec<String>,
+    /// The place of `replaces`, as `file: path`.
+    place: String,
+}
+
+/// Returns warnings about replacements that remove no limit, or remove both.
+fn doubtful_replacements(named: &[NamedLimit]) -> Vec<String> {
+    let mut by_name = HashMap::<_, Vec<&NamedLimit>>::new();
+    for limit in named {
+        by_name.entry((limit.domain.as_str(), limit.name.as_str())).or_default().push(limit);
+    }
+    let mut warnings = Vec::new();
+    for limit in named {
+        for (i, other) in limit.replaces.iter().enumerate() {
+            let place = format!("{}[{i}].name", limit.place);
+            match by_name.get(&(limit.domain.as_str(), other.as_str())) {
+                None => warnings.push(format!("{place}: no limit of the domain has the name {other:?}")),
+                Some(others) if others.iter().any(|other| other.replaces.contains(&limit.name)) => {
+                    warnings.push(format!(
+                        "{place}: {other:?} replaces this limit, too: together, neither counts"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    warnings
 }
 
 impl Compiler<'_> {
@@ -135,6 +177,14 @@ impl Compiler<'_> {
             .enumerate()
             .filter(|(_, step)| detailed || step.value_to_metric || is_exact(step))
             .fold(0, |bits, (i, _)| bits | 1 << i);
+        if let Some(leaf) = leaf.filter(|_| limit.name.is_some() || !limit.replaces.is_empty()) {
+            self.named.push(NamedLimit {
+                domain: domain.to_owned(),
+                name: limit.name.clone().unwrap_or_default(),
+                replaces: limit.replaces.clone(),
+                place: format!("{}: {}.rate_limit.replaces", self.file, leaf.path),
+            });
+        }
         let label = limit.name.clone().unwrap_or_else(|| label(path));
         let has_one_bucket = path.iter().all(|step| is_exact(step) || step.share_threshold);
         let entries: Vec<DescriptorEntry<'_>> =
@@ -198,5 +248,25 @@ mod tests {
         );
         assert!(compile_texts(&[a, b], true).is_ok());
         assert_eq!(compile_texts(&[a, a], true).err().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn replacements_that_remove_no_limit_or_both_are_warnings() {
+        let limit = |key: &str, name: &str, replaces: &str| {
+            format!(
+                "{{key: {key}, rate_limit: {{unlimited: true, name: '{name}', replaces: [{{name: {replaces}}}]}}}}"
+            )
+        };
+        let (a, b, c) = (limit("a", "a", "b"), limit("b", "b", "a"), limit("c", "", "typo"));
+        let file = format!("domain: d\ndescriptors: [{a}, {b}, {c}, {}]", limit("d", "d", "a"));
+        let other = "domain: e\ndescriptors: [{key: a, rate_limit: {unlimited: true, name: typo}}]";
+        assert_eq!(
+            compile_texts(&[&file, other], false).unwrap().warnings(),
+            [
+                "a.yaml: descriptors[0].rate_limit.replaces[0].name: \"b\" replaces this limit, too: together, neither counts",
+                "a.yaml: descriptors[1].rate_limit.replaces[0].name: \"a\" replaces this limit, too: together, neither counts",
+                "a.yaml: descriptors[2].rate_limit.replaces[0].name: no limit of the domain has the name \"typo\"",
+            ]
+        );
     }
 }
