@@ -223,7 +223,7 @@ impl FileKind {
                  FILE"
             }
             Self::Higress(plugin) => remedy_for(plugin),
-            Self::Envoy => "it configures the gateway: keep it there",
+            Self::Envoy => "leave it in the gateway, which it configures",
             Self::Kubernetes(_) => {
                 "give a file with the settings themselves, or a ConfigMap that contains it"
             }

@@ -426,7 +426,7 @@ fn a_file_of_another_format_is_named_with_the_remedy() {
             "cluster-key-rate-limit",
             "--plugin cluster-key-rate-limit",
         ),
-        ("static_resources: {}", "Envoy", "keep it there"),
+        ("static_resources: {}", "Envoy", "leave it in the gateway"),
     ] {
         let found = faults(yaml);
         assert!(

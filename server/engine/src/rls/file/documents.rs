@@ -225,7 +225,7 @@ mod tests {
             ("lb_policy: global_least_request".to_owned(), "ai-load-balancer", "set pools"),
             (object("EnvoyFilter", "{}"), "EnvoyFilter", "ConfigMap"),
             ("store: {type: memory}".to_owned(), "a configuration of Evenkeel", "check-config FILE"),
-            ("static_resources: {}".to_owned(), "a configuration of Envoy", "keep it there"),
+            ("static_resources: {}".to_owned(), "a configuration of Envoy", "leave it in the gateway"),
             ("limits: [{name: a, amount: 1}]".to_owned(), "a configuration of Evenkeel", "check-config FILE"),
         ] {
             let found = faults(&yaml);
