@@ -68,9 +68,9 @@ fn verdict(report: &Report) -> String {
     let rival = "Envoy's least request";
     let finding = report.verdict.findings.get(&Policy::EnvoyLeastRequest);
     out.push_str(&match finding.map(|finding| (finding.order, finding.times_lower)) {
-        Some((Order::Ahead, times)) => format!(", {times:.1} times lower than {rival}"),
-        Some((Order::Behind, times)) => format!(", {:.1} times higher than {rival}", 1.0 / times),
-        Some((Order::Level, _)) => format!(", not significantly different from {rival}"),
+        Some((Order::Ahead, times)) => format!(", {times:.1} times lower than with {rival}"),
+        Some((Order::Behind, times)) => format!(", {:.1} times higher than with {rival}", 1.0 / times),
+        Some((Order::Level, _)) => format!(", not significantly different from that with {rival}"),
         None => String::new(),
     });
     if let Some(above) = headline.above_ideal {
@@ -78,7 +78,7 @@ fn verdict(report: &Report) -> String {
     }
     out.push_str(".\n");
     for (policy, finding) in &report.verdict.findings {
-        out.push_str(&format!("  Evenkeel is {} {}\n", order(finding), policy.name()));
+        out.push_str(&format!("  {} {}\n", order(finding), policy.name()));
     }
     out
 }
@@ -87,15 +87,15 @@ fn order(finding: &Finding) -> String {
     let Finding { times_lower, simulated_times_lower, significant_times, .. } = *finding;
     match finding.order {
         Order::Ahead => {
-            format!("{times_lower:.1} times lower (in simulation {simulated_times_lower:.1}) than")
+            format!("{times_lower:.1} times lower (in simulation {simulated_times_lower:.1}) than with")
         }
         Order::Behind => format!(
-            "{:.1} times higher (in simulation {:.1}) than",
+            "{:.1} times higher (in simulation {:.1}) than with",
             1.0 / times_lower,
             1.0 / simulated_times_lower
         ),
         Order::Level => format!(
-            "not significantly different (factor {:.2}, significant from {significant_times:.2}) from",
+            "not significantly different (factor {:.2}, significant from {significant_times:.2}) from that with",
             times_lower.max(1.0 / times_lower)
         ),
     }
@@ -117,16 +117,23 @@ mod tests {
             assert!(text.lines().any(|line| line.starts_with(policy.name())), "{text}");
         }
         assert!(
-            text.contains("Verdict: p99 time") && text.contains("times lower than Envoy's least request")
+            text.contains("Verdict: p99 time")
+                && text.contains("times lower than with Envoy's least request")
         );
-        assert!(text.contains("Evenkeel is 2.0 times lower (in simulation 2.0) than envoy_random"), "{text}");
+        assert!(text.contains("  2.0 times lower (in simulation 2.0) than with envoy_random"), "{text}");
         for finding in report.verdict.findings.values_mut() {
             (finding.order, finding.times_lower) = (Order::Level, 0.8);
         }
         let text = super::table(&report);
-        assert!(text.contains(" ms, not significantly different from Envoy's least request, "), "{text}");
+        assert!(
+            text.contains(" ms, not significantly different from that with Envoy's least request, "),
+            "{text}"
+        );
         assert!(!text.contains("times lower"), "{text}");
-        assert!(text.contains("different (factor 1.25, significant from 1.50) from envoy_random"), "{text}");
+        assert!(
+            text.contains("different (factor 1.25, significant from 1.50) from that with envoy_random"),
+            "{text}"
+        );
     }
 
     #[test]
