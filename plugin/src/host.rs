@@ -18,6 +18,10 @@ pub const SERVICE: &str = "evenkeel.v1.Gateway";
 /// Name of the method that connects a worker.
 pub const METHOD: &str = "Connect";
 
+/// Maximum number of bytes copied from a body in the gateway at once. The bound matters because the memory of a Wasm
+/// module never shrinks.
+pub const PART_BYTES_MAX: usize = 64 << 10;
+
 /// The gateway. Methods act on the *effective context*: the stream or root context whose callback is running, unless
 /// [`Host::enter`] has selected another context.
 pub trait Host {

@@ -1,6 +1,6 @@
 //! What a request makes a model generate, by its method and path.
 
-use super::segments;
+use super::RequestPath;
 
 /// What a request asks of the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum Call {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
+    pub(crate) path: &'a RequestPath<'a>,
     /// True if the request asks for a WebSocket.
     pub(crate) is_upgrade: bool,
     /// True if a header makes some servers apply a method that may generate.
@@ -57,10 +57,9 @@ impl Call {
         if request.is_asynchronous {
             return Call::Background;
         }
-        let Some(segments) = segments(request.path).filter(|_| request.method == "POST") else {
+        let Some(segments) = request.path.segments().filter(|_| request.method == "POST") else {
             return Call::Generation;
         };
-        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
         let Some((call, len)) = of_end(&segments) else { return Call::Generation };
         let before = &segments[..segments.len() - len];
         let is_hidden =
@@ -137,7 +136,7 @@ fn of_method(last: &str) -> Option<(Call, usize)> {
 mod tests {
     use super::*;
 
-    fn request<'a>(method: &'a str, path: &'a str) -> Request<'a> {
+    fn request<'a>(method: &'a str, path: &'a RequestPath<'a>) -> Request<'a> {
         Request {
             method,
             path,
@@ -149,7 +148,7 @@ mod tests {
     }
 
     fn call(method: &str, path: &str) -> Call {
-        Call::of(request(method, path))
+        Call::of(request(method, &RequestPath::new(path)))
     }
 
     #[test]
@@ -162,7 +161,8 @@ mod tests {
         for method in ["PUT", "PATCH", "POST", "BREW", ""] {
             assert_eq!(call(method, "/v1/chat/completions"), Call::Generation, "{method}");
         }
-        let get = Request { is_upgrade: true, ..request("GET", "/v1/realtime?model=m") };
+        let path = RequestPath::new("/v1/realtime?model=m");
+        let get = Request { is_upgrade: true, ..request("GET", &path) };
         assert_eq!(Call::of(get), Call::Generation);
         let get = Request { is_upgrade: false, overrides_method: true, ..get };
         assert_eq!(Call::of(get), Call::Generation, "the server may apply POST");
@@ -202,7 +202,7 @@ mod tests {
         ];
         for (path, expected) in cases {
             assert_eq!(call("POST", path), expected, "{path}");
-            let with_body = Call::of(Request { has_body: true, ..request("POST", path) });
+            let with_body = Call::of(Request { has_body: true, ..request("POST", &RequestPath::new(path)) });
             assert_eq!(
                 with_body,
                 if expected == Call::Storage { Call::Generation } else { expected },

@@ -1,6 +1,6 @@
 //! The model that a request path names. A server whose paths name models uses that model and ignores the body's.
 
-use super::{decode, segments};
+use super::{RequestPath, decode};
 
 /// Last segments of a Bedrock path `/model/ID/ACTION`.
 const BEDROCK_ACTIONS: [&str; 6] = [
@@ -23,11 +23,10 @@ const REALTIME_PARAMETERS: [&str; 2] = ["model", "deployment"];
 
 /// Returns the model that a path with its query names; `None` if it names none. `is_upgrade`: the request asks for a
 /// WebSocket.
-pub(crate) fn model(path: &str, is_upgrade: bool) -> Option<String> {
-    let decoded = segments(path)?;
-    let segments: Vec<&str> = decoded.iter().map(AsRef::as_ref).collect();
+pub(crate) fn model(path: &RequestPath<'_>, is_upgrade: bool) -> Option<String> {
+    let segments = path.segments()?;
     if is_upgrade || segments.contains(&"realtime") {
-        return of_query(path);
+        return of_query(path.text);
     }
     let named = of_method(&segments)
         .or_else(|| of_bedrock(&segments))
@@ -115,6 +114,10 @@ fn of_query(path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn model(path: &str, is_upgrade: bool) -> Option<String> {
+        super::model(&RequestPath::new(path), is_upgrade)
+    }
 
     #[test]
     fn paths_of_many_servers_name_the_model() {

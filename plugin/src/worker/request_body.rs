@@ -9,16 +9,12 @@ use super::{
 use crate::{
     attributes::VALUE_BYTES_MAX,
     config::Config,
-    host::Host,
-    path::{self, call::Call},
+    host::{Host, PART_BYTES_MAX},
+    path::{self, RequestPath, call::Call},
     request_body::{BodyReader, BodySummary},
     text::shorten,
     usage::Usage,
 };
-
-/// Maximum number of bytes copied from the gateway at once. The bound matters because the memory of a Wasm module never
-/// shrinks.
-const PART_BYTES_MAX: usize = 64 << 10;
 
 /// Length of `{}`, which some clients send where an API takes no body.
 const EMPTY_OBJECT_BYTES: u64 = 2;
@@ -46,7 +42,8 @@ pub(super) struct RequestReader {
 impl RequestTarget {
     /// Reads the target of the effective stream. `end_of_stream`: the request has no body.
     pub(super) fn of(host: &dyn Host, config: &Config, end_of_stream: bool) -> RequestTarget {
-        let path = host.request_header(":path").unwrap_or_default();
+        let text = host.request_header(":path").unwrap_or_default();
+        let path = RequestPath::new(&text);
         let method = host.request_header(":method").unwrap_or_default();
         let header = |name: &str| host.request_header(name).unwrap_or_default();
         let is_reading =
@@ -68,7 +65,7 @@ impl RequestTarget {
         RequestTarget {
             call,
             model: names_model.then(|| path::model::model(&path, is_upgrade)).flatten().unwrap_or_default(),
-            uses_model_id: path.contains("/ml/v1/"),
+            uses_model_id: text.contains("/ml/v1/"),
             // A tunnel has no body that ends.
             has_model_body: !is_upgrade
                 && method != "CONNECT"

@@ -3,15 +3,11 @@
 use super::{Phase, Stream, Worker};
 use crate::{
     attributes,
-    host::Host,
+    host::{Host, PART_BYTES_MAX},
     metrics::Counter,
     usage::{Format, Usage, UsageReader},
     usage_stripper::UsageStripper,
 };
-
-/// Maximum number of bytes copied from the gateway at once. The bound matters because the memory of a Wasm module never
-/// shrinks.
-const CHUNK_BYTES_MAX: usize = 64 << 10;
 
 /// State of the response body of one request.
 #[derive(Debug, Default)]
@@ -132,7 +128,7 @@ impl ResponseBody {
         }
         let (mut at, mut forwarded, mut changed) = (0, Vec::new(), false);
         while at < bytes {
-            let chunk = host.response_body(at, CHUNK_BYTES_MAX.min(bytes - at));
+            let chunk = host.response_body(at, PART_BYTES_MAX.min(bytes - at));
             if chunk.is_empty() {
                 break;
             }
