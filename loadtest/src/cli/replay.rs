@@ -92,7 +92,7 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     Ok(exit_code(is_valid(&result, &measures)))
 }
 
-/// Prints the reasons for which the machine of the load generator, and not the gateways, decided the result. The
+/// Prints why the machine of the load generator, and not the gateways, decided the result. The
 /// gateways themselves may be the reason for errors, which are therefore a result.
 fn is_valid(result: &Replay, measures: &RunMeasures) -> bool {
     let first = Percentiles::of(result.ttft_trace_ms());

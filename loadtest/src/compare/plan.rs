@@ -47,7 +47,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns the workload to send, and the factor by which its arrivals are faster than recorded.
+    /// Returns the workload to send, and how many times faster than recorded its requests arrive.
     pub fn workload(&self, trace: &Workload) -> (Workload, f64) {
         trace.slice(self.slice_start, self.slice_duration).at_load(self.load, &self.engine, self.hosts)
     }
@@ -124,7 +124,7 @@ impl Plan {
 pub(super) struct Sized {
     pub(super) plan: Plan,
     pub(super) workload: Workload,
-    /// Factor by which arrivals are faster than recorded.
+    /// How many times faster than recorded requests arrive.
     pub(super) factor: f64,
     predictions: BTreeMap<Simulation, Simulated>,
 }

@@ -108,9 +108,7 @@ impl PolicyRun {
 async fn not_shared(lab: &Lab) -> Result<usize, LabError> {
     let mut sum = 0;
     for envoy in lab.envoys() {
-        let stats = envoy.stats(NOT_SHARED_COUNTERS).await?;
-        let values = stats.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<usize>().ok());
-        sum += values.sum::<usize>();
+        sum += envoy.counted(NOT_SHARED_COUNTERS).await? as usize;
     }
     Ok(sum)
 }

@@ -59,11 +59,13 @@ impl Envoy {
         format!("http://127.0.0.1:{}", self.admin_port)
     }
 
-    /// Returns the statistics whose names match the regular expression `filter`, in Envoy's text format.
-    pub async fn stats(&self, filter: &str) -> Result<String, LabError> {
+    /// Returns the sum of the counters whose names match the regular expression `filter`.
+    pub async fn counted(&self, filter: &str) -> Result<u64, LabError> {
         let url = format!("{}/stats?filter={filter}", self.admin_url());
         match probe::get(&url).await {
-            Some((status, body)) if status.is_success() => Ok(body),
+            Some((status, text)) if status.is_success() => {
+                Ok(text.lines().filter_map(|line| line.rsplit_once(": ")?.1.parse::<u64>().ok()).sum())
+            }
             _ => Err(LabError::Response { what: format!("{url}: no successful response") }),
         }
     }

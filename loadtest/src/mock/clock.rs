@@ -13,7 +13,7 @@ pub(crate) struct Clock(Arc<Mutex<Rate>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Rate {
-    /// Moment from which on the scale applies.
+    /// Start of the scale.
     since: Instant,
     /// Virtual time at that moment.
     from: Duration,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::verdict::BUSY_MAX;
 
-/// Lists the reasons for which the comparison is not valid.
+/// Lists why the comparison is not valid.
 pub(super) fn rejection(report: &Report) -> String {
     let consequence = if report.policies.is_empty() {
         "No policy ran."

@@ -1,4 +1,4 @@
-//! The reasons for which a comparison is not valid.
+//! Why a comparison is not valid.
 
 use std::fmt;
 

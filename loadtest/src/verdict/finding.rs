@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::fault::{Cause, Fault};
 use crate::lab::Policy;
 
-/// Factor by which two p99 times to first token must differ at least. Repeated runs of one policy differ by a few per
+/// Smallest significant ratio of two p99 times to first token. Repeated runs of one policy differ by a few per
 /// cent.
 const FACTOR_MIN: f64 = 1.1;
 

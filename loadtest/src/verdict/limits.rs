@@ -50,7 +50,7 @@ pub struct RunMeasures {
 }
 
 impl RunMeasures {
-    /// Returns the reasons for which this run is not valid. `delay_max_ms` is in trace milliseconds.
+    /// Returns why this run is not valid. `delay_max_ms` is in trace milliseconds.
     pub fn faults(&self, policy: Option<Policy>, delay_max_ms: f64) -> Vec<Fault> {
         let mut causes = Vec::new();
         if self.cpu.busy > BUSY_MAX {

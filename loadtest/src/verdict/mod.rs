@@ -50,7 +50,7 @@ impl Verdict {
     }
 }
 
-/// Formats the reasons for which a result is not valid.
+/// Explains why a result is not valid.
 pub fn rejection(reasons: &[String]) -> String {
     let mut text = "not valid on this machine, because".to_owned();
     match reasons {

@@ -76,9 +76,7 @@ async fn assert_late_answers_are_charged(limits: &str, end: End) {
 
 /// Returns the number of late answers that the gateway has received.
 async fn late_answers(fixture: &Fixture) -> Result<u64, String> {
-    let stats = fixture.lab.envoys()[0].stats("evenkeel_admits_late").await.map_err(|e| e.to_string())?;
-    let value = stats.lines().find_map(|line| line.rsplit_once(": "));
-    value.map_or(Ok(0), |(_, value)| value.parse().map_err(|_| stats.clone()))
+    fixture.lab.envoys()[0].counted("evenkeel_admits_late").await.map_err(|e| e.to_string())
 }
 
 #[tokio::test]
