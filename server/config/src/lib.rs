@@ -239,7 +239,14 @@ fn from_yaml<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<T, String> {
 
 /// Parses all YAML documents that are not empty.
 fn documents<T: serde::de::DeserializeOwned>(yaml: &str) -> Result<Vec<T>, String> {
-    serde_saphyr::from_multiple_with_options(yaml, yaml_options()).map_err(|error| describe(&error))
+    documents_with(yaml, yaml_options())
+}
+
+fn documents_with<T: serde::de::DeserializeOwned>(
+    yaml: &str,
+    options: serde_saphyr::Options,
+) -> Result<Vec<T>, String> {
+    serde_saphyr::from_multiple_with_options(yaml, options).map_err(|error| describe(&error))
 }
 
 fn yaml_options() -> serde_saphyr::Options {

@@ -27,10 +27,10 @@ pub(super) fn read(check: &mut Check, file: &str, text: &str) -> Found {
     options.strict_booleans = true;
     // Limitador reads 010 as a text, too. An error repeats it as it is written.
     options.leading_zero_numbers_as_strings = true;
-    let documents: Vec<Value> = match serde_saphyr::from_multiple_with_options(text, options) {
+    let documents: Vec<Value> = match crate::documents_with(text, options) {
         Ok(documents) => documents,
         Err(error) => {
-            check.push(format!("{file}: {}", crate::describe(&error)));
+            check.push(format!("{file}: {error}"));
             return Vec::new();
         }
     };
