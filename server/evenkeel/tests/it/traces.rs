@@ -7,11 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use envoy_types::pb::envoy::{
-    extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::Entry},
-    service::ratelimit::v3::{RateLimitRequest, rate_limit_service_client::RateLimitServiceClient},
+use evenkeel_proto::{
+    rate_limit_service::{
+        RateLimitDescriptor, RateLimitRequest, rate_limit_descriptor::Entry,
+        rate_limit_service_client::RateLimitServiceClient,
+    },
+    v1::{self as pb, admit_response::Answer},
 };
-use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 use tonic::Request;
 
@@ -191,12 +193,12 @@ async fn trace_context_in_the_metadata_is_the_fallback() {
     let spans = collector.spans(2).await;
     assert_eq!(hex(&named(&spans, "evenkeel.admit").parent_span_id), PARENT);
 
-    let mut rls = RateLimitServiceClient::connect(sidecar.url()).await.unwrap();
-    let entry = Entry { key: "k".to_owned(), value: "v".to_owned() };
+    let mut rls = RateLimitServiceClient::new(sidecar.channel().await);
+    let entry = Entry { key: "k".into(), value: "v".into() };
     let descriptor = RateLimitDescriptor { entries: vec![entry], ..RateLimitDescriptor::default() };
     for _ in 0..2 {
         let descriptors = vec![descriptor.clone()];
-        let mut call = Request::new(RateLimitRequest { domain: "d".to_owned(), descriptors, hits_addend: 1 });
+        let mut call = Request::new(RateLimitRequest { domain: "d".into(), descriptors, hits_addend: 1 });
         call.metadata_mut().insert("traceparent", traceparent("01").parse().unwrap());
         rls.should_rate_limit(call).await.unwrap();
     }

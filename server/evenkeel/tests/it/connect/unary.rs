@@ -10,7 +10,7 @@ use super::{CONFIG, assert_exact};
 use crate::support::{redis::Redis, requests, sidecar::Sidecar, worker::Worker};
 
 async fn channel(sidecar: &Sidecar) -> Channel {
-    Channel::from_shared(sidecar.url()).unwrap().connect().await.unwrap()
+    sidecar.channel().await
 }
 
 fn admit(lease: u64) -> pb::AdmitRequest {

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::{
-    extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::RateLimitOverride},
-    service::ratelimit::v3::rate_limit_response::rate_limit::Unit,
-    r#type::v3::RateLimitUnit,
+use evenkeel_proto::rate_limit_service::{
+    RateLimitDescriptor, RateLimitUnit, rate_limit_descriptor::RateLimitOverride,
+    rate_limit_response::rate_limit::Unit,
 };
 
 use super::{LIMITS, OK, OVER, Rls, back, by, hits, stores};

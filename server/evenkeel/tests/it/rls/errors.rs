@@ -1,13 +1,9 @@
 //! Requests that are malformed, too large or unknown, and a sidecar without a rate limit service.
 
-use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
-use prost::Message as _;
-use tonic::{
-    Code as GrpcCode,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
+use evenkeel_proto::rate_limit_service::{
+    RateLimitDescriptor, RateLimitRequest, rate_limit_descriptor::Entry,
 };
+use tonic::Code as GrpcCode;
 
 use super::{LIMITS, OK, OVER, Rls, by, client, stores};
 use crate::support::sidecar::Sidecar;
@@ -24,58 +20,11 @@ async fn no_request_passes_because_of_an_error() {
         assert_eq!(rls.codes(1, &many).await.0, OVER);
 
         // A client's header may be invalid UTF-8, and Envoy passes it on unchanged.
-        let descriptors = vec![by(&[("two", "odd ZZ")])];
-        let mut bytes =
-            RateLimitRequest { domain: "d".to_owned(), descriptors, hits_addend: 1 }.encode_to_vec();
-        let at = bytes.windows(2).position(|two| two == b"ZZ").unwrap();
-        bytes[at..at + 2].copy_from_slice(b"\xff\xfe");
-        assert!(RateLimitRequest::decode(&*bytes).is_err());
-        let channel = Channel::from_shared(rls.sidecar.url()).unwrap().connect().await.unwrap();
+        let invalid = Entry { key: "two".into(), value: b"odd \xff\xfe".into() };
+        let descriptors = [RateLimitDescriptor { entries: vec![invalid], ..RateLimitDescriptor::default() }];
         for expected in [OK, OK, OVER] {
-            let mut grpc = Grpc::new(channel.clone());
-            grpc.ready().await.unwrap();
-            let method = "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit".parse().unwrap();
-            let answer = grpc.unary(tonic::Request::new(bytes.clone()), method, Plain).await.unwrap();
-            assert_eq!(answer.get_ref().overall_code(), expected);
+            assert_eq!(rls.codes(1, &descriptors).await.0, expected);
         }
-    }
-}
-
-/// Sends bytes unchanged. A generated client would not send invalid ones.
-#[derive(Clone, Copy)]
-struct Plain;
-
-impl Codec for Plain {
-    type Encode = Vec<u8>;
-    type Decode = RateLimitResponse;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Plain {
-    type Item = Vec<u8>;
-    type Error = tonic::Status;
-
-    fn encode(&mut self, bytes: Vec<u8>, to: &mut EncodeBuf<'_>) -> Result<(), tonic::Status> {
-        prost::bytes::BufMut::put_slice(to, &bytes);
-        Ok(())
-    }
-}
-
-impl Decoder for Plain {
-    type Item = RateLimitResponse;
-    type Error = tonic::Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<RateLimitResponse>, tonic::Status> {
-        Ok(Some(RateLimitResponse::decode(from).unwrap()))
     }
 }
 
@@ -95,7 +44,7 @@ async fn an_unknown_domain_is_admitted_and_an_empty_request_rejected() {
 #[tokio::test]
 async fn without_configuration_the_service_is_unimplemented() {
     let sidecar = Sidecar::start("").await;
-    let request = RateLimitRequest { domain: "d".to_owned(), ..RateLimitRequest::default() };
+    let request = RateLimitRequest { domain: "d".into(), ..RateLimitRequest::default() };
     let error = client(&sidecar).await.should_rate_limit(request).await.unwrap_err();
     assert_eq!(error.code(), GrpcCode::Unimplemented);
 }
@@ -105,7 +54,7 @@ async fn without_configuration_the_service_is_unimplemented() {
 #[tokio::test]
 async fn health_has_the_names_that_probes_ask_for() {
     let serving = async |sidecar: &Sidecar, name: &str| {
-        let channel = Channel::from_shared(sidecar.url()).unwrap().connect().await.unwrap();
+        let channel = sidecar.channel().await;
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
         let request = tonic_health::pb::HealthCheckRequest { service: name.to_owned() };
         health.check(request).await.map(|response| response.into_inner().status)

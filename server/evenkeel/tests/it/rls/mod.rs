@@ -2,15 +2,9 @@
 
 use std::fs;
 
-use envoy_types::pb::{
-    envoy::{
-        extensions::common::ratelimit::v3::{RateLimitDescriptor, rate_limit_descriptor::Entry},
-        service::ratelimit::v3::{
-            RateLimitRequest, RateLimitResponse, rate_limit_response::Code,
-            rate_limit_service_client::RateLimitServiceClient,
-        },
-    },
-    google::protobuf::UInt64Value,
+use evenkeel_proto::rate_limit_service::{
+    RateLimitDescriptor, RateLimitRequest, RateLimitResponse, rate_limit_descriptor::Entry,
+    rate_limit_response::Code, rate_limit_service_client::RateLimitServiceClient,
 };
 use tonic::transport::Channel;
 
@@ -21,6 +15,7 @@ mod errors;
 mod files;
 mod model;
 mod modes;
+mod wire;
 
 /// The units are long, so that no window ends during a test.
 const LIMITS: &str = "
@@ -83,7 +78,7 @@ impl Rls {
         descriptors: &[RateLimitDescriptor],
     ) -> Result<RateLimitResponse, tonic::Status> {
         let descriptors = descriptors.to_vec();
-        let request = RateLimitRequest { domain: domain.to_owned(), descriptors, hits_addend };
+        let request = RateLimitRequest { domain: domain.into(), descriptors, hits_addend };
         self.client.clone().should_rate_limit(request).await.map(tonic::Response::into_inner)
     }
 
@@ -105,16 +100,16 @@ impl Rls {
 }
 
 async fn client(sidecar: &Sidecar) -> RateLimitServiceClient<Channel> {
-    RateLimitServiceClient::connect(sidecar.url()).await.unwrap()
+    RateLimitServiceClient::new(sidecar.channel().await)
 }
 
 fn by(entries: &[(&str, &str)]) -> RateLimitDescriptor {
-    let entry = |(key, value): &(&str, &str)| Entry { key: (*key).to_owned(), value: (*value).to_owned() };
+    let entry = |(key, value): &(&str, &str)| Entry { key: (*key).into(), value: (*value).into() };
     RateLimitDescriptor { entries: entries.iter().map(entry).collect(), ..RateLimitDescriptor::default() }
 }
 
 fn hits(value: u64, descriptor: RateLimitDescriptor) -> RateLimitDescriptor {
-    RateLimitDescriptor { hits_addend: Some(UInt64Value { value }), ..descriptor }
+    RateLimitDescriptor { hits_addend: Some(value), ..descriptor }
 }
 
 /// Makes the descriptor subtract `value` from its counter.

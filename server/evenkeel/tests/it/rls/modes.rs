@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
+use evenkeel_proto::rate_limit_service::RateLimitRequest;
 
 use super::{LIMITS, OK, OVER, Rls, by, hits, stores};
 use crate::support::{
@@ -100,11 +100,8 @@ async fn a_gateway_that_waits_too_little_is_counted() {
     // The store's timeout is 2 s, so a response may take 4 s.
     let [memory, redis] = stores("").await;
     let ask = async |rls: &Rls, timeout: Duration| {
-        let message = RateLimitRequest {
-            domain: "d".to_owned(),
-            descriptors: vec![by(&[("ten", "a")])],
-            hits_addend: 1,
-        };
+        let message =
+            RateLimitRequest { domain: "d".into(), descriptors: vec![by(&[("ten", "a")])], hits_addend: 1 };
         let mut request = tonic::Request::new(message);
         request.set_timeout(timeout);
         rls.client.clone().should_rate_limit(request).await.unwrap();

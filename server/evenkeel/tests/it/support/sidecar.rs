@@ -26,6 +26,11 @@ pub(crate) struct Sidecar {
     pub(crate) task: JoinHandle<anyhow::Result<()>>,
 }
 
+async fn connect(addresses: &Addresses) -> Channel {
+    let grpc = format!("http://{}", addresses.grpc.as_ref().unwrap());
+    Endpoint::from_shared(grpc).unwrap().connect().await.unwrap()
+}
+
 impl Sidecar {
     /// Starts a sidecar. The configuration must have no section `listen`.
     pub(crate) async fn start(yaml: &str) -> Self {
@@ -45,8 +50,7 @@ impl Sidecar {
         };
         let task = tokio::spawn(app::run(config, listeners, announce, shutdown.clone()));
         let addresses = is_ready.await.expect("the sidecar starts");
-        let grpc = format!("http://{}", addresses.grpc.as_ref().unwrap());
-        let channel = Endpoint::from_shared(grpc).unwrap().connect().await.unwrap();
+        let channel = connect(&addresses).await;
         let gateway = HolderClient::new(HolderSecret::new([5; 16]).on(channel.clone()));
         let inspect = InspectClient::new(channel);
         Self { addresses, gateway, inspect, shutdown, task }
@@ -55,6 +59,11 @@ impl Sidecar {
     /// Returns the address that gRPC clients connect to.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.addresses.grpc.as_ref().unwrap())
+    }
+
+    /// Opens a connection of its own.
+    pub(crate) async fn channel(&self) -> Channel {
+        connect(&self.addresses).await
     }
 
     /// Sends an Admit, such as one of [`requests`].
