@@ -159,10 +159,12 @@ mod tests {
         let hosts =
             replay.samples.iter().filter(|s| s.host == Some(fleet.addresses()[0].to_string())).count();
         assert_eq!(hosts, 20);
-        // On an idle host, the first token takes 20 + 10 ms. 19 more steps of 20 ms follow.
-        let first = Percentiles::of(replay.ttft_trace_ms());
-        let last = Percentiles::of(replay.e2e_trace_ms());
-        assert!(first.p50 >= 30.0 && last.p50 >= first.p50 + 380.0, "{first:?} {last:?}");
+        // On an idle host, the first token takes 20 + 10 ms. 19 more steps of 20 ms follow. On a busy machine, the client
+        // may read each token late, but none early.
+        let least = |times: Vec<f64>| times.into_iter().fold(f64::INFINITY, f64::min);
+        let (first, last) = (replay.ttft_trace_ms(), replay.e2e_trace_ms());
+        let middle = [first.clone(), last.clone()].map(|times| Percentiles::of(times).p50);
+        assert!(least(first) >= 30.0 && least(last) >= 410.0 && middle[0] < middle[1], "{replay:?}");
         assert!(fleet.stats().iter().all(|s| s.in_flight == 0 && s.finished == 20));
     }
 
