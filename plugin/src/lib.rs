@@ -7,7 +7,7 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | [`config`] | plugin configuration; reports every error |
+//! | [`config`] | plugin configuration; reports every error. A crate of its own, compiled for size |
 //! | [`host`] | the interface to the gateway; all host calls go through it |
 //! | [`worker`] | one plugin instance in one gateway worker: its streams, its stream to the sidecar and its tick |
 //! | [`lease_table`] | the leases of this instance, which it lists to the sidecar |
@@ -23,7 +23,6 @@
 //! host.
 
 pub mod attributes;
-pub mod config;
 pub mod host;
 pub mod lease_table;
 pub mod metrics;
@@ -35,6 +34,8 @@ mod text;
 pub mod usage;
 pub mod usage_stripper;
 pub mod worker;
+
+pub use evenkeel_plugin_config as config;
 
 #[cfg(target_arch = "wasm32")]
 mod entry;

@@ -16,7 +16,7 @@ use gateway::{Gateway, State};
 use wasmi::{Engine, Module};
 
 /// Size limit of a module, because every gateway worker stores a compiled copy.
-const BYTES_MAX: usize = 400 * 1024;
+const BYTES_MAX: usize = 450 * 1024;
 
 /// Host calls of proxy-wasm 0.2.1, which every gateway provides.
 const PROXY_WASM: &str = "

@@ -1,6 +1,7 @@
 //! Plugin configuration. Every error names the field and the expected value.
 
 mod fields;
+pub mod path;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -10,8 +11,6 @@ use std::ops::RangeInclusive;
 use fields::Fields;
 use serde_json::Value;
 pub use source::Source;
-
-use crate::path;
 
 /// Default name of the header with the endpoint, which Envoy's `override_host` policy reads.
 pub const ENDPOINT_HEADER: &str = "x-gateway-destination-endpoint";
@@ -384,7 +383,8 @@ fn is_name(text: &str) -> bool {
 }
 
 /// Returns whether a text is a header name: a token of at most 128 bytes, not a pseudo-header.
-pub(crate) fn is_header_name(text: &str) -> bool {
+#[must_use]
+pub fn is_header_name(text: &str) -> bool {
     (1..=128).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
