@@ -93,7 +93,9 @@ impl From<&DomainError> for ApiError {
             DomainError::Full { .. } => Code::ResourceExhausted,
             DomainError::Stopped => Code::Unavailable,
             DomainError::Store { source, .. } => match source {
-                StoreError::Unavailable(_) | StoreError::Timeout(_) => Code::Unavailable,
+                StoreError::Unavailable(_) | StoreError::NotSent(_) | StoreError::Timeout(_) => {
+                    Code::Unavailable
+                }
                 StoreError::Overloaded(_) => Code::ResourceExhausted,
                 StoreError::Script { .. } | StoreError::Corrupt { .. } => Code::Internal,
             },

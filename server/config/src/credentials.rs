@@ -1,91 +1,96 @@
-//! Adds user and password to the URLs of the store. The password comes from a file, such as a mounted secret.
+//! User and password of the store. The password comes from a file, such as a mounted secret.
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use evenkeel_domain::settings::Credentials;
 
 use super::{Files, check::Check};
 
 /// Maximum length of the password, in bytes.
 const PASSWORD_BYTES_MAX: usize = 1024;
 
-/// Adds the user, and the password from the file, to each URL. Error messages contain neither of them.
-pub(super) fn add_to_urls(
+/// The names of the two fields.
+#[derive(Clone, Copy)]
+pub(super) struct Fields {
+    pub(super) user: &'static str,
+    pub(super) file: &'static str,
+}
+
+/// Checks the user, and the password in the file. Error messages contain neither of them.
+pub(super) fn validate(
     check: &mut Check,
     files: &mut Files,
-    urls: &mut [String],
-    user: Option<&str>,
-    password_file: Option<&str>,
-) {
+    fields: Fields,
+    user: Option<String>,
+    password_file: Option<String>,
+) -> Option<Credentials> {
     let Some(file) = password_file else {
         if user.is_some() {
-            check.fault("store.user", "absent if store.password_file is not given", "a name");
+            check.fault(fields.user, &format!("absent if {} is not given", fields.file), "a name");
         }
-        return;
+        return None;
     };
-    if user.is_some_and(|user| user.is_empty() || user.chars().any(char::is_control)) {
-        check.fault("store.user", "a name without control characters", "something else");
+    if user.as_deref().is_some_and(|user| user.is_empty() || user.chars().any(char::is_control)) {
+        check.fault(fields.user, "a name without control characters", "something else");
     }
-    let password = match files.read(file) {
-        Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
-        Err(error) => {
-            return check.fault(
-                "store.password_file",
-                "a file that can be read",
-                format!("{file:?}: {error}"),
-            );
+    match files.read(&file) {
+        Ok(text) => {
+            let password = text.trim_end_matches(['\r', '\n']);
+            let is_valid = !password.is_empty()
+                && password.len() <= PASSWORD_BYTES_MAX
+                && !password.chars().any(char::is_control);
+            if !is_valid {
+                let expected = "a file with a password of 1..1024 bytes without control characters";
+                check.fault(fields.file, expected, format!("{} bytes", password.len()));
+            }
         }
+        Err(error) => check.fault(fields.file, "a file that can be read", format!("{file:?}: {error}")),
+    }
+    Some(Credentials { user, password_file: files.resolve(&file) })
+}
+
+/// Checks that no URL has a user or password of its own if there are credentials.
+pub(super) fn not_in_urls(
+    check: &mut Check,
+    field: &str,
+    credentials: Option<&Credentials>,
+    urls: &[String],
+) {
+    let has_login = |url: &String| {
+        let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+        rest.split(['/', '?']).next().unwrap_or_default().contains('@')
     };
-    if password.is_empty() || password.len() > PASSWORD_BYTES_MAX || password.chars().any(char::is_control) {
-        let expected = "a file with a password of 1..1024 bytes without control characters";
-        return check.fault("store.password_file", expected, format!("{} bytes", password.len()));
-    }
-    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
-    let credentials = format!("{}:{}@", encoded(user.unwrap_or_default()), encoded(&password));
-    for url in urls.iter_mut() {
-        // The validation of the URLs reports a text that is not a URL.
-        let Some(at) = url.find("://").map(|at| at + 3) else { continue };
-        let authority = url[at..].split(['/', '?']).next().unwrap_or_default();
-        if authority.contains('@') {
-            let expected = "absent if the store's URL holds a user or password";
-            return check.fault("store.password_file", expected, "both");
-        }
-        url.insert_str(at, &credentials);
+    if credentials.is_some() && urls.iter().any(has_login) {
+        check.fault(field, "absent if the store's URL holds a user or password", "both");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_domain::settings::Credentials;
+
     use crate::{Config, StoreConfig};
 
-    fn load(yaml: &str, password: &str) -> Result<Vec<String>, Vec<String>> {
+    fn load(yaml: &str, password: &str) -> Result<Option<Credentials>, Vec<String>> {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("password"), password).unwrap();
         let path = directory.path().join("evenkeel.yaml");
         std::fs::write(&path, yaml).unwrap();
         match Config::load(&path) {
             Ok(config) => match config.store {
-                StoreConfig::Redis(options) => Ok(options.urls),
-                StoreConfig::Memory => Ok(Vec::new()),
+                StoreConfig::Redis(options) => Ok(options.credentials),
+                StoreConfig::Memory => Ok(None),
             },
             Err(faults) => Err(faults.0),
         }
     }
 
     #[test]
-    fn the_password_of_a_file_is_added_to_every_url() {
+    fn the_password_stays_in_its_file() {
         let yaml = "store: {type: redis, cluster: true, urls: ['redis://a:1', 'rediss://[::1]:2/0'], user: e k, \
                     password_file: password}";
-        let urls = load(yaml, "p@/ü:%\n").unwrap();
-        assert_eq!(
-            urls,
-            ["redis://e%20k:p%40%2F%C3%BC%3A%25@a:1", "rediss://e%20k:p%40%2F%C3%BC%3A%25@[::1]:2/0"]
-        );
-        for url in urls {
-            let read = redis::IntoConnectionInfo::into_connection_info(url).unwrap();
-            assert_eq!(read.redis_settings().username(), Some("e k"));
-            assert_eq!(read.redis_settings().password(), Some("p@/ü:%"));
-        }
-        let urls = load("store: {type: redis, url: 'redis://a', password_file: password}", "secret").unwrap();
-        assert_eq!(urls, ["redis://:secret@a"]);
+        let credentials = load(yaml, "p@/ü:%\n").unwrap().unwrap();
+        assert_eq!(credentials.user.as_deref(), Some("e k"));
+        assert!(credentials.password_file.ends_with("password"));
+        assert!(credentials.password_file.is_absolute());
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod raw;
 mod schema;
 mod service_rule;
 mod store;
+mod store_tls;
 mod tolerant;
 mod traces;
 mod validate;
@@ -90,7 +91,7 @@ pub struct Listen {
 #[derive(Clone, Debug)]
 pub enum StoreConfig {
     Memory,
-    Redis(RedisOptions),
+    Redis(Box<RedisOptions>),
 }
 
 /// All errors in a configuration.

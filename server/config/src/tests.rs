@@ -115,7 +115,7 @@ fn every_wrong_name_of_an_enum_is_reported() {
     );
     let expected = [
         "log.format: must be text or json, got \"xml\"",
-        "store.type: must be memory or redis, got \"redis://***@h\"",
+        "store.type: must be memory, redis or sentinel, got \"redis://***@h\"",
         "unlisted_pools.on_store_failure: must be local, open or closed, got \"maybe\"",
         "limit_headers[0]: must be ietf or x, got \"z\"",
         "limit_headers[2]: must be ietf or x, got \"7\"",

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, mem::take, net::SocketAddr, sync::Arc, time::Duration};
 
-use evenkeel_domain::settings::Log;
+use evenkeel_domain::settings::{Log, Topology};
 
 use super::{
     Config, Faults, Files, Listen, StoreConfig,
@@ -38,7 +38,8 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
     let section = raw.rate_limit_service.take();
     let kubernetes = raw.kubernetes.take();
     let store = store::validate(&mut check, files, raw.store);
-    let on_redis_cluster = matches!(&store, StoreConfig::Redis(options) if options.cluster);
+    let on_redis_cluster =
+        matches!(&store, StoreConfig::Redis(options) if options.topology == Topology::Cluster);
     let pools = pools::validate(&mut check, raw.pools, on_redis_cluster);
     let unlisted = pools::unlisted(&mut check, raw.unlisted_pools);
     let rules = pools.iter().chain(&unlisted);

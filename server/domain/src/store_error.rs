@@ -6,6 +6,9 @@ pub enum StoreError {
     /// The store cannot be reached, or cannot serve calls at present.
     #[error("store unavailable: {0}")]
     Unavailable(String),
+    /// The store did not execute the call: its server is lost, or refused the call.
+    #[error("store unavailable: {0}")]
+    NotSent(String),
     /// The store did not reply in time. It may still apply the call.
     #[error("store did not answer within {0} ms")]
     Timeout(u64),
@@ -25,11 +28,24 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the store may have applied the call although it failed.
+    #[must_use]
+    pub fn may_be_applied(&self) -> bool {
+        !matches!(self, Self::NotSent(_) | Self::Overloaded(_))
+    }
+
+    /// Whether the failure concerns the server, and not only this call.
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::NotSent(_) | Self::Unavailable(_))
+    }
+
     /// Returns the kind, as a metric label.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "unavailable",
+            Self::NotSent(_) => "not_sent",
             Self::Timeout(_) => "timeout",
             Self::Overloaded(_) => "overloaded",
             Self::Script { .. } => "script",

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use evenkeel_api::{Admins, Api, WATCHERS_MAX};
 use evenkeel_config::{Config, StoreConfig};
-use evenkeel_domain::{activity::StoreKind, limit::LimitRules, settings::RateLimitService};
+use evenkeel_domain::{limit::LimitRules, settings::RateLimitService};
 use evenkeel_engine::{
     activity::{
         History, Recorder,
@@ -20,24 +20,7 @@ use evenkeel_engine::{
     limiter::{Limiter, overrides::Overrides, quotas::Quotas},
     rls::{LoadMetrics, Loader, RateLimitMetrics, RateLimitVectors, RateLimiter},
 };
-use evenkeel_store::{
-    Store, Undelivered,
-    activity::ActivityStore,
-    changes::ChangeStore,
-    counters::Counters,
-    drains::DRAINS_MAX,
-    holders::HolderStore,
-    memory::{
-        MemoryActivity, MemoryChanges, MemoryCounters, MemoryHolders, MemoryMap, MemoryRecords, MemoryStore,
-        MemoryUsage,
-    },
-    overrides::OVERRIDES_MAX,
-    records::RecordStore,
-    redis::{RedisActivity, RedisClient, RedisStore, RedisUsage},
-    resilient::ResilientStore,
-    usage::{UsageBounds, UsageStore},
-    versioned::VersionedMap,
-};
+use evenkeel_store::{Undelivered, counters::Counters, redis::Background};
 use evenkeel_telemetry::Metrics;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -53,7 +36,9 @@ use tracing::{error, info, warn};
 
 pub use crate::listeners::{Addresses, Listeners};
 use crate::{
-    reload, tracer,
+    reload,
+    stores::{Opened, open_store, open_usage_and_activity, store_kind},
+    tracer,
     transport::{grpc, http},
 };
 
@@ -90,15 +75,16 @@ pub async fn run(
     let id = instance_id()?;
     let tracer = tracer::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
+    let connections = Background { tasks: tasks.clone(), shutdown: background.clone() };
     let Opened { store, counters, holders, records, drains, overrides, changes } =
-        open_store(&config, &metrics, &tasks, &background).await?;
+        open_store(&config, &metrics, &connections).await?;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let unrecorded = metrics.refusals_unrecorded.clone();
     let recorder = Arc::new(Recorder::new(name_of(&addresses.http), unrecorded));
     let balancer = Balancer::new(directory, store, Arc::clone(&recorder), Arc::clone(&metrics));
     let balancer = Arc::new(balancer);
     let views = Arc::new(sweep::Views::default());
-    let (usage, activity) = open_usage_and_activity(&config, &metrics)?;
+    let (usage, activity) = open_usage_and_activity(&config, &metrics, &connections)?;
     let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
 
     tasks.spawn(Arc::clone(&ledger).run(background.clone()));
@@ -330,96 +316,6 @@ fn response_max(store: &StoreConfig) -> Option<Duration> {
     match store {
         StoreConfig::Memory => None,
         StoreConfig::Redis(options) => Some(options.timeout * 2),
-    }
-}
-
-/// The interfaces to everything in one store, apart from usage and activity.
-struct Opened {
-    store: Arc<dyn Store>,
-    counters: Arc<dyn Counters>,
-    holders: Arc<dyn HolderStore>,
-    records: Arc<dyn RecordStore>,
-    drains: Arc<dyn VersionedMap>,
-    overrides: Arc<dyn VersionedMap>,
-    changes: Arc<dyn ChangeStore>,
-}
-
-async fn open_store(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    tasks: &TaskTracker,
-    background: &CancellationToken,
-) -> anyhow::Result<Opened> {
-    let (ttl, metrics, tasks) = (config.holder_ttl(), Arc::clone(metrics), tasks.clone());
-    match &config.store {
-        StoreConfig::Memory => {
-            metrics.store_up.set(1);
-            let (store, counters) = (Arc::new(MemoryStore::new(ttl)), Arc::<MemoryCounters>::default());
-            let records = Arc::new(MemoryRecords::new(Arc::clone(&counters)));
-            Ok(Opened {
-                store,
-                counters,
-                holders: Arc::<MemoryHolders>::default(),
-                records,
-                drains: Arc::new(MemoryMap::new(DRAINS_MAX)),
-                overrides: Arc::new(MemoryMap::new(OVERRIDES_MAX)),
-                changes: Arc::<MemoryChanges>::default(),
-            })
-        }
-        StoreConfig::Redis(options) => {
-            let redis = Arc::new(RedisStore::new(options, ttl, Arc::clone(&metrics), tasks.clone())?);
-            let (counters, holders) = (redis.clone(), redis.clone());
-            let store = ResilientStore::new(
-                redis.clone(),
-                counters,
-                holders,
-                ttl,
-                metrics,
-                tasks,
-                background.clone(),
-            );
-            store.connect().await;
-            if let Ok(Some(policy)) = redis.evicting_policy().await {
-                warn!(
-                    policy,
-                    "Redis may evict keys when its memory is full: set maxmemory-policy to noeviction"
-                );
-            }
-            Ok(Opened {
-                counters: store.clone(),
-                holders: store.clone(),
-                store,
-                records: redis.clone(),
-                drains: Arc::new(redis.map("drains", DRAINS_MAX)),
-                overrides: Arc::new(redis.map("overrides", OVERRIDES_MAX)),
-                changes: redis,
-            })
-        }
-    }
-}
-
-/// Opens the stores of usage and activity. They share connections of their own to Redis, so that a query over a month of
-/// usage does not delay a KeepAlive.
-fn open_usage_and_activity(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-) -> anyhow::Result<(Arc<dyn UsageStore>, Arc<dyn ActivityStore>)> {
-    let bounds = UsageBounds::from(&config.ledger);
-    Ok(match &config.store {
-        StoreConfig::Memory => (Arc::new(MemoryUsage::new(bounds)), Arc::new(MemoryActivity::default())),
-        StoreConfig::Redis(options) => {
-            let client = Arc::new(RedisClient::new(options, Arc::clone(metrics))?);
-            (Arc::new(RedisUsage::new(Arc::clone(&client), bounds)), Arc::new(RedisActivity::new(client)))
-        }
-    })
-}
-
-/// Returns the kind of store that operators see on the page and in `evenkeel sidecars`.
-fn store_kind(config: &StoreConfig) -> StoreKind {
-    match config {
-        StoreConfig::Memory => StoreKind::Memory,
-        StoreConfig::Redis(options) if options.cluster => StoreKind::RedisCluster,
-        StoreConfig::Redis(_) => StoreKind::Redis,
     }
 }
 

@@ -4,5 +4,6 @@
 pub mod app;
 mod listeners;
 pub mod reload;
+mod stores;
 mod tracer;
 pub mod transport;

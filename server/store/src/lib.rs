@@ -166,14 +166,19 @@ pub trait Store: Send + Sync + 'static {
     /// Checks that the store accepts writes. Connects first if necessary.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// Whether the circuit breaker is closed.
+    /// Whether the store can be used. Of a store with several servers, at least one can.
     fn is_up(&self) -> bool {
         true
     }
 
-    /// Returns how often the circuit breaker has opened.
+    /// Returns how often a server of the store was lost.
     fn losses(&self) -> u64 {
         0
+    }
+
+    /// Returns a receiver that is notified when a lost server is found again. `None` if no server can be lost.
+    fn found_again(&self) -> Option<tokio::sync::watch::Receiver<u64>> {
+        None
     }
 
     /// Returns the number of live sidecars that share the store, as of the last [`Self::announce`].

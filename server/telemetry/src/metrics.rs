@@ -45,6 +45,7 @@ pub struct Metrics {
     /// Number of operations in one commit.
     pub store_batch: Histogram,
     pub store_up: IntGauge,
+    pub store_nodes_lost: IntGauge,
     pub store_losses: IntCounter,
     pub sidecars: IntGauge,
     pub leases_reaped: IntCounter,
@@ -128,7 +129,12 @@ impl Metrics {
             store_up: int_gauge(
                 &r,
                 "evenkeel_store_up",
-                "1 while the sidecar uses the store, 0 while local policies apply.",
+                "1 while the sidecar uses the whole store, 0 while local policies apply.",
+            )?,
+            store_nodes_lost: int_gauge(
+                &r,
+                "evenkeel_store_nodes_lost",
+                "Servers of the store that the sidecar has lost.",
             )?,
             store_losses: counter(
                 &r,

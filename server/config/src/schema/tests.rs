@@ -13,11 +13,12 @@ use super::{
 use crate::{Config, Sections, from_yaml};
 
 /// Configurations that together contain every section, so that every field can be set in one of them.
-const BASES: [&str; 6] = [
+const BASES: [&str; 7] = [
     "{}",
     "listen: {}\nlog: {}\nruntime: {}\nstore: {}\nunlisted_pools: {}\nadmin: {tokens: [{name: ops, token: \
      0123456789abcdef}]}\nledger: {}\nrate_limit_service: {config: limits}\ntraces: {endpoint: 'https://c:1', headers: \
      [{name: a, value: b}]}",
+    "store: {type: sentinel, sentinels: ['redis://h'], master_name: m, tls: {server_name: h}}",
     "store: {type: redis, url: 'redis://h'}\npools: [{cluster: a, endpoints: [{address: 'a:1'}]}, \
      {cluster: b, dns: {name: x, port: 1}}, {cluster: c, kubernetes: {service: s}}]\nlog: {}\nlisten: \
      {grpc_socket: s}\nkubernetes: {namespace: x}",

@@ -16,7 +16,7 @@ pub use ledger::LedgerOptions;
 pub use pools::{PoolRule, Source};
 pub use rate_limit_service::{LimitFiles, RateLimitHeaders, RateLimitService, RateLimiterOptions};
 pub use secret::{AdminToken, Secret};
-pub use store::RedisOptions;
+pub use store::{Credentials, RedisOptions, Sentinel, TlsFiles, Topology};
 
 pub use crate::policy::OnStoreFailure;
 pub use telemetry::{Log, Traces};

@@ -57,6 +57,22 @@ async fn the_documented_rights_are_enough() {
     assert_eq!(redis.refused(), [""; 0]);
 }
 
+/// Some managed services forbid INFO. Then the sidecar cannot check the eviction policy, and does all else.
+#[tokio::test]
+async fn a_redis_without_info_serves() {
+    let redis = Redis::start();
+    redis.command(&["ACL", "SETUSER", "evenkeel", "-info"]);
+    let sidecar = start(&redis).await;
+    serve(&sidecar, 1).await;
+    assert_eq!(sidecar.metric("evenkeel_store_up").await, 1.0);
+    eventually(Duration::from_secs(20), "only INFO is refused", || async {
+        let refused = redis.refused();
+        let info = |what: &String| what.contains("\"info\"");
+        if refused.len() == 1 && refused.iter().all(info) { Ok(()) } else { Err(format!("{refused:?}")) }
+    })
+    .await;
+}
+
 /// The test above can fail: Redis reports a missing right.
 #[tokio::test]
 async fn a_missing_right_is_reported() {

@@ -11,7 +11,7 @@ use evenkeel_proto::v1::{self as pb, admit_response::Answer};
 use evenkeel_store::{
     activity::{ActivityStore, REFUSALS_MAX, REPAIRS_MAX, Report},
     memory::MemoryActivity,
-    redis::{RedisActivity, RedisClient},
+    redis::{Background, RedisActivity, RedisClient},
 };
 use evenkeel_telemetry::Metrics;
 use http_body_util::BodyExt as _;
@@ -314,7 +314,8 @@ async fn a_watch_sends_a_snapshot_then_changes_until_the_sidecar_stops() {
 }
 
 fn redis_activity(urls: Vec<String>, cluster: bool) -> Arc<dyn ActivityStore> {
-    let client = RedisClient::new(&redis_options(urls, cluster, ""), Metrics::new().unwrap()).unwrap();
+    let options = redis_options(urls, cluster, "");
+    let client = RedisClient::new(&options, Metrics::new().unwrap(), &Background::default()).unwrap();
     Arc::new(RedisActivity::new(Arc::new(client)))
 }
 

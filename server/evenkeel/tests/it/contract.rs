@@ -22,17 +22,22 @@ struct Subject {
 
 type Expire = Box<dyn Fn(&Arc<Pool>, &str) -> futures::future::BoxFuture<'static, ()>>;
 
-/// Supports only pools whose names need no encoding in keys.
-async fn put_past_deadline(c: &mut impl redis::aio::ConnectionLike, prefix: &str, pool: &Pool, holder: &str) {
+/// Supports only pools whose names need no encoding in keys. Returns an error if another node of a cluster has the key.
+async fn put_past_deadline(
+    c: &mut impl redis::aio::ConnectionLike,
+    prefix: &str,
+    pool: &Pool,
+    holder: &str,
+) -> redis::RedisResult<()> {
     let key = format!("{prefix}ek2:{{{}|{}}}:holders", pool.id.route(), pool.id.cluster());
-    redis::cmd("ZADD").arg(key).arg("XX").arg(1).arg(holder).exec_async(c).await.unwrap();
+    redis::cmd("ZADD").arg(key).arg("XX").arg(1).arg(holder).exec_async(c).await
 }
 
 fn expire_in_redis(connection: redis::aio::MultiplexedConnection, prefix: &'static str) -> Expire {
     Box::new(move |pool, holder| {
         let (mut connection, pool, holder) = (connection.clone(), Arc::clone(pool), holder.to_owned());
         Box::pin(async move {
-            put_past_deadline(&mut connection, prefix, &pool, &holder).await;
+            put_past_deadline(&mut connection, prefix, &pool, &holder).await.unwrap();
         })
     })
 }
@@ -225,12 +230,18 @@ contract!(
 
 impl Cluster {
     fn expire(&self, prefix: &'static str) -> Expire {
-        let client = redis::cluster::ClusterClient::new(self.urls()).unwrap();
+        let urls = self.urls();
         Box::new(move |pool, holder| {
-            let (client, pool, holder) = (client.clone(), Arc::clone(pool), holder.to_owned());
+            let (urls, pool, holder) = (urls.clone(), Arc::clone(pool), holder.to_owned());
             Box::pin(async move {
-                let mut connection = client.get_async_connection().await.unwrap();
-                put_past_deadline(&mut connection, prefix, &pool, &holder).await;
+                for url in urls {
+                    let client = redis::Client::open(url).unwrap();
+                    let mut node = client.get_multiplexed_async_connection().await.unwrap();
+                    if put_past_deadline(&mut node, prefix, &pool, &holder).await.is_ok() {
+                        return;
+                    }
+                }
+                panic!("no node has the pool");
             })
         })
     }

@@ -57,6 +57,8 @@ struct PoolTable {
     counts: BTreeMap<Arc<str>, u64>,
     /// In-flight requests of other sidecars, by endpoint. See [`MemoryStore::assume_rest_of`].
     assumed: BTreeMap<Arc<str>, u64>,
+    /// When `assumed` was last known to be true.
+    assumed_at: Option<Instant>,
     deadlines: BTreeMap<HolderId, u64>,
     leases: BTreeMap<HolderId, BTreeMap<LeaseId, Lease>>,
 }
@@ -143,11 +145,17 @@ impl MemoryStore {
         let rest =
             in_flight.iter().map(|(endpoint, n)| (Arc::clone(endpoint), n.saturating_sub(own(endpoint))));
         table.assumed = rest.filter(|(_, n)| *n > 0).collect();
+        table.assumed_at = Some(Instant::now());
     }
 
-    /// Drops the load of other sidecars.
-    pub fn forget_assumed(&self) {
-        self.state.lock().pools.values_mut().for_each(|table| table.assumed.clear());
+    /// Drops the load of other sidecars in pools whose shared table nobody has read for this time.
+    pub fn forget_assumed(&self, older_than: Duration) {
+        let is_old = |at: Instant| at.elapsed() > older_than;
+        for table in self.state.lock().pools.values_mut() {
+            if table.assumed_at.is_some_and(is_old) {
+                (table.assumed, table.assumed_at) = Default::default();
+            }
+        }
     }
 
     /// Removes all holders that are past their deadline, with their leases.

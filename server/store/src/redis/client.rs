@@ -8,8 +8,8 @@ use redis::Value;
 
 use super::{
     keys::Keys,
-    link::{Link, Way},
-    script::{Call, Reply},
+    link::{Background, Link, Way},
+    script::{Call, Reply, probe_command},
 };
 
 /// Connections to Redis. Usage and activity each call Redis through a client alone. [`super::RedisStore`] adds lanes.
@@ -20,12 +20,27 @@ pub struct RedisClient {
 }
 
 impl RedisClient {
-    /// Prepares the client. The first call connects.
+    /// Prepares a client that no request uses. The first call connects.
     ///
     /// # Errors
     /// If a URL is invalid.
-    pub fn new(options: &RedisOptions, metrics: Arc<Metrics>) -> Result<Self, StoreError> {
-        let link = Link::new(options).map_err(|e| StoreError::Unavailable(e.to_string()))?;
+    pub fn new(
+        options: &RedisOptions,
+        metrics: Arc<Metrics>,
+        background: &Background,
+    ) -> Result<Self, StoreError> {
+        let link = Link::new(options, probe_command, None, background).map_err(invalid)?;
+        Ok(Self { keys: Keys::new(&options.key_prefix), link, metrics })
+    }
+
+    /// Prepares the client of the request path, and starts to connect.
+    pub(super) fn for_requests(
+        options: &RedisOptions,
+        metrics: Arc<Metrics>,
+        background: &Background,
+    ) -> Result<Self, StoreError> {
+        let shown = Some(Arc::clone(&metrics));
+        let link = Link::new(options, probe_command, shown, background).map_err(invalid)?;
         Ok(Self { keys: Keys::new(&options.key_prefix), link, metrics })
     }
 
@@ -55,9 +70,17 @@ impl RedisClient {
 
     pub(super) fn observe(&self, operation: &'static str, started: Instant, error: Option<&StoreError>) {
         let metrics = &self.metrics;
+        if matches!(error, Some(StoreError::NotSent(_))) {
+            return;
+        }
         metrics.store_duration.with_label_values(&[operation]).observe(started.elapsed().as_secs_f64());
         if let Some(error) = error {
             metrics.store_errors.with_label_values(&[operation, error.kind()]).inc();
         }
     }
+}
+
+#[allow(clippy::needless_pass_by_value)] // in this form, map_err takes it by name
+fn invalid(error: redis::RedisError) -> StoreError {
+    StoreError::Unavailable(error.to_string())
 }

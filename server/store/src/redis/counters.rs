@@ -106,7 +106,8 @@ impl Lanes {
             let verdict = match answer {
                 Ok(verdict) => verdict,
                 Err(error) => {
-                    failed = Some(error);
+                    // If the store may have applied one part, the caller gives back the whole reservation later.
+                    failed = Some(failed.filter(StoreError::may_be_applied).unwrap_or(error));
                     continue;
                 }
             };

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use evenkeel_domain::{
     HolderId, LeaseId, PoolId, StoreError,
     clock::{DAY_MS, unix_ms},
-    settings::RedisOptions,
+    settings::{RedisOptions, Topology},
     verdict::{Basis, Verdict},
 };
 use evenkeel_telemetry::{
@@ -27,7 +27,7 @@ use operation::{Kind, Op, PoolWork};
 use parking_lot::RwLock;
 use redis::Value;
 use script::{Call, KEEP_ALIVE, PROBE, REAP, RECOUNT, TABLE};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::{
@@ -36,11 +36,15 @@ use super::{
     verdict,
 };
 
+mod access;
 mod activity;
 mod admission;
 mod batch;
 mod changes;
+mod circuit;
 mod client;
+mod cluster;
+mod connections;
 mod count;
 mod counter_operation;
 mod counters;
@@ -49,15 +53,20 @@ mod holders;
 mod keys;
 mod lane;
 mod link;
+mod node;
 mod operation;
 mod records;
+mod routes;
 mod script;
+mod sentinel;
+mod slot;
 mod usage;
 mod versioned;
 mod windows;
 
 pub use activity::RedisActivity;
 pub use client::RedisClient;
+pub use link::Background;
 pub use usage::RedisUsage;
 pub use versioned::RedisMap;
 
@@ -127,7 +136,7 @@ impl Shared {
 }
 
 impl RedisStore {
-    /// Prepares the store. The first call connects. A holder counts as dead after `holder_ttl` without a KeepAlive.
+    /// Prepares the store, and starts to connect. A holder counts as dead after `holder_ttl` without a KeepAlive.
     ///
     /// # Errors
     /// If a URL is invalid.
@@ -135,9 +144,10 @@ impl RedisStore {
         options: &RedisOptions,
         holder_ttl: Duration,
         metrics: Arc<Metrics>,
-        tasks: TaskTracker,
+        background: &Background,
     ) -> Result<Self, StoreError> {
-        let client = RedisClient::new(options, Arc::clone(&metrics))?;
+        let client = RedisClient::for_requests(options, Arc::clone(&metrics), background)?;
+        let tasks = background.tasks.clone();
         let keys = client.keys.clone();
         let holder_ttl_ms = holder_ttl.as_millis() as u64;
         let shared = Arc::new(Shared {
@@ -148,7 +158,7 @@ impl RedisStore {
             clock: Clock::default(),
             database: Database::Redis(server(options)),
         });
-        let counters = counters::Lanes::new(options.cluster, keys, Arc::clone(&shared));
+        let counters = counters::Lanes::new(options.topology == Topology::Cluster, keys, Arc::clone(&shared));
         Ok(Self { shared, lanes: RwLock::default(), counters })
     }
 
@@ -355,11 +365,23 @@ impl Store for RedisStore {
         let call = Call::new(&PROBE, &[&self.keys().probe()]);
         self.shared.client.run(&call, Way::Request).await.map(drop)
     }
+
+    fn is_up(&self) -> bool {
+        self.shared.client.link.is_up()
+    }
+
+    fn losses(&self) -> u64 {
+        self.shared.client.link.losses()
+    }
+
+    fn found_again(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.shared.client.link.found_again())
+    }
 }
 
 /// Returns the host and port of Redis if it is a single server with a TCP address.
 fn server(options: &RedisOptions) -> Option<(Arc<str>, u16)> {
-    let [url] = &options.urls[..] else { return None };
+    let ([url], Topology::Single) = (&options.urls[..], &options.topology) else { return None };
     let url = redis::parse_redis_url(url)?;
     Some((url.host_str()?.into(), url.port().unwrap_or(6379)))
 }

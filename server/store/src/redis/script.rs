@@ -172,6 +172,11 @@ impl Call {
     }
 }
 
+/// Returns a call of the script `probe` that does not depend on whether Redis has the script.
+pub(super) fn probe_command(key: &str) -> Cmd {
+    Call::new(&PROBE, &[key]).command(false)
+}
+
 /// A script's reply of packed little-endian doubles, read from the front.
 pub(crate) struct Numbers {
     script: &'static str,

@@ -26,7 +26,7 @@ use evenkeel_domain::{
 };
 use futures::future::join_all;
 
-use super::ResilientStore;
+use super::{ResilientStore, away};
 use crate::{
     Store as _, Undelivered,
     counters::{
@@ -218,7 +218,7 @@ impl ResilientStore {
     async fn settle_again(&self, settlement: Settlement, attempts: u8) {
         let answer = match self.is_up() {
             true => self.observe(self.counters.settle(settlement.clone()).await),
-            false => Err(unavailable()),
+            false => Err(away()),
         };
         self.waiting.lock().ids.remove(&settlement.id);
         if let Err(error) = answer {
@@ -229,7 +229,7 @@ impl ResilientStore {
     async fn give_back_again(&self, reserve: Reserve, attempts: u8) {
         let answer = match self.is_up() {
             true => self.observe(self.counters.give_back(reserve.clone()).await),
-            false => Err(unavailable()),
+            false => Err(away()),
         };
         if let Err(error) = answer {
             self.queue_give_back(reserve, attempts + u8::from(is_final(&error)));
@@ -246,18 +246,13 @@ fn is_counted_here(meter: &Meter) -> bool {
     meter.on_store_failure == OnStoreFailure::Local && !meter.rule.is_quota()
 }
 
-fn unavailable() -> StoreError {
-    StoreError::Unavailable("circuit open after earlier failures".to_owned())
-}
-
 #[async_trait]
 impl Counters for ResilientStore {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
         if self.is_up() {
             match self.observe(self.counters.reserve(reserve.clone()).await) {
                 Ok(verdict) => return Ok(verdict),
-                // The store was not called.
-                Err(StoreError::Overloaded(_)) => {}
+                Err(error) if !error.may_be_applied() => {}
                 Err(_) => self.queue_give_back(reserve.clone(), 0),
             }
         }
@@ -270,7 +265,7 @@ impl Counters for ResilientStore {
 
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
         if !self.is_up() {
-            return Err(unavailable());
+            return Err(away());
         }
         self.observe(self.counters.peek(meters).await)
     }
@@ -370,7 +365,7 @@ mod tests {
             Arc::<MemoryHolders>::default(),
             ttl,
             Metrics::new().unwrap(),
-            tokio_util::task::TaskTracker::new(),
+            &tokio_util::task::TaskTracker::new(),
             tokio_util::sync::CancellationToken::new(),
         )
     }

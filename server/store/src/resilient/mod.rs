@@ -1,10 +1,9 @@
 //! The store of sidecars that share a store: the shared store while it answers, and local knowledge while it does not.
 //! A sidecar with the embedded store uses the memory store alone.
 //!
-//! The circuit breaker opens when the store is unavailable. Several timeouts in a row count as unavailable. While the
-//! circuit breaker is open, no request waits for the store, and a probe finds out when the store is available again. A
-//! single timeout, or an error about one pool's keys, does not open the circuit breaker: only the affected operations
-//! are answered locally.
+//! The shared store has a circuit breaker for each of its servers. While the circuit breaker of a server is open, calls to
+//! it fail at once, and no request waits. A single timeout, or an error about one pool's keys, opens no circuit breaker.
+//! In each case, only the affected operations are answered locally.
 //!
 //! Local knowledge is a memory store. Every KeepAlive list and settlement of this sidecar's gateways updates it. It
 //! takes the load of the other gateways from the last table that the sidecar read, and drops that load after an outage
@@ -15,7 +14,7 @@ use std::{
     future::Future,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -28,9 +27,9 @@ use evenkeel_domain::{
 };
 use evenkeel_telemetry::Metrics;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, Undelivered,
@@ -42,12 +41,9 @@ use super::{
 
 mod counters;
 
-/// Time between probes while the circuit breaker is open. It grows up to the maximum if the circuit breaker keeps
-/// opening.
-const PROBE_INTERVAL: Duration = Duration::from_millis(100);
-const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(2);
-/// If the circuit breaker opens again within this time after closing, the time between probes doubles.
-const FLAP: Duration = Duration::from_secs(10);
+/// Maximum time that a start waits for the store. A local store answers sooner. A store that hangs must not delay the
+/// start, because the sidecar can serve without it.
+const START_MAX: Duration = Duration::from_millis(250);
 /// Minimum time between two warnings about single failed calls.
 const QUIET: Duration = Duration::from_secs(10);
 
@@ -62,24 +58,14 @@ pub struct ResilientStore {
     waiting: Mutex<counters::Waiting>,
     /// Number of sidecars that share the store.
     instances: AtomicUsize,
-    down: AtomicBool,
-    /// Number of times that the circuit breaker has opened.
-    losses: AtomicU64,
-    circuit: Mutex<Circuit>,
-    holder_ttl: Duration,
+    /// How long local knowledge keeps the load of other gateways after the last reading of a table. After that, the load is
+    /// more likely wrong than right.
+    assumed_kept: Duration,
+    warned_at: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-    /// A reference for the probe task, which outlives the call that starts it.
-    this: std::sync::Weak<Self>,
-}
-
-/// State of the circuit breaker that is retained between outages.
-#[derive(Default)]
-struct Circuit {
-    closed_at: Option<Instant>,
-    probe_interval: Duration,
-    warned_at: Option<Instant>,
+    /// Whether a test imitates an outage of the whole store.
+    #[cfg(test)]
+    down: std::sync::atomic::AtomicBool,
 }
 
 impl ResilientStore {
@@ -91,11 +77,11 @@ impl ResilientStore {
         holders: Arc<dyn HolderStore>,
         holder_ttl: Duration,
         metrics: Arc<Metrics>,
-        tasks: TaskTracker,
+        tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
-        metrics.store_up.set(1);
-        Arc::new_cyclic(|this| Self {
+        let found_again = primary.found_again();
+        let store = Arc::new(Self {
             primary,
             counters,
             holders,
@@ -103,100 +89,62 @@ impl ResilientStore {
             local_counters: MemoryCounters::default(),
             waiting: Mutex::default(),
             instances: AtomicUsize::new(1),
-            down: AtomicBool::new(false),
-            losses: AtomicU64::new(0),
-            circuit: Mutex::default(),
-            holder_ttl,
+            assumed_kept: holder_ttl * 2,
+            warned_at: Mutex::default(),
             metrics,
-            tasks,
-            shutdown,
-            this: this.clone(),
-        })
+            #[cfg(test)]
+            down: Default::default(),
+        });
+        if let Some(found_again) = found_again {
+            tasks.spawn(shutdown.run_until_cancelled_owned(Arc::clone(&store).follow(found_again)));
+        }
+        store
     }
 
-    /// Connects to the store. If that fails, the sidecar serves from local knowledge until the store answers.
+    /// Waits for the store for a short time. If the store does not answer, the sidecar serves from local knowledge until
+    /// it does.
     pub async fn connect(&self) {
-        if let Err(error) = self.primary.ping().await {
-            self.open_circuit(&error);
+        if !matches!(tokio::time::timeout(START_MAX, self.primary.ping()).await, Ok(Ok(()))) {
+            warn!("the store does not answer yet: serving from local knowledge");
+        }
+    }
+
+    /// Sends the waiting calls whenever a server of the store is found again.
+    async fn follow(self: Arc<Self>, mut found_again: watch::Receiver<u64>) {
+        while found_again.changed().await.is_ok() {
+            self.send_waiting().await;
         }
     }
 
     async fn if_up<T>(&self, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         if !self.is_up() {
-            return Err(StoreError::Unavailable("circuit open after earlier failures".to_owned()));
+            return Err(away());
         }
         self.observe(call.await)
     }
 
-    /// Opens the circuit breaker if a call found the store unavailable. Logs a warning for another error.
+    /// Logs a warning for an error that opens no circuit breaker.
     fn observe<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        match &answer {
-            Ok(_) => {}
-            Err(error @ StoreError::Unavailable(_)) => self.open_circuit(error),
-            Err(error) => self.warn(error),
+        if let Err(error) = &answer
+            && !error.is_outage()
+        {
+            self.warn(error);
         }
         answer
     }
 
     fn warn(&self, error: &StoreError) {
-        let mut circuit = self.circuit.lock();
-        if circuit.warned_at.is_none_or(|at| at.elapsed() >= QUIET) {
-            circuit.warned_at = Some(Instant::now());
+        let mut warned_at = self.warned_at.lock();
+        if warned_at.is_none_or(|at| at.elapsed() >= QUIET) {
+            *warned_at = Some(Instant::now());
             warn!(%error, "store call failed: answered from local knowledge (the next failures are not logged)");
         }
     }
+}
 
-    fn open_circuit(&self, error: &StoreError) {
-        if self.down.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let probe_interval = {
-            let mut circuit = self.circuit.lock();
-            let flapping = circuit.closed_at.is_some_and(|at| at.elapsed() < FLAP);
-            circuit.probe_interval =
-                if flapping { (circuit.probe_interval * 2).min(PROBE_INTERVAL_MAX) } else { PROBE_INTERVAL };
-            circuit.probe_interval
-        };
-        warn!(%error, "store down: serving from local knowledge");
-        self.losses.fetch_add(1, Ordering::Relaxed);
-        self.metrics.store_up.set(0);
-        self.metrics.store_losses.inc();
-        if let Some(this) = self.this.upgrade() {
-            // The task ends when the store is available again or the sidecar stops.
-            self.tasks.spawn(async move { this.probe(probe_interval).await });
-        }
-    }
-
-    async fn probe(&self, interval: Duration) {
-        let since = Instant::now();
-        // If the circuit breaker did not open shortly before, probes at once: usually only the connection was lost.
-        let mut wait = if interval > PROBE_INTERVAL { interval } else { Duration::ZERO };
-        let mut guessing = true;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.shutdown.cancelled() => return,
-            }
-            let answer = tokio::select! {
-                answer = self.primary.ping() => answer,
-                () = self.shutdown.cancelled() => return,
-            };
-            if answer.is_ok() {
-                break;
-            }
-            wait = interval;
-            if guessing && since.elapsed() > self.holder_ttl * 2 {
-                info!("the store has been down too long: the load of other gateways no longer counts");
-                self.local.forget_assumed();
-                guessing = false;
-            }
-        }
-        self.circuit.lock().closed_at = Some(Instant::now());
-        self.down.store(false, Ordering::Relaxed);
-        self.metrics.store_up.set(1);
-        info!(after_ms = since.elapsed().as_millis() as u64, "store up again");
-        self.send_waiting().await;
-    }
+/// The error of a call that is not sent because the whole store is lost.
+fn away() -> StoreError {
+    StoreError::NotSent("circuit open after earlier failures".to_owned())
 }
 
 #[async_trait]
@@ -234,10 +182,10 @@ impl Store for ResilientStore {
     }
 
     async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
-        if !self.is_up() {
-            return self.local.reap(pool, holder).await;
+        match self.if_up(self.primary.reap(pool, holder)).await {
+            Err(error) if error.is_outage() => self.local.reap(pool, holder).await,
+            answer => answer,
         }
-        self.observe(self.primary.reap(pool, holder).await)
     }
 
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
@@ -247,6 +195,7 @@ impl Store for ResilientStore {
             self.local.assume_rest_of(&pool.id, &table.in_flight);
             return Ok(table);
         }
+        self.local.forget_assumed(self.assumed_kept);
         let mut table = Table { current: false, ..self.local.table(pool).await? };
         for (endpoint, others) in self.local.assumed(pool) {
             *table.in_flight.entry(endpoint).or_default() += others;
@@ -259,10 +208,10 @@ impl Store for ResilientStore {
     }
 
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
-        if !self.is_up() {
-            return self.local.leases(pool, holder).await;
+        match self.if_up(self.primary.leases(pool, holder)).await {
+            Err(error) if error.is_outage() => self.local.leases(pool, holder).await,
+            answer => answer,
         }
-        self.observe(self.primary.leases(pool, holder).await)
     }
 
     async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
@@ -284,11 +233,15 @@ impl Store for ResilientStore {
     }
 
     fn is_up(&self) -> bool {
-        !self.down.load(Ordering::Relaxed)
+        #[cfg(test)]
+        if self.down.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.primary.is_up()
     }
 
     fn losses(&self) -> u64 {
-        self.losses.load(Ordering::Relaxed)
+        self.primary.losses()
     }
 
     fn instances(&self) -> usize {

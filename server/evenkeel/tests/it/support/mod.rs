@@ -12,6 +12,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod requests;
+pub(crate) mod sentinel;
 pub(crate) mod sidecar;
 pub(crate) mod store;
 pub(crate) mod tls;

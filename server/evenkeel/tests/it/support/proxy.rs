@@ -19,6 +19,8 @@ pub(crate) enum Mode {
     Pass,
     /// The proxy holds back all bytes, and connections stay open.
     Stall,
+    /// The proxy holds back all bytes of the connections that are open, and carries new ones.
+    StallOld,
     /// The proxy closes all connections, and every new connection at once.
     Refuse,
     /// The proxy cuts the next reply after its first byte, and closes that connection.
@@ -86,8 +88,13 @@ impl Drop for Proxy {
 
 async fn carry(mut client: TcpStream, mut server: TcpStream, mut mode: watch::Receiver<Mode>) {
     let (mut up, mut down) = ([0; 16_384], [0; 16_384]);
+    let opened_under = *mode.borrow();
     loop {
-        let now = *mode.borrow_and_update();
+        let now = match *mode.borrow_and_update() {
+            Mode::StallOld if opened_under == Mode::StallOld => Mode::Pass,
+            Mode::StallOld => Mode::Stall,
+            now => now,
+        };
         if now == Mode::Refuse {
             return;
         }

@@ -75,6 +75,12 @@ impl Redis {
         cmd.query(&mut self.connection()).unwrap()
     }
 
+    /// Sends a signal, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+    }
+
     /// Kills the server, as a crash would.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -120,7 +126,7 @@ fn rights() -> Vec<String> {
         "~ek2:*" => "~*ek2:*".to_owned(),
         other => other.to_owned(),
     };
-    let more = ["~higress:global_least_request_table:*", "+cluster", "+readonly", "+asking"];
+    let more = ["~higress:global_least_request_table:*", "+cluster|slots", "+asking", "+role"];
     rights.split_whitespace().map(of_tests).chain(more.map(str::to_owned)).collect()
 }
 
@@ -147,9 +153,14 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub(crate) fn start_with(more: &[&str]) -> Self {
         let arguments = || {
-            let arguments = ["--cluster-enabled", "yes", "--cluster-port", &free_port().to_string()];
-            arguments.map(str::to_owned).to_vec()
+            let port = free_port().to_string();
+            let arguments = ["--cluster-enabled", "yes", "--cluster-port", &port];
+            arguments.iter().chain(more).map(|argument| (*argument).to_owned()).collect()
         };
         let nodes: Vec<Redis> = (0..3).map(|_| Redis::start_any(arguments)).collect();
         let addresses: Vec<String> = nodes.iter().map(|n| format!("127.0.0.1:{}", n.port)).collect();
@@ -176,5 +187,25 @@ impl Cluster {
 
     pub(crate) fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Redis::url).collect()
+    }
+
+    /// Returns the configuration section `store` for a sidecar. `more` continues the section.
+    pub(crate) fn store(&self, more: &str) -> String {
+        let urls: Vec<String> = self.urls().iter().map(|url| format!("'{url}'")).collect();
+        format!("store: {{type: redis, cluster: true, urls: [{}]{more}}}\n", urls.join(", "))
+    }
+
+    /// Returns the index of the node that has the slot of a key.
+    pub(crate) fn node_of(&self, key: &str) -> usize {
+        let asked = &self.nodes[0];
+        let slot: u16 = redis::from_redis_value(asked.command(&["CLUSTER", "KEYSLOT", key])).unwrap();
+        let rows: Vec<redis::Value> = redis::from_redis_value(asked.command(&["CLUSTER", "SLOTS"])).unwrap();
+        let port_of = |row: redis::Value| {
+            let (first, last, primary): (u16, u16, Vec<redis::Value>) = redis::from_redis_value(row).ok()?;
+            let port: u16 = redis::from_redis_value(primary.into_iter().nth(1)?).ok()?;
+            (first..=last).contains(&slot).then_some(port)
+        };
+        let port = rows.into_iter().find_map(port_of).unwrap();
+        self.nodes.iter().position(|node| node.port == port).unwrap()
     }
 }

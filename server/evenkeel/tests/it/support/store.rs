@@ -4,26 +4,29 @@ use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::{
     Endpoint, HolderId, LeaseId, PoolId, Roster,
-    settings::{OnStoreFailure, RedisOptions},
+    settings::{OnStoreFailure, RedisOptions, Topology},
     verdict::{Basis, Reason, Verdict},
 };
-use evenkeel_store::{Admit, Held, Pool, Store as _, redis::RedisStore};
+use evenkeel_store::{
+    Admit, Held, Pool, Store as _,
+    redis::{Background, RedisStore},
+};
 use evenkeel_telemetry::Metrics;
-use tokio_util::task::TaskTracker;
 
 pub(crate) fn redis_options(urls: Vec<String>, cluster: bool, key_prefix: &str) -> RedisOptions {
     RedisOptions {
         urls,
-        cluster,
+        topology: if cluster { Topology::Cluster } else { Topology::Single },
         key_prefix: key_prefix.to_owned(),
         timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
+        ..Default::default()
     }
 }
 
 /// Connects a store. A holder lives for `ttl` without a KeepAlive.
 pub(crate) async fn redis_store(options: &RedisOptions, ttl: Duration) -> Arc<RedisStore> {
-    let store = RedisStore::new(options, ttl, Metrics::new().unwrap(), TaskTracker::new()).unwrap();
+    let store = RedisStore::new(options, ttl, Metrics::new().unwrap(), &Background::default()).unwrap();
     store.ping().await.unwrap();
     Arc::new(store)
 }

@@ -20,7 +20,7 @@ use evenkeel_engine::ledger::{
 };
 use evenkeel_store::{
     memory::MemoryUsage,
-    redis::{RedisClient, RedisUsage},
+    redis::{Background, RedisClient, RedisUsage},
     usage::{UsageBounds, UsageStore},
 };
 use evenkeel_telemetry::Metrics;
@@ -43,7 +43,8 @@ fn small() -> LedgerOptions {
 }
 
 fn redis_usage(options: &RedisOptions, ledger: &LedgerOptions) -> Arc<dyn UsageStore> {
-    let client = Arc::new(RedisClient::new(options, Metrics::new().unwrap()).unwrap());
+    let client =
+        Arc::new(RedisClient::new(options, Metrics::new().unwrap(), &Background::default()).unwrap());
     Arc::new(RedisUsage::new(client, UsageBounds::from(ledger)))
 }
 
