@@ -1,4 +1,5 @@
--- keep_alive: keeps a holder alive in one pool and makes the table equal to the holder's own list.
+-- keep_alive: keeps a holder alive in one pool and makes the table equal to the holder's own list, if both are short.
+-- For longer ones, the sidecar calls hold and drop in steps, so that no call holds Redis for long.
 --
 -- FRAGMENTS basics filler
 -- KEYS  1       hash    endpoint -> requests in flight
@@ -9,23 +10,27 @@
 --       3       "1" if only Evenkeel writes this table, "0" if Higress writes KEYS[1] too
 --       4       holder id
 --       5       largest lease that the holder had issued when it made the list
---       6       E, number of addresses the list refers to
+--       6       maximum number of leases that the holder may have in the table
+--       7       E, number of addresses the list refers to
 --       then    E addresses
 --       then    the list: lease, index of its address from 1 (0: the holder does not know it yet)
 -- RETURNS       { now in ms, restored, dropped, moved }
+--               { now in ms, -1 } if the holder has more leases; nothing has changed
 -- ERRORS        none of its own
 -- COST          O(leases held + leases listed)
 -- LAYOUT        ek2; see docs/redis-layout.md
 
 
 local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
-local holder, issued_through, addresses = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local holder, issued_through, addresses = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[7])
+-- One field is filler.
+if call('HLEN', KEYS[3]) > tonumber(ARGV[6]) + 1 then return { now, -1 } end
 local stamp = string.format('%013.0f:', now)
 
 local listed = {}
-for at = 7 + addresses, #ARGV, 2 do
+for at = 8 + addresses, #ARGV, 2 do
   local i = tonumber(ARGV[at + 1])
-  listed[ARGV[at]] = i > 0 and ARGV[6 + i] or ''
+  listed[ARGV[at]] = i > 0 and ARGV[7 + i] or ''
 end
 
 local delta = {}

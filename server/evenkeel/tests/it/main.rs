@@ -19,6 +19,7 @@ mod holders;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
 mod limits;
+mod long_lists;
 mod properties;
 mod quotas;
 mod redis_cluster;

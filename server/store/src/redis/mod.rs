@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -26,7 +26,7 @@ use link::Way;
 use operation::{Kind, Op, PoolWork};
 use parking_lot::RwLock;
 use redis::Value;
-use script::{Call, KEEP_ALIVE, PROBE, REAP, RECOUNT, TABLE};
+use script::{Call, PROBE, REAP, RECOUNT, TABLE};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -50,6 +50,7 @@ mod counter_operation;
 mod counters;
 mod encode;
 mod holders;
+mod keep_alive;
 mod keys;
 mod lane;
 mod link;
@@ -86,6 +87,8 @@ pub struct RedisStore {
     shared: Arc<Shared>,
     lanes: RwLock<HashMap<Arc<Pool>, Arc<Lane<PoolWork>>>>,
     counters: counters::Lanes,
+    /// Maximum number of leases in one call of a KeepAlive.
+    list_step: AtomicUsize,
 }
 
 /// The state that all lanes share.
@@ -159,12 +162,18 @@ impl RedisStore {
             database: Database::Redis(server(options)),
         });
         let counters = counters::Lanes::new(options.topology == Topology::Cluster, keys, Arc::clone(&shared));
-        Ok(Self { shared, lanes: RwLock::default(), counters })
+        let list_step = AtomicUsize::new(keep_alive::STEP);
+        Ok(Self { shared, lanes: RwLock::default(), counters, list_step })
     }
 
     /// Makes counters use this time, in ms since the Unix epoch, instead of Redis's clock. For tests on virtual time.
     pub fn set_clock(&self, now_ms: u64) {
         self.shared.clock.0.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// Makes KeepAlives take steps of this many leases. For tests of steps with few leases.
+    pub fn set_list_step(&self, leases: usize) {
+        self.list_step.store(leases, Ordering::Relaxed);
     }
 
     fn lane(&self, pool: &Arc<Pool>) -> Arc<Lane<PoolWork>> {
@@ -229,30 +238,7 @@ impl Store for RedisStore {
         holder: &HolderId,
         held: &Held,
     ) -> Result<Repairs, StoreError> {
-        let lane = self.lane(pool);
-        let keys = &lane.work.keys;
-        let mut call = Call::new(&KEEP_ALIVE, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
-        call.number(self.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
-        call.arg(if pool.higress_table { "0" } else { "1" }).arg(holder.as_str()).number(held.issued_through);
-
-        let mut addresses: Vec<&str> = Vec::new();
-        let mut index_of: HashMap<&str, usize> = HashMap::new();
-        for address in held.leases.iter().filter_map(|(_, endpoint)| endpoint.as_deref()) {
-            index_of.entry(address).or_insert_with(|| {
-                addresses.push(address);
-                addresses.len()
-            });
-        }
-        call.number(addresses.len());
-        for address in addresses {
-            call.arg(address);
-        }
-        for (lease, endpoint) in &held.leases {
-            call.number(lease).number(endpoint.as_deref().map_or(0, |address| index_of[address]));
-        }
-        let mut reply = self.shared.client.run(&call, Way::Beside).await?;
-        reply.integer()?;
-        Ok(Repairs { restored: reply.count()?, dropped: reply.count()?, moved: reply.count()? })
+        self.apply_list(pool, holder, held).await
     }
 
     async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
@@ -301,22 +287,7 @@ impl Store for RedisStore {
     }
 
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {
-        let key = self.lane(pool).work.keys.leases(holder);
-        let value = self.command("leases", redis::cmd("HGETALL").arg(key)).await?;
-        let pairs: HashMap<String, String> = redis::from_redis_value(value)
-            .map_err(|e| StoreError::Corrupt { script: "leases", detail: e.to_string() })?;
-        let parse = |(lease, value): (String, String)| {
-            let (ms, endpoint) = value.split_once(':')?;
-            let id = LeaseId::new(lease.parse().ok()?).ok()?;
-            Some(Lease { id, endpoint: endpoint.into(), since_ms: ms.parse().ok()? })
-        };
-        // The field '' is filler; see docs/redis-layout.md.
-        let leases = pairs.into_iter().filter(|(lease, _)| !lease.is_empty());
-        let mut leases = leases.map(parse).collect::<Option<Vec<Lease>>>().ok_or_else(|| {
-            StoreError::Corrupt { script: "leases", detail: "a lease of another layout".to_owned() }
-        })?;
-        leases.sort_by_key(|lease| lease.id);
-        Ok(leases)
+        self.read_leases(pool, holder).await
     }
 
     async fn register(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {

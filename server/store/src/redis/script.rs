@@ -43,6 +43,8 @@ macro_rules! scripts {
 scripts! {
     COMMIT = "commit";
     KEEP_ALIVE = "keep_alive";
+    HOLD = "hold";
+    DROP = "drop";
     REAP = "reap";
     TABLE = "table";
     CLAIM = "claim";

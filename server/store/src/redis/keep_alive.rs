@@ -1,0 +1,162 @@
+//! Applies holders' lists to the table, and reads holders' leases.
+//!
+//! A short list is one atomic call. A long list takes steps, with others' calls in between, so that it does not hold Redis.
+//! The first steps restore and move leases that the list has. Then the sidecar reads the table's leases page by page, and
+//! further steps drop those that the list lacks. Each step is exact whatever happens in between: it looks at the current
+//! state of each lease that it names. As with a short list, it does not touch leases that the holder has issued since.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, atomic::Ordering},
+};
+
+use evenkeel_domain::{HolderId, LeaseId, StoreError};
+use redis::Value;
+
+use super::{
+    KEY_EXPIRY_MS, RedisStore,
+    keys::PoolKeys,
+    link::Way,
+    script::{Call, DROP, HOLD, KEEP_ALIVE, Script},
+};
+use crate::{Held, Lease, Pool, Repairs};
+
+/// Maximum number of leases in one call. A call takes about 4 µs for each.
+pub(super) const STEP: usize = 1000;
+
+/// A lease of a list, with its endpoint if the holder knows the endpoint.
+type Listed<'a> = (LeaseId, Option<&'a str>);
+
+impl RedisStore {
+    pub(super) async fn apply_list(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        held: &Held,
+    ) -> Result<Repairs, StoreError> {
+        let step = self.list_step.load(Ordering::Relaxed);
+        let lane = self.lane(pool);
+        let keys = &lane.work.keys;
+        if held.leases.len() <= step {
+            let mut call = self.list_call(&KEEP_ALIVE, keys, pool, holder);
+            call.number(held.issued_through).number(step);
+            add_list(&mut call, held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_deref())));
+            let mut reply = self.shared.client.run(&call, Way::Beside).await?;
+            reply.integer()?;
+            if let Ok(restored) = u64::try_from(reply.integer()?) {
+                return Ok(Repairs { restored, dropped: reply.count()?, moved: reply.count()? });
+            }
+        }
+        let listed: BTreeMap<LeaseId, Option<&str>> =
+            held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_deref())).collect();
+        let mut repairs = Repairs::default();
+        let all: Vec<Listed<'_>> = listed.iter().map(|(id, endpoint)| (*id, *endpoint)).collect();
+        // An empty list has one step too, which renews the holder.
+        let steps = if all.is_empty() { vec![&all[..]] } else { all.chunks(step).collect() };
+        for part in steps {
+            let mut call = self.list_call(&HOLD, keys, pool, holder);
+            add_list(&mut call, part.iter().copied());
+            let mut reply = self.shared.client.run(&call, Way::Beside).await?;
+            reply.integer()?;
+            repairs += Repairs { restored: reply.count()?, dropped: 0, moved: reply.count()? };
+        }
+        let leases = keys.leases(holder);
+        let mut cursor = "0".to_owned();
+        loop {
+            let page;
+            (cursor, page) = self.scan(&leases, &cursor, step).await?;
+            // The field '' is filler; see docs/redis-layout.md.
+            let superfluous = page.into_keys().filter(|lease| {
+                let id = lease.parse().ok().and_then(|number| LeaseId::new(number).ok());
+                id.is_some_and(|id| id.get() <= held.issued_through && !listed.contains_key(&id))
+            });
+            let superfluous: Vec<String> = superfluous.collect();
+            for part in superfluous.chunks(step) {
+                let mut call = Call::new(&DROP, &[&keys.in_flight, &leases]);
+                for lease in part {
+                    call.arg(lease);
+                }
+                let mut reply = self.shared.client.run(&call, Way::Beside).await?;
+                reply.integer()?;
+                repairs.dropped += reply.count()?;
+            }
+            if cursor == "0" {
+                return Ok(repairs);
+            }
+        }
+    }
+
+    /// Returns the beginning of a call about a holder's list.
+    fn list_call(&self, script: &'static Script, keys: &PoolKeys, pool: &Pool, holder: &HolderId) -> Call {
+        let mut call = Call::new(script, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
+        call.number(self.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
+        call.arg(if pool.higress_table { "0" } else { "1" }).arg(holder.as_str());
+        call
+    }
+
+    /// Reads about `count` fields of a hash. Returns the cursor of the next page, which is "0" after the last.
+    async fn scan(
+        &self,
+        key: &str,
+        cursor: &str,
+        count: usize,
+    ) -> Result<(String, HashMap<String, String>), StoreError> {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(key).arg(cursor).arg("COUNT").arg(count);
+        let value: Value = self.command("leases", &scan).await?;
+        redis::from_redis_value(value).map_err(|error| corrupt(error.to_string()))
+    }
+
+    /// Returns all leases of a holder, sorted by lease number.
+    pub(super) async fn read_leases(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+    ) -> Result<Vec<Lease>, StoreError> {
+        let key = self.lane(pool).work.keys.leases(holder);
+        // HSCAN may return a lease twice.
+        let (mut leases, mut cursor) = (BTreeMap::new(), "0".to_owned());
+        loop {
+            let page;
+            (cursor, page) = self.scan(&key, &cursor, STEP).await?;
+            // The field '' is filler; see docs/redis-layout.md.
+            for (lease, value) in page.iter().filter(|(lease, _)| !lease.is_empty()) {
+                let lease =
+                    parse(lease, value).ok_or_else(|| corrupt("a lease of another layout".to_owned()))?;
+                leases.insert(lease.id, lease);
+            }
+            if cursor == "0" {
+                return Ok(leases.into_values().collect());
+            }
+        }
+    }
+}
+
+/// Adds the number of addresses, the addresses, and the leases, each with the index of its address from 1.
+fn add_list<'a>(call: &mut Call, list: impl Iterator<Item = Listed<'a>> + Clone) {
+    let mut addresses: Vec<&str> = Vec::new();
+    let mut index_of: HashMap<&str, usize> = HashMap::new();
+    for address in list.clone().filter_map(|(_, endpoint)| endpoint) {
+        index_of.entry(address).or_insert_with(|| {
+            addresses.push(address);
+            addresses.len()
+        });
+    }
+    call.number(addresses.len());
+    for address in addresses {
+        call.arg(address);
+    }
+    for (lease, endpoint) in list {
+        call.number(lease).number(endpoint.map_or(0, |address| index_of[address]));
+    }
+}
+
+fn parse(lease: &str, value: &str) -> Option<Lease> {
+    let (ms, endpoint) = value.split_once(':')?;
+    let id = LeaseId::new(lease.parse().ok()?).ok()?;
+    Some(Lease { id, endpoint: endpoint.into(), since_ms: ms.parse().ok()? })
+}
+
+fn corrupt(detail: String) -> StoreError {
+    StoreError::Corrupt { script: "leases", detail }
+}
