@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::{
     access::{Access, Address},
     circuit::{Circuit, Outages, State, first_wait},
-    connections::{CheckedOut, Connections},
+    connections::{CONNECTIONS_MAX, CheckedOut, Connections, NoConnection},
 };
 
 /// Number of consecutive timeouts after which the sidecar gives up the server's connections. A lost packet or a fork of
@@ -91,7 +91,7 @@ impl Node {
     }
 
     pub(super) fn address(&self) -> &Address {
-        &self.connections.address
+        self.connections.address()
     }
 
     pub(super) fn is_usable(&self) -> bool {
@@ -160,31 +160,35 @@ impl Node {
         cmd: &Cmd,
         asking: bool,
     ) -> Result<Result<Value, RedisError>, StoreError> {
-        let permit = self.connections.permit(self.shared.timeout_beside).await?;
-        let answers = self.answers.load(Ordering::Relaxed);
+        let limit = self.shared.timeout_beside;
         let generation = self.connections.generation();
-        let not_connected = |error: super::access::ConnectError| {
-            let error = self.lost(generation, &error.to_string());
-            StoreError::NotSent(error.to_string())
+        let no_connection = |error| match error {
+            NoConnection::Busy => StoreError::Overloaded(CONNECTIONS_MAX),
+            NoConnection::Failed(error) => {
+                let error = self.lost(generation, &error.to_string());
+                StoreError::NotSent(error.to_string())
+            }
         };
-        let mut checked_out = self.connections.check_out(permit).await.map_err(not_connected)?;
+        let mut checked_out = self.connections.check_out(limit).await.map_err(no_connection)?;
+        let answers = self.answers.load(Ordering::Relaxed);
         let mut standing = self.send_over(&checked_out, cmd, asking).await;
         // The server may have closed an idle connection. Every script may be repeated.
-        if checked_out.is_reused && matches!(standing, Standing::Gone(_)) {
-            checked_out = self.connections.replace(checked_out).await.map_err(not_connected)?;
+        if checked_out.is_reused() && matches!(standing, Standing::Gone(_)) {
+            checked_out = self.connections.replace(checked_out, limit).await.map_err(no_connection)?;
             standing = self.send_over(&checked_out, cmd, asking).await;
         }
+        let used = checked_out.generation();
+        if !matches!(standing, Standing::Answered(_)) {
+            checked_out.close();
+        }
         match standing {
-            Standing::Answered(answer) => {
-                self.connections.give_back(checked_out);
-                Ok(answer)
-            }
-            Standing::Unfit(error) => Err(self.refused(checked_out.generation, &error)),
-            Standing::Gone(error) => Err(self.lost(checked_out.generation, &error.to_string())),
+            Standing::Answered(answer) => Ok(answer),
+            Standing::Unfit(error) => Err(self.refused(used, &error)),
+            Standing::Gone(error) => Err(self.lost(used, &error.to_string())),
             Standing::Silent => {
-                let ms = self.shared.timeout_beside.as_millis() as u64;
+                let ms = limit.as_millis() as u64;
                 if self.answers.load(Ordering::Relaxed) == answers {
-                    self.lost(checked_out.generation, &format!("no answer within {ms} ms"));
+                    self.lost(used, &format!("no answer within {ms} ms"));
                 } else {
                     // If this connection is dead without notice, the others probably are too.
                     self.connections.drop_idle();
@@ -199,8 +203,8 @@ impl Node {
         // The wait for a free connection does not count.
         let deadline = Instant::now() + self.shared.timeout_beside;
         tokio::select! {
-            standing = self.send(checked_out.connection.clone(), cmd, asking, deadline) => standing,
-            () = checked_out.dropped.cancelled() => {
+            standing = self.send(checked_out.connection(), cmd, asking, deadline) => standing,
+            () = checked_out.dropped() => {
                 Standing::Gone(std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into())
             }
         }
