@@ -19,11 +19,13 @@ pub(super) const RELOADED: [&str; 8] =
 pub(super) struct Files {
     directory: PathBuf,
     read: Vec<PathBuf>,
+    /// Contents that the sidecar uses only as they are at start, each with its section.
+    fixed: Vec<(&'static str, String)>,
 }
 
 impl Files {
     pub(super) fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_owned(), read: Vec::new() }
+        Self { directory: directory.to_owned(), read: Vec::new(), fixed: Vec::new() }
     }
 
     /// Resolves a relative path against the configuration file's directory.
@@ -44,6 +46,22 @@ impl Files {
         std::fs::read_to_string(path)
     }
 
+    /// Reads a file of a section whose changes need a restart. So do changes of the file's contents.
+    pub(super) fn read_at_start(&mut self, section: &'static str, path: &str) -> io::Result<String> {
+        let text = self.read(path)?;
+        self.fixed.push((section, text.clone()));
+        Ok(text)
+    }
+
+    /// Returns the digests of the sections of a configuration file, with the contents of files that belong to them.
+    pub(super) fn sections(&self, yaml: &str) -> Sections {
+        let mut sections = Sections::of(yaml);
+        for (section, text) in &self.fixed {
+            sections.0.entry((*section).to_owned()).or_default().extend(digest(text));
+        }
+        sections
+    }
+
     pub(super) fn into_paths(self) -> Vec<PathBuf> {
         self.read
     }
@@ -56,10 +74,7 @@ pub(super) struct Sections(BTreeMap<String, Vec<u8>>);
 impl Sections {
     pub(super) fn of(yaml: &str) -> Self {
         let sections: BTreeMap<String, Value> = super::from_yaml(yaml).unwrap_or_default();
-        let digest = |value: &Value| {
-            ring::digest::digest(&ring::digest::SHA256, value.to_string().as_bytes()).as_ref().to_vec()
-        };
-        Self(sections.iter().map(|(name, value)| (name.clone(), digest(value))).collect())
+        Self(sections.iter().map(|(name, value)| (name.clone(), digest(&value.to_string()))).collect())
     }
 
     /// Returns the names of the sections that differ and whose changes need a restart.
@@ -73,8 +88,40 @@ impl Sections {
     }
 }
 
+fn digest(text: &str) -> Vec<u8> {
+    ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref().to_vec()
+}
+
 impl fmt::Debug for Sections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::Config;
+
+    /// The password of the store is read for every connection. The headers of traces are read once.
+    #[test]
+    fn contents_of_files_need_a_restart_as_their_section_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+        let load = |path: &Path| Config::load(path).unwrap();
+        write("password", "first");
+        write("header", "first");
+        write(
+            "evenkeel.yaml",
+            "store: {type: redis, url: 'redis://a', password_file: password}\n\
+             traces: {endpoint: 'http://127.0.0.1:4317', headers: [{name: a, value_file: header}]}",
+        );
+        let path = directory.path().join("evenkeel.yaml");
+        let before = load(&path);
+        write("password", "second");
+        assert!(load(&path).needs_restart(&before).is_empty());
+        write("header", "second");
+        assert_eq!(load(&path).needs_restart(&before), ["traces"]);
     }
 }

@@ -143,8 +143,8 @@ impl Config {
             return Err(Faults(parse_faults.faults.iter().cloned().chain(others).collect()));
         }
         let mut config = validated?;
+        config.sections = files.sections(yaml);
         config.files = files.into_paths();
-        config.sections = Sections::of(yaml);
         Ok(config)
     }
 

@@ -171,7 +171,7 @@ fn headers(check: &mut Check, files: &mut Files, raw: Vec<RawHeader>) -> Vec<(St
 }
 
 fn read(check: &mut Check, files: &mut Files, path: &str, file: &str) -> Option<String> {
-    match files.read(file) {
+    match files.read_at_start("traces", file) {
         Ok(text) => Some(text),
         Err(error) => {
             check.fault(path, "a file that can be read", format!("{file:?}: {error}"));
