@@ -30,8 +30,9 @@ CONFIG = {
 # Files of secrets and ConfigMaps that the user creates.
 SECRETS = {
     "redis-auth": {"password": "p@ss/word:%"},
-    "redis-ca": {"ca.crt": "certificate"},
-    "ca-bundle": {"bundle.pem": "certificate"},
+    "redis-ca": {"ca.crt": "-----BEGIN CERTIFICATE-----\n"},
+    "redis-own": {"tls.crt": "-----BEGIN CERTIFICATE-----\n", "tls.key": "-----BEGIN PRIVATE KEY-----\n"},
+    "ca-bundle": {"bundle.pem": "-----BEGIN CERTIFICATE-----\n"},
     "admins": {"ops": "0123456789abcdef0123", "night": "fedcba9876543210fedc"},
 }
 TOKEN = "replace-me-replace-me-replace-me"
@@ -69,7 +70,7 @@ PARTS = {
             "redis": {
                 "urls": ["rediss://redis.data:6379/0"],
                 "existingSecret": "redis-auth",
-                "tls": {"caSecret": "redis-ca"},
+                "tls": {"caSecret": "redis-ca", "certSecret": "redis-own", "serverName": "redis.example"},
             }
         },
         "tls-bundle": {
@@ -77,6 +78,17 @@ PARTS = {
                 "urls": ["rediss://redis.data:6379/0"],
                 "tls": {"caConfigMap": "ca-bundle", "caKey": "bundle.pem"},
             }
+        },
+        "sentinel": {
+            "redis": {
+                "urls": ["redis://s-0.data:26379", "redis://s-1.data:26379"],
+                "sentinel": {"masterName": "evenkeel", "login": True},
+                "user": "evenkeel",
+                "existingSecret": "redis-auth",
+            }
+        },
+        "sentinel-tls": {
+            "redis": {"urls": ["rediss://s-0.data:26379"], "sentinel": {"masterName": "evenkeel"}},
         },
         "bundled": {"redis": {"mode": "bundled"}},
         "bundled-kept": {

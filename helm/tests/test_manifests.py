@@ -209,8 +209,7 @@ class Store(unittest.TestCase):
 
     def test_the_sidecar_gets_the_path_of_the_certificate_authority(self):
         documents = rendered({"redis": {"urls": ["rediss://redis"], "tls": {"caSecret": "ca", "caKey": "root.pem"}}})
-        container = sidecar_container(workload(documents))
-        self.assertIn({"name": "SSL_CERT_FILE", "value": "/etc/evenkeel/ca/root.pem"}, container["env"])
+        self.assertEqual(configuration(documents)["store"]["tls"], {"ca_file": "/etc/evenkeel/ca/root.pem"})
 
     def test_without_redis_the_store_is_embedded(self):
         documents = rendered({"redis": {"mode": "none", "urls": []}, "replicas": 1})

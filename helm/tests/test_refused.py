@@ -14,7 +14,8 @@ SCHEMA = [
     ({"redis": {"urls": ["redis://user:secret@redis"]}}, "redis.urls.0: Does not match pattern"),
     ({"redis": {"urls": ["redis.data:6379"]}}, "redis.urls.0: Does not match pattern"),
     ({"redis": {"bundled": {"maxMemory": "256Mi"}}}, "redis.bundled.maxMemory: Does not match pattern"),
-    ({"redis": {"sentinel": True}}, "redis: Additional property sentinel is not allowed"),
+    ({"redis": {"sentinel": True}}, "redis.sentinel: Invalid type"),
+    ({"redis": {"replica": True}}, "redis: Additional property replica is not allowed"),
     ({"config": "pools: []"}, "config: Invalid type"),
     ({"config": {"pools": [{"cluster": "llm", "capp": 3}]}}, "Additional property capp is not allowed"),
     ({"files": {"../x": ""}}, "files: Property name of"),
@@ -56,6 +57,14 @@ CHECKS = [
     (
         {"redis": {"mode": "bundled", "urls": [], "cluster": True}},
         "redis.cluster: must be false if redis.mode is bundled",
+    ),
+    (
+        {"redis": {"urls": ["redis://a", "redis://b"], "cluster": True, "sentinel": {"masterName": "m"}}},
+        "redis.cluster: must be false if redis.sentinel.masterName is set",
+    ),
+    (
+        {"redis": {"sentinel": {"masterName": "m", "login": True}}},
+        "redis.sentinel.login: must be false unless redis.existingSecret or redis.password is set",
     ),
     ({"redis": {"mode": "bundled", "urls": [], "user": "x"}}, "redis.user: must be empty if redis.mode is bundled"),
     (

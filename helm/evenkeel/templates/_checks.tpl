@@ -11,7 +11,7 @@
 {{- if not $redis.urls -}}
 {{- $faults = append $faults "redis.urls: must contain a URL if redis.mode is external, got none" -}}
 {{- end -}}
-{{- if and (gt (len $redis.urls) 1) (not $redis.cluster) -}}
+{{- if and (gt (len $redis.urls) 1) (not $redis.cluster) (not $redis.sentinel.masterName) -}}
 {{- $faults = append $faults (printf "redis.urls: must contain one URL unless redis.cluster is true, got %d" (len $redis.urls)) -}}
 {{- end -}}
 {{- else -}}
@@ -58,12 +58,21 @@
 {{- if and $redis.tls.caSecret $redis.tls.caConfigMap -}}
 {{- $faults = append $faults "redis.tls: must set only one of caSecret and caConfigMap, got both" -}}
 {{- end -}}
-{{- if or $redis.tls.caSecret $redis.tls.caConfigMap -}}
-{{- $tls := false -}}
-{{- range $redis.urls -}}{{- if hasPrefix "rediss://" . -}}{{- $tls = true -}}{{- end -}}{{- end -}}
-{{- if not $tls -}}
+{{- if and (or $redis.tls.caSecret $redis.tls.caConfigMap $redis.tls.certSecret $redis.tls.serverName) (not (include "evenkeel.redisTls" .)) -}}
 {{- $faults = append $faults "redis.tls: must be empty unless a URL in redis.urls begins with rediss://" -}}
 {{- end -}}
+{{- if $redis.sentinel.masterName -}}
+{{- if ne $redis.mode "external" -}}
+{{- $faults = append $faults (printf "redis.sentinel.masterName: must be empty if redis.mode is %s" $redis.mode) -}}
+{{- end -}}
+{{- if $redis.cluster -}}
+{{- $faults = append $faults "redis.cluster: must be false if redis.sentinel.masterName is set" -}}
+{{- end -}}
+{{- if and $redis.sentinel.login (not (include "evenkeel.redisSecret" .)) -}}
+{{- $faults = append $faults "redis.sentinel.login: must be false unless redis.existingSecret or redis.password is set" -}}
+{{- end -}}
+{{- else if $redis.sentinel.login -}}
+{{- $faults = append $faults "redis.sentinel.login: must be false unless redis.sentinel.masterName is set" -}}
 {{- end -}}
 
 {{- /* Fields of `config` that the chart sets. */ -}}
@@ -74,7 +83,7 @@
 {{- if hasKey $config "shutdown_delay" -}}
 {{- $faults = append $faults "config.shutdown_delay: must be absent, because shutdownDelaySeconds sets it" -}}
 {{- end -}}
-{{- range list "type" "url" "urls" "cluster" "key_prefix" "user" "password_file" -}}
+{{- range list "type" "url" "urls" "cluster" "key_prefix" "user" "password_file" "tls" "sentinels" "master_name" "sentinel_user" "sentinel_password_file" -}}
 {{- if hasKey (default dict $config.store) . -}}
 {{- $faults = append $faults (printf "config.store.%s: must be absent, because the values below redis set it" .) -}}
 {{- end -}}

@@ -24,6 +24,14 @@
 {{- if eq .Values.redis.mode "bundled" -}}
 {{- $_ := set $store "url" (printf "redis://%s-redis.%s.svc.%s:6379/0" (include "evenkeel.fullname" .) .Release.Namespace .Values.clusterDomain) -}}
 {{- $_ := set $store "user" "evenkeel" -}}
+{{- else if .Values.redis.sentinel.masterName -}}
+{{- $_ := set $store "type" "sentinel" -}}
+{{- $_ := set $store "sentinels" .Values.redis.urls -}}
+{{- $_ := set $store "master_name" .Values.redis.sentinel.masterName -}}
+{{- if .Values.redis.sentinel.login -}}
+{{- with .Values.redis.user -}}{{- $_ := set $store "sentinel_user" . -}}{{- end -}}
+{{- $_ := set $store "sentinel_password_file" "/etc/evenkeel/redis/password" -}}
+{{- end -}}
 {{- else if .Values.redis.cluster -}}
 {{- $_ := set $store "urls" .Values.redis.urls -}}
 {{- $_ := set $store "cluster" true -}}
@@ -32,6 +40,16 @@
 {{- end -}}
 {{- with .Values.redis.user -}}{{- $_ := set $store "user" . -}}{{- end -}}
 {{- if include "evenkeel.redisSecret" . -}}{{- $_ := set $store "password_file" "/etc/evenkeel/redis/password" -}}{{- end -}}
+{{- $tls := dict -}}
+{{- if or .Values.redis.tls.caSecret .Values.redis.tls.caConfigMap -}}
+{{- $_ := set $tls "ca_file" (printf "/etc/evenkeel/ca/%s" .Values.redis.tls.caKey) -}}
+{{- end -}}
+{{- if .Values.redis.tls.certSecret -}}
+{{- $_ := set $tls "cert_file" "/etc/evenkeel/redis-tls/tls.crt" -}}
+{{- $_ := set $tls "key_file" "/etc/evenkeel/redis-tls/tls.key" -}}
+{{- end -}}
+{{- with .Values.redis.tls.serverName -}}{{- $_ := set $tls "server_name" . -}}{{- end -}}
+{{- if or $tls (and .Values.redis.sentinel.masterName (include "evenkeel.redisTls" .)) -}}{{- $_ := set $store "tls" $tls -}}{{- end -}}
 {{- with .Values.redis.keyPrefix -}}{{- $_ := set $store "key_prefix" . -}}{{- end -}}
 {{- end -}}
 {{- $_ := set $config "store" $store -}}
@@ -47,6 +65,11 @@
 {{- $_ := set $config "rate_limit_service" $service -}}
 {{- end -}}
 {{- toYaml $config -}}
+{{- end -}}
+
+{{/* "true" if a URL of Redis uses TLS. */}}
+{{- define "evenkeel.redisTls" -}}
+{{- range .Values.redis.urls -}}{{- if hasPrefix "rediss://" . -}}true{{- end -}}{{- end -}}
 {{- end -}}
 
 {{/* The shutdown delay in seconds: 5 for the update of the service's endpoints and, in `mode: deployment`, another 30

@@ -6,11 +6,7 @@ name: evenkeel
 image: {{ include "evenkeel.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 args: [serve, --config, /etc/evenkeel/config/evenkeel.yaml]
-{{- $env := list -}}
-{{- if or .Values.redis.tls.caSecret .Values.redis.tls.caConfigMap -}}
-{{- $env = append $env (dict "name" "SSL_CERT_FILE" "value" (printf "/etc/evenkeel/ca/%s" .Values.redis.tls.caKey)) -}}
-{{- end -}}
-{{- with concat $env .Values.extraEnv }}
+{{- with .Values.extraEnv }}
 env:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -58,6 +54,9 @@ volumeMounts:
   {{- if or .Values.redis.tls.caSecret .Values.redis.tls.caConfigMap }}
   - {name: evenkeel-ca, mountPath: /etc/evenkeel/ca, readOnly: true}
   {{- end }}
+  {{- if .Values.redis.tls.certSecret }}
+  - {name: evenkeel-redis-tls, mountPath: /etc/evenkeel/redis-tls, readOnly: true}
+  {{- end }}
   {{- if and (eq .Values.mode "sidecar") .Values.sidecar.socket.enabled }}
   - {name: evenkeel-socket, mountPath: {{ .Values.sidecar.socket.directory | quote }}}
   {{- end }}
@@ -90,6 +89,10 @@ volumeMounts:
 {{- end }}
 {{- with .Values.redis.tls.caSecret }}
 - name: evenkeel-ca
+  secret: {secretName: {{ . | quote }}}
+{{- end }}
+{{- with .Values.redis.tls.certSecret }}
+- name: evenkeel-redis-tls
   secret: {secretName: {{ . | quote }}}
 {{- end }}
 {{- with .Values.redis.tls.caConfigMap }}
