@@ -21,7 +21,7 @@ async fn check_config_prints_json_and_csv() {
         "{text}"
     );
     assert_eq!(json["findings"][0]["level"], "fault");
-    assert!(text.contains("store.type: must be memory or redis"), "{text}");
+    assert!(text.contains("store.type: must be memory, redis or sentinel"), "{text}");
     let warned = "limits: [{name: none, counts: requests, amount: 0, per: day}]";
     let (code, text) = check(warned, "json").await;
     let json: Value = serde_json::from_str(&text).unwrap();
@@ -42,7 +42,7 @@ fn commands_report_errors_once() {
     let (ok, text) = run(&["check-config", file.path().to_str().unwrap()]);
     assert!(
         !ok && text.contains("keep_alive_interval: must be")
-            && text.contains("store.type: must be memory or redis"),
+            && text.contains("store.type: must be memory, redis or sentinel"),
         "{text}"
     );
     let (ok, text) = run(&["pools", "--server", "http://127.0.0.1:1"]);
