@@ -402,7 +402,7 @@ pub struct Admitted {
     #[prost(message, repeated, tag = "4")]
     pub response_headers: ::prost::alloc::vec::Vec<Header>,
     /// Opaque state of the sidecar, such as its reservations. The gateway stores the ticket with the lease and returns it
-    /// in Settle. At most 4 KiB, often empty.
+    /// in Settle. At most 4 KiB. The sidecars have signed it for this holder and lease. It is valid for a day.
     #[prost(bytes = "vec", tag = "5")]
     pub ticket: ::prost::alloc::vec::Vec<u8>,
     /// If true, the gateway also sends the ticket in every KeepAlive, because a limit on concurrent requests counts the
@@ -496,7 +496,9 @@ pub struct SettleRequest {
     /// price.
     #[prost(string, tag = "9")]
     pub model: ::prost::alloc::string::String,
-    /// The ticket from Admitted; empty if the gateway never received the response to Admit.
+    /// The ticket from Admitted; empty if the gateway never received the response to Admit. A settlement with any other
+    /// ticket changes nothing. A unary call then returns INVALID_ARGUMENT. A stream acknowledges the settlement, so that
+    /// the gateway does not repeat it.
     #[prost(bytes = "vec", tag = "10")]
     pub ticket: ::prost::alloc::vec::Vec<u8>,
     /// True if `tokens` are the response's final counts. If false and `tokens` is set, the response reported `tokens` but

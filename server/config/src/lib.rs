@@ -13,7 +13,7 @@ use evenkeel_domain::{
     limit::{Attribute, Condition, LimitRules},
     settings::{
         AdminToken, KubernetesOptions, LedgerOptions, LimitFiles, Log, PoolRule, RateLimitService,
-        RedisOptions, Traces,
+        RedisOptions, Secret, Traces,
     },
 };
 
@@ -33,6 +33,7 @@ mod schema;
 mod service_rule;
 mod store;
 mod store_tls;
+mod tickets;
 mod tolerant;
 mod traces;
 mod validate;
@@ -62,6 +63,8 @@ pub struct Config {
     /// Limits and quotas, with the prices, model estimates and headers that they use.
     pub rules: Arc<LimitRules>,
     pub admin: Arc<Vec<AdminToken>>,
+    /// The keys of tickets from a file; the first signs. Empty if the sidecars share a key through the store.
+    pub tickets: Arc<Vec<Secret>>,
     pub ledger: LedgerOptions,
     /// Settings that are allowed but probably not intended.
     pub warnings: Vec<String>,

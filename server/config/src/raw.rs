@@ -14,6 +14,7 @@ use super::{
     pools::{RawPool, RawUnlisted},
     rate_limit_service::RawRateLimitService,
     store::RawStore,
+    tickets::RawTickets,
     traces::RawTraces,
 };
 
@@ -77,6 +78,8 @@ pub(super) struct RawConfig {
     pub(super) quota_admins: Vec<String>,
     /// Administrators, who may drain endpoints, and change quotas and overrides, through the sidecar's API.
     pub(super) admin: RawAdmin,
+    /// The tickets that gateways get for admitted requests and send back at their end.
+    pub(super) tickets: RawTickets,
     /// The usage ledger, which records tokens and cost by day, consumer, model and route.
     pub(super) ledger: RawLedger,
     /// Envoy's rate limit service, configured with files in the format of envoyproxy/ratelimit. Without this section,

@@ -14,7 +14,7 @@ use super::{
     },
     pools, rate_limit_service,
     raw::{RawConfig, RawListen, RawLog, RawLogFormat},
-    store, traces,
+    store, tickets, traces,
 };
 
 pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, Faults> {
@@ -56,6 +56,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
         unlisted,
         rules: Arc::new(limits.rules),
         admin: Arc::new(limits.admin),
+        tickets: Arc::new(tickets::validate(&mut check, files, raw.tickets)),
         ledger: limits.ledger,
         warnings: Vec::new(),
         path: None,

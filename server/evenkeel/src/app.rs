@@ -38,7 +38,7 @@ pub use crate::listeners::{Addresses, Listeners};
 use crate::{
     reload,
     stores::{Opened, open_store, open_usage_and_activity, store_kind},
-    tracer,
+    ticket_keys, tracer,
     transport::{grpc, http},
 };
 
@@ -76,8 +76,9 @@ pub async fn run(
     let tracer = tracer::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
     let connections = Background { tasks: tasks.clone(), shutdown: background.clone() };
-    let Opened { store, counters, holders, records, drains, overrides, changes } =
+    let Opened { store, counters, holders, records, drains, overrides, changes, ticket_keys } =
         open_store(&config, &metrics, &connections).await?;
+    let tickets = ticket_keys::open(&live.tickets, ticket_keys, &*store).await;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let unrecorded = metrics.refusals_unrecorded.clone();
     let recorder = Arc::new(Recorder::new(name_of(&addresses.http), unrecorded));
@@ -125,15 +126,19 @@ pub async fn run(
         overrides.current(),
         Arc::clone(&counters),
         config.holder_ttl(),
+        Arc::clone(&tickets),
         Arc::clone(&recorder),
         Arc::clone(&metrics),
     );
+    tasks.spawn(ticket_keys::follow(live.tickets.clone(), Arc::clone(&tickets), background.clone()));
     let limiter = Arc::new(limiter);
     let admission = Arc::new(Admission {
         balancer: Arc::clone(&balancer),
         limiter: Arc::clone(&limiter),
         ledger: Arc::clone(&ledger),
         quotas,
+        tickets,
+        unverified: Default::default(),
         recorder: Arc::clone(&recorder),
         tracer: tracer.clone(),
         metrics: Arc::clone(&metrics),
@@ -189,7 +194,7 @@ pub async fn run(
             response_max: response_max(&config.store),
         });
     let gateways = grpc::Gateways {
-        admission,
+        admission: Arc::clone(&admission),
         holders,
         keep_alive_interval: config.keep_alive_interval,
         calls: calls.clone(),
@@ -218,6 +223,7 @@ pub async fn run(
         warn!(after_s = CALLS_MAX.as_secs(), "calls still in progress: stopping anyway");
     }
     // This sidecar has acknowledged these settlements, so nobody else sends them.
+    admission.settle_unverified().await;
     let Undelivered { settlements, tokens } = balancer.store.drain(STORE_MAX).await;
     if settlements > 0 {
         warn!(

@@ -5,5 +5,6 @@ pub mod app;
 mod listeners;
 pub mod reload;
 mod stores;
+mod ticket_keys;
 mod tracer;
 pub mod transport;

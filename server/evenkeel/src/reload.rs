@@ -12,7 +12,10 @@ use std::{
 };
 
 use evenkeel_config::Config;
-use evenkeel_domain::{limit::LimitRules, settings::AdminToken};
+use evenkeel_domain::{
+    limit::LimitRules,
+    settings::{AdminToken, Secret},
+};
 use evenkeel_telemetry::Metrics;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::{
@@ -33,7 +36,9 @@ pub struct Live {
     /// Limits and quotas, with prices, models, headers and quota administrators.
     pub rules: watch::Receiver<Arc<LimitRules>>,
     pub admin: watch::Receiver<Arc<Vec<AdminToken>>>,
-    /// Keeps both channels open if there is no file to reload, so that receivers wait for ever instead of failing.
+    /// The keys of tickets from a file.
+    pub tickets: watch::Receiver<Arc<Vec<Secret>>>,
+    /// Keeps the channels open if there is no file to reload, so that receivers wait for ever instead of failing.
     _open: Option<Arc<Senders>>,
 }
 
@@ -53,6 +58,7 @@ pub struct Reload {
 struct Senders {
     rules: watch::Sender<Arc<LimitRules>>,
     admin: watch::Sender<Arc<Vec<AdminToken>>>,
+    tickets: watch::Sender<Arc<Vec<Secret>>>,
 }
 
 impl Senders {
@@ -60,11 +66,17 @@ impl Senders {
         Self {
             rules: watch::Sender::new(Arc::clone(&config.rules)),
             admin: watch::Sender::new(Arc::clone(&config.admin)),
+            tickets: watch::Sender::new(Arc::clone(&config.tickets)),
         }
     }
 
-    fn subscribe(&self) -> (watch::Receiver<Arc<LimitRules>>, watch::Receiver<Arc<Vec<AdminToken>>>) {
-        (self.rules.subscribe(), self.admin.subscribe())
+    fn live(&self, open: Option<Arc<Self>>) -> Live {
+        Live {
+            rules: self.rules.subscribe(),
+            admin: self.admin.subscribe(),
+            tickets: self.tickets.subscribe(),
+            _open: open,
+        }
     }
 }
 
@@ -91,19 +103,18 @@ pub fn start(
         return live;
     }
     loaded(metrics);
-    let senders = Senders::new(config);
-    let (rules, admin) = senders.subscribe();
-    Live { rules, admin, _open: Some(Arc::new(senders)) }
+    let senders = Arc::new(Senders::new(config));
+    senders.live(Some(Arc::clone(&senders)))
 }
 
 impl Reload {
     pub fn new(path: &Path, config: Config, metrics: Arc<Metrics>) -> (Self, Live) {
         loaded(&metrics);
         let senders = Senders::new(&config);
-        let (rules, admin) = senders.subscribe();
+        let live = senders.live(None);
         let seen = digests(path, &config.files);
         let reload = Self { path: path.to_owned(), started: config, seen, live: senders, metrics };
-        (reload, Live { rules, admin, _open: None })
+        (reload, live)
     }
 
     /// Reads the files if they changed, and applies them if they are valid.
@@ -144,6 +155,10 @@ impl Reload {
         }
         self.live.rules.send_replace(Arc::clone(&config.rules));
         self.live.admin.send_replace(Arc::clone(&config.admin));
+        // The source of the keys changes only with a restart.
+        if config.tickets.is_empty() == self.started.tickets.is_empty() {
+            self.live.tickets.send_replace(Arc::clone(&config.tickets));
+        }
         loaded(&self.metrics);
         info!(file = %self.path.display(), summary = config.summary(), "configuration reloaded");
     }

@@ -19,6 +19,7 @@ use evenkeel_store::{
     records::RecordStore,
     redis::{Background, RedisActivity, RedisClient, RedisStore, RedisUsage},
     resilient::ResilientStore,
+    ticket_keys::TicketKeyStore,
     usage::{UsageBounds, UsageStore},
     versioned::VersionedMap,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Opened {
     pub(crate) drains: Arc<dyn VersionedMap>,
     pub(crate) overrides: Arc<dyn VersionedMap>,
     pub(crate) changes: Arc<dyn ChangeStore>,
+    /// `None` if this sidecar shares nothing.
+    pub(crate) ticket_keys: Option<Arc<dyn TicketKeyStore>>,
 }
 
 pub(crate) async fn open_store(
@@ -56,6 +59,7 @@ pub(crate) async fn open_store(
                 drains: Arc::new(MemoryMap::new(DRAINS_MAX)),
                 overrides: Arc::new(MemoryMap::new(OVERRIDES_MAX)),
                 changes: Arc::<MemoryChanges>::default(),
+                ticket_keys: None,
             })
         }
         StoreConfig::Redis(options) => {
@@ -73,7 +77,8 @@ pub(crate) async fn open_store(
                 records: redis.clone(),
                 drains: Arc::new(redis.map("drains", DRAINS_MAX)),
                 overrides: Arc::new(redis.map("overrides", OVERRIDES_MAX)),
-                changes: redis,
+                changes: redis.clone(),
+                ticket_keys: Some(redis),
             })
         }
     }

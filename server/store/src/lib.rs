@@ -22,6 +22,7 @@ pub mod overrides;
 pub mod records;
 pub mod redis;
 pub mod resilient;
+pub mod ticket_keys;
 pub mod usage;
 pub mod versioned;
 

@@ -125,6 +125,27 @@ impl LimitSettles {
     }
 }
 
+/// Children of `evenkeel_tickets_rejected_total`.
+pub struct TicketsRejected {
+    pub not_verified: IntCounter,
+    pub too_old: IntCounter,
+}
+
+impl TicketsRejected {
+    pub(super) fn new(r: &Catalogue) -> prometheus::Result<Self> {
+        let rejected = counters(
+            r,
+            "evenkeel_tickets_rejected_total",
+            "Tickets that gateways sent and that changed nothing, by reason.",
+            &["reason"],
+        )?;
+        Ok(Self {
+            not_verified: rejected.with_label_values(&["not_verified"]),
+            too_old: rejected.with_label_values(&["too_old"]),
+        })
+    }
+}
+
 /// Tokens and cost of finished requests.
 pub struct Charged {
     /// Input tokens: the reported ones, then the estimated ones.

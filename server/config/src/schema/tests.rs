@@ -16,7 +16,7 @@ use crate::{Config, Sections, from_yaml};
 const BASES: [&str; 7] = [
     "{}",
     "listen: {}\nlog: {}\nruntime: {}\nstore: {}\nunlisted_pools: {}\nadmin: {tokens: [{name: ops, token: \
-     0123456789abcdef}]}\nledger: {}\nrate_limit_service: {config: limits}\ntraces: {endpoint: 'https://c:1', headers: \
+     0123456789abcdef}]}\nledger: {}\ntickets: {}\nrate_limit_service: {config: limits}\ntraces: {endpoint: 'https://c:1', headers: \
      [{name: a, value: b}]}",
     "store: {type: sentinel, sentinels: ['redis://h'], master_name: m, tls: {server_name: h}}",
     "store: {type: redis, url: 'redis://h'}\npools: [{cluster: a, endpoints: [{address: 'a:1'}]}, \

@@ -25,14 +25,18 @@ use crate::{
     balancer::{Balancer, PickRequest, pool_entry::PoolEntry},
     ledger::Ledger,
     limiter::{
-        Header, LimitRequest, Limiter, Reservation, Reserved, Selection, Ticket,
+        Header, LimitRequest, Limiter, Reservation, Reserved, Selection,
         direct_response::{AdminCall, DirectResponse, respond},
         quotas::Quotas,
+        ticket_keys::TicketKeys,
     },
 };
 
 pub mod keep_alive;
 pub mod settle;
+mod unverified;
+
+pub use unverified::Unverified;
 
 /// The components that a request passes through.
 pub struct Admission {
@@ -42,6 +46,10 @@ pub struct Admission {
     pub ledger: Arc<Ledger>,
     /// Serves administrators' calls that come through a gateway.
     pub quotas: Arc<Quotas>,
+    /// The keys of tickets.
+    pub tickets: Arc<TicketKeys>,
+    /// Settlements that wait for the keys.
+    pub unverified: Unverified,
     /// Records events, for operators.
     pub recorder: Arc<Recorder>,
     pub tracer: Tracer,
@@ -138,11 +146,11 @@ impl Admission {
                 return Err(error);
             }
         };
-        let ticket = std::mem::take(&mut reservation.ticket).encode();
+        let ticket = self.limiter.issue(std::mem::take(&mut reservation.ticket), &id);
         if !self.limiter.open(&id, &ticket, &reservation) {
             debug!(lease = %id.lease, "the request ended before it was admitted");
             self.balancer.roll_back(pool, &id.holder, id.lease).await;
-            reservation.ticket = Ticket::decode(&ticket).unwrap_or_default();
+            reservation.ticket = TicketKeys::open_own(&ticket).unwrap_or_default();
             return Ok(Decision::Refused(self.refuse(pool, Reason::NoEndpoints, &id, reservation).await));
         }
         let Reservation { show_ticket, headers, limits, .. } = reservation;
@@ -226,8 +234,8 @@ impl Admission {
         respond(&self.quotas, &admins, call).await
     }
 
-    /// Once per interval until `shutdown`: drops expired state, announces this sidecar to the other sidecars, and sends
-    /// settlements that wait for the store.
+    /// Once per interval until `shutdown`: drops expired state, announces this sidecar to the other sidecars, restores the
+    /// keys of tickets, and sends settlements that wait for the store.
     pub async fn housekeeping(
         self: Arc<Self>,
         instance: String,
@@ -246,6 +254,12 @@ impl Admission {
             match store.announce(&instance, interval * 3).await {
                 Ok(alive) => self.metrics.sidecars.set(alive as i64),
                 Err(error) => debug!(%error, "the sidecar cannot count the other sidecars"),
+            }
+            if store.is_up() {
+                match self.tickets.refresh(true).await {
+                    Ok(()) => self.settle_unverified().await,
+                    Err(error) => debug!(%error, "the sidecar cannot read the keys of tickets"),
+                }
             }
             store.settle_waiting().await;
         }

@@ -7,7 +7,7 @@ use tracing::debug;
 use super::Admission;
 use crate::{
     ledger::UsageRecord,
-    limiter::{LateBody, Settled, UsageReport},
+    limiter::{LateBody, OpenedTicket, Settled, UsageReport, ticket_keys::Rejected},
 };
 
 /// A request that has ended.
@@ -38,22 +38,59 @@ impl Admission {
     /// Settles a request. Returns whether this call released the lease. Settling is idempotent.
     ///
     /// # Errors
-    /// If the pool's name is invalid, or an embedded store fails.
+    /// If the ticket does not verify: nothing has changed then. If the pool's name is invalid, or an embedded store fails.
     pub async fn settle(&self, ended: EndedRequest) -> Result<bool, DomainError> {
         let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
-        let (released, settled) = tokio::join!(
-            self.balancer.settle(&ended.route, &ended.cluster, &ended.holder, ended.lease),
-            self.limiter.settle(&id, &ended.ticket, ended.late_body.as_ref(), &ended.model, &ended.report),
-        );
-        match settled {
-            Ok(Some(settled)) => self.charge(&ended, &settled, matches!(released, Ok(true))),
-            Ok(None) => {}
-            Err(error) => {
-                self.metrics.limit_settles.error.inc();
-                debug!(%error, lease = %id.lease, "the store did not settle the reservation");
+        match self.limiter.open_ticket(&id, &ended.ticket) {
+            Ok(ticket) => {
+                let (released, settled) =
+                    tokio::join!(self.release(&ended), self.settle_limits(&id, ticket, &ended));
+                if let Some(settled) = settled {
+                    self.charge(&ended, &settled, matches!(released, Ok(true)));
+                }
+                released
+            }
+            Err(Rejected::KeyUnknown) => {
+                let released = self.release(&ended).await;
+                if self.unverified.push(ended, matches!(released, Ok(true))) {
+                    self.metrics.settlements_lost.inc();
+                }
+                released
+            }
+            Err(rejected) => Err(rejection(rejected)),
+        }
+    }
+
+    /// Settles the requests whose tickets could not be verified before.
+    pub async fn settle_unverified(&self) {
+        for (ended, was_released) in self.unverified.take() {
+            let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
+            // The limiter counts a ticket that does not verify now either.
+            let Ok(ticket) = self.limiter.open_ticket(&id, &ended.ticket) else { continue };
+            if let Some(settled) = self.settle_limits(&id, ticket, &ended).await {
+                self.charge(&ended, &settled, was_released);
             }
         }
-        released
+    }
+
+    async fn release(&self, ended: &EndedRequest) -> Result<bool, DomainError> {
+        self.balancer.settle(&ended.route, &ended.cluster, &ended.holder, ended.lease).await
+    }
+
+    async fn settle_limits(
+        &self,
+        id: &ReservationId,
+        ticket: Option<OpenedTicket>,
+        ended: &EndedRequest,
+    ) -> Option<Settled> {
+        let EndedRequest { late_body, model, report, .. } = ended;
+        let settled = self.limiter.settle(id, ticket?, late_body.as_ref(), model, report).await;
+        settled
+            .inspect_err(|error| {
+                self.metrics.limit_settles.error.inc();
+                debug!(%error, lease = %id.lease, "the store did not settle the reservation");
+            })
+            .ok()
     }
 
     /// Gives back what an admission took whose request was not sent: its lease, if the pool is known, and its reservation,
@@ -71,7 +108,13 @@ impl Admission {
                 None => Ok(()),
             }
         };
-        let (released, given_back) = tokio::join!(release, self.limiter.settle(&id, &[], None, "", &report));
+        let give_back = async {
+            match self.limiter.open_ticket(&id, &[]) {
+                Ok(Some(ticket)) => self.limiter.settle(&id, ticket, None, "", &report).await.map(drop),
+                _ => Ok(()),
+            }
+        };
+        let (released, given_back) = tokio::join!(release, give_back);
         if let Err(error) = given_back {
             debug!(%error, lease = %id.lease, "the store did not give a reservation back");
         }
@@ -110,4 +153,12 @@ impl Admission {
             total_ms: ended.total_ms,
         });
     }
+}
+
+fn rejection(rejected: Rejected) -> DomainError {
+    let got = match rejected {
+        Rejected::TooOld => "a ticket that is older than a day",
+        Rejected::NotVerified | Rejected::KeyUnknown => "another",
+    };
+    DomainError::invalid("ticket", "the ticket that Admit returned for this holder and lease, or empty", got)
 }

@@ -70,6 +70,7 @@ impl Reservation {
             output_tokens: estimate.output.ceil() as u64,
             records: verdict.records.clone(),
             debits: debits.collect(),
+            issued_s: 0,
         };
         // Without a record, the store cannot roll back what only this sidecar's own counters took.
         let is_known = verdict.basis == ReserveBasis::Shared || !verdict.records.is_empty();
@@ -81,6 +82,12 @@ impl Reservation {
 }
 
 impl Limiter {
+    /// Encodes and signs the ticket of an admitted request.
+    #[must_use]
+    pub fn issue(&self, ticket: Ticket, id: &ReservationId) -> Vec<u8> {
+        self.tickets.issue(ticket, id)
+    }
+
     /// Stores the ticket of an admitted request, in case the gateway never receives it. Returns false if the request
     /// has already ended. The caller must then roll back.
     #[must_use]

@@ -15,6 +15,7 @@ use super::{
     charge::{Charge, UsageReport},
     compiled::{self, Compiled},
     ticket::{Debit, Ticket},
+    ticket_keys::{Rejected, TicketKeys},
 };
 use crate::activity::Charged;
 
@@ -24,6 +25,13 @@ pub struct LateBody {
     /// The model that the body names. Unknown if it names none.
     pub model: String,
     pub body: RequestBody,
+}
+
+/// The ticket of a request that has ended, from the gateway or from this sidecar.
+pub struct OpenedTicket {
+    ticket: Ticket,
+    /// Whether this sidecar admitted the request and saw no earlier settlement.
+    was_open: bool,
 }
 
 /// A request that has been settled.
@@ -39,24 +47,34 @@ pub struct Settled {
 }
 
 impl Limiter {
-    /// Settles a request's reservations. If the gateway sent no `ticket`, uses the ticket that this sidecar stored for
-    /// the request. Returns `None` if there is no stored ticket either. `late` replaces what the ticket states about the
-    /// request's body. `model` is the model that the response named.
+    /// Verifies the ticket that a gateway sent with a settlement, and returns its content. If the gateway sent none,
+    /// returns the ticket that this sidecar stored for the request; `None` if there is no stored ticket either.
+    ///
+    /// # Errors
+    /// If the ticket does not verify. Nothing has changed then, so a later settlement can still bring the right ticket.
+    pub fn open_ticket(&self, id: &ReservationId, sent: &[u8]) -> Result<Option<OpenedTicket>, Rejected> {
+        if sent.is_empty() {
+            let kept = self.open.ended(id, true);
+            let ticket = kept.as_deref().and_then(TicketKeys::open_own);
+            return Ok(ticket.map(|ticket| OpenedTicket { ticket, was_open: true }));
+        }
+        let ticket = self.tickets.open(sent, id).inspect_err(|rejected| self.rejected(id, *rejected))?;
+        Ok(Some(OpenedTicket { ticket, was_open: self.open.ended(id, false).is_some() }))
+    }
+
+    /// Settles a request's reservations. `late` replaces what the ticket states about the request's body. `model` is the
+    /// model that the response named.
     ///
     /// # Errors
     /// If the store fails, and the limits have no policy for that.
     pub async fn settle(
         &self,
         id: &ReservationId,
-        ticket: &[u8],
+        OpenedTicket { mut ticket, was_open }: OpenedTicket,
         late: Option<&LateBody>,
         model: &str,
         report: &UsageReport,
-    ) -> Result<Option<Settled>, StoreError> {
-        let kept = self.open.ended(id, ticket.is_empty());
-        let was_open = kept.is_some();
-        let ticket = if ticket.is_empty() { kept.as_deref().unwrap_or_default() } else { ticket };
-        let Some(mut ticket) = Ticket::decode(ticket) else { return Ok(None) };
+    ) -> Result<Settled, StoreError> {
         let compiled = self.compiled();
         if let Some(late) = late {
             self.correct(&mut ticket, late, &compiled);
@@ -72,7 +90,7 @@ impl Limiter {
             self.estimates.learn(&ticket.model, prompt_bytes, answers, output_bytes, &charge.tokens);
         }
         if ticket.records.is_empty() {
-            return Ok(Some(Settled { ticket, charge, first: None, was_open }));
+            return Ok(Settled { ticket, charge, first: None, was_open });
         }
         let records = std::mem::take(&mut ticket.records);
         let now_ms = unix_ms();
@@ -95,7 +113,7 @@ impl Limiter {
                 self.recorder.charged(&Charged { quota: of.name(), consumer: &ticket.consumer, amount });
             }
         }
-        Ok(Some(Settled { ticket, charge, first: Some(first), was_open }))
+        Ok(Settled { ticket, charge, first: Some(first), was_open })
     }
 }
 

@@ -1,11 +1,14 @@
 //! Tickets. A ticket contains the reservations of an admitted request, and its attributes for the ledger. The gateway
 //! stores the ticket and sends it back with the settlement, so that any sidecar can settle the request.
+//! [`ticket_keys`](super::ticket_keys) signs and verifies tickets.
 
 use std::sync::Arc;
 
 use evenkeel_domain::limit::{Bucket, Generation};
 use evenkeel_store::counters::RecordRef;
 use prost::Message as _;
+
+use super::ticket_keys::MAC_BYTES;
 
 /// Maximum length of a ticket that a gateway stores, in bytes.
 pub const TICKET_BYTES_MAX: usize = 4096;
@@ -32,6 +35,8 @@ mod wire {
         pub(super) choices: u64,
         #[prost(uint32, tag = "9")]
         pub(super) generation: u32,
+        #[prost(uint64, tag = "10")]
+        pub(super) issued_s: u64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -82,6 +87,8 @@ pub struct Ticket {
     pub records: Vec<RecordRef>,
     /// The amounts to settle.
     pub debits: Vec<Debit>,
+    /// When a sidecar issued the ticket, by its clock, in seconds since the Unix epoch.
+    pub issued_s: u64,
 }
 
 /// The amount reserved in one counter.
@@ -98,8 +105,8 @@ pub struct Debit {
 }
 
 impl Ticket {
-    /// Encodes the ticket. If the ticket is longer than [`TICKET_BYTES_MAX`], leaves out the session, which only the
-    /// ledger needs.
+    /// Encodes the ticket, without its signature. If the signed ticket were longer than [`TICKET_BYTES_MAX`], leaves out
+    /// the session, which only the ledger needs.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
         let record = |record: RecordRef| wire::RecordRef {
@@ -130,14 +137,18 @@ impl Ticket {
             buckets,
             choices: self.choices,
             generation: self.generation.number().into(),
+            issued_s: self.issued_s,
         };
-        if ticket.encoded_len() > TICKET_BYTES_MAX {
+        if ticket.encoded_len() + MAC_BYTES > TICKET_BYTES_MAX {
             ticket.session.clear();
         }
-        ticket.encode_to_vec()
+        let mut bytes = Vec::with_capacity(ticket.encoded_len() + MAC_BYTES);
+        // Writes to a Vec cannot fail.
+        let _ = ticket.encode(&mut bytes);
+        bytes
     }
 
-    /// Decodes a ticket. Returns `None` if the bytes are empty or not a ticket.
+    /// Decodes a ticket without its signature. Returns `None` if the bytes are empty or not a ticket.
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         if bytes.is_empty() {
@@ -169,6 +180,7 @@ impl Ticket {
             output_tokens: ticket.output_tokens,
             records: ticket.records.into_iter().map(record).collect(),
             debits: debits.collect(),
+            issued_s: ticket.issued_s,
         })
     }
 }
@@ -198,6 +210,7 @@ mod tests {
             output_tokens: 512,
             records: vec![RecordRef { tag: "limits".into(), day: 20_000, epoch: 1_800_000_000_000 }],
             debits,
+            issued_s: 1_800_000_000,
         }
     }
 

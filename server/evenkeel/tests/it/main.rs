@@ -30,6 +30,7 @@ mod redis_tls;
 mod rls;
 mod sidecar;
 mod support;
+mod tickets;
 mod top;
 #[cfg(feature = "traces")]
 mod traces;

@@ -61,6 +61,7 @@ mod routes;
 mod script;
 mod sentinel;
 mod slot;
+mod ticket_keys;
 mod usage;
 mod versioned;
 mod windows;

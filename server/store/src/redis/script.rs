@@ -48,6 +48,7 @@ scripts! {
     REAP = "reap";
     TABLE = "table";
     CLAIM = "claim";
+    TICKET_KEYS = "ticket_keys";
     PROBE = "probe";
     RECOUNT = "recount";
     QUOTA = "quota";
