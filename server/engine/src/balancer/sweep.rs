@@ -122,7 +122,9 @@ async fn sweep_pool(
     let store = &balancer.store;
     match sweep_table(balancer, metrics, &entry).await {
         Ok(table) => {
-            if recount && table.current {
+            // A pool that nobody uses has nothing to recount, and many pools may be unused.
+            let is_empty = table.holders.is_empty() && table.in_flight.is_empty();
+            if recount && table.current && !is_empty {
                 match store.recount(&entry.pool).await {
                     Ok(0) => {}
                     Ok(corrected) => {
@@ -133,7 +135,7 @@ async fn sweep_pool(
                     Err(error) => debug!(%error, pool = %entry.pool.id, "pool not recounted"),
                 }
             }
-            if !table.current || !table.holders.is_empty() || !table.in_flight.is_empty() {
+            if !table.current || !is_empty {
                 entry.mark_busy();
             }
             Some(PoolView::new(&entry, &table))

@@ -15,7 +15,7 @@ use tokio::{sync::watch, time::Instant};
 
 /// Time between probes while the circuit breaker is open. It grows up to the maximum if the circuit breaker keeps
 /// opening.
-const PROBE_INTERVAL: Duration = Duration::from_millis(100);
+pub(super) const PROBE_INTERVAL: Duration = Duration::from_millis(100);
 const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(2);
 /// If the circuit breaker opens again within this time after closing, the time between probes doubles.
 const FLAP: Duration = Duration::from_secs(10);

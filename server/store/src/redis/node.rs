@@ -16,8 +16,13 @@ use tracing::{info, warn};
 
 use super::{
     access::{Access, Address},
+<<<<<<< ours
     circuit::{Circuit, Outages, State, first_wait},
     connections::{CONNECTIONS_MAX, CheckedOut, Connections, NoConnection},
+=======
+    circuit::{Circuit, Outages, PROBE_INTERVAL, State, first_wait},
+    connections::{CheckedOut, Connections},
+>>>>>>> theirs
 };
 
 /// Number of consecutive timeouts after which the sidecar gives up the server's connections. A lost packet or a fork of
@@ -263,7 +268,8 @@ impl Node {
                     self.shared.changed.notify_one();
                 }
             }
-            wait = interval;
+            // Another call may have opened the circuit breaker before the first probe failed.
+            wait = interval.max(PROBE_INTERVAL);
         }
         self.circuit.close();
         if was_lost {
