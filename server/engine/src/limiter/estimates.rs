@@ -11,6 +11,9 @@ const OUTPUT_TOKENS: f64 = 512.0;
 const BYTES_PER_TOKEN: f64 = 4.0;
 /// Minimum weight of a new request in a mean. The first requests have equal weights.
 const WEIGHT_MIN: f64 = 0.05;
+/// How far a request can be from the mean so far, as a factor. What is further away counts as if it were that far: one
+/// request changes a mean by at most 15 %, whatever it reports.
+const OUTLIER: f64 = 4.0;
 /// Bounds of a learned ratio. All languages and tokenizers are within these bounds, and a single unusual request
 /// changes the mean little.
 const BYTES_PER_TOKEN_LEARNED: std::ops::RangeInclusive<f64> = 1.0..=16.0;
@@ -39,7 +42,10 @@ struct Mean {
 }
 
 impl Mean {
-    fn add(&mut self, value: f64) {
+    /// Adds a value. `prior` is what was expected before the first.
+    fn add(&mut self, value: f64, prior: f64) {
+        let typical = if self.count == 0 { prior } else { self.value }.max(1.0);
+        let value = value.clamp(typical / OUTLIER, typical * OUTLIER);
         self.count = self.count.saturating_add(1);
         let weight = (1.0 / f64::from(self.count)).max(WEIGHT_MIN);
         self.value += (value - self.value) * weight;
@@ -69,6 +75,20 @@ impl Estimate {
         let output = if self.output_max > 0 { output.min(self.output_max) } else { output };
         Tokens { input: (self.input * margin).ceil() as u64, output, ..Tokens::default() }
     }
+}
+
+/// A request from which estimates learn: the first settlement of a request that this sidecar's tickets verify.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    pub prompt_bytes: u64,
+    /// Number of answers that the request asked for, at least 1.
+    pub answers: u64,
+    /// Maximum number of output tokens that the request allowed for all answers together. 0: no maximum.
+    pub output_max: u64,
+    /// Size of the generated text, in bytes.
+    pub output_bytes: u64,
+    /// The tokens that the response reported.
+    pub tokens: Tokens,
 }
 
 /// The estimates of this sidecar, by model.
@@ -112,8 +132,9 @@ impl Estimates {
         (output_bytes as f64 / bytes.max(0.1)).ceil() as u64
     }
 
-    /// Learns from the reported use of a request with this number of answers.
-    pub fn learn(&self, model: &str, prompt_bytes: u64, answers: u64, output_bytes: u64, tokens: &Tokens) {
+    /// Learns from the reported use of a request.
+    pub fn learn(&self, rules: &LimitRules, model: &str, sample: &Sample) {
+        let Sample { prompt_bytes, answers, output_max, output_bytes, tokens } = *sample;
         let known = self.models.read().get(model).map(Arc::clone);
         let learned = match known {
             Some(learned) => learned,
@@ -125,18 +146,23 @@ impl Estimates {
                 Arc::clone(models.entry(model.into()).or_default())
             }
         };
+        let seed = rules.models.iter().find(|seed| seed.model.matches(Some(model)));
+        let prior_output = seed.and_then(|seed| seed.output_tokens).unwrap_or(OUTPUT_TOKENS);
+        let prior_bytes = seed.and_then(|seed| seed.bytes_per_token).unwrap_or(BYTES_PER_TOKEN);
+        // No server generates more than the request allows.
+        let most = if output_max > 0 { tokens.output.min(output_max) } else { tokens.output };
         let mut learned = learned.lock();
-        learned.output_tokens.add((tokens.output as f64 / answers as f64).min(OUTPUT_TOKENS_MAX));
+        learned.output_tokens.add((most as f64 / answers as f64).min(OUTPUT_TOKENS_MAX), prior_output);
         let ratio = |bytes: u64, tokens: u64| {
             let (least, most) = (BYTES_PER_TOKEN_LEARNED.start(), BYTES_PER_TOKEN_LEARNED.end());
             (bytes as f64 / tokens as f64).clamp(*least, *most)
         };
         if prompt_bytes > 0 && tokens.input > 0 {
-            learned.bytes_per_input_token.add(ratio(prompt_bytes, tokens.input));
+            learned.bytes_per_input_token.add(ratio(prompt_bytes, tokens.input), prior_bytes);
         }
         // Counts all output, including hidden reasoning.
         if output_bytes > 0 && tokens.output > 0 {
-            learned.bytes_per_output_token.add(ratio(output_bytes, tokens.output));
+            learned.bytes_per_output_token.add(ratio(output_bytes, tokens.output), BYTES_PER_TOKEN);
         }
     }
 }
@@ -175,13 +201,8 @@ mod tests {
         rules.models.push(seed);
         assert_eq!(estimate(&rules, 9000), estimated(200.0, 50.0, 9000));
         for _ in 0..KNOWN_FROM {
-            estimates.learn(
-                "m",
-                400,
-                1,
-                300,
-                &Tokens { input: 50, output: 110, reasoning: 10, ..Tokens::default() },
-            );
+            let tokens = Tokens { input: 50, output: 110, reasoning: 10, ..Tokens::default() };
+            estimates.learn(&rules, "m", &sample(400, 300, tokens));
         }
         let learned = estimate(&rules, 200);
         assert_eq!(learned, estimated(50.0, 110.0, 200));
@@ -196,18 +217,62 @@ mod tests {
         assert_eq!(most.output_max, u64::MAX);
         // The mean adapts slowly to a change.
         for _ in 0..200 {
-            estimates.learn("m", 0, 2, 0, &Tokens { output: 20, ..Tokens::default() });
+            let tokens = Tokens { output: 20, ..Tokens::default() };
+            estimates.learn(&rules, "m", &Sample { answers: 2, ..sample(0, 0, tokens) });
         }
         assert!((estimate(&rules, 0).output - 10.0).abs() < 1.0);
-        estimates.learn("m", 0, 1, 0, &Tokens { output: u64::MAX, ..Tokens::default() });
-        assert!(estimate(&rules, 0).output < 0.06 * OUTPUT_TOKENS_MAX);
+    }
+
+    fn sample(prompt_bytes: u64, output_bytes: u64, tokens: Tokens) -> Sample {
+        Sample { prompt_bytes, answers: 1, output_max: 0, output_bytes, tokens }
+    }
+
+    fn outputs(estimates: &Estimates, output: u64, times: usize) -> f64 {
+        let rules = LimitRules::default();
+        for _ in 0..times {
+            let tokens = Tokens { input: 100, output, ..Tokens::default() };
+            estimates.learn(&rules, "m", &sample(400, 4 * output.min(1000), tokens));
+        }
+        estimates.estimate(&rules, "m", &RequestBody::default()).output
+    }
+
+    /// A handful of settlements of a billion tokens raised the estimate of every request of a model.
+    #[test]
+    fn a_handful_of_false_reports_changes_little() {
+        let estimates = Estimates::default();
+        assert_eq!(outputs(&estimates, 400, 50), 400.0);
+        assert!(outputs(&estimates, 1_000_000_000, 1) < 1.16 * 400.0);
+        assert!(outputs(&estimates, 1_000_000_000, 4) < 2.1 * 400.0);
+        assert!(outputs(&estimates, 400, 100) < 1.05 * 400.0, "true reports correct it");
+        // Nor do reports of nothing make reservations useless.
+        assert!(outputs(&estimates, 0, 5) > 0.8 * 400.0);
+        // The first reports of a new model are compared with what was expected.
+        let new = Estimates::default();
+        assert!(outputs(&new, 1_000_000_000, 1) <= 4.0 * OUTPUT_TOKENS);
+        assert!(outputs(&new, 400, 40) < 2.0 * 400.0);
+        // A model with long answers is still learned.
+        assert!(outputs(&Estimates::default(), 30_000, 40) > 0.8 * 30_000.0);
+    }
+
+    #[test]
+    fn a_request_bounds_what_is_learned_from_it() {
+        let (estimates, rules) = (Estimates::default(), LimitRules::default());
+        for _ in 0..50 {
+            let tokens = Tokens { input: 1, output: 90_000_000, ..Tokens::default() };
+            let sample = Sample { output_max: 200, answers: 2, ..sample(0, 0, tokens) };
+            estimates.learn(&rules, "m", &sample);
+        }
+        let body = RequestBody::default();
+        let output = estimates.estimate(&rules, "m", &body).output;
+        assert!((output - 100.0).abs() < 10.0, "{output}");
     }
 
     #[test]
     fn models_are_bounded() {
         let estimates = Estimates::default();
         for i in 0..MODELS_MAX + 10 {
-            estimates.learn(&format!("m{i}"), 1, 1, 1, &Tokens { input: 1, output: 1, ..Tokens::default() });
+            let tokens = Tokens { input: 1, output: 1, ..Tokens::default() };
+            estimates.learn(&LimitRules::default(), &format!("m{i}"), &sample(1, 1, tokens));
         }
         assert_eq!(estimates.models.read().len(), MODELS_MAX);
     }

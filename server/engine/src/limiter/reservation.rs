@@ -43,8 +43,11 @@ impl Reservation {
     ) -> Self {
         let show_ticket = limits.iter().any(|limit| matches!(limit.meter.rule, CounterRule::Running { .. }));
         let states = || limits.iter().zip(&verdict.states);
-        let provisional = states().filter(|(limit, _)| limit.meter.provisional);
-        let debits = provisional.map(|(limit, state)| Debit {
+        // Without the store, nothing has been charged yet.
+        let is_local = verdict.basis == ReserveBasis::Local;
+        let settled_later =
+            states().filter(|(limit, _)| limit.meter.provisional || is_local && limit.meter.rule.is_quota());
+        let debits = settled_later.map(|(limit, state)| Debit {
             bucket: Arc::clone(&limit.meter.bucket),
             name: Arc::clone(&limit.meter.name),
             window: state.window,
@@ -68,6 +71,7 @@ impl Reservation {
             choices: request.body.choices,
             generation: request.body.generation,
             output_tokens: estimate.output.ceil() as u64,
+            output_max: estimate.output_max,
             records: verdict.records.clone(),
             debits: debits.collect(),
             issued_s: 0,

@@ -14,6 +14,7 @@ use super::{
     Limiter,
     charge::{Charge, UsageReport},
     compiled::{self, Compiled},
+    estimates::Sample,
     ticket::{Debit, Ticket},
     ticket_keys::{Rejected, TicketKeys},
 };
@@ -83,13 +84,11 @@ impl Limiter {
             model.clone_into(&mut ticket.model);
         }
         let charge = Charge::of(report, &ticket, model, &self.estimates, &compiled.rules);
-        let is_typical = report.outcome == Outcome::Success && ticket.generation == Generation::Immediate;
-        if is_typical && report.tokens.is_some() && !charge.estimated {
-            let answers = ticket.choices.max(1);
-            let (prompt_bytes, output_bytes) = (ticket.prompt_bytes, report.output_bytes);
-            self.estimates.learn(&ticket.model, prompt_bytes, answers, output_bytes, &charge.tokens);
-        }
         if ticket.records.is_empty() {
+            // A repeated settlement must not count again, and nothing else shows that it is repeated.
+            if was_open {
+                self.learn(&compiled, &ticket, report, &charge);
+            }
             return Ok(Settled { ticket, charge, first: None, was_open });
         }
         let records = std::mem::take(&mut ticket.records);
@@ -105,6 +104,9 @@ impl Limiter {
         let entries = settled.into_iter().map(|(_, entry)| entry).collect();
         let settlement = Settlement { id: id.clone(), records, entries, tokens: charge.tokens.total() };
         let first = self.counters.settle(settlement).await?;
+        if first {
+            self.learn(&compiled, &ticket, report, &charge);
+        }
         for (of, reserved, amount) in
             amounts.into_iter().filter(|(of, ..)| first && !of.definition.is_concurrency())
         {
@@ -118,6 +120,21 @@ impl Limiter {
 }
 
 impl Limiter {
+    /// Learns from the first settlement of a typical request.
+    fn learn(&self, compiled: &Compiled, ticket: &Ticket, report: &UsageReport, charge: &Charge) {
+        let is_typical = report.outcome == Outcome::Success && ticket.generation == Generation::Immediate;
+        if is_typical && report.tokens.is_some() && !charge.estimated {
+            let sample = Sample {
+                prompt_bytes: ticket.prompt_bytes,
+                answers: ticket.choices.max(1),
+                output_max: ticket.output_max,
+                output_bytes: report.output_bytes,
+                tokens: charge.tokens,
+            };
+            self.estimates.learn(&compiled.rules, &ticket.model, &sample);
+        }
+    }
+
     /// Replaces what a ticket states about the request's body by what the gateway read later.
     fn correct(&self, ticket: &mut Ticket, late: &LateBody, compiled: &Compiled) {
         if !is_unknown(&late.model) {
@@ -126,7 +143,7 @@ impl Limiter {
         let RequestBody { prompt_bytes, choices, generation, .. } = late.body;
         (ticket.prompt_bytes, ticket.choices, ticket.generation) = (prompt_bytes, choices, generation);
         let estimate = self.estimates.estimate(&compiled.rules, &ticket.model, &late.body);
-        ticket.output_tokens = estimate.output.ceil() as u64;
+        (ticket.output_tokens, ticket.output_max) = (estimate.output.ceil() as u64, estimate.output_max);
     }
 }
 

@@ -37,6 +37,8 @@ mod wire {
         pub(super) generation: u32,
         #[prost(uint64, tag = "10")]
         pub(super) issued_s: u64,
+        #[prost(uint64, tag = "11")]
+        pub(super) output_max: u64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -83,6 +85,8 @@ pub struct Ticket {
     pub generation: Generation,
     /// The expected output of all answers together.
     pub output_tokens: u64,
+    /// Maximum number of output tokens that the request allows for all answers together. 0: no maximum.
+    pub output_max: u64,
     /// References to the store's records of the reservation.
     pub records: Vec<RecordRef>,
     /// The amounts to settle.
@@ -133,6 +137,7 @@ impl Ticket {
             session: self.session,
             prompt_bytes: self.prompt_bytes,
             output_tokens: self.output_tokens,
+            output_max: self.output_max,
             records: self.records.into_iter().map(record).collect(),
             buckets,
             choices: self.choices,
@@ -178,6 +183,7 @@ impl Ticket {
             choices: ticket.choices,
             generation: Generation::from_number(ticket.generation as i32),
             output_tokens: ticket.output_tokens,
+            output_max: ticket.output_max,
             records: ticket.records.into_iter().map(record).collect(),
             debits: debits.collect(),
             issued_s: ticket.issued_s,
@@ -208,6 +214,7 @@ mod tests {
             choices: 3,
             generation: Generation::Background,
             output_tokens: 512,
+            output_max: 4096,
             records: vec![RecordRef { tag: "limits".into(), day: 20_000, epoch: 1_800_000_000_000 }],
             debits,
             issued_s: 1_800_000_000,

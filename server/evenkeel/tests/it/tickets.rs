@@ -184,6 +184,31 @@ async fn forged_tickets_change_nothing_in_the_embedded_store() {
     forged_tickets_change_nothing(&start("").await).await;
 }
 
+/// A handful of settlements of many tokens, repeated and forged, raised the estimate of all requests of a model.
+#[tokio::test]
+async fn estimates_learn_from_each_verified_request_once() {
+    let s = start("").await;
+    grant(&s, "alice", 100_000_000).await;
+    let expected = async || {
+        let request = pb::ExplainRequest { request: Some(admit_for("alice", "m", 0)) };
+        let explained = admin::client(&s).await.explain(request).await.unwrap().into_inner();
+        explained.estimate.unwrap().output
+    };
+    for lease in 1..=6 {
+        let ticket = s.admitted(admit_for("alice", "m", lease)).await.ticket;
+        s.end(settle_success(lease, ticket, 10, 100)).await;
+    }
+    let before = expected().await;
+    let ticket = s.admitted(admit_for("alice", "m", 7)).await.ticket;
+    for _ in 0..100 {
+        s.end(settle_success(7, ticket.clone(), 10, 90_000_000)).await;
+        rejected(&s, settle_success(8, ticket.clone(), 10, 90_000_000)).await;
+    }
+    // The seventh of all requests has a seventh of the weight, and counts as four times the mean.
+    let after = expected().await;
+    assert!(after > before && after < before * 3 / 2, "{before} {after}");
+}
+
 /// A list renews only requests whose tickets verify, and all of its leases.
 #[tokio::test]
 async fn a_list_with_forged_tickets_renews_no_request_of_another() {
