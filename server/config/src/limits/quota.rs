@@ -1,6 +1,6 @@
 //! Validates a [`RawQuota`] into a [`QuotaRule`].
 
-use evenkeel_domain::limit::{QuotaKind, QuotaRule};
+use evenkeel_domain::limit::{OnStoreFailure, QuotaKind, QuotaRule};
 
 use super::{
     conditions::conditions,
@@ -33,6 +33,11 @@ pub(super) fn quota(check: &mut Check, path: &str, raw: RawQuota) -> QuotaRule {
         }
     };
     let default = raw.default.as_deref();
+    let on_store_failure = raw.on_store_failure.unwrap_or_default();
+    if on_store_failure == OnStoreFailure::Open {
+        let warning = "is open: while Redis is unavailable, consumers with nothing left are admitted, and charged afterwards";
+        check.warn(&format!("{path}.on_store_failure"), warning);
+    }
     QuotaRule {
         counts,
         kind,
@@ -41,7 +46,7 @@ pub(super) fn quota(check: &mut Check, path: &str, raw: RawQuota) -> QuotaRule {
         shadow: shadow(raw.mode),
         rejected: rejected(check, path, raw.rejected),
         margin: margin(check, path, raw.reserve_margin.as_deref(), counts),
-        on_store_failure: raw.on_store_failure.unwrap_or_default(),
+        on_store_failure,
         name: raw.name.into(),
     }
 }

@@ -274,8 +274,10 @@ pub(crate) struct RawQuota {
     /// The sidecar reserves the estimated usage of a request times this factor. Not allowed if `counts` is `requests`.
     #[schemars(with = "Decimal", range(min = 1, max = 100), extend("default" = 2))]
     pub(crate) reserve_margin: Option<String>,
-    /// Policy while Redis is unavailable. `local`: each sidecar enforces an equal share of the amount on its own.
-    /// `open`: the quota refuses no request. `closed`: the quota refuses every request to which it applies.
+    /// Policy while Redis is unavailable. `local`: each sidecar admits requests up to an equal share of what the consumer
+    /// had left when the sidecar last saw it, or of `default`. It refuses consumers of whom it knows neither. `open`: the
+    /// quota refuses no request. `closed`: the quota refuses every request to which it applies. Whatever is admitted is
+    /// charged once Redis is back.
     #[schemars(with = "Outage", extend("default" = "local"))]
     pub(crate) on_store_failure: Option<OnStoreFailure>,
 }

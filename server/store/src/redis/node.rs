@@ -16,13 +16,8 @@ use tracing::{info, warn};
 
 use super::{
     access::{Access, Address},
-<<<<<<< ours
-    circuit::{Circuit, Outages, State, first_wait},
-    connections::{CONNECTIONS_MAX, CheckedOut, Connections, NoConnection},
-=======
     circuit::{Circuit, Outages, PROBE_INTERVAL, State, first_wait},
-    connections::{CheckedOut, Connections},
->>>>>>> theirs
+    connections::{CONNECTIONS_MAX, CheckedOut, Connections, NoConnection},
 };
 
 /// Number of consecutive timeouts after which the sidecar gives up the server's connections. A lost packet or a fork of

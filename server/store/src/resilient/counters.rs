@@ -3,8 +3,8 @@
 //! `closed` refuses.
 //!
 //! A settlement that does not reach the store waits here until the store is available again. The store applies it once.
-//! Requests under quotas that were admitted during the outage are charged when they settle, if the store is available
-//! by then.
+//! So do the charges of requests under quotas that this sidecar admitted without the store, whatever the policy of the
+//! quota. Such a charge has a record in the store too, under [`OUTAGE_DAYS`], so that it counts once.
 //!
 //! The store may have applied a reservation whose call failed, although this sidecar decided the request locally. The
 //! reserved amount would stay taken until its window ends, and in a prepaid balance forever. So this sidecar gives the
@@ -14,23 +14,29 @@
 //! the call a few times and then drops it.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::atomic::Ordering,
+    collections::{BTreeSet, HashMap, VecDeque},
+    hash::{BuildHasher as _, RandomState},
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use evenkeel_domain::{
     StoreError,
+    clock::{DAY_MS, unix_ms},
     limit::{CounterRule, Meter, OnStoreFailure},
 };
 use futures::future::join_all;
 
-use super::{ResilientStore, away};
+use super::{
+    ResilientStore, away,
+    quotas::{Taking, is_local_quota},
+};
 use crate::{
     Store as _, Undelivered,
     counters::{
-        CounterState, Counters, RecordRef, Renewal, ReservationId, Reserve, ReserveBasis, Settlement, Verdict,
+        CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, ReserveBasis, Settlement,
+        Verdict,
     },
 };
 
@@ -40,8 +46,13 @@ const WAITING_MAX: usize = 65_536;
 const CONCURRENCY: usize = 64;
 /// Maximum number of repeated attempts at a call that the store rejects with an error.
 const ATTEMPTS_MAX: u8 = 3;
-/// Tag of the records of this sidecar's own counters.
-const HERE: &str = "local";
+/// Beginning of the tag of the records of sidecars' own counters. The rest identifies the sidecar's process.
+const HERE: &str = "local:";
+/// What is added to the day of a request's admission for the record of its charges to quotas. The store may have another
+/// record of the same request, of a reservation that it is about to give back.
+const OUTAGE_DAYS: u64 = 1_000_000;
+/// The epoch in the record of such a charge. No store has it, so the first settlement charges in full and leaves a record.
+const OUTAGE_EPOCH: u64 = 0;
 
 /// Time between two attempts while a shutdown waits for the store.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
@@ -50,8 +61,8 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(super) struct Waiting {
     settlements: VecDeque<(Settlement, u8)>,
-    /// The settlements that wait or are being sent, with the tokens of their requests.
-    ids: HashMap<ReservationId, u64>,
+    /// The settlements that wait or are being sent, by id and the day of their records, with the tokens of their requests.
+    ids: HashMap<(ReservationId, u64), u64>,
     /// Reservations to give back, because the store may have applied them.
     doubtful: VecDeque<(Reserve, u8)>,
 }
@@ -60,6 +71,27 @@ impl Waiting {
     pub(super) fn len(&self) -> usize {
         self.settlements.len() + self.doubtful.len()
     }
+
+    fn has(&self, settlement: &Settlement) -> bool {
+        !self.ids.is_empty() && self.ids.contains_key(&key(settlement))
+    }
+}
+
+/// Returns what identifies a settlement: the charges of a request to quotas are apart from its other settlement.
+fn key(settlement: &Settlement) -> (ReservationId, u64) {
+    (settlement.id.clone(), settlement.records.first().map_or(0, |record| record.day))
+}
+
+/// Returns the verdict that refuses a request because of these meters.
+fn closed_by(meters: &[Meter], is_closed: impl Fn(&Meter) -> bool) -> Verdict {
+    let state = |meter: &Meter| CounterState { over: is_closed(meter), ..CounterState::default() };
+    let states = meters.iter().map(state).collect();
+    Verdict { basis: ReserveBasis::Closed, states, ..Verdict::default() }
+}
+
+/// Returns the tag of the records of this sidecar's own counters.
+pub(super) fn here() -> Arc<str> {
+    format!("{HERE}{:016x}", RandomState::new().hash_one(unix_ms())).into()
 }
 
 impl ResilientStore {
@@ -67,10 +99,66 @@ impl ResilientStore {
     async fn reserve_here(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
         let closed = |meter: &Meter| meter.on_store_failure == OnStoreFailure::Closed && !meter.shadow;
         if reserve.meters.iter().any(closed) {
-            let state = |meter: &Meter| CounterState { over: closed(meter), ..CounterState::default() };
-            let states = reserve.meters.iter().map(state).collect();
-            return Ok(Verdict { basis: ReserveBasis::Closed, states, ..Verdict::default() });
+            return Ok(closed_by(&reserve.meters, closed));
         }
+        let now_ms = unix_ms();
+        let mut states = vec![CounterState::default(); reserve.meters.len()];
+        let quotas: Vec<(usize, Meter)> = (reserve.meters.iter().enumerate())
+            .filter(|(_, meter)| is_local_quota(meter))
+            .map(|(i, meter)| (i, meter.clone()))
+            .collect();
+        let mut refusal = None;
+        for (i, meter) in &quotas {
+            match self.quotas.take(meter, self.instances.load(Ordering::Relaxed) as u64, now_ms) {
+                Taking::Taken(state) => states[*i] = state,
+                Taking::Refused(state) => {
+                    states[*i] = state;
+                    refusal = Some(ReserveBasis::Local);
+                }
+                Taking::Unknown if meter.shadow => {}
+                Taking::Unknown => {
+                    refusal = Some(ReserveBasis::Closed);
+                    break;
+                }
+            }
+        }
+        if let Some(basis) = refusal {
+            self.give_back_quotas(&quotas, &mut states);
+            if basis == ReserveBasis::Closed {
+                return Ok(closed_by(&reserve.meters, is_local_quota));
+            }
+            return Ok(Verdict { basis, states, ..Verdict::default() });
+        }
+        let is_charged_later = reserve.meters.iter().any(|meter| meter.rule.is_quota());
+        let verdict = self.reserve_limits_here(reserve, &mut states).await?;
+        if !verdict.admitted {
+            self.give_back_quotas(&quotas, &mut states);
+        }
+        let here = |record: RecordRef| RecordRef { tag: Arc::clone(&self.here), ..record };
+        let mut records: Vec<RecordRef> = verdict.records.into_iter().map(here).collect();
+        // The charge to a quota that counts requests must not get lost either.
+        if verdict.admitted && is_charged_later && records.is_empty() {
+            records.push(RecordRef {
+                tag: Arc::clone(&self.here),
+                day: now_ms / DAY_MS,
+                epoch: OUTAGE_EPOCH,
+            });
+        }
+        Ok(Verdict { basis: ReserveBasis::Local, admitted: verdict.admitted, states, records })
+    }
+
+    fn give_back_quotas(&self, quotas: &[(usize, Meter)], states: &mut [CounterState]) {
+        for (i, meter) in quotas {
+            self.quotas.give_back(meter, std::mem::take(&mut states[*i].taken));
+        }
+    }
+
+    /// Reserves in this sidecar's own counters of limits, and sets their states.
+    async fn reserve_limits_here(
+        &self,
+        reserve: Reserve,
+        states: &mut [CounterState],
+    ) -> Result<Verdict, StoreError> {
         let (counted, meters): (Vec<usize>, Vec<Meter>) = (reserve.meters.iter().enumerate())
             .filter(|(_, meter)| is_counted_here(meter))
             .map(|(i, meter)| (i, Meter { rule: self.share(meter.rule), ..meter.clone() }))
@@ -79,14 +167,11 @@ impl ResilientStore {
                 (i, Meter { cost, ..meter })
             })
             .unzip();
-        let mut states = vec![CounterState::default(); reserve.meters.len()];
-        let verdict = self.local_counters.reserve(Reserve { id: reserve.id, meters }).await?;
-        for (i, state) in counted.into_iter().zip(verdict.states) {
+        let mut verdict = self.local_counters.reserve(Reserve { id: reserve.id, meters }).await?;
+        for (i, state) in counted.into_iter().zip(verdict.states.drain(..)) {
             states[i] = state;
         }
-        let here = |record: RecordRef| RecordRef { tag: HERE.into(), ..record };
-        let records = verdict.records.into_iter().map(here).collect();
-        Ok(Verdict { basis: ReserveBasis::Local, admitted: verdict.admitted, states, records })
+        Ok(verdict)
     }
 
     /// Returns the rule with this sidecar's fraction of the amount.
@@ -106,20 +191,46 @@ impl ResilientStore {
         }
     }
 
-    /// Settles a reservation that this sidecar made without the store. Settles limits in the sidecar's own counters.
-    /// Charges quotas in the store, because the reservation took nothing from them.
+    /// Settles a reservation that a sidecar made without the store. Settles limits in this sidecar's own counters. Charges
+    /// quotas in the store, now or when it is back, because the reservation took nothing from them there.
     async fn settle_here(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        let Settlement { id, records, entries, tokens } = settlement;
+        let Settlement { id, mut records, entries, tokens } = settlement;
+        // Another sidecar's epoch may be the same millisecond as this sidecar's.
+        for record in records.iter_mut().filter(|record| record.tag != self.here) {
+            record.epoch = OUTAGE_EPOCH;
+        }
+        let day = records.first().map_or(0, |record| record.day);
         let (quotas, mut limits): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.rule.is_quota());
         limits.iter_mut().for_each(|entry| entry.rule = self.share(entry.rule));
         let here = Settlement { id: id.clone(), records, entries: limits, tokens };
-        let settled = self.local_counters.settle(here).await?;
-        if settled && !quotas.is_empty() && self.is_up() {
-            let charge = Settlement { id, records: Vec::new(), entries: quotas, tokens };
-            drop(self.observe(self.counters.settle(charge).await));
+        if !self.local_counters.settle(here).await? {
+            return Ok(false);
         }
-        Ok(settled)
+        quotas.iter().for_each(|entry| self.quotas.settle(entry));
+        let entries: Vec<Entry> = (quotas.into_iter().filter(|entry| entry.actual > 0))
+            .map(|entry| Entry { reserved: 0, ..entry })
+            .collect();
+        if entries.is_empty() {
+            return Ok(true);
+        }
+        let record = |tag| RecordRef { tag: Arc::from(tag), day: day + OUTAGE_DAYS, epoch: OUTAGE_EPOCH };
+        let tags: BTreeSet<&str> = entries.iter().map(|entry| entry.bucket.tag.as_str()).collect();
+        let records = tags.into_iter().map(record).collect();
+        self.settle_or_queue(Settlement { id, records, entries, tokens }).await
+    }
+
+    /// Settles in the store, or queues the settlement until the store answers.
+    async fn settle_or_queue(&self, settlement: Settlement) -> Result<bool, StoreError> {
+        if self.waiting.lock().has(&settlement) {
+            return Ok(false);
+        }
+        if self.is_up()
+            && let Ok(settled) = self.observe(self.counters.settle(settlement.clone()).await)
+        {
+            return Ok(settled);
+        }
+        Ok(self.queue_settlement(settlement, 0))
     }
 
     /// Queues a settlement. Returns false if a settlement of the same reservation is already queued.
@@ -129,14 +240,14 @@ impl ResilientStore {
             return true;
         }
         let mut waiting = self.waiting.lock();
-        if waiting.ids.contains_key(&settlement.id) {
+        if waiting.has(&settlement) {
             return false;
         }
-        waiting.ids.insert(settlement.id.clone(), settlement.tokens);
+        waiting.ids.insert(key(&settlement), settlement.tokens);
         if waiting.settlements.len() >= WAITING_MAX
             && let Some((lost, _)) = waiting.settlements.pop_front()
         {
-            waiting.ids.remove(&lost.id);
+            waiting.ids.remove(&key(&lost));
             self.metrics.settlements_lost.inc();
         }
         waiting.settlements.push_back((settlement, attempts));
@@ -220,7 +331,7 @@ impl ResilientStore {
             true => self.observe(self.counters.settle(settlement.clone()).await),
             false => Err(away()),
         };
-        self.waiting.lock().ids.remove(&settlement.id);
+        self.waiting.lock().ids.remove(&key(&settlement));
         if let Err(error) = answer {
             self.queue_settlement(settlement, attempts + u8::from(is_final(&error)));
         }
@@ -251,7 +362,10 @@ impl Counters for ResilientStore {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
         if self.is_up() {
             match self.observe(self.counters.reserve(reserve.clone()).await) {
-                Ok(verdict) => return Ok(verdict),
+                Ok(verdict) => {
+                    self.quotas.saw(&reserve.meters, &verdict.states, unix_ms());
+                    return Ok(verdict);
+                }
                 Err(error) if !error.may_be_applied() => {}
                 Err(_) => self.queue_give_back(reserve.clone(), 0),
             }
@@ -271,18 +385,10 @@ impl Counters for ResilientStore {
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        if settlement.records.iter().any(|record| *record.tag == *HERE) {
+        if settlement.records.iter().any(|record| record.tag.starts_with(HERE)) {
             return self.settle_here(settlement).await;
         }
-        if self.waiting.lock().ids.contains_key(&settlement.id) {
-            return Ok(false);
-        }
-        if self.is_up()
-            && let Ok(settled) = self.observe(self.counters.settle(settlement.clone()).await)
-        {
-            return Ok(settled);
-        }
-        Ok(self.queue_settlement(settlement, 0))
+        self.settle_or_queue(settlement).await
     }
 
     async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
@@ -296,158 +402,4 @@ impl Counters for ResilientStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        sync::{
-            Arc,
-            atomic::{AtomicBool, AtomicU8, Ordering},
-        },
-        time::Duration,
-    };
-
-    use evenkeel_domain::{
-        HolderId, LeaseId,
-        limit::{Bucket, Window},
-    };
-    use evenkeel_telemetry::Metrics;
-
-    use super::*;
-    use crate::memory::{MemoryCounters, MemoryHolders, MemoryStore};
-
-    /// A store that applies each call. While `loses_replies` is set, the caller gets a timeout instead of the reply.
-    #[derive(Default)]
-    struct UnreliableStore {
-        counters: MemoryCounters,
-        loses_replies: AtomicBool,
-        /// If set, the store rejects settlements.
-        rejects: AtomicBool,
-        rejections: AtomicU8,
-    }
-
-    impl UnreliableStore {
-        fn answer<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-            if self.loses_replies.load(Ordering::Relaxed) { Err(StoreError::Timeout(1)) } else { answer }
-        }
-    }
-
-    #[async_trait]
-    impl Counters for UnreliableStore {
-        async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError> {
-            self.answer(self.counters.reserve(reserve).await)
-        }
-
-        async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError> {
-            self.answer(self.counters.give_back(reserve).await)
-        }
-
-        async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
-            self.answer(self.counters.peek(meters).await)
-        }
-
-        async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
-            if self.rejects.load(Ordering::Relaxed) {
-                self.rejections.fetch_add(1, Ordering::Relaxed);
-                return Err(StoreError::Script { script: "count", detail: "WRONGTYPE".to_owned() });
-            }
-            self.answer(self.counters.settle(settlement).await)
-        }
-
-        async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {
-            self.answer(self.counters.renew(renewals).await)
-        }
-    }
-
-    fn shared(unreliable: &Arc<UnreliableStore>) -> Arc<ResilientStore> {
-        let ttl = Duration::from_secs(60);
-        ResilientStore::new(
-            Arc::new(MemoryStore::new(ttl)),
-            Arc::clone(unreliable) as _,
-            Arc::<MemoryHolders>::default(),
-            ttl,
-            Metrics::new().unwrap(),
-            &tokio_util::task::TaskTracker::new(),
-            tokio_util::sync::CancellationToken::new(),
-        )
-    }
-
-    fn meters() -> Vec<Meter> {
-        let meter = |name: &str, rule| Meter {
-            bucket: Arc::new(Bucket { tag: "consumer=a".into(), rest: String::new() }),
-            name: name.into(),
-            rule,
-            cost: if matches!(rule, CounterRule::Running { .. }) { 1 } else { 40 },
-            provisional: true,
-            shadow: false,
-            on_store_failure: OnStoreFailure::Local,
-        };
-        vec![
-            meter("fixed", CounterRule::Fixed { amount: 100, window: Window::Length(86_400_000) }),
-            meter("balance", CounterRule::Prepaid { default: Some(100) }),
-            meter("running", CounterRule::Running { amount: 5, ttl_ms: 60_000 }),
-        ]
-    }
-
-    fn reserve() -> Reserve {
-        let id = ReservationId { holder: HolderId::new("h").unwrap(), lease: LeaseId::new(1).unwrap() };
-        Reserve { id: Some(id), meters: meters() }
-    }
-
-    /// Returns the used amount of the fixed window, the balance, and the number of in-flight requests.
-    async fn seen(unreliable: &UnreliableStore) -> [u64; 3] {
-        let states = unreliable.counters.peek(meters()).await.unwrap().states;
-        [states[0].used, states[1].used, states[2].used]
-    }
-
-    /// Guards against reserved amounts that stay taken forever because the reply was lost.
-    #[tokio::test]
-    async fn a_reservation_whose_reply_was_lost_is_given_back() {
-        let unreliable = Arc::new(UnreliableStore::default());
-        let store = shared(&unreliable);
-        unreliable.loses_replies.store(true, Ordering::Relaxed);
-        assert_eq!(Counters::reserve(&*store, reserve()).await.unwrap().basis, ReserveBasis::Local);
-        assert_eq!(seen(&unreliable).await, [40, 60, 1]);
-        unreliable.loses_replies.store(false, Ordering::Relaxed);
-        store.settle_waiting().await;
-        // A request under a concurrency limit remains counted until its time to live ends.
-        assert_eq!(seen(&unreliable).await, [0, 100, 1]);
-    }
-
-    /// A gateway may repeat a Settle while the store is down. The repeated call must not settle again.
-    #[tokio::test]
-    async fn a_settlement_repeated_during_an_outage_settles_once() {
-        let unreliable = Arc::new(UnreliableStore::default());
-        let store = shared(&unreliable);
-        let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
-        let Reserve { id, meters } = reserve();
-        let entries = meters
-            .iter()
-            .zip(&verdict.states)
-            .map(|(meter, state)| crate::counters::Entry::settling(meter, state, 30));
-        let (id, entries) = (id.unwrap(), entries.collect());
-        let settlement = Settlement { id, records: verdict.records, entries, tokens: 0 };
-        store.down.store(true, Ordering::Relaxed);
-        assert!(Counters::settle(&*store, settlement.clone()).await.unwrap());
-        assert!(!Counters::settle(&*store, settlement.clone()).await.unwrap());
-        store.down.store(false, Ordering::Relaxed);
-        store.settle_waiting().await;
-        assert!(!Counters::settle(&*store, settlement).await.unwrap());
-        assert_eq!(seen(&unreliable).await, [30, 70, 0]);
-    }
-
-    /// Guards against a settlement that is repeated forever and delays the other settlements.
-    #[tokio::test]
-    async fn a_settlement_that_the_store_rejects_is_dropped_after_a_few_attempts() {
-        let unreliable = Arc::new(UnreliableStore::default());
-        let store = shared(&unreliable);
-        let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
-        unreliable.rejects.store(true, Ordering::Relaxed);
-        let id = reserve().id.unwrap();
-        let settlement = Settlement { id, records: verdict.records, entries: Vec::new(), tokens: 0 };
-        assert!(Counters::settle(&*store, settlement).await.unwrap());
-        for _ in 0..10 {
-            store.settle_waiting().await;
-        }
-        assert_eq!(unreliable.rejections.load(Ordering::Relaxed), 1 + ATTEMPTS_MAX);
-        assert_eq!(store.metrics.settlements_lost.get(), 1);
-    }
-}
+mod tests;

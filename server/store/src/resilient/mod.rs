@@ -40,6 +40,7 @@ use super::{
 };
 
 mod counters;
+mod quotas;
 
 /// Maximum time that a start waits for the store. A local store answers sooner. A store that hangs must not delay the
 /// start, because the sidecar can serve without it.
@@ -54,6 +55,9 @@ pub struct ResilientStore {
     holders: Arc<dyn HolderStore>,
     local: MemoryStore,
     local_counters: MemoryCounters,
+    quotas: quotas::QuotaLevels,
+    /// Tag of the records of `local_counters`.
+    here: Arc<str>,
     /// Calls to counters that have not reached the store yet.
     waiting: Mutex<counters::Waiting>,
     /// Number of sidecars that share the store.
@@ -87,6 +91,8 @@ impl ResilientStore {
             holders,
             local: MemoryStore::new(holder_ttl),
             local_counters: MemoryCounters::default(),
+            quotas: quotas::QuotaLevels::default(),
+            here: counters::here(),
             waiting: Mutex::default(),
             instances: AtomicUsize::new(1),
             assumed_kept: holder_ttl * 2,

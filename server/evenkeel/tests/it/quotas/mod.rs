@@ -16,6 +16,7 @@ use crate::support::store::{holder, lease};
 
 mod agreement;
 mod contract;
+mod outage;
 mod redis;
 
 const HOUR: Window = Window::Length(3_600_000);
