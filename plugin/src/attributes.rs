@@ -1,5 +1,7 @@
 //! Reads the attributes of a request from the gateway and builds the Admit message from them.
 
+use std::cell::Cell;
+
 use evenkeel_proto::v1::{AdmitRequest, Candidate, RequestBody, Subject};
 use serde_json::Value;
 
@@ -14,14 +16,30 @@ use crate::{
 /// Longest name of a pool or endpoint, in bytes.
 const NAME_BYTES_MAX: usize = 256;
 
-/// Longest consumer, model, session, path, header value or descriptor that the plugin sends, in bytes. The sidecar
-/// replaces the end of a long name by a digest. Envoy accepts 60 KiB of request headers by default, and the sidecar
-/// messages of 16 MiB, which is more than all values together can take.
-pub(crate) const VALUE_BYTES_MAX: usize = 64 << 10;
+/// Longest consumer, model, session, header value or descriptor that the plugin sends, in bytes. It replaces the end of a
+/// longer one by a digest. A client must not be able to keep the worker and the sidecar busy with long headers.
+pub(crate) const VALUE_BYTES_MAX: usize = 4 << 10;
+
+/// Most bytes of headers and descriptors that the plugin sends together. Beyond it, it shortens each further value to
+/// [`VALUE_BYTES_MIN`]: a value that it left out would escape the limits of that header.
+const VALUES_BYTES_MAX: usize = 16 << 10;
+
+/// What remains of a value beyond [`VALUES_BYTES_MAX`].
+const VALUE_BYTES_MIN: usize = 64;
+
+/// Longest path, with its query, and longest `cookie` header that the sidecar wants. The plugin refuses a request with a
+/// longer one: a limit may use any part of them, so none can be left out.
+pub(crate) const WHOLE_BYTES_MAX: usize = 16 << 10;
+
+/// Length at which a path or cookie is cut, so that it still counts as too long: more than a character beyond the maximum.
+const CUT_BYTES: usize = WHOLE_BYTES_MAX + 4;
 
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const TRACEPARENT_BYTES_MAX: usize = 64;
 const TRACESTATE_BYTES_MAX: usize = 512;
+
+/// Header whose parts limits use.
+const COOKIE: &str = "cookie";
 
 /// Header with the request id that gateways write to their access logs.
 const REQUEST_ID: &str = "x-request-id";
@@ -81,6 +99,14 @@ pub fn admit_request(host: &dyn Host, config: &Config, wanted: &Wanted, body: &R
         tracestate: header_within(host, "tracestate", TRACESTATE_BYTES_MAX),
         ..AdmitRequest::default()
     }
+}
+
+/// Returns whether the path or the cookies of a request are too long to send.
+pub fn is_too_long(request: &AdmitRequest) -> bool {
+    request.subject.as_ref().is_some_and(|subject| {
+        let cookie = subject.headers.get(COOKIE);
+        subject.path.len().max(cookie.map_or(0, String::len)) > WHOLE_BYTES_MAX
+    })
 }
 
 /// Returns the value of a header, or an empty string if the value is longer than `bytes_max`. A truncated trace context
@@ -164,6 +190,12 @@ fn source_value(host: &dyn Host, source: &Source) -> Option<String> {
 
 fn subject(host: &dyn Host, config: &Config, wanted: &Wanted) -> Subject {
     let header = |name: &str| host.request_header(name);
+    let rest = Cell::new(VALUES_BYTES_MAX);
+    let within_rest = |value: &str| {
+        let value = shorten(value, rest.get().clamp(VALUE_BYTES_MIN, VALUE_BYTES_MAX));
+        rest.set(rest.get().saturating_sub(value.len()));
+        value
+    };
     Subject {
         consumer: match &config.consumer {
             Source::Header(_) => consumer_header(host, config).map(|(consumer, _)| consumer),
@@ -177,19 +209,21 @@ fn subject(host: &dyn Host, config: &Config, wanted: &Wanted) -> Subject {
             .flatten()
             .map(|address| without_port(&address).to_owned())
             .unwrap_or_default(),
-        path: header(":path").map(|path| sanitize(&path, VALUE_BYTES_MAX)).unwrap_or_default(),
+        path: header(":path").map(|path| sanitize(&path, CUT_BYTES)).unwrap_or_default(),
         headers: config
             .pass_headers
             .iter()
             .chain(&wanted.headers)
-            .filter_map(|name| Some((name.clone(), shorten(&header(name)?, VALUE_BYTES_MAX))))
+            .filter_map(|name| {
+                let value = header(name)?;
+                let value = if name == COOKIE { sanitize(&value, CUT_BYTES) } else { within_rest(&value) };
+                Some((name.clone(), value))
+            })
             .collect(),
         descriptors: config
             .descriptors
             .iter()
-            .filter_map(|(name, source)| {
-                Some((name.clone(), shorten(&source_value(host, source)?, VALUE_BYTES_MAX)))
-            })
+            .filter_map(|(name, source)| Some((name.clone(), within_rest(&source_value(host, source)?))))
             .collect(),
     }
 }

@@ -37,9 +37,15 @@ counters! {
     AdmitsInvalid = "evenkeel_admits_invalid",
     /// Requests refused with 401 because their consumer header has several values.
     ConsumerAmbiguous = "evenkeel_consumer_ambiguous",
+    /// Requests refused with 431 because their path or cookies are too long.
+    HeadersTooLong = "evenkeel_headers_too_long",
     /// Requests that proceeded without an answer to Admit (`on_error` open).
     FailOpen = "evenkeel_fail_open",
-    /// Requests refused because the sidecar did not answer Admit (`on_error` closed).
+    /// Requests without an answer to Admit that were refused because a refusal of the same key stands.
+    FailRefused = "evenkeel_fail_refused",
+    /// Requests without an answer to Admit that were refused because of `open_per_second`. Also counted as fail_closed.
+    FailOpenLimited = "evenkeel_fail_open_limited",
+    /// Requests refused because the sidecar did not answer Admit (`on_error` closed, or `open_per_second`).
     FailClosed = "evenkeel_fail_closed",
     /// Requests that went to an endpoint that the sidecar did not choose.
     EndpointMismatches = "evenkeel_endpoint_mismatches",

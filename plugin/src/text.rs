@@ -17,15 +17,19 @@ pub(crate) fn sanitize(text: &str, bytes_max: usize) -> String {
 const DIGEST_DIGITS: usize = 16;
 
 /// Does the same as [`sanitize`], but of a longer text keeps the beginning and appends `#` and a digest of the whole, so
-/// that different texts stay different. The digest (FNV-1a) does not withstand a client that searches for a second text;
+/// that different texts stay different. The digest (64 bits) does not withstand a client that searches for a second text;
 /// the sidecar's digest of a text up to `bytes_max` does.
 pub(crate) fn shorten(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return sanitize(text, bytes_max);
     }
-    let digest = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    // Eight bytes at a time, because a client chooses the length of the text.
+    let digest = text.as_bytes().chunks(8).fold(0xcbf2_9ce4_8422_2325_u64, |hash, chunk| {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        let mixed = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 32)
+    });
     format!("{}#{digest:0DIGEST_DIGITS$x}", sanitize(text, bytes_max - 1 - DIGEST_DIGITS))
 }
 

@@ -448,6 +448,14 @@ pub struct Denied {
     /// Body of the response to the client.
     #[prost(bytes = "vec", tag = "5")]
     pub body: ::prost::alloc::vec::Vec<u8>,
+    /// Time for which every request with the same values of `stands_for` will be refused, whatever it costs, unless an
+    /// administrator changes something. If the answer to such a request comes too late, the gateway refuses the request as
+    /// this one, and does not let it pass. 0: the refusal is for this request alone.
+    #[prost(uint64, tag = "6")]
+    pub stands_ms: u64,
+    /// The attributes for whose values the refusal stands, such as "consumer", "model", "path" or "header:x-team".
+    #[prost(string, repeated, tag = "7")]
+    pub stands_for: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// One HTTP header.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]

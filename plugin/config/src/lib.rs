@@ -32,6 +32,9 @@ const ADDRESS: &str = "an address or name of 1 to 256 bytes without control char
 
 const CLUSTER: &str = "a cluster name of 1 to 256 bytes without control characters";
 
+/// Largest value of `open_per_second`, more than a worker serves.
+const OPEN_PER_SECOND_MAX: u64 = 1_000_000;
+
 /// Maximum number of clusters in `sidecar.cluster`.
 const SIDECAR_CLUSTERS_MAX: usize = 8;
 
@@ -64,6 +67,8 @@ pub struct Config {
     /// How long a request waits for the answer to its Admit.
     pub deadline_ms: u64,
     pub on_error: OnError,
+    /// Maximum number of requests that each worker lets proceed in a second without an answer. `None`: no maximum.
+    pub open_per_second: Option<u64>,
     pub apply: Apply,
     /// Endpoints sent with every Admit. If Higress lists its hosts, the plugin sends those hosts with the weights and
     /// caps set here.
@@ -201,6 +206,7 @@ fn read(value: &Value, faults: &mut Vec<String>) -> Config {
         sidecar_clusters,
         deadline_ms: top.whole("deadline_ms", 1, 10_000, faults).unwrap_or(50),
         on_error,
+        open_per_second: top.whole("open_per_second", 0, OPEN_PER_SECOND_MAX, faults),
         apply,
         candidates: candidates(&mut top, faults),
         pool_route,

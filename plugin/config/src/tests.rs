@@ -34,7 +34,7 @@ fn an_empty_configuration_is_all_defaults() {
 #[test]
 fn every_option_is_read() {
     let config = ok(r#"{
-        "sidecar": {"cluster": "side"}, "deadline_ms": 20.0, "on_error": "closed",
+        "sidecar": {"cluster": "side"}, "deadline_ms": 20.0, "on_error": "closed", "open_per_second": 7,
         "apply": {"mode": "name", "header": "X-Provider"},
         "candidates": [{"address": "a", "weight": 2, "cap": 3}, {"address": "b"}],
         "pool": {"route": "r", "cluster": "c"}, "consumer_header": "X-User",
@@ -50,6 +50,7 @@ fn every_option_is_read() {
             sidecar_clusters: vec!["side".into()],
             deadline_ms: 20,
             on_error: OnError::Closed,
+            open_per_second: Some(7),
             apply: Apply::Name { header: "x-provider".into() },
             candidates: vec![
                 Candidate { address: "a".into(), weight: 2.0, cap: 3 },
@@ -105,6 +106,7 @@ fn each_fault_names_its_field() {
         (r#"{"deadline_ms":0}"#, "deadline_ms: must be a whole number from 1 to 10000, got 0"),
         (r#"{"deadline_ms":1.5}"#, "deadline_ms: must be a whole number from 1 to 10000, got 1.5"),
         (r#"{"deadline_ms":"5ms"}"#, "deadline_ms: must be a whole number from 1 to 10000, got \"5ms\""),
+        (r#"{"open_per_second":-1}"#, "open_per_second: must be a whole number from 0 to 1000000, got -1"),
         (r#"{"on_error":"maybe"}"#, "on_error: must be \"open\" or \"closed\", got \"maybe\""),
         (
             r#"{"apply":{"mode":"x"}}"#,

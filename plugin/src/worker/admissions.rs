@@ -22,6 +22,9 @@ pub(super) struct Admission {
     pub(super) asked: bool,
     /// True if the request has gone on without the answer, which still brings its ticket.
     late: bool,
+    /// When a tick found that the deadline had passed. The worker then first reads what the sidecar has sent: after a
+    /// pause of the worker itself, the answer may be there.
+    overdue_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -69,7 +72,17 @@ impl Admissions {
     /// Adds an admission. Its lease is larger than those of all earlier admissions.
     pub(super) fn add(&mut self, lease: u64, context: u32, deadline_ms: u64, request: Vec<u8>) {
         let (sent, asked, late) = (false, false, false);
-        self.pending.push_back(Admission { lease, context, deadline_ms, request, sent, asked, late });
+        let overdue_ms = None;
+        self.pending.push_back(Admission {
+            lease,
+            context,
+            deadline_ms,
+            request,
+            sent,
+            asked,
+            late,
+            overdue_ms,
+        });
     }
 
     /// Returns the leases whose admissions the current stream has not sent yet, up to the sidecar's bound.
@@ -130,10 +143,25 @@ impl Admissions {
         self.answers.pop_front()
     }
 
-    /// Returns an admission whose deadline has passed, unless its request has gone on: its lease, its stream, and
-    /// whether the sidecar may have granted it.
+    /// Notes the admissions whose deadlines have passed. Returns whether there are any.
+    pub(super) fn note_overdue(&mut self, now_ms: u64) -> bool {
+        let waiting = self.pending.iter_mut().filter(|admission| !admission.late);
+        let mut is_overdue = false;
+        for admission in waiting.filter(|admission| now_ms >= admission.deadline_ms) {
+            is_overdue = true;
+            admission.overdue_ms.get_or_insert(now_ms);
+        }
+        is_overdue
+    }
+
+    /// Returns an admission that was overdue before this tick, unless its request has gone on: its lease, its stream,
+    /// and whether the sidecar may have granted it.
     pub(super) fn next_expired(&self, now_ms: u64) -> Option<(u64, u32, bool)> {
-        let is_expired = |admission: &&Admission| !admission.late && now_ms >= admission.deadline_ms;
+        let is_expired = |admission: &&Admission| {
+            !admission.late
+                && (!admission.sent || admission.overdue_ms.is_some_and(|noted_ms| noted_ms < now_ms))
+                && now_ms >= admission.deadline_ms
+        };
         let expired = self.pending.iter().find(is_expired)?;
         Some((expired.lease, expired.context, expired.asked))
     }

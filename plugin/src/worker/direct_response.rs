@@ -46,7 +46,7 @@ impl Worker {
         if let Some(subject) = &mut request.subject {
             // Send the normalized path, which is the path that `is_admin_path` compared.
             let query = subject.path.find('?').map_or("", |at| &subject.path[at..]);
-            subject.path = sanitize(&(path::normalize(&subject.path) + query), attributes::VALUE_BYTES_MAX);
+            subject.path = sanitize(&(path::normalize(&subject.path) + query), attributes::WHOLE_BYTES_MAX);
         }
         request.admin_call = Some(AdminCall { method, body });
         self.ask(host, context, lease, request.encode_to_vec(), DEADLINE_MS)

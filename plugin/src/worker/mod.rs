@@ -13,7 +13,9 @@ mod direct_response;
 mod headers;
 mod list;
 mod message;
+mod open_rate;
 mod outbox;
+mod refusals;
 mod refuse;
 mod request;
 mod request_body;
@@ -23,6 +25,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod tick;
+mod unanswered;
 
 use std::{collections::HashMap, rc::Rc};
 
@@ -31,7 +34,9 @@ use connection::Connection;
 use connectivity::Connectivity;
 use evenkeel_proto::v1::Header;
 use list::ListSchedule;
+use open_rate::OpenRate;
 use outbox::Outbox;
+use refusals::Refusals;
 use request_body::{RequestReader, RequestTarget};
 use response::ResponseBody;
 
@@ -104,6 +109,8 @@ struct Stream {
     /// Size of the body of an admin call, as far as it has arrived.
     admin_body_bytes: usize,
     ticket: Rc<[u8]>,
+    /// The keys under which a refusal of this request stands.
+    refusal_keys: Vec<u64>,
     traceparent: String,
     /// Headers to add to the response.
     response_headers: Vec<Header>,
@@ -123,6 +130,8 @@ pub struct Worker {
     outbox: Outbox,
     list: ListSchedule,
     connectivity: Connectivity,
+    refusals: Refusals,
+    open_rate: OpenRate,
     wanted: Wanted,
     /// Lease number up to which upstream addresses were looked up before the last list.
     located_through: u64,
@@ -150,6 +159,8 @@ impl Worker {
             admissions: Admissions::default(),
             outbox: Outbox::default(),
             connectivity: Connectivity::default(),
+            refusals: Refusals::default(),
+            open_rate: OpenRate::default(),
             wanted: Wanted::default(),
             located_through: 0,
             tick_ms: 0,
@@ -170,6 +181,7 @@ impl Worker {
                     self.list = ListSchedule::new(config.keep_alive_ms);
                 }
                 self.config = config;
+                self.refusals.seed(host.random());
                 self.next_tick_ms = u64::MAX;
                 self.hurry(host, host.now_ms());
                 host.log(Level::Info, &format!("evenkeel: holder {}, root {}", self.holder, self.root));

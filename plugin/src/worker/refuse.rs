@@ -46,12 +46,24 @@ impl Worker {
             Warning::InvalidAdmit,
             "evenkeel: the sidecar rejected an Admit as invalid; the plugin answers such requests with 400",
         );
-        let lease = self.streams.get_mut(&context).and_then(|stream| stream.lease.take());
-        if let Some(lease) = lease {
-            self.lease_table.remove(lease, host.now_ms());
-        }
+        self.drop_lease(host, context);
         self.set_report_header(context, "error");
         self.refuse(host, context, 400, "invalid_request", "The request cannot be admitted.")
+    }
+
+    /// Refuses a request whose path or cookies are too long to send. The sidecar does not know of the request.
+    pub(super) fn refuse_too_long(&mut self, host: &dyn Host, context: u32) -> Progress {
+        host.count(Counter::HeadersTooLong, 1);
+        self.drop_lease(host, context);
+        self.set_report_header(context, "error");
+        let message = "The path or the cookies of the request are longer than 16 KiB.";
+        self.refuse(host, context, 431, "headers_too_large", message)
+    }
+
+    fn drop_lease(&mut self, host: &dyn Host, context: u32) {
+        if let Some(lease) = self.streams.get_mut(&context).and_then(|stream| stream.lease.take()) {
+            self.lease_table.remove(lease, host.now_ms());
+        }
     }
 
     /// Refuses a request whose consumer header has several values. The plugin can trust none of the values, and a

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     attributes,
-    config::{Apply, OnError, OnUnreadBody},
+    config::{Apply, OnUnreadBody},
     host::Host,
     lease_table::Location,
     metrics::Counter,
@@ -24,6 +24,9 @@ use crate::{
 
 /// Code of an admission that the sidecar rejects as invalid.
 const INVALID_ARGUMENT: u32 = 3;
+
+/// Code of an admission that the sidecar itself could not decide in time.
+const DEADLINE_EXCEEDED: u32 = 4;
 
 /// Largest ticket that the plugin stores, in bytes. A ticket is data in the answer to Admit that Settle returns to the
 /// sidecar.
@@ -169,30 +172,15 @@ impl Worker {
             // The sidecar failed, or sent an answer of the wrong kind.
             _ => {
                 let AdmitError { code, message } = error.unwrap_or_default();
-                self.fail_admission(host, context, || format!("Admit failed: code {code} {message}"))
+                let counter =
+                    if code == DEADLINE_EXCEEDED { Counter::AdmitsTimeout } else { Counter::AdmitsFailed };
+                let reason = || format!("Admit failed: code {code} {message}");
+                self.fail_admission(host, context, counter, reason)
             }
         };
         if progress == Progress::Proceed {
             host.resume_request();
         }
-    }
-
-    /// Ends the wait of a stream whose deadline has passed. The stream must be the effective context.
-    pub(super) fn on_deadline(&mut self, host: &dyn Host, context: u32) {
-        host.count(Counter::AdmitsTimeout, 1);
-        let deadline_ms = self.config.deadline_ms;
-        let reason = || format!("Admit: no answer within {deadline_ms} ms");
-        self.connectivity.on_failure(host, &self.config, reason);
-        if self.on_unanswered(host, context) == Progress::Proceed {
-            host.resume_request();
-        }
-    }
-
-    /// Handles an admission that failed before its deadline.
-    fn fail_admission(&mut self, host: &dyn Host, context: u32, reason: impl FnOnce() -> String) -> Progress {
-        host.count(Counter::AdmitsFailed, 1);
-        self.connectivity.on_failure(host, &self.config, reason);
-        self.on_unanswered(host, context)
     }
 
     /// Sends an admission, or keeps it until the stream is ready.
@@ -209,10 +197,11 @@ impl Worker {
         self.connection.wanted = true;
         if self.admissions.is_full() {
             let reason = || "too many requests wait for an answer".to_owned();
-            return self.fail_admission(host, context, reason);
+            return self.fail_admission(host, context, Counter::AdmitsFailed, reason);
         }
         if !self.connection.may_answer_by(deadline_ms) {
-            return self.fail_admission(host, context, || "no stream to the sidecar".to_owned());
+            let reason = || "no stream to the sidecar".to_owned();
+            return self.fail_admission(host, context, Counter::AdmitsFailed, reason);
         }
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.phase = Phase::AwaitingAdmit { lease };
@@ -249,6 +238,10 @@ impl Worker {
         request.pool = Some(pool.to_proto());
         request.lease = lease;
         stream.traceparent.clone_from(&request.traceparent);
+        stream.refusal_keys = self.refusals.keys(&request);
+        if attributes::is_too_long(&request) {
+            return self.refuse_too_long(host, context);
+        }
         self.ask(host, context, lease, request.encode_to_vec(), self.config.deadline_ms)
     }
 
@@ -302,13 +295,28 @@ impl Worker {
     ) {
         host.count(Counter::AdmitsLate, 1);
         let Some(admit_answer::Answer::Response(response)) = answer else { return };
-        if let Some(Answer::Admitted(admitted)) = response.answer {
-            self.keep_ticket(host, context, admitted.ticket, admitted.show_ticket);
+        match response.answer {
+            Some(Answer::Admitted(admitted)) => {
+                self.keep_ticket(host, context, admitted.ticket, admitted.show_ticket);
+            }
+            Some(Answer::Denied(denied)) => {
+                if let Some(stream) = self.streams.get(&context) {
+                    self.refusals.remember(&stream.refusal_keys, &denied, host.now_ms());
+                }
+            }
+            _ => {}
         }
     }
 
     fn on_denied(&mut self, host: &dyn Host, context: u32, denied: Denied) -> Progress {
         host.count(Counter::AdmitsDenied, 1);
+        if let Some(stream) = self.streams.get(&context) {
+            self.refusals.remember(&stream.refusal_keys, &denied, host.now_ms());
+        }
+        self.deny(host, context, denied)
+    }
+
+    pub(super) fn deny(&mut self, host: &dyn Host, context: u32, denied: Denied) -> Progress {
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.phase = Phase::Decided;
             stream.request_reader = None;
@@ -322,41 +330,9 @@ impl Worker {
         Progress::Responded
     }
 
-    /// Applies `on_error`. If the request proceeds, its lease stays in the lease table: the next list lists it, and it
-    /// is settled at its end. A request for an admin path is always refused.
-    fn on_unanswered(&mut self, host: &dyn Host, context: u32) -> Progress {
-        if self.streams.get(&context).is_some_and(|stream| stream.is_admin_call) {
-            return self.admin_call_unanswered(host, context);
-        }
-        match self.config.on_error {
-            OnError::Open => {
-                host.count(Counter::FailOpen, 1);
-                self.place_by_gateway(host, context);
-                self.set_report_header(context, "error");
-                Progress::Proceed
-            }
-            OnError::Closed => {
-                host.count(Counter::FailClosed, 1);
-                if let Some(stream) = self.streams.get_mut(&context) {
-                    stream.phase = Phase::Decided;
-                    stream.request_reader = None;
-                    if let Some(lease) = stream.lease.take() {
-                        self.lease_table.remove(lease, host.now_ms());
-                    }
-                }
-                self.set_report_header(context, "error");
-                let headers = [("content-type", "application/json"), ("retry-after", "1")];
-                let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
-                let body = br#"{"error":{"type":"admission_unavailable","message":"The admission service did not answer. Try again."}}"#;
-                host.respond(503, &headers, body);
-                Progress::Responded
-            }
-        }
-    }
-
     /// Lets the gateway choose the endpoint. In modes where only a header selects the endpoint, uses the configured
     /// candidates in turn.
-    fn place_by_gateway(&mut self, host: &dyn Host, context: u32) {
+    pub(super) fn place_by_gateway(&mut self, host: &dyn Host, context: u32) {
         let Some(stream) = self.streams.get_mut(&context) else { return };
         stream.phase = Phase::Decided;
         let Some(lease) = stream.lease else { return };
@@ -425,6 +401,7 @@ impl Stream {
             request_reader: None,
             admin_body_bytes: 0,
             ticket: Rc::default(),
+            refusal_keys: Vec::new(),
             traceparent: String::new(),
             response_headers: Vec::new(),
             response_body: ResponseBody::default(),

@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use super::{Phase, Worker};
-use crate::{attributes, config::OnError, host::Host, lease_table::Location, metrics::Counter};
+use super::{Phase, Worker, unanswered::WithoutAnswer};
+use crate::{attributes, host::Host, lease_table::Location, metrics::Counter};
 
 /// Maximum number of requests that one callback resumes or answers. A gateway's Wasm VM traps if one call resumes some
 /// hundreds.
@@ -26,6 +26,7 @@ impl Worker {
         let now_ms = host.now_ms();
         let mut left = RESUMED_MAX - self.apply_answers(host);
         left -= self.expire_admissions(host, now_ms, left);
+        let is_overdue = self.admissions.note_overdue(now_ms);
         if now_ms >= self.slow_due_ms {
             left -= self.time_out_bodies(host, now_ms, left);
             self.slow_due_ms = now_ms + self.slow_ms();
@@ -43,7 +44,7 @@ impl Worker {
         if left == 0 {
             self.slow_due_ms = now_ms;
         }
-        let period_ms = self.pace_ms(now_ms);
+        let period_ms = if is_overdue { URGENT_MS } else { self.pace_ms(now_ms) };
         self.next_tick_ms = now_ms + period_ms;
         if period_ms != self.tick_ms {
             self.tick_ms = period_ms;
@@ -101,8 +102,9 @@ impl Worker {
         {
             expired += 1;
             self.connection.missed += u32::from(is_asked);
+            let without = self.without_answer(host, context);
             let held = self.lease_table.get(lease);
-            if self.config.on_error == OnError::Open && held.is_some() {
+            if matches!(without, WithoutAnswer::GoOn) && held.is_some() {
                 self.admissions.go_on(lease);
             } else {
                 let pool = held.map(|held| Rc::clone(&held.pool));
@@ -112,7 +114,7 @@ impl Worker {
                 }
             }
             if host.enter(context) {
-                self.on_deadline(host, context);
+                self.on_deadline(host, context, without);
             }
         }
         expired

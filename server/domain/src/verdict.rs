@@ -142,6 +142,15 @@ pub struct Refusal {
     pub headers: Vec<(String, String)>,
     pub body: String,
     pub details: RefusalDetails,
+    pub stands: Option<Stands>,
+}
+
+/// How long a refusal stands for other requests, whatever they cost, and for which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stands {
+    pub ms: u64,
+    /// The attributes whose values such requests share with this one.
+    pub attributes: Arc<[String]>,
 }
 
 impl Refusal {
@@ -159,6 +168,7 @@ impl Refusal {
             ],
             body: error_body(message, name, serde_json::json!({})),
             details: RefusalDetails { consumer, model, why: why.to_owned(), ..RefusalDetails::default() },
+            stands: None,
         }
     }
 }

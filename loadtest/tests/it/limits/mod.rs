@@ -4,6 +4,7 @@ use std::time::Duration;
 
 mod aborted;
 mod burst;
+mod busy;
 mod changes;
 mod failures;
 mod fixture;

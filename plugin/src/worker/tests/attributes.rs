@@ -1,7 +1,7 @@
 //! Tests of the request attributes in Admit.
 
 use super::*;
-use crate::attributes::VALUE_BYTES_MAX;
+use crate::attributes::{VALUE_BYTES_MAX, WHOLE_BYTES_MAX};
 use crate::metrics::Counter;
 
 #[test]
@@ -122,7 +122,7 @@ fn long_values_are_sent_whole() {
             for name in ["x-a", "x-mse-consumer", "x-session-id"] {
                 s.request_headers.insert(name.into(), value.to_owned());
             }
-            s.request_headers.insert(":path".into(), format!("/?x={value}"));
+            s.request_headers.insert(":path".into(), "/?x=1".into());
         });
         rig.worker.on_request_headers(&rig.host, 5, true);
         rig.last_admit()
@@ -133,7 +133,6 @@ fn long_values_are_sent_whole() {
     };
     let long = "v".repeat(VALUE_BYTES_MAX);
     assert!(values(admit(&long)).iter().all(|value| *value == long));
-    assert_eq!(admit(&long[..60_000]).subject.unwrap().path.len(), 60_004);
     let beyond = |end: &str| values(admit(&(long.clone() + end)));
     for (one, other) in beyond("1").iter().zip(beyond("2")) {
         assert!(*one != other && one.len() == VALUE_BYTES_MAX);
@@ -223,9 +222,11 @@ fn no_client_input_makes_admit_invalid() {
             rig.host.set_property(5, property, value.as_bytes());
         }
         rig.host.with_stream(5, |s| {
-            for name in [":path", "x-a", "x-mse-consumer", "x-session-id", "x-request-id"] {
+            for name in ["x-a", "x-mse-consumer", "x-session-id", "x-request-id"] {
                 s.request_headers.insert(name.into(), value.clone());
             }
+            let path = value.chars().take(4000).collect();
+            s.request_headers.insert(":path".into(), path);
             s.request_headers.insert("content-type".into(), "application/json".into());
             s.body = body.clone();
         });
@@ -238,7 +239,7 @@ fn no_client_input_makes_admit_invalid() {
             name(&admit.session, VALUE_BYTES_MAX)
                 && name(&admit.request_id, 128)
                 && name(&subject.consumer, VALUE_BYTES_MAX)
-                && name(&subject.path, VALUE_BYTES_MAX)
+                && name(&subject.path, WHOLE_BYTES_MAX)
         );
         assert!(name(&pool.route, 256) && name(&pool.cluster, 256));
         assert!(subject.headers.values().all(|value| name(value, VALUE_BYTES_MAX)));

@@ -75,7 +75,7 @@ fn an_unanswered_admin_call_is_refused_and_never_forwarded() {
             rig.cut_off();
         }
         assert_eq!(send(&mut rig, "/quota", None), Flow::Pause);
-        for _ in 0..2 {
+        for _ in 0..3 {
             rig.host.advance(if waits { 1000 } else { 0 });
             rig.tick();
         }

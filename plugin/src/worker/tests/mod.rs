@@ -13,6 +13,7 @@ mod settle;
 mod stream;
 mod target;
 mod tick;
+mod unanswered;
 
 use std::collections::HashMap;
 
@@ -149,9 +150,11 @@ impl Rig {
         self.answer(context, 0, Some(admitted(endpoint, Basis::Shared)));
     }
 
-    /// Lets the deadline of every Admit pass.
+    /// Lets the deadline of every Admit pass. The first tick after it lets the worker read what has arrived.
     fn miss_deadlines(&mut self) {
         self.host.advance(50);
+        self.tick();
+        self.host.advance(1);
         self.tick();
     }
 
@@ -236,6 +239,7 @@ fn denied() -> Answer {
         retry_after_ms: 2000,
         headers: vec![header("retry-after", "2"), header("content-type", "application/json")],
         body: b"{}".to_vec(),
+        ..Denied::default()
     })
 }
 

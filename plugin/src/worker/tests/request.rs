@@ -100,7 +100,7 @@ fn an_unanswered_request_goes_on_with_an_unknown_endpoint() {
     for (code, counter) in [
         (None, Counter::AdmitsTimeout),
         (Some(14), Counter::AdmitsFailed),
-        (Some(4), Counter::AdmitsFailed),
+        (Some(4), Counter::AdmitsTimeout),
         (Some(0), Counter::AdmitsFailed),
     ] {
         let mut rig = Rig::new("");

@@ -164,7 +164,7 @@ fn one_callback_resumes_at_most_32_requests() {
                 rig.host.advance(50);
             }
         }
-        for _ in 0..13 {
+        for _ in 0..14 {
             rig.tick();
             rig.host.advance(1);
         }

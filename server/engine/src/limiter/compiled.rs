@@ -30,6 +30,8 @@ pub(super) struct CompiledLimit {
     key: Option<usize>,
     /// The bucket of the single counter, if `key` is `None`.
     shared: Arc<Bucket>,
+    /// The attributes that decide whether the limit applies, and with which key and amount.
+    pub(super) attributes: Arc<[String]>,
     /// For a calendar period, the current windows, and the time in which they are valid.
     window: ArcSwapOption<(std::ops::Range<u64>, Window)>,
     pub(super) counters: LimitCounters,
@@ -101,6 +103,7 @@ impl CompiledLimit {
         Self {
             key: (!key.attributes().is_empty()).then_some(index),
             shared,
+            attributes: definition.attributes(&key),
             window: ArcSwapOption::empty(),
             counters: metrics.of(name),
             definition,
@@ -225,6 +228,18 @@ impl Definition {
 
     pub(super) fn is_concurrency(&self) -> bool {
         matches!(self, Self::Limit(limit) if limit.algorithm == Algorithm::Concurrency)
+    }
+
+    /// Returns the names of the attributes that decide whether the limit applies, and with which key and amount.
+    fn attributes(&self, key: &Key) -> Arc<[String]> {
+        let exceptions = match self {
+            Self::Limit(limit) => limit.exceptions.as_slice(),
+            Self::Quota(_) => &[],
+        };
+        let conditions = self.when().iter().chain(exceptions.iter().flat_map(|exception| &exception.when));
+        let attributes = key.attributes().iter().chain(conditions.map(|condition| &condition.attribute));
+        let names: BTreeSet<String> = attributes.map(ToString::to_string).collect();
+        names.into_iter().collect()
     }
 
     pub(super) fn is_quota(&self) -> bool {

@@ -26,6 +26,9 @@ struct CachedRefusal {
     cost: u64,
     amount: u64,
     used: u64,
+    reserved: u64,
+    /// Until when no settlement can make the cost fit.
+    final_until: Instant,
     /// When the cost will fit, and when the whole amount will be free. `None`: time alone frees nothing.
     retry_at: Option<Instant>,
     reset_at: Option<Instant>,
@@ -51,6 +54,8 @@ impl RefusalCache {
             cost: meter.cost,
             amount: state.amount,
             used: state.used,
+            reserved: state.reserved,
+            final_until: now + Duration::from_millis(state.final_ms),
             retry_at: after(state.retry_ms),
             reset_at: after(state.reset_ms),
         };
@@ -83,6 +88,8 @@ impl RefusalCache {
             over: true,
             used: refused.used,
             amount: refused.amount,
+            reserved: refused.reserved,
+            final_ms: left(Some(refused.final_until)),
             retry_ms: left(refused.retry_at),
             reset_ms: left(refused.reset_at),
             ..CounterState::default()

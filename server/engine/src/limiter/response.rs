@@ -2,11 +2,11 @@
 //! (draft-ietf-httpapi-ratelimit-headers, as of -10), the older `X-RateLimit-*` fields, and refusals in OpenAI's error
 //! format.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use evenkeel_domain::{
     limit::{Algorithm, Attributes, Counts, Meter, Period, QuotaKind},
-    verdict::{Reason, Refusal, RefusalDetails, error_body},
+    verdict::{Reason, Refusal, RefusalDetails, Stands, error_body},
 };
 use evenkeel_store::counters::CounterState;
 
@@ -70,6 +70,8 @@ pub(super) fn refusal(
     request: &Attributes,
 ) -> Option<Refusal> {
     let refusing = limits.iter().zip(states).filter(|(limit, state)| state.over && !limit.meter.shadow);
+    let stands = refusing.clone().filter_map(|(limit, state)| stands(compiled, limit, state));
+    let stands = stands.max_by_key(|stands| stands.ms);
     // Of several refusals, chooses the refusal with the longest retry time. 0 means that waiting does not help.
     let wait = |(limit, state): &(&SelectedLimit, &CounterState)| match retry_ms(compiled, limit, state) {
         0 => u64::MAX,
@@ -105,7 +107,17 @@ pub(super) fn refusal(
         headers,
         body: rejected.body.clone().unwrap_or_else(|| body(definition, state, retry_after_ms)),
         details: details(definition, first, state, request),
+        stands,
     })
+}
+
+/// Returns how long a limit refuses every request with these attributes: as long as nothing is left that a settlement or
+/// time could free.
+fn stands(compiled: &Compiled, limit: &SelectedLimit, state: &CounterState) -> Option<Stands> {
+    let is_used_up = limit.meter.cost == 1 || state.used.saturating_sub(state.reserved) >= state.amount;
+    let attributes = &compiled.entries[limit.entry].attributes;
+    (state.final_ms > 0 && is_used_up)
+        .then(|| Stands { ms: state.final_ms, attributes: Arc::clone(attributes) })
 }
 
 fn details(

@@ -78,7 +78,11 @@ fn denied(refusal: Refusal, request_id: String) -> pb::Denied {
     if !request_id.is_empty() {
         headers.push(header(("x-request-id", request_id)));
     }
+    let (stands_ms, stands_for) =
+        refusal.stands.map_or((0, Vec::new()), |stands| (stands.ms, stands.attributes.to_vec()));
     pb::Denied {
+        stands_ms,
+        stands_for,
         status: refusal.status.into(),
         reason: reason.into(),
         retry_after_ms: refusal.retry_after_ms,
