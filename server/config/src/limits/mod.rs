@@ -68,6 +68,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawSections) -
         models: tables::models(check, models),
         headers: tables::limit_headers(limit_headers.as_deref()),
         quota_admins: tables::quota_admins(check, quota_admins),
+        quota_changes_through_gateway: admin.through_gateway.unwrap_or(false),
     };
     if let (Some(path), true) = (costs.first(), rules.prices.0.is_empty()) {
         check.required("prices", &format!("given if {path}.counts is cost"));
@@ -142,6 +143,8 @@ fn headers(rules: &LimitRules) -> usize {
 fn warn_of_gaps(check: &mut Check, rules: &LimitRules) {
     if !rules.quota_admins.is_empty() && rules.quotas.is_empty() {
         check.warn("quota_admins", "has no effect: there are no quotas");
+    } else if rules.quota_changes_through_gateway && rules.quota_admins.is_empty() {
+        check.warn("admin.through_gateway", "has no effect: there are no quota_admins");
     }
     let limits = rules.limits.iter().map(|limit| (&*limit.name, limit.counts));
     let all = limits.chain(rules.quotas.iter().map(|quota| (&*quota.name, quota.counts)));

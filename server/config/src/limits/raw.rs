@@ -331,6 +331,12 @@ pub(crate) struct RawAdmin {
     /// One entry for each administrator, with a `name` and either `token` or `token_file`.
     #[schemars(length(max = 64))]
     pub(crate) tokens: Vec<RawAdminToken>,
+    /// Whether consumers in `quota_admins` may change quotas through the gateway's `/quota` paths. The gateway states the
+    /// consumer, and the sidecar cannot verify it: whoever can call the sidecar's gRPC port can claim to be such a
+    /// consumer. Enable it only if nobody except gateways can reach that port. Without it, these consumers can read
+    /// quotas there.
+    #[schemars(extend("default" = false))]
+    pub(crate) through_gateway: Option<bool>,
 }
 
 /// An administrator that authenticates with a bearer token. Set exactly one of `token` and `token_file`.

@@ -186,6 +186,8 @@ pub struct LimitRules {
     pub headers: LimitHeaders,
     /// Consumers that may administer quotas through the gateway.
     pub quota_admins: Vec<String>,
+    /// Whether these consumers may also change quotas there.
+    pub quota_changes_through_gateway: bool,
 }
 
 impl LimitRules {
@@ -208,6 +210,7 @@ impl Default for LimitRules {
             models: Vec::new(),
             headers: LimitHeaders { ietf: true, x: false },
             quota_admins: Vec::new(),
+            quota_changes_through_gateway: false,
         }
     }
 }

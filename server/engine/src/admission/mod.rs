@@ -26,7 +26,7 @@ use crate::{
     ledger::Ledger,
     limiter::{
         Header, LimitRequest, Limiter, Reservation, Reserved, Selection,
-        direct_response::{AdminCall, DirectResponse, respond},
+        direct_response::{AdminCall, DirectResponse, Rights, respond},
         quotas::Quotas,
         ticket_keys::TicketKeys,
     },
@@ -230,8 +230,9 @@ impl Admission {
     /// Answers an administrator's call about quotas that came through a gateway.
     pub async fn respond(&self, call: AdminCall<'_>) -> DirectResponse {
         self.metrics.admits.direct_response.inc();
-        let admins = self.limiter.quota_admins();
-        respond(&self.quotas, &admins, call).await
+        let rules = self.limiter.rules();
+        let rights = Rights { admins: &rules.quota_admins, may_change: rules.quota_changes_through_gateway };
+        respond(&self.quotas, rights, call).await
     }
 
     /// Once per interval until `shutdown`: drops expired state, announces this sidecar to the other sidecars, restores the

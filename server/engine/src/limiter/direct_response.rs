@@ -30,12 +30,22 @@ pub struct DirectResponse {
     pub body: Vec<u8>,
 }
 
-/// Answers a call for the first configured quota. `admins` lists the consumers that may make such calls.
-pub async fn respond(quotas: &Quotas, admins: &[String], call: AdminCall<'_>) -> DirectResponse {
+/// What calls through a gateway may do. The consumer of a call is what its message says: whoever can call the sidecar can
+/// claim to be any consumer.
+#[derive(Clone, Copy, Debug)]
+pub struct Rights<'a> {
+    /// The consumers that may make such calls.
+    pub admins: &'a [String],
+    /// Whether they may change quotas.
+    pub may_change: bool,
+}
+
+/// Answers a call for the first configured quota.
+pub async fn respond(quotas: &Quotas, rights: Rights<'_>, call: AdminCall<'_>) -> DirectResponse {
     if call.consumer.is_empty() {
         return text(401, "quota: the request has no consumer");
     }
-    if !admins.iter().any(|admin| admin == call.consumer) {
+    if !rights.admins.iter().any(|admin| admin == call.consumer) {
         return text(403, "quota: this consumer is not an administrator of quotas");
     }
     let names = quotas.names();
@@ -51,6 +61,9 @@ pub async fn respond(quotas: &Quotas, admins: &[String], call: AdminCall<'_>) ->
     };
     if call.method != "POST" {
         return not_allowed("POST");
+    }
+    if !rights.may_change {
+        return text(403, "quota: changes through the gateway are not enabled: see admin.through_gateway");
     }
     let (Some(consumer), Some(Ok(value))) =
         (form(call.body, "consumer"), form(call.body, field).map(|value| value.parse::<i64>()))
@@ -122,12 +135,16 @@ fn text(status: u16, body: &str) -> DirectResponse {
 mod tests {
     use super::{super::quotas::tests::quotas, *};
 
+    fn rights(admins: &[String]) -> Rights<'_> {
+        Rights { admins, may_change: true }
+    }
+
     const BASE: &str = "/v1/chat/completions/quota";
 
     async fn ask(quotas: &Quotas, method: &str, path: &str, body: &str, consumer: &str) -> (u16, String) {
         let path = format!("{BASE}{path}");
         let call = AdminCall { method, path: &path, body: body.as_bytes(), consumer, request_id: "" };
-        let answer = respond(quotas, &["boss".to_owned()], call).await;
+        let answer = respond(quotas, rights(&["boss".to_owned()]), call).await;
         (answer.status, String::from_utf8(answer.body).unwrap())
     }
 
@@ -155,7 +172,7 @@ mod tests {
         let body = b"consumer=a&value=5";
         let call = AdminCall { method: "POST", path: &path, body, consumer: "boss", request_id: "h:7" };
         for _ in 0..2 {
-            assert_eq!(respond(&quotas, &["boss".to_owned()], call).await.status, 200);
+            assert_eq!(respond(&quotas, rights(&["boss".to_owned()]), call).await.status, 200);
         }
         assert_eq!(quotas.get("", "a").await.unwrap().record.balance, 5);
     }

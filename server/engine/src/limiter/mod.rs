@@ -170,10 +170,10 @@ impl Limiter {
         self.compiled().wants_source_ip
     }
 
-    /// Returns the consumers that may read and change quotas through a gateway.
+    /// Returns the active rules.
     #[must_use]
-    pub fn quota_admins(&self) -> Vec<String> {
-        self.rules.load().quota_admins.clone()
+    pub fn rules(&self) -> Arc<LimitRules> {
+        self.rules.load_full()
     }
 
     /// Selects the limits and quotas that apply to a request.

@@ -63,8 +63,10 @@ async fn an_override_applies_to_requests() {
 
 #[tokio::test]
 async fn an_administrator_changes_quotas_through_the_gateway() {
-    let sidecar = Sidecar::start(&format!("{LIMITS_AND_QUOTAS}\nquota_admins: [boss]\n")).await;
-    let ask = async |lease, consumer: &str, method: &str, path: &str, body: &str| {
+    let yaml = format!("{LIMITS_AND_QUOTAS}\nquota_admins: [boss]\n");
+    let closed = Sidecar::start(&yaml).await;
+    let sidecar = Sidecar::start(&format!("{yaml}\nadmin: {{through_gateway: true}}\n")).await;
+    let ask_at = async |sidecar: &Sidecar, lease, consumer: &str, method: &str, path: &str, body: &str| {
         let call = pb::AdminCall { method: method.into(), body: body.as_bytes().to_vec() };
         let path = format!("/v1/chat/completions/quota{path}");
         let subject = pb::Subject { consumer: consumer.into(), path, ..pb::Subject::default() };
@@ -74,7 +76,18 @@ async fn an_administrator_changes_quotas_through_the_gateway() {
             other => panic!("not answered: {other:?}"),
         }
     };
+    let ask = async |lease, consumer: &str, method: &str, path: &str, body: &str| {
+        ask_at(&sidecar, lease, consumer, method, path, body).await
+    };
     let refresh = "consumer=alice&quota=10000";
+    // A client that claims to be an administrator changes nothing unless the configuration trusts all callers.
+    for path in ["/refresh", "/delta"] {
+        let (status, body) = ask_at(&closed, 1, "boss", "POST", path, "consumer=alice&quota=1&value=1").await;
+        assert_eq!(status, 403);
+        assert!(body.contains("admin.through_gateway"), "{body}");
+    }
+    let nothing = r#"{"consumer":"alice","quota":0}"#.to_owned();
+    assert_eq!(ask_at(&closed, 2, "boss", "GET", "?consumer=alice", "").await, (200, nothing));
     assert_eq!(ask(1, "alice", "POST", "/refresh", refresh).await.0, 403);
     assert_eq!(ask(2, "boss", "POST", "/refresh", refresh).await, (200, "refresh quota successful".into()));
     for lease in [3, 3, 4] {
