@@ -11,10 +11,11 @@
 --       4       holder id
 --       5       largest lease that the holder had issued when it made the list
 --       6       maximum number of leases that the holder may have in the table
---       7       E, number of addresses the list refers to
---       then    E addresses
+--       7       maximum number of leases to restore
+--       8       E, number of addresses the list refers to
+--       then    E addresses, each with the count up to which leases on it are restored, or -1 for any count
 --       then    the list: lease, index of its address from 1 (0: the holder does not know it yet)
--- RETURNS       { now in ms, restored, dropped, moved }
+-- RETURNS       { now in ms, restored, dropped, moved, leases that were not restored because of ARGV 7 or the counts }
 --               { now in ms, -1 } if the holder has more leases; nothing has changed
 -- ERRORS        none of its own
 -- COST          O(leases held + leases listed)
@@ -22,15 +23,19 @@
 
 
 local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
-local holder, issued_through, addresses = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[7])
+local holder, issued_through, restores_max, addresses = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[7]), tonumber(ARGV[8])
 -- One field is filler.
 if call('HLEN', KEYS[3]) > tonumber(ARGV[6]) + 1 then return { now, -1 } end
 local stamp = string.format('%013.0f:', now)
 
 local listed = {}
-for at = 8 + addresses, #ARGV, 2 do
+for at = 9 + 2 * addresses, #ARGV, 2 do
   local i = tonumber(ARGV[at + 1])
-  listed[ARGV[at]] = i > 0 and ARGV[7 + i] or ''
+  listed[ARGV[at]] = i > 0 and ARGV[7 + 2 * i] or ''
+end
+local count_max = {}
+for at = 9, 7 + 2 * addresses, 2 do
+  count_max[ARGV[at]] = tonumber(ARGV[at + 1])
 end
 
 local delta = {}
@@ -38,7 +43,7 @@ local function change(endpoint, by)
   delta[endpoint] = (delta[endpoint] or 0) + by
 end
 
-local restored, dropped, moved = 0, 0, 0
+local restored, dropped, moved, refused = 0, 0, 0, 0
 local flat = call('HGETALL', KEYS[3])
 local set, del = {}, {}
 for at = 1, #flat, 2 do
@@ -60,8 +65,18 @@ for at = 1, #flat, 2 do
     listed[lease] = nil
   end
 end
+local counts = {}
+local function may_restore(endpoint)
+  if restored >= restores_max then return false end
+  local most = count_max[endpoint]
+  if most < 0 then return true end
+  if not counts[endpoint] then counts[endpoint] = tonumber(call('HGET', KEYS[1], endpoint) or 0) or 0 end
+  return counts[endpoint] + (delta[endpoint] or 0) < most
+end
 for lease, endpoint in pairs(listed) do
-  if endpoint ~= '' then
+  if endpoint ~= '' and not may_restore(endpoint) then
+    refused = refused + 1
+  elseif endpoint ~= '' then
     set[#set + 1], set[#set + 2] = lease, stamp .. endpoint
     change(endpoint, 1)
     restored = restored + 1
@@ -91,4 +106,4 @@ call('ZADD', KEYS[2], now + ttl_ms, holder)
 call('PEXPIRE', KEYS[2], expiry_ms)
 call('PEXPIRE', KEYS[3], expiry_ms)
 if ours then call('PEXPIRE', KEYS[1], expiry_ms) end
-return { now, restored, dropped, moved }
+return { now, restored, dropped, moved, refused }

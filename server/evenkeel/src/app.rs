@@ -139,6 +139,7 @@ pub async fn run(
         quotas,
         tickets,
         unverified: Default::default(),
+        restores: Default::default(),
         recorder: Arc::clone(&recorder),
         tracer: tracer.clone(),
         metrics: Arc::clone(&metrics),

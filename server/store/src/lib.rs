@@ -2,7 +2,11 @@
 //! [`memory`] (embedded, and the reference model) and [`redis`] (shared by all sidecars). [`resilient`] combines them
 //! for sidecars that share a store: it answers from memory while Redis is slow or unavailable.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use evenkeel_domain::{
@@ -64,6 +68,23 @@ pub struct Held {
     pub issued_through: u64,
     /// Each lease, with its endpoint if the holder knows the endpoint.
     pub leases: Vec<(LeaseId, Option<Arc<str>>)>,
+    pub bounds: RestoreBounds,
+}
+
+/// How many of a list's leases are restored that the table does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreBounds {
+    /// Maximum number of leases to restore.
+    pub leases_max: u64,
+    /// The count of requests in flight up to which leases are restored, for each endpoint with a cap.
+    pub counts_max: HashMap<Arc<str>, u64>,
+}
+
+impl Default for RestoreBounds {
+    /// Sets no bound: local knowledge and tests restore all leases that a list names.
+    fn default() -> Self {
+        Self { leases_max: i64::MAX.unsigned_abs(), counts_max: HashMap::new() }
+    }
 }
 
 /// The repairs that made the table equal to a holder's list.
@@ -73,6 +94,8 @@ pub struct Repairs {
     pub dropped: u64,
     /// Leases moved to the endpoint that the list names.
     pub moved: u64,
+    /// Leases that were not restored because of [`RestoreBounds`].
+    pub refused: u64,
 }
 
 impl std::ops::AddAssign for Repairs {
@@ -80,6 +103,7 @@ impl std::ops::AddAssign for Repairs {
         self.restored += other.restored;
         self.dropped += other.dropped;
         self.moved += other.moved;
+        self.refused += other.refused;
     }
 }
 

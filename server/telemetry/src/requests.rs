@@ -93,6 +93,8 @@ pub struct Repairs {
     pub dropped: IntCounter,
     /// Leases moved to the endpoint that serves them according to the holder's list.
     pub moved: IntCounter,
+    /// Leases that a list named and that were not restored: far above the caps, or too many at once.
+    pub refused: IntCounter,
     /// Settlements that found a count of 0, which stays 0.
     pub clamped: IntCounter,
     /// Counts that differed from the number of leases.
@@ -111,6 +113,7 @@ impl Repairs {
             restored: repairs.with_label_values(&["restored"]),
             dropped: repairs.with_label_values(&["dropped"]),
             moved: repairs.with_label_values(&["moved"]),
+            refused: repairs.with_label_values(&["refused"]),
             clamped: repairs.with_label_values(&["clamped"]),
             recounted: repairs.with_label_values(&["recounted"]),
         })

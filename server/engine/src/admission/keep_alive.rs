@@ -49,9 +49,14 @@ impl Admission {
                 warn!(%error, "concurrent requests were not renewed: the next KeepAlive renews them");
             }
         };
-        let (balancer, holder) = (&self.balancer, &holder);
+        let (balancer, restores, holder) = (&self.balancer, &self.restores, &holder);
         let mut answers = futures::stream::iter(lists)
-            .map(|(entry, held)| async move { balancer.keep_alive(&entry, holder, &held).await })
+            .map(|(entry, mut held)| async move {
+                restores.bound(holder, &entry, &mut held);
+                let repairs = balancer.keep_alive(&entry, holder, &held).await;
+                restores.applied(holder, &held.bounds, repairs.map_or(0, |repairs| repairs.restored));
+                repairs
+            })
             .buffer_unordered(CONCURRENCY);
         let mut kept = KeptAlive { unserved, ..KeptAlive::default() };
         let apply = async {

@@ -33,9 +33,11 @@ use crate::{
 };
 
 pub mod keep_alive;
+mod restores;
 pub mod settle;
 mod unverified;
 
+pub use restores::Restores;
 pub use unverified::Unverified;
 
 /// The components that a request passes through.
@@ -50,6 +52,7 @@ pub struct Admission {
     pub tickets: Arc<TicketKeys>,
     /// Settlements that wait for the keys.
     pub unverified: Unverified,
+    pub restores: Restores,
     /// Records events, for operators.
     pub recorder: Arc<Recorder>,
     pub tracer: Tracer,

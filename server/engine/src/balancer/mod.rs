@@ -125,7 +125,11 @@ impl Balancer {
             return None;
         };
         self.metrics.keep_alives.ok.inc();
-        let Repairs { restored, dropped, moved } = repairs;
+        let Repairs { restored, dropped, moved, refused } = repairs;
+        if refused > 0 {
+            self.metrics.repairs.refused.inc_by(refused);
+            debug!(%holder, pool = %entry.pool.id, refused, "a holder lists more leases than it may restore");
+        }
         self.metrics.repairs.restored.inc_by(restored);
         self.metrics.repairs.dropped.inc_by(dropped);
         self.metrics.repairs.moved.inc_by(moved);

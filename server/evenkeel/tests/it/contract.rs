@@ -104,7 +104,7 @@ async fn the_table_becomes_the_holders_list(s: &Subject) {
     // after it.
     let list = held(3, &[(1, Some("a")), (3, Some("b")), (9, Some("c")), (8, None)]);
     let repairs = s.keep_alive("h", &list).await;
-    assert_eq!(repairs, Repairs { restored: 1, dropped: 1, moved: 1 });
+    assert_eq!(repairs, Repairs { restored: 1, dropped: 1, moved: 1, refused: 0 });
     assert_eq!(s.counts().await, counts(&[("a", 2), ("b", 1), ("c", 1)]));
     assert_eq!(s.keep_alive("h", &list).await, Repairs::default());
     // A pending lease that the store knows stays on its endpoint.

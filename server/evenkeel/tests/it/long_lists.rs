@@ -15,7 +15,7 @@ const LEASES: u64 = 262_144;
 
 fn list(numbers: impl Iterator<Item = u64>, through: u64) -> Held {
     let leases = numbers.map(|n| (lease(n), Some(["a", "b"][n as usize % 2].into()))).collect();
-    Held { issued_through: through, leases }
+    Held { issued_through: through, leases, ..Held::default() }
 }
 
 /// Guards against one script call for the whole list, which held Redis for 989 ms.
@@ -93,11 +93,7 @@ async fn a_short_list_for_a_long_table_drops_the_rest() {
     assert_eq!((repairs.restored, repairs.moved, repairs.dropped), (1, 1, 2999));
     store.keep_alive(&pool, &h, &list(1..=3000, 3000)).await.unwrap();
     assert_eq!(
-        store
-            .keep_alive(&pool, &h, &Held { issued_through: 3000, leases: Vec::new() })
-            .await
-            .unwrap()
-            .dropped,
+        store.keep_alive(&pool, &h, &Held { issued_through: 3000, ..Held::default() }).await.unwrap().dropped,
         3000
     );
     assert!(store.table(&pool).await.unwrap().holders.contains_key(&h), "the holder is alive");

@@ -114,7 +114,8 @@ impl Both {
                     (lease(bit + 1), known.then(|| ENDPOINTS[endpoint].into()))
                 };
                 let bits = (0..8).filter(|bit| listed & (1 << bit) != 0);
-                let held = Held { issued_through: through, leases: bits.map(entry).collect() };
+                let held =
+                    Held { issued_through: through, leases: bits.map(entry).collect(), ..Held::default() };
                 let h = holder(HOLDERS[h]);
                 let m = self.memory.keep_alive(pool, &h, &held).await.unwrap();
                 prop_assert_eq!(m, self.redis.keep_alive(pool, &h, &held).await.unwrap());

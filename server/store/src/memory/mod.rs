@@ -111,6 +111,12 @@ impl PoolTable {
         for (&id, endpoint) in &listed {
             let Some(endpoint) = endpoint else { continue };
             if !known.contains(&id) {
+                let count = self.counts.get(&**endpoint).copied().unwrap_or(0);
+                let is_full = held.bounds.counts_max.get(&**endpoint).is_some_and(|most| count >= *most);
+                if is_full || repairs.restored >= held.bounds.leases_max {
+                    repairs.refused += 1;
+                    continue;
+                }
                 self.insert(holder, Lease { id, endpoint: Arc::clone(endpoint), since_ms: now_ms });
                 repairs.restored += 1;
             }

@@ -19,7 +19,7 @@ use super::{
     link::Way,
     script::{Call, DROP, HOLD, KEEP_ALIVE, Script},
 };
-use crate::{Held, Lease, Pool, Repairs};
+use crate::{Held, Lease, Pool, Repairs, RestoreBounds};
 
 /// Maximum number of leases in one call. A call takes about 4 µs for each.
 pub(super) const STEP: usize = 1000;
@@ -40,11 +40,14 @@ impl RedisStore {
         if held.leases.len() <= step {
             let mut call = self.list_call(&KEEP_ALIVE, keys, pool, holder);
             call.number(held.issued_through).number(step);
-            add_list(&mut call, held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_deref())));
+            call.number(held.bounds.leases_max);
+            let list = held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_deref()));
+            add_list(&mut call, list, &held.bounds);
             let mut reply = self.shared.client.run(&call, Way::Beside).await?;
             reply.integer()?;
             if let Ok(restored) = u64::try_from(reply.integer()?) {
-                return Ok(Repairs { restored, dropped: reply.count()?, moved: reply.count()? });
+                let (dropped, moved, refused) = (reply.count()?, reply.count()?, reply.count()?);
+                return Ok(Repairs { restored, dropped, moved, refused });
             }
         }
         let listed: BTreeMap<LeaseId, Option<&str>> =
@@ -55,10 +58,12 @@ impl RedisStore {
         let steps = if all.is_empty() { vec![&all[..]] } else { all.chunks(step).collect() };
         for part in steps {
             let mut call = self.list_call(&HOLD, keys, pool, holder);
-            add_list(&mut call, part.iter().copied());
+            call.number(held.bounds.leases_max.saturating_sub(repairs.restored));
+            add_list(&mut call, part.iter().copied(), &held.bounds);
             let mut reply = self.shared.client.run(&call, Way::Beside).await?;
             reply.integer()?;
-            repairs += Repairs { restored: reply.count()?, dropped: 0, moved: reply.count()? };
+            let (restored, moved, refused) = (reply.count()?, reply.count()?, reply.count()?);
+            repairs += Repairs { restored, dropped: 0, moved, refused };
         }
         let leases = keys.leases(holder);
         let mut cursor = "0".to_owned();
@@ -132,8 +137,9 @@ impl RedisStore {
     }
 }
 
-/// Adds the number of addresses, the addresses, and the leases, each with the index of its address from 1.
-fn add_list<'a>(call: &mut Call, list: impl Iterator<Item = Listed<'a>> + Clone) {
+/// Adds the number of addresses, each address with the count up to which leases on it are restored, and the leases, each
+/// with the index of its address from 1.
+fn add_list<'a>(call: &mut Call, list: impl Iterator<Item = Listed<'a>> + Clone, bounds: &RestoreBounds) {
     let mut addresses: Vec<&str> = Vec::new();
     let mut index_of: HashMap<&str, usize> = HashMap::new();
     for address in list.clone().filter_map(|(_, endpoint)| endpoint) {
@@ -145,6 +151,10 @@ fn add_list<'a>(call: &mut Call, list: impl Iterator<Item = Listed<'a>> + Clone)
     call.number(addresses.len());
     for address in addresses {
         call.arg(address);
+        match bounds.counts_max.get(address) {
+            Some(most) => call.number(most),
+            None => call.number(-1),
+        };
     }
     for (lease, endpoint) in list {
         call.number(lease).number(endpoint.map_or(0, |address| index_of[address]));

@@ -74,5 +74,5 @@ fn leases_of(held: HeldPool, issued_through: u64) -> Result<Held, DomainError> {
         };
         list.push((LeaseId::new(lease)?, endpoint));
     }
-    Ok(Held { issued_through, leases: list })
+    Ok(Held { issued_through, leases: list, ..Held::default() })
 }

@@ -1,6 +1,7 @@
 //! A whole sidecar with real clients: the calls of gateways, the views of operators, and the shutdown.
 
 mod gateway;
+mod ghosts;
 mod inspect;
 mod keep_alive;
 mod shutdown;

@@ -67,5 +67,5 @@ pub(crate) fn roster(endpoints: &[(&str, f64, u32)]) -> Arc<Roster> {
 
 pub(crate) fn held(issued_through: u64, leases: &[(u64, Option<&str>)]) -> Held {
     let entry = |&(id, endpoint): &(u64, Option<&str>)| (lease(id), endpoint.map(Into::into));
-    Held { issued_through, leases: leases.iter().map(entry).collect() }
+    Held { issued_through, leases: leases.iter().map(entry).collect(), ..Held::default() }
 }

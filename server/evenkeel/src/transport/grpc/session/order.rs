@@ -260,7 +260,7 @@ mod tests {
 
     fn list(issued_through: u64, leases: &[u64]) -> Work {
         let leases = leases.iter().map(|number| (lease(*number), None)).collect();
-        let pools = vec![(pool(), Held { issued_through, leases })];
+        let pools = vec![(pool(), Held { issued_through, leases, ..Held::default() })];
         Work::List(HolderList { holder: HolderId::new("h").unwrap(), pools, tickets: Vec::new() })
     }
 

@@ -439,7 +439,7 @@ fn is_granted(answer: &Result<AdmitResponse, DomainError>) -> bool {
 
 /// Returns a list that releases all leases.
 fn nothing(registration: &Registration, pools: Vec<PoolId>) -> HolderList {
-    let held = || Held { issued_through: LEASE_MAX, leases: Vec::new() };
+    let held = || Held { issued_through: LEASE_MAX, ..Held::default() };
     HolderList {
         holder: registration.holder().clone(),
         pools: pools.into_iter().map(|pool| (pool, held())).collect(),
