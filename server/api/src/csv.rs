@@ -18,16 +18,29 @@ pub fn decimal(millionths: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// Signs with which a formula begins, with their full-width forms, which spreadsheets of East Asian locales read alike.
+const FORMULA: [char; 14] = [
+    '=', '+', '-', '@', '|', '%', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}', '\u{fe66}', '\u{fe62}',
+    '\u{fe63}', '\u{fe6b}',
+];
+
 /// Formats a CSV field. A text that a spreadsheet would interpret as a formula gets a leading apostrophe, as OWASP
-/// advises.
+/// advises. Spreadsheets skip blanks and characters without a width before a formula.
 #[must_use]
 pub fn csv_field(text: &str) -> Cow<'_, str> {
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let is_blank = |c: char| c.is_whitespace() || c.is_control() || is_invisible(c);
+    let formula =
+        text.starts_with(['\t', '\r', '\n']) || text.trim_start_matches(is_blank).starts_with(FORMULA);
     if !formula && !text.contains([',', '"', '\n', '\r', ';', '\t']) {
         return Cow::Borrowed(text);
     }
     let apostrophe = if formula { "'" } else { "" };
     Cow::Owned(format!("\"{apostrophe}{}\"", text.replace('"', "\"\"")))
+}
+
+/// Returns whether a character has no width: joiners, marks of direction, the byte order mark.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Formats a time, given in ms since the Unix epoch: `2026-11-21T15:04:05.123Z`.
@@ -110,6 +123,13 @@ mod tests {
             ("+1", "\"'+1\""),
             ("-1", "\"'-1\""),
             ("@x", "\"'@x\""),
+            (" =1+1", "\"' =1+1\""),
+            ("\u{a0}\u{3000}\u{200b}-1", "\"'\u{a0}\u{3000}\u{200b}-1\""),
+            ("\u{feff}@x", "\"'\u{feff}@x\""),
+            ("\u{ff1d}1", "\"'\u{ff1d}1\""),
+            ("\n=1", "\"'\n=1\""),
+            ("a =1", "a =1"),
+            ("  x", "  x"),
             ("a,b", "\"a,b\""),
             ("say \"hi\"", "\"say \"\"hi\"\"\""),
             ("", ""),
