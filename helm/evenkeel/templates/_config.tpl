@@ -13,6 +13,14 @@
 {{- else -}}
 {{- $_ := set $listen "grpc" (printf "127.0.0.1:%v" (int .Values.ports.grpc)) -}}
 {{- end -}}
+{{- $hosts := .Values.hosts -}}
+{{- if ne .Values.mode "sidecar" -}}
+{{- $name := include "evenkeel.fullname" . -}}
+{{- range (list "" (printf ".%s" .Release.Namespace) (printf ".%s.svc" .Release.Namespace) (printf ".%s.svc.%s" .Release.Namespace .Values.clusterDomain)) -}}
+{{- $hosts = append $hosts (printf "%s%s" $name .) -}}
+{{- end -}}
+{{- end -}}
+{{- with $hosts -}}{{- $_ := set $listen "hosts" . -}}{{- end -}}
 {{- $_ := set $config "listen" $listen -}}
 {{- $_ := set $config "shutdown_delay" (printf "%ss" (include "evenkeel.shutdownDelay" .)) -}}
 {{- $_ := set $config "log" (merge (deepCopy (default dict $config.log)) (dict "format" "json")) -}}

@@ -1,17 +1,27 @@
 //! Authenticates administrators by their tokens. Only changes need a token.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
-use evenkeel_domain::{clock::unix_ms, settings::AdminToken};
+use evenkeel_domain::settings::AdminToken;
 use evenkeel_proto::v1::{WhoAmIRequest, WhoAmIResponse};
 use evenkeel_telemetry::Metrics;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::{Api, Result};
+
+/// Time before the answer to a wrong token. Only the caller with the wrong token waits, so nobody can lock out others.
+const WRONG_TOKEN_DELAY: Duration = Duration::from_millis(500);
+/// Minimum time between two lines of the log about the same address.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Maximum number of addresses whose last line of the log is remembered. Beyond it, all are forgotten.
+const ADDRESSES_MAX: usize = 1024;
 
 /// The name of an administrator whose token was checked. Only [`Admins::check`] creates this type, so an operation that
 /// takes it as a parameter cannot run without a valid token.
@@ -22,8 +32,14 @@ pub struct Administrator(pub(crate) String);
 pub struct Admins {
     tokens: watch::Receiver<Arc<Vec<AdminToken>>>,
     metrics: Arc<Metrics>,
-    /// Time when a rejection was last logged, in seconds since the Unix epoch.
-    logged_s: AtomicU64,
+    rejections: Mutex<HashMap<Option<IpAddr>, Rejections>>,
+}
+
+/// Rejected calls from one address.
+struct Rejections {
+    logged: Instant,
+    /// Number of rejections since then.
+    unlogged: u64,
 }
 
 /// Why a call that needs an administrator was rejected.
@@ -43,7 +59,7 @@ pub(crate) enum NoAdmin {
 impl Admins {
     #[must_use]
     pub fn new(tokens: watch::Receiver<Arc<Vec<AdminToken>>>, metrics: Arc<Metrics>) -> Self {
-        Self { tokens, metrics, logged_s: AtomicU64::new(0) }
+        Self { tokens, metrics, rejections: Mutex::default() }
     }
 
     /// Returns whether the configuration names administrators.
@@ -52,11 +68,12 @@ impl Admins {
     }
 
     /// Returns the administrator that the `authorization` HTTP header or gRPC metadata identifies. Compares the token
-    /// with all administrators' tokens, each in constant time.
+    /// with all administrators' tokens, each in constant time. The answer to a wrong token comes later. `address` is that
+    /// of the caller; a caller on a Unix socket has none.
     ///
     /// # Errors
     /// If the token is missing or belongs to no administrator.
-    pub fn check(&self, authorization: Option<&str>) -> Result<Administrator> {
+    pub async fn check(&self, authorization: Option<&str>, address: Option<IpAddr>) -> Result<Administrator> {
         let found = self.find(authorization);
         let result = match found {
             Ok(_) => "accepted",
@@ -66,17 +83,31 @@ impl Admins {
         };
         self.metrics.admin_calls.with_label_values(&[result]).inc();
         if let Err(error) = &found {
-            self.log(*error);
+            self.log(*error, address);
+            if *error == NoAdmin::WrongToken {
+                tokio::time::sleep(WRONG_TOKEN_DELAY).await;
+            }
         }
         Ok(found.map(Administrator)?)
     }
 
-    /// Logs at most one rejection per second. The metric counts every rejection.
-    fn log(&self, error: NoAdmin) {
-        let now = unix_ms() / 1000;
-        if self.logged_s.swap(now, Ordering::Relaxed) != now {
-            warn!(target: "evenkeel::change_log", %error, "administrative call rejected");
+    /// Logs a rejection, unless one from the same address was logged a moment ago. The metric counts every rejection.
+    fn log(&self, error: NoAdmin, address: Option<IpAddr>) {
+        let mut rejections = self.rejections.lock();
+        let unlogged = match rejections.get_mut(&address) {
+            Some(known) if known.logged.elapsed() < LOG_INTERVAL => {
+                known.unlogged += 1;
+                return;
+            }
+            known => known.map_or(0, |known| known.unlogged),
+        };
+        if rejections.len() >= ADDRESSES_MAX {
+            rejections.clear();
         }
+        rejections.insert(address, Rejections { logged: Instant::now(), unlogged: 0 });
+        drop(rejections);
+        let address = address.map_or_else(|| "a Unix socket".to_owned(), |address| address.to_string());
+        warn!(target: "evenkeel::change_log", %error, address, unlogged, "administrative call rejected");
     }
 
     fn find(&self, authorization: Option<&str>) -> std::result::Result<String, NoAdmin> {
@@ -141,9 +172,26 @@ mod tests {
         assert_eq!(admins.find(Some("Bearer 0123456789abcdef")), Err(NoAdmin::NoneConfigured));
     }
 
-    #[test]
-    fn without_tokens_the_error_says_what_to_configure() {
-        let error = admins("").0.check(Some("Bearer x")).unwrap_err();
+    #[tokio::test(start_paused = true)]
+    async fn only_a_wrong_token_waits() {
+        let (admins, _tokens) = admins("admin: {tokens: [{name: ops, token: 0123456789abcdef}]}");
+        let address = Some([192, 0, 2, 1].into());
+        for (token, wait) in [
+            (Some("Bearer 0123456789abcdef"), Duration::ZERO),
+            (None, Duration::ZERO),
+            (Some("Bearer x"), WRONG_TOKEN_DELAY),
+            (Some("Bearer 0123456789abcdef"), Duration::ZERO),
+        ] {
+            let since = tokio::time::Instant::now();
+            let _ = admins.check(token, address).await;
+            assert_eq!(since.elapsed(), wait, "{token:?}");
+        }
+        assert_eq!(admins.rejections.lock()[&address].unlogged, 1);
+    }
+
+    #[tokio::test]
+    async fn without_tokens_the_error_says_what_to_configure() {
+        let error = admins("").0.check(Some("Bearer x"), None).await.unwrap_err();
         assert_eq!((error.code, error.field.as_deref()), (Code::PermissionDenied, Some("authorization")));
         assert!(error.message.contains("admin.tokens"), "{error}");
     }

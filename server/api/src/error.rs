@@ -16,6 +16,7 @@ pub enum Code {
     PermissionDenied,
     NotFound,
     MethodNotAllowed,
+    Misdirected,
     ResourceExhausted,
     Unavailable,
     Internal,
@@ -23,7 +24,7 @@ pub enum Code {
 
 impl Code {
     /// Columns: code, name in JSON, number in gRPC, HTTP status.
-    pub const TABLE: [(Self, &'static str, i32, u16); 10] = [
+    pub const TABLE: [(Self, &'static str, i32, u16); 11] = [
         (Self::InvalidArgument, "invalid_argument", 3, 400),
         (Self::UnsupportedMediaType, "unsupported_media_type", 3, 415),
         (Self::TooLarge, "too_large", 3, 413),
@@ -31,6 +32,7 @@ impl Code {
         (Self::PermissionDenied, "permission_denied", 7, 403),
         (Self::NotFound, "not_found", 5, 404),
         (Self::MethodNotAllowed, "method_not_allowed", 12, 405),
+        (Self::Misdirected, "misdirected", 3, 421),
         (Self::ResourceExhausted, "resource_exhausted", 8, 429),
         (Self::Unavailable, "unavailable", 14, 503),
         (Self::Internal, "internal", 13, 500),

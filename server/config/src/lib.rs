@@ -88,6 +88,10 @@ pub struct Listen {
     pub grpc_socket_mode: u32,
     /// Address for metrics, health checks, the JSON API and the capacity page.
     pub http: SocketAddr,
+    /// Host names under which clients may call `http`.
+    pub hosts: Vec<String>,
+    /// Maximum number of connections to `grpc`.
+    pub connections_max: usize,
 }
 
 /// Where tables, counters, quota records and usage are stored.

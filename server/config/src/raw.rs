@@ -106,6 +106,14 @@ pub(super) struct RawListen {
     /// Address for metrics, health checks, the JSON API and the capacity page.
     #[schemars(with = "Socket", extend("default" = "127.0.0.1:9191"))]
     pub(super) http: Option<String>,
+    /// Host names under which browsers and Prometheus may call `http`, such as that of a proxy with a login, without
+    /// port. IP addresses and `localhost` are always allowed. Calls under other names are rejected with status 421,
+    /// because a foreign site could have given its own name this address.
+    #[schemars(length(max = 64), inner(length(min = 1, max = 253)), extend("x-default" = "none"))]
+    pub(super) hosts: Vec<String>,
+    /// Maximum number of connections to `grpc`. A gateway has one connection for each of its workers.
+    #[schemars(range(min = 16, max = 65536), extend("default" = 2048))]
+    pub(super) connections_max: Option<usize>,
 }
 
 /// The log, which the sidecar writes to standard error.

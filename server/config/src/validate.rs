@@ -114,13 +114,35 @@ fn listen(check: &mut Check, raw: RawListen) -> Listen {
     if grpc_socket_mode.is_none() {
         check.fault("listen.grpc_socket_mode", "an octal file mode such as \"0660\"", format!("{mode:?}"));
     }
+    if raw.hosts.len() > 64 {
+        check.fault("listen.hosts", "at most 64 entries", raw.hosts.len());
+    }
+    for (i, host) in raw.hosts.iter().enumerate().filter(|(_, host)| !is_host(host)) {
+        check.fault(
+            &format!("listen.hosts[{i}]"),
+            "a host name without port, or an IP address",
+            format!("{host:?}"),
+        );
+    }
+    let connections_max = raw.connections_max.unwrap_or(2048);
+    if !(16..=65536).contains(&connections_max) {
+        check.fault("listen.connections_max", "16..65536", connections_max);
+    }
     let http = raw.http.map_or(Some(default(9191)), |address| check.socket("listen.http", &address));
     Listen {
         grpc,
         grpc_socket: raw.grpc_socket.map(Into::into),
         grpc_socket_mode: grpc_socket_mode.unwrap_or(0o660),
         http: http.unwrap_or_else(|| default(9191)),
+        hosts: raw.hosts.iter().map(|host| host.trim_end_matches('.').to_owned()).collect(),
+        connections_max,
     }
+}
+
+/// Returns whether a text is a host name, which no scheme, port or path belongs to.
+fn is_host(text: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    (1..=253).contains(&text.len()) && text.chars().all(is_part) && text.contains(char::is_alphanumeric)
 }
 
 fn log(check: &mut Check, raw: RawLog) -> Log {

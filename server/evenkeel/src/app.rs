@@ -1,6 +1,6 @@
 //! Starts the sidecar from its configuration, and stops its parts in order.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -22,29 +22,22 @@ use evenkeel_engine::{
 };
 use evenkeel_store::{Undelivered, counters::Counters, redis::Background};
 use evenkeel_telemetry::Metrics;
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::{Semaphore, watch},
-};
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 pub use crate::listeners::{Addresses, Listeners};
 use crate::{
-    reload,
+    reload, serve,
     stores::{Opened, open_store, open_usage_and_activity, store_kind},
     ticket_keys, tracer,
-    transport::{grpc, http},
+    transport::{
+        connections::{self, Gates},
+        grpc, http,
+        memory::{self, MemoryBudget},
+    },
 };
 
-/// Maximum number of unary calls that clients have given up and that the server has not looked at. Beyond it, the server
-/// closes the connection. h2's default is 20, which a pause of 200 ms can exceed.
-const PENDING_RESETS_MAX: usize = 4096;
 /// Maximum time that a shutdown waits for gateways' calls in progress.
 const CALLS_MAX: Duration = Duration::from_secs(10);
 /// Maximum time that a shutdown waits for each of three groups: gRPC connections, HTTP requests, background tasks.
@@ -202,13 +195,23 @@ pub async fn run(
         rules: rules_changed,
         sidecar: name_of(&addresses.http),
         shutdown: end_streams.clone(),
+        memory: MemoryBudget::new(memory::REQUESTS, metrics.bounds.request_bytes.clone()),
     };
     let (routes, mut health) = grpc::routes(gateways, Arc::clone(&api), rate_limits).await?;
-    let http = Arc::new(http::Http { api, metrics, stop: stop_http.clone() });
+    let gates = Gates::new(&connections::places(config.listen.connections_max), &metrics.bounds);
+    let http = Arc::new(http::Http {
+        api,
+        memory: MemoryBudget::new(memory::RESPONSES, metrics.bounds.response_bytes.clone()),
+        hosts: config.listen.hosts.clone(),
+        metrics,
+        stop: stop_http.clone(),
+    });
 
     let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
-    serve_http(&http_server, listeners.http, http::router(Arc::clone(&http)), &stop_http);
-    serve_grpc(&grpc_servers, listeners.grpc, listeners.socket, routes, &stop_grpc);
+    serve::http(&http_server, listeners.http, &gates, http::router(http), &stop_http);
+    let (socket, socket_file) = listeners.socket.unzip();
+    serve::grpc(&grpc_servers, (listeners.grpc, socket), &gates, &routes, &stop_grpc);
+    tasks.spawn(gates.watch(background.clone()));
     ready(&addresses)?;
     info!(grpc = addresses.grpc, socket = ?addresses.grpc_socket, http = addresses.http, "serving");
 
@@ -250,8 +253,8 @@ pub async fn run(
     if !ends_within(END_MAX, &tasks).await {
         warn!("background tasks still running: stopping anyway");
     }
-    if let Some(path) = &addresses.grpc_socket {
-        let _ = std::fs::remove_file(path);
+    if let Some(file) = socket_file {
+        file.remove();
     }
     info!("stopped");
     Ok(())
@@ -331,47 +334,4 @@ fn name_of(http: &str) -> String {
     let host = rustix::system::uname();
     let port = http.rsplit(':').next().unwrap_or_default();
     format!("{}:{port}", host.nodename().to_string_lossy())
-}
-
-fn serve_grpc(
-    servers: &TaskTracker,
-    tcp: Option<TcpListener>,
-    socket: Option<(UnixListener, PathBuf)>,
-    routes: Routes,
-    stop: &CancellationToken,
-) {
-    let server = || {
-        Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
-    };
-    if let Some(listener) = tcp {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let grpc = server().add_routes(routes.clone());
-        let stop = stop.clone().cancelled_owned();
-        servers.spawn(async move {
-            if let Err(error) = grpc.serve_with_incoming_shutdown(incoming, stop).await {
-                error!(%error, "the gRPC server on TCP failed");
-            }
-        });
-    }
-    if let Some((listener, _)) = socket {
-        let grpc = server().add_routes(routes);
-        let stop = stop.clone().cancelled_owned();
-        servers.spawn(async move {
-            let incoming = UnixListenerStream::new(listener);
-            if let Err(error) = grpc.serve_with_incoming_shutdown(incoming, stop).await {
-                error!(%error, "the gRPC server on the Unix socket failed");
-            }
-        });
-    }
-}
-
-fn serve_http(servers: &TaskTracker, listener: TcpListener, http: axum::Router, stop: &CancellationToken) {
-    let stop = stop.clone().cancelled_owned();
-    servers.spawn(async move {
-        if let Err(error) = axum::serve(listener, http).with_graceful_shutdown(stop).await {
-            error!(%error, "the HTTP server failed");
-        }
-    });
 }

@@ -4,6 +4,7 @@
 pub mod app;
 mod listeners;
 pub mod reload;
+mod serve;
 mod stores;
 mod ticket_keys;
 mod tracer;

@@ -3,6 +3,7 @@
 use evenkeel_domain::settings::Log;
 use tracing_subscriber::EnvFilter;
 
+mod bounds;
 mod catalogue;
 mod discovery;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod rls;
 mod streams;
 pub mod traces;
 
+pub use bounds::{BoundMetrics, ListenerMetrics, RequestsRefused};
 pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
 pub use pools::{PoolCounts, PoolMetrics};

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use prometheus::{Gauge, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, TextEncoder};
 
 use super::{
+    bounds::BoundMetrics,
     catalogue::{
         Catalogue, LATENCY_BUCKETS, counter, counters, gauge, gauges, histogram, histograms, int_gauge,
     },
@@ -65,6 +66,7 @@ pub struct Metrics {
     pub config_last_success: Gauge,
     pub rls: RlsMetrics,
     pub streams: StreamMetrics,
+    pub bounds: BoundMetrics,
     pub traces: TraceMetrics,
 }
 
@@ -186,6 +188,7 @@ impl Metrics {
             )?,
             rls: RlsMetrics::new(&r)?,
             streams: StreamMetrics::new(&r)?,
+            bounds: BoundMetrics::new(&r)?,
             traces: TraceMetrics::new(&r)?,
             catalogue: r,
             scrape: Mutex::new(()),

@@ -6,6 +6,7 @@
 mod acl;
 mod activity;
 mod admin;
+mod bounds;
 mod charges;
 mod cli;
 mod config;

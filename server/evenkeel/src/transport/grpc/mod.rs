@@ -14,11 +14,16 @@ use evenkeel_proto::{
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use super::memory::MemoryBudget;
+
 mod answers;
+mod bounds;
 mod calls;
 mod deadline;
+mod fields;
 mod gateway;
 mod keep_alive;
+mod messages;
 mod operators;
 mod request;
 mod rls;
@@ -33,8 +38,8 @@ pub fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     request::limit_request(request, pool)
 }
 
-/// Maximum size of a message, in bytes: enough for a KeepAlive of several hundred thousand leases.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// tonic's own maximum size of a message. [`bounds`] has the bounds of each method, and looks at a message first.
+const MESSAGE_BYTES_MAX: usize = bounds::LIST_BYTES_MAX;
 
 /// The name under which envoyproxy/ratelimit reports its health. Clusters and probes that were written for it ask for
 /// this name, and take an unknown name for an unhealthy server.
@@ -73,6 +78,8 @@ pub struct Gateways {
     /// Name of this sidecar, for the gateways' logs.
     pub sidecar: String,
     pub shutdown: Shutdown,
+    /// Memory of requests in progress.
+    pub memory: Arc<MemoryBudget>,
 }
 
 /// Returns all services, and the handle that turns their health off at shutdown.
@@ -84,18 +91,27 @@ pub async fn routes(
     api: Arc<Api>,
     rate_limits: Option<RateLimits>,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
-    let Gateways { admission, holders, keep_alive_interval, calls, rules, sidecar, shutdown } = gateways;
+    let Gateways { admission, holders, keep_alive_interval, calls, rules, sidecar, shutdown, memory } =
+        gateways;
     let rate_limits = rate_limits.map(|limits| {
         let service = rls::RlsService::new(limits, admission.tracer.clone(), calls.clone());
         rls::RlsServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX)
     });
     let stop = shutdown.stop.clone();
+    let metrics = Arc::clone(&admission.metrics);
     let calls_of_gateways = calls::Calls::new(admission, keep_alive_interval);
-    let sessions =
-        session::Sessions { calls: calls_of_gateways, holders, tracker: calls, sidecar, rules, shutdown };
+    let sessions = session::Sessions {
+        calls: calls_of_gateways,
+        holders,
+        tracker: calls,
+        sidecar,
+        rules,
+        shutdown,
+        memory: Arc::clone(&memory),
+    };
     let gateway = gateway::GatewayService::new(Arc::new(sessions));
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let operators = operators::Operators { api, stop };
+    let operators = operators::Operators { api: Arc::clone(&api), stop };
     let inspect = InspectServer::new(operators.clone());
     let admin = AdminServer::new(operators);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -116,5 +132,5 @@ pub async fn routes(
         reporter.set_service_status(RATELIMIT, ServingStatus::Serving).await;
         routes.add_service(service);
     }
-    Ok((routes.routes(), reporter))
+    Ok((bounds::bound(routes.routes(), memory, metrics, api), reporter))
 }

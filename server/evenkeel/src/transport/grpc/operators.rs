@@ -18,33 +18,51 @@ pub(super) struct Operators {
 }
 
 impl Operators {
-    fn administrator<T>(&self, request: &Request<T>) -> Result<Administrator, Status> {
-        let token = request.metadata().get("authorization").map(|value| value.to_str().unwrap_or("?"));
-        self.api.admins.check(token).map_err(status)
+    /// Returns the administrator whom [`bounds`](super::bounds) found by the head of the request.
+    fn administrator<T>(request: &mut Request<T>) -> Result<Administrator, Status> {
+        let by = request.extensions_mut().remove();
+        by.ok_or_else(|| Status::internal("the administrator was not checked"))
     }
+}
+
+/// Returns whether a method needs an administrator.
+pub(super) fn needs_administrator(path: &str) -> bool {
+    let of = |service: &str, changes: &[&str]| {
+        let method = path.strip_prefix(service).and_then(|rest| rest.strip_prefix('/'));
+        method.is_some_and(|method| changes.iter().any(|change| is_named(change, method)))
+    };
+    of("/evenkeel.v1.Admin", CHANGES_OF_ADMIN) || of("/evenkeel.v1.Inspect", CHANGES_OF_INSPECT)
+}
+
+/// Returns whether `set_quota` is the operation of the method `SetQuota`.
+fn is_named(operation: &str, method: &str) -> bool {
+    let letters = operation.bytes().filter(|byte| *byte != b'_');
+    letters.eq(method.bytes().map(|byte| byte.to_ascii_lowercase()))
 }
 
 /// Implements a service. An operation marked `by` needs an administrator's token. An operation marked `stream` ends
 /// when the sidecar stops.
 macro_rules! service {
-    ($service:ident: $($call:tt)*) => { service!(@ $service {} $($call)*); };
-    (@ $service:ident {$($done:tt)*} $name:ident($request:ty) -> $response:ty; $($rest:tt)*) => {
-        service!(@ $service {$($done)*
+    ($service:ident $changes:ident: $($call:tt)*) => { service!(@ $service $changes [] {} $($call)*); };
+    (@ $service:ident $changes:ident [$($by:ident)*] {$($done:tt)*} $name:ident($request:ty) -> $response:ty; $($rest:tt)*) => {
+        service!(@ $service $changes [$($by)*] {$($done)*
             async fn $name(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
                 self.api.$name(request.into_inner()).await.map(Response::new).map_err(status)
             }
         } $($rest)*);
     };
-    (@ $service:ident {$($done:tt)*} by $name:ident($request:ty) -> $response:ty; $($rest:tt)*) => {
-        service!(@ $service {$($done)*
-            async fn $name(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
-                let by = self.administrator(&request)?;
+    (@ $service:ident $changes:ident [$($by:ident)*] {$($done:tt)*}
+        by $name:ident($request:ty) -> $response:ty; $($rest:tt)*) => {
+        service!(@ $service $changes [$($by)* $name] {$($done)*
+            async fn $name(&self, mut request: Request<$request>) -> Result<Response<$response>, Status> {
+                let by = Self::administrator(&mut request)?;
                 self.api.$name(by, request.into_inner()).await.map(Response::new).map_err(status)
             }
         } $($rest)*);
     };
-    (@ $service:ident {$($done:tt)*} stream $stream:ident $name:ident($request:ty) -> $item:ty; $($rest:tt)*) => {
-        service!(@ $service {$($done)*
+    (@ $service:ident $changes:ident [$($by:ident)*] {$($done:tt)*}
+        stream $stream:ident $name:ident($request:ty) -> $item:ty; $($rest:tt)*) => {
+        service!(@ $service $changes [$($by)*] {$($done)*
             type $stream = BoxStream<'static, Result<$item, Status>>;
 
             async fn $name(&self, request: Request<$request>) -> Result<Response<Self::$stream>, Status> {
@@ -53,13 +71,16 @@ macro_rules! service {
             }
         } $($rest)*);
     };
-    (@ $service:ident {$($done:tt)*}) => {
+    (@ $service:ident $changes:ident [$($by:ident)*] {$($done:tt)*}) => {
+        /// The calls of the service that need an administrator.
+        const $changes: &[&str] = &[$(stringify!($by)),*];
+
         #[tonic::async_trait]
         impl $service for Operators { $($done)* }
     };
 }
 
-service! { Inspect:
+service! { Inspect CHANGES_OF_INSPECT:
     get_overview(GetOverviewRequest) -> Overview;
     stream WatchStream watch(WatchRequest) -> WatchResponse;
     list_pools(ListPoolsRequest) -> ListPoolsResponse;
@@ -77,7 +98,7 @@ service! { Inspect:
     list_repairs(ListRepairsRequest) -> ListRepairsResponse;
 }
 
-service! { Admin:
+service! { Admin CHANGES_OF_ADMIN:
     by who_am_i(WhoAmIRequest) -> WhoAmIResponse;
     list_limits(ListLimitsRequest) -> ListLimitsResponse;
     explain(ExplainRequest) -> ExplainResponse;
@@ -97,4 +118,20 @@ service! { Admin:
     by undrain_endpoint(UndrainEndpointRequest) -> UndrainEndpointResponse;
     list_drains(ListDrainsRequest) -> ListDrainsResponse;
     list_changes(ListChangesRequest) -> ListChangesResponse;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_changes_need_an_administrator() {
+        for method in ["WhoAmI", "SetQuota", "AdjustQuota", "DeleteOverride", "DrainEndpoint"] {
+            assert!(needs_administrator(&format!("/evenkeel.v1.Admin/{method}")), "{method}");
+        }
+        for path in ["/evenkeel.v1.Admin/GetQuota", "/evenkeel.v1.Inspect/GetPool", "/x/SetQuota", "SetQuota"]
+        {
+            assert!(!needs_administrator(path), "{path}");
+        }
+    }
 }

@@ -15,12 +15,19 @@ use evenkeel_telemetry::{Metrics, PoolMetrics};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+mod bounds;
+mod host;
 mod page;
 mod reply;
 mod request;
 mod routes;
+mod serve;
 mod usage;
 mod watch;
+
+pub use serve::serve;
+
+use super::memory::MemoryBudget;
 
 /// Shared state of the handlers.
 pub struct Http {
@@ -29,6 +36,10 @@ pub struct Http {
     pub metrics: Arc<Metrics>,
     /// Ends the watches, which would otherwise delay the shutdown.
     pub stop: CancellationToken,
+    /// Memory that responses take until clients have read them.
+    pub memory: Arc<MemoryBudget>,
+    /// Names under which clients may call this server, apart from IP addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 pub fn router(http: Arc<Http>) -> Router {
@@ -39,6 +50,8 @@ pub fn router(http: Arc<Http>) -> Router {
         .merge(routes::routes())
         .merge(page::routes())
         .layer(middleware::from_fn(reply::json_errors))
+        .layer(middleware::from_fn_with_state(Arc::clone(&http), host::check))
+        .layer(middleware::from_fn_with_state(Arc::clone(&http), bounds::bound))
         .with_state(http)
 }
 

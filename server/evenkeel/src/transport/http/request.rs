@@ -1,6 +1,6 @@
 //! Decodes path, query and JSON body into one message of the API.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
@@ -19,9 +19,13 @@ use serde::{
 use serde_json::{Map, Value};
 
 use super::{Http, reply::Failure};
+use crate::transport::connections::Peer;
 
 /// Header that carries the bare token, for sidecars behind a proxy whose login uses `authorization`.
 const TOKEN_HEADER: &str = "x-evenkeel-token";
+
+/// Maximum time in which a body must arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Parameter values by name. A name may occur more than once.
 pub(super) type Pairs = BTreeMap<String, Vec<String>>;
@@ -44,7 +48,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<Http>> for Change<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, http: &Arc<Http>) -> Result<Self, Failure> {
-        let by = authenticate(&http.api.admins, request.headers())?;
+        let address = Peer::of(request.extensions()).and_then(Peer::address);
+        let by = authenticate(&http.api.admins, request.headers(), address).await?;
         Ok(Self(by, read(request, http).await?))
     }
 }
@@ -61,14 +66,27 @@ async fn read<T: DeserializeOwned>(request: Request, http: &Arc<Http>) -> Result
         let expected = "application/json";
         return Err(ApiError::of_field(Code::UnsupportedMediaType, "content-type", expected, &media));
     }
-    let body = Bytes::from_request(request, http).await.map_err(|rejection| {
+    from_body(&body(request, http).await?, pairs)
+}
+
+/// Reads the body, whose size [`super::routes`] bounds.
+async fn body(request: Request, http: &Arc<Http>) -> Result<Bytes, ApiError> {
+    let refused = &http.metrics.bounds.refused;
+    let Ok(body) = tokio::time::timeout(BODY_WITHIN, Bytes::from_request(request, http)).await else {
+        refused.late.inc();
+        let message = format!("body: must arrive within {} s", BODY_WITHIN.as_secs());
+        return Err(ApiError { code: Code::InvalidArgument, field: Some("body".to_owned()), message });
+    };
+    body.map_err(|rejection| {
         let code = match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
             _ => Code::InvalidArgument,
         };
+        if code == Code::TooLarge {
+            refused.too_large.inc();
+        }
         ApiError { code, field: None, message: rejection.body_text() }
-    })?;
-    from_body(&body, pairs)
+    })
 }
 
 /// Returns the values in the path and, if `query` is true, in the query.
@@ -208,7 +226,11 @@ impl<'de> Deserializer<'de> for Values {
 /// Returns the administrator that `x-evenkeel-token` names or, without that header, `authorization`. A page of another
 /// site must not make a browser call this API, so foreign origins are rejected. Bodies must be JSON, for which browsers
 /// send a preflight request.
-fn authenticate(admins: &Admins, headers: &HeaderMap) -> Result<Administrator, ApiError> {
+async fn authenticate(
+    admins: &Admins,
+    headers: &HeaderMap,
+    address: Option<IpAddr>,
+) -> Result<Administrator, ApiError> {
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(origin) = text(header::ORIGIN) {
         let is_own =
@@ -219,7 +241,7 @@ fn authenticate(admins: &Admins, headers: &HeaderMap) -> Result<Administrator, A
         }
     }
     let token = text(HeaderName::from_static(TOKEN_HEADER)).map(|token| format!("Bearer {token}"));
-    admins.check(token.as_deref().or_else(|| text(header::AUTHORIZATION)))
+    admins.check(token.as_deref().or_else(|| text(header::AUTHORIZATION)), address).await
 }
 
 #[cfg(test)]
@@ -233,28 +255,31 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_token_of_its_own_goes_before_the_login_of_a_proxy() {
+    #[tokio::test(start_paused = true)]
+    async fn a_token_of_its_own_goes_before_the_login_of_a_proxy() {
         let yaml = "admin: {tokens: [{name: ops, token: an-administrators-token}]}";
         let (_held, tokens) = watch::channel(Arc::clone(&Config::parse(yaml).unwrap().admin));
         let admins = Admins::new(tokens, Metrics::new().unwrap());
-        let of = |pairs: &[(&'static str, &'static str)]| {
+        let of = async |pairs: &[(&'static str, &'static str)]| {
             let mut headers = HeaderMap::new();
             for (name, value) in pairs {
                 headers.insert(*name, value.parse().unwrap());
             }
-            authenticate(&admins, &headers).map(drop).map_err(|error| error.code)
+            authenticate(&admins, &headers, None).await.map(drop).map_err(|error| error.code)
         };
         let (login, token) = (("authorization", "Basic dTpw"), "an-administrators-token");
-        assert_eq!(of(&[login, (TOKEN_HEADER, token)]), Ok(()));
-        assert_eq!(of(&[("authorization", "Bearer an-administrators-token")]), Ok(()));
+        assert_eq!(of(&[login, (TOKEN_HEADER, token)]).await, Ok(()));
+        assert_eq!(of(&[("authorization", "Bearer an-administrators-token")]).await, Ok(()));
         let wrong = Err(Code::Unauthenticated);
-        assert_eq!(of(&[login]), wrong);
+        assert_eq!(of(&[login]).await, wrong);
         // A wrong `x-evenkeel-token` is rejected even together with a valid `authorization`.
-        assert_eq!(of(&[("authorization", "Bearer an-administrators-token"), (TOKEN_HEADER, "x")]), wrong);
-        assert_eq!(of(&[(TOKEN_HEADER, "")]), wrong);
+        assert_eq!(
+            of(&[("authorization", "Bearer an-administrators-token"), (TOKEN_HEADER, "x")]).await,
+            wrong
+        );
+        assert_eq!(of(&[(TOKEN_HEADER, "")]).await, wrong);
         let foreign = ("origin", "http://elsewhere.example");
-        assert_eq!(of(&[foreign, (TOKEN_HEADER, token)]), Err(Code::PermissionDenied));
+        assert_eq!(of(&[foreign, (TOKEN_HEADER, token)]).await, Err(Code::PermissionDenied));
     }
 
     fn query<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {

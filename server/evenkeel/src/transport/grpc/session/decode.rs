@@ -1,5 +1,7 @@
 //! Decodes the messages of a worker. A message is decoded as a whole before any part of it is applied.
 
+use std::sync::Arc;
+
 use evenkeel_domain::{DomainError, HolderId, LEASE_MAX, LeaseId, PoolId};
 use evenkeel_engine::admission::keep_alive::HolderList;
 use evenkeel_proto::v1::{AdmitRequest, FromWorker, Hello, Pool, SettleRequest};
@@ -7,6 +9,7 @@ use evenkeel_store::holders::{SECRET_BYTES, Secret};
 use tonic::Status;
 
 use super::super::{calls::given, keep_alive};
+use crate::transport::memory::Charge;
 
 /// Maximum number of settlements, first tokens and cancellations in one message.
 const PARTS_MAX: usize = 256;
@@ -25,13 +28,14 @@ pub(super) struct Introduction {
 }
 
 /// A request that has ended.
-#[derive(Debug)]
 pub(super) struct Settlement {
     /// Its number among the holder's settlements.
     pub(super) number: u64,
     pub(super) lease: LeaseId,
     pub(super) pool: Pool,
     pub(super) request: SettleRequest,
+    /// Memory of its message.
+    pub(super) charge: Option<Arc<Charge>>,
 }
 
 /// A request for admission.
@@ -44,7 +48,7 @@ pub(super) struct Admission {
 }
 
 /// The parts of a message, in the order in which they apply.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Parts {
     pub(super) settlements: Vec<Settlement>,
     pub(super) cancelled: Vec<LeaseId>,
@@ -112,7 +116,7 @@ fn settlements(requests: Vec<SettleRequest>, first: u64) -> Result<Vec<Settlemen
         no_holder("settlements.holder", &request.holder)?;
         let lease = LeaseId::new(request.lease).map_err(within("settlements"))?;
         let pool = given(request.pool.take()).map_err(within("settlements"))?;
-        Ok(Settlement { number, lease, pool, request })
+        Ok(Settlement { number, lease, pool, request, charge: None })
     };
     requests.into_iter().zip(first..).map(decode).collect()
 }
@@ -293,7 +297,7 @@ mod tests {
             ),
         ];
         for (message, expected) in wrong {
-            let error = parts(message, &holder).unwrap_err();
+            let error = parts(message, &holder).err().unwrap();
             assert!(error.message().starts_with(expected), "{}", error.message());
         }
         // The answer to an admission states what is wrong with it, and the stream continues.

@@ -12,6 +12,7 @@ use tonic::Status;
 use tracing::info;
 
 use super::calls::Calls;
+use crate::transport::memory::MemoryBudget;
 
 mod acknowledged;
 mod decode;
@@ -41,6 +42,8 @@ pub(super) struct Sessions {
     /// Changes when new limit rules apply.
     pub(super) rules: watch::Receiver<()>,
     pub(super) shutdown: Shutdown,
+    /// Memory of requests in progress.
+    pub(super) memory: Arc<MemoryBudget>,
 }
 
 /// The two steps of a shutdown.

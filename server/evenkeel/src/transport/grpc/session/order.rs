@@ -255,7 +255,7 @@ mod tests {
 
     fn settle(number: u64) -> Work {
         let (pool, request) = (Pool::default(), SettleRequest::default());
-        Work::Settle(Settlement { number, lease: lease(number), pool, request })
+        Work::Settle(Settlement { number, lease: lease(number), pool, request, charge: None })
     }
 
     fn list(issued_through: u64, leases: &[u64]) -> Work {

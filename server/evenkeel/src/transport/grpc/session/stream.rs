@@ -1,6 +1,6 @@
 //! One stream of a worker.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use evenkeel_domain::{DomainError, LEASE_MAX, LeaseId, PoolId};
 use evenkeel_engine::{
@@ -18,12 +18,13 @@ use futures::{
     stream::{Fuse, FuturesUnordered},
 };
 use prometheus::IntCounter;
+use prost::Message as _;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Status, metadata::MetadataMap};
 use tracing::{debug, info};
 
 use super::{
-    super::answers,
+    super::{answers, messages::exhausted},
     ADMITS_MAX, SETTLEMENTS_MAX, Sessions,
     acknowledged::Acknowledged,
     decode::{self, Admission, Parts},
@@ -31,6 +32,7 @@ use super::{
     outbox::Outbox,
     rejection,
 };
+use crate::transport::memory::Charge;
 
 /// Maximum number of admissions in progress, including those that the worker has cancelled. Beyond it, the answer is an
 /// error.
@@ -42,6 +44,8 @@ const WORK_MAX: usize = 2 * SETTLEMENTS_MAX;
 const LISTS_MAX: usize = 8;
 /// Maximum number of leases that a worker has without listing them, as in a list.
 const GRANTED_MAX: usize = 262_144;
+/// Maximum size of an admission, in bytes, as in a unary call.
+const ADMIT_BYTES_MAX: usize = super::super::bounds::MESSAGE_BYTES_MAX;
 /// Maximum time that an acknowledgement waits for another message.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_millis(10);
 /// Number of messages that a stream reads before it looks at its other events.
@@ -65,6 +69,8 @@ enum End {
     Rejected(Rejected),
     Invalid(Status),
     Exceeded(&'static str),
+    /// A message exceeds a bound, or does not arrive in time.
+    Refused(Status),
     Silent,
     Shutdown,
 }
@@ -74,7 +80,7 @@ impl End {
         match self {
             Self::Goodbye | Self::Lost | Self::Shutdown => Ok(()),
             Self::Rejected(rejected) => Err(rejection(*rejected)),
-            Self::Invalid(status) => Err(status.clone()),
+            Self::Invalid(status) | Self::Refused(status) => Err(status.clone()),
             Self::Exceeded(what) => Err(Status::resource_exhausted(*what)),
             Self::Silent => {
                 Err(Status::deadline_exceeded("the worker sent or read nothing for two intervals of pings"))
@@ -90,7 +96,7 @@ impl End {
             Self::Rejected(Rejected::Replaced) => &ended.replaced,
             Self::Rejected(Rejected::WrongSecret) => &ended.refused,
             Self::Invalid(_) => &ended.invalid,
-            Self::Exceeded(_) => &ended.exceeded,
+            Self::Exceeded(_) | Self::Refused(_) => &ended.exceeded,
             Self::Silent => &ended.silent,
             Self::Shutdown => &ended.shutdown,
         }
@@ -108,6 +114,8 @@ pub(super) struct WorkerStream {
     answers: Vec<AdmitAnswer>,
     /// Settings that the worker has.
     settings: Settings,
+    /// Memory of the lists that have not ended, in their order.
+    lists: VecDeque<Option<Arc<Charge>>>,
     /// When the outbox is flushed, if a settlement has been acknowledged since it was flushed.
     acknowledge_by: Option<Instant>,
     is_ending: bool,
@@ -155,6 +163,7 @@ impl WorkerStream {
             acknowledged: Acknowledged::default(),
             running: FuturesUnordered::new(),
             answers: Vec::new(),
+            lists: VecDeque::new(),
             acknowledge_by: None,
             is_ending: false,
             watch: Watch::default(),
@@ -260,6 +269,7 @@ impl WorkerStream {
             Some(Err(status)) if status.code() == tonic::Code::Internal => Err(End::Invalid(
                 Status::invalid_argument(format!("a message is malformed: {}", status.message())),
             )),
+            Some(Err(status)) if is_refusal(status.code()) => Err(End::Refused(status)),
             Some(Err(_)) | None => Err(End::Lost),
         }
     }
@@ -267,9 +277,15 @@ impl WorkerStream {
     /// Applies the parts of a message, or puts them into their order.
     fn receive(&mut self, message: FromWorker) -> Result<(), End> {
         self.watch.unheard = 0;
+        let bytes = message.encoded_len();
+        let charge = self.charge(bytes);
         let Parts { settlements, cancelled, admission, leases, goodbye } =
             decode::parts(message, self.registration.holder()).map_err(End::Invalid)?;
-        for settlement in settlements {
+        if charge.is_none() && (!settlements.is_empty() || leases.is_some()) {
+            return Err(End::Refused(exhausted()));
+        }
+        for mut settlement in settlements {
+            settlement.charge.clone_from(&charge);
             if !self.acknowledged.received(settlement.number) {
                 let (expected, got) = ("more than in the message before", settlement.number.to_string());
                 return Err(End::Invalid(decode::invalid("first_settlement", expected, &got)));
@@ -281,9 +297,10 @@ impl WorkerStream {
             self.order.push(Work::Cancel(lease));
         }
         if let Some(admission) = admission {
-            self.admit(admission)?;
+            self.admit(admission, bytes, charge.clone())?;
         }
         if let Some(list) = leases {
+            self.lists.push_back(charge);
             self.order.push(Work::List(list));
         }
         if goodbye {
@@ -300,12 +317,36 @@ impl WorkerStream {
         }
     }
 
-    fn admit(&mut self, Admission { lease, pool, request }: Admission) -> Result<(), End> {
+    /// Charges a message, until all its parts have ended. Returns `None` if there is no memory.
+    fn charge(&self, bytes: usize) -> Option<Arc<Charge>> {
+        let charge = self.sessions.memory.charge();
+        if charge.add(bytes, bytes) {
+            return Some(Arc::new(charge));
+        }
+        self.metrics().bounds.refused.memory.inc();
+        None
+    }
+
+    fn admit(
+        &mut self,
+        Admission { lease, pool, request }: Admission,
+        bytes: usize,
+        charge: Option<Arc<Charge>>,
+    ) -> Result<(), End> {
         if self.order.awaited() + self.outbox.waiting_answers() >= ADMITS_MAX {
             return Err(End::Exceeded("admit: more admissions than pending_admits_max"));
         }
-        if self.order.pending() >= PENDING_MAX {
-            let error = DomainError::Full { what: "admissions".into(), hint: "too many are in progress" };
+        let refused = if self.order.pending() >= PENDING_MAX {
+            Some(("admissions", "too many are in progress"))
+        } else if bytes > ADMIT_BYTES_MAX && request.encoded_len() > ADMIT_BYTES_MAX {
+            Some(("the message of an admission", "must be at most 262144 bytes"))
+        } else if charge.is_none() {
+            Some(("the memory for requests in progress", "try again later"))
+        } else {
+            None
+        };
+        if let Some((what, hint)) = refused {
+            let error = DomainError::Full { what: what.into(), hint };
             self.answers.push(answers::on_stream(lease, Err(error)));
             return Ok(());
         }
@@ -316,6 +357,7 @@ impl WorkerStream {
         self.metrics().streams.admits_pending.inc();
         let (calls, holder) = (self.sessions.calls.clone(), self.registration.holder().clone());
         self.running.push(Box::pin(async move {
+            let _charge = charge;
             Done::Admitted(lease, calls.admit(holder, lease, request, &MetadataMap::new()).await)
         }));
         Ok(())
@@ -327,10 +369,13 @@ impl WorkerStream {
             let (calls, holder) = (self.sessions.calls.clone(), self.registration.holder().clone());
             let registration = Arc::clone(&self.registration);
             let future: BoxFuture<'static, Done> = match step {
-                Step::Settle(decode::Settlement { number, lease, pool, request }) => {
+                Step::Settle(decode::Settlement { number, lease, pool, request, charge }) => {
                     let settle = calls.settle(holder, lease, pool, request, &MetadataMap::new());
                     // A settlement that failed is not repeated: its pool is unknown, or an embedded store failed.
-                    Box::pin(settle.map(move |_| Done::Settled(number)))
+                    Box::pin(settle.map(move |_| {
+                        drop(charge);
+                        Done::Settled(number)
+                    }))
                 }
                 Step::Release { lease, pool } => Box::pin(async move {
                     calls.release(holder, lease, pool).await;
@@ -372,6 +417,7 @@ impl WorkerStream {
             Done::Released => self.order.work_ended(),
             Done::Listed(listed) => {
                 self.order.list_ended();
+                self.lists.pop_front();
                 match listed {
                     Ok(response) => self.outbox.repaired(response),
                     Err(rejected) => end = Err(End::Rejected(rejected)),
@@ -413,6 +459,7 @@ impl WorkerStream {
     /// know to be acknowledged, and settling is idempotent.
     async fn finish(mut self) {
         self.order.drop_lists();
+        self.lists.truncate(1);
         self.start();
         while let Some(done) = self.running.next().await {
             // A stream that has ended cannot end again.
@@ -431,6 +478,11 @@ impl Drop for WorkerStream {
         streams.open.dec();
         streams.admits_pending.sub(self.order.pending() as i64);
     }
+}
+
+/// Returns whether the code is one of [`bounds`](super::super::bounds), which has stopped reading.
+fn is_refusal(code: tonic::Code) -> bool {
+    matches!(code, tonic::Code::ResourceExhausted | tonic::Code::DeadlineExceeded)
 }
 
 fn is_granted(answer: &Result<AdmitResponse, DomainError>) -> bool {

@@ -1,0 +1,85 @@
+//! Starts the servers on the bound sockets.
+
+use std::time::Duration;
+
+use axum::Router;
+use futures::Stream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixListener},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::Connected},
+};
+use tracing::error;
+
+use crate::transport::{
+    connections::{Gates, Listener},
+    http,
+};
+
+/// Maximum number of unary calls that clients have given up and that the server has not looked at. Beyond it, the server
+/// closes the connection. h2's default is 20, which a pause of 200 ms can exceed.
+const PENDING_RESETS_MAX: usize = 4096;
+/// Maximum number of requests in progress on one connection, which is also hyper's default. A gateway worker has one, its
+/// stream.
+const STREAMS_MAX: u32 = 200;
+/// Maximum size of the headers of one request, in bytes, as HTTP/2 counts them. Gateways send some hundred.
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+/// Maximum number of bytes that a client sends on one stream, and on all streams of a connection, before the sidecar reads
+/// them. Twice the usual message, so that a list of leases is not slowed down.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+/// Interval of pings, by which the sidecar notices clients that are gone. tonic waits 20 s for the answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+
+pub(crate) fn grpc(
+    servers: &TaskTracker,
+    (tcp, socket): (Option<TcpListener>, Option<UnixListener>),
+    gates: &Gates,
+    routes: &Routes,
+    stop: &CancellationToken,
+) {
+    if let Some(listener) = tcp {
+        let incoming = Listener::new(listener, gates.grpc.clone()).into_stream();
+        servers.spawn(serve_grpc(incoming, routes.clone(), stop.clone(), "TCP"));
+    }
+    if let Some(listener) = socket {
+        let incoming = Listener::new(listener, gates.grpc_socket.clone()).into_stream();
+        servers.spawn(serve_grpc(incoming, routes.clone(), stop.clone(), "the Unix socket"));
+    }
+}
+
+async fn serve_grpc<S>(
+    incoming: impl Stream<Item = std::io::Result<S>>,
+    routes: Routes,
+    stop: CancellationToken,
+    on: &'static str,
+) where
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(PING_INTERVAL))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .add_routes(routes);
+    if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
+        error!(%error, on, "the gRPC server failed");
+    }
+}
+
+pub(crate) fn http(
+    servers: &TaskTracker,
+    listener: TcpListener,
+    gates: &Gates,
+    router: Router,
+    stop: &CancellationToken,
+) {
+    let incoming = Listener::new(listener, gates.http.clone()).into_stream();
+    servers.spawn(http::serve(incoming, router, stop.clone()));
+}
