@@ -1,12 +1,12 @@
 //! Metrics of pools. Each scrape resets all of them and sets them again, so that pools and endpoints that no longer
-//! exist disappear. There are at most 4096 pools.
+//! exist disappear. The caller bounds their number.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use evenkeel_domain::activity::{ADMIT_RESULTS, AdmitResult, Counts};
-use prometheus::{GaugeVec, IntCounterVec};
+use prometheus::{GaugeVec, IntCounterVec, IntGauge};
 
-use super::catalogue::{Catalogue, counters, gauges};
+use super::catalogue::{Catalogue, counters, gauges, int_gauge};
 
 pub struct PoolMetrics {
     pub in_flight: GaugeVec,
@@ -18,6 +18,9 @@ pub struct PoolMetrics {
     pub endpoints: GaugeVec,
     pub holders: GaugeVec,
     pub imbalance: GaugeVec,
+    /// Pools and endpoints without series of their own.
+    pub pools_without_series: IntGauge,
+    pub endpoints_without_series: IntGauge,
     admits: IntCounterVec,
 }
 
@@ -86,6 +89,16 @@ impl PoolMetrics {
                 "evenkeel_pool_imbalance",
                 "Fraction of the requests in flight that exceed their endpoint's fair share, from 0 to 1.",
                 &pool,
+            )?,
+            pools_without_series: int_gauge(
+                r,
+                "evenkeel_pools_without_series",
+                "Pools that have no series of their own, because there are too many.",
+            )?,
+            endpoints_without_series: int_gauge(
+                r,
+                "evenkeel_endpoints_without_series",
+                "Endpoints that have no series of their own, because there are too many.",
             )?,
             admits: counters(
                 r,

@@ -1,6 +1,13 @@
 //! The pools that this sidecar knows, and the rule that applies to each route and cluster.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use evenkeel_domain::{
@@ -69,6 +76,8 @@ pub struct Directory {
     by_name: RwLock<Names>,
     by_id: RwLock<HashMap<PoolId, Arc<PoolEntry>>>,
     drained: ArcSwap<Drained>,
+    /// Number of pools so far.
+    created: AtomicU64,
     /// Sends new pools whose endpoints the discovery must find.
     discover: mpsc::UnboundedSender<Arc<PoolEntry>>,
 }
@@ -89,6 +98,7 @@ impl Directory {
             by_name: RwLock::default(),
             by_id: RwLock::default(),
             drained: ArcSwap::default(),
+            created: AtomicU64::new(0),
             discover,
         };
         for rule in &directory.rules {
@@ -204,7 +214,8 @@ impl Directory {
             by_id.remove(&idlest.pool.id);
         }
         let drains = self.drained.load().of(&id);
-        let entry = Arc::new(PoolEntry::new(id.clone(), rule, claim == Claim::Configured, drains));
+        let age = self.created.fetch_add(1, Ordering::Relaxed);
+        let entry = Arc::new(PoolEntry::new(id.clone(), rule, claim == Claim::Configured, age, drains));
         let is_found = match &rule.source {
             Source::Dns { .. } => true,
             Source::Kubernetes(service) => service.of(entry.pool.id.cluster()).is_some(),

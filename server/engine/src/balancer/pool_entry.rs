@@ -48,7 +48,9 @@ pub struct PoolEntry {
     offered: Mutex<Vec<Offer>>,
     used: AtomicBool,
     /// Whether the configuration names the pool. Such a pool is never evicted.
-    configured: bool,
+    pub configured: bool,
+    /// Smaller for pools that this sidecar has known for longer.
+    pub age: u64,
     forgotten: AtomicBool,
     /// When a gateway last used the pool, or its table last had holders or requests in flight.
     busy_at: Mutex<Instant>,
@@ -62,7 +64,13 @@ struct Offer {
 }
 
 impl PoolEntry {
-    pub(super) fn new(id: PoolId, rule: &Arc<PoolRule>, configured: bool, drains: PoolDrains) -> Self {
+    pub(super) fn new(
+        id: PoolId,
+        rule: &Arc<PoolRule>,
+        configured: bool,
+        age: u64,
+        drains: PoolDrains,
+    ) -> Self {
         let roster = match &rule.source {
             Source::Static(endpoints) => Roster::new(endpoints.clone()),
             Source::Request | Source::Dns { .. } | Source::Kubernetes(_) => Roster::default(),
@@ -78,6 +86,7 @@ impl PoolEntry {
             offered: Mutex::default(),
             used: AtomicBool::new(false),
             configured,
+            age,
             forgotten: AtomicBool::new(false),
             busy_at: Mutex::new(Instant::now()),
         }
@@ -248,7 +257,7 @@ mod tests {
     fn offered_endpoints_are_checked_and_shared() {
         let yaml = "pools: [{cluster: a, weight: 3, cap: 7, endpoints: [{address: x, cap: 9}]}]";
         let rule = Arc::new(Config::parse(yaml).unwrap().pools.remove(0));
-        let entry = PoolEntry::new(PoolId::new("", "a").unwrap(), &rule, true, PoolDrains::default());
+        let entry = PoolEntry::new(PoolId::new("", "a").unwrap(), &rule, true, 0, PoolDrains::default());
         let offered = vec![candidate("x", 0.0, 0), candidate("y", 0.5, 2), candidate("z", 0.0, 0)];
         let roster = entry.roster(offered.clone()).unwrap();
         let seen: Vec<_> = roster.endpoints().iter().map(|e| (&*e.address, e.weight, e.cap)).collect();

@@ -11,7 +11,7 @@ use axum::{
     routing::get,
 };
 use evenkeel_api::Api;
-use evenkeel_telemetry::{Metrics, PoolMetrics};
+use evenkeel_telemetry::Metrics;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,7 @@ mod page;
 mod reply;
 mod request;
 mod routes;
+mod series;
 mod serve;
 mod usage;
 mod watch;
@@ -65,7 +66,7 @@ async fn readyz(State(http): State<Arc<Http>>) -> Response {
 
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
     match http.metrics.encode(|metrics| {
-        set_pools(&metrics.pools, &http);
+        series::set_pools(&metrics.pools, &http.api.views.all(), &http.api.balancer.directory.all());
         metrics.table_age.set(http.api.views.age().as_secs_f64());
         metrics.limits.set_usage(&http.api.limiter.fullest());
         metrics.settlements_waiting.set(http.api.balancer.store.settlements_waiting() as i64);
@@ -76,36 +77,5 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
         }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
-
-/// Sets the metrics of pools at each scrape: the tables as of the last sweep, and the current request counts.
-fn set_pools(m: &PoolMetrics, http: &Http) {
-    m.clear();
-    for view in http.api.views.all().values() {
-        let pool = [view.route.as_str(), view.cluster.as_str()];
-        m.holders.with_label_values(&pool).set(view.holders as f64);
-        m.imbalance.with_label_values(&pool).set(view.imbalance);
-        if let Some(capacity) = view.capacity {
-            m.capacity.with_label_values(&pool).set(capacity as f64);
-        }
-        let [mut in_use, mut drained, mut left] = [0_u32; 3];
-        for endpoint in &view.endpoints {
-            let labels = [pool[0], pool[1], &endpoint.address];
-            m.in_flight.with_label_values(&labels).set(endpoint.in_flight as f64);
-            m.endpoint_cap.with_label_values(&labels).set(f64::from(endpoint.cap));
-            m.endpoint_weight.with_label_values(&labels).set(endpoint.weight);
-            *match (endpoint.listed, endpoint.drained) {
-                (false, _) => &mut left,
-                (true, true) => &mut drained,
-                (true, false) => &mut in_use,
-            } += 1;
-        }
-        for (state, count) in [("in_use", in_use), ("drained", drained), ("left", left)] {
-            m.endpoints.with_label_values(&[pool[0], pool[1], state]).set(f64::from(count));
-        }
-    }
-    for entry in http.api.balancer.directory.all() {
-        m.set_counts(entry.pool.id.route(), entry.pool.id.cluster(), &entry.counts);
     }
 }

@@ -15,6 +15,7 @@ use crate::support::{eventually, http, process::Process, requests};
 mod connections;
 mod hosts;
 mod memory;
+mod series;
 mod tokens;
 
 /// A sidecar that is attacked.
