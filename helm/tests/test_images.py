@@ -21,10 +21,14 @@ def instructions(path):
 
 def stages(path):
     """Returns the stages in order: name (or number), base, instructions."""
-    found = []
+    found, arguments = [], {}
     for name, text in instructions(path):
-        if name == "FROM":
+        if name == "ARG" and not found:
+            argument, _, default = text.partition("=")
+            arguments[argument] = default
+        elif name == "FROM":
             base, _, called = text.partition(" AS ")
+            base = re.sub(r"\$\{(\w+)\}", lambda match: arguments[match.group(1)], base)
             found.append((called or str(len(found)), base, []))
         else:
             found[-1][2].append((name, text))

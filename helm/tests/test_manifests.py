@@ -218,39 +218,11 @@ class Store(unittest.TestCase):
 
 
 class Network(unittest.TestCase):
-    def test_the_network_policy_allows_only_needed_connections(self):
-        policy = {"enabled": True, "gateways": [{"podSelector": {"matchLabels": {"a": "b"}}}]}
-        spec = find(
-            rendered({"networkPolicy": policy, "redis": {"urls": ["redis://a:6380/1", "redis://b"], "cluster": True}}),
-            "NetworkPolicy",
-        )["spec"]
-        self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["ingress"]], [[9190]])
-        self.assertEqual(
-            [[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6380, 6379]]
-        )
-        policy["monitoring"] = [{"namespaceSelector": {}}]
-        policy["redisEgress"] = [
-            {"to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}], "ports": [{"protocol": "TCP", "port": 6379}]}
-        ]
-        spec = find(rendered({"networkPolicy": policy, "config": {"pools": [matrix.SLICES]}}), "NetworkPolicy")["spec"]
-        self.assertEqual([[port["port"] for port in rule["ports"]] for rule in spec["ingress"]], [[9190], [9191]])
-        self.assertEqual(
-            [[port["port"] for port in rule["ports"]] for rule in spec["egress"]], [[53, 53], [6379], [443, 6443]]
-        )
-
-    def test_only_sidecars_reach_the_bundled_redis(self):
-        documents = rendered(
-            {
-                "networkPolicy": {"enabled": True, "gateways": [{"podSelector": {}}]},
-                "redis": {"mode": "bundled", "urls": []},
-            }
-        )
-        spec = find(documents, "NetworkPolicy", "ek-evenkeel-redis")["spec"]
-        self.assertEqual(spec["policyTypes"], ["Ingress", "Egress"])
-        self.assertNotIn("egress", spec)
-        self.assertEqual(
-            spec["ingress"][0]["from"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/component"], "sidecar"
-        )
+    def test_the_bundled_redis_may_be_pinned_by_digest(self):
+        digest = "sha256:" + "ab" * 32
+        values = {"redis": {"mode": "bundled", "urls": [], "bundled": {"image": {"digest": digest}}}}
+        (container,) = find(rendered(values), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+        self.assertEqual(container["image"], f"docker.io/library/redis@{digest}")
 
     def test_services_lead_to_all_pods_or_to_the_pod_on_the_gateways_node(self):
         documents = rendered()
@@ -260,9 +232,10 @@ class Network(unittest.TestCase):
         self.assertNotIn("Service", kinds(rendered({"mode": "sidecar"})))
 
     def test_listen_addresses(self):
-        self.assertEqual(
-            configuration(rendered({"listenAddress": "[::]"}))["listen"], {"grpc": "[::]:9190", "http": "[::]:9191"}
-        )
+        listen = configuration(rendered({"listenAddress": "[::]", "hosts": ["llm.example"]}))["listen"]
+        self.assertEqual((listen["grpc"], listen["http"]), ("[::]:9190", "[::]:9191"))
+        self.assertEqual(listen["hosts"][:2], ["llm.example", "ek-evenkeel"])
+        self.assertTrue(listen["hosts"][-1].endswith(".svc.cluster.local"))
         self.assertEqual(configuration(rendered({"mode": "sidecar"}))["listen"]["grpc"], "127.0.0.1:9190")
         listen = configuration(
             rendered({"mode": "sidecar", "sidecar": {"socket": {"enabled": True, "directory": "/sockets"}}})
@@ -445,7 +418,7 @@ class Notes(unittest.TestCase):
         self.assertIn("kubectl -n gateways port-forward service/ek-evenkeel 9191:9191", text)
         self.assertIn("kubectl -n gateways exec deployment/ek-evenkeel -- evenkeel pools", text)
         self.assertIn("ek-evenkeel-headless.gateways.svc.cluster.local:9190", text)
-        self.assertIn("WARNING: gRPC and HTTP have no authentication", text)
+        self.assertIn("WARNING: every pod of the cluster can call gRPC and HTTP", text)
         self.assertIn("exec daemonset/ek-evenkeel", self.notes({"mode": "daemonset"}))
         text = self.notes({"mode": "sidecar", "sidecar": {"gateway": "higress"}})
         self.assertIn("patch deployment higress-gateway --patch-file patch.yaml", text)

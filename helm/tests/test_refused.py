@@ -106,7 +106,7 @@ CHECKS = [
     ),
     (
         {"config": {"listen": {"grpc": "off"}}},
-        "config.listen: must be absent, because mode, listenAddress, ports and sidecar.socket set it",
+        "config.listen: must be absent, because mode, listenAddress, ports, connectionsMax, hosts and sidecar.socket set it",
     ),
     (
         {"config": {"shutdown_delay": "1s"}},

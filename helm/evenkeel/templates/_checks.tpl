@@ -78,7 +78,7 @@
 {{- /* Fields of `config` that the chart sets. */ -}}
 {{- $config := $v.config -}}
 {{- if hasKey $config "listen" -}}
-{{- $faults = append $faults "config.listen: must be absent, because mode, listenAddress, ports and sidecar.socket set it" -}}
+{{- $faults = append $faults "config.listen: must be absent, because mode, listenAddress, ports, connectionsMax, hosts and sidecar.socket set it" -}}
 {{- end -}}
 {{- if hasKey $config "shutdown_delay" -}}
 {{- $faults = append $faults "config.shutdown_delay: must be absent, because shutdownDelaySeconds sets it" -}}
@@ -120,10 +120,10 @@
 {{- if and $v.sidecar.native (semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version) -}}
 {{- $faults = append $faults (printf "sidecar.native: must be false before Kubernetes 1.29, got true with %s" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
-{{- if $v.networkPolicy.enabled -}}
+{{- if eq (toString $v.networkPolicy.enabled) "true" -}}
 {{- $faults = append $faults "networkPolicy.enabled: must be false if mode is sidecar, because the pods belong to the gateway" -}}
 {{- end -}}
-{{- else if and $v.networkPolicy.enabled (not $v.networkPolicy.gateways) -}}
+{{- else if and (eq (toString $v.networkPolicy.enabled) "true") (not $v.networkPolicy.gateways) -}}
 {{- $faults = append $faults "networkPolicy.gateways: must name the allowed callers if networkPolicy.enabled is true, got none" -}}
 {{- end -}}
 

@@ -13,6 +13,7 @@
 {{- else -}}
 {{- $_ := set $listen "grpc" (printf "127.0.0.1:%v" (int .Values.ports.grpc)) -}}
 {{- end -}}
+{{- $_ := set $listen "connections_max" (int .Values.connectionsMax) -}}
 {{- $hosts := .Values.hosts -}}
 {{- if ne .Values.mode "sidecar" -}}
 {{- $name := include "evenkeel.fullname" . -}}

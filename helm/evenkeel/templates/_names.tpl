@@ -74,3 +74,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if (index $values.plugin .).enabled -}}{{ . }}{{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Whether a NetworkPolicy restricts the sidecar's connections; empty if none does. */}}
+{{- define "evenkeel.restricted" -}}
+{{- $enabled := toString .Values.networkPolicy.enabled -}}
+{{- if and (ne .Values.mode "sidecar") (or (eq $enabled "true") (and (eq $enabled "auto") .Values.networkPolicy.gateways)) -}}true{{- end -}}
+{{- end -}}
