@@ -33,7 +33,8 @@ local is_of_kind = at and c[1].kind_at[at] == rule.kind
 -- Returns the balance or amount on record, or -1, and the used, reserved and overrun amounts.
 local function figures()
   if not is_of_kind then return -1, 0, 0, 0 end
-  return c[at + rule.record], rule.figures(c, at)
+  local used, reserved, overrun = rule.figures(c, at)
+  return rule.level(c, at), used, reserved, overrun
 end
 
 local function answer(status, before)

@@ -20,6 +20,7 @@
 --             retry(c, at, cost)
 --                             for a refusal, returns the ms until the request would fit, and the ms during which only
 --                             an administrator can make it fit
+--             level(c, at)    quotas: returns the amount or balance on record, -1 without a record
 --             figures(c, at)  quotas: returns the used, reserved and overrun amounts
 --           UNTIL is the time until which the counter matters, ms; 0 if it matters forever; nil if nothing changed.
 --           room, settle and figures advance the counter to now; the others run after one of them.

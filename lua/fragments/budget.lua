@@ -47,6 +47,7 @@ ALGORITHMS[BUDGET] = function(numbers, from, shadow, provisional)
     end,
     settle = window_settle(start, stop, provisional),
     retry = function(c, at) return amount_of(c, at) > 0 and max(0, stop - now) or 0, 0 end,
+    level = function(c, at) return c[at + RECORD[BUDGET]] end,
     figures = function(c, at)
       bring_up(c, at)
       return c[at + 2], c[at + 3], 0

@@ -12,6 +12,11 @@ use evenkeel_domain::{
 
 use crate::counters::{CounterState, Entry, ReservationId};
 
+/// Number of days for which what is left of a default is remembered after its last use, and the same if nothing was
+/// charged. Equals lua/fragments/prepaid.lua.
+pub(super) const KEPT_DAYS: u64 = 400;
+const KEPT_DAYS_UNCHARGED: u64 = 2;
+
 /// The state of a counter at one time.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Cell {
@@ -34,6 +39,8 @@ pub(super) enum Cell {
     Running(BTreeMap<ReservationId, u64>),
     Prepaid {
         balance: u64,
+        /// Whether an administrator has set the balance. Otherwise it is what is left of a default.
+        is_set: bool,
         used: u64,
         overrun: u64,
         day: u64,
@@ -52,6 +59,7 @@ impl Cell {
     /// Returns the counter as of now: `before` advanced in time, or a new counter. Returns `None` if a quota has
     /// neither a record nor a default, or if its record is of another kind.
     pub(super) fn at(before: Option<&Self>, rule: &CounterRule, now: u64) -> Option<Self> {
+        let before = before.filter(|before| !before.is_forgotten(now));
         Some(match (*rule, before) {
             (CounterRule::Fixed { window, .. }, before) => {
                 let (start, end) = window.around(now);
@@ -93,14 +101,23 @@ impl Cell {
                 held.iter().filter(|(_, at)| **at > now).map(|(id, at)| (id.clone(), *at)).collect(),
             ),
             (CounterRule::Running { .. }, _) => Self::Running(BTreeMap::new()),
-            (CounterRule::Prepaid { .. }, Some(Self::Prepaid { balance, used, overrun, day, reserved })) => {
+            (
+                CounterRule::Prepaid { .. },
+                Some(Self::Prepaid { balance, is_set, used, overrun, day, reserved }),
+            ) => {
                 let today = now / DAY_MS;
                 let reserved = match today.checked_sub(*day) {
                     Some(0) => *reserved,
                     Some(1) => [0, reserved[0]],
                     _ => [0, 0],
                 };
-                Self::Prepaid { balance: *balance, used: *used, overrun: *overrun, day: today, reserved }
+                // Without a default, nothing is left of it.
+                let CounterRule::Prepaid { default } = *rule else { return None };
+                if !is_set {
+                    default?;
+                }
+                let (balance, is_set, used, overrun) = (*balance, *is_set, *used, *overrun);
+                Self::Prepaid { balance, is_set, used, overrun, day: today, reserved }
             }
             // A quota's record of another kind is not overwritten. The request is refused.
             (
@@ -110,7 +127,8 @@ impl Cell {
                 return None;
             }
             (CounterRule::Prepaid { default }, _) => {
-                Self::Prepaid { balance: default?, used: 0, overrun: 0, day: now / DAY_MS, reserved: [0, 0] }
+                let (balance, day) = (default?, now / DAY_MS);
+                Self::Prepaid { balance, is_set: false, used: 0, overrun: 0, day, reserved: [0, 0] }
             }
             (CounterRule::Budget { window, .. }, before) => {
                 let (start, end) = window.around(now);
@@ -123,6 +141,12 @@ impl Cell {
                 }
             }
         })
+    }
+
+    /// Returns whether the counter is what is left of a default, and was not used for long.
+    pub(super) fn is_forgotten(&self, now: u64) -> bool {
+        let Self::Prepaid { is_set: false, used, overrun, day, .. } = self else { return false };
+        (now / DAY_MS).saturating_sub(*day) >= kept_days(*used, *overrun)
     }
 
     fn is_of(&self, rule: &CounterRule) -> bool {
@@ -220,7 +244,7 @@ impl Cell {
             }
             (Self::TokenBucket { .. }, _) => {}
             (Self::Running(held), _) => drop(held.remove(id)),
-            (Self::Prepaid { balance, used, overrun, day, reserved: r }, _) => {
+            (Self::Prepaid { balance, used, overrun, day, reserved: r, .. }, _) => {
                 if *provisional {
                     *used = used.saturating_add(*actual);
                     match day.checked_sub(*at) {
@@ -321,9 +345,17 @@ impl Cell {
                 Some(now + (debt / *amount as f64).ceil() as u64)
             }
             (Self::Running(held), _) => Some(held.values().copied().max().unwrap_or(now)),
+            (Self::Prepaid { is_set: false, used, overrun, .. }, _) => {
+                Some(now + DAY_MS * kept_days(*used, *overrun))
+            }
             _ => None,
         }
     }
+}
+
+/// Returns for how many days what is left of a default is remembered.
+fn kept_days(used: u64, overrun: u64) -> u64 {
+    if used > 0 || overrun > 0 { KEPT_DAYS } else { KEPT_DAYS_UNCHARGED }
 }
 
 /// Lets one request at a time take the rest of a quota that has less left than the request's cost.

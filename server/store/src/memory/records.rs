@@ -52,7 +52,7 @@ fn place(account: &Account) -> Place {
 }
 
 fn read(state: &State, place: &Place, rule: &CounterRule, now: u64) -> Record {
-    let stored = state.cells.get(place).map(|stored| &stored.cell);
+    let stored = state.cells.get(place).map(|stored| &stored.cell).filter(|cell| !cell.is_forgotten(now));
     let recorded = matches!((stored, rule), (Some(Cell::Prepaid { .. }), CounterRule::Prepaid { .. }));
     match (Cell::at(stored, rule, now), rule) {
         (Some(Cell::Prepaid { balance, used, overrun, reserved, .. }), _) => {
@@ -85,7 +85,7 @@ fn write(state: &mut State, place: Place, rule: &CounterRule, level: Option<u64>
         (_, Some(level)) => {
             let some = CounterRule::Prepaid { default: Some(0) };
             if let Some(Cell::Prepaid { used, overrun, day, reserved, .. }) = Cell::at(stored, &some, now) {
-                let cell = Cell::Prepaid { balance: level, used, overrun, day, reserved };
+                let cell = Cell::Prepaid { balance: level, is_set: true, used, overrun, day, reserved };
                 state.put(place, cell, rule, now);
             }
         }
@@ -198,6 +198,51 @@ impl Kept {
     fn forget(&mut self, quota: &str, consumer: &str) {
         if let Some(of_quota) = self.index.get_mut(quota) {
             of_quota.remove(consumer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evenkeel_domain::{HolderId, LeaseId, clock::DAY_MS, limit::Meter, settings::OnStoreFailure};
+
+    use super::*;
+    use crate::{
+        counters::{Counters as _, ReservationId, Reserve},
+        memory::cell::KEPT_DAYS,
+    };
+
+    #[tokio::test]
+    async fn what_is_left_of_a_default_expires_and_a_set_balance_does_not() {
+        let counters = Arc::<MemoryCounters>::default();
+        let records = MemoryRecords::new(Arc::clone(&counters));
+        let rule = CounterRule::Prepaid { default: Some(10) };
+        let account = |name: &str| Account::new(name, "trial".into(), rule).unwrap();
+        let start = 20_833 * DAY_MS;
+        counters.set_clock(start);
+        for (lease, name) in [(1, "left"), (2, "set")] {
+            let Account { bucket, quota, .. } = account(name);
+            let on_store_failure = OnStoreFailure::Local;
+            let meter = Meter {
+                bucket,
+                name: quota,
+                rule,
+                cost: 3,
+                provisional: false,
+                shadow: false,
+                on_store_failure,
+            };
+            let id =
+                ReservationId { holder: HolderId::new("h").unwrap(), lease: LeaseId::new(lease).unwrap() };
+            let verdict = counters.reserve(Reserve { id: Some(id), meters: vec![meter] }).await.unwrap();
+            assert!(verdict.admitted);
+        }
+        let edit = Edit { action: Action::Set(5), who: "ops".into(), note: String::new(), id: "1".into() };
+        records.edit_quota(&account("set"), &edit).await.unwrap();
+        for (after, left) in [(KEPT_DAYS * DAY_MS - 1, 7), (KEPT_DAYS * DAY_MS, 10)] {
+            counters.set_clock(start + after);
+            assert_eq!(records.quota(&account("left")).await.unwrap().balance, left);
+            assert_eq!(records.quota(&account("set")).await.unwrap().balance, 5);
         }
     }
 }

@@ -45,6 +45,49 @@ async fn only_records_never_expire() {
     assert_eq!(left, BTreeSet::from(["ek2:{consumer=n/b}:changes:paid".to_owned()]));
 }
 
+/// Clients may be free to choose their consumer.
+#[tokio::test]
+async fn what_is_left_of_a_default_expires() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let s = Subject::redis(&store, "n");
+    let rule = CounterRule::Prepaid { default: Some(1000) };
+    let ttl = |name: &str| -> i64 {
+        let key = format!("ek2:{{consumer=n/{name}}}:counters");
+        ::redis::from_redis_value(redis.command(&["PTTL", &key])).unwrap()
+    };
+    let day = 86_400_000;
+    let used = s.account("used", "trial", rule);
+    let reserved = s.reserve(&used, 1, 10).await;
+    assert!(
+        (day..=2 * day + 61_000).contains(&ttl("used")),
+        "a reservation counts for two days: {}",
+        ttl("used")
+    );
+    s.settle(&used, reserved, 7).await;
+    assert!((399 * day..=400 * day).contains(&ttl("used")), "{}", ttl("used"));
+    assert_eq!(s.read(&used).await, Record { recorded: true, balance: 993, used: 7, ..Record::default() });
+    let again = s.reserve(&used, 2, 900).await;
+    assert_eq!(s.read(&used).await.balance, 93);
+    s.settle(&used, again, 1000).await;
+    let spent = Record { recorded: true, used: 1007, overrun: 7, ..Record::default() };
+    assert_eq!(s.read(&used).await, spent);
+    assert!(!s.reserve(&used, 3, 1).await.0.admitted);
+
+    let refused = s.account("refused", "trial", rule);
+    assert!(!s.reserve(&refused, 4, 0).await.0.states.is_empty());
+    let free = s.account("free", "trial", rule);
+    let reserved = s.reserve(&free, 5, 10).await;
+    s.settle(&free, reserved, 0).await;
+    assert!(ttl("free") <= 2 * day + 61_000, "nothing was charged: {}", ttl("free"));
+
+    s.edit(&used, Action::Adjust(5), "1").await.unwrap();
+    assert_eq!(ttl("used"), -1, "what an administrator has set stays");
+    let reserved = s.reserve(&used, 6, 1).await;
+    s.settle(&used, reserved, 1).await;
+    assert_eq!((ttl("used"), s.read(&used).await.balance), (-1, 4));
+}
+
 /// Reservations are recorded by day. A reservation that is never settled counts for two days.
 #[tokio::test]
 async fn reservations_count_for_two_days() {
