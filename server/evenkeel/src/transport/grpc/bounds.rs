@@ -37,14 +37,20 @@ const HEADER_BYTES: usize = 32;
 /// Maximum number of health watches and reflection streams. They need no identity, take any time, and nobody needs many.
 const WATCHES_MAX: usize = 64;
 
+/// Maximum number of responses to operators that have not been read yet. The longest, 10,000 rows of usage, takes 2 MiB.
+const RESPONSES_MAX: usize = 64;
+
 /// Services whose streams count towards [`WATCHES_MAX`].
 const WATCHED: &str = "/grpc.";
+/// Services whose responses to unary calls count towards [`RESPONSES_MAX`].
+const OPERATORS: [&str; 2] = ["/evenkeel.v1.Inspect/", "/evenkeel.v1.Admin/"];
 
 struct Shared {
     memory: Arc<MemoryBudget>,
     metrics: Arc<Metrics>,
     api: Arc<Api>,
     watches: Arc<Semaphore>,
+    responses: Arc<Semaphore>,
 }
 
 /// Adds the bounds to services.
@@ -55,7 +61,8 @@ pub(super) fn bound(
     api: Arc<Api>,
 ) -> Routes {
     let watches = Arc::new(Semaphore::new(WATCHES_MAX));
-    let shared = Arc::new(Shared { memory, metrics, api, watches });
+    let responses = Arc::new(Semaphore::new(RESPONSES_MAX));
+    let shared = Arc::new(Shared { memory, metrics, api, watches, responses });
     routes.into_axum_router().layer(middleware::from_fn_with_state(shared, check)).into()
 }
 
@@ -84,16 +91,29 @@ fn bounds(path: &str) -> Bounds {
 }
 
 async fn check(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    match shared.enter(request).await {
-        Ok((request, held)) => next.run(request).await.map(|inner| Body::new(Held { inner, _held: held })),
-        Err(status) => status.into_http(),
+    let path = request.uri().path();
+    let is_of_operator = !bounds(path).is_stream && OPERATORS.iter().any(|service| path.starts_with(service));
+    let (request, mut held) = match shared.enter(request).await {
+        Ok(entered) => entered,
+        Err(status) => return status.into_http(),
+    };
+    let response = next.run(request).await;
+    if is_of_operator {
+        let Ok(place) = Arc::clone(&shared.responses).try_acquire_owned() else {
+            shared.metrics.bounds.refused.memory.inc();
+            let unread = format!("{RESPONSES_MAX} responses have not been read yet: try again later");
+            return Status::resource_exhausted(unread).into_http();
+        };
+        held.place = Some(place);
     }
+    response.map(|inner| Body::new(Held { inner, _held: held }))
 }
 
 /// What a request holds until its response has ended.
 struct Holds {
     _taken: Arc<Taken>,
-    _watch: Option<OwnedSemaphorePermit>,
+    /// A place among the watches, or among the responses to operators.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Shared {
@@ -126,7 +146,7 @@ impl Shared {
         let taken = Arc::new(taken);
         let messages = |inner| Messages::new(inner, bounds, refused.clone(), peer, Arc::clone(&taken));
         let request = request.map(|inner| Body::new(messages(inner)));
-        Ok((request, Holds { _taken: taken, _watch: watch }))
+        Ok((request, Holds { _taken: taken, place: watch }))
     }
 }
 

@@ -1,8 +1,6 @@
 //! Messages that announce much, that are much, and that take more memory than bytes.
 
-use evenkeel_proto::v1::{FromWorker, HeldPool, KeepAliveRequest, SettleRequest};
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use prost::Message as _;
 
 use super::*;
 
@@ -106,17 +104,13 @@ async fn bytes_that_have_arrived_are_bounded() {
 async fn many_empty_parts_are_refused_before_they_are_decoded() {
     let fort = Fort::start("", None).await;
     let before = fort.process.resident();
-    let list =
-        KeepAliveRequest { pools: vec![HeldPool::default(); 2_000_000], ..KeepAliveRequest::default() };
-    let settlements =
-        FromWorker { settlements: vec![SettleRequest::default(); 2_000_000], ..FromWorker::default() };
-    let nested = FromWorker { leases: Some(list.clone()), ..FromWorker::default() };
+    // Encoded by hand: `pools` of a list, `settlements` of a message, and a message with such a list.
+    let (list, settlements) = ([0x1a, 0].repeat(2_000_000), [0x12, 0].repeat(2_000_000));
+    let mut nested = vec![0x3a];
+    prost::encoding::encode_varint(list.len() as u64, &mut nested);
+    nested.extend(&list);
     let mut sender = connect(&fort.grpc).await;
-    for (method, content) in [
-        ("KeepAlive", list.encode_to_vec()),
-        ("Connect", settlements.encode_to_vec()),
-        ("Connect", nested.encode_to_vec()),
-    ] {
+    for (method, content) in [("KeepAlive", list), ("Connect", settlements), ("Connect", nested)] {
         let mut bytes = vec![0];
         bytes.extend((content.len() as u32).to_be_bytes());
         bytes.extend(content);
@@ -144,4 +138,29 @@ async fn a_slow_message_is_refused() {
         assert_eq!(code, "4", "{text}");
     }
     assert_eq!(fort.metric("evenkeel_requests_refused_total{reason=\"late\"}").await, 3.0);
+}
+
+/// A client that grants no window leaves its responses in the sidecar.
+#[tokio::test]
+async fn responses_that_are_not_read_are_bounded() {
+    let fort = Fort::start("", None).await;
+    let socket = TcpStream::connect(&fort.grpc).await.unwrap();
+    let mut client = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    client.initial_stream_window_size(0);
+    let (mut sender, connection) = client.handshake(TokioIo::new(socket)).await.unwrap();
+    tokio::spawn(connection);
+    let mut responses = Vec::new();
+    let refused = loop {
+        sender.ready().await.unwrap();
+        let mut list =
+            Request::post("http://x/evenkeel.v1.Inspect/ListPools").body(Body::from(vec![0; 5])).unwrap();
+        list.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+        let response: Response<Incoming> = sender.send_request(list).await.unwrap();
+        match status(&response) {
+            (code, _) if code.is_empty() => responses.push(response),
+            refused => break refused,
+        }
+    };
+    assert_eq!((responses.len(), refused.0.as_str()), (64, "8"), "{refused:?}");
+    fort.serves(1).await;
 }
