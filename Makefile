@@ -17,7 +17,7 @@ export EVENKEEL_PLUGIN_WASM ?= $(abspath out/plugin/evenkeel_plugin.wasm)
 export EVENKEEL_PLUGIN_HIGRESS_WASM ?= $(abspath out/plugin/evenkeel_plugin_higress.wasm)
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 run: ## Build the sidecar and run it; CONFIG=file for a configuration of your own
 	@.ci/setup compiler
@@ -63,7 +63,7 @@ pictures: tools ## Take the pictures of the page in docs/images/ anew; five minu
 	cargo test --locked -p evenkeel-loadtest --test it -- --ignored --nocapture pictures_of_the_page
 
 lint: ## Formatting, clippy, Lua, dependencies, documentation
-	@.ci/setup compiler linters wasm
+	@.ci/setup compiler linters deny wasm
 	cargo fmt --all --check
 	@.ci/check-text
 	@.ci/check-docs
@@ -71,7 +71,7 @@ lint: ## Formatting, clippy, Lua, dependencies, documentation
 	@.ci/check-cycles
 	@.ci/assemble-lua out/lua
 	luacheck --quiet out/lua
-	.ci/check-dependencies
+	.tools/deny/bin/cargo-deny --locked check bans licenses sources
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	.ci/clippy-plugin
 
@@ -85,6 +85,15 @@ chart: ## Lint the Helm chart and package it into out/chart/, with the manifests
 	@mkdir -p out/chart
 	.tools/chart/helm template evenkeel helm/evenkeel --namespace gateways --set redis.mode=bundled >out/chart/trial.yaml
 	.tools/chart/helm package helm/evenkeel --destination out/chart
+
+.PHONY: advisories sbom
+advisories: ## Look for known vulnerabilities in dependencies; needs the network, to fetch the RustSec database
+	@.ci/setup deny
+	.tools/deny/bin/cargo-deny --locked check advisories
+
+sbom: ## Write the bills of materials of the sidecar and the plugin, as CycloneDX, into out/sbom/
+	@.ci/setup compiler sbom
+	.ci/build-sbom
 
 clean: ## Remove everything make has built or fetched
 	cargo clean
