@@ -3,11 +3,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help run demo live test lint bench plugin chart clean
+.PHONY: help run demo live test chaos lint bench plugin chart clean
 
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CONFIG ?= docs/run.yaml
 TRACE  ?=
+DURATION ?= 30m
+SEED   ?=
 
 # The programs and files that tests and the load tester use. The environment can override each variable.
 export EVENKEEL_ENVOY ?= $(abspath .tools/envoy/envoy/_bin/envoy)
@@ -36,6 +38,12 @@ bench: tools plugin ## Measure one sidecar and what it adds to a request; figure
 	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
 	for kind in decisions rate-limits filters; do \
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel $(TARGET)/release/evenkeel-loadtest bench $$kind; done
+
+chaos: ## Break sidecars, gateways and Redis for 30 minutes, and check counts and charges; DURATION=2m SEED=7
+	@.ci/setup compiler redis
+	.ci/build-quick evenkeel evenkeel-loadtest
+	EVENKEEL_BIN=$(TARGET)/quick/evenkeel \
+	$(TARGET)/quick/evenkeel-loadtest chaos --duration $(DURATION) $(if $(SEED),--seed $(SEED)) --out out/chaos
 
 .PHONY: tools quick
 tools:

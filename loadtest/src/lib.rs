@@ -14,8 +14,10 @@
 //! | [`compare`], [`report`], [`demo`] | runs under all policies, their report, the demonstration's parameters |
 //! | [`bench`](mod@bench) | closed-loop benchmarks of one sidecar |
 //! | [`live`] | a complete system under continuous traffic |
+//! | [`chaos`] | faults in a system under traffic, and checks of what Evenkeel promises |
 
 pub mod bench;
+pub mod chaos;
 pub mod compare;
 pub mod cpu;
 pub mod demo;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod bench;
+mod chaos;
 mod compare;
 mod live;
 mod replay;
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     /// Measure one sidecar, or what it adds to a gateway's requests
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Break sidecars, gateways and Redis under traffic, and check that counts and charges stay exact
+    Chaos(chaos::ChaosArgs),
     /// Simulate a comparison in virtual time, to predict its result
     Simulate(simulate::SimulateArgs),
     /// Send a trace to gateways that are already running
@@ -82,6 +85,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => return compare::run_demo(args).await,
         Command::Compare(args) => return compare::run_comparison(args).await,
         Command::Replay(args) => return replay::run(args).await,
+        Command::Chaos(args) => return chaos::run(args).await,
         Command::Live(args) => live::run(args).await,
         Command::Bench(command) => bench::run(command).await,
         Command::Echo(args) => bench::run_echo(args).await,

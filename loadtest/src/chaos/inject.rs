@@ -1,0 +1,305 @@
+//! Makes a fault happen, and ends it.
+
+use std::time::{Duration, Instant};
+
+use super::{
+    gateway::consumer_name,
+    plan::{Fault, Kind},
+    proxy::{End, Mode},
+    system::{SIDECARS, System},
+    table,
+    truth::{About, Doubt},
+};
+use crate::{lab::LabError, wait};
+
+/// Time that a sidecar may take to stop: it waits up to 10 s for calls and up to 5 s for the store.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+const LEAVE_WITHIN: Duration = Duration::from_secs(20);
+/// A sidecar sends usage to the ledger twice a second, and the call takes some time. After an outage, the first attempt
+/// comes up to 5 s later.
+const LEDGER_INTERVAL: Duration = Duration::from_millis(1500);
+const LEDGER_INTERVAL_AFTER_OUTAGE: Duration = Duration::from_millis(6000);
+/// Settlements that wait in a sidecar without an outage failed at most this long ago.
+const QUEUE_AGE: Duration = Duration::from_secs(5);
+const JUMP_MS: i64 = 60_000;
+
+/// What remains to be done after the checks that follow a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Nothing,
+    /// The old primary becomes a replica.
+    Follow {
+        node: usize,
+        frozen: bool,
+        running: bool,
+    },
+}
+
+/// A fault that has ended.
+#[derive(Debug)]
+pub(super) struct Injected {
+    pub(super) target: String,
+    pub(super) began: Instant,
+    pub(super) healed: Instant,
+    /// They last until the system has recovered.
+    pub(super) doubts: Vec<Doubt>,
+    pub(super) after: After,
+}
+
+impl Injected {
+    fn begin(target: String) -> Self {
+        let now = Instant::now();
+        Self { target, began: now, healed: now, doubts: Vec::new(), after: After::Nothing }
+    }
+
+    fn doubt(&mut self, from: Instant, about: About) {
+        self.doubts.push(Doubt { from, to: from, about });
+    }
+
+    /// Doubts that a killed sidecar has lost what it had not sent.
+    fn doubt_killed(&mut self, from: Instant, killed: Instant, about: About) {
+        self.doubts.push(Doubt { from, to: killed, about });
+    }
+
+    fn healed(mut self) -> Self {
+        self.healed = Instant::now();
+        self
+    }
+}
+
+impl System {
+    /// Makes a fault happen and ends it. Returns once it has ended, before the system has recovered.
+    pub(super) async fn inject(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        match fault.kind {
+            Kind::SidecarKill | Kind::SidecarRestart | Kind::SidecarFreeze | Kind::SidecarKillInOutage => {
+                self.stop_sidecar(fault).await
+            }
+            Kind::GatewayKill | Kind::GatewayRestart | Kind::GatewayFreeze => self.stop_gateway(fault).await,
+            Kind::RedisKill | Kind::RedisRestart | Kind::RedisFreeze => self.stop_redis(fault).await,
+            Kind::Delay | Kind::BlackHole | Kind::Refuse | Kind::Cut | Kind::Reset | Kind::Strand => {
+                self.disturb_network(fault).await
+            }
+            Kind::ClockStep | Kind::ClockJump => self.shift_clock(fault).await,
+            Kind::FailoverKilled | Kind::FailoverFrozen | Kind::FailoverReachable => {
+                self.fail_over(fault).await
+            }
+            Kind::PoolMigration | Kind::ConsumerMigration => self.migrate(fault).await,
+        }
+    }
+
+    async fn stop_sidecar(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        let sidecar = fault.target % SIDECARS;
+        let mut injected = Injected::begin(format!("sidecar {sidecar}"));
+        injected.doubt(injected.began, About::Hang);
+        match fault.kind {
+            Kind::SidecarFreeze => {
+                self.sidecars[sidecar].pause()?;
+                self.observe(fault.lasts).await;
+                self.sidecars[sidecar].resume()?;
+            }
+            Kind::SidecarRestart => {
+                self.sidecars[sidecar].terminate(STOP_WITHIN).await?;
+                self.observe(fault.lasts).await;
+                self.restart_sidecar(sidecar).await?;
+            }
+            Kind::SidecarKillInOutage => {
+                let proxy = &self.proxies[sidecar];
+                proxy.set(Mode::BlackHole);
+                tokio::time::sleep(fault.lasts).await;
+                let killed = self.kill_sidecar(sidecar)?;
+                self.proxies[sidecar].set(Mode::Pass);
+                injected.doubt_killed(injected.began, killed, About::QueueLoss { sidecar });
+                let unsent_since = self.unsent_usage_since(injected.began);
+                injected.doubt_killed(unsent_since, killed, About::LedgerLoss { sidecar });
+                injected.doubt(injected.began, About::Outage);
+                self.restart_sidecar(sidecar).await?;
+            }
+            _ => {
+                let has_waiting = self.has_waiting(sidecar).await;
+                let killed = self.kill_sidecar(sidecar)?;
+                if has_waiting {
+                    injected.doubt_killed(killed - QUEUE_AGE, killed, About::QueueLoss { sidecar });
+                }
+                injected.doubt_killed(self.unsent_usage_since(killed), killed, About::LedgerLoss { sidecar });
+                self.observe(fault.lasts).await;
+                self.restart_sidecar(sidecar).await?;
+            }
+        }
+        Ok(injected.healed())
+    }
+
+    /// Waits until the store keeps what it has answered. Returns since when it may lose charges, and the doubt.
+    async fn confirm(&self) -> Result<(Instant, About), LabError> {
+        let mut safe = Instant::now();
+        for sidecar in 0..SIDECARS {
+            if self.has_waiting(sidecar).await {
+                safe -= QUEUE_AGE;
+            }
+        }
+        let safe = safe.min(self.store.confirm().await?);
+        Ok((safe, About::StoreLoss { usage_since: self.unsent_usage_since(safe) }))
+    }
+
+    /// Returns whether a sidecar may have settlements that it has acknowledged and not sent to the store.
+    async fn has_waiting(&self, sidecar: usize) -> bool {
+        self.metric(sidecar, "evenkeel_limit_settlements_waiting").await != Some(0.0)
+    }
+
+    /// Returns since when a sidecar may have usage that it has not sent to the ledger.
+    fn unsent_usage_since(&self, now: Instant) -> Instant {
+        let regular = now - LEDGER_INTERVAL;
+        let after_outage = self.last_outage.filter(|(_, to)| *to + LEDGER_INTERVAL_AFTER_OUTAGE > now);
+        after_outage.map_or(regular, |(from, _)| regular.min(from - LEDGER_INTERVAL))
+    }
+
+    async fn stop_gateway(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        let index = fault.target % self.gateways.len();
+        let gateway = &self.gateways[index];
+        let injected = Injected::begin(format!("{} ({:?})", gateway.holder, gateway.calls));
+        if fault.kind == Kind::GatewayFreeze {
+            let frozen = gateway.freeze();
+            self.observe(fault.lasts).await;
+            drop(frozen);
+            return Ok(injected.healed());
+        }
+        if fault.kind == Kind::GatewayRestart {
+            gateway.leave();
+            let left = async || self.gateways[index].has_left();
+            wait::until(format!("{} to leave", injected.target), LEAVE_WITHIN, left).await?;
+        }
+        let next = self.new_gateway(index)?;
+        let old = std::mem::replace(&mut self.gateways[index], next);
+        old.kill();
+        Ok(injected.healed())
+    }
+
+    async fn stop_redis(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        // A replica that stops disturbs nobody.
+        let node =
+            if self.proxies.is_empty() { fault.target % self.store.nodes.len() } else { self.store.primary };
+        let mut injected = Injected::begin(format!("redis {node}"));
+        if fault.kind == Kind::RedisFreeze {
+            self.store.nodes[node].freeze()?;
+            tokio::time::sleep(fault.lasts).await;
+            self.store.nodes[node].thaw()?;
+        } else {
+            let (safe, loss) = self.confirm().await?;
+            injected.began = Instant::now();
+            if fault.kind == Kind::RedisKill {
+                self.store.nodes[node].kill()?;
+                if self.store.topology.may_lose() {
+                    injected.doubt(safe, loss);
+                }
+            } else {
+                self.store.nodes[node].terminate().await?;
+            }
+            tokio::time::sleep(fault.lasts).await;
+            self.store.restart(node).await?;
+        }
+        injected.doubt(injected.began, About::Outage);
+        Ok(injected.healed())
+    }
+
+    async fn disturb_network(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        let which = fault.target % (SIDECARS + 1);
+        let (target, proxies) = match self.proxies.get(which) {
+            Some(proxy) => (format!("sidecar {which} to Redis"), std::slice::from_ref(proxy)),
+            None => ("all sidecars to Redis".to_owned(), &self.proxies[..]),
+        };
+        let mut injected = Injected::begin(target);
+        let set = |mode| proxies.iter().for_each(|proxy| proxy.set(mode));
+        let end = |end| proxies.iter().for_each(|proxy| proxy.end_connections(end));
+        match fault.kind {
+            Kind::Delay => {
+                // From harmless to above the sidecars' timeout, each way.
+                let late = Duration::from_millis(5 + fault.target as u64 % 150);
+                injected.target = format!("{}, {} ms", injected.target, late.as_millis());
+                set(Mode::Delay(late));
+            }
+            Kind::BlackHole => set(Mode::BlackHole),
+            Kind::Refuse => {
+                set(Mode::Refuse);
+                end(End::Reset);
+            }
+            Kind::Cut => end(End::Close),
+            Kind::Reset => end(End::Reset),
+            _ => end(End::Strand),
+        }
+        tokio::time::sleep(fault.lasts).await;
+        set(Mode::Pass);
+        injected.doubt(injected.began, About::Outage);
+        Ok(injected.healed())
+    }
+
+    async fn shift_clock(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        let by_ms = match fault.kind {
+            Kind::ClockStep => fault.target as i64 % 100 - 50,
+            _ if fault.target.is_multiple_of(2) => JUMP_MS,
+            _ => -JUMP_MS,
+        };
+        let injected = Injected::begin(format!("redis 0 by {by_ms} ms"));
+        self.store.shift_clock(by_ms)?;
+        if fault.kind == Kind::ClockJump {
+            self.observe(fault.lasts).await;
+            self.store.shift_clock(-by_ms)?;
+        }
+        Ok(injected.healed())
+    }
+
+    async fn fail_over(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        let (old, new) = (self.store.primary, 1 - self.store.primary);
+        let mut injected = Injected::begin(format!("redis {old} to redis {new}"));
+        let (safe, loss) = self.confirm().await?;
+        injected.began = Instant::now();
+        injected.doubt(safe, loss);
+        injected.doubt(injected.began, About::Outage);
+        match fault.kind {
+            Kind::FailoverKilled => self.store.nodes[old].kill()?,
+            Kind::FailoverFrozen => self.store.nodes[old].freeze()?,
+            _ => {}
+        }
+        if fault.kind != Kind::FailoverReachable {
+            tokio::time::sleep(fault.lasts).await;
+        }
+        let () = self.store.nodes[new].command(&["REPLICAOF", "NO", "ONE"]).await?;
+        self.store.primary = new;
+        let port = self.store.nodes[new].port();
+        self.proxies.iter().for_each(|proxy| proxy.lead_to(port));
+        if fault.kind == Kind::FailoverReachable {
+            // Sidecars that are still connected to the old primary count there.
+            tokio::time::sleep(fault.lasts).await;
+            let port = port.to_string();
+            let () = self.store.nodes[old].command(&["REPLICAOF", "127.0.0.1", &port]).await?;
+        }
+        injected.after = After::Follow {
+            node: old,
+            frozen: fault.kind == Kind::FailoverFrozen,
+            running: fault.kind != Kind::FailoverKilled,
+        };
+        Ok(injected.healed())
+    }
+
+    async fn migrate(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        let key = if fault.kind == Kind::PoolMigration {
+            table::counts_key()
+        } else {
+            format!("ek2:{{consumer={}}}:counters", consumer_name(fault.target % super::CONSUMERS))
+        };
+        let mut injected = Injected::begin(String::new());
+        injected.target = self.store.migrate_slot(&key, fault.lasts).await?;
+        injected.doubt(injected.began, About::Outage);
+        Ok(injected.healed())
+    }
+
+    /// Does what remains to be done after a fault.
+    pub(super) async fn clean_up(&mut self, after: After) -> Result<(), LabError> {
+        let After::Follow { node, frozen, running } = after else { return Ok(()) };
+        if frozen {
+            self.store.nodes[node].thaw()?;
+        }
+        if !running {
+            self.store.nodes[node].launch().await?;
+        }
+        self.store.follow(node).await
+    }
+}

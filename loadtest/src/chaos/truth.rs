@@ -1,0 +1,113 @@
+//! What the model gateways know: which requests are in flight, and what each request has used.
+
+use std::{collections::BTreeMap, time::Instant};
+
+/// A request in flight.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) consumer: usize,
+    pub(super) endpoint: String,
+    pub(super) ticket: Vec<u8>,
+    pub(super) show_ticket: bool,
+    pub(super) asked_at: Instant,
+    pub(super) admitted_at: Instant,
+    /// Whether the table that all sidecars share determined the endpoint.
+    pub(super) shared: bool,
+}
+
+/// A request that has ended and whose settlement a sidecar has acknowledged.
+#[derive(Clone, Debug)]
+pub(super) struct Settled {
+    pub(super) consumer: usize,
+    pub(super) tokens: u64,
+    pub(super) asked_at: Instant,
+    pub(super) admitted_at: Instant,
+    pub(super) ended_at: Instant,
+    pub(super) acknowledged_at: Instant,
+    /// Index of the sidecar that acknowledged.
+    pub(super) sidecar: usize,
+    pub(super) shared: bool,
+}
+
+/// The leases of one holder.
+pub(super) type Leases = BTreeMap<u64, Live>;
+
+/// How one consumer's requests ended.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    pub(super) settled: Vec<Settled>,
+    /// Number of requests without an acknowledged settlement, because their gateway was killed or gave them up. What they
+    /// had reserved may stay charged.
+    pub(super) abandoned: u64,
+    /// Number of unary admissions that were asked for again because no answer came. If the first call arrives after the
+    /// request has ended, its reservation stays: the sidecar keeps it for a settlement that may still come.
+    pub(super) repeated: u64,
+}
+
+/// A time during which the system may lose or omit a charge, by its documentation.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    pub(super) from: Instant,
+    pub(super) to: Instant,
+    pub(super) about: About,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// The store loses what it had neither synchronised nor replicated: charges, and ledger entries. Sidecars send these
+    /// later, so that those of requests since `usage_since` are lost too.
+    StoreLoss { usage_since: Instant },
+    /// Sidecars decide without the store, so quotas charge only requests that the store has reserved.
+    Outage,
+    /// A sidecar hangs or stops with settlements that gateways repeat elsewhere.
+    Hang,
+    /// A sidecar is killed and loses the usage that it has not sent to the ledger.
+    LedgerLoss { sidecar: usize },
+    /// A sidecar is killed with settlements that it had acknowledged and could not send to the store yet.
+    QueueLoss { sidecar: usize },
+}
+
+/// Whether quotas charge, and the ledger counts once, requests that were admitted in an outage, and requests whose
+/// settlement was repeated at another sidecar because the first one hung. Until they do, these are in doubt.
+const COUNTS_ONCE: bool = false;
+
+impl Doubt {
+    /// Returns whether the charge of a request is in doubt.
+    pub(super) fn charge(&self, request: &Settled) -> bool {
+        match self.about {
+            About::StoreLoss { .. } => self.overlaps(request.asked_at, request.acknowledged_at),
+            About::Outage => !COUNTS_ONCE && self.was_local(request),
+            About::QueueLoss { sidecar } => {
+                sidecar == request.sidecar && self.contains(request.acknowledged_at)
+            }
+            About::LedgerLoss { .. } | About::Hang => false,
+        }
+    }
+
+    /// Returns whether the ledger's entry of a request is in doubt.
+    pub(super) fn entry(&self, request: &Settled) -> bool {
+        match self.about {
+            About::StoreLoss { .. } => self.overlaps(request.asked_at, request.acknowledged_at),
+            About::Outage => !COUNTS_ONCE && self.was_local(request),
+            About::Hang => !COUNTS_ONCE && self.overlaps(request.ended_at, request.acknowledged_at),
+            // A settlement that the killed sidecar had applied and not acknowledged is repeated, and no first one any more.
+            About::LedgerLoss { sidecar } | About::QueueLoss { sidecar } => {
+                self.overlaps(request.ended_at, request.acknowledged_at)
+                    && (sidecar == request.sidecar || request.acknowledged_at > self.to)
+            }
+        }
+    }
+
+    /// Returns whether a sidecar may have admitted the request without the store.
+    fn was_local(&self, request: &Settled) -> bool {
+        !request.shared || self.overlaps(request.asked_at, request.admitted_at)
+    }
+
+    fn overlaps(&self, from: Instant, to: Instant) -> bool {
+        from <= self.to && to >= self.from
+    }
+
+    fn contains(&self, at: Instant) -> bool {
+        (self.from..=self.to).contains(&at)
+    }
+}
