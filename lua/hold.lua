@@ -1,5 +1,5 @@
--- hold: one step of a long KeepAlive. Keeps a holder alive in one pool, restores those of the listed leases that the table
--- lacks, and moves those that it has on another endpoint. Drops nothing: the list is only a part of the holder's list.
+-- hold: one step of a long KeepAlive. Keeps a holder alive in one pool, restores those of the listed leases that the
+-- table lacks, and moves those that it has on another endpoint. Drops nothing: the list is only a part of the holder's.
 --
 -- FRAGMENTS basics filler
 -- KEYS  1       hash    endpoint -> requests in flight

@@ -95,9 +95,10 @@ impl From<&DomainError> for ApiError {
             DomainError::Full { .. } => Code::ResourceExhausted,
             DomainError::Stopped => Code::Unavailable,
             DomainError::Store { source, .. } => match source {
-                StoreError::Unavailable(_) | StoreError::NotSent(_) | StoreError::Timeout(_) => {
-                    Code::Unavailable
-                }
+                StoreError::Unavailable(_)
+                | StoreError::NotSent(_)
+                | StoreError::Refused(_)
+                | StoreError::Timeout(_) => Code::Unavailable,
                 StoreError::Overloaded(_) => Code::ResourceExhausted,
                 StoreError::Script { .. } | StoreError::Corrupt { .. } => Code::Internal,
             },

@@ -6,9 +6,12 @@ pub enum StoreError {
     /// The store cannot be reached, or cannot serve calls at present.
     #[error("store unavailable: {0}")]
     Unavailable(String),
-    /// The store did not execute the call: its server is lost, or refused the call.
+    /// The sidecar did not send the call, because its server is lost.
     #[error("store unavailable: {0}")]
     NotSent(String),
+    /// The server could not be reached, or refused the call. It has not executed the call.
+    #[error("store unavailable: {0}")]
+    Refused(String),
     /// The store did not reply in time. It may still apply the call.
     #[error("store did not answer within {0} ms")]
     Timeout(u64),
@@ -31,20 +34,20 @@ impl StoreError {
     /// Whether the store may have applied the call although it failed.
     #[must_use]
     pub fn may_be_applied(&self) -> bool {
-        !matches!(self, Self::NotSent(_) | Self::Overloaded(_))
+        !matches!(self, Self::NotSent(_) | Self::Refused(_) | Self::Overloaded(_))
     }
 
     /// Whether the failure concerns the server, and not only this call.
     #[must_use]
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::NotSent(_) | Self::Unavailable(_))
+        matches!(self, Self::NotSent(_) | Self::Refused(_) | Self::Unavailable(_))
     }
 
     /// Returns the kind, as a metric label.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Unavailable(_) => "unavailable",
+            Self::Unavailable(_) | Self::Refused(_) => "unavailable",
             Self::NotSent(_) => "not_sent",
             Self::Timeout(_) => "timeout",
             Self::Overloaded(_) => "overloaded",

@@ -130,7 +130,7 @@ impl Link {
             };
             if error.code() == Some("TRYAGAIN") {
                 // The slot is moving, and some keys of the call have moved already. Redis has not executed the call.
-                return Err(StoreError::NotSent(error.to_string()));
+                return Err(StoreError::Refused(error.to_string()));
             }
             if !is_moved(&error) {
                 return Ok(Err(error));
@@ -142,7 +142,7 @@ impl Link {
             }
             node = self.routes.redirected_to(target);
         }
-        Err(StoreError::NotSent(format!("Redis Cluster redirected a call {REDIRECTIONS_MAX} times")))
+        Err(StoreError::Refused(format!("Redis Cluster redirected a call {REDIRECTIONS_MAX} times")))
     }
 
     /// Waits until all servers that are known can be used.

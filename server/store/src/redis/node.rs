@@ -166,7 +166,7 @@ impl Node {
             NoConnection::Busy => StoreError::Overloaded(CONNECTIONS_MAX),
             NoConnection::Failed(error) => {
                 let error = self.lost(generation, &error.to_string());
-                StoreError::NotSent(error.to_string())
+                StoreError::Refused(error.to_string())
             }
         };
         let mut checked_out = self.connections.check_out(limit).await.map_err(no_connection)?;
@@ -212,7 +212,7 @@ impl Node {
 
     /// Gives up the server because it answered that it cannot serve. It has not applied the call.
     fn refused(self: &Arc<Self>, generation: u64, error: &RedisError) -> StoreError {
-        StoreError::NotSent(self.lost(generation, &error.to_string()).to_string())
+        StoreError::Refused(self.lost(generation, &error.to_string()).to_string())
     }
 
     /// Gives up all connections of this generation, opens the circuit breaker and starts to probe.
