@@ -58,10 +58,6 @@ pub enum Kind {
     SidecarKillInOutage,
 }
 
-/// Whether sidecars leave a demoted primary with all their connections at once. Until they do, each connection finds out
-/// by itself, and the table stays wrong for several intervals after [`Kind::FailoverReachable`].
-const LEAVES_OLD_PRIMARY: bool = false;
-
 impl Kind {
     const COMMON: [Self; 9] = [
         Self::SidecarKill,
@@ -97,10 +93,7 @@ impl Kind {
             }
             Topology::Replica => {
                 kinds.extend(Self::NETWORK);
-                kinds.extend([Self::FailoverKilled, Self::FailoverFrozen]);
-                if LEAVES_OLD_PRIMARY {
-                    kinds.push(Self::FailoverReachable);
-                }
+                kinds.extend([Self::FailoverKilled, Self::FailoverFrozen, Self::FailoverReachable]);
             }
             Topology::Cluster => kinds.extend([Self::PoolMigration, Self::ConsumerMigration]),
         }

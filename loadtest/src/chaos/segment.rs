@@ -43,8 +43,6 @@ pub(super) struct Segment<'a> {
     pub(super) last_fault: Option<Kind>,
     /// Wrong figures of consumers that have been reported.
     pub(super) reported: HashSet<(&'static str, usize)>,
-    /// Number of failed calls to the store at the last rest, and its time.
-    rested: (f64, Instant),
     faults: Vec<FaultReport>,
     violations: Vec<Violation>,
     pub(super) quiet_points: u64,
@@ -87,7 +85,6 @@ pub(super) async fn run(run: &Run<'_>, dir: &Path, progress: Progress<'_>) -> Re
         stopped: Vec::new(),
         last_fault: None,
         reported: HashSet::new(),
-        rested: (0.0, Instant::now()),
         faults: Vec::new(),
         violations: Vec::new(),
         quiet_points: 0,
@@ -205,24 +202,12 @@ impl Segment<'_> {
                 self.violation(kind, expected, found);
             }
         }
-        self.doubt_errors(quiet).await;
         self.check_accounts(false).await?;
         self.report_observations();
         self.quiet_points += 1;
         self.system.gateways.iter().for_each(Gateway::resume);
         let exact = table.equal_at.unwrap_or_else(Instant::now);
         Ok((recovered.min(exact), exact))
-    }
-
-    /// A machine that stalls makes calls to the store fail without a fault. The requests since the last rest are then in
-    /// doubt as those of an outage.
-    async fn doubt_errors(&mut self, quiet: Instant) {
-        let errors = self.system.store_errors().await;
-        let (last, at) = std::mem::replace(&mut self.rested, (errors, quiet));
-        #[allow(clippy::float_cmp)]
-        if errors != last {
-            self.doubts.push(Doubt { from: at, to: quiet, about: About::Outage });
-        }
     }
 
     /// Waits until every question is answered and every settlement acknowledged.

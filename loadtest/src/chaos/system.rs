@@ -151,18 +151,6 @@ impl System {
         value.and_then(|value| value.parse().ok())
     }
 
-    /// Returns how many calls to the store have failed, in all sidecars that run now.
-    pub(super) async fn store_errors(&self) -> f64 {
-        let mut sum = 0.0;
-        for sidecar in &self.sidecars {
-            let metrics = sidecar.metrics().await.unwrap_or_default();
-            let errors = metrics.lines().filter(|line| line.starts_with("evenkeel_store_errors_total"));
-            let values = errors.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
-            sum += values.sum::<f64>();
-        }
-        sum
-    }
-
     async fn grant(&self, consumer: usize) -> Result<(), LabError> {
         let amount = Some(GRANTED);
         let request = SetQuotaRequest { consumer: consumer_name(consumer), amount, ..Default::default() };

@@ -10,9 +10,6 @@ pub(super) struct Live {
     pub(super) ticket: Vec<u8>,
     pub(super) show_ticket: bool,
     pub(super) asked_at: Instant,
-    pub(super) admitted_at: Instant,
-    /// Whether the table that all sidecars share determined the endpoint.
-    pub(super) shared: bool,
 }
 
 /// A request that has ended and whose settlement a sidecar has acknowledged.
@@ -21,12 +18,10 @@ pub(super) struct Settled {
     pub(super) consumer: usize,
     pub(super) tokens: u64,
     pub(super) asked_at: Instant,
-    pub(super) admitted_at: Instant,
     pub(super) ended_at: Instant,
     pub(super) acknowledged_at: Instant,
     /// Index of the sidecar that acknowledged.
     pub(super) sidecar: usize,
-    pub(super) shared: bool,
 }
 
 /// The leases of one holder.
@@ -57,9 +52,10 @@ pub(super) enum About {
     /// The store loses what it had neither synchronised nor replicated: charges, and ledger entries. Sidecars send these
     /// later, so that those of requests since `usage_since` are lost too.
     StoreLoss { usage_since: Instant },
-    /// Sidecars decide without the store, so quotas charge only requests that the store has reserved.
+    /// Sidecars decide without the store. Excuses nothing: such requests are charged and counted once.
     Outage,
-    /// A sidecar hangs or stops with settlements that gateways repeat elsewhere.
+    /// A sidecar hangs or stops with settlements that gateways repeat elsewhere. The ledger may then count a request twice,
+    /// because the first sidecar records it before the store has confirmed the settlement.
     Hang,
     /// A sidecar is killed and loses the usage that it has not sent to the ledger.
     LedgerLoss { sidecar: usize },
@@ -67,20 +63,15 @@ pub(super) enum About {
     QueueLoss { sidecar: usize },
 }
 
-/// Whether quotas charge, and the ledger counts once, requests that were admitted in an outage, and requests whose
-/// settlement was repeated at another sidecar because the first one hung. Until they do, these are in doubt.
-const COUNTS_ONCE: bool = false;
-
 impl Doubt {
     /// Returns whether the charge of a request is in doubt.
     pub(super) fn charge(&self, request: &Settled) -> bool {
         match self.about {
             About::StoreLoss { .. } => self.overlaps(request.asked_at, request.acknowledged_at),
-            About::Outage => !COUNTS_ONCE && self.was_local(request),
             About::QueueLoss { sidecar } => {
                 sidecar == request.sidecar && self.contains(request.acknowledged_at)
             }
-            About::LedgerLoss { .. } | About::Hang => false,
+            About::Outage | About::LedgerLoss { .. } | About::Hang => false,
         }
     }
 
@@ -88,19 +79,14 @@ impl Doubt {
     pub(super) fn entry(&self, request: &Settled) -> bool {
         match self.about {
             About::StoreLoss { .. } => self.overlaps(request.asked_at, request.acknowledged_at),
-            About::Outage => !COUNTS_ONCE && self.was_local(request),
-            About::Hang => !COUNTS_ONCE && self.overlaps(request.ended_at, request.acknowledged_at),
+            About::Outage => false,
+            About::Hang => self.overlaps(request.ended_at, request.acknowledged_at),
             // A settlement that the killed sidecar had applied and not acknowledged is repeated, and no first one any more.
             About::LedgerLoss { sidecar } | About::QueueLoss { sidecar } => {
                 self.overlaps(request.ended_at, request.acknowledged_at)
                     && (sidecar == request.sidecar || request.acknowledged_at > self.to)
             }
         }
-    }
-
-    /// Returns whether a sidecar may have admitted the request without the store.
-    fn was_local(&self, request: &Settled) -> bool {
-        !request.shared || self.overlaps(request.asked_at, request.admitted_at)
     }
 
     fn overlaps(&self, from: Instant, to: Instant) -> bool {

@@ -122,8 +122,6 @@ impl State {
             ticket: admitted.ticket,
             show_ticket: admitted.show_ticket,
             asked_at: pending.asked_at,
-            admitted_at: Instant::now(),
-            shared: served == Served::Shared,
         };
         self.live.insert(lease, live);
         true
@@ -177,11 +175,9 @@ impl State {
                 consumer,
                 tokens,
                 asked_at: live.asked_at,
-                admitted_at: live.admitted_at,
                 ended_at,
                 acknowledged_at: Instant::now(),
                 sidecar,
-                shared: live.shared,
             }),
             None => record.abandoned(consumer),
         }
