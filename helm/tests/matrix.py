@@ -35,6 +35,29 @@ SECRETS = {
     "ca-bundle": {"bundle.pem": "-----BEGIN CERTIFICATE-----\n"},
     "admins": {"ops": "0123456789abcdef0123", "night": "fedcba9876543210fedc"},
 }
+# A certificate for tests, valid for 100 years, with its key.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBszCCAVmgAwIBAgIUFCsAg7rGlt1qGUlWdiR6w6QPI2EwCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjkxNDI3NDdaGA8yMTI2MTEwNTE0Mjc0
+N1owDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABPWi
+xvhsSlZbUDaaYwAtQFflSxFMVQp4ZcJrfSFGG54lnL0RzJ5xVHT5X/Uq9qj+mDCP
+EILHCx0vwu3kQYCnsR6jgZAwgY0wHQYDVR0OBBYEFC2Ye7DcQpoGFEl6DY1xy9Gd
+0wHAMB8GA1UdIwQYMBaAFC2Ye7DcQpoGFEl6DY1xy9Gd0wHAMA8GA1UdEwEB/wQF
+MAMBAf8wOgYDVR0RBDMwMYIvZWstZXZlbmtlZWwtaGVhZGxlc3MuZ2F0ZXdheXMu
+c3ZjLmNsdXN0ZXIubG9jYWwwCgYIKoZIzj0EAwIDSAAwRQIhAIXZUtuyushX+is7
+TMZngj4IXNT48h0qyz7o4hGfO8mbAiAM+qYNPPUYaxLH71wjqsxM9fCepJQsRyJc
+z361H3x8cQ==
+-----END CERTIFICATE-----
+"""
+KEY = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgYsYnVkD95Nx+IYek
+bT3p8+Opy+jQnsf7x5gNWWg9UKyhRANCAAT1osb4bEpWW1A2mmMALUBX5UsRTFUK
+eGXCa30hRhueJZy9EcyecVR0+V/1Kvao/pgwjxCCxwsdL8Lt5EGAp7Ee
+-----END PRIVATE KEY-----
+"""
+SECRETS["sidecar-tls"] = {"tls.crt": CERTIFICATE, "tls.key": KEY, "ca.crt": CERTIFICATE}
 TOKEN = "replace-me-replace-me-replace-me"
 SLICES = {"cluster": "outbound|80||llm.models.svc.cluster.local", "kubernetes": {}}
 
@@ -230,6 +253,23 @@ PARTS = {
             }
         },
     },
+    "tls": {
+        "none": {},
+        "server": {"tls": {"existingSecret": "sidecar-tls", "minVersion": "1.3"}, "plugin": {"tls": {"caFile": "/ca.crt"}}},
+        "mutual": {
+            "tls": {"existingSecret": "sidecar-tls", "clientCertificates": "required"},
+            "access": {"metrics": "reader"},
+            "config": {"gateway": {"certificates": ["spiffe://cluster.local/ns/edge/sa/gateway"]}},
+            "plugin": {
+                "tls": {
+                    "clientCertificate": "files",
+                    "caFile": "/ca.crt",
+                    "certFile": "/tls.crt",
+                    "keyFile": "/tls.key",
+                }
+            },
+        },
+    },
     "kubernetes": {version: {} for version in ("1.25.0", "1.28.3", "1.29.0", "1.31.2", "1.34.0", "1.37.0")},
 }
 
@@ -258,8 +298,10 @@ def values(case):
     if tuple(map(int, case["kubernetes"].split("."))) < (1, 29, 0):
         found.setdefault("sidecar", {})["native"] = False
     if case["mode"] in ("sidecar", "socket"):
-        # The chart creates no NetworkPolicy for the gateway's pods.
+        # The chart creates no NetworkPolicy for the gateway's pods, and gateways reach the sidecar within their pod.
         found.pop("networkPolicy", None)
+        found.pop("tls", None)
+        found["config"].pop("gateway", None)
     return found, case["kubernetes"]
 
 

@@ -236,6 +236,7 @@ class Network(unittest.TestCase):
         self.assertEqual((listen["grpc"], listen["http"]), ("[::]:9190", "[::]:9191"))
         self.assertEqual(listen["hosts"][:2], ["llm.example", "ek-evenkeel"])
         self.assertTrue(listen["hosts"][-1].endswith(".svc.cluster.local"))
+        self.assertEqual((listen["grpc_roles"], listen["http_roles"], listen["metrics"]), (["gateway"], [], "anyone"))
         self.assertEqual(configuration(rendered({"mode": "sidecar"}))["listen"]["grpc"], "127.0.0.1:9190")
         listen = configuration(
             rendered({"mode": "sidecar", "sidecar": {"socket": {"enabled": True, "directory": "/sockets"}}})
@@ -418,7 +419,9 @@ class Notes(unittest.TestCase):
         self.assertIn("kubectl -n gateways port-forward service/ek-evenkeel 9191:9191", text)
         self.assertIn("kubectl -n gateways exec deployment/ek-evenkeel -- evenkeel pools", text)
         self.assertIn("ek-evenkeel-headless.gateways.svc.cluster.local:9190", text)
-        self.assertIn("WARNING: every pod of the cluster can call gRPC and HTTP", text)
+        self.assertIn("WARNING: every pod of the cluster can call gRPC and act as a gateway", text)
+        self.assertIn("The page and the API need a token, and there is none yet", text)
+        self.assertNotIn("there is none yet", self.notes({"admin": {"tokens": {"ops": "x" * 16}}}))
         self.assertIn("exec daemonset/ek-evenkeel", self.notes({"mode": "daemonset"}))
         text = self.notes({"mode": "sidecar", "sidecar": {"gateway": "higress"}})
         self.assertIn("patch deployment higress-gateway --patch-file patch.yaml", text)

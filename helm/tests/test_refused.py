@@ -106,7 +106,7 @@ CHECKS = [
     ),
     (
         {"config": {"listen": {"grpc": "off"}}},
-        "config.listen: must be absent, because mode, listenAddress, ports, connectionsMax, hosts and sidecar.socket set it",
+        "config.listen: must be absent, because mode, listenAddress, ports, connectionsMax, hosts, access and sidecar.socket set it",
     ),
     (
         {"config": {"shutdown_delay": "1s"}},
@@ -122,7 +122,7 @@ CHECKS = [
     ),
     (
         {"config": {"admin": {"tokens": []}}, "admin": {"tokens": {"ops": "x" * 16}}},
-        "config.admin: must be absent if admin.tokens or admin.existingSecret is set",
+        "config.admin.tokens: must be absent if admin.tokens or admin.existingSecret is set",
     ),
     (
         {"config": {"rate_limit_service": {"config": "x"}}, "rateLimitFiles": {"a.yaml": ""}},
@@ -132,6 +132,26 @@ CHECKS = [
         {"admin": {"tokens": {"ops": "x" * 16}, "existingSecret": "x", "names": ["ops"]}},
         "admin.tokens: must be empty if admin.existingSecret is set",
     ),
+    ({"config": {"tls": {"cert_file": "a", "key_file": "b"}}}, "config.tls: must be absent, because the values below tls set it"),
+    (
+        {"tls": {"existingSecret": "a", "certManager": {"enabled": True, "issuerRef": {"name": "ca"}}}},
+        "tls.existingSecret: must be empty if tls.certManager.enabled is true",
+    ),
+    ({"tls": {"certManager": {"enabled": True}}}, "tls.certManager.issuerRef.name: must name an issuer"),
+    ({"tls": {"existingSecret": "a"}, "mode": "sidecar"}, "tls: must be off if mode is sidecar"),
+    ({"tls": {"clientCertificates": "required"}}, "tls.clientCertificates: must be none unless tls.existingSecret"),
+    (
+        {
+            "tls": {"existingSecret": "a", "clientCertificates": "required"},
+            "plugin": {"url": "oci://x", "istio": {"enabled": True}, "tls": {"caFile": "/ca"}},
+        },
+        "plugin.tls.clientCertificate: must be files or istio if tls.clientCertificates is required",
+    ),
+    (
+        {"tls": {"existingSecret": "a"}, "plugin": {"url": "oci://x", "istio": {"enabled": True}}},
+        "plugin.tls.caFile: must be the path of the authority",
+    ),
+    ({"plugin": {"tls": {"clientCertificate": "files"}}}, "plugin.tls.certFile: must be given, with keyFile"),
     ({"admin": {"existingSecret": "x"}}, "admin.names: must name the keys of admin.existingSecret, got none"),
     ({"admin": {"names": ["ops"]}}, "admin.names: must be empty unless admin.existingSecret is set"),
     (

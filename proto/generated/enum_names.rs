@@ -4,6 +4,7 @@ impl Named for v1::Generation { const NAMES: &[(&str, i32)] = &[("background", 1
 impl Named for v1::Basis { const NAMES: &[(&str, i32)] = &[("shared", 1), ("local", 2), ("open", 3)]; }
 impl Named for v1::Reason { const NAMES: &[(&str, i32)] = &[("pool_full", 1), ("no_endpoints", 2), ("store_unavailable", 3), ("limit", 4), ("quota", 5)]; }
 impl Named for v1::Outcome { const NAMES: &[(&str, i32)] = &[("success", 1), ("client_error", 2), ("server_error", 3), ("upstream_reset", 4), ("client_abort", 5), ("timeout", 6), ("not_sent", 7)]; }
+impl Named for v1::Role { const NAMES: &[(&str, i32)] = &[("gateway", 1), ("reader", 2), ("admin", 3)]; }
 impl Named for v1::Counts { const NAMES: &[(&str, i32)] = &[("requests", 1), ("tokens", 2), ("input_tokens", 3), ("output_tokens", 4), ("cost", 5)]; }
 impl Named for v1::Algorithm { const NAMES: &[(&str, i32)] = &[("fixed_window", 1), ("sliding_window", 2), ("token_bucket", 3), ("concurrency", 4)]; }
 impl Named for v1::RuleKind { const NAMES: &[(&str, i32)] = &[("limit", 1), ("quota", 2)]; }

@@ -1383,9 +1383,19 @@ pub struct WhoAmIRequest {}
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WhoAmIResponse {
-    /// Name of the administrator.
+    /// Name of the caller's token or certificate. Empty if the caller has its roles only by its listener.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
+    /// The caller's roles. Administrators are also readers.
+    #[prost(enumeration = "Role", repeated, tag = "2")]
+    #[cfg_attr(
+        feature = "json",
+        serde(
+            serialize_with = "crate::json::enums::serialize::<Role, _>",
+            deserialize_with = "crate::json::enums::deserialize::<Role, _>"
+        )
+    )]
+    pub roles: ::prost::alloc::vec::Vec<i32>,
 }
 /// One configured limit.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -2114,6 +2124,42 @@ pub struct ListChangesResponse {
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Role {
+    Unspecified = 0,
+    /// The calls of gateways.
+    Gateway = 1,
+    /// Every call that only looks.
+    Reader = 2,
+    /// Every change.
+    Admin = 3,
+}
+impl Role {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ROLE_UNSPECIFIED",
+            Self::Gateway => "ROLE_GATEWAY",
+            Self::Reader => "ROLE_READER",
+            Self::Admin => "ROLE_ADMIN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ROLE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ROLE_GATEWAY" => Some(Self::Gateway),
+            "ROLE_READER" => Some(Self::Reader),
+            "ROLE_ADMIN" => Some(Self::Admin),
+            _ => None,
+        }
+    }
+}
 /// What a limit or quota counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -2273,9 +2319,10 @@ pub mod admin_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Limits, quotas, drains and usage. Calls that change something, and WhoAmI, need an administrator's token in the
-    /// metadata `authorization: Bearer <token>`. The change log records the name of the token as `who`. Over HTTP, the same
-    /// messages are JSON; docs/api.md lists the paths.
+    /// Limits, quotas, drains and usage. Calls that change something need the role `admin`, all others the role `reader`. A
+    /// caller has a role by its client certificate, by its listener, or by a token in the metadata `authorization: Bearer
+    /// <token>`. The change log records the name of the token or certificate as `who`. Over HTTP, the same messages are JSON;
+    /// docs/api.md lists the paths.
     #[derive(Debug, Clone)]
     pub struct AdminClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -2345,7 +2392,7 @@ pub mod admin_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Returns the name of the administrator whose token the call carries.
+        /// Returns the caller's name and roles. Rejects a token that belongs to nobody.
         pub async fn who_am_i(
             &mut self,
             request: impl tonic::IntoRequest<super::WhoAmIRequest>,
@@ -2816,7 +2863,7 @@ pub mod admin_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AdminServer.
     #[async_trait]
     pub trait Admin: std::marker::Send + std::marker::Sync + 'static {
-        /// Returns the name of the administrator whose token the call carries.
+        /// Returns the caller's name and roles. Rejects a token that belongs to nobody.
         async fn who_am_i(
             &self,
             request: tonic::Request<super::WhoAmIRequest>,
@@ -2950,9 +2997,10 @@ pub mod admin_server {
             tonic::Status,
         >;
     }
-    /// Limits, quotas, drains and usage. Calls that change something, and WhoAmI, need an administrator's token in the
-    /// metadata `authorization: Bearer <token>`. The change log records the name of the token as `who`. Over HTTP, the same
-    /// messages are JSON; docs/api.md lists the paths.
+    /// Limits, quotas, drains and usage. Calls that change something need the role `admin`, all others the role `reader`. A
+    /// caller has a role by its client certificate, by its listener, or by a token in the metadata `authorization: Bearer
+    /// <token>`. The change log records the name of the token or certificate as `who`. Over HTTP, the same messages are JSON;
+    /// docs/api.md lists the paths.
     #[derive(Debug)]
     pub struct AdminServer<T> {
         inner: Arc<T>,

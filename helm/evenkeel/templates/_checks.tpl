@@ -78,7 +78,10 @@
 {{- /* Fields of `config` that the chart sets. */ -}}
 {{- $config := $v.config -}}
 {{- if hasKey $config "listen" -}}
-{{- $faults = append $faults "config.listen: must be absent, because mode, listenAddress, ports, connectionsMax, hosts and sidecar.socket set it" -}}
+{{- $faults = append $faults "config.listen: must be absent, because mode, listenAddress, ports, connectionsMax, hosts, access and sidecar.socket set it" -}}
+{{- end -}}
+{{- if hasKey $config "tls" -}}
+{{- $faults = append $faults "config.tls: must be absent, because the values below tls set it" -}}
 {{- end -}}
 {{- if hasKey $config "shutdown_delay" -}}
 {{- $faults = append $faults "config.shutdown_delay: must be absent, because shutdownDelaySeconds sets it" -}}
@@ -88,8 +91,8 @@
 {{- $faults = append $faults (printf "config.store.%s: must be absent, because the values below redis set it" .) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (hasKey $config "admin") (include "evenkeel.adminSecret" .) -}}
-{{- $faults = append $faults "config.admin: must be absent if admin.tokens or admin.existingSecret is set" -}}
+{{- if and (hasKey (default dict $config.admin) "tokens") (include "evenkeel.adminSecret" .) -}}
+{{- $faults = append $faults "config.admin.tokens: must be absent if admin.tokens or admin.existingSecret is set" -}}
 {{- end -}}
 {{- if and $v.rateLimitFiles (hasKey (default dict $config.rate_limit_service) "config") -}}
 {{- $faults = append $faults "config.rate_limit_service.config: must be absent, because rateLimitFiles sets it" -}}
@@ -102,6 +105,35 @@
 {{- end -}}
 {{- if and $v.admin.names (not $v.admin.existingSecret) -}}
 {{- $faults = append $faults "admin.names: must be empty unless admin.existingSecret is set" -}}
+{{- end -}}
+
+{{- /* TLS. */ -}}
+{{- $tls := $v.tls -}}
+{{- $hasTls := or $tls.existingSecret $tls.certManager.enabled -}}
+{{- if and $tls.existingSecret $tls.certManager.enabled -}}
+{{- $faults = append $faults "tls.existingSecret: must be empty if tls.certManager.enabled is true" -}}
+{{- end -}}
+{{- if and $tls.certManager.enabled (not $tls.certManager.issuerRef.name) -}}
+{{- $faults = append $faults "tls.certManager.issuerRef.name: must name an issuer of cert-manager, got none" -}}
+{{- end -}}
+{{- if and $hasTls (eq $v.mode "sidecar") -}}
+{{- $faults = append $faults "tls: must be off if mode is sidecar, because gateways reach the sidecar within their pod" -}}
+{{- end -}}
+{{- if and (ne $tls.clientCertificates "none") (not $hasTls) -}}
+{{- $faults = append $faults (printf "tls.clientCertificates: must be none unless tls.existingSecret or tls.certManager is set, got %s" $tls.clientCertificates) -}}
+{{- end -}}
+{{- if and $tls.clientCA.existingSecret $tls.clientCA.configMap -}}
+{{- $faults = append $faults "tls.clientCA.configMap: must be empty if tls.clientCA.existingSecret is set" -}}
+{{- end -}}
+{{- $ptls := $v.plugin.tls -}}
+{{- if and (include "evenkeel.gateway" .) $hasTls (not $ptls.caFile) -}}
+{{- $faults = append $faults "plugin.tls.caFile: must be the path of the authority in the gateway's container if tls is on, got none" -}}
+{{- end -}}
+{{- if and (eq $ptls.clientCertificate "files") (not (and $ptls.certFile $ptls.keyFile)) -}}
+{{- $faults = append $faults "plugin.tls.certFile: must be given, with keyFile, if plugin.tls.clientCertificate is files" -}}
+{{- end -}}
+{{- if and (include "evenkeel.gateway" .) (eq $tls.clientCertificates "required") (eq $ptls.clientCertificate "none") -}}
+{{- $faults = append $faults "plugin.tls.clientCertificate: must be files or istio if tls.clientCertificates is required, got none" -}}
 {{- end -}}
 
 {{- /* The workload. */ -}}

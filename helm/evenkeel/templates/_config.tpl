@@ -22,7 +22,21 @@
 {{- end -}}
 {{- end -}}
 {{- with $hosts -}}{{- $_ := set $listen "hosts" . -}}{{- end -}}
+{{- if ne .Values.mode "sidecar" -}}
+{{- $auto := ternary (list "gateway") list (or (not (include "evenkeel.tlsSecret" .)) (eq .Values.tls.clientCertificates "none")) -}}
+{{- $_ := set $listen "grpc_roles" (ternary $auto .Values.access.grpcRoles (eq (toString .Values.access.grpcRoles) "auto")) -}}
+{{- end -}}
+{{- $_ := set $listen "http_roles" .Values.access.httpRoles -}}
+{{- $_ := set $listen "metrics" .Values.access.metrics -}}
 {{- $_ := set $config "listen" $listen -}}
+{{- if include "evenkeel.tlsSecret" . -}}
+{{- $tls := dict "cert_file" "/etc/evenkeel/tls/tls.crt" "key_file" "/etc/evenkeel/tls/tls.key" "min_version" .Values.tls.minVersion -}}
+{{- if ne .Values.tls.clientCertificates "none" -}}
+{{- $_ := set $tls "client_certificates" .Values.tls.clientCertificates -}}
+{{- $_ := set $tls "client_ca_file" (ternary "/etc/evenkeel/client-ca/ca.crt" "/etc/evenkeel/tls/ca.crt" (not (not (or .Values.tls.clientCA.existingSecret .Values.tls.clientCA.configMap)))) -}}
+{{- end -}}
+{{- $_ := set $config "tls" $tls -}}
+{{- end -}}
 {{- $_ := set $config "shutdown_delay" (printf "%ss" (include "evenkeel.shutdownDelay" .)) -}}
 {{- $_ := set $config "log" (merge (deepCopy (default dict $config.log)) (dict "format" "json")) -}}
 {{- $store := deepCopy (default dict $config.store) -}}
@@ -67,7 +81,7 @@
 {{- range (default (keys .Values.admin.tokens | sortAlpha) .Values.admin.names) -}}
 {{- $tokens = append $tokens (dict "name" . "token_file" (printf "/etc/evenkeel/admin/%s" .)) -}}
 {{- end -}}
-{{- $_ := set $config "admin" (dict "tokens" $tokens) -}}
+{{- $_ := set $config "admin" (merge (dict "tokens" $tokens) (deepCopy (default dict $config.admin))) -}}
 {{- end -}}
 {{- if .Values.rateLimitFiles -}}
 {{- $service := merge (dict "config" "/etc/evenkeel/limits") (deepCopy (default dict $config.rate_limit_service)) -}}
@@ -94,7 +108,7 @@
 {{/* A digest of the fields whose changes need a restart. The sidecar reloads the omitted fields without a restart. */}}
 {{- define "evenkeel.checksum" -}}
 {{- $config := include "evenkeel.config" . | fromYaml -}}
-{{- $kept := omit $config "limits" "higress_rules" "quotas" "prices" "models" "limit_headers" "quota_admins" "admin" -}}
+{{- $kept := omit $config "limits" "higress_rules" "quotas" "prices" "models" "limit_headers" "quota_admins" "gateway" "reader" "admin" -}}
 {{- if eq .Values.redis.mode "bundled" -}}
 {{- $_ := set $kept "bundled" (include "evenkeel.bundledPassword" . | sha256sum) -}}
 {{- end -}}

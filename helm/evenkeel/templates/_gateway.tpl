@@ -35,6 +35,41 @@ load_assignment:
               {{- else }}
               socket_address: {address: 127.0.0.1, port_value: {{ .Values.ports.grpc }}}
               {{- end }}
+{{- if include "evenkeel.tlsSecret" . }}
+{{ include "evenkeel.transportSocket" . }}
+{{- end }}
+{{- end -}}
+
+{{/* TLS from the gateway to the sidecar. */}}
+{{- define "evenkeel.transportSocket" -}}
+{{- $tls := .Values.plugin.tls -}}
+{{- $host := include "evenkeel.serviceHost" . -}}
+transport_socket:
+  name: envoy.transport_sockets.tls
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+    sni: {{ $host | quote }}
+    common_tls_context:
+      alpn_protocols: [h2]
+      validation_context:
+        trusted_ca: {filename: {{ $tls.caFile | quote }}}
+        match_typed_subject_alt_names:
+          - {san_type: DNS, matcher: {exact: {{ $host | quote }}}}
+      {{- if eq $tls.clientCertificate "files" }}
+      tls_certificates:
+        - certificate_chain: {filename: {{ $tls.certFile | quote }}}
+          private_key: {filename: {{ $tls.keyFile | quote }}}
+      {{- else if eq $tls.clientCertificate "istio" }}
+      tls_certificate_sds_secret_configs:
+        - name: default
+          sds_config:
+            resource_api_version: V3
+            api_config_source:
+              api_type: GRPC
+              transport_api_version: V3
+              set_node_on_first_message_only: true
+              grpc_services: [{envoy_grpc: {cluster_name: sds-grpc}}]
+      {{- end }}
 {{- end -}}
 
 {{/* The host name of the sidecars. With a Deployment, this is the headless service, whose DNS answers list all pods: a

@@ -80,3 +80,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $enabled := toString .Values.networkPolicy.enabled -}}
 {{- if and (ne .Values.mode "sidecar") (or (eq $enabled "true") (and (eq $enabled "auto") .Values.networkPolicy.gateways)) -}}true{{- end -}}
 {{- end -}}
+
+{{/* The secret with the sidecar's certificate; empty without TLS. */}}
+{{- define "evenkeel.tlsSecret" -}}
+{{- if .Values.tls.certManager.enabled -}}{{ include "evenkeel.fullname" . }}-tls{{- else -}}{{ .Values.tls.existingSecret }}{{- end -}}
+{{- end -}}

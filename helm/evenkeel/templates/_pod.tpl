@@ -16,17 +16,17 @@ ports:
   {{- end }}
   - {name: ek-http, containerPort: {{ .Values.ports.http }}, protocol: TCP}
 livenessProbe:
-  httpGet: {path: /healthz, port: {{ .Values.ports.http }}}
+  httpGet: {path: /healthz, port: {{ .Values.ports.http }}{{ if include "evenkeel.tlsSecret" . }}, scheme: HTTPS{{ end }}}
   periodSeconds: 10
   timeoutSeconds: 2
   failureThreshold: 3
 {{- if or (ne .Values.mode "sidecar") .Values.sidecar.required }}
 startupProbe:
-  httpGet: {path: /healthz, port: {{ .Values.ports.http }}}
+  httpGet: {path: /healthz, port: {{ .Values.ports.http }}{{ if include "evenkeel.tlsSecret" . }}, scheme: HTTPS{{ end }}}
   periodSeconds: 1
   failureThreshold: 30
 readinessProbe:
-  httpGet: {path: /readyz, port: {{ .Values.ports.http }}}
+  httpGet: {path: /readyz, port: {{ .Values.ports.http }}{{ if include "evenkeel.tlsSecret" . }}, scheme: HTTPS{{ end }}}
   periodSeconds: 2
   timeoutSeconds: 2
   failureThreshold: 2
@@ -47,6 +47,12 @@ volumeMounts:
   {{- end }}
   {{- if include "evenkeel.adminSecret" . }}
   - {name: evenkeel-admin, mountPath: /etc/evenkeel/admin, readOnly: true}
+  {{- end }}
+  {{- if include "evenkeel.tlsSecret" . }}
+  - {name: evenkeel-tls, mountPath: /etc/evenkeel/tls, readOnly: true}
+  {{- if or .Values.tls.clientCA.existingSecret .Values.tls.clientCA.configMap }}
+  - {name: evenkeel-client-ca, mountPath: /etc/evenkeel/client-ca, readOnly: true}
+  {{- end }}
   {{- end }}
   {{- if include "evenkeel.redisSecret" . }}
   - {name: evenkeel-redis, mountPath: /etc/evenkeel/redis, readOnly: true}
@@ -80,6 +86,18 @@ volumeMounts:
 {{- with include "evenkeel.adminSecret" . }}
 - name: evenkeel-admin
   secret: {secretName: {{ . | quote }}}
+{{- end }}
+{{- with include "evenkeel.tlsSecret" . }}
+- name: evenkeel-tls
+  secret: {secretName: {{ . | quote }}}
+{{- $ca := $.Values.tls.clientCA }}
+{{- if $ca.existingSecret }}
+- name: evenkeel-client-ca
+  secret: {secretName: {{ $ca.existingSecret | quote }}, items: [{key: {{ $ca.key | quote }}, path: ca.crt}]}
+{{- else if $ca.configMap }}
+- name: evenkeel-client-ca
+  configMap: {name: {{ $ca.configMap | quote }}, items: [{key: {{ $ca.key | quote }}, path: ca.crt}]}
+{{- end }}
 {{- end }}
 {{- if include "evenkeel.redisSecret" . }}
 - name: evenkeel-redis

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use evenkeel_domain::{DomainError, StoreError};
 
-use crate::auth::NoAdmin;
+use crate::auth::Rejected;
 
 /// The kind of an API error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,13 +113,15 @@ impl From<&DomainError> for ApiError {
     }
 }
 
-impl From<NoAdmin> for ApiError {
-    fn from(error: NoAdmin) -> Self {
-        let code = match error {
-            NoAdmin::NoneConfigured => Code::PermissionDenied,
-            NoAdmin::NoToken | NoAdmin::WrongToken => Code::Unauthenticated,
+impl From<Rejected> for ApiError {
+    fn from(rejected: Rejected) -> Self {
+        let code = match rejected {
+            Rejected::NothingShown(_) | Rejected::WrongToken => Code::Unauthenticated,
+            Rejected::NoAdministrators
+            | Rejected::TokenLacksRole { .. }
+            | Rejected::CertificateLacksRole { .. } => Code::PermissionDenied,
         };
-        Self { code, field: Some("authorization".to_owned()), message: error.to_string() }
+        Self { code, field: Some("authorization".to_owned()), message: rejected.to_string() }
     }
 }
 

@@ -28,7 +28,7 @@ mod quotas;
 mod usage;
 mod watch;
 
-pub use auth::{Administrator, Admins};
+pub use auth::{Access, Administrator, Caller, Shown};
 pub use error::{ApiError, Code};
 pub use watch::WATCHERS_MAX;
 
@@ -51,7 +51,7 @@ pub struct Api {
     pub overrides: Arc<Overrides>,
     pub drains: Arc<Drains>,
     pub change_log: Arc<ChangeLog>,
-    pub admins: Admins,
+    pub access: Arc<Access>,
     pub ledger: Arc<Ledger>,
     /// Converts a gateway's request into the input of the limits.
     pub limit_request: fn(pb::AdmitRequest, pb::Pool) -> LimitRequest,

@@ -56,7 +56,7 @@ impl Api {
             age_ms: self.views.age().as_millis() as u64,
             totals: Some(totals),
             last_minute: self.last_minute().await,
-            admin: self.admins.any(),
+            admin: self.access.has_administrators(),
             quotas: self.configured_quotas(),
             pools,
             next_page_token,

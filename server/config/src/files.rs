@@ -12,8 +12,18 @@ use serde_json::Value;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Sections whose changes take effect without a restart.
-pub(super) const RELOADED: [&str; 8] =
-    ["limits", "higress_rules", "quotas", "prices", "models", "limit_headers", "quota_admins", "admin"];
+pub(super) const RELOADED: [&str; 10] = [
+    "limits",
+    "higress_rules",
+    "quotas",
+    "prices",
+    "models",
+    "limit_headers",
+    "quota_admins",
+    "gateway",
+    "reader",
+    "admin",
+];
 
 /// Reads files that the configuration names, and records their paths.
 pub(super) struct Files {
@@ -35,11 +45,8 @@ impl Files {
 
     /// Reads a file. A relative path is resolved against the configuration file's directory.
     pub(super) fn read(&mut self, path: &str) -> io::Result<String> {
-        let path = self.resolve(path);
+        let path = self.watch(path);
         let size = std::fs::metadata(&path).map(|metadata| metadata.len());
-        if !self.read.contains(&path) {
-            self.read.push(path.clone());
-        }
         if size? > FILE_BYTES_MAX {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 4 MiB"));
         }
@@ -60,6 +67,15 @@ impl Files {
             sections.0.entry((*section).to_owned()).or_default().extend(digest(text));
         }
         sections
+    }
+
+    /// Records a file that the caller reads, and returns its path.
+    pub(super) fn watch(&mut self, path: &str) -> PathBuf {
+        let path = self.resolve(path);
+        if !self.read.contains(&path) {
+            self.read.push(path.clone());
+        }
+        path
     }
 
     pub(super) fn into_paths(self) -> Vec<PathBuf> {

@@ -12,8 +12,8 @@ use evenkeel_domain::{
     file_kind::FileKind,
     limit::{Attribute, Condition, LimitRules},
     settings::{
-        AdminToken, KubernetesOptions, LedgerOptions, LimitFiles, Log, PoolRule, RateLimitService,
-        RedisOptions, Secret, Traces,
+        KubernetesOptions, LedgerOptions, LimitFiles, Log, PoolRule, RateLimitService, RedisOptions,
+        RoleRules, Roles, Secret, Traces,
     },
 };
 
@@ -25,15 +25,18 @@ mod higress;
 mod kubernetes;
 mod limitador;
 mod limits;
+mod listen;
 mod loopback;
 mod pools;
 mod rate_limit_service;
 mod raw;
+mod roles;
 mod schema;
 mod service_rule;
 mod store;
 mod store_tls;
 mod tickets;
+mod tls;
 mod tolerant;
 mod traces;
 mod validate;
@@ -43,10 +46,13 @@ pub use higress::{Plugin as HigressPlugin, convert as convert_higress};
 pub use limitador::{Options as LimitadorOptions, convert as convert_limitador};
 pub use limits::{AMOUNT_EXPECTED, parse_amount};
 pub use schema::schema;
+pub use tls::Tls;
 
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: Listen,
+    /// TLS of the TCP listeners; `None` if they have none.
+    pub tls: Option<Tls>,
     /// Time between two KeepAlive calls of a gateway worker.
     pub keep_alive_interval: Duration,
     /// How long the sidecar continues to serve after SIGTERM, while it reports that it is not ready.
@@ -62,7 +68,8 @@ pub struct Config {
     pub unlisted: Option<PoolRule>,
     /// Limits and quotas, with the prices, model estimates and headers that they use.
     pub rules: Arc<LimitRules>,
-    pub admin: Arc<Vec<AdminToken>>,
+    /// Who has which role.
+    pub roles: Arc<RoleRules>,
     /// The keys of tickets from a file; the first signs. Empty if the sidecars share a key through the store.
     pub tickets: Arc<Vec<Secret>>,
     pub ledger: LedgerOptions,
@@ -79,19 +86,25 @@ pub struct Config {
     sections: Sections,
 }
 
+/// The addresses of the listeners, and the roles of callers without a token or a certificate.
 #[derive(Clone, Debug)]
 pub struct Listen {
     pub grpc: Option<SocketAddr>,
+    pub grpc_roles: Roles,
     /// Path of the Unix socket for gRPC.
     pub grpc_socket: Option<PathBuf>,
     /// Mode of the Unix socket file.
     pub grpc_socket_mode: u32,
+    pub grpc_socket_roles: Roles,
     /// Address for metrics, health checks, the JSON API and the capacity page.
     pub http: SocketAddr,
     /// Host names under which clients may call `http`.
     pub hosts: Vec<String>,
     /// Maximum number of connections to `grpc`.
     pub connections_max: usize,
+    pub http_roles: Roles,
+    /// Whether `/metrics` needs no role.
+    pub open_metrics: bool,
 }
 
 /// Where tables, counters, quota records and usage are stored.
@@ -190,7 +203,8 @@ impl Config {
             (rules.limits.len(), "limit"),
             (rules.quotas.len(), "quota"),
             (rules.prices.0.len(), "price"),
-            (self.admin.len(), "administrator"),
+            (self.roles.tokens.len(), "token"),
+            (self.roles.certificates.len(), "certificate name"),
             (self.files.len(), "other file"),
         ];
         parts.extend(others.into_iter().filter(|(n, _)| *n > 0).map(|(n, what)| count(n, what)));

@@ -7,14 +7,17 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
-    formats::{Socket, SocketOrOff, Span},
+    formats::Span,
     higress::RawHigressRules,
     kubernetes::RawKubernetes,
-    limits::raw::{RawAdmin, RawLedger, RawLimit, RawLimitHeader, RawModel, RawPrice, RawQuota},
+    limits::raw::{RawLedger, RawLimit, RawLimitHeader, RawModel, RawPrice, RawQuota},
+    listen::RawListen,
     pools::{RawPool, RawUnlisted},
     rate_limit_service::RawRateLimitService,
+    roles::{RawAdmin, RawRole},
     store::RawStore,
     tickets::RawTickets,
+    tls::RawTls,
     traces::RawTraces,
 };
 
@@ -23,8 +26,10 @@ use super::{
 #[serde(deny_unknown_fields, default)]
 #[schemars(title = "Evenkeel's configuration")]
 pub(super) struct RawConfig {
-    /// The addresses on which the sidecar listens.
+    /// The addresses on which the sidecar listens, and the roles of callers without a token or a certificate.
     pub(super) listen: RawListen,
+    /// TLS on the TCP listeners. Without this section, the sidecar speaks no TLS.
+    pub(super) tls: Option<RawTls>,
     /// Time between two KeepAlive calls, with which a gateway worker reports all its leases. A worker that is silent
     /// for 1.5 intervals counts as dead, and its leases are released within 2 intervals of its last call. A shorter
     /// interval corrects errors in the tables of requests in flight sooner, but costs more calls. All sidecars that
@@ -76,7 +81,12 @@ pub(super) struct RawConfig {
     /// Consumers that may read and change quotas through the gateway's `/quota` paths.
     #[schemars(length(max = 1024), inner(length(min = 1, max = 256)))]
     pub(super) quota_admins: Vec<String>,
-    /// Administrators, who may drain endpoints, and change quotas and overrides, through the sidecar's API.
+    /// Gateways, which may admit, settle and keep alive requests, and call the rate limit service.
+    pub(super) gateway: RawRole,
+    /// Readers, who may look at everything and change nothing.
+    pub(super) reader: RawRole,
+    /// Administrators, who may drain endpoints, change quotas and overrides, and do all that readers may. If nobody has
+    /// this role, the API rejects all changes.
     pub(super) admin: RawAdmin,
     /// The tickets that gateways get for admitted requests and send back at their end.
     pub(super) tickets: RawTickets,
@@ -87,33 +97,6 @@ pub(super) struct RawConfig {
     pub(super) rate_limit_service: Option<RawRateLimitService>,
     /// Export of request spans over OTLP. Without `endpoint`, the sidecar exports no spans.
     pub(super) traces: RawTraces,
-}
-
-/// The addresses on which the sidecar listens.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct RawListen {
-    /// Address for gRPC over TCP; port 0 selects a free port. `off` requires `grpc_socket`.
-    #[schemars(with = "SocketOrOff", extend("default" = "127.0.0.1:9190"))]
-    pub(super) grpc: Option<String>,
-    /// Path of a Unix socket for gRPC, in addition to `grpc`. The directory must exist. The sidecar replaces a socket
-    /// that a dead process has left.
-    #[schemars(length(min = 1, max = 107), extend("x-default" = "none"))]
-    pub(super) grpc_socket: Option<String>,
-    /// Mode of the socket file, in octal. Every process that may write to the file may call the sidecar.
-    #[schemars(regex(pattern = "^0*[0-7]{1,3}$"), extend("default" = "0660", "x-range" = "octal, up to 0777"))]
-    pub(super) grpc_socket_mode: Option<String>,
-    /// Address for metrics, health checks, the JSON API and the capacity page.
-    #[schemars(with = "Socket", extend("default" = "127.0.0.1:9191"))]
-    pub(super) http: Option<String>,
-    /// Host names under which browsers and Prometheus may call `http`, such as that of a proxy with a login, without
-    /// port. IP addresses and `localhost` are always allowed. Calls under other names are rejected with status 421,
-    /// because a foreign site could have given its own name this address.
-    #[schemars(length(max = 64), inner(length(min = 1, max = 253)), extend("x-default" = "none"))]
-    pub(super) hosts: Vec<String>,
-    /// Maximum number of connections to `grpc`. A gateway has one connection for each of its workers.
-    #[schemars(range(min = 16, max = 65536), extend("default" = 2048))]
-    pub(super) connections_max: Option<usize>,
 }
 
 /// The log, which the sidecar writes to standard error.

@@ -2,7 +2,7 @@ use evenkeel_domain::settings::Source;
 
 use super::*;
 
-fn faults(yaml: &str) -> Vec<String> {
+pub(crate) fn faults(yaml: &str) -> Vec<String> {
     Config::parse(yaml).expect_err("accepted").0
 }
 
@@ -82,7 +82,7 @@ fn faults_of_parsing_are_reported_with_all_others() {
          higress_rules: [{plugin: ai-token-ratelimit, file: /nowhere}]\n",
     );
     let starts = [
-        "xyz: must be one of listen, keep_alive_interval, ",
+        "xyz: must be one of listen, tls, keep_alive_interval, ",
         "pools[0].capp: must be one of cluster, route, ",
         "pools[1].dns.prt: must be one of name, port, refresh, nameserver, got a field of another name",
         "limits[0].kay: must be one of name, counts, ",

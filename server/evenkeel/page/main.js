@@ -91,7 +91,7 @@ function takeState(state) {
 const stream = live(takeEvent, takeState, () => shown?.view.refused?.());
 by('admin').addEventListener('click', () => askForToken());
 onToken(({ token, name }) => {
-  setText(by('admin-word'), token ? name || 'Administrator' : 'Sign in to change');
+  setText(by('admin-word'), token ? name || 'Signed in' : 'Sign in to change');
   setAttr(by('admin'), 'data-held', token ? 'true' : null);
 });
 by('skip').addEventListener('click', (event) => {

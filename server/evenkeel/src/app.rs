@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use evenkeel_api::{Admins, Api, WATCHERS_MAX};
+use evenkeel_api::{Access, Api, WATCHERS_MAX};
 use evenkeel_config::{Config, StoreConfig};
 use evenkeel_domain::{limit::LimitRules, settings::RateLimitService};
 use evenkeel_engine::{
@@ -28,10 +28,11 @@ use tracing::{info, warn};
 
 pub use crate::listeners::{Addresses, Listeners};
 use crate::{
-    reload, serve,
+    doors, reload, serve,
     stores::{Opened, open_store, open_usage_and_activity, store_kind},
     ticket_keys, tracer,
     transport::{
+        access::RoleCheck,
         connections::{self, Gates},
         grpc, http,
         memory::{self, MemoryBudget},
@@ -62,7 +63,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     evenkeel_discovery::check_support(config.pools.iter().chain(&config.unlisted))?;
-    let addresses = listeners.addresses()?;
+    let addresses = listeners.addresses(config.tls.as_ref())?;
     let metrics = Metrics::new()?;
     let (tasks, background) = (TaskTracker::new(), CancellationToken::new());
     let id = instance_id()?;
@@ -166,7 +167,7 @@ pub async fn run(
         overrides,
         drains,
         change_log,
-        admins: Admins::new(live.admin.clone(), Arc::clone(&metrics)),
+        access: Arc::new(Access::new(live.roles.clone(), Arc::clone(&metrics))),
         ledger: Arc::clone(&ledger),
         limit_request: grpc::limit_request,
         watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
@@ -197,8 +198,10 @@ pub async fn run(
         shutdown: end_streams.clone(),
         memory: MemoryBudget::new(memory::REQUESTS, metrics.bounds.request_bytes.clone()),
     };
-    let (routes, mut health) = grpc::routes(gateways, Arc::clone(&api), rate_limits).await?;
+    let roles = RoleCheck { access: Arc::clone(&api.access), open_metrics: config.listen.open_metrics };
+    let (routes, mut health) = grpc::routes(gateways, Arc::clone(&api), rate_limits, roles.clone()).await?;
     let gates = Gates::new(&connections::places(config.listen.connections_max), &metrics.bounds);
+    let (doors, socket_file) = doors::open(&config, listeners, live.tls.as_ref(), &gates, &metrics);
     let http = Arc::new(http::Http {
         api,
         memory: MemoryBudget::new(memory::RESPONSES, metrics.bounds.response_bytes.clone()),
@@ -208,10 +211,10 @@ pub async fn run(
     });
 
     let (grpc_servers, http_server) = (TaskTracker::new(), TaskTracker::new());
-    serve::http(&http_server, listeners.http, &gates, http::router(http), &stop_http);
-    let (socket, socket_file) = listeners.socket.unzip();
-    serve::grpc(&grpc_servers, (listeners.grpc, socket), &gates, &routes, &stop_grpc);
+    serve::http(&http_server, doors.http, http::router(http, |router| roles.before_http(router)), &stop_http);
+    serve::grpc(&grpc_servers, doors.grpc, doors.grpc_socket, &routes, &stop_grpc);
     tasks.spawn(gates.watch(background.clone()));
+    doors::log_access(&config, &addresses);
     ready(&addresses)?;
     info!(grpc = addresses.grpc, socket = ?addresses.grpc_socket, http = addresses.http, "serving");
 

@@ -2,6 +2,8 @@
 //! configuration.
 
 pub mod app;
+mod doors;
+mod incoming;
 mod listeners;
 pub mod reload;
 mod serve;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use evenkeel_config::Config;
+use evenkeel_config::{Config, Tls};
 use rustix::fs::Mode;
 use serde::Serialize;
 use tokio::net::{TcpListener, UnixListener};
@@ -27,6 +27,10 @@ pub struct Addresses {
     /// Path of the Unix socket for gRPC.
     pub grpc_socket: Option<PathBuf>,
     pub http: String,
+    /// Whether the address for gRPC has TLS.
+    pub grpc_tls: bool,
+    /// Whether the address for HTTP has TLS.
+    pub http_tls: bool,
 }
 
 impl Listeners {
@@ -62,12 +66,14 @@ impl Listeners {
     ///
     /// # Errors
     /// Fails if the system cannot report an address.
-    pub fn addresses(&self) -> anyhow::Result<Addresses> {
+    pub fn addresses(&self, tls: Option<&Tls>) -> anyhow::Result<Addresses> {
         let grpc = self.grpc.as_ref().map(TcpListener::local_addr).transpose()?;
         Ok(Addresses {
             grpc: grpc.map(|address| address.to_string()),
             grpc_socket: self.socket.as_ref().map(|(_, file)| file.path.clone()),
             http: self.http.local_addr()?.to_string(),
+            grpc_tls: grpc.is_some() && tls.is_some_and(|tls| tls.grpc),
+            http_tls: tls.is_some_and(|tls| tls.http),
         })
     }
 }

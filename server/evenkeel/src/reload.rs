@@ -14,9 +14,10 @@ use std::{
 use evenkeel_config::Config;
 use evenkeel_domain::{
     limit::LimitRules,
-    settings::{AdminToken, Secret},
+    settings::{RoleRules, Secret},
 };
 use evenkeel_telemetry::Metrics;
+use evenkeel_tls::{ServerTls, TlsOptions};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -35,7 +36,10 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Live {
     /// Limits and quotas, with prices, models, headers and quota administrators.
     pub rules: watch::Receiver<Arc<LimitRules>>,
-    pub admin: watch::Receiver<Arc<Vec<AdminToken>>>,
+    /// Who has which role.
+    pub roles: watch::Receiver<Arc<RoleRules>>,
+    /// TLS of the listeners, from the last valid certificate files. `None` if no listener has TLS.
+    pub tls: Option<watch::Receiver<ServerTls>>,
     /// The keys of tickets from a file.
     pub tickets: watch::Receiver<Arc<Vec<Secret>>>,
     /// Keeps the channels open if there is no file to reload, so that receivers wait for ever instead of failing.
@@ -57,7 +61,8 @@ pub struct Reload {
 #[derive(Debug)]
 struct Senders {
     rules: watch::Sender<Arc<LimitRules>>,
-    admin: watch::Sender<Arc<Vec<AdminToken>>>,
+    roles: watch::Sender<Arc<RoleRules>>,
+    tls: Option<(TlsOptions, watch::Sender<ServerTls>)>,
     tickets: watch::Sender<Arc<Vec<Secret>>>,
 }
 
@@ -65,7 +70,8 @@ impl Senders {
     fn new(config: &Config) -> Self {
         Self {
             rules: watch::Sender::new(Arc::clone(&config.rules)),
-            admin: watch::Sender::new(Arc::clone(&config.admin)),
+            roles: watch::Sender::new(Arc::clone(&config.roles)),
+            tls: config.tls.as_ref().map(|tls| (tls.options.clone(), watch::Sender::new(tls.loaded.clone()))),
             tickets: watch::Sender::new(Arc::clone(&config.tickets)),
         }
     }
@@ -73,10 +79,16 @@ impl Senders {
     fn live(&self, open: Option<Arc<Self>>) -> Live {
         Live {
             rules: self.rules.subscribe(),
-            admin: self.admin.subscribe(),
+            roles: self.roles.subscribe(),
+            tls: self.tls.as_ref().map(|(_, loaded)| loaded.subscribe()),
             tickets: self.tickets.subscribe(),
             _open: open,
         }
+    }
+
+    /// Returns the paths of the certificate files.
+    fn certificate_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.tls.iter().flat_map(|(options, _)| options.paths())
     }
 }
 
@@ -103,6 +115,7 @@ pub fn start(
         return live;
     }
     loaded(metrics);
+    set_expiry(metrics, config.tls.as_ref().map(|tls| &tls.loaded));
     let senders = Arc::new(Senders::new(config));
     senders.live(Some(Arc::clone(&senders)))
 }
@@ -110,11 +123,10 @@ pub fn start(
 impl Reload {
     pub fn new(path: &Path, config: Config, metrics: Arc<Metrics>) -> (Self, Live) {
         loaded(&metrics);
+        set_expiry(&metrics, config.tls.as_ref().map(|tls| &tls.loaded));
         let senders = Senders::new(&config);
-        let live = senders.live(None);
-        let seen = digests(path, &config.files);
-        let reload = Self { path: path.to_owned(), started: config, seen, live: senders, metrics };
-        (reload, live)
+        let (live, seen) = (senders.live(None), digests(path, &config.files));
+        (Self { path: path.to_owned(), started: config, seen, live: senders, metrics }, live)
     }
 
     /// Reads the files if they changed, and applies them if they are valid.
@@ -125,10 +137,15 @@ impl Reload {
 
     /// Reads the files, and applies them if they are valid.
     pub fn read(&mut self) -> Outcome {
-        let before: Vec<PathBuf> = self.seen[1..].iter().map(|(path, _)| path.clone()).collect();
-        match Config::load(&self.path) {
+        let seen = std::mem::take(&mut self.seen);
+        let before: Vec<PathBuf> = seen[1..].iter().map(|(path, _)| path.clone()).collect();
+        let outcome = match Config::load(&self.path) {
             Ok(config) => {
-                self.seen = digests(&self.path, &config.files);
+                let mut files = config.files.clone();
+                files.extend(
+                    self.live.certificate_files().filter(|path| !config.files.contains(path)).cloned(),
+                );
+                self.seen = digests(&self.path, &files);
                 self.apply(&config);
                 Outcome::Applied
             }
@@ -140,6 +157,34 @@ impl Reload {
                     error!(file = %self.path.display(), fault, "configuration rejected: the previous one stays in force");
                 }
                 Outcome::Rejected
+            }
+        };
+        let of_certificates = |(path, _): &&_| self.live.certificate_files().any(|file| file == path);
+        if !seen.iter().filter(of_certificates).eq(self.seen.iter().filter(of_certificates)) {
+            self.read_certificates();
+        }
+        outcome
+    }
+
+    /// Reads the certificate files again. They apply even if the rest of the configuration is invalid: a fault elsewhere
+    /// must not let a certificate expire.
+    fn read_certificates(&self) {
+        let Some((options, current)) = &self.live.tls else { return };
+        match options.load() {
+            Ok(tls) => {
+                set_expiry(&self.metrics, Some(&tls));
+                self.metrics.tls.applied.inc();
+                if let Some(fault) = tls.validity.fault_at(evenkeel_tls::unix_now_s()) {
+                    warn!(file = %options.cert_file.display(), fault, "the new certificate is not valid now");
+                }
+                current.send_replace(tls);
+                info!(file = %options.cert_file.display(), "certificates reloaded");
+            }
+            Err(faults) => {
+                self.metrics.tls.rejected.inc();
+                for fault in faults {
+                    error!(%fault, "certificates rejected: the previous ones stay in force");
+                }
             }
         }
     }
@@ -154,7 +199,7 @@ impl Reload {
             warn!(file = %self.path.display(), sections, "changed sections need a restart");
         }
         self.live.rules.send_replace(Arc::clone(&config.rules));
-        self.live.admin.send_replace(Arc::clone(&config.admin));
+        self.live.roles.send_replace(Arc::clone(&config.roles));
         // The source of the keys changes only with a restart.
         if config.tickets.is_empty() == self.started.tickets.is_empty() {
             self.live.tickets.send_replace(Arc::clone(&config.tickets));
@@ -284,6 +329,10 @@ fn digests(path: &Path, files: &[PathBuf]) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     all.map(|path| (path.to_owned(), digest(path))).collect()
 }
 
+fn set_expiry(metrics: &Metrics, tls: Option<&ServerTls>) {
+    metrics.tls.not_after.set(tls.map_or(0.0, |tls| tls.validity.not_after_s as f64));
+}
+
 fn loaded(metrics: &Metrics) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     metrics.config_valid.set(1);
@@ -321,7 +370,7 @@ mod tests {
 
         fs::write(&path, limit(2) + "admin: {tokens: [{name: a, token: 0123456789abcdef}]}").unwrap();
         assert_eq!(reload.check(), Outcome::Applied);
-        assert_eq!((amount(&live), live.admin.borrow().len()), (2, 1));
+        assert_eq!((amount(&live), live.roles.borrow().tokens.len()), (2, 1));
 
         let loaded = metrics.config_last_success.get();
         fs::write(&path, limit(3) + "keep_alive_interval: 1h").unwrap();

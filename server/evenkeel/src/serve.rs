@@ -6,7 +6,7 @@ use axum::Router;
 use futures::Stream;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::UnixListener,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
@@ -15,9 +15,9 @@ use tonic::{
 };
 use tracing::error;
 
-use crate::transport::{
-    connections::{Gates, Listener},
-    http,
+use crate::{
+    incoming::Incoming,
+    transport::{connections::Listener, http},
 };
 
 /// Maximum number of unary calls that clients have given up and that the server has not looked at. Beyond it, the server
@@ -37,18 +37,16 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(crate) fn grpc(
     servers: &TaskTracker,
-    (tcp, socket): (Option<TcpListener>, Option<UnixListener>),
-    gates: &Gates,
+    tcp: Option<Incoming>,
+    socket: Option<Listener<UnixListener>>,
     routes: &Routes,
     stop: &CancellationToken,
 ) {
-    if let Some(listener) = tcp {
-        let incoming = Listener::new(listener, gates.grpc.clone()).into_stream();
-        servers.spawn(serve_grpc(incoming, routes.clone(), stop.clone(), "TCP"));
+    if let Some(incoming) = tcp {
+        servers.spawn(serve_grpc(incoming.into_stream(), routes.clone(), stop.clone(), "TCP"));
     }
     if let Some(listener) = socket {
-        let incoming = Listener::new(listener, gates.grpc_socket.clone()).into_stream();
-        servers.spawn(serve_grpc(incoming, routes.clone(), stop.clone(), "the Unix socket"));
+        servers.spawn(serve_grpc(listener.into_stream(), routes.clone(), stop.clone(), "the Unix socket"));
     }
 }
 
@@ -73,13 +71,6 @@ async fn serve_grpc<S>(
     }
 }
 
-pub(crate) fn http(
-    servers: &TaskTracker,
-    listener: TcpListener,
-    gates: &Gates,
-    router: Router,
-    stop: &CancellationToken,
-) {
-    let incoming = Listener::new(listener, gates.http.clone()).into_stream();
-    servers.spawn(http::serve(incoming, router, stop.clone()));
+pub(crate) fn http(servers: &TaskTracker, incoming: Incoming, router: Router, stop: &CancellationToken) {
+    servers.spawn(http::serve(incoming.into_stream(), router, stop.clone()));
 }

@@ -15,12 +15,14 @@ mod pools;
 mod requests;
 mod rls;
 mod streams;
+mod tls;
 pub mod traces;
 
 pub use bounds::{BoundMetrics, ListenerMetrics, RequestsRefused};
 pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
 pub use pools::{PoolCounts, PoolMetrics};
+pub use tls::{Handshake, TlsMetrics};
 
 /// Starts logging to standard error. The levels: ERROR needs a person, WARN recovered automatically, INFO reports the
 /// lifecycle, and DEBUG reports each request.

@@ -17,6 +17,7 @@ use super::{
     requests::{Admits, KeepAlives, Repairs, Settles},
     rls::RlsMetrics,
     streams::StreamMetrics,
+    tls::TlsMetrics,
     traces::TraceMetrics,
 };
 
@@ -55,6 +56,9 @@ pub struct Metrics {
     pub ledger: LedgerMetrics,
     /// Calls that change something. Label: `result`.
     pub admin_calls: IntCounterVec,
+    /// Calls that were rejected because the caller lacks the role. Labels: `role`, `reason`.
+    pub calls_rejected: IntCounterVec,
+    pub tls: TlsMetrics,
     pub change_log_failures: IntCounter,
     pub overrides: IntGauge,
     pub discovery: DiscoveryMetrics,
@@ -160,9 +164,16 @@ impl Metrics {
             admin_calls: counters(
                 &r,
                 "evenkeel_admin_calls_total",
-                "Administrative calls that change something, by the result of the token check.",
+                "Calls that need the role admin, by the result of the check.",
                 &["result"],
             )?,
+            calls_rejected: counters(
+                &r,
+                "evenkeel_calls_rejected_total",
+                "Calls rejected because the caller lacks the role that the call needs.",
+                &["role", "reason"],
+            )?,
+            tls: TlsMetrics::new(&r)?,
             change_log_failures: counter(
                 &r,
                 "evenkeel_change_log_failures_total",

@@ -7,12 +7,12 @@ use std::{
 
 use evenkeel_domain::{
     limit::{Attribute, Condition, Counts, LimitRules, METERS_MAX, price::Price},
-    settings::{AdminToken, LedgerOptions},
+    settings::LedgerOptions,
 };
 use serde::Serialize;
 
 use self::raw::RawSections;
-use super::{Files, check::Check};
+use super::check::Check;
 
 mod amount;
 mod conditions;
@@ -39,13 +39,13 @@ const HEADERS_MAX: usize = 64;
 
 pub(super) struct Limits {
     pub(super) rules: LimitRules,
-    pub(super) admin: Vec<AdminToken>,
     pub(super) ledger: LedgerOptions,
 }
 
 /// Validates the sections about limits.
-pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawSections) -> Limits {
-    let RawSections { limits, quotas, prices, models, limit_headers, quota_admins, admin, ledger } = raw;
+pub(super) fn validate(check: &mut Check, raw: RawSections) -> Limits {
+    let RawSections { limits, quotas, prices, models, limit_headers, quota_admins, through_gateway, ledger } =
+        raw;
     let names = limits.iter().map(|(path, limit)| (path, &limit.name));
     let names = names.chain(quotas.iter().map(|(path, quota)| (path, &quota.name)));
     names_are_unique(check, names);
@@ -68,7 +68,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawSections) -
         models: tables::models(check, models),
         headers: tables::limit_headers(limit_headers.as_deref()),
         quota_admins: tables::quota_admins(check, quota_admins),
-        quota_changes_through_gateway: admin.through_gateway.unwrap_or(false),
+        quota_changes_through_gateway: through_gateway,
     };
     if let (Some(path), true) = (costs.first(), rules.prices.0.is_empty()) {
         check.required("prices", &format!("given if {path}.counts is cost"));
@@ -87,7 +87,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawSections) -
             format!("{}, as nothing tells these apart: {}", groups.len(), groups.join(", ")),
         );
     }
-    Limits { rules, admin: tables::admin(check, files, admin), ledger: tables::ledger(check, ledger) }
+    Limits { rules, ledger: tables::ledger(check, ledger) }
 }
 
 /// Validates limits that were converted from another file, without the rest of a configuration. Returns them as YAML.

@@ -18,7 +18,7 @@ pub(crate) struct RawSections {
     pub(crate) models: Vec<RawModel>,
     pub(crate) limit_headers: Option<Vec<RawLimitHeader>>,
     pub(crate) quota_admins: Vec<String>,
-    pub(crate) admin: RawAdmin,
+    pub(crate) through_gateway: bool,
     pub(crate) ledger: RawLedger,
 }
 
@@ -321,45 +321,6 @@ pub(crate) struct RawModel {
     /// Estimated bytes of the prompt per input token.
     #[schemars(with = "Decimal", range(min = 0.1, max = 100), extend("x-default" = "4, until learned"))]
     pub(crate) bytes_per_token: Option<String>,
-}
-
-/// Administrators, who may drain endpoints, and change quotas and overrides, through the sidecar's API. Without tokens,
-/// the API rejects all changes.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct RawAdmin {
-    /// One entry for each administrator, with a `name` and either `token` or `token_file`.
-    #[schemars(length(max = 64))]
-    pub(crate) tokens: Vec<RawAdminToken>,
-    /// Whether consumers in `quota_admins` may change quotas through the gateway's `/quota` paths. The gateway states the
-    /// consumer, and the sidecar cannot verify it: whoever can call the sidecar's gRPC port can claim to be such a
-    /// consumer. Enable it only if nobody except gateways can reach that port. Without it, these consumers can read
-    /// quotas there.
-    #[schemars(extend("default" = false))]
-    pub(crate) through_gateway: Option<bool>,
-}
-
-/// An administrator that authenticates with a bearer token. Set exactly one of `token` and `token_file`.
-#[derive(Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(extend("required" = ["name"], "minProperties" = 2, "maxProperties" = 2))]
-pub(crate) struct RawAdminToken {
-    /// Name of the administrator in the change log. Must be unique.
-    #[schemars(length(min = 1, max = 256))]
-    pub(crate) name: String,
-    /// The bearer token. `openssl rand -hex 32` generates one.
-    #[schemars(length(min = 16, max = 1024), regex(pattern = "^[!-~]*$"), extend("x-range" = "16..1024 printable ASCII characters, no spaces", "x-default" = "none"))]
-    pub(crate) token: Option<String>,
-    /// A file that contains the token, such as a mounted secret. A relative path is resolved against the configuration
-    /// file's directory.
-    #[schemars(extend("x-default" = "none"))]
-    pub(crate) token_file: Option<String>,
-}
-
-impl std::fmt::Debug for RawAdminToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RawAdminToken").field("name", &self.name).finish_non_exhaustive()
-    }
 }
 
 /// The usage ledger, which records tokens and cost by day, consumer, model and route.

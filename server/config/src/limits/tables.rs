@@ -1,21 +1,19 @@
-//! Validates the sections for prices, model estimates, headers, administrators and the ledger.
+//! Validates the sections for prices, model estimates, headers and the ledger.
 
 use std::time::Duration;
 
 use evenkeel_domain::{
     limit::{LimitHeaders, Matcher, ModelSeed, Prices, price::Price},
-    settings::{AdminToken, LedgerOptions, Secret},
+    settings::LedgerOptions,
 };
 
-use super::raw::{RawAdmin, RawAdminToken, RawLedger, RawLimitHeader, RawModel, RawPrice};
-use crate::{Files, check::Check};
+use super::raw::{RawLedger, RawLimitHeader, RawModel, RawPrice};
+use crate::check::Check;
 
 /// Maximum number of entries of each table.
 const ROWS_MAX: usize = 1024;
 /// Minimum of `ledger.sessions_max` and `ledger.rows_max`.
 const LEDGER_MIN: usize = 100;
-/// Allowed length of an administrator's token, in bytes.
-const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
 
 pub(super) fn prices(check: &mut Check, raw: Vec<RawPrice>) -> Prices {
     let mut list: Vec<Price> = Vec::with_capacity(raw.len());
@@ -122,56 +120,6 @@ pub(super) fn quota_admins(check: &mut Check, raw: Vec<String>) -> Vec<String> {
         }
     }
     raw
-}
-
-pub(super) fn admin(check: &mut Check, files: &mut Files, raw: RawAdmin) -> Vec<AdminToken> {
-    let mut tokens: Vec<AdminToken> = Vec::with_capacity(raw.tokens.len());
-    if raw.tokens.len() > 64 {
-        check.fault("admin.tokens", "at most 64 tokens", raw.tokens.len());
-    }
-    for (i, raw) in raw.tokens.into_iter().enumerate() {
-        let path = format!("admin.tokens[{i}]");
-        check.name(&format!("{path}.name"), &raw.name);
-        if tokens.iter().any(|other| other.name == raw.name) {
-            check.fault(&format!("{path}.name"), "named once", format!("{:?} again", raw.name));
-        }
-        let Some(secret) = secret(check, files, &path, &raw) else { continue };
-        let token = AdminToken { name: raw.name, secret };
-        if tokens.iter().any(|other| other.secret == token.secret) {
-            check.fault(&path, "a token that no other administrator has", "that of another");
-        }
-        tokens.push(token);
-    }
-    tokens
-}
-
-/// Reads a token. Error messages do not contain it.
-fn secret(check: &mut Check, files: &mut Files, path: &str, raw: &RawAdminToken) -> Option<Secret> {
-    let (text, path) = match (&raw.token, &raw.token_file) {
-        (Some(token), None) => (token.clone(), format!("{path}.token")),
-        (None, Some(file)) => {
-            let path = format!("{path}.token_file");
-            match files.read(file) {
-                Ok(text) => (text.trim().to_owned(), path),
-                Err(error) => {
-                    check.fault(&path, "a file that can be read", format!("{file:?}: {error}"));
-                    return None;
-                }
-            }
-        }
-        (given, _) => {
-            let got = if given.is_some() { "both" } else { "neither" };
-            check.fault(path, "either token or token_file", got);
-            return None;
-        }
-    };
-    if !TOKEN_BYTES.contains(&text.len()) || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        let expected =
-            "16..1024 printable ASCII characters without blanks, such as `openssl rand -hex 32` makes";
-        check.fault(&path, expected, format!("{} bytes", text.len()));
-        return None;
-    }
-    Some(Secret::new(text))
 }
 
 pub(super) fn ledger(check: &mut Check, raw: RawLedger) -> LedgerOptions {

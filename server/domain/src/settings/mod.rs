@@ -4,6 +4,7 @@ mod kubernetes;
 mod ledger;
 mod pools;
 mod rate_limit_service;
+mod roles;
 mod secret;
 mod store;
 mod telemetry;
@@ -15,7 +16,8 @@ pub use kubernetes::{
 pub use ledger::LedgerOptions;
 pub use pools::{PoolRule, Source};
 pub use rate_limit_service::{LimitFiles, RateLimitHeaders, RateLimitService, RateLimiterOptions};
-pub use secret::{AdminToken, Secret};
+pub use roles::{Role, RoleRules, RoleToken, Roles};
+pub use secret::Secret;
 pub use store::{Credentials, RedisOptions, Sentinel, TlsFiles, Topology};
 
 pub use crate::policy::OnStoreFailure;

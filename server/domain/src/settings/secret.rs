@@ -1,4 +1,4 @@
-//! Secrets, and the tokens of administrators.
+//! Secrets.
 
 use std::fmt;
 
@@ -37,12 +37,4 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
-}
-
-/// An administrator, authenticated by a bearer token.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AdminToken {
-    /// Name of the administrator, which the change log shows as `who`.
-    pub name: String,
-    pub secret: Secret,
 }

@@ -5,7 +5,7 @@ import { ApiError, change, read } from './api.js';
 import { beforeAfter, faultLine, field, openDialog } from './dialog.js';
 import { h, setText } from './dom.js';
 import * as f from './format.js';
-import { adminToken, withToken } from './token.js';
+import { withToken } from './token.js';
 import { announce } from './ui.js';
 
 /**
@@ -62,7 +62,7 @@ function form(plan, close, done) {
       // Read the newest line of the same kind before the change, to recognise the new line. This computer's clock may
       // be wrong.
       const before = await changeLine(state);
-      await change(method, path, parameters, body, adminToken());
+      await change(method, path, parameters, body);
       const after = await changeLine(state);
       const line = after && after.at_ms !== before?.at_ms ? after : null;
       element.replaceWith(result(state, line, close));

@@ -1,11 +1,13 @@
 // Watches the pools through one stream of events, and opens the stream again when it breaks.
 
-import { address } from './api.js';
+import { ApiError, events } from './api.js';
 
 /** Time without an event after which the stream counts as lost. The sidecar sends an event at least every 2 s. */
 const SILENT_AFTER_MS = 5000;
 const AGAIN_MIN_MS = 500;
 const AGAIN_MAX_MS = 3000;
+
+const needsToken = ({ status }) => status === 401 || status === 403;
 
 /**
  * Calls `onEvent(name, data)` for each event, `onState('connecting' | 'live' | 'lost')` when the state changes, and
@@ -26,57 +28,48 @@ export function live(onEvent, onState, onRefused) {
   };
   const lost = () => {
     become('lost');
-    source?.close();
-    source = null;
+    close();
     clearTimeout(watchdog);
     clearTimeout(again);
-    // The browser does not retry after an error response, such as a proxy's 503.
     again = setTimeout(open, wait);
     wait = Math.min(wait * 2, AGAIN_MAX_MS);
   };
-  // EventSource does not report the status of an error response, so send a plain request to learn the status.
-  const broke = async () => {
-    const mine = source;
-    if (mine?.readyState !== EventSource.CLOSED || Object.keys(parameters).length === 0) {
-      lost();
+  const broke = (error) => {
+    if (error instanceof ApiError && error.status >= 400 && error.status < 500 && !needsToken(error) && Object.keys(parameters).length > 0) {
+      parameters = {};
+      open();
+      onRefused();
       return;
     }
-    const probe = new AbortController();
-    let status = 0;
-    try {
-      ({ status } = await fetch(address('watch', parameters), { signal: probe.signal, cache: 'no-store' }));
-    } catch {
-      // The sidecar does not answer.
-    }
-    probe.abort();
-    if (source !== mine) return;
-    if (status < 400 || status >= 500) {
-      lost();
-      return;
-    }
-    parameters = {};
-    open();
-    onRefused();
+    lost();
   };
   const alive = () => {
     clearTimeout(watchdog);
     watchdog = setTimeout(lost, SILENT_AFTER_MS);
   };
-  const take = (name) => (event) => {
-    alive();
-    wait = AGAIN_MIN_MS;
-    become('live');
-    onEvent(name, JSON.parse(event.data));
-  };
-  const open = () => {
-    source?.close();
+  const close = () => {
+    source?.abort();
     source = null;
+  };
+  const open = async () => {
+    close();
     if (document.hidden) return;
-    source = new EventSource(address('watch', parameters));
-    source.addEventListener('overview', take('overview'));
-    source.addEventListener('endpoints', take('endpoints'));
-    source.addEventListener('error', broke);
+    const mine = new AbortController();
+    source = mine;
     alive();
+    let failure = null;
+    try {
+      await events('watch', parameters, mine.signal, (name, data) => {
+        if (source !== mine) return;
+        alive();
+        wait = AGAIN_MIN_MS;
+        become('live');
+        onEvent(name, data);
+      });
+    } catch (error) {
+      failure = error;
+    }
+    if (source === mine) broke(failure);
   };
 
   // A browser opens few connections to one server, so a hidden tab leaves them to the visible tabs.
@@ -87,8 +80,7 @@ export function live(onEvent, onState, onRefused) {
     }
     clearTimeout(watchdog);
     clearTimeout(again);
-    source?.close();
-    source = null;
+    close();
   });
 
   become('connecting');

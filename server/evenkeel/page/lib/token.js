@@ -1,15 +1,19 @@
-// The administrator's token. The page asks for it when a change needs it, stores it only in this tab, and never writes
-// it into an address.
+// The caller's token. The page asks for it when a change needs it, or when the sidecar lets nobody look without one. It
+// stores the token only in this tab, and never writes it into an address.
 
-import { ApiError, change } from './api.js';
+import { ApiError, onRejected, useToken, whoAmI } from './api.js';
 import { faultLine, field, openDialog } from './dialog.js';
 import { h } from './dom.js';
 import { announce } from './ui.js';
 
-const KEPT_AS = 'evenkeel-admin-token';
+const KEPT_AS = 'evenkeel-token';
 const listeners = new Set();
 let configured = true;
 let name = '';
+/** Whether the token may change something. Assumed until the sidecar has said so. */
+let isAdmin = true;
+/** Whether the page has asked for a token to look. It asks only once, because the reader may have closed the dialog. */
+let asked = false;
 
 const kept = () => {
   try {
@@ -19,10 +23,13 @@ const kept = () => {
   }
 };
 let token = kept();
+useToken(token);
 
-const keep = (next, whose) => {
+const keep = (next, { name: whose = '', roles = [] } = {}) => {
   token = next;
   name = whose;
+  isAdmin = roles.includes('admin');
+  useToken(next);
   try {
     if (next) sessionStorage.setItem(KEPT_AS, next);
     else sessionStorage.removeItem(KEPT_AS);
@@ -31,9 +38,6 @@ const keep = (next, whose) => {
   }
   listeners.forEach((listener) => listener({ token, name }));
 };
-
-/** Returns the token, if there is one. */
-export const adminToken = () => token;
 
 /** Calls `listener({token, name})` now and whenever the token changes. */
 export function onToken(listener) {
@@ -47,40 +51,42 @@ export function setConfigured(is) {
 }
 
 export function forget() {
-  keep('', '');
+  keep('');
   announce('The token is forgotten');
-}
-
-/** Returns the administrator's name. Throws the sidecar's error if the token is wrong. */
-export async function whose(candidate) {
-  const answer = await change('GET', 'whoami', {}, undefined, candidate);
-  return answer.name;
 }
 
 /** Checks the stored token, because the configuration may no longer contain it. */
 export async function check() {
   if (!token) return;
   try {
-    keep(token, await whose(token));
+    keep(token, await whoAmI(token));
   } catch (error) {
-    if (error instanceof ApiError && (error.status === 401 || error.status === 403)) keep('', '');
+    if (error instanceof ApiError && (error.status === 401 || error.status === 403)) keep('');
   }
 }
 
-/** Asks for a token if there is none, and then calls `then`. */
+/** Asks for an administrator's token if there is none, and then calls `then`. */
 export function withToken(then) {
-  if (token) then();
+  if (token && isAdmin) then();
   else askForToken(then);
 }
 
+onRejected(() => {
+  if (asked || token) return;
+  asked = true;
+  openDialog((close) => ask(close, { title: 'A token is needed', about: 'This sidecar shows its figures only with a token: that of a reader or an administrator.' }));
+});
+
 /**
- * Opens a dialog. If there is no token, the dialog asks for one. Otherwise it shows the administrator's name and can
- * forget the token.
+ * Opens a dialog. If there is no token, or `then` needs another one, the dialog asks for one. Otherwise it shows whose
+ * token it is and can forget the token.
  */
 export function askForToken(then) {
   openDialog((close) => {
+    if (token && !then) return held(close);
     if (!configured) return { title: 'Changes are not possible here', content: notConfigured() };
-    return token ? held(close) : asked(close, then);
+    const about = 'Changing quotas, limits and endpoints needs an administrator\u2019s token.';
+    return ask(close, { title: 'Administrator\u2019s token', about, then });
   });
 }
 
@@ -97,19 +103,20 @@ function held(close) {
     close();
   });
   const whoseWords = name ? `This tab acts as "${name}".` : 'This tab has a token.';
-  const content = h('div', { class: 'dialog-body' }, h('p', { text: `${whoseWords} Every change is logged under that name.` }),
+  const mayWords = isAdmin ? 'Every change is logged under that name.' : 'It may look, and change nothing.';
+  const content = h('div', { class: 'dialog-body' }, h('p', { text: `${whoseWords} ${mayWords}` }),
     h('div', { class: 'dialog-actions' }, button));
-  return { title: 'Administrator', content, first: button };
+  return { title: isAdmin ? 'Administrator' : 'Reader', content, first: button };
 }
 
-function asked(close, then) {
+function ask(close, { title, about, then }) {
   const input = h('input', { type: 'password', autocomplete: 'off', spellcheck: 'false', required: true });
   const fault = faultLine();
   const send = h('button', { type: 'submit', class: 'primary', text: 'Use this token' });
   const cancel = h('button', { type: 'button', text: 'Cancel', on: { click: close } });
   const form = h('form', { class: 'dialog-body', novalidate: true },
-    h('p', { text: 'Reading needs no token. Changing quotas, limits and endpoints needs an administrator\u2019s token.' }),
-    field('Token', input, 'Kept in this tab until you close the tab or forget the token; sent only with your changes.'),
+    h('p', { text: about }),
+    field('Token', input, 'Kept in this tab until you close the tab or forget the token; sent only to this sidecar.'),
     fault.element, h('div', { class: 'dialog-actions' }, cancel, send));
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
@@ -120,7 +127,13 @@ function asked(close, then) {
     }
     send.disabled = true;
     try {
-      keep(candidate, await whose(candidate));
+      const caller = await whoAmI(candidate);
+      if (then && !caller.roles.includes('admin')) {
+        fault.set('This token may look, and change nothing. Enter an administrator\u2019s token.');
+        input.focus();
+        return;
+      }
+      keep(candidate, caller);
       close();
       announce(`Acting as ${name}`);
       then?.();
@@ -132,5 +145,5 @@ function asked(close, then) {
       send.disabled = false;
     }
   });
-  return { title: 'Administrator\u2019s token', content: form, first: input };
+  return { title, content: form, first: input };
 }

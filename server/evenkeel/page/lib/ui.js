@@ -1,7 +1,24 @@
 // Small elements that several views share.
 
+import { ApiError, download, hasToken } from './api.js';
 import { h, setAttr, setText, show, uniqueId } from './dom.js';
 import * as f from './format.js';
+
+/** Creates a link that saves a table as CSV. The caller sets `href`. */
+export function csvLink(file) {
+  const link = h('a', { class: 'button', download: file, text: 'CSV' });
+  link.addEventListener('click', async (event) => {
+    if (!hasToken()) return;
+    event.preventDefault();
+    try {
+      await download(link.getAttribute('href'), file);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      announce(`Not saved: ${error.message}`);
+    }
+  });
+  return link;
+}
 
 /** Creates a relative time whose title is the exact time. */
 export function timeOf(kind = 'relative') {

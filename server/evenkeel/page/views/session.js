@@ -5,14 +5,14 @@ import { h, setAttr, setText } from '../lib/dom.js';
 import * as f from '../lib/format.js';
 import { link } from '../lib/router.js';
 import { dataTable, text } from '../lib/table.js';
-import { empty, section, stat, timeOf, viewHeading } from '../lib/ui.js';
+import { csvLink, empty, section, stat, timeOf, viewHeading } from '../lib/ui.js';
 
 export function create() {
   let params = {};
   const heading = viewHeading('Session');
   const whose = h('p', { class: 'lead' });
   const stats = { cost: stat('Cost'), requests: stat('Requests'), tokens: stat('Tokens') };
-  const csv = h('a', { class: 'button', download: 'session.csv', text: 'CSV' });
+  const csv = csvLink('session.csv');
   const part = section('Turns', { actions: csv, wide: true, note: 'The last 200 are kept.' });
   const table = dataTable({
     caption: 'Turns of the session', key: (turn) => turn.key, emptyState: empty('No turns are kept.'),

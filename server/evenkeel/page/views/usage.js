@@ -5,7 +5,7 @@ import { h, setAttr, setText, show } from '../lib/dom.js';
 import * as f from '../lib/format.js';
 import { current, go, link, patch, unpaged } from '../lib/router.js';
 import { dataTable, linked, pager, PAGE_SIZE, text } from '../lib/table.js';
-import { choice, empty, loadBar, section, stat, timeOf, viewHeading } from '../lib/ui.js';
+import { choice, csvLink, empty, loadBar, section, stat, timeOf, viewHeading } from '../lib/ui.js';
 
 const DAY_MS = 86_400_000;
 const RANGES = [['1', 'Today'], ['7', '7 days'], ['30', '30 days']];
@@ -102,7 +102,7 @@ function chipsOf(params) {
 
 function rowsPart() {
   const kinds = choice('Group by', BY.map((value) => ({ value, label: `By ${value}`, href: '#' })));
-  const csv = h('a', { class: 'button', download: 'usage.csv', text: 'CSV' });
+  const csv = csvLink('usage.csv');
   const part = section('By consumer, model, route or day', { actions: [kinds.element, csv], wide: true });
   const holder = h('div');
   const pages = pager('rows');
@@ -181,7 +181,7 @@ function daysPart() {
 }
 
 function sessionsPart() {
-  const csv = h('a', { class: 'button', download: 'sessions.csv', text: 'CSV' });
+  const csv = csvLink('sessions.csv');
   const part = section('Sessions', { actions: csv, wide: true });
   const table = dataTable({
     caption: 'Sessions by tokens', key: (s) => `${s.consumer}\n${s.session}`, emptyState: empty('No sessions on that day. Requests belong to a session if the plugin\u2019s session_headers name the header with its id.', 'evenkeel usage sessions'),

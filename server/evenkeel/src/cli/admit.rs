@@ -8,10 +8,9 @@ use evenkeel_proto::{
     HolderClient,
     v1::{self as pb, admit_response::Answer},
 };
-use tonic::transport::Channel;
 
 use super::{
-    connect::{PoolArgs, Server, gateway},
+    connect::{PoolArgs, Server, SidecarChannel, gateway},
     exit::failed,
     output::put,
 };
@@ -93,7 +92,7 @@ impl Admit {
     /// Sends KeepAlives as a gateway does, until the time of `--hold` has passed.
     async fn hold(
         &self,
-        client: &mut HolderClient<Channel>,
+        client: &mut HolderClient<SidecarChannel>,
         holder: &str,
         endpoint: String,
     ) -> anyhow::Result<()> {

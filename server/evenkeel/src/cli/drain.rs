@@ -4,7 +4,7 @@ use clap::Args;
 use evenkeel_proto::v1 as pb;
 
 use super::{
-    connect::{As, Ask, OnlyPool},
+    connect::{Ask, OnlyPool},
     exit::failed,
     output::{Column, Item, csv_only, or_dash, text, time},
     pools::pool_text,
@@ -25,8 +25,6 @@ pub(crate) struct Drain {
     note: String,
     #[command(flatten)]
     ask: Ask,
-    #[command(flatten)]
-    by: As,
 }
 
 /// End the drain of an endpoint.
@@ -38,8 +36,6 @@ pub(crate) struct Undrain {
     pool: OnlyPool,
     #[command(flatten)]
     ask: Ask,
-    #[command(flatten)]
-    by: As,
 }
 
 /// Show drained endpoints.
@@ -51,9 +47,9 @@ pub(crate) struct Drains {
 
 impl Drain {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let Self { endpoint, pool, note, ask, by } = self;
+        let Self { endpoint, pool, note, ask } = self;
         let (route, cluster) = pool.names();
-        let request = by.request(pb::DrainEndpointRequest { endpoint, route, cluster, note })?;
+        let request = pb::DrainEndpointRequest { endpoint, route, cluster, note };
         let drain = ask.admin().await?.drain_endpoint(request).await;
         ask.output
             .one(&drain.map_err(failed("drain the endpoint (`evenkeel pools` lists all)"))?.into_inner())
@@ -62,10 +58,10 @@ impl Drain {
 
 impl Undrain {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let Self { endpoint, pool, ask, by } = self;
+        let Self { endpoint, pool, ask } = self;
         let (route, cluster) = pool.names();
         let undrain = pb::UndrainEndpointRequest { endpoint, route, cluster };
-        let request = by.request(undrain.clone())?;
+        let request = undrain.clone();
         let done = ask.admin().await?.undrain_endpoint(request).await;
         done.map_err(failed("undrain the endpoint (`evenkeel drains` lists those drained)"))?;
         ask.output.one(&undrain)

@@ -1,8 +1,13 @@
 //! Errors and exit codes of commands.
 
+use std::error::Error as _;
+
 use tonic::{Code, Status};
 
-use super::OutputClosed;
+use super::{
+    OutputClosed,
+    tls_error::{cause, fault},
+};
 
 /// Help text that lists the exit codes.
 pub(super) const HELP: &str = "\
@@ -11,7 +16,7 @@ Exit codes:
   1  any other failure
   2  usage error: an unknown option, a value the sidecar rejects, an invalid --server URL
   3  not found: no such pool, quota, record or request
-  4  not permitted: the administrator's token is missing or unknown
+  4  not permitted: the token or certificate is missing, unknown, or of another role
   5  no answer: no sidecar at the address, or its store is down";
 
 /// Exit codes of commands.
@@ -67,12 +72,24 @@ pub(super) fn failed(what: &'static str) -> impl FnOnce(Status) -> anyhow::Error
         if is_http(&status) {
             return Fault::error(Exit::Usage, HTTP_PORT);
         }
+        if let Some(fault) = status.source().and_then(fault) {
+            return Fault::error(Exit::NoAnswer, format!("cannot {what}: {fault}"));
+        }
+        let why = why(&status);
         let help = match status.code() {
             Code::Unimplemented => "; the sidecar runs an older version that does not know this command",
-            Code::Unauthenticated => "; see EVENKEEL_ADMIN_TOKEN, --token-file and --token",
+            Code::Unauthenticated => "; see EVENKEEL_TOKEN, --token-file and --token",
             _ => "",
         };
-        Fault::error(Exit::of_code(status.code()), format!("cannot {what}: {}{help}", status.message()))
+        Fault::error(Exit::of_code(status.code()), format!("cannot {what}: {why}{help}"))
+    }
+}
+
+/// Returns the sidecar's message, or the cause if the connection failed.
+pub(super) fn why(status: &Status) -> String {
+    match status.source() {
+        Some(source) => cause(source),
+        None => status.message().to_owned(),
     }
 }
 

@@ -7,7 +7,7 @@ use evenkeel_proto::v1::{self as pb, Algorithm};
 
 use super::{
     amount::{OF_COST, amount, unit},
-    connect::{As, Ask},
+    connect::Ask,
     exit::failed,
     list::{Search, pages, print},
     output::{Column, Item, count_or_dash, csv_only, number, or_dash, text, time, word, yes},
@@ -60,8 +60,6 @@ struct Override {
     lasts: Option<Duration>,
     #[command(flatten)]
     ask: Ask,
-    #[command(flatten)]
-    by: As,
 }
 
 #[derive(Args)]
@@ -72,8 +70,6 @@ struct Reset {
     key: String,
     #[command(flatten)]
     ask: Ask,
-    #[command(flatten)]
-    by: As,
 }
 
 #[derive(Args)]
@@ -118,7 +114,7 @@ impl Override {
             unlimited: self.unlimited,
             expires_at_ms: self.lasts.map_or(0, |lasts| (now + lasts).as_millis() as u64),
         };
-        let set = self.ask.admin().await?.set_override(self.by.request(new)?).await;
+        let set = self.ask.admin().await?.set_override(new).await;
         let set = set.map_err(failed("set the override (`evenkeel limits list` lists the limits)"))?;
         self.ask.output.one(&set.into_inner())
     }
@@ -126,9 +122,9 @@ impl Override {
 
 impl Reset {
     async fn run(self) -> anyhow::Result<()> {
-        let Self { limit, key, ask, by } = self;
+        let Self { limit, key, ask } = self;
         let reset = pb::DeleteOverrideRequest { limit, key };
-        let done = ask.admin().await?.delete_override(by.request(reset.clone())?).await;
+        let done = ask.admin().await?.delete_override(reset.clone()).await;
         done.map_err(failed("remove the override (`evenkeel limits overrides` lists all)"))?;
         ask.output.one(&reset)
     }

@@ -22,6 +22,8 @@ mod schema;
 mod serve;
 mod sidecars;
 mod table;
+mod tls;
+mod tls_error;
 mod top;
 mod usage;
 
@@ -75,7 +77,7 @@ enum Command {
     /// Show the change log: what administrators changed, newest first
     Changes(history::Changes),
     /// Show usage: requests, tokens and cost by day, consumer, model, route or session
-    Usage(usage::Usage),
+    Usage(Box<usage::Usage>),
     /// Show and change the balances of consumers
     Quota(quota::Quota),
     /// Show limits, and override them for one consumer or another key

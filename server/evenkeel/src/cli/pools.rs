@@ -3,10 +3,9 @@
 use clap::Args;
 use evenkeel_proto::v1::{self as pb, inspect_client::InspectClient};
 use serde::Serialize;
-use tonic::transport::Channel;
 
 use super::{
-    connect::{Ask, OnlyPool, PoolArgs},
+    connect::{Ask, OnlyPool, PoolArgs, SidecarChannel},
     exit::failed,
     list::{Search, pages, print},
     output::{Column, Item, csv_only, number, or_dash, text},
@@ -58,7 +57,7 @@ impl Pools {
 
 /// Reads one pool, or all pages of the list of pools.
 pub(super) async fn list(
-    mut client: InspectClient<Channel>,
+    mut client: InspectClient<SidecarChannel>,
     only: &OnlyPool,
 ) -> anyhow::Result<pb::ListPoolsResponse> {
     if only.encode().is_none() {

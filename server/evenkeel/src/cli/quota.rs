@@ -5,7 +5,7 @@ use evenkeel_proto::v1 as pb;
 
 use super::{
     amount::{OF_COST, amount, unit},
-    connect::{As, Ask},
+    connect::Ask,
     exit::failed,
     list::{Search, pages, print},
     output::{Column, Item, duration, number, text, time, yes},
@@ -70,8 +70,6 @@ struct Set {
     note: String,
     #[command(flatten)]
     of: Of,
-    #[command(flatten)]
-    by: As,
 }
 
 #[derive(Args)]
@@ -90,8 +88,6 @@ struct Adjust {
     request_id: String,
     #[command(flatten)]
     of: Of,
-    #[command(flatten)]
-    by: As,
 }
 
 #[derive(Args)]
@@ -100,8 +96,6 @@ struct Delete {
     consumer: String,
     #[command(flatten)]
     of: Of,
-    #[command(flatten)]
-    by: As,
 }
 
 #[derive(Args)]
@@ -163,8 +157,8 @@ impl Get {
 impl Set {
     async fn run(self) -> anyhow::Result<()> {
         let Of { quota, ask } = self.of;
-        let Self { consumer, amount, note, by, .. } = self;
-        let request = by.request(pb::SetQuotaRequest { quota, consumer, amount: Some(amount), note })?;
+        let Self { consumer, amount, note, .. } = self;
+        let request = pb::SetQuotaRequest { quota, consumer, amount: Some(amount), note };
         let quota = ask.admin().await?.set_quota(request).await;
         ask.output.one(&quota.map_err(failed(CHANGE))?.into_inner())
     }
@@ -173,9 +167,9 @@ impl Set {
 impl Adjust {
     async fn run(self, sign: i64) -> anyhow::Result<()> {
         let Of { quota, ask } = self.of;
-        let Self { consumer, amount, note, request_id, by, .. } = self;
+        let Self { consumer, amount, note, request_id, .. } = self;
         let delta = Some(sign * amount as i64);
-        let request = by.request(pb::AdjustQuotaRequest { quota, consumer, delta, note, request_id })?;
+        let request = pb::AdjustQuotaRequest { quota, consumer, delta, note, request_id };
         let quota = ask.admin().await?.adjust_quota(request).await;
         ask.output.one(&quota.map_err(failed(CHANGE))?.into_inner())
     }
@@ -185,7 +179,7 @@ impl Delete {
     async fn run(self) -> anyhow::Result<()> {
         let Of { quota, ask } = self.of;
         let delete = pb::DeleteQuotaRequest { quota, consumer: self.consumer };
-        let done = ask.admin().await?.delete_quota(self.by.request(delete.clone())?).await;
+        let done = ask.admin().await?.delete_quota(delete.clone()).await;
         done.map_err(failed("delete the record (`evenkeel quota list` lists all)"))?;
         ask.output.one(&delete)
     }

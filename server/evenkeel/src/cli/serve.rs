@@ -84,20 +84,22 @@ fn announce(addresses: &Addresses, ready_file: Option<&Path>) -> anyhow::Result<
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     if std::io::stdout().is_terminal() || ready_file.is_none() {
-        let Addresses { grpc, grpc_socket, http } = addresses;
+        let Addresses { grpc, grpc_socket, http, grpc_tls, http_tls } = addresses;
+        let scheme = |tls: &bool| if *tls { "https" } else { "http" };
+        let (of_grpc, of_http) = (scheme(grpc_tls), scheme(http_tls));
         println!("\n  Evenkeel {} is serving\n", env!("CARGO_PKG_VERSION"));
         if let Some(grpc) = grpc {
-            println!("  gRPC      {grpc}");
+            println!("  gRPC      {grpc}{}", if *grpc_tls { " (TLS)" } else { "" });
         }
         if let Some(socket) = grpc_socket {
             println!("  gRPC      unix:{}", socket.display());
         }
-        println!("  page      http://{http}/");
-        println!("  metrics   http://{http}/metrics");
-        println!("  pools     http://{http}/api/v1/pools");
+        println!("  page      {of_http}://{http}/");
+        println!("  metrics   {of_http}://{http}/metrics");
+        println!("  pools     {of_http}://{http}/api/v1/pools");
         if let Some(grpc) = grpc {
-            println!("\n  Try:  evenkeel admit --server http://{grpc} --cluster llm --hold 30s");
-            println!("        evenkeel pools --server http://{grpc}\n");
+            println!("\n  Try:  evenkeel admit --server {of_grpc}://{grpc} --cluster llm --hold 30s");
+            println!("        evenkeel pools --server {of_grpc}://{grpc}\n");
         }
     }
     Ok(())

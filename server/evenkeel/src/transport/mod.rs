@@ -1,5 +1,7 @@
-//! The gRPC and HTTP servers. Each handler decodes a request, calls the engine or the API, and encodes the response.
+//! The gRPC and HTTP servers. The gate checks the caller's role; then a handler decodes the request, calls the engine or
+//! the API, and encodes the response.
 
+pub(crate) mod access;
 pub mod connections;
 pub mod grpc;
 pub mod http;

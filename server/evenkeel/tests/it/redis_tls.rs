@@ -4,13 +4,7 @@ use std::{path::Path, time::Duration};
 
 use evenkeel_proto::v1::{Basis, admit_response::Answer};
 
-use crate::support::{
-    eventually, free_port,
-    redis::Redis,
-    sentinel,
-    sidecar::Sidecar,
-    tls::{Authority, write},
-};
+use crate::support::{eventually, free_port, redis::Redis, sentinel, sidecar::Sidecar, tls::Authority};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const POOL: &str = "keep_alive_interval: 1s\npools: [{cluster: llm, endpoints: [{address: a}]}]";
@@ -27,13 +21,13 @@ impl TlsRedis {
     fn start(authority: &Authority, name: &str, auth_clients: &str) -> Self {
         let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
         let path = |file: &str| directory.path().join(file).to_str().unwrap().to_owned();
-        write(directory.path(), "server", &authority.issue(name));
-        std::fs::write(path("ca.pem"), authority.pem()).unwrap();
+        authority.sign(&[name]).write(directory.path(), "server");
+        std::fs::write(path("ca.pem"), &authority.pem).unwrap();
         let redis = Redis::start_with(&[
             "--tls-port",
             &port.to_string(),
             "--tls-cert-file",
-            &path("server.pem"),
+            &path("server.crt"),
             "--tls-key-file",
             &path("server.key"),
             "--tls-ca-cert-file",
@@ -95,7 +89,7 @@ async fn a_server_is_verified_by_its_authority_and_name() {
     let s = Sidecar::start(&(redis.store(&redis.ca()) + POOL)).await;
     until_shared(&s).await;
 
-    std::fs::write(redis.path("other.pem"), Authority::new().pem()).unwrap();
+    std::fs::write(redis.path("other.pem"), &Authority::new().pem).unwrap();
     let other = format!("ca_file: '{}'", redis.path("other.pem"));
     let error = store_error(&(redis.store(&other) + POOL)).await;
     assert!(error.contains("store.tls.ca_file"), "{error}");
@@ -113,11 +107,11 @@ async fn the_sidecar_shows_its_own_certificate() {
     let redis = TlsRedis::start(&authority, "127.0.0.1", "yes");
     let error = store_error(&(redis.store(&redis.ca()) + POOL)).await;
     assert!(error.contains("store.tls.cert_file"), "{error}");
-    write(redis.directory.path(), "client", &authority.issue("sidecar"));
+    authority.sign(&["sidecar"]).write(redis.directory.path(), "client");
     let own = format!(
         "{}, cert_file: '{}', key_file: '{}'",
         redis.ca(),
-        redis.path("client.pem"),
+        redis.path("client.crt"),
         redis.path("client.key")
     );
     let s = Sidecar::start(&(redis.store(&own) + POOL)).await;
@@ -132,9 +126,9 @@ async fn certificates_rotate_without_a_restart() {
     let redis = TlsRedis::start(&old, "127.0.0.1", "no");
     let s = Sidecar::start(&(redis.store(&redis.ca()) + POOL)).await;
     until_shared(&s).await;
-    write(redis.directory.path(), "server", &new.issue("127.0.0.1"));
-    std::fs::write(redis.path("ca.pem"), new.pem()).unwrap();
-    redis.redis.command(&["CONFIG", "SET", "tls-cert-file", &redis.path("server.pem")]);
+    new.sign(&["127.0.0.1"]).write(redis.directory.path(), "server");
+    std::fs::write(redis.path("ca.pem"), &new.pem).unwrap();
+    redis.redis.command(&["CONFIG", "SET", "tls-cert-file", &redis.path("server.crt")]);
     for lease in 1000..1100 {
         assert!(is_shared(&s, lease).await, "open connections stay");
     }
@@ -170,7 +164,7 @@ async fn a_primary_behind_sentinels_uses_tls() {
     let directory: &Path = redis.directory.path();
     let more = format!(
         "tls-replication yes\ntls-auth-clients no\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {}",
-        redis.path("server.pem"),
+        redis.path("server.crt"),
         redis.path("server.key"),
         redis.path("ca.pem")
     );

@@ -73,7 +73,7 @@ async fn top_shows_pools_and_drains_endpoints() {
     let mut leases = BTreeMap::new();
     let mut alive = hold(&sidecar, &mut leases, 1..=5).await;
     let pid_file = tmux.path().join("pid").display().to_string();
-    tmux.types(&format!("export EVENKEEL_ADMIN_TOKEN={TOKEN}"));
+    tmux.types(&format!("export EVENKEEL_TOKEN={TOKEN}"));
     tmux.types(&top(&url, &pid_file));
 
     // The screen shows the same numbers as the API.
@@ -175,8 +175,7 @@ async fn a_signal_restores_the_terminal() {
     tmux.keys(&["Enter"]);
     tmux.shows("endpoints", |screen| screen.contains("ENDPOINT ")).await;
     tmux.keys(&["d", "y"]);
-    tmux.shows("the missing token is reported", |screen| screen.contains("needs an administrator's token"))
-        .await;
+    tmux.shows("the refusal is reported", |screen| screen.contains("changes are not possible")).await;
     let pid = std::fs::read_to_string(&pid_file).unwrap();
     let killed = std::process::Command::new("kill").args(["-TERM", pid.trim()]).status().unwrap();
     assert!(killed.success());

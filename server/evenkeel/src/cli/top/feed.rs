@@ -7,11 +7,12 @@ use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at},
 };
-use tonic::{Status, transport::Channel};
+use tonic::{Status, service::interceptor::InterceptedService};
 
 use super::super::{
-    connect::{As, Server, admin, if_known, inspect, root_cause},
-    exit::{HTTP_PORT, failed, is_http},
+    connect::{Server, SidecarChannel, admin, if_known, inspect},
+    exit::{HTTP_PORT, failed, is_http, why},
+    tls_error::cause,
 };
 
 /// Wait between attempts to reach a sidecar.
@@ -62,9 +63,7 @@ impl From<Status> for End {
         if is_http(&status) {
             return Self::Lost(HTTP_PORT.to_owned());
         }
-        // Only the last cause in the transport's chain names the problem.
-        let cause = root_cause(&status).to_string();
-        Self::Lost(if status.message().is_empty() { cause } else { status.message().to_owned() })
+        Self::Lost(why(&status))
     }
 }
 
@@ -88,8 +87,9 @@ async fn converse(
     every: Duration,
     news: &mpsc::Sender<News>,
 ) -> End {
-    let endpoint = match server.endpoint() {
-        Ok(endpoint) => endpoint,
+    let options = server.endpoint().and_then(|endpoint| Ok((endpoint, server.credentials()?)));
+    let (endpoint, credentials) = match options {
+        Ok(options) => options,
         Err(error) => return End::Lost(error.to_string()),
     };
     let endpoint = endpoint
@@ -98,9 +98,9 @@ async fn converse(
         .keep_alive_while_idle(true);
     let channel = match endpoint.connect().await {
         Ok(channel) => channel,
-        Err(error) => return End::Lost(root_cause(&error).to_string()),
+        Err(error) => return End::Lost(cause(&error)),
     };
-    let client = inspect(channel);
+    let client = inspect(InterceptedService::new(channel, credentials));
     let watched = async { watch(client.clone(), only, news).await.err() };
     let asked = async { ask(client.clone(), every, news).await.err() };
     let end = tokio::select! {
@@ -112,7 +112,7 @@ async fn converse(
 
 /// Watches the pools until the connection fails.
 async fn watch(
-    mut client: InspectClient<Channel>,
+    mut client: InspectClient<SidecarChannel>,
     only: Option<pb::Pool>,
     news: &mpsc::Sender<News>,
 ) -> Result<(), End> {
@@ -134,7 +134,7 @@ async fn watch(
 /// Polls the sidecars and the rates, which have no watch. Ignores failures, because the watch of pools reports lost
 /// connections.
 async fn ask(
-    mut client: InspectClient<Channel>,
+    mut client: InspectClient<SidecarChannel>,
     every: Duration,
     news: &mpsc::Sender<News>,
 ) -> Result<(), End> {
@@ -159,27 +159,17 @@ async fn send(news: &mpsc::Sender<News>, what: News) -> Result<(), Closed> {
 }
 
 /// Drains an endpoint in one pool, or in every pool if `pool` is `None`.
-pub(super) async fn drain(
-    server: &Server,
-    by: &As,
-    endpoint: &str,
-    pool: Option<pb::Pool>,
-) -> anyhow::Result<String> {
+pub(super) async fn drain(server: &Server, endpoint: &str, pool: Option<pb::Pool>) -> anyhow::Result<String> {
     let note = "by evenkeel top".to_owned();
     let pb::Pool { route, cluster } = pool.unwrap_or_default();
     let drain = pb::DrainEndpointRequest { endpoint: endpoint.to_owned(), route, cluster, note };
-    let done = admin(server.connect().await?).drain_endpoint(by.request(drain)?).await;
+    let done = admin(server.connect().await?).drain_endpoint(drain).await;
     done.map_err(failed("drain the endpoint"))?;
     Ok(format!("{endpoint} is drained: it gets no new requests"))
 }
 
 /// Ends every drain of an endpoint that applies to a pool.
-pub(super) async fn undrain(
-    server: &Server,
-    by: &As,
-    endpoint: &str,
-    pool: &pb::Pool,
-) -> anyhow::Result<String> {
+pub(super) async fn undrain(server: &Server, endpoint: &str, pool: &pb::Pool) -> anyhow::Result<String> {
     let mut client = admin(server.connect().await?);
     let answer = client.list_drains(pb::ListDrainsRequest {}).await;
     let answer = answer.map_err(failed("list the drains"))?.into_inner();
@@ -189,7 +179,7 @@ pub(super) async fn undrain(
     for drain in answer.drains.into_iter().filter(holds) {
         let pb::Drain { endpoint, pool, .. } = drain;
         let pb::Pool { route, cluster } = pool.unwrap_or_default();
-        let request = by.request(pb::UndrainEndpointRequest { endpoint, route, cluster })?;
+        let request = pb::UndrainEndpointRequest { endpoint, route, cluster };
         client.undrain_endpoint(request).await.map_err(failed("undrain the endpoint"))?;
     }
     Ok(format!("{endpoint} is undrained: it gets requests again"))

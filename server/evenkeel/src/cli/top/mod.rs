@@ -25,7 +25,7 @@ use self::{
     view::{HEAD_LINES, View},
 };
 use super::{
-    connect::{As, OnlyPool, Server, if_known, inspect},
+    connect::{OnlyPool, Server, if_known, inspect},
     exit::failed,
     output::{Output, csv, put, terminal_width},
     pools,
@@ -71,8 +71,6 @@ pub(crate) struct Top {
     /// Output format: json and csv print each change of a pool, until interrupted
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
-    #[command(flatten)]
-    by: As,
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -85,8 +83,9 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 impl Top {
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        // Reject an invalid address here, because the feed would retry it forever.
+        // Reject invalid options here, because the feed would retry them forever.
         self.server.endpoint()?;
+        self.server.credentials()?;
         match self.output {
             Output::Table if self.once || !io::stdout().is_terminal() => self.frame().await,
             Output::Table => self.live().await,
@@ -207,12 +206,12 @@ impl Top {
 
     /// Runs an action in the background, so that the screen stays responsive.
     fn act(&self, action: Action, ui: &mut Ui, send: mpsc::Sender<String>) {
-        let (server, by) = (self.server.clone(), self.by.clone());
+        let server = self.server.clone();
         "waiting for the sidecar".clone_into(&mut ui.message);
         tokio::spawn(async move {
             let done = match action {
-                Action::Drain { endpoint, pool } => feed::drain(&server, &by, &endpoint, pool).await,
-                Action::Undrain { endpoint, pool } => feed::undrain(&server, &by, &endpoint, &pool).await,
+                Action::Drain { endpoint, pool } => feed::drain(&server, &endpoint, pool).await,
+                Action::Undrain { endpoint, pool } => feed::undrain(&server, &endpoint, &pool).await,
                 Action::None | Action::Quit => return,
             };
             // The receiver is gone if `top` has ended in the meantime.

@@ -19,6 +19,8 @@ use super::{Closed, Connection, Places, Waits};
 
 /// Time after which a connection closes whose client reads nothing of what was sent.
 const STALL_MAX: Duration = Duration::from_secs(30);
+/// Maximum time until the end of a TLS handshake. A slow network needs a second for its three round trips.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
 /// Interval at which each connection is compared with its bounds.
 const CHECK: Duration = Duration::from_millis(500);
 /// Fraction of the connections that make room at once, so that a flood of connections costs one search for many of them.
@@ -29,6 +31,7 @@ const ROOM_WITHIN: Duration = Duration::from_secs(1);
 /// Waits of gRPC connections. HTTP/2 pings notice clients that are gone, so a connection may be idle. A unary call waits
 /// for Redis at most twice, each time at most a minute (`store.connect_timeout`).
 const GRPC: Waits = Waits {
+    handshake: HANDSHAKE_MAX,
     first_request: Duration::from_secs(30),
     idle: None,
     request: Some(Duration::from_secs(120)),
@@ -37,6 +40,7 @@ const GRPC: Waits = Waits {
 /// Waits of HTTP connections. Browsers and Prometheus keep connections for their next request. A response may take any
 /// time, such as a watch or an export, as long as the client reads.
 const HTTP: Waits = Waits {
+    handshake: HANDSHAKE_MAX,
     first_request: Duration::from_secs(10),
     idle: Some(Duration::from_secs(75)),
     request: None,
@@ -202,6 +206,7 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use evenkeel_domain::settings::Roles;
     use evenkeel_telemetry::Metrics;
 
     use super::*;
@@ -218,8 +223,12 @@ mod tests {
         gate.enter(Some(address.into())).await.unwrap()
     }
 
+    fn peer(connection: &Arc<Connection>) -> Peer {
+        Peer { connection: Arc::clone(connection), roles: Roles::NONE, certificate: None }
+    }
+
     fn busy(connection: &Arc<Connection>) -> InProgress {
-        Peer(Arc::clone(connection)).begin(true)
+        peer(connection).begin(true)
     }
 
     #[tokio::test]
@@ -272,8 +281,13 @@ mod tests {
     #[tokio::test]
     async fn what_is_overdue_is_closed() {
         let never = Duration::from_secs(3600);
-        let waits =
-            Waits { first_request: never, idle: Some(never), request: Some(never), replaces_own: false };
+        let waits = Waits {
+            handshake: never,
+            first_request: never,
+            idle: Some(never),
+            request: Some(never),
+            replaces_own: false,
+        };
         let now = Duration::ZERO;
         for (waits, first, reason) in [
             (Waits { first_request: now, ..waits }, None, Closed::NoRequest),
@@ -282,7 +296,7 @@ mod tests {
         ] {
             let gate = gate(1, waits);
             let (connection, _place) = opened(&gate, FIRST).await;
-            let request = first.map(|_| Peer(Arc::clone(&connection)).begin(false));
+            let request = first.map(|_| peer(&connection).begin(false));
             let _lasting = request.filter(|_| first == Some(true));
             assert_eq!(connection.overdue(&waits, never), Some(reason));
             gate.check();
@@ -298,5 +312,11 @@ mod tests {
         assert_eq!(connection.overdue(&waits, now), Some(Closed::Stalled));
         connection.flows();
         assert_eq!(connection.overdue(&waits, now), None);
+        // A handshake has less time than the first request.
+        let waits = Waits { handshake: now, ..waits };
+        peer(&connection).begin_handshake();
+        assert_eq!(connection.overdue(&waits, never), Some(Closed::NoRequest));
+        peer(&connection).end_handshake();
+        assert_eq!(connection.overdue(&waits, never), None);
     }
 }

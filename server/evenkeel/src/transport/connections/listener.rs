@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use evenkeel_domain::settings::Roles;
 use futures::{Stream, stream};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::warn;
@@ -53,12 +54,14 @@ impl Accept for UnixListener {
 pub struct Listener<L> {
     inner: L,
     gate: Arc<Gate>,
+    roles: Roles,
     logged: Option<Instant>,
 }
 
 impl<L: Accept> Listener<L> {
-    pub fn new(inner: L, gate: Arc<Gate>) -> Self {
-        Self { inner, gate, logged: None }
+    /// `roles` are those of everybody who can connect.
+    pub fn new(inner: L, gate: Arc<Gate>, roles: Roles) -> Self {
+        Self { inner, gate, roles, logged: None }
     }
 
     /// Accepts the next connection that has a place. Closes the others.
@@ -66,7 +69,7 @@ impl<L: Accept> Listener<L> {
         loop {
             match self.inner.accept().await {
                 Ok((stream, address)) => match self.gate.enter(address).await {
-                    Some((connection, place)) => return Socket::new(stream, connection, place),
+                    Some((connection, place)) => return Socket::new(stream, connection, place, self.roles),
                     None => self
                         .log("all connections are taken: a connection is refused", &"listen.connections_max"),
                 },
@@ -137,7 +140,7 @@ mod tests {
         let places = Places { grpc: 2, grpc_socket: 2, http: 2 };
         let gate = Gates::new(&places, &metrics.bounds).grpc;
         let since = tokio::time::Instant::now();
-        Listener::new(WithoutFiles(AtomicU64::new(0)), gate).accept().await;
+        Listener::new(WithoutFiles(AtomicU64::new(0)), gate, Roles::NONE).accept().await;
         assert_eq!((metrics.bounds.grpc.files.get(), since.elapsed()), (5, 5 * PAUSE));
     }
 }

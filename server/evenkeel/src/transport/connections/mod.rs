@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use evenkeel_domain::settings::Roles;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
@@ -26,7 +27,9 @@ pub use socket::Socket;
 /// How long the connections of a listener may wait.
 #[derive(Clone, Copy, Debug)]
 pub struct Waits {
-    /// Time from the connection to the head of its first request. It includes handshakes.
+    /// Time from the connection to the end of its TLS handshake.
+    pub handshake: Duration,
+    /// Time from the connection to the head of its first request. It includes the handshake.
     pub first_request: Duration,
     /// Time between two requests. `None`: another mechanism notices that the client is gone.
     pub idle: Option<Duration>,
@@ -39,7 +42,12 @@ pub struct Waits {
 
 /// The client of a connection. Requests carry it as an extension.
 #[derive(Clone)]
-pub struct Peer(Arc<Connection>);
+pub struct Peer {
+    connection: Arc<Connection>,
+    roles: Roles,
+    /// Names of the verified client certificate.
+    certificate: Option<Arc<[String]>>,
+}
 
 impl Peer {
     /// Returns the client of a request. Returns `None` if the request came through no [`Gate`].
@@ -49,13 +57,42 @@ impl Peer {
 
     /// Returns the client's address; `None` for a Unix socket.
     pub fn address(&self) -> Option<IpAddr> {
-        self.0.address
+        self.connection.address
+    }
+
+    /// Returns the roles of everybody who can connect to the listener.
+    pub fn roles(&self) -> Roles {
+        self.roles
+    }
+
+    /// Returns the names of the verified client certificate; `None` without a certificate.
+    pub fn certificate(&self) -> Option<&[String]> {
+        self.certificate.as_deref()
+    }
+
+    /// Adds the names of the client certificate.
+    pub(crate) fn with_certificate(self, names: Option<Vec<String>>) -> Self {
+        Self { certificate: names.map(Into::into), ..self }
+    }
+
+    /// Registers that a handshake begins. Until it ends, the connection has less time.
+    pub(crate) fn begin_handshake(&self) {
+        self.connection.in_handshake.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_handshake(&self) {
+        self.connection.in_handshake.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns whether the gate has closed the connection.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.connection.is_closed()
     }
 
     /// Registers a request, until the result is dropped. A request that is `long_lived` may take any time.
     pub fn begin(&self, long_lived: bool) -> InProgress {
-        let number = self.0.begin(long_lived);
-        InProgress { connection: Arc::clone(&self.0), number }
+        let number = self.connection.begin(long_lived);
+        InProgress { connection: Arc::clone(&self.connection), number }
     }
 }
 
@@ -89,6 +126,7 @@ pub(crate) struct Connection {
     activity: Mutex<Activity>,
     /// When the bytes that wait to be sent began to wait, in ms since `opened`, plus 1. 0: none wait.
     stalled: AtomicU64,
+    in_handshake: AtomicBool,
     closed: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
@@ -112,6 +150,7 @@ impl Connection {
             opened: Instant::now(),
             activity: Mutex::new(activity),
             stalled: AtomicU64::new(0),
+            in_handshake: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
@@ -145,6 +184,9 @@ impl Connection {
         let elapsed = self.opened.elapsed();
         if stalled > 0 && elapsed.saturating_sub(Duration::from_millis(stalled - 1)) > stall_max {
             return Some(Closed::Stalled);
+        }
+        if self.in_handshake.load(Ordering::Relaxed) {
+            return (elapsed > waits.handshake).then_some(Closed::NoRequest);
         }
         let activity = self.activity.lock();
         if let (Some((_, since)), Some(max)) = (activity.bounded.first(), waits.request)

@@ -1,12 +1,14 @@
 //! A socket that its [`Gate`](super::Gate) can close.
 
 use std::{
+    future::poll_fn,
     io::{self, IoSlice},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
 
+use evenkeel_domain::settings::Roles;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -19,24 +21,17 @@ use super::{Connection, Peer, gate::Place};
 pub struct Socket<S> {
     inner: S,
     connection: Arc<Connection>,
+    roles: Roles,
     _place: Place,
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(inner: S, connection: Arc<Connection>, place: Place) -> Self {
-        Self { inner, connection, _place: place }
+    pub(super) fn new(inner: S, connection: Arc<Connection>, place: Place, roles: Roles) -> Self {
+        Self { inner, connection, roles, _place: place }
     }
 
     pub fn peer(&self) -> Peer {
-        Peer(Arc::clone(&self.connection))
-    }
-}
-
-impl Connected for Socket<TcpStream> {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer()
+        Peer { connection: Arc::clone(&self.connection), roles: self.roles, certificate: None }
     }
 }
 
@@ -45,6 +40,26 @@ impl Connected for Socket<UnixStream> {
 
     fn connect_info(&self) -> Peer {
         self.peer()
+    }
+}
+
+impl Socket<TcpStream> {
+    /// Waits for the first byte, which stays unread. Returns `None` if the client closed the connection before.
+    pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
+        let mut first = [0];
+        let count = poll_fn(|context| {
+            if self.connection.is_closed() {
+                return Poll::Ready(Err(closed()));
+            }
+            let result = self.inner.poll_peek(context, &mut ReadBuf::new(&mut first));
+            if result.is_ready() {
+                return result;
+            }
+            self.connection.reader.register(context.waker());
+            if self.connection.is_closed() { Poll::Ready(Err(closed())) } else { Poll::Pending }
+        })
+        .await?;
+        Ok((count > 0).then_some(first[0]))
     }
 }
 

@@ -13,17 +13,13 @@ use axum::{
     middleware::{self, Next},
     response::Response,
 };
-use evenkeel_api::Api;
 use evenkeel_telemetry::Metrics;
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, service::Routes};
 
-use super::{
-    messages::{Bounds, Messages, Taken, exhausted},
-    operators,
-};
-use crate::transport::{connections::Peer, memory::MemoryBudget, status::status};
+use super::messages::{Bounds, Messages, Taken, exhausted};
+use crate::transport::{connections::Peer, memory::MemoryBudget};
 
 /// Maximum size of a message, in bytes, apart from messages with lists of leases. An Admit with 1024 candidates, or with
 /// all headers that a gateway accepts, is smaller.
@@ -48,21 +44,15 @@ const OPERATORS: [&str; 2] = ["/evenkeel.v1.Inspect/", "/evenkeel.v1.Admin/"];
 struct Shared {
     memory: Arc<MemoryBudget>,
     metrics: Arc<Metrics>,
-    api: Arc<Api>,
     watches: Arc<Semaphore>,
     responses: Arc<Semaphore>,
 }
 
 /// Adds the bounds to services.
-pub(super) fn bound(
-    routes: Routes,
-    memory: Arc<MemoryBudget>,
-    metrics: Arc<Metrics>,
-    api: Arc<Api>,
-) -> Routes {
+pub(super) fn bound(routes: Routes, memory: Arc<MemoryBudget>, metrics: Arc<Metrics>) -> Routes {
     let watches = Arc::new(Semaphore::new(WATCHES_MAX));
     let responses = Arc::new(Semaphore::new(RESPONSES_MAX));
-    let shared = Arc::new(Shared { memory, metrics, api, watches, responses });
+    let shared = Arc::new(Shared { memory, metrics, watches, responses });
     routes.into_axum_router().layer(middleware::from_fn_with_state(shared, check)).into()
 }
 
@@ -118,7 +108,7 @@ struct Holds {
 
 impl Shared {
     /// Checks a request by its head, before its body arrives.
-    async fn enter(&self, mut request: Request) -> Result<(Request, Holds), Status> {
+    async fn enter(&self, request: Request) -> Result<(Request, Holds), Status> {
         let path = request.uri().path();
         let bounds = bounds(path);
         let watch = match bounds.is_stream && path.starts_with(WATCHED) {
@@ -137,12 +127,6 @@ impl Shared {
             return Err(exhausted());
         }
         let peer = Peer::of(request.extensions()).cloned();
-        if operators::needs_administrator(path) {
-            let token = request.headers().get("authorization").map(|value| value.to_str().unwrap_or("?"));
-            let address = peer.as_ref().and_then(Peer::address);
-            let by = self.api.admins.check(token, address).await.map_err(status)?;
-            request.extensions_mut().insert(by);
-        }
         let taken = Arc::new(taken);
         let messages = |inner| Messages::new(inner, bounds, refused.clone(), peer, Arc::clone(&taken));
         let request = request.map(|inner| Body::new(messages(inner)));

@@ -14,7 +14,7 @@ use evenkeel_proto::{
 use tonic::{server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use super::memory::MemoryBudget;
+use super::{access::RoleCheck, memory::MemoryBudget};
 
 mod answers;
 mod bounds;
@@ -86,10 +86,11 @@ pub struct Gateways {
 ///
 /// # Errors
 /// Fails if the embedded descriptors are damaged.
-pub async fn routes(
+pub(crate) async fn routes(
     gateways: Gateways,
     api: Arc<Api>,
     rate_limits: Option<RateLimits>,
+    roles: RoleCheck,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
     let Gateways { admission, holders, keep_alive_interval, calls, rules, sidecar, shutdown, memory } =
         gateways;
@@ -111,7 +112,7 @@ pub async fn routes(
     };
     let gateway = gateway::GatewayService::new(Arc::new(sessions));
     let gateway = GatewayServer::new(gateway).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let operators = operators::Operators { api: Arc::clone(&api), stop };
+    let operators = operators::Operators { api, stop };
     let inspect = InspectServer::new(operators.clone());
     let admin = AdminServer::new(operators);
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -132,5 +133,6 @@ pub async fn routes(
         reporter.set_service_status(RATELIMIT, ServingStatus::Serving).await;
         routes.add_service(service);
     }
-    Ok((bounds::bound(routes.routes(), memory, metrics, api), reporter))
+    // Headers are charged before the role is checked, and the role is checked before the body arrives.
+    Ok((bounds::bound(roles.before_grpc(routes.routes()), memory, metrics), reporter))
 }

@@ -26,6 +26,8 @@ mod serve;
 mod usage;
 mod watch;
 
+pub(crate) use reply::Failure;
+pub use routes::ROUTES;
 pub use serve::serve;
 
 use super::memory::MemoryBudget;
@@ -43,14 +45,16 @@ pub struct Http {
     pub hosts: Vec<String>,
 }
 
-pub fn router(http: Arc<Http>) -> Router {
-    Router::new()
+/// Returns all routes. `check_roles` puts the check of a caller's role before them, after the check of the request's host.
+pub fn router(http: Arc<Http>, check_roles: impl FnOnce(Router<Arc<Http>>) -> Router<Arc<Http>>) -> Router {
+    let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .merge(routes::routes())
         .merge(page::routes())
-        .layer(middleware::from_fn(reply::json_errors))
+        .layer(middleware::from_fn(reply::json_errors));
+    check_roles(router)
         .layer(middleware::from_fn_with_state(Arc::clone(&http), host::check))
         .layer(middleware::from_fn_with_state(Arc::clone(&http), bounds::bound))
         .with_state(http)

@@ -27,7 +27,7 @@ pub(super) fn reply<T: serde::Serialize>(result: Result<T, ApiError>) -> Answer 
 }
 
 /// An error response. Every error over HTTP has this JSON format.
-pub(super) struct Failure(ApiError);
+pub(crate) struct Failure(ApiError);
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {

@@ -1,13 +1,13 @@
 //! Decodes path, query and JSON body into one message of the API.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts as _, RawPathParams, Request},
     http::{HeaderMap, HeaderName, Method, StatusCode, header},
 };
-use evenkeel_api::{Administrator, Admins, ApiError, Code};
+use evenkeel_api::{Administrator, ApiError, Caller, Code};
 use serde::{
     Deserializer,
     de::{
@@ -19,10 +19,6 @@ use serde::{
 use serde_json::{Map, Value};
 
 use super::{Http, reply::Failure};
-use crate::transport::connections::Peer;
-
-/// Header that carries the bare token, for sidecars behind a proxy whose login uses `authorization`.
-const TOKEN_HEADER: &str = "x-evenkeel-token";
 
 /// Maximum time in which a body must arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
@@ -30,8 +26,11 @@ const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// Parameter values by name. A name may occur more than once.
 pub(super) type Pairs = BTreeMap<String, Vec<String>>;
 
-/// A request that needs no administrator.
+/// A request that changes nothing.
 pub(super) struct Read<T>(pub(super) T);
+
+/// A request about its caller.
+pub(super) struct Known<T>(pub(super) Caller, pub(super) T);
 
 /// A request that needs an administrator.
 pub(super) struct Change<T>(pub(super) Administrator, pub(super) T);
@@ -48,10 +47,30 @@ impl<T: DeserializeOwned> FromRequest<Arc<Http>> for Change<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, http: &Arc<Http>) -> Result<Self, Failure> {
-        let address = Peer::of(request.extensions()).and_then(Peer::address);
-        let by = authenticate(&http.api.admins, request.headers(), address).await?;
+        check_origin(request.headers())?;
+        let by = caller(&request)?.administrator();
+        let by = by.ok_or_else(|| unchecked("the caller is no administrator"))?;
         Ok(Self(by, read(request, http).await?))
     }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Http>> for Known<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, http: &Arc<Http>) -> Result<Self, Failure> {
+        let caller = caller(&request)?;
+        Ok(Self(caller, read(request, http).await?))
+    }
+}
+
+/// Returns the caller, whose role the gate has checked.
+fn caller(request: &Request) -> Result<Caller, ApiError> {
+    request.extensions().get::<Caller>().cloned().ok_or_else(|| unchecked("nobody has checked the caller"))
+}
+
+/// Returns the error for a route whose row in the table of roles is wrong.
+fn unchecked(message: &str) -> ApiError {
+    ApiError { code: Code::Internal, field: None, message: message.to_owned() }
 }
 
 async fn read<T: DeserializeOwned>(request: Request, http: &Arc<Http>) -> Result<T, ApiError> {
@@ -223,14 +242,9 @@ impl<'de> Deserializer<'de> for Values {
     }
 }
 
-/// Returns the administrator that `x-evenkeel-token` names or, without that header, `authorization`. A page of another
-/// site must not make a browser call this API, so foreign origins are rejected. Bodies must be JSON, for which browsers
-/// send a preflight request.
-async fn authenticate(
-    admins: &Admins,
-    headers: &HeaderMap,
-    address: Option<IpAddr>,
-) -> Result<Administrator, ApiError> {
+/// Rejects a change that a page of another site makes a browser send. Bodies must be JSON, for which browsers send a
+/// preflight request.
+fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     if let Some(origin) = text(header::ORIGIN) {
         let is_own =
@@ -240,47 +254,16 @@ async fn authenticate(
             return Err(ApiError::of_field(Code::PermissionDenied, "origin", expected, &got));
         }
     }
-    let token = text(HeaderName::from_static(TOKEN_HEADER)).map(|token| format!("Bearer {token}"));
-    admins.check(token.as_deref().or_else(|| text(header::AUTHORIZATION)), address).await
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_config::Config;
     use evenkeel_proto::v1::{
         AdjustQuotaRequest, ListEndpointsRequest, ListSidecarsRequest, QueryUsageRequest,
     };
-    use evenkeel_telemetry::Metrics;
-    use tokio::sync::watch;
 
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_token_of_its_own_goes_before_the_login_of_a_proxy() {
-        let yaml = "admin: {tokens: [{name: ops, token: an-administrators-token}]}";
-        let (_held, tokens) = watch::channel(Arc::clone(&Config::parse(yaml).unwrap().admin));
-        let admins = Admins::new(tokens, Metrics::new().unwrap());
-        let of = async |pairs: &[(&'static str, &'static str)]| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in pairs {
-                headers.insert(*name, value.parse().unwrap());
-            }
-            authenticate(&admins, &headers, None).await.map(drop).map_err(|error| error.code)
-        };
-        let (login, token) = (("authorization", "Basic dTpw"), "an-administrators-token");
-        assert_eq!(of(&[login, (TOKEN_HEADER, token)]).await, Ok(()));
-        assert_eq!(of(&[("authorization", "Bearer an-administrators-token")]).await, Ok(()));
-        let wrong = Err(Code::Unauthenticated);
-        assert_eq!(of(&[login]).await, wrong);
-        // A wrong `x-evenkeel-token` is rejected even together with a valid `authorization`.
-        assert_eq!(
-            of(&[("authorization", "Bearer an-administrators-token"), (TOKEN_HEADER, "x")]).await,
-            wrong
-        );
-        assert_eq!(of(&[(TOKEN_HEADER, "")]).await, wrong);
-        let foreign = ("origin", "http://elsewhere.example");
-        assert_eq!(of(&[foreign, (TOKEN_HEADER, token)]).await, Err(Code::PermissionDenied));
-    }
 
     fn query<T: DeserializeOwned>(text: &str) -> Result<T, ApiError> {
         let mut pairs = Pairs::new();

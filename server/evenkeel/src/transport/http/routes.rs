@@ -11,36 +11,39 @@ use axum::{
 use super::{
     Http,
     reply::{Shared, reply},
-    request::{Change, Read},
+    request::{Change, Known, Read},
     usage, watch,
 };
 
 /// Maximum size of a request body, in bytes.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Declares each route as `WHO METHOD PATH OPERATION`. WHO is `anyone` or `admin`, or `own(HANDLER)` for a route with a
-/// separate handler.
+/// Declares each route as `HANDLER METHOD PATH OPERATION`. HANDLER is `read`; `change`, for an operation that takes the
+/// administrator; `caller`, for an operation that takes the caller; or `own(HANDLER)`, for a separate handler. The role
+/// that a route needs is in `transport/access/table.rs`.
 macro_rules! routes {
-    ($($who:ident $(($handler:path))? $method:ident $path:literal $operation:ident;)*) => {
+    ($($kind:ident $(($handler:path))? $method:ident $path:literal $operation:ident;)*) => {
         pub(super) fn routes() -> Router<Arc<Http>> {
             let router = Router::new();
-            $(let router = router.route($path, $method(handler!($who $(($handler))? $operation)));)*
+            $(let router = router.route($path, $method(handler!($kind $(($handler))? $operation)));)*
             router.layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         }
 
-        /// Caller (`anyone`, `admin` or `own`), method, path and operation of each route.
-        #[cfg(test)]
-        const TABLE: &[[&str; 4]] =
-            &[$([stringify!($who), stringify!($method), $path, stringify!($operation)],)*];
+        /// Method in lower case, path and operation of each route.
+        pub const ROUTES: &[(&str, &str, &str)] =
+            &[$((stringify!($method), $path, stringify!($operation)),)*];
     };
 }
 
 macro_rules! handler {
-    (anyone $operation:ident) => {
+    (read $operation:ident) => {
         |State(http): Shared, Read(request)| async move { reply(http.api.$operation(request).await) }
     };
-    (admin $operation:ident) => {
+    (change $operation:ident) => {
         |State(http): Shared, Change(by, request)| async move { reply(http.api.$operation(by, request).await) }
+    };
+    (caller $operation:ident) => {
+        |State(http): Shared, Known(caller, request)| async move { reply(http.api.$operation(caller, request).await) }
     };
     (own($handler:path) $operation:ident) => {
         $handler
@@ -48,39 +51,39 @@ macro_rules! handler {
 }
 
 routes! {
-    anyone get "/api/v1/overview" get_overview;
+    read get "/api/v1/overview" get_overview;
     own(watch::watch) get "/api/v1/watch" watch;
-    anyone get "/api/v1/pools" list_pools;
-    anyone get "/api/v1/pool" get_pool;
-    anyone get "/api/v1/endpoints" list_endpoints;
-    anyone get "/api/v1/holders" list_holders;
-    anyone get "/api/v1/leases" list_leases;
-    anyone get "/api/v1/sidecars" list_sidecars;
-    anyone get "/api/v1/activity" get_activity;
-    anyone get "/api/v1/limits/fullest" list_fullest_keys;
-    anyone get "/api/v1/quotas/burn-rates" list_burn_rates;
-    anyone get "/api/v1/refusals" list_refusals;
-    anyone get "/api/v1/refusals/{request_id}" get_refusal;
-    anyone get "/api/v1/repairs" list_repairs;
-    admin get "/api/v1/whoami" who_am_i;
-    anyone get "/api/v1/limits" list_limits;
-    anyone post "/api/v1/explain" explain;
-    anyone get "/api/v1/overrides" list_overrides;
-    admin put "/api/v1/overrides/{limit}/{key}" set_override;
-    admin delete "/api/v1/overrides/{limit}/{key}" delete_override;
-    anyone get "/api/v1/quotas" list_quotas;
-    anyone get "/api/v1/quotas/{quota}/{consumer}" get_quota;
-    admin put "/api/v1/quotas/{quota}/{consumer}" set_quota;
-    admin delete "/api/v1/quotas/{quota}/{consumer}" delete_quota;
-    admin post "/api/v1/quotas/{quota}/{consumer}/adjust" adjust_quota;
-    anyone get "/api/v1/quotas/{quota}/{consumer}/changes" list_quota_changes;
+    read get "/api/v1/pools" list_pools;
+    read get "/api/v1/pool" get_pool;
+    read get "/api/v1/endpoints" list_endpoints;
+    read get "/api/v1/holders" list_holders;
+    read get "/api/v1/leases" list_leases;
+    read get "/api/v1/sidecars" list_sidecars;
+    read get "/api/v1/activity" get_activity;
+    read get "/api/v1/limits/fullest" list_fullest_keys;
+    read get "/api/v1/quotas/burn-rates" list_burn_rates;
+    read get "/api/v1/refusals" list_refusals;
+    read get "/api/v1/refusals/{request_id}" get_refusal;
+    read get "/api/v1/repairs" list_repairs;
+    caller get "/api/v1/whoami" who_am_i;
+    read get "/api/v1/limits" list_limits;
+    read post "/api/v1/explain" explain;
+    read get "/api/v1/overrides" list_overrides;
+    change put "/api/v1/overrides/{limit}/{key}" set_override;
+    change delete "/api/v1/overrides/{limit}/{key}" delete_override;
+    read get "/api/v1/quotas" list_quotas;
+    read get "/api/v1/quotas/{quota}/{consumer}" get_quota;
+    change put "/api/v1/quotas/{quota}/{consumer}" set_quota;
+    change delete "/api/v1/quotas/{quota}/{consumer}" delete_quota;
+    change post "/api/v1/quotas/{quota}/{consumer}/adjust" adjust_quota;
+    read get "/api/v1/quotas/{quota}/{consumer}/changes" list_quota_changes;
     own(usage::usage) get "/api/v1/usage" query_usage;
     own(usage::sessions) get "/api/v1/usage/sessions" list_sessions;
     own(usage::session) get "/api/v1/usage/sessions/{session}" get_session;
-    anyone get "/api/v1/drains" list_drains;
-    admin post "/api/v1/drains" drain_endpoint;
-    admin delete "/api/v1/drains" undrain_endpoint;
-    anyone get "/api/v1/changes" list_changes;
+    read get "/api/v1/drains" list_drains;
+    change post "/api/v1/drains" drain_endpoint;
+    change delete "/api/v1/drains" undrain_endpoint;
+    read get "/api/v1/changes" list_changes;
 }
 
 #[cfg(test)]
@@ -92,6 +95,7 @@ mod tests {
     use prost_types::{FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MethodDescriptorProto};
 
     use super::*;
+    use crate::transport::access::{Need, of_call};
 
     /// Returns `ListPools` for `list_pools`.
     fn rpc(operation: &str) -> String {
@@ -124,16 +128,19 @@ mod tests {
         let mut text = String::new();
         for service in ["Inspect", "Admin"] {
             let file = files.file.iter().find(|f| f.service.iter().any(|s| s.name() == service)).unwrap();
-            write!(text, "\n### {service}\n\n| HTTP | parameters | gRPC | |\n|---|---|---|---|\n").unwrap();
+            write!(text, "\n### {service}\n\n| HTTP | parameters | gRPC | role | |\n|---|---|---|---|---|\n")
+                .unwrap();
             for (at, call) in file.service[0].method.iter().enumerate() {
-                let route = TABLE.iter().find(|[.., operation]| rpc(operation) == call.name());
-                let who = route.filter(|[who, ..]| *who == "admin");
-                let token = if who.is_some() { " Needs a token." } else { "" };
-                let path = route.map_or("", |[_, _, path, _]| path);
-                let http = route.map(|[_, method, path, _]| format!("`{} {path}`", method.to_uppercase()));
+                let route = ROUTES.iter().find(|(.., operation)| rpc(operation) == call.name());
+                let path = route.map_or("", |(_, path, _)| path);
+                let http = route.map(|(method, path, _)| format!("`{} {path}`", method.to_uppercase()));
                 let (http, fields) = (http.unwrap_or_default(), fields(&files, call, path));
+                let name = call.name();
+                let Some(Need::Role(role)) = of_call(&format!("/evenkeel.v1.{service}/{name}")) else {
+                    panic!("{name} needs no role");
+                };
                 let comment = comment(file, at);
-                writeln!(text, "| {http} | {fields} | `{}` | {comment}{token} |", call.name()).unwrap();
+                writeln!(text, "| {http} | {fields} | `{name}` | {role} | {comment} |").unwrap();
             }
         }
         text
@@ -158,7 +165,7 @@ mod tests {
         let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap();
         let services = files.file.iter().flat_map(|file| &file.service).filter(|s| s.name() != "Gateway");
         let calls = services.flat_map(|service| &service.method).map(MethodDescriptorProto::name);
-        let routed: Vec<String> = TABLE.iter().map(|[.., operation]| rpc(operation)).collect();
+        let routed: Vec<String> = ROUTES.iter().map(|(.., operation)| rpc(operation)).collect();
         let missing: Vec<&str> = calls.filter(|call| !routed.iter().any(|name| name == call)).collect();
         assert_eq!(missing, ["WatchPools"]);
     }

@@ -11,7 +11,10 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_evenkeel");
 
 fn command(words: &[impl AsRef<OsStr>]) -> std::process::Command {
     let mut command = std::process::Command::new(PROGRAM);
-    command.args(words).env_remove("EVENKEEL_SERVER").env_remove("EVENKEEL_ADMIN_TOKEN");
+    command.args(words);
+    for name in ["SERVER", "SERVER_NAME", "TOKEN", "CA_FILE", "CERT_FILE", "KEY_FILE"] {
+        command.env_remove(format!("EVENKEEL_{name}"));
+    }
     command
 }
 
@@ -27,7 +30,7 @@ pub(crate) async fn evenkeel(url: &str, token: Option<&str>, words: &[&str]) -> 
     let mut command = command(words);
     command.env("EVENKEEL_SERVER", url);
     if let Some(token) = token {
-        command.env("EVENKEEL_ADMIN_TOKEN", token);
+        command.env("EVENKEEL_TOKEN", token);
     }
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }

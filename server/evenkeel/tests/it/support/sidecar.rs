@@ -31,6 +31,27 @@ async fn connect(addresses: &Addresses) -> Channel {
     Endpoint::from_shared(grpc).unwrap().connect().await.unwrap()
 }
 
+/// A sidecar without clients.
+pub(crate) struct Running {
+    pub(crate) addresses: Addresses,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) task: JoinHandle<anyhow::Result<()>>,
+}
+
+/// Starts a sidecar, and waits until it serves.
+pub(crate) async fn run(config: Config) -> Running {
+    let listeners = Listeners::bind(&config).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let (ready, is_ready) = oneshot::channel();
+    let announce = move |addresses: &Addresses| {
+        let _ = ready.send(addresses.clone());
+        Ok(())
+    };
+    let task = tokio::spawn(app::run(config, listeners, announce, shutdown.clone()));
+    let addresses = is_ready.await.expect("the sidecar starts");
+    Running { addresses, shutdown, task }
+}
+
 impl Sidecar {
     /// Starts a sidecar. The configuration must have no section `listen`.
     pub(crate) async fn start(yaml: &str) -> Self {
@@ -40,16 +61,7 @@ impl Sidecar {
 
     /// Starts a sidecar with a complete configuration.
     pub(crate) async fn start_at(yaml: &str) -> Self {
-        let config = Config::parse(yaml).unwrap();
-        let listeners = Listeners::bind(&config).await.unwrap();
-        let shutdown = CancellationToken::new();
-        let (ready, is_ready) = oneshot::channel();
-        let announce = move |addresses: &Addresses| {
-            let _ = ready.send(addresses.clone());
-            Ok(())
-        };
-        let task = tokio::spawn(app::run(config, listeners, announce, shutdown.clone()));
-        let addresses = is_ready.await.expect("the sidecar starts");
+        let Running { addresses, shutdown, task } = run(Config::parse(yaml).unwrap()).await;
         let channel = connect(&addresses).await;
         let gateway = HolderClient::new(HolderSecret::new([5; 16]).on(channel.clone()));
         let inspect = InspectClient::new(channel);

@@ -1,16 +1,18 @@
-//! TLS in front of a server that does not support TLS.
+//! Certificates for tests, and TLS in front of a server that does not support TLS.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        crypto::ring,
-        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
-    },
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// Terminates TLS in front of `port`. Returns the port to call, and in PEM the certificate that clients must trust.
 pub(crate) async fn behind_tls(port: u16) -> (u16, String) {
@@ -36,46 +38,75 @@ pub(crate) async fn behind_tls(port: u16) -> (u16, String) {
     (address.port(), made.cert.pem())
 }
 
-/// An authority that signs certificates.
-pub(crate) struct Authority {
-    certificate: rcgen::Certificate,
-    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+/// A certificate and its key, in PEM.
+#[derive(Clone)]
+pub(crate) struct Pair {
+    pub(crate) cert: String,
+    pub(crate) key: String,
 }
 
-/// A certificate and its key, in PEM.
-pub(crate) struct Issued {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
+/// An authority that signs certificates.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) pem: String,
 }
 
 impl Authority {
     pub(crate) fn new() -> Self {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        // OpenSSL takes a certificate with the name of its issuer for signed by itself.
-        let name = format!("authority {}", rand::random::<u64>());
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).unwrap();
-        Self { certificate, issuer: rcgen::Issuer::new(params, key) }
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let key = KeyPair::generate().unwrap();
+        // Only their signatures would distinguish two authorities with the same subject.
+        let subject = format!("authority {}", key.public_key_pem());
+        params.distinguished_name.push(DnType::CommonName, subject);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Returns the authority's own certificate, in PEM.
-    pub(crate) fn pem(&self) -> String {
-        self.certificate.pem()
+    /// Signs a certificate with these names: URIs, addresses or DNS names.
+    pub(crate) fn sign(&self, names: &[&str]) -> Pair {
+        self.sign_with(names, |_| {})
     }
 
-    /// Issues a certificate for a DNS name or an IP address.
-    pub(crate) fn issue(&self, name: &str) -> Issued {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Issued { certificate: certificate.pem(), key: key.serialize_pem() }
+    /// Signs a certificate that has expired.
+    pub(crate) fn sign_expired(&self, names: &[&str]) -> Pair {
+        self.sign_with(names, |params| {
+            params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        })
+    }
+
+    fn sign_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names
+            .iter()
+            .map(|name| match (name.parse(), name.contains("://")) {
+                (Ok(address), _) => SanType::IpAddress(address),
+                (_, true) => SanType::URI((*name).try_into().unwrap()),
+                (_, false) => SanType::DnsName((*name).try_into().unwrap()),
+            })
+            .collect();
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let cert = params.signed_by(&key, &self.issuer).unwrap().pem();
+        Pair { cert, key: key.serialize_pem() }
     }
 }
 
-/// Writes a certificate and its key as `NAME.pem` and `NAME.key`.
-pub(crate) fn write(directory: &std::path::Path, name: &str, issued: &Issued) {
-    std::fs::write(directory.join(format!("{name}.pem")), &issued.certificate).unwrap();
-    std::fs::write(directory.join(format!("{name}.key")), &issued.key).unwrap();
+impl Pair {
+    /// Writes the certificate to `NAME.crt` and the key to `NAME.key`. Each file is replaced at once.
+    pub(crate) fn write(&self, directory: &Path, name: &str) {
+        replace(&directory.join(format!("{name}.crt")), &self.cert);
+        replace(&directory.join(format!("{name}.key")), &self.key);
+    }
+}
+
+/// Writes a file under another name and renames it.
+pub(crate) fn replace(path: &Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, path).unwrap();
 }

@@ -35,7 +35,7 @@ impl Tmux {
         let mut command = Command::new("tmux");
         command.arg("-u").arg("-S").arg(self.dir.path().join("tmux")).args(["-f", "/dev/null"]).args(words);
         // The developer's own tmux and settings must not affect the test.
-        for name in ["TMUX", "NO_COLOR", "EVENKEEL_SERVER", "EVENKEEL_ADMIN_TOKEN", "ENV"] {
+        for name in ["TMUX", "NO_COLOR", "EVENKEEL_SERVER", "EVENKEEL_TOKEN", "ENV"] {
             command.env_remove(name);
         }
         command.env("LC_ALL", "C.UTF-8").env("TERM", "xterm-256color");
