@@ -36,7 +36,7 @@ live: tools plugin quick ## Run a whole system under traffic until Ctrl-C: look 
 
 bench: tools plugin ## Measure one sidecar and what it adds to a request; figures in out/bench*/
 	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
-	for kind in decisions rate-limits filters; do \
+	for kind in decisions rate-limits transport-security filters; do \
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel $(TARGET)/release/evenkeel-loadtest bench $$kind; done
 
 chaos: ## Break sidecars, gateways and Redis for 30 minutes, and check counts and charges; DURATION=2m SEED=7

@@ -12,6 +12,7 @@ mod recorder;
 mod report;
 mod system;
 mod target;
+pub mod transport_security;
 
 use std::{path::PathBuf, time::Duration};
 

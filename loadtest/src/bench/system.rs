@@ -16,6 +16,7 @@ pub(super) struct System {
 }
 
 /// Listeners and process id of a gRPC server.
+#[derive(Clone)]
 pub(super) struct Server {
     pub(super) ready: Ready,
     pub(super) pid: Option<u32>,

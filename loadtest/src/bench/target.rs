@@ -1,10 +1,13 @@
 //! The targets that a benchmark calls.
 
-use std::{path::PathBuf, sync::LazyLock};
+use std::{
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+};
 
 use evenkeel_proto::{HolderClient, HolderSecret};
 use hyper_util::rt::TokioIo;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint, Uri};
 
 use crate::lab::{LabError, Ready};
 
@@ -15,6 +18,8 @@ static SECRET: LazyLock<[u8; 16]> = LazyLock::new(rand::random);
 pub(super) enum GrpcServer {
     /// URL of a TCP listener.
     Tcp(String),
+    /// URL of a TCP listener with TLS.
+    Tls(String, Arc<ClientTlsConfig>),
     Unix(PathBuf),
 }
 
@@ -22,6 +27,11 @@ impl GrpcServer {
     /// Returns the TCP listener that a ready file names, if any.
     pub(super) fn tcp(ready: &Ready) -> Option<Self> {
         ready.grpc.as_ref().map(|address| Self::Tcp(format!("http://{address}")))
+    }
+
+    /// Returns the TCP listener that a ready file names, with TLS, if any.
+    pub(super) fn tls(ready: &Ready, tls: &Arc<ClientTlsConfig>) -> Option<Self> {
+        ready.grpc.as_ref().map(|address| Self::Tls(format!("https://{address}"), Arc::clone(tls)))
     }
 
     /// Returns the Unix socket that a ready file names, if any.
@@ -36,6 +46,11 @@ impl GrpcServer {
         match self {
             Self::Tcp(url) => {
                 let endpoint = Endpoint::from_shared(url.clone()).map_err(failed)?;
+                endpoint.tcp_nodelay(true).connect().await.map_err(failed)
+            }
+            Self::Tls(url, tls) => {
+                let endpoint = Endpoint::from_shared(url.clone()).map_err(failed)?;
+                let endpoint = endpoint.tls_config(ClientTlsConfig::clone(tls)).map_err(failed)?;
                 endpoint.tcp_nodelay(true).connect().await.map_err(failed)
             }
             Self::Unix(path) => {

@@ -21,6 +21,8 @@ pub(crate) enum BenchCommand {
     Decisions(DecisionsArgs),
     /// Checks per second of one sidecar's rate limit service, compared with a bare gRPC server
     RateLimits(RateLimitsArgs),
+    /// What TLS and mutual TLS add to a call of the sidecar
+    TransportSecurity(TransportSecurityArgs),
     /// What the plugin and Envoy's own rate limit filter add to a request, compared with no filter
     Filters(FiltersArgs),
 }
@@ -29,6 +31,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<()> {
     match command {
         BenchCommand::Decisions(args) => run_decisions(args).await,
         BenchCommand::RateLimits(args) => run_rate_limits(args).await,
+        BenchCommand::TransportSecurity(args) => run_transport_security(args).await,
         BenchCommand::Filters(args) => run_filters(args).await,
     }
 }
@@ -98,6 +101,33 @@ async fn run_rate_limits(args: RateLimitsArgs) -> anyhow::Result<()> {
     };
     let echo_server = echo_server()?;
     let runs = bench::rate_limits::run(&config, &echo_server, progress_log()).await?;
+    let path = write_runs(&args.out, &runs)?;
+    println!("\n{}\nreport: {}", bench::rate_limit_table(&runs), path.display());
+    Ok(())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TransportSecurityArgs {
+    /// Directory for the report
+    #[arg(long, default_value = "out/bench-transport-security")]
+    out: PathBuf,
+    /// Duration of one run, in seconds
+    #[arg(long, default_value = "3", value_parser = super::seconds)]
+    seconds: Duration,
+    /// Number of runs of each kind; the kinds alternate, and the report has the median run
+    #[arg(long, default_value_t = 3, value_parser = at_least_one())]
+    rounds: usize,
+}
+
+async fn run_transport_security(args: TransportSecurityArgs) -> anyhow::Result<()> {
+    let config = BenchConfig {
+        run: args.seconds,
+        rounds: args.rounds,
+        dir: Some(args.out.join("logs")),
+        ..BenchConfig::default()
+    };
+    let echo_server = echo_server()?;
+    let runs = bench::transport_security::run(&config, &echo_server, progress_log()).await?;
     let path = write_runs(&args.out, &runs)?;
     println!("\n{}\nreport: {}", bench::rate_limit_table(&runs), path.display());
     Ok(())

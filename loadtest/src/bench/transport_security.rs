@@ -1,0 +1,126 @@
+//! Measures what TLS and mutual TLS add to a call of the sidecar: for Admit and Settle as separate calls, for the same on
+//! streams, and for the rate limit service. Each kind has a sidecar of its own.
+
+use std::{fs, path::Path, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+
+use super::{
+    BenchConfig, BenchRun,
+    callers::rate_limit_service::{DOMAIN, WITHIN_LIMIT},
+    job::{self, Job},
+    system::{Server, System},
+    target::{GrpcServer, Target},
+};
+use crate::lab::LabError;
+
+/// Name in the client certificate.
+const GATEWAY: &str = "spiffe://bench/gateway";
+/// Number of endpoints in the pool. The choice of an endpoint is not what this benchmark measures.
+const ENDPOINTS: usize = 8;
+
+/// How the callers reach a sidecar.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Security {
+    Plain,
+    Tls,
+    MutualTls,
+}
+
+/// Files of an authority, a sidecar and a gateway.
+struct Certificates {
+    dir: tempfile::TempDir,
+    authority: String,
+    gateway: Identity,
+}
+
+fn failed(error: impl std::fmt::Display) -> LabError {
+    LabError::Response { what: format!("making certificates: {error}") }
+}
+
+impl Certificates {
+    fn new() -> Result<Self, LabError> {
+        let dir = tempfile::tempdir().map_err(LabError::io("creating a temporary directory"))?;
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().map_err(failed)?;
+        let authority = params.self_signed(&key).map_err(failed)?.pem();
+        let issuer = Issuer::new(params, key);
+        let sign = |name| {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![name];
+            let key = KeyPair::generate().map_err(failed)?;
+            let certificate = params.signed_by(&key, &issuer).map_err(failed)?.pem();
+            Ok::<_, LabError>((certificate, key.serialize_pem()))
+        };
+        let (cert, key) = sign(SanType::IpAddress([127, 0, 0, 1].into()))?;
+        for (name, text) in [("ca.crt", &authority), ("tls.crt", &cert), ("tls.key", &key)] {
+            fs::write(dir.path().join(name), text).map_err(LabError::io("writing certificates"))?;
+        }
+        let (cert, key) = sign(SanType::URI(GATEWAY.try_into().map_err(failed)?))?;
+        Ok(Self { dir, authority, gateway: Identity::from_pem(cert, key) })
+    }
+
+    /// Returns the section `tls` of a sidecar.
+    fn yaml(&self, security: Security) -> String {
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        let files =
+            format!("cert_file: '{}', key_file: '{}', listeners: [grpc]", at("tls.crt"), at("tls.key"));
+        match security {
+            Security::Plain => String::new(),
+            Security::Tls => format!("tls: {{{files}}}\n"),
+            Security::MutualTls => format!(
+                "tls: {{{files}, client_ca_file: '{}', client_certificates: required}}\n\
+                 gateway: {{certificates: ['{GATEWAY}']}}\n",
+                at("ca.crt")
+            ),
+        }
+    }
+
+    fn client(&self, security: Security) -> Arc<ClientTlsConfig> {
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.authority));
+        Arc::new(if security == Security::MutualTls { tls.identity(self.gateway.clone()) } else { tls })
+    }
+}
+
+/// Runs the benchmark and returns one run per kind of call and of security. `log` receives progress messages.
+pub async fn run(
+    config: &BenchConfig,
+    echo_server: &Path,
+    log: impl Fn(&str),
+) -> Result<Vec<BenchRun>, LabError> {
+    log("starting the sidecars");
+    let certificates = Certificates::new()?;
+    let limits = certificates.dir.path().join("limits.yaml");
+    let text = format!(
+        "domain: {DOMAIN}\ndescriptors:\n- {{key: {WITHIN_LIMIT}, rate_limit: {{unit: second, requests_per_unit: 1000000}}}}\n"
+    );
+    fs::write(&limits, text).map_err(LabError::io("writing the limits"))?;
+    let kinds = [
+        (Security::Plain, ["admit_settle", "admit_settle_stream", "rate_limit"]),
+        (Security::Tls, ["admit_settle_tls", "admit_settle_stream_tls", "rate_limit_tls"]),
+        (Security::MutualTls, ["admit_settle_mtls", "admit_settle_stream_mtls", "rate_limit_mtls"]),
+    ];
+    let (mut jobs, mut systems) = (Vec::new(), Vec::new());
+    for (security, names) in kinds {
+        let service = format!("rate_limit_service: {{config: \"{}\"}}\n", limits.display());
+        let yaml = format!("{service}{}", certificates.yaml(security));
+        // Each system has a directory of its own.
+        let config = BenchConfig { dir: config.dir.as_ref().map(|dir| dir.join(names[0])), ..config.clone() };
+        let system = System::start(&config, ENDPOINTS, &yaml, echo_server).await?;
+        let Server { ready, pid } = system.sidecar.clone();
+        let server = || match security {
+            Security::Plain => GrpcServer::tcp(&ready),
+            Security::Tls | Security::MutualTls => GrpcServer::tls(&ready, &certificates.client(security)),
+        };
+        let job = |name, target| Job { name, target, server_pid: pid, redis_pid: system.redis_pid };
+        let gateway = server().map(|server| Target::Gateway { server, limited: false });
+        let stream = server().map(|server| Target::Stream { server });
+        let service = server().map(|server| Target::RateLimitService { server, key: WITHIN_LIMIT });
+        let targets = [gateway, stream, service].into_iter().flatten();
+        jobs.extend(names.into_iter().zip(targets).map(|(name, target)| job(name, target)));
+        systems.push(system);
+    }
+    job::run_all(&jobs, config, log).await
+}
