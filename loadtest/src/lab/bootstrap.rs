@@ -106,6 +106,24 @@ pub fn sidecar_cluster(socket: &Path) -> Value {
     http2_cluster("evenkeel", &json!({"pipe": {"path": socket}}))
 }
 
+/// Returns a transport socket for TLS to 127.0.0.1: `ca` has signed the server's certificate, and the client shows the
+/// certificate in `cert`.
+pub fn mutual_tls(ca: &Path, cert: &Path, key: &Path) -> Value {
+    let server = json!({"san_type": "IP_ADDRESS", "matcher": {"exact": "127.0.0.1"}});
+    typed(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        json!({"common_tls_context": {
+            "alpn_protocols": ["h2"],
+            "tls_certificates": [{"certificate_chain": {"filename": cert}, "private_key": {"filename": key}}],
+            "validation_context": {
+                "trusted_ca": {"filename": ca},
+                "match_typed_subject_alt_names": [server],
+            },
+        }}),
+    )
+}
+
 /// Returns a policy that uses the host in the header or, without the header, Envoy's least request.
 pub fn override_host() -> Value {
     let policies = |policy: Value| json!({"policies": [{"typed_extension_config": policy}]});

@@ -37,6 +37,7 @@ pub struct LabBuilder {
     store_timeout_ms: Option<u64>,
     pool_yaml: String,
     sidecar_yaml: String,
+    listen_yaml: String,
     plugin_config: Value,
     dir: Option<PathBuf>,
 }
@@ -58,6 +59,7 @@ impl Default for LabBuilder {
             store_timeout_ms: None,
             pool_yaml: String::new(),
             sidecar_yaml: String::new(),
+            listen_yaml: String::new(),
             plugin_config: json!({
                 "sidecar": {"cluster": "evenkeel"},
                 "deadline_ms": 50,
@@ -155,6 +157,12 @@ impl LabBuilder {
         self
     }
 
+    /// Adds `key: value` pairs to the sidecars' section `listen`.
+    pub fn listen_yaml(mut self, yaml: &str) -> Self {
+        self.listen_yaml = format!(", {yaml}");
+        self
+    }
+
     /// Changes the plugin's configuration.
     pub fn plugin_config(mut self, change: impl FnOnce(&mut Value)) -> Self {
         change(&mut self.plugin_config);
@@ -231,6 +239,7 @@ impl LabBuilder {
         let store = redis.map_or("{type: memory}".to_owned(), |redis| {
             format!("{{type: redis, url: \"{}\"{timeout}}}", redis.url())
         });
+        let listen = format!("{}{}}}", listen.trim_end_matches('}'), self.listen_yaml);
         let mut yaml = format!("{listen}\nkeep_alive_interval: {}ms\nstore: {store}\n", self.keep_alive_ms);
         if !self.sidecar_yaml.is_empty() {
             yaml.push_str(self.sidecar_yaml.trim_end());

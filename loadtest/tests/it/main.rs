@@ -12,6 +12,7 @@ mod envoy_smoke;
 mod faults;
 mod limits;
 mod model_servers;
+mod mutual_tls;
 mod openai;
 mod page;
 mod prometheus;

@@ -57,6 +57,23 @@ async fn start() -> Option<Driver> {
     Some(Driver::new(lab::start(builder).await?))
 }
 
+/// A sidecar that lets nobody read without a token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_asks_for_a_token_where_reading_needs_one() {
+    if lab::found(paths::browser())
+        .and(lab::found(paths::node()))
+        .and(lab::found(paths::page_tools()))
+        .is_none()
+    {
+        return;
+    }
+    let token = "a-readers-token-of-16";
+    let roles = format!("{LIMITS}reader: {{tokens: [{{name: tests-reader, token: {token}}}]}}\n");
+    let builder = Lab::builder().hosts(1).envoys(0).sidecars(1).sidecar_yaml(&roles);
+    let Some(lab) = lab::start(builder.listen_yaml("http_roles: []")).await else { return };
+    Driver::new(lab).run(Path::new("run.mjs"), &["signin"], &[("EVENKEEL_PAGE_READER", token)]).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_shows_the_counts_of_sidecars_and_hosts() {
     let Some(mut driver) = start().await else { return };
