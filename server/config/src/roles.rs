@@ -15,7 +15,8 @@ const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
 /// Maximum length of a SPIFFE ID, in bytes.
 const NAME_BYTES_MAX: usize = 2048;
 
-/// Who has a role. The sections `gateway` and `reader` have the same fields. A caller has the role if it shows one of the tokens, or a client certificate with one of the names.
+/// Who has a role. The sections `gateway` and `reader` have the same fields. A caller has the role if it shows one of the
+/// tokens, or a client certificate with one of the names.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawRole {

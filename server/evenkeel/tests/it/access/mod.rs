@@ -28,6 +28,7 @@ mod failures;
 mod reload;
 mod roles;
 mod rotation;
+mod startup;
 mod table;
 
 /// Name in the client certificate of a gateway.

@@ -45,6 +45,13 @@ async fn changes_need_a_token_and_reading_does_not() {
     assert!(
         sidecar.get("/metrics").await.1.contains(r#"evenkeel_admin_calls_total{result="wrong_token"} 1"#)
     );
+    // Guards against guesses that nothing counts: a call that needs no token must not say whether one is right.
+    let guess = admin.who_am_i(by("0123456789abcdeX", pb::WhoAmIRequest {})).await;
+    assert_eq!(guess.map_err(code).unwrap_err(), Code::Unauthenticated);
+    let counted = r#"evenkeel_calls_rejected_total{reason="wrong_token",role="reader"} 1"#;
+    assert!(sidecar.get("/metrics").await.1.contains(counted));
+    let caller = admin.who_am_i(by(TOKEN, pb::WhoAmIRequest {})).await.unwrap().into_inner();
+    assert_eq!((caller.name.as_str(), caller.roles), ("ops", vec![1, 2, 3]));
 }
 
 #[tokio::test]
