@@ -211,7 +211,13 @@ async fn sidecars_and_repairs_are_reported() {
     };
     let has_holder =
         |v: &Value| v["sidecars"].as_array().unwrap().iter().any(|sidecar| sidecar["holders"] == 1);
-    let sidecars = becomes(&b, "/api/v1/sidecars", |v| alive(v) == 2 && has_holder(v)).await;
+    // A sidecar counts a holder only as long as the holder sends KeepAlives.
+    let sidecars = eventually(SOON, "/api/v1/sidecars", || async {
+        a.keep_alive("llm", "g", 2, &[]).await;
+        let all = json(&b, "/api/v1/sidecars").await;
+        if alive(&all) == 2 && has_holder(&all) { Ok(all) } else { Err(all.to_string()) }
+    })
+    .await;
     let all = sidecars["sidecars"].as_array().unwrap();
     assert_eq!(all[0]["limits_revision"], all[1]["limits_revision"]);
     assert!(all.iter().all(|sidecar| sidecar["store"] == "redis" && sidecar["store_up"] == true));
