@@ -1,6 +1,6 @@
 -- reap: gives back some leases of a holder that is past its deadline. Does nothing while the holder is alive.
 --
--- FRAGMENTS basics
+-- FRAGMENTS basics counts
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       zset    holder -> deadline, ms since the Unix epoch
 --       3       hash    the holder's leases: lease -> "<13 digits of ms>:<endpoint>"
@@ -21,25 +21,16 @@ repeat
   local part = call('HSCAN', KEYS[3], cursor, 'COUNT', ARGV[2])
   cursor, leases = part[1], part[2]
 until cursor == '0' or #leases > 2
-local delta, fields = {}, {}
+local given_back = 0
 for at = 1, #leases, 2 do
-  local endpoint = string.sub(leases[at + 1], 15)
   -- HSCAN may return a field twice, so only removed fields count. The field '' is not a lease.
   if leases[at] ~= '' and call('HDEL', KEYS[3], leases[at]) == 1 then
-    delta[endpoint] = (delta[endpoint] or 0) - 1
-    fields[#fields + 1] = leases[at]
+    change(string.sub(leases[at + 1], 15), -1)
+    given_back = given_back + 1
   end
 end
-for endpoint, by in pairs(delta) do
-  -- Another writer of a Higress table may have left a count below 0.
-  local count = max(tonumber(call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
-  if count > 0 then
-    call('HSET', KEYS[1], endpoint, string.format('%.0f', count))
-  else
-    call('HDEL', KEYS[1], endpoint)
-  end
-end
-if call('HLEN', KEYS[3]) > call('HEXISTS', KEYS[3], '') then return { now, #fields, 1 } end
+write_counts()
+if call('HLEN', KEYS[3]) > call('HEXISTS', KEYS[3], '') then return { now, given_back, 1 } end
 call('DEL', KEYS[3])
 call('ZREM', KEYS[2], ARGV[1])
-return { now, #fields, 0 }
+return { now, given_back, 0 }

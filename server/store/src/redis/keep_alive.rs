@@ -38,11 +38,13 @@ impl RedisStore {
         let lane = self.lane(pool);
         let keys = &lane.work.keys;
         if held.leases.len() <= step {
+            let list: Vec<Listed<'_>> =
+                held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_deref())).collect();
             let mut call = self.list_call(&KEEP_ALIVE, keys, pool, holder);
-            call.number(held.issued_through).number(step);
             call.number(held.bounds.leases_max);
-            let list = held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_deref()));
-            add_list(&mut call, list, &held.bounds);
+            let index_of = add_addresses(&mut call, &list, &held.bounds);
+            call.number(held.issued_through).number(step);
+            add_leases(&mut call, &list, &index_of);
             let mut reply = self.shared.client.run(&call, Way::Beside).await?;
             reply.integer()?;
             if let Ok(restored) = u64::try_from(reply.integer()?) {
@@ -59,7 +61,8 @@ impl RedisStore {
         for part in steps {
             let mut call = self.list_call(&HOLD, keys, pool, holder);
             call.number(held.bounds.leases_max.saturating_sub(repairs.restored));
-            add_list(&mut call, part.iter().copied(), &held.bounds);
+            let index_of = add_addresses(&mut call, part, &held.bounds);
+            add_leases(&mut call, part, &index_of);
             let mut reply = self.shared.client.run(&call, Way::Beside).await?;
             reply.integer()?;
             let (restored, moved, refused) = (reply.count()?, reply.count()?, reply.count()?);
@@ -137,12 +140,16 @@ impl RedisStore {
     }
 }
 
-/// Adds the number of addresses, each address with the count up to which leases on it are restored, and the leases, each
-/// with the index of its address from 1.
-fn add_list<'a>(call: &mut Call, list: impl Iterator<Item = Listed<'a>> + Clone, bounds: &RestoreBounds) {
+/// Adds the number of addresses, and each address with the count up to which leases on it are restored. Returns the index
+/// of each address, from 1.
+fn add_addresses<'a>(
+    call: &mut Call,
+    list: &[Listed<'a>],
+    bounds: &RestoreBounds,
+) -> HashMap<&'a str, usize> {
     let mut addresses: Vec<&str> = Vec::new();
     let mut index_of: HashMap<&str, usize> = HashMap::new();
-    for address in list.clone().filter_map(|(_, endpoint)| endpoint) {
+    for address in list.iter().filter_map(|(_, endpoint)| *endpoint) {
         index_of.entry(address).or_insert_with(|| {
             addresses.push(address);
             addresses.len()
@@ -156,6 +163,11 @@ fn add_list<'a>(call: &mut Call, list: impl Iterator<Item = Listed<'a>> + Clone,
             None => call.number(-1),
         };
     }
+    index_of
+}
+
+/// Adds the leases, each with the index of its address.
+fn add_leases(call: &mut Call, list: &[Listed<'_>], index_of: &HashMap<&str, usize>) {
     for (lease, endpoint) in list {
         call.number(lease).number(endpoint.map_or(0, |address| index_of[address]));
     }

@@ -25,8 +25,8 @@ macro_rules! fragments {
 }
 
 fragments! {
-    "algorithms" "basics" "budget" "codec" "concurrency" "counters" "edges" "expiry" "filler" "fixed_window"
-    "given_time" "other_kind" "other_types" "prepaid" "reservations" "running" "sliding_window" "token_bucket" "window"
+    "algorithms" "basics" "budget" "codec" "concurrency" "counters" "counts" "edges" "expiry" "filler" "fixed_window"
+    "given_time" "held_list" "other_kind" "other_types" "prepaid" "reservations" "running" "sliding_window" "token_bucket" "window"
 }
 
 macro_rules! scripts {
