@@ -23,14 +23,19 @@ pub(crate) fn shorten(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return sanitize(text, bytes_max);
     }
+    let digest = digest(0xcbf2_9ce4_8422_2325, text);
+    format!("{}#{digest:0DIGEST_DIGITS$x}", sanitize(text, bytes_max - 1 - DIGEST_DIGITS))
+}
+
+/// Returns a digest of a text, which depends on `seed`. Zero bytes at the end of a text do not change it.
+pub(crate) fn digest(seed: u64, text: &str) -> u64 {
     // Eight bytes at a time, because a client chooses the length of the text.
-    let digest = text.as_bytes().chunks(8).fold(0xcbf2_9ce4_8422_2325_u64, |hash, chunk| {
+    text.as_bytes().chunks(8).fold(seed, |hash, chunk| {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
         let mixed = (hash ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         mixed ^ (mixed >> 32)
-    });
-    format!("{}#{digest:0DIGEST_DIGITS$x}", sanitize(text, bytes_max - 1 - DIGEST_DIGITS))
+    })
 }
 
 /// Does the same as [`sanitize`] for the first bytes of a text. If the bytes end within a character, drops that

@@ -60,7 +60,8 @@ impl Worker {
         self.refuse(host, context, 431, "headers_too_large", message)
     }
 
-    fn drop_lease(&mut self, host: &dyn Host, context: u32) {
+    /// Ends the lease of a request that does not go on.
+    pub(super) fn drop_lease(&mut self, host: &dyn Host, context: u32) {
         if let Some(lease) = self.streams.get_mut(&context).and_then(|stream| stream.lease.take()) {
             self.lease_table.remove(lease, host.now_ms());
         }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     attributes,
-    config::{Apply, OnUnreadBody},
+    config::{Apply, OnError, OnUnreadBody},
     host::Host,
     lease_table::Location,
     metrics::Counter,
@@ -238,9 +238,12 @@ impl Worker {
         request.pool = Some(pool.to_proto());
         request.lease = lease;
         stream.traceparent.clone_from(&request.traceparent);
-        stream.refusal_keys = self.refusals.keys(&request);
         if attributes::is_too_long(&request) {
             return self.refuse_too_long(host, context);
+        }
+        // With `closed`, no request goes on without an answer.
+        if self.config.on_error == OnError::Open {
+            stream.refusal_keys = self.refusals.keys(&request);
         }
         self.ask(host, context, lease, request.encode_to_vec(), self.config.deadline_ms)
     }
@@ -320,10 +323,8 @@ impl Worker {
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.phase = Phase::Decided;
             stream.request_reader = None;
-            if let Some(lease) = stream.lease.take() {
-                self.lease_table.remove(lease, host.now_ms());
-            }
         }
+        self.drop_lease(host, context);
         let status = if (200..600).contains(&denied.status) { denied.status } else { 503 };
         self.set_report_header(context, "denied");
         host.respond(status, &valid_headers(denied.headers), &denied.body);

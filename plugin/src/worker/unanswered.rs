@@ -2,7 +2,7 @@
 
 use evenkeel_proto::v1::Denied;
 
-use super::{Phase, Progress, Worker};
+use super::{Progress, Worker};
 use crate::{config::OnError, host::Host, metrics::Counter};
 
 /// What happens to a request without an answer to its Admit.
@@ -77,19 +77,10 @@ impl Worker {
             }
             WithoutAnswer::Closed => {
                 host.count(Counter::FailClosed, 1);
-                if let Some(stream) = self.streams.get_mut(&context) {
-                    stream.phase = Phase::Decided;
-                    stream.request_reader = None;
-                    if let Some(lease) = stream.lease.take() {
-                        self.lease_table.remove(lease, host.now_ms());
-                    }
-                }
+                self.drop_lease(host, context);
                 self.set_report_header(context, "error");
-                let headers = [("content-type", "application/json"), ("retry-after", "1")];
-                let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
-                let body = br#"{"error":{"type":"admission_unavailable","message":"The admission service did not answer. Try again."}}"#;
-                host.respond(503, &headers, body);
-                Progress::Responded
+                let message = "The admission service did not answer. Try again.";
+                self.refuse(host, context, 503, "admission_unavailable", message)
             }
         }
     }
