@@ -48,7 +48,7 @@ pub struct PoolEntry {
     offered: Mutex<Vec<Offer>>,
     used: AtomicBool,
     /// Whether the configuration names the pool. Such a pool is never evicted.
-    pub configured: bool,
+    configured: bool,
     /// Smaller for pools that this sidecar has known for longer.
     pub age: u64,
     forgotten: AtomicBool,

@@ -56,9 +56,7 @@ impl Reservation {
         });
         let consumer = request.attributes.consumer;
         let charged = states().filter(|(limit, _)| {
-            let is_quota =
-                matches!(limit.meter.rule, CounterRule::Prepaid { .. } | CounterRule::Budget { .. });
-            is_quota && !limit.meter.provisional && verdict.basis == ReserveBasis::Shared
+            limit.meter.rule.is_quota() && !limit.meter.provisional && verdict.basis == ReserveBasis::Shared
         });
         let charged = charged
             .map(|(limit, state)| (Arc::clone(&limit.meter.name), consumer.clone(), state.taken))

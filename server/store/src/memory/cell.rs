@@ -102,7 +102,7 @@ impl Cell {
             ),
             (CounterRule::Running { .. }, _) => Self::Running(BTreeMap::new()),
             (
-                CounterRule::Prepaid { .. },
+                CounterRule::Prepaid { default },
                 Some(Self::Prepaid { balance, is_set, used, overrun, day, reserved }),
             ) => {
                 let today = now / DAY_MS;
@@ -112,7 +112,6 @@ impl Cell {
                     _ => [0, 0],
                 };
                 // Without a default, nothing is left of it.
-                let CounterRule::Prepaid { default } = *rule else { return None };
                 if !is_set {
                     default?;
                 }
@@ -359,6 +358,6 @@ fn kept_days(used: u64, overrun: u64) -> u64 {
 }
 
 /// Lets one request at a time take the rest of a quota that has less left than the request's cost.
-fn last_bit(left: u64, cost: u64, reserved: u64) -> Option<u64> {
+pub(crate) fn last_bit(left: u64, cost: u64, reserved: u64) -> Option<u64> {
     if left >= cost.max(1) { Some(cost) } else { (left > 0 && reserved == 0).then_some(left) }
 }

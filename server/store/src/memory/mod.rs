@@ -20,6 +20,7 @@ mod usage;
 mod versioned;
 
 pub use activity::MemoryActivity;
+pub(crate) use cell::last_bit;
 pub use changes::MemoryChanges;
 pub use counters::MemoryCounters;
 use evenkeel_domain::{

@@ -9,7 +9,7 @@ use redis::Value;
 use super::{
     keys::Keys,
     link::{Background, Link, Way},
-    script::{Call, Reply, probe_command},
+    script::{Call, Reply},
 };
 
 /// Connections to Redis. Usage and activity each call Redis through a client alone. [`super::RedisStore`] adds lanes.
@@ -29,8 +29,7 @@ impl RedisClient {
         metrics: Arc<Metrics>,
         background: &Background,
     ) -> Result<Self, StoreError> {
-        let link = Link::new(options, probe_command, None, background).map_err(invalid)?;
-        Ok(Self { keys: Keys::new(&options.key_prefix), link, metrics })
+        Self::open(options, None, metrics, background)
     }
 
     /// Prepares the client of the request path, and starts to connect.
@@ -39,8 +38,16 @@ impl RedisClient {
         metrics: Arc<Metrics>,
         background: &Background,
     ) -> Result<Self, StoreError> {
-        let shown = Some(Arc::clone(&metrics));
-        let link = Link::new(options, probe_command, shown, background).map_err(invalid)?;
+        Self::open(options, Some(Arc::clone(&metrics)), metrics, background)
+    }
+
+    fn open(
+        options: &RedisOptions,
+        shown: Option<Arc<Metrics>>,
+        metrics: Arc<Metrics>,
+        background: &Background,
+    ) -> Result<Self, StoreError> {
+        let link = Link::new(options, shown, background).map_err(invalid)?;
         Ok(Self { keys: Keys::new(&options.key_prefix), link, metrics })
     }
 

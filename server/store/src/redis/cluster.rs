@@ -7,7 +7,7 @@ use tracing::{debug, warn};
 
 use super::{
     access::Address,
-    node::{Shared, watch_interval},
+    node::Shared,
     routes::{Range, Routes},
 };
 
@@ -26,19 +26,9 @@ pub(super) async fn watch(routes: Arc<Routes>, seeds: Vec<Address>, shared: Arc<
             }
             Err(error) => debug!(error, "cannot read the slots of the Redis Cluster"),
         }
-        let wait = watch_interval(warned || shared.outages.any_lost());
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shared.changed.notified() => {
-                // Many calls may be redirected at once, and each reading serves all of them.
-                tokio::time::sleep(SETTLE).await;
-            }
-        }
+        shared.wait_to_look(warned).await;
     }
 }
-
-/// Wait between a redirection and reading the map.
-const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Asks one server after another, those with closed circuit breakers first, and then the configured ones.
 async fn read(routes: &Routes, seeds: &[Address], shared: &Shared) -> Result<Vec<Range>, String> {

@@ -49,11 +49,10 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Prepares the connections. `probe` returns a command that writes a key. If requests use them (`metrics` is given), connects in the background. Otherwise, the
+    /// Prepares the connections. If requests use them (`metrics` is given), connects in the background. Otherwise, the
     /// first call connects.
     pub(crate) fn new(
         options: &RedisOptions,
-        probe: fn(&str) -> Cmd,
         metrics: Option<Arc<Metrics>>,
         background: &Background,
     ) -> Result<Self, RedisError> {
@@ -84,7 +83,6 @@ impl Link {
             timeout_beside,
             serves_requests: metrics.is_some(),
             outages: Outages::new(metrics),
-            probe,
             has_slots: options.topology == Topology::Cluster,
             changed: Arc::new(Notify::new()),
             tasks: background.tasks.clone(),

@@ -18,6 +18,7 @@ use super::{
     access::{Access, Address},
     circuit::{Circuit, Outages, PROBE_INTERVAL, State, first_wait},
     connections::{CONNECTIONS_MAX, CheckedOut, Connections, NoConnection},
+    script::probe_command,
 };
 
 /// Number of consecutive timeouts after which the sidecar gives up the server's connections. A lost packet or a fork of
@@ -39,8 +40,6 @@ pub(super) struct Shared {
     pub(super) timeout: Duration,
     pub(super) timeout_beside: Duration,
     pub(super) outages: Arc<Outages>,
-    /// Returns a command that writes a key.
-    pub(super) probe: fn(&str) -> Cmd,
     pub(super) has_slots: bool,
     /// Whether requests use the store. If not, nodes hold no connection for them, and have no circuit breaker.
     pub(super) serves_requests: bool,
@@ -276,7 +275,7 @@ impl Node {
     async fn probe_once(&self) -> Result<MultiplexedConnection, String> {
         let connection = self.connections.connect().await.map_err(|error| error.to_string())?;
         let key = self.probe_key.lock().clone();
-        let cmd = key.map_or_else(|| redis::cmd("PING"), |key| (self.shared.probe)(&key));
+        let cmd = key.map_or_else(|| redis::cmd("PING"), |key| probe_command(&key));
         let deadline = Instant::now() + self.shared.timeout_beside;
         match self.send(connection.clone(), &cmd, false, deadline).await {
             Standing::Answered(Ok(_)) => Ok(connection),
@@ -335,13 +334,22 @@ fn stand(error: RedisError, has_slots: bool) -> Standing {
     }
 }
 
-/// Returns how often the watch on servers looks again.
-pub(super) fn watch_interval(any_lost: bool) -> Duration {
-    /// A failover of a cluster or by sentinels takes seconds, so this adds little.
-    const WHILE_LOST: Duration = Duration::from_millis(250);
-    /// Finds nodes that joined, and a primary that was replaced without an error on the connections.
-    const OTHERWISE: Duration = Duration::from_secs(1);
-    if any_lost { WHILE_LOST } else { OTHERWISE }
+impl Shared {
+    /// Waits until the watch on servers looks again. `failed`: whether it has just failed to look.
+    pub(super) async fn wait_to_look(&self, failed: bool) {
+        /// A failover of a cluster or by sentinels takes seconds, so this adds little.
+        const WHILE_LOST: Duration = Duration::from_millis(250);
+        /// Finds nodes that joined, and a primary that was replaced without an error on the connections.
+        const OTHERWISE: Duration = Duration::from_secs(1);
+        /// A lost server notifies at once and after every probe, and many calls may be redirected at once. One look
+        /// serves all of them.
+        const SETTLE: Duration = Duration::from_millis(20);
+        let wait = if failed || self.outages.any_lost() { WHILE_LOST } else { OTHERWISE };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.changed.notified() => tokio::time::sleep(SETTLE).await,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -355,7 +363,6 @@ impl Shared {
             timeout,
             timeout_beside: timeout,
             outages: Outages::new(None),
-            probe: |key| redis::Cmd::set(key, 1),
             has_slots,
             serves_requests: false,
             changed: Arc::default(),

@@ -95,27 +95,31 @@ impl Routes {
         Arc::clone(&known.node)
     }
 
-    /// Replaces the map. Servers that are still in it keep their connections and the state of their circuit breakers.
+    /// Replaces the map by one that is sorted. Servers that are still in it keep their connections and the state of their
+    /// circuit breakers.
     pub(super) fn adopt(&self, ranges: &[Range]) {
-        let mut map = self.map.write();
-        if !map.ranges.is_empty() && map.ranges.iter().map(|(range, _)| range).eq(ranges) {
+        let is_known = |map: &Map| map.ranges.iter().map(|(range, _)| range).eq(ranges);
+        if !ranges.is_empty() && is_known(&self.map.read()) {
             return;
         }
+        // The search for keys takes time, in which calls can still read the map.
+        let mut keys: HashMap<&Address, String> = HashMap::new();
+        for Range { address, .. } in ranges {
+            keys.entry(address).or_insert_with(|| self.probe_key(ranges, address));
+        }
+        let mut map = self.map.write();
         let mut new = Vec::with_capacity(ranges.len());
         for range in ranges {
-            let key = || Some(self.probe_key(ranges, &range.address));
             let known = map.nodes.entry(range.address.clone()).or_insert_with(|| Known {
                 node: Node::new(range.address.clone(), Arc::clone(&self.shared)),
                 redirected_at: None,
             });
-            known.node.set_probe_key(key());
+            known.node.set_probe_key(keys.get(&range.address).cloned());
             new.push((range.clone(), Arc::clone(&known.node)));
         }
-        new.sort_by_key(|(range, _)| range.first);
         map.ranges = new;
-        let used: Vec<Address> = map.ranges.iter().map(|(range, _)| range.address.clone()).collect();
         map.nodes.retain(|address, known| {
-            let is_used = used.contains(address);
+            let is_used = keys.contains_key(address);
             if !is_used {
                 known.node.set_probe_key(None);
             }

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     access::{Access, Address},
-    node::{Shared, watch_interval},
+    node::Shared,
     routes::Routes,
 };
 
@@ -54,18 +54,9 @@ pub(super) async fn watch(
             }
             None => debug!(error = failed, "no sentinel names the primary"),
         }
-        tokio::select! {
-            () = tokio::time::sleep(watch_interval(warned || shared.outages.any_lost())) => {}
-            () = shared.changed.notified() => {
-                // A lost primary notifies at once and after every probe.
-                tokio::time::sleep(SETTLE).await;
-            }
-        }
+        shared.wait_to_look(warned).await;
     }
 }
-
-/// Wait between the loss of the primary and asking the sentinels.
-const SETTLE: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl Sentinel {
     /// Returns the primary that this sentinel names, with the epoch of its configuration.

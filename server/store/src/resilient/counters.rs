@@ -29,7 +29,7 @@ use evenkeel_domain::{
 use futures::future::join_all;
 
 use super::{
-    ResilientStore, away,
+    ResilientStore,
     quotas::{Taking, is_local_quota},
 };
 use crate::{
@@ -327,10 +327,7 @@ impl ResilientStore {
     }
 
     async fn settle_again(&self, settlement: Settlement, attempts: u8) {
-        let answer = match self.is_up() {
-            true => self.observe(self.counters.settle(settlement.clone()).await),
-            false => Err(away()),
-        };
+        let answer = self.if_up(self.counters.settle(settlement.clone())).await;
         self.waiting.lock().ids.remove(&key(&settlement));
         if let Err(error) = answer {
             self.queue_settlement(settlement, attempts + u8::from(is_final(&error)));
@@ -338,10 +335,7 @@ impl ResilientStore {
     }
 
     async fn give_back_again(&self, reserve: Reserve, attempts: u8) {
-        let answer = match self.is_up() {
-            true => self.observe(self.counters.give_back(reserve.clone()).await),
-            false => Err(away()),
-        };
+        let answer = self.if_up(self.counters.give_back(reserve.clone())).await;
         if let Err(error) = answer {
             self.queue_give_back(reserve, attempts + u8::from(is_final(&error)));
         }
@@ -378,10 +372,7 @@ impl Counters for ResilientStore {
     }
 
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError> {
-        if !self.is_up() {
-            return Err(away());
-        }
-        self.observe(self.counters.peek(meters).await)
+        self.if_up(self.counters.peek(meters)).await
     }
 
     async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {

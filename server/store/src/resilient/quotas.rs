@@ -7,7 +7,10 @@ use evenkeel_domain::limit::{Bucket, CounterRule, Meter, OnStoreFailure};
 use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
 
-use crate::counters::{CounterState, Entry};
+use crate::{
+    counters::{CounterState, Entry},
+    memory::last_bit,
+};
 
 /// Maximum number of consumers' quotas that are remembered, at about 150 bytes each. Beyond it, those that this sidecar
 /// has not seen for the longest time are dropped, half of them at once. During an outage, none is dropped or added: a
@@ -89,11 +92,11 @@ impl QuotaLevels {
         level.bring_up(&meter.rule, now_ms);
         let part = if level.left == 0 { 0 } else { (level.left / sidecars.max(1)).max(1) };
         let left = part.saturating_sub(level.taken);
-        let fits = left >= meter.cost.max(1) || (left > 0 && level.reserved == 0);
-        if !fits && !meter.shadow {
+        let fitting = last_bit(left, meter.cost, level.reserved);
+        if fitting.is_none() && !meter.shadow {
             return Taking::Refused(CounterState { over: true, ..level.state(&meter.rule, 0) });
         }
-        let taken = left.min(meter.cost);
+        let taken = fitting.unwrap_or(left.min(meter.cost));
         level.taken += taken;
         level.reserved += taken;
         Taking::Taken(level.state(&meter.rule, taken))
@@ -131,11 +134,10 @@ impl Level {
 
     /// Starts a new window of a budget.
     fn bring_up(&mut self, rule: &CounterRule, now_ms: u64) {
-        if let CounterRule::Budget { window, .. } = rule
-            && window.around(now_ms).0 > self.window
-        {
-            *self =
-                Self { left: self.amount, window: window.around(now_ms).0, taken: 0, reserved: 0, ..*self };
+        let CounterRule::Budget { window, .. } = rule else { return };
+        let window = window.around(now_ms).0;
+        if window > self.window {
+            *self = Self { left: self.amount, window, taken: 0, reserved: 0, ..*self };
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) fn set_pools(
 ) {
     m.clear();
     let mut entries: Vec<&PoolEntry> = entries.iter().map(|entry| &**entry).collect();
-    entries.sort_by_key(|entry| (!entry.configured, entry.age));
+    entries.sort_by_key(|entry| (!entry.is_configured(), entry.age));
     let (mut room, mut without) = (ENDPOINTS_MAX, 0);
     for (i, entry) in entries.iter().enumerate() {
         let view = views.get(&entry.pool.id);
