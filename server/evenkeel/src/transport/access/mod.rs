@@ -42,6 +42,15 @@ impl RoleCheck {
         router.layer(middleware::from_fn_with_state(self, http))
     }
 
+    /// Passes on a request whose caller has the role, together with the caller.
+    async fn pass(&self, need: Need, mut request: Request, next: Next) -> Result<Response, ApiError> {
+        let peer = Peer::of(request.extensions());
+        if let Some(caller) = self.check(need, peer, request.headers()).await? {
+            request.extensions_mut().insert(caller);
+        }
+        Ok(next.run(request).await)
+    }
+
     /// Returns the caller, or `None` if the call needs no role.
     async fn check(
         &self,
@@ -77,38 +86,21 @@ fn authorization(headers: &HeaderMap) -> Option<std::borrow::Cow<'_, str>> {
     token.or_else(|| text(header::AUTHORIZATION.as_str()).map(Into::into))
 }
 
-async fn grpc(State(roles): State<RoleCheck>, mut request: Request, next: Next) -> Response {
+async fn grpc(State(roles): State<RoleCheck>, request: Request, next: Next) -> Response {
     let Some(need) = of_call(request.uri().path()) else {
         // A call without a row in the table is refused, even if some service has it.
         return Status::unimplemented("").into_http::<Body>();
     };
-    let peer = Peer::of(request.extensions());
-    match roles.check(need, peer, request.headers()).await {
-        Ok(caller) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
-            }
-            next.run(request).await
-        }
-        Err(error) => status(error).into_http::<Body>(),
-    }
+    let passed = roles.pass(need, request, next).await;
+    passed.unwrap_or_else(|error| status(error).into_http::<Body>())
 }
 
-async fn http(State(roles): State<RoleCheck>, mut request: Request, next: Next) -> Response {
+async fn http(State(roles): State<RoleCheck>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let method = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
     // A path without a route has no handler, so it answers only 404 or 405.
     let need = path.map_or(Need::Nothing, |path| of_route(method, path));
-    let peer = Peer::of(request.extensions());
-    match roles.check(need, peer, request.headers()).await {
-        Ok(caller) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
-            }
-            next.run(request).await
-        }
-        Err(error) => Failure::from(error).into_response(),
-    }
+    roles.pass(need, request, next).await.unwrap_or_else(|error| Failure::from(error).into_response())
 }
 
 #[cfg(test)]

@@ -2,29 +2,22 @@
 
 use std::sync::Arc;
 
-use evenkeel_api::{Administrator, Api, Caller};
+use evenkeel_api::Api;
 use evenkeel_proto::v1::{admin_server::Admin, inspect_server::Inspect, *};
 use futures::{StreamExt as _, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::transport::status::status;
+use crate::transport::{
+    caller::{administrator, caller},
+    status::status,
+};
 
 #[derive(Clone)]
 pub(super) struct Operators {
     pub(super) api: Arc<Api>,
     /// Ends the watches, which would otherwise delay the shutdown.
     pub(super) stop: CancellationToken,
-}
-
-/// Returns the caller, whose role the gate has checked.
-fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
-    let caller = request.extensions().get::<Caller>().cloned();
-    caller.ok_or_else(|| Status::internal("nobody has checked the caller"))
-}
-
-fn administrator<T>(request: &Request<T>) -> Result<Administrator, Status> {
-    caller(request)?.administrator().ok_or_else(|| Status::internal("the caller is no administrator"))
 }
 
 /// Implements a service. An operation marked `by(FUNCTION)` takes the caller that the function returns. An operation
@@ -41,7 +34,7 @@ macro_rules! service {
     (@ $service:ident {$($done:tt)*} by($by:path) $name:ident($request:ty) -> $response:ty; $($rest:tt)*) => {
         service!(@ $service {$($done)*
             async fn $name(&self, request: Request<$request>) -> Result<Response<$response>, Status> {
-                let by = $by(&request)?;
+                let by = $by(request.extensions()).map_err(status)?;
                 self.api.$name(by, request.into_inner()).await.map(Response::new).map_err(status)
             }
         } $($rest)*);

@@ -19,6 +19,7 @@ use serde::{
 use serde_json::{Map, Value};
 
 use super::{Http, reply::Failure};
+use crate::transport::caller::{administrator, caller};
 
 /// Maximum time in which a body must arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
@@ -48,8 +49,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Http>> for Change<T> {
 
     async fn from_request(request: Request, http: &Arc<Http>) -> Result<Self, Failure> {
         check_origin(request.headers())?;
-        let by = caller(&request)?.administrator();
-        let by = by.ok_or_else(|| unchecked("the caller is no administrator"))?;
+        let by = administrator(request.extensions())?;
         Ok(Self(by, read(request, http).await?))
     }
 }
@@ -58,19 +58,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Http>> for Known<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, http: &Arc<Http>) -> Result<Self, Failure> {
-        let caller = caller(&request)?;
+        let caller = caller(request.extensions())?;
         Ok(Self(caller, read(request, http).await?))
     }
-}
-
-/// Returns the caller, whose role the gate has checked.
-fn caller(request: &Request) -> Result<Caller, ApiError> {
-    request.extensions().get::<Caller>().cloned().ok_or_else(|| unchecked("nobody has checked the caller"))
-}
-
-/// Returns the error for a route whose row in the table of roles is wrong.
-fn unchecked(message: &str) -> ApiError {
-    ApiError { code: Code::Internal, field: None, message: message.to_owned() }
 }
 
 async fn read<T: DeserializeOwned>(request: Request, http: &Arc<Http>) -> Result<T, ApiError> {
