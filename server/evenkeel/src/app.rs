@@ -100,13 +100,14 @@ pub async fn run(
     let rules = Arc::new(ArcSwap::new(Arc::clone(&config.rules)));
     metrics.limits.set_revision(config.rules.fingerprint());
     let (rules_applied, rules_changed) = watch::channel(());
-    tasks.spawn(follow_rules(
-        live.rules.clone(),
-        Arc::clone(&rules),
-        rules_applied,
-        Arc::clone(&metrics),
-        background.clone(),
-    ));
+    tasks.spawn(reload::follow(live.rules.clone(), background.clone(), {
+        let (rules, metrics) = (Arc::clone(&rules), Arc::clone(&metrics));
+        move |new: Arc<LimitRules>| {
+            metrics.limits.set_revision(new.fingerprint());
+            rules.store(new);
+            rules_applied.send_replace(());
+        }
+    }));
     let change_log = Arc::new(ChangeLog::new(changes, tasks.clone(), Arc::clone(&metrics)));
     let drains =
         Arc::new(Drains::new(drains, Arc::clone(&balancer), Arc::clone(&views), Arc::clone(&change_log)));
@@ -124,7 +125,10 @@ pub async fn run(
         Arc::clone(&recorder),
         Arc::clone(&metrics),
     );
-    tasks.spawn(ticket_keys::follow(live.tickets.clone(), Arc::clone(&tickets), background.clone()));
+    tasks.spawn(reload::follow(live.tickets.clone(), background.clone(), {
+        let tickets = Arc::clone(&tickets);
+        move |new| tickets.replace(&new)
+    }));
     let limiter = Arc::new(limiter);
     let admission = Arc::new(Admission {
         balancer: Arc::clone(&balancer),
@@ -268,26 +272,6 @@ fn instance_id() -> anyhow::Result<String> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).context("cannot read random bytes from the system")?;
     Ok(format!("{:016x}", u64::from_be_bytes(random)))
-}
-
-/// Applies new limit rules whenever the reloader publishes them.
-async fn follow_rules(
-    mut read: tokio::sync::watch::Receiver<Arc<LimitRules>>,
-    rules: Arc<ArcSwap<LimitRules>>,
-    applied: watch::Sender<()>,
-    metrics: Arc<Metrics>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            changed = read.changed() => if changed.is_err() { return },
-            () = shutdown.cancelled() => return,
-        }
-        let new = Arc::clone(&read.borrow_and_update());
-        metrics.limits.set_revision(new.fingerprint());
-        rules.store(new);
-        applied.send_replace(());
-    }
 }
 
 /// Closes the tracker and waits for its tasks. Returns false if the tasks take longer than `limit`.

@@ -200,8 +200,8 @@ impl Reload {
         }
         self.live.rules.send_replace(Arc::clone(&config.rules));
         self.live.roles.send_replace(Arc::clone(&config.roles));
-        // The source of the keys changes only with a restart.
-        if config.tickets.is_empty() == self.started.tickets.is_empty() {
+        // The source of the keys changes only with a restart. Without a file, there are no keys to apply.
+        if !config.tickets.is_empty() && !self.started.tickets.is_empty() {
             self.live.tickets.send_replace(Arc::clone(&config.tickets));
         }
         loaded(&self.metrics);
@@ -222,6 +222,22 @@ impl Reload {
             }
         }
         directories
+    }
+}
+
+/// Applies each new value that the reloader publishes, until `shutdown`.
+pub(crate) async fn follow<T: Clone>(
+    mut published: watch::Receiver<T>,
+    shutdown: CancellationToken,
+    mut apply: impl FnMut(T),
+) {
+    loop {
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            () = shutdown.cancelled() => return,
+        }
+        let new = published.borrow_and_update().clone();
+        apply(new);
     }
 }
 

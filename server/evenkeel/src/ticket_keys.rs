@@ -6,7 +6,6 @@ use evenkeel_domain::settings::Secret;
 use evenkeel_engine::limiter::ticket_keys::TicketKeys;
 use evenkeel_store::{Store, ticket_keys::TicketKeyStore};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 /// Returns the keys of tickets: those of the file, or those that all sidecars share.
@@ -26,22 +25,4 @@ pub(crate) async fn open(
         warn!(%error, "the keys of tickets cannot be read: the sidecar signs with a key of its own until they can");
     }
     Arc::new(keys)
-}
-
-/// Applies new keys whenever the reloader publishes them.
-pub(crate) async fn follow(
-    mut read: watch::Receiver<Arc<Vec<Secret>>>,
-    keys: Arc<TicketKeys>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        tokio::select! {
-            changed = read.changed() => if changed.is_err() { return },
-            () = shutdown.cancelled() => return,
-        }
-        let new = Arc::clone(&read.borrow_and_update());
-        if !new.is_empty() {
-            keys.replace(&new);
-        }
-    }
 }
