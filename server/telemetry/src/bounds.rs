@@ -36,7 +36,6 @@ pub struct ListenerMetrics {
 }
 
 /// Children of `evenkeel_requests_refused_total`.
-#[derive(Clone)]
 pub struct RequestsRefused {
     pub too_large: IntCounter,
     pub too_many_parts: IntCounter,

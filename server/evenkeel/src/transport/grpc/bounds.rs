@@ -82,8 +82,9 @@ fn bounds(path: &str) -> Bounds {
 
 async fn check(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    let is_of_operator = !bounds(path).is_stream && OPERATORS.iter().any(|service| path.starts_with(service));
-    let (request, mut held) = match shared.enter(request).await {
+    let bounds = bounds(path);
+    let is_of_operator = !bounds.is_stream && OPERATORS.iter().any(|service| path.starts_with(service));
+    let (request, mut held) = match shared.enter(request, bounds) {
         Ok(entered) => entered,
         Err(status) => return status.into_http(),
     };
@@ -108,27 +109,26 @@ struct Holds {
 
 impl Shared {
     /// Checks a request by its head, before its body arrives.
-    async fn enter(&self, request: Request) -> Result<(Request, Holds), Status> {
+    fn enter(&self, request: Request, bounds: Bounds) -> Result<(Request, Holds), Status> {
         let path = request.uri().path();
-        let bounds = bounds(path);
         let watch = match bounds.is_stream && path.starts_with(WATCHED) {
             true => Some(Arc::clone(&self.watches).try_acquire_owned().map_err(|_| {
                 Status::resource_exhausted(format!("health and reflection: at most {WATCHES_MAX} streams"))
             })?),
             false => None,
         };
-        let refused = &self.metrics.bounds.refused;
         let taken = Taken { charge: self.memory.charge(), in_progress: OnceLock::new() };
         let headers = request.headers().iter();
         let headers: usize =
             headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES).sum();
         if !taken.charge.add(REQUEST_BYTES + path.len() + headers, 0) {
-            refused.memory.inc();
+            self.metrics.bounds.refused.memory.inc();
             return Err(exhausted());
         }
         let peer = Peer::of(request.extensions()).cloned();
         let taken = Arc::new(taken);
-        let messages = |inner| Messages::new(inner, bounds, refused.clone(), peer, Arc::clone(&taken));
+        let metrics = Arc::clone(&self.metrics);
+        let messages = |inner| Messages::new(inner, bounds, metrics, peer, Arc::clone(&taken));
         let request = request.map(|inner| Body::new(messages(inner)));
         Ok((request, Holds { _taken: taken, place: watch }))
     }

@@ -13,7 +13,7 @@ use axum::{
     Error,
     body::{Body, Bytes},
 };
-use evenkeel_telemetry::RequestsRefused;
+use evenkeel_telemetry::Metrics;
 use hyper::body::Frame;
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
@@ -50,7 +50,7 @@ pub(super) struct Taken {
 pub(super) struct Messages {
     inner: Body,
     bounds: Bounds,
-    refused: RequestsRefused,
+    metrics: Arc<Metrics>,
     peer: Option<Peer>,
     taken: Arc<Taken>,
     head: [u8; HEAD],
@@ -77,14 +77,14 @@ impl Messages {
     pub(super) fn new(
         inner: Body,
         bounds: Bounds,
-        refused: RequestsRefused,
+        metrics: Arc<Metrics>,
         peer: Option<Peer>,
         taken: Arc<Taken>,
     ) -> Self {
         Self {
             inner,
             bounds,
-            refused,
+            metrics,
             peer,
             taken,
             head: [0; HEAD],
@@ -150,7 +150,7 @@ impl Messages {
         let length = u32::from_be_bytes([self.head[1], self.head[2], self.head[3], self.head[4]]) as usize;
         let Bounds { method, bytes_max, .. } = self.bounds;
         if length > bytes_max {
-            self.refused.too_large.inc();
+            self.metrics.bounds.refused.too_large.inc();
             return Err(Status::resource_exhausted(format!(
                 "message of {method}: must be at most {bytes_max} bytes, got {length}"
             )));
@@ -164,12 +164,12 @@ impl Messages {
     fn message(&mut self, bytes: &[u8]) -> Result<(), Status> {
         self.left -= bytes.len();
         if !self.taken.charge.add(bytes.len(), self.length) {
-            self.refused.memory.inc();
+            self.metrics.bounds.refused.memory.inc();
             return Err(exhausted());
         }
         self.charged += bytes.len();
         if !self.fields.read(bytes) {
-            self.refused.too_many_parts.inc();
+            self.metrics.bounds.refused.too_many_parts.inc();
             return Err(Status::resource_exhausted(format!(
                 "message of {}: must have at most {FIELDS_MAX} fields",
                 self.bounds.method
@@ -202,7 +202,7 @@ impl Messages {
         if timer.as_mut().poll(context).is_pending() {
             return Poll::Pending;
         }
-        self.refused.late.inc();
+        self.metrics.bounds.refused.late.inc();
         self.fail(Status::deadline_exceeded(format!(
             "message of {}: must arrive within {} s",
             self.bounds.method,
