@@ -18,6 +18,7 @@ use super::{connections::Peer, http::Failure, status::status};
 
 mod table;
 
+use table::GATEWAY;
 pub(crate) use table::{Need, of_call, of_route};
 
 /// Header that carries the bare token, for sidecars behind a proxy whose login uses `authorization`.
@@ -42,10 +43,11 @@ impl RoleCheck {
         router.layer(middleware::from_fn_with_state(self, http))
     }
 
-    /// Passes on a request whose caller has the role, together with the caller.
+    /// Passes on a request whose caller has the role. Handlers of operators' calls can read the caller.
     async fn pass(&self, need: Need, mut request: Request, next: Next) -> Result<Response, ApiError> {
         let peer = Peer::of(request.extensions());
-        if let Some(caller) = self.check(need, peer, request.headers()).await? {
+        let caller = self.check(need, peer, request.headers()).await?;
+        if let Some(caller) = caller.filter(|_| need != GATEWAY) {
             request.extensions_mut().insert(caller);
         }
         Ok(next.run(request).await)

@@ -15,7 +15,7 @@ pub(crate) enum Need {
     Role(Role),
 }
 
-const GATEWAY: Need = Need::Role(Role::Gateway);
+pub(super) const GATEWAY: Need = Need::Role(Role::Gateway);
 const READER: Need = Need::Role(Role::Reader);
 const ADMIN: Need = Need::Role(Role::Admin);
 
