@@ -31,18 +31,15 @@ pub(super) fn validate(
     if user.as_deref().is_some_and(|user| user.is_empty() || user.chars().any(char::is_control)) {
         check.fault(fields.user, "a name without control characters", "something else");
     }
-    match files.read(&file) {
-        Ok(text) => {
-            let password = text.trim_end_matches(['\r', '\n']);
-            let is_valid = !password.is_empty()
-                && password.len() <= PASSWORD_BYTES_MAX
-                && !password.chars().any(char::is_control);
-            if !is_valid {
-                let expected = "a file with a password of 1..1024 bytes without control characters";
-                check.fault(fields.file, expected, format!("{} bytes", password.len()));
-            }
+    if let Some(text) = files.read(check, fields.file, &file) {
+        let password = text.trim_end_matches(['\r', '\n']);
+        let is_valid = !password.is_empty()
+            && password.len() <= PASSWORD_BYTES_MAX
+            && !password.chars().any(char::is_control);
+        if !is_valid {
+            let expected = "a file with a password of 1..1024 bytes without control characters";
+            check.fault(fields.file, expected, format!("{} bytes", password.len()));
         }
-        Err(error) => check.fault(fields.file, "a file that can be read", format!("{file:?}: {error}")),
     }
     Some(Credentials { user, password_file: files.resolve(&file) })
 }

@@ -8,6 +8,8 @@ use std::{
 
 use serde_json::Value;
 
+use super::check::Check;
+
 /// Maximum size of a file, in bytes.
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
@@ -43,8 +45,13 @@ impl Files {
         self.directory.join(path)
     }
 
-    /// Reads a file. A relative path is resolved against the configuration file's directory.
-    pub(super) fn read(&mut self, path: &str) -> io::Result<String> {
+    /// Reads the file that a field names. A relative path is resolved against the configuration file's directory.
+    pub(super) fn read(&mut self, check: &mut Check, field: &str, file: &str) -> Option<String> {
+        let text = self.contents(file);
+        text.map_err(|error| check.fault(field, "a file that can be read", format!("{file:?}: {error}"))).ok()
+    }
+
+    fn contents(&mut self, path: &str) -> io::Result<String> {
         let path = self.watch(path);
         let size = std::fs::metadata(&path).map(|metadata| metadata.len());
         if size? > FILE_BYTES_MAX {
@@ -54,10 +61,16 @@ impl Files {
     }
 
     /// Reads a file of a section whose changes need a restart. So do changes of the file's contents.
-    pub(super) fn read_at_start(&mut self, section: &'static str, path: &str) -> io::Result<String> {
-        let text = self.read(path)?;
+    pub(super) fn read_at_start(
+        &mut self,
+        check: &mut Check,
+        section: &'static str,
+        field: &str,
+        file: &str,
+    ) -> Option<String> {
+        let text = self.read(check, field, file)?;
         self.fixed.push((section, text.clone()));
-        Ok(text)
+        Some(text)
     }
 
     /// Returns the digests of the sections of a configuration file, with the contents of files that belong to them.

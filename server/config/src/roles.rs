@@ -121,13 +121,7 @@ fn secret(check: &mut Check, files: &mut Files, path: &str, raw: &RawRoleToken) 
         (Some(token), None) => (token.clone(), format!("{path}.token")),
         (None, Some(file)) => {
             let path = format!("{path}.token_file");
-            match files.read(file) {
-                Ok(text) => (text.trim().to_owned(), path),
-                Err(error) => {
-                    check.fault(&path, "a file that can be read", format!("{file:?}: {error}"));
-                    return None;
-                }
-            }
+            (files.read(check, &path, file)?.trim().to_owned(), path)
         }
         (given, _) => {
             let got = if given.is_some() { "both" } else { "neither" };

@@ -30,14 +30,10 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawStoreTls) -
     let mut file = |field: &str, kind: &str, path: Option<String>| {
         let path = path?;
         let field = format!("store.tls.{field}");
-        match files.read(&path) {
-            Ok(text) if text.contains(&format!("{kind}-----")) => {}
-            Ok(_) => check.fault(
-                &field,
-                &format!("a PEM file with a {}", kind.to_lowercase()),
-                format!("{path:?}"),
-            ),
-            Err(error) => check.fault(&field, "a file that can be read", format!("{path:?}: {error}")),
+        let text = files.read(check, &field, &path);
+        if text.is_some_and(|text| !text.contains(&format!("{kind}-----"))) {
+            let expected = format!("a PEM file with a {}", kind.to_lowercase());
+            check.fault(&field, &expected, format!("{path:?}"));
         }
         Some(files.resolve(&path))
     };

@@ -26,13 +26,7 @@ pub(super) struct RawTickets {
 /// Reads the keys. Error messages do not contain them. Without a file, returns none.
 pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTickets) -> Vec<Secret> {
     let (path, Some(file)) = ("tickets.key_file", raw.key_file) else { return Vec::new() };
-    let text = match files.read(&file) {
-        Ok(text) => text,
-        Err(error) => {
-            check.fault(path, "a file that can be read", format!("{file:?}: {error}"));
-            return Vec::new();
-        }
-    };
+    let Some(text) = files.read(check, path, &file) else { return Vec::new() };
     let keys: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if !(1..=KEYS_MAX).contains(&keys.len()) {
         check.fault(path, "a file of one or two lines, each with a key", format!("{} lines", keys.len()));

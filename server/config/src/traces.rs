@@ -87,7 +87,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTraces) -> 
     if raw.ca_file.is_some() && !tls {
         check.fault("traces.ca_file", "absent unless traces.endpoint is https://", "a file");
     }
-    let ca = raw.ca_file.and_then(|file| read(check, files, "traces.ca_file", &file));
+    let ca = raw.ca_file.and_then(|file| files.read_at_start(check, "traces", "traces.ca_file", &file));
     if ca.as_ref().is_some_and(|pem| !pem.contains("-----BEGIN CERTIFICATE-----")) {
         check.fault("traces.ca_file", "a file of certificates in PEM", "none in it");
     }
@@ -151,7 +151,8 @@ fn headers(check: &mut Check, files: &mut Files, raw: Vec<RawHeader>) -> Vec<(St
             (Some(value), None) => (Some(value), format!("{path}.value")),
             (None, Some(file)) => {
                 let path = format!("{path}.value_file");
-                (read(check, files, &path, file).map(|text| text.trim().to_owned()), path)
+                let text = files.read_at_start(check, "traces", &path, file);
+                (text.map(|text| text.trim().to_owned()), path)
             }
             (given, _) => {
                 let got = if given.is_some() { "both" } else { "neither" };
@@ -168,16 +169,6 @@ fn headers(check: &mut Check, files: &mut Files, raw: Vec<RawHeader>) -> Vec<(St
         headers.push((raw.name, Secret::new(text)));
     }
     headers
-}
-
-fn read(check: &mut Check, files: &mut Files, path: &str, file: &str) -> Option<String> {
-    match files.read_at_start("traces", file) {
-        Ok(text) => Some(text),
-        Err(error) => {
-            check.fault(path, "a file that can be read", format!("{file:?}: {error}"));
-            None
-        }
-    }
 }
 
 #[cfg(test)]

@@ -129,15 +129,8 @@ pub(super) fn load(
             None
         }
     };
-    let text = match files.read(&raw.file) {
-        Ok(text) => text,
-        Err(error) => {
-            let got = format!("{:?}: {error}", raw.file);
-            check.fault(&format!("{path}.file"), "a file that can be read", got);
-            return Vec::new();
-        }
-    };
-    let Some(plugin) = plugin else { return Vec::new() };
+    let text = files.read(check, &format!("{path}.file"), &raw.file);
+    let (Some(text), Some(plugin)) = (text, plugin) else { return Vec::new() };
     let limits = convert_text(check, &raw.file, plugin, raw.matching, &text, names, shows_x);
     limits.into_iter().map(|limit| (format!("{}: limit {}", raw.file, limit.name), limit)).collect()
 }
