@@ -1,6 +1,7 @@
 //! The section `tls`: certificates of the listeners.
 
-use evenkeel_tls::{MinVersion, ServerTls, TlsOptions, unix_now_s};
+use evenkeel_domain::clock::unix_ms;
+use evenkeel_tls::{MinVersion, ServerTls, TlsOptions};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -109,7 +110,7 @@ pub(super) fn validate(check: &mut Check, files: &mut Files, raw: RawTls) -> Opt
             return None;
         }
     };
-    if let Some(fault) = loaded.validity.fault_at(unix_now_s()) {
+    if let Some(fault) = loaded.validity.fault_at(unix_ms() / 1000) {
         let file = options.cert_file.display();
         check.warn("tls.cert_file", &format!("the certificate in {file} {fault}: clients reject it"));
     }

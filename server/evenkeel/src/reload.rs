@@ -13,6 +13,7 @@ use std::{
 
 use evenkeel_config::Config;
 use evenkeel_domain::{
+    clock::unix_ms,
     limit::LimitRules,
     settings::{RoleRules, Secret},
 };
@@ -174,7 +175,7 @@ impl Reload {
             Ok(tls) => {
                 set_expiry(&self.metrics, Some(&tls));
                 self.metrics.tls.applied.inc();
-                if let Some(fault) = tls.validity.fault_at(evenkeel_tls::unix_now_s()) {
+                if let Some(fault) = tls.validity.fault_at(unix_ms() / 1000) {
                     warn!(file = %options.cert_file.display(), fault, "the new certificate is not valid now");
                 }
                 current.send_replace(tls);

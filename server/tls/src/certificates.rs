@@ -1,6 +1,6 @@
 //! Reads what a certificate says: its names, and when it is valid.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, Error, KeyUsage, ring};
@@ -59,12 +59,6 @@ impl Validity {
         }
         (now_s < self.not_before_s).then(|| format!("is valid only in {}", span(self.not_before_s - now_s)))
     }
-}
-
-/// Returns the time since the Unix epoch, in seconds.
-#[must_use]
-pub fn unix_now_s() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn span(seconds: u64) -> String {

@@ -15,7 +15,7 @@ use rustls::{
 mod certificates;
 mod files;
 
-pub use certificates::{Validity, names, unix_now_s};
+pub use certificates::{Validity, names};
 pub use files::FileFault;
 
 /// Protocol that gRPC clients must negotiate, if they negotiate one.
