@@ -1,9 +1,9 @@
 //! Starts the servers on the bound sockets.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use axum::Router;
-use futures::Stream;
+use futures::{Stream, StreamExt as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UnixListener,
@@ -51,7 +51,7 @@ pub(crate) fn grpc(
 }
 
 async fn serve_grpc<S>(
-    incoming: impl Stream<Item = std::io::Result<S>>,
+    incoming: impl Stream<Item = S>,
     routes: Routes,
     stop: CancellationToken,
     on: &'static str,
@@ -66,6 +66,7 @@ async fn serve_grpc<S>(
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .add_routes(routes);
+    let incoming = incoming.map(Ok::<_, Infallible>);
     if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {
         error!(%error, on, "the gRPC server failed");
     }

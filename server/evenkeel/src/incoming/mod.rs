@@ -1,9 +1,12 @@
 //! Connections over TCP that are ready for HTTP: after the handshake if the listener has TLS. The gate of
 //! [`connections`](crate::transport::connections) bounds their number and their time, handshakes included.
 
-use std::{io, pin::Pin};
+use std::pin::Pin;
 
-use futures::{Stream, StreamExt as _, stream};
+use futures::{
+    StreamExt as _,
+    stream::{self, FusedStream},
+};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::transport::connections::{Listener, Socket};
@@ -18,7 +21,7 @@ pub(crate) use handshake::Handshakes;
 /// A listener that yields connections which are ready for HTTP.
 pub(crate) struct Incoming {
     /// A stream keeps a connection that waits for its place while handshakes end.
-    sockets: Pin<Box<dyn Stream<Item = io::Result<Socket<TcpStream>>> + Send>>,
+    sockets: Pin<Box<dyn FusedStream<Item = Socket<TcpStream>> + Send>>,
     tls: Option<Handshakes>,
 }
 
@@ -27,25 +30,21 @@ impl Incoming {
         Self { sockets: Box::pin(listener.into_stream()), tls }
     }
 
-    /// Returns the next connection; `None` if the listener has ended. Handshakes run meanwhile, so a slow client delays no
-    /// other.
-    async fn next(&mut self) -> Option<io::Result<Connection>> {
+    /// Returns the next connection. Handshakes run meanwhile, so a slow client delays no other.
+    async fn next(&mut self) -> Connection {
         let Some(handshakes) = &mut self.tls else {
-            return Some(self.sockets.next().await?.map(Connection::plain));
+            return Connection::plain(self.sockets.select_next_some().await);
         };
         loop {
             tokio::select! {
-                accepted = self.sockets.next() => match accepted? {
-                    Ok(socket) => handshakes.start(socket),
-                    Err(error) => return Some(Err(error)),
-                },
-                (stream, peer) = handshakes.next() => return Some(Ok(Connection::tls(stream, peer))),
+                socket = self.sockets.select_next_some() => handshakes.start(socket),
+                (stream, peer) = handshakes.next() => return Connection::tls(stream, peer),
             }
         }
     }
 
-    /// Yields each connection when it is ready, until the listener ends.
-    pub(crate) fn into_stream(self) -> impl Stream<Item = io::Result<Connection>> {
-        stream::unfold(self, |mut incoming| async move { Some((incoming.next().await?, incoming)) })
+    /// Yields each connection when it is ready. The stream never ends.
+    pub(crate) fn into_stream(self) -> impl FusedStream<Item = Connection> {
+        stream::unfold(self, |mut incoming| async move { Some((incoming.next().await, incoming)) })
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use evenkeel_domain::settings::Roles;
-use futures::{Stream, stream};
+use futures::stream::{self, FusedStream};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::warn;
 
@@ -94,9 +94,9 @@ impl<L: Accept> Listener<L> {
         }
     }
 
-    /// Returns the accepted connections.
-    pub fn into_stream(self) -> impl Stream<Item = io::Result<Socket<L::Stream>>> {
-        stream::unfold(self, |mut listener| async move { Some((Ok(listener.accept().await), listener)) })
+    /// Returns the accepted connections. The stream never ends.
+    pub fn into_stream(self) -> impl FusedStream<Item = Socket<L::Stream>> {
+        stream::unfold(self, |mut listener| async move { Some((listener.accept().await, listener)) })
     }
 }
 

@@ -1,9 +1,9 @@
 //! Serves HTTP connections.
 
-use std::{io, pin::pin};
+use std::pin::pin;
 
 use axum::{Router, body::Body, http::Request};
-use futures::{Stream, StreamExt as _};
+use futures::{StreamExt as _, stream::FusedStream};
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -25,7 +25,7 @@ const STREAMS_MAX: u32 = 16;
 
 /// Serves connections until `stop`, and waits for the requests in progress. What a connection reports about itself is an
 /// extension of its requests.
-pub async fn serve<S>(incoming: impl Stream<Item = io::Result<S>>, router: Router, stop: CancellationToken)
+pub async fn serve<S>(incoming: impl FusedStream<Item = S>, router: Router, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
@@ -39,11 +39,7 @@ where
         loop {
             let socket = tokio::select! {
                 () = stop.cancelled() => break,
-                next = incoming.next() => match next {
-                    Some(Ok(socket)) => socket,
-                    Some(Err(_)) => continue,
-                    None => break,
-                },
+                socket = incoming.select_next_some() => socket,
             };
             let info = socket.connect_info();
             let service = router.clone().map_request(move |mut request: Request<Incoming>| {
