@@ -9,6 +9,7 @@ use std::{
 };
 
 use evenkeel_domain::settings::Roles;
+use futures::task::AtomicWaker;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -48,15 +49,9 @@ impl Socket<TcpStream> {
     pub(crate) async fn peek(&self) -> io::Result<Option<u8>> {
         let mut first = [0];
         let count = poll_fn(|context| {
-            if self.connection.is_closed() {
-                return Poll::Ready(Err(closed()));
-            }
-            let result = self.inner.poll_peek(context, &mut ReadBuf::new(&mut first));
-            if result.is_ready() {
-                return result;
-            }
-            self.connection.reader.register(context.waker());
-            if self.connection.is_closed() { Poll::Ready(Err(closed())) } else { Poll::Pending }
+            read(&self.connection, context, |context| {
+                self.inner.poll_peek(context, &mut ReadBuf::new(&mut first))
+            })
         })
         .await?;
         Ok((count > 0).then_some(first[0]))
@@ -65,6 +60,24 @@ impl Socket<TcpStream> {
 
 fn closed() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionAborted, "the sidecar closes the connection: a bound is exceeded")
+}
+
+fn read<T>(
+    connection: &Connection,
+    context: &mut Context<'_>,
+    read: impl FnOnce(&mut Context<'_>) -> Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    if connection.is_closed() {
+        return Poll::Ready(Err(closed()));
+    }
+    let result = read(context);
+    if result.is_ready() { result } else { wait(connection, &connection.reader, context) }
+}
+
+/// Returns the result of an operation that must wait: an error if the gate has closed the connection meanwhile.
+fn wait<T>(connection: &Connection, waker: &AtomicWaker, context: &Context<'_>) -> Poll<io::Result<T>> {
+    waker.register(context.waker());
+    if connection.is_closed() { Poll::Ready(Err(closed())) } else { Poll::Pending }
 }
 
 impl<S: Unpin> Socket<S> {
@@ -79,26 +92,18 @@ impl<S: Unpin> Socket<S> {
             return result;
         }
         self.connection.stalls();
-        self.connection.writer.register(context.waker());
-        if self.connection.is_closed() { Poll::Ready(Err(closed())) } else { Poll::Pending }
+        wait(&self.connection, &self.connection.writer, context)
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.connection.is_closed() {
-            return Poll::Ready(Err(closed()));
-        }
-        let result = Pin::new(&mut self.inner).poll_read(context, buffer);
-        if result.is_ready() {
-            return result;
-        }
-        self.connection.reader.register(context.waker());
-        if self.connection.is_closed() { Poll::Ready(Err(closed())) } else { Poll::Pending }
+        let Self { inner, connection, .. } = self.get_mut();
+        read(connection, context, |context| Pin::new(inner).poll_read(context, buffer))
     }
 }
 
