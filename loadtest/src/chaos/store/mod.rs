@@ -23,8 +23,8 @@ const SYNC_WITHIN: Duration = Duration::from_secs(20);
 
 /// How the sidecars' Redis is set up.
 ///
-/// Sentinel joins these once sidecars have a store of `type: sentinel`: three more processes in [`Store`], a section
-/// `store` without proxies, and failovers that the sentinels make.
+/// Redis Sentinel is not among them. It would need three more processes in [`Store`], a section `store` without proxies, and
+/// failovers that the sentinels make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
