@@ -23,7 +23,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 const RESIDENT_MORE: u64 = 64 << 20;
 /// Bytes of Redis's memory for each key that a run may leave.
 const BYTES_PER_KEY: u64 = 1024;
-/// Bytes by which Redis's tables and buffers differ from one moment to the next.
+/// How much the size of Redis's tables and buffers may vary from one reading to the next, in bytes.
 const BYTES_MORE: u64 = 1 << 20;
 
 /// Requests of one consumer that a limit on concurrent requests counts.

@@ -32,7 +32,7 @@ const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// them. Twice the usual message, so that a list of leases is not slowed down.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 512 * 1024;
-/// Interval of pings, by which the sidecar notices clients that are gone. tonic waits 20 s for the answer.
+/// How often the sidecar pings a client, to notice when it is gone. tonic waits 20 s for the answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 
 pub(crate) fn grpc(
