@@ -158,8 +158,7 @@ mod tests {
         let start = Instant::now();
         let account = account(start);
         // The second request was acknowledged after the last synchronised write.
-        let about = About::StoreLoss { usage_since: at(start, 1500) };
-        let lost = Doubt { from: at(start, 1500), to: at(start, 1950), about };
+        let lost = Doubt { from: at(start, 1500), to: at(start, 1950), about: About::StoreLoss };
         assert_eq!(wrong(&account, &[lost], charged(300, 2)), [""; 0]);
         assert_eq!(wrong(&account, &[lost], charged(450, 3)), [""; 0]);
         assert_eq!(wrong(&account, &[lost], charged(150, 1)), ["charge", "ledger", "balance"]);
@@ -169,10 +168,6 @@ mod tests {
         assert_eq!(wrong(&account, &[killed], charged(300, 2)), ["charge", "balance"]);
         let other = Doubt { about: About::LedgerLoss { sidecar: 1 }, ..lost };
         assert_eq!(wrong(&account, &[other], charged(450, 2)), ["ledger"]);
-
-        // An outage excuses nothing.
-        let outage = Doubt { from: at(start, 900), to: at(start, 1950), about: About::Outage };
-        assert_eq!(wrong(&account, &[outage], charged(300, 3)), ["charge", "balance"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     CONSUMERS, accounts,
-    gateway::{Gateway, consumer_name},
+    gateway::{Gateway, LEAVE_WITHIN, consumer_name},
     segment::{Segment, allowance},
     system::{INTERVAL, STORE_TIMEOUT, System},
     table,
@@ -16,7 +16,6 @@ use crate::{lab::LabError, machine::LatenessProbe};
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 /// Time after which the last settlements are in the store and in the ledger: sidecars retry them every second or so.
 const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 /// Resident memory that a sidecar may use in addition to that at the start: its allocator keeps freed pages.

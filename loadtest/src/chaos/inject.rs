@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    gateway::consumer_name,
+    gateway::{LEAVE_WITHIN, consumer_name},
     plan::{Fault, Kind},
     proxy::{End, Mode},
     system::{SIDECARS, System},
@@ -14,7 +14,6 @@ use crate::{lab::LabError, wait};
 
 /// Time that a sidecar may take to stop: it waits up to 10 s for calls and up to 5 s for the store.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
-const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 /// A sidecar sends usage to the ledger twice a second, and the call takes some time. After an outage, the first attempt
 /// comes up to 5 s later.
 const LEDGER_INTERVAL: Duration = Duration::from_millis(1500);
@@ -23,16 +22,12 @@ const LEDGER_INTERVAL_AFTER_OUTAGE: Duration = Duration::from_millis(6000);
 const QUEUE_AGE: Duration = Duration::from_secs(5);
 const JUMP_MS: i64 = 60_000;
 
-/// What remains to be done after the checks that follow a fault.
+/// An old primary that becomes a replica after the checks that follow a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum After {
-    Nothing,
-    /// The old primary becomes a replica.
-    Follow {
-        node: usize,
-        frozen: bool,
-        running: bool,
-    },
+pub(super) struct Follow {
+    node: usize,
+    frozen: bool,
+    running: bool,
 }
 
 /// A fault that has ended.
@@ -43,22 +38,19 @@ pub(super) struct Injected {
     pub(super) healed: Instant,
     /// They last until the system has recovered.
     pub(super) doubts: Vec<Doubt>,
-    pub(super) after: After,
+    /// Whether sidecars decided without the store.
+    pub(super) outage: bool,
+    pub(super) follow: Option<Follow>,
 }
 
 impl Injected {
     fn begin(target: String) -> Self {
         let now = Instant::now();
-        Self { target, began: now, healed: now, doubts: Vec::new(), after: After::Nothing }
+        Self { target, began: now, healed: now, doubts: Vec::new(), outage: false, follow: None }
     }
 
     fn doubt(&mut self, from: Instant, about: About) {
         self.doubts.push(Doubt { from, to: from, about });
-    }
-
-    /// Doubts that a killed sidecar has lost what it had not sent.
-    fn doubt_killed(&mut self, from: Instant, killed: Instant, about: About) {
-        self.doubts.push(Doubt { from, to: killed, about });
     }
 
     fn healed(mut self) -> Self {
@@ -106,21 +98,20 @@ impl System {
                 let proxy = &self.proxies[sidecar];
                 proxy.set(Mode::BlackHole);
                 tokio::time::sleep(fault.lasts).await;
-                let killed = self.kill_sidecar(sidecar)?;
+                self.kill_sidecar(sidecar)?;
                 self.proxies[sidecar].set(Mode::Pass);
-                injected.doubt_killed(injected.began, killed, About::QueueLoss { sidecar });
-                let unsent_since = self.unsent_usage_since(injected.began);
-                injected.doubt_killed(unsent_since, killed, About::LedgerLoss { sidecar });
-                injected.doubt(injected.began, About::Outage);
+                injected.doubt(injected.began, About::QueueLoss { sidecar });
+                injected.doubt(self.unsent_usage_since(injected.began), About::LedgerLoss { sidecar });
+                injected.outage = true;
                 self.restart_sidecar(sidecar).await?;
             }
             _ => {
                 let has_waiting = self.has_waiting(sidecar).await;
                 let killed = self.kill_sidecar(sidecar)?;
                 if has_waiting {
-                    injected.doubt_killed(killed - QUEUE_AGE, killed, About::QueueLoss { sidecar });
+                    injected.doubt(killed - QUEUE_AGE, About::QueueLoss { sidecar });
                 }
-                injected.doubt_killed(self.unsent_usage_since(killed), killed, About::LedgerLoss { sidecar });
+                injected.doubt(self.unsent_usage_since(killed), About::LedgerLoss { sidecar });
                 self.observe(fault.lasts).await;
                 self.restart_sidecar(sidecar).await?;
             }
@@ -128,16 +119,15 @@ impl System {
         Ok(injected.healed())
     }
 
-    /// Waits until the store keeps what it has answered. Returns since when it may lose charges, and the doubt.
-    async fn confirm(&self) -> Result<(Instant, About), LabError> {
+    /// Waits until the store keeps what it has answered. Returns since when it may lose charges.
+    async fn confirm(&self) -> Result<Instant, LabError> {
         let mut safe = Instant::now();
         for sidecar in 0..SIDECARS {
             if self.has_waiting(sidecar).await {
                 safe -= QUEUE_AGE;
             }
         }
-        let safe = safe.min(self.store.confirm().await?);
-        Ok((safe, About::StoreLoss { usage_since: self.unsent_usage_since(safe) }))
+        Ok(safe.min(self.store.confirm().await?))
     }
 
     /// Returns whether a sidecar may have settlements that it has acknowledged and not sent to the store.
@@ -183,12 +173,12 @@ impl System {
             tokio::time::sleep(fault.lasts).await;
             self.store.nodes[node].thaw()?;
         } else {
-            let (safe, loss) = self.confirm().await?;
+            let safe = self.confirm().await?;
             injected.began = Instant::now();
             if fault.kind == Kind::RedisKill {
                 self.store.nodes[node].kill()?;
                 if self.store.topology.may_lose() {
-                    injected.doubt(safe, loss);
+                    injected.doubt(safe, About::StoreLoss);
                 }
             } else {
                 self.store.nodes[node].terminate().await?;
@@ -196,7 +186,7 @@ impl System {
             tokio::time::sleep(fault.lasts).await;
             self.store.restart(node).await?;
         }
-        injected.doubt(injected.began, About::Outage);
+        injected.outage = true;
         Ok(injected.healed())
     }
 
@@ -227,7 +217,7 @@ impl System {
         }
         tokio::time::sleep(fault.lasts).await;
         set(Mode::Pass);
-        injected.doubt(injected.began, About::Outage);
+        injected.outage = true;
         Ok(injected.healed())
     }
 
@@ -249,10 +239,10 @@ impl System {
     async fn fail_over(&mut self, fault: Fault) -> Result<Injected, LabError> {
         let (old, new) = (self.store.primary, 1 - self.store.primary);
         let mut injected = Injected::begin(format!("redis {old} to redis {new}"));
-        let (safe, loss) = self.confirm().await?;
+        let safe = self.confirm().await?;
         injected.began = Instant::now();
-        injected.doubt(safe, loss);
-        injected.doubt(injected.began, About::Outage);
+        injected.doubt(safe, About::StoreLoss);
+        injected.outage = true;
         match fault.kind {
             Kind::FailoverKilled => self.store.nodes[old].kill()?,
             Kind::FailoverFrozen => self.store.nodes[old].freeze()?,
@@ -271,11 +261,11 @@ impl System {
             let port = port.to_string();
             let () = self.store.nodes[old].command(&["REPLICAOF", "127.0.0.1", &port]).await?;
         }
-        injected.after = After::Follow {
+        injected.follow = Some(Follow {
             node: old,
             frozen: fault.kind == Kind::FailoverFrozen,
             running: fault.kind != Kind::FailoverKilled,
-        };
+        });
         Ok(injected.healed())
     }
 
@@ -287,13 +277,15 @@ impl System {
         };
         let mut injected = Injected::begin(String::new());
         injected.target = self.store.migrate_slot(&key, fault.lasts).await?;
-        injected.doubt(injected.began, About::Outage);
+        injected.outage = true;
         Ok(injected.healed())
     }
 
-    /// Does what remains to be done after a fault.
-    pub(super) async fn clean_up(&mut self, after: After) -> Result<(), LabError> {
-        let After::Follow { node, frozen, running } = after else { return Ok(()) };
+    /// Makes the old primary a replica after a failover.
+    pub(super) async fn clean_up(
+        &mut self,
+        Follow { node, frozen, running }: Follow,
+    ) -> Result<(), LabError> {
         if frozen {
             self.store.nodes[node].thaw()?;
         }

@@ -14,7 +14,7 @@ use super::{
     report::{FaultReport, LatencyBound, SegmentReport, Violation},
     store::Topology,
     system::{CONNECT_TIMEOUT, INTERVAL, STORE_TIMEOUT, System},
-    truth::{About, Doubt},
+    truth::Doubt,
 };
 use crate::{lab::LabError, machine::LatenessProbe, percentiles::Percentiles};
 
@@ -33,7 +33,6 @@ const LATE_MAX: Duration = Duration::from_secs(3);
 /// One topology's run so far.
 pub(super) struct Segment<'a> {
     pub(super) system: System,
-    pub(super) topology: Topology,
     /// Start of the whole run.
     started: Instant,
     repeat: String,
@@ -78,7 +77,6 @@ pub(super) async fn run(run: &Run<'_>, dir: &Path, progress: Progress<'_>) -> Re
     let system = System::start(topology, seed, dir).await?;
     let mut segment = Segment {
         system,
-        topology,
         started,
         repeat: repeat.to_owned(),
         doubts: Vec::new(),
@@ -120,7 +118,7 @@ impl Segment<'_> {
         let recovered = self.recover(injected.healed).await;
         self.doubts
             .extend(injected.doubts.iter().map(|doubt| Doubt { to: doubt.to.max(recovered), ..*doubt }));
-        if injected.doubts.iter().any(|doubt| doubt.about == About::Outage) {
+        if injected.outage {
             self.system.last_outage = Some((injected.began, recovered));
         }
         if fault.kind.stops_callers() {
@@ -129,10 +127,12 @@ impl Segment<'_> {
         // Only the sweeps release the leases of a killed gateway.
         let intervals = if fault.kind == Kind::GatewayKill { 2 } else { 1 };
         let (recovered, exact) = self.rest(recovered, intervals * INTERVAL).await?;
-        self.system.clean_up(injected.after).await?;
+        if let Some(follow) = injected.follow {
+            self.system.clean_up(follow).await?;
+        }
         let admissions = self.system.record.during(injected.began, recovered);
         let report = FaultReport {
-            topology: self.topology,
+            topology: self.system.store.topology,
             at_s: injected.began.duration_since(self.started).as_secs_f64(),
             kind: fault.kind,
             target: injected.target,
@@ -144,7 +144,7 @@ impl Segment<'_> {
         };
         (self.progress)(&format!(
             "{} {:?} {}: recovered after {:.2} s, exact {:.2} s later, worst Admit {:.0} ms",
-            self.topology.name(),
+            self.system.store.topology.name(),
             report.kind,
             report.target,
             report.recovered_after_s,
@@ -241,7 +241,7 @@ impl Segment<'_> {
         (self.progress)(&format!("VIOLATION ({kind}): expected {expected}, found {found}"));
         self.violations.push(Violation {
             kind,
-            topology: self.topology,
+            topology: self.system.store.topology,
             at_s: self.started.elapsed().as_secs_f64(),
             fault: self.last_fault.map(|fault| format!("{fault:?}")),
             expected,
@@ -265,7 +265,7 @@ impl Segment<'_> {
         let settled: Vec<_> = accounts.iter().flat_map(|account| &account.settled).collect();
         let in_doubt = settled.iter().filter(|s| self.doubts.iter().any(|doubt| doubt.charge(s))).count();
         let segment = SegmentReport {
-            topology: self.topology,
+            topology: self.system.store.topology,
             logs: self.system.dir.clone(),
             admit_ms,
             admit_bound: LatencyBound { promised_ms, machine_late_ms, met },

@@ -49,11 +49,8 @@ pub(super) struct Doubt {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
-    /// The store loses what it had neither synchronised nor replicated: charges, and ledger entries. Sidecars send these
-    /// later, so that those of requests since `usage_since` are lost too.
-    StoreLoss { usage_since: Instant },
-    /// Sidecars decide without the store. Excuses nothing: such requests are charged and counted once.
-    Outage,
+    /// The store loses what it had neither synchronised nor replicated: charges, and ledger entries.
+    StoreLoss,
     /// A sidecar hangs or stops with settlements that gateways repeat elsewhere. The ledger may then count a request twice,
     /// because the first sidecar records it before the store has confirmed the settlement.
     Hang,
@@ -67,24 +64,22 @@ impl Doubt {
     /// Returns whether the charge of a request is in doubt.
     pub(super) fn charge(&self, request: &Settled) -> bool {
         match self.about {
-            About::StoreLoss { .. } => self.overlaps(request.asked_at, request.acknowledged_at),
+            About::StoreLoss => self.overlaps(request.asked_at, request.acknowledged_at),
             About::QueueLoss { sidecar } => {
                 sidecar == request.sidecar && self.contains(request.acknowledged_at)
             }
-            About::Outage | About::LedgerLoss { .. } | About::Hang => false,
+            About::LedgerLoss { .. } | About::Hang => false,
         }
     }
 
     /// Returns whether the ledger's entry of a request is in doubt.
     pub(super) fn entry(&self, request: &Settled) -> bool {
         match self.about {
-            About::StoreLoss { .. } => self.overlaps(request.asked_at, request.acknowledged_at),
-            About::Outage => false,
+            About::StoreLoss => self.overlaps(request.asked_at, request.acknowledged_at),
             About::Hang => self.overlaps(request.ended_at, request.acknowledged_at),
-            // A settlement that the killed sidecar had applied and not acknowledged is repeated, and no first one any more.
+            // `Hang` covers a settlement that the killed sidecar had applied and not acknowledged.
             About::LedgerLoss { sidecar } | About::QueueLoss { sidecar } => {
-                self.overlaps(request.ended_at, request.acknowledged_at)
-                    && (sidecar == request.sidecar || request.acknowledged_at > self.to)
+                sidecar == request.sidecar && self.overlaps(request.ended_at, request.acknowledged_at)
             }
         }
     }

@@ -9,7 +9,7 @@ mod stream;
 mod traffic;
 mod unary;
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 pub(super) use state::{MODEL, OUTPUT_TOKENS_MAX, State, consumer_name};
@@ -17,6 +17,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{record::Record, truth::Leases};
 use crate::lab::LabError;
+
+/// Longest time from [`Gateway::leave`] until a gateway has left.
+pub(super) const LEAVE_WITHIN: Duration = Duration::from_secs(20);
 
 /// How a gateway calls its sidecar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
