@@ -9,7 +9,7 @@ use super::{
     idle,
     job::{self, Job},
     report::{BenchReport, checks},
-    system::{Server, System},
+    system::{Echo, Server, System},
     target::{GrpcServer, Target},
 };
 use crate::lab::LabError;
@@ -22,8 +22,9 @@ pub async fn run(
     log: impl Fn(&str),
 ) -> Result<BenchReport, LabError> {
     log("starting Redis, the sidecar and the echo server");
-    let system = System::start(config, config.endpoints, limited_requests::CONFIG, echo_server).await?;
-    let System { sidecar, echo, redis_url, redis_pid, .. } = &system;
+    let system = System::start(config, config.endpoints, limited_requests::CONFIG).await?;
+    let System { sidecar, redis_url, redis_pid, .. } = &system;
+    let Echo { server: echo, .. } = &system.start_echo(echo_server).await?;
 
     let gateway = |name, server: Option<GrpcServer>, limited, process: &Server, redis_pid| {
         let target = Target::Gateway { server: server?, limited };

@@ -16,7 +16,7 @@ pub mod transport_security;
 
 use std::{path::PathBuf, time::Duration};
 
-pub use report::{BenchReport, BenchRun, Check, rate_limit_table};
+pub use report::{BenchReport, BenchRun, Check, runs_table};
 
 /// Parameters of a benchmark.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use super::{
     BenchConfig, BenchRun,
     callers::rate_limit_service::{DOMAIN, OVER_LIMIT, UNLIMITED, WITHIN_LIMIT},
     job::{self, Job},
-    system::{Server, System},
+    system::{Echo, Server, System},
     target::{GrpcServer, Target},
 };
 use crate::lab::LabError;
@@ -23,11 +23,9 @@ pub async fn run(
 ) -> Result<Vec<BenchRun>, LabError> {
     log("starting Redis, the sidecar and the echo server");
     let dir = tempfile::tempdir().map_err(LabError::io("creating a temporary directory"))?;
-    let limits = dir.path().join("limits.yaml");
-    std::fs::write(&limits, limits_yaml()).map_err(LabError::io("writing the limits"))?;
-    let section = format!("rate_limit_service: {{config: \"{}\"}}", limits.display());
-    let system = System::start(config, 1, &section, echo_server).await?;
-    let System { sidecar, echo, redis_url, redis_pid, .. } = &system;
+    let system = System::start(config, 1, &section(dir.path())?).await?;
+    let System { sidecar, redis_url, redis_pid, .. } = &system;
+    let Echo { server: echo, .. } = &system.start_echo(echo_server).await?;
 
     let service = |name, key, process: &Server, redis_pid| {
         let target = Target::RateLimitService { server: GrpcServer::tcp(&process.ready)?, key };
@@ -61,13 +59,17 @@ pub async fn run(
     Ok(runs)
 }
 
-/// Returns descriptors with a limit that no run reaches, with a limit that every request exceeds, and without a limit.
-fn limits_yaml() -> String {
-    format!(
+/// Writes descriptors with a limit that no run reaches, with a limit that every request exceeds, and without a limit, to a
+/// file in `dir`. Returns the section of a sidecar's configuration that names the file.
+pub(super) fn section(dir: &Path) -> Result<String, LabError> {
+    let limits = format!(
         "domain: {DOMAIN}\n\
          descriptors:\n\
          - {{key: {WITHIN_LIMIT}, rate_limit: {{unit: second, requests_per_unit: 1000000}}}}\n\
          - {{key: {OVER_LIMIT}, rate_limit: {{unit: year, requests_per_unit: 0}}}}\n\
          - {{key: {UNLIMITED}, rate_limit: {{unlimited: true}}}}\n"
-    )
+    );
+    let path = dir.join("limits.yaml");
+    std::fs::write(&path, limits).map_err(LabError::io("writing the limits"))?;
+    Ok(format!("rate_limit_service: {{config: \"{}\"}}\n", path.display()))
 }

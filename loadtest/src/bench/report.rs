@@ -171,8 +171,8 @@ impl BenchReport {
     }
 }
 
-/// Formats the runs of the rate limit benchmark as a text table.
-pub fn rate_limit_table(runs: &[BenchRun]) -> String {
+/// Formats runs as a text table, without the columns about admissions.
+pub fn runs_table(runs: &[BenchRun]) -> String {
     let cell = |value: Option<f64>| value.map_or("–".into(), |v| format!("{v:.2}"));
     let mut out = format!(
         "{:<26} {:>10} {:>9} {:>9} {:>11} {:>10} {:>7}\n",

@@ -16,22 +16,20 @@ static SECRET: LazyLock<[u8; 16]> = LazyLock::new(rand::random);
 
 #[derive(Clone, Debug)]
 pub(super) enum GrpcServer {
-    /// URL of a TCP listener.
-    Tcp(String),
-    /// URL of a TCP listener with TLS.
-    Tls(String, Arc<ClientTlsConfig>),
+    /// URL of a TCP listener, and how to use TLS there.
+    Tcp(String, Option<Arc<ClientTlsConfig>>),
     Unix(PathBuf),
 }
 
 impl GrpcServer {
     /// Returns the TCP listener that a ready file names, if any.
     pub(super) fn tcp(ready: &Ready) -> Option<Self> {
-        ready.grpc.as_ref().map(|address| Self::Tcp(format!("http://{address}")))
+        ready.grpc.as_ref().map(|address| Self::Tcp(format!("http://{address}"), None))
     }
 
     /// Returns the TCP listener that a ready file names, with TLS, if any.
     pub(super) fn tls(ready: &Ready, tls: &Arc<ClientTlsConfig>) -> Option<Self> {
-        ready.grpc.as_ref().map(|address| Self::Tls(format!("https://{address}"), Arc::clone(tls)))
+        ready.grpc.as_ref().map(|address| Self::Tcp(format!("https://{address}"), Some(Arc::clone(tls))))
     }
 
     /// Returns the Unix socket that a ready file names, if any.
@@ -44,13 +42,11 @@ impl GrpcServer {
             what: format!("connecting to {self:?}: {error}"),
         };
         match self {
-            Self::Tcp(url) => {
-                let endpoint = Endpoint::from_shared(url.clone()).map_err(failed)?;
-                endpoint.tcp_nodelay(true).connect().await.map_err(failed)
-            }
-            Self::Tls(url, tls) => {
-                let endpoint = Endpoint::from_shared(url.clone()).map_err(failed)?;
-                let endpoint = endpoint.tls_config(ClientTlsConfig::clone(tls)).map_err(failed)?;
+            Self::Tcp(url, tls) => {
+                let mut endpoint = Endpoint::from_shared(url.clone()).map_err(failed)?;
+                if let Some(tls) = tls {
+                    endpoint = endpoint.tls_config(ClientTlsConfig::clone(tls)).map_err(failed)?;
+                }
                 endpoint.tcp_nodelay(true).connect().await.map_err(failed)
             }
             Self::Unix(path) => {

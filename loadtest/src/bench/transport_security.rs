@@ -1,15 +1,16 @@
 //! Measures what TLS and mutual TLS add to a call of the sidecar: for Admit and Settle as separate calls, for the same on
 //! streams, and for the rate limit service. Each kind has a sidecar of its own.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use super::{
     BenchConfig, BenchRun,
-    callers::rate_limit_service::{DOMAIN, WITHIN_LIMIT},
+    callers::rate_limit_service::WITHIN_LIMIT,
     job::{self, Job},
+    rate_limits,
     system::{Server, System},
     target::{GrpcServer, Target},
 };
@@ -85,18 +86,10 @@ impl Certificates {
 }
 
 /// Runs the benchmark and returns one run per kind of call and of security. `log` receives progress messages.
-pub async fn run(
-    config: &BenchConfig,
-    echo_server: &Path,
-    log: impl Fn(&str),
-) -> Result<Vec<BenchRun>, LabError> {
+pub async fn run(config: &BenchConfig, log: impl Fn(&str)) -> Result<Vec<BenchRun>, LabError> {
     log("starting the sidecars");
     let certificates = Certificates::new()?;
-    let limits = certificates.dir.path().join("limits.yaml");
-    let text = format!(
-        "domain: {DOMAIN}\ndescriptors:\n- {{key: {WITHIN_LIMIT}, rate_limit: {{unit: second, requests_per_unit: 1000000}}}}\n"
-    );
-    fs::write(&limits, text).map_err(LabError::io("writing the limits"))?;
+    let service = rate_limits::section(certificates.dir.path())?;
     let kinds = [
         (Security::Plain, ["admit_settle", "admit_settle_stream", "rate_limit"]),
         (Security::Tls, ["admit_settle_tls", "admit_settle_stream_tls", "rate_limit_tls"]),
@@ -104,11 +97,10 @@ pub async fn run(
     ];
     let (mut jobs, mut systems) = (Vec::new(), Vec::new());
     for (security, names) in kinds {
-        let service = format!("rate_limit_service: {{config: \"{}\"}}\n", limits.display());
         let yaml = format!("{service}{}", certificates.yaml(security));
         // Each system has a directory of its own.
         let config = BenchConfig { dir: config.dir.as_ref().map(|dir| dir.join(names[0])), ..config.clone() };
-        let system = System::start(&config, ENDPOINTS, &yaml, echo_server).await?;
+        let system = System::start(&config, ENDPOINTS, &yaml).await?;
         let Server { ready, pid } = system.sidecar.clone();
         let server = || match security {
             Security::Plain => GrpcServer::tcp(&ready),
@@ -118,8 +110,8 @@ pub async fn run(
         let gateway = server().map(|server| Target::Gateway { server, limited: false });
         let stream = server().map(|server| Target::Stream { server });
         let service = server().map(|server| Target::RateLimitService { server, key: WITHIN_LIMIT });
-        let targets = [gateway, stream, service].into_iter().flatten();
-        jobs.extend(names.into_iter().zip(targets).map(|(name, target)| job(name, target)));
+        let targets = names.into_iter().zip([gateway, stream, service]);
+        jobs.extend(targets.filter_map(|(name, target)| Some(job(name, target?))));
         systems.push(system);
     }
     job::run_all(&jobs, config, log).await

@@ -93,17 +93,9 @@ pub(crate) struct RateLimitsArgs {
 }
 
 async fn run_rate_limits(args: RateLimitsArgs) -> anyhow::Result<()> {
-    let config = BenchConfig {
-        run: args.seconds,
-        rounds: args.rounds,
-        dir: Some(args.out.join("logs")),
-        ..BenchConfig::default()
-    };
+    let config = config(args.seconds, args.rounds, &args.out);
     let echo_server = echo_server()?;
-    let runs = bench::rate_limits::run(&config, &echo_server, progress_log()).await?;
-    let path = write_runs(&args.out, &runs)?;
-    println!("\n{}\nreport: {}", bench::rate_limit_table(&runs), path.display());
-    Ok(())
+    report(&args.out, &bench::rate_limits::run(&config, &echo_server, progress_log()).await?)
 }
 
 #[derive(Debug, Args)]
@@ -120,17 +112,9 @@ pub(crate) struct TransportSecurityArgs {
 }
 
 async fn run_transport_security(args: TransportSecurityArgs) -> anyhow::Result<()> {
-    let config = BenchConfig {
-        run: args.seconds,
-        rounds: args.rounds,
-        dir: Some(args.out.join("logs")),
-        ..BenchConfig::default()
-    };
-    let echo_server = echo_server()?;
-    let runs = bench::transport_security::run(&config, &echo_server, progress_log()).await?;
-    let path = write_runs(&args.out, &runs)?;
-    println!("\n{}\nreport: {}", bench::rate_limit_table(&runs), path.display());
-    Ok(())
+    let config = config(args.seconds, args.rounds, &args.out);
+    warn_of_debug_build();
+    report(&args.out, &bench::transport_security::run(&config, progress_log()).await?)
 }
 
 #[derive(Debug, Args)]
@@ -179,6 +163,17 @@ fn warn_of_debug_build() {
 fn echo_server() -> anyhow::Result<PathBuf> {
     warn_of_debug_build();
     std::env::current_exe().context("finding this program")
+}
+
+fn config(run: Duration, rounds: usize, out: &Path) -> BenchConfig {
+    BenchConfig { run, rounds, dir: Some(out.join("logs")), ..BenchConfig::default() }
+}
+
+/// Writes the runs to `report.json`, and prints them as a table.
+fn report(out: &Path, runs: &[BenchRun]) -> anyhow::Result<()> {
+    let path = write_runs(out, runs)?;
+    println!("\n{}\nreport: {}", bench::runs_table(runs), path.display());
+    Ok(())
 }
 
 fn write_runs(out: &Path, runs: &[BenchRun]) -> anyhow::Result<PathBuf> {
