@@ -3,7 +3,6 @@
 
 use std::{fs, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use super::{
@@ -14,7 +13,7 @@ use super::{
     system::{Server, System},
     target::{GrpcServer, Target},
 };
-use crate::lab::LabError;
+use crate::lab::{LabError, write_certificates};
 
 /// Name in the client certificate.
 const GATEWAY: &str = "spiffe://bench/gateway";
@@ -32,42 +31,28 @@ enum Security {
 /// Files of an authority, a sidecar and a gateway.
 struct Certificates {
     dir: tempfile::TempDir,
-    authority: String,
+    authority: Certificate,
     gateway: Identity,
-}
-
-fn failed(error: impl std::fmt::Display) -> LabError {
-    LabError::Response { what: format!("making certificates: {error}") }
 }
 
 impl Certificates {
     fn new() -> Result<Self, LabError> {
         let dir = tempfile::tempdir().map_err(LabError::io("creating a temporary directory"))?;
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().map_err(failed)?;
-        let authority = params.self_signed(&key).map_err(failed)?.pem();
-        let issuer = Issuer::new(params, key);
-        let sign = |name| {
-            let mut params = CertificateParams::default();
-            params.subject_alt_names = vec![name];
-            let key = KeyPair::generate().map_err(failed)?;
-            let certificate = params.signed_by(&key, &issuer).map_err(failed)?.pem();
-            Ok::<_, LabError>((certificate, key.serialize_pem()))
-        };
-        let (cert, key) = sign(SanType::IpAddress([127, 0, 0, 1].into()))?;
-        for (name, text) in [("ca.crt", &authority), ("tls.crt", &cert), ("tls.key", &key)] {
-            fs::write(dir.path().join(name), text).map_err(LabError::io("writing certificates"))?;
-        }
-        let (cert, key) = sign(SanType::URI(GATEWAY.try_into().map_err(failed)?))?;
-        Ok(Self { dir, authority, gateway: Identity::from_pem(cert, key) })
+        write_certificates(dir.path(), &[("sidecar", "127.0.0.1"), ("gateway", GATEWAY)])?;
+        let read = |name: &str| fs::read(dir.path().join(name)).map_err(LabError::io("reading certificates"));
+        let authority = Certificate::from_pem(read("ca.crt")?);
+        let gateway = Identity::from_pem(read("gateway.crt")?, read("gateway.key")?);
+        Ok(Self { dir, authority, gateway })
     }
 
     /// Returns the section `tls` of a sidecar.
     fn yaml(&self, security: Security) -> String {
         let at = |name: &str| self.dir.path().join(name).display().to_string();
-        let files =
-            format!("cert_file: '{}', key_file: '{}', listeners: [grpc]", at("tls.crt"), at("tls.key"));
+        let files = format!(
+            "cert_file: '{}', key_file: '{}', listeners: [grpc]",
+            at("sidecar.crt"),
+            at("sidecar.key")
+        );
         match security {
             Security::Plain => String::new(),
             Security::Tls => format!("tls: {{{files}}}\n"),
@@ -80,7 +65,7 @@ impl Certificates {
     }
 
     fn client(&self, security: Security) -> Arc<ClientTlsConfig> {
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&self.authority));
+        let tls = ClientTlsConfig::new().ca_certificate(self.authority.clone());
         Arc::new(if security == Security::MutualTls { tls.identity(self.gateway.clone()) } else { tls })
     }
 }

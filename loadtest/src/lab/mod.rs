@@ -18,6 +18,7 @@
 
 pub mod bootstrap;
 mod builder;
+mod certificates;
 mod custom_envoy;
 mod envoy;
 mod envoy_config;
@@ -38,6 +39,7 @@ use std::{
 };
 
 pub use builder::LabBuilder;
+pub use certificates::write_certificates;
 pub use custom_envoy::CustomEnvoy;
 pub use envoy::Envoy;
 pub use envoy_config::OVERRIDE_HOST_HEADER;

@@ -1,15 +1,14 @@
 //! Tests of mutual TLS between a real Envoy and the sidecar: from the plugin, and from Envoy's own rate limit filter.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use evenkeel_loadtest::lab::{
     CLUSTER, CustomEnvoy, Lab, OVERRIDE_HOST_HEADER,
     bootstrap::{
         address, cluster, http2_cluster, mutual_tls, override_host, rate_limit_filter, router, wasm_filter,
     },
-    paths,
+    paths, write_certificates,
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -27,25 +26,6 @@ descriptors:
 ";
 const GATEWAY: &str = "spiffe://test/ns/ai/sa/gateway";
 
-/// Writes `NAME.crt` and `NAME.key` for each name, all signed by `ca.crt`.
-fn certificates(directory: &Path, names: &[(&str, SanType)]) {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    // Envoy takes a certificate with the subject of its issuer for a self-signed one.
-    params.distinguished_name.push(DnType::CommonName, "authority");
-    let key = KeyPair::generate().unwrap();
-    fs::write(directory.join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
-    let authority = Issuer::new(params, key);
-    for (name, subject) in names {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![subject.clone()];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &authority).unwrap();
-        fs::write(directory.join(format!("{name}.crt")), certificate.pem()).unwrap();
-        fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-}
-
 /// A sidecar that only a gateway with the right certificate may call, and a model server.
 struct Fixture {
     lab: Lab,
@@ -55,10 +35,8 @@ struct Fixture {
 impl Fixture {
     async fn start() -> Option<Self> {
         let files = tempfile::tempdir().unwrap();
-        let uri = |text: &str| SanType::URI(text.try_into().unwrap());
-        let sidecar = SanType::IpAddress([127, 0, 0, 1].into());
-        let names = [("sidecar", sidecar), ("gateway", uri(GATEWAY)), ("other", uri("spiffe://test/other"))];
-        certificates(files.path(), &names);
+        let subjects = [("sidecar", "127.0.0.1"), ("gateway", GATEWAY), ("other", "spiffe://test/other")];
+        write_certificates(files.path(), &subjects).unwrap();
         fs::write(files.path().join("limits.yaml"), LIMITS).unwrap();
         let at = |name: &str| files.path().join(name).display().to_string();
         let yaml = format!(
