@@ -14,8 +14,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     RedisClient,
+    call::Call,
     link::Way,
-    script::{APPEND, Call, REPORT},
+    script::{APPEND, REPORT},
 };
 use crate::activity::{
     ActivityStore, REFUSAL_KEPT_MS, REFUSALS_MAX, REPAIRS_MAX, REPORT_KEPT_MS, Report, page_kept_ms,

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use super::{
     KEY_EXPIRY_MS,
+    call::{Call, Reply, pack},
     operation::{Kind, Op, PoolWork},
-    script::{COMMIT, Call, Reply, pack},
+    script::COMMIT,
 };
 
 /// Operations by holder. For each holder, settlements come first.

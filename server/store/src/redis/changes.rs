@@ -3,11 +3,7 @@
 use async_trait::async_trait;
 use evenkeel_domain::StoreError;
 
-use super::{
-    RedisStore,
-    link::Way,
-    script::{CHANGE, Call},
-};
+use super::{RedisStore, call::Call, link::Way, script::CHANGE};
 use crate::changes::{AdminChange, CHANGES_MAX, ChangeStore};
 
 #[async_trait]

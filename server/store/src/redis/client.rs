@@ -7,9 +7,9 @@ use evenkeel_telemetry::Metrics;
 use redis::Value;
 
 use super::{
+    call::{Call, Reply},
     keys::Keys,
     link::{Background, Link, Way},
-    script::{Call, Reply},
 };
 
 /// Connections to Redis. Usage and activity each call Redis through a client alone. [`super::RedisStore`] adds lanes.

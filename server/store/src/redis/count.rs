@@ -12,11 +12,11 @@ use evenkeel_domain::{
 use evenkeel_telemetry::traces::StoreSpan;
 
 use super::{
+    call::Numbers,
     counter_operation::{How, Op, Place},
     encode::{self, Sent},
     lane::{BATCH_MAX, Work},
     link::Way,
-    script::Numbers,
     windows::Windows,
 };
 use crate::counters::{CounterState, RecordRef, Verdict};

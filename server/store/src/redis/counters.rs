@@ -12,12 +12,13 @@ use tokio::sync::oneshot;
 
 use super::{
     LANES_MAX, RedisStore, Shared,
+    call::Call,
     count::CountWork,
     counter_operation::{How, Op, Place, id_text},
     keys::Keys,
     lane::Lane,
     link::Way,
-    script::{Call, RENEW},
+    script::RENEW,
     stopped,
     windows::Windows,
 };

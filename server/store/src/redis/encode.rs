@@ -7,9 +7,10 @@ use evenkeel_domain::{
 use rustc_hash::FxHashMap;
 
 use super::{
+    call::Call,
     counter_operation::{Op, Place as Lane, id_text},
     keys::Keys,
-    script::{COUNT, Call},
+    script::COUNT,
 };
 
 /// What reading the reply to a call requires.

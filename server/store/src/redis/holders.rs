@@ -4,11 +4,7 @@ use async_trait::async_trait;
 use evenkeel_domain::{HolderId, StoreError};
 use redis::Value;
 
-use super::{
-    KEY_EXPIRY_MS, RedisStore,
-    link::Way,
-    script::{CLAIM, Call},
-};
+use super::{KEY_EXPIRY_MS, RedisStore, call::Call, link::Way, script::CLAIM};
 use crate::holders::{Epoch, HolderRecord, HolderStore, Secret};
 
 #[async_trait]

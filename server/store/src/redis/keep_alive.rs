@@ -15,9 +15,10 @@ use redis::Value;
 
 use super::{
     KEY_EXPIRY_MS, RedisStore,
+    call::Call,
     keys::PoolKeys,
     link::Way,
-    script::{Call, DROP, HOLD, KEEP_ALIVE, Script},
+    script::{DROP, HOLD, KEEP_ALIVE, Script},
 };
 use crate::{Held, Lease, Pool, Repairs, RestoreBounds};
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use call::Call;
 use evenkeel_domain::{
     HolderId, LeaseId, PoolId, StoreError,
     clock::{DAY_MS, unix_ms},
@@ -26,7 +27,7 @@ use link::Way;
 use operation::{Kind, Op, PoolWork};
 use parking_lot::RwLock;
 use redis::Value;
-use script::{Call, PROBE, REAP, RECOUNT, TABLE};
+use script::{PROBE, REAP, RECOUNT, TABLE};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +41,7 @@ mod access;
 mod activity;
 mod admission;
 mod batch;
+mod call;
 mod changes;
 mod circuit;
 mod client;
@@ -126,7 +128,7 @@ impl Clock {
 
 impl Shared {
     /// Like [`RedisClient::run`], for a reply packed into one text.
-    async fn run_packed(&self, call: &Call, way: Way) -> Result<script::Numbers, StoreError> {
+    async fn run_packed(&self, call: &Call, way: Way) -> Result<call::Numbers, StoreError> {
         let started = Instant::now();
         let reply = call.run_packed(&self.client.link, way).await;
         self.client.observe(call.name(), started, reply.as_ref().err());

@@ -16,9 +16,10 @@ use redis::Value;
 
 use super::{
     RedisStore,
+    call::Call,
     encode::{Doubles, rule_numbers},
     link::Way,
-    script::{Call, QUOTA},
+    script::QUOTA,
 };
 use crate::records::{Account, Action, Change, Edit, Edited, Found, Range, Record, RecordStore};
 

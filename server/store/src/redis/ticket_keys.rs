@@ -4,11 +4,7 @@ use async_trait::async_trait;
 use evenkeel_domain::StoreError;
 use redis::Value;
 
-use super::{
-    RedisStore,
-    link::Way,
-    script::{Call, TICKET_KEYS},
-};
+use super::{RedisStore, call::Call, link::Way, script::TICKET_KEYS};
 use crate::ticket_keys::{TICKET_KEY_AGE_MAX_MS, TICKET_KEYS_MAX, TicketKey, TicketKeyStore};
 
 #[async_trait]

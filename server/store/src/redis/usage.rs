@@ -13,9 +13,10 @@ use serde::Deserialize;
 
 use super::{
     RedisClient,
+    call::{Call, pack},
     keys::SessionsKeys,
     link::Way,
-    script::{Call, USAGE_DAY, USAGE_FORGET, USAGE_SESSIONS, pack},
+    script::{USAGE_DAY, USAGE_FORGET, USAGE_SESSIONS},
 };
 use crate::usage::{
     Applied, DayBatch, FORGET_MAX, FlushId, Rows, SessionUpdate, TRIM_MAX, UsageBounds, UsageStore,

@@ -7,11 +7,7 @@ use evenkeel_domain::StoreError;
 use redis::FromRedisValue;
 use tracing::warn;
 
-use super::{
-    RedisStore,
-    link::Way,
-    script::{Call, VERSIONED},
-};
+use super::{RedisStore, call::Call, link::Way, script::VERSIONED};
 use crate::versioned::{Entry, Put, VersionedMap};
 
 /// A versioned map that all sidecars share.

@@ -7,9 +7,10 @@ use evenkeel_domain::limit::{Bucket, CounterRule, Meter};
 use rustc_hash::FxHashMap;
 
 use super::{
+    call::Call,
     counter_operation::{How, Op, Place},
     encode::{Doubles, is_same, rule_numbers},
-    script::{Call, ONE_WINDOW, WINDOWS},
+    script::{ONE_WINDOW, WINDOWS},
 };
 
 /// Number of batches that go to `count` after `windows` found a string that has other counters too. While a key has
