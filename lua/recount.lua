@@ -1,60 +1,83 @@
--- recount: renews the expiry of a pool's keys, compares the counts with the sum of the leases, and corrects counts that
--- differ because a key was evicted or deleted by hand. For tables that only Evenkeel writes.
+-- recount: renews the expiry of a pool's keys, compares the loads with the leases, and corrects loads that differ
+-- because a key was evicted or deleted by hand. For tables that only Evenkeel writes.
 --
--- FRAGMENTS basics
+-- FRAGMENTS basics filler leases
 -- KEYS  1       hash    endpoint -> requests in flight
---       2       zset    holder -> deadline, ms since the Unix epoch
---       3..     hash    leases of one holder; one key per holder, for all holders
+--       2       hash    endpoint -> unread tokens
+--       3       zset    holder -> deadline, ms since the Unix epoch
+--       4       string  exists while no sidecar must compare unread tokens
+--       5..     hash    leases of one holder, see leases; one key per holder, for all holders
 -- ARGV  1       expiry of the pool's keys, ms
---       2..     one holder id for each of KEYS 3..
--- RETURNS       { now in ms, endpoints whose count was corrected }
+--       2       time between two comparisons of unread tokens, ms
+--       3       maximum number of leases for such a comparison, which reads all of them
+--       4..     one holder id for each of KEYS 5..
+-- RETURNS       { now in ms, endpoints whose load was corrected }
 --               { now in ms, -1 } if the holders have changed; the next recount tries again
 -- ERRORS        none of its own
 -- The field '' of a hash is neither an endpoint nor a lease; see filler.
--- COST          O(holders + endpoints in use) if the sums agree, else O(leases)
+-- COST          O(holders + endpoints in use); O(leases) for unread tokens, or if the requests in flight differ
 -- LAYOUT        ek2; see docs/redis-layout.md
 
-if call('ZCARD', KEYS[2]) ~= #KEYS - 2 then return { now, -1 } end
+if call('ZCARD', KEYS[3]) ~= #KEYS - 4 then return { now, -1 } end
 local leases = 0
-call('PEXPIRE', KEYS[1], ARGV[1])
-call('PEXPIRE', KEYS[2], ARGV[1])
-for h = 3, #KEYS do
-  if not call('ZSCORE', KEYS[2], ARGV[h - 1]) then return { now, -1 } end
+for k = 1, 3 do call('PEXPIRE', KEYS[k], ARGV[1]) end
+for h = 5, #KEYS do
+  if not call('ZSCORE', KEYS[3], ARGV[h - 1]) then return { now, -1 } end
   call('PEXPIRE', KEYS[h], ARGV[1])
   leases = leases + call('HLEN', KEYS[h]) - call('HEXISTS', KEYS[h], '')
 end
 
-local flat = call('HGETALL', KEYS[1])
-local counted, sum = {}, 0
-for at = 1, #flat, 2 do
-  if flat[at] ~= '' then
-    counted[flat[at]] = tonumber(flat[at + 1]) or 0
-    sum = sum + counted[flat[at]]
+local function sums_in(key)
+  local flat, sums, total = call('HGETALL', key), {}, 0
+  for at = 1, #flat, 2 do
+    if flat[at] ~= '' then
+      sums[flat[at]] = tonumber(flat[at + 1]) or 0
+      total = total + sums[flat[at]]
+    end
   end
+  return sums, total
 end
-if sum == leases then return { now, 0 } end
 
-local truth, corrected = {}, 0
-for h = 3, #KEYS do
+local counts, sum = sums_in(KEYS[1])
+local unread
+-- A pool that chooses by requests in flight has no unread tokens.
+local comparable = call('EXISTS', KEYS[2]) == 1 and leases <= tonumber(ARGV[3])
+if comparable and call('SET', KEYS[4], '', 'NX', 'PX', ARGV[2]) then
+  unread = sums_in(KEYS[2])
+elseif sum == leases then
+  return { now, 0 }
+end
+
+local true_counts, true_unread, corrected = {}, {}, {}
+for h = 5, #KEYS do
   local held = call('HGETALL', KEYS[h])
   for at = 1, #held, 2 do
     if held[at] ~= '' then
-      local endpoint = string.sub(held[at + 1], 15)
-      truth[endpoint] = (truth[endpoint] or 0) + 1
+      local tokens, endpoint = lease_of(held[at + 1])
+      true_counts[endpoint] = (true_counts[endpoint] or 0) + 1
+      if tokens > 0 then true_unread[endpoint] = (true_unread[endpoint] or 0) + tokens end
     end
   end
 end
-for endpoint, count in pairs(counted) do
-  if not truth[endpoint] then
-    call('HDEL', KEYS[1], endpoint)
-    corrected = corrected + 1
-  elseif truth[endpoint] == count then
-    truth[endpoint] = nil
+
+local function correct(key, sums, truth)
+  for endpoint, sum_before in pairs(sums) do
+    if not truth[endpoint] then
+      call('HDEL', key, endpoint)
+      corrected[endpoint] = true
+    elseif truth[endpoint] == sum_before then
+      truth[endpoint] = nil
+    end
   end
+  for endpoint, sum_now in pairs(truth) do
+    call('HSET', key, '', FILLER, endpoint, string.format('%.0f', sum_now))
+    corrected[endpoint] = true
+  end
+  call('PEXPIRE', key, ARGV[1])
 end
-for endpoint, count in pairs(truth) do
-  call('HSET', KEYS[1], endpoint, count)
-  corrected = corrected + 1
-end
-call('PEXPIRE', KEYS[1], ARGV[1])
-return { now, corrected }
+
+correct(KEYS[1], counts, true_counts)
+if unread then correct(KEYS[2], unread, true_unread) end
+local n = 0
+for _ in pairs(corrected) do n = n + 1 end
+return { now, n }

@@ -1,24 +1,29 @@
--- counts: changes of a pool's counts, which are written together at the end.
+-- counts: changes of a pool's loads, which are written together at the end.
 --
--- PROVIDES  change(endpoint, by)   changes the count of an endpoint
---           delta                  endpoint -> its changes so far
+-- PROVIDES  change(endpoint, requests, tokens)   changes the load of an endpoint
+--           delta                                endpoint -> the change of its requests in flight so far
 --           write_counts()
 -- KEYS      1  hash  endpoint -> requests in flight
+--           2  hash  endpoint -> unread tokens
 
-local delta = {}
+local delta, delta_unread = {}, {}
 
-local function change(endpoint, by)
-  delta[endpoint] = (delta[endpoint] or 0) + by
+local function change(endpoint, requests, tokens)
+  delta[endpoint] = (delta[endpoint] or 0) + requests
+  if tokens ~= 0 then delta_unread[endpoint] = (delta_unread[endpoint] or 0) + tokens end
+end
+
+local function write_sum(key, endpoint, by)
+  -- Another writer of a Higress table may have left a count below 0.
+  local sum = max(tonumber(call('HGET', key, endpoint) or 0) or 0, 0) + by
+  if sum > 0 then
+    call('HSET', key, endpoint, string.format('%.0f', sum))
+  else
+    call('HDEL', key, endpoint)
+  end
 end
 
 local function write_counts()
-  for endpoint, by in pairs(delta) do
-    -- Another writer of a Higress table may have left a count below 0.
-    local count = max(tonumber(call('HGET', KEYS[1], endpoint) or 0) or 0, 0) + by
-    if count > 0 then
-      call('HSET', KEYS[1], endpoint, string.format('%.0f', count))
-    else
-      call('HDEL', KEYS[1], endpoint)
-    end
-  end
+  for endpoint, by in pairs(delta) do write_sum(KEYS[1], endpoint, by) end
+  for endpoint, by in pairs(delta_unread) do write_sum(KEYS[2], endpoint, by) end
 end

@@ -11,5 +11,6 @@ impl Named for v1::RuleKind { const NAMES: &[(&str, i32)] = &[("limit", 1), ("qu
 impl Named for v1::UsageDimension { const NAMES: &[(&str, i32)] = &[("day", 1), ("consumer", 2), ("model", 3), ("route", 4)]; }
 impl Named for v1::PoolSort { const NAMES: &[(&str, i32)] = &[("in_flight", 1), ("name", 2), ("room", 3), ("imbalance", 4)]; }
 impl Named for v1::QuotaKind { const NAMES: &[(&str, i32)] = &[("prepaid", 1), ("budget", 2)]; }
+impl Named for v1::Policy { const NAMES: &[(&str, i32)] = &[("least_request", 1), ("least_work", 2)]; }
 impl Named for v1::EndpointSort { const NAMES: &[(&str, i32)] = &[("load", 1), ("in_flight", 2), ("address", 3), ("room", 4)]; }
 impl Named for v1::StoreKind { const NAMES: &[(&str, i32)] = &[("memory", 1), ("redis", 2), ("redis_cluster", 3)]; }

@@ -15,7 +15,7 @@ pub struct FromWorker {
     /// the numbers increase. The worker may skip numbers of settlements that it has dropped.
     #[prost(uint64, tag = "3")]
     pub first_settlement: u64,
-    /// Requests whose answer has begun; at most 256.
+    /// Requests with Admitted.unread_tokens whose answer has begun; at most 256.
     #[prost(message, repeated, tag = "4")]
     pub first_tokens: ::prost::alloc::vec::Vec<FirstToken>,
     /// Leases whose admission the worker no longer waits for, because the request was not sent upstream; at most 256. The
@@ -68,13 +68,16 @@ pub struct Hello {
 /// The answer to a request has begun.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FirstToken {
     #[prost(uint64, tag = "1")]
     pub lease: u64,
     /// Time from the admission to the first byte of the response body.
     #[prost(uint64, tag = "2")]
     pub after_ms: u64,
+    /// As in AdmitRequest.
+    #[prost(message, optional, tag = "3")]
+    pub pool: ::core::option::Option<Pool>,
 }
 /// A message to a gateway worker.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -409,6 +412,10 @@ pub struct Admitted {
     /// request.
     #[prost(bool, tag = "6")]
     pub show_ticket: bool,
+    /// Prompt tokens that the endpoint must read before it answers, if the pool chooses by work; otherwise 0. If above 0,
+    /// the gateway reports the first token, and lists the tokens in its KeepAlives until then.
+    #[prost(uint64, tag = "7")]
+    pub unread_tokens: u64,
 }
 /// An HTTP response that the gateway returns to the client unchanged.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -550,7 +557,23 @@ pub struct SettleResponse {
     #[prost(bool, tag = "1")]
     pub released: bool,
 }
-/// The leases that a holder has in one pool. `leases`, `endpoint_of` and `tickets` are parallel lists.
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportFirstTokensRequest {
+    /// As in AdmitRequest.
+    #[prost(string, tag = "1")]
+    pub holder: ::prost::alloc::string::String,
+    /// At most 256.
+    #[prost(message, repeated, tag = "2")]
+    pub first_tokens: ::prost::alloc::vec::Vec<FirstToken>,
+}
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReportFirstTokensResponse {}
+/// The leases that a holder has in one pool. `leases`, `endpoint_of`, `tickets` and `unread_tokens` are
+/// parallel lists.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -571,6 +594,9 @@ pub struct HeldPool {
     /// all tickets are empty.
     #[prost(bytes = "vec", repeated, tag = "5")]
     pub tickets: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// For each lease, Admitted.unread_tokens before its first token, and 0 after it. The list may be omitted if all are 0.
+    #[prost(uint64, repeated, tag = "6")]
+    pub unread_tokens: ::prost::alloc::vec::Vec<u64>,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -622,7 +648,7 @@ pub struct KeepAliveResponse {
 #[repr(i32)]
 pub enum Capability {
     Unspecified = 0,
-    /// The worker reports first tokens.
+    /// The worker reports first tokens, and the unread tokens of its leases.
     FirstTokens = 1,
 }
 impl Capability {
@@ -988,6 +1014,32 @@ pub mod gateway_client {
                 .insert(GrpcMethod::new("evenkeel.v1.Gateway", "Settle"));
             self.inner.unary(req, path, codec).await
         }
+        /// Reports that the answers to requests have begun, so that their endpoints have read the prompts. Idempotent. Only
+        /// useful for leases with Admitted.unread_tokens; a report that is lost is made up for by the next KeepAlive.
+        pub async fn report_first_tokens(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReportFirstTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportFirstTokensResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/evenkeel.v1.Gateway/ReportFirstTokens",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("evenkeel.v1.Gateway", "ReportFirstTokens"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Keeps a holder alive and makes the shared table of requests in flight equal to the holder's list of leases. The
         /// holder repeats the call after KeepAliveResponse.interval_ms, even while it has no leases.
         pub async fn keep_alive(
@@ -1067,6 +1119,15 @@ pub mod gateway_server {
             &self,
             request: tonic::Request<super::SettleRequest>,
         ) -> std::result::Result<tonic::Response<super::SettleResponse>, tonic::Status>;
+        /// Reports that the answers to requests have begun, so that their endpoints have read the prompts. Idempotent. Only
+        /// useful for leases with Admitted.unread_tokens; a report that is lost is made up for by the next KeepAlive.
+        async fn report_first_tokens(
+            &self,
+            request: tonic::Request<super::ReportFirstTokensRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReportFirstTokensResponse>,
+            tonic::Status,
+        >;
         /// Keeps a holder alive and makes the shared table of requests in flight equal to the holder's list of leases. The
         /// holder repeats the call after KeepAliveResponse.interval_ms, even while it has no leases.
         async fn keep_alive(
@@ -1277,6 +1338,51 @@ pub mod gateway_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SettleSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/evenkeel.v1.Gateway/ReportFirstTokens" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReportFirstTokensSvc<T: Gateway>(pub Arc<T>);
+                    impl<
+                        T: Gateway,
+                    > tonic::server::UnaryService<super::ReportFirstTokensRequest>
+                    for ReportFirstTokensSvc<T> {
+                        type Response = super::ReportFirstTokensResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReportFirstTokensRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Gateway>::report_first_tokens(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReportFirstTokensSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -4197,6 +4303,9 @@ pub struct EndpointState {
     /// True if an administrator has drained the endpoint: it gets no new requests.
     #[prost(bool, tag = "6")]
     pub drained: bool,
+    /// Prompt tokens of the requests in flight that the endpoint has not read yet; 0 if the pool does not choose by work.
+    #[prost(uint64, tag = "7")]
+    pub unread_tokens: u64,
 }
 /// One pool and its endpoints at one moment.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -4232,6 +4341,18 @@ pub struct PoolState {
     /// not listed are left out.
     #[prost(double, tag = "9")]
     pub imbalance: f64,
+    #[prost(enumeration = "Policy", tag = "10")]
+    #[cfg_attr(
+        feature = "json",
+        serde(
+            serialize_with = "crate::json::enumeration::serialize::<Policy, _>",
+            deserialize_with = "crate::json::enumeration::deserialize::<Policy, _>"
+        )
+    )]
+    pub policy: i32,
+    /// Sum of the endpoints' `unread_tokens`.
+    #[prost(uint64, tag = "11")]
+    pub unread_tokens: u64,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -4400,6 +4521,9 @@ pub struct LeaseState {
     /// Time since the lease was granted or restored.
     #[prost(uint64, tag = "4")]
     pub age_ms: u64,
+    /// Prompt tokens that the endpoint has not read yet.
+    #[prost(uint64, tag = "5")]
+    pub unread_tokens: u64,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -4885,6 +5009,38 @@ impl QuotaKind {
             "QUOTA_KIND_UNSPECIFIED" => Some(Self::Unspecified),
             "QUOTA_KIND_PREPAID" => Some(Self::Prepaid),
             "QUOTA_KIND_BUDGET" => Some(Self::Budget),
+            _ => None,
+        }
+    }
+}
+/// How a pool chooses among its endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Policy {
+    Unspecified = 0,
+    /// The endpoint with the fewest requests in flight by weight.
+    LeastRequest = 1,
+    /// The endpoint with the fewest prompt tokens to read by weight.
+    LeastWork = 2,
+}
+impl Policy {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "POLICY_UNSPECIFIED",
+            Self::LeastRequest => "POLICY_LEAST_REQUEST",
+            Self::LeastWork => "POLICY_LEAST_WORK",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "POLICY_UNSPECIFIED" => Some(Self::Unspecified),
+            "POLICY_LEAST_REQUEST" => Some(Self::LeastRequest),
+            "POLICY_LEAST_WORK" => Some(Self::LeastWork),
             _ => None,
         }
     }

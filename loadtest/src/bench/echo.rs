@@ -17,7 +17,7 @@ use evenkeel_proto::{
     },
     v1::{
         AdmitRequest, AdmitResponse, Admitted, Basis, FromWorker, KeepAliveRequest, KeepAliveResponse,
-        SettleRequest, SettleResponse, ToWorker,
+        ReportFirstTokensRequest, ReportFirstTokensResponse, SettleRequest, SettleResponse, ToWorker,
         admit_response::Answer,
         gateway_server::{Gateway, GatewayServer},
     },
@@ -75,6 +75,13 @@ impl Gateway for Echo {
 
     async fn settle(&self, _: Request<SettleRequest>) -> Result<Response<SettleResponse>, Status> {
         Ok(Response::new(SettleResponse { released: true }))
+    }
+
+    async fn report_first_tokens(
+        &self,
+        _: Request<ReportFirstTokensRequest>,
+    ) -> Result<Response<ReportFirstTokensResponse>, Status> {
+        Ok(Response::new(ReportFirstTokensResponse {}))
     }
 
     async fn keep_alive(&self, _: Request<KeepAliveRequest>) -> Result<Response<KeepAliveResponse>, Status> {

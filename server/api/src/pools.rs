@@ -3,7 +3,7 @@
 use std::{cmp::Ordering, ops::Bound, sync::Arc};
 
 use evenkeel_domain::{
-    DomainError, HolderId, LeaseId, PoolId,
+    DomainError, HolderId, LeaseId, PoolId, choice,
     page::{cut, page_at, page_size_of},
 };
 use evenkeel_engine::balancer::{
@@ -13,7 +13,7 @@ use evenkeel_engine::balancer::{
 use evenkeel_proto::v1::{
     EndpointSort, EndpointState, GetPoolRequest, HolderState, LeaseState, ListEndpointsRequest,
     ListEndpointsResponse, ListHoldersRequest, ListHoldersResponse, ListLeasesRequest, ListLeasesResponse,
-    ListPoolsRequest, ListPoolsResponse, PoolState, PoolSummary,
+    ListPoolsRequest, ListPoolsResponse, Policy, PoolState, PoolSummary,
 };
 use evenkeel_store::{Lease, Table};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -101,6 +101,7 @@ impl Api {
                 lease: lease.id.get(),
                 endpoint: lease.endpoint.to_string(),
                 age_ms: table.now_ms.saturating_sub(lease.since_ms),
+                unread_tokens: lease.unread,
             }));
         }
         let next_page_token = cut(&mut leases, size, |last| format!("{}:{}", last.holder, last.lease));
@@ -141,6 +142,12 @@ pub(crate) fn state(view: &PoolView) -> PoolState {
         read_at_ms: view.read_at_ms,
         current: view.current,
         imbalance: view.imbalance,
+        policy: match view.policy {
+            choice::Policy::LeastRequest => Policy::LeastRequest,
+            choice::Policy::LeastWork => Policy::LeastWork,
+        }
+        .into(),
+        unread_tokens: view.unread_tokens,
     }
 }
 
@@ -182,6 +189,7 @@ fn endpoint(view: &EndpointView) -> EndpointState {
         cap: view.cap,
         listed: view.listed,
         drained: view.drained,
+        unread_tokens: view.unread_tokens,
     }
 }
 
@@ -242,6 +250,7 @@ mod tests {
             cap,
             listed: true,
             drained: false,
+            unread_tokens: 0,
         };
         let sorted = |order| {
             let mut list =

@@ -132,4 +132,7 @@ values! {
 
     /// The policy while Redis is unavailable.
     Outage => json_schema!({"type": "string", "enum": ["local", "open", "closed"]});
+
+    /// How a pool chooses among its endpoints.
+    Choosing => json_schema!({"type": "string", "enum": ["least_work", "least_request"]});
 }

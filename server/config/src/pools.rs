@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use evenkeel_domain::{
     ENDPOINTS_MAX, Endpoint,
-    settings::{OnStoreFailure, PoolRule, Source},
+    settings::{OnStoreFailure, Policy, PoolRule, Source},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
     check::Check,
-    formats::{Outage, Socket, Span},
+    formats::{Choosing, Outage, Socket, Span},
     service_rule::{self, RawServiceRule},
 };
 
@@ -50,6 +50,11 @@ pub(super) struct RawPool {
     /// Maximum number of requests in flight on an endpoint that sets no `cap`; 0 means unlimited.
     #[schemars(range(min = 0, max = 4294967295u32), extend("default" = 0))]
     cap: Option<u32>,
+    /// How endpoints are chosen. `least_work`: the endpoint with the fewest prompt tokens to read, by weight; needs
+    /// gateways that report the sizes of prompts, and is `least_request` without them. `least_request`: the endpoint
+    /// with the fewest requests in flight, by weight.
+    #[schemars(with = "Choosing", extend("default" = "least_request"))]
+    policy: Option<Policy>,
     /// Policy while Redis is unavailable, and for a request whose call to Redis has failed. `local`: the sidecar
     /// chooses an endpoint from the leases of its own gateways and the last table that it read. `open`: the gateway
     /// chooses the endpoint. `closed`: the request is refused with 503.
@@ -119,6 +124,11 @@ pub(super) struct RawUnlisted {
     /// Maximum number of requests in flight on an endpoint that sets no `cap`; 0 means unlimited.
     #[schemars(range(min = 0, max = 4294967295u32), extend("default" = 0))]
     cap: Option<u32>,
+    /// How endpoints are chosen. `least_work`: the endpoint with the fewest prompt tokens to read, by weight; needs
+    /// gateways that report the sizes of prompts, and is `least_request` without them. `least_request`: the endpoint
+    /// with the fewest requests in flight, by weight.
+    #[schemars(with = "Choosing", extend("default" = "least_request"))]
+    policy: Option<Policy>,
     /// Policy while Redis is unavailable, and for a request whose call to Redis has failed. `local`: the sidecar
     /// chooses an endpoint from the leases of its own gateways and the last table that it read. `open`: the gateway
     /// chooses the endpoint. `closed`: the request is refused with 503.
@@ -138,6 +148,7 @@ impl Default for RawUnlisted {
             kubernetes: None,
             weight: None,
             cap: None,
+            policy: None,
             on_store_failure: None,
             full_retry_after: None,
         }
@@ -167,6 +178,10 @@ fn pool_rule(check: &mut Check, path: &str, raw: RawPool, on_redis_cluster: bool
     if raw.higress_table && on_redis_cluster {
         let expected = "false on Redis Cluster: Higress's key has no hash tag";
         check.fault(&format!("{path}.higress_table"), expected, "true");
+    }
+    if raw.higress_table && raw.policy == Some(Policy::LeastWork) {
+        let expected = "least_request if higress_table is true: Higress counts requests";
+        check.fault(&format!("{path}.policy"), expected, "least_work");
     }
     if raw.higress_table && !raw.per_route {
         let expected = "true if higress_table is: Higress keeps a table for each route";
@@ -200,6 +215,7 @@ fn pool_rule(check: &mut Check, path: &str, raw: RawPool, on_redis_cluster: bool
         source,
         weight,
         cap,
+        policy: raw.policy.unwrap_or_default(),
         on_store_failure: raw.on_store_failure.unwrap_or_default(),
         full_retry_after: retry_after(check, path, raw.full_retry_after),
         higress_table: raw.higress_table,
@@ -268,6 +284,7 @@ pub(super) fn unlisted(check: &mut Check, raw: RawUnlisted) -> Option<PoolRule> 
         source,
         weight: weight_of(check, "unlisted_pools.weight", raw.weight, 1.0),
         cap: raw.cap.unwrap_or(0),
+        policy: raw.policy.unwrap_or_default(),
         on_store_failure: raw.on_store_failure.unwrap_or_default(),
         full_retry_after: retry_after(check, "unlisted_pools", raw.full_retry_after),
         higress_table: false,

@@ -174,7 +174,7 @@ impl<'e> Target<'e> {
 mod tests {
     use std::time::Duration;
 
-    use evenkeel_domain::settings::{OnStoreFailure, ServiceRule};
+    use evenkeel_domain::settings::{OnStoreFailure, Policy, ServiceRule};
 
     use super::*;
 
@@ -187,6 +187,7 @@ mod tests {
             source,
             weight: 1.0,
             cap: 0,
+            policy: Policy::default(),
             on_store_failure: OnStoreFailure::Local,
             full_retry_after: Duration::from_secs(1),
             higress_table: false,

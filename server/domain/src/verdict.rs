@@ -41,6 +41,8 @@ pub enum Verdict {
         /// `None` if the basis is [`Basis::Open`].
         endpoint: Option<Arc<str>>,
         basis: Basis,
+        /// Prompt tokens that the endpoint counts as unread until the first token. 0 if the pool does not choose by work.
+        unread: u64,
     },
     Refused(Reason),
 }

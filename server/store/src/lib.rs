@@ -11,6 +11,7 @@ use std::{
 use async_trait::async_trait;
 use evenkeel_domain::{
     HolderId, LeaseId, PoolId, Roster, StoreError,
+    choice::{Load, Prompt},
     settings::OnStoreFailure,
     verdict::{Basis, Reason, Verdict},
 };
@@ -49,6 +50,8 @@ pub struct Admit {
     pub lease: LeaseId,
     /// A random number that decides between equally loaded endpoints.
     pub tie: u32,
+    /// The request's prompt if the pool chooses by work. `None` if it chooses by requests in flight.
+    pub prompt: Option<Prompt>,
     /// Policy of the pool for an admission that the shared table cannot decide.
     pub on_failure: OnStoreFailure,
 }
@@ -66,9 +69,19 @@ pub struct Undelivered {
 pub struct Held {
     /// The largest lease number that the holder had issued when it made the list.
     pub issued_through: u64,
-    /// Each lease, with its endpoint if the holder knows the endpoint.
-    pub leases: Vec<(LeaseId, Option<Arc<str>>)>,
+    pub leases: Vec<HeldLease>,
     pub bounds: RestoreBounds,
+}
+
+/// A lease in a holder's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldLease {
+    pub id: LeaseId,
+    /// `None` if the holder does not know the endpoint yet.
+    pub endpoint: Option<Arc<str>>,
+    /// Prompt tokens that the endpoint has not read yet; 0 after the first token. The list can lower what the table has, but
+    /// not raise it: a report of a first token may be lost, and a list may be older than a report.
+    pub unread: u64,
 }
 
 /// How many of a list's leases are restored that the table does not have.
@@ -123,8 +136,8 @@ pub struct Table {
     pub current: bool,
     /// Time by the store's clock, in ms since the Unix epoch.
     pub now_ms: u64,
-    /// Requests in flight per endpoint. Endpoints without requests in flight are absent.
-    pub in_flight: BTreeMap<Arc<str>, u64>,
+    /// The load of each endpoint. Endpoints without requests in flight are absent.
+    pub loads: BTreeMap<Arc<str>, Load>,
     /// The deadline of each holder by the store's clock. A holder is dead once its deadline has passed.
     pub holders: BTreeMap<HolderId, u64>,
 }
@@ -136,12 +149,15 @@ pub struct Lease {
     pub endpoint: Arc<str>,
     /// Time by the store's clock when the lease was granted or restored.
     pub since_ms: u64,
+    /// Prompt tokens that the endpoint has not read yet.
+    pub unread: u64,
 }
 
-/// Returns the verdict for the endpoint that a table picked. `None` means that every endpoint is at its cap.
-fn verdict(endpoint: Option<Arc<str>>, basis: Basis) -> Verdict {
-    match endpoint {
-        Some(_) => Verdict::Admitted { endpoint, basis },
+/// Returns the verdict for the endpoint that a table picked, with the tokens that it must read. `None` means that every
+/// endpoint is at its cap.
+fn verdict(picked: Option<(Arc<str>, u64)>, basis: Basis) -> Verdict {
+    match picked {
+        Some((endpoint, unread)) => Verdict::Admitted { endpoint: Some(endpoint), basis, unread },
         None => Verdict::Refused(Reason::PoolFull),
     }
 }
@@ -155,6 +171,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives a lease back. Returns false if the lease is unknown or was given back before.
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError>;
+
+    /// Records that the answer to a request has begun, so that its endpoint has read the prompt. Idempotent; changes nothing
+    /// if the lease is unknown.
+    async fn first_token(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<(), StoreError>;
 
     /// Renews a holder's deadline and makes the table equal to the holder's list. After an error, local knowledge still
     /// has the list.
@@ -172,8 +197,8 @@ pub trait Store: Send + Sync + 'static {
     /// Reads one pool's table.
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError>;
 
-    /// Compares each count with the number of its leases and corrects wrong counts. Returns the number of corrected
-    /// counts.
+    /// Compares the load of each endpoint with its leases and corrects wrong loads. Returns the number of corrected
+    /// endpoints.
     async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError>;
 
     /// Returns all leases of a holder in a pool, sorted by lease number.

@@ -14,7 +14,7 @@ use super::{
     ledger::LedgerMetrics,
     limits::{Charged, LimitMetrics, LimitSettles, TicketsRejected},
     pools::PoolMetrics,
-    requests::{Admits, KeepAlives, Repairs, Settles},
+    requests::{Admits, FirstTokens, KeepAlives, Repairs, Settles},
     rls::RlsMetrics,
     streams::StreamMetrics,
     tls::TlsMetrics,
@@ -40,6 +40,7 @@ pub struct Metrics {
     pub settlements_waiting: IntGauge,
     pub charged: Charged,
     pub settles: Settles,
+    pub first_tokens: FirstTokens,
     pub keep_alives: KeepAlives,
     /// Duration of calls in seconds. Label: `operation`.
     pub store_duration: HistogramVec,
@@ -114,6 +115,7 @@ impl Metrics {
             )?,
             charged: Charged::new(&r)?,
             settles: Settles::new(&r)?,
+            first_tokens: FirstTokens::new(&r)?,
             keep_alives: KeepAlives::new(&r)?,
             store_duration: histograms(
                 &r,

@@ -10,6 +10,8 @@ use super::catalogue::{Catalogue, counters, gauges, int_gauge};
 
 pub struct PoolMetrics {
     pub in_flight: GaugeVec,
+    /// Of pools that choose by work.
+    pub unread_tokens: GaugeVec,
     pub endpoint_cap: GaugeVec,
     pub endpoint_weight: GaugeVec,
     /// Sum of a pool's caps; absent if any endpoint is unlimited.
@@ -57,6 +59,12 @@ impl PoolMetrics {
                 r,
                 "evenkeel_in_flight",
                 "Requests in flight on an endpoint, across all gateways.",
+                &endpoint,
+            )?,
+            unread_tokens: gauges(
+                r,
+                "evenkeel_unread_tokens",
+                "Prompt tokens of the requests in flight that an endpoint has not read yet, in pools that choose by work.",
                 &endpoint,
             )?,
             endpoint_cap: gauges(
@@ -113,6 +121,7 @@ impl PoolMetrics {
     pub fn clear(&self) {
         for gauge in [
             &self.in_flight,
+            &self.unread_tokens,
             &self.endpoint_cap,
             &self.endpoint_weight,
             &self.capacity,

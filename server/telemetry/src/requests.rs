@@ -63,6 +63,30 @@ impl Settles {
     }
 }
 
+/// Children of `evenkeel_first_tokens_total`.
+pub struct FirstTokens {
+    pub ok: IntCounter,
+    pub error: IntCounter,
+    /// Not recorded, because too many were in progress.
+    pub dropped: IntCounter,
+}
+
+impl FirstTokens {
+    pub(super) fn new(r: &Catalogue) -> prometheus::Result<Self> {
+        let first_tokens = counters(
+            r,
+            "evenkeel_first_tokens_total",
+            "First tokens that gateways reported, in pools that choose by work, by result.",
+            &["result"],
+        )?;
+        Ok(Self {
+            ok: first_tokens.with_label_values(&["ok"]),
+            error: first_tokens.with_label_values(&["error"]),
+            dropped: first_tokens.with_label_values(&["dropped"]),
+        })
+    }
+}
+
 /// Children of `evenkeel_keep_alives_total`.
 pub struct KeepAlives {
     pub ok: IntCounter,

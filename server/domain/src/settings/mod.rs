@@ -20,5 +20,5 @@ pub use roles::{Role, RoleRules, RoleToken, Roles};
 pub use secret::Secret;
 pub use store::{Credentials, RedisOptions, Sentinel, TlsFiles, Topology};
 
-pub use crate::policy::OnStoreFailure;
+pub use crate::{choice::Policy, policy::OnStoreFailure};
 pub use telemetry::{Log, Traces};

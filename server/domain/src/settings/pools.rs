@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{OnStoreFailure, ServiceRule};
+use super::{OnStoreFailure, Policy, ServiceRule};
 use crate::Endpoint;
 
 /// Settings of the pools of a cluster.
@@ -19,6 +19,8 @@ pub struct PoolRule {
     pub weight: f64,
     /// Cap of endpoints that set no cap; 0 means unlimited.
     pub cap: u32,
+    /// How endpoints are chosen.
+    pub policy: Policy,
     pub on_store_failure: OnStoreFailure,
     /// `Retry-After` of the response when every endpoint is at its cap.
     pub full_retry_after: Duration,

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use evenkeel_domain::{HolderId, PoolId};
+use evenkeel_domain::{HolderId, LEASE_MAX, PoolId};
 use evenkeel_store::{Held, Repairs, counters::ReservationId};
 use futures::StreamExt as _;
 use tracing::warn;
@@ -25,6 +25,15 @@ pub struct HolderList {
     pub pools: Vec<(PoolId, Held)>,
     /// Tickets of requests under concurrency limits.
     pub tickets: Vec<(ReservationId, Vec<u8>)>,
+}
+
+impl HolderList {
+    /// Returns a list that releases all leases in these pools.
+    #[must_use]
+    pub fn empty(holder: HolderId, pools: Vec<PoolId>) -> Self {
+        let held = || Held { issued_through: LEASE_MAX, ..Held::default() };
+        Self { holder, pools: pools.into_iter().map(|pool| (pool, held())).collect(), tickets: Vec::new() }
+    }
 }
 
 /// The result of a KeepAlive.

@@ -80,6 +80,8 @@ pub struct Admitted {
     pub headers: Vec<Header>,
     /// Number of limits and quotas that apply to the request.
     pub limits: usize,
+    /// Prompt tokens that the endpoint counts as unread. If above 0, the gateway reports the first token.
+    pub unread: u64,
 }
 
 impl Admission {
@@ -118,10 +120,11 @@ impl Admission {
     async fn decide(
         &self,
         pool: &PoolEntry,
-        pick: PickRequest,
+        mut pick: PickRequest,
         request: LimitRequest,
         selection: Selection,
     ) -> Result<Decision, DomainError> {
+        pick.prompt_tokens = selection.prompt_tokens(&request.body);
         let id = ReservationId { holder: pick.holder.clone(), lease: pick.lease };
         let (reserved, picked) =
             tokio::join!(self.limiter.reserve(request, selection, &id), self.balancer.pick(pool, pick));
@@ -139,8 +142,8 @@ impl Admission {
                 return decision;
             }
         };
-        let (endpoint, basis) = match picked {
-            Ok(Verdict::Admitted { endpoint, basis }) => (endpoint, basis),
+        let (endpoint, basis, unread) = match picked {
+            Ok(Verdict::Admitted { endpoint, basis, unread }) => (endpoint, basis, unread),
             Ok(Verdict::Refused(reason)) => {
                 return Ok(Decision::Refused(self.refuse(pool, reason, &id, reservation).await));
             }
@@ -157,7 +160,7 @@ impl Admission {
             return Ok(Decision::Refused(self.refuse(pool, Reason::NoEndpoints, &id, reservation).await));
         }
         let Reservation { show_ticket, headers, limits, .. } = reservation;
-        Ok(Decision::Admitted(Admitted { endpoint, basis, ticket, show_ticket, headers, limits }))
+        Ok(Decision::Admitted(Admitted { endpoint, basis, ticket, show_ticket, headers, limits, unread }))
     }
 
     async fn refuse(

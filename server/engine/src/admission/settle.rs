@@ -61,6 +61,19 @@ impl Admission {
         }
     }
 
+    /// Records that the answer to a request has begun. Idempotent.
+    ///
+    /// # Errors
+    /// If the pool's name is invalid, or the store fails. The holder's next list repeats the report.
+    pub async fn first_token(
+        &self,
+        pool: &PoolId,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<(), DomainError> {
+        self.balancer.first_token(pool, holder, lease).await
+    }
+
     /// Settles the requests whose tickets could not be verified before.
     pub async fn settle_unverified(&self) {
         for (ended, was_released) in self.unverified.take() {

@@ -8,6 +8,7 @@ use evenkeel_domain::{
         Counts,
         RepairKind::{Dropped, Moved, Restored},
     },
+    choice::{Policy, Prompt},
     verdict::{Reason, Verdict},
 };
 use evenkeel_store::{Admit, Held, Repairs, Store};
@@ -44,6 +45,8 @@ pub struct PickRequest {
     pub lease: LeaseId,
     /// Endpoints that the request offers. If empty, the pool's own endpoints are used.
     pub offered: Vec<Candidate>,
+    /// Estimated size of the prompt in tokens. `None` if unknown.
+    pub prompt_tokens: Option<u64>,
 }
 
 thread_local! {
@@ -66,7 +69,7 @@ impl Balancer {
     /// # Errors
     /// If the request is invalid or the store fails. A refusal is a verdict, not an error.
     pub async fn pick(&self, entry: &PoolEntry, request: PickRequest) -> Result<Verdict, DomainError> {
-        let PickRequest { route, cluster, holder, lease, offered } = request;
+        let PickRequest { route, cluster, holder, lease, offered, prompt_tokens } = request;
         entry.mark_used();
         let some_offered = !offered.is_empty();
         let roster = entry.roster(offered)?;
@@ -76,7 +79,13 @@ impl Balancer {
         }
         let tie = TIES.with_borrow_mut(SmallRng::next_u32);
         let (pool, on_failure) = (Arc::clone(&entry.pool), entry.rule.on_store_failure);
-        let admit = Admit { pool, roster, holder, lease, tie, on_failure };
+        let prompt = match entry.rule.policy {
+            Policy::LeastRequest => None,
+            Policy::LeastWork => {
+                Some(Prompt { tokens: entry.prompt_size(prompt_tokens), cached: Vec::new() })
+            }
+        };
+        let admit = Admit { pool, roster, holder, lease, tie, prompt, on_failure };
         let verdict = self.store.admit(admit).await.map_err(DomainError::store("taking a lease"))?;
         debug!(%route, %cluster, %lease, ?verdict, "admit");
         Ok(verdict)
@@ -103,6 +112,24 @@ impl Balancer {
         }
         .inc();
         answer.map_err(DomainError::store("settling a lease"))
+    }
+
+    /// Records that the answer to a request has begun.
+    ///
+    /// # Errors
+    /// If the pool is invalid or the store fails. The next KeepAlive repeats the report.
+    pub async fn first_token(
+        &self,
+        pool: &PoolId,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<(), DomainError> {
+        let entry = self.directory.resolve(pool.route(), pool.cluster())?;
+        if entry.rule.policy == Policy::LeastRequest {
+            return Ok(());
+        }
+        let answer = self.store.first_token(&entry.pool, holder, lease).await;
+        answer.map_err(DomainError::store("recording a first token"))
     }
 
     /// Releases the lease of a request that a limit has refused. Not counted as a settlement, because no gateway sent

@@ -11,6 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use evenkeel_domain::{
     DomainError, ENDPOINTS_MAX, Endpoint, PoolId, Roster, check_name,
+    choice::PROMPT_TOKENS_MAX,
     settings::{PoolRule, Source},
 };
 use evenkeel_store::Pool;
@@ -22,6 +23,8 @@ use super::drained::PoolDrains;
 
 /// Maximum number of candidate lists cached per pool. Gateways of different kinds or versions offer different lists.
 const OFFERS_MAX: usize = 8;
+/// Minimum weight of a new prompt in the mean size of prompts.
+const PROMPT_WEIGHT_MIN: f64 = 0.01;
 
 /// An endpoint that a request offers. A weight or cap of 0 means the pool's default.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +49,8 @@ pub struct PoolEntry {
     drains: Mutex<PoolDrains>,
     /// Candidate lists. Each list is sorted by address. The most recently used list comes first.
     offered: Mutex<Vec<Offer>>,
+    /// Mean size of the prompts that requests brought, in tokens.
+    prompt_size: Mutex<Mean>,
     used: AtomicBool,
     /// Whether the configuration names the pool. Such a pool is never evicted.
     configured: bool,
@@ -84,6 +89,7 @@ impl PoolEntry {
             roster: ArcSwap::new(roster),
             drains: Mutex::new(drains),
             offered: Mutex::default(),
+            prompt_size: Mutex::default(),
             used: AtomicBool::new(false),
             configured,
             age,
@@ -201,6 +207,20 @@ impl PoolEntry {
         rosters.flat_map(|roster| roster.endpoints()).map(|e| Arc::clone(&e.address)).collect()
     }
 
+    /// Returns the size of a prompt for the choice of an endpoint: at most [`PROMPT_TOKENS_MAX`]. A prompt of unknown size
+    /// counts as the mean of the pool's known ones.
+    pub fn prompt_size(&self, tokens: Option<u64>) -> u64 {
+        let mut mean = self.prompt_size.lock();
+        match tokens {
+            Some(tokens) => {
+                let tokens = tokens.min(PROMPT_TOKENS_MAX);
+                mean.add(tokens as f64);
+                tokens
+            }
+            None => mean.value as u64,
+        }
+    }
+
     /// Records that a gateway uses the pool.
     pub fn mark_used(&self) {
         if !self.used.load(Ordering::Relaxed) {
@@ -231,6 +251,21 @@ impl PoolEntry {
     /// Returns when the pool was last in use. `None` if the pool must not be evicted.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         (!self.configured && !self.used.load(Ordering::Relaxed)).then(|| *self.busy_at.lock())
+    }
+}
+
+/// An exponentially weighted mean that starts as an arithmetic mean.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mean {
+    value: f64,
+    count: u32,
+}
+
+impl Mean {
+    fn add(&mut self, value: f64) {
+        self.count = self.count.saturating_add(1);
+        let weight = (1.0 / f64::from(self.count)).max(PROMPT_WEIGHT_MIN);
+        self.value += (value - self.value) * weight;
     }
 }
 

@@ -123,7 +123,7 @@ async fn sweep_pool(
     match sweep_table(balancer, metrics, &entry).await {
         Ok(table) => {
             // A pool that nobody uses has nothing to recount, and many pools may be unused.
-            let is_empty = table.holders.is_empty() && table.in_flight.is_empty();
+            let is_empty = table.holders.is_empty() && table.loads.is_empty();
             if recount && table.current && !is_empty {
                 match store.recount(&entry.pool).await {
                     Ok(0) => {}

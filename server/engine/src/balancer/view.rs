@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::PoolId;
+use evenkeel_domain::{PoolId, choice::Policy};
 use evenkeel_store::Table;
 
 use super::pool_entry::PoolEntry;
@@ -14,6 +14,9 @@ pub struct PoolView {
     pub route: String,
     pub cluster: String,
     pub in_flight: u64,
+    /// Prompt tokens that the endpoints have not read yet. 0 if the pool does not choose by work.
+    pub unread_tokens: u64,
+    pub policy: Policy,
     /// Sum of the caps of the endpoints that get requests. `None` if any of them is unlimited.
     pub capacity: Option<u64>,
     pub holders: u64,
@@ -33,6 +36,8 @@ pub struct EndpointView {
     pub address: Arc<str>,
     /// Requests in flight from all gateways.
     pub in_flight: u64,
+    /// Prompt tokens of these requests that the endpoint has not read yet.
+    pub unread_tokens: u64,
     pub weight: f64,
     /// Maximum number of requests in flight. 0: unlimited.
     pub cap: u32,
@@ -47,23 +52,25 @@ impl PoolView {
     #[must_use]
     pub fn new(entry: &PoolEntry, table: &Table) -> Self {
         let roster = entry.known_roster();
-        let in_flight = |address: &str| table.in_flight.get(address).copied().unwrap_or(0);
+        let load = |address: &str| table.loads.get(address).copied().unwrap_or_default();
         let mut endpoints: Vec<EndpointView> = roster
             .endpoints()
             .iter()
             .map(|endpoint| EndpointView {
                 address: Arc::clone(&endpoint.address),
-                in_flight: in_flight(&endpoint.address),
+                in_flight: load(&endpoint.address).in_flight,
+                unread_tokens: load(&endpoint.address).unread,
                 weight: endpoint.weight,
                 cap: endpoint.cap,
                 listed: true,
                 drained: entry.is_drained(&endpoint.address),
             })
             .collect();
-        let gone = table.in_flight.iter().filter(|(address, _)| roster.get(address).is_none());
-        endpoints.extend(gone.map(|(address, count)| EndpointView {
+        let gone = table.loads.iter().filter(|(address, _)| roster.get(address).is_none());
+        endpoints.extend(gone.map(|(address, load)| EndpointView {
             address: Arc::clone(address),
-            in_flight: *count,
+            in_flight: load.in_flight,
+            unread_tokens: load.unread,
             weight: entry.rule.weight,
             cap: entry.rule.cap,
             listed: false,
@@ -75,7 +82,9 @@ impl PoolView {
         Self {
             route: entry.pool.id.route().to_owned(),
             cluster: entry.pool.id.cluster().to_owned(),
-            in_flight: table.in_flight.values().sum(),
+            in_flight: table.loads.values().map(|load| load.in_flight).sum(),
+            unread_tokens: table.loads.values().map(|load| load.unread).sum(),
+            policy: entry.rule.policy,
             capacity,
             holders: table.holders.values().filter(|deadline| **deadline > table.now_ms).count() as u64,
             read_at_ms: table.now_ms,
@@ -126,7 +135,15 @@ mod tests {
     use super::*;
 
     fn endpoint(in_flight: u64, weight: f64, cap: u32) -> EndpointView {
-        EndpointView { address: "a".into(), in_flight, weight, cap, listed: true, drained: false }
+        EndpointView {
+            address: "a".into(),
+            in_flight,
+            unread_tokens: 0,
+            weight,
+            cap,
+            listed: true,
+            drained: false,
+        }
     }
 
     #[test]

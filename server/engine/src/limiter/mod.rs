@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use evenkeel_domain::{
     StoreError,
     clock::unix_ms,
-    limit::{Attributes, CounterRule, LimitRules, Meter, RequestBody},
+    limit::{Attributes, CounterRule, Generation, LimitRules, Meter, RequestBody},
     verdict::{Reason, Refusal},
 };
 use evenkeel_store::counters::{
@@ -106,6 +106,15 @@ pub enum Reserved {
     /// All limits admit the request, and its amounts are reserved.
     Held(Reservation),
     Refused(Box<Refusal>),
+}
+
+impl Selection {
+    /// Returns the estimated size of the request's prompt in tokens. `None` if the gateway does not know it.
+    #[must_use]
+    pub fn prompt_tokens(&self, body: &RequestBody) -> Option<u64> {
+        (body.prompt_bytes > 0 || body.generation == Generation::Nothing)
+            .then(|| self.estimate.input.ceil() as u64)
+    }
 }
 
 impl Limiter {

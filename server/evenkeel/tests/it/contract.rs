@@ -57,7 +57,7 @@ impl Subject {
 
     async fn counts(&self) -> BTreeMap<String, u64> {
         let table = self.store.table(&self.pool).await.unwrap();
-        table.in_flight.into_iter().map(|(endpoint, n)| (endpoint.to_string(), n)).collect()
+        table.loads.into_iter().map(|(endpoint, load)| (endpoint.to_string(), load.in_flight)).collect()
     }
 }
 
@@ -170,7 +170,7 @@ async fn a_dead_holder_with_very_many_leases_is_reaped(s: &Subject) {
     }
     assert_eq!((reaped, calls > 10), (40_000, true));
     let table = s.store.table(&s.pool).await.unwrap();
-    assert!(table.in_flight.is_empty() && table.holders.is_empty());
+    assert!(table.loads.is_empty() && table.holders.is_empty());
 }
 
 macro_rules! contract {

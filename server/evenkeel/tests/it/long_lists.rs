@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evenkeel_store::{Held, Store as _};
+use evenkeel_store::{Held, HeldLease, Store as _};
 
 use crate::support::{
     redis::Redis,
@@ -14,7 +14,9 @@ const TTL: Duration = Duration::from_secs(600);
 const LEASES: u64 = 262_144;
 
 fn list(numbers: impl Iterator<Item = u64>, through: u64) -> Held {
-    let leases = numbers.map(|n| (lease(n), Some(["a", "b"][n as usize % 2].into()))).collect();
+    let entry =
+        |n: u64| HeldLease { id: lease(n), endpoint: Some(["a", "b"][n as usize % 2].into()), unread: 0 };
+    let leases = numbers.map(entry).collect();
     Held { issued_through: through, leases, ..Held::default() }
 }
 
@@ -77,7 +79,7 @@ async fn a_list_in_steps_leaves_newer_leases_alone() {
     let leases = store.leases(&pool, &h).await.unwrap();
     assert!(leases.iter().map(|lease| lease.id.get()).eq(settled + 1..=LISTED));
     let table = store.table(&pool).await.unwrap();
-    assert_eq!(table.in_flight.values().sum::<u64>(), LISTED - settled);
+    assert_eq!(table.loads.values().map(|load| load.in_flight).sum::<u64>(), LISTED - settled);
     assert_eq!(store.recount(&pool).await.unwrap(), 0);
 }
 

@@ -1,5 +1,5 @@
-//! Any interleaving of operations has the same results in memory and on Redis. In both stores, each count equals the
-//! number of live leases and is never negative.
+//! Any interleaving of operations has the same results in memory and on Redis. In both stores, the load of each endpoint
+//! equals the sum over its live leases and is never negative.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use evenkeel_domain::Roster;
-use evenkeel_store::{Held, Pool, Store, memory::MemoryStore, redis::RedisStore};
+use evenkeel_domain::{Roster, choice::Prompt, verdict::Verdict};
+use evenkeel_store::{Admit, Held, HeldLease, Pool, Store, memory::MemoryStore, redis::RedisStore};
 use proptest::prelude::*;
 
 use crate::support::{
@@ -30,16 +30,23 @@ enum Step {
         lease: u64,
         tie: u32,
         roster: usize,
+        prompt: Option<Prompt>,
+    },
+    FirstToken {
+        holder: usize,
+        lease: u64,
     },
     Settle {
         holder: usize,
         lease: u64,
     },
-    /// The holder lists some of the leases 1..=8, each with or without its endpoint. Bit n stands for lease n+1.
+    /// The holder lists some of the leases 1..=8, each with or without its endpoint, and with or without unread tokens.
+    /// Bit n stands for lease n+1.
     KeepAlive {
         holder: usize,
         listed: u8,
         unknown: u8,
+        read: u8,
         endpoint: usize,
         through: u64,
     },
@@ -52,29 +59,77 @@ enum Step {
         holder: usize,
     },
     Recount,
-    /// Several operations in one script call. Each is (holder, lease, tie, whether to settle).
+    /// Several operations in one script call.
     Batch {
-        ops: Vec<(usize, u64, u32, bool)>,
+        ops: Vec<BatchOp>,
         roster: usize,
+        by_work: bool,
     },
     ForgetScripts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Settle,
+    FirstToken,
+    Admit,
+}
+
+/// In the order in which the script applies them.
+const KINDS: [Kind; 3] = [Kind::Settle, Kind::FirstToken, Kind::Admit];
+
+#[derive(Clone, Debug)]
+struct BatchOp {
+    holder: usize,
+    lease: u64,
+    tie: u32,
+    kind: Kind,
+    prompt: Prompt,
+}
+
+/// The answer to an operation: whether it released a lease, nothing, or a verdict.
+type Answer = Result<Verdict, Option<bool>>;
+
+fn prompt() -> impl Strategy<Value = Prompt> {
+    let tokens = prop_oneof![Just(0_u64), 1..2000_u64, Just(1000)];
+    // Multiples give equal scores more often.
+    let part = prop_oneof![Just(100_u64), Just(1000), 1..3000_u64];
+    let cached = prop::collection::btree_map(0..ENDPOINTS.len(), part, 0..3);
+    (tokens, cached).prop_map(|(tokens, cached)| Prompt {
+        tokens,
+        cached: cached.into_iter().map(|(i, part)| (ENDPOINTS[i].into(), part)).collect(),
+    })
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let (holder, lease) = (0..HOLDERS.len(), 1_u64..=8);
     prop_oneof![
-        6 => (holder.clone(), lease.clone(), any::<u32>(), 0..3_usize)
-            .prop_map(|(holder, lease, tie, roster)| Step::Admit { holder, lease, tie, roster }),
+        6 => (holder.clone(), lease.clone(), any::<u32>(), 0..3_usize, prop::option::weighted(0.7, prompt()))
+            .prop_map(|(holder, lease, tie, roster, prompt)| Step::Admit { holder, lease, tie, roster, prompt }),
+        3 => (holder.clone(), lease.clone()).prop_map(|(holder, lease)| Step::FirstToken { holder, lease }),
         4 => (holder.clone(), lease.clone()).prop_map(|(holder, lease)| Step::Settle { holder, lease }),
-        2 => (holder.clone(), any::<u8>(), any::<u8>(), 0..ENDPOINTS.len(), 0_u64..=9)
-            .prop_map(|(holder, listed, unknown, endpoint, through)| Step::KeepAlive { holder, listed, unknown, endpoint, through }),
+        2 => (holder.clone(), any::<[u8; 3]>(), 0..ENDPOINTS.len(), 0_u64..=9)
+            .prop_map(|(holder, [listed, unknown, read], endpoint, through)| Step::KeepAlive {
+                holder,
+                listed,
+                unknown,
+                read,
+                endpoint,
+                through,
+            }),
         1 => holder.clone().prop_map(|holder| Step::Die { holder }),
         1 => holder.prop_map(|holder| Step::Reap { holder }),
         1 => Just(Step::Recount),
-        3 => (prop::collection::vec((0..HOLDERS.len(), 1_u64..=8, any::<u32>(), any::<bool>()), 1..12), 0..3_usize)
-            .prop_map(|(ops, roster)| Step::Batch { ops, roster }),
+        3 => (prop::collection::vec(batch_op(), 1..12), 0..3_usize, any::<bool>())
+            .prop_map(|(ops, roster, by_work)| Step::Batch { ops, roster, by_work }),
         1 => Just(Step::ForgetScripts),
     ]
+}
+
+fn batch_op() -> impl Strategy<Value = BatchOp> {
+    let kind = prop::sample::select(vec![Kind::Settle, Kind::FirstToken, Kind::Admit, Kind::Admit]);
+    (0..HOLDERS.len(), 1_u64..=8, any::<u32>(), kind, prompt())
+        .prop_map(|(holder, lease, tie, kind, prompt)| BatchOp { holder, lease, tie, kind, prompt })
 }
 
 fn rosters() -> [Arc<Roster>; 3] {
@@ -98,8 +153,11 @@ impl Both {
     async fn step(&self, step: &Step) -> Result<(), TestCaseError> {
         let pool = &self.pool;
         match *step {
-            Step::Admit { holder: h, lease: number, tie, roster } => {
-                let admit = || admission(pool, &self.rosters[roster], HOLDERS[h], number, tie);
+            Step::Admit { holder: h, lease: number, tie, roster, ref prompt } => {
+                let admit = || Admit {
+                    prompt: prompt.clone(),
+                    ..admission(pool, &self.rosters[roster], HOLDERS[h], number, tie)
+                };
                 let (m, r) = (self.memory.admit(admit()).await, self.redis.admit(admit()).await);
                 prop_assert_eq!(m.unwrap(), r.unwrap());
             }
@@ -108,10 +166,16 @@ impl Both {
                 let m = self.memory.settle(pool, &h, number).await.unwrap();
                 prop_assert_eq!(m, self.redis.settle(pool, &h, number).await.unwrap());
             }
-            Step::KeepAlive { holder: h, listed, unknown, endpoint, through } => {
-                let entry = |bit: u64| {
-                    let known = unknown & (1 << bit) == 0;
-                    (lease(bit + 1), known.then(|| ENDPOINTS[endpoint].into()))
+            Step::FirstToken { holder: h, lease: number } => {
+                let (h, number) = (holder(HOLDERS[h]), lease(number));
+                self.memory.first_token(pool, &h, number).await.unwrap();
+                self.redis.first_token(pool, &h, number).await.unwrap();
+            }
+            Step::KeepAlive { holder: h, listed, unknown, read, endpoint, through } => {
+                let entry = |bit: u64| HeldLease {
+                    id: lease(bit + 1),
+                    endpoint: (unknown & (1 << bit) == 0).then(|| ENDPOINTS[endpoint].into()),
+                    unread: if read & (1 << bit) == 0 { 500 } else { 0 },
                 };
                 let bits = (0..8).filter(|bit| listed & (1 << bit) != 0);
                 let held =
@@ -126,7 +190,7 @@ impl Both {
                 self.memory.expire(pool, &holder(HOLDERS[h]));
                 self.reap(h).await?;
             }
-            Step::Batch { ref ops, roster } => self.batch(ops, roster).await?,
+            Step::Batch { ref ops, roster, by_work } => self.batch(ops, roster, by_work).await?,
             Step::Reap { holder: h } => self.reap(h).await?,
             Step::Recount => prop_assert_eq!(self.redis.recount(pool).await.unwrap(), 0),
             Step::ForgetScripts => drop(self.server.command(&["SCRIPT", "FLUSH"])),
@@ -136,44 +200,39 @@ impl Both {
 
     /// Runs operations in one batch. All of them are polled before anything else runs, so they all wait when the lane
     /// (the queue that batches calls to Redis) takes its batch.
-    async fn batch(&self, ops: &[(usize, u64, u32, bool)], roster: usize) -> Result<(), TestCaseError> {
+    async fn batch(&self, ops: &[BatchOp], roster: usize, by_work: bool) -> Result<(), TestCaseError> {
         let mut named = BTreeSet::new();
-        let ops: Vec<_> = ops.iter().filter(|(h, number, ..)| named.insert((*h, *number))).collect();
-        let admit = |h: usize, number: u64, tie: u32| {
-            admission(&self.pool, &self.rosters[roster], HOLDERS[h], number, tie)
-        };
-        let answers = futures::future::join_all(ops.iter().map(|(h, number, tie, settle)| async {
-            if *settle {
-                let released = self.redis.settle(&self.pool, &holder(HOLDERS[*h]), lease(*number)).await;
-                Err(released.unwrap())
-            } else {
-                Ok(self.redis.admit(admit(*h, *number, *tie)).await.unwrap())
+        let ops: Vec<&BatchOp> = ops.iter().filter(|op| named.insert((op.holder, op.lease))).collect();
+        let apply = async |store: &dyn Store, op: &BatchOp| -> Answer {
+            let (h, number) = (holder(HOLDERS[op.holder]), lease(op.lease));
+            match op.kind {
+                Kind::Settle => Err(Some(store.settle(&self.pool, &h, number).await.unwrap())),
+                Kind::FirstToken => {
+                    store.first_token(&self.pool, &h, number).await.unwrap();
+                    Err(None)
+                }
+                Kind::Admit => {
+                    let (roster, who) = (&self.rosters[roster], HOLDERS[op.holder]);
+                    let prompt = by_work.then(|| op.prompt.clone());
+                    let admit = Admit { prompt, ..admission(&self.pool, roster, who, op.lease, op.tie) };
+                    Ok(store.admit(admit).await.unwrap())
+                }
             }
-        }));
-        let answers = answers.await;
-        // The script runs settlements first, then admissions. Within each, holders are in order of appearance.
+        };
+        let answers = futures::future::join_all(ops.iter().map(|op| apply(&*self.redis, op))).await;
+        // Within each kind, holders are in order of appearance.
         let mut holders: Vec<usize> = Vec::new();
-        for (h, ..) in &ops {
-            if !holders.contains(h) {
-                holders.push(*h);
+        for op in &ops {
+            if !holders.contains(&op.holder) {
+                holders.push(op.holder);
             }
         }
-        for settling in [true, false] {
+        for kind in KINDS {
             for group in &holders {
-                for ((h, number, tie, settle), redis) in ops.iter().zip(&answers) {
-                    if h != group || *settle != settling {
-                        continue;
+                for (op, redis) in ops.iter().zip(&answers) {
+                    if op.holder == *group && op.kind == kind {
+                        prop_assert_eq!(&apply(&self.memory, op).await, redis);
                     }
-                    let memory = if settling {
-                        Err(self
-                            .memory
-                            .settle(&self.pool, &holder(HOLDERS[*h]), lease(*number))
-                            .await
-                            .unwrap())
-                    } else {
-                        Ok(self.memory.admit(admit(*h, *number, *tie)).await.unwrap())
-                    };
-                    prop_assert_eq!(&memory, redis);
                 }
             }
         }
@@ -187,35 +246,41 @@ impl Both {
         Ok(())
     }
 
-    /// Checks that both stores are equal, that each count equals its live leases, and that no count is negative.
+    /// Checks that both stores are equal, that each load equals its live leases, and that no number is negative.
     async fn check(&self) -> Result<(), TestCaseError> {
         let memory = summary(&self.memory, &self.pool).await?;
         let redis = summary(&*self.redis, &self.pool).await?;
         prop_assert_eq!(memory, redis);
-        // table() could hide a negative count, so read the hash itself.
-        let key = format!("{}:ek2:{{r|c}}:in-flight", self.prefix);
-        let mut raw: BTreeMap<String, String> =
-            redis::from_redis_value(self.server.command(&["HGETALL", &key])).unwrap();
-        raw.remove(""); // the filler field of such hashes
-        prop_assert!(raw.values().all(|n| n.parse::<u64>().is_ok_and(|n| n > 0)), "{:?}", raw);
+        // table() could hide a negative number, so read the hashes themselves.
+        for hash in ["in-flight", "unread"] {
+            let key = format!("{}:ek2:{{r|c}}:{hash}", self.prefix);
+            let mut raw: BTreeMap<String, String> =
+                redis::from_redis_value(self.server.command(&["HGETALL", &key])).unwrap();
+            raw.remove(""); // the filler field of such hashes
+            prop_assert!(raw.values().all(|n| n.parse::<u64>().is_ok_and(|n| n > 0)), "{}: {:?}", hash, raw);
+        }
         Ok(())
     }
 }
 
-type Summary = (BTreeMap<String, u64>, BTreeSet<(String, u64, String)>, Vec<String>);
+type Loads = BTreeMap<String, (u64, u64)>;
+type Summary = (Loads, BTreeSet<(String, u64, String, u64)>, Vec<String>);
 
 async fn summary(store: &dyn Store, pool: &Arc<Pool>) -> Result<Summary, TestCaseError> {
     let table = store.table(pool).await.unwrap();
-    let (mut leases, mut sums) = (BTreeSet::new(), BTreeMap::<String, u64>::new());
+    let (mut leases, mut sums) = (BTreeSet::new(), Loads::new());
     for h in HOLDERS {
         for lease in store.leases(pool, &holder(h)).await.unwrap() {
-            *sums.entry(lease.endpoint.to_string()).or_default() += 1;
-            leases.insert((h.to_owned(), lease.id.get(), lease.endpoint.to_string()));
+            let (in_flight, unread) = sums.entry(lease.endpoint.to_string()).or_default();
+            *in_flight += 1;
+            *unread += lease.unread;
+            leases.insert((h.to_owned(), lease.id.get(), lease.endpoint.to_string(), lease.unread));
         }
     }
-    let counts: BTreeMap<String, u64> = table.in_flight.iter().map(|(e, n)| (e.to_string(), *n)).collect();
-    prop_assert_eq!(&counts, &sums);
-    Ok((counts, leases, table.holders.keys().map(ToString::to_string).collect()))
+    let loads: Loads =
+        table.loads.iter().map(|(e, load)| (e.to_string(), (load.in_flight, load.unread))).collect();
+    prop_assert_eq!(&loads, &sums);
+    Ok((loads, leases, table.holders.keys().map(ToString::to_string).collect()))
 }
 
 #[test]
@@ -292,8 +357,8 @@ fn concurrent_operations_balance() {
             held += h;
         }
         let table = store.table(&pool).await.unwrap();
-        assert_eq!(table.in_flight.values().sum::<u64>(), held);
-        assert!(table.in_flight.values().all(|n| *n <= 40), "{:?}", table.in_flight);
+        assert_eq!(table.loads.values().map(|load| load.in_flight).sum::<u64>(), held);
+        assert!(table.loads.values().all(|load| load.in_flight <= 40), "{:?}", table.loads);
         assert!(admitted > held, "some were admitted and settled");
         assert_eq!(store.recount(&pool).await.unwrap(), 0);
     });

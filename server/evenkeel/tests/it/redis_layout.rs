@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::{
     PoolId, StoreError,
+    choice::Prompt,
     limit::{Bucket, CounterRule, Meter, OnStoreFailure, Window},
 };
 use evenkeel_store::{
-    Pool, Store,
+    Admit, Pool, Store,
     counters::{ReservationId, Reserve},
 };
 
@@ -63,15 +64,46 @@ async fn a_recount_restores_lost_counts() {
     for number in 1..=4 {
         admit(&*store, &pool, number).await;
     }
-    let before = store.table(&pool).await.unwrap().in_flight;
+    let before = store.table(&pool).await.unwrap().loads;
     redis.command(&["DEL", "ek2:{r|c}:in-flight"]);
     // The settlement must not make the lost count negative.
     assert!(store.settle(&pool, &holder("h"), lease(4)).await.unwrap());
-    assert!(store.table(&pool).await.unwrap().in_flight.is_empty());
+    assert!(store.table(&pool).await.unwrap().loads.is_empty());
     assert_eq!(store.recount(&pool).await.unwrap(), 2);
-    let after = store.table(&pool).await.unwrap().in_flight;
-    assert_eq!(after.values().sum::<u64>(), before.values().sum::<u64>() - 1);
+    let after = store.table(&pool).await.unwrap().loads;
+    assert_eq!(
+        after.values().map(|load| load.in_flight).sum::<u64>(),
+        before.values().map(|load| load.in_flight).sum::<u64>() - 1
+    );
     assert_eq!(store.recount(&pool).await.unwrap(), 0);
+}
+
+/// The sum of unread tokens is compared with the leases by one sidecar per holder TTL.
+#[tokio::test]
+async fn a_recount_restores_lost_unread_tokens() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let (pool, roster) = (pool("r", "c"), roster(&[("a", 1.0, 0)]));
+    let unread = async |number, tokens| {
+        let prompt = Some(Prompt { tokens, cached: Vec::new() });
+        store.admit(Admit { prompt, ..admission(&pool, &roster, "h", number, 0) }).await.unwrap();
+        store.table(&pool).await.unwrap().loads["a"].unread
+    };
+    assert_eq!(unread(1, 100).await, 100);
+    redis.command(&["DEL", "ek2:{r|c}:unread"]);
+    assert_eq!(unread(2, 20).await, 20);
+    assert_eq!(store.recount(&pool).await.unwrap(), 1);
+    assert_eq!(unread(3, 3).await, 123);
+    redis.command(&["HSET", "ek2:{r|c}:unread", "a", "7", "b", "8"]);
+    assert_eq!(store.recount(&pool).await.unwrap(), 0, "compared a moment ago");
+    redis.command(&["DEL", "ek2:{r|c}:compared"]);
+    assert_eq!(store.recount(&pool).await.unwrap(), 2);
+    assert_eq!(unread(4, 0).await, 123);
+    // A first token and a settlement below the sum do not make it negative.
+    redis.command(&["HSET", "ek2:{r|c}:unread", "a", "1"]);
+    store.first_token(&pool, &holder("h"), lease(1)).await.unwrap();
+    store.settle(&pool, &holder("h"), lease(2)).await.unwrap();
+    assert_eq!(unread(5, 0).await, 0);
 }
 
 #[tokio::test]
@@ -90,7 +122,7 @@ async fn a_dead_holder_is_reaped_after_its_ttl_and_not_before() {
     // Redis's clock has whole milliseconds.
     let not_before = ttl - Duration::from_millis(1);
     assert!(since.elapsed() >= not_before, "reaped after {:?}", since.elapsed());
-    assert!(store.table(&pool).await.unwrap().in_flight.is_empty());
+    assert!(store.table(&pool).await.unwrap().loads.is_empty());
     assert!(!store.settle(&pool, &holder("h"), lease(1)).await.unwrap(), "a late settle changes nothing");
 }
 
@@ -115,7 +147,7 @@ async fn higress_table_is_shared() {
     assert_eq!(count("b"), Some(-1));
     assert_eq!(admit(&*store, &pool, 2).await, Some("b".into()));
     assert_eq!(count("b"), Some(1));
-    assert_eq!(store.table(&pool).await.unwrap().in_flight.get("a"), Some(&3));
+    assert_eq!(store.table(&pool).await.unwrap().loads["a"].in_flight, 3);
     assert_eq!(
         store.recount(&pool).await.unwrap(),
         0,

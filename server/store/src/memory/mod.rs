@@ -24,7 +24,8 @@ pub(crate) use cell::last_bit;
 pub use changes::MemoryChanges;
 pub use counters::MemoryCounters;
 use evenkeel_domain::{
-    HolderId, LeaseId, PoolId, StoreError, choose,
+    HolderId, LeaseId, PoolId, StoreError,
+    choice::{Load, choose},
     clock::unix_ms,
     verdict::{Basis, Verdict},
 };
@@ -34,7 +35,7 @@ pub use records::MemoryRecords;
 pub use usage::MemoryUsage;
 pub use versioned::MemoryMap;
 
-use super::{Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, verdict};
+use super::{Admit, Held, HeldLease, Lease, Pool, Reaped, Repairs, Store, Table, verdict};
 
 /// Maximum number of leases that one [`Store::reap`] gives back.
 pub const REAP_MAX: usize = 1000;
@@ -55,9 +56,9 @@ struct State {
 
 #[derive(Default)]
 struct PoolTable {
-    counts: BTreeMap<Arc<str>, u64>,
-    /// In-flight requests of other sidecars, by endpoint. See [`MemoryStore::assume_rest_of`].
-    assumed: BTreeMap<Arc<str>, u64>,
+    loads: BTreeMap<Arc<str>, Load>,
+    /// Load by requests of other sidecars. See [`MemoryStore::assume_rest_of`].
+    assumed: BTreeMap<Arc<str>, Load>,
     /// When `assumed` was last known to be true.
     assumed_at: Option<Instant>,
     deadlines: BTreeMap<HolderId, u64>,
@@ -65,16 +66,19 @@ struct PoolTable {
 }
 
 impl PoolTable {
-    fn load(&self, address: &str) -> u64 {
-        let of = |m: &BTreeMap<Arc<str>, u64>| m.get(address).copied().unwrap_or(0);
-        of(&self.counts) + of(&self.assumed)
+    fn load(&self, address: &str) -> Load {
+        let of = |loads: &BTreeMap<Arc<str>, Load>| loads.get(address).copied().unwrap_or_default();
+        let (own, others) = (of(&self.loads), of(&self.assumed));
+        Load { in_flight: own.in_flight + others.in_flight, unread: own.unread + others.unread }
     }
 
     fn insert(&mut self, holder: &HolderId, lease: Lease) {
-        *self.counts.entry(Arc::clone(&lease.endpoint)).or_default() += 1;
+        let load = self.loads.entry(Arc::clone(&lease.endpoint)).or_default();
+        load.in_flight += 1;
+        load.unread += lease.unread;
         let before = self.leases.entry(holder.clone()).or_default().insert(lease.id, lease);
         if let Some(before) = before {
-            self.uncount(&before.endpoint);
+            self.uncount(&before);
         }
     }
 
@@ -84,15 +88,25 @@ impl PoolTable {
         if held.is_empty() {
             self.leases.remove(holder);
         }
-        self.uncount(&lease.endpoint);
+        self.uncount(&lease);
         true
+    }
+
+    /// Lowers the unread tokens of a lease, if the table has the lease.
+    fn lower(&mut self, holder: &HolderId, lease: LeaseId, unread: u64) {
+        let Some(lease) = self.leases.get_mut(holder).and_then(|held| held.get_mut(&lease)) else { return };
+        let read = lease.unread.saturating_sub(unread);
+        lease.unread -= read;
+        if let Some(load) = self.loads.get_mut(&lease.endpoint) {
+            load.unread -= read;
+        }
     }
 
     fn adopt(&mut self, holder: &HolderId, held: &Held, now_ms: u64, deadline_ms: u64) -> Repairs {
         self.deadlines.insert(holder.clone(), deadline_ms);
         let mut repairs = Repairs::default();
-        let listed: BTreeMap<LeaseId, Option<&Arc<str>>> =
-            held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_ref())).collect();
+        let listed: BTreeMap<LeaseId, &HeldLease> =
+            held.leases.iter().map(|lease| (lease.id, lease)).collect();
         let known: Vec<Lease> =
             self.leases.get(holder).map(|l| l.values().cloned().collect()).unwrap_or_default();
         for lease in &known {
@@ -101,35 +115,43 @@ impl PoolTable {
                     self.remove(holder, lease.id);
                     repairs.dropped += 1;
                 }
-                Some(Some(endpoint)) if **endpoint != lease.endpoint => {
-                    self.insert(holder, Lease { endpoint: Arc::clone(endpoint), ..lease.clone() });
-                    repairs.moved += 1;
+                Some(HeldLease { endpoint: Some(endpoint), unread, .. }) => {
+                    self.lower(holder, lease.id, *unread);
+                    if *endpoint != lease.endpoint {
+                        let unread = lease.unread.min(*unread);
+                        let moved = Lease { endpoint: Arc::clone(endpoint), unread, ..lease.clone() };
+                        self.insert(holder, moved);
+                        repairs.moved += 1;
+                    }
                 }
+                // A holder that does not know the endpoint knows nothing of the prompt either.
                 _ => {}
             }
         }
         let known: BTreeSet<LeaseId> = known.iter().map(|lease| lease.id).collect();
-        for (&id, endpoint) in &listed {
+        for (&id, HeldLease { endpoint, unread, .. }) in &listed {
             let Some(endpoint) = endpoint else { continue };
             if !known.contains(&id) {
-                let count = self.counts.get(&**endpoint).copied().unwrap_or(0);
+                let count = self.loads.get(&**endpoint).map_or(0, |load| load.in_flight);
                 let is_full = held.bounds.counts_max.get(&**endpoint).is_some_and(|most| count >= *most);
                 if is_full || repairs.restored >= held.bounds.leases_max {
                     repairs.refused += 1;
                     continue;
                 }
-                self.insert(holder, Lease { id, endpoint: Arc::clone(endpoint), since_ms: now_ms });
+                let endpoint = Arc::clone(endpoint);
+                self.insert(holder, Lease { id, endpoint, since_ms: now_ms, unread: *unread });
                 repairs.restored += 1;
             }
         }
         repairs
     }
 
-    fn uncount(&mut self, endpoint: &str) {
-        if let Some(count) = self.counts.get_mut(endpoint) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(endpoint);
+    fn uncount(&mut self, lease: &Lease) {
+        if let Some(load) = self.loads.get_mut(&lease.endpoint) {
+            load.in_flight -= 1;
+            load.unread -= lease.unread;
+            if load.in_flight == 0 {
+                self.loads.remove(&lease.endpoint);
             }
         }
     }
@@ -142,16 +164,17 @@ impl MemoryStore {
         Self { holder_ttl, started: Instant::now(), started_unix_ms: unix_ms(), state: Mutex::default() }
     }
 
-    /// Attributes to other sidecars the in-flight requests in a shared table that exceed the leases in this store.
-    /// [`Store::admit`] includes this load when it picks an endpoint, although this store has no leases for it.
-    /// Replaces the previous load.
-    pub fn assume_rest_of(&self, pool: &PoolId, in_flight: &BTreeMap<Arc<str>, u64>) {
+    /// Attributes to other sidecars the load in a shared table that exceeds the leases in this store. [`Store::admit`]
+    /// includes this load when it picks an endpoint, although this store has no leases for it. Replaces the previous load.
+    pub fn assume_rest_of(&self, pool: &PoolId, loads: &BTreeMap<Arc<str>, Load>) {
         let mut state = self.state.lock();
         let table = state.pools.entry(pool.clone()).or_default();
-        let own = |endpoint| table.counts.get(endpoint).copied().unwrap_or(0);
-        let rest =
-            in_flight.iter().map(|(endpoint, n)| (Arc::clone(endpoint), n.saturating_sub(own(endpoint))));
-        table.assumed = rest.filter(|(_, n)| *n > 0).collect();
+        let rest = loads.iter().map(|(endpoint, load)| {
+            let own = table.loads.get(endpoint).copied().unwrap_or_default();
+            let in_flight = load.in_flight.saturating_sub(own.in_flight);
+            (Arc::clone(endpoint), Load { in_flight, unread: load.unread.saturating_sub(own.unread) })
+        });
+        table.assumed = rest.filter(|(_, load)| *load != Load::default()).collect();
         table.assumed_at = Some(Instant::now());
     }
 
@@ -175,7 +198,7 @@ impl MemoryStore {
             for holder in silent {
                 table.deadlines.remove(&holder);
                 for lease in table.leases.remove(&holder).unwrap_or_default().into_values() {
-                    table.uncount(&lease.endpoint);
+                    table.uncount(&lease);
                 }
             }
         }
@@ -183,25 +206,32 @@ impl MemoryStore {
 
     /// Returns the load of other sidecars that [`Self::assume_rest_of`] found.
     #[must_use]
-    pub fn assumed(&self, pool: &Pool) -> BTreeMap<Arc<str>, u64> {
+    pub fn assumed(&self, pool: &Pool) -> BTreeMap<Arc<str>, Load> {
         self.with(pool, |table| table.assumed.clone())
     }
 
-    /// Picks an endpoint and takes a lease on it. Returns `None` if every endpoint is at its cap.
-    pub(crate) fn pick(&self, admit: &Admit) -> Option<Arc<str>> {
+    /// Picks an endpoint and takes a lease on it. Returns the endpoint, and the tokens that it must read. Returns `None` if
+    /// every endpoint is at its cap.
+    pub(crate) fn pick(&self, admit: &Admit) -> Option<(Arc<str>, u64)> {
         let _span = StoreSpan::memory("evenkeel.store commit");
         let (now, deadline) = (self.now_ms(), self.deadline_ms());
         self.with(&admit.pool, |table| {
             table.deadlines.insert(admit.holder.clone(), deadline);
             if let Some(lease) = table.leases.get(&admit.holder).and_then(|l| l.get(&admit.lease)) {
-                return Some(Arc::clone(&lease.endpoint));
+                return Some((Arc::clone(&lease.endpoint), lease.unread));
             }
-            let endpoint = choose(&admit.roster, admit.tie, |address| table.load(address))?;
-            let endpoint = Arc::clone(&endpoint.address);
-            let lease = Lease { id: admit.lease, endpoint: Arc::clone(&endpoint), since_ms: now };
+            let load = |address: &str| table.load(address);
+            let choice = choose(&admit.roster, admit.tie, admit.prompt.as_ref(), load)?;
+            let (endpoint, unread) = (Arc::clone(&choice.endpoint.address), choice.unread);
+            let lease = Lease { id: admit.lease, endpoint: Arc::clone(&endpoint), since_ms: now, unread };
             table.insert(&admit.holder, lease);
-            Some(endpoint)
+            Some((endpoint, unread))
         })
+    }
+
+    /// Records the first token of a lease, if the lease is known.
+    pub(crate) fn read(&self, pool: &Pool, holder: &HolderId, lease: LeaseId) {
+        self.with(pool, |table| table.lower(holder, lease, 0));
     }
 
     /// Removes a lease. Returns false if the lease is unknown.
@@ -252,6 +282,16 @@ impl Store for MemoryStore {
         Ok(self.remove(pool, holder, lease))
     }
 
+    async fn first_token(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<(), StoreError> {
+        self.read(pool, holder, lease);
+        Ok(())
+    }
+
     async fn keep_alive(
         &self,
         pool: &Arc<Pool>,
@@ -288,13 +328,13 @@ impl Store for MemoryStore {
         Ok(self.with(pool, |table| Table {
             current: true,
             now_ms,
-            in_flight: table.counts.clone(),
+            loads: table.loads.clone(),
             holders: table.deadlines.clone(),
         }))
     }
 
     async fn recount(&self, _pool: &Arc<Pool>) -> Result<u64, StoreError> {
-        Ok(0) // Only the operations above change these tables, so the counts cannot be wrong.
+        Ok(0) // Only the operations above change these tables, so the loads cannot be wrong.
     }
 
     async fn leases(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Vec<Lease>, StoreError> {

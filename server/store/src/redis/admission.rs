@@ -1,4 +1,4 @@
-//! Admissions and settlements of one pool, in batches.
+//! Admissions, first tokens and settlements of one pool, in batches.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -17,16 +17,18 @@ use super::{
 impl Work for PoolWork {
     type Op = Op;
 
-    /// Takes operations in order, until an admission chooses from another roster or a lease comes a second time.
+    /// Takes operations in order, until an admission chooses from another roster or by another policy, or a lease comes a
+    /// second time.
     fn next_batch(queue: &VecDeque<Op>) -> usize {
-        let mut first: Option<&Arc<Roster>> = None;
+        let mut first: Option<(&Arc<Roster>, bool)> = None;
         let mut named: HashSet<(&HolderId, LeaseId)> = HashSet::with_capacity(queue.len().min(BATCH_MAX));
         let mut count = 0;
         for op in queue.iter().take(BATCH_MAX) {
-            if let Kind::Admit { roster, .. } = &op.kind
-                && !Arc::ptr_eq(first.get_or_insert(roster), roster)
-            {
-                break;
+            if let Kind::Admit { roster, prompt, .. } = &op.kind {
+                let (other, by_work) = first.get_or_insert((roster, prompt.is_some()));
+                if !Arc::ptr_eq(other, roster) || *by_work != prompt.is_some() {
+                    break;
+                }
             }
             if !named.insert((&op.holder, op.lease)) {
                 break;
@@ -62,7 +64,9 @@ mod tests {
     fn op(lease: u64, roster: Option<&Arc<Roster>>) -> Op {
         let (holder, lease) = (HolderId::new("h").unwrap(), LeaseId::new(lease).unwrap());
         let kind = match roster {
-            Some(roster) => Kind::Admit { roster: Arc::clone(roster), tie: 0, answer: oneshot::channel().0 },
+            Some(roster) => {
+                Kind::Admit { roster: Arc::clone(roster), tie: 0, prompt: None, answer: oneshot::channel().0 }
+            }
             None => Kind::Settle { answer: oneshot::channel().0 },
         };
         Op { holder, lease, kind, span: None }

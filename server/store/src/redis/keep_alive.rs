@@ -15,18 +15,16 @@ use redis::Value;
 
 use super::{
     KEY_EXPIRY_MS, RedisStore,
+    batch::lease_of,
     call::Call,
     keys::PoolKeys,
     link::Way,
     script::{DROP, HOLD, KEEP_ALIVE, Script},
 };
-use crate::{Held, Lease, Pool, Repairs, RestoreBounds};
+use crate::{Held, HeldLease, Lease, Pool, Repairs, RestoreBounds};
 
 /// Maximum number of leases in one call. A call takes about 4 µs for each.
 pub(super) const STEP: usize = 1000;
-
-/// A lease of a list, with its endpoint if the holder knows the endpoint.
-type Listed<'a> = (LeaseId, Option<&'a str>);
 
 impl RedisStore {
     pub(super) async fn apply_list(
@@ -39,8 +37,7 @@ impl RedisStore {
         let lane = self.lane(pool);
         let keys = &lane.work.keys;
         if held.leases.len() <= step {
-            let list: Vec<Listed<'_>> =
-                held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_deref())).collect();
+            let list: Vec<&HeldLease> = held.leases.iter().collect();
             let mut call = self.list_call(&KEEP_ALIVE, keys, pool, holder);
             call.number(held.bounds.leases_max);
             let index_of = add_addresses(&mut call, &list, &held.bounds);
@@ -53,10 +50,10 @@ impl RedisStore {
                 return Ok(Repairs { restored, dropped, moved, refused });
             }
         }
-        let listed: BTreeMap<LeaseId, Option<&str>> =
-            held.leases.iter().map(|(id, endpoint)| (*id, endpoint.as_deref())).collect();
+        let listed: BTreeMap<LeaseId, &HeldLease> =
+            held.leases.iter().map(|lease| (lease.id, lease)).collect();
         let mut repairs = Repairs::default();
-        let all: Vec<Listed<'_>> = listed.iter().map(|(id, endpoint)| (*id, *endpoint)).collect();
+        let all: Vec<&HeldLease> = listed.values().copied().collect();
         // An empty list has one step too, which renews the holder.
         let steps = if all.is_empty() { vec![&all[..]] } else { all.chunks(step).collect() };
         for part in steps {
@@ -81,7 +78,7 @@ impl RedisStore {
             });
             let superfluous: Vec<String> = superfluous.collect();
             for part in superfluous.chunks(step) {
-                let mut call = Call::new(&DROP, &[&keys.in_flight, &leases]);
+                let mut call = Call::new(&DROP, &[&keys.in_flight, &keys.unread, &leases]);
                 for lease in part {
                     call.arg(lease);
                 }
@@ -97,7 +94,8 @@ impl RedisStore {
 
     /// Returns the beginning of a call about a holder's list.
     fn list_call(&self, script: &'static Script, keys: &PoolKeys, pool: &Pool, holder: &HolderId) -> Call {
-        let mut call = Call::new(script, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
+        let leases = keys.leases(holder);
+        let mut call = Call::new(script, &[&keys.in_flight, &keys.unread, &keys.holders, &leases]);
         call.number(self.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
         call.arg(if pool.higress_table { "0" } else { "1" }).arg(holder.as_str());
         call
@@ -145,12 +143,12 @@ impl RedisStore {
 /// of each address, from 1.
 fn add_addresses<'a>(
     call: &mut Call,
-    list: &[Listed<'a>],
+    list: &[&'a HeldLease],
     bounds: &RestoreBounds,
 ) -> HashMap<&'a str, usize> {
     let mut addresses: Vec<&str> = Vec::new();
     let mut index_of: HashMap<&str, usize> = HashMap::new();
-    for address in list.iter().filter_map(|(_, endpoint)| *endpoint) {
+    for address in list.iter().filter_map(|lease| lease.endpoint.as_deref()) {
         index_of.entry(address).or_insert_with(|| {
             addresses.push(address);
             addresses.len()
@@ -167,17 +165,23 @@ fn add_addresses<'a>(
     index_of
 }
 
-/// Adds the leases, each with the index of its address.
-fn add_leases(call: &mut Call, list: &[Listed<'_>], index_of: &HashMap<&str, usize>) {
-    for (lease, endpoint) in list {
-        call.number(lease).number(endpoint.map_or(0, |address| index_of[address]));
+/// Adds the leases, each with the index of its address and, if there are any, its unread tokens.
+fn add_leases(call: &mut Call, list: &[&HeldLease], index_of: &HashMap<&str, usize>) {
+    for HeldLease { id, endpoint, unread } in list {
+        let index = endpoint.as_deref().map_or(0, |address| index_of[address]);
+        call.number(id);
+        match unread {
+            0 => call.number(index),
+            _ => call.number(format_args!("{index};{unread}")),
+        };
     }
 }
 
 fn parse(lease: &str, value: &str) -> Option<Lease> {
-    let (ms, endpoint) = value.split_once(':')?;
+    let (ms, rest) = value.split_at_checked(13)?;
+    let (endpoint, unread) = lease_of(rest)?;
     let id = LeaseId::new(lease.parse().ok()?).ok()?;
-    Some(Lease { id, endpoint: endpoint.into(), since_ms: ms.parse().ok()? })
+    Some(Lease { id, endpoint, since_ms: ms.parse().ok()?, unread })
 }
 
 fn corrupt(detail: String) -> StoreError {

@@ -28,8 +28,12 @@ pub(crate) struct PoolKeys {
     tagged: String,
     /// Hash: endpoint → requests in flight.
     pub(crate) in_flight: String,
+    /// Hash: endpoint → unread prompt tokens.
+    pub(crate) unread: String,
     /// Sorted set: holder → deadline.
     pub(crate) holders: String,
+    /// String: exists while no sidecar must compare the unread tokens with the leases.
+    pub(crate) compared: String,
 }
 
 impl Keys {
@@ -136,7 +140,13 @@ impl Keys {
         } else {
             format!("{tagged}:in-flight")
         };
-        PoolKeys { in_flight, holders: format!("{tagged}:holders"), tagged }
+        PoolKeys {
+            in_flight,
+            unread: format!("{tagged}:unread"),
+            holders: format!("{tagged}:holders"),
+            compared: format!("{tagged}:compared"),
+            tagged,
+        }
     }
 }
 

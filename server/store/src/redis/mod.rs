@@ -1,7 +1,7 @@
 //! The shared store: Lua scripts on Redis or Redis Cluster. Only this module uses the redis crate.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use call::Call;
 use evenkeel_domain::{
     HolderId, LeaseId, PoolId, StoreError,
+    choice::Load,
     clock::{DAY_MS, unix_ms},
     settings::{RedisOptions, Topology},
     verdict::{Basis, Verdict},
@@ -79,6 +80,9 @@ pub use versioned::RedisMap;
 const KEY_EXPIRY_MS: u64 = 3_600_000;
 /// Approximate maximum number of leases that one reap gives back. It bounds how long the call blocks Redis.
 const REAP_MAX: usize = 1000;
+/// Maximum number of leases in a pool whose unread tokens are compared with the leases. The comparison reads all leases in
+/// one call, about 0.4 µs for each. The tokens of a larger pool are right as long as its keys are not deleted by hand.
+const COMPARED_LEASES_MAX: usize = 16_384;
 /// How long a pool remains listed after its last registration.
 const POOL_LISTED_MS: u64 = DAY_MS;
 /// Number of lanes at which creating another lane also drops idle lanes.
@@ -221,7 +225,8 @@ impl RedisStore {
 impl Store for RedisStore {
     async fn admit(&self, admit: Admit) -> Result<Verdict, StoreError> {
         let (answer, answered) = oneshot::channel();
-        let kind = Kind::Admit { roster: admit.roster, tie: admit.tie, answer };
+        let Admit { roster, tie, prompt, .. } = admit;
+        let kind = Kind::Admit { roster, tie, prompt, answer };
         let span = self.shared.span("evenkeel.store commit", "commit");
         self.lane(&admit.pool).submit(Op { holder: admit.holder, lease: admit.lease, kind, span });
         Ok(verdict(answered.await.unwrap_or_else(|_| Err(stopped()))?, Basis::Shared))
@@ -232,6 +237,18 @@ impl Store for RedisStore {
         let span = self.shared.span("evenkeel.store commit", "commit");
         let kind = Kind::Settle { answer };
         self.lane(pool).submit(Op { holder: holder.clone(), lease, kind, span });
+        answered.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    async fn first_token(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let kind = Kind::FirstToken { answer };
+        self.lane(pool).submit(Op { holder: holder.clone(), lease, kind, span: None });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -247,7 +264,8 @@ impl Store for RedisStore {
     async fn reap(&self, pool: &Arc<Pool>, holder: &HolderId) -> Result<Reaped, StoreError> {
         let lane = self.lane(pool);
         let keys = &lane.work.keys;
-        let mut call = Call::new(&REAP, &[&keys.in_flight, &keys.holders, &keys.leases(holder)]);
+        let mut call =
+            Call::new(&REAP, &[&keys.in_flight, &keys.unread, &keys.holders, &keys.leases(holder)]);
         call.arg(holder.as_str()).number(REAP_MAX);
         let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         reply.integer()?;
@@ -256,15 +274,23 @@ impl Store for RedisStore {
 
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
         let lane = self.lane(pool);
-        let call = Call::new(&TABLE, &[&lane.work.keys.in_flight, &lane.work.keys.holders]);
+        let keys = &lane.work.keys;
+        let call = Call::new(&TABLE, &[&keys.in_flight, &keys.unread, &keys.holders]);
         let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         let now_ms = reply.count()?;
         // Another writer of a Higress table may leave counts below 0.
         let in_flight = reply.pairs()?.into_iter().filter(|(_, n)| *n > 0.0);
-        let in_flight = in_flight.map(|(endpoint, n)| (endpoint.into(), n as u64)).collect();
+        let mut loads: BTreeMap<Arc<str>, Load> = in_flight
+            .map(|(endpoint, n)| (endpoint.into(), Load { in_flight: n as u64, unread: 0 }))
+            .collect();
+        for (endpoint, tokens) in reply.pairs()? {
+            if let Some(load) = loads.get_mut(endpoint.as_str()) {
+                load.unread = tokens as u64;
+            }
+        }
         let holders = reply.pairs()?.into_iter();
         let holders = holders.filter_map(|(id, at)| Some((HolderId::new(&id).ok()?, at as u64))).collect();
-        Ok(Table { current: true, now_ms, in_flight, holders })
+        Ok(Table { current: true, now_ms, loads, holders })
     }
 
     async fn recount(&self, pool: &Arc<Pool>) -> Result<u64, StoreError> {
@@ -275,12 +301,13 @@ impl Store for RedisStore {
         let lane = self.lane(pool);
         let keys = &lane.work.keys;
         let leases: Vec<String> = table.holders.keys().map(|holder| keys.leases(holder)).collect();
-        let all: Vec<&str> = [keys.in_flight.as_str(), keys.holders.as_str()]
+        let all: Vec<&str> = [&keys.in_flight, &keys.unread, &keys.holders, &keys.compared]
             .into_iter()
+            .map(String::as_str)
             .chain(leases.iter().map(String::as_str))
             .collect();
         let mut call = Call::new(&RECOUNT, &all);
-        call.number(KEY_EXPIRY_MS);
+        call.number(KEY_EXPIRY_MS).number(self.shared.holder_ttl_ms).number(COMPARED_LEASES_MAX);
         for holder in table.holders.keys() {
             call.arg(holder.as_str());
         }

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::{HolderId, LeaseId, Roster, StoreError};
+use evenkeel_domain::{HolderId, LeaseId, Roster, StoreError, choice::Prompt};
 use evenkeel_telemetry::traces::StoreSpan;
 use tokio::sync::oneshot;
 
 use super::{Shared, keys::PoolKeys};
 use crate::Pool;
 
-/// An admission or settlement that waits for its batch.
+/// An admission, first token or settlement that waits for its batch.
 pub(super) struct Op {
     pub(super) holder: HolderId,
     pub(super) lease: LeaseId,
@@ -18,10 +18,23 @@ pub(super) struct Op {
     pub(super) span: Option<Box<StoreSpan>>,
 }
 
+/// The endpoint of an admission, and the tokens that it must read. `None` if every endpoint is at its cap.
+pub(super) type Picked = Option<(Arc<str>, u64)>;
+
 /// The kind of an operation, with the channel of its answer.
 pub(super) enum Kind {
-    Admit { roster: Arc<Roster>, tie: u32, answer: oneshot::Sender<Result<Option<Arc<str>>, StoreError>> },
-    Settle { answer: oneshot::Sender<Result<bool, StoreError>> },
+    Admit {
+        roster: Arc<Roster>,
+        tie: u32,
+        prompt: Option<Prompt>,
+        answer: oneshot::Sender<Result<Picked, StoreError>>,
+    },
+    FirstToken {
+        answer: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Settle {
+        answer: oneshot::Sender<Result<bool, StoreError>>,
+    },
 }
 
 /// What the lane of one pool needs to send its operations.

@@ -22,7 +22,7 @@ macro_rules! fragments {
 
 fragments! {
     "algorithms" "basics" "budget" "codec" "concurrency" "counters" "counts" "edges" "expiry" "filler" "fixed_window"
-    "given_time" "held_list" "other_kind" "other_types" "prepaid" "reservations" "running" "sliding_window" "token_bucket" "window"
+    "given_time" "held_list" "leases" "other_kind" "other_types" "prepaid" "reservations" "running" "sliding_window" "token_bucket" "window"
 }
 
 macro_rules! scripts {

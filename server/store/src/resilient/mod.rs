@@ -163,7 +163,7 @@ impl Store for ResilientStore {
         }
         Ok(match admit.on_failure {
             OnStoreFailure::Local => verdict(self.local.pick(&admit), Basis::Local),
-            OnStoreFailure::Open => Verdict::Admitted { endpoint: None, basis: Basis::Open },
+            OnStoreFailure::Open => Verdict::Admitted { endpoint: None, basis: Basis::Open, unread: 0 },
             OnStoreFailure::Closed => Verdict::Refused(Reason::StoreUnavailable),
         })
     }
@@ -175,6 +175,16 @@ impl Store for ResilientStore {
             return Ok(known_locally);
         }
         Ok(self.observe(self.primary.settle(pool, holder, lease).await).unwrap_or(known_locally))
+    }
+
+    async fn first_token(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<(), StoreError> {
+        self.local.read(pool, holder, lease);
+        self.if_up(self.primary.first_token(pool, holder, lease)).await
     }
 
     async fn keep_alive(
@@ -198,13 +208,15 @@ impl Store for ResilientStore {
         if self.is_up()
             && let Ok(table) = self.observe(self.primary.table(pool).await)
         {
-            self.local.assume_rest_of(&pool.id, &table.in_flight);
+            self.local.assume_rest_of(&pool.id, &table.loads);
             return Ok(table);
         }
         self.local.forget_assumed(self.assumed_kept);
         let mut table = Table { current: false, ..self.local.table(pool).await? };
         for (endpoint, others) in self.local.assumed(pool) {
-            *table.in_flight.entry(endpoint).or_default() += others;
+            let load = table.loads.entry(endpoint).or_default();
+            load.in_flight += others.in_flight;
+            load.unread += others.unread;
         }
         Ok(table)
     }

@@ -1,6 +1,7 @@
 use evenkeel_config::Config;
 use evenkeel_domain::{
     Endpoint, HolderId, LeaseId, Roster,
+    choice::Load,
     verdict::{Reason, Verdict},
 };
 use evenkeel_store::{
@@ -75,7 +76,11 @@ async fn a_drain_applies_to_later_pools_and_endpoints() {
     let found = ["n-0:80", "n-1:80"].map(|a| Endpoint { address: a.into(), weight: 1.0, cap: 2 });
     entry.set_roster(Roster::new(found.to_vec()));
     assert_eq!(drains.choice("llm", &[]), ["n-1:80"], "as discovery finds it");
-    let table = Table { current: true, in_flight: [("n-0:80".into(), 1)].into(), ..Table::default() };
+    let table = Table {
+        current: true,
+        loads: [("n-0:80".into(), Load { in_flight: 1, unread: 0 })].into(),
+        ..Table::default()
+    };
     let view = PoolView::new(&entry, &table);
     let seen: Vec<_> = view.endpoints.iter().map(|e| (&*e.address, e.listed, e.drained)).collect();
     assert_eq!(seen, [("n-0:80", true, true), ("n-1:80", true, false)]);
@@ -99,6 +104,7 @@ async fn the_verdict_says_that_all_endpoints_are_drained() {
                 .iter()
                 .map(|address| Candidate { address: (*address).to_owned(), weight: 0.0, cap: 0 })
                 .collect(),
+            prompt_tokens: None,
         };
         drains.balancer.pick(&entry, request).await.unwrap()
     };

@@ -218,6 +218,7 @@ pub(super) mod tests {
             cap,
             listed: true,
             drained: false,
+            unread_tokens: 0,
         }
     }
 

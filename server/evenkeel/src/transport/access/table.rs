@@ -20,7 +20,7 @@ const READER: Need = Need::Role(Role::Reader);
 const ADMIN: Need = Need::Role(Role::Admin);
 
 /// Calls over gRPC, by service and method.
-const CALLS: [(&str, &str, Need); 42] = [
+const CALLS: [(&str, &str, Need); 43] = [
     ("envoy.service.ratelimit.v3.RateLimitService", "ShouldRateLimit", GATEWAY),
     ("evenkeel.v1.Admin", "AdjustQuota", ADMIN),
     ("evenkeel.v1.Admin", "DeleteOverride", ADMIN),
@@ -44,6 +44,7 @@ const CALLS: [(&str, &str, Need); 42] = [
     ("evenkeel.v1.Gateway", "Admit", GATEWAY),
     ("evenkeel.v1.Gateway", "Connect", GATEWAY),
     ("evenkeel.v1.Gateway", "KeepAlive", GATEWAY),
+    ("evenkeel.v1.Gateway", "ReportFirstTokens", GATEWAY),
     ("evenkeel.v1.Gateway", "Settle", GATEWAY),
     ("evenkeel.v1.Inspect", "GetActivity", READER),
     ("evenkeel.v1.Inspect", "GetOverview", READER),

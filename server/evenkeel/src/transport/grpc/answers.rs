@@ -63,6 +63,7 @@ fn admitted(request: Admitted) -> pb::Admitted {
         response_headers: request.headers.into_iter().map(header).collect(),
         ticket: request.ticket,
         show_ticket: request.show_ticket,
+        unread_tokens: request.unread,
     }
 }
 

@@ -12,9 +12,10 @@ use evenkeel_engine::{
     balancer::{PickRequest, pool_entry::Candidate},
     limiter::direct_response::AdminCall,
 };
-use evenkeel_proto::v1::{AdmitRequest, AdmitResponse, KeepAliveResponse, Pool, SettleRequest};
+use evenkeel_proto::v1::{AdmitRequest, AdmitResponse, FirstToken, KeepAliveResponse, Pool, SettleRequest};
 use evenkeel_store::counters::ReservationId;
 use evenkeel_telemetry::traces::Current;
+use tokio::sync::Semaphore;
 use tonic::metadata::MetadataMap;
 
 use super::{answers, request, spans};
@@ -22,17 +23,21 @@ use super::{answers, request, spans};
 /// Divisor of the KeepAlive interval in the response to a list that the shared store did not apply, so that the next
 /// list comes sooner.
 const RETRY_PART: u32 = 4;
+/// Maximum number of first tokens in progress in this sidecar. The store's lane queues as many operations.
+const FIRST_TOKENS_MAX: usize = 8192;
 
 /// The operations of gateways. `metadata` is that of the call, and empty on a stream.
 #[derive(Clone)]
 pub(super) struct Calls {
     pub(super) admission: Arc<Admission>,
     keep_alive_interval: Duration,
+    /// First tokens that may be in progress at once.
+    first_tokens: Arc<Semaphore>,
 }
 
 impl Calls {
     pub(super) fn new(admission: Arc<Admission>, keep_alive_interval: Duration) -> Self {
-        Self { admission, keep_alive_interval }
+        Self { admission, keep_alive_interval, first_tokens: Arc::new(Semaphore::new(FIRST_TOKENS_MAX)) }
     }
 
     pub(super) async fn admit(
@@ -64,6 +69,7 @@ impl Calls {
             offered: offered
                 .map(|c| Candidate { address: c.address, weight: c.weight, cap: c.cap })
                 .collect(),
+            prompt_tokens: None,
         };
         let request_id = request::request_id(std::mem::take(&mut request.request_id));
         let span = spans::admit(&self.admission.tracer, &request, metadata, &pick, &request_id);
@@ -107,6 +113,25 @@ impl Calls {
         }
     }
 
+    /// Records that answers have begun. Drops the report if too many are in progress: the holder's next list repeats it.
+    pub(super) async fn first_tokens(&self, holder: &HolderId, first_tokens: Vec<(PoolId, LeaseId)>) {
+        let count = first_tokens.len() as u32;
+        let Ok(_permit) = self.first_tokens.try_acquire_many(count) else {
+            self.admission.metrics.first_tokens.dropped.inc_by(count.into());
+            return;
+        };
+        let reports = first_tokens.iter().map(|(pool, lease)| async move {
+            let result = self.admission.first_token(pool, holder, *lease).await;
+            result.inspect_err(|error| {
+                tracing::debug!(%error, %lease, "a first token waits for the holder's next list");
+            })
+        });
+        let results = futures::future::join_all(reports).await;
+        let failed = results.iter().filter(|result| result.is_err()).count() as u64;
+        self.admission.metrics.first_tokens.ok.inc_by(u64::from(count) - failed);
+        self.admission.metrics.first_tokens.error.inc_by(failed);
+    }
+
     /// Gives back what an admission took that nobody waits for. Without a pool, its lease stays until the holder's next
     /// list.
     pub(super) async fn release(&self, holder: HolderId, lease: LeaseId, pool: Option<PoolId>) {
@@ -133,6 +158,16 @@ impl Calls {
     pub(super) fn keep_alive_interval(&self) -> Duration {
         self.keep_alive_interval
     }
+}
+
+/// Decodes first tokens: the pool and the lease of each.
+pub(super) fn first_tokens(messages: Vec<FirstToken>) -> Result<Vec<(PoolId, LeaseId)>, DomainError> {
+    let decode = |message: FirstToken| {
+        let lease = LeaseId::new(message.lease)?;
+        let pool = given(message.pool)?;
+        Ok((PoolId::new(&pool.route, &pool.cluster)?, lease))
+    };
+    messages.into_iter().map(decode).collect()
 }
 
 pub(super) fn given(pool: Option<Pool>) -> Result<Pool, DomainError> {

@@ -6,8 +6,9 @@ use evenkeel_domain::{DomainError, HolderId, LeaseId};
 use evenkeel_proto::{
     HOLDER_SECRET,
     v1::{
-        AdmitRequest, AdmitResponse, FromWorker, KeepAliveRequest, KeepAliveResponse, SettleRequest,
-        SettleResponse, gateway_server::Gateway,
+        AdmitRequest, AdmitResponse, FromWorker, KeepAliveRequest, KeepAliveResponse,
+        ReportFirstTokensRequest, ReportFirstTokensResponse, SettleRequest, SettleResponse,
+        gateway_server::Gateway,
     },
 };
 use evenkeel_store::holders::Secret;
@@ -17,11 +18,14 @@ use tonic::{
 };
 
 use super::{
-    calls::{Calls, given},
+    calls::{Calls, first_tokens, given},
     keep_alive,
     session::{Outgoing, Sessions},
 };
 use crate::transport::status::to_status;
+
+/// Maximum number of first tokens in one call.
+const FIRST_TOKENS_MAX: usize = 256;
 
 pub(super) struct GatewayService {
     sessions: Arc<Sessions>,
@@ -99,6 +103,25 @@ impl Gateway for GatewayService {
         let settle = self.calls().settle(holder, lease, pool, request, &metadata);
         let released = self.sessions.tracker.spawn(settle).await.unwrap_or(Err(DomainError::Stopped));
         respond(released.map(|released| SettleResponse { released }), new_secret)
+    }
+
+    async fn report_first_tokens(
+        &self,
+        request: Request<ReportFirstTokensRequest>,
+    ) -> Result<Response<ReportFirstTokensResponse>, Status> {
+        let _call = self.sessions.tracker.token();
+        let (metadata, _, request) = request.into_parts();
+        let holder = holder(&request.holder)?;
+        let count = request.first_tokens.len();
+        if count > FIRST_TOKENS_MAX {
+            let error = DomainError::invalid("first_tokens", "at most 256", &count.to_string());
+            return Err(to_status(&error));
+        }
+        let first_tokens = first_tokens(request.first_tokens)
+            .map_err(|error| Status::invalid_argument(format!("first_tokens.{error}")))?;
+        let new_secret = self.verify(&holder, &metadata).await?;
+        self.calls().first_tokens(&holder, first_tokens).await;
+        respond(Ok(ReportFirstTokensResponse {}), new_secret)
     }
 
     async fn keep_alive(

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::{DomainError, ENDPOINTS_MAX, HolderId, LeaseId, PoolId, check_name};
+use evenkeel_domain::{
+    DomainError, ENDPOINTS_MAX, HolderId, LeaseId, PoolId, check_name, choice::PROMPT_TOKENS_MAX,
+};
 use evenkeel_engine::admission::keep_alive::HolderList;
 use evenkeel_proto::v1::{HeldPool, KeepAliveRequest};
-use evenkeel_store::{Held, counters::ReservationId};
+use evenkeel_store::{Held, HeldLease, counters::ReservationId};
 
 /// Maximum number of pools in one KeepAlive.
 const HELD_POOLS_MAX: usize = 4096;
@@ -48,10 +50,18 @@ fn take_tickets(
 }
 
 fn leases_of(held: HeldPool, issued_through: u64) -> Result<Held, DomainError> {
-    let HeldPool { endpoints, leases, endpoint_of, .. } = held;
+    let HeldPool { endpoints, leases, endpoint_of, unread_tokens, .. } = held;
     if leases.len() != endpoint_of.len() {
         let got = format!("{} and {}", leases.len(), endpoint_of.len());
         return Err(DomainError::invalid("pools.endpoint_of", "as long as pools.leases", &got));
+    }
+    if !unread_tokens.is_empty() && leases.len() != unread_tokens.len() {
+        let got = format!("{} and {}", leases.len(), unread_tokens.len());
+        return Err(DomainError::invalid(
+            "pools.unread_tokens",
+            "left out, or as long as pools.leases",
+            &got,
+        ));
     }
     if endpoints.len() > ENDPOINTS_MAX {
         return Err(DomainError::invalid("pools.endpoints", "at most 1024", &endpoints.len().to_string()));
@@ -65,14 +75,15 @@ fn leases_of(held: HeldPool, issued_through: u64) -> Result<Held, DomainError> {
         addresses.push(address.into());
     }
     let mut list = Vec::with_capacity(leases.len());
-    for (lease, index) in leases.into_iter().zip(endpoint_of) {
+    let unread = unread_tokens.into_iter().chain(std::iter::repeat(0));
+    for ((lease, index), unread) in leases.into_iter().zip(endpoint_of).zip(unread) {
         let endpoint = match index {
             0 => None,
             i => Some(addresses.get(i as usize - 1).map(Arc::clone).ok_or_else(|| {
                 DomainError::invalid("pools.endpoint_of", "an index into pools.endpoints", &i.to_string())
             })?),
         };
-        list.push((LeaseId::new(lease)?, endpoint));
+        list.push(HeldLease { id: LeaseId::new(lease)?, endpoint, unread: unread.min(PROMPT_TOKENS_MAX) });
     }
     Ok(Held { issued_through, leases: list, ..Held::default() })
 }

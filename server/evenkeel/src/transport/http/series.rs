@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use evenkeel_domain::PoolId;
+use evenkeel_domain::{PoolId, choice::Policy};
 use evenkeel_engine::balancer::{
     pool_entry::PoolEntry,
     view::{EndpointView, PoolView},
@@ -16,7 +16,7 @@ use evenkeel_telemetry::PoolMetrics;
 
 /// Maximum number of pools with series. A pool has about 20 series.
 const POOLS_MAX: usize = 512;
-/// Maximum number of endpoints with series, over all pools. An endpoint has 3 series.
+/// Maximum number of endpoints with series, over all pools. An endpoint has 3 series, or 4 if its pool chooses by work.
 const ENDPOINTS_MAX: usize = 4096;
 
 pub(super) fn set_pools(
@@ -76,6 +76,9 @@ fn set_endpoints(m: &PoolMetrics, view: &PoolView, room: usize) {
     for endpoint in endpoints.into_iter().take(room) {
         let labels = [view.route.as_str(), view.cluster.as_str(), &endpoint.address];
         m.in_flight.with_label_values(&labels).set(endpoint.in_flight as f64);
+        if view.policy == Policy::LeastWork {
+            m.unread_tokens.with_label_values(&labels).set(endpoint.unread_tokens as f64);
+        }
         m.endpoint_cap.with_label_values(&labels).set(f64::from(endpoint.cap));
         m.endpoint_weight.with_label_values(&labels).set(endpoint.weight);
     }

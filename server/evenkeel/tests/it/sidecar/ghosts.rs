@@ -26,7 +26,13 @@ fn ghosts(cluster: &str) -> pb::HeldPool {
     let endpoint_of = (0..GHOSTS).map(|lease| 1 + (lease % 2) as u32).collect();
     let endpoints = vec!["a".into(), "b".into()];
     let leases = (1..=GHOSTS).collect();
-    pb::HeldPool { pool: Some(requests::pool(cluster)), endpoints, leases, endpoint_of, tickets: Vec::new() }
+    pb::HeldPool {
+        pool: Some(requests::pool(cluster)),
+        endpoints,
+        leases,
+        endpoint_of,
+        ..pb::HeldPool::default()
+    }
 }
 
 /// A ghost of 20,000 leases filled a pool.

@@ -6,6 +6,7 @@ mod inspect;
 mod keep_alive;
 mod shutdown;
 mod socket;
+mod work;
 
 const TWO: &str =
     "pools: [{cluster: llm, cap: 2, full_retry_after: 7s, endpoints: [{address: 'a:1'}, {address: 'b:1'}]}]";

@@ -72,7 +72,7 @@ pub(crate) fn held(cluster: &str, leases: &[(u64, Option<&str>)]) -> pb::HeldPoo
             .zip(1..)
             .map(|((_, endpoint), i)| if endpoint.is_some() { i } else { 0 })
             .collect(),
-        tickets: Vec::new(),
+        ..pb::HeldPool::default()
     }
 }
 

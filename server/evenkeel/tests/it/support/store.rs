@@ -8,7 +8,7 @@ use evenkeel_domain::{
     verdict::{Basis, Reason, Verdict},
 };
 use evenkeel_store::{
-    Admit, Held, Pool, Store as _,
+    Admit, Held, HeldLease, Pool, Store as _,
     redis::{Background, RedisStore},
 };
 use evenkeel_telemetry::Metrics;
@@ -42,13 +42,13 @@ pub(crate) fn holder(id: &str) -> HolderId {
 pub(crate) fn admission(pool: &Arc<Pool>, roster: &Arc<Roster>, who: &str, number: u64, tie: u32) -> Admit {
     let (pool, roster) = (Arc::clone(pool), Arc::clone(roster));
     let (holder, lease) = (holder(who), lease(number));
-    Admit { pool, roster, holder, lease, tie, on_failure: OnStoreFailure::Local }
+    Admit { pool, roster, holder, lease, tie, prompt: None, on_failure: OnStoreFailure::Local }
 }
 
 /// Returns the endpoint that a store picked. `None` means that every endpoint was at its cap.
 pub(crate) fn picked(verdict: Verdict) -> Option<Arc<str>> {
     match verdict {
-        Verdict::Admitted { endpoint: Some(endpoint), basis: Basis::Shared } => Some(endpoint),
+        Verdict::Admitted { endpoint: Some(endpoint), basis: Basis::Shared, .. } => Some(endpoint),
         Verdict::Refused(Reason::PoolFull) => None,
         verdict => panic!("{verdict:?} is not a decision of the shared table"),
     }
@@ -66,6 +66,10 @@ pub(crate) fn roster(endpoints: &[(&str, f64, u32)]) -> Arc<Roster> {
 }
 
 pub(crate) fn held(issued_through: u64, leases: &[(u64, Option<&str>)]) -> Held {
-    let entry = |&(id, endpoint): &(u64, Option<&str>)| (lease(id), endpoint.map(Into::into));
+    let entry = |&(id, endpoint): &(u64, Option<&str>)| HeldLease {
+        id: lease(id),
+        endpoint: endpoint.map(Into::into),
+        unread: 0,
+    };
     Held { issued_through, leases: leases.iter().map(entry).collect(), ..Held::default() }
 }

@@ -8,7 +8,10 @@ use evenkeel_proto::v1::{AdmitRequest, FromWorker, Hello, Pool, SettleRequest};
 use evenkeel_store::holders::{SECRET_BYTES, Secret};
 use tonic::Status;
 
-use super::super::{calls::given, keep_alive};
+use super::super::{
+    calls::{first_tokens, given},
+    keep_alive,
+};
 use crate::transport::memory::Charge;
 
 /// Maximum number of settlements, first tokens and cancellations in one message.
@@ -51,6 +54,7 @@ pub(super) struct Admission {
 #[derive(Default)]
 pub(super) struct Parts {
     pub(super) settlements: Vec<Settlement>,
+    pub(super) first_tokens: Vec<(PoolId, LeaseId)>,
     pub(super) cancelled: Vec<LeaseId>,
     pub(super) admission: Option<Admission>,
     pub(super) leases: Option<HolderList>,
@@ -95,12 +99,10 @@ pub(super) fn parts(message: FromWorker, holder: &HolderId) -> Result<Parts, Sta
             return Err(invalid(field, "at most 256", &count.to_string()));
         }
     }
-    for first in &message.first_tokens {
-        LeaseId::new(first.lease).map_err(within("first_tokens"))?;
-    }
     let cancelled = message.cancelled.into_iter().map(LeaseId::new).collect::<Result<_, _>>();
     Ok(Parts {
         settlements: settlements(message.settlements, message.first_settlement)?,
+        first_tokens: first_tokens(message.first_tokens).map_err(within("first_tokens"))?,
         cancelled: cancelled.map_err(within("cancelled"))?,
         admission: message.admit.map(admission).transpose()?,
         leases: message.leases.map(|list| leases(list, holder)).transpose()?,
@@ -181,6 +183,11 @@ mod tests {
         proptest::option::of((name(), name()).prop_map(|(route, cluster)| Pool { route, cluster }))
     }
 
+    fn first_token(lease: u64) -> FirstToken {
+        let pool = Some(Pool { route: String::new(), cluster: "llm".into() });
+        FirstToken { lease, after_ms: 1, pool }
+    }
+
     fn number() -> impl Strategy<Value = u64> {
         prop_oneof![0..4_u64, Just(LEASE_MAX), Just(LEASE_MAX + 1), any::<u64>()]
     }
@@ -194,13 +201,14 @@ mod tests {
         let texts = || prop::collection::vec(any::<String>(), 0..3);
         let indices = || prop::collection::vec(0..5_u32, 0..4);
         let tickets = || prop::collection::vec(prop::collection::vec(any::<u8>(), 0..4), 0..4);
-        let held = (pool(), texts(), numbers(), indices(), tickets()).prop_map(
-            |(pool, endpoints, leases, endpoint_of, tickets)| HeldPool {
+        let held = (pool(), texts(), numbers(), indices(), tickets(), numbers()).prop_map(
+            |(pool, endpoints, leases, endpoint_of, tickets, unread_tokens)| HeldPool {
                 pool,
                 endpoints,
                 leases,
                 endpoint_of,
                 tickets,
+                unread_tokens,
             },
         );
         (holder(), number(), prop::collection::vec(held, 0..3))
@@ -232,7 +240,7 @@ mod tests {
                     hello,
                     settlements,
                     first_settlement,
-                    first_tokens: cancelled.iter().map(|&lease| FirstToken { lease, after_ms: 1 }).collect(),
+                    first_tokens: cancelled.iter().map(|&lease| first_token(lease)).collect(),
                     cancelled,
                     admit,
                     leases,
@@ -290,6 +298,17 @@ mod tests {
             (message(vec![settle(1, pool()); 257], 1), "settlements: must be at most 256, got 257"),
             (admit(0, ""), "admit.lease: must be 1..2^53-1, got 0"),
             (admit(1, "x"), "admit.holder: must be empty on a stream, got \"x\""),
+            (
+                FromWorker { first_tokens: vec![first_token(0)], ..FromWorker::default() },
+                "first_tokens.lease: must be 1..2^53-1, got 0",
+            ),
+            (
+                FromWorker {
+                    first_tokens: vec![FirstToken { pool: None, ..first_token(1) }],
+                    ..FromWorker::default()
+                },
+                "first_tokens.pool: must be given, got none",
+            ),
             (FromWorker { cancelled: vec![0], ..FromWorker::default() }, "cancelled.lease: must be"),
             (
                 FromWorker { cancelled: vec![1; 257], ..FromWorker::default() },

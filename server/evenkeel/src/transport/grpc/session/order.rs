@@ -232,7 +232,7 @@ impl Order {
         }
         let issued_through = list.pools.first().map_or(0, |(_, held)| held.issued_through).min(LEASE_MAX);
         let listed: HashSet<LeaseId> =
-            list.pools.iter().flat_map(|(_, held)| held.leases.iter().map(|(lease, _)| *lease)).collect();
+            list.pools.iter().flat_map(|(_, held)| held.leases.iter().map(|lease| lease.id)).collect();
         self.granted.retain(|lease, _| lease.get() > issued_through || listed.contains(lease));
     }
 }
@@ -241,7 +241,7 @@ impl Order {
 mod tests {
     use evenkeel_domain::HolderId;
     use evenkeel_proto::v1::{Pool, SettleRequest};
-    use evenkeel_store::Held;
+    use evenkeel_store::{Held, HeldLease};
 
     use super::*;
 
@@ -259,7 +259,8 @@ mod tests {
     }
 
     fn list(issued_through: u64, leases: &[u64]) -> Work {
-        let leases = leases.iter().map(|number| (lease(*number), None)).collect();
+        let entry = |number: &u64| HeldLease { id: lease(*number), endpoint: None, unread: 0 };
+        let leases = leases.iter().map(entry).collect();
         let pools = vec![(pool(), Held { issued_through, leases, ..Held::default() })];
         Work::List(HolderList { holder: HolderId::new("h").unwrap(), pools, tickets: Vec::new() })
     }

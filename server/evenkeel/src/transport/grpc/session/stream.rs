@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
-use evenkeel_domain::{DomainError, LEASE_MAX, LeaseId, PoolId};
+use evenkeel_domain::{DomainError, LeaseId};
 use evenkeel_engine::{
     admission::keep_alive::HolderList,
     holders::{Registration, Rejected},
@@ -10,7 +10,6 @@ use evenkeel_engine::{
 use evenkeel_proto::v1::{
     AdmitAnswer, AdmitResponse, FromWorker, KeepAliveResponse, Settings, admit_response::Answer,
 };
-use evenkeel_store::Held;
 use evenkeel_telemetry::Metrics;
 use futures::{
     FutureExt as _, Stream, StreamExt as _,
@@ -279,7 +278,7 @@ impl WorkerStream {
         self.watch.unheard = 0;
         let bytes = message.encoded_len();
         let charge = self.charge(bytes);
-        let Parts { settlements, cancelled, admission, leases, goodbye } =
+        let Parts { settlements, first_tokens, cancelled, admission, leases, goodbye } =
             decode::parts(message, self.registration.holder()).map_err(End::Invalid)?;
         if charge.is_none() && (!settlements.is_empty() || leases.is_some()) {
             return Err(End::Refused(exhausted()));
@@ -291,6 +290,10 @@ impl WorkerStream {
                 return Err(End::Invalid(decode::invalid("first_settlement", expected, &got)));
             }
             self.order.push(Work::Settle(settlement));
+        }
+        if !first_tokens.is_empty() {
+            let (calls, holder) = (self.sessions.calls.clone(), self.registration.holder().clone());
+            self.sessions.tracker.spawn(async move { calls.first_tokens(&holder, first_tokens).await });
         }
         self.metrics().streams.cancels.inc_by(cancelled.len() as u64);
         for lease in cancelled {
@@ -390,7 +393,7 @@ impl WorkerStream {
                 }),
                 Step::Goodbye(pools) => Box::pin(async move {
                     if registration.renew().await.is_ok() {
-                        calls.keep_alive(nothing(&registration, pools)).await;
+                        calls.keep_alive(HolderList::empty(registration.holder().clone(), pools)).await;
                     }
                     Done::Goodbye
                 }),
@@ -487,14 +490,4 @@ fn is_refusal(code: tonic::Code) -> bool {
 
 fn is_granted(answer: &Result<AdmitResponse, DomainError>) -> bool {
     matches!(answer, Ok(AdmitResponse { answer: Some(Answer::Admitted(_)) }))
-}
-
-/// Returns a list that releases all leases.
-fn nothing(registration: &Registration, pools: Vec<PoolId>) -> HolderList {
-    let held = || Held { issued_through: LEASE_MAX, ..Held::default() };
-    HolderList {
-        holder: registration.holder().clone(),
-        pools: pools.into_iter().map(|pool| (pool, held())).collect(),
-        tickets: Vec::new(),
-    }
 }
