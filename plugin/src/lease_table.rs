@@ -44,6 +44,8 @@ pub struct HeldLease {
     pub context: u32,
     /// The ticket, if lists must contain it.
     ticket: Option<Rc<[u8]>>,
+    /// Prompt tokens that the endpoint has not read yet, if the pool chooses by work.
+    unread_tokens: u64,
 }
 
 #[derive(Debug, Default)]
@@ -96,8 +98,10 @@ impl LeaseTable {
         pool_state.leases += 1;
         pool_state.refused = false;
         self.issued += 1;
-        self.leases
-            .insert(self.issued, HeldLease { pool, location: Location::Pending, context, ticket: None });
+        self.leases.insert(
+            self.issued,
+            HeldLease { pool, location: Location::Pending, context, ticket: None, unread_tokens: 0 },
+        );
         Some(self.issued)
     }
 
@@ -125,6 +129,20 @@ impl LeaseTable {
         if let Some(held) = self.leases.get_mut(&lease) {
             held.ticket = Some(ticket);
         }
+    }
+
+    /// Sets the tokens that the endpoint must read before it answers.
+    pub fn set_unread(&mut self, lease: u64, tokens: u64) {
+        if let Some(held) = self.leases.get_mut(&lease) {
+            held.unread_tokens = tokens;
+        }
+    }
+
+    /// Records that the answer to a request has begun. Returns its pool if the sidecar counts its tokens until then.
+    pub fn read(&mut self, lease: u64) -> Option<&PoolKey> {
+        let held = self.leases.get_mut(&lease).filter(|held| held.unread_tokens > 0)?;
+        held.unread_tokens = 0;
+        Some(&held.pool)
     }
 
     /// Removes and returns a lease; `None` if the table does not contain it.
@@ -192,13 +210,22 @@ impl LeaseTable {
             list.leases.push(*lease);
             list.endpoint_of.push(index);
             if let Some(ticket) = &held.ticket {
-                // `tickets` is parallel to `leases`, and stays empty while no lease has a ticket.
+                // `tickets` is parallel to `leases`, and stays empty while no lease has a ticket. So is `unread_tokens`.
                 list.tickets.resize(list.leases.len() - 1, Vec::new());
                 list.tickets.push(ticket.to_vec());
             }
+            if held.unread_tokens > 0 {
+                list.unread_tokens.resize(list.leases.len() - 1, 0);
+                list.unread_tokens.push(held.unread_tokens);
+            }
         }
-        for (list, _) in lists.values_mut().filter(|(list, _)| !list.tickets.is_empty()) {
-            list.tickets.resize(list.leases.len(), Vec::new());
+        for (list, _) in lists.values_mut() {
+            if !list.tickets.is_empty() {
+                list.tickets.resize(list.leases.len(), Vec::new());
+            }
+            if !list.unread_tokens.is_empty() {
+                list.unread_tokens.resize(list.leases.len(), 0);
+            }
         }
         lists.into_values().map(|(list, _)| list).collect()
     }

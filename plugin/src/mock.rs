@@ -6,7 +6,7 @@ use std::{
     collections::{BTreeMap, HashMap, HashSet},
 };
 
-use evenkeel_proto::v1::{AdmitRequest, FromWorker, KeepAliveRequest, SettleRequest};
+use evenkeel_proto::v1::{AdmitRequest, FirstToken, FromWorker, KeepAliveRequest, SettleRequest};
 use prost::Message;
 
 use crate::{
@@ -153,6 +153,10 @@ impl Mock {
 
     pub(crate) fn settlements(&self) -> Vec<SettleRequest> {
         self.messages().into_iter().flat_map(|message| message.settlements).collect()
+    }
+
+    pub(crate) fn first_tokens(&self) -> Vec<FirstToken> {
+        self.messages().into_iter().flat_map(|message| message.first_tokens).collect()
     }
 
     pub(crate) fn cancelled(&self) -> Vec<u64> {

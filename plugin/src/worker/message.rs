@@ -8,6 +8,7 @@ mod tag {
     pub(super) const HELLO: u32 = 1;
     pub(super) const SETTLEMENTS: u32 = 2;
     pub(super) const FIRST_SETTLEMENT: u32 = 3;
+    pub(super) const FIRST_TOKENS: u32 = 4;
     pub(super) const CANCELLED: u32 = 5;
     pub(super) const ADMIT: u32 = 6;
     pub(super) const LEASES: u32 = 7;
@@ -30,6 +31,10 @@ impl Message {
 
     pub(super) fn settlement(&mut self, settlement: &[u8]) {
         self.bytes(tag::SETTLEMENTS, settlement);
+    }
+
+    pub(super) fn first_token(&mut self, first_token: &[u8]) {
+        self.bytes(tag::FIRST_TOKENS, first_token);
     }
 
     pub(super) fn cancelled(&mut self, lease: u64) {

@@ -1,11 +1,12 @@
-//! What the sidecar must still learn: requests that have ended, and admissions that nobody waits for any more.
+//! What the sidecar must still learn: requests that have ended or whose answer has begun, and admissions that nobody waits
+//! for any more.
 
 use std::collections::VecDeque;
 
 use super::message::Message;
 use crate::{host::Host, metrics::Counter};
 
-/// Maximum number of settlements and of cancellations in one message.
+/// Maximum number of settlements, of first tokens and of cancellations in one message.
 const BATCH_MAX: usize = 256;
 
 /// Maximum number of settlements and of cancellations that the plugin keeps, until the sidecar states its own.
@@ -25,6 +26,8 @@ pub(super) struct Outbox {
     /// Largest number sent on any stream.
     sent_through: u64,
     settlements_max: usize,
+    /// Encoded first tokens that are not sent yet. They are not sent again: the next list makes up for those that are lost.
+    first_tokens: Vec<Vec<u8>>,
     /// Cancelled leases, each with the settlement that the plugin sends instead if the stream ends first.
     cancelled: VecDeque<(u64, Option<Vec<u8>>)>,
     /// How many of `cancelled` were sent on the current stream.
@@ -41,6 +44,7 @@ impl Default for Outbox {
             sent: 0,
             sent_through: 0,
             settlements_max: KEPT_MAX,
+            first_tokens: Vec::new(),
             cancelled: VecDeque::new(),
             cancelled_sent: 0,
             cancelled_before_list: 0,
@@ -54,6 +58,12 @@ impl Outbox {
     pub(super) fn settle(&mut self, host: &dyn Host, settlement: Vec<u8>) {
         self.settlements.push_back(settlement);
         self.drop_beyond(host);
+    }
+
+    pub(super) fn first_token(&mut self, first_token: Vec<u8>) {
+        if self.first_tokens.len() < KEPT_MAX {
+            self.first_tokens.push(first_token);
+        }
     }
 
     pub(super) fn cancel(&mut self, lease: u64, settlement: Option<Vec<u8>>) {
@@ -75,13 +85,16 @@ impl Outbox {
 
     /// Returns whether something must be sent.
     pub(super) fn has_unsent(&self) -> bool {
-        self.sent < self.settlements.len() || self.cancelled_sent < self.cancelled.len()
+        self.sent < self.settlements.len()
+            || self.cancelled_sent < self.cancelled.len()
+            || !self.first_tokens.is_empty()
     }
 
     /// Returns whether a whole batch must be sent.
     pub(super) fn has_batch(&self) -> bool {
         self.settlements.len() - self.sent >= BATCH_MAX
             || self.cancelled.len() - self.cancelled_sent >= BATCH_MAX
+            || self.first_tokens.len() >= BATCH_MAX
     }
 
     /// Returns the number of settlements without acknowledgement.
@@ -105,6 +118,9 @@ impl Outbox {
             self.sent_through = self.sent_through.max(through);
             host.count(Counter::SettlesSent, batch as u64 - again);
             host.count(Counter::SettlesResent, again);
+        }
+        for first_token in self.first_tokens.drain(..BATCH_MAX.min(self.first_tokens.len())) {
+            message.first_token(&first_token);
         }
         let batch = BATCH_MAX.min(self.cancelled.len() - self.cancelled_sent);
         for (lease, _) in self.cancelled.range(self.cancelled_sent..self.cancelled_sent + batch) {
@@ -138,6 +154,7 @@ impl Outbox {
         self.sent = 0;
         self.cancelled_sent = 0;
         self.cancelled_before_list = 0;
+        self.first_tokens.clear();
         for (_, settlement) in std::mem::take(&mut self.cancelled) {
             if let Some(settlement) = settlement {
                 self.settle(host, settlement);

@@ -265,6 +265,7 @@ impl Worker {
             stream.response_headers = admitted.response_headers;
             stream.response_headers.retain(is_valid_header);
         }
+        self.keep_unread(host, context, admitted.unread_tokens);
         self.keep_ticket(host, context, admitted.ticket, admitted.show_ticket);
         if admitted.endpoint.is_empty() || basis == Basis::Open {
             self.place_by_gateway(host, context);
@@ -275,6 +276,15 @@ impl Worker {
             self.apply_endpoint(host, context, &admitted.endpoint);
         }
         Progress::Proceed
+    }
+
+    /// Keeps the tokens that the endpoint must read. Reports the first token if it has come before the sidecar's answer.
+    fn keep_unread(&mut self, host: &dyn Host, context: u32, tokens: u64) {
+        if let Some(lease) = self.streams.get(&context).and_then(|stream| stream.lease).filter(|_| tokens > 0)
+        {
+            self.lease_table.set_unread(lease, tokens);
+            self.report_first_token(host, context);
+        }
     }
 
     /// Keeps the ticket for the settlement.
@@ -300,6 +310,7 @@ impl Worker {
         let Some(admit_answer::Answer::Response(response)) = answer else { return };
         match response.answer {
             Some(Answer::Admitted(admitted)) => {
+                self.keep_unread(host, context, admitted.unread_tokens);
                 self.keep_ticket(host, context, admitted.ticket, admitted.show_ticket);
             }
             Some(Answer::Denied(denied)) => {

@@ -1,5 +1,8 @@
 //! Handles responses: adds headers, reads usage, and strips usage that the client did not request.
 
+use evenkeel_proto::v1::FirstToken;
+use prost::Message as _;
+
 use super::{Phase, Stream, Worker};
 use crate::{
     attributes,
@@ -70,12 +73,31 @@ impl Worker {
     /// Handles a chunk of a response body.
     pub fn on_response_body(&mut self, host: &dyn Host, context: u32, bytes: usize, end_of_stream: bool) {
         let Some(stream) = self.streams.get_mut(&context) else { return };
-        if bytes > 0 && stream.is_via_upstream != Some(false) && stream.first_token_ms.is_none() {
+        let begins = bytes > 0 && stream.is_via_upstream != Some(false) && stream.first_token_ms.is_none();
+        if begins {
             // The value is at least 1, because 0 means that the response had no body.
             stream.first_token_ms = Some(host.now_ms().saturating_sub(stream.admit_sent_ms).max(1));
         }
         stream.complete |= end_of_stream;
         stream.response_body.feed(host, bytes, end_of_stream);
+        // A response that ends at once is settled at once.
+        if begins && !end_of_stream {
+            self.report_first_token(host, context);
+        }
+    }
+
+    /// Reports the first token of a request, if the sidecar counts the request's tokens until then. The report leaves with
+    /// the next message, or with the next tick.
+    pub(super) fn report_first_token(&mut self, host: &dyn Host, context: u32) {
+        let Some((lease, after_ms)) =
+            self.streams.get(&context).and_then(|stream| Some((stream.lease?, stream.first_token_ms?)))
+        else {
+            return;
+        };
+        let Some(pool) = self.lease_table.read(lease) else { return };
+        let first_token = FirstToken { lease, after_ms, pool: Some(pool.to_proto()) };
+        self.outbox.first_token(first_token.encode_to_vec());
+        self.hurry(host, host.now_ms());
     }
 
     /// Handles the trailers of a response, which complete its body.

@@ -13,7 +13,7 @@
 //! A sidecar that shuts down asks the worker to leave. The worker then uses the stream until it has a *successor*, a
 //! stream that is ready at another sidecar, or until the sidecar ends the stream.
 
-use evenkeel_proto::v1::{Hello, ToWorker, Welcome};
+use evenkeel_proto::v1::{Capability, Hello, ToWorker, Welcome};
 use prost::Message as _;
 
 use super::{
@@ -109,7 +109,7 @@ impl Worker {
             holder: self.holder.clone(),
             secret: self.connection.secret.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: Vec::new(),
+            capabilities: vec![Capability::FirstTokens.into()],
         };
         let mut message = Message::default();
         message.hello(&hello.encode_to_vec());

@@ -4,6 +4,7 @@ mod attributes;
 mod body_buffer;
 mod decoding;
 mod direct_response;
+mod first_token;
 mod late_body;
 mod outbox;
 mod properties;
