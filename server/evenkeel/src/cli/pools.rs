@@ -8,7 +8,7 @@ use super::{
     connect::{Ask, OnlyPool, PoolArgs, SidecarChannel},
     exit::failed,
     list::{Search, pages, print},
-    output::{Column, Item, csv_only, number, or_dash, text},
+    output::{Column, Item, count_or_dash, csv_only, number, or_dash, text},
 };
 
 /// Text that tables show as the route of a pool that all routes of a cluster share.
@@ -116,6 +116,7 @@ impl Item for Line {
         text("route", "ROUTE", |l| if l.route.is_empty() { ALL_ROUTES } else { &l.route }.to_owned()),
         text("address", "ENDPOINT", |l| l.figure(|e| e.address.clone())),
         number("in_flight", "IN-FLIGHT", |l| l.figure(|e| e.in_flight.to_string())),
+        number("unread_tokens", "UNREAD", |l| l.figure(|e| count_or_dash(e.unread_tokens))),
         number("cap", "CAP", |l| l.figure(|e| if e.cap == 0 { "-".to_owned() } else { e.cap.to_string() })),
         number("weight", "WEIGHT", |l| l.figure(|e| e.weight.to_string())),
         csv_only("listed"),
@@ -181,5 +182,6 @@ impl Item for pb::LeaseState {
         number("lease", "LEASE", |l| l.lease.to_string()),
         text("endpoint", "ENDPOINT", |l| l.endpoint.clone()),
         number("age_ms", "AGE", |l| seconds(l.age_ms as f64)),
+        number("unread_tokens", "UNREAD", |l| count_or_dash(l.unread_tokens)),
     ];
 }
