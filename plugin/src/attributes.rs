@@ -67,6 +67,12 @@ pub fn pool(host: &dyn Host, config: &Config) -> Option<PoolKey> {
     (!cluster.is_empty()).then_some(key)
 }
 
+/// Returns the name of the gateway: the id of Envoy's node. It is the same in all workers.
+pub fn gateway(host: &dyn Host) -> String {
+    let id = text_property(host, &["xds", "node", "id"]).or_else(|| text_property(host, &["node", "id"]));
+    shorten(&id.unwrap_or_default(), NAME_BYTES_MAX)
+}
+
 /// What the sidecar's limits use. Reading a property costs about two microseconds, so the plugin reads the address only
 /// if it is wanted.
 #[derive(Debug)]

@@ -64,6 +64,10 @@ pub struct Hello {
         )
     )]
     pub capabilities: ::prost::alloc::vec::Vec<i32>,
+    /// Name of the gateway, such as Envoy's node id, for operators. All workers of a gateway send the same name. Empty if
+    /// the gateway has none. The sidecar shortens it to 128 bytes.
+    #[prost(string, tag = "5")]
+    pub gateway: ::prost::alloc::string::String,
 }
 /// The answer to a request has begun.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -612,6 +616,47 @@ pub struct KeepAliveRequest {
     /// Every pool for which the holder has ever called Admit, even if the holder has no lease in the pool now.
     #[prost(message, repeated, tag = "3")]
     pub pools: ::prost::alloc::vec::Vec<HeldPool>,
+    /// The latest requests that the holder sent upstream without an answer to Admit. Unset if there were none, or if a
+    /// sidecar has answered a list with all of them and their period has ended.
+    #[prost(message, optional, tag = "4")]
+    pub unanswered: ::core::option::Option<Unanswered>,
+}
+/// Requests that went upstream without an answer to Admit, because the gateway fails open. No limit applied to them. A
+/// period of such requests ends when none has followed for 30 seconds, in which the holder was connected.
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unanswered {
+    /// Number of the period. A holder numbers its periods from 1.
+    #[prost(uint64, tag = "1")]
+    pub period: u64,
+    /// Time since the first request of the period.
+    #[prost(uint64, tag = "2")]
+    pub since_ms: u64,
+    /// Time since the last request of the period.
+    #[prost(uint64, tag = "3")]
+    pub last_ms: u64,
+    /// Requests of the period.
+    #[prost(message, optional, tag = "4")]
+    pub requests: ::core::option::Option<UnansweredCounts>,
+    /// The part of `requests` in earlier lists that a sidecar has answered, so that no sidecar counts them twice.
+    #[prost(message, optional, tag = "5")]
+    pub reported: ::core::option::Option<UnansweredCounts>,
+}
+/// Numbers of requests without an answer, by cause.
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UnansweredCounts {
+    /// The holder had no connection to a sidecar.
+    #[prost(uint64, tag = "1")]
+    pub unreachable: u64,
+    /// The answer did not come in time.
+    #[prost(uint64, tag = "2")]
+    pub late: u64,
+    /// The sidecar answered with an error.
+    #[prost(uint64, tag = "3")]
+    pub failed: u64,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -4115,6 +4160,16 @@ pub struct Overview {
     /// Number of pools on all pages.
     #[prost(uint64, tag = "12")]
     pub total: u64,
+    /// Gateways whose requests no limit applies to now, or only the limits of their own sidecar; at most 20.
+    #[prost(message, repeated, tag = "13")]
+    pub gaps: ::prost::alloc::vec::Vec<GatewayState>,
+    /// Sidecars that stopped within the last ten minutes without shutting down, and that no sidecar of the same name has
+    /// replaced; at most 20. No limits apply to the requests of gateways that reach no other sidecar.
+    #[prost(message, repeated, tag = "14")]
+    pub lost_sidecars: ::prost::alloc::vec::Vec<SidecarState>,
+    /// Live sidecars whose certificate has expired or expires within seven days, soonest first; at most 20.
+    #[prost(message, repeated, tag = "15")]
+    pub expiring: ::prost::alloc::vec::Vec<SidecarState>,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -4588,6 +4643,9 @@ pub struct SidecarState {
     /// Fingerprint of the active limits. Sidecars with different fingerprints enforce different limits.
     #[prost(string, tag = "14")]
     pub limits_revision: ::prost::alloc::string::String,
+    /// Time when the sidecar's certificate expires, in milliseconds since the Unix epoch; 0 without TLS.
+    #[prost(uint64, tag = "15")]
+    pub certificate_expires_at_ms: u64,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -4599,6 +4657,94 @@ pub struct ListSidecarsRequest {}
 pub struct ListSidecarsResponse {
     #[prost(message, repeated, tag = "1")]
     pub sidecars: ::prost::alloc::vec::Vec<SidecarState>,
+}
+/// A period in which no limits applied to a gateway's requests, or not those that all sidecars share.
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitGap {
+    /// True if the period continues: the last request was less than 30 seconds ago.
+    #[prost(bool, tag = "1")]
+    pub now: bool,
+    /// Time of the first request of the period, in milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "2")]
+    pub since_at_ms: u64,
+    /// Time of the last request of the period, in milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "3")]
+    pub last_at_ms: u64,
+    /// Number of requests in the period; the sum of the fields after it.
+    #[prost(uint64, tag = "4")]
+    pub requests: u64,
+    /// The gateway reached no sidecar.
+    #[prost(uint64, tag = "5")]
+    pub unreachable: u64,
+    /// The sidecar's answer did not come in time.
+    #[prost(uint64, tag = "6")]
+    pub late: u64,
+    /// The sidecar answered with an error.
+    #[prost(uint64, tag = "7")]
+    pub failed: u64,
+    /// The sidecar admitted the request without the shared store. The `on_store_failure` of the pool and of the limits
+    /// decided.
+    #[prost(uint64, tag = "8")]
+    pub without_store: u64,
+}
+/// One gateway: the workers that have sent the same name.
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GatewayState {
+    /// Name of the gateway, such as Envoy's node id. Of a node id of Istio, the pod and its namespace. Empty for the gateways
+    /// of one sidecar that send no name.
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    /// Names of the sidecars that its workers use, or used last.
+    #[prost(string, repeated, tag = "2")]
+    pub sidecars: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Number of workers that are connected.
+    #[prost(uint64, tag = "3")]
+    pub workers: u64,
+    /// Time when the last connection ended, in milliseconds since the Unix epoch; 0 while a worker is connected, and if the
+    /// workers have said that they end.
+    #[prost(uint64, tag = "4")]
+    pub lost_at_ms: u64,
+    /// The latest period in which requests passed without an answer of a sidecar, so that no limit applied to them. Unset if
+    /// there was none within the last ten minutes.
+    #[prost(message, optional, tag = "5")]
+    pub unlimited: ::core::option::Option<LimitGap>,
+    /// The latest period in which a sidecar admitted requests without the shared store. Unset as `unlimited`.
+    #[prost(message, optional, tag = "6")]
+    pub local: ::core::option::Option<LimitGap>,
+}
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListGatewaysRequest {
+    /// If set, returns only gateways whose name or sidecar contains this text.
+    #[prost(string, tag = "1")]
+    pub search: ::prost::alloc::string::String,
+    /// Maximum number of gateways on a page, up to 1000; 0 means 100.
+    #[prost(uint32, tag = "2")]
+    pub page_size: u32,
+    /// `next_page_token` of the previous page; empty for the first page.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+}
+#[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListGatewaysResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub gateways: ::prost::alloc::vec::Vec<GatewayState>,
+    /// Token of the next page; empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// Number of gateways on all pages.
+    #[prost(uint64, tag = "3")]
+    pub total: u64,
+    /// Number of further gateways that are not listed, because a sidecar reports at most 64.
+    #[prost(uint64, tag = "4")]
+    pub unlisted: u64,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -5424,6 +5570,32 @@ pub mod inspect_client {
                 .insert(GrpcMethod::new("evenkeel.v1.Inspect", "ListSidecars"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lists the gateways that had a connection to a sidecar within the last ten minutes, and when no limits applied to
+        /// their requests. Gateways without limits come first, then those without a connection, then the others by name.
+        pub async fn list_gateways(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListGatewaysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGatewaysResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/evenkeel.v1.Inspect/ListGateways",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("evenkeel.v1.Inspect", "ListGateways"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Returns the number of requests over time, by result.
         pub async fn get_activity(
             &mut self,
@@ -5661,6 +5833,15 @@ pub mod inspect_server {
             request: tonic::Request<super::ListSidecarsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListSidecarsResponse>,
+            tonic::Status,
+        >;
+        /// Lists the gateways that had a connection to a sidecar within the last ten minutes, and when no limits applied to
+        /// their requests. Gateways without limits come first, then those without a connection, then the others by name.
+        async fn list_gateways(
+            &self,
+            request: tonic::Request<super::ListGatewaysRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGatewaysResponse>,
             tonic::Status,
         >;
         /// Returns the number of requests over time, by result.
@@ -6177,6 +6358,51 @@ pub mod inspect_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListSidecarsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/evenkeel.v1.Inspect/ListGateways" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListGatewaysSvc<T: Inspect>(pub Arc<T>);
+                    impl<
+                        T: Inspect,
+                    > tonic::server::UnaryService<super::ListGatewaysRequest>
+                    for ListGatewaysSvc<T> {
+                        type Response = super::ListGatewaysResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListGatewaysRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Inspect>::list_gateways(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListGatewaysSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -69,6 +69,7 @@ impl Worker {
             holder: String::new(),
             issued_through: self.lease_table.issued_through(),
             pools: self.lease_table.held_pools(),
+            unanswered: self.passed.list(&self.connection, now_ms),
         };
         message.leases(&list.encode_to_vec());
     }
@@ -81,6 +82,7 @@ impl Worker {
         self.list.pending = self.list.pending.saturating_sub(1);
         if self.list.pending == 0 {
             self.outbox.on_last_list_applied();
+            self.passed.on_last_list_applied();
         }
         let key = |pool: Pool| PoolKey { route: pool.route, cluster: pool.cluster };
         self.lease_table.forget_refused(&response.refused_pools.into_iter().map(key).collect());

@@ -15,6 +15,7 @@ mod list;
 mod message;
 mod open_rate;
 mod outbox;
+mod passed;
 mod refusals;
 mod refuse;
 mod request;
@@ -36,6 +37,7 @@ use evenkeel_proto::v1::Header;
 use list::ListSchedule;
 use open_rate::OpenRate;
 use outbox::Outbox;
+use passed::Passed;
 use refusals::Refusals;
 use request_body::{RequestReader, RequestTarget};
 use response::ResponseBody;
@@ -132,6 +134,7 @@ pub struct Worker {
     connectivity: Connectivity,
     refusals: Refusals,
     open_rate: OpenRate,
+    passed: Passed,
     wanted: Wanted,
     /// Lease number up to which upstream addresses were looked up before the last list.
     located_through: u64,
@@ -161,6 +164,7 @@ impl Worker {
             connectivity: Connectivity::default(),
             refusals: Refusals::default(),
             open_rate: OpenRate::default(),
+            passed: Passed::default(),
             wanted: Wanted::default(),
             located_through: 0,
             tick_ms: 0,

@@ -10,6 +10,7 @@ use super::{
     body_buffer::{UnreadReason, content_length, is_json, may_be_json},
     direct_response,
     headers::{is_valid_header, valid_headers},
+    passed::Cause,
     request_body::{RequestReader, RequestTarget},
     response::ResponseBody,
 };
@@ -172,10 +173,12 @@ impl Worker {
             // The sidecar failed, or sent an answer of the wrong kind.
             _ => {
                 let AdmitError { code, message } = error.unwrap_or_default();
-                let counter =
-                    if code == DEADLINE_EXCEEDED { Counter::AdmitsTimeout } else { Counter::AdmitsFailed };
+                let (counter, cause) = match code {
+                    DEADLINE_EXCEEDED => (Counter::AdmitsTimeout, Cause::Late),
+                    _ => (Counter::AdmitsFailed, Cause::Failed),
+                };
                 let reason = || format!("Admit failed: code {code} {message}");
-                self.fail_admission(host, context, counter, reason)
+                self.fail_admission(host, context, counter, cause, reason)
             }
         };
         if progress == Progress::Proceed {
@@ -197,11 +200,11 @@ impl Worker {
         self.connection.wanted = true;
         if self.admissions.is_full() {
             let reason = || "too many requests wait for an answer".to_owned();
-            return self.fail_admission(host, context, Counter::AdmitsFailed, reason);
+            return self.fail_admission(host, context, Counter::AdmitsFailed, Cause::Late, reason);
         }
         if !self.connection.may_answer_by(deadline_ms) {
             let reason = || "no stream to the sidecar".to_owned();
-            return self.fail_admission(host, context, Counter::AdmitsFailed, reason);
+            return self.fail_admission(host, context, Counter::AdmitsFailed, Cause::Unreachable, reason);
         }
         if let Some(stream) = self.streams.get_mut(&context) {
             stream.phase = Phase::AwaitingAdmit { lease };
@@ -216,14 +219,15 @@ impl Worker {
     pub(super) fn send_admit(&mut self, host: &dyn Host, context: u32, body: &BodySummary) -> Progress {
         let Some(stream) = self.streams.get_mut(&context) else { return Progress::Proceed };
         stream.admit_sent_ms = host.now_ms();
-        let pool = stream.pool.take();
-        let Some((pool, lease)) = pool.and_then(|p| Some((p.clone(), self.lease_table.issue(p, context)?)))
-        else {
-            // A request without a cluster, for example on a route that redirects, has no endpoint to choose. A full
-            // lease table also leads here.
+        let Some(pool) = stream.pool.take() else {
+            // A request without a cluster, for example on a route that redirects, has no endpoint to choose.
             stream.phase = Phase::Decided;
             stream.request_reader = None;
             return Progress::Proceed;
+        };
+        let Some(lease) = self.lease_table.issue(pool.clone(), context) else {
+            let reason = || "too many pools have requests in flight".to_owned();
+            return self.fail_admission(host, context, Counter::AdmitsFailed, Cause::Failed, reason);
         };
         stream.lease = Some(lease);
         let uncompressed = self.config.read_usage && self.config.uncompressed_responses;

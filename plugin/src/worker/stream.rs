@@ -22,6 +22,7 @@ use super::{
     message::Message,
 };
 use crate::{
+    attributes,
     host::{Host, Level},
     metrics::Counter,
 };
@@ -110,6 +111,7 @@ impl Worker {
             secret: self.connection.secret.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capabilities: vec![Capability::FirstTokens.into()],
+            gateway: attributes::gateway(host),
         };
         let mut message = Message::default();
         message.hello(&hello.encode_to_vec());

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::{Phase, Worker, unanswered::WithoutAnswer};
+use super::{Phase, Worker, passed::Cause, unanswered::WithoutAnswer};
 use crate::{attributes, host::Host, lease_table::Location, metrics::Counter};
 
 /// Maximum number of requests that one callback resumes or answers. A gateway's Wasm VM traps if one call resumes some
@@ -102,6 +102,8 @@ impl Worker {
         {
             expired += 1;
             self.connection.missed += u32::from(is_asked);
+            let is_late = is_asked && self.connection.is_ready();
+            let cause = if is_late { Cause::Late } else { Cause::Unreachable };
             let without = self.without_answer(host, context);
             let held = self.lease_table.get(lease);
             if matches!(without, WithoutAnswer::GoOn) && held.is_some() {
@@ -114,7 +116,7 @@ impl Worker {
                 }
             }
             if host.enter(context) {
-                self.on_deadline(host, context, without);
+                self.on_deadline(host, context, cause, without);
             }
         }
         expired

@@ -2,7 +2,7 @@
 
 use evenkeel_proto::v1::Denied;
 
-use super::{Progress, Worker};
+use super::{Progress, Worker, passed::Cause};
 use crate::{config::OnError, host::Host, metrics::Counter};
 
 /// What happens to a request without an answer to its Admit.
@@ -17,12 +17,18 @@ pub(super) enum WithoutAnswer {
 
 impl Worker {
     /// Ends the wait of a stream whose deadline has passed. The stream must be the effective context.
-    pub(super) fn on_deadline(&mut self, host: &dyn Host, context: u32, without: WithoutAnswer) {
+    pub(super) fn on_deadline(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        cause: Cause,
+        without: WithoutAnswer,
+    ) {
         host.count(Counter::AdmitsTimeout, 1);
         let deadline_ms = self.config.deadline_ms;
         let reason = || format!("Admit: no answer within {deadline_ms} ms");
         self.connectivity.on_failure(host, &self.config, reason);
-        if self.on_unanswered(host, context, without) == Progress::Proceed {
+        if self.on_unanswered(host, context, cause, without) == Progress::Proceed {
             host.resume_request();
         }
     }
@@ -33,12 +39,13 @@ impl Worker {
         host: &dyn Host,
         context: u32,
         counter: Counter,
+        cause: Cause,
         reason: impl FnOnce() -> String,
     ) -> Progress {
         host.count(counter, 1);
         self.connectivity.on_failure(host, &self.config, reason);
         let without = self.without_answer(host, context);
-        self.on_unanswered(host, context, without)
+        self.on_unanswered(host, context, cause, without)
     }
 
     /// Decides on a request without an answer to its Admit.
@@ -60,7 +67,13 @@ impl Worker {
 
     /// Applies `on_error`. If the request proceeds, its lease stays in the lease table: the next list lists it, and it
     /// is settled at its end. A request for an admin path is always refused.
-    fn on_unanswered(&mut self, host: &dyn Host, context: u32, without: WithoutAnswer) -> Progress {
+    fn on_unanswered(
+        &mut self,
+        host: &dyn Host,
+        context: u32,
+        cause: Cause,
+        without: WithoutAnswer,
+    ) -> Progress {
         if self.streams.get(&context).is_some_and(|stream| stream.is_admin_call) {
             return self.admin_call_unanswered(host, context);
         }
@@ -71,6 +84,7 @@ impl Worker {
             }
             WithoutAnswer::GoOn => {
                 host.count(Counter::FailOpen, 1);
+                self.passed.count(cause, &self.connection, host.now_ms());
                 self.place_by_gateway(host, context);
                 self.set_report_header(context, "error");
                 Progress::Proceed

@@ -12,40 +12,17 @@ use evenkeel_proto::v1::{
     self as pb, ActivityStep, BurnRate, FullestKey, GetActivityRequest, GetActivityResponse,
     GetRefusalRequest, ListBurnRatesRequest, ListBurnRatesResponse, ListFullestKeysRequest,
     ListFullestKeysResponse, ListRefusalsRequest, ListRefusalsResponse, ListRepairsRequest,
-    ListRepairsResponse, ListSidecarsRequest, ListSidecarsResponse, Pool, Reason, Refusal, SidecarState,
+    ListRepairsResponse, ListSidecarsRequest, ListSidecarsResponse, Pool, Reason, Refusal,
 };
 
-use crate::{
-    Api, Result,
-    convert::{counts, store_kind},
-};
+use crate::{Api, Result, convert::counts};
 
 const SPAN_MS: u64 = 15 * 60_000;
 
 impl Api {
     pub async fn list_sidecars(&self, _: ListSidecarsRequest) -> Result<ListSidecarsResponse> {
-        let sidecars = self.reported(self.history.sidecars()).await?.into_iter().map(|(status, alive)| {
-            // Another sidecar reaches the store if its reports arrive. This sidecar knows the state of its own
-            // connection.
-            let is_this = status.id == self.about.id;
-            SidecarState {
-                store_up: if is_this { self.balancer.store.is_up() } else { alive },
-                id: status.id,
-                name: status.name,
-                version: status.version,
-                started_at_ms: status.started_at_ms,
-                seen_at_ms: status.seen_at_ms,
-                alive,
-                stopping: status.shutting_down,
-                store: store_kind(status.store).into(),
-                store_losses: status.store_losses,
-                holders: status.holders,
-                admitted: status.admitted,
-                refused: status.refused,
-                limits_revision: status.limits_revision,
-            }
-        });
-        Ok(ListSidecarsResponse { sidecars: sidecars.collect() })
+        let reported = self.reported(self.history.sidecars()).await?;
+        Ok(ListSidecarsResponse { sidecars: reported.iter().map(|one| self.sidecar(one)).collect() })
     }
 
     pub async fn get_activity(&self, request: GetActivityRequest) -> Result<GetActivityResponse> {

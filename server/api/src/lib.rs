@@ -21,6 +21,7 @@ mod convert;
 pub mod csv;
 mod drains;
 mod error;
+mod gateways;
 mod limits;
 mod overview;
 mod pools;

@@ -10,13 +10,14 @@ use evenkeel_domain::{
 };
 use evenkeel_proto::v1::{
     ActivityStep, ConfiguredQuota, GetOverviewRequest, Overview, PoolSort, PoolSummary, QuotaKind,
-    StoreState, ThisSidecar, Totals,
+    SidecarState, StoreState, ThisSidecar, Totals,
 };
 
 use crate::{
     Api, Result,
     activity::step,
     convert::{counts, store_kind},
+    gateways::Attention,
     pools::summary,
 };
 
@@ -26,6 +27,8 @@ impl Api {
         let GetOverviewRequest { search, page_size, page_token, .. } = request;
         let mut rows: Vec<PoolSummary> = self.views.all().values().map(|view| summary(view)).collect();
         let sum = |of: fn(&PoolSummary) -> u64| rows.iter().map(of).sum();
+        let (now_ms, reported) = (unix_ms(), self.reported(self.history.sidecars()).await.ok());
+        let Attention { gaps, lost_sidecars, expiring } = self.attention(reported.as_ref(), now_ms);
         let totals = Totals {
             pools: rows.len() as u64,
             endpoints: sum(|row| row.endpoints),
@@ -34,14 +37,17 @@ impl Api {
             capacity: rows.iter().map(|row| row.capacity).sum(),
             room: rows.iter().map(|row| row.room).sum(),
             holders: rows.iter().map(|row| row.holders).max().unwrap_or(0),
-            sidecars: self.sidecars_alive().await,
+            // This sidecar may not have reported yet.
+            sidecars: reported
+                .as_ref()
+                .map(|all| all.iter().filter(|(_, alive)| *alive).count().max(1) as u64),
         };
         rows.retain(|row| row.cluster.contains(&search) || row.route.contains(&search));
         sort(&mut rows, sort_by);
         let total = rows.len() as u64;
         let (pools, next_page_token) = page_at(rows, page_size_of(page_size)?, &page_token)?;
         Ok(Overview {
-            now_ms: unix_ms(),
+            now_ms,
             interval_ms: self.keep_alive_interval.as_millis() as u64,
             sidecar: Some(ThisSidecar {
                 id: self.about.id.clone(),
@@ -61,6 +67,9 @@ impl Api {
             pools,
             next_page_token,
             total,
+            gaps,
+            lost_sidecars,
+            expiring,
         })
     }
 
@@ -69,12 +78,6 @@ impl Api {
         let mut sum: Counts = [0; ADMIT_RESULTS];
         steps.counts.iter().for_each(|counts| evenkeel_domain::activity::add(&mut sum, counts));
         Some(step(&sum, steps.from_ms))
-    }
-
-    async fn sidecars_alive(&self) -> Option<u64> {
-        let all = self.reported(self.history.sidecars()).await.ok()?;
-        // This sidecar may not have reported yet.
-        Some(all.iter().filter(|(_, alive)| *alive).count().max(1) as u64)
     }
 
     fn configured_quotas(&self) -> Vec<ConfiguredQuota> {
@@ -97,6 +100,14 @@ pub(crate) fn differs(a: &Overview, b: &Overview) -> bool {
         let mut copy = Overview { now_ms: 0, age_ms: 0, ..overview.clone() };
         copy.pools.iter_mut().for_each(|pool| pool.read_at_ms = 0);
         copy.last_minute.iter_mut().for_each(|minute| minute.at_ms = 0);
+        let sidecars = copy.lost_sidecars.iter_mut().chain(&mut copy.expiring);
+        sidecars.for_each(|sidecar| {
+            *sidecar = SidecarState {
+                id: std::mem::take(&mut sidecar.id),
+                certificate_expires_at_ms: sidecar.certificate_expires_at_ms,
+                ..SidecarState::default()
+            };
+        });
         copy
     };
     timeless(a) != timeless(b)

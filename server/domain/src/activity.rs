@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::GatewayStatus;
+
 /// The result of an Admit call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -238,6 +240,15 @@ pub struct SidecarStatus {
     pub refused: u64,
     /// Fingerprint of the active limits.
     pub limits_revision: String,
+    /// Gateways that use the sidecar.
+    #[serde(default)]
+    pub gateways: Vec<GatewayStatus>,
+    /// Number of gateways that are not in `gateways`, because there are too many.
+    #[serde(default)]
+    pub gateways_unlisted: u64,
+    /// Time when the sidecar's certificate expires, in ms since the Unix epoch. 0: the sidecar has no TLS.
+    #[serde(default)]
+    pub certificate_expires_at_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ pub mod choice;
 pub mod clock;
 mod error;
 pub mod file_kind;
+pub mod gateway;
 mod ids;
 pub mod limit;
 pub mod page;

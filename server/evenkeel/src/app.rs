@@ -22,6 +22,7 @@ use evenkeel_engine::{
 };
 use evenkeel_store::{Undelivered, counters::Counters, redis::Background};
 use evenkeel_telemetry::Metrics;
+use evenkeel_tls::ServerTls;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -76,6 +77,13 @@ pub async fn run(
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
     let unrecorded = metrics.refusals_unrecorded.clone();
     let recorder = Arc::new(Recorder::new(name_of(&addresses.http), unrecorded));
+    if let Some(tls) = &live.tls {
+        let (recorder, mut tls) = (Arc::clone(&recorder), tls.clone());
+        tls.mark_changed();
+        tasks.spawn(reload::follow(tls, background.clone(), move |tls: ServerTls| {
+            recorder.set_certificate_expiry(tls.validity.not_after_s * 1000);
+        }));
+    }
     let balancer = Balancer::new(directory, store, Arc::clone(&recorder), Arc::clone(&metrics));
     let balancer = Arc::new(balancer);
     let views = Arc::new(sweep::Views::default());

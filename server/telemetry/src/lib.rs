@@ -8,6 +8,7 @@ mod catalogue;
 mod discovery;
 #[cfg(test)]
 mod docs_test;
+mod gateways;
 mod ledger;
 mod limits;
 mod metrics;
@@ -19,6 +20,7 @@ mod tls;
 pub mod traces;
 
 pub use bounds::{BoundMetrics, ListenerMetrics, RequestsRefused};
+pub use gateways::GatewayMetrics;
 pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
 pub use pools::{PoolCounts, PoolMetrics};

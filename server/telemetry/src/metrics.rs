@@ -11,6 +11,7 @@ use super::{
         Catalogue, LATENCY_BUCKETS, counter, counters, gauge, gauges, histogram, histograms, int_gauge,
     },
     discovery::DiscoveryMetrics,
+    gateways::GatewayMetrics,
     ledger::LedgerMetrics,
     limits::{Charged, LimitMetrics, LimitSettles, TicketsRejected},
     pools::PoolMetrics,
@@ -71,6 +72,7 @@ pub struct Metrics {
     pub config_last_success: Gauge,
     pub rls: RlsMetrics,
     pub streams: StreamMetrics,
+    pub gateways: GatewayMetrics,
     pub bounds: BoundMetrics,
     pub traces: TraceMetrics,
 }
@@ -201,6 +203,7 @@ impl Metrics {
             )?,
             rls: RlsMetrics::new(&r)?,
             streams: StreamMetrics::new(&r)?,
+            gateways: GatewayMetrics::new(&r)?,
             bounds: BoundMetrics::new(&r)?,
             traces: TraceMetrics::new(&r)?,
             catalogue: r,

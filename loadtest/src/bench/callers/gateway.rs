@@ -104,7 +104,12 @@ async fn keep_alive(mut client: HolderClient<Channel>, holder: String, recorder:
     while !recorder.is_stopped() {
         // An empty list with `issued_through` 0 changes no lease; it only keeps the holder alive.
         let held = HeldPool { pool: Some(pool()), ..HeldPool::default() };
-        let request = KeepAliveRequest { holder: holder.clone(), issued_through: 0, pools: vec![held] };
+        let request = KeepAliveRequest {
+            holder: holder.clone(),
+            issued_through: 0,
+            pools: vec![held],
+            unanswered: None,
+        };
         let _ = client.keep_alive(request).await;
         tokio::time::sleep(KEEP_ALIVE_INTERVAL).await;
     }

@@ -201,7 +201,12 @@ impl State {
             let ticket = live.filter(|live| live.show_ticket).map(|live| live.ticket.clone());
             held.tickets.push(ticket.unwrap_or_default());
         }
-        KeepAliveRequest { holder: holder.into(), issued_through: self.last_lease, pools: vec![held] }
+        KeepAliveRequest {
+            holder: holder.into(),
+            issued_through: self.last_lease,
+            pools: vec![held],
+            unanswered: None,
+        }
     }
 
     /// Enters in the accounts that nobody knows any more how these requests ended.

@@ -7,6 +7,7 @@ mod direct_response;
 mod first_token;
 mod late_body;
 mod outbox;
+mod passed;
 mod properties;
 mod request;
 mod response;

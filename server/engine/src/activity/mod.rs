@@ -9,6 +9,7 @@ mod cached;
 mod charges;
 mod eviction;
 mod fullest_keys;
+pub mod gateways;
 mod history;
 mod pages;
 mod recorder;

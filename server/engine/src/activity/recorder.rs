@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use super::{
     charges::{Charges, Standing},
     fullest_keys::{FullestKeys, Seen},
+    gateways::Gateways,
     refusal_queue::RefusalQueue,
 };
 
@@ -63,6 +64,11 @@ pub struct Recorder {
     fullest_keys: Mutex<FullestKeys>,
     charges: Mutex<Charges>,
     holders: Mutex<HashMap<HolderId, Instant>>,
+    /// Gateways that use this sidecar.
+    pub gateways: Gateways,
+    certificate_expires_at_ms: AtomicU64,
+    /// Since when this sidecar has reported without a break, in ms since the Unix epoch. 0: it does not report.
+    reporting_since_ms: AtomicU64,
 }
 
 impl Recorder {
@@ -79,6 +85,9 @@ impl Recorder {
             fullest_keys: Mutex::default(),
             charges: Mutex::default(),
             holders: Mutex::default(),
+            gateways: Gateways::default(),
+            certificate_expires_at_ms: AtomicU64::new(0),
+            reporting_since_ms: AtomicU64::new(0),
         }
     }
 
@@ -95,6 +104,30 @@ impl Recorder {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Sets when this sidecar's certificate expires, in ms since the Unix epoch.
+    pub fn set_certificate_expiry(&self, expires_at_ms: u64) {
+        self.certificate_expires_at_ms.store(expires_at_ms, Ordering::Relaxed);
+    }
+
+    /// Returns when this sidecar's certificate expires, in ms since the Unix epoch. 0: the sidecar has no TLS.
+    #[must_use]
+    pub fn certificate_expiry(&self) -> u64 {
+        self.certificate_expires_at_ms.load(Ordering::Relaxed)
+    }
+
+    /// Sets since when this sidecar has reported without a break.
+    pub(super) fn set_reporting_since(&self, since_ms: u64) {
+        self.reporting_since_ms.store(since_ms, Ordering::Relaxed);
+    }
+
+    /// Returns whether this sidecar has reported without a break for a time, in ms. After an outage of the store, the
+    /// reports of all sidecars are old until each has reported again.
+    #[must_use]
+    pub fn has_reported_for(&self, ms: u64) -> bool {
+        let since_ms = self.reporting_since_ms.load(Ordering::Relaxed);
+        since_ms > 0 && unix_ms() >= since_ms + ms
     }
 
     /// Sets the number of sidecars that share the rate of recorded refusals.

@@ -25,6 +25,8 @@ pub const INTERVAL: Duration = Duration::from_secs(1);
 const LISTS_EVERY: u64 = 2;
 /// Every n-th report also deletes the reports of sidecars that stopped long ago.
 const FORGET_EVERY: u64 = 600;
+/// Time without a report, in ms, after which other sidecars may take this one for stopped.
+const BREAK_MS: u64 = 2500;
 /// Maximum time for the last report.
 const LAST_MAX: Duration = Duration::from_millis(500);
 
@@ -60,6 +62,9 @@ pub struct Reporter {
     reports: u64,
     /// How often the store had been lost by the time of the last report.
     losses: u64,
+    /// Time of the last report, and since when there has been no break.
+    reported_ms: u64,
+    reporting_since_ms: u64,
 }
 
 impl Reporter {
@@ -84,6 +89,8 @@ impl Reporter {
             revision: None,
             reports: 0,
             losses: 0,
+            reported_ms: 0,
+            reporting_since_ms: 0,
         }
     }
 
@@ -137,6 +144,7 @@ impl Reporter {
             charges: lists.then(|| self.recorder.take_charges(now_ms)).flatten(),
         };
         self.store.report(&self.about.id, &report).await.inspect_err(|_| self.recorder.mark_changed())?;
+        self.note_reported(now_ms);
         for (resolution, start, counts) in self.pages.dirty() {
             self.store.put_page(&self.about.id, resolution, start, &counts).await?;
             self.pages.written(resolution, start);
@@ -161,6 +169,14 @@ impl Reporter {
         kept
     }
 
+    fn note_reported(&mut self, now_ms: u64) {
+        if now_ms > self.reported_ms + BREAK_MS {
+            self.reporting_since_ms = now_ms;
+        }
+        self.reported_ms = now_ms;
+        self.recorder.set_reporting_since(self.reporting_since_ms);
+    }
+
     /// Deletes the reports of sidecars that stopped long ago.
     async fn forget_long_gone(&self) -> Result<(), StoreError> {
         let statuses = self.store.statuses().await?;
@@ -172,6 +188,7 @@ impl Reporter {
 
     fn status(&mut self, ended: bool) -> SidecarStatus {
         let (admitted, refused) = self.recorder.totals();
+        let (gateways, gateways_unlisted) = self.recorder.gateways.statuses();
         SidecarStatus {
             id: self.about.id.clone(),
             name: self.recorder.name().to_owned(),
@@ -187,6 +204,9 @@ impl Reporter {
             admitted,
             refused,
             limits_revision: self.revision(),
+            gateways,
+            gateways_unlisted,
+            certificate_expires_at_ms: self.recorder.certificate_expiry(),
         }
     }
 

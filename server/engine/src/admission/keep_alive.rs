@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use tracing::warn;
 
 use super::Admission;
-use crate::balancer::pool_entry::PoolEntry;
+use crate::{activity::gateways::Unanswered, balancer::pool_entry::PoolEntry};
 
 /// Maximum number of lists of one KeepAlive that are applied concurrently.
 const CONCURRENCY: usize = 16;
@@ -25,6 +25,8 @@ pub struct HolderList {
     pub pools: Vec<(PoolId, Held)>,
     /// Tickets of requests under concurrency limits.
     pub tickets: Vec<(ReservationId, Vec<u8>)>,
+    /// Requests that the holder sent on without an answer.
+    pub unanswered: Option<Unanswered>,
 }
 
 impl HolderList {
@@ -32,7 +34,12 @@ impl HolderList {
     #[must_use]
     pub fn empty(holder: HolderId, pools: Vec<PoolId>) -> Self {
         let held = || Held { issued_through: LEASE_MAX, ..Held::default() };
-        Self { holder, pools: pools.into_iter().map(|pool| (pool, held())).collect(), tickets: Vec::new() }
+        Self {
+            holder,
+            pools: pools.into_iter().map(|pool| (pool, held())).collect(),
+            tickets: Vec::new(),
+            unanswered: None,
+        }
     }
 }
 
@@ -50,8 +57,12 @@ pub struct KeptAlive {
 impl Admission {
     /// Renews a holder and makes every table equal to its list. A failure in one pool does not affect the other pools.
     pub async fn keep_alive(&self, list: HolderList) -> KeptAlive {
-        let HolderList { holder, pools, tickets } = list;
+        let HolderList { holder, pools, tickets, unanswered } = list;
         self.recorder.seen(&holder);
+        if let Some(unanswered) = unanswered {
+            let new = self.recorder.gateways.unanswered(&holder, &unanswered);
+            self.metrics.gateways.count(new);
+        }
         let (lists, unserved) = self.by_table(pools);
         let renew = async {
             if let Err(error) = self.limiter.renew(tickets).await {

@@ -100,6 +100,7 @@ impl Admission {
         let started = Instant::now();
         let found = self.balancer.directory.resolve(&pick.route, &pick.cluster);
         let pool = found.inspect_err(|_| self.metrics.admits.invalid.inc())?;
+        let holder = pick.holder.clone();
         let decision = match self.limiter.select(&request) {
             Err(refusal) => Ok(Decision::Refused(refusal)),
             Ok(selection) if selection.is_empty() => self.decide(&pool, pick, request, selection).await,
@@ -110,6 +111,9 @@ impl Admission {
                 decided.await.unwrap_or(Err(DomainError::Stopped))
             }
         };
+        if matches!(&decision, Ok(Decision::Admitted(admitted)) if admitted.basis != Basis::Shared) {
+            self.recorder.gateways.without_store(&holder);
+        }
         self.record(&decision, &pool, request_id);
         self.metrics.admit_duration.observe(started.elapsed().as_secs_f64());
         decision

@@ -105,8 +105,12 @@ impl Admit {
                 endpoint_of: vec![1],
                 ..pb::HeldPool::default()
             };
-            let request =
-                pb::KeepAliveRequest { holder: holder.to_owned(), issued_through: 1, pools: vec![held] };
+            let request = pb::KeepAliveRequest {
+                holder: holder.to_owned(),
+                issued_through: 1,
+                pools: vec![held],
+                unanswered: None,
+            };
             let answer = client.keep_alive(request).await.map_err(failed("keep the lease"))?.into_inner();
             let next = Duration::from_millis(u64::from(answer.interval_ms.max(1)));
             tokio::time::sleep_until(until.min(tokio::time::Instant::now() + next)).await;

@@ -11,6 +11,7 @@ mod convert;
 mod drain;
 mod exit;
 mod explain;
+mod gateways;
 mod history;
 mod limits;
 mod list;
@@ -68,6 +69,8 @@ enum Command {
     Drains(drain::Drains),
     /// Show the sidecars that were alive within the last ten minutes
     Sidecars(sidecars::Sidecars),
+    /// Show the gateways, and when no limits applied to their requests
+    Gateways(gateways::Gateways),
     /// Show how many requests were admitted and refused over time, and why
     Activity(activity::Activity),
     /// Show the last refusals, or why one request was refused
@@ -107,6 +110,7 @@ impl Cli {
             Command::Undrain(undrain) => block_on(undrain.run()),
             Command::Drains(drains) => block_on(drains.run()),
             Command::Sidecars(sidecars) => block_on(sidecars.run()),
+            Command::Gateways(gateways) => block_on(gateways.run()),
             Command::Activity(activity) => block_on(activity.run()),
             Command::Refusals(refusals) => block_on(refusals.run()),
             Command::Repairs(repairs) => block_on(repairs.run()),
@@ -159,7 +163,7 @@ mod tests {
         }
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
         let expected = "serve, check-config, config-schema, convert-higress, convert-limitador, top, pools, holders, leases, admit, drain, undrain, drains, \
-                        sidecars, activity, refusals, repairs, changes, usage, usage sessions, usage session, quota, \
+                        sidecars, gateways, activity, refusals, repairs, changes, usage, usage sessions, usage session, quota, \
                         quota get, quota set, quota add, quota subtract, quota delete, quota list, quota history, \
                         quota burn-rates, limits, limits list, limits override, limits reset, limits overrides, \
                         limits fullest, explain, completion, man";

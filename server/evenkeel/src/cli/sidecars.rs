@@ -49,6 +49,7 @@ impl Item for pb::SidecarState {
         number("refused", "REFUSED", |s| s.refused.to_string()),
         text("started_at_ms", "STARTED", |s| time(s.started_at_ms)),
         text("seen_at_ms", "LAST-SEEN", |s| time(s.seen_at_ms)),
+        text("certificate_expires_at_ms", "CERTIFICATE-UNTIL", |s| time(s.certificate_expires_at_ms)),
         // Eight characters are enough to distinguish two revisions.
         text("limits_revision", "LIMITS", |s| s.limits_revision.chars().take(8).collect()),
     ];

@@ -17,6 +17,7 @@ mod counters;
 mod discovery;
 mod drains;
 mod faults;
+mod gateways;
 mod holders;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;

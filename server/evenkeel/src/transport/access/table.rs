@@ -20,7 +20,7 @@ const READER: Need = Need::Role(Role::Reader);
 const ADMIN: Need = Need::Role(Role::Admin);
 
 /// Calls over gRPC, by service and method.
-const CALLS: [(&str, &str, Need); 43] = [
+const CALLS: [(&str, &str, Need); 44] = [
     ("envoy.service.ratelimit.v3.RateLimitService", "ShouldRateLimit", GATEWAY),
     ("evenkeel.v1.Admin", "AdjustQuota", ADMIN),
     ("evenkeel.v1.Admin", "DeleteOverride", ADMIN),
@@ -53,6 +53,7 @@ const CALLS: [(&str, &str, Need); 43] = [
     ("evenkeel.v1.Inspect", "ListBurnRates", READER),
     ("evenkeel.v1.Inspect", "ListEndpoints", READER),
     ("evenkeel.v1.Inspect", "ListFullestKeys", READER),
+    ("evenkeel.v1.Inspect", "ListGateways", READER),
     ("evenkeel.v1.Inspect", "ListHolders", READER),
     ("evenkeel.v1.Inspect", "ListLeases", READER),
     ("evenkeel.v1.Inspect", "ListPools", READER),

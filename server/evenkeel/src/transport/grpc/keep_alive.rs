@@ -1,12 +1,13 @@
-//! Decodes a holder's list of leases.
+//! Decodes a holder's list of leases, and what it reports with the list.
 
 use std::sync::Arc;
 
 use evenkeel_domain::{
-    DomainError, ENDPOINTS_MAX, HolderId, LeaseId, PoolId, check_name, choice::PROMPT_TOKENS_MAX,
+    DomainError, ENDPOINTS_MAX, HolderId, LEASE_MAX, LeaseId, PoolId, check_name, choice::PROMPT_TOKENS_MAX,
+    gateway::GapCounts,
 };
-use evenkeel_engine::admission::keep_alive::HolderList;
-use evenkeel_proto::v1::{HeldPool, KeepAliveRequest};
+use evenkeel_engine::{activity::gateways::Unanswered, admission::keep_alive::HolderList};
+use evenkeel_proto::v1::{self as pb, HeldPool, KeepAliveRequest};
 use evenkeel_store::{Held, HeldLease, counters::ReservationId};
 
 /// Maximum number of pools in one KeepAlive.
@@ -15,7 +16,8 @@ const HELD_POOLS_MAX: usize = 4096;
 const HELD_LEASES_MAX: usize = 262_144;
 
 pub(super) fn decode(holder: HolderId, request: KeepAliveRequest) -> Result<HolderList, DomainError> {
-    let KeepAliveRequest { issued_through, pools, .. } = request;
+    let KeepAliveRequest { issued_through, pools, unanswered, .. } = request;
+    let unanswered = unanswered.map(decode_unanswered).transpose()?;
     if pools.len() > HELD_POOLS_MAX {
         return Err(DomainError::invalid("pools", "at most 4096", &pools.len().to_string()));
     }
@@ -30,7 +32,32 @@ pub(super) fn decode(holder: HolderId, request: KeepAliveRequest) -> Result<Hold
         take_tickets(&holder, &mut held, &mut tickets)?;
         lists.push((pool, leases_of(held, issued_through)?));
     }
-    Ok(HolderList { holder, pools: lists, tickets })
+    Ok(HolderList { holder, pools: lists, tickets, unanswered })
+}
+
+/// Decodes the requests that a holder sent on without an answer. There are at most as many as lease numbers.
+fn decode_unanswered(unanswered: pb::Unanswered) -> Result<Unanswered, DomainError> {
+    let pb::Unanswered { period, since_ms, last_ms, requests, reported } = unanswered;
+    let number = |field: &'static str, number: u64| match number {
+        0..=LEASE_MAX => Ok(number),
+        _ => Err(DomainError::invalid(field, "at most 2^53-1", &number.to_string())),
+    };
+    let counts = |field, counts: Option<pb::UnansweredCounts>| {
+        let pb::UnansweredCounts { unreachable, late, failed } = counts.unwrap_or_default();
+        Ok::<_, DomainError>(GapCounts {
+            unreachable: number(field, unreachable)?,
+            late: number(field, late)?,
+            failed: number(field, failed)?,
+            without_store: 0,
+        })
+    };
+    Ok(Unanswered {
+        period,
+        since_ms,
+        last_ms,
+        requests: counts("unanswered.requests", requests)?,
+        reported: counts("unanswered.reported", reported)?,
+    })
 }
 
 fn take_tickets(

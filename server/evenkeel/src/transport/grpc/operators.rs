@@ -66,6 +66,7 @@ service! { Inspect:
     list_holders(ListHoldersRequest) -> ListHoldersResponse;
     list_leases(ListLeasesRequest) -> ListLeasesResponse;
     list_sidecars(ListSidecarsRequest) -> ListSidecarsResponse;
+    list_gateways(ListGatewaysRequest) -> ListGatewaysResponse;
     get_activity(GetActivityRequest) -> GetActivityResponse;
     list_fullest_keys(ListFullestKeysRequest) -> ListFullestKeysResponse;
     list_burn_rates(ListBurnRatesRequest) -> ListBurnRatesResponse;

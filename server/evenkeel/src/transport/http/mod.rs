@@ -75,6 +75,7 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
         metrics.limits.set_usage(&http.api.limiter.fullest());
         metrics.settlements_waiting.set(http.api.balancer.store.settlements_waiting() as i64);
         metrics.ledger.waiting.set(http.api.ledger.waiting() as i64);
+        metrics.gateways.unlimited.set(http.api.balancer.recorder.gateways.unlimited() as i64);
         metrics.overrides.set(http.api.overrides.current().load().len() as i64);
     }) {
         Ok(text) => {

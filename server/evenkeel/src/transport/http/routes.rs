@@ -59,6 +59,7 @@ routes! {
     read get "/api/v1/holders" list_holders;
     read get "/api/v1/leases" list_leases;
     read get "/api/v1/sidecars" list_sidecars;
+    read get "/api/v1/gateways" list_gateways;
     read get "/api/v1/activity" get_activity;
     read get "/api/v1/limits/fullest" list_fullest_keys;
     read get "/api/v1/quotas/burn-rates" list_burn_rates;

@@ -81,8 +81,16 @@ async fn commands_report_refusals_activity_and_limits() {
             s,
             "sidecars",
             "name,id,alive,stopping,version,store,store_up,store_losses,holders,admitted,refused,started_at_ms,\
-             seen_at_ms,limits_revision",
+             seen_at_ms,certificate_expires_at_ms,limits_revision",
             1,
+        )
+        .await;
+        equals_http(s, "gateways", "/api/v1/gateways").await;
+        csv_agrees(
+            s,
+            "gateways",
+            "gateway,workers,sidecars,lost_at_ms,now,since_at_ms,last_at_ms,unreachable,late,failed,without_store",
+            0,
         )
         .await;
 

@@ -78,5 +78,5 @@ pub(crate) fn held(cluster: &str, leases: &[(u64, Option<&str>)]) -> pb::HeldPoo
 
 /// Returns a KeepAlive: [`HOLDER`] has exactly these leases, and has issued numbers up to `issued_through`.
 pub(crate) fn keep_alive(issued_through: u64, pools: Vec<pb::HeldPool>) -> pb::KeepAliveRequest {
-    pb::KeepAliveRequest { holder: HOLDER.to_owned(), issued_through, pools }
+    pb::KeepAliveRequest { holder: HOLDER.to_owned(), issued_through, pools, unanswered: None }
 }

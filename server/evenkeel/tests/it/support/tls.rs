@@ -77,6 +77,13 @@ impl Authority {
         })
     }
 
+    /// Signs a certificate that expires at the beginning of a day.
+    pub(crate) fn sign_until(&self, names: &[&str], until: jiff::Timestamp) -> Pair {
+        let day = until.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let (year, month, day) = (i32::from(day.year()), day.month() as u8, day.day() as u8);
+        self.sign_with(names, |params| params.not_after = rcgen::date_time_ymd(year, month, day))
+    }
+
     fn sign_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names

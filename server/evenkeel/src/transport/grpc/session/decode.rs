@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use evenkeel_domain::{DomainError, HolderId, LEASE_MAX, LeaseId, PoolId};
+use evenkeel_domain::{DomainError, HolderId, LEASE_MAX, LeaseId, PoolId, clean};
 use evenkeel_engine::admission::keep_alive::HolderList;
 use evenkeel_proto::v1::{AdmitRequest, FromWorker, Hello, Pool, SettleRequest};
 use evenkeel_store::holders::{SECRET_BYTES, Secret};
@@ -18,6 +18,8 @@ use crate::transport::memory::Charge;
 const PARTS_MAX: usize = 256;
 /// Maximum length of a plugin's version. It bounds a line of the log.
 const VERSION_BYTES_MAX: usize = 64;
+/// Maximum length of a gateway's name. It bounds a line of the log; Istio's node ids have about 150 bytes.
+const GATEWAY_BYTES_MAX: usize = 1024;
 /// Maximum number of capabilities, more than the API will have.
 const CAPABILITIES_MAX: usize = 16;
 
@@ -28,6 +30,8 @@ pub(super) struct Introduction {
     pub(super) secret: Option<Secret>,
     /// Version of the plugin; may be empty.
     pub(super) version: String,
+    /// Name of the gateway; may be empty.
+    pub(super) gateway: String,
 }
 
 /// A request that has ended.
@@ -81,7 +85,8 @@ pub(super) fn introduction(hello: Option<Hello>) -> Result<Introduction, Status>
     };
     within_bound("hello.version", hello.version.len(), VERSION_BYTES_MAX, "bytes")?;
     within_bound("hello.capabilities", hello.capabilities.len(), CAPABILITIES_MAX, "entries")?;
-    Ok(Introduction { holder, secret, version: hello.version })
+    let gateway = clean(&hello.gateway, GATEWAY_BYTES_MAX).into_owned();
+    Ok(Introduction { holder, secret, version: hello.version, gateway })
 }
 
 /// Decodes a message, apart from `hello`. An admission with an invalid field is not an error of the message: its answer
@@ -151,7 +156,7 @@ pub(super) fn invalid(field: &str, expected: &str, got: &str) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use evenkeel_proto::v1::{FirstToken, HeldPool, KeepAliveRequest};
+    use evenkeel_proto::v1::{FirstToken, HeldPool, KeepAliveRequest, Unanswered, UnansweredCounts};
     use proptest::prelude::*;
     use prost::Message as _;
     use tonic::Code;
@@ -211,8 +216,20 @@ mod tests {
                 unread_tokens,
             },
         );
-        (holder(), number(), prop::collection::vec(held, 0..3))
-            .prop_map(|(holder, issued_through, pools)| KeepAliveRequest { holder, issued_through, pools })
+        let unanswered = proptest::option::of((number(), number(), number())).prop_map(|numbers| {
+            numbers.map(|(late, since_ms, period)| {
+                let requests = Some(UnansweredCounts { late, ..UnansweredCounts::default() });
+                Unanswered { period, since_ms, requests, ..Unanswered::default() }
+            })
+        });
+        (holder(), number(), prop::collection::vec(held, 0..3), unanswered).prop_map(
+            |(holder, issued_through, pools, unanswered)| KeepAliveRequest {
+                holder,
+                issued_through,
+                pools,
+                unanswered,
+            },
+        )
     }
 
     fn message() -> impl Strategy<Value = FromWorker> {

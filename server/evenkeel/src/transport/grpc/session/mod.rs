@@ -16,6 +16,7 @@ use crate::transport::memory::MemoryBudget;
 
 mod acknowledged;
 mod decode;
+mod end;
 mod order;
 mod outbox;
 mod stream;
@@ -89,7 +90,7 @@ impl Sessions {
             Some(first) => first?,
             None => return Err(Status::cancelled("the stream ended before its first message")),
         };
-        let Introduction { holder, secret, version } =
+        let Introduction { holder, secret, version, gateway } =
             decode::introduction(first.hello.take()).inspect_err(|_| opened.invalid.inc())?;
         if self.shutdown.leaving.is_cancelled() {
             opened.shutdown.inc();
@@ -101,11 +102,12 @@ impl Sessions {
         })?;
         if secret.is_some() { &opened.resumed } else { &opened.new }.inc();
         let plugin = Some(version).filter(|version| !version.is_empty());
-        info!(holder = %registration.holder(), plugin, "a gateway worker has connected");
+        let named = Some(&gateway).filter(|gateway| !gateway.is_empty());
+        info!(holder = %registration.holder(), gateway = named, plugin, "a gateway worker has connected");
         let (outbox, outgoing) = outbox::outbox();
         outbox.welcome(self.welcome(&registration));
         let tracker = self.tracker.clone();
-        tracker.spawn(WorkerStream::new(self, registration, outbox).serve(first, incoming));
+        tracker.spawn(WorkerStream::new(self, registration, &gateway, outbox).serve(first, incoming));
         Ok(outgoing)
     }
 }

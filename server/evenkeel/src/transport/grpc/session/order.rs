@@ -262,7 +262,12 @@ mod tests {
         let entry = |number: &u64| HeldLease { id: lease(*number), endpoint: None, unread: 0 };
         let leases = leases.iter().map(entry).collect();
         let pools = vec![(pool(), Held { issued_through, leases, ..Held::default() })];
-        Work::List(HolderList { holder: HolderId::new("h").unwrap(), pools, tickets: Vec::new() })
+        Work::List(HolderList {
+            holder: HolderId::new("h").unwrap(),
+            pools,
+            tickets: Vec::new(),
+            unanswered: None,
+        })
     }
 
     /// Takes all steps that may start, as `s7` for the settlement of lease 7, `r7` for its release, `f7` if its pool is

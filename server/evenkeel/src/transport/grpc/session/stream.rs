@@ -4,6 +4,7 @@ use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use evenkeel_domain::{DomainError, LeaseId};
 use evenkeel_engine::{
+    activity::gateways::Gateways,
     admission::keep_alive::HolderList,
     holders::{Registration, Rejected},
 };
@@ -16,7 +17,6 @@ use futures::{
     future::BoxFuture,
     stream::{Fuse, FuturesUnordered},
 };
-use prometheus::IntCounter;
 use prost::Message as _;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Status, metadata::MetadataMap};
@@ -27,9 +27,9 @@ use super::{
     ADMITS_MAX, SETTLEMENTS_MAX, Sessions,
     acknowledged::Acknowledged,
     decode::{self, Admission, Parts},
+    end::End,
     order::{Order, Step, Work},
     outbox::Outbox,
-    rejection,
 };
 use crate::transport::memory::Charge;
 
@@ -59,47 +59,6 @@ enum Done {
     Released,
     Listed(Result<KeepAliveResponse, Rejected>),
     Goodbye,
-}
-
-/// Why a stream ends.
-enum End {
-    Goodbye,
-    Lost,
-    Rejected(Rejected),
-    Invalid(Status),
-    Exceeded(&'static str),
-    /// A message exceeds a bound, or does not arrive in time.
-    Refused(Status),
-    Silent,
-    Shutdown,
-}
-
-impl End {
-    fn status(&self) -> Result<(), Status> {
-        match self {
-            Self::Goodbye | Self::Lost | Self::Shutdown => Ok(()),
-            Self::Rejected(rejected) => Err(rejection(*rejected)),
-            Self::Invalid(status) | Self::Refused(status) => Err(status.clone()),
-            Self::Exceeded(what) => Err(Status::resource_exhausted(*what)),
-            Self::Silent => {
-                Err(Status::deadline_exceeded("the worker sent or read nothing for two intervals of pings"))
-            }
-        }
-    }
-
-    fn counter<'m>(&self, metrics: &'m Metrics) -> &'m IntCounter {
-        let ended = &metrics.streams.ended;
-        match self {
-            Self::Goodbye => &ended.goodbye,
-            Self::Lost => &ended.lost,
-            Self::Rejected(Rejected::Replaced) => &ended.replaced,
-            Self::Rejected(Rejected::WrongSecret) => &ended.refused,
-            Self::Invalid(_) => &ended.invalid,
-            Self::Exceeded(_) | Self::Refused(_) => &ended.exceeded,
-            Self::Silent => &ended.silent,
-            Self::Shutdown => &ended.shutdown,
-        }
-    }
 }
 
 pub(super) struct WorkerStream {
@@ -152,8 +111,15 @@ impl Watch {
 }
 
 impl WorkerStream {
-    pub(super) fn new(sessions: Arc<Sessions>, registration: Registration, outbox: Outbox) -> Self {
+    /// `gateway` is the name of the worker's gateway.
+    pub(super) fn new(
+        sessions: Arc<Sessions>,
+        registration: Registration,
+        gateway: &str,
+        outbox: Outbox,
+    ) -> Self {
         sessions.calls.admission.metrics.streams.open.inc();
+        sessions.calls.admission.recorder.gateways.connected(registration.holder(), gateway);
         Self {
             settings: sessions.settings(),
             registration: Arc::new(registration),
@@ -187,6 +153,7 @@ impl WorkerStream {
             debug!(%holder, "the stream of a gateway worker has ended");
         }
         end.counter(self.metrics()).inc();
+        self.gateways().disconnected(&holder, end.is_loss());
         self.progress(0);
         self.flush_acknowledgement();
         self.outbox.end(status);
@@ -468,6 +435,10 @@ impl WorkerStream {
             // A stream that has ended cannot end again.
             let _ = self.ended(done);
         }
+    }
+
+    fn gateways(&self) -> &Gateways {
+        &self.sessions.calls.admission.recorder.gateways
     }
 
     fn metrics(&self) -> &Metrics {
