@@ -35,7 +35,7 @@ impl Envoy {
         for policy in policies {
             listeners.insert(*policy, ports::free_port()?);
         }
-        let text = describe(admin_port, &listeners).to_json();
+        let text = describe(admin_port, &listeners).to_json(&name);
         let (process, config) = spawn(&name, dir, concurrency, &text)?;
         Ok(Self { process, config, admin_port, listeners })
     }

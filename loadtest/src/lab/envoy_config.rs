@@ -32,13 +32,15 @@ pub(crate) struct EnvoyConfig {
 }
 
 impl EnvoyConfig {
-    /// Returns Envoy's bootstrap configuration as JSON.
-    pub(crate) fn to_json(&self) -> String {
+    /// Returns Envoy's bootstrap configuration as JSON. `node` is the name of the gateway.
+    pub(crate) fn to_json(&self, node: &str) -> String {
         let mut clusters: Vec<Value> = self.listeners.keys().map(|policy| self.cluster(*policy)).collect();
         clusters.extend(self.plugin.as_ref().map(|plugin| sidecar_cluster(&plugin.sidecar)));
         let listeners: Vec<Value> =
             self.listeners.iter().map(|(policy, port)| self.listener(*policy, *port)).collect();
-        format!("{:#}", bootstrap(self.admin_port, &listeners, &clusters))
+        let mut config = bootstrap(self.admin_port, &listeners, &clusters);
+        config["node"] = json!({"id": node, "cluster": "evenkeel"});
+        format!("{config:#}")
     }
 
     fn listener(&self, policy: Policy, port: u16) -> Value {
@@ -129,7 +131,7 @@ mod tests {
             hosts: vec![SocketAddr::from(([127, 0, 0, 1], 9001))],
             plugin: Some(Plugin { module: "/m.wasm".into(), config: json!({}), sidecar: "/s.sock".into() }),
         };
-        let config: Value = serde_json::from_str(&config.to_json()).unwrap();
+        let config: Value = serde_json::from_str(&config.to_json("envoy-0")).unwrap();
         let resources = &config["static_resources"];
         let clusters: Vec<_> =
             resources["clusters"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();

@@ -1,5 +1,6 @@
 // The capacity page: shows the current view, and passes the events of the watch to it.
 
+import { attention } from './lib/attention.js';
 import { setAttr, setText, show } from './lib/dom.js';
 import { duration } from './lib/format.js';
 import { live } from './lib/live.js';
@@ -60,6 +61,7 @@ function takeEvent(name, data) {
     last = data;
     setConfigured(data.admin);
     storeBanner(data);
+    lines.set(data);
   }
   shown?.view.live?.(name, data);
 }
@@ -88,6 +90,7 @@ function takeState(state) {
   before = state === 'connecting' ? before : state;
 }
 
+const lines = attention(by('attention'));
 const stream = live(takeEvent, takeState, () => shown?.view.refused?.());
 by('admin').addEventListener('click', () => askForToken());
 onToken(({ token, name }) => {

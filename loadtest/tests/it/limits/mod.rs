@@ -12,6 +12,7 @@ mod large_bodies;
 mod late;
 mod request;
 mod restarts;
+mod unlimited;
 
 use fixture::{Fixture, HostTotals};
 use request::{ChatRequest, Reply};

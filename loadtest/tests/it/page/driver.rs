@@ -2,6 +2,7 @@
 //! requests of the checks.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, Command, Stdio},
@@ -12,13 +13,14 @@ use evenkeel_loadtest::{
     lab::{Lab, Policy, paths},
     mock::{CONSUMER, OUTPUT_TOKENS, PROMPT_TOKENS},
 };
+use evenkeel_proto::v1::{Unanswered, UnansweredCounts};
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::TOKEN;
+use super::{TOKEN, scene::PassingWorker};
 use crate::support::{chat, pool::by_hosts, traffic::ENDLESS};
 
 /// Time limit for all checks. It is far longer than the checks take on a busy machine.
@@ -31,6 +33,8 @@ pub(super) struct Driver {
     pub(super) lab: Lab,
     held: Vec<Response<Incoming>>,
     sent: usize,
+    /// Simulated workers, by the name of their gateway.
+    passing: BTreeMap<String, PassingWorker>,
 }
 
 /// A child process. Dropping this value kills the process by its own process id.
@@ -75,7 +79,7 @@ impl Ask {
 
 impl Driver {
     pub(super) fn new(lab: Lab) -> Self {
-        Self { lab, held: Vec::new(), sent: 0 }
+        Self { lab, held: Vec::new(), sent: 0, passing: BTreeMap::new() }
     }
 
     /// Runs a script in `server/evenkeel/page/tests`. Panics if the script fails.
@@ -157,6 +161,7 @@ impl Driver {
                 Ok(json!({}))
             }
             "refuse" => self.refuse(&text("consumer")).await,
+            "pass" => self.pass(&text("gateway"), asked).await,
             "kill" => {
                 self.lab.sidecar(number("sidecar")).kill9().map_err(|e| e.to_string())?;
                 Ok(json!({}))
@@ -223,6 +228,24 @@ impl Driver {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Reports requests that passed without limits, as a worker of a gateway does.
+    async fn pass(&mut self, gateway: &str, asked: &Value) -> Result<Value, String> {
+        if !self.passing.contains_key(gateway) {
+            let url = self.lab.sidecars()[0].grpc_url().ok_or("the sidecar has no TCP port")?;
+            let worker = PassingWorker::connect(&url, gateway, self.passing.len()).await;
+            self.passing.insert(gateway.to_owned(), worker.map_err(|e| e.to_string())?);
+        }
+        let worker = self.passing.get_mut(gateway).ok_or("no worker")?;
+        let number = |name: &str| asked[name].as_u64().unwrap_or_default();
+        let requests =
+            UnansweredCounts { late: number("late"), unreachable: number("unreachable"), failed: 0 };
+        let (since_ms, last_ms) = (number("since_ms"), number("last_ms"));
+        let unanswered =
+            Unanswered { period: 1, since_ms, last_ms, requests: Some(requests), reported: None };
+        worker.list(unanswered).await.map_err(|e| e.to_string())?;
+        Ok(json!({}))
     }
 
     /// Sends requests until one is refused. Returns the id of the refused request.

@@ -77,7 +77,17 @@ async fn the_page_asks_for_a_token_where_reading_needs_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_shows_the_counts_of_sidecars_and_hosts() {
     let Some(mut driver) = start().await else { return };
-    let checks =
-        ["loading", "figures", "refusal", "hostile", "links", "keyboard", "admin", "accessible", "restart"];
+    let checks = [
+        "loading",
+        "figures",
+        "refusal",
+        "hostile",
+        "links",
+        "keyboard",
+        "admin",
+        "accessible",
+        "attention",
+        "restart",
+    ];
     driver.run(Path::new("run.mjs"), &checks, &[]).await;
 }

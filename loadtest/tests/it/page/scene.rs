@@ -8,9 +8,14 @@ use std::{
 
 use evenkeel_proto::{
     HolderClient, HolderSecret,
-    v1::{self as pb, admit_response::Answer},
+    v1::{self as pb, admit_response::Answer, gateway_client::GatewayClient},
 };
-use tonic::transport::{Channel, Endpoint};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 
 /// A simulated worker of a gateway.
 pub(super) struct Worker {
@@ -28,6 +33,52 @@ pub(super) struct Request {
     pub(super) session: String,
     pub(super) tokens: pb::Tokens,
     pub(super) lasts: Duration,
+}
+
+/// A worker of a gateway that lets requests pass without limits. It has no requests of its own.
+pub(super) struct PassingWorker {
+    to: mpsc::Sender<pb::FromWorker>,
+    applied: mpsc::Receiver<()>,
+}
+
+impl PassingWorker {
+    pub(super) async fn connect(url: &str, gateway: &str, number: usize) -> Result<Self, Status> {
+        let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
+        let (to, messages) = mpsc::channel(8);
+        let holder = format!("passing-{number}");
+        let hello = pb::Hello { holder, gateway: gateway.to_owned(), ..pb::Hello::default() };
+        to.try_send(pb::FromWorker { hello: Some(hello), ..pb::FromWorker::default() }).unwrap();
+        let from = GatewayClient::new(channel).connect(ReceiverStream::new(messages)).await?.into_inner();
+        let (list_applied, applied) = mpsc::channel(8);
+        tokio::spawn(read(from, to.clone(), list_applied));
+        Ok(Self { to, applied })
+    }
+
+    /// Sends a list, and waits until the sidecar has applied it.
+    pub(super) async fn list(&mut self, unanswered: pb::Unanswered) -> Result<(), Status> {
+        let ended = || Status::unavailable("the stream has ended");
+        let list = pb::KeepAliveRequest { unanswered: Some(unanswered), ..pb::KeepAliveRequest::default() };
+        let message = pb::FromWorker { leases: Some(list), ..pb::FromWorker::default() };
+        self.to.send(message).await.map_err(|_| ended())?;
+        self.applied.recv().await.ok_or_else(ended)
+    }
+}
+
+/// Answers the sidecar's pings, and reports each list that it has applied.
+async fn read(
+    mut from: Streaming<pb::ToWorker>,
+    to: mpsc::Sender<pb::FromWorker>,
+    list_applied: mpsc::Sender<()>,
+) {
+    while let Ok(Some(message)) = from.message().await {
+        if message.repaired.is_some() && list_applied.send(()).await.is_err() {
+            return;
+        }
+        let pong = pb::FromWorker { pong: message.ping, ..pb::FromWorker::default() };
+        if message.ping > 0 && to.send(pong).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Returns endpoints in this network, each with this cap.

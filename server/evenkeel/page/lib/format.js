@@ -4,6 +4,7 @@ const plain = new Intl.NumberFormat();
 const tenth = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
 const hundredth = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 const clock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+const minuteClock = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
 const dayClock = new Intl.DateTimeFormat(undefined, {
   day: 'numeric', month: 'short', hour: '2-digit', minute: '2-digit', hourCycle: 'h23',
 });
@@ -79,6 +80,12 @@ export function time(ms) {
   const date = new Date(ms);
   const today = date.toDateString() === new Date().toDateString();
   return today ? clock.format(date) : dayClock.format(date);
+}
+
+/** Formats a local time to the minute, with the day unless it is today. */
+export function minute(ms) {
+  const date = new Date(ms);
+  return (date.toDateString() === new Date().toDateString() ? minuteClock : dayClock).format(date);
 }
 
 /** Formats a time in UTC to the second, for titles. */

@@ -2,6 +2,7 @@
 
 import { actionButton, undrainEndpoint } from '../lib/actions.js';
 import { poll, read } from '../lib/api.js';
+import { causeWords, gatewayName } from '../lib/attention.js';
 import { h } from '../lib/dom.js';
 import * as f from '../lib/format.js';
 import { current, link } from '../lib/router.js';
@@ -23,7 +24,7 @@ const badgeCell = (of) => (td) => {
 };
 
 export function create() {
-  const parts = [sidecars(), drains(() => refresh()), repairs()];
+  const parts = [sidecars(), gateways(), drains(() => refresh()), repairs()];
   const element = h('div', { class: 'view' }, h('header', { class: 'view-head' }, viewHeading('Cluster'),
     h('p', { class: 'lead', text: 'The sidecars that share one store. Any of them returns the same figures.' })), parts.map((one) => one.element));
   const refresh = () => parts.forEach((one) => one.refresh());
@@ -31,15 +32,15 @@ export function create() {
 }
 
 /** Returns a section with a table that is read again every two seconds. */
-function part({ title, note, path, pages, table, rows }) {
+function part({ title, note, path, pages, prefix = '', table, rows }) {
   const shown = section(title, { wide: true, note });
   shown.body.append(table.element, ...(pages ? [pages.element] : []));
   const take = (data) => {
     shown.fail(null);
     table.set(rows(data));
-    pages?.set(rows(data).length, undefined, data.next_page_token);
+    pages?.set(rows(data).length, data.total, data.next_page_token);
   };
-  const parameters = () => (pages ? { page_size: PAGE_SIZE, page_token: current().params.page } : {});
+  const parameters = () => (pages ? { page_size: PAGE_SIZE, page_token: current().params[`${prefix}page`] } : {});
   const polled = poll((signal) => read(path, parameters(), signal), take, shown.fail, () => 2000);
   return { element: shown.element, refresh: polled.refresh, stop: polled.stop };
 }
@@ -63,6 +64,7 @@ function sidecars() {
       { title: 'Admitted', num: true, make: text((s) => f.compact(s.admitted), (s) => `${f.int(s.admitted)} since its start`) },
       { title: 'Refused', num: true, make: text((s) => f.compact(s.refused), (s) => `${f.int(s.refused)} since its start`) },
       { title: 'Limits', make: badgeCell((s) => (s.limits_revision === usual ? [s.limits_revision.slice(0, 8), ''] : [`${s.limits_revision.slice(0, 8)}, differs`, 'warn'])) },
+      { title: 'Certificate', make: badgeCell(certificate) },
       { title: 'Version', make: text((s) => s.version) },
       { title: 'Started', num: true, make: timeCell((s) => s.started_at_ms) },
       { title: 'Last seen', num: true, make: timeCell((s) => s.seen_at_ms) },
@@ -75,6 +77,43 @@ function sidecars() {
     return data.sidecars;
   };
   return part({ title: 'Sidecars', path: 'sidecars', table, rows, note: 'Sidecars that were alive within the last ten minutes.' });
+}
+
+/** A certificate is marked as urgent in its last days, as at the top of the page. */
+const CERTIFICATE_SOON_MS = 7 * 86_400_000;
+
+function certificate({ certificate_expires_at_ms: at }) {
+  if (!at) return ['no TLS', ''];
+  const left = at - Date.now();
+  if (left <= 0) return ['expired', 'bad'];
+  return [`${f.duration(left)} left`, left < CERTIFICATE_SOON_MS ? 'warn' : ''];
+}
+
+function gatewayState(gateway) {
+  if (gateway.unlimited?.now) return ['not limited', 'bad'];
+  if (gateway.local?.now) return ['own sidecar only', 'warn'];
+  if (gateway.workers) return ['connected', 'ok'];
+  return gateway.lost_at_ms ? [`lost ${f.relative(gateway.lost_at_ms)}`, 'warn'] : ['ended', ''];
+}
+
+/** Returns a period in words, such as `14:02–14:05: it reached no sidecar; 12 requests`. */
+const gapWords = (gap, why) => (gap
+  ? `${f.minute(gap.since_at_ms)}–${gap.now ? 'now' : f.minute(gap.last_at_ms)}: ${why(gap)}; ${f.plural(gap.requests, 'request')}` : '–');
+
+function gateways() {
+  const table = dataTable({
+    caption: 'Gateways', key: (g) => `${g.gateway}\n${g.sidecars.join('\n')}`, emptyState: empty('No gateway is connected.'),
+    columns: [
+      { title: 'Gateway', head: true, make: text(gatewayName) },
+      { title: 'State', make: badgeCell(gatewayState) },
+      { title: 'Workers', num: true, make: text((g) => f.int(g.workers)) },
+      { title: 'Sidecar', make: text((g) => g.sidecars.join(', ')) },
+      { title: 'Last not limited', make: text((g) => gapWords(g.unlimited, causeWords)) },
+      { title: 'Last without the store', make: text((g) => gapWords(g.local, () => 'its own sidecar decided')) },
+    ],
+  });
+  const note = 'Gateways that were connected within the last ten minutes, and when their requests last passed without limits.';
+  return part({ title: 'Gateways', path: 'gateways', pages: pager('gateways', { prefix: 'g' }), prefix: 'g', table, rows: (data) => data.gateways, note });
 }
 
 const poolOf = (drain) => drain.pool ?? {};

@@ -35,13 +35,14 @@ macro_rules! assets {
 }
 
 /// Every file of the page that browsers request. A test compares this list with the directory.
-const FILES: [(&str, &[u8]); 28] = assets![
+const FILES: [(&str, &[u8]); 29] = assets![
     "icon.svg",
     "index.html",
     "lib/actions.js",
     "lib/activity.js",
     "lib/admin.js",
     "lib/api.js",
+    "lib/attention.js",
     "lib/chart.js",
     "lib/dialog.js",
     "lib/dom.js",
