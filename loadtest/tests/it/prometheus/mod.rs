@@ -54,13 +54,21 @@ descriptors:
 const LOAD_ALERTS: [&str; 2] = ["EvenkeelAdmitSlow", "EvenkeelSidecarBusy"];
 
 /// Selectors in alerts that match no series in this test.
-const WITHOUT_SERIES: [&str; 3] = [
+const WITHOUT_SERIES: [&str; 5] = [
+    // The lab's listeners have no TLS.
+    "evenkeel_tls_handshakes_total{result!~\"accepted|closed\"}",
+    // Everybody on loopback has the role `gateway`.
+    "evenkeel_calls_rejected_total{role=\"gateway\"}",
     // The lab's endpoints come from the configuration, not from DNS or Kubernetes.
     "evenkeel_discovery_up",
     // Timeouts and script errors of Redis occur only in the tests of the store.
     "evenkeel_store_errors_total{kind=\"timeout\"}",
     "evenkeel_store_errors_total{kind=~\"script|corrupt\"}",
 ];
+
+/// Metrics in dashboards that have no values in this test, because the lab's listeners have no TLS.
+const WITHOUT_VALUES: [&str; 2] =
+    ["evenkeel_tls_handshakes_total", "evenkeel_tls_certificate_expiry_timestamp_seconds"];
 
 /// Starts two gateways with a sidecar each over one Redis, and a Prometheus that scrapes the sidecars. The directory
 /// contains the rate limit files.
@@ -221,7 +229,8 @@ async fn find_problem(prometheus: &Prometheus, query: &dashboards::Query) -> Opt
         Ok(series) => series,
         Err(error) => return message(&error.to_string()),
     };
-    if !series.iter().any(|sample| sample.value().is_finite()) {
+    let may_lack_values = WITHOUT_VALUES.iter().any(|metric| query.expression.contains(metric));
+    if !may_lack_values && !series.iter().any(|sample| sample.value().is_finite()) {
         return message("has no result");
     }
     let lacks = query.legend.iter().find(|label| {
@@ -312,5 +321,5 @@ async fn dashboards_and_rules_find_their_series() {
         }
     }
     assert!(problems.is_empty(), "{} of {asked} expressions:\n{}", problems.len(), problems.join("\n"));
-    assert!(asked > 90, "{asked}");
+    assert!(asked > 105, "{asked}");
 }
