@@ -37,6 +37,8 @@ pub(super) enum News {
     Pool(Box<pb::PoolState>),
     /// The sidecars; `None` if the sidecar's version does not report them.
     Sidecars(Option<Vec<pb::SidecarState>>),
+    /// The number of gateways whose requests pass without limits now.
+    Unlimited(usize),
     /// Requests over time; `None` if the sidecar's version does not report them.
     Activity(Option<pb::GetActivityResponse>),
     /// The connection is lost, for this reason.
@@ -131,7 +133,7 @@ async fn watch(
     }
 }
 
-/// Polls the sidecars and the rates, which have no watch. Ignores failures, because the watch of pools reports lost
+/// Polls the sidecars, the gateways and the rates, which have no watch. Ignores failures, because the watch of pools reports lost
 /// connections.
 async fn ask(
     mut client: InspectClient<SidecarChannel>,
@@ -145,6 +147,12 @@ async fn ask(
         let sidecars = timeout(ANSWER_WITHIN, client.list_sidecars(pb::ListSidecarsRequest {})).await;
         if let Ok(Ok(answer)) = sidecars.map(if_known) {
             send(news, News::Sidecars(answer.map(|answer| answer.into_inner().sidecars))).await?;
+        }
+        let request = pb::GetOverviewRequest { page_size: 1, ..pb::GetOverviewRequest::default() };
+        if let Ok(Ok(overview)) = timeout(ANSWER_WITHIN, client.get_overview(request)).await {
+            let gaps = overview.into_inner().gaps;
+            let unlimited = gaps.iter().filter(|gateway| gateway.unlimited.is_some_and(|gap| gap.now));
+            send(news, News::Unlimited(unlimited.count())).await?;
         }
         let request = pb::GetActivityRequest { span_ms: RATES_SPAN_MS, ..pb::GetActivityRequest::default() };
         let activity = timeout(ANSWER_WITHIN, client.get_activity(request)).await;

@@ -155,7 +155,7 @@ impl Top {
                     put(if std::mem::take(&mut header) { &text } else { records })?;
                 }
                 News::Lost(why) => eprintln!("no answer from {}; trying again: {why}", self.server.url),
-                News::Begun | News::Sidecars(_) | News::Activity(_) => {}
+                News::Begun | News::Sidecars(_) | News::Unlimited(_) | News::Activity(_) => {}
             }
         }
         Ok(())

@@ -67,6 +67,8 @@ pub(super) struct Model {
     pub(super) lost: Option<(Instant, String)>,
     /// `None` if the sidecar has not reported them.
     pub(super) sidecars: Option<Vec<pb::SidecarState>>,
+    /// Number of gateways whose requests pass without limits.
+    pub(super) unlimited: usize,
     /// Requests admitted and refused per second; `None` if unknown.
     pub(super) rates: Option<(f64, f64)>,
 }
@@ -89,6 +91,7 @@ impl Model {
                 self.pools.insert(key, Known { state: *state, watch: self.watch });
             }
             News::Sidecars(sidecars) => self.sidecars = sidecars,
+            News::Unlimited(gateways) => self.unlimited = gateways,
             News::Activity(activity) => self.rates = activity.as_ref().and_then(rates),
         }
         self.seen = Some(now);

@@ -99,6 +99,11 @@ impl View<'_> {
             None => ("store unknown", Color::Reset),
         };
         let mut words = vec![store.to_owned()];
+        let unlimited = model.unlimited;
+        if unlimited > 0 {
+            words.insert(0, format!("{unlimited} NOT LIMITED"));
+        }
+        let colour = if unlimited > 0 { Color::Red } else { colour };
         if let Some(sidecars) = &model.sidecars {
             let alive = sidecars.iter().filter(|sidecar| sidecar.alive).count();
             words.push(format!("sidecars {alive}/{}", sidecars.len()));
@@ -414,5 +419,16 @@ mod tests {
         assert!(shown[0].ends_with("no answer for 7s"), "{shown:#?}");
         assert_eq!(shown[9], " no answer from http://127.0.0.1:9190; trying again: Connection refused");
         assert!(shown[4].contains("llm (all)"), "the last figures stay: {shown:#?}");
+    }
+
+    #[test]
+    fn gateways_without_limits_are_counted() {
+        let now = Instant::now();
+        let (mut model, mut ui) = (model(now), Ui::new(false));
+        model.hear(News::Unlimited(2), now);
+        let shown = screen(&model, &mut ui, now, 80, 10);
+        assert!(shown[0].ends_with("2 NOT LIMITED  store up  last seen 0.0s ago"), "{shown:#?}");
+        model.hear(News::Unlimited(0), now);
+        assert!(!screen(&model, &mut ui, now, 80, 10)[0].contains("NOT LIMITED"));
     }
 }
