@@ -74,8 +74,8 @@ async fn start_callers(
                 let client = server.gateway_client().await?;
                 tasks.extend(gateway::spawn(&client, connection, *limited, recorders));
             }
-            Target::Stream { server } => {
-                tasks.extend(stream::spawn(server.gateway_client().await?, recorders).await?);
+            Target::Stream { server, by_work } => {
+                tasks.extend(stream::spawn(server.gateway_client().await?, *by_work, recorders).await?);
             }
             Target::RateLimitService { server, key } => {
                 let channel = server.connect().await?;

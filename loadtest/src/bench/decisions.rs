@@ -22,7 +22,8 @@ pub async fn run(
     log: impl Fn(&str),
 ) -> Result<BenchReport, LabError> {
     log("starting Redis, the sidecar and the echo server");
-    let system = System::start(config, config.endpoints, limited_requests::CONFIG).await?;
+    let system = System::start(config, config.endpoints, limited_requests::CONFIG, "").await?;
+    let by_work = System::start(config, config.endpoints, "", "policy: least_work").await?;
     let System { sidecar, redis_url, redis_pid, .. } = &system;
     let Echo { server: echo, .. } = &system.start_echo(echo_server).await?;
 
@@ -30,9 +31,9 @@ pub async fn run(
         let target = Target::Gateway { server: server?, limited };
         Some(Job { name, target, server_pid: process.pid, redis_pid })
     };
-    let stream = |name, server: Option<GrpcServer>| {
-        let target = Target::Stream { server: server? };
-        Some(Job { name, target, server_pid: sidecar.pid, redis_pid: *redis_pid })
+    let stream = |name, system: &System, by_work| {
+        let target = Target::Stream { server: GrpcServer::tcp(&system.sidecar.ready)?, by_work };
+        Some(Job { name, target, server_pid: system.sidecar.pid, redis_pid: system.redis_pid })
     };
     let script = |name, by_rule| {
         let target =
@@ -43,7 +44,8 @@ pub async fn run(
     let jobs: Vec<Job> = [
         gateway("admit_settle", tcp(&sidecar.ready), false, sidecar, *redis_pid),
         gateway("tonic_echo", tcp(&echo.ready), false, echo, None),
-        stream("admit_settle_stream", tcp(&sidecar.ready)),
+        stream("admit_settle_stream", &system, false),
+        stream("by_work_stream", &by_work, true),
         gateway("admit_settle_limited", tcp(&sidecar.ready), true, sidecar, *redis_pid),
         script("bare_evalsha", false),
         script("bare_evalsha_same_rule", true),

@@ -23,7 +23,7 @@ pub async fn run(
 ) -> Result<Vec<BenchRun>, LabError> {
     log("starting Redis, the sidecar and the echo server");
     let dir = tempfile::tempdir().map_err(LabError::io("creating a temporary directory"))?;
-    let system = System::start(config, 1, &section(dir.path())?).await?;
+    let system = System::start(config, 1, &section(dir.path())?, "").await?;
     let System { sidecar, redis_url, redis_pid, .. } = &system;
     let Echo { server: echo, .. } = &system.start_echo(echo_server).await?;
 

@@ -32,11 +32,13 @@ impl System {
         config: &BenchConfig,
         endpoints: usize,
         sidecar_yaml: &str,
+        pool_yaml: &str,
     ) -> Result<Self, LabError> {
-        let builder =
-            Lab::builder().hosts(endpoints).envoys(0).sidecars(1).redis().sidecar_yaml(sidecar_yaml);
+        let builder = Lab::builder().hosts(endpoints).envoys(0).sidecars(1).redis();
+        let builder = builder.sidecar_yaml(sidecar_yaml).pool_yaml(pool_yaml);
         let builder = match &config.dir {
-            Some(dir) => builder.dir(dir),
+            Some(dir) if pool_yaml.is_empty() => builder.dir(dir),
+            Some(dir) => builder.dir(dir.join("by-work")),
             None => builder,
         };
         let mut lab = builder.start().await?;

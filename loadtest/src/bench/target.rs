@@ -78,7 +78,11 @@ pub(super) enum Target {
         limited: bool,
     },
     /// Admissions and settlements on streams of `evenkeel.v1.Gateway`, one stream for each connection.
-    Stream { server: GrpcServer },
+    Stream {
+        server: GrpcServer,
+        /// Whether the pool chooses by work, and first tokens are reported.
+        by_work: bool,
+    },
     /// Envoy's rate limit service.
     RateLimitService {
         server: GrpcServer,

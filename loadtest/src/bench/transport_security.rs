@@ -85,7 +85,7 @@ pub async fn run(config: &BenchConfig, log: impl Fn(&str)) -> Result<Vec<BenchRu
         let yaml = format!("{service}{}", certificates.yaml(security));
         // Each system has a directory of its own.
         let config = BenchConfig { dir: config.dir.as_ref().map(|dir| dir.join(names[0])), ..config.clone() };
-        let system = System::start(&config, ENDPOINTS, &yaml).await?;
+        let system = System::start(&config, ENDPOINTS, &yaml, "").await?;
         let Server { ready, pid } = system.sidecar.clone();
         let server = || match security {
             Security::Plain => GrpcServer::tcp(&ready),
@@ -93,7 +93,7 @@ pub async fn run(config: &BenchConfig, log: impl Fn(&str)) -> Result<Vec<BenchRu
         };
         let job = |name, target| Job { name, target, server_pid: pid, redis_pid: system.redis_pid };
         let gateway = server().map(|server| Target::Gateway { server, limited: false });
-        let stream = server().map(|server| Target::Stream { server });
+        let stream = server().map(|server| Target::Stream { server, by_work: false });
         let service = server().map(|server| Target::RateLimitService { server, key: WITHIN_LIMIT });
         let targets = names.into_iter().zip([gateway, stream, service]);
         jobs.extend(targets.filter_map(|(name, target)| Some(job(name, target?))));

@@ -1,5 +1,6 @@
 //! Callers that share one stream, as the requests of one gateway worker do. A settlement leaves with the next Admit, and
-//! counts as a call when it is acknowledged.
+//! counts as a call when it is acknowledged. In a pool that chooses by work, prompts differ in size, the first token leaves
+//! with the next Admit, and the settlement with one after it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -11,8 +12,8 @@ use std::{
 use evenkeel_proto::{
     HolderClient,
     v1::{
-        Admitted, FromWorker, HeldPool, Hello, KeepAliveRequest, SettleRequest, ToWorker, admit_answer,
-        admit_response::Answer,
+        Admitted, FirstToken, FromWorker, HeldPool, Hello, KeepAliveRequest, SettleRequest, ToWorker,
+        admit_answer, admit_response::Answer,
     },
 };
 use tokio::{
@@ -31,6 +32,9 @@ use crate::lab::LabError;
 const LIST_INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum time that a settlement waits for the next Admit.
 const SETTLE_MAX: Duration = Duration::from_millis(10);
+/// Number of sizes of prompts, and the bytes between two of them: prompts of 100 to 24,100 tokens.
+const PROMPTS: u64 = 97;
+const PROMPT_STEP: u64 = 1000;
 
 /// One stream, and what its callers wait for. The closed loop bounds all of it.
 struct Worker {
@@ -38,6 +42,11 @@ struct Worker {
     recorder: Rc<Recorder>,
     last_lease: Cell<u64>,
     waiting: RefCell<HashMap<u64, oneshot::Sender<Option<Admitted>>>>,
+    by_work: bool,
+    /// First tokens that leave with the next Admit.
+    first_tokens: RefCell<Vec<FirstToken>>,
+    /// Settlements of the requests in `first_tokens`.
+    begun: RefCell<Vec<SettleRequest>>,
     /// Settlements that leave with the next Admit.
     settlements: RefCell<Vec<SettleRequest>>,
     last_settlement: Cell<u64>,
@@ -49,6 +58,7 @@ struct Worker {
 /// Opens a stream, and spawns one caller per recorder.
 pub(crate) async fn spawn(
     mut client: HolderClient<Channel>,
+    by_work: bool,
     recorders: impl Iterator<Item = Rc<Recorder>>,
 ) -> Result<Vec<JoinHandle<()>>, LabError> {
     let recorders: Vec<_> = recorders.collect();
@@ -64,6 +74,9 @@ pub(crate) async fn spawn(
         recorder,
         last_lease: Cell::new(0),
         waiting: RefCell::default(),
+        by_work,
+        first_tokens: RefCell::default(),
+        begun: RefCell::default(),
         settlements: RefCell::default(),
         last_settlement: Cell::new(0),
         unacknowledged: RefCell::default(),
@@ -81,11 +94,15 @@ pub(crate) async fn spawn(
 impl Worker {
     /// Sends a message, with the settlements that wait.
     fn send(&self, message: FromWorker) {
-        let settlements = std::mem::take(&mut *self.settlements.borrow_mut());
+        let settlements = self.settlements.replace(self.begun.take());
+        let first_tokens = self.first_tokens.take();
+        for _ in &settlements {
+            self.unacknowledged.borrow_mut().push_back(Instant::now());
+        }
         let first_settlement = self.last_settlement.get() + 1;
         self.last_settlement.set(self.last_settlement.get() + settlements.len() as u64);
         // A stream that has ended answers nothing, which the callers count as an error.
-        let _ = self.to.send(FromWorker { settlements, first_settlement, ..message });
+        let _ = self.to.send(FromWorker { settlements, first_settlement, first_tokens, ..message });
     }
 
     fn receive(&self, message: ToWorker) {
@@ -133,7 +150,11 @@ async fn call(worker: Rc<Worker>) {
         let (answer, answered) = oneshot::channel();
         worker.waiting.borrow_mut().insert(lease, answer);
         let start = Instant::now();
-        worker.send(FromWorker { admit: Some(admit_request(holder, lease)), ..FromWorker::default() });
+        let mut admit = admit_request(holder, lease);
+        if worker.by_work {
+            admit.prompt_bytes = 400 + lease % PROMPTS * PROMPT_STEP;
+        }
+        worker.send(FromWorker { admit: Some(admit), ..FromWorker::default() });
         let Ok(admitted) = answered.await else {
             worker.recorder.record(start, true, false);
             return;
@@ -141,8 +162,13 @@ async fn call(worker: Rc<Worker>) {
         worker.recorder.record(start, true, admitted.as_ref().is_some_and(|a| !a.endpoint.is_empty()));
         let ticket = admitted.map(|admitted| admitted.ticket).unwrap_or_default();
         let settle = SettleRequest { ticket, ..settle_request(holder, lease) };
-        worker.settlements.borrow_mut().push(settle);
-        worker.unacknowledged.borrow_mut().push_back(Instant::now());
+        if worker.by_work {
+            let first_token = FirstToken { lease, after_ms: 120, pool: Some(pool()) };
+            worker.first_tokens.borrow_mut().push(first_token);
+            worker.begun.borrow_mut().push(settle);
+        } else {
+            worker.settlements.borrow_mut().push(settle);
+        }
     }
 }
 
@@ -157,7 +183,7 @@ async fn beside(worker: Rc<Worker>) {
             let held = HeldPool { pool: Some(pool()), ..HeldPool::default() };
             let leases = KeepAliveRequest { pools: vec![held], ..KeepAliveRequest::default() };
             worker.send(FromWorker { leases: Some(leases), ..FromWorker::default() });
-        } else if !worker.settlements.borrow().is_empty() {
+        } else if !worker.settlements.borrow().is_empty() || !worker.begun.borrow().is_empty() {
             worker.send(FromWorker::default());
         }
     }
