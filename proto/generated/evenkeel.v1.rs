@@ -4295,6 +4295,18 @@ pub struct PoolSummary {
     /// Time when the table was read, by the store's clock, in milliseconds since the Unix epoch.
     #[prost(uint64, tag = "12")]
     pub read_at_ms: u64,
+    #[prost(enumeration = "Policy", tag = "13")]
+    #[cfg_attr(
+        feature = "json",
+        serde(
+            serialize_with = "crate::json::enumeration::serialize::<Policy, _>",
+            deserialize_with = "crate::json::enumeration::deserialize::<Policy, _>"
+        )
+    )]
+    pub policy: i32,
+    /// See PoolState.unread_tokens.
+    #[prost(uint64, tag = "14")]
+    pub unread_tokens: u64,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]

@@ -142,11 +142,7 @@ pub(crate) fn state(view: &PoolView) -> PoolState {
         read_at_ms: view.read_at_ms,
         current: view.current,
         imbalance: view.imbalance,
-        policy: match view.policy {
-            choice::Policy::LeastRequest => Policy::LeastRequest,
-            choice::Policy::LeastWork => Policy::LeastWork,
-        }
-        .into(),
+        policy: policy(view.policy).into(),
         unread_tokens: view.unread_tokens,
     }
 }
@@ -167,6 +163,15 @@ pub(crate) fn summary(view: &PoolView) -> PoolSummary {
         imbalance: view.imbalance,
         current: view.current,
         read_at_ms: view.read_at_ms,
+        policy: policy(view.policy).into(),
+        unread_tokens: view.unread_tokens,
+    }
+}
+
+fn policy(policy: choice::Policy) -> Policy {
+    match policy {
+        choice::Policy::LeastRequest => Policy::LeastRequest,
+        choice::Policy::LeastWork => Policy::LeastWork,
     }
 }
 
