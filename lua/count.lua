@@ -7,7 +7,8 @@
 --           then    hash    records of reservations; see reservations
 -- ARGV      1       current time, ms; '' for Redis's clock
 --           2       packed doubles: see counters; then settlements, each
---                     reservation or 0, shape, epoch of its record,
+--                     reservation or 0, shape, epoch of its record, number of the settler, negative if it leaves a
+--                       mark, 0 to roll back,
 --                     for each zset its number, from 1,
 --                     for each set { number of a string, for each counter { window, reserved, actual } };
 --                   then reservations, each
@@ -15,8 +16,8 @@
 --                     for each zset { its number, from 1, rule, cost },
 --                     for each set { number of a string, for each counter its cost }
 --           then    names; see counters. Then ids; see reservations
--- RETURNS   packed doubles: now in ms; for each hash its epoch; for each settlement 1, or 0 if it was settled
---           before; for each reservation, its counters in the order of ARGV[2],
+-- RETURNS   packed doubles: now in ms; for each hash its epoch; for each settlement 0; or, if it was settled
+--           before, 1, or 1 plus the number in a mark; for each reservation, its counters in the order of ARGV[2],
 --             1, each counter                          admitted. REPLY of its algorithm describes a counter; a zset
 --                                                      replies with the number of in-flight requests
 --             2, each counter, each { window, taken }  admitted, if the request takes other amounts than its costs
@@ -32,28 +33,36 @@ local p, reservations_from, n_numbers = first_number, first_number + n_settlemen
 
 -- Settlements.
 while p < reservations_from do
-  local r, shape, epoch = numbers[p], shapes[numbers[p + 1]], numbers[p + 2]
-  local first, lost = true, false
-  p = p + 3
+  local r, shape, epoch, by = numbers[p], shapes[numbers[p + 1]], numbers[p + 2], numbers[p + 3]
+  local result, lost, is_kept = 0, false, false
+  p = p + 4
   if r > 0 then
     local before = record_of(r)
-    if before and before ~= SETTLED then
+    local settler = before and settler_of(before)
+    if settler then
+      result = 1 + settler
+    elseif before and by == 0 and is_shared(before) then
+      -- Another sidecar has admitted the request.
+      result, is_kept = 1, true
+    elseif before and by < 0 then
+      record(r, mark_of(-by))
+    elseif before then
       forget(r)
-    elseif before or epochs[day_of(r)] == epoch then
-      first = false
+    elseif epochs[day_of(r)] == epoch then
+      result = 1
     else
       lost = true
-      record(r, SETTLED)
+      record(r, mark_of(by < 0 and -by or by))
     end
     -- A concurrent KeepAlive may have restored the request, so a repeated settlement removes it again. A settlement
     -- without a record comes from another layout of keys. Its request remains counted until its time to live ends.
-    for i = p, p + shape.running - 1 do call('ZREM', KEYS[n_keys + numbers[i]], id_of(r)) end
+    for i = p, is_kept and 0 or p + shape.running - 1 do call('ZREM', KEYS[n_keys + numbers[i]], id_of(r)) end
   end
   p = p + shape.running
   for g = 1, #shape do
     local k, set = numbers[p], shape[g]
     p = p + 1
-    if first then
+    if result == 0 then
       local c, places = open(k, set)
       local latest = -1
       for i = 1, 2 * #set, 2 do
@@ -67,7 +76,7 @@ while p < reservations_from do
     end
   end
   n_reply = n_reply + 1
-  reply[n_reply] = first and 1 or 0
+  reply[n_reply] = result
 end
 
 -- For the current reservation: the amount to take from each counter, or false if the cost does not fit; the counters of
@@ -240,9 +249,11 @@ while p <= n_numbers do
     next_p = admit_simple(p, shape[1], r)
   end
   -- If the limits have changed since the request was admitted, the record does not apply.
-  if repeated and #repeated == 16 * shape.counters then before = numbers_of(repeated) end
+  if repeated then before = numbers_in(repeated, shape.counters) end
+  -- Whoever made it first must not give it back.
+  if before and shape.mode == 0 and not is_shared(repeated) then record(r, shared(repeated)) end
   if shape.mode == 2 then
-    next_p = give_back(p, shape, r, before)
+    next_p = give_back(p, shape, r, before and not is_shared(repeated) and before or nil)
   elseif not next_p then
     local admitted
     admitted, next_p = judge(p, shape, repeated, before)

@@ -153,8 +153,8 @@ spec:
   {{- end }}
   securityContext:
     {{- toYaml .Values.podSecurityContext | nindent 4 }}
-  # The shutdown delay, 10 s for calls in progress, and a margin.
-  terminationGracePeriodSeconds: {{ add (include "evenkeel.shutdownDelay" . | int) 15 }}
+  # The shutdown delay, 10 s for calls in progress, 7 s for Redis, and a margin.
+  terminationGracePeriodSeconds: {{ add (include "evenkeel.shutdownDelay" . | int) 25 }}
   containers:
     - {{- include "evenkeel.container" . | nindent 6 }}
   volumes:

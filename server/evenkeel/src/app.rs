@@ -23,7 +23,10 @@ use evenkeel_engine::{
 use evenkeel_store::{Undelivered, counters::Counters, redis::Background};
 use evenkeel_telemetry::Metrics;
 use evenkeel_tls::ServerTls;
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
@@ -48,7 +51,8 @@ const END_MAX: Duration = Duration::from_secs(1);
 const TRACES_MAX: Duration = Duration::from_secs(2);
 /// Maximum time that a shutdown waits for the store, if settlements wait for it.
 const STORE_MAX: Duration = Duration::from_secs(5);
-/// Maximum time that a shutdown waits for the ledger to write usage.
+/// Maximum time that a shutdown then waits for the ledger to write usage, in addition to what settlements left of
+/// [`STORE_MAX`].
 const LEDGER_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until `shutdown` is cancelled, then stops in this order: reports that it is not ready, waits `shutdown_delay`
@@ -218,6 +222,7 @@ pub async fn run(
         api,
         memory: MemoryBudget::new(memory::RESPONSES, metrics.bounds.response_bytes.clone()),
         hosts: config.listen.hosts.clone(),
+        unverified: Arc::clone(&admission.unverified),
         metrics,
         stop: stop_http.clone(),
     });
@@ -238,24 +243,27 @@ pub async fn run(
     tokio::time::sleep(config.shutdown_delay).await;
     stop_grpc.cancel();
     grpc::end_health_watches(&mut health).await;
-    if !ends_within(CALLS_MAX, &calls).await {
+    let calls_until = Instant::now() + CALLS_MAX;
+    let _ = ends_within(CALLS_MAX, &calls).await;
+    // Clients may still be reading the last responses. A client that has stopped reading must not delay the shutdown.
+    if !ends_within(END_MAX, &grpc_servers).await {
+        info!("connections still open: stopping anyway");
+    }
+    // A settlement that arrives while its connection closes goes on after that.
+    if !ends_within(calls_until.saturating_duration_since(Instant::now()), &calls).await {
         warn!(after_s = CALLS_MAX.as_secs(), "calls still in progress: stopping anyway");
     }
+    let store_until = Instant::now() + STORE_MAX;
     // This sidecar has acknowledged these settlements, so nobody else sends them.
-    admission.settle_unverified().await;
-    let Undelivered { settlements, tokens } = balancer.store.drain(STORE_MAX).await;
+    let Undelivered { settlements, tokens } = admission.drain(STORE_MAX).await;
     if settlements > 0 {
         warn!(
             settlements,
             tokens, "the store is unavailable: settlements are lost, and their reservations stay charged"
         );
     }
-    // Clients may still be reading the last responses. A client that has stopped reading must not delay the shutdown.
-    if !ends_within(END_MAX, &grpc_servers).await {
-        info!("connections still open: stopping anyway");
-    }
-    // Flush the ledger after the last calls, which record usage, and before the store closes.
-    ledger.flush_all(LEDGER_MAX).await;
+    // Flush the ledger after the last settlements, which record usage, and before the store closes.
+    ledger.flush_all(LEDGER_MAX + store_until.saturating_duration_since(Instant::now())).await;
     if !tracer.shutdown(TRACES_MAX).await {
         info!("the trace collector is too slow: the remaining traces are not exported");
     }

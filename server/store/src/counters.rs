@@ -1,7 +1,10 @@
 //! Counters of limits and quotas. A request reserves amounts when it is admitted. When it has ended, a settlement
 //! replaces the reserved amounts with the actual charge. [`super::memory`] and [`super::redis`] give the same answers.
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use evenkeel_domain::{
@@ -141,7 +144,106 @@ pub struct Settlement {
     pub entries: Vec<Entry>,
     /// Tokens that the request used. Only reports about settlements that are lost contain them.
     pub tokens: u64,
+    pub by: Settler,
 }
+
+impl Settlement {
+    /// Returns a settlement of a request that has no reservation in the store. It charges nothing and only finds out
+    /// whether it is the first. `day`: the day of the request's admission, which must be the same for all settlements.
+    #[must_use]
+    pub fn without_reservation(id: ReservationId, day: u64, tokens: u64, by: Settler) -> Self {
+        let record =
+            RecordRef { tag: format!("holder={}", id.holder).into(), day: day + APART_DAYS, epoch: NO_EPOCH };
+        Self { id, records: vec![record], entries: Vec::new(), tokens, by }
+    }
+
+    /// Returns whether the settlement charges nothing.
+    pub(crate) fn only_marks(&self) -> bool {
+        self.entries.is_empty() && self.records.iter().all(|record| record.day >= APART_DAYS)
+    }
+}
+
+/// What is added to the day of a request's admission for a record that belongs to no reservation. The store may have
+/// another record of the same request, of a reservation.
+pub(crate) const APART_DAYS: u64 = 1_000_000;
+/// The epoch in such a record. No store has it, so the first settlement charges in full and leaves a mark.
+pub(crate) const NO_EPOCH: u64 = 0;
+
+/// Identifies one settlement of a request among several: a gateway repeats a settlement at another sidecar if the first
+/// one hangs, and each sidecar repeats its calls of the store. Only the first settlement records the request's usage, so
+/// a sidecar whose call got no reply must learn which settlement was the first.
+///
+/// A mark in the store would cost memory for each request. So the settlement at the sidecar that admitted the request,
+/// which is nearly always the only one, leaves none. All others leave marks. A sidecar that repeats the settlement
+/// without a mark and finds neither the reservation nor a mark knows that its own earlier call was the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settler {
+    /// A random number that distinguishes the settlements of one request.
+    number: u64,
+    leaves_mark: bool,
+}
+
+impl Settler {
+    /// Larger numbers would not fit exactly into the doubles of scripts.
+    const NUMBER_MAX: u64 = 1 << 52;
+
+    /// Returns a new settler. At most one for each request may leave no mark.
+    #[must_use]
+    pub fn new(leaves_mark: bool) -> Self {
+        let random = RandomState::new().hash_one(leaves_mark);
+        Self { number: random % Self::NUMBER_MAX + 1, leaves_mark }
+    }
+
+    /// Returns the settler that rolls a reservation back, unless it was made again: another sidecar may have admitted the
+    /// request when the gateway asked again.
+    #[must_use]
+    pub fn rollback() -> Self {
+        Self { number: 0, leaves_mark: false }
+    }
+
+    pub(crate) fn rolls_back(self) -> bool {
+        self.number == 0
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn leaves_mark(self) -> bool {
+        self.leaves_mark
+    }
+
+    /// Returns whether the result of a repeated call shows that an earlier call of this settlement was the first.
+    pub(crate) fn was_first(self, result: SettleResult) -> bool {
+        match result {
+            SettleResult::First => true,
+            SettleResult::Before { by: Some(number) } => number == self.number,
+            SettleResult::Before { by: None } => !self.leaves_mark,
+        }
+    }
+}
+
+/// The result of [`Counters::settle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleResult {
+    /// This call has settled the request.
+    First,
+    /// The request was settled before.
+    Before {
+        /// The number of the settler that left a mark, if one did.
+        by: Option<u64>,
+    },
+}
+
+impl SettleResult {
+    #[must_use]
+    pub fn is_first(self) -> bool {
+        self == Self::First
+    }
+}
+
+/// Called once with whether a settlement was the first of its request.
+pub type WhenSettled = Box<dyn FnOnce(bool) + Send>;
 
 /// The renewal of an in-flight request under a concurrency limit.
 #[derive(Clone, Debug)]
@@ -163,21 +265,33 @@ pub trait Counters: Send + Sync + 'static {
     /// slot refuses, the store gives back what it took in the other slots.
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError>;
 
-    /// Gives back the amounts in the record of a reservation. Does nothing without a record. Callers use it when the
-    /// reply to a reservation was lost. A request under a concurrency limit remains counted until its time to live
+    /// Gives back the amounts in the record of a reservation. Does nothing without a record, or if the reservation was made
+    /// again: the gateway may have asked another sidecar. Callers use it when the reply to a reservation was lost. A request under a concurrency limit remains counted until its time to live
     /// ends.
     async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError>;
 
     /// Returns what [`Self::reserve`] would return, without taking anything.
     async fn peek(&self, meters: Vec<Meter>) -> Result<Verdict, StoreError>;
 
-    /// Replaces the reserved amounts with the charge, once: a repeated call changes nothing and returns false.
+    /// Replaces the reserved amounts with the charge, once: a repeated call changes nothing. If a request has records under
+    /// several tags, the first record decides on the result.
     ///
     /// - During the window of the reservation, adds or gives back the difference. No counter falls below 0.
     /// - After that window, charges any excess to the current window, and gives nothing back.
     /// - If the store has lost the reservation because it restarted empty, charges the current window in full.
     /// - Without records, every call takes effect.
-    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError>;
+    async fn settle(&self, settlement: Settlement) -> Result<SettleResult, StoreError>;
+
+    /// Settles, and calls `when_settled` as soon as the store has answered. A store that queues the settlement during an
+    /// outage returns before that.
+    ///
+    /// # Errors
+    /// If the store fails and does not queue the settlement. `when_settled` is not called then.
+    async fn settle_then(&self, settlement: Settlement, when_settled: WhenSettled) -> Result<(), StoreError> {
+        let result = self.settle(settlement).await?;
+        when_settled(result.is_first());
+        Ok(())
+    }
 
     /// Renews in-flight requests under concurrency limits, so that they remain counted, and restores requests that the
     /// store has lost.

@@ -162,6 +162,25 @@ fn verdict(picked: Option<(Arc<str>, u64)>, basis: Basis) -> Verdict {
     }
 }
 
+/// The result of [`Store::release`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// This call gave the lease back.
+    Released,
+    /// The lease is unknown, or was given back before.
+    Unknown,
+    /// The store did not answer. `known_locally`: whether local knowledge had the lease.
+    Unconfirmed { known_locally: bool },
+}
+
+impl Release {
+    /// Returns whether this call gave the lease back, as far as this sidecar knows.
+    #[must_use]
+    pub fn is_released(self) -> bool {
+        matches!(self, Self::Released | Self::Unconfirmed { known_locally: true })
+    }
+}
+
 /// The table of requests in flight. Every operation on a pool is atomic.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -171,6 +190,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives a lease back. Returns false if the lease is unknown or was given back before.
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError>;
+
+    /// Gives a lease back as [`Self::settle`] does, and also returns whether the store has confirmed it.
+    async fn release(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<Release, StoreError> {
+        let released = self.settle(pool, holder, lease).await?;
+        Ok(if released { Release::Released } else { Release::Unknown })
+    }
 
     /// Records that the answer to a request has begun, so that its endpoint has read the prompt. Idempotent; changes nothing
     /// if the lease is unknown.

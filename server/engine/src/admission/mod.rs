@@ -51,7 +51,7 @@ pub struct Admission {
     /// The keys of tickets.
     pub tickets: Arc<TicketKeys>,
     /// Settlements that wait for the keys.
-    pub unverified: Unverified,
+    pub unverified: Arc<Unverified>,
     pub restores: Restores,
     /// Records events, for operators.
     pub recorder: Arc<Recorder>,

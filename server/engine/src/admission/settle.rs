@@ -1,14 +1,24 @@
 //! The end of a request: releases its lease, replaces its reservation with the charge, and records its usage.
 
-use evenkeel_domain::{DomainError, HolderId, LeaseId, PoolId, usage::Outcome};
-use evenkeel_store::counters::ReservationId;
+use std::{sync::Arc, time::Duration};
+
+use evenkeel_domain::{DomainError, HolderId, LeaseId, PoolId, clock::DAY_MS, usage::Outcome};
+use evenkeel_store::{
+    Release, Undelivered,
+    counters::{ReservationId, Settlement, Settler},
+};
+use evenkeel_telemetry::Metrics;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::Admission;
 use crate::{
-    ledger::UsageRecord,
-    limiter::{LateBody, OpenedTicket, Settled, UsageReport, ticket_keys::Rejected},
+    ledger::{Ledger, UsageRecord},
+    limiter::{LateBody, Limiter, OpenedTicket, Settling, UsageReport, ticket_keys::Rejected},
 };
+
+/// Time between two attempts while a shutdown waits for the keys of tickets.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A request that has ended.
 #[derive(Clone, Debug)]
@@ -41,23 +51,38 @@ impl Admission {
     /// If the ticket does not verify: nothing has changed then. If the pool's name is invalid, or an embedded store fails.
     pub async fn settle(&self, ended: EndedRequest) -> Result<bool, DomainError> {
         let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
-        match self.limiter.open_ticket(&id, &ended.ticket) {
-            Ok(ticket) => {
-                let (released, settled) =
-                    tokio::join!(self.release(&ended), self.settle_limits(&id, ticket, &ended));
-                if let Some(settled) = settled {
-                    self.charge(&ended, &settled, matches!(released, Ok(true)));
-                }
-                released
-            }
+        let release = match self.limiter.open_ticket(&id, &ended.ticket) {
+            Ok(Some(ticket)) => self.release_and_charge(&id, ticket, &ended).await,
+            Ok(None) => self.release(&ended).await,
             Err(Rejected::KeyUnknown) => {
-                let released = self.release(&ended).await;
-                if self.unverified.push(ended, matches!(released, Ok(true))) {
+                let release = self.release(&ended).await;
+                if self.unverified.push(ended, release.as_ref().ok().copied()) {
                     self.metrics.settlements_lost.inc();
                 }
-                released
+                release
             }
             Err(rejected) => Err(rejection(rejected)),
+        };
+        release.map(Release::is_released)
+    }
+
+    /// Releases the lease and charges the request, concurrently if possible.
+    async fn release_and_charge(
+        &self,
+        id: &ReservationId,
+        ticket: OpenedTicket,
+        ended: &EndedRequest,
+    ) -> Result<Release, DomainError> {
+        match self.charge(id, ticket, ended) {
+            (recording, Some(settlement)) => {
+                let settle = self.settle_limits(settlement, move |first| recording.settled(first));
+                tokio::join!(self.release(ended), settle).0
+            }
+            (recording, None) => {
+                let release = self.release(ended).await;
+                self.record_unreserved(id, recording, release.as_ref().ok().copied()).await;
+                release
+            }
         }
     }
 
@@ -76,34 +101,98 @@ impl Admission {
 
     /// Settles the requests whose tickets could not be verified before.
     pub async fn settle_unverified(&self) {
-        for (ended, was_released) in self.unverified.take() {
+        for (ended, release) in self.unverified.take() {
             let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
-            // The limiter counts a ticket that does not verify now either.
-            let Ok(ticket) = self.limiter.open_ticket(&id, &ended.ticket) else { continue };
-            if let Some(settled) = self.settle_limits(&id, ticket, &ended).await {
-                self.charge(&ended, &settled, was_released);
+            let ticket = match self.limiter.open_ticket(&id, &ended.ticket) {
+                Ok(Some(ticket)) => ticket,
+                Err(Rejected::KeyUnknown) => {
+                    self.unverified.push(ended, release);
+                    continue;
+                }
+                // The limiter has counted a ticket that does not verify.
+                Ok(None) | Err(_) => continue,
+            };
+            match self.charge(&id, ticket, &ended) {
+                (recording, Some(settlement)) => {
+                    self.settle_limits(settlement, move |first| recording.settled(first)).await;
+                }
+                (recording, None) => self.record_unreserved(&id, recording, release).await,
             }
         }
     }
 
-    async fn release(&self, ended: &EndedRequest) -> Result<bool, DomainError> {
+    /// Sends the settlements that wait, for at most `limit`: first those whose tickets could not be verified before.
+    /// Returns what could not be sent.
+    pub async fn drain(&self, limit: Duration) -> Undelivered {
+        let until = Instant::now() + limit;
+        let store = &self.balancer.store;
+        while !self.unverified.is_empty() && Instant::now() < until {
+            if store.is_up() && self.tickets.refresh(true).await.is_ok() {
+                self.settle_unverified().await;
+            } else {
+                tokio::time::sleep(DRAIN_INTERVAL).await;
+            }
+        }
+        let unverified = self.unverified.take().len();
+        self.metrics.settlements_lost.inc_by(unverified as u64);
+        let undelivered = store.drain(until.saturating_duration_since(Instant::now())).await;
+        Undelivered { settlements: undelivered.settlements + unverified, ..undelivered }
+    }
+
+    async fn release(&self, ended: &EndedRequest) -> Result<Release, DomainError> {
         self.balancer.settle(&ended.route, &ended.cluster, &ended.holder, ended.lease).await
     }
 
-    async fn settle_limits(
+    fn charge(
         &self,
         id: &ReservationId,
-        ticket: Option<OpenedTicket>,
+        ticket: OpenedTicket,
         ended: &EndedRequest,
-    ) -> Option<Settled> {
+    ) -> (Recording, Option<Settlement>) {
         let EndedRequest { late_body, model, report, .. } = ended;
-        let settled = self.limiter.settle(id, ticket?, late_body.as_ref(), model, report).await;
-        settled
-            .inspect_err(|error| {
-                self.metrics.limit_settles.error.inc();
-                debug!(%error, lease = %id.lease, "the store did not settle the reservation");
-            })
-            .ok()
+        let (settling, settlement) = self.limiter.charge(id, ticket, late_body.as_ref(), model, *report);
+        let recording = Recording {
+            settling,
+            has_reservation: settlement.is_some(),
+            route: ended.route.clone(),
+            status: ended.status,
+            outcome: ended.report.outcome,
+            first_token_ms: ended.first_token_ms,
+            total_ms: ended.total_ms,
+            limiter: Arc::clone(&self.limiter),
+            ledger: Arc::clone(&self.ledger),
+            metrics: Arc::clone(&self.metrics),
+        };
+        (recording, settlement)
+    }
+
+    async fn settle_limits(&self, settlement: Settlement, when_settled: impl FnOnce(bool) + Send + 'static) {
+        let lease = settlement.id.lease;
+        if let Err(error) = self.limiter.settle(settlement, when_settled).await {
+            self.metrics.limit_settles.error.inc();
+            debug!(%error, %lease, "the store did not settle the reservation");
+        }
+    }
+
+    /// Records a request without a reservation, whose lease then shows whether its settlement is the first. `release` is
+    /// `None` if that failed.
+    ///
+    /// The sidecar that admitted the request records it as soon as it has released the lease in the store. If the lease
+    /// was gone, or the store does not answer, or another sidecar admitted the request, a mark in the store decides.
+    async fn record_unreserved(&self, id: &ReservationId, recording: Recording, release: Option<Release>) {
+        match (release, recording.settling.was_open) {
+            (Some(Release::Released), true) => recording.settled(true),
+            _ if recording.outcome == Outcome::NotSent => {}
+            // It was settled before.
+            (Some(Release::Unknown) | None, false) => recording.settled(false),
+            _ => {
+                let Settling { ticket, charge, .. } = &recording.settling;
+                let (day, tokens) = (ticket.issued_s * 1000 / DAY_MS, charge.tokens.total());
+                let by = Settler::new(true);
+                let settlement = Settlement::without_reservation(id.clone(), day, tokens, by);
+                self.settle_limits(settlement, move |first| recording.settled(first)).await;
+            }
+        }
     }
 
     /// Gives back what an admission took whose request was not sent: its lease, if the pool is known, and its reservation,
@@ -112,7 +201,6 @@ impl Admission {
     /// # Errors
     /// If an embedded store fails.
     pub async fn cancel(&self, pool: Option<&PoolId>, id: ReservationId) -> Result<(), DomainError> {
-        let report = UsageReport::not_sent();
         let release = async {
             match pool {
                 Some(pool) => {
@@ -122,48 +210,72 @@ impl Admission {
             }
         };
         let give_back = async {
-            match self.limiter.open_ticket(&id, &[]) {
-                Ok(Some(ticket)) => self.limiter.settle(&id, ticket, None, "", &report).await.map(drop),
-                _ => Ok(()),
+            let Ok(Some(ticket)) = self.limiter.open_ticket(&id, &[]) else { return };
+            let (settling, settlement) = self.limiter.charge(&id, ticket, None, "", UsageReport::not_sent());
+            let Some(settlement) = settlement else { return };
+            let limiter = Arc::clone(&self.limiter);
+            let settled = move |first| {
+                if first {
+                    limiter.settled(&settling);
+                }
+            };
+            if let Err(error) = self.limiter.settle(settlement, settled).await {
+                debug!(%error, lease = %id.lease, "the store did not give a reservation back");
             }
         };
-        let (released, given_back) = tokio::join!(release, give_back);
-        if let Err(error) = given_back {
-            debug!(%error, lease = %id.lease, "the store did not give a reservation back");
-        }
-        released
+        tokio::join!(release, give_back).0
     }
+}
 
-    /// Counts a settled request and records it in the ledger, once per request.
-    fn charge(&self, ended: &EndedRequest, settled: &Settled, released: bool) {
+/// What is recorded of a request once its first settlement is known.
+struct Recording {
+    settling: Settling,
+    /// Whether the store settles a reservation of the request.
+    has_reservation: bool,
+    route: String,
+    status: u16,
+    outcome: Outcome,
+    first_token_ms: u64,
+    total_ms: u64,
+    limiter: Arc<Limiter>,
+    ledger: Arc<Ledger>,
+    metrics: Arc<Metrics>,
+}
+
+impl Recording {
+    /// Counts a settlement. If it is the first of its request, also counts the charge, and records it in the ledger.
+    fn settled(self, is_first: bool) {
         let settles = &self.metrics.limit_settles;
-        match settled.first {
-            Some(true) => settles.charged.inc(),
-            Some(false) => settles.repeated.inc(),
-            None => {}
+        match (self.has_reservation, is_first) {
+            (true, true) => settles.charged.inc(),
+            (true, false) => settles.repeated.inc(),
+            (false, _) => {}
         }
-        let is_first = settled.first.unwrap_or(settled.was_open || released);
-        if !is_first || ended.report.outcome == Outcome::NotSent {
+        if !is_first {
             return;
         }
-        let charge = &settled.charge;
+        self.limiter.settled(&self.settling);
+        if self.outcome == Outcome::NotSent {
+            return;
+        }
+        let Settling { ticket, charge, .. } = &self.settling;
         let charged = &self.metrics.charged;
         let basis = usize::from(charge.estimated);
         charged.input[basis].inc_by(charge.tokens.input);
         charged.output[basis].inc_by(charge.tokens.output);
         charged.cost.inc_by(charge.cost as f64 / 1e6);
         self.ledger.record(&UsageRecord {
-            consumer: &settled.ticket.consumer,
-            model: &settled.ticket.model,
-            route: &ended.route,
-            session: &settled.ticket.session,
+            consumer: &ticket.consumer,
+            model: &ticket.model,
+            route: &self.route,
+            session: &ticket.session,
             tokens: charge.tokens,
             estimated: charge.estimated,
             cost: charge.cost,
-            status: ended.status,
-            outcome: ended.report.outcome,
-            first_token_ms: ended.first_token_ms,
-            total_ms: ended.total_ms,
+            status: self.status,
+            outcome: self.outcome,
+            first_token_ms: self.first_token_ms,
+            total_ms: self.total_ms,
         });
     }
 }

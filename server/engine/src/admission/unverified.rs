@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use evenkeel_store::Release;
 use parking_lot::Mutex;
 
 use super::settle::EndedRequest;
@@ -10,24 +11,27 @@ use super::settle::EndedRequest;
 /// bytes.
 const WAITING_MAX: usize = 65_536;
 
+/// A settlement that waits, and what releasing its lease returned.
+type Waiting = (EndedRequest, Option<Release>);
+
 #[derive(Default)]
 pub struct Unverified {
-    waiting: Mutex<VecDeque<(EndedRequest, bool)>>,
+    waiting: Mutex<VecDeque<Waiting>>,
 }
 
 impl Unverified {
-    /// Adds a settlement, and whether it released its lease. Returns whether another was dropped for it.
-    pub(super) fn push(&self, ended: EndedRequest, was_released: bool) -> bool {
+    /// Adds a settlement. Returns whether another was dropped for it.
+    pub(super) fn push(&self, ended: EndedRequest, release: Option<Release>) -> bool {
         let mut waiting = self.waiting.lock();
         let is_full = waiting.len() >= WAITING_MAX;
         if is_full {
             waiting.pop_front();
         }
-        waiting.push_back((ended, was_released));
+        waiting.push_back((ended, release));
         is_full
     }
 
-    pub(super) fn take(&self) -> VecDeque<(EndedRequest, bool)> {
+    pub(super) fn take(&self) -> VecDeque<Waiting> {
         std::mem::take(&mut self.waiting.lock())
     }
 

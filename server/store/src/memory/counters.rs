@@ -1,7 +1,7 @@
 //! Counters in this process's memory.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +20,8 @@ use tokio::time::Instant;
 
 use super::cell::Cell;
 use crate::counters::{
-    CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, Settlement, Verdict,
+    APART_DAYS, CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, SettleResult,
+    Settlement, Verdict,
 };
 
 /// From this number of counters on, [`State::put`] deletes expired counters.
@@ -49,9 +50,28 @@ pub(super) struct State {
 struct DayRecords {
     /// When the first record of the day was made, in ms.
     epoch: u64,
-    /// Reservations that are not settled yet, with the window and the taken amount of each counter. `None`: settled
-    /// after the record was lost.
-    ids: HashMap<ReservationId, Option<Vec<(u64, u64)>>>,
+    ids: HashMap<ReservationId, Record>,
+}
+
+#[derive(Clone, Debug)]
+enum Record {
+    /// A reservation that is not settled yet, with the window and the taken amount of each counter.
+    Taken {
+        amounts: Vec<(u64, u64)>,
+        /// Whether the reservation was made more than once, so that whoever made it first must not give it back.
+        is_shared: bool,
+    },
+    /// The mark of the settler with this number.
+    Settled(u64),
+}
+
+impl Record {
+    fn taken(self) -> Option<Vec<(u64, u64)>> {
+        match self {
+            Self::Taken { amounts, .. } => Some(amounts),
+            Self::Settled(_) => None,
+        }
+    }
 }
 
 /// A counter, and the time when it expires. `None`: never.
@@ -137,7 +157,7 @@ impl State {
         let today = self.records.get(&(now / DAY_MS));
         let recorded = id.zip(today).and_then(|(id, records)| records.ids.get(id).cloned());
         let repeated = recorded.is_some();
-        let before = recorded.flatten().filter(|before| before.len() == reserve.meters.len());
+        let before = recorded.and_then(Record::taken).filter(|before| before.len() == reserve.meters.len());
         let judge = |(i, meter): (usize, &Meter)| {
             let cell = self.cell(&meter.bucket, &meter.name, &meter.rule, now);
             let room = cell.as_ref().and_then(|cell| cell.room(&meter.rule, meter.cost));
@@ -167,10 +187,19 @@ impl State {
         let mut records = Vec::new();
         if let (Some(id), true, false) = (id, admitted, look) {
             let day = now / DAY_MS;
-            self.records.retain(|recorded, _| recorded + 2 > day);
+            self.records.retain(|recorded, _| recorded % APART_DAYS + 2 > day);
             let of_day = self.records.entry(day).or_insert_with(|| DayRecords::new(now));
             let taken = states.iter().map(|state| (state.window, state.taken)).collect();
-            of_day.ids.entry(id.clone()).or_insert(Some(taken));
+            match of_day.ids.entry(id.clone()) {
+                hash_map::Entry::Vacant(place) => {
+                    place.insert(Record::Taken { amounts: taken, is_shared: false });
+                }
+                hash_map::Entry::Occupied(mut place) => {
+                    if let Record::Taken { amounts, is_shared } = place.get_mut() {
+                        *is_shared |= amounts.len() == taken.len();
+                    }
+                }
+            }
             records.push(RecordRef { tag: Arc::default(), day, epoch: of_day.epoch });
         }
         Verdict { admitted, states, records, ..Verdict::default() }
@@ -197,20 +226,30 @@ impl State {
         CounterState { taken, ..cell.state(&meter.rule, now) }
     }
 
-    fn settle(&mut self, settlement: &Settlement, now: u64) -> bool {
-        let (mut first, mut lost) = (true, false);
+    fn settle(&mut self, settlement: &Settlement, now: u64) -> SettleResult {
+        let (mut result, mut lost) = (SettleResult::First, false);
+        let (id, by) = (&settlement.id, settlement.by);
         for record in &settlement.records {
             let of_day = self.records.entry(record.day).or_insert_with(|| DayRecords::new(now));
-            match of_day.ids.get(&settlement.id) {
-                Some(Some(_)) => drop(of_day.ids.remove(&settlement.id)),
-                Some(None) => first = false,
-                None if of_day.epoch == record.epoch => first = false,
+            match of_day.ids.get(id) {
+                Some(Record::Taken { is_shared: true, .. }) if by.rolls_back() => {
+                    return SettleResult::Before { by: None };
+                }
+                Some(Record::Taken { .. }) if by.leaves_mark() => {
+                    of_day.ids.insert(id.clone(), Record::Settled(by.number()));
+                }
+                Some(Record::Taken { .. }) => drop(of_day.ids.remove(id)),
+                Some(Record::Settled(number)) => {
+                    result = SettleResult::Before { by: Some(*number).filter(|number| *number > 0) };
+                }
+                None if of_day.epoch == record.epoch => result = SettleResult::Before { by: None },
                 None => {
-                    of_day.ids.insert(settlement.id.clone(), None);
+                    of_day.ids.insert(id.clone(), Record::Settled(by.number()));
                     lost = true;
                 }
             }
         }
+        let first = result.is_first();
         for entry in &settlement.entries {
             // A concurrent KeepAlive may have restored the in-flight request, so a repeated settlement removes it
             // again.
@@ -222,17 +261,17 @@ impl State {
             cell.settle(entry, reserved, &settlement.id, now);
             self.put((Arc::clone(&entry.bucket), Arc::clone(&entry.name)), cell, &entry.rule, now);
         }
-        first
+        result
     }
 
     fn give_back(&mut self, reserve: &Reserve, now: u64) {
         let Some(id) = &reserve.id else { return };
         let Some(of_day) = self.records.get_mut(&(now / DAY_MS)) else { return };
-        let is_same = |taken: &Vec<(u64, u64)>| taken.len() == reserve.meters.len();
-        if !of_day.ids.get(id).and_then(Option::as_ref).is_some_and(is_same) {
+        let Some(Record::Taken { amounts, is_shared: false }) = of_day.ids.get(id) else { return };
+        if amounts.len() != reserve.meters.len() {
             return;
         }
-        let taken = of_day.ids.remove(id).flatten().unwrap_or_default();
+        let taken = of_day.ids.remove(id).and_then(Record::taken).unwrap_or_default();
         for (meter, (window, taken)) in reserve.meters.iter().zip(taken) {
             if matches!(meter.rule, CounterRule::Running { .. }) {
                 continue;
@@ -288,7 +327,7 @@ impl Counters for MemoryCounters {
         Ok(self.with(|state, now| state.reserve(&Reserve { id: None, meters }, true, now)))
     }
 
-    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+    async fn settle(&self, settlement: Settlement) -> Result<SettleResult, StoreError> {
         let _span = span(settlement.entries.len());
         Ok(self.with(|state, now| state.settle(&settlement, now)))
     }

@@ -19,7 +19,7 @@ use super::{
     link::Way,
     windows::Windows,
 };
-use crate::counters::{CounterState, RecordRef, Verdict};
+use crate::counters::{CounterState, RecordRef, SettleResult, Verdict};
 
 /// Maximum number of counters in one script call. It bounds how long the call blocks Redis.
 const COUNTERS_MAX: usize = 1024;
@@ -107,7 +107,7 @@ impl CountWork {
             ops.into_iter().partition(|op| matches!(op, Op::Settle { .. }));
         for op in settlements {
             if let Op::Settle { answer, span, .. } = op {
-                let settled = reply.count().map(|n| n == 1);
+                let settled = reply.count().map(settle_result);
                 StoreSpan::ended(span, settled.as_ref().err());
                 drop(answer.send(settled));
             }
@@ -128,6 +128,14 @@ impl CountWork {
                 drop(answer.send(verdict));
             }
         }
+    }
+}
+
+fn settle_result(reply: u64) -> SettleResult {
+    match reply {
+        0 => SettleResult::First,
+        1 => SettleResult::Before { by: None },
+        marked => SettleResult::Before { by: Some(marked - 1) },
     }
 }
 

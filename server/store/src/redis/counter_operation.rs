@@ -7,7 +7,7 @@ use evenkeel_telemetry::traces::StoreSpan;
 use tokio::sync::oneshot;
 
 use super::{Shared, keys::Keys};
-use crate::counters::{Entry, RecordRef, ReservationId, Verdict};
+use crate::counters::{Entry, RecordRef, ReservationId, SettleResult, Settler, Verdict};
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -27,7 +27,8 @@ pub(super) enum Op {
         id: ReservationId,
         record: Option<RecordRef>,
         entries: Vec<Entry>,
-        answer: Answer<bool>,
+        by: Settler,
+        answer: Answer<SettleResult>,
         span: Traced,
     },
 }

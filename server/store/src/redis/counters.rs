@@ -23,7 +23,8 @@ use super::{
     windows::Windows,
 };
 use crate::counters::{
-    CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, Settlement, Verdict,
+    CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, SettleResult, Settlement,
+    Settler, Verdict,
 };
 
 /// Tag of all records of reservations on a single server.
@@ -82,12 +83,13 @@ impl Lanes {
         id: ReservationId,
         record: Option<RecordRef>,
         entries: Vec<Entry>,
-    ) -> Result<bool, StoreError> {
+        by: Settler,
+    ) -> Result<SettleResult, StoreError> {
         let (answer, answered) = oneshot::channel();
         let of_record = || record.as_ref().map_or("", |record| &record.tag);
         let tag = entries.first().map_or_else(of_record, |entry| &entry.bucket.tag);
         let span = self.shared.span("evenkeel.store count", "count");
-        self.of(tag).submit(Op::Settle { id, record, entries, answer, span });
+        self.of(tag).submit(Op::Settle { id, record, entries, by, answer, span });
         answered.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -125,7 +127,8 @@ impl Lanes {
             merged.states.iter_mut().for_each(|state| (state.taken, state.window) = (0, 0));
             // A reservation without an id has no record, so the settlement can use any id.
             let id = reserve.id.unwrap_or_else(ReservationId::nobody);
-            join_all(back.into_iter().map(|(record, entries)| self.settle(id.clone(), record, entries)))
+            let by = Settler::rollback();
+            join_all(back.into_iter().map(|(record, entries)| self.settle(id.clone(), record, entries, by)))
                 .await;
         }
         failed.map_or(Ok(merged), Err)
@@ -194,11 +197,12 @@ impl Counters for RedisStore {
         self.counters.reserve_apart(Reserve { id: None, meters }, How::Look).await
     }
 
-    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        let Settlement { id, mut records, entries, .. } = settlement;
+    async fn settle(&self, settlement: Settlement) -> Result<SettleResult, StoreError> {
+        let Settlement { id, mut records, entries, by, .. } = settlement;
         if self.counters.by_tag.is_none() {
-            return self.counters.settle(id, records.pop(), entries).await;
+            return self.counters.settle(id, records.pop(), entries, by).await;
         }
+        let decides = records.first().cloned();
         let mut groups: Vec<(Option<RecordRef>, Vec<Entry>)> = by_tag(entries, |entry| &entry.bucket.tag)
             .into_iter()
             .map(|group| {
@@ -209,11 +213,11 @@ impl Counters for RedisStore {
             .collect();
         // Also settles records whose limits are no longer configured.
         groups.extend(records.into_iter().map(|record| (Some(record), Vec::new())));
-        let answers = join_all(
-            groups.into_iter().map(|(record, entries)| self.counters.settle(id.clone(), record, entries)),
-        );
-        let answers = answers.await.into_iter().collect::<Result<Vec<bool>, _>>()?;
-        Ok(answers.contains(&true))
+        let at = groups.iter().position(|(record, _)| *record == decides).unwrap_or(0);
+        let answers =
+            groups.into_iter().map(|(record, entries)| self.counters.settle(id.clone(), record, entries, by));
+        let answers = join_all(answers).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(answers.get(at).copied().unwrap_or(SettleResult::First))
     }
 
     async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {

@@ -200,10 +200,12 @@ impl<'a> Batch<'a> {
             from = *end;
         }
         match op {
-            Op::Settle { record: of, .. } => {
+            Op::Settle { record: of, by, .. } => {
                 let shape = self.shape(Shape { mode: 0, running, sets });
                 let epoch = of.as_ref().map_or(0, |of| of.epoch);
                 self.settlements.push([record as u64, shape, epoch]);
+                let number = by.number() as i64;
+                self.settlements.push_signed([if by.leaves_mark() { -number } else { number }]);
             }
             Op::Reserve { how, .. } => {
                 let shape = self.shape(Shape { mode: *how as u64, running, sets });

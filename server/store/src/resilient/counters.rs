@@ -4,7 +4,10 @@
 //!
 //! A settlement that does not reach the store waits here until the store is available again. The store applies it once.
 //! So do the charges of requests under quotas that this sidecar admitted without the store, whatever the policy of the
-//! quota. Such a charge has a record in the store too, under [`OUTAGE_DAYS`], so that it counts once.
+//! quota. Such a charge has a record in the store too, under [`APART_DAYS`], so that it counts once.
+//!
+//! Whoever waits for the result of a settlement learns it when the store has answered. A settlement that this sidecar
+//! gives up counts as the first: its request has been served, and must be in the ledger.
 //!
 //! The store may have applied a reservation whose call failed, although this sidecar decided the request locally. The
 //! reserved amount would stay taken until its window ends, and in a prepaid balance forever. So this sidecar gives the
@@ -27,6 +30,7 @@ use evenkeel_domain::{
     limit::{CounterRule, Meter, OnStoreFailure},
 };
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use super::{
     ResilientStore,
@@ -35,8 +39,8 @@ use super::{
 use crate::{
     Store as _, Undelivered,
     counters::{
-        CounterState, Counters, Entry, RecordRef, Renewal, ReservationId, Reserve, ReserveBasis, Settlement,
-        Verdict,
+        APART_DAYS, CounterState, Counters, Entry, NO_EPOCH, RecordRef, Renewal, ReservationId, Reserve,
+        ReserveBasis, SettleResult, Settlement, Verdict, WhenSettled,
     },
 };
 
@@ -48,11 +52,6 @@ const CONCURRENCY: usize = 64;
 const ATTEMPTS_MAX: u8 = 3;
 /// Beginning of the tag of the records of sidecars' own counters. The rest identifies the sidecar's process.
 const HERE: &str = "local:";
-/// What is added to the day of a request's admission for the record of its charges to quotas. The store may have another
-/// record of the same request, of a reservation that it is about to give back.
-const OUTAGE_DAYS: u64 = 1_000_000;
-/// The epoch in the record of such a charge. No store has it, so the first settlement charges in full and leaves a record.
-const OUTAGE_EPOCH: u64 = 0;
 
 /// Time between two attempts while a shutdown waits for the store.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
@@ -60,16 +59,29 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 /// Calls that wait for the store.
 #[derive(Default)]
 pub(super) struct Waiting {
-    settlements: VecDeque<(Settlement, u8)>,
+    settlements: VecDeque<Queued>,
     /// The settlements that wait or are being sent, by id and the day of their records, with the tokens of their requests.
     ids: HashMap<(ReservationId, u64), u64>,
     /// Reservations to give back, because the store may have applied them.
     doubtful: VecDeque<(Reserve, u8)>,
 }
 
+/// A settlement that waits.
+struct Queued {
+    settlement: Settlement,
+    attempts: u8,
+    /// Whether the store may have applied an earlier call whose reply was lost.
+    in_doubt: bool,
+    when_settled: WhenSettled,
+}
+
 impl Waiting {
     pub(super) fn len(&self) -> usize {
-        self.settlements.len() + self.doubtful.len()
+        self.ids.len() + self.doubtful.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.doubtful.is_empty()
     }
 
     fn has(&self, settlement: &Settlement) -> bool {
@@ -138,11 +150,7 @@ impl ResilientStore {
         let mut records: Vec<RecordRef> = verdict.records.into_iter().map(here).collect();
         // The charge to a quota that counts requests must not get lost either.
         if verdict.admitted && is_charged_later && records.is_empty() {
-            records.push(RecordRef {
-                tag: Arc::clone(&self.here),
-                day: now_ms / DAY_MS,
-                epoch: OUTAGE_EPOCH,
-            });
+            records.push(RecordRef { tag: Arc::clone(&self.here), day: now_ms / DAY_MS, epoch: NO_EPOCH });
         }
         Ok(Verdict { basis: ReserveBasis::Local, admitted: verdict.admitted, states, records })
     }
@@ -191,67 +199,107 @@ impl ResilientStore {
         }
     }
 
+    async fn settle_anywhere(
+        &self,
+        settlement: Settlement,
+        when_settled: WhenSettled,
+    ) -> Option<SettleResult> {
+        if settlement.records.iter().any(|record| record.tag.starts_with(HERE)) {
+            return self.settle_here(settlement, when_settled).await;
+        }
+        self.settle_or_queue(settlement, when_settled).await
+    }
+
     /// Settles a reservation that a sidecar made without the store. Settles limits in this sidecar's own counters. Charges
     /// quotas in the store, now or when it is back, because the reservation took nothing from them there.
-    async fn settle_here(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        let Settlement { id, mut records, entries, tokens } = settlement;
+    async fn settle_here(&self, settlement: Settlement, when_settled: WhenSettled) -> Option<SettleResult> {
+        let Settlement { id, mut records, entries, tokens, by } = settlement;
         // Another sidecar's epoch may be the same millisecond as this sidecar's.
         for record in records.iter_mut().filter(|record| record.tag != self.here) {
-            record.epoch = OUTAGE_EPOCH;
+            record.epoch = NO_EPOCH;
         }
         let day = records.first().map_or(0, |record| record.day);
         let (quotas, mut limits): (Vec<_>, Vec<_>) =
             entries.into_iter().partition(|entry| entry.rule.is_quota());
         limits.iter_mut().for_each(|entry| entry.rule = self.share(entry.rule));
-        let here = Settlement { id: id.clone(), records, entries: limits, tokens };
-        if !self.local_counters.settle(here).await? {
-            return Ok(false);
+        let here = Settlement { id: id.clone(), records, entries: limits, tokens, by };
+        let is_first = self.local_counters.settle(here).await.is_ok_and(SettleResult::is_first);
+        if !is_first {
+            when_settled(false);
+            return Some(SettleResult::Before { by: None });
         }
         quotas.iter().for_each(|entry| self.quotas.settle(entry));
         let entries: Vec<Entry> = (quotas.into_iter().filter(|entry| entry.actual > 0))
             .map(|entry| Entry { reserved: 0, ..entry })
             .collect();
-        if entries.is_empty() {
-            return Ok(true);
+        if entries.is_empty() && by.rolls_back() {
+            when_settled(true);
+            return Some(SettleResult::First);
         }
-        let record = |tag| RecordRef { tag: Arc::from(tag), day: day + OUTAGE_DAYS, epoch: OUTAGE_EPOCH };
+        let record = |tag| RecordRef { tag: Arc::from(tag), day: day + APART_DAYS, epoch: NO_EPOCH };
         let tags: BTreeSet<&str> = entries.iter().map(|entry| entry.bucket.tag.as_str()).collect();
-        let records = tags.into_iter().map(record).collect();
-        self.settle_or_queue(Settlement { id, records, entries, tokens }).await
+        let records: Vec<RecordRef> = tags.into_iter().map(record).collect();
+        let mut settlement = Settlement::without_reservation(id, day, tokens, by);
+        if !records.is_empty() {
+            settlement = Settlement { records, entries, ..settlement };
+        }
+        self.settle_or_queue(settlement, when_settled).await
     }
 
-    /// Settles in the store, or queues the settlement until the store answers.
-    async fn settle_or_queue(&self, settlement: Settlement) -> Result<bool, StoreError> {
+    /// Settles in the store, or queues the settlement until the store answers. Returns `None` if it is queued.
+    async fn settle_or_queue(
+        &self,
+        settlement: Settlement,
+        when_settled: WhenSettled,
+    ) -> Option<SettleResult> {
         if self.waiting.lock().has(&settlement) {
-            return Ok(false);
+            when_settled(false);
+            return Some(SettleResult::Before { by: None });
         }
-        if self.is_up()
-            && let Ok(settled) = self.observe(self.counters.settle(settlement.clone()).await)
-        {
-            return Ok(settled);
+        let is_up = self.is_up();
+        if is_up && let Ok(result) = self.observe(self.counters.settle(settlement.clone()).await) {
+            when_settled(result.is_first());
+            return Some(result);
         }
-        Ok(self.queue_settlement(settlement, 0))
+        self.queue_settlement(Queued { settlement, attempts: 0, in_doubt: is_up, when_settled });
+        None
     }
 
-    /// Queues a settlement. Returns false if a settlement of the same reservation is already queued.
-    fn queue_settlement(&self, settlement: Settlement, attempts: u8) -> bool {
+    /// Queues a settlement, unless a settlement of the same reservation is already queued.
+    fn queue_settlement(&self, queued: Queued) {
         // Without a record, the store cannot detect a duplicate, so the sidecar does not send the settlement again.
-        if settlement.records.is_empty() || self.is_hopeless(attempts) {
-            return true;
+        if queued.settlement.records.is_empty() {
+            return (queued.when_settled)(true);
         }
-        let mut waiting = self.waiting.lock();
-        if waiting.has(&settlement) {
-            return false;
+        if self.is_hopeless(queued.attempts) {
+            return (queued.when_settled)(true);
         }
-        waiting.ids.insert(key(&settlement), settlement.tokens);
-        if waiting.settlements.len() >= WAITING_MAX
-            && let Some((lost, _)) = waiting.settlements.pop_front()
-        {
-            waiting.ids.remove(&key(&lost));
+        let given_up = {
+            let mut waiting = self.waiting.lock();
+            if waiting.has(&queued.settlement) {
+                Some((queued, false))
+            } else {
+                waiting.ids.insert(key(&queued.settlement), queued.settlement.tokens);
+                let is_full = waiting.settlements.len() >= WAITING_MAX;
+                let oldest = if is_full { waiting.settlements.pop_front() } else { None };
+                if let Some(oldest) = &oldest {
+                    waiting.ids.remove(&key(&oldest.settlement));
+                    self.lost(&oldest.settlement);
+                }
+                waiting.settlements.push_back(queued);
+                oldest.map(|oldest| (oldest, true))
+            }
+        };
+        if let Some((queued, is_first)) = given_up {
+            (queued.when_settled)(is_first);
+        }
+    }
+
+    /// Counts a settlement that is given up.
+    fn lost(&self, settlement: &Settlement) {
+        if !settlement.only_marks() {
             self.metrics.settlements_lost.inc();
         }
-        waiting.settlements.push_back((settlement, attempts));
-        true
     }
 
     fn is_hopeless(&self, attempts: u8) -> bool {
@@ -280,57 +328,75 @@ impl ResilientStore {
         waiting.doubtful.push_back((reserve, attempts));
     }
 
-    /// Sends what waits, until everything has been sent or `limit` has passed. Returns what could not be sent.
+    /// Sends what waits, until everything has been sent or `limit` has passed. Gives up the rest, and returns it.
     pub(super) async fn send_all_waiting(&self, limit: Duration) -> Undelivered {
-        let all = async {
-            loop {
-                if self.is_up() {
-                    self.send_waiting().await;
-                }
-                if self.undelivered() == Undelivered::default() {
-                    return;
-                }
+        let until = Instant::now() + limit;
+        while !self.waiting.lock().is_empty() && Instant::now() < until {
+            if self.is_up() {
+                self.send_waiting(Some(until)).await;
+            }
+            if !self.waiting.lock().is_empty() {
                 tokio::time::sleep(DRAIN_INTERVAL).await;
             }
-        };
-        if self.undelivered() != Undelivered::default() {
-            let _ = tokio::time::timeout(limit, all).await;
         }
-        let undelivered = self.undelivered();
-        self.metrics.settlements_lost.inc_by(undelivered.settlements as u64);
+        let Waiting { settlements: given_up, doubtful, .. } = std::mem::take(&mut *self.waiting.lock());
+        self.metrics.settlements_lost.inc_by(doubtful.len() as u64);
+        let mut undelivered = Undelivered { settlements: doubtful.len(), tokens: 0 };
+        for Queued { settlement, when_settled, .. } in given_up {
+            self.lost(&settlement);
+            if !settlement.only_marks() {
+                undelivered.settlements += 1;
+                undelivered.tokens = undelivered.tokens.saturating_add(settlement.tokens);
+            }
+            when_settled(true);
+        }
         undelivered
     }
 
-    fn undelivered(&self) -> Undelivered {
-        let waiting = self.waiting.lock();
-        let tokens = waiting.ids.values().copied().fold(0, u64::saturating_add);
-        Undelivered { settlements: waiting.ids.len(), tokens }
-    }
-
-    /// Sends each waiting call once.
-    pub(super) async fn send_waiting(&self) {
+    /// Sends each waiting call once. What has not been sent by `until` waits on. Concurrent calls wait for each other, so
+    /// that a shutdown misses nothing.
+    pub(super) async fn send_waiting(&self, until: Option<Instant>) {
+        let _sending = self.sending.lock().await;
         let (settlements, doubtful) = {
             let mut waiting = self.waiting.lock();
             (std::mem::take(&mut waiting.settlements), std::mem::take(&mut waiting.doubtful))
         };
         let (mut settlements, mut doubtful) = (Vec::from(settlements), Vec::from(doubtful));
-        while !settlements.is_empty() {
+        let in_time = || until.is_none_or(|until| Instant::now() < until);
+        while !settlements.is_empty() && in_time() {
             let part = settlements.split_off(settlements.len().saturating_sub(CONCURRENCY));
-            join_all(part.into_iter().map(|(settlement, attempts)| self.settle_again(settlement, attempts)))
-                .await;
+            join_all(part.into_iter().map(|queued| self.settle_again(queued))).await;
         }
-        while !doubtful.is_empty() {
+        while !doubtful.is_empty() && in_time() {
             let part = doubtful.split_off(doubtful.len().saturating_sub(CONCURRENCY));
             join_all(part.into_iter().map(|(reserve, attempts)| self.give_back_again(reserve, attempts)))
                 .await;
         }
+        let mut waiting = self.waiting.lock();
+        waiting.settlements.extend(settlements);
+        waiting.doubtful.extend(doubtful);
     }
 
-    async fn settle_again(&self, settlement: Settlement, attempts: u8) {
-        let answer = self.if_up(self.counters.settle(settlement.clone())).await;
-        self.waiting.lock().ids.remove(&key(&settlement));
-        if let Err(error) = answer {
-            self.queue_settlement(settlement, attempts + u8::from(is_final(&error)));
+    async fn settle_again(&self, mut queued: Queued) {
+        let is_up = self.is_up();
+        let settlement = queued.settlement.clone();
+        let id = key(&queued.settlement);
+        match self.if_up(self.counters.settle(settlement)).await {
+            Ok(result) => {
+                let is_first = match queued.in_doubt {
+                    true => queued.settlement.by.was_first(result),
+                    false => result.is_first(),
+                };
+                // A shutdown waits until the id is gone, and then writes the ledger.
+                (queued.when_settled)(is_first);
+                self.waiting.lock().ids.remove(&id);
+            }
+            Err(error) => {
+                queued.in_doubt |= is_up;
+                queued.attempts += u8::from(is_final(&error));
+                self.waiting.lock().ids.remove(&id);
+                self.queue_settlement(queued);
+            }
         }
     }
 
@@ -375,11 +441,13 @@ impl Counters for ResilientStore {
         self.if_up(self.counters.peek(meters)).await
     }
 
-    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
-        if settlement.records.iter().any(|record| record.tag.starts_with(HERE)) {
-            return self.settle_here(settlement).await;
-        }
-        self.settle_or_queue(settlement).await
+    async fn settle(&self, settlement: Settlement) -> Result<SettleResult, StoreError> {
+        Ok(self.settle_anywhere(settlement, Box::new(|_| ())).await.unwrap_or(SettleResult::First))
+    }
+
+    async fn settle_then(&self, settlement: Settlement, when_settled: WhenSettled) -> Result<(), StoreError> {
+        self.settle_anywhere(settlement, when_settled).await;
+        Ok(())
     }
 
     async fn renew(&self, renewals: Vec<Renewal>) -> Result<(), StoreError> {

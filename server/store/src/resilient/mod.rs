@@ -32,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
 use super::{
-    Admit, Held, Lease, Pool, Reaped, Repairs, Store, Table, Undelivered,
+    Admit, Held, Lease, Pool, Reaped, Release, Repairs, Store, Table, Undelivered,
     counters::Counters,
     holders::{Epoch, HolderRecord, HolderStore, Secret},
     memory::{MemoryCounters, MemoryStore},
@@ -60,6 +60,8 @@ pub struct ResilientStore {
     here: Arc<str>,
     /// Calls to counters that have not reached the store yet.
     waiting: Mutex<counters::Waiting>,
+    /// Held while these calls are sent.
+    sending: tokio::sync::Mutex<()>,
     /// Number of sidecars that share the store.
     instances: AtomicUsize,
     /// How long local knowledge keeps the load of other gateways after the last reading of a table. After that, the load is
@@ -94,6 +96,7 @@ impl ResilientStore {
             quotas: quotas::QuotaLevels::default(),
             here: counters::here(),
             waiting: Mutex::default(),
+            sending: tokio::sync::Mutex::default(),
             instances: AtomicUsize::new(1),
             assumed_kept: holder_ttl * 2,
             warned_at: Mutex::default(),
@@ -118,7 +121,7 @@ impl ResilientStore {
     /// Sends the waiting calls whenever a server of the store is found again.
     async fn follow(self: Arc<Self>, mut found_again: watch::Receiver<u64>) {
         while found_again.changed().await.is_ok() {
-            self.send_waiting().await;
+            self.send_waiting(None).await;
         }
     }
 
@@ -169,12 +172,23 @@ impl Store for ResilientStore {
     }
 
     async fn settle(&self, pool: &Arc<Pool>, holder: &HolderId, lease: LeaseId) -> Result<bool, StoreError> {
+        Ok(self.release(pool, holder, lease).await?.is_released())
+    }
+
+    async fn release(
+        &self,
+        pool: &Arc<Pool>,
+        holder: &HolderId,
+        lease: LeaseId,
+    ) -> Result<Release, StoreError> {
         // Also settles in local knowledge: it may have granted a lease that the store does not know.
         let known_locally = self.local.remove(pool, holder, lease);
-        if !self.is_up() {
-            return Ok(known_locally);
+        if self.is_up()
+            && let Ok(release) = self.observe(self.primary.release(pool, holder, lease).await)
+        {
+            return Ok(release);
         }
-        Ok(self.observe(self.primary.settle(pool, holder, lease).await).unwrap_or(known_locally))
+        Ok(Release::Unconfirmed { known_locally })
     }
 
     async fn first_token(
@@ -271,7 +285,7 @@ impl Store for ResilientStore {
     }
 
     async fn settle_waiting(&self) {
-        self.send_waiting().await;
+        self.send_waiting(None).await;
     }
 
     async fn drain(&self, limit: Duration) -> Undelivered {

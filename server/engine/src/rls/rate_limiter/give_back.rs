@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_domain::{DomainError, limit::Meter};
-use evenkeel_store::counters::{CounterState, Entry, ReservationId, Settlement};
+use evenkeel_store::counters::{CounterState, Entry, ReservationId, Settlement, Settler};
 use tracing::debug;
 
 use super::{RateLimiter, plan::is_same_counter};
@@ -52,7 +52,8 @@ impl RateLimiter {
             provisional: false,
         };
         let entries = meters.iter().zip(&counter_of).map(entry).collect();
-        let settlement = Settlement { id: ReservationId::nobody(), records: Vec::new(), entries, tokens: 0 };
+        let (id, by) = (ReservationId::nobody(), Settler::new(false));
+        let settlement = Settlement { id, records: Vec::new(), entries, tokens: 0, by };
         self.counters.settle(settlement).await.map_err(DomainError::store("giving hits back"))?;
 
         let after = meters.iter().zip(&counter_of).map(|(meter, counter)| {

@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use evenkeel_domain::StoreError;
 use evenkeel_store::{
-    counters::{Renewal, Reserve, Settlement},
+    counters::{Renewal, Reserve, SettleResult, Settlement},
     memory::MemoryCounters,
 };
 
@@ -233,7 +233,7 @@ impl Counters for Calls {
         self.counters.peek(meters).await
     }
 
-    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+    async fn settle(&self, settlement: Settlement) -> Result<SettleResult, StoreError> {
         self.settlements.fetch_add(1, Ordering::Relaxed);
         self.counters.settle(settlement).await
     }
@@ -375,7 +375,7 @@ impl Counters for Down {
         self.reserve(Reserve { id: None, meters }).await
     }
 
-    async fn settle(&self, _: Settlement) -> Result<bool, StoreError> {
+    async fn settle(&self, _: Settlement) -> Result<SettleResult, StoreError> {
         Err(StoreError::Timeout(1))
     }
 

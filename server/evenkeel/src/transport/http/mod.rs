@@ -11,6 +11,7 @@ use axum::{
     routing::get,
 };
 use evenkeel_api::Api;
+use evenkeel_engine::admission::Unverified;
 use evenkeel_telemetry::Metrics;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,8 @@ use super::memory::MemoryBudget;
 /// Shared state of the handlers.
 pub struct Http {
     pub api: Arc<Api>,
+    /// Settlements that wait for the keys of tickets.
+    pub unverified: Arc<Unverified>,
     /// Exported at `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Ends the watches, which would otherwise delay the shutdown.
@@ -73,7 +76,8 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
         series::set_pools(&metrics.pools, &http.api.views.all(), &http.api.balancer.directory.all());
         metrics.table_age.set(http.api.views.age().as_secs_f64());
         metrics.limits.set_usage(&http.api.limiter.fullest());
-        metrics.settlements_waiting.set(http.api.balancer.store.settlements_waiting() as i64);
+        let waiting = http.api.balancer.store.settlements_waiting() + http.unverified.len();
+        metrics.settlements_waiting.set(waiting as i64);
         metrics.ledger.waiting.set(http.api.ledger.waiting() as i64);
         metrics.gateways.unlimited.set(http.api.balancer.recorder.gateways.unlimited() as i64);
         metrics.overrides.set(http.api.overrides.current().load().len() as i64);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use evenkeel_domain::limit::{CounterRule, Meter, OnStoreFailure, Window};
 use evenkeel_store::{
-    counters::{Counters, Entry, ReservationId, Reserve, Settlement, Verdict},
+    counters::{Counters, Entry, ReservationId, Reserve, Settlement, Settler, Verdict},
     memory::{MemoryCounters, MemoryMap, MemoryRecords},
     overrides::OVERRIDES_MAX,
     records::{Account, Action, Edit, Edited, Range, Record, RecordStore},
@@ -80,12 +80,9 @@ impl Subject {
             actual,
             provisional: true,
         }];
-        assert!(
-            self.counters
-                .settle(Settlement { id, records: verdict.records, entries, tokens: 0 })
-                .await
-                .unwrap()
-        );
+        let by = Settler::new(false);
+        let settlement = Settlement { id, records: verdict.records, entries, tokens: 0, by };
+        assert!(self.counters.settle(settlement).await.unwrap().is_first());
     }
 
     async fn names(

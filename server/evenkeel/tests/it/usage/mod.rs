@@ -33,6 +33,7 @@ mod costs;
 mod faults;
 mod interfaces;
 mod queries;
+mod repeated;
 
 const NOW: u64 = 1_795_000_000_000;
 const DAY_MS: u64 = 86_400_000;

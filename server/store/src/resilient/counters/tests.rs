@@ -1,3 +1,5 @@
+mod first;
+
 use std::{
     sync::{
         Arc,
@@ -13,7 +15,10 @@ use evenkeel_domain::{
 use evenkeel_telemetry::Metrics;
 
 use super::*;
-use crate::memory::{MemoryCounters, MemoryHolders, MemoryStore};
+use crate::{
+    counters::Settler,
+    memory::{MemoryCounters, MemoryHolders, MemoryStore},
+};
 
 /// A store that applies each call. While `loses_replies` is set, the caller gets a timeout instead of the reply.
 #[derive(Default)]
@@ -45,7 +50,7 @@ impl Counters for UnreliableStore {
         self.answer(self.counters.peek(meters).await)
     }
 
-    async fn settle(&self, settlement: Settlement) -> Result<bool, StoreError> {
+    async fn settle(&self, settlement: Settlement) -> Result<SettleResult, StoreError> {
         if self.rejects.load(Ordering::Relaxed) {
             self.rejections.fetch_add(1, Ordering::Relaxed);
             return Err(StoreError::Script { script: "count", detail: "WRONGTYPE".to_owned() });
@@ -59,13 +64,17 @@ impl Counters for UnreliableStore {
 }
 
 fn shared(unreliable: &Arc<UnreliableStore>) -> Arc<ResilientStore> {
+    sidecar(unreliable, Metrics::new().unwrap())
+}
+
+fn sidecar(unreliable: &Arc<UnreliableStore>, metrics: Arc<Metrics>) -> Arc<ResilientStore> {
     let ttl = Duration::from_secs(60);
     ResilientStore::new(
         Arc::new(MemoryStore::new(ttl)),
         Arc::clone(unreliable) as _,
         Arc::<MemoryHolders>::default(),
         ttl,
-        Metrics::new().unwrap(),
+        metrics,
         &tokio_util::task::TaskTracker::new(),
         tokio_util::sync::CancellationToken::new(),
     )
@@ -113,6 +122,29 @@ async fn a_reservation_whose_reply_was_lost_is_given_back() {
     assert_eq!(seen(&unreliable).await, [0, 100, 1]);
 }
 
+/// The gateway asks another sidecar, because the first one is late. Guards against a request that is not charged, because
+/// the first sidecar gives its reservation back, or rolls it back.
+#[tokio::test]
+async fn a_reservation_that_was_made_again_is_not_given_back() {
+    for rolls_back in [false, true] {
+        let unreliable = Arc::new(UnreliableStore::default());
+        let (one, other) = (shared(&unreliable), shared(&unreliable));
+        unreliable.loses_replies.store(!rolls_back, Ordering::Relaxed);
+        let first = Counters::reserve(&*one, reserve()).await.unwrap();
+        unreliable.loses_replies.store(false, Ordering::Relaxed);
+        let verdict = Counters::reserve(&*other, reserve()).await.unwrap();
+        assert_eq!((verdict.basis, seen(&unreliable).await), (ReserveBasis::Shared, [40, 60, 1]));
+        if rolls_back {
+            let rollback = Settlement { by: Settler::rollback(), ..settlement(&first, 0) };
+            assert!(!Counters::settle(&*one, rollback).await.unwrap().is_first());
+        }
+        one.settle_waiting().await;
+        assert_eq!(seen(&unreliable).await[..2], [40, 60]);
+        assert!(Counters::settle(&*other, settlement(&verdict, 30)).await.unwrap().is_first());
+        assert_eq!(seen(&unreliable).await[..2], [30, 70]);
+    }
+}
+
 /// A gateway may repeat a Settle while the store is down. The repeated call must not settle again.
 #[tokio::test]
 async fn a_settlement_repeated_during_an_outage_settles_once() {
@@ -125,13 +157,13 @@ async fn a_settlement_repeated_during_an_outage_settles_once() {
         .zip(&verdict.states)
         .map(|(meter, state)| crate::counters::Entry::settling(meter, state, 30));
     let (id, entries) = (id.unwrap(), entries.collect());
-    let settlement = Settlement { id, records: verdict.records, entries, tokens: 0 };
+    let settlement = Settlement { id, records: verdict.records, entries, tokens: 0, by: Settler::new(false) };
     store.down.store(true, Ordering::Relaxed);
-    assert!(Counters::settle(&*store, settlement.clone()).await.unwrap());
-    assert!(!Counters::settle(&*store, settlement.clone()).await.unwrap());
+    assert!(Counters::settle(&*store, settlement.clone()).await.unwrap().is_first());
+    assert!(!Counters::settle(&*store, settlement.clone()).await.unwrap().is_first());
     store.down.store(false, Ordering::Relaxed);
     store.settle_waiting().await;
-    assert!(!Counters::settle(&*store, settlement).await.unwrap());
+    assert!(!Counters::settle(&*store, settlement).await.unwrap().is_first());
     assert_eq!(seen(&unreliable).await, [30, 70, 0]);
 }
 
@@ -143,8 +175,9 @@ async fn a_settlement_that_the_store_rejects_is_dropped_after_a_few_attempts() {
     let verdict = Counters::reserve(&*store, reserve()).await.unwrap();
     unreliable.rejects.store(true, Ordering::Relaxed);
     let id = reserve().id.unwrap();
-    let settlement = Settlement { id, records: verdict.records, entries: Vec::new(), tokens: 0 };
-    assert!(Counters::settle(&*store, settlement).await.unwrap());
+    let by = Settler::new(false);
+    let settlement = Settlement { id, records: verdict.records, entries: Vec::new(), tokens: 0, by };
+    assert!(Counters::settle(&*store, settlement).await.unwrap().is_first());
     for _ in 0..10 {
         store.settle_waiting().await;
     }
@@ -162,6 +195,7 @@ fn settlement(verdict: &Verdict, actual: u64) -> Settlement {
         records: verdict.records.clone(),
         entries: entries.collect(),
         tokens: actual,
+        by: Settler::new(false),
     }
 }
 
