@@ -71,10 +71,9 @@ pub(super) fn check(
         } else {
             spent = Bounds { least: spent.least + request.tokens, most: spent.most + request.tokens };
         }
-        // What is in doubt may be missing, or may have been counted twice.
-        let in_doubt = doubts.iter().any(|doubt| doubt.entry(request));
-        entries.least += u64::from(!in_doubt);
-        entries.most += 1 + u64::from(in_doubt);
+        // What is in doubt may be missing, but never counts twice.
+        entries.least += u64::from(!doubts.iter().any(|doubt| doubt.entry(request)));
+        entries.most += 1;
     }
     spent.most += abandoned * RESERVED_MAX;
     entries.most += abandoned;
@@ -117,6 +116,7 @@ mod tests {
             ended_at: at(start, i * 1000 + 890),
             acknowledged_at: at(start, i * 1000 + 900),
             sidecar: 0,
+            sent_to: 1,
         };
         Account { settled: (0..3).map(settled).collect(), ..Account::default() }
     }
@@ -163,11 +163,21 @@ mod tests {
         assert_eq!(wrong(&account, &[lost], charged(450, 3)), [""; 0]);
         assert_eq!(wrong(&account, &[lost], charged(150, 1)), ["charge", "ledger", "balance"]);
 
+        let late = Doubt { about: About::LateUsage, ..lost };
+        assert_eq!(wrong(&account, &[late], charged(450, 2)), [""; 0]);
+        assert_eq!(wrong(&account, &[late], charged(300, 2)), ["charge", "balance"]);
         let killed = Doubt { about: About::LedgerLoss { sidecar: 0 }, ..lost };
         assert_eq!(wrong(&account, &[killed], charged(450, 2)), [""; 0]);
         assert_eq!(wrong(&account, &[killed], charged(300, 2)), ["charge", "balance"]);
         let other = Doubt { about: About::LedgerLoss { sidecar: 1 }, ..lost };
         assert_eq!(wrong(&account, &[other], charged(450, 2)), ["ledger"]);
+        // The gateway sent the second settlement to the other sidecar first.
+        let mut repeated = account.clone();
+        repeated.settled[1].sent_to = 0b11;
+        assert_eq!(wrong(&repeated, &[other], charged(450, 2)), [""; 0]);
+        for doubt in [lost, killed, other] {
+            assert_eq!(wrong(&repeated, &[doubt], charged(450, 4)), ["ledger"], "a doubled entry");
+        }
     }
 
     #[test]

@@ -153,7 +153,15 @@ impl Segment<'_> {
         let accounts = self.system.record.accounts();
         for (consumer, account) in accounts.iter().enumerate() {
             loop {
-                let charged = self.system.charged(consumer).await?;
+                let charged = match self.system.charged(consumer).await {
+                    Ok(charged) => charged,
+                    // On a machine that stalls, the sidecar may lose the store again.
+                    Err(_) if start.elapsed() <= SETTLED_WITHIN => {
+                        tokio::time::sleep(POLL_INTERVAL).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 let mut wrong = accounts::check(consumer, account, &self.doubts, charged, at_end);
                 wrong.retain(|wrong| !self.reported.contains(&(wrong.what, consumer)));
                 if wrong.is_empty() {
@@ -180,8 +188,8 @@ impl Segment<'_> {
         let mut reservations = BTreeSet::new();
         for key in self.system.store.keys().await?.iter().filter(|key| key.contains(":reserved:")) {
             let fields: Vec<(String, Vec<u8>)> = self.system.store.eval(FIELDS, key).await?;
-            // The empty field is the epoch, and the record `0` marks a request that is settled.
-            let open = fields.into_iter().filter(|(id, record)| !id.is_empty() && record != b"0");
+            // The empty field is the epoch, and a record of 8 bytes marks a request that is settled.
+            let open = fields.into_iter().filter(|(id, record)| !id.is_empty() && record.len() != 8);
             reservations.extend(open.map(|(id, _)| id));
         }
         Ok(reservations)

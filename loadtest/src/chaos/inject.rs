@@ -82,7 +82,6 @@ impl System {
     async fn stop_sidecar(&mut self, fault: Fault) -> Result<Injected, LabError> {
         let sidecar = fault.target % SIDECARS;
         let mut injected = Injected::begin(format!("sidecar {sidecar}"));
-        injected.doubt(injected.began, About::Hang);
         match fault.kind {
             Kind::SidecarFreeze => {
                 self.sidecars[sidecar].pause()?;
@@ -179,6 +178,7 @@ impl System {
                 self.store.nodes[node].kill()?;
                 if self.store.topology.may_lose() {
                     injected.doubt(safe, About::StoreLoss);
+                    injected.doubt(self.unsent_usage_since(safe), About::LateUsage);
                 }
             } else {
                 self.store.nodes[node].terminate().await?;
@@ -242,6 +242,7 @@ impl System {
         let safe = self.confirm().await?;
         injected.began = Instant::now();
         injected.doubt(safe, About::StoreLoss);
+        injected.doubt(self.unsent_usage_since(safe), About::LateUsage);
         injected.outage = true;
         match fault.kind {
             Kind::FailoverKilled => self.store.nodes[old].kill()?,

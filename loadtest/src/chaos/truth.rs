@@ -22,6 +22,8 @@ pub(super) struct Settled {
     pub(super) acknowledged_at: Instant,
     /// Index of the sidecar that acknowledged.
     pub(super) sidecar: usize,
+    /// The sidecars to which the gateway has sent the settlement: a bit for each index.
+    pub(super) sent_to: u32,
 }
 
 /// The leases of one holder.
@@ -34,7 +36,7 @@ pub(super) struct Account {
     /// Number of requests without an acknowledged settlement, because their gateway was killed or gave them up. What they
     /// had reserved may stay charged.
     pub(super) abandoned: u64,
-    /// Number of unary admissions that were asked for again because no answer came. If the first call arrives after the
+    /// Number of admissions that were asked for again because no answer came. If the first call arrives after the
     /// request has ended, its reservation stays: the sidecar keeps it for a settlement that may still come.
     pub(super) repeated: u64,
 }
@@ -51,10 +53,10 @@ pub(super) struct Doubt {
 pub(super) enum About {
     /// The store loses what it had neither synchronised nor replicated: charges, and ledger entries.
     StoreLoss,
-    /// A sidecar hangs or stops with settlements that gateways repeat elsewhere. The ledger may then count a request twice,
-    /// because the first sidecar records it before the store has confirmed the settlement.
-    Hang,
-    /// A sidecar is killed and loses the usage that it has not sent to the ledger.
+    /// The store loses usage of requests whose settlement it keeps, because sidecars send usage later.
+    LateUsage,
+    /// A sidecar is killed and loses the usage that it has not sent to the ledger: of settlements that it has applied,
+    /// whether it has acknowledged them or the gateway has repeated them elsewhere.
     LedgerLoss { sidecar: usize },
     /// A sidecar is killed with settlements that it had acknowledged and could not send to the store yet.
     QueueLoss { sidecar: usize },
@@ -68,7 +70,7 @@ impl Doubt {
             About::QueueLoss { sidecar } => {
                 sidecar == request.sidecar && self.contains(request.acknowledged_at)
             }
-            About::LedgerLoss { .. } | About::Hang => false,
+            About::LateUsage | About::LedgerLoss { .. } => false,
         }
     }
 
@@ -76,10 +78,10 @@ impl Doubt {
     pub(super) fn entry(&self, request: &Settled) -> bool {
         match self.about {
             About::StoreLoss => self.overlaps(request.asked_at, request.acknowledged_at),
-            About::Hang => self.overlaps(request.ended_at, request.acknowledged_at),
-            // `Hang` covers a settlement that the killed sidecar had applied and not acknowledged.
+            About::LateUsage => self.overlaps(request.ended_at, request.acknowledged_at),
             About::LedgerLoss { sidecar } | About::QueueLoss { sidecar } => {
-                sidecar == request.sidecar && self.overlaps(request.ended_at, request.acknowledged_at)
+                request.sent_to & (1 << sidecar) != 0
+                    && self.overlaps(request.ended_at, request.acknowledged_at)
             }
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct Ended {
     pub(super) request: SettleRequest,
     consumer: usize,
     at: Instant,
+    /// The sidecars to which the settlement was sent: a bit for each index.
+    sent_to: u32,
     /// `None` if the request was not sent upstream.
     used: Option<(u64, Live)>,
 }
@@ -144,7 +146,13 @@ impl State {
             ..SettleRequest::default()
         };
         let (consumer, used) = (live.consumer, Some((INPUT_TOKENS + output, live)));
-        Some(self.add_settlement(Ended { request: request.clone(), consumer, at: Instant::now(), used }))
+        Some(self.add_settlement(Ended {
+            request: request.clone(),
+            consumer,
+            at: Instant::now(),
+            sent_to: 0,
+            used,
+        }))
     }
 
     /// Gives a question up. The request was not sent upstream.
@@ -156,7 +164,7 @@ impl State {
     pub(super) fn end_unsent(&mut self, lease: u64, consumer: usize) -> (u64, SettleRequest) {
         let outcome = Outcome::NotSent.into();
         let request = SettleRequest { pool: Some(pool()), lease, outcome, ..SettleRequest::default() };
-        self.add_settlement(Ended { request, consumer, at: Instant::now(), used: None })
+        self.add_settlement(Ended { request, consumer, at: Instant::now(), sent_to: 0, used: None })
     }
 
     fn add_settlement(&mut self, ended: Ended) -> (u64, SettleRequest) {
@@ -166,10 +174,18 @@ impl State {
         (self.last_settlement, request)
     }
 
+    /// Notes that a settlement is sent to a sidecar.
+    pub(super) fn sent(&mut self, number: u64, sidecar: usize) {
+        if let Ok(at) = self.ended.binary_search_by_key(&number, |(number, _)| *number) {
+            self.ended[at].1.sent_to |= 1 << sidecar;
+        }
+    }
+
     /// Removes a settlement that a sidecar has acknowledged, and enters it in the account.
     pub(super) fn acknowledged(&mut self, number: u64, sidecar: usize, record: &Record) {
         let Ok(at) = self.ended.binary_search_by_key(&number, |(number, _)| *number) else { return };
-        let Some((_, Ended { consumer, at: ended_at, used, .. })) = self.ended.remove(at) else { return };
+        let Some((_, ended)) = self.ended.remove(at) else { return };
+        let Ended { consumer, at: ended_at, sent_to, used, .. } = ended;
         match used {
             Some((tokens, live)) => record.settled(Settled {
                 consumer,
@@ -178,6 +194,7 @@ impl State {
                 ended_at,
                 acknowledged_at: Instant::now(),
                 sidecar,
+                sent_to,
             }),
             None => record.abandoned(consumer),
         }

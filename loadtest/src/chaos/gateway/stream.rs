@@ -191,6 +191,10 @@ impl Stream {
     }
 
     fn send_settlements(&self, first_settlement: u64, settlements: Vec<SettleRequest>) {
+        if self.link.is_some() {
+            let mut state = self.worker.state.lock();
+            (first_settlement..).zip(&settlements).for_each(|(number, _)| state.sent(number, self.sidecar));
+        }
         self.send(FromWorker { settlements, first_settlement, ..FromWorker::default() });
     }
 
@@ -251,6 +255,7 @@ impl Stream {
         for lease in pending {
             if let Some(pending) = self.worker.state.lock().pending.get_mut(&lease) {
                 pending.repeated_at = now;
+                self.worker.record.repeated(pending.consumer);
             }
             self.send_admit(lease);
         }

@@ -138,6 +138,7 @@ impl Unary {
         let settlement = SettleRequest { holder: self.worker.holder.clone(), ..settlement };
         loop {
             let (sidecar, mut client) = self.client();
+            self.worker.state.lock().sent(number, sidecar);
             match tokio::time::timeout(CALL_WITHIN, client.settle(settlement.clone())).await {
                 Ok(Ok(_)) => {
                     let record = &self.worker.record;
