@@ -8,7 +8,7 @@
 -- ARGV      1       current time, ms; '' for Redis's clock
 --           2       packed doubles: see counters; then settlements, each
 --                     reservation or 0, shape, epoch of its record, number of the settler, negative if it leaves a
---                       mark, 0 to roll back,
+--                       mark, 0 to roll back (all leave a mark in place of a record that was made more than once),
 --                     for each zset its number, from 1,
 --                     for each set { number of a string, for each counter { window, reserved, actual } };
 --                   then reservations, each
@@ -44,8 +44,8 @@ while p < reservations_from do
     elseif before and by == 0 and is_shared(before) then
       -- Another sidecar has admitted the request.
       result, is_kept = 1, true
-    elseif before and by < 0 then
-      record(r, mark_of(-by))
+    elseif before and (by < 0 or is_shared(before)) then
+      record(r, mark_of(by < 0 and -by or by))
     elseif before then
       forget(r)
     elseif epochs[day_of(r)] == epoch then

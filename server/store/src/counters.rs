@@ -174,8 +174,8 @@ pub(crate) const NO_EPOCH: u64 = 0;
 /// a sidecar whose call got no reply must learn which settlement was the first.
 ///
 /// A mark in the store would cost memory for each request. So the settlement at the sidecar that admitted the request,
-/// which is nearly always the only one, leaves none. All others leave marks. A sidecar that repeats the settlement
-/// without a mark and finds neither the reservation nor a mark knows that its own earlier call was the first.
+/// which is nearly always the only one, leaves none. All others leave marks, and so does that one if the gateway has asked
+/// two sidecars for the admission. A sidecar that repeats the settlement without a mark and finds neither the reservation nor a mark knows that its own earlier call was the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settler {
     /// A random number that distinguishes the settlements of one request.

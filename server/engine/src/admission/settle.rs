@@ -133,10 +133,14 @@ impl Admission {
                 tokio::time::sleep(DRAIN_INTERVAL).await;
             }
         }
-        let unverified = self.unverified.take().len();
-        self.metrics.settlements_lost.inc_by(unverified as u64);
-        let undelivered = store.drain(until.saturating_duration_since(Instant::now())).await;
-        Undelivered { settlements: undelivered.settlements + unverified, ..undelivered }
+        let mut undelivered = store.drain(until.saturating_duration_since(Instant::now())).await;
+        for (ended, _) in self.unverified.take() {
+            self.metrics.settlements_lost.inc();
+            undelivered.settlements += 1;
+            let tokens = ended.report.tokens.map_or(0, |tokens| tokens.total());
+            undelivered.tokens = undelivered.tokens.saturating_add(tokens);
+        }
+        undelivered
     }
 
     async fn release(&self, ended: &EndedRequest) -> Result<Release, DomainError> {

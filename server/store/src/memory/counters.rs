@@ -187,7 +187,7 @@ impl State {
         let mut records = Vec::new();
         if let (Some(id), true, false) = (id, admitted, look) {
             let day = now / DAY_MS;
-            self.records.retain(|recorded, _| recorded % APART_DAYS + 2 > day);
+            self.forget_old_records(now);
             let of_day = self.records.entry(day).or_insert_with(|| DayRecords::new(now));
             let taken = states.iter().map(|state| (state.window, state.taken)).collect();
             match of_day.ids.entry(id.clone()) {
@@ -226,16 +226,22 @@ impl State {
         CounterState { taken, ..cell.state(&meter.rule, now) }
     }
 
+    fn forget_old_records(&mut self, now: u64) {
+        let day = now / DAY_MS;
+        self.records.retain(|recorded, _| recorded % APART_DAYS + 2 > day);
+    }
+
     fn settle(&mut self, settlement: &Settlement, now: u64) -> SettleResult {
         let (mut result, mut lost) = (SettleResult::First, false);
         let (id, by) = (&settlement.id, settlement.by);
+        self.forget_old_records(now);
         for record in &settlement.records {
             let of_day = self.records.entry(record.day).or_insert_with(|| DayRecords::new(now));
             match of_day.ids.get(id) {
                 Some(Record::Taken { is_shared: true, .. }) if by.rolls_back() => {
                     return SettleResult::Before { by: None };
                 }
-                Some(Record::Taken { .. }) if by.leaves_mark() => {
+                Some(Record::Taken { is_shared, .. }) if by.leaves_mark() || *is_shared => {
                     of_day.ids.insert(id.clone(), Record::Settled(by.number()));
                 }
                 Some(Record::Taken { .. }) => drop(of_day.ids.remove(id)),

@@ -125,6 +125,27 @@ async fn a_sidecar_that_stops_without_the_store_logs_what_it_could_not_deliver()
     );
 }
 
+/// A sidecar that has started without Redis cannot verify tickets.
+#[tokio::test]
+async fn a_sidecar_that_stops_logs_settlements_that_wait_for_the_keys_of_tickets() {
+    let (mut redis, directory) = (Redis::start(), tempfile::tempdir().unwrap());
+    let before = Sidecar::start(&with_store(&redis)).await;
+    let mut w = Worker::start(&before.url(), "w", "llm").await;
+    let leases = [w.admit().await, w.admit().await, w.admit().await];
+    redis.kill();
+    let (after, url, log) = Process::start(&with_store(&redis), directory.path()).await;
+    w.url = url;
+    w.connect().await.unwrap();
+    w.settle(&leases).await;
+    w.quiet().await.unwrap();
+    after.signal("TERM");
+    let line = logs(&log, "settlements are lost").await;
+    assert_eq!(
+        (&line["fields"]["settlements"], &line["fields"]["tokens"]),
+        (&3.into(), &(3 * TOKENS).into())
+    );
+}
+
 #[tokio::test]
 async fn a_sidecar_that_stops_delivers_what_waits_if_the_store_returns_in_time() {
     let mut redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);

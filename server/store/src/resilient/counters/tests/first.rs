@@ -20,6 +20,8 @@ const CALLS: [Call; 3] = [Call::Answered, Call::ReplyLost, Call::NotSent];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reservation {
     Stored,
+    /// The gateway asked both sidecars for the admission.
+    MadeTwice,
     /// The store restarted empty.
     Lost,
     /// A sidecar admitted the request without the store.
@@ -83,13 +85,18 @@ impl Shared {
             assert!(verdict.admitted && !verdict.records.is_empty());
             verdict
         };
+        if reservation == Reservation::MadeTwice {
+            Counters::reserve(&*self.sidecars[1], reserve()).await.unwrap();
+        }
         if reservation == Reservation::Lost {
             self.unreliable.counters.clear();
             // Records with this epoch no longer exist, as after a restart.
             self.unreliable.counters.set_clock(self.unreliable.counters.now_ms() + 1);
         }
         move |by| match reservation {
-            Reservation::None => Settlement::without_reservation(reserve().id.unwrap(), 20_000, 30, by),
+            Reservation::None => {
+                Settlement::without_reservation(reserve().id.unwrap(), unix_ms() / DAY_MS, 30, by)
+            }
             _ => Settlement { by, ..settlement(&verdict, 30) },
         }
     }
@@ -105,7 +112,13 @@ fn shared_by_two(metrics: &Arc<Metrics>) -> Shared {
 /// sidecar repeats its own calls, in any order, and each call may fail in every way.
 #[tokio::test]
 async fn exactly_one_settlement_is_the_first() {
-    let reservations = [Reservation::Stored, Reservation::Lost, Reservation::Outage, Reservation::None];
+    let reservations = [
+        Reservation::Stored,
+        Reservation::MadeTwice,
+        Reservation::Lost,
+        Reservation::Outage,
+        Reservation::None,
+    ];
     let metrics = Metrics::new().unwrap();
     for reservation in reservations {
         for calls in 0..3_usize.pow(5) {
@@ -115,7 +128,9 @@ async fn exactly_one_settlement_is_the_first() {
                 let settlement = system.admit(reservation).await;
                 // Without a reservation, every sidecar that asks the store leaves a mark.
                 let original = Settler::new(reservation == Reservation::None);
-                let steps = [(0, original, call(0)), (1, Settler::new(true), call(1))];
+                // A sidecar that has admitted the request leaves no mark by itself.
+                let other = Settler::new(reservation != Reservation::MadeTwice);
+                let steps = [(0, original, call(0)), (1, other, call(1))];
                 for n in order {
                     let (sidecar, by, call) = steps[n];
                     system.settle(sidecar, settlement(by), call).await;
