@@ -268,7 +268,7 @@ impl Admission {
             }
             if store.is_up() {
                 match self.tickets.refresh(true).await {
-                    Ok(()) => self.settle_unverified().await,
+                    Ok(()) => self.settle_unverified(None).await,
                     Err(error) => debug!(%error, "the sidecar cannot read the keys of tickets"),
                 }
             }

@@ -8,7 +8,7 @@ use evenkeel_store::{
     counters::{ReservationId, Settlement, Settler},
 };
 use evenkeel_telemetry::Metrics;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::Admission;
@@ -99,9 +99,14 @@ impl Admission {
         self.balancer.first_token(pool, holder, lease).await
     }
 
-    /// Settles the requests whose tickets could not be verified before.
-    pub async fn settle_unverified(&self) {
-        for (ended, release) in self.unverified.take() {
+    /// Settles the requests whose tickets could not be verified before, until that time.
+    pub async fn settle_unverified(&self, until: Option<Instant>) {
+        let _settling = self.unverified.exclusively().await;
+        for _ in 0..self.unverified.len() {
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return;
+            }
+            let Some((ended, release)) = self.unverified.pop() else { return };
             let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
             let ticket = match self.limiter.open_ticket(&id, &ended.ticket) {
                 Ok(Some(ticket)) => ticket,
@@ -126,15 +131,20 @@ impl Admission {
     pub async fn drain(&self, limit: Duration) -> Undelivered {
         let until = Instant::now() + limit;
         let store = &self.balancer.store;
-        while !self.unverified.is_empty() && Instant::now() < until {
+        loop {
+            // The housekeeping may have taken settlements that it has not settled yet.
+            let _ = timeout_at(until, self.unverified.exclusively()).await;
+            if self.unverified.is_empty() || Instant::now() >= until {
+                break;
+            }
             if store.is_up() && self.tickets.refresh(true).await.is_ok() {
-                self.settle_unverified().await;
+                self.settle_unverified(Some(until)).await;
             } else {
                 tokio::time::sleep(DRAIN_INTERVAL).await;
             }
         }
         let mut undelivered = store.drain(until.saturating_duration_since(Instant::now())).await;
-        for (ended, _) in self.unverified.take() {
+        while let Some((ended, _)) = self.unverified.pop() {
             self.metrics.settlements_lost.inc();
             undelivered.settlements += 1;
             let tokens = ended.report.tokens.map_or(0, |tokens| tokens.total());

@@ -17,6 +17,8 @@ type Waiting = (EndedRequest, Option<Release>);
 #[derive(Default)]
 pub struct Unverified {
     waiting: Mutex<VecDeque<Waiting>>,
+    /// Held while settlements are settled.
+    settling: tokio::sync::Mutex<()>,
 }
 
 impl Unverified {
@@ -31,8 +33,15 @@ impl Unverified {
         is_full
     }
 
-    pub(super) fn take(&self) -> VecDeque<Waiting> {
-        std::mem::take(&mut self.waiting.lock())
+    /// Removes the oldest settlement.
+    pub(super) fn pop(&self) -> Option<Waiting> {
+        self.waiting.lock().pop_front()
+    }
+
+    /// Waits until the settlements that another task has taken are settled. Until the result is dropped, no other task takes
+    /// settlements.
+    pub(super) async fn exclusively(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.settling.lock().await
     }
 
     /// Returns the number of settlements that wait.

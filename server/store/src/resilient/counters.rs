@@ -331,6 +331,8 @@ impl ResilientStore {
     /// Sends what waits, until everything has been sent or `limit` has passed. Gives up the rest, and returns it.
     pub(super) async fn send_all_waiting(&self, limit: Duration) -> Undelivered {
         let until = Instant::now() + limit;
+        // Other tasks may have taken calls that they have not sent yet.
+        let _ = tokio::time::timeout_at(until, self.sending.lock()).await;
         while !self.waiting.lock().is_empty() && Instant::now() < until {
             if self.is_up() {
                 self.send_waiting(Some(until)).await;

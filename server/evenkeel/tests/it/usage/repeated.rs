@@ -3,14 +3,13 @@
 
 use evenkeel_proto::v1 as pb;
 use futures::future::join_all;
-use serde_json::json;
 
 use super::*;
 use crate::support::{
-    admin::with_admin,
-    command::prints_json,
+    admin::{self, TOKEN, by, with_admin},
     eventually,
     proxy::{Mode, Proxy},
+    redis::Cluster,
     requests::{admit_for, held, keep_alive, settle_success},
     sidecar::Sidecar,
 };
@@ -66,21 +65,26 @@ impl Two {
         self.proxy.set(Mode::Pass);
         self.recorded += more;
         let expected = self.recorded;
-        eventually(LIMIT, what, async || {
-            let mut waiting = 1.0 - self.sidecars[0].metric("evenkeel_store_up").await;
-            for sidecar in &self.sidecars {
-                waiting += sidecar.metric("evenkeel_limit_settlements_waiting").await;
-                waiting += sidecar.metric("evenkeel_ledger_waiting_requests").await;
-            }
-            let usage = prints_json(&self.sidecars[1], "usage --consumer alice").await;
-            let requests = &usage["total"]["requests"];
-            if waiting == 0.0 && *requests == json!(expected) {
-                return Ok(());
-            }
-            Err(format!("{requests} instead of {expected}, {waiting} waiting"))
-        })
-        .await;
+        eventually(LIMIT, what, async || recorded_by(&self.sidecars, expected).await).await;
     }
+}
+
+/// Returns whether everything is in Redis, and this number of requests is in the ledger.
+async fn recorded_by(sidecars: &[Sidecar; 2], expected: usize) -> Result<(), String> {
+    let mut waiting = 0.0;
+    for sidecar in sidecars {
+        waiting += 1.0 - sidecar.metric("evenkeel_store_up").await;
+        waiting += sidecar.metric("evenkeel_limit_settlements_waiting").await;
+        waiting += sidecar.metric("evenkeel_ledger_waiting_requests").await;
+    }
+    let request = pb::QueryUsageRequest { consumer: "alice".into(), ..Default::default() };
+    let usage = admin::client(&sidecars[1]).await.query_usage(by(TOKEN, request)).await;
+    let total = usage.map_err(|status| status.to_string())?.into_inner().total;
+    let requests = total.map_or(0, |total| total.requests);
+    if waiting == 0.0 && requests == expected as u64 {
+        return Ok(());
+    }
+    Err(format!("{requests} instead of {expected}, {waiting} waiting"))
 }
 
 /// Runs a test for all kinds of limits at once, each with sidecars of its own.
@@ -116,6 +120,40 @@ async fn a_request_that_is_admitted_without_redis_is_recorded_once() {
         two.assert_recorded(ORDERS.len(), limits).await;
     })
     .await;
+}
+
+/// In a cluster, the limits of a request may be on several nodes, and a settlement may reach only some of them.
+#[tokio::test]
+async fn a_settlement_that_reaches_one_of_two_nodes_is_recorded_once() {
+    const LIMITS: &str = "
+limits:
+  - {name: of-consumer, counts: tokens, amount: 1000000, per: 1d, key: [consumer]}
+  - {name: of-model, counts: tokens, amount: 1000000, per: 1d, key: [model]}
+";
+    let cluster = Cluster::start();
+    let config = cluster.store(", timeout: 100ms, connect_timeout: 1s") + POOL + LIMITS;
+    let sidecars = [Sidecar::start(&with_admin(&config)).await, Sidecar::start(&with_admin(&config)).await];
+    let mut recorded = 0;
+    for (round, key) in (0..).zip(["{consumer=alice}", "{model=m}"]) {
+        let orders: [&[usize]; 3] = [&[0], &[0, 1], &[1, 0]];
+        let settlements = join_all((1..=3).map(async |n| {
+            let lease = 10 * round + n;
+            let ticket = sidecars[0].admitted(admit_for("alice", "m", lease)).await.ticket;
+            settle_success(lease, ticket, 30, 20)
+        }))
+        .await;
+        let node = &cluster.nodes[cluster.node_of(key)];
+        node.signal("STOP");
+        join_all(settlements.into_iter().zip(orders).map(async |(settle, order)| {
+            for sidecar in order {
+                sidecars[*sidecar].end(settle.clone()).await;
+            }
+        }))
+        .await;
+        node.signal("CONT");
+        recorded += orders.len();
+        eventually(LIMIT, key, async || recorded_by(&sidecars, recorded).await).await;
+    }
 }
 
 /// A repeated settlement may arrive at the first sidecar when the second has recorded the request, and when a list or a
