@@ -7,16 +7,17 @@
 --           record(r, value), forget(r)
 --           mark_of(n)     returns the record that marks a reservation as settled by the settler with the number n
 --           settler_of(v)  returns the number in a mark, or nil if v is not a mark
---           numbers_in(v, counters)  returns the numbers in the record of a reservation in this number of counters;
---                          nil if v is another record
+--           numbers_in(v, n)   returns the numbers in the record of a reservation in n counters; nil if v is another
+--                          record
 --           is_shared(v)   returns whether the reservation was made more than once
 --           shared(v)      returns the record of such a reservation
 --           write_reservations()
 -- KEYS      last  hash     records of one day: id -> packed doubles, for each counter the window and the amount
---                          taken, and one double more if it was made more than once; or a mark, one double. The field '' has the hash's epoch, which is its creation time in ms,
---                          and filler
+--                          taken, and one double more if it was made more than once; or a mark, one double. The
+--                          field '' has the hash's epoch, which is its creation time in ms, and filler
 -- ARGV      ids   "HOLDER/LEASE"; no id twice. Reservations are numbered across all hashes, from 1
 
+-- The record of a reservation has at least twice as many bytes.
 local MARK_BYTES = 8
 -- Longer than any request lasts.
 local RECORDS_MS = 2 * 86400000
@@ -55,9 +56,9 @@ local function mark_of(n) return pack('<d', n) end
 
 local function settler_of(value) return #value == MARK_BYTES and struct.unpack('<d', value) or nil end
 
-local function numbers_in(value, counters)
-  local extra = #value - 16 * counters
-  return counters > 0 and (extra == 0 or extra == 8) and numbers_of(value) or nil
+local function numbers_in(value, n)
+  local extra = #value - 16 * n
+  return n > 0 and (extra == 0 or extra == 8) and numbers_of(value) or nil
 end
 
 local function is_shared(value) return #value > MARK_BYTES and #value % 16 == 8 end
