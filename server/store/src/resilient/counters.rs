@@ -17,7 +17,7 @@
 //! the call a few times and then drops it.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque, hash_map},
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -60,8 +60,8 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Default)]
 pub(super) struct Waiting {
     settlements: VecDeque<Queued>,
-    /// The settlements that wait or are being sent, by id and the day of their records, with the tokens of their requests.
-    ids: HashMap<(ReservationId, u64), u64>,
+    /// Number of the settlements that wait or are being sent, by id and the day of their records.
+    ids: HashMap<(ReservationId, u64), usize>,
     /// Reservations to give back, because the store may have applied them.
     doubtful: VecDeque<(Reserve, u8)>,
 }
@@ -77,11 +77,20 @@ struct Queued {
 
 impl Waiting {
     pub(super) fn len(&self) -> usize {
-        self.ids.len() + self.doubtful.len()
+        self.ids.values().sum::<usize>() + self.doubtful.len()
     }
 
     fn is_empty(&self) -> bool {
         self.ids.is_empty() && self.doubtful.is_empty()
+    }
+
+    fn remove(&mut self, settlement: &Settlement) {
+        if let hash_map::Entry::Occupied(mut count) = self.ids.entry(key(settlement)) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     fn has(&self, settlement: &Settlement) -> bool {
@@ -265,34 +274,37 @@ impl ResilientStore {
         None
     }
 
-    /// Queues a settlement, unless a settlement of the same reservation is already queued.
+    /// Queues a settlement, unless a settlement of the same reservation is already queued. If the store may have applied this
+    /// one, both are sent again, because each finds out only whether it was the first itself.
     fn queue_settlement(&self, queued: Queued) {
         // Without a record, the store cannot detect a duplicate, so the sidecar does not send the settlement again.
         if queued.settlement.records.is_empty() {
             return (queued.when_settled)(true);
         }
-        if self.is_hopeless(queued.attempts) {
-            return (queued.when_settled)(true);
-        }
         let given_up = {
             let mut waiting = self.waiting.lock();
-            if waiting.has(&queued.settlement) {
+            if waiting.has(&queued.settlement) && !queued.in_doubt {
                 Some((queued, false))
             } else {
-                waiting.ids.insert(key(&queued.settlement), queued.settlement.tokens);
-                let is_full = waiting.settlements.len() >= WAITING_MAX;
-                let oldest = if is_full { waiting.settlements.pop_front() } else { None };
-                if let Some(oldest) = &oldest {
-                    waiting.ids.remove(&key(&oldest.settlement));
-                    self.lost(&oldest.settlement);
-                }
-                waiting.settlements.push_back(queued);
-                oldest.map(|oldest| (oldest, true))
+                *waiting.ids.entry(key(&queued.settlement)).or_default() += 1;
+                self.push(&mut waiting, queued).map(|oldest| (oldest, true))
             }
         };
         if let Some((queued, is_first)) = given_up {
             (queued.when_settled)(is_first);
         }
+    }
+
+    /// Adds a settlement to the queue. Returns the settlement that is given up for it, if any.
+    fn push(&self, waiting: &mut Waiting, queued: Queued) -> Option<Queued> {
+        let is_full = waiting.settlements.len() >= WAITING_MAX;
+        let oldest = if is_full { waiting.settlements.pop_front() } else { None };
+        if let Some(oldest) = &oldest {
+            waiting.remove(&oldest.settlement);
+            self.lost(&oldest.settlement);
+        }
+        waiting.settlements.push_back(queued);
+        oldest
     }
 
     /// Counts a settlement that is given up.
@@ -382,7 +394,6 @@ impl ResilientStore {
     async fn settle_again(&self, mut queued: Queued) {
         let is_up = self.is_up();
         let settlement = queued.settlement.clone();
-        let id = key(&queued.settlement);
         match self.if_up(self.counters.settle(settlement)).await {
             Ok(result) => {
                 let is_first = match queued.in_doubt {
@@ -391,13 +402,18 @@ impl ResilientStore {
                 };
                 // A shutdown waits until the id is gone, and then writes the ledger.
                 (queued.when_settled)(is_first);
-                self.waiting.lock().ids.remove(&id);
+                self.waiting.lock().remove(&queued.settlement);
             }
             Err(error) => {
                 queued.in_doubt |= is_up;
                 queued.attempts += u8::from(is_final(&error));
-                self.waiting.lock().ids.remove(&id);
-                self.queue_settlement(queued);
+                if self.is_hopeless(queued.attempts) {
+                    (queued.when_settled)(true);
+                    self.waiting.lock().remove(&queued.settlement);
+                } else {
+                    let given_up = self.push(&mut self.waiting.lock(), queued);
+                    given_up.into_iter().for_each(|oldest| (oldest.when_settled)(true));
+                }
             }
         }
     }

@@ -55,6 +55,8 @@ impl Counters for UnreliableStore {
             self.rejections.fetch_add(1, Ordering::Relaxed);
             return Err(StoreError::Script { script: "count", detail: "WRONGTYPE".to_owned() });
         }
+        // Lets concurrent settlements meet.
+        tokio::task::yield_now().await;
         self.answer(self.counters.settle(settlement).await)
     }
 

@@ -152,6 +152,28 @@ async fn exactly_one_settlement_is_the_first() {
     }
 }
 
+/// The gateway's stream breaks and is resumed at the same sidecar while a settlement is in progress there.
+#[tokio::test]
+async fn of_two_settlements_that_are_in_progress_at_one_sidecar_one_is_the_first() {
+    let metrics = Metrics::new().unwrap();
+    for marks in [[false, true], [true, false], [true, true]] {
+        let system = shared_by_two(&metrics);
+        let settlement = system.admit(Reservation::Stored).await;
+        system.set(0, Call::ReplyLost);
+        let settle = async |leaves_mark| {
+            let settlement = settlement(Settler::new(leaves_mark));
+            system.sidecars[0].settle_then(settlement, system.results.add()).await.unwrap();
+        };
+        tokio::join!(settle(marks[0]), settle(marks[1]));
+        assert_eq!(system.sidecars[0].settlements_waiting(), 2);
+        for call in [Call::ReplyLost, Call::Answered] {
+            system.retry(0, call).await;
+        }
+        assert_eq!(system.results.seen(), (1, 1), "{marks:?}");
+        assert_eq!(system.sidecars[0].settlements_waiting(), 0);
+    }
+}
+
 /// The request of a settlement that is given up has been served, so it must be in the ledger.
 #[tokio::test]
 async fn a_settlement_that_is_given_up_counts_as_the_first() {
