@@ -156,8 +156,8 @@ struct Both {
     prefix: String,
     settlers: [Settler; SETTLERS],
     now_ms: u64,
-    /// The time of the last batch with a refusal. In Redis, a refused request advances the counters that it reads, if
-    /// another request of its batch writes them; in memory it does not. The amounts are the same, but at an earlier time
+    /// The time of the last batch with a refusal or a repetition. In Redis, such a request advances the counters that it
+    /// reads, if another request of its batch writes them; in memory it does not. The amounts are the same, but at an earlier time
     /// the windows are not, so the clock is not set back beyond this time.
     not_before_ms: u64,
     /// The reservation under each id, as memory and as Redis returned it.
@@ -299,7 +299,7 @@ impl Both {
         for ((number, meters), r) in asked.into_iter().zip(reserved) {
             let (m, r) = (self.memory.reserve(reserve(number, &meters)).await.unwrap(), r.unwrap());
             same(&m, &r)?;
-            if !m.admitted {
+            if !m.admitted || self.reserved.contains_key(&number) {
                 self.not_before_ms = self.now_ms;
             }
             if m.admitted && !self.reserved.contains_key(&number) {
