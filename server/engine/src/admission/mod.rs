@@ -255,6 +255,7 @@ impl Admission {
     ) {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut losses = self.balancer.store.losses();
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
@@ -265,6 +266,10 @@ impl Admission {
             match store.announce(&instance, interval * 3).await {
                 Ok(alive) => self.metrics.sidecars.set(alive as i64),
                 Err(error) => debug!(%error, "the sidecar cannot count the other sidecars"),
+            }
+            if !store.is_up() || store.losses() != losses {
+                losses = store.losses();
+                self.tickets.store_lost();
             }
             if store.is_up() {
                 match self.tickets.refresh(true).await {

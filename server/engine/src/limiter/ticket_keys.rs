@@ -6,7 +6,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -30,6 +30,10 @@ pub const TICKET_AGE_MAX_S: u64 = 86_400;
 /// Separates these MACs from those of any other use of the same key.
 const PURPOSE: &[u8] = b"evenkeel ticket 1";
 
+/// How many intervals after the store was found again this sidecar has the keys of all others: in the first, they share
+/// theirs, and in the next, this one reads them. One more, because intervals of sidecars begin at different times.
+const MERGES_AFTER_LOSS: u8 = 3;
+
 /// Why a ticket changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejected {
@@ -37,7 +41,8 @@ pub enum Rejected {
     NotVerified,
     /// It is older than [`TICKET_AGE_MAX_S`].
     TooOld,
-    /// This sidecar does not have the shared keys yet, because the store was not available since the sidecar started.
+    /// This sidecar may not have all shared keys yet: the store was not available since the sidecar started, or was lost
+    /// until a moment ago, and another sidecar that started meanwhile signs with a key that is not in the store yet.
     KeyUnknown,
 }
 
@@ -48,6 +53,8 @@ pub struct TicketKeys {
     store: Option<Arc<dyn TicketKeyStore>>,
     /// Whether the store has returned the shared keys since this sidecar started.
     is_merged: AtomicBool,
+    /// How many times the store must still return the keys, after it was lost, until all sidecars have shared theirs.
+    merges_awaited: AtomicU8,
 }
 
 struct Key {
@@ -80,7 +87,12 @@ impl TicketKeys {
     /// Uses the keys of a file. The first signs.
     #[must_use]
     pub fn of_file(secrets: &[Secret]) -> Self {
-        Self { keys: ArcSwap::from_pointee(of_secrets(secrets)), store: None, is_merged: true.into() }
+        Self {
+            keys: ArcSwap::from_pointee(of_secrets(secrets)),
+            store: None,
+            is_merged: true.into(),
+            merges_awaited: 0.into(),
+        }
     }
 
     /// Uses the keys that all sidecars share in this store, after [`Self::refresh`]. Until then, and without a store, uses
@@ -90,12 +102,19 @@ impl TicketKeys {
         let bytes: [u8; TICKET_KEY_BYTES] = rand::random();
         let new = Key::of_store(TicketKey { made_ms: unix_ms(), bytes });
         let is_merged = store.is_none().into();
-        Self { keys: ArcSwap::from_pointee(vec![new]), store, is_merged }
+        Self { keys: ArcSwap::from_pointee(vec![new]), store, is_merged, merges_awaited: 0.into() }
     }
 
     /// Replaces the keys of a file by those that the file has now.
     pub fn replace(&self, secrets: &[Secret]) {
         self.keys.store(Arc::new(of_secrets(secrets)));
+    }
+
+    /// Notes that the store is lost. Once per interval after it is found again, every sidecar calls [`Self::refresh`].
+    pub fn store_lost(&self) {
+        if self.store.is_some() {
+            self.merges_awaited.store(MERGES_AFTER_LOSS, Ordering::Relaxed);
+        }
     }
 
     /// Reads the shared keys from the store, and restores those that the store has lost. `in_use` is false if no ticket
@@ -120,6 +139,8 @@ impl TicketKeys {
             self.keys.store(Arc::new(keys.into_iter().map(Key::of_store).collect()));
         }
         self.is_merged.store(true, Ordering::Relaxed);
+        let awaited = self.merges_awaited.load(Ordering::Relaxed);
+        self.merges_awaited.store(awaited.saturating_sub(1), Ordering::Relaxed);
         Ok(())
     }
 
@@ -139,9 +160,10 @@ impl TicketKeys {
     /// # Errors
     /// If no sidecar issued this ticket for this holder and lease, or issued it too long ago.
     pub(super) fn open(&self, bytes: &[u8], id: &ReservationId) -> Result<Ticket, Rejected> {
-        let unverified = || match self.is_merged.load(Ordering::Relaxed) {
-            true => Rejected::NotVerified,
-            false => Rejected::KeyUnknown,
+        let unverified = || {
+            let has_all =
+                self.is_merged.load(Ordering::Relaxed) && self.merges_awaited.load(Ordering::Relaxed) == 0;
+            if has_all { Rejected::NotVerified } else { Rejected::KeyUnknown }
         };
         let (ticket, mac) = bytes.split_last_chunk::<MAC_BYTES>().ok_or_else(unverified)?;
         let is_signed = self.keys.load().iter().any(|key| key.mac(id, ticket).ct_eq(mac).into());

@@ -158,6 +158,27 @@ async fn a_sidecar_that_starts_without_the_store_verifies_later() {
     assert_eq!(other.open(b"forged", &id), Err(Rejected::NotVerified));
 }
 
+/// A sidecar that started while the store was lost signs with its own key, and shares it one interval after the store is
+/// found again. Until then, the others keep settlements with its tickets.
+#[tokio::test]
+async fn keys_of_an_outage_are_awaited_after_it() {
+    let (store, id) = (Arc::new(SharedKeys::default()), id("h", 1));
+    let other = sidecar(&store).await;
+    store.is_down.store(true, Ordering::Relaxed);
+    other.store_lost();
+    let restarted = sidecar(&store).await;
+    let bytes = restarted.issue(ticket(), &id);
+    store.is_down.store(false, Ordering::Relaxed);
+    for _ in 0..2 {
+        other.refresh(true).await.unwrap();
+        assert_eq!(other.open(&bytes, &id), Err(Rejected::KeyUnknown));
+    }
+    restarted.refresh(true).await.unwrap();
+    other.refresh(true).await.unwrap();
+    assert!(other.open(&bytes, &id).is_ok());
+    assert_eq!(other.open(b"forged", &id), Err(Rejected::NotVerified));
+}
+
 /// Prints the time that signing and verifying take. Run it with `--release -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement"]
