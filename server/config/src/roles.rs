@@ -29,7 +29,8 @@ pub(super) struct RawRole {
     pub(super) certificates: Vec<String>,
 }
 
-/// Who has the role admin, as in the sections `gateway` and `reader`, and whether quotas can be changed through the gateway.
+/// Who has the role admin, as in the sections `gateway` and `reader`, and whether quotas can be changed through the
+/// gateway.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawAdmin {

@@ -175,7 +175,8 @@ pub(crate) const NO_EPOCH: u64 = 0;
 ///
 /// A mark in the store would cost memory for each request. So the settlement at the sidecar that admitted the request,
 /// which is nearly always the only one, leaves none. All others leave marks, and so does that one if the gateway has asked
-/// two sidecars for the admission. A sidecar that repeats the settlement without a mark and finds neither the reservation nor a mark knows that its own earlier call was the first.
+/// two sidecars for the admission. A sidecar that repeats the settlement without a mark and finds neither the
+/// reservation nor a mark knows that its own earlier call was the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settler {
     /// A random number that distinguishes the settlements of one request.
@@ -266,8 +267,8 @@ pub trait Counters: Send + Sync + 'static {
     async fn reserve(&self, reserve: Reserve) -> Result<Verdict, StoreError>;
 
     /// Gives back the amounts in the record of a reservation. Does nothing without a record, or if the reservation was made
-    /// again: the gateway may have asked another sidecar. Callers use it when the reply to a reservation was lost. A request under a concurrency limit remains counted until its time to live
-    /// ends.
+    /// again: the gateway may have asked another sidecar. Callers use it when the reply to a reservation was lost. A
+    /// request under a concurrency limit remains counted until its time to live ends.
     async fn give_back(&self, reserve: Reserve) -> Result<(), StoreError>;
 
     /// Returns what [`Self::reserve`] would return, without taking anything.

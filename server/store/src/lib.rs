@@ -79,8 +79,8 @@ pub struct HeldLease {
     pub id: LeaseId,
     /// `None` if the holder does not know the endpoint yet.
     pub endpoint: Option<Arc<str>>,
-    /// Prompt tokens that the endpoint has not read yet; 0 after the first token. The list can lower what the table has, but
-    /// not raise it: a report of a first token may be lost, and a list may be older than a report.
+    /// Prompt tokens that the endpoint has not read yet; 0 after the first token. The list can lower what the table
+    /// has, but not raise it: a report of a first token may be lost, and a list may be older than a report.
     pub unread: u64,
 }
 
@@ -202,8 +202,8 @@ pub trait Store: Send + Sync + 'static {
         Ok(if released { Release::Released } else { Release::Unknown })
     }
 
-    /// Records that the answer to a request has begun, so that its endpoint has read the prompt. Idempotent; changes nothing
-    /// if the lease is unknown.
+    /// Records that the answer to a request has begun, so that its endpoint has read the prompt. Idempotent; changes
+    /// nothing if the lease is unknown.
     async fn first_token(
         &self,
         pool: &Arc<Pool>,

@@ -1,5 +1,6 @@
-//! Converts the limits of Limitador to Evenkeel's. A file can be bare, a Limitador resource, or a ConfigMap. Nothing is lost
-//! silently: what has no equivalent is an error. docs/migrating-from-limitador.md lists the differences from Limitador.
+//! Converts the limits of Limitador to Evenkeel's. A file can be bare, a Limitador resource, or a ConfigMap. Nothing is
+//! lost silently: what has no equivalent is an error. docs/migrating-from-limitador.md lists the differences from
+//! Limitador.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

@@ -38,8 +38,8 @@ impl Unverified {
         self.waiting.lock().pop_front()
     }
 
-    /// Waits until the settlements that another task has taken are settled. Until the result is dropped, no other task takes
-    /// settlements.
+    /// Waits until the settlements that another task has taken are settled. Until the result is dropped, no other task
+    /// takes settlements.
     pub(super) async fn exclusively(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.settling.lock().await
     }

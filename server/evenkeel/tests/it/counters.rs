@@ -157,8 +157,8 @@ struct Both {
     settlers: [Settler; SETTLERS],
     now_ms: u64,
     /// The time of the last batch with a refusal or a repetition. In Redis, such a request advances the counters that it
-    /// reads, if another request of its batch writes them; in memory it does not. The amounts are the same, but at an earlier time
-    /// the windows are not, so the clock is not set back beyond this time.
+    /// reads, if another request of its batch writes them; in memory it does not. The amounts are the same, but at an
+    /// earlier time the windows are not, so the clock is not set back beyond this time.
     not_before_ms: u64,
     /// The reservation under each id, as memory and as Redis returned it.
     reserved: BTreeMap<u64, (Vec<Meter>, Verdict, Verdict)>,

@@ -274,8 +274,8 @@ impl ResilientStore {
         None
     }
 
-    /// Queues a settlement, unless a settlement of the same reservation is already queued. If the store may have applied this
-    /// one, both are sent again, because each finds out only whether it was the first itself.
+    /// Queues a settlement, unless a settlement of the same reservation is already queued. If the store may have
+    /// applied this one, both are sent again, because each finds out only whether it was the first itself.
     fn queue_settlement(&self, queued: Queued) {
         // Without a record, the store cannot detect a duplicate, so the sidecar does not send the settlement again.
         if queued.settlement.records.is_empty() {

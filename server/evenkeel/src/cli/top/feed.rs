@@ -133,8 +133,8 @@ async fn watch(
     }
 }
 
-/// Polls the sidecars, the gateways and the rates, which have no watch. Ignores failures, because the watch of pools reports lost
-/// connections.
+/// Polls the sidecars, the gateways and the rates, which have no watch. Ignores failures, because the watch of pools
+/// reports lost connections.
 async fn ask(
     mut client: InspectClient<SidecarChannel>,
     every: Duration,

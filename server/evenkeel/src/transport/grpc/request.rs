@@ -18,8 +18,8 @@ const TOKENS_MAX: u64 = 1_000_000_000;
 /// Largest number of answers that is counted. With [`TOKENS_MAX`] for each, they reach the largest amount of a limit.
 const CHOICES_MAX: u64 = 1_000_000;
 
-/// Decodes the attributes that limits use. [`shorten`] and [`clean`] repair text that a client may have chosen. An error instead would
-/// let the request pass at a gateway that fails open.
+/// Decodes the attributes that limits use. [`shorten`] and [`clean`] repair text that a client may have chosen. An
+/// error instead would let the request pass at a gateway that fails open.
 pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     let subject = request.subject.unwrap_or_default();
     let attributes = Attributes {

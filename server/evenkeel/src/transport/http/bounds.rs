@@ -29,8 +29,8 @@ const HEADERS: [(HeaderName, HeaderValue); 2] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
 ];
 
-/// Maximum size of a piece of a response, in bytes. hyper takes the next piece when it has sent some of those before, so what
-/// it holds itself is small.
+/// Maximum size of a piece of a response, in bytes. hyper takes the next piece when it has sent some of those before,
+/// so what it holds itself is small.
 const PIECE: usize = 16 * 1024;
 
 /// Registers a request with its connection, and charges its response, until the client has read it.
