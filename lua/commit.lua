@@ -41,11 +41,12 @@ local prompts, cached = batch[6], batch[7]
 local endpoints = #address
 local reply, n_reply = { now, 0 }, 2
 
--- Returns the numbers of all addresses in a hash. If few addresses are in it, reading the whole hash costs less than
--- reading one field for each address.
+-- Returns the numbers of all addresses in a hash, and its length. If few addresses are in it, reading the whole hash
+-- costs less than reading one field for each address.
 local function numbers_in(key)
   local found
-  if 2 * call('HLEN', key) < endpoints then
+  local length = call('HLEN', key)
+  if 2 * length < endpoints then
     local fields, by_name = call('HGETALL', key), {}
     for f = 1, #fields, 2 do by_name[fields[f]] = fields[f + 1] end
     found = {}
@@ -55,16 +56,17 @@ local function numbers_in(key)
   end
   local numbers = {}
   for i = 1, endpoints do numbers[i] = tonumber(found[i] or 0) or 0 end
-  return numbers
+  return numbers, length
 end
 
 -- By address: requests in flight, and unread tokens if the batch needs them; before and after the batch.
 local count, count_was, unread, unread_was, index = {}, {}, {}, {}, nil
+local unread_length
 if endpoints > 0 then
   count_was = numbers_in(KEYS[1])
   for i = 1, endpoints do count[i] = max(count_was[i], 0) end
   if prompts then
-    unread_was = numbers_in(KEYS[2])
+    unread_was, unread_length = numbers_in(KEYS[2])
     for i = 1, endpoints do unread[i] = unread_was[i] end
   end
 end
@@ -263,12 +265,15 @@ local function write_changes(key, after, before, filled)
       end
     end
   end
-  if n_set > fixed and call('HSET', key, unpack(set)) > 0 and filled then
-    call('PEXPIRE', key, expiry_ms)
-  end
+  local added = n_set > fixed and call('HSET', key, unpack(set)) or 0
+  if added > 0 and filled then call('PEXPIRE', key, expiry_ms) end
   if #del > 0 then call('HDEL', key, unpack(del)) end
+  return added > 0 and added == n_set / 2
 end
-write_changes(KEYS[1], count, count_was, ours)
-if next(unread) then write_changes(KEYS[2], unread, unread_was, true) end
+-- While a slot of Redis Cluster moves, a call fails if one of its keys is missing. So a pool without unread tokens has
+-- their hash, too.
+local is_new = write_changes(KEYS[1], count, count_was, ours) and ours
+if next(unread) then write_changes(KEYS[2], unread, unread_was, unread_length == 0) end
+if is_new and call('HSETNX', KEYS[2], '', FILLER) == 1 then call('PEXPIRE', KEYS[2], expiry_ms) end
 
 return reply

@@ -5,24 +5,24 @@
 -- KEYS  1       hash    endpoint -> requests in flight
 --       2       hash    endpoint -> unread tokens
 --       3       zset    holder -> deadline, ms since the Unix epoch
---       4       string  exists while no sidecar must compare unread tokens
---       5..     hash    leases of one holder, see leases; one key per holder, for all holders
+--       4..     hash    leases of one holder, see leases; one key per holder, for all holders
 -- ARGV  1       expiry of the pool's keys, ms
 --       2       time between two comparisons of unread tokens, ms
 --       3       maximum number of leases for such a comparison, which reads all of them
---       4..     one holder id for each of KEYS 5..
+--       4..     one holder id for each of KEYS 4..
 -- RETURNS       { now in ms, endpoints whose load was corrected }
 --               { now in ms, -1 } if the holders have changed; the next recount tries again
 -- ERRORS        none of its own
--- The field '' of a hash is neither an endpoint nor a lease; see filler.
+-- The field '' of a hash is neither an endpoint nor a lease; see filler. That of KEYS[2] ends with the time of the last
+-- comparison.
 -- COST          O(holders + endpoints in use); O(leases) for unread tokens, or if the requests in flight differ
 -- LAYOUT        ek2; see docs/redis-layout.md
 
-if call('ZCARD', KEYS[3]) ~= #KEYS - 4 then return { now, -1 } end
+if call('ZCARD', KEYS[3]) ~= #KEYS - 3 then return { now, -1 } end
 local leases = 0
 for k = 1, 3 do call('PEXPIRE', KEYS[k], ARGV[1]) end
-for h = 5, #KEYS do
-  if not call('ZSCORE', KEYS[3], ARGV[h - 1]) then return { now, -1 } end
+for h = 4, #KEYS do
+  if not call('ZSCORE', KEYS[3], ARGV[h]) then return { now, -1 } end
   call('PEXPIRE', KEYS[h], ARGV[1])
   leases = leases + call('HLEN', KEYS[h]) - call('HEXISTS', KEYS[h], '')
 end
@@ -41,15 +41,18 @@ end
 local counts, sum = sums_in(KEYS[1])
 local unread
 -- A pool that chooses by requests in flight has no unread tokens.
-local comparable = call('EXISTS', KEYS[2]) == 1 and leases <= tonumber(ARGV[3])
-if comparable and call('SET', KEYS[4], '', 'NX', 'PX', ARGV[2]) then
-  unread = sums_in(KEYS[2])
+if call('HLEN', KEYS[2]) > 1 and leases <= tonumber(ARGV[3]) then
+  local compared_ms = tonumber(string.match(call('HGET', KEYS[2], '') or '', '(%d+)$') or 0)
+  if now - compared_ms >= tonumber(ARGV[2]) then unread = sums_in(KEYS[2]) end
+end
+if unread then
+  call('HSET', KEYS[2], '', string.format('%s:%.0f', FILLER, now))
 elseif sum == leases then
   return { now, 0 }
 end
 
 local true_counts, true_unread, corrected = {}, {}, {}
-for h = 5, #KEYS do
+for h = 4, #KEYS do
   local held = call('HGETALL', KEYS[h])
   for at = 1, #held, 2 do
     if held[at] ~= '' then
@@ -70,7 +73,7 @@ local function correct(key, sums, truth)
     end
   end
   for endpoint, sum_now in pairs(truth) do
-    call('HSET', key, '', FILLER, endpoint, string.format('%.0f', sum_now))
+    call('HSET', key, endpoint, string.format('%.0f', sum_now))
     corrected[endpoint] = true
   end
   call('PEXPIRE', key, ARGV[1])

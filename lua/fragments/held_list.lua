@@ -74,6 +74,8 @@ local function write_held()
   for from = 1, #set, 1000 do
     call('HSET', KEYS[4], unpack(set, from, min(from + 999, #set)))
   end
+  -- See the end of commit.
+  call('HSETNX', KEYS[2], '', FILLER)
   write_counts()
   call('ZADD', KEYS[3], now + tonumber(ARGV[1]), ARGV[4])
   call('PEXPIRE', KEYS[3], ARGV[2])

@@ -32,8 +32,6 @@ pub(crate) struct PoolKeys {
     pub(crate) unread: String,
     /// Sorted set: holder → deadline.
     pub(crate) holders: String,
-    /// String: exists while no sidecar must compare the unread tokens with the leases.
-    pub(crate) compared: String,
 }
 
 impl Keys {
@@ -144,7 +142,6 @@ impl Keys {
             in_flight,
             unread: format!("{tagged}:unread"),
             holders: format!("{tagged}:holders"),
-            compared: format!("{tagged}:compared"),
             tagged,
         }
     }

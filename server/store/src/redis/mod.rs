@@ -301,7 +301,7 @@ impl Store for RedisStore {
         let lane = self.lane(pool);
         let keys = &lane.work.keys;
         let leases: Vec<String> = table.holders.keys().map(|holder| keys.leases(holder)).collect();
-        let all: Vec<&str> = [&keys.in_flight, &keys.unread, &keys.holders, &keys.compared]
+        let all: Vec<&str> = [&keys.in_flight, &keys.unread, &keys.holders]
             .into_iter()
             .map(String::as_str)
             .chain(leases.iter().map(String::as_str))
