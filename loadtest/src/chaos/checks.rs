@@ -8,6 +8,7 @@ use std::{
 use super::{
     CONSUMERS, accounts,
     gateway::{Gateway, LEAVE_WITHIN, consumer_name},
+    report::Usage,
     segment::{Segment, allowance},
     system::{INTERVAL, STORE_TIMEOUT, System},
     table,
@@ -31,16 +32,6 @@ local now = redis.call('TIME')
 return redis.call('ZRANGEBYSCORE', KEYS[1], now[1] * 1000 + math.floor(now[2] / 1000), '+inf')";
 
 const FIELDS: &str = "return redis.call('HGETALL', KEYS[1])";
-
-/// What the system uses.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Usage {
-    /// Number of keys by kind.
-    keys: BTreeMap<String, u64>,
-    redis_bytes: u64,
-    /// In the order of the sidecars.
-    resident_bytes: Vec<u64>,
-}
 
 impl System {
     /// Lets the system run for a time, and checks meanwhile that counts are the sums of their leases.
@@ -155,7 +146,8 @@ impl Segment<'_> {
             loop {
                 let charged = match self.system.charged(consumer).await {
                     Ok(charged) => charged,
-                    // On a machine that stalls, the sidecar may lose the store again.
+                    // The first call after a fault may go over a connection that is dead without notice, and on a machine that
+                    // stalls, the sidecar may lose the store again.
                     Err(_) if start.elapsed() <= SETTLED_WITHIN => {
                         tokio::time::sleep(POLL_INTERVAL).await;
                         continue;
@@ -210,7 +202,9 @@ impl Segment<'_> {
     async fn check_usage(&mut self, baseline: &Usage) -> Result<(), LabError> {
         let start = Instant::now();
         loop {
-            let excess = self.excess(baseline, &self.usage().await?);
+            let usage = self.usage().await?;
+            let excess = self.excess(baseline, &usage);
+            self.usage_at_end = usage;
             if excess.is_empty() {
                 return Ok(());
             }

@@ -25,9 +25,18 @@ const JUMP_MS: i64 = 60_000;
 /// An old primary that becomes a replica after the checks that follow a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Follow {
-    node: usize,
-    frozen: bool,
-    running: bool,
+    pub(super) node: usize,
+    pub(super) away: Away,
+}
+
+/// Why an old primary does not serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Away {
+    Serves,
+    Killed,
+    Frozen,
+    /// The network does not reach it.
+    CutOff,
 }
 
 /// A fault that has ended.
@@ -44,16 +53,16 @@ pub(super) struct Injected {
 }
 
 impl Injected {
-    fn begin(target: String) -> Self {
+    pub(super) fn begin(target: String) -> Self {
         let now = Instant::now();
         Self { target, began: now, healed: now, doubts: Vec::new(), outage: false, follow: None }
     }
 
-    fn doubt(&mut self, from: Instant, about: About) {
+    pub(super) fn doubt(&mut self, from: Instant, about: About) {
         self.doubts.push(Doubt { from, to: from, about });
     }
 
-    fn healed(mut self) -> Self {
+    pub(super) fn healed(mut self) -> Self {
         self.healed = Instant::now();
         self
     }
@@ -62,6 +71,21 @@ impl Injected {
 impl System {
     /// Makes a fault happen and ends it. Returns once it has ended, before the system has recovered.
     pub(super) async fn inject(&mut self, fault: Fault) -> Result<Injected, LabError> {
+        if self.store.sentinels.is_none() {
+            return self.make(fault).await;
+        }
+        self.safe = self.confirm().await?;
+        let mut injected = self.make(fault).await?;
+        // The fault lasts until the sentinels agree.
+        if self.adopt_primary().await? {
+            injected.target += &format!(", now redis {}", self.store.primary);
+            injected.doubt(self.safe, About::StoreLoss);
+            injected.outage = true;
+        }
+        Ok(injected.healed())
+    }
+
+    async fn make(&mut self, fault: Fault) -> Result<Injected, LabError> {
         match fault.kind {
             Kind::SidecarKill | Kind::SidecarRestart | Kind::SidecarFreeze | Kind::SidecarKillInOutage => {
                 self.stop_sidecar(fault).await
@@ -72,9 +96,15 @@ impl System {
                 self.disturb_network(fault).await
             }
             Kind::ClockStep | Kind::ClockJump => self.shift_clock(fault).await,
-            Kind::FailoverKilled | Kind::FailoverFrozen | Kind::FailoverReachable => {
-                self.fail_over(fault).await
-            }
+            Kind::FailoverKilled
+            | Kind::FailoverFrozen
+            | Kind::FailoverReachable
+            | Kind::FailoverPartition
+            | Kind::FailoverStaleSentinel => match self.store.sentinels {
+                Some(_) => self.let_sentinels_fail_over(fault).await,
+                None => self.fail_over(fault).await,
+            },
+            Kind::SentinelKill | Kind::SentinelFreeze => self.stop_sentinels(fault).await,
             Kind::PoolMigration | Kind::ConsumerMigration => self.migrate(fault).await,
         }
     }
@@ -94,11 +124,11 @@ impl System {
                 self.restart_sidecar(sidecar).await?;
             }
             Kind::SidecarKillInOutage => {
-                let proxy = &self.proxies[sidecar];
-                proxy.set(Mode::BlackHole);
+                let proxy = self.proxy_of(sidecar);
+                self.proxies[proxy].set(Mode::BlackHole);
                 tokio::time::sleep(fault.lasts).await;
                 self.kill_sidecar(sidecar)?;
-                self.proxies[sidecar].set(Mode::Pass);
+                self.proxies[proxy].set(Mode::Pass);
                 injected.doubt(injected.began, About::QueueLoss { sidecar });
                 injected.doubt(self.unsent_usage_since(injected.began), About::LedgerLoss { sidecar });
                 injected.outage = true;
@@ -116,6 +146,11 @@ impl System {
             }
         }
         Ok(injected.healed())
+    }
+
+    /// Returns the index of the proxy between a sidecar and Redis.
+    fn proxy_of(&self, sidecar: usize) -> usize {
+        if self.store.sentinels.is_some() { self.store.primary } else { sidecar }
     }
 
     /// Waits until the store keeps what it has answered. Returns since when it may lose charges.
@@ -193,6 +228,10 @@ impl System {
     async fn disturb_network(&mut self, fault: Fault) -> Result<Injected, LabError> {
         let which = fault.target % (SIDECARS + 1);
         let (target, proxies) = match self.proxies.get(which) {
+            _ if self.store.sentinels.is_some() => {
+                let primary = self.store.primary;
+                (format!("all to redis {primary}"), std::slice::from_ref(&self.proxies[primary]))
+            }
             Some(proxy) => (format!("sidecar {which} to Redis"), std::slice::from_ref(proxy)),
             None => ("all sidecars to Redis".to_owned(), &self.proxies[..]),
         };
@@ -262,11 +301,12 @@ impl System {
             let port = port.to_string();
             let () = self.store.nodes[old].command(&["REPLICAOF", "127.0.0.1", &port]).await?;
         }
-        injected.follow = Some(Follow {
-            node: old,
-            frozen: fault.kind == Kind::FailoverFrozen,
-            running: fault.kind != Kind::FailoverKilled,
-        });
+        let away = match fault.kind {
+            Kind::FailoverKilled => Away::Killed,
+            Kind::FailoverFrozen => Away::Frozen,
+            _ => Away::Serves,
+        };
+        injected.follow = Some(Follow { node: old, away });
         Ok(injected.healed())
     }
 
@@ -282,17 +322,26 @@ impl System {
         Ok(injected.healed())
     }
 
+    /// Lets an old primary serve again.
+    pub(super) async fn bring_back(&mut self, Follow { node, away }: Follow) -> Result<(), LabError> {
+        match away {
+            Away::Serves => {}
+            Away::Killed => self.store.nodes[node].launch().await?,
+            Away::Frozen => self.store.nodes[node].thaw()?,
+            Away::CutOff => self.proxies[node].set(Mode::Pass),
+        }
+        Ok(())
+    }
+
     /// Makes the old primary a replica after a failover.
-    pub(super) async fn clean_up(
-        &mut self,
-        Follow { node, frozen, running }: Follow,
-    ) -> Result<(), LabError> {
-        if frozen {
-            self.store.nodes[node].thaw()?;
+    pub(super) async fn clean_up(&mut self, follow: Option<Follow>) -> Result<(), LabError> {
+        if let Some(follow) = follow {
+            self.bring_back(follow).await?;
         }
-        if !running {
-            self.store.nodes[node].launch().await?;
+        if self.store.sentinels.is_some() {
+            return self.await_redundancy().await;
         }
-        self.store.follow(node).await
+        let Some(Follow { node, .. }) = follow else { return Ok(()) };
+        self.store.follow(node, self.store.nodes[self.store.primary].port()).await
     }
 }

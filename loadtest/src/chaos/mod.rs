@@ -16,6 +16,7 @@ mod proxy;
 mod record;
 mod report;
 mod segment;
+mod sentinels;
 mod store;
 mod system;
 mod table;
@@ -30,7 +31,7 @@ use std::{
 use clap::ValueEnum;
 pub use plan::Kind;
 pub use record::ServedCounts;
-pub use report::{FaultReport, LatencyBound, Report, SegmentReport, Violation};
+pub use report::{FaultReport, LatencyBound, Report, SegmentReport, Usage, Violation};
 pub use store::Topology;
 
 use crate::lab::LabError;

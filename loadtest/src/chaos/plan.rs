@@ -50,6 +50,13 @@ pub enum Kind {
     FailoverFrozen,
     /// The replica is promoted while the old primary still serves, which follows later.
     FailoverReachable,
+    /// The network cuts the primary off from everybody, and the sentinels promote the replica.
+    FailoverPartition,
+    /// A sentinel and the primary are killed. After the failover, both return, and name or are the old primary.
+    FailoverStaleSentinel,
+    /// One sentinel, or all, are killed and started again.
+    SentinelKill,
+    SentinelFreeze,
     /// The slot of the pool moves to another master.
     PoolMigration,
     /// The slot of a consumer's counters moves to another master.
@@ -95,6 +102,12 @@ impl Kind {
                 kinds.extend(Self::NETWORK);
                 kinds.extend([Self::FailoverKilled, Self::FailoverFrozen, Self::FailoverReachable]);
             }
+            Topology::Sentinel => {
+                kinds.extend(Self::NETWORK);
+                kinds.extend([Self::FailoverKilled, Self::FailoverFrozen, Self::FailoverReachable]);
+                kinds.extend([Self::FailoverPartition, Self::FailoverStaleSentinel]);
+                kinds.extend([Self::SentinelKill, Self::SentinelFreeze]);
+            }
             Topology::Cluster => kinds.extend([Self::PoolMigration, Self::ConsumerMigration]),
         }
         kinds
@@ -119,6 +132,7 @@ impl Kind {
             Self::GatewayKill | Self::GatewayRestart => 0,
             Self::RedisKill | Self::RedisRestart => 1500,
             Self::FailoverKilled | Self::FailoverFrozen | Self::FailoverReachable => 800,
+            Self::FailoverPartition | Self::FailoverStaleSentinel => 800,
             Self::SidecarFreeze | Self::GatewayFreeze => 4000,
             _ => 2500,
         })

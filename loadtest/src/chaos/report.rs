@@ -1,6 +1,6 @@
 //! What a run has done and found.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
 use serde::Serialize;
 
@@ -38,8 +38,23 @@ pub struct SegmentReport {
     pub quiet_points: u64,
     /// Number of times that the table was checked under load.
     pub samples: u64,
+    /// Before the first fault.
+    pub usage_at_start: Usage,
+    /// After all requests have ended and the gateways have left.
+    pub usage_at_end: Usage,
     /// Names of the faults that this machine could not make.
     pub skipped: Vec<&'static str>,
+}
+
+/// What the system uses.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Usage {
+    /// Number of keys in Redis by kind, which is a part of their names.
+    pub keys: BTreeMap<String, u64>,
+    /// Bytes of data in Redis.
+    pub redis_bytes: u64,
+    /// Resident memory of each sidecar.
+    pub resident_bytes: Vec<u64>,
 }
 
 /// What the machine allows for the p99 of an admission.
@@ -88,6 +103,16 @@ pub struct Violation {
     pub logs: PathBuf,
 }
 
+impl Usage {
+    fn text(&self) -> String {
+        let keys: u64 = self.keys.values().sum();
+        let resident: Vec<String> =
+            self.resident_bytes.iter().map(|bytes| (bytes >> 20).to_string()).collect();
+        let (redis_kib, resident) = (self.redis_bytes >> 10, resident.join(" and "));
+        format!("{keys} keys, {redis_kib} KiB of data in Redis, sidecars of {resident} MiB")
+    }
+}
+
 impl Report {
     /// Returns the report as text for a terminal.
     pub fn summary(&self) -> String {
@@ -115,6 +140,8 @@ impl Report {
                 if admit_bound.met { "met" } else { "NOT met" }
             );
             let _ = writeln!(text, "  served: {}", counts(*served));
+            let (start, end) = (&segment.usage_at_start, &segment.usage_at_end);
+            let _ = writeln!(text, "  at the start: {}; at the end: {}", start.text(), end.text());
         }
         let _ = writeln!(
             text,

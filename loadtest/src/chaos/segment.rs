@@ -11,7 +11,7 @@ use super::{
     gateway::Gateway,
     plan::{Fault, Kind, Plan},
     record,
-    report::{FaultReport, LatencyBound, SegmentReport, Violation},
+    report::{FaultReport, LatencyBound, SegmentReport, Usage, Violation},
     store::Topology,
     system::{CONNECT_TIMEOUT, INTERVAL, STORE_TIMEOUT, System},
     truth::Doubt,
@@ -45,6 +45,7 @@ pub(super) struct Segment<'a> {
     faults: Vec<FaultReport>,
     violations: Vec<Violation>,
     pub(super) quiet_points: u64,
+    pub(super) usage_at_end: Usage,
     progress: Progress<'a>,
 }
 
@@ -86,6 +87,7 @@ pub(super) async fn run(run: &Run<'_>, dir: &Path, progress: Progress<'_>) -> Re
         faults: Vec::new(),
         violations: Vec::new(),
         quiet_points: 0,
+        usage_at_end: Usage::default(),
         progress,
     };
     segment.system.observe(WARM_UP).await;
@@ -105,8 +107,9 @@ pub(super) async fn run(run: &Run<'_>, dir: &Path, progress: Progress<'_>) -> Re
         }
         segment.fault(fault).await?;
     }
+    segment.doubts.extend(&segment.system.failovers);
     segment.finish(&baseline).await?;
-    Ok(segment.into_finished(began, lateness.stop(), skipped))
+    Ok(segment.into_finished(began, lateness.stop(), baseline, skipped))
 }
 
 impl Segment<'_> {
@@ -127,9 +130,7 @@ impl Segment<'_> {
         // Only the sweeps release the leases of a killed gateway.
         let intervals = if fault.kind == Kind::GatewayKill { 2 } else { 1 };
         let (recovered, exact) = self.rest(recovered, intervals * INTERVAL).await?;
-        if let Some(follow) = injected.follow {
-            self.system.clean_up(follow).await?;
-        }
+        self.system.clean_up(injected.follow).await?;
         let admissions = self.system.record.during(injected.began, recovered);
         let report = FaultReport {
             topology: self.system.store.topology,
@@ -176,6 +177,7 @@ impl Segment<'_> {
         let lateness = LatenessProbe::start().map_err(LabError::io("starting a thread"))?;
         self.system.gateways.iter().for_each(Gateway::hush);
         self.await_quiet().await;
+        self.system.adopt_primary().await?;
         let quiet = Instant::now();
         // A limit counts a request without a renewal for one and a half intervals.
         let (mut table, mut limit) = (Comparison::new(within), Comparison::new(within.max(INTERVAL * 3 / 2)));
@@ -202,6 +204,7 @@ impl Segment<'_> {
                 self.violation(kind, expected, found);
             }
         }
+        self.doubts.extend(&self.system.failovers);
         self.check_accounts(false).await?;
         self.report_observations();
         self.quiet_points += 1;
@@ -251,7 +254,13 @@ impl Segment<'_> {
         });
     }
 
-    fn into_finished(self, began: Instant, late_ms: Vec<f64>, skipped: Vec<&'static str>) -> Finished {
+    fn into_finished(
+        self,
+        began: Instant,
+        late_ms: Vec<f64>,
+        usage_at_start: Usage,
+        skipped: Vec<&'static str>,
+    ) -> Finished {
         let all = self.system.record.during(began, Instant::now());
         let mut calm = all.clone();
         calm.retain(|a| {
@@ -275,6 +284,8 @@ impl Segment<'_> {
             abandoned: accounts.iter().map(|account| account.abandoned).sum(),
             quiet_points: self.quiet_points,
             samples: self.system.samples,
+            usage_at_start,
+            usage_at_end: self.usage_at_end,
             skipped,
         };
         Finished { segment, faults: self.faults, violations: self.violations }

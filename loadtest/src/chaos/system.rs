@@ -23,6 +23,7 @@ use super::{
     record::Record,
     store::{Store, Topology},
     table::Leases,
+    truth::Doubt,
 };
 use crate::lab::{CLUSTER, LabError, Sidecar};
 
@@ -30,6 +31,8 @@ pub(super) const SIDECARS: usize = 2;
 /// Gateway `i` prefers sidecar `i % SIDECARS`.
 const GATEWAYS: [Calls; 3] = [Calls::Stream, Calls::Stream, Calls::Unary];
 const ENDPOINTS: usize = 6;
+/// Number of servers that sentinels watch: a primary and a replica.
+const SERVERS_WATCHED: usize = 2;
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than the default, so that a busy machine causes few decisions without the store.
 pub(super) const STORE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -46,7 +49,7 @@ type Authorize = fn(Request<()>) -> Result<Request<()>, Status>;
 pub(super) struct System {
     pub(super) gateways: Vec<Gateway>,
     pub(super) sidecars: Vec<Sidecar>,
-    /// One for each sidecar; none in a cluster.
+    /// One for each sidecar; with sentinels, one for each server; none in a cluster.
     pub(super) proxies: Vec<Proxy>,
     pub(super) store: Store,
     pub(super) record: Arc<Record>,
@@ -59,6 +62,11 @@ pub(super) struct System {
     pub(super) instances: u64,
     /// Start of the last outage of the store, and the time of the recovery.
     pub(super) last_outage: Option<(Instant, Instant)>,
+    /// Time before which the replica had everything. Only with sentinels.
+    pub(super) safe: Instant,
+    /// What failovers of the sentinels may have lost. A connection that is dead without notice, or a machine that stalls,
+    /// may cause one after a fault has ended.
+    pub(super) failovers: Vec<Doubt>,
     /// Number of times that the table was checked under load.
     pub(super) samples: u64,
     /// What these checks have found.
@@ -71,18 +79,29 @@ impl System {
     pub(super) async fn start(topology: Topology, seed: u64, dir: &Path) -> Result<Self, LabError> {
         let sockets = tempfile::Builder::new().prefix("evenkeel-chaos-").tempdir();
         let sockets = sockets.map_err(LabError::io("creating a temporary directory"))?;
-        let store = Store::start(topology, dir).await?;
         let (mut proxies, mut sidecars) = (Vec::new(), Vec::new());
+        if topology == Topology::Sentinel {
+            for _ in 0..SERVERS_WATCHED {
+                // The servers have no ports yet.
+                proxies.push(Proxy::start(0).await.map_err(LabError::io("starting a proxy"))?);
+            }
+        }
+        let store = Store::start(topology, dir, &proxies).await?;
         for index in 0..SIDECARS {
-            let url = if topology == Topology::Cluster {
-                let urls: Vec<String> = store.nodes.iter().map(|node| format!("'{}'", node.url())).collect();
-                format!("cluster: true, urls: [{}]", urls.join(", "))
-            } else {
-                let proxy = Proxy::start(store.nodes[store.primary].port()).await;
-                proxies.push(proxy.map_err(LabError::io("starting a proxy"))?);
-                format!("url: 'redis://127.0.0.1:{}'", proxies[index].port())
+            let section = match (&store.sentinels, topology) {
+                (Some(sentinels), _) => sentinels.section(),
+                (None, Topology::Cluster) => {
+                    let urls: Vec<String> =
+                        store.nodes.iter().map(|node| format!("'{}'", node.url())).collect();
+                    format!("type: redis, cluster: true, urls: [{}]", urls.join(", "))
+                }
+                (None, _) => {
+                    let proxy = Proxy::start(store.nodes[store.primary].port()).await;
+                    proxies.push(proxy.map_err(LabError::io("starting a proxy"))?);
+                    format!("type: redis, url: 'redis://127.0.0.1:{}'", proxies[index].port())
+                }
             };
-            let config = |listen: &str| configuration(listen, &url);
+            let config = |listen: &str| configuration(listen, &section);
             sidecars.push(Sidecar::start(index, dir, sockets.path(), config).await?);
         }
         let day = jiff::Timestamp::now().to_string()[..10].to_owned();
@@ -97,6 +116,8 @@ impl System {
             holders: 0,
             instances: SIDECARS as u64,
             last_outage: None,
+            safe: Instant::now(),
+            failovers: Vec::new(),
             samples: 0,
             contradictions: Vec::new(),
             seed,
@@ -109,6 +130,7 @@ impl System {
             let gateway = system.new_gateway(index)?;
             system.gateways.push(gateway);
         }
+        system.clean_up(None).await?;
         Ok(system)
     }
 
@@ -141,7 +163,10 @@ impl System {
             }
         }
         let lost = self.gateways.iter().find(|gateway| gateway.state().connected.is_none());
-        lost.map(|gateway| format!("{} has no sidecar", gateway.holder))
+        if let Some(gateway) = lost {
+            return Some(format!("{} has no sidecar", gateway.holder));
+        }
+        self.left_behind().await
     }
 
     /// Returns the value of a metric without labels.
@@ -227,7 +252,7 @@ fn configuration(listen: &str, store: &str) -> String {
     format!(
         "{listen}
 keep_alive_interval: {}ms
-store: {{type: redis, {store}, timeout: {}ms, connect_timeout: {}ms}}
+store: {{{store}, timeout: {}ms, connect_timeout: {}ms}}
 admin: {{tokens: [{{name: chaos, token: {TOKEN}}}]}}
 limits:
 - {{name: at-once, counts: requests, amount: 1000000, algorithm: concurrency, key: [consumer]}}

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod node;
+mod sentinel;
 
 use std::{
     path::Path,
@@ -12,8 +13,11 @@ use clap::ValueEnum;
 use redis::FromRedisValue;
 use serde::Serialize;
 
-pub(super) use self::node::Node;
-use super::clock::Clock;
+pub(super) use self::{
+    node::Node,
+    sentinel::{SENTINELS, Sentinels},
+};
+use super::{clock::Clock, proxy::Proxy};
 use crate::{
     lab::{LabError, LabError::Response},
     wait,
@@ -22,9 +26,6 @@ use crate::{
 const SYNC_WITHIN: Duration = Duration::from_secs(20);
 
 /// How the sidecars' Redis is set up.
-///
-/// Redis Sentinel is not among them. It would need three more processes in [`Store`], a section `store` without proxies, and
-/// failovers that the sentinels make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
@@ -35,25 +36,34 @@ pub enum Topology {
     AofEverysec,
     /// A primary and a replica. An operator promotes the replica, and the address leads to it.
     Replica,
+    /// A primary and a replica. Three sentinels watch them, and promote the replica. The sidecars ask the sentinels.
+    Sentinel,
     /// A Redis Cluster of three masters, each with an append-only file.
     Cluster,
 }
 
 impl Topology {
-    pub const ALL: [Self; 4] = [Self::AofAlways, Self::AofEverysec, Self::Replica, Self::Cluster];
+    pub const ALL: [Self; 5] =
+        [Self::AofAlways, Self::AofEverysec, Self::Replica, Self::Sentinel, Self::Cluster];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::AofAlways => "aof_always",
             Self::AofEverysec => "aof_everysec",
             Self::Replica => "replica",
+            Self::Sentinel => "sentinel",
             Self::Cluster => "cluster",
         }
     }
 
     /// Returns whether the store may lose writes that it has answered when a process is killed.
     pub(super) fn may_lose(self) -> bool {
-        matches!(self, Self::AofEverysec | Self::Replica)
+        matches!(self, Self::AofEverysec) || self.has_replica()
+    }
+
+    /// Returns whether a replica follows the primary.
+    fn has_replica(self) -> bool {
+        matches!(self, Self::Replica | Self::Sentinel)
     }
 }
 
@@ -63,12 +73,15 @@ pub(super) struct Store {
     pub(super) nodes: Vec<Node>,
     /// Index of the primary, except in a cluster.
     pub(super) primary: usize,
+    /// Only in the topology of that name.
+    pub(super) sentinels: Option<Sentinels>,
     /// The clock of the only server; `None` on a machine without a C compiler, and with several servers.
     pub(super) clock: Option<Clock>,
 }
 
 impl Store {
-    pub(super) async fn start(topology: Topology, dir: &Path) -> Result<Self, LabError> {
+    /// Starts the servers. `proxies`: with sentinels, how the two servers are reached.
+    pub(super) async fn start(topology: Topology, dir: &Path, proxies: &[Proxy]) -> Result<Self, LabError> {
         let always = ["--appendonly", "yes", "--appendfsync", "always"];
         let everysec = ["--appendonly", "yes", "--appendfsync", "everysec"];
         let (mut nodes, mut clock) = (Vec::new(), None);
@@ -83,11 +96,18 @@ impl Store {
                     nodes.push(Node::start(name, dir, &everysec, None).await?);
                 }
             }
+            Topology::Sentinel => nodes = sentinel::start_servers(dir, &everysec, proxies).await?,
             Topology::Cluster => nodes = cluster::start(dir, &always).await?,
         }
-        let store = Self { topology, nodes, primary: 0, clock };
-        if topology == Topology::Replica {
-            store.follow(1).await?;
+        let mut store = Self { topology, nodes, primary: 0, sentinels: None, clock };
+        match topology {
+            Topology::Replica => store.follow(1, store.nodes[0].port()).await?,
+            Topology::Sentinel => {
+                // The sentinels look for replicas at once, and later only at intervals.
+                store.follow(1, proxies[0].port()).await?;
+                store.sentinels = Some(Sentinels::start(dir, proxies).await?);
+            }
+            _ => {}
         }
         Ok(store)
     }
@@ -106,10 +126,10 @@ impl Store {
         self.clock.as_mut().map_or(Ok(()), |clock| clock.shift(by_ms))
     }
 
-    /// Makes a node a replica of the primary, and waits until it has the primary's data.
-    pub(super) async fn follow(&self, replica: usize) -> Result<(), LabError> {
-        let port = self.nodes[self.primary].port().to_string();
-        let () = self.nodes[replica].command(&["REPLICAOF", "127.0.0.1", &port]).await?;
+    /// Makes a node a replica of the primary at this port, and waits until it has the primary's data.
+    pub(super) async fn follow(&self, replica: usize, primary: u16) -> Result<(), LabError> {
+        let primary = primary.to_string();
+        let () = self.nodes[replica].command(&["REPLICAOF", "127.0.0.1", &primary]).await?;
         let is_synced = async || {
             let status = self.nodes[replica].info("replication", "master_link_status").await;
             status.is_ok_and(|status| status == "up")
@@ -124,7 +144,7 @@ impl Store {
         if self.topology.may_lose() {
             self.wait_written().await?;
         }
-        if self.topology == Topology::Replica {
+        if self.topology.has_replica() {
             self.wait_replicated().await?;
         }
         Ok(before)

@@ -15,6 +15,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 pub(in super::super) struct Node {
     process: Process,
     port: u16,
+    /// Whether the process serves: it is neither dead nor frozen.
+    serves: bool,
 }
 
 impl Node {
@@ -36,7 +38,17 @@ impl Node {
             Some(clock) => clock.on(process),
             None => process,
         };
-        let mut node = Self { process, port };
+        Self::of(process, port).await
+    }
+
+    /// Starts a sentinel, which reads and rewrites its configuration file.
+    pub(super) async fn sentinel(name: &str, dir: &Path, file: &Path, port: u16) -> Result<Self, LabError> {
+        let process = Process::new(name, paths::redis_server()?, dir);
+        Self::of(process.args([file.as_os_str(), "--sentinel".as_ref()]), port).await
+    }
+
+    async fn of(process: Process, port: u16) -> Result<Self, LabError> {
+        let mut node = Self { process, port, serves: false };
         node.launch().await?;
         Ok(node)
     }
@@ -46,7 +58,13 @@ impl Node {
         self.process.spawn()?;
         let url = self.url();
         // An answer with an error, such as LOADING, means that the process is not ready.
-        self.process.wait_ready(READY_WITHIN, async || ping(&url).await).await
+        self.process.wait_ready(READY_WITHIN, async || ping(&url).await).await?;
+        self.serves = true;
+        Ok(())
+    }
+
+    pub(in super::super) fn serves(&self) -> bool {
+        self.serves
     }
 
     pub(in super::super) fn port(&self) -> u16 {
@@ -58,18 +76,22 @@ impl Node {
     }
 
     pub(in super::super) fn kill(&mut self) -> Result<(), LabError> {
+        self.serves = false;
         self.process.kill9()
     }
 
     pub(in super::super) async fn terminate(&mut self) -> Result<(), LabError> {
+        self.serves = false;
         self.process.terminate(READY_WITHIN).await.map(|_| ())
     }
 
     pub(in super::super) fn freeze(&mut self) -> Result<(), LabError> {
+        self.serves = false;
         self.process.pause()
     }
 
     pub(in super::super) fn thaw(&mut self) -> Result<(), LabError> {
+        self.serves = true;
         self.process.resume()
     }
 
