@@ -155,10 +155,16 @@ pub(super) struct ConnectError {
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, cause } = self;
+        write!(f, "{}: {}", self.address, self.reason())
+    }
+}
+
+impl ConnectError {
+    /// Returns the error without the server's address.
+    pub(super) fn reason(&self) -> String {
+        let Self { cause, .. } = self;
         let own = cause.detail().filter(|_| cause.kind() == ErrorKind::InvalidClientConfig);
         let detail = own.map_or_else(|| cause.to_string(), str::to_owned);
-        write!(f, "{address}: {detail}")?;
         // The texts of rustls name the fault, but not the setting that mends it.
         let hints = [
             (
@@ -169,15 +175,27 @@ impl fmt::Display for ConnectError {
                 "BadSignature",
                 "store.tls.ca_file must contain the authority that signed the server's certificate",
             ),
+            (
+                "certificate expired",
+                "the server's certificate must be renewed, or this machine's clock is wrong",
+            ),
+            (
+                "not valid yet",
+                "the server's certificate is for a later time, or this machine's clock is wrong",
+            ),
             ("not valid for name", "store.tls.server_name must be a name in the server's certificate"),
             ("CertificateRequired", "the server requires store.tls.cert_file and store.tls.key_file"),
             ("UnknownCA", "the server does not know the authority that signed store.tls.cert_file"),
             ("CertificateExpired", "the server rejects store.tls.cert_file, which has expired"),
+            (
+                "BadCertificate",
+                "the server rejects store.tls.cert_file, whose dates, key usage or signature may be wrong",
+            ),
             ("InvalidContentType", "the server does not use TLS on this port"),
         ];
         match hints.iter().find(|(text, _)| detail.contains(text)) {
-            Some((_, hint)) => write!(f, " ({hint})"),
-            None => Ok(()),
+            Some((_, hint)) => format!("{detail} ({hint})"),
+            None => detail,
         }
     }
 }

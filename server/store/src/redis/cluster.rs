@@ -3,30 +3,31 @@
 use std::sync::Arc;
 
 use redis::Value;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     access::Address,
+    causes::Causes,
     node::Shared,
     routes::{Range, Routes},
 };
 
 /// Reads the slot map now, when a node is lost or redirects a call, and at intervals.
 pub(super) async fn watch(routes: Arc<Routes>, seeds: Vec<Address>, shared: Arc<Shared>) {
-    let mut warned = false;
+    let mut failing: Option<Causes> = None;
     loop {
         match read(&routes, &seeds, &shared).await {
             Ok(ranges) => {
-                warned = false;
+                failing = None;
                 routes.adopt(&ranges);
             }
-            Err(error) if !warned => {
-                warned = true;
-                warn!(error, "cannot read the slots of the Redis Cluster: the sidecar tries again");
+            Err(error) => {
+                if failing.get_or_insert_default().is_new(&error) {
+                    warn!(error, "cannot read the slots of the Redis Cluster: the sidecar tries again");
+                }
             }
-            Err(error) => debug!(error, "cannot read the slots of the Redis Cluster"),
         }
-        shared.wait_to_look(warned).await;
+        shared.wait_to_look(failing.is_some()).await;
     }
 }
 

@@ -43,6 +43,7 @@ mod activity;
 mod admission;
 mod batch;
 mod call;
+mod causes;
 mod changes;
 mod circuit;
 mod client;

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::{
     access::{Access, Address},
+    causes::Causes,
     circuit::{Circuit, Outages, PROBE_INTERVAL, State, first_wait},
     connections::{CONNECTIONS_MAX, CheckedOut, Connections, NoConnection},
     script::probe_command,
@@ -84,7 +85,7 @@ impl Node {
             shared,
         });
         if node.shared.serves_requests {
-            node.start_probe(Duration::ZERO, Duration::ZERO);
+            node.start_probe(Duration::ZERO, Duration::ZERO, Causes::default());
         }
         node
     }
@@ -164,7 +165,7 @@ impl Node {
         let no_connection = |error| match error {
             NoConnection::Busy => StoreError::Overloaded(CONNECTIONS_MAX),
             NoConnection::Failed(error) => {
-                let error = self.lost(generation, &error.to_string());
+                let error = self.lost(generation, &error.reason());
                 StoreError::Refused(error.to_string())
             }
         };
@@ -226,24 +227,26 @@ impl Node {
             && let Some(interval) = self.circuit.open()
         {
             warn!(%error, "store down: serving from local knowledge");
-            self.start_probe(first_wait(interval), interval);
+            let mut causes = Causes::default();
+            causes.is_new(cause);
+            self.start_probe(first_wait(interval), interval, causes);
         }
         error
     }
 
-    fn start_probe(self: &Arc<Self>, first_wait: Duration, interval: Duration) {
+    fn start_probe(self: &Arc<Self>, first_wait: Duration, interval: Duration, logged: Causes) {
         let node = Arc::clone(self);
         // The task ends when the server answers, leaves the store, or the sidecar stops.
         self.shared.tasks.spawn(async move {
             let retired = node.retired.clone();
             tokio::select! {
-                () = node.probe(first_wait, interval) => {}
+                () = node.probe(first_wait, interval, logged) => {}
                 () = retired.cancelled() => {}
             }
         });
     }
 
-    async fn probe(self: &Arc<Self>, mut wait: Duration, mut interval: Duration) {
+    async fn probe(self: &Arc<Self>, mut wait: Duration, mut interval: Duration, mut logged: Causes) {
         let since = Instant::now();
         let was_lost = self.circuit.state() == State::Open;
         loop {
@@ -254,10 +257,13 @@ impl Node {
                     break;
                 }
                 Err(cause) => {
+                    let is_new = logged.is_new(&cause);
                     // The first probe of a new node, which nothing has found lost before.
                     if let Some(first) = self.circuit.open() {
                         warn!(server = %self.address(), cause, "store down: serving from local knowledge");
                         interval = first;
+                    } else if is_new {
+                        warn!(server = %self.address(), cause, "store still down");
                     }
                     self.shared.changed.notify_one();
                 }
@@ -273,7 +279,7 @@ impl Node {
 
     /// Connects anew, and checks that the server accepts writes. A connection from before may lead elsewhere, or be dead.
     async fn probe_once(&self) -> Result<MultiplexedConnection, String> {
-        let connection = self.connections.connect().await.map_err(|error| error.to_string())?;
+        let connection = self.connections.connect().await.map_err(|error| error.reason())?;
         let key = self.probe_key.lock().clone();
         let cmd = key.map_or_else(|| redis::cmd("PING"), |key| probe_command(&key));
         let deadline = Instant::now() + self.shared.timeout_beside;

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use redis::aio::MultiplexedConnection;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::{
     access::{Access, Address},
+    causes::Causes,
     node::Shared,
     routes::Routes,
 };
@@ -21,6 +22,8 @@ struct Sentinel {
     address: Address,
     access: Access,
     connection: Option<MultiplexedConnection>,
+    /// Since its last answer; `None` if there was no failure.
+    failing: Option<Causes>,
 }
 
 /// Asks the sentinels now, when the primary is lost, and at intervals.
@@ -30,13 +33,12 @@ pub(super) async fn watch(
     sentinels: Vec<(Address, Access)>,
     shared: Arc<Shared>,
 ) {
-    let with = |(address, access)| Sentinel { address, access, connection: None };
+    let with = |(address, access)| Sentinel { address, access, connection: None, failing: None };
     let mut sentinels: Vec<Sentinel> = sentinels.into_iter().map(with).collect();
     let (mut current, mut warned) = (None, false);
     loop {
         let answers = join_all(sentinels.iter_mut().map(|sentinel| sentinel.ask(&master_name))).await;
-        let failed = answers.iter().filter_map(|answer| answer.as_ref().err()).next_back().cloned();
-        match answers.into_iter().filter_map(Result::ok).max_by_key(|(epoch, _)| *epoch) {
+        match answers.into_iter().flatten().max_by_key(|(epoch, _)| *epoch) {
             Some((epoch, primary)) => {
                 warned = false;
                 let newest = (epoch, primary);
@@ -49,18 +51,32 @@ pub(super) async fn watch(
             }
             None if !warned => {
                 warned = true;
-                let error = failed.unwrap_or_default();
-                warn!(error, "no sentinel names the primary: the sidecar keeps the last one, and asks again");
+                warn!("no sentinel names the primary: the sidecar keeps the last one, and asks again");
             }
-            None => debug!(error = failed, "no sentinel names the primary"),
+            None => {}
         }
         shared.wait_to_look(warned).await;
     }
 }
 
 impl Sentinel {
-    /// Returns the primary that this sentinel names, with the epoch of its configuration.
-    async fn ask(&mut self, master_name: &str) -> Result<(u64, Address), String> {
+    /// Returns the primary that this sentinel names, with the epoch of its configuration. Logs why it names none.
+    async fn ask(&mut self, master_name: &str) -> Option<(u64, Address)> {
+        match self.try_ask(master_name).await {
+            Ok(answer) => {
+                self.failing = None;
+                Some(answer)
+            }
+            Err(error) => {
+                if self.failing.get_or_insert_default().is_new(&error) {
+                    warn!(error, "a sentinel does not name the primary: the sidecar relies on the others");
+                }
+                None
+            }
+        }
+    }
+
+    async fn try_ask(&mut self, master_name: &str) -> Result<(u64, Address), String> {
         let connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.access.connect(&self.address).await.map_err(|error| error.to_string())?,
