@@ -23,6 +23,9 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// Maximum number of addresses whose last line of the log is remembered. Beyond it, all are forgotten.
 const ADDRESSES_MAX: usize = 1024;
 
+/// Maximum number of a certificate's names in an error. A certificate may have thousands, and the error is a header.
+const NAMES_SHOWN_MAX: usize = 4;
+
 /// What a call shows of its sender.
 #[derive(Clone, Copy)]
 pub struct Shown<'a> {
@@ -85,9 +88,20 @@ pub(crate) enum Rejected {
     TokenLacksRole { needed: Role, name: String },
     #[error(
         "this call needs the role {needed}: {needed}.certificates lists no name of the client \
-         certificate ({})", if names.is_empty() { "it has none".to_owned() } else { names.join(", ") }
+         certificate ({})",
+        list(names)
     )]
     CertificateLacksRole { needed: Role, names: Vec<String> },
+}
+
+/// Lists the first names of a certificate.
+fn list(names: &[String]) -> String {
+    let first = names.iter().take(NAMES_SHOWN_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => "it has none".to_owned(),
+        count if count > NAMES_SHOWN_MAX => format!("{first} and {} more", count - NAMES_SHOWN_MAX),
+        _ => first,
+    }
 }
 
 impl Rejected {
@@ -261,6 +275,14 @@ mod tests {
 
     fn name(found: std::result::Result<Caller, Rejected>) -> std::result::Result<String, Rejected> {
         found.map(|caller| caller.administrator().map_or(caller.name, |admin| admin.0))
+    }
+
+    #[test]
+    fn an_error_lists_the_first_names_of_a_certificate() {
+        let names: Vec<String> = (0..2000).map(|n| format!("n{n}")).collect();
+        assert_eq!(list(&[]), "it has none");
+        assert_eq!(list(&names[..4]), "n0, n1, n2, n3");
+        assert_eq!(list(&names), "n0, n1, n2, n3 and 1996 more");
     }
 
     #[test]

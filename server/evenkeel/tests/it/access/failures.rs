@@ -69,32 +69,41 @@ impl Fixture {
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     }
 
-    /// Waits for a line of the log about a failed handshake whose reason contains a text.
-    async fn logged(&self, reason: &str) {
+    /// Returns the fields of the log's lines with this message from the client's address.
+    fn lines(&self, message: &str) -> Vec<Value> {
+        let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let fields = lines.map(|line| line["fields"].clone());
+        fields.filter(|fields| fields["message"] == message && fields["address"] == "127.0.0.1").collect()
+    }
+
+    /// Waits for a line of the log about a failed handshake at a listener whose reason contains a text.
+    async fn logged_at(&self, listener: &str, reason: &str) {
         eventually(Duration::from_secs(10), reason, || async {
-            let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap();
-            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let mut fields = lines.map(|line| line["fields"].clone());
-            let found = fields.any(|fields| {
-                let text = |name: &str| fields[name].as_str().unwrap_or_default().to_owned();
-                text("message") == "TLS handshake failed"
-                    && text("listener") == "grpc"
-                    && text("address") == "127.0.0.1"
-                    && text("reason").contains(reason)
-            });
-            if found { Ok(()) } else { Err(log) }
+            let lines = self.lines("TLS handshake failed");
+            let has_reason = |line: &Value| line["reason"].as_str().unwrap().contains(reason);
+            let found = lines.iter().any(|line| line["listener"] == listener && has_reason(line));
+            if found { Ok(()) } else { Err(format!("{lines:?}")) }
         })
         .await;
     }
 
+    async fn logged(&self, reason: &str) {
+        self.logged_at("grpc", reason).await;
+    }
+
     /// Reads `/metrics` over TLS, as a reader.
     async fn handshakes(&self, result: &str) -> u64 {
+        self.handshakes_at("grpc", result).await
+    }
+
+    async fn handshakes_at(&self, listener: &str, result: &str) -> u64 {
         let address = self.ready["http"].as_str().unwrap();
         let client = self.authority.sign(&["reader.example"]);
         let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         let text = https(address, &self.authority, Some(&client), request).await;
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
-        let name = format!("evenkeel_tls_handshakes_total{{listener=\"grpc\",result=\"{result}\"}} ");
+        let name = format!("evenkeel_tls_handshakes_total{{listener=\"{listener}\",result=\"{result}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&name));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
@@ -124,6 +133,12 @@ async fn both_sides_say_why_a_connection_fails() {
             "certificate has expired",
             "expired",
         ),
+        (
+            Some(own.sign_for_later(&["reader.example"])),
+            "CertificateExpired",
+            "certificate is not valid yet",
+            "not_yet_valid",
+        ),
         (None, "requires a client certificate", "the client shows no certificate", "no_certificate"),
     ];
     for (client, at_client, at_sidecar, result) in cases {
@@ -131,10 +146,21 @@ async fn both_sides_say_why_a_connection_fails() {
         assert!(code == 5 && error.contains(at_client), "{code}: {error}");
         fixture.logged(at_sidecar).await;
         assert_eq!(fixture.handshakes(result).await, 1);
+        // The HTTP listener requires no certificate: probes have none. A wrong one fails all the same.
+        let Some(client) = client else { continue };
+        let http = fixture.ready["http"].as_str().unwrap();
+        let request = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+        assert_eq!(https(http, own, Some(&client), request).await, "", "{result}");
+        fixture.logged_at("http", at_sidecar).await;
+        assert_eq!(fixture.handshakes_at("http", result).await, 1);
     }
     // A valid certificate with a name that no list has. The handshake succeeds.
     let (code, error) = fixture.pools(&url, Some(&own.sign(&[GATEWAY])), &[]).await;
     assert!(code == 4 && error.contains("reader.certificates lists no name"), "{code}: {error}");
+    let rejected = fixture.lines("call rejected");
+    assert_eq!(rejected.len(), 1, "{rejected:?}");
+    let error = rejected[0]["error"].as_str().unwrap();
+    assert!(error.contains("reader.certificates lists no name") && error.contains(GATEWAY), "{error}");
 
     // The sidecar's certificate.
     std::fs::write(fixture.directory.path().join("foreign.crt"), &foreign.pem).unwrap();
@@ -164,6 +190,43 @@ async fn both_sides_say_why_a_connection_fails() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("use https://\n"), "{answer}");
     assert_eq!(fixture.handshakes("plain_text").await, 2);
+}
+
+/// The sidecar serves an expired certificate rather than none, and warns.
+#[tokio::test]
+async fn both_sides_say_that_the_sidecars_certificate_has_expired() {
+    let fixture = Fixture::start(TLS, "").await;
+    let url = format!("https://{}", fixture.grpc());
+    let reader = fixture.authority.sign(&["reader.example"]);
+    fixture.authority.sign_expired(&["127.0.0.1"]).write(fixture.directory.path(), "server");
+    let error = eventually(Duration::from_secs(20), "the expired certificate", || async {
+        let (code, error) = fixture.pools(&url, Some(&reader), &[]).await;
+        if code == 5 { Ok(error) } else { Err(format!("{code}: {error}")) }
+    })
+    .await;
+    let expected = "the sidecar's certificate is not valid: invalid peer certificate: certificate expired";
+    assert!(error.contains(expected), "{error}");
+    fixture.logged("the client rejects the sidecar's certificate: CertificateExpired").await;
+}
+
+/// A client that tries again and again does not fill the log. Every attempt is counted.
+#[tokio::test]
+async fn failed_handshakes_are_logged_once_a_second() {
+    const ATTEMPTS: u64 = 60;
+    let fixture = Fixture::start(TLS, "").await;
+    let expired = fixture.authority.sign_expired(&["reader.example"]);
+    let start = std::time::Instant::now();
+    for _ in 0..ATTEMPTS {
+        assert_eq!(https(fixture.grpc(), &fixture.authority, Some(&expired), "x").await, "");
+    }
+    eventually(Duration::from_secs(10), "counted", || async {
+        let count = fixture.handshakes("expired").await;
+        if count == ATTEMPTS { Ok(()) } else { Err(count.to_string()) }
+    })
+    .await;
+    let lines = fixture.lines("TLS handshake failed").len() as u64;
+    // The first second may have begun shortly before.
+    assert!((1..=start.elapsed().as_secs() + 2).contains(&lines), "{lines}");
 }
 
 #[tokio::test]
