@@ -50,12 +50,16 @@ pub(super) struct Injected {
     /// Whether sidecars decided without the store.
     pub(super) outage: bool,
     pub(super) follow: Option<Follow>,
+    /// When the primary stopped to answer until others had replaced it. `None`: it may have answered until sidecars left
+    /// it.
+    pub(super) gone: Option<Instant>,
 }
 
 impl Injected {
     pub(super) fn begin(target: String) -> Self {
         let now = Instant::now();
-        Self { target, began: now, healed: now, doubts: Vec::new(), outage: false, follow: None }
+        let doubts = Vec::new();
+        Self { target, began: now, healed: now, doubts, outage: false, follow: None, gone: None }
     }
 
     pub(super) fn doubt(&mut self, from: Instant, about: About) {
@@ -77,9 +81,8 @@ impl System {
         self.safe = self.confirm().await?;
         let mut injected = self.make(fault).await?;
         // The fault lasts until the sentinels agree.
-        if self.adopt_primary().await? {
+        if self.adopt_primary(injected.gone).await? {
             injected.target += &format!(", now redis {}", self.store.primary);
-            injected.doubt(self.safe, About::StoreLoss);
             injected.outage = true;
         }
         Ok(injected.healed())

@@ -77,6 +77,11 @@ impl Proxy {
         self.state.send_modify(|state| state.mode = mode);
     }
 
+    /// Returns whether bytes arrive, be they late.
+    pub(super) fn passes(&self) -> bool {
+        matches!(self.state.borrow().mode, Mode::Pass | Mode::Delay(_))
+    }
+
     /// Ends the connections that are open now.
     pub(super) fn end_connections(&self, end: End) {
         self.state.send_modify(|state| (state.generation, state.end) = (state.generation + 1, end));

@@ -107,7 +107,7 @@ pub(super) async fn run(run: &Run<'_>, dir: &Path, progress: Progress<'_>) -> Re
         }
         segment.fault(fault).await?;
     }
-    segment.doubts.extend(&segment.system.failovers);
+    segment.doubts.append(&mut segment.system.failovers);
     segment.finish(&baseline).await?;
     Ok(segment.into_finished(began, lateness.stop(), baseline, skipped))
 }
@@ -177,7 +177,7 @@ impl Segment<'_> {
         let lateness = LatenessProbe::start().map_err(LabError::io("starting a thread"))?;
         self.system.gateways.iter().for_each(Gateway::hush);
         self.await_quiet().await;
-        self.system.adopt_primary().await?;
+        self.system.adopt_primary(None).await?;
         let quiet = Instant::now();
         // A limit counts a request without a renewal for one and a half intervals.
         let (mut table, mut limit) = (Comparison::new(within), Comparison::new(within.max(INTERVAL * 3 / 2)));
@@ -204,7 +204,7 @@ impl Segment<'_> {
                 self.violation(kind, expected, found);
             }
         }
-        self.doubts.extend(&self.system.failovers);
+        self.doubts.append(&mut self.system.failovers);
         self.check_accounts(false).await?;
         self.report_observations();
         self.quiet_points += 1;

@@ -18,6 +18,9 @@ use crate::{
 /// Longest time until an old primary that has come back follows the new one. The sentinels demote it after some seconds.
 const REDUNDANT_WITHIN: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Time in which a sidecar that has lost its primary learns which server the sentinels name. An old primary that comes back
+/// earlier may serve sidecars again.
+const LOOK_WITHIN: Duration = Duration::from_millis(600);
 /// Time after a failover in which a sidecar may still use the old primary: it asks the sentinels every second.
 const FOLLOW_WITHIN: Duration = Duration::from_secs(2);
 
@@ -44,8 +47,12 @@ impl System {
             Away::Frozen => self.store.nodes[old].freeze()?,
             Away::CutOff => self.proxies[old].set(Mode::BlackHole),
         }
+        if away != Away::Serves {
+            injected.gone = Some(Instant::now());
+        }
         self.store.await_promotion(new).await?;
-        tokio::time::sleep(fault.lasts).await;
+        self.store.agreed_primary().await?;
+        tokio::time::sleep(fault.lasts.max(LOOK_WITHIN)).await;
         let follow = Follow { node: old, away };
         // The stale sentinel and the server that it names must be there at the same time.
         let at_once = fault.kind == Kind::FailoverStaleSentinel || fault.target.is_multiple_of(2);
@@ -88,15 +95,15 @@ impl System {
     }
 
     /// Waits until the sentinels agree, and adopts the primary that they name. Returns whether it is another one. What the
-    /// old one had not replicated is then in doubt.
-    pub(super) async fn adopt_primary(&mut self) -> Result<bool, LabError> {
+    /// old one had answered until `gone` and not replicated is then in doubt.
+    pub(super) async fn adopt_primary(&mut self, gone: Option<Instant>) -> Result<bool, LabError> {
         let primary = self.store.agreed_primary().await?;
         if primary == self.store.primary {
             return Ok(false);
         }
         self.store.primary = primary;
-        let to = Instant::now() + FOLLOW_WITHIN;
-        self.failovers.push(Doubt { from: self.safe, to, about: About::StoreLoss });
+        let to = gone.unwrap_or_else(|| Instant::now() + FOLLOW_WITHIN);
+        self.failovers.push(Doubt { from: self.safe, to, about: About::Failover });
         Ok(true)
     }
 
@@ -104,7 +111,7 @@ impl System {
     pub(super) async fn await_redundancy(&mut self) -> Result<(), LabError> {
         let start = Instant::now();
         loop {
-            self.adopt_primary().await?;
+            self.adopt_primary(None).await?;
             if self.store.is_redundant().await {
                 return Ok(());
             }
@@ -121,7 +128,8 @@ impl System {
         self.store.sentinels.as_ref()?;
         let old = 1 - self.store.primary;
         let node = &self.store.nodes[old];
-        if !node.serves() {
+        // Nobody learns through the proxy that a connection has ended, and the sentinels try to connect.
+        if !node.serves() || !self.proxies[old].passes() {
             return None;
         }
         let clients: String = node.command(&["CLIENT", "LIST", "TYPE", "normal"]).await.ok()?;

@@ -1,6 +1,13 @@
 //! What the model gateways know: which requests are in flight, and what each request has used.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// Longest time between the store's answer and what a gateway knows: an admission's question comes before it, an
+/// acknowledgement after it, and a sidecar writes to the ledger within half a second and the time of a call.
+const CALL_MAX: Duration = Duration::from_millis(1500);
 
 /// A request in flight.
 #[derive(Clone, Debug)]
@@ -55,6 +62,9 @@ pub(super) enum About {
     StoreLoss,
     /// The store loses usage of requests whose settlement it keeps, because sidecars send usage later.
     LateUsage,
+    /// The sentinels fail over. The new primary lacks what the old one had answered and not replicated: reservations,
+    /// charges, and ledger entries. Everything before and after is exact, also for requests that last longer.
+    Failover,
     /// A sidecar is killed and loses the usage that it has not sent to the ledger: of settlements that it has applied,
     /// whether it has acknowledged them or the gateway has repeated them elsewhere.
     LedgerLoss { sidecar: usize },
@@ -67,6 +77,7 @@ impl Doubt {
     pub(super) fn charge(&self, request: &Settled) -> bool {
         match self.about {
             About::StoreLoss => self.overlaps(request.asked_at, request.acknowledged_at),
+            About::Failover => self.is_near(request.asked_at) || self.is_near(request.acknowledged_at),
             About::QueueLoss { sidecar } => {
                 sidecar == request.sidecar && self.contains(request.acknowledged_at)
             }
@@ -79,6 +90,7 @@ impl Doubt {
         match self.about {
             About::StoreLoss => self.overlaps(request.asked_at, request.acknowledged_at),
             About::LateUsage => self.overlaps(request.ended_at, request.acknowledged_at),
+            About::Failover => self.is_near(request.asked_at) || self.is_near(request.acknowledged_at),
             About::LedgerLoss { sidecar } | About::QueueLoss { sidecar } => {
                 request.sent_to & (1 << sidecar) != 0
                     && self.overlaps(request.ended_at, request.acknowledged_at)
@@ -88,6 +100,11 @@ impl Doubt {
 
     fn overlaps(&self, from: Instant, to: Instant) -> bool {
         from <= self.to && to >= self.from
+    }
+
+    /// Returns whether the store may have answered in this time a call that the gateway knew of at `at`.
+    fn is_near(&self, at: Instant) -> bool {
+        at + CALL_MAX >= self.from && at <= self.to + CALL_MAX
     }
 
     fn contains(&self, at: Instant) -> bool {

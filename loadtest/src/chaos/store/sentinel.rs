@@ -118,9 +118,10 @@ impl Sentinels {
         self.nodes[0].command(&["SENTINEL", "FAILOVER", NAME]).await
     }
 
+    /// Asks the sentinels that run.
     async fn views(&self) -> Result<Vec<View>, LabError> {
         let mut views = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| node.serves()) {
             let fields: BTreeMap<String, String> = node.command(&["SENTINEL", "MASTER", NAME]).await?;
             let number = |name: &str| fields.get(name).and_then(|text| text.parse().ok()).unwrap_or(0);
             views.push(View {
@@ -137,7 +138,7 @@ impl Sentinels {
     /// Returns the server that all sentinels name, if none of them has doubts about it or is about to name another.
     async fn agreed(&self) -> Result<usize, String> {
         let views = self.views().await.map_err(|error| error.to_string())?;
-        let first = &views[0];
+        let first = views.first().ok_or("no sentinel runs")?;
         let agrees =
             |view: &View| (view.port, view.epoch) == (first.port, first.epoch) && view.flags == "master";
         let named = self.announced.iter().position(|port| *port == first.port);
