@@ -145,14 +145,20 @@ impl Segment<'_> {
         for (consumer, account) in accounts.iter().enumerate() {
             loop {
                 let charged = match self.system.charged(consumer).await {
-                    Ok(charged) => charged,
                     // The first call after a fault may go over a connection that is dead without notice, and on a machine that
                     // stalls, the sidecar may lose the store again.
                     Err(_) if start.elapsed() <= SETTLED_WITHIN => {
                         tokio::time::sleep(POLL_INTERVAL).await;
                         continue;
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        if self.reported.insert(("unreadable", consumer)) {
+                            let expected = format!("a quota that can be read within {SETTLED_WITHIN:?}");
+                            self.violation("recovery", expected, error.to_string());
+                        }
+                        break;
+                    }
+                    Ok(charged) => charged,
                 };
                 let mut wrong = accounts::check(consumer, account, &self.doubts, charged, at_end);
                 wrong.retain(|wrong| !self.reported.contains(&(wrong.what, consumer)));

@@ -103,11 +103,14 @@ impl System {
             | Kind::FailoverFrozen
             | Kind::FailoverReachable
             | Kind::FailoverPartition
-            | Kind::FailoverStaleSentinel => match self.store.sentinels {
+            | Kind::FailoverStaleSentinel
+            | Kind::FailoverHostFrozen => match self.store.sentinels {
                 Some(_) => self.let_sentinels_fail_over(fault).await,
                 None => self.fail_over(fault).await,
             },
-            Kind::SentinelKill | Kind::SentinelFreeze => self.stop_sentinels(fault).await,
+            Kind::SentinelKill | Kind::SentinelFreeze | Kind::SentinelRebuild => {
+                self.stop_sentinels(fault).await
+            }
             Kind::PoolMigration | Kind::ConsumerMigration => self.migrate(fault).await,
         }
     }

@@ -54,9 +54,13 @@ pub enum Kind {
     FailoverPartition,
     /// A sentinel and the primary are killed. After the failover, both return, and name or are the old primary.
     FailoverStaleSentinel,
+    /// The host of the primary and of a sentinel hangs. After the failover, both go on.
+    FailoverHostFrozen,
     /// One sentinel, or all, are killed and started again.
     SentinelKill,
     SentinelFreeze,
+    /// All sentinels are killed, lose their configuration, and watch the primary anew. They count their epochs from 0.
+    SentinelRebuild,
     /// The slot of the pool moves to another master.
     PoolMigration,
     /// The slot of a consumer's counters moves to another master.
@@ -105,8 +109,12 @@ impl Kind {
             Topology::Sentinel => {
                 kinds.extend(Self::NETWORK);
                 kinds.extend([Self::FailoverKilled, Self::FailoverFrozen, Self::FailoverReachable]);
-                kinds.extend([Self::FailoverPartition, Self::FailoverStaleSentinel]);
-                kinds.extend([Self::SentinelKill, Self::SentinelFreeze]);
+                kinds.extend([
+                    Self::FailoverPartition,
+                    Self::FailoverStaleSentinel,
+                    Self::FailoverHostFrozen,
+                ]);
+                kinds.extend([Self::SentinelKill, Self::SentinelFreeze, Self::SentinelRebuild]);
             }
             Topology::Cluster => kinds.extend([Self::PoolMigration, Self::ConsumerMigration]),
         }
@@ -132,7 +140,7 @@ impl Kind {
             Self::GatewayKill | Self::GatewayRestart => 0,
             Self::RedisKill | Self::RedisRestart => 1500,
             Self::FailoverKilled | Self::FailoverFrozen | Self::FailoverReachable => 800,
-            Self::FailoverPartition | Self::FailoverStaleSentinel => 800,
+            Self::FailoverPartition | Self::FailoverStaleSentinel | Self::FailoverHostFrozen => 800,
             Self::SidecarFreeze | Self::GatewayFreeze => 4000,
             _ => 2500,
         })

@@ -33,13 +33,15 @@ impl System {
         let mut injected = Injected::begin(format!("redis {old}"));
         let away = match fault.kind {
             Kind::FailoverKilled | Kind::FailoverStaleSentinel => Away::Killed,
-            Kind::FailoverFrozen => Away::Frozen,
+            Kind::FailoverFrozen | Kind::FailoverHostFrozen => Away::Frozen,
             Kind::FailoverPartition => Away::CutOff,
             _ => Away::Serves,
         };
-        if fault.kind == Kind::FailoverStaleSentinel {
+        let with_sentinel = matches!(fault.kind, Kind::FailoverStaleSentinel | Kind::FailoverHostFrozen);
+        if with_sentinel {
             injected.target += &format!(" and sentinel {sentinel}");
-            self.sentinels()?.nodes[sentinel].kill()?;
+            let node = &mut self.sentinels()?.nodes[sentinel];
+            if away == Away::Frozen { node.freeze() } else { node.kill() }?;
         }
         match away {
             Away::Serves => self.sentinels()?.fail_over().await?,
@@ -55,20 +57,23 @@ impl System {
         tokio::time::sleep(fault.lasts.max(LOOK_WITHIN)).await;
         let follow = Follow { node: old, away };
         // The stale sentinel and the server that it names must be there at the same time.
-        let at_once = fault.kind == Kind::FailoverStaleSentinel || fault.target.is_multiple_of(2);
+        let at_once = with_sentinel || fault.target.is_multiple_of(2);
         if at_once {
             self.bring_back(follow).await?;
         } else {
             injected.follow = Some(follow);
         }
-        if fault.kind == Kind::FailoverStaleSentinel {
+        if with_sentinel && away == Away::Frozen {
+            self.sentinels()?.nodes[sentinel].thaw()?;
+        } else if with_sentinel {
             self.sentinels()?.restart(sentinel).await?;
         }
         Ok(injected)
     }
 
     pub(super) async fn stop_sentinels(&mut self, fault: Fault) -> Result<Injected, LabError> {
-        let which = fault.target % (SENTINELS + 1);
+        let which =
+            if fault.kind == Kind::SentinelRebuild { SENTINELS } else { fault.target % (SENTINELS + 1) };
         let stopped = if which < SENTINELS { which..which + 1 } else { 0..SENTINELS };
         let injected = Injected::begin(match which {
             SENTINELS => "all sentinels".to_owned(),
@@ -79,6 +84,10 @@ impl System {
             if fault.kind == Kind::SentinelFreeze { sentinel.freeze() } else { sentinel.kill() }?;
         }
         self.observe(fault.lasts).await;
+        if fault.kind == Kind::SentinelRebuild {
+            let primary = self.store.primary;
+            self.sentinels()?.forget(primary)?;
+        }
         for index in stopped {
             if fault.kind == Kind::SentinelFreeze {
                 self.sentinels()?.nodes[index].thaw()?;

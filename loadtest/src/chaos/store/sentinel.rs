@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -43,6 +43,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 pub(in super::super) struct Sentinels {
     pub(in super::super) nodes: Vec<Node>,
     announced: Vec<u16>,
+    dir: PathBuf,
 }
 
 /// What one sentinel knows about the primary.
@@ -84,17 +85,10 @@ impl Sentinels {
         for index in 0..SENTINELS {
             let port = ports::free_port()?;
             let file = dir.join(format!("sentinel-{index}.conf"));
-            let text = format!(
-                "port {port}\nbind 127.0.0.1\ndir \"{}\"\nsentinel monitor {NAME} 127.0.0.1 {} {QUORUM}\n\
-                 sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}\n\
-                 sentinel failover-timeout {NAME} {FAILOVER_TIMEOUT_MS}\n",
-                dir.display(),
-                announced[0]
-            );
-            fs::write(&file, text).map_err(LabError::io(format!("writing {}", file.display())))?;
+            configure(&file, port, announced[0])?;
             nodes.push(Node::sentinel(&format!("sentinel-{index}"), dir, &file, port).await?);
         }
-        let sentinels = Self { nodes, announced };
+        let sentinels = Self { nodes, announced, dir: dir.to_owned() };
         for node in &sentinels.nodes {
             shorten_periods(node).await?;
         }
@@ -111,6 +105,15 @@ impl Sentinels {
     pub(in super::super) async fn restart(&mut self, sentinel: usize) -> Result<(), LabError> {
         self.nodes[sentinel].launch().await?;
         shorten_periods(&self.nodes[sentinel]).await
+    }
+
+    /// Replaces the configuration of all sentinels, which do not run, by the first one. They watch this server.
+    pub(in super::super) fn forget(&self, primary: usize) -> Result<(), LabError> {
+        for (index, node) in self.nodes.iter().enumerate() {
+            let file = self.dir.join(format!("sentinel-{index}.conf"));
+            configure(&file, node.port(), self.announced[primary])?;
+        }
+        Ok(())
     }
 
     /// Makes the sentinels fail over although the primary serves.
@@ -165,6 +168,17 @@ impl Sentinels {
         }
         Ok(true)
     }
+}
+
+/// Writes the first configuration of a sentinel, which it extends with what it learns.
+fn configure(file: &Path, port: u16, primary: u16) -> Result<(), LabError> {
+    let dir = file.parent().unwrap_or(file).display();
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\ndir \"{dir}\"\nsentinel monitor {NAME} 127.0.0.1 {primary} {QUORUM}\n\
+         sentinel down-after-milliseconds {NAME} {DOWN_AFTER_MS}\n\
+         sentinel failover-timeout {NAME} {FAILOVER_TIMEOUT_MS}\n"
+    );
+    fs::write(file, text).map_err(LabError::io(format!("writing {}", file.display())))
 }
 
 async fn shorten_periods(node: &Node) -> Result<(), LabError> {

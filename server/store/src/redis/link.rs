@@ -84,6 +84,7 @@ impl Link {
             serves_requests: metrics.is_some(),
             outages: Outages::new(metrics),
             has_slots: options.topology == Topology::Cluster,
+            last_call_failed: false.into(),
             changed: Arc::new(Notify::new()),
             tasks: background.tasks.clone(),
             shutdown: shutdown.clone(),

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -44,6 +44,8 @@ pub(super) struct Shared {
     pub(super) has_slots: bool,
     /// Whether requests use the store. If not, nodes hold no connection for them, and have no circuit breaker.
     pub(super) serves_requests: bool,
+    /// Whether the last call found its server lost. Without requests, there is no circuit breaker that would know.
+    pub(super) last_call_failed: AtomicBool,
     /// Notified when a node is lost, and when a node answers that another has a slot.
     pub(super) changed: Arc<Notify>,
     pub(super) tasks: TaskTracker,
@@ -221,6 +223,7 @@ impl Node {
         if !self.connections.drop_all(generation) {
             return error;
         }
+        self.shared.last_call_failed.store(true, Ordering::Relaxed);
         self.shared.changed.notify_one();
         // If no request waits for the store, each call may try to connect.
         if self.shared.serves_requests
@@ -312,6 +315,9 @@ impl Node {
         match answer.await.map(|answer| answer.and_then(Value::extract_error)) {
             Ok(Ok(value)) => {
                 self.answers.fetch_add(1, Ordering::Relaxed);
+                if self.shared.last_call_failed.load(Ordering::Relaxed) {
+                    self.shared.last_call_failed.store(false, Ordering::Relaxed);
+                }
                 Standing::Answered(Ok(value))
             }
             Ok(Err(error)) => stand(error, self.shared.has_slots),
@@ -341,6 +347,11 @@ fn stand(error: RedisError, has_slots: bool) -> Standing {
 }
 
 impl Shared {
+    /// Returns whether a server is lost.
+    pub(super) fn is_any_lost(&self) -> bool {
+        self.outages.any_lost() || self.last_call_failed.load(Ordering::Relaxed)
+    }
+
     /// Waits until the watch on servers looks again. `failed`: whether it has just failed to look.
     pub(super) async fn wait_to_look(&self, failed: bool) {
         /// A failover of a cluster or by sentinels takes seconds, so this adds little.
@@ -371,6 +382,7 @@ impl Shared {
             outages: Outages::new(None),
             has_slots,
             serves_requests: false,
+            last_call_failed: AtomicBool::new(false),
             changed: Arc::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
