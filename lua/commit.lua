@@ -274,6 +274,9 @@ end
 -- their hash, too.
 local is_new = write_changes(KEYS[1], count, count_was, ours) and ours
 if next(unread) then write_changes(KEYS[2], unread, unread_was, unread_length == 0) end
-if is_new and call('HSETNX', KEYS[2], '', FILLER) == 1 then call('PEXPIRE', KEYS[2], expiry_ms) end
+if is_new and call('EXISTS', KEYS[2]) == 0 then
+  call('HSET', KEYS[2], '', FILLER)
+  call('PEXPIRE', KEYS[2], expiry_ms)
+end
 
 return reply

@@ -75,7 +75,7 @@ local function write_held()
     call('HSET', KEYS[4], unpack(set, from, min(from + 999, #set)))
   end
   -- See the end of commit.
-  call('HSETNX', KEYS[2], '', FILLER)
+  if call('EXISTS', KEYS[2]) == 0 then call('HSET', KEYS[2], '', FILLER) end
   write_counts()
   call('ZADD', KEYS[3], now + tonumber(ARGV[1]), ARGV[4])
   call('PEXPIRE', KEYS[3], ARGV[2])
