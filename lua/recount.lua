@@ -1,5 +1,6 @@
 -- recount: renews the expiry of a pool's keys, compares the loads with the leases, and corrects loads that differ
--- because a key was evicted or deleted by hand. For tables that only Evenkeel writes.
+-- because a key was evicted or deleted by hand. Brings deadlines forward that are later than a live holder could have.
+-- For tables that only Evenkeel writes.
 --
 -- FRAGMENTS basics filler leases
 -- KEYS  1       hash    endpoint -> requests in flight
@@ -7,7 +8,7 @@
 --       3       zset    holder -> deadline, ms since the Unix epoch
 --       4..     hash    leases of one holder, see leases; one key per holder, for all holders
 -- ARGV  1       expiry of the pool's keys, ms
---       2       time between two comparisons of unread tokens, ms
+--       2       holder TTL, which is also the time between two comparisons of unread tokens, ms
 --       3       maximum number of leases for such a comparison, which reads all of them
 --       4..     one holder id for each of KEYS 4..
 -- RETURNS       { now in ms, endpoints whose load was corrected }
@@ -22,7 +23,10 @@ if call('ZCARD', KEYS[3]) ~= #KEYS - 3 then return { now, -1 } end
 local leases = 0
 for k = 1, 3 do call('PEXPIRE', KEYS[k], ARGV[1]) end
 for h = 4, #KEYS do
-  if not call('ZSCORE', KEYS[3], ARGV[h]) then return { now, -1 } end
+  local deadline_ms = call('ZSCORE', KEYS[3], ARGV[h])
+  if not deadline_ms then return { now, -1 } end
+  -- The clock has been set back. A dead holder must not live until the clock has caught up.
+  if tonumber(deadline_ms) > now + ARGV[2] then call('ZADD', KEYS[3], now + ARGV[2], ARGV[h]) end
   call('PEXPIRE', KEYS[h], ARGV[1])
   leases = leases + call('HLEN', KEYS[h]) - call('HEXISTS', KEYS[h], '')
 end

@@ -9,7 +9,7 @@ use evenkeel_domain::{
 };
 use evenkeel_store::{
     Admit, Pool, Store,
-    counters::{ReservationId, Reserve},
+    counters::{self, Renewal, ReservationId, Reserve},
 };
 
 use crate::support::{
@@ -124,6 +124,44 @@ async fn a_dead_holder_is_reaped_after_its_ttl_and_not_before() {
     assert!(since.elapsed() >= not_before, "reaped after {:?}", since.elapsed());
     assert!(store.table(&pool).await.unwrap().loads.is_empty());
     assert!(!store.settle(&pool, &holder("h"), lease(1)).await.unwrap(), "a late settle changes nothing");
+}
+
+/// The clock of Redis jumped forward by a minute and was set back. What died meanwhile must not count for a minute.
+#[tokio::test]
+async fn deadlines_after_a_clock_that_was_set_back_are_brought_forward() {
+    let redis = Redis::start();
+    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+    let pool = pool("r", "c");
+    admit(&*store, &pool, 1).await;
+    let later = |deadline_ms: f64| deadline_ms + 60_000.0;
+    let score = |key: &str, member: &str| -> f64 {
+        redis::from_redis_value(redis.command(&["ZSCORE", key, member])).unwrap()
+    };
+    let set = |key: &str, member: &str, score: f64| redis.command(&["ZADD", key, &score.to_string(), member]);
+    let holders = "ek2:{r|c}:holders";
+    let due = score(holders, "h");
+    set(holders, "h", later(due));
+    assert_eq!(store.recount(&pool).await.unwrap(), 0);
+    assert!((due..due + 30_000.0).contains(&score(holders, "h")), "{due}");
+
+    let id = |number| ReservationId { holder: holder("h"), lease: lease(number) };
+    let bucket = Arc::new(Bucket { tag: "consumer=alice".into(), rest: String::new() });
+    let renew = async |number| {
+        let renewal =
+            Renewal { bucket: Arc::clone(&bucket), name: "running".into(), id: id(number), ttl_ms: 9000 };
+        counters::Counters::renew(&*store, vec![renewal]).await.unwrap();
+    };
+    renew(1).await;
+    let keys: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "*running*"])).unwrap();
+    let [key] = &keys[..] else { panic!("{keys:?}") };
+    let due = score(key, "h/1");
+    for member in ["h/1", "h/2"] {
+        set(key, member, later(due));
+    }
+    renew(3).await;
+    for member in ["h/1", "h/2", "h/3"] {
+        assert!((due..due + 8000.0).contains(&score(key, member)), "{member}");
+    }
 }
 
 /// Gateways that still run Higress's plugin write Higress's table with HINCRBY, and can make it negative.

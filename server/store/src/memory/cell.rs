@@ -56,6 +56,13 @@ pub(super) enum Cell {
 }
 
 impl Cell {
+    /// Makes no deadline of a running request later than this.
+    pub(super) fn bring_forward(&mut self, latest_ms: u64) {
+        if let Self::Running(held) = self {
+            held.values_mut().for_each(|deadline_ms| *deadline_ms = latest_ms.min(*deadline_ms));
+        }
+    }
+
     /// Returns the counter as of now: `before` advanced in time, or a new counter. Returns `None` if a quota has
     /// neither a record nor a default, or if its record is of another kind.
     pub(super) fn at(before: Option<&Self>, rule: &CounterRule, now: u64) -> Option<Self> {

@@ -292,6 +292,8 @@ impl State {
     fn renew(&mut self, renewal: &Renewal, now: u64) {
         let rule = CounterRule::Running { amount: 0, ttl_ms: renewal.ttl_ms };
         if let Some(mut cell) = self.cell(&renewal.bucket, &renewal.name, &rule, now) {
+            // Later deadlines are from before the clock was set back.
+            cell.bring_forward(now + renewal.ttl_ms);
             cell.take(1, true, Some((&renewal.id, now + renewal.ttl_ms)));
             self.put((Arc::clone(&renewal.bucket), Arc::clone(&renewal.name)), cell, &rule, now);
         }
