@@ -25,8 +25,8 @@ use evenkeel_loadtest::{
 };
 
 const AFTER_HELP: &str = "\
-Traces are CSV files with the columns TIMESTAMP,ContextTokens,GeneratedTokens, like the public Azure LLM inference traces. \
-Without --trace and without a copy of the Azure trace, the commands use a synthetic trace with the same statistics and report this.
+Traces are CSV files with the columns TIMESTAMP,ContextTokens,GeneratedTokens, like the public Azure LLM inference traces, or \
+JSON lines like Mooncake's public traces. Without --trace and without a copy of the Azure trace, the commands use a synthetic trace with the same statistics and report this.
 
 EVENKEEL_ENVOY, EVENKEEL_BIN, EVENKEEL_PLUGIN_WASM and EVENKEEL_REDIS_SERVER set the paths of the programs under test; without \
 them, the commands look in .tools/, the build's target directories and PATH. A run uses free ports and ends every process it started.

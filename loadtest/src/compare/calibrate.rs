@@ -92,7 +92,7 @@ pub(super) async fn demand(
 
 /// Returns the first requests of a workload.
 fn beginning(workload: &Workload) -> Workload {
-    let requests = workload.requests.iter().take(REQUESTS).copied().collect();
+    let requests = workload.requests.iter().take(REQUESTS).cloned().collect();
     let duration = workload.requests.get(REQUESTS).map_or(workload.duration, |next| next.at);
     Workload { source: workload.source.clone(), requests, duration }
 }

@@ -20,7 +20,7 @@ pub(super) const WARM_UP_REQUESTS_PER_GATEWAY: usize = 6;
 
 /// Measures sequential requests on an idle system.
 pub(super) async fn measure(plan: &Plan, lab: &Lab, time_scale: f64) -> Result<Noise, LabError> {
-    let tiny = Request { at: Duration::ZERO, prompt: 1, output: 1 };
+    let tiny = Request { prompt: 1, output: 1, ..Request::default() };
     let expected = plan.engine.idle_ttft(tiny.prompt);
     let mut paths: Vec<(&str, Vec<String>)> = vec![
         ("direct", lab.hosts().iter().map(|host| format!("http://{host}")).collect()),
@@ -35,7 +35,7 @@ pub(super) async fn measure(plan: &Plan, lab: &Lab, time_scale: f64) -> Result<N
         let mut overheads = Vec::new();
         for i in 0..REQUESTS + urls.len() * WARM_UP_REQUESTS_PER_GATEWAY {
             let start = Instant::now();
-            let exchange = client.send(&urls[i % urls.len()], tiny, None).await;
+            let exchange = client.send(&urls[i % urls.len()], &tiny, i, None).await;
             if let Some(error) = exchange.error {
                 return Err(LabError::Response {
                     what: format!("a request to {}: {error}", urls[i % urls.len()]),

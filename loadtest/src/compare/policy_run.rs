@@ -168,13 +168,14 @@ fn cpu_of(now: &CpuSample, before: &CpuSample, machine: &Machine, requests: usiz
 /// Opens connections along every path before the measurement.
 async fn warm_up(stage: &Stage<'_>, policy: Policy) {
     let client = Client::new(Duration::from_secs(10));
-    let tiny = Request { at: Duration::ZERO, prompt: 1, output: 2 };
+    let tiny = Request { prompt: 1, output: 2, ..Request::default() };
     let urls = stage.lab.urls(policy);
     let hosts = stage.lab.hosts();
     let count = urls.len() * WARM_UP_REQUESTS_PER_GATEWAY * stage.size.plan.envoy_concurrency;
+    let tiny = &tiny;
     let sends = (0..count).map(|i| {
         let host = (policy == Policy::Ideal).then(|| hosts[i / urls.len() % hosts.len()]);
-        client.send(&urls[i % urls.len()], tiny, host)
+        client.send(&urls[i % urls.len()], tiny, i, host)
     });
     futures::future::join_all(sends).await;
 }

@@ -17,7 +17,7 @@ use super::Sample;
 use crate::{
     lab::OVERRIDE_HOST_HEADER,
     mock::{HOST, OUTPUT_TOKENS, PROMPT_TOKENS},
-    workload::Request,
+    workload::{Request, prompt},
 };
 
 /// Sends requests over persistent connections. Clones share the connections.
@@ -50,12 +50,18 @@ impl Client {
         Self { client, timeout }
     }
 
-    /// Sends one request through `gateway` and reads the response to its end. `host` is sent in a header that selects
-    /// the host.
-    pub async fn send(&self, gateway: &str, request: Request, host: Option<SocketAddr>) -> Exchange {
+    /// Sends one request through `gateway` and reads the response to its end. The prompt of a request depends on its
+    /// `index` in the workload. `host` is sent in a header that selects the host.
+    pub async fn send(
+        &self,
+        gateway: &str,
+        request: &Request,
+        index: usize,
+        host: Option<SocketAddr>,
+    ) -> Exchange {
         let mut exchange =
             Exchange { first: None, end: Instant::now(), status: None, host: None, error: None };
-        let attempt = self.attempt(gateway, request, host, &mut exchange);
+        let attempt = self.attempt(gateway, request, index, host, &mut exchange);
         match tokio::time::timeout(self.timeout, attempt).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => exchange.error = Some(error),
@@ -68,7 +74,8 @@ impl Client {
     async fn attempt(
         &self,
         gateway: &str,
-        request: Request,
+        request: &Request,
+        index: usize,
         host: Option<SocketAddr>,
         exchange: &mut Exchange,
     ) -> Result<(), String> {
@@ -79,8 +86,8 @@ impl Client {
         if let Some(host) = host {
             builder = builder.header(OVERRIDE_HOST_HEADER, host.to_string());
         }
-        let body = r#"{"model":"mock","messages":[{"role":"user","content":"replay"}],"stream":true}"#;
-        let request = builder.body(Full::from(body)).map_err(|e| e.to_string())?;
+        let body = prompt::chat_request(request, index);
+        let request = builder.body(Full::new(body)).map_err(|e| e.to_string())?;
         let response = self.client.request(request).await.map_err(describe)?;
         exchange.status = Some(response.status());
         exchange.host = response.headers().get(HOST).and_then(|h| h.to_str().ok()).map(str::to_owned);
@@ -134,8 +141,14 @@ mod tests {
     };
 
     fn workload(n: u64) -> Workload {
-        let requests =
-            (0..n).map(|i| Request { at: Duration::from_millis(20 * i), prompt: 100, output: 20 }).collect();
+        let requests = (0..n)
+            .map(|i| Request {
+                at: Duration::from_millis(20 * i),
+                prompt: 100,
+                output: 20,
+                ..Request::default()
+            })
+            .collect();
         Workload { source: "test".into(), requests, duration: Duration::from_millis(20 * n) }
     }
 

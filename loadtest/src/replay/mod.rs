@@ -120,7 +120,7 @@ pub async fn run(workload: &Workload, config: &ReplayConfig, progress: Progress)
     let due: Vec<Duration> = workload.requests.iter().map(|r| r.at.div_f64(config.time_scale)).collect();
     let start = Instant::now();
     let samples = open_loop(&due, |index, due_at| {
-        let request = workload.requests[index];
+        let request = workload.requests[index].clone();
         let gateway = config.gateways[gateways[index]].clone();
         let (client, picker, progress) = (client.clone(), picker.clone(), Arc::clone(&progress));
         let due = due[index];
@@ -128,7 +128,7 @@ pub async fn run(workload: &Workload, config: &ReplayConfig, progress: Progress)
             let late = due_at.elapsed();
             // The pick counts as in flight until the response has ended.
             let pick = picker.as_ref().map(Picker::pick);
-            let exchange = client.send(&gateway, request, pick.as_ref().map(Pick::host)).await;
+            let exchange = client.send(&gateway, &request, index, pick.as_ref().map(Pick::host)).await;
             drop(pick);
             progress.record(exchange.error.is_some());
             exchange.into_sample(due, due_at, late)

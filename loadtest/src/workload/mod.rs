@@ -1,16 +1,19 @@
-//! Workloads: requests with an arrival time, a prompt size and an output size.
+//! Workloads: requests with an arrival time, a prompt and an output size.
 
+mod error;
+mod mooncake;
+pub mod prompt;
 pub mod synth;
 pub mod trace;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineParams;
 
 /// One request of a trace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// Arrival time, relative to the start of the trace.
     pub at: Duration,
@@ -18,6 +21,17 @@ pub struct Request {
     pub prompt: u32,
     /// Tokens in the response.
     pub output: u32,
+    /// Ids of the prompt's blocks of [`prompt::BLOCK_TOKENS`] tokens. The last block may be shorter. Prompts have the
+    /// same id where their text so far is the same. Empty if the trace does not know them.
+    pub blocks: Arc<[u64]>,
+}
+
+impl Request {
+    /// Returns the ids of the blocks that are complete. A prefix cache keeps only these.
+    pub fn complete_blocks(&self) -> &[u64] {
+        let complete = (self.prompt / prompt::BLOCK_TOKENS) as usize;
+        &self.blocks[..self.blocks.len().min(complete)]
+    }
 }
 
 /// Requests in order of arrival.
@@ -50,7 +64,7 @@ impl Workload {
             .requests
             .iter()
             .filter(|r| (start..end).contains(&r.at))
-            .map(|r| Request { at: r.at - start, ..*r })
+            .map(|r| Request { at: r.at - start, ..r.clone() })
             .collect();
         Self { source: self.source.clone(), requests, duration: end.saturating_sub(start) }
     }
@@ -58,8 +72,14 @@ impl Workload {
     /// Returns the same requests, arriving `factor` times as fast.
     #[must_use]
     pub fn faster(&self, factor: f64) -> Self {
-        let requests = self.requests.iter().map(|r| Request { at: r.at.div_f64(factor), ..*r }).collect();
+        let requests =
+            self.requests.iter().map(|r| Request { at: r.at.div_f64(factor), ..r.clone() }).collect();
         Self { source: self.source.clone(), requests, duration: self.duration.div_f64(factor) }
+    }
+
+    /// Returns whether the trace knows which prompts share their beginning.
+    pub fn has_blocks(&self) -> bool {
+        self.requests.iter().any(|r| !r.blocks.is_empty())
     }
 
     pub fn summary(&self) -> Summary {
@@ -96,7 +116,12 @@ mod tests {
 
     fn workload() -> Workload {
         let requests = (0..100)
-            .map(|i| Request { at: Duration::from_secs(i), prompt: 100, output: 10 + i as u32 })
+            .map(|i| Request {
+                at: Duration::from_secs(i),
+                prompt: 100,
+                output: 10 + i as u32,
+                ..Request::default()
+            })
             .collect();
         Workload { source: "test".into(), requests, duration: Duration::from_secs(100) }
     }
@@ -105,7 +130,7 @@ mod tests {
     fn times_in_a_slice_are_relative_to_its_start() {
         let slice = workload().slice(Duration::from_secs(10), Duration::from_secs(5));
         assert_eq!(slice.requests.len(), 5);
-        assert_eq!(slice.requests[0], Request { at: Duration::ZERO, prompt: 100, output: 20 });
+        assert_eq!(slice.requests[0], Request { prompt: 100, output: 20, ..Request::default() });
         assert_eq!(slice.duration, Duration::from_secs(5));
     }
 

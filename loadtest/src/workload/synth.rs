@@ -112,7 +112,7 @@ pub fn generate(seed: u64, duration: Duration, rate_rps: f64) -> Workload {
             let (prompt, output) = (draw(PROMPT_QUANTILES, &mut rng), draw(OUTPUT_QUANTILES, &mut rng));
             // The trace format has a resolution of 100 ns.
             let at = Duration::from_nanos(((start + at) * 1e7) as u64 * 100);
-            requests.push(Request { at, prompt, output });
+            requests.push(Request { at, prompt, output, ..Request::default() });
         }
         left -= (TICK_S - at) * rate;
         slow = SLOW.step(slow, &mut rng);
