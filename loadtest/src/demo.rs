@@ -53,6 +53,7 @@ pub fn plan() -> Plan {
             per_prefill_token_ms: 0.05,
             prefill_budget: 2048,
             kv_tokens: 100_000,
+            ..EngineParams::default()
         },
         pace: Pace::Measured { scale_max: SCALE_MAX, run_max: RUN_MAX },
         may_shrink: true,

@@ -76,6 +76,7 @@ pub async fn start(plan: &LivePlan) -> Result<Lab, LabError> {
         per_prefill_token_ms: 0.05,
         prefill_budget: 2048,
         kv_tokens: 100_000,
+        ..EngineParams::default()
     };
     Lab::builder()
         .hosts(plan.hosts)

@@ -3,6 +3,7 @@
 mod bench;
 mod chaos;
 mod compare;
+mod engine;
 mod live;
 mod replay;
 mod simulate;
@@ -17,9 +18,9 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use engine::EngineArgs;
 use evenkeel_loadtest::{
     demo,
-    engine::EngineParams,
     mock::{Fleet, FleetConfig},
     workload::Workload,
 };
@@ -118,43 +119,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn seconds_or_zero(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     seconds.ok_or_else(|| "expected a number from 0".to_owned())
-}
-
-/// Parameters of the mock model servers.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Model servers")]
-pub(crate) struct EngineArgs {
-    /// Number of sequences that one host runs concurrently (vLLM's max_num_seqs)
-    #[arg(long, default_value_t = 20)]
-    slots: usize,
-    /// Duration of a step with an empty batch, in milliseconds
-    #[arg(long, default_value_t = 30.0)]
-    base_ms: f64,
-    /// Milliseconds that each decoding sequence adds to a step
-    #[arg(long, default_value_t = 0.5)]
-    per_seq_ms: f64,
-    /// Milliseconds that each prompt token adds to the step that reads it
-    #[arg(long, default_value_t = 0.05)]
-    per_prefill_token_ms: f64,
-    /// Maximum number of prompt tokens read per step
-    #[arg(long, default_value_t = 2048)]
-    prefill_budget: u32,
-    /// Capacity of the KV cache in tokens (affects only the reported usage)
-    #[arg(long, default_value_t = 100_000)]
-    kv_tokens: u64,
-}
-
-impl EngineArgs {
-    pub(crate) fn params(&self) -> EngineParams {
-        EngineParams {
-            slots: self.slots,
-            base_ms: self.base_ms,
-            per_seq_ms: self.per_seq_ms,
-            per_prefill_token_ms: self.per_prefill_token_ms,
-            prefill_budget: self.prefill_budget,
-            kv_tokens: self.kv_tokens,
-        }
-    }
 }
 
 #[derive(Debug, Args)]

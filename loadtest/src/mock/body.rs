@@ -37,9 +37,13 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    pub(crate) fn json(self) -> String {
+    /// Returns the usage as JSON. `cached` are the prompt tokens from the prefix cache, if the host has one.
+    pub(crate) fn json(self, cached: Option<u32>) -> String {
+        let details = cached.map_or_else(String::new, |cached| {
+            format!(r#","prompt_tokens_details":{{"cached_tokens":{cached}}}"#)
+        });
         format!(
-            r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{}}}"#,
+            r#"{{"prompt_tokens":{},"completion_tokens":{},"total_tokens":{}{details}}}"#,
             self.prompt,
             self.output,
             u64::from(self.prompt) + u64::from(self.output)
@@ -87,7 +91,7 @@ impl EventStream {
         }
     }
 
-    fn event(&mut self, produced: u32, done: bool) -> Bytes {
+    fn event(&mut self, produced: u32, done: bool, cached: Option<u32>) -> Bytes {
         let id = self.sequence.id;
         let content = self.spec.text(produced - self.sent);
         let role = if self.sent == 0 { r#""role":"assistant","# } else { "" };
@@ -102,7 +106,7 @@ impl EventStream {
             text.push_str(&format!(
                 "data: {{\"id\":\"mock-{id}\",\"object\":\"chat.completion.chunk\",\"created\":{CREATED},\"model\":\"mock\",\
                  \"choices\":[],\"usage\":{}}}\n\n",
-                self.spec.usage.json()
+                self.spec.usage.json(cached)
             ));
         }
         if done {
@@ -139,7 +143,7 @@ impl Body for EventStream {
         let produced = progress.produced.min(self.token_limit());
         let done = progress.done && produced == progress.produced && self.sent < self.token_limit();
         self.ended = done;
-        let event = self.event(produced, done);
+        let event = self.event(produced, done, progress.cached);
         Poll::Ready(Some(Ok(Frame::data(event))))
     }
 

@@ -26,6 +26,8 @@ pub(crate) struct Progress {
     pub(crate) done: bool,
     /// Virtual time at the end of the step that produced the last token.
     pub(crate) at: Duration,
+    /// Tokens of the prompt that the prefix cache had; `None` if the host has no prefix cache.
+    pub(crate) cached: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -43,6 +45,7 @@ struct State {
 pub(crate) struct Host {
     pub(crate) address: SocketAddr,
     token_batch: u32,
+    has_cache: bool,
     clock: Clock,
     /// Whether requests wait before they reach the engine.
     held: watch::Receiver<bool>,
@@ -58,6 +61,7 @@ impl Host {
         token_batch: u32,
         held: watch::Receiver<bool>,
     ) -> Self {
+        let has_cache = params.cache_tokens > 0;
         let state = State {
             engine: Engine::new(params),
             readers: HashMap::new(),
@@ -69,6 +73,7 @@ impl Host {
         Self {
             address,
             token_batch: token_batch.max(1),
+            has_cache,
             clock,
             held,
             state: Mutex::new(state),
@@ -87,6 +92,26 @@ impl Host {
 
     pub(crate) fn totals(&self) -> EngineTotals {
         self.state.lock().engine.totals()
+    }
+
+    pub(crate) fn has_cache(&self) -> bool {
+        self.has_cache
+    }
+
+    /// Empties the prefix cache.
+    pub(crate) fn clear_cache(&self) {
+        self.state.lock().engine.clear_cache();
+    }
+
+    /// Returns how many tokens of a prompt with these blocks the prefix cache will have once the host has read the
+    /// prompts that it has.
+    pub(crate) fn expected_cached(&self, blocks: &[u64]) -> u64 {
+        self.state.lock().engine.expected_cached(blocks)
+    }
+
+    /// Returns the prompt tokens that the host has not read yet.
+    pub(crate) fn unread(&self) -> u64 {
+        self.state.lock().engine.unread()
     }
 
     pub(crate) fn kv_usage(&self) -> f64 {
@@ -118,15 +143,16 @@ impl Host {
         Sequence { host: Arc::clone(self), id, prompt, output, record, progress }
     }
 
-    /// Submits a sequence to the engine when the fleet no longer holds requests back.
-    pub(crate) async fn start(&self, sequence: &Sequence) {
+    /// Submits a sequence to the engine when the fleet no longer holds requests back. `blocks` are the hashes of its
+    /// prompt's complete blocks.
+    pub(crate) async fn start(&self, sequence: &Sequence, blocks: Vec<u64>) {
         // An error means that the fleet is shutting down.
         let _ = self.held.clone().wait_for(|held| !held).await;
         let mut state = self.state.lock();
         let now = self.clock.now();
         self.advance(&mut state, now);
         let was_idle = state.engine.next_event().is_none();
-        state.engine.submit(now, sequence.id, sequence.prompt, sequence.output);
+        state.engine.submit_blocks(now, sequence.id, (sequence.prompt, sequence.output), blocks.into());
         drop(state);
         if was_idle {
             self.wake.notify_one();
@@ -140,7 +166,8 @@ impl Host {
                 return;
             }
             if let Some(reader) = readers.get(&e.id) {
-                let _ = reader.send(Progress { produced: e.produced, done: e.done, at: e.at });
+                let cached = self.has_cache.then_some(e.cached);
+                let _ = reader.send(Progress { produced: e.produced, done: e.done, at: e.at, cached });
             }
             if e.done && readers.remove(&e.id).is_some() {
                 stats.in_flight -= 1;

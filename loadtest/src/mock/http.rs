@@ -14,6 +14,7 @@ use super::{
     body::{CREATED, EventStream, MockBody, ResponseSpec, Usage},
     host::{Host, Sequence},
 };
+use crate::workload::prompt;
 
 const BODY_BYTES_MAX: usize = 16 << 20;
 const OUTPUT_TOKENS_DEFAULT: u32 = 128;
@@ -133,7 +134,8 @@ async fn chat_completion(host: &Arc<Host>, request: Request<Incoming>) -> Result
     if failure == Some(Failure::Hang) {
         return std::future::pending().await;
     }
-    host.start(&sequence).await;
+    let blocks = if host.has_cache() { prompt_blocks(&body) } else { Vec::new() };
+    host.start(&sequence, blocks).await;
     if chat.stream || failure.is_some() {
         let mut response = Response::new(Either::Right(EventStream::new(sequence, spec)));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -142,15 +144,30 @@ async fn chat_completion(host: &Arc<Host>, request: Request<Incoming>) -> Result
     complete_response(sequence, spec).await
 }
 
+/// Returns a hash of each complete block of the prompt: the text of all messages, in their order.
+fn prompt_blocks(body: &[u8]) -> Vec<u64> {
+    #[derive(Deserialize)]
+    struct Prompt {
+        messages: Vec<Message>,
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        content: String,
+    }
+    let prompt = serde_json::from_slice(body).unwrap_or(Prompt { messages: Vec::new() });
+    let text: String = prompt.messages.into_iter().map(|message| message.content).collect();
+    prompt::block_hashes(text.as_bytes())
+}
+
 /// Waits for the last token and returns the complete response.
 async fn complete_response(mut sequence: Sequence, spec: ResponseSpec) -> Result<Response<MockBody>, Reset> {
-    loop {
+    let cached = loop {
         match sequence.progress.recv().await {
-            Some(progress) if progress.done => break,
+            Some(progress) if progress.done => break progress.cached,
             Some(_) => {}
             None => return Err(Reset),
         }
-    }
+    };
     sequence.record(sequence.output, Some(ServedEnd::Complete));
     Ok(text(
         "application/json",
@@ -159,7 +176,7 @@ async fn complete_response(mut sequence: Sequence, spec: ResponseSpec) -> Result
              \"choices\":[{{\"index\":0,\"message\":{{\"role\":\"assistant\",\"content\":\"{}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{}}}",
             sequence.id,
             spec.text(spec.usage.output),
-            spec.usage.json()
+            spec.usage.json(cached)
         ),
     ))
 }
@@ -168,13 +185,16 @@ fn metrics(host: &Host) -> String {
     let stats = host.stats();
     let totals = host.totals();
     let kv = host.kv_usage();
+    let prompt_tokens = totals.prompt_tokens + totals.cached_tokens;
     let mut out = String::new();
     for (name, kind, value) in [
         ("num_requests_running", "gauge", stats.running as f64),
         ("num_requests_waiting", "gauge", stats.waiting as f64),
         ("gpu_cache_usage_perc", "gauge", kv),
         ("kv_cache_usage_perc", "gauge", kv),
-        ("prompt_tokens_total", "counter", totals.prompt_tokens as f64),
+        ("prompt_tokens_total", "counter", prompt_tokens as f64),
+        ("prefix_cache_queries_total", "counter", prompt_tokens as f64),
+        ("prefix_cache_hits_total", "counter", totals.cached_tokens as f64),
         ("generation_tokens_total", "counter", totals.generated_tokens as f64),
     ] {
         out.push_str(&format!("# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name=\"mock\"}} {value}\n"));

@@ -203,6 +203,23 @@ impl Fleet {
         self.hosts.iter().flat_map(|host| host.take_late_wall_ms()).collect()
     }
 
+    /// Empties the hosts' prefix caches.
+    pub fn clear_caches(&self) {
+        self.hosts.iter().for_each(|host| host.clear_cache());
+    }
+
+    /// Returns for each host how many tokens of a prompt with these blocks
+    /// ([`prompt::block_hashes`](crate::workload::prompt::block_hashes)) its prefix cache will have once it has read the
+    /// prompts that it has.
+    pub fn expected_cached(&self, blocks: &[u64]) -> Vec<u64> {
+        self.hosts.iter().map(|host| host.expected_cached(blocks)).collect()
+    }
+
+    /// Returns the prompt tokens that each host has not read yet.
+    pub fn unread(&self) -> Vec<u64> {
+        self.hosts.iter().map(|host| host.unread()).collect()
+    }
+
     pub fn totals(&self) -> Vec<EngineTotals> {
         self.hosts.iter().map(|host| host.totals()).collect()
     }
@@ -227,7 +244,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::wait;
+    use crate::{
+        wait,
+        workload::{self, prompt},
+    };
 
     const WITHIN: Duration = Duration::from_secs(10);
 
@@ -287,5 +307,40 @@ mod tests {
         wait::until("the end", WITHIN, async || ended()).await.unwrap();
         let all = [served(5, complete), served(5, complete), served(2, aborted), served(4, aborted)];
         assert_eq!(fleet.served(), all);
+    }
+
+    #[tokio::test]
+    async fn a_prompt_that_begins_like_an_earlier_one_is_partly_cached() {
+        let engine = EngineParams { cache_tokens: 100_000, ..EngineParams::default() };
+        let fleet = Fleet::start(&FleetConfig::local(1, engine, 100.0, 8)).unwrap();
+        let url = format!("http://{}/v1/chat/completions", fleet.addresses()[0]);
+        let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let ask = async |prompt: u32, blocks: &[u64], stream: bool| {
+            let request =
+                workload::Request { prompt, output: 2, blocks: blocks.into(), ..Default::default() };
+            let body = String::from_utf8(prompt::chat_request(&request, 0).to_vec()).unwrap();
+            let body = if stream {
+                body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1)
+            } else {
+                body.replacen(r#""stream":true,"#, "", 1)
+            };
+            let request = Request::post(&url).header(PROMPT_TOKENS, prompt).header(OUTPUT_TOKENS, 2);
+            let response = client.request(request.body(Full::from(body)).unwrap()).await.unwrap();
+            let text = response.into_body().collect().await.unwrap().to_bytes();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let cached = text
+                .split_once("\"cached_tokens\":")
+                .map(|(_, rest)| rest.split_once('}').unwrap().0.to_owned());
+            cached.unwrap().parse::<u64>().unwrap()
+        };
+        assert_eq!(ask(1200, &[1, 2], true).await, 0);
+        assert_eq!(ask(1500, &[1, 3], true).await, 512);
+        assert_eq!(ask(1200, &[1, 2], false).await, 1024);
+        let request = workload::Request { prompt: 1500, blocks: [1, 3].into(), ..Default::default() };
+        let body = prompt::chat_request(&request, 9);
+        assert_eq!(fleet.expected_cached(&prompt::block_hashes(prompt::text(&body))), [1024]);
+        assert_eq!((fleet.unread(), fleet.totals()[0].cached_tokens), (vec![0], 512 + 1024));
+        fleet.clear_caches();
+        assert_eq!(ask(1200, &[1, 2], true).await, 0);
     }
 }

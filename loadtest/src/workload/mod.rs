@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::EngineParams;
+use crate::engine::{BLOCK_TOKENS, EngineParams};
 
 /// One request of a trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Request {
     pub prompt: u32,
     /// Tokens in the response.
     pub output: u32,
-    /// Ids of the prompt's blocks of [`prompt::BLOCK_TOKENS`] tokens. The last block may be shorter. Prompts have the
+    /// Ids of the prompt's blocks of [`BLOCK_TOKENS`] tokens. The last block may be shorter. Prompts have the
     /// same id where their text so far is the same. Empty if the trace does not know them.
     pub blocks: Arc<[u64]>,
 }
@@ -29,7 +29,7 @@ pub struct Request {
 impl Request {
     /// Returns the ids of the blocks that are complete. A prefix cache keeps only these.
     pub fn complete_blocks(&self) -> &[u64] {
-        let complete = (self.prompt / prompt::BLOCK_TOKENS) as usize;
+        let complete = (self.prompt / BLOCK_TOKENS) as usize;
         &self.blocks[..self.blocks.len().min(complete)]
     }
 }

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use super::{
     Request,
     error::{TOKENS_MAX, TraceError},
-    prompt::BLOCK_TOKENS,
 };
+use crate::engine::BLOCK_TOKENS;
 
 /// Latest time in a trace, about 30 years. A later time is reported as an error in the file.
 const TIMESTAMP_MS_MAX: f64 = 1e12;

@@ -7,9 +7,8 @@
 use bytes::Bytes;
 
 use super::Request;
+use crate::engine::BLOCK_TOKENS;
 
-/// Tokens in a block, as in Mooncake's traces.
-pub const BLOCK_TOKENS: u32 = 512;
 /// Bytes of text per token: the usual size in English text, and what Evenkeel assumes of an unknown model.
 pub const TOKEN_BYTES: usize = 4;
 const BLOCK_BYTES: usize = BLOCK_TOKENS as usize * TOKEN_BYTES;
