@@ -41,7 +41,7 @@ const RUN_MAX: Duration = Duration::from_secs(80);
 
 pub fn plan() -> Plan {
     Plan {
-        policies: Policy::ALL.to_vec(),
+        policies: Policy::BY_REQUESTS.to_vec(),
         hosts: 8,
         gateways: 8,
         sidecars: 8,

@@ -152,5 +152,5 @@ fn chat_request(plan: &LivePlan, rng: &mut SmallRng, gateways: &[String]) -> Req
 /// Returns the base URLs of the gateways' listeners that use the plugin.
 #[must_use]
 pub fn gateways(lab: &Lab) -> Vec<String> {
-    lab.urls(Policy::Evenkeel)
+    lab.urls(Policy::EvenkeelLeastRequest)
 }

@@ -55,7 +55,7 @@ pub(crate) struct CompareArgs {
     #[arg(long, default_value = "out/compare")]
     out: PathBuf,
     /// Policies, in the order in which they run; without --time-scale, Evenkeel runs first
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Policy::ALL)]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Policy::BY_REQUESTS)]
     policies: Vec<Policy>,
     /// Number of model servers
     #[arg(long, default_value_t = 8)]

@@ -6,7 +6,7 @@ use clap::Args;
 use evenkeel_loadtest::{
     machine::{CpuSample, LatenessProbe, Machine},
     percentiles::Percentiles,
-    replay::{Progress, Replay, ReplayConfig, Spread, run as replay},
+    replay::{IdealRule, Progress, Replay, ReplayConfig, Spread, run as replay},
     verdict::{Delays, Fault, RunMeasures, delay_max_ms, rejection},
 };
 
@@ -45,7 +45,7 @@ pub(crate) async fn run(args: ReplayArgs) -> anyhow::Result<ExitCode> {
     let workload = trace.slice(args.trace.start, args.trace.duration).faster(args.faster);
     let config = ReplayConfig {
         gateways: args.gateways,
-        ideal_over: Some(args.ideal_over).filter(|hosts| !hosts.is_empty()),
+        ideal: Some((args.ideal_over, IdealRule::LeastRequest)).filter(|(hosts, _)| !hosts.is_empty()),
         time_scale: args.time_scale,
         spread: args.spread,
         seed: args.seed,

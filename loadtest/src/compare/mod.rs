@@ -47,8 +47,8 @@ pub struct Comparison {
 /// Runs a comparison. `log` receives progress messages.
 pub async fn run(plan: &Plan, trace: &Workload, log: impl Fn(&str)) -> Result<Comparison, LabError> {
     let sizes = plan.sizes(trace);
-    if sizes[0].workload.requests.is_empty() {
-        return Err(LabError::Invalid("the slice of the trace has no requests"));
+    if let Some(rejection) = plan.rejection(&sizes[0].workload) {
+        return Err(LabError::Invalid(rejection));
     }
     let mut session = Session {
         sizes,
@@ -329,7 +329,7 @@ fn setup(size: &Sized, trace: &Workload, time_scale: f64) -> Setup {
         load: plan.load,
         hosts: plan.hosts,
         gateways: plan.gateways,
-        sidecars: if plan.policies.contains(&Policy::Evenkeel) { plan.sidecars } else { 0 },
+        sidecars: if plan.needs_sidecars() { plan.sidecars } else { 0 },
         envoy_concurrency: plan.envoy_concurrency,
         engine: plan.engine.clone(),
         time_scale,

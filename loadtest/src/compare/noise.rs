@@ -9,9 +9,9 @@ use super::{IDLE_WITHIN, plan::Plan};
 use crate::{
     lab::{Lab, LabError, Policy},
     percentiles::Percentiles,
-    replay::Client,
+    replay::{Client, Route},
     report::{Noise, NoisePath},
-    workload::Request,
+    workload::{Request, prompt},
 };
 
 const REQUESTS: usize = 150;
@@ -26,8 +26,8 @@ pub(super) async fn measure(plan: &Plan, lab: &Lab, time_scale: f64) -> Result<N
         ("direct", lab.hosts().iter().map(|host| format!("http://{host}")).collect()),
         ("envoy", lab.urls(Policy::EnvoyRoundRobin)),
     ];
-    if !lab.sidecars().is_empty() {
-        paths.push(("evenkeel", lab.urls(Policy::Evenkeel)));
+    if let Some(judged) = Policy::judged(plan.policies.iter().copied()) {
+        paths.push(("evenkeel", lab.urls(judged)));
     }
     let mut noise = Noise { expected_ttft_ms: expected.as_secs_f64() * 1e3, paths: BTreeMap::new() };
     for (name, urls) in paths {
@@ -35,7 +35,9 @@ pub(super) async fn measure(plan: &Plan, lab: &Lab, time_scale: f64) -> Result<N
         let mut overheads = Vec::new();
         for i in 0..REQUESTS + urls.len() * WARM_UP_REQUESTS_PER_GATEWAY {
             let start = Instant::now();
-            let exchange = client.send(&urls[i % urls.len()], &tiny, i, None).await;
+            let exchange = client
+                .send(&urls[i % urls.len()], &tiny, prompt::chat_request(&tiny, i), Route::Gateway)
+                .await;
             if let Some(error) = exchange.error {
                 return Err(LabError::Response {
                     what: format!("a request to {}: {error}", urls[i % urls.len()]),

@@ -1,21 +1,28 @@
 //! The parameters of a comparison, and the sizes in which it can run.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     engine::EngineParams,
     lab::{Lab, LabBuilder, Policy},
     pace::{self, Pace},
-    replay::{ReplayConfig, Spread},
+    replay::{IdealRule, PrefixCaches, ReplayConfig, Spread},
     simulate::{self, SimulatedPolicy, System},
     verdict::{self, Simulated},
-    workload::Workload,
+    workload::{Request, Workload, prompt},
 };
 
 /// Number of simulations of each policy. Their spread shows how much chance contributes to a p99.
 const SEEDS: u64 = 5;
 /// Wall time after which a request fails.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// Largest body that the plugin reads, below Envoy's buffer of 1 MiB: a prompt of 240,000 tokens.
+const BODY_BYTES_MAX: usize = 983_040;
 
 /// Parameters of a comparison.
 #[derive(Clone, Debug)]
@@ -49,7 +56,18 @@ pub struct Plan {
 impl Plan {
     /// Returns the workload to send, and how many times faster than recorded its requests arrive.
     pub fn workload(&self, trace: &Workload) -> (Workload, f64) {
-        trace.slice(self.slice_start, self.slice_duration).at_load(self.load, &self.engine, self.hosts)
+        simulate::at_load(&trace.slice(self.slice_start, self.slice_duration), self.load, &self.system())
+    }
+
+    /// Returns the system that a simulation needs.
+    fn system(&self) -> System {
+        // Envoy counts a host's requests per process, not per worker.
+        System { hosts: self.hosts, gateways: self.gateways, engine: self.engine.clone() }
+    }
+
+    /// Returns the policy of Evenkeel that the comparison judges. Without one, it is least request.
+    pub(super) fn judged(&self) -> Policy {
+        Policy::judged(self.policies.iter().copied()).unwrap_or(Policy::EvenkeelLeastRequest)
     }
 
     /// Returns this plan in full size and, if it may shrink, in the smaller sizes in which the simulation still shows
@@ -85,7 +103,37 @@ impl Plan {
             None => lab,
         };
         // Do not start processes that no policy uses: they would take CPU time from the others.
-        if self.policies.contains(&Policy::Evenkeel) { lab.redis().sidecars(self.sidecars) } else { lab }
+        let lab = if self.needs_sidecars() { lab.redis().sidecars(self.sidecars) } else { lab };
+        // The measurement of the idle system needs a path without Evenkeel.
+        let policies: BTreeSet<Policy> =
+            self.policies.iter().copied().chain([Policy::EnvoyRoundRobin]).collect();
+        let reads_bodies = policies.iter().any(|policy| policy.is_by_work());
+        // Every policy of the comparison has the same plugin, so that only the policies differ.
+        lab.policies(policies).plugin_config(|config| {
+            if reads_bodies {
+                config["read_body"] = true.into();
+                config["body_bytes_max"] = BODY_BYTES_MAX.into();
+            }
+        })
+    }
+
+    /// Returns whether a policy of the plan needs sidecars.
+    pub(super) fn needs_sidecars(&self) -> bool {
+        self.policies.iter().any(|policy| policy.is_evenkeel())
+    }
+
+    /// Returns why this workload cannot run with this plan.
+    pub(super) fn rejection(&self, workload: &Workload) -> Option<&'static str> {
+        let body_bytes = |request: &Request| prompt::chat_request(request, 0).len();
+        let by_work = self.policies.iter().any(|policy| policy.is_by_work());
+        let largest = workload.requests.iter().max_by_key(|request| request.prompt);
+        match largest {
+            None => Some("the slice of the trace has no requests"),
+            Some(largest) if by_work && body_bytes(largest) > BODY_BYTES_MAX => {
+                Some("a prompt of the trace is larger than the plugin can read, 240,000 tokens")
+            }
+            Some(_) => None,
+        }
     }
 
     /// Returns whether the processes of this lab are those that this plan needs.
@@ -94,10 +142,15 @@ impl Plan {
         lab.hosts().len() == self.hosts && lab.envoys().len() == self.gateways && sidecars_match
     }
 
-    pub(super) fn replay(&self, lab: &Lab, policy: Policy, time_scale: f64) -> ReplayConfig {
+    pub(super) fn replay(&self, lab: &Arc<Lab>, policy: Policy, time_scale: f64) -> ReplayConfig {
+        let rule = match policy {
+            Policy::Ideal => Some(IdealRule::LeastRequest),
+            Policy::IdealWork => Some(IdealRule::LeastWork(Arc::clone(lab) as Arc<dyn PrefixCaches>)),
+            _ => None,
+        };
         ReplayConfig {
             gateways: lab.urls(policy),
-            ideal_over: (policy == Policy::Ideal).then(|| lab.hosts()),
+            ideal: rule.map(|rule| (lab.hosts(), rule)),
             time_scale,
             spread: self.spread,
             seed: self.seed,
@@ -114,8 +167,8 @@ impl Plan {
 
     /// Returns the policy that needs the most CPU.
     pub(super) fn costliest(&self) -> Option<Policy> {
-        let ours = self.policies.iter().find(|policy| **policy == Policy::Evenkeel);
-        ours.or(self.policies.first()).copied()
+        let judged = Policy::judged(self.policies.iter().copied());
+        judged.or(self.policies.first().copied())
     }
 }
 
@@ -126,66 +179,56 @@ pub(super) struct Sized {
     pub(super) workload: Workload,
     /// How many times faster than recorded requests arrive.
     pub(super) factor: f64,
-    predictions: BTreeMap<Simulation, Simulated>,
+    predictions: BTreeMap<SimulatedPolicy, Simulated>,
 }
 
-/// The simulated policies that predict real ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Simulation {
-    RoundRobin,
-    Random,
-    LocalTwoChoices,
-    GlobalLeast,
-}
-
-impl Simulation {
-    const ALL: [Self; 4] = [Self::RoundRobin, Self::Random, Self::LocalTwoChoices, Self::GlobalLeast];
-
-    fn of(policy: Policy) -> Self {
-        match policy {
-            Policy::EnvoyRoundRobin => Self::RoundRobin,
-            Policy::EnvoyRandom => Self::Random,
-            Policy::EnvoyLeastRequest => Self::LocalTwoChoices,
-            Policy::Evenkeel | Policy::Ideal => Self::GlobalLeast,
-        }
+/// Returns the simulated policy that predicts a real one.
+fn simulated(policy: Policy) -> SimulatedPolicy {
+    match policy {
+        Policy::EnvoyRoundRobin => SimulatedPolicy::RoundRobin,
+        Policy::EnvoyRandom => SimulatedPolicy::Random,
+        Policy::EnvoyLeastRequest => SimulatedPolicy::LocalTwoChoices,
+        Policy::EvenkeelLeastRequest | Policy::Ideal => SimulatedPolicy::GlobalLeast,
+        Policy::EvenkeelLeastWork => SimulatedPolicy::GlobalWork,
+        Policy::IdealWork => SimulatedPolicy::IdealWork,
     }
+}
 
-    fn policy(self) -> SimulatedPolicy {
-        match self {
-            Self::RoundRobin => SimulatedPolicy::RoundRobin,
-            Self::Random => SimulatedPolicy::Random,
-            Self::LocalTwoChoices => SimulatedPolicy::LocalTwoChoices,
-            Self::GlobalLeast => SimulatedPolicy::GlobalLeast,
-        }
+impl PrefixCaches for Lab {
+    fn expected_cached(&self, blocks: &[u64]) -> Vec<u64> {
+        self.fleet().expected_cached(blocks)
     }
 }
 
 impl Sized {
     fn new(plan: Plan, trace: &Workload) -> Self {
         let (workload, factor) = plan.workload(trace);
-        // Envoy counts a host's requests per process, not per worker.
-        let system = System { hosts: plan.hosts, gateways: plan.gateways, engine: plan.engine.clone() };
-        let predict = |simulation: Simulation| {
+        let system = plan.system();
+        let predict = |policy: SimulatedPolicy| {
             let seeds = (0..SEEDS).map(|offset| plan.seed.wrapping_add(offset));
-            let p99 = |seed| simulate::run(&workload, &system, simulation.policy(), seed).ttft_ms.p99;
+            let p99 = |seed| simulate::run(&workload, &system, policy, seed).ttft_ms.p99;
             Simulated::of(&seeds.map(p99).collect::<Vec<_>>())
         };
-        let predictions = Simulation::ALL.map(|simulation| (simulation, predict(simulation))).into();
+        let judged = plan.judged();
+        let others = [Policy::EnvoyLeastRequest, judged, judged.ideal()];
+        let needed: BTreeSet<SimulatedPolicy> =
+            plan.policies.iter().copied().chain(others).map(simulated).collect();
+        let predictions = needed.into_iter().map(|policy| (policy, predict(policy))).collect();
         Self { plan, workload, factor, predictions }
     }
 
     pub(super) fn prediction(&self, policy: Policy) -> Simulated {
-        self.predictions.get(&Simulation::of(policy)).copied().unwrap_or_default()
+        self.predictions.get(&simulated(policy)).copied().unwrap_or_default()
     }
 
     /// Returns the highest acceptable p99 of the machine's delays, in trace milliseconds.
     pub(super) fn delay_max_ms(&self) -> f64 {
-        verdict::delay_max_ms(self.prediction(Policy::Ideal).p99_ms)
+        verdict::delay_max_ms(self.prediction(self.plan.judged().ideal()).p99_ms)
     }
 
     fn order(&self) -> verdict::Order {
         verdict::simulated_order(
-            &self.prediction(Policy::Evenkeel),
+            &self.prediction(self.plan.judged()),
             &self.prediction(Policy::EnvoyLeastRequest),
         )
     }
@@ -225,9 +268,11 @@ mod tests {
 
     #[test]
     fn evenkeel_runs_first_and_the_others_keep_their_order() {
-        let policies = vec![Policy::Ideal, Policy::EnvoyRandom, Policy::Evenkeel, Policy::EnvoyRoundRobin];
+        let policies =
+            vec![Policy::Ideal, Policy::EnvoyRandom, Policy::EvenkeelLeastRequest, Policy::EnvoyRoundRobin];
         let plan = Plan { policies, ..demo::plan() };
-        let expected = [Policy::Evenkeel, Policy::Ideal, Policy::EnvoyRandom, Policy::EnvoyRoundRobin];
+        let expected =
+            [Policy::EvenkeelLeastRequest, Policy::Ideal, Policy::EnvoyRandom, Policy::EnvoyRoundRobin];
         assert_eq!(plan.costliest_first(), expected);
         let plan = Plan { policies: vec![Policy::Ideal, Policy::EnvoyRandom], ..plan };
         assert_eq!(plan.costliest_first(), plan.policies);
@@ -237,7 +282,7 @@ mod tests {
     fn every_policy_has_a_prediction_and_the_delay_limit_follows_the_ideal() {
         let (trace, _) = demo::synthetic_trace();
         let size = &Plan { may_shrink: false, ..demo::plan() }.sizes(&trace)[0];
-        for policy in Policy::ALL {
+        for policy in Policy::BY_REQUESTS {
             let Simulated { p99_ms, low_ms, high_ms } = size.prediction(policy);
             assert!(0.0 < low_ms && low_ms <= p99_ms && p99_ms <= high_ms, "{policy}");
         }

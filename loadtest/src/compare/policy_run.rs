@@ -14,10 +14,10 @@ use crate::{
     machine::{CpuSample, LatenessProbe, Machine},
     mock::Fleet,
     percentiles::Percentiles,
-    replay::{self, Client, Progress, Replay},
+    replay::{self, Client, Progress, Replay, Route},
     report::{Cpu, Imbalance, InFlight, PolicyReport},
     verdict::{Delays, RunMeasures},
-    workload::{Request, Workload},
+    workload::{Request, Workload, prompt},
 };
 
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(40);
@@ -49,6 +49,7 @@ pub(super) async fn run(
     let Stage { size, lab, machine, time_scale } = *stage;
     warm_up(stage, policy).await;
     lab.wait_idle(IDLE_WITHIN).await?;
+    lab.fleet().clear_caches();
     lab.fleet().take_late_wall_ms();
     let not_shared = not_shared(lab).await?;
 
@@ -174,8 +175,11 @@ async fn warm_up(stage: &Stage<'_>, policy: Policy) {
     let count = urls.len() * WARM_UP_REQUESTS_PER_GATEWAY * stage.size.plan.envoy_concurrency;
     let tiny = &tiny;
     let sends = (0..count).map(|i| {
-        let host = (policy == Policy::Ideal).then(|| hosts[i / urls.len() % hosts.len()]);
-        client.send(&urls[i % urls.len()], tiny, i, host)
+        let route = match policy.is_ideal() {
+            true => Route::Host(hosts[i / urls.len() % hosts.len()]),
+            false => Route::Gateway,
+        };
+        client.send(&urls[i % urls.len()], tiny, prompt::chat_request(tiny, i), route)
     });
     futures::future::join_all(sends).await;
 }

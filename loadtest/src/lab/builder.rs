@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    CLUSTER, Envoy, Lab, LabError, OVERRIDE_HOST_HEADER, Policy, Redis, Sidecar,
+    CLUSTER, Envoy, Lab, LabError, OVERRIDE_HOST_HEADER, Policy, Redis, Sidecar, WORK_CLUSTER,
     envoy_config::{EnvoyConfig, Plugin},
     paths,
 };
@@ -29,6 +29,7 @@ pub struct LabBuilder {
     sidecars: usize,
     redis: bool,
     plugin: bool,
+    policies: Vec<Policy>,
     engine: EngineParams,
     time_scale: f64,
     token_batch: u32,
@@ -51,6 +52,7 @@ impl Default for LabBuilder {
             sidecars: 0,
             redis: false,
             plugin: true,
+            policies: Policy::BY_REQUESTS.to_vec(),
             engine: EngineParams::default(),
             time_scale: 1.0,
             token_batch: 1,
@@ -90,8 +92,8 @@ impl LabBuilder {
         self
     }
 
-    /// Sets the number of sidecars (0). Gateway `i` calls sidecar `i % sidecars`. Without sidecars there is no
-    /// [`Policy::Evenkeel`] listener.
+    /// Sets the number of sidecars (0). Gateway `i` calls sidecar `i % sidecars`. Without sidecars there is no listener
+    /// for Evenkeel's policies.
     pub fn sidecars(mut self, sidecars: usize) -> Self {
         self.sidecars = sidecars;
         self
@@ -100,6 +102,14 @@ impl LabBuilder {
     /// Starts a Redis as the sidecars' store. Otherwise each sidecar has a separate store in memory.
     pub fn redis(mut self) -> Self {
         self.redis = true;
+        self
+    }
+
+    /// Sets the policies that each gateway has a listener for ([`Policy::BY_REQUESTS`]). With
+    /// [`Policy::EvenkeelLeastWork`], the sidecars have the pool [`WORK_CLUSTER`] with `policy: least_work` beside
+    /// [`CLUSTER`].
+    pub fn policies(mut self, policies: impl IntoIterator<Item = Policy>) -> Self {
+        self.policies = policies.into_iter().collect();
         self
     }
 
@@ -211,7 +221,7 @@ impl LabBuilder {
         let with_plugin = self.plugin && !sidecars.is_empty() && self.envoys > 0;
         let module = if with_plugin { Some(paths::plugin()?) } else { None };
         let policies: Vec<Policy> =
-            Policy::ALL.into_iter().filter(|policy| with_plugin || *policy != Policy::Evenkeel).collect();
+            self.policies.iter().copied().filter(|policy| with_plugin || !policy.is_evenkeel()).collect();
         let mut envoys = Vec::new();
         for index in 0..self.envoys {
             let plugin = module.clone().map(|module| Plugin {
@@ -245,8 +255,18 @@ impl LabBuilder {
             yaml.push_str(self.sidecar_yaml.trim_end());
             yaml.push('\n');
         }
-        yaml.push_str(&format!("pools:\n  - cluster: {CLUSTER}\n"));
-        for line in self.pool_yaml.lines() {
+        yaml.push_str("pools:\n");
+        yaml.push_str(&self.pool(CLUSTER, "", endpoints));
+        if self.policies.contains(&Policy::EvenkeelLeastWork) {
+            yaml.push_str(&self.pool(WORK_CLUSTER, "policy: least_work\n", endpoints));
+        }
+        yaml
+    }
+
+    /// Returns an item of the list of pools with these lines and those of all pools.
+    fn pool(&self, cluster: &str, lines: &str, endpoints: &[SocketAddr]) -> String {
+        let mut yaml = format!("  - cluster: {cluster}\n");
+        for line in lines.lines().chain(self.pool_yaml.lines()) {
             yaml.push_str(&format!("    {line}\n"));
         }
         yaml.push_str("    endpoints:\n");

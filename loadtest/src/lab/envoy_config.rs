@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 use serde_json::{Value, json};
 
 use super::{
-    CLUSTER, Policy,
+    CLUSTER, Policy, WORK_CLUSTER,
     bootstrap::{
         bootstrap, cluster_of, listener, override_host, router, sidecar_cluster, socket_address, typed,
         wasm_filter,
@@ -45,7 +45,7 @@ impl EnvoyConfig {
 
     fn listener(&self, policy: Policy, port: u16) -> Value {
         let mut filters = Vec::new();
-        if policy == Policy::Evenkeel {
+        if policy.is_evenkeel() {
             let plugin = self.plugin.iter();
             filters.extend(plugin.map(|plugin| wasm_filter("evenkeel", &plugin.module, &plugin.config)));
             filters.push(rbac_filter());
@@ -57,8 +57,8 @@ impl EnvoyConfig {
             "route": {"cluster": cluster_name(policy), "timeout": "0s", "idle_timeout": "0s"},
         });
         let mut routes = vec![route];
-        if policy == Policy::Evenkeel {
-            routes.splice(0..0, failing_routes());
+        if policy.is_evenkeel() {
+            routes.splice(0..0, failing_routes(cluster_name(policy)));
         }
         let manager = json!({
             "stat_prefix": policy.name(),
@@ -82,7 +82,9 @@ impl EnvoyConfig {
             Policy::EnvoyLeastRequest => cluster["lb_policy"] = "LEAST_REQUEST".into(),
             Policy::EnvoyRoundRobin => cluster["lb_policy"] = "ROUND_ROBIN".into(),
             Policy::EnvoyRandom => cluster["lb_policy"] = "RANDOM".into(),
-            Policy::Evenkeel | Policy::Ideal => cluster["load_balancing_policy"] = override_host(),
+            Policy::EvenkeelLeastRequest | Policy::EvenkeelLeastWork | Policy::Ideal | Policy::IdealWork => {
+                cluster["load_balancing_policy"] = override_host();
+            }
         }
         cluster
     }
@@ -95,12 +97,12 @@ fn rbac_filter() -> Value {
 
 /// Returns routes that end requests early: the route's timeout ends requests for `/timeout`, and the RBAC filter denies
 /// requests for `/denied`.
-fn failing_routes() -> [Value; 2] {
+fn failing_routes(cluster: &str) -> [Value; 2] {
     let route = |name: &str, timeout: &str| {
         json!({
             "name": name,
             "match": {"prefix": format!("/{name}/")},
-            "route": {"cluster": CLUSTER, "timeout": timeout, "prefix_rewrite": "/"},
+            "route": {"cluster": cluster, "timeout": timeout, "prefix_rewrite": "/"},
         })
     };
     let mut denied = route("denied", "0s");
@@ -115,8 +117,12 @@ fn failing_routes() -> [Value; 2] {
 }
 
 fn cluster_name(policy: Policy) -> &'static str {
-    // The sidecars' pool has the name of the cluster that the plugin sees.
-    if policy == Policy::Evenkeel { CLUSTER } else { policy.name() }
+    // The sidecars' pools have the names of the clusters that the plugin sees.
+    match policy {
+        Policy::EvenkeelLeastRequest => CLUSTER,
+        Policy::EvenkeelLeastWork => WORK_CLUSTER,
+        _ => policy.name(),
+    }
 }
 
 #[cfg(test)]
@@ -140,8 +146,9 @@ mod tests {
             for route in manager["route_config"]["virtual_hosts"][0]["routes"].as_array().unwrap() {
                 assert!(clusters.contains(&route["route"]["cluster"].as_str().unwrap()));
             }
+            let is_evenkeel = listener["name"].as_str().unwrap().starts_with("evenkeel");
             let filters = manager["http_filters"].as_array().unwrap().len();
-            assert_eq!(filters, if listener["name"] == "evenkeel" { 3 } else { 1 });
+            assert_eq!(filters, if is_evenkeel { 3 } else { 1 });
         }
         assert!(clusters.contains(&"evenkeel"));
     }

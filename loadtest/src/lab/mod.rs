@@ -5,7 +5,7 @@
 //! use evenkeel_loadtest::lab::{Lab, Policy};
 //!
 //! let mut lab = Lab::builder().hosts(4).envoys(2).sidecars(2).redis().start().await?;
-//! let url = lab.envoy(0).url(Policy::Evenkeel);
+//! let url = lab.envoy(0).url(Policy::EvenkeelLeastRequest);
 //! // … send requests to `url` …
 //! lab.envoy(1).kill9()?;
 //! lab.redis().flushall().await?;
@@ -58,6 +58,8 @@ use crate::{
 
 /// Name of the upstream cluster, and of the sidecars' pool.
 pub const CLUSTER: &str = "llm";
+/// Name of the upstream cluster of [`Policy::EvenkeelLeastWork`], and of its pool.
+pub const WORK_CLUSTER: &str = "llm-work";
 
 /// The running processes and mock hosts. The fields are dropped in their order: gateways first, hosts last.
 #[derive(Debug)]

@@ -15,16 +15,62 @@ pub enum Policy {
     EnvoyRandom,
     /// Envoy's `LEAST_REQUEST`: of two random hosts, the host with fewer requests from this Envoy.
     EnvoyLeastRequest,
-    /// The plugin asks its sidecar for the host.
-    Evenkeel,
+    /// The plugin asks its sidecar for the host, in a pool with `policy: least_request`.
+    EvenkeelLeastRequest,
+    /// The plugin asks its sidecar for the host, in a pool with `policy: least_work`.
+    EvenkeelLeastWork,
     /// The load generator itself chooses the host, from one table of all requests in flight.
     Ideal,
+    /// The load generator itself chooses the host by the rule of `least_work`, from one table of all prompts without a
+    /// first token, and with knowledge of the hosts' prefix caches.
+    IdealWork,
 }
 
 impl Policy {
     /// All policies in the order in which reports list them.
-    pub const ALL: [Self; 5] =
-        [Self::EnvoyRoundRobin, Self::EnvoyRandom, Self::EnvoyLeastRequest, Self::Evenkeel, Self::Ideal];
+    pub const ALL: [Self; 7] = [
+        Self::EnvoyRoundRobin,
+        Self::EnvoyRandom,
+        Self::EnvoyLeastRequest,
+        Self::EvenkeelLeastRequest,
+        Self::EvenkeelLeastWork,
+        Self::Ideal,
+        Self::IdealWork,
+    ];
+    /// The policies that choose by the number of requests, or without any knowledge.
+    pub const BY_REQUESTS: [Self; 5] = [
+        Self::EnvoyRoundRobin,
+        Self::EnvoyRandom,
+        Self::EnvoyLeastRequest,
+        Self::EvenkeelLeastRequest,
+        Self::Ideal,
+    ];
+
+    /// Returns whether the plugin and a sidecar choose the host.
+    pub fn is_evenkeel(self) -> bool {
+        matches!(self, Self::EvenkeelLeastRequest | Self::EvenkeelLeastWork)
+    }
+
+    /// Returns whether the load generator chooses the host.
+    pub fn is_ideal(self) -> bool {
+        matches!(self, Self::Ideal | Self::IdealWork)
+    }
+
+    /// Returns whether the prompts of the requests decide.
+    pub fn is_by_work(self) -> bool {
+        matches!(self, Self::EvenkeelLeastWork | Self::IdealWork)
+    }
+
+    /// Returns which of these policies is the one that a comparison judges: Evenkeel's, by work if it is there.
+    pub fn judged(policies: impl IntoIterator<Item = Self>) -> Option<Self> {
+        policies.into_iter().filter(|policy| policy.is_evenkeel()).max()
+    }
+
+    /// Returns the ideal of one of Evenkeel's policies.
+    #[must_use]
+    pub fn ideal(self) -> Self {
+        if self.is_by_work() { Self::IdealWork } else { Self::Ideal }
+    }
 
     /// Returns the name used in reports, listeners and arguments.
     pub fn name(self) -> &'static str {
@@ -32,8 +78,10 @@ impl Policy {
             Self::EnvoyLeastRequest => "envoy_least_request",
             Self::EnvoyRoundRobin => "envoy_round_robin",
             Self::EnvoyRandom => "envoy_random",
-            Self::Evenkeel => "evenkeel",
+            Self::EvenkeelLeastRequest => "evenkeel_least_request",
+            Self::EvenkeelLeastWork => "evenkeel_least_work",
             Self::Ideal => "ideal",
+            Self::IdealWork => "ideal_work",
         }
     }
 }

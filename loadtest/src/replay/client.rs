@@ -13,11 +13,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
-use super::Sample;
+use super::{Pick, Sample};
 use crate::{
     lab::OVERRIDE_HOST_HEADER,
     mock::{HOST, OUTPUT_TOKENS, PROMPT_TOKENS},
-    workload::{Request, prompt},
+    workload::Request,
 };
 
 /// Sends requests over persistent connections. Clones share the connections.
@@ -25,6 +25,16 @@ use crate::{
 pub struct Client {
     client: legacy::Client<HttpConnector, Full<Bytes>>,
     timeout: Duration,
+}
+
+/// Who chooses the host of a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Route<'a> {
+    Gateway,
+    /// The client, with this host.
+    Host(SocketAddr),
+    /// The client, with this pick, which learns of the first token.
+    Pick(&'a Pick),
 }
 
 /// Result of one request.
@@ -50,18 +60,11 @@ impl Client {
         Self { client, timeout }
     }
 
-    /// Sends one request through `gateway` and reads the response to its end. The prompt of a request depends on its
-    /// `index` in the workload. `host` is sent in a header that selects the host.
-    pub async fn send(
-        &self,
-        gateway: &str,
-        request: &Request,
-        index: usize,
-        host: Option<SocketAddr>,
-    ) -> Exchange {
+    /// Sends one request with this body through `gateway`, and reads the response to its end.
+    pub async fn send(&self, gateway: &str, request: &Request, body: Bytes, route: Route<'_>) -> Exchange {
         let mut exchange =
             Exchange { first: None, end: Instant::now(), status: None, host: None, error: None };
-        let attempt = self.attempt(gateway, request, index, host, &mut exchange);
+        let attempt = self.attempt(gateway, request, body, route, &mut exchange);
         match tokio::time::timeout(self.timeout, attempt).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => exchange.error = Some(error),
@@ -75,18 +78,22 @@ impl Client {
         &self,
         gateway: &str,
         request: &Request,
-        index: usize,
-        host: Option<SocketAddr>,
+        body: Bytes,
+        route: Route<'_>,
         exchange: &mut Exchange,
     ) -> Result<(), String> {
         let mut builder = HttpRequest::post(format!("{gateway}/v1/chat/completions"))
             .header("content-type", "application/json")
             .header(PROMPT_TOKENS, request.prompt)
             .header(OUTPUT_TOKENS, request.output);
+        let host = match route {
+            Route::Gateway => None,
+            Route::Host(host) => Some(host),
+            Route::Pick(pick) => Some(pick.host()),
+        };
         if let Some(host) = host {
             builder = builder.header(OVERRIDE_HOST_HEADER, host.to_string());
         }
-        let body = prompt::chat_request(request, index);
         let request = builder.body(Full::new(body)).map_err(|e| e.to_string())?;
         let response = self.client.request(request).await.map_err(describe)?;
         exchange.status = Some(response.status());
@@ -99,6 +106,9 @@ impl Client {
             let Some(data) = frame.data_ref() else { continue };
             if exchange.first.is_none() && is_success {
                 exchange.first = Some(Instant::now());
+                if let Route::Pick(pick) = route {
+                    pick.first_token();
+                }
             }
             is_complete = data.ends_with(b"[DONE]\n\n") || (is_complete && data.is_empty());
         }
@@ -155,7 +165,7 @@ mod tests {
     fn config(fleet: &Fleet) -> ReplayConfig {
         ReplayConfig {
             gateways: fleet.addresses().iter().map(|a| format!("http://{a}")).collect(),
-            ideal_over: None,
+            ideal: None,
             time_scale: 10.0,
             spread: Spread::RoundRobin,
             seed: 1,

@@ -13,13 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use client::{Client, Exchange};
-pub use picker::{Pick, Picker};
+pub use client::{Client, Exchange, Route};
+pub use picker::{IdealRule, Pick, Picker, PrefixCaches};
 pub use progress::Progress;
 pub use schedule::open_loop;
 use serde::{Deserialize, Serialize};
 
-use crate::{percentiles::Percentiles, workload::Workload};
+use crate::{
+    percentiles::Percentiles,
+    workload::{Workload, prompt},
+};
 
 /// How requests are distributed over the gateways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -37,9 +40,9 @@ pub enum Spread {
 pub struct ReplayConfig {
     /// Base URLs of the gateways.
     pub gateways: Vec<String>,
-    /// If set, the generator itself chooses one of these hosts, from a table of all requests in flight, and sends
-    /// the host in a header.
-    pub ideal_over: Option<Vec<SocketAddr>>,
+    /// If set, the generator itself chooses one of these hosts by this rule, from a table of all requests in flight, and
+    /// sends the host in a header.
+    pub ideal: Option<(Vec<SocketAddr>, IdealRule)>,
     /// Trace seconds per wall second.
     pub time_scale: f64,
     pub spread: Spread,
@@ -111,7 +114,7 @@ impl Replay {
 
 pub async fn run(workload: &Workload, config: &ReplayConfig, progress: Progress) -> Replay {
     let client = Client::new(config.timeout);
-    let picker = config.ideal_over.clone().map(|hosts| Arc::new(Picker::new(hosts, config.seed)));
+    let picker = config.ideal.clone().map(|(hosts, rule)| Arc::new(Picker::new(hosts, rule, config.seed)));
     let gateways =
         schedule::spread(workload.requests.len(), config.gateways.len(), config.spread, config.seed);
     let progress = Arc::new(progress);
@@ -127,8 +130,10 @@ pub async fn run(workload: &Workload, config: &ReplayConfig, progress: Progress)
         async move {
             let late = due_at.elapsed();
             // The pick counts as in flight until the response has ended.
-            let pick = picker.as_ref().map(Picker::pick);
-            let exchange = client.send(&gateway, &request, index, pick.as_ref().map(Pick::host)).await;
+            let body = prompt::chat_request(&request, index);
+            let pick = picker.as_ref().map(|picker| picker.pick(request.prompt, prompt::text(&body)));
+            let route = pick.as_ref().map_or(Route::Gateway, Route::Pick);
+            let exchange = client.send(&gateway, &request, body, route).await;
             drop(pick);
             progress.record(exchange.error.is_some());
             exchange.into_sample(due, due_at, late)

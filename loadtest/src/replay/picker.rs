@@ -1,51 +1,114 @@
-//! The ideal policy: the generator chooses hosts from one table of all requests in flight.
+//! The ideal policies: the generator chooses hosts from one table of all requests in flight, by Evenkeel's rules.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use evenkeel_domain::{
+    Endpoint, Roster,
+    choice::{Load, Prompt, choose},
+};
 use parking_lot::Mutex;
-use rand::{SeedableRng, rngs::SmallRng};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use crate::simulate::least_loaded;
+use crate::workload::prompt;
 
-/// Chooses the host with the fewest requests in flight. Breaks ties at random.
+/// Knows the prefix caches of all hosts.
+pub trait PrefixCaches: fmt::Debug + Send + Sync {
+    /// Returns for each host how many tokens of a prompt with these blocks ([`prompt::block_hashes`]) it has, or will have
+    /// read before.
+    fn expected_cached(&self, blocks: &[u64]) -> Vec<u64>;
+}
+
+/// What the generator knows beside its requests in flight.
+#[derive(Clone, Debug)]
+pub enum IdealRule {
+    /// It chooses the host with the fewest requests in flight.
+    LeastRequest,
+    /// It chooses by work, and knows these caches.
+    LeastWork(Arc<dyn PrefixCaches>),
+}
+
+/// Chooses hosts. Breaks ties at random.
 #[derive(Debug)]
 pub struct Picker {
+    rule: IdealRule,
+    /// In the order of the caches.
     hosts: Vec<SocketAddr>,
-    table: Mutex<(Vec<u32>, SmallRng)>,
+    /// For each endpoint of the roster, its index in `hosts`.
+    indices: Vec<usize>,
+    roster: Roster,
+    table: Mutex<(Vec<Load>, SmallRng)>,
 }
 
 /// A chosen host. The request counts as in flight until the pick is dropped.
 #[derive(Debug)]
 pub struct Pick {
     picker: Arc<Picker>,
+    /// Index in the roster.
     index: usize,
+    /// Prompt tokens that the host must read; 0 after the first token.
+    unread: AtomicU64,
 }
 
 impl Picker {
-    pub fn new(hosts: Vec<SocketAddr>, seed: u64) -> Self {
-        let counts = vec![0; hosts.len()];
-        Self { hosts, table: Mutex::new((counts, SmallRng::seed_from_u64(seed))) }
+    pub fn new(hosts: Vec<SocketAddr>, rule: IdealRule, seed: u64) -> Self {
+        let endpoint = |host: &SocketAddr| Endpoint { address: host.to_string().into(), weight: 1.0, cap: 0 };
+        let roster = Roster::new(hosts.iter().map(endpoint).collect());
+        let index = |endpoint: &Endpoint| {
+            hosts.iter().position(|host| host.to_string() == *endpoint.address).unwrap_or_default()
+        };
+        let indices: Vec<usize> = roster.endpoints().iter().map(index).collect();
+        let loads = vec![Load::default(); indices.len()];
+        Self { rule, hosts, indices, roster, table: Mutex::new((loads, SmallRng::seed_from_u64(seed))) }
     }
 
-    /// Chooses a host and adds one to its requests in flight.
-    pub fn pick(self: &Arc<Self>) -> Pick {
+    /// Chooses a host for a prompt of `tokens` tokens with this text, and adds the request to its load.
+    pub fn pick(self: &Arc<Self>, tokens: u32, text: &[u8]) -> Pick {
+        let prompt = self.prompt(tokens, text);
         let mut table = self.table.lock();
-        let (counts, rng) = &mut *table;
-        let index = least_loaded(counts, rng);
-        counts[index] += 1;
-        Pick { picker: Arc::clone(self), index }
+        let (loads, rng) = &mut *table;
+        let index = |address: &str| self.roster.index_of(address).unwrap_or_default();
+        let choice = choose(&self.roster, rng.random(), prompt.as_ref(), |address| loads[index(address)]);
+        let (index, unread) =
+            choice.map_or((0, 0), |choice| (index(&choice.endpoint.address), choice.unread));
+        loads[index].in_flight += 1;
+        loads[index].unread += unread;
+        Pick { picker: Arc::clone(self), index, unread: unread.into() }
+    }
+
+    /// Returns what the rule needs to know of a prompt.
+    fn prompt(&self, tokens: u32, text: &[u8]) -> Option<Prompt> {
+        let IdealRule::LeastWork(caches) = &self.rule else { return None };
+        let by_host = caches.expected_cached(&prompt::block_hashes(text));
+        let endpoints = self.roster.endpoints().iter().zip(&self.indices);
+        let cached = endpoints
+            .map(|(endpoint, index)| (endpoint.address.clone(), by_host.get(*index).copied().unwrap_or(0)));
+        Some(Prompt { tokens: tokens.into(), cached: cached.collect() })
     }
 }
 
 impl Pick {
     pub fn host(&self) -> SocketAddr {
-        self.picker.hosts[self.index]
+        self.picker.hosts[self.picker.indices[self.index]]
+    }
+
+    /// Records that the host has read the prompt.
+    pub fn first_token(&self) {
+        let unread = self.unread.swap(0, Ordering::Relaxed);
+        self.picker.table.lock().0[self.index].unread -= unread;
     }
 }
 
 impl Drop for Pick {
     fn drop(&mut self) {
-        self.picker.table.lock().0[self.index] -= 1;
+        self.first_token();
+        self.picker.table.lock().0[self.index].in_flight -= 1;
     }
 }
 
@@ -53,15 +116,51 @@ impl Drop for Pick {
 mod tests {
     use super::*;
 
+    /// The hosts' addresses do not sort as text in the order of the hosts.
+    fn hosts() -> Vec<SocketAddr> {
+        [900, 1000, 80, 70].map(|port| SocketAddr::from(([127, 0, 0, 1], port))).into()
+    }
+
+    fn loads(picker: &Picker) -> Vec<(u64, u64)> {
+        picker.table.lock().0.iter().map(|load| (load.in_flight, load.unread)).collect()
+    }
+
     #[test]
     fn picks_equalize_the_counts() {
-        let hosts: Vec<SocketAddr> = (1..=4).map(|p| SocketAddr::from(([127, 0, 0, 1], p))).collect();
-        let picker = Arc::new(Picker::new(hosts, 1));
-        let mut picks: Vec<_> = (0..8).map(|_| picker.pick()).collect();
-        assert_eq!(picker.table.lock().0, [2; 4]);
+        let picker = Arc::new(Picker::new(hosts(), IdealRule::LeastRequest, 1));
+        let mut picks: Vec<_> = (0..8).map(|_| picker.pick(1000, b"")).collect();
+        assert_eq!(loads(&picker), [(2, 0); 4]);
         let freed = picks.swap_remove(3).host();
-        assert_eq!(picker.pick().host(), freed);
+        assert_eq!(picker.pick(1000, b"").host(), freed);
         drop(picks);
-        assert_eq!(picker.table.lock().0, [0; 4]);
+        assert_eq!(loads(&picker), [(0, 0); 4]);
+    }
+
+    /// The second host has 2,000 tokens of each prompt.
+    #[derive(Debug)]
+    struct Second;
+
+    impl PrefixCaches for Second {
+        fn expected_cached(&self, _: &[u64]) -> Vec<u64> {
+            vec![0, 2000, 0, 0]
+        }
+    }
+
+    #[test]
+    fn picks_by_work_follow_the_caches_until_others_have_less_to_read() {
+        let picker = Arc::new(Picker::new(hosts(), IdealRule::LeastWork(Arc::new(Second)), 1));
+        let first = picker.pick(3000, b"");
+        assert_eq!(first.host(), hosts()[1]);
+        // 1,000 tokens wait there, which the cached tokens outweigh twice; the third prompt finds 4,000 and 400 more.
+        let picks: Vec<_> = (0..3).map(|_| picker.pick(3000, b"")).collect();
+        assert_eq!(picks.iter().filter(|pick| pick.host() == hosts()[1]).count(), 3);
+        let other = picker.pick(3000, b"");
+        assert_ne!(other.host(), hosts()[1]);
+        first.first_token();
+        first.first_token();
+        drop(first);
+        assert_eq!(loads(&picker).iter().map(|load| load.1).sum::<u64>(), 3 * 1000 + 3000);
+        drop((picks, other));
+        assert_eq!(loads(&picker), [(0, 0); 4]);
     }
 }

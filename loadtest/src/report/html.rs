@@ -185,7 +185,7 @@ fn table(report: &Report) -> String {
          <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots busy</th></tr>",
     );
     for (policy, p) in &report.policies {
-        let ours = if *policy == Policy::Evenkeel { " class=\"ours\"" } else { "" };
+        let ours = if policy.is_evenkeel() { " class=\"ours\"" } else { "" };
         let _ =
             write!(out, "<tr{ours}><td><i style=\"background:var(--{policy})\"></i>{}</td>", title(*policy));
         let PolicyReport { ttft_ms: first, e2e_ms: last, .. } = p;
@@ -264,7 +264,7 @@ fn method(report: &Report) -> String {
             }
         ),
     );
-    if report.policies.contains_key(&Policy::Evenkeel) {
+    if report.policies.keys().any(|policy| policy.is_evenkeel()) {
         item(
             "Evenkeel",
             format!(
@@ -275,7 +275,9 @@ fn method(report: &Report) -> String {
     }
     item(
         "Ideal",
-        "The load generator chooses the host with the fewest requests in flight from one exact table.".into(),
+        "The load generator chooses the host with the fewest requests in flight from one exact table. By work, it chooses \
+         the host with the fewest unread prompt tokens, and knows the prefix caches of the hosts."
+            .into(),
     );
     if s.time_scale > 0.0 {
         item(
@@ -331,7 +333,7 @@ mod tests {
         assert!(html.contains("a &lt;trace&gt;.csv") && !html.contains("<trace>"));
         // The page loads nothing. Its only URL is the name of the SVG namespace.
         assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("http"));
-        assert_eq!(html.matches("<svg").count(), 7);
+        assert_eq!(html.matches("<svg").count(), 2 + Policy::ALL.len());
         assert!(html.contains("<em>2.0 times lower</em>") && !html.contains("Not valid"));
     }
 

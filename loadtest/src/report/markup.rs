@@ -7,8 +7,10 @@ pub(super) fn title(policy: Policy) -> &'static str {
         Policy::EnvoyLeastRequest => "Envoy least request",
         Policy::EnvoyRoundRobin => "Envoy round robin",
         Policy::EnvoyRandom => "Envoy random",
-        Policy::Evenkeel => "Evenkeel",
+        Policy::EvenkeelLeastRequest => "Evenkeel least request",
+        Policy::EvenkeelLeastWork => "Evenkeel least work",
         Policy::Ideal => "Ideal",
+        Policy::IdealWork => "Ideal by work",
     }
 }
 

@@ -211,10 +211,11 @@ impl Report {
             return None;
         }
         let p99 = |policy| self.policies.get(&policy).map(|p| p.ttft_ms.p99).filter(|p99| *p99 > 0.0);
-        let ours = p99(Policy::Evenkeel)?;
+        let judged = Policy::judged(self.policies.keys().copied())?;
+        let ours = p99(judged)?;
         Some(Headline {
             evenkeel_p99_ms: ours,
-            above_ideal: p99(Policy::Ideal).map(|ideal| ours / ideal - 1.0),
+            above_ideal: p99(judged.ideal()).map(|ideal| ours / ideal - 1.0),
         })
     }
 
@@ -237,7 +238,7 @@ pub(crate) mod tests {
         let mut policies = BTreeMap::new();
         let mut series = BTreeMap::new();
         for (i, policy) in Policy::ALL.into_iter().enumerate() {
-            let base = 400.0 * (5 - i) as f64;
+            let base = 400.0 * (7 - i) as f64;
             let ttft: Vec<f64> = (1..=1000).map(|n| base * f64::from(n) / 1000.0 + 50.0).collect();
             let in_flight = (0..50)
                 .map(|t| InFlight { at_s: f64::from(t), hosts: vec![3, 4, 5 + (t % 7) as u64] })
@@ -304,7 +305,15 @@ pub(crate) mod tests {
     #[test]
     fn the_json_has_the_documented_keys() {
         let json = serde_json::to_value(sample().0).unwrap();
-        for policy in ["envoy_least_request", "envoy_round_robin", "envoy_random", "evenkeel", "ideal"] {
+        for policy in [
+            "envoy_least_request",
+            "envoy_round_robin",
+            "envoy_random",
+            "evenkeel_least_request",
+            "evenkeel_least_work",
+            "ideal",
+            "ideal_work",
+        ] {
             for key in ["ttft_ms", "e2e_ms"] {
                 for p in ["p50", "p90", "p99", "p999"] {
                     assert!(json["policies"][policy][key][p].is_f64(), "{policy}.{key}.{p}");
@@ -331,9 +340,11 @@ pub(crate) mod tests {
         let headline = report.headline().unwrap();
         assert!(headline.evenkeel_p99_ms > 0.0 && headline.above_ideal.unwrap() > 0.0);
         assert_eq!(not_valid().0.headline(), None);
-        report.policies.remove(&Policy::Ideal);
+        report.policies.remove(&Policy::IdealWork);
         assert_eq!(report.headline().unwrap().above_ideal, None);
-        report.policies.remove(&Policy::Evenkeel);
+        report.policies.remove(&Policy::EvenkeelLeastWork);
+        assert!(report.headline().unwrap().above_ideal.is_some());
+        report.policies.remove(&Policy::EvenkeelLeastRequest);
         assert_eq!(report.headline(), None);
     }
 

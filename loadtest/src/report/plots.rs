@@ -144,7 +144,7 @@ pub(super) fn ttft_cdf(series: &BTreeMap<Policy, Series>) -> String {
                 let left = (1.0 - i as f64 / n).max(1.0 / n);
                 (t.max(1.0).log10(), (-left.log10()).min(3.3))
             });
-            let width = if *policy == Policy::Evenkeel { 4 } else { 2 };
+            let width = if policy.is_evenkeel() { 4 } else { 2 };
             chart.draw_series(LineSeries::new(
                 thin(points.collect(), 900),
                 colour(*policy).stroke_width(width),
@@ -205,7 +205,7 @@ pub(super) fn imbalance(series: &BTreeMap<Policy, Series>) -> String {
             15,
         )?;
         for (policy, points) in smooth {
-            let width = if policy == Policy::Evenkeel { 3 } else { 2 };
+            let width = if policy.is_evenkeel() { 3 } else { 2 };
             chart.draw_series(LineSeries::new(points, colour(policy).stroke_width(width)))?;
         }
         Ok(())

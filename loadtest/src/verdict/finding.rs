@@ -107,10 +107,14 @@ pub fn simulated_order(ours: &Simulated, theirs: &Simulated) -> Order {
     Order::of(theirs.middle_ms() / ours.middle_ms(), significant(ours, theirs))
 }
 
-/// Compares Evenkeel with every other policy that ran.
+/// Compares Evenkeel, by work if it ran, with every other policy that ran.
 pub fn findings(first_tokens: &BTreeMap<Policy, FirstToken>) -> BTreeMap<Policy, Finding> {
-    let Some(ours) = first_tokens.get(&Policy::Evenkeel) else { return BTreeMap::new() };
-    let others = first_tokens.iter().filter(|(policy, _)| **policy != Policy::Evenkeel);
+    let Some((judged, ours)) =
+        Policy::judged(first_tokens.keys().copied()).and_then(|judged| first_tokens.get_key_value(&judged))
+    else {
+        return BTreeMap::new();
+    };
+    let others = first_tokens.iter().filter(|(policy, _)| *policy != judged);
     others.map(|(policy, theirs)| (*policy, Finding::of(ours, theirs))).collect()
 }
 
@@ -132,7 +136,7 @@ pub fn contradictions(first_tokens: &BTreeMap<Policy, FirstToken>) -> Vec<Fault>
         {
             let Finding { times_lower, simulated_times_lower, .. } = finding;
             let cause = Cause::Reversed { rival, times_lower, simulated_times_lower };
-            faults.push(Fault { policy: Some(Policy::Evenkeel), cause });
+            faults.push(Fault { policy: Policy::judged(first_tokens.keys().copied()), cause });
         }
     }
     faults
@@ -147,7 +151,7 @@ mod tests {
     }
 
     fn runs(evenkeel: FirstToken, least_request: FirstToken) -> BTreeMap<Policy, FirstToken> {
-        [(Policy::Evenkeel, evenkeel), (Policy::EnvoyLeastRequest, least_request)].into()
+        [(Policy::EvenkeelLeastRequest, evenkeel), (Policy::EnvoyLeastRequest, least_request)].into()
     }
 
     /// The demo, as it ran on a quiet machine, and as it ran beside other work.
@@ -163,7 +167,7 @@ mod tests {
         assert!(faults[0].contains("measured p99 time to first token, 3554 ms"), "{faults:?}");
         assert_eq!(
             faults[1],
-            "under evenkeel, the p99 time to first token is 1.4 times higher than under envoy_least_request, but 6.7 times \
+            "under evenkeel_least_request, the p99 time to first token is 1.4 times higher than under envoy_least_request, but 6.7 times \
              lower in simulation: the measured order contradicts the simulated order"
         );
     }

@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn texts(measures: &RunMeasures) -> Vec<String> {
-        measures.faults(Some(Policy::Evenkeel), 100.0).iter().map(Fault::to_string).collect()
+        measures.faults(Some(Policy::EvenkeelLeastRequest), 100.0).iter().map(Fault::to_string).collect()
     }
 
     #[test]
@@ -127,7 +127,10 @@ mod tests {
             change(&mut measures);
             let texts = texts(&measures);
             assert_eq!(texts.len(), 1, "{texts:?}");
-            assert!(texts[0].starts_with("under evenkeel, ") && texts[0].contains(expected), "{texts:?}");
+            assert!(
+                texts[0].starts_with("under evenkeel_least_request, ") && texts[0].contains(expected),
+                "{texts:?}"
+            );
         }
     }
 
@@ -135,10 +138,10 @@ mod tests {
     #[test]
     fn a_run_at_92_percent_is_not_valid() {
         let cpu = CpuUse { busy: 0.92, ours_cores: 1.2, others_cores: 0.64, stolen_cores: 0.2 };
-        let faults = RunMeasures { cpu, ..good() }.faults(Some(Policy::Evenkeel), 100.0);
+        let faults = RunMeasures { cpu, ..good() }.faults(Some(Policy::EvenkeelLeastRequest), 100.0);
         assert_eq!(
             faults[0].to_string(),
-            "under evenkeel, the CPU was 92 % busy, which is above 60 %: of 2.0 cores, the comparison used 1.2, and other \
+            "under evenkeel_least_request, the CPU was 92 % busy, which is above 60 %: of 2.0 cores, the comparison used 1.2, and other \
              processes 0.4, and other virtual machines 0.2"
         );
     }

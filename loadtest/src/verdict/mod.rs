@@ -71,7 +71,7 @@ mod tests {
             simulated: Simulated { p99_ms: low_ms, low_ms, high_ms },
         };
         let runs = BTreeMap::from([
-            (Policy::Evenkeel, first_token(450.0, (392.0, 398.0))),
+            (Policy::EvenkeelLeastRequest, first_token(450.0, (392.0, 398.0))),
             (Policy::EnvoyLeastRequest, first_token(2700.0, (2370.0, 2942.0))),
         ]);
         let verdict = Verdict::of(&runs, Vec::new());
@@ -86,7 +86,7 @@ mod tests {
             "not valid on this machine, because\n  - no policy ran to its end\n  - no policy ran to its end"
         );
 
-        let reversed = BTreeMap::from([(Policy::Evenkeel, first_token(3554.0, (392.0, 398.0)))]);
+        let reversed = BTreeMap::from([(Policy::EvenkeelLeastRequest, first_token(3554.0, (392.0, 398.0)))]);
         assert_eq!(Verdict::of(&reversed, vec![fault]).reasons, ["no policy ran to its end"]);
         assert!(Verdict::of(&reversed, Vec::new()).reasons[0].contains("the simulated one, 392 to 398 ms"));
 

@@ -148,7 +148,7 @@ async fn a_ten_minute_stream_stays_counted() {
         .plugin_config(patient_plugin);
     let Some(lab) = lab::start(builder).await else { return };
     // At 10 ms per token, 60,000 tokens take ten minutes.
-    let stream = open(&chat::client(), &lab.envoys()[0].url(Policy::Evenkeel), 60_000).await;
+    let stream = open(&chat::client(), &lab.envoys()[0].url(Policy::EvenkeelLeastRequest), 60_000).await;
     let since = Instant::now();
     let mut reads = 0;
     while since.elapsed() < Duration::from_secs(29) {

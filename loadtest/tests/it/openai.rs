@@ -142,7 +142,7 @@ impl Fixture {
     /// Makes these calls sequentially.
     fn call(&self, calls: &[Value]) -> Vec<CallResult> {
         let script = paths::workspace().join("loadtest/tests/openai_client.py");
-        let url = self.lab.envoys()[0].url(Policy::Evenkeel);
+        let url = self.lab.envoys()[0].url(Policy::EvenkeelLeastRequest);
         // The library and its HTTP client read the environment, which may set a proxy.
         let output = Command::new(&self.python)
             .env_clear()

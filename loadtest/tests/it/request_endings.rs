@@ -36,7 +36,7 @@ impl Fixture {
     }
 
     fn url(&self) -> String {
-        self.lab.envoys()[0].url(Policy::Evenkeel)
+        self.lab.envoys()[0].url(Policy::EvenkeelLeastRequest)
     }
 
     fn request(&self, output: u32) -> http::request::Builder {

@@ -105,7 +105,7 @@ impl Fixture {
     }
 
     pub(super) fn url(&self, gateway: usize) -> String {
-        self.lab.envoys()[gateway].url(Policy::Evenkeel)
+        self.lab.envoys()[gateway].url(Policy::EvenkeelLeastRequest)
     }
 
     /// Sends a request and reads its response.

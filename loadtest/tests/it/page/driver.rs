@@ -186,7 +186,7 @@ impl Driver {
         let start = Instant::now();
         loop {
             let gateways = self.lab.envoys();
-            let url = gateways[self.sent % gateways.len()].url(Policy::Evenkeel);
+            let url = gateways[self.sent % gateways.len()].url(Policy::EvenkeelLeastRequest);
             self.sent += 1;
             // Each request has its own connection, so that dropping the response aborts the request.
             let response = chat::client().request(ask.build(&url)).await.map_err(|e| e.to_string())?;

@@ -115,7 +115,7 @@ async fn alerts(prometheus: &Prometheus) -> BTreeSet<String> {
 
 /// Sends a request, without a consumer if `consumer` is empty, and returns its status.
 async fn chat_status(lab: &Lab, gateway: usize, consumer: &str) -> u16 {
-    let mut request = chat::request(&lab.envoys()[gateway].url(Policy::Evenkeel), 40, 20);
+    let mut request = chat::request(&lab.envoys()[gateway].url(Policy::EvenkeelLeastRequest), 40, 20);
     if !consumer.is_empty() {
         request = request.header(CONSUMER, consumer);
     }

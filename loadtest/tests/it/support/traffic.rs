@@ -39,7 +39,7 @@ pub(crate) async fn open(client: &HttpClient, url: &str, output: u32) -> Stream 
 
 /// Opens `count` endless streams through one gateway.
 pub(crate) async fn open_many(lab: &Lab, gateway: usize, count: usize) -> Vec<Stream> {
-    let (client, url) = (chat::client(), lab.envoys()[gateway].url(Policy::Evenkeel));
+    let (client, url) = (chat::client(), lab.envoys()[gateway].url(Policy::EvenkeelLeastRequest));
     futures::future::join_all((0..count).map(|_| open(&client, &url, ENDLESS))).await
 }
 
@@ -61,7 +61,7 @@ struct Log {
 impl ClosedLoop {
     /// Starts `workers` workers, distributed over these gateways.
     pub(crate) fn start(lab: &Lab, gateways: &[usize], workers: usize) -> Self {
-        let url = |gateway: &usize| lab.envoys()[*gateway].url(Policy::Evenkeel);
+        let url = |gateway: &usize| lab.envoys()[*gateway].url(Policy::EvenkeelLeastRequest);
         Self::over(&gateways.iter().map(url).collect::<Vec<_>>(), workers)
     }
 
