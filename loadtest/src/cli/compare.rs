@@ -16,7 +16,7 @@ use evenkeel_loadtest::{
     lab::Policy,
     pace::Pace,
     replay::{Replay, Spread},
-    report::table,
+    report::{Series, table},
     workload::Workload,
 };
 
@@ -127,6 +127,7 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
     }
     for policy in Policy::ALL {
         remove_stale(&samples_path(out, policy))?;
+        remove_stale(&hosts_path(out, policy))?;
     }
     let plan = Plan { lab_dir: Some(logs), ..plan };
     let Comparison { report, series, replays } = run(&plan, trace, progress_log()).await?;
@@ -134,6 +135,10 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
     for (policy, replay) in &replays {
         let path = samples_path(out, *policy);
         write_samples(&path, replay).with_context(|| format!("writing {}", path.display()))?;
+    }
+    for (policy, series) in &series {
+        let path = hosts_path(out, *policy);
+        write_hosts(&path, series).with_context(|| format!("writing {}", path.display()))?;
     }
     println!("\n{}", table(&report));
     for (path, noise) in &report.noise.paths {
@@ -151,6 +156,22 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
 
 fn samples_path(out: &Path, policy: Policy) -> PathBuf {
     out.join(format!("{policy}.csv"))
+}
+
+fn hosts_path(out: &Path, policy: Policy) -> PathBuf {
+    out.join(format!("{policy}-hosts.csv"))
+}
+
+/// Writes the load of each host over time as CSV.
+fn write_hosts(path: &Path, series: &Series) -> std::io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    writeln!(file, "at_s,host,in_flight,unread_tokens")?;
+    for sample in &series.in_flight {
+        for (host, (in_flight, unread)) in sample.hosts.iter().zip(&sample.unread).enumerate() {
+            writeln!(file, "{:.3},{host},{in_flight},{unread}", sample.at_s)?;
+        }
+    }
+    file.flush()
 }
 
 /// Removes a file of an earlier comparison, whose report this one replaces.

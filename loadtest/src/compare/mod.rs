@@ -22,7 +22,7 @@ use crate::{
     pace::{self, Choice, Demand, Limits, Pace, Supply},
     replay::Replay,
     report::{MachineReport, Noise, PolicyReport, Report, RequestCost, Series, Setup},
-    verdict::{Cause, Fault, FirstToken, Simulated, Verdict},
+    verdict::{Cause, Fault, FirstToken, Ratios, Simulated, Verdict},
     workload::Workload,
 };
 
@@ -292,7 +292,12 @@ impl<L: Fn(&str)> Session<L> {
             policies.insert(policy, report);
             replays.insert(policy, replay);
         }
-        let report = Report { verdict, setup, machine, noise: self.noise, policies };
+        let times = |policy| replays.get(&policy).map(Replay::first_tokens_trace_ms);
+        let least_work_to_least_request = times(Policy::EvenkeelLeastWork)
+            .zip(times(Policy::EvenkeelLeastRequest))
+            .and_then(|(work, requests)| Ratios::of(&work, &requests, setup.seed));
+        let noise = self.noise;
+        let report = Report { verdict, setup, machine, noise, policies, least_work_to_least_request };
         Comparison { report, series, replays }
     }
 }

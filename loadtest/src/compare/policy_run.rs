@@ -15,7 +15,7 @@ use crate::{
     mock::Fleet,
     percentiles::Percentiles,
     replay::{self, Client, Progress, Replay, Route},
-    report::{Cpu, Imbalance, InFlight, PolicyReport},
+    report::{Cpu, Imbalance, InFlight, PolicyReport, UnreadTokens},
     verdict::{Delays, RunMeasures},
     workload::{Request, Workload, prompt},
 };
@@ -53,6 +53,7 @@ pub(super) async fn run(
     lab.fleet().take_late_wall_ms();
     let not_shared = not_shared(lab).await?;
 
+    let tokens = PromptTokens::of(lab.fleet());
     let probe = LatenessProbe::start().map_err(LabError::io("starting a thread"))?;
     let before = CpuSample::now(machine, lab.pids());
     let stop = CancellationToken::new();
@@ -73,6 +74,8 @@ pub(super) async fn run(
         simulated_ttft_p99_ms: simulated.p99_ms,
         simulated_ttft_p99_low_ms: simulated.low_ms,
         simulated_ttft_p99_high_ms: simulated.high_ms,
+        hit_rate: PromptTokens::of(lab.fleet()).hit_rate_since(&tokens),
+        unread_tokens: unread_tokens(&in_flight),
         utilisation: utilisation(size, &snapshots, in_flight.len()),
         scheduling_late_wall_ms: scheduling,
         hosts_late_wall_ms: Percentiles::of(lab.fleet().take_late_wall_ms()),
@@ -102,6 +105,36 @@ impl PolicyRun {
             error: error.map(|(error, _)| error.clone()).unwrap_or_default(),
             not_shared: report.not_shared,
         }
+    }
+}
+
+/// Prompt tokens of all hosts since they started.
+struct PromptTokens {
+    read: u64,
+    cached: u64,
+}
+
+impl PromptTokens {
+    fn of(fleet: &Fleet) -> Self {
+        let totals = fleet.totals();
+        Self {
+            read: totals.iter().map(|host| host.prompt_tokens).sum(),
+            cached: totals.iter().map(|host| host.cached_tokens).sum(),
+        }
+    }
+
+    fn hit_rate_since(&self, before: &Self) -> f64 {
+        let (read, cached) = (self.read - before.read, self.cached - before.cached);
+        cached as f64 / (cached + read).max(1) as f64
+    }
+}
+
+fn unread_tokens(samples: &[InFlight]) -> UnreadTokens {
+    let count = samples.len().max(1) as f64;
+    let mean_of = |tokens: fn(&[u64]) -> f64| samples.iter().map(|s| tokens(&s.unread)).sum::<f64>() / count;
+    UnreadTokens {
+        mean: mean_of(|hosts| hosts.iter().sum::<u64>() as f64 / hosts.len().max(1) as f64),
+        busiest_mean: mean_of(|hosts| hosts.iter().max().copied().unwrap_or_default() as f64),
     }
 }
 
@@ -200,6 +233,7 @@ async fn sample_hosts(lab: Arc<Lab>, time_scale: f64, stop: CancellationToken) -
             in_flight: InFlight {
                 at_s: start.elapsed().as_secs_f64() * time_scale,
                 hosts: fleet.in_flight(),
+                unread: fleet.unread(),
             },
             slot_seconds: fleet.totals().iter().map(|t| t.slot_seconds).sum(),
         });

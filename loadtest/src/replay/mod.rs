@@ -89,7 +89,13 @@ pub struct Replay {
 impl Replay {
     /// Returns the times to first token of successful requests in trace milliseconds.
     pub fn ttft_trace_ms(&self) -> Vec<f64> {
-        self.successful().filter_map(|s| s.ttft).map(|t| t.as_secs_f64() * 1e3 * self.time_scale).collect()
+        self.first_tokens_trace_ms().into_iter().flatten().collect()
+    }
+
+    /// Returns the time to first token of each request in trace milliseconds; `None` for a failed request.
+    pub fn first_tokens_trace_ms(&self) -> Vec<Option<f64>> {
+        let ms = |s: &Sample| s.ttft.filter(|_| s.is_ok()).map(|t| t.as_secs_f64() * 1e3 * self.time_scale);
+        self.samples.iter().map(ms).collect()
     }
 
     /// Returns the times to last token of successful requests in trace milliseconds.

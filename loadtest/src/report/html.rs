@@ -182,7 +182,7 @@ fn table(report: &Report) -> String {
     let mut out = format!(
         "<section><h2>{heading}</h2><p class=\"note\">Milliseconds on the model servers’ clock.</p><div class=\"scroll\"><table>\
          <tr><th>policy</th><th>TTFT p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>full response p50</th><th>p99</th>\
-         <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots busy</th></tr>",
+         <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots busy</th><th>prefix hits</th></tr>",
     );
     for (policy, p) in &report.policies {
         let ours = if policy.is_evenkeel() { " class=\"ours\"" } else { "" };
@@ -196,13 +196,18 @@ fn table(report: &Report) -> String {
         }
         let _ = write!(
             out,
-            "<td>{}</td><td>{}</td><td>{:.0} %</td></tr>",
+            "<td>{}</td><td>{}</td><td>{:.0} %</td><td>{:.0} %</td></tr>",
             thousands(p.requests),
             p.errors,
-            p.utilisation * 100.0
+            p.utilisation * 100.0,
+            p.hit_rate * 100.0
         );
     }
-    out.push_str("</table></div></section>\n");
+    out.push_str("</table></div>");
+    if let Some(ratios) = report.least_work_to_least_request.filter(|_| report.verdict.valid) {
+        let _ = write!(out, "<p class=\"note\">{}</p>", super::ratios(&ratios));
+    }
+    out.push_str("</section>\n");
     out
 }
 

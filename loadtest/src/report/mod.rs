@@ -12,8 +12,12 @@ use serde::{Deserialize, Serialize};
 pub use table::table;
 
 use crate::{
-    engine::EngineParams, lab::Policy, machine::CpuUse, percentiles::Percentiles, replay::Spread,
-    verdict::Verdict,
+    engine::EngineParams,
+    lab::Policy,
+    machine::CpuUse,
+    percentiles::Percentiles,
+    replay::Spread,
+    verdict::{Ratio, Ratios, Verdict},
 };
 
 /// Content of `report.json`. Times are trace milliseconds (on the model servers' clock) unless the name contains `wall`.
@@ -25,6 +29,10 @@ pub struct Report {
     /// Latency that the machine and each path add.
     pub noise: Noise,
     pub policies: BTreeMap<Policy, PolicyReport>,
+    /// Times to first token under `evenkeel_least_work`, divided by those under `evenkeel_least_request`; `None` if one
+    /// of them did not run.
+    #[serde(default)]
+    pub least_work_to_least_request: Option<Ratios>,
 }
 
 /// Parameters of the comparison.
@@ -138,6 +146,9 @@ pub struct PolicyReport {
     /// Mean fraction of slots in use while requests were sent.
     pub utilisation: f64,
     pub imbalance: Imbalance,
+    /// Fraction of the prompts' tokens that the hosts' prefix caches had.
+    pub hit_rate: f64,
+    pub unread_tokens: UnreadTokens,
     /// Delay between the time in the trace and the actual sending.
     pub generator_late_wall_ms: Percentiles,
     /// Delay between the end of the engine's step and the sending of the first token.
@@ -155,6 +166,15 @@ pub struct PolicyReport {
 pub struct Imbalance {
     pub mean: f64,
     pub max: f64,
+}
+
+/// Prompt tokens that a host has not read yet, while requests were sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnreadTokens {
+    /// Mean of all hosts.
+    pub mean: f64,
+    /// Mean of the host with the most of them at each moment.
+    pub busiest_mean: f64,
 }
 
 /// CPU usage during one run.
@@ -178,6 +198,8 @@ pub struct InFlight {
     /// Trace seconds since the start of the run.
     pub at_s: f64,
     pub hosts: Vec<u64>,
+    /// Prompt tokens that each host has not read yet.
+    pub unread: Vec<u64>,
 }
 
 impl InFlight {
@@ -186,6 +208,20 @@ impl InFlight {
         let max = self.hosts.iter().max().copied().unwrap_or_default();
         max as f64 - self.hosts.iter().sum::<u64>() as f64 / self.hosts.len().max(1) as f64
     }
+}
+
+/// Describes the ratios in one sentence.
+fn ratios(ratios: &Ratios) -> String {
+    let of =
+        |name, ratio: &Ratio| format!("{name} {:.2} ({:.2} to {:.2})", ratio.value, ratio.low, ratio.high);
+    format!(
+        "Times to first token under evenkeel_least_work divided by those under evenkeel_least_request, {} requests, with 95 % intervals: {}, {}, {}, {}.",
+        ratios.pairs,
+        of("p50", &ratios.p50),
+        of("p90", &ratios.p90),
+        of("p99", &ratios.p99),
+        of("mean", &ratios.mean)
+    )
 }
 
 /// Data that the plots need and the report does not contain.
@@ -241,7 +277,11 @@ pub(crate) mod tests {
             let base = 400.0 * (7 - i) as f64;
             let ttft: Vec<f64> = (1..=1000).map(|n| base * f64::from(n) / 1000.0 + 50.0).collect();
             let in_flight = (0..50)
-                .map(|t| InFlight { at_s: f64::from(t), hosts: vec![3, 4, 5 + (t % 7) as u64] })
+                .map(|t| InFlight {
+                    at_s: f64::from(t),
+                    hosts: vec![3, 4, 5 + (t % 7) as u64],
+                    unread: vec![0; 3],
+                })
                 .collect();
             let report = PolicyReport {
                 ttft_ms: Percentiles::of(ttft.clone()),
@@ -291,7 +331,10 @@ pub(crate) mod tests {
             explanation: "A request costs 8.0 ms of CPU.".into(),
             ..MachineReport::default()
         };
-        (Report { verdict, setup, machine, noise, policies }, series)
+        let ratio = Ratio { value: 0.5, low: 0.4, high: 0.6 };
+        let ratios = Ratios { pairs: 990, p50: ratio, p90: ratio, p99: ratio, mean: ratio };
+        let least_work_to_least_request = Some(ratios);
+        (Report { verdict, setup, machine, noise, policies, least_work_to_least_request }, series)
     }
 
     /// A comparison without a verdict.
@@ -315,7 +358,7 @@ pub(crate) mod tests {
             "ideal_work",
         ] {
             for key in ["ttft_ms", "e2e_ms"] {
-                for p in ["p50", "p90", "p99", "p999"] {
+                for p in ["p50", "p90", "p99", "p999", "mean"] {
                     assert!(json["policies"][policy][key][p].is_f64(), "{policy}.{key}.{p}");
                 }
             }
@@ -324,6 +367,7 @@ pub(crate) mod tests {
         }
         assert!(json["noise"]["paths"]["direct"]["overhead_wall_ms"]["p99"].is_f64());
         assert_eq!(json["policies"]["ideal"]["cpu"]["machine"], 0.0);
+        assert_eq!(json["least_work_to_least_request"]["p99"]["high"], 0.6);
         assert_eq!(json["setup"]["load"], 0.85);
         assert_eq!(json["machine"]["others_cores"], 0.1);
         assert_eq!(json["verdict"]["valid"], true);

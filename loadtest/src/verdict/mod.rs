@@ -5,12 +5,14 @@
 //! every policy ran ([`RunMeasures::faults`]), and if the result does not contradict the simulation, which uses no
 //! machine ([`contradictions`]).
 
+mod bootstrap;
 mod fault;
 mod finding;
 mod limits;
 
 use std::collections::BTreeMap;
 
+pub use bootstrap::{Ratio, Ratios};
 pub use fault::{Cause, Fault};
 pub use finding::{Finding, FirstToken, Order, Simulated, contradictions, findings, simulated_order};
 pub use limits::{BUSY_MAX, Delays, RunMeasures, delay_max_ms};
