@@ -11,6 +11,7 @@ mod chaos;
 mod comparison;
 mod envoy_smoke;
 mod faults;
+mod least_work;
 mod limits;
 mod model_servers;
 mod mutual_tls;
