@@ -8,6 +8,7 @@ use super::{
     plots,
 };
 use crate::{
+    engine::EngineParams,
     lab::Policy,
     verdict::{Finding, Order},
 };
@@ -243,7 +244,7 @@ fn method(report: &Report) -> String {
     item(
         "Load",
         format!(
-            "{:.2} of the hosts’ capacity with all slots busy. Open loop: each request is sent at its time in the trace, \
+            "{:.2} of the hosts’ capacity. Open loop: each request is sent at its time in the trace, \
              however slow the responses are, and its latency is measured from that time.",
             s.load
         ),
@@ -252,8 +253,14 @@ fn method(report: &Report) -> String {
         "Model servers",
         format!(
             "{} mock hosts with continuous batching and {} slots each. A step takes {} ms, plus {} ms per decoding sequence, plus \
-             {} ms per prompt token (at most {} tokens per step). Requests without a slot wait in a first-in, first-out queue.",
-            s.hosts, e.slots, e.base_ms, e.per_seq_ms, e.per_prefill_token_ms, e.prefill_budget
+             {} ms per prompt token (at most {} tokens per step). Requests without a slot wait in a first-in, first-out queue.{}",
+            s.hosts,
+            e.slots,
+            e.base_ms,
+            e.per_seq_ms,
+            e.per_prefill_token_ms,
+            e.prefill_budget,
+            contexts(e)
         ),
     );
     item(
@@ -296,6 +303,30 @@ fn method(report: &Report) -> String {
         );
     }
     out.push_str("</dl></section>\n");
+    out
+}
+
+/// Describes what contexts and prefix caches change, in sentences that follow others.
+fn contexts(engine: &EngineParams) -> String {
+    let mut out = String::new();
+    if engine.per_kv_token_ms > 0.0 {
+        let per_million = engine.per_kv_token_ms * 1e6;
+        let _ = write!(out, " A step takes {per_million:.0} ms more per million tokens in the KV cache.");
+    }
+    if engine.attention_tokens > 0.0 {
+        let _ = write!(
+            out,
+            " After a context of {} tokens, reading takes twice as long.",
+            thousands(engine.attention_tokens as usize)
+        );
+    }
+    if engine.cache_tokens > 0 {
+        let _ = write!(
+            out,
+            " Each host has a prefix cache of {} tokens, empty at the start of each policy.",
+            thousands(engine.cache_tokens as usize)
+        );
+    }
     out
 }
 
