@@ -6,7 +6,7 @@ use super::{
     inject::{Away, Follow, Injected},
     plan::{Fault, Kind},
     proxy::Mode,
-    store::SENTINELS,
+    store::{Agreed, SENTINELS},
     system::System,
     truth::{About, Doubt},
 };
@@ -87,6 +87,7 @@ impl System {
         if fault.kind == Kind::SentinelRebuild {
             let primary = self.store.primary;
             self.sentinels()?.forget(primary)?;
+            self.store.epoch = 0;
         }
         for index in stopped {
             if fault.kind == Kind::SentinelFreeze {
@@ -103,14 +104,14 @@ impl System {
         self.store.sentinels.as_mut().ok_or_else(missing)
     }
 
-    /// Waits until the sentinels agree, and adopts the primary that they name. Returns whether it is another one. What the
-    /// old one had answered until `gone` and not replicated is then in doubt.
+    /// Waits until the sentinels agree, and adopts the primary that they name. Returns whether they have failed over. What
+    /// the old one had answered until `gone` and not replicated is then in doubt.
     pub(super) async fn adopt_primary(&mut self, gone: Option<Instant>) -> Result<bool, LabError> {
-        let primary = self.store.agreed_primary().await?;
-        if primary == self.store.primary {
+        let Agreed { primary, epoch } = self.store.agreed_primary().await?;
+        if (primary, epoch) == (self.store.primary, self.store.epoch) {
             return Ok(false);
         }
-        self.store.primary = primary;
+        (self.store.primary, self.store.epoch) = (primary, epoch);
         let to = gone.unwrap_or_else(|| Instant::now() + FOLLOW_WITHIN);
         self.failovers.push(Doubt { from: self.safe, to, about: About::Failover });
         Ok(true)

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 pub(super) use self::{
     node::Node,
-    sentinel::{SENTINELS, Sentinels},
+    sentinel::{Agreed, SENTINELS, Sentinels},
 };
 use super::{clock::Clock, proxy::Proxy};
 use crate::{
@@ -73,6 +73,8 @@ pub(super) struct Store {
     pub(super) nodes: Vec<Node>,
     /// Index of the primary, except in a cluster.
     pub(super) primary: usize,
+    /// The sentinels' number of the last failover that the run has noticed; 0 without sentinels.
+    pub(super) epoch: u64,
     /// Only in the topology of that name.
     pub(super) sentinels: Option<Sentinels>,
     /// The clock of the only server; `None` on a machine without a C compiler, and with several servers.
@@ -99,7 +101,7 @@ impl Store {
             Topology::Sentinel => nodes = sentinel::start_servers(dir, &everysec, proxies).await?,
             Topology::Cluster => nodes = cluster::start(dir, &always).await?,
         }
-        let mut store = Self { topology, nodes, primary: 0, sentinels: None, clock };
+        let mut store = Self { topology, nodes, primary: 0, epoch: 0, sentinels: None, clock };
         match topology {
             Topology::Replica => store.follow(1, store.nodes[0].port()).await?,
             Topology::Sentinel => {

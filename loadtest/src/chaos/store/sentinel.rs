@@ -77,6 +77,14 @@ pub(super) async fn start_servers(
     Ok(nodes)
 }
 
+/// What all sentinels say.
+pub(in super::super) struct Agreed {
+    /// Index of the primary.
+    pub(in super::super) primary: usize,
+    /// Each failover raises it, also one that leads back to the same server.
+    pub(in super::super) epoch: u64,
+}
+
 impl Sentinels {
     /// Starts the sentinels of the first server.
     pub(super) async fn start(dir: &Path, proxies: &[Proxy]) -> Result<Self, LabError> {
@@ -138,14 +146,15 @@ impl Sentinels {
         Ok(views)
     }
 
-    /// Returns the server that all sentinels name, if none of them has doubts about it or is about to name another.
-    async fn agreed(&self) -> Result<usize, String> {
+    /// Returns the server that all sentinels name, and its epoch, if none of them has doubts about it or is about to name another.
+    async fn agreed(&self) -> Result<Agreed, String> {
         let views = self.views().await.map_err(|error| error.to_string())?;
         let first = views.first().ok_or("no sentinel runs")?;
         let agrees =
             |view: &View| (view.port, view.epoch) == (first.port, first.epoch) && view.flags == "master";
         let named = self.announced.iter().position(|port| *port == first.port);
-        named.filter(|_| views.iter().all(agrees)).ok_or_else(|| format!("{views:?}"))
+        let named = named.filter(|_| views.iter().all(agrees));
+        named.map(|primary| Agreed { primary, epoch: first.epoch }).ok_or_else(|| format!("{views:?}"))
     }
 
     /// Returns whether all sentinels know each other and a replica that follows.
@@ -200,9 +209,11 @@ impl Store {
         Ok(wait::until("the sentinels to fail over", AGREE_WITHIN, is_primary).await?)
     }
 
-    /// Waits until the sentinels agree on a primary. Returns its index.
-    pub(in super::super) async fn agreed_primary(&self) -> Result<usize, LabError> {
-        let Some(sentinels) = &self.sentinels else { return Ok(self.primary) };
+    /// Waits until the sentinels agree on a primary.
+    pub(in super::super) async fn agreed_primary(&self) -> Result<Agreed, LabError> {
+        let Some(sentinels) = &self.sentinels else {
+            return Ok(Agreed { primary: self.primary, epoch: self.epoch });
+        };
         let start = Instant::now();
         loop {
             match sentinels.agreed().await {
