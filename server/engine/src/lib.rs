@@ -12,5 +12,6 @@ pub mod change_log;
 pub mod holders;
 pub mod ledger;
 pub mod limiter;
+mod mean;
 pub mod rls;
 mod versioned;

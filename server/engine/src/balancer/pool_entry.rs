@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::drained::PoolDrains;
+use crate::mean::Mean;
 
 /// Maximum number of candidate lists cached per pool. Gateways of different kinds or versions offer different lists.
 const OFFERS_MAX: usize = 8;
@@ -214,7 +215,7 @@ impl PoolEntry {
         match tokens {
             Some(tokens) => {
                 let tokens = tokens.min(PROMPT_TOKENS_MAX);
-                mean.add(tokens as f64);
+                mean.add(tokens as f64, PROMPT_WEIGHT_MIN);
                 tokens
             }
             None => mean.value as u64,
@@ -251,21 +252,6 @@ impl PoolEntry {
     /// Returns when the pool was last in use. `None` if the pool must not be evicted.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         (!self.configured && !self.used.load(Ordering::Relaxed)).then(|| *self.busy_at.lock())
-    }
-}
-
-/// An exponentially weighted mean that starts as an arithmetic mean.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean {
-    value: f64,
-    count: u32,
-}
-
-impl Mean {
-    fn add(&mut self, value: f64) {
-        self.count = self.count.saturating_add(1);
-        let weight = (1.0 / f64::from(self.count)).max(PROMPT_WEIGHT_MIN);
-        self.value += (value - self.value) * weight;
     }
 }
 

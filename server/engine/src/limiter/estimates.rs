@@ -5,6 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use evenkeel_domain::limit::{Generation, LimitRules, RequestBody, price::Tokens};
 use parking_lot::{Mutex, RwLock};
 
+use crate::mean::Mean;
+
 /// Estimated output tokens of an answer of an unknown model.
 const OUTPUT_TOKENS: f64 = 512.0;
 /// Estimated bytes of text per token for an unknown model. English text has about 4.
@@ -34,26 +36,14 @@ struct Learned {
     bytes_per_output_token: Mean,
 }
 
-/// An exponentially weighted mean that starts as an arithmetic mean.
-#[derive(Clone, Copy, Debug, Default)]
-struct Mean {
-    value: f64,
-    count: u32,
+/// Adds a value to a mean. `prior` is what was expected before the first.
+fn learn(mean: &mut Mean, value: f64, prior: f64) {
+    let typical = if mean.count == 0 { prior } else { mean.value }.max(1.0);
+    mean.add(value.clamp(typical / OUTLIER, typical * OUTLIER), WEIGHT_MIN);
 }
 
-impl Mean {
-    /// Adds a value. `prior` is what was expected before the first.
-    fn add(&mut self, value: f64, prior: f64) {
-        let typical = if self.count == 0 { prior } else { self.value }.max(1.0);
-        let value = value.clamp(typical / OUTLIER, typical * OUTLIER);
-        self.count = self.count.saturating_add(1);
-        let weight = (1.0 / f64::from(self.count)).max(WEIGHT_MIN);
-        self.value += (value - self.value) * weight;
-    }
-
-    fn known(self) -> Option<f64> {
-        (self.count >= KNOWN_FROM).then_some(self.value)
-    }
+fn known(mean: Mean) -> Option<f64> {
+    (mean.count >= KNOWN_FROM).then_some(mean.value)
 }
 
 /// The estimated use of one request.
@@ -106,9 +96,9 @@ impl Estimates {
         }
         let learned = self.models.read().get(model).map(|learned| *learned.lock()).unwrap_or_default();
         let seed = rules.models.iter().find(|seed| seed.model.matches(Some(model)));
-        let bytes = learned.bytes_per_input_token.known();
+        let bytes = known(learned.bytes_per_input_token);
         let bytes = bytes.or(seed.and_then(|seed| seed.bytes_per_token)).unwrap_or(BYTES_PER_TOKEN);
-        let expected = learned.output_tokens.known().or(seed.and_then(|seed| seed.output_tokens));
+        let expected = known(learned.output_tokens).or(seed.and_then(|seed| seed.output_tokens));
         let output = match (expected, body.max_output_tokens) {
             (None, 0) => OUTPUT_TOKENS,
             // For an unknown model, assumes the maximum that the request allows.
@@ -128,7 +118,7 @@ impl Estimates {
     #[must_use]
     pub fn output_tokens_of(&self, model: &str, output_bytes: u64) -> u64 {
         let learned = self.models.read().get(model).map(|learned| *learned.lock()).unwrap_or_default();
-        let bytes = learned.bytes_per_output_token.known().unwrap_or(BYTES_PER_TOKEN);
+        let bytes = known(learned.bytes_per_output_token).unwrap_or(BYTES_PER_TOKEN);
         (output_bytes as f64 / bytes.max(0.1)).ceil() as u64
     }
 
@@ -152,17 +142,19 @@ impl Estimates {
         // No server generates more than the request allows.
         let most = if output_max > 0 { tokens.output.min(output_max) } else { tokens.output };
         let mut learned = learned.lock();
-        learned.output_tokens.add((most as f64 / answers as f64).min(OUTPUT_TOKENS_MAX), prior_output);
+        let output = (most as f64 / answers as f64).min(OUTPUT_TOKENS_MAX);
+        self::learn(&mut learned.output_tokens, output, prior_output);
         let ratio = |bytes: u64, tokens: u64| {
             let (least, most) = (BYTES_PER_TOKEN_LEARNED.start(), BYTES_PER_TOKEN_LEARNED.end());
             (bytes as f64 / tokens as f64).clamp(*least, *most)
         };
         if prompt_bytes > 0 && tokens.input > 0 {
-            learned.bytes_per_input_token.add(ratio(prompt_bytes, tokens.input), prior_bytes);
+            self::learn(&mut learned.bytes_per_input_token, ratio(prompt_bytes, tokens.input), prior_bytes);
         }
         // Counts all output, including hidden reasoning.
         if output_bytes > 0 && tokens.output > 0 {
-            learned.bytes_per_output_token.add(ratio(output_bytes, tokens.output), BYTES_PER_TOKEN);
+            let bytes = ratio(output_bytes, tokens.output);
+            self::learn(&mut learned.bytes_per_output_token, bytes, BYTES_PER_TOKEN);
         }
     }
 }
