@@ -23,7 +23,8 @@ pub async fn run(
 ) -> Result<BenchReport, LabError> {
     log("starting Redis, the sidecar and the echo server");
     let system = System::start(config, config.endpoints, limited_requests::CONFIG, "").await?;
-    let by_work = System::start(config, config.endpoints, "", "policy: least_work").await?;
+    let beside = BenchConfig { dir: config.dir.as_ref().map(|dir| dir.join("by-work")), ..config.clone() };
+    let by_work = System::start(&beside, config.endpoints, "", "policy: least_work").await?;
     let System { sidecar, redis_url, redis_pid, .. } = &system;
     let Echo { server: echo, .. } = &system.start_echo(echo_server).await?;
 

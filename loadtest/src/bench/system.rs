@@ -37,8 +37,7 @@ impl System {
         let builder = Lab::builder().hosts(endpoints).envoys(0).sidecars(1).redis();
         let builder = builder.sidecar_yaml(sidecar_yaml).pool_yaml(pool_yaml);
         let builder = match &config.dir {
-            Some(dir) if pool_yaml.is_empty() => builder.dir(dir),
-            Some(dir) => builder.dir(dir.join("by-work")),
+            Some(dir) => builder.dir(dir),
             None => builder,
         };
         let mut lab = builder.start().await?;

@@ -54,9 +54,8 @@ impl Api {
     pub(crate) fn attention(&self, reported: Option<&Reported>, now_ms: u64) -> Attention {
         let none = Vec::new();
         let reported = reported.unwrap_or(&none);
-        let is_now = |gap: Option<LimitGap>| gap.is_some_and(|gap| gap.now);
         let (mut gaps, _) = self.gateways(reported);
-        gaps.retain(|one| is_now(one.status.unlimited) || is_now(one.status.local));
+        gaps.retain(|one| one.status.has_gap());
         let mut attention = Attention {
             gaps: gaps.into_iter().take(ATTENTION_MAX).map(state).collect(),
             ..Attention::default()

@@ -55,6 +55,13 @@ pub struct Load {
     pub unread: u64,
 }
 
+impl std::ops::AddAssign for Load {
+    fn add_assign(&mut self, other: Self) {
+        self.in_flight += other.in_flight;
+        self.unread += other.unread;
+    }
+}
+
 /// The endpoint that a request goes to.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice<'a> {

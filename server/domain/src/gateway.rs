@@ -103,6 +103,17 @@ impl GatewayStatus {
         }
     }
 
+    /// Returns whether requests pass without limits now, and whether some are admitted without the shared store now.
+    fn gaps_now(&self) -> [bool; 2] {
+        [self.unlimited, self.local].map(|gap| gap.is_some_and(|gap| gap.now))
+    }
+
+    /// Returns whether a period without limits, or without those that all sidecars share, continues.
+    #[must_use]
+    pub fn has_gap(&self) -> bool {
+        self.gaps_now().contains(&true)
+    }
+
     /// Returns whether there is anything to show.
     #[must_use]
     pub fn is_shown(&self) -> bool {
@@ -112,8 +123,8 @@ impl GatewayStatus {
     /// Returns a key that sorts the gateways that need attention first, and then by name.
     #[must_use]
     pub fn order(&self) -> (bool, bool, bool, &str) {
-        let is_now = |gap: Option<LimitGap>| gap.is_some_and(|gap| gap.now);
-        (!is_now(self.unlimited), !is_now(self.local), self.lost_at_ms == 0, &self.name)
+        let [is_unlimited, is_local] = self.gaps_now();
+        (!is_unlimited, !is_local, self.lost_at_ms == 0, &self.name)
     }
 }
 

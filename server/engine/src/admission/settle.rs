@@ -86,19 +86,6 @@ impl Admission {
         }
     }
 
-    /// Records that the answer to a request has begun. Idempotent.
-    ///
-    /// # Errors
-    /// If the pool's name is invalid, or the store fails. The holder's next list repeats the report.
-    pub async fn first_token(
-        &self,
-        pool: &PoolId,
-        holder: &HolderId,
-        lease: LeaseId,
-    ) -> Result<(), DomainError> {
-        self.balancer.first_token(pool, holder, lease).await
-    }
-
     /// Settles the requests whose tickets could not be verified before, until that time.
     pub async fn settle_unverified(&self, until: Option<Instant>) {
         let _settling = self.unverified.exclusively().await;

@@ -125,9 +125,6 @@ impl Balancer {
         lease: LeaseId,
     ) -> Result<(), DomainError> {
         let entry = self.directory.resolve(pool.route(), pool.cluster())?;
-        if entry.rule.policy == Policy::LeastRequest {
-            return Ok(());
-        }
         let answer = self.store.first_token(&entry.pool, holder, lease).await;
         answer.map_err(DomainError::store("recording a first token"))
     }

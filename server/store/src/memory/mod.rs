@@ -68,14 +68,14 @@ struct PoolTable {
 impl PoolTable {
     fn load(&self, address: &str) -> Load {
         let of = |loads: &BTreeMap<Arc<str>, Load>| loads.get(address).copied().unwrap_or_default();
-        let (own, others) = (of(&self.loads), of(&self.assumed));
-        Load { in_flight: own.in_flight + others.in_flight, unread: own.unread + others.unread }
+        let mut load = of(&self.loads);
+        load += of(&self.assumed);
+        load
     }
 
     fn insert(&mut self, holder: &HolderId, lease: Lease) {
-        let load = self.loads.entry(Arc::clone(&lease.endpoint)).or_default();
-        load.in_flight += 1;
-        load.unread += lease.unread;
+        *self.loads.entry(Arc::clone(&lease.endpoint)).or_default() +=
+            Load { in_flight: 1, unread: lease.unread };
         let before = self.leases.entry(holder.clone()).or_default().insert(lease.id, lease);
         if let Some(before) = before {
             self.uncount(&before);

@@ -228,9 +228,7 @@ impl Store for ResilientStore {
         self.local.forget_assumed(self.assumed_kept);
         let mut table = Table { current: false, ..self.local.table(pool).await? };
         for (endpoint, others) in self.local.assumed(pool) {
-            let load = table.loads.entry(endpoint).or_default();
-            load.in_flight += others.in_flight;
-            load.unread += others.unread;
+            *table.loads.entry(endpoint).or_default() += others;
         }
         Ok(table)
     }

@@ -23,8 +23,10 @@ use super::{answers, request, spans};
 /// Divisor of the KeepAlive interval in the response to a list that the shared store did not apply, so that the next
 /// list comes sooner.
 const RETRY_PART: u32 = 4;
-/// Maximum number of first tokens in progress in this sidecar. The store's lane queues as many operations.
-const FIRST_TOKENS_MAX: usize = 8192;
+/// Maximum number of settlements, first tokens and cancellations in one message.
+pub(super) const PARTS_MAX: usize = 256;
+/// Maximum number of first tokens in progress in this sidecar: half of what a lane of the store queues.
+const FIRST_TOKENS_IN_PROGRESS_MAX: usize = 8192;
 
 /// The operations of gateways. `metadata` is that of the call, and empty on a stream.
 #[derive(Clone)]
@@ -37,7 +39,11 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn new(admission: Arc<Admission>, keep_alive_interval: Duration) -> Self {
-        Self { admission, keep_alive_interval, first_tokens: Arc::new(Semaphore::new(FIRST_TOKENS_MAX)) }
+        Self {
+            admission,
+            keep_alive_interval,
+            first_tokens: Arc::new(Semaphore::new(FIRST_TOKENS_IN_PROGRESS_MAX)),
+        }
     }
 
     pub(super) async fn admit(
@@ -121,7 +127,7 @@ impl Calls {
             return;
         };
         let reports = first_tokens.iter().map(|(pool, lease)| async move {
-            let result = self.admission.first_token(pool, holder, *lease).await;
+            let result = self.admission.balancer.first_token(pool, holder, *lease).await;
             result.inspect_err(|error| {
                 tracing::debug!(%error, %lease, "a first token waits for the holder's next list");
             })

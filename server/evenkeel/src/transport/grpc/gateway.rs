@@ -18,14 +18,11 @@ use tonic::{
 };
 
 use super::{
-    calls::{Calls, first_tokens, given},
+    calls::{Calls, PARTS_MAX, first_tokens, given},
     keep_alive,
     session::{Outgoing, Sessions},
 };
 use crate::transport::status::to_status;
-
-/// Maximum number of first tokens in one call.
-const FIRST_TOKENS_MAX: usize = 256;
 
 pub(super) struct GatewayService {
     sessions: Arc<Sessions>,
@@ -113,7 +110,7 @@ impl Gateway for GatewayService {
         let (metadata, _, request) = request.into_parts();
         let holder = holder(&request.holder)?;
         let count = request.first_tokens.len();
-        if count > FIRST_TOKENS_MAX {
+        if count > PARTS_MAX {
             let error = DomainError::invalid("first_tokens", "at most 256", &count.to_string());
             return Err(to_status(&error));
         }

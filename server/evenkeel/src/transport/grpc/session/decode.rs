@@ -9,13 +9,11 @@ use evenkeel_store::holders::{SECRET_BYTES, Secret};
 use tonic::Status;
 
 use super::super::{
-    calls::{first_tokens, given},
+    calls::{PARTS_MAX, first_tokens, given},
     keep_alive,
 };
 use crate::transport::memory::Charge;
 
-/// Maximum number of settlements, first tokens and cancellations in one message.
-const PARTS_MAX: usize = 256;
 /// Maximum length of a plugin's version. It bounds a line of the log.
 const VERSION_BYTES_MAX: usize = 64;
 /// Maximum length of a gateway's name. It bounds a line of the log; Istio's node ids have about 150 bytes.
