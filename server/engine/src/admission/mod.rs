@@ -273,7 +273,10 @@ impl Admission {
             }
             if store.is_up() {
                 match self.tickets.refresh(true).await {
-                    Ok(()) => self.settle_unverified(None).await,
+                    Ok(()) => {
+                        self.tickets.interval_passed();
+                        self.settle_unverified(None).await;
+                    }
                     Err(error) => debug!(%error, "the sidecar cannot read the keys of tickets"),
                 }
             }

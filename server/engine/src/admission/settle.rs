@@ -126,7 +126,8 @@ impl Admission {
             }
             if store.is_up() && self.tickets.refresh(true).await.is_ok() {
                 self.settle_unverified(Some(until)).await;
-            } else {
+            }
+            if !self.unverified.is_empty() {
                 tokio::time::sleep(DRAIN_INTERVAL).await;
             }
         }

@@ -32,7 +32,7 @@ const PURPOSE: &[u8] = b"evenkeel ticket 1";
 
 /// How many intervals after the store was found again this sidecar has the keys of all others: in the first, they share
 /// theirs, and in the next, this one reads them. One more, because intervals of sidecars begin at different times.
-const MERGES_AFTER_LOSS: u8 = 3;
+const INTERVALS_AFTER_LOSS: u8 = 3;
 
 /// Why a ticket changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +53,8 @@ pub struct TicketKeys {
     store: Option<Arc<dyn TicketKeyStore>>,
     /// Whether the store has returned the shared keys since this sidecar started.
     is_merged: AtomicBool,
-    /// How many times the store must still return the keys, after it was lost, until all sidecars have shared theirs.
-    merges_awaited: AtomicU8,
+    /// Number of intervals until all sidecars have shared their keys, after the store was lost.
+    intervals_awaited: AtomicU8,
 }
 
 struct Key {
@@ -91,7 +91,7 @@ impl TicketKeys {
             keys: ArcSwap::from_pointee(of_secrets(secrets)),
             store: None,
             is_merged: true.into(),
-            merges_awaited: 0.into(),
+            intervals_awaited: 0.into(),
         }
     }
 
@@ -102,7 +102,7 @@ impl TicketKeys {
         let bytes: [u8; TICKET_KEY_BYTES] = rand::random();
         let new = Key::of_store(TicketKey { made_ms: unix_ms(), bytes });
         let is_merged = store.is_none().into();
-        Self { keys: ArcSwap::from_pointee(vec![new]), store, is_merged, merges_awaited: 0.into() }
+        Self { keys: ArcSwap::from_pointee(vec![new]), store, is_merged, intervals_awaited: 0.into() }
     }
 
     /// Replaces the keys of a file by those that the file has now.
@@ -110,11 +110,17 @@ impl TicketKeys {
         self.keys.store(Arc::new(of_secrets(secrets)));
     }
 
-    /// Notes that the store is lost. Once per interval after it is found again, every sidecar calls [`Self::refresh`].
+    /// Notes that the store was lost during the last interval.
     pub fn store_lost(&self) {
         if self.store.is_some() {
-            self.merges_awaited.store(MERGES_AFTER_LOSS, Ordering::Relaxed);
+            self.intervals_awaited.store(INTERVALS_AFTER_LOSS, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that an interval has passed in which all sidecars could share their keys.
+    pub fn interval_passed(&self) {
+        let awaited = self.intervals_awaited.load(Ordering::Relaxed);
+        self.intervals_awaited.store(awaited.saturating_sub(1), Ordering::Relaxed);
     }
 
     /// Reads the shared keys from the store, and restores those that the store has lost. `in_use` is false if no ticket
@@ -139,8 +145,6 @@ impl TicketKeys {
             self.keys.store(Arc::new(keys.into_iter().map(Key::of_store).collect()));
         }
         self.is_merged.store(true, Ordering::Relaxed);
-        let awaited = self.merges_awaited.load(Ordering::Relaxed);
-        self.merges_awaited.store(awaited.saturating_sub(1), Ordering::Relaxed);
         Ok(())
     }
 
@@ -162,7 +166,7 @@ impl TicketKeys {
     pub(super) fn open(&self, bytes: &[u8], id: &ReservationId) -> Result<Ticket, Rejected> {
         let unverified = || {
             let has_all =
-                self.is_merged.load(Ordering::Relaxed) && self.merges_awaited.load(Ordering::Relaxed) == 0;
+                self.is_merged.load(Ordering::Relaxed) && self.intervals_awaited.load(Ordering::Relaxed) == 0;
             if has_all { Rejected::NotVerified } else { Rejected::KeyUnknown }
         };
         let (ticket, mac) = bytes.split_last_chunk::<MAC_BYTES>().ok_or_else(unverified)?;
