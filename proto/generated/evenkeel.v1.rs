@@ -184,6 +184,12 @@ pub struct Settings {
     /// Whether limits use Subject.source_ip. Workers that do not send it save the time to read it.
     #[prost(bool, tag = "3")]
     pub wants_source_ip: bool,
+    /// Size of the blocks of a prompt after which the worker takes AdmitRequest.prefix_hashes. 0: it sends none.
+    #[prost(uint32, tag = "4")]
+    pub prefix_block_bytes: u32,
+    /// Maximum number of AdmitRequest.prefix_hashes.
+    #[prost(uint32, tag = "5")]
+    pub prefix_hashes_max: u32,
 }
 /// Identity of a pool. The endpoints that serve one route through one cluster share a table of requests in flight.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -260,6 +266,9 @@ pub struct Tokens {
     /// Part of `output`: tokens spent on reasoning.
     #[prost(uint64, tag = "4")]
     pub reasoning: u64,
+    /// True if the response stated `cached_input`, even as 0.
+    #[prost(bool, tag = "5")]
+    pub cached_input_stated: bool,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -290,9 +299,14 @@ pub struct AdmitRequest {
     /// maximum.
     #[prost(uint64, tag = "8")]
     pub max_output_tokens: u64,
-    /// Hashes of successively longer prefixes of the prompt, the longest prefix last, for prefix affinity. Not used yet.
+    /// Hashes of successively longer prefixes of the prompt, the longest last; at most 1024. Requests whose prompts begin
+    /// with the same text have the same first hashes, so that the sidecar can send them where a prefix cache has this
+    /// beginning. Useful only in a pool with `prefix_cache`.
     #[prost(fixed64, repeated, tag = "9")]
     pub prefix_hashes: ::prost::alloc::vec::Vec<u64>,
+    /// For each hash, the size of its prefix in bytes, as in prompt_bytes; increasing.
+    #[prost(uint32, repeated, tag = "17")]
+    pub prefix_bytes: ::prost::alloc::vec::Vec<u32>,
     /// Id of the session or conversation; empty if unknown. The sidecar shortens it to 128 bytes, as a consumer.
     #[prost(string, tag = "10")]
     pub session: ::prost::alloc::string::String,

@@ -234,7 +234,8 @@ impl TokenCounts {
                 output = output.saturating_add(rest);
             }
         }
-        Some(Tokens { input, output, cached_input, reasoning: reasoning.min(output) })
+        let reasoning = reasoning.min(output);
+        Some(Tokens { input, output, cached_input, reasoning, ..Tokens::default() })
     }
 
     fn is_cache(self, rest: u64) -> bool {
@@ -284,5 +285,6 @@ pub(super) fn sum_of(a: &Tokens, b: &Tokens) -> Tokens {
         output: a.output.saturating_add(b.output),
         cached_input: a.cached_input.saturating_add(b.cached_input),
         reasoning: a.reasoning.saturating_add(b.reasoning),
+        cached_input_stated: a.cached_input_stated || b.cached_input_stated,
     }
 }

@@ -83,6 +83,7 @@ async fn traffic(workers: Vec<Arc<Worker>>, pool: usize) {
                 output: 60 + (dice.roll() * 500.0) as u64,
                 cached_input: (dice.roll() * 200.0) as u64,
                 reasoning: (dice.roll() * 40.0) as u64,
+                ..pb::Tokens::default()
             },
             lasts: Duration::from_secs_f64(lasts * (0.3 + 1.4 * dice.roll())),
         };

@@ -38,6 +38,7 @@ fn usage_of_every_api_is_read() {
             output,
             cached_input,
             reasoning,
+            ..Tokens::default()
         });
         let expected = Usage {
             model: sample.model.into(),
@@ -121,7 +122,7 @@ fn a_truncated_stream_reports_what_it_carried() {
     let hello = body.windows(7).position(|w| w == b"\"Hello\"").unwrap();
     assert_eq!(read("anthropic.sse", [&body[..at + 20]], false).0.tokens, None);
     let (usage, _) = read("anthropic.sse", [&body[..hello + 4]], false);
-    let tokens = Tokens { input: 135, output: 1, cached_input: 100, reasoning: 0 };
+    let tokens = Tokens { input: 135, output: 1, cached_input: 100, reasoning: 0, ..Tokens::default() };
     assert_eq!((usage.tokens, usage.is_final), (Some(tokens), false));
     assert_eq!(usage.output_bytes, "Let me thinkHel".len() as u64);
 }
@@ -204,7 +205,7 @@ fn usage_under_other_names_is_read() {
         (r#"{"usage":{"prompt_tokens":1e3,"completion_tokens":2.5E1}}"#, (1000, 0, 25, 0)),
     ];
     for (body, (input, cached_input, output, reasoning)) in cases {
-        assert_eq!(tokens(body), Tokens { input, output, cached_input, reasoning }, "{body}");
+        assert_eq!(tokens(body), Tokens { input, output, cached_input, reasoning, ..Tokens::default() }, "{body}");
     }
 }
 

@@ -27,6 +27,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             interval_ms,
             wanted_headers,
             wants_source_ip,
+            ..Settings::default()
         },
     )
 }

@@ -66,6 +66,7 @@ impl Sessions {
             interval_ms: self.calls.keep_alive_interval().as_millis() as u32,
             wanted_headers: self.calls.admission.limiter.wanted_headers(),
             wants_source_ip: self.calls.admission.limiter.wants_source_ip(),
+            ..Settings::default()
         }
     }
 
