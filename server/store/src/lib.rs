@@ -24,6 +24,7 @@ pub mod holders;
 pub mod memory;
 mod name_text;
 pub mod overrides;
+pub mod placements;
 pub mod records;
 pub mod redis;
 pub mod resilient;

@@ -32,6 +32,8 @@ pub(crate) struct PoolKeys {
     pub(crate) unread: String,
     /// Sorted set: holder → deadline.
     pub(crate) holders: String,
+    /// Stream: batches of placements.
+    pub(crate) placements: String,
 }
 
 impl Keys {
@@ -142,6 +144,7 @@ impl Keys {
             in_flight,
             unread: format!("{tagged}:unread"),
             holders: format!("{tagged}:holders"),
+            placements: format!("{tagged}:placements"),
             tagged,
         }
     }

@@ -60,6 +60,7 @@ mod lane;
 mod link;
 mod node;
 mod operation;
+mod placements;
 mod records;
 mod routes;
 mod script;

@@ -45,6 +45,7 @@ scripts! {
     TABLE = "table";
     CLAIM = "claim";
     TICKET_KEYS = "ticket_keys";
+    PLACEMENTS = "placements";
     PROBE = "probe";
     RECOUNT = "recount";
     QUOTA = "quota";
