@@ -35,6 +35,17 @@ impl Check {
         (self.faults, self.warnings)
     }
 
+    pub(super) fn within<T: PartialOrd + Display>(
+        &mut self,
+        path: &str,
+        value: T,
+        range: std::ops::RangeInclusive<T>,
+    ) {
+        if !range.contains(&value) {
+            self.fault(path, &format!("{}..{}", range.start(), range.end()), value);
+        }
+    }
+
     pub(super) fn duration(
         &mut self,
         path: &str,

@@ -12,8 +12,8 @@ use evenkeel_domain::{
     file_kind::FileKind,
     limit::{Attribute, Condition, LimitRules},
     settings::{
-        KubernetesOptions, LedgerOptions, LimitFiles, Log, PoolRule, RateLimitService, RedisOptions,
-        RoleRules, Roles, Secret, Traces,
+        KubernetesOptions, LedgerOptions, LimitFiles, Log, PoolRule, PromptBlocks, RateLimitService,
+        RedisOptions, RoleRules, Roles, Secret, Traces,
     },
 };
 
@@ -28,6 +28,7 @@ mod limits;
 mod listen;
 mod loopback;
 mod pools;
+mod prefix;
 mod rate_limit_service;
 mod raw;
 mod roles;
@@ -66,6 +67,8 @@ pub struct Config {
     pub kubernetes: KubernetesOptions,
     /// The rule for requests that match no rule in `pools`. `None`: the sidecar rejects them.
     pub unlisted: Option<PoolRule>,
+    /// How gateways divide prompts. `None` if no pool considers prefix caches.
+    pub prompt_blocks: Option<PromptBlocks>,
     /// Limits and quotas, with the prices, model estimates and headers that they use.
     pub rules: Arc<LimitRules>,
     /// Who has which role.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     check::Check,
     formats::{Choosing, Outage, Socket, Span},
+    prefix::{RawPrefixCache, prefix_cache},
     service_rule::{self, RawServiceRule},
 };
 
@@ -55,6 +56,9 @@ pub(super) struct RawPool {
     /// with the fewest requests in flight, by weight.
     #[schemars(with = "Choosing", extend("default" = "least_request"))]
     policy: Option<Policy>,
+    /// If set, requests prefer endpoints whose prefix caches probably have the beginning of the prompt. Requires
+    /// `policy: least_work`, endpoints that reuse the KV cache of equal prefixes, and gateways that read request bodies.
+    prefix_cache: Option<RawPrefixCache>,
     /// Policy while Redis is unavailable, and for a request whose call to Redis has failed. `local`: the sidecar
     /// chooses an endpoint from the leases of its own gateways and the last table that it read. `open`: the gateway
     /// chooses the endpoint. `closed`: the request is refused with 503.
@@ -129,6 +133,9 @@ pub(super) struct RawUnlisted {
     /// with the fewest requests in flight, by weight.
     #[schemars(with = "Choosing", extend("default" = "least_request"))]
     policy: Option<Policy>,
+    /// If set, requests prefer endpoints whose prefix caches probably have the beginning of the prompt. Requires
+    /// `policy: least_work`, endpoints that reuse the KV cache of equal prefixes, and gateways that read request bodies.
+    prefix_cache: Option<RawPrefixCache>,
     /// Policy while Redis is unavailable, and for a request whose call to Redis has failed. `local`: the sidecar
     /// chooses an endpoint from the leases of its own gateways and the last table that it read. `open`: the gateway
     /// chooses the endpoint. `closed`: the request is refused with 503.
@@ -149,14 +156,20 @@ impl Default for RawUnlisted {
             weight: None,
             cap: None,
             policy: None,
+            prefix_cache: None,
             on_store_failure: None,
             full_retry_after: None,
         }
     }
 }
 
-pub(super) fn validate(check: &mut Check, raw: Vec<RawPool>, on_redis_cluster: bool) -> Vec<PoolRule> {
-    let rule = |(i, raw)| pool_rule(check, &format!("pools[{i}]"), raw, on_redis_cluster);
+pub(super) fn validate(
+    check: &mut Check,
+    raw: Vec<RawPool>,
+    on_redis_cluster: bool,
+    prefixes_max: usize,
+) -> Vec<PoolRule> {
+    let rule = |(i, raw)| pool_rule(check, &format!("pools[{i}]"), raw, on_redis_cluster, prefixes_max);
     let rules: Vec<PoolRule> = raw.into_iter().enumerate().map(rule).collect();
     for (i, rule) in rules.iter().enumerate() {
         let same = |other: &PoolRule| other.cluster == rule.cluster && other.route == rule.route;
@@ -168,7 +181,13 @@ pub(super) fn validate(check: &mut Check, raw: Vec<RawPool>, on_redis_cluster: b
     rules
 }
 
-fn pool_rule(check: &mut Check, path: &str, raw: RawPool, on_redis_cluster: bool) -> PoolRule {
+fn pool_rule(
+    check: &mut Check,
+    path: &str,
+    raw: RawPool,
+    on_redis_cluster: bool,
+    prefixes_max: usize,
+) -> PoolRule {
     if raw.cluster != "*" {
         check.name(&format!("{path}.cluster"), &raw.cluster);
     }
@@ -216,6 +235,7 @@ fn pool_rule(check: &mut Check, path: &str, raw: RawPool, on_redis_cluster: bool
         weight,
         cap,
         policy: raw.policy.unwrap_or_default(),
+        prefix_cache: prefix_cache(check, path, raw.policy, raw.prefix_cache, prefixes_max),
         on_store_failure: raw.on_store_failure.unwrap_or_default(),
         full_retry_after: retry_after(check, path, raw.full_retry_after),
         higress_table: raw.higress_table,
@@ -267,7 +287,7 @@ fn dns(check: &mut Check, path: &str, raw: RawDns) -> Source {
     Source::Dns { name: raw.name, port: raw.port, refresh, nameserver }
 }
 
-pub(super) fn unlisted(check: &mut Check, raw: RawUnlisted) -> Option<PoolRule> {
+pub(super) fn unlisted(check: &mut Check, raw: RawUnlisted, prefixes_max: usize) -> Option<PoolRule> {
     let path = "unlisted_pools.kubernetes";
     let source = raw.kubernetes.map_or(Source::Request, |raw| {
         let rule = service_rule::validate(check, path, None, raw);
@@ -285,6 +305,7 @@ pub(super) fn unlisted(check: &mut Check, raw: RawUnlisted) -> Option<PoolRule> 
         weight: weight_of(check, "unlisted_pools.weight", raw.weight, 1.0),
         cap: raw.cap.unwrap_or(0),
         policy: raw.policy.unwrap_or_default(),
+        prefix_cache: prefix_cache(check, "unlisted_pools", raw.policy, raw.prefix_cache, prefixes_max),
         on_store_failure: raw.on_store_failure.unwrap_or_default(),
         full_retry_after: retry_after(check, "unlisted_pools", raw.full_retry_after),
         higress_table: false,

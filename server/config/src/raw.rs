@@ -13,6 +13,7 @@ use super::{
     limits::raw::{RawLedger, RawLimit, RawLimitHeader, RawModel, RawPrice, RawQuota},
     listen::RawListen,
     pools::{RawPool, RawUnlisted},
+    prefix::RawPrefixIndex,
     rate_limit_service::RawRateLimitService,
     roles::{RawAdmin, RawRole},
     store::RawStore,
@@ -58,6 +59,8 @@ pub(super) struct RawConfig {
     /// Settings for clusters that no rule under `pools` matches. Their endpoints come with each request, or from
     /// Kubernetes. A sidecar serves at most 4096 pools.
     pub(super) unlisted_pools: RawUnlisted,
+    /// How the sidecar finds common prefixes of prompts, for pools that set `prefix_cache`.
+    pub(super) prefix_index: RawPrefixIndex,
     /// Limits. Every limit that applies to a request counts the request, and any of them can refuse it. The
     /// configuration may contain at most 256 limits and quotas; a configuration in which more than 16 of them could
     /// apply to the same request is rejected.

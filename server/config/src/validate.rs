@@ -30,9 +30,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
     let shutdown_delay =
         check.duration("shutdown_delay", raw.shutdown_delay, Duration::ZERO, Duration::ZERO, seconds(300));
     let worker_threads = raw.runtime.worker_threads.unwrap_or(1);
-    if !(1..=64).contains(&worker_threads) {
-        check.fault("runtime.worker_threads", "1..64", worker_threads);
-    }
+    check.within("runtime.worker_threads", worker_threads, 1..=64);
     let limits = limit_sections(&mut check, files, &mut raw);
     let limits = limits::validate(&mut check, limits);
     let section = raw.rate_limit_service.take();
@@ -40,8 +38,11 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
     let store = store::validate(&mut check, files, raw.store);
     let on_redis_cluster =
         matches!(&store, StoreConfig::Redis(options) if options.topology == Topology::Cluster);
-    let pools = pools::validate(&mut check, raw.pools, on_redis_cluster);
-    let unlisted = pools::unlisted(&mut check, raw.unlisted_pools);
+    let prefixes_max = raw.prefix_index.entries_max(&mut check);
+    let pools = pools::validate(&mut check, raw.pools, on_redis_cluster, prefixes_max);
+    let unlisted = pools::unlisted(&mut check, raw.unlisted_pools, prefixes_max);
+    let blocks = raw.prefix_index.blocks(&mut check);
+    let has_prefix_cache = pools.iter().chain(&unlisted).any(|rule| rule.prefix_cache.is_some());
     let rules = pools.iter().chain(&unlisted);
     let kubernetes = kubernetes::options(&mut check, files, kubernetes, rules);
     // The files may be wrong, so ask the section, not its result.
@@ -58,6 +59,7 @@ pub(super) fn validate(mut raw: RawConfig, files: &mut Files) -> Result<Config, 
         worker_threads,
         store,
         kubernetes,
+        prompt_blocks: has_prefix_cache.then_some(blocks),
         pools,
         unlisted,
         rules: Arc::new(limits.rules),

@@ -13,5 +13,6 @@ pub mod holders;
 pub mod ledger;
 pub mod limiter;
 mod mean;
+pub mod prefix;
 pub mod rls;
 mod versioned;

@@ -13,7 +13,7 @@ use evenkeel_engine::{
         report::{About, PoolTotals, Reporter},
     },
     admission::Admission,
-    balancer::{Balancer, directory::Directory, drains::Drains, sweep},
+    balancer::{Balancer, directory::Directory, drains::Drains, sharing, sweep},
     change_log::ChangeLog,
     holders::Holders,
     ledger::Ledger,
@@ -75,7 +75,7 @@ pub async fn run(
     let tracer = tracer::start(config.traces.as_ref(), &id, &metrics.traces)?;
     let live = reload::start(&config, &metrics, &tasks, &background);
     let connections = Background { tasks: tasks.clone(), shutdown: background.clone() };
-    let Opened { store, counters, holders, records, drains, overrides, changes, ticket_keys } =
+    let Opened { store, counters, holders, records, drains, overrides, changes, ticket_keys, placements } =
         open_store(&config, &metrics, &connections).await?;
     let tickets = ticket_keys::open(&live.tickets, ticket_keys, &*store).await;
     let (directory, discovered) = Directory::new(config.pools.clone(), config.unlisted.clone());
@@ -90,6 +90,10 @@ pub async fn run(
     }
     let balancer = Balancer::new(directory, store, Arc::clone(&recorder), Arc::clone(&metrics));
     let balancer = Arc::new(balancer);
+    if let Some(store) = placements.filter(|_| config.prompt_blocks.is_some()) {
+        let sidecar = u64::from_str_radix(&id, 16).unwrap_or_default();
+        tasks.spawn(sharing::run(Arc::clone(&balancer), store, sidecar, background.clone()));
+    }
     let views = Arc::new(sweep::Views::default());
     let (usage, activity) = open_usage_and_activity(&config, &metrics, &connections)?;
     let ledger = Ledger::new(config.ledger.clone(), usage, Arc::clone(&metrics));
@@ -209,6 +213,7 @@ pub async fn run(
         holders,
         keep_alive_interval: config.keep_alive_interval,
         calls: calls.clone(),
+        prompt_blocks: config.prompt_blocks,
         rules: rules_changed,
         sidecar: name_of(&addresses.http),
         shutdown: end_streams.clone(),

@@ -16,6 +16,7 @@ use evenkeel_store::{
         MemoryUsage,
     },
     overrides::OVERRIDES_MAX,
+    placements::PlacementStore,
     records::RecordStore,
     redis::{Background, RedisActivity, RedisClient, RedisStore, RedisUsage},
     resilient::ResilientStore,
@@ -37,6 +38,8 @@ pub(crate) struct Opened {
     pub(crate) changes: Arc<dyn ChangeStore>,
     /// `None` if this sidecar shares nothing.
     pub(crate) ticket_keys: Option<Arc<dyn TicketKeyStore>>,
+    /// `None` if this sidecar shares nothing.
+    pub(crate) placements: Option<Arc<dyn PlacementStore>>,
 }
 
 pub(crate) async fn open_store(
@@ -60,6 +63,7 @@ pub(crate) async fn open_store(
                 overrides: Arc::new(MemoryMap::new(OVERRIDES_MAX)),
                 changes: Arc::<MemoryChanges>::default(),
                 ticket_keys: None,
+                placements: None,
             })
         }
         StoreConfig::Redis(options) => {
@@ -78,7 +82,8 @@ pub(crate) async fn open_store(
                 drains: Arc::new(redis.map("drains", DRAINS_MAX)),
                 overrides: Arc::new(redis.map("overrides", OVERRIDES_MAX)),
                 changes: redis.clone(),
-                ticket_keys: Some(redis),
+                ticket_keys: Some(redis.clone()),
+                placements: Some(redis),
             })
         }
     }

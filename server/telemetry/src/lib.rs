@@ -13,6 +13,7 @@ mod ledger;
 mod limits;
 mod metrics;
 mod pools;
+mod prefixes;
 mod requests;
 mod rls;
 mod streams;
@@ -24,6 +25,7 @@ pub use gateways::GatewayMetrics;
 pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
 pub use pools::{PoolCounts, PoolMetrics};
+pub use prefixes::{PrefixFigures, PrefixMetrics};
 pub use tls::{Handshake, TlsMetrics};
 
 /// Starts logging to standard error. The levels: ERROR needs a person, WARN recovered automatically, INFO reports the

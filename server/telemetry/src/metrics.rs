@@ -15,6 +15,7 @@ use super::{
     ledger::LedgerMetrics,
     limits::{Charged, LimitMetrics, LimitSettles, TicketsRejected},
     pools::PoolMetrics,
+    prefixes::PrefixMetrics,
     requests::{Admits, FirstTokens, KeepAlives, Repairs, Settles},
     rls::RlsMetrics,
     streams::StreamMetrics,
@@ -73,6 +74,7 @@ pub struct Metrics {
     pub rls: RlsMetrics,
     pub streams: StreamMetrics,
     pub gateways: GatewayMetrics,
+    pub prefixes: PrefixMetrics,
     pub bounds: BoundMetrics,
     pub traces: TraceMetrics,
 }
@@ -204,6 +206,7 @@ impl Metrics {
             rls: RlsMetrics::new(&r)?,
             streams: StreamMetrics::new(&r)?,
             gateways: GatewayMetrics::new(&r)?,
+            prefixes: PrefixMetrics::new(&r)?,
             bounds: BoundMetrics::new(&r)?,
             traces: TraceMetrics::new(&r)?,
             catalogue: r,

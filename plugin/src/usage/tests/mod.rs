@@ -205,7 +205,11 @@ fn usage_under_other_names_is_read() {
         (r#"{"usage":{"prompt_tokens":1e3,"completion_tokens":2.5E1}}"#, (1000, 0, 25, 0)),
     ];
     for (body, (input, cached_input, output, reasoning)) in cases {
-        assert_eq!(tokens(body), Tokens { input, output, cached_input, reasoning, ..Tokens::default() }, "{body}");
+        assert_eq!(
+            tokens(body),
+            Tokens { input, output, cached_input, reasoning, ..Tokens::default() },
+            "{body}"
+        );
     }
 }
 

@@ -21,11 +21,33 @@ pub struct PoolRule {
     pub cap: u32,
     /// How endpoints are chosen.
     pub policy: Policy,
+    /// The prefix caches of the endpoints. `None` if the choice does not consider them.
+    pub prefix_cache: Option<PrefixCache>,
     pub on_store_failure: OnStoreFailure,
     /// `Retry-After` of the response when every endpoint is at its cap.
     pub full_retry_after: Duration,
     /// Whether to share the table of Higress's `ai-load-balancer`.
     pub higress_table: bool,
+}
+
+/// The prefix caches of a pool's endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixCache {
+    /// Tokens that the cache of an endpoint holds, as far as the configuration knows.
+    pub tokens: u64,
+    /// Whether only requests of the same consumer share prefixes.
+    pub per_consumer: bool,
+    /// Maximum number of prefixes that the sidecar remembers.
+    pub entries_max: usize,
+}
+
+/// How gateways divide prompts, to find common prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptBlocks {
+    /// Size of a block of a prompt in bytes.
+    pub bytes: u32,
+    /// Maximum number of hashes that a gateway sends for a prompt.
+    pub hashes_max: u32,
 }
 
 /// Where a pool's endpoints come from.

@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::{
     activity::Recorder,
-    balancer::{Balancer, PickRequest, pool_entry::PoolEntry},
+    balancer::{Balancer, PickRequest, Picked, pool_entry::PoolEntry},
     ledger::Ledger,
     limiter::{
         Header, LimitRequest, Limiter, Reservation, Reserved, Selection,
@@ -140,20 +140,23 @@ impl Admission {
         let mut reservation = match reserved {
             Ok(reservation) => reservation,
             Err(decision) => {
-                if let Ok(Verdict::Admitted { endpoint: Some(_), .. }) = picked {
+                if let Ok(Picked { verdict: Verdict::Admitted { endpoint: Some(_), .. }, .. }) = picked {
                     self.balancer.roll_back(pool, &id.holder, id.lease).await;
                 }
                 return decision;
             }
         };
-        let (endpoint, basis, unread) = match picked {
-            Ok(Verdict::Admitted { endpoint, basis, unread }) => (endpoint, basis, unread),
-            Ok(Verdict::Refused(reason)) => {
-                return Ok(Decision::Refused(self.refuse(pool, reason, &id, reservation).await));
-            }
+        let picked = match picked {
+            Ok(picked) => picked,
             Err(error) => {
                 self.limiter.roll_back(&id, reservation).await;
                 return Err(error);
+            }
+        };
+        let (endpoint, basis, unread) = match &picked.verdict {
+            Verdict::Admitted { endpoint, basis, unread } => (endpoint.clone(), *basis, *unread),
+            Verdict::Refused(reason) => {
+                return Ok(Decision::Refused(self.refuse(pool, *reason, &id, reservation).await));
             }
         };
         let ticket = self.limiter.issue(std::mem::take(&mut reservation.ticket), &id);
@@ -163,6 +166,7 @@ impl Admission {
             reservation.ticket = TicketKeys::open_own(&ticket).unwrap_or_default();
             return Ok(Decision::Refused(self.refuse(pool, Reason::NoEndpoints, &id, reservation).await));
         }
+        self.balancer.placed(pool, &id.holder, id.lease, picked);
         let Reservation { show_ticket, headers, limits, .. } = reservation;
         Ok(Decision::Admitted(Admitted { endpoint, basis, ticket, show_ticket, headers, limits, unread }))
     }

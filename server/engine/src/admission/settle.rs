@@ -15,6 +15,7 @@ use super::Admission;
 use crate::{
     ledger::{Ledger, UsageRecord},
     limiter::{LateBody, Limiter, OpenedTicket, Settling, UsageReport, ticket_keys::Rejected},
+    prefix::ReadTokens,
 };
 
 /// Time between two attempts while a shutdown waits for the keys of tickets.
@@ -44,6 +45,15 @@ pub struct EndedRequest {
     pub total_ms: u64,
 }
 
+impl EndedRequest {
+    /// Returns what the response tells about the endpoint's prefix cache. `None` if it tells nothing.
+    fn read_tokens(&self) -> Option<ReadTokens> {
+        let UsageReport { outcome, tokens, is_final, cached_input_stated: is_stated, .. } = self.report;
+        let tokens = tokens.filter(|_| is_final && outcome == Outcome::Success)?;
+        Some(ReadTokens { input: tokens.input, cached: tokens.cached_input, is_stated })
+    }
+}
+
 impl Admission {
     /// Settles a request. Returns whether this call released the lease. Settling is idempotent.
     ///
@@ -51,6 +61,7 @@ impl Admission {
     /// If the ticket does not verify: nothing has changed then. If the pool's name is invalid, or an embedded store fails.
     pub async fn settle(&self, ended: EndedRequest) -> Result<bool, DomainError> {
         let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
+        self.balancer.responded(&ended.route, &ended.cluster, &id.holder, id.lease, ended.read_tokens());
         let release = match self.limiter.open_ticket(&id, &ended.ticket) {
             Ok(Some(ticket)) => self.release_and_charge(&id, ticket, &ended).await,
             Ok(None) => self.release(&ended).await,

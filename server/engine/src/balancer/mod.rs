@@ -16,12 +16,16 @@ use evenkeel_telemetry::Metrics;
 use rand::{RngCore as _, SeedableRng as _, rngs::SmallRng};
 use tracing::debug;
 
-use crate::activity::{Recorder, report::PoolTotals};
+use crate::{
+    activity::{Recorder, report::PoolTotals},
+    prefix::{Placed, PromptPrefix, ReadTokens},
+};
 
 pub mod directory;
 mod drained;
 pub mod drains;
 pub mod pool_entry;
+pub mod sharing;
 pub mod sweep;
 pub mod view;
 
@@ -47,6 +51,16 @@ pub struct PickRequest {
     pub offered: Vec<Candidate>,
     /// Estimated size of the prompt in tokens. `None` if unknown.
     pub prompt_tokens: Option<u64>,
+    /// The beginning of the prompt, if the gateway reports it.
+    pub prefix: Option<PromptPrefix>,
+}
+
+/// The verdict on a request for an endpoint.
+#[derive(Debug)]
+pub struct Picked {
+    pub verdict: Verdict,
+    /// What the index of prefixes records once the request is admitted.
+    placed: Option<Placed>,
 }
 
 thread_local! {
@@ -68,27 +82,57 @@ impl Balancer {
     ///
     /// # Errors
     /// If the request is invalid or the store fails. A refusal is a verdict, not an error.
-    pub async fn pick(&self, entry: &PoolEntry, request: PickRequest) -> Result<Verdict, DomainError> {
-        let PickRequest { route, cluster, holder, lease, offered, prompt_tokens } = request;
+    pub async fn pick(&self, entry: &PoolEntry, request: PickRequest) -> Result<Picked, DomainError> {
+        let PickRequest { route, cluster, holder, lease, offered, prompt_tokens, prefix } = request;
         entry.mark_used();
         let some_offered = !offered.is_empty();
         let roster = entry.roster(offered)?;
         if roster.is_empty() {
             let any = some_offered || !entry.own_roster().is_empty();
-            return Ok(Verdict::Refused(if any { Reason::AllDrained } else { Reason::NoEndpoints }));
+            let reason = if any { Reason::AllDrained } else { Reason::NoEndpoints };
+            return Ok(Picked { verdict: Verdict::Refused(reason), placed: None });
         }
         let tie = TIES.with_borrow_mut(SmallRng::next_u32);
         let (pool, on_failure) = (Arc::clone(&entry.pool), entry.rule.on_store_failure);
-        let prompt = match entry.rule.policy {
-            Policy::LeastRequest => None,
-            Policy::LeastWork => {
-                Some(Prompt { tokens: entry.prompt_size(prompt_tokens), cached: Vec::new() })
-            }
-        };
+        let (mut prompt, mut found) = (None, None);
+        if entry.rule.policy == Policy::LeastWork {
+            let tokens = entry.prompt_size(prompt_tokens);
+            found = entry.prefixes.as_ref().zip(prefix).map(|(prefixes, p)| prefixes.look_up(p, tokens));
+            let cached = found.as_ref().map_or_else(Vec::new, |found| found.cached.clone());
+            prompt = Some(Prompt { tokens, cached });
+        }
         let admit = Admit { pool, roster, holder, lease, tie, prompt, on_failure };
         let verdict = self.store.admit(admit).await.map_err(DomainError::store("taking a lease"))?;
         debug!(%route, %cluster, %lease, ?verdict, "admit");
-        Ok(verdict)
+        let placed = match (&verdict, found) {
+            (Verdict::Admitted { endpoint: Some(endpoint), unread, .. }, Some(found)) => {
+                Some(Placed { endpoint: Arc::clone(endpoint), unread: *unread, found })
+            }
+            _ => None,
+        };
+        Ok(Picked { verdict, placed })
+    }
+
+    /// Records that an admitted request goes to the endpoint that was picked.
+    pub fn placed(&self, entry: &PoolEntry, holder: &HolderId, lease: LeaseId, picked: Picked) {
+        if let (Some(prefixes), Some(placed)) = (&entry.prefixes, picked.placed) {
+            prefixes.placed(holder, lease, placed);
+        }
+    }
+
+    /// Learns from the response to a request which tokens its endpoint had in its cache.
+    pub fn responded(
+        &self,
+        route: &str,
+        cluster: &str,
+        holder: &HolderId,
+        lease: LeaseId,
+        read: Option<ReadTokens>,
+    ) {
+        let Ok(entry) = self.directory.resolve(route, cluster) else { return };
+        if let Some(prefixes) = &entry.prefixes {
+            prefixes.responded(holder, lease, read);
+        }
     }
 
     /// Settles a lease.

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::drained::PoolDrains;
-use crate::mean::Mean;
+use crate::{mean::Mean, prefix::Prefixes};
 
 /// Maximum number of candidate lists cached per pool. Gateways of different kinds or versions offer different lists.
 const OFFERS_MAX: usize = 8;
@@ -41,6 +41,8 @@ pub struct PoolEntry {
     pub rule: Arc<PoolRule>,
     /// Results of the pool's requests at this sidecar.
     pub counts: PoolCounts,
+    /// `None` if the choice does not consider prefix caches.
+    pub prefixes: Option<Prefixes>,
     /// Endpoints from the configuration, DNS or Kubernetes. Empty if the endpoints come with requests.
     roster: ArcSwap<Roster>,
     /// The endpoints of `roster` that are not drained. The same [`Roster`] if no endpoint is drained. Requests read
@@ -84,6 +86,7 @@ impl PoolEntry {
         let roster = Arc::new(roster);
         Self {
             pool: Arc::new(Pool { id, higress_table: rule.higress_table }),
+            prefixes: rule.prefix_cache.as_ref().map(Prefixes::new),
             rule: Arc::clone(rule),
             counts: PoolCounts::default(),
             open: ArcSwap::new(open(&roster, &drains)),
@@ -177,6 +180,9 @@ impl PoolEntry {
 
     /// Replaces the pool's own endpoints.
     pub fn set_roster(&self, roster: Roster) {
+        if let Some(prefixes) = &self.prefixes {
+            prefixes.retain(|address| roster.get(address).is_some());
+        }
         let (drains, roster) = (self.drains.lock(), Arc::new(roster));
         self.open.store(open(&roster, &drains));
         self.roster.store(roster);

@@ -16,6 +16,8 @@ pub struct UsageReport {
     pub tokens: Option<Tokens>,
     /// Whether the response reported the tokens at its end.
     pub is_final: bool,
+    /// Whether the response stated the tokens from the prompt cache, even as 0.
+    pub cached_input_stated: bool,
     /// Size of the generated text in the response, in bytes.
     pub output_bytes: u64,
     /// Whether the gateway saw any part of the response's body.
@@ -69,6 +71,7 @@ impl UsageReport {
             outcome,
             tokens: None,
             is_final: false,
+            cached_input_stated: false,
             output_bytes: 0,
             began: false,
             body_read: false,

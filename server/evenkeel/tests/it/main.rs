@@ -23,6 +23,7 @@ mod holders;
 mod kubernetes;
 mod limits;
 mod long_lists;
+mod prefixes;
 mod properties;
 mod quotas;
 mod redis_cluster;

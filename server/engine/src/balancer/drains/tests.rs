@@ -105,8 +105,9 @@ async fn the_verdict_says_that_all_endpoints_are_drained() {
                 .map(|address| Candidate { address: (*address).to_owned(), weight: 0.0, cap: 0 })
                 .collect(),
             prompt_tokens: None,
+            prefix: None,
         };
-        drains.balancer.pick(&entry, request).await.unwrap()
+        drains.balancer.pick(&entry, request).await.unwrap().verdict
     };
     assert_eq!(pick("llm", &[]).await, Verdict::Refused(Reason::AllDrained));
     assert_eq!(pick("third", &["m-0:80"]).await, Verdict::Refused(Reason::AllDrained));

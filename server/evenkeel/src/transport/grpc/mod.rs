@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_api::Api;
+use evenkeel_domain::settings::PromptBlocks;
 use evenkeel_engine::{admission::Admission, holders::Holders, limiter::LimitRequest};
 use evenkeel_proto::{
     FILE_DESCRIPTOR_SET,
@@ -73,6 +74,8 @@ pub struct Gateways {
     pub keep_alive_interval: std::time::Duration,
     /// Calls and streams in progress.
     pub calls: tokio_util::task::TaskTracker,
+    /// How gateways divide prompts. `None` if no pool considers prefix caches.
+    pub prompt_blocks: Option<PromptBlocks>,
     /// Changes when new limit rules apply.
     pub rules: tokio::sync::watch::Receiver<()>,
     /// Name of this sidecar, for the gateways' logs.
@@ -92,8 +95,17 @@ pub(crate) async fn routes(
     rate_limits: Option<RateLimits>,
     roles: RoleCheck,
 ) -> anyhow::Result<(Routes, HealthReporter)> {
-    let Gateways { admission, holders, keep_alive_interval, calls, rules, sidecar, shutdown, memory } =
-        gateways;
+    let Gateways {
+        admission,
+        holders,
+        keep_alive_interval,
+        calls,
+        prompt_blocks,
+        rules,
+        sidecar,
+        shutdown,
+        memory,
+    } = gateways;
     let rate_limits = rate_limits.map(|limits| {
         let service = rls::RlsService::new(limits, admission.tracer.clone(), calls.clone());
         rls::RlsServer::new(service).max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -106,6 +118,7 @@ pub(crate) async fn routes(
         holders,
         tracker: calls,
         sidecar,
+        prompt_blocks,
         rules,
         shutdown,
         memory: Arc::clone(&memory),

@@ -1,20 +1,25 @@
 //! Decodes what gateways report about a request.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, mem::take};
 
 use evenkeel_domain::{
-    NAME_BYTES_MAX, clean,
+    DomainError, NAME_BYTES_MAX, clean,
     limit::{Attributes, Generation, RequestBody, price::Tokens},
     shorten,
     usage::{Outcome, SESSION_BYTES_MAX},
 };
-use evenkeel_engine::limiter::{LateBody, LimitRequest, UsageReport};
+use evenkeel_engine::{
+    limiter::{LateBody, LimitRequest, UsageReport},
+    prefix::PromptPrefix,
+};
 use evenkeel_proto::v1::{self as pb, AdmitRequest, Outcome as PbOutcome, Pool, SettleRequest};
 
 /// Maximum length of a request id, in bytes.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Largest credible number of tokens. The sidecar ignores a report with a larger number.
 const TOKENS_MAX: u64 = 1_000_000_000;
+/// Maximum number of hashes of a prompt.
+const PREFIX_HASHES_MAX: usize = 1024;
 /// Largest number of answers that is counted. With [`TOKENS_MAX`] for each, they reach the largest amount of a limit.
 const CHOICES_MAX: u64 = 1_000_000;
 
@@ -40,6 +45,32 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     };
     let session = shortened(request.session, SESSION_BYTES_MAX);
     LimitRequest { attributes, session, body: bounded(body) }
+}
+
+/// Decodes the beginning of the prompt. Returns `None` if the gateway reports none.
+///
+/// # Errors
+/// If the sizes do not fit the hashes.
+pub(super) fn prefix(request: &mut AdmitRequest) -> Result<Option<PromptPrefix>, DomainError> {
+    let (hashes, bytes) = (take(&mut request.prefix_hashes), take(&mut request.prefix_bytes));
+    if hashes.is_empty() && bytes.is_empty() {
+        return Ok(None);
+    }
+    if hashes.len() > PREFIX_HASHES_MAX {
+        return Err(DomainError::invalid("prefix_hashes", "at most 1024", &hashes.len().to_string()));
+    }
+    if hashes.len() != bytes.len() || !bytes.is_sorted_by(|a, b| a < b) {
+        let got = format!("{} for {} hashes, or not increasing", bytes.len(), hashes.len());
+        return Err(DomainError::invalid("prefix_bytes", "one for each of prefix_hashes, increasing", &got));
+    }
+    let consumer = request.subject.as_ref().map_or("", |subject| subject.consumer.as_str());
+    Ok(Some(PromptPrefix {
+        hashes,
+        bytes,
+        prompt_bytes: request.prompt_bytes,
+        model: request.model.clone(),
+        consumer: consumer.to_owned(),
+    }))
 }
 
 /// Limits a client's numbers to credible ones.
@@ -101,6 +132,7 @@ pub(super) fn usage_report(request: &SettleRequest) -> UsageReport {
         outcome: outcome(request.outcome()),
         tokens,
         is_final: request.tokens_final && tokens.is_some(),
+        cached_input_stated: request.tokens.as_ref().is_some_and(|tokens| tokens.cached_input_stated),
         output_bytes: request.output_bytes.min(TOKENS_MAX),
         began: request.first_token_ms > 0,
         body_read: request.body_read,

@@ -73,7 +73,12 @@ async fn readyz(State(http): State<Arc<Http>>) -> Response {
 
 async fn metrics(State(http): State<Arc<Http>>) -> Response {
     match http.metrics.encode(|metrics| {
-        series::set_pools(&metrics.pools, &http.api.views.all(), &http.api.balancer.directory.all());
+        series::set_pools(
+            &metrics.pools,
+            &metrics.prefixes,
+            &http.api.views.all(),
+            &http.api.balancer.directory.all(),
+        );
         metrics.table_age.set(http.api.views.age().as_secs_f64());
         metrics.limits.set_usage(&http.api.limiter.fullest());
         let waiting = http.api.balancer.store.settlements_waiting() + http.unverified.len();

@@ -12,7 +12,7 @@ use evenkeel_engine::balancer::{
     pool_entry::PoolEntry,
     view::{EndpointView, PoolView},
 };
-use evenkeel_telemetry::PoolMetrics;
+use evenkeel_telemetry::{PoolMetrics, PrefixMetrics};
 
 /// Maximum number of pools with series. A pool has about 20 series.
 const POOLS_MAX: usize = 512;
@@ -21,10 +21,12 @@ const ENDPOINTS_MAX: usize = 4096;
 
 pub(super) fn set_pools(
     m: &PoolMetrics,
+    of_prefixes: &PrefixMetrics,
     views: &BTreeMap<PoolId, Arc<PoolView>>,
     entries: &[Arc<PoolEntry>],
 ) {
     m.clear();
+    of_prefixes.clear();
     let mut entries: Vec<&PoolEntry> = entries.iter().map(|entry| &**entry).collect();
     entries.sort_by_key(|entry| (!entry.is_configured(), entry.age));
     let (mut room, mut without) = (ENDPOINTS_MAX, 0);
@@ -35,7 +37,11 @@ pub(super) fn set_pools(
             without += endpoints;
             continue;
         }
-        m.set_counts(entry.pool.id.route(), entry.pool.id.cluster(), &entry.counts);
+        let id = &entry.pool.id;
+        m.set_counts(id.route(), id.cluster(), &entry.counts);
+        if let Some(prefixes) = &entry.prefixes {
+            of_prefixes.set(id.route(), id.cluster(), prefixes.figures());
+        }
         if let Some(view) = view {
             set_pool(m, view);
             set_endpoints(m, view, room);

@@ -3,6 +3,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use evenkeel_domain::settings::PromptBlocks;
 use evenkeel_engine::holders::{Holders, Registration, Rejected};
 use evenkeel_proto::v1::{FromWorker, Settings, Welcome};
 use futures::{Stream, StreamExt as _};
@@ -40,6 +41,8 @@ pub(super) struct Sessions {
     pub(super) tracker: TaskTracker,
     /// Name of this sidecar, for the gateways' logs.
     pub(super) sidecar: String,
+    /// How gateways divide prompts. `None` if no pool considers prefix caches.
+    pub(super) prompt_blocks: Option<PromptBlocks>,
     /// Changes when new limit rules apply.
     pub(super) rules: watch::Receiver<()>,
     pub(super) shutdown: Shutdown,
@@ -66,7 +69,8 @@ impl Sessions {
             interval_ms: self.calls.keep_alive_interval().as_millis() as u32,
             wanted_headers: self.calls.admission.limiter.wanted_headers(),
             wants_source_ip: self.calls.admission.limiter.wants_source_ip(),
-            ..Settings::default()
+            prefix_block_bytes: self.prompt_blocks.map_or(0, |blocks| blocks.bytes),
+            prefix_hashes_max: self.prompt_blocks.map_or(0, |blocks| blocks.hashes_max),
         }
     }
 

@@ -1,0 +1,70 @@
+//! The option `prefix_cache` of pools, and the section `prefix_index`.
+
+use evenkeel_domain::settings::{Policy, PrefixCache, PromptBlocks};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::check::Check;
+
+/// The prefix caches of the pool's endpoints.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPrefixCache {
+    /// Tokens that the prefix cache of an endpoint holds: the number of its KV blocks times the tokens of a block. It is
+    /// the first assumption. If responses report cached tokens, the sidecar learns how long endpoints remember prefixes.
+    #[schemars(range(min = 1000, max = 1_000_000_000), extend("default" = 1_000_000))]
+    tokens: Option<u64>,
+    /// Whether only requests of the same consumer share prefixes. With `false`, a consumer can find out from the time to
+    /// the first token whether others have sent a certain prompt, as at any server with a shared prefix cache.
+    per_consumer: bool,
+}
+
+/// How prompts are divided to find common prefixes, and how many prefixes the sidecar remembers.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawPrefixIndex {
+    /// Bytes of a block of a prompt. Prompts share their blocks up to the first difference. Smaller blocks find shorter
+    /// common prefixes, and cost more memory and CPU. All sidecars that share a Redis need the same value.
+    #[schemars(range(min = 256, max = 65536), extend("default" = 4096))]
+    block_bytes: Option<u32>,
+    /// Maximum number of blocks that are compared of one prompt. The product with `block_bytes` is the longest prefix
+    /// that the sidecar knows.
+    #[schemars(range(min = 1, max = 1024), extend("default" = 64))]
+    hashes_max: Option<u32>,
+    /// Maximum number of blocks that the sidecar remembers for each pool; each takes about 60 bytes of memory. The
+    /// least recently used are forgotten.
+    #[schemars(range(min = 1024, max = 16_777_216), extend("default" = 262_144))]
+    entries_max: Option<usize>,
+}
+
+impl RawPrefixIndex {
+    pub(super) fn blocks(&self, check: &mut Check) -> PromptBlocks {
+        let (bytes, hashes_max) = (self.block_bytes.unwrap_or(4096), self.hashes_max.unwrap_or(64));
+        check.within("prefix_index.block_bytes", bytes, 256..=65536);
+        check.within("prefix_index.hashes_max", hashes_max, 1..=1024);
+        PromptBlocks { bytes, hashes_max }
+    }
+
+    pub(super) fn entries_max(&self, check: &mut Check) -> usize {
+        let entries_max = self.entries_max.unwrap_or(262_144);
+        check.within("prefix_index.entries_max", entries_max, 1024..=16_777_216);
+        entries_max
+    }
+}
+
+pub(super) fn prefix_cache(
+    check: &mut Check,
+    path: &str,
+    policy: Option<Policy>,
+    raw: Option<RawPrefixCache>,
+    entries_max: usize,
+) -> Option<PrefixCache> {
+    let RawPrefixCache { tokens, per_consumer } = raw?;
+    if policy != Some(Policy::LeastWork) {
+        let expected = "absent unless policy is least_work: least_request does not consider prompts";
+        check.fault(&format!("{path}.prefix_cache"), expected, "given");
+    }
+    let tokens = tokens.unwrap_or(1_000_000);
+    check.within(&format!("{path}.prefix_cache.tokens"), tokens, 1000..=1_000_000_000);
+    Some(PrefixCache { tokens, per_consumer, entries_max })
+}

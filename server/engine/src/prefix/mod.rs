@@ -1,0 +1,208 @@
+//! Prefix affinity: which endpoints probably have the beginning of a prompt in their caches.
+//!
+//! Each sidecar has an [`index`] of the prefixes that the endpoints of a pool have lately read. It records its own
+//! placements, and those that the other sidecars [share](sharing) through the store. The index may be late or wrong: it
+//! only shifts the choice, whose loads are exact. [`trust`] learns from responses which entries still hold.
+
+use std::sync::Arc;
+
+use evenkeel_domain::{HolderId, LeaseId, settings::PrefixCache};
+use evenkeel_store::placements::Position;
+use evenkeel_telemetry::PrefixFigures;
+use parking_lot::Mutex;
+use ring::digest;
+use tokio::time::Instant;
+
+mod generations;
+mod index;
+mod placements;
+mod sharing;
+#[cfg(test)]
+mod tests;
+mod trust;
+
+use generations::Generations;
+use index::{Index, Match};
+use placements::{Placement, Unshared};
+use trust::Trust;
+
+/// Maximum number of requests in flight whose placements the sidecar remembers, to learn from their responses.
+const EXPECTED_MAX: usize = 65_536;
+/// Part of a cache's size below which an entry is as good as new, so that repeating it would bring nothing.
+const FRESH_PART: u64 = 8;
+/// Number of consecutive responses without any of the expected tokens after which an endpoint counts as restarted.
+const MISSES_MAX: u32 = 3;
+/// A response without this part of the expected tokens is a miss.
+const MISS_PART: f64 = 0.1;
+
+/// The beginning of a prompt, as a gateway reports it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PromptPrefix {
+    /// Hashes of successively longer prefixes.
+    pub hashes: Vec<u64>,
+    /// The size of each prefix in bytes.
+    pub bytes: Vec<u32>,
+    /// The size of the whole prompt in bytes.
+    pub prompt_bytes: u64,
+    pub model: String,
+    pub consumer: String,
+}
+
+/// What the index knows about a prompt.
+#[derive(Clone, Debug)]
+pub struct LookUp {
+    /// The endpoints that probably have the beginning of the prompt, and its tokens; sorted by address.
+    pub cached: Vec<(Arc<str>, u64)>,
+    /// Keys of the prefixes in the index.
+    keys: Vec<u64>,
+    matches: Vec<(Arc<str>, Expected)>,
+}
+
+/// A prompt that was placed on an endpoint.
+#[derive(Debug)]
+pub struct Placed {
+    pub endpoint: Arc<str>,
+    /// Tokens of the prompt that the endpoint must read.
+    pub unread: u64,
+    pub found: LookUp,
+}
+
+/// What the index expects of the response to a placed prompt.
+#[derive(Clone, Debug, Default)]
+struct Expected {
+    endpoint: Arc<str>,
+    /// Part of the prompt that the index has found, and its age in tokens that the endpoint has read since.
+    part: f64,
+    age: u64,
+    /// Part of the prompt that the choice counted on.
+    counted_on: f64,
+}
+
+/// The tokens of a prompt, as its response states them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadTokens {
+    pub input: u64,
+    pub cached: u64,
+    /// Whether the response stated `cached`. Some servers leave it out if it is 0.
+    pub is_stated: bool,
+}
+
+/// The prefixes of one pool.
+pub struct Prefixes {
+    rule: PrefixCache,
+    state: Mutex<State>,
+}
+
+struct State {
+    index: Index,
+    trust: Trust,
+    expected: Generations<(HolderId, LeaseId), Expected>,
+    unshared: Unshared,
+    /// How far this sidecar has read the placements of all sidecars.
+    position: Position,
+    used_at: Option<Instant>,
+    /// Sums over the prompts whose responses stated the tokens that came from the cache.
+    figures: PrefixFigures,
+}
+
+impl Prefixes {
+    pub(crate) fn new(rule: &PrefixCache) -> Self {
+        let state = State {
+            index: Index::new(rule.entries_max),
+            trust: Trust::new(rule.tokens),
+            expected: Generations::new(EXPECTED_MAX),
+            unshared: Unshared::default(),
+            position: Position::default(),
+            used_at: None,
+            figures: PrefixFigures::default(),
+        };
+        Self { rule: rule.clone(), state: Mutex::new(state) }
+    }
+
+    /// Returns what the index knows about a prompt of that many tokens.
+    pub(crate) fn look_up(&self, prefix: PromptPrefix, tokens: u64) -> LookUp {
+        let PromptPrefix { mut hashes, bytes, prompt_bytes, model, consumer } = prefix;
+        let consumer = if self.rule.per_consumer { consumer.as_str() } else { "" };
+        let salt = salt(&model, consumer);
+        hashes.iter_mut().for_each(|hash| *hash ^= salt);
+        let mut state = self.state.lock();
+        let State { index, trust, used_at, .. } = &mut *state;
+        *used_at = Some(Instant::now());
+        let mut matches = Vec::new();
+        let mut cached = Vec::new();
+        for Match { endpoint, depth, age } in index.look_up(&hashes) {
+            let part = (f64::from(bytes[depth]) / prompt_bytes.max(1) as f64).min(1.0);
+            let counted_on = part * trust.at(age);
+            let in_cache = (counted_on * tokens as f64) as u64;
+            if in_cache > 0 {
+                cached.push((Arc::clone(&endpoint), in_cache));
+            }
+            matches.push((Arc::clone(&endpoint), Expected { endpoint, part, age, counted_on }));
+        }
+        drop(state);
+        cached.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        LookUp { cached, keys: hashes, matches }
+    }
+
+    /// Records that a prompt was placed.
+    pub(crate) fn placed(&self, holder: &HolderId, lease: LeaseId, placed: Placed) {
+        let Placed { endpoint, unread, found } = placed;
+        let expected = found.matches.into_iter().find(|(address, _)| *address == endpoint);
+        let expected = expected.map_or_else(
+            || Expected { endpoint: Arc::clone(&endpoint), ..Expected::default() },
+            |(_, expected)| expected,
+        );
+        let mut state = self.state.lock();
+        let news = state.index.place(&endpoint, found.keys, unread, self.rule.tokens / FRESH_PART);
+        state.unshared.push(Placement { endpoint, unread, keys: news });
+        state.expected.insert((holder.clone(), lease), expected);
+    }
+
+    /// Learns from the response to a placed prompt.
+    pub(crate) fn responded(&self, holder: &HolderId, lease: LeaseId, read: Option<ReadTokens>) {
+        let mut state = self.state.lock();
+        let Some(expected) = state.expected.remove(&(holder.clone(), lease)) else { return };
+        let Some(read) = read.filter(|read| read.input > 0) else { return };
+        state.trust.states_cached |= read.is_stated || read.cached > 0;
+        if !state.trust.states_cached {
+            return;
+        }
+        let input = read.input as f64;
+        state.figures.prompt_tokens += read.input;
+        state.figures.cached_tokens += read.cached.min(read.input);
+        state.figures.expected_tokens += (expected.counted_on * input) as u64;
+        if expected.part <= 0.0 {
+            return;
+        }
+        let hit = (read.cached as f64 / (expected.part * input)).min(1.0);
+        let is_miss = hit < MISS_PART && state.trust.at(expected.age) > 0.5;
+        if state.index.count_misses(&expected.endpoint, is_miss) >= MISSES_MAX {
+            state.index.forget(&expected.endpoint);
+            state.unshared.push_loss(expected.endpoint);
+        } else {
+            state.trust.learn(expected.age, hit);
+        }
+    }
+
+    /// Forgets what the caches of endpoints have that are not in the pool any more.
+    pub(crate) fn retain(&self, is_listed: impl Fn(&str) -> bool) {
+        self.state.lock().index.retain(is_listed);
+    }
+
+    /// Returns the size of the index, and how well its expectations came true so far.
+    #[must_use]
+    pub fn figures(&self) -> PrefixFigures {
+        let state = self.state.lock();
+        PrefixFigures { entries: state.index.len(), ..state.figures }
+    }
+}
+
+/// Returns what distinguishes the keys of different models and consumers. The same at all sidecars.
+fn salt(model: &str, consumer: &str) -> u64 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(&(model.len() as u64).to_le_bytes());
+    context.update(model.as_bytes());
+    context.update(consumer.as_bytes());
+    let digest = context.finish();
+    digest.as_ref().first_chunk().copied().map_or(0, u64::from_le_bytes)
+}

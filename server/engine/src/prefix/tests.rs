@@ -1,0 +1,153 @@
+use super::*;
+
+const BLOCK: u32 = 1000;
+
+fn prefixes(tokens: u64, per_consumer: bool) -> Prefixes {
+    Prefixes::new(&PrefixCache { tokens, per_consumer, entries_max: 10_000 })
+}
+
+/// A prompt of one token for each byte.
+fn prompt(hashes: &[u64]) -> PromptPrefix {
+    let bytes = (1..=hashes.len() as u32).map(|n| n * BLOCK).collect();
+    let prompt_bytes = u64::from(BLOCK) * hashes.len() as u64;
+    PromptPrefix { hashes: hashes.to_vec(), bytes, prompt_bytes, ..PromptPrefix::default() }
+}
+
+fn holder() -> HolderId {
+    HolderId::new("h").unwrap()
+}
+
+fn look_up(prefixes: &Prefixes, prompt: &PromptPrefix) -> LookUp {
+    prefixes.look_up(prompt.clone(), prompt.prompt_bytes)
+}
+
+fn cached(prefixes: &Prefixes, prompt: &PromptPrefix) -> Vec<(String, u64)> {
+    look_up(prefixes, prompt)
+        .cached
+        .into_iter()
+        .map(|(address, tokens)| (address.to_string(), tokens))
+        .collect()
+}
+
+/// Places a prompt, and answers it with that many cached tokens.
+fn send(prefixes: &Prefixes, endpoint: &str, prompt: &PromptPrefix, lease: u64, answer: Option<ReadTokens>) {
+    let found = look_up(prefixes, prompt);
+    let lease = LeaseId::new(lease).unwrap();
+    let in_cache =
+        found.cached.iter().find(|(address, _)| &**address == endpoint).map_or(0, |(_, tokens)| *tokens);
+    let placed = Placed { endpoint: endpoint.into(), unread: prompt.prompt_bytes - in_cache, found };
+    prefixes.placed(&holder(), lease, placed);
+    prefixes.responded(&holder(), lease, answer);
+}
+
+fn stated(input: u64, cached: u64) -> Option<ReadTokens> {
+    Some(ReadTokens { input, cached, is_stated: true })
+}
+
+#[test]
+fn an_endpoint_has_the_part_of_a_prompt_that_it_has_read() {
+    let prefixes = prefixes(1_000_000, false);
+    assert_eq!(cached(&prefixes, &prompt(&[1, 2, 3])), []);
+    send(&prefixes, "a", &prompt(&[1, 2, 3]), 1, None);
+    send(&prefixes, "b", &prompt(&[1, 9]), 2, None);
+    let found = cached(&prefixes, &prompt(&[1, 2, 3, 4]));
+    assert_eq!(found, [("a".to_owned(), 3000), ("b".to_owned(), 1000)]);
+    assert_eq!(
+        cached(&prefixes, &prompt(&[8, 9])),
+        [("b".to_owned(), 2000)],
+        "a longer prefix implies the shorter ones"
+    );
+    assert_eq!(cached(&prefixes, &prompt(&[8])), []);
+}
+
+#[test]
+fn models_share_nothing_and_consumers_only_if_they_may() {
+    let of = |model: &str, consumer: &str| PromptPrefix {
+        model: model.to_owned(),
+        consumer: consumer.to_owned(),
+        ..prompt(&[1])
+    };
+    for per_consumer in [false, true] {
+        let prefixes = prefixes(1_000_000, per_consumer);
+        send(&prefixes, "a", &of("m", "alice"), 1, None);
+        assert_eq!(cached(&prefixes, &of("m", "alice")).len(), 1);
+        assert_eq!(cached(&prefixes, &of("m", "bob")).len(), usize::from(!per_consumer));
+        assert_eq!(cached(&prefixes, &of("n", "alice")), []);
+        assert_eq!(cached(&prefixes, &of("ma", "lice")), []);
+    }
+}
+
+#[test]
+fn an_index_whose_expectations_never_come_true_fades() {
+    let prefixes = prefixes(1_000_000, false);
+    send(&prefixes, "a", &prompt(&[1, 2]), 1, stated(2000, 1));
+    for lease in 2..200 {
+        // A little comes true, so that the endpoint does not count as restarted.
+        send(&prefixes, "a", &prompt(&[1, 2]), lease, stated(2000, 220));
+    }
+    let found = cached(&prefixes, &prompt(&[1, 2]));
+    assert!(found[0].1 < 500, "{found:?}");
+    let PrefixFigures { prompt_tokens, expected_tokens, cached_tokens, .. } = prefixes.figures();
+    assert_eq!((prompt_tokens, cached_tokens), (2000 * 199, 1 + 220 * 198));
+    assert!(expected_tokens > cached_tokens && expected_tokens < prompt_tokens / 2, "{expected_tokens}");
+}
+
+#[test]
+fn responses_that_never_state_cached_tokens_teach_nothing() {
+    let prefixes = prefixes(1_000_000, false);
+    for lease in 1..100 {
+        let silent = Some(ReadTokens { input: 2000, cached: 0, is_stated: false });
+        send(&prefixes, "a", &prompt(&[1, 2]), lease, silent);
+    }
+    assert_eq!(cached(&prefixes, &prompt(&[1, 2])), [("a".to_owned(), 2000)]);
+    assert_eq!(prefixes.figures().prompt_tokens, 0);
+    // Once one has stated some, a missing number is 0.
+    send(&prefixes, "a", &prompt(&[7]), 100, stated(1000, 1));
+    for lease in 101..=100 + u64::from(MISSES_MAX) {
+        let silent = Some(ReadTokens { input: 2000, cached: 0, is_stated: false });
+        send(&prefixes, "a", &prompt(&[1, 2]), lease, silent);
+    }
+    assert_eq!(cached(&prefixes, &prompt(&[7])), []);
+}
+
+#[test]
+fn an_endpoint_that_has_restarted_is_forgotten_and_learned_again() {
+    let prefixes = prefixes(1_000_000, false);
+    for n in 0..50 {
+        send(&prefixes, "a", &prompt(&[n, n + 1000]), n + 1, stated(2000, 0));
+    }
+    send(&prefixes, "b", &prompt(&[1]), 60, stated(1000, 0));
+    for n in 0..u64::from(MISSES_MAX) {
+        assert!(!cached(&prefixes, &prompt(&[40])).is_empty(), "after {n} misses");
+        send(&prefixes, "a", &prompt(&[n, n + 1000]), 100 + n, stated(2000, 0));
+    }
+    assert_eq!(cached(&prefixes, &prompt(&[40])), []);
+    assert_eq!(cached(&prefixes, &prompt(&[1])).len(), 1, "the other endpoint still has it");
+    let news = prefixes.state.lock().unshared.take();
+    let losses: Vec<&str> = news.iter().filter(|news| news.is_loss()).map(|news| &*news.endpoint).collect();
+    assert_eq!(losses, ["a"]);
+    assert!(news.last().unwrap().is_loss());
+    send(&prefixes, "a", &prompt(&[40]), 200, stated(1000, 0));
+    assert_eq!(cached(&prefixes, &prompt(&[40])), [("a".to_owned(), 1000)]);
+}
+
+#[test]
+fn a_placement_that_tells_nothing_new_is_not_shared() {
+    let prefixes = prefixes(1_000_000, false);
+    for lease in 1..5 {
+        send(&prefixes, "a", &prompt(&[1, 2]), lease, None);
+    }
+    let news = prefixes.state.lock().unshared.take();
+    assert_eq!(news.len(), 1, "{news:?}");
+}
+
+#[test]
+fn settlements_without_a_placement_and_repeated_ones_change_nothing() {
+    let prefixes = prefixes(1_000_000, false);
+    prefixes.responded(&holder(), LeaseId::new(1).unwrap(), stated(1000, 500));
+    assert_eq!(prefixes.figures(), PrefixFigures::default());
+    send(&prefixes, "a", &prompt(&[1]), 2, stated(1000, 500));
+    let before = prefixes.figures();
+    prefixes.responded(&holder(), LeaseId::new(2).unwrap(), stated(1000, 500));
+    assert_eq!(prefixes.figures(), before);
+}

@@ -1,0 +1,130 @@
+//! Tests of pools with `prefix_cache`: requests go where the beginning of their prompt was read before, whichever sidecar
+//! placed it.
+
+use std::time::Duration;
+
+use evenkeel_proto::v1 as pb;
+use tonic::Code;
+
+use crate::support::{
+    eventually,
+    redis::Redis,
+    requests::{admit, settle_success},
+    sidecar::Sidecar,
+};
+
+const POOL: &str = "keep_alive_interval: 20s
+pools:
+  - cluster: llm
+    policy: least_work
+    prefix_cache: {}
+    endpoints: [{address: a}, {address: b}, {address: c}]
+";
+/// Bytes of a block. A token counts as 4 bytes.
+const BLOCK: u32 = 4000;
+
+/// Returns an Admit whose prompt has a block for each hash.
+fn prompt(lease: u64, hashes: &[u64]) -> pb::AdmitRequest {
+    pb::AdmitRequest {
+        prompt_bytes: u64::from(BLOCK) * hashes.len() as u64,
+        prefix_hashes: hashes.to_vec(),
+        prefix_bytes: (1..=hashes.len() as u32).map(|n| n * BLOCK).collect(),
+        ..admit("llm", lease)
+    }
+}
+
+/// Admits a request and settles it. Returns its endpoint and the tokens that the endpoint had to read.
+async fn send(s: &Sidecar, lease: u64, hashes: &[u64], cached: u64) -> (String, u64) {
+    let admitted = s.admitted(prompt(lease, hashes)).await;
+    let input = 1000 * hashes.len() as u64;
+    let settle = settle_success(lease, admitted.ticket, input, 10);
+    let tokens = pb::Tokens { cached_input: cached, cached_input_stated: true, ..settle.tokens.unwrap() };
+    s.gateway.clone().settle(pb::SettleRequest { tokens: Some(tokens), ..settle }).await.unwrap();
+    (admitted.endpoint, admitted.unread_tokens)
+}
+
+#[tokio::test]
+async fn requests_go_where_the_beginning_of_the_prompt_was_read() {
+    let s = Sidecar::start(POOL).await;
+    let (first, unread) = send(&s, 1, &[1, 2, 3], 0).await;
+    assert_eq!(unread, 3000);
+    for lease in 2..20 {
+        // The other endpoints are as idle, and the longest common beginning is 2 blocks.
+        assert_eq!(send(&s, lease, &[1, 2, 100 + lease], 2000).await, (first.clone(), 1000));
+    }
+    // An endpoint with more waiting prompts than the hit is worth is not preferred.
+    for lease in 20..26 {
+        let new = 1000 * lease..1000 * lease + 6;
+        s.admitted(prompt(lease, &[1, 2].into_iter().chain(new).collect::<Vec<_>>())).await;
+    }
+    let endpoints = s.pool("llm").await.endpoints;
+    assert!(endpoints.iter().all(|e| e.in_flight > 0), "a hot prefix spreads: {endpoints:?}");
+    let tokens =
+        |kind: &str| format!("evenkeel_prefix_tokens_total{{cluster=\"llm\",kind=\"{kind}\",route=\"\"}}");
+    for (kind, expected) in [("prompt", 3000 * 19), ("expected", 2000 * 18), ("cached", 2000 * 18)] {
+        assert_eq!(s.metric(&tokens(kind)).await, f64::from(expected), "{kind}");
+    }
+    assert_eq!(s.metric("evenkeel_prefix_entries{cluster=\"llm\",route=\"\"}").await, 21.0 + 6.0 * 6.0);
+}
+
+/// Waits until a sidecar remembers that many prefixes.
+async fn remembers(s: &Sidecar, count: f64) {
+    eventually(Duration::from_secs(20), "the sidecar reads the placements", async || {
+        let entries = s.metric("evenkeel_prefix_entries{cluster=\"llm\",route=\"\"}").await;
+        if entries == count { Ok(()) } else { Err(format!("{entries} entries")) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_sidecars_know_what_each_has_placed() {
+    let redis = Redis::start();
+    let yaml = redis.store(", timeout: 5s") + POOL;
+    let (one, two) = (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await);
+    let (endpoint, _) = send(&one, 1, &[1], 0).await;
+    // A sidecar reads the placements of pools that its gateways use.
+    send(&two, 2, &[900], 0).await;
+    remembers(&two, 2.0).await;
+    let admitted = two.admitted(prompt(3, &[1])).await;
+    assert_eq!((&admitted.endpoint, admitted.unread_tokens), (&endpoint, 0));
+    two.settle("llm", "h", 3).await;
+
+    // A sidecar that starts later reads what was placed before.
+    let three = Sidecar::start(&yaml).await;
+    send(&three, 4, &[901], 0).await;
+    remembers(&three, 3.0).await;
+    let admitted = three.admitted(prompt(5, &[1])).await;
+    assert_eq!((&admitted.endpoint, admitted.unread_tokens), (&endpoint, 0));
+    three.settle("llm", "h", 5).await;
+    // What nobody has read yet is lost with the data.
+    remembers(&one, 3.0).await;
+    remembers(&two, 3.0).await;
+
+    // After a loss of the data, new placements are shared as before.
+    redis.command(&["FLUSHALL"]);
+    let (endpoint, _) = send(&one, 6, &[2], 0).await;
+    for (sidecar, lease) in [(&two, 7), (&three, 8)] {
+        remembers(sidecar, 4.0).await;
+        let admitted = sidecar.admitted(prompt(lease, &[2])).await;
+        assert_eq!((&admitted.endpoint, admitted.unread_tokens), (&endpoint, 0));
+    }
+    assert_eq!(redis.refused(), Vec::<String>::new(), "the documented rights are enough");
+}
+
+#[tokio::test]
+async fn invalid_prefixes_name_the_field() {
+    let s = Sidecar::start(POOL).await;
+    let wrong = [
+        (vec![1; 1025], vec![1; 1025], "prefix_hashes: must be at most 1024, got 1025"),
+        (vec![1, 2], vec![5], "prefix_bytes: must be one for each of prefix_hashes, increasing, got"),
+        (vec![], vec![5], "prefix_bytes: must be one for each of prefix_hashes, increasing, got"),
+        (vec![1, 2], vec![5, 5], "prefix_bytes: must be one for each of prefix_hashes, increasing, got"),
+    ];
+    for (prefix_hashes, prefix_bytes, expected) in wrong {
+        let request = pb::AdmitRequest { prefix_hashes, prefix_bytes, ..prompt(1, &[]) };
+        let error = s.gateway.clone().admit(request).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+        assert!(error.message().starts_with(expected), "{error}");
+    }
+    assert_eq!(s.get("/healthz").await.0, 200);
+}
