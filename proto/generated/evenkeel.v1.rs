@@ -4321,6 +4321,12 @@ pub struct PoolSummary {
     /// See PoolState.unread_tokens.
     #[prost(uint64, tag = "14")]
     pub unread_tokens: u64,
+    /// See PoolState.hit_rate.
+    #[prost(double, optional, tag = "15")]
+    pub hit_rate: ::core::option::Option<f64>,
+    /// See PoolState.expected_hit_rate.
+    #[prost(double, optional, tag = "16")]
+    pub expected_hit_rate: ::core::option::Option<f64>,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]
@@ -4387,6 +4393,12 @@ pub struct EndpointState {
     /// Prompt tokens of the requests in flight that the endpoint has not read yet; 0 if the pool does not choose by work.
     #[prost(uint64, tag = "7")]
     pub unread_tokens: u64,
+    /// As in PoolState, for this endpoint.
+    #[prost(double, optional, tag = "8")]
+    pub hit_rate: ::core::option::Option<f64>,
+    /// As in PoolState, for this endpoint.
+    #[prost(double, optional, tag = "9")]
+    pub expected_hit_rate: ::core::option::Option<f64>,
 }
 /// One pool and its endpoints at one moment.
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
@@ -4434,6 +4446,13 @@ pub struct PoolState {
     /// Sum of the endpoints' `unread_tokens`.
     #[prost(uint64, tag = "11")]
     pub unread_tokens: u64,
+    /// Part of the latest prompts that came from the endpoints' prefix caches, from 0 to 1, by the responses of gateways of
+    /// the answering sidecar. Unset if the pool does not consider prefix caches, or if responses do not state cached tokens.
+    #[prost(double, optional, tag = "12")]
+    pub hit_rate: ::core::option::Option<f64>,
+    /// Part of the same prompts that the sidecar expected in the caches, from 0 to 1. Unset as `hit_rate` is.
+    #[prost(double, optional, tag = "13")]
+    pub expected_hit_rate: ::core::option::Option<f64>,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]

@@ -144,6 +144,8 @@ pub(crate) fn state(view: &PoolView) -> PoolState {
         imbalance: view.imbalance,
         policy: policy(view.policy).into(),
         unread_tokens: view.unread_tokens,
+        hit_rate: view.hit_rate.map(|rate| rate.cached),
+        expected_hit_rate: view.hit_rate.map(|rate| rate.expected),
     }
 }
 
@@ -165,6 +167,8 @@ pub(crate) fn summary(view: &PoolView) -> PoolSummary {
         read_at_ms: view.read_at_ms,
         policy: policy(view.policy).into(),
         unread_tokens: view.unread_tokens,
+        hit_rate: view.hit_rate.map(|rate| rate.cached),
+        expected_hit_rate: view.hit_rate.map(|rate| rate.expected),
     }
 }
 
@@ -195,6 +199,8 @@ fn endpoint(view: &EndpointView) -> EndpointState {
         listed: view.listed,
         drained: view.drained,
         unread_tokens: view.unread_tokens,
+        hit_rate: view.hit_rate.map(|rate| rate.cached),
+        expected_hit_rate: view.hit_rate.map(|rate| rate.expected),
     }
 }
 
@@ -256,6 +262,8 @@ mod tests {
             listed: true,
             drained: false,
             unread_tokens: 0,
+            hit_rate: None,
+            expected_hit_rate: None,
         };
         let sorted = |order| {
             let mut list =

@@ -6,6 +6,7 @@ use evenkeel_domain::{PoolId, choice::Policy};
 use evenkeel_store::Table;
 
 use super::pool_entry::PoolEntry;
+use crate::prefix::{HitRate, Prefixes};
 
 /// The state of one pool at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +18,8 @@ pub struct PoolView {
     /// Prompt tokens that the endpoints have not read yet. 0 if the pool does not choose by work.
     pub unread_tokens: u64,
     pub policy: Policy,
+    /// `None` if the choice does not consider prefix caches, or no response has stated cached tokens.
+    pub hit_rate: Option<HitRate>,
     /// Sum of the caps of the endpoints that get requests. `None` if any of them is unlimited.
     pub capacity: Option<u64>,
     pub holders: u64,
@@ -38,6 +41,8 @@ pub struct EndpointView {
     pub in_flight: u64,
     /// Prompt tokens of these requests that the endpoint has not read yet.
     pub unread_tokens: u64,
+    /// As in [`PoolView`].
+    pub hit_rate: Option<HitRate>,
     pub weight: f64,
     /// Maximum number of requests in flight. 0: unlimited.
     pub cap: u32,
@@ -52,6 +57,7 @@ impl PoolView {
     #[must_use]
     pub fn new(entry: &PoolEntry, table: &Table) -> Self {
         let roster = entry.known_roster();
+        let (hit_rate, hit_rates) = entry.prefixes.as_ref().map(Prefixes::hit_rates).unwrap_or_default();
         let load = |address: &str| table.loads.get(address).copied().unwrap_or_default();
         let mut endpoints: Vec<EndpointView> = roster
             .endpoints()
@@ -60,6 +66,7 @@ impl PoolView {
                 address: Arc::clone(&endpoint.address),
                 in_flight: load(&endpoint.address).in_flight,
                 unread_tokens: load(&endpoint.address).unread,
+                hit_rate: hit_rates.get(&endpoint.address).copied(),
                 weight: endpoint.weight,
                 cap: endpoint.cap,
                 listed: true,
@@ -71,6 +78,7 @@ impl PoolView {
             address: Arc::clone(address),
             in_flight: load.in_flight,
             unread_tokens: load.unread,
+            hit_rate: hit_rates.get(address).copied(),
             weight: entry.rule.weight,
             cap: entry.rule.cap,
             listed: false,
@@ -85,6 +93,7 @@ impl PoolView {
             in_flight: table.loads.values().map(|load| load.in_flight).sum(),
             unread_tokens: table.loads.values().map(|load| load.unread).sum(),
             policy: entry.rule.policy,
+            hit_rate,
             capacity,
             holders: table.holders.values().filter(|deadline| **deadline > table.now_ms).count() as u64,
             read_at_ms: table.now_ms,
@@ -139,6 +148,7 @@ mod tests {
             address: "a".into(),
             in_flight,
             unread_tokens: 0,
+            hit_rate: None,
             weight,
             cap,
             listed: true,

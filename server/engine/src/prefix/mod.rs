@@ -4,7 +4,7 @@
 //! placements, and those that the other sidecars [share](sharing) through the store. The index may be late or wrong: it
 //! only shifts the choice, whose loads are exact. [`trust`] learns from responses which entries still hold.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use evenkeel_domain::{HolderId, LeaseId, settings::PrefixCache};
 use evenkeel_store::placements::Position;
@@ -14,6 +14,7 @@ use ring::digest;
 use tokio::time::Instant;
 
 mod generations;
+mod hit_rate;
 mod index;
 mod placements;
 mod sharing;
@@ -22,6 +23,8 @@ mod tests;
 mod trust;
 
 use generations::Generations;
+pub use hit_rate::HitRate;
+use hit_rate::RecentTokens;
 use index::{Index, Match};
 use placements::{Placement, Unshared};
 use trust::Trust;
@@ -103,6 +106,8 @@ struct State {
     used_at: Option<Instant>,
     /// Sums over the prompts whose responses stated the tokens that came from the cache.
     figures: PrefixFigures,
+    /// The same sums for each endpoint, over the latest responses.
+    recent: HashMap<Arc<str>, RecentTokens>,
 }
 
 impl Prefixes {
@@ -115,6 +120,7 @@ impl Prefixes {
             position: Position::default(),
             used_at: None,
             figures: PrefixFigures::default(),
+            recent: HashMap::new(),
         };
         Self { rule: rule.clone(), state: Mutex::new(state) }
     }
@@ -171,6 +177,8 @@ impl Prefixes {
         state.figures.prompt_tokens += read.input;
         state.figures.cached_tokens += read.cached.min(read.input);
         state.figures.expected_tokens += (expected.counted_on * input) as u64;
+        let recent = state.recent.entry(Arc::clone(&expected.endpoint)).or_default();
+        recent.add(input, expected.counted_on * input, read.cached.min(read.input) as f64);
         if expected.part <= 0.0 {
             return;
         }
@@ -186,7 +194,19 @@ impl Prefixes {
 
     /// Forgets what the caches of endpoints have that are not in the pool any more.
     pub(crate) fn retain(&self, is_listed: impl Fn(&str) -> bool) {
-        self.state.lock().index.retain(is_listed);
+        let mut state = self.state.lock();
+        state.recent.retain(|address, _| is_listed(address));
+        state.index.retain(is_listed);
+    }
+
+    /// Returns the hit rate of the pool and of each endpoint, over the latest responses that stated cached tokens. Other
+    /// endpoints are absent.
+    #[must_use]
+    pub fn hit_rates(&self) -> (Option<HitRate>, HashMap<Arc<str>, HitRate>) {
+        let state = self.state.lock();
+        let all = state.recent.values().fold(RecentTokens::default(), |all, one| all + *one);
+        let each = state.recent.iter().filter_map(|(address, one)| Some((Arc::clone(address), one.rate()?)));
+        (all.rate(), each.collect())
     }
 
     /// Returns the size of the index, and how well its expectations came true so far.

@@ -17,7 +17,7 @@ export function create({ rewatch }) {
   let refused = false;
   const pool = () => ({ cluster: params.cluster ?? '', route: params.route ?? '' });
   const heading = viewHeading('Pool');
-  const stats = { flight: stat('In flight'), unread: stat('Unread tokens'), room: stat('Room left'), full: stat('Endpoints'), imbalance: stat('Imbalance'), holders: stat('Holders') };
+  const stats = { flight: stat('In flight'), unread: stat('Unread tokens'), hits: stat('Prefix hits'), room: stat('Room left'), full: stat('Endpoints'), imbalance: stat('Imbalance'), holders: stat('Holders') };
   const endpoints = endpointsPart(pool, () => refresh());
   const holders = holdersPart(pool);
   const flow = activity(pool());
@@ -42,6 +42,9 @@ export function create({ rewatch }) {
     const byWork = p.policy === 'least_work';
     show(stats.unread.element, byWork);
     if (byWork) stats.unread.set(f.int(p.unread_tokens), 'of prompts, not read yet');
+    const hits = p.hit_rate !== null;
+    show(stats.hits.element, hits);
+    if (hits) stats.hits.set(f.percent(p.hit_rate), `of prompts; ${f.percent(p.expected_hit_rate)} expected`);
     stats.room.set(p.room === null ? '∞' : f.int(p.room), p.drained ? 'drained endpoints not counted' : '', p.room === 0 ? 'bad' : '');
     stats.full.set(f.int(p.endpoints), [p.full ? `${f.int(p.full)} full` : 'none full', p.drained ? `${f.int(p.drained)} drained` : ''].filter(Boolean).join(', '), p.full ? 'warn' : '');
     stats.imbalance.set(f.percent(p.imbalance), 'to move for an even load');
@@ -116,6 +119,7 @@ function endpointsPart(pool, done) {
       } },
       { title: 'In flight', num: true, sort: 'in_flight', order: 'descending', make: text((e) => f.int(e.in_flight)) },
       { title: 'Unread', num: true, make: text((e) => (e.unread_tokens ? f.int(e.unread_tokens) : '–'), () => 'Prompt tokens that the endpoint has not read yet, in a pool that chooses by work') },
+      { title: 'Prefix hits', num: true, make: text((e) => (e.hit_rate === null ? '–' : f.percent(e.hit_rate)), (e) => (e.hit_rate === null ? 'No response has stated cached tokens' : `Part of the latest prompts that came from the prefix cache; ${f.percent(e.expected_hit_rate)} were expected there`)) },
       { title: 'Cap', num: true, make: text((e) => (e.cap ? f.int(e.cap) : '–')) },
       { title: 'Room', num: true, sort: 'room', order: 'ascending', make: text((e) => (e.cap && e.listed && !e.drained ? f.int(Math.max(0, e.cap - e.in_flight)) : '–')) },
       { title: 'Weight', num: true, make: text((e) => f.rate(e.weight)) },

@@ -10,7 +10,7 @@ use super::{
     connect::Ask,
     exit::failed,
     list::{Search, pages, print},
-    output::{Column, Item, count_or_dash, csv_only, number, or_dash, text, time, word, yes},
+    output::{Column, Item, count_or_dash, csv_only, number, or_dash, percent, text, time, word, yes},
 };
 
 /// Show limits, and override them for one consumer or another key.
@@ -184,7 +184,7 @@ impl Item for pb::FullestKey {
         text("key", "KEY", |k| k.key.clone()),
         number("used", "USED", |k| k.used.to_string()),
         number("amount", "AMOUNT", |k| k.amount.to_string()),
-        number("share", "SHARE", |k| format!("{:.0}%", k.share * 100.0)),
+        number("share", "SHARE", |k| percent(k.share)),
         text("reset_at_ms", "ROOM-AT", |k| time(k.reset_at_ms)),
         text("shadow", "SHADOW", |k| yes(k.shadow)),
         text("seen_at_ms", "LAST-SEEN", |k| time(k.seen_at_ms)),

@@ -160,6 +160,11 @@ pub(super) fn count_or_dash(n: u64) -> String {
     if n == 0 { "-".to_owned() } else { n.to_string() }
 }
 
+/// Formats a part of a whole, from 0 to 1.
+pub(super) fn percent(part: f64) -> String {
+    format!("{:.0}%", part * 100.0)
+}
+
 /// Returns `yes` or `no`.
 pub(super) fn yes(is: bool) -> String {
     if is { "yes" } else { "no" }.to_owned()

@@ -8,7 +8,7 @@ use super::{
     connect::{Ask, OnlyPool, PoolArgs, SidecarChannel},
     exit::failed,
     list::{Search, pages, print},
-    output::{Column, Item, count_or_dash, csv_only, number, or_dash, text},
+    output::{Column, Item, count_or_dash, csv_only, number, or_dash, percent, text},
 };
 
 /// Text that tables show as the route of a pool that all routes of a cluster share.
@@ -117,6 +117,8 @@ impl Item for Line {
         text("address", "ENDPOINT", |l| l.figure(|e| e.address.clone())),
         number("in_flight", "IN-FLIGHT", |l| l.figure(|e| e.in_flight.to_string())),
         number("unread_tokens", "UNREAD", |l| l.figure(|e| count_or_dash(e.unread_tokens))),
+        number("hit_rate", "HITS", |l| l.figure(|e| e.hit_rate.map_or_else(|| "-".to_owned(), percent))),
+        csv_only("expected_hit_rate"),
         number("cap", "CAP", |l| l.figure(|e| if e.cap == 0 { "-".to_owned() } else { e.cap.to_string() })),
         number("weight", "WEIGHT", |l| l.figure(|e| e.weight.to_string())),
         csv_only("listed"),

@@ -61,6 +61,12 @@ async fn requests_go_where_the_beginning_of_the_prompt_was_read() {
     assert!(endpoints.iter().all(|e| e.in_flight > 0), "a hot prefix spreads: {endpoints:?}");
     let tokens =
         |kind: &str| format!("evenkeel_prefix_tokens_total{{cluster=\"llm\",kind=\"{kind}\",route=\"\"}}");
+    let pool = s.pool("llm").await;
+    for rate in [pool.hit_rate, pool.expected_hit_rate] {
+        assert!((0.6..0.667).contains(&rate.unwrap()), "{pool:?}");
+    }
+    let of_endpoints: Vec<bool> = pool.endpoints.iter().map(|e| e.hit_rate.is_some()).collect();
+    assert_eq!(of_endpoints.iter().filter(|has| **has).count(), 1, "{pool:?}");
     for (kind, expected) in [("prompt", 3000 * 19), ("expected", 2000 * 18), ("cached", 2000 * 18)] {
         assert_eq!(s.metric(&tokens(kind)).await, f64::from(expected), "{kind}");
     }

@@ -222,6 +222,8 @@ pub(super) mod tests {
             listed: true,
             drained: false,
             unread_tokens: 0,
+            hit_rate: None,
+            expected_hit_rate: None,
         }
     }
 

@@ -44,9 +44,9 @@ async fn every_list_prints_json_csv_and_a_table() {
             (&json!(5), true)
         );
 
-        let pools = "cluster,route,address,in_flight,unread_tokens,cap,weight,listed,drained,current";
+        let pools = "cluster,route,address,in_flight,unread_tokens,hit_rate,expected_hit_rate,cap,weight,listed,drained,current";
         let csv = csv_agrees(s, "pools", pools, 2).await;
-        assert!(csv.contains("\r\nllm,,b:1,2,0,2,3.0,true,false,true\r\n"), "{csv}");
+        assert!(csv.contains("\r\nllm,,b:1,2,0,,,2,3.0,true,false,true\r\n"), "{csv}");
         csv_agrees(s, "top --once", pools, 2).await;
         csv_agrees(s, "leases --cluster llm", "holder,lease,endpoint,age_ms,unread_tokens", 2).await;
         csv_agrees(s, "holders --cluster llm", "holder,leases,deadline_in_ms", 1).await;
@@ -63,7 +63,7 @@ async fn every_list_prints_json_csv_and_a_table() {
 
         let table = prints(s, "pools").await;
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines[0], "CLUSTER  ROUTE  ENDPOINT  IN-FLIGHT  UNREAD  CAP  WEIGHT  STATE");
-        assert_eq!(lines[2], "llm      (all)  b:1               2       -    2       3");
+        assert_eq!(lines[0], "CLUSTER  ROUTE  ENDPOINT  IN-FLIGHT  UNREAD  HITS  CAP  WEIGHT  STATE");
+        assert_eq!(lines[2], "llm      (all)  b:1               2       -     -    2       3");
     }
 }
