@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{
     check::Check,
     formats::{Choosing, Outage, Socket, Span},
-    prefix::{RawPrefixCache, prefix_cache},
+    prefix::{RawAffinity, RawPrefixCache, prefix_cache, session_affinity},
     service_rule::{self, RawServiceRule},
 };
 
@@ -59,6 +59,9 @@ pub(super) struct RawPool {
     /// If set, requests prefer endpoints whose prefix caches probably have the beginning of the prompt. Requires
     /// `policy: least_work`, endpoints that reuse the KV cache of equal prefixes, and gateways that read request bodies.
     prefix_cache: Option<RawPrefixCache>,
+    /// If set, the requests of a session prefer, or keep, the endpoint of the session's latest request, over all gateways
+    /// and sidecars. Gateways name the session (the plugin's `session_headers`).
+    affinity: Option<RawAffinity>,
     /// Policy while Redis is unavailable, and for a request whose call to Redis has failed. `local`: the sidecar
     /// chooses an endpoint from the leases of its own gateways and the last table that it read. `open`: the gateway
     /// chooses the endpoint. `closed`: the request is refused with 503.
@@ -136,6 +139,9 @@ pub(super) struct RawUnlisted {
     /// If set, requests prefer endpoints whose prefix caches probably have the beginning of the prompt. Requires
     /// `policy: least_work`, endpoints that reuse the KV cache of equal prefixes, and gateways that read request bodies.
     prefix_cache: Option<RawPrefixCache>,
+    /// If set, the requests of a session prefer, or keep, the endpoint of the session's latest request, over all gateways
+    /// and sidecars. Gateways name the session (the plugin's `session_headers`).
+    affinity: Option<RawAffinity>,
     /// Policy while Redis is unavailable, and for a request whose call to Redis has failed. `local`: the sidecar
     /// chooses an endpoint from the leases of its own gateways and the last table that it read. `open`: the gateway
     /// chooses the endpoint. `closed`: the request is refused with 503.
@@ -157,6 +163,7 @@ impl Default for RawUnlisted {
             cap: None,
             policy: None,
             prefix_cache: None,
+            affinity: None,
             on_store_failure: None,
             full_retry_after: None,
         }
@@ -236,6 +243,7 @@ fn pool_rule(
         cap,
         policy: raw.policy.unwrap_or_default(),
         prefix_cache: prefix_cache(check, path, raw.policy, raw.prefix_cache, prefixes_max),
+        session_affinity: session_affinity(check, path, raw.policy, raw.affinity),
         on_store_failure: raw.on_store_failure.unwrap_or_default(),
         full_retry_after: retry_after(check, path, raw.full_retry_after),
         higress_table: raw.higress_table,
@@ -306,6 +314,7 @@ pub(super) fn unlisted(check: &mut Check, raw: RawUnlisted, prefixes_max: usize)
         cap: raw.cap.unwrap_or(0),
         policy: raw.policy.unwrap_or_default(),
         prefix_cache: prefix_cache(check, "unlisted_pools", raw.policy, raw.prefix_cache, prefixes_max),
+        session_affinity: session_affinity(check, "unlisted_pools", raw.policy, raw.affinity),
         on_store_failure: raw.on_store_failure.unwrap_or_default(),
         full_retry_after: retry_after(check, "unlisted_pools", raw.full_retry_after),
         higress_table: false,

@@ -1,6 +1,9 @@
-//! The option `prefix_cache` of pools, and the section `prefix_index`.
+//! The options `prefix_cache` and `affinity` of pools, and the section `prefix_index`.
 
-use evenkeel_domain::settings::{Policy, PrefixCache, PromptBlocks};
+use evenkeel_domain::{
+    choice::PROMPT_TOKENS_MAX,
+    settings::{Policy, PrefixCache, PromptBlocks, SessionAffinity},
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -17,6 +20,27 @@ pub(super) struct RawPrefixCache {
     /// Whether only requests of the same consumer share prefixes. With `false`, a consumer can find out from the time to
     /// the first token whether others have sent a certain prompt, as at any server with a shared prefix cache.
     per_consumer: bool,
+}
+
+/// How the requests of a session stay together.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAffinity {
+    /// `soft`: the endpoint of the session's latest request gets a better score. Requires `policy: least_work`. `hard`:
+    /// the request goes to this endpoint as long as it is in the pool, not drained, and below its cap.
+    session: RawStickiness,
+    /// With `soft`: how many tokens of the prompt the endpoint counts as having in its cache.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 16_777_216), extend("default" = 2000))]
+    tokens: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+enum RawStickiness {
+    Soft,
+    Hard,
 }
 
 /// How prompts are divided to find common prefixes, and how many prefixes the sidecar remembers.
@@ -46,7 +70,7 @@ impl RawPrefixIndex {
     }
 
     pub(super) fn entries_max(&self, check: &mut Check) -> usize {
-        let entries_max = self.entries_max.unwrap_or(262_144);
+        let entries_max = self.entries_max.unwrap_or(PrefixCache::default().entries_max);
         check.within("prefix_index.entries_max", entries_max, 1024..=16_777_216);
         entries_max
     }
@@ -64,7 +88,29 @@ pub(super) fn prefix_cache(
         let expected = "absent unless policy is least_work: least_request does not consider prompts";
         check.fault(&format!("{path}.prefix_cache"), expected, "given");
     }
-    let tokens = tokens.unwrap_or(1_000_000);
+    let tokens = tokens.unwrap_or(PrefixCache::default().tokens);
     check.within(&format!("{path}.prefix_cache.tokens"), tokens, 1000..=1_000_000_000);
     Some(PrefixCache { tokens, per_consumer, entries_max })
+}
+
+pub(super) fn session_affinity(
+    check: &mut Check,
+    path: &str,
+    policy: Option<Policy>,
+    raw: Option<RawAffinity>,
+) -> Option<SessionAffinity> {
+    let RawAffinity { session, tokens } = raw?;
+    if session == RawStickiness::Hard {
+        if let Some(tokens) = tokens {
+            check.fault(&format!("{path}.affinity.tokens"), "absent if session is hard", tokens);
+        }
+        return Some(SessionAffinity::Hard);
+    }
+    if policy != Some(Policy::LeastWork) {
+        let expected = "hard unless policy is least_work: least_request does not consider tokens";
+        check.fault(&format!("{path}.affinity.session"), expected, "soft");
+    }
+    let tokens = tokens.unwrap_or(2000);
+    check.within(&format!("{path}.affinity.tokens"), tokens, 1..=PROMPT_TOKENS_MAX);
+    Some(SessionAffinity::Soft { tokens })
 }

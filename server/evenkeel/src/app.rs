@@ -6,7 +6,10 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use evenkeel_api::{Access, Api, WATCHERS_MAX};
 use evenkeel_config::{Config, StoreConfig};
-use evenkeel_domain::{limit::LimitRules, settings::RateLimitService};
+use evenkeel_domain::{
+    limit::LimitRules,
+    settings::{PoolRule, RateLimitService},
+};
 use evenkeel_engine::{
     activity::{
         History, Recorder,
@@ -90,7 +93,8 @@ pub async fn run(
     }
     let balancer = Balancer::new(directory, store, Arc::clone(&recorder), Arc::clone(&metrics));
     let balancer = Arc::new(balancer);
-    if let Some(store) = placements.filter(|_| config.prompt_blocks.is_some()) {
+    let rules_of_pools = || config.pools.iter().chain(&config.unlisted);
+    if let Some(store) = placements.filter(|_| rules_of_pools().any(PoolRule::considers_placements)) {
         let sidecar = u64::from_str_radix(&id, 16).unwrap_or_default();
         tasks.spawn(sharing::run(Arc::clone(&balancer), store, sidecar, background.clone()));
     }

@@ -20,7 +20,7 @@ const BASES: [&str; 7] = [
      [{name: a, value: b}]}",
     "store: {type: sentinel, sentinels: ['redis://h'], master_name: m, tls: {server_name: h}}",
     "store: {type: redis, url: 'redis://h'}\nprefix_index: {}\npools: [{cluster: a, policy: least_work, \
-     prefix_cache: {}, endpoints: [{address: 'a:1'}]}, {cluster: b, dns: {name: x, port: 1}}, {cluster: c, kubernetes: {service: s}}]\nlog: {}\nlisten: \
+     prefix_cache: {}, affinity: {session: soft}, endpoints: [{address: 'a:1'}]}, {cluster: b, dns: {name: x, port: 1}}, {cluster: c, kubernetes: {service: s}}]\nlog: {}\nlisten: \
      {grpc_socket: s}\nkubernetes: {namespace: x}",
     "limits: [{name: l, counts: tokens, amount: 5, per: day, rejected: {}, exceptions: [{amount: 5, when: \
      [{attribute: ip, not: {exact: a}}]}]}]\nquotas: [{name: q, counts: tokens, kind: budget, per: month, rejected: {}}]",

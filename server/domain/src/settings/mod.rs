@@ -14,7 +14,7 @@ pub use kubernetes::{
     of_cluster_name,
 };
 pub use ledger::LedgerOptions;
-pub use pools::{PoolRule, PrefixCache, PromptBlocks, Source};
+pub use pools::{PoolRule, PrefixCache, PromptBlocks, SessionAffinity, Source};
 pub use rate_limit_service::{LimitFiles, RateLimitHeaders, RateLimitService, RateLimiterOptions};
 pub use roles::{Role, RoleRules, RoleToken, Roles};
 pub use secret::Secret;

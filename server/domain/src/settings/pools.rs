@@ -23,11 +23,21 @@ pub struct PoolRule {
     pub policy: Policy,
     /// The prefix caches of the endpoints. `None` if the choice does not consider them.
     pub prefix_cache: Option<PrefixCache>,
+    /// Whether the requests of a session stay together.
+    pub session_affinity: Option<SessionAffinity>,
     pub on_store_failure: OnStoreFailure,
     /// `Retry-After` of the response when every endpoint is at its cap.
     pub full_retry_after: Duration,
     /// Whether to share the table of Higress's `ai-load-balancer`.
     pub higress_table: bool,
+}
+
+impl PoolRule {
+    /// Returns whether the choice of an endpoint considers what was placed before.
+    #[must_use]
+    pub fn considers_placements(&self) -> bool {
+        self.prefix_cache.is_some() || self.session_affinity.is_some()
+    }
 }
 
 /// The prefix caches of a pool's endpoints.
@@ -39,6 +49,21 @@ pub struct PrefixCache {
     pub per_consumer: bool,
     /// Maximum number of prefixes that the sidecar remembers.
     pub entries_max: usize,
+}
+
+impl Default for PrefixCache {
+    fn default() -> Self {
+        Self { tokens: 1_000_000, per_consumer: false, entries_max: 262_144 }
+    }
+}
+
+/// How the requests of a session stay together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionAffinity {
+    /// The endpoint of the session's latest request counts as having this many tokens of the prompt in its cache.
+    Soft { tokens: u64 },
+    /// The request goes to this endpoint while it gets requests and is below its cap.
+    Hard,
 }
 
 /// How gateways divide prompts, to find common prefixes.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_domain::{
-    DomainError, HolderId, LeaseId, PoolId,
+    DomainError, HolderId, LeaseId, PoolId, Roster, StoreError,
     activity::{
         Counts,
         RepairKind::{Dropped, Moved, Restored},
@@ -51,7 +51,7 @@ pub struct PickRequest {
     pub offered: Vec<Candidate>,
     /// Estimated size of the prompt in tokens. `None` if unknown.
     pub prompt_tokens: Option<u64>,
-    /// The beginning of the prompt, if the gateway reports it.
+    /// The session and the beginning of the prompt, if the gateway reports any.
     pub prefix: Option<PromptPrefix>,
 }
 
@@ -92,17 +92,21 @@ impl Balancer {
             let reason = if any { Reason::AllDrained } else { Reason::NoEndpoints };
             return Ok(Picked { verdict: Verdict::Refused(reason), placed: None });
         }
-        let tie = TIES.with_borrow_mut(SmallRng::next_u32);
-        let (pool, on_failure) = (Arc::clone(&entry.pool), entry.rule.on_store_failure);
-        let (mut prompt, mut found) = (None, None);
-        if entry.rule.policy == Policy::LeastWork {
-            let tokens = entry.prompt_size(prompt_tokens);
-            found = entry.prefixes.as_ref().zip(prefix).map(|(prefixes, p)| prefixes.look_up(p, tokens));
-            let cached = found.as_ref().map_or_else(Vec::new, |found| found.cached.clone());
-            prompt = Some(Prompt { tokens, cached });
-        }
-        let admit = Admit { pool, roster, holder, lease, tie, prompt, on_failure };
-        let verdict = self.store.admit(admit).await.map_err(DomainError::store("taking a lease"))?;
+        let by_work = entry.rule.policy == Policy::LeastWork;
+        let tokens = if by_work { entry.prompt_size(prompt_tokens) } else { 0 };
+        let found = entry.prefixes.as_ref().zip(prefix).map(|(prefixes, p)| prefixes.look_up(p, tokens));
+        let cached = found.as_ref().map_or_else(Vec::new, |found| found.cached.clone());
+        let admit = Admit {
+            pool: Arc::clone(&entry.pool),
+            holder,
+            lease,
+            tie: TIES.with_borrow_mut(SmallRng::next_u32),
+            prompt: by_work.then_some(Prompt { tokens, cached }),
+            on_failure: entry.rule.on_store_failure,
+            roster,
+        };
+        let stays_at = found.as_ref().and_then(|found| found.stays_at.as_deref());
+        let verdict = self.admit(admit, stays_at).await.map_err(DomainError::store("taking a lease"))?;
         debug!(%route, %cluster, %lease, ?verdict, "admit");
         let placed = match (&verdict, found) {
             (Verdict::Admitted { endpoint: Some(endpoint), unread, .. }, Some(found)) => {
@@ -111,6 +115,19 @@ impl Balancer {
             _ => None,
         };
         Ok(Picked { verdict, placed })
+    }
+
+    /// Takes a lease: on the endpoint at which the request must stay, or on any if that endpoint is not in the roster or
+    /// at its cap.
+    async fn admit(&self, admit: Admit, stays_at: Option<&str>) -> Result<Verdict, StoreError> {
+        if let Some(endpoint) = stays_at.and_then(|address| admit.roster.get(address)) {
+            let roster = Arc::new(Roster::new(vec![endpoint.clone()]));
+            let verdict = self.store.admit(Admit { roster, ..admit.clone() }).await?;
+            if verdict != Verdict::Refused(Reason::PoolFull) {
+                return Ok(verdict);
+            }
+        }
+        self.store.admit(admit).await
     }
 
     /// Records that an admitted request goes to the endpoint that was picked.

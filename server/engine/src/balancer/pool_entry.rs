@@ -41,7 +41,7 @@ pub struct PoolEntry {
     pub rule: Arc<PoolRule>,
     /// Results of the pool's requests at this sidecar.
     pub counts: PoolCounts,
-    /// `None` if the choice does not consider prefix caches.
+    /// `None` if the choice considers neither prefix caches nor sessions.
     pub prefixes: Option<Prefixes>,
     /// Endpoints from the configuration, DNS or Kubernetes. Empty if the endpoints come with requests.
     roster: ArcSwap<Roster>,
@@ -86,7 +86,7 @@ impl PoolEntry {
         let roster = Arc::new(roster);
         Self {
             pool: Arc::new(Pool { id, higress_table: rule.higress_table }),
-            prefixes: rule.prefix_cache.as_ref().map(Prefixes::new),
+            prefixes: Prefixes::new(rule),
             rule: Arc::clone(rule),
             counts: PoolCounts::default(),
             open: ArcSwap::new(open(&roster, &drains)),

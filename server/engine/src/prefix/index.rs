@@ -137,6 +137,23 @@ impl Index {
         keys
     }
 
+    /// Moves a session to an endpoint. Returns whether that is news: another endpoint had it, or it was not fresh.
+    pub(super) fn move_session(&mut self, address: &Arc<str>, key: u64, fresh: u64) -> bool {
+        let id = self.id_of(address);
+        let endpoint = &self.endpoints[usize::from(id)];
+        let at_endpoint = self.places.get_mut(&key).and_then(|places| match places.as_slice() {
+            [place] if place.endpoint == id => Some(*place),
+            _ => None,
+        });
+        if at_endpoint.is_some_and(|place| place.stamp >= endpoint.forgotten && endpoint.age(place) <= fresh)
+        {
+            return false;
+        }
+        let place = Place { endpoint: id, stamp: endpoint.stamp() };
+        self.places.insert(key, SmallVec::from_slice(&[place]));
+        true
+    }
+
     /// Forgets everything that an endpoint has read, because it has restarted.
     pub(super) fn forget(&mut self, address: &str) {
         if let Some(id) = self.by_address.get(address) {
@@ -224,6 +241,21 @@ mod tests {
         assert_eq!(matches(&mut index, &[1]), [("a".to_owned(), 0, 1024)]);
         place(&mut index, "b", &[1], 10);
         assert_eq!(matches(&mut index, &[1]).len(), 2, "an endpoint that returns begins anew");
+    }
+
+    #[test]
+    fn a_session_is_at_one_endpoint() {
+        let mut index = Index::new(1000);
+        let (a, b) = ("a".into(), "b".into());
+        assert!(index.move_session(&a, 9, 2048));
+        assert!(!index.move_session(&a, 9, 2048));
+        assert!(index.move_session(&b, 9, 2048));
+        assert_eq!(matches(&mut index, &[9]), [("b".to_owned(), 0, 0)]);
+        place(&mut index, "b", &[1], 4096);
+        assert!(index.move_session(&b, 9, 2048), "it was not fresh");
+        index.forget("b");
+        assert_eq!(matches(&mut index, &[9]), []);
+        assert!(index.move_session(&b, 9, 2048));
     }
 
     #[test]

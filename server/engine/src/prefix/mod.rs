@@ -1,4 +1,4 @@
-//! Prefix affinity: which endpoints probably have the beginning of a prompt in their caches.
+//! Prefix and session affinity: which endpoints probably have the beginning of a prompt in their caches.
 //!
 //! Each sidecar has an [`index`] of the prefixes that the endpoints of a pool have lately read. It records its own
 //! placements, and those that the other sidecars [share](sharing) through the store. The index may be late or wrong: it
@@ -6,7 +6,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use evenkeel_domain::{HolderId, LeaseId, settings::PrefixCache};
+use evenkeel_domain::{
+    HolderId, LeaseId,
+    settings::{PoolRule, PrefixCache, SessionAffinity},
+};
 use evenkeel_store::placements::Position;
 use evenkeel_telemetry::PrefixFigures;
 use parking_lot::Mutex;
@@ -38,7 +41,7 @@ const MISSES_MAX: u32 = 3;
 /// A response without this part of the expected tokens is a miss.
 const MISS_PART: f64 = 0.1;
 
-/// The beginning of a prompt, as a gateway reports it.
+/// What a gateway reports of a prompt: its session and its beginning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PromptPrefix {
     /// Hashes of successively longer prefixes.
@@ -49,6 +52,8 @@ pub struct PromptPrefix {
     pub prompt_bytes: u64,
     pub model: String,
     pub consumer: String,
+    /// Empty if the request belongs to none.
+    pub session: String,
 }
 
 /// What the index knows about a prompt.
@@ -56,9 +61,12 @@ pub struct PromptPrefix {
 pub struct LookUp {
     /// The endpoints that probably have the beginning of the prompt, and its tokens; sorted by address.
     pub cached: Vec<(Arc<str>, u64)>,
+    /// The endpoint at which the request's session must stay.
+    pub stays_at: Option<Arc<str>>,
     /// Keys of the prefixes in the index.
     keys: Vec<u64>,
-    matches: Vec<(Arc<str>, Expected)>,
+    session: Option<u64>,
+    matches: Vec<Expected>,
 }
 
 /// A prompt that was placed on an endpoint.
@@ -92,7 +100,10 @@ pub struct ReadTokens {
 
 /// The prefixes of one pool.
 pub struct Prefixes {
-    rule: PrefixCache,
+    per_consumer: bool,
+    /// The age in tokens up to which an entry is as good as new.
+    fresh: u64,
+    affinity: Option<SessionAffinity>,
     state: Mutex<State>,
 }
 
@@ -111,10 +122,19 @@ struct State {
 }
 
 impl Prefixes {
-    pub(crate) fn new(rule: &PrefixCache) -> Self {
+    /// Returns `None` if the pool considers neither prefix caches nor sessions.
+    pub(crate) fn new(rule: &PoolRule) -> Option<Self> {
+        let affinity = rule.session_affinity;
+        let cache = match &rule.prefix_cache {
+            Some(cache) => cache.clone(),
+            None => {
+                affinity?;
+                PrefixCache::default()
+            }
+        };
         let state = State {
-            index: Index::new(rule.entries_max),
-            trust: Trust::new(rule.tokens),
+            index: Index::new(cache.entries_max),
+            trust: Trust::new(cache.tokens),
             expected: Generations::new(EXPECTED_MAX),
             unshared: Unshared::default(),
             position: Position::default(),
@@ -122,45 +142,60 @@ impl Prefixes {
             figures: PrefixFigures::default(),
             recent: HashMap::new(),
         };
-        Self { rule: rule.clone(), state: Mutex::new(state) }
+        let fresh = cache.tokens / FRESH_PART;
+        Some(Self { per_consumer: cache.per_consumer, fresh, affinity, state: Mutex::new(state) })
     }
 
     /// Returns what the index knows about a prompt of that many tokens.
     pub(crate) fn look_up(&self, prefix: PromptPrefix, tokens: u64) -> LookUp {
-        let PromptPrefix { mut hashes, bytes, prompt_bytes, model, consumer } = prefix;
-        let consumer = if self.rule.per_consumer { consumer.as_str() } else { "" };
-        let salt = salt(&model, consumer);
+        let PromptPrefix { mut hashes, bytes, prompt_bytes, model, consumer, session } = prefix;
+        let salt = digest_of(&[&model, if self.per_consumer { &consumer } else { "" }]);
         hashes.iter_mut().for_each(|hash| *hash ^= salt);
+        let affinity = self.affinity.filter(|_| !session.is_empty());
+        let session = affinity.map(|_| digest_of(&["session", &consumer, &session]));
         let mut state = self.state.lock();
         let State { index, trust, used_at, .. } = &mut *state;
         *used_at = Some(Instant::now());
-        let mut matches = Vec::new();
-        let mut cached = Vec::new();
+        let mut matches: Vec<Expected> = Vec::new();
         for Match { endpoint, depth, age } in index.look_up(&hashes) {
             let part = (f64::from(bytes[depth]) / prompt_bytes.max(1) as f64).min(1.0);
-            let counted_on = part * trust.at(age);
-            let in_cache = (counted_on * tokens as f64) as u64;
-            if in_cache > 0 {
-                cached.push((Arc::clone(&endpoint), in_cache));
+            matches.push(Expected { endpoint, part, age, counted_on: part * trust.at(age) });
+        }
+        let at_session = session.and_then(|session| index.look_up(&[session]).pop());
+        let mut stays_at = None;
+        match (affinity, at_session) {
+            (Some(SessionAffinity::Hard), Some(Match { endpoint, .. })) => stays_at = Some(endpoint),
+            (Some(SessionAffinity::Soft { tokens: bonus }), Some(Match { endpoint, age, .. })) => {
+                let part = (bonus as f64 / tokens.max(1) as f64).min(1.0);
+                let expected = Expected { endpoint, part, age, counted_on: part * trust.at(age) };
+                match matches.iter_mut().find(|other| other.endpoint == expected.endpoint) {
+                    Some(other) if other.counted_on >= expected.counted_on => {}
+                    Some(other) => *other = expected,
+                    None => matches.push(expected),
+                }
             }
-            matches.push((Arc::clone(&endpoint), Expected { endpoint, part, age, counted_on }));
+            _ => {}
         }
         drop(state);
+        let in_cache = |expected: &Expected| {
+            let in_cache = (expected.counted_on * tokens as f64) as u64;
+            (in_cache > 0).then(|| (Arc::clone(&expected.endpoint), in_cache))
+        };
+        let mut cached: Vec<(Arc<str>, u64)> = matches.iter().filter_map(in_cache).collect();
         cached.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        LookUp { cached, keys: hashes, matches }
+        LookUp { cached, stays_at, keys: hashes, session, matches }
     }
 
     /// Records that a prompt was placed.
     pub(crate) fn placed(&self, holder: &HolderId, lease: LeaseId, placed: Placed) {
         let Placed { endpoint, unread, found } = placed;
-        let expected = found.matches.into_iter().find(|(address, _)| *address == endpoint);
-        let expected = expected.map_or_else(
-            || Expected { endpoint: Arc::clone(&endpoint), ..Expected::default() },
-            |(_, expected)| expected,
-        );
+        let expected = found.matches.into_iter().find(|expected| expected.endpoint == endpoint);
+        let expected =
+            expected.unwrap_or_else(|| Expected { endpoint: Arc::clone(&endpoint), ..Expected::default() });
         let mut state = self.state.lock();
-        let news = state.index.place(&endpoint, found.keys, unread, self.rule.tokens / FRESH_PART);
-        state.unshared.push(Placement { endpoint, unread, keys: news });
+        let keys = state.index.place(&endpoint, found.keys, unread, self.fresh);
+        let session = found.session.filter(|key| state.index.move_session(&endpoint, *key, self.fresh));
+        state.unshared.push(Placement { endpoint, unread, keys, session });
         state.expected.insert((holder.clone(), lease), expected);
     }
 
@@ -217,12 +252,13 @@ impl Prefixes {
     }
 }
 
-/// Returns what distinguishes the keys of different models and consumers. The same at all sidecars.
-fn salt(model: &str, consumer: &str) -> u64 {
+/// Returns a digest of names. The same at all sidecars.
+fn digest_of(names: &[&str]) -> u64 {
     let mut context = digest::Context::new(&digest::SHA256);
-    context.update(&(model.len() as u64).to_le_bytes());
-    context.update(model.as_bytes());
-    context.update(consumer.as_bytes());
+    for name in names {
+        context.update(&(name.len() as u64).to_le_bytes());
+        context.update(name.as_bytes());
+    }
     let digest = context.finish();
     digest.as_ref().first_chunk().copied().map_or(0, u64::from_le_bytes)
 }

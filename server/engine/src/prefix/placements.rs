@@ -7,7 +7,7 @@ use evenkeel_store::placements::BATCH_BYTES_MAX;
 /// Maximum number of placements that wait for the store. The oldest are dropped first: an index may know less.
 const UNSHARED_MAX: usize = 8192;
 /// Bytes of a placement without its keys, and of a key, at most.
-const PLACEMENT_BYTES: usize = 24;
+const PLACEMENT_BYTES: usize = 32;
 const KEY_BYTES: usize = 9;
 
 /// A prompt on an endpoint.
@@ -18,12 +18,14 @@ pub(super) struct Placement {
     pub(super) unread: u64,
     /// Keys of the prefixes that the endpoint has now.
     pub(super) keys: Vec<u64>,
+    /// Key of the session that is now at the endpoint.
+    pub(super) session: Option<u64>,
 }
 
 impl Placement {
     /// Returns whether this stands for an endpoint that has lost its cache: nothing is new, and nothing is read.
     pub(super) fn is_loss(&self) -> bool {
-        self.unread == 0 && self.keys.is_empty()
+        self.unread == 0 && self.keys.is_empty() && self.session.is_none()
     }
 
     fn bytes_max(&self) -> usize {
@@ -45,7 +47,7 @@ impl Unshared {
 
     /// Adds that an endpoint has lost its cache.
     pub(super) fn push_loss(&mut self, endpoint: Arc<str>) {
-        self.push_any(Placement { endpoint, unread: 0, keys: Vec::new() });
+        self.push_any(Placement { endpoint, unread: 0, keys: Vec::new(), session: None });
     }
 
     fn push_any(&mut self, placement: Placement) {
@@ -69,6 +71,9 @@ impl Unshared {
     }
 }
 
+/// The fields of a placement in a batch.
+type Fields = (Arc<str>, u64, Vec<u64>, Option<u64>);
+
 /// Encodes placements as batches of a bounded size. `sidecar` distinguishes the sender from all others.
 pub(super) fn encode(sidecar: u64, placements: &[Placement]) -> Vec<Vec<u8>> {
     let (mut batches, mut from, mut bytes) = (Vec::new(), 0, 0);
@@ -87,17 +92,16 @@ pub(super) fn encode(sidecar: u64, placements: &[Placement]) -> Vec<Vec<u8>> {
 }
 
 fn pack(sidecar: u64, placements: &[Placement]) -> Vec<u8> {
-    let fields: Vec<(&str, u64, &[u64])> =
-        placements.iter().map(|p| (&*p.endpoint, p.unread, p.keys.as_slice())).collect();
+    let fields = |p: &Placement| (Arc::clone(&p.endpoint), p.unread, p.keys.clone(), p.session);
+    let fields: Vec<Fields> = placements.iter().map(fields).collect();
     // Fails only for lists of unknown length and for writers that fail.
     rmp_serde::to_vec(&(sidecar, fields)).unwrap_or_default()
 }
 
 /// Decodes a batch: its sender and the placements. Returns `None` for a batch of another format.
 pub(super) fn decode(batch: &[u8]) -> Option<(u64, Vec<Placement>)> {
-    type Fields = (Arc<str>, u64, Vec<u64>);
     let (sidecar, fields): (u64, Vec<Fields>) = rmp_serde::from_slice(batch).ok()?;
-    let placement = |(endpoint, unread, keys)| Placement { endpoint, unread, keys };
+    let placement = |(endpoint, unread, keys, session)| Placement { endpoint, unread, keys, session };
     Some((sidecar, fields.into_iter().map(placement).collect()))
 }
 
@@ -107,7 +111,12 @@ mod tests {
 
     fn placement(n: u64, keys: u64) -> Placement {
         let keys = (0..keys).map(|key| u64::MAX - key).collect();
-        Placement { endpoint: format!("10.0.0.{n}:8000").into(), unread: u64::MAX - n, keys }
+        Placement {
+            endpoint: format!("10.0.0.{n}:8000").into(),
+            unread: u64::MAX - n,
+            keys,
+            session: Some(n).filter(|n| n % 2 == 0),
+        }
     }
 
     #[test]

@@ -60,6 +60,9 @@ impl Prefixes {
                     index.forget(&placement.endpoint);
                 } else {
                     index.place(&placement.endpoint, placement.keys, placement.unread, 0);
+                    if let Some(session) = placement.session {
+                        index.move_session(&placement.endpoint, session, 0);
+                    }
                 }
             }
         }

@@ -1,9 +1,16 @@
+use evenkeel_config::Config;
+
 use super::*;
 
 const BLOCK: u32 = 1000;
 
 fn prefixes(tokens: u64, per_consumer: bool) -> Prefixes {
-    Prefixes::new(&PrefixCache { tokens, per_consumer, entries_max: 10_000 })
+    of_pool(&format!("prefix_cache: {{tokens: {tokens}, per_consumer: {per_consumer}}}"))
+}
+
+fn of_pool(options: &str) -> Prefixes {
+    let yaml = format!("pools: [{{cluster: c, policy: least_work, {options}}}]");
+    Prefixes::new(&Config::parse(&yaml).unwrap().pools[0]).unwrap()
 }
 
 /// A prompt of one token for each byte.
@@ -139,6 +146,47 @@ fn a_placement_that_tells_nothing_new_is_not_shared() {
     }
     let news = prefixes.state.lock().unshared.take();
     assert_eq!(news.len(), 1, "{news:?}");
+}
+
+fn of_session(session: &str, hashes: &[u64]) -> PromptPrefix {
+    PromptPrefix { session: session.to_owned(), consumer: "alice".to_owned(), ..prompt(hashes) }
+}
+
+#[test]
+fn a_session_prefers_its_latest_endpoint() {
+    let prefixes = of_pool("affinity: {session: soft, tokens: 1500}");
+    let next = of_session("s", &[7, 8]);
+    assert_eq!(cached(&prefixes, &next), []);
+    send(&prefixes, "a", &of_session("s", &[1]), 1, None);
+    assert_eq!(cached(&prefixes, &next), [("a".to_owned(), 1500)]);
+    send(&prefixes, "b", &of_session("s", &[2]), 2, None);
+    assert_eq!(cached(&prefixes, &next), [("b".to_owned(), 1500)]);
+    assert_eq!(cached(&prefixes, &of_session("s", &[9])), [("b".to_owned(), 1000)], "at most the prompt");
+    assert_eq!(cached(&prefixes, &of_session("other", &[9])), []);
+    let of_bob = PromptPrefix { consumer: "bob".to_owned(), ..next };
+    assert_eq!(cached(&prefixes, &of_bob), [], "another consumer may use the same id");
+    assert_eq!(cached(&prefixes, &prompt(&[9])), []);
+}
+
+#[test]
+fn a_prefix_and_a_session_at_one_endpoint_count_once() {
+    let prefixes = of_pool("prefix_cache: {}, affinity: {session: soft, tokens: 1500}");
+    send(&prefixes, "a", &of_session("s", &[1, 2, 3]), 1, None);
+    assert_eq!(cached(&prefixes, &of_session("s", &[1, 2, 3, 4])), [("a".to_owned(), 3000)]);
+    assert_eq!(cached(&prefixes, &of_session("s", &[1, 9])), [("a".to_owned(), 1500)]);
+}
+
+#[test]
+fn a_hard_session_stays() {
+    let prefixes = of_pool("affinity: {session: hard}");
+    let stays_at = || look_up(&prefixes, &of_session("s", &[])).stays_at;
+    assert_eq!(stays_at(), None);
+    send(&prefixes, "a", &of_session("s", &[]), 1, None);
+    assert_eq!(stays_at().as_deref(), Some("a"));
+    let news = prefixes.state.lock().unshared.take();
+    assert!(news.len() == 1 && news[0].session.is_some(), "{news:?}");
+    prefixes.retain(|address| address != "a");
+    assert_eq!(stays_at(), None);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Tests of pools with `prefix_cache`: requests go where the beginning of their prompt was read before, whichever sidecar
-//! placed it.
+//! Tests of pools with `prefix_cache` and `affinity`: requests go where the beginning of their prompt was read before, and
+//! stay with their session, whichever sidecar placed it.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use evenkeel_proto::v1 as pb;
 use tonic::Code;
 
 use crate::support::{
+    admin::{self, with_admin},
     eventually,
     redis::Redis,
     requests::{admit, settle_success},
@@ -115,6 +116,57 @@ async fn all_sidecars_know_what_each_has_placed() {
         assert_eq!((&admitted.endpoint, admitted.unread_tokens), (&endpoint, 0));
     }
     assert_eq!(redis.refused(), Vec::<String>::new(), "the documented rights are enough");
+}
+
+/// Admits a request of a session. Returns its endpoint.
+async fn of_session(s: &Sidecar, lease: u64, session: &str) -> String {
+    let request = pb::AdmitRequest { session: session.into(), prompt_bytes: 40_000, ..admit("llm", lease) };
+    s.admitted(request).await.endpoint
+}
+
+#[tokio::test]
+async fn a_hard_session_stays_over_sidecars_while_its_endpoint_has_room() {
+    let redis = Redis::start();
+    let pool = "keep_alive_interval: 20s
+pools: [{cluster: llm, affinity: {session: hard}, cap: 4, endpoints: [{address: a}, {address: b}, {address: c}]}]
+";
+    let yaml = with_admin(&(redis.store(", timeout: 5s") + pool));
+    let (one, two) = (Sidecar::start(&yaml).await, Sidecar::start(&yaml).await);
+    let endpoint = of_session(&one, 1, "s").await;
+    for lease in 2..=3 {
+        assert_eq!(of_session(&one, lease, "s").await, endpoint, "although it has the most requests");
+    }
+    of_session(&two, 4, "other").await;
+    remembers(&two, 2.0).await;
+    two.settle("llm", "h", 4).await;
+    assert_eq!(of_session(&two, 5, "s").await, endpoint);
+    // The endpoint is at its cap now.
+    let next = of_session(&two, 6, "s").await;
+    assert_ne!(next, endpoint);
+    for lease in [1, 2, 3, 5] {
+        assert!(one.settle("llm", "h", lease).await);
+    }
+    assert_eq!(of_session(&two, 7, "s").await, next, "the session has moved");
+    let drain = pb::DrainEndpointRequest { endpoint: next.clone(), ..Default::default() };
+    admin::client(&two).await.drain_endpoint(admin::by(admin::TOKEN, drain)).await.unwrap();
+    let last = of_session(&two, 8, "s").await;
+    assert_ne!(last, next);
+    assert_eq!(of_session(&two, 9, "s").await, last);
+}
+
+#[tokio::test]
+async fn a_soft_session_leaves_an_endpoint_that_has_too_much_to_read() {
+    let s =
+        Sidecar::start(&POOL.replace("prefix_cache: {}", "affinity: {session: soft, tokens: 2000}")).await;
+    let endpoint = of_session(&s, 1, "s").await;
+    assert!(s.settle("llm", "h", 1).await);
+    for lease in 2..10 {
+        assert_eq!(of_session(&s, lease, "s").await, endpoint);
+        assert!(s.settle("llm", "h", lease).await);
+    }
+    // 10,000 tokens wait there, and staying is worth 2,000.
+    of_session(&s, 10, "s").await;
+    assert_ne!(of_session(&s, 11, "s").await, endpoint);
 }
 
 #[tokio::test]

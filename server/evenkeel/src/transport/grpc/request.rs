@@ -47,13 +47,13 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     LimitRequest { attributes, session, body: bounded(body) }
 }
 
-/// Decodes the beginning of the prompt. Returns `None` if the gateway reports none.
+/// Decodes the session and the beginning of the prompt. Returns `None` if the gateway reports neither.
 ///
 /// # Errors
 /// If the sizes do not fit the hashes.
 pub(super) fn prefix(request: &mut AdmitRequest) -> Result<Option<PromptPrefix>, DomainError> {
     let (hashes, bytes) = (take(&mut request.prefix_hashes), take(&mut request.prefix_bytes));
-    if hashes.is_empty() && bytes.is_empty() {
+    if hashes.is_empty() && bytes.is_empty() && request.session.is_empty() {
         return Ok(None);
     }
     if hashes.len() > PREFIX_HASHES_MAX {
@@ -70,6 +70,7 @@ pub(super) fn prefix(request: &mut AdmitRequest) -> Result<Option<PromptPrefix>,
         prompt_bytes: request.prompt_bytes,
         model: request.model.clone(),
         consumer: consumer.to_owned(),
+        session: request.session.clone(),
     }))
 }
 
