@@ -211,7 +211,7 @@ impl TokenCounts {
             // The rest of the total is the prompt: a count of 0 cannot be true.
             input = or_0(self.total).saturating_sub(output);
         }
-        let cached_input = or_0(self.input.cached.max(self.input.cache_read)).min(input);
+        let cached = self.input.cached.max(self.input.cache_read);
         let sum_is = |output: u64| self.total == Some(input.saturating_add(output));
         let reasoning = or_0(self.output.reasoning.or(self.output.thoughts));
         if self.output.thoughts.is_some() {
@@ -234,8 +234,13 @@ impl TokenCounts {
                 output = output.saturating_add(rest);
             }
         }
-        let reasoning = reasoning.min(output);
-        Some(Tokens { input, output, cached_input, reasoning, ..Tokens::default() })
+        Some(Tokens {
+            input,
+            output,
+            cached_input: or_0(cached).min(input),
+            reasoning: reasoning.min(output),
+            cached_input_stated: cached.is_some(),
+        })
     }
 
     fn is_cache(self, rest: u64) -> bool {

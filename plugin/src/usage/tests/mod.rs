@@ -30,6 +30,13 @@ fn read(name: &str, chunks: impl IntoIterator<Item = impl AsRef<[u8]>>, end: boo
     (reader.usage(), reader.faults())
 }
 
+/// Returns whether a response without nulls states how much of its prompt was cached.
+fn states_cached(body: &str) -> bool {
+    ["cached_tokens", "cache_read", "cacheRead", "cachedContent", "cache_hit", "cache_n\"", "total_cached"]
+        .iter()
+        .any(|name| body.contains(name))
+}
+
 #[test]
 fn usage_of_every_api_is_read() {
     for sample in &SAMPLES {
@@ -38,7 +45,8 @@ fn usage_of_every_api_is_read() {
             output,
             cached_input,
             reasoning,
-            ..Tokens::default()
+            // Bedrock encodes its events.
+            cached_input_stated: cached_input > 0 || states_cached(&String::from_utf8_lossy(sample.body)),
         });
         let expected = Usage {
             model: sample.model.into(),
@@ -122,7 +130,7 @@ fn a_truncated_stream_reports_what_it_carried() {
     let hello = body.windows(7).position(|w| w == b"\"Hello\"").unwrap();
     assert_eq!(read("anthropic.sse", [&body[..at + 20]], false).0.tokens, None);
     let (usage, _) = read("anthropic.sse", [&body[..hello + 4]], false);
-    let tokens = Tokens { input: 135, output: 1, cached_input: 100, reasoning: 0, ..Tokens::default() };
+    let tokens = Tokens { input: 135, output: 1, cached_input: 100, reasoning: 0, cached_input_stated: true };
     assert_eq!((usage.tokens, usage.is_final), (Some(tokens), false));
     assert_eq!(usage.output_bytes, "Let me thinkHel".len() as u64);
 }
@@ -205,12 +213,53 @@ fn usage_under_other_names_is_read() {
         (r#"{"usage":{"prompt_tokens":1e3,"completion_tokens":2.5E1}}"#, (1000, 0, 25, 0)),
     ];
     for (body, (input, cached_input, output, reasoning)) in cases {
-        assert_eq!(
-            tokens(body),
-            Tokens { input, output, cached_input, reasoning, ..Tokens::default() },
-            "{body}"
-        );
+        let cached_input_stated = states_cached(body);
+        let expected = Tokens { input, output, cached_input, reasoning, cached_input_stated };
+        assert_eq!(tokens(body), expected, "{body}");
     }
+}
+
+/// A stated 0 means that the cache had nothing. Without a statement, that is unknown.
+#[test]
+fn a_cached_count_of_0_differs_from_none() {
+    let stated = |name: &str, body: &str| read(name, [body], true).0.tokens.map(|t| t.cached_input_stated);
+    let cases = [
+        (
+            r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":0}}}"#,
+            true,
+        ),
+        (
+            r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":null}}}"#,
+            false,
+        ),
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":null}}"#, false),
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3}}"#, false),
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_cache_hit_tokens":0}}"#, true),
+        (r#"{"usage":{"prompt_tokens":9,"completion_tokens":3,"cached_tokens":0}}"#, true),
+        (
+            r#"{"usage":{"input_tokens":9,"output_tokens":3,"input_tokens_details":{"cached_tokens":0}}}"#,
+            true,
+        ),
+        (r#"{"usage":{"input_tokens":9,"output_tokens":3,"cache_read_input_tokens":0}}"#, true),
+        (r#"{"usage":{"input_tokens":9,"output_tokens":3,"cache_creation_input_tokens":4}}"#, false),
+        (r#"{"usage":{"inputTokens":9,"outputTokens":3,"cacheReadInputTokens":0}}"#, true),
+        (
+            r#"{"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":3,"cachedContentTokenCount":0}}"#,
+            true,
+        ),
+        (r#"{"usageMetadata":{"promptTokenCount":9,"candidatesTokenCount":3}}"#, false),
+        (r#"{"content":"x","timings":{"prompt_n":9,"predicted_n":3,"cache_n":0}}"#, true),
+    ];
+    for (body, expected) in cases {
+        assert_eq!(stated("a.json", body), Some(expected), "{body}");
+    }
+    // The counts of a stream come in several events.
+    let stream = charged::events(&[
+        r#"{"type":"message_start","message":{"usage":{"input_tokens":9,"cache_read_input_tokens":0,"output_tokens":1}}}"#,
+        r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":5}}"#,
+        r#"{"type":"message_stop"}"#,
+    ]);
+    assert_eq!(stated("a.sse", &stream), Some(true));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn settle_carries_the_reported_usage() {
     }
     pass(&mut rig, 5, b"", true);
     let settle = settled(&mut rig);
-    let tokens = Tokens { input: 19, output: 10, cached_input: 4, reasoning: 0, ..Tokens::default() };
+    let tokens = Tokens { input: 19, output: 10, cached_input: 4, reasoning: 0, cached_input_stated: true };
     assert_eq!((settle.tokens, settle.tokens_final, settle.output_bytes), (Some(tokens), true, 16));
     assert_eq!(settle.model, "gpt-4o-mini");
     assert_eq!(rig.host.count_of(Counter::UsageFinal), 1);
