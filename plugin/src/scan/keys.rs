@@ -47,6 +47,9 @@ keys! {
         | "cacheWriteInputTokenCount",
     CacheN = "cache_n",
     CacheReadInputTokens = "cache_read_input_tokens" | "cacheReadInputTokens" | "cacheReadInputTokenCount",
+    CacheControl = "cache_control" | "cachePoint" | "cache_point",
+    CacheSalt = "cache_salt",
+    CachedContent = "cachedContent" | "cached_content",
     CachedContentTokenCount = "cachedContentTokenCount"
         | "cached_content_token_count"
         | "total_cached_tokens",
@@ -58,6 +61,9 @@ keys! {
         | "responseTokenCount"
         | "total_output_tokens",
     Categories = "categories",
+    ChatHistory = "chat_history",
+    ChatTemplate = "chat_template" | "template",
+    ChatTemplateOptions = "chat_template_kwargs" | "chat_template_args",
     Choices = "choices",
     Citations = "citations" | "citation",
     Code = "code",
@@ -72,6 +78,7 @@ keys! {
     ContentFilterResults = "content_filter_results",
     Contents = "contents",
     Context = "context",
+    Conversation = "conversation",
     Count = "count",
     Data = "data",
     Deleted = "deleted",
@@ -79,6 +86,7 @@ keys! {
     Details = "details",
     Documents = "documents",
     Done = "done",
+    Effort = "effort",
     Embedding = "embedding" | "embeddings",
     EncryptedContent = "encrypted_content" | "redactedContent",
     Error = "error",
@@ -104,6 +112,7 @@ keys! {
     Generations = "generations" | "completions",
     Id = "id",
     ImageUrl = "image_url",
+    Images = "images",
     IncludeUsage = "include_usage",
     InferenceConfig = "inferenceConfig"
         | "inference_config"
@@ -158,8 +167,10 @@ keys! {
     Params = "params",
     PartialJson = "partial_json",
     Parts = "parts",
+    Preamble = "preamble",
     PredictedN = "predicted_n",
     Predictions = "predictions",
+    PreviousResponseId = "previous_response_id",
     Prompt = "prompt" | "inputs" | "inputText" | "text_input",
     PromptCacheHitTokens = "prompt_cache_hit_tokens",
     PromptEvalCount = "prompt_eval_count" | "tokens_evaluated" | "inputTextTokenCount",
@@ -172,6 +183,7 @@ keys! {
     Reasoning = "reasoning",
     ReasoningContent = "reasoning_content",
     ReasoningDetails = "reasoning_details" | "thinking_blocks",
+    ReasoningEffort = "reasoning_effort",
     ReasoningTokens = "reasoning_tokens" | "reasoningTokens" | "thinking_tokens",
     Refusal = "refusal",
     RelevanceScore = "relevance_score",
@@ -207,6 +219,7 @@ keys! {
     Tokens = "tokens",
     ToolCallDelta = "tool_call_delta",
     ToolCalls = "tool_calls",
+    ToolConfig = "toolConfig" | "tool_config",
     ToolUsePromptTokenCount = "toolUsePromptTokenCount"
         | "tool_use_prompt_token_count"
         | "total_tool_use_tokens",
@@ -265,11 +278,36 @@ impl Key {
         if name.eq_ignore_ascii_case(b"model") { Key::ModelAnyCase } else { Key::Other }
     }
 
+    /// Returns whether the name means nothing in a response.
+    pub(crate) fn is_other_in_response(self) -> bool {
+        use Key::{
+            CacheControl, CacheSalt, CachedContent, ChatHistory, ChatTemplate, ChatTemplateOptions,
+            Conversation, Effort, Images, Other, Preamble, PreviousResponseId, ReasoningEffort, ToolConfig,
+        };
+        matches!(
+            self,
+            Other
+                | CacheControl
+                | CacheSalt
+                | CachedContent
+                | ChatHistory
+                | ChatTemplate
+                | ChatTemplateOptions
+                | Conversation
+                | Effort
+                | Images
+                | Preamble
+                | PreviousResponseId
+                | ReasoningEffort
+                | ToolConfig
+        )
+    }
+
     /// Returns whether [`super::Event::Text`] carries the beginning of a text with this member name.
     pub(super) fn keeps_text(self) -> bool {
         use Key::{
             Answers, Code, FinishReason, Model, ModelAnyCase, ModelId, ModelName, ModelVersion, Object,
-            OutputBound, Status, Type,
+            OutputBound, Role, Status, Type,
         };
         matches!(
             self,
@@ -283,6 +321,7 @@ impl Key {
                 | ModelVersion
                 | Object
                 | OutputBound
+                | Role
                 | Status
                 | Type
         )

@@ -3,6 +3,7 @@
 //!
 //! The scanner is lenient: it checks the structure, but does not validate numbers and bare words.
 
+mod escape;
 mod keys;
 mod number;
 #[cfg(test)]
@@ -19,13 +20,13 @@ pub const DEPTH_MAX: usize = 16;
 pub const TEXT_BYTES_MAX: usize = 256;
 
 /// An event within a value. Offsets are relative to the first byte of the value's input.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// An object or array starts; `at` is the offset of its bracket.
     Open { array: bool, at: usize },
     /// An object or array ends; `at` is the offset of its bracket.
     Close { at: usize },
-    /// A decoded part of a text. Each half of a surrogate pair becomes two placeholder bytes.
+    /// A decoded part of a text. Half a surrogate pair becomes three bytes, as if it were a character.
     Part(&'a [u8]),
     /// The end of a text. Contains the first [`TEXT_BYTES_MAX`] bytes of the text if [`Key::keeps_text`], otherwise
     /// nothing.
@@ -35,6 +36,21 @@ pub enum Event<'a> {
     /// A bare word at offsets `at` to `end`. `member_at` is the offset of the quote before its member name.
     Word { word: Word, member_at: usize, at: usize, end: usize },
 }
+
+/// A token that no event represents whole.
+#[derive(Clone, Copy, Debug)]
+pub enum Token<'a> {
+    /// The name of a member starts. The path is the one of the object.
+    Member,
+    /// A decoded part of a member's name. The path is the one of the object.
+    Name(&'a [u8]),
+    /// A part of a value: of a number, before its event; of a word that JSON does not have, before its event; or of what
+    /// is deeper than [`DEPTH_MAX`], without blanks and with [`DEEP_QUOTE`] for the quotes of texts.
+    Raw(&'a [u8]),
+}
+
+/// Stands for a quote in [`Token::Raw`]. Texts in UTF-8 do not contain this byte.
+const DEEP_QUOTE: u8 = 0xff;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
@@ -48,6 +64,9 @@ pub enum Word {
 pub trait Sink {
     /// Handles an event. `path` contains the keys from the outermost value to the value of the event.
     fn on_event(&mut self, path: &[Key], event: Event<'_>);
+
+    /// Handles a token. Called only after [`Scanner::report_tokens`].
+    fn on_token(&mut self, _path: &[Key], _token: Token<'_>) {}
 }
 
 /// Role of the text that is being scanned.
@@ -101,6 +120,10 @@ pub struct Scanner {
     /// The current escaped code unit, and the number of its digits that are still missing.
     hex: u16,
     hex_left: u8,
+    /// The first half of a surrogate pair whose second half may follow; 0 for none.
+    high_half: u16,
+    /// True if the sink wants every token.
+    reports_tokens: bool,
     number: Number,
 }
 
@@ -121,6 +144,8 @@ impl Default for Scanner {
             keeps_text: false,
             hex: 0,
             hex_left: 0,
+            high_half: 0,
+            reports_tokens: false,
             number: Number::new(b'0'),
         }
     }
@@ -132,6 +157,11 @@ impl Scanner {
     pub fn reset(&mut self) {
         self.state = State::Value;
         (self.at, self.depth) = (0, 0);
+    }
+
+    /// Reports tokens too, so that the sink learns every byte of the value that has a meaning.
+    pub fn report_tokens(&mut self) {
+        self.reports_tokens = true;
     }
 
     /// Returns whether the scanner has consumed nothing yet.
@@ -174,13 +204,17 @@ impl Scanner {
             State::Number => return self.number(byte, sink),
             State::Word => return self.word(byte, sink),
             State::Hex(role) => self.hex(role, byte, sink),
-            State::Skipping => self.skip(byte),
+            State::Skipping if is_blank => {}
+            State::Skipping => self.skip(byte, sink),
             _ if is_blank => {}
             State::FirstItem if byte == b']' => self.close(true, sink),
             State::Value | State::FirstItem => self.value(byte, sink),
             State::FirstKey if byte == b'}' => self.close(false, sink),
             State::FirstKey | State::NextKey if byte == b'"' => {
                 self.member_at = self.at;
+                if self.reports_tokens {
+                    sink.on_token(&self.path[..self.depth - 1], Token::Member);
+                }
                 self.begin_text(TextRole::Key);
             }
             State::Colon if byte == b':' => self.state = State::Value,
@@ -208,6 +242,7 @@ impl Scanner {
             b'-' | b'0'..=b'9' => {
                 self.number = Number::new(byte);
                 self.state = State::Number;
+                self.raw(&[byte], sink);
             }
             b'a'..=b'z' | b'A'..=b'Z' => {
                 self.begin_head();
@@ -251,7 +286,8 @@ impl Scanner {
     }
 
     /// Handles a byte of a value that is deeper than [`DEPTH_MAX`].
-    fn skip(&mut self, byte: u8) {
+    fn skip(&mut self, byte: u8, sink: &mut dyn Sink) {
+        self.raw(&[if byte == b'"' { DEEP_QUOTE } else { byte }], sink);
         match byte {
             b'"' => self.begin_text(TextRole::Skipped),
             b'{' | b'[' => self.skipped_depth = self.skipped_depth.saturating_add(1),
@@ -265,9 +301,17 @@ impl Scanner {
         }
     }
 
+    fn raw(&self, bytes: &[u8], sink: &mut dyn Sink) {
+        if self.reports_tokens {
+            sink.on_token(&self.path[..self.depth], Token::Raw(bytes));
+        }
+    }
+
     fn number(&mut self, byte: u8, sink: &mut dyn Sink) -> bool {
         let belongs = self.number.feed(byte);
-        if !belongs {
+        if belongs {
+            self.raw(&[byte], sink);
+        } else {
             sink.on_event(&self.path[..self.depth], Event::Number(self.number.value()));
             self.value_ended();
         }
@@ -285,6 +329,9 @@ impl Scanner {
             b"null" => Word::Null,
             _ => Word::Other,
         };
+        if word == Word::Other {
+            self.raw(&self.head[..self.head_len], sink);
+        }
         let (member_at, at, end) = (self.member_at, self.value_at, self.at);
         sink.on_event(&self.path[..self.depth], Event::Word { word, member_at, at, end });
         self.value_ended();
@@ -297,11 +344,14 @@ impl Scanner {
     }
 
     fn begin_head(&mut self) {
-        (self.head_len, self.truncated) = (0, false);
+        (self.head_len, self.truncated, self.high_half) = (0, false, 0);
     }
 
     /// Consumes a text up to its end or the next escape. Returns the number of bytes consumed.
     fn text(&mut self, role: TextRole, bytes: &[u8], sink: &mut dyn Sink) -> usize {
+        if self.high_half != 0 && bytes[0] != b'\\' {
+            self.lone_half(role, sink);
+        }
         let run = run_len(bytes);
         if run > 0 {
             self.part(role, &bytes[..run], sink);
@@ -318,7 +368,10 @@ impl Scanner {
 
     fn end_text(&mut self, role: TextRole, sink: &mut dyn Sink) {
         match role {
-            TextRole::Skipped => self.state = State::Skipping,
+            TextRole::Skipped => {
+                self.raw(&[DEEP_QUOTE], sink);
+                self.state = State::Skipping;
+            }
             TextRole::Key => {
                 let key =
                     if self.truncated { Key::Other } else { Key::from_name(&self.head[..self.head_len]) };
@@ -335,8 +388,13 @@ impl Scanner {
     /// Handles a decoded part of a text.
     fn part(&mut self, role: TextRole, part: &[u8], sink: &mut dyn Sink) {
         match role {
-            TextRole::Skipped => {}
-            TextRole::Key => self.keep(KEY_BYTES_MAX, part),
+            TextRole::Skipped => self.raw(part, sink),
+            TextRole::Key => {
+                if self.reports_tokens {
+                    sink.on_token(&self.path[..self.depth - 1], Token::Name(part));
+                }
+                self.keep(KEY_BYTES_MAX, part);
+            }
             TextRole::Value => {
                 sink.on_event(&self.path[..self.depth], Event::Part(part));
                 if self.keeps_text {
@@ -353,49 +411,6 @@ impl Scanner {
         self.head[self.head_len..self.head_len + kept.len()].copy_from_slice(kept);
         self.head_len += kept.len();
         self.truncated |= kept.len() < part.len();
-    }
-
-    fn escape(&mut self, role: TextRole, byte: u8, sink: &mut dyn Sink) {
-        let decoded = match byte {
-            b'"' | b'\\' | b'/' => byte,
-            b'b' => 8,
-            b'f' => 12,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'u' => {
-                (self.hex, self.hex_left) = (0, 4);
-                self.state = State::Hex(role);
-                return;
-            }
-            _ => {
-                self.state = State::Broken;
-                return;
-            }
-        };
-        self.state = State::Text(role);
-        self.part(role, &[decoded], sink);
-    }
-
-    fn hex(&mut self, role: TextRole, byte: u8, sink: &mut dyn Sink) {
-        let Some(digit) = char::from(byte).to_digit(16) else {
-            self.state = State::Broken;
-            return;
-        };
-        self.hex = self.hex << 4 | digit as u16;
-        self.hex_left -= 1;
-        if self.hex_left > 0 {
-            return;
-        }
-        self.state = State::Text(role);
-        // Each half of a surrogate pair stands for two of the character's four bytes.
-        match char::from_u32(self.hex.into()) {
-            Some(char) => {
-                let mut utf8 = [0; 4];
-                self.part(role, char.encode_utf8(&mut utf8).as_bytes(), sink);
-            }
-            None => self.part(role, b"??", sink),
-        }
     }
 }
 

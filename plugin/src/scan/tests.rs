@@ -3,11 +3,12 @@ use serde_json::Value;
 
 use super::*;
 
-/// Records events as lines, with the parts of a text joined.
+/// Records events and tokens as lines, with the parts of a text or token joined.
 #[derive(Default)]
 struct Recorder {
     lines: Vec<String>,
     text: Vec<u8>,
+    raw: Vec<u8>,
 }
 
 impl Sink for Recorder {
@@ -19,7 +20,21 @@ impl Sink for Recorder {
                 let (text, head) = (String::from_utf8_lossy(&text), String::from_utf8_lossy(head));
                 self.lines.push(format!("{path:?} {text:?} {head:?}"));
             }
-            other => self.lines.push(format!("{path:?} {other:?}")),
+            other => {
+                let raw = std::mem::take(&mut self.raw);
+                if !raw.is_empty() {
+                    self.lines.push(format!("raw {}", raw.escape_ascii()));
+                }
+                self.lines.push(format!("{path:?} {other:?}"));
+            }
+        }
+    }
+
+    fn on_token(&mut self, path: &[Key], token: Token<'_>) {
+        match token {
+            Token::Member => self.lines.push(format!("{path:?} member ")),
+            Token::Name(part) => *self.lines.last_mut().unwrap() += &String::from_utf8_lossy(part),
+            Token::Raw(part) => self.raw.extend(part),
         }
     }
 }
@@ -55,6 +70,81 @@ fn values_are_reported_with_their_path() {
         "[] Close { at: 82 }",
     ];
     assert_eq!(lines, expected);
+}
+
+/// Every byte with a meaning is reported, whatever the depth.
+#[test]
+fn tokens_are_reported_on_request() {
+    let deep = format!(
+        r#"{}{{"b" : [1, "x\u00e9\"", true]}}{}"#,
+        "[".repeat(DEPTH_MAX - 1),
+        "]".repeat(DEPTH_MAX - 1)
+    );
+    let json = format!(r#"{{"a\u00e9":-1.50e2, "model": NaN, "x": {deep}}} "#);
+    let read = |size: usize| {
+        let (mut recorder, mut scanner) = (Recorder::default(), Scanner::default());
+        scanner.report_tokens();
+        for chunk in json.as_bytes().chunks(size) {
+            scanner.feed(chunk, &mut recorder);
+        }
+        assert!(scanner.is_done());
+        recorder.lines
+    };
+    let lines = read(json.len());
+    let head = [
+        "[] Open { array: false, at: 0 }",
+        "[] member aé",
+        "raw -1.50e2",
+        "[Other] Number(None)",
+        "[] member model",
+        "raw NaN",
+        "[Model] Word { word: Other, member_at: 20, at: 29, end: 32 }",
+        "[] member x",
+    ];
+    assert_eq!(lines[..head.len()], head);
+    assert!(lines.contains(&r#"raw \xffb\xff:[1,\xffx\xc3\xa9\"\xff,true]}"#.to_owned()), "{lines:#?}");
+    assert_eq!(read(1), lines);
+}
+
+#[test]
+fn surrogate_pairs_are_decoded() {
+    let cases: [(&str, &[u8]); 9] = [
+        (r"\ud83d\udc4b", "👋".as_bytes()),
+        (r"a\uD83D\uDC4Bb", "a👋b".as_bytes()),
+        (r"\udbff\udfff", "\u{10ffff}".as_bytes()),
+        // Halves without the other half stay different.
+        (r"\ud83d", b"\xed\xa0\xbd"),
+        (r"\ud83ex", b"\xed\xa0\xbex"),
+        (r"\ud83d\n", b"\xed\xa0\xbd\n"),
+        (r"\ud83d\u00e9", b"\xed\xa0\xbd\xc3\xa9"),
+        (r"\ud83d\ud83d\udc4b", b"\xed\xa0\xbd\xf0\x9f\x91\x8b"),
+        (r"\udc4b\ud83d", b"\xed\xb1\x8b\xed\xa0\xbd"),
+    ];
+    for (text, expected) in cases {
+        // What one text leaves does not reach the next.
+        for json in [format!(r#"["{text}","{text}"]"#), format!(r#"{{"{text}":"{text}"}}"#)] {
+            let read = |size: usize| {
+                struct Texts(Vec<Vec<u8>>, Vec<u8>);
+                impl Sink for Texts {
+                    fn on_event(&mut self, _path: &[Key], event: Event<'_>) {
+                        match event {
+                            Event::Part(part) => self.1.extend(part),
+                            Event::Text(_) => self.0.push(std::mem::take(&mut self.1)),
+                            _ => {}
+                        }
+                    }
+                }
+                let (mut texts, mut scanner) = (Texts(Vec::new(), Vec::new()), Scanner::default());
+                for chunk in json.as_bytes().chunks(size) {
+                    scanner.feed(chunk, &mut texts);
+                }
+                assert!(scanner.is_done());
+                texts.0
+            };
+            assert!(read(json.len()).iter().all(|text| text == expected), "{json}");
+            assert_eq!(read(1), read(json.len()), "{json}");
+        }
+    }
 }
 
 #[test]

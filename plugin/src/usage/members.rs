@@ -88,7 +88,8 @@ fn within_usage(path: &[Key]) -> Option<(Scope, TokenKind)> {
     let (before, name) = (&path[..at], &path[at + 1..]);
     let is_usage = match before {
         [] | [Choices, Item] => true,
-        [one] | [one, Delta | Message | Response | Other | Result | Data | Body] => *one != Item,
+        [one] | [one, Delta | Message | Response | Result | Data | Body] => *one != Item,
+        [one, other] if other.is_other_in_response() => *one != Item,
         _ => false,
     };
     if !is_usage {
@@ -190,8 +191,8 @@ pub(super) fn text(path: &[Key]) -> TextKind {
         [Generations, Item, below @ ..] | [Predictions, below @ ..] => generated(below),
         // The same in an envelope.
         [Result | Data | Body | Response, below @ ..] if !matches!(below, [] | [Item, ..]) => text(below),
-        [Other, Choices | Candidates, ..] => text(&path[1..]),
-        [Other, ..] => TextKind::Unknown,
+        [other, Choices | Candidates, ..] if other.is_other_in_response() => text(&path[1..]),
+        [other, ..] if other.is_other_in_response() => TextKind::Unknown,
         _ => TextKind::Other,
     }
 }
