@@ -1,4 +1,4 @@
-//! Measures how fast the plugin reads responses:
+//! Measures how fast the plugin reads responses, and requests with and without hashes of their prompts:
 //!
 //! ```text
 //! cargo run -p evenkeel-plugin --profile plugin --example reading_speed
@@ -8,7 +8,10 @@
 
 use std::time::Instant;
 
-use evenkeel_plugin::usage::{Format, UsageReader};
+use evenkeel_plugin::{
+    request_body::{BodyReader, PrefixSettings},
+    usage::{Format, UsageReader},
+};
 
 /// Size of a body and of its chunks, in bytes.
 const BODY_BYTES: usize = 4 << 20;
@@ -23,7 +26,18 @@ const GEMINI: &str = r#"data: {"candidates":[{"content":{"parts":[{"text":" word
 const TEXT: &str = r#"The quick brown fox jumps over the lazy dog.\nIt barks, \"loudly\". "#;
 const NUMBERS: &str = "-0.0123456789,0.00123,0.1";
 
+/// Blocks of about 512 tokens, and as many hashes as they have in the largest body that the plugin reads by default.
+const BLOCK_BYTES: u32 = 2048;
+const HASHES_MAX: u32 = 480;
+/// Size of a request. It is below [`BLOCK_BYTES`] times [`HASHES_MAX`], so that all of it is hashed.
+const REQUEST_BYTES: usize = 900 << 10;
+
 fn main() {
+    responses();
+    requests();
+}
+
+fn responses() {
     let events = |event: &str| format!("{event}\n\n").repeat(BODY_BYTES / event.len());
     let answer = |text: &str| {
         let text = text.repeat(BODY_BYTES / text.len());
@@ -43,6 +57,51 @@ fn main() {
         let ns = (0..RUNS).map(|_| read(body.as_bytes())).fold(f64::MAX, f64::min);
         println!("{name}: {:.0} ns per KB", ns / kb);
     }
+}
+
+fn requests() {
+    let message = |text: &str| format!(r#"{{"role":"user","content":"{text}"}}"#);
+    let chat = |messages: &str| {
+        let messages = vec![messages; REQUEST_BYTES / messages.len()].join(",");
+        format!(r#"{{"model":"m","messages":[{messages}]}}"#)
+    };
+    let part = r#"{"type":"text","text":"words"}"#;
+    let tool = r#"{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"city":{"type":"string","description":"Name of a city"},"days":{"type":"number"}},"required":["city"]}}}"#;
+    let image = format!("data:image/png;base64,{}", "iVBORw0KGgo".repeat(REQUEST_BYTES / 11));
+    let tools = vec![tool; REQUEST_BYTES / tool.len()].join(",");
+    let bodies = [
+        ("long messages", chat(&message(&"words ".repeat(1000)))),
+        ("messages with escapes", chat(&message(&TEXT.repeat(60)))),
+        ("short messages", chat(&message("words"))),
+        ("short parts", chat(&format!(r#"{{"role":"user","content":[{}]}}"#, [part; 50].join(",")))),
+        ("tools", format!(r#"{{"model":"m","tools":[{tools}]}}"#)),
+        (
+            "image",
+            chat(&format!(
+                r#"{{"role":"user","content":[{{"type":"image_url","image_url":{{"url":"{image}"}}}}]}}"#
+            )),
+        ),
+    ];
+    for (name, body) in bodies {
+        let kb = body.len() as f64 / 1024.0;
+        let [without, with] = [None, PrefixSettings::new(BLOCK_BYTES, HASHES_MAX)].map(|settings| {
+            (0..RUNS).map(|_| read_request(body.as_bytes(), settings)).fold(f64::MAX, f64::min) / kb
+        });
+        println!("request, {name}: {without:.0} ns per KB, {with:.0} with hashes");
+    }
+}
+
+/// Reads a request. Returns the time in nanoseconds.
+fn read_request(body: &[u8], settings: Option<PrefixSettings>) -> f64 {
+    let start = Instant::now();
+    let mut reader = BodyReader::new(settings);
+    for chunk in body.chunks(CHUNK_BYTES) {
+        reader.feed(chunk);
+    }
+    let summary = reader.summary();
+    let ns = start.elapsed().as_nanos() as f64;
+    assert!(summary.is_object);
+    ns
 }
 
 /// Reads a body. Returns the time in nanoseconds.

@@ -10,6 +10,7 @@ use crate::{
     host::Host,
     lease_table::PoolKey,
     path,
+    request_body::PrefixSettings,
     text::{sanitize, shorten},
 };
 
@@ -73,19 +74,21 @@ pub fn gateway(host: &dyn Host) -> String {
     shorten(&id.unwrap_or_default(), NAME_BYTES_MAX)
 }
 
-/// What the sidecar's limits use. Reading a property costs about two microseconds, so the plugin reads the address only
+/// What the sidecar uses of a request. Reading a property costs about two microseconds, so the plugin reads the address only
 /// if it is wanted.
 #[derive(Debug)]
 pub struct Wanted {
     /// Names of the headers that the sidecar requested and the configuration does not list, in lower case.
     pub headers: Vec<String>,
     pub source_ip: bool,
+    /// How to hash prompts; `None` if no pool of the sidecar uses the hashes.
+    pub prefixes: Option<PrefixSettings>,
 }
 
 impl Default for Wanted {
     /// Before its first answer, the sidecar may want the address.
     fn default() -> Self {
-        Self { headers: Vec::new(), source_ip: true }
+        Self { headers: Vec::new(), source_ip: true, prefixes: None }
     }
 }
 

@@ -73,6 +73,10 @@ impl Collector {
         [self.answers, self.prompts, self.requests].iter().fold(1, |all, n| all.saturating_mul((*n).max(1)))
     }
 
+    pub(super) fn is_batch(&self) -> bool {
+        self.requests > 0
+    }
+
     /// Handles a number of a member that bounds the work of a request.
     fn on_number(&mut self, path: &[Key], number: Option<u64>) {
         use Key::*;
@@ -109,8 +113,8 @@ impl Collector {
             Event::Part(part) if self.text_source && is_source_data(path) => {
                 self.prompt_bytes += part.len() as u64;
             }
-            Event::Open { at, .. } if matches!(path, [Tools | Functions]) => self.tools_at = *at,
-            Event::Close { at } if matches!(path, [Tools | Functions]) => {
+            Event::Open { at, .. } if is_tools(path) => self.tools_at = *at,
+            Event::Close { at } if is_tools(path) => {
                 self.prompt_bytes += (at + 1 - self.tools_at) as u64;
             }
             // An object among `inputs` is a tensor of KServe, not a prompt.
@@ -150,6 +154,12 @@ impl Sink for Collector {
             _ => self.on_request_event(path, &event),
         }
     }
+}
+
+/// Returns whether the value at this path contains the definitions of tools.
+fn is_tools(path: &[Key]) -> bool {
+    // DashScope and Bedrock have them inside another member.
+    matches!(path, [Key::Tools | Key::Functions] | [Key::Parameters | Key::ToolConfig, Key::Tools])
 }
 
 /// Returns whether text at this path is part of the prompt.

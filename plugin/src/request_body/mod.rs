@@ -2,11 +2,13 @@
 //! Settle. Also finds the edit that makes an OpenAI stream report its usage.
 
 mod collector;
+mod prefix;
 mod reader;
 mod stream_options;
 #[cfg(test)]
 mod tests;
 
+pub use prefix::{PrefixSettings, Prefixes};
 pub use reader::BodyReader;
 pub use stream_options::Edit;
 
@@ -28,6 +30,8 @@ pub struct BodySummary {
     pub choices: u64,
     /// True if the server generates after its response: a background response, or a batch.
     pub is_background: bool,
+    /// Hashes of the beginnings of the prompt. None unless the reader was created for them and `is_object`.
+    pub prefixes: Prefixes,
     /// The edit that makes the stream report its usage; `None` if the body does not request a stream, already requests
     /// usage, or is not one JSON object.
     pub usage_edit: Option<Edit>,

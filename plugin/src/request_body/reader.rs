@@ -1,8 +1,12 @@
 //! Reads a request body that arrives in parts, in constant memory.
 
-use super::{BodySummary, collector::Collector};
+use super::{
+    BodySummary,
+    collector::Collector,
+    prefix::{PrefixHasher, PrefixSettings},
+};
 use crate::{
-    scan::{Scanner, TEXT_BYTES_MAX},
+    scan::{Event, Key, Scanner, Sink, TEXT_BYTES_MAX, Token},
     text::sanitize_bytes,
 };
 
@@ -13,7 +17,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 #[derive(Debug, Default)]
 pub struct BodyReader {
     scanner: Scanner,
-    collector: Collector,
+    content: Content,
     /// Number of bytes read.
     read: u64,
     /// Number of bytes of the byte order mark that the body starts with.
@@ -24,7 +28,45 @@ pub struct BodyReader {
     has_rest: bool,
 }
 
+/// What is read of a body.
+#[derive(Debug, Default)]
+struct Content {
+    collector: Collector,
+    prefixes: Option<Box<PrefixHasher>>,
+}
+
+impl Sink for Content {
+    fn on_event(&mut self, path: &[Key], event: Event<'_>) {
+        let before = self.collector.prompt_bytes;
+        self.collector.on_event(path, event);
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.on_event(path, &event, self.collector.prompt_bytes - before);
+        }
+    }
+
+    fn on_token(&mut self, path: &[Key], token: Token<'_>) {
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.on_token(path, token);
+        }
+    }
+}
+
 impl BodyReader {
+    /// Creates a reader that hashes the prompt too, if there are settings.
+    pub fn new(settings: Option<PrefixSettings>) -> BodyReader {
+        let mut reader = BodyReader::default();
+        reader.content.prefixes = settings.map(|settings| Box::new(PrefixHasher::new(settings)));
+        if settings.is_some() {
+            reader.scanner.report_tokens();
+        }
+        reader
+    }
+
+    /// Stops hashing the prompt.
+    pub fn drop_prefixes(&mut self) {
+        self.content.prefixes = None;
+    }
+
     /// Reads the next part of the body.
     pub fn feed(&mut self, part: &[u8]) {
         let mut part = part;
@@ -41,7 +83,7 @@ impl BodyReader {
         if self.is_hopeless() {
             return;
         }
-        let consumed = self.scanner.feed(part, &mut self.collector);
+        let consumed = self.scanner.feed(part, &mut self.content);
         if self.scanner.is_done() {
             self.has_rest |= part[consumed..].iter().any(|byte| !byte.is_ascii_whitespace());
         }
@@ -61,9 +103,11 @@ impl BodyReader {
 
     /// Summarizes what has been read so far.
     pub fn summary(&self) -> BodySummary {
-        let collector = &self.collector;
+        let collector = &self.content.collector;
         let is_object = self.scanner.is_done() && !self.is_hopeless();
         let edit = collector.stream_options.edit().filter(|_| is_object);
+        // The requests of a batch have different prompts.
+        let prefixes = self.content.prefixes.as_ref().filter(|_| is_object && !collector.is_batch());
         BodySummary {
             is_object,
             model: sanitize_bytes(collector.model(), TEXT_BYTES_MAX),
@@ -72,6 +116,7 @@ impl BodyReader {
             max_output_tokens: collector.max_output_tokens(),
             choices: collector.choices(),
             is_background: collector.is_background,
+            prefixes: prefixes.map(|prefixes| prefixes.prefixes()).unwrap_or_default(),
             usage_edit: edit.map(|edit| edit.shifted(self.mark_len)),
         }
     }

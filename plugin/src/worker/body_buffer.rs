@@ -7,7 +7,7 @@ use crate::{
     config::OnUnreadBody,
     host::Host,
     metrics::Counter,
-    request_body::{BodySummary, Edit},
+    request_body::{BodySummary, Edit, Prefixes},
 };
 
 /// Model name for a request that names no model, or whose body could not be read. Limits can use this name as a key like
@@ -145,14 +145,15 @@ impl Worker {
                 &BodySummary { prompt_bytes, ..BodySummary::default() },
             );
         };
-        let mut body = reader.summary();
+        // What follows may make another request of it.
+        let mut body = BodySummary { prefixes: Prefixes::default(), ..reader.summary() };
         if reason == UnreadReason::NotJson {
             body = BodySummary { prompt_bytes: bytes, ..BodySummary::default() };
             return self.send_whole_admit(host, context, &body);
         }
         // What is not read yet may be prompt. The settlement corrects it.
         body.prompt_bytes += bytes.saturating_sub(reader.bytes());
-        reader.admitted_model = Some(stream.target.request_body(&self.config, &body).model);
+        reader.admit_early(stream.target.request_body(&self.config, &body).model);
         self.send_admit(host, context, &body)
     }
 

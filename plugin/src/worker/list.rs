@@ -4,7 +4,9 @@ use evenkeel_proto::v1::{KeepAliveRequest, KeepAliveResponse, Pool, Settings};
 use prost::Message as _;
 
 use super::{Worker, message::Message};
-use crate::{config::is_header_name, host::Host, lease_table::PoolKey, metrics::Counter};
+use crate::{
+    config::is_header_name, host::Host, lease_table::PoolKey, metrics::Counter, request_body::PrefixSettings,
+};
 
 /// Bounds of the interval that the sidecar may set.
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
@@ -93,6 +95,7 @@ impl Worker {
         self.list.set_interval(settings.interval_ms);
         self.update_wanted_headers(host, settings.wanted_headers);
         self.wanted.source_ip = settings.wants_source_ip;
+        self.wanted.prefixes = PrefixSettings::new(settings.prefix_block_bytes, settings.prefix_hashes_max);
     }
 
     /// Stores the names of the headers that the sidecar requests. Skips names that are already configured or invalid.

@@ -20,6 +20,7 @@ use crate::{
     host::Host,
     lease_table::Location,
     metrics::Counter,
+    path::call::Call,
     request_body::BodySummary,
 };
 
@@ -78,7 +79,10 @@ impl Worker {
         let is_held = is_readable && !is_too_large;
         if is_held {
             stream.phase = Phase::BufferingBody { since_ms: host.now_ms() };
-            stream.request_reader = Some(Box::<RequestReader>::default());
+            // The hashes of a batch's requests mean nothing.
+            let hashes_prompt = stream.target.call == Call::Generation;
+            let prefixes = self.wanted.prefixes.filter(|_| hashes_prompt);
+            stream.request_reader = Some(Box::new(RequestReader::new(prefixes)));
             host.raise_body_limit();
         }
         self.streams.insert(context, stream);
@@ -237,8 +241,11 @@ impl Worker {
                 host.remove_request_header(name);
             }
         }
+        let prefixes = &body.prefixes;
         let body = stream.target.request_body(&self.config, body);
         let mut request = attributes::admit_request(host, &self.config, &self.wanted, &body);
+        request.prefix_hashes.clone_from(&prefixes.hashes);
+        request.prefix_bytes.clone_from(&prefixes.bytes);
         request.pool = Some(pool.to_proto());
         request.lease = lease;
         stream.traceparent.clone_from(&request.traceparent);

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     host::{Host, PART_BYTES_MAX},
     path::{self, RequestPath, call::Call},
-    request_body::{BodyReader, BodySummary},
+    request_body::{BodyReader, BodySummary, PrefixSettings},
     text::shorten,
     usage::Usage,
 };
@@ -32,7 +32,7 @@ pub(super) struct RequestTarget {
 }
 
 /// The reader of one request's body.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RequestReader {
     body: BodyReader,
     /// The model that Admit carried, if Admit was sent before the end of the body.
@@ -104,6 +104,16 @@ impl RequestTarget {
 }
 
 impl RequestReader {
+    pub(super) fn new(prefixes: Option<PrefixSettings>) -> RequestReader {
+        RequestReader { body: BodyReader::new(prefixes), admitted_model: None }
+    }
+
+    /// Notes that Admit leaves before the end of the body. Hashes come too late then.
+    pub(super) fn admit_early(&mut self, model: String) {
+        self.body.drop_prefixes();
+        self.admitted_model = Some(model);
+    }
+
     /// Reads what the gateway's buffer contains from offset `at` on.
     pub(super) fn read(&mut self, host: &dyn Host, mut at: usize) {
         loop {

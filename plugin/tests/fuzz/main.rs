@@ -19,7 +19,7 @@ use std::{
 };
 
 use evenkeel_plugin::{
-    request_body::{self, BodyReader},
+    request_body::{self, BodyReader, PrefixSettings, Prefixes},
     usage::{Format, Usage, UsageReader},
     usage_stripper::{EVENT_BYTES_MAX, UsageStripper},
 };
@@ -167,6 +167,39 @@ fn stripping_usage() {
     });
 }
 
+fn prefixes_are_sound(body: &[u8], summary: &request_body::BodySummary, random: &mut Random) {
+    let settings = PrefixSettings::new(1 + random.below(20) as u32, 1 + random.below(40) as u32).unwrap();
+    let read = |chunks: &[&[u8]]| {
+        let mut reader = BodyReader::new(Some(settings));
+        chunks.iter().for_each(|chunk| reader.feed(chunk));
+        reader.summary()
+    };
+    let hashed = read(&[body]);
+    assert_eq!(read(&random.split(body)), hashed, "splits do not matter");
+    let Prefixes { hashes, bytes } = &hashed.prefixes;
+    assert!(hashes.len() == bytes.len() && hashes.len() <= settings.hashes_max as usize);
+    assert!(bytes.is_sorted_by(|a, b| a < b));
+    assert!(bytes.last().is_none_or(|last| u64::from(*last) <= summary.prompt_bytes));
+    assert!(hashes.is_empty() || summary.is_object);
+    let unhashed = request_body::BodySummary { prefixes: Prefixes::default(), ..hashed.clone() };
+    assert_eq!(unhashed, *summary, "hashing changes nothing else");
+    // The same JSON with other whitespace and escapes, unless a parser would change its numbers or members.
+    if let Ok(value) = serde_json::from_slice::<serde_json::Value>(body)
+        && !has_repeated_member_or_odd_number(body, &value)
+    {
+        let pretty = serde_json::to_vec_pretty(&value).unwrap();
+        let compact = serde_json::to_vec(&value).unwrap();
+        assert_eq!(read(&[&pretty]).prefixes.hashes, read(&[&compact]).prefixes.hashes, "whitespace");
+    }
+}
+
+/// Returns whether writing the value again may lose something.
+fn has_repeated_member_or_odd_number(body: &[u8], value: &serde_json::Value) -> bool {
+    let written = value.to_string();
+    let tokens = |text: &[u8]| text.iter().filter(|byte| b"{}[],:".contains(byte)).count();
+    tokens(body) != tokens(written.as_bytes())
+}
+
 #[test]
 fn request_bodies() {
     fuzz("request", |body, random| {
@@ -177,6 +210,7 @@ fn request_bodies() {
         assert_eq!(reader.bytes(), body.len() as u64);
         assert!(summary.model.len() <= 256 && summary.choices > 0);
         assert!(!(summary.is_object && reader.is_hopeless()));
+        prefixes_are_sound(body, &summary, random);
         if let Some(edit) = summary.usage_edit {
             let changed = edit.apply(body).expect("the edit is within the body");
             let value: Result<serde_json::Value, _> = serde_json::from_slice(&changed);

@@ -1,7 +1,7 @@
 //! Mutates inputs at random, with some knowledge of JSON and event streams.
 
 /// Fragments that the readers interpret.
-const WORDS: [&str; 46] = [
+const WORDS: [&str; 53] = [
     "{",
     "}",
     "[",
@@ -48,6 +48,13 @@ const WORDS: [&str; 46] = [
     "\"stream_options\":{",
     "\u{feff}",
     "é",
+    "\\ud83d",
+    "\"role\":\"system\",",
+    "\"messages\":[",
+    "\"tools\":[{",
+    "\"input\":{",
+    "\"cache_control\":{",
+    "\"id\":\"",
 ];
 
 /// Longest input, in bytes.

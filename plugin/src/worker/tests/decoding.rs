@@ -22,12 +22,13 @@ fn answer() -> impl Strategy<Value = AdmitAnswer> {
 
 fn settings() -> impl Strategy<Value = Settings> {
     let wanted_headers = vec(".{0,9}", 0..99);
-    (any::<u32>(), wanted_headers, any::<bool>()).prop_map(
-        |(interval_ms, wanted_headers, wants_source_ip)| Settings {
+    (any::<[u32; 3]>(), wanted_headers, any::<bool>()).prop_map(
+        |([interval_ms, prefix_block_bytes, prefix_hashes_max], wanted_headers, wants_source_ip)| Settings {
             interval_ms,
             wanted_headers,
             wants_source_ip,
-            ..Settings::default()
+            prefix_block_bytes,
+            prefix_hashes_max,
         },
     )
 }
@@ -98,6 +99,8 @@ proptest! {
             rig.host.call(ROOT);
             rig.worker.on_stream_message(&rig.host, token, message);
             prop_assert!(rig.worker.wanted.headers.len() <= WANTED_MAX);
+            let prefixes = rig.worker.wanted.prefixes;
+            prop_assert!(prefixes.is_none_or(|p| p.block_bytes > 0 && (1..=1024).contains(&p.hashes_max)));
             prop_assert!((100..=60_000).contains(&rig.worker.list.interval_ms()));
         }
         for _ in 0..9 {

@@ -8,6 +8,7 @@ mod first_token;
 mod late_body;
 mod outbox;
 mod passed;
+mod prefixes;
 mod properties;
 mod request;
 mod response;
