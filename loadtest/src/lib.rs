@@ -10,6 +10,7 @@
 //! | [`mock`] | the engine behind HTTP, in scaled wall-clock time |
 //! | [`lab`] | real Redis, sidecars and Envoys, owned by the run or test that started them |
 //! | [`replay`] | the open-loop load generator |
+//! | [`prefixes`] | what a balancer knows of prefix caches from its own choices |
 //! | [`simulate`] | policies as pure functions over the engine, in virtual time |
 //! | [`compare`], [`report`], [`demo`] | runs under all policies, their report, the demonstration's parameters |
 //! | [`bench`](mod@bench) | closed-loop benchmarks of one sidecar |
@@ -28,6 +29,7 @@ pub mod machine;
 pub mod mock;
 pub mod pace;
 pub mod percentiles;
+pub mod prefixes;
 pub mod replay;
 pub mod report;
 pub mod simulate;

@@ -145,6 +145,7 @@ impl Plan {
     pub(super) fn replay(&self, lab: &Arc<Lab>, policy: Policy, time_scale: f64) -> ReplayConfig {
         let rule = match policy {
             Policy::Ideal => Some(IdealRule::LeastRequest),
+            Policy::HigressPrefix => Some(IdealRule::HigressPrefix),
             Policy::IdealWork => Some(IdealRule::LeastWork(Arc::clone(lab) as Arc<dyn PrefixCaches>)),
             _ => None,
         };
@@ -190,6 +191,7 @@ fn simulated(policy: Policy) -> SimulatedPolicy {
         Policy::EnvoyLeastRequest => SimulatedPolicy::LocalTwoChoices,
         Policy::EvenkeelLeastRequest | Policy::Ideal => SimulatedPolicy::GlobalLeast,
         Policy::EvenkeelLeastWork => SimulatedPolicy::GlobalWork,
+        Policy::HigressPrefix => SimulatedPolicy::HigressPrefix,
         Policy::IdealWork => SimulatedPolicy::IdealWork,
     }
 }

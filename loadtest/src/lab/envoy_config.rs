@@ -82,9 +82,11 @@ impl EnvoyConfig {
             Policy::EnvoyLeastRequest => cluster["lb_policy"] = "LEAST_REQUEST".into(),
             Policy::EnvoyRoundRobin => cluster["lb_policy"] = "ROUND_ROBIN".into(),
             Policy::EnvoyRandom => cluster["lb_policy"] = "RANDOM".into(),
-            Policy::EvenkeelLeastRequest | Policy::EvenkeelLeastWork | Policy::Ideal | Policy::IdealWork => {
-                cluster["load_balancing_policy"] = override_host();
-            }
+            Policy::EvenkeelLeastRequest
+            | Policy::EvenkeelLeastWork
+            | Policy::Ideal
+            | Policy::HigressPrefix
+            | Policy::IdealWork => cluster["load_balancing_policy"] = override_host(),
         }
         cluster
     }

@@ -21,6 +21,9 @@ pub enum Policy {
     EvenkeelLeastWork,
     /// The load generator itself chooses the host, from one table of all requests in flight.
     Ideal,
+    /// The load generator itself chooses the host, by the rule of Higress's `prefix_cache` with a bound on the load
+    /// ([`HigressPrefix`](crate::prefixes::HigressPrefix)).
+    HigressPrefix,
     /// The load generator itself chooses the host by the rule of `least_work`, from one table of all prompts without a
     /// first token, and with knowledge of the hosts' prefix caches.
     IdealWork,
@@ -28,13 +31,14 @@ pub enum Policy {
 
 impl Policy {
     /// All policies in the order in which reports list them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::EnvoyRoundRobin,
         Self::EnvoyRandom,
         Self::EnvoyLeastRequest,
         Self::EvenkeelLeastRequest,
         Self::EvenkeelLeastWork,
         Self::Ideal,
+        Self::HigressPrefix,
         Self::IdealWork,
     ];
     /// The policies that choose by the number of requests, or without any knowledge.
@@ -53,12 +57,12 @@ impl Policy {
 
     /// Returns whether the load generator chooses the host.
     pub fn is_ideal(self) -> bool {
-        matches!(self, Self::Ideal | Self::IdealWork)
+        matches!(self, Self::Ideal | Self::HigressPrefix | Self::IdealWork)
     }
 
     /// Returns whether the prompts of the requests decide.
     pub fn is_by_work(self) -> bool {
-        matches!(self, Self::EvenkeelLeastWork | Self::IdealWork)
+        matches!(self, Self::EvenkeelLeastWork | Self::HigressPrefix | Self::IdealWork)
     }
 
     /// Returns which of these policies is the one that a comparison judges: Evenkeel's, by work if it is there.
@@ -81,6 +85,7 @@ impl Policy {
             Self::EvenkeelLeastRequest => "evenkeel_least_request",
             Self::EvenkeelLeastWork => "evenkeel_least_work",
             Self::Ideal => "ideal",
+            Self::HigressPrefix => "higress_prefix",
             Self::IdealWork => "ideal_work",
         }
     }

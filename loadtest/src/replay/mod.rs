@@ -137,7 +137,7 @@ pub async fn run(workload: &Workload, config: &ReplayConfig, progress: Progress)
             let late = due_at.elapsed();
             // The pick counts as in flight until the response has ended.
             let body = prompt::chat_request(&request, index);
-            let pick = picker.as_ref().map(|picker| picker.pick(request.prompt, prompt::text(&body)));
+            let pick = picker.as_ref().map(|picker| picker.pick(&request, prompt::text(&body)));
             let route = pick.as_ref().map_or(Route::Gateway, Route::Pick);
             let exchange = client.send(&gateway, &request, body, route).await;
             drop(pick);

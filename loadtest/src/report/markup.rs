@@ -10,6 +10,7 @@ pub(super) fn title(policy: Policy) -> &'static str {
         Policy::EvenkeelLeastRequest => "Evenkeel least request",
         Policy::EvenkeelLeastWork => "Evenkeel least work",
         Policy::Ideal => "Ideal",
+        Policy::HigressPrefix => "Higress prefix cache",
         Policy::IdealWork => "Ideal by work",
     }
 }

@@ -274,7 +274,7 @@ pub(crate) mod tests {
         let mut policies = BTreeMap::new();
         let mut series = BTreeMap::new();
         for (i, policy) in Policy::ALL.into_iter().enumerate() {
-            let base = 400.0 * (7 - i) as f64;
+            let base = 400.0 * (Policy::ALL.len() - i) as f64;
             let ttft: Vec<f64> = (1..=1000).map(|n| base * f64::from(n) / 1000.0 + 50.0).collect();
             let in_flight = (0..50)
                 .map(|t| InFlight {
@@ -355,6 +355,7 @@ pub(crate) mod tests {
             "evenkeel_least_request",
             "evenkeel_least_work",
             "ideal",
+            "higress_prefix",
             "ideal_work",
         ] {
             for key in ["ttft_ms", "e2e_ms"] {

@@ -142,13 +142,16 @@ mod tests {
         let (trace, factor) = at_load(&conversations(), 0.85, &system);
         assert!(factor > 0.0);
         let run = |policy| run(&trace, &system, policy, 1);
-        let (count, work, ideal) = (
+        let (count, work, higress, ideal) = (
             run(SimulatedPolicy::GlobalLeast),
             run(SimulatedPolicy::GlobalWork),
+            run(SimulatedPolicy::HigressPrefix),
             run(SimulatedPolicy::IdealWork),
         );
         assert!(work.ttft_ms.p90 < 0.8 * count.ttft_ms.p90, "{work:?} {count:?}");
         assert!(ideal.ttft_ms.p50 < work.ttft_ms.p50, "{ideal:?} {work:?}");
+        assert!(higress.hit_rate > 1.3 * count.hit_rate, "{higress:?} {count:?}");
+        assert!(ideal.ttft_ms.p90 < higress.ttft_ms.p90, "{ideal:?} {higress:?}");
         assert!(ideal.hit_rate > 1.3 * work.hit_rate && work.hit_rate > 0.0, "{ideal:?} {work:?}");
     }
 

@@ -13,7 +13,7 @@ use super::{
     System,
     table::{InFlightRequest, Table},
 };
-use crate::{engine::Engine, workload::Request};
+use crate::{engine::Engine, prefixes::HigressPrefix, workload::Request};
 
 /// How a simulated gateway chooses the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -30,18 +30,21 @@ pub enum SimulatedPolicy {
     GlobalLeast,
     /// Evenkeel's `least_work` without knowledge of prefix caches.
     GlobalWork,
+    /// The rule of Higress's `prefix_cache`, with a bound on the load.
+    HigressPrefix,
     /// Evenkeel's `least_work` with exact knowledge of the hosts' prefix caches.
     IdealWork,
 }
 
 impl SimulatedPolicy {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RoundRobin,
         Self::Random,
         Self::LocalTwoChoices,
         Self::LocalLeast,
         Self::GlobalLeast,
         Self::GlobalWork,
+        Self::HigressPrefix,
         Self::IdealWork,
     ];
 
@@ -53,6 +56,7 @@ impl SimulatedPolicy {
             Self::LocalLeast => "local_full_scan",
             Self::GlobalLeast => "global_least (ideal)",
             Self::GlobalWork => "global_work",
+            Self::HigressPrefix => "higress_prefix",
             Self::IdealWork => "ideal_work",
         }
     }
@@ -66,6 +70,7 @@ pub(super) struct Chooser {
     next: Vec<usize>,
     /// The hosts by their number.
     roster: Roster,
+    higress: HigressPrefix,
 }
 
 impl Chooser {
@@ -73,7 +78,7 @@ impl Chooser {
         let next = (0..system.gateways).map(|_| rng.random_range(0..system.hosts)).collect();
         let endpoint = |host| Endpoint { address: address(host), weight: 1.0, cap: 0 };
         let roster = Roster::new((0..system.hosts).map(endpoint).collect());
-        Self { policy, rng, next, roster }
+        Self { policy, rng, next, roster, higress: HigressPrefix::new(system.hosts) }
     }
 
     pub(super) fn choose(&mut self, request: &Request, table: &Table, engines: &[Engine]) -> InFlightRequest {
@@ -97,6 +102,12 @@ impl Chooser {
             SimulatedPolicy::GlobalWork => {
                 let prompt = Prompt { tokens: request.prompt.into(), cached: Vec::new() };
                 self.least(Some(&prompt), |host| table.global[host])
+            }
+            SimulatedPolicy::HigressPrefix => {
+                let in_flight: Vec<u64> = table.global.iter().map(|load| load.in_flight).collect();
+                let Request { prompt, at, .. } = *request;
+                let blocks = request.complete_blocks();
+                (self.higress.choose(&in_flight, prompt, blocks, at, &mut self.rng), 0)
             }
             SimulatedPolicy::IdealWork => {
                 let blocks = request.complete_blocks();
