@@ -66,7 +66,7 @@ pub(crate) enum Command {
     Replay(replay::ReplayArgs),
     /// Run mock model servers: OpenAI chat completions, vLLM's metrics, /stats
     Mock(MockArgs),
-    /// Write a synthetic trace with the statistics of the Azure conversation trace
+    /// Write a synthetic trace with the statistics of the Azure or of Mooncake's conversation trace
     Synth(synth::SynthArgs),
     /// Run the bare gRPC server that the benchmarks compare with
     #[command(hide = true)]
@@ -174,7 +174,18 @@ pub(crate) struct TraceArgs {
     /// Duration of the slice, in seconds
     #[arg(long, default_value = "960", value_parser = seconds)]
     duration: Duration,
+    /// Number of models that the trace's conversations are for. Requests for different models share no prefixes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=TENANTS_MAX))]
+    models: u32,
+    /// Number of consumers that the trace's conversations come from; 0: requests name no consumer
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=TENANTS_MAX))]
+    consumers: u32,
 }
+
+/// Bounds the names that a run brings into limits, metrics and reports.
+const TENANTS_MAX: i64 = 100_000;
+/// Seed of the assignment of models and consumers, so that every command uses the same one.
+const TENANTS_SEED: u64 = 1;
 
 impl TraceArgs {
     pub(crate) fn load(&self) -> anyhow::Result<(Workload, bool)> {
@@ -184,6 +195,6 @@ impl TraceArgs {
                 "NOTE: no copy of the Azure trace found; using a synthetic trace with the same statistics."
             );
         }
-        Ok((trace, synthetic))
+        Ok((trace.with_tenants(self.models, self.consumers, TENANTS_SEED), synthetic))
     }
 }

@@ -3,11 +3,24 @@
 use std::{fs::File, io, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use clap::Args;
-use evenkeel_loadtest::workload::{synth, trace};
+use clap::{Args, ValueEnum};
+use evenkeel_loadtest::workload::{conversations, synth, trace};
+
+/// What a synthetic trace is like.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Kind {
+    /// Prompts of 1,150 tokens without shared text, as the Azure trace; CSV
+    #[default]
+    Azure,
+    /// Prompts of 12,000 tokens that share their beginnings, as Mooncake's conversation trace; JSON lines
+    Conversations,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct SynthArgs {
+    /// What the trace is like
+    #[arg(long, value_enum, default_value_t)]
+    kind: Kind,
     /// Output file (default: standard output)
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -17,13 +30,19 @@ pub(crate) struct SynthArgs {
     /// Duration of the trace, in seconds
     #[arg(long, default_value = "3500", value_parser = super::seconds)]
     duration: Duration,
-    /// Mean requests per second
-    #[arg(long, default_value_t = synth::RATE_RPS)]
-    rate: f64,
+    /// Mean requests per second (default: that of the original)
+    #[arg(long, value_parser = super::above_zero)]
+    rate: Option<f64>,
 }
 
 pub(crate) fn run(args: &SynthArgs) -> anyhow::Result<()> {
-    let workload = synth::generate(args.seed, args.duration, args.rate);
+    let workload = match args.kind {
+        Kind::Azure => synth::generate(args.seed, args.duration, args.rate.unwrap_or(synth::RATE_RPS)),
+        Kind::Conversations => {
+            let rate = args.rate.unwrap_or(conversations::RATE_RPS);
+            conversations::generate(args.seed, args.duration, rate)
+        }
+    };
     match &args.out {
         None => trace::write(&workload, io::BufWriter::new(io::stdout().lock()))?,
         Some(path) => {

@@ -190,7 +190,7 @@ fn simulated(policy: Policy) -> SimulatedPolicy {
         Policy::EnvoyRandom => SimulatedPolicy::Random,
         Policy::EnvoyLeastRequest => SimulatedPolicy::LocalTwoChoices,
         Policy::EvenkeelLeastRequest | Policy::Ideal => SimulatedPolicy::GlobalLeast,
-        Policy::EvenkeelLeastWork => SimulatedPolicy::GlobalWork,
+        Policy::EvenkeelUnread | Policy::EvenkeelLeastWork => SimulatedPolicy::GlobalWork,
         Policy::HigressPrefix => SimulatedPolicy::HigressPrefix,
         Policy::IdealWork => SimulatedPolicy::IdealWork,
     }

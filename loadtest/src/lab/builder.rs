@@ -1,6 +1,7 @@
 //! Configures and starts a lab.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    CLUSTER, Envoy, Lab, LabError, OVERRIDE_HOST_HEADER, Policy, Redis, Sidecar, WORK_CLUSTER,
+    Envoy, Lab, LabError, OVERRIDE_HOST_HEADER, Policy, Redis, Sidecar,
     envoy_config::{EnvoyConfig, Plugin},
     paths,
 };
@@ -105,9 +106,8 @@ impl LabBuilder {
         self
     }
 
-    /// Sets the policies that each gateway has a listener for ([`Policy::BY_REQUESTS`]). With
-    /// [`Policy::EvenkeelLeastWork`], the sidecars have the pool [`WORK_CLUSTER`] with `policy: least_work` beside
-    /// [`CLUSTER`].
+    /// Sets the policies that each gateway has a listener for ([`Policy::BY_REQUESTS`]). The sidecars have the pool
+    /// [`CLUSTER`](super::CLUSTER), and a pool for each other policy of Evenkeel ([`Policy::pool_yaml`]).
     pub fn policies(mut self, policies: impl IntoIterator<Item = Policy>) -> Self {
         self.policies = policies.into_iter().collect();
         self
@@ -155,7 +155,7 @@ impl LabBuilder {
         self
     }
 
-    /// Adds `key: value` lines to the sidecars' pool.
+    /// Adds `key: value` lines to the sidecars' pools.
     pub fn pool_yaml(mut self, yaml: &str) -> Self {
         self.pool_yaml = yaml.into();
         self
@@ -256,17 +256,22 @@ impl LabBuilder {
             yaml.push('\n');
         }
         yaml.push_str("pools:\n");
-        yaml.push_str(&self.pool(CLUSTER, "", endpoints));
-        if self.policies.contains(&Policy::EvenkeelLeastWork) {
-            yaml.push_str(&self.pool(WORK_CLUSTER, "policy: least_work\n", endpoints));
+        let pools: BTreeSet<Policy> =
+            self.policies.iter().copied().chain([Policy::EvenkeelLeastRequest]).collect();
+        for policy in pools {
+            if let Some(lines) = policy.pool_yaml() {
+                yaml.push_str(&self.pool(policy.cluster(), lines, endpoints));
+            }
         }
         yaml
     }
 
-    /// Returns an item of the list of pools with these lines and those of all pools.
+    /// Returns an item of the list of pools with these lines and those of all pools, which replace them.
     fn pool(&self, cluster: &str, lines: &str, endpoints: &[SocketAddr]) -> String {
+        let key = |line: &str| line.split(':').next().map(str::to_owned);
+        let is_replaced = |line: &&str| self.pool_yaml.lines().any(|other| key(other) == key(line));
         let mut yaml = format!("  - cluster: {cluster}\n");
-        for line in lines.lines().chain(self.pool_yaml.lines()) {
+        for line in lines.lines().filter(|line| !is_replaced(line)).chain(self.pool_yaml.lines()) {
             yaml.push_str(&format!("    {line}\n"));
         }
         yaml.push_str("    endpoints:\n");

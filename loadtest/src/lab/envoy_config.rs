@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 use serde_json::{Value, json};
 
 use super::{
-    CLUSTER, Policy, WORK_CLUSTER,
+    Policy,
     bootstrap::{
         bootstrap, cluster_of, listener, override_host, router, sidecar_cluster, socket_address, typed,
         wasm_filter,
@@ -54,11 +54,11 @@ impl EnvoyConfig {
         let route = json!({
             "name": "chat",
             "match": {"prefix": "/"},
-            "route": {"cluster": cluster_name(policy), "timeout": "0s", "idle_timeout": "0s"},
+            "route": {"cluster": policy.cluster(), "timeout": "0s", "idle_timeout": "0s"},
         });
         let mut routes = vec![route];
         if policy.is_evenkeel() {
-            routes.splice(0..0, failing_routes(cluster_name(policy)));
+            routes.splice(0..0, failing_routes(policy.cluster()));
         }
         let manager = json!({
             "stat_prefix": policy.name(),
@@ -77,12 +77,13 @@ impl EnvoyConfig {
     fn cluster(&self, policy: Policy) -> Value {
         let address = |host: &SocketAddr| socket_address(&host.ip().to_string(), host.port());
         let hosts: Vec<Value> = self.hosts.iter().map(address).collect();
-        let mut cluster = cluster_of(cluster_name(policy), &hosts);
+        let mut cluster = cluster_of(policy.cluster(), &hosts);
         match policy {
             Policy::EnvoyLeastRequest => cluster["lb_policy"] = "LEAST_REQUEST".into(),
             Policy::EnvoyRoundRobin => cluster["lb_policy"] = "ROUND_ROBIN".into(),
             Policy::EnvoyRandom => cluster["lb_policy"] = "RANDOM".into(),
             Policy::EvenkeelLeastRequest
+            | Policy::EvenkeelUnread
             | Policy::EvenkeelLeastWork
             | Policy::Ideal
             | Policy::HigressPrefix
@@ -116,15 +117,6 @@ fn failing_routes(cluster: &str) -> [Value; 2] {
         }}}},
     }});
     [route("timeout", "0.3s"), denied]
-}
-
-fn cluster_name(policy: Policy) -> &'static str {
-    // The sidecars' pools have the names of the clusters that the plugin sees.
-    match policy {
-        Policy::EvenkeelLeastRequest => CLUSTER,
-        Policy::EvenkeelLeastWork => WORK_CLUSTER,
-        _ => policy.name(),
-    }
 }
 
 #[cfg(test)]

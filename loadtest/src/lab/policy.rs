@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{CLUSTER, WORK_CLUSTER};
+
 /// How the host of a request is chosen. Each Envoy has one listener per policy.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
@@ -17,6 +19,8 @@ pub enum Policy {
     EnvoyLeastRequest,
     /// The plugin asks its sidecar for the host, in a pool with `policy: least_request`.
     EvenkeelLeastRequest,
+    /// The plugin asks its sidecar for the host, in a pool with `policy: least_work` and without a prefix index.
+    EvenkeelUnread,
     /// The plugin asks its sidecar for the host, in a pool with `policy: least_work`.
     EvenkeelLeastWork,
     /// The load generator itself chooses the host, from one table of all requests in flight.
@@ -31,11 +35,12 @@ pub enum Policy {
 
 impl Policy {
     /// All policies in the order in which reports list them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::EnvoyRoundRobin,
         Self::EnvoyRandom,
         Self::EnvoyLeastRequest,
         Self::EvenkeelLeastRequest,
+        Self::EvenkeelUnread,
         Self::EvenkeelLeastWork,
         Self::Ideal,
         Self::HigressPrefix,
@@ -52,7 +57,7 @@ impl Policy {
 
     /// Returns whether the plugin and a sidecar choose the host.
     pub fn is_evenkeel(self) -> bool {
-        matches!(self, Self::EvenkeelLeastRequest | Self::EvenkeelLeastWork)
+        matches!(self, Self::EvenkeelLeastRequest | Self::EvenkeelUnread | Self::EvenkeelLeastWork)
     }
 
     /// Returns whether the load generator chooses the host.
@@ -62,7 +67,7 @@ impl Policy {
 
     /// Returns whether the prompts of the requests decide.
     pub fn is_by_work(self) -> bool {
-        matches!(self, Self::EvenkeelLeastWork | Self::HigressPrefix | Self::IdealWork)
+        matches!(self, Self::EvenkeelUnread | Self::EvenkeelLeastWork | Self::HigressPrefix | Self::IdealWork)
     }
 
     /// Returns which of these policies is the one that a comparison judges: Evenkeel's, by work if it is there.
@@ -76,6 +81,24 @@ impl Policy {
         if self.is_by_work() { Self::IdealWork } else { Self::Ideal }
     }
 
+    /// Returns the name of the upstream cluster, which is also that of the sidecars' pool.
+    pub fn cluster(self) -> &'static str {
+        match self {
+            Self::EvenkeelLeastRequest => CLUSTER,
+            Self::EvenkeelLeastWork => WORK_CLUSTER,
+            other => other.name(),
+        }
+    }
+
+    /// Returns the lines of the sidecars' pool that make up one of Evenkeel's policies; `None` for a policy without a pool.
+    pub fn pool_yaml(self) -> Option<&'static str> {
+        match self {
+            Self::EvenkeelLeastRequest => Some("policy: least_request\n"),
+            Self::EvenkeelUnread | Self::EvenkeelLeastWork => Some("policy: least_work\n"),
+            _ => None,
+        }
+    }
+
     /// Returns the name used in reports, listeners and arguments.
     pub fn name(self) -> &'static str {
         match self {
@@ -83,6 +106,7 @@ impl Policy {
             Self::EnvoyRoundRobin => "envoy_round_robin",
             Self::EnvoyRandom => "envoy_random",
             Self::EvenkeelLeastRequest => "evenkeel_least_request",
+            Self::EvenkeelUnread => "evenkeel_unread",
             Self::EvenkeelLeastWork => "evenkeel_least_work",
             Self::Ideal => "ideal",
             Self::HigressPrefix => "higress_prefix",

@@ -144,19 +144,21 @@ async fn chat_completion(host: &Arc<Host>, request: Request<Incoming>) -> Result
     complete_response(sequence, spec).await
 }
 
-/// Returns a hash of each complete block of the prompt: the text of all messages, in their order.
+/// Returns a hash of each complete block of the prompt: the text of all messages, in their order. Models share no hashes.
 fn prompt_blocks(body: &[u8]) -> Vec<u64> {
     #[derive(Deserialize)]
     struct Prompt {
+        #[serde(default)]
+        model: String,
         messages: Vec<Message>,
     }
     #[derive(Deserialize)]
     struct Message {
         content: String,
     }
-    let prompt = serde_json::from_slice(body).unwrap_or(Prompt { messages: Vec::new() });
-    let text: String = prompt.messages.into_iter().map(|message| message.content).collect();
-    prompt::block_hashes(text.as_bytes())
+    let Ok(Prompt { model, messages }) = serde_json::from_slice(body) else { return Vec::new() };
+    let text: String = messages.into_iter().map(|message| message.content).collect();
+    prompt::block_hashes(&model, text.as_bytes())
 }
 
 /// Waits for the last token and returns the complete response.

@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(ask(1200, &[1, 2], false).await, 1024);
         let request = workload::Request { prompt: 1500, blocks: [1, 3].into(), ..Default::default() };
         let body = prompt::chat_request(&request, 9);
-        assert_eq!(fleet.expected_cached(&prompt::block_hashes(prompt::text(&body))), [1024]);
+        assert_eq!(fleet.expected_cached(&prompt::block_hashes("mock", prompt::text(&body))), [1024]);
         assert_eq!((fleet.unread(), fleet.totals()[0].cached_tokens), (vec![0], 512 + 1024));
         fleet.clear_caches();
         assert_eq!(ask(1200, &[1, 2], true).await, 0);

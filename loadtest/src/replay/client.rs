@@ -16,8 +16,8 @@ use hyper_util::{
 use super::{Pick, Sample};
 use crate::{
     lab::OVERRIDE_HOST_HEADER,
-    mock::{HOST, OUTPUT_TOKENS, PROMPT_TOKENS},
-    workload::Request,
+    mock::{CONSUMER, HOST, OUTPUT_TOKENS, PROMPT_TOKENS},
+    workload::{Request, prompt},
 };
 
 /// Sends requests over persistent connections. Clones share the connections.
@@ -86,6 +86,9 @@ impl Client {
             .header("content-type", "application/json")
             .header(PROMPT_TOKENS, request.prompt)
             .header(OUTPUT_TOKENS, request.output);
+        if let Some(consumer) = prompt::consumer_name(request.consumer) {
+            builder = builder.header(CONSUMER, consumer);
+        }
         let host = match route {
             Route::Gateway => None,
             Route::Host(host) => Some(host),

@@ -109,7 +109,7 @@ impl Picker {
     }
 
     fn by_prefix(&self, request: &Request, text: &[u8]) -> usize {
-        let blocks = prompt::block_hashes(text);
+        let blocks = hashes(request, text);
         let mut table = self.table.lock();
         let Table { loads, higress, rng } = &mut *table;
         let in_flight: Vec<u64> = loads.iter().map(|load| load.in_flight).collect();
@@ -120,12 +120,17 @@ impl Picker {
 
     /// Returns what the rule needs to know of a prompt.
     fn prompt(&self, caches: &dyn PrefixCaches, request: &Request, text: &[u8]) -> Prompt {
-        let by_host = caches.expected_cached(&prompt::block_hashes(text));
+        let by_host = caches.expected_cached(&hashes(request, text));
         let endpoints = self.roster.endpoints().iter().zip(&self.indices);
         let cached = endpoints
             .map(|(endpoint, index)| (endpoint.address.clone(), by_host.get(*index).copied().unwrap_or(0)));
         Prompt { tokens: request.prompt.into(), cached: cached.collect() }
     }
+}
+
+/// Returns the hashes of a request's blocks, as the hosts compute them.
+fn hashes(request: &Request, text: &[u8]) -> Vec<u64> {
+    prompt::block_hashes(&prompt::model_name(request.model), text)
 }
 
 impl Pick {

@@ -8,6 +8,7 @@ pub(super) fn title(policy: Policy) -> &'static str {
         Policy::EnvoyRoundRobin => "Envoy round robin",
         Policy::EnvoyRandom => "Envoy random",
         Policy::EvenkeelLeastRequest => "Evenkeel least request",
+        Policy::EvenkeelUnread => "Evenkeel least work, without prefixes",
         Policy::EvenkeelLeastWork => "Evenkeel least work",
         Policy::Ideal => "Ideal",
         Policy::HigressPrefix => "Higress prefix cache",

@@ -236,7 +236,8 @@ pub struct Series {
 pub struct Headline {
     /// p99 time to first token with Evenkeel.
     pub evenkeel_p99_ms: f64,
-    /// p99 time to first token with Evenkeel, divided by the p99 with the ideal policy, minus 1.
+    /// p99 time to first token with Evenkeel, divided by the p99 with its ideal policy, minus 1. Without that, the ideal
+    /// by requests takes its place.
     pub above_ideal: Option<f64>,
 }
 
@@ -251,7 +252,7 @@ impl Report {
         let ours = p99(judged)?;
         Some(Headline {
             evenkeel_p99_ms: ours,
-            above_ideal: p99(judged.ideal()).map(|ideal| ours / ideal - 1.0),
+            above_ideal: p99(judged.ideal()).or(p99(Policy::Ideal)).map(|ideal| ours / ideal - 1.0),
         })
     }
 
@@ -353,6 +354,7 @@ pub(crate) mod tests {
             "envoy_round_robin",
             "envoy_random",
             "evenkeel_least_request",
+            "evenkeel_unread",
             "evenkeel_least_work",
             "ideal",
             "higress_prefix",
@@ -385,10 +387,16 @@ pub(crate) mod tests {
         let headline = report.headline().unwrap();
         assert!(headline.evenkeel_p99_ms > 0.0 && headline.above_ideal.unwrap() > 0.0);
         assert_eq!(not_valid().0.headline(), None);
+        // Without the ideal by work, the ideal by requests takes its place.
+        let above = |report: &Report| report.headline().unwrap().above_ideal;
+        let by_work = above(&report);
         report.policies.remove(&Policy::IdealWork);
-        assert_eq!(report.headline().unwrap().above_ideal, None);
+        assert!(above(&report).is_some() && above(&report) != by_work);
+        report.policies.remove(&Policy::Ideal);
+        assert_eq!(above(&report), None);
         report.policies.remove(&Policy::EvenkeelLeastWork);
-        assert!(report.headline().unwrap().above_ideal.is_some());
+        report.policies.remove(&Policy::EvenkeelUnread);
+        assert!(report.headline().is_some());
         report.policies.remove(&Policy::EvenkeelLeastRequest);
         assert_eq!(report.headline(), None);
     }

@@ -70,7 +70,7 @@ fn play(
         let choice = chooser.choose(request, &table, &engines);
         table.add(id, InFlightRequest { sent: request.at, ..choice });
         let sizes = (request.prompt, request.output);
-        engines[choice.host].submit_blocks(request.at, id, sizes, request.complete_blocks().into());
+        engines[choice.host].submit_blocks(request.at, id, sizes, request.cache_blocks());
     }
     advance(&mut engines, workload.duration, &mut table);
     let slot_seconds = engines.iter().map(|e| e.totals().slot_seconds).sum();
@@ -124,14 +124,14 @@ mod tests {
             let at = Duration::from_millis(i * 260 + rng.random_range(0..250));
             let earlier = requests.len().saturating_sub(rng.random_range(1..400));
             let mut blocks = match requests.get(earlier) {
-                Some(request) if rng.random_bool(0.5) => request.complete_blocks().to_vec(),
+                Some(request) if rng.random_bool(0.5) => request.cache_blocks().to_vec(),
                 _ => Vec::new(),
             };
             let length: f64 = rng.random();
             let more = (1.0 + 40.0 * length.powi(6)) as u64;
             blocks.extend((0..more).map(|n| 1_000_000 + i * 1000 + n));
             let prompt = blocks.len() as u32 * BLOCK_TOKENS;
-            requests.push(Request { at, prompt, output: 100, blocks: blocks.into() });
+            requests.push(Request { at, prompt, output: 100, blocks: blocks.into(), ..Request::default() });
         }
         Workload { source: "test".into(), requests, duration: Duration::from_millis(3000 * 260) }
     }
@@ -142,15 +142,17 @@ mod tests {
         let (trace, factor) = at_load(&conversations(), 0.85, &system);
         assert!(factor > 0.0);
         let run = |policy| run(&trace, &system, policy, 1);
-        let (count, work, higress, ideal) = (
+        let (count, work, indexed, higress, ideal) = (
             run(SimulatedPolicy::GlobalLeast),
             run(SimulatedPolicy::GlobalWork),
+            run(SimulatedPolicy::IndexedWork),
             run(SimulatedPolicy::HigressPrefix),
             run(SimulatedPolicy::IdealWork),
         );
         assert!(work.ttft_ms.p90 < 0.8 * count.ttft_ms.p90, "{work:?} {count:?}");
         assert!(ideal.ttft_ms.p50 < work.ttft_ms.p50, "{ideal:?} {work:?}");
         assert!(higress.hit_rate > 1.3 * count.hit_rate, "{higress:?} {count:?}");
+        assert!(indexed.ttft_ms.mean < 1.1 * ideal.ttft_ms.mean, "{indexed:?} {ideal:?}");
         assert!(ideal.ttft_ms.p90 < higress.ttft_ms.p90, "{ideal:?} {higress:?}");
         assert!(ideal.hit_rate > 1.3 * work.hit_rate && work.hit_rate > 0.0, "{ideal:?} {work:?}");
     }

@@ -13,7 +13,11 @@ use super::{
     System,
     table::{InFlightRequest, Table},
 };
-use crate::{engine::Engine, prefixes::HigressPrefix, workload::Request};
+use crate::{
+    engine::Engine,
+    prefixes::{self, HigressPrefix, Lifetime, PrefixIndex},
+    workload::Request,
+};
 
 /// How a simulated gateway chooses the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -30,6 +34,8 @@ pub enum SimulatedPolicy {
     GlobalLeast,
     /// Evenkeel's `least_work` without knowledge of prefix caches.
     GlobalWork,
+    /// Evenkeel's `least_work` with an index of the prefixes that each host was assigned.
+    IndexedWork,
     /// The rule of Higress's `prefix_cache`, with a bound on the load.
     HigressPrefix,
     /// Evenkeel's `least_work` with exact knowledge of the hosts' prefix caches.
@@ -37,13 +43,14 @@ pub enum SimulatedPolicy {
 }
 
 impl SimulatedPolicy {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::RoundRobin,
         Self::Random,
         Self::LocalTwoChoices,
         Self::LocalLeast,
         Self::GlobalLeast,
         Self::GlobalWork,
+        Self::IndexedWork,
         Self::HigressPrefix,
         Self::IdealWork,
     ];
@@ -56,6 +63,7 @@ impl SimulatedPolicy {
             Self::LocalLeast => "local_full_scan",
             Self::GlobalLeast => "global_least (ideal)",
             Self::GlobalWork => "global_work",
+            Self::IndexedWork => "indexed_work",
             Self::HigressPrefix => "higress_prefix",
             Self::IdealWork => "ideal_work",
         }
@@ -71,6 +79,7 @@ pub(super) struct Chooser {
     /// The hosts by their number.
     roster: Roster,
     higress: HigressPrefix,
+    index: PrefixIndex,
 }
 
 impl Chooser {
@@ -78,7 +87,9 @@ impl Chooser {
         let next = (0..system.gateways).map(|_| rng.random_range(0..system.hosts)).collect();
         let endpoint = |host| Endpoint { address: address(host), weight: 1.0, cap: 0 };
         let roster = Roster::new((0..system.hosts).map(endpoint).collect());
-        Self { policy, rng, next, roster, higress: HigressPrefix::new(system.hosts) }
+        let lifetime = Lifetime::AssignedTokens(system.engine.cache_tokens);
+        let index = PrefixIndex::new(system.hosts, lifetime);
+        Self { policy, rng, next, roster, higress: HigressPrefix::new(system.hosts), index }
     }
 
     pub(super) fn choose(&mut self, request: &Request, table: &Table, engines: &[Engine]) -> InFlightRequest {
@@ -103,14 +114,23 @@ impl Chooser {
                 let prompt = Prompt { tokens: request.prompt.into(), cached: Vec::new() };
                 self.least(Some(&prompt), |host| table.global[host])
             }
+            SimulatedPolicy::IndexedWork => {
+                let blocks = &request.cache_blocks();
+                let matched = self.index.matched(blocks, request.at).into_iter().enumerate();
+                let cached = matched.map(|(host, blocks)| (address(host), prefixes::tokens(blocks)));
+                let prompt = Prompt { tokens: request.prompt.into(), cached: cached.collect() };
+                let (host, unread) = self.least(Some(&prompt), |host| table.global[host]);
+                self.index.record(host, blocks, unread, request.at);
+                (host, unread)
+            }
             SimulatedPolicy::HigressPrefix => {
                 let in_flight: Vec<u64> = table.global.iter().map(|load| load.in_flight).collect();
                 let Request { prompt, at, .. } = *request;
-                let blocks = request.complete_blocks();
+                let blocks = &request.cache_blocks();
                 (self.higress.choose(&in_flight, prompt, blocks, at, &mut self.rng), 0)
             }
             SimulatedPolicy::IdealWork => {
-                let blocks = request.complete_blocks();
+                let blocks = &request.cache_blocks();
                 let cached = engines.iter().enumerate();
                 let cached = cached.map(|(host, engine)| (address(host), engine.expected_cached(blocks)));
                 let prompt = Prompt { tokens: request.prompt.into(), cached: cached.collect() };

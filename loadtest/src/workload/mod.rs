@@ -1,9 +1,12 @@
 //! Workloads: requests with an arrival time, a prompt and an output size.
 
+pub mod conversations;
 mod error;
 mod mooncake;
 pub mod prompt;
+mod quantiles;
 pub mod synth;
+mod tenants;
 pub mod trace;
 
 use std::{sync::Arc, time::Duration};
@@ -24,13 +27,25 @@ pub struct Request {
     /// Ids of the prompt's blocks of [`BLOCK_TOKENS`] tokens. The last block may be shorter. Prompts have the
     /// same id where their text so far is the same. Empty if the trace does not know them.
     pub blocks: Arc<[u64]>,
+    /// Number of the model ([`prompt::model_name`]).
+    pub model: u32,
+    /// Number of the consumer; 0 if the request names none.
+    pub consumer: u32,
 }
 
 impl Request {
-    /// Returns the ids of the blocks that are complete. A prefix cache keeps only these.
-    pub fn complete_blocks(&self) -> &[u64] {
+    /// Returns the ids under which a prefix cache keeps the prompt's blocks: those of the complete blocks, different for
+    /// each model.
+    pub fn cache_blocks(&self) -> Arc<[u64]> {
         let complete = (self.prompt / BLOCK_TOKENS) as usize;
-        &self.blocks[..self.blocks.len().min(complete)]
+        if self.model == 0 && complete >= self.blocks.len() {
+            return Arc::clone(&self.blocks);
+        }
+        let of_model = |id: &u64| match self.model {
+            0 => *id,
+            model => prompt::mix(id ^ prompt::mix(model.into())),
+        };
+        self.blocks.iter().take(complete).map(of_model).collect()
     }
 }
 

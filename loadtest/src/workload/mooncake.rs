@@ -2,13 +2,16 @@
 //! in tokens, and `hash_ids`, the ids of the prompt's blocks of 512 tokens. Two prompts have the same id where their
 //! text so far is the same.
 
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
-    Request,
+    Request, Workload,
     error::{TOKENS_MAX, TraceError},
 };
 use crate::engine::BLOCK_TOKENS;
@@ -42,7 +45,23 @@ pub(super) fn row(text: &str, line: usize) -> Result<Request, TraceError> {
         let ids = value.as_array().filter(|ids| ids.len() <= count)?;
         ids.iter().map(Value::as_u64).collect::<Option<Vec<u64>>>()
     })?;
-    Ok(Request { at: Duration::from_secs_f64(timestamp / 1e3), prompt, output, blocks: blocks.into() })
+    Ok(Request {
+        at: Duration::from_secs_f64(timestamp / 1e3),
+        prompt,
+        output,
+        blocks: blocks.into(),
+        ..Request::default()
+    })
+}
+
+/// Writes a workload in this format.
+pub(super) fn write(workload: &Workload, mut out: impl Write) -> io::Result<()> {
+    for Request { at, prompt, output, blocks, .. } in &workload.requests {
+        let timestamp = at.as_millis() as u64;
+        let row = json!({"timestamp": timestamp, "input_length": prompt, "output_length": output, "hash_ids": **blocks});
+        writeln!(out, "{row}")?;
+    }
+    out.flush()
 }
 
 struct Row {

@@ -12,7 +12,8 @@ use crate::engine::BLOCK_TOKENS;
 /// Bytes of text per token: the usual size in English text, and what Evenkeel assumes of an unknown model.
 pub const TOKEN_BYTES: usize = 4;
 const BLOCK_BYTES: usize = BLOCK_TOKENS as usize * TOKEN_BYTES;
-const BEFORE: &str = r#"{"model":"mock","stream":true,"messages":[{"role":"user","content":""#;
+const BEFORE_MODEL: &str = r#"{"model":""#;
+const BEFORE: &str = r#"","stream":true,"messages":[{"role":"user","content":""#;
 const AFTER: &str = r#""}]}"#;
 /// Letters of the text. JSON escapes none of them.
 const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyzABCDEF";
@@ -23,9 +24,10 @@ const DISTINCT: u64 = 0x5bd1_e995_9d1b_54a3;
 /// text outside the request's blocks depends on it.
 pub fn chat_request(request: &Request, index: usize) -> Bytes {
     let bytes = request.prompt as usize * TOKEN_BYTES;
-    let mut body = Vec::with_capacity(BEFORE.len() + bytes + AFTER.len());
-    body.extend_from_slice(BEFORE.as_bytes());
-    let end = BEFORE.len() + bytes;
+    let before = [BEFORE_MODEL, &model_name(request.model), BEFORE].concat();
+    let end = before.len() + bytes;
+    let mut body = Vec::with_capacity(end + AFTER.len());
+    body.extend_from_slice(before.as_bytes());
     let distinct = mix(DISTINCT ^ index as u64);
     for number in 0.. {
         if body.len() >= end {
@@ -41,13 +43,25 @@ pub fn chat_request(request: &Request, index: usize) -> Bytes {
 
 /// Returns the prompt's text in a body of [`chat_request`].
 pub fn text(body: &[u8]) -> &[u8] {
-    body.get(BEFORE.len()..body.len().saturating_sub(AFTER.len())).unwrap_or_default()
+    let before = body.windows(BEFORE.len()).position(|window| window == BEFORE.as_bytes());
+    let start = before.map_or(body.len(), |before| before + BEFORE.len());
+    body.get(start..body.len().saturating_sub(AFTER.len())).unwrap_or_default()
 }
 
-/// Returns a hash of each complete block of a text. The hash also covers all earlier blocks.
-pub fn block_hashes(text: &[u8]) -> Vec<u64> {
+/// Returns the name of a model in requests.
+pub fn model_name(model: u32) -> String {
+    if model == 0 { "mock".to_owned() } else { format!("mock-{model}") }
+}
+
+/// Returns the name of a consumer in requests; `None` for requests that name none.
+pub fn consumer_name(consumer: u32) -> Option<String> {
+    (consumer > 0).then(|| format!("consumer-{consumer}"))
+}
+
+/// Returns a hash of each complete block of a text. The hash also covers the name of the model and all earlier blocks.
+pub fn block_hashes(model: &str, text: &[u8]) -> Vec<u64> {
     let (blocks, _) = text.as_chunks::<BLOCK_BYTES>();
-    let mut hash = DISTINCT;
+    let mut hash = model.bytes().fold(DISTINCT, |hash, byte| mix(hash ^ u64::from(byte)));
     let chained = blocks.iter().map(|block| {
         let (words, _) = block.as_chunks::<8>();
         for word in words {
@@ -77,7 +91,7 @@ fn push_block(text: &mut Vec<u8>, id: u64) {
 }
 
 /// Mixes the bits of a number: the output function of SplitMix64.
-fn mix(mut bits: u64) -> u64 {
+pub(super) fn mix(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
@@ -121,7 +135,8 @@ mod tests {
 
     #[test]
     fn hashes_are_equal_where_the_text_so_far_is_equal() {
-        let hashes = |blocks: &[u64], prompt| block_hashes(text(&chat_request(&request(prompt, blocks), 0)));
+        let hashes =
+            |blocks: &[u64], prompt| block_hashes("mock", text(&chat_request(&request(prompt, blocks), 0)));
         let a = hashes(&[0, 1, 2, 3], 2048);
         assert_eq!(a.len(), 4);
         // A block that is not complete has no hash.
@@ -129,5 +144,9 @@ mod tests {
         let b = hashes(&[0, 9, 2, 3], 2048);
         assert_eq!(a[0], b[0]);
         assert!(a[1..].iter().all(|hash| !b.contains(hash)));
+        let body = chat_request(&Request { model: 2, ..request(2048, &[0, 1, 2, 3]) }, 0);
+        assert!(body.starts_with(br#"{"model":"mock-2","#) && text(&body).len() == 4 * BLOCK_BYTES);
+        let other = block_hashes("mock-2", text(&body));
+        assert!(other.len() == 4 && other.iter().all(|hash| !a.contains(hash)));
     }
 }

@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use super::{Request, Workload};
+use super::{
+    Request, Workload,
+    quantiles::{Quantiles, draw},
+};
 
 /// Mean arrival rate of the original.
 pub const RATE_RPS: f64 = 5.53;
@@ -26,7 +29,7 @@ const FAST: OrnsteinUhlenbeck = OrnsteinUhlenbeck { deviation: 0.22, relaxation_
 const TICK_S: f64 = 0.1;
 
 /// Quantiles of the original's `ContextTokens`: (fraction of requests, tokens).
-const PROMPT_QUANTILES: &[(f64, f64)] = &[
+const PROMPT_QUANTILES: Quantiles = &[
     (0.0, 2.0),
     (0.005, 16.0),
     (0.01, 29.0),
@@ -52,7 +55,7 @@ const PROMPT_QUANTILES: &[(f64, f64)] = &[
 ];
 
 /// Quantiles of the original's `GeneratedTokens`: (fraction of requests, tokens).
-const OUTPUT_QUANTILES: &[(f64, f64)] = &[
+const OUTPUT_QUANTILES: Quantiles = &[
     (0.0, 7.0),
     (0.005, 14.0),
     (0.01, 16.0),
@@ -109,7 +112,8 @@ pub fn generate(seed: u64, duration: Duration, rate_rps: f64) -> Workload {
         while at + left / rate <= TICK_S {
             at += left / rate;
             left = exponential(&mut rng);
-            let (prompt, output) = (draw(PROMPT_QUANTILES, &mut rng), draw(OUTPUT_QUANTILES, &mut rng));
+            let prompt = draw(PROMPT_QUANTILES, &mut rng).round() as u32;
+            let output = draw(OUTPUT_QUANTILES, &mut rng).round() as u32;
             // The trace format has a resolution of 100 ns.
             let at = Duration::from_nanos(((start + at) * 1e7) as u64 * 100);
             requests.push(Request { at, prompt, output, ..Request::default() });
@@ -123,15 +127,7 @@ pub fn generate(seed: u64, duration: Duration, rate_rps: f64) -> Workload {
     Workload { source: format!("synthetic, seed {seed}"), requests, duration }
 }
 
-fn draw(quantiles: &[(f64, f64)], rng: &mut SmallRng) -> u32 {
-    let p: f64 = rng.random();
-    let upper = quantiles.iter().position(|(q, _)| *q > p).unwrap_or(quantiles.len() - 1).max(1);
-    let ((p0, x0), (p1, x1)) = (quantiles[upper - 1], quantiles[upper]);
-    let share = (p - p0) / (p1 - p0);
-    (x0.ln() + share * (x1.ln() - x0.ln())).exp().round() as u32
-}
-
-fn exponential(rng: &mut SmallRng) -> f64 {
+pub(super) fn exponential(rng: &mut SmallRng) -> f64 {
     -(1.0 - rng.random::<f64>()).ln()
 }
 

@@ -103,8 +103,12 @@ fn row(text: &str, line: usize) -> Result<(DateTime, u32, u32), TraceError> {
     Ok((at, tokens("ContextTokens", prompt)?, tokens("GeneratedTokens", output)?))
 }
 
-/// Writes a workload in the format of [`read`]. Times start at midnight of 2023-11-16, the day of the original.
+/// Writes a workload in a format of [`read`]: as JSON lines if it has blocks, as CSV otherwise. In CSV, times start at
+/// midnight of 2023-11-16, the day of the original.
 pub fn write(workload: &Workload, mut out: impl Write) -> io::Result<()> {
+    if workload.has_blocks() {
+        return mooncake::write(workload, out);
+    }
     let day = civil::date(2023, 11, 16).to_datetime(civil::Time::midnight());
     writeln!(out, "{HEADER}")?;
     for r in &workload.requests {
@@ -241,6 +245,23 @@ mod tests {
         ];
         let trace =
             Workload { source: "test".into(), requests, duration: Duration::from_nanos(90_061_000_000_701) };
+        let mut text = Vec::new();
+        write(&trace, &mut text).unwrap();
+        assert_eq!(read(text.as_slice(), "test").unwrap(), trace);
+    }
+
+    #[test]
+    fn a_written_trace_with_blocks_reads_back() {
+        let row = |at_ms, prompt, blocks: &[u64]| Request {
+            at: Duration::from_millis(at_ms),
+            prompt,
+            output: 4,
+            blocks: blocks.into(),
+            ..Request::default()
+        };
+        let requests = vec![row(0, 600, &[0, 1]), row(90_061, 700, &[0, 2])];
+        let trace =
+            Workload { source: "test".into(), requests, duration: Duration::from_nanos(90_061_000_001) };
         let mut text = Vec::new();
         write(&trace, &mut text).unwrap();
         assert_eq!(read(text.as_slice(), "test").unwrap(), trace);
