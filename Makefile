@@ -8,6 +8,7 @@ SHELL := /bin/bash
 TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CONFIG ?= docs/run.yaml
 TRACE  ?=
+PREFIX_TRACE ?=
 DURATION ?= 30m
 SEED   ?=
 
@@ -27,9 +28,9 @@ run: ## Build the sidecar and run it; CONFIG=file for a configuration of your ow
 	@printf '\n  In another terminal:  %s\n' '$(TARGET)/quick/evenkeel admit --cluster llm --hold 30s'
 	@exec $(TARGET)/quick/evenkeel serve --config $(CONFIG)
 
-demo: tools plugin quick ## Compare balancing policies on real gateways, report in out/demo/; TRACE=file for another trace
+demo: tools plugin quick ## Compare balancing policies on real gateways and two traces, report in out/demo/; TRACE=file PREFIX_TRACE=file
 	EVENKEEL_BIN=$(TARGET)/quick/evenkeel \
-	$(TARGET)/quick/evenkeel-loadtest demo --out out/demo $(if $(TRACE),--trace $(TRACE))
+	$(TARGET)/quick/evenkeel-loadtest demo --out out/demo $(if $(TRACE),--trace $(TRACE)) $(if $(PREFIX_TRACE),--prefix-trace $(PREFIX_TRACE))
 
 live: tools plugin quick ## Run a whole system under traffic until Ctrl-C: look at its page, metrics and terminal
 	@EVENKEEL_BIN=$(TARGET)/quick/evenkeel exec $(TARGET)/quick/evenkeel-loadtest live

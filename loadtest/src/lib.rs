@@ -13,6 +13,7 @@
 //! | [`prefixes`] | what a balancer knows of prefix caches from its own choices |
 //! | [`simulate`] | policies as pure functions over the engine, in virtual time |
 //! | [`compare`], [`report`], [`demo`] | runs under all policies, their report, the demonstration's parameters |
+//! | [`slo`] | the service level: how soon a request must have its first token |
 //! | [`bench`](mod@bench) | closed-loop benchmarks of one sidecar |
 //! | [`live`] | a complete system under continuous traffic |
 //! | [`chaos`] | faults in a system under traffic, and checks of what Evenkeel promises |
@@ -33,6 +34,7 @@ pub mod prefixes;
 pub mod replay;
 pub mod report;
 pub mod simulate;
+pub mod slo;
 pub mod verdict;
 pub mod wait;
 pub mod workload;

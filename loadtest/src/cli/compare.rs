@@ -1,4 +1,4 @@
-//! The `demo` and `compare` subcommands.
+//! The `compare` subcommand.
 
 use std::{
     fs::File,
@@ -20,34 +20,7 @@ use evenkeel_loadtest::{
     workload::Workload,
 };
 
-use super::{EngineArgs, TraceArgs, above_zero, exit_code, progress_log, seconds};
-
-#[derive(Debug, Args)]
-pub(crate) struct DemoArgs {
-    /// Directory for the report
-    #[arg(long, default_value = "out/demo")]
-    out: PathBuf,
-    /// Trace file (default: a copy of the Azure conversation trace if found, otherwise a synthetic trace)
-    #[arg(long, value_name = "FILE")]
-    trace: Option<PathBuf>,
-    /// Number of sidecars; gateways share them if there are fewer sidecars than gateways
-    #[arg(long, default_value_t = 8)]
-    sidecars: usize,
-    /// Seed of every random choice
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-}
-
-pub(crate) async fn run_demo(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    let (trace, synthetic) = demo::load_trace(args.trace.as_deref()).context("reading the trace")?;
-    if synthetic {
-        println!(
-            "No copy of the Azure trace found: this run uses a SYNTHETIC trace with the same statistics."
-        );
-    }
-    let plan = Plan { sidecars: args.sidecars, seed: args.seed, synthetic, ..demo::plan() };
-    compare_into(plan, &trace, &args.out).await
-}
+use super::{EngineArgs, SloArgs, TraceArgs, above_zero, exit_code, progress_log, seconds};
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
@@ -92,6 +65,8 @@ pub(crate) struct CompareArgs {
     trace: TraceArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    slo: SloArgs,
 }
 
 pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<ExitCode> {
@@ -110,6 +85,7 @@ pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<ExitCode
         may_shrink: false,
         token_batch: args.token_batch,
         load: args.load,
+        slo: args.slo.slo(),
         slice_start: args.trace.start,
         slice_duration: args.trace.duration,
         spread: args.spread,
@@ -117,10 +93,13 @@ pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<ExitCode
         synthetic,
         lab_dir: None,
     };
-    compare_into(plan, &trace, &args.out).await
+    let comparison = compare_into(plan, &trace, &args.out).await?;
+    println!("\nreport: {}", args.out.join("report.html").display());
+    Ok(exit_code(comparison.report.verdict.valid))
 }
 
-async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Result<ExitCode> {
+/// Runs a comparison, writes its report and its results into `out`, and prints the table.
+pub(super) async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Result<Comparison> {
     let logs = out.join("logs");
     if logs.exists() {
         std::fs::remove_dir_all(&logs).with_context(|| format!("removing {}", logs.display()))?;
@@ -130,17 +109,18 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
         remove_stale(&hosts_path(out, policy))?;
     }
     let plan = Plan { lab_dir: Some(logs), ..plan };
-    let Comparison { report, series, replays } = run(&plan, trace, progress_log()).await?;
-    report.write(out, &series).with_context(|| format!("writing into {}", out.display()))?;
-    for (policy, replay) in &replays {
+    let comparison = run(&plan, trace, progress_log()).await?;
+    let Comparison { report, series, replays } = &comparison;
+    report.write(out, series).with_context(|| format!("writing into {}", out.display()))?;
+    for (policy, replay) in replays {
         let path = samples_path(out, *policy);
         write_samples(&path, replay).with_context(|| format!("writing {}", path.display()))?;
     }
-    for (policy, series) in &series {
+    for (policy, series) in series {
         let path = hosts_path(out, *policy);
         write_hosts(&path, series).with_context(|| format!("writing {}", path.display()))?;
     }
-    println!("\n{}", table(&report));
+    println!("\n{}", table(report));
     for (path, noise) in &report.noise.paths {
         println!(
             "idle {path:<9} first token delayed by {:.2} ms at p50 and {:.2} ms at p99 (wall); {:.0} and {:.0} ms in trace time",
@@ -150,8 +130,7 @@ async fn compare_into(plan: Plan, trace: &Workload, out: &Path) -> anyhow::Resul
             noise.overhead_ms.p99
         );
     }
-    println!("\nreport: {}", out.join("report.html").display());
-    Ok(exit_code(report.verdict.valid))
+    Ok(comparison)
 }
 
 fn samples_path(out: &Path, policy: Policy) -> PathBuf {
@@ -175,7 +154,7 @@ fn write_hosts(path: &Path, series: &Series) -> std::io::Result<()> {
 }
 
 /// Removes a file of an earlier comparison, whose report this one replaces.
-fn remove_stale(path: &Path) -> anyhow::Result<()> {
+pub(super) fn remove_stale(path: &Path) -> anyhow::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))

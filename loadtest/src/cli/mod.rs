@@ -3,10 +3,12 @@
 mod bench;
 mod chaos;
 mod compare;
+mod demo;
 mod engine;
 mod live;
 mod replay;
 mod simulate;
+mod slo_args;
 mod synth;
 
 use std::{
@@ -20,10 +22,10 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use engine::EngineArgs;
 use evenkeel_loadtest::{
-    demo,
     mock::{Fleet, FleetConfig},
     workload::Workload,
 };
+use slo_args::SloArgs;
 
 const AFTER_HELP: &str = "\
 Traces are CSV files with the columns TIMESTAMP,ContextTokens,GeneratedTokens, like the public Azure LLM inference traces, or \
@@ -49,8 +51,9 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Compare all policies with preset parameters (takes 4 to 8 minutes, or up to 12 beside other work)
-    Demo(compare::DemoArgs),
+    /// Compare the policies with preset parameters on two traces, without and with prefixes (takes 8 to 15 minutes, or up
+    /// to 25 beside other work)
+    Demo(demo::DemoArgs),
     /// Compare policies with your own parameters
     Compare(compare::CompareArgs),
     /// Run a complete system under traffic until Ctrl-C, to explore its page, metrics and terminal view
@@ -83,7 +86,7 @@ fn exit_code(valid: bool) -> ExitCode {
 
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Demo(args) => return compare::run_demo(args).await,
+        Command::Demo(args) => return demo::run(args).await,
         Command::Compare(args) => return compare::run_comparison(args).await,
         Command::Replay(args) => return replay::run(args).await,
         Command::Chaos(args) => return chaos::run(args).await,
@@ -189,7 +192,8 @@ const TENANTS_SEED: u64 = 1;
 
 impl TraceArgs {
     pub(crate) fn load(&self) -> anyhow::Result<(Workload, bool)> {
-        let (trace, synthetic) = demo::load_trace(self.trace.as_deref()).context("reading the trace")?;
+        let (trace, synthetic) =
+            evenkeel_loadtest::demo::load_trace(self.trace.as_deref()).context("reading the trace")?;
         if synthetic {
             eprintln!(
                 "NOTE: no copy of the Azure trace found; using a synthetic trace with the same statistics."

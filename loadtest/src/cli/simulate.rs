@@ -3,7 +3,7 @@
 use clap::Args;
 use evenkeel_loadtest::simulate::{SimulatedPolicy, SimulationResult, System, at_load, run as simulate};
 
-use super::{EngineArgs, TraceArgs};
+use super::{EngineArgs, SloArgs, TraceArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
@@ -23,13 +23,15 @@ pub(crate) struct SimulateArgs {
     trace: TraceArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    slo: SloArgs,
 }
 
 pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let (trace, _) = args.trace.load()?;
     let engine = args.engine.params();
     let slice = trace.slice(args.trace.start, args.trace.duration);
-    let system = System { hosts: args.hosts, gateways: args.gateways, engine };
+    let system = System { hosts: args.hosts, gateways: args.gateways, engine, slo: args.slo.slo() };
     let (workload, factor) = at_load(&slice, args.load, &system);
     let s = workload.summary();
     println!(
@@ -47,8 +49,8 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
         args.gateways
     );
     println!(
-        "\n{:<34} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>6} {:>6}   p99 over {} seeds",
-        "policy", "ttft p50", "p90", "p99", "p99.9", "mean", "e2e p99", "util", "hits", args.seeds
+        "\n{:<34} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9} {:>6} {:>6} {:>6}   p99 over {} seeds",
+        "policy", "ttft p50", "p90", "p99", "p99.9", "mean", "e2e p99", "util", "hits", "slo", args.seeds
     );
     for policy in SimulatedPolicy::ALL {
         let runs: Vec<_> =
@@ -56,7 +58,7 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
         let mean = |f: fn(&SimulationResult) -> f64| runs.iter().map(f).sum::<f64>() / runs.len() as f64;
         let p99 = || runs.iter().map(|r| r.ttft_ms.p99);
         println!(
-            "{:<34} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>9.0} {:>5.0}% {:>5.0}%   {:.0} to {:.0}",
+            "{:<34} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>9.0} {:>5.0}% {:>5.0}% {:>5.1}%   {:.0} to {:.0}",
             policy.name(),
             mean(|r| r.ttft_ms.p50),
             mean(|r| r.ttft_ms.p90),
@@ -66,6 +68,7 @@ pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
             mean(|r| r.e2e_ms.p99),
             mean(|r| r.utilisation) * 100.0,
             mean(|r| r.hit_rate) * 100.0,
+            mean(|r| r.slo_attainment) * 100.0,
             p99().fold(f64::INFINITY, f64::min),
             p99().fold(0.0, f64::max)
         );

@@ -296,8 +296,19 @@ impl<L: Fn(&str)> Session<L> {
         let least_work_to_least_request = times(Policy::EvenkeelLeastWork)
             .zip(times(Policy::EvenkeelLeastRequest))
             .and_then(|(work, requests)| Ratios::of(&work, &requests, setup.seed));
+        let least_work_to_ideal_work = times(Policy::EvenkeelLeastWork)
+            .zip(times(Policy::IdealWork))
+            .and_then(|(work, ideal)| Ratios::of(&work, &ideal, setup.seed));
         let noise = self.noise;
-        let report = Report { verdict, setup, machine, noise, policies, least_work_to_least_request };
+        let report = Report {
+            verdict,
+            setup,
+            machine,
+            noise,
+            policies,
+            least_work_to_least_request,
+            least_work_to_ideal_work,
+        };
         Comparison { report, series, replays }
     }
 }
@@ -332,6 +343,8 @@ fn setup(size: &Sized, trace: &Workload, time_scale: f64) -> Setup {
         prompt_mean: summary.prompt_mean,
         output_mean: summary.output_mean,
         load: plan.load,
+        slo: plan.slo,
+        pools: plan.pools(),
         hosts: plan.hosts,
         gateways: plan.gateways,
         sidecars: if plan.needs_sidecars() { plan.sidecars } else { 0 },

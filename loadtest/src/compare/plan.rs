@@ -13,6 +13,7 @@ use crate::{
     pace::{self, Pace},
     replay::{IdealRule, PrefixCaches, ReplayConfig, Spread},
     simulate::{self, SimulatedPolicy, System},
+    slo::Slo,
     verdict::{self, Simulated},
     workload::{Request, Workload, prompt},
 };
@@ -42,6 +43,7 @@ pub struct Plan {
     pub token_batch: u32,
     /// Offered load, see [`Workload::load`].
     pub load: f64,
+    pub slo: Slo,
     /// Start of the slice within the trace.
     pub slice_start: Duration,
     /// Duration of the slice at the recorded rate.
@@ -62,7 +64,7 @@ impl Plan {
     /// Returns the system that a simulation needs.
     fn system(&self) -> System {
         // Envoy counts a host's requests per process, not per worker.
-        System { hosts: self.hosts, gateways: self.gateways, engine: self.engine.clone() }
+        System { hosts: self.hosts, gateways: self.gateways, engine: self.engine.clone(), slo: self.slo }
     }
 
     /// Returns the policy of Evenkeel that the comparison judges. Without one, it is least request.
@@ -115,6 +117,12 @@ impl Plan {
                 config["body_bytes_max"] = BODY_BYTES_MAX.into();
             }
         })
+    }
+
+    /// Returns the configuration of the sidecars' pool for each policy that has one.
+    pub(super) fn pools(&self) -> BTreeMap<Policy, String> {
+        let pool = |policy: &Policy| Some((*policy, policy.pool_yaml()?.trim_end().to_owned()));
+        self.policies.iter().filter_map(pool).collect()
     }
 
     /// Returns whether a policy of the plan needs sidecars.

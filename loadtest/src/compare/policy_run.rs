@@ -74,6 +74,7 @@ pub(super) async fn run(
         simulated_ttft_p99_ms: simulated.p99_ms,
         simulated_ttft_p99_low_ms: simulated.low_ms,
         simulated_ttft_p99_high_ms: simulated.high_ms,
+        slo_attainment: size.plan.slo.attainment(&workload.requests, &replay.first_tokens_trace_ms()),
         hit_rate: PromptTokens::of(lab.fleet()).hit_rate_since(&tokens),
         unread_tokens: unread_tokens(&in_flight),
         utilisation: utilisation(size, &snapshots, in_flight.len()),

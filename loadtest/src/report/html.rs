@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write};
 use super::{
     Noise, PolicyReport, Report, Series, machine,
     markup::{escape, thousands, title},
-    plots,
+    plots::{self, HostChart},
 };
 use crate::{
     engine::EngineParams,
@@ -16,14 +16,21 @@ use crate::{
 const STYLE: &str = include_str!("style.css");
 
 pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
-    let mut out = String::with_capacity(1 << 19);
-    let _ = write!(
-        out,
+    document("Evenkeel: balancing policies on a real trace", &comparison(report, series))
+}
+
+/// Returns a page with this title and content.
+pub(super) fn document(title: &str, content: &str) -> String {
+    format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Evenkeel: balancing policies on a real trace</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
-    );
-    out.push_str(&head(report));
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n{content}</main>\n</body>\n</html>\n"
+    )
+}
+
+/// Returns the heading and the sections of one comparison.
+pub(super) fn comparison(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
+    let mut out = head(report);
     // Charts would show what the machine decided as if the policies had decided it.
     if report.verdict.valid {
         out.push_str(&charts(report, series));
@@ -36,7 +43,6 @@ pub(super) fn page(report: &Report, series: &BTreeMap<Policy, Series>) -> String
     if !report.noise.paths.is_empty() {
         out.push_str(&noise(&report.noise, report.setup.time_scale));
     }
-    out.push_str("</main>\n</body>\n</html>\n");
     out
 }
 
@@ -51,6 +57,7 @@ fn charts(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
         plots::ttft_cdf(series)
     );
     out.push_str(&multiples(report, series));
+    out.push_str(&work(report, series));
     let _ = writeln!(
         out,
         "<section><h2>Imbalance over time</h2><p class=\"note\">Requests in flight on the busiest host minus \
@@ -81,7 +88,7 @@ fn head(report: &Report) -> String {
         setup.load * 100.0
     );
     if setup.synthetic {
-        out.push_str("<p class=\"note\">This trace is synthetic, with the statistics of the Azure conversation trace.</p>\n");
+        out.push_str("<p class=\"note\">This trace is synthetic, with the statistics of a public one.</p>\n");
     }
     let Some(headline) = headline else { return out };
     let errors: usize = report.policies.values().map(|p| p.errors).sum();
@@ -159,7 +166,12 @@ fn legend(series: &BTreeMap<Policy, Series>) -> String {
 fn multiples(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
     let slots = report.setup.engine.slots;
     let highest = series.values().flat_map(|s| &s.in_flight).flat_map(|s| &s.hosts).max().copied();
-    let max = (highest.unwrap_or_default() as f64).max(slots as f64) * 1.05;
+    let chart = HostChart {
+        title: "Requests in flight",
+        values: |sample| &sample.hosts,
+        max: (highest.unwrap_or_default() as f64).max(slots as f64) * 1.05,
+        mark: Some(slots as f64),
+    };
     let mut out = format!(
         "<section><h2>Requests in flight on each host</h2><p class=\"note\">One line per host. The dashed line marks the {slots} \
          slots; requests above it wait in the host’s queue. The closer the lines, the more balanced \
@@ -171,7 +183,37 @@ fn multiples(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
             out,
             "<div><h3>{}<small>busiest host: {imbalance:.1} requests above the mean</small></h3>{}</div>",
             title(*policy),
-            plots::in_flight(*policy, s, max, slots)
+            plots::hosts(*policy, s, &chart)
+        );
+    }
+    out.push_str("</div></section>\n");
+    out
+}
+
+/// Shows the work that waits on each host, if policies by work ran.
+fn work(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
+    if !report.policies.keys().any(|policy| policy.is_by_work()) {
+        return String::new();
+    }
+    let highest = series.values().flat_map(|s| &s.in_flight).flat_map(|s| &s.unread).max().copied();
+    let chart = HostChart {
+        title: "Unread prompt tokens",
+        values: |sample| &sample.unread,
+        max: (highest.unwrap_or_default() as f64).max(1.0) * 1.05,
+        mark: None,
+    };
+    let mut out = String::from(
+        "<section><h2>Work on each host</h2><p class=\"note\">Prompt tokens that each host has not read yet, one line per \
+         host. A new prompt waits for all of them.</p><div class=\"multiples\">",
+    );
+    for (policy, s) in series {
+        let busiest = report.policies.get(policy).map_or(0.0, |p| p.unread_tokens.busiest_mean);
+        let _ = write!(
+            out,
+            "<div><h3>{}<small>busiest host: {} tokens on average</small></h3>{}</div>",
+            title(*policy),
+            thousands(busiest as usize),
+            plots::hosts(*policy, s, &chart)
         );
     }
     out.push_str("</div></section>\n");
@@ -181,9 +223,10 @@ fn multiples(report: &Report, series: &BTreeMap<Policy, Series>) -> String {
 fn table(report: &Report) -> String {
     let heading = if report.verdict.valid { "All results" } else { "Results that are not valid" };
     let mut out = format!(
-        "<section><h2>{heading}</h2><p class=\"note\">Milliseconds on the model servers’ clock.</p><div class=\"scroll\"><table>\
+        "<section><h2>{heading}</h2><p class=\"note\">Milliseconds on the model servers’ clock. In time: {}.</p><div class=\"scroll\"><table>\
          <tr><th>policy</th><th>TTFT p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>full response p50</th><th>p99</th>\
-         <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots busy</th><th>prefix hits</th></tr>",
+         <th>simulated TTFT p99</th><th>requests</th><th>errors</th><th>slots busy</th><th>prefix hits</th><th>in time</th></tr>",
+        report.setup.slo
     );
     for (policy, p) in &report.policies {
         let ours = if policy.is_evenkeel() { " class=\"ours\"" } else { "" };
@@ -197,16 +240,17 @@ fn table(report: &Report) -> String {
         }
         let _ = write!(
             out,
-            "<td>{}</td><td>{}</td><td>{:.0} %</td><td>{:.0} %</td></tr>",
+            "<td>{}</td><td>{}</td><td>{:.0} %</td><td>{:.0} %</td><td>{:.1} %</td></tr>",
             thousands(p.requests),
             p.errors,
             p.utilisation * 100.0,
-            p.hit_rate * 100.0
+            p.hit_rate * 100.0,
+            p.slo_attainment * 100.0
         );
     }
     out.push_str("</table></div>");
-    if let Some(ratios) = report.least_work_to_least_request.filter(|_| report.verdict.valid) {
-        let _ = write!(out, "<p class=\"note\">{}</p>", super::ratios(&ratios));
+    for ratios in report.ratios().iter().filter(|_| report.verdict.valid) {
+        let _ = write!(out, "<p class=\"note\">{ratios}</p>");
     }
     out.push_str("</section>\n");
     out
@@ -280,8 +324,9 @@ fn method(report: &Report) -> String {
         item(
             "Evenkeel",
             format!(
-                "{} sidecars over one Redis. The plugin in Envoy asks its sidecar for the host of each request.",
-                s.sidecars
+                "{} sidecars over one Redis. The plugin in Envoy asks its sidecar for the host of each request.{}",
+                s.sidecars,
+                pools(&s.pools)
             ),
         );
     }
@@ -304,6 +349,15 @@ fn method(report: &Report) -> String {
     }
     out.push_str("</dl></section>\n");
     out
+}
+
+/// Describes the pools in a sentence that follows others.
+fn pools(pools: &BTreeMap<Policy, String>) -> String {
+    let pool = |(policy, lines): (&Policy, &String)| {
+        format!("<code>{}</code> under {}", escape(&lines.replace('\n', ", ")), title(*policy))
+    };
+    let pools: Vec<String> = pools.iter().map(pool).collect();
+    if pools.is_empty() { String::new() } else { format!(" The pool has {}.", pools.join("; ")) }
 }
 
 /// Describes what contexts and prefix caches change, in sentences that follow others.
@@ -369,7 +423,10 @@ mod tests {
         assert!(html.contains("a &lt;trace&gt;.csv") && !html.contains("<trace>"));
         // The page loads nothing. Its only URL is the name of the SVG namespace.
         assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("http"));
-        assert_eq!(html.matches("<svg").count(), 2 + Policy::ALL.len());
+        // Two charts of all policies, and two small ones for each.
+        assert_eq!(html.matches("<svg").count(), 2 + 2 * Policy::ALL.len());
+        assert!(html.contains("<code>policy: least_work</code> under Evenkeel least work."));
+        assert!(html.contains("In time: first token within 2 s"));
         assert!(html.contains("<em>2.0 times lower</em>") && !html.contains("Not valid"));
     }
 

@@ -1,5 +1,6 @@
 //! The report of a comparison as `report.json`, as `report.html` and as a text table.
 
+mod demo;
 mod html;
 mod machine;
 mod markup;
@@ -8,6 +9,7 @@ mod table;
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
+pub use demo::{DemoPart, DemoReport, TraceReport, write_demo};
 use serde::{Deserialize, Serialize};
 pub use table::table;
 
@@ -17,6 +19,7 @@ use crate::{
     machine::CpuUse,
     percentiles::Percentiles,
     replay::Spread,
+    slo::Slo,
     verdict::{Ratio, Ratios, Verdict},
 };
 
@@ -33,6 +36,9 @@ pub struct Report {
     /// of them did not run.
     #[serde(default)]
     pub least_work_to_least_request: Option<Ratios>,
+    /// The same, divided by those under `ideal_work`.
+    #[serde(default)]
+    pub least_work_to_ideal_work: Option<Ratios>,
 }
 
 /// Parameters of the comparison.
@@ -53,6 +59,9 @@ pub struct Setup {
     pub output_mean: f64,
     /// Offered load; at 1 the hosts are saturated.
     pub load: f64,
+    pub slo: Slo,
+    /// Lines of the sidecars' pool for each of Evenkeel's policies, beside the endpoints.
+    pub pools: BTreeMap<Policy, String>,
     pub hosts: usize,
     pub gateways: usize,
     pub sidecars: usize,
@@ -148,6 +157,8 @@ pub struct PolicyReport {
     pub imbalance: Imbalance,
     /// Fraction of the prompts' tokens that the hosts' prefix caches had.
     pub hit_rate: f64,
+    /// Fraction of the requests that met the service level.
+    pub slo_attainment: f64,
     pub unread_tokens: UnreadTokens,
     /// Delay between the time in the trace and the actual sending.
     pub generator_late_wall_ms: Percentiles,
@@ -210,12 +221,22 @@ impl InFlight {
     }
 }
 
+impl Report {
+    /// Describes how `evenkeel_least_work` compares with the policies that it is always compared with, a sentence for each.
+    fn ratios(&self) -> Vec<String> {
+        let of = |rival, times: &Option<Ratios>| times.as_ref().map(|times| ratios(rival, times));
+        let requests = of(Policy::EvenkeelLeastRequest, &self.least_work_to_least_request);
+        let ideal = of(Policy::IdealWork, &self.least_work_to_ideal_work);
+        requests.into_iter().chain(ideal).collect()
+    }
+}
+
 /// Describes the ratios in one sentence.
-fn ratios(ratios: &Ratios) -> String {
+fn ratios(rival: Policy, ratios: &Ratios) -> String {
     let of =
         |name, ratio: &Ratio| format!("{name} {:.2} ({:.2} to {:.2})", ratio.value, ratio.low, ratio.high);
     format!(
-        "Times to first token under evenkeel_least_work divided by those under evenkeel_least_request, {} requests, with 95 % intervals: {}, {}, {}, {}.",
+        "Times to first token under evenkeel_least_work divided by those under {rival}, {} requests, with 95 % intervals: {}, {}, {}, {}.",
         ratios.pairs,
         of("p50", &ratios.p50),
         of("p90", &ratios.p90),
@@ -306,6 +327,8 @@ pub(crate) mod tests {
             prompt_mean: 1100.0,
             output_mean: 200.0,
             load: 0.85,
+            slo: Slo::default(),
+            pools: [(Policy::EvenkeelLeastWork, "policy: least_work".to_owned())].into(),
             hosts: 3,
             gateways: 8,
             sidecars: 8,
@@ -334,8 +357,16 @@ pub(crate) mod tests {
         };
         let ratio = Ratio { value: 0.5, low: 0.4, high: 0.6 };
         let ratios = Ratios { pairs: 990, p50: ratio, p90: ratio, p99: ratio, mean: ratio };
-        let least_work_to_least_request = Some(ratios);
-        (Report { verdict, setup, machine, noise, policies, least_work_to_least_request }, series)
+        let report = Report {
+            verdict,
+            setup,
+            machine,
+            noise,
+            policies,
+            least_work_to_least_request: Some(ratios),
+            least_work_to_ideal_work: Some(ratios),
+        };
+        (report, series)
     }
 
     /// A comparison without a verdict.

@@ -10,7 +10,7 @@ use plotters::{
     prelude::*,
 };
 
-use super::Series;
+use super::{InFlight, Series};
 use crate::lab::Policy;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
@@ -154,29 +154,38 @@ pub(super) fn ttft_cdf(series: &BTreeMap<Policy, Series>) -> String {
     })
 }
 
-/// Draws the requests in flight on each host over time, as a small chart.
-pub(super) fn in_flight(policy: Policy, series: &Series, max: f64, slots: usize) -> String {
+/// What a small chart with a line for each host shows.
+pub(super) struct HostChart {
+    pub(super) title: &'static str,
+    pub(super) values: fn(&InFlight) -> &[u64],
+    /// End of the vertical axis.
+    pub(super) max: f64,
+    /// Value of the dashed line.
+    pub(super) mark: Option<f64>,
+}
+
+/// Draws a value of each host over time, as a small chart.
+pub(super) fn hosts(policy: Policy, series: &Series, chart: &HostChart) -> String {
+    let HostChart { title, values, max, mark } = *chart;
     let end = series.in_flight.last().map_or(1.0, |s| s.at_s).max(1.0);
-    draw(540, 230, &format!("Requests in flight on each host under {policy}"), |area| {
+    draw(540, 230, &format!("{title} on each host under {policy}"), |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
             .margin_right(24)
             .x_label_area_size(26)
-            .y_label_area_size(36)
+            .y_label_area_size(48)
             .build_cartesian_2d(0.0..end, 0.0..max)?;
-        mesh(&mut chart, "", "", &|t| format!("{t:.0} s"), &|n| format!("{n:.0}"), (6, 5), 14)?;
-        let hosts = series.in_flight.first().map_or(0, |s| s.hosts.len());
+        mesh(&mut chart, "", "", &|t| format!("{t:.0} s"), &thousands, (6, 5), 14)?;
+        let hosts = series.in_flight.first().map_or(0, |s| values(s).len());
         for host in 0..hosts {
-            let points = series.in_flight.iter().map(|s| (s.at_s, s.hosts[host] as f64)).collect();
+            let points = series.in_flight.iter().map(|s| (s.at_s, values(s)[host] as f64)).collect();
             chart
                 .draw_series(LineSeries::new(thin(points, 400), colour(policy).mix(0.55).stroke_width(1)))?;
         }
-        chart.draw_series(DashedLineSeries::new(
-            [(0.0, slots as f64), (end, slots as f64)],
-            5,
-            4,
-            HOST.stroke_width(1),
-        ))?;
+        if let Some(mark) = mark {
+            let ends = [(0.0, mark), (end, mark)];
+            chart.draw_series(DashedLineSeries::new(ends, 5, 4, HOST.stroke_width(1)))?;
+        }
         Ok(())
     })
 }
@@ -220,10 +229,7 @@ fn smoothed(series: &Series, bins: usize) -> Vec<(f64, f64)> {
         .chunks(chunk)
         .map(|c| {
             let n = c.len() as f64;
-            (
-                c.iter().map(|s| s.at_s).sum::<f64>() / n,
-                c.iter().map(super::InFlight::imbalance).sum::<f64>() / n,
-            )
+            (c.iter().map(|s| s.at_s).sum::<f64>() / n, c.iter().map(InFlight::imbalance).sum::<f64>() / n)
         })
         .collect()
 }
@@ -249,6 +255,11 @@ pub(super) fn duration(ms: f64) -> String {
     if ms < 999.5 { format!("{ms:.0} ms") } else { format!("{} s", trim(ms / 1e3, 1)) }
 }
 
+/// Formats a number of requests or tokens, such as `850` or `12k`.
+fn thousands(n: &f64) -> String {
+    if *n < 10_000.0 { format!("{n:.0}") } else { format!("{:.0}k", n / 1e3) }
+}
+
 fn trim(value: f64, digits: usize) -> String {
     let text = format!("{value:.digits$}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -265,7 +276,11 @@ mod tests {
         for svg in [
             ttft_cdf(&series),
             imbalance(&series),
-            in_flight(Policy::Ideal, &series[&Policy::Ideal], 20.0, 16),
+            hosts(
+                Policy::Ideal,
+                &series[&Policy::Ideal],
+                &HostChart { title: "Requests", values: |s| &s.hosts, max: 20.0, mark: Some(16.0) },
+            ),
         ] {
             assert!(svg.starts_with("<svg role=\"img\""), "{svg:.200}");
             assert!(svg.contains("var(--ideal)") && svg.contains("var(--grid)"));

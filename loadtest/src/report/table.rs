@@ -24,7 +24,7 @@ pub fn table(report: &Report) -> String {
 
 fn policies(report: &Report) -> String {
     let mut out = format!(
-        "{:<22} {:>8} {:>8} {:>8} {:>8}  {:>8} {:>8}  {:>6} {:>9} {:>6} {:>5} {:>5} {:>8}\n",
+        "{:<22} {:>8} {:>8} {:>8} {:>8}  {:>8} {:>8}  {:>6} {:>9} {:>6} {:>5} {:>6} {:>5} {:>8}\n",
         "policy",
         "ttft p50",
         "p90",
@@ -36,12 +36,13 @@ fn policies(report: &Report) -> String {
         "imbalance",
         "util",
         "hits",
+        "slo",
         "cpu",
         "sim p99"
     );
     for (policy, p) in &report.policies {
         out.push_str(&format!(
-            "{:<22} {:>8.0} {:>8.0} {:>8.0} {:>8.0}  {:>8.0} {:>8.0}  {:>6} {:>9.1} {:>5.0}% {:>4.0}% {:>4.0}% {:>8.0}\n",
+            "{:<22} {:>8.0} {:>8.0} {:>8.0} {:>8.0}  {:>8.0} {:>8.0}  {:>6} {:>9.1} {:>5.0}% {:>4.0}% {:>5.1}% {:>4.0}% {:>8.0}\n",
             policy.name(),
             p.ttft_ms.p50,
             p.ttft_ms.p90,
@@ -53,13 +54,14 @@ fn policies(report: &Report) -> String {
             p.imbalance.mean,
             p.utilisation * 100.0,
             p.hit_rate * 100.0,
+            p.slo_attainment * 100.0,
             p.cpu.usage.busy * 100.0,
             p.simulated_ttft_p99_ms,
         ));
     }
     out.push_str(&format!(
-        "Times are in trace milliseconds; one wall millisecond is {:.1} trace milliseconds.\n",
-        report.setup.time_scale
+        "Times are in trace milliseconds; one wall millisecond is {:.1} trace milliseconds. slo: {}.\n",
+        report.setup.time_scale, report.setup.slo
     ));
     out
 }
@@ -82,8 +84,8 @@ fn verdict(report: &Report) -> String {
     for (policy, finding) in &report.verdict.findings {
         out.push_str(&format!("  {} {}\n", order(finding), policy.name()));
     }
-    if let Some(ratios) = &report.least_work_to_least_request {
-        out.push_str(&format!("{}\n", super::ratios(ratios)));
+    for ratios in report.ratios() {
+        out.push_str(&format!("{ratios}\n"));
     }
     out
 }

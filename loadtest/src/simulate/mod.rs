@@ -18,6 +18,7 @@ use table::{InFlightRequest, Table};
 use crate::{
     engine::{Engine, EngineParams},
     percentiles::Percentiles,
+    slo::Slo,
     workload::Workload,
 };
 
@@ -31,6 +32,8 @@ pub struct SimulationResult {
     pub utilisation: f64,
     /// Fraction of all prompt tokens that prefix caches had.
     pub hit_rate: f64,
+    /// Fraction of the requests that met the service level.
+    pub slo_attainment: f64,
 }
 
 #[derive(Clone, Debug)]
@@ -39,16 +42,19 @@ pub struct System {
     /// Number of gateways. Each gateway knows only its own requests.
     pub gateways: usize,
     pub engine: EngineParams,
+    pub slo: Slo,
 }
 
 /// Simulates a workload until its last token.
 pub fn run(workload: &Workload, system: &System, policy: SimulatedPolicy, seed: u64) -> SimulationResult {
     let (table, engines, slot_seconds) = play(workload, system, policy, seed);
+    let slo = system.slo;
     let slots = (system.hosts * system.engine.slots) as f64;
     let sum = |tokens: fn(&Engine) -> u64| engines.iter().map(tokens).sum::<u64>() as f64;
     let cached = sum(|engine| engine.totals().cached_tokens);
     SimulationResult {
-        ttft_ms: Percentiles::of(table.ttft),
+        slo_attainment: slo.attainment(&workload.requests, &table.ttft),
+        ttft_ms: Percentiles::of(table.ttft.into_iter().flatten()),
         e2e_ms: Percentiles::of(table.e2e),
         utilisation: slot_seconds / (slots * workload.duration.as_secs_f64()),
         hit_rate: cached / (cached + sum(|engine| engine.totals().prompt_tokens)).max(1.0),
@@ -63,7 +69,7 @@ fn play(
     seed: u64,
 ) -> (Table, Vec<Engine>, f64) {
     let mut engines: Vec<Engine> = (0..system.hosts).map(|_| Engine::new(system.engine.clone())).collect();
-    let mut table = Table::new(system.hosts, system.gateways);
+    let mut table = Table::new(system.hosts, system.gateways, workload.requests.len());
     let mut chooser = Chooser::new(policy, system, SmallRng::seed_from_u64(seed));
     for (id, request) in (0u64..).zip(&workload.requests) {
         advance(&mut engines, request.at, &mut table);
@@ -103,7 +109,7 @@ mod tests {
     #[test]
     fn global_counts_beat_local_counts() {
         let engine = EngineParams::default();
-        let system = System { hosts: 8, gateways: 8, engine: engine.clone() };
+        let system = System { hosts: 8, gateways: 8, engine: engine.clone(), slo: Slo::default() };
         let trace = synth::generate(1, Duration::from_secs(1000), synth::RATE_RPS);
         let (trace, _) = trace.at_load(0.75, &engine, system.hosts);
         let p99 = |policy| run(&trace, &system, policy, 1).ttft_ms.p99;
@@ -138,7 +144,8 @@ mod tests {
 
     #[test]
     fn work_beats_counts_and_knowledge_of_caches_beats_both() {
-        let system = System { hosts: 4, gateways: 2, engine: EngineParams::long_context() };
+        let system =
+            System { hosts: 4, gateways: 2, engine: EngineParams::long_context(), slo: Slo::default() };
         let (trace, factor) = at_load(&conversations(), 0.85, &system);
         assert!(factor > 0.0);
         let run = |policy| run(&trace, &system, policy, 1);
@@ -159,7 +166,8 @@ mod tests {
 
     #[test]
     fn without_a_formula_the_capacity_is_simulated() {
-        let system = System { hosts: 4, gateways: 2, engine: EngineParams::long_context() };
+        let system =
+            System { hosts: 4, gateways: 2, engine: EngineParams::long_context(), slo: Slo::default() };
         let slow = at_load(&conversations(), 0.5, &system).1;
         let fast = at_load(&conversations(), 1.0, &system).1;
         assert!((fast / slow - 2.0).abs() < 1e-9, "{slow} {fast}");
@@ -173,7 +181,7 @@ mod tests {
 
     #[test]
     fn every_request_ends_and_the_same_seed_repeats_the_result() {
-        let system = System { hosts: 3, gateways: 2, engine: EngineParams::default() };
+        let system = System { hosts: 3, gateways: 2, engine: EngineParams::default(), slo: Slo::default() };
         let trace = synth::generate(1, Duration::from_secs(200), 2.0);
         let a = run(&trace, &system, SimulatedPolicy::LocalTwoChoices, 5);
         let b = run(&trace, &system, SimulatedPolicy::LocalTwoChoices, 5);

@@ -19,8 +19,8 @@ pub(super) struct Table {
     /// Number of requests in flight, by gateway and host.
     pub(super) local: Vec<Vec<u32>>,
     pub(super) global: Vec<Load>,
-    /// Times to first token in milliseconds.
-    pub(super) ttft: Vec<f64>,
+    /// Times to first token in milliseconds, by request; `None` before it.
+    pub(super) ttft: Vec<Option<f64>>,
     /// Times to last token in milliseconds.
     pub(super) e2e: Vec<f64>,
     /// When each request ended.
@@ -28,8 +28,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(hosts: usize, gateways: usize) -> Self {
+    pub(super) fn new(hosts: usize, gateways: usize, requests: usize) -> Self {
         Self {
+            ttft: vec![None; requests],
             local: vec![vec![0; hosts]; gateways],
             global: vec![Load::default(); hosts],
             ..Self::default()
@@ -47,7 +48,7 @@ impl Table {
     pub(super) fn first_token(&mut self, id: u64, at: Duration) {
         let Some(request) = self.requests.get_mut(&id) else { return };
         self.global[request.host].unread -= std::mem::take(&mut request.unread);
-        self.ttft.push((at - request.sent).as_secs_f64() * 1e3);
+        self.ttft[id as usize] = Some((at - request.sent).as_secs_f64() * 1e3);
     }
 
     pub(super) fn end(&mut self, id: u64, at: Duration) {
