@@ -14,6 +14,7 @@
 //! | [`simulate`] | policies as pure functions over the engine, in virtual time |
 //! | [`compare`], [`report`], [`demo`] | runs under all policies, their report, the demonstration's parameters |
 //! | [`slo`] | the service level: how soon a request must have its first token |
+//! | [`slo_load`] | the highest load at which a policy meets the service level |
 //! | [`bench`](mod@bench) | closed-loop benchmarks of one sidecar |
 //! | [`live`] | a complete system under continuous traffic |
 //! | [`chaos`] | faults in a system under traffic, and checks of what Evenkeel promises |
@@ -35,6 +36,7 @@ pub mod replay;
 pub mod report;
 pub mod simulate;
 pub mod slo;
+pub mod slo_load;
 pub mod verdict;
 pub mod wait;
 pub mod workload;

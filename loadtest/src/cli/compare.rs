@@ -20,7 +20,7 @@ use evenkeel_loadtest::{
     workload::Workload,
 };
 
-use super::{EngineArgs, SloArgs, TraceArgs, above_zero, exit_code, progress_log, seconds};
+use super::{EngineArgs, EngineSet, SloArgs, TraceArgs, above_zero, exit_code, progress_log, seconds};
 
 #[derive(Debug, Args)]
 pub(crate) struct CompareArgs {
@@ -77,7 +77,7 @@ pub(crate) async fn run_comparison(args: CompareArgs) -> anyhow::Result<ExitCode
         gateways: args.gateways,
         sidecars: args.sidecars,
         envoy_concurrency: args.envoy_concurrency,
-        engine: args.engine.params(),
+        engine: args.engine.params(EngineSet::Demo),
         pace: match args.time_scale {
             Some(time_scale) => Pace::Fixed(time_scale),
             None => Pace::Measured { scale_max: demo::SCALE_MAX, run_max: args.run_max },

@@ -10,10 +10,12 @@ use clap::Args;
 use evenkeel_loadtest::{
     compare::Plan,
     demo,
+    pace::Pace,
     report::{DemoPart, write_demo},
 };
 
 use super::{
+    above_zero,
     compare::{compare_into, remove_stale},
     exit_code,
 };
@@ -37,6 +39,9 @@ pub(crate) struct DemoArgs {
     /// Number of sidecars (default: 8 without prefixes, 2 with)
     #[arg(long)]
     sidecars: Option<usize>,
+    /// Trace seconds per wall second (default: the highest number up to 12 at which about half of the CPU stays idle)
+    #[arg(long, value_parser = above_zero)]
+    time_scale: Option<f64>,
     /// Seed of every random choice
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -67,7 +72,8 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
             );
         }
         let sidecars = args.sidecars.unwrap_or(plan.sidecars);
-        let plan = Plan { sidecars, seed: args.seed, synthetic, ..plan };
+        let pace = args.time_scale.map_or(plan.pace, Pace::Fixed);
+        let plan = Plan { sidecars, pace, seed: args.seed, synthetic, ..plan };
         let comparison = compare_into(plan, &trace, &args.out.join(name)).await?;
         parts.push(DemoPart { name, about, report: comparison.report, series: comparison.series });
     }

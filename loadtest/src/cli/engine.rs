@@ -4,11 +4,10 @@ use clap::{Args, ValueEnum};
 use evenkeel_loadtest::{demo, engine::EngineParams};
 
 /// Sets of parameters. Options change single parameters of a set.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum EngineSet {
     /// The demo's: 20 slots, steps of 30 ms, no prefix cache
-    #[default]
     Demo,
     /// A large model for long contexts: 256 slots, steps of 15 ms, reading that slows with the context, decoding that slows
     /// with the KV cache, a prefix cache of 3 million tokens
@@ -19,9 +18,9 @@ pub(crate) enum EngineSet {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Model servers")]
 pub(crate) struct EngineArgs {
-    /// Set of parameters that the following options change
-    #[arg(long, value_enum, default_value_t)]
-    engine: EngineSet,
+    /// Set of parameters that the following options change (default: long_context for `slo`, otherwise demo)
+    #[arg(long, value_enum)]
+    engine: Option<EngineSet>,
     /// Number of sequences that one host runs concurrently (vLLM's max_num_seqs)
     #[arg(long)]
     slots: Option<usize>,
@@ -52,8 +51,9 @@ pub(crate) struct EngineArgs {
 }
 
 impl EngineArgs {
-    pub(crate) fn params(&self) -> EngineParams {
-        let set = match self.engine {
+    /// Returns the parameters. Without an option, the set is `default`.
+    pub(crate) fn params(&self, default: EngineSet) -> EngineParams {
+        let set = match self.engine.unwrap_or(default) {
             EngineSet::Demo => demo::plan().engine,
             EngineSet::LongContext => EngineParams::long_context(),
         };

@@ -8,6 +8,7 @@ mod engine;
 mod live;
 mod replay;
 mod simulate;
+mod slo;
 mod slo_args;
 mod synth;
 
@@ -20,10 +21,11 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use engine::EngineArgs;
+use engine::{EngineArgs, EngineSet};
 use evenkeel_loadtest::{
+    demo as demo_traces,
     mock::{Fleet, FleetConfig},
-    workload::Workload,
+    workload::{Workload, trace::TraceError},
 };
 use slo_args::SloArgs;
 
@@ -34,11 +36,12 @@ JSON lines like Mooncake's public traces. Without --trace and without a copy of 
 EVENKEEL_ENVOY, EVENKEEL_BIN, EVENKEEL_PLUGIN_WASM and EVENKEEL_REDIS_SERVER set the paths of the programs under test; without \
 them, the commands look in .tools/, the build's target directories and PATH. A run uses free ports and ends every process it started.
 
-`demo`, `compare` and `replay` exit with status 3 if the result is not valid on this machine.
+`demo`, `compare`, `slo` and `replay` exit with status 3 if the result is not valid on this machine.
 
   evenkeel-loadtest demo                        the complete comparison, with an HTML report
   evenkeel-loadtest live                        a complete system to explore, until Ctrl-C
   evenkeel-loadtest simulate --load 0.9         the predicted result, without starting other processes
+  evenkeel-loadtest slo --simulate-only         the load that each policy carries, without starting other processes
   evenkeel-loadtest replay --gateway URL …      load on your own gateways";
 
 /// Replays traces of LLM requests through real gateways and compares balancing policies
@@ -65,6 +68,9 @@ pub(crate) enum Command {
     Chaos(chaos::ChaosArgs),
     /// Simulate a comparison in virtual time, to predict its result
     Simulate(simulate::SimulateArgs),
+    /// Search the load at which 95 % of the requests have their first token in time, for each policy, by simulation, and
+    /// check it by real runs just below and just above (a real run takes 1 to 3 minutes)
+    Slo(slo::SloLoadArgs),
     /// Send a trace to gateways that are already running
     Replay(replay::ReplayArgs),
     /// Run mock model servers: OpenAI chat completions, vLLM's metrics, /stats
@@ -89,6 +95,7 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => return demo::run(args).await,
         Command::Compare(args) => return compare::run_comparison(args).await,
         Command::Replay(args) => return replay::run(args).await,
+        Command::Slo(args) => return slo::run(args).await,
         Command::Chaos(args) => return chaos::run(args).await,
         Command::Live(args) => live::run(args).await,
         Command::Bench(command) => bench::run(command).await,
@@ -152,7 +159,7 @@ async fn mock(args: &MockArgs) -> anyhow::Result<()> {
         .collect::<Result<_, _>>()?;
     let fleet = Fleet::start(&FleetConfig {
         listen,
-        engine: args.engine.params(),
+        engine: args.engine.params(EngineSet::Demo),
         time_scale: args.time_scale,
         token_batch: args.token_batch,
     })
@@ -168,7 +175,8 @@ async fn mock(args: &MockArgs) -> anyhow::Result<()> {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Trace")]
 pub(crate) struct TraceArgs {
-    /// Trace file (default: a copy of the Azure conversation trace if found, otherwise a synthetic trace)
+    /// Trace file (default: a copy of the Azure conversation trace, for `slo` of Mooncake's, if found, otherwise a
+    /// synthetic trace)
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Start of the slice, in seconds
@@ -191,12 +199,21 @@ const TENANTS_MAX: i64 = 100_000;
 const TENANTS_SEED: u64 = 1;
 
 impl TraceArgs {
+    /// Loads the trace. Without `--trace`, it is one without prefixes.
     pub(crate) fn load(&self) -> anyhow::Result<(Workload, bool)> {
-        let (trace, synthetic) =
-            evenkeel_loadtest::demo::load_trace(self.trace.as_deref()).context("reading the trace")?;
+        self.with_tenants(demo_traces::load_trace(self.trace.as_deref()))
+    }
+
+    /// Loads the trace. Without `--trace`, it is one of conversations.
+    pub(crate) fn load_conversations(&self) -> anyhow::Result<(Workload, bool)> {
+        self.with_tenants(demo_traces::load_prefix_trace(self.trace.as_deref()))
+    }
+
+    fn with_tenants(&self, loaded: Result<(Workload, bool), TraceError>) -> anyhow::Result<(Workload, bool)> {
+        let (trace, synthetic) = loaded.context("reading the trace")?;
         if synthetic {
             eprintln!(
-                "NOTE: no copy of the Azure trace found; using a synthetic trace with the same statistics."
+                "NOTE: no copy of the public trace found; using a synthetic trace with the same statistics."
             );
         }
         Ok((trace.with_tenants(self.models, self.consumers, TENANTS_SEED), synthetic))

@@ -3,7 +3,7 @@
 use clap::Args;
 use evenkeel_loadtest::simulate::{SimulatedPolicy, SimulationResult, System, at_load, run as simulate};
 
-use super::{EngineArgs, SloArgs, TraceArgs};
+use super::{EngineArgs, EngineSet, SloArgs, TraceArgs};
 
 #[derive(Debug, Args)]
 pub(crate) struct SimulateArgs {
@@ -29,7 +29,7 @@ pub(crate) struct SimulateArgs {
 
 pub(crate) fn run(args: &SimulateArgs) -> anyhow::Result<()> {
     let (trace, _) = args.trace.load()?;
-    let engine = args.engine.params();
+    let engine = args.engine.params(EngineSet::Demo);
     let slice = trace.slice(args.trace.start, args.trace.duration);
     let system = System { hosts: args.hosts, gateways: args.gateways, engine, slo: args.slo.slo() };
     let (workload, factor) = at_load(&slice, args.load, &system);

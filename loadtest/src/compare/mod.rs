@@ -12,8 +12,8 @@ mod policy_run;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-pub use plan::Plan;
 use plan::Sized;
+pub use plan::{Plan, simulated};
 use policy_run::{PolicyRun, Stage};
 
 use crate::{

@@ -62,7 +62,7 @@ impl Plan {
     }
 
     /// Returns the system that a simulation needs.
-    fn system(&self) -> System {
+    pub fn system(&self) -> System {
         // Envoy counts a host's requests per process, not per worker.
         System { hosts: self.hosts, gateways: self.gateways, engine: self.engine.clone(), slo: self.slo }
     }
@@ -120,7 +120,7 @@ impl Plan {
     }
 
     /// Returns the configuration of the sidecars' pool for each policy that has one.
-    pub(super) fn pools(&self) -> BTreeMap<Policy, String> {
+    pub fn pools(&self) -> BTreeMap<Policy, String> {
         let pool = |policy: &Policy| Some((*policy, policy.pool_yaml()?.trim_end().to_owned()));
         self.policies.iter().filter_map(pool).collect()
     }
@@ -192,7 +192,7 @@ pub(super) struct Sized {
 }
 
 /// Returns the simulated policy that predicts a real one.
-fn simulated(policy: Policy) -> SimulatedPolicy {
+pub fn simulated(policy: Policy) -> SimulatedPolicy {
     match policy {
         Policy::EnvoyRoundRobin => SimulatedPolicy::RoundRobin,
         Policy::EnvoyRandom => SimulatedPolicy::Random,

@@ -13,6 +13,7 @@ mod envoy_smoke;
 mod faults;
 mod least_work;
 mod limits;
+mod load_tester;
 mod model_servers;
 mod mutual_tls;
 mod openai;
