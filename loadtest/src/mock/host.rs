@@ -114,6 +114,10 @@ impl Host {
         self.state.lock().engine.unread()
     }
 
+    pub(crate) fn params(&self) -> EngineParams {
+        self.state.lock().engine.params().clone()
+    }
+
     pub(crate) fn kv_usage(&self) -> f64 {
         self.state.lock().engine.kv_usage()
     }

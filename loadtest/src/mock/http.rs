@@ -13,6 +13,7 @@ use super::{
     CONSUMER, FAIL, Failure, HOST, OUTPUT_TOKENS, PROMPT_TOKENS, Served, ServedEnd, TOKEN_BYTES,
     body::{CREATED, EventStream, MockBody, ResponseSpec, Usage},
     host::{Host, Sequence},
+    metrics,
 };
 use crate::workload::prompt;
 
@@ -70,7 +71,7 @@ async fn handle(host: Arc<Host>, request: Request<Incoming>) -> Result<Response<
         (&Method::POST, "/v1/chat/completions" | "/v1/completions") => {
             chat_completion(&host, request).await?
         }
-        (&Method::GET, "/metrics") => text("text/plain; version=0.0.4", metrics(&host)),
+        (&Method::GET, "/metrics") => text("text/plain; version=0.0.4", metrics::text(&host)),
         (&Method::GET, "/stats") => {
             text("application/json", serde_json::to_string(&host.stats()).unwrap_or_default())
         }
@@ -181,27 +182,6 @@ async fn complete_response(mut sequence: Sequence, spec: ResponseSpec) -> Result
             spec.usage.json(cached)
         ),
     ))
-}
-
-fn metrics(host: &Host) -> String {
-    let stats = host.stats();
-    let totals = host.totals();
-    let kv = host.kv_usage();
-    let prompt_tokens = totals.prompt_tokens + totals.cached_tokens;
-    let mut out = String::new();
-    for (name, kind, value) in [
-        ("num_requests_running", "gauge", stats.running as f64),
-        ("num_requests_waiting", "gauge", stats.waiting as f64),
-        ("gpu_cache_usage_perc", "gauge", kv),
-        ("kv_cache_usage_perc", "gauge", kv),
-        ("prompt_tokens_total", "counter", prompt_tokens as f64),
-        ("prefix_cache_queries_total", "counter", prompt_tokens as f64),
-        ("prefix_cache_hits_total", "counter", totals.cached_tokens as f64),
-        ("generation_tokens_total", "counter", totals.generated_tokens as f64),
-    ] {
-        out.push_str(&format!("# TYPE vllm:{name} {kind}\nvllm:{name}{{model_name=\"mock\"}} {value}\n"));
-    }
-    out
 }
 
 fn header_number(headers: &HeaderMap, name: &str) -> Option<u32> {

@@ -7,6 +7,7 @@ mod body;
 mod clock;
 mod host;
 mod http;
+mod metrics;
 
 use std::{net::SocketAddr, sync::Arc};
 
