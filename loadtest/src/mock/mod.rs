@@ -320,11 +320,7 @@ mod tests {
             let request =
                 workload::Request { prompt, output: 2, blocks: blocks.into(), ..Default::default() };
             let body = String::from_utf8(prompt::chat_request(&request, 0).to_vec()).unwrap();
-            let body = if stream {
-                body.replacen('{', r#"{"stream_options":{"include_usage":true},"#, 1)
-            } else {
-                body.replacen(r#""stream":true,"#, "", 1)
-            };
+            let body = if stream { body } else { body.replacen(r#""stream":true,"#, "", 1) };
             let request = Request::post(&url).header(PROMPT_TOKENS, prompt).header(OUTPUT_TOKENS, 2);
             let response = client.request(request.body(Full::from(body)).unwrap()).await.unwrap();
             let text = response.into_body().collect().await.unwrap().to_bytes();

@@ -19,6 +19,11 @@ use crate::{
     workload::Request,
 };
 
+/// Blocks of a trace that the sidecar's index knows only together: its default is 4,096 bytes, or about 1,024 tokens.
+const INDEX_BLOCKS: u32 = 2;
+/// Blocks of a trace up to which the sidecar's index knows a prompt by default.
+const INDEX_BLOCKS_MAX: u32 = 64 * INDEX_BLOCKS;
+
 /// How a simulated gateway chooses the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,7 +122,8 @@ impl Chooser {
             SimulatedPolicy::IndexedWork => {
                 let blocks = &request.cache_blocks();
                 let matched = self.index.matched(blocks, request.at).into_iter().enumerate();
-                let cached = matched.map(|(host, blocks)| (address(host), prefixes::tokens(blocks)));
+                let known = |blocks: u32| (blocks / INDEX_BLOCKS * INDEX_BLOCKS).min(INDEX_BLOCKS_MAX);
+                let cached = matched.map(|(host, blocks)| (address(host), prefixes::tokens(known(blocks))));
                 let prompt = Prompt { tokens: request.prompt.into(), cached: cached.collect() };
                 let (host, unread) = self.least(Some(&prompt), |host| table.global[host]);
                 self.index.record(host, blocks, unread, request.at);

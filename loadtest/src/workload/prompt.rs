@@ -13,7 +13,9 @@ use crate::engine::BLOCK_TOKENS;
 pub const TOKEN_BYTES: usize = 4;
 const BLOCK_BYTES: usize = BLOCK_TOKENS as usize * TOKEN_BYTES;
 const BEFORE_MODEL: &str = r#"{"model":""#;
-const BEFORE: &str = r#"","stream":true,"messages":[{"role":"user","content":""#;
+/// Clients ask for usage, so that balancers can learn how much of a prompt was cached.
+const BEFORE: &str =
+    r#"","stream":true,"stream_options":{"include_usage":true},"messages":[{"role":"user","content":""#;
 const AFTER: &str = r#""}]}"#;
 /// Letters of the text. JSON escapes none of them.
 const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyzABCDEF";
@@ -113,7 +115,10 @@ mod tests {
             let content = json["messages"][0]["content"].as_str().unwrap();
             assert_eq!(content.len(), prompt as usize * 4);
             assert_eq!(content.as_bytes(), text(&body));
-            assert_eq!(json["stream"], true);
+            assert_eq!(
+                (&json["stream"], &json["stream_options"]["include_usage"]),
+                (&true.into(), &true.into())
+            );
         }
     }
 
