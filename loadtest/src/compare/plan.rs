@@ -198,7 +198,8 @@ pub fn simulated(policy: Policy) -> SimulatedPolicy {
         Policy::EnvoyRandom => SimulatedPolicy::Random,
         Policy::EnvoyLeastRequest => SimulatedPolicy::LocalTwoChoices,
         Policy::EvenkeelLeastRequest | Policy::Ideal => SimulatedPolicy::GlobalLeast,
-        Policy::EvenkeelUnread | Policy::EvenkeelLeastWork => SimulatedPolicy::GlobalWork,
+        Policy::EvenkeelUnread => SimulatedPolicy::GlobalWork,
+        Policy::EvenkeelLeastWork => SimulatedPolicy::IndexedWork,
         Policy::HigressPrefix => SimulatedPolicy::HigressPrefix,
         Policy::IdealWork => SimulatedPolicy::IdealWork,
     }

@@ -94,7 +94,9 @@ impl Policy {
     pub fn pool_yaml(self) -> Option<&'static str> {
         match self {
             Self::EvenkeelLeastRequest => Some("policy: least_request\n"),
-            Self::EvenkeelUnread | Self::EvenkeelLeastWork => Some("policy: least_work\n"),
+            Self::EvenkeelUnread => Some("policy: least_work\n"),
+            // As large as the caches of `--engine long_context`.
+            Self::EvenkeelLeastWork => Some("policy: least_work\nprefix_cache: {tokens: 3000000}\n"),
             _ => None,
         }
     }
