@@ -159,6 +159,7 @@ impl Admission {
                 return Ok(Decision::Refused(self.refuse(pool, *reason, &id, reservation).await));
             }
         };
+        reservation.ticket.endpoint = endpoint.as_deref().unwrap_or_default().to_owned();
         let ticket = self.limiter.issue(std::mem::take(&mut reservation.ticket), &id);
         if !self.limiter.open(&id, &ticket, &reservation) {
             debug!(lease = %id.lease, "the request ended before it was admitted");

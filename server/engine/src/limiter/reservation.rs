@@ -73,6 +73,7 @@ impl Reservation {
             records: verdict.records.clone(),
             debits: debits.collect(),
             issued_s: 0,
+            endpoint: String::new(),
         };
         // Without a record, the store cannot roll back what only this sidecar's own counters took.
         let is_known = verdict.basis == ReserveBasis::Shared || !verdict.records.is_empty();

@@ -39,6 +39,8 @@ mod wire {
         pub(super) issued_s: u64,
         #[prost(uint64, tag = "11")]
         pub(super) output_max: u64,
+        #[prost(string, tag = "12")]
+        pub(super) endpoint: String,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -93,6 +95,8 @@ pub struct Ticket {
     pub debits: Vec<Debit>,
     /// When a sidecar issued the ticket, by its clock, in seconds since the Unix epoch.
     pub issued_s: u64,
+    /// The endpoint that the sidecar chose. Empty if the gateway chose one.
+    pub endpoint: String,
 }
 
 /// The amount reserved in one counter.
@@ -110,7 +114,7 @@ pub struct Debit {
 
 impl Ticket {
     /// Encodes the ticket, without its signature. If the signed ticket were longer than [`TICKET_BYTES_MAX`], leaves out
-    /// the session, which only the ledger needs.
+    /// the session, which only the ledger needs, and then the endpoint, which no charge depends on.
     #[must_use]
     pub fn encode(self) -> Vec<u8> {
         let record = |record: RecordRef| wire::RecordRef {
@@ -143,9 +147,14 @@ impl Ticket {
             choices: self.choices,
             generation: self.generation.number().into(),
             issued_s: self.issued_s,
+            endpoint: self.endpoint,
         };
-        if ticket.encoded_len() + MAC_BYTES > TICKET_BYTES_MAX {
+        let is_too_long = |ticket: &wire::Ticket| ticket.encoded_len() + MAC_BYTES > TICKET_BYTES_MAX;
+        if is_too_long(&ticket) {
             ticket.session.clear();
+        }
+        if is_too_long(&ticket) {
+            ticket.endpoint.clear();
         }
         let mut bytes = Vec::with_capacity(ticket.encoded_len() + MAC_BYTES);
         // Writes to a Vec cannot fail.
@@ -187,6 +196,7 @@ impl Ticket {
             records: ticket.records.into_iter().map(record).collect(),
             debits: debits.collect(),
             issued_s: ticket.issued_s,
+            endpoint: ticket.endpoint,
         })
     }
 }
@@ -218,6 +228,7 @@ mod tests {
             records: vec![RecordRef { tag: "limits".into(), day: 20_000, epoch: 1_800_000_000_000 }],
             debits,
             issued_s: 1_800_000_000,
+            endpoint: "10.0.0.1:8000".into(),
         }
     }
 
@@ -233,5 +244,19 @@ mod tests {
         }
         assert_eq!(Ticket::decode(b""), None);
         assert_eq!(Ticket::decode(&[0xff; 40]), None);
+    }
+
+    #[test]
+    fn a_long_ticket_lacks_the_session_and_then_the_endpoint() {
+        let kept = |debits| {
+            let long = Ticket { session: "s".repeat(128), endpoint: "e".repeat(256), ..ticket(debits) };
+            let kept = Ticket::decode(&long.encode()).unwrap();
+            assert_eq!(kept.debits.len(), debits);
+            (!kept.session.is_empty(), !kept.endpoint.is_empty())
+        };
+        let kept: Vec<_> = (0..200).map(kept).collect();
+        let mut without_repeats = kept.clone();
+        without_repeats.dedup();
+        assert_eq!(without_repeats, [(true, true), (false, true), (false, false)]);
     }
 }
