@@ -519,7 +519,8 @@ pub struct SettleRequest {
     /// Tokens that the response reported; see tokens_final.
     #[prost(message, optional, tag = "6")]
     pub tokens: ::core::option::Option<Tokens>,
-    /// Time from Admit to the first byte of the response body; 0 if the response had no body.
+    /// Time from Admit to the first byte of the response body; 0 if the response had no body. If `streamed`, it is the time
+    /// to the first token.
     #[prost(uint64, tag = "7")]
     pub first_token_ms: u64,
     /// Time from Admit to the end of the request.
@@ -566,6 +567,10 @@ pub struct SettleRequest {
     /// use the model still count it under the model in AdmitRequest.
     #[prost(message, optional, tag = "18")]
     pub request_body: ::core::option::Option<RequestBody>,
+    /// True if the response came piece by piece, as the server generated it: server-sent events, JSON lines, or an event
+    /// stream of Bedrock. The metrics of the time to first token and of the time per output token count only such responses.
+    #[prost(bool, tag = "19")]
+    pub streamed: bool,
 }
 #[cfg_attr(feature = "json", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "json", serde(default, deny_unknown_fields))]

@@ -168,6 +168,11 @@ impl UsageReader {
         !matches!(self.framing, Framing::Other)
     }
 
+    /// Returns whether the body is a stream of events.
+    pub fn is_stream(&self) -> bool {
+        matches!(self.framing, Framing::Events(_) | Framing::EventStream(_))
+    }
+
     /// Returns the usage reported so far.
     pub fn usage(&self) -> Usage {
         let usage = self.accumulator.usage();

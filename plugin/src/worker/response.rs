@@ -24,6 +24,8 @@ pub(super) struct ResponseBody {
     pub(super) is_upgraded: bool,
     /// True if the body is compressed, or of a type that the plugin does not read.
     pub(super) is_unreadable: bool,
+    /// True if the headers say that the body comes piece by piece.
+    is_stream: bool,
 }
 
 /// Headers of Bedrock's InvokeModel with the token counts of a response that is not a stream.
@@ -122,6 +124,7 @@ impl ResponseBody {
         } else {
             format(&header("content-type"))
         };
+        self.is_stream = matches!(format, Some(Format::Events | Format::Lines));
         let is_compressed = !matches!(header("content-encoding").trim(), "" | "identity");
         if is_compressed && format.is_some() {
             host.count(Counter::UsageCompressed, 1);
@@ -140,6 +143,11 @@ impl ResponseBody {
             self.stripper = Some(UsageStripper::default());
             host.remove_response_header("content-length");
         }
+    }
+
+    /// Returns whether the body comes piece by piece, as the server generates it.
+    pub(super) fn is_streamed(&self) -> bool {
+        self.is_stream || self.reader.as_ref().is_some_and(|reader| reader.is_stream())
     }
 
     /// Reads a chunk of the body before the gateway forwards the chunk.

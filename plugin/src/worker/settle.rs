@@ -84,6 +84,7 @@ impl Worker {
             upgraded: stream.response_body.is_upgraded,
             form_unknown: usage.form_unknown || stream.response_body.is_unreadable,
             request_body,
+            streamed: stream.response_body.is_streamed(),
         };
         self.outbox.settle(host, request.encode_to_vec());
         if self.outbox.has_batch() {

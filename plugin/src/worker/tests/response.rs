@@ -109,6 +109,32 @@ fn trailers_end_a_body() {
     assert!(settled(&mut rig).body_read);
 }
 
+/// The first byte of another response comes when its last token is generated.
+#[test]
+fn settle_says_whether_a_response_was_streamed() {
+    const EVENT: &str = "data: {\"text\":\"\"}\n\n";
+    let cases: [(&str, u64, &Headers, &str, bool); 10] = [
+        ("", 200, &[EVENTS], EVENT, true),
+        ("", 200, &[EVENTS, ("content-encoding", "gzip")], "\u{1f}", true),
+        ("", 200, &[EVENTS], "", true),
+        ("", 200, &[("content-type", "application/x-ndjson")], "{\"response\":\"a\"}\n", true),
+        ("", 200, &[("content-type", "text/plain")], EVENT, true),
+        ("", 200, &[("content-type", "application/vnd.amazon.eventstream")], "\0\0\0\u{10}", true),
+        ("", 200, &[("content-type", "application/json")], "{\"choices\":[]}", false),
+        ("", 200, &[], "{\"choices\":[]}", false),
+        ("", 500, &[EVENTS], EVENT, false),
+        (r#"{"read_usage":false}"#, 200, &[EVENTS], EVENT, false),
+    ];
+    for (config, status, headers, body, streamed) in cases {
+        let mut rig = Rig::new(config);
+        rig.arrive(5);
+        rig.admit(5, "a:1");
+        begin(&mut rig, 5, status, headers);
+        pass(&mut rig, 5, body.as_bytes(), true);
+        assert_eq!(settled(&mut rig).streamed, streamed, "{config} {status} {headers:?} {body:?}");
+    }
+}
+
 #[test]
 fn only_responses_that_may_report_usage_are_read() {
     let body = br#"{"usage":{"prompt_tokens":1}}"#;
