@@ -9,6 +9,7 @@ mod discovery;
 #[cfg(test)]
 mod docs_test;
 mod gateways;
+mod latency;
 mod ledger;
 mod limits;
 mod metrics;
@@ -22,6 +23,7 @@ pub mod traces;
 
 pub use bounds::{BoundMetrics, ListenerMetrics, RequestsRefused};
 pub use gateways::GatewayMetrics;
+pub use latency::{Answer, LatencyMetrics, LatencyRoom, PoolLatencies};
 pub use limits::{LimitCounters, LimitMetrics};
 pub use metrics::Metrics;
 pub use pools::{PoolCounts, PoolMetrics};

@@ -12,6 +12,7 @@ use super::{
     },
     discovery::DiscoveryMetrics,
     gateways::GatewayMetrics,
+    latency::LatencyMetrics,
     ledger::LedgerMetrics,
     limits::{Charged, LimitMetrics, LimitSettles, TicketsRejected},
     pools::PoolMetrics,
@@ -66,6 +67,7 @@ pub struct Metrics {
     pub overrides: IntGauge,
     pub discovery: DiscoveryMetrics,
     pub pools: PoolMetrics,
+    pub latency: LatencyMetrics,
     /// Time since the last sweep, in seconds.
     pub table_age: Gauge,
     pub config_valid: IntGauge,
@@ -188,6 +190,7 @@ impl Metrics {
             overrides: int_gauge(&r, "evenkeel_overrides", "Limit overrides that this sidecar knows.")?,
             discovery: DiscoveryMetrics::new(&r)?,
             pools: PoolMetrics::new(&r)?,
+            latency: LatencyMetrics::new(&r)?,
             table_age: gauge(
                 &r,
                 "evenkeel_table_age_seconds",

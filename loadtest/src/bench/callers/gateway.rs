@@ -45,6 +45,7 @@ pub(crate) fn settle_request(holder: &str, lease: u64) -> SettleRequest {
         status: 200,
         first_token_ms: 120,
         total_ms: 4000,
+        streamed: true,
         model: "mock".into(),
         ..SettleRequest::default()
     }

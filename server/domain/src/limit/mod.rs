@@ -191,6 +191,15 @@ pub struct LimitRules {
 }
 
 impl LimitRules {
+    /// Returns whether a price or an entry of `models` names this model, and not only a pattern that it matches.
+    #[must_use]
+    pub fn names_model(&self, model: &str) -> bool {
+        let matchers = self.prices.0.iter().map(|price| &price.model);
+        matchers
+            .chain(self.models.iter().map(|seed| &seed.model))
+            .any(|matcher| matches!(matcher, Matcher::OneOf(names) if names.iter().any(|name| name == model)))
+    }
+
     /// Returns a fingerprint: the FNV-1a hash of all settings. Sidecars with different fingerprints enforce different
     /// limits.
     #[must_use]

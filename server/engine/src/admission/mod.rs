@@ -33,6 +33,7 @@ use crate::{
 };
 
 pub mod keep_alive;
+mod latency;
 mod restores;
 pub mod settle;
 mod unverified;

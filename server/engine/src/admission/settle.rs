@@ -7,11 +7,11 @@ use evenkeel_store::{
     Release, Undelivered,
     counters::{ReservationId, Settlement, Settler},
 };
-use evenkeel_telemetry::Metrics;
+use evenkeel_telemetry::{Metrics, PoolLatencies};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
-use super::Admission;
+use super::{Admission, latency};
 use crate::{
     ledger::{Ledger, UsageRecord},
     limiter::{LateBody, Limiter, OpenedTicket, Settling, UsageReport, ticket_keys::Rejected},
@@ -43,6 +43,8 @@ pub struct EndedRequest {
     pub first_token_ms: u64,
     /// Time to the end of the response.
     pub total_ms: u64,
+    /// Whether the response came piece by piece, as the server generated it.
+    pub streamed: bool,
 }
 
 impl EndedRequest {
@@ -172,6 +174,8 @@ impl Admission {
             outcome: ended.report.outcome,
             first_token_ms: ended.first_token_ms,
             total_ms: ended.total_ms,
+            streamed: ended.streamed,
+            latencies: self.latencies(&ended.route, &ended.cluster),
             limiter: Arc::clone(&self.limiter),
             ledger: Arc::clone(&self.ledger),
             metrics: Arc::clone(&self.metrics),
@@ -250,13 +254,17 @@ struct Recording {
     outcome: Outcome,
     first_token_ms: u64,
     total_ms: u64,
+    streamed: bool,
+    /// `None` if the pool is invalid.
+    latencies: Option<Arc<PoolLatencies>>,
     limiter: Arc<Limiter>,
     ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
 }
 
 impl Recording {
-    /// Counts a settlement. If it is the first of its request, also counts the charge, and records it in the ledger.
+    /// Counts a settlement. If it is the first of its request, also counts the charge and the latency, and records the
+    /// request in the ledger.
     fn settled(self, is_first: bool) {
         let settles = &self.metrics.limit_settles;
         match (self.has_reservation, is_first) {
@@ -277,6 +285,10 @@ impl Recording {
         charged.input[basis].inc_by(charge.tokens.input);
         charged.output[basis].inc_by(charge.tokens.output);
         charged.cost.inc_by(charge.cost as f64 / 1e6);
+        if let Some(latencies) = &self.latencies {
+            let first_token_ms = Some(self.first_token_ms).filter(|_| self.streamed);
+            latency::observe(latencies, &self.settling, first_token_ms, self.total_ms);
+        }
         self.ledger.record(&UsageRecord {
             consumer: &ticket.consumer,
             model: &ticket.model,

@@ -14,6 +14,7 @@ use evenkeel_domain::{
     DomainError, PoolId,
     settings::{PoolRule, Source},
 };
+use evenkeel_telemetry::LatencyRoom;
 use parking_lot::RwLock;
 use tokio::sync::mpsc;
 
@@ -76,6 +77,8 @@ pub struct Directory {
     by_name: RwLock<Names>,
     by_id: RwLock<HashMap<PoolId, Arc<PoolEntry>>>,
     drained: ArcSwap<Drained>,
+    /// What the pools' histograms of latencies share.
+    latency_room: Arc<LatencyRoom>,
     /// Number of pools so far.
     created: AtomicU64,
     /// Sends new pools whose endpoints the discovery must find.
@@ -98,6 +101,7 @@ impl Directory {
             by_name: RwLock::default(),
             by_id: RwLock::default(),
             drained: ArcSwap::default(),
+            latency_room: Arc::default(),
             created: AtomicU64::new(0),
             discover,
         };
@@ -215,7 +219,9 @@ impl Directory {
         }
         let drains = self.drained.load().of(&id);
         let age = self.created.fetch_add(1, Ordering::Relaxed);
-        let entry = Arc::new(PoolEntry::new(id.clone(), rule, claim == Claim::Configured, age, drains));
+        let configured = claim == Claim::Configured;
+        let entry = PoolEntry::new(id.clone(), rule, configured, age, drains, &self.latency_room);
+        let entry = Arc::new(entry);
         let is_found = match &rule.source {
             Source::Dns { .. } => true,
             Source::Kubernetes(service) => service.of(entry.pool.id.cluster()).is_some(),
@@ -312,6 +318,9 @@ mod tests {
             assert!(d.find("", stays).is_ok(), "{stays}");
         }
         assert_eq!((d.all().len(), d.by_name.read().count), (POOLS_MAX, POOLS_MAX - 1));
+        let latencies = Arc::downgrade(&idlest.latencies);
+        drop(idlest);
+        assert!(latencies.upgrade().is_none(), "its histograms make room for those of others");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use evenkeel_domain::{
     settings::{PoolRule, Source},
 };
 use evenkeel_store::Pool;
-use evenkeel_telemetry::PoolCounts;
+use evenkeel_telemetry::{LatencyRoom, PoolCounts, PoolLatencies};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -43,6 +43,8 @@ pub struct PoolEntry {
     pub counts: PoolCounts,
     /// `None` if the choice considers neither prefix caches nor sessions.
     pub prefixes: Option<Prefixes>,
+    /// Latency of the answers to the pool's requests that settled first at this sidecar.
+    pub latencies: Arc<PoolLatencies>,
     /// Endpoints from the configuration, DNS or Kubernetes. Empty if the endpoints come with requests.
     roster: ArcSwap<Roster>,
     /// The endpoints of `roster` that are not drained. The same [`Roster`] if no endpoint is drained. Requests read
@@ -78,6 +80,7 @@ impl PoolEntry {
         configured: bool,
         age: u64,
         drains: PoolDrains,
+        latency_room: &Arc<LatencyRoom>,
     ) -> Self {
         let roster = match &rule.source {
             Source::Static(endpoints) => Roster::new(endpoints.clone()),
@@ -89,6 +92,7 @@ impl PoolEntry {
             prefixes: Prefixes::new(rule),
             rule: Arc::clone(rule),
             counts: PoolCounts::default(),
+            latencies: Arc::new(PoolLatencies::new(latency_room)),
             open: ArcSwap::new(open(&roster, &drains)),
             roster: ArcSwap::new(roster),
             drains: Mutex::new(drains),
@@ -284,7 +288,8 @@ mod tests {
     fn offered_endpoints_are_checked_and_shared() {
         let yaml = "pools: [{cluster: a, weight: 3, cap: 7, endpoints: [{address: x, cap: 9}]}]";
         let rule = Arc::new(Config::parse(yaml).unwrap().pools.remove(0));
-        let entry = PoolEntry::new(PoolId::new("", "a").unwrap(), &rule, true, 0, PoolDrains::default());
+        let id = PoolId::new("", "a").unwrap();
+        let entry = PoolEntry::new(id, &rule, true, 0, PoolDrains::default(), &Arc::default());
         let offered = vec![candidate("x", 0.0, 0), candidate("y", 0.5, 2), candidate("z", 0.0, 0)];
         let roster = entry.roster(offered.clone()).unwrap();
         let seen: Vec<_> = roster.endpoints().iter().map(|e| (&*e.address, e.weight, e.cap)).collect();

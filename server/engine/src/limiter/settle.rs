@@ -43,10 +43,18 @@ pub struct Settling {
     pub charge: Charge,
     /// Whether this sidecar admitted the request and saw no earlier settlement.
     pub was_open: bool,
-    report: UsageReport,
+    pub report: UsageReport,
     compiled: Arc<Compiled>,
     /// For each limit and quota that is charged when a request ends: name, reserved amount, charged amount.
     amounts: Vec<(Arc<str>, u64, u64)>,
+}
+
+impl Settling {
+    /// Returns whether the configuration names the request's model.
+    #[must_use]
+    pub fn names_model(&self) -> bool {
+        self.compiled.rules.names_model(&self.ticket.model)
+    }
 }
 
 impl Limiter {

@@ -110,6 +110,7 @@ impl Calls {
             status: u16::try_from(request.status).unwrap_or(0),
             first_token_ms: request.first_token_ms,
             total_ms: request.total_ms,
+            streamed: request.streamed,
         };
         let admission = Arc::clone(&self.admission);
         async move {

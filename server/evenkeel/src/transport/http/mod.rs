@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 mod bounds;
 mod host;
+mod latency_series;
 mod page;
 mod reply;
 mod request;
@@ -86,6 +87,8 @@ async fn metrics(State(http): State<Arc<Http>>) -> Response {
         metrics.ledger.waiting.set(http.api.ledger.waiting() as i64);
         metrics.gateways.unlimited.set(http.api.balancer.recorder.gateways.unlimited() as i64);
         metrics.overrides.set(http.api.overrides.current().load().len() as i64);
+        let (views, pools) = (http.api.views.all(), http.api.balancer.directory.all());
+        latency_series::set_latencies(&metrics.latency, &views, pools);
     }) {
         Ok(text) => {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
