@@ -163,7 +163,7 @@ fn check_grid(panels: &[Value], problems: &mut Problems<'_>) {
 fn dashboards_are_valid() {
     let dashboards = all();
     let names: Vec<&str> = dashboards.keys().map(String::as_str).collect();
-    assert_eq!(names, ["capacity.json", "fairness.json", "health.json", "limits.json"]);
+    assert_eq!(names, ["capacity.json", "fairness.json", "health.json", "latency.json", "limits.json"]);
     let mut all_problems = Vec::new();
     for (name, dashboard) in &dashboards {
         let mut problems = Problems(name, Vec::new());
