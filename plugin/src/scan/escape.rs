@@ -57,13 +57,25 @@ impl Scanner {
         }
         if matches!(unit, 0xd800..0xdc00) {
             self.high_half = unit;
+            self.state = State::Half(role);
         } else {
             self.char(role, unit.into(), sink);
         }
     }
 
+    /// Handles the byte after the first half of a surrogate pair. Returns false if the byte belongs to the next token.
+    pub(super) fn half(&mut self, role: TextRole, byte: u8, sink: &mut dyn Sink) -> bool {
+        if byte == b'\\' {
+            self.state = State::Escape(role);
+            return true;
+        }
+        self.state = State::Text(role);
+        self.lone_half(role, sink);
+        false
+    }
+
     /// Handles the first half of a surrogate pair without its second half.
-    pub(super) fn lone_half(&mut self, role: TextRole, sink: &mut dyn Sink) {
+    fn lone_half(&mut self, role: TextRole, sink: &mut dyn Sink) {
         let half = std::mem::take(&mut self.high_half);
         self.char(role, half.into(), sink);
     }

@@ -89,6 +89,8 @@ enum State {
     Text(TextRole),
     Escape(TextRole),
     Hex(TextRole),
+    /// After the first half of a surrogate pair.
+    Half(TextRole),
     Number,
     Word,
     /// Inside a value that is deeper than [`DEPTH_MAX`].
@@ -156,7 +158,7 @@ impl Scanner {
     /// read.
     pub fn reset(&mut self) {
         self.state = State::Value;
-        (self.at, self.depth) = (0, 0);
+        (self.at, self.depth, self.high_half) = (0, 0, 0);
     }
 
     /// Reports tokens too, so that the sink learns every byte of the value that has a meaning.
@@ -185,6 +187,7 @@ impl Scanner {
         while i < bytes.len() && !self.is_done() && !self.is_broken() {
             let consumed = match self.state {
                 State::Text(role) => self.text(role, &bytes[i..], sink),
+                State::Number => self.number(&bytes[i..], sink),
                 State::Escape(role) => {
                     self.escape(role, bytes[i], sink);
                     1
@@ -201,9 +204,9 @@ impl Scanner {
     fn step(&mut self, byte: u8, sink: &mut dyn Sink) -> bool {
         let is_blank = matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
         match self.state {
-            State::Number => return self.number(byte, sink),
             State::Word => return self.word(byte, sink),
             State::Hex(role) => self.hex(role, byte, sink),
+            State::Half(role) => return self.half(role, byte, sink),
             State::Skipping if is_blank => {}
             State::Skipping => self.skip(byte, sink),
             _ if is_blank => {}
@@ -213,7 +216,7 @@ impl Scanner {
             State::FirstKey | State::NextKey if byte == b'"' => {
                 self.member_at = self.at;
                 if self.reports_tokens {
-                    sink.on_token(&self.path[..self.depth - 1], Token::Member);
+                    self.report(self.depth - 1, Token::Member, sink);
                 }
                 self.begin_text(TextRole::Key);
             }
@@ -303,19 +306,25 @@ impl Scanner {
 
     fn raw(&self, bytes: &[u8], sink: &mut dyn Sink) {
         if self.reports_tokens {
-            sink.on_token(&self.path[..self.depth], Token::Raw(bytes));
+            self.report(self.depth, Token::Raw(bytes), sink);
         }
     }
 
-    fn number(&mut self, byte: u8, sink: &mut dyn Sink) -> bool {
-        let belongs = self.number.feed(byte);
-        if belongs {
-            self.raw(&[byte], sink);
-        } else {
+    // Responses need no tokens, so their path stays short.
+    #[inline(never)]
+    fn report(&self, depth: usize, token: Token<'_>, sink: &mut dyn Sink) {
+        sink.on_token(&self.path[..depth], token);
+    }
+
+    /// Consumes a number up to its end. Returns the number of bytes consumed.
+    fn number(&mut self, bytes: &[u8], sink: &mut dyn Sink) -> usize {
+        let len = bytes.iter().take_while(|byte| self.number.feed(**byte)).count();
+        self.raw(&bytes[..len], sink);
+        if len < bytes.len() {
             sink.on_event(&self.path[..self.depth], Event::Number(self.number.value()));
             self.value_ended();
         }
-        belongs
+        len
     }
 
     fn word(&mut self, byte: u8, sink: &mut dyn Sink) -> bool {
@@ -344,14 +353,11 @@ impl Scanner {
     }
 
     fn begin_head(&mut self) {
-        (self.head_len, self.truncated, self.high_half) = (0, false, 0);
+        (self.head_len, self.truncated) = (0, false);
     }
 
     /// Consumes a text up to its end or the next escape. Returns the number of bytes consumed.
     fn text(&mut self, role: TextRole, bytes: &[u8], sink: &mut dyn Sink) -> usize {
-        if self.high_half != 0 && bytes[0] != b'\\' {
-            self.lone_half(role, sink);
-        }
         let run = run_len(bytes);
         if run > 0 {
             self.part(role, &bytes[..run], sink);
@@ -391,7 +397,7 @@ impl Scanner {
             TextRole::Skipped => self.raw(part, sink),
             TextRole::Key => {
                 if self.reports_tokens {
-                    sink.on_token(&self.path[..self.depth - 1], Token::Name(part));
+                    self.report(self.depth - 1, Token::Name(part), sink);
                 }
                 self.keep(KEY_BYTES_MAX, part);
             }
