@@ -36,6 +36,8 @@ live: tools plugin quick ## Run a whole system under traffic until Ctrl-C: look 
 	@EVENKEEL_BIN=$(TARGET)/quick/evenkeel exec $(TARGET)/quick/evenkeel-loadtest live
 
 bench: tools plugin ## Measure one sidecar and what it adds to a request; figures in out/bench*/
+	@mkdir -p out
+	cargo run --locked -p evenkeel-plugin --profile plugin --example reading_speed | tee out/bench-plugin.txt
 	cargo build --locked --release -p evenkeel -p evenkeel-loadtest --bins
 	for kind in decisions rate-limits transport-security filters; do \
 	EVENKEEL_BIN=$(TARGET)/release/evenkeel $(TARGET)/release/evenkeel-loadtest bench $$kind; done

@@ -15,11 +15,16 @@ pub(super) struct Message {
 }
 
 impl PrefixHasher {
+    pub(super) fn start_message(&mut self) {
+        self.message = Some(Message::default());
+        self.is_prepared = false;
+    }
+
     /// Starts a message whose role is not known yet.
     pub(super) fn begin_message(&mut self) {
         if let Some(message) = &mut self.message {
             message.begun = true;
-            self.feed(&[mark::MESSAGE]);
+            self.feed_mark(mark::MESSAGE);
         }
     }
 
@@ -41,19 +46,19 @@ impl PrefixHasher {
             self.end_leading();
         }
         if !is_late {
-            self.feed(&[mark::MESSAGE]);
+            self.feed_mark(mark::MESSAGE);
         }
-        self.feed(&[mark::ROLE]);
+        self.feed_mark(mark::ROLE);
         self.feed(role);
-        self.feed(&[mark::END]);
+        self.feed_mark(mark::END);
     }
 
     /// Handles a type. The types of texts and of messages differ between APIs.
     pub(super) fn set_type(&mut self, name: &[u8]) {
         if !matches!(name, b"text" | b"input_text" | b"output_text" | b"message") {
-            self.feed(&[mark::TYPE]);
+            self.feed_mark(mark::TYPE);
             self.feed(name);
-            self.feed(&[mark::END]);
+            self.feed_mark(mark::END);
         }
     }
 
@@ -70,6 +75,7 @@ impl PrefixHasher {
         if let Some(id) = message.id.filter(|_| !message.has_content) {
             self.feed(&id.to_le_bytes());
         }
+        self.is_prepared = false;
         let (Some(message), Some(section)) = (self.message.take(), &mut self.section) else { return };
         if !message.begun || (self.is_leading && message.is_system && !message.has_content) {
             return;

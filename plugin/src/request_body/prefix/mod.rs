@@ -7,14 +7,16 @@
 
 mod message;
 mod roots;
+mod running;
 mod section;
 #[cfg(test)]
 mod tests;
 
 use message::Message;
 use roots::{Kind, Root};
+use running::Running;
 pub use section::Prefixes;
-use section::{Finished, Running, Section};
+use section::{Finished, Section};
 
 use crate::scan::{DEPTH_MAX, Event, Key, Token, Word};
 
@@ -77,6 +79,7 @@ const NOWHERE: usize = usize::MAX;
 #[derive(Debug)]
 pub(super) struct PrefixHasher {
     settings: PrefixSettings,
+    /// The sections read so far, in the order of the prompt.
     finished: Vec<Finished<(Root, Root)>>,
     /// One bit for each root that the body had.
     seen: u32,
@@ -87,6 +90,8 @@ pub(super) struct PrefixHasher {
     /// The section that is being read, its root, and the length of the root's path.
     section: Option<Section>,
     root: Root,
+    kind: Kind,
+    has_messages: bool,
     root_depth: usize,
     /// True until a message that is not one of the system.
     is_leading: bool,
@@ -94,6 +99,8 @@ pub(super) struct PrefixHasher {
     leaf: Option<Leaf>,
     /// The last member's name, or the text of an id.
     name: Running,
+    /// False if what comes next is preceded by a message's start or by `pending`.
+    is_prepared: bool,
     /// An opened container that has no content yet: the digest of its name, if it has one, and its mark.
     pending: Option<(Option<u64>, u8)>,
     /// Depth of the container whose tokens all enter.
@@ -112,11 +119,14 @@ impl PrefixHasher {
             input_is_object: false,
             section: None,
             root: Root::Text,
+            kind: Kind::Messages,
+            has_messages: false,
             root_depth: 0,
             is_leading: false,
             message: None,
             leaf: None,
             name: Running::new(),
+            is_prepared: false,
             pending: None,
             verbatim_from: NOWHERE,
             ignored_from: NOWHERE,
@@ -128,9 +138,7 @@ impl PrefixHasher {
         if self.is_ambiguous || self.section.is_some() {
             return Prefixes::default();
         }
-        let mut sections: Vec<_> = self.finished.iter().collect();
-        sections.sort_by_key(|section| section.root);
-        Prefixes::join(sections.into_iter(), self.settings.hashes_max)
+        Prefixes::join(&self.finished, self.settings.hashes_max)
     }
 
     /// Handles an event. `prompt_bytes` is what the event adds to the size of the prompt.
@@ -166,7 +174,7 @@ impl PrefixHasher {
         match token {
             Token::Member if is_verbatim => {
                 self.leaf = None;
-                self.feed(&[mark::MEMBER]);
+                self.feed_mark(mark::MEMBER);
                 self.count_token(MEMBER_BYTES);
             }
             Token::Member => {
@@ -181,7 +189,7 @@ impl PrefixHasher {
 
     /// Returns whether nothing of the rest of the section can change a hash.
     fn is_full(&self) -> bool {
-        let is_last = self.root.kind() == Kind::Messages && !self.is_leading;
+        let is_last = self.kind == Kind::Messages && !self.is_leading;
         is_last && self.section.as_ref().is_some_and(Section::is_full)
     }
 
@@ -197,16 +205,17 @@ impl PrefixHasher {
         if self.is_ambiguous {
             return false;
         }
-        (self.root, self.root_depth) = (root, path.len());
-        self.is_leading = root.has_messages();
+        (self.root, self.kind, self.has_messages) = (root, root.kind(), root.has_messages());
+        (self.root_depth, self.is_leading) = (path.len(), self.has_messages);
         self.section = Some(self.new_section());
-        let is_verbatim = matches!(root.kind(), Kind::Setting | Kind::Tools) || root == Root::PromptObject;
+        self.is_prepared = false;
+        let is_verbatim = matches!(self.kind, Kind::Setting | Kind::Tools) || root == Root::PromptObject;
         self.verbatim_from = if is_verbatim { 0 } else { NOWHERE };
         true
     }
 
     fn new_section(&self) -> Section {
-        let settings = match self.root.kind() {
+        let settings = match self.kind {
             Kind::Setting => PrefixSettings { hashes_max: 0, ..self.settings },
             _ => self.settings,
         };
@@ -219,7 +228,7 @@ impl PrefixHasher {
             self.end_message();
         }
         if let Some(section) = &mut self.section {
-            match self.root.kind() {
+            match self.kind {
                 Kind::Setting | Kind::Messages => {}
                 Kind::Tools => {
                     section.set_bytes(prompt_bytes);
@@ -239,8 +248,10 @@ impl PrefixHasher {
 
     fn finish_section(&mut self) {
         let place = (if self.is_leading { Root::LeadingMessages } else { self.root }, self.root);
-        let section = self.section.take().filter(Section::has_content);
-        self.finished.extend(section.map(|section| section.finish(place)));
+        if let Some(section) = self.section.take().filter(Section::has_content) {
+            let at = self.finished.iter().take_while(|before| before.root < place).count();
+            self.finished.insert(at, section.finish(place));
+        }
     }
 
     /// Returns whether all tokens of the value or container at this path enter.
@@ -255,13 +266,13 @@ impl PrefixHasher {
             return;
         }
         if self.is_verbatim(path) {
-            self.feed(&[mark]);
+            self.feed_mark(mark);
             return self.count_token(1);
         }
         // The end of a container as deep as this is not reported.
         let ends = path.len() < DEPTH_MAX;
         if self.is_message(below) {
-            self.message = Some(Message::default());
+            self.start_message();
         } else if is_ignored(below) && ends {
             self.ignored_from = below.len();
         } else if is_ignored(below) {
@@ -269,6 +280,7 @@ impl PrefixHasher {
         } else if !self.is_neutral(below) {
             self.prepare();
             self.pending = Some((self.name_of(below), mark));
+            self.is_prepared = false;
             if ends && is_verbatim_member(below) {
                 self.verbatim_from = below.len();
             }
@@ -287,13 +299,13 @@ impl PrefixHasher {
         if below.len() == self.verbatim_from {
             self.verbatim_from = NOWHERE;
         } else if self.is_verbatim(path) {
-            self.feed(&[mark::CLOSE]);
+            self.feed_mark(mark::CLOSE);
             return self.count_token(1);
         }
         if self.is_message(below) {
             self.end_message();
         } else if !self.is_neutral(below) && self.pending.take().is_none() {
-            self.feed(&[mark::CLOSE]);
+            self.feed_mark(mark::CLOSE);
         }
     }
 
@@ -311,6 +323,7 @@ impl PrefixHasher {
     }
 
     /// Adds what precedes the bytes of a text, number or word.
+    #[inline(never)]
     fn begin_leaf(&mut self, path: &[Key], mark: u8) -> Leaf {
         let below = &path[self.root_depth..];
         let leaf = self.leaf_at(below);
@@ -318,10 +331,10 @@ impl PrefixHasher {
         match leaf {
             Leaf::Id => self.name.reset(),
             Leaf::Ignored | Leaf::Role | Leaf::Type => {}
-            Leaf::Hashed if self.is_verbatim(path) => self.feed(&[mark]),
+            Leaf::Hashed if self.is_verbatim(path) => self.feed_mark(mark),
             Leaf::Hashed => {
                 if below.is_empty() && self.root == Root::Input {
-                    self.message = Some(Message::default());
+                    self.start_message();
                     self.set_role(b"user");
                 }
                 self.prepare();
@@ -331,9 +344,9 @@ impl PrefixHasher {
                 if !is_plain(below) {
                     let name = self.name_of(below);
                     self.feed_name(name);
-                    self.feed(&[mark]);
+                    self.feed_mark(mark);
                 } else if mark != mark::TEXT {
-                    self.feed(&[mark]);
+                    self.feed_mark(mark);
                 }
             }
         }
@@ -344,8 +357,8 @@ impl PrefixHasher {
         match below {
             _ if below.len() >= self.ignored_from => Leaf::Ignored,
             _ if below.len() >= self.verbatim_from => Leaf::Hashed,
-            [Key::Item, Key::Role] if self.root.has_messages() => Leaf::Role,
-            [Key::Item, Key::Id] if self.root.has_messages() => Leaf::Id,
+            [Key::Item, Key::Role] if self.has_messages => Leaf::Role,
+            [Key::Item, Key::Id] if self.has_messages => Leaf::Id,
             [Key::Role] => Leaf::Ignored,
             [.., Key::Type] => Leaf::Type,
             _ if is_ignored(below) => Leaf::Ignored,
@@ -365,7 +378,7 @@ impl PrefixHasher {
             Some(Leaf::Type) => self.set_type(head),
             Some(Leaf::Id) => self.set_id(),
             Some(Leaf::Hashed) => {
-                self.feed(&[mark::END]);
+                self.feed_mark(mark::END);
                 self.count_token(QUOTES_BYTES);
             }
         }
@@ -374,7 +387,7 @@ impl PrefixHasher {
     fn end_number(&mut self, prompt_bytes: u64) {
         match self.leaf.take() {
             Some(Leaf::Hashed) => {
-                self.feed(&[mark::END]);
+                self.feed_mark(mark::END);
                 if let Some(section) = &mut self.section {
                     section.count(prompt_bytes);
                 }
@@ -395,14 +408,16 @@ impl PrefixHasher {
             Word::Other => return self.end_number(0),
         };
         if self.begin_leaf(path, mark::WORD) == Leaf::Hashed {
-            self.feed(&[letter]);
+            self.feed_mark(letter);
             self.count_token(WORD_BYTES);
         }
         self.leaf = None;
     }
 
     /// Starts the message, and adds the containers around what comes next.
+    #[inline(never)]
     fn prepare(&mut self) {
+        self.is_prepared = true;
         match &self.message {
             Some(message) if !message.begun => self.begin_message(),
             Some(_) => {}
@@ -411,20 +426,31 @@ impl PrefixHasher {
         }
         if let Some((name, mark)) = self.pending.take() {
             self.feed_name(name);
-            self.feed(&[mark]);
+            self.feed_mark(mark);
         }
     }
 
     fn feed_name(&mut self, name: Option<u64>) {
         if let Some(name) = name {
-            self.feed(&[mark::MEMBER]);
+            self.feed_mark(mark::MEMBER);
             self.feed(&name.to_le_bytes());
+        }
+    }
+
+    fn feed_mark(&mut self, mark: u8) {
+        if !self.is_prepared {
+            self.prepare();
+        }
+        if let Some(section) = &mut self.section {
+            section.feed_byte(mark);
         }
     }
 
     /// Adds bytes that are no text of the prompt.
     fn feed(&mut self, bytes: &[u8]) {
-        self.prepare();
+        if !self.is_prepared {
+            self.prepare();
+        }
         if let Some(section) = &mut self.section {
             section.feed(bytes);
         }
@@ -440,28 +466,28 @@ impl PrefixHasher {
 
     /// Returns whether the bytes of all tokens count as prompt.
     fn counts_tokens(&self) -> bool {
-        self.root.kind() == Kind::Tools
+        self.kind == Kind::Tools
     }
 
     fn count_token(&mut self, bytes: u64) {
-        if let Some(section) = self.section.as_mut().filter(|_| self.root.kind() == Kind::Tools) {
+        if let Some(section) = self.section.as_mut().filter(|_| self.kind == Kind::Tools) {
             section.count(bytes);
         }
     }
 
     /// Returns the digest of the name of the member at this path; `None` for an item of an array.
-    fn name_of(&mut self, below: &[Key]) -> Option<u64> {
+    fn name_of(&self, below: &[Key]) -> Option<u64> {
         (below.last() != Some(&Key::Item)).then(|| self.name.digest())
     }
 
     fn is_message(&self, below: &[Key]) -> bool {
-        below == [Key::Item] && self.root.has_messages()
+        below == [Key::Item] && self.has_messages
     }
 
     /// Returns whether a container makes no difference: a text given as a list of one part equals the text.
     fn is_neutral(&self, below: &[Key]) -> bool {
         match below {
-            [Key::Item] => self.root.kind() == Kind::System,
+            [Key::Item] => self.kind == Kind::System,
             [.., Key::Content | Key::Parts] | [.., Key::Content | Key::Parts, Key::Item] => true,
             _ => false,
         }

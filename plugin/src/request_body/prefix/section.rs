@@ -1,8 +1,8 @@
 //! The running hash of one part of a prompt, and its value after each block.
 
-use xxhash_rust::xxh64::{Xxh64, xxh64};
+use xxhash_rust::xxh64::xxh64;
 
-use super::PrefixSettings;
+use super::{PrefixSettings, running::Running};
 
 /// The hash and the size of the beginning of a section.
 #[derive(Clone, Copy, Debug)]
@@ -23,69 +23,6 @@ pub(super) struct Section {
     has_content: bool,
 }
 
-/// Bytes that [`Running`] collects before it hashes them.
-const COLLECTED_BYTES_MAX: usize = 64;
-
-/// Copying fewer bytes than this takes less time one by one than with a call.
-const COPY_BYTES_MIN: usize = 24;
-
-/// A running hash. Most tokens have a few bytes, so it collects them.
-pub(super) struct Running {
-    hash: Xxh64,
-    /// True if the hash has bytes.
-    is_started: bool,
-    collected: [u8; COLLECTED_BYTES_MAX],
-    len: usize,
-}
-
-impl std::fmt::Debug for Running {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Running").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-impl Running {
-    pub(super) fn new() -> Running {
-        Running { hash: Xxh64::new(0), is_started: false, collected: [0; COLLECTED_BYTES_MAX], len: 0 }
-    }
-
-    pub(super) fn reset(&mut self) {
-        self.len = 0;
-        if std::mem::take(&mut self.is_started) {
-            self.hash.reset(0);
-        }
-    }
-
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
-        if self.len + bytes.len() > COLLECTED_BYTES_MAX {
-            self.flush();
-            if bytes.len() > COLLECTED_BYTES_MAX {
-                return self.hash.update(bytes);
-            }
-        }
-        let free = &mut self.collected[self.len..self.len + bytes.len()];
-        if bytes.len() < COPY_BYTES_MIN {
-            free.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-        } else {
-            free.copy_from_slice(bytes);
-        }
-        self.len += bytes.len();
-    }
-
-    fn flush(&mut self) {
-        self.hash.update(&self.collected[..self.len]);
-        (self.is_started, self.len) = (true, 0);
-    }
-
-    pub(super) fn digest(&mut self) -> u64 {
-        if !self.is_started {
-            return xxh64(&self.collected[..self.len], 0);
-        }
-        self.flush();
-        self.hash.digest()
-    }
-}
-
 impl Section {
     /// Starts a section. `first` separates sections of different families.
     pub(super) fn new(settings: PrefixSettings, first: u8) -> Section {
@@ -101,9 +38,20 @@ impl Section {
         self.hash.feed(bytes);
     }
 
+    /// Adds a byte that is no text of the prompt.
+    pub(super) fn feed_byte(&mut self, byte: u8) {
+        self.has_content = true;
+        self.hash.feed_byte(byte);
+    }
+
     /// Adds text of the prompt.
     pub(super) fn feed_text(&mut self, mut text: &[u8]) {
         self.has_content = true;
+        if self.block_end - self.bytes > text.len() as u64 {
+            self.hash.feed(text);
+            self.bytes += text.len() as u64;
+            return;
+        }
         while !text.is_empty() {
             let room = usize::try_from(self.block_end - self.bytes).unwrap_or(usize::MAX);
             let (now, rest) = text.split_at(text.len().min(room));
@@ -148,7 +96,7 @@ impl Section {
         self.bytes = bytes;
     }
 
-    pub(super) fn finish<R>(mut self, root: R) -> Finished<R> {
+    pub(super) fn finish<R>(self, root: R) -> Finished<R> {
         Finished { root, hash: self.hash.digest(), bytes: self.bytes, marks: self.marks }
     }
 }
@@ -172,11 +120,8 @@ pub struct Prefixes {
 
 impl Prefixes {
     /// Joins sections in the order of the prompt: each hash depends on all sections before it.
-    pub(super) fn join<'a, R: 'a>(
-        sections: impl Iterator<Item = &'a Finished<R>> + Clone,
-        hashes_max: u32,
-    ) -> Prefixes {
-        let marks: usize = sections.clone().map(|section| section.marks.len()).sum();
+    pub(super) fn join<R>(sections: &[Finished<R>], hashes_max: u32) -> Prefixes {
+        let marks: usize = sections.iter().map(|section| section.marks.len()).sum();
         let len = marks.min(hashes_max as usize);
         let mut joined = Prefixes { hashes: Vec::with_capacity(len), bytes: Vec::with_capacity(len) };
         let (mut before, mut bytes_before) = (0, 0);
