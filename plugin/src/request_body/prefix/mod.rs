@@ -6,6 +6,7 @@
 //! not enter: whitespace, escapes, nulls, ids and cache hints.
 
 mod message;
+mod paths;
 mod roots;
 mod running;
 mod section;
@@ -13,6 +14,7 @@ mod section;
 mod tests;
 
 use message::Message;
+use paths::{is_ignored, is_plain, is_verbatim_member};
 use roots::{Kind, Root};
 use running::Running;
 pub use section::Prefixes;
@@ -492,20 +494,4 @@ impl PrefixHasher {
             _ => false,
         }
     }
-}
-
-/// Returns whether a text at this path is text of a message and nothing else.
-fn is_plain(below: &[Key]) -> bool {
-    below.iter().all(|key| matches!(key, Key::Item | Key::Content | Key::Parts | Key::Text))
-}
-
-/// Returns whether a member never reaches the model. Clients move their cache hints from message to message.
-fn is_ignored(below: &[Key]) -> bool {
-    use Key::{Annotations, CacheControl, CallId, Id, Item, Logprobs, Status};
-    matches!(below, [Item, .., Annotations | CacheControl | CallId | Id | Logprobs | Status])
-}
-
-/// Returns whether a member contains the arguments or the result of a tool, which may have any names.
-fn is_verbatim_member(below: &[Key]) -> bool {
-    matches!(below, [Key::Item, .., Key::Input | Key::Args | Key::Arguments | Key::Response])
 }
