@@ -50,6 +50,8 @@ pub(super) async fn run(
     warm_up(stage, policy).await;
     lab.wait_idle(IDLE_WITHIN).await?;
     lab.fleet().clear_caches();
+    // The sidecars remember the prompts of earlier replays, which no host has in its cache any more.
+    let workload = &workload.for_replay(lab.count_replay());
     lab.fleet().take_late_wall_ms();
     let not_shared = not_shared(lab).await?;
 

@@ -5,6 +5,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::atomic::AtomicU32,
     time::Duration,
 };
 
@@ -209,7 +210,7 @@ impl LabBuilder {
             sidecars.push(Sidecar::start(index, &dir, temp.path(), config).await?);
         }
         let envoys = self.start_envoys(&dir, &hosts, &sidecars).await?;
-        Ok(Lab { envoys, sidecars, redis, fleet, dir, _temp: temp })
+        Ok(Lab { envoys, sidecars, redis, fleet, dir, replays: AtomicU32::new(0), _temp: temp })
     }
 
     async fn start_envoys(

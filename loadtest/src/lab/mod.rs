@@ -35,6 +35,7 @@ mod sidecar;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -69,6 +70,7 @@ pub struct Lab {
     redis: Option<Redis>,
     fleet: Fleet,
     dir: PathBuf,
+    replays: AtomicU32,
     /// Directory of the sockets and, unless the caller set a directory, of logs and configurations. Removed on drop.
     _temp: tempfile::TempDir,
 }
@@ -76,6 +78,11 @@ pub struct Lab {
 impl Lab {
     pub fn builder() -> LabBuilder {
         LabBuilder::default()
+    }
+
+    /// Returns the number of replays so far, and counts one more.
+    pub fn count_replay(&self) -> u32 {
+        self.replays.fetch_add(1, Ordering::Relaxed)
     }
 
     /// # Panics

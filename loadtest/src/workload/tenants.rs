@@ -10,6 +10,17 @@ use super::Workload;
 const CONVERSATION_BLOCKS_MIN: usize = 2;
 
 impl Workload {
+    /// Renames the models by the number of the replay, so that replays share no prefixes with each other.
+    #[must_use]
+    pub fn for_replay(&self, replay: u32) -> Self {
+        let models = self.requests.iter().map(|request| request.model).max().map_or(1, |model| model + 1);
+        let mut workload = self.clone();
+        for request in &mut workload.requests {
+            request.model += replay * models;
+        }
+        workload
+    }
+
     /// Returns the same requests for `models` models from `consumers` consumers; with 0 consumers, requests name none. Each
     /// conversation has one model and one consumer. The model and the consumer number `k` have weight `1 / k`, so that
     /// some are popular and others rare. The same seed yields the same assignment.
@@ -75,6 +86,16 @@ mod tests {
         let models: HashSet<u32> = trace.requests.iter().map(|request| request.model).collect();
         let consumers: HashSet<u32> = trace.requests.iter().map(|request| request.consumer).collect();
         assert_eq!((models, consumers), ((0..3).collect(), (1..=20).collect()));
+    }
+
+    #[test]
+    fn replays_share_no_models() {
+        let trace = trace().with_tenants(3, 0, 1);
+        let models = |replay| -> HashSet<u32> {
+            trace.for_replay(replay).requests.iter().map(|request| request.model).collect()
+        };
+        assert_eq!((models(0), models(1)), ((0..3).collect(), (3..6).collect()));
+        assert_eq!(trace.for_replay(0), trace);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub struct PrefixMetrics {
     /// Each scrape sets the series of pools again.
     entries: GaugeVec,
     tokens: IntCounterVec,
+    losses: IntCounterVec,
     pub exchanges_failed: IntCounter,
 }
 
@@ -18,6 +19,7 @@ pub struct PrefixFigures {
     pub prompt_tokens: u64,
     pub expected_tokens: u64,
     pub cached_tokens: u64,
+    pub losses: u64,
 }
 
 impl PrefixMetrics {
@@ -35,6 +37,12 @@ impl PrefixMetrics {
                 "Prompt tokens of responses that state their cached tokens, by kind: all, expected in the cache, and cached.",
                 &["route", "cluster", "kind"],
             )?,
+            losses: counters(
+                r,
+                "evenkeel_prefix_cache_losses_total",
+                "Endpoints that seem to have restarted, because their caches lacked what was expected.",
+                &["route", "cluster"],
+            )?,
             exchanges_failed: counter(
                 r,
                 "evenkeel_prefix_exchanges_failed_total",
@@ -47,11 +55,13 @@ impl PrefixMetrics {
     pub fn clear(&self) {
         self.entries.reset();
         self.tokens.reset();
+        self.losses.reset();
     }
 
     /// Sets the figures of one pool.
     pub fn set(&self, route: &str, cluster: &str, figures: PrefixFigures) {
-        let PrefixFigures { entries, prompt_tokens, expected_tokens, cached_tokens } = figures;
+        let PrefixFigures { entries, prompt_tokens, expected_tokens, cached_tokens, losses } = figures;
+        self.losses.with_label_values(&[route, cluster]).inc_by(losses);
         self.entries.with_label_values(&[route, cluster]).set(entries as f64);
         for (kind, tokens) in
             [("prompt", prompt_tokens), ("expected", expected_tokens), ("cached", cached_tokens)]

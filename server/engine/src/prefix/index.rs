@@ -26,8 +26,8 @@ struct Endpoint {
     assigned: u64,
     /// Places with smaller stamps are forgotten.
     forgotten: u32,
-    /// Consecutive responses without the expected tokens.
-    misses: u32,
+    /// How often the endpoint has lost its cache.
+    losses: u32,
 }
 
 impl Endpoint {
@@ -44,7 +44,7 @@ impl Endpoint {
         // So that later places have larger stamps.
         self.assigned += STAMP_TOKENS;
         self.forgotten = self.stamp();
-        self.misses = 0;
+        self.losses += 1;
     }
 }
 
@@ -167,12 +167,9 @@ impl Index {
         gone.for_each(Endpoint::forget);
     }
 
-    /// Counts a response of an endpoint. Returns the number of consecutive misses.
-    pub(super) fn count_misses(&mut self, address: &str, is_miss: bool) -> u32 {
-        let Some(id) = self.by_address.get(address) else { return 0 };
-        let misses = &mut self.endpoints[usize::from(*id)].misses;
-        *misses = if is_miss { *misses + 1 } else { 0 };
-        *misses
+    /// Returns how often an endpoint has lost its cache.
+    pub(super) fn losses(&self, address: &str) -> u32 {
+        self.by_address.get(address).map_or(0, |id| self.endpoints[usize::from(*id)].losses)
     }
 
     fn id_of(&mut self, address: &Arc<str>) -> u16 {
@@ -188,7 +185,7 @@ impl Index {
         let id = self.endpoints.len() as u16;
         let address = Arc::clone(address);
         self.by_address.insert(Arc::clone(&address), id);
-        self.endpoints.push(Endpoint { address, assigned: 0, forgotten: 0, misses: 0 });
+        self.endpoints.push(Endpoint { address, assigned: 0, forgotten: 0, losses: 0 });
         id
     }
 }

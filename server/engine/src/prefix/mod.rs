@@ -15,6 +15,7 @@ use evenkeel_telemetry::PrefixFigures;
 use parking_lot::Mutex;
 use ring::digest;
 use tokio::time::Instant;
+use tracing::{debug, info};
 
 mod generations;
 mod hit_rate;
@@ -37,7 +38,7 @@ const EXPECTED_MAX: usize = 65_536;
 /// Part of a cache's size below which an entry is as good as new, so that repeating it would bring nothing.
 const FRESH_PART: u64 = 8;
 /// Number of consecutive responses without any of the expected tokens after which an endpoint counts as restarted.
-const MISSES_MAX: u32 = 3;
+const MISSES_MAX: usize = 3;
 /// A response without this part of the expected tokens is a miss.
 const MISS_PART: f64 = 0.1;
 
@@ -87,6 +88,8 @@ struct Expected {
     age: u64,
     /// Part of the prompt that the choice counted on.
     counted_on: f64,
+    /// How often the endpoint had lost its cache when the prompt was placed.
+    losses: u32,
 }
 
 /// The tokens of a prompt, as its response states them.
@@ -117,6 +120,9 @@ struct State {
     used_at: Option<Instant>,
     /// Sums over the prompts whose responses stated the tokens that came from the cache.
     figures: PrefixFigures,
+    /// The latest responses of an endpoint, if they were all misses: age and hit of each.
+    misses: HashMap<Arc<str>, Vec<(u64, f64)>>,
+    losses: u64,
     /// The same sums for each endpoint, over the latest responses.
     recent: HashMap<Arc<str>, RecentTokens>,
 }
@@ -140,6 +146,8 @@ impl Prefixes {
             position: Position::default(),
             used_at: None,
             figures: PrefixFigures::default(),
+            misses: HashMap::new(),
+            losses: 0,
             recent: HashMap::new(),
         };
         let fresh = cache.tokens / FRESH_PART;
@@ -159,7 +167,8 @@ impl Prefixes {
         let mut matches: Vec<Expected> = Vec::new();
         for Match { endpoint, depth, age } in index.look_up(&hashes) {
             let part = (f64::from(bytes[depth]) / prompt_bytes.max(1) as f64).min(1.0);
-            matches.push(Expected { endpoint, part, age, counted_on: part * trust.at(age) });
+            let losses = index.losses(&endpoint);
+            matches.push(Expected { endpoint, part, age, counted_on: part * trust.at(age), losses });
         }
         let at_session = session.and_then(|session| index.look_up(&[session]).pop());
         let mut stays_at = None;
@@ -167,7 +176,8 @@ impl Prefixes {
             (Some(SessionAffinity::Hard), Some(Match { endpoint, .. })) => stays_at = Some(endpoint),
             (Some(SessionAffinity::Soft { tokens: bonus }), Some(Match { endpoint, age, .. })) => {
                 let part = (bonus as f64 / tokens.max(1) as f64).min(1.0);
-                let expected = Expected { endpoint, part, age, counted_on: part * trust.at(age) };
+                let losses = index.losses(&endpoint);
+                let expected = Expected { endpoint, part, age, counted_on: part * trust.at(age), losses };
                 match matches.iter_mut().find(|other| other.endpoint == expected.endpoint) {
                     Some(other) if other.counted_on >= expected.counted_on => {}
                     Some(other) => *other = expected,
@@ -218,12 +228,28 @@ impl Prefixes {
             return;
         }
         let hit = (read.cached as f64 / (expected.part * input)).min(1.0);
-        let is_miss = hit < MISS_PART && state.trust.at(expected.age) > 0.5;
-        if state.index.count_misses(&expected.endpoint, is_miss) >= MISSES_MAX {
-            state.index.forget(&expected.endpoint);
-            state.unshared.push_loss(expected.endpoint);
+        let Expected { endpoint, part, age, losses, .. } = expected;
+        debug!(%endpoint, part, age, hit, "a prompt was answered");
+        // The endpoint has lost the cache that this prompt was placed for.
+        if losses != state.index.losses(&endpoint) {
+            return;
+        }
+        if hit < MISS_PART && state.trust.at(age) > 0.5 {
+            let misses = state.misses.entry(Arc::clone(&endpoint)).or_default();
+            misses.push((age, hit));
+            if misses.len() >= MISSES_MAX {
+                state.misses.remove(&endpoint);
+                state.index.forget(&endpoint);
+                info!(%endpoint, "an endpoint seems to have restarted: its prefix cache has lost what was expected");
+                state.losses += 1;
+                state.unshared.push_loss(endpoint);
+            }
         } else {
-            state.trust.learn(expected.age, hit);
+            // The endpoint has its cache, so the misses before this response teach how long it remembers.
+            let misses = state.misses.remove(&endpoint).unwrap_or_default();
+            for (age, hit) in misses.into_iter().chain([(age, hit)]) {
+                state.trust.learn(age, hit);
+            }
         }
     }
 
@@ -231,6 +257,7 @@ impl Prefixes {
     pub(crate) fn retain(&self, is_listed: impl Fn(&str) -> bool) {
         let mut state = self.state.lock();
         state.recent.retain(|address, _| is_listed(address));
+        state.misses.retain(|address, _| is_listed(address));
         state.index.retain(is_listed);
     }
 
@@ -248,7 +275,7 @@ impl Prefixes {
     #[must_use]
     pub fn figures(&self) -> PrefixFigures {
         let state = self.state.lock();
-        PrefixFigures { entries: state.index.len(), ..state.figures }
+        PrefixFigures { entries: state.index.len(), losses: state.losses, ..state.figures }
     }
 }
 

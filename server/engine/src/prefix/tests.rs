@@ -110,7 +110,7 @@ fn responses_that_never_state_cached_tokens_teach_nothing() {
     assert_eq!(prefixes.figures().prompt_tokens, 0);
     // Once one has stated some, a missing number is 0.
     send(&prefixes, "a", &prompt(&[7]), 100, stated(1000, 1));
-    for lease in 101..=100 + u64::from(MISSES_MAX) {
+    for lease in 101..=100 + MISSES_MAX as u64 {
         let silent = Some(ReadTokens { input: 2000, cached: 0, is_stated: false });
         send(&prefixes, "a", &prompt(&[1, 2]), lease, silent);
     }
@@ -124,7 +124,7 @@ fn an_endpoint_that_has_restarted_is_forgotten_and_learned_again() {
         send(&prefixes, "a", &prompt(&[n, n + 1000]), n + 1, stated(2000, 0));
     }
     send(&prefixes, "b", &prompt(&[1]), 60, stated(1000, 0));
-    for n in 0..u64::from(MISSES_MAX) {
+    for n in 0..MISSES_MAX as u64 {
         assert!(!cached(&prefixes, &prompt(&[40])).is_empty(), "after {n} misses");
         send(&prefixes, "a", &prompt(&[n, n + 1000]), 100 + n, stated(2000, 0));
     }
@@ -136,6 +136,28 @@ fn an_endpoint_that_has_restarted_is_forgotten_and_learned_again() {
     assert!(news.last().unwrap().is_loss());
     send(&prefixes, "a", &prompt(&[40]), 200, stated(1000, 0));
     assert_eq!(cached(&prefixes, &prompt(&[40])), [("a".to_owned(), 1000)]);
+}
+
+#[test]
+fn responses_to_prompts_from_before_a_loss_do_not_count_as_another() {
+    let prefixes = prefixes(1_000_000, false);
+    let place = |n: u64| {
+        let found = look_up(&prefixes, &prompt(&[n]));
+        prefixes.placed(
+            &holder(),
+            LeaseId::new(n).unwrap(),
+            Placed { endpoint: "a".into(), unread: 0, found },
+        );
+    };
+    (1..=20).for_each(|n| send(&prefixes, "a", &prompt(&[n]), n, stated(1000, 0)));
+    (1..=20).for_each(place);
+    let miss = |n: u64| prefixes.responded(&holder(), LeaseId::new(n).unwrap(), stated(1000, 0));
+    (1..=MISSES_MAX as u64).for_each(miss);
+    assert_eq!((prefixes.figures().losses, cached(&prefixes, &prompt(&[20]))), (1, vec![]));
+    send(&prefixes, "a", &prompt(&[99]), 99, stated(1000, 0));
+    (MISSES_MAX as u64 + 1..=20).for_each(miss);
+    assert_eq!(prefixes.figures().losses, 1);
+    assert_eq!(cached(&prefixes, &prompt(&[99])), [("a".to_owned(), 1000)], "the loss taught nothing wrong");
 }
 
 #[test]
