@@ -1,24 +1,23 @@
 -- commit: applies a batch of settlements, first tokens and admissions to one pool, in this order.
 --
--- FRAGMENTS basics filler leases
--- KEYS  1       hash    endpoint -> requests in flight
---       2       hash    endpoint -> unread tokens
---       3       zset    holder -> deadline, ms since the Unix epoch
---       4..     hash    leases of one holder, see leases; one key per holder
+-- FRAGMENTS basics filler leases order moves pool_keys
+-- KEYS  1..3    see order
+--       4       zset    holder -> deadline, ms since the Unix epoch
+--       5..     hash    leases of one holder, see leases; one key per holder
 -- ARGV  1       holder TTL, ms
 --       2       expiry of the pool's keys, ms
 --       3       "1" if only Evenkeel writes this table, "0" if Higress writes KEYS[1] too
 --       4       the batch, MessagePack (one argument, as parsing hundreds took half the time of a call):
---                 { addresses, weights, caps, holders, ties, prompts, cached }
---               addresses: the endpoints to choose from, in order; weights (> 0) and caps (0: unlimited):
---               one for each address, or one number for all
---               holders: for each of KEYS 4.. { id, leases, S, F }; the first S leases are settled, the
+--                 { addresses, weights, caps, holders, share, prompts, cached }
+--               addresses: the endpoints to choose from, in the order of weight, cap and address;
+--               weights (> 0) and caps (0: unlimited): one for each address, or one number for all
+--               holders: for each of KEYS 5.. { id, leases, S, F }; the first S leases are settled, the
 --               next F have their first token, and the others are admitted; no lease is named twice
---               ties: for each admission, a number that decides between endpoints with equal scores
+--               share: a number from 0 to below 1, which decides between endpoints with equal scores
 --               prompts: for each admission the size of its prompt in tokens, or absent if the pool
 --               chooses by requests in flight
 --               cached: for each admission { index, tokens ... }, endpoints that have the beginning of the
---               prompt, and the tokens of it (> 0, at most the prompt's); or absent if no endpoint has any
+--               prompt, ascending, and the tokens of it (> 0, at most the prompt's); or absent if no endpoint has any
 -- RETURNS       { now in ms, clamped, results of all settlements ..., of all first tokens ...,
 --               of all admissions ... } in the order of holders and leases
 --               clamped: settlements that found a lower load than their own, because the table had drifted
@@ -31,12 +30,12 @@
 --               endpoints with the least score
 -- LAYOUT        ek2; see docs/redis-layout.md
 
--- The rule is `choose` of server/domain/src/choice.rs, with these constants.
-local REQUEST_TOKENS, PROMPT_FACTOR = 200, 2
+-- The rule is `choose` of server/domain/src/choice.rs, with these constants and REQUEST_TOKENS.
+local PROMPT_FACTOR = 2
 
 local ttl_ms, expiry_ms, ours = tonumber(ARGV[1]), ARGV[2], ARGV[3] == '1'
 local batch = cmsgpack.unpack(ARGV[4])
-local address, weight, cap, holders, ties = batch[1], batch[2], batch[3], batch[4], batch[5]
+local address, weight, cap, holders, share = batch[1], batch[2], batch[3], batch[4], batch[5]
 local prompts, cached = batch[6], batch[7]
 local endpoints = #address
 local reply, n_reply = { now, 0 }, 2
@@ -102,7 +101,7 @@ local stamp = string.format('%013.0f', now)
 local held, settled, changed = {}, {}, {}
 for h = 1, #holders do
   local leases, settlements = holders[h][2], holders[h][3]
-  local values, del = call('HMGET', KEYS[h + 3], unpack(leases)), {}
+  local values, del = call('HMGET', KEYS[h + 4], unpack(leases)), {}
   held[h], settled[h], changed[h] = values, del, { '', FILLER }
   for l = 1, settlements do
     local value, result = values[l], 0
@@ -165,8 +164,9 @@ local function find_least(base)
 end
 
 -- Returns the endpoint with the least score if some endpoints have a part of the prompt in their caches, and its part.
-local function least_with(hits, base, tie)
-  local best, among, tokens_of = least, equals, {}
+-- Between equal scores, these endpoints come first.
+local function least_with(hits, base)
+  local best, tied, tokens_of = least, {}, {}
   for h = 1, #hits, 2 do
     local i, tokens = hits[h], hits[h + 1]
     if not is_full(i) then
@@ -174,22 +174,20 @@ local function least_with(hits, base, tie)
       score = weights and score / weights[i] or score - base
       tokens_of[i] = tokens
       if score < best then
-        best, among = score, { i }
+        best, tied = score, { i }
       elseif score == best then
-        local both = { unpack(among) }
-        both[#both + 1] = i
-        table.sort(both)
-        among = both
+        tied[#tied + 1] = i
       end
     end
   end
-  local i = among[tie % #among + 1]
+  local at = floor(share * (#tied + (best == least and #equals or 0)))
+  local i = tied[at + 1] or equals[at - #tied + 1]
   return i, tokens_of[i] or 0
 end
 
 -- Returns the index of the chosen endpoint, and the tokens that it must read.
 local function take(admission)
-  local tie, tokens = ties[admission], prompts and prompts[admission] or 0
+  local tokens = prompts and prompts[admission] or 0
   local base = PROMPT_FACTOR * tokens
   if not equals or weights and base ~= equals_base then find_least(base) end
   local n = #equals
@@ -198,10 +196,10 @@ local function take(admission)
   local hits = cached and cached[admission]
   if hits and #hits > 0 then
     local in_cache
-    i, in_cache = least_with(hits, base, tie)
+    i, in_cache = least_with(hits, base)
     tokens, equals = tokens - in_cache, nil
   else
-    i = table.remove(equals, tie % n + 1)
+    i = table.remove(equals, floor(share * n) + 1)
     if n == 1 then equals = nil end
   end
   count[i] = count[i] + 1
@@ -233,17 +231,17 @@ end
 local deadlines, n_deadlines, deadline = {}, 0, string.format('%.0f', now + ttl_ms)
 for h = 1, #holders do
   local set, del = changed[h], settled[h]
-  if #del > 0 then call('HDEL', KEYS[h + 3], unpack(del)) end
-  if #set > 2 and call('HSET', KEYS[h + 3], unpack(set)) == #set / 2 then
-    call('PEXPIRE', KEYS[h + 3], expiry_ms)
+  if #del > 0 then call('HDEL', KEYS[h + 4], unpack(del)) end
+  if #set > 2 and call('HSET', KEYS[h + 4], unpack(set)) == #set / 2 then
+    call('PEXPIRE', KEYS[h + 4], expiry_ms)
   end
   if #holders[h][2] > holders[h][3] + holders[h][4] then
     deadlines[n_deadlines + 1], deadlines[n_deadlines + 2] = deadline, holders[h][1]
     n_deadlines = n_deadlines + 2
   end
 end
-if n_deadlines > 0 and call('ZADD', KEYS[3], unpack(deadlines)) > 0 then
-  call('PEXPIRE', KEYS[3], expiry_ms)
+if n_deadlines > 0 and call('ZADD', KEYS[4], unpack(deadlines)) > 0 then
+  call('PEXPIRE', KEYS[4], expiry_ms)
 end
 
 -- Writes the changed numbers of one hash. Few change, because an admission often takes the place of a settled request.
@@ -270,13 +268,21 @@ local function write_changes(key, after, before, filled)
   if #del > 0 then call('HDEL', key, unpack(del)) end
   return added > 0 and added == n_set / 2
 end
--- While a slot of Redis Cluster moves, a call fails if one of its keys is missing. So a pool without unread tokens has
--- their hash, too.
 local is_new = write_changes(KEYS[1], count, count_was, ours) and ours
 if next(unread) then write_changes(KEYS[2], unread, unread_was, unread_length == 0) end
-if is_new and call('EXISTS', KEYS[2]) == 0 then
-  call('HSET', KEYS[2], '', FILLER)
-  call('PEXPIRE', KEYS[2], expiry_ms)
+if is_new then add_keys(expiry_ms) end
+
+-- The order.
+local rosters = ours and read_rosters() or {}
+if #rosters > 0 then
+  local moved, counts, tokens = {}, {}, {}
+  for i = 1, #address do
+    if count[i] ~= count_was[i] or unread[i] ~= unread_was[i] then
+      local name = address[i]
+      moved[#moved + 1], counts[name], tokens[name] = name, count[i], unread[i]
+    end
+  end
+  move(rosters, moved, counts, tokens)
 end
 
 return reply

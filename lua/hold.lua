@@ -1,7 +1,7 @@
 -- hold: one step of a long KeepAlive. Keeps a holder alive in one pool, restores those of the listed leases that the
 -- table lacks, and moves those that it has on another endpoint. Drops nothing: the list is only a part of the holder's.
 --
--- FRAGMENTS basics filler counts leases held_list
+-- FRAGMENTS basics filler order moves pool_keys counts leases held_list
 -- KEYS          see held_list
 -- ARGV          see held_list
 --       then    the list: lease, entry; no lease twice
@@ -16,7 +16,7 @@ for at = after_addresses, #ARGV, 2 do
   leases[n], endpoints[n], unread[n] = ARGV[at], listed_at(at + 1)
 end
 if #leases > 0 then
-  local values = call('HMGET', KEYS[4], unpack(leases))
+  local values = call('HMGET', KEYS[5], unpack(leases))
   for l = 1, #leases do
     if values[l] then
       correct(leases[l], values[l], endpoints[l], unread[l])

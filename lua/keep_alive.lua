@@ -1,7 +1,7 @@
 -- keep_alive: keeps a holder alive in one pool and makes the table equal to the holder's own list, if both are short.
 -- For longer ones, the sidecar calls hold and drop in steps, so that no call holds Redis for long.
 --
--- FRAGMENTS basics filler counts leases held_list
+-- FRAGMENTS basics filler order moves pool_keys counts leases held_list
 -- KEYS          see held_list
 -- ARGV          see held_list
 --       then    largest lease that the holder had issued when it made the list
@@ -15,13 +15,13 @@
 
 local issued_through, leases_max = tonumber(ARGV[after_addresses]), tonumber(ARGV[after_addresses + 1])
 -- One field is filler.
-if call('HLEN', KEYS[4]) > leases_max + 1 then return { now, -1 } end
+if call('HLEN', KEYS[5]) > leases_max + 1 then return { now, -1 } end
 
 -- Of each listed lease, the index of its entry in ARGV.
 local listed = {}
 for at = after_addresses + 2, #ARGV, 2 do listed[ARGV[at]] = at + 1 end
 
-local held, del = call('HGETALL', KEYS[4]), {}
+local held, del = call('HGETALL', KEYS[5]), {}
 for at = 1, #held, 2 do
   local lease, value = held[at], held[at + 1]
   local entry = listed[lease]
@@ -41,7 +41,7 @@ end
 
 -- unpack takes at most a few thousand values.
 for from = 1, #del, 1000 do
-  call('HDEL', KEYS[4], unpack(del, from, min(from + 999, #del)))
+  call('HDEL', KEYS[5], unpack(del, from, min(from + 999, #del)))
 end
 write_held()
 return { now, repairs.restored, #del, repairs.moved, repairs.refused }

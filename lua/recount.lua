@@ -1,17 +1,16 @@
--- recount: renews the expiry of a pool's keys, compares the loads with the leases, and corrects loads that differ
--- because a key was evicted or deleted by hand. Brings deadlines forward that are later than a live holder could have.
--- For tables that only Evenkeel writes.
+-- recount: renews the expiry of a pool's keys, compares the loads with the leases and the order with the loads, and
+-- corrects what differs because a key was evicted or deleted by hand. Brings deadlines forward that are later than a
+-- live holder could have. For tables that only Evenkeel writes.
 --
--- FRAGMENTS basics filler leases
--- KEYS  1       hash    endpoint -> requests in flight
---       2       hash    endpoint -> unread tokens
---       3       zset    holder -> deadline, ms since the Unix epoch
---       4..     hash    leases of one holder, see leases; one key per holder, for all holders
+-- FRAGMENTS basics filler order moves rosters corrections leases
+-- KEYS  1..3    see order
+--       4       zset    holder -> deadline, ms since the Unix epoch
+--       5..     hash    leases of one holder, see leases; one key per holder, for all holders
 -- ARGV  1       expiry of the pool's keys, ms
 --       2       holder TTL, which is also the time between two comparisons of unread tokens, ms
 --       3       maximum number of leases for such a comparison, which reads all of them
---       4..     one holder id for each of KEYS 4..
--- RETURNS       { now in ms, endpoints whose load was corrected }
+--       4..     one holder id for each of KEYS 5..
+-- RETURNS       { now in ms, endpoints whose load or place in the order was corrected }
 --               { now in ms, -1 } if the holders have changed; the next recount tries again
 -- ERRORS        none of its own
 -- The field '' of a hash is neither an endpoint nor a lease; see filler. That of KEYS[2] ends with the time of the last
@@ -19,14 +18,14 @@
 -- COST          O(holders + endpoints in use); O(leases) for unread tokens, or if the requests in flight differ
 -- LAYOUT        ek2; see docs/redis-layout.md
 
-if call('ZCARD', KEYS[3]) ~= #KEYS - 3 then return { now, -1 } end
+if call('ZCARD', KEYS[4]) ~= #KEYS - 4 then return { now, -1 } end
 local leases = 0
-for k = 1, 3 do call('PEXPIRE', KEYS[k], ARGV[1]) end
-for h = 4, #KEYS do
-  local deadline_ms = call('ZSCORE', KEYS[3], ARGV[h])
+for k = 1, 4 do call('PEXPIRE', KEYS[k], ARGV[1]) end
+for h = 5, #KEYS do
+  local deadline_ms = call('ZSCORE', KEYS[4], ARGV[h - 1])
   if not deadline_ms then return { now, -1 } end
   -- The clock has been set back. A dead holder must not live until the clock has caught up.
-  if tonumber(deadline_ms) > now + ARGV[2] then call('ZADD', KEYS[3], now + ARGV[2], ARGV[h]) end
+  if tonumber(deadline_ms) > now + ARGV[2] then call('ZADD', KEYS[4], now + ARGV[2], ARGV[h - 1]) end
   call('PEXPIRE', KEYS[h], ARGV[1])
   leases = leases + call('HLEN', KEYS[h]) - call('HEXISTS', KEYS[h], '')
 end
@@ -42,6 +41,14 @@ local function sums_in(key)
   return sums, total
 end
 
+local corrected = {}
+local function reply()
+  correct_order(corrected)
+  local n = 0
+  for _ in pairs(corrected) do n = n + 1 end
+  return { now, n }
+end
+
 local counts, sum = sums_in(KEYS[1])
 local unread
 -- A pool that chooses by requests in flight has no unread tokens.
@@ -52,11 +59,11 @@ end
 if unread then
   call('HSET', KEYS[2], '', string.format('%s:%.0f', FILLER, now))
 elseif sum == leases then
-  return { now, 0 }
+  return reply()
 end
 
-local true_counts, true_unread, corrected = {}, {}, {}
-for h = 4, #KEYS do
+local true_counts, true_unread = {}, {}
+for h = 5, #KEYS do
   local held = call('HGETALL', KEYS[h])
   for at = 1, #held, 2 do
     if held[at] ~= '' then
@@ -85,6 +92,4 @@ end
 
 correct(KEYS[1], counts, true_counts)
 if unread then correct(KEYS[2], unread, true_unread) end
-local n = 0
-for _ in pairs(corrected) do n = n + 1 end
-return { now, n }
+return reply()

@@ -2,9 +2,11 @@
 --
 -- PROVIDES  change(endpoint, requests, tokens)   changes the load of an endpoint
 --           delta                                endpoint -> the change of its requests in flight so far
---           write_counts()
+--           write_counts()          also brings the order up to date
+-- AFTER     order, moves
 -- KEYS      1  hash  endpoint -> requests in flight
 --           2  hash  endpoint -> unread tokens
+--           3  zset  see order
 
 local delta, delta_unread = {}, {}
 
@@ -21,9 +23,14 @@ local function write_sum(key, endpoint, by)
   else
     call('HDEL', key, endpoint)
   end
+  return max(sum, 0)
 end
 
 local function write_counts()
-  for endpoint, by in pairs(delta) do write_sum(KEYS[1], endpoint, by) end
-  for endpoint, by in pairs(delta_unread) do write_sum(KEYS[2], endpoint, by) end
+  local changed, count, unread = {}, {}, {}
+  for endpoint, by in pairs(delta) do
+    changed[#changed + 1], count[endpoint] = endpoint, write_sum(KEYS[1], endpoint, by)
+  end
+  for endpoint, by in pairs(delta_unread) do unread[endpoint] = write_sum(KEYS[2], endpoint, by) end
+  if #changed > 0 then move(read_rosters(), changed, count, unread) end
 end

@@ -7,10 +7,9 @@
 --                                      and lowers its unread tokens; does nothing if the endpoint is ''
 --           repairs                    numbers of leases: restored, moved, refused
 --           write_held()               writes the leases and counts, and keeps the holder alive
--- KEYS      1  hash  endpoint -> requests in flight
---           2  hash  endpoint -> unread tokens
---           3  zset  holder -> deadline, ms since the Unix epoch
---           4  hash  the holder's leases; see leases
+-- KEYS      1..3     see order
+--           4  zset  holder -> deadline, ms since the Unix epoch
+--           5  hash  the holder's leases; see leases
 -- ARGV      1  holder TTL, ms
 --           2  expiry of the pool's keys, ms
 --           3  "1" if only Evenkeel writes this table, "0" if Higress writes KEYS[1] too
@@ -72,14 +71,11 @@ local function write_held()
   if #set > 0 then set[#set + 1], set[#set + 2] = '', FILLER end
   -- unpack takes at most a few thousand values.
   for from = 1, #set, 1000 do
-    call('HSET', KEYS[4], unpack(set, from, min(from + 999, #set)))
+    call('HSET', KEYS[5], unpack(set, from, min(from + 999, #set)))
   end
-  -- See the end of commit.
-  if call('EXISTS', KEYS[2]) == 0 then call('HSET', KEYS[2], '', FILLER) end
+  add_keys(ARGV[2])
   write_counts()
-  call('ZADD', KEYS[3], now + tonumber(ARGV[1]), ARGV[4])
-  call('PEXPIRE', KEYS[3], ARGV[2])
-  call('PEXPIRE', KEYS[4], ARGV[2])
+  call('ZADD', KEYS[4], now + tonumber(ARGV[1]), ARGV[4])
   if ARGV[3] == '1' then call('PEXPIRE', KEYS[1], ARGV[2]) end
-  call('PEXPIRE', KEYS[2], ARGV[2])
+  for k = 2, 5 do call('PEXPIRE', KEYS[k], ARGV[2]) end
 end

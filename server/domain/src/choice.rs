@@ -71,14 +71,14 @@ pub struct Choice<'a> {
 }
 
 /// Chooses the endpoint with the least score among the endpoints below their cap. Returns `None` if every endpoint is at
-/// its cap. If several endpoints have the least score, sorts them by address and chooses the one at index `tie` modulo
-/// their number.
+/// its cap. If several endpoints have the least score, sorts them: those with a part of the prompt in their cache come first,
+/// and otherwise weight, cap and address decide. Chooses the one at the index `share(tie)` times their number, rounded down.
 ///
 /// The score of an endpoint with `n` requests in flight is `(n + 1) / weight`, or with a prompt
 /// `(unread + REQUEST_TOKENS · (n + 1) + PROMPT_FACTOR · (tokens − cached)) / weight`, where `cached` tokens of the prompt
 /// are in the endpoint's prefix cache. docs/choosing.md gives the reasons and the figures.
 ///
-/// This is the reference for `lua/commit.lua`, which must choose the same endpoint. Both compute the score as one IEEE 754
+/// This is the reference for `lua/commit.lua` and `lua/commit_ordered.lua`, which must choose the same endpoint. All compute the score as one IEEE 754
 /// division.
 pub fn choose<'a>(
     roster: &'a Roster,
@@ -88,7 +88,7 @@ pub fn choose<'a>(
 ) -> Option<Choice<'a>> {
     let mut least = f64::INFINITY;
     let mut equals: Vec<Choice<'a>> = Vec::new();
-    for endpoint in roster.endpoints() {
+    for endpoint in roster.in_class_order() {
         let Load { in_flight, unread: waiting } = load(&endpoint.address);
         if endpoint.cap > 0 && in_flight >= u64::from(endpoint.cap) {
             continue;
@@ -108,7 +108,21 @@ pub fn choose<'a>(
             equals.push(Choice { endpoint, unread });
         }
     }
-    (!equals.is_empty()).then(|| equals.swap_remove(tie as usize % equals.len()))
+    if let Some(prompt) = prompt {
+        equals.sort_by_key(|choice| choice.unread == prompt.tokens);
+    }
+    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let index = (share(tie) * equals.len() as f64) as usize;
+    (!equals.is_empty()).then(|| equals.swap_remove(index))
+}
+
+/// Returns the share, from 0 to below 1, of the endpoints with equal scores that come before the chosen one.
+///
+/// With the same share, the choices of a batch are neighbours, which the scripts read with one command. Each single choice is
+/// as random as its tie.
+#[must_use]
+pub fn share(tie: u32) -> f64 {
+    f64::from(tie) / 4_294_967_296.0
 }
 
 #[cfg(test)]
@@ -154,11 +168,36 @@ mod tests {
     }
 
     #[test]
-    fn the_tie_number_selects_by_address() {
+    fn the_tie_number_selects_a_share_of_the_equals() {
         let r = roster(&[("c", 1.0, 0), ("a", 1.0, 0), ("b", 1.0, 0)]);
-        assert_eq!(pick(&r, 0, &[]).as_deref(), Some("a"));
-        assert_eq!(pick(&r, 4, &[]).as_deref(), Some("b"));
-        assert_eq!(pick(&r, 1, &[("b", 1)]).as_deref(), Some("c"));
+        let third = u32::MAX / 3;
+        for (tie, chosen) in [(0, "a"), (third, "a"), (third + 1, "b"), (2 * third + 1, "c"), (u32::MAX, "c")]
+        {
+            assert_eq!(pick(&r, tie, &[]).as_deref(), Some(chosen), "{tie}");
+        }
+        assert_eq!(pick(&r, 1 << 31, &[("b", 1)]).as_deref(), Some("c"));
+    }
+
+    #[test]
+    fn equals_are_sorted_by_cache_weight_cap_and_address() {
+        let order = |r: &Roster, prompt: Option<&Prompt>, loads: &[(&str, u64, u64)]| {
+            let n = loads.len() as u64;
+            let load = |address: &str| {
+                let &(_, in_flight, unread) = loads.iter().find(|(x, ..)| *x == address).unwrap();
+                Load { in_flight, unread }
+            };
+            let tie = |i: u64| u32::try_from(((i << 32) + (1 << 31)) / n).unwrap();
+            (0..n)
+                .map(|i| choose(r, tie(i), prompt, load).unwrap().endpoint.address.to_string())
+                .collect::<Vec<_>>()
+        };
+        let r = roster(&[("a", 2.0, 0), ("b", 1.0, 9), ("c", 1.0, 0), ("d", 1.0, 9)]);
+        let loads = [("a", 3, 0), ("b", 1, 0), ("c", 1, 0), ("d", 1, 0)];
+        assert_eq!(order(&r, None, &loads), ["c", "b", "d", "a"]);
+        let prompt = Prompt { tokens: 1000, cached: vec![("a".into(), 1000), ("d".into(), 100)] };
+        // (unread + 200 · (in flight + 1) + 2 · tokens to read) / weight is 2400 for all.
+        let loads = [("a", 0, 4600), ("b", 0, 200), ("c", 0, 200), ("d", 0, 400)];
+        assert_eq!(order(&r, Some(&prompt), &loads), ["d", "a", "c", "b"]);
     }
 
     #[test]

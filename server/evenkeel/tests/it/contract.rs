@@ -72,8 +72,8 @@ fn at(endpoint: &str) -> Option<Arc<str>> {
 async fn least_request_by_weight_under_caps(s: &Subject) {
     let r = roster(&[("a", 1.0, 2), ("b", 2.0, 2), ("c", 1.0, 1)]);
     assert_eq!(s.admit(&r, "h", 1, 0).await, at("b")); // b: (0+1)/2 is less than 1/1
-    assert_eq!(s.admit(&r, "h", 2, 1).await, at("b")); // all scores are 1: tie 1 picks the second of a, b, c
-    assert_eq!(s.admit(&r, "h", 3, 1).await, at("c")); // b is full: tie 1 picks the second of a, c
+    assert_eq!(s.admit(&r, "h", 2, u32::MAX).await, at("b")); // all scores are 1: the last of c, a, b
+    assert_eq!(s.admit(&r, "h", 3, 0).await, at("c")); // b is full: the first of c, a
     assert_eq!(s.admit(&r, "h", 4, 7).await, at("a"));
     assert_eq!(s.admit(&r, "h", 5, 0).await, at("a"));
     assert_eq!(s.admit(&r, "h", 6, 0).await, None);
@@ -190,11 +190,16 @@ macro_rules! contract {
         mod on_redis {
             use super::*;
             $(#[tokio::test] async fn $scenario() {
-                let redis = Redis::start();
-                let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
-                let client = redis::Client::open(redis.url()).unwrap();
-                let expire = expire_in_redis(client.get_multiplexed_async_connection().await.unwrap(), "");
-                super::$scenario(&Subject { store, pool: pool("r", "c"), expire }).await;
+                // Without and with an order of the rosters.
+                for ordered_min in [1000, 1] {
+                    let redis = Redis::start();
+                    let store = redis_store(&redis_options(vec![redis.url()], false, ""), TTL).await;
+                    store.set_ordered_min(ordered_min);
+                    let client = redis::Client::open(redis.url()).unwrap();
+                    let connection = client.get_multiplexed_async_connection().await.unwrap();
+                    let expire = expire_in_redis(connection, "");
+                    super::$scenario(&Subject { store, pool: pool("r", "c"), expire }).await;
+                }
             })*
         }
         /// All scenarios share one cluster, because its start takes seconds.
@@ -204,6 +209,7 @@ macro_rules! contract {
             $({
                 let name = stringify!($scenario);
                 let store = redis_store(&redis_options(cluster.urls(), true, name), TTL).await;
+                store.set_ordered_min(1);
                 // The pools hash to several slots, and some of their names try to break the hash tag.
                 for pool in [pool("r", "c"), pool("", "outbound|80||x"), pool("{a}", "}b{")] {
                     let (store, pool) = (store.clone(), pool);

@@ -21,6 +21,7 @@ mod gateways;
 mod holders;
 #[cfg(feature = "kubernetes")]
 mod kubernetes;
+mod large_rosters;
 mod latency;
 mod limits;
 mod long_lists;

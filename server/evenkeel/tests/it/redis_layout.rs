@@ -33,6 +33,7 @@ fn strings(value: redis::Value) -> Vec<String> {
 async fn every_key_expires() {
     let redis = Redis::start();
     let store = redis_store(&redis_options(vec![redis.url()], false, "x"), TTL).await;
+    store.set_ordered_min(2);
     let pool = pool("r", "c");
     let check = |after: &str| {
         let keys = strings(redis.command(&["KEYS", "*"]));
@@ -53,6 +54,10 @@ async fn every_key_expires() {
     redis.command(&["DEL", "x:ek2:{r|c}:in-flight"]);
     store.recount(&pool).await.unwrap();
     check("recount");
+    redis.command(&["DEL", "x:ek2:{r|c}:order"]);
+    admit(&*store, &pool, 4).await;
+    admit(&*store, &pool, 5).await;
+    check("a lost order");
 }
 
 /// Guards against the loss of single keys, through eviction or an operator.

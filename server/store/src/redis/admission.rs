@@ -2,16 +2,18 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use evenkeel_domain::{HolderId, LeaseId, Roster, StoreError};
 
 use super::{
     batch::Batch,
+    call::{Call, Reply},
     lane::{BATCH_MAX, Work},
     link::Way,
     operation::{Kind, Op, PoolWork},
+    orders::{self, Digest},
 };
 
 impl Work for PoolWork {
@@ -43,15 +45,61 @@ impl Work for PoolWork {
         ops.iter_mut().filter_map(|op| op.span.as_mut()).for_each(|span| span.sent(operations));
         self.shared.metrics.store_batch.observe(ops.len() as f64);
         let batch = Batch::new(ops);
-        let call = batch.call(self);
-        match self.shared.client.run(&call, Way::Request).await {
-            Err(error) => batch.fail(&error),
-            Ok(reply) => batch.deliver(reply, &self.shared.metrics),
+        let choice = batch.choice.as_ref();
+        let roster = choice.map(|choice| (Arc::clone(&choice.roster), choice.by_work));
+        let mut to_add = None;
+        if let Some((roster, by_work)) = roster
+            && let Some(digest) = self.ordered(&roster, by_work)
+        {
+            match self.send(&batch.ordered_call(self, &digest)).await {
+                Err(error) => return batch.fail(&error),
+                Ok((Some(clamped), reply)) => return batch.deliver(clamped, reply, &self.shared.metrics),
+                Ok((None, _)) => to_add = Some((roster, by_work, digest)),
+            }
+        }
+        match self.send(&batch.call(self)).await {
+            Err(error) => return batch.fail(&error),
+            Ok((clamped, reply)) => {
+                batch.deliver(clamped.unwrap_or_default(), reply, &self.shared.metrics);
+            }
+        }
+        if let Some((roster, by_work, digest)) = to_add {
+            self.add_to_order(&roster, by_work, &digest).await;
         }
     }
 
     fn fail(op: Op, error: &StoreError) {
         op.fail(error);
+    }
+}
+
+impl PoolWork {
+    /// Returns the number of settlements that the script clamped, and its further answers. `None` if Redis does not have the
+    /// roster in order, and nothing has changed.
+    async fn send(&self, call: &Call) -> Result<(Option<u64>, Reply), StoreError> {
+        let mut reply = self.shared.client.run(call, Way::Request).await?;
+        reply.integer()?;
+        Ok((u64::try_from(reply.integer()?).ok(), reply))
+    }
+
+    /// Returns the digest of a roster that Redis may have in order. `None` if the sidecar sends the roster itself.
+    fn ordered(&self, roster: &Arc<Roster>, by_work: bool) -> Option<Digest> {
+        // The order cannot know what other gateways do in Higress's table.
+        let min = self.shared.ordered_min.load(Ordering::Relaxed);
+        if self.pool.higress_table { None } else { self.orders.digest(roster, by_work, min) }
+    }
+
+    /// Adds a roster to the order. If that fails, the sidecar sends the roster itself for a while.
+    async fn add_to_order(&self, roster: &Roster, by_work: bool, digest: &str) {
+        let call = orders::add_call(&self.keys, roster, by_work, digest);
+        let added = async {
+            let mut reply = self.shared.client.run(&call, Way::Beside).await?;
+            reply.integer()?;
+            Ok::<bool, StoreError>(reply.integer()? == 1)
+        };
+        if !matches!(added.await, Ok(true)) {
+            self.orders.refuse(digest);
+        }
     }
 }
 

@@ -1,9 +1,15 @@
 //! Makes one call to the script `commit`: groups the operations as the script expects, and delivers the script's
 //! answers.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, LazyLock},
+};
 
-use evenkeel_domain::{HolderId, Roster, StoreError, choice::Prompt};
+use evenkeel_domain::{
+    HolderId, Roster, StoreError,
+    choice::{Prompt, share},
+};
 use evenkeel_telemetry::{Metrics, traces::StoreSpan};
 use redis::Value;
 use serde::Serialize;
@@ -12,13 +18,26 @@ use super::{
     KEY_EXPIRY_MS,
     call::{Call, Reply, pack},
     operation::{Kind, Op, Picked, PoolWork},
-    script::COMMIT,
+    script::{COMMIT, COMMIT_ORDERED, Script},
 };
 
 /// Operations by holder. For each holder, settlements come first, then first tokens.
 pub(super) struct Batch {
     holders: Vec<Group>,
+    /// What the admissions have in common. `None` without admissions.
+    pub(super) choice: Option<Choice>,
 }
+
+/// From what and by which rule the admissions of a batch choose.
+pub(super) struct Choice {
+    pub(super) roster: Arc<Roster>,
+    pub(super) by_work: bool,
+    /// Decides between endpoints with equal scores: the number of the first admission.
+    share: f64,
+}
+
+/// A holder of a batch, as the scripts expect it: id, leases, number of settlements, number of first tokens.
+type Holder<'a> = (&'a str, Vec<String>, usize, usize);
 
 struct Group {
     holder: HolderId,
@@ -31,7 +50,15 @@ impl Batch {
     pub(super) fn new(ops: Vec<Op>) -> Self {
         let mut holders: Vec<Group> = Vec::new();
         let mut index_of: HashMap<HolderId, usize> = HashMap::new();
+        let mut choice = None;
         for op in ops {
+            if let Kind::Admit { roster, tie, prompt, .. } = &op.kind {
+                choice.get_or_insert_with(|| Choice {
+                    roster: Arc::clone(roster),
+                    by_work: prompt.is_some(),
+                    share: share(*tie),
+                });
+            }
             let index = *index_of.entry(op.holder.clone()).or_insert_with(|| {
                 let holder = op.holder.clone();
                 holders.push(Group {
@@ -48,60 +75,91 @@ impl Batch {
                 Kind::Admit { .. } => holders[index].admissions.push(op),
             }
         }
-        Self { holders }
+        Self { holders, choice }
     }
 
+    /// Returns the call of `commit`, which has the endpoints to choose from.
     pub(super) fn call(&self, lane: &PoolWork) -> Call {
-        let leases: Vec<String> = self.holders.iter().map(|group| lane.keys.leases(&group.holder)).collect();
-        let keys: Vec<&str> = [&lane.keys.in_flight, &lane.keys.unread, &lane.keys.holders]
-            .into_iter()
-            .map(String::as_str)
-            .chain(leases.iter().map(String::as_str))
-            .collect();
-        let mut call = Call::new(&COMMIT, &keys);
-        call.number(lane.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
+        let mut call = self.call_of(&COMMIT, lane);
         call.arg(if lane.pool.higress_table { "0" } else { "1" });
-        call.bytes(&self.encode());
+        let roster = self.choice.as_ref().map(|choice| &*choice.roster);
+        let endpoints = || roster.into_iter().flat_map(Roster::in_class_order);
+        let addresses: Vec<&str> = endpoints().map(|endpoint| &*endpoint.address).collect();
+        let weights = PerEndpoint::of(endpoints().map(|endpoint| endpoint.weight), 1.0);
+        let caps = PerEndpoint::of(endpoints().map(|endpoint| endpoint.cap), 0);
+        let (prompts, cached) = (self.prompts(), self.cached());
+        call.bytes(&pack(&(addresses, weights, caps, self.holders(), self.share(), prompts, cached)));
         call
     }
 
-    /// Returns the batch as lua/commit.lua expects it: addresses, weights, caps, holders, ties, prompts, cached.
-    fn encode(&self) -> Vec<u8> {
-        let (mut ties, mut prompts) = (Vec::new(), Vec::new());
-        let mut roster: Option<&Roster> = None;
-        for op in self.holders.iter().flat_map(|group| &group.admissions) {
-            if let Kind::Admit { roster: r, tie, prompt, .. } = &op.kind {
-                roster = Some(r);
-                ties.push(*tie);
-                prompts.extend(prompt);
+    /// Returns the call of `commit_ordered` for a roster with this digest.
+    pub(super) fn ordered_call(&self, lane: &PoolWork, digest: &str) -> Call {
+        let mut call = self.call_of(&COMMIT_ORDERED, lane);
+        let mut cached = self.cached();
+        let matched = self.choice.as_ref().zip(cached.as_mut()).map(|(choice, cached)| {
+            // The script has no list of endpoints, so the hits refer to a list of their own.
+            let hits = || cached.iter().flat_map(|hits| hits.chunks_exact(2));
+            let matched: Vec<u64> = hits().map(|hit| hit[0]).collect::<BTreeSet<u64>>().into_iter().collect();
+            for hit in cached.iter_mut().flat_map(|hits| hits.chunks_exact_mut(2)) {
+                hit[0] = matched.partition_point(|index| *index < hit[0]) as u64 + 1;
             }
-        }
-        let endpoints = roster.map_or(&[][..], Roster::endpoints);
-        let addresses: Vec<&str> = endpoints.iter().map(|endpoint| &*endpoint.address).collect();
-        let weights = PerEndpoint::of(endpoints.iter().map(|endpoint| endpoint.weight), 1.0);
-        let caps = PerEndpoint::of(endpoints.iter().map(|endpoint| endpoint.cap), 0);
-        let holders: Vec<(&str, Vec<String>, usize, usize)> = self
-            .holders
-            .iter()
-            .map(|group| {
-                let ops = group.settlements.iter().chain(&group.first_tokens).chain(&group.admissions);
-                // Leases are sent as texts: the script uses them as field names, and Lua formats numbers slowly.
-                let leases = ops.map(|op| op.lease.to_string()).collect();
-                (group.holder.as_str(), leases, group.settlements.len(), group.first_tokens.len())
-            })
-            .collect();
-        let hits: Vec<Vec<u64>> = prompts.iter().map(|prompt| hits(roster, prompt)).collect();
-        let cached = hits.iter().any(|hits| !hits.is_empty()).then_some(hits);
-        let tokens: Option<Vec<u64>> =
-            (!prompts.is_empty()).then(|| prompts.iter().map(|prompt| prompt.tokens).collect());
-        pack(&(addresses, weights, caps, holders, ties, tokens, cached))
+            let roster = &choice.roster;
+            matched.iter().map(|index| &*roster.at(*index as usize - 1).address).collect::<Vec<&str>>()
+        });
+        let prompts = self.prompts();
+        call.bytes(&pack(&(digest, self.holders(), self.share(), prompts, cached, matched)));
+        call
     }
 
-    pub(super) fn deliver(self, mut reply: Reply, metrics: &Metrics) {
-        match (reply.integer(), reply.count()) {
-            (Ok(_now), Ok(clamped)) => metrics.repairs.clamped.inc_by(clamped),
-            (Err(error), _) | (_, Err(error)) => return self.fail(&error),
-        }
+    /// Returns the beginning of a call: the keys, and the times.
+    fn call_of(&self, script: &'static LazyLock<Script>, lane: &PoolWork) -> Call {
+        let leases: Vec<String> = self.holders.iter().map(|group| lane.keys.leases(&group.holder)).collect();
+        let keys = lane.keys.loads().into_iter().chain([&*lane.keys.holders]);
+        let keys: Vec<&str> = keys.chain(leases.iter().map(String::as_str)).collect();
+        let mut call = Call::new(script, &keys);
+        call.number(lane.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
+        call
+    }
+
+    fn share(&self) -> f64 {
+        self.choice.as_ref().map_or(0.0, |choice| choice.share)
+    }
+
+    fn holders(&self) -> Vec<Holder<'_>> {
+        let holder = |group: &'_ Group| {
+            let ops = group.settlements.iter().chain(&group.first_tokens).chain(&group.admissions);
+            // Leases are sent as texts: the script uses them as field names, and Lua formats numbers slowly.
+            ops.map(|op| op.lease.to_string()).collect()
+        };
+        let numbers = |group: &Group| (group.settlements.len(), group.first_tokens.len());
+        let all = self.holders.iter().map(|group| (group, numbers(group)));
+        all.map(|(group, (s, f))| (group.holder.as_str(), holder(group), s, f)).collect()
+    }
+
+    /// The prompts of the admissions, in order. Empty if the pool chooses by requests in flight.
+    fn each_prompt(&self) -> impl Iterator<Item = &Prompt> {
+        self.holders.iter().flat_map(|group| &group.admissions).filter_map(|op| match &op.kind {
+            Kind::Admit { prompt, .. } => prompt.as_ref(),
+            _ => None,
+        })
+    }
+
+    /// Returns the sizes of the prompts. `None` if the pool chooses by requests in flight.
+    fn prompts(&self) -> Option<Vec<u64>> {
+        let by_work = self.choice.as_ref().is_some_and(|choice| choice.by_work);
+        by_work.then(|| self.each_prompt().map(|prompt| prompt.tokens).collect())
+    }
+
+    /// Returns for each prompt the endpoints that have a part of it. `None` if none has.
+    fn cached(&self) -> Option<Vec<Vec<u64>>> {
+        let roster = &self.choice.as_ref()?.roster;
+        let hits: Vec<Vec<u64>> = self.each_prompt().map(|prompt| hits(roster, prompt)).collect();
+        hits.iter().any(|hits| !hits.is_empty()).then_some(hits)
+    }
+
+    /// Delivers the answers of a script. `clamped` is the script's second answer.
+    pub(super) fn deliver(self, clamped: u64, mut reply: Reply, metrics: &Metrics) {
+        metrics.repairs.clamped.inc_by(clamped);
         let (mut first_tokens, mut admissions) = (Vec::new(), Vec::new());
         for group in self.holders {
             for op in group.settlements {
@@ -175,19 +233,20 @@ impl Op {
     }
 }
 
-/// Returns the endpoints whose caches have a part of the prompt, as the script expects them: index from 1, tokens.
-fn hits(roster: Option<&Roster>, prompt: &Prompt) -> Vec<u64> {
-    let Some(roster) = roster else { return Vec::new() };
-    let mut hits = Vec::with_capacity(prompt.cached.len() * 2);
+/// Returns the endpoints whose caches have a part of the prompt, as the script expects them: index from 1, tokens; in the
+/// order of classes.
+fn hits(roster: &Roster, prompt: &Prompt) -> Vec<u64> {
+    let mut hits = Vec::with_capacity(prompt.cached.len());
     for (address, _) in &prompt.cached {
         let tokens = prompt.tokens - prompt.unread_at(address);
-        if let Some(index) = roster.index_of(address)
+        if let Some(index) = roster.class_index_of(address)
             && tokens > 0
         {
-            hits.extend([index as u64 + 1, tokens]);
+            hits.push([index as u64 + 1, tokens]);
         }
     }
-    hits
+    hits.sort_unstable();
+    hits.into_flattened()
 }
 
 /// Reads the script's answer to an admission.
@@ -201,7 +260,8 @@ fn picked(
         Value::Int(0) => Ok(None),
         Value::Int(n) => usize::try_from(n - 1)
             .ok()
-            .and_then(|i| roster.endpoints().get(i))
+            .filter(|i| *i < roster.endpoints().len())
+            .map(|i| roster.at(i))
             .map(|endpoint| {
                 let unread = prompt.map_or(0, |prompt| prompt.unread_at(&endpoint.address));
                 Some((Arc::clone(&endpoint.address), unread))

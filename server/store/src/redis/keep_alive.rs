@@ -78,7 +78,7 @@ impl RedisStore {
             });
             let superfluous: Vec<String> = superfluous.collect();
             for part in superfluous.chunks(step) {
-                let mut call = Call::new(&DROP, &[&keys.in_flight, &keys.unread, &leases]);
+                let mut call = Call::new(&DROP, &[&keys.loads()[..], &[&leases]].concat());
                 for lease in part {
                     call.arg(lease);
                 }
@@ -95,7 +95,7 @@ impl RedisStore {
     /// Returns the beginning of a call about a holder's list.
     fn list_call(&self, script: &'static Script, keys: &PoolKeys, pool: &Pool, holder: &HolderId) -> Call {
         let leases = keys.leases(holder);
-        let mut call = Call::new(script, &[&keys.in_flight, &keys.unread, &keys.holders, &leases]);
+        let mut call = Call::new(script, &[&keys.loads()[..], &[&keys.holders, &leases]].concat());
         call.number(self.shared.holder_ttl_ms).number(KEY_EXPIRY_MS);
         call.arg(if pool.higress_table { "0" } else { "1" }).arg(holder.as_str());
         call

@@ -30,10 +30,19 @@ pub(crate) struct PoolKeys {
     pub(crate) in_flight: String,
     /// Hash: endpoint → unread prompt tokens.
     pub(crate) unread: String,
+    /// Sorted set: endpoint of a large roster → its load.
+    pub(crate) order: String,
     /// Sorted set: holder → deadline.
     pub(crate) holders: String,
     /// Stream: batches of placements.
     pub(crate) placements: String,
+}
+
+impl PoolKeys {
+    /// Returns the keys with which nearly all scripts on a pool begin: see lua/fragments/order.lua.
+    pub(crate) fn loads(&self) -> [&str; 3] {
+        [&self.in_flight, &self.unread, &self.order]
+    }
 }
 
 impl Keys {
@@ -143,6 +152,7 @@ impl Keys {
         PoolKeys {
             in_flight,
             unread: format!("{tagged}:unread"),
+            order: format!("{tagged}:order"),
             holders: format!("{tagged}:holders"),
             placements: format!("{tagged}:placements"),
             tagged,

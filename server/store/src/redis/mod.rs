@@ -26,6 +26,7 @@ use keys::Keys;
 use lane::Lane;
 use link::Way;
 use operation::{Kind, Op, PoolWork};
+use orders::Orders;
 use parking_lot::RwLock;
 use redis::Value;
 use script::{PROBE, REAP, RECOUNT, TABLE};
@@ -60,6 +61,7 @@ mod lane;
 mod link;
 mod node;
 mod operation;
+mod orders;
 mod placements;
 mod records;
 mod routes;
@@ -108,6 +110,8 @@ struct Shared {
     tasks: TaskTracker,
     clock: Clock,
     database: Database,
+    /// Number of endpoints from which a roster is kept in order in Redis.
+    ordered_min: AtomicUsize,
 }
 
 /// The time for counters, in ms since the Unix epoch. 0: Redis's clock.
@@ -169,6 +173,7 @@ impl RedisStore {
             tasks,
             clock: Clock::default(),
             database: Database::Redis(server(options)),
+            ordered_min: AtomicUsize::new(orders::ORDERED_MIN),
         });
         let counters = counters::Lanes::new(options.topology == Topology::Cluster, keys, Arc::clone(&shared));
         let list_step = AtomicUsize::new(keep_alive::STEP);
@@ -185,6 +190,11 @@ impl RedisStore {
         self.list_step.store(leases, Ordering::Relaxed);
     }
 
+    /// Makes rosters of this many endpoints large. For tests of large rosters with few endpoints.
+    pub fn set_ordered_min(&self, endpoints: usize) {
+        self.shared.ordered_min.store(endpoints, Ordering::Relaxed);
+    }
+
     fn lane(&self, pool: &Arc<Pool>) -> Arc<Lane<PoolWork>> {
         if let Some(lane) = self.lanes.read().get(pool) {
             return Arc::clone(lane);
@@ -198,7 +208,8 @@ impl RedisStore {
         let lane = lanes.entry(Arc::clone(pool)).or_insert_with(|| {
             let (keys, shared) = (self.keys().pool(pool), Arc::clone(&self.shared));
             let tasks = shared.tasks.clone();
-            Lane::new(PoolWork { pool: Arc::clone(pool), keys, shared }, tasks)
+            let orders = Orders::default();
+            Lane::new(PoolWork { pool: Arc::clone(pool), keys, shared, orders }, tasks)
         });
         Arc::clone(lane)
     }
@@ -267,7 +278,7 @@ impl Store for RedisStore {
         let lane = self.lane(pool);
         let keys = &lane.work.keys;
         let mut call =
-            Call::new(&REAP, &[&keys.in_flight, &keys.unread, &keys.holders, &keys.leases(holder)]);
+            Call::new(&REAP, &[&keys.loads()[..], &[&keys.holders, &keys.leases(holder)]].concat());
         call.arg(holder.as_str()).number(REAP_MAX);
         let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         reply.integer()?;
@@ -277,7 +288,7 @@ impl Store for RedisStore {
     async fn table(&self, pool: &Arc<Pool>) -> Result<Table, StoreError> {
         let lane = self.lane(pool);
         let keys = &lane.work.keys;
-        let call = Call::new(&TABLE, &[&keys.in_flight, &keys.unread, &keys.holders]);
+        let call = Call::new(&TABLE, &[&keys.loads()[..], &[&keys.holders]].concat());
         let mut reply = self.shared.client.run(&call, Way::Beside).await?;
         let now_ms = reply.count()?;
         // Another writer of a Higress table may leave counts below 0.
@@ -303,9 +314,10 @@ impl Store for RedisStore {
         let lane = self.lane(pool);
         let keys = &lane.work.keys;
         let leases: Vec<String> = table.holders.keys().map(|holder| keys.leases(holder)).collect();
-        let all: Vec<&str> = [&keys.in_flight, &keys.unread, &keys.holders]
+        let all: Vec<&str> = keys
+            .loads()
             .into_iter()
-            .map(String::as_str)
+            .chain([&*keys.holders])
             .chain(leases.iter().map(String::as_str))
             .collect();
         let mut call = Call::new(&RECOUNT, &all);

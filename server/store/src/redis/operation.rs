@@ -6,7 +6,7 @@ use evenkeel_domain::{HolderId, LeaseId, Roster, StoreError, choice::Prompt};
 use evenkeel_telemetry::traces::StoreSpan;
 use tokio::sync::oneshot;
 
-use super::{Shared, keys::PoolKeys};
+use super::{Shared, keys::PoolKeys, orders::Orders};
 use crate::Pool;
 
 /// An admission, first token or settlement that waits for its batch.
@@ -42,4 +42,5 @@ pub(super) struct PoolWork {
     pub(super) pool: Arc<Pool>,
     pub(super) keys: PoolKeys,
     pub(super) shared: Arc<Shared>,
+    pub(super) orders: Orders,
 }

@@ -21,8 +21,8 @@ macro_rules! fragments {
 }
 
 fragments! {
-    "algorithms" "basics" "budget" "codec" "concurrency" "counters" "counts" "edges" "expiry" "filler" "fixed_window"
-    "given_time" "held_list" "leases" "other_kind" "other_types" "prepaid" "reservations" "running" "sliding_window" "token_bucket" "window"
+    "algorithms" "basics" "budget" "codec" "concurrency" "corrections" "counters" "counts" "edges" "expiry" "filler" "fixed_window"
+    "given_time" "held_list" "leases" "moves" "order" "other_kind" "other_types" "pool_keys" "prepaid" "reservations" "rosters" "running" "sliding_window" "token_bucket" "window"
 }
 
 macro_rules! scripts {
@@ -38,6 +38,8 @@ macro_rules! scripts {
 
 scripts! {
     COMMIT = "commit";
+    COMMIT_ORDERED = "commit_ordered";
+    ORDER = "order";
     KEEP_ALIVE = "keep_alive";
     HOLD = "hold";
     DROP = "drop";
