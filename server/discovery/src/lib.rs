@@ -188,6 +188,8 @@ mod tests {
             weight: 1.0,
             cap: 0,
             policy: Policy::default(),
+            prefix_cache: None,
+            session_affinity: None,
             on_store_failure: OnStoreFailure::Local,
             full_retry_after: Duration::from_secs(1),
             higress_table: false,
