@@ -38,23 +38,36 @@ pub(super) struct Column<T> {
     title: &'static str,
     /// Aligns the column to the right.
     number: bool,
+    /// Whether tables omit the column if every cell is `-`.
+    optional: bool,
     /// Formats the cell of a table.
     cell: fn(&T) -> String,
 }
 
 /// Returns a column of text.
 pub(super) const fn text<T>(field: &'static str, title: &'static str, cell: fn(&T) -> String) -> Column<T> {
-    Column { field, title, number: false, cell }
+    Column { field, title, number: false, optional: false, cell }
 }
 
 /// Returns a column of numbers.
 pub(super) const fn number<T>(field: &'static str, title: &'static str, cell: fn(&T) -> String) -> Column<T> {
-    Column { field, title, number: true, cell }
+    Column { field, title, number: true, optional: false, cell }
 }
 
 /// Returns a column that appears only in CSV.
 pub(super) const fn csv_only<T>(field: &'static str) -> Column<T> {
-    Column { field, title: "", number: false, cell: |_| String::new() }
+    Column { field, title: "", number: false, optional: false, cell: |_| String::new() }
+}
+
+impl<T> Column<T> {
+    /// Makes tables omit the column if no item has a value.
+    pub(super) const fn if_any(self) -> Self {
+        Self { optional: true, ..self }
+    }
+
+    fn is_shown(&self, items: &[T]) -> bool {
+        !self.title.is_empty() && (!self.optional || items.iter().any(|item| (self.cell)(item) != "-"))
+    }
 }
 
 /// An item of a list: one line of a table, one record of CSV, one object of JSON.
@@ -74,7 +87,7 @@ impl Output {
             Self::Json => put_json(message)?,
             Self::Csv => put(&csv(items)?)?,
             Self::Table => {
-                let columns = || T::COLUMNS.iter().filter(|column| !column.title.is_empty());
+                let columns = || T::COLUMNS.iter().filter(|column| column.is_shown(items));
                 let heads: Vec<_> = columns().map(|column| (column.title, column.number)).collect();
                 let rows = items.iter().map(|item| columns().map(|column| (column.cell)(item)).collect());
                 put(&table::lines(&heads, &rows.collect::<Vec<_>>(), terminal_width()))?;

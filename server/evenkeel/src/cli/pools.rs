@@ -116,8 +116,11 @@ impl Item for Line {
         text("route", "ROUTE", |l| if l.route.is_empty() { ALL_ROUTES } else { &l.route }.to_owned()),
         text("address", "ENDPOINT", |l| l.figure(|e| e.address.clone())),
         number("in_flight", "IN-FLIGHT", |l| l.figure(|e| e.in_flight.to_string())),
-        number("unread_tokens", "UNREAD", |l| l.figure(|e| count_or_dash(e.unread_tokens))),
-        number("hit_rate", "HITS", |l| l.figure(|e| e.hit_rate.map_or_else(|| "-".to_owned(), percent))),
+        number("unread_tokens", "UNREAD", |l: &Self| l.figure(|e| count_or_dash(e.unread_tokens))).if_any(),
+        number("hit_rate", "HITS", |l: &Self| {
+            l.figure(|e| e.hit_rate.map_or_else(|| "-".to_owned(), percent))
+        })
+        .if_any(),
         csv_only("expected_hit_rate"),
         number("cap", "CAP", |l| l.figure(|e| if e.cap == 0 { "-".to_owned() } else { e.cap.to_string() })),
         number("weight", "WEIGHT", |l| l.figure(|e| e.weight.to_string())),
@@ -184,6 +187,6 @@ impl Item for pb::LeaseState {
         number("lease", "LEASE", |l| l.lease.to_string()),
         text("endpoint", "ENDPOINT", |l| l.endpoint.clone()),
         number("age_ms", "AGE", |l| seconds(l.age_ms as f64)),
-        number("unread_tokens", "UNREAD", |l| count_or_dash(l.unread_tokens)),
+        number("unread_tokens", "UNREAD", |l: &Self| count_or_dash(l.unread_tokens)).if_any(),
     ];
 }

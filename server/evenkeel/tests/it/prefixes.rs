@@ -8,6 +8,7 @@ use tonic::Code;
 
 use crate::support::{
     admin::{self, with_admin},
+    command::prints,
     eventually,
     redis::Redis,
     requests::{admit, settle_success},
@@ -62,6 +63,8 @@ async fn requests_go_where_the_beginning_of_the_prompt_was_read() {
     assert!(endpoints.iter().all(|e| e.in_flight > 0), "a hot prefix spreads: {endpoints:?}");
     let tokens =
         |kind: &str| format!("evenkeel_prefix_tokens_total{{cluster=\"llm\",kind=\"{kind}\",route=\"\"}}");
+    let table = prints(&s, "pools").await;
+    assert!(table.starts_with("CLUSTER  ROUTE  ENDPOINT  IN-FLIGHT  UNREAD  HITS  CAP"), "{table}");
     let pool = s.pool("llm").await;
     for rate in [pool.hit_rate, pool.expected_hit_rate] {
         assert!((0.6..0.667).contains(&rate.unwrap()), "{pool:?}");

@@ -99,7 +99,7 @@ async fn responses_that_nobody_reads_are_bounded() {
     // The system's buffers take the first responses of a connection, and the sidecar keeps the next one.
     let requests = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(8);
     let kept = silent(&fort.http, 48, &requests).await;
-    eventually(Duration::from_secs(60), "responses are refused", || async {
+    eventually(Duration::from_secs(180), "responses are refused", || async {
         let (status, text) = http::get(&fort.http, "/metrics").await;
         if status == 503 { Ok(()) } else { Err(format!("{} bytes", text.len())) }
     })

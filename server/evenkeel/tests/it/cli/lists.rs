@@ -63,7 +63,7 @@ async fn every_list_prints_json_csv_and_a_table() {
 
         let table = prints(s, "pools").await;
         let lines: Vec<&str> = table.lines().collect();
-        assert_eq!(lines[0], "CLUSTER  ROUTE  ENDPOINT  IN-FLIGHT  UNREAD  HITS  CAP  WEIGHT  STATE");
-        assert_eq!(lines[2], "llm      (all)  b:1               2       -     -    2       3");
+        assert_eq!(lines[0], "CLUSTER  ROUTE  ENDPOINT  IN-FLIGHT  CAP  WEIGHT  STATE");
+        assert_eq!(lines[2], "llm      (all)  b:1               2    2       3");
     }
 }
