@@ -92,7 +92,7 @@ pub(super) async fn run(run: &Run<'_>, dir: &Path, progress: Progress<'_>) -> Re
     };
     segment.system.observe(WARM_UP).await;
     let now = Instant::now();
-    segment.rest(now, INTERVAL).await?;
+    segment.rest(now, Within { table: INTERVAL, limit: INTERVAL * 3 / 2 }).await?;
     let baseline = segment.usage().await?;
     let clocks = segment.system.store.clock.is_some();
     let mut kinds = Kind::all(topology, clocks);
@@ -112,6 +112,14 @@ pub(super) async fn run(run: &Run<'_>, dir: &Path, progress: Progress<'_>) -> Re
     Ok(segment.into_finished(began, lateness.stop(), baseline, skipped))
 }
 
+/// Time since a recovery after which the table of requests in flight, and the concurrency limit, must be equal to the
+/// gateways' leases.
+#[derive(Clone, Copy)]
+struct Within {
+    table: Duration,
+    limit: Duration,
+}
+
 impl Segment<'_> {
     /// Makes a fault happen, and checks what it leaves behind.
     async fn fault(&mut self, fault: Fault) -> Result<(), LabError> {
@@ -128,8 +136,12 @@ impl Segment<'_> {
             self.stopped.push((injected.began, recovered));
         }
         // Only the sweeps release the leases of a killed gateway.
-        let intervals = if fault.kind == Kind::GatewayKill { 2 } else { 1 };
-        let (recovered, exact) = self.rest(recovered, intervals * INTERVAL).await?;
+        let table = INTERVAL * if fault.kind == Kind::GatewayKill { 2 } else { 1 };
+        // A concurrency limit counts a request without a renewal for one and a half intervals. After Redis's clock was set
+        // back, the next renewal of another request first brings its deadline forward.
+        let clock = matches!(fault.kind, Kind::ClockStep | Kind::ClockJump);
+        let limit = INTERVAL * if clock { 5 } else { 3 } / 2;
+        let (recovered, exact) = self.rest(recovered, Within { table, limit: limit.max(table) }).await?;
         self.system.clean_up(injected.follow).await?;
         let admissions = self.system.record.during(injected.began, recovered);
         let report = FaultReport {
@@ -173,14 +185,13 @@ impl Segment<'_> {
     /// later.
     ///
     /// `within`: time since the recovery after which they must be equal.
-    async fn rest(&mut self, first: Instant, within: Duration) -> Result<(Instant, Instant), LabError> {
+    async fn rest(&mut self, first: Instant, within: Within) -> Result<(Instant, Instant), LabError> {
         let lateness = LatenessProbe::start().map_err(LabError::io("starting a thread"))?;
         self.system.gateways.iter().for_each(Gateway::hush);
         self.await_quiet().await;
         self.system.adopt_primary(None).await?;
         let quiet = Instant::now();
-        // A limit counts a request without a renewal for one and a half intervals.
-        let (mut table, mut limit) = (Comparison::new(within), Comparison::new(within.max(INTERVAL * 3 / 2)));
+        let (mut table, mut limit) = (Comparison::new(within.table), Comparison::new(within.limit));
         let mut recovered = first;
         while table.equal_at.is_none() || limit.equal_at.is_none() {
             if table.equal_at.is_none() {

@@ -262,7 +262,7 @@ quotas:
 models:
 - {{model: {MODEL}, output_tokens: {OUTPUT_TOKENS_MAX}, bytes_per_token: 4}}
 pools:
-- {{cluster: {CLUSTER}, endpoints: [{}]}}
+- {{cluster: {CLUSTER}, policy: least_work, prefix_cache: {{}}, endpoints: [{}]}}
 ",
         INTERVAL.as_millis(),
         STORE_TIMEOUT.as_millis(),

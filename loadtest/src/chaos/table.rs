@@ -15,7 +15,8 @@ for _, key in ipairs(redis.call('KEYS', (string.gsub(KEYS[1], 'in%-flight$', 'le
     leases[#leases + 1] = {string.match(key, ':leases:(.*)$'), fields[i], fields[i + 1]}
   end
 end
-return {redis.call('HGETALL', KEYS[1]), leases}";
+local unread = redis.call('HGETALL', (string.gsub(KEYS[1], 'in%-flight$', 'unread')))
+return {redis.call('HGETALL', KEYS[1]), unread, leases}";
 
 /// Holder and number of a lease, and the endpoint.
 pub(super) type Leases = BTreeMap<(String, u64), String>;
@@ -23,7 +24,11 @@ pub(super) type Leases = BTreeMap<(String, u64), String>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Table {
     pub(super) counts: BTreeMap<String, i64>,
+    /// Unread tokens by endpoint.
+    pub(super) unread: BTreeMap<String, i64>,
     pub(super) leases: Leases,
+    /// The same sums over the leases.
+    pub(super) unread_of_leases: BTreeMap<String, i64>,
 }
 
 /// Returns the key of the pool's counts. All keys of the pool are in its slot.
@@ -32,17 +37,25 @@ pub(super) fn counts_key() -> String {
 }
 
 pub(super) async fn read(store: &Store) -> Result<Table, LabError> {
-    type Reply = (Vec<(String, String)>, Vec<(String, String, String)>);
-    let (counts, leases): Reply = store.eval(READ, &counts_key()).await?;
-    let counts = counts.into_iter().filter(|(endpoint, _)| !endpoint.is_empty());
-    let counts = counts.map(|(endpoint, count)| (endpoint, count.parse().unwrap_or(i64::MIN))).collect();
-    let leases = leases.into_iter().filter_map(|(holder, lease, value)| {
+    type Pairs = Vec<(String, String)>;
+    let (counts, unread, leases): (Pairs, Pairs, Vec<(String, String, String)>) =
+        store.eval(READ, &counts_key()).await?;
+    let numbers = |pairs: Pairs| -> BTreeMap<String, i64> {
+        let pairs = pairs.into_iter().filter(|(endpoint, _)| !endpoint.is_empty());
+        pairs.map(|(endpoint, number)| (endpoint, number.parse().unwrap_or(i64::MIN))).collect()
+    };
+    let mut table = Table { counts: numbers(counts), unread: numbers(unread), ..Table::default() };
+    for (holder, lease, value) in leases {
         // The other fields are fillers.
-        let lease = lease.parse().ok()?;
-        let endpoint = value.split_once(':').map_or("", |(_, endpoint)| endpoint);
-        Some(((holder, lease), endpoint.to_owned()))
-    });
-    Ok(Table { counts, leases: leases.collect() })
+        let Ok(lease) = lease.parse() else { continue };
+        let (before, endpoint) = value.split_once(':').unwrap_or_default();
+        if let Some((_, tokens)) = before.split_once(';') {
+            *table.unread_of_leases.entry(endpoint.to_owned()).or_default() +=
+                tokens.parse().unwrap_or(i64::MIN);
+        }
+        table.leases.insert((holder, lease), endpoint.to_owned());
+    }
+    Ok(table)
 }
 
 impl Table {
@@ -54,7 +67,12 @@ impl Table {
         }
         let counts = self.counts.iter().filter(|(_, count)| **count != 0);
         let counts: BTreeMap<&str, i64> = counts.map(|(endpoint, count)| (&**endpoint, *count)).collect();
-        (counts != of_leases).then(|| format!("counts {counts:?}, but leases make {of_leases:?}"))
+        if counts != of_leases {
+            return Some(format!("counts {counts:?}, but leases make {of_leases:?}"));
+        }
+        let Self { unread, unread_of_leases, .. } = self;
+        (unread != unread_of_leases)
+            .then(|| format!("unread tokens {unread:?}, but leases make {unread_of_leases:?}"))
     }
 
     /// Returns how the table differs from the leases that the gateways have.
@@ -91,7 +109,7 @@ mod tests {
 
     fn table(counts: &[(&str, i64)], of: &[(u64, &str)]) -> Table {
         let counts = counts.iter().map(|(endpoint, count)| ((*endpoint).to_owned(), *count)).collect();
-        Table { counts, leases: leases(of) }
+        Table { counts, leases: leases(of), ..Table::default() }
     }
 
     #[test]
@@ -117,5 +135,9 @@ mod tests {
         assert!(table(&[("a", 2)], &[(1, "a")]).contradiction().is_some());
         assert!(table(&[], &[(1, "a")]).contradiction().is_some());
         assert_eq!(table(&[("a", 0)], &[]).contradiction(), None);
+        let unread = BTreeMap::from([("a".to_owned(), 100)]);
+        let wrong = Table { unread: unread.clone(), ..table(&[("a", 1)], &[(1, "a")]) };
+        assert!(wrong.contradiction().unwrap().starts_with("unread tokens"));
+        assert_eq!(Table { unread_of_leases: unread, ..wrong }.contradiction(), None);
     }
 }

@@ -14,6 +14,8 @@ const CALL_MAX: Duration = Duration::from_millis(1500);
 pub(super) struct Live {
     pub(super) consumer: usize,
     pub(super) endpoint: String,
+    /// Prompt tokens that the endpoint has not read yet.
+    pub(super) unread: u64,
     pub(super) ticket: Vec<u8>,
     pub(super) show_ticket: bool,
     pub(super) asked_at: Instant,

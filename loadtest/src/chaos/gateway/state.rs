@@ -6,8 +6,8 @@ use std::{
 };
 
 use evenkeel_proto::v1::{
-    AdmitRequest, AdmitResponse, Basis, HeldPool, KeepAliveRequest, Outcome, Pool, SettleRequest, Subject,
-    Tokens, admit_response::Answer,
+    AdmitRequest, AdmitResponse, Basis, FirstToken, HeldPool, KeepAliveRequest, Outcome, Pool, SettleRequest,
+    Subject, Tokens, admit_response::Answer,
 };
 
 use super::super::{
@@ -121,12 +121,20 @@ impl State {
         let live = Live {
             consumer: pending.consumer,
             endpoint: admitted.endpoint,
+            unread: admitted.unread_tokens,
             ticket: admitted.ticket,
             show_ticket: admitted.show_ticket,
             asked_at: pending.asked_at,
         };
         self.live.insert(lease, live);
         true
+    }
+
+    /// Notes that the answer to a request has begun. Returns the report, if the request still has unread tokens.
+    pub(super) fn begin_answer(&mut self, lease: u64) -> Option<FirstToken> {
+        let live = self.live.get_mut(&lease).filter(|live| live.unread > 0)?;
+        live.unread = 0;
+        Some(FirstToken { lease, after_ms: live.asked_at.elapsed().as_millis() as u64, pool: Some(pool()) })
     }
 
     /// Ends a request in flight that has generated `output` tokens. Returns the number of its settlement.
@@ -217,6 +225,7 @@ impl State {
             held.endpoint_of.push(endpoint);
             let ticket = live.filter(|live| live.show_ticket).map(|live| live.ticket.clone());
             held.tickets.push(ticket.unwrap_or_default());
+            held.unread_tokens.push(live.map_or(0, |live| live.unread));
         }
         KeepAliveRequest {
             holder: holder.into(),

@@ -330,7 +330,14 @@ impl Stream {
     fn answered(&mut self, lease: u64, response: evenkeel_proto::v1::AdmitResponse) {
         let in_flight = self.worker.state.lock().answered(lease, response, &self.worker.record);
         match self.plans.get(&lease) {
-            Some(plan) if in_flight => self.ends.push((Reverse(Instant::now() + plan.runs), lease)),
+            Some(plan) if in_flight => {
+                self.ends.push((Reverse(Instant::now() + plan.runs), lease));
+                // The answers to the other requests begin with their end.
+                if lease.is_multiple_of(2) {
+                    let first_tokens = self.worker.state.lock().begin_answer(lease).into_iter().collect();
+                    self.send(FromWorker { first_tokens, ..FromWorker::default() });
+                }
+            }
             _ => {
                 self.plans.remove(&lease);
             }
