@@ -20,9 +20,13 @@ local function is_after(a, b)
   return tonumber(a_n) > tonumber(b_n)
 end
 
--- If Redis has lost the stream, a new one may have smaller ids, as its clock may have been set back.
+-- If Redis has lost the stream or its end, new ids may be smaller than the position: its clock may have been set back.
 local last = call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1]
-if not last or is_after(position, last[1]) then position = '0-0' end
+if not last then
+  position = '0-0'
+elseif is_after(position, last[1]) then
+  position = last[1]
+end
 
 local reply = { position }
 if last then

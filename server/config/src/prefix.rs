@@ -15,7 +15,7 @@ use super::check::Check;
 pub(super) struct RawPrefixCache {
     /// Tokens that the prefix cache of an endpoint holds: the number of its KV blocks times the tokens of a block. It is
     /// the first assumption. If responses report cached tokens, the sidecar learns how long endpoints remember prefixes.
-    #[schemars(range(min = 1000, max = 1_000_000_000), extend("default" = 1_000_000))]
+    #[schemars(range(min = 4096, max = 1_000_000_000), extend("default" = 1_000_000))]
     tokens: Option<u64>,
     /// Whether only requests of the same consumer share prefixes. With `false`, a consumer can find out from the time to
     /// the first token whether others have sent a certain prompt, as at any server with a shared prefix cache.
@@ -89,7 +89,7 @@ pub(super) fn prefix_cache(
         check.fault(&format!("{path}.prefix_cache"), expected, "given");
     }
     let tokens = tokens.unwrap_or(PrefixCache::default().tokens);
-    check.within(&format!("{path}.prefix_cache.tokens"), tokens, 1000..=1_000_000_000);
+    check.within(&format!("{path}.prefix_cache.tokens"), tokens, 4096..=1_000_000_000);
     Some(PrefixCache { tokens, per_consumer, entries_max })
 }
 

@@ -13,7 +13,7 @@ use crate::Pool;
 /// Maximum length of a batch, in bytes.
 pub const BATCH_BYTES_MAX: usize = 16 * 1024;
 /// Maximum number of batches that one [`PlacementStore::exchange`] returns.
-pub const BATCHES_READ_MAX: usize = 64;
+pub const BATCHES_READ_MAX: usize = 16;
 /// Approximate number of batches that the store keeps of one pool: at most 64 MiB. A sidecar that starts reads them all.
 pub const BATCHES_KEPT: usize = 4096;
 /// How long the store keeps the batches of a pool after the last one, in ms. A cache has forgotten most by then.

@@ -28,7 +28,7 @@ impl PrefixMetrics {
             entries: gauges(
                 r,
                 "evenkeel_prefix_entries",
-                "Prefixes of prompts that this sidecar remembers, in pools with prefix_cache.",
+                "Prefixes and sessions that this sidecar remembers, in pools with prefix_cache or affinity.",
                 &["route", "cluster"],
             )?,
             tokens: counters(

@@ -15,7 +15,7 @@ use super::{Admission, latency};
 use crate::{
     ledger::{Ledger, UsageRecord},
     limiter::{LateBody, Limiter, OpenedTicket, Settling, UsageReport, ticket_keys::Rejected},
-    prefix::ReadTokens,
+    prefix::{Answer, ReadTokens},
 };
 
 /// Time between two attempts while a shutdown waits for the keys of tickets.
@@ -48,11 +48,22 @@ pub struct EndedRequest {
 }
 
 impl EndedRequest {
-    /// Returns what the response tells about the endpoint's prefix cache. `None` if it tells nothing.
-    fn read_tokens(&self) -> Option<ReadTokens> {
-        let UsageReport { outcome, tokens, is_final, cached_input_stated: is_stated, .. } = self.report;
-        let tokens = tokens.filter(|_| is_final && outcome == Outcome::Success)?;
-        Some(ReadTokens { input: tokens.input, cached: tokens.cached_input, is_stated })
+    /// Returns what the end of the request tells about the endpoint's prefix cache.
+    fn answer(&self) -> Answer {
+        let UsageReport { outcome, tokens, is_final, began, cached_input_stated: is_stated, .. } =
+            self.report;
+        let failed = match outcome {
+            Outcome::Success | Outcome::Unknown => false,
+            Outcome::NotSent | Outcome::ClientError | Outcome::ServerError => true,
+            Outcome::UpstreamReset | Outcome::ClientAbort | Outcome::Timeout => !began,
+        };
+        match tokens.filter(|_| is_final && outcome == Outcome::Success) {
+            Some(tokens) => {
+                Answer::Read(ReadTokens { input: tokens.input, cached: tokens.cached_input, is_stated })
+            }
+            None if failed => Answer::None,
+            None => Answer::Unknown,
+        }
     }
 }
 
@@ -63,10 +74,15 @@ impl Admission {
     /// If the ticket does not verify: nothing has changed then. If the pool's name is invalid, or an embedded store fails.
     pub async fn settle(&self, ended: EndedRequest) -> Result<bool, DomainError> {
         let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
-        self.balancer.responded(&ended.route, &ended.cluster, &id.holder, id.lease, ended.read_tokens());
         let release = match self.limiter.open_ticket(&id, &ended.ticket) {
-            Ok(Some(ticket)) => self.release_and_charge(&id, ticket, &ended).await,
-            Ok(None) => self.release(&ended).await,
+            Ok(Some(ticket)) => {
+                self.responded(&ended);
+                self.release_and_charge(&id, ticket, &ended).await
+            }
+            Ok(None) => {
+                self.responded(&ended);
+                self.release(&ended).await
+            }
             Err(Rejected::KeyUnknown) => {
                 let release = self.release(&ended).await;
                 if self.unverified.push(ended, release.as_ref().ok().copied()) {
@@ -154,6 +170,11 @@ impl Admission {
         undelivered
     }
 
+    fn responded(&self, ended: &EndedRequest) {
+        let EndedRequest { route, cluster, holder, lease, .. } = ended;
+        self.balancer.responded(route, cluster, holder, *lease, ended.answer());
+    }
+
     async fn release(&self, ended: &EndedRequest) -> Result<Release, DomainError> {
         self.balancer.settle(&ended.route, &ended.cluster, &ended.holder, ended.lease).await
     }
@@ -221,6 +242,8 @@ impl Admission {
         let release = async {
             match pool {
                 Some(pool) => {
+                    let (route, cluster) = (pool.route(), pool.cluster());
+                    self.balancer.responded(route, cluster, &id.holder, id.lease, Answer::None);
                     self.balancer.settle(pool.route(), pool.cluster(), &id.holder, id.lease).await.map(drop)
                 }
                 None => Ok(()),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use evenkeel_domain::{
-    DomainError, HolderId, LeaseId, PoolId, Roster, StoreError,
+    DomainError, HolderId, LeaseId, PoolId, StoreError,
     activity::{
         Counts,
         RepairKind::{Dropped, Moved, Restored},
@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::{
     activity::{Recorder, report::PoolTotals},
-    prefix::{Placed, PromptPrefix, ReadTokens},
+    prefix::{Answer, Placed, PromptPrefix},
 };
 
 pub mod directory;
@@ -106,7 +106,8 @@ impl Balancer {
             roster,
         };
         let stays_at = found.as_ref().and_then(|found| found.stays_at.as_deref());
-        let verdict = self.admit(admit, stays_at).await.map_err(DomainError::store("taking a lease"))?;
+        let verdict =
+            self.admit(entry, admit, stays_at).await.map_err(DomainError::store("taking a lease"))?;
         debug!(%route, %cluster, %lease, ?verdict, "admit");
         let placed = match (&verdict, found) {
             (Verdict::Admitted { endpoint: Some(endpoint), unread, .. }, Some(found)) => {
@@ -119,9 +120,14 @@ impl Balancer {
 
     /// Takes a lease: on the endpoint at which the request must stay, or on any if that endpoint is not in the roster or
     /// at its cap.
-    async fn admit(&self, admit: Admit, stays_at: Option<&str>) -> Result<Verdict, StoreError> {
+    async fn admit(
+        &self,
+        entry: &PoolEntry,
+        admit: Admit,
+        stays_at: Option<&str>,
+    ) -> Result<Verdict, StoreError> {
         if let Some(endpoint) = stays_at.and_then(|address| admit.roster.get(address)) {
-            let roster = Arc::new(Roster::new(vec![endpoint.clone()]));
+            let roster = entry.alone(endpoint);
             let verdict = self.store.admit(Admit { roster, ..admit.clone() }).await?;
             if verdict != Verdict::Refused(Reason::PoolFull) {
                 return Ok(verdict);
@@ -138,17 +144,10 @@ impl Balancer {
     }
 
     /// Learns from the response to a request which tokens its endpoint had in its cache.
-    pub fn responded(
-        &self,
-        route: &str,
-        cluster: &str,
-        holder: &HolderId,
-        lease: LeaseId,
-        read: Option<ReadTokens>,
-    ) {
+    pub fn responded(&self, route: &str, cluster: &str, holder: &HolderId, lease: LeaseId, answer: Answer) {
         let Ok(entry) = self.directory.resolve(route, cluster) else { return };
         if let Some(prefixes) = &entry.prefixes {
-            prefixes.responded(holder, lease, read);
+            prefixes.responded(holder, lease, answer);
         }
     }
 

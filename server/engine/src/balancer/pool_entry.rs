@@ -1,7 +1,7 @@
 //! One pool: its rule, its endpoints, and which of the endpoints get requests.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -54,6 +54,8 @@ pub struct PoolEntry {
     drains: Mutex<PoolDrains>,
     /// Candidate lists. Each list is sorted by address. The most recently used list comes first.
     offered: Mutex<Vec<Offer>>,
+    /// Rosters of one endpoint, for sessions that must stay. Requests of one roster can be in the same batch.
+    alone: Mutex<HashMap<Arc<str>, Arc<Roster>>>,
     /// Mean size of the prompts that requests brought, in tokens.
     prompt_size: Mutex<Mean>,
     used: AtomicBool,
@@ -97,6 +99,7 @@ impl PoolEntry {
             roster: ArcSwap::new(roster),
             drains: Mutex::new(drains),
             offered: Mutex::default(),
+            alone: Mutex::default(),
             prompt_size: Mutex::default(),
             used: AtomicBool::new(false),
             configured,
@@ -162,6 +165,22 @@ impl PoolEntry {
         Ok(Roster::new(endpoints))
     }
 
+    /// Returns the roster that has only this endpoint.
+    pub(super) fn alone(&self, endpoint: &Endpoint) -> Arc<Roster> {
+        let mut alone = self.alone.lock();
+        if let Some(roster) = alone.get(&endpoint.address)
+            && roster.endpoints() == std::slice::from_ref(endpoint)
+        {
+            return Arc::clone(roster);
+        }
+        if alone.len() >= ENDPOINTS_MAX {
+            alone.clear();
+        }
+        let roster = Arc::new(Roster::new(vec![endpoint.clone()]));
+        alone.insert(Arc::clone(&endpoint.address), Arc::clone(&roster));
+        roster
+    }
+
     /// Returns the pool's own endpoints. If it has none, returns the most recently offered endpoints.
     #[must_use]
     pub fn known_roster(&self) -> Arc<Roster> {
@@ -184,12 +203,12 @@ impl PoolEntry {
 
     /// Replaces the pool's own endpoints.
     pub fn set_roster(&self, roster: Roster) {
-        if let Some(prefixes) = &self.prefixes {
-            prefixes.retain(|address| roster.get(address).is_some());
-        }
         let (drains, roster) = (self.drains.lock(), Arc::new(roster));
         self.open.store(open(&roster, &drains));
-        self.roster.store(roster);
+        let before = self.roster.swap(Arc::clone(&roster));
+        if let Some(prefixes) = &self.prefixes {
+            prefixes.roster_changed(&before, &roster);
+        }
     }
 
     pub(super) fn set_drains(&self, new: &PoolDrains) {

@@ -6,7 +6,7 @@ use evenkeel_domain::{PoolId, choice::Policy};
 use evenkeel_store::Table;
 
 use super::pool_entry::PoolEntry;
-use crate::prefix::{HitRate, Prefixes};
+use crate::prefix::HitRate;
 
 /// The state of one pool at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +57,8 @@ impl PoolView {
     #[must_use]
     pub fn new(entry: &PoolEntry, table: &Table) -> Self {
         let roster = entry.known_roster();
-        let (hit_rate, hit_rates) = entry.prefixes.as_ref().map(Prefixes::hit_rates).unwrap_or_default();
+        let (hit_rate, hit_rates) =
+            entry.prefixes.as_ref().map(|prefixes| prefixes.hit_rates(&roster)).unwrap_or_default();
         let load = |address: &str| table.loads.get(address).copied().unwrap_or_default();
         let mut endpoints: Vec<EndpointView> = roster
             .endpoints()

@@ -1,6 +1,6 @@
 //! A map of bounded size.
 
-use std::{collections::HashMap, hash::Hash, mem::take};
+use std::{collections::HashMap, hash::Hash, mem::swap};
 
 /// A map that forgets what has not been used for the longest time, in two generations: when the younger one has half of
 /// the maximum, it becomes the older one, and what is left of the older one is forgotten.
@@ -29,9 +29,15 @@ impl<K: Eq + Hash, V> Generations<K, V> {
 
     pub(super) fn insert(&mut self, key: K, value: V) {
         if self.younger.len() >= self.max / 2 && !self.younger.contains_key(&key) {
-            self.older = take(&mut self.younger);
+            // Keeps the memory of both maps, so that no insertion moves many entries.
+            swap(&mut self.older, &mut self.younger);
+            self.younger.clear();
         }
         self.younger.insert(key, value);
+    }
+
+    pub(super) fn contains(&self, key: &K) -> bool {
+        self.younger.contains_key(key) || self.older.contains_key(key)
     }
 
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {

@@ -137,34 +137,21 @@ impl Index {
         keys
     }
 
-    /// Moves a session to an endpoint. Returns whether that is news: another endpoint had it, or it was not fresh.
-    pub(super) fn move_session(&mut self, address: &Arc<str>, key: u64, fresh: u64) -> bool {
-        let id = self.id_of(address);
-        let endpoint = &self.endpoints[usize::from(id)];
-        let at_endpoint = self.places.get_mut(&key).and_then(|places| match places.as_slice() {
-            [place] if place.endpoint == id => Some(*place),
-            _ => None,
-        });
-        if at_endpoint.is_some_and(|place| place.stamp >= endpoint.forgotten && endpoint.age(place) <= fresh)
-        {
-            return false;
+    /// Takes back that an endpoint reads prefixes.
+    pub(super) fn unplace(&mut self, address: &str, keys: &[u64]) {
+        let Some(id) = self.by_address.get(address) else { return };
+        for key in keys {
+            if let Some(places) = self.places.get_mut(key) {
+                places.retain(|place| place.endpoint != *id);
+            }
         }
-        let place = Place { endpoint: id, stamp: endpoint.stamp() };
-        self.places.insert(key, SmallVec::from_slice(&[place]));
+    }
+
+    /// Forgets everything that an endpoint has read, because its cache is empty. Returns whether the endpoint is known.
+    pub(super) fn forget(&mut self, address: &str) -> bool {
+        let Some(id) = self.by_address.get(address) else { return false };
+        self.endpoints[usize::from(*id)].forget();
         true
-    }
-
-    /// Forgets everything that an endpoint has read, because it has restarted.
-    pub(super) fn forget(&mut self, address: &str) {
-        if let Some(id) = self.by_address.get(address) {
-            self.endpoints[usize::from(*id)].forget();
-        }
-    }
-
-    /// Forgets everything that endpoints have read which are not listed.
-    pub(super) fn retain(&mut self, is_listed: impl Fn(&str) -> bool) {
-        let gone = self.endpoints.iter_mut().filter(|endpoint| !is_listed(&endpoint.address));
-        gone.for_each(Endpoint::forget);
     }
 
     /// Returns how often an endpoint has lost its cache.
@@ -234,25 +221,17 @@ mod tests {
         assert_eq!(matches(&mut index, &[1]).len(), 1);
         assert_eq!(place(&mut index, "a", &[1], 1024), [1]);
         assert_eq!(matches(&mut index, &[1]).len(), 2);
-        index.retain(|address| address == "a");
-        assert_eq!(matches(&mut index, &[1]), [("a".to_owned(), 0, 1024)]);
-        place(&mut index, "b", &[1], 10);
-        assert_eq!(matches(&mut index, &[1]).len(), 2, "an endpoint that returns begins anew");
+        assert_eq!((index.losses("a"), index.losses("b"), index.forget("unknown")), (1, 0, false));
     }
 
     #[test]
-    fn a_session_is_at_one_endpoint() {
+    fn what_was_taken_back_does_not_match() {
         let mut index = Index::new(1000);
-        let (a, b) = ("a".into(), "b".into());
-        assert!(index.move_session(&a, 9, 2048));
-        assert!(!index.move_session(&a, 9, 2048));
-        assert!(index.move_session(&b, 9, 2048));
-        assert_eq!(matches(&mut index, &[9]), [("b".to_owned(), 0, 0)]);
-        place(&mut index, "b", &[1], 4096);
-        assert!(index.move_session(&b, 9, 2048), "it was not fresh");
-        index.forget("b");
-        assert_eq!(matches(&mut index, &[9]), []);
-        assert!(index.move_session(&b, 9, 2048));
+        place(&mut index, "a", &[1, 2], 10);
+        place(&mut index, "b", &[1], 10);
+        index.unplace("a", &[1, 2, 3]);
+        index.unplace("unknown", &[1]);
+        assert_eq!(matches(&mut index, &[1, 2]), [("b".to_owned(), 0, 10)]);
     }
 
     #[test]

@@ -4,8 +4,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use evenkeel_store::placements::BATCH_BYTES_MAX;
 
-/// Maximum number of placements that wait for the store. The oldest are dropped first: an index may know less.
-const UNSHARED_MAX: usize = 8192;
+/// Maximum number of bytes of the placements that wait for the store. The oldest are dropped first: an index may know
+/// less.
+const UNSHARED_BYTES_MAX: usize = 1 << 20;
+/// Version of the format of batches.
+const FORMAT: u8 = 1;
 /// Bytes of a placement without its keys, and of a key, at most.
 const PLACEMENT_BYTES: usize = 32;
 const KEY_BYTES: usize = 9;
@@ -35,7 +38,10 @@ impl Placement {
 
 /// The placements that the other sidecars do not know yet.
 #[derive(Debug, Default)]
-pub(super) struct Unshared(VecDeque<Placement>);
+pub(super) struct Unshared {
+    placements: VecDeque<Placement>,
+    bytes: usize,
+}
 
 impl Unshared {
     /// Adds a placement, unless it tells the others nothing.
@@ -51,56 +57,53 @@ impl Unshared {
     }
 
     fn push_any(&mut self, placement: Placement) {
-        if self.0.len() >= UNSHARED_MAX {
-            self.0.pop_front();
+        self.bytes += placement.bytes_max();
+        self.placements.push_back(placement);
+        while self.bytes > UNSHARED_BYTES_MAX
+            && let Some(oldest) = self.placements.pop_front()
+        {
+            self.bytes -= oldest.bytes_max();
         }
-        self.0.push_back(placement);
     }
 
     pub(super) fn take(&mut self) -> Vec<Placement> {
-        std::mem::take(&mut self.0).into()
+        std::mem::take(self).placements.into()
     }
 
     /// Puts placements back that the store did not take.
     pub(super) fn put_back(&mut self, placements: Vec<Placement>) {
-        let room = UNSHARED_MAX.saturating_sub(self.0.len());
-        let surplus = placements.len().saturating_sub(room);
-        for placement in placements.into_iter().skip(surplus).rev() {
-            self.0.push_front(placement);
-        }
+        let newer = std::mem::take(self).placements;
+        placements.into_iter().chain(newer).for_each(|placement| self.push_any(placement));
     }
 }
 
 /// The fields of a placement in a batch.
 type Fields = (Arc<str>, u64, Vec<u64>, Option<u64>);
 
-/// Encodes placements as batches of a bounded size. `sidecar` distinguishes the sender from all others.
-pub(super) fn encode(sidecar: u64, placements: &[Placement]) -> Vec<Vec<u8>> {
-    let (mut batches, mut from, mut bytes) = (Vec::new(), 0, 0);
-    for (i, placement) in placements.iter().enumerate() {
-        let more = placement.bytes_max();
-        if i > from && bytes + more > BATCH_BYTES_MAX - KEY_BYTES * 2 {
-            batches.push(pack(sidecar, &placements[from..i]));
-            (from, bytes) = (i, 0);
-        }
-        bytes += more;
-    }
-    if from < placements.len() {
-        batches.push(pack(sidecar, &placements[from..]));
-    }
-    batches
+/// Encodes the first placements as one batch of a bounded size. Returns how many it has. `sidecar` distinguishes the sender
+/// from all others.
+pub(super) fn encode(sidecar: u64, placements: &[Placement]) -> (Vec<u8>, usize) {
+    let mut bytes = KEY_BYTES * 2;
+    let fits = |placement: &&Placement| {
+        bytes += placement.bytes_max();
+        bytes <= BATCH_BYTES_MAX
+    };
+    // A placement has at most 1024 keys, so the first one always fits.
+    let fields: Vec<Fields> = placements.iter().take_while(fits).map(fields).collect();
+    // Fails only for lists of unknown length and for writers that fail.
+    (rmp_serde::to_vec(&(FORMAT, sidecar, &fields)).unwrap_or_default(), fields.len())
 }
 
-fn pack(sidecar: u64, placements: &[Placement]) -> Vec<u8> {
-    let fields = |p: &Placement| (Arc::clone(&p.endpoint), p.unread, p.keys.clone(), p.session);
-    let fields: Vec<Fields> = placements.iter().map(fields).collect();
-    // Fails only for lists of unknown length and for writers that fail.
-    rmp_serde::to_vec(&(sidecar, fields)).unwrap_or_default()
+fn fields(placement: &Placement) -> Fields {
+    (Arc::clone(&placement.endpoint), placement.unread, placement.keys.clone(), placement.session)
 }
 
 /// Decodes a batch: its sender and the placements. Returns `None` for a batch of another format.
 pub(super) fn decode(batch: &[u8]) -> Option<(u64, Vec<Placement>)> {
-    let (sidecar, fields): (u64, Vec<Fields>) = rmp_serde::from_slice(batch).ok()?;
+    let (format, sidecar, fields): (u8, u64, Vec<Fields>) = rmp_serde::from_slice(batch).ok()?;
+    if format != FORMAT {
+        return None;
+    }
     let placement = |(endpoint, unread, keys, session)| Placement { endpoint, unread, keys, session };
     Some((sidecar, fields.into_iter().map(placement).collect()))
 }
@@ -122,28 +125,33 @@ mod tests {
     #[test]
     fn batches_are_bounded_and_have_everything_in_order() {
         let sent: Vec<Placement> = (0..500).map(|n| placement(n, n * 5 % 1025)).collect();
-        let batches = encode(7, &sent);
-        assert!(batches.len() > 1 && batches.iter().all(|batch| batch.len() <= BATCH_BYTES_MAX));
-        let decoded: Vec<(u64, Vec<Placement>)> =
-            batches.iter().map(|batch| decode(batch).unwrap()).collect();
-        assert!(decoded.iter().all(|(sidecar, _)| *sidecar == 7));
-        assert_eq!(decoded.into_iter().flat_map(|(_, placements)| placements).collect::<Vec<_>>(), sent);
-        assert_eq!(encode(7, &[]), Vec::<Vec<u8>>::new());
+        let (mut rest, mut decoded, mut batches) = (&sent[..], Vec::new(), 0);
+        while !rest.is_empty() {
+            let (batch, count) = encode(7, rest);
+            assert!(count > 0 && batch.len() <= BATCH_BYTES_MAX);
+            let (sidecar, placements) = decode(&batch).unwrap();
+            assert_eq!(sidecar, 7);
+            decoded.extend(placements);
+            (rest, batches) = (&rest[count..], batches + 1);
+        }
+        assert!(batches > 1);
+        assert_eq!(decoded, sent);
         assert_eq!(decode(b"not a batch"), None);
+        let other = rmp_serde::to_vec(&(FORMAT + 1, 7_u64, Vec::<Fields>::new())).unwrap();
+        assert_eq!(decode(&other), None);
     }
 
     #[test]
     fn what_waits_is_bounded_and_the_newest_stays() {
         let mut unshared = Unshared::default();
-        for n in 0..UNSHARED_MAX as u64 + 10 {
-            unshared.push(placement(n, 0));
-        }
-        let mut taken = unshared.take();
-        assert_eq!((taken.len(), &taken[0]), (UNSHARED_MAX, &placement(10, 0)));
-        unshared.push(placement(1_000_000, 0));
+        let all: Vec<Placement> = (0..3000).map(|n| placement(n, 64)).collect();
+        all.iter().for_each(|one| unshared.push(one.clone()));
+        let taken = unshared.take();
+        assert!(taken.len() > 1000 && taken.len() < 2500, "{}", taken.len());
+        assert_eq!(taken, all[3000 - taken.len()..]);
+        unshared.push(placement(1_000_000, 64));
         unshared.put_back(taken.clone());
-        taken.remove(0);
-        taken.push(placement(1_000_000, 0));
-        assert_eq!(unshared.take(), taken);
+        let again = unshared.take();
+        assert_eq!((again.len(), again.last()), (taken.len(), Some(&placement(1_000_000, 64))));
     }
 }

@@ -11,13 +11,16 @@ use super::{
     placements::{decode, encode},
 };
 
+/// Maximum number of batches added in one call: few, because others' calls wait for it in Redis.
+const BATCHES_ADDED_MAX: usize = 8;
+
 impl Prefixes {
     pub(crate) fn is_used_since(&self, time: Instant) -> bool {
         self.state.lock().used_at.is_some_and(|used_at| used_at >= time)
     }
 
-    /// Sends the placements that the other sidecars do not know, and applies theirs. After an error, the placements wait
-    /// for the next exchange; others may then get them twice.
+    /// Sends the placements that the other sidecars do not know, and applies theirs. After an error, the rest waits for the
+    /// next exchange; others may then get a few of them twice.
     pub(crate) async fn exchange(
         &self,
         pool: &Arc<Pool>,
@@ -29,7 +32,12 @@ impl Prefixes {
             (state.position.clone(), state.unshared.take())
         };
         loop {
-            let batches = encode(sidecar, &placements);
+            let (mut batches, mut sent) = (Vec::new(), 0);
+            while sent < placements.len() && batches.len() < BATCHES_ADDED_MAX {
+                let (batch, count) = encode(sidecar, &placements[sent..]);
+                batches.push(batch);
+                sent += count.max(1);
+            }
             let exchanged = match store.exchange(pool, &position, &batches).await {
                 Ok(exchanged) => exchanged,
                 Err(error) => {
@@ -37,33 +45,19 @@ impl Prefixes {
                     return Err(error);
                 }
             };
-            placements.clear();
-            self.apply(sidecar, &exchanged.batches);
+            placements.drain(..sent.min(placements.len()));
+            for (sender, news) in exchanged.batches.iter().filter_map(|batch| decode(batch)) {
+                if sender != sidecar {
+                    self.state.lock().apply(news);
+                    // Requests come in between.
+                    tokio::task::yield_now().await;
+                }
+            }
             let has_more = exchanged.has_more();
             position = exchanged.position;
             self.state.lock().position = position.clone();
-            if !has_more {
+            if !has_more && placements.is_empty() {
                 return Ok(());
-            }
-        }
-    }
-
-    /// Applies the placements of other sidecars.
-    fn apply(&self, me: u64, batches: &[Vec<u8>]) {
-        for (sidecar, placements) in batches.iter().filter_map(|batch| decode(batch)) {
-            if sidecar == me {
-                continue;
-            }
-            let index = &mut self.state.lock().index;
-            for placement in placements {
-                if placement.is_loss() {
-                    index.forget(&placement.endpoint);
-                } else {
-                    index.place(&placement.endpoint, placement.keys, placement.unread, 0);
-                    if let Some(session) = placement.session {
-                        index.move_session(&placement.endpoint, session, 0);
-                    }
-                }
             }
         }
     }

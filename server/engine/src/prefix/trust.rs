@@ -18,16 +18,13 @@ const WEIGHT_MIN: f64 = 0.02;
 pub(super) struct Trust {
     cache_tokens: f64,
     by_age: [Mean; CLASSES],
-    /// Whether any response of the pool has stated the tokens that came from the cache. Until then, responses without
-    /// such tokens teach nothing.
-    pub(super) states_cached: bool,
 }
 
 impl Trust {
     pub(super) fn new(cache_tokens: u64) -> Self {
         let assumed =
             |class| Mean { value: if (class as f64) < CONFIGURED { 1.0 } else { 0.0 }, count: ASSUMED_COUNT };
-        Self { cache_tokens: cache_tokens as f64, by_age: std::array::from_fn(assumed), states_cached: false }
+        Self { cache_tokens: cache_tokens as f64, by_age: std::array::from_fn(assumed) }
     }
 
     fn class(&self, age: u64) -> usize {

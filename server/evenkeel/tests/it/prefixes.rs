@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use evenkeel_proto::v1 as pb;
-use tonic::Code;
 
 use crate::support::{
     admin::{self, with_admin},
@@ -172,20 +171,16 @@ async fn a_soft_session_leaves_an_endpoint_that_has_too_much_to_read() {
     assert_ne!(of_session(&s, 11, "s").await, endpoint);
 }
 
+/// Hashes are advice: a request goes on without them.
 #[tokio::test]
-async fn invalid_prefixes_name_the_field() {
+async fn hashes_that_do_not_fit_their_sizes_are_ignored() {
     let s = Sidecar::start(POOL).await;
-    let wrong = [
-        (vec![1; 1025], vec![1; 1025], "prefix_hashes: must be at most 1024, got 1025"),
-        (vec![1, 2], vec![5], "prefix_bytes: must be one for each of prefix_hashes, increasing, got"),
-        (vec![], vec![5], "prefix_bytes: must be one for each of prefix_hashes, increasing, got"),
-        (vec![1, 2], vec![5, 5], "prefix_bytes: must be one for each of prefix_hashes, increasing, got"),
-    ];
-    for (prefix_hashes, prefix_bytes, expected) in wrong {
-        let request = pb::AdmitRequest { prefix_hashes, prefix_bytes, ..prompt(1, &[]) };
-        let error = s.gateway.clone().admit(request).await.unwrap_err();
-        assert_eq!(error.code(), Code::InvalidArgument);
-        assert!(error.message().starts_with(expected), "{error}");
+    let wrong = [(vec![1, 2], vec![5]), (vec![], vec![5]), (vec![1, 2], vec![5, 5])];
+    for (lease, (prefix_hashes, prefix_bytes)) in (1..).zip(wrong) {
+        s.admitted(pb::AdmitRequest { prefix_hashes, prefix_bytes, ..prompt(lease, &[]) }).await;
     }
-    assert_eq!(s.get("/healthz").await.0, 200);
+    assert_eq!(s.metric("evenkeel_prefix_entries{cluster=\"llm\",route=\"\"}").await, 0.0);
+    let hashes: Vec<u64> = (1..=2000).collect();
+    s.admitted(prompt(9, &hashes)).await;
+    assert_eq!(s.metric("evenkeel_prefix_entries{cluster=\"llm\",route=\"\"}").await, 1024.0);
 }

@@ -76,7 +76,7 @@ impl Calls {
                 .map(|c| Candidate { address: c.address, weight: c.weight, cap: c.cap })
                 .collect(),
             prompt_tokens: None,
-            prefix: request::prefix(&mut request)?,
+            prefix: request::prefix(&mut request),
         };
         let request_id = request::request_id(std::mem::take(&mut request.request_id));
         let span = spans::admit(&self.admission.tracer, &request, metadata, &pick, &request_id);

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, mem::take};
 
 use evenkeel_domain::{
-    DomainError, NAME_BYTES_MAX, clean,
+    NAME_BYTES_MAX, clean,
     limit::{Attributes, Generation, RequestBody, price::Tokens},
     shorten,
     usage::{Outcome, SESSION_BYTES_MAX},
@@ -47,31 +47,28 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     LimitRequest { attributes, session, body: bounded(body) }
 }
 
-/// Decodes the session and the beginning of the prompt. Returns `None` if the gateway reports neither.
-///
-/// # Errors
-/// If the sizes do not fit the hashes.
-pub(super) fn prefix(request: &mut AdmitRequest) -> Result<Option<PromptPrefix>, DomainError> {
-    let (hashes, bytes) = (take(&mut request.prefix_hashes), take(&mut request.prefix_bytes));
-    if hashes.is_empty() && bytes.is_empty() && request.session.is_empty() {
-        return Ok(None);
-    }
-    if hashes.len() > PREFIX_HASHES_MAX {
-        return Err(DomainError::invalid("prefix_hashes", "at most 1024", &hashes.len().to_string()));
-    }
+/// Decodes the session and the beginning of the prompt. Returns `None` if the gateway reports neither. Hashes that do not fit
+/// their sizes are left out: the request can go on without, and at a gateway that fails open, an error would let it pass.
+pub(super) fn prefix(request: &mut AdmitRequest) -> Option<PromptPrefix> {
+    let (mut hashes, mut bytes) = (take(&mut request.prefix_hashes), take(&mut request.prefix_bytes));
     if hashes.len() != bytes.len() || !bytes.is_sorted_by(|a, b| a < b) {
-        let got = format!("{} for {} hashes, or not increasing", bytes.len(), hashes.len());
-        return Err(DomainError::invalid("prefix_bytes", "one for each of prefix_hashes, increasing", &got));
+        hashes.clear();
     }
-    let consumer = request.subject.as_ref().map_or("", |subject| subject.consumer.as_str());
-    Ok(Some(PromptPrefix {
+    hashes.truncate(PREFIX_HASHES_MAX);
+    bytes.truncate(hashes.len());
+    if hashes.is_empty() && request.session.is_empty() {
+        return None;
+    }
+    let subject = request.subject.as_ref();
+    Some(PromptPrefix {
         hashes,
         bytes,
         prompt_bytes: request.prompt_bytes,
         model: request.model.clone(),
-        consumer: consumer.to_owned(),
+        consumer: subject.map_or_else(String::new, |subject| subject.consumer.clone()),
         session: request.session.clone(),
-    }))
+        path: subject.map_or_else(String::new, |subject| subject.path.clone()),
+    })
 }
 
 /// Limits a client's numbers to credible ones.
