@@ -23,5 +23,5 @@ user evenkeel on #{{ include "evenkeel.bundledPassword" . | sha256sum }} resetke
 {{- end -}}
 
 {{- define "evenkeel.aclCommands" -}}
-+ping +info +set +time +eval +evalsha +get +mget +mset +exists +del +pexpire +pttl +lpush +rpush +lrange +ltrim +llen +hget +hmget +hgetall +hvals +hset +hdel +hexists +hlen +hscan +zadd +zrem +zcard +zscore +zrange +zrevrange +zrangebyscore +zrevrangebyscore +zremrangebyscore
++ping +info +set +time +eval +evalsha +get +mget +mset +exists +del +pexpire +pttl +lpush +rpush +lrange +ltrim +llen +hget +hmget +hgetall +hvals +hset +hdel +hexists +hlen +hscan +xadd +xrange +xrevrange +zadd +zrem +zcard +zcount +zscore +zmscore +zrange +zrevrange +zrangebyscore +zrevrangebyscore +zremrangebyscore
 {{- end -}}
