@@ -1,6 +1,6 @@
 -- commit: applies a batch of settlements, first tokens and admissions to one pool, in this order.
 --
--- FRAGMENTS basics filler leases order moves pool_keys
+-- FRAGMENTS basics filler leases lease_changes order moves pool_keys
 -- KEYS  1..3    see order
 --       4       zset    holder -> deadline, ms since the Unix epoch
 --       5..     hash    leases of one holder, see leases; one key per holder
@@ -227,22 +227,8 @@ for h = 1, #holders do
   end
 end
 
--- All reads are done; writes follow. The script sets the expiry of new keys. KeepAlives and recounts renew it.
-local deadlines, n_deadlines, deadline = {}, 0, string.format('%.0f', now + ttl_ms)
-for h = 1, #holders do
-  local set, del = changed[h], settled[h]
-  if #del > 0 then call('HDEL', KEYS[h + 4], unpack(del)) end
-  if #set > 2 and call('HSET', KEYS[h + 4], unpack(set)) == #set / 2 then
-    call('PEXPIRE', KEYS[h + 4], expiry_ms)
-  end
-  if #holders[h][2] > holders[h][3] + holders[h][4] then
-    deadlines[n_deadlines + 1], deadlines[n_deadlines + 2] = deadline, holders[h][1]
-    n_deadlines = n_deadlines + 2
-  end
-end
-if n_deadlines > 0 and call('ZADD', KEYS[4], unpack(deadlines)) > 0 then
-  call('PEXPIRE', KEYS[4], expiry_ms)
-end
+-- All reads are done; writes follow.
+write_leases(holders, settled, changed, ttl_ms, expiry_ms)
 
 -- Writes the changed numbers of one hash. Few change, because an admission often takes the place of a settled request.
 -- Formatting a number is slow, and many numbers are equal, so each number is formatted once.

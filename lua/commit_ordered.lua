@@ -1,7 +1,7 @@
 -- commit_ordered: does what commit does, for a roster in the order of the pool, see the script order. A choice does not
 -- read all endpoints.
 --
--- FRAGMENTS basics filler leases order moves rosters
+-- FRAGMENTS basics filler leases lease_changes order moves rosters
 -- KEYS  1..3    see order
 --       4       zset    holder -> deadline, ms since the Unix epoch
 --       5..     hash    leases of one holder, see leases; one key per holder
@@ -117,7 +117,6 @@ n_reply = n_reply + n_first
 -- From here on, the order is up to date at each moment, so it has the answer to each choice.
 move({ roster }, ended, count, unread)
 
-
 -- The admissions that need an endpoint: by number, the index of the admission, and later its endpoint and the tokens
 -- that the endpoint must read.
 local step = by_work and REQUEST_TOKENS or 1
@@ -152,6 +151,7 @@ local function take(member, score, cap, n, tokens)
   end
   return score
 end
+
 -- Chooses for all admissions if the roster has one class and no prompt has a part in a cache: reads the endpoints in
 -- their order, and moves those that get a request all at once. Where the new load of one of them has its place, reads
 -- the order anew.
@@ -346,22 +346,7 @@ for h = 1, #holders do
   end
 end
 
--- The script sets the expiry of new keys. KeepAlives and recounts renew it.
-local deadlines, n_deadlines, deadline = {}, 0, string.format('%.0f', now + ttl_ms)
-for h = 1, #holders do
-  local set, del = changed[h], settled[h]
-  if #del > 0 then call('HDEL', KEYS[h + 4], unpack(del)) end
-  if #set > 2 and call('HSET', KEYS[h + 4], unpack(set)) == #set / 2 then
-    call('PEXPIRE', KEYS[h + 4], expiry_ms)
-  end
-  if #holders[h][2] > holders[h][3] + holders[h][4] then
-    deadlines[n_deadlines + 1], deadlines[n_deadlines + 2] = deadline, holders[h][1]
-    n_deadlines = n_deadlines + 2
-  end
-end
-if n_deadlines > 0 and call('ZADD', KEYS[4], unpack(deadlines)) > 0 then
-  call('PEXPIRE', KEYS[4], expiry_ms)
-end
+write_leases(holders, settled, changed, ttl_ms, expiry_ms)
 
 -- Writes the numbers of endpoints in one hash.
 local function write(key, endpoints, numbers)

@@ -28,7 +28,7 @@ pub(super) struct Batch {
     pub(super) choice: Option<Choice>,
 }
 
-/// From what and by which rule the admissions of a batch choose.
+/// What the admissions of a batch choose from, and the rule.
 pub(super) struct Choice {
     pub(super) roster: Arc<Roster>,
     pub(super) by_work: bool,

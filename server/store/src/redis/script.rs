@@ -22,7 +22,7 @@ macro_rules! fragments {
 
 fragments! {
     "algorithms" "basics" "budget" "codec" "concurrency" "corrections" "counters" "counts" "edges" "expiry" "filler" "fixed_window"
-    "given_time" "held_list" "leases" "moves" "order" "other_kind" "other_types" "pool_keys" "prepaid" "reservations" "rosters" "running" "sliding_window" "token_bucket" "window"
+    "given_time" "held_list" "lease_changes" "leases" "moves" "order" "other_kind" "other_types" "pool_keys" "prepaid" "reservations" "rosters" "running" "sliding_window" "token_bucket" "window"
 }
 
 macro_rules! scripts {
