@@ -130,6 +130,14 @@ impl Admission {
         selection: Selection,
     ) -> Result<Decision, DomainError> {
         pick.prompt_tokens = selection.prompt_tokens(&request.body);
+        // Most pools need no copies of these names.
+        if pool.prefixes.is_some() {
+            pick.prefix.prompt_bytes = request.body.prompt_bytes;
+            pick.prefix.model = request.attributes.model.clone();
+            pick.prefix.consumer = request.attributes.consumer.clone();
+            pick.prefix.path = request.attributes.path.clone();
+            pick.prefix.session = request.session.clone();
+        }
         let id = ReservationId { holder: pick.holder.clone(), lease: pick.lease };
         let (reserved, picked) =
             tokio::join!(self.limiter.reserve(request, selection, &id), self.balancer.pick(pool, pick));

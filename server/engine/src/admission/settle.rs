@@ -75,16 +75,11 @@ impl Admission {
     pub async fn settle(&self, ended: EndedRequest) -> Result<bool, DomainError> {
         let id = ReservationId { holder: ended.holder.clone(), lease: ended.lease };
         let release = match self.limiter.open_ticket(&id, &ended.ticket) {
-            Ok(Some(ticket)) => {
-                self.responded(&ended);
-                self.release_and_charge(&id, ticket, &ended).await
-            }
-            Ok(None) => {
-                self.responded(&ended);
-                self.release(&ended).await
-            }
+            Ok(Some(ticket)) => self.release_and_charge(&id, ticket, &ended).await,
+            Ok(None) => self.release(&ended, ended.answer()).await,
             Err(Rejected::KeyUnknown) => {
-                let release = self.release(&ended).await;
+                // What does not verify yet teaches nothing.
+                let release = self.release(&ended, Answer::Unknown).await;
                 if self.unverified.push(ended, release.as_ref().ok().copied()) {
                     self.metrics.settlements_lost.inc();
                 }
@@ -105,10 +100,10 @@ impl Admission {
         match self.charge(id, ticket, ended) {
             (recording, Some(settlement)) => {
                 let settle = self.settle_limits(settlement, move |first| recording.settled(first));
-                tokio::join!(self.release(ended), settle).0
+                tokio::join!(self.release(ended, ended.answer()), settle).0
             }
             (recording, None) => {
-                let release = self.release(ended).await;
+                let release = self.release(ended, ended.answer()).await;
                 self.record_unreserved(id, recording, release.as_ref().ok().copied()).await;
                 release
             }
@@ -170,13 +165,9 @@ impl Admission {
         undelivered
     }
 
-    fn responded(&self, ended: &EndedRequest) {
+    async fn release(&self, ended: &EndedRequest, answer: Answer) -> Result<Release, DomainError> {
         let EndedRequest { route, cluster, holder, lease, .. } = ended;
-        self.balancer.responded(route, cluster, holder, *lease, ended.answer());
-    }
-
-    async fn release(&self, ended: &EndedRequest) -> Result<Release, DomainError> {
-        self.balancer.settle(&ended.route, &ended.cluster, &ended.holder, ended.lease).await
+        self.balancer.settle(route, cluster, holder, *lease, answer).await
     }
 
     fn charge(
@@ -243,8 +234,7 @@ impl Admission {
             match pool {
                 Some(pool) => {
                     let (route, cluster) = (pool.route(), pool.cluster());
-                    self.balancer.responded(route, cluster, &id.holder, id.lease, Answer::None);
-                    self.balancer.settle(pool.route(), pool.cluster(), &id.holder, id.lease).await.map(drop)
+                    self.balancer.settle(route, cluster, &id.holder, id.lease, Answer::None).await.map(drop)
                 }
                 None => Ok(()),
             }

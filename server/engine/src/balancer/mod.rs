@@ -51,8 +51,8 @@ pub struct PickRequest {
     pub offered: Vec<Candidate>,
     /// Estimated size of the prompt in tokens. `None` if unknown.
     pub prompt_tokens: Option<u64>,
-    /// The session and the beginning of the prompt, if the gateway reports any.
-    pub prefix: Option<PromptPrefix>,
+    /// The session and the beginning of the prompt, as far as the gateway reports them and the pool considers them.
+    pub prefix: PromptPrefix,
 }
 
 /// The verdict on a request for an endpoint.
@@ -94,7 +94,8 @@ impl Balancer {
         }
         let by_work = entry.rule.policy == Policy::LeastWork;
         let tokens = if by_work { entry.prompt_size(prompt_tokens) } else { 0 };
-        let found = entry.prefixes.as_ref().zip(prefix).map(|(prefixes, p)| prefixes.look_up(p, tokens));
+        let prefixes = entry.prefixes.as_ref().filter(|_| !prefix.is_empty());
+        let found = prefixes.map(|prefixes| prefixes.look_up(prefix, tokens));
         let cached = found.as_ref().map_or_else(Vec::new, |found| found.cached.clone());
         let admit = Admit {
             pool: Arc::clone(&entry.pool),
@@ -143,15 +144,7 @@ impl Balancer {
         }
     }
 
-    /// Learns from the response to a request which tokens its endpoint had in its cache.
-    pub fn responded(&self, route: &str, cluster: &str, holder: &HolderId, lease: LeaseId, answer: Answer) {
-        let Ok(entry) = self.directory.resolve(route, cluster) else { return };
-        if let Some(prefixes) = &entry.prefixes {
-            prefixes.responded(holder, lease, answer);
-        }
-    }
-
-    /// Settles a lease.
+    /// Settles a lease, and learns from the answer to its request what its endpoint had in its prefix cache.
     ///
     /// # Errors
     /// If the pool is invalid or the store fails.
@@ -161,17 +154,21 @@ impl Balancer {
         cluster: &str,
         holder: &HolderId,
         lease: LeaseId,
+        answer: Answer,
     ) -> Result<Release, DomainError> {
         let entry = self.directory.resolve(route, cluster)?;
-        let answer = self.store.release(&entry.pool, holder, lease).await;
+        if let Some(prefixes) = &entry.prefixes {
+            prefixes.responded(holder, lease, answer);
+        }
+        let released = self.store.release(&entry.pool, holder, lease).await;
         let settles = &self.metrics.settles;
-        match &answer {
+        match &released {
             Ok(release) if release.is_released() => &settles.released,
             Ok(_) => &settles.unknown,
             Err(_) => &settles.error,
         }
         .inc();
-        answer.map_err(DomainError::store("settling a lease"))
+        released.map_err(DomainError::store("settling a lease"))
     }
 
     /// Records that the answer to a request has begun.

@@ -63,6 +63,12 @@ pub struct PromptPrefix {
     pub path: String,
 }
 
+impl PromptPrefix {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.hashes.is_empty() && self.session.is_empty()
+    }
+}
+
 /// What the index knows about a prompt.
 #[derive(Clone, Debug)]
 pub struct LookUp {
@@ -108,7 +114,7 @@ struct Expected {
 pub enum Answer {
     /// The endpoint has not read the prompt, as far as anyone knows.
     None,
-    /// The response does not tell its tokens.
+    /// The response does not state its tokens.
     Unknown,
     Read(ReadTokens),
 }
@@ -143,7 +149,6 @@ struct State {
     used_at: Option<Instant>,
     /// Sums over the prompts whose responses stated the tokens that came from the cache.
     figures: PrefixFigures,
-    losses: u64,
     learned: HashMap<Arc<str>, Learned>,
     sessions: Generations<u64, AtEndpoint>,
 }
@@ -173,7 +178,6 @@ impl Prefixes {
             position: Position::default(),
             used_at: None,
             figures: PrefixFigures::default(),
-            losses: 0,
             learned: HashMap::new(),
             sessions: Generations::new(cache.entries_max),
         };
@@ -192,10 +196,12 @@ impl Prefixes {
         if !self.considers_caches {
             hashes.clear();
         }
-        let salt = digest_of(&[&model, if self.per_consumer { &consumer } else { "" }]);
-        hashes.iter_mut().for_each(|hash| *hash ^= salt);
-        let api =
-            if hashes.is_empty() { 0 } else { digest_of(&[path.split('?').next().unwrap_or_default()]) };
+        let mut api = 0;
+        if !hashes.is_empty() {
+            let salt = digest_of(&[&model, if self.per_consumer { &consumer } else { "" }]);
+            hashes.iter_mut().for_each(|hash| *hash ^= salt);
+            api = digest_of(&[path.split('?').next().unwrap_or_default()]);
+        }
         let affinity = self.affinity.filter(|_| !session.is_empty());
         let session = affinity.map(|_| digest_of(&["session", &consumer, &session]));
         let mut state = self.state.lock();
@@ -274,7 +280,7 @@ impl Prefixes {
         }
     }
 
-    /// Returns the hit rate of each endpoint and of all together, over the latest responses that told their cached tokens.
+    /// Returns the hit rate of each endpoint and of all together, over the latest responses that stated cached tokens.
     #[must_use]
     pub fn hit_rates(&self, roster: &Roster) -> (Option<HitRate>, HashMap<Arc<str>, HitRate>) {
         let state = self.state.lock();
@@ -288,11 +294,7 @@ impl Prefixes {
     #[must_use]
     pub fn figures(&self) -> PrefixFigures {
         let state = self.state.lock();
-        PrefixFigures {
-            entries: state.index.len() + state.sessions.len(),
-            losses: state.losses,
-            ..state.figures
-        }
+        PrefixFigures { entries: state.index.len() + state.sessions.len(), ..state.figures }
     }
 }
 
@@ -352,7 +354,7 @@ impl State {
             Meaning::Loss => {
                 self.index.forget(&endpoint);
                 info!(%endpoint, "an endpoint seems to have restarted: its prefix cache has lost what was expected");
-                self.losses += 1;
+                self.figures.losses += 1;
                 self.unshared.push_loss(endpoint);
             }
         }
@@ -360,14 +362,15 @@ impl State {
 
     /// Applies the placements of another sidecar.
     fn apply(&mut self, placements: Vec<Placement>) {
-        for Placement { endpoint, unread, keys, session } in placements {
-            if unread == 0 && keys.is_empty() && session.is_none() {
-                self.index.forget(&endpoint);
-                if let Some(learned) = self.learned.get_mut(&endpoint) {
+        for placement in placements {
+            if placement.is_loss() {
+                self.index.forget(&placement.endpoint);
+                if let Some(learned) = self.learned.get_mut(&placement.endpoint) {
                     learned.forget();
                 }
                 continue;
             }
+            let Placement { endpoint, unread, keys, session } = placement;
             self.index.place(&endpoint, keys, unread, 0);
             if let Some(session) = session {
                 self.move_session(session, &endpoint);

@@ -105,7 +105,7 @@ async fn the_verdict_says_that_all_endpoints_are_drained() {
                 .map(|address| Candidate { address: (*address).to_owned(), weight: 0.0, cap: 0 })
                 .collect(),
             prompt_tokens: None,
-            prefix: None,
+            prefix: Default::default(),
         };
         drains.balancer.pick(&entry, request).await.unwrap().verdict
     };

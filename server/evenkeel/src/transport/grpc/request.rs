@@ -47,28 +47,16 @@ pub(super) fn limit_request(request: AdmitRequest, pool: Pool) -> LimitRequest {
     LimitRequest { attributes, session, body: bounded(body) }
 }
 
-/// Decodes the session and the beginning of the prompt. Returns `None` if the gateway reports neither. Hashes that do not fit
-/// their sizes are left out: the request can go on without, and at a gateway that fails open, an error would let it pass.
-pub(super) fn prefix(request: &mut AdmitRequest) -> Option<PromptPrefix> {
+/// Decodes the beginning of the prompt. Hashes that do not fit their sizes are left out: the request can go on without, and
+/// at a gateway that fails open, an error would let it pass.
+pub(super) fn prefix(request: &mut AdmitRequest) -> PromptPrefix {
     let (mut hashes, mut bytes) = (take(&mut request.prefix_hashes), take(&mut request.prefix_bytes));
     if hashes.len() != bytes.len() || !bytes.is_sorted_by(|a, b| a < b) {
         hashes.clear();
     }
     hashes.truncate(PREFIX_HASHES_MAX);
     bytes.truncate(hashes.len());
-    if hashes.is_empty() && request.session.is_empty() {
-        return None;
-    }
-    let subject = request.subject.as_ref();
-    Some(PromptPrefix {
-        hashes,
-        bytes,
-        prompt_bytes: request.prompt_bytes,
-        model: request.model.clone(),
-        consumer: subject.map_or_else(String::new, |subject| subject.consumer.clone()),
-        session: request.session.clone(),
-        path: subject.map_or_else(String::new, |subject| subject.path.clone()),
-    })
+    PromptPrefix { hashes, bytes, ..PromptPrefix::default() }
 }
 
 /// Limits a client's numbers to credible ones.
